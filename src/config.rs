@@ -1,0 +1,221 @@
+//! The platform team's settings, checked and ready to use.
+//!
+//! Foundation. `config/raw.rs` mirrors what the file says; turning raw into these values is the only place where
+//! configuration can fail. Nothing here reads the environment or a file after start.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::types::{PortalSlug, Redacted};
+
+/// Everything `cedargate.yaml` decides.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Scheme and authority under which browsers reach the gate, without a trailing slash.
+    pub public_url: Option<String>,
+    pub listen: Listen,
+    pub upstream: Upstream,
+    /// `None`: every folder of `policies.dir` is a portal at `/portal/<slug>`.
+    pub portals: Option<Vec<Portal>>,
+    pub policies: Policies,
+    pub issuers: Vec<Issuer>,
+    pub identity_prefix: String,
+    pub trusted_proxies: Vec<IpNet>,
+    pub assertion: Assertion,
+    pub audit: Audit,
+    pub limits: Limits,
+}
+
+#[derive(Clone, Debug)]
+pub struct Listen {
+    pub proxy: SocketAddr,
+    pub decision: Option<DecisionListen>,
+    pub admin: Option<SocketAddr>,
+}
+
+/// Where the app asks. Off loopback `tokens` is never empty.
+#[derive(Clone, Debug)]
+pub struct DecisionListen {
+    pub address: Address,
+    /// Bearer tokens that callers must present (`auth.tokens_file`, one per line); empty: no check.
+    pub tokens: Vec<Redacted<String>>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// Plain-HTTP/1.1 app beside the gate.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Upstream {
+    pub url: UpstreamUrl,
+    pub connect_timeout: Duration,
+    /// From the last byte of the request sent to the response head.
+    pub response_timeout: Duration,
+    /// How long an unused connection is kept; shorter than the app's own keep-alive.
+    pub idle_timeout: Duration,
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct UpstreamUrl {
+    pub host: String,
+    pub port: u16,
+}
+
+#[derive(Clone, Debug)]
+pub struct Portal {
+    pub slug: PortalSlug,
+    pub matches: PortalMatch,
+    /// Indexes into `Config::issuers`.
+    pub issuers: Vec<usize>,
+    pub tenant: TenantSource,
+    /// `None`: the top-level upstream.
+    pub upstream: Option<Upstream>,
+}
+
+#[derive(Clone, Debug)]
+pub struct PortalMatch {
+    /// Lower case, without port or trailing dot; `*` is one whole label. Empty: any host.
+    pub hosts: Vec<String>,
+    /// Canonical path; `/` or without trailing slash.
+    pub path_prefix: String,
+}
+
+/// Where the *request's* tenant comes from (the principal's comes from its credential alone).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum TenantSource {
+    /// The request has no tenant of its own.
+    Claim,
+    /// First label of the host.
+    HostLabel,
+    Fixed(String),
+}
+
+#[derive(Clone, Debug)]
+pub struct Policies {
+    pub dir: PathBuf,
+    pub schemas: PathBuf,
+    pub poll: Duration,
+    pub require: Vec<PortalSlug>,
+    pub state_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Issuer {
+    pub name: Arc<str>,
+    /// Exactly the `iss` of its tokens.
+    pub issuer: String,
+    /// Never empty.
+    pub audiences: Vec<String>,
+    pub keys: KeySource,
+    /// How long the last good keys are used when they cannot be fetched.
+    pub jwks_max_age: Duration,
+    /// Never empty.
+    pub algorithms: Vec<Algorithm>,
+    pub leeway: Duration,
+    pub claims: ClaimPaths,
+    /// Cedar type of its principals.
+    pub principal: Arc<str>,
+    /// `None`: `<name>|` where a portal trusts several issuers, else nothing.
+    pub subject_prefix: Option<String>,
+    /// Tenants this issuer may assert; `None`: any.
+    pub tenants: Option<Vec<String>>,
+    /// Roles this issuer may assert; `None`: any.
+    pub roles: Option<Vec<String>>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum KeySource {
+    Discovery,
+    Url(String),
+    File(PathBuf),
+}
+
+/// JWS algorithms, all asymmetric; `danger_symmetric_algorithms` is what HS* would need and is not offered.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Algorithm {
+    Rs256,
+    Rs384,
+    Rs512,
+    Ps256,
+    Ps384,
+    Ps512,
+    Es256,
+    Es384,
+    EdDsa,
+}
+
+/// Dotted paths into the claims (`realm_access.roles`); a claim whose name holds the dots wins.
+#[derive(Clone, Debug)]
+pub struct ClaimPaths {
+    pub subject: String,
+    pub tenant: String,
+    pub roles: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct Assertion {
+    /// Lower-case header name.
+    pub header: String,
+    pub ttl: Duration,
+    /// PKCS#8 PEM of a P-256 key; `None`: an ephemeral key.
+    pub key_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Audit {
+    pub sink: AuditSink,
+    pub allow: AuditAllow,
+    /// Dotted paths of the record that are replaced by `"[masked]"`.
+    pub mask: Vec<String>,
+    pub on_full: OnFull,
+    /// Records waiting for the writer.
+    pub queue: usize,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum AuditSink {
+    Stdout,
+    File(PathBuf),
+}
+
+/// Whether allowed decisions are recorded; denied ones always are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AuditAllow {
+    All,
+    None,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum OnFull {
+    Drop,
+    Deny,
+}
+
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub header_bytes: usize,
+    /// `None`: the app's business.
+    pub body_bytes: Option<u64>,
+    pub connections: usize,
+    /// Questions in one `/authorize/batch`.
+    pub batch: usize,
+    /// Bytes of an `/authorize` body.
+    pub decision_body_bytes: usize,
+    pub header_timeout: Duration,
+    /// How long an idle keep-alive connection is kept.
+    pub idle_timeout: Duration,
+    pub token_bytes: usize,
+    /// Verified tokens remembered per portal.
+    pub token_cache: usize,
+    /// How long in-flight requests may finish after SIGTERM.
+    pub drain_timeout: Duration,
+    /// Threads that serve traffic; default: one per core.
+    pub workers: usize,
+}

@@ -1,0 +1,210 @@
+//! Every reason to refuse, and the one table that says what each looks like from outside.
+//!
+//! `Denial` is closed: a new reason does not compile until it has a status, a public text and a code, and the
+//! tidy test wants it in the docs. `Refusal` pairs the public denial with the private detail, which goes to the
+//! log and never to the caller.
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+
+/// Why a request was refused. The code is the metric label, the audit reason and the `code` of problem+json.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Denial {
+    TokenMissing,
+    TokenInvalid,
+    TokenExpired,
+    IssuerUnknown,
+    AudienceMismatch,
+    ClaimInvalid,
+    SessionMissing,
+    SessionExpired,
+    SessionRevoked,
+    StepUpRequired,
+    NotPermitted,
+    Forbidden,
+    EvaluationError,
+    NoPolicyLoaded,
+    TenantMismatch,
+    OriginMismatch,
+    PortalUnknown,
+    RequestInvalid,
+    RequestTooLarge,
+    HeadersTooLarge,
+    RateLimited,
+    KeyUnavailable,
+    StoreUnavailable,
+    Draining,
+}
+
+/// A denial with what only the operator may read, and what a policy author chose to tell the caller.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    pub denial: Denial,
+    /// For the log: never sent to the caller unless the door is the app's own.
+    pub detail: Cow<'static, str>,
+    /// From the deciding policy's `@advice` annotation; public by its author's choice.
+    pub advice: Option<String>,
+    /// From `@step_up("acr")`: the authentication context the caller should come back with.
+    pub step_up: Option<String>,
+}
+
+impl Denial {
+    pub const ALL: [Self; 24] = [
+        Self::TokenMissing,
+        Self::TokenInvalid,
+        Self::TokenExpired,
+        Self::IssuerUnknown,
+        Self::AudienceMismatch,
+        Self::ClaimInvalid,
+        Self::SessionMissing,
+        Self::SessionExpired,
+        Self::SessionRevoked,
+        Self::StepUpRequired,
+        Self::NotPermitted,
+        Self::Forbidden,
+        Self::EvaluationError,
+        Self::NoPolicyLoaded,
+        Self::TenantMismatch,
+        Self::OriginMismatch,
+        Self::PortalUnknown,
+        Self::RequestInvalid,
+        Self::RequestTooLarge,
+        Self::HeadersTooLarge,
+        Self::RateLimited,
+        Self::KeyUnavailable,
+        Self::StoreUnavailable,
+        Self::Draining,
+    ];
+
+    /// Code, status and public title: the table.
+    const fn row(self) -> (&'static str, StatusCode, &'static str) {
+        match self {
+            Self::TokenMissing => ("token_missing", StatusCode::UNAUTHORIZED, "a bearer token is required"),
+            Self::TokenInvalid => ("token_invalid", StatusCode::UNAUTHORIZED, "the bearer token is not valid"),
+            Self::TokenExpired => ("token_expired", StatusCode::UNAUTHORIZED, "the bearer token has expired"),
+            Self::IssuerUnknown => (
+                "issuer_unknown",
+                StatusCode::UNAUTHORIZED,
+                "the token's issuer is not trusted here",
+            ),
+            Self::AudienceMismatch => (
+                "audience_mismatch",
+                StatusCode::UNAUTHORIZED,
+                "the token was issued for another audience",
+            ),
+            Self::ClaimInvalid => (
+                "claim_invalid",
+                StatusCode::UNAUTHORIZED,
+                "a claim of the token is missing or malformed",
+            ),
+            Self::SessionMissing => ("session_missing", StatusCode::UNAUTHORIZED, "a session is required"),
+            Self::SessionExpired => ("session_expired", StatusCode::UNAUTHORIZED, "the session has expired"),
+            Self::SessionRevoked => ("session_revoked", StatusCode::UNAUTHORIZED, "the session was ended"),
+            Self::StepUpRequired => ("step_up_required", StatusCode::UNAUTHORIZED, "a stronger login is required"),
+            Self::NotPermitted => ("not_permitted", StatusCode::FORBIDDEN, "no policy permits this"),
+            Self::Forbidden => ("forbidden", StatusCode::FORBIDDEN, "a policy forbids this"),
+            Self::EvaluationError => ("evaluation_error", StatusCode::FORBIDDEN, "a policy could not be evaluated"),
+            Self::NoPolicyLoaded => ("no_policy_loaded", StatusCode::FORBIDDEN, "this portal has no policy"),
+            Self::TenantMismatch => (
+                "tenant_mismatch",
+                StatusCode::FORBIDDEN,
+                "the caller belongs to another tenant",
+            ),
+            Self::OriginMismatch => (
+                "origin_mismatch",
+                StatusCode::FORBIDDEN,
+                "the request came from another origin",
+            ),
+            Self::PortalUnknown => ("portal_unknown", StatusCode::NOT_FOUND, "no portal serves this address"),
+            Self::RequestInvalid => (
+                "request_invalid",
+                StatusCode::BAD_REQUEST,
+                "the request is malformed or ambiguous",
+            ),
+            Self::RequestTooLarge => (
+                "request_too_large",
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "the request body is too large",
+            ),
+            Self::HeadersTooLarge => (
+                "request_too_large",
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "the request headers are too large",
+            ),
+            Self::RateLimited => ("rate_limited", StatusCode::TOO_MANY_REQUESTS, "too many requests"),
+            Self::KeyUnavailable => (
+                "key_unavailable",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the issuer's keys are not available",
+            ),
+            Self::StoreUnavailable => (
+                "store_unavailable",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "a store that this answer needs is not available",
+            ),
+            Self::Draining => ("draining", StatusCode::SERVICE_UNAVAILABLE, "this instance is shutting down"),
+        }
+    }
+
+    pub const fn code(self) -> &'static str {
+        self.row().0
+    }
+
+    /// Always 4xx or 5xx.
+    pub const fn status(self) -> StatusCode {
+        self.row().1
+    }
+
+    /// The fixed public text.
+    pub const fn title(self) -> &'static str {
+        self.row().2
+    }
+
+    /// The `error` of `WWW-Authenticate: Bearer` (RFC 6750, RFC 9470); `None` where the challenge carries none.
+    pub const fn bearer_error(self) -> Option<&'static str> {
+        match self {
+            Self::TokenInvalid | Self::TokenExpired | Self::IssuerUnknown | Self::AudienceMismatch | Self::ClaimInvalid => {
+                Some("invalid_token")
+            }
+            Self::StepUpRequired => Some("insufficient_user_authentication"),
+            _ => None,
+        }
+    }
+}
+
+impl Refusal {
+    pub fn new(denial: Denial, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            denial,
+            detail: detail.into(),
+            advice: None,
+            step_up: None,
+        }
+    }
+}
+
+impl From<Denial> for Refusal {
+    fn from(denial: Denial) -> Self {
+        Self::new(denial, denial.title())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_denial_is_never_a_success_and_codes_are_snake_case() {
+        for denial in Denial::ALL {
+            assert!(
+                denial.status().is_client_error() || denial.status().is_server_error(),
+                "{denial:?}"
+            );
+            assert!(
+                denial.code().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                "{denial:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! cedargate: an authorization sidecar.
+mod authz;
+mod config;
+mod denial;
+mod metrics;
+mod types;

@@ -1,0 +1,169 @@
+//! Every number the gate publishes, named once.
+//!
+//! Foundation. Labels are bounded: portals come from configuration, everything else from closed sets; never a
+//! user, a path or policy text. Handles are resolved once and kept where they are used, so counting on the
+//! request's path is one atomic add.
+
+use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+/// 5 µs to 10 ms: a decision.
+const DECISION_BUCKETS: &[f64] = &[
+    0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01,
+];
+/// 5 µs to 60 s: a whole request.
+const REQUEST_BUCKETS: &[f64] = &[
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0,
+];
+
+/// The registry and every metric in it.
+#[derive(Clone)]
+pub struct Metrics {
+    pub registry: Registry,
+    pub http_requests: IntCounterVec,
+    pub http_request_duration: HistogramVec,
+    pub http_rejected: IntCounterVec,
+    pub gate_duration: HistogramVec,
+    pub decisions: IntCounterVec,
+    pub decision_duration: HistogramVec,
+    pub policy_evaluation_errors: IntCounterVec,
+    pub reload: IntCounterVec,
+    pub reload_last_success: GaugeVec,
+    pub revision_info: IntGaugeVec,
+    pub token_validations: IntCounterVec,
+    pub jwks_refresh: IntCounterVec,
+    pub jwks_age: GaugeVec,
+    pub audit_events: IntCounterVec,
+    pub audit_dropped: IntCounterVec,
+    pub upstream_errors: IntCounterVec,
+    pub connections: IntGauge,
+    pub panics: IntCounter,
+    pub draining: IntGauge,
+    pub restart_required: IntGauge,
+    pub build_info: IntGaugeVec,
+}
+
+impl Metrics {
+    /// Fails only if two metrics share a name, which a test would have found.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let r = &registry;
+        let metrics = Self {
+            http_requests: counters(
+                r,
+                "http_requests_total",
+                "Requests answered.",
+                &["portal", "method", "status_class"],
+            )?,
+            http_request_duration: histograms(
+                r,
+                "http_request_duration_seconds",
+                "From request head to response head.",
+                &["portal"],
+                REQUEST_BUCKETS,
+            )?,
+            http_rejected: counters(r, "http_rejected_total", "Requests that were no valid HTTP.", &["reason"])?,
+            gate_duration: histograms(
+                r,
+                "gate_duration_seconds",
+                "Time the gate itself added to a request.",
+                &["portal"],
+                DECISION_BUCKETS,
+            )?,
+            decisions: counters(r, "decisions_total", "Decisions.", &["portal", "door", "decision", "reason"])?,
+            decision_duration: histograms(
+                r,
+                "decision_duration_seconds",
+                "Time to decide, identity known.",
+                &["portal", "door"],
+                DECISION_BUCKETS,
+            )?,
+            policy_evaluation_errors: counters(
+                r,
+                "policy_evaluation_errors_total",
+                "Policies that failed to evaluate.",
+                &["portal"],
+            )?,
+            reload: counters(r, "reload_total", "Candidate revisions, by outcome.", &["portal", "result"])?,
+            reload_last_success: gauges(
+                r,
+                "reload_last_success_timestamp_seconds",
+                "When the active revision was loaded.",
+                &["portal"],
+            )?,
+            revision_info: int_gauges(r, "revision_info", "The active revision.", &["portal", "revision"])?,
+            token_validations: counters(r, "token_validations_total", "Tokens checked.", &["issuer", "result"])?,
+            jwks_refresh: counters(r, "jwks_refresh_total", "Fetches of an issuer's keys.", &["issuer", "result"])?,
+            jwks_age: gauges(r, "jwks_age_seconds", "Age of an issuer's keys.", &["issuer"])?,
+            audit_events: counters(r, "audit_events_total", "Audit records written.", &["sink"])?,
+            audit_dropped: counters(r, "audit_dropped_total", "Audit records lost.", &["sink"])?,
+            upstream_errors: counters(
+                r,
+                "upstream_errors_total",
+                "Failures of the app behind the gate.",
+                &["reason"],
+            )?,
+            connections: int_gauge(r, "connections", "Open client connections.")?,
+            panics: counter(r, "panics_total", "Requests that ended in a panic.")?,
+            draining: int_gauge(r, "draining", "1 while shutting down.")?,
+            restart_required: int_gauge(r, "restart_required", "1 when cedargate.yaml changed since start.")?,
+            build_info: int_gauges(r, "build_info", "What is running.", &["version"])?,
+            registry,
+        };
+        metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Ok(metrics)
+    }
+
+    /// The Prometheus text format.
+    pub fn render(&self) -> Result<String, prometheus::Error> {
+        prometheus::TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace("cedargate")
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+    let metric = IntCounterVec::new(opts(name, help), labels)?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    let metric = IntCounter::with_opts(opts(name, help))?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, prometheus::Error> {
+    let metric = GaugeVec::new(opts(name, help), labels)?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn int_gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+    let metric = IntGaugeVec::new(opts(name, help), labels)?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn int_gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+    let metric = IntGauge::with_opts(opts(name, help))?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn histograms(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+    buckets: &[f64],
+) -> Result<HistogramVec, prometheus::Error> {
+    let options = HistogramOpts::new(name, help)
+        .namespace("cedargate")
+        .buckets(buckets.to_vec());
+    let metric = HistogramVec::new(options, labels)?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}

@@ -1,0 +1,145 @@
+//! Plain values that the steps of a request's path hand to each other.
+//!
+//! Foundation: imports nothing of ours. No behaviour beyond construction checks and formatting; above all
+//! nothing here performs I/O, reads a clock or makes a decision.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+/// A portal's name in paths, files, metrics and logs: lower-case letters, digits, `-`; 1-63 characters.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct PortalSlug(Arc<str>);
+
+/// Which way a question came in. The label of `decisions_total{door}`.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Door {
+    Proxy,
+    Authorize,
+}
+
+/// Who is calling, as one verified credential says; nothing here came from anywhere else.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// `issuers[].name` of the issuer that vouches.
+    pub issuer: Arc<str>,
+    /// The subject claim as the issuer wrote it (a portal may prefix it).
+    pub subject: String,
+    /// Cedar entity type of the principal, from `issuers[].principal` (default `User`).
+    pub principal_type: Arc<str>,
+    pub tenant: Option<String>,
+    /// In the order of the claim, without repetitions.
+    pub roles: Vec<String>,
+    /// Every claim of the credential; the schema decides which become attributes.
+    pub claims: Arc<Map<String, Value>>,
+    /// Unix seconds after which the credential is worth nothing (leeway already added).
+    pub expires_at: i64,
+    pub auth: AuthFacts,
+    pub token: TokenFacts,
+}
+
+/// How the caller proved who they are: the context record `auth`.
+#[derive(Clone, Debug, Default)]
+pub struct AuthFacts {
+    /// `bearer`, `session` or `assertion`.
+    pub method: &'static str,
+    /// Unix seconds of the login (`auth_time`, else `iat`).
+    pub time: Option<i64>,
+    pub acr: Option<String>,
+    pub amr: Vec<String>,
+    pub scopes: Vec<String>,
+}
+
+/// What a decision record may say of a token: enough to find it at its issuer, nothing that could be used.
+#[derive(Clone, Debug, Default)]
+pub struct TokenFacts {
+    pub iss: String,
+    pub aud: Vec<String>,
+    pub kid: Option<String>,
+    pub alg: &'static str,
+    /// First 16 hex digits of SHA-256 of `jti`.
+    pub jti_hash: Option<String>,
+}
+
+/// A value that must never reach a log: `Debug` and `Display` print `[redacted]`.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Redacted<T>(T);
+
+impl PortalSlug {
+    /// `None` unless the text is a valid slug.
+    pub fn parse(text: &str) -> Option<Self> {
+        let valid = (1..=63).contains(&text.len())
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !text.starts_with('-')
+            && !text.ends_with('-');
+        valid.then(|| Self(Arc::from(text)))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PortalSlug {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Door {
+    pub const ALL: [Self; 2] = [Self::Proxy, Self::Authorize];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Proxy => "proxy",
+            Self::Authorize => "authorize",
+        }
+    }
+}
+
+impl<T> Redacted<T> {
+    pub fn new(value: T) -> Self {
+        Self(value)
+    }
+
+    /// The secret itself; every call site is a place to look at in a review.
+    pub fn expose(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> fmt::Debug for Redacted<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl<T> fmt::Display for Redacted<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slugs_are_dns_labels() {
+        for good in ["a", "admin", "shop-2"] {
+            assert!(PortalSlug::parse(good).is_some(), "{good}");
+        }
+        for bad in ["", "-a", "a-", "Admin", "a_b", "a/b", "_shared", &"x".repeat(64)] {
+            assert!(PortalSlug::parse(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn redacted_values_do_not_print() {
+        let secret = Redacted::new("hunter2");
+        assert_eq!(format!("{secret} {secret:?}"), "[redacted] [redacted]");
+    }
+}
