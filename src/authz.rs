@@ -1,16 +1,43 @@
-//! One question, one revision → a `Permit` or a refusal.
+//! One question, one revision's rules → a `Permit` or a refusal.
 //!
 //! On the path after `authn`, before `upstream`. `Permit` is the only key to forwarding and only this file can make
-//! one, for public paths too.
+//! one, for public paths too. Every door decides through `Rules::ask`; none has a copy of it.
 
+pub mod context;
+pub mod engine;
+pub mod entities;
+pub mod principal;
+pub mod reads;
+pub mod schema;
+pub mod scope;
+pub mod supplied;
+pub mod value;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use cedar_policy::{EntityId, EntityTypeName, EntityUid};
 use http::HeaderValue;
+use rustc_hash::FxHashMap;
 use uuid::Uuid;
+
+use self::context::{ContextPlans, Facts, ProxyContext};
+use self::engine::{Answer, ContextSource, Effects, Engine, Outcome, Party, Question};
+use self::principal::Principal;
+use self::schema::SchemaModel;
+use crate::denial::{Denial, Refusal};
 
 /// Proof that a decision allowed this one request; forwarding consumes it.
 #[derive(Debug)]
 pub struct Permit {
+    pub passport: Passport,
+    /// Keeps construction inside this file.
+    _sealed: (),
+}
+
+/// What the app is told about a permitted request.
+#[derive(Clone, Debug)]
+pub struct Passport {
     pub decision_id: Uuid,
     pub portal: HeaderValue,
     pub revision: HeaderValue,
@@ -18,8 +45,6 @@ pub struct Permit {
     pub caller: Option<Arc<CallerHeaders>>,
     /// The signed assertion; empty without a caller.
     pub assertion: HeaderValue,
-    /// Keeps construction inside this file.
-    _sealed: (),
 }
 
 /// What the app is told about the caller: values already encoded for headers.
@@ -31,4 +56,224 @@ pub struct CallerHeaders {
     pub preferred_username: HeaderValue,
     pub tenant: HeaderValue,
     pub roles: HeaderValue,
+}
+
+/// A portal's policies, schema and entities, ready to be asked.
+pub struct Rules {
+    pub schema: SchemaModel,
+    pub engine: Engine,
+    pub plans: ContextPlans,
+    pub names: TypeNames,
+    /// Principal attribute <- claim, from `portal.yaml`.
+    pub claims: BTreeMap<String, String>,
+}
+
+/// The types that the gate itself names, where the schema declares them.
+#[derive(Clone, Debug, Default)]
+pub struct TypeNames {
+    pub role: Option<EntityTypeName>,
+    pub tenant: Option<EntityTypeName>,
+    pub path: Option<EntityTypeName>,
+    /// `Portal::"<slug>"`.
+    pub portal: Option<EntityUid>,
+}
+
+/// What a request wants to do to what, in Cedar's words.
+pub struct Target {
+    pub action: EntityUid,
+    pub resource: Party,
+    /// For a routed request: the same request as a plain path query, whose forbids count too.
+    pub path: Option<(EntityUid, Party)>,
+}
+
+/// The answer, and what it was about.
+pub struct Decided {
+    pub answer: Answer,
+    pub action: EntityUid,
+    pub resource: EntityUid,
+}
+
+impl TypeNames {
+    pub fn new(schema: &SchemaModel, slug: &str) -> Self {
+        let portal = schema.resolve_type("Portal").map(|ty| EntityUid::from_type_name_and_id(ty, EntityId::new(slug)));
+        Self {
+            role: schema.resolve_type("Role"),
+            tenant: schema.resolve_type("Tenant"),
+            path: schema.resolve_type("Path"),
+            portal,
+        }
+    }
+}
+
+impl Rules {
+    /// The proxy's question. `Err` where it cannot be put at all; everything else is in the answer.
+    pub fn ask(&self, principal: &Principal, target: &Target, facts: &Facts<'_>) -> Result<Answer, Refusal> {
+        let principal_type = principal.party.uid.type_name();
+        if !self.schema.applies(principal_type, &target.action, target.resource.uid.type_name()) {
+            let resource = target.resource.uid.type_name();
+            let detail = format!("the schema does not let a `{principal_type}` do `{}` on a `{resource}`", target.action);
+            return Err(Refusal::new(Denial::NotPermitted, detail));
+        }
+        let Some(plan) = self.plans.get(&target.action) else {
+            return Err(Refusal::new(Denial::NotPermitted, format!("action `{}` is not declared", target.action)));
+        };
+        plan.check(facts)?;
+        let context = ProxyContext { plan, facts };
+        if let Some((action, path)) = &target.path {
+            let forbids = self.path_forbids(&principal.party, (action, path), facts, &context);
+            if forbids.outcome == Outcome::Forbidden || forbids.outcome == Outcome::EvaluationError {
+                return Ok(forbids);
+            }
+        }
+        Ok(self.engine.decide(&Question {
+            principal: &principal.party,
+            action: &target.action,
+            resource: &target.resource,
+            context: &context,
+            supplied: &FxHashMap::default(),
+            effects: Effects::Both,
+        }))
+    }
+
+    /// The forbids of the plain path query: a route must not step around a path rule.
+    ///
+    /// Where the schema does not declare the method as an action, rules that name no action still count; they get the
+    /// routed action's context, the only one there is.
+    fn path_forbids(
+        &self,
+        principal: &Party,
+        (action, path): (&EntityUid, &Party),
+        facts: &Facts<'_>,
+        routed: &ProxyContext<'_>,
+    ) -> Answer {
+        let own = self.plans.get(action).map(|plan| ProxyContext { plan, facts });
+        let context: &dyn ContextSource = own.as_ref().unwrap_or(routed);
+        self.engine.decide(&Question {
+            principal,
+            action,
+            resource: path,
+            context,
+            supplied: &FxHashMap::default(),
+            effects: Effects::Forbids,
+        })
+    }
+
+    /// A resource by name. A path gets its ancestors from its id; everything else is what the store knows.
+    pub fn resource(&self, uid: EntityUid) -> Party {
+        let stored = self.engine.store.get(&uid);
+        if self.names.path.as_ref() != Some(uid.type_name()) {
+            let key = self.engine.index().resources.key(&uid, self.engine.store.ancestors(&uid));
+            return Party::stored(uid, key);
+        }
+        let ancestors = self.path_ancestors(&uid);
+        let key = self.engine.index().resources.key(&uid, &ancestors);
+        match stored.map(|s| entities::with_parents(s.entity.clone(), ancestors.iter().cloned().collect())) {
+            Some(Ok(entity)) => Party::known(entity, key),
+            _ => Party::placed(uid, key, ancestors),
+        }
+    }
+
+    /// Every parent path up to `/`, the portal, and whatever the store says is above any of them.
+    pub fn path_ancestors(&self, uid: &EntityUid) -> Vec<EntityUid> {
+        let parents = parent_paths(uid.id().unescaped());
+        let ty = uid.type_name();
+        let mut direct: Vec<EntityUid> =
+            parents.map(|p| EntityUid::from_type_name_and_id(ty.clone(), EntityId::new(p))).collect();
+        direct.extend(self.names.portal.clone());
+        if self.engine.store.is_empty() {
+            return direct;
+        }
+        direct.extend(self.engine.store.ancestors(uid).iter().cloned());
+        self.with_stored_ancestors(direct)
+    }
+}
+
+/// `/a/b/c` → `/a/b`, `/a`, `/`.
+fn parent_paths(id: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(parent_path(id), |p| parent_path(p))
+}
+
+fn parent_path(id: &str) -> Option<&str> {
+    if id == "/" {
+        return None;
+    }
+    match id.rsplit_once('/')? {
+        ("", _) => Some("/"),
+        (parent, _) => Some(parent),
+    }
+}
+
+impl Answer {
+    /// The denial that this answer amounts to; `None` if it allows.
+    pub fn denial(&self) -> Option<Denial> {
+        match self.outcome {
+            Outcome::Allow => None,
+            Outcome::NotPermitted if self.step_up().is_some() => Some(Denial::StepUpRequired),
+            Outcome::NotPermitted => Some(Denial::NotPermitted),
+            Outcome::Forbidden if self.step_up().is_some() => Some(Denial::StepUpRequired),
+            Outcome::Forbidden => Some(Denial::Forbidden),
+            Outcome::EvaluationError => Some(Denial::EvaluationError),
+        }
+    }
+
+    /// The `acr` that would change the answer: only if every deciding forbid, or the nearest permit, asks for one.
+    fn step_up(&self) -> Option<&str> {
+        match self.outcome {
+            Outcome::Forbidden => {
+                let all = self.policies.iter().all(|p| p.annotation("step_up").is_some());
+                self.policies.first().filter(|_| all)?.annotation("step_up")
+            }
+            Outcome::NotPermitted => self.near.as_ref()?.annotation("step_up"),
+            Outcome::Allow | Outcome::EvaluationError => None,
+        }
+    }
+
+    fn advice(&self) -> Option<String> {
+        let speakers = self.policies.iter().chain(&self.near);
+        speakers.filter_map(|p| p.annotation("advice")).next().map(str::to_owned)
+    }
+
+    /// What the caller is told, if this answer refuses.
+    pub fn refusal(&self) -> Option<Refusal> {
+        let denial = self.denial()?;
+        let deciding: Vec<&str> = self.policies.iter().map(|p| &*p.id).collect();
+        let errors: Vec<&str> = self.errors.iter().map(|e| e.message.as_str()).collect();
+        let detail = match (deciding.as_slice(), errors.as_slice()) {
+            ([], []) => "no permit matched".to_owned(),
+            ([], errors) => errors.join("; "),
+            (ids, _) => format!("decided by {}", ids.join(", ")),
+        };
+        let mut refusal = Refusal::new(denial, detail);
+        refusal.advice = self.advice();
+        refusal.step_up = self.step_up().map(str::to_owned);
+        Some(refusal)
+    }
+
+    /// Turns an allowing answer into the key to forwarding.
+    pub fn permit(&self, passport: Passport) -> Result<Permit, Refusal> {
+        match self.refusal() {
+            None => Ok(Permit { passport, _sealed: () }),
+            Some(refusal) => Err(refusal),
+        }
+    }
+}
+
+impl Permit {
+    /// For a path that `portal.yaml` declares public. The caller has checked the credential, if there is one.
+    pub fn public(passport: Passport) -> Self {
+        Self { passport, _sealed: () }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parents_end_at_the_root() {
+        assert_eq!(parent_paths("/a/b/c").collect::<Vec<_>>(), ["/a/b", "/a", "/"]);
+        assert_eq!(parent_paths("/a").collect::<Vec<_>>(), ["/"]);
+        assert_eq!(parent_paths("/").count(), 0);
+        assert_eq!(parent_paths("relative").count(), 0);
+    }
 }

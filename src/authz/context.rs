@@ -1,0 +1,324 @@
+//! The facts of a request → the Cedar context, as far as the schema declares it and conditions read it.
+//!
+//! A field is the gate's if it has one of the gate's names *and* a type the gate can fill; then nobody else fills it.
+//! Every other field is the app's, and can be given only at the app's own door.
+
+use std::net::IpAddr;
+
+use cedar_policy::{Context, EntityUid, RestrictedExpression};
+use http::HeaderMap;
+use rustc_hash::FxHashMap;
+use serde_json::{Map, Value, json};
+
+use super::engine::ContextSource;
+use super::reads::ContextReads;
+use super::schema::{AttrType, RecordType, SchemaModel};
+use super::value::{datetime_text, expression};
+use crate::denial::{Denial, Refusal};
+use crate::types::AuthFacts;
+
+/// Headers that never become context: they carry credentials.
+const SECRET_HEADERS: [&str; 5] =
+    ["authorization", "cookie", "proxy-authorization", "set-cookie", "x-cedargate-assertion"];
+
+/// What the gate knows of one request; the app's own question has no `http`.
+#[derive(Clone, Copy)]
+pub struct Facts<'a> {
+    pub portal: &'a str,
+    /// The request's tenant, else the caller's.
+    pub tenant: Option<&'a str>,
+    pub now_millis: i64,
+    pub auth: Option<&'a AuthFacts>,
+    pub flags: &'a Map<String, Value>,
+    pub http: Option<HttpFacts<'a>>,
+}
+
+#[derive(Clone, Copy)]
+pub struct HttpFacts<'a> {
+    pub method: &'a str,
+    /// The canonical path id.
+    pub path: &'a str,
+    pub host: &'a str,
+    pub scheme: &'a str,
+    pub source_ip: IpAddr,
+    /// Decoded pairs of the query string, in order; empty where no schema asks for them.
+    pub query: &'a [(String, String)],
+    pub headers: &'a HeaderMap,
+}
+
+/// For each action, the context fields that the gate fills.
+#[derive(Debug, Default)]
+pub struct ContextPlans(FxHashMap<EntityUid, ContextPlan>);
+
+#[derive(Debug, Default)]
+pub struct ContextPlan {
+    owned: Vec<OwnedField>,
+    /// Required fields that only the app could fill.
+    pub foreign_required: Vec<String>,
+    /// Whether any field comes from the query string.
+    pub reads_query: bool,
+}
+
+#[derive(Debug)]
+struct OwnedField {
+    name: String,
+    fact: Fact,
+    ty: AttrType,
+    required: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Fact {
+    Method,
+    Path,
+    Host,
+    Scheme,
+    Portal,
+    Tenant,
+    SourceIp,
+    Now,
+    Auth,
+    Flags,
+    Query,
+    Headers,
+}
+
+/// The context of one question at the proxy: built when conditions read it.
+pub struct ProxyContext<'a> {
+    pub plan: &'a ContextPlan,
+    pub facts: &'a Facts<'a>,
+}
+
+/// A context that is already there.
+pub struct ReadyContext(pub Context);
+
+impl ContextPlans {
+    pub fn new(schema: &SchemaModel) -> Self {
+        Self(schema.actions().map(|(uid, model)| (uid.clone(), ContextPlan::new(&model.context))).collect())
+    }
+
+    pub fn get(&self, action: &EntityUid) -> Option<&ContextPlan> {
+        self.0.get(action)
+    }
+
+    pub fn reads_query(&self) -> bool {
+        self.0.values().any(|plan| plan.reads_query)
+    }
+}
+
+impl ContextPlan {
+    fn new(declared: &RecordType) -> Self {
+        let mut plan = Self::default();
+        for (name, field) in &declared.fields {
+            match fact(name, &field.ty) {
+                Some(fact) => {
+                    plan.reads_query |= fact == Fact::Query;
+                    plan.owned.push(OwnedField { name: name.clone(), fact, ty: field.ty.clone(), required: field.required });
+                }
+                None if field.required => plan.foreign_required.push(name.clone()),
+                None => {}
+            }
+        }
+        plan
+    }
+
+    /// Whether nobody but the gate may fill this field.
+    pub fn owns(&self, name: &str, facts: &Facts<'_>) -> bool {
+        self.owned.iter().any(|f| f.name == name && (facts.http.is_some() || !f.fact.needs_http()))
+    }
+
+    /// Refuses what could not be decided on: repeated values, required facts that are not there.
+    pub fn check(&self, facts: &Facts<'_>) -> Result<(), Refusal> {
+        if let Some(name) = self.foreign_required.first() {
+            let detail = format!("context `{name}` is required and only the app could give it, at its own door");
+            return Err(Refusal::new(Denial::NotPermitted, detail));
+        }
+        self.owned.iter().filter(|f| f.fact.can_fail()).try_for_each(|field| {
+            let filled = field.json(facts)?;
+            match filled {
+                Some(value) => expression(&field.ty, &value, &field.name).map(drop).map_err(|e| field.refusal(e.to_string())),
+                None if field.required => Err(field.refusal(format!("context `{}` is required and not known", field.name))),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// The gate's fields as JSON in Cedar's entity format, for the app's door and for the record.
+    pub fn to_json(&self, facts: &Facts<'_>) -> Result<Map<String, Value>, Refusal> {
+        let mut all = Map::new();
+        for field in self.owned.iter().filter(|f| facts.http.is_some() || !f.fact.needs_http()) {
+            if let Some(value) = field.json(facts)? {
+                all.insert(field.name.clone(), value);
+            }
+        }
+        Ok(all)
+    }
+}
+
+impl Fact {
+    fn needs_http(self) -> bool {
+        !matches!(self, Self::Portal | Self::Tenant | Self::Now | Self::Auth | Self::Flags)
+    }
+
+    /// Facts that a request can lack or repeat; the others are always there.
+    fn can_fail(self) -> bool {
+        matches!(self, Self::Tenant | Self::Auth | Self::Flags | Self::Query | Self::Headers)
+    }
+}
+
+impl OwnedField {
+    fn json(&self, facts: &Facts<'_>) -> Result<Option<Value>, Refusal> {
+        Ok(match (self.fact, &facts.http) {
+            (Fact::Portal, _) => Some(json!(facts.portal)),
+            (Fact::Tenant, _) => facts.tenant.map(|t| json!(t)),
+            (Fact::Now, _) => datetime_text(facts.now_millis).map(|t| json!(t)),
+            (Fact::Auth, _) => facts.auth.map(|auth| auth_json(auth, &self.ty)),
+            (Fact::Flags, _) => Some(Value::Object(facts.flags.clone())),
+            (_, None) => None,
+            (Fact::Method, Some(http)) => Some(json!(http.method)),
+            (Fact::Path, Some(http)) => Some(json!(http.path)),
+            (Fact::Host, Some(http)) => Some(json!(http.host)),
+            (Fact::Scheme, Some(http)) => Some(json!(http.scheme)),
+            (Fact::SourceIp, Some(http)) => Some(json!(http.source_ip.to_string())),
+            (Fact::Query, Some(http)) => Some(self.multi(|name| {
+                Ok(http.query.iter().filter(|(k, _)| k == name).map(|(_, v)| v.clone()).collect())
+            })?),
+            (Fact::Headers, Some(http)) => Some(self.multi(|name| header_values(http.headers, name))?),
+        })
+    }
+
+    /// A record of strings (given once) and sets of strings (all of them).
+    fn multi(&self, values: impl Fn(&str) -> Result<Vec<String>, Refusal>) -> Result<Value, Refusal> {
+        let AttrType::Record(record) = &self.ty else { return Ok(Value::Null) };
+        let mut all = Map::new();
+        for (name, field) in &record.fields {
+            let mut found = values(name)?;
+            match (&field.ty, found.len()) {
+                (AttrType::Set(_), _) => {
+                    all.insert(name.clone(), json!(found));
+                }
+                (_, 0) => {}
+                (_, 1) => {
+                    all.insert(name.clone(), json!(found.pop()));
+                }
+                (_, _) => return Err(self.refusal(format!("`{}.{name}` is given more than once", self.name))),
+            }
+        }
+        Ok(Value::Object(all))
+    }
+
+    fn expression(&self, facts: &Facts<'_>) -> Result<Option<RestrictedExpression>, String> {
+        // without a check of what the gate itself wrote: parsing an extension's text twice is the dearest step
+        match (self.fact, &facts.http) {
+            (Fact::SourceIp, Some(http)) => Ok(Some(RestrictedExpression::new_ip(http.source_ip.to_string()))),
+            (Fact::Now, _) => Ok(datetime_text(facts.now_millis).map(RestrictedExpression::new_datetime)),
+            _ => {
+                let value = self.json(facts).map_err(|r| r.detail.into_owned())?;
+                value.map(|v| expression(&self.ty, &v, &self.name)).transpose().map_err(|e| e.to_string())
+            }
+        }
+    }
+
+    /// What a caller could have sent right is a bad request; what the credential lacks is a bad claim.
+    fn refusal(&self, detail: String) -> Refusal {
+        let denial = match self.fact {
+            Fact::Query | Fact::Headers => Denial::RequestInvalid,
+            Fact::Auth | Fact::Tenant => Denial::ClaimInvalid,
+            _ => Denial::NotPermitted,
+        };
+        Refusal::new(denial, detail)
+    }
+}
+
+impl ContextSource for ProxyContext<'_> {
+    fn context(&self, reads: &ContextReads) -> Result<Context, String> {
+        let mut pairs = Vec::with_capacity(self.plan.owned.len());
+        for field in self.plan.owned.iter().filter(|f| reads.includes(&f.name)) {
+            if let Some(value) = field.expression(self.facts)? {
+                pairs.push((field.name.clone(), value));
+            }
+        }
+        if pairs.is_empty() {
+            return Ok(Context::empty());
+        }
+        Context::from_pairs(pairs).map_err(|e| e.to_string())
+    }
+}
+
+impl ContextSource for ReadyContext {
+    fn context(&self, _: &ContextReads) -> Result<Context, String> {
+        Ok(self.0.clone())
+    }
+}
+
+/// Which fact a declared field asks for; `None`: the field is not the gate's.
+fn fact(name: &str, ty: &AttrType) -> Option<Fact> {
+    let (fact, fits) = match name {
+        "method" => (Fact::Method, *ty == AttrType::String),
+        "path" => (Fact::Path, *ty == AttrType::String),
+        "host" => (Fact::Host, *ty == AttrType::String),
+        "scheme" => (Fact::Scheme, *ty == AttrType::String),
+        "portal" => (Fact::Portal, matches!(ty, AttrType::String | AttrType::Entity(_))),
+        "tenant" => (Fact::Tenant, matches!(ty, AttrType::String | AttrType::Entity(_))),
+        "source_ip" => (Fact::SourceIp, *ty == AttrType::Ip),
+        "now" => (Fact::Now, *ty == AttrType::Datetime),
+        "auth" => (Fact::Auth, record_of(ty, auth_field)),
+        "flags" => (Fact::Flags, record_of(ty, |_, t| *t == AttrType::Bool)),
+        "query" => (Fact::Query, record_of(ty, string_or_set)),
+        "headers" => (Fact::Headers, record_of(ty, |n, t| string_or_set(n, t) && !is_secret_header(n))),
+        _ => return None,
+    };
+    fits.then_some(fact)
+}
+
+/// Whether a header of this name must never be context.
+pub fn is_secret_header(name: &str) -> bool {
+    let name = name.to_ascii_lowercase().replace('_', "-");
+    SECRET_HEADERS.contains(&name.as_str())
+}
+
+fn record_of(ty: &AttrType, fits: impl Fn(&str, &AttrType) -> bool) -> bool {
+    matches!(ty, AttrType::Record(record) if record.fields.iter().all(|(name, field)| fits(name, &field.ty)))
+}
+
+fn string_or_set(_: &str, ty: &AttrType) -> bool {
+    *ty == AttrType::String || *ty == AttrType::Set(Box::new(AttrType::String))
+}
+
+fn auth_field(name: &str, ty: &AttrType) -> bool {
+    match name {
+        "method" | "acr" => *ty == AttrType::String,
+        "time" => matches!(ty, AttrType::Datetime | AttrType::Long),
+        "amr" | "scopes" => *ty == AttrType::Set(Box::new(AttrType::String)),
+        _ => false,
+    }
+}
+
+fn auth_json(auth: &AuthFacts, ty: &AttrType) -> Value {
+    let AttrType::Record(record) = ty else { return Value::Null };
+    let mut all = Map::new();
+    for name in record.fields.keys() {
+        let value = match name.as_str() {
+            "method" => Some(json!(auth.method)),
+            "time" => auth.time.map(|t| json!(t)),
+            "acr" => auth.acr.as_ref().map(|a| json!(a)),
+            "amr" => Some(json!(auth.amr)),
+            "scopes" => Some(json!(auth.scopes)),
+            _ => None,
+        };
+        if let Some(value) = value {
+            all.insert(name.clone(), value);
+        }
+    }
+    Value::Object(all)
+}
+
+/// A declared header, `_` in its declared name standing for `-` (a Cedar field name cannot hold one unquoted).
+fn header_values(headers: &HeaderMap, name: &str) -> Result<Vec<String>, Refusal> {
+    let wire = name.replace('_', "-");
+    let values = headers.get_all(wire.as_str()).iter();
+    values
+        .map(|v| v.to_str().map(str::to_owned))
+        .collect::<Result<_, _>>()
+        .map_err(|_| Refusal::new(Denial::RequestInvalid, format!("header `{wire}` is not visible ASCII")))
+}

@@ -1,0 +1,422 @@
+//! The decision: a question against one revision's policies → an answer. Pure: no I/O, no clock, no logging.
+//!
+//! Equal to Cedar's authorizer over the full policy set in decision, determining policies and errors, except for the
+//! house rule that an errored `forbid` denies. Scopes are decided by the index; the policies that remain form a
+//! *slice*, kept per scope key. A slice without conditions is a constant; otherwise Cedar evaluates the slice's
+//! *twins* (same policy, scope removed) once they exist, and the originals until then.
+
+use std::collections::HashMap;
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, OnceLock, Weak};
+
+use cedar_policy::{
+    AuthorizationError, Authorizer, Context, Decision, Effect, Entities, Entity, EntityUid, Policy, PolicyId, PolicySet, Request,
+};
+use quick_cache::sync::Cache;
+use rustc_hash::FxHashMap;
+use serde_json::json;
+
+use super::entities::{EntitySetError, EntityStore, push_uids, reachable};
+use super::reads::{ContextReads, Reads};
+use super::scope::{PolicyIndex, ScopeKey};
+
+/// Slices remembered per revision. Past it the least useful is forgotten and made again when needed (tens of µs).
+const SLICES_MAX: usize = 16_384;
+
+/// What the rest of the gate may know of a policy.
+#[derive(Debug)]
+pub struct PolicyInfo {
+    pub id: Arc<str>,
+    pub effect: Effect,
+    pub annotations: Vec<(String, String)>,
+    /// File and line, for reports; never sent to a caller.
+    pub place: String,
+}
+
+/// One policy, ready to be indexed and evaluated. Shared between revisions while its file does not change.
+#[derive(Debug)]
+pub struct PolicyEntry {
+    pub info: Arc<PolicyInfo>,
+    original: Policy,
+    reads: OnceLock<Reads>,
+    twin: OnceLock<Option<Policy>>,
+}
+
+/// Everything a decision needs of one revision.
+pub struct Engine {
+    policies: Vec<Arc<PolicyEntry>>,
+    index: PolicyIndex,
+    /// Keys of the declared actions.
+    actions: FxHashMap<EntityUid, ScopeKey>,
+    pub store: EntityStore,
+    errored_forbids: ErroredForbids,
+    slices: Cache<SliceKey, Arc<Slice>>,
+    twins: Option<SyncSender<Weak<Slice>>>,
+}
+
+/// What a `forbid` does that fails to evaluate.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ErroredForbids {
+    Deny,
+    /// Cedar's own rule (`danger_skip_errors`): it does not forbid.
+    Skip,
+}
+
+/// Which policies take part.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Effects {
+    Both,
+    /// Only what could forbid: a routed request's plain path query.
+    Forbids,
+}
+
+/// One side of a question: who, or what.
+#[derive(Clone, Debug)]
+pub struct Party {
+    pub uid: EntityUid,
+    pub key: ScopeKey,
+    knowledge: Knowledge,
+}
+
+/// What is known of a party beyond its name.
+#[derive(Clone, Debug)]
+enum Knowledge {
+    /// Nothing, or what the store holds.
+    Stored,
+    /// A name with these ancestors and no attributes; the entity is made when a condition looks at it.
+    Ancestors(Vec<EntityUid>, OnceLock<Entity>),
+    Entity(Box<Entity>),
+}
+
+/// Everything asked.
+pub struct Question<'a> {
+    pub principal: &'a Party,
+    pub action: &'a EntityUid,
+    pub resource: &'a Party,
+    pub context: &'a dyn ContextSource,
+    /// Entities the app sent along.
+    pub supplied: &'a FxHashMap<EntityUid, Entity>,
+    pub effects: Effects,
+}
+
+/// Builds the context when, and as far as, conditions read it.
+pub trait ContextSource {
+    /// Fails only where a fact cannot be expressed; that denies.
+    fn context(&self, reads: &ContextReads) -> Result<Context, String>;
+}
+
+/// A decision and its reasons.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub outcome: Outcome,
+    /// The satisfied forbids, or else the satisfied permits.
+    pub policies: Vec<Arc<PolicyInfo>>,
+    pub errors: Vec<PolicyError>,
+    /// Where nothing permits: a permit whose scope matched and whose author has something to tell the caller.
+    pub near: Option<Arc<PolicyInfo>>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    Allow,
+    NotPermitted,
+    Forbidden,
+    EvaluationError,
+}
+
+/// A policy that failed to evaluate; `policy` is empty if the question itself could not be put.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PolicyError {
+    pub policy: Arc<str>,
+    pub message: String,
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+struct SliceKey {
+    effects: Effects,
+    principal: ScopeKey,
+    action: ScopeKey,
+    resource: ScopeKey,
+}
+
+/// The policies whose scope matches one key.
+pub struct Slice {
+    unconditional: Vec<Arc<PolicyEntry>>,
+    conditional: Vec<Arc<PolicyEntry>>,
+    /// The answer where there are no conditions.
+    constant: Option<Answer>,
+    originals: OnceLock<Option<Prepared>>,
+    twins: OnceLock<Prepared>,
+}
+
+/// Policies to evaluate and what they read.
+struct Prepared {
+    set: PolicySet,
+    reads: Reads,
+}
+
+impl Party {
+    /// Known by name; what the store holds of it counts.
+    pub fn stored(uid: EntityUid, key: ScopeKey) -> Self {
+        Self { uid, key, knowledge: Knowledge::Stored }
+    }
+
+    /// Known by name and place: no attributes, all these ancestors.
+    pub fn placed(uid: EntityUid, key: ScopeKey, ancestors: Vec<EntityUid>) -> Self {
+        Self { uid, key, knowledge: Knowledge::Ancestors(ancestors, OnceLock::new()) }
+    }
+
+    /// Known in full; `entity` has all its ancestors as parents.
+    pub fn known(entity: Entity, key: ScopeKey) -> Self {
+        Self { uid: entity.uid(), key, knowledge: Knowledge::Entity(Box::new(entity)) }
+    }
+
+    pub fn entity(&self) -> Option<&Entity> {
+        match &self.knowledge {
+            Knowledge::Stored => None,
+            Knowledge::Ancestors(ancestors, made) => {
+                Some(made.get_or_init(|| Entity::new_no_attrs(self.uid.clone(), ancestors.iter().cloned().collect())))
+            }
+            Knowledge::Entity(entity) => Some(entity),
+        }
+    }
+}
+
+impl PolicyEntry {
+    /// A template link is kept as the static policy it stands for; `None` if it has no such form.
+    pub fn new(policy: &Policy, place: String) -> Option<Self> {
+        let id: &str = policy.id().as_ref();
+        let annotations = policy.annotations().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        let info = Arc::new(PolicyInfo { id: Arc::from(id), effect: policy.effect(), annotations, place });
+        let original = if policy.is_static() { policy.clone() } else { unlinked(policy)? };
+        Some(Self { info, original, reads: OnceLock::new(), twin: OnceLock::new() })
+    }
+
+    pub fn policy(&self) -> &Policy {
+        &self.original
+    }
+
+    fn reads(&self) -> &Reads {
+        self.reads.get_or_init(|| Reads::of(&self.original).unwrap_or_else(|| Reads::everything(usize::MAX)))
+    }
+
+    /// The same policy with an unconstrained scope; `None` if its JSON form does not read back.
+    fn twin(&self) -> Option<&Policy> {
+        self.twin.get_or_init(|| scope_free(&self.original)).as_ref()
+    }
+}
+
+impl PolicyInfo {
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.annotations.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+    }
+
+    fn speaks(&self) -> bool {
+        self.annotation("advice").is_some() || self.annotation("step_up").is_some()
+    }
+}
+
+fn scope_free(policy: &Policy) -> Option<Policy> {
+    let mut json = policy.to_json().ok()?;
+    let object = json.as_object_mut()?;
+    for variable in ["principal", "action", "resource"] {
+        object.insert(variable.to_owned(), json!({"op": "All"}));
+    }
+    Policy::from_json(Some(policy.id().clone()), json).ok()
+}
+
+impl Engine {
+    /// `actions` are the declared actions with all their groups.
+    pub fn new<'a>(
+        policies: Vec<Arc<PolicyEntry>>,
+        actions: impl IntoIterator<Item = (&'a EntityUid, &'a [EntityUid])>,
+        store: EntityStore,
+        errored_forbids: ErroredForbids,
+    ) -> Self {
+        let mut index = PolicyIndex::default();
+        for (number, entry) in (0_u32..).zip(&policies) {
+            index.insert(number, &entry.original);
+        }
+        let actions = actions.into_iter().map(|(uid, groups)| (uid.clone(), index.actions.key(uid, groups))).collect();
+        let slices = Cache::new(SLICES_MAX);
+        Self { policies, index, actions, store, errored_forbids, slices, twins: None }
+    }
+
+    /// Has new slices twinned by whoever reads the other end of `queue`; without it originals are evaluated for good.
+    pub fn with_twin_queue(mut self, queue: Option<SyncSender<Weak<Slice>>>) -> Self {
+        self.twins = queue;
+        self
+    }
+
+    pub fn policies(&self) -> &[Arc<PolicyEntry>] {
+        &self.policies
+    }
+
+    pub fn index(&self) -> &PolicyIndex {
+        &self.index
+    }
+
+    /// Decides. Never fails: what cannot be evaluated denies.
+    pub fn decide(&self, question: &Question<'_>) -> Answer {
+        let slice = self.slice(question);
+        if let Some(constant) = &slice.constant {
+            return constant.clone();
+        }
+        let Some(prepared) = slice.twins.get().or_else(|| slice.originals()) else {
+            return Answer::failed("the matching policies do not form a set".to_owned());
+        };
+        match self.evaluate(prepared, question) {
+            Ok((decision, reasons, errors)) => self.combine(&slice, decision, &reasons, errors),
+            Err(message) => Answer::failed(message),
+        }
+    }
+
+    fn slice(&self, question: &Question<'_>) -> Arc<Slice> {
+        let key = SliceKey {
+            effects: question.effects,
+            principal: question.principal.key.clone(),
+            action: self.action_key(question.action),
+            resource: question.resource.key.clone(),
+        };
+        if let Some(slice) = self.slices.get(&key) {
+            return slice;
+        }
+        let slice = Arc::new(self.make_slice(&key));
+        if let Some(queue) = self.twins.as_ref().filter(|_| slice.constant.is_none()) {
+            // full: this slice goes on with its originals, which decide the same
+            let _full = queue.try_send(Arc::downgrade(&slice));
+        }
+        self.slices.insert(key, Arc::clone(&slice));
+        slice
+    }
+
+    fn action_key(&self, action: &EntityUid) -> ScopeKey {
+        self.actions.get(action).cloned().unwrap_or_else(|| self.index.actions.key(action, []))
+    }
+
+    fn make_slice(&self, key: &SliceKey) -> Slice {
+        let numbers = self.index.candidates(&key.principal, &key.action, &key.resource);
+        let all = numbers.into_iter().filter_map(|n| self.policies.get(n as usize)).cloned();
+        let taking_part = all.filter(|p| key.effects == Effects::Both || p.info.effect == Effect::Forbid);
+        let (conditional, unconditional): (Vec<_>, Vec<_>) = taking_part.partition(|p| p.original.has_non_scope_constraint());
+        let mut slice =
+            Slice { unconditional, conditional, constant: None, originals: OnceLock::new(), twins: OnceLock::new() };
+        if slice.conditional.is_empty() {
+            slice.constant = Some(self.combine(&slice, Decision::Deny, &[], Vec::new()));
+        }
+        slice
+    }
+
+    fn evaluate(&self, prepared: &Prepared, question: &Question<'_>) -> Result<Evaluated, String> {
+        let context = question.context.context(&prepared.reads.context)?;
+        let entities = self.entities(&prepared.reads, question, &context).map_err(|e| e.to_string())?;
+        let (principal, action) = (question.principal.uid.clone(), question.action.clone());
+        let request = Request::new(principal, action, question.resource.uid.clone(), context, None).map_err(|e| e.to_string())?;
+        let response = Authorizer::new().is_authorized(&request, &prepared.set, &entities);
+        let diagnostics = response.diagnostics();
+        let reasons = diagnostics.reason().cloned().collect();
+        let errors = diagnostics.errors().map(|AuthorizationError::PolicyEvaluationError(e)| (e.policy_id().clone(), e.to_string()));
+        Ok((response.decision(), reasons, errors.collect()))
+    }
+
+    /// The tiny store that the conditions can see.
+    fn entities(&self, reads: &Reads, question: &Question<'_>, context: &Context) -> Result<Entities, EntitySetError> {
+        if reads.hops == 0 {
+            return Ok(Entities::empty());
+        }
+        let mut roots: Vec<EntityUid> = reads.literals.iter().cloned().collect();
+        roots.extend(reads.principal.then(|| question.principal.uid.clone()));
+        roots.extend(reads.action.then(|| question.action.clone()));
+        roots.extend(reads.resource.then(|| question.resource.uid.clone()));
+        if reads.context != ContextReads::Nothing {
+            push_context_uids(context, &mut roots);
+        }
+        let find = |uid: &EntityUid| {
+            let parties = [question.principal, question.resource];
+            let party = parties.into_iter().filter(|p| p.uid == *uid).find_map(Party::entity);
+            party.or_else(|| self.store.get(uid).map(|s| &s.entity)).or_else(|| question.supplied.get(uid))
+        };
+        reachable(roots, reads.hops, find)
+    }
+
+    /// Cedar's combining rule, over what was evaluated and what needed no evaluation.
+    fn combine(&self, slice: &Slice, decision: Decision, reasons: &[PolicyId], errors: Vec<(PolicyId, String)>) -> Answer {
+        let satisfied = |effect: Effect| -> Vec<Arc<PolicyInfo>> {
+            let evaluated = slice.conditional.iter().filter(|p| reasons.iter().any(|r| r == p.original.id()));
+            let all = slice.unconditional.iter().chain(evaluated).filter(|p| p.info.effect == effect);
+            all.map(|p| Arc::clone(&p.info)).collect()
+        };
+        let forbid_failed = errors.iter().any(|(id, _)| {
+            slice.conditional.iter().any(|p| p.info.effect == Effect::Forbid && p.original.id() == id)
+        });
+        let errors = errors.into_iter().map(|(id, message)| PolicyError { policy: Arc::from(id.as_ref()), message }).collect();
+        let forbids = satisfied(Effect::Forbid);
+        if !forbids.is_empty() {
+            return Answer { outcome: Outcome::Forbidden, policies: forbids, errors, near: None };
+        }
+        let policies = satisfied(Effect::Permit);
+        let outcome = match (forbid_failed && self.errored_forbids == ErroredForbids::Deny, policies.is_empty(), decision) {
+            (true, ..) => Outcome::EvaluationError,
+            (false, true, Decision::Deny) => Outcome::NotPermitted,
+            // INVARIANT: Cedar allows only with a satisfied permit; without one it is not believed
+            (false, true, Decision::Allow) => Outcome::EvaluationError,
+            (false, false, _) => Outcome::Allow,
+        };
+        let near = slice.conditional.iter().find(|p| p.info.effect == Effect::Permit && p.info.speaks());
+        let near = near.filter(|_| outcome == Outcome::NotPermitted).map(|p| Arc::clone(&p.info));
+        Answer { outcome, policies, errors, near }
+    }
+}
+
+type Evaluated = (Decision, Vec<PolicyId>, Vec<(PolicyId, String)>);
+
+impl Slice {
+    fn originals(&self) -> Option<&Prepared> {
+        let make = || {
+            let mut reads = Reads::everything(1);
+            self.conditional.iter().for_each(|p| reads.merge(p.reads()));
+            Some(Prepared { set: policy_set(self.conditional.iter().map(|p| &p.original))?, reads })
+        };
+        self.originals.get_or_init(make).as_ref()
+    }
+
+    /// Makes the scope-free twins; 70-500 µs per policy, so never on a request's thread.
+    pub fn make_twins(&self) {
+        let Some(twins) = self.conditional.iter().map(|p| p.twin()).collect::<Option<Vec<_>>>() else { return };
+        let Some(set) = policy_set(twins) else { return };
+        let mut reads = Reads::default();
+        self.conditional.iter().for_each(|p| reads.merge(p.reads()));
+        self.twins.get_or_init(|| Prepared { set, reads });
+    }
+}
+
+/// `None` if any policy cannot join: a set with one forbid less is no set.
+fn policy_set<'a>(policies: impl IntoIterator<Item = &'a Policy>) -> Option<PolicySet> {
+    let mut set = PolicySet::new();
+    for policy in policies {
+        set.add(policy.clone()).ok()?;
+    }
+    Some(set)
+}
+
+/// A template link as the static policy it stands for.
+pub fn unlinked(link: &Policy) -> Option<Policy> {
+    Policy::from_json(Some(link.id().clone()), link.to_json().ok()?).ok()
+}
+
+fn push_context_uids(context: &Context, roots: &mut Vec<EntityUid>) {
+    let keys: HashMap<String, _> = context.clone().into_iter().collect();
+    for key in keys.keys() {
+        if let Some(value) = context.get(key) {
+            push_uids(&value, roots);
+        }
+    }
+}
+
+impl Answer {
+    /// The question could not be put to Cedar.
+    pub fn failed(message: String) -> Self {
+        let error = PolicyError { policy: Arc::from(""), message };
+        Self { outcome: Outcome::EvaluationError, policies: Vec::new(), errors: vec![error], near: None }
+    }
+}

@@ -1,0 +1,127 @@
+//! Entities, principals and resources that the app sends along with its question.
+//!
+//! What the store holds wins over what is sent; what tokens, actions, roles, tenants and portals are is never the
+//! app's to say. Everything is checked against the schema before it is believed.
+
+use std::collections::HashSet;
+
+use cedar_policy::{Entities, Entity, EntityUid};
+use rustc_hash::FxHashMap;
+use serde_json::{Value, json};
+
+use super::Rules;
+use super::engine::Party;
+use super::entities::with_parents;
+
+/// Entities in one question.
+const ENTITIES_MAX: usize = 10_000;
+
+/// Entities of one question, each with all its ancestors as parents.
+pub type SuppliedEntities = FxHashMap<EntityUid, Entity>;
+
+/// What the app sent cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SuppliedError {
+    #[error("{0}")]
+    Entities(String),
+    #[error("`{0}` cannot be supplied: actions, roles, tenants, portals and the token's principal are not the app's to define")]
+    Reserved(String),
+    #[error("more than {ENTITIES_MAX} entities")]
+    TooMany,
+}
+
+impl Rules {
+    /// `list` is Cedar's entity JSON. `reserved` is the principal of a credential, if there is one.
+    pub fn supplied_entities(&self, list: &Value, reserved: Option<&EntityUid>) -> Result<SuppliedEntities, SuppliedError> {
+        if list.as_array().is_some_and(|l| l.len() > ENTITIES_MAX) {
+            return Err(SuppliedError::TooMany);
+        }
+        let parsed = Entities::from_json_value(list.clone(), Some(&self.schema.cedar))
+            .map_err(|e| SuppliedError::Entities(report(&e)))?;
+        let mut supplied = SuppliedEntities::default();
+        for entity in parsed.iter() {
+            let uid = entity.uid();
+            // checking against the schema adds the declared actions by itself
+            if self.schema.action(&uid).is_some() && !names_entity(list, &uid) {
+                continue;
+            }
+            if reserved == Some(&uid) || self.is_reserved(&uid) {
+                return Err(SuppliedError::Reserved(uid.to_string()));
+            }
+            if self.engine.store.get(&uid).is_none() {
+                let above = parsed.ancestors(&uid).map(|a| a.cloned().collect()).unwrap_or_default();
+                let parents: HashSet<EntityUid> = self.with_stored_ancestors(above).into_iter().collect();
+                let placed = with_parents(entity.clone(), parents).map_err(|e| SuppliedError::Entities(e.to_string()))?;
+                supplied.insert(uid, placed);
+            }
+        }
+        Ok(supplied)
+    }
+
+    fn is_reserved(&self, uid: &EntityUid) -> bool {
+        let ty = uid.type_name();
+        let names = &self.names;
+        let portal = names.portal.as_ref().map(EntityUid::type_name);
+        [names.role.as_ref(), names.tenant.as_ref(), portal].into_iter().flatten().any(|t| t == ty)
+            || ty.basename() == "Action"
+    }
+
+    /// A principal that the app names, with `attrs` and `parents` if it gives them.
+    ///
+    /// A stored entity of that name counts alone.
+    pub fn named_principal(&self, uid: EntityUid, supplied: &SuppliedEntities) -> Party {
+        if let Some(entity) = supplied.get(&uid) {
+            let above = entity_parents(entity);
+            let key = self.engine.index().principals.key(&uid, &above);
+            return Party::known(entity.clone(), key);
+        }
+        let key = self.engine.index().principals.key(&uid, self.engine.store.ancestors(&uid));
+        Party::stored(uid, key)
+    }
+
+    /// A resource that the app names; a path has its ancestors from its id whatever the app says of it.
+    pub fn named_resource(&self, uid: EntityUid, supplied: &SuppliedEntities) -> Party {
+        let own = supplied.get(&uid).filter(|_| self.engine.store.get(&uid).is_none());
+        let Some(entity) = own else { return self.resource(uid) };
+        let mut above = entity_parents(entity);
+        if self.names.path.as_ref() == Some(uid.type_name()) {
+            above.extend(self.path_ancestors(&uid));
+        }
+        let key = self.engine.index().resources.key(&uid, &above);
+        match with_parents(entity.clone(), above.into_iter().collect()) {
+            Ok(entity) => Party::known(entity, key),
+            Err(_) => Party::stored(uid, key),
+        }
+    }
+}
+
+/// A named entity with its own attributes and parents, as an item of Cedar's entity JSON.
+pub fn entity_item(uid: &EntityUid, attrs: Value, parents: Value) -> Value {
+    json!({"uid": {"type": uid.type_name().to_string(), "id": uid.id().unescaped()}, "attrs": attrs, "parents": parents})
+}
+
+fn entity_parents(entity: &Entity) -> Vec<EntityUid> {
+    let (_, _, parents) = entity.clone().into_inner();
+    parents.into_iter().collect()
+}
+
+fn names_entity(list: &Value, uid: &EntityUid) -> bool {
+    list.as_array().into_iter().flatten().any(|item| {
+        item.get("uid").and_then(|u| EntityUid::from_json(u.clone()).ok()).is_some_and(|named| named == *uid)
+    })
+}
+
+/// An error and its causes on one line: Cedar puts the place into the cause.
+pub fn report(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

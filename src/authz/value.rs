@@ -1,0 +1,203 @@
+//! JSON values from claims and requests → Cedar values of the type that the schema declares.
+//!
+//! Pure. A value that is not exactly of its declared type is refused, never converted: a string does not become a
+//! number or a truth value. The two readings that are not literal (a string naming an entity, an integer as a
+//! datetime in Unix seconds) are there because tokens cannot say it otherwise.
+
+use std::str::FromStr;
+
+use cedar_policy::{EntityId, EntityTypeName, EntityUid, RestrictedExpression};
+use serde_json::{Map, Value};
+
+use super::schema::{AttrType, RecordType};
+
+/// Items in one set taken from a claim.
+const SET_ITEMS_MAX: usize = 4096;
+
+/// Where a value did not fit, and what was expected there.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ValueError {
+    #[error("`{0}` is not {1}")]
+    Mismatch(String, &'static str),
+    #[error("`{0}` is missing")]
+    Missing(String),
+    #[error("`{0}` has more than {SET_ITEMS_MAX} items")]
+    TooMany(String),
+}
+
+/// The value at `place` as the declared type.
+pub fn expression(ty: &AttrType, value: &Value, place: &str) -> Result<RestrictedExpression, ValueError> {
+    let mismatch = |expected| ValueError::Mismatch(place.to_owned(), expected);
+    match ty {
+        AttrType::String => text(value).map(|s| RestrictedExpression::new_string(s.to_owned())).ok_or(mismatch("a string")),
+        AttrType::Long => value.as_i64().map(RestrictedExpression::new_long).ok_or(mismatch("a 64-bit integer")),
+        AttrType::Bool => value.as_bool().map(RestrictedExpression::new_bool).ok_or(mismatch("true or false")),
+        AttrType::Ip => extension(value, "ip").map(RestrictedExpression::new_ip).ok_or(mismatch("an IP address or range")),
+        AttrType::Decimal => extension(value, "decimal").map(RestrictedExpression::new_decimal).ok_or(mismatch("a decimal string")),
+        AttrType::Datetime => datetime(value).map(RestrictedExpression::new_datetime).ok_or(mismatch("a datetime")),
+        AttrType::Duration => {
+            extension(value, "duration").map(RestrictedExpression::new_duration).ok_or(mismatch("a duration"))
+        }
+        AttrType::Entity(ty) => {
+            entity(ty, value).map(RestrictedExpression::new_entity_uid).ok_or(mismatch("an entity of the declared type"))
+        }
+        AttrType::Set(element) => set(element, value, place),
+        AttrType::Record(record) => {
+            let object = value.as_object().ok_or(mismatch("an object"))?;
+            let fields = record_fields(record, object, place)?;
+            RestrictedExpression::new_record(fields).map_err(|_| mismatch("a record with distinct fields"))
+        }
+    }
+}
+
+/// The declared fields of a record; fields that the schema does not declare are left out.
+pub fn record_fields(
+    record: &RecordType,
+    object: &Map<String, Value>,
+    place: &str,
+) -> Result<Vec<(String, RestrictedExpression)>, ValueError> {
+    let mut fields = Vec::with_capacity(record.fields.len());
+    for (name, field) in &record.fields {
+        let inner = if place.is_empty() { name.clone() } else { format!("{place}.{name}") };
+        match object.get(name) {
+            Some(value) => fields.push((name.clone(), expression(&field.ty, value, &inner)?)),
+            None if field.required => return Err(ValueError::Missing(inner)),
+            None => {}
+        }
+    }
+    Ok(fields)
+}
+
+fn set(element: &AttrType, value: &Value, place: &str) -> Result<RestrictedExpression, ValueError> {
+    let items = value.as_array().ok_or_else(|| ValueError::Mismatch(place.to_owned(), "a list"))?;
+    if items.len() > SET_ITEMS_MAX {
+        return Err(ValueError::TooMany(place.to_owned()));
+    }
+    let items = items.iter().map(|item| expression(element, item, place)).collect::<Result<Vec<_>, _>>()?;
+    Ok(RestrictedExpression::new_set(items))
+}
+
+fn text(value: &Value) -> Option<&str> {
+    value.as_str()
+}
+
+/// `"10.0.0.1"` or Cedar's `{"__extn":{"fn":"ip","arg":"10.0.0.1"}}`; only text that the constructor accepts.
+fn extension<'a>(value: &'a Value, function: &str) -> Option<&'a str> {
+    let arg = match value {
+        Value::String(s) => s.as_str(),
+        _ => {
+            let call = value.get("__extn")?;
+            (call.get("fn")?.as_str()? == function).then(|| call.get("arg")?.as_str()).flatten()?
+        }
+    };
+    constructs(function, arg).then_some(arg)
+}
+
+/// Cedar checks an extension's text only when it evaluates; a bad one must be refused here, as a bad claim.
+fn constructs(function: &str, arg: &str) -> bool {
+    let value = match function {
+        "ip" => RestrictedExpression::new_ip(arg),
+        "decimal" => RestrictedExpression::new_decimal(arg),
+        "duration" => RestrictedExpression::new_duration(arg),
+        _ => RestrictedExpression::new_datetime(arg),
+    };
+    cedar_policy::Context::from_pairs([("value".to_owned(), value)]).is_ok()
+}
+
+/// Cedar's datetime text; an integer is Unix seconds, as in `auth_time`.
+fn datetime(value: &Value) -> Option<String> {
+    match value.as_i64() {
+        Some(seconds) => datetime_text(seconds.checked_mul(1000)?),
+        None => extension(value, "datetime").map(str::to_owned),
+    }
+}
+
+/// Unix milliseconds as Cedar's datetime text (`2026-01-31T23:59:59.999Z`); `None` outside the years 0-9999.
+pub fn datetime_text(unix_millis: i64) -> Option<String> {
+    let days = unix_millis.div_euclid(86_400_000);
+    let rest = unix_millis.rem_euclid(86_400_000);
+    let (year, month, day) = civil_from_days(days);
+    if !(0..=9999).contains(&year) {
+        return None;
+    }
+    let (hour, minute, second, milli) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60, rest % 1000);
+    Some(format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z"))
+}
+
+/// Days since 1970-01-01 → proleptic Gregorian date (Howard Hinnant's `civil_from_days`).
+fn civil_from_days(days: i64) -> (i64, i64, i64) {
+    let z = days + 719_468;
+    let era = z.div_euclid(146_097);
+    let day_of_era = z.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    (year, month, day)
+}
+
+/// `"alice"` (an id of the declared type), `{"type":…,"id":…}` or `{"__entity":{…}}`; the type must be the declared one.
+fn entity(ty: &EntityTypeName, value: &Value) -> Option<EntityUid> {
+    if let Some(id) = value.as_str() {
+        return Some(EntityUid::from_type_name_and_id(ty.clone(), EntityId::new(id)));
+    }
+    let named = value.get("__entity").unwrap_or(value);
+    let written = EntityTypeName::from_str(named.get("type")?.as_str()?).ok()?;
+    (written == *ty).then(|| Some(EntityUid::from_type_name_and_id(written, EntityId::new(named.get("id")?.as_str()?))))?
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn strings_never_become_numbers_or_truth_values() {
+        for (ty, bad) in [
+            (AttrType::Long, json!("7")),
+            (AttrType::Long, json!(7.5)),
+            (AttrType::Long, json!(9_223_372_036_854_775_808_u64)),
+            (AttrType::Bool, json!("true")),
+            (AttrType::Bool, json!(1)),
+            (AttrType::String, json!(7)),
+            (AttrType::String, json!(null)),
+            (AttrType::Ip, json!("10.0.0.300")),
+            (AttrType::Decimal, json!("1.23456")),
+            (AttrType::Datetime, json!("yesterday")),
+            (AttrType::Set(Box::new(AttrType::String)), json!("a")),
+            (AttrType::Set(Box::new(AttrType::String)), json!(["a", 1])),
+            (AttrType::Entity("User".parse().unwrap()), json!({"type": "Role", "id": "x"})),
+        ] {
+            assert!(expression(&ty, &bad, "claim").is_err(), "{ty:?} {bad}");
+        }
+    }
+
+    #[test]
+    fn values_of_the_declared_type_are_taken() {
+        for (ty, good) in [
+            (AttrType::Long, json!(-7)),
+            (AttrType::Ip, json!("10.0.0.0/8")),
+            (AttrType::Decimal, json!("1.25")),
+            (AttrType::Datetime, json!(1_700_000_000)),
+            (AttrType::Datetime, json!("2026-01-01")),
+            (AttrType::Duration, json!("1h")),
+            (AttrType::Entity("User".parse().unwrap()), json!("alice")),
+            (AttrType::Entity("User".parse().unwrap()), json!({"__entity": {"type": "User", "id": "a"}})),
+        ] {
+            assert!(expression(&ty, &good, "claim").is_ok(), "{ty:?} {good}");
+        }
+    }
+
+    #[test]
+    fn datetimes_are_written_as_cedar_reads_them() {
+        assert_eq!(datetime_text(0).unwrap(), "1970-01-01T00:00:00.000Z");
+        assert_eq!(datetime_text(1_767_225_600_123).unwrap(), "2026-01-01T00:00:00.123Z");
+        assert_eq!(datetime_text(951_782_400_000).unwrap(), "2000-02-29T00:00:00.000Z");
+        assert_eq!(datetime_text(-1).unwrap(), "1969-12-31T23:59:59.999Z");
+        assert!(constructs("datetime", &datetime_text(1_767_225_600_123).unwrap()));
+        assert!(datetime_text(i64::MAX).is_none());
+    }
+}
