@@ -60,9 +60,9 @@ pub struct CallerHeaders {
 
 /// A portal's policies, schema and entities, ready to be asked.
 pub struct Rules {
-    pub schema: SchemaModel,
+    pub schema: Arc<SchemaModel>,
     pub engine: Engine,
-    pub plans: ContextPlans,
+    pub plans: Arc<ContextPlans>,
     pub names: TypeNames,
     /// Principal attribute <- claim, from `portal.yaml`.
     pub claims: BTreeMap<String, String>,
@@ -102,6 +102,14 @@ impl TypeNames {
             path: schema.resolve_type("Path"),
             portal,
         }
+    }
+
+    /// What a path is in by its id alone: every parent path up to `/`, and the portal.
+    pub fn parents_of_path(&self, uid: &EntityUid) -> Vec<EntityUid> {
+        let ty = uid.type_name();
+        let parents = parent_paths(uid.id().unescaped());
+        let parents = parents.map(|p| EntityUid::from_type_name_and_id(ty.clone(), EntityId::new(p)));
+        parents.chain(self.portal.clone()).collect()
     }
 }
 
@@ -175,16 +183,13 @@ impl Rules {
 
     /// Every parent path up to `/`, the portal, and whatever the store says is above any of them.
     pub fn path_ancestors(&self, uid: &EntityUid) -> Vec<EntityUid> {
-        let parents = parent_paths(uid.id().unescaped());
-        let ty = uid.type_name();
-        let mut direct: Vec<EntityUid> =
-            parents.map(|p| EntityUid::from_type_name_and_id(ty.clone(), EntityId::new(p))).collect();
-        direct.extend(self.names.portal.clone());
-        if self.engine.store.is_empty() {
-            return direct;
+        let mut direct = self.names.parents_of_path(uid);
+        let portal = self.names.portal.as_ref();
+        if self.engine.store.places(uid.type_name()) || portal.is_some_and(|p| self.engine.store.places(p.type_name())) {
+            direct.extend(self.engine.store.ancestors(uid).iter().cloned());
+            return self.with_stored_ancestors(direct);
         }
-        direct.extend(self.engine.store.ancestors(uid).iter().cloned());
-        self.with_stored_ancestors(direct)
+        direct
     }
 }
 

@@ -48,7 +48,7 @@ pub struct Engine {
     index: PolicyIndex,
     /// Keys of the declared actions.
     actions: FxHashMap<EntityUid, ScopeKey>,
-    pub store: EntityStore,
+    pub store: Arc<EntityStore>,
     errored_forbids: ErroredForbids,
     slices: Cache<SliceKey, Arc<Slice>>,
     twins: Option<SyncSender<Weak<Slice>>>,
@@ -230,7 +230,7 @@ impl Engine {
     pub fn new<'a>(
         policies: Vec<Arc<PolicyEntry>>,
         actions: impl IntoIterator<Item = (&'a EntityUid, &'a [EntityUid])>,
-        store: EntityStore,
+        store: Arc<EntityStore>,
         errored_forbids: ErroredForbids,
     ) -> Self {
         let mut index = PolicyIndex::default();

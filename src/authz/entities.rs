@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use cedar_policy::{Entities, Entity, EntityUid, EvalResult};
+use cedar_policy::{Entities, Entity, EntityTypeName, EntityUid, EvalResult};
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::json;
 
@@ -22,6 +22,8 @@ pub struct StoredEntity {
 #[derive(Debug, Default)]
 pub struct EntityStore {
     by_uid: FxHashMap<EntityUid, StoredEntity>,
+    /// Types of the entities that stand below others; the rest need no look-up of ancestors.
+    placed_types: FxHashSet<EntityTypeName>,
 }
 
 /// A set of entities could not be put together (duplicate with different content, a cycle).
@@ -39,13 +41,17 @@ impl EntityStore {
             ancestors.insert(uid, all);
         }
         let mut by_uid = FxHashMap::default();
+        let mut placed_types = FxHashSet::default();
         for entity in entities {
             let uid = entity.uid();
             let ancestors = ancestors.remove(&uid).unwrap_or_default();
+            if !ancestors.is_empty() {
+                placed_types.insert(uid.type_name().clone());
+            }
             let entity = with_parents(entity, ancestors.iter().cloned().collect())?;
             by_uid.insert(uid, StoredEntity { entity, ancestors });
         }
-        Ok(Self { by_uid })
+        Ok(Self { by_uid, placed_types })
     }
 
     pub fn get(&self, uid: &EntityUid) -> Option<&StoredEntity> {
@@ -56,8 +62,18 @@ impl EntityStore {
         self.by_uid.get(uid).map_or(&[], |stored| stored.ancestors.as_slice())
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.by_uid.is_empty()
+    /// Gives paths that conditions name their ancestors, so that `Path::"/a/b" in Path::"/a"` holds.
+    pub fn add_paths(&mut self, paths: impl IntoIterator<Item = (EntityUid, Vec<EntityUid>)>) {
+        for (uid, ancestors) in paths {
+            let parents = ancestors.iter().cloned().collect();
+            let entity = Entity::new_no_attrs(uid.clone(), parents);
+            self.by_uid.entry(uid).or_insert(StoredEntity { entity, ancestors });
+        }
+    }
+
+    /// Whether any stored entity of this type is below another.
+    pub fn places(&self, ty: &EntityTypeName) -> bool {
+        self.placed_types.contains(ty)
     }
 }
 

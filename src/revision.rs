@@ -1,0 +1,506 @@
+//! One portal's files → one immutable, content-hashed revision, or every reason why not.
+//!
+//! Beside the path: a pipeline of parse → validate → conform → test → index. A candidate is taken whole or not at
+//! all; only the emergency forbids of `_deny/` are taken one by one, and join whatever revision is in force. Nothing
+//! here reads a file or a clock; `files` and `reload` do.
+
+pub mod cases;
+pub mod files;
+pub mod policies;
+pub mod problem;
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Weak};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use cedar_policy::{Effect, Entities, EntityUid, ResourceConstraint, Schema, SchemaFragment, Template, Validator};
+use http::HeaderValue;
+use serde_json::{Map, Value};
+
+use self::files::{Files, SourceFile, Tree};
+use self::policies::ParseCache;
+use self::problem::{Problem, RevisionError};
+use crate::authz::context::{ContextPlans, is_secret_header};
+use crate::authz::engine::{Engine, ErroredForbids, PolicyEntry, Slice};
+use crate::authz::entities::EntityStore;
+use crate::authz::schema::{AttrType, SchemaModel};
+use crate::authz::supplied::report;
+use crate::authz::{Rules, TypeNames};
+use crate::config;
+use crate::portal::file::{PortalFile, SkipErrors};
+use crate::portal::route::Reach;
+use crate::types::PortalSlug;
+
+/// Everything of a portal that is hot-reloaded, as one value.
+pub struct Revision {
+    /// First 16 hex digits of the content's SHA-256.
+    pub id: Arc<str>,
+    pub header: HeaderValue,
+    pub rules: Rules,
+    pub file: Arc<PortalFile>,
+    /// `portal.yaml`'s flags, as the context record.
+    pub flags: Map<String, Value>,
+    /// What the policies were made of, to fall back on when only a brake changes.
+    main: Arc<Main>,
+    brakes: Brakes,
+    pub warnings: Vec<Problem>,
+}
+
+/// The outcome of one load.
+pub struct Loaded {
+    /// What to serve from now on; `None`: nothing better than what is served already.
+    pub revision: Option<Arc<Revision>>,
+    /// Why the candidate, or one of its brakes, was not taken.
+    pub rejected: Option<RevisionError>,
+}
+
+/// Turns files into revisions, remembering what it parsed.
+pub struct Loader {
+    cache: ParseCache,
+    warnings: Warnings,
+    twins: Option<SyncSender<Weak<Slice>>>,
+}
+
+/// What validation warnings do to a candidate.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Warnings {
+    Show,
+    /// `--deny-warnings`
+    Reject,
+}
+
+/// One portal as configuration describes it: the frame its revision works in.
+#[derive(Clone, Copy)]
+pub struct Frame<'a> {
+    pub portal: &'a config::Portal,
+    /// The issuers it trusts.
+    pub issuers: &'a [config::Issuer],
+}
+
+/// A candidate without its brakes: parsed, validated, tested.
+struct Main {
+    files: Files,
+    schema: Arc<SchemaModel>,
+    schema_hash: [u8; 32],
+    validator: Validator,
+    plans: Arc<ContextPlans>,
+    names: TypeNames,
+    store: Arc<EntityStore>,
+    entries: Vec<Arc<PolicyEntry>>,
+    file: Arc<PortalFile>,
+    warnings: Vec<Problem>,
+}
+
+/// Emergency forbids in force: the last good content of each file.
+#[derive(Clone, Default)]
+struct Brakes {
+    files: Files,
+    entries: Vec<Arc<PolicyEntry>>,
+}
+
+/// The ids of emergency forbids are their own: they never collide with what is served.
+const BRAKE_PREFIX: &str = "_deny/";
+
+impl Loader {
+    pub fn new(warnings: Warnings, twins: Option<SyncSender<Weak<Slice>>>) -> Self {
+        Self { cache: ParseCache::default(), warnings, twins }
+    }
+
+    /// Loads one portal out of the tree; `previous` is what it serves now.
+    pub fn load(&mut self, frame: Frame<'_>, tree: &Tree, previous: Option<&Revision>) -> Loaded {
+        let slug = &frame.portal.slug;
+        let files = tree.portal_files(slug);
+        let mut problems = tree.portal_problems(slug);
+        problems.extend(gone(slug, &files, previous));
+        let candidate = match previous.filter(|p| problems.is_empty() && p.main.files == files) {
+            Some(previous) => Ok(Arc::clone(&previous.main)),
+            None => RevisionError::check(problems).and_then(|()| self.main(frame, files)).map(Arc::new),
+        };
+        let (main, mut rejected) = match candidate {
+            Ok(main) => (Some(main), None),
+            Err(error) => (previous.map(|p| Arc::clone(&p.main)), Some(error)),
+        };
+        let Some(main) = main else { return Loaded { revision: None, rejected } };
+        let (brakes, brake_problems) = self.brakes(&main, &tree.brake_files(slug), previous);
+        if !brake_problems.is_empty() {
+            rejected.get_or_insert(RevisionError { problems: Vec::new() }).problems.extend(brake_problems);
+        }
+        let same = previous.is_some_and(|p| Arc::ptr_eq(&p.main, &main) && p.brakes.files == brakes.files);
+        let revision = (!same).then(|| Arc::new(self.assemble(&main, brakes)));
+        Loaded { revision, rejected }
+    }
+
+    /// Call once per look at the tree, before its portals are loaded.
+    pub fn next_look(&mut self) {
+        self.cache.next_load();
+    }
+
+    fn main(&mut self, frame: Frame<'_>, files: Files) -> Result<Main, RevisionError> {
+        let slug = &frame.portal.slug;
+        let file = Arc::new(portal_file(slug, &files)?);
+        let (schema, text) = schema(slug, &files)?;
+        let schema_hash = hash(text.as_bytes());
+        let validator = Validator::new(schema.clone());
+        let model = SchemaModel::new(schema, &text, file.namespace.as_deref())
+            .map_err(|e| Problem::new(&format!("schemas/{slug}.cedarschema"), e.to_string()))?;
+        let names = TypeNames::new(&model, slug.as_str());
+        let mut problems = schema_problems(slug, &model);
+        problems.extend(route_problems(slug, &files, &file, &model));
+        let (entries, templates, warnings) = self.policies(slug, &files, (schema_hash, &validator), &mut problems);
+        let links = links(slug, &files, &templates, &validator).unwrap_or_else(|found| {
+            problems.extend(found);
+            Vec::new()
+        });
+        let entries: Vec<_> = entries.into_iter().chain(links).collect();
+        problems.extend(duplicates(&entries));
+        problems.extend(public_problems(slug, &file, &names, &entries));
+        if self.warnings == Warnings::Reject {
+            problems.extend(warnings.iter().cloned());
+        }
+        let store = entities(slug, &files, &model).unwrap_or_else(|problem| {
+            problems.push(problem);
+            EntityStore::default()
+        });
+        RevisionError::check(problems)?;
+        let plans = Arc::new(ContextPlans::new(&model));
+        let (schema, mut store) = (Arc::new(model), store);
+        store.add_paths(named_in_conditions(&entries, &names).into_iter().map(|uid| {
+            let parents = names.parents_of_path(&uid);
+            (uid, parents)
+        }));
+        let store = Arc::new(store);
+        let main = Main { files, schema, schema_hash, validator, plans, names, store, entries, file, warnings };
+        let trial = self.assemble(&Arc::new(main), Brakes::default());
+        cases::check(frame, &trial)?;
+        Arc::into_inner(trial.main).ok_or_else(|| Problem::new(slug.as_str(), "the trial revision is still in use").into())
+    }
+
+    fn policies(
+        &mut self,
+        slug: &PortalSlug,
+        files: &Files,
+        schema: ([u8; 32], &Validator),
+        problems: &mut Vec<Problem>,
+    ) -> (Vec<Arc<PolicyEntry>>, Vec<Template>, Vec<Problem>) {
+        let (mut entries, mut templates, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
+        for (name, file) in files.0.iter().filter(|(name, _)| name.ends_with(".cedar")) {
+            if !is_policy_place(slug, name) {
+                problems.push(Problem::new(name, "is in a folder whose policies are not loaded").with_help(format!(
+                    "move it to policies/{slug}/, or to _deny/ or candidate/ below it"
+                )));
+                continue;
+            }
+            match self.cache.parse(name, file, schema, "") {
+                Ok(parsed) => {
+                    entries.extend(parsed.entries.iter().cloned());
+                    templates.extend(parsed.templates.iter().cloned());
+                    warnings.extend(parsed.warnings.iter().cloned());
+                }
+                Err(found) => problems.extend(found),
+            }
+        }
+        if entries.is_empty() && templates.is_empty() && problems.is_empty() {
+            problems.push(Problem::new(&format!("policies/{slug}/"), "holds no policy").with_help("a portal without policies denies everything"));
+        }
+        (entries, templates, warnings)
+    }
+
+    /// The emergency forbids: each file on its own, its last good content if the new one is broken.
+    fn brakes(&mut self, main: &Main, files: &Files, previous: Option<&Revision>) -> (Brakes, Vec<Problem>) {
+        let (mut brakes, mut problems) = (Brakes::default(), Vec::new());
+        for (name, file) in &files.0 {
+            match self.brake(main, name, file) {
+                Ok(entries) => {
+                    brakes.files.0.insert(name.clone(), file.clone());
+                    brakes.entries.extend(entries);
+                }
+                Err(found) => {
+                    problems.extend(found);
+                    let kept = previous.and_then(|p| p.brakes.files.get(name));
+                    let entries = kept.and_then(|file| self.brake(main, name, file).ok());
+                    if let (Some(file), Some(entries)) = (kept, entries) {
+                        brakes.files.0.insert(name.clone(), file.clone());
+                        brakes.entries.extend(entries);
+                    }
+                }
+            }
+        }
+        (brakes, problems)
+    }
+
+    fn brake(&mut self, main: &Main, name: &str, file: &SourceFile) -> Result<Vec<Arc<PolicyEntry>>, Vec<Problem>> {
+        let stem = name.rsplit_once('/').map_or(name, |(_, f)| f).trim_end_matches(".cedar");
+        let prefix = format!("{BRAKE_PREFIX}{stem}/");
+        let parsed = self.cache.parse(name, file, (main.schema_hash, &main.validator), &prefix)?;
+        let permits = parsed.entries.iter().filter(|e| e.info.effect == Effect::Permit);
+        let mut problems: Vec<Problem> = permits
+            .map(|e| Problem::new(name, format!("`{}` is a permit; `_deny/` holds forbids only", e.info.id)))
+            .collect();
+        problems.extend(parsed.templates.iter().map(|t| {
+            let id: &str = t.id().as_ref();
+            Problem::new(name, format!("`{id}` is a template; `_deny/` holds plain forbids only"))
+        }));
+        if problems.is_empty() { Ok(parsed.entries.clone()) } else { Err(problems) }
+    }
+
+    fn assemble(&self, main: &Arc<Main>, brakes: Brakes) -> Revision {
+        let mut all = main.files.clone();
+        all.0.extend(brakes.files.0.iter().map(|(n, f)| (n.clone(), f.clone())));
+        let id: String = all.hash().iter().take(8).map(|b| format!("{b:02x}")).collect();
+        let errored = match main.file.danger_skip_errors {
+            SkipErrors::Skip => ErroredForbids::Skip,
+            SkipErrors::Deny => ErroredForbids::Deny,
+        };
+        let entries = main.entries.iter().chain(&brakes.entries).cloned().collect();
+        let actions = main.schema.actions().map(|(uid, model)| (uid, model.ancestors.as_slice()));
+        let engine = Engine::new(entries, actions, Arc::clone(&main.store), errored).with_twin_queue(self.twins.clone());
+        let rules = Rules {
+            schema: Arc::clone(&main.schema),
+            engine,
+            plans: Arc::clone(&main.plans),
+            names: main.names.clone(),
+            claims: main.file.claims.clone(),
+        };
+        // INVARIANT: hex digits are a header value
+        let header = HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static(""));
+        Revision {
+            id: Arc::from(id),
+            header,
+            rules,
+            flags: main.file.flags.iter().map(|(name, on)| (name.clone(), Value::Bool(*on))).collect(),
+            file: Arc::clone(&main.file),
+            main: Arc::clone(main),
+            brakes,
+            warnings: main.warnings.clone(),
+        }
+    }
+}
+
+impl Revision {
+    /// Every file it is made of, to keep it over a restart.
+    pub fn files(&self) -> Files {
+        let mut all = self.main.files.clone();
+        all.0.extend(self.brakes.files.0.clone());
+        all
+    }
+
+    /// Files of decision tests and everything else but the brakes.
+    pub fn main_files(&self) -> &Files {
+        &self.main.files
+    }
+}
+
+fn hash(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    hash
+}
+
+/// Files whose absence would quietly widen what is allowed; emptied first, they may go.
+fn gone(slug: &PortalSlug, files: &Files, previous: Option<&Revision>) -> Vec<Problem> {
+    let own = format!("policies/{slug}/");
+    let mut problems = Vec::new();
+    if !files.0.keys().any(|name| name.starts_with(&own)) {
+        problems.push(Problem::new(&own, "is missing or empty"));
+    }
+    let Some(previous) = previous else { return problems };
+    let portal_yaml = format!("{own}portal.yaml");
+    for (name, file) in &previous.main.files.0 {
+        let guarded = name.starts_with("policies/_shared/") || *name == portal_yaml || name.starts_with("schemas/");
+        if guarded && files.get(name).is_none() && says_something(file) {
+            problems.push(Problem::new(name, "was there and is gone").with_help("to remove it for good, empty it first"));
+        }
+    }
+    problems
+}
+
+fn says_something(file: &SourceFile) -> bool {
+    let text = String::from_utf8_lossy(&file.bytes);
+    text.lines().map(str::trim).any(|line| !line.is_empty() && !line.starts_with("//") && !line.starts_with('#'))
+}
+
+fn is_policy_place(slug: &PortalSlug, name: &str) -> bool {
+    let below = [format!("policies/{slug}/"), "policies/_shared/".to_owned()];
+    below.iter().any(|folder| name.strip_prefix(folder.as_str()).is_some_and(|rest| !rest.contains('/')))
+}
+
+fn portal_file(slug: &PortalSlug, files: &Files) -> Result<PortalFile, RevisionError> {
+    let name = format!("policies/{slug}/portal.yaml");
+    let text = match files.get(&name) {
+        Some(file) => file.text(&name)?,
+        None => "",
+    };
+    PortalFile::parse(text).map_err(|errors| RevisionError {
+        problems: errors
+            .into_iter()
+            .map(|e| {
+                let message = if e.key.is_empty() { e.message } else { format!("`{}`: {}", e.key, e.message) };
+                Problem::new(&name, message).at_line(e.line)
+            })
+            .collect(),
+    })
+}
+
+/// The portal's schema: shared and own text joined, errors placed in the file they are in.
+fn schema(slug: &PortalSlug, files: &Files) -> Result<(Schema, String), RevisionError> {
+    let own = format!("schemas/{slug}.cedarschema");
+    let names = ["schemas/_shared.cedarschema".to_owned(), own.clone()];
+    let mut joined = String::new();
+    let mut problems = Vec::new();
+    for name in names.iter().filter(|name| files.get(name).is_some()) {
+        let Some(file) = files.get(name) else { continue };
+        match file.text(name) {
+            Err(problem) => problems.push(problem),
+            Ok(text) => match SchemaFragment::from_cedarschema_str(text) {
+                Err(error) => problems.push(Problem::from_diagnostic(name, text, &error)),
+                Ok(_) => joined = format!("{joined}{text}\n"),
+            },
+        }
+    }
+    RevisionError::check(problems)?;
+    if joined.is_empty() {
+        return Err(Problem::new(&own, "is missing; strict validation needs a schema").into());
+    }
+    match Schema::from_cedarschema_str(&joined) {
+        Ok((schema, _)) => Ok((schema, joined)),
+        Err(error) => Err(in_joined(&names, files, &joined, &error).into()),
+    }
+}
+
+/// An error in the joined text belongs to the file that the place falls into.
+fn in_joined(names: &[String], files: &Files, joined: &str, error: &dyn miette::Diagnostic) -> Problem {
+    let problem = Problem::from_diagnostic("schemas/", joined, error);
+    let mut first_line = 0;
+    for name in names {
+        let Some(text) = files.get(name).and_then(|f| f.text(name).ok()) else { continue };
+        let lines = text.matches('\n').count() + 1;
+        match problem.line {
+            Some(line) if line <= first_line + lines => {
+                return Problem { file: name.clone(), line: Some(line - first_line), ..problem };
+            }
+            None => return Problem { file: names.last().cloned().unwrap_or_default(), ..problem },
+            Some(_) => first_line += lines,
+        }
+    }
+    problem
+}
+
+/// Credentials must not become context.
+fn schema_problems(slug: &PortalSlug, model: &SchemaModel) -> Vec<Problem> {
+    let mut secret = std::collections::BTreeSet::new();
+    for (_, action) in model.actions() {
+        if let Some(AttrType::Record(headers)) = action.context.fields.get("headers").map(|f| &f.ty) {
+            secret.extend(headers.fields.keys().filter(|name| is_secret_header(name)).cloned());
+        }
+    }
+    let file = format!("schemas/{slug}.cedarschema");
+    secret.into_iter().map(|name| Problem::new(&file, format!("header `{name}` carries credentials and cannot be context"))).collect()
+}
+
+fn route_problems(slug: &PortalSlug, files: &Files, file: &PortalFile, model: &SchemaModel) -> Vec<Problem> {
+    let name = format!("policies/{slug}/portal.yaml");
+    let text = files.get(&name).and_then(|f| f.text(&name).ok()).unwrap_or_default();
+    let mut problems = Vec::new();
+    for route in file.routes.routes() {
+        let line = text.find(&route.text).map(|offset| problem::position(text, offset).0);
+        let place = |message: String| Problem::new(&name, format!("route `{} {}`: {message}", route.method, route.text)).at_line(line);
+        if model.resolve_action(&route.action).is_none() {
+            problems.push(place(format!("the schema has no action `{}`", route.action)));
+        }
+        if model.resolve_type(&route.resource_type).is_none() {
+            problems.push(place(format!("the schema has no entity type `{}`", route.resource_type)));
+        }
+    }
+    problems
+}
+
+fn links(
+    slug: &PortalSlug,
+    files: &Files,
+    templates: &[Template],
+    validator: &Validator,
+) -> Result<Vec<Arc<PolicyEntry>>, Vec<Problem>> {
+    let name = format!("policies/{slug}/links.json");
+    files.get(&name).map_or_else(|| Ok(Vec::new()), |file| policies::link(&name, file, templates, validator))
+}
+
+fn duplicates(entries: &[Arc<PolicyEntry>]) -> Vec<Problem> {
+    let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut problems = Vec::new();
+    for entry in entries {
+        if let Some(first) = seen.insert(&entry.info.id, &entry.info.place) {
+            let (file, line) = split_place(&entry.info.place);
+            problems.push(Problem::new(file, format!("policy id `{}` is already used at {first}", entry.info.id)).at_line(line));
+        }
+    }
+    problems
+}
+
+fn split_place(place: &str) -> (&str, Option<usize>) {
+    match place.rsplit_once(':') {
+        Some((file, line)) => (file, line.parse().ok()),
+        None => (place, None),
+    }
+}
+
+/// A public path must not reach anything that a forbid names: the forbid would never be asked.
+fn public_problems(slug: &PortalSlug, file: &PortalFile, names: &TypeNames, entries: &[Arc<PolicyEntry>]) -> Vec<Problem> {
+    let portal_yaml = format!("policies/{slug}/portal.yaml");
+    let mut problems = Vec::new();
+    if file.public.is_empty() {
+        return problems;
+    }
+    for entry in entries.iter().filter(|e| e.info.effect == Effect::Forbid) {
+        for (path, reach) in named_paths(entry, names) {
+            if let Some(public) = file.public.overlaps(path.id().unescaped(), reach) {
+                let message = format!("public `{public}` reaches `{path}`, which forbid `{}` names ({})", entry.info.id, entry.info.place);
+                problems.push(Problem::new(&portal_yaml, message));
+            }
+        }
+    }
+    problems
+}
+
+fn named_paths(entry: &PolicyEntry, names: &TypeNames) -> Vec<(EntityUid, Reach)> {
+    let exact = match entry.policy().resource_constraint() {
+        ResourceConstraint::Eq(uid) => Some(uid),
+        _ => None,
+    };
+    let is_path = |uid: &EntityUid| names.path.as_ref() == Some(uid.type_name());
+    let paths = entry.policy().entity_literals().into_iter().filter(is_path);
+    paths
+        .map(|uid| {
+            let reach = if exact.as_ref() == Some(&uid) && !entry.policy().has_non_scope_constraint() { Reach::Exact } else { Reach::Subtree };
+            (uid, reach)
+        })
+        .collect()
+}
+
+/// Paths that conditions name: they may stand on the left of an `in`.
+fn named_in_conditions(entries: &[Arc<PolicyEntry>], names: &TypeNames) -> Vec<EntityUid> {
+    let conditional = entries.iter().filter(|e| e.policy().has_non_scope_constraint());
+    let literals = conditional.flat_map(|e| e.policy().entity_literals());
+    literals.filter(|uid| names.path.as_ref() == Some(uid.type_name())).collect()
+}
+
+fn entities(slug: &PortalSlug, files: &Files, model: &SchemaModel) -> Result<EntityStore, Problem> {
+    let name = format!("policies/{slug}/entities.json");
+    let fail = |message: String| Problem::new(&name, message);
+    let parsed = match files.get(&name) {
+        Some(file) => Entities::from_json_str(file.text(&name)?, Some(&model.cedar)).map_err(|e| {
+            let message = report(&e);
+            let line = line_in(&message);
+            fail(message).at_line(line)
+        })?,
+        None => model.cedar.action_entities().map_err(|e| fail(report(&e)))?,
+    };
+    EntityStore::new(parsed).map_err(|e| fail(e.to_string()))
+}
+
+/// `… at line 3 column 5`, as the JSON parser puts it.
+fn line_in(message: &str) -> Option<usize> {
+    let (_, rest) = message.split_once(" at line ")?;
+    usize::from_str(rest.split_whitespace().next()?).ok()
+}
