@@ -1,0 +1,2 @@
+//! portal
+pub mod path;
