@@ -49,7 +49,11 @@ struct Shape {
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 pub enum PortalError {
     #[error("portals `{first}` and `{second}` match the same host and `path_prefix: {prefix}`; change one of them")]
-    Tie { first: PortalSlug, second: PortalSlug, prefix: String },
+    Tie {
+        first: PortalSlug,
+        second: PortalSlug,
+        prefix: String,
+    },
     #[error("`path_prefix: {prefix}` of portal `{slug}` is not canonical; write it with a leading and without a trailing `/`")]
     Prefix { slug: PortalSlug, prefix: String },
     #[error("host `{host}` of portal `{slug}` is not a host name; write labels or `*` with dots between, without a port")]
@@ -391,7 +395,10 @@ mod tests {
         let path = CanonicalPath::parse("/a/b%2b/").unwrap();
         let mapped = map("PATCH", &path, &RouteTable::default());
         assert_eq!(mapped.action, ActionName::Bare("PATCH".to_owned()));
-        assert_eq!((mapped.resource.type_name.as_str(), mapped.resource.id.as_str()), ("Path", "/a/b%2B"));
+        assert_eq!(
+            (mapped.resource.type_name.as_str(), mapped.resource.id.as_str()),
+            ("Path", "/a/b%2B")
+        );
         assert!(mapped.route.is_none());
     }
 }

@@ -361,27 +361,71 @@ mod tests {
         use PathError as E;
         for (error, raws) in [
             (E::NotAbsolute, &["", "a", "*", "?q", "http://a/b"][..]),
-            (E::EmptySegment, &["//", "/a//b", "//a", "/a//", "/%20x//"][..]),
+            (E::EmptySegment, &["//", "/a//b", "//a", "/a//", "/%41x//"][..]),
             (
                 E::DotSegment,
-                &["/.", "/..", "/a/./b", "/a/../b", "/a/%2e", "/%2E%2e/a", "/.%2e/x", "/%2e./", "/a/.."],
+                &[
+                    "/.",
+                    "/..",
+                    "/a/./b",
+                    "/a/../b",
+                    "/a/%2e",
+                    "/%2E%2e/a",
+                    "/.%2e/x",
+                    "/%2e./",
+                    "/a/..",
+                ],
             ),
             (E::Backslash, &["/a\\b", "/a%5cb", "/%5C..", "/..\\x"]),
             (E::Semicolon, &["/a;b=c", "/a%3b", "/;/x", "/..;/x", "/%3B"]),
             (
                 E::Control,
-                &["/a\0", "/%00", "/%0a", "/a%0D", "/\t", "/%09a", "/%7f", "/\u{7f}", "/%c2%85a", "/a\u{9f}b", "/%1F"],
+                &[
+                    "/a\0",
+                    "/%00",
+                    "/%0a",
+                    "/a%0D",
+                    "/\t",
+                    "/%09a",
+                    "/%7f",
+                    "/\u{7f}",
+                    "/%c2%85a",
+                    "/a\u{9f}b",
+                    "/%1F",
+                ],
             ),
             (E::EncodedSlash, &["/a%2fb", "/%2F", "/..%2f.."]),
             (E::EncodedTwice, &["/%252f", "/%25%32%66", "/a%2541", "/%252%65", "/%25%61f"]),
-            (E::BadEscape, &["/%", "/%2", "/%zz", "/%u002f", "/%%41", "/%+1", "/%4/1", "/a%2\u{e9}"]),
+            (
+                E::BadEscape,
+                &["/%", "/%2", "/%zz", "/%u002f", "/%%41", "/%+1", "/%4/1", "/a%2\u{e9}"],
+            ),
             (
                 E::InvalidUtf8,
-                &["/%c0%af", "/%ff", "/%e0%80%af", "/%ed%a0%80", "/%c3", "/%c3/%a9", "/%f4%90%80%80", "/\u{e9}%a9"],
+                &[
+                    "/%c0%af",
+                    "/%ff",
+                    "/%e0%80%af",
+                    "/%ed%a0%80",
+                    "/%c3",
+                    "/%c3/%a9",
+                    "/%f4%90%80%80",
+                    "/\u{e9}%a9",
+                ],
             ),
             (
                 E::EdgeWhitespace,
-                &["/ a", "/a ", "/%20", "/a%20/b", "/%c2%a0a", "/a\u{3000}", "/%e2%80%83x", "/x%ef%bb%bf", "/.%20"],
+                &[
+                    "/ a",
+                    "/a ",
+                    "/%20",
+                    "/a%20/b",
+                    "/%c2%a0a",
+                    "/a\u{3000}",
+                    "/%e2%80%83x",
+                    "/x%ef%bb%bf",
+                    "/.%20",
+                ],
             ),
             (E::Delimiter, &["/a?b", "/a#b", "/#", "/%41#"]),
         ] {
@@ -503,7 +547,8 @@ mod tests {
                 prop_assert_eq!(CanonicalPath::parse(path.as_str()), Ok(path.clone()));
                 prop_assert!(is_canonical_id(path.id()));
                 prop_assert!(is_canonical_id(path.plain_id()));
-                prop_assert_eq!(CanonicalPath::parse(path.plain_id()).unwrap().plain_id(), path.plain_id());
+                let again = CanonicalPath::parse(path.plain_id()).unwrap();
+                prop_assert_eq!(again.plain_id(), path.plain_id());
             }
         }
 

@@ -155,7 +155,7 @@ impl RouteTable {
             resource_id: IdTemplate::parse(&spec.resource_id, &segments, &spec.route)?,
         };
         let end = self.methods.entry(method.to_owned()).or_default().end_of(&segments);
-        if let Some(other) = end.and_then(|taken| self.routes.get(*taken)) {
+        if let Some(other) = end.and_then(|taken| self.routes.get(taken)) {
             return Err(RouteError::Ambiguous {
                 route: spec.route.clone(),
                 other: other.to_string(),
@@ -296,7 +296,9 @@ fn push_literal(parts: &mut Vec<Part>, literal: &str, id: &str) -> Result<(), Ro
 fn check_injective(parts: &[Part], id: &str) -> Result<(), RouteError> {
     let separates = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '~' | '%'));
     let neighbours = parts.iter().zip(parts.iter().skip(1));
-    let side_by_side = neighbours.clone().any(|pair| matches!(pair, (Part::Value(_), Part::Value(_))));
+    let side_by_side = neighbours
+        .clone()
+        .any(|pair| matches!(pair, (Part::Value(_), Part::Value(_))));
     let weak = neighbours.zip(parts.iter().skip(2)).any(
         |((before, between), after)| matches!((before, between, after), (Part::Value(_), Part::Literal(text), Part::Value(_)) if !text.contains(separates)),
     );
