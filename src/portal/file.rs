@@ -95,7 +95,10 @@ type Errors = Vec<PortalFileError>;
 impl PortalFile {
     /// An empty text is a file without keys.
     pub fn parse(text: &str) -> Result<Self, Vec<PortalFileError>> {
-        let root: Spanned<Node> = serde_saphyr::from_str(text).map_err(|error| vec![syntax_error(&error)])?;
+        // Only `true` and `false` are booleans: an action may well be called `on`.
+        let options = serde_saphyr::options! { strict_booleans: true };
+        let root: Spanned<Node> =
+            serde_saphyr::from_str_with_options(text, options).map_err(|error| vec![syntax_error(&error)])?;
         let root = Place {
             key: String::new(),
             line: Some(1),
@@ -479,6 +482,12 @@ danger_skip_errors: false
             assert!(places.contains(&place), "{place:?} is not in {places:?}");
         }
         assert_eq!(places.len(), 5);
+    }
+
+    #[test]
+    fn only_true_and_false_are_booleans() {
+        assert_eq!(PortalFile::parse("title: yes").unwrap().title.as_deref(), Some("yes"));
+        assert_eq!(only_error("danger_skip_errors: yes").key, "danger_skip_errors");
     }
 
     #[test]

@@ -532,7 +532,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(4000))]
+        #![proptest_config(ProptestConfig::with_cases(1500))]
 
         #[test]
         fn parsing_never_panics_and_is_idempotent(raw in any::<String>()) {
