@@ -3,4 +3,5 @@ mod authz;
 mod config;
 mod denial;
 mod metrics;
+mod portal;
 mod types;
