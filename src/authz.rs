@@ -18,13 +18,13 @@ use std::sync::Arc;
 
 use cedar_policy::{EntityId, EntityTypeName, EntityUid};
 use http::HeaderValue;
-use rustc_hash::FxHashMap;
 use uuid::Uuid;
 
 use self::context::{ContextPlans, Facts, ProxyContext};
 use self::engine::{Answer, ContextSource, Effects, Engine, Outcome, Party, Question};
 use self::principal::Principal;
 use self::schema::SchemaModel;
+use self::supplied::SuppliedEntities;
 use crate::denial::{Denial, Refusal};
 
 /// Proof that a decision allowed this one request; forwarding consumes it.
@@ -82,20 +82,16 @@ pub struct TypeNames {
 pub struct Target {
     pub action: EntityUid,
     pub resource: Party,
-    /// For a routed request: the same request as a plain path query, whose forbids count too.
-    pub path: Option<(EntityUid, Party)>,
-}
-
-/// The answer, and what it was about.
-pub struct Decided {
-    pub answer: Answer,
-    pub action: EntityUid,
-    pub resource: EntityUid,
+    /// The same request as plain path queries, whose forbids count too: a route must not step around a path rule, nor
+    /// may another spelling of the path.
+    pub paths: Vec<(EntityUid, Party)>,
 }
 
 impl TypeNames {
     pub fn new(schema: &SchemaModel, slug: &str) -> Self {
-        let portal = schema.resolve_type("Portal").map(|ty| EntityUid::from_type_name_and_id(ty, EntityId::new(slug)));
+        let portal = schema
+            .resolve_type("Portal")
+            .map(|ty| EntityUid::from_type_name_and_id(ty, EntityId::new(slug)));
         Self {
             role: schema.resolve_type("Role"),
             tenant: schema.resolve_type("Tenant"),
@@ -116,53 +112,65 @@ impl TypeNames {
 impl Rules {
     /// The proxy's question. `Err` where it cannot be put at all; everything else is in the answer.
     pub fn ask(&self, principal: &Principal, target: &Target, facts: &Facts<'_>) -> Result<Answer, Refusal> {
-        let principal_type = principal.party.uid.type_name();
-        if !self.schema.applies(principal_type, &target.action, target.resource.uid.type_name()) {
-            let resource = target.resource.uid.type_name();
-            let detail = format!("the schema does not let a `{principal_type}` do `{}` on a `{resource}`", target.action);
-            return Err(Refusal::new(Denial::NotPermitted, detail));
-        }
         let Some(plan) = self.plans.get(&target.action) else {
-            return Err(Refusal::new(Denial::NotPermitted, format!("action `{}` is not declared", target.action)));
+            return Err(Refusal::new(
+                Denial::NotPermitted,
+                format!("action `{}` is not declared", target.action),
+            ));
         };
         plan.check(facts)?;
-        let context = ProxyContext { plan, facts };
-        if let Some((action, path)) = &target.path {
-            let forbids = self.path_forbids(&principal.party, (action, path), facts, &context);
-            if forbids.outcome == Outcome::Forbidden || forbids.outcome == Outcome::EvaluationError {
+        let own = ProxyContext { plan, facts };
+        for (action, path) in &target.paths {
+            // where the method is no declared action, rules that name no action still count, in the routed context
+            let context = self.plans.get(action).map_or(own, |plan| ProxyContext { plan, facts });
+            let forbids = self.decide(
+                (&principal.party, action, path),
+                &context,
+                &SuppliedEntities::default(),
+                Effects::Forbids,
+            );
+            if matches!(forbids.outcome, Outcome::Forbidden | Outcome::EvaluationError) {
                 return Ok(forbids);
             }
         }
-        Ok(self.engine.decide(&Question {
-            principal: &principal.party,
-            action: &target.action,
-            resource: &target.resource,
-            context: &context,
-            supplied: &FxHashMap::default(),
-            effects: Effects::Both,
-        }))
+        self.ask_in(&principal.party, target, &SuppliedEntities::default(), &own)
     }
 
-    /// The forbids of the plain path query: a route must not step around a path rule.
-    ///
-    /// Where the schema does not declare the method as an action, rules that name no action still count; they get the
-    /// routed action's context, the only one there is.
-    fn path_forbids(
+    /// The question with a context that is already known; the app's door and decision tests ask so.
+    pub fn ask_in(
         &self,
         principal: &Party,
-        (action, path): (&EntityUid, &Party),
-        facts: &Facts<'_>,
-        routed: &ProxyContext<'_>,
+        target: &Target,
+        supplied: &SuppliedEntities,
+        context: &dyn ContextSource,
+    ) -> Result<Answer, Refusal> {
+        let (who, what) = (principal.uid.type_name(), target.resource.uid.type_name());
+        if !self.schema.applies(who, &target.action, what) {
+            let detail = format!("the schema does not let a `{who}` do `{}` on a `{what}`", target.action);
+            return Err(Refusal::new(Denial::NotPermitted, detail));
+        }
+        Ok(self.decide(
+            (principal, &target.action, &target.resource),
+            context,
+            supplied,
+            Effects::Both,
+        ))
+    }
+
+    fn decide(
+        &self,
+        (principal, action, resource): (&Party, &EntityUid, &Party),
+        context: &dyn ContextSource,
+        supplied: &SuppliedEntities,
+        effects: Effects,
     ) -> Answer {
-        let own = self.plans.get(action).map(|plan| ProxyContext { plan, facts });
-        let context: &dyn ContextSource = own.as_ref().unwrap_or(routed);
         self.engine.decide(&Question {
             principal,
             action,
-            resource: path,
+            resource,
             context,
-            supplied: &FxHashMap::default(),
-            effects: Effects::Forbids,
+            supplied,
+            effects,
         })
     }
 

@@ -124,6 +124,8 @@ pub struct Issuer {
     pub principal: Arc<str>,
     /// `None`: `<name>|` where a portal trusts several issuers, else nothing.
     pub subject_prefix: Option<String>,
+    /// `<name>|`.
+    pub several_prefix: String,
     /// Tenants this issuer may assert; `None`: any.
     pub tenants: Option<Vec<String>>,
     /// Roles this issuer may assert; `None`: any.
@@ -218,4 +220,15 @@ pub struct Limits {
     pub drain_timeout: Duration,
     /// Threads that serve traffic; default: one per core.
     pub workers: usize,
+}
+
+impl Issuer {
+    /// What goes before its subjects in a portal that trusts `issuers` issuers.
+    pub fn prefix_in(&self, issuers: usize) -> &str {
+        match &self.subject_prefix {
+            Some(prefix) => prefix,
+            None if issuers > 1 => &self.several_prefix,
+            None => "",
+        }
+    }
 }

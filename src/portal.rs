@@ -248,6 +248,12 @@ fn claim(prefixes: &mut Prefixes, prefix: &str, index: usize, portals: &[Portal]
 }
 
 impl ActionName {
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Bare(text) | Self::Qualified(text) => text,
+        }
+    }
+
     /// Only a written action can be qualified: an HTTP method is always an id.
     pub fn written(text: &str) -> Self {
         match text.contains("::") {

@@ -15,7 +15,7 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Weak};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use cedar_policy::{Effect, Entities, EntityUid, ResourceConstraint, Schema, SchemaFragment, Template, Validator};
+use cedar_policy::{Effect, Entities, EntityId, EntityUid, ResourceConstraint, Schema, SchemaFragment, Template, Validator};
 use http::HeaderValue;
 use serde_json::{Map, Value};
 
@@ -27,8 +27,12 @@ use crate::authz::engine::{Engine, ErroredForbids, PolicyEntry, Slice};
 use crate::authz::entities::EntityStore;
 use crate::authz::schema::{AttrType, SchemaModel};
 use crate::authz::supplied::report;
-use crate::authz::{Rules, TypeNames};
+use crate::authz::engine::Party;
+use crate::authz::{Rules, Target, TypeNames};
 use crate::config;
+use crate::denial::{Denial, Refusal};
+use crate::portal::{self, ActionName};
+use crate::portal::path::{CanonicalPath, is_canonical_id};
 use crate::portal::file::{PortalFile, SkipErrors};
 use crate::portal::route::Reach;
 use crate::types::PortalSlug;
@@ -155,6 +159,7 @@ impl Loader {
         });
         let entries: Vec<_> = entries.into_iter().chain(links).collect();
         problems.extend(duplicates(&entries));
+        problems.extend(path_problems(&entries, &names));
         problems.extend(public_problems(slug, &file, &names, &entries));
         if self.warnings == Warnings::Reject {
             problems.extend(warnings.iter().cloned());
@@ -250,7 +255,7 @@ impl Loader {
         all.0.extend(brakes.files.0.iter().map(|(n, f)| (n.clone(), f.clone())));
         let id: String = all.hash().iter().take(8).map(|b| format!("{b:02x}")).collect();
         let errored = match main.file.danger_skip_errors {
-            SkipErrors::Skip => ErroredForbids::Skip,
+            SkipErrors::DangerSkip => ErroredForbids::Skip,
             SkipErrors::Deny => ErroredForbids::Deny,
         };
         let entries = main.entries.iter().chain(&brakes.entries).cloned().collect();
@@ -279,6 +284,33 @@ impl Loader {
 }
 
 impl Revision {
+    /// What a request asks for, in this revision's words.
+    pub fn target(&self, method: &str, path: &CanonicalPath) -> Result<Target, Refusal> {
+        let mapped = portal::map(method, path, &self.file.routes);
+        let action = match &mapped.action {
+            ActionName::Bare(name) | ActionName::Qualified(name) => self.rules.schema.resolve_action(name),
+        };
+        let action = action.ok_or_else(|| not_permitted(format!("the schema has no action `{}`", mapped.action.text())))?;
+        let ty = self.rules.schema.resolve_type(&mapped.resource.type_name);
+        let ty = ty.ok_or_else(|| not_permitted(format!("the schema has no type `{}`", mapped.resource.type_name)))?;
+        let resource = self.rules.resource(EntityUid::from_type_name_and_id(ty, EntityId::new(&mapped.resource.id)));
+        let mut paths = Vec::new();
+        if mapped.route.is_some() {
+            paths.extend(self.path_query(method, path.id()));
+        }
+        if path.plain_id() != path.id() {
+            paths.extend(self.path_query(method, path.plain_id()));
+        }
+        Ok(Target { action, resource, paths })
+    }
+
+    /// The plain path query; `None` where the schema knows no paths, so that no rule can name one.
+    fn path_query(&self, method: &str, id: &str) -> Option<(EntityUid, Party)> {
+        let ty = self.rules.names.path.clone()?;
+        let path = self.rules.resource(EntityUid::from_type_name_and_id(ty, EntityId::new(id)));
+        Some((self.rules.schema.method_action(method)?, path))
+    }
+
     /// Every file it is made of, to keep it over a restart.
     pub fn files(&self) -> Files {
         let mut all = self.main.files.clone();
@@ -443,6 +475,28 @@ fn split_place(place: &str) -> (&str, Option<usize>) {
         Some((file, line)) => (file, line.parse().ok()),
         None => (place, None),
     }
+}
+
+fn not_permitted(detail: String) -> Refusal {
+    Refusal::new(Denial::NotPermitted, detail)
+}
+
+/// A path that no request can have would make its rule look right and never match.
+fn path_problems(entries: &[Arc<PolicyEntry>], names: &TypeNames) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for entry in entries {
+        for uid in entry.policy().entity_literals().iter().filter(|uid| names.path.as_ref() == Some(uid.type_name())) {
+            let id = uid.id().unescaped();
+            let path = CanonicalPath::parse(id).ok().filter(|_| is_canonical_id(id));
+            if path.is_none_or(|path| path.plain_id() != id) {
+                let (file, line) = split_place(&entry.info.place);
+                let message = format!("policy `{}` names `{uid}`, which no request's path can be", entry.info.id);
+                let help = "start with `/`, leave out the trailing `/`, escape only what a path must escape";
+                problems.push(Problem::new(file, message).at_line(line).with_help(help));
+            }
+        }
+    }
+    problems
 }
 
 /// A public path must not reach anything that a forbid names: the forbid would never be asked.

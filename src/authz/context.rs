@@ -18,8 +18,13 @@ use crate::denial::{Denial, Refusal};
 use crate::types::AuthFacts;
 
 /// Headers that never become context: they carry credentials.
-const SECRET_HEADERS: [&str; 5] =
-    ["authorization", "cookie", "proxy-authorization", "set-cookie", "x-cedargate-assertion"];
+const SECRET_HEADERS: [&str; 5] = [
+    "authorization",
+    "cookie",
+    "proxy-authorization",
+    "set-cookie",
+    "x-cedargate-assertion",
+];
 
 /// What the gate knows of one request; the app's own question has no `http`.
 #[derive(Clone, Copy)]
@@ -84,6 +89,7 @@ enum Fact {
 }
 
 /// The context of one question at the proxy: built when conditions read it.
+#[derive(Clone, Copy)]
 pub struct ProxyContext<'a> {
     pub plan: &'a ContextPlan,
     pub facts: &'a Facts<'a>,
@@ -94,7 +100,12 @@ pub struct ReadyContext(pub Context);
 
 impl ContextPlans {
     pub fn new(schema: &SchemaModel) -> Self {
-        Self(schema.actions().map(|(uid, model)| (uid.clone(), ContextPlan::new(&model.context))).collect())
+        Self(
+            schema
+                .actions()
+                .map(|(uid, model)| (uid.clone(), ContextPlan::new(&model.context)))
+                .collect(),
+        )
     }
 
     pub fn get(&self, action: &EntityUid) -> Option<&ContextPlan> {
@@ -113,7 +124,12 @@ impl ContextPlan {
             match fact(name, &field.ty) {
                 Some(fact) => {
                     plan.reads_query |= fact == Fact::Query;
-                    plan.owned.push(OwnedField { name: name.clone(), fact, ty: field.ty.clone(), required: field.required });
+                    plan.owned.push(OwnedField {
+                        name: name.clone(),
+                        fact,
+                        ty: field.ty.clone(),
+                        required: field.required,
+                    });
                 }
                 None if field.required => plan.foreign_required.push(name.clone()),
                 None => {}
@@ -124,7 +140,9 @@ impl ContextPlan {
 
     /// Whether nobody but the gate may fill this field.
     pub fn owns(&self, name: &str, facts: &Facts<'_>) -> bool {
-        self.owned.iter().any(|f| f.name == name && (facts.http.is_some() || !f.fact.needs_http()))
+        self.owned
+            .iter()
+            .any(|f| f.name == name && (facts.http.is_some() || !f.fact.needs_http()))
     }
 
     /// Refuses what could not be decided on: repeated values, required facts that are not there.
@@ -136,7 +154,9 @@ impl ContextPlan {
         self.owned.iter().filter(|f| f.fact.can_fail()).try_for_each(|field| {
             let filled = field.json(facts)?;
             match filled {
-                Some(value) => expression(&field.ty, &value, &field.name).map(drop).map_err(|e| field.refusal(e.to_string())),
+                Some(value) => expression(&field.ty, &value, &field.name)
+                    .map(drop)
+                    .map_err(|e| field.refusal(e.to_string())),
                 None if field.required => Err(field.refusal(format!("context `{}` is required and not known", field.name))),
                 None => Ok(()),
             }
@@ -180,16 +200,18 @@ impl OwnedField {
             (Fact::Host, Some(http)) => Some(json!(http.host)),
             (Fact::Scheme, Some(http)) => Some(json!(http.scheme)),
             (Fact::SourceIp, Some(http)) => Some(json!(http.source_ip.to_string())),
-            (Fact::Query, Some(http)) => Some(self.multi(|name| {
-                Ok(http.query.iter().filter(|(k, _)| k == name).map(|(_, v)| v.clone()).collect())
-            })?),
+            (Fact::Query, Some(http)) => {
+                Some(self.multi(|name| Ok(http.query.iter().filter(|(k, _)| k == name).map(|(_, v)| v.clone()).collect()))?)
+            }
             (Fact::Headers, Some(http)) => Some(self.multi(|name| header_values(http.headers, name))?),
         })
     }
 
     /// A record of strings (given once) and sets of strings (all of them).
     fn multi(&self, values: impl Fn(&str) -> Result<Vec<String>, Refusal>) -> Result<Value, Refusal> {
-        let AttrType::Record(record) = &self.ty else { return Ok(Value::Null) };
+        let AttrType::Record(record) = &self.ty else {
+            return Ok(Value::Null);
+        };
         let mut all = Map::new();
         for (name, field) in &record.fields {
             let mut found = values(name)?;
@@ -214,7 +236,10 @@ impl OwnedField {
             (Fact::Now, _) => Ok(datetime_text(facts.now_millis).map(RestrictedExpression::new_datetime)),
             _ => {
                 let value = self.json(facts).map_err(|r| r.detail.into_owned())?;
-                value.map(|v| expression(&self.ty, &v, &self.name)).transpose().map_err(|e| e.to_string())
+                value
+                    .map(|v| expression(&self.ty, &v, &self.name))
+                    .transpose()
+                    .map_err(|e| e.to_string())
             }
         }
     }
@@ -265,7 +290,10 @@ fn fact(name: &str, ty: &AttrType) -> Option<Fact> {
         "auth" => (Fact::Auth, record_of(ty, auth_field)),
         "flags" => (Fact::Flags, record_of(ty, |_, t| *t == AttrType::Bool)),
         "query" => (Fact::Query, record_of(ty, string_or_set)),
-        "headers" => (Fact::Headers, record_of(ty, |n, t| string_or_set(n, t) && !is_secret_header(n))),
+        "headers" => (
+            Fact::Headers,
+            record_of(ty, |n, t| string_or_set(n, t) && !is_secret_header(n)),
+        ),
         _ => return None,
     };
     fits.then_some(fact)

@@ -158,17 +158,29 @@ struct Prepared {
 impl Party {
     /// Known by name; what the store holds of it counts.
     pub fn stored(uid: EntityUid, key: ScopeKey) -> Self {
-        Self { uid, key, knowledge: Knowledge::Stored }
+        Self {
+            uid,
+            key,
+            knowledge: Knowledge::Stored,
+        }
     }
 
     /// Known by name and place: no attributes, all these ancestors.
     pub fn placed(uid: EntityUid, key: ScopeKey, ancestors: Vec<EntityUid>) -> Self {
-        Self { uid, key, knowledge: Knowledge::Ancestors(ancestors, OnceLock::new()) }
+        Self {
+            uid,
+            key,
+            knowledge: Knowledge::Ancestors(ancestors, OnceLock::new()),
+        }
     }
 
     /// Known in full; `entity` has all its ancestors as parents.
     pub fn known(entity: Entity, key: ScopeKey) -> Self {
-        Self { uid: entity.uid(), key, knowledge: Knowledge::Entity(Box::new(entity)) }
+        Self {
+            uid: entity.uid(),
+            key,
+            knowledge: Knowledge::Entity(Box::new(entity)),
+        }
     }
 
     pub fn entity(&self) -> Option<&Entity> {
@@ -187,9 +199,23 @@ impl PolicyEntry {
     pub fn new(policy: &Policy, place: String) -> Option<Self> {
         let id: &str = policy.id().as_ref();
         let annotations = policy.annotations().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
-        let info = Arc::new(PolicyInfo { id: Arc::from(id), effect: policy.effect(), annotations, place });
-        let original = if policy.is_static() { policy.clone() } else { unlinked(policy)? };
-        Some(Self { info, original, reads: OnceLock::new(), twin: OnceLock::new() })
+        let info = Arc::new(PolicyInfo {
+            id: Arc::from(id),
+            effect: policy.effect(),
+            annotations,
+            place,
+        });
+        let original = if policy.is_static() {
+            policy.clone()
+        } else {
+            unlinked(policy)?
+        };
+        Some(Self {
+            info,
+            original,
+            reads: OnceLock::new(),
+            twin: OnceLock::new(),
+        })
     }
 
     pub fn policy(&self) -> &Policy {
@@ -197,7 +223,8 @@ impl PolicyEntry {
     }
 
     fn reads(&self) -> &Reads {
-        self.reads.get_or_init(|| Reads::of(&self.original).unwrap_or_else(|| Reads::everything(usize::MAX)))
+        self.reads
+            .get_or_init(|| Reads::of(&self.original).unwrap_or_else(|| Reads::everything(usize::MAX)))
     }
 
     /// The same policy with an unconstrained scope; `None` if its JSON form does not read back.
@@ -237,9 +264,20 @@ impl Engine {
         for (number, entry) in (0_u32..).zip(&policies) {
             index.insert(number, &entry.original);
         }
-        let actions = actions.into_iter().map(|(uid, groups)| (uid.clone(), index.actions.key(uid, groups))).collect();
+        let actions = actions
+            .into_iter()
+            .map(|(uid, groups)| (uid.clone(), index.actions.key(uid, groups)))
+            .collect();
         let slices = Cache::new(SLICES_MAX);
-        Self { policies, index, actions, store, errored_forbids, slices, twins: None }
+        Self {
+            policies,
+            index,
+            actions,
+            store,
+            errored_forbids,
+            slices,
+            twins: None,
+        }
     }
 
     /// Has new slices twinned by whoever reads the other end of `queue`; without it originals are evaluated for good.
@@ -291,7 +329,10 @@ impl Engine {
     }
 
     fn action_key(&self, action: &EntityUid) -> ScopeKey {
-        self.actions.get(action).cloned().unwrap_or_else(|| self.index.actions.key(action, []))
+        self.actions
+            .get(action)
+            .cloned()
+            .unwrap_or_else(|| self.index.actions.key(action, []))
     }
 
     fn make_slice(&self, key: &SliceKey) -> Slice {
@@ -299,8 +340,13 @@ impl Engine {
         let all = numbers.into_iter().filter_map(|n| self.policies.get(n as usize)).cloned();
         let taking_part = all.filter(|p| key.effects == Effects::Both || p.info.effect == Effect::Forbid);
         let (conditional, unconditional): (Vec<_>, Vec<_>) = taking_part.partition(|p| p.original.has_non_scope_constraint());
-        let mut slice =
-            Slice { unconditional, conditional, constant: None, originals: OnceLock::new(), twins: OnceLock::new() };
+        let mut slice = Slice {
+            unconditional,
+            conditional,
+            constant: None,
+            originals: OnceLock::new(),
+            twins: OnceLock::new(),
+        };
         if slice.conditional.is_empty() {
             slice.constant = Some(self.combine(&slice, Decision::Deny, &[], Vec::new()));
         }
@@ -309,13 +355,17 @@ impl Engine {
 
     fn evaluate(&self, prepared: &Prepared, question: &Question<'_>) -> Result<Evaluated, String> {
         let context = question.context.context(&prepared.reads.context)?;
-        let entities = self.entities(&prepared.reads, question, &context).map_err(|e| e.to_string())?;
+        let entities = self
+            .entities(&prepared.reads, question, &context)
+            .map_err(|e| e.to_string())?;
         let (principal, action) = (question.principal.uid.clone(), question.action.clone());
         let request = Request::new(principal, action, question.resource.uid.clone(), context, None).map_err(|e| e.to_string())?;
         let response = Authorizer::new().is_authorized(&request, &prepared.set, &entities);
         let diagnostics = response.diagnostics();
         let reasons = diagnostics.reason().cloned().collect();
-        let errors = diagnostics.errors().map(|AuthorizationError::PolicyEvaluationError(e)| (e.policy_id().clone(), e.to_string()));
+        let errors = diagnostics
+            .errors()
+            .map(|AuthorizationError::PolicyEvaluationError(e)| (e.policy_id().clone(), e.to_string()));
         Ok((response.decision(), reasons, errors.collect()))
     }
 
@@ -334,7 +384,9 @@ impl Engine {
         let find = |uid: &EntityUid| {
             let parties = [question.principal, question.resource];
             let party = parties.into_iter().filter(|p| p.uid == *uid).find_map(Party::entity);
-            party.or_else(|| self.store.get(uid).map(|s| &s.entity)).or_else(|| question.supplied.get(uid))
+            party
+                .or_else(|| self.store.get(uid).map(|s| &s.entity))
+                .or_else(|| question.supplied.get(uid))
         };
         reachable(roots, reads.hops, find)
     }
@@ -342,29 +394,62 @@ impl Engine {
     /// Cedar's combining rule, over what was evaluated and what needed no evaluation.
     fn combine(&self, slice: &Slice, decision: Decision, reasons: &[PolicyId], errors: Vec<(PolicyId, String)>) -> Answer {
         let satisfied = |effect: Effect| -> Vec<Arc<PolicyInfo>> {
-            let evaluated = slice.conditional.iter().filter(|p| reasons.iter().any(|r| r == p.original.id()));
-            let all = slice.unconditional.iter().chain(evaluated).filter(|p| p.info.effect == effect);
+            let evaluated = slice
+                .conditional
+                .iter()
+                .filter(|p| reasons.iter().any(|r| r == p.original.id()));
+            let all = slice
+                .unconditional
+                .iter()
+                .chain(evaluated)
+                .filter(|p| p.info.effect == effect);
             all.map(|p| Arc::clone(&p.info)).collect()
         };
         let forbid_failed = errors.iter().any(|(id, _)| {
-            slice.conditional.iter().any(|p| p.info.effect == Effect::Forbid && p.original.id() == id)
+            slice
+                .conditional
+                .iter()
+                .any(|p| p.info.effect == Effect::Forbid && p.original.id() == id)
         });
-        let errors = errors.into_iter().map(|(id, message)| PolicyError { policy: Arc::from(id.as_ref()), message }).collect();
+        let errors = errors
+            .into_iter()
+            .map(|(id, message)| PolicyError {
+                policy: Arc::from(id.as_ref()),
+                message,
+            })
+            .collect();
         let forbids = satisfied(Effect::Forbid);
         if !forbids.is_empty() {
-            return Answer { outcome: Outcome::Forbidden, policies: forbids, errors, near: None };
+            return Answer {
+                outcome: Outcome::Forbidden,
+                policies: forbids,
+                errors,
+                near: None,
+            };
         }
         let policies = satisfied(Effect::Permit);
-        let outcome = match (forbid_failed && self.errored_forbids == ErroredForbids::Deny, policies.is_empty(), decision) {
+        let outcome = match (
+            forbid_failed && self.errored_forbids == ErroredForbids::Deny,
+            policies.is_empty(),
+            decision,
+        ) {
             (true, ..) => Outcome::EvaluationError,
             (false, true, Decision::Deny) => Outcome::NotPermitted,
             // INVARIANT: Cedar allows only with a satisfied permit; without one it is not believed
             (false, true, Decision::Allow) => Outcome::EvaluationError,
             (false, false, _) => Outcome::Allow,
         };
-        let near = slice.conditional.iter().find(|p| p.info.effect == Effect::Permit && p.info.speaks());
+        let near = slice
+            .conditional
+            .iter()
+            .find(|p| p.info.effect == Effect::Permit && p.info.speaks());
         let near = near.filter(|_| outcome == Outcome::NotPermitted).map(|p| Arc::clone(&p.info));
-        Answer { outcome, policies, errors, near }
+        Answer {
+            outcome,
+            policies,
+            errors,
+            near,
+        }
     }
 }
 
@@ -375,14 +460,19 @@ impl Slice {
         let make = || {
             let mut reads = Reads::everything(1);
             self.conditional.iter().for_each(|p| reads.merge(p.reads()));
-            Some(Prepared { set: policy_set(self.conditional.iter().map(|p| &p.original))?, reads })
+            Some(Prepared {
+                set: policy_set(self.conditional.iter().map(|p| &p.original))?,
+                reads,
+            })
         };
         self.originals.get_or_init(make).as_ref()
     }
 
     /// Makes the scope-free twins; 70-500 µs per policy, so never on a request's thread.
     pub fn make_twins(&self) {
-        let Some(twins) = self.conditional.iter().map(|p| p.twin()).collect::<Option<Vec<_>>>() else { return };
+        let Some(twins) = self.conditional.iter().map(|p| p.twin()).collect::<Option<Vec<_>>>() else {
+            return;
+        };
         let Some(set) = policy_set(twins) else { return };
         let mut reads = Reads::default();
         self.conditional.iter().for_each(|p| reads.merge(p.reads()));
@@ -416,7 +506,15 @@ fn push_context_uids(context: &Context, roots: &mut Vec<EntityUid>) {
 impl Answer {
     /// The question could not be put to Cedar.
     pub fn failed(message: String) -> Self {
-        let error = PolicyError { policy: Arc::from(""), message };
-        Self { outcome: Outcome::EvaluationError, policies: Vec::new(), errors: vec![error], near: None }
+        let error = PolicyError {
+            policy: Arc::from(""),
+            message,
+        };
+        Self {
+            outcome: Outcome::EvaluationError,
+            policies: Vec::new(),
+            errors: vec![error],
+            near: None,
+        }
     }
 }

@@ -118,7 +118,9 @@ pub fn with_parents(entity: Entity, parents: HashSet<EntityUid>) -> Result<Entit
     }
     // taking an entity apart loses its tags; its JSON form keeps them
     let mut json = entity.to_json_value().map_err(|e| fail(&e))?;
-    let parents = parents.iter().map(|p| json!({"type": p.type_name().to_string(), "id": p.id().unescaped()}));
+    let parents = parents
+        .iter()
+        .map(|p| json!({"type": p.type_name().to_string(), "id": p.id().unescaped()}));
     if let Some(object) = json.as_object_mut() {
         object.insert("parents".to_owned(), parents.collect());
     }

@@ -7,11 +7,11 @@ use std::collections::{HashMap, HashSet};
 
 use cedar_policy::{Entity, EntityId, EntityTypeName, EntityUid, EvalResult, RestrictedExpression};
 
+use super::Rules;
 use super::engine::Party;
 use super::entities::StoredEntity;
 use super::schema::EntityModel;
 use super::value::expression;
-use super::Rules;
 use crate::denial::{Denial, Refusal};
 use crate::types::Identity;
 
@@ -27,7 +27,10 @@ impl Rules {
     /// `prefix` goes before the subject where a portal trusts several issuers.
     pub fn principal(&self, identity: &Identity, prefix: &str) -> Result<Principal, Refusal> {
         let ty = self.schema.resolve_type(&identity.principal_type).ok_or_else(|| {
-            Refusal::new(Denial::NotPermitted, format!("the schema has no entity type `{}`", identity.principal_type))
+            Refusal::new(
+                Denial::NotPermitted,
+                format!("the schema has no entity type `{}`", identity.principal_type),
+            )
         })?;
         let id = EntityId::new(format!("{prefix}{}", identity.subject));
         let uid = EntityUid::from_type_name_and_id(ty.clone(), id);
@@ -41,7 +44,10 @@ impl Rules {
         let entity = Entity::new(uid.clone(), attrs, parents)
             .map_err(|e| Refusal::new(Denial::ClaimInvalid, format!("attributes of `{uid}`: {e}")))?;
         let key = self.engine.index().principals.key(&uid, &ancestors);
-        Ok(Principal { party: Party::known(entity, key), ancestors })
+        Ok(Principal {
+            party: Party::known(entity, key),
+            ancestors,
+        })
     }
 
     /// Roles and tenant of the credential, and the groups of the stored entity; with everything above them.
@@ -52,7 +58,10 @@ impl Rules {
         };
         let mut direct = Vec::with_capacity(identity.roles.len() + 1);
         if let Some(role) = may_be_in(&self.names.role) {
-            let uids = identity.roles.iter().map(|r| EntityUid::from_type_name_and_id(role.clone(), EntityId::new(r)));
+            let uids = identity
+                .roles
+                .iter()
+                .map(|r| EntityUid::from_type_name_and_id(role.clone(), EntityId::new(r)));
             direct.extend(uids);
         }
         if let (Some(ty), Some(tenant)) = (may_be_in(&self.names.tenant), &identity.tenant) {
@@ -64,7 +73,11 @@ impl Rules {
 
     /// These and everything the store says is above them, each once.
     pub fn with_stored_ancestors(&self, direct: Vec<EntityUid>) -> Vec<EntityUid> {
-        let above: Vec<EntityUid> = direct.iter().flat_map(|uid| self.engine.store.ancestors(uid)).cloned().collect();
+        let above: Vec<EntityUid> = direct
+            .iter()
+            .flat_map(|uid| self.engine.store.ancestors(uid))
+            .cloned()
+            .collect();
         let mut all = direct;
         all.extend(above);
         all.sort();
@@ -88,12 +101,16 @@ impl Rules {
             };
             match (value, kept) {
                 (Some(value), Some(kept)) if !same(&value, &kept) => {
-                    return Err(claim_invalid(format!("claim `{path}` contradicts the stored attribute `{name}`")));
+                    return Err(claim_invalid(format!(
+                        "claim `{path}` contradicts the stored attribute `{name}`"
+                    )));
                 }
                 (Some(value), _) => attrs.push((name.clone(), value)),
                 (None, Some(_)) => attrs.extend(stored.and_then(|s| stored_attr(s, name))),
                 (None, None) if field.required => {
-                    return Err(claim_invalid(format!("claim `{path}` is missing; the schema requires `{name}`")));
+                    return Err(claim_invalid(format!(
+                        "claim `{path}` is missing; the schema requires `{name}`"
+                    )));
                 }
                 (None, None) => {}
             }

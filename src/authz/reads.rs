@@ -162,7 +162,10 @@ mod tests {
     #[test]
     fn context_fields_are_listed_one_by_one() {
         let found = reads("context.ip.isLoopback() && context has mfa && context.mfa");
-        assert_eq!(found.context, ContextReads::Fields(["ip".to_owned(), "mfa".to_owned()].into()));
+        assert_eq!(
+            found.context,
+            ContextReads::Fields(["ip".to_owned(), "mfa".to_owned()].into())
+        );
         assert!(!found.principal && !found.resource);
         assert_eq!(reads("context == {a: 1}").context, ContextReads::Everything);
         assert_eq!(reads("[context].contains(context)").context, ContextReads::Everything);
@@ -182,7 +185,9 @@ mod tests {
 
     #[test]
     fn literals_are_roots_too() {
-        let found = reads(r#"User::"bob".age > 1 && [User::"eve", User::"al"].contains(principal) && {Var: {Value: User::"z"}}.Var.Value == principal"#);
+        let found = reads(
+            r#"User::"bob".age > 1 && [User::"eve", User::"al"].contains(principal) && {Var: {Value: User::"z"}}.Var.Value == principal"#,
+        );
         assert_eq!(found.literals.len(), 4);
         assert!(found.principal);
     }

@@ -86,7 +86,12 @@ impl SchemaModel {
         let (resolved, _) = schema_str_to_json_with_resolved_types(text).map_err(|e| SchemaError::Cedar(e.to_string()))?;
         let root = resolved.as_object().ok_or_else(|| SchemaError::Shape(String::new()))?;
         let namespace = choose_namespace(root, namespace)?;
-        let mut model = Self { entities: FxHashMap::default(), actions: FxHashMap::default(), namespace, cedar };
+        let mut model = Self {
+            entities: FxHashMap::default(),
+            actions: FxHashMap::default(),
+            namespace,
+            cedar,
+        };
         for (name, body) in root {
             model.add_namespace(Resolver { root }, name, body)?;
         }
@@ -108,13 +113,18 @@ impl SchemaModel {
 
     /// Whether the schema lets this principal type ask for this action on this resource type.
     pub fn applies(&self, principal: &EntityTypeName, action: &EntityUid, resource: &EntityTypeName) -> bool {
-        self.actions.get(action).is_some_and(|a| a.principals.contains(principal) && a.resources.contains(resource))
+        self.actions
+            .get(action)
+            .is_some_and(|a| a.principals.contains(principal) && a.resources.contains(resource))
     }
 
     /// A type as a user writes it: full, or bare and then looked up in the portal's namespace before the empty one.
     pub fn resolve_type(&self, name: &str) -> Option<EntityTypeName> {
         let candidates = [self.qualified(name), name.to_owned()];
-        candidates.iter().filter_map(|n| EntityTypeName::from_str(n).ok()).find(|t| self.entities.contains_key(t))
+        candidates
+            .iter()
+            .filter_map(|n| EntityTypeName::from_str(n).ok())
+            .find(|t| self.entities.contains_key(t))
     }
 
     /// An action as a user writes it: `viewOrder` or `NS::Action::"viewOrder"`; `None` if it is not declared.
@@ -124,11 +134,23 @@ impl SchemaModel {
         }
         let types = [self.qualified("Action"), "Action".to_owned()];
         let uids = types.iter().filter_map(|t| EntityTypeName::from_str(t).ok());
-        uids.map(|t| EntityUid::from_type_name_and_id(t, EntityId::new(name))).find(|u| self.actions.contains_key(u))
+        uids.map(|t| EntityUid::from_type_name_and_id(t, EntityId::new(name)))
+            .find(|u| self.actions.contains_key(u))
+    }
+
+    /// `Action::"<METHOD>"` where the portal's HTTP actions are, declared or not.
+    pub fn method_action(&self, method: &str) -> Option<EntityUid> {
+        let declared = self.resolve_action(method);
+        let named = || EntityTypeName::from_str(&self.qualified("Action")).ok();
+        declared.or_else(|| named().map(|ty| EntityUid::from_type_name_and_id(ty, EntityId::new(method))))
     }
 
     fn qualified(&self, name: &str) -> String {
-        if self.namespace.is_empty() || name.contains("::") { name.to_owned() } else { format!("{}::{name}", self.namespace) }
+        if self.namespace.is_empty() || name.contains("::") {
+            name.to_owned()
+        } else {
+            format!("{}::{name}", self.namespace)
+        }
     }
 
     fn add_namespace(&mut self, resolver: Resolver<'_>, name: &str, body: &Value) -> Result<(), SchemaError> {
@@ -163,8 +185,12 @@ struct Resolver<'a> {
 
 impl Resolver<'_> {
     fn action(self, namespace: &str, declared: &Value) -> Result<ActionModel, SchemaError> {
-        let Some(applies) = declared.get("appliesTo").filter(|a| !a.is_null()) else { return Ok(ActionModel::default()) };
-        let context = applies.get("context").map_or_else(|| Ok(RecordType::default()), |c| self.record_of(namespace, c))?;
+        let Some(applies) = declared.get("appliesTo").filter(|a| !a.is_null()) else {
+            return Ok(ActionModel::default());
+        };
+        let context = applies
+            .get("context")
+            .map_or_else(|| Ok(RecordType::default()), |c| self.record_of(namespace, c))?;
         Ok(ActionModel {
             context,
             principals: type_names(applies.get("principalTypes"))?,
@@ -205,7 +231,13 @@ impl Resolver<'_> {
         let mut fields = BTreeMap::new();
         for (name, declared) in members(value, "attributes") {
             let required = declared.get("required").and_then(Value::as_bool).unwrap_or(true);
-            fields.insert(name.clone(), Field { ty: self.ty(namespace, declared, depth + 1)?, required });
+            fields.insert(
+                name.clone(),
+                Field {
+                    ty: self.ty(namespace, declared, depth + 1)?,
+                    required,
+                },
+            );
         }
         Ok(AttrType::Record(RecordType { fields }))
     }
@@ -217,7 +249,11 @@ impl Resolver<'_> {
         }
         let (owner, bare) = name.rsplit_once("::").unwrap_or(("", name));
         for owner in [owner, namespace] {
-            let common = self.root.get(owner).and_then(|n| n.get("commonTypes")).and_then(|c| c.get(bare));
+            let common = self
+                .root
+                .get(owner)
+                .and_then(|n| n.get("commonTypes"))
+                .and_then(|c| c.get(bare));
             if let Some(common) = common {
                 return self.ty(owner, common, depth + 1).map(Some);
             }
@@ -262,7 +298,11 @@ fn members<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = (&'a String,
 }
 
 fn qualify(namespace: &str, name: &str) -> String {
-    if namespace.is_empty() { name.to_owned() } else { format!("{namespace}::{name}") }
+    if namespace.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{namespace}::{name}")
+    }
 }
 
 fn type_name(text: &str) -> Result<EntityTypeName, SchemaError> {
@@ -271,7 +311,13 @@ fn type_name(text: &str) -> Result<EntityTypeName, SchemaError> {
 
 fn type_names(list: Option<&Value>) -> Result<BTreeSet<EntityTypeName>, SchemaError> {
     let items = list.and_then(Value::as_array).into_iter().flatten();
-    items.map(|v| v.as_str().ok_or_else(|| SchemaError::Shape(v.to_string())).and_then(type_name)).collect()
+    items
+        .map(|v| {
+            v.as_str()
+                .ok_or_else(|| SchemaError::Shape(v.to_string()))
+                .and_then(type_name)
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -300,8 +346,16 @@ mod tests {
         assert_eq!(user.attrs.fields["since"].ty, AttrType::Datetime);
         assert_eq!(user.attrs.fields["ips"].ty, AttrType::Set(Box::new(AttrType::Ip)));
         assert!(!user.attrs.fields["addr"].required);
-        let AttrType::Record(addr) = &user.attrs.fields["addr"].ty else { panic!() };
-        assert_eq!(addr.fields["zip"], Field { ty: AttrType::Long, required: false });
+        let AttrType::Record(addr) = &user.attrs.fields["addr"].ty else {
+            panic!()
+        };
+        assert_eq!(
+            addr.fields["zip"],
+            Field {
+                ty: AttrType::Long,
+                required: false
+            }
+        );
         assert_eq!(user.attrs.fields["boss"].ty, AttrType::Entity("Shop::User".parse().unwrap()));
         assert_eq!(user.member_of.len(), 1);
     }

@@ -6,9 +6,7 @@
 
 use std::hash::{Hash, Hasher};
 
-use cedar_policy::{
-    ActionConstraint, EntityTypeName, EntityUid, Policy, PrincipalConstraint, ResourceConstraint,
-};
+use cedar_policy::{ActionConstraint, EntityTypeName, EntityUid, Policy, PrincipalConstraint, ResourceConstraint};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
@@ -116,7 +114,12 @@ impl PolicyIndex {
         let principal = self.principals.intern(principal_constraint(policy));
         let resource = self.resources.intern(resource_constraint(policy));
         for action in self.action_ids(policy) {
-            self.by_scope.entry((principal, action)).or_default().entry(resource).or_default().push(number);
+            self.by_scope
+                .entry((principal, action))
+                .or_default()
+                .entry(resource)
+                .or_default()
+                .push(number);
         }
     }
 
@@ -124,7 +127,10 @@ impl PolicyIndex {
         match policy.action_constraint() {
             ActionConstraint::Any => vec![ANY],
             ActionConstraint::Eq(uid) => vec![self.actions.intern(Constraint::Equals(uid))],
-            ActionConstraint::In(groups) => groups.into_iter().map(|g| self.actions.intern(Constraint::Within(g))).collect(),
+            ActionConstraint::In(groups) => groups
+                .into_iter()
+                .map(|g| self.actions.intern(Constraint::Within(g)))
+                .collect(),
         }
     }
 
@@ -133,7 +139,9 @@ impl PolicyIndex {
         let mut found = Vec::new();
         for p in principal.ids() {
             for a in action.ids() {
-                let Some(by_resource) = self.by_scope.get(&(p, a)) else { continue };
+                let Some(by_resource) = self.by_scope.get(&(p, a)) else {
+                    continue;
+                };
                 let lists = resource.ids().filter_map(|r| by_resource.get(&r));
                 found.extend(lists.flatten().copied());
             }

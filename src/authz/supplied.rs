@@ -36,8 +36,8 @@ impl Rules {
         if list.as_array().is_some_and(|l| l.len() > ENTITIES_MAX) {
             return Err(SuppliedError::TooMany);
         }
-        let parsed = Entities::from_json_value(list.clone(), Some(&self.schema.cedar))
-            .map_err(|e| SuppliedError::Entities(report(&e)))?;
+        let parsed =
+            Entities::from_json_value(list.clone(), Some(&self.schema.cedar)).map_err(|e| SuppliedError::Entities(report(&e)))?;
         let mut supplied = SuppliedEntities::default();
         for entity in parsed.iter() {
             let uid = entity.uid();
@@ -62,7 +62,10 @@ impl Rules {
         let ty = uid.type_name();
         let names = &self.names;
         let portal = names.portal.as_ref().map(EntityUid::type_name);
-        [names.role.as_ref(), names.tenant.as_ref(), portal].into_iter().flatten().any(|t| t == ty)
+        [names.role.as_ref(), names.tenant.as_ref(), portal]
+            .into_iter()
+            .flatten()
+            .any(|t| t == ty)
             || ty.basename() == "Action"
     }
 
@@ -107,7 +110,9 @@ fn entity_parents(entity: &Entity) -> Vec<EntityUid> {
 
 fn names_entity(list: &Value, uid: &EntityUid) -> bool {
     list.as_array().into_iter().flatten().any(|item| {
-        item.get("uid").and_then(|u| EntityUid::from_json(u.clone()).ok()).is_some_and(|named| named == *uid)
+        item.get("uid")
+            .and_then(|u| EntityUid::from_json(u.clone()).ok())
+            .is_some_and(|named| named == *uid)
     })
 }
 

@@ -29,18 +29,32 @@ pub enum ValueError {
 pub fn expression(ty: &AttrType, value: &Value, place: &str) -> Result<RestrictedExpression, ValueError> {
     let mismatch = |expected| ValueError::Mismatch(place.to_owned(), expected);
     match ty {
-        AttrType::String => text(value).map(|s| RestrictedExpression::new_string(s.to_owned())).ok_or(mismatch("a string")),
-        AttrType::Long => value.as_i64().map(RestrictedExpression::new_long).ok_or(mismatch("a 64-bit integer")),
-        AttrType::Bool => value.as_bool().map(RestrictedExpression::new_bool).ok_or(mismatch("true or false")),
-        AttrType::Ip => extension(value, "ip").map(RestrictedExpression::new_ip).ok_or(mismatch("an IP address or range")),
-        AttrType::Decimal => extension(value, "decimal").map(RestrictedExpression::new_decimal).ok_or(mismatch("a decimal string")),
-        AttrType::Datetime => datetime(value).map(RestrictedExpression::new_datetime).ok_or(mismatch("a datetime")),
-        AttrType::Duration => {
-            extension(value, "duration").map(RestrictedExpression::new_duration).ok_or(mismatch("a duration"))
-        }
-        AttrType::Entity(ty) => {
-            entity(ty, value).map(RestrictedExpression::new_entity_uid).ok_or(mismatch("an entity of the declared type"))
-        }
+        AttrType::String => text(value)
+            .map(|s| RestrictedExpression::new_string(s.to_owned()))
+            .ok_or(mismatch("a string")),
+        AttrType::Long => value
+            .as_i64()
+            .map(RestrictedExpression::new_long)
+            .ok_or(mismatch("a 64-bit integer")),
+        AttrType::Bool => value
+            .as_bool()
+            .map(RestrictedExpression::new_bool)
+            .ok_or(mismatch("true or false")),
+        AttrType::Ip => extension(value, "ip")
+            .map(RestrictedExpression::new_ip)
+            .ok_or(mismatch("an IP address or range")),
+        AttrType::Decimal => extension(value, "decimal")
+            .map(RestrictedExpression::new_decimal)
+            .ok_or(mismatch("a decimal string")),
+        AttrType::Datetime => datetime(value)
+            .map(RestrictedExpression::new_datetime)
+            .ok_or(mismatch("a datetime")),
+        AttrType::Duration => extension(value, "duration")
+            .map(RestrictedExpression::new_duration)
+            .ok_or(mismatch("a duration")),
+        AttrType::Entity(ty) => entity(ty, value)
+            .map(RestrictedExpression::new_entity_uid)
+            .ok_or(mismatch("an entity of the declared type")),
         AttrType::Set(element) => set(element, value, place),
         AttrType::Record(record) => {
             let object = value.as_object().ok_or(mismatch("an object"))?;
@@ -58,7 +72,11 @@ pub fn record_fields(
 ) -> Result<Vec<(String, RestrictedExpression)>, ValueError> {
     let mut fields = Vec::with_capacity(record.fields.len());
     for (name, field) in &record.fields {
-        let inner = if place.is_empty() { name.clone() } else { format!("{place}.{name}") };
+        let inner = if place.is_empty() {
+            name.clone()
+        } else {
+            format!("{place}.{name}")
+        };
         match object.get(name) {
             Some(value) => fields.push((name.clone(), expression(&field.ty, value, &inner)?)),
             None if field.required => return Err(ValueError::Missing(inner)),
@@ -69,11 +87,16 @@ pub fn record_fields(
 }
 
 fn set(element: &AttrType, value: &Value, place: &str) -> Result<RestrictedExpression, ValueError> {
-    let items = value.as_array().ok_or_else(|| ValueError::Mismatch(place.to_owned(), "a list"))?;
+    let items = value
+        .as_array()
+        .ok_or_else(|| ValueError::Mismatch(place.to_owned(), "a list"))?;
     if items.len() > SET_ITEMS_MAX {
         return Err(ValueError::TooMany(place.to_owned()));
     }
-    let items = items.iter().map(|item| expression(element, item, place)).collect::<Result<Vec<_>, _>>()?;
+    let items = items
+        .iter()
+        .map(|item| expression(element, item, place))
+        .collect::<Result<Vec<_>, _>>()?;
     Ok(RestrictedExpression::new_set(items))
 }
 
@@ -87,7 +110,9 @@ fn extension<'a>(value: &'a Value, function: &str) -> Option<&'a str> {
         Value::String(s) => s.as_str(),
         _ => {
             let call = value.get("__extn")?;
-            (call.get("fn")?.as_str()? == function).then(|| call.get("arg")?.as_str()).flatten()?
+            (call.get("fn")?.as_str()? == function)
+                .then(|| call.get("arg")?.as_str())
+                .flatten()?
         }
     };
     constructs(function, arg).then_some(arg)
@@ -121,7 +146,9 @@ pub fn datetime_text(unix_millis: i64) -> Option<String> {
         return None;
     }
     let (hour, minute, second, milli) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60, rest % 1000);
-    Some(format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z"))
+    Some(format!(
+        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z"
+    ))
 }
 
 /// Days since 1970-01-01 → proleptic Gregorian date (Howard Hinnant's `civil_from_days`).
@@ -145,7 +172,12 @@ fn entity(ty: &EntityTypeName, value: &Value) -> Option<EntityUid> {
     }
     let named = value.get("__entity").unwrap_or(value);
     let written = EntityTypeName::from_str(named.get("type")?.as_str()?).ok()?;
-    (written == *ty).then(|| Some(EntityUid::from_type_name_and_id(written, EntityId::new(named.get("id")?.as_str()?))))?
+    (written == *ty).then(|| {
+        Some(EntityUid::from_type_name_and_id(
+            written,
+            EntityId::new(named.get("id")?.as_str()?),
+        ))
+    })?
 }
 
 #[cfg(test)]
@@ -185,7 +217,10 @@ mod tests {
             (AttrType::Datetime, json!("2026-01-01")),
             (AttrType::Duration, json!("1h")),
             (AttrType::Entity("User".parse().unwrap()), json!("alice")),
-            (AttrType::Entity("User".parse().unwrap()), json!({"__entity": {"type": "User", "id": "a"}})),
+            (
+                AttrType::Entity("User".parse().unwrap()),
+                json!({"__entity": {"type": "User", "id": "a"}}),
+            ),
         ] {
             assert!(expression(&ty, &good, "claim").is_ok(), "{ty:?} {good}");
         }
