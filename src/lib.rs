@@ -1,6 +1,8 @@
 //! cedargate: an authorization sidecar.
+mod authn;
 mod authz;
 mod config;
 mod denial;
+mod json;
 mod metrics;
 mod types;
