@@ -1,0 +1,320 @@
+//! The gate's own statement of who is calling, for the app behind it.
+//!
+//! A short-lived ES256 JWT with its own `typ`, set on every forwarded request. The app verifies it with the published JWKS, or hands
+//! it back to `/authorize`, where it stands for exactly the identity the proxy used. The proxy listener never takes it as a
+//! credential: its `typ` is refused there.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::claims::short_hash;
+use super::error::TokenError;
+use super::jwk::Key;
+use super::jws::{self, ASSERTION_TYP, Typ};
+use super::signer::{SignerError, SigningKey};
+use crate::config;
+use crate::types::{AuthFacts, Identity, TokenFacts};
+
+/// Bytes of an assertion that is handed back.
+pub const ASSERTION_BYTES_MAX: usize = 64 * 1024;
+const NAME: &str = "the gate's assertion";
+
+/// Why there are no assertion keys.
+#[derive(Debug, thiserror::Error)]
+pub enum AssertionError {
+    #[error("cannot read `{path}` (assertion.key_file): {source}")]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("`{path}` (assertion.key_file): {source}")]
+    Key { path: PathBuf, source: SignerError },
+    #[error("cannot make an assertion key: {0}")]
+    Generate(SignerError),
+}
+
+/// What one assertion says.
+#[derive(Clone, Copy, Debug)]
+pub struct AssertionClaims<'a> {
+    pub identity: &'a Identity,
+    pub portal: &'a str,
+    /// Origin of the upstream.
+    pub audience: &'a str,
+    pub revision: &'a str,
+    /// The claims that the app, or a later question, may see.
+    pub claims: &'a Map<String, Value>,
+    /// Unix seconds.
+    pub now: i64,
+}
+
+/// Signs assertions and knows its own.
+pub struct AssertionKeys {
+    signer: SigningKey,
+    verifier: Key,
+    issuer: String,
+    ttl: i64,
+}
+
+impl AssertionKeys {
+    /// Reads the configured key or makes an ephemeral one. `issuer` becomes `iss`: the public URL or `cedargate`.
+    pub fn load(config: &config::Assertion, issuer: &str) -> Result<Self, AssertionError> {
+        let signer = match &config.key_file {
+            None => SigningKey::generate().map_err(AssertionError::Generate)?,
+            Some(path) => {
+                let pem = std::fs::read_to_string(path).map_err(|source| AssertionError::File {
+                    path: path.clone(),
+                    source,
+                })?;
+                SigningKey::from_pem(&pem).map_err(|source| AssertionError::Key {
+                    path: path.clone(),
+                    source,
+                })?
+            }
+        };
+        let verifier = Key::parse(signer.jwk()).map_err(|_own_key| AssertionError::Generate(SignerError::Key))?;
+        Ok(Self {
+            signer,
+            verifier,
+            issuer: issuer.to_owned(),
+            ttl: i64::try_from(config.ttl.as_secs()).unwrap_or(i64::MAX),
+        })
+    }
+
+    /// When an assertion signed now stops being valid: never after the credential.
+    pub fn expires_at(&self, identity: &Identity, now: i64) -> i64 {
+        now.saturating_add(self.ttl).min(identity.expires_at)
+    }
+
+    pub fn sign(&self, assertion: AssertionClaims<'_>) -> Result<String, SignerError> {
+        let AssertionClaims { identity, now, .. } = assertion;
+        let mut claims = json!({
+            "iss": self.issuer,
+            "aud": assertion.audience,
+            "sub": identity.subject,
+            "portal": assertion.portal,
+            "roles": identity.roles,
+            "claims": assertion.claims,
+            "issuer": &*identity.issuer,
+            "principal_type": &*identity.principal_type,
+            "revision": assertion.revision,
+            "jti": uuid::Uuid::now_v7().to_string(),
+            "iat": now,
+            "exp": self.expires_at(identity, now),
+            "credential_exp": identity.expires_at,
+            "auth": {"method": identity.auth.method, "amr": identity.auth.amr, "scopes": identity.auth.scopes},
+        });
+        if let Some(members) = claims.as_object_mut() {
+            put(members, "tenant", identity.tenant.as_deref().map(Value::from));
+        }
+        if let Some(Value::Object(auth)) = claims.get_mut("auth") {
+            put(auth, "time", identity.auth.time.map(Value::from));
+            put(auth, "acr", identity.auth.acr.as_deref().map(Value::from));
+        }
+        let header = json!({"alg": "ES256", "typ": ASSERTION_TYP, "kid": self.signer.kid()});
+        self.signer.sign(&header, &claims)
+    }
+
+    /// The public keys, for `/.well-known/cedargate/jwks.json`.
+    pub fn jwks(&self) -> Value {
+        self.signer.jwks()
+    }
+
+    /// The identity behind an assertion of this gate for this portal and upstream. Never remember it beyond this question:
+    /// its `expires_at` is the credential's, not the assertion's.
+    pub fn verify(&self, token: &str, portal: &str, audience: &str, now: i64) -> Result<Identity, TokenError> {
+        let parsed = jws::parse(token, ASSERTION_BYTES_MAX, Typ::Assertion)?;
+        if parsed.header.kid.as_deref() != Some(self.signer.kid()) {
+            return Err(TokenError::Key {
+                issuer: NAME.to_owned(),
+                why: "it was signed with another key",
+            });
+        }
+        if !self
+            .verifier
+            .verifies(parsed.header.algorithm, parsed.signing_input.as_bytes(), &parsed.signature)
+        {
+            return Err(TokenError::Signature { issuer: NAME.to_owned() });
+        }
+        let claims = parsed.claims;
+        super::claims::window(&claims, 0)?.check(now)?;
+        if text(&claims, "aud")? != audience || text(&claims, "iss")? != self.issuer || text(&claims, "portal")? != portal {
+            return Err(TokenError::Audience { issuer: NAME.to_owned() });
+        }
+        self.identity(&claims, parsed.header.kid)
+    }
+
+    fn identity(&self, claims: &Map<String, Value>, kid: Option<String>) -> Result<Identity, TokenError> {
+        let auth = object(claims, "auth")?;
+        Ok(Identity {
+            issuer: Arc::from(text(claims, "issuer")?),
+            subject: text(claims, "sub")?.to_owned(),
+            principal_type: Arc::from(text(claims, "principal_type")?),
+            tenant: optional_text(claims, "tenant")?,
+            roles: texts(claims, "roles")?,
+            claims: Arc::new(object(claims, "claims")?.clone()),
+            expires_at: integer(claims, "credential_exp")?.ok_or(wrong("credential_exp"))?,
+            auth: AuthFacts {
+                method: method(text(auth, "method")?)?,
+                time: integer(auth, "time")?,
+                acr: optional_text(auth, "acr")?,
+                amr: texts(auth, "amr")?,
+                scopes: texts(auth, "scopes")?,
+            },
+            token: TokenFacts {
+                iss: self.issuer.clone(),
+                aud: vec![text(claims, "aud")?.to_owned()],
+                kid,
+                alg: "ES256",
+                jti_hash: Some(short_hash(text(claims, "jti")?)),
+            },
+        })
+    }
+}
+
+fn put(map: &mut Map<String, Value>, name: &str, value: Option<Value>) {
+    if let Some(value) = value {
+        map.insert(name.to_owned(), value);
+    }
+}
+
+/// The closed set of `AuthFacts::method`.
+fn method(text: &str) -> Result<&'static str, TokenError> {
+    ["bearer", "session", "assertion"]
+        .into_iter()
+        .find(|known| *known == text)
+        .ok_or(wrong("auth.method"))
+}
+
+fn wrong(claim: &str) -> TokenError {
+    TokenError::claim(claim, "is missing or of another type")
+}
+
+fn text<'a>(map: &'a Map<String, Value>, name: &str) -> Result<&'a str, TokenError> {
+    map.get(name).and_then(Value::as_str).ok_or_else(|| wrong(name))
+}
+
+fn optional_text(map: &Map<String, Value>, name: &str) -> Result<Option<String>, TokenError> {
+    map.contains_key(name).then(|| text(map, name).map(str::to_owned)).transpose()
+}
+
+fn integer(map: &Map<String, Value>, name: &str) -> Result<Option<i64>, TokenError> {
+    map.get(name).map(|value| value.as_i64().ok_or_else(|| wrong(name))).transpose()
+}
+
+fn object<'a>(map: &'a Map<String, Value>, name: &str) -> Result<&'a Map<String, Value>, TokenError> {
+    map.get(name).and_then(Value::as_object).ok_or_else(|| wrong(name))
+}
+
+fn texts(map: &Map<String, Value>, name: &str) -> Result<Vec<String>, TokenError> {
+    let values = map.get(name).and_then(Value::as_array).ok_or_else(|| wrong(name))?;
+    let texts = values.iter().map(|value| value.as_str().map(str::to_owned));
+    texts.collect::<Option<_>>().ok_or_else(|| wrong(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: i64 = 1_800_000_000;
+    const APP: &str = "http://127.0.0.1:3000";
+
+    fn keys() -> AssertionKeys {
+        let config = config::Assertion {
+            header: "x-cedargate-assertion".into(),
+            ttl: Duration::from_secs(60),
+            key_file: None,
+        };
+        AssertionKeys::load(&config, "cedargate").unwrap()
+    }
+
+    fn identity() -> Identity {
+        Identity {
+            issuer: Arc::from("corp"),
+            subject: "alice".into(),
+            principal_type: Arc::from("User"),
+            tenant: Some("acme".into()),
+            roles: vec!["viewer".into()],
+            claims: Arc::default(),
+            expires_at: NOW + 600,
+            auth: AuthFacts {
+                method: "bearer",
+                ..AuthFacts::default()
+            },
+            token: TokenFacts::default(),
+        }
+    }
+
+    fn sign(keys: &AssertionKeys, identity: &Identity) -> String {
+        let assertion = AssertionClaims {
+            identity,
+            portal: "customer",
+            audience: APP,
+            revision: "3f2a",
+            claims: &identity.claims,
+            now: NOW,
+        };
+        keys.sign(assertion).unwrap()
+    }
+
+    #[test]
+    fn an_assertion_lives_no_longer_than_its_ttl_or_the_credential() {
+        let keys = keys();
+        let token = sign(&keys, &identity());
+        assert!(keys.verify(&token, "customer", APP, NOW + 59).is_ok());
+        assert!(matches!(keys.verify(&token, "customer", APP, NOW + 60), Err(TokenError::Expired { .. })));
+        let short = Identity {
+            expires_at: NOW + 5,
+            ..identity()
+        };
+        let token = sign(&keys, &short);
+        assert!(keys.verify(&token, "customer", APP, NOW + 4).is_ok());
+        assert!(keys.verify(&token, "customer", APP, NOW + 5).is_err());
+    }
+
+    #[test]
+    fn an_assertion_is_good_for_its_portal_app_and_gate_only() {
+        let ours = keys();
+        let token = sign(&ours, &identity());
+        assert!(matches!(ours.verify(&token, "admin", APP, NOW), Err(TokenError::Audience { .. })));
+        assert!(matches!(ours.verify(&token, "customer", "http://other", NOW), Err(TokenError::Audience { .. })));
+        assert!(matches!(keys().verify(&token, "customer", APP, NOW), Err(TokenError::Key { .. })));
+        let bearer = super::super::mint::mint(&ours.signer, Map::new(), Duration::from_secs(60), NOW).unwrap();
+        assert!(matches!(ours.verify(&bearer, "customer", APP, NOW), Err(TokenError::Header { member: "typ", .. })));
+    }
+
+    #[test]
+    fn the_published_keys_hold_no_private_part() {
+        let jwks = keys().jwks();
+        assert!(jwks["keys"][0].get("d").is_none());
+        assert_eq!(jwks["keys"][0]["alg"], "ES256");
+    }
+
+    prop_compose! {
+        fn identities()(
+            subject in "\\PC{1,40}", tenant in proptest::option::of("\\PC{1,20}"), roles in proptest::collection::vec("\\PC{1,20}", 0..5),
+            time in proptest::option::of(0..NOW), acr in proptest::option::of("\\PC{0,20}"),
+            amr in proptest::collection::vec("[a-z]{1,5}", 0..3), scopes in proptest::collection::vec("[a-z:]{1,9}", 0..3),
+            claims in proptest::collection::btree_map("\\PC{0,8}", "\\PC{0,8}", 0..4), life in 1..100_000_i64,
+        ) -> Identity {
+            let claims = claims.into_iter().map(|(name, value)| (name, Value::from(value))).collect();
+            Identity {
+                subject, tenant, roles, claims: Arc::new(claims), expires_at: NOW + life,
+                auth: AuthFacts { method: "session", time, acr, amr, scopes }, ..identity()
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn an_identity_survives_its_assertion(identity in identities()) {
+            let keys = keys();
+            let mut back = keys.verify(&sign(&keys, &identity), "customer", APP, NOW).unwrap();
+            back.token = TokenFacts::default();
+            prop_assert_eq!(format!("{identity:?}"), format!("{back:?}"));
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Why a token does not say who is calling.
+//!
+//! One enum for every way a credential can fail; converts once, exhaustively, into a refusal. The texts go to
+//! the log: they name what was wrong and never contain the token or a signature.
+
+use std::borrow::Cow;
+
+use crate::denial::{Denial, Refusal};
+use crate::json::JsonError;
+
+/// The reason a token was refused.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum TokenError {
+    #[error("token is malformed: {0}")]
+    Malformed(Cow<'static, str>),
+    #[error("token is longer than {max} bytes (limits.token_bytes)")]
+    TooLong { max: usize },
+    #[error("{part} of the token is not strict JSON: {source}")]
+    Json { part: &'static str, source: JsonError },
+    #[error("header `{member}` is not accepted: {why}")]
+    Header { member: &'static str, why: Cow<'static, str> },
+    #[error("algorithm is not in the allow-list of issuer `{issuer}` (issuers[].algorithms)")]
+    Algorithm { issuer: String },
+    #[error("no key of issuer `{issuer}` may be used: {why}")]
+    Key { issuer: String, why: &'static str },
+    #[error("signature does not verify with the keys of issuer `{issuer}`")]
+    Signature { issuer: String },
+    #[error("key of the token is no longer published by issuer `{issuer}`")]
+    KeyGone { issuer: String },
+    #[error("token is not valid yet")]
+    NotYetValid,
+    #[error("token expired at {at}")]
+    Expired { at: i64 },
+    #[error("issuer of the token is not trusted by this portal")]
+    IssuerUnknown,
+    #[error("token is for another audience than issuer `{issuer}` is configured for (issuers[].audiences)")]
+    Audience { issuer: String },
+    #[error("token is bound to a key (`cnf`) and was presented as a plain bearer")]
+    Bound,
+    #[error("claim `{claim}` {why}")]
+    Claim { claim: String, why: Cow<'static, str> },
+    #[error("keys of issuer `{issuer}` are not available: {why}")]
+    KeysUnavailable { issuer: String, why: &'static str },
+}
+
+impl TokenError {
+    pub(super) fn malformed(why: impl Into<Cow<'static, str>>) -> Self {
+        Self::Malformed(why.into())
+    }
+
+    pub(super) fn header(member: &'static str, why: impl Into<Cow<'static, str>>) -> Self {
+        Self::Header { member, why: why.into() }
+    }
+
+    pub(super) fn claim(claim: &str, why: impl Into<Cow<'static, str>>) -> Self {
+        Self::Claim {
+            claim: claim.to_owned(),
+            why: why.into(),
+        }
+    }
+
+    /// The public side of it.
+    pub fn denial(&self) -> Denial {
+        match self {
+            Self::Malformed(_)
+            | Self::TooLong { .. }
+            | Self::Json { .. }
+            | Self::Header { .. }
+            | Self::Algorithm { .. }
+            | Self::Key { .. }
+            | Self::Signature { .. }
+            | Self::KeyGone { .. }
+            | Self::NotYetValid
+            | Self::Bound => Denial::TokenInvalid,
+            Self::Expired { .. } => Denial::TokenExpired,
+            Self::IssuerUnknown => Denial::IssuerUnknown,
+            Self::Audience { .. } => Denial::AudienceMismatch,
+            Self::Claim { .. } => Denial::ClaimInvalid,
+            Self::KeysUnavailable { .. } => Denial::KeyUnavailable,
+        }
+    }
+}
+
+impl From<TokenError> for Refusal {
+    fn from(error: TokenError) -> Self {
+        Self::new(error.denial(), error.to_string())
+    }
+}

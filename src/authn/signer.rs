@@ -1,0 +1,137 @@
+//! A P-256 key that signs ES256 tokens: the gate's assertion key and the demo issuer's.
+//!
+//! Knows keys, PEM and compact serialisation, no claims. The private part never prints and never leaves but as the PEM that
+//! the demo asks for.
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use super::cache::sha256;
+use super::jws::encode;
+use crate::types::Redacted;
+
+const PEM_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
+const PEM_END: &str = "-----END PRIVATE KEY-----";
+/// Characters of a PEM line (RFC 7468).
+const PEM_LINE: usize = 64;
+
+/// Why there is no signing key or no signature.
+#[derive(Debug, thiserror::Error)]
+pub enum SignerError {
+    #[error("not one PEM block `PRIVATE KEY` (PKCS#8): make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`")]
+    Pem,
+    #[error("not a PKCS#8 key on P-256")]
+    Key,
+    #[error("the cryptographic library failed")]
+    Library,
+    #[error("claims are not representable as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// A key pair with its public JWK; the key id is its RFC 7638 thumbprint.
+pub struct SigningKey {
+    pair: EcdsaKeyPair,
+    kid: String,
+    jwk: Value,
+}
+
+impl SigningKey {
+    pub fn generate() -> Result<Self, SignerError> {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(|_unspecified| SignerError::Library)?;
+        Self::new(pair)
+    }
+
+    /// PKCS#8 in PEM, P-256.
+    pub fn from_pem(pem: &str) -> Result<Self, SignerError> {
+        let body = pem
+            .trim()
+            .strip_prefix(PEM_BEGIN)
+            .and_then(|rest| rest.strip_suffix(PEM_END))
+            .ok_or(SignerError::Pem)?;
+        let base64: String = body.split_ascii_whitespace().collect();
+        let der = STANDARD.decode(base64).map_err(|_not_base64| SignerError::Pem)?;
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der).map_err(|_rejected| SignerError::Key)?;
+        Self::new(pair)
+    }
+
+    /// The private key, for the demo issuer to keep.
+    pub fn to_pem(&self) -> Result<Redacted<String>, SignerError> {
+        let document = self.pair.to_pkcs8v1().map_err(|_unspecified| SignerError::Library)?;
+        let mut pem = PEM_BEGIN.to_owned();
+        for (n, character) in STANDARD.encode(document.as_ref()).chars().enumerate() {
+            if n % PEM_LINE == 0 {
+                pem.push('\n');
+            }
+            pem.push(character);
+        }
+        Ok(Redacted::new(format!("{pem}\n{PEM_END}\n")))
+    }
+
+    fn new(pair: EcdsaKeyPair) -> Result<Self, SignerError> {
+        let point = pair.public_key().as_ref();
+        let (Some(4), Some(x), Some(y), 65) = (point.first(), point.get(1..33), point.get(33..), point.len()) else {
+            return Err(SignerError::Key);
+        };
+        let (x, y) = (encode(x), encode(y));
+        let canonical = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
+        let kid = encode(sha256(canonical.as_bytes()));
+        let jwk = json!({"kty": "EC", "crv": "P-256", "x": x, "y": y, "kid": kid, "use": "sig", "alg": "ES256"});
+        Ok(Self { pair, kid, jwk })
+    }
+
+    pub fn kid(&self) -> &str {
+        &self.kid
+    }
+
+    /// The public key, as a JWK.
+    pub fn jwk(&self) -> &Value {
+        &self.jwk
+    }
+
+    /// The public key as a set of one.
+    pub fn jwks(&self) -> Value {
+        json!({"keys": [self.jwk]})
+    }
+
+    /// A compact ES256 JWS over exactly this header and these claims.
+    pub fn sign(&self, header: &Value, claims: &impl serde::Serialize) -> Result<String, SignerError> {
+        self.sign_input(format!("{}.{}", encode(serde_json::to_vec(header)?), encode(serde_json::to_vec(claims)?)))
+    }
+
+    /// Appends the signature of the two encoded segments.
+    pub(super) fn sign_input(&self, mut token: String) -> Result<String, SignerError> {
+        let signature = self
+            .pair
+            .sign(&SystemRandom::new(), token.as_bytes())
+            .map_err(|_unspecified| SignerError::Library)?;
+        token.push('.');
+        token.push_str(&encode(signature));
+        Ok(token)
+    }
+}
+
+impl std::fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SigningKey").field("kid", &self.kid).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_survives_its_pem() {
+        let key = SigningKey::generate().unwrap();
+        let pem = key.to_pem().unwrap();
+        let again = SigningKey::from_pem(pem.expose()).unwrap();
+        assert_eq!(again.kid(), key.kid());
+        assert!(!format!("{key:?} {pem:?}").contains("BEGIN"));
+        assert!(matches!(SigningKey::from_pem("hello"), Err(SignerError::Pem)));
+        let junk = format!("{PEM_BEGIN}\nAAAA\n{PEM_END}");
+        assert!(matches!(SigningKey::from_pem(&junk), Err(SignerError::Key)));
+    }
+}

@@ -1,0 +1,230 @@
+//! Strict JSON: what two parsers could read differently is refused, not guessed.
+//!
+//! Foundation, used for tokens, key sets and the bodies of questions. Refuses duplicate members at every depth,
+//! trailing data, invalid UTF-8, lone surrogates and nesting beyond `DEPTH_MAX`. Numbers beyond 64 bits and
+//! fractions arrive as floats, so that a caller who wants an integer can refuse them.
+
+use std::cell::RefCell;
+use std::fmt;
+
+use serde::de::{self, DeserializeSeed, Deserializer as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+/// Levels of nested arrays and objects.
+pub const DEPTH_MAX: usize = 64;
+/// Characters of a member's name that an error message shows.
+const MEMBER_CHARS_MAX: usize = 64;
+
+/// Why the text is not JSON that everybody reads alike.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("line {line} column {column}: {reason}")]
+pub struct JsonError {
+    pub line: usize,
+    pub column: usize,
+    /// The duplicated member, where that is the fault.
+    pub member: Option<String>,
+    pub reason: String,
+}
+
+/// Parses exactly one JSON value.
+pub fn from_slice(bytes: &[u8]) -> Result<Value, JsonError> {
+    let text = std::str::from_utf8(bytes).map_err(|error| not_utf8(bytes, error.valid_up_to()))?;
+    let duplicate = RefCell::new(None);
+    let strict = Strict {
+        depth: 0,
+        duplicate: &duplicate,
+    };
+    let mut parser = serde_json::Deserializer::from_str(text);
+    strict
+        .deserialize(&mut parser)
+        .and_then(|value| parser.end().map(|()| value))
+        .map_err(|error| JsonError {
+            line: error.line(),
+            column: error.column(),
+            member: duplicate.take(),
+            reason: without_place(&error.to_string()),
+        })
+}
+
+/// The same, for texts that must be an object.
+pub fn object_from_slice(bytes: &[u8]) -> Result<Map<String, Value>, JsonError> {
+    match from_slice(bytes)? {
+        Value::Object(map) => Ok(map),
+        _ => Err(JsonError {
+            line: 1,
+            column: 1,
+            member: None,
+            reason: "expected an object".to_owned(),
+        }),
+    }
+}
+
+fn not_utf8(bytes: &[u8], valid: usize) -> JsonError {
+    let before = bytes.get(..valid).unwrap_or_default();
+    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let column = before.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
+    JsonError {
+        line,
+        column,
+        member: None,
+        reason: "invalid UTF-8".to_owned(),
+    }
+}
+
+fn without_place(message: &str) -> String {
+    message.split_once(" at line ").map_or(message, |(reason, _)| reason).to_owned()
+}
+
+#[derive(Clone, Copy)]
+struct Strict<'a> {
+    depth: usize,
+    duplicate: &'a RefCell<Option<String>>,
+}
+
+impl Strict<'_> {
+    fn deeper<E: de::Error>(self) -> Result<Self, E> {
+        if self.depth >= DEPTH_MAX {
+            return Err(E::custom(format_args!("nested deeper than {DEPTH_MAX} levels")));
+        }
+        Ok(Self {
+            depth: self.depth + 1,
+            ..self
+        })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
+    type Value = Value;
+
+    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value)
+            .map(Value::Number)
+            .ok_or_else(|| E::custom("number out of range"))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let inner = self.deeper()?;
+        let mut array = Vec::new();
+        while let Some(item) = items.next_element_seed(inner)? {
+            array.push(item);
+        }
+        Ok(Value::Array(array))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
+        let inner = self.deeper()?;
+        let mut map = Map::new();
+        while let Some(name) = members.next_key::<String>()? {
+            if map.contains_key(&name) {
+                let shown: String = name.chars().take(MEMBER_CHARS_MAX).collect();
+                let message = format!("duplicate member `{}`", shown.escape_debug());
+                *self.duplicate.borrow_mut() = Some(shown);
+                return Err(de::Error::custom(message));
+            }
+            let value = members.next_value_seed(inner)?;
+            map.insert(name, value);
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn ordinary_json_is_read_as_serde_json_reads_it() {
+        for text in [r#"{"a":[1,-2,3.5,"x",null,true,{"b":{}}]}"#, " [ ] ", "\"\\ud83d\\ude00\"", "1e3"] {
+            let ours = from_slice(text.as_bytes()).unwrap();
+            assert_eq!(ours, serde_json::from_str::<Value>(text).unwrap(), "{text}");
+        }
+    }
+
+    #[test]
+    fn duplicate_members_are_refused_at_every_depth_and_named() {
+        for (text, member) in [
+            (r#"{"a":1,"a":1}"#, "a"),
+            (r#"{"x":[{"b":1,"c":{},"b":2}]}"#, "b"),
+            (r#"{"a":1,"\u0061":2}"#, "a"),
+            (r#"{"":1,"":2}"#, ""),
+        ] {
+            let error = from_slice(text.as_bytes()).unwrap_err();
+            assert_eq!(error.member.as_deref(), Some(member), "{text}");
+            assert!(error.reason.contains("duplicate member"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_one_clean_value_is_refused() {
+        for text in [
+            "", "{} {}", "{}x", "[1,]", "{'a':1}", "\u{feff}{}", "nan", "01", "1e999", "// c\n1", r#""\ud800""#, r#""\udc00\ud800""#,
+        ] {
+            assert!(from_slice(text.as_bytes()).is_err(), "{text}");
+        }
+        assert_eq!(from_slice(b"{\n\"a\":\"\xff\"}").unwrap_err().line, 2);
+        assert!(from_slice(b"\"\xc0\xaf\"").is_err());
+    }
+
+    #[test]
+    fn nesting_stops_at_the_limit() {
+        let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+        assert!(from_slice(nested(DEPTH_MAX).as_bytes()).is_ok());
+        assert!(from_slice(nested(DEPTH_MAX + 1).as_bytes()).is_err());
+        assert!(from_slice(&vec![b'['; 1_000_000]).is_err());
+    }
+
+    #[test]
+    fn integers_beyond_64_bits_are_not_integers() {
+        let value = from_slice(b"18446744073709551616").unwrap();
+        assert!(value.as_i64().is_none() && value.as_u64().is_none());
+        assert!(from_slice(b"9223372036854775808").unwrap().as_i64().is_none());
+        assert!(from_slice(b"1.0").unwrap().as_i64().is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic_and_agree_with_serde_json(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            if let Ok(value) = from_slice(&bytes) {
+                prop_assert_eq!(value, serde_json::from_slice::<Value>(&bytes).unwrap());
+            }
+        }
+    }
+}
