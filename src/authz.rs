@@ -32,3 +32,17 @@ pub struct CallerHeaders {
     pub tenant: HeaderValue,
     pub roles: HeaderValue,
 }
+
+impl Permit {
+    #[cfg(test)]
+    pub fn for_test(caller: Option<CallerHeaders>) -> Self {
+        Self {
+            decision_id: Uuid::nil(),
+            portal: HeaderValue::from_static("customer"),
+            revision: HeaderValue::from_static("3f2a"),
+            caller: caller.map(Arc::new),
+            assertion: HeaderValue::from_static("a.b.c"),
+            _sealed: (),
+        }
+    }
+}
