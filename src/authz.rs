@@ -276,6 +276,18 @@ impl Permit {
     pub fn public(passport: Passport) -> Self {
         Self { passport, _sealed: () }
     }
+
+    #[cfg(test)]
+    pub fn for_test(caller: Option<CallerHeaders>) -> Self {
+        let passport = Passport {
+            decision_id: Uuid::nil(),
+            portal: HeaderValue::from_static("customer"),
+            revision: HeaderValue::from_static("3f2a"),
+            caller: caller.map(Arc::new),
+            assertion: HeaderValue::from_static("a.b.c"),
+        };
+        Self { passport, _sealed: () }
+    }
 }
 
 #[cfg(test)]

@@ -124,8 +124,6 @@ pub struct Issuer {
     pub principal: Arc<str>,
     /// `None`: `<name>|` where a portal trusts several issuers, else nothing.
     pub subject_prefix: Option<String>,
-    /// `<name>|`.
-    pub several_prefix: String,
     /// Tenants this issuer may assert; `None`: any.
     pub tenants: Option<Vec<String>>,
     /// Roles this issuer may assert; `None`: any.
@@ -224,11 +222,11 @@ pub struct Limits {
 
 impl Issuer {
     /// What goes before its subjects in a portal that trusts `issuers` issuers.
-    pub fn prefix_in(&self, issuers: usize) -> &str {
+    pub fn prefix_in(&self, issuers: usize) -> String {
         match &self.subject_prefix {
-            Some(prefix) => prefix,
-            None if issuers > 1 => &self.several_prefix,
-            None => "",
+            Some(prefix) => prefix.clone(),
+            None if issuers > 1 => format!("{}|", self.name),
+            None => String::new(),
         }
     }
 }

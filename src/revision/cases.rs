@@ -252,7 +252,7 @@ impl Runner<'_> {
         if self.revision.file.public.matches(method, &path) {
             return Err(format!("`{method} {raw}` is public: no policy is asked"));
         }
-        let pairs = query_pairs(query);
+        let pairs: Vec<_> = query_pairs(query).map(|(k, v)| (k.into_owned(), v.into_owned())).collect();
         let headers = http::HeaderMap::new();
         let facts = Some(HttpFacts {
             method,
@@ -269,7 +269,7 @@ impl Runner<'_> {
 
     fn ask(&self, identity: &Identity, case: &Case, target: &Target, at: (Option<HttpFacts<'_>>, i64)) -> Outcome {
         let rules = &self.revision.rules;
-        let principal = rules.principal(identity, self.prefix(identity))?;
+        let principal = rules.principal(identity, &self.prefix(identity))?;
         let facts = self.facts(identity, at);
         match &case.context {
             None => rules.ask(&principal, target, &facts),
@@ -291,7 +291,7 @@ impl Runner<'_> {
         let action = rules.schema.resolve_action(action).ok_or_else(|| format!("the schema has no action `{action}`"))?;
         let (uid, item) = self.resource(resource)?;
         let supplied = rules.supplied_entities(&Value::Array(item.into_iter().collect()), None).map_err(|e| e.to_string())?;
-        let principal = match rules.principal(identity, self.prefix(identity)) {
+        let principal = match rules.principal(identity, &self.prefix(identity)) {
             Ok(principal) => principal,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -344,7 +344,7 @@ impl Runner<'_> {
             .map_err(|e| Refusal::new(Denial::RequestInvalid, report(&e)))
     }
 
-    fn prefix(&self, identity: &Identity) -> &str {
+    fn prefix(&self, identity: &Identity) -> String {
         subject_prefix(self.frame, &identity.issuer)
     }
 
@@ -392,8 +392,8 @@ impl Runner<'_> {
 }
 
 /// What goes before a subject: nothing, unless the portal trusts several issuers or one asks for it.
-pub fn subject_prefix<'a>(frame: Frame<'a>, issuer: &str) -> &'a str {
-    frame.issuers.iter().find(|i| &*i.name == issuer).map_or("", |i| i.prefix_in(frame.issuers.len()))
+pub fn subject_prefix(frame: Frame<'_>, issuer: &str) -> String {
+    frame.issuers.iter().find(|i| &*i.name == issuer).map(|i| i.prefix_in(frame.issuers.len())).unwrap_or_default()
 }
 
 fn millis(text: &str) -> Result<i64, String> {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use cedar_policy::{EntityUid, Policy, PolicyId, PolicySet, SlotId, Template, ValidationMode, Validator};
 use miette::Diagnostic;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::files::SourceFile;
 use super::problem::Problem;
@@ -41,7 +42,7 @@ struct Link {
     #[serde(alias = "link_id")]
     id: String,
     #[serde(alias = "args")]
-    slots: BTreeMap<String, String>,
+    slots: BTreeMap<String, Value>,
 }
 
 impl ParseCache {
@@ -208,7 +209,11 @@ fn add_link(set: &mut PolicySet, link: &Link) -> Result<(), String> {
             "?resource" | "resource" => SlotId::resource(),
             other => return Err(format!("unknown slot `{other}`; a template has `?principal` and `?resource`")),
         };
-        let uid = EntityUid::from_str(value).map_err(|_| format!("`{value}` is not an entity; write `Type::\"id\"`"))?;
+        let uid = match value {
+            Value::String(text) => EntityUid::from_str(text).ok(),
+            other => EntityUid::from_json(other.clone()).ok(),
+        };
+        let uid = uid.ok_or_else(|| format!("`{value}` is not an entity; write `Type::\"id\"` or {{\"type\", \"id\"}}"))?;
         slots.insert(slot, uid);
     }
     let template = PolicyId::new(&link.template);

@@ -1,0 +1,282 @@
+//! What a caller gets: a refusal or an upstream failure becomes one HTTP response.
+//!
+//! Last step of the path when nothing was forwarded. Problem+json for programs, trailers-only for gRPC, a small page
+//! for a person in a browser. Only `Denial`'s public texts and a policy author's `@advice` leave the gate: never the
+//! private detail, never policy text. Redirects to a login are not made here.
+
+use bytes::Bytes;
+use http::header::{
+    ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::denial::{Denial, Refusal};
+use crate::request::{X_REQUEST_ID, uuid_value};
+use crate::upstream::{Body, UpstreamError};
+
+/// What `Retry-After` says beside a 503, in seconds.
+const RETRY_AFTER_SECONDS: &str = "1";
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+
+/// In which language the caller wants to be refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Style {
+    Problem,
+    Grpc,
+    Page,
+}
+
+/// What every answer of the gate's own carries.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub style: Style,
+    pub decision_id: Uuid,
+    pub request_id: HeaderValue,
+}
+
+struct Text<'a> {
+    status: StatusCode,
+    code: &'static str,
+    title: &'static str,
+    advice: Option<&'a str>,
+}
+
+impl Style {
+    /// A page only for a navigation: GET, asks for HTML, and not `fetch`.
+    pub fn of(method: &Method, headers: &HeaderMap) -> Self {
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        if text(CONTENT_TYPE).is_some_and(|kind| kind == "application/grpc" || kind.starts_with("application/grpc+")) {
+            return Self::Grpc;
+        }
+        let wants_html = text(ACCEPT).is_some_and(|accept| accept.contains("text/html"));
+        let navigates = headers.get("sec-fetch-mode").is_none_or(|mode| mode == "navigate");
+        if *method == Method::GET && wants_html && navigates {
+            Self::Page
+        } else {
+            Self::Problem
+        }
+    }
+}
+
+/// The response of a refused request.
+pub fn refused(refusal: &Refusal, answer: &Answer) -> Response<Body> {
+    let denial = refusal.denial;
+    let text = Text {
+        status: denial.status(),
+        code: denial.code(),
+        title: denial.title(),
+        advice: refusal.advice.as_deref(),
+    };
+    let mut response = render(&text, answer);
+    if answer.style == Style::Grpc {
+        return response;
+    }
+    let headers = response.headers_mut();
+    if denial.status() == StatusCode::UNAUTHORIZED {
+        headers.insert(WWW_AUTHENTICATE, challenge(refusal));
+    }
+    match denial {
+        Denial::RequestInvalid | Denial::RequestTooLarge | Denial::HeadersTooLarge | Denial::Draining => {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        _ => {}
+    }
+    if denial.status() == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+    }
+    response
+}
+
+/// The response when a permitted request got no answer from the app: an outcome, not a denial.
+pub fn upstream_failed(error: &UpstreamError, answer: &Answer) -> Response<Body> {
+    let (status, code, title) = match error {
+        UpstreamError::Unavailable { .. } => (StatusCode::BAD_GATEWAY, "upstream_unavailable", "the application is not available"),
+        UpstreamError::Timeout => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "the application did not answer in time"),
+        UpstreamError::BodyTooLarge => return refused(&Denial::RequestTooLarge.into(), answer),
+        UpstreamError::ClientBody => return refused(&Denial::RequestInvalid.into(), answer),
+    };
+    render(&Text { status, code, title, advice: None }, answer)
+}
+
+fn render(text: &Text<'_>, answer: &Answer) -> Response<Body> {
+    let mut response = match answer.style {
+        Style::Grpc => grpc(text),
+        Style::Page if text.status == StatusCode::FORBIDDEN => page(text, answer.decision_id),
+        Style::Page | Style::Problem => problem(text, answer.decision_id),
+    };
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(&X_REQUEST_ID, answer.request_id.clone());
+    headers.insert("x-cedargate-decision-id", uuid_value(answer.decision_id));
+    response
+}
+
+fn problem(text: &Text<'_>, decision_id: Uuid) -> Response<Body> {
+    let mut body = json!({
+        "type": format!("urn:cedargate:denial:{}", text.code),
+        "title": text.title,
+        "status": text.status.as_u16(),
+        "code": text.code,
+        "decision_id": decision_id.to_string(),
+    });
+    if let (Some(advice), Some(fields)) = (text.advice, body.as_object_mut()) {
+        fields.insert("advice".to_owned(), advice.into());
+    }
+    with_body(text.status, "application/problem+json", body.to_string())
+}
+
+/// Trailers-only: the status travels in the head of a 200 without a body.
+fn grpc(text: &Text<'_>) -> Response<Body> {
+    let status = match text.status.as_u16() {
+        400 => "3",
+        401 => "16",
+        403 => "7",
+        404 => "12",
+        413 | 429 | 431 => "8",
+        504 => "4",
+        _ => "14",
+    };
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from_static(status));
+    headers.insert("grpc-message", HeaderValue::from_static(text.code));
+    response
+}
+
+fn page(text: &Text<'_>, decision_id: Uuid) -> Response<Body> {
+    let advice = text.advice.map(|advice| format!("<p>{}</p>", escaped(advice))).unwrap_or_default();
+    let html = format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{status}</title>\
+         <h1>Access denied</h1><p>{title}</p>{advice}<p>Decision <code>{decision_id}</code></p></html>",
+        status = text.status.as_u16(),
+        title = escaped(text.title),
+    );
+    let mut response = with_body(text.status, "text/html; charset=utf-8", html);
+    response
+        .headers_mut()
+        .insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+    response
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+        .replace('\'', "&#39;")
+}
+
+/// RFC 6750 and RFC 9470; a missing token gets a challenge without an error.
+fn challenge(refusal: &Refusal) -> HeaderValue {
+    let mut text = String::from("Bearer realm=\"cedargate\"");
+    if let Some(error) = refusal.denial.bearer_error() {
+        text.push_str(&format!(", error=\"{error}\", error_description=\"{}\"", refusal.denial.title()));
+    }
+    if let Some(acr) = refusal.step_up.as_deref().filter(|acr| is_quotable(acr)) {
+        text.push_str(&format!(", acr_values=\"{acr}\""));
+    }
+    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("Bearer realm=\"cedargate\""))
+}
+
+fn is_quotable(text: &str) -> bool {
+    text.bytes().all(|b| matches!(b, b' '..=b'~') && b != b'"' && b != b'\\')
+}
+
+fn with_body(status: StatusCode, kind: &'static str, body: String) -> Response<Body> {
+    let mut response = Response::new(Body::full(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    fn answer(style: Style) -> Answer {
+        Answer {
+            style,
+            decision_id: Uuid::nil(),
+            request_id: HeaderValue::from_static("r-1"),
+        }
+    }
+
+    async fn text(response: Response<Body>) -> String {
+        String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn every_denial_is_a_problem_without_the_private_detail() {
+        for denial in Denial::ALL {
+            let refusal = Refusal::new(denial, "private-detail");
+            let response = refused(&refusal, &answer(Style::Problem));
+            assert_eq!(response.status(), denial.status());
+            assert_eq!(response.headers()["cache-control"], "no-store");
+            assert_eq!(response.headers()["x-request-id"], "r-1");
+            assert_eq!(response.headers().contains_key("www-authenticate"), denial.status() == 401);
+            assert_eq!(response.headers().contains_key("retry-after"), denial.status() == 503);
+            let body = text(response).await;
+            assert!(!body.contains("private-detail"));
+            let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(body["code"], denial.code());
+            assert_eq!(body["decision_id"], Uuid::nil().to_string());
+        }
+    }
+
+    #[test]
+    fn challenges_follow_the_rfcs() {
+        let of = |refusal: &Refusal| challenge(refusal).to_str().unwrap().to_owned();
+        assert_eq!(of(&Denial::TokenMissing.into()), "Bearer realm=\"cedargate\"");
+        assert!(of(&Denial::TokenExpired.into()).contains("error=\"invalid_token\", error_description=\""));
+        let mut refusal = Refusal::from(Denial::StepUpRequired);
+        refusal.step_up = Some("urn:mfa".to_owned());
+        assert!(of(&refusal).ends_with(", acr_values=\"urn:mfa\""));
+        refusal.step_up = Some("a\", x=\"".to_owned());
+        assert!(!of(&refusal).contains("acr_values"));
+    }
+
+    #[test]
+    fn a_malformed_request_closes_the_connection() {
+        let response = refused(&Denial::RequestInvalid.into(), &answer(Style::Problem));
+        assert_eq!(response.headers()["connection"], "close");
+    }
+
+    #[test]
+    fn grpc_gets_trailers_only() {
+        for (denial, status) in [(Denial::TokenMissing, "16"), (Denial::Forbidden, "7"), (Denial::KeyUnavailable, "14")] {
+            let response = refused(&denial.into(), &answer(Style::Grpc));
+            assert_eq!((response.status().as_u16(), &response.headers()["grpc-status"]), (200, &HeaderValue::from_static(status)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_person_gets_a_page_whose_advice_is_escaped() {
+        let mut refusal = Refusal::from(Denial::Forbidden);
+        refusal.advice = Some("<script>".to_owned());
+        let response = refused(&refusal, &answer(Style::Page));
+        assert!(response.headers().contains_key("content-security-policy"));
+        let body = text(response).await;
+        assert!(body.contains("&lt;script&gt;") && body.contains(&Uuid::nil().to_string()), "{body}");
+    }
+
+    #[test]
+    fn only_navigations_get_pages() {
+        let of = |method: Method, pairs: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.insert(*name, value.parse().unwrap());
+            }
+            Style::of(&method, &headers)
+        };
+        let html = ("accept", "text/html,*/*");
+        assert_eq!(of(Method::GET, &[html]), Style::Page);
+        assert_eq!(of(Method::GET, &[html, ("sec-fetch-mode", "cors")]), Style::Problem);
+        assert_eq!(of(Method::POST, &[html]), Style::Problem);
+        assert_eq!(of(Method::POST, &[("content-type", "application/grpc+proto")]), Style::Grpc);
+    }
+}

@@ -1,0 +1,229 @@
+//! What a record says. Plain values on the path; serde turns them into one JSON line on the writer's thread.
+//!
+//! The shape is published as `schemas/audit-event.schema.json` and a test holds every kind against it.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::ser::{SerializeMap, Serializer};
+use serde::Serialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::denial::Denial;
+use crate::request::hex;
+use crate::types::{Door, TokenFacts};
+
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// One line of the log.
+#[derive(Debug)]
+pub enum Event {
+    Decision(Box<AuditRecord>),
+    Auth(AuthEvent),
+    Policy(PolicyEvent),
+    Admin(AdminEvent),
+    HttpRejected(HttpRejected),
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    Permitted,
+    Denied(Denial),
+    /// The client went away before there was a decision; nothing was forwarded.
+    Cancelled,
+    /// The gate itself failed before there was a decision; nothing was forwarded.
+    Panicked,
+}
+
+/// A decision: who asked what, and the answer.
+#[derive(Debug, Serialize)]
+pub struct AuditRecord {
+    #[serde(serialize_with = "timestamp")]
+    pub ts: SystemTime,
+    #[serde(serialize_with = "text")]
+    pub decision_id: Uuid,
+    pub request_id: Option<Arc<str>>,
+    #[serde(serialize_with = "trace")]
+    pub trace_id: Option<[u8; 16]>,
+    pub portal: Arc<str>,
+    #[serde(serialize_with = "door")]
+    pub door: Door,
+    pub tenant: Option<Arc<str>>,
+    pub revision: Option<Arc<str>>,
+    pub principal: Option<EntityRef>,
+    pub roles: Arc<[Arc<str>]>,
+    pub action: Option<Arc<str>>,
+    pub resource: Option<EntityRef>,
+    pub context: Option<Arc<Value>>,
+    #[serde(flatten, serialize_with = "verdict")]
+    pub verdict: Verdict,
+    /// Ids of the determining policies.
+    pub policies: Vec<Arc<str>>,
+    pub errors: Vec<PolicyError>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<Shadow>,
+    #[serde(serialize_with = "token")]
+    pub token: Option<Arc<TokenFacts>>,
+    pub http: Option<HttpFacts>,
+    pub latency_us: Latency,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct EntityRef {
+    #[serde(rename = "type")]
+    pub kind: Arc<str>,
+    pub id: Arc<str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attrs: Option<Arc<Value>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parents: Vec<Arc<str>>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct PolicyError {
+    pub policy: Arc<str>,
+    pub message: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Shadow {
+    pub revision: Arc<str>,
+    pub decision: &'static str,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct HttpFacts {
+    #[serde(serialize_with = "method")]
+    pub method: http::Method,
+    pub path: String,
+    pub route: Option<Arc<str>>,
+    /// `None`: the client never got a head.
+    pub status: Option<u16>,
+}
+
+/// Microseconds.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Latency {
+    pub total: u64,
+    pub authn: Option<u64>,
+    pub decision: Option<u64>,
+    pub upstream: Option<u64>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct AuthEvent {
+    pub portal: Option<Arc<str>>,
+    pub event: &'static str,
+    pub result: &'static str,
+    pub detail: Option<String>,
+}
+
+/// The outcome of a candidate revision.
+#[derive(Clone, Debug, Serialize)]
+pub struct PolicyEvent {
+    pub portal: Arc<str>,
+    pub revision: Option<Arc<str>>,
+    pub result: &'static str,
+    pub detail: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct AdminEvent {
+    pub event: &'static str,
+    pub detail: Option<String>,
+}
+
+/// Bytes that were no request; there is no identity to name.
+#[derive(Clone, Debug, Serialize)]
+pub struct HttpRejected {
+    pub reason: &'static str,
+    pub peer: Option<std::net::IpAddr>,
+}
+
+impl AuditRecord {
+    /// A record of nothing yet: cancelled until told otherwise.
+    pub fn new(decision_id: Uuid, portal: Arc<str>, door: Door) -> Self {
+        Self {
+            ts: SystemTime::now(),
+            decision_id,
+            request_id: None,
+            trace_id: None,
+            portal,
+            door,
+            tenant: None,
+            revision: None,
+            principal: None,
+            roles: Arc::default(),
+            action: None,
+            resource: None,
+            context: None,
+            verdict: Verdict::Cancelled,
+            policies: Vec::new(),
+            errors: Vec::new(),
+            shadow: None,
+            token: None,
+            http: None,
+            latency_us: Latency::default(),
+        }
+    }
+}
+
+impl Event {
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Decision(_) => "decision",
+            Self::Auth(_) => "auth_event",
+            Self::Policy(_) => "policy_event",
+            Self::Admin(_) => "admin_event",
+            Self::HttpRejected(_) => "http_rejected",
+        }
+    }
+}
+
+fn text<T: std::fmt::Display, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(value)
+}
+
+fn method<S: Serializer>(value: &http::Method, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(value.as_str())
+}
+
+fn door<S: Serializer>(value: &Door, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(value.as_str())
+}
+
+pub(super) fn timestamp<S: Serializer>(value: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&humantime::format_rfc3339_micros(*value))
+}
+
+fn trace<S: Serializer>(value: &Option<[u8; 16]>, to: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(id) => to.serialize_str(&hex(id)),
+        None => to.serialize_none(),
+    }
+}
+
+fn verdict<S: Serializer>(value: &Verdict, to: S) -> Result<S::Ok, S::Error> {
+    let (decision, reason) = match value {
+        Verdict::Permitted => ("allow", "permitted"),
+        Verdict::Denied(denial) => ("deny", denial.code()),
+        Verdict::Cancelled => ("deny", "cancelled"),
+        Verdict::Panicked => ("deny", "panicked"),
+    };
+    let mut map = to.serialize_map(Some(2))?;
+    map.serialize_entry("decision", decision)?;
+    map.serialize_entry("reason", reason)?;
+    map.end()
+}
+
+fn token<S: Serializer>(value: &Option<Arc<TokenFacts>>, to: S) -> Result<S::Ok, S::Error> {
+    let Some(token) = value else { return to.serialize_none() };
+    let mut map = to.serialize_map(Some(5))?;
+    map.serialize_entry("iss", &token.iss)?;
+    map.serialize_entry("aud", &token.aud)?;
+    map.serialize_entry("kid", &token.kid)?;
+    map.serialize_entry("alg", token.alg)?;
+    map.serialize_entry("jti_hash", &token.jti_hash)?;
+    map.end()
+}

@@ -1,0 +1,257 @@
+//! The one thread that formats and writes records.
+//!
+//! Takes what is queued in batches and writes each batch at once; an idle queue means everything is in the sink. Fields
+//! named by `audit.mask` are replaced before anything is written. A sink that fails costs records (counted), never the
+//! gate.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::SystemTime;
+
+use prometheus::IntCounter;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::mpsc::{Receiver, Sender};
+
+use super::record::{Event, SCHEMA_VERSION, timestamp};
+use crate::config::{self, AuditSink};
+use crate::metrics::Metrics;
+
+/// A batch is written when it holds so much, or when the queue is empty.
+const BATCH_BYTES: usize = 64 * 1024;
+/// Only the owner reads decision records.
+const FILE_MODE: u32 = 0o600;
+const MASKED: &str = "[masked]";
+
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    #[error("cannot open the audit file `{path}`; check that its folder exists and is writable", path = path.display())]
+    Open {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot start the audit writer thread")]
+    Thread(#[source] io::Error),
+}
+
+#[derive(Debug)]
+pub(super) enum Message {
+    Event(Event),
+    Stop,
+}
+
+/// Owns the writer thread.
+#[derive(Debug)]
+pub struct AuditWriter {
+    queue: Sender<Message>,
+    thread: JoinHandle<()>,
+}
+
+enum Sink {
+    Stdout,
+    File { path: PathBuf, file: File },
+}
+
+struct Writing {
+    sink: Sink,
+    mask: Vec<Vec<String>>,
+    batch: Vec<u8>,
+    lines: u64,
+    written: IntCounter,
+    dropped: IntCounter,
+}
+
+pub(super) fn label(sink: &AuditSink) -> &'static str {
+    match sink {
+        AuditSink::Stdout => "stdout",
+        AuditSink::File(_) => "file",
+    }
+}
+
+impl AuditWriter {
+    pub(super) fn start(
+        config: &config::Audit,
+        metrics: &Metrics,
+        queue: Sender<Message>,
+        receiver: Receiver<Message>,
+    ) -> Result<Self, AuditError> {
+        let name = label(&config.sink);
+        let sink = match &config.sink {
+            AuditSink::Stdout => Sink::Stdout,
+            AuditSink::File(path) => Sink::File {
+                path: path.clone(),
+                file: open(path).map_err(|source| AuditError::Open { path: path.clone(), source })?,
+            },
+        };
+        let writing = Writing {
+            sink,
+            mask: config.mask.iter().map(|path| path.split('.').map(str::to_owned).collect()).collect(),
+            batch: Vec::with_capacity(BATCH_BYTES),
+            lines: 0,
+            written: metrics.audit_events.with_label_values(&[name]),
+            dropped: metrics.audit_dropped.with_label_values(&[name]),
+        };
+        let thread = std::thread::Builder::new()
+            .name("audit".to_owned())
+            .spawn(move || writing.run(receiver))
+            .map_err(AuditError::Thread)?;
+        Ok(Self { queue, thread })
+    }
+
+    /// Writes everything queued so far, then ends; call after the workers ended. Blocks.
+    pub fn close(self) {
+        if self.queue.blocking_send(Message::Stop).is_ok() && self.thread.join().is_err() {
+            tracing::error!("the audit writer ended in a panic");
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(FILE_MODE).open(path)
+}
+
+impl Writing {
+    fn run(mut self, mut queue: Receiver<Message>) {
+        while let Some(message) = queue.blocking_recv() {
+            let mut stop = self.take(message);
+            while let Ok(message) = queue.try_recv() {
+                stop |= self.take(message);
+                if self.batch.len() >= BATCH_BYTES {
+                    self.write();
+                }
+            }
+            self.write();
+            if stop {
+                return;
+            }
+        }
+    }
+
+    /// Whether this was the end.
+    fn take(&mut self, message: Message) -> bool {
+        let Message::Event(event) = message else { return true };
+        let start = self.batch.len();
+        match line(&event, &self.mask, &mut self.batch) {
+            Ok(()) => self.lines += 1,
+            Err(error) => {
+                self.batch.truncate(start);
+                self.dropped.inc();
+                tracing::error!(%error, "an audit record could not be formatted");
+            }
+        }
+        false
+    }
+
+    fn write(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        match self.sink.write(&self.batch) {
+            Ok(()) => self.written.inc_by(self.lines),
+            Err(error) => {
+                self.dropped.inc_by(self.lines);
+                tracing::error!(%error, "audit records could not be written");
+            }
+        }
+        self.batch.clear();
+        self.lines = 0;
+    }
+}
+
+impl Sink {
+    fn write(&mut self, batch: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Stdout => {
+                let mut out = io::stdout().lock();
+                out.write_all(batch)?;
+                out.flush()
+            }
+            Self::File { path, file } => {
+                if rotated(path, file)? {
+                    *file = open(path)?;
+                }
+                file.write_all(batch)
+            }
+        }
+    }
+}
+
+/// Whether the path now names another file, or none.
+fn rotated(path: &Path, file: &File) -> io::Result<bool> {
+    let open = file.metadata()?;
+    Ok(std::fs::metadata(path).map_or(true, |named| (named.dev(), named.ino()) != (open.dev(), open.ino())))
+}
+
+#[derive(Serialize)]
+struct Line<'a, T: Serialize> {
+    schema_version: u32,
+    kind: &'static str,
+    /// Decisions carry the time they began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ts: Option<Ts>,
+    #[serde(flatten)]
+    event: &'a T,
+    masked: &'a [String],
+}
+
+struct Ts(SystemTime);
+
+impl Serialize for Ts {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        timestamp(&self.0, to)
+    }
+}
+
+/// Appends one JSON line.
+pub(super) fn line(event: &Event, mask: &[Vec<String>], out: &mut Vec<u8>) -> serde_json::Result<()> {
+    let now = Some(Ts(SystemTime::now()));
+    match event {
+        Event::Decision(record) => append(event.kind(), None, record.as_ref(), mask, out),
+        Event::Auth(fields) => append(event.kind(), now, fields, mask, out),
+        Event::Policy(fields) => append(event.kind(), now, fields, mask, out),
+        Event::Admin(fields) => append(event.kind(), now, fields, mask, out),
+        Event::HttpRejected(fields) => append(event.kind(), now, fields, mask, out),
+    }
+}
+
+fn append<T: Serialize>(kind: &'static str, ts: Option<Ts>, event: &T, mask: &[Vec<String>], out: &mut Vec<u8>) -> serde_json::Result<()> {
+    let line = Line {
+        schema_version: SCHEMA_VERSION,
+        kind,
+        ts,
+        event,
+        masked: &[],
+    };
+    if mask.is_empty() {
+        serde_json::to_writer(&mut *out, &line)?;
+    } else {
+        let mut value = serde_json::to_value(&line)?;
+        let masked: Vec<Value> = mask.iter().filter_map(|path| masked(&mut value, path)).map(Value::String).collect();
+        if let Some(fields) = value.as_object_mut() {
+            fields.insert("masked".to_owned(), Value::Array(masked));
+        }
+        serde_json::to_writer(&mut *out, &value)?;
+    }
+    out.push(b'\n');
+    Ok(())
+}
+
+/// Replaces the value at the path and returns its JSON pointer; `None` if there is nothing.
+fn masked(value: &mut Value, path: &[String]) -> Option<String> {
+    let mut pointer = String::new();
+    let mut place = value;
+    for key in path {
+        place = place.as_object_mut()?.get_mut(key)?;
+        pointer.push('/');
+        pointer.push_str(&key.replace('~', "~0").replace('/', "~1"));
+    }
+    if place.is_null() {
+        return None;
+    }
+    *place = Value::String(MASKED.to_owned());
+    Some(pointer)
+}

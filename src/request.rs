@@ -1,0 +1,545 @@
+//! What a request says about itself, after everything ambiguous was refused.
+//!
+//! First step of the path. hyper already refused what no HTTP parser accepts; `check` refuses what two parsers could
+//! read differently (FINDINGS lists the cases), so that the request decided on is the one forwarded. The client's
+//! address and scheme come from the connection, and from headers only where the peer is a trusted proxy. Never
+//! decides who is calling. `Upgrade` (h2c, WebSocket) is not offered yet: the header is dropped on forwarding.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv6Addr};
+
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use ipnet::IpNet;
+use uuid::Uuid;
+
+use crate::denial::{Denial, Refusal};
+
+/// Longest method name, in bytes.
+const METHOD_BYTES_MAX: usize = 32;
+/// Longest host name, in bytes (RFC 1035).
+const HOST_BYTES_MAX: usize = 253;
+/// Longest request id taken from a client, in bytes.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+pub static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// Where an unambiguous request goes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Target<'a> {
+    /// Lower case, no port, no trailing dot; an IPv6 address stands in brackets.
+    pub host: String,
+    pub port: Option<u16>,
+    /// As sent; always starts with `/`.
+    pub path: &'a str,
+    pub query: Option<&'a str>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+/// What is known of the client beyond its credential.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ClientFacts {
+    /// The rightmost untrusted address; IPv4-mapped IPv6 addresses are IPv4.
+    pub source_ip: IpAddr,
+    pub scheme: Scheme,
+    /// The host the client asked for, as `Target::host`.
+    pub host: String,
+    pub port: u16,
+}
+
+/// One hop of a W3C trace: the caller's trace (or a new one) with our own span.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Trace {
+    pub trace_id: [u8; 16],
+    pub span_id: [u8; 8],
+    pub flags: u8,
+    /// Only beside a valid `traceparent`.
+    pub state: Vec<HeaderValue>,
+}
+
+/// The values of one query parameter.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum QueryValue<'a> {
+    Absent,
+    One(Cow<'a, str>),
+    Repeated(Vec<Cow<'a, str>>),
+}
+
+impl Scheme {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
+
+/// Refuses every request that could mean two things.
+pub fn check(parts: &Parts) -> Result<Target<'_>, Refusal> {
+    check_method(&parts.method)?;
+    check_framing(&parts.headers)?;
+    check_expect(&parts.headers)?;
+    let (host, port) = one_host(&parts.headers)?;
+    check_uri(&parts.uri, &host, port)?;
+    let path = parts.uri.path();
+    if !path.starts_with('/') {
+        return Err(invalid("the path does not start with `/`"));
+    }
+    Ok(Target {
+        host,
+        port,
+        path,
+        query: parts.uri.query(),
+    })
+}
+
+fn invalid(detail: &'static str) -> Refusal {
+    Refusal::new(Denial::RequestInvalid, detail)
+}
+
+fn check_method(method: &Method) -> Result<(), Refusal> {
+    if *method == Method::CONNECT || *method == Method::TRACE {
+        return Err(invalid("this method is never forwarded"));
+    }
+    let name = method.as_str();
+    let sane = name.len() <= METHOD_BYTES_MAX
+        && name.starts_with(|c: char| c.is_ascii_uppercase())
+        && name.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
+    if sane {
+        Ok(())
+    } else {
+        Err(invalid("the method is not an upper-case token"))
+    }
+}
+
+fn check_framing(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next()
+        && (codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+    {
+        return Err(invalid("`transfer-encoding` is not exactly `chunked`"));
+    }
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next() {
+        if lengths.next().is_some() || !is_canonical_number(length.as_bytes()) {
+            return Err(invalid("`content-length` is not one plain number"));
+        }
+        if headers.contains_key(TRANSFER_ENCODING) {
+            return Err(invalid("both `content-length` and `transfer-encoding`"));
+        }
+    }
+    Ok(())
+}
+
+fn is_canonical_number(text: &[u8]) -> bool {
+    match text {
+        [] => false,
+        [b'0'] => true,
+        [b'0', ..] => false,
+        digits => digits.iter().all(u8::is_ascii_digit),
+    }
+}
+
+fn check_expect(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut values = headers.get_all(EXPECT).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(()),
+        (Some(one), None) if one.as_bytes().eq_ignore_ascii_case(b"100-continue") => Ok(()),
+        _ => Err(invalid("`expect` is not `100-continue`")),
+    }
+}
+
+fn one_host(headers: &HeaderMap) -> Result<(String, Option<u16>), Refusal> {
+    let mut hosts = headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host
+            .to_str()
+            .ok()
+            .and_then(authority)
+            .ok_or_else(|| invalid("`host` is not a host name or address")),
+        (None, _) => Err(invalid("no `host`")),
+        (Some(_), Some(_)) => Err(invalid("more than one `host`")),
+    }
+}
+
+/// Absolute-form must agree with `Host`; authority-form and `*` are for methods we do not forward.
+fn check_uri(uri: &Uri, host: &str, port: Option<u16>) -> Result<(), Refusal> {
+    let (scheme, named) = match (uri.scheme_str(), uri.authority()) {
+        (None, None) => return Ok(()),
+        (Some(scheme), Some(named)) => (scheme, named),
+        _ => return Err(invalid("the target is neither a path nor a full URL")),
+    };
+    let default = match scheme {
+        "http" => Scheme::Http.default_port(),
+        "https" => Scheme::Https.default_port(),
+        _ => return Err(invalid("the target's scheme is not http or https")),
+    };
+    let (named_host, named_port) = authority(named.as_str()).ok_or_else(|| invalid("the target's authority is malformed"))?;
+    if named_host != host || named_port.unwrap_or(default) != port.unwrap_or(default) {
+        return Err(invalid("the target and `host` name different hosts"));
+    }
+    Ok(())
+}
+
+/// `host[:port]` → lower-case host without trailing dot, and port. `None` on userinfo or anything odd.
+pub fn authority(text: &str) -> Option<(String, Option<u16>)> {
+    if let Some(bracketed) = text.strip_prefix('[') {
+        let (address, rest) = bracketed.split_once(']')?;
+        let address: Ipv6Addr = address.parse().ok()?;
+        let port = match rest.strip_prefix(':') {
+            Some(digits) => Some(parse_port(digits)?),
+            None if rest.is_empty() => None,
+            None => return None,
+        };
+        return Some((format!("[{address}]"), port));
+    }
+    match text.split_once(':') {
+        Some((host, digits)) => Some((dns_name(host)?, Some(parse_port(digits)?))),
+        None => Some((dns_name(text)?, None)),
+    }
+}
+
+fn parse_port(digits: &str) -> Option<u16> {
+    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    plain.then(|| digits.parse().ok()).flatten().filter(|port| *port != 0)
+}
+
+fn dns_name(host: &str) -> Option<String> {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let sane = !host.is_empty()
+        && host.len() <= HOST_BYTES_MAX
+        && host.split('.').all(|label| {
+            !label.is_empty()
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        });
+    sane.then(|| host.to_ascii_lowercase())
+}
+
+/// Address, scheme and host of the client. Garbage from a trusted proxy counts as nothing: the peer's own address
+/// and the request's own host are used, which never widens what a source rule allows.
+pub fn client_facts(headers: &HeaderMap, peer: IpAddr, target: &Target<'_>, trusted: &[IpNet]) -> ClientFacts {
+    let peer = unmapped(peer);
+    let direct = |scheme: Scheme| ClientFacts {
+        source_ip: peer,
+        scheme,
+        host: target.host.clone(),
+        port: target.port.unwrap_or_else(|| scheme.default_port()),
+    };
+    if !is_trusted(peer, trusted) {
+        return direct(Scheme::Http);
+    }
+    let scheme = match only(headers, "x-forwarded-proto") {
+        Some(proto) if proto.eq_ignore_ascii_case("https") => Scheme::Https,
+        _ => Scheme::Http,
+    };
+    let mut facts = direct(scheme);
+    facts.source_ip = rightmost_untrusted(headers, peer, trusted);
+    if let Some((host, port)) = only(headers, "x-forwarded-host").and_then(authority) {
+        facts.host = host;
+        facts.port = port.unwrap_or_else(|| scheme.default_port());
+    }
+    facts
+}
+
+fn rightmost_untrusted(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+    let mut leftmost = peer;
+    let lines: Vec<&HeaderValue> = headers.get_all("x-forwarded-for").iter().collect();
+    for line in lines.into_iter().rev() {
+        let Ok(line) = line.to_str() else { return peer };
+        for hop in line.rsplit(',') {
+            let Some(address) = hop_address(hop.trim()) else { return peer };
+            if !is_trusted(address, trusted) {
+                return address;
+            }
+            leftmost = address;
+        }
+    }
+    leftmost
+}
+
+/// An address as proxies write it: bare, `ip:port`, or `[ipv6]:port`.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    let address = hop
+        .parse::<IpAddr>()
+        .ok()
+        .or_else(|| hop.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
+        .or_else(|| hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok())?;
+    Some(unmapped(address))
+}
+
+fn unmapped(address: IpAddr) -> IpAddr {
+    address.to_canonical()
+}
+
+fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+    trusted.iter().any(|net| net.contains(&address))
+}
+
+/// The value of a header that occurs exactly once and is text.
+fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(one), None) => one.to_str().ok(),
+        _ => None,
+    }
+}
+
+/// The client's `X-Request-ID` if it is one well-formed value, else a fresh UUIDv7.
+pub fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let well_formed = |id: &&HeaderValue| {
+        let id = id.as_bytes();
+        (1..=REQUEST_ID_BYTES_MAX).contains(&id.len())
+            && id
+                .iter()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+    };
+    let mut ids = headers.get_all(&X_REQUEST_ID).iter();
+    match (ids.next().filter(well_formed), ids.next()) {
+        (Some(id), None) => id.clone(),
+        _ => uuid_value(Uuid::now_v7()),
+    }
+}
+
+/// A UUID as a header value, without allocating a string.
+pub fn uuid_value(id: Uuid) -> HeaderValue {
+    let mut buffer = Uuid::encode_buffer();
+    let text: &str = id.hyphenated().encode_lower(&mut buffer);
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+impl Trace {
+    /// Continues the caller's trace if `traceparent` is strictly version 00, else starts one.
+    pub fn from_headers(headers: &HeaderMap) -> Self {
+        let [fresh, span] = [Uuid::now_v7(), Uuid::now_v7()];
+        let [_, _, _, _, _, _, _, _, span_id @ ..] = span.into_bytes();
+        match only(headers, TRACEPARENT.as_str()).and_then(parse_traceparent) {
+            Some((trace_id, flags)) => Self {
+                trace_id,
+                span_id,
+                flags,
+                state: headers.get_all(&TRACESTATE).iter().cloned().collect(),
+            },
+            None => Self {
+                trace_id: fresh.into_bytes(),
+                span_id,
+                flags: 0,
+                state: Vec::new(),
+            },
+        }
+    }
+
+    /// What the app gets: our span as the parent.
+    pub fn traceparent(&self) -> HeaderValue {
+        let text = format!("00-{}-{}-{:02x}", hex(&self.trace_id), hex(&self.span_id), self.flags);
+        HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    }
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // Writing to a String cannot fail.
+        drop(write!(text, "{byte:02x}"));
+    }
+    text
+}
+
+fn parse_traceparent(text: &str) -> Option<([u8; 16], u8)> {
+    let mut fields = text.split('-');
+    let (version, trace, parent, flags) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+    if version != "00" || fields.next().is_some() || [trace.len(), parent.len(), flags.len()] != [32, 16, 2] {
+        return None;
+    }
+    let lower_hex = |field: &str| field.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if ![trace, parent, flags].into_iter().all(lower_hex) {
+        return None;
+    }
+    let trace = u128::from_str_radix(trace, 16).ok().filter(|id| *id != 0)?;
+    u64::from_str_radix(parent, 16).ok().filter(|id| *id != 0)?;
+    let flags = u8::from_str_radix(flags, 16).ok()?;
+    // Only `sampled` means anything in version 00.
+    Some((trace.to_be_bytes(), flags & 1))
+}
+
+/// Form-urlencoded pairs in their order.
+pub fn query_pairs(query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+    url::form_urlencoded::parse(query.as_bytes())
+}
+
+pub fn query_value<'a>(query: &'a str, name: &str) -> QueryValue<'a> {
+    let mut values: Vec<_> = query_pairs(query)
+        .filter(|(key, _)| key == name)
+        .map(|(_, value)| value)
+        .collect();
+    match (values.pop(), values.is_empty()) {
+        (None, _) => QueryValue::Absent,
+        (Some(one), true) => QueryValue::One(one),
+        (Some(last), false) => {
+            values.push(last);
+            QueryValue::Repeated(values)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn parts(method: &str, uri: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut builder = Request::builder().method(method).uri(uri);
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        builder.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn ambiguous_requests_are_refused() {
+        let h = ("host", "a.test");
+        for (method, uri, headers) in [
+            ("GET", "/", vec![]),
+            ("GET", "/", vec![h, h]),
+            ("GET", "/", vec![("host", "a b")]),
+            ("GET", "/", vec![("host", "u@a.test")]),
+            ("GET", "/", vec![("host", "a.test:0")]),
+            ("GET", "/", vec![("host", "a.test:99999")]),
+            ("GET", "/", vec![("host", "a..test")]),
+            ("GET", "/", vec![("host", "")]),
+            ("GET", "/", vec![("host", "[::1")]),
+            ("GET", "/", vec![("host", "[::1]x")]),
+            ("GET", "http://b.test/", vec![h]),
+            ("GET", "http://a.test:81/", vec![h]),
+            ("GET", "http://u@a.test/", vec![h]),
+            ("GET", "ftp://a.test/", vec![h]),
+            ("GET", "a.test:80", vec![h]),
+            ("OPTIONS", "*", vec![h]),
+            ("CONNECT", "a.test:80", vec![h]),
+            ("TRACE", "/", vec![h]),
+            ("get", "/", vec![h]),
+            ("G3T", "/", vec![h]),
+            ("POST", "/", vec![h, ("transfer-encoding", "gzip, chunked")]),
+            ("POST", "/", vec![h, ("transfer-encoding", ",chunked")]),
+            ("POST", "/", vec![h, ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]),
+            ("POST", "/", vec![h, ("content-length", "03")]),
+            ("POST", "/", vec![h, ("content-length", "+3")]),
+            ("POST", "/", vec![h, ("content-length", "3"), ("content-length", "3")]),
+            ("POST", "/", vec![h, ("content-length", "3"), ("transfer-encoding", "chunked")]),
+            ("POST", "/", vec![h, ("expect", "more")]),
+        ] {
+            let parts = parts(method, uri, &headers);
+            let refusal = check(&parts).expect_err(&format!("{method} {uri} {headers:?}"));
+            assert_eq!(refusal.denial, Denial::RequestInvalid);
+        }
+    }
+
+    #[test]
+    fn plain_requests_have_one_target() {
+        for (uri, host, expected, port) in [
+            ("/x?q=1", "A.Test.:8080", "a.test", Some(8080)),
+            ("http://a.test/x?q=1", "a.test:80", "a.test", Some(80)),
+            ("https://A.test:443/x?q=1", "a.test", "a.test", None),
+            ("/x?q=1", "[2001:DB8::1]:80", "[2001:db8::1]", Some(80)),
+            ("/x?q=1", "127.0.0.1", "127.0.0.1", None),
+        ] {
+            let parts = parts("PROPFIND", uri, &[("host", host), ("transfer-encoding", "Chunked"), ("expect", "100-Continue")]);
+            let target = check(&parts).unwrap();
+            assert_eq!((target.host.as_str(), target.port), (expected, port));
+            assert_eq!((target.path, target.query), ("/x", Some("q=1")));
+        }
+    }
+
+    fn facts(peer: &str, headers: &[(&str, &str)]) -> ClientFacts {
+        let mut all = vec![("host", "a.test")];
+        all.extend_from_slice(headers);
+        let parts = parts("GET", "/", &all);
+        let trusted = ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+        client_facts(&parts.headers, peer.parse().unwrap(), &check(&parts).unwrap(), &trusted)
+    }
+
+    #[test]
+    fn forwarded_headers_are_believed_only_from_trusted_peers() {
+        let headers = [
+            ("x-forwarded-for", "6.6.6.6, 1.2.3.4"),
+            ("x-forwarded-for", "10.9.9.9"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "Shop.test"),
+        ];
+        let direct = facts("9.9.9.9", &headers);
+        assert_eq!((direct.source_ip.to_string().as_str(), direct.scheme), ("9.9.9.9", Scheme::Http));
+        assert_eq!((direct.host.as_str(), direct.port), ("a.test", 80));
+        let proxied = facts("::ffff:10.1.1.1", &headers);
+        assert_eq!((proxied.source_ip.to_string().as_str(), proxied.scheme), ("1.2.3.4", Scheme::Https));
+        assert_eq!((proxied.host.as_str(), proxied.port), ("shop.test", 443));
+    }
+
+    #[test]
+    fn a_garbled_forwarded_chain_counts_as_the_peer() {
+        for chain in ["", "1.2.3.4, unknown", "1.2.3.4,", "%00"] {
+            assert_eq!(facts("10.1.1.1", &[("x-forwarded-for", chain)]).source_ip.to_string(), "10.1.1.1", "{chain}");
+        }
+        for (chain, expected) in [("1.2.3.4:99", "1.2.3.4"), ("[2001:db8::1]:9", "2001:db8::1"), ("::ffff:1.2.3.4", "1.2.3.4")] {
+            assert_eq!(facts("10.1.1.1", &[("x-forwarded-for", chain)]).source_ip.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn request_ids_are_kept_if_well_formed_and_made_otherwise() {
+        let id = |values: &[&str]| {
+            let headers: Vec<_> = values.iter().map(|v| ("x-request-id", *v)).collect();
+            request_id(&parts("GET", "/", &headers).headers)
+        };
+        assert_eq!(id(&["a.B_c-1"]), "a.B_c-1");
+        let long = "x".repeat(129);
+        for bad in [&[][..], &[""], &["a b"], &["a", "b"], &[long.as_str()]] {
+            assert_eq!(id(bad).len(), 36, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_strict_traceparent_continues_a_trace() {
+        let trace = |value: &str| Trace::from_headers(&parts("GET", "/", &[("traceparent", value), ("tracestate", "a=b")]).headers);
+        let id = "0af7651916cd43dd8448eb211c80319c";
+        let good = trace(&format!("00-{id}-b7ad6b7169203331-01"));
+        assert_eq!((hex(&good.trace_id).as_str(), good.flags, good.state.len()), (id, 1, 1));
+        assert!(good.traceparent().to_str().unwrap().starts_with(&format!("00-{id}-")));
+        assert_ne!(hex(&good.span_id), "b7ad6b7169203331");
+        for bad in [
+            format!("01-{id}-b7ad6b7169203331-01"),
+            format!("00-{id}-b7ad6b7169203331-01-x"),
+            format!("00-{}-b7ad6b7169203331-01", id.to_uppercase()),
+            format!("00-{id}-0000000000000000-01"),
+            format!("00-{}-b7ad6b7169203331-01", "0".repeat(32)),
+            "nonsense".to_owned(),
+        ] {
+            let fresh = trace(&bad);
+            assert_ne!(hex(&fresh.trace_id), id, "{bad}");
+            assert!(fresh.state.is_empty());
+        }
+    }
+
+    #[test]
+    fn repeated_query_parameters_are_seen() {
+        assert_eq!(query_value("a=1&b=%20+2", "b"), QueryValue::One("  2".into()));
+        assert_eq!(query_value("a=1&%61=2", "a"), QueryValue::Repeated(vec!["1".into(), "2".into()]));
+        assert_eq!(query_value("a=1", "c"), QueryValue::Absent);
+    }
+}

@@ -1,0 +1,201 @@
+//! Bodies on their way through: never collected, only watched.
+//!
+//! `RequestBody` enforces `limits.body_bytes` and says who is being waited for; `Body` is every response's body and
+//! gives the upstream connection back when the app's answer was read to its end. Back-pressure is hyper's own:
+//! a frame is asked for only when the other side can take it.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::headers::HeaderRules;
+use super::pool::Lease;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error("the request body is larger than `limits.body_bytes`")]
+    TooLarge,
+    #[error("the client's body ended early or is malformed")]
+    Client(#[source] hyper::Error),
+}
+
+/// How far the request's body has come; written by the body, read by the response's deadline.
+#[derive(Debug)]
+pub(super) struct Progress {
+    pub last: Cell<Instant>,
+    pub waits_for_client: Cell<bool>,
+    pub too_large: Cell<bool>,
+    pub client_failed: Cell<bool>,
+}
+
+impl Progress {
+    pub fn start() -> Rc<Self> {
+        Rc::new(Self {
+            last: Cell::new(Instant::now()),
+            waits_for_client: Cell::new(false),
+            too_large: Cell::new(false),
+            client_failed: Cell::new(false),
+        })
+    }
+}
+
+/// The client's body with a limit.
+#[derive(Debug)]
+pub struct RequestBody {
+    pub(super) incoming: Incoming,
+    /// Bytes that may still come.
+    pub(super) left: u64,
+    pub(super) rules: Rc<HeaderRules>,
+    pub(super) progress: Rc<Progress>,
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        self.progress.waits_for_client.set(polled.is_pending());
+        let frame = ready!(polled);
+        self.progress.last.set(Instant::now());
+        match frame {
+            None => Poll::Ready(None),
+            Some(Err(error)) => {
+                self.progress.client_failed.set(true);
+                Poll::Ready(Some(Err(BodyError::Client(error))))
+            }
+            Some(Ok(frame)) => Poll::Ready(Some(self.passed(frame))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl RequestBody {
+    fn passed(&mut self, mut frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
+        if let Some(data) = frame.data_ref() {
+            let bytes = u64::try_from(data.remaining()).unwrap_or(u64::MAX);
+            self.left = self.left.checked_sub(bytes).ok_or_else(|| {
+                self.progress.too_large.set(true);
+                BodyError::TooLarge
+            })?;
+        }
+        // SECURITY: a trailer must not say what a header may not.
+        if let Some(trailers) = frame.trailers_mut() {
+            self.rules.remove_from_trailers(trailers);
+        }
+        Ok(frame)
+    }
+}
+
+/// The body of every response of the gate.
+pub struct Body {
+    kind: Kind,
+    /// Dropped when the response ended, however it ended.
+    guard: Option<Box<dyn Any>>,
+}
+
+enum Kind {
+    Full(Option<Bytes>),
+    App { incoming: Incoming, lease: Option<Lease> },
+}
+
+impl Body {
+    pub fn empty() -> Self {
+        Self::full(Bytes::new())
+    }
+
+    pub fn full(bytes: Bytes) -> Self {
+        Self {
+            kind: Kind::Full(Some(bytes).filter(|bytes| !bytes.is_empty())),
+            guard: None,
+        }
+    }
+
+    pub(super) fn app(incoming: Incoming, lease: Lease) -> Self {
+        let mut body = Self {
+            kind: Kind::App {
+                incoming,
+                lease: Some(lease),
+            },
+            guard: None,
+        };
+        body.return_connection();
+        body
+    }
+
+    /// Attaches what wants to know when the response ended; an earlier guard is dropped first.
+    pub fn with_guard(mut self, guard: impl Any) -> Self {
+        self.guard = Some(Box::new(guard));
+        self
+    }
+
+    /// Once the app's answer was read to its end.
+    fn return_connection(&mut self) {
+        if let Kind::App { incoming, lease } = &mut self.kind
+            && incoming.is_end_stream()
+            && let Some(lease) = lease.take()
+        {
+            lease.give_back();
+        }
+    }
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind = match self.kind {
+            Kind::Full(_) => "full",
+            Kind::App { .. } => "app",
+        };
+        f.debug_struct("Body").field("kind", &kind).finish_non_exhaustive()
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = &mut *self;
+        let frame = match &mut this.kind {
+            Kind::Full(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Kind::App { incoming, lease } => {
+                let frame = ready!(Pin::new(incoming).poll_frame(cx));
+                let ended = frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));
+                if ended && let Some(lease) = lease.take() {
+                    lease.give_back();
+                }
+                frame
+            }
+        };
+        this.return_connection();
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Full(bytes) => bytes.is_none(),
+            Kind::App { incoming, .. } => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| u64::try_from(b.len()).unwrap_or(u64::MAX))),
+            Kind::App { incoming, .. } => incoming.size_hint(),
+        }
+    }
+}

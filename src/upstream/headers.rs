@@ -1,0 +1,278 @@
+//! What of a request's head reaches the app, and what of the app's head reaches the client.
+//!
+//! The order is the point (LESSONS: GHSA-w9mr-28mw-j8hg, CVE-2025-64484): hop-by-hop first, then every copy of our own
+//! headers in any spelling, then all of ours are set, empty if unknown. So nothing a client sends can remove, repeat
+//! or pre-empt what the gate says.
+
+use std::borrow::Cow;
+
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use smallvec::SmallVec;
+
+use super::Outward;
+use crate::authz::Permit;
+use crate::request::{TRACEPARENT, TRACESTATE, X_REQUEST_ID, uuid_value};
+
+/// Controls, non-ASCII (always), and what would end or fake an item of a list.
+const ENCODED: &AsciiSet = &CONTROLS.add(b',').add(b'%');
+const HOP_BY_HOP: [&str; 4] = ["keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"];
+
+static USER: HeaderName = HeaderName::from_static("x-forwarded-user");
+static EMAIL: HeaderName = HeaderName::from_static("x-forwarded-email");
+static GROUPS: HeaderName = HeaderName::from_static("x-forwarded-groups");
+static PREFERRED_USERNAME: HeaderName = HeaderName::from_static("x-forwarded-preferred-username");
+static TENANT: HeaderName = HeaderName::from_static("x-cedargate-tenant");
+static PORTAL: HeaderName = HeaderName::from_static("x-cedargate-portal");
+static ROLES: HeaderName = HeaderName::from_static("x-cedargate-roles");
+static DECISION_ID: HeaderName = HeaderName::from_static("x-cedargate-decision-id");
+static REVISION: HeaderName = HeaderName::from_static("x-cedargate-revision");
+static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+
+/// Names that a client might use to make the app see another method or path.
+pub const STRIPPED_BY_DEFAULT: [&str; 6] = [
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+    "x-original-url",
+    "x-original-uri",
+    "x-rewrite-url",
+];
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Credential {
+    Strip,
+    Forward,
+}
+
+/// Made once per worker from the configuration.
+#[derive(Clone, Debug)]
+pub struct HeaderRules {
+    assertion: HeaderName,
+    /// Every further name to remove, normalised.
+    strip: Vec<String>,
+    authorization: Credential,
+}
+
+impl HeaderRules {
+    pub fn new(assertion: HeaderName, strip: &[HeaderName], authorization: Credential) -> Self {
+        let mut names: Vec<String> = strip.iter().map(|name| normalised(name.as_str()).into_owned()).collect();
+        names.push(normalised(assertion.as_str()).into_owned());
+        Self {
+            assertion,
+            strip: names,
+            authorization,
+        }
+    }
+
+    /// Whether a client's header of this name, however spelled, must not reach the app.
+    fn claims_ours(&self, name: &HeaderName) -> bool {
+        let name = normalised(name.as_str());
+        name.starts_with("x-cedargate-")
+            || name.starts_with("x-forwarded-")
+            || name == "forwarded"
+            || self.strip.iter().any(|stripped| *stripped == name)
+    }
+
+    pub(super) fn remove_from_trailers(&self, trailers: &mut HeaderMap) {
+        let forbidden: SmallVec<[HeaderName; 4]> = trailers
+            .keys()
+            .filter(|name| self.claims_ours(name) || is_framing_or_credential(name))
+            .cloned()
+            .collect();
+        for name in forbidden {
+            trailers.remove(name);
+        }
+    }
+}
+
+/// Servers that turn headers into variables make one name of `-`, `_`, `.` and the like.
+fn normalised(name: &str) -> Cow<'_, str> {
+    if name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+        return Cow::Borrowed(name);
+    }
+    let same = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    Cow::Owned(name.chars().map(same).collect())
+}
+
+fn is_framing_or_credential(name: &HeaderName) -> bool {
+    let known = [HOST, TRANSFER_ENCODING, CONTENT_LENGTH, AUTHORIZATION, COOKIE, CONNECTION, TE, UPGRADE];
+    known.contains(name) || HOP_BY_HOP.contains(&name.as_str())
+}
+
+/// The head the app sees. Needs the permit because its values are the permit's.
+pub(super) fn outward(headers: &mut HeaderMap, permit: Permit, to: &Outward<'_>) {
+    remove_hop_by_hop(headers);
+    headers.remove(CONTENT_LENGTH);
+    let claimed: SmallVec<[HeaderName; 8]> = headers.keys().filter(|name| to.rules.claims_ours(name)).cloned().collect();
+    for name in claimed {
+        headers.remove(name);
+    }
+    if to.rules.authorization == Credential::Strip {
+        headers.remove(AUTHORIZATION);
+    }
+    remove_session_cookies(headers);
+    set_identity(headers, permit, &to.rules.assertion);
+    set_client(headers, to);
+}
+
+/// The app's head as the client sees it.
+pub(super) fn inward(headers: &mut HeaderMap, request_id: &HeaderValue) {
+    remove_hop_by_hop(headers);
+    headers.insert(&X_REQUEST_ID, request_id.clone());
+}
+
+/// `Trailer` stays: hyper sends no trailers without it. `TE` stays as far as it announces trailers.
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let trailers = headers.get_all(TE).iter().any(|te| {
+        te.to_str()
+            .is_ok_and(|te| te.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")))
+    });
+    let named: SmallVec<[HeaderName; 4]> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .filter(|name| *name != HOST)
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in [CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+    headers.remove("http2-settings");
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+fn is_session_cookie(pair: &[u8]) -> bool {
+    let name = pair.trim_ascii_start();
+    name.starts_with(b"__Host-cedargate") || name.starts_with(b"cedargate_")
+}
+
+/// Removes our cookie pairs only; the app's own stay byte for byte.
+fn remove_session_cookies(headers: &mut HeaderMap) {
+    let pairs = |value: &HeaderValue| value.as_bytes().split(|b| *b == b';').any(is_session_cookie);
+    if !headers.get_all(COOKIE).iter().any(pairs) {
+        return;
+    }
+    let kept: Vec<HeaderValue> = headers
+        .get_all(COOKIE)
+        .iter()
+        .filter_map(|value| {
+            let kept: Vec<&[u8]> = value
+                .as_bytes()
+                .split(|b| *b == b';')
+                .filter(|pair| !is_session_cookie(pair) && !pair.trim_ascii().is_empty())
+                .collect();
+            let joined = kept.join(&b';');
+            Some(joined.trim_ascii()).filter(|rest| !rest.is_empty()).and_then(|rest| HeaderValue::from_bytes(rest).ok())
+        })
+        .collect();
+    headers.remove(COOKIE);
+    for value in kept {
+        headers.append(COOKIE, value);
+    }
+}
+
+fn set_identity(headers: &mut HeaderMap, permit: Permit, assertion: &HeaderName) {
+    let empty = || HeaderValue::from_static("");
+    let passport = permit.passport;
+    let caller = passport.caller.as_deref();
+    let of = |pick: fn(&crate::authz::CallerHeaders) -> &HeaderValue| caller.map_or_else(empty, |caller| pick(caller).clone());
+    headers.insert(&USER, of(|c| &c.user));
+    headers.insert(&EMAIL, of(|c| &c.email));
+    headers.insert(&GROUPS, of(|c| &c.groups));
+    headers.insert(&PREFERRED_USERNAME, of(|c| &c.preferred_username));
+    headers.insert(&TENANT, of(|c| &c.tenant));
+    headers.insert(&ROLES, of(|c| &c.roles));
+    headers.insert(&PORTAL, passport.portal);
+    headers.insert(&REVISION, passport.revision);
+    headers.insert(&DECISION_ID, uuid_value(passport.decision_id));
+    headers.insert(assertion, passport.assertion);
+}
+
+/// One address, not a chain: the client as the gate believes it, so an app needs no hop counting.
+fn set_client(headers: &mut HeaderMap, to: &Outward<'_>) {
+    let client = to.client;
+    let address = client.source_ip.to_string();
+    let node = if client.source_ip.is_ipv6() {
+        format!("\"[{address}]\"")
+    } else {
+        address.clone()
+    };
+    let scheme = client.scheme.as_str();
+    let host = if client.port == client.scheme.default_port() {
+        client.host.clone()
+    } else {
+        format!("{}:{}", client.host, client.port)
+    };
+    set(headers, &FORWARDED, &format!("for={node};proto={scheme};host=\"{host}\""));
+    set(headers, &FORWARDED_FOR, &address);
+    headers.insert(&FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    set(headers, &FORWARDED_HOST, &host);
+    headers.insert(&FORWARDED_PORT, HeaderValue::from(client.port));
+    headers.insert(&X_REQUEST_ID, to.request_id.clone());
+    headers.insert(&TRACEPARENT, to.trace.traceparent());
+    headers.remove(&TRACESTATE);
+    for state in &to.trace.state {
+        headers.append(&TRACESTATE, state.clone());
+    }
+}
+
+fn set(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
+    headers.insert(name, HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static("")));
+}
+
+/// A value of ours for a header: commas, `%`, controls and non-ASCII percent-encoded.
+pub fn header_value(text: &str) -> HeaderValue {
+    let encoded: Cow<'_, str> = utf8_percent_encode(text, ENCODED).into();
+    HeaderValue::from_str(&encoded).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// Items encoded one by one and joined with `,`.
+pub fn header_list<'a>(items: impl IntoIterator<Item = &'a str>) -> HeaderValue {
+    let items: Vec<String> = items.into_iter().map(|item| utf8_percent_encode(item, ENCODED).to_string()).collect();
+    HeaderValue::from_str(&items.join(",")).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_values_are_encoded() {
+        assert_eq!(header_value("a,b%\r\né"), "a%2Cb%25%0D%0A%C3%A9");
+        assert_eq!(header_list(["a,b", "c"]), "a%2Cb,c");
+        assert_eq!(header_list([]), "");
+    }
+
+    #[test]
+    fn only_our_cookies_are_removed() {
+        let mut headers = HeaderMap::new();
+        headers.append(COOKIE, "a=1; __Host-cedargate=x; b=\"2; cedargate_csrf=y".parse().unwrap());
+        headers.append(COOKIE, "__Host-cedargate_s=z".parse().unwrap());
+        remove_session_cookies(&mut headers);
+        let left: Vec<_> = headers.get_all(COOKIE).iter().collect();
+        assert_eq!(left, ["a=1; b=\"2"]);
+    }
+
+    #[test]
+    fn hop_by_hop_headers_go_and_trailers_can_still_be_announced() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("connection", "x-a, te"), ("x-a", "1"), ("te", "gzip, trailers"), ("upgrade", "h2c"), ("trailer", "x-t"), ("keep-alive", "3")] {
+            headers.insert(name, value.parse().unwrap());
+        }
+        remove_hop_by_hop(&mut headers);
+        assert_eq!((headers.len(), &headers["te"], &headers["trailer"]), (2, &"trailers".parse().unwrap(), &"x-t".parse().unwrap()));
+    }
+}
