@@ -38,7 +38,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("portal", &[]),
     ("authn", &[]),
-    ("authz", &["revision"]),
+    ("authz", &[]),
     ("upstream", &["answer", "authz::Permit", "request"]),
     ("audit", &[]),
     // the other doors
@@ -49,11 +49,11 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     // beside the path
-    ("decision_tests", &["authn", "authz", "portal", "revision"]),
+    ("decision_tests", &["authn", "authz", "portal"]),
     ("revision", &["authz", "decision_tests", "portal"]),
     ("reload", &["audit", "decision_tests", "portal", "revision"]),
     // foundations
-    ("config", &["portal"]),
+    ("config", &[]),
     ("denial", &[]),
     ("json", &[]),
     ("lifecycle", &[]),
@@ -100,6 +100,26 @@ fn modules_use_only_what_the_layer_table_allows() {
         }
     }
     report(&findings);
+}
+
+#[test]
+fn the_layer_table_points_one_way() {
+    let table: Vec<_> = LAYERS.iter().chain(FOUNDATION_EDGES).collect();
+    let mut above: Vec<&str> = LAYERS.iter().map(|(module, _)| *module).collect();
+    // take away what uses nothing that is left; a cycle is what stays
+    while let Some(at) = above.iter().position(|module| {
+        let mut uses = table
+            .iter()
+            .filter(|(name, _)| name == module)
+            .flat_map(|(_, targets)| *targets);
+        uses.all(|target| *target == "*" || !above.contains(&target.split("::").next().unwrap()))
+    }) {
+        above.remove(at);
+    }
+    assert!(
+        above.is_empty(),
+        "LAYERS has a cycle among {above:?}; move what they share into `types`"
+    );
 }
 
 #[test]
@@ -299,7 +319,10 @@ fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut rest = text.split_at(end).0;
     let mut number = 0;
     std::iter::from_fn(move || {
-        let broken = rest.trim_start().starts_with("use ") || rest.trim_start().starts_with("pub use ");
+        let words = rest.trim_start_matches(' ');
+        let broken = ["use ", "pub use ", "pub(crate) use "]
+            .iter()
+            .any(|start| words.starts_with(start));
         let stop = if broken {
             rest.find(";\n").map(|at| at + 1)
         } else {
@@ -342,7 +365,8 @@ fn quoted(text: &str) -> impl Iterator<Item = String> {
 /// Every property name of a JSON Schema: a key whose value is an object inside `properties`.
 fn schema_keys(schema: &str) -> Vec<String> {
     let mut keys = Vec::new();
-    for block in schema.split("\"properties\":").skip(1) {
+    for (at, name) in schema.match_indices("\"properties\":") {
+        let block = schema.split_at(at + name.len()).1;
         let mut depth = 0_usize;
         for line in block.lines() {
             let key = line.trim().split_once("\": ").and_then(|(key, _)| key.strip_prefix('"'));
