@@ -1,0 +1,21 @@
+# Thin on purpose: cargo knows how. `make test` is everything CI runs before a merge.
+.PHONY: demo test lint bench tools
+
+demo: ## two portals, a demo app, a token issuer; prints three curls
+	cargo run --locked --quiet -- demo
+
+test: tools lint ## everything: format, lints, all tests
+	cargo test --locked --all-targets
+	cargo test --locked --doc
+
+lint:
+	cargo fmt --check
+	cargo lint
+	@if command -v cargo-deny >/dev/null; then cargo deny --config .deny.toml check bans licenses sources; \
+	else echo "cargo-deny is not installed: skipped (cargo install cargo-deny --locked)"; fi
+
+bench:
+	cargo bench --locked --profile quick
+
+tools: ## what the tests run besides Rust
+	@command -v promtool >/dev/null || .ci/install prometheus
