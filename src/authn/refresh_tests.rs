@@ -42,7 +42,8 @@ impl Server {
                 handle.hits.fetch_add(1, Ordering::SeqCst);
                 let path = text.split(' ').nth(1).unwrap_or("/");
                 let answer = handle.answers.lock().unwrap().get(path).cloned();
-                let answer = answer.unwrap_or_else(|| "HTTP/1.1 500 no\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned());
+                let answer =
+                    answer.unwrap_or_else(|| "HTTP/1.1 500 no\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned());
                 drop(stream.write_all(answer.as_bytes()).await);
             }
         });
@@ -51,7 +52,10 @@ impl Server {
 
     fn answer(&self, path: &str, body: &Value) {
         let body = body.to_string();
-        let text = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+        let text = format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        );
         self.answers.lock().unwrap().insert(path.to_owned(), text);
     }
 
@@ -106,7 +110,11 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 #[tokio::test]
 async fn kid_unknown_storm_costs_one_fetch_and_rotation_is_seen_by_it() {
-    let (server, old, new) = (Server::start().await, SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
+    let (server, old, new) = (
+        Server::start().await,
+        SigningKey::generate().unwrap(),
+        SigningKey::generate().unwrap(),
+    );
     server.answer("/jwks", &old.jwks());
     let config = Issuer {
         keys: KeySource::Url(format!("{}/jwks", server.base)),
@@ -120,12 +128,18 @@ async fn kid_unknown_storm_costs_one_fetch_and_rotation_is_seen_by_it() {
     assert_eq!(server.hits.load(Ordering::SeqCst), 1);
     server.answer("/jwks", &new.jwks());
     assert_eq!(ask(&authn, &token(&new, &iss)).await, Ok(()), "an unknown kid refetches once");
-    assert!(matches!(authn.recheck(&proof, keys::unix_now()), Err(TokenError::KeyGone { .. })));
+    assert!(matches!(
+        authn.recheck(&proof, keys::unix_now()),
+        Err(TokenError::KeyGone { .. })
+    ));
     let start = Instant::now();
     for n in 0..200 {
         let header = json!({"alg": "ES256", "kid": format!("random-{n}")});
         let claims = json!({"iss": iss, "sub": "alice", "aud": "orders", "exp": keys::unix_now() + 300});
-        assert_eq!(ask(&authn, &new.sign(&header, &claims).unwrap()).await, Err(Denial::TokenInvalid));
+        assert_eq!(
+            ask(&authn, &new.sign(&header, &claims).unwrap()).await,
+            Err(Denial::TokenInvalid)
+        );
     }
     assert_eq!(ask(&authn, &token(&old, &iss)).await, Err(Denial::TokenInvalid), "removed");
     assert_eq!(ask(&authn, &token(&new, &iss)).await, Ok(()));
@@ -147,11 +161,23 @@ async fn an_unreachable_issuer_means_key_unavailable_and_last_good_keys_stay() {
     server.answer("/jwks", &key.jwks());
     until("a retry after the back-off", || authn.status()[0].keys == 1).await;
     assert_eq!(ask(&authn, &token(&key, &iss)).await, Ok(()));
-    server.raw("/jwks", "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}".to_owned());
+    server.raw(
+        "/jwks",
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}".to_owned(),
+    );
     let other = SigningKey::generate().unwrap();
     assert_eq!(ask(&authn, &token(&other, &iss)).await, Err(Denial::TokenInvalid));
-    assert_eq!(ask(&authn, &token(&key, &iss)).await, Ok(()), "a broken answer takes no keys away");
-    assert!(authn.status()[0].last_error.as_deref().is_some_and(|error| error.contains("keys")));
+    assert_eq!(
+        ask(&authn, &token(&key, &iss)).await,
+        Ok(()),
+        "a broken answer takes no keys away"
+    );
+    assert!(
+        authn.status()[0]
+            .last_error
+            .as_deref()
+            .is_some_and(|error| error.contains("keys"))
+    );
 }
 
 #[tokio::test]
@@ -165,16 +191,33 @@ async fn discovery_needs_the_exact_issuer_and_redirects_are_not_followed() {
     };
     let jwks = format!("{}/jwks", server.base);
     server.answer("/jwks", &key.jwks());
-    server.answer("/.well-known/openid-configuration", &json!({"issuer": server.base, "jwks_uri": jwks}));
+    server.answer(
+        "/.well-known/openid-configuration",
+        &json!({"issuer": server.base, "jwks_uri": jwks}),
+    );
     let authn = gate(config);
     let _control = Control::start(&authn);
     assert_eq!(ask(&authn, &token(&key, &iss)).await, Err(Denial::KeyUnavailable));
-    assert!(authn.status()[0].last_error.as_deref().is_some_and(|error| error.contains("exactly")));
+    assert!(
+        authn.status()[0]
+            .last_error
+            .as_deref()
+            .is_some_and(|error| error.contains("exactly"))
+    );
     let elsewhere = format!("HTTP/1.1 302 Found\r\nlocation: {jwks}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     server.raw("/moved", elsewhere);
     let moved = format!("{}/moved", server.base);
-    server.answer("/.well-known/openid-configuration", &json!({"issuer": iss, "jwks_uri": moved}));
-    until("the redirect", || authn.status()[0].last_error.as_deref().is_some_and(|error| error.contains("302"))).await;
+    server.answer(
+        "/.well-known/openid-configuration",
+        &json!({"issuer": iss, "jwks_uri": moved}),
+    );
+    until("the redirect", || {
+        authn.status()[0]
+            .last_error
+            .as_deref()
+            .is_some_and(|error| error.contains("302"))
+    })
+    .await;
     server.answer("/.well-known/openid-configuration", &json!({"issuer": iss, "jwks_uri": jwks}));
     until("the keys", || authn.status()[0].keys == 1).await;
     assert_eq!(ask(&authn, &token(&key, &iss)).await, Ok(()));
@@ -200,7 +243,12 @@ async fn a_swapped_key_file_is_seen_and_a_broken_one_keeps_the_last_good_keys() 
     std::os::unix::fs::symlink(&b, &next).unwrap();
     std::fs::rename(&next, &link).unwrap();
     let moved = token(&second, &iss);
-    until("the swapped file", || authn.try_verify(&moved, &[0], keys::unix_now()).is_some_and(|outcome| outcome.is_ok())).await;
+    until("the swapped file", || {
+        authn
+            .try_verify(&moved, &[0], keys::unix_now())
+            .is_some_and(|outcome| outcome.is_ok())
+    })
+    .await;
     assert_eq!(ask(&authn, &token(&first, &iss)).await, Err(Denial::TokenInvalid));
     std::fs::write(&b, "{ half").unwrap();
     until("the error", || authn.status()[0].last_error.is_some()).await;
@@ -209,10 +257,22 @@ async fn a_swapped_key_file_is_seen_and_a_broken_one_keeps_the_last_good_keys() 
 
 #[test]
 fn plain_http_is_for_loopback_only_and_discovery_minds_the_slash() {
-    for good in ["https://id.test/jwks", "http://127.0.0.1:1/x", "http://[::1]/x", "http://localhost/x"] {
+    for good in [
+        "https://id.test/jwks",
+        "http://127.0.0.1:1/x",
+        "http://[::1]/x",
+        "http://localhost/x",
+    ] {
         assert!(keys::check_url(good).is_ok(), "{good}");
     }
-    for bad in ["http://id.test/jwks", "http://localhost.evil.test/", "ftp://id.test/", "file:///etc/passwd", "x", ""] {
+    for bad in [
+        "http://id.test/jwks",
+        "http://localhost.evil.test/",
+        "ftp://id.test/",
+        "file:///etc/passwd",
+        "x",
+        "",
+    ] {
         assert!(keys::check_url(bad).is_err(), "{bad}");
     }
     for iss in ["https://id.test/a", "https://id.test/a/"] {
@@ -222,5 +282,8 @@ fn plain_http_is_for_loopback_only_and_discovery_minds_the_slash() {
         keys: KeySource::Url("http://id.test/jwks".to_owned()),
         ..issuer("corp")
     };
-    assert!(matches!(Authn::new(&[config], 1024, Metrics::new().unwrap()), Err(AuthnError::Source { index: 0, .. })));
+    assert!(matches!(
+        Authn::new(&[config], 1024, Metrics::new().unwrap()),
+        Err(AuthnError::Source { index: 0, .. })
+    ));
 }

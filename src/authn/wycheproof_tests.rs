@@ -26,7 +26,10 @@ fn vectors(file: &str) -> Option<Value> {
 }
 
 fn algorithms() -> [Algorithm; 9] {
-    ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"].map(|name| jws::algorithm_named(name).unwrap())
+    [
+        "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA",
+    ]
+    .map(|name| jws::algorithm_named(name).unwrap())
 }
 
 /// Header, key choice and signature, as the verifier does them; the payload may be anything.
@@ -51,7 +54,9 @@ fn verifies(token: &str, jwks: &Value) -> bool {
         return false;
     };
     match set.choose(header.kid.as_deref(), header.algorithm) {
-        Choice::Keys(keys) => keys.iter().any(|key| key.verifies(header.algorithm, input.as_bytes(), &signature)),
+        Choice::Keys(keys) => keys
+            .iter()
+            .any(|key| key.verifies(header.algorithm, input.as_bytes(), &signature)),
         Choice::UnknownKid | Choice::Unusable(_) => false,
     }
 }
@@ -62,7 +67,11 @@ fn expected(group: &Value, test: &Value) -> bool {
         .as_str()
         .and_then(|token| jws::decode(token.split('.').next()?).ok())
         .and_then(|header| serde_json::from_slice::<Value>(&header).ok())
-        .is_some_and(|header| header["alg"].as_str().is_some_and(|name| jws::algorithm_named(name).is_some()));
+        .is_some_and(|header| {
+            header["alg"]
+                .as_str()
+                .is_some_and(|name| jws::algorithm_named(name).is_some())
+        });
     test["result"] == "valid" && group.get("public").is_some() && algorithm_known
 }
 
@@ -88,17 +97,25 @@ fn run(file: &str, as_set: fn(&Value) -> Value, exception: fn(u64) -> bool) {
         }
     }
     println!("{file}: {accepted} accepted, {refused} refused");
-    assert_eq!(Some(accepted + refused), data["numberOfTests"].as_u64(), "every vector was run");
+    assert_eq!(
+        Some(accepted + refused),
+        data["numberOfTests"].as_u64(),
+        "every vector was run"
+    );
     assert!(accepted > 0);
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
 fn wycheproof_signatures_are_judged_as_published_except_where_the_keys_alg_differs() {
-    run("json_web_signature_test.json", |jwk| json!({"keys": [jwk]}), |id| {
-        assert!(!(ALG_DIFFERS.contains(&id) && TELLING.contains(&id)));
-        ALG_DIFFERS.contains(&id)
-    });
+    run(
+        "json_web_signature_test.json",
+        |jwk| json!({"keys": [jwk]}),
+        |id| {
+            assert!(!(ALG_DIFFERS.contains(&id) && TELLING.contains(&id)));
+            ALG_DIFFERS.contains(&id)
+        },
+    );
 }
 
 #[test]
@@ -124,7 +141,10 @@ fn cookbook_signatures_are_accepted_where_the_gate_supports_them() {
         for private in ["d", "p", "q", "dp", "dq", "qi"] {
             key.as_object_mut().unwrap().remove(private);
         }
-        assert!(verifies(example["output"]["compact"].as_str().unwrap(), &json!({"keys": [key]})), "{file}");
+        assert!(
+            verifies(example["output"]["compact"].as_str().unwrap(), &json!({"keys": [key]})),
+            "{file}"
+        );
         seen += 1;
     }
     assert_eq!(seen, 3);
