@@ -36,13 +36,13 @@ pub use self::assertion::{AssertionClaims, AssertionError, AssertionKeys};
 pub use self::cache::{TokenCache, token_hash};
 pub use self::claims::Window;
 pub use self::error::TokenError;
+use self::jwk::Choice;
 pub use self::jwk::{Key, KeySet};
+use self::jws::{Compact, Typ};
 pub use self::keys::FetchError;
+use self::keys::IssuerKeys;
 pub use self::mint::{InspectReport, inspect, mint};
 pub use self::signer::{SignerError, SigningKey};
-use self::jwk::Choice;
-use self::jws::{Compact, Typ};
-use self::keys::IssuerKeys;
 use crate::config::{Algorithm, Issuer, KeySource};
 use crate::denial::{Denial, Refusal};
 use crate::metrics::Metrics;
@@ -283,7 +283,10 @@ impl Authn {
     fn publish_ages(&self, now: i64) {
         for issuer in self.issuers.iter().filter(|issuer| issuer.keys.snapshot().is_some()) {
             let age = u32::try_from(issuer.keys.age(now)).unwrap_or(u32::MAX);
-            self.metrics.jwks_age.with_label_values(&[&*issuer.config.name]).set(f64::from(age));
+            self.metrics
+                .jwks_age
+                .with_label_values(&[&*issuer.config.name])
+                .set(f64::from(age));
         }
     }
 }
@@ -310,7 +313,12 @@ impl IssuerState {
         }
         let candidates = match set.choose(token.header.kid.as_deref(), algorithm) {
             Choice::Keys(keys) => keys,
-            Choice::Unusable(why) => return Err(TokenError::Key { issuer: self.name(), why }),
+            Choice::Unusable(why) => {
+                return Err(TokenError::Key {
+                    issuer: self.name(),
+                    why,
+                });
+            }
             Choice::UnknownKid => {
                 let kid = token.header.kid.unwrap_or_default();
                 let generation = set.generation;
@@ -340,7 +348,10 @@ impl IssuerState {
     }
 
     fn unavailable(&self, why: &'static str) -> TokenError {
-        TokenError::KeysUnavailable { issuer: self.name(), why }
+        TokenError::KeysUnavailable {
+            issuer: self.name(),
+            why,
+        }
     }
 
     fn unknown_kid(&self) -> TokenError {

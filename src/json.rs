@@ -72,7 +72,10 @@ fn not_utf8(bytes: &[u8], valid: usize) -> JsonError {
 }
 
 fn without_place(message: &str) -> String {
-    message.split_once(" at line ").map_or(message, |(reason, _)| reason).to_owned()
+    message
+        .split_once(" at line ")
+        .map_or(message, |(reason, _)| reason)
+        .to_owned()
 }
 
 #[derive(Clone, Copy)]
@@ -172,7 +175,12 @@ mod tests {
 
     #[test]
     fn ordinary_json_is_read_as_serde_json_reads_it() {
-        for text in [r#"{"a":[1,-2,3.5,"x",null,true,{"b":{}}]}"#, " [ ] ", "\"\\ud83d\\ude00\"", "1e3"] {
+        for text in [
+            r#"{"a":[1,-2,3.5,"x",null,true,{"b":{}}]}"#,
+            " [ ] ",
+            "\"\\ud83d\\ude00\"",
+            "1e3",
+        ] {
             let ours = from_slice(text.as_bytes()).unwrap();
             assert_eq!(ours, serde_json::from_str::<Value>(text).unwrap(), "{text}");
         }
@@ -195,7 +203,18 @@ mod tests {
     #[test]
     fn what_is_not_one_clean_value_is_refused() {
         for text in [
-            "", "{} {}", "{}x", "[1,]", "{'a':1}", "\u{feff}{}", "nan", "01", "1e999", "// c\n1", r#""\ud800""#, r#""\udc00\ud800""#,
+            "",
+            "{} {}",
+            "{}x",
+            "[1,]",
+            "{'a':1}",
+            "\u{feff}{}",
+            "nan",
+            "01",
+            "1e999",
+            "// c\n1",
+            r#""\ud800""#,
+            r#""\udc00\ud800""#,
         ] {
             assert!(from_slice(text.as_bytes()).is_err(), "{text}");
         }

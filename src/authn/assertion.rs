@@ -1,8 +1,8 @@
 //! The gate's own statement of who is calling, for the app behind it.
 //!
-//! A short-lived ES256 JWT with its own `typ`, set on every forwarded request. The app verifies it with the published JWKS, or hands
-//! it back to `/authorize`, where it stands for exactly the identity the proxy used. The proxy listener never takes it as a
-//! credential: its `typ` is refused there.
+//! A short-lived ES256 JWT with its own `typ`, set on every forwarded request. The app verifies it with the published
+//! JWKS, or hands it back to `/authorize`, where it stands for exactly the identity the proxy used. The proxy listener
+//! never takes it as a credential: its `typ` is refused there.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -197,7 +197,9 @@ fn optional_text(map: &Map<String, Value>, name: &str) -> Result<Option<String>,
 }
 
 fn integer(map: &Map<String, Value>, name: &str) -> Result<Option<i64>, TokenError> {
-    map.get(name).map(|value| value.as_i64().ok_or_else(|| wrong(name))).transpose()
+    map.get(name)
+        .map(|value| value.as_i64().ok_or_else(|| wrong(name)))
+        .transpose()
 }
 
 fn object<'a>(map: &'a Map<String, Value>, name: &str) -> Result<&'a Map<String, Value>, TokenError> {
@@ -264,7 +266,10 @@ mod tests {
         let keys = keys();
         let token = sign(&keys, &identity());
         assert!(keys.verify(&token, "customer", APP, NOW + 59).is_ok());
-        assert!(matches!(keys.verify(&token, "customer", APP, NOW + 60), Err(TokenError::Expired { .. })));
+        assert!(matches!(
+            keys.verify(&token, "customer", APP, NOW + 60),
+            Err(TokenError::Expired { .. })
+        ));
         let short = Identity {
             expires_at: NOW + 5,
             ..identity()
@@ -278,11 +283,23 @@ mod tests {
     fn an_assertion_is_good_for_its_portal_app_and_gate_only() {
         let ours = keys();
         let token = sign(&ours, &identity());
-        assert!(matches!(ours.verify(&token, "admin", APP, NOW), Err(TokenError::Audience { .. })));
-        assert!(matches!(ours.verify(&token, "customer", "http://other", NOW), Err(TokenError::Audience { .. })));
-        assert!(matches!(keys().verify(&token, "customer", APP, NOW), Err(TokenError::Key { .. })));
+        assert!(matches!(
+            ours.verify(&token, "admin", APP, NOW),
+            Err(TokenError::Audience { .. })
+        ));
+        assert!(matches!(
+            ours.verify(&token, "customer", "http://other", NOW),
+            Err(TokenError::Audience { .. })
+        ));
+        assert!(matches!(
+            keys().verify(&token, "customer", APP, NOW),
+            Err(TokenError::Key { .. })
+        ));
         let bearer = super::super::mint::mint(&ours.signer, Map::new(), Duration::from_secs(60), NOW).unwrap();
-        assert!(matches!(ours.verify(&bearer, "customer", APP, NOW), Err(TokenError::Header { member: "typ", .. })));
+        assert!(matches!(
+            ours.verify(&bearer, "customer", APP, NOW),
+            Err(TokenError::Header { member: "typ", .. })
+        ));
     }
 
     #[test]

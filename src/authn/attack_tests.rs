@@ -122,7 +122,8 @@ fn es_raw(header: &str, claims: &str) -> String {
 fn rs(header: Value, encoding: &'static dyn RsaEncoding) -> String {
     let input = format!("{}.{}", encode(header.to_string()), encode(claims().to_string()));
     let mut signature = vec![0; RSA.public_modulus_len()];
-    RSA.sign(encoding, &SystemRandom::new(), input.as_bytes(), &mut signature).unwrap();
+    RSA.sign(encoding, &SystemRandom::new(), input.as_bytes(), &mut signature)
+        .unwrap();
     format!("{input}.{}", encode(signature))
 }
 
@@ -163,7 +164,17 @@ fn every_supported_key_type_is_accepted_and_eddsa_works() {
 #[test]
 fn alg_none_alg_missing_and_null_sig_are_refused() {
     let lab = lab();
-    for alg in [json!("none"), json!("None"), json!("NONE"), json!("nOnE"), json!(""), json!(null), json!(["ES256"]), json!(" ES256"), json!("es256")] {
+    for alg in [
+        json!("none"),
+        json!("None"),
+        json!("NONE"),
+        json!("nOnE"),
+        json!(""),
+        json!(null),
+        json!(["ES256"]),
+        json!(" ES256"),
+        json!("es256"),
+    ] {
         refused(&lab, &unsigned(json!({"alg": alg, "kid": EC.kid()})), Denial::TokenInvalid);
         refused(&lab, &es_header(json!({"alg": alg, "kid": EC.kid()})), Denial::TokenInvalid);
     }
@@ -179,7 +190,11 @@ fn hs_rs_confusion_and_blank_secret_are_refused() {
     let public = RSA.public_key().as_ref().to_vec();
     for secret in [public.as_slice(), b"", b"secret", rsa_jwk("r").to_string().as_bytes()] {
         for alg in ["HS256", "RS256"] {
-            refused(&lab, &hmac_token(json!({"alg": alg, "kid": "r"}), secret), Denial::TokenInvalid);
+            refused(
+                &lab,
+                &hmac_token(json!({"alg": alg, "kid": "r"}), secret),
+                Denial::TokenInvalid,
+            );
         }
     }
 }
@@ -190,26 +205,53 @@ fn psychic_signatures_are_refused() {
     let order = hex("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551");
     for half in [vec![0; 32], order, vec![0xff; 32]] {
         let signature = [half.clone(), half].concat();
-        refused(&lab, &format!("{}{}", unsigned(header()), encode(signature)), Denial::TokenInvalid);
+        refused(
+            &lab,
+            &format!("{}{}", unsigned(header()), encode(signature)),
+            Denial::TokenInvalid,
+        );
     }
 }
 
 fn hex(text: &str) -> Vec<u8> {
-    (0..text.len()).step_by(2).map(|n| u8::from_str_radix(&text[n..n + 2], 16).unwrap()).collect()
+    (0..text.len())
+        .step_by(2)
+        .map(|n| u8::from_str_radix(&text[n..n + 2], 16).unwrap())
+        .collect()
 }
 
 #[test]
 fn alg_family_swap_and_es256k_are_refused() {
     let lab = lab();
-    refused(&lab, &es_header(json!({"alg": "RS256", "kid": EC.kid()})), Denial::TokenInvalid);
+    refused(
+        &lab,
+        &es_header(json!({"alg": "RS256", "kid": EC.kid()})),
+        Denial::TokenInvalid,
+    );
     refused(&lab, &es_header(json!({"alg": "ES256", "kid": "r"})), Denial::TokenInvalid);
-    refused(&lab, &es_header(json!({"alg": "ES256K", "kid": EC.kid()})), Denial::TokenInvalid);
-    refused(&lab, &es_header(json!({"alg": "ES384", "kid": EC.kid()})), Denial::TokenInvalid);
+    refused(
+        &lab,
+        &es_header(json!({"alg": "ES256K", "kid": EC.kid()})),
+        Denial::TokenInvalid,
+    );
+    refused(
+        &lab,
+        &es_header(json!({"alg": "ES384", "kid": EC.kid()})),
+        Denial::TokenInvalid,
+    );
     // RS384 is a fine signature, but not in the issuer's list.
-    refused(&lab, &rs(json!({"alg": "RS384", "kid": "r"}), &signature::RSA_PKCS1_SHA384), Denial::TokenInvalid);
+    refused(
+        &lab,
+        &rs(json!({"alg": "RS384", "kid": "r"}), &signature::RSA_PKCS1_SHA384),
+        Denial::TokenInvalid,
+    );
     // The key says PS256: an RS256 signature of the same key does not count.
     let bound = lab_of(issuer("corp"), &[with(rsa_jwk("r"), "alg", json!("PS256"))]);
-    refused(&bound, &rs(json!({"alg": "RS256", "kid": "r"}), &signature::RSA_PKCS1_SHA256), Denial::TokenInvalid);
+    refused(
+        &bound,
+        &rs(json!({"alg": "RS256", "kid": "r"}), &signature::RSA_PKCS1_SHA256),
+        Denial::TokenInvalid,
+    );
     assert!(judge(&bound, &rs(json!({"alg": "PS256", "kid": "r"}), &signature::RSA_PSS_SHA256)).is_ok());
 }
 
@@ -269,7 +311,10 @@ fn kid_absent_single_is_accepted_and_kid_absent_multiple_is_refused() {
     let two = lab_of(issuer("corp"), &[EC.jwk().clone(), other.jwk().clone()]);
     refused(&two, &es_header(anonymous), Denial::TokenInvalid);
     // The same kid twice: both are tried.
-    let twins = lab_of(issuer("corp"), &[with(other.jwk().clone(), "kid", json!(EC.kid())), EC.jwk().clone()]);
+    let twins = lab_of(
+        issuer("corp"),
+        &[with(other.jwk().clone(), "kid", json!(EC.kid())), EC.jwk().clone()],
+    );
     assert!(judge(&twins, &es(claims())).is_ok());
 }
 
@@ -297,7 +342,10 @@ fn timing_cache_a_remembered_token_dies_with_its_time_and_its_keys_age() {
     lab.issuers[0].keys.set_fetched_at(NOW - 86_400);
     assert!(lab.recheck(&verified.proof, NOW).is_ok());
     lab.issuers[0].keys.set_fetched_at(NOW - 86_401);
-    assert!(matches!(lab.recheck(&verified.proof, NOW), Err(TokenError::KeysUnavailable { .. })));
+    assert!(matches!(
+        lab.recheck(&verified.proof, NOW),
+        Err(TokenError::KeysUnavailable { .. })
+    ));
     let error = lab.try_verify(&es(claims()), &[0], NOW).unwrap().unwrap_err();
     assert_eq!(error.denial(), Denial::KeyUnavailable);
 }
@@ -354,7 +402,11 @@ fn crit_unknown_b64_false_cty_nested_jwe_and_compressed_jws_are_refused() {
     ] {
         refused(&lab, &es_header(with(header(), name, value)), Denial::TokenInvalid);
     }
-    refused(&lab, "eyJhbGciOiJkaXIiLCJlbmMiOiJBMjU2R0NNIn0..aaaa.bbbb.cccc", Denial::TokenInvalid);
+    refused(
+        &lab,
+        "eyJhbGciOiJkaXIiLCJlbmMiOiJBMjU2R0NNIn0..aaaa.bbbb.cccc",
+        Denial::TokenInvalid,
+    );
 }
 
 #[test]
@@ -403,9 +455,22 @@ fn dup_header_keys_and_dup_claims_are_refused() {
     let (header, claims) = (header().to_string(), claims().to_string());
     assert!(judge(&lab, &es_raw(&header, &claims)).is_ok());
     let twice = |object: &str, extra: &str| format!("{},{extra}}}", object.strip_suffix('}').unwrap());
-    refused(&lab, &es_raw(&twice(&header, r#""alg":"ES256""#), &claims), Denial::TokenInvalid);
-    refused(&lab, &es_raw(&twice(&header, r#""\u0061lg":"ES256""#), &claims), Denial::TokenInvalid);
-    for extra in [r#""sub":"alice""#, r#""tenant":"evil""#, r#""x":{"y":1,"y":1}"#, r#""s\u0075b":"root""#] {
+    refused(
+        &lab,
+        &es_raw(&twice(&header, r#""alg":"ES256""#), &claims),
+        Denial::TokenInvalid,
+    );
+    refused(
+        &lab,
+        &es_raw(&twice(&header, r#""\u0061lg":"ES256""#), &claims),
+        Denial::TokenInvalid,
+    );
+    for extra in [
+        r#""sub":"alice""#,
+        r#""tenant":"evil""#,
+        r#""x":{"y":1,"y":1}"#,
+        r#""s\u0075b":"root""#,
+    ] {
         refused(&lab, &es_raw(&header, &twice(&claims, extra)), Denial::TokenInvalid);
     }
     for not_object in ["[]", "\"x\"", "null", "{} {}", "{}x", "", "\u{feff}{}"] {
@@ -417,10 +482,26 @@ fn dup_header_keys_and_dup_claims_are_refused() {
 #[test]
 fn exp_types_other_than_sane_integers_are_refused() {
     let lab = lab();
-    for exp in ["null", "\"1900000000\"", "1900000000.5", "1900000000.0", "19e8", "-1", "1e999", "253402300800", "99999999999999999999", "true", "[1900000000]", "{}"] {
+    for exp in [
+        "null",
+        "\"1900000000\"",
+        "1900000000.5",
+        "1900000000.0",
+        "19e8",
+        "-1",
+        "1e999",
+        "253402300800",
+        "99999999999999999999",
+        "true",
+        "[1900000000]",
+        "{}",
+    ] {
         let claims = format!(r#"{{"iss":"{ISS}","sub":"a","aud":"orders","exp":{exp}}}"#);
         let error = judge(&lab, &es_raw(&header().to_string(), &claims)).unwrap_err();
-        assert!(matches!(error.denial(), Denial::ClaimInvalid | Denial::TokenInvalid), "{exp}: {error}");
+        assert!(
+            matches!(error.denial(), Denial::ClaimInvalid | Denial::TokenInvalid),
+            "{exp}: {error}"
+        );
     }
     let mut none = claims();
     none.as_object_mut().unwrap().remove("exp");
@@ -441,7 +522,9 @@ fn nbf_iat_and_leeway_edges_hold_to_the_second() {
         ("iat", NOW + LEEWAY, None),
         ("iat", NOW + LEEWAY + 1, Some(Denial::TokenInvalid)),
     ] {
-        let outcome_of = judge(&lab, &es(with(claims(), claim, json!(value)))).err().map(|error| error.denial());
+        let outcome_of = judge(&lab, &es(with(claims(), claim, json!(value))))
+            .err()
+            .map(|error| error.denial());
         assert_eq!(outcome_of, outcome, "{claim} {}", value - NOW);
     }
     for claim in ["nbf", "iat"] {
@@ -478,7 +561,13 @@ fn aud_must_name_us() {
 #[test]
 fn iss_is_compared_exactly_and_must_be_trusted_by_the_portal() {
     let lab = lab();
-    for iss in ["https://id.example.test", "https://id.example.test//", "HTTPS://id.example.test/", "https://evil.test/", " https://id.example.test/"] {
+    for iss in [
+        "https://id.example.test",
+        "https://id.example.test//",
+        "HTTPS://id.example.test/",
+        "https://evil.test/",
+        " https://id.example.test/",
+    ] {
         refused(&lab, &es(with(claims(), "iss", json!(iss))), Denial::IssuerUnknown);
     }
     for iss in [json!(""), json!(null), json!([ISS]), json!(1)] {
@@ -486,16 +575,51 @@ fn iss_is_compared_exactly_and_must_be_trusted_by_the_portal() {
     }
     let untrusted = lab.try_verify(&es(claims()), &[], NOW).unwrap().unwrap_err();
     assert_eq!(untrusted, TokenError::IssuerUnknown);
-    assert_eq!(lab.try_verify(&es(claims()), &[7], NOW).unwrap().unwrap_err(), TokenError::IssuerUnknown);
+    assert_eq!(
+        lab.try_verify(&es(claims()), &[7], NOW).unwrap().unwrap_err(),
+        TokenError::IssuerUnknown
+    );
 }
 
 #[test]
 fn sub_tenant_and_roles_of_another_shape_are_refused() {
     let lab = lab();
     let cases = [
-        ("sub", vec![json!(""), json!(null), json!(1), json!(["alice"]), json!("a\nb"), json!("a\u{7f}"), json!("x".repeat(1025))]),
-        ("tenant", vec![json!(""), json!(null), json!(1), json!(["acme"]), json!("a\u{0}"), json!("x".repeat(257))]),
-        ("realm_access", vec![json!("roles"), json!({"roles": 1}), json!({"roles": null}), json!({"roles": [""]}), json!({"roles": [1]}), json!({"roles": ["a\tb"]}), json!({"roles": vec!["r"; 257]})]),
+        (
+            "sub",
+            vec![
+                json!(""),
+                json!(null),
+                json!(1),
+                json!(["alice"]),
+                json!("a\nb"),
+                json!("a\u{7f}"),
+                json!("x".repeat(1025)),
+            ],
+        ),
+        (
+            "tenant",
+            vec![
+                json!(""),
+                json!(null),
+                json!(1),
+                json!(["acme"]),
+                json!("a\u{0}"),
+                json!("x".repeat(257)),
+            ],
+        ),
+        (
+            "realm_access",
+            vec![
+                json!("roles"),
+                json!({"roles": 1}),
+                json!({"roles": null}),
+                json!({"roles": [""]}),
+                json!({"roles": [1]}),
+                json!({"roles": ["a\tb"]}),
+                json!({"roles": vec!["r"; 257]}),
+            ],
+        ),
         ("acr", vec![json!(1), json!("")]),
         ("amr", vec![json!("pwd"), json!([1])]),
         ("scope", vec![json!(["a"]), json!(1)]),
@@ -528,7 +652,10 @@ fn well_shaped_claims_become_the_identity() {
     claims["realm_access.roles"] = json!("single");
     claims["auth_time"] = json!(NOW - 50);
     let identity = judge(&lab(), &es(claims)).unwrap().identity;
-    assert_eq!((identity.roles, identity.auth.time), (vec!["single".to_owned()], Some(NOW - 50)));
+    assert_eq!(
+        (identity.roles, identity.auth.time),
+        (vec!["single".to_owned()], Some(NOW - 50))
+    );
 }
 
 #[test]
@@ -538,7 +665,11 @@ fn an_issuer_asserts_only_its_own_tenants_and_roles() {
         roles: Some(roles.iter().map(|text| (*text).to_owned()).collect()),
         ..issuer("corp")
     };
-    for (tenants, roles, good) in [(["acme"], ["viewer"], true), (["other"], ["viewer"], false), (["acme"], ["admin"], false)] {
+    for (tenants, roles, good) in [
+        (["acme"], ["viewer"], true),
+        (["other"], ["viewer"], false),
+        (["acme"], ["admin"], false),
+    ] {
         let lab = lab_of(bounded(&tenants, &roles), &[EC.jwk().clone()]);
         let outcome = judge(&lab, &es(claims())).map(|_| ()).map_err(|error| error.denial());
         assert_eq!(outcome, if good { Ok(()) } else { Err(Denial::ClaimInvalid) });
@@ -561,7 +692,11 @@ fn typ_confusion_is_refused_our_assertion_included() {
         (json!(null), false),
         (json!(["JWT"]), false),
     ] {
-        assert_eq!(judge(&lab, &es_header(with(header(), "typ", typ.clone()))).is_ok(), good, "{typ}");
+        assert_eq!(
+            judge(&lab, &es_header(with(header(), "typ", typ.clone()))).is_ok(),
+            good,
+            "{typ}"
+        );
     }
 }
 
@@ -588,7 +723,10 @@ fn proto_keys_are_just_data() {
         claims[name] = json!({"sub": "root", "tenant": "evil", "roles": ["admin"]});
     }
     let identity = judge(&lab, &es(claims)).unwrap().identity;
-    assert_eq!((identity.subject.as_str(), identity.roles), ("alice", vec!["viewer".to_owned()]));
+    assert_eq!(
+        (identity.subject.as_str(), identity.roles),
+        ("alice", vec!["viewer".to_owned()])
+    );
 }
 
 #[test]
@@ -598,13 +736,26 @@ fn transport_the_header_is_read_strictly() {
         for value in values {
             headers.append("authorization", HeaderValue::from_static(value));
         }
-        bearer(&headers).map(|token| token.map(str::to_owned)).map_err(|refusal| refusal.denial)
+        bearer(&headers)
+            .map(|token| token.map(str::to_owned))
+            .map_err(|refusal| refusal.denial)
     };
     assert_eq!(read(&[]), Ok(None));
     assert_eq!(read(&["Bearer a.b.c"]), Ok(Some("a.b.c".to_owned())));
     assert_eq!(read(&["bEARER a-_~+/=="]), Ok(Some("a-_~+/==".to_owned())));
     assert_eq!(read(&["Bearer a", "Bearer a"]), Err(Denial::RequestInvalid));
-    for bad in ["", "Bearer", "Bearer ", "Bearer  a", "Bearer a b", "Bearer a,b", "Bearer\ta", "Basic YTpi", "DPoP a.b.c", "a.b.c"] {
+    for bad in [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer  a",
+        "Bearer a b",
+        "Bearer a,b",
+        "Bearer\ta",
+        "Basic YTpi",
+        "DPoP a.b.c",
+        "a.b.c",
+    ] {
         assert_eq!(read(&[bad]), Err(Denial::TokenInvalid), "{bad}");
     }
 }
@@ -613,9 +764,15 @@ fn transport_the_header_is_read_strictly() {
 fn error_format_is_a_code_of_the_closed_set_and_a_private_detail() {
     let lab = lab();
     let refusal = Refusal::from(judge(&lab, "x").unwrap_err());
-    assert_eq!((refusal.denial, refusal.denial.bearer_error()), (Denial::TokenInvalid, Some("invalid_token")));
+    assert_eq!(
+        (refusal.denial, refusal.denial.bearer_error()),
+        (Denial::TokenInvalid, Some("invalid_token"))
+    );
     let text = lab.metrics.render().unwrap();
-    assert!(text.contains(r#"cedargate_token_validations_total{issuer="unknown",result="token_invalid"} 1"#), "{text}");
+    assert!(
+        text.contains(r#"cedargate_token_validations_total{issuer="unknown",result="token_invalid"} 1"#),
+        "{text}"
+    );
     assert!(text.contains(r#"issuer="corp",result="ok"} 1"#));
 }
 

@@ -67,7 +67,11 @@ pub(super) fn identity(
     if claims.contains_key("sub") || issuer.claims.subject == "sub" {
         name("sub", claims.get("sub"), SUBJECT_BYTES_MAX)?;
     }
-    let subject = name(&issuer.claims.subject, lookup(&claims, &issuer.claims.subject)?, SUBJECT_BYTES_MAX)?;
+    let subject = name(
+        &issuer.claims.subject,
+        lookup(&claims, &issuer.claims.subject)?,
+        SUBJECT_BYTES_MAX,
+    )?;
     let jti_hash = match claims.get("jti") {
         None => None,
         Some(Value::String(jti)) => Some(short_hash(jti)),
@@ -94,7 +98,11 @@ pub(super) fn identity(
 
 /// First 16 hex digits of SHA-256.
 pub(super) fn short_hash(text: &str) -> String {
-    sha256(text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    sha256(text.as_bytes())
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// A dotted path into the claims; a claim whose own name holds the dots wins.
@@ -110,7 +118,9 @@ pub(super) fn lookup<'a>(claims: &'a Map<String, Value>, path: &str) -> Result<O
         match found {
             None => return Ok(None),
             Some(Value::Object(inner)) => map = inner,
-            Some(_) if parts.peek().is_some() => return Err(TokenError::claim(path, "is looked for inside a value that is no object")),
+            Some(_) if parts.peek().is_some() => {
+                return Err(TokenError::claim(path, "is looked for inside a value that is no object"));
+            }
             Some(_) => {}
         }
     }
@@ -137,7 +147,12 @@ fn audiences(issuer: &Issuer, claims: &Map<String, Value>) -> Result<Vec<String>
             .map(|audience| audience.as_str().map(str::to_owned))
             .collect::<Option<_>>()
             .ok_or(TokenError::claim("aud", "holds something that is no string"))?,
-        Some(_) => return Err(TokenError::claim("aud", "is neither a string nor an array of at most 256 strings")),
+        Some(_) => {
+            return Err(TokenError::claim(
+                "aud",
+                "is neither a string nor an array of at most 256 strings",
+            ));
+        }
     };
     if audiences.iter().any(|audience| issuer.audiences.contains(audience)) {
         return Ok(audiences);
@@ -186,8 +201,15 @@ fn tenant(issuer: &Issuer, claims: &Map<String, Value>) -> Result<Option<String>
         return Ok(None);
     };
     let tenant = name(path, Some(value), NAME_BYTES_MAX)?;
-    if issuer.tenants.as_ref().is_some_and(|allowed| !allowed.iter().any(|known| known == tenant)) {
-        return Err(TokenError::claim(path, "names a tenant the issuer may not assert (issuers[].tenants)"));
+    if issuer
+        .tenants
+        .as_ref()
+        .is_some_and(|allowed| !allowed.iter().any(|known| known == tenant))
+    {
+        return Err(TokenError::claim(
+            path,
+            "names a tenant the issuer may not assert (issuers[].tenants)",
+        ));
     }
     Ok(Some(tenant.to_owned()))
 }
@@ -198,8 +220,15 @@ fn roles(issuer: &Issuer, claims: &Map<String, Value>) -> Result<Vec<String>, To
         return Ok(Vec::new());
     };
     let roles = names(path, value)?;
-    if issuer.roles.as_ref().is_some_and(|allowed| roles.iter().any(|role| !allowed.contains(role))) {
-        return Err(TokenError::claim(path, "names a role the issuer may not assert (issuers[].roles)"));
+    if issuer
+        .roles
+        .as_ref()
+        .is_some_and(|allowed| roles.iter().any(|role| !allowed.contains(role)))
+    {
+        return Err(TokenError::claim(
+            path,
+            "names a role the issuer may not assert (issuers[].roles)",
+        ));
     }
     Ok(roles)
 }

@@ -89,11 +89,17 @@ pub(super) fn encode(bytes: impl AsRef<[u8]>) -> String {
 }
 
 pub(super) fn algorithm_named(name: &str) -> Option<Algorithm> {
-    NAMES.iter().find(|(_, known)| *known == name).map(|(algorithm, _)| *algorithm)
+    NAMES
+        .iter()
+        .find(|(_, known)| *known == name)
+        .map(|(algorithm, _)| *algorithm)
 }
 
 pub(super) fn algorithm_name(algorithm: Algorithm) -> &'static str {
-    NAMES.iter().find(|(known, _)| *known == algorithm).map_or("", |(_, name)| name)
+    NAMES
+        .iter()
+        .find(|(known, _)| *known == algorithm)
+        .map_or("", |(_, name)| name)
 }
 
 fn object(part: &'static str, segment: &str) -> Result<Map<String, Value>, TokenError> {
@@ -109,7 +115,10 @@ pub(super) fn parse_header(header: &Map<String, Value>, typ: Typ) -> Result<Head
         .get("alg")
         .and_then(Value::as_str)
         .and_then(algorithm_named)
-        .ok_or(TokenError::header("alg", "not the name of an asymmetric algorithm this gate knows"))?;
+        .ok_or(TokenError::header(
+            "alg",
+            "not the name of an asymmetric algorithm this gate knows",
+        ))?;
     let kid = match header.get("kid") {
         None => None,
         Some(Value::String(kid)) if kid.len() <= KID_BYTES_MAX => Some(kid.clone()),
@@ -129,5 +138,6 @@ fn check_typ(typ: Option<&Value>, wanted: Typ) -> Result<(), TokenError> {
         (Some(Value::String(typ)), Typ::Assertion) => typ == ASSERTION_TYP,
         (Some(_), Typ::Bearer) | (_, Typ::Assertion) => false,
     };
-    fits.then_some(()).ok_or(TokenError::header("typ", "another type of token is expected here"))
+    fits.then_some(())
+        .ok_or(TokenError::header("typ", "another type of token is expected here"))
 }

@@ -147,10 +147,14 @@ impl IssuerKeys {
     /// Asks for fresh keys on behalf of an unknown key id. `false`: not now, the id stays unknown.
     pub(super) async fn refetch_for(&self, kid: &str, generation: u64) -> bool {
         let hash = sha256(kid.as_bytes());
-        if self.unknown.get(&hash).is_some_and(|(known, until)| known == generation && Instant::now() < until) {
+        if self
+            .unknown
+            .get(&hash)
+            .is_some_and(|(known, until)| known == generation && Instant::now() < until)
+        {
             return false;
         }
-        let Some(ticket) = self.request() else {
+        let Some(ticket) = self.request(Instant::now()) else {
             return false;
         };
         let mut progress = self.progress.subscribe();
@@ -165,12 +169,11 @@ impl IssuerKeys {
     }
 
     /// A ticket of the fetch under way, or of a new one; `None` within `REFETCH_INTERVAL` of the last.
-    fn request(&self) -> Option<u64> {
+    fn request(&self, now: Instant) -> Option<u64> {
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         if requests.last > self.progress.borrow().served {
             return Some(requests.last);
         }
-        let now = Instant::now();
         if requests.at.is_some_and(|at| now.duration_since(at) < REFETCH_INTERVAL) {
             return None;
         }
@@ -256,7 +259,10 @@ impl IssuerKeys {
             return FILE_POLL;
         }
         let pause = match failures {
-            0 => (self.max_age / 8).clamp(REFRESH_MIN, REFRESH_MAX).min(self.max_age / 2).max(BACKOFF_MIN),
+            0 => (self.max_age / 8)
+                .clamp(REFRESH_MIN, REFRESH_MAX)
+                .min(self.max_age / 2)
+                .max(BACKOFF_MIN),
             n => BACKOFF_MIN.saturating_mul(1 << n.saturating_sub(1).min(6)).min(BACKOFF_MAX),
         };
         pause.mul_f64(jitter())
@@ -330,7 +336,10 @@ pub(super) fn check_url(text: &str) -> Result<(), FetchError> {
 
 /// OpenID Connect Discovery 1.0, section 4: a trailing slash of the issuer is dropped first.
 pub(super) fn discovery_url(issuer: &str) -> String {
-    format!("{}/.well-known/openid-configuration", issuer.strip_suffix('/').unwrap_or(issuer))
+    format!(
+        "{}/.well-known/openid-configuration",
+        issuer.strip_suffix('/').unwrap_or(issuer)
+    )
 }
 
 fn jwks_uri(issuer: &str, document: &[u8]) -> Result<String, FetchError> {
@@ -340,10 +349,13 @@ fn jwks_uri(issuer: &str, document: &[u8]) -> Result<String, FetchError> {
     };
     let document = json::object_from_slice(document).map_err(|error| refuse(error.to_string()))?;
     if document.get("issuer").and_then(Value::as_str) != Some(issuer) {
-        return Err(refuse("its `issuer` is not exactly the configured one (issuers[].issuer)".to_owned()));
+        return Err(refuse(
+            "its `issuer` is not exactly the configured one (issuers[].issuer)".to_owned(),
+        ));
     }
     let uri = document.get("jwks_uri").and_then(Value::as_str);
-    uri.map(str::to_owned).ok_or_else(|| refuse("it has no `jwks_uri`".to_owned()))
+    uri.map(str::to_owned)
+        .ok_or_else(|| refuse("it has no `jwks_uri`".to_owned()))
 }
 
 async fn read_file(path: PathBuf) -> Result<Vec<u8>, FetchError> {
@@ -372,4 +384,56 @@ fn jitter() -> f64 {
     let filled = aws_lc_rs::rand::fill(&mut byte);
     debug_assert!(filled.is_ok(), "randomness");
     0.9 + f64::from(u8::from_be_bytes(byte)) / 255.0 * 0.2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys() -> IssuerKeys {
+        let issuer = super::super::attack_tests::issuer("corp");
+        IssuerKeys::new(&issuer, None, Metrics::new().unwrap())
+    }
+
+    fn finish(keys: &IssuerKeys, served: u64) {
+        keys.progress.send_modify(|progress| progress.served = served);
+    }
+
+    #[test]
+    fn refetches_are_shared_while_under_way_and_throttled_after() {
+        let (keys, start) = (keys(), Instant::now());
+        assert_eq!(keys.request(start), Some(1));
+        assert_eq!(keys.request(start), Some(1), "shared");
+        finish(&keys, 1);
+        assert_eq!(keys.request(start + REFETCH_INTERVAL - Duration::from_millis(1)), None);
+        assert_eq!(keys.request(start + REFETCH_INTERVAL), Some(2));
+    }
+
+    #[tokio::test]
+    async fn a_kid_known_to_be_unknown_asks_for_nothing_until_the_keys_change() {
+        let keys = keys();
+        keys.remember_unknown("x", 1);
+        assert!(!keys.refetch_for("x", 1).await);
+        assert_eq!(keys.requests.lock().unwrap().last, 0);
+        for n in 0..10 * UNKNOWN_KIDS_MAX {
+            keys.remember_unknown(&n.to_string(), 1);
+        }
+        assert!(keys.unknown.len() <= UNKNOWN_KIDS_MAX);
+        let (asked, ()) = tokio::join!(keys.refetch_for("x", 2), async { finish(&keys, 1) });
+        assert!(asked);
+        assert_eq!(keys.requests.lock().unwrap().last, 1);
+    }
+
+    #[test]
+    fn pauses_grow_with_failures_and_stay_below_the_maximum_age() {
+        let mut keys = keys();
+        keys.source = KeySource::Discovery;
+        let bound = |pause: Duration| pause.mul_f64(1.11);
+        assert!(keys.pause(1) <= bound(BACKOFF_MIN) && keys.pause(20) <= bound(BACKOFF_MAX));
+        assert!(keys.pause(5) > keys.pause(1));
+        keys.max_age = Duration::from_secs(60);
+        assert!(keys.pause(0) < keys.max_age);
+        keys.max_age = Duration::from_secs(86_400);
+        assert!((REFRESH_MIN..=bound(REFRESH_MAX)).contains(&keys.pause(0)));
+    }
 }

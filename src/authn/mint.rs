@@ -1,7 +1,7 @@
 //! Tokens for demos, and a look inside any token.
 //!
-//! For `cedargate demo` and `cedargate token mint|inspect`; nothing on a request's path uses it. `inspect` only decodes: it verifies
-//! nothing, says so by its name, and never sends a token anywhere.
+//! For `cedargate demo` and `cedargate token mint|inspect`; nothing on a request's path uses it. `inspect` only decodes:
+//! it verifies nothing and never sends a token anywhere.
 
 use std::time::Duration;
 
@@ -83,7 +83,10 @@ fn judge(claims: &Map<String, Value>, now: i64, problems: &mut Vec<String>) {
         }
     }
     for claim in ["iss", "sub"] {
-        if claims.get(claim).is_some_and(|value| value.as_str().is_none_or(str::is_empty)) {
+        if claims
+            .get(claim)
+            .is_some_and(|value| value.as_str().is_none_or(str::is_empty))
+        {
             problems.push(format!("claim `{claim}` is no non-empty string"));
         }
     }
@@ -116,12 +119,21 @@ mod tests {
         let report = inspect(&token, NOW);
         assert!(report.problems.is_empty(), "{:?}", report.problems);
         assert_eq!(report.claims.unwrap()["exp"], json!(NOW + 60));
-        assert!(inspect(&token, NOW + 60).problems.iter().any(|problem| problem.contains("expired")));
+        assert!(
+            inspect(&token, NOW + 60)
+                .problems
+                .iter()
+                .any(|problem| problem.contains("expired"))
+        );
     }
 
     #[test]
     fn inspect_names_what_is_wrong() {
-        let token = format!("{}.{}.", jws::encode(r#"{"alg":"none"}"#), jws::encode(r#"{"exp":1.5,"sub":""}"#));
+        let token = format!(
+            "{}.{}.",
+            jws::encode(r#"{"alg":"none"}"#),
+            jws::encode(r#"{"exp":1.5,"sub":""}"#)
+        );
         let problems = inspect(&token, NOW).problems.join("\n");
         for expected in ["signature is empty", "`alg`", "`iss` is missing", "`exp`", "`sub` is no"] {
             assert!(problems.contains(expected), "{expected} not in {problems}");

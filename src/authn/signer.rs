@@ -21,7 +21,9 @@ const PEM_LINE: usize = 64;
 /// Why there is no signing key or no signature.
 #[derive(Debug, thiserror::Error)]
 pub enum SignerError {
-    #[error("not one PEM block `PRIVATE KEY` (PKCS#8): make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`")]
+    #[error(
+        "not one PEM block `PRIVATE KEY` (PKCS#8): make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`"
+    )]
     Pem,
     #[error("not a PKCS#8 key on P-256")]
     Key,
@@ -98,7 +100,11 @@ impl SigningKey {
 
     /// A compact ES256 JWS over exactly this header and these claims.
     pub fn sign(&self, header: &Value, claims: &impl serde::Serialize) -> Result<String, SignerError> {
-        self.sign_input(format!("{}.{}", encode(serde_json::to_vec(header)?), encode(serde_json::to_vec(claims)?)))
+        self.sign_input(format!(
+            "{}.{}",
+            encode(serde_json::to_vec(header)?),
+            encode(serde_json::to_vec(claims)?)
+        ))
     }
 
     /// Appends the signature of the two encoded segments.
