@@ -31,8 +31,8 @@ pub const REFETCH_WAIT: Duration = Duration::from_secs(3);
 pub const FIRST_FETCH_WAIT: Duration = Duration::from_secs(2);
 /// One HTTP exchange, from connecting to the last byte.
 const FETCH_DEADLINE: Duration = Duration::from_secs(5);
-const REFRESH_MIN: Duration = Duration::from_secs(5 * 60);
-const REFRESH_MAX: Duration = Duration::from_secs(60 * 60);
+const REFRESH_MIN: Duration = Duration::from_secs(60);
+const REFRESH_MAX: Duration = Duration::from_secs(5 * 60);
 /// How often a key file is read; reading goes through the path each time, so swapped symlinks are seen.
 const FILE_POLL: Duration = Duration::from_secs(1);
 const BACKOFF_MIN: Duration = Duration::from_secs(1);

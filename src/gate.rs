@@ -1,0 +1,385 @@
+//! THE path: one request from its head to the app's answer, or to a refusal.
+//!
+//! `handle` wraps: ids, the audit guard, metrics, and turning a refusal into a response. `gate` is the straight line:
+//! check → path → portal → caller → target → decision → permit → upstream, each step either giving what the next one
+//! needs or ending the request. There is no way to `upstream::forward` around the permit.
+
+mod caller;
+mod endpoints;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use http::request::Parts;
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use uuid::Uuid;
+
+pub use self::caller::CallerError;
+use crate::answer::{self, Answer, Style};
+use crate::audit::{Audit, AuditGuard, AuditRecord, EntityRef, HttpFacts as HttpRecord, PolicyError};
+use crate::authn::{Authn, AssertionKeys, bearer};
+use crate::authz::context::{Facts, HttpFacts};
+use crate::authz::engine;
+use crate::authz::{Passport, Permit, Target};
+use crate::config::{AuditAllow, Config, TenantSource};
+use crate::denial::{Denial, Refusal};
+use crate::listener::PeerAddr;
+use crate::metrics::Metrics;
+use crate::portal::path::CanonicalPath;
+use crate::request::{self, ClientFacts, Trace, query_pairs, request_id};
+use crate::serving::{Active, Caller, Portal, SharedServing};
+use crate::types::Door;
+use crate::upstream::{Body, HeaderRules, Outward, Pool, UpstreamError, forward};
+
+/// The label and record value for requests that no portal matched.
+const NO_PORTAL: &str = "none";
+
+/// What all workers share.
+pub struct Gate {
+    pub config: Config,
+    pub serving: SharedServing,
+    pub authn: Arc<Authn>,
+    pub assertions: AssertionKeys,
+    pub audit: Audit,
+    pub metrics: Metrics,
+}
+
+/// One thread's gate: the shared part, and what no other thread touches.
+pub struct Worker {
+    pub gate: Arc<Gate>,
+    pub pool: Pool,
+    pub rules: Rc<HeaderRules>,
+}
+
+/// What a request has turned out to be so far, for the record and the metrics.
+struct Progress {
+    started: Instant,
+    decision_id: Uuid,
+    request_id: HeaderValue,
+    trace: Trace,
+    record: AuditGuard,
+    portal: Option<Arc<Portal>>,
+    upstream_started: Option<Instant>,
+    gate_ended: Option<Instant>,
+}
+
+/// How a request ends without the app's answer.
+enum Stop {
+    Refused(Refusal),
+    Upstream(UpstreamError),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl Worker {
+    /// Answers one request; never fails.
+    pub async fn handle(&self, request: Request<Incoming>, peer: PeerAddr) -> Response<Body> {
+        let style = Style::of(request.method(), request.headers());
+        let (decision_id, request_id) = (Uuid::now_v7(), request_id(request.headers()));
+        let answer = Answer { style, decision_id, request_id: request_id.clone() };
+        let slot = match self.gate.audit.admit() {
+            Ok(slot) => slot,
+            Err(refusal) => return answer::refused(&refusal, &answer),
+        };
+        let trace = Trace::from_headers(request.headers());
+        let mut record = AuditRecord::new(decision_id, Arc::from(NO_PORTAL), Door::Proxy);
+        record.request_id = request_id.to_str().ok().map(Arc::from);
+        record.trace_id = Some(trace.trace_id);
+        let path = request.uri().path().to_owned();
+        record.http = Some(HttpRecord { method: request.method().clone(), path, route: None, status: None });
+        let mut progress = Progress {
+            started: Instant::now(),
+            decision_id,
+            request_id,
+            trace,
+            record: self.gate.audit.guard(slot, record),
+            portal: None,
+            upstream_started: None,
+            gate_ended: None,
+        };
+        let response = match self.gate(request, peer, &mut progress).await {
+            Ok(response) => response,
+            Err(stop) => self.stopped(stop, &answer, &mut progress),
+        };
+        self.finish(response, progress)
+    }
+
+    async fn gate(&self, request: Request<Incoming>, peer: PeerAddr, progress: &mut Progress) -> Result<Response<Body>, Stop> {
+        let (head, body) = request.into_parts();
+        let target = request::check(&head)?;
+        let path = CanonicalPath::parse(target.path).map_err(|e| Refusal::new(Denial::RequestInvalid, e.to_string()))?;
+        progress.canonical(&path);
+        let client = request::client_facts(&head.headers, peer.ip(), &target, &self.gate.config.trusted_proxies)?;
+        if let Some(own) = self.own_endpoint(&head, &path) {
+            return own.map_err(Stop::from);
+        }
+        let portal = self.gate.serving.load().find(&client.host, &path).cloned();
+        let portal = portal.ok_or_else(|| Refusal::new(Denial::PortalUnknown, "no portal matches host and path"))?;
+        progress.in_portal(&portal);
+        let active = portal.active.load_full().ok_or(Refusal::from(Denial::NoPolicyLoaded))?;
+        progress.under(&active);
+        let permit = self.decide((&head, &path), (&portal, &active), &client, progress).await?;
+        let query = target.query;
+        let outward = Outward {
+            upstream: &portal.upstream,
+            path: path.as_str(),
+            query,
+            client: &client,
+            trace: &progress.trace,
+            request_id: &progress.request_id,
+            rules: &self.rules,
+            body_bytes_max: self.gate.config.limits.body_bytes,
+        };
+        let now = Instant::now();
+        (progress.gate_ended, progress.upstream_started) = (Some(now), Some(now));
+        let request = Request::from_parts(head.clone(), body);
+        forward(&self.pool, permit, request, outward).await.map_err(Stop::Upstream)
+    }
+
+    /// Who, what, whether: everything between a portal and a permit.
+    async fn decide(
+        &self,
+        (head, path): (&Parts, &CanonicalPath),
+        (portal, active): (&Arc<Portal>, &Active),
+        client: &ClientFacts,
+        progress: &mut Progress,
+    ) -> Result<Permit, Refusal> {
+        let is_public = active.revision.file.public.matches(head.method.as_str(), path);
+        let caller = match bearer(&head.headers)? {
+            Some(token) => Some(self.gate.caller(portal, active, token).await?),
+            None if is_public => None,
+            None => return Err(Denial::TokenMissing.into()),
+        };
+        progress.authenticated(caller.as_deref());
+        let tenant = request_tenant(&portal.config.tenant, client);
+        check_tenant(tenant, caller.as_deref())?;
+        let passport = self.passport(portal, active, caller.as_ref(), progress.decision_id)?;
+        let Some(caller) = caller.filter(|_| !is_public) else { return Ok(Permit::public(passport)) };
+        let target = active.revision.target(head.method.as_str(), path)?;
+        progress.asks(&target, active, path, head);
+        let query = pairs(active, head);
+        let facts = Facts {
+            portal: &portal.name,
+            tenant: tenant.or(caller.identity.tenant.as_deref()),
+            now_millis: now_millis(),
+            auth: Some(&caller.identity.auth),
+            flags: &active.revision.flags,
+            http: Some(HttpFacts {
+                method: head.method.as_str(),
+                path: path.id(),
+                host: &client.host,
+                scheme: client.scheme.as_str(),
+                source_ip: client.source_ip,
+                query: &query,
+                headers: &head.headers,
+            }),
+        };
+        let started = Instant::now();
+        let answer = active.revision.rules.ask(&caller.principal, &target, &facts);
+        progress.decided(portal, started, answer.as_ref().ok());
+        progress.in_context(active, &target, &facts);
+        answer?.permit(passport)
+    }
+
+    fn passport(
+        &self,
+        portal: &Portal,
+        active: &Active,
+        caller: Option<&Arc<Caller>>,
+        decision_id: Uuid,
+    ) -> Result<Passport, Refusal> {
+        let assertion = match caller {
+            Some(caller) => self.gate.assertion(portal, active, caller)?,
+            None => HeaderValue::from_static(""),
+        };
+        Ok(Passport {
+            decision_id,
+            portal: portal.header.clone(),
+            revision: active.revision.header.clone(),
+            caller: caller.map(|c| Arc::clone(&c.headers)),
+            assertion,
+        })
+    }
+
+    /// A refusal, or an app that gave no answer, as a response.
+    fn stopped(&self, stop: Stop, answer: &Answer, progress: &mut Progress) -> Response<Body> {
+        match stop {
+            Stop::Refused(refusal) => {
+                tracing::debug!(decision_id = %progress.decision_id, code = refusal.denial.code(), detail = %refusal.detail, "refused");
+                progress.record.denied(refusal.denial);
+                answer::refused(&refusal, answer)
+            }
+            Stop::Upstream(error) => {
+                tracing::warn!(decision_id = %progress.decision_id, error = %error, "no answer from the app");
+                progress.record.permitted();
+                self.gate.metrics.upstream_errors.with_label_values(&[error.reason()]).inc();
+                answer::upstream_failed(&error, answer)
+            }
+        }
+    }
+
+    /// Counts, completes the record and sends both on their way.
+    fn finish(&self, response: Response<Body>, mut progress: Progress) -> Response<Body> {
+        let ended = Instant::now();
+        let total = ended - progress.started;
+        let record = &mut progress.record.record;
+        record.latency_us.total = micros(total);
+        record.latency_us.upstream = progress.upstream_started.map(|at| micros(ended - at));
+        let method = record.http.as_ref().map_or("OTHER", |http| method_label(&http.method));
+        if let Some(http) = &mut record.http {
+            http.status = Some(response.status().as_u16());
+        }
+        let denial = match record.verdict {
+            crate::audit::Verdict::Denied(denial) => Some(denial),
+            _ => None,
+        };
+        let portal = progress.portal.as_ref().map_or(NO_PORTAL, |p| &p.name);
+        let class = status_class(response.status());
+        self.gate.metrics.http_requests.with_label_values(&[portal, method, class]).inc();
+        match &progress.portal {
+            Some(portal) => {
+                portal.meters.count(Door::Proxy, denial);
+                portal.meters.request_duration.observe(total.as_secs_f64());
+                let gate = progress.gate_ended.unwrap_or(ended) - progress.started;
+                portal.meters.gate_duration.observe(gate.as_secs_f64());
+            }
+            None => {
+                let (decision, reason) = denial.map_or(("allow", "permitted"), |d| ("deny", d.code()));
+                self.gate.metrics.decisions.with_label_values(&[NO_PORTAL, "proxy", decision, reason]).inc();
+            }
+        }
+        if self.gate.config.audit.allow == AuditAllow::None {
+            progress.record.omit_allowed();
+        }
+        response
+    }
+}
+
+impl Progress {
+    fn canonical(&mut self, path: &CanonicalPath) {
+        if let Some(http) = &mut self.record.record.http {
+            path.as_str().clone_into(&mut http.path);
+        }
+    }
+
+    fn in_portal(&mut self, portal: &Arc<Portal>) {
+        self.record.record.portal = Arc::clone(&portal.name);
+        self.portal = Some(Arc::clone(portal));
+    }
+
+    fn under(&mut self, active: &Active) {
+        self.record.record.revision = Some(Arc::clone(&active.revision.id));
+    }
+
+    fn authenticated(&mut self, caller: Option<&Caller>) {
+        self.record.record.latency_us.authn = Some(micros(self.started.elapsed()));
+        let Some(caller) = caller else { return };
+        let record = &mut self.record.record;
+        record.principal = Some(caller.entity_ref());
+        record.roles = Arc::clone(&caller.roles);
+        record.tenant = caller.identity.tenant.as_deref().map(Arc::from);
+        record.token = Some(Arc::clone(&caller.token));
+    }
+
+    fn asks(&mut self, target: &Target, active: &Active, path: &CanonicalPath, head: &Parts) {
+        let record = &mut self.record.record;
+        record.action = Some(Arc::from(target.action.to_string()));
+        record.resource = Some(entity_ref(&target.resource.uid));
+        if let Some(http) = &mut record.http {
+            let route = active.revision.file.routes.find(head.method.as_str(), path);
+            http.route = route.map(|found| Arc::from(found.route.text.as_str()));
+        }
+    }
+
+    fn decided(&mut self, portal: &Portal, started: Instant, answer: Option<&engine::Answer>) {
+        let took = started.elapsed();
+        self.record.record.latency_us.decision = Some(micros(took));
+        if let Some(meter) = portal.meters.decision_duration.get(Door::Proxy as usize) {
+            meter.observe(took.as_secs_f64());
+        }
+        let Some(answer) = answer else { return };
+        record_answer(&mut self.record.record, answer);
+        portal.meters.errors(answer.errors.len());
+        if answer.denial().is_none() {
+            self.record.permitted();
+        }
+    }
+
+    fn in_context(&mut self, active: &Active, target: &Target, facts: &Facts<'_>) {
+        let context = active.revision.rules.plans.get(&target.action).and_then(|plan| plan.to_json(facts).ok());
+        self.record.record.context = context.map(|c| Arc::new(serde_json::Value::Object(c)));
+    }
+}
+
+/// The reasons of an answer, for the record.
+pub fn record_answer(record: &mut AuditRecord, answer: &engine::Answer) {
+    record.policies = answer.policies.iter().map(|p| Arc::clone(&p.id)).collect();
+    record.errors =
+        answer.errors.iter().map(|e| PolicyError { policy: Arc::clone(&e.policy), message: e.message.clone() }).collect();
+}
+
+pub fn entity_ref(uid: &cedar_policy::EntityUid) -> EntityRef {
+    EntityRef {
+        kind: Arc::from(uid.type_name().to_string()),
+        id: Arc::from(uid.id().unescaped()),
+        attrs: None,
+        parents: Vec::new(),
+    }
+}
+
+/// The tenant that the *request* belongs to, whoever sends it.
+fn request_tenant<'a>(source: &'a TenantSource, client: &'a ClientFacts) -> Option<&'a str> {
+    match source {
+        TenantSource::Claim => None,
+        TenantSource::HostLabel => client.host.split('.').next().filter(|label| !label.is_empty()),
+        TenantSource::Fixed(tenant) => Some(tenant),
+    }
+}
+
+fn check_tenant(request: Option<&str>, caller: Option<&Caller>) -> Result<(), Refusal> {
+    match (request, caller.and_then(|c| c.identity.tenant.as_deref())) {
+        (Some(request), Some(own)) if request != own => {
+            Err(Refusal::new(Denial::TenantMismatch, format!("the request is for tenant `{request}`, the caller of `{own}`")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn pairs(active: &Active, head: &Parts) -> Vec<(String, String)> {
+    if !active.revision.rules.plans.reads_query() {
+        return Vec::new();
+    }
+    let query = head.uri.query().unwrap_or_default();
+    query_pairs(query).map(|(k, v)| (k.into_owned(), v.into_owned())).collect()
+}
+
+/// Unix milliseconds; a clock before 1970 reads as 1970.
+pub fn now_millis() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn micros(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Methods as a bounded label.
+fn method_label(method: &http::Method) -> &'static str {
+    ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"].into_iter().find(|known| *known == method.as_str()).unwrap_or("OTHER")
+}
+
+fn status_class(status: http::StatusCode) -> &'static str {
+    match status.as_u16() {
+        100..=199 => "1xx",
+        200..=299 => "2xx",
+        300..=399 => "3xx",
+        400..=499 => "4xx",
+        _ => "5xx",
+    }
+}

@@ -1,0 +1,146 @@
+//! What every portal serves right now: the portal table, each portal's revision, and what was verified under it.
+//!
+//! Written by `reload` alone, read by every request: one atomic load gives a request a snapshot that it keeps to its
+//! end. Callers remembered under a revision go with it, so no identity ever outlives the rules that shaped it.
+
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use http::HeaderValue;
+use prometheus::{Histogram, IntCounter};
+use serde_json::{Map, Value};
+
+use crate::authn::{Proof, TokenCache};
+use crate::authz::CallerHeaders;
+use crate::authz::principal::Principal;
+use crate::config;
+use crate::denial::Denial;
+use crate::metrics::Metrics;
+use crate::portal::path::CanonicalPath;
+use crate::portal::{PortalError, PortalTable};
+use crate::revision::{Frame, Revision};
+use crate::types::{Door, Identity, PortalSlug, TokenFacts};
+
+/// Every portal, and which request belongs to which.
+pub struct Serving {
+    pub table: PortalTable,
+    pub portals: Vec<Arc<Portal>>,
+}
+
+/// The portals as they are now; replaced as a whole when a portal appears.
+pub type SharedServing = ArcSwap<Serving>;
+
+/// One portal's frame, and what it serves.
+pub struct Portal {
+    pub config: config::Portal,
+    /// The issuers it trusts, in the order of `config.issuers`.
+    pub issuers: Vec<config::Issuer>,
+    pub upstream: config::Upstream,
+    pub name: Arc<str>,
+    pub header: HeaderValue,
+    pub active: ArcSwapOption<Active>,
+    pub meters: Meters,
+}
+
+/// A revision in force, and the callers known under it.
+pub struct Active {
+    pub revision: Arc<Revision>,
+    pub callers: TokenCache<Caller>,
+}
+
+/// A verified caller under one revision: everything that depends on the token alone.
+pub struct Caller {
+    pub identity: Identity,
+    pub proof: Proof,
+    pub principal: Principal,
+    pub headers: Arc<CallerHeaders>,
+    /// What the record says of the caller.
+    pub roles: Arc<[Arc<str>]>,
+    pub attrs: Option<Arc<Value>>,
+    pub token: Arc<TokenFacts>,
+    /// The claims that the assertion carries: what the schema asks for.
+    pub asserted: Map<String, Value>,
+    pub assertion: ArcSwapOption<FreshAssertion>,
+}
+
+/// A signed assertion that is good for some more requests.
+pub struct FreshAssertion {
+    pub value: HeaderValue,
+    /// Unix seconds after which another one is signed.
+    pub renew_at: i64,
+}
+
+/// One portal's metrics, resolved once.
+pub struct Meters {
+    metrics: Metrics,
+    portal: Arc<str>,
+    pub request_duration: Histogram,
+    pub gate_duration: Histogram,
+    pub decision_duration: [Histogram; Door::ALL.len()],
+    decisions: [[OnceLock<IntCounter>; Denial::ALL.len() + 1]; Door::ALL.len()],
+}
+
+impl Serving {
+    pub fn new(portals: Vec<Arc<Portal>>) -> Result<Self, PortalError> {
+        let configs: Vec<config::Portal> = portals.iter().map(|p| p.config.clone()).collect();
+        Ok(Self { table: PortalTable::new(&configs)?, portals })
+    }
+
+    pub fn find(&self, host: &str, path: &CanonicalPath) -> Option<&Arc<Portal>> {
+        self.portals.get(self.table.find(host, path)?)
+    }
+
+    pub fn named(&self, slug: &str) -> Option<&Arc<Portal>> {
+        self.portals.iter().find(|p| p.config.slug.as_str() == slug)
+    }
+}
+
+impl Portal {
+    pub fn new(portal: config::Portal, config: &config::Config, metrics: &Metrics) -> Self {
+        let issuers = portal.issuers.iter().filter_map(|index| config.issuers.get(*index)).cloned().collect();
+        let upstream = portal.upstream.clone().unwrap_or_else(|| config.upstream.clone());
+        let name: Arc<str> = Arc::from(portal.slug.as_str());
+        // INVARIANT: a slug is lower-case letters, digits and `-`
+        let header = HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static(""));
+        let meters = Meters::new(metrics, &name);
+        Self { config: portal, issuers, upstream, name, header, active: ArcSwapOption::empty(), meters }
+    }
+
+    pub fn slug(&self) -> &PortalSlug {
+        &self.config.slug
+    }
+
+    pub fn frame(&self) -> Frame<'_> {
+        Frame { portal: &self.config, issuers: &self.issuers }
+    }
+}
+
+impl Active {
+    pub fn new(revision: Arc<Revision>, token_cache: usize) -> Self {
+        Self { revision, callers: TokenCache::new(token_cache) }
+    }
+}
+
+impl Meters {
+    fn new(metrics: &Metrics, portal: &Arc<str>) -> Self {
+        Self {
+            request_duration: metrics.http_request_duration.with_label_values(&[portal]),
+            gate_duration: metrics.gate_duration.with_label_values(&[portal]),
+            decision_duration: Door::ALL.map(|door| metrics.decision_duration.with_label_values(&[&**portal, door.as_str()])),
+            decisions: std::array::from_fn(|_| std::array::from_fn(|_| OnceLock::new())),
+            metrics: metrics.clone(),
+            portal: Arc::clone(portal),
+        }
+    }
+
+    /// Counts one decision; `None` is an allow.
+    pub fn count(&self, door: Door, denial: Option<Denial>) {
+        let column = denial.map_or(0, |d| d as usize + 1);
+        let Some(cell) = self.decisions.get(door as usize).and_then(|row| row.get(column)) else { return };
+        let counter = cell.get_or_init(|| {
+            let (decision, reason) = denial.map_or(("allow", "permitted"), |d| ("deny", d.code()));
+            self.metrics.decisions.with_label_values(&[&*self.portal, door.as_str(), decision, reason])
+        });
+        counter.inc();
+    }
+}
