@@ -13,6 +13,8 @@ mod load;
 mod raw;
 mod tree;
 mod walk;
+#[cfg(test)]
+mod tests;
 
 pub use check::secret::read_tokens;
 pub use env::process_environment;

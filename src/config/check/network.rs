@@ -70,17 +70,20 @@ impl Checker<'_> {
             None => self.socket_address(key, &raw.address).map(Address::Tcp),
         };
         let tokens = self.tokens(section, raw.auth.tokens.as_deref(), raw.auth.tokens_file.as_deref());
-        let said = raw.auth.tokens.is_some() || raw.auth.tokens_file.is_some() || self.is_written("listen.decision.auth.tokens");
-        match &address {
-            Some(Address::Tcp(tcp)) if !tcp.ip().to_canonical().is_loopback() && tokens.is_empty() && !said => {
-                self.error(
-                    "listen.decision.auth.tokens_file",
-                    format!("`{tcp}` is reachable from other hosts, so callers must present a token: set this key, or listen on 127.0.0.1"),
+        let address = address?;
+        let open = matches!(&address, Address::Tcp(tcp) if !tcp.ip().to_canonical().is_loopback());
+        // INVARIANT: off loopback there are tokens; a mistake in them was reported with their key
+        if open && tokens.is_empty() {
+            if !self.errors.iter().any(|error| error.key.starts_with(section)) {
+                let message = format!(
+                    "`{}` is reachable from other hosts, so callers must present a token: set this key, or listen on 127.0.0.1",
+                    raw.address
                 );
-                None
+                self.error(&format!("{section}.tokens_file"), message);
             }
-            _ => Some(DecisionListen { address: address?, tokens }),
+            return None;
         }
+        Some(DecisionListen { address, tokens })
     }
 
     fn socket_address(&mut self, key: &str, text: &str) -> Option<SocketAddr> {
