@@ -11,10 +11,10 @@ mod env;
 mod error;
 mod load;
 mod raw;
-mod tree;
-mod walk;
 #[cfg(test)]
 mod tests;
+mod tree;
+mod walk;
 
 pub use check::secret::read_tokens;
 pub use env::process_environment;

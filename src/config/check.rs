@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::ConfigErrors;
-use super::raw::{DurationText, Raw, RawAssertion, RawAudit, RawAuditAllow, RawAuditSink, RawLimits, RawOnFull, RawPolicies, SizeText};
+use super::raw::{
+    DurationText, Raw, RawAssertion, RawAudit, RawAuditAllow, RawAuditSink, RawLimits, RawOnFull, RawPolicies, SizeText,
+};
 use super::tree::Node;
 use super::walk::hint;
 use super::{Assertion, Audit, AuditAllow, AuditSink, Config, Limits, OnFull, Policies};
@@ -49,6 +51,12 @@ impl Checker<'_> {
         let audit = self.audit(&raw.audit);
         let limits = self.limits(&raw.limits);
         self.sessions(raw);
+        // INVARIANT: portals refer to issuers by index, so none may be missing; whatever was left out was reported
+        let complete =
+            issuers.len() == raw.issuers.len() && portals.as_ref().map(Vec::len) == raw.portals.as_ref().map(|all| all.len());
+        if !complete {
+            return None;
+        }
         Some(Config {
             public_url,
             listen: listen?,
@@ -66,11 +74,6 @@ impl Checker<'_> {
 
     pub fn error(&mut self, key: &str, message: impl Into<String>) {
         self.errors.add(key, self.tree.nearest_origin(key), message);
-    }
-
-    /// Whether the file or the environment says anything at `key`.
-    pub fn is_written(&self, key: &str) -> bool {
-        self.tree.at(key).is_some()
     }
 
     /// A path in the file starts at the file's folder.
@@ -117,14 +120,20 @@ impl Checker<'_> {
     }
 
     fn policies(&mut self, raw: &RawPolicies, whole: &Raw) -> Policies {
-        let known: Option<Vec<&str>> = whole.portals.as_ref().map(|portals| portals.keys().map(String::as_str).collect());
+        let known: Option<Vec<&str>> = whole
+            .portals
+            .as_ref()
+            .map(|portals| portals.keys().map(String::as_str).collect());
         let mut require = Vec::new();
         for (n, slug) in raw.require.iter().enumerate() {
             let key = format!("policies.require[{n}]");
             match (PortalSlug::parse(slug), &known) {
                 (None, _) => self.error(&key, format!("`{slug}` is not a portal's slug; {}", portals::SLUG_RULE)),
                 (Some(_), Some(known)) if !known.contains(&slug.as_str()) => {
-                    self.error(&key, format!("there is no portal `{slug}` in `portals`; {}", hint(slug, known)));
+                    self.error(
+                        &key,
+                        format!("there is no portal `{slug}` in `portals`; {}", hint(slug, known)),
+                    );
                 }
                 (Some(slug), _) => require.push(slug),
             }
@@ -152,7 +161,10 @@ impl Checker<'_> {
     fn audit(&mut self, raw: &RawAudit) -> Audit {
         for (n, path) in raw.mask.iter().enumerate() {
             if path.split('.').any(str::is_empty) {
-                self.error(&format!("audit.mask[{n}]"), format!("`{path}` is not a dotted path such as `context.headers`"));
+                self.error(
+                    &format!("audit.mask[{n}]"),
+                    format!("`{path}` is not a dotted path such as `context.headers`"),
+                );
             }
         }
         Audit {
@@ -185,7 +197,9 @@ impl Checker<'_> {
             token_bytes: self.size("limits.token_bytes", raw.token_bytes, 1),
             token_cache: raw.token_cache,
             drain_timeout: raw.drain_timeout.0,
-            workers: raw.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
+            workers: raw
+                .workers
+                .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
         }
     }
 
@@ -195,7 +209,10 @@ impl Checker<'_> {
         self.timeout("sessions.idle_timeout", sessions.idle_timeout);
         self.timeout("sessions.staleness_max", sessions.staleness_max);
         if self.timeout("sessions.absolute_timeout", sessions.absolute_timeout) < sessions.idle_timeout.0 {
-            self.error("sessions.absolute_timeout", "is shorter than `sessions.idle_timeout`; raise it or lower the other");
+            self.error(
+                "sessions.absolute_timeout",
+                "is shorter than `sessions.idle_timeout`; raise it or lower the other",
+            );
         }
     }
 }

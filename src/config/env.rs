@@ -31,7 +31,9 @@ pub fn process_environment() -> impl Iterator<Item = (String, String)> {
 
 /// Writes every variable that stands for a key into `tree`.
 pub fn apply(tree: &mut Node, schema: &Value, env: impl Iterator<Item = (String, String)>, errors: &mut ConfigErrors) {
-    let mut variables: Vec<Variable> = env.filter_map(|(name, value)| variable(schema, name, value, errors)).collect();
+    let mut variables: Vec<Variable> = env
+        .filter_map(|(name, value)| variable(schema, name, value, errors))
+        .collect();
     // a section before its keys, list items by number
     variables.sort_by_cached_key(|variable| {
         let numbered = |step: &String| (step.parse::<u32>().unwrap_or(0), step.clone());
@@ -50,10 +52,14 @@ fn variable(schema: &Value, name: String, value: String, errors: &mut ConfigErro
     }
     let top = forms(schema, schema);
     let is_top_key = is_not_available(&rest) || top.iter().any(|form| property_names(form).any(|key| key == rest));
-    if !rest.contains("__") && !is_top_key {
+    if !name.contains("__") && !is_top_key {
         if let Some(key) = flat_key(schema, &rest) {
             let right = key.to_uppercase().replace('.', "__");
-            errors.add(&key, Some(origin), format!("two underscores stand between levels; write `{PREFIX}{right}`"));
+            errors.add(
+                &key,
+                Some(origin),
+                format!("two underscores stand between levels; write `{PREFIX}{right}`"),
+            );
         }
         return None;
     }
@@ -68,7 +74,9 @@ fn variable(schema: &Value, name: String, value: String, errors: &mut ConfigErro
 
 /// The key that `limits_batch` was meant to be; a restriction must not be lost to a missing underscore.
 fn flat_key(schema: &Value, flat: &str) -> Option<String> {
-    static_keys(schema).into_iter().find(|key| key.contains('.') && key.replace('.', "_") == flat)
+    static_keys(schema)
+        .into_iter()
+        .find(|key| key.contains('.') && key.replace('.', "_") == flat)
 }
 
 /// Every key of the schema that is not inside a list or a mapping with free keys.
@@ -83,12 +91,22 @@ fn write(tree: &mut Node, root: &Value, variable: &Variable, errors: &mut Config
     for step in &variable.steps {
         let here = schema.map(|schema| forms(root, schema)).unwrap_or_default();
         let is_list = here.iter().any(|form| allows(form, "array")) && step.parse::<usize>().is_ok();
-        let free_keys = here.iter().any(|form| form.get("additionalProperties").is_some_and(Value::is_object));
+        let free_keys = here
+            .iter()
+            .any(|form| form.get("additionalProperties").is_some_and(Value::is_object));
         // slugs have no underscore, variables no hyphen
         let key = if free_keys { step.replace('_', "-") } else { step.clone() };
         schema = step_schema(&here, &key);
-        path = if is_list { format!("{path}[{key}]") } else { join(&path, &key) };
-        let next = if is_list { node.list_item(&key, &variable.origin) } else { node.map_entry(&key, &variable.origin) };
+        path = if is_list {
+            format!("{path}[{key}]")
+        } else {
+            join(&path, &key)
+        };
+        let next = if is_list {
+            node.list_item(&key, &variable.origin)
+        } else {
+            node.map_entry(&key, &variable.origin)
+        };
         let Some(next) = next else {
             let message = "the items of a list are counted from 0 without a gap; set the item before this one, too";
             errors.add(&path, Some(variable.origin.clone()), message);
@@ -99,7 +117,10 @@ fn write(tree: &mut Node, root: &Value, variable: &Variable, errors: &mut Config
     match parse_value(root, schema, &variable.value, &variable.origin) {
         Some(shape) => node.shape = shape,
         None => {
-            let message = format!("the value of `{}` cannot be read; write a YAML value in one line", variable.name);
+            let message = format!(
+                "the value of `{}` cannot be read; write a YAML value in one line",
+                variable.name
+            );
             errors.add(&path, Some(variable.origin.clone()), message);
         }
     }

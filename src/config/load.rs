@@ -86,7 +86,9 @@ fn read(path: &Path) -> Result<String, String> {
     let file = std::fs::File::open(path).map_err(fail)?;
     file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(fail)?;
     if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(format!("`{shown}` is larger than {FILE_BYTES_MAX} bytes; is it the right file?"));
+        return Err(format!(
+            "`{shown}` is larger than {FILE_BYTES_MAX} bytes; is it the right file?"
+        ));
     }
     Ok(text)
 }
@@ -103,11 +105,17 @@ fn load_text(text: &str, name: &str, folder: &Path, env: impl Iterator<Item = (S
     }
     let mut errors = ConfigErrors::default();
     if !matches!(tree.shape, Shape::Map(_)) {
-        return Err(ConfigErrors::one("", Some(place(1)), format!("expected a mapping of keys, got {}", tree.type_name())));
+        return Err(ConfigErrors::one(
+            "",
+            Some(place(1)),
+            format!("expected a mapping of keys, got {}", tree.type_name()),
+        ));
     }
     let schema = json_schema();
     env::apply(&mut tree, &schema, env, &mut errors);
-    let value = Walk::new(&schema, &mut errors).value("", &tree, &schema).unwrap_or_else(|| json!({}));
+    let value = Walk::new(&schema, &mut errors)
+        .value("", &tree, &schema)
+        .unwrap_or_else(|| json!({}));
     checked(&tree, value, folder, errors)
 }
 
@@ -160,7 +168,9 @@ fn effective(raw: &Raw, config: &Config) -> Value {
 fn origins(effective: &Value, tree: &Node) -> BTreeMap<String, String> {
     let mut origins = BTreeMap::new();
     leaves("", effective, &mut |path, _| {
-        let origin = tree.at(path).map_or_else(|| "default".to_owned(), |node| node.origin.to_string());
+        let origin = tree
+            .at(path)
+            .map_or_else(|| "default".to_owned(), |node| node.origin.to_string());
         origins.insert(path.to_owned(), origin);
     });
     origins

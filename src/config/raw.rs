@@ -409,13 +409,15 @@ pub struct AlgorithmText(pub String);
 #[derive(Clone, Debug)]
 pub struct Secret(pub Redacted<String>);
 
-pub const ALGORITHMS: [&str; 9] = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
+pub const ALGORITHMS: [&str; 9] = [
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA",
+];
 
 impl DurationText {
     pub fn parse(text: &str) -> Result<Self, String> {
-        humantime::parse_duration(text)
-            .map(Self)
-            .map_err(|_| format!("`{text}` is not a duration; write a number with its unit, such as `500ms`, `5s`, `1m30s` or `24h`"))
+        humantime::parse_duration(text).map(Self).map_err(|_| {
+            format!("`{text}` is not a duration; write a number with its unit, such as `500ms`, `5s`, `1m30s` or `24h`")
+        })
     }
 }
 
@@ -429,10 +431,9 @@ impl SizeText {
             .unwrap_or((text, 1));
         let all_digits = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
         let number = all_digits.then(|| digits.parse::<u64>().ok()).flatten();
-        number
-            .and_then(|number| number.checked_mul(unit))
-            .map(Self)
-            .ok_or_else(|| format!("`{text}` is not a size; write bytes, such as `65536`, or a number with `KiB`, `MiB` or `GiB`"))
+        number.and_then(|number| number.checked_mul(unit)).map(Self).ok_or_else(|| {
+            format!("`{text}` is not a size; write bytes, such as `65536`, or a number with `KiB`, `MiB` or `GiB`")
+        })
     }
 }
 
@@ -586,7 +587,9 @@ fn default_strip_headers() -> Vec<String> {
 }
 
 fn default_algorithms() -> Vec<AlgorithmText> {
-    ["RS256", "ES256", "EdDSA"].map(|name| AlgorithmText(name.to_owned())).to_vec()
+    ["RS256", "ES256", "EdDSA"]
+        .map(|name| AlgorithmText(name.to_owned()))
+        .to_vec()
 }
 
 fn default_leeway() -> DurationText {

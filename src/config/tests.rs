@@ -16,7 +16,10 @@ fn with(more: &str) -> String {
 }
 
 fn from_env(text: &str, env: &[(&str, &str)]) -> Result<Loaded, ConfigErrors> {
-    let env: Vec<_> = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let env: Vec<_> = env
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
     from_str(text, Path::new("/etc/cedargate"), env.into_iter())
 }
 
@@ -39,7 +42,10 @@ fn bad(text: &str, parts: &[&str]) {
 fn an_upstream_is_all_that_is_needed() {
     let config = good(MINIMAL);
     assert_eq!(config.listen.proxy.to_string(), "0.0.0.0:8900");
-    assert_eq!(config.listen.decision.unwrap().address, Address::Tcp("127.0.0.1:8901".parse().unwrap()));
+    assert_eq!(
+        config.listen.decision.unwrap().address,
+        Address::Tcp("127.0.0.1:8901".parse().unwrap())
+    );
     assert_eq!(config.listen.admin.unwrap().to_string(), "127.0.0.1:8903");
     assert_eq!(config.upstream.connect_timeout, Duration::from_secs(1));
     assert_eq!(config.upstream.response_timeout, Duration::from_secs(60));
@@ -51,7 +57,10 @@ fn an_upstream_is_all_that_is_needed() {
     assert_eq!(config.limits.header_bytes, 32 * 1024);
     assert_eq!(config.limits.decision_body_bytes, 1024 * 1024);
     assert_eq!(config.limits.token_bytes, 16 * 1024);
-    assert_eq!((config.limits.connections, config.limits.batch, config.limits.token_cache), (10_000, 200, 10_000));
+    assert_eq!(
+        (config.limits.connections, config.limits.batch, config.limits.token_cache),
+        (10_000, 200, 10_000)
+    );
     assert!(config.limits.workers >= 1 && config.limits.body_bytes.is_none());
     assert_eq!(config.audit.sink, AuditSink::Stdout);
     assert_eq!((config.audit.on_full, config.audit.queue), (OnFull::Drop, 8192));
@@ -90,7 +99,10 @@ limits: { header_bytes: 65536, body_bytes: 10MiB, workers: 2 }
 "#,
     );
     assert_eq!(config.public_url.as_deref(), Some("https://shop.example.com"));
-    assert_eq!(config.listen.decision.unwrap().address, Address::Unix("/run/decision.sock".into()));
+    assert_eq!(
+        config.listen.decision.unwrap().address,
+        Address::Unix("/run/decision.sock".into())
+    );
     assert!(config.listen.admin.is_none());
     let portals = config.portals.unwrap();
     let portal = |slug: &str| portals.iter().find(|portal| portal.slug.as_str() == slug).unwrap();
@@ -98,9 +110,16 @@ limits: { header_bytes: 65536, body_bytes: 10MiB, workers: 2 }
     assert_eq!(customer.matches.hosts, ["shop.example.com", "*.example.com"]);
     assert_eq!(customer.matches.path_prefix, "/portal/customer");
     assert_eq!(customer.issuers, [1]);
-    assert_eq!(customer.upstream.as_ref().unwrap().connect_timeout, Duration::from_millis(500), "a URL alone keeps the times above");
+    assert_eq!(
+        customer.upstream.as_ref().unwrap().connect_timeout,
+        Duration::from_millis(500),
+        "a URL alone keeps the times above"
+    );
     let admin = portal("admin").upstream.clone().unwrap();
-    assert_eq!((admin.url.host.as_str(), admin.url.port, admin.response_timeout), ("[::1]", 3002, Duration::from_secs(5)));
+    assert_eq!(
+        (admin.url.host.as_str(), admin.url.port, admin.response_timeout),
+        ("[::1]", 3002, Duration::from_secs(5))
+    );
     assert_eq!(portal("admin").issuers, [0, 1]);
     assert_eq!(portal("partner").tenant, TenantSource::Fixed("acme".to_owned()));
     assert_eq!(portal("partner").matches.path_prefix, "/portal/partner");
@@ -136,16 +155,34 @@ fn structure_mistakes_say_what_to_do() {
     bad("", &["upstream: this key is required"]);
     bad("[a, b]", &["expected a mapping of keys, got a list"]);
     bad("a: [", &["cedargate.yaml:"]);
-    bad(&with("limits: { batch: 1, batch: 2 }"), &["limits.batch: this key is given twice"]);
+    bad(
+        &with("limits: { batch: 1, batch: 2 }"),
+        &["limits.batch: this key is given twice"],
+    );
     bad(&with("limits:"), &["limits: expected a mapping, got nothing"]);
-    bad(&with("limits: { batch: 0 }"), &["limits.batch: `0` is too small; the least is 1"]);
+    bad(
+        &with("limits: { batch: 0 }"),
+        &["limits.batch: `0` is too small; the least is 1"],
+    );
     bad(&with("limits: { batch: -1 }"), &["limits.batch"]);
     bad(&with("limits: { batch: 1.5 }"), &["limits.batch: expected a whole number"]);
-    bad(&with("audit: { allow: al }"), &["audit.allow: unknown value `al`; did you mean `all`?"]);
+    bad(
+        &with("audit: { allow: al }"),
+        &["audit.allow: unknown value `al`; did you mean `all`?"],
+    );
     bad(&with("audit: { sink: 3 }"), &["audit.sink: expected `stdout` or a mapping"]);
-    bad(&with("trusted_proxies: 10.0.0.1"), &["trusted_proxies: expected a list such as `[a, b]`"]);
-    bad(&with("portals: { a: { mach: {} } }"), &["portals.a.mach: unknown key; did you mean `match`?"]);
-    bad(&with("issuers: [ 3, { nam: x } ]"), &["issuers[0]: expected a mapping", "issuers[1].nam", "issuers[1].name"]);
+    bad(
+        &with("trusted_proxies: 10.0.0.1"),
+        &["trusted_proxies: expected a list such as `[a, b]`"],
+    );
+    bad(
+        &with("portals: { a: { mach: {} } }"),
+        &["portals.a.mach: unknown key; did you mean `match`?"],
+    );
+    bad(
+        &with("issuers: [ 3, { nam: x } ]"),
+        &["issuers[0]: expected a mapping", "issuers[1].nam", "issuers[1].name"],
+    );
 }
 
 #[test]
@@ -170,12 +207,18 @@ fn bad_durations_and_sizes_are_explained() {
     for text in ["5", "''", "abc", "-1s"] {
         bad(&with(&format!("policies: {{ poll: {text} }}")), &["policies.poll", "5s"]);
     }
-    bad(&with("policies: { poll: 99ms }"), &["policies.poll: `99ms` is too short; the least is 100ms"]);
+    bad(
+        &with("policies: { poll: 99ms }"),
+        &["policies.poll: `99ms` is too short; the least is 100ms"],
+    );
     bad(&with("limits: { idle_timeout: 0s }"), &["limits.idle_timeout"]);
     for text in ["32KB", "-5", "1.5MiB", "''", "KiB", "99999999999GiB"] {
         bad(&with(&format!("limits: {{ token_bytes: {text} }}")), &["limits.token_bytes"]);
     }
-    bad(&with("limits: { header_bytes: 1KiB }"), &["limits.header_bytes", "the least is 8192"]);
+    bad(
+        &with("limits: { header_bytes: 1KiB }"),
+        &["limits.header_bytes", "the least is 8192"],
+    );
     bad(&with("assertion: { ttl: 2h }"), &["assertion.ttl"]);
     bad(&with("sessions: { absolute_timeout: 1m }"), &["sessions.absolute_timeout"]);
 }
@@ -189,11 +232,20 @@ fn bad_addresses_are_explained() {
         ("unix:/x", "only `listen.decision`"),
         ("127.0.0.1:99999", "is not an IP address and port"),
     ] {
-        bad(&with(&format!("listen: {{ proxy: {{ address: '{address}' }} }}")), &["listen.proxy.address", part]);
+        bad(
+            &with(&format!("listen: {{ proxy: {{ address: '{address}' }} }}")),
+            &["listen.proxy.address", part],
+        );
     }
     bad(&with("listen: { decision: { address: 'unix:' } }"), &["needs a path"]);
-    bad(&with("listen: { admin: { address: '127.0.0.1:8900' } }"), &["also taken by `listen.proxy.address`"]);
-    bad(&with("trusted_proxies: [10.0.0.0/33]"), &["trusted_proxies[0]: `10.0.0.0/33` is not a network"]);
+    bad(
+        &with("listen: { admin: { address: '127.0.0.1:8900' } }"),
+        &["also taken by `listen.proxy.address`"],
+    );
+    bad(
+        &with("trusted_proxies: [10.0.0.0/33]"),
+        &["trusted_proxies[0]: `10.0.0.0/33` is not a network"],
+    );
     bad(&with("assertion: { header: 'a b' }"), &["assertion.header"]);
     bad(&with("assertion: { header: Host }"), &["assertion.header"]);
 }
@@ -225,35 +277,67 @@ fn bad_urls_are_explained_and_never_show_a_password() {
         let message = from_env(&text, &[]).unwrap_err().to_string();
         assert!(!message.contains("hunter2"), "{message}");
     }
-    for url in ["shop.example.com", "ftp://shop.test", "https://shop.test/app", "https://shop.test?x"] {
+    for url in [
+        "shop.example.com",
+        "ftp://shop.test",
+        "https://shop.test/app",
+        "https://shop.test?x",
+    ] {
         bad(&with(&format!("public_url: '{url}'")), &["public_url"]);
     }
 }
 
 #[test]
 fn issuers_must_be_safe() {
-    let issuer = |more: &str| with(&format!("issuers:\n  - {{ name: corp, issuer: 'https://id.test', {more} }}\n"));
+    let issuer = |more: &str| {
+        with(&format!(
+            "issuers:\n  - {{ name: corp, issuer: 'https://id.test', {more} }}\n"
+        ))
+    };
     bad(&issuer("audiences: []"), &["issuers[0].audiences: is empty"]);
     bad(&issuer("audiences: ['']"), &["issuers[0].audiences[0]"]);
     let issuer = |more: &str| issuer(&format!("audiences: [x], {more}"));
-    bad(&issuer("algorithms: [HS256]"), &["issuers[0].algorithms[0]: `HS256` is symmetric"]);
+    bad(
+        &issuer("algorithms: [HS256]"),
+        &["issuers[0].algorithms[0]: `HS256` is symmetric"],
+    );
     bad(&issuer("algorithms: [none]"), &["unsigned"]);
     bad(&issuer("algorithms: [rs256]"), &["did you mean `RS256`?"]);
     bad(&issuer("algorithms: []"), &["issuers[0].algorithms: is empty"]);
-    bad(&issuer("leeway: 6m"), &["issuers[0].leeway: `6m` is too long; the most is 5m"]);
+    bad(
+        &issuer("leeway: 6m"),
+        &["issuers[0].leeway: `6m` is too long; the most is 5m"],
+    );
     bad(&issuer("principal: 'not a type'"), &["issuers[0].principal"]);
     bad(&issuer("claims: { subject: '' }"), &["issuers[0].claims.subject"]);
-    bad(&issuer("jwks: {}"), &["issuers[0].jwks: needs exactly one of `url` and `file`"]);
+    bad(&issuer("jwks: { url: null }"), &["exactly one"]);
+    bad(&issuer("jwks: { url: 7 }"), &["issuers[0].jwks.url: expected a string"]);
+    bad(
+        &issuer("jwks: {}"),
+        &["issuers[0].jwks: needs exactly one of `url` and `file`"],
+    );
     bad(&issuer("jwks: { url: 'https://a.test', file: b }"), &["exactly one"]);
-    bad(&issuer("jwks: { url: 'http://keys.test/jwks' }"), &["issuers[0].jwks.url", "danger_insecure_jwks"]);
+    bad(
+        &issuer("jwks: { url: 'http://keys.test/jwks' }"),
+        &["issuers[0].jwks.url", "danger_insecure_jwks"],
+    );
     bad(&issuer("jwks: { url: 'file:///etc/keys' }"), &["issuers[0].jwks.url"]);
     good(&issuer("jwks: { url: 'http://keys.test/jwks' }, danger_insecure_jwks: true"));
     good(&issuer("jwks: { url: 'http://127.0.0.1:9/jwks' }"));
     good(&issuer("jwks: { url: 'http://localhost:9/jwks' }"));
-    bad(&with("issuers: [{ name: a, issuer: 'http://id.test', audiences: [x] }]"), &["issuers[0].issuer"]);
-    bad(&with("issuers: [{ name: Corp, issuer: 'https://id.test', audiences: [x] }]"), &["issuers[0].name"]);
+    bad(
+        &with("issuers: [{ name: a, issuer: 'http://id.test', audiences: [x] }]"),
+        &["issuers[0].issuer"],
+    );
+    bad(
+        &with("issuers: [{ name: Corp, issuer: 'https://id.test', audiences: [x] }]"),
+        &["issuers[0].name"],
+    );
     let twice = "issuers:\n  - { name: a, issuer: 'https://id.test', audiences: [x] }\n  - { name: a, issuer: 'https://id.test', audiences: [y] }\n";
-    bad(&with(twice), &["issuers[1].name: another issuer", "issuers[1].issuer: another issuer"]);
+    bad(
+        &with(twice),
+        &["issuers[1].name: another issuer", "issuers[1].issuer: another issuer"],
+    );
 }
 
 #[test]
@@ -267,23 +351,46 @@ fn portals_must_be_unambiguous() {
         ("", "is not a host name"),
         ("bücher.test", "punycode"),
     ] {
-        bad(&portal(&format!("match: {{ hosts: ['{host}'] }}")), &["portals.shop.match.hosts[0]", part]);
+        bad(
+            &portal(&format!("match: {{ hosts: ['{host}'] }}")),
+            &["portals.shop.match.hosts[0]", part],
+        );
     }
-    for prefix in ["shop", "/a//b", "/a/../b", "/a/./b", "/a%20b", "/a b", "/a;b", "//", "", "/a?b", "/ü"] {
-        bad(&portal(&format!("match: {{ path_prefix: '{prefix}' }}")), &["portals.shop.match.path_prefix", "canonical"]);
+    for prefix in [
+        "shop", "/a//b", "/a/../b", "/a/./b", "/a%20b", "/a b", "/a;b", "//", "", "/a?b", "/ü",
+    ] {
+        bad(
+            &portal(&format!("match: {{ path_prefix: '{prefix}' }}")),
+            &["portals.shop.match.path_prefix", "canonical"],
+        );
     }
     for prefix in ["/api/v1/identity", "/api/v1/identity/x", "/.well-known/cedargate/y"] {
         bad(&portal(&format!("match: {{ path_prefix: '{prefix}' }}")), &["lies under"]);
     }
     good(&portal("match: { path_prefix: /api/v1/identity2 }"));
-    bad(&portal("issuers: [crop]"), &["portals.shop.issuers[0]: there is no issuer `crop`; did you mean `corp`?"]);
-    bad(&portal("tenant: claims"), &["portals.shop.tenant: unknown value `claims`; did you mean `claim`?"]);
+    bad(
+        &portal("issuers: [crop]"),
+        &["portals.shop.issuers[0]: there is no issuer `crop`; did you mean `corp`?"],
+    );
+    bad(
+        &portal("tenant: claims"),
+        &["portals.shop.tenant: unknown value `claims`; did you mean `claim`?"],
+    );
     bad(&portal("tenant: { fixd: a }"), &["portals.shop.tenant.fixd"]);
     bad(&portal("tenant: {}"), &["portals.shop.tenant.fixed: this key is required"]);
-    bad(&portal("upstream: 'https://x'"), &["portals.shop.upstream: `https:` is not supported"]);
-    bad(&with("portals: { Shop_1: {} }"), &["portals.Shop_1: `Shop_1` is not a portal's slug"]);
+    bad(
+        &portal("upstream: 'https://x'"),
+        &["portals.shop.upstream: `https:` is not supported"],
+    );
+    bad(
+        &with("portals: { Shop_1: {} }"),
+        &["portals.Shop_1: `Shop_1` is not a portal's slug"],
+    );
     bad(&with("portals: {}"), &["portals: is empty"]);
-    bad(&with("portals: { a: {} }\npolicies: { require: [b] }"), &["policies.require[0]: there is no portal `b`"]);
+    bad(
+        &with("portals: { a: {} }\npolicies: { require: [b] }"),
+        &["policies.require[0]: there is no portal `b`"],
+    );
     bad(&with("identity: { prefix: / }"), &["identity.prefix"]);
 }
 
@@ -326,7 +433,14 @@ fn the_environment_overrides_the_file() {
     )
     .unwrap_or_else(|errors| panic!("{errors}"));
     let config = &loaded.config;
-    assert_eq!((config.limits.batch, config.limits.token_bytes, config.limits.decision_body_bytes), (7, 8192, 4096));
+    assert_eq!(
+        (
+            config.limits.batch,
+            config.limits.token_bytes,
+            config.limits.decision_body_bytes
+        ),
+        (7, 8192, 4096)
+    );
     assert!(config.upstream.forward_authorization && config.listen.admin.is_none());
     assert_eq!(config.upstream.url.host, "10.0.0.1");
     assert_eq!(config.trusted_proxies.len(), 2);
@@ -347,15 +461,23 @@ fn mistakes_in_the_environment_name_the_variable() {
             assert!(message.contains(part), "`{part}` is not in:\n{message}");
         }
     };
-    fails("CEDARGATE_LIMITS__BACH", "7", &["limits.bach: unknown key; did you mean `batch`?"]);
+    fails(
+        "CEDARGATE_LIMITS__BACH",
+        "7",
+        &["limits.bach: unknown key; did you mean `batch`?"],
+    );
     fails("CEDARGATE_LIMIT__BATCH", "7", &["limit: unknown key; did you mean `limits`?"]);
-    fails("CEDARGATE_LIMITS__BATCH", "seven", &["expected a whole number, got the string `seven`"]);
+    fails(
+        "CEDARGATE_LIMITS__BATCH",
+        "seven",
+        &["expected a whole number, got the string `seven`"],
+    );
     fails("CEDARGATE_LIMITS", "many", &["limits: expected a mapping"]);
     fails("CEDARGATE_LIMITS_BATCH", "7", &["write `CEDARGATE_LIMITS__BATCH`"]);
     fails("CEDARGATE_ISSUERS__1__NAME", "x", &["without a gap"]);
     fails("CEDARGATE_LOGIN__PROVIDERS__A", "x", &["not available in this version"]);
     fails("CEDARGATE_TRUSTED_PROXIES", "[1, ", &["cannot be read"]);
-    fails("CEDARGATE_", "x", &[]);
+    fails("CEDARGATE__X", "x", &["unknown key"]);
 }
 
 #[test]
@@ -383,7 +505,11 @@ fn secrets_come_in_place_or_by_file_and_never_print() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("tokens"), "# first\n\nfile-secret-0123456789\n").unwrap();
     let path = folder.path().join("cedargate.yaml");
-    std::fs::write(&path, with("listen: { decision: { address: '0.0.0.0:8901', auth: { tokens_file: tokens } } }")).unwrap();
+    std::fs::write(
+        &path,
+        with("listen: { decision: { address: '0.0.0.0:8901', auth: { tokens_file: tokens } } }"),
+    )
+    .unwrap();
     let loaded = load(&path, std::iter::empty()).unwrap_or_else(|errors| panic!("{errors}"));
     let tokens = &loaded.config.listen.decision.as_ref().unwrap().tokens;
     assert_eq!(tokens[0].expose(), "file-secret-0123456789");
@@ -392,7 +518,11 @@ fn secrets_come_in_place_or_by_file_and_never_print() {
     let inline = with("listen: { decision: { auth: { tokens: [inline-secret-0123456789] } } }");
     let inline = from_env(&inline, &[]).unwrap_or_else(|errors| panic!("{errors}"));
     for loaded in [loaded, inline] {
-        let shown = format!("{loaded:?}{}{}", print(&loaded, PrintFormat::Human), print(&loaded, PrintFormat::Json));
+        let shown = format!(
+            "{loaded:?}{}{}",
+            print(&loaded, PrintFormat::Human),
+            print(&loaded, PrintFormat::Json)
+        );
         assert!(!shown.contains("secret-0123456789"), "{shown}");
         assert!(shown.contains("[redacted]"), "{shown}");
     }
@@ -413,9 +543,16 @@ fn bad_secrets_are_errors_that_do_not_show_them() {
         assert!(message.contains("listen.decision.auth.tokens"), "{message}");
     }
     bad(&auth("tokens: []"), &["is empty"]);
-    bad(&auth("tokens_file: nowhere"), &["listen.decision.auth.tokens_file: cannot read `/etc/cedargate/nowhere`"]);
+    bad(
+        &auth("tokens_file: nowhere"),
+        &["listen.decision.auth.tokens_file: cannot read `/etc/cedargate/nowhere`"],
+    );
     let folder = tempfile::tempdir().unwrap();
-    for (content, part) in [("", "holds no token"), ("# a\n", "holds no token"), ("long-enough-0123456789\nhunter2\n", "line 2")] {
+    for (content, part) in [
+        ("", "holds no token"),
+        ("# a\n", "holds no token"),
+        ("long-enough-0123456789\nhunter2\n", "line 2"),
+    ] {
         let path = folder.path().join("t");
         std::fs::write(&path, content).unwrap();
         let message = read_tokens(&path).unwrap_err();
@@ -443,7 +580,12 @@ fn a_decision_listener_off_loopback_needs_tokens() {
 #[test]
 fn an_unreadable_file_is_named() {
     let error = load(Path::new("/nowhere/cedargate.yaml"), std::iter::empty()).unwrap_err();
-    assert!(error.to_string().contains("cannot read the configuration file `/nowhere/cedargate.yaml`"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("cannot read the configuration file `/nowhere/cedargate.yaml`"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -467,9 +609,18 @@ fn every_key_has_a_description_in_the_schema() {
     fn visit(value: &Value) {
         let properties = value.get("properties").and_then(Value::as_object);
         for (key, schema) in properties.into_iter().flatten() {
-            assert!(schema.get("description").is_some() || key == "fixed" || key == "file", "{key} lacks a description");
+            assert!(
+                schema.get("description").is_some() || key == "fixed" || key == "file",
+                "{key} lacks a description"
+            );
         }
-        for below in value.as_object().into_iter().flatten().map(|(_, below)| below).filter(|below| below.is_object()) {
+        for below in value
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(_, below)| below)
+            .filter(|below| below.is_object())
+        {
             visit(below);
         }
     }
@@ -492,12 +643,25 @@ fn yamlish() -> impl Strategy<Value = String> {
     ];
     scalars.prop_recursive(4, 32, 4, |inner| {
         let keys = walk::keys(&json_schema());
-        let names: Vec<String> = keys.iter().filter_map(|key| key.rsplit('.').next()).map(|key| key.replace(['[', ']'], "")).collect();
-        let key = prop_oneof![proptest::sample::select(names), "[a-z<>]{1,4}".prop_map(|key| format!("'{key}'"))];
+        let names: Vec<String> = keys
+            .iter()
+            .filter_map(|key| key.rsplit('.').next())
+            .map(|key| key.replace(['[', ']'], ""))
+            .collect();
+        let key = prop_oneof![
+            proptest::sample::select(names),
+            "[a-z<>]{1,4}".prop_map(|key| format!("'{key}'"))
+        ];
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..3).prop_map(|items| format!("[{}]", items.join(", "))),
-            prop::collection::vec((key, inner), 0..5)
-                .prop_map(|entries| format!("{{{}}}", entries.iter().map(|(key, value)| format!("{key}: {value}")).collect::<Vec<_>>().join(", "))),
+            prop::collection::vec((key, inner), 0..5).prop_map(|entries| format!(
+                "{{{}}}",
+                entries
+                    .iter()
+                    .map(|(key, value)| format!("{key}: {value}"))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            )),
         ]
     })
 }

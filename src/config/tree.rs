@@ -16,7 +16,10 @@ const DEPTH_MAX: usize = 32;
 /// Where a value was written.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Origin {
-    File { file: Arc<str>, line: u64 },
+    File {
+        file: Arc<str>,
+        line: u64,
+    },
     /// Name of the environment variable.
     Environment(Arc<str>),
 }
@@ -284,7 +287,10 @@ impl<'de> Visitor<'de> for ParsedVisitor {
         let mut entries = Vec::new();
         while let Some(key) = map.next_key::<Spanned<String>>()? {
             if key.value.contains(['.', '[', ']']) {
-                return Err(A::Error::custom(format!("the key `{}` must not hold `.`, `[` or `]`", key.value)));
+                return Err(A::Error::custom(format!(
+                    "the key `{}` must not hold `.`, `[` or `]`",
+                    key.value
+                )));
             }
             entries.push((key, map.next_value()?));
         }

@@ -69,13 +69,17 @@ pub fn step_schema<'a>(forms: &[Form<'a>], step: &str) -> Option<&'a Value> {
     let property = |form: &Form<'a>| form.get("properties").and_then(|properties| properties.get(step));
     let any = |form: &Form<'a>| form.get("additionalProperties").filter(|schema| schema.is_object());
     let item = |form: &Form<'a>| form.get("items").filter(|_| step.parse::<usize>().is_ok());
-    forms.iter().find_map(|form| property(form).or_else(|| any(form)).or_else(|| item(form)))
+    forms
+        .iter()
+        .find_map(|form| property(form).or_else(|| any(form)).or_else(|| item(form)))
 }
 
 /// ` did you mean …` or an empty text.
 pub fn suggestion<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = word.to_lowercase();
-    let scored = known.into_iter().map(|one| (strsim::jaro_winkler(&lower, &one.to_lowercase()), one));
+    let scored = known
+        .into_iter()
+        .map(|one| (strsim::jaro_winkler(&lower, &one.to_lowercase()), one));
     scored
         .filter(|(score, _)| *score >= SIMILARITY_MIN)
         .max_by(|a, b| a.0.total_cmp(&b.0))
@@ -100,12 +104,23 @@ impl<'a> Walk<'a> {
     pub fn value(&mut self, path: &str, node: &Node, schema: &Value) -> Option<Value> {
         let root = self.root;
         let all = forms(root, schema);
-        let fitting: Vec<_> = all.iter().copied().filter(|form| json_types(node).iter().any(|name| allows(form, name))).collect();
+        let fitting: Vec<_> = all
+            .iter()
+            .copied()
+            .filter(|form| json_types(node).iter().any(|name| allows(form, name)))
+            .collect();
         if fitting.is_empty() {
-            let got = describe(node, is_secret(schema) || all.iter().any(|form| form.contains_key("writeOnly")));
+            let got = describe(
+                node,
+                is_secret(schema) || all.iter().any(|form| form.contains_key("writeOnly")),
+            );
             self.error(path, &node.origin, format!("expected {}, got {got}", expected(&all)));
             // a mapping that is none still stands in its list, so that the items after it keep their numbers
-            return all.iter().any(|form| allows(form, "object")).then(|| Value::Object(Map::new())).filter(|_| path.ends_with(']'));
+            return all
+                .iter()
+                .any(|form| allows(form, "object"))
+                .then(|| Value::Object(Map::new()))
+                .filter(|_| path.ends_with(']'));
         }
         match &node.shape {
             Shape::Null => Some(Value::Null),
@@ -139,12 +154,17 @@ impl<'a> Walk<'a> {
         let format = fitting.iter().find_map(|form| form.get("format")).and_then(Value::as_str);
         let checked = check_format(format.unwrap_or_default(), text).and_then(|()| {
             let known = choices(fitting);
-            let open = fitting.iter().any(|form| !form.contains_key("enum") && !form.contains_key("const"));
+            let open = fitting
+                .iter()
+                .any(|form| !form.contains_key("enum") && !form.contains_key("const"));
             if open || known.contains(&text) {
                 return Ok(());
             }
             if is_not_available(&format!("{path}={text}")) {
-                return Err(format!("`{text}` is not available in this version; use {}", known.join(" or ")));
+                return Err(format!(
+                    "`{text}` is not available in this version; use {}",
+                    known.join(" or ")
+                ));
             }
             Err(format!("unknown value `{text}`; {}", hint(text, &known)))
         });
@@ -170,14 +190,24 @@ impl<'a> Walk<'a> {
         whole.map(Value::Array)
     }
 
-    fn map(&mut self, path: &str, origin: &Origin, entries: &[(String, Origin, Node)], fitting: &[Form<'_>]) -> Map<String, Value> {
+    fn map(
+        &mut self,
+        path: &str,
+        origin: &Origin,
+        entries: &[(String, Origin, Node)],
+        fitting: &[Form<'_>],
+    ) -> Map<String, Value> {
         let mut result = Map::new();
         let mut seen: Vec<(&str, &Origin)> = Vec::new();
         for (key, key_origin, node) in entries {
             let child = join(path, key);
             if let Some((_, first)) = seen.iter().find(|(other, _)| other == key) {
                 let first = (*first).clone();
-                self.error(&child, key_origin, format!("this key is given twice (first at {first}); remove one"));
+                self.error(
+                    &child,
+                    key_origin,
+                    format!("this key is given twice (first at {first}); remove one"),
+                );
                 continue;
             }
             seen.push((key, key_origin));
@@ -187,7 +217,10 @@ impl<'a> Walk<'a> {
             }
         }
         let required = fitting.iter().filter_map(|form| form.get("required")?.as_array()).flatten();
-        for key in required.filter_map(Value::as_str).filter(|key| !seen.iter().any(|(seen, _)| seen == key)) {
+        for key in required
+            .filter_map(Value::as_str)
+            .filter(|key| !seen.iter().any(|(seen, _)| seen == key))
+        {
             self.error(&join(path, key), origin, "this key is required");
         }
         result
@@ -236,7 +269,9 @@ fn collect_keys(root: &Value, schema: &Value, path: &str, found: &mut Vec<String
 /// Names of the keys a form declares.
 pub fn property_names(form: Form<'_>) -> impl Iterator<Item = &str> {
     let properties = form.get("properties").and_then(Value::as_object);
-    properties.into_iter().flat_map(|properties| properties.keys().map(String::as_str))
+    properties
+        .into_iter()
+        .flat_map(|properties| properties.keys().map(String::as_str))
 }
 
 /// Whether values at this schema must never be shown.
@@ -292,7 +327,9 @@ fn expected(forms: &[Form<'_>]) -> String {
     for (json_name, name) in NAMES.into_iter().filter(|(json_name, _)| allowed(json_name)) {
         let texts: Vec<Form<'_>> = forms.iter().copied().filter(|form| allows(form, "string")).collect();
         let known = choices(&texts);
-        let duration = texts.iter().any(|form| form.get("format").is_some_and(|format| format == "short-duration"));
+        let duration = texts
+            .iter()
+            .any(|form| form.get("format").is_some_and(|format| format == "short-duration"));
         names.push(match json_name {
             "string" if duration => "a duration such as `5s`".to_owned(),
             "string" if !known.is_empty() => format!("`{}`", known.join("`, `")),

@@ -19,17 +19,24 @@ const JWKS_MAX_AGE_MIN: Duration = Duration::from_secs(60);
 impl Checker<'_> {
     pub fn issuers(&mut self, raw: &[RawIssuer]) -> Vec<Issuer> {
         self.unique_issuers(raw);
-        raw.iter().enumerate().filter_map(|(n, issuer)| self.issuer(&format!("issuers[{n}]"), issuer)).collect()
+        raw.iter()
+            .enumerate()
+            .filter_map(|(n, issuer)| self.issuer(&format!("issuers[{n}]"), issuer))
+            .collect()
     }
 
     fn unique_issuers(&mut self, raw: &[RawIssuer]) {
         for (n, issuer) in raw.iter().enumerate() {
             let before = raw.iter().take(n);
             if issuer.name.is_some() && before.clone().any(|other| other.name == issuer.name) {
-                self.error(&format!("issuers[{n}].name"), "another issuer has this name; names must differ");
+                self.error(
+                    &format!("issuers[{n}].name"),
+                    "another issuer has this name; names must differ",
+                );
             }
             if issuer.issuer.is_some() && before.clone().any(|other| other.issuer == issuer.issuer) {
-                let message = "another issuer has this `issuer`, so a token could not be told apart; merge their audiences into one entry";
+                let message =
+                    "another issuer has this `issuer`, so a token could not be told apart; merge their audiences into one entry";
                 self.error(&format!("issuers[{n}].issuer"), message);
             }
         }
@@ -43,10 +50,17 @@ impl Checker<'_> {
         let keys = self.keys(section, raw);
         self.audiences(&key("audiences"), raw.audiences.as_deref());
         self.principal(&key("principal"), &raw.principal);
-        for (name, path) in [("subject", &raw.claims.subject), ("tenant", &raw.claims.tenant), ("roles", &raw.claims.roles)] {
+        for (name, path) in [
+            ("subject", &raw.claims.subject),
+            ("tenant", &raw.claims.tenant),
+            ("roles", &raw.claims.roles),
+        ] {
             self.not_blank(&key(&format!("claims.{name}")), path);
         }
-        let max_age = raw.jwks.as_ref().map(|jwks| self.at_least(&key("jwks.max_age"), jwks.max_age, JWKS_MAX_AGE_MIN));
+        let max_age = raw
+            .jwks
+            .as_ref()
+            .map(|jwks| self.at_least(&key("jwks.max_age"), jwks.max_age, JWKS_MAX_AGE_MIN));
         Some(Issuer {
             name: Arc::from(raw.name.as_deref()?),
             issuer: raw.issuer.clone()?,
@@ -70,13 +84,19 @@ impl Checker<'_> {
     fn issuer_name(&mut self, key: &str, name: &str) {
         let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
         if name.is_empty() || name.len() > 63 || !name.bytes().all(fits) {
-            self.error(key, format!("`{name}` is not a name; use 1 to 63 of `a-z`, `0-9`, `_` and `-`"));
+            self.error(
+                key,
+                format!("`{name}` is not a name; use 1 to 63 of `a-z`, `0-9`, `_` and `-`"),
+            );
         }
     }
 
     fn audiences(&mut self, key: &str, audiences: Option<&[String]>) {
         if audiences.is_some_and(<[String]>::is_empty) {
-            self.error(key, "is empty, so tokens made for any other service would be accepted; name at least one audience");
+            self.error(
+                key,
+                "is empty, so tokens made for any other service would be accepted; name at least one audience",
+            );
         }
         for (n, audience) in audiences.unwrap_or_default().iter().enumerate() {
             self.not_blank(&format!("{key}[{n}]"), audience);
@@ -85,7 +105,10 @@ impl Checker<'_> {
 
     fn principal(&mut self, key: &str, name: &str) {
         if !EntityTypeName::from_str(name).is_ok_and(|parsed| parsed.to_string() == name) {
-            self.error(key, format!("`{name}` is not a Cedar entity type; write a name such as `User` or `Shop::Service`"));
+            self.error(
+                key,
+                format!("`{name}` is not a Cedar entity type; write a name such as `User` or `Shop::Service`"),
+            );
         }
     }
 
@@ -98,7 +121,10 @@ impl Checker<'_> {
             }
         }
         if names.is_empty() {
-            self.error(key, "is empty, so no token could be accepted; remove the key for the default, or name one");
+            self.error(
+                key,
+                "is empty, so no token could be accepted; remove the key for the default, or name one",
+            );
         }
         found
     }
@@ -112,28 +138,36 @@ impl Checker<'_> {
         match &raw.jwks {
             None => {
                 let issuer = raw.issuer.as_deref()?;
-                self.safe_url(&issuer_key, issuer, raw.danger_insecure_jwks.then_some("danger"))?;
+                self.safe_url(&issuer_key, issuer, raw)?;
                 Some(KeySource::Discovery)
             }
-            // one that did not read was reported
-            Some(RawJwks { url: None, file: None, .. }) if self.is_written(&format!("{jwks_key}.url")) => None,
-            Some(RawJwks { url: None, file: None, .. }) if self.is_written(&format!("{jwks_key}.file")) => None,
-            Some(RawJwks { url: Some(url), file: None, .. }) => {
-                self.safe_url(&format!("{jwks_key}.url"), url, raw.danger_insecure_jwks.then_some("danger"))?;
+            Some(RawJwks {
+                url: Some(url),
+                file: None,
+                ..
+            }) => {
+                self.safe_url(&format!("{jwks_key}.url"), url, raw)?;
                 Some(KeySource::Url(url.clone()))
             }
-            Some(RawJwks { url: None, file: Some(file), .. }) => Some(KeySource::File(self.path(&format!("{jwks_key}.file"), file))),
+            Some(RawJwks {
+                url: None,
+                file: Some(file),
+                ..
+            }) => Some(KeySource::File(self.path(&format!("{jwks_key}.file"), file))),
             Some(_) => {
-                self.error(&jwks_key, "needs exactly one of `url` and `file`");
+                // one that did not read was reported, and may be the one meant
+                if !self.errors.iter().any(|error| error.key.starts_with(&jwks_key)) {
+                    self.error(&jwks_key, "needs exactly one of `url` and `file`");
+                }
                 None
             }
         }
     }
 
     /// A URL that keys may be fetched from.
-    fn safe_url(&mut self, key: &str, text: &str, danger: Option<&str>) -> Option<()> {
+    fn safe_url(&mut self, key: &str, text: &str, issuer: &RawIssuer) -> Option<()> {
         let url = self.parse_url(key, text)?;
-        let insecure_ok = url.scheme() == "http" && (is_loopback(&url) || danger.is_some());
+        let insecure_ok = url.scheme() == "http" && (is_loopback(&url) || issuer.danger_insecure_jwks);
         if url.host().is_none() || !(url.scheme() == "https" || insecure_ok) {
             let message = "keys must be fetched over `https://`, or anyone on the way could replace them; \
                            use https, a loopback host, `jwks: { file: … }`, or set `danger_insecure_jwks: true`";

@@ -32,7 +32,10 @@ impl Checker<'_> {
     pub fn listen(&mut self, raw: &RawListen) -> Option<Listen> {
         let proxy = self.socket_address("listen.proxy.address", &raw.proxy.address);
         let decision = raw.decision.as_ref().map(|decision| self.decision(decision));
-        let admin = raw.admin.as_ref().map(|admin| self.socket_address("listen.admin.address", &admin.address));
+        let admin = raw
+            .admin
+            .as_ref()
+            .map(|admin| self.socket_address("listen.admin.address", &admin.address));
         let listen = Listen {
             proxy: proxy?,
             decision: transpose(decision)?,
@@ -89,7 +92,9 @@ impl Checker<'_> {
     fn socket_address(&mut self, key: &str, text: &str) -> Option<SocketAddr> {
         let problem = match text.parse() {
             Ok(address) => return Some(address),
-            Err(_) if text.starts_with(UNIX) => "is a Unix socket, which only `listen.decision` can use; write an IP address and port",
+            Err(_) if text.starts_with(UNIX) => {
+                "is a Unix socket, which only `listen.decision` can use; write an IP address and port"
+            }
             Err(_) if text.parse::<IpAddr>().is_ok() => "has no port; write it as `127.0.0.1:8900` or `[::1]:8900`",
             Err(_) if text.starts_with(':') => "has no address; write `0.0.0.0` before it to listen on all",
             Err(_) if text.starts_with("localhost:") => "is a name; write the IP address, `127.0.0.1`",
@@ -156,7 +161,10 @@ impl Checker<'_> {
 
     /// A portal's own upstream; what it leaves out is `base`'s.
     pub fn upstream_override(&mut self, section: &str, raw: &RawUpstreamOverride, base: &Upstream) -> Option<Upstream> {
-        let url = raw.url.as_ref().and_then(|url| self.upstream_url(&format!("{section}.url"), url));
+        let url = raw
+            .url
+            .as_ref()
+            .and_then(|url| self.upstream_url(&format!("{section}.url"), url));
         let mut time = |name: &str, value: Option<DurationText>, base| match value {
             Some(value) => self.timeout(&format!("{section}.{name}"), value),
             None => base,
@@ -179,9 +187,15 @@ impl Checker<'_> {
     }
 
     pub fn upstream_url(&mut self, key: &str, text: &str) -> Option<UpstreamUrl> {
-        let scheme = text.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase()).unwrap_or_default();
+        let scheme = text
+            .split_once(':')
+            .map(|(scheme, _)| scheme.to_ascii_lowercase())
+            .unwrap_or_default();
         if ["https", "unix", "h2c", "h2", "grpc"].contains(&scheme.as_str()) {
-            self.error(key, format!("`{scheme}:` is not supported by this version; write `http://host:port`"));
+            self.error(
+                key,
+                format!("`{scheme}:` is not supported by this version; write `http://host:port`"),
+            );
             return None;
         }
         if scheme != "http" || !text.get(4..).is_some_and(|rest| rest.starts_with("://")) {
@@ -189,9 +203,15 @@ impl Checker<'_> {
             return None;
         }
         let url = self.parse_url(key, text)?;
-        let path = text.get(7..).and_then(|rest| rest.split_once('/')).map_or("", |(_, path)| path);
+        let path = text
+            .get(7..)
+            .and_then(|rest| rest.split_once('/'))
+            .map_or("", |(_, path)| path);
         if !path.is_empty() || url.query().is_some() || url.fragment().is_some() {
-            self.error(key, "has a path or query; requests keep their own, so write `http://host:port` only");
+            self.error(
+                key,
+                "has a path or query; requests keep their own, so write `http://host:port` only",
+            );
             return None;
         }
         let port = url.port_or_known_default().filter(|port| *port != 0);
@@ -199,7 +219,10 @@ impl Checker<'_> {
             self.error(key, "has no host or port 0; write `http://host:port`");
             return None;
         };
-        Some(UpstreamUrl { host: host.to_owned(), port })
+        Some(UpstreamUrl {
+            host: host.to_owned(),
+            port,
+        })
     }
 
     fn strip_headers(&mut self, key: &str, names: &[String]) -> Vec<String> {
@@ -213,7 +236,10 @@ impl Checker<'_> {
         if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
             self.error(key, format!("`{text}` is not a header name; use letters, digits and `-`"));
         } else if RESERVED_HEADERS.contains(&name.as_str()) {
-            self.error(key, format!("`{text}` has a meaning of its own in HTTP and cannot be used here"));
+            self.error(
+                key,
+                format!("`{text}` has a meaning of its own in HTTP and cannot be used here"),
+            );
         }
         name
     }
@@ -224,7 +250,9 @@ impl Checker<'_> {
             match text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
                 Ok(net) => nets.push(net.trunc()),
                 Err(_) => {
-                    let message = format!("`{text}` is not a network; write an address, such as `10.0.0.7`, or a range, such as `10.0.0.0/8`");
+                    let message = format!(
+                        "`{text}` is not a network; write an address, such as `10.0.0.7`, or a range, such as `10.0.0.0/8`"
+                    );
                     self.error(&format!("trusted_proxies[{n}]"), message);
                 }
             }

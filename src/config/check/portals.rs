@@ -22,14 +22,20 @@ impl Checker<'_> {
     pub fn portals(&mut self, raw: &Raw, upstream: Option<&Upstream>, identity_prefix: Option<&str>) -> Option<Vec<Portal>> {
         let listed = raw.portals.as_ref()?;
         if listed.is_empty() && !self.errors.iter().any(|error| error.key.starts_with("portals.")) {
-            self.error("portals", "is empty, so nothing would be served; name a portal, or remove the key to serve every folder of policies");
+            self.error(
+                "portals",
+                "is empty, so nothing would be served; name a portal, or remove the key to serve every folder of policies",
+            );
         }
         let around = Around {
             raw,
             upstream,
             identity_prefix,
         };
-        let portals: Vec<Portal> = listed.iter().filter_map(|(slug, portal)| self.portal(slug, portal, &around)).collect();
+        let portals: Vec<Portal> = listed
+            .iter()
+            .filter_map(|(slug, portal)| self.portal(slug, portal, &around))
+            .collect();
         self.ties(&portals);
         Some(portals)
     }
@@ -38,7 +44,10 @@ impl Checker<'_> {
         let key = "identity.prefix";
         let prefix = self.canonical_prefix(key, text)?;
         if prefix == "/" || is_under(&prefix, RESERVED_PREFIX) || is_under(RESERVED_PREFIX, &prefix) {
-            self.error(key, format!("`{text}` would cover other paths; choose one such as `/api/v1/identity`"));
+            self.error(
+                key,
+                format!("`{text}` would cover other paths; choose one such as `/api/v1/identity`"),
+            );
             return None;
         }
         Some(prefix)
@@ -61,7 +70,10 @@ impl Checker<'_> {
                 TenantSource::Fixed(tenant.clone())
             }
         };
-        let upstream = raw.upstream.as_ref().and_then(|upstream| self.portal_upstream(&section, upstream, around.upstream));
+        let upstream = raw
+            .upstream
+            .as_ref()
+            .and_then(|upstream| self.portal_upstream(&section, upstream, around.upstream));
         Some(Portal {
             slug: parsed?,
             matches: PortalMatch {
@@ -87,7 +99,9 @@ impl Checker<'_> {
 
     /// Indexes of the issuers a portal trusts.
     fn trusted(&mut self, key: &str, names: Option<&[String]>, raw: &Raw) -> Vec<usize> {
-        let Some(names) = names else { return (0..raw.issuers.len()).collect() };
+        let Some(names) = names else {
+            return (0..raw.issuers.len()).collect();
+        };
         let known: Vec<Option<&str>> = raw.issuers.iter().map(|issuer| issuer.name.as_deref()).collect();
         let mut found = Vec::new();
         for (n, name) in names.iter().enumerate() {
@@ -98,7 +112,10 @@ impl Checker<'_> {
                 None if known.contains(&None) => {}
                 None => {
                     let known: Vec<&str> = known.iter().copied().flatten().collect();
-                    self.error(&format!("{key}[{n}]"), format!("there is no issuer `{name}`; {}", hint(name, &known)));
+                    self.error(
+                        &format!("{key}[{n}]"),
+                        format!("there is no issuer `{name}`; {}", hint(name, &known)),
+                    );
                 }
             }
         }
@@ -113,7 +130,10 @@ impl Checker<'_> {
         };
         for own in [around.identity_prefix, Some(RESERVED_PREFIX)].into_iter().flatten() {
             if is_under(&prefix, own) {
-                self.error(&key, format!("`{prefix}` lies under `{own}`, which the gate answers itself; choose another"));
+                self.error(
+                    &key,
+                    format!("`{prefix}` lies under `{own}`, which the gate answers itself; choose another"),
+                );
                 return None;
             }
         }
@@ -127,7 +147,11 @@ impl Checker<'_> {
         let segment = |segment: &str| !["", ".", ".."].contains(&segment) && segment.bytes().all(plain);
         let canonical = trimmed.strip_prefix('/').is_some_and(|rest| rest.split('/').all(segment));
         if text == "/" || canonical {
-            return Some(if trimmed.is_empty() { "/".to_owned() } else { trimmed.to_owned() });
+            return Some(if trimmed.is_empty() {
+                "/".to_owned()
+            } else {
+                trimmed.to_owned()
+            });
         }
         let rule = "start it with `/`; no `//`, `.`, `..`, `%`, `;`, `?`, `#`, spaces or non-ASCII characters";
         self.error(key, format!("`{text}` is not a canonical path; {rule}"));
@@ -149,8 +173,14 @@ impl Checker<'_> {
     /// Two portals that the same request fits equally well.
     fn ties(&mut self, portals: &[Portal]) {
         for (n, portal) in portals.iter().enumerate() {
-            for other in portals.iter().take(n).filter(|other| other.matches.path_prefix == portal.matches.path_prefix) {
-                let Some(host) = tied_host(&other.matches.hosts, &portal.matches.hosts) else { continue };
+            for other in portals
+                .iter()
+                .take(n)
+                .filter(|other| other.matches.path_prefix == portal.matches.path_prefix)
+            {
+                let Some(host) = tied_host(&other.matches.hosts, &portal.matches.hosts) else {
+                    continue;
+                };
                 let prefix = &portal.matches.path_prefix;
                 let message = format!(
                     "portal `{}` matches {host} at `{prefix}`, too, so neither would win; give them different hosts or prefixes",
@@ -167,7 +197,9 @@ fn normal_host(text: &str) -> Result<String, &'static str> {
     if lower.starts_with('[') {
         let inner = lower.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         let address = inner.and_then(|inner| inner.parse::<std::net::Ipv6Addr>().ok());
-        return address.map(|address| format!("[{address}]")).ok_or("is not an IPv6 address in brackets without a port");
+        return address
+            .map(|address| format!("[{address}]"))
+            .ok_or("is not an IPv6 address in brackets without a port");
     }
     if lower.contains("//") || lower.contains('/') {
         return Err("is not a host name; write it without scheme and path");
@@ -209,5 +241,6 @@ fn tied_host(a: &[String], b: &[String]) -> Option<String> {
 
 /// Whether `path` is `prefix` or below it, by whole segments.
 fn is_under(path: &str, prefix: &str) -> bool {
-    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix(prefix)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

@@ -21,9 +21,13 @@ type Secrets = Vec<Redacted<String>>;
 /// A text that says what to do, if the file cannot be read, holds no token, or holds one too short.
 pub fn read_tokens(path: &Path) -> Result<Vec<Redacted<String>>, String> {
     let shown = path.display();
-    let size = std::fs::metadata(path).map_err(|error| format!("cannot read `{shown}`: {error}"))?.len();
+    let size = std::fs::metadata(path)
+        .map_err(|error| format!("cannot read `{shown}`: {error}"))?
+        .len();
     if size > FILE_BYTES_MAX {
-        return Err(format!("`{shown}` is larger than {FILE_BYTES_MAX} bytes; is it the right file?"));
+        return Err(format!(
+            "`{shown}` is larger than {FILE_BYTES_MAX} bytes; is it the right file?"
+        ));
     }
     let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read `{shown}`: {error}"))?;
     let mut tokens = Vec::new();
@@ -45,7 +49,9 @@ fn check_token(token: &str) -> Result<(), String> {
         return Err("has characters that no HTTP header can carry; use letters, digits and `-._~+/=`".to_owned());
     }
     if token.len() < TOKEN_CHARS_MIN {
-        return Err(format!("is shorter than {TOKEN_CHARS_MIN} characters; make a longer one, for example with `openssl rand -hex 32`"));
+        return Err(format!(
+            "is shorter than {TOKEN_CHARS_MIN} characters; make a longer one, for example with `openssl rand -hex 32`"
+        ));
     }
     Ok(())
 }
