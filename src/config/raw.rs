@@ -4,13 +4,15 @@
 //! known everywhere at once: unknown-key suggestions, environment variables, `config schema`. Doc comments become the
 //! schema's descriptions. A required key is an `Option` marked `schemars(required)`: `walk` reports its absence.
 
+mod default;
+mod scalar;
+
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema as schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use crate::types::Redacted;
+pub use scalar::{ALGORITHMS, AlgorithmText, DurationText, Secret, SizeText};
 
 /// The keys of cedargate.yaml.
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
@@ -106,17 +108,17 @@ pub struct RawUpstream {
     #[schemars(required)]
     pub url: Option<String>,
     /// How long opening a connection may take.
-    #[serde(default = "default_connect_timeout")]
+    #[serde(default = "default::connect_timeout")]
     pub connect_timeout: DurationText,
     /// From the last byte of the request sent to the response head.
-    #[serde(default = "default_response_timeout")]
+    #[serde(default = "default::response_timeout")]
     pub response_timeout: DurationText,
     /// How long an unused connection is kept; keep it below the app's own keep-alive.
-    #[serde(default = "default_upstream_idle_timeout")]
+    #[serde(default = "default::upstream_idle_timeout")]
     pub idle_timeout: DurationText,
     /// Request headers that the app never sees, beside the identity headers: those by which some frameworks let a
     /// client replace the method or path that was decided on.
-    #[serde(default = "default_strip_headers")]
+    #[serde(default = "default::strip_headers")]
     pub strip_headers: Vec<String>,
     /// Forward the client's bearer token to the app.
     #[serde(default)]
@@ -224,16 +226,16 @@ pub struct RawIssuer {
     #[serde(default)]
     pub jwks: Option<RawJwks>,
     /// Signature algorithms accepted; asymmetric ones only.
-    #[serde(default = "default_algorithms")]
+    #[serde(default = "default::algorithms")]
     pub algorithms: Vec<AlgorithmText>,
     /// Tolerated difference of clocks, 5m at most.
-    #[serde(default = "default_leeway")]
+    #[serde(default = "default::leeway")]
     pub leeway: DurationText,
     /// Which claims say what; dotted paths.
     #[serde(default)]
     pub claims: RawClaims,
     /// Cedar entity type of its principals.
-    #[serde(default = "default_principal")]
+    #[serde(default = "default::principal")]
     pub principal: String,
     /// Put before every subject. Absent: `<name>|` where a portal trusts several issuers, else nothing.
     #[serde(default)]
@@ -259,7 +261,7 @@ pub struct RawJwks {
     #[serde(default)]
     pub file: Option<String>,
     /// How long the last good keys are used when they cannot be fetched.
-    #[serde(default = "default_jwks_max_age")]
+    #[serde(default = "default::jwks_max_age")]
     pub max_age: DurationText,
 }
 
@@ -389,333 +391,4 @@ pub struct RawLimits {
 /// The JSON Schema of `cedargate.yaml`.
 pub fn json_schema() -> serde_json::Value {
     schemars::schema_for!(Raw).to_value()
-}
-
-// ---- scalars with a text form ----
-
-/// `5s`, `1m30s`, `24h`, `500ms`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct DurationText(pub Duration);
-
-/// Bytes: `65536`, `32KiB`, `1MiB`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct SizeText(pub u64);
-
-/// Name of a JWS algorithm.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct AlgorithmText(pub String);
-
-/// Serializes as `[redacted]`.
-#[derive(Clone, Debug)]
-pub struct Secret(pub Redacted<String>);
-
-pub const ALGORITHMS: [&str; 9] = [
-    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA",
-];
-
-impl DurationText {
-    pub fn parse(text: &str) -> Result<Self, String> {
-        humantime::parse_duration(text).map(Self).map_err(|_| {
-            format!("`{text}` is not a duration; write a number with its unit, such as `500ms`, `5s`, `1m30s` or `24h`")
-        })
-    }
-}
-
-impl SizeText {
-    const UNITS: [(&'static str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
-
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let (digits, unit) = Self::UNITS
-            .iter()
-            .find_map(|(suffix, unit)| text.strip_suffix(suffix).map(|digits| (digits.trim_end(), *unit)))
-            .unwrap_or((text, 1));
-        let all_digits = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-        let number = all_digits.then(|| digits.parse::<u64>().ok()).flatten();
-        number.and_then(|number| number.checked_mul(unit)).map(Self).ok_or_else(|| {
-            format!("`{text}` is not a size; write bytes, such as `65536`, or a number with `KiB`, `MiB` or `GiB`")
-        })
-    }
-}
-
-impl<'de> Deserialize<'de> for DurationText {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::parse(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
-    }
-}
-
-impl Serialize for DurationText {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&humantime::format_duration(self.0).to_string().replace(' ', ""))
-    }
-}
-
-impl JsonSchema for DurationText {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Duration".into()
-    }
-
-    // `duration` is ISO 8601's format in JSON Schema, so ours has its own name
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        schema!({ "type": "string", "format": "short-duration", "examples": ["500ms", "1m30s"] })
-    }
-}
-
-impl<'de> Deserialize<'de> for SizeText {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Form {
-            Number(u64),
-            Text(String),
-        }
-        match Form::deserialize(deserializer)? {
-            Form::Number(number) => Ok(Self(number)),
-            Form::Text(text) => Self::parse(&text).map_err(serde::de::Error::custom),
-        }
-    }
-}
-
-impl Serialize for SizeText {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let (suffix, unit) = Self::UNITS
-            .into_iter()
-            .find(|(_, unit)| self.0 > 0 && self.0.is_multiple_of(*unit))
-            .unwrap_or(("B", 1));
-        if unit == 1 {
-            serializer.serialize_u64(self.0)
-        } else {
-            serializer.serialize_str(&format!("{}{suffix}", self.0 / unit))
-        }
-    }
-}
-
-impl JsonSchema for SizeText {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Size".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        schema!({ "type": ["integer", "string"], "minimum": 0, "format": "size", "examples": [65536, "32KiB"] })
-    }
-}
-
-impl JsonSchema for AlgorithmText {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Algorithm".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        schema!({ "type": "string", "format": "jws-algorithm", "enum": ALGORITHMS })
-    }
-}
-
-impl<'de> Deserialize<'de> for Secret {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(|text| Self(Redacted::new(text)))
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
-}
-
-impl JsonSchema for Secret {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Secret".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        schema!({ "type": "string", "writeOnly": true })
-    }
-}
-
-// ---- defaults ----
-
-const fn seconds(seconds: u64) -> DurationText {
-    DurationText(Duration::from_secs(seconds))
-}
-
-const fn kibibytes(number: u64) -> SizeText {
-    SizeText(number << 10)
-}
-
-fn default_connect_timeout() -> DurationText {
-    seconds(1)
-}
-
-fn default_response_timeout() -> DurationText {
-    seconds(60)
-}
-
-fn default_upstream_idle_timeout() -> DurationText {
-    seconds(30)
-}
-
-/// Headers by which frameworks replace the method, path or host that was decided on.
-fn default_strip_headers() -> Vec<String> {
-    [
-        "x-http-method-override",
-        "x-http-method",
-        "x-method-override",
-        "x-original-url",
-        "x-rewrite-url",
-        "x-original-uri",
-        "x-original-method",
-        "x-original-host",
-        "x-override-url",
-    ]
-    .map(str::to_owned)
-    .to_vec()
-}
-
-fn default_algorithms() -> Vec<AlgorithmText> {
-    ["RS256", "ES256", "EdDSA"]
-        .map(|name| AlgorithmText(name.to_owned()))
-        .to_vec()
-}
-
-fn default_leeway() -> DurationText {
-    seconds(30)
-}
-
-fn default_principal() -> String {
-    "User".to_owned()
-}
-
-fn default_jwks_max_age() -> DurationText {
-    seconds(24 * 60 * 60)
-}
-
-impl Default for RawListen {
-    fn default() -> Self {
-        Self {
-            proxy: RawProxyListen::default(),
-            decision: Some(RawDecisionListen::default()),
-            admin: Some(RawAdminListen::default()),
-        }
-    }
-}
-
-impl Default for RawProxyListen {
-    fn default() -> Self {
-        Self {
-            address: "0.0.0.0:8900".to_owned(),
-        }
-    }
-}
-
-impl Default for RawDecisionListen {
-    fn default() -> Self {
-        Self {
-            address: "127.0.0.1:8901".to_owned(),
-            auth: RawDecisionAuth::default(),
-        }
-    }
-}
-
-impl Default for RawAdminListen {
-    fn default() -> Self {
-        Self {
-            address: "127.0.0.1:8903".to_owned(),
-        }
-    }
-}
-
-impl Default for RawPolicies {
-    fn default() -> Self {
-        Self {
-            dir: "policies".to_owned(),
-            schemas: "schemas".to_owned(),
-            poll: seconds(5),
-            require: Vec::new(),
-            state_dir: None,
-        }
-    }
-}
-
-impl Default for RawClaims {
-    fn default() -> Self {
-        Self {
-            subject: "sub".to_owned(),
-            tenant: "tenant".to_owned(),
-            roles: "roles".to_owned(),
-        }
-    }
-}
-
-impl Default for RawSessions {
-    fn default() -> Self {
-        Self {
-            store: RawSessionStore::Memory,
-            idle_timeout: seconds(30 * 60),
-            absolute_timeout: seconds(12 * 60 * 60),
-            staleness_max: seconds(1),
-        }
-    }
-}
-
-impl Default for RawIdentity {
-    fn default() -> Self {
-        Self {
-            prefix: "/api/v1/identity".to_owned(),
-        }
-    }
-}
-
-impl Default for RawAssertion {
-    fn default() -> Self {
-        Self {
-            header: "x-cedargate-assertion".to_owned(),
-            ttl: seconds(60),
-            key_file: None,
-        }
-    }
-}
-
-impl Default for RawAudit {
-    fn default() -> Self {
-        Self {
-            sink: RawAuditSink::Stdout,
-            allow: RawAuditAllow::All,
-            mask: vec!["context.headers".to_owned()],
-            on_full: RawOnFull::Drop,
-            queue: 8192,
-        }
-    }
-}
-
-impl Default for RawLimits {
-    fn default() -> Self {
-        Self {
-            header_bytes: kibibytes(32),
-            body_bytes: None,
-            connections: 10_000,
-            batch: 200,
-            decision_body_bytes: kibibytes(1024),
-            header_timeout: seconds(10),
-            idle_timeout: seconds(75),
-            token_bytes: kibibytes(16),
-            token_cache: 10_000,
-            drain_timeout: seconds(30),
-            workers: None,
-        }
-    }
 }
