@@ -2,6 +2,25 @@
 //!
 //! Foundation. `config/raw.rs` mirrors what the file says; turning raw into these values is the only place where
 //! configuration can fail. Nothing here reads the environment or a file after start.
+//!
+//! `load` reads file and environment into a located tree (`tree`, `env`), holds it against the JSON Schema of the raw
+//! types (`walk`: unknown keys, types, ranges), and checks what one value means beside the others (`check`).
+
+mod check;
+mod env;
+mod error;
+mod load;
+mod raw;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod walk;
+
+pub use check::secret::read_tokens;
+pub use env::process_environment;
+pub use error::{ConfigError, ConfigErrors};
+pub use load::{Loaded, PrintFormat, from_str, load, print};
+pub use raw::json_schema;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -60,10 +79,15 @@ pub struct Upstream {
     pub response_timeout: Duration,
     /// How long an unused connection is kept; shorter than the app's own keep-alive.
     pub idle_timeout: Duration,
+    /// Lower-case names of request headers the app never sees, beside the identity headers.
+    pub strip_headers: Vec<String>,
+    /// Whether the client's bearer token reaches the app.
+    pub forward_authorization: bool,
 }
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct UpstreamUrl {
+    /// Name or address as it stands in a URL: IPv6 in brackets.
     pub host: String,
     pub port: u16,
 }
@@ -220,6 +244,13 @@ pub struct Limits {
     pub workers: usize,
 }
 
+impl Config {
+    /// For tests and the demo: a file's text, no environment, relative paths from the current folder.
+    pub fn from_yaml(text: &str) -> Result<Self, ConfigErrors> {
+        from_str(text, std::path::Path::new(""), std::iter::empty()).map(|loaded| loaded.config)
+    }
+}
+
 impl Issuer {
     /// What goes before its subjects in a portal that trusts `issuers` issuers.
     pub fn prefix_in(&self, issuers: usize) -> String {
@@ -228,5 +259,12 @@ impl Issuer {
             None if issuers > 1 => format!("{}|", self.name),
             None => String::new(),
         }
+    }
+}
+
+impl UpstreamUrl {
+    /// `http://host:port`: the `aud` of assertions.
+    pub fn origin(&self) -> String {
+        format!("http://{}:{}", self.host, self.port)
     }
 }

@@ -1,0 +1,87 @@
+//! Secrets: given in place as `x`, or by file as `x_file`, never both.
+//!
+//! They live in `Redacted` from the moment they are read; messages name the file and line, never the content.
+
+use std::path::Path;
+
+use super::Checker;
+use crate::config::raw::Secret;
+use crate::types::Redacted;
+
+/// Characters of a decision token: 16 random ones are out of reach of guessing over the network.
+const TOKEN_CHARS_MIN: usize = 16;
+/// Bytes of a secret file.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
+
+type Secrets = Vec<Redacted<String>>;
+
+/// Reads a tokens file: one per line, blank lines and `#` lines ignored. Also for reading it again after a change.
+///
+/// # Errors
+/// A text that says what to do, if the file cannot be read, holds no token, or holds one too short.
+pub fn read_tokens(path: &Path) -> Result<Vec<Redacted<String>>, String> {
+    let shown = path.display();
+    let size = std::fs::metadata(path)
+        .map_err(|error| format!("cannot read `{shown}`: {error}"))?
+        .len();
+    if size > FILE_BYTES_MAX {
+        return Err(format!(
+            "`{shown}` is larger than {FILE_BYTES_MAX} bytes; is it the right file?"
+        ));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read `{shown}`: {error}"))?;
+    let mut tokens = Vec::new();
+    for (n, line) in text.lines().map(str::trim).enumerate() {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        check_token(line).map_err(|message| format!("the token in line {} of `{shown}` {message}", n + 1))?;
+        tokens.push(Redacted::new(line.to_owned()));
+    }
+    if tokens.is_empty() {
+        return Err(format!("`{shown}` holds no token; write one per line"));
+    }
+    Ok(tokens)
+}
+
+fn check_token(token: &str) -> Result<(), String> {
+    if !token.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err("has characters that no HTTP header can carry; use letters, digits and `-._~+/=`".to_owned());
+    }
+    if token.len() < TOKEN_CHARS_MIN {
+        return Err(format!(
+            "is shorter than {TOKEN_CHARS_MIN} characters; make a longer one, for example with `openssl rand -hex 32`"
+        ));
+    }
+    Ok(())
+}
+
+impl Checker<'_> {
+    /// The tokens at `<section>.tokens` or in the file at `<section>.tokens_file`; empty if neither is given.
+    pub fn tokens(&mut self, section: &str, inline: Option<&[Secret]>, file: Option<&str>) -> Secrets {
+        let key = format!("{section}.tokens");
+        let file_key = format!("{key}_file");
+        if inline.is_some() && file.is_some() {
+            self.error(&file_key, format!("`{key}` is given, too; keep one of them"));
+        }
+        let mut tokens = Vec::new();
+        for (n, secret) in inline.unwrap_or_default().iter().enumerate() {
+            match check_token(secret.0.expose()) {
+                Ok(()) => tokens.push(secret.0.clone()),
+                Err(message) => self.error(&format!("{key}[{n}]"), format!("this token {message}")),
+            }
+        }
+        if inline.is_some_and(<[Secret]>::is_empty) {
+            self.error(&key, "is empty; write a token or remove the key");
+        }
+        if let Some(file) = file {
+            let path = self.path(&file_key, file);
+            match read_tokens(&path) {
+                Ok(read) => tokens.extend(read),
+                Err(message) => self.error(&file_key, message),
+            }
+            self.secret_files.push(path);
+        }
+        tokens
+    }
+}

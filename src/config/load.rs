@@ -1,0 +1,194 @@
+//! File and environment to a checked configuration, with where each value came from.
+//!
+//! The only part of the configuration that reads files (the secrets' are read by `check`). All mistakes come back
+//! together; nothing is half-loaded.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::check::Checker;
+use super::error::ConfigErrors;
+use super::raw::{Raw, json_schema};
+use super::tree::{Node, Origin, Shape, join};
+use super::walk::Walk;
+use super::{Config, env};
+
+/// Bytes of a configuration file.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// A configuration that may be used, and what people want to know about it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub config: Config,
+    /// Every key with its value, defaults included, secrets redacted.
+    pub effective: Value,
+    /// Where each value of `effective` came from: `cedargate.yaml:12`, `environment CEDARGATE_X`, `default`.
+    pub origins: BTreeMap<String, String>,
+    /// Files whose change means the configuration changed: the file itself and the secrets'.
+    pub watched: Vec<PathBuf>,
+}
+
+/// How `config print` shows a configuration.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PrintFormat {
+    /// One `key = value  # origin` per line.
+    Human,
+    /// `{effective, origins}`.
+    Json,
+}
+
+/// Reads `path` and the environment over it.
+///
+/// # Errors
+/// Every mistake in both, or that the file cannot be read.
+pub fn load(path: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Loaded, ConfigErrors> {
+    let text = read(path).map_err(|message| ConfigErrors::one("", None, message))?;
+    let folder = path.parent().unwrap_or_else(|| Path::new(""));
+    let mut loaded = load_text(&text, &path.display().to_string(), folder, env)?;
+    loaded.watched.insert(0, path.to_owned());
+    Ok(loaded)
+}
+
+/// The same from a text; relative paths start at `folder`.
+///
+/// # Errors
+/// Every mistake in the text and the environment.
+pub fn from_str(text: &str, folder: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Loaded, ConfigErrors> {
+    load_text(text, "cedargate.yaml", folder, env)
+}
+
+/// What `cedargate config print` writes.
+pub fn print(loaded: &Loaded, format: PrintFormat) -> String {
+    match format {
+        PrintFormat::Json => {
+            let both = json!({ "effective": loaded.effective, "origins": loaded.origins });
+            format!("{both:#}\n")
+        }
+        PrintFormat::Human => {
+            let mut lines = String::new();
+            leaves("", &loaded.effective, &mut |path, value| {
+                let origin = loaded.origins.get(path).map_or("default", String::as_str);
+                lines.push_str(&format!("{path} = {value}  # {origin}\n"));
+            });
+            lines
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let shown = path.display();
+    let fail = |error: std::io::Error| format!("cannot read the configuration file `{shown}`: {error}");
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(fail)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(fail)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(format!(
+            "`{shown}` is larger than {FILE_BYTES_MAX} bytes; is it the right file?"
+        ));
+    }
+    Ok(text)
+}
+
+fn load_text(text: &str, name: &str, folder: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Loaded, ConfigErrors> {
+    let file: Arc<str> = Arc::from(name);
+    let place = |line| Origin::File {
+        file: Arc::clone(&file),
+        line,
+    };
+    let mut tree = Node::parse(text, &place).map_err(|error| ConfigErrors::one("", Some(place(error.line)), error.message))?;
+    if matches!(tree.shape, Shape::Null) {
+        tree.shape = Shape::Map(Vec::new());
+    }
+    let mut errors = ConfigErrors::default();
+    if !matches!(tree.shape, Shape::Map(_)) {
+        return Err(ConfigErrors::one(
+            "",
+            Some(place(1)),
+            format!("expected a mapping of keys, got {}", tree.type_name()),
+        ));
+    }
+    let schema = json_schema();
+    env::apply(&mut tree, &schema, env, &mut errors);
+    let value = Walk::new(&schema, &mut errors)
+        .value("", &tree, &schema)
+        .unwrap_or_else(|| json!({}));
+    checked(&tree, value, folder, errors)
+}
+
+fn checked(tree: &Node, value: Value, folder: &Path, mut errors: ConfigErrors) -> Result<Loaded, ConfigErrors> {
+    // what `walk` let through reads as `Raw`; if not, that is still a refusal and never a guess
+    let raw: Raw = match serde_json::from_value(value) {
+        Ok(raw) => raw,
+        Err(error) => {
+            if errors.is_empty() {
+                errors.add("", None, format!("the configuration cannot be read: {error}"));
+            }
+            return Err(errors);
+        }
+    };
+    let mut checker = Checker {
+        errors: &mut errors,
+        tree,
+        folder,
+        secret_files: Vec::new(),
+    };
+    let config = checker.config(&raw);
+    let watched = checker.secret_files;
+    errors.sort();
+    match config {
+        Some(config) if errors.is_empty() => {
+            let effective = effective(&raw, &config);
+            let origins = origins(&effective, tree);
+            Ok(Loaded {
+                config,
+                effective,
+                origins,
+                watched,
+            })
+        }
+        _ => {
+            if errors.is_empty() {
+                errors.add("", None, "the configuration is incomplete");
+            }
+            Err(errors)
+        }
+    }
+}
+
+fn effective(raw: &Raw, config: &Config) -> Value {
+    let mut raw = raw.clone();
+    raw.limits.workers = Some(config.limits.workers);
+    serde_json::to_value(raw).unwrap_or(Value::Null)
+}
+
+fn origins(effective: &Value, tree: &Node) -> BTreeMap<String, String> {
+    let mut origins = BTreeMap::new();
+    leaves("", effective, &mut |path, _| {
+        let origin = tree
+            .at(path)
+            .map_or_else(|| "default".to_owned(), |node| node.origin.to_string());
+        origins.insert(path.to_owned(), origin);
+    });
+    origins
+}
+
+/// Visits every scalar, and every list or mapping that is empty.
+fn leaves(path: &str, value: &Value, visit: &mut dyn FnMut(&str, &Value)) {
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            for (key, below) in map {
+                leaves(&join(path, key), below, visit);
+            }
+        }
+        Value::Array(items) if !items.is_empty() => {
+            for (n, below) in items.iter().enumerate() {
+                leaves(&format!("{path}[{n}]"), below, visit);
+            }
+        }
+        _ => visit(path, value),
+    }
+}

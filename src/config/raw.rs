@@ -1,0 +1,394 @@
+//! What `cedargate.yaml` says, key by key: serde mirrors of the file, with defaults. No I/O, no checks across keys.
+//!
+//! The JSON Schema is generated from these types, and `walk` holds a file against that schema, so a key added here is
+//! known everywhere at once: unknown-key suggestions, environment variables, `config schema`. Doc comments become the
+//! schema's descriptions. A required key is an `Option` marked `schemars(required)`: `walk` reports its absence.
+
+mod default;
+mod scalar;
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use scalar::{ALGORITHMS, AlgorithmText, DurationText, Secret, SizeText};
+
+/// The keys of cedargate.yaml.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "cedargate.yaml")]
+pub struct Raw {
+    /// Scheme and authority under which browsers reach the gate, such as `https://shop.example.com`.
+    #[serde(default)]
+    pub public_url: Option<String>,
+    /// Where the gate listens.
+    #[serde(default)]
+    pub listen: RawListen,
+    /// The app behind the gate.
+    #[schemars(required)]
+    pub upstream: Option<RawUpstream>,
+    /// What each portal matches, by slug. Absent: every folder of `policies.dir` is a portal at `/portal/<slug>`.
+    #[serde(default)]
+    pub portals: Option<BTreeMap<String, RawPortal>>,
+    /// Where policies and schemas are, and how they are watched.
+    #[serde(default)]
+    pub policies: RawPolicies,
+    /// Who may issue tokens. Empty: only public paths answer.
+    #[serde(default)]
+    pub issuers: Vec<RawIssuer>,
+    /// Browser sessions.
+    #[serde(default)]
+    pub sessions: RawSessions,
+    /// The identity endpoints that the gate serves itself.
+    #[serde(default)]
+    pub identity: RawIdentity,
+    /// Networks (`10.0.0.0/8`) whose forwarded headers the proxy listener believes.
+    #[serde(default)]
+    pub trusted_proxies: Vec<String>,
+    /// The signed identity that the app receives.
+    #[serde(default)]
+    pub assertion: RawAssertion,
+    /// The decision log.
+    #[serde(default)]
+    pub audit: RawAudit,
+    /// Limits of sizes, counts and times.
+    #[serde(default)]
+    pub limits: RawLimits,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawListen {
+    /// For clients.
+    pub proxy: RawProxyListen,
+    /// For the app: `/authorize`. Null: off.
+    pub decision: Option<RawDecisionListen>,
+    /// Health, metrics, status; read-only. Null: off.
+    pub admin: Option<RawAdminListen>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawProxyListen {
+    /// IP address and port.
+    pub address: String,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawDecisionListen {
+    /// IP address and port, or `unix:/path`. Off loopback it needs `auth`.
+    pub address: String,
+    /// What callers must present.
+    pub auth: RawDecisionAuth,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawDecisionAuth {
+    /// Bearer tokens that callers must present, each of 16 characters or more. Better kept in `tokens_file`.
+    #[schemars(extend("writeOnly" = true))]
+    pub tokens: Option<Vec<Secret>>,
+    /// The same as a file, one token per line; blank lines and lines that start with `#` are ignored.
+    pub tokens_file: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawAdminListen {
+    /// IP address and port.
+    pub address: String,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawUpstream {
+    /// `http://host:port`, without a path.
+    #[schemars(required)]
+    pub url: Option<String>,
+    /// How long opening a connection may take.
+    #[serde(default = "default::connect_timeout")]
+    pub connect_timeout: DurationText,
+    /// From the last byte of the request sent to the response head.
+    #[serde(default = "default::response_timeout")]
+    pub response_timeout: DurationText,
+    /// How long an unused connection is kept; keep it below the app's own keep-alive.
+    #[serde(default = "default::upstream_idle_timeout")]
+    pub idle_timeout: DurationText,
+    /// Request headers that the app never sees, beside the identity headers: those by which some frameworks let a
+    /// client replace the method or path that was decided on.
+    #[serde(default = "default::strip_headers")]
+    pub strip_headers: Vec<String>,
+    /// Forward the client's bearer token to the app.
+    #[serde(default)]
+    pub forward_authorization: bool,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawPortal {
+    /// Which requests belong to the portal. Absent: any host, `/portal/<slug>`.
+    #[serde(default, rename = "match")]
+    pub matches: RawMatch,
+    /// Names of the issuers the portal trusts. Absent: all of them.
+    #[serde(default)]
+    pub issuers: Option<Vec<String>>,
+    /// Where the request's tenant comes from.
+    #[serde(default)]
+    pub tenant: RawTenant,
+    /// The portal's own app: a URL, or a mapping. Absent: the top-level `upstream`.
+    #[serde(default)]
+    pub upstream: Option<RawPortalUpstream>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawMatch {
+    /// Host names without port; `*` stands for one whole label. Empty: any host.
+    pub hosts: Vec<String>,
+    /// Canonical path; compared by whole segments. Absent: `/portal/<slug>`.
+    pub path_prefix: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RawTenant {
+    /// The request has no tenant of its own.
+    #[default]
+    Claim,
+    /// The first label of the host.
+    HostLabel,
+    /// Always this tenant.
+    Fixed(String),
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(untagged)]
+pub enum RawPortalUpstream {
+    /// `http://host:port`, without a path.
+    Url(String),
+    /// Like the top-level `upstream`; what is left out is taken from there.
+    Full(RawUpstreamOverride),
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawUpstreamOverride {
+    /// `http://host:port`, without a path.
+    #[schemars(required)]
+    pub url: Option<String>,
+    /// Absent: as at the top level.
+    #[serde(default)]
+    pub connect_timeout: Option<DurationText>,
+    /// Absent: as at the top level.
+    #[serde(default)]
+    pub response_timeout: Option<DurationText>,
+    /// Absent: as at the top level.
+    #[serde(default)]
+    pub idle_timeout: Option<DurationText>,
+    /// Absent: as at the top level.
+    #[serde(default)]
+    pub strip_headers: Option<Vec<String>>,
+    /// Absent: as at the top level.
+    #[serde(default)]
+    pub forward_authorization: Option<bool>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawPolicies {
+    /// Folder of the portals' folders, from the configuration file's folder.
+    pub dir: String,
+    /// Folder of the schemas.
+    pub schemas: String,
+    /// How often the folders are looked at, 100ms or more.
+    pub poll: DurationText,
+    /// Portals that readiness waits for.
+    pub require: Vec<String>,
+    /// Folder where the last good revisions survive a restart. Null: they do not.
+    pub state_dir: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawIssuer {
+    /// Unique name for logs and metrics: `[a-z0-9_-]+`.
+    #[schemars(required)]
+    pub name: Option<String>,
+    /// Exactly the `iss` of its tokens.
+    #[schemars(required)]
+    pub issuer: Option<String>,
+    /// The `aud` values accepted; at least one.
+    #[schemars(required)]
+    pub audiences: Option<Vec<String>>,
+    /// Where its keys are. Absent: OIDC discovery at `issuer`.
+    #[serde(default)]
+    pub jwks: Option<RawJwks>,
+    /// Signature algorithms accepted; asymmetric ones only.
+    #[serde(default = "default::algorithms")]
+    pub algorithms: Vec<AlgorithmText>,
+    /// Tolerated difference of clocks, 5m at most.
+    #[serde(default = "default::leeway")]
+    pub leeway: DurationText,
+    /// Which claims say what; dotted paths.
+    #[serde(default)]
+    pub claims: RawClaims,
+    /// Cedar entity type of its principals.
+    #[serde(default = "default::principal")]
+    pub principal: String,
+    /// Put before every subject. Absent: `<name>|` where a portal trusts several issuers, else nothing.
+    #[serde(default)]
+    pub subject_prefix: Option<String>,
+    /// Tenants it may assert. Absent: any.
+    #[serde(default)]
+    pub tenants: Option<Vec<String>>,
+    /// Roles it may assert. Absent: any.
+    #[serde(default)]
+    pub roles: Option<Vec<String>>,
+    /// Allow fetching keys without TLS from another host: whoever can answer there can sign in as anyone.
+    #[serde(default)]
+    pub danger_insecure_jwks: bool,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawJwks {
+    /// `https` URL of the key set. Either this or `file`.
+    #[serde(default)]
+    pub url: Option<String>,
+    /// File of the key set, watched. Either this or `url`.
+    #[serde(default)]
+    pub file: Option<String>,
+    /// How long the last good keys are used when they cannot be fetched.
+    #[serde(default = "default::jwks_max_age")]
+    pub max_age: DurationText,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawClaims {
+    /// Who.
+    pub subject: String,
+    /// The principal's tenant.
+    pub tenant: String,
+    /// The principal's roles.
+    pub roles: String,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawSessions {
+    /// Where sessions live.
+    pub store: RawSessionStore,
+    /// A session not used for this long ends.
+    pub idle_timeout: DurationText,
+    /// A session ends this long after its login.
+    pub absolute_timeout: DurationText,
+    /// How long a replica may not know of a revocation.
+    pub staleness_max: DurationText,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RawSessionStore {
+    /// In this process.
+    #[default]
+    Memory,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawIdentity {
+    /// Path prefix of the identity endpoints; no portal can lie under it.
+    pub prefix: String,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawAssertion {
+    /// Header that carries it.
+    pub header: String,
+    /// How long it is good for, from 1s to 1h.
+    pub ttl: DurationText,
+    /// PKCS#8 PEM of a P-256 key. Null: an ephemeral key.
+    pub key_file: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawAudit {
+    /// Where records go: `stdout`, or `{ file: path }`.
+    pub sink: RawAuditSink,
+    /// Whether allowed decisions are recorded; denied ones always are.
+    pub allow: RawAuditAllow,
+    /// Dotted paths of the record that are masked.
+    pub mask: Vec<String>,
+    /// What happens when records wait for a slow sink: drop and count, or deny.
+    pub on_full: RawOnFull,
+    /// Records that may wait for the writer.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub queue: usize,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RawAuditSink {
+    /// Standard output.
+    #[default]
+    Stdout,
+    /// Appended to this file.
+    File(String),
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RawAuditAllow {
+    #[default]
+    All,
+    None,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RawOnFull {
+    #[default]
+    Drop,
+    Deny,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLimits {
+    /// Size of a request's head, 8KiB or more.
+    pub header_bytes: SizeText,
+    /// Size of a request's body on the proxy listener. Null: the app's business.
+    pub body_bytes: Option<SizeText>,
+    /// Open client connections.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub connections: usize,
+    /// Questions in one `/authorize/batch`.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub batch: usize,
+    /// Size of a body on the decision listener.
+    pub decision_body_bytes: SizeText,
+    /// How long a client may take to send a request's head.
+    pub header_timeout: DurationText,
+    /// How long an idle keep-alive connection is kept.
+    pub idle_timeout: DurationText,
+    /// Size of a token.
+    pub token_bytes: SizeText,
+    /// Verified tokens remembered per portal.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub token_cache: usize,
+    /// How long in-flight requests may finish after SIGTERM.
+    pub drain_timeout: DurationText,
+    /// Threads that serve traffic. Null: one per core.
+    #[schemars(range(min = 1, max = 1024))]
+    pub workers: Option<usize>,
+}
+
+/// The JSON Schema of `cedargate.yaml`.
+pub fn json_schema() -> serde_json::Value {
+    schemars::schema_for!(Raw).to_value()
+}

@@ -1,0 +1,694 @@
+//! The configuration as its users meet it: a text and an environment in, values or messages out.
+
+use std::path::Path;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::*;
+
+const MINIMAL: &str = "upstream: { url: 'http://127.0.0.1:3000' }\n";
+const ISSUER: &str = "issuers:\n  - { name: corp, issuer: 'https://id.test/', audiences: [orders] }\n";
+
+fn with(more: &str) -> String {
+    format!("{MINIMAL}{more}")
+}
+
+fn from_env(text: &str, env: &[(&str, &str)]) -> Result<Loaded, ConfigErrors> {
+    let env: Vec<_> = env
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    from_str(text, Path::new("/etc/cedargate"), env.into_iter())
+}
+
+fn good(text: &str) -> Config {
+    from_env(text, &[]).unwrap_or_else(|errors| panic!("{text}\n{errors}")).config
+}
+
+/// Every part must occur in the messages of `text`.
+fn bad(text: &str, parts: &[&str]) {
+    let message = match from_env(text, &[]) {
+        Ok(_) => panic!("accepted:\n{text}"),
+        Err(errors) => errors.to_string(),
+    };
+    for part in parts {
+        assert!(message.contains(part), "`{part}` is not in:\n{message}\nfor\n{text}");
+    }
+}
+
+#[test]
+fn an_upstream_is_all_that_is_needed() {
+    let config = good(MINIMAL);
+    assert_eq!(config.listen.proxy.to_string(), "0.0.0.0:8900");
+    assert_eq!(
+        config.listen.decision.unwrap().address,
+        Address::Tcp("127.0.0.1:8901".parse().unwrap())
+    );
+    assert_eq!(config.listen.admin.unwrap().to_string(), "127.0.0.1:8903");
+    assert_eq!(config.upstream.connect_timeout, Duration::from_secs(1));
+    assert_eq!(config.upstream.response_timeout, Duration::from_secs(60));
+    assert_eq!(config.upstream.idle_timeout, Duration::from_secs(30));
+    assert!(config.upstream.strip_headers.contains(&"x-original-url".to_owned()));
+    assert!(!config.upstream.forward_authorization);
+    assert_eq!(config.policies.dir, Path::new("/etc/cedargate/policies"));
+    assert_eq!(config.policies.poll, Duration::from_secs(5));
+    assert_eq!(config.limits.header_bytes, 32 * 1024);
+    assert_eq!(config.limits.decision_body_bytes, 1024 * 1024);
+    assert_eq!(config.limits.token_bytes, 16 * 1024);
+    assert_eq!(
+        (config.limits.connections, config.limits.batch, config.limits.token_cache),
+        (10_000, 200, 10_000)
+    );
+    assert!(config.limits.workers >= 1 && config.limits.body_bytes.is_none());
+    assert_eq!(config.audit.sink, AuditSink::Stdout);
+    assert_eq!((config.audit.on_full, config.audit.queue), (OnFull::Drop, 8192));
+    assert_eq!(config.assertion.header, "x-cedargate-assertion");
+    assert_eq!(config.identity_prefix, "/api/v1/identity");
+    assert!(config.portals.is_none() && config.issuers.is_empty());
+}
+
+#[test]
+fn the_example_of_the_contract_reads() {
+    let config = good(
+        r#"
+public_url: https://Shop.example.com:443/
+listen:
+  proxy: { address: "0.0.0.0:8900" }
+  decision: { address: "unix:/run/decision.sock" }
+  admin: null
+upstream: { url: "http://127.0.0.1:3000", connect_timeout: 500ms, response_timeout: 1m30s }
+portals:
+  customer: { match: { hosts: ["Shop.Example.com.", "*.example.com"], path_prefix: /portal/customer/ }, issuers: [ci], tenant: claim, upstream: "http://127.0.0.1:3001" }
+  admin: { tenant: host_label, upstream: { url: "http://[::1]:3002", response_timeout: 5s } }
+  partner: { tenant: { fixed: acme } }
+policies: { require: [customer] }
+issuers:
+  - name: corp
+    issuer: https://id.example.com/
+    audiences: [orders]
+    jwks: { file: keys.json, max_age: 1h }
+    algorithms: [ES256, ES256]
+    claims: { roles: realm_access.roles }
+  - { name: ci, issuer: "https://ci.example.com", audiences: [orders], principal: "Shop::Service" }
+sessions: { store: memory, idle_timeout: 30m }
+trusted_proxies: [10.0.0.0/8, "::1"]
+audit: { sink: { file: audit.jsonl }, on_full: deny }
+limits: { header_bytes: 65536, body_bytes: 10MiB, workers: 2 }
+"#,
+    );
+    assert_eq!(config.public_url.as_deref(), Some("https://shop.example.com"));
+    assert_eq!(
+        config.listen.decision.unwrap().address,
+        Address::Unix("/run/decision.sock".into())
+    );
+    assert!(config.listen.admin.is_none());
+    let portals = config.portals.unwrap();
+    let portal = |slug: &str| portals.iter().find(|portal| portal.slug.as_str() == slug).unwrap();
+    let customer = portal("customer");
+    assert_eq!(customer.matches.hosts, ["shop.example.com", "*.example.com"]);
+    assert_eq!(customer.matches.path_prefix, "/portal/customer");
+    assert_eq!(customer.issuers, [1]);
+    assert_eq!(
+        customer.upstream.as_ref().unwrap().connect_timeout,
+        Duration::from_millis(500),
+        "a URL alone keeps the times above"
+    );
+    let admin = portal("admin").upstream.clone().unwrap();
+    assert_eq!(
+        (admin.url.host.as_str(), admin.url.port, admin.response_timeout),
+        ("[::1]", 3002, Duration::from_secs(5))
+    );
+    assert_eq!(portal("admin").issuers, [0, 1]);
+    assert_eq!(portal("partner").tenant, TenantSource::Fixed("acme".to_owned()));
+    assert_eq!(portal("partner").matches.path_prefix, "/portal/partner");
+    assert_eq!(config.issuers[0].keys, KeySource::File("/etc/cedargate/keys.json".into()));
+    assert_eq!(config.issuers[0].algorithms, [Algorithm::Es256]);
+    assert_eq!(config.issuers[0].claims.subject, "sub");
+    assert_eq!(config.issuers[1].keys, KeySource::Discovery);
+    assert_eq!(config.audit.sink, AuditSink::File("/etc/cedargate/audit.jsonl".into()));
+    assert_eq!(config.limits.body_bytes, Some(10 * 1024 * 1024));
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once_each_with_its_line() {
+    let text = "upstream:\n  url: https://app\nlistn: {}\nlimits:\n  batch: many\n  header_timeout: 5\nissuers:\n  - name: corp\n    issuer: https://id.test\n";
+    bad(
+        text,
+        &[
+            "cedargate.yaml:2: upstream.url: `https:` is not supported by this version",
+            "cedargate.yaml:3: listn: unknown key; did you mean `listen`?",
+            "cedargate.yaml:5: limits.batch: expected a whole number, got the string `many`",
+            "cedargate.yaml:6: limits.header_timeout: expected a duration such as `5s`, got the number `5`",
+            "issuers[0].audiences: this key is required",
+        ],
+    );
+    let errors = from_env(text, &[]).unwrap_err();
+    assert_eq!(errors.len(), 5, "{errors}");
+    assert_eq!(errors.to_json()[0]["line"], 2);
+    assert_eq!(errors.to_json()[0]["key"], "upstream.url");
+}
+
+#[test]
+fn structure_mistakes_say_what_to_do() {
+    bad("", &["upstream: this key is required"]);
+    bad("[a, b]", &["expected a mapping of keys, got a list"]);
+    bad("a: [", &["cedargate.yaml:"]);
+    bad(
+        &with("limits: { batch: 1, batch: 2 }"),
+        &["limits.batch: this key is given twice"],
+    );
+    bad(&with("limits:"), &["limits: expected a mapping, got nothing"]);
+    bad(
+        &with("limits: { batch: 0 }"),
+        &["limits.batch: `0` is too small; the least is 1"],
+    );
+    bad(&with("limits: { batch: -1 }"), &["limits.batch"]);
+    bad(&with("limits: { batch: 1.5 }"), &["limits.batch: expected a whole number"]);
+    bad(
+        &with("audit: { allow: al }"),
+        &["audit.allow: unknown value `al`; did you mean `all`?"],
+    );
+    bad(&with("audit: { sink: 3 }"), &["audit.sink: expected `stdout` or a mapping"]);
+    bad(
+        &with("trusted_proxies: 10.0.0.1"),
+        &["trusted_proxies: expected a list such as `[a, b]`"],
+    );
+    bad(
+        &with("portals: { a: { mach: {} } }"),
+        &["portals.a.mach: unknown key; did you mean `match`?"],
+    );
+    bad(
+        &with("issuers: [ 3, { nam: x } ]"),
+        &["issuers[0]: expected a mapping", "issuers[1].nam", "issuers[1].name"],
+    );
+}
+
+#[test]
+fn what_this_version_does_not_have_is_refused() {
+    for key in [
+        "listen: { ext_authz: { address: x } }",
+        "listen: { control: { address: x } }",
+        "listen: { proxy: { tls: {} } }",
+        "listen: { decision: { tls: {} } }",
+        "sessions: { store: redis }",
+        "sessions: { redis: { url: x } }",
+        "sessions: { key_file: x }",
+        "login: { providers: {} }",
+    ] {
+        bad(&with(key), &["not available in this version"]);
+    }
+    good(&with("login: null"));
+}
+
+#[test]
+fn bad_durations_and_sizes_are_explained() {
+    for text in ["5", "''", "abc", "-1s"] {
+        bad(&with(&format!("policies: {{ poll: {text} }}")), &["policies.poll", "5s"]);
+    }
+    bad(
+        &with("policies: { poll: 99ms }"),
+        &["policies.poll: `99ms` is too short; the least is 100ms"],
+    );
+    bad(&with("limits: { idle_timeout: 0s }"), &["limits.idle_timeout"]);
+    for text in ["32KB", "-5", "1.5MiB", "''", "KiB", "99999999999GiB"] {
+        bad(&with(&format!("limits: {{ token_bytes: {text} }}")), &["limits.token_bytes"]);
+    }
+    bad(
+        &with("limits: { header_bytes: 1KiB }"),
+        &["limits.header_bytes", "the least is 8192"],
+    );
+    bad(&with("assertion: { ttl: 2h }"), &["assertion.ttl"]);
+    bad(&with("sessions: { absolute_timeout: 1m }"), &["sessions.absolute_timeout"]);
+}
+
+#[test]
+fn bad_addresses_are_explained() {
+    for (address, part) in [
+        ("127.0.0.1", "has no port"),
+        (":8900", "has no address"),
+        ("localhost:8900", "is a name"),
+        ("unix:/x", "only `listen.decision`"),
+        ("127.0.0.1:99999", "is not an IP address and port"),
+    ] {
+        bad(
+            &with(&format!("listen: {{ proxy: {{ address: '{address}' }} }}")),
+            &["listen.proxy.address", part],
+        );
+    }
+    bad(&with("listen: { decision: { address: 'unix:' } }"), &["needs a path"]);
+    bad(
+        &with("listen: { admin: { address: '127.0.0.1:8900' } }"),
+        &["also taken by `listen.proxy.address`"],
+    );
+    bad(
+        &with("trusted_proxies: [10.0.0.0/33]"),
+        &["trusted_proxies[0]: `10.0.0.0/33` is not a network"],
+    );
+    bad(&with("assertion: { header: 'a b' }"), &["assertion.header"]);
+    bad(&with("assertion: { header: Host }"), &["assertion.header"]);
+}
+
+#[test]
+fn bad_urls_are_explained_and_never_show_a_password() {
+    for (url, part) in [
+        ("https://app:1", "not supported by this version"),
+        ("unix:/app.sock", "not supported by this version"),
+        ("h2c://app:1", "not supported by this version"),
+        ("app:3000", "write it as `http://host:port`"),
+        ("http:app", "write it as `http://host:port`"),
+        ("http://app:1/path", "has a path"),
+        ("http://app:1/.", "has a path"),
+        ("http://app:1?q", "has a path or query"),
+        ("http://app:1#f", "has a path or query"),
+        ("http://app:0", "port 0"),
+        ("http://app:99999", "is not a URL"),
+        ("http://", "is not a URL"),
+    ] {
+        bad(&format!("upstream: {{ url: '{url}' }}"), &["upstream.url", part]);
+    }
+    for text in [
+        "upstream: { url: 'http://me:hunter2@app:1' }".to_owned(),
+        "upstream: { url: 'http://me:hunter2@app:999999' }".to_owned(),
+        with("public_url: 'https://me:hunter2@shop.test'"),
+        with("issuers: [{ name: a, issuer: x, audiences: [y], jwks: { url: 'https://me:hunter2@id.test/keys' } }]"),
+    ] {
+        let message = from_env(&text, &[]).unwrap_err().to_string();
+        assert!(!message.contains("hunter2"), "{message}");
+    }
+    for url in [
+        "shop.example.com",
+        "ftp://shop.test",
+        "https://shop.test/app",
+        "https://shop.test?x",
+    ] {
+        bad(&with(&format!("public_url: '{url}'")), &["public_url"]);
+    }
+}
+
+#[test]
+fn issuers_must_be_safe() {
+    let issuer = |more: &str| {
+        with(&format!(
+            "issuers:\n  - {{ name: corp, issuer: 'https://id.test', {more} }}\n"
+        ))
+    };
+    bad(&issuer("audiences: []"), &["issuers[0].audiences: is empty"]);
+    bad(&issuer("audiences: ['']"), &["issuers[0].audiences[0]"]);
+    let issuer = |more: &str| issuer(&format!("audiences: [x], {more}"));
+    bad(
+        &issuer("algorithms: [HS256]"),
+        &["issuers[0].algorithms[0]: `HS256` is symmetric"],
+    );
+    bad(&issuer("algorithms: [none]"), &["unsigned"]);
+    bad(&issuer("algorithms: [rs256]"), &["did you mean `RS256`?"]);
+    bad(&issuer("algorithms: []"), &["issuers[0].algorithms: is empty"]);
+    bad(
+        &issuer("leeway: 6m"),
+        &["issuers[0].leeway: `6m` is too long; the most is 5m"],
+    );
+    bad(&issuer("principal: 'not a type'"), &["issuers[0].principal"]);
+    bad(&issuer("claims: { subject: '' }"), &["issuers[0].claims.subject"]);
+    bad(&issuer("jwks: { url: null }"), &["exactly one"]);
+    bad(&issuer("jwks: { url: 7 }"), &["issuers[0].jwks.url: expected a string"]);
+    bad(
+        &issuer("jwks: {}"),
+        &["issuers[0].jwks: needs exactly one of `url` and `file`"],
+    );
+    bad(&issuer("jwks: { url: 'https://a.test', file: b }"), &["exactly one"]);
+    bad(
+        &issuer("jwks: { url: 'http://keys.test/jwks' }"),
+        &["issuers[0].jwks.url", "danger_insecure_jwks"],
+    );
+    bad(&issuer("jwks: { url: 'file:///etc/keys' }"), &["issuers[0].jwks.url"]);
+    good(&issuer("jwks: { url: 'http://keys.test/jwks' }, danger_insecure_jwks: true"));
+    good(&issuer("jwks: { url: 'http://127.0.0.1:9/jwks' }"));
+    good(&issuer("jwks: { url: 'http://localhost:9/jwks' }"));
+    bad(
+        &with("issuers: [{ name: a, issuer: 'http://id.test', audiences: [x] }]"),
+        &["issuers[0].issuer"],
+    );
+    bad(
+        &with("issuers: [{ name: Corp, issuer: 'https://id.test', audiences: [x] }]"),
+        &["issuers[0].name"],
+    );
+    let twice = "issuers:\n  - { name: a, issuer: 'https://id.test', audiences: [x] }\n  - { name: a, issuer: 'https://id.test', audiences: [y] }\n";
+    bad(
+        &with(twice),
+        &["issuers[1].name: another issuer", "issuers[1].issuer: another issuer"],
+    );
+}
+
+#[test]
+fn portals_must_be_unambiguous() {
+    let portal = |more: &str| with(&format!("{ISSUER}portals: {{ shop: {{ {more} }} }}"));
+    for (host, part) in [
+        ("shop.test:80", "has a port"),
+        ("*shop.test", "inside a label"),
+        ("https://shop.test", "without scheme"),
+        ("shop..test", "is not a host name"),
+        ("", "is not a host name"),
+        ("bücher.test", "punycode"),
+    ] {
+        bad(
+            &portal(&format!("match: {{ hosts: ['{host}'] }}")),
+            &["portals.shop.match.hosts[0]", part],
+        );
+    }
+    for prefix in [
+        "shop", "/a//b", "/a/../b", "/a/./b", "/a%20b", "/a b", "/a;b", "//", "", "/a?b", "/ü",
+    ] {
+        bad(
+            &portal(&format!("match: {{ path_prefix: '{prefix}' }}")),
+            &["portals.shop.match.path_prefix", "canonical"],
+        );
+    }
+    for prefix in ["/api/v1/identity", "/api/v1/identity/x", "/.well-known/cedargate/y"] {
+        bad(&portal(&format!("match: {{ path_prefix: '{prefix}' }}")), &["lies under"]);
+    }
+    good(&portal("match: { path_prefix: /api/v1/identity2 }"));
+    bad(
+        &portal("issuers: [crop]"),
+        &["portals.shop.issuers[0]: there is no issuer `crop`; did you mean `corp`?"],
+    );
+    bad(
+        &portal("tenant: claims"),
+        &["portals.shop.tenant: unknown value `claims`; did you mean `claim`?"],
+    );
+    bad(&portal("tenant: { fixd: a }"), &["portals.shop.tenant.fixd"]);
+    bad(&portal("tenant: {}"), &["portals.shop.tenant.fixed: this key is required"]);
+    bad(
+        &portal("upstream: 'https://x'"),
+        &["portals.shop.upstream: `https:` is not supported"],
+    );
+    bad(
+        &with("portals: { Shop_1: {} }"),
+        &["portals.Shop_1: `Shop_1` is not a portal's slug"],
+    );
+    bad(&with("portals: {}"), &["portals: is empty"]);
+    bad(
+        &with("portals: { a: {} }\npolicies: { require: [b] }"),
+        &["policies.require[0]: there is no portal `b`"],
+    );
+    bad(&with("identity: { prefix: / }"), &["identity.prefix"]);
+}
+
+#[test]
+fn ties_between_portals_are_start_errors() {
+    let two = |a: &str, b: &str| {
+        with(&format!(
+            "portals:\n  a: {{ match: {{ hosts: [{a}], path_prefix: /x }} }}\n  b: {{ match: {{ hosts: [{b}], path_prefix: /x }} }}\n"
+        ))
+    };
+    bad(&two("", ""), &["portals.b.match: portal `a` matches any host at `/x`"]);
+    bad(&two("'s.test'", "'S.test.'"), &["portal `a` matches `s.test`"]);
+    bad(&two("'*.a.test'", "'s.*.test'"), &["neither would win"]);
+    good(&two("'s.test'", "'*.test'"));
+    good(&two("'s.test'", ""));
+    good(&two("'s.test'", "'t.test'"));
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let text = with(ISSUER);
+    let loaded = from_env(
+        &text,
+        &[
+            ("CEDARGATE_LIMITS__BATCH", "7"),
+            ("CEDARGATE_LIMITS__TOKEN_BYTES", "8KiB"),
+            ("CEDARGATE_LIMITS__DECISION_BODY_BYTES", "4096"),
+            ("CEDARGATE_UPSTREAM__FORWARD_AUTHORIZATION", "true"),
+            ("CEDARGATE_UPSTREAM__URL", "http://10.0.0.1:80"),
+            ("CEDARGATE_LISTEN__ADMIN", "null"),
+            ("CEDARGATE_TRUSTED_PROXIES", "10.0.0.0/8, 192.168.0.0/16"),
+            ("CEDARGATE_ISSUERS__0__AUDIENCES", "[one, two]"),
+            ("CEDARGATE_ISSUERS__1__NAME", "ci"),
+            ("CEDARGATE_ISSUERS__1__ISSUER", "https://ci.test"),
+            ("CEDARGATE_ISSUERS__1__AUDIENCES__0", "x"),
+            ("CEDARGATE_PORTALS__SHOP_2__TENANT", "{ fixed: acme }"),
+            ("CEDARGATE_PORTALS__SHOP_2__ISSUERS", "ci"),
+            ("CEDARGATE_PUBLIC_URL", "https://shop.test"),
+        ],
+    )
+    .unwrap_or_else(|errors| panic!("{errors}"));
+    let config = &loaded.config;
+    assert_eq!(
+        (
+            config.limits.batch,
+            config.limits.token_bytes,
+            config.limits.decision_body_bytes
+        ),
+        (7, 8192, 4096)
+    );
+    assert!(config.upstream.forward_authorization && config.listen.admin.is_none());
+    assert_eq!(config.upstream.url.host, "10.0.0.1");
+    assert_eq!(config.trusted_proxies.len(), 2);
+    assert_eq!(config.issuers[0].audiences, ["one", "two"]);
+    assert_eq!(&*config.issuers[1].name, "ci");
+    let portal = &config.portals.as_ref().unwrap()[0];
+    assert_eq!((portal.slug.as_str(), portal.issuers.as_slice()), ("shop-2", [1].as_slice()));
+    assert_eq!(loaded.origins["limits.batch"], "environment CEDARGATE_LIMITS__BATCH");
+    assert_eq!(loaded.origins["issuers[0].name"], "cedargate.yaml:3");
+    assert_eq!(loaded.origins["limits.connections"], "default");
+}
+
+#[test]
+fn mistakes_in_the_environment_name_the_variable() {
+    let fails = |name: &str, value: &str, parts: &[&str]| {
+        let message = from_env(MINIMAL, &[(name, value)]).expect_err(name).to_string();
+        for part in parts.iter().copied().chain([name]) {
+            assert!(message.contains(part), "`{part}` is not in:\n{message}");
+        }
+    };
+    fails(
+        "CEDARGATE_LIMITS__BACH",
+        "7",
+        &["limits.bach: unknown key; did you mean `batch`?"],
+    );
+    fails("CEDARGATE_LIMIT__BATCH", "7", &["limit: unknown key; did you mean `limits`?"]);
+    fails(
+        "CEDARGATE_LIMITS__BATCH",
+        "seven",
+        &["expected a whole number, got the string `seven`"],
+    );
+    fails("CEDARGATE_LIMITS", "many", &["limits: expected a mapping"]);
+    fails("CEDARGATE_LIMITS_BATCH", "7", &["write `CEDARGATE_LIMITS__BATCH`"]);
+    fails("CEDARGATE_ISSUERS__1__NAME", "x", &["without a gap"]);
+    fails("CEDARGATE_LOGIN__PROVIDERS__A", "x", &["not available in this version"]);
+    fails("CEDARGATE_TRUSTED_PROXIES", "[1, ", &["cannot be read"]);
+    fails("CEDARGATE__X", "x", &["unknown key"]);
+}
+
+#[test]
+fn service_link_variables_of_kubernetes_are_ignored() {
+    let names = [
+        "CEDARGATE_PORT",
+        "CEDARGATE_SERVICE_HOST",
+        "CEDARGATE_SERVICE_PORT",
+        "CEDARGATE_SERVICE_PORT_HTTP",
+        "CEDARGATE_PORT_8900_TCP",
+        "CEDARGATE_PORT_8900_TCP_ADDR",
+        "CEDARGATE_LIMITS_SERVICE_HOST",
+        "CEDARGATE_LIMITS_PORT",
+        "CEDARGATE_TEST_DATA",
+        "CEDARGATE_LOG",
+        "CEDARGATE_CONFIG",
+        "PATH",
+    ];
+    let env: Vec<_> = names.iter().map(|name| (*name, "tcp://10.0.0.1:8900")).collect();
+    from_env(MINIMAL, &env).unwrap_or_else(|errors| panic!("{errors}"));
+}
+
+#[test]
+fn secrets_come_in_place_or_by_file_and_never_print() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("tokens"), "# first\n\nfile-secret-0123456789\n").unwrap();
+    let path = folder.path().join("cedargate.yaml");
+    std::fs::write(
+        &path,
+        with("listen: { decision: { address: '0.0.0.0:8901', auth: { tokens_file: tokens } } }"),
+    )
+    .unwrap();
+    let loaded = load(&path, std::iter::empty()).unwrap_or_else(|errors| panic!("{errors}"));
+    let tokens = &loaded.config.listen.decision.as_ref().unwrap().tokens;
+    assert_eq!(tokens[0].expose(), "file-secret-0123456789");
+    assert_eq!(loaded.watched, [path, folder.path().join("tokens")]);
+
+    let inline = with("listen: { decision: { auth: { tokens: [inline-secret-0123456789] } } }");
+    let inline = from_env(&inline, &[]).unwrap_or_else(|errors| panic!("{errors}"));
+    for loaded in [loaded, inline] {
+        let shown = format!(
+            "{loaded:?}{}{}",
+            print(&loaded, PrintFormat::Human),
+            print(&loaded, PrintFormat::Json)
+        );
+        assert!(!shown.contains("secret-0123456789"), "{shown}");
+        assert!(shown.contains("[redacted]"), "{shown}");
+    }
+}
+
+#[test]
+fn bad_secrets_are_errors_that_do_not_show_them() {
+    let auth = |auth: &str| with(&format!("listen: {{ decision: {{ auth: {{ {auth} }} }} }}"));
+    for text in [
+        auth("tokens: [hunter2]"),
+        auth("tokens: hunter2"),
+        auth("tokens: ['hunter2 hunter2 hunter2']"),
+        auth("tokens: [hunter2-0123456789abc], tokens_file: nowhere"),
+        auth("tokens: [{ hunter2: hunter2 }]"),
+    ] {
+        let message = from_env(&text, &[]).unwrap_err().to_string();
+        assert!(!message.contains("hunter2"), "{message}");
+        assert!(message.contains("listen.decision.auth.tokens"), "{message}");
+    }
+    bad(&auth("tokens: []"), &["is empty"]);
+    bad(
+        &auth("tokens_file: nowhere"),
+        &["listen.decision.auth.tokens_file: cannot read `/etc/cedargate/nowhere`"],
+    );
+    let folder = tempfile::tempdir().unwrap();
+    for (content, part) in [
+        ("", "holds no token"),
+        ("# a\n", "holds no token"),
+        ("long-enough-0123456789\nhunter2\n", "line 2"),
+    ] {
+        let path = folder.path().join("t");
+        std::fs::write(&path, content).unwrap();
+        let message = read_tokens(&path).unwrap_err();
+        assert!(message.contains(part) && !message.contains("hunter2"), "{message}");
+    }
+}
+
+#[test]
+fn a_decision_listener_off_loopback_needs_tokens() {
+    for address in ["0.0.0.0:8901", "10.0.0.1:8901", "[::]:8901"] {
+        bad(
+            &with(&format!("listen: {{ decision: {{ address: '{address}' }} }}")),
+            &["listen.decision.auth.tokens_file", "must present a token"],
+        );
+    }
+    bad(
+        &with("listen: { decision: { address: '0.0.0.0:8901', auth: { tokens: null, tokens_file: null } } }"),
+        &["must present a token"],
+    );
+    for address in ["127.0.0.2:8901", "[::1]:8901", "unix:/run/x.sock"] {
+        good(&with(&format!("listen: {{ decision: {{ address: '{address}' }} }}")));
+    }
+}
+
+#[test]
+fn an_unreadable_file_is_named() {
+    let error = load(Path::new("/nowhere/cedargate.yaml"), std::iter::empty()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("cannot read the configuration file `/nowhere/cedargate.yaml`"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_effective_configuration_loads_to_itself() {
+    let first = from_env(&with(&format!("{ISSUER}portals: {{ a: {{ tenant: {{ fixed: t }} }} }}")), &[]).unwrap();
+    let second = from_env(&first.effective.to_string(), &[]).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(first.effective, second.effective);
+    assert!(print(&first, PrintFormat::Human).contains("limits.batch = 200  # default"));
+}
+
+#[test]
+fn every_key_is_documented() {
+    let docs = include_str!("../../docs/configuration.md");
+    for key in walk::keys(&json_schema()) {
+        assert!(docs.contains(&format!("`{key}`")), "docs/configuration.md lacks `{key}`");
+    }
+}
+
+#[test]
+fn every_key_has_a_description_in_the_schema() {
+    fn visit(value: &Value) {
+        let properties = value.get("properties").and_then(Value::as_object);
+        for (key, schema) in properties.into_iter().flatten() {
+            assert!(
+                schema.get("description").is_some() || key == "fixed" || key == "file",
+                "{key} lacks a description"
+            );
+        }
+        for below in value
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(_, below)| below)
+            .filter(|below| below.is_object())
+        {
+            visit(below);
+        }
+    }
+    visit(&json_schema());
+}
+
+/// Fragments that are close enough to a configuration to reach every check.
+fn yamlish() -> impl Strategy<Value = String> {
+    let scalars = prop_oneof![
+        Just("null".to_owned()),
+        Just("''".to_owned()),
+        Just("'[::1'".to_owned()),
+        Just("'http://[::1'".to_owned()),
+        Just("'unix:é'".to_owned()),
+        Just("'httpé://x'".to_owned()),
+        Just("-1".to_owned()),
+        Just("1e400".to_owned()),
+        Just("99999999999999999999999".to_owned()),
+        "'[a-z/:*.@%é]{0,12}'".prop_map(|text| text),
+    ];
+    scalars.prop_recursive(4, 32, 4, |inner| {
+        let keys = walk::keys(&json_schema());
+        let names: Vec<String> = keys
+            .iter()
+            .filter_map(|key| key.rsplit('.').next())
+            .map(|key| key.replace(['[', ']'], ""))
+            .collect();
+        let key = prop_oneof![
+            proptest::sample::select(names),
+            "[a-z<>]{1,4}".prop_map(|key| format!("'{key}'"))
+        ];
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(|items| format!("[{}]", items.join(", "))),
+            prop::collection::vec((key, inner), 0..5).prop_map(|entries| format!(
+                "{{{}}}",
+                entries
+                    .iter()
+                    .map(|(key, value)| format!("{key}: {value}"))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            )),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_text_gives_values_or_messages(text in "\\PC{0,200}") {
+        if let Err(errors) = from_env(&text, &[]) {
+            prop_assert!(!errors.is_empty());
+        }
+    }
+
+    #[test]
+    fn any_yaml_gives_values_or_messages(text in yamlish(), name in "(LISTEN|ISSUERS|PORTALS|UPSTREAM|LIMITS)(__[A-Z0-9_]{0,8}){0,3}", value in "\\PC{0,20}") {
+        let name = format!("CEDARGATE_{name}");
+        if let Err(errors) = from_env(&text, &[(&name, &value)]) {
+            prop_assert!(!errors.is_empty());
+        }
+    }
+
+    #[test]
+    fn any_value_at_any_key_gives_values_or_messages(at in any::<prop::sample::Index>(), value in yamlish()) {
+        let keys: Vec<String> = walk::keys(&json_schema());
+        let name = keys[at.index(keys.len())].replace("[]", "__0").replace("<slug>", "a").replace('.', "__").to_uppercase();
+        let name = format!("CEDARGATE_{name}");
+        if let Err(errors) = from_env(&with(ISSUER), &[(&name, value.trim_matches('\''))]) {
+            prop_assert!(!errors.is_empty());
+        }
+    }
+}
