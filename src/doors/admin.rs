@@ -1,0 +1,139 @@
+//! The admin listener: health, metrics, status. Read-only: nothing on it changes anything.
+//!
+//! Probes are told apart by path alone. Readiness waits for named blockers and depends on neither the app nor any
+//! store; `/status` reports both.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::config::Upstream;
+use crate::gate::Gate;
+use crate::lifecycle::{Readiness, Shutdown};
+use crate::reload::Outcomes;
+use crate::upstream::Body;
+
+/// How long `/status` waits for the app to accept a connection.
+const UPSTREAM_PROBE: Duration = Duration::from_millis(200);
+
+/// What the admin listener can see.
+pub struct Admin {
+    pub gate: Arc<Gate>,
+    pub readiness: Readiness,
+    pub shutdown: Shutdown,
+    pub outcomes: Outcomes,
+}
+
+impl Admin {
+    /// Answers one request; never fails.
+    pub async fn handle<B>(&self, request: Request<B>) -> Response<Body> {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "this listener is read-only\n".to_owned());
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        let verbose = request.uri().query().is_some_and(|q| q.split('&').any(|p| p == "verbose" || p.starts_with("verbose=")));
+        match request.uri().path() {
+            "/livez" | "/healthz" | "/ping" => text(StatusCode::OK, "ok\n".to_owned()),
+            "/startupz" => self.startup(),
+            "/readyz" | "/ready" => self.ready(verbose),
+            "/metrics" => self.metrics(),
+            "/status" => json_body(&self.status().await),
+            _ => text(StatusCode::NOT_FOUND, "livez readyz startupz healthz metrics status\n".to_owned()),
+        }
+    }
+
+    fn startup(&self) -> Response<Body> {
+        let pending = self.readiness.pending();
+        match pending.as_slice() {
+            [] => text(StatusCode::OK, "ok\n".to_owned()),
+            _ => text(StatusCode::SERVICE_UNAVAILABLE, format!("waiting for: {}\n", pending.join(", "))),
+        }
+    }
+
+    fn ready(&self, verbose: bool) -> Response<Body> {
+        let mut waiting = self.readiness.pending();
+        if self.shutdown.is_draining() {
+            waiting.push("draining".to_owned());
+        }
+        let status = if waiting.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let mut lines = if waiting.is_empty() { "ok\n".to_owned() } else { format!("waiting for: {}\n", waiting.join(", ")) };
+        if verbose {
+            let serving = self.gate.serving.load();
+            for portal in &serving.portals {
+                let revision = portal.active.load();
+                let state = revision.as_ref().map_or("no revision", |a| &a.revision.id);
+                lines.push_str(&format!("portal {}: {state}\n", portal.name));
+            }
+            for issuer in self.gate.authn.status() {
+                let age = issuer.age.map_or("no keys yet".to_owned(), |age| format!("{} keys, {age} s old", issuer.keys));
+                lines.push_str(&format!("issuer {}: {age}\n", issuer.name));
+            }
+        }
+        text(status, lines)
+    }
+
+    fn metrics(&self) -> Response<Body> {
+        match self.gate.metrics.render() {
+            Ok(body) => with_type(StatusCode::OK, "text/plain; version=0.0.4", body),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        }
+    }
+
+    async fn status(&self) -> Value {
+        let serving = self.gate.serving.load_full();
+        let outcomes = self.outcomes.all();
+        let portals: Vec<Value> = serving
+            .portals
+            .iter()
+            .map(|portal| {
+                let active = portal.active.load();
+                let revision = active.as_ref().map(|a| a.revision.id.to_string());
+                let policies = active.as_ref().map(|a| a.revision.rules.engine.policies().len());
+                let last = outcomes.get(portal.slug()).map(|outcome| json!(outcome));
+                json!({"portal": &*portal.name, "revision": revision, "policies": policies, "last_reload": last})
+            })
+            .collect();
+        let issuers: Vec<Value> = self
+            .gate
+            .authn
+            .status()
+            .into_iter()
+            .map(|i| json!({"issuer": &*i.name, "keys": i.keys, "age_seconds": i.age, "last_error": i.last_error}))
+            .collect();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "ready": self.readiness.is_ready() && !self.shutdown.is_draining(),
+            "draining": self.shutdown.is_draining(),
+            "portals": portals,
+            "issuers": issuers,
+            "upstream": upstream(&self.gate.config.upstream).await,
+        })
+    }
+}
+
+async fn upstream(upstream: &Upstream) -> Value {
+    let address = (upstream.url.host.as_str(), upstream.url.port);
+    let connected = tokio::time::timeout(UPSTREAM_PROBE, tokio::net::TcpStream::connect(address)).await;
+    json!({"url": upstream.url.origin(), "reachable": matches!(connected, Ok(Ok(_)))})
+}
+
+fn text(status: StatusCode, body: String) -> Response<Body> {
+    with_type(status, "text/plain; charset=utf-8", body)
+}
+
+fn json_body(value: &Value) -> Response<Body> {
+    with_type(StatusCode::OK, "application/json", format!("{value:#}\n"))
+}
+
+fn with_type(status: StatusCode, kind: &'static str, body: String) -> Response<Body> {
+    let mut response = Response::new(Body::full(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

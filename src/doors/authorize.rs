@@ -1,0 +1,295 @@
+//! `POST /authorize` and `/authorize/batch`: the app's own question, on the decision listener.
+//!
+//! Who is a token, the gate's own assertion, or a principal the app names; then action, resource, context, entities.
+//! Every decision is a 200; what cannot be asked is a 400 that names the place. What the gate knows itself (portal,
+//! time, the credential's tenant) the app cannot override.
+
+mod body;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use cedar_policy::{Context, EntityUid};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use self::body::{Ask, Who};
+use crate::answer::{self, Answer, Style};
+use crate::audit::{AuditGuard, AuditRecord};
+use crate::authn::{bearer, is_assertion};
+use crate::authz::context::{Facts, ReadyContext};
+use crate::authz::engine::{self, Party};
+use crate::authz::supplied::{SuppliedEntities, SuppliedError, report};
+use crate::authz::Target;
+use crate::config::AuditAllow;
+use crate::denial::{Denial, Refusal};
+use crate::gate::{Gate, entity_ref, now_millis, record_answer};
+use crate::json;
+use crate::request::{Trace, request_id};
+use crate::revision::cases::subject_prefix;
+use crate::serving::{Active, Caller, Portal};
+use crate::types::{Door, Identity, Redacted};
+
+/// What one request to this door carries besides its body.
+struct Envelope {
+    request_id: HeaderValue,
+    trace: Trace,
+    /// The caller's credential from the `Authorization` header.
+    bearer: Option<String>,
+}
+
+/// Who asks, ready to be put into a question.
+struct Asker {
+    principal: Party,
+    identity: Option<Identity>,
+    caller: Option<Arc<Caller>>,
+}
+
+/// Answers one request on the decision listener; never fails. `tokens` are what callers must present, if any.
+pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], request: Request<Incoming>) -> Response<Body> {
+    let answer =
+        Answer { style: Style::Problem, decision_id: Uuid::now_v7(), request_id: request_id(request.headers()) };
+    match respond(gate, tokens, request, answer.request_id.clone()).await {
+        Ok(body) => json_response(&body, answer.request_id),
+        Err(refusal) => answer::refused_in_detail(&refusal, &answer),
+    }
+}
+
+use crate::upstream::Body;
+
+async fn respond(
+    gate: &Gate,
+    tokens: &[Redacted<String>],
+    request: Request<Incoming>,
+    request_id: HeaderValue,
+) -> Result<Value, Refusal> {
+    let (head, body) = request.into_parts();
+    let bearer = credential(&head.headers, tokens)?;
+    let envelope = Envelope { request_id, trace: Trace::from_headers(&head.headers), bearer };
+    let batch = match head.uri.path() {
+        "/authorize" => false,
+        "/authorize/batch" => true,
+        other => return Err(invalid(format!("there is no endpoint `{other}` on this listener"))),
+    };
+    if head.method != Method::POST {
+        return Err(invalid(format!("`{}` takes POST", head.uri.path())));
+    }
+    let max = gate.config.limits.decision_body_bytes;
+    let bytes = Limited::new(body, max).collect().await;
+    let bytes = bytes.map_err(|_| Refusal::new(Denial::RequestTooLarge, format!("the body is larger than {max} bytes")))?;
+    let parsed = json::object_from_slice(&bytes.to_bytes()).map_err(|e| invalid(format!("the body is not strict JSON: {e}")))?;
+    if !batch {
+        return one(gate, &envelope, &Ask::read(&parsed, "")?).await;
+    }
+    let asks = Ask::read_batch(parsed, gate.config.limits.batch)?;
+    let mut decisions = Vec::with_capacity(asks.len());
+    for ask in &asks {
+        decisions.push(one(gate, &envelope, ask).await.map_err(|r| r.at(&ask.place))?);
+    }
+    Ok(json!({ "decisions": decisions }))
+}
+
+/// Off loopback the `Authorization` header is the listener's own token; otherwise it is the caller's credential.
+fn credential(headers: &HeaderMap, tokens: &[Redacted<String>]) -> Result<Option<String>, Refusal> {
+    let presented = bearer(headers)?;
+    if tokens.is_empty() {
+        return Ok(presented.map(str::to_owned));
+    }
+    let presented = presented.ok_or(Refusal::new(Denial::TokenMissing, "this listener needs one of its tokens"))?;
+    let known = tokens.iter().fold(false, |known, token| {
+        // every token is compared, each in constant time
+        let same = aws_lc_rs::constant_time::verify_slices_are_equal(token.expose().as_bytes(), presented.as_bytes()).is_ok();
+        known | same
+    });
+    if known { Ok(None) } else { Err(Refusal::new(Denial::TokenInvalid, "not one of this listener's tokens")) }
+}
+
+/// One question, one record.
+async fn one(gate: &Gate, envelope: &Envelope, ask: &Ask) -> Result<Value, Refusal> {
+    let decision_id = Uuid::now_v7();
+    let portal = gate.serving.load().named(&ask.portal).cloned();
+    let slot = gate.audit.admit()?;
+    let mut record = AuditRecord::new(decision_id, Arc::from(ask.portal.as_str()), Door::Authorize);
+    record.request_id = envelope.request_id.to_str().ok().map(Arc::from);
+    record.trace_id = Some(envelope.trace.trace_id);
+    let Some(portal) = portal else {
+        // a name that the app made up is no label
+        record.portal = Arc::from("none");
+        let mut guard = gate.audit.guard(slot, record);
+        guard.denied(Denial::PortalUnknown);
+        return Err(Refusal::new(Denial::PortalUnknown, format!("there is no portal `{}`", ask.portal)));
+    };
+    let mut guard = gate.audit.guard(slot, record);
+    let started = Instant::now();
+    let outcome = decide(gate, &portal, (envelope, ask), &mut guard).await;
+    guard.record.latency_us.total = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    let denial = match &outcome {
+        Ok((answer, _)) => answer.denial(),
+        Err(refusal) => Some(refusal.denial),
+    };
+    portal.meters.count(Door::Authorize, denial);
+    match denial {
+        Some(denial) => guard.denied(denial),
+        None => guard.permitted(),
+    }
+    if gate.config.audit.allow == AuditAllow::None {
+        guard.omit_allowed();
+    }
+    let (answer, revision) = outcome?;
+    Ok(rendered(&answer, denial, decision_id, (&portal.name, &revision)))
+}
+
+async fn decide(
+    gate: &Gate,
+    portal: &Portal,
+    (envelope, ask): (&Envelope, &Ask),
+    guard: &mut AuditGuard,
+) -> Result<(engine::Answer, Arc<str>), Refusal> {
+    let Some(active) = portal.active.load_full() else {
+        return Ok((engine::Answer::unloaded(), Arc::from("")));
+    };
+    guard.record.revision = Some(Arc::clone(&active.revision.id));
+    let rules = &active.revision.rules;
+    let action = rules.schema.resolve_action(&ask.action);
+    let action = action.ok_or_else(|| invalid(format!("`action`: the schema has no action `{}`", ask.action)))?;
+    let (resource, mut items) = ask.resource.entity(&rules.schema, "resource")?;
+    let asker = asker(gate, (portal, &active), (envelope, ask), &mut items).await?;
+    let who = &asker.principal.uid;
+    guard.record.principal = Some(asker.caller.as_ref().map_or_else(|| entity_ref(who), |c| c.entity_ref()));
+    guard.record.action = Some(Arc::from(action.to_string()));
+    guard.record.resource = Some(entity_ref(&resource));
+    if let Some(caller) = &asker.caller {
+        guard.record.roles = Arc::clone(&caller.roles);
+        guard.record.token = Some(Arc::clone(&caller.token));
+    }
+    guard.record.tenant = asker.identity.as_ref().and_then(|i| i.tenant.as_deref()).map(Arc::from);
+    items.extend(ask.entities.iter().cloned());
+    let reserved = asker.identity.as_ref().map(|_| who);
+    let supplied = rules.supplied_entities(&Value::Array(items), reserved).map_err(|e| supplied_refusal(&e))?;
+    if !rules.schema.applies(who.type_name(), &action, resource.type_name()) {
+        let detail = format!("the schema does not let a `{}` do `{action}` on a `{}`", who.type_name(), resource.type_name());
+        return Err(invalid(detail));
+    }
+    let context = context(portal, &active, &asker, (&action, ask.context.as_ref()))?;
+    guard.record.context = context.as_json.map(Arc::new);
+    let principal = match &asker.identity {
+        Some(_) => asker.principal,
+        None => rules.named_principal(who.clone(), &supplied),
+    };
+    let target = Target { action, resource: rules.named_resource(resource, &supplied), paths: Vec::new() };
+    let started = Instant::now();
+    let answer = rules.ask_in(&principal, &target, &supplied, &ReadyContext(context.cedar))?;
+    guard.record.latency_us.decision = u64::try_from(started.elapsed().as_micros()).ok();
+    if let Some(meter) = portal.meters.decision_duration.get(Door::Authorize as usize) {
+        meter.observe(started.elapsed().as_secs_f64());
+    }
+    portal.meters.errors(answer.errors.len());
+    record_answer(&mut guard.record, &answer);
+    Ok((answer, Arc::clone(&active.revision.id)))
+}
+
+/// Who asks: the named principal, or whoever the token or the header proves.
+async fn asker(
+    gate: &Gate,
+    (portal, active): (&Portal, &Active),
+    (envelope, ask): (&Envelope, &Ask),
+    items: &mut Vec<Value>,
+) -> Result<Asker, Refusal> {
+    let rules = &active.revision.rules;
+    let token = match (&ask.who, &envelope.bearer) {
+        (Who::Principal(named), _) => {
+            let (uid, own) = named.entity(&rules.schema, "principal")?;
+            items.extend(own);
+            return Ok(Asker { principal: rules.named_principal(uid, &SuppliedEntities::default()), identity: None, caller: None });
+        }
+        (Who::Token(token), _) => token.expose().as_str(),
+        (Who::Header, Some(token)) => token.as_str(),
+        (Who::Header, None) => return Err(Refusal::new(Denial::TokenMissing, "name a `principal`, or give a `token`")),
+    };
+    if is_assertion(token) {
+        let now = now_millis() / 1000;
+        let identity = gate.assertions.verify(token, &portal.name, &portal.upstream.url.origin(), now)?;
+        let prefix = subject_prefix(portal.frame(), &identity.issuer);
+        let principal = rules.principal(&identity, &prefix)?.party;
+        return Ok(Asker { principal, identity: Some(identity), caller: None });
+    }
+    let caller = gate.caller(portal, active, token).await?;
+    Ok(Asker { principal: caller.principal.party.clone(), identity: Some(caller.identity.clone()), caller: Some(caller) })
+}
+
+/// A context, and what the record says of it.
+struct Filled {
+    cedar: Context,
+    as_json: Option<Value>,
+}
+
+/// What the app gave, under what the gate fills in itself; checked against the action's context type.
+fn context(
+    portal: &Portal,
+    active: &Active,
+    asker: &Asker,
+    (action, given): (&EntityUid, Option<&Map<String, Value>>),
+) -> Result<Filled, Refusal> {
+    let rules = &active.revision.rules;
+    let facts = Facts {
+        portal: &portal.name,
+        tenant: asker.identity.as_ref().and_then(|i| i.tenant.as_deref()),
+        now_millis: now_millis(),
+        auth: asker.identity.as_ref().map(|i| &i.auth),
+        flags: &active.revision.flags,
+        http: None,
+    };
+    let mut all = given.cloned().unwrap_or_default();
+    if let Some(plan) = rules.plans.get(action) {
+        all.retain(|name, _| !plan.owns(name, &facts));
+        all.extend(plan.to_json(&facts)?);
+    }
+    let all = Value::Object(all);
+    let cedar = Context::from_json_value(all.clone(), Some((&rules.schema.cedar, action)))
+        .map_err(|e| invalid(format!("`context`: {}", report(&e))))?;
+    let as_json = all.as_object().is_some_and(|o| !o.is_empty()).then_some(all);
+    Ok(Filled { cedar, as_json })
+}
+
+fn supplied_refusal(error: &SuppliedError) -> Refusal {
+    invalid(format!("`entities`: {error}"))
+}
+
+fn invalid(detail: String) -> Refusal {
+    Refusal::new(Denial::RequestInvalid, detail)
+}
+
+fn rendered(answer: &engine::Answer, denial: Option<Denial>, decision_id: Uuid, (portal, revision): (&str, &str)) -> Value {
+    let policies: Vec<Value> = answer
+        .policies
+        .iter()
+        .map(|p| {
+            let annotations: Map<String, Value> = p.annotations.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
+            json!({"id": &*p.id, "annotations": annotations})
+        })
+        .collect();
+    let errors: Vec<Value> = answer.errors.iter().map(|e| json!({"policy": &*e.policy, "message": e.message})).collect();
+    json!({
+        "decision": if denial.is_none() { "allow" } else { "deny" },
+        "reason": denial.map_or("permitted", Denial::code),
+        "policies": policies,
+        "errors": errors,
+        "decision_id": decision_id.to_string(),
+        "portal": portal,
+        "revision": revision,
+    })
+}
+
+fn json_response(body: &Value, request_id: HeaderValue) -> Response<Body> {
+    let mut response = Response::new(Body::full(Bytes::from(body.to_string())));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert("x-request-id", request_id);
+    response
+}

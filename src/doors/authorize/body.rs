@@ -1,0 +1,178 @@
+//! The body of a question, read strictly: what is missing, of another type or unknown is named with its place.
+
+use cedar_policy::{EntityId, EntityUid};
+use serde_json::{Map, Value, json};
+
+use crate::authz::schema::SchemaModel;
+use crate::authz::supplied::entity_item;
+use crate::denial::{Denial, Refusal};
+use crate::types::Redacted;
+
+/// Members of a question; anything else is a slip that would change its meaning.
+const MEMBERS: [&str; 7] = ["portal", "token", "principal", "action", "resource", "context", "entities"];
+
+/// One question, as asked.
+pub struct Ask {
+    /// `requests[3]` in a batch.
+    pub place: String,
+    pub portal: String,
+    pub who: Who,
+    pub action: String,
+    pub resource: Named,
+    pub context: Option<Map<String, Value>>,
+    pub entities: Vec<Value>,
+}
+
+pub enum Who {
+    Token(Redacted<String>),
+    Principal(Named),
+    /// Whoever the `Authorization` header proves.
+    Header,
+}
+
+/// An entity by name, described or not.
+pub enum Named {
+    /// `Type::"id"`
+    Text(String),
+    Parts { ty: String, id: String, attrs: Option<Value>, parents: Option<Value> },
+}
+
+impl Ask {
+    pub fn read(body: &Map<String, Value>, place: &str) -> Result<Self, Refusal> {
+        if let Some(unknown) = body.keys().find(|k| !MEMBERS.contains(&k.as_str())) {
+            let near = MEMBERS.iter().max_by(|a, b| strsim::jaro(a, unknown).total_cmp(&strsim::jaro(b, unknown)));
+            return Err(invalid(place, &format!("`{unknown}` is not a member; did you mean `{}`?", near.unwrap_or(&""))));
+        }
+        let who = match (body.get("token"), body.get("principal")) {
+            (Some(_), Some(_)) => return Err(invalid(place, "give `token` or `principal`, not both")),
+            (Some(Value::String(token)), None) => Who::Token(Redacted::new(token.clone())),
+            (Some(_), None) => return Err(invalid(place, "`token` is not a string")),
+            (None, Some(principal)) => Who::Principal(Named::read(principal, "principal", place)?),
+            (None, None) => Who::Header,
+        };
+        let context = match body.get("context") {
+            None => None,
+            Some(Value::Object(context)) => Some(context.clone()),
+            Some(_) => return Err(invalid(place, "`context` is not an object")),
+        };
+        let entities = match body.get("entities") {
+            None => Vec::new(),
+            Some(Value::Array(entities)) => entities.clone(),
+            Some(_) => return Err(invalid(place, "`entities` is not a list")),
+        };
+        let resource = body.get("resource").ok_or_else(|| invalid(place, "`resource` is missing"))?;
+        Ok(Self {
+            place: place.to_owned(),
+            portal: text(body, "portal", place)?,
+            who,
+            action: text(body, "action", place)?,
+            resource: Named::read(resource, "resource", place)?,
+            context,
+            entities,
+        })
+    }
+
+    /// Shared fields, each overridden as a whole by an item's own; `token` and `principal` are one field.
+    pub fn read_batch(mut shared: Map<String, Value>, max: usize) -> Result<Vec<Self>, Refusal> {
+        let requests = match shared.remove("requests") {
+            Some(Value::Array(requests)) => requests,
+            Some(_) => return Err(invalid("", "`requests` is not a list")),
+            None => return Err(invalid("", "`requests` is missing")),
+        };
+        if requests.len() > max {
+            return Err(invalid("", &format!("`requests` has {} items, more than limits.batch allows ({max})", requests.len())));
+        }
+        let read = |(n, item): (usize, &Value)| {
+            let place = format!("requests[{n}]");
+            let item = item.as_object().ok_or_else(|| invalid(&place, "is not an object"))?;
+            let mut merged = shared.clone();
+            if item.contains_key("token") || item.contains_key("principal") {
+                merged.remove("token");
+                merged.remove("principal");
+            }
+            merged.extend(item.iter().map(|(k, v)| (k.clone(), v.clone())));
+            Self::read(&merged, &place)
+        };
+        requests.iter().enumerate().map(read).collect()
+    }
+}
+
+impl Named {
+    fn read(value: &Value, member: &str, place: &str) -> Result<Self, Refusal> {
+        match value {
+            Value::String(text) => Ok(Self::Text(text.clone())),
+            Value::Object(parts) => {
+                if let Some(unknown) = parts.keys().find(|k| !["type", "id", "attrs", "parents"].contains(&k.as_str())) {
+                    return Err(invalid(place, &format!("`{member}.{unknown}` is not a member; use type, id, attrs, parents")));
+                }
+                let part = |name: &str| {
+                    let found = parts.get(name).and_then(Value::as_str);
+                    found.map(str::to_owned).ok_or_else(|| invalid(place, &format!("`{member}.{name}` is not a string")))
+                };
+                Ok(Self::Parts {
+                    ty: part("type")?,
+                    id: part("id")?,
+                    attrs: parts.get("attrs").cloned(),
+                    parents: parts.get("parents").cloned(),
+                })
+            }
+            _ => Err(invalid(place, &format!("`{member}` is neither `Type::\"id\"` nor an object"))),
+        }
+    }
+
+    /// The name, and the description as an item of Cedar's entity JSON if there is one.
+    pub fn entity(&self, schema: &SchemaModel, member: &str) -> Result<(EntityUid, Vec<Value>), Refusal> {
+        match self {
+            Self::Text(text) => {
+                let uid: EntityUid =
+                    text.parse().map_err(|_| invalid("", &format!("`{member}`: `{text}` is not `Type::\"id\"`")))?;
+                let ty = schema.resolve_type(&uid.type_name().to_string());
+                let ty = ty.ok_or_else(|| unknown_type(member, &uid.type_name().to_string()))?;
+                Ok((EntityUid::from_type_name_and_id(ty, uid.id().clone()), Vec::new()))
+            }
+            Self::Parts { ty, id, attrs, parents } => {
+                let ty = schema.resolve_type(ty).ok_or_else(|| unknown_type(member, ty))?;
+                let uid = EntityUid::from_type_name_and_id(ty, EntityId::new(id));
+                if attrs.is_none() && parents.is_none() {
+                    return Ok((uid, Vec::new()));
+                }
+                let parents = match parents {
+                    Some(Value::Array(list)) => list.iter().map(|p| parent(schema, p, member)).collect::<Result<_, _>>()?,
+                    Some(_) => return Err(invalid("", &format!("`{member}.parents` is not a list"))),
+                    None => Vec::new(),
+                };
+                let item = entity_item(&uid, attrs.clone().unwrap_or_else(|| json!({})), Value::Array(parents));
+                Ok((uid, vec![item]))
+            }
+        }
+    }
+}
+
+/// A parent as Cedar's JSON wants it; the text form is understood too.
+fn parent(schema: &SchemaModel, value: &Value, member: &str) -> Result<Value, Refusal> {
+    let uid = match value {
+        Value::String(text) => text.parse().ok(),
+        other => EntityUid::from_json(other.clone()).ok(),
+    };
+    let uid = uid.ok_or_else(|| invalid("", &format!("`{member}.parents`: `{value}` is not an entity")))?;
+    let ty = schema.resolve_type(&uid.type_name().to_string());
+    let ty = ty.ok_or_else(|| unknown_type(&format!("{member}.parents"), &uid.type_name().to_string()))?;
+    Ok(json!({"type": ty.to_string(), "id": uid.id().unescaped()}))
+}
+
+fn unknown_type(member: &str, ty: &str) -> Refusal {
+    invalid("", &format!("`{member}`: the schema has no entity type `{ty}`"))
+}
+
+fn text(body: &Map<String, Value>, member: &str, place: &str) -> Result<String, Refusal> {
+    match body.get(member) {
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(_) => Err(invalid(place, &format!("`{member}` is not a string"))),
+        None => Err(invalid(place, &format!("`{member}` is missing"))),
+    }
+}
+
+fn invalid(place: &str, detail: &str) -> Refusal {
+    let detail = if place.is_empty() { detail.to_owned() } else { format!("{place}: {detail}") };
+    Refusal::new(Denial::RequestInvalid, detail)
+}
