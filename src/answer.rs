@@ -89,6 +89,23 @@ pub fn refused(refusal: &Refusal, answer: &Answer) -> Response<Body> {
     response
 }
 
+/// The same for the app's own door, which may know the private detail.
+pub fn refused_in_detail(refusal: &Refusal, answer: &Answer) -> Response<Body> {
+    let denial = refusal.denial;
+    let body = json!({
+        "type": format!("urn:cedargate:denial:{}", denial.code()),
+        "title": denial.title(),
+        "status": denial.status().as_u16(),
+        "code": denial.code(),
+        "detail": refusal.detail,
+        "decision_id": answer.decision_id.to_string(),
+    });
+    let mut response = refused(refusal, answer);
+    let (parts, _) = with_body(denial.status(), "application/problem+json", body.to_string()).into_parts();
+    response.headers_mut().extend(parts.headers);
+    response.map(|_| Body::full(Bytes::from(body.to_string())))
+}
+
 /// The response when a permitted request got no answer from the app: an outcome, not a denial.
 pub fn upstream_failed(error: &UpstreamError, answer: &Answer) -> Response<Body> {
     let (status, code, title) = match error {

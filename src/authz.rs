@@ -226,6 +226,7 @@ impl Answer {
             Outcome::Forbidden if self.step_up().is_some() => Some(Denial::StepUpRequired),
             Outcome::Forbidden => Some(Denial::Forbidden),
             Outcome::EvaluationError => Some(Denial::EvaluationError),
+            Outcome::NothingLoaded => Some(Denial::NoPolicyLoaded),
         }
     }
 
@@ -237,7 +238,7 @@ impl Answer {
                 self.policies.first().filter(|_| all)?.annotation("step_up")
             }
             Outcome::NotPermitted => self.near.as_ref()?.annotation("step_up"),
-            Outcome::Allow | Outcome::EvaluationError => None,
+            Outcome::Allow | Outcome::EvaluationError | Outcome::NothingLoaded => None,
         }
     }
 

@@ -268,3 +268,17 @@ impl UpstreamUrl {
         format!("http://{}:{}", self.host, self.port)
     }
 }
+
+impl Portal {
+    /// What a portal is that only its folder announces: every issuer, no tenant of the request's own.
+    pub fn discovered_template(issuers: usize) -> Self {
+        Self {
+            // INVARIANT: replaced by the folder's name
+            slug: PortalSlug::placeholder(),
+            matches: PortalMatch { hosts: Vec::new(), path_prefix: "/".to_owned() },
+            issuers: (0..issuers).collect(),
+            tenant: TenantSource::Claim,
+            upstream: None,
+        }
+    }
+}

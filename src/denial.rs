@@ -182,6 +182,14 @@ impl Refusal {
             step_up: None,
         }
     }
+
+    /// The same, with the place of a batch's item before the detail.
+    pub fn at(mut self, place: &str) -> Self {
+        if !self.detail.starts_with(place) {
+            self.detail = format!("{place}: {}", self.detail).into();
+        }
+        self
+    }
 }
 
 impl From<Denial> for Refusal {

@@ -23,11 +23,15 @@ pub struct ShutdownTrigger(watch::Sender<Phase>);
 
 /// The end that is told; cheap to clone, one per task.
 #[derive(Clone, Debug)]
-pub struct Shutdown(watch::Receiver<Phase>);
+pub struct Shutdown {
+    receiver: watch::Receiver<Phase>,
+    /// What this end takes for draining.
+    from: Phase,
+}
 
 pub fn shutdown() -> (ShutdownTrigger, Shutdown) {
     let (sender, receiver) = watch::channel(Phase::Running);
-    (ShutdownTrigger(sender), Shutdown(receiver))
+    (ShutdownTrigger(sender), Shutdown { receiver, from: Phase::Draining })
 }
 
 impl ShutdownTrigger {
@@ -50,7 +54,7 @@ impl ShutdownTrigger {
     }
 
     pub fn subscribe(&self) -> Shutdown {
-        Shutdown(self.0.subscribe())
+        Shutdown { receiver: self.0.subscribe(), from: Phase::Draining }
     }
 
     fn advance(&self, to: Phase) {
@@ -65,13 +69,18 @@ impl ShutdownTrigger {
 }
 
 impl Shutdown {
+    /// A view that skips draining: told of nothing before the end. For what must answer while the rest drains.
+    pub fn after_draining(&self) -> Self {
+        Self { receiver: self.receiver.clone(), from: Phase::Forced }
+    }
+
     pub fn is_draining(&self) -> bool {
-        *self.0.borrow() >= Phase::Draining
+        *self.receiver.borrow() >= self.from
     }
 
     /// Resolves once draining (or worse) began.
     pub async fn draining(&mut self) {
-        self.reached(Phase::Draining).await;
+        self.reached(self.from).await;
     }
 
     /// Resolves once in-flight work must end.
@@ -81,7 +90,7 @@ impl Shutdown {
 
     async fn reached(&mut self, phase: Phase) {
         // An error means the trigger is gone, which is as good as forced.
-        let _gone = self.0.wait_for(|now| *now >= phase).await.is_err();
+        let _gone = self.receiver.wait_for(|now| *now >= phase).await.is_err();
     }
 }
 

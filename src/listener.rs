@@ -61,7 +61,7 @@ impl Rejected {
 pub struct ConnectionCount {
     open: Arc<AtomicUsize>,
     max: usize,
-    gauge: prometheus::IntGauge,
+    gauge: Option<prometheus::IntGauge>,
 }
 
 /// One counted connection; dropping it frees its place.
@@ -86,8 +86,13 @@ impl ConnectionCount {
         Self {
             open: Arc::default(),
             max: limits.connections,
-            gauge: metrics.connections.clone(),
+            gauge: Some(metrics.connections.clone()),
         }
+    }
+
+    /// Counted for itself, outside the published number: the admin listener's.
+    pub fn apart(max: usize) -> Self {
+        Self { open: Arc::default(), max, gauge: None }
     }
 
     fn take(&self) -> Option<Counted> {
@@ -95,7 +100,9 @@ impl ConnectionCount {
             .open
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < self.max).then_some(open + 1));
         free.ok().map(|_before| {
-            self.gauge.inc();
+            if let Some(gauge) = &self.gauge {
+                gauge.inc();
+            }
             Counted(self.clone())
         })
     }
@@ -104,7 +111,9 @@ impl ConnectionCount {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
-        self.0.gauge.dec();
+        if let Some(gauge) = &self.0.gauge {
+            gauge.dec();
+        }
     }
 }
 

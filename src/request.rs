@@ -233,9 +233,9 @@ fn dns_name(host: &str) -> Option<String> {
     sane.then(|| host.to_ascii_lowercase())
 }
 
-/// Address, scheme and host of the client. Garbage from a trusted proxy counts as nothing: the peer's own address
-/// and the request's own host are used, which never widens what a source rule allows.
-pub fn client_facts(headers: &HeaderMap, peer: IpAddr, target: &Target<'_>, trusted: &[IpNet]) -> ClientFacts {
+/// Address, scheme and host of the client. An address that a trusted proxy garbled is refused: to take the proxy's own
+/// instead could turn a stranger into a neighbour.
+pub fn client_facts(headers: &HeaderMap, peer: IpAddr, target: &Target<'_>, trusted: &[IpNet]) -> Result<ClientFacts, Refusal> {
     let peer = unmapped(peer);
     let direct = |scheme: Scheme| ClientFacts {
         source_ip: peer,
@@ -244,35 +244,35 @@ pub fn client_facts(headers: &HeaderMap, peer: IpAddr, target: &Target<'_>, trus
         port: target.port.unwrap_or_else(|| scheme.default_port()),
     };
     if !is_trusted(peer, trusted) {
-        return direct(Scheme::Http);
+        return Ok(direct(Scheme::Http));
     }
     let scheme = match only(headers, "x-forwarded-proto") {
         Some(proto) if proto.eq_ignore_ascii_case("https") => Scheme::Https,
         _ => Scheme::Http,
     };
     let mut facts = direct(scheme);
-    facts.source_ip = rightmost_untrusted(headers, peer, trusted);
+    facts.source_ip = rightmost_untrusted(headers, peer, trusted).ok_or(invalid("`X-Forwarded-For` is no list of addresses"))?;
     if let Some((host, port)) = only(headers, "x-forwarded-host").and_then(authority) {
         facts.host = host;
         facts.port = port.unwrap_or_else(|| scheme.default_port());
     }
-    facts
+    Ok(facts)
 }
 
-fn rightmost_untrusted(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+fn rightmost_untrusted(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> Option<IpAddr> {
     let mut leftmost = peer;
     let lines: Vec<&HeaderValue> = headers.get_all("x-forwarded-for").iter().collect();
     for line in lines.into_iter().rev() {
-        let Ok(line) = line.to_str() else { return peer };
+        let line = line.to_str().ok()?;
         for hop in line.rsplit(',') {
-            let Some(address) = hop_address(hop.trim()) else { return peer };
+            let address = hop_address(hop.trim())?;
             if !is_trusted(address, trusted) {
-                return address;
+                return Some(address);
             }
             leftmost = address;
         }
     }
-    leftmost
+    Some(leftmost)
 }
 
 /// An address as proxies write it: bare, `ip:port`, or `[ipv6]:port`.

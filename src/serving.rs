@@ -133,6 +133,14 @@ impl Meters {
         }
     }
 
+    /// Policies that failed to evaluate in one decision.
+    pub fn errors(&self, count: usize) {
+        if count > 0 {
+            let counter = self.metrics.policy_evaluation_errors.with_label_values(&[&self.portal]);
+            counter.inc_by(count as u64);
+        }
+    }
+
     /// Counts one decision; `None` is an allow.
     pub fn count(&self, door: Door, denial: Option<Denial>) {
         let column = denial.map_or(0, |d| d as usize + 1);

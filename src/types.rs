@@ -81,6 +81,11 @@ impl PortalSlug {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Stands where a name is yet to come.
+    pub fn placeholder() -> Self {
+        Self(Arc::from("portal"))
+    }
 }
 
 impl fmt::Display for PortalSlug {

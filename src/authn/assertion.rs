@@ -32,6 +32,13 @@ pub enum AssertionError {
     Generate(SignerError),
 }
 
+/// Whether a token calls itself an assertion of the gate; nothing is verified.
+pub fn is_assertion(token: &str) -> bool {
+    let header = token.split('.').next().and_then(|segment| jws::decode(segment).ok());
+    let header = header.and_then(|bytes| crate::json::object_from_slice(&bytes).ok());
+    header.is_some_and(|h| h.get("typ").and_then(Value::as_str) == Some(ASSERTION_TYP))
+}
+
 /// What one assertion says.
 #[derive(Clone, Copy, Debug)]
 pub struct AssertionClaims<'a> {

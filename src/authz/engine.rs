@@ -122,6 +122,8 @@ pub enum Outcome {
     NotPermitted,
     Forbidden,
     EvaluationError,
+    /// There is no revision.
+    NothingLoaded,
 }
 
 /// A policy that failed to evaluate; `policy` is empty if the question itself could not be put.
@@ -504,6 +506,11 @@ fn push_context_uids(context: &Context, roots: &mut Vec<EntityUid>) {
 }
 
 impl Answer {
+    /// There is nothing to ask: no revision was ever loaded.
+    pub fn unloaded() -> Self {
+        Self { outcome: Outcome::NothingLoaded, policies: Vec::new(), errors: Vec::new(), near: None }
+    }
+
     /// The question could not be put to Cedar.
     pub fn failed(message: String) -> Self {
         let error = PolicyError {

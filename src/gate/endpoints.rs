@@ -9,7 +9,7 @@ use http::{HeaderValue, Method, Response};
 
 use super::Worker;
 use crate::denial::{Denial, Refusal};
-use crate::portal::path::CanonicalPath;
+use crate::portal::path::{CanonicalPath, ancestors_of};
 use crate::upstream::Body;
 
 /// Public keys of the assertion.
@@ -21,7 +21,7 @@ impl Worker {
     /// The gate's own answer, if the path is the gate's.
     pub(super) fn own_endpoint(&self, head: &Parts, path: &CanonicalPath) -> Option<Result<Response<Body>, Refusal>> {
         let id = path.plain_id();
-        let below = |prefix: &str| id == prefix || path.ancestors().any(|a| a == prefix);
+        let below = |prefix: &str| id == prefix || ancestors_of(id).any(|a| a == prefix);
         if id == JWKS_PATH {
             return Some(self.jwks(&head.method));
         }

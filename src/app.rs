@@ -1,0 +1,349 @@
+//! The composition root: builds the parts, binds every listener, and hands back addresses and a shutdown handle.
+//!
+//! Everything is bound before anything is served, so a port conflict is an error at start. Traffic runs on worker
+//! threads, one runtime each, sharing nothing but snapshots; everything else (reload, keys, admin, records) runs on
+//! threads of its own and never on a request's.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::Weak;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::HeaderName;
+use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::audit::{self, AuditError, AuditWriter, Event, HttpRejected};
+use crate::authn::{AssertionError, AssertionKeys, Authn, AuthnError};
+use crate::authz::engine::Slice;
+use crate::config::{Address, Config};
+use crate::doors::admin::Admin;
+use crate::doors::authorize;
+use crate::gate::{Gate, Worker};
+use crate::lifecycle::{Readiness, Shutdown, ShutdownTrigger, shutdown};
+use crate::listener::{ConnectionCount, Front, Socket, bind, bind_unix, serve};
+use crate::metrics::Metrics;
+use crate::portal::PortalError;
+use crate::reload::Reloader;
+use crate::revision::{Loader, Warnings};
+use crate::serving::{Portal, Serving};
+use crate::upstream::{Credential, HeaderRules, Pool};
+
+/// New slices waiting for their twins; past it they go on with the original policies, which decide the same.
+const TWIN_QUEUE: usize = 1024;
+/// How often idle connections to the app are looked through.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Connections of the admin listener, apart from `limits.connections`: probes must get through under load.
+const ADMIN_CONNECTIONS: usize = 256;
+
+/// Where the gate listens; ports that were 0 in the configuration are the ones it got.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// Clients.
+    pub proxy: SocketAddr,
+    /// The app's own questions, if configured.
+    pub decision: Option<Address>,
+    /// Health, metrics and status, if configured.
+    pub admin: Option<SocketAddr>,
+}
+
+/// A running gate.
+pub struct Running {
+    /// Where it listens.
+    pub addresses: Addresses,
+    trigger: ShutdownTrigger,
+    drain_timeout: Duration,
+    workers: Vec<JoinHandle<()>>,
+    background: Vec<JoinHandle<()>>,
+    audit: AuditWriter,
+}
+
+/// Why the gate did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener's address cannot be used.
+    #[error("cannot listen on {address} (listen.{listener}.address): {source}")]
+    Bind {
+        /// `proxy`, `decision` or `admin`.
+        listener: &'static str,
+        /// As configured.
+        address: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The decision log has nowhere to go.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// An issuer's keys have no usable source.
+    #[error(transparent)]
+    Authn(#[from] AuthnError),
+    /// There is no key to sign assertions with.
+    #[error(transparent)]
+    Assertion(#[from] AssertionError),
+    /// Two portals claim the same traffic.
+    #[error(transparent)]
+    Portals(#[from] PortalError),
+    /// Two metrics share a name.
+    #[error(transparent)]
+    Metrics(#[from] prometheus::Error),
+    /// `upstream.strip_headers` or `assertion.header` holds something that is no header name.
+    #[error("`{0}` is not a header name (upstream.strip_headers, assertion.header)")]
+    Header(String),
+    /// A thread or runtime could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Everything bound and nothing served yet.
+struct Bound {
+    proxy: Vec<std::net::TcpListener>,
+    decision: Vec<std::net::TcpListener>,
+    decision_unix: Option<std::os::unix::net::UnixListener>,
+    admin: Option<std::net::TcpListener>,
+    addresses: Addresses,
+}
+
+/// Starts a gate. `watched` are the configuration's files: when they change, `restart_required` says so.
+///
+/// # Errors
+/// Whatever keeps it from starting; a portal that does not load does not, it denies.
+pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartError> {
+    let metrics = Metrics::new()?;
+    let bound = bind_all(&config)?;
+    let rules = header_rules(&config)?;
+    let (audit, writer) = audit::start(&config.audit, &metrics)?;
+    let authn = Authn::new(&config.issuers, config.limits.token_bytes, metrics.clone())?;
+    let assertions = AssertionKeys::load(&config.assertion, config.public_url.as_deref().unwrap_or("cedargate"))?;
+    let portals = config.portals.clone().unwrap_or_default();
+    let portals = portals.into_iter().map(|p| Arc::new(Portal::new(p, &config, &metrics))).collect();
+    let serving = ArcSwap::from_pointee(Serving::new(portals)?);
+    let gate = Arc::new(Gate { config, serving, authn, assertions, audit, metrics });
+
+    let (trigger, shutdown) = shutdown();
+    let readiness = Readiness::default();
+    let loading = readiness.block("policies");
+    let (twins, waiting) = sync_channel(TWIN_QUEUE);
+    let mut reloader = Reloader::new(Arc::clone(&gate), Loader::new(Warnings::Show, Some(twins)), &readiness, watched);
+    let admin = Admin {
+        gate: Arc::clone(&gate),
+        readiness: readiness.clone(),
+        shutdown: shutdown.clone(),
+        outcomes: reloader.outcomes(),
+    };
+    let drain_timeout = gate.config.limits.drain_timeout;
+    let addresses = bound.addresses.clone();
+    let mut background = vec![thread("twins", move || make_twins(&waiting))?];
+    background.push(control(Arc::clone(&gate), admin, bound.admin, shutdown.clone())?);
+    reloader.first_look();
+    loading.done();
+    let told = shutdown.clone();
+    background.push(thread("reload", move || reloader.run(&told))?);
+    let workers = Traffic { gate, rules }.start(bound.proxy, (bound.decision, bound.decision_unix), &shutdown)?;
+    Ok(Running { addresses, trigger, drain_timeout, workers, background, audit: writer })
+}
+
+impl Running {
+    /// Takes no new connections, lets what is in flight finish until `limits.drain_timeout`, then returns with every
+    /// accepted record written.
+    pub fn stop(self) {
+        self.trigger.drain();
+        let deadline = std::time::Instant::now() + self.drain_timeout;
+        while std::time::Instant::now() < deadline && !self.workers.iter().all(JoinHandle::is_finished) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.trigger.force();
+        for thread in self.workers.into_iter().chain(self.background) {
+            if thread.join().is_err() {
+                tracing::error!("a thread ended in a panic");
+            }
+        }
+        self.audit.close();
+    }
+
+    /// Ends everything still open at once; `stop` then returns without waiting.
+    pub fn force(&self) {
+        self.trigger.force();
+    }
+}
+
+fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run)
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+fn bind_all(config: &Config) -> Result<Bound, StartError> {
+    let listen = &config.listen;
+    let fail = |listener, address: &dyn std::fmt::Display| {
+        let address = address.to_string();
+        move |source| StartError::Bind { listener, address, source }
+    };
+    let workers = config.limits.workers.max(1);
+    let proxy = bind(listen.proxy, workers).map_err(fail("proxy", &listen.proxy))?;
+    let (mut decision, mut decision_unix) = (Vec::new(), None);
+    match listen.decision.as_ref().map(|d| &d.address) {
+        Some(Address::Tcp(address)) => decision = bind(*address, workers).map_err(fail("decision", address))?,
+        Some(Address::Unix(path)) => decision_unix = Some(bind_unix(path).map_err(fail("decision", &path.display()))?),
+        None => {}
+    }
+    let admin = match listen.admin {
+        Some(address) => bind(address, 1).map_err(fail("admin", &address))?.pop(),
+        None => None,
+    };
+    let local = |listener: &std::net::TcpListener| listener.local_addr();
+    let addresses = Addresses {
+        proxy: proxy.first().map_or(Ok(listen.proxy), local)?,
+        decision: match decision.first() {
+            Some(listener) => Some(Address::Tcp(local(listener)?)),
+            None => listen.decision.as_ref().map(|d| d.address.clone()),
+        },
+        admin: admin.as_ref().map(local).transpose()?,
+    };
+    Ok(Bound { proxy, decision, decision_unix, admin, addresses })
+}
+
+fn header_rules(config: &Config) -> Result<HeaderRules, StartError> {
+    let name = |text: &str| HeaderName::try_from(text).map_err(|_| StartError::Header(text.to_owned()));
+    let strip = config.upstream.strip_headers.iter().map(|h| name(h)).collect::<Result<Vec<_>, _>>()?;
+    let authorization = if config.upstream.forward_authorization { Credential::Forward } else { Credential::Strip };
+    Ok(HeaderRules::new(name(&config.assertion.header)?, &strip, authorization))
+}
+
+fn make_twins(waiting: &Receiver<Weak<Slice>>) {
+    // ends when the last revision that could ask is gone
+    while let Ok(slice) = waiting.recv() {
+        if let Some(slice) = slice.upgrade() {
+            slice.make_twins();
+        }
+    }
+}
+
+/// The thread of everything that is not traffic and needs a runtime: key refresh and the admin listener.
+fn control(
+    gate: Arc<Gate>,
+    admin: Admin,
+    listener: Option<std::net::TcpListener>,
+    shutdown: Shutdown,
+) -> Result<JoinHandle<()>, StartError> {
+    let runtime = runtime()?;
+    let run = move || {
+        let local = LocalSet::new();
+        local.block_on(&runtime, async move {
+            let stop = CancellationToken::new();
+            let keys = tokio::task::spawn_local(Arc::clone(&gate.authn).run(stop.clone()));
+            let mut forced = shutdown.clone();
+            if let Some(socket) = listener.and_then(|l| Socket::tcp(l).ok()) {
+                let admin = Rc::new(admin);
+                let handler = move |request, _| {
+                    let admin = Rc::clone(&admin);
+                    async move { admin.handle(request).await }
+                };
+                // the admin listener answers until the end: probes must see that the gate drains
+                let front = Rc::new(front(&gate, ConnectionCount::apart(ADMIN_CONNECTIONS)));
+                tokio::task::spawn_local(serve(socket, front, shutdown.after_draining(), handler));
+            }
+            forced.forced().await;
+            stop.cancel();
+            let _ended = keys.await.is_err();
+        });
+    };
+    Ok(thread("control", run)?)
+}
+
+fn front(gate: &Arc<Gate>, count: ConnectionCount) -> Front {
+    let (limits, gate) = (&gate.config.limits, Arc::clone(gate));
+    Front {
+        header_bytes: limits.header_bytes,
+        header_timeout: limits.header_timeout,
+        idle_timeout: limits.idle_timeout,
+        count,
+        metrics: gate.metrics.clone(),
+        on_rejected: Box::new(move |reason, peer| {
+            let peer = Some(peer.ip());
+            gate.audit.send(Event::HttpRejected(HttpRejected { reason: reason.as_str(), peer }));
+        }),
+    }
+}
+
+/// The worker threads.
+struct Traffic {
+    gate: Arc<Gate>,
+    rules: HeaderRules,
+}
+
+impl Traffic {
+    fn start(
+        self,
+        proxy: Vec<std::net::TcpListener>,
+        (decision, decision_unix): (Vec<std::net::TcpListener>, Option<std::os::unix::net::UnixListener>),
+        shutdown: &Shutdown,
+    ) -> Result<Vec<JoinHandle<()>>, StartError> {
+        let count = ConnectionCount::new(&self.gate.config.limits, &self.gate.metrics);
+        let (mut decision, mut unix) = (decision.into_iter(), decision_unix);
+        let mut threads = Vec::with_capacity(proxy.len());
+        for (number, proxy) in proxy.into_iter().enumerate() {
+            let runtime = runtime()?;
+            let (gate, rules, shutdown, count) =
+                (Arc::clone(&self.gate), self.rules.clone(), shutdown.clone(), count.clone());
+            let (decision, unix) = (decision.next(), unix.take());
+            threads.push(thread(&format!("worker-{number}"), move || {
+                let sockets = Sockets { proxy, decision, unix };
+                LocalSet::new().block_on(&runtime, work(gate, rules, (sockets, count), shutdown));
+            })?);
+        }
+        Ok(threads)
+    }
+}
+
+/// What one worker listens on.
+struct Sockets {
+    proxy: std::net::TcpListener,
+    decision: Option<std::net::TcpListener>,
+    unix: Option<std::os::unix::net::UnixListener>,
+}
+
+/// One worker's life: serve until draining and everything in flight ended.
+async fn work(gate: Arc<Gate>, rules: HeaderRules, (sockets, count): (Sockets, ConnectionCount), shutdown: Shutdown) {
+    let shared = Rc::new(front(&gate, count));
+    let worker = Rc::new(Worker { gate: Arc::clone(&gate), pool: Pool::default(), rules: Rc::new(rules) });
+    let pool = worker.pool.clone();
+    let sweeping = tokio::task::spawn_local(async move {
+        loop {
+            tokio::time::sleep(SWEEP_INTERVAL).await;
+            pool.sweep();
+        }
+    });
+    let proxy = sockets.proxy;
+    let traffic = Rc::clone(&shared);
+    let told = shutdown.clone();
+    let proxying = tokio::task::spawn_local(async move {
+        let handler = move |request, peer| {
+            let worker = Rc::clone(&worker);
+            async move { worker.handle(request, peer).await }
+        };
+        match Socket::tcp(proxy) {
+            Ok(socket) => serve(socket, traffic, told, handler).await,
+            Err(error) => tracing::error!(%error, "a worker cannot listen"),
+        }
+    });
+    let asking = sockets.decision.and_then(|l| Socket::tcp(l).ok()).or_else(|| sockets.unix.and_then(|l| Socket::unix(l).ok()));
+    if let Some(socket) = asking {
+        let handler = move |request, _| {
+            let gate = Arc::clone(&gate);
+            async move {
+                let tokens = gate.config.listen.decision.as_ref().map(|d| d.tokens.as_slice()).unwrap_or_default();
+                authorize::handle(&gate, tokens, request).await
+            }
+        };
+        serve(socket, shared, shutdown, handler).await;
+    }
+    let _ended = proxying.await.is_err();
+    sweeping.abort();
+}

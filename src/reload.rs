@@ -1,0 +1,283 @@
+//! From an edit to the revision in force, while traffic flows.
+//!
+//! One thread watches the folders and polls their content; either way it reads everything, loads what changed and swaps.
+//! It is the only writer of what is served. A candidate that is rejected leaves everything as it is, says so in log,
+//! `/status`, metric and record, and never makes the gate unready. Old revisions die here, not on a request's thread.
+
+mod state;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use self::state::StateDir;
+use self::watch::{Watch, Woken};
+use crate::audit::{Event, PolicyEvent};
+use crate::config;
+use crate::gate::Gate;
+use crate::lifecycle::{Blocker, Readiness, Shutdown};
+use crate::portal::discovered;
+use crate::revision::files::{Places, Tree};
+use crate::revision::problem::Problem;
+use crate::revision::{Loaded, Loader, Revision};
+use crate::serving::{Active, Portal, Serving};
+use crate::types::PortalSlug;
+
+/// Readings in a row before a tree that keeps changing is left for the next look.
+const READ_ATTEMPTS: usize = 8;
+/// When somebody keeps writing, how soon to look again.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+
+/// How the last load of each portal went; written by the reloader, read by `/status`.
+#[derive(Clone, Default)]
+pub struct Outcomes(Arc<Mutex<BTreeMap<PortalSlug, Outcome>>>);
+
+/// One load, for people.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    pub result: ReloadResult,
+    /// Unix seconds.
+    pub at: f64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Problem>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Problem>,
+}
+
+/// The label of `reload_total{result}`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReloadResult {
+    Success,
+    Rejected,
+}
+
+/// Watches, loads, swaps.
+pub struct Reloader {
+    gate: Arc<Gate>,
+    loader: Loader,
+    places: Places,
+    outcomes: Outcomes,
+    state: Option<StateDir>,
+    last: Option<Tree>,
+    required: BTreeMap<PortalSlug, Blocker>,
+    /// Replaced revisions that requests may still hold.
+    retired: Vec<Arc<Active>>,
+    config_files: Vec<(PathBuf, Option<Vec<u8>>)>,
+}
+
+impl Outcomes {
+    pub fn all(&self) -> BTreeMap<PortalSlug, Outcome> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, slug: &PortalSlug, outcome: Outcome) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(slug.clone(), outcome);
+    }
+}
+
+impl ReloadResult {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+impl Reloader {
+    /// `config_files` are the files whose change only a restart takes up.
+    pub fn new(gate: Arc<Gate>, loader: Loader, readiness: &Readiness, config_files: Vec<PathBuf>) -> Self {
+        let policies = &gate.config.policies;
+        let required = policies.require.iter().map(|slug| (slug.clone(), readiness.block(format!("portal {slug}")))).collect();
+        Self {
+            places: Places { policies: policies.dir.clone(), schemas: policies.schemas.clone() },
+            state: policies.state_dir.clone().map(StateDir::new),
+            config_files: config_files.into_iter().map(|path| (path.clone(), std::fs::read(path).ok())).collect(),
+            loader,
+            outcomes: Outcomes::default(),
+            last: None,
+            required,
+            retired: Vec::new(),
+            gate,
+        }
+    }
+
+    pub fn outcomes(&self) -> Outcomes {
+        self.outcomes.clone()
+    }
+
+    /// The first load, before anything is served: last good revisions from before, then the tree as it is.
+    pub fn first_look(&mut self) {
+        let tree = Tree::read_settled(&self.places, READ_ATTEMPTS).unwrap_or_else(|| Tree::read(&self.places));
+        self.add_portals(&tree);
+        if let Some(state) = &self.state {
+            for portal in &self.gate.serving.load().portals {
+                match state.load(portal.slug()) {
+                    Ok(Some(saved)) => restore(&mut self.loader, &self.gate, portal, &saved),
+                    Ok(None) => {}
+                    Err(error) => tracing::warn!(portal = %portal.slug(), %error, "no last good revision could be read"),
+                }
+            }
+        }
+        self.take(tree);
+    }
+
+    /// Watches until draining.
+    pub fn run(mut self, shutdown: &Shutdown) {
+        let mut watch = Watch::new(&self.places);
+        let poll = self.gate.config.policies.poll;
+        let mut pause = poll;
+        while !shutdown.is_draining() {
+            let woken = watch.wait(pause, shutdown);
+            if woken == Woken::Stopping {
+                break;
+            }
+            pause = if self.look() { poll } else { BUSY_PAUSE.min(poll) };
+            watch.follow(&self.places);
+            self.bury();
+            self.check_config();
+        }
+    }
+
+    /// Reads and, if anything changed, loads. False where somebody is still writing.
+    fn look(&mut self) -> bool {
+        let Some(tree) = Tree::read_settled(&self.places, READ_ATTEMPTS) else { return false };
+        if self.last.as_ref() != Some(&tree) {
+            self.add_portals(&tree);
+            self.take(tree);
+        }
+        true
+    }
+
+    fn take(&mut self, tree: Tree) {
+        let serving = self.gate.serving.load_full();
+        self.loader.next_look();
+        for portal in &serving.portals {
+            if self.last.as_ref().is_none_or(|last| differs(last, &tree, portal.slug())) {
+                self.load(portal, &tree);
+            }
+        }
+        self.last = Some(tree);
+    }
+
+    fn load(&mut self, portal: &Arc<Portal>, tree: &Tree) {
+        let started = Instant::now();
+        let active = portal.active.load_full();
+        let previous = active.as_ref().map(|a| &*a.revision);
+        let Loaded { revision, rejected } = self.loader.load(portal.frame(), tree, previous);
+        let warnings = revision.as_ref().map(|r| r.warnings.clone()).unwrap_or_default();
+        if let Some(revision) = revision {
+            self.swap(portal, revision, started);
+        }
+        let result = if rejected.is_some() { ReloadResult::Rejected } else { ReloadResult::Success };
+        let problems = rejected.map(|e| e.problems).unwrap_or_default();
+        for problem in &problems {
+            tracing::error!(portal = %portal.slug(), file = problem.file, line = problem.line, "candidate rejected: {problem}");
+        }
+        for warning in &warnings {
+            tracing::warn!(portal = %portal.slug(), file = warning.file, line = warning.line, "{warning}");
+        }
+        self.report(portal, Outcome { result, at: unix_seconds(), problems, warnings });
+    }
+
+    fn swap(&mut self, portal: &Arc<Portal>, revision: Arc<Revision>, started: Instant) {
+        let policies = revision.rules.engine.policies().len();
+        tracing::info!(portal = %portal.slug(), revision = %revision.id, policies, took = ?started.elapsed(), "revision active");
+        if let Some(Err(error)) = self.state.as_ref().map(|state| state.save(portal.slug(), &revision)) {
+            tracing::warn!(portal = %portal.slug(), %error, "the revision could not be kept for a restart");
+        }
+        let info = &self.gate.metrics.revision_info;
+        if let Some(old) = portal.active.load_full() {
+            let _unknown = info.remove_label_values(&[&*portal.name, &*old.revision.id]).is_err();
+            self.retired.push(old);
+        }
+        info.with_label_values(&[&*portal.name, &*revision.id]).set(1);
+        let active = Active::new(revision, self.gate.config.limits.token_cache);
+        portal.active.store(Some(Arc::new(active)));
+        if let Some(blocker) = self.required.remove(portal.slug()) {
+            blocker.done();
+        }
+    }
+
+    fn report(&self, portal: &Portal, outcome: Outcome) {
+        let metrics = &self.gate.metrics;
+        metrics.reload.with_label_values(&[&*portal.name, outcome.result.as_str()]).inc();
+        if outcome.result == ReloadResult::Success {
+            metrics.reload_last_success.with_label_values(&[&portal.name]).set(outcome.at);
+        }
+        let detail = outcome.problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n");
+        self.gate.audit.send(Event::Policy(PolicyEvent {
+            portal: Arc::clone(&portal.name),
+            revision: portal.active.load().as_ref().map(|a| Arc::clone(&a.revision.id)),
+            result: outcome.result.as_str(),
+            detail: (!detail.is_empty()).then_some(detail),
+        }));
+        self.outcomes.set(portal.slug(), outcome);
+    }
+
+    /// Without `portals` in the configuration, every folder is a portal. One that vanishes keeps its traffic.
+    fn add_portals(&self, tree: &Tree) {
+        if self.gate.config.portals.is_some() {
+            return;
+        }
+        let serving = self.gate.serving.load_full();
+        let known = |slug: &PortalSlug| serving.portals.iter().any(|p| p.slug() == slug);
+        let fresh: Vec<PortalSlug> = tree.slugs.iter().filter(|slug| !known(slug)).cloned().collect();
+        if fresh.is_empty() {
+            return;
+        }
+        let template = config::Portal::discovered_template(self.gate.config.issuers.len());
+        let added = discovered(&fresh, &template).into_iter().map(|portal| {
+            Arc::new(Portal::new(portal, &self.gate.config, &self.gate.metrics))
+        });
+        let portals = serving.portals.iter().cloned().chain(added).collect();
+        match Serving::new(portals) {
+            Ok(serving) => self.gate.serving.store(Arc::new(serving)),
+            Err(error) => tracing::error!(%error, "a new portal folder cannot be served"),
+        }
+    }
+
+    /// Drops replaced revisions that no request holds any more.
+    fn bury(&mut self) {
+        self.retired.retain(|old| Arc::strong_count(old) > 1);
+    }
+
+    fn check_config(&self) {
+        let changed = self.config_files.iter().any(|(path, content)| std::fs::read(path).ok() != *content);
+        let gauge = &self.gate.metrics.restart_required;
+        if changed && gauge.get() == 0 {
+            tracing::warn!("the configuration changed since start; restart to take it up");
+        }
+        gauge.set(i64::from(changed));
+    }
+}
+
+fn restore(loader: &mut Loader, gate: &Gate, portal: &Arc<Portal>, saved: &Tree) {
+    let Loaded { revision, rejected } = loader.load(portal.frame(), saved, None);
+    match revision {
+        Some(revision) => {
+            tracing::info!(portal = %portal.slug(), revision = %revision.id, "last good revision restored");
+            portal.active.store(Some(Arc::new(Active::new(revision, gate.config.limits.token_cache))));
+        }
+        None => {
+            let why = rejected.map(|e| e.to_string()).unwrap_or_default();
+            tracing::warn!(portal = %portal.slug(), why, "the last good revision does not load any more");
+        }
+    }
+}
+
+/// Whether anything that this portal is made of changed.
+fn differs(last: &Tree, now: &Tree, slug: &PortalSlug) -> bool {
+    last.portal_files(slug) != now.portal_files(slug)
+        || last.brake_files(slug) != now.brake_files(slug)
+        || last.portal_problems(slug) != now.portal_problems(slug)
+}
+
+fn unix_seconds() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}

@@ -1,0 +1,88 @@
+//! Last good revisions on disk, so that a restart into a broken tree keeps serving.
+//!
+//! One file per portal, written whole and renamed into place, readable by its owner only. It holds the sources, not
+//! the result: what is restored goes through the same pipeline as everything else.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use crate::revision::Revision;
+use crate::revision::files::{Files, SourceFile, Tree};
+use crate::types::PortalSlug;
+
+const FORMAT: u32 = 1;
+const FILE_MODE: u32 = 0o600;
+
+pub struct StateDir(PathBuf);
+
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    #[error("`{}`: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("`{}` is not a saved revision: {why}", path.display())]
+    Content { path: PathBuf, why: String },
+}
+
+#[derive(Deserialize, Serialize)]
+struct Saved {
+    format: u32,
+    revision: String,
+    /// Content in base64, by name.
+    files: BTreeMap<String, String>,
+}
+
+impl StateDir {
+    pub fn new(folder: PathBuf) -> Self {
+        Self(folder)
+    }
+
+    fn path(&self, slug: &PortalSlug) -> PathBuf {
+        self.0.join(format!("{slug}.json"))
+    }
+
+    pub fn save(&self, slug: &PortalSlug, revision: &Revision) -> Result<(), StateError> {
+        let path = self.path(slug);
+        let fail = |source| StateError::Io { path: path.clone(), source };
+        let files = revision.files().0.iter().map(|(name, file)| (name.clone(), STANDARD.encode(&file.bytes))).collect();
+        let saved = Saved { format: FORMAT, revision: revision.id.to_string(), files };
+        let text = serde_json::to_vec(&saved).map_err(|e| fail(e.into()))?;
+        fs::create_dir_all(&self.0).map_err(fail)?;
+        let temporary = self.0.join(format!(".{slug}.json.new"));
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(FILE_MODE)
+            .open(&temporary)
+            .map_err(fail)?;
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(fail)?;
+        fs::rename(&temporary, &path).map_err(fail)
+    }
+
+    pub fn load(&self, slug: &PortalSlug) -> Result<Option<Tree>, StateError> {
+        let path = self.path(slug);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(StateError::Io { path, source }),
+        };
+        let bad = |why: String| StateError::Content { path: path.clone(), why };
+        let saved: Saved = serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))?;
+        if saved.format != FORMAT {
+            return Err(bad(format!("format {} is not known", saved.format)));
+        }
+        let mut files = Files::default();
+        for (name, content) in saved.files {
+            let bytes = STANDARD.decode(content).map_err(|e| bad(format!("`{name}`: {e}")))?;
+            files.0.insert(name, SourceFile::new(bytes));
+        }
+        Ok(Some(Tree { files, slugs: [slug.clone()].into(), problems: Vec::new() }))
+    }
+}
