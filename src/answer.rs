@@ -6,7 +6,8 @@
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde_json::json;
@@ -18,7 +19,8 @@ use crate::upstream::{Body, UpstreamError};
 
 /// What `Retry-After` says beside a 503, in seconds.
 const RETRY_AFTER_SECONDS: &str = "1";
-const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+const PAGE_POLICY: &str =
+    "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// In which language the caller wants to be refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -109,12 +111,28 @@ pub fn refused_in_detail(refusal: &Refusal, answer: &Answer) -> Response<Body> {
 /// The response when a permitted request got no answer from the app: an outcome, not a denial.
 pub fn upstream_failed(error: &UpstreamError, answer: &Answer) -> Response<Body> {
     let (status, code, title) = match error {
-        UpstreamError::Unavailable { .. } => (StatusCode::BAD_GATEWAY, "upstream_unavailable", "the application is not available"),
-        UpstreamError::Timeout => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "the application did not answer in time"),
+        UpstreamError::Unavailable { .. } => (
+            StatusCode::BAD_GATEWAY,
+            "upstream_unavailable",
+            "the application is not available",
+        ),
+        UpstreamError::Timeout => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "upstream_timeout",
+            "the application did not answer in time",
+        ),
         UpstreamError::BodyTooLarge => return refused(&Denial::RequestTooLarge.into(), answer),
         UpstreamError::ClientBody => return refused(&Denial::RequestInvalid.into(), answer),
     };
-    render(&Text { status, code, title, advice: None }, answer)
+    render(
+        &Text {
+            status,
+            code,
+            title,
+            advice: None,
+        },
+        answer,
+    )
 }
 
 fn render(text: &Text<'_>, answer: &Answer) -> Response<Body> {
@@ -165,7 +183,10 @@ fn grpc(text: &Text<'_>) -> Response<Body> {
 }
 
 fn page(text: &Text<'_>, decision_id: Uuid) -> Response<Body> {
-    let advice = text.advice.map(|advice| format!("<p>{}</p>", escaped(advice))).unwrap_or_default();
+    let advice = text
+        .advice
+        .map(|advice| format!("<p>{}</p>", escaped(advice)))
+        .unwrap_or_default();
     let html = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{status}</title>\
          <h1>Access denied</h1><p>{title}</p>{advice}<p>Decision <code>{decision_id}</code></p></html>",
@@ -191,7 +212,10 @@ fn escaped(text: &str) -> String {
 fn challenge(refusal: &Refusal) -> HeaderValue {
     let mut text = String::from("Bearer realm=\"cedargate\"");
     if let Some(error) = refusal.denial.bearer_error() {
-        text.push_str(&format!(", error=\"{error}\", error_description=\"{}\"", refusal.denial.title()));
+        text.push_str(&format!(
+            ", error=\"{error}\", error_description=\"{}\"",
+            refusal.denial.title()
+        ));
     }
     if let Some(acr) = refusal.step_up.as_deref().filter(|acr| is_quotable(acr)) {
         text.push_str(&format!(", acr_values=\"{acr}\""));
@@ -265,9 +289,16 @@ mod tests {
 
     #[test]
     fn grpc_gets_trailers_only() {
-        for (denial, status) in [(Denial::TokenMissing, "16"), (Denial::Forbidden, "7"), (Denial::KeyUnavailable, "14")] {
+        for (denial, status) in [
+            (Denial::TokenMissing, "16"),
+            (Denial::Forbidden, "7"),
+            (Denial::KeyUnavailable, "14"),
+        ] {
             let response = refused(&denial.into(), &answer(Style::Grpc));
-            assert_eq!((response.status().as_u16(), &response.headers()["grpc-status"]), (200, &HeaderValue::from_static(status)));
+            assert_eq!(
+                (response.status().as_u16(), &response.headers()["grpc-status"]),
+                (200, &HeaderValue::from_static(status))
+            );
         }
     }
 
@@ -278,7 +309,10 @@ mod tests {
         let response = refused(&refusal, &answer(Style::Page));
         assert!(response.headers().contains_key("content-security-policy"));
         let body = text(response).await;
-        assert!(body.contains("&lt;script&gt;") && body.contains(&Uuid::nil().to_string()), "{body}");
+        assert!(
+            body.contains("&lt;script&gt;") && body.contains(&Uuid::nil().to_string()),
+            "{body}"
+        );
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::Weak;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -56,12 +56,15 @@ pub struct Addresses {
 pub struct Running {
     /// Where it listens.
     pub addresses: Addresses,
-    trigger: ShutdownTrigger,
+    trigger: Arc<ShutdownTrigger>,
     drain_timeout: Duration,
     workers: Vec<JoinHandle<()>>,
     background: Vec<JoinHandle<()>>,
     audit: AuditWriter,
 }
+
+/// Cuts a drain short.
+pub struct Forcer(Arc<ShutdownTrigger>);
 
 /// Why the gate did not start.
 #[derive(Debug, thiserror::Error)]
@@ -120,15 +123,30 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
     let authn = Authn::new(&config.issuers, config.limits.token_bytes, metrics.clone())?;
     let assertions = AssertionKeys::load(&config.assertion, config.public_url.as_deref().unwrap_or("cedargate"))?;
     let portals = config.portals.clone().unwrap_or_default();
-    let portals = portals.into_iter().map(|p| Arc::new(Portal::new(p, &config, &metrics))).collect();
+    let portals = portals
+        .into_iter()
+        .map(|p| Arc::new(Portal::new(p, &config, &metrics)))
+        .collect();
     let serving = ArcSwap::from_pointee(Serving::new(portals)?);
-    let gate = Arc::new(Gate { config, serving, authn, assertions, audit, metrics });
+    let gate = Arc::new(Gate {
+        config,
+        serving,
+        authn,
+        assertions,
+        audit,
+        metrics,
+    });
 
     let (trigger, shutdown) = shutdown();
     let readiness = Readiness::default();
     let loading = readiness.block("policies");
     let (twins, waiting) = sync_channel(TWIN_QUEUE);
-    let mut reloader = Reloader::new(Arc::clone(&gate), Loader::new(Warnings::Show, Some(twins)), &readiness, watched);
+    let mut reloader = Reloader::new(
+        Arc::clone(&gate),
+        Loader::new(Warnings::Show, Some(twins)),
+        &readiness,
+        watched,
+    );
     let admin = Admin {
         gate: Arc::clone(&gate),
         readiness: readiness.clone(),
@@ -144,7 +162,15 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
     let told = shutdown.clone();
     background.push(thread("reload", move || reloader.run(&told))?);
     let workers = Traffic { gate, rules }.start(bound.proxy, (bound.decision, bound.decision_unix), &shutdown)?;
-    Ok(Running { addresses, trigger, drain_timeout, workers, background, audit: writer })
+    let trigger = Arc::new(trigger);
+    Ok(Running {
+        addresses,
+        trigger,
+        drain_timeout,
+        workers,
+        background,
+        audit: writer,
+    })
 }
 
 impl Running {
@@ -165,9 +191,16 @@ impl Running {
         self.audit.close();
     }
 
-    /// Ends everything still open at once; `stop` then returns without waiting.
+    /// Ends everything still open at once, from another thread; `stop` then returns without waiting.
+    pub fn forcer(&self) -> Forcer {
+        Forcer(Arc::clone(&self.trigger))
+    }
+}
+
+impl Forcer {
+    /// What is in flight is dropped.
     pub fn force(&self) {
-        self.trigger.force();
+        self.0.force();
     }
 }
 
@@ -183,7 +216,11 @@ fn bind_all(config: &Config) -> Result<Bound, StartError> {
     let listen = &config.listen;
     let fail = |listener, address: &dyn std::fmt::Display| {
         let address = address.to_string();
-        move |source| StartError::Bind { listener, address, source }
+        move |source| StartError::Bind {
+            listener,
+            address,
+            source,
+        }
     };
     let workers = config.limits.workers.max(1);
     let proxy = bind(listen.proxy, workers).map_err(fail("proxy", &listen.proxy))?;
@@ -206,13 +243,28 @@ fn bind_all(config: &Config) -> Result<Bound, StartError> {
         },
         admin: admin.as_ref().map(local).transpose()?,
     };
-    Ok(Bound { proxy, decision, decision_unix, admin, addresses })
+    Ok(Bound {
+        proxy,
+        decision,
+        decision_unix,
+        admin,
+        addresses,
+    })
 }
 
 fn header_rules(config: &Config) -> Result<HeaderRules, StartError> {
     let name = |text: &str| HeaderName::try_from(text).map_err(|_| StartError::Header(text.to_owned()));
-    let strip = config.upstream.strip_headers.iter().map(|h| name(h)).collect::<Result<Vec<_>, _>>()?;
-    let authorization = if config.upstream.forward_authorization { Credential::Forward } else { Credential::Strip };
+    let strip = config
+        .upstream
+        .strip_headers
+        .iter()
+        .map(|h| name(h))
+        .collect::<Result<Vec<_>, _>>()?;
+    let authorization = if config.upstream.forward_authorization {
+        Credential::Forward
+    } else {
+        Credential::Strip
+    };
     Ok(HeaderRules::new(name(&config.assertion.header)?, &strip, authorization))
 }
 
@@ -267,7 +319,10 @@ fn front(gate: &Arc<Gate>, count: ConnectionCount) -> Front {
         metrics: gate.metrics.clone(),
         on_rejected: Box::new(move |reason, peer| {
             let peer = Some(peer.ip());
-            gate.audit.send(Event::HttpRejected(HttpRejected { reason: reason.as_str(), peer }));
+            gate.audit.send(Event::HttpRejected(HttpRejected {
+                reason: reason.as_str(),
+                peer,
+            }));
         }),
     }
 }
@@ -290,8 +345,7 @@ impl Traffic {
         let mut threads = Vec::with_capacity(proxy.len());
         for (number, proxy) in proxy.into_iter().enumerate() {
             let runtime = runtime()?;
-            let (gate, rules, shutdown, count) =
-                (Arc::clone(&self.gate), self.rules.clone(), shutdown.clone(), count.clone());
+            let (gate, rules, shutdown, count) = (Arc::clone(&self.gate), self.rules.clone(), shutdown.clone(), count.clone());
             let (decision, unix) = (decision.next(), unix.take());
             threads.push(thread(&format!("worker-{number}"), move || {
                 let sockets = Sockets { proxy, decision, unix };
@@ -312,7 +366,11 @@ struct Sockets {
 /// One worker's life: serve until draining and everything in flight ended.
 async fn work(gate: Arc<Gate>, rules: HeaderRules, (sockets, count): (Sockets, ConnectionCount), shutdown: Shutdown) {
     let shared = Rc::new(front(&gate, count));
-    let worker = Rc::new(Worker { gate: Arc::clone(&gate), pool: Pool::default(), rules: Rc::new(rules) });
+    let worker = Rc::new(Worker {
+        gate: Arc::clone(&gate),
+        pool: Pool::default(),
+        rules: Rc::new(rules),
+    });
     let pool = worker.pool.clone();
     let sweeping = tokio::task::spawn_local(async move {
         loop {
@@ -333,12 +391,21 @@ async fn work(gate: Arc<Gate>, rules: HeaderRules, (sockets, count): (Sockets, C
             Err(error) => tracing::error!(%error, "a worker cannot listen"),
         }
     });
-    let asking = sockets.decision.and_then(|l| Socket::tcp(l).ok()).or_else(|| sockets.unix.and_then(|l| Socket::unix(l).ok()));
+    let asking = sockets
+        .decision
+        .and_then(|l| Socket::tcp(l).ok())
+        .or_else(|| sockets.unix.and_then(|l| Socket::unix(l).ok()));
     if let Some(socket) = asking {
         let handler = move |request, _| {
             let gate = Arc::clone(&gate);
             async move {
-                let tokens = gate.config.listen.decision.as_ref().map(|d| d.tokens.as_slice()).unwrap_or_default();
+                let tokens = gate
+                    .config
+                    .listen
+                    .decision
+                    .as_ref()
+                    .map(|d| d.tokens.as_slice())
+                    .unwrap_or_default();
                 authorize::handle(&gate, tokens, request).await
             }
         };

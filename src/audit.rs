@@ -8,7 +8,10 @@
 mod record;
 mod writer;
 
-pub use record::{AdminEvent, AuditRecord, AuthEvent, EntityRef, Event, HttpFacts, HttpRejected, Latency, PolicyError, PolicyEvent, Shadow, Verdict};
+pub use record::{
+    AdminEvent, AuditRecord, AuthEvent, EntityRef, Event, HttpFacts, HttpRejected, Latency, PolicyError, PolicyEvent, Shadow,
+    Verdict,
+};
 pub use writer::{AuditError, AuditWriter};
 
 use std::sync::Arc;
@@ -117,7 +120,11 @@ impl Drop for AuditGuard {
         if self.record.verdict == Verdict::Cancelled && std::thread::panicking() {
             self.record.verdict = Verdict::Panicked;
         }
-        let empty = Box::new(AuditRecord::new(self.record.decision_id, Arc::clone(&self.record.portal), self.record.door));
+        let empty = Box::new(AuditRecord::new(
+            self.record.decision_id,
+            Arc::clone(&self.record.portal),
+            self.record.door,
+        ));
         let event = Event::Decision(std::mem::replace(&mut self.record, empty));
         match self.slot.0.take() {
             Some(permit) => drop(permit.send(Message::Event(event))),

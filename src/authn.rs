@@ -365,10 +365,17 @@ impl IssuerState {
 /// The identity that claims would give once a signature held, for decision tests: times, `iss` and `aud` need not be there.
 pub fn identity_from_claims(issuer: &Issuer, mut claims: Map<String, Value>) -> Result<Identity, TokenError> {
     let audience = issuer.audiences.first().cloned().unwrap_or_default();
-    for (name, value) in [("iss", json!(issuer.issuer)), ("aud", json!(audience)), ("exp", json!(4_102_444_800_i64))] {
+    for (name, value) in [
+        ("iss", json!(issuer.issuer)),
+        ("aud", json!(audience)),
+        ("exp", json!(4_102_444_800_i64)),
+    ] {
         claims.entry(name).or_insert(value);
     }
-    let header = jws::Header { algorithm: issuer.algorithms.first().copied().unwrap_or(Algorithm::Es256), kid: None };
+    let header = jws::Header {
+        algorithm: issuer.algorithms.first().copied().unwrap_or(Algorithm::Es256),
+        kid: None,
+    };
     let window = claims::window(&claims, 0)?;
     claims::identity(issuer, header, claims, window)
 }

@@ -275,7 +275,10 @@ impl Portal {
         Self {
             // INVARIANT: replaced by the folder's name
             slug: PortalSlug::placeholder(),
-            matches: PortalMatch { hosts: Vec::new(), path_prefix: "/".to_owned() },
+            matches: PortalMatch {
+                hosts: Vec::new(),
+                path_prefix: "/".to_owned(),
+            },
             issuers: (0..issuers).collect(),
             tenant: TenantSource::Claim,
             upstream: None,

@@ -19,7 +19,7 @@ use uuid::Uuid;
 pub use self::caller::CallerError;
 use crate::answer::{self, Answer, Style};
 use crate::audit::{Audit, AuditGuard, AuditRecord, EntityRef, HttpFacts as HttpRecord, PolicyError};
-use crate::authn::{Authn, AssertionKeys, bearer};
+use crate::authn::{AssertionKeys, Authn, bearer};
 use crate::authz::context::{Facts, HttpFacts};
 use crate::authz::engine;
 use crate::authz::{Passport, Permit, Target};
@@ -82,7 +82,11 @@ impl Worker {
     pub async fn handle(&self, request: Request<Incoming>, peer: PeerAddr) -> Response<Body> {
         let style = Style::of(request.method(), request.headers());
         let (decision_id, request_id) = (Uuid::now_v7(), request_id(request.headers()));
-        let answer = Answer { style, decision_id, request_id: request_id.clone() };
+        let answer = Answer {
+            style,
+            decision_id,
+            request_id: request_id.clone(),
+        };
         let slot = match self.gate.audit.admit() {
             Ok(slot) => slot,
             Err(refusal) => return answer::refused(&refusal, &answer),
@@ -92,7 +96,12 @@ impl Worker {
         record.request_id = request_id.to_str().ok().map(Arc::from);
         record.trace_id = Some(trace.trace_id);
         let path = request.uri().path().to_owned();
-        record.http = Some(HttpRecord { method: request.method().clone(), path, route: None, status: None });
+        record.http = Some(HttpRecord {
+            method: request.method().clone(),
+            path,
+            route: None,
+            status: None,
+        });
         let mut progress = Progress {
             started: Instant::now(),
             decision_id,
@@ -160,7 +169,9 @@ impl Worker {
         let tenant = request_tenant(&portal.config.tenant, client);
         check_tenant(tenant, caller.as_deref())?;
         let passport = self.passport(portal, active, caller.as_ref(), progress.decision_id)?;
-        let Some(caller) = caller.filter(|_| !is_public) else { return Ok(Permit::public(passport)) };
+        let Some(caller) = caller.filter(|_| !is_public) else {
+            return Ok(Permit::public(passport));
+        };
         let target = active.revision.target(head.method.as_str(), path)?;
         progress.asks(&target, active, path, head);
         let query = pairs(active, head);
@@ -241,7 +252,11 @@ impl Worker {
         };
         let portal = progress.portal.as_ref().map_or(NO_PORTAL, |p| &p.name);
         let class = status_class(response.status());
-        self.gate.metrics.http_requests.with_label_values(&[portal, method, class]).inc();
+        self.gate
+            .metrics
+            .http_requests
+            .with_label_values(&[portal, method, class])
+            .inc();
         match &progress.portal {
             Some(portal) => {
                 portal.meters.count(Door::Proxy, denial);
@@ -251,7 +266,11 @@ impl Worker {
             }
             None => {
                 let (decision, reason) = denial.map_or(("allow", "permitted"), |d| ("deny", d.code()));
-                self.gate.metrics.decisions.with_label_values(&[NO_PORTAL, "proxy", decision, reason]).inc();
+                self.gate
+                    .metrics
+                    .decisions
+                    .with_label_values(&[NO_PORTAL, "proxy", decision, reason])
+                    .inc();
             }
         }
         if self.gate.config.audit.allow == AuditAllow::None {
@@ -312,7 +331,12 @@ impl Progress {
     }
 
     fn in_context(&mut self, active: &Active, target: &Target, facts: &Facts<'_>) {
-        let context = active.revision.rules.plans.get(&target.action).and_then(|plan| plan.to_json(facts).ok());
+        let context = active
+            .revision
+            .rules
+            .plans
+            .get(&target.action)
+            .and_then(|plan| plan.to_json(facts).ok());
         self.record.record.context = context.map(|c| Arc::new(serde_json::Value::Object(c)));
     }
 }
@@ -320,8 +344,14 @@ impl Progress {
 /// The reasons of an answer, for the record.
 pub fn record_answer(record: &mut AuditRecord, answer: &engine::Answer) {
     record.policies = answer.policies.iter().map(|p| Arc::clone(&p.id)).collect();
-    record.errors =
-        answer.errors.iter().map(|e| PolicyError { policy: Arc::clone(&e.policy), message: e.message.clone() }).collect();
+    record.errors = answer
+        .errors
+        .iter()
+        .map(|e| PolicyError {
+            policy: Arc::clone(&e.policy),
+            message: e.message.clone(),
+        })
+        .collect();
 }
 
 pub fn entity_ref(uid: &cedar_policy::EntityUid) -> EntityRef {
@@ -344,9 +374,10 @@ fn request_tenant<'a>(source: &'a TenantSource, client: &'a ClientFacts) -> Opti
 
 fn check_tenant(request: Option<&str>, caller: Option<&Caller>) -> Result<(), Refusal> {
     match (request, caller.and_then(|c| c.identity.tenant.as_deref())) {
-        (Some(request), Some(own)) if request != own => {
-            Err(Refusal::new(Denial::TenantMismatch, format!("the request is for tenant `{request}`, the caller of `{own}`")))
-        }
+        (Some(request), Some(own)) if request != own => Err(Refusal::new(
+            Denial::TenantMismatch,
+            format!("the request is for tenant `{request}`, the caller of `{own}`"),
+        )),
         _ => Ok(()),
     }
 }
@@ -371,7 +402,10 @@ fn micros(duration: std::time::Duration) -> u64 {
 
 /// Methods as a bounded label.
 fn method_label(method: &http::Method) -> &'static str {
-    ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"].into_iter().find(|known| *known == method.as_str()).unwrap_or("OTHER")
+    ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+        .into_iter()
+        .find(|known| *known == method.as_str())
+        .unwrap_or("OTHER")
 }
 
 fn status_class(status: http::StatusCode) -> &'static str {

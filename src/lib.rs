@@ -4,6 +4,7 @@ pub mod app;
 mod audit;
 mod authn;
 mod authz;
+pub mod cli;
 mod config;
 mod denial;
 mod doors;

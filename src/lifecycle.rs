@@ -31,7 +31,13 @@ pub struct Shutdown {
 
 pub fn shutdown() -> (ShutdownTrigger, Shutdown) {
     let (sender, receiver) = watch::channel(Phase::Running);
-    (ShutdownTrigger(sender), Shutdown { receiver, from: Phase::Draining })
+    (
+        ShutdownTrigger(sender),
+        Shutdown {
+            receiver,
+            from: Phase::Draining,
+        },
+    )
 }
 
 impl ShutdownTrigger {
@@ -54,7 +60,10 @@ impl ShutdownTrigger {
     }
 
     pub fn subscribe(&self) -> Shutdown {
-        Shutdown { receiver: self.0.subscribe(), from: Phase::Draining }
+        Shutdown {
+            receiver: self.0.subscribe(),
+            from: Phase::Draining,
+        }
     }
 
     fn advance(&self, to: Phase) {
@@ -71,7 +80,10 @@ impl ShutdownTrigger {
 impl Shutdown {
     /// A view that skips draining: told of nothing before the end. For what must answer while the rest drains.
     pub fn after_draining(&self) -> Self {
-        Self { receiver: self.receiver.clone(), from: Phase::Forced }
+        Self {
+            receiver: self.receiver.clone(),
+            from: Phase::Forced,
+        }
     }
 
     pub fn is_draining(&self) -> bool {

@@ -92,13 +92,17 @@ impl ConnectionCount {
 
     /// Counted for itself, outside the published number: the admin listener's.
     pub fn apart(max: usize) -> Self {
-        Self { open: Arc::default(), max, gauge: None }
+        Self {
+            open: Arc::default(),
+            max,
+            gauge: None,
+        }
     }
 
     fn take(&self) -> Option<Counted> {
-        let free = self
-            .open
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < self.max).then_some(open + 1));
+        let free = self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| {
+            (open < self.max).then_some(open + 1)
+        });
         free.ok().map(|_before| {
             if let Some(gauge) = &self.gauge {
                 gauge.inc();

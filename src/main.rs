@@ -1,1 +1,5 @@
-fn main() {}
+//! Arguments in, exit code out. No logic.
+
+fn main() -> std::process::ExitCode {
+    cedargate::cli::main()
+}

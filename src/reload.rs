@@ -76,7 +76,10 @@ impl Outcomes {
     }
 
     fn set(&self, slug: &PortalSlug, outcome: Outcome) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(slug.clone(), outcome);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(slug.clone(), outcome);
     }
 }
 
@@ -93,11 +96,21 @@ impl Reloader {
     /// `config_files` are the files whose change only a restart takes up.
     pub fn new(gate: Arc<Gate>, loader: Loader, readiness: &Readiness, config_files: Vec<PathBuf>) -> Self {
         let policies = &gate.config.policies;
-        let required = policies.require.iter().map(|slug| (slug.clone(), readiness.block(format!("portal {slug}")))).collect();
+        let required = policies
+            .require
+            .iter()
+            .map(|slug| (slug.clone(), readiness.block(format!("portal {slug}"))))
+            .collect();
         Self {
-            places: Places { policies: policies.dir.clone(), schemas: policies.schemas.clone() },
+            places: Places {
+                policies: policies.dir.clone(),
+                schemas: policies.schemas.clone(),
+            },
             state: policies.state_dir.clone().map(StateDir::new),
-            config_files: config_files.into_iter().map(|path| (path.clone(), std::fs::read(path).ok())).collect(),
+            config_files: config_files
+                .into_iter()
+                .map(|path| (path.clone(), std::fs::read(path).ok()))
+                .collect(),
             loader,
             outcomes: Outcomes::default(),
             last: None,
@@ -146,7 +159,9 @@ impl Reloader {
 
     /// Reads and, if anything changed, loads. False where somebody is still writing.
     fn look(&mut self) -> bool {
-        let Some(tree) = Tree::read_settled(&self.places, READ_ATTEMPTS) else { return false };
+        let Some(tree) = Tree::read_settled(&self.places, READ_ATTEMPTS) else {
+            return false;
+        };
         if self.last.as_ref() != Some(&tree) {
             self.add_portals(&tree);
             self.take(tree);
@@ -174,7 +189,11 @@ impl Reloader {
         if let Some(revision) = revision {
             self.swap(portal, revision, started);
         }
-        let result = if rejected.is_some() { ReloadResult::Rejected } else { ReloadResult::Success };
+        let result = if rejected.is_some() {
+            ReloadResult::Rejected
+        } else {
+            ReloadResult::Success
+        };
         let problems = rejected.map(|e| e.problems).unwrap_or_default();
         for problem in &problems {
             tracing::error!(portal = %portal.slug(), file = problem.file, line = problem.line, "candidate rejected: {problem}");
@@ -182,7 +201,15 @@ impl Reloader {
         for warning in &warnings {
             tracing::warn!(portal = %portal.slug(), file = warning.file, line = warning.line, "{warning}");
         }
-        self.report(portal, Outcome { result, at: unix_seconds(), problems, warnings });
+        self.report(
+            portal,
+            Outcome {
+                result,
+                at: unix_seconds(),
+                problems,
+                warnings,
+            },
+        );
     }
 
     fn swap(&mut self, portal: &Arc<Portal>, revision: Arc<Revision>, started: Instant) {
@@ -206,7 +233,10 @@ impl Reloader {
 
     fn report(&self, portal: &Portal, outcome: Outcome) {
         let metrics = &self.gate.metrics;
-        metrics.reload.with_label_values(&[&*portal.name, outcome.result.as_str()]).inc();
+        metrics
+            .reload
+            .with_label_values(&[&*portal.name, outcome.result.as_str()])
+            .inc();
         if outcome.result == ReloadResult::Success {
             metrics.reload_last_success.with_label_values(&[&portal.name]).set(outcome.at);
         }
@@ -232,9 +262,9 @@ impl Reloader {
             return;
         }
         let template = config::Portal::discovered_template(self.gate.config.issuers.len());
-        let added = discovered(&fresh, &template).into_iter().map(|portal| {
-            Arc::new(Portal::new(portal, &self.gate.config, &self.gate.metrics))
-        });
+        let added = discovered(&fresh, &template)
+            .into_iter()
+            .map(|portal| Arc::new(Portal::new(portal, &self.gate.config, &self.gate.metrics)));
         let portals = serving.portals.iter().cloned().chain(added).collect();
         match Serving::new(portals) {
             Ok(serving) => self.gate.serving.store(Arc::new(serving)),
@@ -248,7 +278,10 @@ impl Reloader {
     }
 
     fn check_config(&self) {
-        let changed = self.config_files.iter().any(|(path, content)| std::fs::read(path).ok() != *content);
+        let changed = self
+            .config_files
+            .iter()
+            .any(|(path, content)| std::fs::read(path).ok() != *content);
         let gauge = &self.gate.metrics.restart_required;
         if changed && gauge.get() == 0 {
             tracing::warn!("the configuration changed since start; restart to take it up");
@@ -262,7 +295,9 @@ fn restore(loader: &mut Loader, gate: &Gate, portal: &Arc<Portal>, saved: &Tree)
     match revision {
         Some(revision) => {
             tracing::info!(portal = %portal.slug(), revision = %revision.id, "last good revision restored");
-            portal.active.store(Some(Arc::new(Active::new(revision, gate.config.limits.token_cache))));
+            portal
+                .active
+                .store(Some(Arc::new(Active::new(revision, gate.config.limits.token_cache))));
         }
         None => {
             let why = rejected.map(|e| e.to_string()).unwrap_or_default();

@@ -224,12 +224,9 @@ fn dns_name(host: &str) -> Option<String> {
     let host = host.strip_suffix('.').unwrap_or(host);
     let sane = !host.is_empty()
         && host.len() <= HOST_BYTES_MAX
-        && host.split('.').all(|label| {
-            !label.is_empty()
-                && label
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-        });
+        && host
+            .split('.')
+            .all(|label| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
     sane.then(|| host.to_ascii_lowercase())
 }
 
@@ -438,11 +435,19 @@ mod tests {
             ("G3T", "/", vec![h]),
             ("POST", "/", vec![h, ("transfer-encoding", "gzip, chunked")]),
             ("POST", "/", vec![h, ("transfer-encoding", ",chunked")]),
-            ("POST", "/", vec![h, ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]),
+            (
+                "POST",
+                "/",
+                vec![h, ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+            ),
             ("POST", "/", vec![h, ("content-length", "03")]),
             ("POST", "/", vec![h, ("content-length", "+3")]),
             ("POST", "/", vec![h, ("content-length", "3"), ("content-length", "3")]),
-            ("POST", "/", vec![h, ("content-length", "3"), ("transfer-encoding", "chunked")]),
+            (
+                "POST",
+                "/",
+                vec![h, ("content-length", "3"), ("transfer-encoding", "chunked")],
+            ),
             ("POST", "/", vec![h, ("expect", "more")]),
         ] {
             let parts = parts(method, uri, &headers);
@@ -460,7 +465,11 @@ mod tests {
             ("/x?q=1", "[2001:DB8::1]:80", "[2001:db8::1]", Some(80)),
             ("/x?q=1", "127.0.0.1", "127.0.0.1", None),
         ] {
-            let parts = parts("PROPFIND", uri, &[("host", host), ("transfer-encoding", "Chunked"), ("expect", "100-Continue")]);
+            let parts = parts(
+                "PROPFIND",
+                uri,
+                &[("host", host), ("transfer-encoding", "Chunked"), ("expect", "100-Continue")],
+            );
             let target = check(&parts).unwrap();
             assert_eq!((target.host.as_str(), target.port), (expected, port));
             assert_eq!((target.path, target.query), ("/x", Some("q=1")));
@@ -484,20 +493,37 @@ mod tests {
             ("x-forwarded-host", "Shop.test"),
         ];
         let direct = facts("9.9.9.9", &headers);
-        assert_eq!((direct.source_ip.to_string().as_str(), direct.scheme), ("9.9.9.9", Scheme::Http));
+        assert_eq!(
+            (direct.source_ip.to_string().as_str(), direct.scheme),
+            ("9.9.9.9", Scheme::Http)
+        );
         assert_eq!((direct.host.as_str(), direct.port), ("a.test", 80));
         let proxied = facts("::ffff:10.1.1.1", &headers);
-        assert_eq!((proxied.source_ip.to_string().as_str(), proxied.scheme), ("1.2.3.4", Scheme::Https));
+        assert_eq!(
+            (proxied.source_ip.to_string().as_str(), proxied.scheme),
+            ("1.2.3.4", Scheme::Https)
+        );
         assert_eq!((proxied.host.as_str(), proxied.port), ("shop.test", 443));
     }
 
     #[test]
     fn a_garbled_forwarded_chain_counts_as_the_peer() {
         for chain in ["", "1.2.3.4, unknown", "1.2.3.4,", "%00"] {
-            assert_eq!(facts("10.1.1.1", &[("x-forwarded-for", chain)]).source_ip.to_string(), "10.1.1.1", "{chain}");
+            assert_eq!(
+                facts("10.1.1.1", &[("x-forwarded-for", chain)]).source_ip.to_string(),
+                "10.1.1.1",
+                "{chain}"
+            );
         }
-        for (chain, expected) in [("1.2.3.4:99", "1.2.3.4"), ("[2001:db8::1]:9", "2001:db8::1"), ("::ffff:1.2.3.4", "1.2.3.4")] {
-            assert_eq!(facts("10.1.1.1", &[("x-forwarded-for", chain)]).source_ip.to_string(), expected);
+        for (chain, expected) in [
+            ("1.2.3.4:99", "1.2.3.4"),
+            ("[2001:db8::1]:9", "2001:db8::1"),
+            ("::ffff:1.2.3.4", "1.2.3.4"),
+        ] {
+            assert_eq!(
+                facts("10.1.1.1", &[("x-forwarded-for", chain)]).source_ip.to_string(),
+                expected
+            );
         }
     }
 
@@ -516,7 +542,8 @@ mod tests {
 
     #[test]
     fn only_a_strict_traceparent_continues_a_trace() {
-        let trace = |value: &str| Trace::from_headers(&parts("GET", "/", &[("traceparent", value), ("tracestate", "a=b")]).headers);
+        let trace =
+            |value: &str| Trace::from_headers(&parts("GET", "/", &[("traceparent", value), ("tracestate", "a=b")]).headers);
         let id = "0af7651916cd43dd8448eb211c80319c";
         let good = trace(&format!("00-{id}-b7ad6b7169203331-01"));
         assert_eq!((hex(&good.trace_id).as_str(), good.flags, good.state.len()), (id, 1, 1));
@@ -539,7 +566,10 @@ mod tests {
     #[test]
     fn repeated_query_parameters_are_seen() {
         assert_eq!(query_value("a=1&b=%20+2", "b"), QueryValue::One("  2".into()));
-        assert_eq!(query_value("a=1&%61=2", "a"), QueryValue::Repeated(vec!["1".into(), "2".into()]));
+        assert_eq!(
+            query_value("a=1&%61=2", "a"),
+            QueryValue::Repeated(vec!["1".into(), "2".into()])
+        );
         assert_eq!(query_value("a=1", "c"), QueryValue::Absent);
     }
 }

@@ -23,18 +23,18 @@ use self::files::{Files, SourceFile, Tree};
 use self::policies::ParseCache;
 use self::problem::{Problem, RevisionError};
 use crate::authz::context::{ContextPlans, is_secret_header};
+use crate::authz::engine::Party;
 use crate::authz::engine::{Engine, ErroredForbids, PolicyEntry, Slice};
 use crate::authz::entities::EntityStore;
 use crate::authz::schema::{AttrType, SchemaModel};
 use crate::authz::supplied::report;
-use crate::authz::engine::Party;
 use crate::authz::{Rules, Target, TypeNames};
 use crate::config;
 use crate::denial::{Denial, Refusal};
-use crate::portal::{self, ActionName};
-use crate::portal::path::{CanonicalPath, is_canonical_id};
 use crate::portal::file::{PortalFile, SkipErrors};
+use crate::portal::path::{CanonicalPath, is_canonical_id};
 use crate::portal::route::Reach;
+use crate::portal::{self, ActionName};
 use crate::types::PortalSlug;
 
 /// Everything of a portal that is hot-reloaded, as one value.
@@ -65,6 +65,15 @@ pub struct Loader {
     cache: ParseCache,
     warnings: Warnings,
     twins: Option<SyncSender<Weak<Slice>>>,
+    trial: Trial,
+}
+
+/// Whether decision tests gate a candidate.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Trial {
+    Run,
+    /// For a command that runs them itself.
+    Skip,
 }
 
 /// What validation warnings do to a candidate.
@@ -109,7 +118,18 @@ const BRAKE_PREFIX: &str = "_deny/";
 
 impl Loader {
     pub fn new(warnings: Warnings, twins: Option<SyncSender<Weak<Slice>>>) -> Self {
-        Self { cache: ParseCache::default(), warnings, twins }
+        Self {
+            cache: ParseCache::default(),
+            warnings,
+            twins,
+            trial: Trial::Run,
+        }
+    }
+
+    /// Loads candidates without asking their decision tests; never what a gate serves.
+    pub fn untested(mut self) -> Self {
+        self.trial = Trial::Skip;
+        self
     }
 
     /// Loads one portal out of the tree; `previous` is what it serves now.
@@ -120,16 +140,26 @@ impl Loader {
         problems.extend(gone(slug, &files, previous));
         let candidate = match previous.filter(|p| problems.is_empty() && p.main.files == files) {
             Some(previous) => Ok(Arc::clone(&previous.main)),
-            None => RevisionError::check(problems).and_then(|()| self.main(frame, files)).map(Arc::new),
+            None => RevisionError::check(problems)
+                .and_then(|()| self.main(frame, files))
+                .map(Arc::new),
         };
         let (main, mut rejected) = match candidate {
             Ok(main) => (Some(main), None),
             Err(error) => (previous.map(|p| Arc::clone(&p.main)), Some(error)),
         };
-        let Some(main) = main else { return Loaded { revision: None, rejected } };
+        let Some(main) = main else {
+            return Loaded {
+                revision: None,
+                rejected,
+            };
+        };
         let (brakes, brake_problems) = self.brakes(&main, &tree.brake_files(slug), previous);
         if !brake_problems.is_empty() {
-            rejected.get_or_insert(RevisionError { problems: Vec::new() }).problems.extend(brake_problems);
+            rejected
+                .get_or_insert(RevisionError { problems: Vec::new() })
+                .problems
+                .extend(brake_problems);
         }
         let same = previous.is_some_and(|p| Arc::ptr_eq(&p.main, &main) && p.brakes.files == brakes.files);
         let revision = (!same).then(|| Arc::new(self.assemble(&main, brakes)));
@@ -176,9 +206,22 @@ impl Loader {
             (uid, parents)
         }));
         let store = Arc::new(store);
-        let main = Main { files, schema, schema_hash, validator, plans, names, store, entries, file, warnings };
+        let main = Main {
+            files,
+            schema,
+            schema_hash,
+            validator,
+            plans,
+            names,
+            store,
+            entries,
+            file,
+            warnings,
+        };
         let trial = self.assemble(&Arc::new(main), Brakes::default());
-        cases::check(frame, &trial)?;
+        if self.trial == Trial::Run {
+            cases::check(frame, &trial)?;
+        }
         Arc::into_inner(trial.main).ok_or_else(|| Problem::new(slug.as_str(), "the trial revision is still in use").into())
     }
 
@@ -192,9 +235,10 @@ impl Loader {
         let (mut entries, mut templates, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
         for (name, file) in files.0.iter().filter(|(name, _)| name.ends_with(".cedar")) {
             if !is_policy_place(slug, name) {
-                problems.push(Problem::new(name, "is in a folder whose policies are not loaded").with_help(format!(
-                    "move it to policies/{slug}/, or to _deny/ or candidate/ below it"
-                )));
+                problems.push(
+                    Problem::new(name, "is in a folder whose policies are not loaded")
+                        .with_help(format!("move it to policies/{slug}/, or to _deny/ or candidate/ below it")),
+                );
                 continue;
             }
             match self.cache.parse(name, file, schema, "") {
@@ -207,7 +251,10 @@ impl Loader {
             }
         }
         if entries.is_empty() && templates.is_empty() && problems.is_empty() {
-            problems.push(Problem::new(&format!("policies/{slug}/"), "holds no policy").with_help("a portal without policies denies everything"));
+            problems.push(
+                Problem::new(&format!("policies/{slug}/"), "holds no policy")
+                    .with_help("a portal without policies denies everything"),
+            );
         }
         (entries, templates, warnings)
     }
@@ -247,7 +294,11 @@ impl Loader {
             let id: &str = t.id().as_ref();
             Problem::new(name, format!("`{id}` is a template; `_deny/` holds plain forbids only"))
         }));
-        if problems.is_empty() { Ok(parsed.entries.clone()) } else { Err(problems) }
+        if problems.is_empty() {
+            Ok(parsed.entries.clone())
+        } else {
+            Err(problems)
+        }
     }
 
     fn assemble(&self, main: &Arc<Main>, brakes: Brakes) -> Revision {
@@ -274,7 +325,12 @@ impl Loader {
             id: Arc::from(id),
             header,
             rules,
-            flags: main.file.flags.iter().map(|(name, on)| (name.clone(), Value::Bool(*on))).collect(),
+            flags: main
+                .file
+                .flags
+                .iter()
+                .map(|(name, on)| (name.clone(), Value::Bool(*on)))
+                .collect(),
             file: Arc::clone(&main.file),
             main: Arc::clone(main),
             brakes,
@@ -293,7 +349,9 @@ impl Revision {
         let action = action.ok_or_else(|| not_permitted(format!("the schema has no action `{}`", mapped.action.text())))?;
         let ty = self.rules.schema.resolve_type(&mapped.resource.type_name);
         let ty = ty.ok_or_else(|| not_permitted(format!("the schema has no type `{}`", mapped.resource.type_name)))?;
-        let resource = self.rules.resource(EntityUid::from_type_name_and_id(ty, EntityId::new(&mapped.resource.id)));
+        let resource = self
+            .rules
+            .resource(EntityUid::from_type_name_and_id(ty, EntityId::new(&mapped.resource.id)));
         let mut paths = Vec::new();
         if mapped.route.is_some() {
             paths.extend(self.path_query(method, path.id()));
@@ -350,12 +408,16 @@ fn gone(slug: &PortalSlug, files: &Files, previous: Option<&Revision>) -> Vec<Pr
 
 fn says_something(file: &SourceFile) -> bool {
     let text = String::from_utf8_lossy(&file.bytes);
-    text.lines().map(str::trim).any(|line| !line.is_empty() && !line.starts_with("//") && !line.starts_with('#'))
+    text.lines()
+        .map(str::trim)
+        .any(|line| !line.is_empty() && !line.starts_with("//") && !line.starts_with('#'))
 }
 
 fn is_policy_place(slug: &PortalSlug, name: &str) -> bool {
     let below = [format!("policies/{slug}/"), "policies/_shared/".to_owned()];
-    below.iter().any(|folder| name.strip_prefix(folder.as_str()).is_some_and(|rest| !rest.contains('/')))
+    below
+        .iter()
+        .any(|folder| name.strip_prefix(folder.as_str()).is_some_and(|rest| !rest.contains('/')))
 }
 
 fn portal_file(slug: &PortalSlug, files: &Files) -> Result<PortalFile, RevisionError> {
@@ -368,7 +430,11 @@ fn portal_file(slug: &PortalSlug, files: &Files) -> Result<PortalFile, RevisionE
         problems: errors
             .into_iter()
             .map(|e| {
-                let message = if e.key.is_empty() { e.message } else { format!("`{}`: {}", e.key, e.message) };
+                let message = if e.key.is_empty() {
+                    e.message
+                } else {
+                    format!("`{}`: {}", e.key, e.message)
+                };
                 Problem::new(&name, message).at_line(e.line)
             })
             .collect(),
@@ -406,13 +472,24 @@ fn in_joined(names: &[String], files: &Files, joined: &str, error: &dyn miette::
     let problem = Problem::from_diagnostic("schemas/", joined, error);
     let mut first_line = 0;
     for name in names {
-        let Some(text) = files.get(name).and_then(|f| f.text(name).ok()) else { continue };
+        let Some(text) = files.get(name).and_then(|f| f.text(name).ok()) else {
+            continue;
+        };
         let lines = text.matches('\n').count() + 1;
         match problem.line {
             Some(line) if line <= first_line + lines => {
-                return Problem { file: name.clone(), line: Some(line - first_line), ..problem };
+                return Problem {
+                    file: name.clone(),
+                    line: Some(line - first_line),
+                    ..problem
+                };
             }
-            None => return Problem { file: names.last().cloned().unwrap_or_default(), ..problem },
+            None => {
+                return Problem {
+                    file: names.last().cloned().unwrap_or_default(),
+                    ..problem
+                };
+            }
             Some(_) => first_line += lines,
         }
     }
@@ -428,7 +505,10 @@ fn schema_problems(slug: &PortalSlug, model: &SchemaModel) -> Vec<Problem> {
         }
     }
     let file = format!("schemas/{slug}.cedarschema");
-    secret.into_iter().map(|name| Problem::new(&file, format!("header `{name}` carries credentials and cannot be context"))).collect()
+    secret
+        .into_iter()
+        .map(|name| Problem::new(&file, format!("header `{name}` carries credentials and cannot be context")))
+        .collect()
 }
 
 fn route_problems(slug: &PortalSlug, files: &Files, file: &PortalFile, model: &SchemaModel) -> Vec<Problem> {
@@ -437,7 +517,8 @@ fn route_problems(slug: &PortalSlug, files: &Files, file: &PortalFile, model: &S
     let mut problems = Vec::new();
     for route in file.routes.routes() {
         let line = text.find(&route.text).map(|offset| problem::position(text, offset).0);
-        let place = |message: String| Problem::new(&name, format!("route `{} {}`: {message}", route.method, route.text)).at_line(line);
+        let place =
+            |message: String| Problem::new(&name, format!("route `{} {}`: {message}", route.method, route.text)).at_line(line);
         if model.resolve_action(&route.action).is_none() {
             problems.push(place(format!("the schema has no action `{}`", route.action)));
         }
@@ -455,7 +536,9 @@ fn links(
     validator: &Validator,
 ) -> Result<Vec<Arc<PolicyEntry>>, Vec<Problem>> {
     let name = format!("policies/{slug}/links.json");
-    files.get(&name).map_or_else(|| Ok(Vec::new()), |file| policies::link(&name, file, templates, validator))
+    files
+        .get(&name)
+        .map_or_else(|| Ok(Vec::new()), |file| policies::link(&name, file, templates, validator))
 }
 
 fn duplicates(entries: &[Arc<PolicyEntry>]) -> Vec<Problem> {
@@ -485,7 +568,12 @@ fn not_permitted(detail: String) -> Refusal {
 fn path_problems(entries: &[Arc<PolicyEntry>], names: &TypeNames) -> Vec<Problem> {
     let mut problems = Vec::new();
     for entry in entries {
-        for uid in entry.policy().entity_literals().iter().filter(|uid| names.path.as_ref() == Some(uid.type_name())) {
+        for uid in entry
+            .policy()
+            .entity_literals()
+            .iter()
+            .filter(|uid| names.path.as_ref() == Some(uid.type_name()))
+        {
             let id = uid.id().unescaped();
             let path = CanonicalPath::parse(id).ok().filter(|_| is_canonical_id(id));
             if path.is_none_or(|path| path.plain_id() != id) {
@@ -509,7 +597,10 @@ fn public_problems(slug: &PortalSlug, file: &PortalFile, names: &TypeNames, entr
     for entry in entries.iter().filter(|e| e.info.effect == Effect::Forbid) {
         for (path, reach) in named_paths(entry, names) {
             if let Some(public) = file.public.overlaps(path.id().unescaped(), reach) {
-                let message = format!("public `{public}` reaches `{path}`, which forbid `{}` names ({})", entry.info.id, entry.info.place);
+                let message = format!(
+                    "public `{public}` reaches `{path}`, which forbid `{}` names ({})",
+                    entry.info.id, entry.info.place
+                );
                 problems.push(Problem::new(&portal_yaml, message));
             }
         }
@@ -526,7 +617,11 @@ fn named_paths(entry: &PolicyEntry, names: &TypeNames) -> Vec<(EntityUid, Reach)
     let paths = entry.policy().entity_literals().into_iter().filter(is_path);
     paths
         .map(|uid| {
-            let reach = if exact.as_ref() == Some(&uid) && !entry.policy().has_non_scope_constraint() { Reach::Exact } else { Reach::Subtree };
+            let reach = if exact.as_ref() == Some(&uid) && !entry.policy().has_non_scope_constraint() {
+                Reach::Exact
+            } else {
+                Reach::Subtree
+            };
             (uid, reach)
         })
         .collect()

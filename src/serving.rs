@@ -83,7 +83,10 @@ pub struct Meters {
 impl Serving {
     pub fn new(portals: Vec<Arc<Portal>>) -> Result<Self, PortalError> {
         let configs: Vec<config::Portal> = portals.iter().map(|p| p.config.clone()).collect();
-        Ok(Self { table: PortalTable::new(&configs)?, portals })
+        Ok(Self {
+            table: PortalTable::new(&configs)?,
+            portals,
+        })
     }
 
     pub fn find(&self, host: &str, path: &CanonicalPath) -> Option<&Arc<Portal>> {
@@ -97,13 +100,26 @@ impl Serving {
 
 impl Portal {
     pub fn new(portal: config::Portal, config: &config::Config, metrics: &Metrics) -> Self {
-        let issuers = portal.issuers.iter().filter_map(|index| config.issuers.get(*index)).cloned().collect();
+        let issuers = portal
+            .issuers
+            .iter()
+            .filter_map(|index| config.issuers.get(*index))
+            .cloned()
+            .collect();
         let upstream = portal.upstream.clone().unwrap_or_else(|| config.upstream.clone());
         let name: Arc<str> = Arc::from(portal.slug.as_str());
         // INVARIANT: a slug is lower-case letters, digits and `-`
         let header = HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static(""));
         let meters = Meters::new(metrics, &name);
-        Self { config: portal, issuers, upstream, name, header, active: ArcSwapOption::empty(), meters }
+        Self {
+            config: portal,
+            issuers,
+            upstream,
+            name,
+            header,
+            active: ArcSwapOption::empty(),
+            meters,
+        }
     }
 
     pub fn slug(&self) -> &PortalSlug {
@@ -111,13 +127,19 @@ impl Portal {
     }
 
     pub fn frame(&self) -> Frame<'_> {
-        Frame { portal: &self.config, issuers: &self.issuers }
+        Frame {
+            portal: &self.config,
+            issuers: &self.issuers,
+        }
     }
 }
 
 impl Active {
     pub fn new(revision: Arc<Revision>, token_cache: usize) -> Self {
-        Self { revision, callers: TokenCache::new(token_cache) }
+        Self {
+            revision,
+            callers: TokenCache::new(token_cache),
+        }
     }
 }
 
@@ -144,10 +166,14 @@ impl Meters {
     /// Counts one decision; `None` is an allow.
     pub fn count(&self, door: Door, denial: Option<Denial>) {
         let column = denial.map_or(0, |d| d as usize + 1);
-        let Some(cell) = self.decisions.get(door as usize).and_then(|row| row.get(column)) else { return };
+        let Some(cell) = self.decisions.get(door as usize).and_then(|row| row.get(column)) else {
+            return;
+        };
         let counter = cell.get_or_init(|| {
             let (decision, reason) = denial.map_or(("allow", "permitted"), |d| ("deny", d.code()));
-            self.metrics.decisions.with_label_values(&[&*self.portal, door.as_str(), decision, reason])
+            self.metrics
+                .decisions
+                .with_label_values(&[&*self.portal, door.as_str(), decision, reason])
         });
         counter.inc();
     }

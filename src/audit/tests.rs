@@ -20,7 +20,12 @@ fn record() -> AuditRecord {
 
 fn full_record() -> AuditRecord {
     let attrs = serde_json::json!({"email": "a@acme.test"});
-    let entity = EntityRef { kind: "User".into(), id: "alice".into(), attrs: Some(Arc::new(attrs)), parents: vec!["Role::\"viewer\"".into()] };
+    let entity = EntityRef {
+        kind: "User".into(),
+        id: "alice".into(),
+        attrs: Some(Arc::new(attrs)),
+        parents: vec!["Role::\"viewer\"".into()],
+    };
     AuditRecord {
         request_id: Some("r".into()),
         trace_id: Some([7; 16]),
@@ -33,10 +38,24 @@ fn full_record() -> AuditRecord {
         context: Some(Arc::new(serde_json::json!({"headers": {"x": "secret"}, "path": "/"}))),
         verdict: Verdict::Permitted,
         policies: vec!["p".into()],
-        errors: vec![PolicyError { policy: "q".into(), message: "m".to_owned() }],
-        shadow: Some(Shadow { revision: "4".into(), decision: "deny" }),
-        token: Some(Arc::new(TokenFacts { alg: "RS256", ..TokenFacts::default() })),
-        http: Some(HttpFacts { method: http::Method::GET, path: "/".to_owned(), route: None, status: Some(200) }),
+        errors: vec![PolicyError {
+            policy: "q".into(),
+            message: "m".to_owned(),
+        }],
+        shadow: Some(Shadow {
+            revision: "4".into(),
+            decision: "deny",
+        }),
+        token: Some(Arc::new(TokenFacts {
+            alg: "RS256",
+            ..TokenFacts::default()
+        })),
+        http: Some(HttpFacts {
+            method: http::Method::GET,
+            path: "/".to_owned(),
+            route: None,
+            status: Some(200),
+        }),
         ..record()
     }
 }
@@ -62,12 +81,31 @@ fn every_kind_of_record_matches_the_published_schema() {
     let validator = jsonschema::draft202012::new(&schema).unwrap();
     let mut events = vec![
         Event::Decision(Box::new(full_record())),
-        Event::Auth(AuthEvent { portal: None, event: "login", result: "ok", detail: None }),
-        Event::Policy(PolicyEvent { portal: "p".into(), revision: None, result: "rejected", detail: Some("d".to_owned()) }),
-        Event::Admin(AdminEvent { event: "drain", detail: None }),
-        Event::HttpRejected(HttpRejected { reason: "malformed", peer: Some("::1".parse().unwrap()) }),
+        Event::Auth(AuthEvent {
+            portal: None,
+            event: "login",
+            result: "ok",
+            detail: None,
+        }),
+        Event::Policy(PolicyEvent {
+            portal: "p".into(),
+            revision: None,
+            result: "rejected",
+            detail: Some("d".to_owned()),
+        }),
+        Event::Admin(AdminEvent {
+            event: "drain",
+            detail: None,
+        }),
+        Event::HttpRejected(HttpRejected {
+            reason: "malformed",
+            peer: Some("::1".parse().unwrap()),
+        }),
     ];
-    let verdicts = Denial::ALL.into_iter().map(Verdict::Denied).chain([Verdict::Cancelled, Verdict::Panicked]);
+    let verdicts = Denial::ALL
+        .into_iter()
+        .map(Verdict::Denied)
+        .chain([Verdict::Cancelled, Verdict::Panicked]);
     events.extend(verdicts.map(|verdict| Event::Decision(Box::new(AuditRecord { verdict, ..record() }))));
     for event in &events {
         for mask in [&[][..], &["context.headers", "principal.attrs", "roles", "no.such"]] {
@@ -83,7 +121,10 @@ fn every_kind_of_record_matches_the_published_schema() {
 
 #[test]
 fn masked_fields_are_replaced_and_listed() {
-    let line = json(&Event::Decision(Box::new(full_record())), &["context.headers", "context.none"]);
+    let line = json(
+        &Event::Decision(Box::new(full_record())),
+        &["context.headers", "context.none"],
+    );
     assert_eq!(line["context"]["headers"], "[masked]");
     assert_eq!(line["context"]["path"], "/");
     assert_eq!(line["masked"], serde_json::json!(["/context/headers"]));

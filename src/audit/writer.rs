@@ -84,12 +84,19 @@ impl AuditWriter {
             AuditSink::Stdout => Sink::Stdout,
             AuditSink::File(path) => Sink::File {
                 path: path.clone(),
-                file: open(path).map_err(|source| AuditError::Open { path: path.clone(), source })?,
+                file: open(path).map_err(|source| AuditError::Open {
+                    path: path.clone(),
+                    source,
+                })?,
             },
         };
         let writing = Writing {
             sink,
-            mask: config.mask.iter().map(|path| path.split('.').map(str::to_owned).collect()).collect(),
+            mask: config
+                .mask
+                .iter()
+                .map(|path| path.split('.').map(str::to_owned).collect())
+                .collect(),
             batch: Vec::with_capacity(BATCH_BYTES),
             lines: 0,
             written: metrics.audit_events.with_label_values(&[name]),
@@ -218,7 +225,13 @@ pub(super) fn line(event: &Event, mask: &[Vec<String>], out: &mut Vec<u8>) -> se
     }
 }
 
-fn append<T: Serialize>(kind: &'static str, ts: Option<Ts>, event: &T, mask: &[Vec<String>], out: &mut Vec<u8>) -> serde_json::Result<()> {
+fn append<T: Serialize>(
+    kind: &'static str,
+    ts: Option<Ts>,
+    event: &T,
+    mask: &[Vec<String>],
+    out: &mut Vec<u8>,
+) -> serde_json::Result<()> {
     let line = Line {
         schema_version: SCHEMA_VERSION,
         kind,
@@ -230,7 +243,11 @@ fn append<T: Serialize>(kind: &'static str, ts: Option<Ts>, event: &T, mask: &[V
         serde_json::to_writer(&mut *out, &line)?;
     } else {
         let mut value = serde_json::to_value(&line)?;
-        let masked: Vec<Value> = mask.iter().filter_map(|path| masked(&mut value, path)).map(Value::String).collect();
+        let masked: Vec<Value> = mask
+            .iter()
+            .filter_map(|path| masked(&mut value, path))
+            .map(Value::String)
+            .collect();
         if let Some(fields) = value.as_object_mut() {
             fields.insert("masked".to_owned(), Value::Array(masked));
         }

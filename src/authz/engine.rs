@@ -508,7 +508,12 @@ fn push_context_uids(context: &Context, roots: &mut Vec<EntityUid>) {
 impl Answer {
     /// There is nothing to ask: no revision was ever loaded.
     pub fn unloaded() -> Self {
-        Self { outcome: Outcome::NothingLoaded, policies: Vec::new(), errors: Vec::new(), near: None }
+        Self {
+            outcome: Outcome::NothingLoaded,
+            policies: Vec::new(),
+            errors: Vec::new(),
+            near: None,
+        }
     }
 
     /// The question could not be put to Cedar.

@@ -36,14 +36,20 @@ impl Admin {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
-        let verbose = request.uri().query().is_some_and(|q| q.split('&').any(|p| p == "verbose" || p.starts_with("verbose=")));
+        let verbose = request
+            .uri()
+            .query()
+            .is_some_and(|q| q.split('&').any(|p| p == "verbose" || p.starts_with("verbose=")));
         match request.uri().path() {
             "/livez" | "/healthz" | "/ping" => text(StatusCode::OK, "ok\n".to_owned()),
             "/startupz" => self.startup(),
             "/readyz" | "/ready" => self.ready(verbose),
             "/metrics" => self.metrics(),
             "/status" => json_body(&self.status().await),
-            _ => text(StatusCode::NOT_FOUND, "livez readyz startupz healthz metrics status\n".to_owned()),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "livez readyz startupz healthz metrics status\n".to_owned(),
+            ),
         }
     }
 
@@ -51,7 +57,10 @@ impl Admin {
         let pending = self.readiness.pending();
         match pending.as_slice() {
             [] => text(StatusCode::OK, "ok\n".to_owned()),
-            _ => text(StatusCode::SERVICE_UNAVAILABLE, format!("waiting for: {}\n", pending.join(", "))),
+            _ => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("waiting for: {}\n", pending.join(", ")),
+            ),
         }
     }
 
@@ -60,8 +69,16 @@ impl Admin {
         if self.shutdown.is_draining() {
             waiting.push("draining".to_owned());
         }
-        let status = if waiting.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        let mut lines = if waiting.is_empty() { "ok\n".to_owned() } else { format!("waiting for: {}\n", waiting.join(", ")) };
+        let status = if waiting.is_empty() {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        let mut lines = if waiting.is_empty() {
+            "ok\n".to_owned()
+        } else {
+            format!("waiting for: {}\n", waiting.join(", "))
+        };
         if verbose {
             let serving = self.gate.serving.load();
             for portal in &serving.portals {
@@ -70,7 +87,9 @@ impl Admin {
                 lines.push_str(&format!("portal {}: {state}\n", portal.name));
             }
             for issuer in self.gate.authn.status() {
-                let age = issuer.age.map_or("no keys yet".to_owned(), |age| format!("{} keys, {age} s old", issuer.keys));
+                let age = issuer
+                    .age
+                    .map_or("no keys yet".to_owned(), |age| format!("{} keys, {age} s old", issuer.keys));
                 lines.push_str(&format!("issuer {}: {age}\n", issuer.name));
             }
         }
@@ -134,6 +153,8 @@ fn with_type(status: StatusCode, kind: &'static str, body: String) -> Response<B
     let mut response = Response::new(Body::full(Bytes::from(body)));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

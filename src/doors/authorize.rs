@@ -4,13 +4,13 @@
 //! Every decision is a 200; what cannot be asked is a 400 that names the place. What the gate knows itself (portal,
 //! time, the credential's tenant) the app cannot override.
 
-mod body;
+pub mod body;
+pub mod question;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use cedar_policy::{Context, EntityUid};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, Limited};
@@ -19,13 +19,11 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use self::body::{Ask, Who};
+use self::question::Asker;
 use crate::answer::{self, Answer, Style};
 use crate::audit::{AuditGuard, AuditRecord};
 use crate::authn::{bearer, is_assertion};
-use crate::authz::context::{Facts, ReadyContext};
-use crate::authz::engine::{self, Party};
-use crate::authz::supplied::{SuppliedEntities, SuppliedError, report};
-use crate::authz::Target;
+use crate::authz::engine;
 use crate::config::AuditAllow;
 use crate::denial::{Denial, Refusal};
 use crate::gate::{Gate, entity_ref, now_millis, record_answer};
@@ -33,7 +31,8 @@ use crate::json;
 use crate::request::{Trace, request_id};
 use crate::revision::cases::subject_prefix;
 use crate::serving::{Active, Caller, Portal};
-use crate::types::{Door, Identity, Redacted};
+use crate::types::{Door, Redacted};
+use crate::upstream::Body;
 
 /// What one request to this door carries besides its body.
 struct Envelope {
@@ -43,24 +42,18 @@ struct Envelope {
     bearer: Option<String>,
 }
 
-/// Who asks, ready to be put into a question.
-struct Asker {
-    principal: Party,
-    identity: Option<Identity>,
-    caller: Option<Arc<Caller>>,
-}
-
 /// Answers one request on the decision listener; never fails. `tokens` are what callers must present, if any.
 pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], request: Request<Incoming>) -> Response<Body> {
-    let answer =
-        Answer { style: Style::Problem, decision_id: Uuid::now_v7(), request_id: request_id(request.headers()) };
+    let answer = Answer {
+        style: Style::Problem,
+        decision_id: Uuid::now_v7(),
+        request_id: request_id(request.headers()),
+    };
     match respond(gate, tokens, request, answer.request_id.clone()).await {
         Ok(body) => json_response(&body, answer.request_id),
         Err(refusal) => answer::refused_in_detail(&refusal, &answer),
     }
 }
-
-use crate::upstream::Body;
 
 async fn respond(
     gate: &Gate,
@@ -70,7 +63,11 @@ async fn respond(
 ) -> Result<Value, Refusal> {
     let (head, body) = request.into_parts();
     let bearer = credential(&head.headers, tokens)?;
-    let envelope = Envelope { request_id, trace: Trace::from_headers(&head.headers), bearer };
+    let envelope = Envelope {
+        request_id,
+        trace: Trace::from_headers(&head.headers),
+        bearer,
+    };
     let batch = match head.uri.path() {
         "/authorize" => false,
         "/authorize/batch" => true,
@@ -106,7 +103,11 @@ fn credential(headers: &HeaderMap, tokens: &[Redacted<String>]) -> Result<Option
         let same = aws_lc_rs::constant_time::verify_slices_are_equal(token.expose().as_bytes(), presented.as_bytes()).is_ok();
         known | same
     });
-    if known { Ok(None) } else { Err(Refusal::new(Denial::TokenInvalid, "not one of this listener's tokens")) }
+    if known {
+        Ok(None)
+    } else {
+        Err(Refusal::new(Denial::TokenInvalid, "not one of this listener's tokens"))
+    }
 }
 
 /// One question, one record.
@@ -122,7 +123,10 @@ async fn one(gate: &Gate, envelope: &Envelope, ask: &Ask) -> Result<Value, Refus
         record.portal = Arc::from("none");
         let mut guard = gate.audit.guard(slot, record);
         guard.denied(Denial::PortalUnknown);
-        return Err(Refusal::new(Denial::PortalUnknown, format!("there is no portal `{}`", ask.portal)));
+        return Err(Refusal::new(
+            Denial::PortalUnknown,
+            format!("there is no portal `{}`", ask.portal),
+        ));
     };
     let mut guard = gate.audit.guard(slot, record);
     let started = Instant::now();
@@ -153,44 +157,29 @@ async fn decide(
     let Some(active) = portal.active.load_full() else {
         return Ok((engine::Answer::unloaded(), Arc::from("")));
     };
-    guard.record.revision = Some(Arc::clone(&active.revision.id));
-    let rules = &active.revision.rules;
-    let action = rules.schema.resolve_action(&ask.action);
-    let action = action.ok_or_else(|| invalid(format!("`action`: the schema has no action `{}`", ask.action)))?;
-    let (resource, mut items) = ask.resource.entity(&rules.schema, "resource")?;
-    let asker = asker(gate, (portal, &active), (envelope, ask), &mut items).await?;
-    let who = &asker.principal.uid;
-    guard.record.principal = Some(asker.caller.as_ref().map_or_else(|| entity_ref(who), |c| c.entity_ref()));
-    guard.record.action = Some(Arc::from(action.to_string()));
-    guard.record.resource = Some(entity_ref(&resource));
-    if let Some(caller) = &asker.caller {
+    let revision = &active.revision;
+    guard.record.revision = Some(Arc::clone(&revision.id));
+    let (asker, caller) = asker(gate, (portal, &active), (envelope, ask)).await?;
+    if let Some(caller) = &caller {
+        guard.record.principal = Some(caller.entity_ref());
         guard.record.roles = Arc::clone(&caller.roles);
         guard.record.token = Some(Arc::clone(&caller.token));
     }
-    guard.record.tenant = asker.identity.as_ref().and_then(|i| i.tenant.as_deref()).map(Arc::from);
-    items.extend(ask.entities.iter().cloned());
-    let reserved = asker.identity.as_ref().map(|_| who);
-    let supplied = rules.supplied_entities(&Value::Array(items), reserved).map_err(|e| supplied_refusal(&e))?;
-    if !rules.schema.applies(who.type_name(), &action, resource.type_name()) {
-        let detail = format!("the schema does not let a `{}` do `{action}` on a `{}`", who.type_name(), resource.type_name());
-        return Err(invalid(detail));
-    }
-    let context = context(portal, &active, &asker, (&action, ask.context.as_ref()))?;
-    guard.record.context = context.as_json.map(Arc::new);
-    let principal = match &asker.identity {
-        Some(_) => asker.principal,
-        None => rules.named_principal(who.clone(), &supplied),
-    };
-    let target = Target { action, resource: rules.named_resource(resource, &supplied), paths: Vec::new() };
+    guard.record.tenant = asker.identity().and_then(|i| i.tenant.as_deref()).map(Arc::from);
     let started = Instant::now();
-    let answer = rules.ask_in(&principal, &target, &supplied, &ReadyContext(context.cedar))?;
-    guard.record.latency_us.decision = u64::try_from(started.elapsed().as_micros()).ok();
+    let put = question::put((revision, &portal.name), ask, &asker, now_millis())?;
+    let took = started.elapsed();
+    guard.record.latency_us.decision = u64::try_from(took.as_micros()).ok();
+    guard.record.principal.get_or_insert_with(|| entity_ref(&put.principal));
+    guard.record.action = Some(Arc::from(put.action.to_string()));
+    guard.record.resource = Some(entity_ref(&put.resource));
+    guard.record.context = put.context.map(Arc::new);
     if let Some(meter) = portal.meters.decision_duration.get(Door::Authorize as usize) {
-        meter.observe(started.elapsed().as_secs_f64());
+        meter.observe(took.as_secs_f64());
     }
-    portal.meters.errors(answer.errors.len());
-    record_answer(&mut guard.record, &answer);
-    Ok((answer, Arc::clone(&active.revision.id)))
+    portal.meters.errors(put.answer.errors.len());
+    record_answer(&mut guard.record, &put.answer);
+    Ok((put.answer, Arc::clone(&revision.id)))
 }
 
 /// Who asks: the named principal, or whoever the token or the header proves.
@@ -198,73 +187,38 @@ async fn asker(
     gate: &Gate,
     (portal, active): (&Portal, &Active),
     (envelope, ask): (&Envelope, &Ask),
-    items: &mut Vec<Value>,
-) -> Result<Asker, Refusal> {
-    let rules = &active.revision.rules;
+) -> Result<(Asker, Option<Arc<Caller>>), Refusal> {
     let token = match (&ask.who, &envelope.bearer) {
-        (Who::Principal(named), _) => {
-            let (uid, own) = named.entity(&rules.schema, "principal")?;
-            items.extend(own);
-            return Ok(Asker { principal: rules.named_principal(uid, &SuppliedEntities::default()), identity: None, caller: None });
-        }
+        (Who::Principal(_), _) => return Ok((Asker::Named, None)),
         (Who::Token(token), _) => token.expose().as_str(),
         (Who::Header, Some(token)) => token.as_str(),
         (Who::Header, None) => return Err(Refusal::new(Denial::TokenMissing, "name a `principal`, or give a `token`")),
     };
     if is_assertion(token) {
         let now = now_millis() / 1000;
-        let identity = gate.assertions.verify(token, &portal.name, &portal.upstream.url.origin(), now)?;
+        let identity = gate
+            .assertions
+            .verify(token, &portal.name, &portal.upstream.url.origin(), now)?;
         let prefix = subject_prefix(portal.frame(), &identity.issuer);
-        let principal = rules.principal(&identity, &prefix)?.party;
-        return Ok(Asker { principal, identity: Some(identity), caller: None });
+        let principal = active.revision.rules.principal(&identity, &prefix)?.party;
+        return Ok((
+            Asker::Proven {
+                principal: Box::new(principal),
+                identity: Box::new(identity),
+            },
+            None,
+        ));
     }
     let caller = gate.caller(portal, active, token).await?;
-    Ok(Asker { principal: caller.principal.party.clone(), identity: Some(caller.identity.clone()), caller: Some(caller) })
-}
-
-/// A context, and what the record says of it.
-struct Filled {
-    cedar: Context,
-    as_json: Option<Value>,
-}
-
-/// What the app gave, under what the gate fills in itself; checked against the action's context type.
-fn context(
-    portal: &Portal,
-    active: &Active,
-    asker: &Asker,
-    (action, given): (&EntityUid, Option<&Map<String, Value>>),
-) -> Result<Filled, Refusal> {
-    let rules = &active.revision.rules;
-    let facts = Facts {
-        portal: &portal.name,
-        tenant: asker.identity.as_ref().and_then(|i| i.tenant.as_deref()),
-        now_millis: now_millis(),
-        auth: asker.identity.as_ref().map(|i| &i.auth),
-        flags: &active.revision.flags,
-        http: None,
-    };
-    let mut all = given.cloned().unwrap_or_default();
-    if let Some(plan) = rules.plans.get(action) {
-        all.retain(|name, _| !plan.owns(name, &facts));
-        all.extend(plan.to_json(&facts)?);
-    }
-    let all = Value::Object(all);
-    let cedar = Context::from_json_value(all.clone(), Some((&rules.schema.cedar, action)))
-        .map_err(|e| invalid(format!("`context`: {}", report(&e))))?;
-    let as_json = all.as_object().is_some_and(|o| !o.is_empty()).then_some(all);
-    Ok(Filled { cedar, as_json })
-}
-
-fn supplied_refusal(error: &SuppliedError) -> Refusal {
-    invalid(format!("`entities`: {error}"))
+    let (principal, identity) = (Box::new(caller.principal.party.clone()), Box::new(caller.identity.clone()));
+    Ok((Asker::Proven { principal, identity }, Some(caller)))
 }
 
 fn invalid(detail: String) -> Refusal {
     Refusal::new(Denial::RequestInvalid, detail)
 }
 
-fn rendered(answer: &engine::Answer, denial: Option<Denial>, decision_id: Uuid, (portal, revision): (&str, &str)) -> Value {
+pub fn rendered(answer: &engine::Answer, denial: Option<Denial>, decision_id: Uuid, (portal, revision): (&str, &str)) -> Value {
     let policies: Vec<Value> = answer
         .policies
         .iter()
@@ -273,7 +227,11 @@ fn rendered(answer: &engine::Answer, denial: Option<Denial>, decision_id: Uuid, 
             json!({"id": &*p.id, "annotations": annotations})
         })
         .collect();
-    let errors: Vec<Value> = answer.errors.iter().map(|e| json!({"policy": &*e.policy, "message": e.message})).collect();
+    let errors: Vec<Value> = answer
+        .errors
+        .iter()
+        .map(|e| json!({"policy": &*e.policy, "message": e.message}))
+        .collect();
     json!({
         "decision": if denial.is_none() { "allow" } else { "deny" },
         "reason": denial.map_or("permitted", Denial::code),

@@ -62,11 +62,18 @@ impl Gate {
             claims: &caller.asserted,
             now,
         };
-        let signed = self.assertions.sign(claims).ok().and_then(|jwt| HeaderValue::try_from(jwt).ok());
+        let signed = self
+            .assertions
+            .sign(claims)
+            .ok()
+            .and_then(|jwt| HeaderValue::try_from(jwt).ok());
         let value = signed.ok_or_else(|| Refusal::new(Denial::KeyUnavailable, "the assertion could not be signed"))?;
         let expires_at = self.assertions.expires_at(&caller.identity, now);
         let renew_at = now + (expires_at - now) / RENEW_SHARE;
-        caller.assertion.store(Some(Arc::new(FreshAssertion { value: value.clone(), renew_at })));
+        caller.assertion.store(Some(Arc::new(FreshAssertion {
+            value: value.clone(),
+            renew_at,
+        })));
         Ok(value)
     }
 }
@@ -74,7 +81,10 @@ impl Gate {
 impl Caller {
     /// The principal, as the record shows it.
     pub fn entity_ref(&self) -> EntityRef {
-        EntityRef { attrs: self.attrs.clone(), ..super::entity_ref(&self.principal.party.uid) }
+        EntityRef {
+            attrs: self.attrs.clone(),
+            ..super::entity_ref(&self.principal.party.uid)
+        }
     }
 }
 
@@ -113,7 +123,13 @@ fn asserted_claims(revision: &Revision, identity: &Identity) -> Map<String, Valu
 }
 
 fn headers(identity: &Identity, principal: &Principal) -> CallerHeaders {
-    let text = |name: &str| identity.claims.get(name).and_then(Value::as_str).map_or(HeaderValue::from_static(""), header_value);
+    let text = |name: &str| {
+        identity
+            .claims
+            .get(name)
+            .and_then(Value::as_str)
+            .map_or(HeaderValue::from_static(""), header_value)
+    };
     let roles = header_list(identity.roles.iter().map(String::as_str));
     let groups = match identity.claims.get("groups").and_then(Value::as_array) {
         Some(groups) => header_list(groups.iter().filter_map(Value::as_str)),

@@ -26,7 +26,12 @@ impl Worker {
             return Some(self.jwks(&head.method));
         }
         let own = below(OWN_PREFIX) || below(&self.gate.config.identity_prefix);
-        own.then(|| Err(Refusal::new(Denial::PortalUnknown, "this path is the gate's and has no endpoint")))
+        own.then(|| {
+            Err(Refusal::new(
+                Denial::PortalUnknown,
+                "this path is the gate's and has no endpoint",
+            ))
+        })
     }
 
     fn jwks(&self, method: &Method) -> Result<Response<Body>, Refusal> {

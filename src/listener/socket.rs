@@ -69,7 +69,10 @@ pub fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
         let stale = found.file_type().is_socket()
             && std::os::unix::net::UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
         if !stale {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "the socket path is in use; remove it or choose another"));
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "the socket path is in use; remove it or choose another",
+            ));
         }
         std::fs::remove_file(path)?;
     }
@@ -106,7 +109,10 @@ impl Socket {
                 drop(stream.set_nodelay(true));
                 Ok((Stream::Tcp(stream), PeerAddr::Tcp(peer)))
             }
-            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| (Stream::Unix(stream), PeerAddr::Unix)),
+            Self::Unix(listener) => listener
+                .accept()
+                .await
+                .map(|(stream, _)| (Stream::Unix(stream), PeerAddr::Unix)),
         }
     }
 }

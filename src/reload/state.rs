@@ -49,9 +49,21 @@ impl StateDir {
 
     pub fn save(&self, slug: &PortalSlug, revision: &Revision) -> Result<(), StateError> {
         let path = self.path(slug);
-        let fail = |source| StateError::Io { path: path.clone(), source };
-        let files = revision.files().0.iter().map(|(name, file)| (name.clone(), STANDARD.encode(&file.bytes))).collect();
-        let saved = Saved { format: FORMAT, revision: revision.id.to_string(), files };
+        let fail = |source| StateError::Io {
+            path: path.clone(),
+            source,
+        };
+        let files = revision
+            .files()
+            .0
+            .iter()
+            .map(|(name, file)| (name.clone(), STANDARD.encode(&file.bytes)))
+            .collect();
+        let saved = Saved {
+            format: FORMAT,
+            revision: revision.id.to_string(),
+            files,
+        };
         let text = serde_json::to_vec(&saved).map_err(|e| fail(e.into()))?;
         fs::create_dir_all(&self.0).map_err(fail)?;
         let temporary = self.0.join(format!(".{slug}.json.new"));
@@ -83,6 +95,10 @@ impl StateDir {
             let bytes = STANDARD.decode(content).map_err(|e| bad(format!("`{name}`: {e}")))?;
             files.0.insert(name, SourceFile::new(bytes));
         }
-        Ok(Some(Tree { files, slugs: [slug.clone()].into(), problems: Vec::new() }))
+        Ok(Some(Tree {
+            files,
+            slugs: [slug.clone()].into(),
+            problems: Vec::new(),
+        }))
     }
 }

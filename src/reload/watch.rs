@@ -41,8 +41,14 @@ impl Watch {
             // the receiver is gone only while stopping
             let _stopping = sender.send(()).is_err();
         });
-        let watcher = watcher.inspect_err(|error| tracing::warn!(%error, "no file watches; polling alone")).ok();
-        let mut watch = Self { watcher, events, identity: Vec::new() };
+        let watcher = watcher
+            .inspect_err(|error| tracing::warn!(%error, "no file watches; polling alone"))
+            .ok();
+        let mut watch = Self {
+            watcher,
+            events,
+            identity: Vec::new(),
+        };
         watch.follow(places);
         watch
     }

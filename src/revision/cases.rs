@@ -15,10 +15,10 @@ use serde_saphyr::Spanned;
 use super::problem::{Problem, RevisionError};
 use super::{Frame, Revision};
 use crate::authn;
+use crate::authz::Target;
 use crate::authz::context::{Facts, HttpFacts, ReadyContext};
 use crate::authz::engine::{Answer, Party};
 use crate::authz::supplied::{SuppliedEntities, entity_item, report};
-use crate::authz::Target;
 use crate::denial::{Denial, Refusal};
 use crate::portal::path::CanonicalPath;
 use crate::request::query_pairs;
@@ -140,7 +140,11 @@ pub fn run(frame: Frame<'_>, revision: &Revision) -> Result<Vec<CaseResult>, Rev
     let mut results = Vec::new();
     for (name, file) in revision.main_files().0.iter().filter(|(name, _)| name.starts_with(&folder)) {
         let text = file.text(name)?;
-        let runner = Runner { frame, revision, file: name };
+        let runner = Runner {
+            frame,
+            revision,
+            file: name,
+        };
         match name.rsplit_once('.').map(|(_, suffix)| suffix) {
             Some("yaml" | "yml") => results.extend(runner.yaml(text)?),
             Some("json") => results.extend(runner.json(text)?),
@@ -162,22 +166,35 @@ impl Runner<'_> {
             let line = e.location().and_then(|at| usize::try_from(at.line()).ok());
             Problem::new(self.file, format!("is not a test file: {e}")).at_line(line)
         })?;
-        Ok(tests.cases.iter().enumerate().map(|(n, case)| self.yaml_case(&tests, n, case)).collect())
+        Ok(tests
+            .cases
+            .iter()
+            .enumerate()
+            .map(|(n, case)| self.yaml_case(&tests, n, case))
+            .collect())
     }
 
     fn yaml_case(&self, tests: &TestFile, number: usize, case: &Spanned<Case>) -> CaseResult {
         let line = usize::try_from(case.referenced.line()).ok();
         let case = &case.value;
         let name = case.name.clone().unwrap_or_else(|| format!("#{number}"));
-        let mut result =
-            CaseResult { file: self.file.to_owned(), line, name, verdict: Verdict::Passed, deciding: Vec::new() };
+        let mut result = CaseResult {
+            file: self.file.to_owned(),
+            line,
+            name,
+            verdict: Verdict::Passed,
+            deciding: Vec::new(),
+        };
         if let Some(why) = &case.skip {
             result.verdict = Verdict::Skipped(why.clone());
             return result;
         }
         match self.decide(tests, case) {
             Ok(outcome) => {
-                result.deciding = outcome.as_ref().map(|a| a.policies.iter().map(|p| Arc::clone(&p.id)).collect()).unwrap_or_default();
+                result.deciding = outcome
+                    .as_ref()
+                    .map(|a| a.policies.iter().map(|p| Arc::clone(&p.id)).collect())
+                    .unwrap_or_default();
                 result.verdict = judge(case, &outcome);
             }
             Err(message) => result.verdict = Verdict::Failed(message),
@@ -194,7 +211,11 @@ impl Runner<'_> {
             Ok(identity) => identity,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let now_millis = case.now.as_ref().or(tests.now.as_ref()).map_or(Ok(NOW_MILLIS), |text| millis(text))?;
+        let now_millis = case
+            .now
+            .as_ref()
+            .or(tests.now.as_ref())
+            .map_or(Ok(NOW_MILLIS), |text| millis(text))?;
         match (&case.http, &case.action, &case.resource) {
             (Some(http), None, None) => self.http(&identity, case, http, now_millis),
             (None, Some(action), Some(resource)) => self.direct(&identity, case, (action, resource), now_millis),
@@ -205,7 +226,10 @@ impl Runner<'_> {
     fn identity(&self, tests: &TestFile, case: &Case) -> Result<Result<Identity, Refusal>, String> {
         match (&case.principal, &case.claims) {
             (Some(name), None) => {
-                let fixture = tests.principals.get(name).ok_or_else(|| format!("there is no principal `{name}`"))?;
+                let fixture = tests
+                    .principals
+                    .get(name)
+                    .ok_or_else(|| format!("there is no principal `{name}`"))?;
                 Ok(Ok(self.fixture(fixture)))
             }
             (None, Some(claims)) => Ok(authn::identity_from_claims(self.issuer(case)?, claims.clone()).map_err(Refusal::from)),
@@ -216,16 +240,26 @@ impl Runner<'_> {
     /// The fixture's attributes, as the claims that the portal maps to them.
     fn fixture(&self, fixture: &Fixture) -> Identity {
         let mapping = &self.revision.rules.claims;
-        let claims = fixture.attrs.iter().map(|(name, value)| (mapping.get(name).unwrap_or(name).clone(), value.clone()));
+        let claims = fixture
+            .attrs
+            .iter()
+            .map(|(name, value)| (mapping.get(name).unwrap_or(name).clone(), value.clone()));
         Identity {
-            issuer: self.frame.issuers.first().map_or_else(|| Arc::from("test"), |i| Arc::clone(&i.name)),
+            issuer: self
+                .frame
+                .issuers
+                .first()
+                .map_or_else(|| Arc::from("test"), |i| Arc::clone(&i.name)),
             subject: fixture.id.clone(),
             principal_type: Arc::from(fixture.ty.as_deref().unwrap_or("User")),
             tenant: fixture.tenant.clone(),
             roles: fixture.roles.clone(),
             claims: Arc::new(claims.collect()),
             expires_at: i64::MAX,
-            auth: AuthFacts { method: "bearer", ..AuthFacts::default() },
+            auth: AuthFacts {
+                method: "bearer",
+                ..AuthFacts::default()
+            },
             token: TokenFacts::default(),
         }
     }
@@ -239,7 +273,9 @@ impl Runner<'_> {
     }
 
     fn http(&self, identity: &Identity, case: &Case, http: &str, now_millis: i64) -> Result<Outcome, String> {
-        let (method, target) = http.split_once(' ').ok_or("`http` is a method and a path: \"GET /portal/…\"")?;
+        let (method, target) = http
+            .split_once(' ')
+            .ok_or("`http` is a method and a path: \"GET /portal/…\"")?;
         let (raw, query) = target.split_once('?').map_or((target, ""), |(path, query)| (path, query));
         let path = match CanonicalPath::parse(raw) {
             Ok(path) => path,
@@ -288,9 +324,14 @@ impl Runner<'_> {
         now_millis: i64,
     ) -> Result<Outcome, String> {
         let rules = &self.revision.rules;
-        let action = rules.schema.resolve_action(action).ok_or_else(|| format!("the schema has no action `{action}`"))?;
+        let action = rules
+            .schema
+            .resolve_action(action)
+            .ok_or_else(|| format!("the schema has no action `{action}`"))?;
         let (uid, item) = self.resource(resource)?;
-        let supplied = rules.supplied_entities(&Value::Array(item.into_iter().collect()), None).map_err(|e| e.to_string())?;
+        let supplied = rules
+            .supplied_entities(&Value::Array(item.into_iter().collect()), None)
+            .map_err(|e| e.to_string())?;
         let principal = match rules.principal(identity, &self.prefix(identity)) {
             Ok(principal) => principal,
             Err(refusal) => return Ok(Err(refusal)),
@@ -300,7 +341,11 @@ impl Runner<'_> {
             Ok(context) => context,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let target = Target { action, resource: rules.named_resource(uid, &supplied), paths: Vec::new() };
+        let target = Target {
+            action,
+            resource: rules.named_resource(uid, &supplied),
+            paths: Vec::new(),
+        };
         Ok(rules.ask_in(&principal.party, &target, &supplied, &ReadyContext(context)))
     }
 
@@ -308,16 +353,30 @@ impl Runner<'_> {
     fn resource(&self, value: &Value) -> Result<(EntityUid, Option<Value>), String> {
         let rules = &self.revision.rules;
         if let Some(text) = value.as_str() {
-            return EntityUid::from_str(text).map(|uid| (uid, None)).map_err(|_| format!("`{text}` is not `Type::\"id\"`"));
+            return EntityUid::from_str(text)
+                .map(|uid| (uid, None))
+                .map_err(|_| format!("`{text}` is not `Type::\"id\"`"));
         }
-        let text = |key: &str| value.get(key).and_then(Value::as_str).ok_or_else(|| format!("`resource` needs `{key}`"));
-        let ty = rules.schema.resolve_type(text("type")?).ok_or_else(|| format!("the schema has no type `{}`", text("type").unwrap_or_default()))?;
+        let text = |key: &str| {
+            value
+                .get(key)
+                .and_then(Value::as_str)
+                .ok_or_else(|| format!("`resource` needs `{key}`"))
+        };
+        let ty = rules
+            .schema
+            .resolve_type(text("type")?)
+            .ok_or_else(|| format!("the schema has no type `{}`", text("type").unwrap_or_default()))?;
         let uid = EntityUid::from_type_name_and_id(ty, cedar_policy::EntityId::new(text("id")?));
         let (attrs, parents) = (value.get("attrs"), value.get("parents"));
         if attrs.is_none() && parents.is_none() {
             return Ok((uid, None));
         }
-        let item = entity_item(&uid, attrs.cloned().unwrap_or_else(|| json!({})), parents.cloned().unwrap_or_else(|| json!([])));
+        let item = entity_item(
+            &uid,
+            attrs.cloned().unwrap_or_else(|| json!({})),
+            parents.cloned().unwrap_or_else(|| json!([])),
+        );
         Ok((uid, Some(item)))
     }
 
@@ -353,12 +412,22 @@ impl Runner<'_> {
         let expect = [("/ALLOW/", Expect::Allow), ("/DENY/", Expect::Deny)];
         if let Some((_, decision)) = expect.into_iter().find(|(folder, _)| self.file.contains(folder)) {
             let request = serde_json::from_str(text).map_err(fail)?;
-            let case =
-                CliCase { name: None, request, entities: Value::Null, decision, reason: Vec::new(), num_errors: usize::MAX };
+            let case = CliCase {
+                name: None,
+                request,
+                entities: Value::Null,
+                decision,
+                reason: Vec::new(),
+                num_errors: usize::MAX,
+            };
             return Ok(vec![self.cli_case(0, &case)]);
         }
         let cases: Vec<CliCase> = serde_json::from_str(text).map_err(fail)?;
-        Ok(cases.iter().enumerate().map(|(number, case)| self.cli_case(number, case)).collect())
+        Ok(cases
+            .iter()
+            .enumerate()
+            .map(|(number, case)| self.cli_case(number, case))
+            .collect())
     }
 
     fn cli_case(&self, number: usize, case: &CliCase) -> CaseResult {
@@ -370,7 +439,13 @@ impl Runner<'_> {
                 (judge_cli(case, &answer), deciding)
             }
         };
-        CaseResult { file: self.file.to_owned(), line: None, name, verdict, deciding }
+        CaseResult {
+            file: self.file.to_owned(),
+            line: None,
+            name,
+            verdict,
+            deciding,
+        }
     }
 
     fn cli_answer(&self, case: &CliCase) -> Result<Answer, String> {
@@ -378,27 +453,54 @@ impl Runner<'_> {
         let uid = |text: &str| EntityUid::from_str(text).map_err(|_| format!("`{text}` is not `Type::\"id\"`"));
         let (principal, action) = (uid(&case.request.principal)?, uid(&case.request.action)?);
         let resource = uid(&case.request.resource)?;
-        let list = if case.entities.is_null() { json!([]) } else { case.entities.clone() };
+        let list = if case.entities.is_null() {
+            json!([])
+        } else {
+            case.entities.clone()
+        };
         let supplied = rules.supplied_entities(&list, None).map_err(|e| e.to_string())?;
-        let context = if case.request.context.is_null() { json!({}) } else { case.request.context.clone() };
+        let context = if case.request.context.is_null() {
+            json!({})
+        } else {
+            case.request.context.clone()
+        };
         let schema = &rules.schema.cedar;
         let context = Context::from_json_value(context, Some((schema, &action))).map_err(|e| report(&e))?;
-        Request::new(principal.clone(), action.clone(), resource.clone(), context.clone(), Some(schema))
-            .map_err(|e| report(&e))?;
+        Request::new(
+            principal.clone(),
+            action.clone(),
+            resource.clone(),
+            context.clone(),
+            Some(schema),
+        )
+        .map_err(|e| report(&e))?;
         let principal: Party = rules.named_principal(principal, &supplied);
-        let target = Target { action, resource: rules.named_resource(resource, &supplied), paths: Vec::new() };
-        rules.ask_in(&principal, &target, &supplied, &ReadyContext(context)).map_err(|r| r.detail.into_owned())
+        let target = Target {
+            action,
+            resource: rules.named_resource(resource, &supplied),
+            paths: Vec::new(),
+        };
+        rules
+            .ask_in(&principal, &target, &supplied, &ReadyContext(context))
+            .map_err(|r| r.detail.into_owned())
     }
 }
 
 /// What goes before a subject: nothing, unless the portal trusts several issuers or one asks for it.
 pub fn subject_prefix(frame: Frame<'_>, issuer: &str) -> String {
-    frame.issuers.iter().find(|i| &*i.name == issuer).map(|i| i.prefix_in(frame.issuers.len())).unwrap_or_default()
+    frame
+        .issuers
+        .iter()
+        .find(|i| &*i.name == issuer)
+        .map(|i| i.prefix_in(frame.issuers.len()))
+        .unwrap_or_default()
 }
 
 fn millis(text: &str) -> Result<i64, String> {
     let time = humantime::parse_rfc3339(text).map_err(|_| format!("`now: {text}` is not a time like 2026-01-01T00:00:00Z"))?;
-    let since = time.duration_since(std::time::UNIX_EPOCH).map_err(|_| format!("`now: {text}` is before 1970"))?;
+    let since = time
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_err(|_| format!("`now: {text}` is before 1970"))?;
     i64::try_from(since.as_millis()).map_err(|_| format!("`now: {text}` is too far ahead"))
 }
 
@@ -412,36 +514,69 @@ fn judge(case: &Case, outcome: &Outcome) -> Verdict {
     let mut wrong = Vec::new();
     if Some(decided) != case.expect {
         let detail = outcome.as_ref().err().map(|r| format!(": {}", r.detail)).unwrap_or_default();
-        wrong.push(format!("decided {decided:?} ({reason}{detail}), expected {:?}", case.expect.unwrap_or(Expect::Deny)).to_lowercase());
+        wrong.push(
+            format!(
+                "decided {decided:?} ({reason}{detail}), expected {:?}",
+                case.expect.unwrap_or(Expect::Deny)
+            )
+            .to_lowercase(),
+        );
     }
     let empty = (Vec::new(), 0);
-    let (deciding, errors) = outcome.as_ref().map(|a| (sorted(a.policies.iter().map(|p| &*p.id)), a.errors.len())).unwrap_or(empty);
+    let (deciding, errors) = outcome
+        .as_ref()
+        .map(|a| (sorted(a.policies.iter().map(|p| &*p.id)), a.errors.len()))
+        .unwrap_or(empty);
     if let Some(because) = case.because.as_ref().map(|b| sorted(b.iter().map(String::as_str))) {
         if because != deciding {
-            wrong.push(format!("decided by [{}], expected [{}]", deciding.join(", "), because.join(", ")));
+            wrong.push(format!(
+                "decided by [{}], expected [{}]",
+                deciding.join(", "),
+                because.join(", ")
+            ));
         }
     }
     if case.errors.is_some_and(|expected| expected != errors) {
-        wrong.push(format!("{errors} policies failed to evaluate, expected {}", case.errors.unwrap_or_default()));
+        wrong.push(format!(
+            "{errors} policies failed to evaluate, expected {}",
+            case.errors.unwrap_or_default()
+        ));
     }
     if let Some(expected) = case.reason.as_ref().filter(|expected| *expected != reason) {
         wrong.push(format!("reason is `{reason}`, expected `{expected}`"));
     }
-    if wrong.is_empty() { Verdict::Passed } else { Verdict::Failed(wrong.join("; ")) }
+    if wrong.is_empty() {
+        Verdict::Passed
+    } else {
+        Verdict::Failed(wrong.join("; "))
+    }
 }
 
 /// The Cedar CLI's rule: the named reasons must be among the deciding policies.
 fn judge_cli(case: &CliCase, answer: &Answer) -> Verdict {
-    let decided = if answer.denial().is_none() { Expect::Allow } else { Expect::Deny };
+    let decided = if answer.denial().is_none() {
+        Expect::Allow
+    } else {
+        Expect::Deny
+    };
     if decided != case.decision {
         return Verdict::Failed(format!("decided {decided:?}, expected {:?}", case.decision).to_lowercase());
     }
-    let missing: Vec<_> = case.reason.iter().filter(|id| answer.policies.iter().all(|p| *p.id != ***id)).cloned().collect();
+    let missing: Vec<_> = case
+        .reason
+        .iter()
+        .filter(|id| answer.policies.iter().all(|p| *p.id != ***id))
+        .cloned()
+        .collect();
     if !missing.is_empty() {
         return Verdict::Failed(format!("missing reason: {}", missing.join(", ")));
     }
     if case.num_errors != usize::MAX && case.num_errors != answer.errors.len() {
-        return Verdict::Failed(format!("{} policies failed to evaluate, expected {}", answer.errors.len(), case.num_errors));
+        return Verdict::Failed(format!(
+            "{} policies failed to evaluate, expected {}",
+            answer.errors.len(),
+            case.num_errors
+        ));
     }
     Verdict::Passed
 }

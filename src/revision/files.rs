@@ -55,13 +55,19 @@ impl SourceFile {
         context.update(&bytes);
         let mut hash = [0; 32];
         hash.copy_from_slice(context.finish().as_ref());
-        Self { bytes: bytes.into(), hash }
+        Self {
+            bytes: bytes.into(),
+            hash,
+        }
     }
 
     /// The content as text, or a problem that names the file.
     pub fn text(&self, name: &str) -> Result<&str, Problem> {
         std::str::from_utf8(&self.bytes).map_err(|e| {
-            Problem::new(name, format!("is not valid UTF-8 (byte {}); save it as UTF-8", e.valid_up_to()))
+            Problem::new(
+                name,
+                format!("is not valid UTF-8 (byte {}); save it as UTF-8", e.valid_up_to()),
+            )
         })
     }
 }
@@ -85,7 +91,13 @@ impl Files {
     }
 
     fn select(&self, wanted: impl Fn(&str) -> bool) -> Self {
-        Self(self.0.iter().filter(|(name, _)| wanted(name)).map(|(n, f)| (n.clone(), f.clone())).collect())
+        Self(
+            self.0
+                .iter()
+                .filter(|(name, _)| wanted(name))
+                .map(|(n, f)| (n.clone(), f.clone()))
+                .collect(),
+        )
     }
 }
 
@@ -128,14 +140,16 @@ impl Tree {
     /// The emergency forbids of one portal.
     pub fn brake_files(&self, slug: &PortalSlug) -> Files {
         let brakes = format!("policies/{slug}/_deny/");
-        self.files.select(|name| name.starts_with(&brakes) && name.ends_with(".cedar"))
+        self.files
+            .select(|name| name.starts_with(&brakes) && name.ends_with(".cedar"))
     }
 
     /// What could not be read for one portal.
     pub fn portal_problems(&self, slug: &PortalSlug) -> Vec<Problem> {
         let own = format!("policies/{slug}/");
         let mine = |file: &str| {
-            let foreign = file.starts_with("policies/") && file.matches('/').count() > 1 && !file.starts_with("policies/_shared/");
+            let foreign =
+                file.starts_with("policies/") && file.matches('/').count() > 1 && !file.starts_with("policies/_shared/");
             file.starts_with(&own) || !foreign
         };
         self.problems.iter().filter(|p| mine(&p.file)).cloned().collect()
@@ -144,10 +158,16 @@ impl Tree {
     fn walk(&mut self, folder: &Path, name: &str, depth: usize) {
         let entries = match fs::read_dir(folder).and_then(|entries| entries.collect::<io::Result<Vec<_>>>()) {
             Ok(entries) => entries,
-            Err(error) => return self.problems.push(Problem::new(&format!("{name}/"), format!("cannot be read: {error}"))),
+            Err(error) => {
+                return self
+                    .problems
+                    .push(Problem::new(&format!("{name}/"), format!("cannot be read: {error}")));
+            }
         };
         for entry in entries {
-            let Some(file_name) = entry.file_name().to_str().map(str::to_owned) else { continue };
+            let Some(file_name) = entry.file_name().to_str().map(str::to_owned) else {
+                continue;
+            };
             if is_litter(&file_name) {
                 continue;
             }
@@ -172,10 +192,14 @@ impl Tree {
             return;
         }
         if length > FILE_BYTES_MAX {
-            return self.problems.push(Problem::new(&name, format!("is larger than {FILE_BYTES_MAX} bytes")));
+            return self
+                .problems
+                .push(Problem::new(&name, format!("is larger than {FILE_BYTES_MAX} bytes")));
         }
         if self.files.0.len() >= FILES_MAX {
-            return self.problems.push(Problem::new(&name, format!("there are more than {FILES_MAX} files")));
+            return self
+                .problems
+                .push(Problem::new(&name, format!("there are more than {FILES_MAX} files")));
         }
         let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
         let read = fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
@@ -195,7 +219,9 @@ fn is_litter(name: &str) -> bool {
 
 /// Kinds of file that mean something to a revision; a README beside them does not.
 fn is_ours(name: &str) -> bool {
-    [".cedar", ".cedarschema", ".yaml", ".yml", ".json"].iter().any(|suffix| name.ends_with(suffix))
+    [".cedar", ".cedarschema", ".yaml", ".yml", ".json"]
+        .iter()
+        .any(|suffix| name.ends_with(suffix))
 }
 
 #[cfg(test)]
@@ -209,7 +235,10 @@ mod tests {
     }
 
     fn places(root: &Path) -> Places {
-        Places { policies: root.join("policies"), schemas: root.join("schemas") }
+        Places {
+            policies: root.join("policies"),
+            schemas: root.join("schemas"),
+        }
     }
 
     #[test]
@@ -234,13 +263,16 @@ mod tests {
         let tree = Tree::read(&places(root.path()));
         let slug = PortalSlug::parse("a").unwrap();
         let names: Vec<_> = tree.portal_files(&slug).0.into_keys().collect();
-        assert_eq!(names, [
-            "policies/_shared/tenant.cedar",
-            "policies/a/tests/t.yaml",
-            "policies/a/x.cedar",
-            "schemas/_shared.cedarschema",
-            "schemas/a.cedarschema",
-        ]);
+        assert_eq!(
+            names,
+            [
+                "policies/_shared/tenant.cedar",
+                "policies/a/tests/t.yaml",
+                "policies/a/x.cedar",
+                "schemas/_shared.cedarschema",
+                "schemas/a.cedarschema",
+            ]
+        );
         assert_eq!(tree.brake_files(&slug).0.len(), 1);
         assert_eq!(tree.slugs.len(), 2);
     }
@@ -248,7 +280,12 @@ mod tests {
     #[test]
     fn names_and_contents_cannot_be_confused_in_the_hash() {
         let files = |pairs: &[(&str, &str)]| {
-            Files(pairs.iter().map(|(n, t)| ((*n).to_owned(), SourceFile::new(t.as_bytes().to_vec()))).collect())
+            Files(
+                pairs
+                    .iter()
+                    .map(|(n, t)| ((*n).to_owned(), SourceFile::new(t.as_bytes().to_vec())))
+                    .collect(),
+            )
         };
         assert_ne!(files(&[("a", "bc")]).hash(), files(&[("ab", "c")]).hash());
         assert_ne!(files(&[("a", ""), ("b", "")]).hash(), files(&[("ab", "")]).hash());
@@ -258,7 +295,11 @@ mod tests {
     #[test]
     fn kubelet_symlinks_are_followed_and_the_data_folder_is_not_read_twice() {
         let root = tempfile::tempdir().unwrap();
-        put(root.path(), "policies/a/..2026/x.cedar", "permit(principal, action, resource);");
+        put(
+            root.path(),
+            "policies/a/..2026/x.cedar",
+            "permit(principal, action, resource);",
+        );
         std::os::unix::fs::symlink("..2026", root.path().join("policies/a/..data")).unwrap();
         std::os::unix::fs::symlink("..data/x.cedar", root.path().join("policies/a/x.cedar")).unwrap();
         fs::create_dir_all(root.path().join("schemas")).unwrap();

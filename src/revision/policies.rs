@@ -73,7 +73,10 @@ impl ParseCache {
 fn parse_file(name: &str, file: &SourceFile, validator: &Validator, prefix: &str) -> Result<ParsedFile, Vec<Problem>> {
     let text = file.text(name).map_err(|p| vec![p])?;
     let set = PolicySet::from_str(text).map_err(|errors| {
-        errors.iter().map(|e| Problem::from_diagnostic(name, text, e)).collect::<Vec<_>>()
+        errors
+            .iter()
+            .map(|e| Problem::from_diagnostic(name, text, e))
+            .collect::<Vec<_>>()
     })?;
     let naming = Naming { name, text, prefix };
     let mut problems = Vec::new();
@@ -105,7 +108,11 @@ fn parse_file(name: &str, file: &SourceFile, validator: &Validator, prefix: &str
     if !problems.is_empty() {
         return Err(problems);
     }
-    Ok(ParsedFile { entries, templates: templates.into_iter().map(|(_, t)| t).collect(), warnings })
+    Ok(ParsedFile {
+        entries,
+        templates: templates.into_iter().map(|(_, t)| t).collect(),
+        warnings,
+    })
 }
 
 /// Gives policies the ids users see.
@@ -173,7 +180,10 @@ pub fn link(
 ) -> Result<Vec<Arc<PolicyEntry>>, Vec<Problem>> {
     let text = file.text(name).map_err(|p| vec![p])?;
     let links: Vec<Link> = serde_json::from_str(text).map_err(|e| {
-        let problem = Problem::new(name, format!("{e}; expected [{{\"template\": …, \"id\": …, \"slots\": {{…}}}}]"));
+        let problem = Problem::new(
+            name,
+            format!("{e}; expected [{{\"template\": …, \"id\": …, \"slots\": {{…}}}}]"),
+        );
         vec![problem.at_line(Some(e.line()))]
     })?;
     let mut set = PolicySet::new();

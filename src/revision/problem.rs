@@ -27,7 +27,13 @@ pub struct RevisionError {
 
 impl Problem {
     pub fn new(file: &str, message: impl Into<String>) -> Self {
-        Self { file: file.to_owned(), line: None, column: None, message: message.into(), help: None }
+        Self {
+            file: file.to_owned(),
+            line: None,
+            column: None,
+            message: message.into(),
+            help: None,
+        }
     }
 
     pub fn at_line(mut self, line: Option<usize>) -> Self {

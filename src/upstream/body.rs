@@ -174,7 +174,9 @@ impl HttpBody for Body {
             Kind::Full(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::App { incoming, lease } => {
                 let frame = ready!(Pin::new(incoming).poll_frame(cx));
-                let ended = frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));
+                let ended = frame
+                    .as_ref()
+                    .is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));
                 if ended && let Some(lease) = lease.take() {
                     lease.give_back();
                 }

@@ -92,15 +92,33 @@ impl HeaderRules {
 
 /// Servers that turn headers into variables make one name of `-`, `_`, `.` and the like.
 fn normalised(name: &str) -> Cow<'_, str> {
-    if name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+    if name
+        .bytes()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    {
         return Cow::Borrowed(name);
     }
-    let same = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let same = |c: char| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_lowercase()
+        } else {
+            '-'
+        }
+    };
     Cow::Owned(name.chars().map(same).collect())
 }
 
 fn is_framing_or_credential(name: &HeaderName) -> bool {
-    let known = [HOST, TRANSFER_ENCODING, CONTENT_LENGTH, AUTHORIZATION, COOKIE, CONNECTION, TE, UPGRADE];
+    let known = [
+        HOST,
+        TRANSFER_ENCODING,
+        CONTENT_LENGTH,
+        AUTHORIZATION,
+        COOKIE,
+        CONNECTION,
+        TE,
+        UPGRADE,
+    ];
     known.contains(name) || HOP_BY_HOP.contains(&name.as_str())
 }
 
@@ -175,7 +193,9 @@ fn remove_session_cookies(headers: &mut HeaderMap) {
                 .filter(|pair| !is_session_cookie(pair) && !pair.trim_ascii().is_empty())
                 .collect();
             let joined = kept.join(&b';');
-            Some(joined.trim_ascii()).filter(|rest| !rest.is_empty()).and_then(|rest| HeaderValue::from_bytes(rest).ok())
+            Some(joined.trim_ascii())
+                .filter(|rest| !rest.is_empty())
+                .and_then(|rest| HeaderValue::from_bytes(rest).ok())
         })
         .collect();
     headers.remove(COOKIE);
@@ -230,7 +250,10 @@ fn set_client(headers: &mut HeaderMap, to: &Outward<'_>) {
 }
 
 fn set(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
-    headers.insert(name, HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static("")));
+    headers.insert(
+        name,
+        HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static("")),
+    );
 }
 
 /// A value of ours for a header: commas, `%`, controls and non-ASCII percent-encoded.
@@ -241,7 +264,10 @@ pub fn header_value(text: &str) -> HeaderValue {
 
 /// Items encoded one by one and joined with `,`.
 pub fn header_list<'a>(items: impl IntoIterator<Item = &'a str>) -> HeaderValue {
-    let items: Vec<String> = items.into_iter().map(|item| utf8_percent_encode(item, ENCODED).to_string()).collect();
+    let items: Vec<String> = items
+        .into_iter()
+        .map(|item| utf8_percent_encode(item, ENCODED).to_string())
+        .collect();
     HeaderValue::from_str(&items.join(",")).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
@@ -269,10 +295,20 @@ mod tests {
     #[test]
     fn hop_by_hop_headers_go_and_trailers_can_still_be_announced() {
         let mut headers = HeaderMap::new();
-        for (name, value) in [("connection", "x-a, te"), ("x-a", "1"), ("te", "gzip, trailers"), ("upgrade", "h2c"), ("trailer", "x-t"), ("keep-alive", "3")] {
+        for (name, value) in [
+            ("connection", "x-a, te"),
+            ("x-a", "1"),
+            ("te", "gzip, trailers"),
+            ("upgrade", "h2c"),
+            ("trailer", "x-t"),
+            ("keep-alive", "3"),
+        ] {
             headers.insert(name, value.parse().unwrap());
         }
         remove_hop_by_hop(&mut headers);
-        assert_eq!((headers.len(), &headers["te"], &headers["trailer"]), (2, &"trailers".parse().unwrap(), &"x-t".parse().unwrap()));
+        assert_eq!(
+            (headers.len(), &headers["te"], &headers["trailer"]),
+            (2, &"trailers".parse().unwrap(), &"x-t".parse().unwrap())
+        );
     }
 }

@@ -43,7 +43,9 @@ fn limits() -> Limits {
 }
 
 async fn local<F: Future<Output = ()>>(test: F) {
-    LocalSet::new().run_until(async { timeout(PATIENCE, test).await.expect("the test hangs") }).await;
+    LocalSet::new()
+        .run_until(async { timeout(PATIENCE, test).await.expect("the test hangs") })
+        .await;
 }
 
 async fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
@@ -69,7 +71,10 @@ async fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
         Credential::Strip,
     ));
     let upstream = Rc::new(Upstream {
-        url: UpstreamUrl { host: app.ip().to_string(), port: app.port() },
+        url: UpstreamUrl {
+            host: app.ip().to_string(),
+            port: app.port(),
+        },
         connect_timeout: Duration::from_secs(1),
         response_timeout: Duration::from_millis(500),
         idle_timeout: Duration::from_secs(5),
@@ -81,7 +86,11 @@ async fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
             let (parts, body) = request.into_parts();
             let request_id = request::request_id(&parts.headers);
             let style = answer::Style::of(&parts.method, &parts.headers);
-            let answer = answer::Answer { style, decision_id: uuid::Uuid::nil(), request_id: request_id.clone() };
+            let answer = answer::Answer {
+                style,
+                decision_id: uuid::Uuid::nil(),
+                request_id: request_id.clone(),
+            };
             let (client, path, query) = match request::check(&parts) {
                 Ok(target) => (
                     request::client_facts(&parts.headers, peer.ip(), &target, &[]),
@@ -108,7 +117,13 @@ async fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
         }
     };
     let served = spawn_local(serve(Socket::tcp(socket).unwrap(), front, told, handler));
-    Gate { address, trigger, served, metrics, rejected }
+    Gate {
+        address,
+        trigger,
+        served,
+        metrics,
+        rejected,
+    }
 }
 
 /// One message: the head and what its framing announces.
@@ -117,7 +132,9 @@ async fn message(stream: &mut TcpStream) -> Option<String> {
     loop {
         let text = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = head.lines().find_map(|l| l.strip_prefix("content-length: ")?.parse::<usize>().ok());
+            let length = head
+                .lines()
+                .find_map(|l| l.strip_prefix("content-length: ")?.parse::<usize>().ok());
             let chunked = head.contains("transfer-encoding: chunked");
             if (chunked && body.ends_with("\r\n\r\n")) || (!chunked && body.len() >= length.unwrap_or(0)) {
                 return Some(String::from_utf8_lossy(&bytes).into_owned());
@@ -201,10 +218,16 @@ async fn an_absent_app_is_502_and_a_slow_one_504() {
         let raw = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         let slow = gate(address, None).await;
         let answer = ask(slow.address, raw).await;
-        assert!(answer.starts_with("HTTP/1.1 504") && answer.contains("upstream_timeout"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 504") && answer.contains("upstream_timeout"),
+            "{answer}"
+        );
         drop(listener);
         let answer = ask(gate(address, None).await.address, raw).await;
-        assert!(answer.starts_with("HTTP/1.1 502") && answer.contains("upstream_unavailable"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 502") && answer.contains("upstream_unavailable"),
+            "{answer}"
+        );
     })
     .await;
 }
@@ -256,7 +279,10 @@ async fn a_large_answer_waits_for_a_slow_reader() {
         spawn_local(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             message(&mut stream).await.unwrap();
-            stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {BYTES}\r\n\r\n").as_bytes()).await.unwrap();
+            stream
+                .write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {BYTES}\r\n\r\n").as_bytes())
+                .await
+                .unwrap();
             let chunk = vec![7_u8; 64 * 1024];
             for _ in 0..BYTES / chunk.len() {
                 stream.write_all(&chunk).await.unwrap();
@@ -264,7 +290,10 @@ async fn a_large_answer_waits_for_a_slow_reader() {
             }
         });
         let mut client = TcpStream::connect(gate.address).await.unwrap();
-        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+        client
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .await
+            .unwrap();
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(written.get() < BYTES / 2, "{} bytes were buffered", written.get());
         let mut all = Vec::new();
@@ -287,7 +316,15 @@ async fn bytes_that_are_no_http_are_counted_and_reported() {
         let mut slow = TcpStream::connect(gate.address).await.unwrap();
         slow.write_all(b"GET / HT").await.unwrap();
         assert!(message(&mut slow).await.is_none());
-        assert_eq!(*gate.rejected.borrow(), [Rejected::Malformed, Rejected::Malformed, Rejected::HeadersTooLarge, Rejected::HeaderTimeout]);
+        assert_eq!(
+            *gate.rejected.borrow(),
+            [
+                Rejected::Malformed,
+                Rejected::Malformed,
+                Rejected::HeadersTooLarge,
+                Rejected::HeaderTimeout
+            ]
+        );
         assert_eq!(gate.metrics.http_rejected.with_label_values(&["malformed"]).get(), 2);
     })
     .await;
@@ -299,11 +336,17 @@ async fn a_malformed_request_is_refused_and_its_connection_closed() {
         let (listener, address) = app().await;
         let gate = gate(address, None).await;
         let mut client = TcpStream::connect(gate.address).await.unwrap();
-        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        client
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            .await
+            .unwrap();
         let mut all = String::new();
         client.read_to_string(&mut all).await.unwrap();
         assert_eq!(all.matches("HTTP/1.1").count(), 1, "{all}");
-        assert!(all.starts_with("HTTP/1.1 400") && all.contains(Denial::RequestInvalid.code()), "{all}");
+        assert!(
+            all.starts_with("HTTP/1.1 400") && all.contains(Denial::RequestInvalid.code()),
+            "{all}"
+        );
         assert!(timeout(Duration::from_millis(50), listener.accept()).await.is_err());
     })
     .await;
@@ -316,7 +359,10 @@ async fn a_panic_ends_one_connection_and_is_counted() {
         let gate = gate(address, None).await;
         assert_eq!(ask(gate.address, "GET /panic HTTP/1.1\r\nHost: a\r\n\r\n").await, "");
         assert_eq!(gate.metrics.panics.get(), 1);
-        let (answer, _) = tokio::join!(ask(gate.address, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"), one_exchange(&listener, OK));
+        let (answer, _) = tokio::join!(
+            ask(gate.address, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+            one_exchange(&listener, OK)
+        );
         assert!(answer.contains("200 OK"));
     })
     .await;

@@ -34,14 +34,24 @@ pub enum Who {
 pub enum Named {
     /// `Type::"id"`
     Text(String),
-    Parts { ty: String, id: String, attrs: Option<Value>, parents: Option<Value> },
+    Parts {
+        ty: String,
+        id: String,
+        attrs: Option<Value>,
+        parents: Option<Value>,
+    },
 }
 
 impl Ask {
     pub fn read(body: &Map<String, Value>, place: &str) -> Result<Self, Refusal> {
         if let Some(unknown) = body.keys().find(|k| !MEMBERS.contains(&k.as_str())) {
-            let near = MEMBERS.iter().max_by(|a, b| strsim::jaro(a, unknown).total_cmp(&strsim::jaro(b, unknown)));
-            return Err(invalid(place, &format!("`{unknown}` is not a member; did you mean `{}`?", near.unwrap_or(&""))));
+            let near = MEMBERS
+                .iter()
+                .max_by(|a, b| strsim::jaro(a, unknown).total_cmp(&strsim::jaro(b, unknown)));
+            return Err(invalid(
+                place,
+                &format!("`{unknown}` is not a member; did you mean `{}`?", near.unwrap_or(&"")),
+            ));
         }
         let who = match (body.get("token"), body.get("principal")) {
             (Some(_), Some(_)) => return Err(invalid(place, "give `token` or `principal`, not both")),
@@ -80,7 +90,13 @@ impl Ask {
             None => return Err(invalid("", "`requests` is missing")),
         };
         if requests.len() > max {
-            return Err(invalid("", &format!("`requests` has {} items, more than limits.batch allows ({max})", requests.len())));
+            return Err(invalid(
+                "",
+                &format!(
+                    "`requests` has {} items, more than limits.batch allows ({max})",
+                    requests.len()
+                ),
+            ));
         }
         let read = |(n, item): (usize, &Value)| {
             let place = format!("requests[{n}]");
@@ -102,12 +118,20 @@ impl Named {
         match value {
             Value::String(text) => Ok(Self::Text(text.clone())),
             Value::Object(parts) => {
-                if let Some(unknown) = parts.keys().find(|k| !["type", "id", "attrs", "parents"].contains(&k.as_str())) {
-                    return Err(invalid(place, &format!("`{member}.{unknown}` is not a member; use type, id, attrs, parents")));
+                if let Some(unknown) = parts
+                    .keys()
+                    .find(|k| !["type", "id", "attrs", "parents"].contains(&k.as_str()))
+                {
+                    return Err(invalid(
+                        place,
+                        &format!("`{member}.{unknown}` is not a member; use type, id, attrs, parents"),
+                    ));
                 }
                 let part = |name: &str| {
                     let found = parts.get(name).and_then(Value::as_str);
-                    found.map(str::to_owned).ok_or_else(|| invalid(place, &format!("`{member}.{name}` is not a string")))
+                    found
+                        .map(str::to_owned)
+                        .ok_or_else(|| invalid(place, &format!("`{member}.{name}` is not a string")))
                 };
                 Ok(Self::Parts {
                     ty: part("type")?,
@@ -124,8 +148,9 @@ impl Named {
     pub fn entity(&self, schema: &SchemaModel, member: &str) -> Result<(EntityUid, Vec<Value>), Refusal> {
         match self {
             Self::Text(text) => {
-                let uid: EntityUid =
-                    text.parse().map_err(|_| invalid("", &format!("`{member}`: `{text}` is not `Type::\"id\"`")))?;
+                let uid: EntityUid = text
+                    .parse()
+                    .map_err(|_| invalid("", &format!("`{member}`: `{text}` is not `Type::\"id\"`")))?;
                 let ty = schema.resolve_type(&uid.type_name().to_string());
                 let ty = ty.ok_or_else(|| unknown_type(member, &uid.type_name().to_string()))?;
                 Ok((EntityUid::from_type_name_and_id(ty, uid.id().clone()), Vec::new()))
@@ -173,6 +198,10 @@ fn text(body: &Map<String, Value>, member: &str, place: &str) -> Result<String, 
 }
 
 fn invalid(place: &str, detail: &str) -> Refusal {
-    let detail = if place.is_empty() { detail.to_owned() } else { format!("{place}: {detail}") };
+    let detail = if place.is_empty() {
+        detail.to_owned()
+    } else {
+        format!("{place}: {detail}")
+    };
     Refusal::new(Denial::RequestInvalid, detail)
 }

@@ -1,0 +1,147 @@
+//! Which portals a command is about, and their revisions, without a running gate.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::{self, Config};
+use crate::portal::discovered;
+use crate::revision::files::{Places, Tree};
+use crate::revision::problem::{Problem, RevisionError};
+use crate::revision::{Frame, Loader, Revision, Warnings};
+
+/// Readings in a row before a tree that keeps changing is taken as it is.
+const READ_ATTEMPTS: usize = 8;
+/// Issuer of decision tests where no configuration names one.
+const TEST_ISSUER: &str = "
+upstream: { url: 'http://127.0.0.1:1' }
+issuers: [{ name: test, issuer: 'https://test.invalid/', audiences: [test], jwks: { url: 'https://test.invalid/jwks' } }]
+";
+
+/// Which policy tree.
+#[derive(clap::Args, Clone)]
+pub(crate) struct TreeArgs {
+    /// The configuration: which portals there are, what they match, which issuers they trust
+    #[arg(long, short, env = "CEDARGATE_CONFIG")]
+    config: Option<PathBuf>,
+    /// A folder with `policies/` and `schemas/` in it; default: what the configuration says, else the current folder
+    dir: Option<PathBuf>,
+}
+
+/// A policy tree, read, and the configuration it works in.
+pub(crate) struct Workbench {
+    pub config: Config,
+    pub portals: Vec<config::Portal>,
+    tree: Tree,
+}
+
+/// One portal's load.
+pub(crate) struct PortalLoad<'a> {
+    pub portal: &'a config::Portal,
+    pub issuers: Vec<config::Issuer>,
+    pub revision: Option<Arc<Revision>>,
+    pub problems: Vec<Problem>,
+}
+
+impl TreeArgs {
+    /// Reads configuration and tree; `Err` is a text for the user.
+    pub(crate) fn open(&self) -> Result<Workbench, String> {
+        let config = match &self.config {
+            Some(path) => {
+                config::load(path, config::process_environment())
+                    .map_err(|e| e.to_string())?
+                    .config
+            }
+            None => Config::from_yaml(TEST_ISSUER).map_err(|e| e.to_string())?,
+        };
+        let places = match (&self.dir, &self.config) {
+            (Some(dir), _) => places(dir)?,
+            (None, Some(_)) => Places {
+                policies: config.policies.dir.clone(),
+                schemas: config.policies.schemas.clone(),
+            },
+            (None, None) => places(Path::new("."))?,
+        };
+        let tree = Tree::read_settled(&places, READ_ATTEMPTS).unwrap_or_else(|| Tree::read(&places));
+        let portals = match &config.portals {
+            Some(portals) => portals.clone(),
+            None => {
+                let slugs: Vec<_> = tree.slugs.iter().cloned().collect();
+                discovered(&slugs, &config::Portal::discovered_template(config.issuers.len()))
+            }
+        };
+        if portals.is_empty() {
+            return Err(format!("there is no portal folder in {}", places.policies.display()));
+        }
+        Ok(Workbench { config, portals, tree })
+    }
+}
+
+impl Workbench {
+    /// Loads every portal, decision tests included.
+    pub(crate) fn load(&self, warnings: Warnings) -> Vec<PortalLoad<'_>> {
+        let mut loader = Loader::new(warnings, None);
+        self.portals.iter().map(|portal| self.load_one(&mut loader, portal)).collect()
+    }
+
+    /// The same without decision tests, for the command that runs them.
+    pub(crate) fn load_untested(&self, warnings: Warnings) -> Vec<PortalLoad<'_>> {
+        let mut loader = Loader::new(warnings, None).untested();
+        self.portals.iter().map(|portal| self.load_one(&mut loader, portal)).collect()
+    }
+
+    fn load_one<'a>(&'a self, loader: &mut Loader, portal: &'a config::Portal) -> PortalLoad<'a> {
+        let issuers: Vec<_> = portal
+            .issuers
+            .iter()
+            .filter_map(|i| self.config.issuers.get(*i))
+            .cloned()
+            .collect();
+        let loaded = loader.load(
+            Frame {
+                portal,
+                issuers: &issuers,
+            },
+            &self.tree,
+            None,
+        );
+        let problems = loaded.rejected.map(|RevisionError { problems }| problems).unwrap_or_default();
+        PortalLoad {
+            portal,
+            issuers,
+            revision: loaded.revision,
+            problems,
+        }
+    }
+
+    /// The one portal of that name.
+    pub(crate) fn load_named(&self, slug: &str) -> Result<PortalLoad<'_>, String> {
+        let portal = self.portals.iter().find(|p| p.slug.as_str() == slug);
+        let portal = portal.ok_or_else(|| {
+            let known: Vec<_> = self.portals.iter().map(|p| p.slug.as_str()).collect();
+            format!("there is no portal `{slug}`; known: {}", known.join(", "))
+        })?;
+        Ok(self.load_one(&mut Loader::new(Warnings::Show, None).untested(), portal))
+    }
+}
+
+/// `DIR` is the folder of both trees, or the policy folder with its schemas beside it.
+fn places(dir: &Path) -> Result<Places, String> {
+    let inside = Places {
+        policies: dir.join("policies"),
+        schemas: dir.join("schemas"),
+    };
+    if inside.policies.is_dir() {
+        return Ok(inside);
+    }
+    let beside = dir.parent().unwrap_or(Path::new("")).join("schemas");
+    if dir.is_dir() && beside.is_dir() {
+        return Ok(Places {
+            policies: dir.to_owned(),
+            schemas: beside,
+        });
+    }
+    Err(format!(
+        "`{}` has no `policies` folder; name the folder that has `policies/` and `schemas/` in it",
+        dir.display()
+    ))
+}
