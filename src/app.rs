@@ -47,7 +47,7 @@ pub struct Addresses {
     /// Clients.
     pub proxy: SocketAddr,
     /// The app's own questions, if configured.
-    pub decision: Option<Address>,
+    pub(crate) decision: Option<Address>,
     /// Health, metrics and status, if configured.
     pub admin: Option<SocketAddr>,
 }
@@ -171,6 +171,25 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
         background,
         audit: writer,
     })
+}
+
+/// Starts a gate from a configuration's text; relative paths in it start at `folder`. For tests that embed a gate.
+///
+/// # Errors
+/// Every mistake in the text as one message, or what keeps the gate from starting.
+pub fn start_from_yaml(text: &str, folder: &std::path::Path) -> Result<Running, Box<dyn std::error::Error + Send + Sync>> {
+    let loaded = crate::config::from_str(text, folder, std::iter::empty()).map_err(|e| e.to_string())?;
+    Ok(start(loaded.config, loaded.watched)?)
+}
+
+impl Addresses {
+    /// The decision listener's TCP address.
+    pub fn decision_tcp(&self) -> Option<SocketAddr> {
+        match self.decision {
+            Some(Address::Tcp(address)) => Some(address),
+            _ => None,
+        }
+    }
 }
 
 impl Running {

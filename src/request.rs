@@ -481,7 +481,7 @@ mod tests {
         all.extend_from_slice(headers);
         let parts = parts("GET", "/", &all);
         let trusted = ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
-        client_facts(&parts.headers, peer.parse().unwrap(), &check(&parts).unwrap(), &trusted)
+        client_facts(&parts.headers, peer.parse().unwrap(), &check(&parts).unwrap(), &trusted).unwrap()
     }
 
     #[test]

@@ -78,6 +78,8 @@ async fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
         connect_timeout: Duration::from_secs(1),
         response_timeout: Duration::from_millis(500),
         idle_timeout: Duration::from_secs(5),
+        strip_headers: Vec::new(),
+        forward_authorization: false,
     });
     let handler = move |request: Request<Incoming>, peer: crate::listener::PeerAddr| {
         let (pool, rules, upstream) = (pool.clone(), Rc::clone(&rules), Rc::clone(&upstream));
@@ -93,7 +95,7 @@ async fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
             };
             let (client, path, query) = match request::check(&parts) {
                 Ok(target) => (
-                    request::client_facts(&parts.headers, peer.ip(), &target, &[]),
+                    request::client_facts(&parts.headers, peer.ip(), &target, &[]).unwrap(),
                     target.path.to_owned(),
                     target.query.map(str::to_owned),
                 ),
