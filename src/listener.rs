@@ -224,8 +224,8 @@ fn settings(front: &Front) -> http1::Builder {
     builder
         .header_read_timeout(None)
         .max_buf_size(front.header_bytes.max(BUFFER_BYTES_MIN))
-        .half_close(false)
-        .pipeline_flush(true);
+        // no `pipeline_flush`: it never writes the last answer of a connection that closes on pipelined bytes
+        .half_close(false);
     builder
 }
 

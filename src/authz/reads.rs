@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn literals_are_roots_too() {
         let found = reads(
-            r#"User::"bob".age > 1 && [User::"eve", User::"al"].contains(principal) && {Var: {Value: User::"z"}}.Var.Value == principal"#,
+            r#"User::"bob".age > 1 && [User::"eve", User::"al"].contains(principal) && {"Var": {"Value": User::"z"}}["Var"]["Value"] == principal"#,
         );
         assert_eq!(found.literals.len(), 4);
         assert!(found.principal);
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn record_fields_named_like_operators_are_no_operators() {
-        let found = reads("{\"Var\": \"context\", \"in\": resource}.in == resource");
+        let found = reads("{\"Var\": \"context\", \"in\": resource}[\"in\"] == resource");
         assert_eq!(found.context, ContextReads::Nothing);
         assert!(found.resource);
     }

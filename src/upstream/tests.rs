@@ -275,7 +275,8 @@ async fn a_large_answer_waits_for_a_slow_reader() {
     local(async {
         let (listener, address) = app().await;
         let gate = gate(address, None).await;
-        const BYTES: usize = 64 * 1024 * 1024;
+        // more than the kernel buffers on both hops may hold (tcp_rmem allows 32 MiB each)
+    const BYTES: usize = 256 * 1024 * 1024;
         let written = Rc::new(std::cell::Cell::new(0_usize));
         let count = Rc::clone(&written);
         spawn_local(async move {
@@ -285,7 +286,7 @@ async fn a_large_answer_waits_for_a_slow_reader() {
                 .write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {BYTES}\r\n\r\n").as_bytes())
                 .await
                 .unwrap();
-            let chunk = vec![7_u8; 64 * 1024];
+            let chunk = vec![7_u8; 1024 * 1024];
             for _ in 0..BYTES / chunk.len() {
                 stream.write_all(&chunk).await.unwrap();
                 count.set(count.get() + chunk.len());
