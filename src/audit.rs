@@ -8,10 +8,7 @@
 mod record;
 mod writer;
 
-pub use record::{
-    AdminEvent, AuditRecord, AuthEvent, EntityRef, Event, HttpFacts, HttpRejected, Latency, PolicyError, PolicyEvent, Shadow,
-    Verdict,
-};
+pub use record::{AdminEvent, AuditRecord, EntityRef, Event, HttpFacts, HttpRejected, PolicyError, PolicyEvent, Verdict};
 pub use writer::{AuditError, AuditWriter};
 
 use std::sync::Arc;

@@ -8,7 +8,7 @@ mod config;
 mod demo;
 mod probe;
 mod serve;
-mod tests;
+mod test;
 mod token;
 mod tree;
 mod validate;
@@ -49,7 +49,7 @@ enum Command {
     /// Check configuration and every portal: parse, strict validation, entities, decision tests
     Validate(validate::Args),
     /// Run the portals' decision tests
-    Test(tests::Args),
+    Test(test::Args),
     /// Make one decision offline, from a request JSON or a token and a request line
     Authorize(authorize::Args),
     /// Mint demo tokens, look into tokens
@@ -79,7 +79,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Validate(args) => validate::run(&args),
-        Command::Test(args) => tests::run(&args),
+        Command::Test(args) => test::run(&args),
         Command::Authorize(args) => authorize::run(&args),
         Command::Token(command) => token::run(&command),
         Command::Config(command) => config::run(&command),

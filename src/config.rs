@@ -16,10 +16,9 @@ mod tests;
 mod tree;
 mod walk;
 
-pub use check::secret::read_tokens;
 pub use env::process_environment;
-pub use error::{ConfigError, ConfigErrors};
-pub use load::{Loaded, PrintFormat, from_str, load, print};
+pub use error::ConfigErrors;
+pub use load::{PrintFormat, from_str, load, print};
 pub use raw::json_schema;
 
 use std::net::SocketAddr;

@@ -7,7 +7,6 @@
 mod caller;
 mod endpoints;
 
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,7 +15,6 @@ use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use uuid::Uuid;
 
-pub use self::caller::CallerError;
 use crate::answer::{self, Answer, Style};
 use crate::audit::{Audit, AuditGuard, AuditRecord, EntityRef, HttpFacts as HttpRecord, PolicyError};
 use crate::authn::{AssertionKeys, Authn, bearer};
@@ -31,7 +29,7 @@ use crate::portal::path::CanonicalPath;
 use crate::request::{self, ClientFacts, Trace, query_pairs, request_id};
 use crate::serving::{Active, Caller, Portal, SharedServing};
 use crate::types::Door;
-use crate::upstream::{Body, HeaderRules, Outward, Pool, UpstreamError, forward};
+use crate::upstream::{Body, Outward, Pool, UpstreamError, forward};
 
 /// The label and record value for requests that no portal matched.
 const NO_PORTAL: &str = "none";
@@ -50,7 +48,6 @@ pub struct Gate {
 pub struct Worker {
     pub gate: Arc<Gate>,
     pub pool: Pool,
-    pub rules: Rc<HeaderRules>,
 }
 
 /// What a request has turned out to be so far, for the record and the metrics.
@@ -142,7 +139,7 @@ impl Worker {
             client: &client,
             trace: &progress.trace,
             request_id: &progress.request_id,
-            rules: &self.rules,
+            rules: &portal.header_rules,
             body_bytes_max: self.gate.config.limits.body_bytes,
         };
         let now = Instant::now();

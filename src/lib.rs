@@ -1,23 +1,47 @@
-//! cedargate: an authorization sidecar.
-mod answer;
+//! cedargate: a small front proxy that validates tokens, asks Cedar policies, and forwards only what is permitted.
+//!
+//! # The path of a request
+//!
+//! `listener` accepts and speaks HTTP → `gate` is THE path, straight steps with `?`: `request` refuses what could mean
+//! two things → `portal` says whose traffic it is and gives the one canonical path → `authn` proves who calls →
+//! `authz` decides and, alone, makes a `Permit` → `upstream` consumes the permit and forwards. Every step either gives
+//! the next one what it needs, or a `Denial`; `answer` turns that into a response and `audit` into exactly one record.
+//!
+//! # The layer rule
+//!
+//! Imports point one way. The steps (`portal`, `authn`, `authz`, `upstream`) never use each other; `gate` and `doors`
+//! bring them together; foundations use nothing above them. `tests/tidy.rs` holds the table and proves it.
+//!
+//! Modules are declared in reading order.
+
+// composition
+pub mod cli;
 pub mod app;
-mod audit;
+
+// the path of a request
+mod listener;
+mod gate;
+mod request;
+mod portal;
 mod authn;
 mod authz;
-pub mod cli;
-mod config;
+mod upstream;
+mod answer;
 mod denial;
+mod audit;
+
+// the other doors to the same decision
 mod doors;
-mod gate;
+
+// beside the path
+mod revision;
+mod reload;
+mod serving;
+
+// foundations
+mod config;
 mod json;
 mod lifecycle;
-mod listener;
 mod metrics;
-mod portal;
-mod reload;
-mod request;
-mod revision;
-mod serving;
 mod telemetry;
 mod types;
-mod upstream;

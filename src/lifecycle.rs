@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+#[cfg(test)]
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -52,17 +53,11 @@ impl ShutdownTrigger {
     }
 
     /// Drains, then forces after `limits.drain_timeout` unless every `Shutdown` was dropped before.
+    #[cfg(test)]
     pub async fn drain_then_force(&self, timeout: Duration) {
         self.drain();
         if tokio::time::timeout(timeout, self.0.closed()).await.is_err() {
             self.force();
-        }
-    }
-
-    pub fn subscribe(&self) -> Shutdown {
-        Shutdown {
-            receiver: self.0.subscribe(),
-            from: Phase::Draining,
         }
     }
 

@@ -66,14 +66,6 @@ pub struct Trace {
     pub state: Vec<HeaderValue>,
 }
 
-/// The values of one query parameter.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum QueryValue<'a> {
-    Absent,
-    One(Cow<'a, str>),
-    Repeated(Vec<Cow<'a, str>>),
-}
-
 impl Scheme {
     pub fn as_str(self) -> &'static str {
         match self {
@@ -354,7 +346,7 @@ pub fn hex(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
         // Writing to a String cannot fail.
-        drop(write!(text, "{byte:02x}"));
+        let _infallible = write!(text, "{byte:02x}").is_err();
     }
     text
 }
@@ -379,21 +371,6 @@ fn parse_traceparent(text: &str) -> Option<([u8; 16], u8)> {
 /// Form-urlencoded pairs in their order.
 pub fn query_pairs(query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
     url::form_urlencoded::parse(query.as_bytes())
-}
-
-pub fn query_value<'a>(query: &'a str, name: &str) -> QueryValue<'a> {
-    let mut values: Vec<_> = query_pairs(query)
-        .filter(|(key, _)| key == name)
-        .map(|(_, value)| value)
-        .collect();
-    match (values.pop(), values.is_empty()) {
-        (None, _) => QueryValue::Absent,
-        (Some(one), true) => QueryValue::One(one),
-        (Some(last), false) => {
-            values.push(last);
-            QueryValue::Repeated(values)
-        }
-    }
 }
 
 #[cfg(test)]
@@ -563,12 +540,11 @@ mod tests {
     }
 
     #[test]
-    fn repeated_query_parameters_are_seen() {
-        assert_eq!(query_value("a=1&b=%20+2", "b"), QueryValue::One("  2".into()));
+    fn query_pairs_come_decoded_and_in_order() {
+        let pairs: Vec<_> = query_pairs("a=1&b=%20+2&%61=3").collect();
         assert_eq!(
-            query_value("a=1&%61=2", "a"),
-            QueryValue::Repeated(vec!["1".into(), "2".into()])
+            pairs,
+            [("a".into(), "1".into()), ("b".into(), "  2".into()), ("a".into(), "3".into())]
         );
-        assert_eq!(query_value("a=1", "c"), QueryValue::Absent);
     }
 }

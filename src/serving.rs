@@ -20,6 +20,7 @@ use crate::portal::path::CanonicalPath;
 use crate::portal::{PortalError, PortalTable};
 use crate::revision::{Frame, Revision};
 use crate::types::{Door, Identity, PortalSlug, TokenFacts};
+use crate::upstream::HeaderRules;
 
 /// Every portal, and which request belongs to which.
 pub struct Serving {
@@ -36,6 +37,7 @@ pub struct Portal {
     /// The issuers it trusts, in the order of `config.issuers`.
     pub issuers: Vec<config::Issuer>,
     pub upstream: config::Upstream,
+    pub header_rules: Arc<HeaderRules>,
     pub name: Arc<str>,
     pub header: HeaderValue,
     pub active: ArcSwapOption<Active>,
@@ -107,6 +109,7 @@ impl Portal {
             .cloned()
             .collect();
         let upstream = portal.upstream.clone().unwrap_or_else(|| config.upstream.clone());
+        let header_rules = Arc::new(HeaderRules::of(&config.assertion, &upstream));
         let name: Arc<str> = Arc::from(portal.slug.as_str());
         // INVARIANT: a slug is lower-case letters, digits and `-`
         let header = HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static(""));
@@ -115,6 +118,7 @@ impl Portal {
             config: portal,
             issuers,
             upstream,
+            header_rules,
             name,
             header,
             active: ArcSwapOption::empty(),

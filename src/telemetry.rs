@@ -67,7 +67,7 @@ fn write_lines(queue: &Receiver<Message>, mut out: impl Write) {
             Message::Line(line) => drop(out.write_all(&line)),
             Message::Flush(done) => {
                 drop(out.flush());
-                drop(done.try_send(()));
+                let _nobody_waits = done.try_send(()).is_err();
             }
         }
     }
@@ -77,7 +77,7 @@ impl Drop for Telemetry {
     fn drop(&mut self) {
         let (done, flushed) = sync_channel(1);
         if self.0.try_send(Message::Flush(done)).is_ok() {
-            drop(flushed.recv_timeout(FLUSH_TIMEOUT));
+            let _too_slow = flushed.recv_timeout(FLUSH_TIMEOUT).is_err();
         }
     }
 }

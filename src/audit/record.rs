@@ -20,7 +20,6 @@ pub const SCHEMA_VERSION: u32 = 1;
 #[derive(Debug)]
 pub enum Event {
     Decision(Box<AuditRecord>),
-    Auth(AuthEvent),
     Policy(PolicyEvent),
     Admin(AdminEvent),
     HttpRejected(HttpRejected),
@@ -111,14 +110,6 @@ pub struct Latency {
     pub upstream: Option<u64>,
 }
 
-#[derive(Clone, Debug, Serialize)]
-pub struct AuthEvent {
-    pub portal: Option<Arc<str>>,
-    pub event: &'static str,
-    pub result: &'static str,
-    pub detail: Option<String>,
-}
-
 /// The outcome of a candidate revision.
 #[derive(Clone, Debug, Serialize)]
 pub struct PolicyEvent {
@@ -173,7 +164,6 @@ impl Event {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Decision(_) => "decision",
-            Self::Auth(_) => "auth_event",
             Self::Policy(_) => "policy_event",
             Self::Admin(_) => "admin_event",
             Self::HttpRejected(_) => "http_rejected",

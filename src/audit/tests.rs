@@ -1,5 +1,6 @@
 //! Records on every exit path, and every record against the published schema.
 
+use super::record::Shadow;
 use super::*;
 use crate::config::{AuditAllow, AuditSink};
 use crate::types::{Door, TokenFacts};
@@ -81,12 +82,6 @@ fn every_kind_of_record_matches_the_published_schema() {
     let validator = jsonschema::draft202012::new(&schema).unwrap();
     let mut events = vec![
         Event::Decision(Box::new(full_record())),
-        Event::Auth(AuthEvent {
-            portal: None,
-            event: "login",
-            result: "ok",
-            detail: None,
-        }),
         Event::Policy(PolicyEvent {
             portal: "p".into(),
             revision: None,

@@ -379,11 +379,11 @@ fn jwks_bad_keys_are_skipped_and_do_not_take_the_set_down() {
     assert_eq!(lab.status()[0].keys, 2);
     assert!(judge(&lab, &es(claims())).is_ok());
     for document in ["", "[]", "{}", r#"{"keys":1}"#, r#"{"keys":[],"keys":[]}"#] {
-        assert!(KeySet::parse(document.as_bytes(), 1).is_err(), "{document}");
+        assert!(jwk::KeySet::parse(document.as_bytes(), 1).is_err(), "{document}");
     }
     let many = json!({"keys": vec![json!({}); 101]}).to_string();
-    assert!(KeySet::parse(many.as_bytes(), 1).is_err());
-    assert!(KeySet::parse(&vec![b' '; jwk::JWKS_BYTES_MAX + 1], 1).is_err());
+    assert!(jwk::KeySet::parse(many.as_bytes(), 1).is_err());
+    assert!(jwk::KeySet::parse(&vec![b' '; jwk::JWKS_BYTES_MAX + 1], 1).is_err());
 }
 
 #[test]

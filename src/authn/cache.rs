@@ -39,18 +39,6 @@ impl<T> TokenCache<T> {
     pub fn remove(&self, hash: &[u8; 32]) {
         drop(self.0.remove(hash));
     }
-
-    pub fn clear(&self) {
-        self.0.clear();
-    }
-
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
 }
 
 #[cfg(test)]
@@ -63,10 +51,7 @@ mod tests {
         for n in 0..10_000 {
             cache.insert(token_hash(&format!("token {n}")), Arc::new(n));
         }
-        assert!(cache.len() <= 100, "{}", cache.len());
-        assert!(!cache.is_empty());
-        cache.clear();
-        assert!(cache.is_empty());
+        assert!(cache.0.len() <= 100, "{}", cache.0.len());
     }
 
     #[test]

@@ -348,5 +348,5 @@ fn header_values(headers: &HeaderMap, name: &str) -> Result<Vec<String>, Refusal
     values
         .map(|v| v.to_str().map(str::to_owned))
         .collect::<Result<_, _>>()
-        .map_err(|_| Refusal::new(Denial::RequestInvalid, format!("header `{wire}` is not visible ASCII")))
+        .map_err(|_why| Refusal::new(Denial::RequestInvalid, format!("header `{wire}` is not visible ASCII")))
 }

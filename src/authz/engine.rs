@@ -84,7 +84,7 @@ enum Knowledge {
     /// Nothing, or what the store holds.
     Stored,
     /// A name with these ancestors and no attributes; the entity is made when a condition looks at it.
-    Ancestors(Vec<EntityUid>, OnceLock<Entity>),
+    Ancestors(Vec<EntityUid>, OnceLock<Box<Entity>>),
     Entity(Box<Entity>),
 }
 
@@ -189,7 +189,7 @@ impl Party {
         match &self.knowledge {
             Knowledge::Stored => None,
             Knowledge::Ancestors(ancestors, made) => {
-                Some(made.get_or_init(|| Entity::new_no_attrs(self.uid.clone(), ancestors.iter().cloned().collect())))
+                Some(made.get_or_init(|| Box::new(Entity::new_no_attrs(self.uid.clone(), ancestors.iter().cloned().collect()))))
             }
             Knowledge::Entity(entity) => Some(entity),
         }

@@ -19,8 +19,6 @@ use crate::types::Identity;
 #[derive(Debug)]
 pub struct Principal {
     pub party: Party,
-    /// Direct and indirect groups, roles and the tenant.
-    pub ancestors: Vec<EntityUid>,
 }
 
 impl Rules {
@@ -46,7 +44,6 @@ impl Rules {
         let key = self.engine.index().principals.key(&uid, &ancestors);
         Ok(Principal {
             party: Party::known(entity, key),
-            ancestors,
         })
     }
 

@@ -306,7 +306,7 @@ fn qualify(namespace: &str, name: &str) -> String {
 }
 
 fn type_name(text: &str) -> Result<EntityTypeName, SchemaError> {
-    EntityTypeName::from_str(text).map_err(|_| SchemaError::Shape(text.to_owned()))
+    EntityTypeName::from_str(text).map_err(|_why| SchemaError::Shape(text.to_owned()))
 }
 
 fn type_names(list: Option<&Value>) -> Result<BTreeSet<EntityTypeName>, SchemaError> {

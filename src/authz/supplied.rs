@@ -99,7 +99,7 @@ impl Rules {
 }
 
 /// A named entity with its own attributes and parents, as an item of Cedar's entity JSON.
-pub fn entity_item(uid: &EntityUid, attrs: Value, parents: Value) -> Value {
+pub fn entity_item(uid: &EntityUid, attrs: &Value, parents: &Value) -> Value {
     json!({"uid": {"type": uid.type_name().to_string(), "id": uid.id().unescaped()}, "attrs": attrs, "parents": parents})
 }
 

@@ -59,7 +59,7 @@ pub fn expression(ty: &AttrType, value: &Value, place: &str) -> Result<Restricte
         AttrType::Record(record) => {
             let object = value.as_object().ok_or(mismatch("an object"))?;
             let fields = record_fields(record, object, place)?;
-            RestrictedExpression::new_record(fields).map_err(|_| mismatch("a record with distinct fields"))
+            RestrictedExpression::new_record(fields).map_err(|_why| mismatch("a record with distinct fields"))
         }
     }
 }

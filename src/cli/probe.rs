@@ -87,7 +87,7 @@ fn address(target: &Target) -> Result<SocketAddr, String> {
             let loaded = config::load(path, config::process_environment()).map_err(|e| e.to_string())?;
             loaded.config.listen.admin.ok_or("the configuration has no listen.admin")?
         }
-        (None, None) => ADMIN_DEFAULT.parse().map_err(|_| "no address")?,
+        (None, None) => ADMIN_DEFAULT.parse().map_err(|_why| "no address")?,
     };
     if address.ip().is_unspecified() {
         let loopback: std::net::IpAddr = if address.is_ipv4() {

@@ -15,7 +15,7 @@ fn with(more: &str) -> String {
     format!("{MINIMAL}{more}")
 }
 
-fn from_env(text: &str, env: &[(&str, &str)]) -> Result<Loaded, ConfigErrors> {
+fn from_env(text: &str, env: &[(&str, &str)]) -> Result<load::Loaded, ConfigErrors> {
     let env: Vec<_> = env
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
@@ -555,7 +555,7 @@ fn bad_secrets_are_errors_that_do_not_show_them() {
     ] {
         let path = folder.path().join("t");
         std::fs::write(&path, content).unwrap();
-        let message = read_tokens(&path).unwrap_err();
+        let message = check::secret::read_tokens(&path).unwrap_err();
         assert!(message.contains(part) && !message.contains("hunter2"), "{message}");
     }
 }

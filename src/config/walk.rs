@@ -213,7 +213,7 @@ impl<'a> Walk<'a> {
             seen.push((key, key_origin));
             match step_schema(fitting, key) {
                 Some(schema) => result.extend(self.value(&child, node, schema).map(|value| (key.clone(), value))),
-                None => self.unknown_key(path, key, key_origin, node, fitting),
+                None => self.unknown_key(path, (key, key_origin, node), fitting),
             }
         }
         let required = fitting.iter().filter_map(|form| form.get("required")?.as_array()).flatten();
@@ -226,7 +226,7 @@ impl<'a> Walk<'a> {
         result
     }
 
-    fn unknown_key(&mut self, path: &str, key: &str, origin: &Origin, node: &Node, fitting: &[Form<'_>]) {
+    fn unknown_key(&mut self, path: &str, (key, origin, node): (&str, &Origin, &Node), fitting: &[Form<'_>]) {
         let child = join(path, key);
         if is_not_available(&child) {
             // `null` restricts nothing, so there is nothing to refuse

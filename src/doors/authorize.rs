@@ -78,7 +78,7 @@ async fn respond(
     }
     let max = gate.config.limits.decision_body_bytes;
     let bytes = Limited::new(body, max).collect().await;
-    let bytes = bytes.map_err(|_| Refusal::new(Denial::RequestTooLarge, format!("the body is larger than {max} bytes")))?;
+    let bytes = bytes.map_err(|_why| Refusal::new(Denial::RequestTooLarge, format!("the body is larger than {max} bytes")))?;
     let parsed = json::object_from_slice(&bytes.to_bytes()).map_err(|e| invalid(format!("the body is not strict JSON: {e}")))?;
     if !batch {
         return one(gate, &envelope, &Ask::read(&parsed, "")?).await;

@@ -21,15 +21,12 @@ use crate::serving::{Active, Caller, FreshAssertion, Portal};
 use crate::types::Identity;
 use crate::upstream::{header_list, header_value};
 
-/// Why there is no caller; always a refusal.
-pub type CallerError = Refusal;
-
 /// An assertion is signed anew when less than this share of its life is left: one half.
 const RENEW_SHARE: i64 = 2;
 
 impl Gate {
     /// The caller that a token proves, under the revision in force.
-    pub async fn caller(&self, portal: &Portal, active: &Active, token: &str) -> Result<Arc<Caller>, CallerError> {
+    pub async fn caller(&self, portal: &Portal, active: &Active, token: &str) -> Result<Arc<Caller>, Refusal> {
         let hash = token_hash(token);
         let now = now_millis() / 1000;
         if let Some(known) = active.callers.get(&hash) {

@@ -92,7 +92,7 @@ impl Watch {
                     return Woken::Event;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(left.min(STOP_CHECK)),
+                Err(RecvTimeoutError::Disconnected) => std::thread::park_timeout(left.min(STOP_CHECK)),
             }
         }
     }

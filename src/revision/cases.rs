@@ -355,7 +355,7 @@ impl Runner<'_> {
         if let Some(text) = value.as_str() {
             return EntityUid::from_str(text)
                 .map(|uid| (uid, None))
-                .map_err(|_| format!("`{text}` is not `Type::\"id\"`"));
+                .map_err(|_why| format!("`{text}` is not `Type::\"id\"`"));
         }
         let text = |key: &str| {
             value
@@ -372,11 +372,7 @@ impl Runner<'_> {
         if attrs.is_none() && parents.is_none() {
             return Ok((uid, None));
         }
-        let item = entity_item(
-            &uid,
-            attrs.cloned().unwrap_or_else(|| json!({})),
-            parents.cloned().unwrap_or_else(|| json!([])),
-        );
+        let item = entity_item(&uid, attrs.unwrap_or(&json!({})), parents.unwrap_or(&json!([])));
         Ok((uid, Some(item)))
     }
 
@@ -450,7 +446,7 @@ impl Runner<'_> {
 
     fn cli_answer(&self, case: &CliCase) -> Result<Answer, String> {
         let rules = &self.revision.rules;
-        let uid = |text: &str| EntityUid::from_str(text).map_err(|_| format!("`{text}` is not `Type::\"id\"`"));
+        let uid = |text: &str| EntityUid::from_str(text).map_err(|_why| format!("`{text}` is not `Type::\"id\"`"));
         let (principal, action) = (uid(&case.request.principal)?, uid(&case.request.action)?);
         let resource = uid(&case.request.resource)?;
         let list = if case.entities.is_null() {
@@ -497,11 +493,11 @@ pub fn subject_prefix(frame: Frame<'_>, issuer: &str) -> String {
 }
 
 fn millis(text: &str) -> Result<i64, String> {
-    let time = humantime::parse_rfc3339(text).map_err(|_| format!("`now: {text}` is not a time like 2026-01-01T00:00:00Z"))?;
+    let time = humantime::parse_rfc3339(text).map_err(|_why| format!("`now: {text}` is not a time like 2026-01-01T00:00:00Z"))?;
     let since = time
         .duration_since(std::time::UNIX_EPOCH)
-        .map_err(|_| format!("`now: {text}` is before 1970"))?;
-    i64::try_from(since.as_millis()).map_err(|_| format!("`now: {text}` is too far ahead"))
+        .map_err(|_why| format!("`now: {text}` is before 1970"))?;
+    i64::try_from(since.as_millis()).map_err(|_why| format!("`now: {text}` is too far ahead"))
 }
 
 fn judge(case: &Case, outcome: &Outcome) -> Verdict {
@@ -527,14 +523,14 @@ fn judge(case: &Case, outcome: &Outcome) -> Verdict {
         .as_ref()
         .map(|a| (sorted(a.policies.iter().map(|p| &*p.id)), a.errors.len()))
         .unwrap_or(empty);
-    if let Some(because) = case.because.as_ref().map(|b| sorted(b.iter().map(String::as_str))) {
-        if because != deciding {
-            wrong.push(format!(
-                "decided by [{}], expected [{}]",
-                deciding.join(", "),
-                because.join(", ")
-            ));
-        }
+    if let Some(because) = case.because.as_ref().map(|b| sorted(b.iter().map(String::as_str)))
+        && because != deciding
+    {
+        wrong.push(format!(
+            "decided by [{}], expected [{}]",
+            deciding.join(", "),
+            because.join(", ")
+        ));
     }
     if case.errors.is_some_and(|expected| expected != errors) {
         wrong.push(format!(

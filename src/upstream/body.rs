@@ -4,10 +4,10 @@
 //! gives the upstream connection back when the app's answer was read to its end. Back-pressure is hyper's own:
 //! a frame is asked for only when the other side can take it.
 
-use std::any::Any;
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -52,7 +52,7 @@ pub struct RequestBody {
     pub(super) incoming: Incoming,
     /// Bytes that may still come.
     pub(super) left: u64,
-    pub(super) rules: Rc<HeaderRules>,
+    pub(super) rules: Arc<HeaderRules>,
     pub(super) progress: Rc<Progress>,
 }
 
@@ -104,8 +104,6 @@ impl RequestBody {
 /// The body of every response of the gate.
 pub struct Body {
     kind: Kind,
-    /// Dropped when the response ended, however it ended.
-    guard: Option<Box<dyn Any>>,
 }
 
 enum Kind {
@@ -121,7 +119,6 @@ impl Body {
     pub fn full(bytes: Bytes) -> Self {
         Self {
             kind: Kind::Full(Some(bytes).filter(|bytes| !bytes.is_empty())),
-            guard: None,
         }
     }
 
@@ -131,16 +128,9 @@ impl Body {
                 incoming,
                 lease: Some(lease),
             },
-            guard: None,
         };
         body.return_connection();
         body
-    }
-
-    /// Attaches what wants to know when the response ended; an earlier guard is dropped first.
-    pub fn with_guard(mut self, guard: impl Any) -> Self {
-        self.guard = Some(Box::new(guard));
-        self
     }
 
     /// Once the app's answer was read to its end.

@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 
 use super::Outward;
 use crate::authz::Permit;
+use crate::config;
 use crate::request::{TRACEPARENT, TRACESTATE, X_REQUEST_ID, uuid_value};
 
 /// Controls, non-ASCII (always), and what would end or fake an item of a list.
@@ -32,16 +33,6 @@ static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-
-/// Names that a client might use to make the app see another method or path.
-pub const STRIPPED_BY_DEFAULT: [&str; 6] = [
-    "x-http-method-override",
-    "x-http-method",
-    "x-method-override",
-    "x-original-url",
-    "x-original-uri",
-    "x-rewrite-url",
-];
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Credential {
@@ -67,6 +58,22 @@ impl HeaderRules {
             strip: names,
             authorization,
         }
+    }
+
+    /// As configured. INVARIANT: configuration accepts header names only; another would be dropped here.
+    pub fn of(assertion: &config::Assertion, upstream: &config::Upstream) -> Self {
+        let assertion = HeaderName::try_from(&assertion.header).unwrap_or(HeaderName::from_static("x-cedargate-assertion"));
+        let strip: Vec<_> = upstream
+            .strip_headers
+            .iter()
+            .filter_map(|h| HeaderName::try_from(h).ok())
+            .collect();
+        let authorization = if upstream.forward_authorization {
+            Credential::Forward
+        } else {
+            Credential::Strip
+        };
+        Self::new(assertion, &strip, authorization)
     }
 
     /// Whether a client's header of this name, however spelled, must not reach the app.

@@ -65,10 +65,10 @@ async fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
     let socket = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
     let address = socket.local_addr().unwrap();
     let pool = Pool::default();
-    let rules = Rc::new(HeaderRules::new(
+    let rules = std::sync::Arc::new(HeaderRules::new(
         http::HeaderName::from_static("x-cedargate-assertion"),
-        &STRIPPED_BY_DEFAULT.map(http::HeaderName::from_static),
-        Credential::Strip,
+        &["x-http-method-override", "x-original-url", "x-rewrite-url"].map(http::HeaderName::from_static),
+        headers::Credential::Strip,
     ));
     let upstream = Rc::new(Upstream {
         url: UpstreamUrl {
@@ -82,7 +82,7 @@ async fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
         forward_authorization: false,
     });
     let handler = move |request: Request<Incoming>, peer: crate::listener::PeerAddr| {
-        let (pool, rules, upstream) = (pool.clone(), Rc::clone(&rules), Rc::clone(&upstream));
+        let (pool, rules, upstream) = (pool.clone(), std::sync::Arc::clone(&rules), Rc::clone(&upstream));
         async move {
             assert!(request.uri().path() != "/panic", "on purpose");
             let (parts, body) = request.into_parts();
@@ -276,7 +276,7 @@ async fn a_large_answer_waits_for_a_slow_reader() {
         let (listener, address) = app().await;
         let gate = gate(address, None).await;
         // more than the kernel buffers on both hops may hold (tcp_rmem allows 32 MiB each)
-    const BYTES: usize = 256 * 1024 * 1024;
+        const BYTES: usize = 256 * 1024 * 1024;
         let written = Rc::new(std::cell::Cell::new(0_usize));
         let count = Rc::clone(&written);
         spawn_local(async move {

@@ -3,5 +3,15 @@
 //! `support` starts the real gate in-process on free ports, with a recording app and a local issuer whose keys are
 //! made for the test. Tests that need a process (signals, exit codes) run the built binary.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on must stop and say where"
+)]
+
 mod path;
 mod support;

@@ -104,7 +104,9 @@ pub fn now() -> i64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap()
-        .as_secs() as i64
+        .as_secs()
+        .try_into()
+        .unwrap()
 }
 
 pub const ISSUER: &str = "https://issuer.test/";
@@ -476,9 +478,9 @@ pub fn exchange(address: SocketAddr, bytes: &[u8]) -> Option<Answer> {
     let mut stream = std::net::TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(patience())).unwrap();
     // the gate may close before it has read everything
-    let _ = stream.write_all(bytes);
+    drop(stream.write_all(bytes));
     let mut received = Vec::new();
-    let _ = stream.read_to_end(&mut received);
+    drop(stream.read_to_end(&mut received));
     parse(&received)
 }
 

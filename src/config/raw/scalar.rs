@@ -31,7 +31,7 @@ pub const ALGORITHMS: [&str; 9] = [
 
 impl DurationText {
     pub fn parse(text: &str) -> Result<Self, String> {
-        humantime::parse_duration(text).map(Self).map_err(|_| {
+        humantime::parse_duration(text).map(Self).map_err(|_why| {
             format!("`{text}` is not a duration; write a number with its unit, such as `500ms`, `5s`, `1m30s` or `24h`")
         })
     }

@@ -150,7 +150,7 @@ impl Named {
             Self::Text(text) => {
                 let uid: EntityUid = text
                     .parse()
-                    .map_err(|_| invalid("", &format!("`{member}`: `{text}` is not `Type::\"id\"`")))?;
+                    .map_err(|_why| invalid("", &format!("`{member}`: `{text}` is not `Type::\"id\"`")))?;
                 let ty = schema.resolve_type(&uid.type_name().to_string());
                 let ty = ty.ok_or_else(|| unknown_type(member, &uid.type_name().to_string()))?;
                 Ok((EntityUid::from_type_name_and_id(ty, uid.id().clone()), Vec::new()))
@@ -166,7 +166,7 @@ impl Named {
                     Some(_) => return Err(invalid("", &format!("`{member}.parents` is not a list"))),
                     None => Vec::new(),
                 };
-                let item = entity_item(&uid, attrs.clone().unwrap_or_else(|| json!({})), Value::Array(parents));
+                let item = entity_item(&uid, attrs.as_ref().unwrap_or(&json!({})), &Value::Array(parents));
                 Ok((uid, vec![item]))
             }
         }
