@@ -205,6 +205,8 @@ impl Running {
             std::thread::park_timeout(Duration::from_millis(5));
         }
         self.trigger.force();
+        // the twin maker ends when the last revision is gone, and this is a way to hold one
+        drop(self.gate);
         for thread in self.workers.into_iter().chain(self.background) {
             if thread.join().is_err() {
                 tracing::error!("a thread ended in a panic");

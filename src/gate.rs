@@ -5,6 +5,7 @@
 //! needs or ending the request. There is no way to `upstream::forward` around the permit.
 
 mod caller;
+mod cors;
 mod endpoints;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use uuid::Uuid;
 
+use self::cors::Preflight;
 use crate::answer::{self, Answer, Style};
 use crate::audit::{Audit, AuditGuard, AuditRecord, EntityRef, HttpFacts as HttpRecord, PolicyError};
 use crate::authn::{AssertionKeys, Authn, bearer};
@@ -58,6 +60,8 @@ struct Progress {
     trace: Trace,
     record: AuditGuard,
     portal: Option<Arc<Portal>>,
+    active: Option<Arc<Active>>,
+    origin: Option<HeaderValue>,
     upstream_started: Option<Instant>,
     gate_ended: Option<Instant>,
 }
@@ -106,6 +110,8 @@ impl Worker {
             trace,
             record: self.gate.audit.guard(slot, record),
             portal: None,
+            active: None,
+            origin: None,
             upstream_started: None,
             gate_ended: None,
         };
@@ -117,7 +123,8 @@ impl Worker {
     }
 
     async fn gate(&self, request: Request<Incoming>, peer: PeerAddr, progress: &mut Progress) -> Result<Response<Body>, Stop> {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        progress.origin = cors::origin(&head.headers);
         let target = request::check(&head)?;
         let path = CanonicalPath::parse(target.path).map_err(|e| Refusal::new(Denial::RequestInvalid, e.to_string()))?;
         progress.canonical(&path);
@@ -130,12 +137,23 @@ impl Worker {
         progress.in_portal(&portal);
         let active = portal.active.load_full().ok_or(Refusal::from(Denial::NoPolicyLoaded))?;
         progress.under(&active);
-        let permit = self.decide((&head, &path), (&portal, &active), &client, progress).await?;
-        let query = target.query;
+        let permit = match cors::preflight(&active.revision.file.cors, &head).transpose()? {
+            Some(Preflight::Answer(answer)) => {
+                progress.record.permitted();
+                return Ok(answer);
+            }
+            Some(Preflight::Pass) => {
+                cors::strip_credentials(&mut head.headers);
+                progress.record.permitted();
+                Permit::public(self.passport(&portal, &active, None, progress.decision_id)?)
+            }
+            None => self.decide((&head, &path), (&portal, &active), &client, progress).await?,
+        };
+        let query = head.uri.query().map(str::to_owned);
         let outward = Outward {
             upstream: &portal.upstream,
             path: path.as_str(),
-            query,
+            query: query.as_deref(),
             client: &client,
             trace: &progress.trace,
             request_id: &progress.request_id,
@@ -144,7 +162,7 @@ impl Worker {
         };
         let now = Instant::now();
         (progress.gate_ended, progress.upstream_started) = (Some(now), Some(now));
-        let request = Request::from_parts(head.clone(), body);
+        let request = Request::from_parts(head, body);
         forward(&self.pool, permit, request, outward).await.map_err(Stop::Upstream)
     }
 
@@ -233,7 +251,10 @@ impl Worker {
     }
 
     /// Counts, completes the record and sends both on their way.
-    fn finish(&self, response: Response<Body>, mut progress: Progress) -> Response<Body> {
+    fn finish(&self, mut response: Response<Body>, mut progress: Progress) -> Response<Body> {
+        if let Some(active) = &progress.active {
+            cors::share(&active.revision.file.cors, progress.origin.as_ref(), response.headers_mut());
+        }
         let ended = Instant::now();
         let total = ended - progress.started;
         let record = &mut progress.record.record;
@@ -289,7 +310,8 @@ impl Progress {
         self.portal = Some(Arc::clone(portal));
     }
 
-    fn under(&mut self, active: &Active) {
+    fn under(&mut self, active: &Arc<Active>) {
+        self.active = Some(Arc::clone(active));
         self.record.record.revision = Some(Arc::clone(&active.revision.id));
     }
 

@@ -73,7 +73,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     // beside the path
     ("revision", &["authn", "authz", "portal", "request::query_pairs"]),
-    ("serving", &["authn", "authz", "portal", "revision"]),
+    ("serving", &["authn", "authz", "portal", "revision", "upstream::HeaderRules"]),
     ("reload", &["audit", "gate::Gate", "portal", "revision", "serving"]),
     // foundations
     ("config", &[]),

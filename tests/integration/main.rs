@@ -13,5 +13,7 @@
     reason = "a test that cannot go on must stop and say where"
 )]
 
+mod cors;
 mod path;
+mod readme;
 mod support;

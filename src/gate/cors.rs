@@ -1,0 +1,104 @@
+//! Cross-origin requests, as `portal.yaml` says: preflights answered here or passed on, answers readable by allowed origins.
+//!
+//! A preflight carries no credential and asks for nothing but permission to ask; only a real one (a bodyless OPTIONS
+//! with `Origin` and `Access-Control-Request-Method`) is treated as one, and only where the portal wants it.
+
+use http::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_LENGTH, COOKIE,
+    ORIGIN, TRANSFER_ENCODING, VARY,
+};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+
+use crate::denial::{Denial, Refusal};
+use crate::portal::file::Cors;
+use crate::upstream::Body;
+
+/// How long a browser may remember a preflight's answer, in seconds.
+const MAX_AGE_SECONDS: &str = "600";
+
+/// What to do with a request that is a preflight.
+pub enum Preflight {
+    /// The gate's answer.
+    Answer(Response<Body>),
+    /// The app answers it, without credentials.
+    Pass,
+}
+
+/// `None`: a request like any other.
+pub fn preflight(cors: &Cors, head: &Parts) -> Option<Result<Preflight, Refusal>> {
+    if *cors == Cors::Absent || !is_preflight(head) {
+        return None;
+    }
+    let Cors::Origins(allowed) = cors else {
+        return Some(Ok(Preflight::Pass));
+    };
+    match allowed_origin(allowed, &head.headers) {
+        Some(origin) => Some(Ok(Preflight::Answer(granted(origin, &head.headers)))),
+        None => Some(Err(Refusal::new(
+            Denial::OriginMismatch,
+            "the origin is not in `cors.origins`",
+        ))),
+    }
+}
+
+/// Takes what a preflight must not carry to the app.
+pub fn strip_credentials(headers: &mut HeaderMap) {
+    headers.remove(AUTHORIZATION);
+    headers.remove(COOKIE);
+}
+
+/// Lets a script of an allowed origin read an answer, also a refusal.
+pub fn share(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
+    let Cors::Origins(allowed) = cors else { return };
+    headers.append(VARY, HeaderValue::from_static("Origin"));
+    headers.remove(ACCESS_CONTROL_ALLOW_ORIGIN);
+    headers.remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
+    let Some(origin) = origin.filter(|o| allowed.iter().any(|a| a.as_bytes() == o.as_bytes())) else {
+        return;
+    };
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+}
+
+/// The one `Origin` of a request.
+pub fn origin(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut origins = headers.get_all(ORIGIN).iter();
+    origins.next().filter(|_| origins.next().is_none()).cloned()
+}
+
+fn is_preflight(head: &Parts) -> bool {
+    let one = |name| head.headers.get_all(name).iter().count() == 1;
+    let bodyless = !head.headers.contains_key(TRANSFER_ENCODING)
+        && head
+            .headers
+            .get(CONTENT_LENGTH)
+            .is_none_or(|length| length.as_bytes() == b"0");
+    head.method == Method::OPTIONS && one(ORIGIN) && one(ACCESS_CONTROL_REQUEST_METHOD) && bodyless
+}
+
+fn allowed_origin<'a>(allowed: &[String], headers: &'a HeaderMap) -> Option<&'a HeaderValue> {
+    headers
+        .get(ORIGIN)
+        .filter(|origin| allowed.iter().any(|a| a.as_bytes() == origin.as_bytes()))
+}
+
+/// Whatever is asked for may be asked: whether it is allowed is decided when the request itself comes.
+fn granted(origin: &HeaderValue, asked: &HeaderMap) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(MAX_AGE_SECONDS));
+    if let Some(method) = asked.get(ACCESS_CONTROL_REQUEST_METHOD) {
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, method.clone());
+    }
+    if let Some(names) = asked.get(ACCESS_CONTROL_REQUEST_HEADERS) {
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
+    }
+    let varies = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers";
+    headers.insert(VARY, HeaderValue::from_static(varies));
+    response
+}
