@@ -218,14 +218,14 @@ async fn forced(mut shutdown: Shutdown) {
     shutdown.forced().await;
 }
 
-/// Header and idle timeouts are `Activity`'s: hyper has one timer for both.
+/// Header and idle timeouts are `Activity`'s: hyper has one timer for both. Never `pipeline_flush`: it lifts hyper's limit
+/// on what it buffers for a client that does not read.
 fn settings(front: &Front) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .header_read_timeout(None)
         .max_buf_size(front.header_bytes.max(BUFFER_BYTES_MIN))
-        .half_close(false)
-        .pipeline_flush(true);
+        .half_close(false);
     builder
 }
 
