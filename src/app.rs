@@ -14,7 +14,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::HeaderName;
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
@@ -32,7 +31,7 @@ use crate::portal::PortalError;
 use crate::reload::Reloader;
 use crate::revision::{Loader, Warnings};
 use crate::serving::{Portal, Serving};
-use crate::upstream::{Credential, HeaderRules, Pool};
+use crate::upstream::Pool;
 
 /// New slices waiting for their twins; past it they go on with the original policies, which decide the same.
 const TWIN_QUEUE: usize = 1024;
@@ -94,9 +93,6 @@ pub enum StartError {
     /// Two metrics share a name.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
-    /// `upstream.strip_headers` or `assertion.header` holds something that is no header name.
-    #[error("`{0}` is not a header name (upstream.strip_headers, assertion.header)")]
-    Header(String),
     /// A thread or runtime could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -118,7 +114,6 @@ struct Bound {
 pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartError> {
     let metrics = Metrics::new()?;
     let bound = bind_all(&config)?;
-    let rules = header_rules(&config)?;
     let (audit, writer) = audit::start(&config.audit, &metrics)?;
     let authn = Authn::new(&config.issuers, config.limits.token_bytes, metrics.clone())?;
     let assertions = AssertionKeys::load(&config.assertion, config.public_url.as_deref().unwrap_or("cedargate"))?;
@@ -161,7 +156,7 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
     loading.done();
     let told = shutdown.clone();
     background.push(thread("reload", move || reloader.run(&told))?);
-    let workers = Traffic { gate, rules }.start(bound.proxy, (bound.decision, bound.decision_unix), &shutdown)?;
+    let workers = Traffic { gate }.start(bound.proxy, (bound.decision, bound.decision_unix), &shutdown)?;
     let trigger = Arc::new(trigger);
     Ok(Running {
         addresses,
@@ -271,22 +266,6 @@ fn bind_all(config: &Config) -> Result<Bound, StartError> {
     })
 }
 
-fn header_rules(config: &Config) -> Result<HeaderRules, StartError> {
-    let name = |text: &str| HeaderName::try_from(text).map_err(|_| StartError::Header(text.to_owned()));
-    let strip = config
-        .upstream
-        .strip_headers
-        .iter()
-        .map(|h| name(h))
-        .collect::<Result<Vec<_>, _>>()?;
-    let authorization = if config.upstream.forward_authorization {
-        Credential::Forward
-    } else {
-        Credential::Strip
-    };
-    Ok(HeaderRules::new(name(&config.assertion.header)?, &strip, authorization))
-}
-
 fn make_twins(waiting: &Receiver<Weak<Slice>>) {
     // ends when the last revision that could ask is gone
     while let Ok(slice) = waiting.recv() {
@@ -349,7 +328,6 @@ fn front(gate: &Arc<Gate>, count: ConnectionCount) -> Front {
 /// The worker threads.
 struct Traffic {
     gate: Arc<Gate>,
-    rules: HeaderRules,
 }
 
 impl Traffic {
@@ -364,11 +342,11 @@ impl Traffic {
         let mut threads = Vec::with_capacity(proxy.len());
         for (number, proxy) in proxy.into_iter().enumerate() {
             let runtime = runtime()?;
-            let (gate, rules, shutdown, count) = (Arc::clone(&self.gate), self.rules.clone(), shutdown.clone(), count.clone());
+            let (gate, shutdown, count) = (Arc::clone(&self.gate), shutdown.clone(), count.clone());
             let (decision, unix) = (decision.next(), unix.take());
             threads.push(thread(&format!("worker-{number}"), move || {
                 let sockets = Sockets { proxy, decision, unix };
-                LocalSet::new().block_on(&runtime, work(gate, rules, (sockets, count), shutdown));
+                LocalSet::new().block_on(&runtime, work(gate, (sockets, count), shutdown));
             })?);
         }
         Ok(threads)
@@ -383,12 +361,11 @@ struct Sockets {
 }
 
 /// One worker's life: serve until draining and everything in flight ended.
-async fn work(gate: Arc<Gate>, rules: HeaderRules, (sockets, count): (Sockets, ConnectionCount), shutdown: Shutdown) {
+async fn work(gate: Arc<Gate>, (sockets, count): (Sockets, ConnectionCount), shutdown: Shutdown) {
     let shared = Rc::new(front(&gate, count));
     let worker = Rc::new(Worker {
         gate: Arc::clone(&gate),
         pool: Pool::default(),
-        rules: Rc::new(rules),
     });
     let pool = worker.pool.clone();
     let sweeping = tokio::task::spawn_local(async move {

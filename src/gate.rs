@@ -7,7 +7,6 @@
 mod caller;
 mod endpoints;
 
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -31,7 +30,7 @@ use crate::portal::path::CanonicalPath;
 use crate::request::{self, ClientFacts, Trace, query_pairs, request_id};
 use crate::serving::{Active, Caller, Portal, SharedServing};
 use crate::types::Door;
-use crate::upstream::{Body, HeaderRules, Outward, Pool, UpstreamError, forward};
+use crate::upstream::{Body, Outward, Pool, UpstreamError, forward};
 
 /// The label and record value for requests that no portal matched.
 const NO_PORTAL: &str = "none";
@@ -50,7 +49,6 @@ pub struct Gate {
 pub struct Worker {
     pub gate: Arc<Gate>,
     pub pool: Pool,
-    pub rules: Rc<HeaderRules>,
 }
 
 /// What a request has turned out to be so far, for the record and the metrics.
@@ -126,6 +124,7 @@ impl Worker {
         progress.canonical(&path);
         let client = request::client_facts(&head.headers, peer.ip(), &target, &self.gate.config.trusted_proxies)?;
         if let Some(own) = self.own_endpoint(&head, &path) {
+            progress.record.permitted();
             return own.map_err(Stop::from);
         }
         let portal = self.gate.serving.load().find(&client.host, &path).cloned();
@@ -142,7 +141,7 @@ impl Worker {
             client: &client,
             trace: &progress.trace,
             request_id: &progress.request_id,
-            rules: &self.rules,
+            rules: &portal.rules,
             body_bytes_max: self.gate.config.limits.body_bytes,
         };
         let now = Instant::now();
@@ -170,6 +169,7 @@ impl Worker {
         check_tenant(tenant, caller.as_deref())?;
         let passport = self.passport(portal, active, caller.as_ref(), progress.decision_id)?;
         let Some(caller) = caller.filter(|_| !is_public) else {
+            progress.record.permitted();
             return Ok(Permit::public(passport));
         };
         let target = active.revision.target(head.method.as_str(), path)?;

@@ -20,6 +20,7 @@ use crate::portal::path::CanonicalPath;
 use crate::portal::{PortalError, PortalTable};
 use crate::revision::{Frame, Revision};
 use crate::types::{Door, Identity, PortalSlug, TokenFacts};
+use crate::upstream::HeaderRules;
 
 /// Every portal, and which request belongs to which.
 pub struct Serving {
@@ -36,6 +37,7 @@ pub struct Portal {
     /// The issuers it trusts, in the order of `config.issuers`.
     pub issuers: Vec<config::Issuer>,
     pub upstream: config::Upstream,
+    pub rules: Arc<HeaderRules>,
     pub name: Arc<str>,
     pub header: HeaderValue,
     pub active: ArcSwapOption<Active>,
@@ -111,10 +113,12 @@ impl Portal {
         // INVARIANT: a slug is lower-case letters, digits and `-`
         let header = HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static(""));
         let meters = Meters::new(metrics, &name);
+        let rules = Arc::new(HeaderRules::of(&upstream, &config.assertion.header));
         Self {
             config: portal,
             issuers,
             upstream,
+            rules,
             name,
             header,
             active: ArcSwapOption::empty(),

@@ -13,6 +13,7 @@ pub use headers::{Credential, HeaderRules, STRIPPED_BY_DEFAULT, header_list, hea
 pub use pool::{IDLE_CONNECTIONS_MAX, Pool};
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Request, Response, Uri, Version};
@@ -60,7 +61,7 @@ pub struct Outward<'a> {
     pub client: &'a ClientFacts,
     pub trace: &'a Trace,
     pub request_id: &'a HeaderValue,
-    pub rules: &'a Rc<HeaderRules>,
+    pub rules: &'a Arc<HeaderRules>,
     /// `limits.body_bytes`; `None`: the app's business.
     pub body_bytes_max: Option<u64>,
 }
@@ -159,7 +160,7 @@ fn rebuilt(
     let body = RequestBody {
         incoming,
         left: outward.body_bytes_max.unwrap_or(u64::MAX),
-        rules: Rc::clone(outward.rules),
+        rules: Arc::clone(outward.rules),
         progress,
     };
     Ok(Request::from_parts(head, body))

@@ -8,6 +8,7 @@ use std::any::Any;
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -52,7 +53,7 @@ pub struct RequestBody {
     pub(super) incoming: Incoming,
     /// Bytes that may still come.
     pub(super) left: u64,
-    pub(super) rules: Rc<HeaderRules>,
+    pub(super) rules: Arc<HeaderRules>,
     pub(super) progress: Rc<Progress>,
 }
 

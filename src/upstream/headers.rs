@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 
 use super::Outward;
 use crate::authz::Permit;
+use crate::config::Upstream;
 use crate::request::{TRACEPARENT, TRACESTATE, X_REQUEST_ID, uuid_value};
 
 /// Controls, non-ASCII (always), and what would end or fake an item of a list.
@@ -49,7 +50,7 @@ pub enum Credential {
     Forward,
 }
 
-/// Made once per worker from the configuration.
+/// Made once per portal from its upstream's configuration.
 #[derive(Clone, Debug)]
 pub struct HeaderRules {
     assertion: HeaderName,
@@ -67,6 +68,20 @@ impl HeaderRules {
             strip: names,
             authorization,
         }
+    }
+
+    /// What an upstream's configuration says. INVARIANT: `config` has checked every name, so the fallback is never taken.
+    pub fn of(upstream: &Upstream, assertion: &str) -> Self {
+        let authorization = if upstream.forward_authorization {
+            Credential::Forward
+        } else {
+            Credential::Strip
+        };
+        let assertion = HeaderName::try_from(assertion).unwrap_or(HeaderName::from_static("x-cedargate-assertion"));
+        let mut rules = Self::new(assertion, &[], authorization);
+        let names = upstream.strip_headers.iter().map(|name| normalised(name).into_owned());
+        rules.strip.extend(names);
+        rules
     }
 
     /// Whether a client's header of this name, however spelled, must not reach the app.
@@ -258,16 +273,24 @@ fn set(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
 
 /// A value of ours for a header: commas, `%`, controls and non-ASCII percent-encoded.
 pub fn header_value(text: &str) -> HeaderValue {
-    let encoded: Cow<'_, str> = utf8_percent_encode(text, ENCODED).into();
-    HeaderValue::from_str(&encoded).unwrap_or_else(|_| HeaderValue::from_static(""))
+    HeaderValue::from_str(&encoded(text)).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// SECURITY: receivers trim values and items, so a space at an edge is encoded too: `alice ` must not arrive as `alice`.
+fn encoded(text: &str) -> Cow<'_, str> {
+    let inner = text.trim_matches(' ');
+    if inner.len() == text.len() {
+        return utf8_percent_encode(text, ENCODED).into();
+    }
+    let before = text.len() - text.trim_start_matches(' ').len();
+    let after = text.len() - inner.len() - before;
+    let (before, after) = ("%20".repeat(before), "%20".repeat(after));
+    format!("{before}{}{after}", utf8_percent_encode(inner, ENCODED)).into()
 }
 
 /// Items encoded one by one and joined with `,`.
 pub fn header_list<'a>(items: impl IntoIterator<Item = &'a str>) -> HeaderValue {
-    let items: Vec<String> = items
-        .into_iter()
-        .map(|item| utf8_percent_encode(item, ENCODED).to_string())
-        .collect();
+    let items: Vec<Cow<'_, str>> = items.into_iter().map(encoded).collect();
     HeaderValue::from_str(&items.join(",")).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 

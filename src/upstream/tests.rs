@@ -65,7 +65,7 @@ async fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
     let socket = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
     let address = socket.local_addr().unwrap();
     let pool = Pool::default();
-    let rules = Rc::new(HeaderRules::new(
+    let rules = std::sync::Arc::new(HeaderRules::new(
         http::HeaderName::from_static("x-cedargate-assertion"),
         &STRIPPED_BY_DEFAULT.map(http::HeaderName::from_static),
         Credential::Strip,
@@ -82,7 +82,7 @@ async fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
         forward_authorization: false,
     });
     let handler = move |request: Request<Incoming>, peer: crate::listener::PeerAddr| {
-        let (pool, rules, upstream) = (pool.clone(), Rc::clone(&rules), Rc::clone(&upstream));
+        let (pool, rules, upstream) = (pool.clone(), std::sync::Arc::clone(&rules), Rc::clone(&upstream));
         async move {
             assert!(request.uri().path() != "/panic", "on purpose");
             let (parts, body) = request.into_parts();
