@@ -72,18 +72,19 @@ pub fn refused(refusal: &Refusal, answer: &Answer) -> Response<Body> {
         advice: refusal.advice.as_deref(),
     };
     let mut response = render(&text, answer);
-    if answer.style == Style::Grpc {
-        return response;
-    }
     let headers = response.headers_mut();
-    if denial.status() == StatusCode::UNAUTHORIZED {
-        headers.insert(WWW_AUTHENTICATE, challenge(refusal));
-    }
+    // SECURITY: framing, not language: whoever speaks gRPC must not keep an ambiguous connection open.
     match denial {
         Denial::RequestInvalid | Denial::RequestTooLarge | Denial::HeadersTooLarge | Denial::Draining => {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         _ => {}
+    }
+    if answer.style == Style::Grpc {
+        return response;
+    }
+    if denial.status() == StatusCode::UNAUTHORIZED {
+        headers.insert(WWW_AUTHENTICATE, challenge(refusal));
     }
     if denial.status() == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));

@@ -130,6 +130,7 @@ impl Worker {
         progress.canonical(&path);
         let client = request::client_facts(&head.headers, peer.ip(), &target, &self.gate.config.trusted_proxies)?;
         if let Some(own) = self.own_endpoint(&head, &path) {
+            progress.record.permitted();
             return own.map_err(Stop::from);
         }
         let portal = self.gate.serving.load().find(&client.host, &path).cloned();
@@ -185,6 +186,7 @@ impl Worker {
         check_tenant(tenant, caller.as_deref())?;
         let passport = self.passport(portal, active, caller.as_ref(), progress.decision_id)?;
         let Some(caller) = caller.filter(|_| !is_public) else {
+            progress.record.permitted();
             return Ok(Permit::public(passport));
         };
         let target = active.revision.target(head.method.as_str(), path)?;

@@ -218,7 +218,8 @@ async fn forced(mut shutdown: Shutdown) {
     shutdown.forced().await;
 }
 
-/// Header and idle timeouts are `Activity`'s: hyper has one timer for both.
+/// Header and idle timeouts are `Activity`'s: hyper has one timer for both. Never `pipeline_flush`: it lifts hyper's limit
+/// on what it buffers for a client that does not read.
 fn settings(front: &Front) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder

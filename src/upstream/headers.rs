@@ -40,7 +40,7 @@ pub enum Credential {
     Forward,
 }
 
-/// Made once per worker from the configuration.
+/// Made once per portal from its upstream's configuration.
 #[derive(Clone, Debug)]
 pub struct HeaderRules {
     assertion: HeaderName,
@@ -265,16 +265,24 @@ fn set(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
 
 /// A value of ours for a header: commas, `%`, controls and non-ASCII percent-encoded.
 pub fn header_value(text: &str) -> HeaderValue {
-    let encoded: Cow<'_, str> = utf8_percent_encode(text, ENCODED).into();
-    HeaderValue::from_str(&encoded).unwrap_or_else(|_| HeaderValue::from_static(""))
+    HeaderValue::from_str(&encoded(text)).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// SECURITY: receivers trim values and items, so a space at an edge is encoded too: `alice ` must not arrive as `alice`.
+fn encoded(text: &str) -> Cow<'_, str> {
+    let inner = text.trim_matches(' ');
+    if inner.len() == text.len() {
+        return utf8_percent_encode(text, ENCODED).into();
+    }
+    let before = text.len() - text.trim_start_matches(' ').len();
+    let after = text.len() - inner.len() - before;
+    let (before, after) = ("%20".repeat(before), "%20".repeat(after));
+    format!("{before}{}{after}", utf8_percent_encode(inner, ENCODED)).into()
 }
 
 /// Items encoded one by one and joined with `,`.
 pub fn header_list<'a>(items: impl IntoIterator<Item = &'a str>) -> HeaderValue {
-    let items: Vec<String> = items
-        .into_iter()
-        .map(|item| utf8_percent_encode(item, ENCODED).to_string())
-        .collect();
+    let items: Vec<Cow<'_, str>> = items.into_iter().map(encoded).collect();
     HeaderValue::from_str(&items.join(",")).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 

@@ -13,7 +13,14 @@
     reason = "a test that cannot go on must stop and say where"
 )]
 
+mod audit;
+mod cli;
 mod cors;
+mod forwarding;
+mod keys;
 mod path;
 mod readme;
+mod refusals;
 mod support;
+mod tokens;
+mod wire;

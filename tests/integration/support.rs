@@ -379,6 +379,12 @@ impl Gate {
     pub fn stop(mut self) {
         self.running.take().unwrap().stop();
     }
+
+    /// Stops, then looks at what it left in its folder.
+    pub fn stop_keeping(mut self, look: impl FnOnce(&Path)) {
+        self.running.take().unwrap().stop();
+        look(self.folder.path());
+    }
 }
 
 impl Drop for Gate {
