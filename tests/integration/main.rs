@@ -3,5 +3,8 @@
 //! `support` starts the real gate in-process on free ports, with a recording app and a local issuer whose keys are
 //! made for the test. Tests that need a process (signals, exit codes) run the built binary.
 
+mod authorize;
+mod cedar_data;
+mod identity_mapping;
 mod path;
 mod support;
