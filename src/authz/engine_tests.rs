@@ -10,7 +10,8 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, LazyLock};
 
 use cedar_policy::{
-    Authorizer, Context, Decision, Effect, Entities, Entity, EntityUid, PolicyId, PolicySet, Request, RestrictedExpression, SlotId,
+    Authorizer, Context, Decision, Effect, Entities, Entity, EntityUid, PolicyId, PolicySet, Request, RestrictedExpression,
+    SlotId,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -92,8 +93,20 @@ impl Choices<'_> {
             6 => format!("({}).getTag(\"{}\")", inner(self), self.of(&["k", "list", "gone"])),
             7 => format!("({}).getTag(({}).name)", inner(self), inner(self)),
             8 => format!("(if {} then {} else {})", self.condition(depth - 1), inner(self), inner(self)),
-            9 => format!("{{\"Var\": {}, \"in\": {}, \".\": 1}}[\"{}\"]", inner(self), inner(self), self.of(&["Var", "in", "."])),
-            10 => self.of(&["context.rec.user", "context.rec.deep.user", "context.gone", "context[\"user\"].boss"]).to_owned(),
+            9 => format!(
+                "{{\"Var\": {}, \"in\": {}, \".\": 1}}[\"{}\"]",
+                inner(self),
+                inner(self),
+                self.of(&["Var", "in", "."])
+            ),
+            10 => self
+                .of(&[
+                    "context.rec.user",
+                    "context.rec.deep.user",
+                    "context.gone",
+                    "context[\"user\"].boss",
+                ])
+                .to_owned(),
             _ => format!("{{nested: {{\"has\": {}}}}}.nested[\"has\"]", inner(self)),
         }
     }
@@ -116,13 +129,30 @@ impl Choices<'_> {
             2 => format!("({}) in [{}, ({})]", self.entity(depth), self.group(), self.entity(d)),
             3 => format!("({}) is {}", self.entity(depth), self.of(&["User", "Group", "Path", "Doc"])),
             4 => format!("({}) is User in ({})", self.entity(depth), self.entity(d)),
-            5 => format!("({}) has {}", self.entity(depth), self.of(&["boss", "info", "age", "name", "missing"])),
-            6 => format!("({}) has {}", self.entity(depth), self.of(&["info.manager", "info.deep.user", "boss.boss.age", "info.deep.gone"])),
+            5 => format!(
+                "({}) has {}",
+                self.entity(depth),
+                self.of(&["boss", "info", "age", "name", "missing"])
+            ),
+            6 => format!(
+                "({}) has {}",
+                self.entity(depth),
+                self.of(&["info.manager", "info.deep.user", "boss.boss.age", "info.deep.gone"])
+            ),
             7 => format!("({}).hasTag(\"{}\")", self.entity(depth), self.of(&["k", "list", "gone"])),
             8 => format!("({}) == ({})", self.entity(depth), self.entity(depth)),
             9 => format!("({}).friends.contains({})", self.entity(depth), self.entity(d)),
-            10 => format!("({}).getTag(\"list\").containsAny([{}, {}])", self.entity(depth), self.entity(d), self.user()),
-            11 => format!("({}).name like \"{}\"", self.entity(depth), self.of(&["k*", "*", "a\\*b", "in"])),
+            10 => format!(
+                "({}).getTag(\"list\").containsAny([{}, {}])",
+                self.entity(depth),
+                self.entity(d),
+                self.user()
+            ),
+            11 => format!(
+                "({}).name like \"{}\"",
+                self.entity(depth),
+                self.of(&["k*", "*", "a\\*b", "in"])
+            ),
             12 => format!("{} < {}", self.number(depth), self.number(d)),
             13 => format!("({}).ip.isInRange(ip(\"10.0.0.0/8\"))", self.entity(depth)),
             14 => format!("({}).dec.lessThan(decimal(\"2.5\"))", self.entity(depth)),
@@ -143,7 +173,12 @@ impl Choices<'_> {
             16 => format!("(({}) && ({}))", self.condition(d), self.condition(d)),
             17 => format!("(({}) || ({}))", self.condition(d), self.condition(d)),
             18 => format!("!({})", self.condition(d)),
-            19 => format!("(if {} then {} else {})", self.condition(d), self.condition(d), self.condition(d)),
+            19 => format!(
+                "(if {} then {} else {})",
+                self.condition(d),
+                self.condition(d),
+                self.condition(d)
+            ),
             _ => format!("({}) in ({}).friends", self.entity(depth), self.entity(d)),
         }
     }
@@ -200,10 +235,18 @@ impl Choices<'_> {
     }
 
     fn template(&mut self) -> String {
-        let principal = self.of(&["principal == ?principal", "principal in ?principal", "principal is User in ?principal"]);
+        let principal = self.of(&[
+            "principal == ?principal",
+            "principal in ?principal",
+            "principal is User in ?principal",
+        ]);
         let resource = self.of(&["resource == ?resource", "resource in ?resource"]);
         let effect = self.of(&["permit", "forbid"]);
-        format!("{effect}({principal}, {}, {resource}) when {{ {} }};\n", self.action_scope(), self.condition(2))
+        format!(
+            "{effect}({principal}, {}, {resource}) when {{ {} }};\n",
+            self.action_scope(),
+            self.condition(2)
+        )
     }
 
     fn value(&mut self, depth: usize) -> Value {
@@ -239,7 +282,10 @@ impl Choices<'_> {
             all.insert("friends".to_owned(), json!([self.value(0), self.value(0)]));
         }
         if self.half() {
-            all.insert("info".to_owned(), json!({"manager": self.value(0), "deep": {"user": self.value(0)}}));
+            all.insert(
+                "info".to_owned(),
+                json!({"manager": self.value(0), "deep": {"user": self.value(0)}}),
+            );
         }
         Value::Object(all)
     }
@@ -295,7 +341,9 @@ fn world(choices: &mut Choices<'_>) -> World {
             (SlotId::principal(), uid(&principal)),
             (SlotId::resource(), uid(&choices.doc())),
         ];
-        policies.link(id.clone(), PolicyId::new(format!("link \"{n}\"\n")), slots.into()).unwrap();
+        policies
+            .link(id.clone(), PolicyId::new(format!("link \"{n}\"\n")), slots.into())
+            .unwrap();
     }
     let (mut stored, mut supplied) = (actions(), Vec::new());
     // what is stored stands below stored things only: nothing supplied can move it
@@ -317,13 +365,22 @@ fn world(choices: &mut Choices<'_>) -> World {
     let mut docs_supplied = false;
     for doc in (0..4).rev() {
         let mut parents = choices.groups_above(2);
-        parents.extend((doc + 1..4).filter(|_| choices.half()).map(|d| json!({"type": "Doc", "id": format!("d{d}")})));
+        parents.extend(
+            (doc + 1..4)
+                .filter(|_| choices.half())
+                .map(|d| json!({"type": "Doc", "id": format!("d{d}")})),
+        );
         let json = choices.entity_json("Doc", &format!("d{doc}"), parents);
         docs_supplied |= choices.half();
         if docs_supplied { &mut supplied } else { &mut stored }.push(json);
     }
-    let parse = |list: Vec<Value>| -> Vec<Entity> { list.into_iter().map(|e| Entity::from_json_value(e, None).unwrap()).collect() };
-    World { policies, stored: parse(stored), supplied: parse(supplied) }
+    let parse =
+        |list: Vec<Value>| -> Vec<Entity> { list.into_iter().map(|e| Entity::from_json_value(e, None).unwrap()).collect() };
+    World {
+        policies,
+        stored: parse(stored),
+        supplied: parse(supplied),
+    }
 }
 
 fn actions() -> Vec<Value> {
@@ -331,7 +388,12 @@ fn actions() -> Vec<Value> {
         let parents: Vec<Value> = parents.iter().map(|p| json!({"type": "Action", "id": p})).collect();
         json!({"uid": {"type": "Action", "id": id}, "attrs": {}, "parents": parents})
     };
-    vec![action("view", &["read"]), action("edit", &["all"]), action("read", &["all"]), action("all", &[])]
+    vec![
+        action("view", &["read"]),
+        action("edit", &["all"]),
+        action("read", &["all"]),
+        action("all", &[]),
+    ]
 }
 
 fn uid(text: &str) -> EntityUid {
@@ -367,10 +429,17 @@ fn asked(choices: &mut Choices<'_>, facts: &Facts<'_>) -> Asked {
     if let Some(entity) = &described {
         all.insert(who.clone(), entity.clone());
     }
-    let what = if choices.half() { uid(&choices.path()) } else { uid(&choices.doc()) };
+    let what = if choices.half() {
+        uid(&choices.path())
+    } else {
+        uid(&choices.doc())
+    };
     let above = above_path(&what);
     if !above.is_empty() {
-        all.insert(what.clone(), Entity::new_no_attrs(what.clone(), above.iter().cloned().collect()));
+        all.insert(
+            what.clone(),
+            Entity::new_no_attrs(what.clone(), above.iter().cloned().collect()),
+        );
     }
     let all = Entities::from_entities(all.into_values(), None).unwrap();
     let closed = |of: &EntityUid| -> Vec<EntityUid> { all.ancestors(of).map(|a| a.cloned().collect()).unwrap_or_default() };
@@ -378,11 +447,18 @@ fn asked(choices: &mut Choices<'_>, facts: &Facts<'_>) -> Asked {
     let index = facts.engine.index();
     let principal_key = key(&index.principals, &who);
     let principal = match described {
-        Some(entity) => Party::known(with_parents(entity, closed(&who).into_iter().collect()).unwrap(), principal_key),
+        Some(entity) => Party::known(
+            with_parents(entity, closed(&who).into_iter().collect()).unwrap(),
+            principal_key,
+        ),
         None => Party::stored(who, principal_key),
     };
     let resource_key = key(&index.resources, &what);
-    let resource = if above.is_empty() { Party::stored(what, resource_key) } else { Party::placed(what, resource_key, above) };
+    let resource = if above.is_empty() {
+        Party::stored(what, resource_key)
+    } else {
+        Party::placed(what, resource_key, above)
+    };
     let supplied = facts.world.supplied.iter().map(|e| {
         let parents = closed(&e.uid()).into_iter().collect();
         (e.uid(), with_parents(e.clone(), parents).unwrap())
@@ -403,9 +479,13 @@ fn above_path(uid: &EntityUid) -> Vec<EntityUid> {
     if uid.type_name().to_string() != "Path" {
         return Vec::new();
     }
-    let parents = std::iter::successors(id.rsplit_once('/'), |(p, _)| p.rsplit_once('/')).map(|(p, _)| if p.is_empty() { "/" } else { p });
+    let parents =
+        std::iter::successors(id.rsplit_once('/'), |(p, _)| p.rsplit_once('/')).map(|(p, _)| if p.is_empty() { "/" } else { p });
     let parents = parents.filter(|p| *p != id).map(|p| format!("Path::\"{p}\""));
-    parents.chain(["Portal::\"p\"".to_owned()]).map(|p| p.parse().unwrap()).collect()
+    parents
+        .chain(["Portal::\"p\"".to_owned()])
+        .map(|p| p.parse().unwrap())
+        .collect()
 }
 
 /// As the proxy builds it: the fields that conditions read, and no others.
@@ -413,7 +493,12 @@ struct LazyContext<'a>(&'a Map<String, Value>);
 
 impl ContextSource for LazyContext<'_> {
     fn context(&self, reads: &ContextReads) -> Result<Context, String> {
-        let read: Map<_, _> = self.0.iter().filter(|(name, _)| reads.includes(name)).map(|(k, v)| (k.clone(), v.clone())).collect();
+        let read: Map<_, _> = self
+            .0
+            .iter()
+            .filter(|(name, _)| reads.includes(name))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
         Context::from_json_value(Value::Object(read), None).map_err(|e| e.to_string())
     }
 }
@@ -435,7 +520,11 @@ impl From<Answer> for Verdict {
         Self {
             outcome: answer.outcome,
             policies: answer.policies.iter().map(|p| p.id.to_string()).collect(),
-            errors: answer.errors.iter().map(|e| (e.policy.to_string(), e.message.clone())).collect(),
+            errors: answer
+                .errors
+                .iter()
+                .map(|e| (e.policy.to_string(), e.message.clone()))
+                .collect(),
         }
     }
 }
@@ -460,11 +549,18 @@ fn by_cedar(policies: &PolicySet, asked: &Asked, rule: ErroredForbids) -> Verdic
         (Decision::Allow, _) => Outcome::Allow,
         (Decision::Deny, true) => Outcome::NotPermitted,
     };
-    Verdict { outcome, policies: determining, errors }
+    Verdict {
+        outcome,
+        policies: determining,
+        errors,
+    }
 }
 
 fn entries(policies: &PolicySet) -> Vec<Arc<PolicyEntry>> {
-    policies.policies().map(|p| Arc::new(PolicyEntry::new(p, "p.cedar:1".to_owned()).unwrap())).collect()
+    policies
+        .policies()
+        .map(|p| Arc::new(PolicyEntry::new(p, "p.cedar:1".to_owned()).unwrap()))
+        .collect()
 }
 
 static ACTION_GROUPS: LazyLock<Vec<(EntityUid, Vec<EntityUid>)>> = LazyLock::new(|| {
@@ -484,7 +580,14 @@ fn engine(entries: Vec<Arc<PolicyEntry>>, world: &World, rule: ErroredForbids) -
 
 fn put(engine: &Engine, asked: &Asked, context: &dyn ContextSource, effects: Effects) -> Verdict {
     let (principal, resource) = (&asked.principal, &asked.resource);
-    let question = Question { principal, action: &asked.action, resource, context, supplied: &asked.supplied, effects };
+    let question = Question {
+        principal,
+        action: &asked.action,
+        resource,
+        context,
+        supplied: &asked.supplied,
+        effects,
+    };
     engine.decide(&question).into()
 }
 
@@ -494,8 +597,16 @@ fn decided(engine: &Engine, asked: &Asked) -> Verdict {
 
 /// Runs a property over random choices; a failure prints the world's policies.
 fn for_all(property: impl Fn(&mut Choices<'_>)) {
-    let cases = std::env::var("CEDARGATE_TEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(CASES);
-    let config = Config { cases, failure_persistence: None, max_shrink_iters: 2000, ..Config::default() };
+    let cases = std::env::var("CEDARGATE_TEST_CASES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(CASES);
+    let config = Config {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 2000,
+        ..Config::default()
+    };
     let choices = proptest::collection::vec(any::<u16>(), 100..1500);
     TestRunner::new(config)
         .run(&choices, |made| {
@@ -513,19 +624,40 @@ fn engine_and_cedar_agree_before_and_after_twins_and_on_every_ask() {
             let (sender, new_slices) = sync_channel(64);
             let engine = engine(entries(&world.policies), &world, rule).with_twin_queue(Some(sender));
             for _ in 0..QUESTIONS {
-                let asked = asked(choices, &Facts { world: &world, engine: &engine });
+                let asked = asked(
+                    choices,
+                    &Facts {
+                        world: &world,
+                        engine: &engine,
+                    },
+                );
                 let expected = by_cedar(&world.policies, &asked, rule);
                 let context = &asked.context;
-                let note = || format!("{:?} {} {:?} {context:?}\n{}", asked.principal.uid, asked.action, asked.resource.uid, world.policies);
+                let note = || {
+                    format!(
+                        "{:?} {} {:?} {context:?}\n{}",
+                        asked.principal.uid, asked.action, asked.resource.uid, world.policies
+                    )
+                };
                 assert_eq!(decided(&engine, &asked), expected, "originals: {}", note());
                 assert_eq!(decided(&engine, &asked), expected, "asked again: {}", note());
                 let lazy = LazyContext(context);
-                assert_eq!(put(&engine, &asked, &lazy, Effects::Both), expected, "lazy context: {}", note());
+                assert_eq!(
+                    put(&engine, &asked, &lazy, Effects::Both),
+                    expected,
+                    "lazy context: {}",
+                    note()
+                );
                 for slice in new_slices.try_iter() {
                     slice.upgrade().unwrap().make_twins();
                 }
                 assert_eq!(decided(&engine, &asked), expected, "twins: {}", note());
-                assert_eq!(put(&engine, &asked, &lazy, Effects::Both), expected, "twins, lazy context: {}", note());
+                assert_eq!(
+                    put(&engine, &asked, &lazy, Effects::Both),
+                    expected,
+                    "twins, lazy context: {}",
+                    note()
+                );
             }
         }
     });
@@ -540,9 +672,21 @@ fn the_order_of_policies_changes_nothing() {
         let one = engine(entries(&world.policies), &world, ErroredForbids::Deny);
         let other = engine(turned.clone(), &world, ErroredForbids::Deny);
         let mut again = choices.0.clone();
-        let question = asked(choices, &Facts { world: &world, engine: &one });
+        let question = asked(
+            choices,
+            &Facts {
+                world: &world,
+                engine: &one,
+            },
+        );
         // keys are numbers of one index: the same question is made anew for the other
-        let same = asked(&mut Choices(std::mem::take(&mut again)), &Facts { world: &world, engine: &other });
+        let same = asked(
+            &mut Choices(std::mem::take(&mut again)),
+            &Facts {
+                world: &world,
+                engine: &other,
+            },
+        );
         assert_eq!(decided(&one, &question), decided(&other, &same), "{}", world.policies);
     });
 }
@@ -555,11 +699,24 @@ fn one_more_forbid_never_allows_and_an_errored_forbid_denies() {
             let fewer = engine(entries(&world.policies), &world, rule);
             let forbid = choices.policy_of("forbid");
             let mut set = world.policies.clone();
-            set.add(cedar_policy::Policy::parse(Some(PolicyId::new("more")), &forbid).unwrap()).unwrap();
+            set.add(cedar_policy::Policy::parse(Some(PolicyId::new("more")), &forbid).unwrap())
+                .unwrap();
             let more = engine(entries(&set), &world, rule);
             let again = choices.0.clone();
-            let question = asked(choices, &Facts { world: &world, engine: &fewer });
-            let same = asked(&mut Choices(again), &Facts { world: &world, engine: &more });
+            let question = asked(
+                choices,
+                &Facts {
+                    world: &world,
+                    engine: &fewer,
+                },
+            );
+            let same = asked(
+                &mut Choices(again),
+                &Facts {
+                    world: &world,
+                    engine: &more,
+                },
+            );
             let (before, after) = (decided(&fewer, &question), decided(&more, &same));
             assert!(
                 before.outcome == Outcome::Allow || after.outcome != Outcome::Allow,
@@ -567,7 +724,10 @@ fn one_more_forbid_never_allows_and_an_errored_forbid_denies() {
                 world.policies
             );
             if rule == ErroredForbids::Deny && after.errors.iter().any(|(id, _)| id == "more") {
-                assert!(matches!(after.outcome, Outcome::EvaluationError | Outcome::Forbidden), "{forbid}: {after:?}");
+                assert!(
+                    matches!(after.outcome, Outcome::EvaluationError | Outcome::Forbidden),
+                    "{forbid}: {after:?}"
+                );
             }
         }
     });
@@ -578,16 +738,32 @@ fn forbids_alone_are_what_the_forbids_of_the_set_say() {
     for_all(|choices| {
         let world = world(choices);
         let engine = engine(entries(&world.policies), &world, ErroredForbids::Deny);
-        let asked = asked(choices, &Facts { world: &world, engine: &engine });
+        let asked = asked(
+            choices,
+            &Facts {
+                world: &world,
+                engine: &engine,
+            },
+        );
         let mut forbids = PolicySet::new();
         for entry in entries(&world.policies).iter().filter(|e| e.info.effect == Effect::Forbid) {
             forbids.add(entry.policy().clone()).unwrap();
         }
         let expected = by_cedar(&forbids, &asked, ErroredForbids::Deny);
         let context = ReadyContext(full_context(&asked.context));
-        assert_eq!(put(&engine, &asked, &context, Effects::Forbids), expected, "{}", world.policies);
+        assert_eq!(
+            put(&engine, &asked, &context, Effects::Forbids),
+            expected,
+            "{}",
+            world.policies
+        );
         let both = decided(&engine, &asked);
-        assert_eq!(both.outcome == Outcome::Forbidden, expected.outcome == Outcome::Forbidden, "{}", world.policies);
+        assert_eq!(
+            both.outcome == Outcome::Forbidden,
+            expected.outcome == Outcome::Forbidden,
+            "{}",
+            world.policies
+        );
     });
 }
 
@@ -598,9 +774,24 @@ fn look_ups_reach_as_far_as_conditions_nest() {
     let user = |id: &str, attrs: Value, tags: Value, parents: Value| json!({"uid": {"type": "User", "id": id}, "attrs": attrs, "tags": tags, "parents": parents});
     let group = |id: &str, parents: Value| json!({"uid": {"type": "Group", "id": id}, "attrs": {"lead": named("User", "c")}, "parents": parents});
     let stored = vec![
-        user("a", json!({"boss": named("User", "b"), "info": {"in": {"who": [named("User", "b"), named("User", "c")]}}, "key": "k"}), json!({"k": {"next": named("User", "b")}}), json!([])),
-        user("b", json!({"boss": named("User", "c"), "team": named("Group", "g"), "key": "t"}), json!({"t": [named("User", "c")]}), json!([])),
-        user("c", json!({"age": 7, "name": "chief", "boss": named("User", "c"), "team": named("Group", "top")}), json!({}), json!([{"type": "Group", "id": "g"}])),
+        user(
+            "a",
+            json!({"boss": named("User", "b"), "info": {"in": {"who": [named("User", "b"), named("User", "c")]}}, "key": "k"}),
+            json!({"k": {"next": named("User", "b")}}),
+            json!([]),
+        ),
+        user(
+            "b",
+            json!({"boss": named("User", "c"), "team": named("Group", "g"), "key": "t"}),
+            json!({"t": [named("User", "c")]}),
+            json!([]),
+        ),
+        user(
+            "c",
+            json!({"age": 7, "name": "chief", "boss": named("User", "c"), "team": named("Group", "top")}),
+            json!({}),
+            json!([{"type": "Group", "id": "g"}]),
+        ),
         group("g", json!([{"type": "Group", "id": "top"}])),
         group("top", json!([])),
     ];
@@ -614,7 +805,7 @@ fn look_ups_reach_as_far_as_conditions_nest() {
         "principal.boss.team in principal.boss.boss.team",
         "principal.getTag(principal.key).next.boss.age == 7",
         "principal.getTag(\"k\").next.getTag(principal.boss.key).contains(principal.boss.boss)",
-        "principal.info.in.who.contains(principal.boss)",
+        "principal.info[\"in\"].who.contains(principal.boss)",
         "{\"in\": principal.boss}[\"in\"].team.lead.age == 7",
         "(if principal.boss.boss is User then principal.boss else principal).boss.boss.boss.age == 7",
         "context.who.boss.boss.age == 7",
@@ -631,11 +822,16 @@ fn look_ups_reach_as_far_as_conditions_nest() {
         let mut entities = parse_actions();
         let more: Vec<Entity> = parse(stored.clone());
         entities.extend(more);
-        let world = World { policies, stored: entities, supplied: Vec::new() };
+        let world = World {
+            policies,
+            stored: entities,
+            supplied: Vec::new(),
+        };
         let (sender, slices) = sync_channel(8);
         let engine = engine(entries(&world.policies), &world, ErroredForbids::Deny).with_twin_queue(Some(sender));
         let key = |table: &ScopeTable| table.key(&uid("User::\"a\""), []);
-        let context = json!({"who": named("User", "a"), "set": [named("User", "b")], "nest": {"a": {"b": named("User", "a")}}, "other": 1});
+        let context =
+            json!({"who": named("User", "a"), "set": [named("User", "b")], "nest": {"a": {"b": named("User", "a")}}, "other": 1});
         let Value::Object(context) = context else { panic!() };
         let asked = Asked {
             principal: Party::stored(uid("User::\"a\""), key(&engine.index().principals)),
@@ -646,7 +842,12 @@ fn look_ups_reach_as_far_as_conditions_nest() {
             all: Entities::empty(),
         };
         let lazy = LazyContext(&asked.context);
-        assert_eq!(put(&engine, &asked, &lazy, Effects::Both).outcome, Outcome::Allow, "{condition}: {:?}", put(&engine, &asked, &lazy, Effects::Both));
+        assert_eq!(
+            put(&engine, &asked, &lazy, Effects::Both).outcome,
+            Outcome::Allow,
+            "{condition}: {:?}",
+            put(&engine, &asked, &lazy, Effects::Both)
+        );
         slices.try_iter().for_each(|s| s.upgrade().unwrap().make_twins());
         let twins = put(&engine, &asked, &lazy, Effects::Both);
         assert_eq!(twins.outcome, Outcome::Allow, "twins: {condition}: {twins:?}");
@@ -654,7 +855,10 @@ fn look_ups_reach_as_far_as_conditions_nest() {
 }
 
 fn parse_actions() -> Vec<Entity> {
-    actions().into_iter().map(|e| Entity::from_json_value(e, None).unwrap()).collect()
+    actions()
+        .into_iter()
+        .map(|e| Entity::from_json_value(e, None).unwrap())
+        .collect()
 }
 
 /// The generator must produce what the property is about: allowed, forbidden, erring questions.
@@ -664,14 +868,27 @@ fn random_worlds_are_not_all_alike() {
     for_all(|choices| {
         let world = world(choices);
         let engine = engine(entries(&world.policies), &world, ErroredForbids::Skip);
-        let asked = asked(choices, &Facts { world: &world, engine: &engine });
+        let asked = asked(
+            choices,
+            &Facts {
+                world: &world,
+                engine: &engine,
+            },
+        );
         let verdict = by_cedar(&world.policies, &asked, ErroredForbids::Deny);
         let mut seen = seen.borrow_mut();
         *seen.entry(format!("{:?}", verdict.outcome)).or_default() += 1;
         *seen.entry(format!("errors: {}", !verdict.errors.is_empty())).or_default() += 1;
     });
     let seen = seen.into_inner();
-    for kind in ["Allow", "NotPermitted", "Forbidden", "EvaluationError", "errors: true", "errors: false"] {
+    for kind in [
+        "Allow",
+        "NotPermitted",
+        "Forbidden",
+        "EvaluationError",
+        "errors: true",
+        "errors: false",
+    ] {
         assert!(seen.get(kind).is_some_and(|n| *n >= 3), "{kind} hardly occurs: {seen:?}");
     }
 }
@@ -685,9 +902,21 @@ fn a_context_that_cannot_be_built_denies() {
             Context::from_pairs([("ip".to_owned(), RestrictedExpression::new_ip("nonsense"))]).map_err(|e| e.to_string())
         }
     }
-    let policies: PolicySet = "permit(principal, action, resource) when { context has ip || true };".parse().unwrap();
-    let world = World { policies, stored: parse_actions(), supplied: Vec::new() };
+    let policies: PolicySet = "permit(principal, action, resource) when { context has ip || true };"
+        .parse()
+        .unwrap();
+    let world = World {
+        policies,
+        stored: parse_actions(),
+        supplied: Vec::new(),
+    };
     let engine = engine(entries(&world.policies), &world, ErroredForbids::Skip);
-    let asked = asked(&mut Choices([].iter()), &Facts { world: &world, engine: &engine });
+    let asked = asked(
+        &mut Choices([].iter()),
+        &Facts {
+            world: &world,
+            engine: &engine,
+        },
+    );
     assert_eq!(put(&engine, &asked, &Broken, Effects::Both).outcome, Outcome::EvaluationError);
 }

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use cedar_policy::{
     AuthorizationError, Authorizer, Context, Decision, Effect, Entities, EntityUid, PolicyId, PolicySet, Request, Schema, SlotId,
@@ -90,7 +89,13 @@ fn handwritten(data: &Path) -> Vec<Case> {
     let cases = files(&data.join("tests"), "json").into_iter().map(|path| {
         let test = parsed(&path);
         let file = |member: &str| text(&data.join(test[member].as_str().unwrap()));
-        let names = |list: &Value| -> BTreeSet<String> { list.as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect() };
+        let names = |list: &Value| -> BTreeSet<String> {
+            list.as_array()
+                .unwrap()
+                .iter()
+                .map(|v| v.as_str().unwrap().to_owned())
+                .collect()
+        };
         let requests = test["requests"].as_array().unwrap().iter().map(|r| Asked {
             name: r["description"].as_str().unwrap().to_owned(),
             principal: uid(&r["principal"]),
@@ -168,21 +173,33 @@ fn gate_ids(policies: &PolicySet) -> BTreeMap<String, String> {
         let cedar: &str = id.as_ref();
         let shown = match annotation {
             Some(own) => own.to_owned(),
-            None => cedar.strip_prefix("policy").map_or(cedar.to_owned(), |n| format!("policies#{n}")),
+            None => cedar
+                .strip_prefix("policy")
+                .map_or(cedar.to_owned(), |n| format!("policies#{n}")),
         };
         (cedar.to_owned(), shown)
     };
-    policies.policies().map(|p| given(p.id(), p.annotation("id").filter(|_| p.is_static()))).collect()
+    policies
+        .policies()
+        .map(|p| given(p.id(), p.annotation("id").filter(|_| p.is_static())))
+        .collect()
 }
 
 fn link(policies: &mut PolicySet, links: &str) {
     for link in serde_json::from_str::<Vec<Value>>(links).unwrap() {
         let slots = link["args"].as_object().unwrap().iter().map(|(slot, value)| {
-            let slot = if slot == "?principal" { SlotId::principal() } else { SlotId::resource() };
+            let slot = if slot == "?principal" {
+                SlotId::principal()
+            } else {
+                SlotId::resource()
+            };
             (slot, uid(value))
         });
         let template = link["template_id"].as_str().unwrap();
-        let named = policies.templates().find(|t| t.annotation("id") == Some(template)).map(|t| t.id().clone());
+        let named = policies
+            .templates()
+            .find(|t| t.annotation("id") == Some(template))
+            .map(|t| t.id().clone());
         let id = PolicyId::new(link["link_id"].as_str().unwrap());
         policies.link(named.unwrap(), id, slots.collect::<HashMap<_, _>>()).unwrap();
     }
@@ -204,7 +221,7 @@ fn plain(case: &Case, asked: &Asked) -> Plain {
         link(&mut set, links);
     }
     let ids = gate_ids(&set);
-    let schema = Schema::from_str(&case.schema).unwrap();
+    let schema = Schema::from_cedarschema_str(&case.schema).unwrap().0;
     let entities = Entities::from_json_str(&case.entities, Some(&schema)).unwrap();
     let typed = Context::from_json_value(asked.context.clone(), Some((&schema, &asked.action)));
     let context = || match &typed {
@@ -212,12 +229,22 @@ fn plain(case: &Case, asked: &Asked) -> Plain {
         Err(_) => Context::from_json_value(asked.context.clone(), None).unwrap(),
     };
     let request = |schema: Option<&Schema>| {
-        Request::new(asked.principal.clone(), asked.action.clone(), asked.resource.clone(), context(), schema)
+        Request::new(
+            asked.principal.clone(),
+            asked.action.clone(),
+            asked.resource.clone(),
+            context(),
+            schema,
+        )
     };
     let response = Authorizer::new().is_authorized(&request(None).unwrap(), &set, &entities);
     let mut plain = Plain {
         allowed: response.decision() == Decision::Allow,
-        policies: response.diagnostics().reason().map(|id| ids[AsRef::<str>::as_ref(id)].clone()).collect(),
+        policies: response
+            .diagnostics()
+            .reason()
+            .map(|id| ids[AsRef::<str>::as_ref(id)].clone())
+            .collect(),
         errors: BTreeSet::new(),
         forbid_failed: false,
         conforms: typed.is_ok() && request(Some(&schema)).is_ok(),
@@ -226,7 +253,10 @@ fn plain(case: &Case, asked: &Asked) -> Plain {
         let cedar: &str = error.policy_id().as_ref();
         plain.forbid_failed |= set.policy(error.policy_id()).unwrap().effect() == Effect::Forbid;
         // Cedar's message quotes the id
-        plain.errors.insert((ids[cedar].clone(), error.to_string().replace(&format!("`{cedar}`"), &format!("`{}`", ids[cedar]))));
+        plain.errors.insert((
+            ids[cedar].clone(),
+            error.to_string().replace(&format!("`{cedar}`"), &format!("`{}`", ids[cedar])),
+        ));
     }
     plain
 }
@@ -249,24 +279,46 @@ fn check(gate: &Gate, case: &Case, asked: &Asked) {
     let plain = plain(case, asked);
     if !plain.conforms {
         // Cedar's CLI evaluates what the schema does not allow; the gate refuses to be asked (PRODUCT 7)
-        assert_eq!((answer.status, answer.code().as_str()), (400, "request_invalid"), "{place}: {}", answer.text());
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (400, "request_invalid"),
+            "{place}: {}",
+            answer.text()
+        );
         assert!(!asked.allowed, "{place}: what may not be asked was to be allowed");
         return;
     }
     assert_eq!(answer.status, 200, "{place}: {}", answer.text());
     let answer = answer.json();
     let ids = |list: &Value, member: &str| -> BTreeSet<String> {
-        list.as_array().unwrap().iter().map(|p| p[member].as_str().unwrap().to_owned()).collect()
+        list.as_array()
+            .unwrap()
+            .iter()
+            .map(|p| p[member].as_str().unwrap().to_owned())
+            .collect()
     };
     let (policies, erring) = (ids(&answer["policies"], "id"), ids(&answer["errors"], "policy"));
-    let errors: BTreeSet<(String, String)> = answer["errors"].as_array().unwrap().iter().map(|e| (e["policy"].as_str().unwrap().to_owned(), e["message"].as_str().unwrap().to_owned())).collect();
+    let errors: BTreeSet<(String, String)> = answer["errors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| {
+            (
+                e["policy"].as_str().unwrap().to_owned(),
+                e["message"].as_str().unwrap().to_owned(),
+            )
+        })
+        .collect();
     assert_eq!(policies, plain.policies, "{place}: {answer}");
     assert_eq!(errors, plain.errors, "{place}: {answer}");
     assert_eq!(plain.allowed, asked.allowed, "{place}: plain Cedar and the file disagree");
     if plain.forbid_failed {
         // plain Cedar skips a forbid that fails to evaluate; the gate denies (PRODUCT 10)
         assert_eq!(answer["decision"], "deny", "{place}: {answer}");
-        assert!(answer["reason"] == "evaluation_error" || answer["reason"] == "forbidden", "{place}: {answer}");
+        assert!(
+            answer["reason"] == "evaluation_error" || answer["reason"] == "forbidden",
+            "{place}: {answer}"
+        );
         return;
     }
     let expected = if asked.allowed { "allow" } else { "deny" };
@@ -330,7 +382,8 @@ fn a_set_that_does_not_validate_is_rejected_and_denies() {
     let case = Case {
         slug: "broken".to_owned(),
         policies: "permit(principal, action, resource) when { principal.nmae == \"alice\" };".to_owned(),
-        schema: "entity User { name: String }; entity Photo; action view appliesTo { principal: User, resource: Photo };".to_owned(),
+        schema: "entity User { name: String }; entity Photo; action view appliesTo { principal: User, resource: Photo };"
+            .to_owned(),
         entities: "[]".to_owned(),
         links: None,
         should_validate: false,
