@@ -5,6 +5,8 @@
 
 pub mod context;
 pub mod engine;
+#[cfg(test)]
+mod engine_tests;
 pub mod entities;
 pub mod principal;
 pub mod reads;

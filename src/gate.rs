@@ -34,7 +34,7 @@ use crate::types::Door;
 use crate::upstream::{Body, Outward, Pool, UpstreamError, forward};
 
 /// The label and record value for requests that no portal matched.
-const NO_PORTAL: &str = "none";
+pub const NO_PORTAL: &str = "none";
 
 /// What all workers share.
 pub struct Gate {

@@ -24,6 +24,8 @@ pub struct EntityStore {
     by_uid: FxHashMap<EntityUid, StoredEntity>,
     /// Types of the entities that stand below others; the rest need no look-up of ancestors.
     placed_types: FxHashSet<EntityTypeName>,
+    /// Everything that a stored entity is below, stored itself or not.
+    above: FxHashSet<EntityUid>,
 }
 
 /// A set of entities could not be put together (duplicate with different content, a cycle).
@@ -42,16 +44,22 @@ impl EntityStore {
         }
         let mut by_uid = FxHashMap::default();
         let mut placed_types = FxHashSet::default();
+        let mut above = FxHashSet::default();
         for entity in entities {
             let uid = entity.uid();
             let ancestors = ancestors.remove(&uid).unwrap_or_default();
             if !ancestors.is_empty() {
                 placed_types.insert(uid.type_name().clone());
+                above.extend(ancestors.iter().cloned());
             }
             let entity = with_parents(entity, ancestors.iter().cloned().collect())?;
             by_uid.insert(uid, StoredEntity { entity, ancestors });
         }
-        Ok(Self { by_uid, placed_types })
+        Ok(Self {
+            by_uid,
+            placed_types,
+            above,
+        })
     }
 
     pub fn get(&self, uid: &EntityUid) -> Option<&StoredEntity> {
@@ -69,6 +77,11 @@ impl EntityStore {
             let entity = Entity::new_no_attrs(uid.clone(), parents);
             self.by_uid.entry(uid).or_insert(StoredEntity { entity, ancestors });
         }
+    }
+
+    /// Whether any stored entity is below this one.
+    pub fn is_above(&self, uid: &EntityUid) -> bool {
+        self.above.contains(uid)
     }
 
     /// Whether any stored entity of this type is below another.

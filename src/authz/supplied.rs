@@ -26,6 +26,8 @@ pub enum SuppliedError {
     Entities(String),
     #[error("`{0}` cannot be supplied: actions, roles, tenants, portals and the token's principal are not the app's to define")]
     Reserved(String),
+    #[error("`{0}` cannot be given parents: stored entities are below it, so where it stands is for entities.json to say")]
+    Above(String),
     #[error("more than {ENTITIES_MAX} entities")]
     TooMany,
 }
@@ -36,26 +38,56 @@ impl Rules {
         if list.as_array().is_some_and(|l| l.len() > ENTITIES_MAX) {
             return Err(SuppliedError::TooMany);
         }
-        let parsed =
-            Entities::from_json_value(list.clone(), Some(&self.schema.cedar)).map_err(|e| SuppliedError::Entities(report(&e)))?;
+        let mut parsed = self.parse(list.clone())?;
+        if parsed.iter().any(|e| self.is_known(&e.uid())) {
+            // what the store holds counts as the store has it: also as a parent of what is supplied
+            self.refuse_reserved(&parsed, list, reserved)?;
+            parsed = self.parse(self.without_known(list))?;
+        }
+        self.refuse_reserved(&parsed, list, reserved)?;
         let mut supplied = SuppliedEntities::default();
         for entity in parsed.iter() {
             let uid = entity.uid();
-            // checking against the schema adds the declared actions by itself
-            if self.schema.action(&uid).is_some() && !names_entity(list, &uid) {
-                continue;
-            }
-            if reserved == Some(&uid) || self.is_reserved(&uid) {
-                return Err(SuppliedError::Reserved(uid.to_string()));
-            }
-            if self.engine.store.get(&uid).is_none() {
-                let above = parsed.ancestors(&uid).map(|a| a.cloned().collect()).unwrap_or_default();
+            if self.schema.action(&uid).is_none() && !self.is_known(&uid) {
+                let above: Vec<EntityUid> = parsed.ancestors(&uid).map(|a| a.cloned().collect()).unwrap_or_default();
+                if !above.is_empty() && self.engine.store.is_above(&uid) {
+                    return Err(SuppliedError::Above(uid.to_string()));
+                }
                 let parents: HashSet<EntityUid> = self.with_stored_ancestors(above).into_iter().collect();
                 let placed = with_parents(entity.clone(), parents).map_err(|e| SuppliedError::Entities(e.to_string()))?;
                 supplied.insert(uid, placed);
             }
         }
         Ok(supplied)
+    }
+
+    fn parse(&self, list: Value) -> Result<Entities, SuppliedError> {
+        Entities::from_json_value(list, Some(&self.schema.cedar)).map_err(|e| SuppliedError::Entities(report(&e)))
+    }
+
+    /// Whether the store holds it; the declared actions, which every list gets from the schema, do not count.
+    fn is_known(&self, uid: &EntityUid) -> bool {
+        self.schema.action(uid).is_none() && self.engine.store.get(uid).is_some()
+    }
+
+    fn without_known(&self, list: &Value) -> Value {
+        let items = list.as_array().into_iter().flatten();
+        items
+            .filter(|item| named(item).is_none_or(|uid| !self.is_known(&uid)))
+            .cloned()
+            .collect()
+    }
+
+    fn refuse_reserved(&self, parsed: &Entities, list: &Value, reserved: Option<&EntityUid>) -> Result<(), SuppliedError> {
+        for entity in parsed.iter() {
+            let uid = entity.uid();
+            // checking against the schema adds the declared actions by itself
+            let added = self.schema.action(&uid).is_some() && !names_entity(list, &uid);
+            if !added && (reserved == Some(&uid) || self.is_reserved(&uid)) {
+                return Err(SuppliedError::Reserved(uid.to_string()));
+            }
+        }
+        Ok(())
     }
 
     fn is_reserved(&self, uid: &EntityUid) -> bool {
@@ -109,11 +141,12 @@ fn entity_parents(entity: &Entity) -> Vec<EntityUid> {
 }
 
 fn names_entity(list: &Value, uid: &EntityUid) -> bool {
-    list.as_array().into_iter().flatten().any(|item| {
-        item.get("uid")
-            .and_then(|u| EntityUid::from_json(u.clone()).ok())
-            .is_some_and(|named| named == *uid)
-    })
+    let mut items = list.as_array().into_iter().flatten();
+    items.any(|item| named(item).is_some_and(|named| named == *uid))
+}
+
+fn named(item: &Value) -> Option<EntityUid> {
+    EntityUid::from_json(item.get("uid")?.clone()).ok()
 }
 
 /// An error and its causes on one line: Cedar puts the place into the cause.

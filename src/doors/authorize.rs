@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -26,7 +27,7 @@ use crate::authn::{bearer, is_assertion};
 use crate::authz::engine;
 use crate::config::AuditAllow;
 use crate::denial::{Denial, Refusal};
-use crate::gate::{Gate, entity_ref, now_millis, record_answer};
+use crate::gate::{Gate, NO_PORTAL, entity_ref, now_millis, record_answer};
 use crate::json;
 use crate::request::{Trace, request_id};
 use crate::revision::cases::subject_prefix;
@@ -42,32 +43,47 @@ struct Envelope {
     bearer: Option<String>,
 }
 
+/// What one request asks.
+enum Asks {
+    One(Box<Ask>),
+    Batch(Vec<Ask>),
+}
+
 /// Answers one request on the decision listener; never fails. `tokens` are what callers must present, if any.
 pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], request: Request<Incoming>) -> Response<Body> {
-    let answer = Answer {
-        style: Style::Problem,
-        decision_id: Uuid::now_v7(),
-        request_id: request_id(request.headers()),
+    let (head, body) = request.into_parts();
+    let mut envelope = Envelope {
+        request_id: request_id(&head.headers),
+        trace: Trace::from_headers(&head.headers),
+        bearer: None,
     };
-    match respond(gate, tokens, request, answer.request_id.clone()).await {
-        Ok(body) => json_response(&body, answer.request_id),
-        Err(refusal) => answer::refused_in_detail(&refusal, &answer),
+    // of the decision that a refusal is about
+    let mut decision_id = Uuid::now_v7();
+    let outcome = match read(gate, tokens, (&head, body), &mut envelope).await {
+        Ok(asks) => respond(gate, &envelope, &asks, &mut decision_id).await,
+        Err(refusal) => Err(unasked(gate, &envelope, refusal, decision_id)),
+    };
+    match outcome {
+        Ok(body) => json_response(&body, envelope.request_id),
+        Err(refusal) => {
+            let answer = Answer {
+                style: Style::Problem,
+                decision_id,
+                request_id: envelope.request_id,
+            };
+            answer::refused_in_detail(&refusal, &answer)
+        }
     }
 }
 
-async fn respond(
+/// Reads what is asked; nothing is decided yet.
+async fn read(
     gate: &Gate,
     tokens: &[Redacted<String>],
-    request: Request<Incoming>,
-    request_id: HeaderValue,
-) -> Result<Value, Refusal> {
-    let (head, body) = request.into_parts();
-    let bearer = credential(&head.headers, tokens)?;
-    let envelope = Envelope {
-        request_id,
-        trace: Trace::from_headers(&head.headers),
-        bearer,
-    };
+    (head, body): (&Parts, Incoming),
+    envelope: &mut Envelope,
+) -> Result<Asks, Refusal> {
+    envelope.bearer = credential(&head.headers, tokens)?;
     let batch = match head.uri.path() {
         "/authorize" => false,
         "/authorize/batch" => true,
@@ -80,15 +96,52 @@ async fn respond(
     let bytes = Limited::new(body, max).collect().await;
     let bytes = bytes.map_err(|_why| Refusal::new(Denial::RequestTooLarge, format!("the body is larger than {max} bytes")))?;
     let parsed = json::object_from_slice(&bytes.to_bytes()).map_err(|e| invalid(format!("the body is not strict JSON: {e}")))?;
-    if !batch {
-        return one(gate, &envelope, &Ask::read(&parsed, "")?).await;
+    if batch {
+        return Ask::read_batch(parsed, gate.config.limits.batch).map(Asks::Batch);
     }
-    let asks = Ask::read_batch(parsed, gate.config.limits.batch)?;
+    Ok(Asks::One(Box::new(Ask::read(&parsed, "")?)))
+}
+
+/// Decides everything asked; `decision_id` is left at the last one.
+async fn respond(gate: &Gate, envelope: &Envelope, asks: &Asks, decision_id: &mut Uuid) -> Result<Value, Refusal> {
+    let asks = match asks {
+        Asks::One(ask) => return one(gate, envelope, ask, *decision_id).await,
+        Asks::Batch(asks) => asks,
+    };
     let mut decisions = Vec::with_capacity(asks.len());
-    for ask in &asks {
-        decisions.push(one(gate, &envelope, ask).await.map_err(|r| r.at(&ask.place))?);
+    for ask in asks {
+        *decision_id = Uuid::now_v7();
+        let decision = one(gate, envelope, ask, *decision_id).await;
+        decisions.push(decision.map_err(|r| r.at(&ask.place))?);
     }
     Ok(json!({ "decisions": decisions }))
+}
+
+/// Records a request that asked nothing that could be read.
+fn unasked(gate: &Gate, envelope: &Envelope, refusal: Refusal, decision_id: Uuid) -> Refusal {
+    match gate.audit.admit() {
+        Err(full) => full,
+        Ok(slot) => {
+            let record = envelope.record(decision_id, NO_PORTAL);
+            gate.audit.guard(slot, record).denied(refusal.denial);
+            count_without_portal(gate, refusal.denial);
+            refusal
+        }
+    }
+}
+
+fn count_without_portal(gate: &Gate, denial: Denial) {
+    let labels = [NO_PORTAL, "authorize", "deny", denial.code()];
+    gate.metrics.decisions.with_label_values(&labels).inc();
+}
+
+impl Envelope {
+    fn record(&self, decision_id: Uuid, portal: &str) -> AuditRecord {
+        let mut record = AuditRecord::new(decision_id, Arc::from(portal), Door::Authorize);
+        record.request_id = self.request_id.to_str().ok().map(Arc::from);
+        record.trace_id = Some(self.trace.trace_id);
+        record
+    }
 }
 
 /// Off loopback the `Authorization` header is the listener's own token; otherwise it is the caller's credential.
@@ -111,23 +164,20 @@ fn credential(headers: &HeaderMap, tokens: &[Redacted<String>]) -> Result<Option
 }
 
 /// One question, one record.
-async fn one(gate: &Gate, envelope: &Envelope, ask: &Ask) -> Result<Value, Refusal> {
-    let decision_id = Uuid::now_v7();
+async fn one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uuid) -> Result<Value, Refusal> {
     let portal = gate.serving.load().named(&ask.portal).cloned();
     let slot = gate.audit.admit()?;
-    let mut record = AuditRecord::new(decision_id, Arc::from(ask.portal.as_str()), Door::Authorize);
-    record.request_id = envelope.request_id.to_str().ok().map(Arc::from);
-    record.trace_id = Some(envelope.trace.trace_id);
     let Some(portal) = portal else {
         // a name that the app made up is no label
-        record.portal = Arc::from("none");
-        let mut guard = gate.audit.guard(slot, record);
-        guard.denied(Denial::PortalUnknown);
+        let record = envelope.record(decision_id, NO_PORTAL);
+        gate.audit.guard(slot, record).denied(Denial::PortalUnknown);
+        count_without_portal(gate, Denial::PortalUnknown);
         return Err(Refusal::new(
             Denial::PortalUnknown,
             format!("there is no portal `{}`", ask.portal),
         ));
     };
+    let record = envelope.record(decision_id, &ask.portal);
     let mut guard = gate.audit.guard(slot, record);
     let started = Instant::now();
     let outcome = decide(gate, &portal, (envelope, ask), &mut guard).await;
