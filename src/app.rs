@@ -35,6 +35,9 @@ use crate::upstream::Pool;
 
 /// New slices waiting for their twins; past it they go on with the original policies, which decide the same.
 const TWIN_QUEUE: usize = 1024;
+/// Stack of every thread: policies are read and evaluated recursively, and `revision::nesting` lets through what fits.
+/// Only pages that are touched cost memory.
+pub(crate) const STACK_BYTES: usize = 64 * 1024 * 1024;
 /// How often idle connections to the app are looked through.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Connections of the admin listener, apart from `limits.connections`: probes must get through under load.
@@ -93,6 +96,9 @@ pub enum StartError {
     /// Two metrics share a name.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
+    /// The thread that loads policies ended.
+    #[error("the policies could not be loaded; report this as a bug")]
+    Loading,
     /// A thread or runtime could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -151,10 +157,15 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
     let addresses = bound.addresses.clone();
     let mut background = vec![thread("twins", move || make_twins(&waiting))?];
     background.push(control(Arc::clone(&gate), admin, bound.admin, shutdown.clone())?);
-    reloader.first_look();
-    loading.done();
-    let told = shutdown.clone();
-    background.push(thread("reload", move || reloader.run(&told))?);
+    let (told, (loaded, first)) = (shutdown.clone(), sync_channel(1));
+    background.push(thread("reload", move || {
+        reloader.first_look();
+        loading.done();
+        // nobody waits any more only if starting failed
+        let _nobody_waits = loaded.send(()).is_err();
+        reloader.run(&told);
+    })?);
+    first.recv().map_err(|_ended| StartError::Loading)?;
     gate.audit.send(Event::Admin(AdminEvent {
         event: "started",
         detail: Some(format!("version {}", env!("CARGO_PKG_VERSION"))),
@@ -229,7 +240,7 @@ impl Forcer {
 }
 
 fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(run)
+    std::thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(run)
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

@@ -151,12 +151,21 @@ impl Rules {
             let detail = format!("the schema does not let a `{who}` do `{}` on a `{what}`", target.action);
             return Err(Refusal::new(Denial::NotPermitted, detail));
         }
+        let own = (principal.uid == target.resource.uid).then(|| self.as_resource(principal)).flatten();
         Ok(self.decide(
-            (principal, &target.action, &target.resource),
+            (principal, &target.action, own.as_ref().unwrap_or(&target.resource)),
             context,
             supplied,
             Effects::Both,
         ))
+    }
+
+    /// A principal that acts on itself is one entity: what it is in counts on both sides.
+    fn as_resource(&self, principal: &Party) -> Option<Party> {
+        let entity = principal.entity()?;
+        let (uid, _, parents) = entity.clone().into_inner();
+        let key = self.engine.index().resources.key(&uid, &parents);
+        Some(Party::known(entity.clone(), key))
     }
 
     fn decide(

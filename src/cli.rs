@@ -17,6 +17,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::app::STACK_BYTES;
+
 /// What a command ends with.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Exit {
@@ -75,7 +77,20 @@ pub fn main() -> ExitCode {
             return if is_help { Exit::Ok.into() } else { Exit::Usage.into() };
         }
     };
-    match cli.command {
+    // policies are read recursively; see `app::STACK_BYTES`
+    let command = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(move || run(cli.command));
+    match command.map(std::thread::JoinHandle::join) {
+        Ok(Ok(exit)) => exit.into(),
+        Ok(Err(_panic)) => Exit::Failure.into(),
+        Err(error) => {
+            complain(&format!("cannot start a thread: {error}"));
+            Exit::Failure.into()
+        }
+    }
+}
+
+fn run(command: Command) -> Exit {
+    match command {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Validate(args) => validate::run(&args),
@@ -86,7 +101,6 @@ pub fn main() -> ExitCode {
         Command::Healthcheck(args) => probe::healthcheck(&args),
         Command::Status(args) => probe::status(&args),
     }
-    .into()
 }
 
 impl From<Exit> for ExitCode {

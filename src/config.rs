@@ -261,6 +261,16 @@ impl Issuer {
     }
 }
 
+impl TenantSource {
+    /// The tenant that every request of the portal is for.
+    pub fn fixed(&self) -> Option<&str> {
+        match self {
+            Self::Fixed(tenant) => Some(tenant),
+            Self::Claim | Self::HostLabel => None,
+        }
+    }
+}
+
 impl UpstreamUrl {
     /// `http://host:port`: the `aud` of assertions.
     pub fn origin(&self) -> String {

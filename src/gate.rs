@@ -30,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::portal::path::CanonicalPath;
 use crate::request::{self, ClientFacts, Trace, query_pairs, request_id};
 use crate::serving::{Active, Caller, Portal, SharedServing};
-use crate::types::Door;
+use crate::types::{Door, Identity};
 use crate::upstream::{Body, Outward, Pool, UpstreamError, forward};
 
 /// The label and record value for requests that no portal matched.
@@ -183,7 +183,7 @@ impl Worker {
         };
         progress.authenticated(caller.as_deref());
         let tenant = request_tenant(&portal.config.tenant, client);
-        check_tenant(tenant, caller.as_deref())?;
+        check_tenant(tenant, caller.as_deref().map(|c| &c.identity))?;
         let passport = self.passport(portal, active, caller.as_ref(), progress.decision_id)?;
         let Some(caller) = caller.filter(|_| !is_public) else {
             progress.record.permitted();
@@ -393,8 +393,9 @@ fn request_tenant<'a>(source: &'a TenantSource, client: &'a ClientFacts) -> Opti
     }
 }
 
-fn check_tenant(request: Option<&str>, caller: Option<&Caller>) -> Result<(), Refusal> {
-    match (request, caller.and_then(|c| c.identity.tenant.as_deref())) {
+/// A caller of another tenant than the request's has no business here.
+pub fn check_tenant(request: Option<&str>, caller: Option<&Identity>) -> Result<(), Refusal> {
+    match (request, caller.and_then(|c| c.tenant.as_deref())) {
         (Some(request), Some(own)) if request != own => Err(Refusal::new(
             Denial::TenantMismatch,
             format!("the request is for tenant `{request}`, the caller of `{own}`"),

@@ -241,7 +241,9 @@ pub fn client_facts(headers: &HeaderMap, peer: IpAddr, target: &Target<'_>, trus
     };
     let mut facts = direct(scheme);
     facts.source_ip = rightmost_untrusted(headers, peer, trusted).ok_or(invalid("`X-Forwarded-For` is no list of addresses"))?;
-    if let Some((host, port)) = only(headers, "x-forwarded-host").and_then(authority) {
+    if headers.contains_key("x-forwarded-host") {
+        let named = only(headers, "x-forwarded-host").and_then(authority);
+        let (host, port) = named.ok_or(invalid("`X-Forwarded-Host` is not one host"))?;
         facts.host = host;
         facts.port = port.unwrap_or_else(|| scheme.default_port());
     }

@@ -6,6 +6,7 @@
 
 pub mod cases;
 pub mod files;
+mod nesting;
 pub mod policies;
 pub mod problem;
 

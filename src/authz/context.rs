@@ -344,6 +344,11 @@ fn auth_json(auth: &AuthFacts, ty: &AttrType) -> Value {
 /// A declared header, `_` in its declared name standing for `-` (a Cedar field name cannot hold one unquoted).
 fn header_values(headers: &HeaderMap, name: &str) -> Result<Vec<String>, Refusal> {
     let wire = name.replace('_', "-");
+    let twin = |other: &str| other.len() == wire.len() && other != wire && other.replace('_', "-") == wire;
+    if let Some(other) = headers.keys().find(|k| twin(k.as_str())) {
+        // the app may read either spelling as the same header
+        return Err(Refusal::new(Denial::RequestInvalid, format!("header `{other}` is another spelling of `{wire}`")));
+    }
     let values = headers.get_all(wire.as_str()).iter();
     values
         .map(|v| v.to_str().map(str::to_owned))

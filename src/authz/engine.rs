@@ -5,7 +5,8 @@
 //! *slice*, kept per scope key. A slice without conditions is a constant; otherwise Cedar evaluates the slice's
 //! *twins* (same policy, scope removed) once they exist, and the originals until then.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -16,7 +17,8 @@ use quick_cache::sync::Cache;
 use rustc_hash::FxHashMap;
 use serde_json::json;
 
-use super::entities::{EntitySetError, EntityStore, push_uids, reachable};
+use super::TypeNames;
+use super::entities::{EntitySetError, EntityStore, push_uids, reachable, with_parents};
 use super::reads::{ContextReads, Reads};
 use super::scope::{PolicyIndex, ScopeKey};
 
@@ -52,6 +54,7 @@ pub struct Engine {
     errored_forbids: ErroredForbids,
     slices: Cache<SliceKey, Arc<Slice>>,
     twins: Option<SyncSender<Weak<Slice>>>,
+    names: TypeNames,
 }
 
 /// What a `forbid` does that fails to evaluate.
@@ -279,12 +282,19 @@ impl Engine {
             errored_forbids,
             slices,
             twins: None,
+            names: TypeNames::default(),
         }
     }
 
     /// Has new slices twinned by whoever reads the other end of `queue`; without it originals are evaluated for good.
     pub fn with_twin_queue(mut self, queue: Option<SyncSender<Weak<Slice>>>) -> Self {
         self.twins = queue;
+        self
+    }
+
+    /// Lets paths be in what their ids say they are in.
+    pub fn with_names(mut self, names: TypeNames) -> Self {
+        self.names = names;
         self
     }
 
@@ -386,11 +396,22 @@ impl Engine {
         let find = |uid: &EntityUid| {
             let parties = [question.principal, question.resource];
             let party = parties.into_iter().filter(|p| p.uid == *uid).find_map(Party::entity);
-            party
-                .or_else(|| self.store.get(uid).map(|s| &s.entity))
-                .or_else(|| question.supplied.get(uid))
+            let party = party.map(Cow::Borrowed);
+            party.or_else(|| self.known(uid)).or_else(|| question.supplied.get(uid).map(Cow::Borrowed))
         };
         reachable(roots, reads.hops, find)
+    }
+
+    /// An entity of the store; a path is in what its id says it is in, stored or not.
+    fn known(&self, uid: &EntityUid) -> Option<Cow<'_, Entity>> {
+        let stored = self.store.get(uid);
+        if self.names.path.as_ref() != Some(uid.type_name()) {
+            return stored.map(|s| Cow::Borrowed(&s.entity));
+        }
+        let mut parents: HashSet<EntityUid> = self.names.parents_of_path(uid).into_iter().collect();
+        let Some(stored) = stored else { return Some(Cow::Owned(Entity::new_no_attrs(uid.clone(), parents))) };
+        parents.extend(stored.ancestors.iter().cloned());
+        with_parents(stored.entity.clone(), parents).ok().map(Cow::Owned)
     }
 
     /// Cedar's combining rule, over what was evaluated and what needed no evaluation.

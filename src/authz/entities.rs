@@ -4,6 +4,7 @@
 //! store is large. So the stored ones live in a map of ours, and each decision gets a tiny store: what its policies'
 //! conditions can reach from the question, and nothing else.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use cedar_policy::{Entities, Entity, EntityTypeName, EntityUid, EvalResult};
@@ -70,20 +71,6 @@ impl EntityStore {
         self.by_uid.get(uid).map_or(&[], |stored| stored.ancestors.as_slice())
     }
 
-    /// Gives paths that conditions name their ancestors, so that `Path::"/a/b" in Path::"/a"` holds.
-    pub fn add_paths(&mut self, paths: impl IntoIterator<Item = (EntityUid, Vec<EntityUid>)>) {
-        for (uid, ancestors) in paths {
-            let parents = ancestors.iter().cloned().collect();
-            let entity = Entity::new_no_attrs(uid.clone(), parents);
-            self.by_uid.entry(uid).or_insert(StoredEntity { entity, ancestors });
-        }
-    }
-
-    /// Whether any stored entity is below this one.
-    pub fn is_above(&self, uid: &EntityUid) -> bool {
-        self.above.contains(uid)
-    }
-
     /// Whether any stored entity of this type is below another.
     pub fn places(&self, ty: &EntityTypeName) -> bool {
         self.placed_types.contains(ty)
@@ -96,7 +83,7 @@ impl EntityStore {
 pub fn reachable<'a>(
     roots: impl IntoIterator<Item = EntityUid>,
     hops: usize,
-    find: impl Fn(&EntityUid) -> Option<&'a Entity>,
+    find: impl Fn(&EntityUid) -> Option<Cow<'a, Entity>>,
 ) -> Result<Entities, EntitySetError> {
     let mut seen: FxHashSet<EntityUid> = FxHashSet::default();
     let mut found: Vec<Entity> = Vec::new();
@@ -109,9 +96,9 @@ pub fn reachable<'a>(
                 continue;
             }
             if hop + 1 < hops {
-                push_references(entity, &mut next);
+                push_references(&entity, &mut next);
             }
-            found.push(entity.clone());
+            found.push(entity.into_owned());
         }
         if next.is_empty() {
             break;

@@ -123,9 +123,10 @@ impl Rules {
             above.extend(self.path_ancestors(&uid));
         }
         let key = self.engine.index().resources.key(&uid, &above);
-        match with_parents(entity.clone(), above.into_iter().collect()) {
+        match with_parents(entity.clone(), above.iter().cloned().collect()) {
             Ok(entity) => Party::known(entity, key),
-            Err(_) => Party::stored(uid, key),
+            // without its attributes: what looks at them fails, and a failing forbid denies
+            Err(_) => Party::placed(uid, key, above),
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::authz::context::{Facts, HttpFacts};
 use crate::authz::engine::Answer;
 use crate::denial::{Denial, Refusal};
 use crate::doors::authorize::body::{Ask, Who};
-use crate::doors::authorize::question::{self, Asker};
+use crate::doors::authorize::question::{self, Asker, Place};
 use crate::doors::authorize::rendered;
 use crate::gate::now_millis;
 use crate::json as strict;
@@ -98,7 +98,8 @@ fn from_request(args: &Args, path: &PathBuf) -> Decided {
         Who::Token(token) => identity(&load, token.expose()).and_then(|identity| proven(&load, revision, identity)),
         Who::Header => return Err("the request needs a `principal` or a `token`".to_owned()),
     };
-    let put = asker.and_then(|asker| question::put((revision, &ask.portal), &ask, &asker, now_millis()));
+    let place = Place { revision, portal: &ask.portal, tenant: load.portal.tenant.fixed() };
+    let put = asker.and_then(|asker| question::put(&place, &ask, &asker, now_millis()));
     Ok((put.map(|p| p.answer), ask.portal.clone(), revision.id.to_string()))
 }
 

@@ -13,21 +13,21 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{StatusCode, HeaderMap, HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use self::body::{Ask, Who};
-use self::question::Asker;
+use self::question::{Asker, Place};
 use crate::answer::{self, Answer, Style};
 use crate::audit::{AuditGuard, AuditRecord};
 use crate::authn::{bearer, is_assertion};
 use crate::authz::engine;
 use crate::config::AuditAllow;
 use crate::denial::{Denial, Refusal};
-use crate::gate::{Gate, NO_PORTAL, entity_ref, now_millis, record_answer};
+use crate::gate::{check_tenant, Gate, NO_PORTAL, entity_ref, now_millis, record_answer};
 use crate::json;
 use crate::request::{Trace, request_id};
 use crate::revision::cases::subject_prefix;
@@ -194,7 +194,15 @@ async fn one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uuid) -> 
     if gate.config.audit.allow == AuditAllow::None {
         guard.omit_allowed();
     }
-    let (answer, revision) = outcome?;
+    let (answer, revision) = match outcome {
+        Ok(decided) => decided,
+        // a decision like any other: only what could not be asked, and who could not be proven, is an error
+        Err(refusal) if refusal.denial.status() == StatusCode::FORBIDDEN => {
+            let revision = portal.active.load().as_ref().map_or_else(|| Arc::from(""), |a| Arc::clone(&a.revision.id));
+            (engine::Answer::unloaded(), revision)
+        }
+        Err(refusal) => return Err(refusal),
+    };
     Ok(rendered(&answer, denial, decision_id, (&portal.name, &revision)))
 }
 
@@ -217,7 +225,10 @@ async fn decide(
     }
     guard.record.tenant = asker.identity().and_then(|i| i.tenant.as_deref()).map(Arc::from);
     let started = Instant::now();
-    let put = question::put((revision, &portal.name), ask, &asker, now_millis())?;
+    let tenant = portal.config.tenant.fixed();
+    check_tenant(tenant, asker.identity())?;
+    let place = Place { revision, portal: &portal.name, tenant };
+    let put = question::put(&place, ask, &asker, now_millis())?;
     let took = started.elapsed();
     guard.record.latency_us.decision = u64::try_from(took.as_micros()).ok();
     guard.record.principal.get_or_insert_with(|| entity_ref(&put.principal));
@@ -249,6 +260,10 @@ async fn asker(
         let identity = gate
             .assertions
             .verify(token, &portal.name, &portal.upstream.url.origin(), now)?;
+        if portal.issuers.iter().all(|issuer| issuer.name != identity.issuer) {
+            let detail = "the assertion's issuer is not trusted by this portal any more";
+            return Err(Refusal::new(Denial::IssuerUnknown, detail));
+        }
         let prefix = subject_prefix(portal.frame(), &identity.issuer);
         let principal = active.revision.rules.principal(&identity, &prefix)?.party;
         return Ok((

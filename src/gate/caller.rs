@@ -92,7 +92,7 @@ fn known(portal: &Portal, revision: &Revision, verified: Verified) -> Result<Cal
     let asserted = asserted_claims(revision, &identity);
     let attrs = (!asserted.is_empty()).then(|| Arc::new(Value::Object(asserted.clone())));
     Ok(Caller {
-        headers: Arc::new(headers(&identity, &principal)),
+        headers: Arc::new(headers(portal, revision, &identity, &principal)),
         roles: identity.roles.iter().map(|r| Arc::from(r.as_str())).collect(),
         attrs,
         token: Arc::new(identity.token.clone()),
@@ -119,19 +119,16 @@ fn asserted_claims(revision: &Revision, identity: &Identity) -> Map<String, Valu
     claims
 }
 
-fn headers(identity: &Identity, principal: &Principal) -> CallerHeaders {
-    let text = |name: &str| {
-        identity
-            .claims
-            .get(name)
-            .and_then(Value::as_str)
-            .map_or(HeaderValue::from_static(""), header_value)
-    };
+/// The names oauth2-proxy users know. A claim that `portal.yaml` maps to an attribute is the one the policies saw.
+fn headers(portal: &Portal, revision: &Revision, identity: &Identity, principal: &Principal) -> CallerHeaders {
+    let named = |name: &str| claim(&identity.claims, revision.rules.claims.get(name).map_or(name, String::as_str));
+    let text = |name: &str| named(name).and_then(Value::as_str).map_or(HeaderValue::from_static(""), header_value);
     let roles = header_list(identity.roles.iter().map(String::as_str));
-    let groups = match identity.claims.get("groups").and_then(Value::as_array) {
-        Some(groups) => header_list(groups.iter().filter_map(Value::as_str)),
-        None => roles.clone(),
-    };
+    let bounded = portal.issuers.iter().any(|i| i.name == identity.issuer && i.roles.is_some());
+    // groups are not bound by `issuers[].roles`: where an issuer is, only its roles are passed on
+    let groups = named("groups").and_then(Value::as_array).filter(|_| !bounded);
+    let groups = groups.and_then(|all| all.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
+    let groups = groups.map_or_else(|| roles.clone(), header_list);
     CallerHeaders {
         user: header_value(principal.party.uid.id().unescaped()),
         email: text("email"),

@@ -72,6 +72,7 @@ impl ParseCache {
 /// Parses and validates one file; `prefix` goes before every id.
 fn parse_file(name: &str, file: &SourceFile, validator: &Validator, prefix: &str) -> Result<ParsedFile, Vec<Problem>> {
     let text = file.text(name).map_err(|p| vec![p])?;
+    super::nesting::check(name, text).map_err(|p| vec![p])?;
     let set = PolicySet::from_str(text).map_err(|errors| {
         errors
             .iter()

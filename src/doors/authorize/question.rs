@@ -20,6 +20,15 @@ pub enum Asker {
     Proven { principal: Box<Party>, identity: Box<Identity> },
 }
 
+/// Where a question is put.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    pub revision: &'a Revision,
+    pub portal: &'a str,
+    /// The portal's own tenant, if it has one.
+    pub tenant: Option<&'a str>,
+}
+
 /// An answer, and what it was about.
 pub struct Put {
     pub answer: Answer,
@@ -39,7 +48,8 @@ impl Asker {
 }
 
 /// Decides; `Err` is a question that cannot be asked, with its place.
-pub fn put((revision, portal): (&Revision, &str), ask: &Ask, asker: &Asker, now_millis: i64) -> Result<Put, Refusal> {
+pub fn put(place: &Place<'_>, ask: &Ask, asker: &Asker, now_millis: i64) -> Result<Put, Refusal> {
+    let Place { revision, portal, tenant } = *place;
     let rules = &revision.rules;
     let action = rules.schema.resolve_action(&ask.action);
     let action = action.ok_or_else(|| invalid(format!("`action`: the schema has no action `{}`", ask.action)))?;
@@ -65,7 +75,7 @@ pub fn put((revision, portal): (&Revision, &str), ask: &Ask, asker: &Asker, now_
     }
     let facts = Facts {
         portal,
-        tenant: asker.identity().and_then(|i| i.tenant.as_deref()),
+        tenant: tenant.or_else(|| asker.identity()?.tenant.as_deref()),
         now_millis,
         auth: asker.identity().map(|i| &i.auth),
         flags: &revision.flags,
