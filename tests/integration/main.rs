@@ -3,5 +3,7 @@
 //! `support` starts the real gate in-process on free ports, with a recording app and a local issuer whose keys are
 //! made for the test. Tests that need a process (signals, exit codes) run the built binary.
 
+mod kubelet;
 mod path;
+mod reload;
 mod support;
