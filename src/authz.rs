@@ -151,7 +151,9 @@ impl Rules {
             let detail = format!("the schema does not let a `{who}` do `{}` on a `{what}`", target.action);
             return Err(Refusal::new(Denial::NotPermitted, detail));
         }
-        let own = (principal.uid == target.resource.uid).then(|| self.as_resource(principal)).flatten();
+        let own = (principal.uid == target.resource.uid)
+            .then(|| self.as_resource(principal))
+            .flatten();
         Ok(self.decide(
             (principal, &target.action, own.as_ref().unwrap_or(&target.resource)),
             context,

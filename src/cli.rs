@@ -78,7 +78,9 @@ pub fn main() -> ExitCode {
         }
     };
     // policies are read recursively; see `app::STACK_BYTES`
-    let command = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(move || run(cli.command));
+    let command = std::thread::Builder::new()
+        .stack_size(STACK_BYTES)
+        .spawn(move || run(cli.command));
     match command.map(std::thread::JoinHandle::join) {
         Ok(Ok(exit)) => exit.into(),
         Ok(Err(_panic)) => Exit::Failure.into(),

@@ -29,6 +29,8 @@ use crate::types::PortalSlug;
 
 /// Readings in a row before a tree that keeps changing is left for the next look.
 const READ_ATTEMPTS: usize = 8;
+/// Looks in a row after which a portal whose files never hold still is reported as rejected.
+const BUSY_LOOKS_MAX: u32 = 20;
 /// When somebody keeps writing, how soon to look again.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -64,6 +66,8 @@ pub struct Reloader {
     outcomes: Outcomes,
     state: Option<StateDir>,
     last: Option<Tree>,
+    /// Portals somebody was still writing to, and for how many looks: `last` does not count for them.
+    behind: BTreeMap<PortalSlug, u32>,
     required: BTreeMap<PortalSlug, Blocker>,
     /// Replaced revisions that requests may still hold.
     retired: Vec<Arc<Active>>,
@@ -114,6 +118,7 @@ impl Reloader {
             loader,
             outcomes: Outcomes::default(),
             last: None,
+            behind: BTreeMap::new(),
             required,
             retired: Vec::new(),
             gate,
@@ -126,18 +131,16 @@ impl Reloader {
 
     /// The first load, before anything is served: last good revisions from before, then the tree as it is.
     pub fn first_look(&mut self) {
-        let tree = Tree::read_settled(&self.places, READ_ATTEMPTS).unwrap_or_else(|| Tree::read(&self.places));
+        let (before, tree) = Tree::read_twice(&self.places, READ_ATTEMPTS);
         self.add_portals(&tree);
-        if let Some(state) = &self.state {
-            for portal in &self.gate.serving.load().portals {
-                match state.load(portal.slug()) {
-                    Ok(Some(saved)) => restore(&mut self.loader, &self.gate, portal, &saved),
-                    Ok(None) => {}
-                    Err(error) => tracing::warn!(portal = %portal.slug(), %error, "no last good revision could be read"),
-                }
+        for portal in &self.gate.serving.load_full().portals {
+            match self.state.as_ref().map(|state| state.load(portal.slug())) {
+                Some(Ok(Some(saved))) => self.restore(portal, &saved),
+                None | Some(Ok(None)) => {}
+                Some(Err(error)) => tracing::warn!(portal = %portal.slug(), %error, "no last good revision could be read"),
             }
         }
-        self.take(tree);
+        self.take(&before, tree);
     }
 
     /// Watches until draining.
@@ -150,8 +153,9 @@ impl Reloader {
             if woken == Woken::Stopping {
                 break;
             }
-            pause = if self.look() { poll } else { BUSY_PAUSE.min(poll) };
+            // before looking: what is written into a new root from here on wakes us again
             watch.follow(&self.places);
+            pause = if self.look() { poll } else { BUSY_PAUSE.min(poll) };
             self.bury();
             self.check_config();
         }
@@ -159,25 +163,45 @@ impl Reloader {
 
     /// Reads and, if anything changed, loads. False where somebody is still writing.
     fn look(&mut self) -> bool {
-        let Some(tree) = Tree::read_settled(&self.places, READ_ATTEMPTS) else {
-            return false;
-        };
-        if self.last.as_ref() != Some(&tree) {
+        let (before, tree) = Tree::read_twice(&self.places, READ_ATTEMPTS);
+        if !self.behind.is_empty() || self.last.as_ref() != Some(&tree) {
             self.add_portals(&tree);
-            self.take(tree);
+            self.take(&before, tree);
         }
-        true
+        self.behind.is_empty()
     }
 
-    fn take(&mut self, tree: Tree) {
+    /// Loads each portal that changed and holds still: one that never does must not hold up the others.
+    fn take(&mut self, before: &Tree, tree: Tree) {
         let serving = self.gate.serving.load_full();
         self.loader.next_look();
         for portal in &serving.portals {
-            if self.last.as_ref().is_none_or(|last| differs(last, &tree, portal.slug())) {
+            let slug = portal.slug();
+            if differs(before, &tree, slug) {
+                let looks = self.behind.entry(slug.clone()).or_default();
+                *looks = looks.saturating_add(1);
+                if looks.is_multiple_of(BUSY_LOOKS_MAX) {
+                    self.load_busy(portal, before, &tree);
+                }
+                continue;
+            }
+            let was_behind = self.behind.remove(slug).is_some();
+            if was_behind || self.last.as_ref().is_none_or(|last| differs(last, &tree, slug)) {
                 self.load(portal, &tree);
             }
         }
         self.last = Some(tree);
+    }
+
+    /// A portal whose files never hold still is rejected, so that its emergency forbids join all the same.
+    fn load_busy(&mut self, portal: &Arc<Portal>, before: &Tree, tree: &Tree) {
+        let slug = portal.slug();
+        if before.brake_files(slug) == tree.brake_files(slug) {
+            let mut tree = tree.clone();
+            let folder = format!("policies/{slug}/");
+            tree.problems.push(Problem::new(&folder, "keeps changing while it is read"));
+            self.load(portal, &tree);
+        }
     }
 
     fn load(&mut self, portal: &Arc<Portal>, tree: &Tree) {
@@ -218,6 +242,10 @@ impl Reloader {
         if let Some(Err(error)) = self.state.as_ref().map(|state| state.save(portal.slug(), &revision)) {
             tracing::warn!(portal = %portal.slug(), %error, "the revision could not be kept for a restart");
         }
+        self.activate(portal, revision);
+    }
+
+    fn activate(&mut self, portal: &Arc<Portal>, revision: Arc<Revision>) {
         let info = &self.gate.metrics.revision_info;
         if let Some(old) = portal.active.load_full() {
             let _unknown = info.remove_label_values(&[&*portal.name, &*old.revision.id]).is_err();
@@ -228,6 +256,20 @@ impl Reloader {
         portal.active.store(Some(Arc::new(active)));
         if let Some(blocker) = self.required.remove(portal.slug()) {
             blocker.done();
+        }
+    }
+
+    fn restore(&mut self, portal: &Arc<Portal>, saved: &Tree) {
+        let Loaded { revision, rejected } = self.loader.load(portal.frame(), saved, None);
+        match revision {
+            Some(revision) => {
+                tracing::info!(portal = %portal.slug(), revision = %revision.id, "last good revision restored");
+                self.activate(portal, revision);
+            }
+            None => {
+                let why = rejected.map(|e| e.to_string()).unwrap_or_default();
+                tracing::warn!(portal = %portal.slug(), why, "the last good revision does not load any more");
+            }
         }
     }
 
@@ -287,22 +329,6 @@ impl Reloader {
             tracing::warn!("the configuration changed since start; restart to take it up");
         }
         gauge.set(i64::from(changed));
-    }
-}
-
-fn restore(loader: &mut Loader, gate: &Gate, portal: &Arc<Portal>, saved: &Tree) {
-    let Loaded { revision, rejected } = loader.load(portal.frame(), saved, None);
-    match revision {
-        Some(revision) => {
-            tracing::info!(portal = %portal.slug(), revision = %revision.id, "last good revision restored");
-            portal
-                .active
-                .store(Some(Arc::new(Active::new(revision, gate.config.limits.token_cache))));
-        }
-        None => {
-            let why = rejected.map(|e| e.to_string()).unwrap_or_default();
-            tracing::warn!(portal = %portal.slug(), why, "the last good revision does not load any more");
-        }
     }
 }
 

@@ -117,6 +117,19 @@ struct Brakes {
 /// The ids of emergency forbids are their own: they never collide with what is served.
 const BRAKE_PREFIX: &str = "_deny/";
 
+impl Brakes {
+    /// A policy id that is taken already keeps the file out: two policies of one id would be one.
+    fn join(&mut self, name: &str, file: &SourceFile, entries: Vec<Arc<PolicyEntry>>) -> Option<Problem> {
+        let taken = |entry: &&Arc<PolicyEntry>| self.entries.iter().any(|e| e.info.id == entry.info.id);
+        if let Some(entry) = entries.iter().find(taken) {
+            return Some(Problem::new(name, format!("policy id `{}` is already used", entry.info.id)));
+        }
+        self.files.0.insert(name.to_owned(), file.clone());
+        self.entries.extend(entries);
+        None
+    }
+}
+
 impl Loader {
     pub fn new(warnings: Warnings, twins: Option<SyncSender<Weak<Slice>>>) -> Self {
         Self {
@@ -155,7 +168,7 @@ impl Loader {
                 rejected,
             };
         };
-        let (brakes, brake_problems) = self.brakes(&main, &tree.brake_files(slug), previous);
+        let (brakes, brake_problems) = self.brakes(&main, slug, tree, previous);
         if !brake_problems.is_empty() {
             rejected
                 .get_or_insert(RevisionError { problems: Vec::new() })
@@ -201,12 +214,7 @@ impl Loader {
         });
         RevisionError::check(problems)?;
         let plans = Arc::new(ContextPlans::new(&model));
-        let (schema, mut store) = (Arc::new(model), store);
-        store.add_paths(named_in_conditions(&entries, &names).into_iter().map(|uid| {
-            let parents = names.parents_of_path(&uid);
-            (uid, parents)
-        }));
-        let store = Arc::new(store);
+        let (schema, store) = (Arc::new(model), Arc::new(store));
         let main = Main {
             files,
             schema,
@@ -260,31 +268,39 @@ impl Loader {
         (entries, templates, warnings)
     }
 
-    /// The emergency forbids: each file on its own, its last good content if the new one is broken.
-    fn brakes(&mut self, main: &Main, files: &Files, previous: Option<&Revision>) -> (Brakes, Vec<Problem>) {
+    /// The emergency forbids: each file on its own, its last good content if the new one is broken or out of sight.
+    fn brakes(&mut self, main: &Main, slug: &PortalSlug, tree: &Tree, previous: Option<&Revision>) -> (Brakes, Vec<Problem>) {
         let (mut brakes, mut problems) = (Brakes::default(), Vec::new());
+        let mut kept = Vec::new();
+        let known = previous.map(|p| &p.brakes.files);
+        let files = tree.brake_files(slug);
         for (name, file) in &files.0 {
             match self.brake(main, name, file) {
-                Ok(entries) => {
-                    brakes.files.0.insert(name.clone(), file.clone());
-                    brakes.entries.extend(entries);
-                }
+                Ok(entries) => problems.extend(brakes.join(name, file, entries)),
                 Err(found) => {
                     problems.extend(found);
-                    let kept = previous.and_then(|p| p.brakes.files.get(name));
-                    let entries = kept.and_then(|file| self.brake(main, name, file).ok());
-                    if let (Some(file), Some(entries)) = (kept, entries) {
-                        brakes.files.0.insert(name.clone(), file.clone());
-                        brakes.entries.extend(entries);
-                    }
+                    kept.extend(known.and_then(|files| Some((name, files.get(name)?))));
                 }
+            }
+        }
+        // SECURITY: only a file that was removed releases its brake, not one that cannot be seen
+        let unseen = known.into_iter().flat_map(|known| &known.0);
+        kept.extend(
+            unseen.filter(|(name, _)| files.get(name).is_none() && (tree.is_in_doubt(name) || is_folder_gone(tree, slug))),
+        );
+        for (name, file) in kept {
+            if let Ok(entries) = self.brake(main, name, file) {
+                problems.extend(brakes.join(name, file, entries));
             }
         }
         (brakes, problems)
     }
 
     fn brake(&mut self, main: &Main, name: &str, file: &SourceFile) -> Result<Vec<Arc<PolicyEntry>>, Vec<Problem>> {
-        let stem = name.rsplit_once('/').map_or(name, |(_, f)| f).trim_end_matches(".cedar");
+        let stem = name
+            .rsplit_once("/_deny/")
+            .map_or(name, |(_, f)| f)
+            .trim_end_matches(".cedar");
         let prefix = format!("{BRAKE_PREFIX}{stem}/");
         let parsed = self.cache.parse(name, file, (main.schema_hash, &main.validator), &prefix)?;
         let permits = parsed.entries.iter().filter(|e| e.info.effect == Effect::Permit);
@@ -312,7 +328,8 @@ impl Loader {
         };
         let entries = main.entries.iter().chain(&brakes.entries).cloned().collect();
         let actions = main.schema.actions().map(|(uid, model)| (uid, model.ancestors.as_slice()));
-        let engine = Engine::new(entries, actions, Arc::clone(&main.store), errored).with_twin_queue(self.twins.clone());
+        let engine = Engine::new(entries, actions, Arc::clone(&main.store), errored);
+        let engine = engine.with_twin_queue(self.twins.clone()).with_names(main.names.clone());
         let rules = Rules {
             schema: Arc::clone(&main.schema),
             engine,
@@ -393,7 +410,7 @@ fn hash(bytes: &[u8]) -> [u8; 32] {
 fn gone(slug: &PortalSlug, files: &Files, previous: Option<&Revision>) -> Vec<Problem> {
     let own = format!("policies/{slug}/");
     let mut problems = Vec::new();
-    if !files.0.keys().any(|name| name.starts_with(&own)) {
+    if !has_own(slug, files) {
         problems.push(Problem::new(&own, "is missing or empty"));
     }
     let Some(previous) = previous else { return problems };
@@ -405,6 +422,16 @@ fn gone(slug: &PortalSlug, files: &Files, previous: Option<&Revision>) -> Vec<Pr
         }
     }
     problems
+}
+
+fn has_own(slug: &PortalSlug, files: &Files) -> bool {
+    let own = format!("policies/{slug}/");
+    files.0.keys().any(|name| name.starts_with(&own))
+}
+
+/// A folder that vanished as a whole was not edited: it is being replaced, or its mount is away.
+fn is_folder_gone(tree: &Tree, slug: &PortalSlug) -> bool {
+    !has_own(slug, &tree.files)
 }
 
 fn says_something(file: &SourceFile) -> bool {
@@ -546,6 +573,14 @@ fn duplicates(entries: &[Arc<PolicyEntry>]) -> Vec<Problem> {
     let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
     let mut problems = Vec::new();
     for entry in entries {
+        if entry.info.id.starts_with(BRAKE_PREFIX) {
+            let (file, line) = split_place(&entry.info.place);
+            let message = format!(
+                "policy id `{}` starts with `{BRAKE_PREFIX}`, which is for emergency forbids",
+                entry.info.id
+            );
+            problems.push(Problem::new(file, message).at_line(line).with_help("give it another `@id`"));
+        }
         if let Some(first) = seen.insert(&entry.info.id, &entry.info.place) {
             let (file, line) = split_place(&entry.info.place);
             problems.push(Problem::new(file, format!("policy id `{}` is already used at {first}", entry.info.id)).at_line(line));
@@ -626,13 +661,6 @@ fn named_paths(entry: &PolicyEntry, names: &TypeNames) -> Vec<(EntityUid, Reach)
             (uid, reach)
         })
         .collect()
-}
-
-/// Paths that conditions name: they may stand on the left of an `in`.
-fn named_in_conditions(entries: &[Arc<PolicyEntry>], names: &TypeNames) -> Vec<EntityUid> {
-    let conditional = entries.iter().filter(|e| e.policy().has_non_scope_constraint());
-    let literals = conditional.flat_map(|e| e.policy().entity_literals());
-    literals.filter(|uid| names.path.as_ref() == Some(uid.type_name())).collect()
 }
 
 fn entities(slug: &PortalSlug, files: &Files, model: &SchemaModel) -> Result<EntityStore, Problem> {

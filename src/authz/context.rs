@@ -347,7 +347,10 @@ fn header_values(headers: &HeaderMap, name: &str) -> Result<Vec<String>, Refusal
     let twin = |other: &str| other.len() == wire.len() && other != wire && other.replace('_', "-") == wire;
     if let Some(other) = headers.keys().find(|k| twin(k.as_str())) {
         // the app may read either spelling as the same header
-        return Err(Refusal::new(Denial::RequestInvalid, format!("header `{other}` is another spelling of `{wire}`")));
+        return Err(Refusal::new(
+            Denial::RequestInvalid,
+            format!("header `{other}` is another spelling of `{wire}`"),
+        ));
     }
     let values = headers.get_all(wire.as_str()).iter();
     values

@@ -397,7 +397,9 @@ impl Engine {
             let parties = [question.principal, question.resource];
             let party = parties.into_iter().filter(|p| p.uid == *uid).find_map(Party::entity);
             let party = party.map(Cow::Borrowed);
-            party.or_else(|| self.known(uid)).or_else(|| question.supplied.get(uid).map(Cow::Borrowed))
+            party
+                .or_else(|| self.known(uid))
+                .or_else(|| question.supplied.get(uid).map(Cow::Borrowed))
         };
         reachable(roots, reads.hops, find)
     }
@@ -409,7 +411,9 @@ impl Engine {
             return stored.map(|s| Cow::Borrowed(&s.entity));
         }
         let mut parents: HashSet<EntityUid> = self.names.parents_of_path(uid).into_iter().collect();
-        let Some(stored) = stored else { return Some(Cow::Owned(Entity::new_no_attrs(uid.clone(), parents))) };
+        let Some(stored) = stored else {
+            return Some(Cow::Owned(Entity::new_no_attrs(uid.clone(), parents)));
+        };
         parents.extend(stored.ancestors.iter().cloned());
         with_parents(stored.entity.clone(), parents).ok().map(Cow::Owned)
     }

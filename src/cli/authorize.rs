@@ -98,7 +98,11 @@ fn from_request(args: &Args, path: &PathBuf) -> Decided {
         Who::Token(token) => identity(&load, token.expose()).and_then(|identity| proven(&load, revision, identity)),
         Who::Header => return Err("the request needs a `principal` or a `token`".to_owned()),
     };
-    let place = Place { revision, portal: &ask.portal, tenant: load.portal.tenant.fixed() };
+    let place = Place {
+        revision,
+        portal: &ask.portal,
+        tenant: load.portal.tenant.fixed(),
+    };
     let put = asker.and_then(|asker| question::put(&place, &ask, &asker, now_millis()));
     Ok((put.map(|p| p.answer), ask.portal.clone(), revision.id.to_string()))
 }

@@ -13,7 +13,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http::{StatusCode, HeaderMap, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
@@ -27,7 +27,7 @@ use crate::authn::{bearer, is_assertion};
 use crate::authz::engine;
 use crate::config::AuditAllow;
 use crate::denial::{Denial, Refusal};
-use crate::gate::{check_tenant, Gate, NO_PORTAL, entity_ref, now_millis, record_answer};
+use crate::gate::{Gate, NO_PORTAL, check_tenant, entity_ref, now_millis, record_answer};
 use crate::json;
 use crate::request::{Trace, request_id};
 use crate::revision::cases::subject_prefix;
@@ -198,7 +198,11 @@ async fn one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uuid) -> 
         Ok(decided) => decided,
         // a decision like any other: only what could not be asked, and who could not be proven, is an error
         Err(refusal) if refusal.denial.status() == StatusCode::FORBIDDEN => {
-            let revision = portal.active.load().as_ref().map_or_else(|| Arc::from(""), |a| Arc::clone(&a.revision.id));
+            let revision = portal
+                .active
+                .load()
+                .as_ref()
+                .map_or_else(|| Arc::from(""), |a| Arc::clone(&a.revision.id));
             (engine::Answer::unloaded(), revision)
         }
         Err(refusal) => return Err(refusal),
@@ -227,7 +231,11 @@ async fn decide(
     let started = Instant::now();
     let tenant = portal.config.tenant.fixed();
     check_tenant(tenant, asker.identity())?;
-    let place = Place { revision, portal: &portal.name, tenant };
+    let place = Place {
+        revision,
+        portal: &portal.name,
+        tenant,
+    };
     let put = question::put(&place, ask, &asker, now_millis())?;
     let took = started.elapsed();
     guard.record.latency_us.decision = u64::try_from(took.as_micros()).ok();

@@ -122,7 +122,11 @@ fn asserted_claims(revision: &Revision, identity: &Identity) -> Map<String, Valu
 /// The names oauth2-proxy users know. A claim that `portal.yaml` maps to an attribute is the one the policies saw.
 fn headers(portal: &Portal, revision: &Revision, identity: &Identity, principal: &Principal) -> CallerHeaders {
     let named = |name: &str| claim(&identity.claims, revision.rules.claims.get(name).map_or(name, String::as_str));
-    let text = |name: &str| named(name).and_then(Value::as_str).map_or(HeaderValue::from_static(""), header_value);
+    let text = |name: &str| {
+        named(name)
+            .and_then(Value::as_str)
+            .map_or(HeaderValue::from_static(""), header_value)
+    };
     let roles = header_list(identity.roles.iter().map(String::as_str));
     let bounded = portal.issuers.iter().any(|i| i.name == identity.issuer && i.roles.is_some());
     // groups are not bound by `issuers[].roles`: where an issuer is, only its roles are passed on

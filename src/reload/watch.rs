@@ -3,11 +3,14 @@
 //! Watches folders, never files: a file that is replaced is another file. The roots' parents are watched too, for a
 //! root that is replaced as a whole. Whatever the kernel does not tell is found by polling; an event is only a hint.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use crate::lifecycle::Shutdown;
 use crate::revision::files::Places;
@@ -32,12 +35,24 @@ pub struct Watch {
     watcher: Option<RecommendedWatcher>,
     events: Receiver<()>,
     identity: Vec<Option<(u64, u64)>>,
+    /// A root itself was touched; a new folder may well get the old one's inode. Set by the watcher, cleared by `follow`.
+    root_touched: Arc<AtomicBool>,
 }
 
 impl Watch {
     pub fn new(places: &Places) -> Self {
         let (sender, events) = channel();
-        let watcher = notify::recommended_watcher(move |_event| {
+        let roots = absolute_roots(places);
+        let root_touched = Arc::new(AtomicBool::new(false));
+        let touched = Arc::clone(&root_touched);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // an error is a hint, too: something was missed
+            if event.as_ref().is_ok_and(|event| !concerns(event, &roots)) {
+                return;
+            }
+            if event.is_ok_and(|event| event.paths.iter().any(|path| roots.contains(path))) {
+                touched.store(true, Ordering::Release);
+            }
             // the receiver is gone only while stopping
             let _stopping = sender.send(()).is_err();
         });
@@ -48,6 +63,7 @@ impl Watch {
             watcher,
             events,
             identity: Vec::new(),
+            root_touched,
         };
         watch.follow(places);
         watch
@@ -57,7 +73,8 @@ impl Watch {
     pub fn follow(&mut self, places: &Places) {
         let roots = [places.policies.as_path(), places.schemas.as_path()];
         let identity: Vec<_> = roots.iter().map(|root| inode(root)).collect();
-        if identity == self.identity {
+        let touched = self.root_touched.swap(false, Ordering::AcqRel);
+        if identity == self.identity && !touched {
             return;
         }
         self.identity = identity;
@@ -104,7 +121,83 @@ impl Watch {
     }
 }
 
+/// As `notify` names them in its events.
+fn absolute_roots(places: &Places) -> Vec<PathBuf> {
+    let roots = [&places.policies, &places.schemas];
+    roots
+        .into_iter()
+        .map(|root| std::path::absolute(root).unwrap_or_else(|_| root.clone()))
+        .collect()
+}
+
+/// Neither our own reading of the tree nor a neighbour of the roots may wake us: a look would cause the next one, and
+/// a decision log beside the policies would make every request a look.
+fn concerns(event: &notify::Event, roots: &[PathBuf]) -> bool {
+    let only_read = match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
+        EventKind::Access(_) => true,
+        _ => false,
+    };
+    let inside = |path: &PathBuf| roots.iter().any(|root| path.starts_with(root));
+    !only_read && (event.need_rescan() || event.paths.is_empty() || event.paths.iter().any(inside))
+}
+
 fn inode(path: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(root: &Path) -> Places {
+        let places = Places {
+            policies: root.join("policies"),
+            schemas: root.join("schemas"),
+        };
+        std::fs::create_dir_all(places.policies.join("a")).unwrap();
+        std::fs::create_dir_all(&places.schemas).unwrap();
+        std::fs::write(places.policies.join("a/x.cedar"), "").unwrap();
+        places
+    }
+
+    #[test]
+    fn our_own_reading_and_the_files_beside_the_roots_wake_nobody() {
+        let root = tempfile::tempdir().unwrap();
+        let places = places(root.path());
+        let watch = Watch::new(&places);
+        std::fs::read(places.policies.join("a/x.cedar")).unwrap();
+        std::fs::write(root.path().join("decisions.jsonl"), "{}").unwrap();
+        let quiet = watch.events.recv_timeout(Duration::from_millis(200));
+        assert_eq!(quiet, Err(RecvTimeoutError::Timeout));
+        std::fs::write(places.policies.join("a/x.cedar"), "// edited").unwrap();
+        watch.events.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
+
+    #[test]
+    fn a_root_that_is_replaced_wakes_us() {
+        let root = tempfile::tempdir().unwrap();
+        let places = places(root.path());
+        let watch = Watch::new(&places);
+        std::fs::rename(&places.policies, root.path().join("old")).unwrap();
+        watch.events.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
+
+    #[test]
+    fn a_root_that_is_made_anew_is_watched_even_with_the_same_inode() {
+        let root = tempfile::tempdir().unwrap();
+        let places = places(root.path());
+        let mut watch = Watch::new(&places);
+        std::fs::remove_dir_all(&places.policies).unwrap();
+        std::fs::create_dir_all(places.policies.join("a")).unwrap();
+        watch.events.recv_timeout(Duration::from_secs(10)).unwrap();
+        watch.settle();
+        // as if the file system had given out the same inode again
+        watch.identity = [&places.policies, &places.schemas].map(|p| inode(p)).to_vec();
+        watch.follow(&places);
+        watch.settle();
+        std::fs::write(places.policies.join("a/x.cedar"), "// edited").unwrap();
+        watch.events.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
 }

@@ -14,10 +14,10 @@ use aws_lc_rs::digest::{Context, SHA256};
 use super::problem::Problem;
 use crate::types::PortalSlug;
 
-/// Bytes of one file.
-pub const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// Files in the whole tree.
-const FILES_MAX: usize = 100_000;
+/// Bytes of all files of one folder below `policies/`, or of `schemas/`: what one portal's owner can make the gate hold.
+pub const FOLDER_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Directory entries of one such folder, so that neither many files nor symlinks in circles hold up the others.
+const FOLDER_ENTRIES_MAX: usize = 100_000;
 /// Folders below the policy folder: portal, then `tests`, `_deny`, `candidate`, then `ALLOW`, `DENY`.
 const DEPTH_MAX: usize = 4;
 
@@ -40,6 +40,12 @@ pub struct Tree {
     pub slugs: BTreeSet<PortalSlug>,
     /// What could not be read; belongs to the portal whose name the path holds, or to all.
     pub problems: Vec<Problem>,
+}
+
+/// What one folder may still make us read.
+struct Budget {
+    entries: usize,
+    bytes: u64,
 }
 
 /// Where the tree is.
@@ -105,8 +111,8 @@ impl Tree {
     /// Reads everything once.
     pub fn read(places: &Places) -> Self {
         let mut tree = Self::default();
-        tree.walk(&places.policies, "policies", 0);
-        tree.walk(&places.schemas, "schemas", DEPTH_MAX);
+        tree.walk(&places.policies, "policies", 0, &mut Budget::full());
+        tree.walk(&places.schemas, "schemas", DEPTH_MAX, &mut Budget::full());
         tree
     }
 
@@ -114,15 +120,21 @@ impl Tree {
     ///
     /// `None` after `attempts`: somebody keeps writing; look again later.
     pub fn read_settled(places: &Places, attempts: usize) -> Option<Self> {
-        let mut last = Self::read(places);
-        for _ in 0..attempts {
-            let again = Self::read(places);
-            if again == last {
-                return Some(again);
+        let (before, last) = Self::read_twice(places, attempts);
+        (before == last).then_some(last)
+    }
+
+    /// The two last readings: identical, unless somebody kept writing for all `attempts`. What differs between them
+    /// must not be used; the rest is as good as settled.
+    pub fn read_twice(places: &Places, attempts: usize) -> (Self, Self) {
+        let (mut before, mut last) = (Self::read(places), Self::read(places));
+        for _ in 1..attempts {
+            if before == last {
+                break;
             }
-            last = again;
+            before = std::mem::replace(&mut last, Self::read(places));
         }
-        None
+        (before, last)
     }
 
     /// What one portal's revision is made of: its folder without the brakes, everything shared, its schemas.
@@ -144,70 +156,100 @@ impl Tree {
             .select(|name| name.starts_with(&brakes) && name.ends_with(".cedar"))
     }
 
-    /// What could not be read for one portal.
+    /// What could not be read for one portal: its own things, what all share, and the roots themselves.
     pub fn portal_problems(&self, slug: &PortalSlug) -> Vec<Problem> {
-        let own = format!("policies/{slug}/");
         let mine = |file: &str| {
-            let foreign =
-                file.starts_with("policies/") && file.matches('/').count() > 1 && !file.starts_with("policies/_shared/");
-            file.starts_with(&own) || !foreign
+            ["policies/", "schemas/", "schemas/_shared.cedarschema", "policies/_shared"].contains(&file)
+                || file.starts_with("policies/_shared/")
+                || file == format!("policies/{slug}")
+                || file.starts_with(&format!("policies/{slug}/"))
+                || file == format!("schemas/{slug}.cedarschema")
         };
         self.problems.iter().filter(|p| mine(&p.file)).cloned().collect()
     }
 
-    fn walk(&mut self, folder: &Path, name: &str, depth: usize) {
+    /// Whether a file that is not there may only have been out of sight: it, or a folder above it, could not be read.
+    pub fn is_in_doubt(&self, name: &str) -> bool {
+        self.problems.iter().any(|problem| {
+            let rest = name.strip_prefix(problem.file.trim_end_matches('/'));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
+    }
+
+    fn walk(&mut self, folder: &Path, name: &str, depth: usize, budget: &mut Budget) {
         let entries = match fs::read_dir(folder).and_then(|entries| entries.collect::<io::Result<Vec<_>>>()) {
             Ok(entries) => entries,
-            Err(error) => {
-                return self
-                    .problems
-                    .push(Problem::new(&format!("{name}/"), format!("cannot be read: {error}")));
-            }
+            Err(error) => return self.problem(&format!("{name}/"), format!("cannot be read: {error}")),
         };
         for entry in entries {
-            let Some(file_name) = entry.file_name().to_str().map(str::to_owned) else {
-                continue;
-            };
-            if is_litter(&file_name) {
+            let file_name = entry.file_name();
+            let shown = file_name.to_string_lossy();
+            if is_litter(&shown) {
                 continue;
             }
-            let child = format!("{name}/{file_name}");
+            let child = format!("{name}/{shown}");
+            // what lies directly in `policies/` has a budget of its own
+            let mut own = Budget::full();
+            let budget = if depth == 0 { &mut own } else { &mut *budget };
+            if budget.entries == 0 {
+                return self.problem(
+                    &format!("{name}/"),
+                    format!("there are more than {FOLDER_ENTRIES_MAX} entries"),
+                );
+            }
+            budget.entries -= 1;
             // metadata follows symlinks: kubelet's files are symlinks into `..data`
             match fs::metadata(entry.path()) {
+                Err(error) => self.problem(&child, format!("cannot be read: {error}")),
+                Ok(meta) if (meta.is_dir() || is_ours(&child)) && file_name.to_str().is_none() => {
+                    self.problem(&child, "has a name that is not UTF-8; rename it");
+                }
+                Ok(meta) if meta.is_dir() && is_ours(&child) => {
+                    self.problem(&child, "is a folder with the name of a file; rename it");
+                }
                 Ok(meta) if meta.is_dir() && depth < DEPTH_MAX => {
                     if depth == 0 {
-                        self.slugs.extend(PortalSlug::parse(&file_name));
+                        self.slugs.extend(PortalSlug::parse(&shown));
                     }
-                    self.walk(&entry.path(), &child, depth + 1);
+                    self.walk(&entry.path(), &child, depth + 1, budget);
                 }
-                Ok(meta) if meta.is_file() => self.read_file(&entry.path(), child, meta.len()),
+                Ok(meta) if meta.is_file() => self.read_file(&entry.path(), child, meta.len(), budget),
+                Ok(_) if is_ours(&child) => self.problem(&child, "is not a regular file"),
                 Ok(_) => {}
-                Err(error) => self.problems.push(Problem::new(&child, format!("cannot be read: {error}"))),
             }
         }
     }
 
-    fn read_file(&mut self, path: &Path, name: String, length: u64) {
+    fn problem(&mut self, name: &str, message: impl Into<String>) {
+        self.problems.push(Problem::new(name, message));
+    }
+
+    fn read_file(&mut self, path: &Path, name: String, length: u64, budget: &mut Budget) {
         if !is_ours(&name) {
             return;
         }
-        if length > FILE_BYTES_MAX {
-            return self
-                .problems
-                .push(Problem::new(&name, format!("is larger than {FILE_BYTES_MAX} bytes")));
-        }
-        if self.files.0.len() >= FILES_MAX {
-            return self
-                .problems
-                .push(Problem::new(&name, format!("there are more than {FILES_MAX} files")));
+        let too_large = format!("makes its folder larger than {FOLDER_BYTES_MAX} bytes");
+        if length > budget.bytes {
+            return self.problem(&name, too_large);
         }
         let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
-        let read = fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+        let read = fs::File::open(path).and_then(|file| file.take(budget.bytes + 1).read_to_end(&mut bytes));
         match read {
+            Err(error) => self.problem(&name, format!("cannot be read: {error}")),
+            Ok(_) if bytes.len() as u64 > budget.bytes => self.problem(&name, too_large),
             Ok(_) => {
+                budget.bytes -= bytes.len() as u64;
                 self.files.0.insert(name, SourceFile::new(bytes));
             }
-            Err(error) => self.problems.push(Problem::new(&name, format!("cannot be read: {error}"))),
+        }
+    }
+}
+
+impl Budget {
+    const fn full() -> Self {
+        Self {
+            entries: FOLDER_ENTRIES_MAX,
+            bytes: FOLDER_BYTES_MAX,
         }
     }
 }
@@ -312,5 +354,77 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let tree = Tree::read(&places(root.path()));
         assert_eq!(tree.portal_problems(&PortalSlug::parse("a").unwrap()).len(), 2);
+    }
+
+    fn slug(name: &str) -> PortalSlug {
+        PortalSlug::parse(name).unwrap()
+    }
+
+    fn problems_of(tree: &Tree, name: &str) -> Vec<String> {
+        tree.portal_problems(&slug(name)).into_iter().map(|p| p.file).collect()
+    }
+
+    #[test]
+    fn a_pipe_a_loop_and_a_folder_named_like_a_policy_are_problems_of_their_portal_alone() {
+        let root = tempfile::tempdir().unwrap();
+        put(root.path(), "policies/a/x.cedar/inner.txt", "");
+        put(root.path(), "policies/b/x.cedar", "");
+        put(root.path(), "schemas/b.cedarschema", "");
+        let made = std::process::Command::new("mkfifo")
+            .arg(root.path().join("policies/a/pipe.cedar"))
+            .status();
+        assert!(made.unwrap().success());
+        let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, root.path().join(name)).unwrap();
+        link("loop.cedar", "policies/a/loop.cedar");
+        link("missing", "policies/gone");
+        link("missing", "schemas/a.cedarschema");
+        let tree = Tree::read(&places(root.path()));
+        let mut found = problems_of(&tree, "a");
+        found.sort();
+        let expected = [
+            "policies/a/loop.cedar",
+            "policies/a/pipe.cedar",
+            "policies/a/x.cedar",
+            "schemas/a.cedarschema",
+        ];
+        assert_eq!(found, expected);
+        assert!(problems_of(&tree, "b").is_empty(), "{:?}", tree.problems);
+        assert!(tree.is_in_doubt("policies/gone/_deny/x.cedar"));
+        assert!(!tree.is_in_doubt("policies/gone2/_deny/x.cedar"));
+    }
+
+    #[test]
+    fn a_policy_whose_name_is_not_utf_8_is_not_dropped_silently() {
+        use std::os::unix::ffi::OsStrExt;
+        let root = tempfile::tempdir().unwrap();
+        put(root.path(), "policies/a/x.cedar", "");
+        put(root.path(), "schemas/a.cedarschema", "");
+        let name = std::ffi::OsStr::from_bytes(b"forbid-\xff.cedar");
+        fs::write(root.path().join("policies/a").join(name), "").unwrap();
+        let tree = Tree::read(&places(root.path()));
+        assert_eq!(tree.portal_problems(&slug("a")).len(), 1, "{:?}", tree.problems);
+    }
+
+    #[test]
+    fn one_portals_symlinks_in_circles_and_sparse_giants_cost_the_others_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        put(root.path(), "policies/a/x.cedar", "");
+        put(root.path(), "policies/b/x.cedar", "");
+        put(root.path(), "schemas/b.cedarschema", "");
+        for n in 0..60 {
+            std::os::unix::fs::symlink(".", root.path().join(format!("policies/a/loop-{n}"))).unwrap();
+        }
+        put(root.path(), "policies/c/big.json", "");
+        let big = fs::OpenOptions::new()
+            .write(true)
+            .open(root.path().join("policies/c/big.json"));
+        big.unwrap().set_len(FOLDER_BYTES_MAX + 1).unwrap();
+        let tree = Tree::read(&places(root.path()));
+        let found: Vec<_> = tree.portal_problems(&slug("a")).into_iter().map(|p| p.message).collect();
+        assert!(found.iter().any(|m| m.contains("entries")), "{found:?}");
+        assert!(found.len() < 100, "one finding per folder, not per entry: {}", found.len());
+        assert_eq!(problems_of(&tree, "c"), ["policies/c/big.json"]);
+        assert!(problems_of(&tree, "b").is_empty());
+        assert!(tree.files.get("policies/b/x.cedar").is_some());
     }
 }

@@ -23,16 +23,25 @@ pub fn check(name: &str, text: &str) -> Result<(), Problem> {
             b')' | b']' | b'}' => depth = depth.saturating_sub(1),
             b';' => operators = 0,
             b'&' | b'|' | b'+' | b'-' | b'*' | b'!' | b'.' | b'<' | b'>' | b'=' => operators += 1,
-            b'i' if text.get(offset..).is_some_and(|rest| rest.starts_with("if ") || rest.starts_with("in ")) => operators += 1,
+            b'i' if text
+                .get(offset..)
+                .is_some_and(|rest| rest.starts_with("if ") || rest.starts_with("in ")) =>
+            {
+                operators += 1
+            }
             _ => {}
         }
         if depth > DEPTH_MAX {
             let problem = Problem::new(name, format!("brackets nest deeper than {DEPTH_MAX}"));
-            return Err(problem.at_offset(text, offset).with_help("split the condition into several policies"));
+            return Err(problem
+                .at_offset(text, offset)
+                .with_help("split the condition into several policies"));
         }
         if operators > OPERATORS_MAX {
             let problem = Problem::new(name, format!("a policy has more than {OPERATORS_MAX} operators"));
-            return Err(problem.at_offset(text, offset).with_help("use a set and `contains`, or split the policy"));
+            return Err(problem
+                .at_offset(text, offset)
+                .with_help("use a set and `contains`, or split the policy"));
         }
     }
     Ok(())
@@ -65,15 +74,26 @@ mod tests {
 
     #[test]
     fn deep_and_long_texts_are_refused_with_their_place() {
-        let deep = format!("permit(principal, action, resource)\nwhen {{ {}true{} }};", "(".repeat(200), ")".repeat(200));
+        let deep = format!(
+            "permit(principal, action, resource)\nwhen {{ {}true{} }};",
+            "(".repeat(200),
+            ")".repeat(200)
+        );
         assert_eq!(check("x.cedar", &deep).unwrap_err().line, Some(2));
-        let chain = format!("permit(principal, action, resource) when {{ {} true }};", "true || ".repeat(3000));
+        let chain = format!(
+            "permit(principal, action, resource) when {{ {} true }};",
+            "true || ".repeat(3000)
+        );
         assert!(check("x.cedar", &chain).unwrap_err().message.contains("operators"));
     }
 
     #[test]
     fn strings_comments_and_many_policies_do_not_count() {
-        let quoted = format!("permit(principal == U::\"{}\\\"\", action, resource); // {}\n", "(".repeat(500), "[".repeat(500));
+        let quoted = format!(
+            "permit(principal == U::\"{}\\\"\", action, resource); // {}\n",
+            "(".repeat(500),
+            "[".repeat(500)
+        );
         assert!(check("x.cedar", &quoted).is_ok());
         let many = "permit(principal, action, resource) when { 1 == 1 && 2 == 2 };\n".repeat(20_000);
         assert!(check("x.cedar", &many).is_ok());

@@ -14,16 +14,18 @@
 )]
 
 mod audit;
+mod authorize;
+mod cedar_data;
 mod cli;
 mod cors;
 mod forwarding;
-mod keys;
-mod authorize;
-mod cedar_data;
 mod identity_mapping;
+mod keys;
+mod kubelet;
 mod path;
 mod readme;
 mod refusals;
+mod reload;
 mod support;
 mod tokens;
 mod wire;

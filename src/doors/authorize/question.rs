@@ -49,7 +49,11 @@ impl Asker {
 
 /// Decides; `Err` is a question that cannot be asked, with its place.
 pub fn put(place: &Place<'_>, ask: &Ask, asker: &Asker, now_millis: i64) -> Result<Put, Refusal> {
-    let Place { revision, portal, tenant } = *place;
+    let Place {
+        revision,
+        portal,
+        tenant,
+    } = *place;
     let rules = &revision.rules;
     let action = rules.schema.resolve_action(&ask.action);
     let action = action.ok_or_else(|| invalid(format!("`action`: the schema has no action `{}`", ask.action)))?;
