@@ -4,6 +4,8 @@ pub mod app;
 mod audit;
 mod authn;
 mod authz;
+#[doc(hidden)]
+pub mod bench;
 pub mod cli;
 mod config;
 mod denial;
