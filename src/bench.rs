@@ -107,7 +107,11 @@ impl World {
 
     pub fn question(&self, claims: &Map<String, Value>, method: &str, path: &str) -> Result<Question, String> {
         let identity = identity_from_claims(&self.issuer, claims.clone()).map_err(|e| e.to_string())?;
-        let principal = self.revision.rules.principal(&identity, "").map_err(|r| r.detail.into_owned())?;
+        let principal = self
+            .revision
+            .rules
+            .principal(&identity, "")
+            .map_err(|r| r.detail.into_owned())?;
         let path = CanonicalPath::parse(path).map_err(|e| e.to_string())?;
         let target = self.revision.target(method, &path).map_err(|r| r.detail.into_owned())?;
         Ok(Question {
@@ -148,7 +152,12 @@ impl World {
     /// Every field of the context as Cedar takes it.
     pub fn context(&self, question: &Question) -> Result<cedar_policy::Context, String> {
         let facts = self.facts(question);
-        let plan = self.revision.rules.plans.get(&question.target.action).ok_or("no such action")?;
+        let plan = self
+            .revision
+            .rules
+            .plans
+            .get(&question.target.action)
+            .ok_or("no such action")?;
         ProxyContext { plan, facts: &facts }.context(&ContextReads::Everything)
     }
 

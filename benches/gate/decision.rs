@@ -51,7 +51,9 @@ fn around(criterion: &mut Criterion, world: &World) {
     }
     let question = world.question(&claims(), "GET", "/shop/cart").unwrap();
     group.bench_function("principal", |b| b.iter(|| world.principal(&question).unwrap()));
-    group.bench_function("context for Cedar, all of it", |b| b.iter(|| world.context(&question).unwrap()));
+    group.bench_function("context for Cedar, all of it", |b| {
+        b.iter(|| world.context(&question).unwrap())
+    });
     group.bench_function("context for the record", |b| {
         b.iter(|| world.recorded_context(&question).unwrap());
     });

@@ -38,7 +38,9 @@ pub fn bench(criterion: &mut Criterion) {
     let token = keys.token("RS256");
     tokens.remember(&token).unwrap();
     assert!(tokens.seen_before(&token), "the token is not remembered");
-    group.bench_function(BenchmarkId::new("seen before", "RS256"), |b| b.iter(|| tokens.seen_before(&token)));
+    group.bench_function(BenchmarkId::new("seen before", "RS256"), |b| {
+        b.iter(|| tokens.seen_before(&token))
+    });
     group.finish();
 }
 

@@ -104,5 +104,7 @@ fn other(n: usize) -> String {
         0 => "\nwhen { context has tenant && context.tenant == \"other\" }",
         _ => "",
     };
-    format!("@id(\"other-{n}\") {effect} (principal in Role::\"role-{role}\", {action}, resource in Path::\"/team-{n}\"){when};\n")
+    format!(
+        "@id(\"other-{n}\") {effect} (principal in Role::\"role-{role}\", {action}, resource in Path::\"/team-{n}\"){when};\n"
+    )
 }
