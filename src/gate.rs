@@ -121,6 +121,8 @@ impl Worker {
 
     async fn gate(&self, request: Request<Incoming>, peer: PeerAddr, progress: &mut Progress) -> Result<Response<Body>, Stop> {
         let (head, body) = request.into_parts();
+        // outlives the head, which goes on as it came
+        let uri = head.uri.clone();
         let target = request::check(&head)?;
         let path = CanonicalPath::parse(target.path).map_err(|e| Refusal::new(Denial::RequestInvalid, e.to_string()))?;
         progress.canonical(&path);
@@ -134,11 +136,10 @@ impl Worker {
         let active = portal.active.load_full().ok_or(Refusal::from(Denial::NoPolicyLoaded))?;
         progress.under(&active);
         let permit = self.decide((&head, &path), (&portal, &active), &client, progress).await?;
-        let query = target.query;
         let outward = Outward {
             upstream: &portal.upstream,
             path: path.as_str(),
-            query,
+            query: uri.query(),
             client: &client,
             trace: &progress.trace,
             request_id: &progress.request_id,
@@ -147,7 +148,7 @@ impl Worker {
         };
         let now = Instant::now();
         (progress.gate_ended, progress.upstream_started) = (Some(now), Some(now));
-        let request = Request::from_parts(head.clone(), body);
+        let request = Request::from_parts(head, body);
         forward(&self.pool, permit, request, outward).await.map_err(Stop::Upstream)
     }
 
