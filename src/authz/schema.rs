@@ -384,7 +384,7 @@ mod tests {
     #[test]
     fn a_known_spelling_leads_where_a_search_leads() {
         let text = r#"
-            entity User; entity Solo; action ping, view, "Shop::Action::\"view\"" appliesTo { principal: User, resource: Solo };
+            entity Guest; entity Solo; action ping, "Shop::Action::\"view\"" appliesTo { principal: Guest, resource: Solo };
             namespace Shop { entity User; entity Cart; action view, edit appliesTo { principal: User, resource: Cart }; }
             namespace Other { entity Cart; action edit, lost appliesTo { principal: Cart, resource: Cart }; }"#;
         let model = model(text, Some("Shop")).unwrap();
