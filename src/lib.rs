@@ -45,3 +45,7 @@ mod lifecycle;
 mod metrics;
 mod telemetry;
 mod types;
+
+// what benches may reach; no part of the library
+#[doc(hidden)]
+pub mod bench;

@@ -12,8 +12,8 @@ use serde_json::{Map, Value, json};
 
 use super::engine::ContextSource;
 use super::reads::ContextReads;
-use super::schema::{AttrType, RecordType, SchemaModel};
-use super::value::{datetime_text, expression};
+use super::schema::{AttrType, Field, RecordType, SchemaModel};
+use super::value::{SET_ITEMS_MAX, datetime_text, expression};
 use crate::denial::{Denial, Refusal};
 use crate::types::AuthFacts;
 
@@ -151,7 +151,8 @@ impl ContextPlan {
             let detail = format!("context `{name}` is required and only the app could give it, at its own door");
             return Err(Refusal::new(Denial::NotPermitted, detail));
         }
-        self.owned.iter().filter(|f| f.fact.can_fail()).try_for_each(|field| {
+        let mut doubtful = self.owned.iter().filter(|f| f.fact.can_fail() && !f.surely_fits(facts));
+        doubtful.try_for_each(|field| {
             let filled = field.json(facts)?;
             match filled {
                 Some(value) => expression(&field.ty, &value, &field.name)
@@ -187,6 +188,23 @@ impl Fact {
 }
 
 impl OwnedField {
+    /// Whether the fact is known to be there and of its type without building it: the usual case, at every request.
+    fn surely_fits(&self, facts: &Facts<'_>) -> bool {
+        match (self.fact, &self.ty) {
+            (Fact::Tenant, AttrType::String) => facts.tenant.is_some() || !self.required,
+            (Fact::Tenant, _) => facts.tenant.is_none() && !self.required,
+            (Fact::Auth, AttrType::Record(record)) => match facts.auth {
+                Some(auth) => record.fields.iter().all(|(name, field)| auth_surely_fits(auth, name, field)),
+                None => !self.required,
+            },
+            (Fact::Flags, AttrType::Record(record)) => record
+                .fields
+                .iter()
+                .all(|(name, field)| facts.flags.get(name).map_or(!field.required, Value::is_boolean)),
+            _ => false,
+        }
+    }
+
     fn json(&self, facts: &Facts<'_>) -> Result<Option<Value>, Refusal> {
         Ok(match (self.fact, &facts.http) {
             (Fact::Portal, _) => Some(json!(facts.portal)),
@@ -322,6 +340,18 @@ fn auth_field(name: &str, ty: &AttrType) -> bool {
     }
 }
 
+fn auth_surely_fits(auth: &AuthFacts, name: &str, field: &Field) -> bool {
+    match (name, &field.ty) {
+        ("method", AttrType::String) => true,
+        ("acr", AttrType::String) => auth.acr.is_some() || !field.required,
+        ("time", AttrType::Long) => auth.time.is_some() || !field.required,
+        ("time", _) => auth.time.is_none() && !field.required,
+        ("amr", _) => auth.amr.len() <= SET_ITEMS_MAX,
+        ("scopes", _) => auth.scopes.len() <= SET_ITEMS_MAX,
+        _ => false,
+    }
+}
+
 fn auth_json(auth: &AuthFacts, ty: &AttrType) -> Value {
     let AttrType::Record(record) = ty else { return Value::Null };
     let mut all = Map::new();
@@ -357,4 +387,109 @@ fn header_values(headers: &HeaderMap, name: &str) -> Result<Vec<String>, Refusal
         .map(|v| v.to_str().map(str::to_owned))
         .collect::<Result<_, _>>()
         .map_err(|_why| Refusal::new(Denial::RequestInvalid, format!("header `{wire}` is not visible ASCII")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn declared() -> impl Strategy<Value = (String, AttrType, bool)> {
+        let strings = AttrType::Set(Box::new(AttrType::String));
+        let auth = prop_oneof![
+            Just(("method", AttrType::String)),
+            Just(("acr", AttrType::String)),
+            Just(("time", AttrType::Long)),
+            Just(("time", AttrType::Datetime)),
+            Just(("amr", strings.clone())),
+            Just(("scopes", strings)),
+        ];
+        let auth = prop::collection::vec((auth, any::<bool>()), 0..4).prop_map(|fields| ("auth", record(fields)));
+        let flags = prop::collection::vec(
+            (
+                prop_oneof![Just(("on", AttrType::Bool)), Just(("gone", AttrType::Bool))],
+                any::<bool>(),
+            ),
+            0..3,
+        );
+        let field = prop_oneof![
+            auth,
+            flags.prop_map(|fields| ("flags", record(fields))),
+            Just(("tenant", AttrType::String)),
+            Just(("tenant", AttrType::Entity("Tenant".parse().unwrap()))),
+        ];
+        (field, any::<bool>()).prop_map(|((name, ty), required)| (name.to_owned(), ty, required))
+    }
+
+    fn record(fields: Vec<((&str, AttrType), bool)>) -> AttrType {
+        let fields = fields
+            .into_iter()
+            .map(|((name, ty), required)| (name.to_owned(), Field { ty, required }));
+        AttrType::Record(RecordType {
+            fields: fields.collect::<BTreeMap<_, _>>(),
+        })
+    }
+
+    fn auth_facts() -> impl Strategy<Value = Option<AuthFacts>> {
+        let time = prop_oneof![Just(0), Just(1_800_000_000), Just(i64::MAX)];
+        let many = prop_oneof![Just(0), Just(2), Just(SET_ITEMS_MAX), Just(SET_ITEMS_MAX + 1)];
+        let facts = (prop::option::of(time), prop::option::of(Just("2".to_owned())), many);
+        let facts = facts.prop_map(|(time, acr, many)| AuthFacts {
+            method: "bearer",
+            time,
+            acr,
+            amr: vec!["pwd".to_owned(); many],
+            scopes: Vec::new(),
+        });
+        prop::option::of(facts)
+    }
+
+    proptest! {
+        #[test]
+        fn what_surely_fits_is_never_refused((name, ty, required) in declared(), auth in auth_facts(), tenant in any::<bool>()) {
+            let Some(fact) = fact(&name, &ty) else { return Ok(()) };
+            let flags = json!({"on": true}).as_object().unwrap().clone();
+            let facts = Facts {
+                portal: "p", tenant: tenant.then_some("acme"), now_millis: 0, auth: auth.as_ref(), flags: &flags, http: None,
+            };
+            let field = OwnedField { name, fact, ty, required };
+            if field.surely_fits(&facts) {
+                match field.json(&facts).unwrap() {
+                    Some(value) => prop_assert!(expression(&field.ty, &value, &field.name).is_ok()),
+                    None => prop_assert!(!field.required),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_usual_login_needs_no_second_look() {
+        let auth = AuthFacts {
+            method: "bearer",
+            amr: vec!["pwd".to_owned()],
+            ..AuthFacts::default()
+        };
+        let ty = record(vec![(("method", AttrType::String), true), (("acr", AttrType::String), false)]);
+        let mut field = OwnedField {
+            name: "auth".to_owned(),
+            fact: Fact::Auth,
+            ty,
+            required: true,
+        };
+        let flags = Map::new();
+        let facts = Facts {
+            portal: "p",
+            tenant: None,
+            now_millis: 0,
+            auth: Some(&auth),
+            flags: &flags,
+            http: None,
+        };
+        assert!(field.surely_fits(&facts));
+        field.ty = record(vec![(("acr", AttrType::String), true)]);
+        assert!(!field.surely_fits(&facts), "a required `acr` that the token lacks");
+    }
 }

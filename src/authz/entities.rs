@@ -71,6 +71,11 @@ impl EntityStore {
         self.by_uid.get(uid).map_or(&[], |stored| stored.ancestors.as_slice())
     }
 
+    /// Whether any stored entity is below this one.
+    pub fn is_above(&self, uid: &EntityUid) -> bool {
+        self.above.contains(uid)
+    }
+
     /// Whether any stored entity of this type is below another.
     pub fn places(&self, ty: &EntityTypeName) -> bool {
         self.placed_types.contains(ty)

@@ -65,6 +65,16 @@ pub struct SchemaModel {
     actions: FxHashMap<EntityUid, ActionModel>,
     /// Namespace of the types and actions that the gate itself names; empty: none.
     namespace: String,
+    names: Names,
+}
+
+/// Every usual spelling of what is declared. Finding a name by Cedar's parser costs more than a decision.
+#[derive(Default)]
+struct Names {
+    types: FxHashMap<String, EntityTypeName>,
+    actions: FxHashMap<String, EntityUid>,
+    /// `Action` in the portal's namespace.
+    action_type: Option<EntityTypeName>,
 }
 
 /// The schema cannot be used.
@@ -91,11 +101,13 @@ impl SchemaModel {
             actions: FxHashMap::default(),
             namespace,
             cedar,
+            names: Names::default(),
         };
         for (name, body) in root {
             model.add_namespace(Resolver { root }, name, body)?;
         }
         model.add_action_ancestors()?;
+        model.names = model.spellings();
         Ok(model)
     }
 
@@ -120,6 +132,11 @@ impl SchemaModel {
 
     /// A type as a user writes it: full, or bare and then looked up in the portal's namespace before the empty one.
     pub fn resolve_type(&self, name: &str) -> Option<EntityTypeName> {
+        let known = self.names.types.get(name).cloned();
+        known.or_else(|| self.search_type(name))
+    }
+
+    fn search_type(&self, name: &str) -> Option<EntityTypeName> {
         let candidates = [self.qualified(name), name.to_owned()];
         candidates
             .iter()
@@ -129,6 +146,12 @@ impl SchemaModel {
 
     /// An action as a user writes it: `viewOrder` or `NS::Action::"viewOrder"`; `None` if it is not declared.
     pub fn resolve_action(&self, name: &str) -> Option<EntityUid> {
+        let known = self.names.actions.get(name).cloned();
+        // every declared id is known by itself; only a quoted id can be spelt otherwise
+        known.or_else(|| name.contains('"').then(|| self.search_action(name)).flatten())
+    }
+
+    fn search_action(&self, name: &str) -> Option<EntityUid> {
         if let Ok(uid) = EntityUid::from_str(name) {
             return self.actions.contains_key(&uid).then_some(uid);
         }
@@ -140,9 +163,28 @@ impl SchemaModel {
 
     /// `Action::"<METHOD>"` where the portal's HTTP actions are, declared or not.
     pub fn method_action(&self, method: &str) -> Option<EntityUid> {
-        let declared = self.resolve_action(method);
-        let named = || EntityTypeName::from_str(&self.qualified("Action")).ok();
-        declared.or_else(|| named().map(|ty| EntityUid::from_type_name_and_id(ty, EntityId::new(method))))
+        self.resolve_action(method).or_else(|| {
+            let ty = self.names.action_type.clone()?;
+            Some(EntityUid::from_type_name_and_id(ty, EntityId::new(method)))
+        })
+    }
+
+    /// Each spelling leads where a search for it leads.
+    fn spellings(&self) -> Names {
+        let types = self.entities.keys().flat_map(|ty| [ty.to_string(), ty.basename().to_owned()]);
+        let actions = self
+            .actions
+            .keys()
+            .flat_map(|uid| [uid.to_string(), uid.id().unescaped().to_owned()]);
+        Names {
+            types: types
+                .filter_map(|name| Some((name.clone(), self.search_type(&name)?)))
+                .collect(),
+            actions: actions
+                .filter_map(|name| Some((name.clone(), self.search_action(&name)?)))
+                .collect(),
+            action_type: EntityTypeName::from_str(&self.qualified("Action")).ok(),
+        }
     }
 
     fn qualified(&self, name: &str) -> String {
@@ -338,6 +380,51 @@ mod tests {
             action view in [reads] appliesTo { principal: [User], resource: [User, Role], context: Ctx };
             action reads;
         }"#;
+
+    #[test]
+    fn a_known_spelling_leads_where_a_search_leads() {
+        let text = r#"
+            entity Guest; entity Solo; action ping, "Shop::Action::\"view\"" appliesTo { principal: Guest, resource: Solo };
+            namespace Shop { entity User; entity Cart; action view, edit appliesTo { principal: User, resource: Cart }; }
+            namespace Other { entity Cart; action edit, lost appliesTo { principal: Cart, resource: Cart }; }"#;
+        let model = model(text, Some("Shop")).unwrap();
+        let types = [
+            "User",
+            "Shop::User",
+            "Solo",
+            "Cart",
+            "Other::Cart",
+            "Shop :: Cart",
+            "Nobody",
+            "",
+            "Shop::Solo",
+        ];
+        for name in types {
+            assert_eq!(model.resolve_type(name), model.search_type(name), "{name}");
+        }
+        let quoted = r#"Shop::Action::"view""#;
+        let actions = [
+            "ping",
+            "view",
+            "edit",
+            "lost",
+            "PATCH",
+            "",
+            "Action",
+            quoted,
+            r#"Action::"view""#,
+            r#"Other :: Action::"lost""#,
+            r#"Action::"lost""#,
+        ];
+        for name in actions {
+            assert_eq!(model.resolve_action(name), model.search_action(name), "{name}");
+        }
+        assert_eq!(model.resolve_type("User").unwrap().to_string(), "Shop::User");
+        assert_eq!(model.resolve_action(quoted).unwrap().to_string(), quoted);
+        assert_eq!(model.resolve_action("ping").unwrap().to_string(), r#"Action::"ping""#);
+        assert!(model.resolve_action("lost").is_none());
+        assert_eq!(model.method_action("PATCH").unwrap().to_string(), r#"Shop::Action::"PATCH""#);
+    }
 
     #[test]
     fn attribute_types_come_resolved_through_common_types() {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::schema::{AttrType, RecordType};
 
 /// Items in one set taken from a claim.
-const SET_ITEMS_MAX: usize = 4096;
+pub const SET_ITEMS_MAX: usize = 4096;
 
 /// Where a value did not fit, and what was expected there.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]

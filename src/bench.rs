@@ -1,0 +1,325 @@
+//! What `benches/` measures, opened up: a portal in memory, questions to it, tokens, reloads.
+//!
+//! Not the crate's interface (`#[doc(hidden)]`) and nothing of the gate uses it. It calls what the path calls, with
+//! everything made beforehand that the path has beforehand; it never measures and never decides by itself.
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use cedar_policy::{Authorizer, Entities, PolicySet, Request};
+use http::HeaderMap;
+use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
+
+use crate::authn::{Authn, TokenCache, Verified, identity_from_claims, token_hash};
+use crate::authz::Target;
+use crate::authz::context::{Facts, HttpFacts, ProxyContext};
+use crate::authz::engine::{ContextSource, Outcome, Slice};
+use crate::authz::principal::Principal;
+use crate::authz::reads::ContextReads;
+use crate::config::{Algorithm, ClaimPaths, Issuer, KeySource, Portal, PortalMatch, TenantSource};
+use crate::gate::now_millis;
+use crate::metrics::Metrics;
+use crate::portal::path::CanonicalPath;
+use crate::revision::files::{SourceFile, Tree};
+use crate::revision::{Frame, Loader, Revision, Warnings};
+use crate::types::{Identity, PortalSlug};
+
+/// The portal that every tree here describes.
+pub const PORTAL: &str = "bench";
+/// `iss` of every token here.
+pub const ISSUER: &str = "https://id.example.test/";
+pub const AUDIENCE: &str = "bench";
+/// Room for slices that wait for their twins.
+const TWIN_QUEUE: usize = 64;
+/// Longest key file and token that a bench needs.
+const TOKEN_BYTES: usize = 16 * 1024;
+const TOKEN_CACHE: usize = 1024;
+
+/// A loaded portal.
+pub struct World {
+    revision: Arc<Revision>,
+    issuer: Issuer,
+    waiting: Receiver<Weak<Slice>>,
+}
+
+/// One caller asking for one path, taken as far as the gate has it before deciding.
+pub struct Question {
+    identity: Identity,
+    principal: Principal,
+    target: Target,
+    method: String,
+    path: CanonicalPath,
+    headers: HeaderMap,
+}
+
+/// The same question to Cedar's own authorizer over the whole policy set.
+pub struct Plain {
+    policies: PolicySet,
+    entities: Entities,
+    request: Request,
+}
+
+/// One issuer's keys and the tokens remembered under them.
+pub struct Tokens {
+    authn: Arc<Authn>,
+    remembered: TokenCache<Verified>,
+}
+
+/// A loader and what it loaded last.
+pub struct Reload {
+    loader: Loader,
+    portal: Portal,
+    current: Option<Arc<Revision>>,
+}
+
+/// Files by name, as if just read.
+#[derive(Clone)]
+pub struct Folder(Tree);
+
+impl Folder {
+    pub fn new<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut tree = Tree::default();
+        for (name, text) in files {
+            let file = SourceFile::new(text.as_bytes().to_vec());
+            tree.files.0.insert(name.to_owned(), file);
+        }
+        tree.slugs.extend(PortalSlug::parse(PORTAL));
+        Self(tree)
+    }
+}
+
+impl World {
+    pub fn load(folder: &Folder) -> Result<Self, String> {
+        let (queue, waiting) = sync_channel(TWIN_QUEUE);
+        let mut reload = Reload::with(Loader::new(Warnings::Show, Some(queue)))?;
+        reload.load(folder)?;
+        let revision = reload.current.ok_or("nothing was loaded")?;
+        let issuer = issuer(KeySource::Discovery);
+        Ok(Self {
+            revision,
+            issuer,
+            waiting,
+        })
+    }
+
+    pub fn question(&self, claims: &Map<String, Value>, method: &str, path: &str) -> Result<Question, String> {
+        let identity = identity_from_claims(&self.issuer, claims.clone()).map_err(|e| e.to_string())?;
+        let principal = self
+            .revision
+            .rules
+            .principal(&identity, "")
+            .map_err(|r| r.detail.into_owned())?;
+        let path = CanonicalPath::parse(path).map_err(|e| e.to_string())?;
+        let target = self.revision.target(method, &path).map_err(|r| r.detail.into_owned())?;
+        Ok(Question {
+            identity,
+            principal,
+            target,
+            method: method.to_owned(),
+            path,
+            headers: HeaderMap::new(),
+        })
+    }
+
+    /// Makes the twins of every slice that was asked for so far; without it originals decide.
+    pub fn make_twins(&self) {
+        self.waiting
+            .try_iter()
+            .filter_map(|slice| slice.upgrade())
+            .for_each(|s| s.make_twins());
+    }
+
+    /// The decision alone: principal and target are known, the context is built as far as it is read.
+    pub fn decide(&self, question: &Question) -> bool {
+        let facts = self.facts(question);
+        let answer = self.revision.rules.ask(&question.principal, &question.target, &facts);
+        answer.is_ok_and(|answer| answer.outcome == Outcome::Allow)
+    }
+
+    /// From method and path to action, resource and path queries.
+    pub fn target(&self, question: &Question) -> Option<Target> {
+        self.revision.target(&question.method, &question.path).ok()
+    }
+
+    /// From an identity to the Cedar principal, once per token and revision.
+    pub fn principal(&self, question: &Question) -> Option<Principal> {
+        self.revision.rules.principal(&question.identity, "").ok()
+    }
+
+    /// Every field of the context as Cedar takes it.
+    pub fn context(&self, question: &Question) -> Result<cedar_policy::Context, String> {
+        let facts = self.facts(question);
+        let plan = self
+            .revision
+            .rules
+            .plans
+            .get(&question.target.action)
+            .ok_or("no such action")?;
+        ProxyContext { plan, facts: &facts }.context(&ContextReads::Everything)
+    }
+
+    /// Every field of the context as the record shows it.
+    pub fn recorded_context(&self, question: &Question) -> Option<Map<String, Value>> {
+        let plan = self.revision.rules.plans.get(&question.target.action)?;
+        plan.to_json(&self.facts(question)).ok()
+    }
+
+    pub fn plain(&self, question: &Question) -> Result<Plain, String> {
+        let mut policies = PolicySet::new();
+        for entry in self.revision.rules.engine.policies() {
+            policies.add(entry.policy().clone()).map_err(|e| e.to_string())?;
+        }
+        let (principal, target) = (&question.principal.party, &question.target);
+        let known = [principal.entity(), target.resource.entity()].into_iter().flatten().cloned();
+        let schema = &self.revision.rules.schema.cedar;
+        let entities = Entities::from_entities(known, Some(schema)).map_err(|e| e.to_string())?;
+        let context = self.context(question)?;
+        let (who, what) = (principal.uid.clone(), target.resource.uid.clone());
+        let request = Request::new(who, target.action.clone(), what, context, Some(schema)).map_err(|e| e.to_string())?;
+        Ok(Plain {
+            policies,
+            entities,
+            request,
+        })
+    }
+
+    fn facts<'a>(&'a self, question: &'a Question) -> Facts<'a> {
+        Facts {
+            portal: PORTAL,
+            tenant: question.identity.tenant.as_deref(),
+            now_millis: now_millis(),
+            auth: Some(&question.identity.auth),
+            flags: &self.revision.flags,
+            http: Some(HttpFacts {
+                method: &question.method,
+                path: question.path.id(),
+                host: "shop.example.test",
+                scheme: "https",
+                source_ip: [10, 1, 2, 3].into(),
+                query: &[],
+                headers: &question.headers,
+            }),
+        }
+    }
+}
+
+impl Plain {
+    pub fn decide(&self) -> bool {
+        let response = Authorizer::new().is_authorized(&self.request, &self.policies, &self.entities);
+        response.decision() == cedar_policy::Decision::Allow
+    }
+}
+
+impl Tokens {
+    /// `jwks` is a file; returns once it was read.
+    pub fn new(jwks: &Path) -> Result<Self, String> {
+        let metrics = Metrics::new().map_err(|e| e.to_string())?;
+        let authn = Authn::new(&[issuer(KeySource::File(jwks.to_owned()))], TOKEN_BYTES, metrics).map_err(|e| e.to_string())?;
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().map_err(|e| e.to_string())?;
+        runtime.block_on(async {
+            let run = Arc::clone(&authn).run(CancellationToken::new());
+            let read = async {
+                while authn.status().iter().any(|issuer| issuer.keys == 0) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::select! {
+                () = run => {}
+                () = read => {}
+                () = tokio::time::sleep(Duration::from_secs(10)) => {}
+            }
+        });
+        if authn.status().iter().any(|issuer| issuer.keys == 0) {
+            return Err(format!("no key was read from `{}`", jwks.display()));
+        }
+        Ok(Self {
+            authn,
+            remembered: TokenCache::new(TOKEN_CACHE),
+        })
+    }
+
+    /// First sight of a token: taken apart, signature, claims.
+    pub fn verify(&self, token: &str) -> Option<Verified> {
+        self.authn.try_verify(token, &[0], now_millis() / 1000)?.ok()
+    }
+
+    /// Lets `seen_before` find this token.
+    pub fn remember(&self, token: &str) -> Option<()> {
+        let verified = self.verify(token)?;
+        self.remembered.insert(token_hash(token), Arc::new(verified));
+        Some(())
+    }
+
+    /// Every later sight: hash, look-up, time and key checked again.
+    pub fn seen_before(&self, token: &str) -> bool {
+        let known = self.remembered.get(&token_hash(token));
+        known.is_some_and(|known| self.authn.recheck(&known.proof, now_millis() / 1000).is_ok())
+    }
+}
+
+impl Reload {
+    pub fn new() -> Result<Self, String> {
+        Self::with(Loader::new(Warnings::Show, None))
+    }
+
+    fn with(loader: Loader) -> Result<Self, String> {
+        let slug = PortalSlug::parse(PORTAL).ok_or("the portal's name is no slug")?;
+        let portal = Portal {
+            slug,
+            matches: PortalMatch {
+                hosts: Vec::new(),
+                path_prefix: "/".to_owned(),
+            },
+            issuers: vec![0],
+            tenant: TenantSource::Claim,
+            upstream: None,
+        };
+        Ok(Self {
+            loader,
+            portal,
+            current: None,
+        })
+    }
+
+    /// What happens between reading the files and swapping: parse, validate, index. Gives back what was replaced, so
+    /// that dropping it need not be measured.
+    pub fn load(&mut self, folder: &Folder) -> Result<Option<Arc<Revision>>, String> {
+        let issuers = [issuer(KeySource::Discovery)];
+        let frame = Frame {
+            portal: &self.portal,
+            issuers: &issuers,
+        };
+        self.loader.next_look();
+        let loaded = self.loader.load(frame, &folder.0, self.current.as_deref());
+        if let Some(rejected) = loaded.rejected {
+            return Err(rejected.to_string());
+        }
+        let revision = loaded.revision.ok_or("the files did not change")?;
+        Ok(self.current.replace(revision))
+    }
+}
+
+fn issuer(keys: KeySource) -> Issuer {
+    Issuer {
+        name: Arc::from("corp"),
+        issuer: ISSUER.to_owned(),
+        audiences: vec![AUDIENCE.to_owned()],
+        keys,
+        jwks_max_age: Duration::from_hours(24),
+        algorithms: vec![Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa],
+        leeway: Duration::from_secs(30),
+        claims: ClaimPaths {
+            subject: "sub".to_owned(),
+            tenant: "tenant".to_owned(),
+            roles: "roles".to_owned(),
+        },
+        principal: Arc::from("User"),
+        subject_prefix: None,
+        tenants: None,
+        roles: None,
+    }
+}
