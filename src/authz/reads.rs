@@ -90,6 +90,11 @@ impl Reads {
             ("Record", Value::Object(fields)) => fields.values().map(|v| self.scan(v)).max().unwrap_or(0),
             ("Var", Value::String(name)) => self.add_variable(name),
             ("Value", value) => self.add_literals(value),
+            // `x has a.b.c` looks three things up
+            ("has", access) => {
+                let names = access.get("attr").and_then(Value::as_array).map_or(1, Vec::len);
+                self.scan(inner) + names
+            }
             _ => self.scan(inner) + usize::from(LOOK_UPS.contains(&key)),
         }
     }
@@ -179,6 +184,7 @@ mod tests {
         assert_eq!(reads("principal.age == 1").hops, 1);
         assert!(reads("principal.boss.boss.age == 1").hops >= 3);
         assert!(reads("principal.boss in resource.admins").hops >= 2);
+        assert!(reads("principal has boss.boss.age").hops >= 3);
         assert!(reads("(if principal.a then resource.b else principal.c.d).e == 1").hops >= 3);
         assert!(reads(r#"principal.hasTag("x") && principal.getTag("x").y == 1"#).hops >= 2);
     }
