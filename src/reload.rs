@@ -147,7 +147,8 @@ impl Reloader {
     pub fn run(mut self, shutdown: &Shutdown) {
         let mut watch = Watch::new(&self.places);
         let poll = self.gate.config.policies.poll;
-        let mut pause = poll;
+        // the first look is at once: it takes what was edited before the watches stood
+        let mut pause = Duration::ZERO;
         while !shutdown.is_draining() {
             let woken = watch.wait(pause, shutdown);
             if woken == Woken::Stopping {
