@@ -31,6 +31,8 @@ use crate::types::PortalSlug;
 const READ_ATTEMPTS: usize = 8;
 /// Looks in a row after which a portal whose files never hold still is reported as rejected.
 const BUSY_LOOKS_MAX: u32 = 20;
+/// A change counts if it is still the same after so long.
+const CHANGE_QUIET: Duration = Duration::from_millis(20);
 /// When somebody keeps writing, how soon to look again.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -164,7 +166,12 @@ impl Reloader {
 
     /// Reads and, if anything changed, loads. False where somebody is still writing.
     fn look(&mut self) -> bool {
-        let (before, tree) = Tree::read_twice(&self.places, READ_ATTEMPTS);
+        let (mut before, mut tree) = Tree::read_twice(&self.places, READ_ATTEMPTS);
+        if self.last.as_ref() != Some(&tree) {
+            // SECURITY: a forbid's file that was truncated and is about to be filled parses, and looks settled in between
+            std::thread::sleep(CHANGE_QUIET);
+            before = std::mem::replace(&mut tree, Tree::read(&self.places));
+        }
         if !self.behind.is_empty() || self.last.as_ref() != Some(&tree) {
             self.add_portals(&tree);
             self.take(&before, tree);

@@ -308,10 +308,10 @@ fn a_half_written_file_never_counts_until_it_is_complete() {
 fn a_rejected_edit_names_file_and_line_everywhere_and_changes_nothing() {
     let gate = watching();
     let revision = gate.revision("p");
-    gate.put(
-        MAIN,
-        "@id(\"ok\")\npermit (principal, action, resource)\nwhen { principal.shoe_size > 3 };\n",
-    );
+    // renamed over, so that there is exactly one edit to see
+    let broken = "@id(\"ok\")\npermit (principal, action, resource)\nwhen { principal.shoe_size > 3 };\n";
+    gate.put(".new", broken);
+    rename(&gate, ".new", MAIN);
     let problem = rejected(&gate, "p", "shoe_size");
     assert_eq!(problem["file"], MAIN);
     assert!((1..=3).contains(&problem["line"].as_u64().unwrap()), "{problem}");
