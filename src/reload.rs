@@ -31,6 +31,8 @@ use crate::types::PortalSlug;
 const READ_ATTEMPTS: usize = 8;
 /// Looks in a row after which a portal whose files never hold still is reported as rejected.
 const BUSY_LOOKS_MAX: u32 = 20;
+/// A change counts if it is still the same after so long.
+const CHANGE_QUIET: Duration = Duration::from_millis(20);
 /// When somebody keeps writing, how soon to look again.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -147,7 +149,8 @@ impl Reloader {
     pub fn run(mut self, shutdown: &Shutdown) {
         let mut watch = Watch::new(&self.places);
         let poll = self.gate.config.policies.poll;
-        let mut pause = poll;
+        // the first look is at once: it takes what was edited before the watches stood
+        let mut pause = Duration::ZERO;
         while !shutdown.is_draining() {
             let woken = watch.wait(pause, shutdown);
             if woken == Woken::Stopping {
@@ -163,7 +166,12 @@ impl Reloader {
 
     /// Reads and, if anything changed, loads. False where somebody is still writing.
     fn look(&mut self) -> bool {
-        let (before, tree) = Tree::read_twice(&self.places, READ_ATTEMPTS);
+        let (mut before, mut tree) = Tree::read_twice(&self.places, READ_ATTEMPTS);
+        if self.last.as_ref() != Some(&tree) {
+            // SECURITY: a forbid's file that was truncated and is about to be filled parses, and looks settled in between
+            std::thread::sleep(CHANGE_QUIET);
+            before = std::mem::replace(&mut tree, Tree::read(&self.places));
+        }
         if !self.behind.is_empty() || self.last.as_ref() != Some(&tree) {
             self.add_portals(&tree);
             self.take(&before, tree);

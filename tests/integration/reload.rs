@@ -308,10 +308,10 @@ fn a_half_written_file_never_counts_until_it_is_complete() {
 fn a_rejected_edit_names_file_and_line_everywhere_and_changes_nothing() {
     let gate = watching();
     let revision = gate.revision("p");
-    gate.put(
-        MAIN,
-        "@id(\"ok\")\npermit (principal, action, resource)\nwhen { principal.shoe_size > 3 };\n",
-    );
+    // renamed over, so that there is exactly one edit to see
+    let broken = "@id(\"ok\")\npermit (principal, action, resource)\nwhen { principal.shoe_size > 3 };\n";
+    gate.put(".new", broken);
+    rename(&gate, ".new", MAIN);
     let problem = rejected(&gate, "p", "shoe_size");
     assert_eq!(problem["file"], MAIN);
     assert!((1..=3).contains(&problem["line"].as_u64().unwrap()), "{problem}");
@@ -635,6 +635,14 @@ fn a_schema_edit_and_a_new_claim_mapping_hold_at_once_for_a_known_token() {
     gate.stop();
 }
 
+/// What an assertion says.
+fn asserted(assertion: &str) -> Value {
+    use base64::Engine;
+    let payload = assertion.split('.').nth(1).unwrap();
+    let payload = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).unwrap();
+    serde_json::from_slice(&payload).unwrap()
+}
+
 /// A connection that is kept; any failure on it is the test's.
 struct KeepAlive(TcpStream);
 
@@ -721,7 +729,7 @@ fn two_files_flipped_together_are_never_seen_apart() {
             let answer = gate.authorize(&question);
             assert!(["", "a", "b", "v0"].contains(&&*deciding(&answer)), "{answer}");
             if deciding(&answer) == side {
-                revisions.insert(answer["revision"].as_str().unwrap().to_owned(), format!("{side}@x.test"));
+                revisions.insert(answer["revision"].as_str().unwrap().to_owned(), format!("mail_{side}"));
                 Ok(())
             } else {
                 assert_ne!(deciding(&answer), "", "a mix of both denies: {answer}");
@@ -741,12 +749,18 @@ fn two_files_flipped_together_are_never_seen_apart() {
     assert_eq!(revisions.len(), 2);
     let seen = gate.app.seen();
     assert_eq!(seen.len(), served);
-    let text = |headers: &http::HeaderMap, name: &str| headers[name].to_str().unwrap().to_owned();
     let mut both = BTreeSet::new();
     for request in seen {
-        let revision = text(&request.headers, "x-cedargate-revision");
-        assert_eq!(revisions.get(&revision), Some(&text(&request.headers, "x-forwarded-email")));
-        both.insert(revision);
+        let revision = request.headers["x-cedargate-revision"].to_str().unwrap();
+        let claims = asserted(request.headers["x-cedargate-assertion"].to_str().unwrap());
+        let mapped = revisions.get(revision).unwrap_or_else(|| panic!("`{revision}` is neither"));
+        assert_eq!(claims["revision"], revision, "{claims}");
+        let told: Vec<_> = ["mail_a", "mail_b"]
+            .into_iter()
+            .filter(|name| claims.to_string().contains(*name))
+            .collect();
+        assert_eq!(told, [mapped], "a revision with the other one's claim mapping: {claims}");
+        both.insert(revision.to_owned());
     }
     assert_eq!(both.len(), 2, "traffic met both revisions");
     gate.stop();
