@@ -90,7 +90,8 @@ impl Reads {
             ("Record", Value::Object(fields)) => fields.values().map(|v| self.scan(v)).max().unwrap_or(0),
             ("Var", Value::String(name)) => self.add_variable(name),
             ("Value", value) => self.add_literals(value),
-            _ => self.scan(inner) + usize::from(LOOK_UPS.contains(&key)),
+            _ if LOOK_UPS.contains(&key) => self.scan(inner) + steps(inner),
+            _ => self.scan(inner),
         }
     }
 
@@ -142,6 +143,12 @@ impl ContextReads {
     }
 }
 
+/// How many look-ups one operator makes: `has a.b.c` is a list of three.
+fn steps(operator: &Value) -> usize {
+    let attributes = operator.get("attr").and_then(Value::as_array);
+    attributes.map_or(1, Vec::len)
+}
+
 /// `context.x` and `context has x`, where `x` is a single name.
 fn context_field(expression: &Value) -> Option<&str> {
     let node = expression.as_object().filter(|n| n.len() == 1)?;
@@ -179,6 +186,8 @@ mod tests {
         assert_eq!(reads("principal.age == 1").hops, 1);
         assert!(reads("principal.boss.boss.age == 1").hops >= 3);
         assert!(reads("principal.boss in resource.admins").hops >= 2);
+        assert!(reads("principal has boss.boss.age").hops >= 3);
+        assert!(reads("context has who.boss.age").hops >= 3);
         assert!(reads("(if principal.a then resource.b else principal.c.d).e == 1").hops >= 3);
         assert!(reads(r#"principal.hasTag("x") && principal.getTag("x").y == 1"#).hops >= 2);
     }
@@ -194,7 +203,7 @@ mod tests {
 
     #[test]
     fn record_fields_named_like_operators_are_no_operators() {
-        let found = reads("{\"Var\": \"context\", \"in\": resource}.in == resource");
+        let found = reads("{\"Var\": \"context\", \"in\": resource}[\"in\"] == resource");
         assert_eq!(found.context, ContextReads::Nothing);
         assert!(found.resource);
     }

@@ -145,11 +145,17 @@ fn examples(data: &Path) -> Vec<Case> {
             schema: text(&folder.join("policies.cedarschema")),
             entities: text(&folder.join("entities.json")),
             links: linked.exists().then(|| text(&linked)),
-            should_validate: true,
+            // one example's entities do not conform to its own schema; plain Cedar's CLI never looks, the gate does
+            should_validate: conforms(folder),
             requests,
         }
     });
     cases.collect()
+}
+
+fn conforms(folder: &Path) -> bool {
+    let (schema, _) = Schema::from_cedarschema_str(&text(&folder.join("policies.cedarschema"))).unwrap();
+    Entities::from_json_str(&text(&folder.join("entities.json")), Some(&schema)).is_ok()
 }
 
 fn start(cases: &[Case]) -> Gate {
@@ -363,7 +369,12 @@ fn handwritten_tests_of_cedar_hold() {
 #[test]
 fn example_use_cases_of_cedar_hold() {
     let Some(data) = data() else { return };
-    let requests = run(&examples(&data));
+    let cases = examples(&data);
+    let requests = run(&cases);
+    assert!(
+        cases.iter().filter(|c| c.should_validate).count() >= 8,
+        "too few examples load"
+    );
     assert!(requests >= EXAMPLE_REQUESTS_MIN, "only {requests} requests were found");
 }
 
