@@ -147,6 +147,12 @@ impl ContextReads {
     }
 }
 
+/// How many look-ups one operator makes: `has a.b.c` is a list of three.
+fn steps(operator: &Value) -> usize {
+    let attributes = operator.get("attr").and_then(Value::as_array);
+    attributes.map_or(1, Vec::len)
+}
+
 /// `context.x` and `context has x`, where `x` is a single name.
 fn context_field(expression: &Value) -> Option<&str> {
     let node = expression.as_object().filter(|n| n.len() == 1)?;

@@ -16,6 +16,7 @@ use crate::support::{Gate, Setup};
 /// Requests in the handwritten tests, so that a moved folder cannot pass by holding nothing.
 const HANDWRITTEN_REQUESTS: usize = 74;
 const EXAMPLE_REQUESTS_MIN: usize = 35;
+const EXAMPLES_LOADED_MIN: usize = 7;
 
 /// One policy tree and the requests that belong to it.
 struct Case {
@@ -145,11 +146,17 @@ fn examples(data: &Path) -> Vec<Case> {
             schema: text(&folder.join("policies.cedarschema")),
             entities: text(&folder.join("entities.json")),
             links: linked.exists().then(|| text(&linked)),
-            should_validate: true,
+            // one example's entities do not conform to its own schema; plain Cedar's CLI never looks, the gate does
+            should_validate: conforms(folder),
             requests,
         }
     });
     cases.collect()
+}
+
+fn conforms(folder: &Path) -> bool {
+    let (schema, _) = Schema::from_cedarschema_str(&text(&folder.join("policies.cedarschema"))).unwrap();
+    Entities::from_json_str(&text(&folder.join("entities.json")), Some(&schema)).is_ok()
 }
 
 fn start(cases: &[Case]) -> Gate {
@@ -363,7 +370,14 @@ fn handwritten_tests_of_cedar_hold() {
 #[test]
 fn example_use_cases_of_cedar_hold() {
     let Some(data) = data() else { return };
-    let requests = run(&examples(&data));
+    let cases = examples(&data);
+    let requests = run(&cases);
+    let loaded = cases.iter().filter(|c| c.should_validate).count();
+    assert!(
+        loaded >= EXAMPLES_LOADED_MIN,
+        "only {loaded} of {} examples load",
+        cases.len()
+    );
     assert!(requests >= EXAMPLE_REQUESTS_MIN, "only {requests} requests were found");
 }
 

@@ -408,7 +408,7 @@ fn the_source_address_is_the_rightmost_untrusted_one() {
     assert_eq!(send(&gate, "/portal/p/x", "6.6.6.6, 203.0.113.9, 10.1.1.1"), 200);
     assert_eq!(send(&gate, "/portal/p/x", "203.0.113.9, 6.6.6.6"), 403);
     assert_eq!(send(&gate, "/portal/p/x", "203.0.113.9, unknown"), 400);
-    assert_eq!(send(&gate, "/portal/p/local", "203.0.113.9"), 403);
+    assert_eq!(send(&gate, "/portal/p/local", "6.6.6.6"), 403);
 }
 
 const ROUTED: &str = "entity Tenant; entity Role in [Role]; entity Portal; entity Path in [Path, Portal]; entity Report;

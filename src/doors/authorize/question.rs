@@ -88,6 +88,10 @@ pub fn put(place: &Place<'_>, ask: &Ask, asker: &Asker, now_millis: i64) -> Resu
     let context = filled(rules, &facts, &action, ask.context.as_ref())?;
     let cedar = Context::from_json_value(context.clone(), Some((&rules.schema.cedar, &action)))
         .map_err(|e| invalid(format!("`context`: {}", report(&e))))?;
+    // parsing alone lets values of another type through
+    cedar
+        .validate(&rules.schema.cedar, &action)
+        .map_err(|e| invalid(format!("`context`: {}", report(&e))))?;
     let named = rules.named_principal(who.clone(), &supplied);
     let principal = match asker {
         Asker::Proven { principal, .. } => principal,
