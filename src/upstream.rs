@@ -9,7 +9,7 @@ mod headers;
 mod pool;
 
 pub use body::{Body, BodyError, RequestBody};
-pub use headers::{Credential, HeaderRules, STRIPPED_BY_DEFAULT, header_list, header_value};
+pub use headers::{HeaderRules, header_list, header_value};
 pub use pool::{IDLE_CONNECTIONS_MAX, Pool};
 
 use std::rc::Rc;

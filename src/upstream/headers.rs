@@ -34,18 +34,8 @@ static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto"
 static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
-/// Names that a client might use to make the app see another method or path.
-pub const STRIPPED_BY_DEFAULT: [&str; 6] = [
-    "x-http-method-override",
-    "x-http-method",
-    "x-method-override",
-    "x-original-url",
-    "x-original-uri",
-    "x-rewrite-url",
-];
-
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Credential {
+enum Credential {
     Strip,
     Forward,
 }
@@ -60,16 +50,6 @@ pub struct HeaderRules {
 }
 
 impl HeaderRules {
-    pub fn new(assertion: HeaderName, strip: &[HeaderName], authorization: Credential) -> Self {
-        let mut names: Vec<String> = strip.iter().map(|name| normalised(name.as_str()).into_owned()).collect();
-        names.push(normalised(assertion.as_str()).into_owned());
-        Self {
-            assertion,
-            strip: names,
-            authorization,
-        }
-    }
-
     /// What an upstream's configuration says. INVARIANT: `config` has checked every name, so the fallback is never taken.
     pub fn of(upstream: &Upstream, assertion: &str) -> Self {
         let authorization = if upstream.forward_authorization {
@@ -78,10 +58,12 @@ impl HeaderRules {
             Credential::Strip
         };
         let assertion = HeaderName::try_from(assertion).unwrap_or(HeaderName::from_static("x-cedargate-assertion"));
-        let mut rules = Self::new(assertion, &[], authorization);
-        let names = upstream.strip_headers.iter().map(|name| normalised(name).into_owned());
-        rules.strip.extend(names);
-        rules
+        let names = upstream.strip_headers.iter().map(String::as_str).chain([assertion.as_str()]);
+        Self {
+            strip: names.map(|name| normalised(name).into_owned()).collect(),
+            assertion,
+            authorization,
+        }
     }
 
     /// Whether a client's header of this name, however spelled, must not reach the app.
@@ -303,6 +285,8 @@ mod tests {
         assert_eq!(header_value("a,b%\r\né"), "a%2Cb%25%0D%0A%C3%A9");
         assert_eq!(header_list(["a,b", "c"]), "a%2Cb,c");
         assert_eq!(header_list([]), "");
+        assert_eq!(header_value(" a b  "), "%20a b%20%20");
+        assert_eq!(header_list(["x", " ", " y"]), "x,%20,%20y");
     }
 
     #[test]

@@ -65,11 +65,6 @@ async fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
     let socket = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
     let address = socket.local_addr().unwrap();
     let pool = Pool::default();
-    let rules = std::sync::Arc::new(HeaderRules::new(
-        http::HeaderName::from_static("x-cedargate-assertion"),
-        &STRIPPED_BY_DEFAULT.map(http::HeaderName::from_static),
-        Credential::Strip,
-    ));
     let upstream = Rc::new(Upstream {
         url: UpstreamUrl {
             host: app.ip().to_string(),
@@ -78,9 +73,10 @@ async fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
         connect_timeout: Duration::from_secs(1),
         response_timeout: Duration::from_millis(500),
         idle_timeout: Duration::from_secs(5),
-        strip_headers: Vec::new(),
+        strip_headers: vec!["x-http-method-override".to_owned(), "x-original-url".to_owned()],
         forward_authorization: false,
     });
+    let rules = std::sync::Arc::new(HeaderRules::of(&upstream, "x-cedargate-assertion"));
     let handler = move |request: Request<Incoming>, peer: crate::listener::PeerAddr| {
         let (pool, rules, upstream) = (pool.clone(), std::sync::Arc::clone(&rules), Rc::clone(&upstream));
         async move {
