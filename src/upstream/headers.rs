@@ -35,7 +35,7 @@ static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Credential {
+enum Credential {
     Strip,
     Forward,
 }
@@ -295,6 +295,8 @@ mod tests {
         assert_eq!(header_value("a,b%\r\né"), "a%2Cb%25%0D%0A%C3%A9");
         assert_eq!(header_list(["a,b", "c"]), "a%2Cb,c");
         assert_eq!(header_list([]), "");
+        assert_eq!(header_value(" a b  "), "%20a b%20%20");
+        assert_eq!(header_list(["x", " ", " y"]), "x,%20,%20y");
     }
 
     #[test]

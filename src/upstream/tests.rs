@@ -78,9 +78,10 @@ async fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
         connect_timeout: Duration::from_secs(1),
         response_timeout: Duration::from_millis(500),
         idle_timeout: Duration::from_secs(5),
-        strip_headers: Vec::new(),
+        strip_headers: vec!["x-http-method-override".to_owned(), "x-original-url".to_owned()],
         forward_authorization: false,
     });
+    let rules = std::sync::Arc::new(HeaderRules::of(&upstream, "x-cedargate-assertion"));
     let handler = move |request: Request<Incoming>, peer: crate::listener::PeerAddr| {
         let (pool, rules, upstream) = (pool.clone(), std::sync::Arc::clone(&rules), Rc::clone(&upstream));
         async move {
