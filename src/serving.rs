@@ -109,7 +109,7 @@ impl Portal {
             .cloned()
             .collect();
         let upstream = portal.upstream.clone().unwrap_or_else(|| config.upstream.clone());
-        let header_rules = Arc::new(HeaderRules::of(&config.assertion, &upstream));
+        let header_rules = Arc::new(HeaderRules::of(&upstream, &config.assertion.header));
         let name: Arc<str> = Arc::from(portal.slug.as_str());
         // INVARIANT: a slug is lower-case letters, digits and `-`
         let header = HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static(""));

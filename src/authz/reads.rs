@@ -90,12 +90,8 @@ impl Reads {
             ("Record", Value::Object(fields)) => fields.values().map(|v| self.scan(v)).max().unwrap_or(0),
             ("Var", Value::String(name)) => self.add_variable(name),
             ("Value", value) => self.add_literals(value),
-            // `x has a.b.c` looks three things up
-            ("has", access) => {
-                let names = access.get("attr").and_then(Value::as_array).map_or(1, Vec::len);
-                self.scan(inner) + names
-            }
-            _ => self.scan(inner) + usize::from(LOOK_UPS.contains(&key)),
+            _ if LOOK_UPS.contains(&key) => self.scan(inner) + steps(inner),
+            _ => self.scan(inner),
         }
     }
 

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 
 use super::Outward;
 use crate::authz::Permit;
-use crate::config;
+use crate::config::Upstream;
 use crate::request::{TRACEPARENT, TRACESTATE, X_REQUEST_ID, uuid_value};
 
 /// Controls, non-ASCII (always), and what would end or fake an item of a list.
@@ -50,30 +50,20 @@ pub struct HeaderRules {
 }
 
 impl HeaderRules {
-    pub fn new(assertion: HeaderName, strip: &[HeaderName], authorization: Credential) -> Self {
-        let mut names: Vec<String> = strip.iter().map(|name| normalised(name.as_str()).into_owned()).collect();
-        names.push(normalised(assertion.as_str()).into_owned());
-        Self {
-            assertion,
-            strip: names,
-            authorization,
-        }
-    }
-
-    /// As configured. INVARIANT: configuration accepts header names only; another would be dropped here.
-    pub fn of(assertion: &config::Assertion, upstream: &config::Upstream) -> Self {
-        let assertion = HeaderName::try_from(&assertion.header).unwrap_or(HeaderName::from_static("x-cedargate-assertion"));
-        let strip: Vec<_> = upstream
-            .strip_headers
-            .iter()
-            .filter_map(|h| HeaderName::try_from(h).ok())
-            .collect();
+    /// What an upstream's configuration says. INVARIANT: `config` has checked every name, so the fallback is never taken.
+    pub fn of(upstream: &Upstream, assertion: &str) -> Self {
         let authorization = if upstream.forward_authorization {
             Credential::Forward
         } else {
             Credential::Strip
         };
-        Self::new(assertion, &strip, authorization)
+        let assertion = HeaderName::try_from(assertion).unwrap_or(HeaderName::from_static("x-cedargate-assertion"));
+        let names = upstream.strip_headers.iter().map(String::as_str).chain([assertion.as_str()]);
+        Self {
+            strip: names.map(|name| normalised(name).into_owned()).collect(),
+            assertion,
+            authorization,
+        }
     }
 
     /// Whether a client's header of this name, however spelled, must not reach the app.
