@@ -90,7 +90,10 @@ impl Worker {
         };
         let slot = match self.gate.audit.admit() {
             Ok(slot) => slot,
-            Err(refusal) => return answer::refused(&refusal, &answer),
+            Err(refusal) => {
+                self.gate.count_unrecorded(request.method(), refusal.denial);
+                return answer::refused(&refusal, &answer);
+            }
         };
         let trace = Trace::from_headers(request.headers());
         let mut record = AuditRecord::new(decision_id, Arc::from(NO_PORTAL), Door::Proxy);
@@ -141,7 +144,7 @@ impl Worker {
         let permit = match cors::preflight(&active.revision.file.cors, &head).transpose()? {
             Some(Preflight::Answer(answer)) => {
                 progress.record.permitted();
-                return Ok(answer);
+                return Ok(*answer);
             }
             Some(Preflight::Pass) => {
                 cors::strip_credentials(&mut head.headers);
@@ -176,6 +179,10 @@ impl Worker {
         progress: &mut Progress,
     ) -> Result<Permit, Refusal> {
         let is_public = active.revision.file.public.matches(head.method.as_str(), path);
+        if let Some(brake) = active.revision.braked(head.method.as_str(), path).filter(|_| is_public) {
+            progress.record.record.policies = vec![Arc::clone(&brake.id)];
+            return Err(Refusal::new(Denial::Forbidden, format!("public, and closed by {}", brake.id)));
+        }
         let caller = match bearer(&head.headers)? {
             Some(token) => Some(self.gate.caller(portal, active, token).await?),
             None if is_public => None,
@@ -245,7 +252,11 @@ impl Worker {
             }
             Stop::Upstream(error) => {
                 tracing::warn!(decision_id = %progress.decision_id, error = %error, "no answer from the app");
-                progress.record.permitted();
+                match error {
+                    UpstreamError::BodyTooLarge => progress.record.denied(Denial::RequestTooLarge),
+                    UpstreamError::ClientBody => progress.record.denied(Denial::RequestInvalid),
+                    UpstreamError::Unavailable { .. } | UpstreamError::Timeout => progress.record.permitted(),
+                }
                 self.gate.metrics.upstream_errors.with_label_values(&[error.reason()]).inc();
                 answer::upstream_failed(&error, answer)
             }
@@ -297,6 +308,21 @@ impl Worker {
             progress.record.omit_allowed();
         }
         response
+    }
+}
+
+impl Gate {
+    /// A request that could not even be recorded still counts.
+    fn count_unrecorded(&self, method: &http::Method, denial: Denial) {
+        let class = status_class(denial.status());
+        self.metrics
+            .http_requests
+            .with_label_values(&[NO_PORTAL, method_label(method), class])
+            .inc();
+        self.metrics
+            .decisions
+            .with_label_values(&[NO_PORTAL, "proxy", "deny", denial.code()])
+            .inc();
     }
 }
 

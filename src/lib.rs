@@ -14,6 +14,17 @@
 //!
 //! Modules are declared in reading order.
 
+#![cfg_attr(
+    test,
+    expect(
+        clippy::disallowed_methods,
+        clippy::needless_pass_by_value,
+        clippy::string_slice,
+        clippy::too_many_lines,
+        reason = "unit tests are tables and stop where they fail"
+    )
+)]
+
 // composition
 pub mod cli;
 pub mod app;

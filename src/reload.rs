@@ -8,6 +8,7 @@ mod state;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -158,7 +159,13 @@ impl Reloader {
             }
             // before looking: what is written into a new root from here on wakes us again
             watch.follow(&self.places);
-            pause = if self.look() { poll } else { BUSY_PAUSE.min(poll) };
+            // a panic over one tree must not end the brake's way in
+            let looked = catch_unwind(AssertUnwindSafe(|| self.look()));
+            if looked.is_err() {
+                self.gate.metrics.panics.inc();
+                tracing::error!("loading ended in a panic; what is served stays, the next change is looked at again");
+            }
+            pause = if looked.unwrap_or(true) { poll } else { BUSY_PAUSE.min(poll) };
             self.bury();
             self.check_config();
         }
@@ -169,7 +176,7 @@ impl Reloader {
         let (mut before, mut tree) = Tree::read_twice(&self.places, READ_ATTEMPTS);
         if self.last.as_ref() != Some(&tree) {
             // SECURITY: a forbid's file that was truncated and is about to be filled parses, and looks settled in between
-            std::thread::sleep(CHANGE_QUIET);
+            quiet();
             before = std::mem::replace(&mut tree, Tree::read(&self.places));
         }
         if !self.behind.is_empty() || self.last.as_ref() != Some(&tree) {
@@ -349,4 +356,13 @@ fn differs(last: &Tree, now: &Tree, slug: &PortalSlug) -> bool {
 
 fn unix_seconds() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// Nothing but the reloader waits here.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this thread serves no traffic, and an early wake would defeat the wait"
+)]
+fn quiet() {
+    std::thread::sleep(CHANGE_QUIET);
 }

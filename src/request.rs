@@ -237,7 +237,9 @@ pub fn client_facts(headers: &HeaderMap, peer: IpAddr, target: &Target<'_>, trus
     }
     let scheme = match only(headers, "x-forwarded-proto") {
         Some(proto) if proto.eq_ignore_ascii_case("https") => Scheme::Https,
-        _ => Scheme::Http,
+        Some(proto) if proto.eq_ignore_ascii_case("http") => Scheme::Http,
+        None if !headers.contains_key("x-forwarded-proto") => Scheme::Http,
+        _ => return Err(invalid("`X-Forwarded-Proto` is neither http nor https")),
     };
     let mut facts = direct(scheme);
     facts.source_ip = rightmost_untrusted(headers, peer, trusted).ok_or(invalid("`X-Forwarded-For` is no list of addresses"))?;

@@ -4,37 +4,39 @@
 //! all; only the emergency forbids of `_deny/` are taken one by one, and join whatever revision is in force. Nothing
 //! here reads a file or a clock; `files` and `reload` do.
 
+mod brakes;
 pub mod cases;
+mod checks;
 pub mod files;
 mod nesting;
 pub mod policies;
 pub mod problem;
 
-use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Weak};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use cedar_policy::{Effect, Entities, EntityId, EntityUid, ResourceConstraint, Schema, SchemaFragment, Template, Validator};
+use cedar_policy::{Entities, EntityId, EntityUid, Schema, SchemaFragment, Template, Validator};
 use http::HeaderValue;
 use serde_json::{Map, Value};
 
-use self::files::{Files, SourceFile, Tree};
+use self::brakes::{Braked, Brakes};
+use self::checks::{duplicates, gone, is_policy_place, path_problems, public_problems, route_problems, schema_problems};
+use self::files::{Files, Tree};
 use self::policies::ParseCache;
 use self::problem::{Problem, RevisionError};
-use crate::authz::context::{ContextPlans, is_secret_header};
+use crate::authz::context::ContextPlans;
 use crate::authz::engine::Party;
 use crate::authz::engine::{Engine, ErroredForbids, PolicyEntry, Slice};
 use crate::authz::entities::EntityStore;
-use crate::authz::schema::{AttrType, SchemaModel};
+use crate::authz::schema::SchemaModel;
 use crate::authz::supplied::report;
 use crate::authz::{Rules, Target, TypeNames};
 use crate::config;
 use crate::denial::{Denial, Refusal};
 use crate::portal::file::{PortalFile, SkipErrors};
-use crate::portal::path::{CanonicalPath, is_canonical_id};
-use crate::portal::route::Reach;
+use crate::portal::path::CanonicalPath;
 use crate::portal::{self, ActionName};
 use crate::types::PortalSlug;
 
@@ -107,29 +109,6 @@ struct Main {
     warnings: Vec<Problem>,
 }
 
-/// Emergency forbids in force: the last good content of each file.
-#[derive(Clone, Default)]
-struct Brakes {
-    files: Files,
-    entries: Vec<Arc<PolicyEntry>>,
-}
-
-/// The ids of emergency forbids are their own: they never collide with what is served.
-const BRAKE_PREFIX: &str = "_deny/";
-
-impl Brakes {
-    /// A policy id that is taken already keeps the file out: two policies of one id would be one.
-    fn join(&mut self, name: &str, file: &SourceFile, entries: Vec<Arc<PolicyEntry>>) -> Option<Problem> {
-        let taken = |entry: &&Arc<PolicyEntry>| self.entries.iter().any(|e| e.info.id == entry.info.id);
-        if let Some(entry) = entries.iter().find(taken) {
-            return Some(Problem::new(name, format!("policy id `{}` is already used", entry.info.id)));
-        }
-        self.files.0.insert(name.to_owned(), file.clone());
-        self.entries.extend(entries);
-        None
-    }
-}
-
 impl Loader {
     pub fn new(warnings: Warnings, twins: Option<SyncSender<Weak<Slice>>>) -> Self {
         Self {
@@ -168,12 +147,29 @@ impl Loader {
                 rejected,
             };
         };
-        let (brakes, brake_problems) = self.brakes(&main, slug, tree, previous);
-        if !brake_problems.is_empty() {
-            rejected
-                .get_or_insert(RevisionError { problems: Vec::new() })
-                .problems
-                .extend(brake_problems);
+        let Braked {
+            mut brakes,
+            mut problems,
+            lost,
+        } = self.brakes(&main, slug, tree, previous);
+        let mut main = main;
+        if let Some(previous) = previous.filter(|_| !lost.is_empty()) {
+            problems.extend(lost);
+            main = Arc::clone(&previous.main);
+            brakes = self.brakes(&main, slug, tree, Some(previous)).brakes;
+        }
+        if !problems.is_empty() {
+            let rejected = rejected.get_or_insert(RevisionError { problems: Vec::new() });
+            rejected.problems.extend(problems);
+            // SECURITY: nothing is served yet, and a brake that is there does not hold
+            if previous.is_none() {
+                return Loaded {
+                    revision: None,
+                    rejected: Some(RevisionError {
+                        problems: std::mem::take(&mut rejected.problems),
+                    }),
+                };
+            }
         }
         let same = previous.is_some_and(|p| Arc::ptr_eq(&p.main, &main) && p.brakes.files == brakes.files);
         let revision = (!same).then(|| Arc::new(self.assemble(&main, brakes)));
@@ -268,56 +264,6 @@ impl Loader {
         (entries, templates, warnings)
     }
 
-    /// The emergency forbids: each file on its own, its last good content if the new one is broken or out of sight.
-    fn brakes(&mut self, main: &Main, slug: &PortalSlug, tree: &Tree, previous: Option<&Revision>) -> (Brakes, Vec<Problem>) {
-        let (mut brakes, mut problems) = (Brakes::default(), Vec::new());
-        let mut kept = Vec::new();
-        let known = previous.map(|p| &p.brakes.files);
-        let files = tree.brake_files(slug);
-        for (name, file) in &files.0 {
-            match self.brake(main, name, file) {
-                Ok(entries) => problems.extend(brakes.join(name, file, entries)),
-                Err(found) => {
-                    problems.extend(found);
-                    kept.extend(known.and_then(|files| Some((name, files.get(name)?))));
-                }
-            }
-        }
-        // SECURITY: only a file that was removed releases its brake, not one that cannot be seen
-        let unseen = known.into_iter().flat_map(|known| &known.0);
-        kept.extend(
-            unseen.filter(|(name, _)| files.get(name).is_none() && (tree.is_in_doubt(name) || is_folder_gone(tree, slug))),
-        );
-        for (name, file) in kept {
-            if let Ok(entries) = self.brake(main, name, file) {
-                problems.extend(brakes.join(name, file, entries));
-            }
-        }
-        (brakes, problems)
-    }
-
-    fn brake(&mut self, main: &Main, name: &str, file: &SourceFile) -> Result<Vec<Arc<PolicyEntry>>, Vec<Problem>> {
-        let stem = name
-            .rsplit_once("/_deny/")
-            .map_or(name, |(_, f)| f)
-            .trim_end_matches(".cedar");
-        let prefix = format!("{BRAKE_PREFIX}{stem}/");
-        let parsed = self.cache.parse(name, file, (main.schema_hash, &main.validator), &prefix)?;
-        let permits = parsed.entries.iter().filter(|e| e.info.effect == Effect::Permit);
-        let mut problems: Vec<Problem> = permits
-            .map(|e| Problem::new(name, format!("`{}` is a permit; `_deny/` holds forbids only", e.info.id)))
-            .collect();
-        problems.extend(parsed.templates.iter().map(|t| {
-            let id: &str = t.id().as_ref();
-            Problem::new(name, format!("`{id}` is a template; `_deny/` holds plain forbids only"))
-        }));
-        if problems.is_empty() {
-            Ok(parsed.entries.clone())
-        } else {
-            Err(problems)
-        }
-    }
-
     fn assemble(&self, main: &Arc<Main>, brakes: Brakes) -> Revision {
         let mut all = main.files.clone();
         all.0.extend(brakes.files.0.iter().map(|(n, f)| (n.clone(), f.clone())));
@@ -406,48 +352,6 @@ fn hash(bytes: &[u8]) -> [u8; 32] {
     hash
 }
 
-/// Files whose absence would quietly widen what is allowed; emptied first, they may go.
-fn gone(slug: &PortalSlug, files: &Files, previous: Option<&Revision>) -> Vec<Problem> {
-    let own = format!("policies/{slug}/");
-    let mut problems = Vec::new();
-    if !has_own(slug, files) {
-        problems.push(Problem::new(&own, "is missing or empty"));
-    }
-    let Some(previous) = previous else { return problems };
-    let portal_yaml = format!("{own}portal.yaml");
-    for (name, file) in &previous.main.files.0 {
-        let guarded = name.starts_with("policies/_shared/") || *name == portal_yaml || name.starts_with("schemas/");
-        if guarded && files.get(name).is_none() && says_something(file) {
-            problems.push(Problem::new(name, "was there and is gone").with_help("to remove it for good, empty it first"));
-        }
-    }
-    problems
-}
-
-fn has_own(slug: &PortalSlug, files: &Files) -> bool {
-    let own = format!("policies/{slug}/");
-    files.0.keys().any(|name| name.starts_with(&own))
-}
-
-/// A folder that vanished as a whole was not edited: it is being replaced, or its mount is away.
-fn is_folder_gone(tree: &Tree, slug: &PortalSlug) -> bool {
-    !has_own(slug, &tree.files)
-}
-
-fn says_something(file: &SourceFile) -> bool {
-    let text = String::from_utf8_lossy(&file.bytes);
-    text.lines()
-        .map(str::trim)
-        .any(|line| !line.is_empty() && !line.starts_with("//") && !line.starts_with('#'))
-}
-
-fn is_policy_place(slug: &PortalSlug, name: &str) -> bool {
-    let below = [format!("policies/{slug}/"), "policies/_shared/".to_owned()];
-    below
-        .iter()
-        .any(|folder| name.strip_prefix(folder.as_str()).is_some_and(|rest| !rest.contains('/')))
-}
-
 fn portal_file(slug: &PortalSlug, files: &Files) -> Result<PortalFile, RevisionError> {
     let name = format!("policies/{slug}/portal.yaml");
     let text = match files.get(&name) {
@@ -524,39 +428,6 @@ fn in_joined(names: &[String], files: &Files, joined: &str, error: &dyn miette::
     problem
 }
 
-/// Credentials must not become context.
-fn schema_problems(slug: &PortalSlug, model: &SchemaModel) -> Vec<Problem> {
-    let mut secret = std::collections::BTreeSet::new();
-    for (_, action) in model.actions() {
-        if let Some(AttrType::Record(headers)) = action.context.fields.get("headers").map(|f| &f.ty) {
-            secret.extend(headers.fields.keys().filter(|name| is_secret_header(name)).cloned());
-        }
-    }
-    let file = format!("schemas/{slug}.cedarschema");
-    secret
-        .into_iter()
-        .map(|name| Problem::new(&file, format!("header `{name}` carries credentials and cannot be context")))
-        .collect()
-}
-
-fn route_problems(slug: &PortalSlug, files: &Files, file: &PortalFile, model: &SchemaModel) -> Vec<Problem> {
-    let name = format!("policies/{slug}/portal.yaml");
-    let text = files.get(&name).and_then(|f| f.text(&name).ok()).unwrap_or_default();
-    let mut problems = Vec::new();
-    for route in file.routes.routes() {
-        let line = text.find(&route.text).map(|offset| problem::position(text, offset).0);
-        let place =
-            |message: String| Problem::new(&name, format!("route `{} {}`: {message}", route.method, route.text)).at_line(line);
-        if model.resolve_action(&route.action).is_none() {
-            problems.push(place(format!("the schema has no action `{}`", route.action)));
-        }
-        if model.resolve_type(&route.resource_type).is_none() {
-            problems.push(place(format!("the schema has no entity type `{}`", route.resource_type)));
-        }
-    }
-    problems
-}
-
 fn links(
     slug: &PortalSlug,
     files: &Files,
@@ -569,98 +440,8 @@ fn links(
         .map_or_else(|| Ok(Vec::new()), |file| policies::link(&name, file, templates, validator))
 }
 
-fn duplicates(entries: &[Arc<PolicyEntry>]) -> Vec<Problem> {
-    let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
-    let mut problems = Vec::new();
-    for entry in entries {
-        if entry.info.id.starts_with(BRAKE_PREFIX) {
-            let (file, line) = split_place(&entry.info.place);
-            let message = format!(
-                "policy id `{}` starts with `{BRAKE_PREFIX}`, which is for emergency forbids",
-                entry.info.id
-            );
-            problems.push(Problem::new(file, message).at_line(line).with_help("give it another `@id`"));
-        }
-        if let Some(first) = seen.insert(&entry.info.id, &entry.info.place) {
-            let (file, line) = split_place(&entry.info.place);
-            problems.push(Problem::new(file, format!("policy id `{}` is already used at {first}", entry.info.id)).at_line(line));
-        }
-    }
-    problems
-}
-
-fn split_place(place: &str) -> (&str, Option<usize>) {
-    match place.rsplit_once(':') {
-        Some((file, line)) => (file, line.parse().ok()),
-        None => (place, None),
-    }
-}
-
 fn not_permitted(detail: String) -> Refusal {
     Refusal::new(Denial::NotPermitted, detail)
-}
-
-/// A path that no request can have would make its rule look right and never match.
-fn path_problems(entries: &[Arc<PolicyEntry>], names: &TypeNames) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    for entry in entries {
-        for uid in entry
-            .policy()
-            .entity_literals()
-            .iter()
-            .filter(|uid| names.path.as_ref() == Some(uid.type_name()))
-        {
-            let id = uid.id().unescaped();
-            let path = CanonicalPath::parse(id).ok().filter(|_| is_canonical_id(id));
-            if path.is_none_or(|path| path.plain_id() != id) {
-                let (file, line) = split_place(&entry.info.place);
-                let message = format!("policy `{}` names `{uid}`, which no request's path can be", entry.info.id);
-                let help = "start with `/`, leave out the trailing `/`, escape only what a path must escape";
-                problems.push(Problem::new(file, message).at_line(line).with_help(help));
-            }
-        }
-    }
-    problems
-}
-
-/// A public path must not reach anything that a forbid names: the forbid would never be asked.
-fn public_problems(slug: &PortalSlug, file: &PortalFile, names: &TypeNames, entries: &[Arc<PolicyEntry>]) -> Vec<Problem> {
-    let portal_yaml = format!("policies/{slug}/portal.yaml");
-    let mut problems = Vec::new();
-    if file.public.is_empty() {
-        return problems;
-    }
-    for entry in entries.iter().filter(|e| e.info.effect == Effect::Forbid) {
-        for (path, reach) in named_paths(entry, names) {
-            if let Some(public) = file.public.overlaps(path.id().unescaped(), reach) {
-                let message = format!(
-                    "public `{public}` reaches `{path}`, which forbid `{}` names ({})",
-                    entry.info.id, entry.info.place
-                );
-                problems.push(Problem::new(&portal_yaml, message));
-            }
-        }
-    }
-    problems
-}
-
-fn named_paths(entry: &PolicyEntry, names: &TypeNames) -> Vec<(EntityUid, Reach)> {
-    let exact = match entry.policy().resource_constraint() {
-        ResourceConstraint::Eq(uid) => Some(uid),
-        _ => None,
-    };
-    let is_path = |uid: &EntityUid| names.path.as_ref() == Some(uid.type_name());
-    let paths = entry.policy().entity_literals().into_iter().filter(is_path);
-    paths
-        .map(|uid| {
-            let reach = if exact.as_ref() == Some(&uid) && !entry.policy().has_non_scope_constraint() {
-                Reach::Exact
-            } else {
-                Reach::Subtree
-            };
-            (uid, reach)
-        })
-        .collect()
 }
 
 fn entities(slug: &PortalSlug, files: &Files, model: &SchemaModel) -> Result<EntityStore, Problem> {

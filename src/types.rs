@@ -33,7 +33,7 @@ pub struct Identity {
     pub roles: Vec<String>,
     /// Every claim of the credential; the schema decides which become attributes.
     pub claims: Arc<Map<String, Value>>,
-    /// Unix seconds after which the credential is worth nothing (leeway already added).
+    /// Unix seconds of the credential's own expiry; the issuer's leeway is not in it.
     pub expires_at: i64,
     pub auth: AuthFacts,
     pub token: TokenFacts,

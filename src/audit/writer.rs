@@ -9,11 +9,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use prometheus::IntCounter;
 use serde::Serialize;
 use serde_json::Value;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::record::{Event, SCHEMA_VERSION, timestamp};
@@ -22,6 +23,9 @@ use crate::metrics::Metrics;
 
 /// A batch is written when it holds so much, or when the queue is empty.
 const BATCH_BYTES: usize = 64 * 1024;
+/// How long leaving waits for a sink that does not take its records.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+const CLOSE_POLL: Duration = Duration::from_millis(1);
 /// Only the owner reads decision records.
 const FILE_MODE: u32 = 0o600;
 const MASKED: &str = "[masked]";
@@ -109,9 +113,23 @@ impl AuditWriter {
         Ok(Self { queue, thread })
     }
 
-    /// Writes everything queued so far, then ends; call after the workers ended. Blocks.
+    /// Writes everything queued so far, then ends; call after the workers ended. A sink that takes nothing is given up on.
     pub fn close(self) {
-        if self.queue.blocking_send(Message::Stop).is_ok() && self.thread.join().is_err() {
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
+        let mut stop = Message::Stop;
+        while let Err(TrySendError::Full(again)) = self.queue.try_send(stop) {
+            if Instant::now() > deadline {
+                break;
+            }
+            stop = again;
+            std::thread::park_timeout(CLOSE_POLL);
+        }
+        while !self.thread.is_finished() && Instant::now() < deadline {
+            std::thread::park_timeout(CLOSE_POLL);
+        }
+        if !self.thread.is_finished() {
+            tracing::error!("the audit sink takes no records; leaving without the last ones");
+        } else if self.thread.join().is_err() {
             tracing::error!("the audit writer ended in a panic");
         }
     }

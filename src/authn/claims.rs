@@ -83,7 +83,7 @@ pub(super) fn identity(
         principal_type: Arc::clone(&issuer.principal),
         tenant: tenant(issuer, &claims)?,
         roles: roles(issuer, &claims)?,
-        expires_at: window.until,
+        expires_at: time(&claims, "exp")?.unwrap_or(window.until),
         auth: auth_facts(&claims)?,
         token: TokenFacts {
             iss: issuer.issuer.clone(),

@@ -21,7 +21,7 @@ const MAX_AGE_SECONDS: &str = "600";
 /// What to do with a request that is a preflight.
 pub enum Preflight {
     /// The gate's answer.
-    Answer(Response<Body>),
+    Answer(Box<Response<Body>>),
     /// The app answers it, without credentials.
     Pass,
 }
@@ -35,7 +35,7 @@ pub fn preflight(cors: &Cors, head: &Parts) -> Option<Result<Preflight, Refusal>
         return Some(Ok(Preflight::Pass));
     };
     match allowed_origin(allowed, &head.headers) {
-        Some(origin) => Some(Ok(Preflight::Answer(granted(origin, &head.headers)))),
+        Some(origin) => Some(Ok(Preflight::Answer(Box::new(granted(origin, &head.headers))))),
         None => Some(Err(Refusal::new(
             Denial::OriginMismatch,
             "the origin is not in `cors.origins`",

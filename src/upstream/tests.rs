@@ -48,7 +48,7 @@ async fn local<F: Future<Output = ()>>(test: F) {
         .await;
 }
 
-async fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
+fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
     let limits = limits();
     let (trigger, told) = shutdown();
     let metrics = Metrics::new().unwrap();
@@ -171,7 +171,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi";
 async fn no_spelling_of_an_identity_header_reaches_the_app() {
     local(async {
         let (listener, address) = app().await;
-        let gate = gate(address, None).await;
+        let gate = gate(address, None);
         let raw = "GET /x?q=1 HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-User: evil\r\nX_Forwarded_User: evil\r\nx-forwarded_EMAIL: evil\r\n\
             X-Cedargate-Roles: evil\r\nx-cedargate-roles: evil\r\nX-Cedargate-Assertion: evil\r\nForwarded: for=evil\r\nX-Forwarded-For: 6.6.6.6\r\n\
             X-HTTP-Method-Override: EVIL\r\nX-Original-URL: /evil\r\nAuthorization: Bearer evil\r\nCookie: __Host-cedargate=evil; a=1\r\n\
@@ -192,7 +192,7 @@ async fn no_spelling_of_an_identity_header_reaches_the_app() {
 async fn connections_to_the_app_are_reused_and_a_dead_one_is_replaced() {
     local(async {
         let (listener, address) = app().await;
-        let gate = gate(address, None).await;
+        let gate = gate(address, None);
         let raw = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
         let (_, (_, mut stream)) = tokio::join!(ask(gate.address, raw), one_exchange(&listener, OK));
         let second = async {
@@ -214,14 +214,14 @@ async fn an_absent_app_is_502_and_a_slow_one_504() {
     local(async {
         let (listener, address) = app().await;
         let raw = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-        let slow = gate(address, None).await;
+        let slow = gate(address, None);
         let answer = ask(slow.address, raw).await;
         assert!(
             answer.starts_with("HTTP/1.1 504") && answer.contains("upstream_timeout"),
             "{answer}"
         );
         drop(listener);
-        let answer = ask(gate(address, None).await.address, raw).await;
+        let answer = ask(gate(address, None).address, raw).await;
         assert!(
             answer.starts_with("HTTP/1.1 502") && answer.contains("upstream_unavailable"),
             "{answer}"
@@ -234,7 +234,7 @@ async fn an_absent_app_is_502_and_a_slow_one_504() {
 async fn trailers_pass_both_ways_but_none_that_claims_an_identity() {
     local(async {
         let (listener, address) = app().await;
-        let gate = gate(address, None).await;
+        let gate = gate(address, None);
         let raw = "POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nTrailer: x-sum, x-cedargate-roles\r\nTransfer-Encoding: chunked\r\n\r\n\
             3\r\nabc\r\n0\r\nx-sum: 7\r\nx-cedargate-roles: evil\r\n\r\n";
         let response = "HTTP/1.1 200 OK\r\ntrailer: x-end\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nx-end: 9\r\n\r\n";
@@ -249,7 +249,7 @@ async fn trailers_pass_both_ways_but_none_that_claims_an_identity() {
 async fn bodies_over_the_limit_are_413_announced_or_not() {
     local(async {
         let (listener, address) = app().await;
-        let gate = gate(address, Some(4)).await;
+        let gate = gate(address, Some(4));
         let answer = ask(gate.address, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nabcde").await;
         assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
         let contacted = timeout(Duration::from_millis(50), listener.accept()).await;
@@ -270,7 +270,7 @@ async fn bodies_over_the_limit_are_413_announced_or_not() {
 async fn a_large_answer_waits_for_a_slow_reader() {
     local(async {
         let (listener, address) = app().await;
-        let gate = gate(address, None).await;
+        let gate = gate(address, None);
         const BYTES: usize = 64 * 1024 * 1024;
         let written = Rc::new(std::cell::Cell::new(0_usize));
         let count = Rc::clone(&written);
@@ -305,7 +305,7 @@ async fn a_large_answer_waits_for_a_slow_reader() {
 async fn bytes_that_are_no_http_are_counted_and_reported() {
     local(async {
         let (_listener, address) = app().await;
-        let gate = gate(address, None).await;
+        let gate = gate(address, None);
         for raw in ["GET / HTTP/1.1\r\nHost : a\r\n\r\n", "\x01\x02\r\n\r\n"] {
             ask(gate.address, raw).await;
         }
@@ -332,7 +332,7 @@ async fn bytes_that_are_no_http_are_counted_and_reported() {
 async fn a_malformed_request_is_refused_and_its_connection_closed() {
     local(async {
         let (listener, address) = app().await;
-        let gate = gate(address, None).await;
+        let gate = gate(address, None);
         let mut client = TcpStream::connect(gate.address).await.unwrap();
         client
             .write_all(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -354,7 +354,7 @@ async fn a_malformed_request_is_refused_and_its_connection_closed() {
 async fn a_panic_ends_one_connection_and_is_counted() {
     local(async {
         let (listener, address) = app().await;
-        let gate = gate(address, None).await;
+        let gate = gate(address, None);
         assert_eq!(ask(gate.address, "GET /panic HTTP/1.1\r\nHost: a\r\n\r\n").await, "");
         assert_eq!(gate.metrics.panics.get(), 1);
         let (answer, _) = tokio::join!(
@@ -370,7 +370,7 @@ async fn a_panic_ends_one_connection_and_is_counted() {
 async fn drain_waits_for_what_is_in_flight() {
     local(async {
         let (listener, address) = app().await;
-        let gate = gate(address, None).await;
+        let gate = gate(address, None);
         let asking = spawn_local(ask(gate.address, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
         let (mut stream, _) = listener.accept().await.unwrap();
         message(&mut stream).await.unwrap();
@@ -391,7 +391,7 @@ async fn drain_waits_for_what_is_in_flight() {
 async fn what_outlives_the_drain_is_ended() {
     local(async {
         let (listener, address) = app().await;
-        let gate = gate(address, None).await;
+        let gate = gate(address, None);
         let asking = spawn_local(ask(gate.address, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
         let (mut stream, _) = listener.accept().await.unwrap();
         message(&mut stream).await.unwrap();

@@ -10,6 +10,11 @@
     clippy::indexing_slicing,
     clippy::string_slice,
     clippy::disallowed_methods,
+    clippy::cast_possible_truncation,
+    clippy::needless_pass_by_value,
+    clippy::result_large_err,
+    clippy::too_many_lines,
+    clippy::type_complexity,
     reason = "a test that cannot go on must stop and say where"
 )]
 
@@ -18,6 +23,7 @@ mod authorize;
 mod cedar_data;
 mod cli;
 mod cors;
+mod doubt;
 mod forwarding;
 mod identity_mapping;
 mod keys;

@@ -1,0 +1,191 @@
+//! What a candidate must not be, beyond what Cedar checks: everything that would quietly widen what is allowed.
+//!
+//! Each check gives problems with their place; none changes anything.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cedar_policy::{Effect, EntityUid, ResourceConstraint};
+
+use super::Revision;
+use super::brakes::BRAKE_PREFIX;
+use super::files::{Files, SourceFile, Tree};
+use super::problem::{Problem, position};
+use crate::authz::TypeNames;
+use crate::authz::context::is_secret_header;
+use crate::authz::engine::PolicyEntry;
+use crate::authz::schema::{AttrType, SchemaModel};
+use crate::portal::file::PortalFile;
+use crate::portal::path::{CanonicalPath, is_canonical_id};
+use crate::portal::route::Reach;
+use crate::types::PortalSlug;
+
+/// Files whose absence would quietly widen what is allowed; emptied first, they may go.
+pub(super) fn gone(slug: &PortalSlug, files: &Files, previous: Option<&Revision>) -> Vec<Problem> {
+    let own = format!("policies/{slug}/");
+    let mut problems = Vec::new();
+    if !has_own(slug, files) {
+        problems.push(Problem::new(&own, "is missing or empty"));
+    }
+    let Some(previous) = previous else { return problems };
+    let portal_yaml = format!("{own}portal.yaml");
+    for (name, file) in &previous.main.files.0 {
+        let guarded = name.starts_with("policies/_shared/") || *name == portal_yaml || name.starts_with("schemas/");
+        if guarded && files.get(name).is_none() && says_something(file) {
+            problems.push(Problem::new(name, "was there and is gone").with_help("to remove it for good, empty it first"));
+        }
+    }
+    problems
+}
+
+pub(super) fn has_own(slug: &PortalSlug, files: &Files) -> bool {
+    let own = format!("policies/{slug}/");
+    files.0.keys().any(|name| name.starts_with(&own))
+}
+
+/// A folder that vanished as a whole was not edited: it is being replaced, or its mount is away.
+pub(super) fn is_folder_gone(tree: &Tree, slug: &PortalSlug) -> bool {
+    !has_own(slug, &tree.files)
+}
+
+fn says_something(file: &SourceFile) -> bool {
+    let text = String::from_utf8_lossy(&file.bytes);
+    text.lines()
+        .map(str::trim)
+        .any(|line| !line.is_empty() && !line.starts_with("//") && !line.starts_with('#'))
+}
+
+pub(super) fn is_policy_place(slug: &PortalSlug, name: &str) -> bool {
+    let below = [format!("policies/{slug}/"), "policies/_shared/".to_owned()];
+    below
+        .iter()
+        .any(|folder| name.strip_prefix(folder.as_str()).is_some_and(|rest| !rest.contains('/')))
+}
+
+/// Credentials must not become context.
+pub(super) fn schema_problems(slug: &PortalSlug, model: &SchemaModel) -> Vec<Problem> {
+    let mut secret = std::collections::BTreeSet::new();
+    for (_, action) in model.actions() {
+        if let Some(AttrType::Record(headers)) = action.context.fields.get("headers").map(|f| &f.ty) {
+            secret.extend(headers.fields.keys().filter(|name| is_secret_header(name)).cloned());
+        }
+    }
+    let file = format!("schemas/{slug}.cedarschema");
+    secret
+        .into_iter()
+        .map(|name| Problem::new(&file, format!("header `{name}` carries credentials and cannot be context")))
+        .collect()
+}
+
+pub(super) fn route_problems(slug: &PortalSlug, files: &Files, file: &PortalFile, model: &SchemaModel) -> Vec<Problem> {
+    let name = format!("policies/{slug}/portal.yaml");
+    let text = files.get(&name).and_then(|f| f.text(&name).ok()).unwrap_or_default();
+    let mut problems = Vec::new();
+    for route in file.routes.routes() {
+        let line = text.find(&route.text).map(|offset| position(text, offset).0);
+        let place =
+            |message: String| Problem::new(&name, format!("route `{} {}`: {message}", route.method, route.text)).at_line(line);
+        if model.resolve_action(&route.action).is_none() {
+            problems.push(place(format!("the schema has no action `{}`", route.action)));
+        }
+        if model.resolve_type(&route.resource_type).is_none() {
+            problems.push(place(format!("the schema has no entity type `{}`", route.resource_type)));
+        }
+    }
+    problems
+}
+
+pub(super) fn duplicates(entries: &[Arc<PolicyEntry>]) -> Vec<Problem> {
+    let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut problems = Vec::new();
+    for entry in entries {
+        if entry.info.id.starts_with(BRAKE_PREFIX) {
+            let (file, line) = split_place(&entry.info.place);
+            let message = format!(
+                "policy id `{}` starts with `{BRAKE_PREFIX}`, which is for emergency forbids",
+                entry.info.id
+            );
+            problems.push(Problem::new(file, message).at_line(line).with_help("give it another `@id`"));
+        }
+        if let Some(first) = seen.insert(&entry.info.id, &entry.info.place) {
+            let (file, line) = split_place(&entry.info.place);
+            problems.push(Problem::new(file, format!("policy id `{}` is already used at {first}", entry.info.id)).at_line(line));
+        }
+    }
+    problems
+}
+
+fn split_place(place: &str) -> (&str, Option<usize>) {
+    match place.rsplit_once(':') {
+        Some((file, line)) => (file, line.parse().ok()),
+        None => (place, None),
+    }
+}
+
+/// A path that no request can have would make its rule look right and never match.
+pub(super) fn path_problems(entries: &[Arc<PolicyEntry>], names: &TypeNames) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for entry in entries {
+        for uid in entry
+            .policy()
+            .entity_literals()
+            .iter()
+            .filter(|uid| names.path.as_ref() == Some(uid.type_name()))
+        {
+            let id = uid.id().unescaped();
+            let path = CanonicalPath::parse(id).ok().filter(|_| is_canonical_id(id));
+            if path.is_none_or(|path| path.plain_id() != id) {
+                let (file, line) = split_place(&entry.info.place);
+                let message = format!("policy `{}` names `{uid}`, which no request's path can be", entry.info.id);
+                let help = "start with `/`, leave out the trailing `/`, escape only what a path must escape";
+                problems.push(Problem::new(file, message).at_line(line).with_help(help));
+            }
+        }
+    }
+    problems
+}
+
+/// A public path must not reach anything that a forbid names: the forbid would never be asked.
+pub(super) fn public_problems(
+    slug: &PortalSlug,
+    file: &PortalFile,
+    names: &TypeNames,
+    entries: &[Arc<PolicyEntry>],
+) -> Vec<Problem> {
+    let portal_yaml = format!("policies/{slug}/portal.yaml");
+    let mut problems = Vec::new();
+    if file.public.is_empty() {
+        return problems;
+    }
+    for entry in entries.iter().filter(|e| e.info.effect == Effect::Forbid) {
+        for (path, reach) in named_paths(entry, names) {
+            if let Some(public) = file.public.overlaps(path.id().unescaped(), reach) {
+                let message = format!(
+                    "public `{public}` reaches `{path}`, which forbid `{}` names ({})",
+                    entry.info.id, entry.info.place
+                );
+                problems.push(Problem::new(&portal_yaml, message));
+            }
+        }
+    }
+    problems
+}
+
+fn named_paths(entry: &PolicyEntry, names: &TypeNames) -> Vec<(EntityUid, Reach)> {
+    let exact = match entry.policy().resource_constraint() {
+        ResourceConstraint::Eq(uid) => Some(uid),
+        _ => None,
+    };
+    let is_path = |uid: &EntityUid| names.path.as_ref() == Some(uid.type_name());
+    let paths = entry.policy().entity_literals().into_iter().filter(is_path);
+    paths
+        .map(|uid| {
+            let reach = if exact.as_ref() == Some(&uid) && !entry.policy().has_non_scope_constraint() {
+                Reach::Exact
+            } else {
+                Reach::Subtree
+            };
+            (uid, reach)
+        })
+        .collect()
+}
