@@ -121,8 +121,8 @@ impl Authn {
         let mut states = Vec::with_capacity(issuers.len());
         for (index, issuer) in issuers.iter().enumerate() {
             match &issuer.keys {
-                KeySource::Url(url) => keys::check_url(url),
-                KeySource::Discovery => keys::check_url(&keys::discovery_url(&issuer.issuer)),
+                KeySource::Url(url) => keys::check_url(url, issuer.key_transport),
+                KeySource::Discovery => keys::check_url(&keys::discovery_url(&issuer.issuer), issuer.key_transport),
                 KeySource::File(_) => Ok(()),
             }
             .map_err(|source| AuthnError::Source { index, source })?;

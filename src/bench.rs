@@ -309,6 +309,7 @@ fn issuer(keys: KeySource) -> Issuer {
         issuer: ISSUER.to_owned(),
         audiences: vec![AUDIENCE.to_owned()],
         keys,
+        key_transport: crate::config::KeyTransport::Tls,
         jwks_max_age: Duration::from_hours(24),
         algorithms: vec![Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa],
         leeway: Duration::from_secs(30),

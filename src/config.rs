@@ -137,6 +137,8 @@ pub struct Issuer {
     /// Never empty.
     pub audiences: Vec<String>,
     pub keys: KeySource,
+    /// Over what they may be fetched.
+    pub key_transport: KeyTransport,
     /// How long the last good keys are used when they cannot be fetched.
     pub jwks_max_age: Duration,
     /// Never empty.
@@ -151,6 +153,15 @@ pub struct Issuer {
     pub tenants: Option<Vec<String>>,
     /// Roles this issuer may assert; `None`: any.
     pub roles: Option<Vec<String>>,
+}
+
+/// Over what an issuer's keys may be fetched.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum KeyTransport {
+    /// https, or http to this very machine.
+    Tls,
+    /// `danger_insecure_jwks`: whoever can answer there can sign in as anyone.
+    DangerPlain,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -424,6 +424,31 @@ fn between(text: &str, start: &str, end: &str) -> String {
         .to_owned()
 }
 
+/// A control is only as good as the test that the threat model names for it.
+#[test]
+fn every_test_that_the_threat_model_names_exists() {
+    let text = fs::read_to_string("docs/threat-model.md").unwrap();
+    let code: String = files(Path::new("tests"))
+        .into_iter()
+        .chain(files(Path::new("src")))
+        .filter(|file| file.extension().is_some_and(|e| e == "rs"))
+        .map(|file| fs::read_to_string(file).unwrap())
+        .collect();
+    let named = text
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|word| word.matches('_').count() > 2 && !word.contains(['.', ' ']));
+    let named: Vec<&str> = named.collect();
+    assert!(named.len() > 20, "the threat model names {} tests", named.len());
+    let missing = named.into_iter().filter(|name| !code.contains(&format!("fn {name}(")));
+    report(
+        &missing
+            .map(|name| format!("docs/threat-model.md: there is no test `{name}`"))
+            .collect::<Vec<_>>(),
+    );
+}
+
 fn sources() -> Vec<Source> {
     let rust = files(Path::new("src"))
         .into_iter()

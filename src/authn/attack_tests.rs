@@ -33,6 +33,7 @@ pub(super) fn issuer(name: &str) -> Issuer {
         issuer: ISS.to_owned(),
         audiences: vec!["orders".into(), "billing".into()],
         keys: KeySource::File(PathBuf::from("unused")),
+        key_transport: crate::config::KeyTransport::Tls,
         jwks_max_age: Duration::from_secs(86_400),
         algorithms: vec![Algorithm::Rs256, Algorithm::Ps256, Algorithm::Es256, Algorithm::EdDsa],
         leeway: Duration::from_secs(30),

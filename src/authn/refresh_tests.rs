@@ -263,7 +263,7 @@ fn plain_http_is_for_loopback_only_and_discovery_minds_the_slash() {
         "http://[::1]/x",
         "http://localhost/x",
     ] {
-        assert!(keys::check_url(good).is_ok(), "{good}");
+        assert!(keys::check_url(good, crate::config::KeyTransport::Tls).is_ok(), "{good}");
     }
     for bad in [
         "http://id.test/jwks",
@@ -273,8 +273,10 @@ fn plain_http_is_for_loopback_only_and_discovery_minds_the_slash() {
         "x",
         "",
     ] {
-        assert!(keys::check_url(bad).is_err(), "{bad}");
+        assert!(keys::check_url(bad, crate::config::KeyTransport::Tls).is_err(), "{bad}");
     }
+    let danger = crate::config::KeyTransport::DangerPlain;
+    assert!(keys::check_url("http://id.test/jwks", danger).is_ok() && keys::check_url("ftp://id.test/", danger).is_err());
     for iss in ["https://id.test/a", "https://id.test/a/"] {
         assert_eq!(keys::discovery_url(iss), "https://id.test/a/.well-known/openid-configuration");
     }

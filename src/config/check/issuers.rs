@@ -9,7 +9,7 @@ use cedar_policy::EntityTypeName;
 use super::Checker;
 use super::network::is_loopback;
 use crate::config::raw::{AlgorithmText, RawIssuer, RawJwks};
-use crate::config::{Algorithm, ClaimPaths, Issuer, KeySource};
+use crate::config::{Algorithm, ClaimPaths, Issuer, KeySource, KeyTransport};
 
 /// Longer would keep expired tokens alive.
 const LEEWAY_MAX: Duration = Duration::from_secs(5 * 60);
@@ -66,6 +66,11 @@ impl Checker<'_> {
             issuer: raw.issuer.clone()?,
             audiences: raw.audiences.clone()?,
             keys: keys?,
+            key_transport: if raw.danger_insecure_jwks {
+                KeyTransport::DangerPlain
+            } else {
+                KeyTransport::Tls
+            },
             jwks_max_age: max_age.unwrap_or(JWKS_MAX_AGE),
             algorithms: self.algorithms(&key("algorithms"), &raw.algorithms),
             leeway: self.at_most(&key("leeway"), raw.leeway, LEEWAY_MAX),
