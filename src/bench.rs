@@ -293,7 +293,6 @@ impl Reload {
             portal: &self.portal,
             issuers: &issuers,
         };
-        self.loader.next_look();
         let loaded = self.loader.load(frame, &folder.0, self.current.as_deref());
         if let Some(rejected) = loaded.rejected {
             return Err(rejected.to_string());

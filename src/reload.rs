@@ -189,7 +189,6 @@ impl Reloader {
     /// Loads each portal that changed and holds still: one that never does must not hold up the others.
     fn take(&mut self, before: &Tree, tree: Tree) {
         let serving = self.gate.serving.load_full();
-        self.loader.next_look();
         for portal in &serving.portals {
             let slug = portal.slug();
             if differs(before, &tree, slug) {

@@ -12,6 +12,7 @@ mod nesting;
 pub mod policies;
 pub mod problem;
 
+use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Weak};
@@ -22,7 +23,9 @@ use http::HeaderValue;
 use serde_json::{Map, Value};
 
 use self::brakes::{Braked, Brakes};
-use self::checks::{duplicates, gone, is_policy_place, path_problems, public_problems, route_problems, schema_problems};
+use self::checks::{
+    duplicates, gone, is_policy_place, namespace_warning, path_problems, public_problems, route_problems, schema_problems,
+};
 use self::files::{Files, Tree};
 use self::policies::ParseCache;
 use self::problem::{Problem, RevisionError};
@@ -65,7 +68,9 @@ pub struct Loaded {
 
 /// Turns files into revisions, remembering what it parsed.
 pub struct Loader {
+    /// Of the portal that is being loaded.
     cache: ParseCache,
+    caches: HashMap<PortalSlug, ParseCache>,
     warnings: Warnings,
     twins: Option<SyncSender<Weak<Slice>>>,
     trial: Trial,
@@ -113,6 +118,7 @@ impl Loader {
     pub fn new(warnings: Warnings, twins: Option<SyncSender<Weak<Slice>>>) -> Self {
         Self {
             cache: ParseCache::default(),
+            caches: HashMap::new(),
             warnings,
             twins,
             trial: Trial::Run,
@@ -127,6 +133,15 @@ impl Loader {
 
     /// Loads one portal out of the tree; `previous` is what it serves now.
     pub fn load(&mut self, frame: Frame<'_>, tree: &Tree, previous: Option<&Revision>) -> Loaded {
+        let slug = &frame.portal.slug;
+        self.cache = self.caches.remove(slug).unwrap_or_default();
+        self.cache.next_load();
+        let loaded = self.load_cached(frame, tree, previous);
+        self.caches.insert(slug.clone(), std::mem::take(&mut self.cache));
+        loaded
+    }
+
+    fn load_cached(&mut self, frame: Frame<'_>, tree: &Tree, previous: Option<&Revision>) -> Loaded {
         let slug = &frame.portal.slug;
         let files = tree.portal_files(slug);
         let mut problems = tree.portal_problems(slug);
@@ -176,11 +191,6 @@ impl Loader {
         Loaded { revision, rejected }
     }
 
-    /// Call once per look at the tree, before its portals are loaded.
-    pub fn next_look(&mut self) {
-        self.cache.next_load();
-    }
-
     fn main(&mut self, frame: Frame<'_>, files: Files) -> Result<Main, RevisionError> {
         let slug = &frame.portal.slug;
         let file = Arc::new(portal_file(slug, &files)?);
@@ -192,7 +202,7 @@ impl Loader {
         let names = TypeNames::new(&model, slug.as_str());
         let mut problems = schema_problems(slug, &model);
         problems.extend(route_problems(slug, &files, &file, &model));
-        let (entries, templates, warnings) = self.policies(slug, &files, (schema_hash, &validator), &mut problems);
+        let (entries, templates, mut warnings) = self.policies(slug, &files, (schema_hash, &validator), &mut problems);
         let links = links(slug, &files, &templates, &validator).unwrap_or_else(|found| {
             problems.extend(found);
             Vec::new()
@@ -201,6 +211,7 @@ impl Loader {
         problems.extend(duplicates(&entries));
         problems.extend(path_problems(&entries, &names));
         problems.extend(public_problems(slug, &file, &names, &entries));
+        warnings.extend(namespace_warning(slug, &model));
         if self.warnings == Warnings::Reject {
             problems.extend(warnings.iter().cloned());
         }
@@ -255,11 +266,10 @@ impl Loader {
                 Err(found) => problems.extend(found),
             }
         }
-        if entries.is_empty() && templates.is_empty() && problems.is_empty() {
-            problems.push(
-                Problem::new(&format!("policies/{slug}/"), "holds no policy")
-                    .with_help("a portal without policies denies everything"),
-            );
+        let own = format!("policies/{slug}/");
+        if !files.0.keys().any(|name| name.starts_with(&own) && name.ends_with(".cedar")) {
+            problems
+                .push(Problem::new(&own, "has no policy file").with_help("an empty .cedar file says that nothing is permitted"));
         }
         (entries, templates, warnings)
     }

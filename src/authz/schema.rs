@@ -66,6 +66,8 @@ pub struct SchemaModel {
     /// Namespace of the types and actions that the gate itself names; empty: none.
     namespace: String,
     names: Names,
+    /// Namespaces, where there are several and `portal.yaml` names none.
+    pub ambiguous: Vec<String>,
 }
 
 /// Every usual spelling of what is declared. Finding a name by Cedar's parser costs more than a decision.
@@ -86,8 +88,6 @@ pub enum SchemaError {
     Shape(String),
     #[error("namespace `{0}` is not in the schema; name one of: {1}")]
     NamespaceUnknown(String, String),
-    #[error("the schema has several namespaces ({0}); name the one for HTTP actions as `namespace` in portal.yaml")]
-    NamespaceAmbiguous(String),
 }
 
 impl SchemaModel {
@@ -95,13 +95,14 @@ impl SchemaModel {
     pub fn new(cedar: Schema, text: &str, namespace: Option<&str>) -> Result<Self, SchemaError> {
         let (resolved, _) = schema_str_to_json_with_resolved_types(text).map_err(|e| SchemaError::Cedar(e.to_string()))?;
         let root = resolved.as_object().ok_or_else(|| SchemaError::Shape(String::new()))?;
-        let namespace = choose_namespace(root, namespace)?;
+        let (namespace, ambiguous) = choose_namespace(root, namespace)?;
         let mut model = Self {
             entities: FxHashMap::default(),
             actions: FxHashMap::default(),
             namespace,
             cedar,
             names: Names::default(),
+            ambiguous,
         };
         for (name, body) in root {
             model.add_namespace(Resolver { root }, name, body)?;
@@ -128,6 +129,14 @@ impl SchemaModel {
         self.actions
             .get(action)
             .is_some_and(|a| a.principals.contains(principal) && a.resources.contains(resource))
+    }
+
+    /// A type named in full; what is not declared so is taken as bare.
+    pub fn declared_type(&self, ty: &EntityTypeName) -> Option<EntityTypeName> {
+        if self.entities.contains_key(ty) {
+            return Some(ty.clone());
+        }
+        self.resolve_type(&ty.to_string())
     }
 
     /// A type as a user writes it: full, or bare and then looked up in the portal's namespace before the empty one.
@@ -317,16 +326,17 @@ fn builtin(name: &str) -> Option<AttrType> {
     })
 }
 
-fn choose_namespace(root: &Map<String, Value>, named: Option<&str>) -> Result<String, SchemaError> {
-    let all = || root.keys().filter(|k| !k.is_empty()).cloned().collect::<Vec<_>>();
+/// The namespace, and the several there are where none can be chosen: then the gate's own names are in none.
+fn choose_namespace(root: &Map<String, Value>, named: Option<&str>) -> Result<(String, Vec<String>), SchemaError> {
+    let all: Vec<String> = root.keys().filter(|k| !k.is_empty()).cloned().collect();
     match named {
-        Some(name) if root.contains_key(name) => Ok(name.to_owned()),
-        Some(name) => Err(SchemaError::NamespaceUnknown(name.to_owned(), all().join(", "))),
-        None if root.get("").is_some_and(has_actions) => Ok(String::new()),
-        None => match all().as_slice() {
-            [] => Ok(String::new()),
-            [only] => Ok(only.clone()),
-            several => Err(SchemaError::NamespaceAmbiguous(several.join(", "))),
+        Some(name) if root.contains_key(name) => Ok((name.to_owned(), Vec::new())),
+        Some(name) => Err(SchemaError::NamespaceUnknown(name.to_owned(), all.join(", "))),
+        None if root.get("").is_some_and(has_actions) => Ok((String::new(), Vec::new())),
+        None => match all.as_slice() {
+            [only] => Ok((only.clone(), Vec::new())),
+            [] => Ok((String::new(), Vec::new())),
+            _ => Ok((String::new(), all)),
         },
     }
 }
@@ -463,7 +473,9 @@ mod tests {
     #[test]
     fn several_namespaces_need_a_choice() {
         let text = "namespace A { entity U; action a appliesTo {principal: U, resource: U}; } namespace B { entity V; }";
-        assert!(matches!(model(text, None), Err(SchemaError::NamespaceAmbiguous(_))));
+        let undecided = model(text, None).unwrap();
+        assert_eq!(undecided.ambiguous, ["A", "B"]);
+        assert!(undecided.resolve_action("a").is_none() && undecided.resolve_type("U").is_none());
         assert!(model(text, Some("A")).unwrap().resolve_type("U").is_some());
         assert!(matches!(model(text, Some("C")), Err(SchemaError::NamespaceUnknown(..))));
     }

@@ -77,6 +77,19 @@ pub(super) fn schema_problems(slug: &PortalSlug, model: &SchemaModel) -> Vec<Pro
         .collect()
 }
 
+/// Without a namespace the gate's own names (HTTP actions, `User`, `Path`) are found in none: such requests deny.
+pub(super) fn namespace_warning(slug: &PortalSlug, model: &SchemaModel) -> Option<Problem> {
+    let several = model.ambiguous.join(", ");
+    let help = "name the one for HTTP actions and principals as `namespace` in portal.yaml";
+    let warning = || {
+        Problem::new(
+            &format!("schemas/{slug}.cedarschema"),
+            format!("has several namespaces: {several}"),
+        )
+    };
+    (!model.ambiguous.is_empty()).then(|| warning().with_help(help))
+}
+
 pub(super) fn route_problems(slug: &PortalSlug, files: &Files, file: &PortalFile, model: &SchemaModel) -> Vec<Problem> {
     let name = format!("policies/{slug}/portal.yaml");
     let text = files.get(&name).and_then(|f| f.text(&name).ok()).unwrap_or_default();

@@ -46,7 +46,7 @@ struct Link {
 }
 
 impl ParseCache {
-    /// Call once per load of a portal: forgets what the two last loads did not use.
+    /// Call before each load of the portal: forgets what its last load did not use.
     pub fn next_load(&mut self) {
         self.files = std::mem::take(&mut self.used);
     }

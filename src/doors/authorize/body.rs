@@ -151,7 +151,7 @@ impl Named {
                 let uid: EntityUid = text
                     .parse()
                     .map_err(|_why| invalid("", &format!("`{member}`: `{text}` is not `Type::\"id\"`")))?;
-                let ty = schema.resolve_type(&uid.type_name().to_string());
+                let ty = schema.declared_type(uid.type_name());
                 let ty = ty.ok_or_else(|| unknown_type(member, &uid.type_name().to_string()))?;
                 Ok((EntityUid::from_type_name_and_id(ty, uid.id().clone()), Vec::new()))
             }
@@ -180,7 +180,7 @@ fn parent(schema: &SchemaModel, value: &Value, member: &str) -> Result<Value, Re
         other => EntityUid::from_json(other.clone()).ok(),
     };
     let uid = uid.ok_or_else(|| invalid("", &format!("`{member}.parents`: `{value}` is not an entity")))?;
-    let ty = schema.resolve_type(&uid.type_name().to_string());
+    let ty = schema.declared_type(uid.type_name());
     let ty = ty.ok_or_else(|| unknown_type(&format!("{member}.parents"), &uid.type_name().to_string()))?;
     Ok(json!({"type": ty.to_string(), "id": uid.id().unescaped()}))
 }
