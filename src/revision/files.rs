@@ -96,14 +96,10 @@ impl Files {
         self.0.get(name)
     }
 
-    fn select(&self, wanted: impl Fn(&str) -> bool) -> Self {
-        Self(
-            self.0
-                .iter()
-                .filter(|(name, _)| wanted(name))
-                .map(|(n, f)| (n.clone(), f.clone()))
-                .collect(),
-        )
+    /// The files below a folder, named with its `/`: names are in order, so nothing else is looked at.
+    fn below<'a>(&'a self, folder: &'a str) -> impl Iterator<Item = (&'a String, &'a SourceFile)> {
+        let from = self.0.range(folder.to_owned()..);
+        from.take_while(move |(name, _)| name.starts_with(folder))
     }
 }
 
@@ -140,20 +136,25 @@ impl Tree {
     /// What one portal's revision is made of: its folder without the brakes, everything shared, its schemas.
     pub fn portal_files(&self, slug: &PortalSlug) -> Files {
         let own = format!("policies/{slug}/");
-        let brakes = format!("policies/{slug}/_deny/");
-        let candidate = format!("policies/{slug}/candidate/");
-        let schema = format!("schemas/{slug}.cedarschema");
-        self.files.select(|name| {
-            let mine = name.starts_with(&own) && !name.starts_with(&brakes) && !name.starts_with(&candidate);
-            mine || name.starts_with("policies/_shared/") || name == schema || name == "schemas/_shared.cedarschema"
-        })
+        let apart = [format!("{own}_deny/"), format!("{own}candidate/")];
+        let mine = self
+            .files
+            .below(&own)
+            .filter(|(name, _)| !apart.iter().any(|folder| name.starts_with(folder)));
+        let schemas = [
+            format!("schemas/{slug}.cedarschema"),
+            "schemas/_shared.cedarschema".to_owned(),
+        ];
+        let schemas = schemas.iter().filter_map(|name| self.files.0.get_key_value(name));
+        let all = mine.chain(self.files.below("policies/_shared/")).chain(schemas);
+        Files(all.map(|(name, file)| (name.clone(), file.clone())).collect())
     }
 
     /// The emergency forbids of one portal.
     pub fn brake_files(&self, slug: &PortalSlug) -> Files {
-        let brakes = format!("policies/{slug}/_deny/");
-        self.files
-            .select(|name| name.starts_with(&brakes) && name.ends_with(".cedar"))
+        let folder = format!("policies/{slug}/_deny/");
+        let brakes = self.files.below(&folder).filter(|(name, _)| name.ends_with(".cedar"));
+        Files(brakes.map(|(name, file)| (name.clone(), file.clone())).collect())
     }
 
     /// What could not be read for one portal: its own things, what all share, and the roots themselves.

@@ -76,3 +76,16 @@ fn the_requests_in_the_readme_are_those_that_the_demo_prints() {
     demo.wait().unwrap();
     assert_eq!(printed, shown);
 }
+
+#[test]
+fn the_published_configuration_schema_is_the_one_that_the_binary_prints() {
+    let printed = Command::new(env!("CARGO_BIN_EXE_cedargate"))
+        .args(["config", "schema"])
+        .output()
+        .unwrap();
+    let published = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/config.schema.json")).unwrap();
+    assert!(
+        printed.stdout == published,
+        "run `cedargate config schema > schemas/config.schema.json`"
+    );
+}
