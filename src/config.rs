@@ -262,6 +262,29 @@ impl Config {
 }
 
 impl Issuer {
+    /// Stands in where decision tests have claims and the configuration no issuer; it has no keys and lets nobody in.
+    pub fn unconfigured() -> Self {
+        Self {
+            name: Arc::from("unconfigured"),
+            issuer: "urn:cedargate:unconfigured".to_owned(),
+            audiences: vec!["unconfigured".to_owned()],
+            keys: KeySource::Discovery,
+            key_transport: KeyTransport::Tls,
+            jwks_max_age: Duration::ZERO,
+            algorithms: vec![Algorithm::Es256],
+            leeway: Duration::ZERO,
+            claims: ClaimPaths {
+                subject: "sub".to_owned(),
+                tenant: "tenant".to_owned(),
+                roles: "roles".to_owned(),
+            },
+            principal: Arc::from("User"),
+            subject_prefix: None,
+            tenants: None,
+            roles: None,
+        }
+    }
+
     /// What goes before its subjects in a portal that trusts `issuers` issuers.
     pub fn prefix_in(&self, issuers: usize) -> String {
         match &self.subject_prefix {

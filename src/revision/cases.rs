@@ -3,6 +3,7 @@
 //! Reads `tests/*.yaml`, the Cedar CLI's `run-tests` JSON and `ALLOW/`, `DENY/` folders of request JSON. A case is
 //! decided by the same functions as a request. The clock is the case's own, so that tests don't rot.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::authz::Target;
 use crate::authz::context::{Facts, HttpFacts, ReadyContext};
 use crate::authz::engine::{Answer, Party};
 use crate::authz::supplied::{SuppliedEntities, entity_item, report};
+use crate::config::Issuer;
 use crate::denial::{Denial, Refusal};
 use crate::portal::path::CanonicalPath;
 use crate::request::query_pairs;
@@ -232,7 +234,7 @@ impl Runner<'_> {
                     .ok_or_else(|| format!("there is no principal `{name}`"))?;
                 Ok(Ok(self.fixture(fixture)))
             }
-            (None, Some(claims)) => Ok(authn::identity_from_claims(self.issuer(case)?, claims.clone()).map_err(Refusal::from)),
+            (None, Some(claims)) => Ok(authn::identity_from_claims(&*self.issuer(case)?, claims.clone()).map_err(Refusal::from)),
             _ => Err("needs either `principal` or `claims`".to_owned()),
         }
     }
@@ -264,12 +266,17 @@ impl Runner<'_> {
         }
     }
 
-    fn issuer(&self, case: &Case) -> Result<&crate::config::Issuer, String> {
+    /// Without any issuer, claims are read by the default names.
+    fn issuer(&self, case: &Case) -> Result<Cow<'_, Issuer>, String> {
         let found = match &case.issuer {
             Some(name) => self.frame.issuers.iter().find(|i| *i.name == **name),
             None => self.frame.issuers.first(),
         };
-        found.ok_or_else(|| "the portal trusts no issuer of that name; `claims` need one".to_owned())
+        match found {
+            Some(issuer) => Ok(Cow::Borrowed(issuer)),
+            None if self.frame.issuers.is_empty() && case.issuer.is_none() => Ok(Cow::Owned(Issuer::unconfigured())),
+            None => Err("the portal trusts no issuer of that name; `claims` need one".to_owned()),
+        }
     }
 
     fn http(&self, identity: &Identity, case: &Case, http: &str, now_millis: i64) -> Result<Outcome, String> {

@@ -190,3 +190,14 @@ fn the_app_is_told_the_mail_address_that_the_policies_saw() {
     assert_eq!(gate.get("/portal/p/x", &gate.issuer.sign(&claims)).status, 200);
     assert_eq!(gate.app.last().headers["x-forwarded-email"], "alice@acme.test");
 }
+
+#[test]
+fn the_example_portals_load_without_any_issuer() {
+    let mut setup = Setup::examples();
+    setup.issuers = Some(String::new());
+    let gate = setup.start();
+    let who = json!({"type": "User", "id": "alice", "parents": ["Role::\"viewer\""]});
+    let path = "Path::\"/portal/customer/orders\"";
+    let answer = gate.authorize(&json!({"portal": "customer", "principal": who, "action": "GET", "resource": path}));
+    assert_eq!(answer["decision"], "allow", "{answer}");
+}
