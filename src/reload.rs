@@ -34,6 +34,8 @@ const READ_ATTEMPTS: usize = 8;
 const BUSY_LOOKS_MAX: u32 = 20;
 /// A change counts if it is still the same after so long.
 const CHANGE_QUIET: Duration = Duration::from_millis(20);
+/// How soon to look again after an event.
+const SECOND_LOOK: Duration = Duration::from_millis(500);
 /// When somebody keeps writing, how soon to look again.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -165,7 +167,12 @@ impl Reloader {
                 self.gate.metrics.panics.inc();
                 tracing::error!("loading ended in a panic; what is served stays, the next change is looked at again");
             }
-            pause = if looked.unwrap_or(true) { poll } else { BUSY_PAUSE.min(poll) };
+            pause = match (looked.unwrap_or(true), woken) {
+                (false, _) => BUSY_PAUSE.min(poll),
+                // once more soon: what was written while watches were set anew may have told nobody
+                (true, Woken::Event) => SECOND_LOOK.min(poll),
+                (true, Woken::Poll | Woken::Stopping) => poll,
+            };
             self.bury();
             self.check_config();
         }

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode};
@@ -33,6 +33,7 @@ pub enum Woken {
 pub struct Watch {
     /// `None` where the kernel gives no watches: polling alone remains.
     watcher: Option<RecommendedWatcher>,
+    sender: Sender<()>,
     events: Receiver<()>,
     identity: Vec<Option<(u64, u64)>>,
     /// A root itself was touched; a new folder may well get the old one's inode. Set by the watcher, cleared by `follow`.
@@ -42,10 +43,47 @@ pub struct Watch {
 impl Watch {
     pub fn new(places: &Places) -> Self {
         let (sender, events) = channel();
-        let roots = absolute_roots(places);
-        let root_touched = Arc::new(AtomicBool::new(false));
-        let touched = Arc::clone(&root_touched);
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let mut watch = Self {
+            watcher: None,
+            sender,
+            events,
+            identity: Vec::new(),
+            root_touched: Arc::default(),
+        };
+        watch.follow(places);
+        watch
+    }
+
+    /// Watches the folders as they are now: a replaced folder is another one.
+    ///
+    /// With a watcher made anew, and the old one dropped only then: taking watches back and setting them again on one
+    /// watcher can lose them where a folder is reached by two names, as in kubelet's mounts.
+    pub fn follow(&mut self, places: &Places) {
+        let roots = [places.policies.as_path(), places.schemas.as_path()];
+        let identity: Vec<_> = roots.iter().map(|root| inode(root)).collect();
+        let touched = self.root_touched.swap(false, Ordering::AcqRel);
+        if identity == self.identity && !touched {
+            return;
+        }
+        self.identity = identity;
+        let made = self.watcher(absolute_roots(places));
+        let made = made.inspect_err(|error| tracing::warn!(%error, "no file watches; polling alone"));
+        let Ok(mut watcher) = made else { return };
+        for root in roots {
+            if let Err(error) = watcher.watch(root, RecursiveMode::Recursive) {
+                tracing::debug!(%error, root = %root.display(), "not watched; polling");
+            }
+            let parent = root.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            if let Err(error) = watcher.watch(parent, RecursiveMode::NonRecursive) {
+                tracing::debug!(%error, parent = %parent.display(), "not watched; polling");
+            }
+        }
+        self.watcher = Some(watcher);
+    }
+
+    fn watcher(&self, roots: Vec<PathBuf>) -> notify::Result<RecommendedWatcher> {
+        let (sender, touched) = (self.sender.clone(), Arc::clone(&self.root_touched));
+        notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // an error is a hint, too: something was missed
             if event.as_ref().is_ok_and(|event| !concerns(event, &roots)) {
                 return;
@@ -55,41 +93,7 @@ impl Watch {
             }
             // the receiver is gone only while stopping
             let _stopping = sender.send(()).is_err();
-        });
-        let watcher = watcher
-            .inspect_err(|error| tracing::warn!(%error, "no file watches; polling alone"))
-            .ok();
-        let mut watch = Self {
-            watcher,
-            events,
-            identity: Vec::new(),
-            root_touched,
-        };
-        watch.follow(places);
-        watch
-    }
-
-    /// Watches the folders as they are now: a replaced folder is another one.
-    pub fn follow(&mut self, places: &Places) {
-        let roots = [places.policies.as_path(), places.schemas.as_path()];
-        let identity: Vec<_> = roots.iter().map(|root| inode(root)).collect();
-        let touched = self.root_touched.swap(false, Ordering::AcqRel);
-        if identity == self.identity && !touched {
-            return;
-        }
-        self.identity = identity;
-        let Some(watcher) = &mut self.watcher else { return };
-        for root in roots {
-            // not watched before, or gone: both are fine
-            let _was_not_watched = watcher.unwatch(root).is_err();
-            if let Err(error) = watcher.watch(root, RecursiveMode::Recursive) {
-                tracing::debug!(%error, root = %root.display(), "not watched; polling");
-            }
-            let parent = root.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            if let Err(error) = watcher.watch(parent, RecursiveMode::NonRecursive) {
-                tracing::debug!(%error, parent = %parent.display(), "not watched; polling");
-            }
-        }
+        })
     }
 
     /// Returns after `pause`, or sooner once something happened and then stayed quiet.
