@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
@@ -35,7 +35,7 @@ pub struct Watch {
     watcher: Option<RecommendedWatcher>,
     sender: Sender<()>,
     events: Receiver<()>,
-    identity: Vec<Option<(u64, u64)>>,
+    identity: Vec<Option<Identity>>,
     /// A root itself was touched; a new folder may well get the old one's inode. Set by the watcher, cleared by `follow`.
     root_touched: Arc<AtomicBool>,
 }
@@ -69,13 +69,16 @@ impl Watch {
         let made = self.watcher(absolute_roots(places));
         let made = made.inspect_err(|error| tracing::warn!(%error, "no file watches; polling alone"));
         let Ok(mut watcher) = made else { return };
+        // parents first: a root that appears from here on is announced
         for root in roots {
-            if let Err(error) = watcher.watch(root, RecursiveMode::Recursive) {
-                tracing::debug!(%error, root = %root.display(), "not watched; polling");
-            }
             let parent = root.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             if let Err(error) = watcher.watch(parent, RecursiveMode::NonRecursive) {
                 tracing::debug!(%error, parent = %parent.display(), "not watched; polling");
+            }
+        }
+        for root in roots {
+            if let Err(error) = watcher.watch(root, RecursiveMode::Recursive) {
+                tracing::debug!(%error, root = %root.display(), "not watched; polling");
             }
         }
         self.watcher = Some(watcher);
@@ -146,9 +149,13 @@ fn concerns(event: &notify::Event, roots: &[PathBuf]) -> bool {
     !only_read && (event.need_rescan() || event.paths.is_empty() || event.paths.iter().any(inside))
 }
 
-fn inode(path: &Path) -> Option<(u64, u64)> {
+/// Device, inode and birth: a folder that is made anew may get the old one's inode.
+type Identity = (u64, u64, Option<SystemTime>);
+
+fn inode(path: &Path) -> Option<Identity> {
     use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.dev(), meta.ino(), meta.created().ok()))
 }
 
 #[cfg(test)]
