@@ -147,6 +147,7 @@ impl Worker {
                 return Ok(*answer);
             }
             Some(Preflight::Pass) => {
+                check_brake(&active, &head, &path, progress)?;
                 cors::strip_credentials(&mut head.headers);
                 progress.record.permitted();
                 Permit::public(self.passport(&portal, &active, None, progress.decision_id)?)
@@ -179,9 +180,8 @@ impl Worker {
         progress: &mut Progress,
     ) -> Result<Permit, Refusal> {
         let is_public = active.revision.file.public.matches(head.method.as_str(), path);
-        if let Some(brake) = active.revision.braked(head.method.as_str(), path).filter(|_| is_public) {
-            progress.record.record.policies = vec![Arc::clone(&brake.id)];
-            return Err(Refusal::new(Denial::Forbidden, format!("public, and closed by {}", brake.id)));
+        if is_public {
+            check_brake(active, head, path, progress)?;
         }
         let caller = match bearer(&head.headers)? {
             Some(token) => Some(self.gate.caller(portal, active, token).await?),
@@ -417,6 +417,15 @@ fn request_tenant<'a>(source: &'a TenantSource, client: &'a ClientFacts) -> Opti
         TenantSource::HostLabel => client.host.split('.').next().filter(|label| !label.is_empty()),
         TenantSource::Fixed(tenant) => Some(tenant),
     }
+}
+
+/// What needs no identity is asked of no policy, but an emergency forbid for everybody closes it all the same.
+fn check_brake(active: &Active, head: &Parts, path: &CanonicalPath, progress: &mut Progress) -> Result<(), Refusal> {
+    let Some(brake) = active.revision.braked(head.method.as_str(), path) else {
+        return Ok(());
+    };
+    progress.record.record.policies = vec![Arc::clone(&brake.id)];
+    Err(Refusal::new(Denial::Forbidden, format!("closed by {}", brake.id)))
 }
 
 /// A caller of another tenant than the request's has no business here.

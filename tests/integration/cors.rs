@@ -83,3 +83,14 @@ fn without_cors_a_preflight_is_a_request_like_any_other() {
     assert_eq!(preflight(&gate, ORIGIN).status, 401);
     assert_eq!(gate.app.count(), 0);
 }
+
+#[test]
+fn the_brake_closes_preflights_that_the_app_would_answer() {
+    let gate = gate("app");
+    assert_eq!(preflight(&gate, ORIGIN).status, 200);
+    gate.put("policies/customer/_deny/stop.cedar", "forbid(principal, action, resource);");
+    crate::support::eventually("the brake closes the preflight", || {
+        let status = preflight(&gate, ORIGIN).status;
+        if status == 403 { Ok(()) } else { Err(status.to_string()) }
+    });
+}
