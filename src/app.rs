@@ -211,10 +211,10 @@ impl Running {
             detail: None,
         }));
         self.trigger.drain();
-        let deadline = std::time::Instant::now() + self.gate.config.limits.drain_timeout;
-        while std::time::Instant::now() < deadline && !self.workers.iter().all(JoinHandle::is_finished) {
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
+        let limits = &self.gate.config.limits;
+        self.wait(limits.drain_delay);
+        self.trigger.close();
+        self.wait(limits.drain_timeout);
         self.trigger.force();
         // the twin maker ends when the last revision is gone, and this is a way to hold one
         drop(self.gate);
@@ -224,6 +224,14 @@ impl Running {
             }
         }
         self.audit.close();
+    }
+
+    /// Until the workers have ended, at most so long; a forced end cuts it short.
+    fn wait(&self, at_most: Duration) {
+        let deadline = std::time::Instant::now() + at_most;
+        while std::time::Instant::now() < deadline && !self.workers.iter().all(JoinHandle::is_finished) {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
     }
 
     /// Ends everything still open at once, from another thread; `stop` then returns without waiting.
@@ -261,7 +269,7 @@ fn bind_all(config: &Config) -> Result<Bound, StartError> {
         }
     };
     let workers = config.limits.workers.max(1);
-    let proxy = bind(listen.proxy, workers).map_err(fail("proxy", &listen.proxy))?;
+    let proxy = bind(listen.proxy.address, workers).map_err(fail("proxy", &listen.proxy.address))?;
     let (mut decision, mut decision_unix) = (Vec::new(), None);
     match listen.decision.as_ref().map(|d| &d.address) {
         Some(Address::Tcp(address)) => decision = bind(*address, workers).map_err(fail("decision", address))?,
@@ -274,7 +282,7 @@ fn bind_all(config: &Config) -> Result<Bound, StartError> {
     };
     let local = |listener: &std::net::TcpListener| listener.local_addr();
     let addresses = Addresses {
-        proxy: proxy.first().map_or(Ok(listen.proxy), local)?,
+        proxy: proxy.first().map_or(Ok(listen.proxy.address), local)?,
         decision: match decision.first() {
             Some(listener) => Some(Address::Tcp(local(listener)?)),
             None => listen.decision.as_ref().map(|d| d.address.clone()),

@@ -22,6 +22,7 @@ pub use load::{PrintFormat, from_str, load, print};
 pub use raw::json_schema;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,17 +51,44 @@ pub struct Config {
 
 #[derive(Clone, Debug)]
 pub struct Listen {
-    pub proxy: SocketAddr,
+    pub proxy: ProxyListen,
     pub decision: Option<DecisionListen>,
     pub admin: Option<SocketAddr>,
+    /// Path of the Unix socket.
+    pub control: Option<PathBuf>,
 }
 
-/// Where the app asks. Off loopback `tokens` is never empty.
+/// Where clients come in.
+#[derive(Clone, Debug)]
+pub struct ProxyListen {
+    pub address: SocketAddr,
+    pub tls: Option<Tls>,
+    pub proxy_protocol: ProxyProtocol,
+}
+
+/// Whether connections from `trusted_proxies` start with a PROXY protocol header.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ProxyProtocol {
+    Off,
+    Required,
+}
+
+/// PEM files of one listener; read at start and again when they change.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Tls {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    /// `None`: clients need no certificate.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Where the app asks. Off loopback `tokens` is never empty, or `tls` has a `client_ca`.
 #[derive(Clone, Debug)]
 pub struct DecisionListen {
     pub address: Address,
     /// Bearer tokens that callers must present (`auth.tokens_file`, one per line); empty: no check.
     pub tokens: Vec<Redacted<String>>,
+    pub tls: Option<Tls>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -69,10 +97,13 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-/// Plain-HTTP/1.1 app beside the gate.
+/// The app beside the gate.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Upstream {
     pub url: UpstreamUrl,
+    pub protocol: Protocol,
+    /// Only read for an `https` URL.
+    pub tls: UpstreamTls,
     pub connect_timeout: Duration,
     /// From the last byte of the request sent to the response head.
     pub response_timeout: Duration,
@@ -82,10 +113,47 @@ pub struct Upstream {
     pub strip_headers: Vec<String>,
     /// Whether the client's bearer token reaches the app.
     pub forward_authorization: bool,
+    /// Largest head of an answer.
+    pub response_header_bytes: usize,
+    pub circuit: Circuit,
+}
+
+/// Which HTTP the app speaks.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Protocol {
+    /// HTTP/1.1, and HTTP/2 for gRPC; over TLS whatever ALPN says.
+    Auto,
+    Http1,
+    Http2,
+}
+
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct UpstreamTls {
+    /// `None`: the system's authorities.
+    pub ca: Option<PathBuf>,
+    /// `None`: the URL's host.
+    pub server_name: Option<String>,
+    /// Certificate chain and key of the gate's own.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// When to stop trying an app that cannot be reached.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Circuit {
+    /// Failed connection attempts in a row; 0: never.
+    pub failures: u32,
+    pub pause: Duration,
 }
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub struct UpstreamUrl {
+pub enum UpstreamUrl {
+    Http(Authority),
+    Https(Authority),
+    Unix(PathBuf),
+}
+
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Authority {
     /// Name or address as it stands in a URL: IPv6 in brackets.
     pub host: String,
     pub port: u16,
@@ -238,6 +306,14 @@ pub struct Limits {
     /// `None`: the app's business.
     pub body_bytes: Option<u64>,
     pub connections: usize,
+    /// `None`: no limit of its own.
+    pub connections_per_address: Option<usize>,
+    /// Requests being answered at once.
+    pub requests: usize,
+    /// The same on one HTTP/2 connection.
+    pub streams: u32,
+    pub rate_per_address: Option<Rate>,
+    pub rate_per_principal: Option<Rate>,
     /// Questions in one `/authorize/batch`.
     pub batch: usize,
     /// Bytes of an `/authorize` body.
@@ -245,13 +321,27 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// How long an idle keep-alive connection is kept.
     pub idle_timeout: Duration,
+    /// How long a client may take none of what is sent to it.
+    pub send_timeout: Duration,
+    /// How long an upgraded connection may be silent in both directions.
+    pub tunnel_idle_timeout: Duration,
     pub token_bytes: usize,
     /// Verified tokens remembered per portal.
     pub token_cache: usize,
-    /// How long in-flight requests may finish after SIGTERM.
+    /// How long after SIGTERM new connections are still taken.
+    pub drain_delay: Duration,
+    /// How long in-flight requests may finish after that.
     pub drain_timeout: Duration,
     /// Threads that serve traffic; default: one per core.
     pub workers: usize,
+}
+
+/// So many requests in a time, and so many at once.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rate {
+    pub requests: NonZeroU32,
+    pub per: Duration,
+    pub burst: NonZeroU32,
 }
 
 impl Config {
@@ -306,9 +396,13 @@ impl TenantSource {
 }
 
 impl UpstreamUrl {
-    /// `http://host:port`: the `aud` of assertions.
+    /// Scheme and authority, or the socket: the `aud` of assertions.
     pub fn origin(&self) -> String {
-        format!("http://{}:{}", self.host, self.port)
+        match self {
+            Self::Http(authority) => format!("http://{}:{}", authority.host, authority.port),
+            Self::Https(authority) => format!("https://{}:{}", authority.host, authority.port),
+            Self::Unix(path) => format!("unix:{}", path.display()),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod caller;
 mod cors;
 mod endpoints;
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -25,7 +26,7 @@ use crate::authz::engine;
 use crate::authz::{Passport, Permit, Target};
 use crate::config::{AuditAllow, Config, TenantSource};
 use crate::denial::{Denial, Refusal};
-use crate::listener::PeerAddr;
+use crate::listener::Link;
 use crate::metrics::Metrics;
 use crate::portal::path::CanonicalPath;
 use crate::request::{self, ClientFacts, Trace, query_pairs, request_id};
@@ -80,7 +81,7 @@ impl From<Refusal> for Stop {
 
 impl Worker {
     /// Answers one request; never fails.
-    pub async fn handle(&self, request: Request<Incoming>, peer: PeerAddr) -> Response<Body> {
+    pub async fn handle(&self, request: Request<Incoming>, link: Rc<Link>) -> Response<Body> {
         let style = Style::of(request.method(), request.headers());
         let (decision_id, request_id) = (Uuid::now_v7(), request_id(request.headers()));
         let answer = Answer {
@@ -118,20 +119,25 @@ impl Worker {
             upstream_started: None,
             gate_ended: None,
         };
-        let response = match self.gate(request, peer, &mut progress).await {
+        let response = match self.gate(request, &link, &mut progress).await {
             Ok(response) => response,
             Err(stop) => self.stopped(stop, &answer, &mut progress),
         };
         self.finish(response, progress)
     }
 
-    async fn gate(&self, request: Request<Incoming>, peer: PeerAddr, progress: &mut Progress) -> Result<Response<Body>, Stop> {
+    async fn gate(&self, request: Request<Incoming>, link: &Rc<Link>, progress: &mut Progress) -> Result<Response<Body>, Stop> {
         let (mut head, body) = request.into_parts();
         progress.origin = cors::origin(&head.headers);
         let target = request::check(&head)?;
         let path = CanonicalPath::parse(target.path).map_err(|e| Refusal::new(Denial::RequestInvalid, e.to_string()))?;
         progress.canonical(&path);
-        let client = request::client_facts(&head.headers, peer.ip(), &target, &self.gate.config.trusted_proxies)?;
+        let client = request::client_facts(
+            &head.headers,
+            (link.peer.ip(), link.scheme),
+            &target,
+            &self.gate.config.trusted_proxies,
+        )?;
         if let Some(own) = self.own_endpoint(&head, &path) {
             progress.record.permitted();
             return own.map_err(Stop::from);

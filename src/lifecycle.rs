@@ -1,6 +1,7 @@
 //! When the gate is ready, when it stops taking work, and when it stops waiting for it.
 //!
-//! Foundation. Shutdown has two moments: *draining* (no new connections, in-flight requests finish) and *forced*
+//! Foundation. Shutdown has three moments: *draining* (readiness is gone, answers ask clients to leave, new connections
+//! are still taken until balancers have noticed), *closing* (no new connections, in-flight requests finish) and *forced*
 //! (what is still open is dropped). Both only ever move forward. Readiness is a set of named blockers, so that a
 //! gate that is not ready says what it waits for. Nothing here decides anything about a request.
 
@@ -15,6 +16,7 @@ use tokio::sync::watch;
 enum Phase {
     Running,
     Draining,
+    Closing,
     Forced,
 }
 
@@ -42,9 +44,14 @@ pub fn shutdown() -> (ShutdownTrigger, Shutdown) {
 }
 
 impl ShutdownTrigger {
-    /// No new connections from here on.
+    /// Not ready any more; clients are asked to leave.
     pub fn drain(&self) {
         self.advance(Phase::Draining);
+    }
+
+    /// No new connections from here on.
+    pub fn close(&self) {
+        self.advance(Phase::Closing);
     }
 
     /// Everything still open ends now.
@@ -88,6 +95,11 @@ impl Shutdown {
     /// Resolves once draining (or worse) began.
     pub async fn draining(&mut self) {
         self.reached(self.from).await;
+    }
+
+    /// Resolves once no new work may begin.
+    pub async fn closing(&mut self) {
+        self.reached(self.from.max(Phase::Closing)).await;
     }
 
     /// Resolves once in-flight work must end.

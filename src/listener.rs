@@ -5,9 +5,11 @@
 //! accepting would strand what the kernel queues for it. Nothing that arrives here ends the process: accept errors
 //! back off, panics end one connection.
 
+mod link;
 mod socket;
 mod watched;
 
+pub use link::Link;
 pub use socket::{PeerAddr, Socket, bind, bind_unix};
 
 use std::future::{Future, poll_fn};
@@ -18,7 +20,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -29,6 +32,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Limits;
 use crate::lifecycle::Shutdown;
 use crate::metrics::Metrics;
+use crate::types::Scheme;
 use crate::upstream::Body;
 use watched::{Activity, Answering, Watched};
 
@@ -66,7 +70,7 @@ pub struct ConnectionCount {
 
 /// One counted connection; dropping it frees its place.
 #[derive(Debug)]
-struct Counted(ConnectionCount);
+pub struct Counted(ConnectionCount);
 
 /// What every connection of one listener shares.
 pub struct Front {
@@ -124,7 +128,7 @@ impl Drop for Counted {
 /// Serves until draining, then returns when every connection ended or was forced to. Needs a `LocalSet`.
 pub async fn serve<H, F>(socket: Socket, front: Rc<Front>, mut shutdown: Shutdown, handler: H)
 where
-    H: Fn(Request<Incoming>, PeerAddr) -> F + 'static,
+    H: Fn(Request<Incoming>, Rc<Link>) -> F + 'static,
     F: Future<Output = Response<Body>> + 'static,
 {
     let handler = Rc::new(handler);
@@ -134,7 +138,7 @@ where
     loop {
         let accepted = tokio::select! {
             biased;
-            () = shutdown.draining() => break,
+            () = shutdown.closing() => break,
             accepted = socket.accept() => accepted,
         };
         let (stream, peer) = match accepted {
@@ -153,8 +157,8 @@ where
         };
         let (front, handler, told) = (Rc::clone(&front), Rc::clone(&handler), told.clone());
         tracker.spawn_local(async move {
-            let _counted = counted;
-            if caught(converse(stream, peer, &front, told, handler)).await.is_err() {
+            let link = Link::new(peer, Scheme::Http, counted);
+            if caught(converse(stream, link, &front, told, handler)).await.is_err() {
                 front.metrics.panics.inc();
                 tracing::error!("a connection ended in a panic");
             }
@@ -165,21 +169,28 @@ where
     tracker.wait().await;
 }
 
-async fn converse<S, H, F>(stream: S, peer: PeerAddr, front: &Rc<Front>, mut shutdown: Shutdown, handler: Rc<H>)
+async fn converse<S, H, F>(stream: S, link: Rc<Link>, front: &Rc<Front>, mut shutdown: Shutdown, handler: Rc<H>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
-    H: Fn(Request<Incoming>, PeerAddr) -> F + 'static,
+    H: Fn(Request<Incoming>, Rc<Link>) -> F + 'static,
     F: Future<Output = Response<Body>> + 'static,
 {
+    let peer = link.peer;
+    let told = shutdown.clone();
     let activity = Activity::start();
     let watched = TokioIo::new(Watched::new(stream, Rc::clone(&activity)));
     let service = service_fn(|request| {
         let busy = activity.request();
-        let answer = handler(request, peer);
-        let metrics = &front.metrics;
+        let answer = handler(request, Rc::clone(&link));
+        let (metrics, told) = (&front.metrics, told.clone());
         async move {
             match caught(answer).await {
-                Ok(response) => Ok(response.map(|body| Answering::new(body, busy))),
+                Ok(mut response) => {
+                    if told.is_draining() {
+                        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    Ok(response.map(|body| Answering::new(body, busy)))
+                }
                 Err(Panicked) => {
                     metrics.panics.inc();
                     Err(std::io::Error::other("the request ended in a panic"))
@@ -188,17 +199,17 @@ where
         }
     });
     let mut connection = pin!(settings(front).serve_connection(watched, service));
-    let mut draining = false;
+    let mut closing = false;
     let outcome = loop {
         let told = shutdown.clone();
         tokio::select! {
             biased;
             outcome = connection.as_mut() => break outcome,
-            () = shutdown.draining(), if !draining => {
-                draining = true;
+            () = shutdown.closing(), if !closing => {
+                closing = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = forced(told), if draining => return,
+            () = forced(told), if closing => return,
             partial = activity.quiet(front.header_timeout, front.idle_timeout) => {
                 if partial {
                     reject(front, Rejected::HeaderTimeout, peer);

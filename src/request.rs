@@ -16,6 +16,7 @@ use ipnet::IpNet;
 use uuid::Uuid;
 
 use crate::denial::{Denial, Refusal};
+use crate::types::Scheme;
 
 /// Longest method name, in bytes.
 const METHOD_BYTES_MAX: usize = 32;
@@ -39,12 +40,6 @@ pub struct Target<'a> {
     pub query: Option<&'a str>,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Scheme {
-    Http,
-    Https,
-}
-
 /// What is known of the client beyond its credential.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ClientFacts {
@@ -64,22 +59,6 @@ pub struct Trace {
     pub flags: u8,
     /// Only beside a valid `traceparent`.
     pub state: Vec<HeaderValue>,
-}
-
-impl Scheme {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Https => "https",
-        }
-    }
-
-    pub fn default_port(self) -> u16 {
-        match self {
-            Self::Http => 80,
-            Self::Https => 443,
-        }
-    }
 }
 
 /// Refuses every request that could mean two things.
@@ -224,7 +203,12 @@ fn dns_name(host: &str) -> Option<String> {
 
 /// Address, scheme and host of the client. An address that a trusted proxy garbled is refused: to take the proxy's own
 /// instead could turn a stranger into a neighbour.
-pub fn client_facts(headers: &HeaderMap, peer: IpAddr, target: &Target<'_>, trusted: &[IpNet]) -> Result<ClientFacts, Refusal> {
+pub fn client_facts(
+    headers: &HeaderMap,
+    (peer, direct_scheme): (IpAddr, Scheme),
+    target: &Target<'_>,
+    trusted: &[IpNet],
+) -> Result<ClientFacts, Refusal> {
     let peer = unmapped(peer);
     let direct = |scheme: Scheme| ClientFacts {
         source_ip: peer,
@@ -233,12 +217,12 @@ pub fn client_facts(headers: &HeaderMap, peer: IpAddr, target: &Target<'_>, trus
         port: target.port.unwrap_or_else(|| scheme.default_port()),
     };
     if !is_trusted(peer, trusted) {
-        return Ok(direct(Scheme::Http));
+        return Ok(direct(direct_scheme));
     }
     let scheme = match only(headers, "x-forwarded-proto") {
         Some(proto) if proto.eq_ignore_ascii_case("https") => Scheme::Https,
         Some(proto) if proto.eq_ignore_ascii_case("http") => Scheme::Http,
-        None if !headers.contains_key("x-forwarded-proto") => Scheme::Http,
+        None if !headers.contains_key("x-forwarded-proto") => direct_scheme,
         _ => return Err(invalid("`X-Forwarded-Proto` is neither http nor https")),
     };
     let mut facts = direct(scheme);
@@ -462,7 +446,13 @@ mod tests {
         all.extend_from_slice(headers);
         let parts = parts("GET", "/", &all);
         let trusted = ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
-        client_facts(&parts.headers, peer.parse().unwrap(), &check(&parts).unwrap(), &trusted).unwrap()
+        client_facts(
+            &parts.headers,
+            (peer.parse().unwrap(), Scheme::Http),
+            &check(&parts).unwrap(),
+            &trusted,
+        )
+        .unwrap()
     }
 
     #[test]
@@ -492,7 +482,12 @@ mod tests {
         for chain in ["", "1.2.3.4, unknown", "1.2.3.4,", "%00"] {
             let parts = parts("GET", "/", &[("host", "a.test"), ("x-forwarded-for", chain)]);
             let trusted = ["10.0.0.0/8".parse().unwrap()];
-            let facts = client_facts(&parts.headers, "10.1.1.1".parse().unwrap(), &check(&parts).unwrap(), &trusted);
+            let facts = client_facts(
+                &parts.headers,
+                ("10.1.1.1".parse().unwrap(), Scheme::Http),
+                &check(&parts).unwrap(),
+                &trusted,
+            );
             assert_eq!(facts.unwrap_err().denial, Denial::RequestInvalid, "{chain}");
         }
         for (chain, expected) in [

@@ -19,6 +19,13 @@ pub enum Door {
     Authorize,
 }
 
+/// How the client reached the first trusted hop.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
 /// Who is calling, as one verified credential says; nothing here came from anywhere else.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -65,6 +72,22 @@ pub struct TokenFacts {
 /// A value that must never reach a log: `Debug` and `Display` print `[redacted]`.
 #[derive(Clone, Eq, PartialEq)]
 pub struct Redacted<T>(T);
+
+impl Scheme {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
 
 impl PortalSlug {
     /// `None` unless the text is a valid slug.

@@ -39,7 +39,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "audit",
             "authn",
             "authz",
-            "listener::PeerAddr",
+            "listener::Link",
             "portal",
             "request",
             "revision",

@@ -7,24 +7,27 @@ mod issuers;
 mod network;
 mod portals;
 pub mod secret;
+mod upstream;
 
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::ConfigErrors;
 use super::raw::{
-    DurationText, Raw, RawAssertion, RawAudit, RawAuditAllow, RawAuditSink, RawLimits, RawOnFull, RawPolicies, SizeText,
+    DurationText, Raw, RawAssertion, RawAudit, RawAuditAllow, RawAuditSink, RawLimits, RawOnFull, RawPolicies, RawRate, SizeText,
 };
 use super::tree::Node;
 use super::walk::hint;
-use super::{Assertion, Audit, AuditAllow, AuditSink, Config, Limits, OnFull, Policies};
+use super::{Assertion, Audit, AuditAllow, AuditSink, Config, Limits, OnFull, Policies, Rate};
 use crate::types::PortalSlug;
 
 /// The HTTP library needs this much to read a request's head at all.
-const HEADER_BYTES_MIN: u64 = 8 * 1024;
+pub const HEADER_BYTES_MIN: u64 = 8 * 1024;
 const POLL_MIN: Duration = Duration::from_millis(100);
 const ASSERTION_TTL_MIN: Duration = Duration::from_secs(1);
 const ASSERTION_TTL_MAX: Duration = Duration::from_secs(60 * 60);
+const RATE_PER_MAX: Duration = Duration::from_secs(60 * 60);
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
 /// What every check needs: where mistakes go, where values were written, which folder paths start from.
@@ -109,7 +112,7 @@ impl Checker<'_> {
         }
     }
 
-    fn size(&mut self, key: &str, value: SizeText, min: u64) -> usize {
+    pub fn size(&mut self, key: &str, value: SizeText, min: u64) -> usize {
         if value.0 < min {
             self.error(key, format!("`{}` bytes are too few; the least is {min}", value.0));
         }
@@ -190,17 +193,36 @@ impl Checker<'_> {
             header_bytes: self.size("limits.header_bytes", raw.header_bytes, HEADER_BYTES_MIN),
             body_bytes: raw.body_bytes.map(|size| size.0),
             connections: raw.connections,
+            connections_per_address: raw.connections_per_address,
+            requests: raw.requests,
+            streams: raw.streams,
+            rate_per_address: self.rate("limits.rate_per_address", raw.rate_per_address.as_ref()),
+            rate_per_principal: self.rate("limits.rate_per_principal", raw.rate_per_principal.as_ref()),
             batch: raw.batch,
             decision_body_bytes: self.size("limits.decision_body_bytes", raw.decision_body_bytes, 1),
             header_timeout: self.timeout("limits.header_timeout", raw.header_timeout),
             idle_timeout: self.timeout("limits.idle_timeout", raw.idle_timeout),
+            send_timeout: self.timeout("limits.send_timeout", raw.send_timeout),
+            tunnel_idle_timeout: self.timeout("limits.tunnel_idle_timeout", raw.tunnel_idle_timeout),
             token_bytes: self.size("limits.token_bytes", raw.token_bytes, 1),
             token_cache: raw.token_cache,
+            drain_delay: raw.drain_delay.0,
             drain_timeout: raw.drain_timeout.0,
             workers: raw
                 .workers
                 .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
         }
+    }
+
+    /// Absent is no limit; a number out of range was reported by `walk`.
+    fn rate(&mut self, section: &str, raw: Option<&RawRate>) -> Option<Rate> {
+        let raw = raw?;
+        let key = format!("{section}.per");
+        self.at_most(&key, raw.per, RATE_PER_MAX);
+        let per = self.timeout(&key, raw.per);
+        let requests = NonZeroU32::new(raw.requests?)?;
+        let burst = raw.burst.map_or(Some(requests), NonZeroU32::new)?;
+        Some(Rate { requests, per, burst })
     }
 
     /// The memory store needs nothing, but its times must make sense before something reads them.

@@ -66,6 +66,8 @@ pub struct RawListen {
     pub decision: Option<RawDecisionListen>,
     /// Health, metrics, status; read-only. Null: off.
     pub admin: Option<RawAdminListen>,
+    /// For the operator beside the process: drain, reload. Absent: off.
+    pub control: Option<RawControlListen>,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
@@ -73,15 +75,43 @@ pub struct RawListen {
 pub struct RawProxyListen {
     /// IP address and port.
     pub address: String,
+    /// Serve TLS. Absent: plain HTTP.
+    pub tls: Option<RawTls>,
+    /// Expect a PROXY protocol header (v1 or v2) on every connection from `trusted_proxies`.
+    pub proxy_protocol: bool,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawTls {
+    /// PEM file of the certificate chain, leaf first; watched.
+    #[schemars(required)]
+    pub cert: Option<String>,
+    /// PEM file of the private key; watched.
+    #[schemars(required)]
+    pub key: Option<String>,
+    /// PEM file of the authorities that clients' certificates must come from; watched. Absent: clients need none.
+    #[serde(default)]
+    pub client_ca: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawControlListen {
+    /// `unix:/path`: only the socket's owner may use it.
+    #[schemars(required)]
+    pub address: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawDecisionListen {
-    /// IP address and port, or `unix:/path`. Off loopback it needs `auth`.
+    /// IP address and port, or `unix:/path`. Off loopback it needs `auth` or `tls.client_ca`.
     pub address: String,
     /// What callers must present.
     pub auth: RawDecisionAuth,
+    /// Serve TLS. Absent: plain HTTP.
+    pub tls: Option<RawTls>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
@@ -104,9 +134,16 @@ pub struct RawAdminListen {
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawUpstream {
-    /// `http://host:port`, without a path.
+    /// `http://host:port`, `https://host:port`, `h2c://host:port` (the same as `http` with `protocol: http2`) or
+    /// `unix:/path`; without a path of requests.
     #[schemars(required)]
     pub url: Option<String>,
+    /// Which HTTP the app speaks.
+    #[serde(default)]
+    pub protocol: RawProtocol,
+    /// How an `https` app proves itself, and the gate to it.
+    #[serde(default)]
+    pub tls: RawUpstreamTls,
     /// How long opening a connection may take.
     #[serde(default = "default::connect_timeout")]
     pub connect_timeout: DurationText,
@@ -123,6 +160,46 @@ pub struct RawUpstream {
     /// Forward the client's bearer token to the app.
     #[serde(default)]
     pub forward_authorization: bool,
+    /// Size of the head of the app's answer, 8KiB or more.
+    #[serde(default = "default::response_header_bytes")]
+    pub response_header_bytes: SizeText,
+    /// When the gate stops trying an app that cannot be reached.
+    #[serde(default)]
+    pub circuit: RawCircuit,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RawProtocol {
+    /// HTTP/1.1, and HTTP/2 for gRPC; over TLS whatever the app prefers.
+    #[default]
+    Auto,
+    /// HTTP/1.1 only.
+    Http1,
+    /// HTTP/2 only; upgrades (WebSocket) still go by HTTP/1.1.
+    Http2,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawUpstreamTls {
+    /// PEM file of the authorities that the app's certificate must come from. Absent: the system's.
+    pub ca: Option<String>,
+    /// Name that the app's certificate must have. Absent: the host in `url`.
+    pub server_name: Option<String>,
+    /// PEM file of the gate's own certificate chain. Absent: none is presented.
+    pub cert: Option<String>,
+    /// PEM file of its private key.
+    pub key: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawCircuit {
+    /// Failed connection attempts in a row after which it opens; 0: never.
+    pub failures: u32,
+    /// How long requests fail at once before one may try again.
+    pub pause: DurationText,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
@@ -166,7 +243,7 @@ pub enum RawTenant {
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(untagged)]
 pub enum RawPortalUpstream {
-    /// `http://host:port`, without a path.
+    /// A URL, as in the top-level `upstream.url`.
     Url(String),
     /// Like the top-level `upstream`; what is left out is taken from there.
     Full(RawUpstreamOverride),
@@ -175,9 +252,15 @@ pub enum RawPortalUpstream {
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawUpstreamOverride {
-    /// `http://host:port`, without a path.
+    /// As at the top level.
     #[schemars(required)]
     pub url: Option<String>,
+    /// Absent: as at the top level.
+    #[serde(default)]
+    pub protocol: Option<RawProtocol>,
+    /// Absent: as at the top level.
+    #[serde(default)]
+    pub tls: Option<RawUpstreamTls>,
     /// Absent: as at the top level.
     #[serde(default)]
     pub connect_timeout: Option<DurationText>,
@@ -193,6 +276,12 @@ pub struct RawUpstreamOverride {
     /// Absent: as at the top level.
     #[serde(default)]
     pub forward_authorization: Option<bool>,
+    /// Absent: as at the top level.
+    #[serde(default)]
+    pub response_header_bytes: Option<SizeText>,
+    /// Absent: as at the top level.
+    #[serde(default)]
+    pub circuit: Option<RawCircuit>,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
@@ -367,6 +456,19 @@ pub struct RawLimits {
     /// Open client connections.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub connections: usize,
+    /// Open connections of one client address (IPv6: one /64); `trusted_proxies` are exempt. Null: no limit of its own.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub connections_per_address: Option<usize>,
+    /// Requests being answered at once; more are shed with 503.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub requests: usize,
+    /// Requests being answered at once on one HTTP/2 connection.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub streams: u32,
+    /// Requests of one client address (IPv6: one /64). Null: no limit.
+    pub rate_per_address: Option<RawRate>,
+    /// Requests of one principal in one portal. Null: no limit.
+    pub rate_per_principal: Option<RawRate>,
     /// Questions in one `/authorize/batch`.
     #[schemars(range(min = 1, max = 10_000))]
     pub batch: usize,
@@ -376,16 +478,37 @@ pub struct RawLimits {
     pub header_timeout: DurationText,
     /// How long an idle keep-alive connection is kept.
     pub idle_timeout: DurationText,
+    /// How long a client may take none of what is sent to it.
+    pub send_timeout: DurationText,
+    /// How long an upgraded connection (WebSocket) may be silent in both directions.
+    pub tunnel_idle_timeout: DurationText,
     /// Size of a token.
     pub token_bytes: SizeText,
     /// Verified tokens remembered per portal.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub token_cache: usize,
-    /// How long in-flight requests may finish after SIGTERM.
+    /// How long after SIGTERM new connections are still taken, so that balancers see the readiness go first.
+    pub drain_delay: DurationText,
+    /// How long in-flight requests may finish after that.
     pub drain_timeout: DurationText,
     /// Threads that serve traffic. Null: one per core.
     #[schemars(range(min = 1, max = 1024))]
     pub workers: Option<usize>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawRate {
+    /// How many in the time of `per`.
+    #[schemars(required, range(min = 1, max = 1_000_000))]
+    pub requests: Option<u32>,
+    /// The time, 1h at most.
+    #[serde(default = "default::rate_per")]
+    pub per: DurationText,
+    /// How many may come at once. Absent: as many as `requests`.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub burst: Option<u32>,
 }
 
 /// The JSON Schema of `cedargate.yaml`.

@@ -41,7 +41,7 @@ fn bad(text: &str, parts: &[&str]) {
 #[test]
 fn an_upstream_is_all_that_is_needed() {
     let config = good(MINIMAL);
-    assert_eq!(config.listen.proxy.to_string(), "0.0.0.0:8900");
+    assert_eq!(config.listen.proxy.address.to_string(), "0.0.0.0:8900");
     assert_eq!(
         config.listen.decision.unwrap().address,
         Address::Tcp("127.0.0.1:8901".parse().unwrap())
@@ -117,8 +117,8 @@ limits: { header_bytes: 65536, body_bytes: 10MiB, workers: 2 }
     );
     let admin = portal("admin").upstream.clone().unwrap();
     assert_eq!(
-        (admin.url.host.as_str(), admin.url.port, admin.response_timeout),
-        ("[::1]", 3002, Duration::from_secs(5))
+        (admin.url.origin().as_str(), admin.response_timeout),
+        ("http://[::1]:3002", Duration::from_secs(5))
     );
     assert_eq!(portal("admin").issuers, [0, 1]);
     assert_eq!(portal("partner").tenant, TenantSource::Fixed("acme".to_owned()));
@@ -133,11 +133,11 @@ limits: { header_bytes: 65536, body_bytes: 10MiB, workers: 2 }
 
 #[test]
 fn all_mistakes_are_reported_at_once_each_with_its_line() {
-    let text = "upstream:\n  url: https://app\nlistn: {}\nlimits:\n  batch: many\n  header_timeout: 5\nissuers:\n  - name: corp\n    issuer: https://id.test\n";
+    let text = "upstream:\n  url: ftp://app\nlistn: {}\nlimits:\n  batch: many\n  header_timeout: 5\nissuers:\n  - name: corp\n    issuer: https://id.test\n";
     bad(
         text,
         &[
-            "cedargate.yaml:2: upstream.url: `https:` is not supported by this version",
+            "cedargate.yaml:2: upstream.url: write it as `http://host:port`",
             "cedargate.yaml:3: listn: unknown key; did you mean `listen`?",
             "cedargate.yaml:5: limits.batch: expected a whole number, got the string `many`",
             "cedargate.yaml:6: limits.header_timeout: expected a duration such as `5s`, got the number `5`",
@@ -189,9 +189,6 @@ fn structure_mistakes_say_what_to_do() {
 fn what_this_version_does_not_have_is_refused() {
     for key in [
         "listen: { ext_authz: { address: x } }",
-        "listen: { control: { address: x } }",
-        "listen: { proxy: { tls: {} } }",
-        "listen: { decision: { tls: {} } }",
         "sessions: { store: redis }",
         "sessions: { redis: { url: x } }",
         "sessions: { key_file: x }",
@@ -253,9 +250,11 @@ fn bad_addresses_are_explained() {
 #[test]
 fn bad_urls_are_explained_and_never_show_a_password() {
     for (url, part) in [
-        ("https://app:1", "not supported by this version"),
-        ("unix:/app.sock", "not supported by this version"),
-        ("h2c://app:1", "not supported by this version"),
+        ("unix:", "needs the path"),
+        ("unix://app.sock", "needs the path"),
+        ("grpc://app:1", "write it as `http://host:port`"),
+        ("https://app:1/path", "has a path"),
+        ("h2c://app/x", "has a path"),
         ("app:3000", "write it as `http://host:port`"),
         ("http:app", "write it as `http://host:port`"),
         ("http://app:1/path", "has a path"),
@@ -285,6 +284,94 @@ fn bad_urls_are_explained_and_never_show_a_password() {
     ] {
         bad(&with(&format!("public_url: '{url}'")), &["public_url"]);
     }
+}
+
+#[test]
+fn an_upstream_speaks_what_its_url_and_protocol_say() {
+    let upstream = |text: &str| good(&format!("upstream: {{ {text} }}")).upstream;
+    for (text, origin, protocol) in [
+        ("url: 'http://App'", "http://app:80", Protocol::Auto),
+        ("url: 'https://app'", "https://app:443", Protocol::Auto),
+        ("url: 'H2C://app:50051'", "http://app:50051", Protocol::Http2),
+        ("url: 'http://app', protocol: http2", "http://app:80", Protocol::Http2),
+        ("url: 'https://app', protocol: http1", "https://app:443", Protocol::Http1),
+        ("url: 'unix:/run/app.sock'", "unix:/run/app.sock", Protocol::Auto),
+    ] {
+        let upstream = upstream(text);
+        assert_eq!(
+            (upstream.url.origin().as_str(), upstream.protocol),
+            (origin, protocol),
+            "{text}"
+        );
+    }
+    bad(
+        "upstream: { url: 'h2c://app', protocol: http1 }",
+        &["upstream.protocol: `http1` contradicts"],
+    );
+    bad(
+        "upstream: { url: 'https://app', tls: { cert: a.pem } }",
+        &["upstream.tls.cert: needs `key`"],
+    );
+    let both = "upstream: { url: 'h2c://app' }\nportals: { a: { upstream: 'http://a' }, b: { upstream: { url: 'http://b', protocol: http1 } } }";
+    let portals = good(both).portals.unwrap();
+    let protocols: Vec<_> = portals.iter().map(|p| p.upstream.as_ref().unwrap().protocol).collect();
+    assert_eq!(
+        protocols,
+        [Protocol::Http2, Protocol::Http1],
+        "what a portal leaves out is the top level's"
+    );
+}
+
+#[test]
+fn listeners_with_tls_and_a_control_socket() {
+    let tls = "cert: tls.pem, key: tls.key, client_ca: ca.pem";
+    let config = good(&with(&format!(
+        "listen: {{ proxy: {{ tls: {{ {tls} }}, proxy_protocol: true }}, decision: {{ address: '0.0.0.0:1', tls: {{ {tls} }} }}, control: {{ address: 'unix:c.sock' }} }}"
+    )));
+    assert_eq!(config.listen.proxy.proxy_protocol, ProxyProtocol::Required);
+    assert_eq!(
+        config.listen.proxy.tls.unwrap().client_ca.unwrap(),
+        std::path::Path::new("ca.pem")
+    );
+    assert!(
+        config.listen.decision.unwrap().tokens.is_empty(),
+        "a client's certificate is enough off loopback"
+    );
+    assert_eq!(config.listen.control.unwrap(), Path::new("/etc/cedargate/c.sock"));
+    bad(
+        &with("listen: { decision: { address: '0.0.0.0:1', tls: { cert: a, key: b } } }"),
+        &["listen.decision.auth.tokens_file", "a token or a certificate"],
+    );
+    bad(
+        &with("listen: { proxy: { tls: { cert: a } } }"),
+        &["listen.proxy.tls.key: this key is required"],
+    );
+    bad(
+        &with("listen: { control: { address: '127.0.0.1:1' } }"),
+        &["is a Unix socket only"],
+    );
+}
+
+#[test]
+fn rates_have_a_time_and_a_burst() {
+    let config = good(&with(
+        "limits: { rate_per_address: { requests: 10 }, rate_per_principal: { requests: 1, per: 1m, burst: 5 } }",
+    ));
+    let numbers = |rate: Option<Rate>| rate.map(|r| (r.requests.get(), r.per.as_secs(), r.burst.get()));
+    assert_eq!(numbers(config.limits.rate_per_address), Some((10, 1, 10)));
+    assert_eq!(numbers(config.limits.rate_per_principal), Some((1, 60, 5)));
+    bad(
+        &with("limits: { rate_per_address: { requests: 0 } }"),
+        &["limits.rate_per_address.requests"],
+    );
+    bad(
+        &with("limits: { rate_per_address: { per: 1s } }"),
+        &["limits.rate_per_address.requests: this key is required"],
+    );
+    bad(
+        &with("limits: { rate_per_address: { requests: 1, per: 2h } }"),
+        &["limits.rate_per_address.per: `2h` is too long"],
+    );
 }
 
 #[test]
@@ -379,8 +466,8 @@ fn portals_must_be_unambiguous() {
     bad(&portal("tenant: { fixd: a }"), &["portals.shop.tenant.fixd"]);
     bad(&portal("tenant: {}"), &["portals.shop.tenant.fixed: this key is required"]);
     bad(
-        &portal("upstream: 'https://x'"),
-        &["portals.shop.upstream: `https:` is not supported"],
+        &portal("upstream: 'ftp://x'"),
+        &["portals.shop.upstream: write it as `http://host:port`"],
     );
     bad(
         &with("portals: { Shop_1: {} }"),
@@ -442,7 +529,7 @@ fn the_environment_overrides_the_file() {
         (7, 8192, 4096)
     );
     assert!(config.upstream.forward_authorization && config.listen.admin.is_none());
-    assert_eq!(config.upstream.url.host, "10.0.0.1");
+    assert_eq!(config.upstream.url.origin(), "http://10.0.0.1:80");
     assert_eq!(config.trusted_proxies.len(), 2);
     assert_eq!(config.issuers[0].audiences, ["one", "two"]);
     assert_eq!(&*config.issuers[1].name, "ci");

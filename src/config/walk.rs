@@ -11,11 +11,8 @@ use super::tree::{Node, Origin, Shape, join};
 
 /// Keys of the contract whose feature this version does not have: refused, because a setting without effect is worse
 /// than an error. To make one available, remove its line and add the key to `raw`. `key=value` refuses one value.
-const NOT_AVAILABLE: [&str; 8] = [
+const NOT_AVAILABLE: [&str; 5] = [
     "listen.ext_authz",
-    "listen.control",
-    "listen.proxy.tls",
-    "listen.decision.tls",
     "sessions.store=redis",
     "sessions.redis",
     "sessions.key_file",

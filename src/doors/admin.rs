@@ -11,7 +11,7 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::config::Upstream;
+use crate::config::{Upstream, UpstreamUrl};
 use crate::gate::Gate;
 use crate::lifecycle::{Readiness, Shutdown};
 use crate::reload::Outcomes;
@@ -136,9 +136,16 @@ impl Admin {
 }
 
 async fn upstream(upstream: &Upstream) -> Value {
-    let address = (upstream.url.host.as_str(), upstream.url.port);
-    let connected = tokio::time::timeout(UPSTREAM_PROBE, tokio::net::TcpStream::connect(address)).await;
-    json!({"url": upstream.url.origin(), "reachable": matches!(connected, Ok(Ok(_)))})
+    let connect = async {
+        match &upstream.url {
+            UpstreamUrl::Http(at) | UpstreamUrl::Https(at) => {
+                tokio::net::TcpStream::connect((at.host.as_str(), at.port)).await.map(drop)
+            }
+            UpstreamUrl::Unix(path) => tokio::net::UnixStream::connect(path).await.map(drop),
+        }
+    };
+    let connected = tokio::time::timeout(UPSTREAM_PROBE, connect).await;
+    json!({"url": upstream.url.origin(), "reachable": matches!(connected, Ok(Ok(())))})
 }
 
 fn text(status: StatusCode, body: String) -> Response<Body> {

@@ -51,10 +51,16 @@ impl Pool {
     /// Always a new connection. The deadline covers name lookup, TCP and hyper's handshake.
     pub(super) async fn connect(&self, upstream: &Upstream) -> Result<Lease, UpstreamError> {
         let url = &upstream.url;
-        let stream = timeout(upstream.connect_timeout, TcpStream::connect((url.host.as_str(), url.port)))
-            .await
-            .map_err(|_elapsed| UpstreamError::unavailable(Failure::ConnectTimeout))?
-            .map_err(|error| UpstreamError::failed(Failure::Connect, error))?;
+        let UpstreamUrl::Http(authority) = url else {
+            return Err(UpstreamError::unavailable(Failure::Connect));
+        };
+        let stream = timeout(
+            upstream.connect_timeout,
+            TcpStream::connect((authority.host.as_str(), authority.port)),
+        )
+        .await
+        .map_err(|_elapsed| UpstreamError::unavailable(Failure::ConnectTimeout))?
+        .map_err(|error| UpstreamError::failed(Failure::Connect, error))?;
         stream
             .set_nodelay(true)
             .map_err(|error| UpstreamError::failed(Failure::Connect, error))?;

@@ -1,7 +1,7 @@
 //! The whole way over real sockets: raw client bytes → `listener::serve` → `forward` → an app that records bytes.
 
 use super::*;
-use crate::config::{Limits, UpstreamUrl};
+use crate::config::{Config, Limits, Upstream};
 use crate::denial::Denial;
 use crate::lifecycle::{ShutdownTrigger, shutdown};
 use crate::listener::{ConnectionCount, Front, Rejected, Socket, bind, serve};
@@ -27,18 +27,12 @@ struct Gate {
 }
 
 fn limits() -> Limits {
+    let config = Config::from_yaml("upstream: { url: 'http://127.0.0.1:1' }").unwrap();
     Limits {
-        header_bytes: 32 * 1024,
-        body_bytes: None,
         connections: 100,
-        batch: 1,
-        decision_body_bytes: 1,
         header_timeout: Duration::from_millis(300),
         idle_timeout: Duration::from_secs(10),
-        token_bytes: 1,
-        token_cache: 1,
-        drain_timeout: Duration::from_secs(1),
-        workers: 1,
+        ..config.limits
     }
 }
 
@@ -66,18 +60,14 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
     let address = socket.local_addr().unwrap();
     let pool = Pool::default();
     let upstream = Rc::new(Upstream {
-        url: UpstreamUrl {
-            host: app.ip().to_string(),
-            port: app.port(),
-        },
-        connect_timeout: Duration::from_secs(1),
         response_timeout: Duration::from_millis(500),
         idle_timeout: Duration::from_secs(5),
-        strip_headers: vec!["x-http-method-override".to_owned(), "x-original-url".to_owned()],
-        forward_authorization: false,
+        ..Config::from_yaml(&format!("upstream: {{ url: 'http://{app}' }}"))
+            .unwrap()
+            .upstream
     });
     let rules = std::sync::Arc::new(HeaderRules::of(&upstream, "x-cedargate-assertion"));
-    let handler = move |request: Request<Incoming>, peer: crate::listener::PeerAddr| {
+    let handler = move |request: Request<Incoming>, link: Rc<crate::listener::Link>| {
         let (pool, rules, upstream) = (pool.clone(), std::sync::Arc::clone(&rules), Rc::clone(&upstream));
         async move {
             assert!(request.uri().path() != "/panic", "on purpose");
@@ -91,7 +81,7 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
             };
             let (client, path, query) = match request::check(&parts) {
                 Ok(target) => (
-                    request::client_facts(&parts.headers, peer.ip(), &target, &[]).unwrap(),
+                    request::client_facts(&parts.headers, (link.peer.ip(), link.scheme), &target, &[]).unwrap(),
                     target.path.to_owned(),
                     target.query.map(str::to_owned),
                 ),
@@ -374,7 +364,7 @@ async fn drain_waits_for_what_is_in_flight() {
         let asking = spawn_local(ask(gate.address, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
         let (mut stream, _) = listener.accept().await.unwrap();
         message(&mut stream).await.unwrap();
-        gate.trigger.drain();
+        gate.trigger.close();
         tokio::task::yield_now().await;
         assert!(!gate.served.is_finished());
         stream.write_all(OK.as_bytes()).await.unwrap();

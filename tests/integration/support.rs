@@ -286,6 +286,8 @@ impl Setup {
                 yaml.push('\n');
             }
         }
+        // a test that does not look at it does not wait for balancers
+        let yaml = yaml.replace("limits: { workers", "limits: { drain_delay: 0s, workers");
         let yaml = yaml.replace("{app}", &app.address.to_string());
         let running = start_from_yaml(&yaml, folder.path()).map_err(|e| e.to_string())?;
         let addresses = running.addresses.clone();

@@ -3,15 +3,16 @@
 //! Messages show no URL that could hold a password: one with `@` in it is described, not repeated.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use url::{Host, Url};
 
 use super::Checker;
-use crate::config::raw::{DurationText, RawDecisionListen, RawListen, RawUpstream, RawUpstreamOverride};
-use crate::config::{Address, DecisionListen, Listen, Upstream, UpstreamUrl};
+use crate::config::raw::{RawControlListen, RawDecisionListen, RawListen, RawProxyListen, RawTls};
+use crate::config::{Address, DecisionListen, Listen, ProxyListen, ProxyProtocol, Tls};
 
-const UNIX: &str = "unix:";
+pub const UNIX: &str = "unix:";
 
 /// Hop-by-hop and framing headers are the HTTP library's; stripping or replacing them would break requests.
 const RESERVED_HEADERS: [&str; 11] = [
@@ -30,16 +31,18 @@ const RESERVED_HEADERS: [&str; 11] = [
 
 impl Checker<'_> {
     pub fn listen(&mut self, raw: &RawListen) -> Option<Listen> {
-        let proxy = self.socket_address("listen.proxy.address", &raw.proxy.address);
+        let proxy = self.proxy(&raw.proxy);
         let decision = raw.decision.as_ref().map(|decision| self.decision(decision));
         let admin = raw
             .admin
             .as_ref()
             .map(|admin| self.socket_address("listen.admin.address", &admin.address));
+        let control = raw.control.as_ref().map(|control| self.control(control));
         let listen = Listen {
             proxy: proxy?,
             decision: transpose(decision)?,
             admin: transpose(admin)?,
+            control: transpose(control)?,
         };
         self.distinct(&listen);
         Some(listen)
@@ -52,13 +55,54 @@ impl Checker<'_> {
         };
         let decision = listen.decision.as_ref().and_then(|decision| tcp(&decision.address));
         let named = [("listen.decision.address", decision), ("listen.admin.address", listen.admin)];
-        let mut taken = vec![("listen.proxy.address", listen.proxy)];
+        let mut taken = vec![("listen.proxy.address", listen.proxy.address)];
         for (key, address) in named.into_iter().filter_map(|(key, address)| Some((key, address?))) {
             if let Some((other, _)) = taken.iter().find(|(_, other)| overlaps(*other, address)) {
                 self.error(key, format!("`{address}` is also taken by `{other}`; choose another port"));
             }
             taken.push((key, address));
         }
+    }
+
+    fn proxy(&mut self, raw: &RawProxyListen) -> Option<ProxyListen> {
+        let address = self.socket_address("listen.proxy.address", &raw.address);
+        let tls = raw.tls.as_ref().map(|tls| self.tls("listen.proxy.tls", tls));
+        let proxy_protocol = if raw.proxy_protocol {
+            ProxyProtocol::Required
+        } else {
+            ProxyProtocol::Off
+        };
+        Some(ProxyListen {
+            address: address?,
+            tls: transpose(tls)?,
+            proxy_protocol,
+        })
+    }
+
+    fn control(&mut self, raw: &RawControlListen) -> Option<PathBuf> {
+        let key = "listen.control.address";
+        match raw.address.as_ref()?.strip_prefix(UNIX) {
+            Some(path) if !path.is_empty() => Some(self.path(key, path)),
+            _ => {
+                self.error(key, "is a Unix socket only; write it as `unix:/run/cedargate/control.sock`");
+                None
+            }
+        }
+    }
+
+    /// What is in the files is `tls`'s to say, at start and whenever they change.
+    fn tls(&mut self, section: &str, raw: &RawTls) -> Option<Tls> {
+        let mut file = |name: &str, text: &Option<String>| {
+            let text = text.as_ref()?;
+            Some(self.path(&format!("{section}.{name}"), text))
+        };
+        let (cert, key) = (file("cert", &raw.cert), file("key", &raw.key));
+        let client_ca = file("client_ca", &raw.client_ca);
+        Some(Tls {
+            cert: cert?,
+            key: key?,
+            client_ca,
+        })
     }
 
     fn decision(&mut self, raw: &RawDecisionListen) -> Option<DecisionListen> {
@@ -73,27 +117,30 @@ impl Checker<'_> {
             None => self.socket_address(key, &raw.address).map(Address::Tcp),
         };
         let tokens = self.tokens(section, raw.auth.tokens.as_deref(), raw.auth.tokens_file.as_deref());
+        let tls = transpose(raw.tls.as_ref().map(|tls| self.tls("listen.decision.tls", tls)))?;
+        let known = tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         let address = address?;
         let open = matches!(&address, Address::Tcp(tcp) if !tcp.ip().to_canonical().is_loopback());
         // INVARIANT: off loopback there are tokens; a mistake in them was reported with their key
-        if open && tokens.is_empty() {
+        if open && tokens.is_empty() && !known {
             if !self.errors.iter().any(|error| error.key.starts_with(section)) {
                 let message = format!(
-                    "`{}` is reachable from other hosts, so callers must present a token: set this key, or listen on 127.0.0.1",
+                    "`{}` is reachable from other hosts, so callers must present a token or a certificate: set this key or \
+                     `listen.decision.tls.client_ca`, or listen on 127.0.0.1",
                     raw.address
                 );
                 self.error(&format!("{section}.tokens_file"), message);
             }
             return None;
         }
-        Some(DecisionListen { address, tokens })
+        Some(DecisionListen { address, tokens, tls })
     }
 
     fn socket_address(&mut self, key: &str, text: &str) -> Option<SocketAddr> {
         let problem = match text.parse() {
             Ok(address) => return Some(address),
             Err(_) if text.starts_with(UNIX) => {
-                "is a Unix socket, which only `listen.decision` can use; write an IP address and port"
+                "is a Unix socket, which only `listen.decision` and `listen.control` can use; write an IP address and port"
             }
             Err(_) if text.parse::<IpAddr>().is_ok() => "has no port; write it as `127.0.0.1:8900` or `[::1]:8900`",
             Err(_) if text.starts_with(':') => "has no address; write `0.0.0.0` before it to listen on all",
@@ -142,90 +189,7 @@ impl Checker<'_> {
         }
     }
 
-    pub fn upstream(&mut self, raw: &RawUpstream) -> Option<Upstream> {
-        let key = |name: &str| format!("upstream.{name}");
-        let url = raw.url.as_ref().and_then(|url| self.upstream_url(&key("url"), url));
-        let connect_timeout = self.timeout(&key("connect_timeout"), raw.connect_timeout);
-        let response_timeout = self.timeout(&key("response_timeout"), raw.response_timeout);
-        let idle_timeout = self.timeout(&key("idle_timeout"), raw.idle_timeout);
-        let strip_headers = self.strip_headers(&key("strip_headers"), &raw.strip_headers);
-        Some(Upstream {
-            url: url?,
-            connect_timeout,
-            response_timeout,
-            idle_timeout,
-            strip_headers,
-            forward_authorization: raw.forward_authorization,
-        })
-    }
-
-    /// A portal's own upstream; what it leaves out is `base`'s.
-    pub fn upstream_override(&mut self, section: &str, raw: &RawUpstreamOverride, base: &Upstream) -> Option<Upstream> {
-        let url = raw
-            .url
-            .as_ref()
-            .and_then(|url| self.upstream_url(&format!("{section}.url"), url));
-        let mut time = |name: &str, value: Option<DurationText>, base| match value {
-            Some(value) => self.timeout(&format!("{section}.{name}"), value),
-            None => base,
-        };
-        let connect_timeout = time("connect_timeout", raw.connect_timeout, base.connect_timeout);
-        let response_timeout = time("response_timeout", raw.response_timeout, base.response_timeout);
-        let idle_timeout = time("idle_timeout", raw.idle_timeout, base.idle_timeout);
-        let strip_headers = match &raw.strip_headers {
-            Some(names) => self.strip_headers(&format!("{section}.strip_headers"), names),
-            None => base.strip_headers.clone(),
-        };
-        Some(Upstream {
-            url: url?,
-            connect_timeout,
-            response_timeout,
-            idle_timeout,
-            strip_headers,
-            forward_authorization: raw.forward_authorization.unwrap_or(base.forward_authorization),
-        })
-    }
-
-    pub fn upstream_url(&mut self, key: &str, text: &str) -> Option<UpstreamUrl> {
-        let scheme = text
-            .split_once(':')
-            .map(|(scheme, _)| scheme.to_ascii_lowercase())
-            .unwrap_or_default();
-        if ["https", "unix", "h2c", "h2", "grpc"].contains(&scheme.as_str()) {
-            self.error(
-                key,
-                format!("`{scheme}:` is not supported by this version; write `http://host:port`"),
-            );
-            return None;
-        }
-        if scheme != "http" || !text.get(4..).is_some_and(|rest| rest.starts_with("://")) {
-            self.error(key, "write it as `http://host:port`");
-            return None;
-        }
-        let url = self.parse_url(key, text)?;
-        let path = text
-            .get(7..)
-            .and_then(|rest| rest.split_once('/'))
-            .map_or("", |(_, path)| path);
-        if !path.is_empty() || url.query().is_some() || url.fragment().is_some() {
-            self.error(
-                key,
-                "has a path or query; requests keep their own, so write `http://host:port` only",
-            );
-            return None;
-        }
-        let port = url.port_or_known_default().filter(|port| *port != 0);
-        let (Some(host), Some(port)) = (url.host_str().filter(|host| !host.is_empty()), port) else {
-            self.error(key, "has no host or port 0; write `http://host:port`");
-            return None;
-        };
-        Some(UpstreamUrl {
-            host: host.to_owned(),
-            port,
-        })
-    }
-
-    fn strip_headers(&mut self, key: &str, names: &[String]) -> Vec<String> {
+    pub fn strip_headers(&mut self, key: &str, names: &[String]) -> Vec<String> {
         let each = names.iter().enumerate();
         each.map(|(n, name)| self.header_name(&format!("{key}[{n}]"), name)).collect()
     }
@@ -278,7 +242,7 @@ fn overlaps(a: SocketAddr, b: SocketAddr) -> bool {
 }
 
 /// Off is fine, on with a mistake is not.
-fn transpose<T>(value: Option<Option<T>>) -> Option<Option<T>> {
+pub fn transpose<T>(value: Option<Option<T>>) -> Option<Option<T>> {
     match value {
         None => Some(None),
         Some(inner) => inner.map(Some),

@@ -89,10 +89,7 @@ impl Checker<'_> {
     fn portal_upstream(&mut self, section: &str, raw: &RawPortalUpstream, base: Option<&Upstream>) -> Option<Upstream> {
         let key = format!("{section}.upstream");
         match raw {
-            RawPortalUpstream::Url(text) => {
-                let url = self.upstream_url(&key, text)?;
-                base.map(|base| Upstream { url, ..base.clone() })
-            }
+            RawPortalUpstream::Url(text) => self.upstream_at(&key, text, base?),
             RawPortalUpstream::Full(full) => self.upstream_override(&key, full, base?),
         }
     }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::{
-    AlgorithmText, DurationText, RawAdminListen, RawAssertion, RawAudit, RawAuditAllow, RawAuditSink, RawClaims, RawDecisionAuth,
-    RawDecisionListen, RawIdentity, RawLimits, RawListen, RawOnFull, RawPolicies, RawProxyListen, RawSessionStore, RawSessions,
-    SizeText,
+    AlgorithmText, DurationText, RawAdminListen, RawAssertion, RawAudit, RawAuditAllow, RawAuditSink, RawCircuit, RawClaims,
+    RawDecisionAuth, RawDecisionListen, RawIdentity, RawLimits, RawListen, RawOnFull, RawPolicies, RawProxyListen,
+    RawSessionStore, RawSessions, SizeText,
 };
 
 const fn seconds(seconds: u64) -> DurationText {
@@ -22,6 +22,14 @@ pub fn connect_timeout() -> DurationText {
 
 pub fn response_timeout() -> DurationText {
     seconds(60)
+}
+
+pub fn response_header_bytes() -> SizeText {
+    kibibytes(64)
+}
+
+pub fn rate_per() -> DurationText {
+    seconds(1)
 }
 
 pub fn upstream_idle_timeout() -> DurationText {
@@ -69,6 +77,7 @@ impl Default for RawListen {
             proxy: RawProxyListen::default(),
             decision: Some(RawDecisionListen::default()),
             admin: Some(RawAdminListen::default()),
+            control: None,
         }
     }
 }
@@ -77,6 +86,8 @@ impl Default for RawProxyListen {
     fn default() -> Self {
         Self {
             address: "0.0.0.0:8900".to_owned(),
+            tls: None,
+            proxy_protocol: false,
         }
     }
 }
@@ -86,6 +97,16 @@ impl Default for RawDecisionListen {
         Self {
             address: "127.0.0.1:8901".to_owned(),
             auth: RawDecisionAuth::default(),
+            tls: None,
+        }
+    }
+}
+
+impl Default for RawCircuit {
+    fn default() -> Self {
+        Self {
+            failures: 5,
+            pause: DurationText(Duration::from_millis(200)),
         }
     }
 }
@@ -167,12 +188,20 @@ impl Default for RawLimits {
             header_bytes: kibibytes(32),
             body_bytes: None,
             connections: 10_000,
+            connections_per_address: None,
+            requests: 10_000,
+            streams: 128,
+            rate_per_address: None,
+            rate_per_principal: None,
             batch: 200,
             decision_body_bytes: kibibytes(1024),
             header_timeout: seconds(10),
             idle_timeout: seconds(75),
+            send_timeout: seconds(60),
+            tunnel_idle_timeout: seconds(60 * 60),
             token_bytes: kibibytes(16),
             token_cache: 10_000,
+            drain_delay: seconds(2),
             drain_timeout: seconds(30),
             workers: None,
         }
