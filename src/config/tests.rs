@@ -331,7 +331,7 @@ fn listeners_with_tls_and_a_control_socket() {
     assert_eq!(config.listen.proxy.proxy_protocol, ProxyProtocol::Required);
     assert_eq!(
         config.listen.proxy.tls.unwrap().client_ca.unwrap(),
-        std::path::Path::new("ca.pem")
+        Path::new("/etc/cedargate/ca.pem")
     );
     assert!(
         config.listen.decision.unwrap().tokens.is_empty(),
