@@ -31,7 +31,7 @@ use crate::portal::PortalError;
 use crate::reload::Reloader;
 use crate::revision::{Loader, Warnings};
 use crate::serving::{Portal, Serving};
-use crate::tls::{Certificates, TlsError, Watcher};
+use crate::tls::{CertificateError, Certificates, Watcher};
 use crate::upstream::Pool;
 
 /// New slices waiting for their twins; past it they go on with the original policies, which decide the same.
@@ -93,7 +93,7 @@ pub enum StartError {
     Assertion(#[from] AssertionError),
     /// A listener's certificate, key or authorities cannot be used.
     #[error(transparent)]
-    Tls(#[from] TlsError),
+    Tls(#[from] CertificateError),
     /// Two portals claim the same traffic.
     #[error(transparent)]
     Portals(#[from] PortalError),
@@ -374,7 +374,7 @@ struct Entrances {
     decision: Entrance,
 }
 
-fn entrances(config: &Config) -> Result<(Vec<Certificates>, Entrances), TlsError> {
+fn entrances(config: &Config) -> Result<(Vec<Certificates>, Entrances), CertificateError> {
     let (proxy, decision) = (&config.listen.proxy, config.listen.decision.as_ref());
     let load = |listener, tls: Option<&_>| tls.map(|tls| Certificates::load(listener, tls)).transpose();
     let certificates = (

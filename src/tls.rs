@@ -35,7 +35,7 @@ const CHANGE_QUIET: Duration = Duration::from_millis(50);
 /// Why files cannot be served with.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("`{}` ({key}) {problem}", file.display())]
-pub struct TlsError {
+pub struct CertificateError {
     key: String,
     file: PathBuf,
     problem: String,
@@ -85,7 +85,7 @@ struct Place<'a> {
 impl Certificates {
     /// # Errors
     /// Names the file that is missing, broken or does not fit the others.
-    pub fn load(listener: &'static str, files: &Tls) -> Result<Self, TlsError> {
+    pub fn load(listener: &'static str, files: &Tls) -> Result<Self, CertificateError> {
         let contents = Contents::read(files);
         let (config, expiry) = server_config(listener, files, &contents)?;
         Ok(Self {
@@ -102,7 +102,7 @@ impl Certificates {
     }
 
     /// Takes the files if they changed and hold still. `None`: nothing to do.
-    async fn look(&mut self) -> Option<Result<(), TlsError>> {
+    async fn look(&mut self) -> Option<Result<(), CertificateError>> {
         let digest = self.read().await?.digest();
         if digest == self.seen {
             return None;
@@ -160,7 +160,7 @@ impl Watcher {
     }
 }
 
-fn report(certificates: &Certificates, outcome: Result<(), TlsError>, (metrics, audit): (&Metrics, &Audit)) {
+fn report(certificates: &Certificates, outcome: Result<(), CertificateError>, (metrics, audit): (&Metrics, &Audit)) {
     let listener = certificates.listener;
     let (result, event, detail) = match outcome {
         Ok(()) => {
@@ -242,19 +242,19 @@ fn read(file: &Path) -> Result<Vec<u8>, String> {
 }
 
 impl Place<'_> {
-    fn error(&self, problem: impl Into<String>) -> TlsError {
-        TlsError {
+    fn error(&self, problem: impl Into<String>) -> CertificateError {
+        CertificateError {
             key: format!("listen.{}.tls.{}", self.listener, self.name),
             file: self.file.to_owned(),
             problem: problem.into(),
         }
     }
 
-    fn bytes<'b>(&self, content: &'b Result<Vec<u8>, String>) -> Result<&'b [u8], TlsError> {
+    fn bytes<'b>(&self, content: &'b Result<Vec<u8>, String>) -> Result<&'b [u8], CertificateError> {
         content.as_deref().map_err(|problem| self.error(problem))
     }
 
-    fn certificates(&self, content: &Result<Vec<u8>, String>) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    fn certificates(&self, content: &Result<Vec<u8>, String>) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
         let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(self.bytes(content)?).collect();
         match all {
             Ok(certificates) if certificates.is_empty() => Err(self.error("holds no certificate in PEM")),
@@ -265,7 +265,11 @@ impl Place<'_> {
 }
 
 /// With the time after which the certificate is no good.
-fn server_config(listener: &'static str, files: &Tls, contents: &Contents) -> Result<(ServerConfig, Option<i64>), TlsError> {
+fn server_config(
+    listener: &'static str,
+    files: &Tls,
+    contents: &Contents,
+) -> Result<(ServerConfig, Option<i64>), CertificateError> {
     let place = |name, file| Place { listener, name, file };
     let cert = place("cert", &files.cert);
     let provider = Arc::new(aws_lc_rs::default_provider());
@@ -301,7 +305,12 @@ fn server_config(listener: &'static str, files: &Tls, contents: &Contents) -> Re
     Ok((config, expiry))
 }
 
-fn pair(cert: &Place<'_>, key: &Place<'_>, contents: &Contents, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
+fn pair(
+    cert: &Place<'_>,
+    key: &Place<'_>,
+    contents: &Contents,
+    provider: &CryptoProvider,
+) -> Result<CertifiedKey, CertificateError> {
     let chain = cert.certificates(&contents.cert)?;
     let private = PrivateKeyDer::from_pem_slice(key.bytes(&contents.key)?);
     // SECURITY: the parser's errors may quote what they found
