@@ -128,6 +128,8 @@ impl Worker {
 
     async fn gate(&self, request: Request<Incoming>, link: &Rc<Link>, progress: &mut Progress) -> Result<Response<Body>, Stop> {
         let (mut head, body) = request.into_parts();
+        request::as_http1(&mut head)?;
+        progress.asked_with(&head.method);
         progress.origin = cors::origin(&head.headers);
         let target = request::check(&head)?;
         let path = CanonicalPath::parse(target.path).map_err(|e| Refusal::new(Denial::RequestInvalid, e.to_string()))?;
@@ -333,6 +335,14 @@ impl Gate {
 }
 
 impl Progress {
+    fn asked_with(&mut self, method: &http::Method) {
+        if let Some(http) = &mut self.record.record.http
+            && http.method != *method
+        {
+            http.method = method.clone();
+        }
+    }
+
     fn canonical(&mut self, path: &CanonicalPath) {
         if let Some(http) = &mut self.record.record.http {
             path.as_str().clone_into(&mut http.path);
