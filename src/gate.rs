@@ -121,7 +121,13 @@ impl Worker {
         };
         let response = match self.gate(request, &link, &mut progress).await {
             Ok(response) => response,
-            Err(stop) => self.stopped(stop, &answer, &mut progress),
+            Err(stop) => {
+                let mut response = self.stopped(stop, &answer, &mut progress);
+                if let Some(active) = &progress.active {
+                    cors::expose(&active.revision.file.cors, response.headers_mut());
+                }
+                response
+            }
         };
         self.finish(response, progress)
     }
