@@ -5,6 +5,7 @@
 //! accepting would strand what the kernel queues for it. Nothing that arrives here ends the process: accept errors
 //! back off, panics end one connection.
 
+mod guard;
 mod link;
 mod socket;
 mod watched;
