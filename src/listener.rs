@@ -40,7 +40,7 @@ use crate::upstream::Body;
 use greet::{Protocol, Unheard};
 use link::Work;
 use socket::Stream;
-use watched::{Activity, Answering};
+use watched::{Activity, Answering, Patience};
 
 /// First and longest pause after the kernel refused an accept (out of file descriptors, memory).
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(5);
@@ -54,8 +54,12 @@ pub enum Rejected {
     Malformed,
     HeadersTooLarge,
     HeaderTimeout,
+    /// A client that took none of what was sent to it.
+    SendTimeout,
     /// A client that broke the rules of HTTP/2 for the whole connection.
     Http2Protocol,
+    /// A client that sent more frames without meaning than any needs.
+    Http2Flood,
 }
 
 impl Rejected {
@@ -64,7 +68,9 @@ impl Rejected {
             Self::Malformed => "malformed",
             Self::HeadersTooLarge => "headers_too_large",
             Self::HeaderTimeout => "header_timeout",
+            Self::SendTimeout => "send_timeout",
             Self::Http2Protocol => "http2_protocol_error",
+            Self::Http2Flood => "http2_flood",
         }
     }
 }
@@ -84,8 +90,7 @@ pub struct Counted(ConnectionCount);
 /// What every connection of one listener shares.
 pub struct Front {
     header_bytes: usize,
-    header_timeout: Duration,
-    idle_timeout: Duration,
+    patience: Patience,
     /// Requests at once on one HTTP/2 connection.
     streams: u32,
     count: ConnectionCount,
@@ -102,8 +107,11 @@ impl Front {
     pub fn new(limits: &Limits, count: ConnectionCount, metrics: &Metrics, on_rejected: OnRejected) -> Self {
         Self {
             header_bytes: limits.header_bytes,
-            header_timeout: limits.header_timeout,
-            idle_timeout: limits.idle_timeout,
+            patience: Patience {
+                header: limits.header_timeout,
+                idle: limits.idle_timeout,
+                send: limits.send_timeout,
+            },
             streams: limits.streams,
             count,
             metrics: metrics.clone(),
@@ -254,7 +262,7 @@ impl<H> Conversation<H> {
         H: Fn(Request<Incoming>, Rc<Link>) -> F + 'static,
         F: Future<Output = Response<Body>> + 'static,
     {
-        let busy = activity.request();
+        let busy = activity.request(request.version());
         let answer = (self.handler)(request, Rc::clone(&self.link));
         let (front, shutdown) = (Rc::clone(&self.front), self.shutdown.clone());
         async move {

@@ -40,7 +40,7 @@ pub(super) enum Unheard {
 }
 
 pub(super) async fn greet(stream: Stream, front: &Front) -> Result<Greeted, Unheard> {
-    let (stream, protocol) = look(stream, (front.idle_timeout, front.header_timeout)).await?;
+    let (stream, protocol) = look(stream, (front.patience.idle, front.patience.header)).await?;
     Ok(Greeted { stream, protocol })
 }
 

@@ -1,10 +1,13 @@
 //! What a request knows of the connection it came on.
 
+use std::cell::OnceCell;
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
+use super::watched::{Activity, EarlyHints};
 use super::{Counted, PeerAddr, caught};
 use crate::lifecycle::Shutdown;
 use crate::types::Scheme;
@@ -18,6 +21,8 @@ pub struct Link {
     /// `Https` where TLS ended here.
     pub scheme: Scheme,
     work: Work,
+    /// Of an HTTP/1 connection.
+    activity: OnceCell<Arc<Activity>>,
     _place: Counted,
 }
 
@@ -35,8 +40,19 @@ impl Link {
             peer,
             scheme,
             work,
+            activity: OnceCell::new(),
             _place: place,
         })
+    }
+
+    /// Lets answers be announced on this connection.
+    pub(super) fn watch(&self, activity: &Arc<Activity>) {
+        let _once = self.activity.set(Arc::clone(activity));
+    }
+
+    /// Sends `103 Early Hints` for the request that came last; `None` where the client cannot be told (HTTP/1.0, HTTP/2).
+    pub fn early_hints(&self) -> Option<EarlyHints> {
+        self.activity.get()?.hints()
     }
 
     /// Runs beside the connection, a tunnel for example. Draining waits for it; being forced drops it; a panic is

@@ -141,8 +141,22 @@ impl Framing {
         self.step == Step::Held
     }
 
-    pub fn is_opaque(&self) -> bool {
-        self.step == Step::Opaque
+    /// Whether the last byte was part of a head, and more of it must follow.
+    pub fn is_in_head(&self) -> bool {
+        let between = matches!(
+            self.step,
+            Step::Start
+                | Step::Body(_)
+                | Step::ChunkSize { .. }
+                | Step::ChunkSizeEnd(_)
+                | Step::ChunkData(_)
+                | Step::ChunkDataEnd
+                | Step::ChunkDataLf
+                | Step::Held
+                | Step::Opaque
+                | Step::Poisoned
+        );
+        self.section == Section::Head && !between
     }
 
     /// The request before was answered, and not with 101: what follows is the next one.

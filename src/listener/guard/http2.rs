@@ -119,8 +119,8 @@ impl Frames {
     }
 
     /// The next bytes of the connection; `written` of ours went the other way so far. The clock is read only if there is
-    /// something to count.
-    pub fn scan(&mut self, bytes: &[u8], written: u64, clock: impl FnOnce() -> Instant) -> Result<(), Flood> {
+    /// something to count. Gives the number of frames that are noise.
+    pub fn scan(&mut self, bytes: &[u8], written: u64, clock: impl FnOnce() -> Instant) -> Result<u32, Flood> {
         let mut rest = bytes;
         while let Some(after) = self.advance(rest)? {
             rest = after;
@@ -129,7 +129,7 @@ impl Frames {
         if counts.control | counts.resets | counts.window_updates > 0 {
             self.pour(counts, written, clock())?;
         }
-        Ok(())
+        Ok(counts.control)
     }
 
     /// One step further; `None` when nothing is left to read.

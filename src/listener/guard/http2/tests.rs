@@ -37,7 +37,7 @@ fn every_cheap_frame_has_a_bucket_that_fills_and_leaks() {
         assert_eq!(frames.scan(&frame(length, kind, flags), 0, || now), Err(Flood), "type {kind}");
         let now = now + Duration::from_secs(1);
         for _ in 0..50 {
-            assert_eq!(frames.scan(&frame(length, kind, flags), 0, || now), Ok(()), "type {kind} after a second");
+            assert!(frames.scan(&frame(length, kind, flags), 0, || now).is_ok(), "type {kind} after a second");
         }
     }
 }
