@@ -244,6 +244,15 @@ impl Framing {
     }
 
     fn version<'a>(&mut self, rest: &'a [u8], seen: usize) -> Result<&'a [u8], Bad> {
+        if let (0, [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1', b'\r', after @ ..]) = (seen, rest) {
+            // the usual case in one step
+            self.head = Head {
+                http11: true,
+                ..Head::default()
+            };
+            self.step = Step::VersionEnd;
+            return Ok(after);
+        }
         let Some((byte, after)) = rest.split_first() else {
             return Ok(rest);
         };
@@ -327,6 +336,11 @@ impl Framing {
     fn value<'a>(&mut self, rest: &'a [u8]) -> Result<&'a [u8], Bad> {
         let length = value_run(rest);
         match rest.split_at_checked(length) {
+            // the usual case in one step
+            Some((_, [b'\r', b'\n', after @ ..])) => {
+                self.step = Step::LineStart;
+                Ok(after)
+            }
             Some((_, [b'\r', after @ ..])) => {
                 self.step = Step::LineEnd;
                 Ok(after)
