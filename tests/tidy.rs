@@ -75,6 +75,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("revision", &["authn", "authz", "portal", "request::query_pairs"]),
     ("serving", &["authn", "authz", "portal", "revision", "upstream::HeaderRules"]),
     ("reload", &["audit", "gate::Gate", "portal", "revision", "serving"]),
+    ("tls", &["audit", "listener::ALPN_HTTP2", "listener::SharedTls"]),
     // foundations
     ("config", &[]),
     ("denial", &[]),
