@@ -33,11 +33,7 @@ where
     let service = service_fn(|request| {
         let answer = conversation.answer(request, &activity);
         let activity = Arc::clone(&activity);
-        async move {
-            answer
-                .await
-                .inspect(|response| activity.answered(response.status()))
-        }
+        async move { answer.await.inspect(|response| activity.answered(response.status())) }
     });
     let mut connection = pin!(settings(front).serve_connection(watched, service).with_upgrades());
     let mut leaving = pin!(leave(shutdown.clone(), &activity));

@@ -75,7 +75,12 @@ impl<S> Watched<S> {
 }
 
 impl Http1 {
-    fn poll_read<S>(&mut self, stream: &mut S, activity: &Activity, (cx, buf): (&mut Context<'_>, &mut ReadBuf<'_>)) -> Poll<io::Result<()>>
+    fn poll_read<S>(
+        &mut self,
+        stream: &mut S,
+        activity: &Activity,
+        (cx, buf): (&mut Context<'_>, &mut ReadBuf<'_>),
+    ) -> Poll<io::Result<()>>
     where
         S: AsyncRead + Unpin,
     {
@@ -259,3 +264,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;

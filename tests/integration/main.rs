@@ -32,6 +32,8 @@ mod path;
 mod readme;
 mod refusals;
 mod reload;
+mod slow_clients;
+mod smuggling;
 mod support;
 mod tokens;
 mod wire;

@@ -534,7 +534,10 @@ fn value_run(bytes: &[u8]) -> usize {
     length + rest.iter().position(outside).unwrap_or(rest.len())
 }
 
-#[expect(clippy::indexing_slicing, reason = "INVARIANT: a byte is below 256; and a constant would not build")]
+#[expect(
+    clippy::indexing_slicing,
+    reason = "INVARIANT: a byte is below 256; and a constant would not build"
+)]
 const fn classes() -> [u8; 256] {
     let mut table = [0; 256];
     let mut byte = 0_u8;

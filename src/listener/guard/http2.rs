@@ -61,7 +61,10 @@ pub struct Frames {
 enum Step {
     /// So many bytes of the preface are to come.
     Preface(usize),
-    Header { bytes: [u8; HEADER_BYTES], have: usize },
+    Header {
+        bytes: [u8; HEADER_BYTES],
+        have: usize,
+    },
     /// So many bytes of a payload are to come.
     Payload(usize),
 }

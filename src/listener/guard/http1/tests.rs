@@ -162,11 +162,46 @@ fn bad_heads() -> Vec<Vec<u8>> {
     ]
     .map(|text| text.as_bytes().to_vec())
     .to_vec();
-    for value in ["", " ", "+3", "-3", "03", "3,3", "3 ", "3\t", "\t3", "0x3", "3a", "1234567890123456789", "3 3"] {
-        all.push(request(&format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {value}"), "abc"));
+    for value in [
+        "",
+        " ",
+        "+3",
+        "-3",
+        "03",
+        "3,3",
+        "3 ",
+        "3\t",
+        "\t3",
+        "0x3",
+        "3a",
+        "1234567890123456789",
+        "3 3",
+    ] {
+        all.push(request(
+            &format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {value}"),
+            "abc",
+        ));
     }
-    for value in ["", "chunked ", "\tchunked", "chunked\t", "\u{b}chunked", "xchunked", "chunkedx", "chunked, identity", "gzip, chunked", ",chunked", "chunked,", "\"chunked\"", "chunked;q=1", "identity"] {
-        all.push(request(&format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: {value}"), "0\r\n\r\n"));
+    for value in [
+        "",
+        "chunked ",
+        "\tchunked",
+        "chunked\t",
+        "\u{b}chunked",
+        "xchunked",
+        "chunkedx",
+        "chunked, identity",
+        "gzip, chunked",
+        ",chunked",
+        "chunked,",
+        "\"chunked\"",
+        "chunked;q=1",
+        "identity",
+    ] {
+        all.push(request(
+            &format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: {value}"),
+            "0\r\n\r\n",
+        ));
     }
     all
 }
@@ -218,13 +253,23 @@ fn a_bad_head_is_refused_by_hyper_at_every_split_and_no_service_sees_it() {
     for bad in bad_heads() {
         for pieces in splits(&bad) {
             let (served, statuses, refused) = serve(&pieces);
-            assert_eq!((served, statuses, refused), (Vec::new(), vec!["400".to_owned()], true), "{:?}", String::from_utf8_lossy(&bad));
+            assert_eq!(
+                (served, statuses, refused),
+                (Vec::new(), vec!["400".to_owned()], true),
+                "{:?}",
+                String::from_utf8_lossy(&bad)
+            );
         }
         // behind a good one, which is answered
         let pipeline = [GOOD, &bad].concat();
         for pieces in splits(&pipeline) {
             let (served, statuses, refused) = serve(&pieces);
-            assert_eq!(served, [("GET".to_owned(), "/ok".to_owned(), Some(Vec::new()))], "{:?}", String::from_utf8_lossy(&bad));
+            assert_eq!(
+                served,
+                [("GET".to_owned(), "/ok".to_owned(), Some(Vec::new()))],
+                "{:?}",
+                String::from_utf8_lossy(&bad)
+            );
             assert_eq!((statuses, refused), (vec!["200".to_owned(), "400".to_owned()], true));
         }
     }
@@ -236,11 +281,18 @@ fn a_bad_chunked_body_stops_its_request_in_one_read_and_breaks_it_later() {
     for body in bad_chunks() {
         let all = [head, body].concat().into_bytes();
         let (served, statuses, refused) = serve(&[&all]);
-        assert_eq!((served, statuses, refused), (Vec::new(), vec!["400".to_owned()], true), "{body:?}");
+        assert_eq!(
+            (served, statuses, refused),
+            (Vec::new(), vec!["400".to_owned()], true),
+            "{body:?}"
+        );
         for pieces in splits(&all) {
             let (served, statuses, refused) = serve(&pieces);
             assert!(refused, "{body:?}");
-            assert!(served.iter().all(|(_, _, body)| body.is_none()), "{body:?} reached the service whole");
+            assert!(
+                served.iter().all(|(_, _, body)| body.is_none()),
+                "{body:?} reached the service whole"
+            );
             assert!(statuses.iter().all(|status| status == "400"), "{body:?} {statuses:?}");
         }
     }
@@ -251,18 +303,52 @@ fn what_is_well_formed_is_served_at_every_split() {
     let chunked = "POST /c HTTP/1.1\r\nhost: a\r\nTRANSFER-ENCODING: Chunked\r\n\r\n";
     for (all, expected) in [
         (request("GET / HTTP/1.0", ""), vec![("GET", "/", "")]),
-        (request("GET /a?b=%20 HTTP/1.1\r\nHost:a\r\nX:\t a\tb \u{e9} \r\nEmpty:", ""), vec![("GET", "/a?b=%20", "")]),
-        (request("POST /l HTTP/1.1\r\nHost: a\r\nContent-Length:   5", "hello"), vec![("POST", "/l", "hello")]),
-        (request("POST /l HTTP/1.1\r\nHost: a\r\nContent-Length: 0", ""), vec![("POST", "/l", "")]),
-        ([chunked, "5\r\nhello\r\n00\r\n\r\n"].concat().into_bytes(), vec![("POST", "/c", "hello")]),
-        ([chunked, "A\r\n0\r\n\r\nGET /\r\n0\r\nX-Sum: 1\r\nY:\r\n\r\n"].concat().into_bytes(), vec![("POST", "/c", "0\r\n\r\nGET /")]),
         (
-            [&request("POST /l HTTP/1.1\r\nHost: a\r\nContent-Length: 5", "hello")[..], chunked.as_bytes(), b"1\r\n\n\r\n0\r\n\r\n", GOOD].concat(),
+            request("GET /a?b=%20 HTTP/1.1\r\nHost:a\r\nX:\t a\tb \u{e9} \r\nEmpty:", ""),
+            vec![("GET", "/a?b=%20", "")],
+        ),
+        (
+            request("POST /l HTTP/1.1\r\nHost: a\r\nContent-Length:   5", "hello"),
+            vec![("POST", "/l", "hello")],
+        ),
+        (
+            request("POST /l HTTP/1.1\r\nHost: a\r\nContent-Length: 0", ""),
+            vec![("POST", "/l", "")],
+        ),
+        (
+            [chunked, "5\r\nhello\r\n00\r\n\r\n"].concat().into_bytes(),
+            vec![("POST", "/c", "hello")],
+        ),
+        (
+            [chunked, "A\r\n0\r\n\r\nGET /\r\n0\r\nX-Sum: 1\r\nY:\r\n\r\n"]
+                .concat()
+                .into_bytes(),
+            vec![("POST", "/c", "0\r\n\r\nGET /")],
+        ),
+        (
+            [
+                &request("POST /l HTTP/1.1\r\nHost: a\r\nContent-Length: 5", "hello")[..],
+                chunked.as_bytes(),
+                b"1\r\n\n\r\n0\r\n\r\n",
+                GOOD,
+            ]
+            .concat(),
             vec![("POST", "/l", "hello"), ("POST", "/c", "\n"), ("GET", "/ok", "")],
         ),
         (
-            [&request("GET /u HTTP/1.1\r\nHost: a\r\nUpgrade: websocket", "")[..], GOOD, &request("POST /u HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nContent-Length: 2", "xy"), GOOD].concat(),
-            vec![("GET", "/u", ""), ("GET", "/ok", ""), ("POST", "/u", "xy"), ("GET", "/ok", "")],
+            [
+                &request("GET /u HTTP/1.1\r\nHost: a\r\nUpgrade: websocket", "")[..],
+                GOOD,
+                &request("POST /u HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nContent-Length: 2", "xy"),
+                GOOD,
+            ]
+            .concat(),
+            vec![
+                ("GET", "/u", ""),
+                ("GET", "/ok", ""),
+                ("POST", "/u", "xy"),
+                ("GET", "/ok", ""),
+            ],
         ),
     ] {
         for pieces in splits(&all) {
@@ -272,7 +358,12 @@ fn what_is_well_formed_is_served_at_every_split() {
                 .map(|(method, target, body)| ((*method).to_owned(), (*target).to_owned(), Some(body.as_bytes().to_vec())))
                 .collect();
             let cut = pieces.first().map_or(0, |piece| piece.len());
-            assert_eq!(served, expected, "{:?} cut at {cut}: {statuses:?}", String::from_utf8_lossy(&all));
+            assert_eq!(
+                served,
+                expected,
+                "{:?} cut at {cut}: {statuses:?}",
+                String::from_utf8_lossy(&all)
+            );
             assert!(!refused && statuses.iter().all(|status| status == "200"), "{statuses:?}");
         }
     }
@@ -287,34 +378,36 @@ fn valid_request() -> impl Strategy<Value = (Vec<u8>, Served)> {
         vec(any::<u8>(), 0..60).prop_map(|body| Some(vec![body])),
         vec(vec(any::<u8>(), 1..40), 0..4).prop_map(Some),
     ];
-    (method, "/[a-z0-9/?=&%.~_-]{0,30}", fields, body, any::<[bool; 3]>()).prop_map(|(method, target, fields, body, [chunk, upgrade, trailer])| {
-        let mut bytes = format!("{method} {target} HTTP/1.1\r\n").into_bytes();
-        for (name, value) in &fields {
-            bytes.extend(format!("{name}:{value}\r\n").into_bytes());
-        }
-        bytes.extend(b"hOsT: a.test\r\n");
-        if upgrade {
-            bytes.extend(b"Upgrade: foo\r\n");
-        }
-        let whole = body.clone().unwrap_or_default().concat();
-        match body {
-            Some(pieces) if chunk => {
-                bytes.extend(b"Transfer-Encoding: chunked\r\n\r\n");
-                for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
-                    bytes.extend(format!("{:X}\r\n", piece.len()).into_bytes());
-                    bytes.extend(piece);
-                    bytes.extend(b"\r\n");
+    (method, "/[a-z0-9/?=&%.~_-]{0,30}", fields, body, any::<[bool; 3]>()).prop_map(
+        |(method, target, fields, body, [chunk, upgrade, trailer])| {
+            let mut bytes = format!("{method} {target} HTTP/1.1\r\n").into_bytes();
+            for (name, value) in &fields {
+                bytes.extend(format!("{name}:{value}\r\n").into_bytes());
+            }
+            bytes.extend(b"hOsT: a.test\r\n");
+            if upgrade {
+                bytes.extend(b"Upgrade: foo\r\n");
+            }
+            let whole = body.clone().unwrap_or_default().concat();
+            match body {
+                Some(pieces) if chunk => {
+                    bytes.extend(b"Transfer-Encoding: chunked\r\n\r\n");
+                    for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+                        bytes.extend(format!("{:X}\r\n", piece.len()).into_bytes());
+                        bytes.extend(piece);
+                        bytes.extend(b"\r\n");
+                    }
+                    bytes.extend(if trailer { &b"0\r\nX-T: 1\r\n\r\n"[..] } else { b"0\r\n\r\n" });
                 }
-                bytes.extend(if trailer { &b"0\r\nX-T: 1\r\n\r\n"[..] } else { b"0\r\n\r\n" });
+                Some(_) => {
+                    bytes.extend(format!("Content-Length: {}\r\n\r\n", whole.len()).into_bytes());
+                    bytes.extend(&whole);
+                }
+                None => bytes.extend(b"\r\n"),
             }
-            Some(_) => {
-                bytes.extend(format!("Content-Length: {}\r\n\r\n", whole.len()).into_bytes());
-                bytes.extend(&whole);
-            }
-            None => bytes.extend(b"\r\n"),
-        }
-        (bytes, (method.to_owned(), target, Some(whole)))
-    })
+            (bytes, (method.to_owned(), target, Some(whole)))
+        },
+    )
 }
 
 fn cut<'a>(bytes: &'a [u8], at: &[prop::sample::Index]) -> Vec<&'a [u8]> {

@@ -3,7 +3,17 @@
 use super::*;
 
 fn frame(length: usize, kind: u8, flags: u8) -> Vec<u8> {
-    let mut bytes = vec![(length >> 16) as u8, (length >> 8) as u8, length as u8, kind, flags, 0, 0, 0, 1];
+    let mut bytes = vec![
+        (length >> 16) as u8,
+        (length >> 8) as u8,
+        length as u8,
+        kind,
+        flags,
+        0,
+        0,
+        0,
+        1,
+    ];
     bytes.resize(HEADER_BYTES + length, 0x55);
     bytes
 }
@@ -37,7 +47,10 @@ fn every_cheap_frame_has_a_bucket_that_fills_and_leaks() {
         assert_eq!(frames.scan(&frame(length, kind, flags), 0, || now), Err(Flood), "type {kind}");
         let now = now + Duration::from_secs(1);
         for _ in 0..50 {
-            assert!(frames.scan(&frame(length, kind, flags), 0, || now).is_ok(), "type {kind} after a second");
+            assert!(
+                frames.scan(&frame(length, kind, flags), 0, || now).is_ok(),
+                "type {kind} after a second"
+            );
         }
     }
 }
