@@ -19,7 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::watched::{Activity, Watched};
+use super::watched::{Activity, Quiet, Watched};
 use super::{Conversation, Front, Link, Rejected, forced};
 use crate::lifecycle::Shutdown;
 use crate::upstream::Body;
@@ -76,8 +76,8 @@ where
     F: Future<Output = Response<Body>> + 'static,
 {
     let (front, shutdown) = (&conversation.front, &conversation.shutdown);
-    let activity = Activity::start();
-    let watched = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
+    let activity = Activity::http2();
+    let watched = TokioIo::new(Watched::http2(stream, Arc::clone(&activity)));
     let service = service_fn(|request| {
         let answer = conversation.answer(request, &activity);
         async move {
@@ -99,15 +99,20 @@ where
             connection.as_mut().graceful_shutdown();
             goodbye(connection.as_mut(), &activity, shutdown).await
         }
-        () = activity.unused(front.idle_timeout) => {
+        quiet = activity.quiet(front.patience) => {
+            match quiet {
+                Quiet::Header => return front.reject(Rejected::HeaderTimeout, conversation.link.peer),
+                Quiet::Send => return front.reject(Rejected::SendTimeout, conversation.link.peer),
+                Quiet::Idle => {}
+            }
             connection.as_mut().graceful_shutdown();
             goodbye(connection.as_mut(), &activity, shutdown).await
         }
     };
     if let Err(error) = outcome
-        && is_protocol_error(&error)
+        && let Some(reason) = rejection(&error, &activity)
     {
-        front.reject(Rejected::Http2Protocol, conversation.link.peer);
+        front.reject(reason, conversation.link.peer);
     }
 }
 
@@ -162,8 +167,14 @@ fn strip_connection_headers(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether this side ended the connection for what the client did.
-fn is_protocol_error(error: &hyper::Error) -> bool {
+/// Why this side ended the connection, if that is what the client did.
+fn rejection(error: &hyper::Error, activity: &Activity) -> Option<Rejected> {
     let h2 = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
-    h2.is_some_and(|error| error.is_go_away() && error.is_library())
+    match h2 {
+        _ if activity.is_refused() => Some(Rejected::Http2Flood),
+        Some(error) if !(error.is_go_away() && error.is_library()) => None,
+        Some(error) if error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) => Some(Rejected::Http2Flood),
+        Some(_) => Some(Rejected::Http2Protocol),
+        None => None,
+    }
 }

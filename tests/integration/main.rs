@@ -36,6 +36,8 @@ mod proxy_protocol;
 mod readme;
 mod refusals;
 mod reload;
+mod slow_clients;
+mod smuggling;
 mod support;
 mod tls;
 mod tokens;
