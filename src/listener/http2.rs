@@ -19,7 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::watched::{Activity, Quiet, Watched};
+use super::watched::{Activity, Patience, Quiet, Watched};
 use super::{Conversation, Front, Link, Rejected, forced};
 use crate::lifecycle::Shutdown;
 use crate::upstream::Body;
@@ -60,7 +60,7 @@ where
     F: Future + 'static,
 {
     fn execute(&self, future: F) {
-        let busy = self.activity.request();
+        let busy = self.activity.request(http::Version::HTTP_2);
         self.link.spawn(async move {
             let _nothing_to_say = future.await;
             drop(busy);
@@ -92,45 +92,60 @@ where
         activity: Arc::clone(&activity),
     };
     let mut connection = pin!(settings(front, beside).serve_connection(watched, service));
-    let outcome = tokio::select! {
+    let leaving = tokio::select! {
         biased;
-        outcome = connection.as_mut() => outcome,
-        () = leave(shutdown.clone()) => {
+        outcome = connection.as_mut() => Err(Ended::Closed(outcome)),
+        () = leave(shutdown.clone()) => Ok(()),
+        quiet = activity.quiet(front.patience) => match quiet {
+            Quiet::Idle => Ok(()),
+            owing => Err(Ended::Quiet(owing)),
+        },
+    };
+    let ended = match leaving {
+        Err(ended) => ended,
+        Ok(()) => {
             connection.as_mut().graceful_shutdown();
-            goodbye(connection.as_mut(), &activity, shutdown).await
-        }
-        quiet = activity.quiet(front.patience) => {
-            match quiet {
-                Quiet::Header => return front.reject(Rejected::HeaderTimeout, conversation.link.peer),
-                Quiet::Send => return front.reject(Rejected::SendTimeout, conversation.link.peer),
-                Quiet::Idle => {}
-            }
-            connection.as_mut().graceful_shutdown();
-            goodbye(connection.as_mut(), &activity, shutdown).await
+            goodbye(connection, &activity, (front, shutdown)).await
         }
     };
-    if let Err(error) = outcome
-        && let Some(reason) = rejection(&error, &activity)
-    {
+    let rejected = match ended {
+        Ended::Quiet(Quiet::Header) => Some(Rejected::HeaderTimeout),
+        Ended::Quiet(Quiet::Send) => Some(Rejected::SendTimeout),
+        Ended::Quiet(Quiet::Idle) | Ended::Forced | Ended::Closed(Ok(())) => None,
+        Ended::Closed(Err(error)) => rejection(&error, &activity),
+    };
+    if let Some(reason) = rejected {
         front.reject(reason, conversation.link.peer);
     }
 }
 
+/// How a connection came to its end.
+enum Ended {
+    Closed(hyper::Result<()>),
+    Quiet(Quiet),
+    Forced,
+}
+
 /// The client was told; what is in flight ends, then the connection.
 async fn goodbye(
-    connection: impl Future<Output = hyper::Result<()>>,
+    mut connection: impl Future<Output = hyper::Result<()>> + Unpin,
     activity: &Activity,
-    shutdown: &Shutdown,
-) -> hyper::Result<()> {
-    let patience = async {
+    (front, shutdown): (&Front, &Shutdown),
+) -> Ended {
+    let patience = Patience {
+        idle: GOODBYE_PATIENCE,
+        ..front.patience
+    };
+    // it may have been idle for longer than that, and has yet to hear why
+    let quiet = async {
         tokio::time::sleep(GOODBYE_PATIENCE).await;
-        activity.unused(GOODBYE_PATIENCE).await;
+        activity.quiet(patience).await
     };
     tokio::select! {
         biased;
-        outcome = connection => outcome,
-        () = forced(shutdown.clone()) => Ok(()),
-        () = patience => Ok(()),
+        outcome = &mut connection => Ended::Closed(outcome),
+        () = forced(shutdown.clone()) => Ended::Forced,
+        quiet = quiet => Ended::Quiet(quiet),
     }
 }
 

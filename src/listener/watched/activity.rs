@@ -311,20 +311,6 @@ impl Activity {
         }
     }
 
-    /// Resolves when there was no request for so long.
-    pub async fn unused(&self, idle_timeout: Duration) {
-        loop {
-            let now = Instant::now();
-            let idle_since = self.began + Duration::from_micros(self.idle.load(Ordering::Relaxed));
-            let check = match self.busy.load(Ordering::Relaxed) {
-                0 if idle_since + idle_timeout <= now => return,
-                0 => idle_since + idle_timeout,
-                _ => now + idle_timeout,
-            };
-            tokio::time::sleep_until(check).await;
-        }
-    }
-
     fn at(&self, time: &AtomicU64) -> Option<Instant> {
         let at = time.load(Ordering::Relaxed);
         (at > 0).then(|| self.began + Duration::from_micros(at))
