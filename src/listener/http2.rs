@@ -47,17 +47,23 @@ const CONNECTION_HEADERS: [HeaderName; 5] = [
     UPGRADE,
 ];
 
-/// Spawns on the thread that the connection lives on.
+/// Spawns on the thread that the connection lives on. A stream counts as being answered until its task ends: a tunnel
+/// (WebSocket) has no answer that could.
 #[derive(Clone)]
-struct Beside(Rc<Link>);
+struct Beside {
+    link: Rc<Link>,
+    activity: Arc<Activity>,
+}
 
 impl<F> hyper::rt::Executor<F> for Beside
 where
     F: Future + 'static,
 {
     fn execute(&self, future: F) {
-        self.0.spawn(async move {
+        let busy = self.activity.request();
+        self.link.spawn(async move {
             let _nothing_to_say = future.await;
+            drop(busy);
         });
     }
 }
@@ -81,7 +87,10 @@ where
             })
         }
     });
-    let beside = Beside(Rc::clone(&conversation.link));
+    let beside = Beside {
+        link: Rc::clone(&conversation.link),
+        activity: Arc::clone(&activity),
+    };
     let mut connection = pin!(settings(front, beside).serve_connection(watched, service));
     let outcome = tokio::select! {
         biased;

@@ -18,22 +18,29 @@
     reason = "a test that cannot go on must stop and say where"
 )]
 
+mod app_failures;
 mod audit;
 mod authorize;
 mod cedar_data;
 mod cli;
+mod connections;
 mod cors;
 mod doubt;
 mod forwarding;
+mod http2;
 mod identity_mapping;
 mod keys;
 mod kubelet;
 mod path;
+mod proxy_protocol;
 mod readme;
 mod refusals;
 mod reload;
 mod slow_clients;
 mod smuggling;
 mod support;
+mod tls;
 mod tokens;
+mod upgrade;
+mod upstream_protocols;
 mod wire;
