@@ -2,7 +2,7 @@
 //!
 //! Every stream is a task of the same thread, kept hold of like a tunnel is (`Link::spawn`). What a client can make the
 //! gate remember is bounded by the constants below times `limits.streams`; floods of resets, pings, settings and
-//! continuations are bounded by h2 itself, which ends the connection.
+//! continuations are bounded by h2 itself and by `guard::http2`, which end the connection.
 
 use std::error::Error as _;
 use std::future::Future;
@@ -60,7 +60,7 @@ where
     F: Future + 'static,
 {
     fn execute(&self, future: F) {
-        let busy = self.activity.request(http::Version::HTTP_2);
+        let busy = self.activity.busy();
         self.link.spawn(async move {
             let _nothing_to_say = future.await;
             drop(busy);

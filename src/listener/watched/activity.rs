@@ -136,14 +136,19 @@ impl Activity {
         })
     }
 
-    pub fn request(self: &Arc<Self>, version: Version) -> Busy {
+    /// Something is going on that is no answer's body: a tunnel.
+    pub fn busy(self: &Arc<Self>) -> Busy {
         self.busy.fetch_add(1, Ordering::Relaxed);
+        Busy(Arc::clone(self))
+    }
+
+    pub fn request(self: &Arc<Self>, version: Version) -> Busy {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.informable.store(version == Version::HTTP_11, Ordering::Relaxed);
         if self.kind == Kind::Http1 {
             self.head.store(0, Ordering::Relaxed);
         }
-        Busy(Arc::clone(self))
+        self.busy()
     }
 
     /// Whether nothing was ever asked.
@@ -335,7 +340,7 @@ impl Drop for Busy {
 }
 
 impl EarlyHints {
-    /// Best effort: not sent if the answer is decided, an earlier write is stuck, another hint waits or it is too long.
+    /// Best effort: not sent if the answer is decided, an earlier write is stuck or it makes what waits too long.
     #[cfg_attr(not(test), expect(dead_code, reason = "called by the gate once the app's hints reach it"))]
     pub fn send(&self, headers: &HeaderMap) {
         let activity = &self.activity;
@@ -346,7 +351,15 @@ impl EarlyHints {
         let Some(head) = informational(headers) else {
             return;
         };
-        activity.task().hint.get_or_insert((self.request, head));
+        let mut task = activity.task();
+        match &mut task.hint {
+            Some((request, waiting)) if *request == self.request && waiting.len() + head.len() <= HINT_BYTES_MAX => {
+                waiting.extend_from_slice(&head);
+            }
+            Some((request, _)) if *request == self.request => {}
+            hint => *hint = Some((self.request, head)),
+        }
+        drop(task);
         activity.hinted.store(true, Ordering::Relaxed);
         activity.wake();
     }

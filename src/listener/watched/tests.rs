@@ -71,6 +71,18 @@ async fn hints_come_before_their_answer_and_say_nothing_of_framing() {
 }
 
 #[tokio::test]
+async fn hints_that_come_together_all_come() {
+    let heard = exchange(ASK, 1, |hint| {
+        let hint = hint.unwrap();
+        hint.send(&hints());
+        hint.send(&hints());
+    })
+    .await;
+    assert_eq!(heard.matches("HTTP/1.1 103 Early Hints\r\n").count(), 2, "{heard}");
+    assert!(heard.rfind(" 103 ") < heard.find(" 200 "), "{heard}");
+}
+
+#[tokio::test]
 async fn hints_from_elsewhere_wake_the_connection() {
     tokio::task::LocalSet::new()
         .run_until(async {

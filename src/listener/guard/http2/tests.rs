@@ -2,19 +2,10 @@
 
 use super::*;
 
-fn frame(length: usize, kind: u8, flags: u8) -> Vec<u8> {
-    let mut bytes = vec![
-        (length >> 16) as u8,
-        (length >> 8) as u8,
-        length as u8,
-        kind,
-        flags,
-        0,
-        0,
-        0,
-        1,
-    ];
-    bytes.resize(HEADER_BYTES + length, 0x55);
+fn frame(length: u16, kind: u8, flags: u8) -> Vec<u8> {
+    let [high, low] = length.to_be_bytes();
+    let mut bytes = vec![0, high, low, kind, flags, 0, 0, 0, 1];
+    bytes.resize(HEADER_BYTES + usize::from(length), 0x55);
     bytes
 }
 
