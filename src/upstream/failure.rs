@@ -117,9 +117,8 @@ pub(super) fn classified(error: hyper::Error, progress: &Progress) -> UpstreamEr
 fn stream_failure(error: &hyper::Error) -> Option<Failure> {
     let error = error.source()?.downcast_ref::<h2::Error>()?;
     match error.reason()? {
-        // h2 gives up a stream itself where the head does not fit
-        h2::Reason::REFUSED_STREAM if error.is_remote() => Some(Failure::RefusedStream),
-        h2::Reason::REFUSED_STREAM => Some(Failure::HeadersTooLarge),
+        h2::Reason::REFUSED_STREAM => Some(Failure::RefusedStream),
+        // also where the head is too large: h2 does not tell one from the other
         h2::Reason::PROTOCOL_ERROR | h2::Reason::FRAME_SIZE_ERROR | h2::Reason::COMPRESSION_ERROR if !error.is_remote() => {
             Some(Failure::Malformed)
         }
