@@ -107,10 +107,19 @@ pub(super) fn classified(error: hyper::Error, progress: &Progress) -> UpstreamEr
         Failure::HeadersTooLarge
     } else if error.is_parse() {
         Failure::Malformed
+    } else if is_tls(&error) {
+        Failure::Tls
     } else {
         stream_failure(&error).unwrap_or(Failure::Closed)
     };
     UpstreamError::failed(reason, error)
+}
+
+/// With TLS 1.3 an app that does not like the gate's certificate says so only after the handshake.
+fn is_tls(error: &hyper::Error) -> bool {
+    let io = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+    io.and_then(std::io::Error::get_ref)
+        .is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
 /// `None` for HTTP/1.1, and where the connection just ended.

@@ -60,11 +60,14 @@ pub(super) struct Shared {
     sender: SendRequest<RequestBody>,
     /// Polled by its own task, which drops it when it ends: what still waits in it is given back then. Borrowed between
     /// polls to ask how many streams the app allows.
-    connection: Rc<RefCell<Option<Connection<Io, RequestBody, Here>>>>,
+    connection: Rc<RefCell<Driven>>,
     open: Cell<usize>,
     unused_since: Cell<Instant>,
     used: Cell<bool>,
 }
+
+/// `None` once it ended.
+type Driven = Option<Connection<Io, RequestBody, Here>>;
 
 /// One request's share of a connection.
 #[derive(Debug)]
@@ -102,15 +105,20 @@ impl Shared {
             unused_since: Cell::new(Instant::now()),
             used: Cell::new(false),
         });
-        shared.settled().await.map(|()| shared)
+        // with TLS 1.3 an app that does not like the gate's certificate says so only after the handshake
+        let over = if app.tls.is_some() { Failure::Tls } else { Failure::Connect };
+        shared.settled(over).await.map(|()| shared)
     }
 
     /// Once the app's SETTINGS are here: it does speak HTTP/2, and how many streams it takes is known. The deadline is
     /// that of connecting.
-    async fn settled(&self) -> Result<(), UpstreamError> {
+    async fn settled(&self, over: Failure) -> Result<(), UpstreamError> {
         while self.allowed() == STREAMS_UNKNOWN {
             if self.is_closed() {
-                return Err(UpstreamError::failed(Failure::Connect, "the app does not speak HTTP/2"));
+                return Err(UpstreamError::failed(
+                    over,
+                    "the app ended a new connection before it spoke HTTP/2",
+                ));
             }
             tokio::time::sleep(SETTINGS_INTERVAL).await;
         }
@@ -151,12 +159,12 @@ impl Shared {
     }
 }
 
-async fn drive(connection: Rc<RefCell<Option<Connection<Io, RequestBody, Here>>>>) {
-    let ended = poll_fn(|cx| match &mut *connection.borrow_mut() {
+async fn drive(connection: Rc<RefCell<Driven>>) {
+    let polled = poll_fn(|cx| match &mut *connection.borrow_mut() {
         Some(connection) => Pin::new(connection).poll(cx),
         None => Poll::Ready(Ok(())),
     });
-    if let Err(error) = ended.await {
+    if let Err(error) = polled.await {
         tracing::debug!(%error, "HTTP/2 connection to the app ended");
     }
     drop(connection.take());

@@ -214,7 +214,7 @@ fn an_app_that_answers_first_gets_no_body_and_the_client_is_never_asked_for_it()
         "417 Expectation Failed",
         "401 Unauthorized",
         "413 Content Too Large",
-        "200 OK",
+        "503 Service Unavailable",
     ] {
         let extra = Arc::new(AtomicUsize::new(0));
         let seen = Arc::clone(&extra);
