@@ -96,7 +96,8 @@ impl Pool {
     /// Always a new connection.
     pub(super) async fn connect(&self, app: &App, offer: Offer) -> Result<Lease, UpstreamError> {
         match reach(app, offer).await? {
-            Reached::Http1((sender, connection)) => {
+            Reached::Http1(handshake) => {
+                let (sender, connection) = *handshake;
                 self.slot(app, |slot| slot.speaks = Some(Speaks::Http1));
                 // Ends by itself: when its lease or pool entry is dropped, or the app closes.
                 tokio::task::spawn_local(async move {
@@ -121,9 +122,10 @@ impl Pool {
 
     /// A new HTTP/1.1 connection that may be upgraded.
     pub(super) async fn connect_for_upgrade(&self, app: &App) -> Result<Lease, UpstreamError> {
-        let Reached::Http1((sender, connection)) = reach(app, Offer::Http1).await? else {
+        let Reached::Http1(handshake) = reach(app, Offer::Http1).await? else {
             return Err(UpstreamError::unavailable(Failure::Connect));
         };
+        let (sender, connection) = *handshake;
         tokio::task::spawn_local(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "connection to the app ended");
@@ -241,7 +243,7 @@ impl Exclusive {
 }
 
 enum Reached {
-    Http1(Handshake),
+    Http1(Box<Handshake>),
     Http2(Rc<Shared>),
 }
 
@@ -255,7 +257,7 @@ async fn reach(app: &App, offer: Offer) -> Result<Reached, UpstreamError> {
     let reaching = async {
         let (transport, speaks) = dial(app, offer).await?;
         match speaks {
-            Speaks::Http1 => handshake(app, transport).await.map(Reached::Http1),
+            Speaks::Http1 => handshake(app, transport).await.map(Box::new).map(Reached::Http1),
             Speaks::Http2 => Shared::handshake(app, transport).await.map(Reached::Http2),
         }
     };
