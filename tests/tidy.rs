@@ -64,6 +64,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "authn",
             "authz",
             "gate",
+            "reload::Outcome",
             "reload::Outcomes",
             "request",
             "revision",
