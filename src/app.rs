@@ -25,6 +25,7 @@ use crate::doors::admin::Admin;
 use crate::doors::authorize;
 use crate::gate::{Gate, Worker};
 use crate::lifecycle::{Readiness, Shutdown, ShutdownTrigger, shutdown};
+use crate::limits::RequestLimits;
 use crate::listener::{ConnectionCount, Front, Socket, bind, bind_unix, serve};
 use crate::metrics::Metrics;
 use crate::portal::PortalError;
@@ -129,6 +130,7 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
         .map(|p| Arc::new(Portal::new(p, &config, &metrics)))
         .collect();
     let serving = ArcSwap::from_pointee(Serving::new(portals)?);
+    let limits = RequestLimits::new(&config.limits);
     let gate = Arc::new(Gate {
         config,
         serving,
@@ -136,6 +138,7 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
         assertions,
         audit,
         metrics,
+        limits,
     });
 
     let (trigger, shutdown) = shutdown();

@@ -39,6 +39,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "audit",
             "authn",
             "authz",
+            "limits",
             "listener::Link",
             "portal",
             "request",
@@ -52,7 +53,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("authn", &[]),
     ("authz", &[]),
     // the permit it consumes, and what the permit says
-    ("upstream", &["authz::CallerHeaders", "authz::Permit", "request"]),
+    (
+        "upstream",
+        &["authz::CallerHeaders", "authz::Permit", "limits::Place", "request"],
+    ),
     ("answer", &["request", "upstream::Body", "upstream::UpstreamError"]),
     ("audit", &["request::hex"]),
     // the other doors
@@ -75,6 +79,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("revision", &["authn", "authz", "portal", "request::query_pairs"]),
     ("serving", &["authn", "authz", "portal", "revision", "upstream::HeaderRules"]),
     ("reload", &["audit", "gate::Gate", "portal", "revision", "serving"]),
+    ("limits", &[]),
     // foundations
     ("config", &[]),
     ("denial", &[]),

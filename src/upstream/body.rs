@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::headers::HeaderRules;
 use super::pool::Lease;
+use crate::limits::Place;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
@@ -104,6 +105,8 @@ impl RequestBody {
 /// The body of every response of the gate.
 pub struct Body {
     kind: Kind,
+    /// Among `limits.requests`, until this is dropped.
+    place: Option<Place>,
 }
 
 enum Kind {
@@ -119,7 +122,14 @@ impl Body {
     pub fn full(bytes: Bytes) -> Self {
         Self {
             kind: Kind::Full(Some(bytes).filter(|bytes| !bytes.is_empty())),
+            place: None,
         }
+    }
+
+    /// Keeps the request's place until the body has ended or was dropped.
+    pub fn holding(mut self, place: Option<Place>) -> Self {
+        self.place = place;
+        self
     }
 
     pub(super) fn app(incoming: Incoming, lease: Lease) -> Self {
@@ -128,6 +138,7 @@ impl Body {
                 incoming,
                 lease: Some(lease),
             },
+            place: None,
         };
         body.return_connection();
         body
