@@ -4,6 +4,10 @@
 //! threads, one runtime each, sharing nothing but snapshots; everything else (reload, keys, admin, records) runs on
 //! threads of its own and never on a request's.
 
+mod running;
+
+pub use running::{Ending, Running};
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -17,16 +21,17 @@ use arc_swap::ArcSwap;
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::{self, AdminEvent, AuditError, AuditWriter, Event, HttpRejected};
+use crate::audit::{self, AdminEvent, AuditError, Event, HttpRejected};
 use crate::authn::{AssertionError, AssertionKeys, Authn, AuthnError};
 use crate::authz::engine::Slice;
 use crate::config::{Address, Config};
 use crate::doors::admin::Admin;
 use crate::doors::authorize;
+use crate::doors::control::Control;
 use crate::gate::{Gate, Worker};
-use crate::lifecycle::{Readiness, Shutdown, ShutdownTrigger, shutdown};
+use crate::lifecycle::{Readiness, Shutdown, shutdown};
 use crate::limits::RequestLimits;
-use crate::listener::{ConnectionCount, Front, Socket, bind, bind_unix, serve};
+use crate::listener::{ConnectionCount, Front, Socket, SocketFile, bind, bind_private, bind_unix, serve};
 use crate::metrics::Metrics;
 use crate::portal::PortalError;
 use crate::reload::Reloader;
@@ -39,10 +44,12 @@ const TWIN_QUEUE: usize = 1024;
 /// Stack of every thread: policies are read and evaluated recursively, and `revision::nesting` lets through what fits.
 /// Only pages that are touched cost memory.
 pub(crate) const STACK_BYTES: usize = 64 * 1024 * 1024;
-/// How often idle connections to the app are looked through.
+/// How often idle connections to the app are looked through, and who asked how often.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Connections of the admin listener, apart from `limits.connections`: probes must get through under load.
 const ADMIN_CONNECTIONS: usize = 256;
+/// Connections of the control socket.
+const CONTROL_CONNECTIONS: usize = 16;
 
 /// Where the gate listens; ports that were 0 in the configuration are the ones it got.
 #[derive(Clone, Debug)]
@@ -55,27 +62,13 @@ pub struct Addresses {
     pub admin: Option<SocketAddr>,
 }
 
-/// A running gate.
-pub struct Running {
-    /// Where it listens.
-    pub addresses: Addresses,
-    trigger: Arc<ShutdownTrigger>,
-    gate: Arc<Gate>,
-    workers: Vec<JoinHandle<()>>,
-    background: Vec<JoinHandle<()>>,
-    audit: AuditWriter,
-}
-
-/// Cuts a drain short.
-pub struct Forcer(Arc<ShutdownTrigger>);
-
 /// Why the gate did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A listener's address cannot be used.
     #[error("cannot listen on {address} (listen.{listener}.address): {source}")]
     Bind {
-        /// `proxy`, `decision` or `admin`.
+        /// `proxy`, `decision`, `admin` or `control`.
         listener: &'static str,
         /// As configured.
         address: String,
@@ -111,6 +104,8 @@ struct Bound {
     decision: Vec<std::net::TcpListener>,
     decision_unix: Option<std::os::unix::net::UnixListener>,
     admin: Option<std::net::TcpListener>,
+    control: Option<std::os::unix::net::UnixListener>,
+    files: Vec<SocketFile>,
     addresses: Addresses,
 }
 
@@ -142,6 +137,7 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
     });
 
     let (trigger, shutdown) = shutdown();
+    let trigger = Arc::new(trigger);
     let readiness = Readiness::default();
     let loading = readiness.block("policies");
     let (twins, waiting) = sync_channel(TWIN_QUEUE);
@@ -151,15 +147,23 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
         &readiness,
         watched,
     );
-    let admin = Admin {
-        gate: Arc::clone(&gate),
-        readiness: readiness.clone(),
-        shutdown: shutdown.clone(),
-        outcomes: reloader.outcomes(),
+    let operation = Operation {
+        admin: Admin {
+            gate: Arc::clone(&gate),
+            readiness: readiness.clone(),
+            shutdown: shutdown.clone(),
+            outcomes: reloader.outcomes(),
+        },
+        control: Control {
+            gate: Arc::clone(&gate),
+            trigger: Arc::clone(&trigger),
+            shutdown: shutdown.clone(),
+            asks: reloader.asks(),
+        },
     };
-    let addresses = bound.addresses.clone();
+    let asks = reloader.asks();
     let mut background = vec![thread("twins", move || make_twins(&waiting))?];
-    background.push(control(Arc::clone(&gate), admin, bound.admin, shutdown.clone())?);
+    background.push(operation.start((bound.admin, bound.control), shutdown.clone())?);
     let (told, (loaded, first)) = (shutdown.clone(), sync_channel(1));
     background.push(thread("reload", move || {
         reloader.first_look();
@@ -174,14 +178,16 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
         detail: Some(format!("version {}", env!("CARGO_PKG_VERSION"))),
     }));
     let workers = Traffic { gate: Arc::clone(&gate) }.start(bound.proxy, (bound.decision, bound.decision_unix), &shutdown)?;
-    let trigger = Arc::new(trigger);
     Ok(Running {
-        addresses,
+        addresses: bound.addresses,
         trigger,
+        shutdown,
         gate,
         workers,
         background,
+        reloader: asks,
         audit: writer,
+        files: bound.files,
     })
 }
 
@@ -201,52 +207,6 @@ impl Addresses {
             Some(Address::Tcp(address)) => Some(address),
             _ => None,
         }
-    }
-}
-
-impl Running {
-    /// Takes no new connections, lets what is in flight finish until `limits.drain_timeout`, then returns with every
-    /// accepted record written.
-    pub fn stop(self) {
-        self.gate.metrics.draining.set(1);
-        self.gate.audit.send(Event::Admin(AdminEvent {
-            event: "draining",
-            detail: None,
-        }));
-        self.trigger.drain();
-        let limits = &self.gate.config.limits;
-        self.wait(limits.drain_delay);
-        self.trigger.close();
-        self.wait(limits.drain_timeout);
-        self.trigger.force();
-        // the twin maker ends when the last revision is gone, and this is a way to hold one
-        drop(self.gate);
-        for thread in self.workers.into_iter().chain(self.background) {
-            if thread.join().is_err() {
-                tracing::error!("a thread ended in a panic");
-            }
-        }
-        self.audit.close();
-    }
-
-    /// Until the workers have ended, at most so long; a forced end cuts it short.
-    fn wait(&self, at_most: Duration) {
-        let deadline = std::time::Instant::now() + at_most;
-        while std::time::Instant::now() < deadline && !self.workers.iter().all(JoinHandle::is_finished) {
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
-    }
-
-    /// Ends everything still open at once, from another thread; `stop` then returns without waiting.
-    pub fn forcer(&self) -> Forcer {
-        Forcer(Arc::clone(&self.trigger))
-    }
-}
-
-impl Forcer {
-    /// What is in flight is dropped.
-    pub fn force(&self) {
-        self.0.force();
     }
 }
 
@@ -283,6 +243,15 @@ fn bind_all(config: &Config) -> Result<Bound, StartError> {
         Some(address) => bind(address, 1).map_err(fail("admin", &address))?.pop(),
         None => None,
     };
+    let mut files = Vec::new();
+    if let Some(Address::Unix(path)) = listen.decision.as_ref().map(|d| &d.address) {
+        files.push(SocketFile::of(path)?);
+    }
+    let mut control = None;
+    if let Some(path) = &listen.control {
+        control = Some(bind_private(path).map_err(fail("control", &path.display()))?);
+        files.push(SocketFile::of(path)?);
+    }
     let local = |listener: &std::net::TcpListener| listener.local_addr();
     let addresses = Addresses {
         proxy: proxy.first().map_or(Ok(listen.proxy.address), local)?,
@@ -297,6 +266,8 @@ fn bind_all(config: &Config) -> Result<Bound, StartError> {
         decision,
         decision_unix,
         admin,
+        control,
+        files,
         addresses,
     })
 }
@@ -310,36 +281,64 @@ fn make_twins(waiting: &Receiver<Weak<Slice>>) {
     }
 }
 
-/// The thread of everything that is not traffic and needs a runtime: key refresh and the admin listener.
-fn control(
-    gate: Arc<Gate>,
+/// What is not traffic and needs a runtime: key refresh, the admin listener, the control socket, forgetting who asked.
+struct Operation {
     admin: Admin,
-    listener: Option<std::net::TcpListener>,
-    shutdown: Shutdown,
-) -> Result<JoinHandle<()>, StartError> {
-    let runtime = runtime()?;
-    let run = move || {
-        let local = LocalSet::new();
-        local.block_on(&runtime, async move {
-            let stop = CancellationToken::new();
-            let keys = tokio::task::spawn_local(Arc::clone(&gate.authn).run(stop.clone()));
-            let mut forced = shutdown.clone();
-            if let Some(socket) = listener.and_then(|l| Socket::tcp(l).ok()) {
-                let admin = Rc::new(admin);
-                let handler = move |request, _| {
-                    let admin = Rc::clone(&admin);
-                    async move { admin.handle(request).await }
-                };
-                // the admin listener answers until the end: probes must see that the gate drains
-                let front = Rc::new(front(&gate, ConnectionCount::apart(ADMIN_CONNECTIONS)));
-                tokio::task::spawn_local(serve(socket, front, shutdown.after_draining(), handler));
+    control: Control,
+}
+
+impl Operation {
+    fn start(
+        self,
+        (admin, control): (Option<std::net::TcpListener>, Option<std::os::unix::net::UnixListener>),
+        shutdown: Shutdown,
+    ) -> Result<JoinHandle<()>, StartError> {
+        let runtime = runtime()?;
+        let run = move || {
+            LocalSet::new().block_on(&runtime, async move {
+                let admin = admin.and_then(|l| Socket::tcp(l).ok());
+                let control = control.and_then(|l| Socket::unix(l).ok());
+                self.run(admin, control, shutdown).await;
+            });
+        };
+        Ok(thread("control", run)?)
+    }
+
+    /// Both listeners answer until the end: probes must see that the gate drains.
+    async fn run(self, admin: Option<Socket>, control: Option<Socket>, shutdown: Shutdown) {
+        let gate = Arc::clone(&self.admin.gate);
+        let (stop, mut forced, until_the_end) = (CancellationToken::new(), shutdown.clone(), shutdown.after_draining());
+        let keys = tokio::task::spawn_local(Arc::clone(&gate.authn).run(stop.clone()));
+        let sweeping = Arc::clone(&gate);
+        tokio::task::spawn_local(async move {
+            loop {
+                tokio::time::sleep(SWEEP_INTERVAL).await;
+                sweeping.limits.sweep();
             }
-            forced.forced().await;
-            stop.cancel();
-            let _ended = keys.await.is_err();
         });
-    };
-    Ok(thread("control", run)?)
+        if let Some(socket) = admin {
+            let (door, front) = (Rc::new(self.admin), front(&gate, ConnectionCount::apart(ADMIN_CONNECTIONS)));
+            let handler = move |request, _| {
+                let door = Rc::clone(&door);
+                async move { door.handle(request).await }
+            };
+            tokio::task::spawn_local(serve(socket, Rc::new(front), until_the_end.clone(), handler));
+        }
+        if let Some(socket) = control {
+            let (door, front) = (
+                Rc::new(self.control),
+                front(&gate, ConnectionCount::apart(CONTROL_CONNECTIONS)),
+            );
+            let handler = move |request, _| {
+                let door = Rc::clone(&door);
+                async move { door.handle(request).await }
+            };
+            tokio::task::spawn_local(serve(socket, Rc::new(front), until_the_end, handler));
+        }
+        forced.forced().await;
+        stop.cancel();
+        let _ended = keys.await.is_err();
+    }
 }
 
 fn front(gate: &Arc<Gate>, count: ConnectionCount) -> Front {

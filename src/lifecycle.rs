@@ -2,7 +2,8 @@
 //!
 //! Foundation. Shutdown has three moments: *draining* (readiness is gone, answers ask clients to leave, new connections
 //! are still taken until balancers have noticed), *closing* (no new connections, in-flight requests finish) and *forced*
-//! (what is still open is dropped). Both only ever move forward. Readiness is a set of named blockers, so that a
+//! (what is still open is dropped). They only ever move forward, whoever moves them: a signal, the control socket, a
+//! deadline. Readiness is a set of named blockers, so that a
 //! gate that is not ready says what it waits for. Nothing here decides anything about a request.
 
 use std::collections::BTreeSet;
@@ -90,6 +91,14 @@ impl Shutdown {
 
     pub fn is_draining(&self) -> bool {
         *self.receiver.borrow() >= self.from
+    }
+
+    pub fn is_closing(&self) -> bool {
+        *self.receiver.borrow() >= self.from.max(Phase::Closing)
+    }
+
+    pub fn is_forced(&self) -> bool {
+        *self.receiver.borrow() == Phase::Forced
     }
 
     /// Resolves once draining (or worse) began.

@@ -5,10 +5,12 @@
 //! accepting would strand what the kernel queues for it. Nothing that arrives here ends the process: accept errors
 //! back off, panics end one connection.
 
+mod file;
 mod link;
 mod socket;
 mod watched;
 
+pub use file::{SocketFile, bind_private};
 pub use link::Link;
 pub use socket::{PeerAddr, Socket, bind, bind_unix};
 
@@ -39,6 +41,9 @@ use watched::{Activity, Answering, Watched};
 /// First and longest pause after the kernel refused an accept (out of file descriptors, memory).
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(5);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// While leaving, how long a connection may go without a first request: one that was opened in advance must not hold up
+/// the end.
+const LEAVING_IDLE: Duration = Duration::from_secs(1);
 /// hyper's smallest buffer.
 const BUFFER_BYTES_MIN: usize = 8192;
 
@@ -202,6 +207,11 @@ where
     let mut closing = false;
     let outcome = loop {
         let told = shutdown.clone();
+        let idle_timeout = if closing {
+            front.idle_timeout.min(LEAVING_IDLE)
+        } else {
+            front.idle_timeout
+        };
         tokio::select! {
             biased;
             outcome = connection.as_mut() => break outcome,
@@ -210,7 +220,7 @@ where
                 connection.as_mut().graceful_shutdown();
             }
             () = forced(told), if closing => return,
-            partial = activity.quiet(front.header_timeout, front.idle_timeout) => {
+            partial = activity.quiet(front.header_timeout, idle_timeout) => {
                 if partial {
                     reject(front, Rejected::HeaderTimeout, peer);
                 }
