@@ -21,7 +21,7 @@ use arc_swap::ArcSwap;
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::{self, AdminEvent, AuditError, Event, HttpRejected};
+use crate::audit::{self, AdminEvent, Audit, AuditError, Event, HttpRejected};
 use crate::authn::{AssertionError, AssertionKeys, Authn, AuthnError};
 use crate::authz::engine::Slice;
 use crate::config::{Address, Config};
@@ -117,25 +117,7 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
     let metrics = Metrics::new()?;
     let bound = bind_all(&config)?;
     let (audit, writer) = audit::start(&config.audit, &metrics)?;
-    let authn = Authn::new(&config.issuers, config.limits.token_bytes, metrics.clone())?;
-    let assertions = AssertionKeys::load(&config.assertion, config.public_url.as_deref().unwrap_or("cedargate"))?;
-    let portals = config.portals.clone().unwrap_or_default();
-    let portals = portals
-        .into_iter()
-        .map(|p| Arc::new(Portal::new(p, &config, &metrics)))
-        .collect();
-    let serving = ArcSwap::from_pointee(Serving::new(portals)?);
-    let limits = RequestLimits::new(&config.limits);
-    let gate = Arc::new(Gate {
-        config,
-        serving,
-        authn,
-        assertions,
-        audit,
-        metrics,
-        limits,
-    });
-
+    let gate = assemble(config, metrics, audit)?;
     let (trigger, shutdown) = shutdown();
     let trigger = Arc::new(trigger);
     let readiness = Readiness::default();
@@ -189,6 +171,28 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
         audit: writer,
         files: bound.files,
     })
+}
+
+/// What all workers share.
+fn assemble(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>, StartError> {
+    let authn = Authn::new(&config.issuers, config.limits.token_bytes, metrics.clone())?;
+    let assertions = AssertionKeys::load(&config.assertion, config.public_url.as_deref().unwrap_or("cedargate"))?;
+    let portals = config.portals.clone().unwrap_or_default();
+    let portals = portals
+        .into_iter()
+        .map(|p| Arc::new(Portal::new(p, &config, &metrics)))
+        .collect();
+    let serving = ArcSwap::from_pointee(Serving::new(portals)?);
+    let limits = RequestLimits::new(&config.limits);
+    Ok(Arc::new(Gate {
+        config,
+        serving,
+        authn,
+        assertions,
+        audit,
+        metrics,
+        limits,
+    }))
 }
 
 /// Starts a gate from a configuration's text; relative paths in it start at `folder`. For tests that embed a gate.

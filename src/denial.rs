@@ -147,11 +147,7 @@ impl Denial {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "a store that this answer needs is not available",
             ),
-            Self::Overloaded => (
-                "overloaded",
-                StatusCode::SERVICE_UNAVAILABLE,
-                "too many requests are being answered",
-            ),
+            Self::Overloaded => ("overloaded", StatusCode::SERVICE_UNAVAILABLE, "too many requests at once"),
             Self::Draining => ("draining", StatusCode::SERVICE_UNAVAILABLE, "this instance is shutting down"),
         }
     }

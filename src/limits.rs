@@ -216,7 +216,7 @@ impl<K: Clone + Eq + Hash> ShrinkableKeyedStateStore<K> for Counts<K> {
         let mut dropped = 0;
         self.own.retain(|_, count| {
             // reads, and never replaces: the error is the answer
-            let read = count.measure_and_replace(&NotKeyed::NonKey, |arrival| Err::<((), Nanos), _>(arrival));
+            let read = count.measure_and_replace(&NotKeyed::NonKey, Err::<((), Nanos), _>);
             let keep = read.is_err_and(|arrival| arrival.is_some_and(|arrival| arrival > drop_below));
             dropped += usize::from(!keep);
             keep
