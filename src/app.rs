@@ -248,20 +248,19 @@ fn bind_all(config: &Config) -> Result<Bound, StartError> {
     };
     let workers = config.limits.workers.max(1);
     let proxy = bind(listen.proxy.address, workers).map_err(fail("proxy", &listen.proxy.address))?;
-    let (mut decision, mut decision_unix) = (Vec::new(), None);
+    let (mut decision, mut decision_unix, mut files) = (Vec::new(), None, Vec::new());
     match listen.decision.as_ref().map(|d| &d.address) {
         Some(Address::Tcp(address)) => decision = bind(*address, workers).map_err(fail("decision", address))?,
-        Some(Address::Unix(path)) => decision_unix = Some(bind_unix(path).map_err(fail("decision", &path.display()))?),
+        Some(Address::Unix(path)) => {
+            decision_unix = Some(bind_unix(path).map_err(fail("decision", &path.display()))?);
+            files.push(SocketFile::of(path)?);
+        }
         None => {}
     }
     let admin = match listen.admin {
         Some(address) => bind(address, 1).map_err(fail("admin", &address))?.pop(),
         None => None,
     };
-    let mut files = Vec::new();
-    if let Some(Address::Unix(path)) = listen.decision.as_ref().map(|d| &d.address) {
-        files.push(SocketFile::of(path)?);
-    }
     let mut control = None;
     if let Some(path) = &listen.control {
         control = Some(bind_private(path).map_err(fail("control", &path.display()))?);

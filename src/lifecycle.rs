@@ -199,6 +199,29 @@ mod tests {
         assert!(forced >= Duration::from_millis(80));
     }
 
+    #[test]
+    fn each_phase_is_told_from_the_next_and_some_are_told_of_the_end_only() {
+        let (trigger, told) = shutdown();
+        let last = told.after_draining();
+        let phases = |end: &Shutdown| [end.is_draining(), end.is_closing(), end.is_forced()];
+        for (step, expected, expected_last) in [
+            (None, [false; 3], [false; 3]),
+            (
+                Some(ShutdownTrigger::drain as fn(&ShutdownTrigger)),
+                [true, false, false],
+                [false; 3],
+            ),
+            (Some(ShutdownTrigger::close), [true, true, false], [false; 3]),
+            (Some(ShutdownTrigger::drain), [true, true, false], [false; 3]),
+            (Some(ShutdownTrigger::force), [true; 3], [true; 3]),
+        ] {
+            if let Some(step) = step {
+                step(&trigger);
+            }
+            assert_eq!((phases(&told), phases(&last)), (expected, expected_last));
+        }
+    }
+
     #[tokio::test]
     async fn a_phase_never_goes_back() {
         let (trigger, mut told) = shutdown();

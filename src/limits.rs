@@ -235,10 +235,10 @@ impl<K: Clone + Eq + Hash> ShrinkableKeyedStateStore<K> for Counts<K> {
 
 impl Places {
     fn take(&self) -> Option<Place> {
-        let free = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
-            (taken < self.max).then_some(taken + 1)
-        });
-        free.ok().map(|_before| Place(Arc::clone(&self.taken)))
+        // counted first, so that workers never repeat each other's work; one too many is undone by its drop
+        let before = self.taken.fetch_add(1, Ordering::Relaxed);
+        let place = Place(Arc::clone(&self.taken));
+        (before < self.max).then_some(place)
     }
 }
 

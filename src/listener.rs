@@ -299,4 +299,6 @@ async fn caught<F: Future>(future: F) -> Result<F::Output, Panicked> {
 }
 
 #[cfg(test)]
+mod panic_tests;
+#[cfg(test)]
 mod tests;

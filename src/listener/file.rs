@@ -1,10 +1,11 @@
 //! A Unix socket's file: made so that nobody but its owner was ever able to connect, and taken away at the end.
 
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -13,6 +14,9 @@ use super::socket::{bind_unix, make_way};
 /// Of the socket, and of the folder in which it comes to be.
 const SOCKET_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
+/// How long another gate that starts in the same folder is waited for, and how often looked at.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+const LOCK_POLL: Duration = Duration::from_millis(5);
 
 /// The file of a socket of ours; dropping it removes the file, unless somebody put another one in its place.
 #[derive(Debug)]
@@ -59,9 +63,24 @@ pub fn bind_private(path: &Path) -> io::Result<UnixListener> {
     let born = birthplace.0.join("s");
     let listener = bind_unix(&born)?;
     fs::set_permissions(&born, Permissions::from_mode(SOCKET_MODE))?;
+    // two gates that both find a stale file must not each take it for the other's
+    let _lock = locked(folder)?;
     make_way(path)?;
     fs::hard_link(&born, path)?;
     Ok(listener)
+}
+
+/// The folder, until dropped for this gate alone.
+fn locked(folder: &Path) -> io::Result<File> {
+    let file = File::open(folder)?;
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::park_timeout(LOCK_POLL),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {

@@ -71,14 +71,19 @@ impl Place {
         run(self.folder.path(), arguments)
     }
 
-    pub fn serve(&self) -> Serving {
+    /// Started, and no more known of it.
+    pub fn spawn(&self) -> Serving {
         let child = cedargate(&["serve"])
             .current_dir(self.folder.path())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let serving = Serving(child);
+        Serving(child)
+    }
+
+    pub fn serve(&self) -> Serving {
+        let serving = self.spawn();
         let admin = self.admin.to_string();
         eventually("the gate is ready", || {
             match self.run(&["healthcheck", "--ready", "--address", &admin]) {

@@ -244,9 +244,7 @@ impl Balancer {
         }
         let (backends, lost) = (Arc::clone(&balancer.backends), Arc::clone(&balancer.lost));
         std::thread::spawn(move || {
-            let mut turn = 0;
-            for client in listener.incoming().flatten() {
-                turn += 1;
+            for (turn, client) in listener.incoming().flatten().enumerate() {
                 let in_turn = (0..backends.len()).map(|step| &backends[(turn + step) % backends.len()]);
                 let chosen = { in_turn }.find(|backend| backend.ready.load(Ordering::SeqCst));
                 match chosen.map(|backend| (backend, TcpStream::connect(backend.proxy))) {
@@ -382,4 +380,48 @@ fn a_rolling_restart_of_two_gates_behind_a_balancer_under_load_loses_no_request(
             .unwrap();
         s.method == "GET" || s.body.len() == number % 5000
     }));
+}
+
+#[test]
+fn an_upload_under_way_is_finished_after_the_listeners_closed() {
+    let app = App::start();
+    let place = Place::new(&format!("http://{}", app.address), "limits: { drain_delay: 0s }");
+    let mut serving = place.serve();
+    let mut wire = Wire::open(place.proxy);
+    let token = place.issuer.token("alice", &[]);
+    wire.say(format!(
+        "POST {PAGE} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\ncontent-length: 8\r\n\r\nhalf"
+    ));
+    eventually("the request is being answered", || {
+        let metrics = raw(place.admin, "GET", "/metrics", &[], b"").text();
+        let decided = "cedargate_decision_duration_seconds_count{door=\"proxy\",portal=\"p\"} 1";
+        metrics.contains(decided).then_some(()).ok_or(metrics)
+    });
+    serving.signal("-TERM");
+    eventually("no new connection is taken", || {
+        TcpStream::connect(place.proxy)
+            .is_err()
+            .then_some(())
+            .ok_or("accepting".to_owned())
+    });
+    assert!(serving.0.try_wait().unwrap().is_none());
+    wire.say("full");
+    let answer = wire.answer("POST").unwrap();
+    assert_eq!((answer.status, answer.header("connection")), (200, "close"));
+    assert_eq!(&app.last().body[..], b"halffull");
+    assert_eq!(serving.exit_code(), 0);
+}
+
+#[test]
+fn a_signal_just_after_the_port_is_open_is_obeyed_like_any_other() {
+    let script = hello();
+    for signal in ["-TERM", "-INT"] {
+        let place = Place::new(&script.url(), "limits: { drain_delay: 0s }");
+        let mut serving = place.spawn();
+        eventually("the port is open", || {
+            TcpStream::connect(place.proxy).map(drop).map_err(|e| e.to_string())
+        });
+        serving.signal(signal);
+        assert_eq!(serving.exit_code(), 0, "it ended by {signal} itself, with nothing written");
+    }
 }
