@@ -4,9 +4,12 @@
 //! threads, one runtime each, sharing nothing but snapshots; everything else (reload, keys, admin, records) runs on
 //! threads of its own and never on a request's.
 
+mod operation;
 mod running;
 
 pub use running::{Ending, Running};
+
+use operation::Operation;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,24 +22,26 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::task::LocalSet;
-use tokio_util::sync::CancellationToken;
 
 use crate::audit::{self, AdminEvent, Audit, AuditError, Event, HttpRejected};
 use crate::authn::{AssertionError, AssertionKeys, Authn, AuthnError};
 use crate::authz::engine::Slice;
-use crate::config::{Address, Config};
+use crate::config::{Address, Config, ProxyProtocol};
 use crate::doors::admin::Admin;
 use crate::doors::authorize;
 use crate::doors::control::Control;
 use crate::gate::{Gate, Worker};
 use crate::lifecycle::{Readiness, Shutdown, shutdown};
 use crate::limits::RequestLimits;
-use crate::listener::{ConnectionCount, Front, PeerAddr, Rejected, Socket, SocketFile, bind, bind_private, bind_unix, serve};
+use crate::listener::{
+    AddressCount, ConnectionCount, Entrance, Front, PeerAddr, Rejected, Socket, SocketFile, bind, bind_private, bind_unix, serve,
+};
 use crate::metrics::Metrics;
 use crate::portal::PortalError;
 use crate::reload::Reloader;
 use crate::revision::{Loader, Warnings};
 use crate::serving::{Portal, Serving};
+use crate::tls::{CertificateError, Certificates, Watcher};
 use crate::upstream::{Apps, Pool, TlsError, Tunnels};
 
 /// New slices waiting for their twins; past it they go on with the original policies, which decide the same.
@@ -46,10 +51,6 @@ const TWIN_QUEUE: usize = 1024;
 pub(crate) const STACK_BYTES: usize = 64 * 1024 * 1024;
 /// How often idle connections to the app are looked through, and who asked how often.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// Connections of the admin listener, apart from `limits.connections`: probes must get through under load.
-const ADMIN_CONNECTIONS: usize = 256;
-/// Connections of the control socket.
-const CONTROL_CONNECTIONS: usize = 16;
 
 /// Where the gate listens; ports that were 0 in the configuration are the ones it got.
 #[derive(Clone, Debug)]
@@ -84,6 +85,9 @@ pub enum StartError {
     /// There is no key to sign assertions with.
     #[error(transparent)]
     Assertion(#[from] AssertionError),
+    /// A listener's certificate, key or authorities cannot be used.
+    #[error(transparent)]
+    Tls(#[from] CertificateError),
     /// TLS to an app cannot be set up.
     #[error(transparent)]
     UpstreamTls(#[from] TlsError),
@@ -118,6 +122,7 @@ struct Bound {
 /// Whatever keeps it from starting; a portal that does not load does not, it denies.
 pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartError> {
     let metrics = Metrics::new()?;
+    let (certificates, entrances) = entrances(&config)?;
     let bound = bind_all(&config)?;
     let (audit, writer) = audit::start(&config.audit, &metrics)?;
     let gate = assemble(config, metrics, audit)?;
@@ -145,6 +150,12 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
             shutdown: shutdown.clone(),
             asks: reloader.asks(),
         },
+        certificates: Watcher {
+            certificates,
+            poll: gate.config.policies.poll,
+            metrics: gate.metrics.clone(),
+            audit: gate.audit.clone(),
+        },
     };
     let asks = reloader.asks();
     let mut background = vec![thread("twins", move || make_twins(&waiting))?];
@@ -162,7 +173,11 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
         event: "started",
         detail: Some(format!("version {}", env!("CARGO_PKG_VERSION"))),
     }));
-    let workers = Traffic { gate: Arc::clone(&gate) }.start(bound.proxy, (bound.decision, bound.decision_unix), &shutdown)?;
+    let traffic = Traffic {
+        gate: Arc::clone(&gate),
+        entrances,
+    };
+    let workers = traffic.start(bound.proxy, (bound.decision, bound.decision_unix), &shutdown)?;
     Ok(Running {
         addresses: bound.addresses,
         trigger,
@@ -295,66 +310,7 @@ fn make_twins(waiting: &Receiver<Weak<Slice>>) {
     }
 }
 
-/// What is not traffic and needs a runtime: key refresh, the admin listener, the control socket, forgetting who asked.
-struct Operation {
-    admin: Admin,
-    control: Control,
-}
-
-impl Operation {
-    fn start(
-        self,
-        (admin, control): (Option<std::net::TcpListener>, Option<std::os::unix::net::UnixListener>),
-        shutdown: Shutdown,
-    ) -> Result<JoinHandle<()>, StartError> {
-        let runtime = runtime()?;
-        let run = move || {
-            LocalSet::new().block_on(&runtime, async move {
-                let admin = admin.and_then(|l| Socket::tcp(l).ok());
-                let control = control.and_then(|l| Socket::unix(l).ok());
-                self.run(admin, control, shutdown).await;
-            });
-        };
-        Ok(thread("control", run)?)
-    }
-
-    /// Both listeners answer until the end: probes must see that the gate drains.
-    async fn run(self, admin: Option<Socket>, control: Option<Socket>, shutdown: Shutdown) {
-        let gate = Arc::clone(&self.admin.gate);
-        let (stop, mut forced, until_the_end) = (CancellationToken::new(), shutdown.clone(), shutdown.after_draining());
-        let keys = tokio::task::spawn_local(Arc::clone(&gate.authn).run(stop.clone()));
-        let sweeping = Arc::clone(&gate);
-        tokio::task::spawn_local(async move {
-            loop {
-                tokio::time::sleep(SWEEP_INTERVAL).await;
-                sweeping.limits.sweep();
-            }
-        });
-        if let Some(socket) = admin {
-            let (door, front) = (Rc::new(self.admin), front(&gate, ConnectionCount::apart(ADMIN_CONNECTIONS)));
-            let handler = move |request, _| {
-                let door = Rc::clone(&door);
-                async move { door.handle(request).await }
-            };
-            tokio::task::spawn_local(serve(socket, Rc::new(front), until_the_end.clone(), handler));
-        }
-        if let Some(socket) = control {
-            let (door, front) = (
-                Rc::new(self.control),
-                front(&gate, ConnectionCount::apart(CONTROL_CONNECTIONS)),
-            );
-            let handler = move |request, _| {
-                let door = Rc::clone(&door);
-                async move { door.handle(request).await }
-            };
-            tokio::task::spawn_local(serve(socket, Rc::new(front), until_the_end, handler));
-        }
-        forced.forced().await;
-        stop.cancel();
-        let _ended = keys.await.is_err();
-    }
-}
-
+/// What every connection of one listener shares.
 fn front(gate: &Arc<Gate>, count: ConnectionCount) -> Front {
     let told = Arc::clone(gate);
     let on_rejected = move |reason: Rejected, peer: PeerAddr| {
@@ -367,9 +323,42 @@ fn front(gate: &Arc<Gate>, count: ConnectionCount) -> Front {
     Front::new(&gate.config.limits, count, &gate.metrics, Box::new(on_rejected))
 }
 
+/// What is special about the listeners for traffic.
+#[derive(Clone)]
+struct Entrances {
+    proxy: Entrance,
+    decision: Entrance,
+}
+
+fn entrances(config: &Config) -> Result<(Vec<Certificates>, Entrances), CertificateError> {
+    let (proxy, decision) = (&config.listen.proxy, config.listen.decision.as_ref());
+    let load = |listener, tls: Option<&_>| tls.map(|tls| Certificates::load(listener, tls)).transpose();
+    let certificates = (
+        load("proxy", proxy.tls.as_ref())?,
+        load("decision", decision.and_then(|d| d.tls.as_ref()))?,
+    );
+    let entrances = Entrances {
+        proxy: Entrance {
+            tls: certificates.0.as_ref().map(Certificates::shared),
+            proxies: match proxy.proxy_protocol {
+                ProxyProtocol::Required => config.trusted_proxies.clone(),
+                ProxyProtocol::Off => Vec::new(),
+            },
+            addresses: AddressCount::new(&config.limits, &config.trusted_proxies),
+        },
+        // the app's own, so one address may have as many as there are
+        decision: Entrance {
+            tls: certificates.1.as_ref().map(Certificates::shared),
+            ..Entrance::default()
+        },
+    };
+    Ok((certificates.0.into_iter().chain(certificates.1).collect(), entrances))
+}
+
 /// The worker threads.
 struct Traffic {
     gate: Arc<Gate>,
+    entrances: Entrances,
 }
 
 impl Traffic {
@@ -386,8 +375,14 @@ impl Traffic {
             let runtime = runtime()?;
             let (gate, shutdown, count) = (Arc::clone(&self.gate), shutdown.clone(), count.clone());
             let (decision, unix) = (decision.next(), unix.take());
+            let entrances = self.entrances.clone();
             threads.push(thread(&format!("worker-{number}"), move || {
-                let sockets = Sockets { proxy, decision, unix };
+                let sockets = Sockets {
+                    proxy,
+                    decision,
+                    unix,
+                    entrances,
+                };
                 LocalSet::new().block_on(&runtime, work(gate, (sockets, count), shutdown));
             })?);
         }
@@ -400,11 +395,13 @@ struct Sockets {
     proxy: std::net::TcpListener,
     decision: Option<std::net::TcpListener>,
     unix: Option<std::os::unix::net::UnixListener>,
+    entrances: Entrances,
 }
 
 /// One worker's life: serve until draining and everything in flight ended.
 async fn work(gate: Arc<Gate>, (sockets, count): (Sockets, ConnectionCount), shutdown: Shutdown) {
-    let shared = Rc::new(front(&gate, count));
+    let traffic = Rc::new(front(&gate, count.clone()).with(sockets.entrances.proxy));
+    let questions = Rc::new(front(&gate, count).with(sockets.entrances.decision));
     let tunnels = Tunnels::new(shutdown.clone(), gate.config.limits.tunnel_idle_timeout);
     let worker = Rc::new(Worker {
         gate: Arc::clone(&gate),
@@ -418,7 +415,6 @@ async fn work(gate: Arc<Gate>, (sockets, count): (Sockets, ConnectionCount), shu
         }
     });
     let proxy = sockets.proxy;
-    let traffic = Rc::clone(&shared);
     let told = shutdown.clone();
     let proxying = tokio::task::spawn_local(async move {
         let handler = move |request, peer| {
@@ -448,7 +444,7 @@ async fn work(gate: Arc<Gate>, (sockets, count): (Sockets, ConnectionCount), shu
                 authorize::handle(&gate, tokens, request).await
             }
         };
-        serve(socket, shared, shutdown, handler).await;
+        serve(socket, questions, shutdown, handler).await;
     }
     let _ended = proxying.await.is_err();
     tunnels.wait().await;

@@ -49,6 +49,7 @@ mod revision;
 mod reload;
 mod serving;
 mod limits;
+mod tls;
 
 // foundations
 mod config;

@@ -95,6 +95,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("reload", &["audit", "gate::Gate", "portal", "revision", "serving"]),
     ("limits", &[]),
+    ("tls", &["audit", "listener::ALPN_HTTP2", "listener::SharedTls"]),
     // foundations
     ("config", &[]),
     ("denial", &[]),

@@ -28,21 +28,6 @@ fn a_stale_socket_file_is_replaced_and_a_live_one_is_not() {
 }
 
 #[test]
-fn connections_are_counted_up_to_the_limit() {
-    let metrics = Metrics::new().unwrap();
-    let count = ConnectionCount {
-        open: Arc::default(),
-        max: 1,
-        gauge: Some(metrics.connections.clone()),
-    };
-    let one = count.take().unwrap();
-    assert!(count.take().is_none());
-    assert_eq!(metrics.connections.get(), 1);
-    drop(one);
-    assert!(count.take().is_some());
-}
-
-#[test]
 fn a_private_socket_has_one_owner_however_many_want_it_at_once() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
