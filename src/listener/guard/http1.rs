@@ -5,6 +5,10 @@
 //! readers, generosity is how a request is smuggled. Whoever feeds it puts `POISON` where a verdict says; after any
 //! prefix that passed, hyper refuses those bytes by itself.
 
+mod octets;
+
+use octets::{TARGET, TOKEN, run, value_run};
+
 /// What a client could never send inside a message: ends every line and head, and is refused at every position of them.
 pub const POISON: &[u8] = b"\0\r\n\r\n";
 /// hyper's own limit of a trailer section, so that a longer one is refused with its head where that is still possible.
@@ -17,11 +21,6 @@ const CHUNK_DIGITS_MAX: u8 = 16;
 const VERSION: &[u8] = b"HTTP/1.";
 const CHUNKED: &[u8] = b"chunked";
 const LONGEST_NAME: usize = b"transfer-encoding".len();
-
-/// Bits of `CLASS`.
-const TOKEN: u8 = 1;
-const TARGET: u8 = 2;
-const CLASS: [u8; 256] = classes();
 
 /// What may be done with the bytes of one read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -495,74 +494,6 @@ fn field(name: &[u8]) -> Field {
         17 => framing(b"transfer-encoding", Field::Encoding),
         _ => Field::Other,
     }
-}
-
-/// How many bytes from the start are of the class.
-fn run(bytes: &[u8], class: u8) -> usize {
-    let outside = |byte: &u8| CLASS.get(usize::from(*byte)).is_none_or(|found| found & class == 0);
-    bytes.iter().position(outside).unwrap_or(bytes.len())
-}
-
-/// How many bytes from the start may stand in a field value: all but controls, HTAB excepted. Eight at a time.
-fn value_run(bytes: &[u8]) -> usize {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGH: u64 = ONES << 7;
-    let mut length = 0;
-    let mut rest = bytes;
-    while let Some((word, after)) = rest.split_first_chunk::<8>() {
-        let word = u64::from_le_bytes(*word);
-        let delete = word ^ (ONES * 0x7f);
-        // Above the first byte that is truly outside, these may err; the first is exact.
-        let below = word.wrapping_sub(ONES * 0x20) & !word;
-        let outside = (below | (delete.wrapping_sub(ONES) & !delete)) & HIGH;
-        if outside == 0 {
-            length += 8;
-            rest = after;
-            continue;
-        }
-        let at = (outside.trailing_zeros() / 8) as usize;
-        length += at;
-        match rest.split_at_checked(at) {
-            Some((_, [b'\t', after @ ..])) => {
-                length += 1;
-                rest = after;
-            }
-            _ => return length,
-        }
-    }
-    let outside = |byte: &u8| (*byte < 0x20 && *byte != b'\t') || *byte == 0x7f;
-    length + rest.iter().position(outside).unwrap_or(rest.len())
-}
-
-#[expect(
-    clippy::indexing_slicing,
-    reason = "INVARIANT: a byte is below 256; and a constant would not build"
-)]
-const fn classes() -> [u8; 256] {
-    let mut table = [0; 256];
-    let mut byte = 0_u8;
-    loop {
-        let token = if is_token(byte) { TOKEN } else { 0 };
-        let target = if is_target(byte) { TARGET } else { 0 };
-        table[byte as usize] = token | target;
-        if byte == u8::MAX {
-            return table;
-        }
-        byte += 1;
-    }
-}
-
-const fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
-        )
-}
-
-/// Visible ASCII but `#`: a fragment is the client's own business and never sent.
-const fn is_target(byte: u8) -> bool {
-    byte.is_ascii_graphic() && byte != b'#'
 }
 
 #[cfg(test)]

@@ -575,3 +575,14 @@ proptest! {
         prop_assert!(served.len() <= whole.len() + 1 && served.starts_with(&whole), "{served:?}");
     }
 }
+
+proptest! {
+    #[test]
+    fn eight_bytes_at_a_time_stop_where_one_does(
+        bytes in vec(prop_oneof![8 => 0x20..0x7f_u8, 1 => any::<u8>(), 1 => prop::sample::select(&b"\t\x1f\x7f\x80\0"[..])], 0..64),
+    ) {
+        let outside = |byte: &u8| (*byte < 0x20 && *byte != b'\t') || *byte == 0x7f;
+        let expected = bytes.iter().position(outside).unwrap_or(bytes.len());
+        prop_assert_eq!(super::octets::value_run(&bytes), expected);
+    }
+}

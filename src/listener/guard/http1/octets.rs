@@ -1,0 +1,74 @@
+//! Which bytes may stand where in a head, and how far a run of them goes.
+
+/// Bits of `CLASS`.
+pub const TOKEN: u8 = 1;
+pub const TARGET: u8 = 2;
+const CLASS: [u8; 256] = classes();
+
+/// How many bytes from the start are of the class.
+pub fn run(bytes: &[u8], class: u8) -> usize {
+    let outside = |byte: &u8| CLASS.get(usize::from(*byte)).is_none_or(|found| found & class == 0);
+    bytes.iter().position(outside).unwrap_or(bytes.len())
+}
+
+/// How many bytes from the start may stand in a field value: all but controls, HTAB excepted. Eight at a time.
+pub fn value_run(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    let mut length = 0;
+    let mut rest = bytes;
+    while let Some((word, after)) = rest.split_first_chunk::<8>() {
+        let word = u64::from_le_bytes(*word);
+        let delete = word ^ (ONES * 0x7f);
+        // Above the first byte that is truly outside, these may err; the first is exact.
+        let below = word.wrapping_sub(ONES * 0x20) & !word;
+        let outside = (below | (delete.wrapping_sub(ONES) & !delete)) & HIGH;
+        if outside == 0 {
+            length += 8;
+            rest = after;
+            continue;
+        }
+        let at = (outside.trailing_zeros() / 8) as usize;
+        length += at;
+        match rest.split_at_checked(at) {
+            Some((_, [b'\t', after @ ..])) => {
+                length += 1;
+                rest = after;
+            }
+            _ => return length,
+        }
+    }
+    let outside = |byte: &u8| (*byte < 0x20 && *byte != b'\t') || *byte == 0x7f;
+    length + rest.iter().position(outside).unwrap_or(rest.len())
+}
+
+#[expect(
+    clippy::indexing_slicing,
+    reason = "INVARIANT: a byte is below 256; and a constant would not build"
+)]
+const fn classes() -> [u8; 256] {
+    let mut table = [0; 256];
+    let mut byte = 0_u8;
+    loop {
+        let token = if is_token(byte) { TOKEN } else { 0 };
+        let target = if is_target(byte) { TARGET } else { 0 };
+        table[byte as usize] = token | target;
+        if byte == u8::MAX {
+            return table;
+        }
+        byte += 1;
+    }
+}
+
+const fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+        )
+}
+
+/// Visible ASCII but `#`: a fragment is the client's own business and never sent.
+const fn is_target(byte: u8) -> bool {
+    byte.is_ascii_graphic() && byte != b'#'
+}
