@@ -121,13 +121,21 @@ impl Worker {
         };
         let response = match self.gate(request, &link, &mut progress).await {
             Ok(response) => response,
-            Err(stop) => self.stopped(stop, &answer, &mut progress),
+            Err(stop) => {
+                let mut response = self.stopped(stop, &answer, &mut progress);
+                if let Some(active) = &progress.active {
+                    cors::expose(&active.revision.file.cors, response.headers_mut());
+                }
+                response
+            }
         };
         self.finish(response, progress)
     }
 
     async fn gate(&self, request: Request<Incoming>, link: &Rc<Link>, progress: &mut Progress) -> Result<Response<Body>, Stop> {
         let (mut head, body) = request.into_parts();
+        request::as_http1(&mut head)?;
+        progress.asked_with(&head.method);
         progress.origin = cors::origin(&head.headers);
         let target = request::check(&head)?;
         let path = CanonicalPath::parse(target.path).map_err(|e| Refusal::new(Denial::RequestInvalid, e.to_string()))?;
@@ -333,6 +341,14 @@ impl Gate {
 }
 
 impl Progress {
+    fn asked_with(&mut self, method: &http::Method) {
+        if let Some(http) = &mut self.record.record.http
+            && http.method != *method
+        {
+            http.method = method.clone();
+        }
+    }
+
     fn canonical(&mut self, path: &CanonicalPath) {
         if let Some(http) = &mut self.record.record.http {
             path.as_str().clone_into(&mut http.path);

@@ -246,7 +246,7 @@ pub enum RawPortalUpstream {
     /// A URL, as in the top-level `upstream.url`.
     Url(String),
     /// Like the top-level `upstream`; what is left out is taken from there.
-    Full(RawUpstreamOverride),
+    Full(Box<RawUpstreamOverride>),
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]

@@ -5,8 +5,8 @@
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_LENGTH, COOKIE,
-    ORIGIN, TRANSFER_ENCODING, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD,
+    AUTHORIZATION, CONTENT_LENGTH, COOKIE, ORIGIN, TRANSFER_ENCODING, VARY,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
@@ -17,6 +17,9 @@ use crate::upstream::Body;
 
 /// How long a browser may remember a preflight's answer, in seconds.
 const MAX_AGE_SECONDS: &str = "600";
+
+/// Headers of a refusal that a script may read beside its body.
+const EXPOSED: &str = "retry-after, www-authenticate, x-cedargate-decision-id, x-request-id";
 
 /// What to do with a request that is a preflight.
 pub enum Preflight {
@@ -60,6 +63,14 @@ pub fn share(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut HeaderMap)
     };
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+}
+
+/// The same for the headers of an answer of the gate's own; what the app's answers expose is the app's to say.
+pub fn expose(cors: &Cors, headers: &mut HeaderMap) {
+    if !matches!(cors, Cors::Origins(_)) {
+        return;
+    }
+    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
 }
 
 /// The one `Origin` of a request.

@@ -52,6 +52,11 @@ fn a_refusal_is_readable_by_an_allowed_origin_only() {
     let refused = read(ORIGIN);
     assert_eq!((refused.status, refused.header("access-control-allow-origin")), (401, ORIGIN));
     assert_eq!(refused.header("vary"), "Origin");
+    let exposed = refused.header("access-control-expose-headers");
+    assert!(
+        exposed.contains("x-cedargate-decision-id") && exposed.contains("www-authenticate"),
+        "{exposed}"
+    );
     assert_eq!(read("https://evil.example").header("access-control-allow-origin"), "");
 }
 
