@@ -25,7 +25,7 @@ use crate::doors::admin::Admin;
 use crate::doors::authorize;
 use crate::gate::{Gate, Worker};
 use crate::lifecycle::{Readiness, Shutdown, ShutdownTrigger, shutdown};
-use crate::listener::{ConnectionCount, Front, Socket, bind, bind_unix, serve};
+use crate::listener::{ConnectionCount, Front, PeerAddr, Rejected, Socket, bind, bind_unix, serve};
 use crate::metrics::Metrics;
 use crate::portal::PortalError;
 use crate::reload::Reloader;
@@ -340,21 +340,15 @@ fn control(
 }
 
 fn front(gate: &Arc<Gate>, count: ConnectionCount) -> Front {
-    let (limits, gate) = (&gate.config.limits, Arc::clone(gate));
-    Front {
-        header_bytes: limits.header_bytes,
-        header_timeout: limits.header_timeout,
-        idle_timeout: limits.idle_timeout,
-        count,
-        metrics: gate.metrics.clone(),
-        on_rejected: Box::new(move |reason, peer| {
-            let peer = Some(peer.ip());
-            gate.audit.send(Event::HttpRejected(HttpRejected {
-                reason: reason.as_str(),
-                peer,
-            }));
-        }),
-    }
+    let told = Arc::clone(gate);
+    let on_rejected = move |reason: Rejected, peer: PeerAddr| {
+        let peer = Some(peer.ip());
+        told.audit.send(Event::HttpRejected(HttpRejected {
+            reason: reason.as_str(),
+            peer,
+        }));
+    };
+    Front::new(&gate.config.limits, count, &gate.metrics, Box::new(on_rejected))
 }
 
 /// The worker threads.

@@ -1,10 +1,16 @@
 //! Accepts connections and gives their requests to the path.
 //!
+//! A connection is greeted (`greet`: what comes before HTTP, and which HTTP it is), then driven to its end by `http1` or
+//! `http2`, which agree on everything that concerns requests: `Conversation::answer`.
+//!
 //! One listener per worker thread on the same address (SO_REUSEPORT), so workers share nothing but a counter. Over
 //! the connection limit a connection is accepted and closed at once: with one socket per worker, a worker that stopped
 //! accepting would strand what the kernel queues for it. Nothing that arrives here ends the process: accept errors
 //! back off, panics end one connection.
 
+mod greet;
+mod http1;
+mod http2;
 mod link;
 mod socket;
 mod watched;
@@ -23,10 +29,6 @@ use std::time::Duration;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::TaskTracker;
 
 use crate::config::Limits;
@@ -34,13 +36,16 @@ use crate::lifecycle::Shutdown;
 use crate::metrics::Metrics;
 use crate::types::Scheme;
 use crate::upstream::Body;
-use watched::{Activity, Answering, Watched};
+use greet::{Protocol, Unheard};
+use link::Work;
+use socket::Stream;
+use watched::{Activity, Answering};
 
 /// First and longest pause after the kernel refused an accept (out of file descriptors, memory).
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(5);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
-/// hyper's smallest buffer.
-const BUFFER_BYTES_MIN: usize = 8192;
+/// How long a connection that has asked nothing yet may still begin to, once closing: its request may be on the way.
+const LATE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why bytes on a connection never became a request; the label of `http_rejected_total{reason}`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -48,6 +53,8 @@ pub enum Rejected {
     Malformed,
     HeadersTooLarge,
     HeaderTimeout,
+    /// A client that broke the rules of HTTP/2 for the whole connection.
+    Http2Protocol,
 }
 
 impl Rejected {
@@ -56,6 +63,7 @@ impl Rejected {
             Self::Malformed => "malformed",
             Self::HeadersTooLarge => "headers_too_large",
             Self::HeaderTimeout => "header_timeout",
+            Self::Http2Protocol => "http2_protocol_error",
         }
     }
 }
@@ -74,16 +82,39 @@ pub struct Counted(ConnectionCount);
 
 /// What every connection of one listener shares.
 pub struct Front {
-    pub header_bytes: usize,
-    pub header_timeout: Duration,
-    pub idle_timeout: Duration,
-    pub count: ConnectionCount,
-    pub metrics: Metrics,
-    /// Called for bytes that hyper refused by itself (audit kind `http_rejected`).
-    pub on_rejected: Box<dyn Fn(Rejected, PeerAddr)>,
+    header_bytes: usize,
+    header_timeout: Duration,
+    idle_timeout: Duration,
+    /// Requests at once on one HTTP/2 connection.
+    streams: u32,
+    count: ConnectionCount,
+    metrics: Metrics,
+    /// Called for bytes that never became a request (audit kind `http_rejected`).
+    on_rejected: OnRejected,
 }
 
+type OnRejected = Box<dyn Fn(Rejected, PeerAddr)>;
+
 struct Panicked;
+
+impl Front {
+    pub fn new(limits: &Limits, count: ConnectionCount, metrics: &Metrics, on_rejected: OnRejected) -> Self {
+        Self {
+            header_bytes: limits.header_bytes,
+            header_timeout: limits.header_timeout,
+            idle_timeout: limits.idle_timeout,
+            streams: limits.streams,
+            count,
+            metrics: metrics.clone(),
+            on_rejected,
+        }
+    }
+
+    fn reject(&self, reason: Rejected, peer: PeerAddr) {
+        self.metrics.http_rejected.with_label_values(&[reason.as_str()]).inc();
+        (self.on_rejected)(reason, peer);
+    }
+}
 
 impl ConnectionCount {
     pub fn new(limits: &Limits, metrics: &Metrics) -> Self {
@@ -155,11 +186,16 @@ where
             tracing::warn!("`limits.connections` reached; closing a new connection");
             continue;
         };
-        let (front, handler, told) = (Rc::clone(&front), Rc::clone(&handler), told.clone());
+        let (front, handler) = (Rc::clone(&front), Rc::clone(&handler));
+        let work = Work {
+            tracker: tracker.clone(),
+            shutdown: told.clone(),
+            panics: front.metrics.panics.clone(),
+        };
         tracker.spawn_local(async move {
-            let link = Link::new(peer, Scheme::Http, counted);
-            if caught(converse(stream, link, &front, told, handler)).await.is_err() {
-                front.metrics.panics.inc();
+            let panics = work.panics.clone();
+            if caught(converse(stream, peer, (work, counted), front, handler)).await.is_err() {
+                panics.inc();
                 tracing::error!("a connection ended in a panic");
             }
         });
@@ -169,59 +205,71 @@ where
     tracker.wait().await;
 }
 
-async fn converse<S, H, F>(stream: S, link: Rc<Link>, front: &Rc<Front>, mut shutdown: Shutdown, handler: Rc<H>)
+/// One connection from its first byte to its end.
+async fn converse<H, F>(stream: Stream, peer: PeerAddr, (work, place): (Work, Counted), front: Rc<Front>, handler: Rc<H>)
 where
-    S: AsyncRead + AsyncWrite + Unpin,
     H: Fn(Request<Incoming>, Rc<Link>) -> F + 'static,
     F: Future<Output = Response<Body>> + 'static,
 {
-    let peer = link.peer;
-    let told = shutdown.clone();
-    let activity = Activity::start();
-    let watched = TokioIo::new(Watched::new(stream, Rc::clone(&activity)));
-    let service = service_fn(|request| {
+    let shutdown = work.shutdown.clone();
+    let greeted = tokio::select! {
+        biased;
+        greeted = greet::greet(stream, &front) => greeted,
+        () = late(shutdown.clone()) => return,
+    };
+    let greeted = match greeted {
+        Ok(greeted) => greeted,
+        Err(Unheard::Silent) => return,
+        Err(Unheard::Rejected(reason)) => return front.reject(reason, peer),
+    };
+    let conversation = Conversation {
+        link: Link::new(peer, Scheme::Http, work, place),
+        front,
+        shutdown,
+        handler,
+    };
+    match greeted.protocol {
+        Protocol::Http1 => http1::drive(greeted.stream, conversation).await,
+        Protocol::Http2 => http2::drive(greeted.stream, conversation).await,
+    }
+}
+
+/// What one connection is served with.
+struct Conversation<H> {
+    front: Rc<Front>,
+    link: Rc<Link>,
+    shutdown: Shutdown,
+    handler: Rc<H>,
+}
+
+impl<H> Conversation<H> {
+    /// One answer. While draining it asks the client to leave; a panic ends the request, which is all that is left of it.
+    fn answer<F>(
+        &self,
+        request: Request<Incoming>,
+        activity: &Arc<Activity>,
+    ) -> impl Future<Output = Result<Response<Answering>, std::io::Error>> + use<H, F>
+    where
+        H: Fn(Request<Incoming>, Rc<Link>) -> F + 'static,
+        F: Future<Output = Response<Body>> + 'static,
+    {
         let busy = activity.request();
-        let answer = handler(request, Rc::clone(&link));
-        let (metrics, told) = (&front.metrics, told.clone());
+        let answer = (self.handler)(request, Rc::clone(&self.link));
+        let (front, shutdown) = (Rc::clone(&self.front), self.shutdown.clone());
         async move {
             match caught(answer).await {
                 Ok(mut response) => {
-                    if told.is_draining() {
+                    if shutdown.is_draining() {
                         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                     }
                     Ok(response.map(|body| Answering::new(body, busy)))
                 }
                 Err(Panicked) => {
-                    metrics.panics.inc();
+                    front.metrics.panics.inc();
                     Err(std::io::Error::other("the request ended in a panic"))
                 }
             }
         }
-    });
-    let mut connection = pin!(settings(front).serve_connection(watched, service));
-    let mut closing = false;
-    let outcome = loop {
-        let told = shutdown.clone();
-        tokio::select! {
-            biased;
-            outcome = connection.as_mut() => break outcome,
-            () = shutdown.closing(), if !closing => {
-                closing = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = forced(told), if closing => return,
-            partial = activity.quiet(front.header_timeout, front.idle_timeout) => {
-                if partial {
-                    reject(front, Rejected::HeaderTimeout, peer);
-                }
-                return;
-            }
-        }
-    };
-    if let Err(error) = outcome
-        && let Some(reason) = rejection(&error)
-    {
-        reject(front, reason, peer);
     }
 }
 
@@ -229,30 +277,12 @@ async fn forced(mut shutdown: Shutdown) {
     shutdown.forced().await;
 }
 
-/// Header and idle timeouts are `Activity`'s: hyper has one timer for both. Never `pipeline_flush`: it lifts hyper's limit
-/// on what it buffers for a client that does not read.
-fn settings(front: &Front) -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder
-        .header_read_timeout(None)
-        .max_buf_size(front.header_bytes.max(BUFFER_BYTES_MIN))
-        // no `pipeline_flush`: it never writes the last answer of a connection that closes on pipelined bytes
-        .half_close(false);
-    builder
-}
-
-fn reject(front: &Front, reason: Rejected, peer: PeerAddr) {
-    front.metrics.http_rejected.with_label_values(&[reason.as_str()]).inc();
-    (front.on_rejected)(reason, peer);
-}
-
-fn rejection(error: &hyper::Error) -> Option<Rejected> {
-    if error.is_parse_too_large() {
-        Some(Rejected::HeadersTooLarge)
-    } else if error.is_parse() {
-        Some(Rejected::Malformed)
-    } else {
-        None
+/// Resolves when a connection that has asked nothing yet must not be waited for any longer.
+async fn late(mut shutdown: Shutdown) {
+    shutdown.closing().await;
+    tokio::select! {
+        () = shutdown.forced() => {}
+        () = tokio::time::sleep(LATE_PATIENCE) => {}
     }
 }
 

@@ -1,8 +1,12 @@
 //! What a request knows of the connection it came on.
 
+use std::future::Future;
 use std::rc::Rc;
 
-use super::{Counted, PeerAddr};
+use tokio_util::task::TaskTracker;
+
+use super::{Counted, PeerAddr, caught};
+use crate::lifecycle::Shutdown;
 use crate::types::Scheme;
 
 /// One client connection. Whoever holds it keeps the connection's place in `limits.connections`: an upgraded
@@ -13,15 +17,42 @@ pub struct Link {
     pub peer: PeerAddr,
     /// `Https` where TLS ended here.
     pub scheme: Scheme,
+    work: Work,
     _place: Counted,
 }
 
+/// How the listener keeps hold of what it spawned.
+#[derive(Clone, Debug)]
+pub struct Work {
+    pub tracker: TaskTracker,
+    pub shutdown: Shutdown,
+    pub panics: prometheus::IntCounter,
+}
+
 impl Link {
-    pub fn new(peer: PeerAddr, scheme: Scheme, place: Counted) -> Rc<Self> {
+    pub fn new(peer: PeerAddr, scheme: Scheme, work: Work, place: Counted) -> Rc<Self> {
         Rc::new(Self {
             peer,
             scheme,
+            work,
             _place: place,
         })
+    }
+
+    /// Runs beside the connection, a tunnel for example. Draining waits for it; being forced drops it; a panic is
+    /// counted and ends it alone.
+    pub fn spawn(self: &Rc<Self>, future: impl Future<Output = ()> + 'static) {
+        let link = Rc::clone(self);
+        self.work.tracker.spawn_local(async move {
+            let mut shutdown = link.work.shutdown.clone();
+            tokio::select! {
+                biased;
+                () = shutdown.forced() => {}
+                ended = caught(future) => if ended.is_err() {
+                    link.work.panics.inc();
+                    tracing::error!("a part of a connection ended in a panic");
+                }
+            }
+        });
     }
 }

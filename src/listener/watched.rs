@@ -3,10 +3,10 @@
 //! hyper has one timer for the first two. `Activity` is written by the stream (bytes came) and by the response's body
 //! (the answer ended), and read by the connection's only timer.
 
-use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,38 +16,50 @@ use tokio::time::Instant;
 
 use crate::upstream::Body;
 
+/// Shared by one connection's stream and answers; atomic only because hyper wants to send a stream that it upgrades.
 #[derive(Debug)]
 pub(super) struct Activity {
+    began: Instant,
     /// Requests being answered: 0 or 1 in HTTP/1.
-    busy: Cell<u32>,
-    /// When the first byte of an unfinished head came.
-    head: Cell<Option<Instant>>,
+    busy: AtomicU32,
+    /// Whether there ever was a request.
+    asked: AtomicBool,
+    /// When the first byte of an unfinished head came; 0: none.
+    head: AtomicU64,
     /// When the last answer ended, or the connection began.
-    idle: Cell<Instant>,
+    idle: AtomicU64,
 }
 
 /// One request being answered.
 #[derive(Debug)]
-pub(super) struct Busy(Rc<Activity>);
+pub(super) struct Busy(Arc<Activity>);
 
 impl Activity {
-    pub fn start() -> Rc<Self> {
-        Rc::new(Self {
-            busy: Cell::new(0),
-            head: Cell::new(None),
-            idle: Cell::new(Instant::now()),
+    pub fn start() -> Arc<Self> {
+        Arc::new(Self {
+            began: Instant::now(),
+            busy: AtomicU32::new(0),
+            asked: AtomicBool::new(false),
+            head: AtomicU64::new(0),
+            idle: AtomicU64::new(0),
         })
     }
 
-    pub fn request(self: &Rc<Self>) -> Busy {
-        self.busy.set(self.busy.get().saturating_add(1));
-        self.head.set(None);
-        Busy(Rc::clone(self))
+    pub fn request(self: &Arc<Self>) -> Busy {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        self.asked.store(true, Ordering::Relaxed);
+        self.head.store(0, Ordering::Relaxed);
+        Busy(Arc::clone(self))
+    }
+
+    /// Whether nothing was ever asked.
+    pub fn is_fresh(&self) -> bool {
+        !self.asked.load(Ordering::Relaxed)
     }
 
     fn bytes_came(&self) {
-        if self.busy.get() == 0 && self.head.get().is_none() {
-            self.head.set(Some(Instant::now()));
+        if self.busy.load(Ordering::Relaxed) == 0 && self.head.load(Ordering::Relaxed) == 0 {
+            self.head.store(self.now().max(1), Ordering::Relaxed);
         }
     }
 
@@ -55,23 +67,51 @@ impl Activity {
     pub async fn quiet(&self, header_timeout: Duration, idle_timeout: Duration) -> bool {
         loop {
             let now = Instant::now();
-            let check = match (self.busy.get(), self.head.get()) {
+            let check = match (self.busy.load(Ordering::Relaxed), self.head_begun()) {
                 (0, Some(begun)) if begun + header_timeout <= now => return true,
                 (0, Some(begun)) => begun + header_timeout,
-                (0, None) if self.idle.get() + idle_timeout <= now => return false,
+                (0, None) if self.idle_since() + idle_timeout <= now => return false,
                 // A head may begin while we sleep, so never sleep past its deadline.
-                (0, None) => (self.idle.get() + idle_timeout).min(now + header_timeout),
+                (0, None) => (self.idle_since() + idle_timeout).min(now + header_timeout),
                 _ => now + header_timeout.min(idle_timeout),
             };
             tokio::time::sleep_until(check).await;
         }
     }
+
+    /// Resolves when there was no request for so long.
+    pub async fn unused(&self, idle_timeout: Duration) {
+        loop {
+            let now = Instant::now();
+            let check = match self.busy.load(Ordering::Relaxed) {
+                0 if self.idle_since() + idle_timeout <= now => return,
+                0 => self.idle_since() + idle_timeout,
+                _ => now + idle_timeout,
+            };
+            tokio::time::sleep_until(check).await;
+        }
+    }
+
+    fn head_begun(&self) -> Option<Instant> {
+        let at = self.head.load(Ordering::Relaxed);
+        (at > 0).then(|| self.began + Duration::from_micros(at))
+    }
+
+    fn idle_since(&self) -> Instant {
+        self.began + Duration::from_micros(self.idle.load(Ordering::Relaxed))
+    }
+
+    /// Microseconds since the connection began.
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.busy.set(self.0.busy.get().saturating_sub(1));
-        self.0.idle.set(Instant::now());
+        // the time first: whoever sees no request must not see an old time
+        self.0.idle.store(self.0.now(), Ordering::Relaxed);
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -79,11 +119,11 @@ impl Drop for Busy {
 #[derive(Debug)]
 pub(super) struct Watched<S> {
     stream: S,
-    activity: Rc<Activity>,
+    activity: Arc<Activity>,
 }
 
 impl<S> Watched<S> {
-    pub fn new(stream: S, activity: Rc<Activity>) -> Self {
+    pub fn new(stream: S, activity: Arc<Activity>) -> Self {
         Self { stream, activity }
     }
 }

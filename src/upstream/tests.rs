@@ -48,14 +48,12 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
     let metrics = Metrics::new().unwrap();
     let rejected = Rc::new(RefCell::new(Vec::new()));
     let seen = Rc::clone(&rejected);
-    let front = Rc::new(Front {
-        header_bytes: limits.header_bytes,
-        header_timeout: limits.header_timeout,
-        idle_timeout: limits.idle_timeout,
-        count: ConnectionCount::new(&limits, &metrics),
-        metrics: metrics.clone(),
-        on_rejected: Box::new(move |reason, _| seen.borrow_mut().push(reason)),
-    });
+    let front = Rc::new(Front::new(
+        &limits,
+        ConnectionCount::new(&limits, &metrics),
+        &metrics,
+        Box::new(move |reason, _| seen.borrow_mut().push(reason)),
+    ));
     let socket = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
     let address = socket.local_addr().unwrap();
     let pool = Pool::default();

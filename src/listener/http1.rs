@@ -1,0 +1,89 @@
+//! One HTTP/1 connection, driven to its end.
+
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::watched::{Activity, Watched};
+use super::{Conversation, Front, Link, Rejected, forced, late};
+use crate::lifecycle::Shutdown;
+use crate::upstream::Body;
+
+/// hyper's smallest buffer.
+const BUFFER_BYTES_MIN: usize = 8192;
+
+/// Returns when the connection ended, was forced to, was silent for too long, or became something else (an upgrade).
+pub async fn drive<S, H, F>(stream: S, conversation: Conversation<H>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    H: Fn(Request<Incoming>, Rc<Link>) -> F + 'static,
+    F: Future<Output = Response<Body>> + 'static,
+{
+    let (front, shutdown) = (&conversation.front, &conversation.shutdown);
+    let activity = Activity::start();
+    let watched = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
+    let service = service_fn(|request| conversation.answer(request, &activity));
+    let mut connection = pin!(settings(front).serve_connection(watched, service).with_upgrades());
+    let mut leaving = pin!(leave(shutdown.clone(), &activity));
+    let mut left = false;
+    let outcome = loop {
+        tokio::select! {
+            biased;
+            outcome = connection.as_mut() => break outcome,
+            () = leaving.as_mut(), if !left => {
+                left = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = forced(shutdown.clone()), if left => return,
+            partial = activity.quiet(front.header_timeout, front.idle_timeout) => {
+                if partial {
+                    front.reject(Rejected::HeaderTimeout, conversation.link.peer);
+                }
+                return;
+            }
+        }
+    };
+    if let Err(error) = outcome
+        && let Some(reason) = rejection(&error)
+    {
+        front.reject(reason, conversation.link.peer);
+    }
+}
+
+/// A client that was accepted and has not asked yet gets the time to: hyper ends a connection without requests at once.
+/// The answer closes the connection, as all do while draining.
+async fn leave(mut shutdown: Shutdown, activity: &Activity) {
+    shutdown.closing().await;
+    if activity.is_fresh() {
+        late(shutdown).await;
+    }
+}
+
+/// Header and idle timeouts are `Activity`'s: hyper has one timer for both. Never `pipeline_flush`: it lifts hyper's limit
+/// on what it buffers for a client that does not read.
+fn settings(front: &Front) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .header_read_timeout(None)
+        .max_buf_size(front.header_bytes.max(BUFFER_BYTES_MIN))
+        // no `pipeline_flush`: it never writes the last answer of a connection that closes on pipelined bytes
+        .half_close(false);
+    builder
+}
+
+fn rejection(error: &hyper::Error) -> Option<Rejected> {
+    if error.is_parse_too_large() {
+        Some(Rejected::HeadersTooLarge)
+    } else if error.is_parse() {
+        Some(Rejected::Malformed)
+    } else {
+        None
+    }
+}

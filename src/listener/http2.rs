@@ -1,0 +1,160 @@
+//! One HTTP/2 connection, driven to its end.
+//!
+//! Every stream is a task of the same thread, kept hold of like a tunnel is (`Link::spawn`). What a client can make the
+//! gate remember is bounded by the constants below times `limits.streams`; floods of resets, pings, settings and
+//! continuations are bounded by h2 itself, which ends the connection.
+
+use std::error::Error as _;
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONNECTION, HeaderName, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::watched::{Activity, Watched};
+use super::{Conversation, Front, Link, Rejected, forced};
+use crate::lifecycle::Shutdown;
+use crate::upstream::Body;
+
+/// Bytes of one request's body that may wait in memory: the client's window per stream.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+/// The same for all streams of a connection together.
+const CONNECTION_WINDOW_BYTES: u32 = 512 * 1024;
+/// Bytes of one answer that may wait for the client's window.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// Largest frame taken; HTTP/2's own minimum.
+const FRAME_BYTES: u32 = 16 * 1024;
+/// Streams that a client opened and reset before they were looked at (rapid reset); more end the connection.
+const RESETS_PENDING_MAX: usize = 20;
+/// Streams that broke a rule and were reset for it; more end the connection.
+const RESETS_FOR_ERRORS_MAX: usize = 64;
+/// How long a client may take to close a connection on which it was told to leave and nothing is being answered.
+const GOODBYE_PATIENCE: Duration = Duration::from_secs(5);
+/// They have no meaning in HTTP/2, and an answer that has them is malformed there.
+const CONNECTION_HEADERS: [HeaderName; 5] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Spawns on the thread that the connection lives on.
+#[derive(Clone)]
+struct Beside(Rc<Link>);
+
+impl<F> hyper::rt::Executor<F> for Beside
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn(async move {
+            let _nothing_to_say = future.await;
+        });
+    }
+}
+
+/// Returns when the connection ended, was forced to, or had nothing to do for too long.
+pub async fn drive<S, H, F>(stream: S, conversation: Conversation<H>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    H: Fn(Request<Incoming>, Rc<Link>) -> F + 'static,
+    F: Future<Output = Response<Body>> + 'static,
+{
+    let (front, shutdown) = (&conversation.front, &conversation.shutdown);
+    let activity = Activity::start();
+    let watched = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
+    let service = service_fn(|request| {
+        let answer = conversation.answer(request, &activity);
+        async move {
+            answer.await.map(|mut response| {
+                strip_connection_headers(response.headers_mut());
+                response
+            })
+        }
+    });
+    let beside = Beside(Rc::clone(&conversation.link));
+    let mut connection = pin!(settings(front, beside).serve_connection(watched, service));
+    let outcome = tokio::select! {
+        biased;
+        outcome = connection.as_mut() => outcome,
+        () = leave(shutdown.clone()) => {
+            connection.as_mut().graceful_shutdown();
+            goodbye(connection.as_mut(), &activity, shutdown).await
+        }
+        () = activity.unused(front.idle_timeout) => {
+            connection.as_mut().graceful_shutdown();
+            goodbye(connection.as_mut(), &activity, shutdown).await
+        }
+    };
+    if let Err(error) = outcome
+        && is_protocol_error(&error)
+    {
+        front.reject(Rejected::Http2Protocol, conversation.link.peer);
+    }
+}
+
+/// The client was told; what is in flight ends, then the connection.
+async fn goodbye(
+    connection: impl Future<Output = hyper::Result<()>>,
+    activity: &Activity,
+    shutdown: &Shutdown,
+) -> hyper::Result<()> {
+    let patience = async {
+        tokio::time::sleep(GOODBYE_PATIENCE).await;
+        activity.unused(GOODBYE_PATIENCE).await;
+    };
+    tokio::select! {
+        biased;
+        outcome = connection => outcome,
+        () = forced(shutdown.clone()) => Ok(()),
+        () = patience => Ok(()),
+    }
+}
+
+/// A client that was here before draining began is told at once: GOAWAY costs it nothing. One that comes later would
+/// only come again, and to the same gate while balancers have not noticed.
+async fn leave(mut shutdown: Shutdown) {
+    if shutdown.is_draining() {
+        shutdown.closing().await;
+    } else {
+        shutdown.draining().await;
+    }
+}
+
+fn settings(front: &Front, beside: Beside) -> http2::Builder<Beside> {
+    let mut builder = http2::Builder::new(beside);
+    builder
+        .max_concurrent_streams(front.streams)
+        .max_header_list_size(u32::try_from(front.header_bytes).unwrap_or(u32::MAX))
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .adaptive_window(false)
+        .max_frame_size(FRAME_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+        .max_local_error_reset_streams(RESETS_FOR_ERRORS_MAX)
+        // WebSocket over HTTP/2, RFC 8441
+        .enable_connect_protocol();
+    builder
+}
+
+fn strip_connection_headers(headers: &mut HeaderMap) {
+    for name in &CONNECTION_HEADERS {
+        headers.remove(name);
+    }
+}
+
+/// Whether this side ended the connection for what the client did.
+fn is_protocol_error(error: &hyper::Error) -> bool {
+    let h2 = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    h2.is_some_and(|error| error.is_go_away() && error.is_library())
+}
