@@ -20,11 +20,13 @@
 
 mod audit;
 mod authorize;
+mod both;
 mod cedar_data;
 mod cli;
 mod cors;
 mod doubt;
 mod forwarding;
+mod frames;
 mod identity_mapping;
 mod keys;
 mod kubelet;
