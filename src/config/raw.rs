@@ -474,7 +474,7 @@ pub struct RawLimits {
     pub batch: usize,
     /// Size of a body on the decision listener.
     pub decision_body_bytes: SizeText,
-    /// How long a client may take to send a request's head.
+    /// How long a client may take to send a request's head, and the app a question's body.
     pub header_timeout: DurationText,
     /// How long an idle keep-alive connection is kept.
     pub idle_timeout: DurationText,

@@ -17,6 +17,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use self::body::{Ask, Who};
@@ -93,7 +94,9 @@ async fn read(
         return Err(invalid(format!("`{}` takes POST", head.uri.path())));
     }
     let max = gate.config.limits.decision_body_bytes;
-    let bytes = Limited::new(body, max).collect().await;
+    let limits = &gate.config.limits;
+    let bytes = timeout(limits.header_timeout, Limited::new(body, max).collect()).await;
+    let bytes = bytes.map_err(|_elapsed| invalid("the body did not come within `limits.header_timeout`".to_owned()))?;
     let bytes = bytes.map_err(|_why| Refusal::new(Denial::RequestTooLarge, format!("the body is larger than {max} bytes")))?;
     let parsed = json::object_from_slice(&bytes.to_bytes()).map_err(|e| invalid(format!("the body is not strict JSON: {e}")))?;
     if batch {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -234,7 +235,7 @@ impl Tree {
             return self.problem(&name, too_large);
         }
         let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
-        let read = fs::File::open(path).and_then(|file| file.take(budget.bytes + 1).read_to_end(&mut bytes));
+        let read = open(path).and_then(|file| file.take(budget.bytes + 1).read_to_end(&mut bytes));
         match read {
             Err(error) => self.problem(&name, format!("cannot be read: {error}")),
             Ok(_) if bytes.len() as u64 > budget.bytes => self.problem(&name, too_large),
@@ -252,6 +253,16 @@ impl Budget {
             entries: FOLDER_ENTRIES_MAX,
             bytes: FOLDER_BYTES_MAX,
         }
+    }
+}
+
+/// A FIFO that was put in a file's place after it was looked at would hold up every reload.
+fn open(path: &Path) -> io::Result<fs::File> {
+    let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("is not a regular file"))
     }
 }
 
@@ -404,6 +415,18 @@ mod tests {
         fs::write(root.path().join("policies/a").join(name), "").unwrap();
         let tree = Tree::read(&places(root.path()));
         assert_eq!(tree.portal_problems(&slug("a")).len(), 1, "{:?}", tree.problems);
+    }
+
+    #[test]
+    fn a_fifo_in_a_files_place_is_refused_without_waiting_for_a_writer() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("x.cedar");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        assert!(open(&path).unwrap_err().to_string().contains("not a regular file"));
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "x").unwrap();
+        assert!(open(&path).is_ok());
     }
 
     #[test]

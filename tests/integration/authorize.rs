@@ -723,3 +723,15 @@ fn a_body_that_breaks_off_decides_nothing() {
     let answer = exchange(gate.decision, head.as_bytes());
     assert!(answer.is_none_or(|a| a.status >= 400), "a truncated question was answered");
 }
+
+#[test]
+fn a_body_that_does_not_come_is_not_waited_for() {
+    let gate = Setup::examples()
+        .config("limits: { workers: 2, drain_timeout: 5s, header_timeout: 300ms }")
+        .start();
+    let mut wire = crate::wire::Wire::open(gate.decision);
+    wire.say("POST /authorize HTTP/1.1\r\nhost: gate\r\ncontent-length: 10\r\n\r\n{");
+    let answer = wire.answer("POST").expect("an answer");
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    assert!(answer.text().contains("header_timeout"), "{}", answer.text());
+}
