@@ -31,7 +31,7 @@ use crate::portal::PortalError;
 use crate::reload::Reloader;
 use crate::revision::{Loader, Warnings};
 use crate::serving::{Portal, Serving};
-use crate::upstream::Pool;
+use crate::upstream::{Apps, Pool, TlsError, Tunnels};
 
 /// New slices waiting for their twins; past it they go on with the original policies, which decide the same.
 const TWIN_QUEUE: usize = 1024;
@@ -90,6 +90,9 @@ pub enum StartError {
     /// There is no key to sign assertions with.
     #[error(transparent)]
     Assertion(#[from] AssertionError),
+    /// TLS to an app cannot be set up.
+    #[error(transparent)]
+    UpstreamTls(#[from] TlsError),
     /// Two portals claim the same traffic.
     #[error(transparent)]
     Portals(#[from] PortalError),
@@ -123,12 +126,7 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
     let (audit, writer) = audit::start(&config.audit, &metrics)?;
     let authn = Authn::new(&config.issuers, config.limits.token_bytes, metrics.clone())?;
     let assertions = AssertionKeys::load(&config.assertion, config.public_url.as_deref().unwrap_or("cedargate"))?;
-    let portals = config.portals.clone().unwrap_or_default();
-    let portals = portals
-        .into_iter()
-        .map(|p| Arc::new(Portal::new(p, &config, &metrics)))
-        .collect();
-    let serving = ArcSwap::from_pointee(Serving::new(portals)?);
+    let serving = ArcSwap::from_pointee(serving(&config, &metrics)?);
     let gate = Arc::new(Gate {
         config,
         serving,
@@ -180,6 +178,19 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
         background,
         audit: writer,
     })
+}
+
+/// The configured portals, with nothing loaded yet; equal upstreams are one app.
+fn serving(config: &Config, metrics: &Metrics) -> Result<Serving, StartError> {
+    let mut apps = Apps::default();
+    let app = apps.load(&config.upstream)?;
+    let mut portals = Vec::new();
+    for portal in config.portals.iter().flatten() {
+        let own = portal.upstream.as_ref().map(|upstream| apps.load(upstream)).transpose()?;
+        let app = own.unwrap_or_else(|| Arc::clone(&app));
+        portals.push(Arc::new(Portal::new(portal.clone(), app, config, metrics)));
+    }
+    Ok(Serving::new(portals, app)?)
 }
 
 /// Starts a gate from a configuration's text; relative paths in it start at `folder`. For tests that embed a gate.
@@ -389,9 +400,10 @@ struct Sockets {
 /// One worker's life: serve until draining and everything in flight ended.
 async fn work(gate: Arc<Gate>, (sockets, count): (Sockets, ConnectionCount), shutdown: Shutdown) {
     let shared = Rc::new(front(&gate, count));
+    let tunnels = Tunnels::new(shutdown.clone(), gate.config.limits.tunnel_idle_timeout);
     let worker = Rc::new(Worker {
         gate: Arc::clone(&gate),
-        pool: Pool::default(),
+        pool: Pool::new(tunnels.clone()),
     });
     let pool = worker.pool.clone();
     let sweeping = tokio::task::spawn_local(async move {
@@ -434,5 +446,6 @@ async fn work(gate: Arc<Gate>, (sockets, count): (Sockets, ConnectionCount), shu
         serve(socket, shared, shutdown, handler).await;
     }
     let _ended = proxying.await.is_err();
+    tunnels.wait().await;
     sweeping.abort();
 }

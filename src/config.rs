@@ -395,6 +395,14 @@ impl TenantSource {
     }
 }
 
+impl Authority {
+    /// The host as sockets and certificates name it: an IPv6 address without its brackets.
+    pub fn dialled(&self) -> &str {
+        let bare = self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        bare.unwrap_or(&self.host)
+    }
+}
+
 impl UpstreamUrl {
     /// Scheme and authority, or the socket: the `aud` of assertions.
     pub fn origin(&self) -> String {

@@ -178,6 +178,8 @@ impl Worker {
             request_id: &progress.request_id,
             rules: &portal.header_rules,
             body_bytes_max: self.gate.config.limits.body_bytes,
+            early: None,
+            place: Rc::clone(link) as Rc<dyn std::any::Any>,
         };
         let now = Instant::now();
         (progress.gate_ended, progress.upstream_started) = (Some(now), Some(now));

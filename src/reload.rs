@@ -325,11 +325,10 @@ impl Reloader {
             return;
         }
         let template = config::Portal::discovered_template(self.gate.config.issuers.len());
-        let added = discovered(&fresh, &template)
-            .into_iter()
-            .map(|portal| Arc::new(Portal::new(portal, &self.gate.config, &self.gate.metrics)));
+        let made = |portal| Portal::new(portal, Arc::clone(&serving.app), &self.gate.config, &self.gate.metrics);
+        let added = discovered(&fresh, &template).into_iter().map(|portal| Arc::new(made(portal)));
         let portals = serving.portals.iter().cloned().chain(added).collect();
-        match Serving::new(portals) {
+        match Serving::new(portals, Arc::clone(&serving.app)) {
             Ok(serving) => self.gate.serving.store(Arc::new(serving)),
             Err(error) => tracing::error!(%error, "a new portal folder cannot be served"),
         }

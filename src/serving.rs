@@ -20,12 +20,14 @@ use crate::portal::path::CanonicalPath;
 use crate::portal::{PortalError, PortalTable};
 use crate::revision::{Frame, Revision};
 use crate::types::{Door, Identity, PortalSlug, TokenFacts};
-use crate::upstream::HeaderRules;
+use crate::upstream::{App, HeaderRules};
 
 /// Every portal, and which request belongs to which.
 pub struct Serving {
     pub table: PortalTable,
     pub portals: Vec<Arc<Portal>>,
+    /// The app of portals without an upstream of their own.
+    pub app: Arc<App>,
 }
 
 /// The portals as they are now; replaced as a whole when a portal appears.
@@ -36,7 +38,8 @@ pub struct Portal {
     pub config: config::Portal,
     /// The issuers it trusts, in the order of `config.issuers`.
     pub issuers: Vec<config::Issuer>,
-    pub upstream: config::Upstream,
+    /// Shared with every portal whose upstream is equal.
+    pub upstream: Arc<App>,
     pub header_rules: Arc<HeaderRules>,
     pub name: Arc<str>,
     pub header: HeaderValue,
@@ -83,11 +86,12 @@ pub struct Meters {
 }
 
 impl Serving {
-    pub fn new(portals: Vec<Arc<Portal>>) -> Result<Self, PortalError> {
+    pub fn new(portals: Vec<Arc<Portal>>, app: Arc<App>) -> Result<Self, PortalError> {
         let configs: Vec<config::Portal> = portals.iter().map(|p| p.config.clone()).collect();
         Ok(Self {
             table: PortalTable::new(&configs)?,
             portals,
+            app,
         })
     }
 
@@ -101,15 +105,16 @@ impl Serving {
 }
 
 impl Portal {
-    pub fn new(portal: config::Portal, config: &config::Config, metrics: &Metrics) -> Self {
+    /// `app` is that of the portal's own upstream, or of the top level's.
+    pub fn new(portal: config::Portal, app: Arc<App>, config: &config::Config, metrics: &Metrics) -> Self {
         let issuers = portal
             .issuers
             .iter()
             .filter_map(|index| config.issuers.get(*index))
             .cloned()
             .collect();
-        let upstream = portal.upstream.clone().unwrap_or_else(|| config.upstream.clone());
-        let header_rules = Arc::new(HeaderRules::of(&upstream, &config.assertion.header));
+        let upstream = portal.upstream.as_ref().unwrap_or(&config.upstream);
+        let header_rules = Arc::new(HeaderRules::of(upstream, &config.assertion.header));
         let name: Arc<str> = Arc::from(portal.slug.as_str());
         // INVARIANT: a slug is lower-case letters, digits and `-`
         let header = HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static(""));
@@ -117,7 +122,7 @@ impl Portal {
         Self {
             config: portal,
             issuers,
-            upstream,
+            upstream: app,
             header_rules,
             name,
             header,

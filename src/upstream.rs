@@ -1,60 +1,58 @@
 //! Forwards one permitted request to the app and streams the answer back.
 //!
 //! Last step of the path; the permit is consumed, so a decision forwards at most once. Sends exactly one freshly
-//! framed HTTP/1.1 request per permit: a retry happens only if hyper gives the whole request back because a pooled
-//! connection died before any of it was written. Must never add to what the permit says about the caller.
+//! framed request per permit, by HTTP/1.1 or HTTP/2: a retry happens only if hyper gives the whole request back because
+//! a connection died before any of it was written. Must never add to what the permit says about the caller.
 
+mod app;
 mod body;
+mod circuit;
+mod deadline;
+mod failure;
 mod headers;
+mod http2;
+mod interim;
 mod pool;
+mod tls;
+mod transport;
+mod tunnel;
+mod upgrade;
 
+pub use app::{App, Apps};
 pub use body::{Body, RequestBody};
+pub use failure::{Failure, UpstreamError};
 pub use headers::{HeaderRules, header_list, header_value};
+pub use interim::Early;
 pub use pool::Pool;
+pub use tls::TlsError;
+pub use tunnel::Tunnels;
 
+use std::any::Any;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::CONTENT_LENGTH;
-use http::{HeaderValue, Request, Response, Uri, Version};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use tokio_util::either::Either;
 
 use crate::authz::Permit;
-use crate::config::Upstream;
+use crate::config::{Protocol, UpstreamUrl};
 use crate::request::{ClientFacts, Trace};
 use body::Progress;
+use deadline::{Patience, is_grpc};
+use failure::classified;
+use interim::{Interims, is_final, listen};
 use pool::Lease;
-
-/// Why the app did not answer; the label of `upstream_errors_total{reason}`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Failure {
-    Connect,
-    ConnectTimeout,
-    /// The connection ended before the response's head.
-    Closed,
-    /// The app's answer was no valid HTTP.
-    Malformed,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum UpstreamError {
-    #[error("the app is not available (`{}`); check that it listens at `upstream.url`", reason.as_str())]
-    Unavailable {
-        reason: Failure,
-        source: Option<Box<dyn std::error::Error + Send + Sync>>,
-    },
-    #[error("the app did not answer within `upstream.response_timeout`")]
-    Timeout,
-    #[error("the request body is larger than `limits.body_bytes`")]
-    BodyTooLarge,
-    #[error("the client's request body stopped or is malformed")]
-    ClientBody,
-}
+use transport::Offer;
+use upgrade::Upgrade;
 
 /// Where and how one request goes out.
-#[derive(Debug)]
 pub struct Outward<'a> {
-    pub upstream: &'a Upstream,
+    pub upstream: &'a App,
     /// The canonical path that was decided on.
     pub path: &'a str,
     pub query: Option<&'a str>,
@@ -64,44 +62,23 @@ pub struct Outward<'a> {
     pub rules: &'a Arc<HeaderRules>,
     /// `limits.body_bytes`; `None`: the app's business.
     pub body_bytes_max: Option<u64>,
+    /// Takes the app's early hints; `None` where the client cannot be told.
+    pub early: Option<Early<'a>>,
+    /// The connection's place in `limits.connections`; a tunnel keeps it.
+    pub place: Rc<dyn Any>,
 }
 
-impl Failure {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::ConnectTimeout => "connect_timeout",
-            Self::Closed => "closed",
-            Self::Malformed => "malformed",
-        }
-    }
-}
-
-impl UpstreamError {
-    fn unavailable(reason: Failure) -> Self {
-        Self::Unavailable { reason, source: None }
-    }
-
-    fn failed(reason: Failure, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::Unavailable {
-            reason,
-            source: Some(source.into()),
-        }
-    }
-
-    /// The metric's label; a closed set.
-    pub const fn reason(&self) -> &'static str {
-        match self {
-            Self::Unavailable { reason, .. } => reason.as_str(),
-            Self::Timeout => "timeout",
-            Self::BodyTooLarge => "body_too_large",
-            Self::ClientBody => "client_body",
-        }
-    }
+/// One request on its way, whatever connection it takes.
+struct Exchange<'a> {
+    app: &'a App,
+    progress: Rc<Progress>,
+    patience: Patience,
+    interims: Interims,
+    early: Option<Early<'a>>,
 }
 
 /// Sends the request and waits for the response's head; the body streams. Cancelling the future (client gone) closes
-/// the app's connection.
+/// the app's connection, or resets the stream.
 pub async fn forward(
     pool: &Pool,
     permit: Permit,
@@ -111,26 +88,26 @@ pub async fn forward(
     if exceeds(&request, outward.body_bytes_max) {
         return Err(UpstreamError::BodyTooLarge);
     }
+    let (mut head, incoming) = request.into_parts();
+    let came_by = head.version;
+    let mut upgrade = upgrade::asked(&mut head)?;
     let progress = Progress::start();
-    let request = rebuilt(request, permit, &outward, Rc::clone(&progress))?;
-    let mut lease = pool.lease(outward.upstream).await?;
-    progress.last.set(tokio::time::Instant::now());
-    let response = match exchange(&mut lease, request, &progress, outward.upstream).await {
-        Exchanged::Answered(response) => response,
-        Exchanged::Failed(error) => return Err(error),
-        Exchanged::Unsent(request) => {
-            lease = pool.connect(outward.upstream).await?;
-            progress.last.set(tokio::time::Instant::now());
-            match exchange(&mut lease, *request, &progress, outward.upstream).await {
-                Exchanged::Answered(response) => response,
-                Exchanged::Failed(error) => return Err(error),
-                Exchanged::Unsent(_) => return Err(UpstreamError::unavailable(Failure::Closed)),
-            }
-        }
+    rebuild(&mut head, permit, &outward)?;
+    if let Some(upgrade) = &mut upgrade {
+        upgrade.ask(&mut head);
+    }
+    let mut request = Request::from_parts(head, request_body(incoming, &outward, &progress));
+    let exchange = Exchange {
+        app: outward.upstream,
+        patience: Patience::of(request.headers(), outward.upstream.settings.response_timeout),
+        interims: listen(&mut request, came_by, outward.early),
+        early: outward.early,
+        progress,
     };
-    let (mut head, incoming) = response.into_parts();
-    headers::inward(&mut head.headers, outward.request_id);
-    Ok(Response::from_parts(head, Body::app(incoming, lease)))
+    match upgrade {
+        None => exchange.plain(pool, request, outward.request_id).await,
+        Some(upgrade) => exchange.upgrading(pool, request, (upgrade, outward)).await,
+    }
 }
 
 fn exceeds(request: &Request<Incoming>, max: Option<u64>) -> bool {
@@ -141,13 +118,8 @@ fn exceeds(request: &Request<Incoming>, max: Option<u64>) -> bool {
     matches!((announced, max), (Some(bytes), Some(max)) if bytes > max)
 }
 
-fn rebuilt(
-    request: Request<Incoming>,
-    permit: Permit,
-    outward: &Outward<'_>,
-    progress: Rc<Progress>,
-) -> Result<Request<RequestBody>, UpstreamError> {
-    let (mut head, incoming) = request.into_parts();
+/// In HTTP/1.1's form; `send` turns it into HTTP/2's if the connection is one.
+fn rebuild(head: &mut Parts, permit: Permit, outward: &Outward<'_>) -> Result<(), UpstreamError> {
     let target = match outward.query {
         Some(query) => format!("{}?{query}", outward.path),
         None => outward.path.to_owned(),
@@ -157,61 +129,149 @@ fn rebuilt(
     head.version = Version::HTTP_11;
     head.extensions.clear();
     headers::outward(&mut head.headers, permit, outward);
-    let body = RequestBody {
+    Ok(())
+}
+
+fn request_body(incoming: Incoming, outward: &Outward<'_>, progress: &Rc<Progress>) -> RequestBody {
+    RequestBody {
         incoming,
         left: outward.body_bytes_max.unwrap_or(u64::MAX),
         rules: Arc::clone(outward.rules),
-        progress,
-    };
-    Ok(Request::from_parts(head, body))
+        progress: Rc::clone(progress),
+    }
 }
 
 enum Exchanged {
     Answered(Response<Incoming>),
     Failed(UpstreamError),
-    /// A pooled connection died before anything was written.
+    /// A connection died before anything was written.
     Unsent(Box<Request<RequestBody>>),
 }
 
-async fn exchange(lease: &mut Lease, request: Request<RequestBody>, progress: &Progress, upstream: &Upstream) -> Exchanged {
-    let reused = lease.reused;
-    let answer = lease.sender.try_send_request(request);
-    let outcome = tokio::select! {
-        biased;
-        outcome = answer => outcome,
-        () = silence(progress, upstream.response_timeout) => {
-            return Exchanged::Failed(if progress.waits_for_client.get() { UpstreamError::ClientBody } else { UpstreamError::Timeout });
+impl Exchange<'_> {
+    async fn plain(
+        mut self,
+        pool: &Pool,
+        request: Request<RequestBody>,
+        request_id: &HeaderValue,
+    ) -> Result<Response<Body>, UpstreamError> {
+        let offer = offer(self.app, request.headers());
+        let mut lease = pool.lease(self.app, offer).await?;
+        let response = match self.exchange(&mut lease, request).await {
+            Exchanged::Answered(response) => response,
+            Exchanged::Failed(error) => return Err(error),
+            Exchanged::Unsent(request) => {
+                lease = pool.connect(self.app, offer).await?;
+                match self.exchange(&mut lease, *request).await {
+                    Exchanged::Answered(response) => response,
+                    Exchanged::Failed(error) => return Err(error),
+                    Exchanged::Unsent(_) => return Err(UpstreamError::unavailable(Failure::Closed)),
+                }
+            }
+        };
+        let (mut head, incoming) = response.into_parts();
+        if !is_final(head.status) {
+            return Err(UpstreamError::malformed("the app switched protocols without being asked"));
         }
-    };
-    match outcome {
-        Ok(response) => Exchanged::Answered(response),
-        Err(mut unsent) => match unsent.take_message() {
-            Some(request) if reused => Exchanged::Unsent(Box::new(request)),
-            _ => Exchanged::Failed(classified(unsent.into_error(), progress)),
-        },
+        headers::inward(&mut head.headers, request_id)?;
+        Ok(Response::from_parts(
+            head,
+            Body::app(incoming, lease, self.progress.unasked()),
+        ))
+    }
+
+    async fn upgrading(
+        mut self,
+        pool: &Pool,
+        request: Request<RequestBody>,
+        (upgrade, outward): (Upgrade, Outward<'_>),
+    ) -> Result<Response<Body>, UpstreamError> {
+        let mut lease = pool.connect_for_upgrade(self.app).await?;
+        let mut response = match self.exchange(&mut lease, request).await {
+            Exchanged::Answered(response) => response,
+            Exchanged::Failed(error) => return Err(error),
+            Exchanged::Unsent(_) => return Err(UpstreamError::unavailable(Failure::Closed)),
+        };
+        let app = hyper::upgrade::on(&mut response);
+        let (mut head, incoming) = response.into_parts();
+        upgrade.check(&head)?;
+        if head.status != StatusCode::SWITCHING_PROTOCOLS {
+            headers::inward(&mut head.headers, outward.request_id)?;
+            return Ok(Response::from_parts(head, Body::app(incoming, lease, None)));
+        }
+        // a 101 has no body, whatever it says of one
+        head.headers.remove(CONTENT_LENGTH);
+        head.headers.remove(TRANSFER_ENCODING);
+        headers::inward(&mut head.headers, outward.request_id)?;
+        let client = upgrade.agree(&mut head);
+        pool.tunnels.open(client, app, outward.place);
+        Ok(Response::from_parts(head, Body::empty()))
+    }
+
+    async fn exchange(&mut self, lease: &mut Lease, request: Request<RequestBody>) -> Exchanged {
+        let reused = lease.is_reused();
+        let progress = &self.progress;
+        progress.last.set(tokio::time::Instant::now());
+        let answer = match send(lease, request, &self.app.url) {
+            Ok(answer) => answer,
+            Err(error) => return Exchanged::Failed(error),
+        };
+        let outcome = tokio::select! {
+            biased;
+            // hints that came before the answer go before it
+            never = self.interims.pass_on(progress, self.early) => match never {},
+            outcome = answer => outcome,
+            error = self.patience.end(progress) => return Exchanged::Failed(error),
+        };
+        match outcome {
+            Ok(response) => Exchanged::Answered(response),
+            Err(mut unsent) => match unsent.take_message() {
+                Some(request) if reused => Exchanged::Unsent(Box::new(request)),
+                _ => Exchanged::Failed(classified(unsent.into_error(), progress)),
+            },
+        }
     }
 }
 
-/// Resolves when nothing has moved for so long: neither a piece of the request's body nor the response's head.
-async fn silence(progress: &Progress, timeout: std::time::Duration) {
-    loop {
-        let deadline = progress.last.get() + timeout;
-        if deadline <= tokio::time::Instant::now() {
-            return;
-        }
-        tokio::time::sleep_until(deadline).await;
+/// gRPC needs HTTP/2; what else a plain-text app speaks cannot be asked.
+fn offer(app: &App, headers: &HeaderMap) -> Offer {
+    match (app.settings.protocol, &app.url) {
+        (Protocol::Http1, _) => Offer::Http1,
+        (Protocol::Http2, _) => Offer::Http2,
+        (Protocol::Auto, UpstreamUrl::Https(_)) => Offer::Either,
+        (Protocol::Auto, _) if is_grpc(headers) => Offer::Http2,
+        (Protocol::Auto, _) => Offer::Http1,
     }
 }
 
-fn classified(error: hyper::Error, progress: &Progress) -> UpstreamError {
-    if progress.too_large.get() {
-        UpstreamError::BodyTooLarge
-    } else if progress.client_failed.get() {
-        UpstreamError::ClientBody
-    } else if error.is_parse() {
-        UpstreamError::failed(Failure::Malformed, error)
-    } else {
-        UpstreamError::failed(Failure::Closed, error)
+type Sent = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
+
+/// Hands the request to the connection, in the connection's form.
+fn send(
+    lease: &mut Lease,
+    mut request: Request<RequestBody>,
+    url: &UpstreamUrl,
+) -> Result<impl Future<Output = Sent>, UpstreamError> {
+    match lease {
+        Lease::Http1(exclusive) => {
+            http2::put_host(&mut request);
+            announce_body(&mut request);
+            Ok(Either::Left(exclusive.sender.try_send_request(request)))
+        }
+        Lease::Http2(stream) => {
+            http2::put_authority(&mut request, url)?;
+            Ok(Either::Right(stream.sender.try_send_request(request)))
+        }
+    }
+}
+
+/// hyper takes a GET whose body has no known length for one without a body.
+fn announce_body(request: &mut Request<RequestBody>) {
+    let bodiless = matches!(*request.method(), Method::GET | Method::HEAD);
+    if bodiless && !request.body().is_end_stream() && request.body().size_hint().exact().is_none() {
+        request
+            .headers_mut()
+            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 

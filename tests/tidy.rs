@@ -68,12 +68,24 @@ const LAYERS: &[(&str, &[&str])] = &[
             "request",
             "revision",
             "serving",
+            // what `/status` says of its circuit
+            "upstream::App",
             "upstream::Body",
         ],
     ),
     // beside the path
     ("revision", &["authn", "authz", "portal", "request::query_pairs"]),
-    ("serving", &["authn", "authz", "portal", "revision", "upstream::HeaderRules"]),
+    (
+        "serving",
+        &[
+            "authn",
+            "authz",
+            "portal",
+            "revision",
+            "upstream::App",
+            "upstream::HeaderRules",
+        ],
+    ),
     ("reload", &["audit", "gate::Gate", "portal", "revision", "serving"]),
     // foundations
     ("config", &[]),

@@ -11,11 +11,11 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::config::{Upstream, UpstreamUrl};
+use crate::config::UpstreamUrl;
 use crate::gate::Gate;
 use crate::lifecycle::{Readiness, Shutdown};
 use crate::reload::Outcomes;
-use crate::upstream::Body;
+use crate::upstream::{App, Body};
 
 /// How long `/status` waits for the app to accept a connection.
 const UPSTREAM_PROBE: Duration = Duration::from_millis(200);
@@ -114,7 +114,11 @@ impl Admin {
                 let revision = active.as_ref().map(|a| a.revision.id.to_string());
                 let policies = active.as_ref().map(|a| a.revision.rules.engine.policies().len());
                 let last = outcomes.get(portal.slug()).map(|outcome| json!(outcome));
-                json!({"portal": &*portal.name, "revision": revision, "policies": policies, "last_reload": last})
+                let mut shown = json!({"portal": &*portal.name, "revision": revision, "policies": policies, "last_reload": last});
+                if !Arc::ptr_eq(&portal.upstream, &serving.app) {
+                    shown["upstream"] = json!({"url": portal.upstream.url.origin(), "circuit": circuit(&portal.upstream)});
+                }
+                shown
             })
             .collect();
         let issuers: Vec<Value> = self
@@ -130,22 +134,27 @@ impl Admin {
             "draining": self.shutdown.is_draining(),
             "portals": portals,
             "issuers": issuers,
-            "upstream": upstream(&self.gate.config.upstream).await,
+            "upstream": upstream(&serving.app).await,
         })
     }
 }
 
-async fn upstream(upstream: &Upstream) -> Value {
+async fn upstream(app: &App) -> Value {
     let connect = async {
-        match &upstream.url {
+        match &app.url {
             UpstreamUrl::Http(at) | UpstreamUrl::Https(at) => {
-                tokio::net::TcpStream::connect((at.host.as_str(), at.port)).await.map(drop)
+                tokio::net::TcpStream::connect((at.dialled(), at.port)).await.map(drop)
             }
             UpstreamUrl::Unix(path) => tokio::net::UnixStream::connect(path).await.map(drop),
         }
     };
     let connected = tokio::time::timeout(UPSTREAM_PROBE, connect).await;
-    json!({"url": upstream.url.origin(), "reachable": matches!(connected, Ok(Ok(())))})
+    json!({"url": app.url.origin(), "reachable": matches!(connected, Ok(Ok(()))), "circuit": circuit(app)})
+}
+
+fn circuit(app: &App) -> Value {
+    let status = app.circuit.status();
+    json!({"state": status.state, "failures": status.failures, "last_error": status.last_error})
 }
 
 fn text(status: StatusCode, body: String) -> Response<Body> {

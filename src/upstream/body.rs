@@ -2,20 +2,21 @@
 //!
 //! `RequestBody` enforces `limits.body_bytes` and says who is being waited for; `Body` is every response's body and
 //! gives the upstream connection back when the app's answer was read to its end. Back-pressure is hyper's own:
-//! a frame is asked for only when the other side can take it.
+//! a frame is asked for only when the other side can take it. A held body (`Expect: 100-continue`) asks the client for
+//! nothing until the app wants it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::headers::HeaderRules;
+use super::headers::{HeaderRules, remove_framing};
 use super::pool::Lease;
 
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +25,18 @@ pub enum BodyError {
     TooLarge,
     #[error("the client's body ended early or is malformed")]
     Client(#[source] hyper::Error),
+    #[error("the app answered without asking for the body")]
+    Unwanted,
+}
+
+/// Whether the client may be asked for its body.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Wanted {
+    Now,
+    /// The app has not said yet.
+    Held,
+    /// It answered without.
+    Never,
 }
 
 /// How far the request's body has come; written by the body, read by the response's deadline.
@@ -33,7 +46,14 @@ pub(super) struct Progress {
     pub waits_for_client: Cell<bool>,
     pub too_large: Cell<bool>,
     pub client_failed: Cell<bool>,
+    wanted: Cell<Wanted>,
+    /// Who polled a held body.
+    waiting: RefCell<Option<Waker>>,
 }
+
+/// Dropped when an answer was passed on for which the client was never asked for its body: the exchange cannot go on.
+#[derive(Debug)]
+pub(super) struct Unasked(Rc<Progress>);
 
 impl Progress {
     pub fn start() -> Rc<Self> {
@@ -42,7 +62,43 @@ impl Progress {
             waits_for_client: Cell::new(false),
             too_large: Cell::new(false),
             client_failed: Cell::new(false),
+            wanted: Cell::new(Wanted::Now),
+            waiting: RefCell::new(None),
         })
+    }
+
+    /// The client is not asked for its body before `release`.
+    pub fn hold(&self) {
+        self.wanted.set(Wanted::Held);
+    }
+
+    pub fn is_held(&self) -> bool {
+        self.wanted.get() == Wanted::Held
+    }
+
+    pub fn release(&self) {
+        if self.is_held() {
+            self.last.set(Instant::now());
+            self.settle(Wanted::Now);
+        }
+    }
+
+    /// Must be kept as long as the app's answer is read.
+    pub fn unasked(self: &Rc<Self>) -> Option<Unasked> {
+        self.is_held().then(|| Unasked(Rc::clone(self)))
+    }
+
+    fn settle(&self, wanted: Wanted) {
+        self.wanted.set(wanted);
+        if let Some(waker) = self.waiting.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Drop for Unasked {
+    fn drop(&mut self) {
+        self.0.settle(Wanted::Never);
     }
 }
 
@@ -61,6 +117,14 @@ impl HttpBody for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.progress.wanted.get() {
+            Wanted::Now => {}
+            Wanted::Held => {
+                self.progress.waiting.replace(Some(cx.waker().clone()));
+                return Poll::Pending;
+            }
+            Wanted::Never => return Poll::Ready(Some(Err(BodyError::Unwanted))),
+        }
         let polled = Pin::new(&mut self.incoming).poll_frame(cx);
         self.progress.waits_for_client.set(polled.is_pending());
         let frame = ready!(polled);
@@ -108,7 +172,11 @@ pub struct Body {
 
 enum Kind {
     Full(Option<Bytes>),
-    App { incoming: Incoming, lease: Option<Lease> },
+    App {
+        incoming: Incoming,
+        lease: Option<Lease>,
+        unasked: Option<Unasked>,
+    },
 }
 
 impl Body {
@@ -122,11 +190,12 @@ impl Body {
         }
     }
 
-    pub(super) fn app(incoming: Incoming, lease: Lease) -> Self {
+    pub(super) fn app(incoming: Incoming, lease: Lease, unasked: Option<Unasked>) -> Self {
         let mut body = Self {
             kind: Kind::App {
                 incoming,
                 lease: Some(lease),
+                unasked,
             },
         };
         body.return_connection();
@@ -135,13 +204,32 @@ impl Body {
 
     /// Once the app's answer was read to its end.
     fn return_connection(&mut self) {
-        if let Kind::App { incoming, lease } = &mut self.kind
+        if let Kind::App { incoming, .. } = &self.kind
             && incoming.is_end_stream()
-            && let Some(lease) = lease.take()
         {
-            lease.give_back();
+            self.finish();
         }
     }
+
+    /// A connection whose request was never finished is not given back.
+    fn finish(&mut self) {
+        if let Kind::App { lease, unasked, .. } = &mut self.kind
+            && let Some(lease) = lease.take()
+        {
+            match unasked.take() {
+                None => lease.give_back(),
+                Some(_ends_the_request) => drop(lease),
+            }
+        }
+    }
+}
+
+/// SECURITY: a trailer of the app's must not frame anything on the client's connection.
+fn without_framing(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        remove_framing(trailers);
+    }
+    frame
 }
 
 impl std::fmt::Debug for Body {
@@ -162,18 +250,17 @@ impl HttpBody for Body {
         let this = &mut *self;
         let frame = match &mut this.kind {
             Kind::Full(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Kind::App { incoming, lease } => {
-                let frame = ready!(Pin::new(incoming).poll_frame(cx));
-                let ended = frame
-                    .as_ref()
-                    .is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));
-                if ended && let Some(lease) = lease.take() {
-                    lease.give_back();
-                }
-                frame
-            }
+            Kind::App { incoming, .. } => ready!(Pin::new(incoming).poll_frame(cx)),
         };
-        this.return_connection();
+        let frame = frame.map(|frame| frame.map(without_framing));
+        let ended = frame
+            .as_ref()
+            .is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));
+        if ended {
+            this.finish();
+        } else {
+            this.return_connection();
+        }
         Poll::Ready(frame)
     }
 

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use smallvec::SmallVec;
 
-use super::Outward;
+use super::{Outward, UpstreamError};
 use crate::authz::Permit;
 use crate::config::Upstream;
 use crate::request::{TRACEPARENT, TRACESTATE, X_REQUEST_ID, uuid_value};
@@ -136,9 +136,60 @@ pub(super) fn outward(headers: &mut HeaderMap, permit: Permit, to: &Outward<'_>)
 }
 
 /// The app's head as the client sees it.
-pub(super) fn inward(headers: &mut HeaderMap, request_id: &HeaderValue) {
+///
+/// # Errors
+/// A head whose body's end two readers could see in two places. SECURITY: hyper's client takes the chunked framing and
+/// keeps the length, its server would frame by the length: the client's connection would be out of step.
+pub(super) fn inward(headers: &mut HeaderMap, request_id: &HeaderValue) -> Result<(), UpstreamError> {
+    check_framing(headers)?;
     remove_hop_by_hop(headers);
     headers.insert(&X_REQUEST_ID, request_id.clone());
+    Ok(())
+}
+
+fn check_framing(headers: &HeaderMap) -> Result<(), UpstreamError> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let coding = codings.next();
+    if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) || codings.next().is_some() {
+        return Err(UpstreamError::malformed(
+            "the app's `transfer-encoding` is not exactly `chunked`",
+        ));
+    }
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(length) = lengths.next() else { return Ok(()) };
+    let digits = length.as_bytes();
+    if lengths.next().is_some() || digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(UpstreamError::malformed("the app's `content-length` is not one plain number"));
+    }
+    if coding.is_some() {
+        return Err(UpstreamError::malformed(
+            "the app sent `content-length` and `transfer-encoding`",
+        ));
+    }
+    Ok(())
+}
+
+/// What an early hint of the app may say to the client.
+pub(super) fn early(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+    headers.remove(CONTENT_LENGTH);
+}
+
+/// What no trailer may be.
+pub(super) fn remove_framing(trailers: &mut HeaderMap) {
+    for name in [HOST, CONNECTION, CONTENT_LENGTH, TE, TRANSFER_ENCODING, UPGRADE] {
+        trailers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        trailers.remove(name);
+    }
+}
+
+/// The tokens of a list header, over all its lines.
+pub(super) fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    let lines = headers.get_all(name).iter();
+    let items = lines.flat_map(|line| line.as_bytes().split(|b| *b == b','));
+    items.map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
 }
 
 /// `Trailer` stays: hyper sends no trailers without it. `TE` stays as far as it announces trailers.
@@ -147,11 +198,8 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
         te.to_str()
             .is_ok_and(|te| te.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")))
     });
-    let named: SmallVec<[HeaderName; 4]> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+    let named: SmallVec<[HeaderName; 4]> = tokens(headers, &CONNECTION)
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
         .filter(|name| *name != HOST)
         .collect();
     for name in named {

@@ -56,17 +56,18 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
     ));
     let socket = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
     let address = socket.local_addr().unwrap();
-    let pool = Pool::default();
-    let upstream = Rc::new(Upstream {
+    let pool = Pool::new(Tunnels::new(told.clone(), Duration::from_secs(5)));
+    let upstream = Upstream {
         response_timeout: Duration::from_millis(500),
         idle_timeout: Duration::from_secs(5),
         ..Config::from_yaml(&format!("upstream: {{ url: 'http://{app}' }}"))
             .unwrap()
             .upstream
-    });
+    };
     let rules = std::sync::Arc::new(HeaderRules::of(&upstream, "x-cedargate-assertion"));
+    let upstream = Apps::default().load(&upstream).unwrap();
     let handler = move |request: Request<Incoming>, link: Rc<crate::listener::Link>| {
-        let (pool, rules, upstream) = (pool.clone(), std::sync::Arc::clone(&rules), Rc::clone(&upstream));
+        let (pool, rules, upstream) = (pool.clone(), std::sync::Arc::clone(&rules), std::sync::Arc::clone(&upstream));
         async move {
             assert!(request.uri().path() != "/panic", "on purpose");
             let (parts, body) = request.into_parts();
@@ -95,6 +96,8 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
                 request_id: &request_id,
                 rules: &rules,
                 body_bytes_max,
+                early: None,
+                place: link,
             };
             match forward(&pool, Permit::for_test(None), Request::from_parts(parts, body), outward).await {
                 Ok(response) => response,

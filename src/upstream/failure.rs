@@ -1,0 +1,128 @@
+//! Why the app gave no answer: a closed set for the metric, and what the path turns into a response.
+//!
+//! `classified` is the one place where hyper's errors become ours. It looks at the request's body first: an exchange
+//! that broke because the client stopped is not the app's failure.
+
+use std::error::Error as StdError;
+
+use super::body::Progress;
+
+/// What went wrong between the gate and the app; the label of `upstream_errors_total{reason}`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Failure {
+    Connect,
+    ConnectTimeout,
+    /// The handshake failed, or the app does not speak the protocol that it must.
+    Tls,
+    /// Too many connection attempts failed; none was made for this request.
+    CircuitOpen,
+    /// The connection or stream ended before the response's head.
+    Closed,
+    /// The app refused the HTTP/2 stream without looking at it.
+    RefusedStream,
+    /// The app's answer was no valid HTTP, or could be read in two ways.
+    Malformed,
+    /// The answer's head is larger than `upstream.response_header_bytes`.
+    HeadersTooLarge,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    #[error("the app is not available (`{}`); check that it listens at `upstream.url`", reason.as_str())]
+    Unavailable {
+        reason: Failure,
+        source: Option<Box<dyn StdError + Send + Sync>>,
+    },
+    #[error("the app did not answer within `upstream.response_timeout`")]
+    Timeout,
+    #[error("the request body is larger than `limits.body_bytes`")]
+    BodyTooLarge,
+    #[error("the client's request body stopped, is malformed, or comes with an upgrade")]
+    ClientBody,
+}
+
+impl Failure {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::Tls => "tls",
+            Self::CircuitOpen => "circuit_open",
+            Self::Closed => "closed",
+            Self::RefusedStream => "refused_stream",
+            Self::Malformed => "malformed",
+            Self::HeadersTooLarge => "headers_too_large",
+        }
+    }
+}
+
+impl UpstreamError {
+    pub(super) fn unavailable(reason: Failure) -> Self {
+        Self::Unavailable { reason, source: None }
+    }
+
+    pub(super) fn failed(reason: Failure, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::Unavailable {
+            reason,
+            source: Some(source.into()),
+        }
+    }
+
+    /// An answer that is HTTP to somebody, but not one that may be passed on.
+    pub(super) fn malformed(what: &'static str) -> Self {
+        Self::failed(Failure::Malformed, what)
+    }
+
+    /// What a connection attempt failed of, for `/status`.
+    pub(super) fn cause(&self) -> String {
+        match self {
+            Self::Unavailable {
+                reason,
+                source: Some(source),
+            } => format!("{}: {source}", reason.as_str()),
+            other => other.reason().to_owned(),
+        }
+    }
+
+    /// The metric's label; a closed set.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Unavailable { reason, .. } => reason.as_str(),
+            Self::Timeout => "timeout",
+            Self::BodyTooLarge => "body_too_large",
+            Self::ClientBody => "client_body",
+        }
+    }
+}
+
+/// What an exchange that broke says about app and client.
+pub(super) fn classified(error: hyper::Error, progress: &Progress) -> UpstreamError {
+    if progress.too_large.get() {
+        return UpstreamError::BodyTooLarge;
+    }
+    if progress.client_failed.get() {
+        return UpstreamError::ClientBody;
+    }
+    let reason = if error.is_parse_too_large() {
+        Failure::HeadersTooLarge
+    } else if error.is_parse() {
+        Failure::Malformed
+    } else {
+        stream_failure(&error).unwrap_or(Failure::Closed)
+    };
+    UpstreamError::failed(reason, error)
+}
+
+/// `None` for HTTP/1.1, and where the connection just ended.
+fn stream_failure(error: &hyper::Error) -> Option<Failure> {
+    let error = error.source()?.downcast_ref::<h2::Error>()?;
+    match error.reason()? {
+        // h2 gives up a stream itself where the head does not fit
+        h2::Reason::REFUSED_STREAM if error.is_remote() => Some(Failure::RefusedStream),
+        h2::Reason::REFUSED_STREAM => Some(Failure::HeadersTooLarge),
+        h2::Reason::PROTOCOL_ERROR | h2::Reason::FRAME_SIZE_ERROR | h2::Reason::COMPRESSION_ERROR if !error.is_remote() => {
+            Some(Failure::Malformed)
+        }
+        _ => Some(Failure::Closed),
+    }
+}

@@ -1,0 +1,122 @@
+//! What the app says before it answers: 100 Continue, and early hints.
+//!
+//! hyper tells of interim answers from the connection's own task, so they come over a channel that is as long as hints
+//! are allowed per request; what does not fit is dropped. Only requests that can use one have it: the others pay
+//! nothing. HTTP/2 connections tell nothing: there a held body is let go after `CONTINUE_TIMEOUT`.
+
+use std::time::Duration;
+
+use http::header::EXPECT;
+use http::{HeaderMap, Request, StatusCode, Version};
+use http_body::Body as _;
+use tokio::sync::mpsc::{Receiver, channel};
+use tokio::time::{Instant, sleep_until};
+
+use super::RequestBody;
+use super::body::Progress;
+use super::headers;
+
+/// How long an app that was asked whether it wants the body may say nothing (RFC 9110, 10.1.1: do not wait for ever).
+pub const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Early hints passed on per request.
+const HINTS_MAX: usize = 8;
+const CONTINUE: u16 = 100;
+const EARLY_HINTS: u16 = 103;
+
+/// Takes the hints that an app's 103 gives, hop-by-hop headers removed.
+pub type Early<'a> = &'a dyn Fn(HeaderMap);
+
+/// The interim answers of one exchange.
+#[derive(Debug)]
+pub(super) struct Interims {
+    receiver: Option<Receiver<Interim>>,
+    hints_left: usize,
+    /// When a held body is let go.
+    release_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum Interim {
+    Continue,
+    Hints(HeaderMap),
+}
+
+/// Holds the body back if the client waits for a 100, and listens if that or `early` gives a reason to.
+pub(super) fn listen(request: &mut Request<RequestBody>, came_by: Version, early: Option<Early<'_>>) -> Interims {
+    let holds = expects(request, came_by);
+    if holds {
+        request.body().progress.hold();
+    } else {
+        request.headers_mut().remove(EXPECT);
+    }
+    let mut interims = Interims {
+        receiver: None,
+        hints_left: if early.is_some() { HINTS_MAX } else { 0 },
+        release_at: holds.then(|| Instant::now() + CONTINUE_TIMEOUT),
+    };
+    if holds || early.is_some() {
+        let (sender, receiver) = channel(HINTS_MAX + 1);
+        interims.receiver = Some(receiver);
+        hyper::ext::on_informational(request, move |interim| {
+            let told = match interim.status().as_u16() {
+                CONTINUE => Interim::Continue,
+                EARLY_HINTS => Interim::Hints(interim.headers().clone()),
+                _ => return,
+            };
+            // full or nobody there: a hint less
+            let _dropped = sender.try_send(told).is_err();
+        });
+    }
+    interims
+}
+
+/// A client of HTTP/1.0 cannot mean it, and without a body there is nothing to wait for.
+fn expects(request: &Request<RequestBody>, came_by: Version) -> bool {
+    let Some(expect) = request.headers().get(EXPECT) else {
+        return false;
+    };
+    expect.as_bytes().eq_ignore_ascii_case(b"100-continue") && came_by >= Version::HTTP_11 && !request.body().is_end_stream()
+}
+
+impl Interims {
+    /// Passes on what comes, for ever: the exchange ends with the app's answer. Cancel-safe.
+    pub async fn pass_on(&mut self, progress: &Progress, early: Option<Early<'_>>) -> std::convert::Infallible {
+        loop {
+            tokio::select! {
+                biased;
+                interim = next(&mut self.receiver) => match interim {
+                    Interim::Continue => progress.release(),
+                    Interim::Hints(mut hints) => {
+                        let Some(early) = early.filter(|_| self.hints_left > 0) else { continue };
+                        self.hints_left -= 1;
+                        headers::early(&mut hints);
+                        early(hints);
+                    }
+                },
+                () = at(self.release_at), if progress.is_held() => progress.release(),
+            }
+        }
+    }
+}
+
+async fn next(receiver: &mut Option<Receiver<Interim>>) -> Interim {
+    if let Some(open) = receiver {
+        if let Some(interim) = open.recv().await {
+            return interim;
+        }
+        *receiver = None;
+    }
+    std::future::pending().await
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether this status may end an exchange.
+pub(super) fn is_final(status: StatusCode) -> bool {
+    !status.is_informational()
+}
