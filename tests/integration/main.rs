@@ -28,6 +28,7 @@ mod doubt;
 mod forwarding;
 mod frames;
 mod identity_mapping;
+mod interop;
 mod keys;
 mod kubelet;
 mod path;
