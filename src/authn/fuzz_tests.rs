@@ -46,9 +46,8 @@ fn a_token_has_one_form_and_one_reading() {
     ];
     Fuzz::new("token", words).run(|input| {
         // seeds are written open, `header|claims|signature`, so that mutations reach what is inside the base64url
-        for token in [String::from_utf8_lossy(input).into_owned(), sealed(input)] {
-            look(&token);
-        }
+        let as_it_is = String::from_utf8_lossy(input).into_owned();
+        [as_it_is, sealed(input)].into_iter().filter(|token| look(token)).count() > 0
     });
 }
 
@@ -56,7 +55,9 @@ fn sealed(open: &[u8]) -> String {
     open.splitn(3, |b| *b == b'|').map(encode).collect::<Vec<_>>().join(".")
 }
 
-fn look(token: &str) {
+/// Whether it became an identity.
+fn look(token: &str) -> bool {
+    let mut taken = false;
     if let Ok(value) = http::HeaderValue::try_from(format!("Bearer {token}")) {
         let mut headers = http::HeaderMap::new();
         headers.insert(http::header::AUTHORIZATION, value);
@@ -94,7 +95,9 @@ fn look(token: &str) {
         assert_eq!(signed["sub"], identity.subject.as_str());
         assert!(identity.roles.len() <= claims::NAMES_MAX && !identity.roles.iter().any(String::is_empty));
         assert!(signed.get("cnf").is_none() && signed.get("exp").is_some());
+        taken = true;
     }
+    taken
 }
 
 fn pad(segment: &str) -> String {

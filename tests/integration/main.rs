@@ -21,6 +21,7 @@
 mod audit;
 mod authorize;
 mod both;
+mod browser;
 mod cedar_data;
 mod cli;
 mod cors;
