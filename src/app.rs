@@ -20,17 +20,18 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::{self, AdminEvent, AuditError, AuditWriter, Event, HttpRejected};
 use crate::authn::{AssertionError, AssertionKeys, Authn, AuthnError};
 use crate::authz::engine::Slice;
-use crate::config::{Address, Config};
+use crate::config::{Address, Config, ProxyProtocol};
 use crate::doors::admin::Admin;
 use crate::doors::authorize;
 use crate::gate::{Gate, Worker};
 use crate::lifecycle::{Readiness, Shutdown, ShutdownTrigger, shutdown};
-use crate::listener::{ConnectionCount, Front, PeerAddr, Rejected, Socket, bind, bind_unix, serve};
+use crate::listener::{AddressCount, ConnectionCount, Entrance, Front, PeerAddr, Rejected, Socket, bind, bind_unix, serve};
 use crate::metrics::Metrics;
 use crate::portal::PortalError;
 use crate::reload::Reloader;
 use crate::revision::{Loader, Warnings};
 use crate::serving::{Portal, Serving};
+use crate::tls::{CertificateError, Certificates, Watcher};
 use crate::upstream::{Apps, Pool, TlsError, Tunnels};
 
 /// New slices waiting for their twins; past it they go on with the original policies, which decide the same.
@@ -90,6 +91,9 @@ pub enum StartError {
     /// There is no key to sign assertions with.
     #[error(transparent)]
     Assertion(#[from] AssertionError),
+    /// A listener's certificate, key or authorities cannot be used.
+    #[error(transparent)]
+    Tls(#[from] CertificateError),
     /// TLS to an app cannot be set up.
     #[error(transparent)]
     UpstreamTls(#[from] TlsError),
@@ -122,6 +126,7 @@ struct Bound {
 /// Whatever keeps it from starting; a portal that does not load does not, it denies.
 pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartError> {
     let metrics = Metrics::new()?;
+    let (certificates, entrances) = entrances(&config)?;
     let bound = bind_all(&config)?;
     let (audit, writer) = audit::start(&config.audit, &metrics)?;
     let authn = Authn::new(&config.issuers, config.limits.token_bytes, metrics.clone())?;
@@ -153,8 +158,14 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
         outcomes: reloader.outcomes(),
     };
     let addresses = bound.addresses.clone();
+    let watcher = Watcher {
+        certificates,
+        poll: gate.config.policies.poll,
+        metrics: gate.metrics.clone(),
+        audit: gate.audit.clone(),
+    };
     let mut background = vec![thread("twins", move || make_twins(&waiting))?];
-    background.push(control(Arc::clone(&gate), admin, bound.admin, shutdown.clone())?);
+    background.push(control(Arc::clone(&gate), (admin, bound.admin), watcher, shutdown.clone())?);
     let (told, (loaded, first)) = (shutdown.clone(), sync_channel(1));
     background.push(thread("reload", move || {
         reloader.first_look();
@@ -168,7 +179,11 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
         event: "started",
         detail: Some(format!("version {}", env!("CARGO_PKG_VERSION"))),
     }));
-    let workers = Traffic { gate: Arc::clone(&gate) }.start(bound.proxy, (bound.decision, bound.decision_unix), &shutdown)?;
+    let traffic = Traffic {
+        gate: Arc::clone(&gate),
+        entrances,
+    };
+    let workers = traffic.start(bound.proxy, (bound.decision, bound.decision_unix), &shutdown)?;
     let trigger = Arc::new(trigger);
     Ok(Running {
         addresses,
@@ -318,11 +333,11 @@ fn make_twins(waiting: &Receiver<Weak<Slice>>) {
     }
 }
 
-/// The thread of everything that is not traffic and needs a runtime: key refresh and the admin listener.
+/// The thread of everything that is not traffic and needs a runtime: keys, certificates and the admin listener.
 fn control(
     gate: Arc<Gate>,
-    admin: Admin,
-    listener: Option<std::net::TcpListener>,
+    (admin, listener): (Admin, Option<std::net::TcpListener>),
+    watcher: Watcher,
     shutdown: Shutdown,
 ) -> Result<JoinHandle<()>, StartError> {
     let runtime = runtime()?;
@@ -331,6 +346,7 @@ fn control(
         local.block_on(&runtime, async move {
             let stop = CancellationToken::new();
             let keys = tokio::task::spawn_local(Arc::clone(&gate.authn).run(stop.clone()));
+            let watching = tokio::task::spawn_local(watcher.run(stop.clone()));
             let mut forced = shutdown.clone();
             if let Some(socket) = listener.and_then(|l| Socket::tcp(l).ok()) {
                 let admin = Rc::new(admin);
@@ -344,7 +360,7 @@ fn control(
             }
             forced.forced().await;
             stop.cancel();
-            let _ended = keys.await.is_err();
+            let _ended = (keys.await.is_err(), watching.await.is_err());
         });
     };
     Ok(thread("control", run)?)
@@ -362,9 +378,42 @@ fn front(gate: &Arc<Gate>, count: ConnectionCount) -> Front {
     Front::new(&gate.config.limits, count, &gate.metrics, Box::new(on_rejected))
 }
 
+/// What is special about the listeners for traffic.
+#[derive(Clone)]
+struct Entrances {
+    proxy: Entrance,
+    decision: Entrance,
+}
+
+fn entrances(config: &Config) -> Result<(Vec<Certificates>, Entrances), CertificateError> {
+    let (proxy, decision) = (&config.listen.proxy, config.listen.decision.as_ref());
+    let load = |listener, tls: Option<&_>| tls.map(|tls| Certificates::load(listener, tls)).transpose();
+    let certificates = (
+        load("proxy", proxy.tls.as_ref())?,
+        load("decision", decision.and_then(|d| d.tls.as_ref()))?,
+    );
+    let entrances = Entrances {
+        proxy: Entrance {
+            tls: certificates.0.as_ref().map(Certificates::shared),
+            proxies: match proxy.proxy_protocol {
+                ProxyProtocol::Required => config.trusted_proxies.clone(),
+                ProxyProtocol::Off => Vec::new(),
+            },
+            addresses: AddressCount::new(&config.limits, &config.trusted_proxies),
+        },
+        // the app's own, so one address may have as many as there are
+        decision: Entrance {
+            tls: certificates.1.as_ref().map(Certificates::shared),
+            ..Entrance::default()
+        },
+    };
+    Ok((certificates.0.into_iter().chain(certificates.1).collect(), entrances))
+}
+
 /// The worker threads.
 struct Traffic {
     gate: Arc<Gate>,
+    entrances: Entrances,
 }
 
 impl Traffic {
@@ -381,8 +430,14 @@ impl Traffic {
             let runtime = runtime()?;
             let (gate, shutdown, count) = (Arc::clone(&self.gate), shutdown.clone(), count.clone());
             let (decision, unix) = (decision.next(), unix.take());
+            let entrances = self.entrances.clone();
             threads.push(thread(&format!("worker-{number}"), move || {
-                let sockets = Sockets { proxy, decision, unix };
+                let sockets = Sockets {
+                    proxy,
+                    decision,
+                    unix,
+                    entrances,
+                };
                 LocalSet::new().block_on(&runtime, work(gate, (sockets, count), shutdown));
             })?);
         }
@@ -395,11 +450,13 @@ struct Sockets {
     proxy: std::net::TcpListener,
     decision: Option<std::net::TcpListener>,
     unix: Option<std::os::unix::net::UnixListener>,
+    entrances: Entrances,
 }
 
 /// One worker's life: serve until draining and everything in flight ended.
 async fn work(gate: Arc<Gate>, (sockets, count): (Sockets, ConnectionCount), shutdown: Shutdown) {
-    let shared = Rc::new(front(&gate, count));
+    let traffic = Rc::new(front(&gate, count.clone()).with(sockets.entrances.proxy));
+    let questions = Rc::new(front(&gate, count).with(sockets.entrances.decision));
     let tunnels = Tunnels::new(shutdown.clone(), gate.config.limits.tunnel_idle_timeout);
     let worker = Rc::new(Worker {
         gate: Arc::clone(&gate),
@@ -413,7 +470,6 @@ async fn work(gate: Arc<Gate>, (sockets, count): (Sockets, ConnectionCount), shu
         }
     });
     let proxy = sockets.proxy;
-    let traffic = Rc::clone(&shared);
     let told = shutdown.clone();
     let proxying = tokio::task::spawn_local(async move {
         let handler = move |request, peer| {
@@ -443,7 +499,7 @@ async fn work(gate: Arc<Gate>, (sockets, count): (Sockets, ConnectionCount), shu
                 authorize::handle(&gate, tokens, request).await
             }
         };
-        serve(socket, shared, shutdown, handler).await;
+        serve(socket, questions, shutdown, handler).await;
     }
     let _ended = proxying.await.is_err();
     tunnels.wait().await;

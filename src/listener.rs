@@ -12,10 +12,16 @@ mod greet;
 mod http1;
 mod http2;
 mod link;
+mod places;
+mod proxy_header;
+mod refusal;
 mod socket;
 mod watched;
+mod wire;
 
+pub use greet::ALPN_HTTP2;
 pub use link::Link;
+pub use places::{AddressCount, ConnectionCount};
 pub use socket::{PeerAddr, Socket, bind, bind_unix};
 
 use std::future::{Future, poll_fn};
@@ -23,21 +29,23 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
+use ipnet::IpNet;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Limits;
 use crate::lifecycle::Shutdown;
 use crate::metrics::Metrics;
-use crate::types::Scheme;
 use crate::upstream::Body;
 use greet::{Protocol, Unheard};
 use link::Work;
+use places::Counted;
+use refusal::Refusals;
 use socket::Stream;
 use watched::{Activity, Answering};
 
@@ -55,6 +63,10 @@ pub enum Rejected {
     HeaderTimeout,
     /// A client that broke the rules of HTTP/2 for the whole connection.
     Http2Protocol,
+    /// A trusted proxy that did not say whose connection it passes on.
+    ProxyHeader,
+    TlsHandshake,
+    TooManyConnections,
 }
 
 impl Rejected {
@@ -64,21 +76,31 @@ impl Rejected {
             Self::HeadersTooLarge => "headers_too_large",
             Self::HeaderTimeout => "header_timeout",
             Self::Http2Protocol => "http2_protocol_error",
+            Self::ProxyHeader => "proxy_header",
+            Self::TlsHandshake => "tls_handshake",
+            Self::TooManyConnections => "too_many_connections",
         }
+    }
+
+    /// What costs a client nothing at all is only counted: records of it would crowd out those of decisions.
+    const fn is_recorded(self) -> bool {
+        !matches!(self, Self::TlsHandshake | Self::TooManyConnections)
     }
 }
 
-/// Connections open on all workers together, up to `limits.connections`.
-#[derive(Clone, Debug)]
-pub struct ConnectionCount {
-    open: Arc<AtomicUsize>,
-    max: usize,
-    gauge: Option<prometheus::IntGauge>,
-}
+/// The certificates of a listener as they are now; `tls` swaps them.
+pub type SharedTls = Arc<ArcSwap<rustls::ServerConfig>>;
 
-/// One counted connection; dropping it frees its place.
-#[derive(Debug)]
-pub struct Counted(ConnectionCount);
+/// What is special about one listener; by default nothing is.
+#[derive(Clone, Default)]
+pub struct Entrance {
+    /// `None`: plain text.
+    pub tls: Option<SharedTls>,
+    /// Whose connections must start with a PROXY header.
+    pub proxies: Vec<IpNet>,
+    /// Who counts connections per address; `None`: nobody.
+    pub addresses: Option<AddressCount>,
+}
 
 /// What every connection of one listener shares.
 pub struct Front {
@@ -88,7 +110,9 @@ pub struct Front {
     /// Requests at once on one HTTP/2 connection.
     streams: u32,
     count: ConnectionCount,
+    entrance: Entrance,
     metrics: Metrics,
+    refusals: Refusals,
     /// Called for bytes that never became a request (audit kind `http_rejected`).
     on_rejected: OnRejected,
 }
@@ -105,108 +129,97 @@ impl Front {
             idle_timeout: limits.idle_timeout,
             streams: limits.streams,
             count,
+            entrance: Entrance::default(),
             metrics: metrics.clone(),
+            refusals: Refusals::new(),
             on_rejected,
         }
     }
 
+    pub fn with(self, entrance: Entrance) -> Self {
+        Self { entrance, ..self }
+    }
+
     fn reject(&self, reason: Rejected, peer: PeerAddr) {
         self.metrics.http_rejected.with_label_values(&[reason.as_str()]).inc();
-        (self.on_rejected)(reason, peer);
-    }
-}
-
-impl ConnectionCount {
-    pub fn new(limits: &Limits, metrics: &Metrics) -> Self {
-        Self {
-            open: Arc::default(),
-            max: limits.connections,
-            gauge: Some(metrics.connections.clone()),
+        if reason.is_recorded() {
+            (self.on_rejected)(reason, peer);
         }
     }
 
-    /// Counted for itself, outside the published number: the admin listener's.
-    pub fn apart(max: usize) -> Self {
-        Self {
-            open: Arc::default(),
-            max,
-            gauge: None,
+    /// Ends a connection that there is no place for.
+    fn turn_away(&self, stream: Stream, peer: PeerAddr, tracker: &TaskTracker) {
+        self.reject(Rejected::TooManyConnections, peer);
+        if self.refusals.warn() {
+            tracing::warn!("`limits.connections` or `limits.connections_per_address` reached; new connections are turned away");
         }
-    }
-
-    fn take(&self) -> Option<Counted> {
-        let free = self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| {
-            (open < self.max).then_some(open + 1)
-        });
-        free.ok().map(|_before| {
-            if let Some(gauge) = &self.gauge {
-                gauge.inc();
-            }
-            Counted(self.clone())
-        })
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-        if let Some(gauge) = &self.0.gauge {
-            gauge.dec();
+        // who expects TLS would not understand
+        if self.entrance.tls.is_none() {
+            self.refusals.answer(stream, tracker);
         }
     }
 }
 
-/// Serves until draining, then returns when every connection ended or was forced to. Needs a `LocalSet`.
+/// Serves until closing, then returns when every connection ended or was forced to. Needs a `LocalSet`.
 pub async fn serve<H, F>(socket: Socket, front: Rc<Front>, mut shutdown: Shutdown, handler: H)
 where
     H: Fn(Request<Incoming>, Rc<Link>) -> F + 'static,
     F: Future<Output = Response<Body>> + 'static,
 {
     let handler = Rc::new(handler);
-    let tracker = TaskTracker::new();
+    let work = Work {
+        tracker: TaskTracker::new(),
+        shutdown: shutdown.clone(),
+        panics: front.metrics.panics.clone(),
+    };
     let mut pause = ACCEPT_PAUSE_MIN;
-    let told = shutdown.clone();
     loop {
         let accepted = tokio::select! {
             biased;
             () = shutdown.closing() => break,
             accepted = socket.accept() => accepted,
         };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
+        match accepted {
+            Ok(accepted) => {
+                pause = ACCEPT_PAUSE_MIN;
+                admit(accepted, &front, &work, &handler);
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection; pausing");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
-                continue;
             }
-        };
-        pause = ACCEPT_PAUSE_MIN;
-        let Some(counted) = front.count.take() else {
-            tracing::warn!("`limits.connections` reached; closing a new connection");
-            continue;
-        };
-        let (front, handler) = (Rc::clone(&front), Rc::clone(&handler));
-        let work = Work {
-            tracker: tracker.clone(),
-            shutdown: told.clone(),
-            panics: front.metrics.panics.clone(),
-        };
-        tracker.spawn_local(async move {
-            let panics = work.panics.clone();
-            if caught(converse(stream, peer, (work, counted), front, handler)).await.is_err() {
-                panics.inc();
-                tracing::error!("a connection ended in a panic");
-            }
-        });
+        }
     }
-    drop(socket);
-    tracker.close();
-    tracker.wait().await;
+    for accepted in socket.into_queued() {
+        admit(accepted, &front, &work, &handler);
+    }
+    work.tracker.close();
+    work.tracker.wait().await;
+}
+
+/// Gives a new connection a place and a task.
+fn admit<H, F>((stream, peer): (Stream, PeerAddr), front: &Rc<Front>, work: &Work, handler: &Rc<H>)
+where
+    H: Fn(Request<Incoming>, Rc<Link>) -> F + 'static,
+    F: Future<Output = Response<Body>> + 'static,
+{
+    let Ok(counted) = front.count.take() else {
+        return front.turn_away(stream, peer, &work.tracker);
+    };
+    let (front, work, handler) = (Rc::clone(front), work.clone(), Rc::clone(handler));
+    let tracker = work.tracker.clone();
+    tracker.spawn_local(async move {
+        let panics = work.panics.clone();
+        if caught(converse(stream, peer, (work, counted), front, handler)).await.is_err() {
+            panics.inc();
+            tracing::error!("a connection ended in a panic");
+        }
+    });
 }
 
 /// One connection from its first byte to its end.
-async fn converse<H, F>(stream: Stream, peer: PeerAddr, (work, place): (Work, Counted), front: Rc<Front>, handler: Rc<H>)
+async fn converse<H, F>(stream: Stream, peer: PeerAddr, (work, counted): (Work, Counted), front: Rc<Front>, handler: Rc<H>)
 where
     H: Fn(Request<Incoming>, Rc<Link>) -> F + 'static,
     F: Future<Output = Response<Body>> + 'static,
@@ -214,16 +227,17 @@ where
     let shutdown = work.shutdown.clone();
     let greeted = tokio::select! {
         biased;
-        greeted = greet::greet(stream, &front) => greeted,
+        greeted = greet::greet(stream, peer, counted, &front) => greeted,
         () = late(shutdown.clone()) => return,
     };
     let greeted = match greeted {
         Ok(greeted) => greeted,
         Err(Unheard::Silent) => return,
-        Err(Unheard::Rejected(reason)) => return front.reject(reason, peer),
+        Err(Unheard::Rejected(reason, peer)) => return front.reject(reason, peer),
+        Err(Unheard::Crowded(stream)) => return front.turn_away(stream, peer, &work.tracker),
     };
     let conversation = Conversation {
-        link: Link::new(peer, Scheme::Http, work, place),
+        link: Link::new(greeted.peer, greeted.scheme, work, greeted.place),
         front,
         shutdown,
         handler,

@@ -87,6 +87,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("reload", &["audit", "gate::Gate", "portal", "revision", "serving"]),
+    ("tls", &["audit", "listener::ALPN_HTTP2", "listener::SharedTls"]),
     // foundations
     ("config", &[]),
     ("denial", &[]),

@@ -50,13 +50,19 @@ impl Checker<'_> {
         let portals = self.portals(raw, upstream.as_ref(), identity_prefix.as_deref());
         let policies = self.policies(&raw.policies, raw);
         let trusted_proxies = self.trusted_proxies(&raw.trusted_proxies);
+        let believes_nobody = raw.listen.proxy.proxy_protocol && raw.trusted_proxies.is_empty();
+        if believes_nobody {
+            let message = "is believed only from `trusted_proxies`, and there are none; name the balancers there";
+            self.error("listen.proxy.proxy_protocol", message);
+        }
         let assertion = self.assertion(&raw.assertion);
         let audit = self.audit(&raw.audit);
         let limits = self.limits(&raw.limits);
         self.sessions(raw);
         // INVARIANT: portals refer to issuers by index, so none may be missing; whatever was left out was reported
-        let complete =
-            issuers.len() == raw.issuers.len() && portals.as_ref().map(Vec::len) == raw.portals.as_ref().map(|all| all.len());
+        let complete = !believes_nobody
+            && issuers.len() == raw.issuers.len()
+            && portals.as_ref().map(Vec::len) == raw.portals.as_ref().map(|all| all.len());
         if !complete {
             return None;
         }

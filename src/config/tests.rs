@@ -326,7 +326,7 @@ fn an_upstream_speaks_what_its_url_and_protocol_say() {
 fn listeners_with_tls_and_a_control_socket() {
     let tls = "cert: tls.pem, key: tls.key, client_ca: ca.pem";
     let config = good(&with(&format!(
-        "listen: {{ proxy: {{ tls: {{ {tls} }}, proxy_protocol: true }}, decision: {{ address: '0.0.0.0:1', tls: {{ {tls} }} }}, control: {{ address: 'unix:c.sock' }} }}"
+        "trusted_proxies: [10.0.0.0/8]\nlisten: {{ proxy: {{ tls: {{ {tls} }}, proxy_protocol: true }}, decision: {{ address: '0.0.0.0:1', tls: {{ {tls} }} }}, control: {{ address: 'unix:c.sock' }} }}"
     )));
     assert_eq!(config.listen.proxy.proxy_protocol, ProxyProtocol::Required);
     assert_eq!(
@@ -341,6 +341,14 @@ fn listeners_with_tls_and_a_control_socket() {
     bad(
         &with("listen: { decision: { address: '0.0.0.0:1', tls: { cert: a, key: b } } }"),
         &["listen.decision.auth.tokens_file", "a token or a certificate"],
+    );
+    bad(
+        &with("listen: { proxy: { proxy_protocol: true } }"),
+        &["listen.proxy.proxy_protocol: is believed only from `trusted_proxies`"],
+    );
+    bad(
+        &with("listen: { decision: { address: 'unix:/d.sock', tls: { cert: a, key: b } } }"),
+        &["listen.decision.tls: is for TCP"],
     );
     bad(
         &with("listen: { proxy: { tls: { cert: a } } }"),

@@ -5,12 +5,13 @@ use std::rc::Rc;
 
 use tokio_util::task::TaskTracker;
 
-use super::{Counted, PeerAddr, caught};
+use super::places::Place;
+use super::{PeerAddr, caught};
 use crate::lifecycle::Shutdown;
 use crate::types::Scheme;
 
-/// One client connection. Whoever holds it keeps the connection's place in `limits.connections`: an upgraded
-/// connection outlives the HTTP that opened it.
+/// One client connection. Whoever holds it keeps the connection's place in `limits.connections` and its address's: an
+/// upgraded connection outlives the HTTP that opened it.
 #[derive(Debug)]
 pub struct Link {
     /// The client as the socket, or a PROXY header from a trusted proxy, says.
@@ -18,7 +19,7 @@ pub struct Link {
     /// `Https` where TLS ended here.
     pub scheme: Scheme,
     work: Work,
-    _place: Counted,
+    _place: Place,
 }
 
 /// How the listener keeps hold of what it spawned.
@@ -30,7 +31,7 @@ pub struct Work {
 }
 
 impl Link {
-    pub fn new(peer: PeerAddr, scheme: Scheme, work: Work, place: Counted) -> Rc<Self> {
+    pub fn new(peer: PeerAddr, scheme: Scheme, work: Work, place: Place) -> Rc<Self> {
         Rc::new(Self {
             peer,
             scheme,

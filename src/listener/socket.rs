@@ -115,6 +115,52 @@ impl Socket {
                 .map(|(stream, _)| (Stream::Unix(stream), PeerAddr::Unix)),
         }
     }
+
+    /// What the kernel had accepted for us, and the end of listening: dropping a listener resets what is in its queue.
+    pub(super) fn into_queued(self) -> Vec<(Stream, PeerAddr)> {
+        match self {
+            Self::Tcp(listener) => listener.into_std().map(|l| queued(|| tcp_queued(&l))),
+            Self::Unix(listener) => listener.into_std().map(|l| queued(|| unix_queued(&l))),
+        }
+        .unwrap_or_default()
+    }
+}
+
+/// Straight from the kernel: the runtime may not know yet that there is something to accept.
+fn queued(mut accept: impl FnMut() -> io::Result<(Stream, PeerAddr)>) -> Vec<(Stream, PeerAddr)> {
+    let mut all = Vec::new();
+    for _ in 0..BACKLOG {
+        match accept() {
+            Ok(accepted) => all.push(accepted),
+            // gone again while it waited
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(_none_left) => break,
+        }
+    }
+    all
+}
+
+fn tcp_queued(listener: &std::net::TcpListener) -> io::Result<(Stream, PeerAddr)> {
+    let (stream, peer) = listener.accept()?;
+    stream.set_nonblocking(true)?;
+    drop(stream.set_nodelay(true));
+    Ok((Stream::Tcp(TcpStream::from_std(stream)?), PeerAddr::Tcp(peer)))
+}
+
+fn unix_queued(listener: &std::os::unix::net::UnixListener) -> io::Result<(Stream, PeerAddr)> {
+    let (stream, _) = listener.accept()?;
+    stream.set_nonblocking(true)?;
+    Ok((Stream::Unix(UnixStream::from_std(stream)?), PeerAddr::Unix))
+}
+
+impl Stream {
+    /// Writes what the kernel takes without waiting.
+    pub(super) fn write_now(&self, bytes: &[u8]) {
+        let _best_effort = match self {
+            Self::Tcp(stream) => stream.try_write(bytes),
+            Self::Unix(stream) => stream.try_write(bytes),
+        };
+    }
 }
 
 impl AsyncRead for Stream {

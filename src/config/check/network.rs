@@ -118,6 +118,10 @@ impl Checker<'_> {
         };
         let tokens = self.tokens(section, raw.auth.tokens.as_deref(), raw.auth.tokens_file.as_deref());
         let tls = transpose(raw.tls.as_ref().map(|tls| self.tls("listen.decision.tls", tls)))?;
+        if tls.is_some() && matches!(address, Some(Address::Unix(_))) {
+            self.error("listen.decision.tls", "is for TCP; a Unix socket needs none, so remove it");
+            return None;
+        }
         let known = tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         let address = address?;
         let open = matches!(&address, Address::Tcp(tcp) if !tcp.ip().to_canonical().is_loopback());

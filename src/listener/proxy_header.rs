@@ -1,0 +1,195 @@
+//! The PROXY protocol header (v1 and v2) with which a balancer says whose connection it passes on.
+//!
+//! SECURITY: the source in it becomes the client's address, so it is read only from `trusted_proxies` (the caller sees to
+//! that), only whole, and only once. What follows it is the client's own bytes.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ppp::{v1, v2};
+
+/// Longest v1 header, line end included (the protocol's own number).
+const TEXT_BYTES_MAX: usize = 107;
+/// Longest v2 header, with all it says beside the addresses (TLVs), which nobody here reads.
+const BINARY_BYTES_MAX: usize = 4096;
+/// Length of what stands before the addresses of v2, and where in it the length of the rest stands.
+const BINARY_START: usize = 16;
+
+/// What the bytes so far are.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Read {
+    /// Nothing is wrong yet.
+    Partial,
+    Whole {
+        /// `None`: the balancer speaks for itself (a health check), or cannot say.
+        source: Option<SocketAddr>,
+        /// Bytes of the header.
+        length: usize,
+    },
+    Malformed,
+}
+
+pub(super) fn read(bytes: &[u8]) -> Read {
+    if agrees(bytes, v2::PROTOCOL_PREFIX) {
+        binary(bytes)
+    } else if agrees(bytes, b"PROXY ") {
+        text(bytes)
+    } else {
+        Read::Malformed
+    }
+}
+
+/// Whether the bytes are, or may become, something that starts so.
+fn agrees(bytes: &[u8], prefix: &[u8]) -> bool {
+    bytes.starts_with(prefix) || prefix.starts_with(bytes)
+}
+
+fn binary(bytes: &[u8]) -> Read {
+    let Some(&[high, low]) = bytes.get(BINARY_START - 2..BINARY_START) else {
+        return Read::Partial;
+    };
+    let length = BINARY_START + usize::from(u16::from_be_bytes([high, low]));
+    if length > BINARY_BYTES_MAX {
+        return Read::Malformed;
+    }
+    let Some(whole) = bytes.get(..length) else {
+        return Read::Partial;
+    };
+    let Ok(header) = v2::Header::try_from(whole) else {
+        return Read::Malformed;
+    };
+    let source = match (header.command, header.protocol, header.addresses) {
+        (v2::Command::Local, ..) | (_, _, v2::Addresses::Unspecified) => None,
+        (_, v2::Protocol::Stream, v2::Addresses::IPv4(ip)) => Some(address(ip.source_address, ip.source_port)),
+        (_, v2::Protocol::Stream, v2::Addresses::IPv6(ip)) => Some(address(ip.source_address, ip.source_port)),
+        // a socket file or a datagram is no client of ours
+        _ => return Read::Malformed,
+    };
+    Read::Whole { source, length }
+}
+
+fn text(bytes: &[u8]) -> Read {
+    let line = bytes.get(..TEXT_BYTES_MAX).unwrap_or(bytes);
+    let Some(end) = line.windows(2).position(|pair| pair == b"\r\n") else {
+        return if bytes.len() < TEXT_BYTES_MAX {
+            Read::Partial
+        } else {
+            Read::Malformed
+        };
+    };
+    let length = end + 2;
+    let source = match line.get(..length).map(v1::Header::try_from) {
+        Some(Ok(header)) => match header.addresses {
+            v1::Addresses::Unknown => None,
+            v1::Addresses::Tcp4(ip) => Some(address(ip.source_address, ip.source_port)),
+            v1::Addresses::Tcp6(ip) => Some(address(ip.source_address, ip.source_port)),
+        },
+        _ => return Read::Malformed,
+    };
+    Read::Whole { source, length }
+}
+
+fn address(ip: impl Into<IpAddr>, port: u16) -> SocketAddr {
+    SocketAddr::new(ip.into().to_canonical(), port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
+        let mut bytes = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
+        bytes.extend([command, family]);
+        bytes.extend(u16::try_from(rest.len()).unwrap().to_be_bytes());
+        bytes.extend(rest);
+        bytes
+    }
+
+    const V4: [u8; 12] = [192, 0, 2, 1, 127, 0, 0, 1, 4, 210, 1, 187];
+
+    fn source(text: &str) -> Option<SocketAddr> {
+        Some(text.parse().unwrap())
+    }
+
+    #[test]
+    fn sources_of_both_versions() {
+        let six = [&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[1], &[0; 16], &[4, 210, 1, 187]].concat();
+        let mapped = [&[0; 10][..], &[0xff, 0xff, 192, 0, 2, 1], &[0; 16], &[4, 210, 1, 187]].concat();
+        let with_tlv = [&V4[..], &[4, 0, 1, 42]].concat();
+        let cases: Vec<(Vec<u8>, Option<SocketAddr>)> = vec![
+            (v2(0x21, 0x11, &V4), source("192.0.2.1:1234")),
+            (v2(0x21, 0x11, &with_tlv), source("192.0.2.1:1234")),
+            (v2(0x21, 0x21, &six), source("[2001:db8::1]:1234")),
+            (v2(0x21, 0x21, &mapped), source("192.0.2.1:1234")),
+            (v2(0x20, 0x11, &V4), None),
+            (v2(0x20, 0, &[]), None),
+            (v2(0x21, 0, &[]), None),
+            (
+                b"PROXY TCP4 192.0.2.1 127.0.0.1 1234 443\r\n".to_vec(),
+                source("192.0.2.1:1234"),
+            ),
+            (
+                b"PROXY TCP6 2001:db8::1 ::1 1234 443\r\n".to_vec(),
+                source("[2001:db8::1]:1234"),
+            ),
+            (
+                b"PROXY TCP6 ::ffff:192.0.2.1 ::1 1234 443\r\n".to_vec(),
+                source("192.0.2.1:1234"),
+            ),
+            (b"PROXY UNKNOWN\r\n".to_vec(), None),
+            (b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n".to_vec(), None),
+        ];
+        for (bytes, source) in cases {
+            let length = bytes.len();
+            let after = [&bytes[..], b"GET / HTTP/1.1\r\n\r\n"].concat();
+            assert_eq!(read(&after), Read::Whole { source, length }, "{bytes:?}");
+            for end in 0..length {
+                assert_eq!(read(&bytes[..end]), Read::Partial, "{bytes:?} up to {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_header() {
+        let unix = [0; 216];
+        let long = vec![0; BINARY_BYTES_MAX];
+        let cases: Vec<Vec<u8>> = vec![
+            b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+            b"PROXY TCP4 192.0.2.1 127.0.0.1 1234\r\n".to_vec(),
+            b"PROXY TCP4 192.0.2.1 127.0.0.1 1234 443 5\r\n".to_vec(),
+            b"PROXY TCP4 192.0.2.1 127.0.0.1 1234 70000\r\n".to_vec(),
+            b"PROXY TCP4 192.0.2.01 127.0.0.1 1234 443\r\n".to_vec(),
+            b"PROXY TCP4  192.0.2.1 127.0.0.1 1234 443\r\n".to_vec(),
+            b"PROXY TCP4 2001:db8::1 ::1 1234 443\r\n".to_vec(),
+            b"PROXY TCP6 192.0.2.1 127.0.0.1 1234 443\r\n".to_vec(),
+            b"PROXY UDP4 192.0.2.1 127.0.0.1 1234 443\r\n".to_vec(),
+            b"proxy TCP4 192.0.2.1 127.0.0.1 1234 443\r\n".to_vec(),
+            b"PROXY \xff\xfe\r\n".to_vec(),
+            [b"PROXY UNKNOWN ".to_vec(), vec![b'x'; 200]].concat(),
+            v2(0x11, 0x11, &V4),
+            v2(0x22, 0x11, &V4),
+            v2(0x21, 0x12, &V4),
+            v2(0x21, 0x31, &unix),
+            v2(0x21, 0x41, &V4),
+            v2(0x21, 0x11, &V4[..8]),
+            v2(0x21, 0x11, &long),
+        ];
+        for bytes in cases {
+            assert_eq!(read(&bytes), Read::Malformed, "{:?}", String::from_utf8_lossy(&bytes));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_makes_it_panic_and_a_header_is_never_longer_than_what_came(bytes in prop::collection::vec(any::<u8>(), 0..300), kind in 0..3) {
+            let bytes = match kind {
+                0 => bytes,
+                1 => [b"PROXY ", &bytes[..]].concat(),
+                _ => [v2::PROTOCOL_PREFIX, &bytes[..]].concat(),
+            };
+            if let Read::Whole { length, .. } = read(&bytes) {
+                prop_assert!(length <= bytes.len());
+            }
+        }
+    }
+}
