@@ -389,7 +389,7 @@ fn curl_in_every_version_of_http_in_plain_and_over_tls() {
             let (code, spoken, answer) = curl.run(&[], "/portal/p/page?q=1");
             assert_eq!((code.as_str(), answer.as_str()), ("200", "{\"app\":\"recording\"}"), "{what}");
             // an HTTP/1.1 server may answer a 1.0 request with its own version
-            assert!(spoken == version || (version == "1.0" && spoken == "1.1"), "{what}: {spoken}");
+            assert!(spoken == version || (version == "1.0" && spoken.starts_with('1')), "{what}: {spoken}");
             assert_eq!(gate.app.last().target, "/portal/p/page?q=1");
             assert_eq!(gate.app.last().headers["x-forwarded-proto"], scheme);
             let (code, _, head) = curl.run(&["--head"], PAGE);
