@@ -43,10 +43,12 @@ enum Form {
 /// Whether a request asks for an upgrade that can be passed on. What asks for another is an ordinary request.
 ///
 /// # Errors
-/// One that comes with a body: where its bytes end and the new protocol's begin is not for us to guess.
+/// One over HTTP/2 for what cannot be passed on: as an ordinary request it would mean something else. And one that comes
+/// with a body: where its bytes end and the new protocol's begin is not for us to guess.
 pub(super) fn asked(head: &mut Parts) -> Result<Option<Upgrade>, UpstreamError> {
-    if head.method == Method::CONNECT {
-        return Ok(extended(head));
+    // only HTTP/2's extended CONNECT leaves one: `request` turned it into the GET it stands for
+    if head.extensions.get::<Protocol>().is_some() {
+        return extended(head).map(Some).ok_or(UpstreamError::ClientBody);
     }
     if head.version != Version::HTTP_11 || !head.headers.contains_key(UPGRADE) {
         return Ok(None);

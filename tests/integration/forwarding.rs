@@ -1051,7 +1051,10 @@ fn upgrades_connect_and_other_protocols_open_no_tunnel() {
 fn setups_that_cannot_hold_are_refused_at_start() {
     let start = |yaml: &str| Setup::empty().config(yaml).try_start().err();
     for (yaml, word) in [
-        ("upstream: { url: 'https://app.test' }", "upstream.url"),
+        (
+            "upstream: { url: 'https://app.test', tls: { ca: absent.pem } }",
+            "upstream.tls.ca",
+        ),
         ("trusted_proxies: [everyone]", "trusted_proxies"),
         ("assertion: { ttl: 2h }", "assertion.ttl"),
     ] {

@@ -18,6 +18,7 @@
     reason = "a test that cannot go on must stop and say where"
 )]
 
+mod app_failures;
 mod audit;
 mod authorize;
 mod both;
@@ -38,4 +39,6 @@ mod refusals;
 mod reload;
 mod support;
 mod tokens;
+mod upgrade;
+mod upstream_protocols;
 mod wire;
