@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::frames::{DATA, END_STREAM, Field, HEADERS, Http2, Outcome, RST_STREAM, field};
 use crate::support::{Answer, Gate, Seen, Setup, claims, eventually, exchange, now};
-use crate::wire::{OPEN_POLICY, OPEN_SCHEMA, PAGE, Script, open_portal, response};
+use crate::wire::{OPEN_POLICY, OPEN_SCHEMA, PAGE, Script, Wire, open_portal, response};
 
 const IDENTITY: [&str; 10] = [
     "x-forwarded-user",
@@ -817,6 +817,27 @@ fn trailers_over_http_2_say_nothing_that_headers_may_not() {
         !matches!(&outcome, Outcome::Answer(answer) if answer.status == 200),
         "{outcome:?}"
     );
+}
+
+#[test]
+fn an_app_that_speaks_http_1_0_costs_the_client_no_connection() {
+    let script = Script::start(|_, wire| {
+        wire.say("HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok");
+    });
+    let gate = open_portal()
+        .config(&format!("upstream: {{ url: '{}' }}", script.url()))
+        .start();
+    let mut wire = Wire::open(gate.proxy);
+    for _ in 0..2 {
+        let bearer = token(&gate);
+        wire.say(format!(
+            "GET {PAGE} HTTP/1.1\r\nhost: shop.test\r\nauthorization: Bearer {bearer}\r\n\r\n"
+        ));
+        assert_eq!(wire.until("\r\n"), b"HTTP/1.1 200 OK\r\n");
+        assert!(wire.until("\r\n\r\nok").ends_with(b"ok"));
+    }
+    let ask = Ask::get(PAGE).by(&token(&gate));
+    assert_eq!(ask.over(Speaks::Http2, &gate).unwrap().text(), "ok");
 }
 
 #[test]

@@ -82,12 +82,12 @@ fn socket(request: Request<Incoming>) -> Answer {
     tokio::spawn(async move {
         let upgraded = TokioIo::new(hyper::upgrade::on(request).await.unwrap());
         let mut socket = WebSocketStream::from_raw_socket(upgraded, Role::Server, None).await;
+        // reading on after a close is what answers it
         while let Some(Ok(message)) = socket.next().await {
-            if message.is_close() || socket.send(message).await.is_err() {
+            if !message.is_close() && socket.send(message).await.is_err() {
                 break;
             }
         }
-        drop(socket.close(None).await);
     });
     let response = Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)

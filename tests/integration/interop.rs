@@ -389,7 +389,10 @@ fn curl_in_every_version_of_http_in_plain_and_over_tls() {
             let (code, spoken, answer) = curl.run(&[], "/portal/p/page?q=1");
             assert_eq!((code.as_str(), answer.as_str()), ("200", "{\"app\":\"recording\"}"), "{what}");
             // an HTTP/1.1 server may answer a 1.0 request with its own version
-            assert!(spoken == version || (version == "1.0" && spoken.starts_with('1')), "{what}: {spoken}");
+            assert!(
+                spoken == version || (version == "1.0" && spoken.starts_with('1')),
+                "{what}: {spoken}"
+            );
             assert_eq!(gate.app.last().target, "/portal/p/page?q=1");
             assert_eq!(gate.app.last().headers["x-forwarded-proto"], scheme);
             let (code, _, head) = curl.run(&["--head"], PAGE);
@@ -432,19 +435,20 @@ fn curl_in_every_version_of_http_in_plain_and_over_tls() {
             let (code, ..) = curl.run(&["--path-as-is"], "/portal/p/x/../closed");
             assert_eq!(code, "400", "{what}");
         }
-        // two requests on one connection
+        // two requests on one connection; curl 7.88 cannot do that with HTTP/2 by prior knowledge
+        let ways = vec![if scheme == "http" { "--http1.1" } else { "--http2" }];
         let curl = Curl {
             gate: &gate,
-            ways: vec![second],
+            ways,
             scheme,
         };
-        let port = gate.proxy.port().to_string();
-        let again = format!("{scheme}://shop.test:{port}{PAGE}");
-        let output = finished(
-            curl.command(&["--write-out", " %{num_connects}", &again], PAGE)
-                .args(["--write-out", " %{num_connects}"]),
+        let again = format!("{scheme}://shop.test:{}{PAGE}", gate.proxy.port());
+        let output = finished(&mut curl.command(&["--write-out", " %{num_connects} ", &again], PAGE));
+        assert_eq!(
+            text(&output.stdout),
+            "{\"app\":\"recording\"} 1 {\"app\":\"recording\"} 0 ",
+            "{output:?}"
         );
-        assert_eq!(text(&output.stdout), "{\"app\":\"recording\"} 1{\"app\":\"recording\"} 0");
     }
 }
 
