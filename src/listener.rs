@@ -9,6 +9,7 @@
 //! back off, panics end one connection.
 
 mod greet;
+mod guard;
 mod http1;
 mod http2;
 mod link;
@@ -47,7 +48,7 @@ use link::Work;
 use places::Counted;
 use refusal::Refusals;
 use socket::Stream;
-use watched::{Activity, Answering};
+use watched::{Activity, Answering, Patience};
 
 /// First and longest pause after the kernel refused an accept (out of file descriptors, memory).
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(5);
@@ -61,8 +62,12 @@ pub enum Rejected {
     Malformed,
     HeadersTooLarge,
     HeaderTimeout,
+    /// A client that took none of what was sent to it.
+    SendTimeout,
     /// A client that broke the rules of HTTP/2 for the whole connection.
     Http2Protocol,
+    /// A client that sent more frames without meaning than any needs.
+    Http2Flood,
     /// A trusted proxy that did not say whose connection it passes on.
     ProxyHeader,
     TlsHandshake,
@@ -75,7 +80,9 @@ impl Rejected {
             Self::Malformed => "malformed",
             Self::HeadersTooLarge => "headers_too_large",
             Self::HeaderTimeout => "header_timeout",
+            Self::SendTimeout => "send_timeout",
             Self::Http2Protocol => "http2_protocol_error",
+            Self::Http2Flood => "http2_flood",
             Self::ProxyHeader => "proxy_header",
             Self::TlsHandshake => "tls_handshake",
             Self::TooManyConnections => "too_many_connections",
@@ -105,8 +112,7 @@ pub struct Entrance {
 /// What every connection of one listener shares.
 pub struct Front {
     header_bytes: usize,
-    header_timeout: Duration,
-    idle_timeout: Duration,
+    patience: Patience,
     /// Requests at once on one HTTP/2 connection.
     streams: u32,
     count: ConnectionCount,
@@ -125,8 +131,11 @@ impl Front {
     pub fn new(limits: &Limits, count: ConnectionCount, metrics: &Metrics, on_rejected: OnRejected) -> Self {
         Self {
             header_bytes: limits.header_bytes,
-            header_timeout: limits.header_timeout,
-            idle_timeout: limits.idle_timeout,
+            patience: Patience {
+                header: limits.header_timeout,
+                idle: limits.idle_timeout,
+                send: limits.send_timeout,
+            },
             streams: limits.streams,
             count,
             entrance: Entrance::default(),
@@ -267,7 +276,7 @@ impl<H> Conversation<H> {
         H: Fn(Request<Incoming>, Rc<Link>) -> F + 'static,
         F: Future<Output = Response<Body>> + 'static,
     {
-        let busy = activity.request();
+        let busy = activity.request(request.version());
         let answer = (self.handler)(request, Rc::clone(&self.link));
         let (front, shutdown) = (Rc::clone(&self.front), self.shutdown.clone());
         async move {

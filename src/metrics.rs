@@ -35,13 +35,19 @@ pub struct Metrics {
     pub audit_events: IntCounterVec,
     pub audit_dropped: IntCounterVec,
     pub upstream_errors: IntCounterVec,
-    pub tls_reload: IntCounterVec,
-    pub tls_certificate_expiry: IntGaugeVec,
+    pub tls: TlsMetrics,
     pub connections: IntGauge,
     pub panics: IntCounter,
     pub draining: IntGauge,
     pub restart_required: IntGauge,
     pub build_info: IntGaugeVec,
+}
+
+/// Of the listeners' certificates.
+#[derive(Clone)]
+pub struct TlsMetrics {
+    pub reload: IntCounterVec,
+    pub certificate_expiry: IntGaugeVec,
 }
 
 impl Metrics {
@@ -104,18 +110,7 @@ impl Metrics {
                 "Failures of the app behind the gate.",
                 &["reason"],
             )?,
-            tls_reload: counters(
-                r,
-                "tls_reload_total",
-                "Changed certificate files, by outcome.",
-                &["listener", "result"],
-            )?,
-            tls_certificate_expiry: int_gauges(
-                r,
-                "tls_certificate_expiry_timestamp_seconds",
-                "When a listener's certificate expires.",
-                &["listener"],
-            )?,
+            tls: Self::tls(r)?,
             connections: int_gauge(r, "connections", "Open client connections.")?,
             panics: counter(r, "panics_total", "Requests that ended in a panic.")?,
             draining: int_gauge(r, "draining", "1 while shutting down.")?,
@@ -125,6 +120,23 @@ impl Metrics {
         };
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(metrics)
+    }
+
+    fn tls(r: &Registry) -> Result<TlsMetrics, prometheus::Error> {
+        Ok(TlsMetrics {
+            reload: counters(
+                r,
+                "tls_reload_total",
+                "Changed certificate files, by outcome.",
+                &["listener", "result"],
+            )?,
+            certificate_expiry: int_gauges(
+                r,
+                "tls_certificate_expiry_timestamp_seconds",
+                "When a listener's certificate expires.",
+                &["listener"],
+            )?,
+        })
     }
 
     /// The Prometheus text format.

@@ -130,7 +130,7 @@ impl Certificates {
 
     fn publish_expiry(&self, metrics: &Metrics) {
         let Some(expiry) = self.expiry else { return };
-        let gauge = &metrics.tls_certificate_expiry;
+        let gauge = &metrics.tls.certificate_expiry;
         gauge.with_label_values(&[self.listener]).set(expiry);
         if expiry <= unix_seconds() {
             let file = self.files.cert.display();
@@ -179,7 +179,7 @@ fn report(certificates: &Certificates, outcome: Result<(), CertificateError>, (m
             )
         }
     };
-    metrics.tls_reload.with_label_values(&[listener, result.as_str()]).inc();
+    metrics.tls.reload.with_label_values(&[listener, result.as_str()]).inc();
     audit.send(Event::Admin(AdminEvent {
         event,
         detail: Some(detail),

@@ -54,7 +54,7 @@ pub(super) async fn greet(mut stream: Stream, peer: PeerAddr, counted: Counted, 
         Ok(place) => place,
         Err(Full) => return Err(Unheard::Crowded(stream)),
     };
-    let patience = (front.idle_timeout, front.header_timeout);
+    let patience = (front.patience.idle, front.patience.header);
     let (stream, protocol, scheme) = match &front.entrance.tls {
         None => {
             let (stream, protocol) = look(stream, early, patience).await.map_err(|why| why.of(peer))?;
@@ -62,7 +62,7 @@ pub(super) async fn greet(mut stream: Stream, peer: PeerAddr, counted: Counted, 
             (Rewound::new(Wire::Plain(stream), first), protocol, Scheme::Http)
         }
         Some(tls) => {
-            let shaken = encrypted(Rewound::new(stream, early), tls, front.header_timeout).await;
+            let shaken = encrypted(Rewound::new(stream, early), tls, front.patience.header).await;
             let stream = shaken.map_err(|why| why.of(peer))?;
             let is_http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2);
             let wire = Wire::Tls(Box::new(stream));
@@ -111,7 +111,7 @@ async fn introduced(stream: &mut Stream, peer: PeerAddr, front: &Front) -> Resul
     if !proxies.iter().any(|net| net.contains(&address)) {
         return Ok((peer, Bytes::new()));
     }
-    let deadline = Instant::now() + front.header_timeout;
+    let deadline = Instant::now() + front.patience.header;
     let mut seen = BytesMut::with_capacity(LOOK_BYTES);
     let malformed = Unheard::Rejected(Rejected::ProxyHeader, peer);
     loop {

@@ -11,7 +11,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::watched::{Activity, Watched};
+use super::watched::{Activity, Quiet, Watched};
 use super::{Conversation, Front, Link, Rejected, forced, late};
 use crate::lifecycle::Shutdown;
 use crate::upstream::Body;
@@ -27,9 +27,14 @@ where
     F: Future<Output = Response<Body>> + 'static,
 {
     let (front, shutdown) = (&conversation.front, &conversation.shutdown);
-    let activity = Activity::start();
-    let watched = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
-    let service = service_fn(|request| conversation.answer(request, &activity));
+    let activity = Activity::http1();
+    conversation.link.watch(&activity);
+    let watched = TokioIo::new(Watched::http1(stream, Arc::clone(&activity)));
+    let service = service_fn(|request| {
+        let answer = conversation.answer(request, &activity);
+        let activity = Arc::clone(&activity);
+        async move { answer.await.inspect(|response| activity.answered(response.status())) }
+    });
     let mut connection = pin!(settings(front).serve_connection(watched, service).with_upgrades());
     let mut leaving = pin!(leave(shutdown.clone(), &activity));
     let mut left = false;
@@ -42,17 +47,19 @@ where
                 connection.as_mut().graceful_shutdown();
             }
             () = forced(shutdown.clone()), if left => return,
-            partial = activity.quiet(front.header_timeout, front.idle_timeout) => {
-                if partial {
-                    front.reject(Rejected::HeaderTimeout, conversation.link.peer);
+            quiet = activity.quiet(front.patience) => {
+                match quiet {
+                    Quiet::Header => front.reject(Rejected::HeaderTimeout, conversation.link.peer),
+                    Quiet::Send => front.reject(Rejected::SendTimeout, conversation.link.peer),
+                    Quiet::Idle => {}
                 }
                 return;
             }
         }
     };
-    if let Err(error) = outcome
-        && let Some(reason) = rejection(&error)
-    {
+    // What the guard refused inside a body is no parse error of a head.
+    let refused = || activity.is_refused().then_some(Rejected::Malformed);
+    if let Some(reason) = outcome.err().as_ref().and_then(rejection).or_else(refused) {
         front.reject(reason, conversation.link.peer);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Every stream is a task of the same thread, kept hold of like a tunnel is (`Link::spawn`). What a client can make the
 //! gate remember is bounded by the constants below times `limits.streams`; floods of resets, pings, settings and
-//! continuations are bounded by h2 itself, which ends the connection.
+//! continuations are bounded by h2 itself and by `guard::http2`, which end the connection.
 
 use std::error::Error as _;
 use std::future::Future;
@@ -19,7 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::watched::{Activity, Watched};
+use super::watched::{Activity, Patience, Quiet, Watched};
 use super::{Conversation, Front, Link, Rejected, forced};
 use crate::lifecycle::Shutdown;
 use crate::upstream::Body;
@@ -47,17 +47,23 @@ const CONNECTION_HEADERS: [HeaderName; 5] = [
     UPGRADE,
 ];
 
-/// Spawns on the thread that the connection lives on.
+/// Spawns on the thread that the connection lives on. A stream counts as being answered until its task ends: a tunnel
+/// (WebSocket) has no answer that could.
 #[derive(Clone)]
-struct Beside(Rc<Link>);
+struct Beside {
+    link: Rc<Link>,
+    activity: Arc<Activity>,
+}
 
 impl<F> hyper::rt::Executor<F> for Beside
 where
     F: Future + 'static,
 {
     fn execute(&self, future: F) {
-        self.0.spawn(async move {
+        let busy = self.activity.busy();
+        self.link.spawn(async move {
             let _nothing_to_say = future.await;
+            drop(busy);
         });
     }
 }
@@ -70,8 +76,8 @@ where
     F: Future<Output = Response<Body>> + 'static,
 {
     let (front, shutdown) = (&conversation.front, &conversation.shutdown);
-    let activity = Activity::start();
-    let watched = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
+    let activity = Activity::http2();
+    let watched = TokioIo::new(Watched::http2(stream, Arc::clone(&activity)));
     let service = service_fn(|request| {
         let answer = conversation.answer(request, &activity);
         async move {
@@ -81,42 +87,65 @@ where
             })
         }
     });
-    let beside = Beside(Rc::clone(&conversation.link));
+    let beside = Beside {
+        link: Rc::clone(&conversation.link),
+        activity: Arc::clone(&activity),
+    };
     let mut connection = pin!(settings(front, beside).serve_connection(watched, service));
-    let outcome = tokio::select! {
+    let leaving = tokio::select! {
         biased;
-        outcome = connection.as_mut() => outcome,
-        () = leave(shutdown.clone()) => {
+        outcome = connection.as_mut() => Err(Ended::Closed(outcome)),
+        () = leave(shutdown.clone()) => Ok(()),
+        quiet = activity.quiet(front.patience) => match quiet {
+            Quiet::Idle => Ok(()),
+            owing => Err(Ended::Quiet(owing)),
+        },
+    };
+    let ended = match leaving {
+        Err(ended) => ended,
+        Ok(()) => {
             connection.as_mut().graceful_shutdown();
-            goodbye(connection.as_mut(), &activity, shutdown).await
-        }
-        () = activity.unused(front.idle_timeout) => {
-            connection.as_mut().graceful_shutdown();
-            goodbye(connection.as_mut(), &activity, shutdown).await
+            goodbye(connection, &activity, (front, shutdown)).await
         }
     };
-    if let Err(error) = outcome
-        && is_protocol_error(&error)
-    {
-        front.reject(Rejected::Http2Protocol, conversation.link.peer);
+    let rejected = match ended {
+        Ended::Quiet(Quiet::Header) => Some(Rejected::HeaderTimeout),
+        Ended::Quiet(Quiet::Send) => Some(Rejected::SendTimeout),
+        Ended::Quiet(Quiet::Idle) | Ended::Forced | Ended::Closed(Ok(())) => None,
+        Ended::Closed(Err(error)) => rejection(&error, &activity),
+    };
+    if let Some(reason) = rejected {
+        front.reject(reason, conversation.link.peer);
     }
+}
+
+/// How a connection came to its end.
+enum Ended {
+    Closed(hyper::Result<()>),
+    Quiet(Quiet),
+    Forced,
 }
 
 /// The client was told; what is in flight ends, then the connection.
 async fn goodbye(
-    connection: impl Future<Output = hyper::Result<()>>,
+    mut connection: impl Future<Output = hyper::Result<()>> + Unpin,
     activity: &Activity,
-    shutdown: &Shutdown,
-) -> hyper::Result<()> {
-    let patience = async {
+    (front, shutdown): (&Front, &Shutdown),
+) -> Ended {
+    let patience = Patience {
+        idle: GOODBYE_PATIENCE,
+        ..front.patience
+    };
+    // it may have been idle for longer than that, and has yet to hear why
+    let quiet = async {
         tokio::time::sleep(GOODBYE_PATIENCE).await;
-        activity.unused(GOODBYE_PATIENCE).await;
+        activity.quiet(patience).await
     };
     tokio::select! {
         biased;
-        outcome = connection => outcome,
-        () = forced(shutdown.clone()) => Ok(()),
-        () = patience => Ok(()),
+        outcome = &mut connection => Ended::Closed(outcome),
+        () = forced(shutdown.clone()) => Ended::Forced,
+        quiet = quiet => Ended::Quiet(quiet),
     }
 }
 
@@ -153,8 +182,14 @@ fn strip_connection_headers(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether this side ended the connection for what the client did.
-fn is_protocol_error(error: &hyper::Error) -> bool {
+/// Why this side ended the connection, if that is what the client did.
+fn rejection(error: &hyper::Error, activity: &Activity) -> Option<Rejected> {
     let h2 = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
-    h2.is_some_and(|error| error.is_go_away() && error.is_library())
+    match h2 {
+        _ if activity.is_refused() => Some(Rejected::Http2Flood),
+        Some(error) if !(error.is_go_away() && error.is_library()) => None,
+        Some(error) if error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) => Some(Rejected::Http2Flood),
+        Some(_) => Some(Rejected::Http2Protocol),
+        None => None,
+    }
 }

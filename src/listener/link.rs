@@ -1,11 +1,14 @@
 //! What a request knows of the connection it came on.
 
+use std::cell::OnceCell;
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
 use super::places::Place;
+use super::watched::{Activity, EarlyHints};
 use super::{PeerAddr, caught};
 use crate::lifecycle::Shutdown;
 use crate::types::Scheme;
@@ -19,6 +22,8 @@ pub struct Link {
     /// `Https` where TLS ended here.
     pub scheme: Scheme,
     work: Work,
+    /// Of an HTTP/1 connection.
+    activity: OnceCell<Arc<Activity>>,
     _place: Place,
 }
 
@@ -36,8 +41,20 @@ impl Link {
             peer,
             scheme,
             work,
+            activity: OnceCell::new(),
             _place: place,
         })
+    }
+
+    /// Lets answers be announced on this connection.
+    pub(super) fn watch(&self, activity: &Arc<Activity>) {
+        let _once = self.activity.set(Arc::clone(activity));
+    }
+
+    /// Sends `103 Early Hints` for the request that came last; `None` where the client cannot be told (HTTP/1.0, HTTP/2).
+    #[expect(dead_code, reason = "called by the gate once the app's hints reach it")]
+    pub fn early_hints(&self) -> Option<EarlyHints> {
+        self.activity.get()?.hints()
     }
 
     /// Runs beside the connection, a tunnel for example. Draining waits for it; being forced drops it; a panic is

@@ -26,3 +26,91 @@ fn a_stale_socket_file_is_replaced_and_a_live_one_is_not() {
     assert!(bind_unix(&file).is_err());
     assert!(UnixListener::bind(&file).is_err() && file.exists());
 }
+
+/// Serves `ok` on a socket that is closing before anything was accepted from it.
+async fn serve_closing(socket: Socket, trigger: &crate::lifecycle::ShutdownTrigger, told: Shutdown) {
+    let config = crate::config::Config::from_yaml("upstream: { url: 'http://127.0.0.1:1' }").unwrap();
+    let metrics = Metrics::new().unwrap();
+    let count = ConnectionCount::new(&config.limits, &metrics);
+    let front = Front::new(&config.limits, count, &metrics, Box::new(|reason, _| panic!("{reason:?}")));
+    trigger.close();
+    let answer = |_request, _link| async { Response::new(Body::full("ok".into())) };
+    serve(socket, Rc::new(front), told, answer).await;
+}
+
+#[tokio::test]
+async fn who_waits_in_the_kernel_when_the_gate_closes_is_served_once() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let local = tokio::task::LocalSet::new();
+    let test = async {
+        let listener = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
+        let address = listener.local_addr().unwrap();
+        let mut early = Vec::new();
+        for _ in 0..20 {
+            let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+            client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+            early.push(client);
+        }
+        // its request is still on the way
+        let mut later = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (trigger, told) = crate::lifecycle::shutdown();
+        let socket = Socket::tcp(listener).unwrap();
+        let served = tokio::task::spawn_local(async move { serve_closing(socket, &trigger, told).await });
+        for client in &mut early {
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            let once = answer.contains("200 OK") && answer.contains("connection: close") && answer.ends_with("ok");
+            assert!(once, "{answer}");
+        }
+        later.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        later.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains("200 OK"), "{answer}");
+        served.await.unwrap();
+        assert!(tokio::net::TcpStream::connect(address).await.is_err());
+    };
+    local
+        .run_until(tokio::time::timeout(Duration::from_secs(10), test))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn an_http2_client_that_waits_when_the_gate_closes_is_answered_and_told_to_leave() {
+    let local = tokio::task::LocalSet::new();
+    let test = async {
+        let listener = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
+        let address = listener.local_addr().unwrap();
+        let client = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (mut send, connection) = h2::client::handshake(client).await.unwrap();
+        let connection = tokio::task::spawn_local(connection);
+        let (answer, _) = send.send_request(Request::get("http://a/").body(()).unwrap(), true).unwrap();
+        let (trigger, told) = crate::lifecycle::shutdown();
+        let socket = Socket::tcp(listener).unwrap();
+        let served = tokio::task::spawn_local(async move { serve_closing(socket, &trigger, told).await });
+        assert_eq!(answer.await.unwrap().status(), 200);
+        connection.await.unwrap().unwrap();
+        served.await.unwrap();
+    };
+    local
+        .run_until(tokio::time::timeout(Duration::from_secs(10), test))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn who_says_nothing_does_not_hold_up_the_end() {
+    let local = tokio::task::LocalSet::new();
+    let test = async {
+        let listener = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
+        let _silent = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (trigger, told) = crate::lifecycle::shutdown();
+        let began = std::time::Instant::now();
+        serve_closing(Socket::tcp(listener).unwrap(), &trigger, told).await;
+        assert!(began.elapsed() >= LATE_PATIENCE && began.elapsed() < LATE_PATIENCE * 4);
+    };
+    local
+        .run_until(tokio::time::timeout(Duration::from_secs(10), test))
+        .await
+        .unwrap();
+}
