@@ -310,7 +310,7 @@ fn identity_headers_are_the_gates_alone_over_either_http() {
                 }
                 assert_eq!(only(&seen, "x-forwarded-user"), "alice");
                 assert_eq!(only(&seen, "x-forwarded-for"), "127.0.0.1");
-                assert_eq!(only(&seen, "host"), only(&seen, "host"));
+                only(&seen, "host");
                 assert!(seen.headers.get("authorization").is_none());
             }
         }
