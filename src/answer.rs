@@ -17,8 +17,8 @@ use crate::denial::{Denial, Refusal};
 use crate::request::{X_REQUEST_ID, uuid_value};
 use crate::upstream::{Body, UpstreamError};
 
-/// What `Retry-After` says beside a 503, in seconds.
-const RETRY_AFTER_SECONDS: &str = "1";
+/// What `Retry-After` says beside a 503 that does not know better, in seconds.
+const RETRY_AFTER_SECONDS: u64 = 1;
 const PAGE_POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
@@ -80,16 +80,21 @@ pub fn refused(refusal: &Refusal, answer: &Answer) -> Response<Body> {
         }
         _ => {}
     }
+    if let Some(seconds) = retry_after(refusal) {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
     if answer.style == Style::Grpc {
         return response;
     }
     if denial.status() == StatusCode::UNAUTHORIZED {
         headers.insert(WWW_AUTHENTICATE, challenge(refusal));
     }
-    if denial.status() == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
-    }
     response
+}
+
+fn retry_after(refusal: &Refusal) -> Option<u64> {
+    let temporary = refusal.denial.status() == StatusCode::SERVICE_UNAVAILABLE;
+    refusal.retry_after.or(temporary.then_some(RETRY_AFTER_SECONDS))
 }
 
 /// The same for the app's own door, which may know the private detail.
@@ -286,6 +291,21 @@ mod tests {
     fn a_malformed_request_closes_the_connection() {
         let response = refused(&Denial::RequestInvalid.into(), &answer(Style::Problem));
         assert_eq!(response.headers()["connection"], "close");
+    }
+
+    #[test]
+    fn who_may_come_back_is_told_when_in_every_style() {
+        for style in [Style::Problem, Style::Grpc, Style::Page] {
+            let told = |refusal: &Refusal| {
+                let response = refused(refusal, &answer(style));
+                response.headers().get("retry-after").map(|v| v.to_str().unwrap().to_owned())
+            };
+            let mut limited = Refusal::from(Denial::RateLimited);
+            limited.retry_after = Some(17);
+            assert_eq!(told(&limited).as_deref(), Some("17"), "{style:?}");
+            assert_eq!(told(&Denial::Overloaded.into()).as_deref(), Some("1"), "{style:?}");
+            assert_eq!(told(&Denial::Forbidden.into()), None, "{style:?}");
+        }
     }
 
     #[test]

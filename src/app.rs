@@ -4,6 +4,13 @@
 //! threads, one runtime each, sharing nothing but snapshots; everything else (reload, keys, admin, records) runs on
 //! threads of its own and never on a request's.
 
+mod operation;
+mod running;
+
+pub use running::{Ending, Running};
+
+use operation::Operation;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -15,17 +22,20 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::task::LocalSet;
-use tokio_util::sync::CancellationToken;
 
-use crate::audit::{self, AdminEvent, AuditError, AuditWriter, Event, HttpRejected};
+use crate::audit::{self, AdminEvent, Audit, AuditError, Event, HttpRejected};
 use crate::authn::{AssertionError, AssertionKeys, Authn, AuthnError};
 use crate::authz::engine::Slice;
 use crate::config::{Address, Config, ProxyProtocol};
 use crate::doors::admin::Admin;
 use crate::doors::authorize;
+use crate::doors::control::Control;
 use crate::gate::{Gate, Worker};
-use crate::lifecycle::{Readiness, Shutdown, ShutdownTrigger, shutdown};
-use crate::listener::{AddressCount, ConnectionCount, Entrance, Front, PeerAddr, Rejected, Socket, bind, bind_unix, serve};
+use crate::lifecycle::{Readiness, Shutdown, shutdown};
+use crate::limits::RequestLimits;
+use crate::listener::{
+    AddressCount, ConnectionCount, Entrance, Front, PeerAddr, Rejected, Socket, SocketFile, bind, bind_private, bind_unix, serve,
+};
 use crate::metrics::Metrics;
 use crate::portal::PortalError;
 use crate::reload::Reloader;
@@ -39,10 +49,8 @@ const TWIN_QUEUE: usize = 1024;
 /// Stack of every thread: policies are read and evaluated recursively, and `revision::nesting` lets through what fits.
 /// Only pages that are touched cost memory.
 pub(crate) const STACK_BYTES: usize = 64 * 1024 * 1024;
-/// How often idle connections to the app are looked through.
+/// How often idle connections to the app are looked through, and who asked how often.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// Connections of the admin listener, apart from `limits.connections`: probes must get through under load.
-const ADMIN_CONNECTIONS: usize = 256;
 
 /// Where the gate listens; ports that were 0 in the configuration are the ones it got.
 #[derive(Clone, Debug)]
@@ -55,27 +63,13 @@ pub struct Addresses {
     pub admin: Option<SocketAddr>,
 }
 
-/// A running gate.
-pub struct Running {
-    /// Where it listens.
-    pub addresses: Addresses,
-    trigger: Arc<ShutdownTrigger>,
-    gate: Arc<Gate>,
-    workers: Vec<JoinHandle<()>>,
-    background: Vec<JoinHandle<()>>,
-    audit: AuditWriter,
-}
-
-/// Cuts a drain short.
-pub struct Forcer(Arc<ShutdownTrigger>);
-
 /// Why the gate did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A listener's address cannot be used.
     #[error("cannot listen on {address} (listen.{listener}.address): {source}")]
     Bind {
-        /// `proxy`, `decision` or `admin`.
+        /// `proxy`, `decision`, `admin` or `control`.
         listener: &'static str,
         /// As configured.
         address: String,
@@ -117,6 +111,8 @@ struct Bound {
     decision: Vec<std::net::TcpListener>,
     decision_unix: Option<std::os::unix::net::UnixListener>,
     admin: Option<std::net::TcpListener>,
+    control: Option<std::os::unix::net::UnixListener>,
+    files: Vec<SocketFile>,
     addresses: Addresses,
 }
 
@@ -129,19 +125,9 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
     let (certificates, entrances) = entrances(&config)?;
     let bound = bind_all(&config)?;
     let (audit, writer) = audit::start(&config.audit, &metrics)?;
-    let authn = Authn::new(&config.issuers, config.limits.token_bytes, metrics.clone())?;
-    let assertions = AssertionKeys::load(&config.assertion, config.public_url.as_deref().unwrap_or("cedargate"))?;
-    let serving = ArcSwap::from_pointee(serving(&config, &metrics)?);
-    let gate = Arc::new(Gate {
-        config,
-        serving,
-        authn,
-        assertions,
-        audit,
-        metrics,
-    });
-
+    let gate = assemble(config, metrics, audit)?;
     let (trigger, shutdown) = shutdown();
+    let trigger = Arc::new(trigger);
     let readiness = Readiness::default();
     let loading = readiness.block("policies");
     let (twins, waiting) = sync_channel(TWIN_QUEUE);
@@ -151,21 +137,29 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
         &readiness,
         watched,
     );
-    let admin = Admin {
-        gate: Arc::clone(&gate),
-        readiness: readiness.clone(),
-        shutdown: shutdown.clone(),
-        outcomes: reloader.outcomes(),
+    let operation = Operation {
+        admin: Admin {
+            gate: Arc::clone(&gate),
+            readiness: readiness.clone(),
+            shutdown: shutdown.clone(),
+            outcomes: reloader.outcomes(),
+        },
+        control: Control {
+            gate: Arc::clone(&gate),
+            trigger: Arc::clone(&trigger),
+            shutdown: shutdown.clone(),
+            asks: reloader.asks(),
+        },
+        certificates: Watcher {
+            certificates,
+            poll: gate.config.policies.poll,
+            metrics: gate.metrics.clone(),
+            audit: gate.audit.clone(),
+        },
     };
-    let addresses = bound.addresses.clone();
-    let watcher = Watcher {
-        certificates,
-        poll: gate.config.policies.poll,
-        metrics: gate.metrics.clone(),
-        audit: gate.audit.clone(),
-    };
+    let asks = reloader.asks();
     let mut background = vec![thread("twins", move || make_twins(&waiting))?];
-    background.push(control(Arc::clone(&gate), (admin, bound.admin), watcher, shutdown.clone())?);
+    background.push(operation.start((bound.admin, bound.control), shutdown.clone())?);
     let (told, (loaded, first)) = (shutdown.clone(), sync_channel(1));
     background.push(thread("reload", move || {
         reloader.first_look();
@@ -184,15 +178,34 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
         entrances,
     };
     let workers = traffic.start(bound.proxy, (bound.decision, bound.decision_unix), &shutdown)?;
-    let trigger = Arc::new(trigger);
     Ok(Running {
-        addresses,
+        addresses: bound.addresses,
         trigger,
+        shutdown,
         gate,
         workers,
         background,
+        reloader: asks,
         audit: writer,
+        files: bound.files,
     })
+}
+
+/// What all workers share.
+fn assemble(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>, StartError> {
+    let authn = Authn::new(&config.issuers, config.limits.token_bytes, metrics.clone())?;
+    let assertions = AssertionKeys::load(&config.assertion, config.public_url.as_deref().unwrap_or("cedargate"))?;
+    let serving = ArcSwap::from_pointee(serving(&config, &metrics)?);
+    let limits = RequestLimits::new(&config.limits);
+    Ok(Arc::new(Gate {
+        config,
+        serving,
+        authn,
+        assertions,
+        audit,
+        metrics,
+        limits,
+    }))
 }
 
 /// The configured portals, with nothing loaded yet; equal upstreams are one app.
@@ -227,52 +240,6 @@ impl Addresses {
     }
 }
 
-impl Running {
-    /// Takes no new connections, lets what is in flight finish until `limits.drain_timeout`, then returns with every
-    /// accepted record written.
-    pub fn stop(self) {
-        self.gate.metrics.draining.set(1);
-        self.gate.audit.send(Event::Admin(AdminEvent {
-            event: "draining",
-            detail: None,
-        }));
-        self.trigger.drain();
-        let limits = &self.gate.config.limits;
-        self.wait(limits.drain_delay);
-        self.trigger.close();
-        self.wait(limits.drain_timeout);
-        self.trigger.force();
-        // the twin maker ends when the last revision is gone, and this is a way to hold one
-        drop(self.gate);
-        for thread in self.workers.into_iter().chain(self.background) {
-            if thread.join().is_err() {
-                tracing::error!("a thread ended in a panic");
-            }
-        }
-        self.audit.close();
-    }
-
-    /// Until the workers have ended, at most so long; a forced end cuts it short.
-    fn wait(&self, at_most: Duration) {
-        let deadline = std::time::Instant::now() + at_most;
-        while std::time::Instant::now() < deadline && !self.workers.iter().all(JoinHandle::is_finished) {
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
-    }
-
-    /// Ends everything still open at once, from another thread; `stop` then returns without waiting.
-    pub fn forcer(&self) -> Forcer {
-        Forcer(Arc::clone(&self.trigger))
-    }
-}
-
-impl Forcer {
-    /// What is in flight is dropped.
-    pub fn force(&self) {
-        self.0.force();
-    }
-}
-
 fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new()
         .name(name.to_owned())
@@ -296,16 +263,24 @@ fn bind_all(config: &Config) -> Result<Bound, StartError> {
     };
     let workers = config.limits.workers.max(1);
     let proxy = bind(listen.proxy.address, workers).map_err(fail("proxy", &listen.proxy.address))?;
-    let (mut decision, mut decision_unix) = (Vec::new(), None);
+    let (mut decision, mut decision_unix, mut files) = (Vec::new(), None, Vec::new());
     match listen.decision.as_ref().map(|d| &d.address) {
         Some(Address::Tcp(address)) => decision = bind(*address, workers).map_err(fail("decision", address))?,
-        Some(Address::Unix(path)) => decision_unix = Some(bind_unix(path).map_err(fail("decision", &path.display()))?),
+        Some(Address::Unix(path)) => {
+            decision_unix = Some(bind_unix(path).map_err(fail("decision", &path.display()))?);
+            files.push(SocketFile::of(path)?);
+        }
         None => {}
     }
     let admin = match listen.admin {
         Some(address) => bind(address, 1).map_err(fail("admin", &address))?.pop(),
         None => None,
     };
+    let mut control = None;
+    if let Some(path) = &listen.control {
+        control = Some(bind_private(path).map_err(fail("control", &path.display()))?);
+        files.push(SocketFile::of(path)?);
+    }
     let local = |listener: &std::net::TcpListener| listener.local_addr();
     let addresses = Addresses {
         proxy: proxy.first().map_or(Ok(listen.proxy.address), local)?,
@@ -320,6 +295,8 @@ fn bind_all(config: &Config) -> Result<Bound, StartError> {
         decision,
         decision_unix,
         admin,
+        control,
+        files,
         addresses,
     })
 }
@@ -333,39 +310,7 @@ fn make_twins(waiting: &Receiver<Weak<Slice>>) {
     }
 }
 
-/// The thread of everything that is not traffic and needs a runtime: keys, certificates and the admin listener.
-fn control(
-    gate: Arc<Gate>,
-    (admin, listener): (Admin, Option<std::net::TcpListener>),
-    watcher: Watcher,
-    shutdown: Shutdown,
-) -> Result<JoinHandle<()>, StartError> {
-    let runtime = runtime()?;
-    let run = move || {
-        let local = LocalSet::new();
-        local.block_on(&runtime, async move {
-            let stop = CancellationToken::new();
-            let keys = tokio::task::spawn_local(Arc::clone(&gate.authn).run(stop.clone()));
-            let watching = tokio::task::spawn_local(watcher.run(stop.clone()));
-            let mut forced = shutdown.clone();
-            if let Some(socket) = listener.and_then(|l| Socket::tcp(l).ok()) {
-                let admin = Rc::new(admin);
-                let handler = move |request, _| {
-                    let admin = Rc::clone(&admin);
-                    async move { admin.handle(request).await }
-                };
-                // the admin listener answers until the end: probes must see that the gate drains
-                let front = Rc::new(front(&gate, ConnectionCount::apart(ADMIN_CONNECTIONS)));
-                tokio::task::spawn_local(serve(socket, front, shutdown.after_draining(), handler));
-            }
-            forced.forced().await;
-            stop.cancel();
-            let _ended = (keys.await.is_err(), watching.await.is_err());
-        });
-    };
-    Ok(thread("control", run)?)
-}
-
+/// What every connection of one listener shares.
 fn front(gate: &Arc<Gate>, count: ConnectionCount) -> Front {
     let told = Arc::clone(gate);
     let on_rejected = move |reason: Rejected, peer: PeerAddr| {

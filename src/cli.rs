@@ -5,6 +5,7 @@
 
 mod authorize;
 mod config;
+mod control;
 mod demo;
 mod probe;
 mod serve;
@@ -64,6 +65,10 @@ enum Command {
     Healthcheck(probe::HealthArgs),
     /// Show what a running gate serves
     Status(probe::StatusArgs),
+    /// Make a running gate leave as SIGTERM does; with --wait, return when it is gone
+    Drain(control::DrainArgs),
+    /// Make a running gate look at its policy files now, and tell how each portal took them
+    Reload(control::ReloadArgs),
 }
 
 /// Parses the arguments, runs the command, gives the exit code.
@@ -102,6 +107,8 @@ fn run(command: Command) -> Exit {
         Command::Config(command) => config::run(&command),
         Command::Healthcheck(args) => probe::healthcheck(&args),
         Command::Status(args) => probe::status(&args),
+        Command::Drain(args) => control::drain(&args),
+        Command::Reload(args) => control::reload(&args),
     }
 }
 

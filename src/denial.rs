@@ -34,6 +34,7 @@ pub enum Denial {
     RateLimited,
     KeyUnavailable,
     StoreUnavailable,
+    Overloaded,
     Draining,
 }
 
@@ -47,10 +48,12 @@ pub struct Refusal {
     pub advice: Option<String>,
     /// From `@step_up("acr")`: the authentication context the caller should come back with.
     pub step_up: Option<String>,
+    /// Seconds after which the caller may try again, where that is known.
+    pub retry_after: Option<u64>,
 }
 
 impl Denial {
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::TokenMissing,
         Self::TokenInvalid,
         Self::TokenExpired,
@@ -74,6 +77,7 @@ impl Denial {
         Self::RateLimited,
         Self::KeyUnavailable,
         Self::StoreUnavailable,
+        Self::Overloaded,
         Self::Draining,
     ];
 
@@ -143,6 +147,7 @@ impl Denial {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "a store that this answer needs is not available",
             ),
+            Self::Overloaded => ("overloaded", StatusCode::SERVICE_UNAVAILABLE, "too many requests at once"),
             Self::Draining => ("draining", StatusCode::SERVICE_UNAVAILABLE, "this instance is shutting down"),
         }
     }
@@ -180,6 +185,7 @@ impl Refusal {
             detail: detail.into(),
             advice: None,
             step_up: None,
+            retry_after: None,
         }
     }
 

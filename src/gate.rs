@@ -26,6 +26,7 @@ use crate::authz::engine;
 use crate::authz::{Passport, Permit, Target};
 use crate::config::{AuditAllow, Config, TenantSource};
 use crate::denial::{Denial, Refusal};
+use crate::limits::{PrincipalKey, RequestLimits};
 use crate::listener::Link;
 use crate::metrics::Metrics;
 use crate::portal::path::CanonicalPath;
@@ -45,6 +46,7 @@ pub struct Gate {
     pub assertions: AssertionKeys,
     pub audit: Audit,
     pub metrics: Metrics,
+    pub limits: RequestLimits,
 }
 
 /// One thread's gate: the shared part, and what no other thread touches.
@@ -82,6 +84,7 @@ impl From<Refusal> for Stop {
 impl Worker {
     /// Answers one request; never fails.
     pub async fn handle(&self, request: Request<Incoming>, link: Rc<Link>) -> Response<Body> {
+        let place = self.gate.limits.place();
         let style = Style::of(request.method(), request.headers());
         let (decision_id, request_id) = (Uuid::now_v7(), request_id(request.headers()));
         let answer = Answer {
@@ -119,7 +122,11 @@ impl Worker {
             upstream_started: None,
             gate_ended: None,
         };
-        let response = match self.gate(request, &link, &mut progress).await {
+        let outcome = match &place {
+            Some(_) => self.gate(request, &link, &mut progress).await,
+            None => Err(Refusal::from(Denial::Overloaded).into()),
+        };
+        let response = match outcome {
             Ok(response) => response,
             Err(stop) => {
                 let mut response = self.stopped(stop, &answer, &mut progress);
@@ -129,7 +136,7 @@ impl Worker {
                 response
             }
         };
-        self.finish(response, progress)
+        self.finish(response, progress).map(|body| body.holding(place))
     }
 
     async fn gate(&self, request: Request<Incoming>, link: &Rc<Link>, progress: &mut Progress) -> Result<Response<Body>, Stop> {
@@ -146,6 +153,7 @@ impl Worker {
             &target,
             &self.gate.config.trusted_proxies,
         )?;
+        self.gate.limits.check_address(client.source_ip)?;
         if let Some(own) = self.own_endpoint(&head, &path) {
             progress.record.permitted();
             return own.map_err(Stop::from);
@@ -205,6 +213,9 @@ impl Worker {
             None => return Err(Denial::TokenMissing.into()),
         };
         progress.authenticated(caller.as_deref());
+        if let Some(caller) = caller.as_deref() {
+            self.gate.limits.check_principal(|| principal_key(portal, caller))?;
+        }
         let tenant = request_tenant(&portal.config.tenant, client);
         check_tenant(tenant, caller.as_deref().map(|c| &c.identity))?;
         let passport = self.passport(portal, active, caller.as_ref(), progress.decision_id)?;
@@ -440,6 +451,14 @@ fn request_tenant<'a>(source: &'a TenantSource, client: &'a ClientFacts) -> Opti
         TenantSource::Claim => None,
         TenantSource::HostLabel => client.host.split('.').next().filter(|label| !label.is_empty()),
         TenantSource::Fixed(tenant) => Some(tenant),
+    }
+}
+
+fn principal_key(portal: &Portal, caller: &Caller) -> PrincipalKey {
+    PrincipalKey {
+        portal: Arc::clone(&portal.name),
+        issuer: Arc::clone(&caller.identity.issuer),
+        principal: caller.principal.party.uid.clone(),
     }
 }
 

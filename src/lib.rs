@@ -48,6 +48,7 @@ mod doors;
 mod revision;
 mod reload;
 mod serving;
+mod limits;
 mod tls;
 
 // foundations

@@ -2,7 +2,8 @@
 //!
 //! Foundation. Shutdown has three moments: *draining* (readiness is gone, answers ask clients to leave, new connections
 //! are still taken until balancers have noticed), *closing* (no new connections, in-flight requests finish) and *forced*
-//! (what is still open is dropped). Both only ever move forward. Readiness is a set of named blockers, so that a
+//! (what is still open is dropped). They only ever move forward, whoever moves them: a signal, the control socket, a
+//! deadline. Readiness is a set of named blockers, so that a
 //! gate that is not ready says what it waits for. Nothing here decides anything about a request.
 
 use std::collections::BTreeSet;
@@ -90,6 +91,14 @@ impl Shutdown {
 
     pub fn is_draining(&self) -> bool {
         *self.receiver.borrow() >= self.from
+    }
+
+    pub fn is_closing(&self) -> bool {
+        *self.receiver.borrow() >= self.from.max(Phase::Closing)
+    }
+
+    pub fn is_forced(&self) -> bool {
+        *self.receiver.borrow() == Phase::Forced
     }
 
     /// Resolves once draining (or worse) began.
@@ -188,6 +197,29 @@ mod tests {
         let (drained, forced) = waiting.await.unwrap();
         assert!(drained < forced);
         assert!(forced >= Duration::from_millis(80));
+    }
+
+    #[test]
+    fn each_phase_is_told_from_the_next_and_some_are_told_of_the_end_only() {
+        let (trigger, told) = shutdown();
+        let last = told.after_draining();
+        let phases = |end: &Shutdown| [end.is_draining(), end.is_closing(), end.is_forced()];
+        for (step, expected, expected_last) in [
+            (None, [false; 3], [false; 3]),
+            (
+                Some(ShutdownTrigger::drain as fn(&ShutdownTrigger)),
+                [true, false, false],
+                [false; 3],
+            ),
+            (Some(ShutdownTrigger::close), [true, true, false], [false; 3]),
+            (Some(ShutdownTrigger::drain), [true, true, false], [false; 3]),
+            (Some(ShutdownTrigger::force), [true; 3], [true; 3]),
+        ] {
+            if let Some(step) = step {
+                step(&trigger);
+            }
+            assert_eq!((phases(&told), phases(&last)), (expected, expected_last));
+        }
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@
 //! accepting would strand what the kernel queues for it. Nothing that arrives here ends the process: accept errors
 //! back off, panics end one connection.
 
+mod file;
 mod greet;
 mod guard;
 mod http1;
@@ -20,6 +21,7 @@ mod socket;
 mod watched;
 mod wire;
 
+pub use file::{SocketFile, bind_private};
 pub use greet::ALPN_HTTP2;
 pub use link::Link;
 pub use places::{AddressCount, ConnectionCount};
@@ -319,5 +321,7 @@ async fn caught<F: Future>(future: F) -> Result<F::Output, Panicked> {
     .await
 }
 
+#[cfg(test)]
+mod panic_tests;
 #[cfg(test)]
 mod tests;

@@ -4,17 +4,20 @@
 //! It is the only writer of what is served. A candidate that is rejected leaves everything as it is, says so in log,
 //! `/status`, metric and record, and never makes the gate unready. Old revisions die here, not on a request's thread.
 
+mod asks;
 mod state;
 mod watch;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+pub use self::asks::{AskError, Asks};
 use self::state::StateDir;
 use self::watch::{Watch, Woken};
 use crate::audit::{Event, PolicyEvent};
@@ -69,6 +72,9 @@ pub struct Reloader {
     loader: Loader,
     places: Places,
     outcomes: Outcomes,
+    asks: Asks,
+    /// What the watcher and `asks` wake with.
+    woken: (Sender<()>, Receiver<()>),
     state: Option<StateDir>,
     last: Option<Tree>,
     /// Portals somebody was still writing to, and for how many looks: `last` does not count for them.
@@ -110,6 +116,7 @@ impl Reloader {
             .iter()
             .map(|slug| (slug.clone(), readiness.block(format!("portal {slug}"))))
             .collect();
+        let (outcomes, woken) = (Outcomes::default(), channel());
         Self {
             places: Places {
                 policies: policies.dir.clone(),
@@ -121,7 +128,9 @@ impl Reloader {
                 .map(|path| (path.clone(), std::fs::read(path).ok()))
                 .collect(),
             loader,
-            outcomes: Outcomes::default(),
+            asks: Asks::new(woken.0.clone(), outcomes.clone()),
+            outcomes,
+            woken,
             last: None,
             behind: BTreeMap::new(),
             required,
@@ -132,6 +141,10 @@ impl Reloader {
 
     pub fn outcomes(&self) -> Outcomes {
         self.outcomes.clone()
+    }
+
+    pub fn asks(&self) -> Asks {
+        self.asks.clone()
     }
 
     /// The first load, before anything is served: last good revisions from before, then the tree as it is.
@@ -148,21 +161,28 @@ impl Reloader {
         self.take(&before, tree);
     }
 
-    /// Watches until draining.
+    /// Watches until the end: the brake works while the gate drains, too.
     pub fn run(mut self, shutdown: &Shutdown) {
-        let mut watch = Watch::new(&self.places);
+        let shutdown = &shutdown.after_draining();
+        let mut watch = Watch::new(&self.places, std::mem::replace(&mut self.woken, channel()));
         let poll = self.gate.config.policies.poll;
         // the first look is at once: it takes what was edited before the watches stood
         let mut pause = Duration::ZERO;
         while !shutdown.is_draining() {
             let woken = watch.wait(pause, shutdown);
-            if woken == Woken::Stopping {
+            if woken == Woken::Stopping || shutdown.is_draining() {
                 break;
             }
             // before looking: what is written into a new root from here on wakes us again
             watch.follow(&self.places);
             // a panic over one tree must not end the brake's way in
+            let asked = self.asks.take();
             let looked = catch_unwind(AssertUnwindSafe(|| self.look()));
+            match looked {
+                Ok(true) => asked.into_iter().for_each(asks::answer),
+                Ok(false) => self.asks.put_back(asked),
+                Err(_) => drop(asked),
+            }
             if looked.is_err() {
                 self.gate.metrics.panics.inc();
                 tracing::error!("loading ended in a panic; what is served stays, the next change is looked at again");

@@ -97,10 +97,11 @@ pub async fn forward(
         upgrade.ask(&mut head);
     }
     let mut request = Request::from_parts(head, request_body(incoming, &outward, &progress));
+    let response_timeout = outward.upstream.settings.response_timeout;
     let exchange = Exchange {
         app: outward.upstream,
-        patience: Patience::of(request.headers(), outward.upstream.settings.response_timeout),
-        interims: listen(&mut request, came_by, outward.early),
+        patience: Patience::of(request.headers(), response_timeout),
+        interims: listen(&mut request, (came_by, response_timeout), outward.early),
         early: outward.early,
         progress,
     };

@@ -39,6 +39,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "audit",
             "authn",
             "authz",
+            "limits",
             "listener::Link",
             "portal",
             "request",
@@ -52,7 +53,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("authn", &[]),
     ("authz", &[]),
     // the permit it consumes, and what the permit says
-    ("upstream", &["authz::CallerHeaders", "authz::Permit", "request"]),
+    (
+        "upstream",
+        &["authz::CallerHeaders", "authz::Permit", "limits::Place", "request"],
+    ),
     ("answer", &["request", "upstream::Body", "upstream::UpstreamError"]),
     ("audit", &["request::hex"]),
     // the other doors
@@ -64,7 +68,11 @@ const LAYERS: &[(&str, &[&str])] = &[
             "authn",
             "authz",
             "gate",
+            "reload::Outcome",
+            "reload::AskError",
+            "reload::Asks",
             "reload::Outcomes",
+            "reload::ReloadResult",
             "request",
             "revision",
             "serving",
@@ -87,6 +95,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("reload", &["audit", "gate::Gate", "portal", "revision", "serving"]),
+    ("limits", &[]),
     ("tls", &["audit", "listener::ALPN_HTTP2", "listener::SharedTls"]),
     // foundations
     ("config", &[]),

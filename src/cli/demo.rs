@@ -61,9 +61,10 @@ fn start(args: &Args) -> Result<Exit, String> {
     std::fs::write(&jwks, key.jwks().to_string()).map_err(|e| text(&e))?;
     let app = demo_app().map_err(|e| text(&e))?;
     let config = config(args, app, &jwks, &folder.0)?;
+    let signals = serve::Signals::catch().map_err(|e| text(&e))?;
     let running = app::start(config, Vec::new()).map_err(|e| text(&e))?;
     print(&welcome(&running.addresses, &key)?);
-    Ok(serve::until_signal(running))
+    Ok(serve::until_asked(running, signals))
 }
 
 /// A folder that goes with the process.

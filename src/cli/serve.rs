@@ -1,9 +1,12 @@
-//! `cedargate serve`: runs until a signal, drains, leaves.
+//! `cedargate serve`: runs until a signal or the control socket says so, drains, leaves.
 
 use std::path::PathBuf;
 
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
 use super::{Exit, complain};
-use crate::app::{self, Addresses};
+use crate::app::{self, Addresses, Ending};
 use crate::config::{self, Address};
 use crate::telemetry;
 
@@ -30,10 +33,17 @@ pub(crate) fn run(args: &Args) -> Exit {
             return Exit::Usage;
         }
     };
+    let signals = match Signals::catch() {
+        Ok(signals) => signals,
+        Err(error) => {
+            complain(&format!("cannot wait for signals: {error}"));
+            return Exit::Failure;
+        }
+    };
     let exit = match app::start(loaded.config, loaded.watched) {
         Ok(running) => {
             announce(&running.addresses);
-            until_signal(running)
+            until_asked(running, signals)
         }
         Err(error) => {
             complain(&error.to_string());
@@ -52,32 +62,77 @@ fn announce(addresses: &Addresses) {
     tracing::info!(proxy = %addresses.proxy, decision = decision, admin = addresses.admin.map(|a| a.to_string()), "listening");
 }
 
-/// The first signal drains, the second forces.
-pub(crate) fn until_signal(running: app::Running) -> Exit {
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
-        complain("cannot wait for signals");
-        running.stop();
-        return Exit::Failure;
-    };
-    let caught = runtime.block_on(signal());
-    tracing::info!(signal = caught, "draining");
-    let force = running.forcer();
-    let second = std::thread::spawn(move || {
-        runtime.block_on(signal());
-        force.force();
-    });
-    running.stop();
-    drop(second);
-    Exit::Ok
+/// SIGTERM and SIGINT, caught from now on: one that comes while the gate starts is obeyed once it has started.
+pub(crate) struct Signals {
+    runtime: Runtime,
+    term: Signal,
+    int: Signal,
 }
 
-async fn signal() -> &'static str {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => "SIGTERM",
-        _ = int.recv() => "SIGINT",
+impl Signals {
+    pub(crate) fn catch() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let inside = runtime.enter();
+        let (term, int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        drop(inside);
+        Ok(Self { runtime, term, int })
     }
+
+    async fn next(term: &mut Signal, int: &mut Signal) -> Asked {
+        tokio::select! {
+            _ = term.recv() => Asked::Terminate,
+            _ = int.recv() => Asked::Interrupt,
+        }
+    }
+}
+
+/// What made the gate leave.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Asked {
+    Terminate,
+    /// Somebody waits at a terminal: balancers are not waited for.
+    Interrupt,
+    /// Through the control socket.
+    Control,
+}
+
+impl Asked {
+    fn obey(self, ending: &Ending) {
+        tracing::info!(asked = ?self, "draining");
+        ending.drain();
+        if self == Self::Interrupt {
+            ending.close();
+        }
+    }
+}
+
+/// The first signal drains, the second forces; what the control socket asked for is no signal.
+pub(crate) fn until_asked(running: app::Running, signals: Signals) -> Exit {
+    let Signals {
+        runtime,
+        mut term,
+        mut int,
+    } = signals;
+    let (ending, asked_to_leave) = (running.ending(), running.asked_to_leave());
+    let first = runtime.block_on(async {
+        tokio::select! {
+            asked = Signals::next(&mut term, &mut int) => asked,
+            () = asked_to_leave => Asked::Control,
+        }
+    });
+    first.obey(&ending);
+    // ends with the process
+    let watching = std::thread::spawn(move || {
+        runtime.block_on(async {
+            if first == Asked::Control {
+                Signals::next(&mut term, &mut int).await.obey(&ending);
+            }
+            Signals::next(&mut term, &mut int).await;
+            tracing::warn!("a second signal; ending what is in flight");
+            ending.force();
+        });
+    });
+    running.stop();
+    drop(watching);
+    Exit::Ok
 }

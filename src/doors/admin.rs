@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use crate::config::UpstreamUrl;
 use crate::gate::Gate;
 use crate::lifecycle::{Readiness, Shutdown};
-use crate::reload::Outcomes;
+use crate::reload::{Outcome, Outcomes};
+use crate::serving::Portal;
 use crate::upstream::{App, Body};
 
 /// How long `/status` waits for the app to accept a connection.
@@ -106,20 +107,9 @@ impl Admin {
     async fn status(&self) -> Value {
         let serving = self.gate.serving.load_full();
         let outcomes = self.outcomes.all();
-        let portals: Vec<Value> = serving
-            .portals
-            .iter()
-            .map(|portal| {
-                let active = portal.active.load();
-                let revision = active.as_ref().map(|a| a.revision.id.to_string());
-                let policies = active.as_ref().map(|a| a.revision.rules.engine.policies().len());
-                let last = outcomes.get(portal.slug()).map(|outcome| json!(outcome));
-                let mut shown = json!({"portal": &*portal.name, "revision": revision, "policies": policies, "last_reload": last});
-                if !Arc::ptr_eq(&portal.upstream, &serving.app) {
-                    shown["upstream"] = json!({"url": portal.upstream.url.origin(), "circuit": circuit(&portal.upstream)});
-                }
-                shown
-            })
+        let portals = serving.portals.iter();
+        let portals: Vec<Value> = portals
+            .map(|portal| shown(portal, &serving.app, outcomes.get(portal.slug())))
             .collect();
         let issuers: Vec<Value> = self
             .gate
@@ -137,6 +127,19 @@ impl Admin {
             "upstream": upstream(&serving.app).await,
         })
     }
+}
+
+/// A portal; also its upstream, not asked whether it answers, if that is its own.
+fn shown(portal: &Portal, app: &Arc<App>, last: Option<&Outcome>) -> Value {
+    let active = portal.active.load();
+    let revision = active.as_ref().map(|a| a.revision.id.to_string());
+    let policies = active.as_ref().map(|a| a.revision.rules.engine.policies().len());
+    let mut shown = json!({"portal": &*portal.name, "revision": revision, "policies": policies, "last_reload": last});
+    if let (false, Some(shown)) = (Arc::ptr_eq(&portal.upstream, app), shown.as_object_mut()) {
+        let own = json!({"url": portal.upstream.url.origin(), "circuit": circuit(&portal.upstream)});
+        shown.insert("upstream".to_owned(), own);
+    }
+    shown
 }
 
 async fn upstream(app: &App) -> Value {

@@ -63,8 +63,15 @@ fn raw(address: SocketAddr) -> io::Result<RawSocket> {
     Ok(socket)
 }
 
-/// A stale socket file is replaced only if it is a socket and nobody answers on it.
 pub fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    make_way(path)?;
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// A stale socket file goes only if it is a socket and nobody answers on it.
+pub(super) fn make_way(path: &Path) -> io::Result<()> {
     if let Ok(found) = std::fs::symlink_metadata(path) {
         let stale = found.file_type().is_socket()
             && std::os::unix::net::UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
@@ -76,9 +83,7 @@ pub fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
         }
         std::fs::remove_file(path)?;
     }
-    let listener = std::os::unix::net::UnixListener::bind(path)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    Ok(())
 }
 
 impl PeerAddr {

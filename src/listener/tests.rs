@@ -114,3 +114,35 @@ async fn who_says_nothing_does_not_hold_up_the_end() {
         .await
         .unwrap();
 }
+
+#[test]
+fn a_private_socket_has_one_owner_however_many_want_it_at_once() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control.sock");
+    for _ in 0..20 {
+        let bound: Vec<UnixListener> = std::thread::scope(|scope| {
+            let binding: Vec<_> = (0..4).map(|_| scope.spawn(|| bind_private(&path))).collect();
+            binding.into_iter().filter_map(|thread| thread.join().unwrap().ok()).collect()
+        });
+        assert_eq!(bound.len(), 1);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let names = std::fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(names, 1, "nothing else is left");
+        // the file outlives its listener and is stale then
+    }
+}
+
+#[test]
+fn a_socket_file_goes_with_its_owner_unless_it_is_another_ones_by_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control.sock");
+    let (first, file) = (bind_private(&path).unwrap(), SocketFile::of(&path).unwrap());
+    drop(first);
+    let (_second, theirs) = (bind_private(&path).unwrap(), SocketFile::of(&path).unwrap());
+    drop(file);
+    assert!(path.exists());
+    drop(theirs);
+    assert!(!path.exists());
+    assert!(bind_private(&folder.path().join("absent/control.sock")).is_err());
+}

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime};
 
 use notify::event::{AccessKind, AccessMode};
@@ -41,8 +41,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    pub fn new(places: &Places) -> Self {
-        let (sender, events) = channel();
+    /// Whoever has a copy of the sender can wake it, too.
+    pub fn new(places: &Places, (sender, events): (Sender<()>, Receiver<()>)) -> Self {
         let mut watch = Self {
             watcher: None,
             sender,
@@ -161,6 +161,7 @@ fn inode(path: &Path) -> Option<Identity> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::mpsc::channel;
 
     fn places(root: &Path) -> Places {
         let places = Places {
@@ -177,7 +178,7 @@ mod tests {
     fn our_own_reading_and_the_files_beside_the_roots_wake_nobody() {
         let root = tempfile::tempdir().unwrap();
         let places = places(root.path());
-        let watch = Watch::new(&places);
+        let watch = Watch::new(&places, channel());
         std::fs::read(places.policies.join("a/x.cedar")).unwrap();
         std::fs::write(root.path().join("decisions.jsonl"), "{}").unwrap();
         let quiet = watch.events.recv_timeout(Duration::from_millis(200));
@@ -190,7 +191,7 @@ mod tests {
     fn a_root_that_is_replaced_wakes_us() {
         let root = tempfile::tempdir().unwrap();
         let places = places(root.path());
-        let watch = Watch::new(&places);
+        let watch = Watch::new(&places, channel());
         std::fs::rename(&places.policies, root.path().join("old")).unwrap();
         watch.events.recv_timeout(Duration::from_secs(10)).unwrap();
     }
@@ -199,7 +200,7 @@ mod tests {
     fn a_root_that_is_made_anew_is_watched_even_with_the_same_inode() {
         let root = tempfile::tempdir().unwrap();
         let places = places(root.path());
-        let mut watch = Watch::new(&places);
+        let mut watch = Watch::new(&places, channel());
         std::fs::remove_dir_all(&places.policies).unwrap();
         std::fs::create_dir_all(places.policies.join("a")).unwrap();
         watch.events.recv_timeout(Duration::from_secs(10)).unwrap();

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::headers::{HeaderRules, remove_framing};
 use super::pool::Lease;
+use crate::limits::Place;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
@@ -168,6 +169,8 @@ impl RequestBody {
 /// The body of every response of the gate.
 pub struct Body {
     kind: Kind,
+    /// Among `limits.requests`, until this is dropped.
+    place: Option<Place>,
 }
 
 enum Kind {
@@ -187,7 +190,14 @@ impl Body {
     pub fn full(bytes: Bytes) -> Self {
         Self {
             kind: Kind::Full(Some(bytes).filter(|bytes| !bytes.is_empty())),
+            place: None,
         }
+    }
+
+    /// Keeps the request's place until the body has ended or was dropped.
+    pub fn holding(mut self, place: Option<Place>) -> Self {
+        self.place = place;
+        self
     }
 
     pub(super) fn app(incoming: Incoming, lease: Lease, unasked: Option<Unasked>) -> Self {
@@ -197,6 +207,7 @@ impl Body {
                 lease: Some(lease),
                 unasked,
             },
+            place: None,
         };
         body.return_connection();
         body

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
 use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName};
 use tokio::time::{Instant, sleep_until};
 
 use super::UpstreamError;
@@ -13,6 +13,8 @@ use super::body::Progress;
 const GRPC_TIMEOUT_MAX: Duration = Duration::from_secs(60 * 60);
 /// Digits of a `grpc-timeout` (gRPC over HTTP/2, "TimeoutValue").
 const GRPC_TIMEOUT_DIGITS_MAX: usize = 8;
+
+static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// How long to wait for one answer's head.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -67,7 +69,7 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?;
+    let text = headers.get(&GRPC_TIMEOUT)?;
     if !is_grpc(headers) {
         return None;
     }

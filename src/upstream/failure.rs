@@ -107,19 +107,27 @@ pub(super) fn classified(error: hyper::Error, progress: &Progress) -> UpstreamEr
         Failure::HeadersTooLarge
     } else if error.is_parse() {
         Failure::Malformed
+    } else if is_tls(&error) {
+        Failure::Tls
     } else {
         stream_failure(&error).unwrap_or(Failure::Closed)
     };
     UpstreamError::failed(reason, error)
 }
 
+/// With TLS 1.3 an app that does not like the gate's certificate says so only after the handshake.
+fn is_tls(error: &hyper::Error) -> bool {
+    let io = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+    io.and_then(std::io::Error::get_ref)
+        .is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
 /// `None` for HTTP/1.1, and where the connection just ended.
 fn stream_failure(error: &hyper::Error) -> Option<Failure> {
     let error = error.source()?.downcast_ref::<h2::Error>()?;
     match error.reason()? {
-        // h2 gives up a stream itself where the head does not fit
-        h2::Reason::REFUSED_STREAM if error.is_remote() => Some(Failure::RefusedStream),
-        h2::Reason::REFUSED_STREAM => Some(Failure::HeadersTooLarge),
+        h2::Reason::REFUSED_STREAM => Some(Failure::RefusedStream),
+        // also where the head is too large: h2 does not tell one from the other
         h2::Reason::PROTOCOL_ERROR | h2::Reason::FRAME_SIZE_ERROR | h2::Reason::COMPRESSION_ERROR if !error.is_remote() => {
             Some(Failure::Malformed)
         }

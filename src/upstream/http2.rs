@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::header::HOST;
@@ -24,6 +25,10 @@ use crate::config::UpstreamUrl;
 
 /// Requests on one connection, if the app allows as many.
 const STREAMS_MAX: usize = 100;
+/// What is allowed before the app has said how many: one more would be refused, and lost.
+const STREAMS_UNKNOWN: usize = 0;
+/// How often a new connection is asked whether the app has said it.
+const SETTINGS_INTERVAL: Duration = Duration::from_millis(1);
 /// Connections per upstream and thread; past it requests wait for a stream, at most `upstream.response_timeout`.
 pub(super) const CONNECTIONS_MAX: usize = 8;
 /// What an app may send on one stream before its reader has taken any of it.
@@ -53,12 +58,16 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for Here {
 #[derive(Debug)]
 pub(super) struct Shared {
     sender: SendRequest<RequestBody>,
-    /// Polled by its own task; borrowed between polls to ask how many streams the app allows.
-    connection: Rc<RefCell<Connection<Io, RequestBody, Here>>>,
+    /// Polled by its own task, which drops it when it ends: what still waits in it is given back then. Borrowed between
+    /// polls to ask how many streams the app allows.
+    connection: Rc<RefCell<Driven>>,
     open: Cell<usize>,
     unused_since: Cell<Instant>,
     used: Cell<bool>,
 }
+
+/// `None` once it ended.
+type Driven = Option<Connection<Io, RequestBody, Here>>;
 
 /// One request's share of a connection.
 #[derive(Debug)]
@@ -70,6 +79,7 @@ pub(super) struct Stream {
 }
 
 impl Shared {
+    /// Returns when requests can be sent.
     pub async fn handshake(app: &App, transport: Transport) -> Result<Rc<Self>, UpstreamError> {
         let header_bytes = u32::try_from(app.settings.response_header_bytes).unwrap_or(u32::MAX);
         let (sender, connection) = Builder::new(Here)
@@ -79,28 +89,47 @@ impl Shared {
             .max_frame_size(FRAME_BYTES)
             .max_header_list_size(header_bytes)
             .max_send_buf_size(SEND_BUFFER_BYTES)
-            .initial_max_send_streams(STREAMS_MAX)
+            .initial_max_send_streams(STREAMS_UNKNOWN)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
             .handshake(TokioIo::new(transport))
             .await
             .map_err(|error| UpstreamError::failed(Failure::Connect, error))?;
-        let connection = Rc::new(RefCell::new(connection));
-        let polled = Rc::clone(&connection);
+        let connection = Rc::new(RefCell::new(Some(connection)));
         // ends by itself: when the pool and every stream let go, or the app closes
-        tokio::task::spawn_local(async move {
-            let ended = poll_fn(|cx| Pin::new(&mut *polled.borrow_mut()).poll(cx)).await;
-            if let Err(error) = ended {
-                tracing::debug!(%error, "HTTP/2 connection to the app ended");
-            }
-        });
-        Ok(Rc::new(Self {
+        tokio::task::spawn_local(drive(Rc::clone(&connection)));
+        let shared = Rc::new(Self {
             sender,
             connection,
             open: Cell::new(0),
             unused_since: Cell::new(Instant::now()),
             used: Cell::new(false),
-        }))
+        });
+        // with TLS 1.3 an app that does not like the gate's certificate says so only after the handshake
+        let over = if app.tls.is_some() { Failure::Tls } else { Failure::Connect };
+        shared.settled(over).await.map(|()| shared)
+    }
+
+    /// Once the app's SETTINGS are here: it does speak HTTP/2, and how many streams it takes is known. The deadline is
+    /// that of connecting.
+    async fn settled(&self, over: Failure) -> Result<(), UpstreamError> {
+        while self.allowed() == STREAMS_UNKNOWN {
+            if self.is_closed() {
+                return Err(UpstreamError::failed(
+                    over,
+                    "the app ended a new connection before it spoke HTTP/2",
+                ));
+            }
+            tokio::time::sleep(SETTINGS_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    fn allowed(&self) -> usize {
+        let connection = self.connection.borrow();
+        connection
+            .as_ref()
+            .map_or(STREAMS_UNKNOWN, Connection::current_max_send_streams)
     }
 
     pub fn is_closed(&self) -> bool {
@@ -113,8 +142,7 @@ impl Shared {
     }
 
     pub fn has_room(&self) -> bool {
-        let allowed = self.connection.borrow().current_max_send_streams();
-        self.load() < allowed.clamp(1, STREAMS_MAX)
+        self.load() < self.allowed().clamp(1, STREAMS_MAX)
     }
 
     pub fn is_unused(&self, idle_timeout: Duration, now: Instant) -> bool {
@@ -129,6 +157,17 @@ impl Shared {
             shared: Rc::clone(self),
         }
     }
+}
+
+async fn drive(connection: Rc<RefCell<Driven>>) {
+    let polled = poll_fn(|cx| match &mut *connection.borrow_mut() {
+        Some(connection) => Pin::new(connection).poll(cx),
+        None => Poll::Ready(Ok(())),
+    });
+    if let Err(error) = polled.await {
+        tracing::debug!(%error, "HTTP/2 connection to the app ended");
+    }
+    drop(connection.take());
 }
 
 impl Drop for Stream {

@@ -42,19 +42,27 @@ enum Interim {
 }
 
 /// Holds the body back if the client waits for a 100, and listens if that or `early` gives a reason to.
-pub(super) fn listen(request: &mut Request<RequestBody>, came_by: Version, early: Option<Early<'_>>) -> Interims {
-    let holds = expects(request, came_by);
-    if holds {
-        request.body().progress.hold();
-    } else {
-        request.headers_mut().remove(EXPECT);
-    }
+pub(super) fn listen(
+    request: &mut Request<RequestBody>,
+    (came_by, response_timeout): (Version, Duration),
+    early: Option<Early<'_>>,
+) -> Interims {
     let mut interims = Interims {
         receiver: None,
-        hints_left: if early.is_some() { HINTS_MAX } else { 0 },
-        release_at: holds.then(|| Instant::now() + CONTINUE_TIMEOUT),
+        hints_left: HINTS_MAX,
+        release_at: None,
     };
-    if holds || early.is_some() {
+    if request.headers().contains_key(EXPECT) {
+        if expects(request, came_by) {
+            request.body().progress.hold();
+            // the app's time to answer begins with the body, and must not end before
+            let patience = CONTINUE_TIMEOUT.min(response_timeout / 2);
+            interims.release_at = Some(Instant::now() + patience);
+        } else {
+            request.headers_mut().remove(EXPECT);
+        }
+    }
+    if interims.release_at.is_some() || early.is_some() {
         let (sender, receiver) = channel(HINTS_MAX + 1);
         interims.receiver = Some(receiver);
         hyper::ext::on_informational(request, move |interim| {
@@ -72,10 +80,9 @@ pub(super) fn listen(request: &mut Request<RequestBody>, came_by: Version, early
 
 /// A client of HTTP/1.0 cannot mean it, and without a body there is nothing to wait for.
 fn expects(request: &Request<RequestBody>, came_by: Version) -> bool {
-    let Some(expect) = request.headers().get(EXPECT) else {
-        return false;
-    };
-    expect.as_bytes().eq_ignore_ascii_case(b"100-continue") && came_by >= Version::HTTP_11 && !request.body().is_end_stream()
+    let expect = request.headers().get(EXPECT);
+    let continues = expect.is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    continues && came_by >= Version::HTTP_11 && !request.body().is_end_stream()
 }
 
 impl Interims {

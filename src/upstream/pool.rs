@@ -95,11 +95,10 @@ impl Pool {
 
     /// Always a new connection.
     pub(super) async fn connect(&self, app: &App, offer: Offer) -> Result<Lease, UpstreamError> {
-        let (transport, speaks) = reach(app, offer).await?;
-        self.slot(app, |slot| slot.speaks = Some(speaks));
-        match speaks {
-            Speaks::Http1 => {
-                let (sender, connection) = handshake(app, transport).await?;
+        match reach(app, offer).await? {
+            Reached::Http1(handshake) => {
+                let (sender, connection) = *handshake;
+                self.slot(app, |slot| slot.speaks = Some(Speaks::Http1));
                 // Ends by itself: when its lease or pool entry is dropped, or the app closes.
                 tokio::task::spawn_local(async move {
                     if let Err(error) = connection.await {
@@ -108,10 +107,10 @@ impl Pool {
                 });
                 Ok(Lease::Http1(self.exclusive(app, sender, false)))
             }
-            Speaks::Http2 => {
-                let shared = Shared::handshake(app, transport).await?;
+            Reached::Http2(shared) => {
                 let stream = shared.stream();
                 self.slot(app, |slot| {
+                    slot.speaks = Some(Speaks::Http2);
                     if slot.shared.len() < CONNECTIONS_MAX {
                         slot.shared.push(shared);
                     }
@@ -123,8 +122,10 @@ impl Pool {
 
     /// A new HTTP/1.1 connection that may be upgraded.
     pub(super) async fn connect_for_upgrade(&self, app: &App) -> Result<Lease, UpstreamError> {
-        let (transport, _) = reach(app, Offer::Http1).await?;
-        let (sender, connection) = handshake(app, transport).await?;
+        let Reached::Http1(handshake) = reach(app, Offer::Http1).await? else {
+            return Err(UpstreamError::unavailable(Failure::Connect));
+        };
+        let (sender, connection) = *handshake;
         tokio::task::spawn_local(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "connection to the app ended");
@@ -241,12 +242,26 @@ impl Exclusive {
     }
 }
 
-/// The deadline covers name lookup, TCP and TLS.
-async fn reach(app: &App, offer: Offer) -> Result<(Transport, Speaks), UpstreamError> {
+enum Reached {
+    Http1(Box<Handshake>),
+    Http2(Rc<Shared>),
+}
+
+type Handshake = (SendRequest<RequestBody>, http1::Connection<TokioIo<Transport>, RequestBody>);
+
+/// The deadline covers name lookup, TCP, TLS and what HTTP/2 says before the first request.
+async fn reach(app: &App, offer: Offer) -> Result<Reached, UpstreamError> {
     let Some(attempt) = app.circuit.attempt() else {
         return Err(UpstreamError::unavailable(Failure::CircuitOpen));
     };
-    let reached = match timeout(app.settings.connect_timeout, dial(app, offer)).await {
+    let reaching = async {
+        let (transport, speaks) = dial(app, offer).await?;
+        match speaks {
+            Speaks::Http1 => handshake(app, transport).await.map(Box::new).map(Reached::Http1),
+            Speaks::Http2 => Shared::handshake(app, transport).await.map(Reached::Http2),
+        }
+    };
+    let reached = match timeout(app.settings.connect_timeout, reaching).await {
         Ok(reached) => reached,
         Err(_elapsed) => Err(UpstreamError::unavailable(Failure::ConnectTimeout)),
     };
@@ -256,8 +271,6 @@ async fn reach(app: &App, offer: Offer) -> Result<(Transport, Speaks), UpstreamE
     }
     reached
 }
-
-type Handshake = (SendRequest<RequestBody>, http1::Connection<TokioIo<Transport>, RequestBody>);
 
 /// Headers beyond hyper's hundred are an error, as a head beyond `upstream.response_header_bytes` is: raising the number
 /// would cost every answer an allocation.

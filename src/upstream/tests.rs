@@ -24,6 +24,9 @@ struct Gate {
     served: JoinHandle<()>,
     metrics: Metrics,
     rejected: Rc<RefCell<Vec<Rejected>>>,
+    /// What the app's 103s said.
+    hints: Rc<RefCell<Vec<http::HeaderMap>>>,
+    tunnels: Tunnels,
 }
 
 fn limits() -> Limits {
@@ -56,7 +59,10 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
     ));
     let socket = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
     let address = socket.local_addr().unwrap();
-    let pool = Pool::new(Tunnels::new(told.clone(), Duration::from_secs(5)));
+    let tunnels = Tunnels::new(told.clone(), Duration::from_secs(5));
+    let pool = Pool::new(tunnels.clone());
+    let hints: Rc<RefCell<Vec<http::HeaderMap>>> = Rc::default();
+    let hinted = Rc::clone(&hints);
     let upstream = Upstream {
         response_timeout: Duration::from_millis(500),
         idle_timeout: Duration::from_secs(5),
@@ -65,9 +71,10 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
             .upstream
     };
     let rules = std::sync::Arc::new(HeaderRules::of(&upstream, "x-cedargate-assertion"));
-    let upstream = Apps::default().load(&upstream).unwrap();
+    let app = Apps::default().load(&upstream).unwrap();
     let handler = move |request: Request<Incoming>, link: Rc<crate::listener::Link>| {
-        let (pool, rules, upstream) = (pool.clone(), std::sync::Arc::clone(&rules), std::sync::Arc::clone(&upstream));
+        let (pool, rules, upstream) = (pool.clone(), std::sync::Arc::clone(&rules), std::sync::Arc::clone(&app));
+        let hinted = Rc::clone(&hinted);
         async move {
             assert!(request.uri().path() != "/panic", "on purpose");
             let (parts, body) = request.into_parts();
@@ -78,7 +85,12 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
                 decision_id: uuid::Uuid::nil(),
                 request_id: request_id.clone(),
             };
-            let (client, path, query) = match request::check(&parts) {
+            // an extended CONNECT is checked as what it stands for
+            let mut checked = parts.clone();
+            if checked.method == Method::CONNECT {
+                checked.method = Method::GET;
+            }
+            let (client, path, query) = match request::check(&checked) {
                 Ok(target) => (
                     request::client_facts(&parts.headers, (link.peer.ip(), link.scheme), &target, &[]).unwrap(),
                     target.path.to_owned(),
@@ -96,7 +108,7 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
                 request_id: &request_id,
                 rules: &rules,
                 body_bytes_max,
-                early: None,
+                early: Some(&|headers| hinted.borrow_mut().push(headers)),
                 place: link,
             };
             match forward(&pool, Permit::for_test(None), Request::from_parts(parts, body), outward).await {
@@ -112,6 +124,8 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
         served,
         metrics,
         rejected,
+        hints,
+        tunnels,
     }
 }
 
@@ -390,6 +404,152 @@ async fn what_outlives_the_drain_is_ended() {
         gate.served.await.unwrap();
         assert_eq!(asking.await.unwrap(), "");
         assert_eq!(stream.read(&mut [0; 8]).await.unwrap_or(0), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn early_hints_go_ahead_of_the_answer_a_few_of_them_and_without_hop_by_hop_headers() {
+    local(async {
+        let (listener, address) = app().await;
+        let gate = gate(address, None);
+        let hint = |n: usize| {
+            format!("HTTP/1.1 103 Early Hints\r\nlink: </{n}.css>\r\nconnection: x-hop\r\nx-hop: 1\r\ncontent-length: 5\r\n\r\n")
+        };
+        let interims: String = (0..40).map(hint).collect();
+        let response = format!("HTTP/1.1 102 Processing\r\n\r\n{interims}{OK}");
+        let raw = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let (answer, _) = tokio::join!(ask(gate.address, raw), one_exchange(&listener, &response));
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hi"), "{answer}");
+        let hints = gate.hints.borrow();
+        assert_eq!(hints.len(), 8);
+        for (n, headers) in hints.iter().enumerate() {
+            assert_eq!(
+                (headers.len(), headers["link"].to_str().unwrap()),
+                (1, format!("</{n}.css>").as_str())
+            );
+        }
+    })
+    .await;
+}
+
+/// Asks by extended CONNECT for a WebSocket; gives the status, the app's view, and the stream if there is one.
+async fn websocket(
+    gate: &Gate,
+    listener: &TcpListener,
+    respond: impl Fn(&str) -> String,
+) -> (Response<Incoming>, String, TcpStream) {
+    let stream = TcpStream::connect(gate.address).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut client, connection) = hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io)
+        .await
+        .unwrap();
+    let connection = std::cell::RefCell::new(Box::pin(connection));
+    let enabled = std::future::poll_fn(|cx| {
+        let mut connection = connection.borrow_mut();
+        let _running = connection.as_mut().poll(cx);
+        if connection.is_extended_connect_protocol_enabled() {
+            return std::task::Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        std::task::Poll::Pending
+    });
+    enabled.await;
+    spawn_local(connection.into_inner());
+    let mut request = Request::new(http_body_util::Empty::<bytes::Bytes>::new());
+    *request.method_mut() = Method::CONNECT;
+    *request.uri_mut() = "http://a.test/socket?x=1".parse().unwrap();
+    request
+        .extensions_mut()
+        .insert(hyper::ext::Protocol::from_static("websocket"));
+    for (name, value) in [
+        ("host", "a.test"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-protocol", "chat"),
+        ("sec-websocket-key", "clients"),
+    ] {
+        request.headers_mut().insert(name, value.parse().unwrap());
+    }
+    let app = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let seen = message(&mut stream).await.unwrap();
+        let key = seen
+            .lines()
+            .find_map(|l| l.strip_prefix("sec-websocket-key: "))
+            .unwrap()
+            .to_owned();
+        stream.write_all(respond(&key).as_bytes()).await.unwrap();
+        (seen, stream)
+    };
+    let (answer, (seen, stream)) = tokio::join!(client.send_request(request), app);
+    (answer.unwrap(), seen, stream)
+}
+
+fn switched(accept: &str) -> String {
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: WebSocket\r\nsec-websocket-accept: {accept}\r\nsec-websocket-protocol: chat\r\n\r\n"
+    )
+}
+
+#[tokio::test]
+async fn a_websocket_over_http2_is_asked_of_the_app_as_an_upgrade_of_http1() {
+    local(async {
+        let (listener, address) = app().await;
+        let gate = gate(address, None);
+        let (mut answer, seen, mut stream) = websocket(&gate, &listener, |key| switched(&upgrade::accept_of(key))).await;
+        assert_eq!(answer.status(), 200);
+        assert!(!answer.headers().contains_key("sec-websocket-accept") && !answer.headers().contains_key("upgrade"));
+        assert_eq!(answer.headers()["sec-websocket-protocol"], "chat");
+        assert!(seen.starts_with("GET /socket?x=1 HTTP/1.1\r\n"), "{seen}");
+        for line in [
+            "host: a.test",
+            "connection: upgrade",
+            "upgrade: websocket",
+            "sec-websocket-version: 13",
+            "sec-websocket-protocol: chat",
+        ] {
+            assert_eq!(seen.lines().filter(|l| *l == line).count(), 1, "{line}: {seen}");
+        }
+        assert!(
+            !seen.contains("clients") && seen.matches("sec-websocket-key").count() == 1,
+            "{seen}"
+        );
+        let mut tunnel = hyper_util::rt::TokioIo::new(hyper::upgrade::on(&mut answer).await.unwrap());
+        tunnel.write_all(b"up").await.unwrap();
+        let mut two = [0; 2];
+        stream.read_exact(&mut two).await.unwrap();
+        stream.write_all(&two).await.unwrap();
+        tunnel.read_exact(&mut two).await.unwrap();
+        assert_eq!(&two, b"up");
+        drop(stream);
+        assert_eq!(tunnel.read(&mut two).await.unwrap_or(0), 0);
+        drop(tunnel);
+        gate.tunnels.wait().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_app_that_does_not_agree_to_a_websocket_over_http2_opens_no_tunnel() {
+    local(async {
+        let (listener, address) = app().await;
+        let gate = gate(address, None);
+        for (response, status) in [
+            (switched("wrong"), 502),
+            (switched(&upgrade::accept_of("clients")), 502),
+            (
+                "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\r\n".to_owned(),
+                502,
+            ),
+            // the client would take these for a tunnel
+            (OK.to_owned(), 502),
+            ("HTTP/1.1 204 No Content\r\n\r\n".to_owned(), 502),
+            ("HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno".to_owned(), 403),
+        ] {
+            let (answer, _, _stream) = websocket(&gate, &listener, |_| response.clone()).await;
+            assert_eq!(answer.status(), status, "{response}");
+        }
+        gate.tunnels.wait().await;
     })
     .await;
 }

@@ -173,7 +173,7 @@ fn websocket_key() -> (HeaderValue, String) {
     (value, accept_of(&key))
 }
 
-fn accept_of(key: &str) -> String {
+pub(super) fn accept_of(key: &str) -> String {
     let text = [key.as_bytes(), WEBSOCKET_GUID].concat();
     STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, &text))
 }

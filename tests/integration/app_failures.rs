@@ -214,7 +214,7 @@ fn an_app_that_answers_first_gets_no_body_and_the_client_is_never_asked_for_it()
         "417 Expectation Failed",
         "401 Unauthorized",
         "413 Content Too Large",
-        "200 OK",
+        "503 Service Unavailable",
     ] {
         let extra = Arc::new(AtomicUsize::new(0));
         let seen = Arc::clone(&extra);
@@ -230,7 +230,8 @@ fn an_app_that_answers_first_gets_no_body_and_the_client_is_never_asked_for_it()
         // the connection to the app ends: the request on it was never finished
         eventually("the app's connection ends", || match extra.load(Ordering::SeqCst) {
             0 => Err("open".to_owned()),
-            bytes => Ok(assert_eq!(bytes, 1, "a part of the body reached the app")),
+            1 => Ok(()),
+            more => panic!("{} bytes of the body reached the app", more - 1),
         });
         assert_eq!(
             gate.get(PAGE, &gate.issuer.token("bob", &[])).status,

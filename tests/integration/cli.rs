@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::support::{Issuer, eventually, put, raw};
 use crate::wire::{OPEN_POLICY, OPEN_SCHEMA, PAGE, Script, Wire, response};
 
-fn cedargate(arguments: &[&str]) -> Command {
+pub fn cedargate(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cedargate"));
     command
         .args(arguments)
@@ -27,20 +27,20 @@ fn run(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
 }
 
-fn free_port() -> SocketAddr {
+pub fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// A folder with the open portal, a test for it, and a configuration.
-struct Place {
-    folder: tempfile::TempDir,
-    issuer: Issuer,
-    proxy: SocketAddr,
-    admin: SocketAddr,
+pub struct Place {
+    pub folder: tempfile::TempDir,
+    pub issuer: Issuer,
+    pub proxy: SocketAddr,
+    pub admin: SocketAddr,
 }
 
 impl Place {
-    fn new(upstream: &str, more: &str) -> Self {
+    pub fn new(upstream: &str, more: &str) -> Self {
         let (folder, issuer) = (tempfile::tempdir().unwrap(), Issuer::new("key-1"));
         let (proxy, admin) = (free_port(), free_port());
         let place = Self {
@@ -63,22 +63,27 @@ impl Place {
         place
     }
 
-    fn put(&self, name: &str, text: &str) {
+    pub fn put(&self, name: &str, text: &str) {
         put(self.folder.path(), name, text);
     }
 
-    fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+    pub fn run(&self, arguments: &[&str]) -> (i32, String, String) {
         run(self.folder.path(), arguments)
     }
 
-    fn serve(&self) -> Serving {
+    /// Started, and no more known of it.
+    pub fn spawn(&self) -> Serving {
         let child = cedargate(&["serve"])
             .current_dir(self.folder.path())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let serving = Serving(child);
+        Serving(child)
+    }
+
+    pub fn serve(&self) -> Serving {
+        let serving = self.spawn();
         let admin = self.admin.to_string();
         eventually("the gate is ready", || {
             match self.run(&["healthcheck", "--ready", "--address", &admin]) {
@@ -89,7 +94,7 @@ impl Place {
         serving
     }
 
-    fn request(&self) -> String {
+    pub fn request(&self) -> String {
         format!(
             "GET {PAGE} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\n\r\n",
             self.issuer.token("alice", &[])
@@ -98,14 +103,14 @@ impl Place {
 }
 
 /// A process that does not outlive its test.
-struct Serving(Child);
+pub struct Serving(pub Child);
 
 impl Serving {
-    fn signal(&self, name: &str) {
+    pub fn signal(&self, name: &str) {
         Command::new("kill").args([name, &self.0.id().to_string()]).status().unwrap();
     }
 
-    fn exit_code(&mut self) -> i32 {
+    pub fn exit_code(&mut self) -> i32 {
         eventually("the process ends", || {
             self.0.try_wait().unwrap().ok_or("still running".to_owned())
         })
@@ -139,6 +144,8 @@ fn help_of_every_command_exits_0_and_nonsense_exits_64() {
         &["config", "print"],
         &["healthcheck"],
         &["status"],
+        &["drain"],
+        &["reload"],
     ] {
         let (code, out, error) = run(folder.path(), &[command, &["--help"]].concat());
         assert_eq!((code, error.as_str()), (0, ""), "{command:?}");

@@ -345,11 +345,81 @@ fn a_connection_that_the_app_ends_is_replaced_and_no_request_is_lost() {
     let mut wire = Wire::open(gate.proxy);
     for number in 0..30 {
         wire.say(ask(&gate, "POST", "", "x"));
-        assert_eq!(wire.answer("POST").unwrap().status, 200, "request {number}");
+        let answer = wire
+            .answer("POST")
+            .unwrap_or_else(|| panic!("request {number}: no answer; the app saw {:#?}", app.seen().len()));
+        assert_eq!(answer.status, 200, "request {number}");
     }
     assert_eq!(app.seen().len(), 30, "each was sent once");
     let used: BTreeSet<usize> = app.seen().iter().map(|seen| seen.connection).collect();
     assert!(used.len() > 5, "{used:?}");
+}
+
+#[test]
+fn an_app_that_restarts_under_load_loses_no_request() {
+    let app = App {
+        requests_max: 7,
+        ..App::new(|_| async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            Response::new(full("slow"))
+        })
+    }
+    .start(Place::Tcp);
+    let gate = before(&app, "h2c://", "");
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut wire = Wire::open(gate.proxy);
+                for number in 0..40 {
+                    wire.say(ask(&gate, "GET", "", ""));
+                    let answer = wire.answer("GET").unwrap_or_else(|| panic!("no answer to request {number}"));
+                    assert_eq!((answer.status, answer.text().as_str()), (200, "slow"), "request {number}");
+                }
+            });
+        }
+    });
+    assert_eq!(app.seen().len(), 8 * 40, "each was sent once");
+    assert!(app.connections() > 10, "{} connections", app.connections());
+}
+
+#[test]
+fn over_http2_an_expected_body_comes_after_a_second_and_never_after_an_answer() {
+    let app = App::new(|request| async move {
+        if request.method() == Method::PUT {
+            let mut refused = Response::new(full("no"));
+            *refused.status_mut() = http::StatusCode::EXPECTATION_FAILED;
+            return refused;
+        }
+        let early = request.method() == Method::DELETE;
+        let body = request.into_body().map_err(std::io::Error::other).boxed_unsync();
+        if early {
+            return Response::new(body);
+        }
+        let whole = body.collect().await.unwrap().to_bytes();
+        Response::new(Full::new(whole).map_err(|never| match never {}).boxed_unsync())
+    })
+    .start(Place::Tcp);
+    let gate = before(&app, "h2c://", "");
+    let token = gate.issuer.token("alice", &[]);
+    let ask = |method: &str| {
+        let mut wire = Wire::open(gate.proxy);
+        wire.say(format!(
+            "{method} {PAGE} HTTP/1.1\r\nhost: a.test\r\nauthorization: Bearer {token}\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n"
+        ));
+        wire
+    };
+    let refused = ask("PUT").answer("PUT").unwrap();
+    assert_eq!((refused.status, refused.text().as_str()), (417, "no"));
+    let mut waiting = ask("POST");
+    assert_eq!(waiting.until("\r\n\r\n"), b"HTTP/1.1 100 Continue\r\n\r\n");
+    waiting.say("abc");
+    assert_eq!(waiting.answer("POST").unwrap().text(), "abc");
+    // an app that says yes at once and reads then
+    let mut early = ask("DELETE");
+    assert!(early.until("\r\n\r\n").starts_with(b"HTTP/1.1 200"));
+    early.say("abc");
+    assert_eq!(early.until("abc"), b"abc");
+    assert_eq!(app.connections(), 1);
 }
 
 #[test]
@@ -504,7 +574,7 @@ fn a_head_larger_than_allowed_is_502_and_its_connection_goes_on() {
         assert_eq!(wire.answer(method).unwrap().status, status);
     }
     assert_eq!(
-        (failures(&gate, "headers_too_large"), app.connections()),
+        (failures(&gate, "malformed"), app.connections()),
         (1, 1),
         "{}",
         gate.metrics()
@@ -771,6 +841,7 @@ fn an_app_that_asks_who_the_gate_is_is_told() {
         ];
         let gate = secured(&app, &files, &format!(", tls: {tls}")).start();
         assert_eq!(status(&gate), expected, "{tls}");
+        assert_eq!(failures(&gate, "tls"), u64::from(expected == 502), "{tls}");
     }
 }
 
