@@ -287,7 +287,6 @@ fn another_websocket_library_passes_too_and_an_end_of_either_side_reaches_the_ot
         };
         let accept = || async {
             let (stream, _) = listener.accept().await.unwrap();
-            #[expect(clippy::unnecessary_wraps, reason = "the library's signature")]
             let look = |request: &Upgrade, response: Upgraded| {
                 assert_eq!(request.headers()["x-forwarded-user"], "alice");
                 assert_eq!(request.headers().get_all("upgrade").iter().count(), 1);
