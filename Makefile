@@ -18,4 +18,4 @@ bench:
 	cargo bench --locked --profile quick
 
 tools: ## what the tests run besides Rust
-	@command -v promtool >/dev/null || .ci/install prometheus
+	@.ci/tools

@@ -18,6 +18,8 @@ mod signer;
 #[cfg(test)]
 mod attack_tests;
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
 mod refresh_tests;
 #[cfg(test)]
 mod wycheproof_tests;

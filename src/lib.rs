@@ -62,3 +62,6 @@ mod types;
 // what benches may reach; no part of the library
 #[doc(hidden)]
 pub mod bench;
+
+#[cfg(test)]
+mod fuzz_tests;

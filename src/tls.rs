@@ -27,6 +27,8 @@ use crate::listener::{ALPN_HTTP2, SharedTls};
 use crate::metrics::Metrics;
 
 const ALPN_HTTP1: &[u8] = b"http/1.1";
+/// A client that names only this one is served like any other.
+const ALPN_HTTP1_0: &[u8] = b"http/1.0";
 /// Largest file that is read; a thousand certificates fit.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// A change counts if it is still the same after so long.
@@ -294,7 +296,7 @@ fn server_config(
         }
     };
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
-    config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
+    config.alpn_protocols = [ALPN_HTTP2, ALPN_HTTP1, ALPN_HTTP1_0].map(<[u8]>::to_vec).to_vec();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     if authorities.is_none() {
         let tickets = aws_lc_rs::Ticketer::new();

@@ -225,7 +225,11 @@ impl Exchange<'_> {
             error = self.patience.end(progress) => return Exchanged::Failed(error),
         };
         match outcome {
-            Ok(response) => Exchanged::Answered(response),
+            Ok(mut response) => {
+                // the version is of each connection, and the client's is another (RFC 9110, 6.2)
+                *response.version_mut() = Version::HTTP_11;
+                Exchanged::Answered(response)
+            }
             Err(mut unsent) => match unsent.take_message() {
                 Some(request) if reused => Exchanged::Unsent(Box::new(request)),
                 _ => Exchanged::Failed(classified(unsent.into_error(), progress)),

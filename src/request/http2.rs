@@ -59,11 +59,22 @@ fn extended_connect(parts: &mut Parts) -> Result<(), Refusal> {
             None => Ok(()),
         };
     }
-    if parts.extensions.get::<Protocol>().is_none() {
+    let Some(protocol) = parts.extensions.get::<Protocol>() else {
         return Err(invalid("this method is never forwarded"));
+    };
+    if !is_token(protocol.as_ref()) {
+        return Err(invalid("`:protocol` is no protocol's name"));
     }
     parts.method = Method::GET;
     Ok(())
+}
+
+/// RFC 9110 5.6.2, without what no registered protocol has: it becomes the value of `Upgrade`.
+fn is_token(text: &[u8]) -> bool {
+    !text.is_empty()
+        && text
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'+' | b'/'))
 }
 
 /// Where there is only an `:authority`, it is the `Host`; where there are both, `check` compares them.
@@ -174,6 +185,11 @@ mod tests {
         upgrade.extensions.insert(Protocol::from_static("websocket"));
         as_http1(&mut upgrade).unwrap();
         assert_eq!((upgrade.method.as_str(), check(&upgrade).unwrap().path), ("GET", "/chat"));
+        for broken in ["", "web socket", "web\r\nsocket", "a, b", "é"] {
+            let mut upgrade = parts("CONNECT", "https://a.test/chat", &[]);
+            upgrade.extensions.insert(Protocol::from_static(broken));
+            assert!(as_http1(&mut upgrade).is_err(), "{broken:?}");
+        }
         let mut odd = parts("GET", "https://a.test/chat", &[]);
         odd.extensions.insert(Protocol::from_static("websocket"));
         assert!(as_http1(&mut odd).is_err());
