@@ -72,16 +72,10 @@ fn agreed<T: PartialEq>(old: Option<T>, new: Option<T>) -> Result<Option<T>, Ref
 fn x_forwarded(headers: &HeaderMap, trusted: &[IpNet]) -> Result<Said, Refusal> {
     let mut said = Said::default();
     if headers.contains_key(FOR) {
-        let hops: Option<Vec<IpAddr>> = lines(headers, FOR)
-            .flat_map(|line| {
-                line.map_or_else(
-                    || vec![None],
-                    |line| line.split(',').map(|hop| hop_address(hop.trim())).collect(),
-                )
-            })
-            .collect();
-        let hops = hops.ok_or(invalid("`X-Forwarded-For` is no list of addresses"))?;
-        said.source_ip = rightmost_untrusted(&hops, |hop| *hop, trusted).copied();
+        let hops = from_the_right(headers, FOR, |line| Some(line.split(',').collect()));
+        let addresses = hops.map(|hop| hop_address(hop?.trim()));
+        let client = rightmost_untrusted(addresses, |address| *address, trusted);
+        said.source_ip = Some(client.ok_or(invalid("`X-Forwarded-For` is no list of addresses"))?);
     }
     if headers.contains_key(PROTO) {
         said.scheme = only(headers, PROTO).and_then(scheme_named);
@@ -101,13 +95,8 @@ fn rfc_7239(headers: &HeaderMap, trusted: &[IpNet]) -> Result<Said, Refusal> {
     if !headers.contains_key(FORWARDED) {
         return Ok(Said::default());
     }
-    let mut hops = Vec::new();
-    for line in lines(headers, FORWARDED.as_str()) {
-        for element in split(line.ok_or_else(garbled)?, ',').ok_or_else(garbled)? {
-            hops.push(hop(element).ok_or_else(garbled)?);
-        }
-    }
-    let client = rightmost_untrusted(&hops, |hop| hop.source_ip, trusted).ok_or_else(garbled)?;
+    let hops = from_the_right(headers, FORWARDED.as_str(), |line| split(line, ',')).map(|element| hop(element?));
+    let client = rightmost_untrusted(hops, |hop| hop.source_ip, trusted).ok_or_else(garbled)?;
     Ok(Said {
         source_ip: Some(client.source_ip),
         scheme: match &client.proto {
@@ -121,17 +110,32 @@ fn rfc_7239(headers: &HeaderMap, trusted: &[IpNet]) -> Result<Said, Refusal> {
     })
 }
 
-/// Each line of a header; `None` for one that is not text.
-fn lines<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = Option<&'a str>> {
-    headers.get_all(name).iter().map(|line: &HeaderValue| line.to_str().ok())
+/// A header's items, the last line's last one first; `None` in place of a line that cannot be read.
+fn from_the_right<'a>(
+    headers: &'a HeaderMap,
+    name: &str,
+    items: impl Fn(&'a str) -> Option<Vec<&'a str>>,
+) -> impl Iterator<Item = Option<&'a str>> {
+    let lines: Vec<&HeaderValue> = headers.get_all(name).iter().collect();
+    lines.into_iter().rev().flat_map(move |line| {
+        let items = line.to_str().ok().and_then(&items);
+        let items = items.map_or_else(|| vec![None], |items| items.into_iter().map(Some).collect());
+        items.into_iter().rev()
+    })
 }
 
-/// The hop that a trusted one named last, else the first of all.
-fn rightmost_untrusted<'a, T>(hops: &'a [T], address: impl Fn(&T) -> IpAddr, trusted: &[IpNet]) -> Option<&'a T> {
-    hops.iter()
-        .rev()
-        .find(|hop| !is_trusted(address(hop), trusted))
-        .or_else(|| hops.first())
+/// The hop that a trusted one named last, else the first of all. What stands before it is the client's own writing and
+/// is not read; `None` where a hop that matters is garbled.
+fn rightmost_untrusted<T>(hops: impl Iterator<Item = Option<T>>, address: impl Fn(&T) -> IpAddr, trusted: &[IpNet]) -> Option<T> {
+    let mut leftmost = None;
+    for hop in hops {
+        let hop = hop?;
+        if !is_trusted(address(&hop), trusted) {
+            return Some(hop);
+        }
+        leftmost = Some(hop);
+    }
+    leftmost
 }
 
 /// Splits outside quotes; `None` if a quote stays open.
@@ -297,6 +301,7 @@ mod tests {
             ),
             ("for=10.0.0.9;host=in.test, for=10.0.0.7", "10.0.0.9", Scheme::Http, "in.test"),
             ("for=\"::ffff:1.2.3.4\"", "1.2.3.4", Scheme::Http, "a.test"),
+            ("whatever a client writes, for=1.2.3.4", "1.2.3.4", Scheme::Http, "a.test"),
             ("for=1.2.3.4;ext=\"a,b;c\\\"\"", "1.2.3.4", Scheme::Http, "a.test"),
         ] {
             let facts = facts("10.0.0.1", &[("forwarded", value)]);
@@ -359,6 +364,7 @@ mod tests {
             ("1.2.3.4:99", "1.2.3.4"),
             ("[2001:db8::1]:9", "2001:db8::1"),
             ("::ffff:1.2.3.4", "1.2.3.4"),
+            ("garbage, 1.2.3.4, 10.0.0.9", "1.2.3.4"),
         ] {
             assert_eq!(
                 facts("10.1.1.1", &[("x-forwarded-for", chain)]).source_ip.to_string(),

@@ -34,6 +34,7 @@ struct Seen {
     headers: HeaderMap,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one per test")]
 enum Place {
     Tcp,
     Unix(PathBuf),
