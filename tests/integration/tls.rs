@@ -144,6 +144,12 @@ fn counts(gate: &Gate, line: &str) {
     });
 }
 
+/// At once: a half-written file would be one more to reject.
+fn replace(gate: &Gate, file: &str, content: &str) {
+    gate.put("new", content);
+    std::fs::rename(gate.path("new"), gate.path(file)).unwrap();
+}
+
 /// The certificate that a new client gets.
 fn leaf(gate: &Gate, config: &Arc<ClientConfig>) -> Vec<u8> {
     let tls = open(gate.proxy, config).unwrap();
@@ -404,7 +410,7 @@ fn bad_files_leave_the_old_certificate_in_force_and_are_said_once() {
     for (n, (file, content)) in broken.into_iter().enumerate() {
         let good = std::fs::read_to_string(gate.path(file)).unwrap();
         match content {
-            Some(content) => gate.put(file, content),
+            Some(content) => replace(&gate, file, content),
             None => std::fs::remove_file(gate.path(file)).unwrap(),
         }
         let rejected = format!(
@@ -414,7 +420,7 @@ fn bad_files_leave_the_old_certificate_in_force_and_are_said_once() {
         counts(&gate, &rejected);
         assert_eq!(leaf(&gate, &config), der(&first), "{file}");
         assert!(answered(&config, &gate), "{file}");
-        gate.put(file, &good);
+        replace(&gate, file, &good);
         let restored = format!(
             "cedargate_tls_reload_total{{listener=\"proxy\",result=\"success\"}} {}",
             n + 1
