@@ -33,7 +33,7 @@ use crate::portal::path::CanonicalPath;
 use crate::request::{self, ClientFacts, Trace, query_pairs, request_id};
 use crate::serving::{Active, Caller, Portal, SharedServing};
 use crate::types::{Door, Identity};
-use crate::upstream::{Body, Outward, Pool, UpstreamError, forward};
+use crate::upstream::{self, Body, Outward, Pool, UpstreamError, forward};
 
 /// The label and record value for requests that no portal matched.
 pub const NO_PORTAL: &str = "none";
@@ -177,6 +177,7 @@ impl Worker {
             None => self.decide((&head, &path), (&portal, &active), &client, progress).await?,
         };
         let query = head.uri.query().map(str::to_owned);
+        let early = link.early_hints().map(|hints| move |headers| hints.send(&headers));
         let outward = Outward {
             upstream: &portal.upstream,
             path: path.as_str(),
@@ -186,7 +187,7 @@ impl Worker {
             request_id: &progress.request_id,
             rules: &portal.header_rules,
             body_bytes_max: self.gate.config.limits.body_bytes,
-            early: None,
+            early: early.as_ref().map(|tell| tell as upstream::Early<'_>),
             place: Rc::clone(link) as Rc<dyn std::any::Any>,
         };
         let now = Instant::now();

@@ -52,7 +52,6 @@ impl Link {
     }
 
     /// Sends `103 Early Hints` for the request that came last; `None` where the client cannot be told (HTTP/1.0, HTTP/2).
-    #[expect(dead_code, reason = "called by the gate once the app's hints reach it")]
     pub fn early_hints(&self) -> Option<EarlyHints> {
         self.activity.get()?.hints()
     }

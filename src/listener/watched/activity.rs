@@ -341,7 +341,6 @@ impl Drop for Busy {
 
 impl EarlyHints {
     /// Best effort: not sent if the answer is decided, an earlier write is stuck or it makes what waits too long.
-    #[cfg_attr(not(test), expect(dead_code, reason = "called by the gate once the app's hints reach it"))]
     pub fn send(&self, headers: &HeaderMap) {
         let activity = &self.activity;
         let current = activity.requests.load(Ordering::Relaxed) == self.request && activity.answer_of(self.request).is_none();
