@@ -175,10 +175,14 @@ impl Exchange<'_> {
             return Err(UpstreamError::malformed("the app switched protocols without being asked"));
         }
         headers::inward(&mut head.headers, request_id)?;
-        Ok(Response::from_parts(
-            head,
-            Body::app(incoming, lease, self.progress.unasked()),
-        ))
+        let unasked = if head.status.is_client_error() || head.status.is_server_error() {
+            self.progress.unasked()
+        } else {
+            // an app that took the request may still read its body
+            self.progress.release();
+            None
+        };
+        Ok(Response::from_parts(head, Body::app(incoming, lease, unasked)))
     }
 
     async fn upgrading(

@@ -354,3 +354,20 @@ fn a_get_whose_body_has_no_announced_length_keeps_its_body() {
     wire.say(head(&gate, "GET", "transfer-encoding: chunked\r\n") + "3\r\nabc\r\n0\r\n\r\n");
     assert_eq!(wire.answer("GET").unwrap().text(), "whole");
 }
+
+#[test]
+fn an_app_that_says_yes_before_it_reads_gets_the_body() {
+    let script = Script::start(|_, wire| {
+        wire.say("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n");
+        let body = wire.until("abc");
+        wire.say(body);
+    });
+    let gate = before(&script, "");
+    for expect in ["", "expect: 100-continue\r\n"] {
+        let mut wire = Wire::open(gate.proxy);
+        wire.say(head(&gate, "POST", &format!("{expect}content-length: 3\r\n")));
+        assert!(wire.until("\r\n\r\n").starts_with(b"HTTP/1.1 200"));
+        wire.say("abc");
+        assert_eq!(wire.until("abc"), b"abc", "{expect}");
+    }
+}

@@ -223,15 +223,20 @@ fn a_silent_tunnel_ends_and_one_that_talks_does_not() {
 fn a_tunnel_holds_its_place_in_the_connection_limit() {
     let gate = before(&echo(), "limits: { workers: 1, drain_timeout: 5s, connections: 1 }");
     let mut wire = open(&gate);
-    let mut second = TcpStream::connect(gate.proxy).unwrap();
-    assert_eq!(second.read(&mut [0; 1]).unwrap_or(0), 0, "a second connection was served");
+    let mut second = Wire::open(gate.proxy);
+    second.say(format!("GET {PAGE} HTTP/1.1\r\nhost: shop.test\r\n\r\n"));
+    assert!(
+        second.answer("GET").is_none_or(|answer| answer.status == 503),
+        "a second connection was served"
+    );
     wire.say("still here");
     assert_eq!(wire.until("here"), b"still here");
     drop(wire);
     eventually("the place is free", || {
         let mut wire = Wire::open(gate.proxy);
         wire.say(format!("GET {PAGE} HTTP/1.1\r\nhost: shop.test\r\n\r\n"));
-        wire.answer("GET").map(|_| ()).ok_or("taken".to_owned())
+        let served = wire.answer("GET").is_some_and(|answer| answer.status == 401);
+        served.then_some(()).ok_or("taken".to_owned())
     });
 }
 
