@@ -38,7 +38,7 @@ struct Seen {
 enum Place {
     Tcp,
     Unix(PathBuf),
-    Tls(rustls::ServerConfig),
+    Tls(Arc<rustls::ServerConfig>),
 }
 
 /// What the app does with a request.
@@ -113,7 +113,7 @@ impl App {
             Place::Tls(config) => {
                 let (listener, app) = self.bind();
                 self = app.clone();
-                let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+                let acceptor = tokio_rustls::TlsAcceptor::from(config);
                 std::thread::spawn(move || {
                     runtime.block_on(async move {
                         while let Ok((stream, _)) = listener.accept().await {
@@ -768,7 +768,7 @@ fn tls_to_the_app_speaks_what_both_sides_can() {
         (&[], "http2", None),
         (&["h2"], "http1", None),
     ] {
-        let app = App::echo().start(Place::Tls(authority.server("127.0.0.1", alpn, None)));
+        let app = App::echo().start(Place::Tls(Arc::new(authority.server("127.0.0.1", alpn, None))));
         let gate = secured(
             &app,
             &[("ca.pem", &ca)],
@@ -808,14 +808,14 @@ fn an_app_whose_certificate_does_not_hold_is_502_and_gets_no_request() {
         ("app.test", "{ ca: ca.pem, server_name: app.test }", 200),
         ("app.test", "{ ca: ca.pem, server_name: other.test }", 502),
     ] {
-        let app = App::echo().start(Place::Tls(authority.server(name, &["http/1.1"], None)));
+        let app = App::echo().start(Place::Tls(Arc::new(authority.server(name, &["http/1.1"], None))));
         let gate = secured(&app, &[("ca.pem", &ca), ("wrong.pem", &wrong)], &format!(", tls: {tls}")).start();
         assert_eq!(status(&gate), expected, "{name} {tls}");
         assert_eq!(app.seen().len(), usize::from(expected == 200), "{name} {tls}");
         assert_eq!(failures(&gate, "tls"), u64::from(expected == 502), "{name} {tls}");
     }
     // the circuit counts it as an attempt that failed
-    let app = App::echo().start(Place::Tls(authority.server("app.test", &[], None)));
+    let app = App::echo().start(Place::Tls(Arc::new(authority.server("app.test", &[], None))));
     let gate = secured(
         &app,
         &[("ca.pem", &ca)],
@@ -835,7 +835,7 @@ fn an_app_that_asks_who_the_gate_is_is_told() {
         ("{ ca: ca.pem, cert: gate.pem, key: gate.key }", 200),
         ("{ ca: ca.pem }", 502),
     ] {
-        let app = App::echo().start(Place::Tls(authority.server("127.0.0.1", &["h2"], Some(&clients))));
+        let app = App::echo().start(Place::Tls(Arc::new(authority.server("127.0.0.1", &["h2"], Some(&clients)))));
         let files = [
             ("ca.pem", ca.as_str()),
             ("gate.pem", cert.as_str()),
