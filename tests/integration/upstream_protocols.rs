@@ -34,7 +34,6 @@ struct Seen {
     headers: HeaderMap,
 }
 
-#[expect(clippy::large_enum_variant, reason = "one per test")]
 enum Place {
     Tcp,
     Unix(PathBuf),

@@ -48,6 +48,11 @@ pub fn strip_headers() -> Vec<String> {
         "x-original-method",
         "x-original-host",
         "x-override-url",
+        "x-real-ip",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "true-client-ip",
+        "cf-connecting-ip",
     ]
     .map(str::to_owned)
     .to_vec()
