@@ -131,7 +131,7 @@ impl Worker {
             Err(stop) => {
                 let mut response = self.stopped(stop, &answer, &mut progress);
                 if let Some(active) = &progress.active {
-                    cors::expose(&active.revision.file.cors, response.headers_mut());
+                    cors::expose(&active.revision.file.cors, progress.origin.as_ref(), response.headers_mut());
                 }
                 response
             }
@@ -153,8 +153,10 @@ impl Worker {
             &target,
             &self.gate.config.trusted_proxies,
         )?;
-        self.gate.limits.check_address(client.source_ip)?;
+        // refused below, where it is known which scripts may read that
+        let turn = self.gate.limits.check_address(client.source_ip);
         if let Some(own) = self.own_endpoint(&head, &path) {
+            turn?;
             progress.record.permitted();
             return own.map_err(Stop::from);
         }
@@ -163,6 +165,7 @@ impl Worker {
         progress.in_portal(&portal);
         let active = portal.active.load_full().ok_or(Refusal::from(Denial::NoPolicyLoaded))?;
         progress.under(&active);
+        turn?;
         let permit = match cors::preflight(&active.revision.file.cors, &head).transpose()? {
             Some(Preflight::Answer(answer)) => {
                 progress.record.permitted();

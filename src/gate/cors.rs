@@ -34,10 +34,10 @@ pub fn preflight(cors: &Cors, head: &Parts) -> Option<Result<Preflight, Refusal>
     if *cors == Cors::Absent || !is_preflight(head) {
         return None;
     }
-    let Cors::Origins(allowed) = cors else {
+    if *cors == Cors::App {
         return Some(Ok(Preflight::Pass));
-    };
-    match allowed_origin(allowed, &head.headers) {
+    }
+    match shared_with(cors, head.headers.get(ORIGIN)) {
         Some(origin) => Some(Ok(Preflight::Answer(Box::new(granted(origin, &head.headers))))),
         None => Some(Err(Refusal::new(
             Denial::OriginMismatch,
@@ -54,23 +54,28 @@ pub fn strip_credentials(headers: &mut HeaderMap) {
 
 /// Lets a script of an allowed origin read an answer, also a refusal.
 pub fn share(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
-    let Cors::Origins(allowed) = cors else { return };
+    if !matches!(cors, Cors::Origins(_)) {
+        return;
+    }
     headers.append(VARY, HeaderValue::from_static("Origin"));
     headers.remove(ACCESS_CONTROL_ALLOW_ORIGIN);
     headers.remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
-    let Some(origin) = origin.filter(|o| allowed.iter().any(|a| a.as_bytes() == o.as_bytes())) else {
-        return;
-    };
+    let Some(origin) = shared_with(cors, origin) else { return };
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
 }
 
 /// The same for the headers of an answer of the gate's own; what the app's answers expose is the app's to say.
-pub fn expose(cors: &Cors, headers: &mut HeaderMap) {
-    if !matches!(cors, Cors::Origins(_)) {
-        return;
+pub fn expose(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
+    if shared_with(cors, origin).is_some() {
+        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
     }
-    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+}
+
+/// The origin, if its scripts may read answers.
+fn shared_with<'a>(cors: &Cors, origin: Option<&'a HeaderValue>) -> Option<&'a HeaderValue> {
+    let Cors::Origins(allowed) = cors else { return None };
+    origin.filter(|origin| allowed.iter().any(|a| a.as_bytes() == origin.as_bytes()))
 }
 
 /// The one `Origin` of a request.
@@ -87,12 +92,6 @@ fn is_preflight(head: &Parts) -> bool {
             .get(CONTENT_LENGTH)
             .is_none_or(|length| length.as_bytes() == b"0");
     head.method == Method::OPTIONS && one(ORIGIN) && one(ACCESS_CONTROL_REQUEST_METHOD) && bodyless
-}
-
-fn allowed_origin<'a>(allowed: &[String], headers: &'a HeaderMap) -> Option<&'a HeaderValue> {
-    headers
-        .get(ORIGIN)
-        .filter(|origin| allowed.iter().any(|a| a.as_bytes() == origin.as_bytes()))
 }
 
 /// Whatever is asked for may be asked: whether it is allowed is decided when the request itself comes.

@@ -21,7 +21,7 @@ fn reasons(gate: &Gate, at_least: usize) -> Vec<String> {
 }
 
 #[test]
-fn an_address_that_asks_too_often_is_refused_before_anything_else_is_looked_at() {
+fn an_address_that_asks_too_often_is_refused_before_its_credential_is_looked_at() {
     let gate = limited("rate_per_address: { requests: 4, per: 1h }")
         .file(
             "policies/p/portal.yaml",
@@ -35,8 +35,8 @@ fn an_address_that_asks_too_often_is_refused_before_anything_else_is_looked_at()
     assert_eq!(raw(gate.proxy, "OPTIONS", PAGE, &preflight, b"").status, 204);
     assert_eq!(raw(gate.proxy, "GET", PAGE, &[], b"").status, 401);
     let token = gate.issuer.token("alice", &[]);
-    for path in [PAGE, ASSET, "/.well-known/cedargate/jwks.json", "/portal/unknown"] {
-        let answer = gate.get(path, &token);
+    for path in [PAGE, ASSET, "/.well-known/cedargate/jwks.json"] {
+        let answer = raw(gate.proxy, "GET", path, &[("authorization", &format!("Bearer {token}"))], b"");
         assert_eq!((answer.status, answer.code().as_str()), (429, "rate_limited"), "{path}");
         let wait: u64 = answer.header("retry-after").parse().unwrap();
         assert!((800..=900).contains(&wait), "one of four per hour: {wait}");
@@ -44,11 +44,17 @@ fn an_address_that_asks_too_often_is_refused_before_anything_else_is_looked_at()
     let grpc = raw(gate.proxy, "POST", PAGE, &[("content-type", "application/grpc")], b"");
     assert_eq!((grpc.status, grpc.header("grpc-status")), (200, "8"));
     assert!(!grpc.header("retry-after").is_empty());
+    let read = raw(gate.proxy, "GET", PAGE, &[("origin", "https://ui.test")], b"");
+    assert_eq!(
+        (read.status, read.header("access-control-allow-origin")),
+        (429, "https://ui.test")
+    );
+    assert!(read.header("access-control-expose-headers").contains("retry-after"));
     assert_eq!(gate.app.count(), 1, "only the first asset reached the app");
     let reasons = reasons(&gate, 9);
     assert_eq!(reasons.iter().filter(|r| *r == "rate_limited").count(), 5, "{reasons:?}");
     let metrics = gate.metrics();
-    let counted = "cedargate_decisions_total{decision=\"deny\",door=\"proxy\",portal=\"none\",reason=\"rate_limited\"} 5";
+    let counted = "cedargate_decisions_total{decision=\"deny\",door=\"proxy\",portal=\"p\",reason=\"rate_limited\"} 4";
     assert!(metrics.contains(counted), "{metrics}");
     // other doors and listeners have no part in it
     let ask = json!({"portal": "p", "token": token, "action": "GET", "resource": {"type": "Path", "id": PAGE}});
