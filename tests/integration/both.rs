@@ -1,4 +1,4 @@
-//! The same tables over HTTP/1.1 and HTTP/2, and what only HTTP/2 can say: whatever a client speaks, the gate means the same.
+//! The same tables over HTTP/1.1, HTTP/2 and the upgrades of both, and what only HTTP/2 can say: however a client comes in, the gate means the same.
 //!
 //! Requests are written by hand on both sides of the comparison, so no library tidies up what an attacker would send.
 
@@ -28,9 +28,23 @@ const IDENTITY: [&str; 10] = [
 enum Speaks {
     Http1,
     Http2,
+    /// HTTP/1.1 that asks to become a WebSocket.
+    Upgrade,
+    /// The same over HTTP/2, by extended CONNECT.
+    Connect,
 }
 
 const BOTH: [Speaks; 2] = [Speaks::Http1, Speaks::Http2];
+/// Every way in.
+const WAYS: [Speaks; 4] = [Speaks::Http1, Speaks::Http2, Speaks::Upgrade, Speaks::Connect];
+
+impl Speaks {
+    /// What an answered request looks like. The recording app answers an upgrade with 200: over HTTP/1.1 an ordinary
+    /// answer, over HTTP/2 one that the client would take for a tunnel, so the gate makes it a 502.
+    fn passed(self) -> u16 {
+        if self == Self::Connect { 502 } else { 200 }
+    }
+}
 
 /// One request before it is put into either form. `host` and framing are added where the form needs them.
 #[derive(Clone, Debug)]
@@ -69,7 +83,11 @@ impl Ask {
     fn over(&self, speaks: Speaks, gate: &Gate) -> Option<Answer> {
         match speaks {
             Speaks::Http1 => exchange(gate.proxy, &self.as_http1()),
-            Speaks::Http2 => match Http2::open(gate.proxy).exchange(&self.as_http2(), self.body) {
+            Speaks::Upgrade => {
+                let ask = self.clone().with("connection", "close, upgrade").with("upgrade", "websocket");
+                exchange(gate.proxy, &ask.as_http1())
+            }
+            Speaks::Http2 | Speaks::Connect => match Http2::open(gate.proxy).exchange(&self.as_http2(speaks), self.body) {
                 Outcome::Answer(answer) => Some(answer),
                 Outcome::Reset(_) | Outcome::GoneAway(_) | Outcome::Closed => None,
             },
@@ -92,8 +110,14 @@ impl Ask {
         [&bytes, &b"\r\n"[..], self.body].concat()
     }
 
-    fn as_http2(&self) -> Vec<Field> {
-        let mut fields = start(self.method, &self.target);
+    fn as_http2(&self, speaks: Speaks) -> Vec<Field> {
+        let mut fields = if speaks == Speaks::Connect {
+            let mut fields = start("CONNECT", &self.target);
+            fields.push(field(":protocol", "websocket"));
+            fields
+        } else {
+            start(self.method, &self.target)
+        };
         fields.extend(self.headers.iter().map(|(n, v)| (n.to_ascii_lowercase(), v.clone())));
         fields
     }
@@ -196,12 +220,12 @@ fn no_spelling_of_a_path_gets_around_a_forbid_over_either_http() {
     for spelling in &spellings {
         let shown = spelling.escape_ascii().to_string();
         let mut verdicts = Vec::new();
-        for speaks in BOTH {
+        for speaks in WAYS {
             let before = gate.app.count();
             let answer = Ask::get(spelling).by(&token).over(speaks, &gate);
             let after = gate.app.count();
             match status(answer.as_ref()) {
-                200 => {
+                code if code == speaks.passed() => {
                     assert_eq!(after, before + 1);
                     let seen = gate.app.last();
                     let read = most_generous(&seen.target);
@@ -226,7 +250,10 @@ fn no_spelling_of_a_path_gets_around_a_forbid_over_either_http() {
         }
         // HTTP/2's library drops a fragment before anybody can refuse it
         if !spelling.contains(&b'#') {
-            assert_eq!(verdicts[0], verdicts[1], "{shown} means something else over HTTP/2");
+            assert!(
+                verdicts.iter().all(|v| *v == verdicts[0]),
+                "{shown} means {verdicts:?} over {WAYS:?}"
+            );
         }
     }
     assert!(passed > 100 && stopped > 20 && refused > 400, "{passed} {stopped} {refused}");
@@ -275,7 +302,7 @@ fn a_forbid_holds_for_every_method_over_either_http() {
 fn identity_headers_are_the_gates_alone_over_either_http() {
     let gate = open_portal().start();
     let token = token(&gate);
-    for speaks in BOTH {
+    for speaks in WAYS {
         for name in IDENTITY.iter().copied().chain([
             "x-cedargate-anything",
             "x-forwarded-for",
@@ -297,14 +324,12 @@ fn identity_headers_are_the_gates_alone_over_either_http() {
                     .by(&token)
                     .with(&spelling, "spoof, root");
                 let answer = ask.over(speaks, &gate);
-                assert_eq!(status(answer.as_ref()), 200, "{spelling} over {speaks:?}");
+                assert_eq!(status(answer.as_ref()), speaks.passed(), "{spelling} over {speaks:?}");
                 let seen = gate.app.last();
-                if name != "x-real-ip" {
-                    assert!(
-                        !format!("{:?}", seen.headers).contains("spoof"),
-                        "{spelling} over {speaks:?}: {seen:?}"
-                    );
-                }
+                assert!(
+                    !format!("{:?}", seen.headers).contains("spoof"),
+                    "{spelling} over {speaks:?}: {seen:?}"
+                );
                 for name in IDENTITY {
                     only(&seen, name);
                 }
@@ -319,7 +344,7 @@ fn identity_headers_are_the_gates_alone_over_either_http() {
         for name in IDENTITY {
             ask = ask.with(name, "spoof");
         }
-        assert_eq!(status(ask.over(speaks, &gate).as_ref()), 200);
+        assert_eq!(status(ask.over(speaks, &gate).as_ref()), speaks.passed());
         let seen = gate.app.last();
         assert!(!format!("{:?}", seen.headers).contains("spoof"));
         assert!(IDENTITY.iter().all(|name| seen.headers.get_all(*name).iter().count() == 1));
@@ -372,15 +397,16 @@ fn credentials_are_judged_alike_over_either_http() {
             "audience_mismatch",
         ),
     ] {
-        for speaks in BOTH {
+        for speaks in WAYS {
             let mut ask = Ask::get(PAGE);
             for value in &values {
                 ask = ask.with("authorization", value);
             }
             let before = gate.app.count();
             let answer = ask.over(speaks, &gate).unwrap_or_else(|| panic!("{what} over {speaks:?}"));
+            let code = if code == 200 { speaks.passed() } else { code };
             assert_eq!(answer.status, code, "{what} over {speaks:?}: {}", answer.text());
-            if code != 200 {
+            if code != speaks.passed() {
                 assert_eq!(answer.code(), reason, "{what} over {speaks:?}");
                 assert_eq!(gate.app.count(), before, "{what} over {speaks:?}");
                 assert_eq!(answer.headers.contains_key("www-authenticate"), code == 401);
@@ -669,7 +695,7 @@ fn malformed(token: &str) -> Vec<(String, Vec<Field>)> {
 fn malformed_http_2_requests_reach_no_app() {
     let gate = open_portal().start();
     let token = token(&gate);
-    let control = Http2::open(gate.proxy).exchange(&Ask::get(PAGE).by(&token).as_http2(), b"");
+    let control = Http2::open(gate.proxy).exchange(&Ask::get(PAGE).by(&token).as_http2(Speaks::Http2), b"");
     assert!(matches!(control, Outcome::Answer(Answer { status: 200, .. })), "{control:?}");
     let mut wrong = Vec::new();
     for (what, fields) in malformed(&token) {
@@ -691,7 +717,7 @@ fn a_content_length_over_http_2_is_what_comes_or_nothing_is_whole() {
     let gate = open_portal().start();
     let token = token(&gate);
     let with = |length: &str| {
-        let mut fields = Ask::get(PAGE).of("POST", b"").by(&token).as_http2();
+        let mut fields = Ask::get(PAGE).of("POST", b"").by(&token).as_http2(Speaks::Http2);
         fields.push(field("content-length", length));
         fields
     };
@@ -724,7 +750,7 @@ fn a_content_length_over_http_2_is_what_comes_or_nothing_is_whole() {
     assert_eq!((&seen.body[..], only(&seen, "content-length")), (&b"hello"[..], "5"));
     assert!(seen.headers.get("transfer-encoding").is_none());
     // without a length it is chunked for the app, and still the same body
-    let fields = Ask::get(PAGE).of("POST", b"").by(&token).as_http2();
+    let fields = Ask::get(PAGE).of("POST", b"").by(&token).as_http2(Speaks::Http2);
     let outcome = Http2::open(gate.proxy).exchange(&fields, b"hello");
     assert!(
         matches!(&outcome, Outcome::Answer(answer) if answer.status == 200),
@@ -758,7 +784,7 @@ fn trailers_over_http_2_say_nothing_that_headers_may_not() {
             .of("POST", b"")
             .by(&token)
             .with("trailer", "x-sum, x-a, te, connection");
-        let stream = connection.ask(&ask.as_http2(), 0);
+        let stream = connection.ask(&ask.as_http2(Speaks::Http2), 0);
         connection.frame(DATA, 0, stream, b"hello");
         connection.headers(stream, trailers, END_STREAM);
         connection.outcome(stream)
@@ -808,7 +834,7 @@ fn trailers_over_http_2_say_nothing_that_headers_may_not() {
     }
     // without an end of the stream, trailers are no trailers
     let mut connection = Http2::open(gate.proxy);
-    let stream = connection.ask(&Ask::get(PAGE).of("POST", b"").by(&token).as_http2(), 0);
+    let stream = connection.ask(&Ask::get(PAGE).of("POST", b"").by(&token).as_http2(Speaks::Http2), 0);
     connection.frame(DATA, 0, stream, b"hello");
     connection.headers(stream, &[field("x-sum", "7")], 0);
     connection.frame(DATA, END_STREAM, stream, b"more");
@@ -892,10 +918,10 @@ fn a_host_beside_the_authority_is_one_host_for_the_app() {
 fn one_bad_stream_does_not_touch_its_neighbours() {
     let gate = open_portal().start();
     let token = token(&gate);
-    let good = Ask::get(PAGE).by(&token).as_http2();
+    let good = Ask::get(PAGE).by(&token).as_http2(Speaks::Http2);
     let mut connection = Http2::open(gate.proxy);
     for spoilt in ["/portal/p/../x", "/portal/p/a%2fb", "/nowhere"] {
-        let bad = Ask::get(spoilt).by(&token).as_http2();
+        let bad = Ask::get(spoilt).by(&token).as_http2(Speaks::Http2);
         let Outcome::Answer(answer) = connection.exchange(&bad, b"") else {
             panic!("{spoilt}")
         };
@@ -923,7 +949,7 @@ fn one_bad_stream_does_not_touch_its_neighbours() {
 #[test]
 fn frames_that_no_client_sends_end_the_connection_and_reach_no_app() {
     let gate = open_portal().start();
-    let good = Ask::get(PAGE).by(&token(&gate)).as_http2();
+    let good = Ask::get(PAGE).by(&token(&gate)).as_http2(Speaks::Http2);
     let block = crate::frames::encode(&good);
     let attempt = |what: &str, attack: &dyn Fn(&mut Http2)| {
         let mut connection = Http2::open(gate.proxy);
