@@ -46,10 +46,11 @@ struct Text<'a> {
 }
 
 impl Style {
-    /// A page only for a navigation: GET, asks for HTML, and not `fetch`.
+    /// gRPC is always a POST. A page only for a navigation: GET, asks for HTML, and not `fetch`.
     pub fn of(method: &Method, headers: &HeaderMap) -> Self {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-        if text(CONTENT_TYPE).is_some_and(|kind| kind == "application/grpc" || kind.starts_with("application/grpc+")) {
+        let is_grpc = |kind: &str| kind == "application/grpc" || kind.starts_with("application/grpc+");
+        if *method == Method::POST && text(CONTENT_TYPE).is_some_and(is_grpc) {
             return Self::Grpc;
         }
         let wants_html = text(ACCEPT).is_some_and(|accept| accept.contains("text/html"));

@@ -26,14 +26,14 @@ use crate::authz::engine;
 use crate::authz::{Passport, Permit, Target};
 use crate::config::{AuditAllow, Config, TenantSource};
 use crate::denial::{Denial, Refusal};
-use crate::limits::{PrincipalKey, RequestLimits};
+use crate::limits::{Place, PrincipalKey, RequestLimits};
 use crate::listener::Link;
 use crate::metrics::Metrics;
 use crate::portal::path::CanonicalPath;
 use crate::request::{self, ClientFacts, Trace, query_pairs, request_id};
 use crate::serving::{Active, Caller, Portal, SharedServing};
 use crate::types::{Door, Identity};
-use crate::upstream::{self, Body, Outward, Pool, UpstreamError, forward};
+use crate::upstream::{self, Body, Outward, Pool, UpstreamError, cleanse, forward};
 
 /// The label and record value for requests that no portal matched.
 pub const NO_PORTAL: &str = "none";
@@ -122,10 +122,7 @@ impl Worker {
             upstream_started: None,
             gate_ended: None,
         };
-        let outcome = match &place {
-            Some(_) => self.gate(request, &link, &mut progress).await,
-            None => Err(Refusal::from(Denial::Overloaded).into()),
-        };
+        let outcome = self.gate(request, (&link, place.as_ref()), &mut progress).await;
         let response = match outcome {
             Ok(response) => response,
             Err(stop) => {
@@ -139,7 +136,12 @@ impl Worker {
         self.finish(response, progress).map(|body| body.holding(place))
     }
 
-    async fn gate(&self, request: Request<Incoming>, link: &Rc<Link>, progress: &mut Progress) -> Result<Response<Body>, Stop> {
+    async fn gate(
+        &self,
+        request: Request<Incoming>,
+        (link, place): (&Rc<Link>, Option<&Place>),
+        progress: &mut Progress,
+    ) -> Result<Response<Body>, Stop> {
         let (mut head, body) = request.into_parts();
         request::as_http1(&mut head)?;
         progress.asked_with(&head.method);
@@ -154,7 +156,10 @@ impl Worker {
             &self.gate.config.trusted_proxies,
         )?;
         // refused below, where it is known which scripts may read that
-        let turn = self.gate.limits.check_address(client.source_ip);
+        let turn = match place {
+            Some(_) => self.gate.limits.check_address(client.source_ip),
+            None => Err(Denial::Overloaded.into()),
+        };
         if let Some(own) = self.own_endpoint(&head, &path) {
             turn?;
             progress.record.permitted();
@@ -166,6 +171,7 @@ impl Worker {
         let active = portal.active.load_full().ok_or(Refusal::from(Denial::NoPolicyLoaded))?;
         progress.under(&active);
         turn?;
+        let cleansed = cleanse(&mut head.headers, &portal.header_rules);
         let permit = match cors::preflight(&active.revision.file.cors, &head).transpose()? {
             Some(Preflight::Answer(answer)) => {
                 progress.record.permitted();
@@ -189,6 +195,7 @@ impl Worker {
             trace: &progress.trace,
             request_id: &progress.request_id,
             rules: &portal.header_rules,
+            cleansed,
             body_bytes_max: self.gate.config.limits.body_bytes,
             early: early.as_ref().map(|tell| tell as upstream::Early<'_>),
             place: Rc::clone(link) as Rc<dyn std::any::Any>,

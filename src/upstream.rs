@@ -21,7 +21,7 @@ mod upgrade;
 pub use app::{App, Apps};
 pub use body::{Body, RequestBody};
 pub use failure::{Failure, UpstreamError};
-pub use headers::{HeaderRules, header_list, header_value};
+pub use headers::{Cleansed, HeaderRules, cleanse, header_list, header_value};
 pub use interim::Early;
 pub use pool::Pool;
 pub use tls::TlsError;
@@ -33,7 +33,7 @@ use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
@@ -60,6 +60,8 @@ pub struct Outward<'a> {
     pub trace: &'a Trace,
     pub request_id: &'a HeaderValue,
     pub rules: &'a Arc<HeaderRules>,
+    /// By the same rules.
+    pub cleansed: Cleansed,
     /// `limits.body_bytes`; `None`: the app's business.
     pub body_bytes_max: Option<u64>,
     /// Takes the app's early hints; `None` where the client cannot be told.
@@ -156,7 +158,7 @@ impl Exchange<'_> {
         request: Request<RequestBody>,
         request_id: &HeaderValue,
     ) -> Result<Response<Body>, UpstreamError> {
-        let offer = offer(self.app, request.headers());
+        let (offer, method) = (offer(self.app, &request), request.method().clone());
         let mut lease = pool.lease(self.app, offer).await?;
         let response = match self.exchange(&mut lease, request).await {
             Exchanged::Answered(response) => response,
@@ -174,7 +176,9 @@ impl Exchange<'_> {
         if !is_final(head.status) {
             return Err(UpstreamError::malformed("the app switched protocols without being asked"));
         }
-        headers::inward(&mut head.headers, request_id)?;
+        // an app that sends what must not come would send it where the next answer begins
+        let lease = (!headers::announces_no_body(&head, &method)).then_some(lease);
+        headers::inward(&mut head, request_id)?;
         let unasked = if head.status.is_client_error() || head.status.is_server_error() {
             self.progress.unasked()
         } else {
@@ -201,13 +205,13 @@ impl Exchange<'_> {
         let (mut head, incoming) = response.into_parts();
         upgrade.check(&head)?;
         if head.status != StatusCode::SWITCHING_PROTOCOLS {
-            headers::inward(&mut head.headers, outward.request_id)?;
-            return Ok(Response::from_parts(head, Body::app(incoming, lease, None)));
+            headers::inward(&mut head, outward.request_id)?;
+            return Ok(Response::from_parts(head, Body::app(incoming, Some(lease), None)));
         }
         // a 101 has no body, whatever it says of one
         head.headers.remove(CONTENT_LENGTH);
         head.headers.remove(TRANSFER_ENCODING);
-        headers::inward(&mut head.headers, outward.request_id)?;
+        headers::inward(&mut head, outward.request_id)?;
         let client = upgrade.agree(&mut head);
         pool.tunnels.open(client, app, outward.place);
         Ok(Response::from_parts(head, Body::empty()))
@@ -243,12 +247,12 @@ impl Exchange<'_> {
 }
 
 /// gRPC needs HTTP/2; what else a plain-text app speaks cannot be asked.
-fn offer(app: &App, headers: &HeaderMap) -> Offer {
+fn offer(app: &App, request: &Request<RequestBody>) -> Offer {
     match (app.settings.protocol, &app.url) {
         (Protocol::Http1, _) => Offer::Http1,
         (Protocol::Http2, _) => Offer::Http2,
         (Protocol::Auto, UpstreamUrl::Https(_)) => Offer::Either,
-        (Protocol::Auto, _) if is_grpc(headers) => Offer::Http2,
+        (Protocol::Auto, _) if *request.method() == Method::POST && is_grpc(request.headers()) => Offer::Http2,
         (Protocol::Auto, _) => Offer::Http1,
     }
 }

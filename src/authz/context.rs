@@ -374,7 +374,9 @@ fn auth_json(auth: &AuthFacts, ty: &AttrType) -> Value {
 /// A declared header, `_` in its declared name standing for `-` (a Cedar field name cannot hold one unquoted).
 fn header_values(headers: &HeaderMap, name: &str) -> Result<Vec<String>, Refusal> {
     let wire = name.replace('_', "-");
-    let twin = |other: &str| other.len() == wire.len() && other != wire && other.replace('_', "-") == wire;
+    // what servers that turn headers into variables make one name of
+    let same = |(theirs, ours): (u8, u8)| theirs == ours || (ours == b'-' && !theirs.is_ascii_alphanumeric());
+    let twin = |other: &str| other.len() == wire.len() && other != wire && other.bytes().zip(wire.bytes()).all(same);
     if let Some(other) = headers.keys().find(|k| twin(k.as_str())) {
         // the app may read either spelling as the same header
         return Err(Refusal::new(

@@ -19,7 +19,7 @@ const PROTO: &str = "x-forwarded-proto";
 const NAMED_HOST: &str = "x-forwarded-host";
 
 /// What one kind of header says; `None` where it is silent.
-#[derive(Default)]
+#[derive(Default, PartialEq)]
 struct Said {
     source_ip: Option<IpAddr>,
     scheme: Option<Scheme>,
@@ -42,13 +42,7 @@ pub fn client_facts(
 ) -> Result<ClientFacts, Refusal> {
     let (peer, scheme) = (direct.0.to_canonical(), direct.1);
     let said = if is_trusted(peer, trusted) {
-        let old = x_forwarded(headers, trusted)?;
-        let new = rfc_7239(headers, trusted)?;
-        Said {
-            source_ip: agreed(old.source_ip, new.source_ip)?,
-            scheme: agreed(old.scheme, new.scheme)?,
-            host: agreed(old.host, new.host)?,
-        }
+        agreed(x_forwarded(headers, trusted)?, rfc_7239(headers, trusted)?)?
     } else {
         Said::default()
     };
@@ -62,10 +56,14 @@ pub fn client_facts(
     })
 }
 
-fn agreed<T: PartialEq>(old: Option<T>, new: Option<T>) -> Result<Option<T>, Refusal> {
-    match (old, new) {
-        (Some(old), Some(new)) if old != new => Err(invalid("`Forwarded` and `X-Forwarded-*` disagree")),
-        (old, new) => Ok(old.or(new)),
+/// SECURITY: where both are there they must say the same of everything. On what one is silent about, the other may be
+/// the client's own.
+fn agreed(old: Said, new: Said) -> Result<Said, Refusal> {
+    match (old == Said::default(), new == Said::default()) {
+        (_, true) => Ok(old),
+        (true, _) => Ok(new),
+        _ if old == new => Ok(old),
+        _ => Err(invalid("`Forwarded` and `X-Forwarded-*` disagree")),
     }
 }
 
@@ -325,9 +323,13 @@ mod tests {
             headers.extend_from_slice(old);
             facts_from("10.0.0.1", &headers, Scheme::Http)
         };
-        assert!(both("for=1.2.3.4;proto=https", &[("x-forwarded-for", "1.2.3.4")]).is_ok());
+        let same = [("x-forwarded-for", "1.2.3.4"), ("x-forwarded-proto", "https")];
+        assert!(both("for=1.2.3.4;proto=https", &same).is_ok());
         for (new, old) in [
             ("for=1.2.3.4", ("x-forwarded-for", "1.2.3.5")),
+            ("for=1.2.3.4;proto=https", ("x-forwarded-for", "1.2.3.4")),
+            ("for=1.2.3.4;host=b.test", ("x-forwarded-for", "1.2.3.4")),
+            ("for=1.2.3.4", ("x-forwarded-host", "b.test")),
             ("for=1.2.3.4;proto=https", ("x-forwarded-proto", "http")),
             ("for=1.2.3.4;host=a.test", ("x-forwarded-host", "b.test")),
         ] {

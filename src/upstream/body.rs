@@ -200,11 +200,12 @@ impl Body {
         self
     }
 
-    pub(super) fn app(incoming: Incoming, lease: Lease, unasked: Option<Unasked>) -> Self {
+    /// Without a lease the connection is not used again.
+    pub(super) fn app(incoming: Incoming, lease: Option<Lease>, unasked: Option<Unasked>) -> Self {
         let mut body = Self {
             kind: Kind::App {
                 incoming,
-                lease: Some(lease),
+                lease,
                 unasked,
             },
             place: None,

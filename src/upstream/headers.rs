@@ -7,7 +7,8 @@
 use std::borrow::Cow;
 
 use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::response::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use smallvec::SmallVec;
 
@@ -87,6 +88,27 @@ impl HeaderRules {
     }
 }
 
+/// Proof that a head holds nothing that the app would not get: what is decided on is what is forwarded.
+#[derive(Debug)]
+pub struct Cleansed(());
+
+/// Removes what the client says only to this hop, and what only the gate may say. SECURITY: before anything is decided,
+/// or a policy would see a header that `Connection` then takes away from the app. What frames the body or asks for an
+/// upgrade stays for `outward`.
+pub fn cleanse(headers: &mut HeaderMap, rules: &HeaderRules) -> Cleansed {
+    let kept = [HOST, CONNECTION, UPGRADE, TE, TRANSFER_ENCODING, CONTENT_LENGTH];
+    let named = tokens(headers, &CONNECTION).filter_map(|name| HeaderName::from_bytes(name).ok());
+    let named: SmallVec<[HeaderName; 4]> = named.filter(|name| !kept.contains(name)).collect();
+    for name in named {
+        headers.remove(name);
+    }
+    let claimed: SmallVec<[HeaderName; 8]> = headers.keys().filter(|name| rules.claims_ours(name)).cloned().collect();
+    for name in claimed {
+        headers.remove(name);
+    }
+    Cleansed(())
+}
+
 /// Servers that turn headers into variables make one name of `-`, `_`, `.` and the like.
 fn normalised(name: &str) -> Cow<'_, str> {
     if name
@@ -119,14 +141,11 @@ fn is_framing_or_credential(name: &HeaderName) -> bool {
     known.contains(name) || HOP_BY_HOP.contains(&name.as_str())
 }
 
-/// The head the app sees. Needs the permit because its values are the permit's.
+/// The head the app sees, of one that was cleansed. Needs the permit because its values are the permit's.
 pub(super) fn outward(headers: &mut HeaderMap, permit: Permit, to: &Outward<'_>) {
+    let Cleansed(()) = to.cleansed;
     remove_hop_by_hop(headers);
     headers.remove(CONTENT_LENGTH);
-    let claimed: SmallVec<[HeaderName; 8]> = headers.keys().filter(|name| to.rules.claims_ours(name)).cloned().collect();
-    for name in claimed {
-        headers.remove(name);
-    }
     if to.rules.authorization == Credential::Strip {
         headers.remove(AUTHORIZATION);
     }
@@ -140,11 +159,25 @@ pub(super) fn outward(headers: &mut HeaderMap, permit: Permit, to: &Outward<'_>)
 /// # Errors
 /// A head whose body's end two readers could see in two places. SECURITY: hyper's client takes the chunked framing and
 /// keeps the length, its server would frame by the length: the client's connection would be out of step.
-pub(super) fn inward(headers: &mut HeaderMap, request_id: &HeaderValue) -> Result<(), UpstreamError> {
+pub(super) fn inward(answer: &mut Parts, request_id: &HeaderValue) -> Result<(), UpstreamError> {
+    let headers = &mut answer.headers;
     check_framing(headers)?;
     remove_hop_by_hop(headers);
+    if answer.status == StatusCode::NO_CONTENT {
+        // RFC 9110, 8.6
+        headers.remove(CONTENT_LENGTH);
+    }
     headers.insert(&X_REQUEST_ID, request_id.clone());
     Ok(())
+}
+
+/// Whether an answer announces a body to a request, or with a status, that has none: an app that sends it all the same
+/// sends it where the next answer should begin.
+pub(super) fn announces_no_body(answer: &Parts, method: &Method) -> bool {
+    let bodiless = *method == Method::HEAD || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&answer.status);
+    let length = answer.headers.get(CONTENT_LENGTH);
+    let announced = answer.headers.contains_key(TRANSFER_ENCODING) || length.is_some_and(|length| length != "0");
+    bodiless && announced
 }
 
 fn check_framing(headers: &HeaderMap) -> Result<(), UpstreamError> {
@@ -285,6 +318,8 @@ fn set_client(headers: &mut HeaderMap, to: &Outward<'_>) {
     set(headers, &FORWARDED_FOR, &address);
     headers.insert(&FORWARDED_PROTO, HeaderValue::from_static(scheme));
     set(headers, &FORWARDED_HOST, &host);
+    // the host that was decided on, also where a trusted proxy named another than it sent
+    set(headers, &HOST, &host);
     headers.insert(&FORWARDED_PORT, HeaderValue::from(client.port));
     headers.insert(&X_REQUEST_ID, to.request_id.clone());
     headers.insert(&TRACEPARENT, to.trace.traceparent());

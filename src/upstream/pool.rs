@@ -19,6 +19,7 @@ use super::http2::{CONNECTIONS_MAX, Shared, Stream};
 use super::transport::{Offer, Speaks, Transport, dial};
 use super::tunnel::Tunnels;
 use super::{Failure, RequestBody, UpstreamError};
+use crate::config::Protocol;
 
 /// Unused HTTP/1.1 connections kept per upstream and thread.
 pub const IDLE_CONNECTIONS_MAX: usize = 256;
@@ -254,8 +255,14 @@ async fn reach(app: &App, offer: Offer) -> Result<Reached, UpstreamError> {
     let Some(attempt) = app.circuit.attempt() else {
         return Err(UpstreamError::unavailable(Failure::CircuitOpen));
     };
+    // in plain text a caller's content type chose HTTP/2: that an app does not speak it says nothing of whether it is there
+    let chosen = app.settings.protocol == Protocol::Auto && offer == Offer::Http2;
+    let mut attempt = Some(attempt);
     let reaching = async {
         let (transport, speaks) = dial(app, offer).await?;
+        if let Some(attempt) = attempt.take_if(|_| chosen) {
+            attempt.succeeded();
+        }
         match speaks {
             Speaks::Http1 => handshake(app, transport).await.map(Box::new).map(Reached::Http1),
             Speaks::Http2 => Shared::handshake(app, transport).await.map(Reached::Http2),
@@ -265,9 +272,10 @@ async fn reach(app: &App, offer: Offer) -> Result<Reached, UpstreamError> {
         Ok(reached) => reached,
         Err(_elapsed) => Err(UpstreamError::unavailable(Failure::ConnectTimeout)),
     };
-    match &reached {
-        Ok(_) => attempt.succeeded(),
-        Err(error) => attempt.failed(&error.cause()),
+    match (attempt, &reached) {
+        (Some(attempt), Ok(_)) => attempt.succeeded(),
+        (Some(attempt), Err(error)) => attempt.failed(&error.cause()),
+        (None, _) => {}
     }
     reached
 }

@@ -77,7 +77,7 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
         let hinted = Rc::clone(&hinted);
         async move {
             assert!(request.uri().path() != "/panic", "on purpose");
-            let (parts, body) = request.into_parts();
+            let (mut parts, body) = request.into_parts();
             let request_id = request::request_id(&parts.headers);
             let style = answer::Style::of(&parts.method, &parts.headers);
             let answer = answer::Answer {
@@ -99,6 +99,7 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
                 Err(refusal) => return answer::refused(&refusal, &answer),
             };
             let trace = Trace::from_headers(&parts.headers);
+            let cleansed = cleanse(&mut parts.headers, &rules);
             let outward = Outward {
                 upstream: &upstream,
                 path: &path,
@@ -107,6 +108,7 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
                 trace: &trace,
                 request_id: &request_id,
                 rules: &rules,
+                cleansed,
                 body_bytes_max,
                 early: Some(&|headers| hinted.borrow_mut().push(headers)),
                 place: link,

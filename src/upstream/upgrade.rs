@@ -93,8 +93,9 @@ fn is_upgradable(token: &HeaderValue) -> bool {
     let plain = lower
         .iter()
         .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~/".contains(b));
-    let name = lower.split(|b| *b == b'/').next().unwrap_or_default();
-    plain && !lower.is_empty() && !matches!(name, b"h2" | b"h2c" | b"h3" | b"http" | b"tls")
+    let others = [b"h2".as_slice(), b"h3", b"http", b"spdy", b"tls"];
+    let is_other = |part: &[u8]| others.iter().any(|other| part.starts_with(other));
+    plain && !lower.is_empty() && !lower.split(|b| *b == b'/').any(is_other)
 }
 
 impl Upgrade {
@@ -215,6 +216,9 @@ mod tests {
             "a b",
             "websocket, h2c",
             "a,b",
+            "h2c-14",
+            "spdy/3.1",
+            "websocket/h2c",
         ] {
             assert_eq!(asked(&[named, ("upgrade", refused)]), None, "{refused}");
         }

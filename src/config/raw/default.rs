@@ -53,6 +53,8 @@ pub fn strip_headers() -> Vec<String> {
         "x-cluster-client-ip",
         "true-client-ip",
         "cf-connecting-ip",
+        "x-envoy-original-path",
+        "proxy",
     ]
     .map(str::to_owned)
     .to_vec()
