@@ -46,11 +46,12 @@ struct Text<'a> {
 }
 
 impl Style {
-    /// gRPC is always a POST. A page only for a navigation: GET, asks for HTML, and not `fetch`.
+    /// A page only for a navigation: GET, asks for HTML, and not `fetch`. Nothing that says 200 for CONNECT: whoever is in
+    /// between would take it for a tunnel.
     pub fn of(method: &Method, headers: &HeaderMap) -> Self {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let is_grpc = |kind: &str| kind == "application/grpc" || kind.starts_with("application/grpc+");
-        if *method == Method::POST && text(CONTENT_TYPE).is_some_and(is_grpc) {
+        if *method != Method::CONNECT && text(CONTENT_TYPE).is_some_and(is_grpc) {
             return Self::Grpc;
         }
         let wants_html = text(ACCEPT).is_some_and(|accept| accept.contains("text/html"));

@@ -279,7 +279,8 @@ impl<H> Conversation<H> {
         F: Future<Output = Response<Body>> + 'static,
     {
         let busy = activity.request(request.version());
-        let answer = (self.handler)(request, Rc::clone(&self.link));
+        // on the heap, once: every future around it would hold it twice, and a stream that only sends holds it to its end
+        let answer = Box::pin((self.handler)(request, Rc::clone(&self.link)));
         let (front, shutdown) = (Rc::clone(&self.front), self.shutdown.clone());
         async move {
             match caught(answer).await {

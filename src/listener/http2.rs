@@ -11,23 +11,25 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, HeaderName, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, Request, Response};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, Method, Request, Response};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::watched::{Activity, Patience, Quiet, Watched};
+use super::watched::{Activity, Answering, Patience, Quiet, Watched};
 use super::{Conversation, Front, Link, Rejected, forced};
 use crate::lifecycle::Shutdown;
 use crate::upstream::Body;
 
 /// Bytes of one request's body that may wait in memory: the client's window per stream.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
-/// The same for all streams of a connection together.
-const CONNECTION_WINDOW_BYTES: u32 = 512 * 1024;
+/// The same for all streams of a connection together. h2 ends a connection on which small frames wait, each counted as
+/// up to 256 bytes, for more than half of it: room for some 2,000 messages of a few bytes.
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Bytes of one answer that may wait for the client's window.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// Largest frame taken; HTTP/2's own minimum.
@@ -36,6 +38,8 @@ const FRAME_BYTES: u32 = 16 * 1024;
 const RESETS_PENDING_MAX: usize = 20;
 /// Streams that broke a rule and were reset for it; more end the connection.
 const RESETS_FOR_ERRORS_MAX: usize = 64;
+/// Memory of the task that answers one stream, but for the buffers above and the answer itself.
+const STREAM_BYTES_MAX: usize = 4 * 1024;
 /// How long a client may take to close a connection on which it was told to leave and nothing is being answered.
 const GOODBYE_PATIENCE: Duration = Duration::from_secs(5);
 /// They have no meaning in HTTP/2, and an answer that has them is malformed there.
@@ -52,6 +56,7 @@ const CONNECTION_HEADERS: [HeaderName; 5] = [
 #[derive(Clone)]
 struct Beside {
     link: Rc<Link>,
+    front: Rc<Front>,
     activity: Arc<Activity>,
 }
 
@@ -60,10 +65,23 @@ where
     F: Future + 'static,
 {
     fn execute(&self, future: F) {
-        let busy = self.activity.busy();
+        // what a client gets for one small frame; the futures around this one hold it several times over
+        const { assert!(size_of::<F>() <= STREAM_BYTES_MAX) };
+        let (busy, patience) = (self.activity.task_of_request(), self.front.patience.send);
+        let (front, peer) = (Rc::clone(&self.front), self.link.peer);
         self.link.spawn(async move {
-            let _nothing_to_say = future.await;
-            drop(busy);
+            let mut future = pin!(future);
+            loop {
+                tokio::select! {
+                    biased;
+                    _nothing_to_say = future.as_mut() => return,
+                    () = tokio::time::sleep(patience) => {}
+                }
+                // others of the connection may be read: only this stream is reset
+                if busy.is_stalled(patience) {
+                    return front.reject(Rejected::SendTimeout, peer);
+                }
+            }
         });
     }
 }
@@ -78,17 +96,20 @@ where
     let (front, shutdown) = (&conversation.front, &conversation.shutdown);
     let activity = Activity::http2();
     let watched = TokioIo::new(Watched::http2(stream, Arc::clone(&activity)));
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
+        let is_head = *request.method() == Method::HEAD;
         let answer = conversation.answer(request, &activity);
         async move {
             answer.await.map(|mut response| {
                 strip_connection_headers(response.headers_mut());
-                response
+                // over HTTP/1 the library does this
+                if is_head { without_content(response) } else { response }
             })
         }
     });
     let beside = Beside {
         link: Rc::clone(&conversation.link),
+        front: Rc::clone(front),
         activity: Arc::clone(&activity),
     };
     let mut connection = pin!(settings(front, beside).serve_connection(watched, service));
@@ -174,6 +195,15 @@ fn settings(front: &Front, beside: Beside) -> http2::Builder<Beside> {
         // WebSocket over HTTP/2, RFC 8441
         .enable_connect_protocol();
     builder
+}
+
+/// The answer to a HEAD: as long as it says, and empty.
+fn without_content(mut response: Response<Answering>) -> Response<Answering> {
+    let length = response.body().size_hint().exact().filter(|length| *length > 0);
+    if let Some(length) = length {
+        response.headers_mut().entry(CONTENT_LENGTH).or_insert(length.into());
+    }
+    response.map(Answering::without_content)
 }
 
 fn strip_connection_headers(headers: &mut HeaderMap) {

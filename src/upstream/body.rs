@@ -194,9 +194,10 @@ impl Body {
         }
     }
 
-    /// Keeps the request's place until the body has ended or was dropped.
+    /// Keeps the request's place until the app's answer has ended or was dropped. The gate's own answers are small and
+    /// there already: a client that does not take them costs no other its turn.
     pub fn holding(mut self, place: Option<Place>) -> Self {
-        self.place = place;
+        self.place = place.filter(|_| matches!(self.kind, Kind::App { .. }));
         self
     }
 

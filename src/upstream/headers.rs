@@ -96,7 +96,17 @@ pub struct Cleansed(());
 /// or a policy would see a header that `Connection` then takes away from the app. What frames the body or asks for an
 /// upgrade stays for `outward`.
 pub fn cleanse(headers: &mut HeaderMap, rules: &HeaderRules) -> Cleansed {
-    let kept = [HOST, CONNECTION, UPGRADE, TE, TRANSFER_ENCODING, CONTENT_LENGTH];
+    let kept = [
+        HOST,
+        CONNECTION,
+        UPGRADE,
+        TE,
+        TRANSFER_ENCODING,
+        CONTENT_LENGTH,
+        // for the gate, which no policy reads
+        AUTHORIZATION,
+        COOKIE,
+    ];
     let named = tokens(headers, &CONNECTION).filter_map(|name| HeaderName::from_bytes(name).ok());
     let named: SmallVec<[HeaderName; 4]> = named.filter(|name| !kept.contains(name)).collect();
     for name in named {

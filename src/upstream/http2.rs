@@ -33,8 +33,13 @@ const SETTINGS_INTERVAL: Duration = Duration::from_millis(1);
 pub(super) const CONNECTIONS_MAX: usize = 8;
 /// What an app may send on one stream before its reader has taken any of it.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
-/// All streams together: no slow reader takes another's share.
-const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * 100;
+/// All streams together: no slow reader takes another's share. Memory is bounded by the streams' windows; this one also
+/// bounds how many small frames may wait (h2 counts each as up to 256 bytes against half of it, and ends the connection
+/// beyond), so it has room for every stream full of frames of a dozen bytes.
+const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * 100 * 48;
+/// Streams given up before their end (a client went away), after which a connection gets no new ones. Apps end a
+/// connection with many, and with it the requests of clients who stayed.
+const RESETS_MAX: u32 = 100;
 /// Of a request's body, per stream.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 const FRAME_BYTES: u32 = 16 * 1024;
@@ -64,6 +69,7 @@ pub(super) struct Shared {
     open: Cell<usize>,
     unused_since: Cell<Instant>,
     used: Cell<bool>,
+    resets: Cell<u32>,
 }
 
 /// `None` once it ended.
@@ -76,6 +82,7 @@ pub(super) struct Stream {
     /// Whether an earlier request used the connection, so that its death says nothing about this one.
     pub reused: bool,
     shared: Rc<Shared>,
+    ended: bool,
 }
 
 impl Shared {
@@ -104,6 +111,7 @@ impl Shared {
             open: Cell::new(0),
             unused_since: Cell::new(Instant::now()),
             used: Cell::new(false),
+            resets: Cell::new(0),
         });
         // with TLS 1.3 an app that does not like the gate's certificate says so only after the handshake
         let over = if app.tls.is_some() { Failure::Tls } else { Failure::Connect };
@@ -136,6 +144,11 @@ impl Shared {
         self.sender.is_closed()
     }
 
+    /// What is in use of it goes on.
+    pub fn is_worn(&self) -> bool {
+        self.resets.get() >= RESETS_MAX
+    }
+
     /// Streams in use.
     pub fn load(&self) -> usize {
         self.open.get()
@@ -155,6 +168,7 @@ impl Shared {
             sender: self.sender.clone(),
             reused: self.used.replace(true),
             shared: Rc::clone(self),
+            ended: false,
         }
     }
 }
@@ -170,9 +184,19 @@ async fn drive(connection: Rc<RefCell<Driven>>) {
     drop(connection.take());
 }
 
+impl Stream {
+    /// The answer was read to its end.
+    pub fn end(mut self) {
+        self.ended = true;
+    }
+}
+
 impl Drop for Stream {
     fn drop(&mut self) {
         let shared = &self.shared;
+        if !self.ended {
+            shared.resets.set(shared.resets.get().saturating_add(1));
+        }
         shared.open.set(shared.open.get().saturating_sub(1));
         shared.unused_since.set(Instant::now());
     }

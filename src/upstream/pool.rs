@@ -197,7 +197,7 @@ impl Slot {
 
     /// A stream where there is room. With every connection there may be, also where there is none: it waits.
     fn stream(&mut self) -> Option<Stream> {
-        self.shared.retain(|shared| !shared.is_closed());
+        self.shared.retain(|shared| !shared.is_closed() && !shared.is_worn());
         let least = self.shared.iter().min_by_key(|shared| shared.load())?;
         // filled one after the other, so that surplus ones age and go
         let free = self.shared.iter().find(|shared| shared.has_room());
@@ -222,7 +222,7 @@ impl Lease {
     pub fn give_back(self) {
         match self {
             Self::Http1(exclusive) => exclusive.give_back(),
-            Self::Http2(stream) => drop(stream),
+            Self::Http2(stream) => stream.end(),
         }
     }
 }

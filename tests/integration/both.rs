@@ -123,7 +123,7 @@ impl Ask {
     }
 }
 
-fn start(method: &str, target: &[u8]) -> Vec<Field> {
+pub fn start(method: &str, target: &[u8]) -> Vec<Field> {
     vec![
         field(":method", method),
         field(":scheme", "http"),

@@ -19,6 +19,7 @@
 )]
 
 mod app_failures;
+mod attacks;
 mod audit;
 mod authorize;
 mod both;

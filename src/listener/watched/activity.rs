@@ -88,11 +88,21 @@ struct Task {
     waker: Option<Waker>,
     /// An informational head that is still to be written, and for which request.
     hint: Option<(u64, Vec<u8>)>,
+    /// Of the HTTP/2 request that came last, until its task begins.
+    waiting: Option<Arc<Waiting>>,
 }
+
+/// Since when one HTTP/2 answer has something to send and is not asked for it, as all times of its `Activity`; 0: it is.
+#[derive(Debug, Default)]
+struct Waiting(AtomicU64);
 
 /// One request being answered.
 #[derive(Debug)]
-pub(in crate::listener) struct Busy(Arc<Activity>);
+pub(in crate::listener) struct Busy {
+    activity: Arc<Activity>,
+    /// Only of HTTP/2.
+    waiting: Option<Arc<Waiting>>,
+}
 
 /// Sends `103 Early Hints` for one HTTP/1.1 request, while it has no answer.
 #[derive(Clone, Debug)]
@@ -136,10 +146,18 @@ impl Activity {
         })
     }
 
-    /// Something is going on that is no answer's body: a tunnel.
-    pub fn busy(self: &Arc<Self>) -> Busy {
+    /// The task of the request that came last: of one with a tunnel it outlives the answer.
+    pub fn task_of_request(self: &Arc<Self>) -> Busy {
+        let waiting = self.task().waiting.take();
+        self.busy_with(waiting)
+    }
+
+    fn busy_with(self: &Arc<Self>, waiting: Option<Arc<Waiting>>) -> Busy {
         self.busy.fetch_add(1, Ordering::Relaxed);
-        Busy(Arc::clone(self))
+        Busy {
+            activity: Arc::clone(self),
+            waiting,
+        }
     }
 
     pub fn request(self: &Arc<Self>, version: Version) -> Busy {
@@ -147,8 +165,11 @@ impl Activity {
         self.informable.store(version == Version::HTTP_11, Ordering::Relaxed);
         if self.kind == Kind::Http1 {
             self.head.store(0, Ordering::Relaxed);
+            return self.busy_with(None);
         }
-        self.busy()
+        let waiting = Arc::<Waiting>::default();
+        self.task().waiting = Some(Arc::clone(&waiting));
+        self.busy_with(Some(waiting))
     }
 
     /// Whether nothing was ever asked.
@@ -327,9 +348,30 @@ impl Activity {
     }
 }
 
+impl Busy {
+    /// Whether the answer has waited for so long to be asked for more: the client keeps this stream's window shut.
+    pub fn is_stalled(&self, patience: Duration) -> bool {
+        let since = self.waiting.as_ref().map_or(0, |waiting| waiting.0.load(Ordering::Relaxed));
+        let waited = Duration::from_micros(self.activity.now().saturating_sub(since));
+        since > 0 && waited >= patience
+    }
+
+    fn wait(&self) {
+        if let Some(waiting) = &self.waiting {
+            waiting.0.store(self.activity.now(), Ordering::Relaxed);
+        }
+    }
+
+    fn asked(&self) {
+        if let Some(waiting) = &self.waiting {
+            waiting.0.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Drop for Busy {
     fn drop(&mut self) {
-        let activity = &self.0;
+        let activity = &self.activity;
         // the time first: whoever sees no request must not see an old time
         activity.idle.store(activity.now(), Ordering::Relaxed);
         if activity.kind == Kind::Http1 && activity.partial.load(Ordering::Relaxed) {
@@ -389,6 +431,9 @@ pub(in crate::listener) struct Answering {
 
 impl Answering {
     pub fn new(body: Body, busy: Busy) -> Self {
+        if !body.is_end_stream() {
+            busy.wait();
+        }
         Self {
             body,
             busy,
@@ -396,9 +441,17 @@ impl Answering {
         }
     }
 
+    /// The answer to a HEAD, whatever was made for it.
+    pub fn without_content(mut self) -> Self {
+        self.body = Body::empty();
+        self.busy.asked();
+        self
+    }
+
     fn asked(&mut self) {
+        self.busy.asked();
         if std::mem::take(&mut self.given) {
-            self.busy.0.given.fetch_sub(1, Ordering::Relaxed);
+            self.busy.activity.given.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -418,7 +471,8 @@ impl HttpBody for Answering {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.is_data()) {
             self.given = true;
-            self.busy.0.given.fetch_add(1, Ordering::Relaxed);
+            self.busy.wait();
+            self.busy.activity.given.fetch_add(1, Ordering::Relaxed);
         }
         polled
     }
