@@ -54,6 +54,16 @@ pub struct ClientFacts {
     /// The host the client asked for, as `Target::host`.
     pub host: String,
     pub port: u16,
+    pub named_by: NamedBy,
+}
+
+/// Where the host of a request was read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum NamedBy {
+    /// `Host` itself.
+    Host,
+    /// What a trusted proxy forwarded.
+    Proxy,
 }
 
 /// One hop of a W3C trace: the caller's trace (or a new one) with our own span.

@@ -10,7 +10,7 @@ use http::header::FORWARDED;
 use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
 
-use super::{ClientFacts, Target, authority, invalid, only};
+use super::{ClientFacts, NamedBy, Target, authority, invalid, only};
 use crate::denial::Refusal;
 use crate::types::Scheme;
 
@@ -47,12 +47,14 @@ pub fn client_facts(
         Said::default()
     };
     let scheme = said.scheme.unwrap_or(scheme);
+    let named_by = if said.host.is_some() { NamedBy::Proxy } else { NamedBy::Host };
     let (host, port) = said.host.unwrap_or_else(|| (target.host.clone(), target.port));
     Ok(ClientFacts {
         source_ip: said.source_ip.unwrap_or(peer),
         scheme,
         host,
         port: port.unwrap_or_else(|| scheme.default_port()),
+        named_by,
     })
 }
 

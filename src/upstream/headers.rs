@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 use super::{Outward, UpstreamError};
 use crate::authz::Permit;
 use crate::config::Upstream;
-use crate::request::{TRACEPARENT, TRACESTATE, X_REQUEST_ID, uuid_value};
+use crate::request::{NamedBy, TRACEPARENT, TRACESTATE, X_REQUEST_ID, uuid_value};
 
 /// Controls, non-ASCII (always), and what would end or fake an item of a list.
 const ENCODED: &AsciiSet = &CONTROLS.add(b',').add(b'%');
@@ -328,8 +328,10 @@ fn set_client(headers: &mut HeaderMap, to: &Outward<'_>) {
     set(headers, &FORWARDED_FOR, &address);
     headers.insert(&FORWARDED_PROTO, HeaderValue::from_static(scheme));
     set(headers, &FORWARDED_HOST, &host);
-    // the host that was decided on, also where a trusted proxy named another than it sent
-    set(headers, &HOST, &host);
+    if client.named_by == NamedBy::Proxy {
+        // SECURITY: the app gets the host that was decided on
+        set(headers, &HOST, &host);
+    }
     headers.insert(&FORWARDED_PORT, HeaderValue::from(client.port));
     headers.insert(&X_REQUEST_ID, to.request_id.clone());
     headers.insert(&TRACEPARENT, to.trace.traceparent());

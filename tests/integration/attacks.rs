@@ -124,7 +124,7 @@ fn a_refused_head_has_no_content_over_http2() {
 
 #[test]
 fn streams_whose_window_stays_shut_are_reset_and_hold_no_place_for_long() {
-    let limits = "limits: { workers: 2, drain_timeout: 1s, requests: 8, send_timeout: 1s }";
+    let limits = "limits: { workers: 2, drain_timeout: 1s, requests: 8, send_timeout: 3s }";
     let gate = open_portal().config(limits).start();
     let mut client = shut(&gate);
     // the gate's own answers are no place's worth
