@@ -108,6 +108,7 @@ impl Worker {
             method: request.method().clone(),
             path,
             route: None,
+            client: None,
             status: None,
         });
         let mut progress = Progress {
@@ -143,7 +144,7 @@ impl Worker {
         progress: &mut Progress,
     ) -> Result<Response<Body>, Stop> {
         let (mut head, body) = request.into_parts();
-        request::as_http1(&mut head)?;
+        request::as_http1(&mut head, self.gate.config.limits.header_bytes)?;
         progress.asked_with(&head.method);
         progress.origin = cors::origin(&head.headers);
         let target = request::check(&head)?;
@@ -155,6 +156,7 @@ impl Worker {
             &target,
             &self.gate.config.trusted_proxies,
         )?;
+        progress.from(client.source_ip);
         // refused below, where it is known which scripts may read that
         let turn = match place {
             Some(_) => self.gate.limits.check_address(client.source_ip),
@@ -289,7 +291,12 @@ impl Worker {
                 answer::refused(&refusal, answer)
             }
             Stop::Upstream(error) => {
-                tracing::warn!(decision_id = %progress.decision_id, error = %error, "no answer from the app");
+                // what clients can bring about at will must not fill the log
+                if error.is_news() {
+                    tracing::warn!(decision_id = %progress.decision_id, error = %error, cause = error.cause(), "no answer from the app");
+                } else {
+                    tracing::debug!(decision_id = %progress.decision_id, error = %error, "not forwarded");
+                }
                 match error {
                     UpstreamError::BodyTooLarge => progress.record.denied(Denial::RequestTooLarge),
                     UpstreamError::ClientBody => progress.record.denied(Denial::RequestInvalid),
@@ -370,6 +377,12 @@ impl Progress {
             && http.method != *method
         {
             http.method = method.clone();
+        }
+    }
+
+    fn from(&mut self, client: std::net::IpAddr) {
+        if let Some(http) = &mut self.record.record.http {
+            http.client = Some(client);
         }
     }
 

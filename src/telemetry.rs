@@ -16,6 +16,8 @@ const LOG_QUEUE_LINES: usize = 4096;
 /// How long the end of the process waits for the last lines.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 const DEFAULT_LEVEL: &str = "info";
+/// Crates that report, with paths of the machine that built them, what the gate reports itself.
+const SILENCED: &str = ",rustls_platform_verifier=off";
 
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
@@ -42,7 +44,8 @@ struct Lines(SyncSender<Message>);
 
 /// Starts the log. `filter` is the value of `CEDARGATE_LOG`.
 pub fn start(filter: Option<&str>) -> Result<Telemetry, TelemetryError> {
-    let filter = EnvFilter::try_new(filter.unwrap_or(DEFAULT_LEVEL)).map_err(TelemetryError::Filter)?;
+    let filter = filter.map_or_else(|| format!("{DEFAULT_LEVEL}{SILENCED}"), str::to_owned);
+    let filter = EnvFilter::try_new(filter).map_err(TelemetryError::Filter)?;
     let (sender, receiver) = sync_channel(LOG_QUEUE_LINES);
     std::thread::Builder::new()
         .name("log".to_owned())

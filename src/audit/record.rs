@@ -97,6 +97,8 @@ pub struct HttpFacts {
     pub method: http::Method,
     pub path: String,
     pub route: Option<Arc<str>>,
+    /// Whose request it is, as far as trusted proxies say; `None`: nobody could tell.
+    pub client: Option<std::net::IpAddr>,
     /// `None`: the client never got a head.
     pub status: Option<u16>,
 }

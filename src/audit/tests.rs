@@ -54,6 +54,7 @@ fn full_record() -> AuditRecord {
         http: Some(HttpFacts {
             method: http::Method::GET,
             path: "/".to_owned(),
+            client: None,
             route: None,
             status: Some(200),
         }),

@@ -312,6 +312,10 @@ fn an_upstream_speaks_what_its_url_and_protocol_say() {
         "upstream: { url: 'https://app', tls: { cert: a.pem } }",
         &["upstream.tls.cert: needs `key`"],
     );
+    bad(
+        "upstream: { url: 'http://app', tls: { ca: a.pem } }",
+        &["upstream.tls: is for an `https` URL"],
+    );
     let both = "upstream: { url: 'h2c://app' }\nportals: { a: { upstream: 'http://a' }, b: { upstream: { url: 'http://b', protocol: http1 } } }";
     let portals = good(both).portals.unwrap();
     let protocols: Vec<_> = portals.iter().map(|p| p.upstream.as_ref().unwrap().protocol).collect();

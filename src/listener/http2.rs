@@ -32,6 +32,8 @@ const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Bytes of one answer that may wait for the client's window.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// How much more of a head the library takes than `limits.header_bytes`: what it refuses itself, nobody can record.
+const HEADER_BYTES_MORE: usize = 16 * 1024;
 /// Largest frame taken; HTTP/2's own minimum.
 const FRAME_BYTES: u32 = 16 * 1024;
 /// Streams that a client opened and reset before they were looked at (rapid reset); more end the connection.
@@ -184,7 +186,7 @@ fn settings(front: &Front, beside: Beside) -> http2::Builder<Beside> {
     let mut builder = http2::Builder::new(beside);
     builder
         .max_concurrent_streams(front.streams)
-        .max_header_list_size(u32::try_from(front.header_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(front.header_bytes.saturating_add(HEADER_BYTES_MORE)).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .adaptive_window(false)

@@ -9,18 +9,21 @@ use http::{HeaderMap, HeaderValue, Method, Version};
 use hyper::ext::Protocol;
 
 use super::invalid;
-use crate::denial::Refusal;
+use crate::denial::{Denial, Refusal};
 
+/// What one field costs beside its name and value (RFC 9113, 6.5.2).
+const FIELD_BYTES: usize = 32;
 /// RFC 9113 8.2.2.
 const CONNECTION_SPECIFIC: [&str; 3] = ["keep-alive", "proxy-connection", "http2-settings"];
 
 /// Leaves an HTTP/1 request as it is. An upgrade keeps its `Protocol` among the extensions.
-pub fn as_http1(parts: &mut Parts) -> Result<(), Refusal> {
+pub fn as_http1(parts: &mut Parts, header_bytes_max: usize) -> Result<(), Refusal> {
     if parts.version != Version::HTTP_2 {
         // SECURITY: what only HTTP/2 can say must come from HTTP/2
         parts.extensions.remove::<Protocol>();
         return Ok(());
     }
+    check_size(parts, header_bytes_max)?;
     check_fields(&parts.headers)?;
     extended_connect(parts)?;
     if parts.uri.scheme().is_none() && parts.uri.authority().is_some() {
@@ -28,6 +31,22 @@ pub fn as_http1(parts: &mut Parts) -> Result<(), Refusal> {
     }
     one_authority(parts)?;
     join_cookies(&mut parts.headers);
+    Ok(())
+}
+
+/// As RFC 9113 counts. The library's own limit is a little higher, because its refusals leave no trace.
+fn check_size(parts: &Parts, max: usize) -> Result<(), Refusal> {
+    let fields = parts.headers.iter();
+    let fields: usize = fields
+        .map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES)
+        .sum();
+    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    if fields.saturating_add(target) > max {
+        return Err(Refusal::new(
+            Denial::HeadersTooLarge,
+            "the head is larger than `limits.header_bytes`",
+        ));
+    }
     Ok(())
 }
 
@@ -120,7 +139,7 @@ mod tests {
             "https://Shop.test:8443/x?q=1",
             &[("cookie", "a=1"), ("x-a", "1"), ("cookie", "b=2; c=3"), ("te", "trailers")],
         );
-        as_http1(&mut request).unwrap();
+        as_http1(&mut request, 4096).unwrap();
         assert_eq!(request.headers["host"], "Shop.test:8443");
         let cookies: Vec<_> = request.headers.get_all("cookie").iter().collect();
         assert_eq!(cookies, ["a=1; b=2; c=3"]);
@@ -143,7 +162,7 @@ mod tests {
             ("/", "u@a.test", false),
         ] {
             let mut request = parts("GET", uri, &[("host", host)]);
-            let outcome = as_http1(&mut request).and_then(|()| check(&request).map(drop));
+            let outcome = as_http1(&mut request, 4096).and_then(|()| check(&request).map(drop));
             assert_eq!(outcome.is_ok(), fine, "{uri} {host}");
         }
         for (uri, headers) in [
@@ -153,7 +172,7 @@ mod tests {
             ("http://a.test/", &[("host", "a.test"), ("host", "a.test")]),
         ] {
             let mut request = parts("GET", uri, headers);
-            let outcome = as_http1(&mut request).and_then(|()| check(&request).map(drop));
+            let outcome = as_http1(&mut request, 4096).and_then(|()| check(&request).map(drop));
             assert!(outcome.is_err(), "{uri} {headers:?}");
         }
     }
@@ -173,25 +192,25 @@ mod tests {
             ("x-a", " "),
         ] {
             let mut request = parts("GET", "http://a.test/", &[(name, value)]);
-            assert!(as_http1(&mut request).is_err(), "{name}: {value}");
+            assert!(as_http1(&mut request, 4096).is_err(), "{name}: {value}");
         }
     }
 
     #[test]
     fn a_connect_is_an_upgrade_or_nothing() {
         let mut plain = parts("CONNECT", "a.test:80", &[]);
-        assert!(as_http1(&mut plain).is_err());
+        assert!(as_http1(&mut plain, 4096).is_err());
         let mut upgrade = parts("CONNECT", "https://a.test/chat", &[]);
         upgrade.extensions.insert(Protocol::from_static("websocket"));
-        as_http1(&mut upgrade).unwrap();
+        as_http1(&mut upgrade, 4096).unwrap();
         assert_eq!((upgrade.method.as_str(), check(&upgrade).unwrap().path), ("GET", "/chat"));
         for broken in ["", "web socket", "web\r\nsocket", "a, b", "é"] {
             let mut upgrade = parts("CONNECT", "https://a.test/chat", &[]);
             upgrade.extensions.insert(Protocol::from_static(broken));
-            assert!(as_http1(&mut upgrade).is_err(), "{broken:?}");
+            assert!(as_http1(&mut upgrade, 4096).is_err(), "{broken:?}");
         }
         let mut odd = parts("GET", "https://a.test/chat", &[]);
         odd.extensions.insert(Protocol::from_static("websocket"));
-        assert!(as_http1(&mut odd).is_err());
+        assert!(as_http1(&mut odd, 4096).is_err());
     }
 }

@@ -28,7 +28,7 @@ pub enum Failure {
 
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
-    #[error("the app is not available (`{}`); check that it listens at `upstream.url`", reason.as_str())]
+    #[error("{}", reason.advice())]
     Unavailable {
         reason: Failure,
         source: Option<Box<dyn StdError + Send + Sync>>,
@@ -56,6 +56,28 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// For the operator: what happened and where to look.
+    const fn advice(self) -> &'static str {
+        match self {
+            Self::Connect => "no connection to the app; check that it listens at `upstream.url`",
+            Self::ConnectTimeout => {
+                "no connection to the app within `upstream.connect_timeout`; check `upstream.url` and the network"
+            }
+            Self::Tls => "no TLS connection to the app; check its certificate, `upstream.tls` and `upstream.protocol`",
+            Self::CircuitOpen => "the app could not be reached lately, and was not asked; see `upstream.circuit` in /status",
+            Self::Closed => {
+                "the app ended the connection before it answered; look at the app's log, and whether it wants a certificate"
+            }
+            Self::RefusedStream => "the app refused the HTTP/2 stream",
+            Self::Malformed => "the app's answer is no HTTP that can be passed on; check `upstream.protocol`",
+            Self::HeadersTooLarge => {
+                "the head of the app's answer is larger than `upstream.response_header_bytes`, or has more than 100 headers"
+            }
+        }
+    }
+}
+
 impl UpstreamError {
     pub(super) fn unavailable(reason: Failure) -> Self {
         Self::Unavailable { reason, source: None }
@@ -73,8 +95,17 @@ impl UpstreamError {
         Self::failed(Failure::Malformed, what)
     }
 
-    /// What a connection attempt failed of, for `/status`.
-    pub(super) fn cause(&self) -> String {
+    /// Whether it says something of the app that the log does not say already.
+    pub const fn is_news(&self) -> bool {
+        match self {
+            Self::Unavailable { reason, .. } => !matches!(reason, Failure::CircuitOpen),
+            Self::Timeout => true,
+            Self::BodyTooLarge | Self::ClientBody => false,
+        }
+    }
+
+    /// What it failed of, for the log and `/status`.
+    pub fn cause(&self) -> String {
         match self {
             Self::Unavailable {
                 reason,

@@ -176,3 +176,18 @@ fn a_burst_of_small_frames_within_the_window_is_a_body_like_any_other() {
     }
     assert_eq!(gate.app.last().body.len(), 18_000);
 }
+
+#[test]
+fn a_head_too_large_for_the_gate_is_recorded_over_http2_too() {
+    let gate = open_portal().start();
+    let mut fields = ask("GET", PAGE, &gate);
+    fields.push(field("x-large", "a".repeat(34_000)));
+    match Http2::open(gate.proxy).exchange(&fields, b"") {
+        Outcome::Answer(answer) => assert_eq!((answer.status, answer.code().as_str()), (431, "request_too_large")),
+        other => panic!("{other:?}"),
+    }
+    let record = gate.records(1).remove(0);
+    assert_eq!(record["reason"], "request_too_large");
+    assert_eq!(gate.get(PAGE, &gate.issuer.token("alice", &[])).status, 200);
+    assert_eq!(gate.records(2)[1]["http"]["client"], "127.0.0.1");
+}

@@ -20,7 +20,7 @@ impl Checker<'_> {
         let idle_timeout = self.timeout(&key("idle_timeout"), raw.idle_timeout);
         let strip_headers = self.strip_headers(&key("strip_headers"), &raw.strip_headers);
         let response_header_bytes = self.size(&key("response_header_bytes"), raw.response_header_bytes, HEADER_BYTES_MIN);
-        let tls = self.upstream_tls(&key("tls"), &raw.tls);
+        let tls = self.upstream_tls(&key("tls"), &raw.tls, raw.url.as_deref());
         let protocol = self.protocol(&key("protocol"), raw.protocol, raw.url.as_deref());
         let circuit = self.circuit(&key("circuit"), &raw.circuit);
         Some(Upstream {
@@ -57,7 +57,7 @@ impl Checker<'_> {
             None => base.response_header_bytes,
         };
         let tls = match &raw.tls {
-            Some(tls) => self.upstream_tls(&key("tls"), tls),
+            Some(tls) => self.upstream_tls(&key("tls"), tls, raw.url.as_deref()),
             None => Some(base.tls.clone()),
         };
         let protocol = match raw.protocol {
@@ -141,7 +141,8 @@ impl Checker<'_> {
         }
     }
 
-    fn upstream_tls(&mut self, section: &str, raw: &RawUpstreamTls) -> Option<UpstreamTls> {
+    fn upstream_tls(&mut self, section: &str, raw: &RawUpstreamTls, url: Option<&str>) -> Option<UpstreamTls> {
+        let is_https = url.is_none_or(|url| url.to_ascii_lowercase().starts_with("https:"));
         let key = |name: &str| format!("{section}.{name}");
         let ca = raw.ca.as_ref().map(|file| self.path(&key("ca"), file));
         let identity = match (&raw.cert, &raw.key) {
@@ -152,6 +153,13 @@ impl Checker<'_> {
                 Some(None)
             }
         };
+        let is_set = raw.ca.is_some() || raw.cert.is_some() || raw.server_name.is_some();
+        if is_set && !is_https {
+            self.error(
+                section,
+                "is for an `https` URL; this one is not, so nothing would be encrypted",
+            );
+        }
         if let Some(name) = &raw.server_name {
             self.not_blank(&key("server_name"), name);
         }
