@@ -96,11 +96,11 @@ impl Http1 {
                 later = self.held.split();
                 buf.put_slice(&later.split_to(later.len().min(buf.remaining())));
             } else if self.held.len() >= HELD_BYTES_MAX {
-                activity.attend(cx);
+                activity.attend_answer(cx);
                 return Poll::Pending;
             } else {
                 if self.framing.is_held() {
-                    activity.attend(cx);
+                    activity.attend_answer(cx);
                 }
                 ready!(Pin::new(&mut *stream).poll_read(cx, buf))?;
                 if buf.filled().len() == before {

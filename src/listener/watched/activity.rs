@@ -77,6 +77,8 @@ pub(in crate::listener) struct Activity {
     given: AtomicU32,
     /// Whether the guard ended what the client said.
     refused: AtomicBool,
+    /// Whether bytes are held back until the last request is answered.
+    holding: AtomicBool,
     /// Whether there is a hint in `task`.
     hinted: AtomicBool,
     task: Mutex<Task>,
@@ -141,6 +143,7 @@ impl Activity {
             stuck_written: AtomicU64::new(0),
             given: AtomicU32::new(0),
             refused: AtomicBool::new(false),
+            holding: AtomicBool::new(false),
             hinted: AtomicBool::new(false),
             task: Mutex::default(),
         })
@@ -183,7 +186,10 @@ impl Activity {
         let switched = status == http::StatusCode::SWITCHING_PROTOCOLS;
         self.switched.store(switched, Ordering::Relaxed);
         self.answers.fetch_add(1, Ordering::Relaxed);
-        self.wake();
+        // only then: a needless turn of the connection costs it a read
+        if self.holding.swap(false, Ordering::Relaxed) {
+            self.wake();
+        }
     }
 
     /// `None` while this request has no answer, else whether it was 101.
@@ -257,6 +263,12 @@ impl Activity {
             self.stuck.store(self.now(), Ordering::Relaxed);
             self.stuck_written.store(written, Ordering::Relaxed);
         }
+    }
+
+    /// Who to wake when the last request is answered.
+    pub(super) fn attend_answer(&self, cx: &Context<'_>) {
+        self.attend(cx);
+        self.holding.store(true, Ordering::Relaxed);
     }
 
     /// Who to wake when there is something to hand over.
