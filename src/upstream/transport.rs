@@ -100,21 +100,48 @@ impl AsyncRead for Transport {
     }
 }
 
+impl Transport {
+    /// An app may answer (413) and close before it has read the whole request. SECURITY: nothing of the request was
+    /// understood less for it, so what cannot be written any more is dropped, and its answer is read. Without an answer in
+    /// sight the error stays one.
+    fn after_write(&self, polled: Poll<io::Result<usize>>, offered: usize) -> Poll<io::Result<usize>> {
+        match (self, polled) {
+            (Self::Tcp(stream), Poll::Ready(Err(error))) if is_closed(&error) && has_answer(stream) => Poll::Ready(Ok(offered)),
+            (_, polled) => polled,
+        }
+    }
+}
+
+fn is_closed(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
+/// Asks the kernel: the runtime may not have heard of it yet.
+fn has_answer(stream: &TcpStream) -> bool {
+    let mut byte = [std::mem::MaybeUninit::uninit()];
+    matches!(socket2::SockRef::from(stream).peek(&mut byte), Ok(1..))
+}
+
 impl AsyncWrite for Transport {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
+        let this = self.get_mut();
+        let polled = match this {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
+        };
+        this.after_write(polled, buf.len())
     }
 
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
+        let this = self.get_mut();
+        let polled = match this {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
+        };
+        let offered = bufs.iter().map(|buf| buf.len()).sum();
+        this.after_write(polled, offered)
     }
 
     fn is_write_vectored(&self) -> bool {
