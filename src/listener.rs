@@ -4,9 +4,9 @@
 //! `http2`, which agree on everything that concerns requests: `Conversation::answer`.
 //!
 //! One listener per worker thread on the same address (SO_REUSEPORT), so workers share nothing but a counter. Over
-//! the connection limit a connection is accepted and closed at once: with one socket per worker, a worker that stopped
-//! accepting would strand what the kernel queues for it. Nothing that arrives here ends the process: accept errors
-//! back off, panics end one connection.
+//! the connection limit a connection is accepted, told so if it speaks plain text, and closed: with one socket per
+//! worker, a worker that stopped accepting would strand what the kernel queues for it. Nothing that arrives here ends
+//! the process: accept errors back off, panics end one connection.
 
 mod file;
 mod greet;

@@ -34,7 +34,11 @@ pub(super) enum Offer {
 
 #[derive(Debug)]
 pub(super) enum Transport {
-    Tcp(TcpStream),
+    Tcp {
+        stream: TcpStream,
+        /// Whether something was written since anything was read: what is read next answers it.
+        asked: bool,
+    },
     Unix(UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
@@ -46,7 +50,10 @@ pub(super) async fn dial(app: &App, offer: Offer) -> Result<(Transport, Speaks),
         Offer::Http1 | Offer::Either => Speaks::Http1,
     };
     match (&app.url, &app.tls) {
-        (UpstreamUrl::Http(at), _) => Ok((Transport::Tcp(tcp(at).await?), known)),
+        (UpstreamUrl::Http(at), _) => {
+            let (stream, asked) = (tcp(at).await?, false);
+            Ok((Transport::Tcp { stream, asked }, known))
+        }
         (UpstreamUrl::Unix(path), _) => {
             let stream = UnixStream::connect(path).await.map_err(refused)?;
             Ok((Transport::Unix(stream), known))
@@ -93,7 +100,12 @@ async fn secured(stream: TcpStream, tls: &Tls, offer: Offer, protocol: Protocol)
 impl AsyncRead for Transport {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tcp { stream, asked } => {
+                let before = buf.filled().len();
+                let polled = Pin::new(stream).poll_read(cx, buf);
+                *asked &= buf.filled().len() == before;
+                polled
+            }
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
@@ -101,14 +113,19 @@ impl AsyncRead for Transport {
 }
 
 impl Transport {
-    /// An app may answer (413) and close before it has read the whole request. SECURITY: nothing of the request was
-    /// understood less for it, so what cannot be written any more is dropped, and its answer is read. Without an answer in
-    /// sight the error stays one.
-    fn after_write(&self, polled: Poll<io::Result<usize>>, offered: usize) -> Poll<io::Result<usize>> {
-        match (self, polled) {
-            (Self::Tcp(stream), Poll::Ready(Err(error))) if is_closed(&error) && has_answer(stream) => Poll::Ready(Ok(offered)),
-            (_, polled) => polled,
+    /// An app may answer (413) and hang up before it has read the whole request. Then what cannot be written any more is
+    /// dropped, and the answer is read. Before the first byte of a request the error stays one: such a request may be sent
+    /// again, and what waits to be read is no answer to it.
+    fn after_write(&mut self, polled: Poll<io::Result<usize>>, offered: usize) -> Poll<io::Result<usize>> {
+        let Self::Tcp { stream, asked } = self else {
+            return polled;
+        };
+        match polled {
+            Poll::Ready(Ok(1..)) => *asked = true,
+            Poll::Ready(Err(ref error)) if *asked && is_closed(error) && has_answer(stream) => return Poll::Ready(Ok(offered)),
+            _ => {}
         }
+        polled
     }
 }
 
@@ -126,7 +143,7 @@ impl AsyncWrite for Transport {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = match this {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tcp { stream, .. } => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         };
@@ -136,7 +153,7 @@ impl AsyncWrite for Transport {
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = match this {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tcp { stream, .. } => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         };
@@ -146,7 +163,7 @@ impl AsyncWrite for Transport {
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Tcp { stream, .. } => stream.is_write_vectored(),
             Self::Unix(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
         }
@@ -154,7 +171,7 @@ impl AsyncWrite for Transport {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tcp { stream, .. } => Pin::new(stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
@@ -162,7 +179,7 @@ impl AsyncWrite for Transport {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tcp { stream, .. } => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
