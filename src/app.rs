@@ -31,16 +31,20 @@ use crate::doors::admin::Admin;
 use crate::doors::authorize;
 use crate::doors::control::Control;
 use crate::gate::{Gate, Worker};
+use crate::identity::IdentityDoor;
 use crate::lifecycle::{Readiness, Shutdown, shutdown};
 use crate::limits::RequestLimits;
 use crate::listener::{
     AddressCount, ConnectionCount, Entrance, Front, PeerAddr, Rejected, Socket, SocketFile, bind, bind_private, bind_unix, serve,
 };
+use crate::login::accounts::Accounts;
+use crate::login::{Login, LoginError};
 use crate::metrics::Metrics;
 use crate::portal::PortalError;
 use crate::reload::Reloader;
 use crate::revision::{Loader, Warnings};
 use crate::serving::{Portal, Serving};
+use crate::session::{Sessions, SessionsError};
 use crate::tls::{CertificateError, Certificates, Watcher};
 use crate::upstream::{Apps, Pool, TlsError, Tunnels};
 
@@ -94,6 +98,12 @@ pub enum StartError {
     /// Two portals claim the same traffic.
     #[error(transparent)]
     Portals(#[from] PortalError),
+    /// The session store or its keys cannot be used.
+    #[error(transparent)]
+    Sessions(#[from] SessionsError),
+    /// A way to log in cannot be used.
+    #[error(transparent)]
+    Login(#[from] LoginError),
     /// Two metrics share a name.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
@@ -193,15 +203,32 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
 
 /// What all workers share.
 fn assemble(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>, StartError> {
+    let config = Arc::new(config);
     let authn = Authn::new(&config.issuers, config.limits.token_bytes, metrics.clone())?;
-    let assertions = AssertionKeys::load(&config.assertion, config.public_url.as_deref().unwrap_or("cedargate"))?;
+    let issuer = config.public_url.as_deref().unwrap_or("cedargate");
+    let assertions = Arc::new(AssertionKeys::load(&config.assertion, issuer)?);
     let serving = ArcSwap::from_pointee(serving(&config, &metrics)?);
     let limits = RequestLimits::new(&config.limits);
+    let sessions = Sessions::new(&config, &metrics, &audit)?;
+    let login = Login::new(&config, &authn, &sessions, &metrics)?;
+    let identity = IdentityDoor {
+        config: Arc::clone(&config),
+        sessions: Arc::clone(&sessions),
+        login: Arc::clone(&login),
+        accounts: Accounts::new(&config),
+        authn: Arc::clone(&authn),
+        assertions: Arc::clone(&assertions),
+        audit: audit.clone(),
+        metrics: metrics.clone(),
+    };
     Ok(Arc::new(Gate {
         config,
         serving,
         authn,
         assertions,
+        sessions,
+        login,
+        identity,
         audit,
         metrics,
         limits,

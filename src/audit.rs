@@ -8,7 +8,9 @@
 mod record;
 mod writer;
 
-pub use record::{AdminEvent, AuditRecord, EntityRef, Event, HttpFacts, HttpRejected, PolicyError, PolicyEvent, Verdict};
+pub use record::{
+    AdminEvent, AuditRecord, AuthEvent, EntityRef, Event, HttpFacts, HttpRejected, PolicyError, PolicyEvent, Verdict,
+};
 pub use writer::{AuditError, AuditWriter};
 
 use std::sync::Arc;

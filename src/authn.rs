@@ -118,14 +118,16 @@ enum Look {
 impl Authn {
     /// Fails on a key source that may not be used; nothing is fetched yet.
     pub fn new(issuers: &[Issuer], token_bytes: usize, metrics: Metrics) -> Result<Arc<Self>, AuthnError> {
-        let remote = issuers.iter().any(|issuer| !matches!(issuer.keys, KeySource::File(_)));
+        let remote = issuers
+            .iter()
+            .any(|issuer| !matches!(issuer.keys, KeySource::File(_) | KeySource::NoTokens));
         let client = if remote { Some(keys::client()?) } else { None };
         let mut states = Vec::with_capacity(issuers.len());
         for (index, issuer) in issuers.iter().enumerate() {
             match &issuer.keys {
                 KeySource::Url(url) => keys::check_url(url, issuer.key_transport),
                 KeySource::Discovery => keys::check_url(&keys::discovery_url(&issuer.issuer), issuer.key_transport),
-                KeySource::File(_) => Ok(()),
+                KeySource::File(_) | KeySource::NoTokens => Ok(()),
             }
             .map_err(|source| AuthnError::Source { index, source })?;
             states.push(IssuerState {
@@ -145,7 +147,9 @@ impl Authn {
     /// Keeps every issuer's keys fresh until stopped. Belongs on the control runtime.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut tasks = JoinSet::new();
-        for index in 0..self.issuers.len() {
+        let with_keys = self.issuers.iter().enumerate();
+        let with_keys = with_keys.filter(|(_, issuer)| issuer.config.keys != KeySource::NoTokens);
+        for (index, _) in with_keys {
             let (authn, stop) = (Arc::clone(&self), stop.clone());
             tasks.spawn(async move {
                 if let Some(issuer) = authn.issuers.get(index) {
@@ -202,6 +206,7 @@ impl Authn {
         let now = keys::unix_now();
         self.issuers
             .iter()
+            .filter(|issuer| issuer.config.keys != KeySource::NoTokens)
             .map(|issuer| {
                 let snapshot = issuer.keys.snapshot();
                 IssuerStatus {
@@ -262,7 +267,7 @@ impl Authn {
         let (index, issuer) = trusted
             .iter()
             .filter_map(|index| self.issuers.get(*index).map(|issuer| (*index, issuer)))
-            .find(|(_, issuer)| issuer.config.issuer == *iss)
+            .find(|(_, issuer)| issuer.config.issuer == *iss && issuer.config.keys != KeySource::NoTokens)
             .ok_or(TokenError::IssuerUnknown)?;
         *who = Some(index);
         issuer.look(index, parsed, now)

@@ -321,5 +321,6 @@ fn issuer(keys: KeySource) -> Issuer {
         subject_prefix: None,
         tenants: None,
         roles: None,
+        introspection: None,
     }
 }

@@ -41,8 +41,11 @@ pub struct Config {
     /// `None`: every folder of `policies.dir` is a portal at `/portal/<slug>`.
     pub portals: Option<Vec<Portal>>,
     pub policies: Policies,
+    /// Those of `issuers`, then one for every provider with local accounts.
     pub issuers: Vec<Issuer>,
-    pub identity_prefix: String,
+    pub sessions: Sessions,
+    pub login: Login,
+    pub identity: IdentityPages,
     pub trusted_proxies: Vec<IpNet>,
     pub assertion: Assertion,
     pub audit: Audit,
@@ -221,6 +224,132 @@ pub struct Issuer {
     pub tenants: Option<Vec<String>>,
     /// Roles this issuer may assert; `None`: any.
     pub roles: Option<Vec<String>>,
+    /// `None`: bearer tokens that are no JWTs are refused.
+    pub introspection: Option<Introspection>,
+}
+
+/// How an issuer is asked about opaque tokens (RFC 7662).
+#[derive(Clone, Debug)]
+pub struct Introspection {
+    /// `None`: discovery.
+    pub url: Option<String>,
+    pub client_id: String,
+    pub client_secret: Secret,
+    /// How long an answer may be used again.
+    pub cache: Duration,
+}
+
+/// A secret of the configuration.
+#[derive(Clone, Debug)]
+pub enum Secret {
+    Value(Redacted<String>),
+    /// Trimmed; read again when it changes.
+    File(PathBuf),
+}
+
+#[derive(Clone, Debug)]
+pub struct Sessions {
+    pub store: SessionStore,
+    /// `None`: an ephemeral key, with the memory store only.
+    pub key_file: Option<PathBuf>,
+    pub idle_timeout: Duration,
+    pub absolute_timeout: Duration,
+    pub staleness_max: Duration,
+    /// Sessions remembered by this process.
+    pub cache: usize,
+    pub cookie: CookieSecurity,
+}
+
+#[derive(Clone, Debug)]
+pub enum SessionStore {
+    Memory,
+    Redis(Box<Redis>),
+}
+
+/// What the session cookie is protected with beside HttpOnly and SameSite.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CookieSecurity {
+    /// `Secure`, and a `__Host-` name.
+    Host,
+    /// Neither: for plain HTTP on localhost.
+    DangerInsecure,
+}
+
+#[derive(Clone, Debug)]
+pub struct Redis {
+    pub topology: Topology,
+    pub username: Option<String>,
+    pub password: Option<Secret>,
+    pub tls: RedisTls,
+    pub key_prefix: String,
+    /// How long one command may take.
+    pub timeout: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub enum Topology {
+    Single(Redacted<String>),
+    Sentinel {
+        master: String,
+        urls: Vec<Redacted<String>>,
+        /// Of the servers behind the sentinels.
+        tls: bool,
+    },
+    Cluster(Vec<Redacted<String>>),
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct RedisTls {
+    /// `None`: the system's authorities.
+    pub ca: Option<PathBuf>,
+    /// Certificate chain and key of the gate's own.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Login {
+    /// In the order of their names, which are `[a-z0-9_-]+`.
+    pub providers: Vec<Provider>,
+}
+
+/// A way to log in.
+#[derive(Clone, Debug)]
+pub struct Provider {
+    pub name: Arc<str>,
+    pub title: String,
+    /// Index into `Config::issuers`.
+    pub issuer: usize,
+    pub kind: ProviderKind,
+}
+
+#[derive(Clone, Debug)]
+pub enum ProviderKind {
+    Oidc {
+        client_id: String,
+        auth: ClientAuth,
+        /// With `openid`.
+        scopes: Vec<String>,
+    },
+    /// Accounts in this file.
+    Local(PathBuf),
+}
+
+/// How the gate proves itself to a provider.
+#[derive(Clone, Debug)]
+pub enum ClientAuth {
+    SecretBasic(Secret),
+    SecretPost(Secret),
+    /// PKCS#8 PEM of a P-256 key.
+    PrivateKeyJwt(PathBuf),
+}
+
+/// The endpoints and pages that the gate serves itself.
+#[derive(Clone, Debug)]
+pub struct IdentityPages {
+    /// Canonical path without trailing slash.
+    pub prefix: String,
+    pub title: String,
+    pub logo: Option<PathBuf>,
 }
 
 /// Over what an issuer's keys may be fetched.
@@ -237,6 +366,8 @@ pub enum KeySource {
     Discovery,
     Url(String),
     File(PathBuf),
+    /// Local accounts: there are no tokens of this issuer, so none is ever believed.
+    NoTokens,
 }
 
 /// JWS algorithms, all asymmetric; `danger_symmetric_algorithms` is what HS* would need and is not offered.
@@ -266,7 +397,7 @@ pub struct Assertion {
     /// Lower-case header name.
     pub header: String,
     pub ttl: Duration,
-    /// PKCS#8 PEM of a P-256 key; `None`: an ephemeral key.
+    /// PKCS#8 PEM of P-256 keys: the first signs, all verify; `None`: an ephemeral key.
     pub key_file: Option<PathBuf>,
 }
 
@@ -314,6 +445,8 @@ pub struct Limits {
     pub streams: u32,
     pub rate_per_address: Option<Rate>,
     pub rate_per_principal: Option<Rate>,
+    /// Tries to log in to one local account, and from one address.
+    pub rate_login: Rate,
     /// Questions in one `/authorize/batch`.
     pub batch: usize,
     /// Bytes of an `/authorize` body.
@@ -372,6 +505,7 @@ impl Issuer {
             subject_prefix: None,
             tenants: None,
             roles: None,
+            introspection: None,
         }
     }
 

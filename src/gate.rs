@@ -26,12 +26,15 @@ use crate::authz::engine;
 use crate::authz::{Passport, Permit, Target};
 use crate::config::{AuditAllow, Config, TenantSource};
 use crate::denial::{Denial, Refusal};
+use crate::identity::{IdentityDoor, Visit};
 use crate::limits::{Place, PrincipalKey, RequestLimits};
 use crate::listener::Link;
+use crate::login::Login;
 use crate::metrics::Metrics;
 use crate::portal::path::CanonicalPath;
 use crate::request::{self, ClientFacts, Trace, query_pairs, request_id};
 use crate::serving::{Active, Caller, Portal, SharedServing};
+use crate::session::Sessions;
 use crate::types::{Door, Identity};
 use crate::upstream::{self, Body, Outward, Pool, UpstreamError, cleanse, forward};
 
@@ -40,10 +43,14 @@ pub const NO_PORTAL: &str = "none";
 
 /// What all workers share.
 pub struct Gate {
-    pub config: Config,
+    pub config: Arc<Config>,
     pub serving: SharedServing,
     pub authn: Arc<Authn>,
-    pub assertions: AssertionKeys,
+    pub assertions: Arc<AssertionKeys>,
+    pub sessions: Arc<Sessions>,
+    pub login: Arc<Login>,
+    /// What is under `identity.prefix`.
+    pub identity: IdentityDoor,
     pub audit: Audit,
     pub metrics: Metrics,
     pub limits: RequestLimits,
@@ -162,10 +169,18 @@ impl Worker {
             Some(_) => self.gate.limits.check_address(client.source_ip),
             None => Err(Denial::Overloaded.into()),
         };
-        if let Some(own) = self.own_endpoint(&head, &path) {
+        if let Some(own) = self.own_endpoint(&path) {
             turn?;
             progress.record.permitted();
-            return own.map_err(Stop::from);
+            let visit = Visit {
+                head: &head,
+                client: &client,
+                style: Style::of(&head.method, &head.headers),
+                decision_id: progress.decision_id,
+                serving: &self.gate.serving.load(),
+                endpoint: own.below_prefix(),
+            };
+            return self.answer_own(own, &visit, body).await.map_err(Stop::from);
         }
         let portal = self.gate.serving.load().find(&client.host, &path).cloned();
         let portal = portal.ok_or_else(|| Refusal::new(Denial::PortalUnknown, "no portal matches host and path"))?;

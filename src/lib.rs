@@ -43,11 +43,14 @@ mod audit;
 
 // the other doors to the same decision
 mod doors;
+mod identity;
 
 // beside the path
 mod revision;
 mod reload;
 mod serving;
+mod session;
+mod login;
 mod limits;
 mod tls;
 

@@ -20,6 +20,7 @@ pub const SCHEMA_VERSION: u32 = 1;
 #[derive(Debug)]
 pub enum Event {
     Decision(Box<AuditRecord>),
+    Auth(Box<AuthEvent>),
     Policy(PolicyEvent),
     Admin(AdminEvent),
     HttpRejected(HttpRejected),
@@ -112,6 +113,30 @@ pub struct Latency {
     pub upstream: Option<u64>,
 }
 
+/// A login, its failure, a refresh, a logout, a revocation, an introspection. Never a token, password or cookie.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct AuthEvent {
+    /// `login`, `refresh`, `logout`, `revocation`, `introspection` or `token`.
+    pub event: &'static str,
+    /// `success` or `failure`.
+    pub result: &'static str,
+    /// Why, in one word of a closed set.
+    pub reason: &'static str,
+    /// The same for people.
+    pub detail: Option<String>,
+    pub portal: Option<Arc<str>>,
+    pub provider: Option<Arc<str>>,
+    pub issuer: Option<Arc<str>>,
+    pub subject: Option<String>,
+    pub tenant: Option<String>,
+    /// Hex of the session's handle, which opens nothing.
+    pub session: Option<String>,
+    /// Whose request it was; `None`: the gate's own doing, or the operator's.
+    pub client: Option<std::net::IpAddr>,
+    #[serde(serialize_with = "optional_text")]
+    pub decision_id: Option<Uuid>,
+}
+
 /// The outcome of a candidate revision.
 #[derive(Clone, Debug, Serialize)]
 pub struct PolicyEvent {
@@ -166,6 +191,7 @@ impl Event {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Decision(_) => "decision",
+            Self::Auth(_) => "auth_event",
             Self::Policy(_) => "policy_event",
             Self::Admin(_) => "admin_event",
             Self::HttpRejected(_) => "http_rejected",
@@ -175,6 +201,13 @@ impl Event {
 
 fn text<T: std::fmt::Display, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(value)
+}
+
+fn optional_text<T: std::fmt::Display, S: Serializer>(value: &Option<T>, to: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => to.collect_str(value),
+        None => to.serialize_none(),
+    }
 }
 
 fn method<S: Serializer>(value: &http::Method, to: S) -> Result<S::Ok, S::Error> {

@@ -236,6 +236,7 @@ pub(super) fn line(event: &Event, mask: &[Vec<String>], out: &mut Vec<u8>) -> se
     let now = Some(Ts(SystemTime::now()));
     match event {
         Event::Decision(record) => append(event.kind(), None, record.as_ref(), mask, out),
+        Event::Auth(fields) => append(event.kind(), now, fields, mask, out),
         Event::Policy(fields) => append(event.kind(), now, fields, mask, out),
         Event::Admin(fields) => append(event.kind(), now, fields, mask, out),
         Event::HttpRejected(fields) => append(event.kind(), now, fields, mask, out),

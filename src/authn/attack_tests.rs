@@ -46,6 +46,7 @@ pub(super) fn issuer(name: &str) -> Issuer {
         subject_prefix: None,
         tenants: None,
         roles: None,
+        introspection: None,
     }
 }
 

@@ -60,6 +60,8 @@ pub enum FetchError {
     Url { url: String },
     #[error("discovery document of `{issuer}` is not usable: {why}")]
     Discovery { issuer: String, why: String },
+    #[error("this issuer has no tokens")]
+    NoTokens,
     #[error(transparent)]
     Jwks(#[from] JwksError),
 }
@@ -274,6 +276,8 @@ impl IssuerKeys {
         match &self.source {
             KeySource::File(path) => read_file(path.clone()).await,
             KeySource::Url(url) => self.get(url, JWKS_BYTES_MAX).await,
+            // INVARIANT: nobody refreshes or asks for keys of an issuer without tokens
+            KeySource::NoTokens => Err(FetchError::NoTokens),
             KeySource::Discovery => {
                 let document = self.get(&discovery_url(&self.issuer), DISCOVERY_BYTES_MAX).await?;
                 self.get(&jwks_uri(&self.issuer, &document)?, JWKS_BYTES_MAX).await

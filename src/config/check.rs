@@ -4,9 +4,11 @@
 //! wrong type was reported by `walk` and is passed over here. Any doubt about a restriction is an error, never a guess.
 
 mod issuers;
+mod login;
 mod network;
 mod portals;
 pub mod secret;
+mod sessions;
 mod upstream;
 
 use std::num::NonZeroU32;
@@ -29,6 +31,12 @@ const ASSERTION_TTL_MIN: Duration = Duration::from_secs(1);
 const ASSERTION_TTL_MAX: Duration = Duration::from_secs(60 * 60);
 const RATE_PER_MAX: Duration = Duration::from_secs(60 * 60);
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);
+/// Stands in where a mistake was reported.
+const RATE_LOGIN_LEAST: Rate = Rate {
+    requests: NonZeroU32::MIN,
+    per: RATE_PER_MAX,
+    burst: NonZeroU32::MIN,
+};
 
 /// What every check needs: where mistakes go, where values were written, which folder paths start from.
 pub struct Checker<'a> {
@@ -45,7 +53,8 @@ impl Checker<'_> {
         let public_url = self.public_url(raw.public_url.as_deref());
         let listen = self.listen(&raw.listen);
         let upstream = raw.upstream.as_ref().and_then(|upstream| self.upstream(upstream));
-        let issuers = self.issuers(&raw.issuers);
+        let mut issuers = self.issuers(&raw.issuers);
+        let listed = issuers.len();
         let identity_prefix = self.identity_prefix(&raw.identity.prefix);
         let portals = self.portals(raw, upstream.as_ref(), identity_prefix.as_deref());
         let policies = self.policies(&raw.policies, raw);
@@ -58,10 +67,12 @@ impl Checker<'_> {
         let assertion = self.assertion(&raw.assertion);
         let audit = self.audit(&raw.audit);
         let limits = self.limits(&raw.limits);
-        self.sessions(raw);
+        let sessions = self.sessions(raw);
+        let login = self.login(raw, &mut issuers);
+        let identity = self.identity(raw, identity_prefix);
         // INVARIANT: portals refer to issuers by index, so none may be missing; whatever was left out was reported
         let complete = !believes_nobody
-            && issuers.len() == raw.issuers.len()
+            && listed == raw.issuers.len()
             && portals.as_ref().map(Vec::len) == raw.portals.as_ref().map(|all| all.len());
         if !complete {
             return None;
@@ -73,7 +84,9 @@ impl Checker<'_> {
             portals,
             policies,
             issuers,
-            identity_prefix: identity_prefix?,
+            sessions: sessions?,
+            login: login?,
+            identity: identity?,
             trusted_proxies,
             assertion,
             audit,
@@ -204,6 +217,9 @@ impl Checker<'_> {
             streams: raw.streams,
             rate_per_address: self.rate("limits.rate_per_address", raw.rate_per_address.as_ref()),
             rate_per_principal: self.rate("limits.rate_per_principal", raw.rate_per_principal.as_ref()),
+            rate_login: self
+                .rate("limits.rate_login", Some(&raw.rate_login))
+                .unwrap_or(RATE_LOGIN_LEAST),
             batch: raw.batch,
             decision_body_bytes: self.size("limits.decision_body_bytes", raw.decision_body_bytes, 1),
             header_timeout: self.timeout("limits.header_timeout", raw.header_timeout),
@@ -229,19 +245,6 @@ impl Checker<'_> {
         let requests = NonZeroU32::new(raw.requests?)?;
         let burst = raw.burst.map_or(Some(requests), NonZeroU32::new)?;
         Some(Rate { requests, per, burst })
-    }
-
-    /// The memory store needs nothing, but its times must make sense before something reads them.
-    fn sessions(&mut self, raw: &Raw) {
-        let sessions = &raw.sessions;
-        self.timeout("sessions.idle_timeout", sessions.idle_timeout);
-        self.timeout("sessions.staleness_max", sessions.staleness_max);
-        if self.timeout("sessions.absolute_timeout", sessions.absolute_timeout) < sessions.idle_timeout.0 {
-            self.error(
-                "sessions.absolute_timeout",
-                "is shorter than `sessions.idle_timeout`; raise it or lower the other",
-            );
-        }
     }
 }
 

@@ -11,13 +11,7 @@ use super::tree::{Node, Origin, Shape, join};
 
 /// Keys of the contract whose feature this version does not have: refused, because a setting without effect is worse
 /// than an error. To make one available, remove its line and add the key to `raw`. `key=value` refuses one value.
-const NOT_AVAILABLE: [&str; 5] = [
-    "listen.ext_authz",
-    "sessions.store=redis",
-    "sessions.redis",
-    "sessions.key_file",
-    "login",
-];
+const NOT_AVAILABLE: [&str; 1] = ["listen.ext_authz"];
 
 /// Two words are similar enough to suggest one for the other.
 const SIMILARITY_MIN: f64 = 0.8;

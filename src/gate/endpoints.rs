@@ -4,11 +4,12 @@
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::request::Parts;
 use http::{HeaderValue, Method, Response};
+use hyper::body::Incoming;
 
 use super::Worker;
 use crate::denial::{Denial, Refusal};
+use crate::identity::Visit;
 use crate::portal::path::{CanonicalPath, ancestors_of};
 use crate::upstream::Body;
 
@@ -17,21 +18,51 @@ pub const JWKS_PATH: &str = "/.well-known/cedargate/jwks.json";
 /// Everything below it is the gate's.
 const OWN_PREFIX: &str = "/.well-known/cedargate";
 
-impl Worker {
-    /// The gate's own answer, if the path is the gate's.
-    pub(super) fn own_endpoint(&self, head: &Parts, path: &CanonicalPath) -> Option<Result<Response<Body>, Refusal>> {
-        let id = path.plain_id();
-        let below = |prefix: &str| id == prefix || ancestors_of(id).any(|a| a == prefix);
-        if id == JWKS_PATH {
-            return Some(self.jwks(&head.method));
+/// A path of the gate's own.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Own<'a> {
+    Jwks,
+    /// The rest of the path below `identity.prefix`.
+    Identity(&'a str),
+    Nothing,
+}
+
+impl Own<'_> {
+    pub(super) fn below_prefix(&self) -> &str {
+        match self {
+            Self::Identity(rest) => rest,
+            Self::Jwks | Self::Nothing => "",
         }
-        let own = below(OWN_PREFIX) || below(&self.gate.config.identity_prefix);
-        own.then(|| {
-            Err(Refusal::new(
+    }
+}
+
+impl Worker {
+    /// Which of the gate's own paths it is, if it is one.
+    pub(super) fn own_endpoint<'a>(&self, path: &'a CanonicalPath) -> Option<Own<'a>> {
+        let id = path.plain_id();
+        if id == JWKS_PATH {
+            return Some(Own::Jwks);
+        }
+        let prefix = &*self.gate.config.identity.prefix;
+        let below = id
+            .strip_prefix(prefix)
+            .filter(|rest| rest.is_empty() || rest.starts_with('/'));
+        if let Some(rest) = below {
+            return Some(Own::Identity(rest.trim_matches('/')));
+        }
+        let own = id == OWN_PREFIX || ancestors_of(id).any(|a| a == OWN_PREFIX);
+        own.then_some(Own::Nothing)
+    }
+
+    pub(super) async fn answer_own(&self, own: Own<'_>, visit: &Visit<'_>, body: Incoming) -> Result<Response<Body>, Refusal> {
+        match own {
+            Own::Jwks => self.jwks(&visit.head.method),
+            Own::Identity(_) => self.gate.identity.handle(visit, body).await,
+            Own::Nothing => Err(Refusal::new(
                 Denial::PortalUnknown,
                 "this path is the gate's and has no endpoint",
-            ))
-        })
+            )),
+        }
     }
 
     fn jwks(&self, method: &Method) -> Result<Response<Body>, Refusal> {

@@ -24,6 +24,8 @@ pub struct PortalFile {
     /// Attribute of the principal → claim.
     pub claims: BTreeMap<String, String>,
     pub flags: BTreeMap<String, bool>,
+    /// Name of the provider by which a browser without a session logs in; absent: 401 only.
+    pub login: Option<String>,
     pub cors: Cors,
     pub danger_skip_errors: SkipErrors,
 }
@@ -133,6 +135,10 @@ impl PortalFile {
                     .filter_map(|(k, v)| Some(((*k).to_owned(), v.bool(errors)?)))
                     .collect();
             }
+            "login" => {
+                let entries = place.entries(Some(&["provider"]), errors);
+                self.login = required(place, &entries, "provider", errors).and_then(|provider| provider.text(errors));
+            }
             "cors" => self.cors = cors(place, errors),
             "danger_skip_errors" => {
                 self.danger_skip_errors = match place.bool(errors) {
@@ -140,7 +146,7 @@ impl PortalFile {
                     Some(false) | None => SkipErrors::Deny,
                 }
             }
-            _ => errors.push(place.error("not available in this version: remove the key; callers without a token get 401")),
+            _ => {}
         }
     }
 }
@@ -475,10 +481,16 @@ danger_skip_errors: false
 
     #[test]
     fn all_errors_are_reported_at_once_with_their_lines() {
-        let text = "title: 7\npublic:\n  - GET /a\n  - get /b\nflags: { x: 1 }\nrouts: []\nlogin: { provider: corp }\n";
+        let text = "title: 7\npublic:\n  - GET /a\n  - get /b\nflags: { x: 1 }\nrouts: []\nlogin: { provide: corp }\n";
         let errors = PortalFile::parse(text).unwrap_err();
         let places: Vec<_> = errors.iter().map(|e| (e.line.unwrap(), e.key.as_str())).collect();
-        for place in [(1, "title"), (4, "public.1"), (5, "flags.x"), (6, "routs"), (7, "login")] {
+        for place in [
+            (1, "title"),
+            (4, "public.1"),
+            (5, "flags.x"),
+            (6, "routs"),
+            (7, "login.provide"),
+        ] {
             assert!(places.contains(&place), "{place:?} is not in {places:?}");
         }
         assert_eq!(places.len(), 5);
@@ -491,12 +503,12 @@ danger_skip_errors: false
     }
 
     #[test]
-    fn login_is_refused_clearly() {
-        assert!(
-            only_error("login: { provider: corp }")
-                .message
-                .contains("not available in this version")
+    fn login_names_a_provider() {
+        assert_eq!(
+            PortalFile::parse("login: { provider: corp }").unwrap().login.as_deref(),
+            Some("corp")
         );
+        assert!(only_error("login: {}").message.contains("`provider` is missing"));
     }
 
     #[test]

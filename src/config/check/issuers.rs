@@ -57,6 +57,7 @@ impl Checker<'_> {
         ] {
             self.not_blank(&key(&format!("claims.{name}")), path);
         }
+        let introspection = self.introspection(&key("introspection"), raw.introspection.as_ref());
         let max_age = raw
             .jwks
             .as_ref()
@@ -83,10 +84,11 @@ impl Checker<'_> {
             subject_prefix: raw.subject_prefix.clone(),
             tenants: raw.tenants.clone(),
             roles: raw.roles.clone(),
+            introspection: introspection?,
         })
     }
 
-    fn issuer_name(&mut self, key: &str, name: &str) {
+    pub fn issuer_name(&mut self, key: &str, name: &str) {
         let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
         if name.is_empty() || name.len() > 63 || !name.bytes().all(fits) {
             self.error(

@@ -97,9 +97,10 @@ impl Checker<'_> {
     /// Indexes of the issuers a portal trusts.
     fn trusted(&mut self, key: &str, names: Option<&[String]>, raw: &Raw) -> Vec<usize> {
         let Some(names) = names else {
-            return (0..raw.issuers.len()).collect();
+            return (0..raw.issuers.len() + Self::local_issuers(raw).count()).collect();
         };
-        let known: Vec<Option<&str>> = raw.issuers.iter().map(|issuer| issuer.name.as_deref()).collect();
+        let listed = raw.issuers.iter().map(|issuer| issuer.name.as_deref());
+        let known: Vec<Option<&str>> = listed.chain(Self::local_issuers(raw).map(Some)).collect();
         let mut found = Vec::new();
         for (n, name) in names.iter().enumerate() {
             match known.iter().position(|one| *one == Some(name.as_str())) {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{
     AlgorithmText, DurationText, RawAdminListen, RawAssertion, RawAudit, RawAuditAllow, RawAuditSink, RawCircuit, RawClaims,
-    RawDecisionAuth, RawDecisionListen, RawIdentity, RawLimits, RawListen, RawOnFull, RawPolicies, RawProxyListen,
-    RawSessionStore, RawSessions, SizeText,
+    RawDecisionAuth, RawDecisionListen, RawIdentity, RawLimits, RawListen, RawOnFull, RawPolicies, RawProvider, RawProxyListen,
+    RawRate, RawRedis, RawRedisTls, RawSessionStore, RawSessions, SizeText,
 };
 
 const fn seconds(seconds: u64) -> DurationText {
@@ -72,6 +72,10 @@ pub fn leeway() -> DurationText {
 
 pub fn principal() -> String {
     "User".to_owned()
+}
+
+pub fn introspection_cache() -> DurationText {
+    seconds(30)
 }
 
 pub fn jwks_max_age() -> DurationText {
@@ -155,6 +159,42 @@ impl Default for RawSessions {
             idle_timeout: seconds(30 * 60),
             absolute_timeout: seconds(12 * 60 * 60),
             staleness_max: seconds(1),
+            key_file: None,
+            redis: None,
+            cache: 20_000,
+            danger_insecure_cookie: false,
+        }
+    }
+}
+
+impl Default for RawRedis {
+    fn default() -> Self {
+        Self {
+            url: None,
+            sentinel: None,
+            cluster: None,
+            username: None,
+            password: None,
+            password_file: None,
+            tls: RawRedisTls::default(),
+            key_prefix: "cedargate:default:".to_owned(),
+            timeout: DurationText(Duration::from_millis(500)),
+        }
+    }
+}
+
+impl Default for RawProvider {
+    fn default() -> Self {
+        Self {
+            title: None,
+            issuer: None,
+            client_id: None,
+            client_secret: None,
+            client_secret_file: None,
+            client_key_file: None,
+            auth_method: None,
+            scopes: ["openid", "profile", "email"].map(str::to_owned).to_vec(),
+            users_file: None,
         }
     }
 }
@@ -163,6 +203,8 @@ impl Default for RawIdentity {
     fn default() -> Self {
         Self {
             prefix: "/api/v1/identity".to_owned(),
+            title: "Sign in".to_owned(),
+            logo: None,
         }
     }
 }
@@ -200,6 +242,11 @@ impl Default for RawLimits {
             streams: 128,
             rate_per_address: None,
             rate_per_principal: None,
+            rate_login: RawRate {
+                requests: Some(10),
+                per: seconds(60),
+                burst: None,
+            },
             batch: 200,
             decision_body_bytes: kibibytes(1024),
             header_timeout: seconds(10),

@@ -1,0 +1,13 @@
+//! `POST auth/refresh`: renews the session.
+
+use http::Response;
+
+use super::{IdentityDoor, Visit};
+use crate::denial::{Denial, Refusal};
+use crate::upstream::Body;
+
+impl IdentityDoor {
+    pub(super) async fn refresh(&self, _visit: &Visit<'_>) -> Result<Response<Body>, Refusal> {
+        Err(Denial::PortalUnknown.into())
+    }
+}
