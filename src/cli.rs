@@ -9,6 +9,7 @@ mod control;
 mod demo;
 mod probe;
 mod serve;
+mod sessions;
 mod test;
 mod token;
 mod tree;
@@ -69,6 +70,9 @@ enum Command {
     Drain(control::DrainArgs),
     /// Make a running gate look at its policy files now, and tell how each portal took them
     Reload(control::ReloadArgs),
+    /// List a running gate's sessions, or end some
+    #[command(subcommand)]
+    Sessions(sessions::SessionsCommand),
 }
 
 /// Parses the arguments, runs the command, gives the exit code.
@@ -109,6 +113,7 @@ fn run(command: Command) -> Exit {
         Command::Status(args) => probe::status(&args),
         Command::Drain(args) => control::drain(&args),
         Command::Reload(args) => control::reload(&args),
+        Command::Sessions(command) => sessions::run(&command),
     }
 }
 

@@ -17,6 +17,8 @@ use crate::config;
 /// A gate that does not say a word in this time is stuck; a reload may take as long as it takes the gate to give up.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 const RELOAD_DEADLINE: Duration = Duration::from_secs(90);
+/// A store with many sessions takes its time to list them.
+pub(super) const SESSIONS_DEADLINE: Duration = Duration::from_secs(60);
 /// How often `--wait` looks.
 const WAIT_POLL: Duration = Duration::from_millis(50);
 /// A socket file that refuses connections for so long was left behind by a process that was killed.
@@ -64,7 +66,7 @@ pub(crate) struct ReloadArgs {
 
 /// Why the gate did not answer.
 #[derive(Debug, thiserror::Error)]
-enum AskError {
+pub(super) enum AskError {
     #[error("{0}; does the gate run, with `listen.control`?")]
     Connect(#[source] std::io::Error),
     #[error("no answer in time")]
@@ -75,9 +77,9 @@ enum AskError {
     Answer(String),
 }
 
-struct Answer {
-    status: StatusCode,
-    body: String,
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) body: String,
 }
 
 pub(crate) fn drain(args: &DrainArgs) -> Exit {
@@ -107,7 +109,7 @@ pub(crate) fn reload(args: &ReloadArgs) -> Exit {
     })
 }
 
-fn with_socket(target: &Target, run: impl AsyncFnOnce(&Path) -> Result<Exit, AskError>) -> Exit {
+pub(super) fn with_socket(target: &Target, run: impl AsyncFnOnce(&Path) -> Result<Exit, AskError>) -> Exit {
     let socket = match socket(target) {
         Ok(socket) => socket,
         Err(message) => {
@@ -158,7 +160,7 @@ async fn is_gone(socket: &Path, pid: Option<u64>, timeout: Duration) -> bool {
     false
 }
 
-async fn ask(socket: &Path, what: (Method, &str), deadline: Duration) -> Result<Answer, AskError> {
+pub(super) async fn ask(socket: &Path, what: (Method, &str), deadline: Duration) -> Result<Answer, AskError> {
     tokio::time::timeout(deadline, exchange(socket, what))
         .await
         .unwrap_or(Err(AskError::Silent))

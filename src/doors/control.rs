@@ -1,7 +1,9 @@
 //! The control socket: what the operator beside the process may change while it runs.
 //!
 //! A Unix socket that only its owner can open; the door itself asks for nothing more. `drain` begins the same end as
-//! SIGTERM, `reload` makes the reloader look now. Bodies are never read. Whatever is done here is in the decision log.
+//! SIGTERM, `reload` makes the reloader look now, `sessions` lists and ends sessions. Bodies are never read. Whatever is done here is in the decision log.
+
+mod sessions;
 
 use std::sync::Arc;
 
@@ -16,6 +18,14 @@ use crate::lifecycle::{Shutdown, ShutdownTrigger};
 use crate::reload::{AskError, Asks, ReloadResult};
 use crate::upstream::Body;
 
+const ENDPOINTS: [&str; 5] = [
+    "GET /",
+    "POST /drain",
+    "POST /reload",
+    "GET /sessions",
+    "POST /sessions/revoke",
+];
+
 /// What the control socket can do.
 pub struct Control {
     pub gate: Arc<Gate>,
@@ -27,7 +37,7 @@ pub struct Control {
 impl Control {
     /// Answers one request; never fails.
     pub async fn handle<B>(&self, request: Request<B>) -> Response<Body> {
-        let method = request.method();
+        let (method, query) = (request.method(), request.uri().query().unwrap_or_default());
         match request.uri().path() {
             "/" if *method == Method::GET => answer(StatusCode::OK, &self.index()),
             "/drain" if *method == Method::POST => answer(StatusCode::ACCEPTED, &self.drain()),
@@ -35,11 +45,19 @@ impl Control {
                 let (status, body) = self.reload().await;
                 answer(status, &body)
             }
-            "/" => not_allowed("GET"),
-            "/drain" | "/reload" => not_allowed("POST"),
+            "/sessions" if *method == Method::GET => {
+                let (status, body) = self.list_sessions(query).await;
+                answer(status, &body)
+            }
+            "/sessions/revoke" if *method == Method::POST => {
+                let (status, body) = self.revoke(query).await;
+                answer(status, &body)
+            }
+            "/" | "/sessions" => not_allowed("GET"),
+            "/drain" | "/reload" | "/sessions/revoke" => not_allowed("POST"),
             _ => answer(
                 StatusCode::NOT_FOUND,
-                &json!({"error": "there is GET /, POST /drain and POST /reload"}),
+                &json!({"error": format!("there is {}", ENDPOINTS.join(", "))}),
             ),
         }
     }
@@ -50,7 +68,7 @@ impl Control {
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
             "draining": self.shutdown.is_draining(),
-            "endpoints": ["GET /", "POST /drain", "POST /reload"],
+            "endpoints": ENDPOINTS,
         })
     }
 
