@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use cedar_policy::{Authorizer, Entities, PolicySet, Request};
 use http::HeaderMap;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::authn::{Authn, TokenCache, Verified, identity_from_claims, token_hash};
+use crate::authn::{Authn, SigningKey, TokenCache, Verified, identity_from_claims, token_hash};
 use crate::authz::Target;
 use crate::authz::context::{Facts, HttpFacts, ProxyContext};
 use crate::authz::engine::{ContextSource, Outcome, Slice};
@@ -25,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::portal::path::CanonicalPath;
 use crate::revision::files::{SourceFile, Tree};
 use crate::revision::{Frame, Loader, Revision, Warnings};
+use crate::session::SessionData;
 use crate::types::{Identity, PortalSlug};
 
 /// The portal that every tree here describes.
@@ -300,6 +301,48 @@ impl Reload {
         let revision = loaded.revision.ok_or("the files did not change")?;
         Ok(self.current.replace(revision))
     }
+}
+
+/// A key set, and a token of that issuer that lives for an hour.
+pub fn token(roles: &[&str]) -> Result<(String, String), String> {
+    let key = SigningKey::generate().map_err(|e| e.to_string())?;
+    let now = now_millis() / 1000;
+    let claims =
+        json!({"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "tenant": "acme", "roles": roles, "iat": now, "exp": now + 3600});
+    let header = json!({"alg": "ES256", "typ": "JWT", "kid": key.kid()});
+    let token = key.sign(&header, &claims).map_err(|e| e.to_string())?;
+    Ok((key.jwks().to_string(), token))
+}
+
+/// Sessions of a running gate, as a login would make them: what their cookies carry.
+pub fn create_sessions(running: &crate::app::Running, count: usize, roles: &[&str]) -> Result<Vec<String>, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| e.to_string())?;
+    runtime.block_on(async {
+        let sessions = &running.gate.sessions;
+        let mut ids = Vec::with_capacity(count);
+        for n in 0..count {
+            let subject = format!("user-{n}");
+            let claims = json!({"iss": ISSUER, "sub": subject, "tenant": "acme", "roles": roles, "email": format!("{subject}@acme.example")});
+            let data = SessionData {
+                provider: "corp".to_owned(),
+                issuer: "corp".to_owned(),
+                subject,
+                portal: PORTAL.to_owned(),
+                claims: Arc::new(claims.as_object().cloned().unwrap_or_default()),
+                created_at: now_millis(),
+                idp_session: None,
+                grant: None,
+                rotation_due: false,
+            };
+            let (id, _) = sessions.create(data).await.map_err(|e| e.to_string())?;
+            let cookie = sessions.cookies.set_session(&id);
+            let cookie = cookie.to_str().map_err(|e| e.to_string())?;
+            let value = cookie.split(['=', ';']).nth(1).unwrap_or_default();
+            ids.push(value.to_owned());
+        }
+        Ok(ids)
+    })
 }
 
 fn issuer(keys: KeySource) -> Issuer {

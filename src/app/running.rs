@@ -22,7 +22,7 @@ pub struct Running {
     pub addresses: Addresses,
     pub(super) trigger: Arc<ShutdownTrigger>,
     pub(super) shutdown: Shutdown,
-    pub(super) gate: Arc<Gate>,
+    pub(crate) gate: Arc<Gate>,
     pub(super) workers: Vec<JoinHandle<()>>,
     pub(super) background: Vec<JoinHandle<()>>,
     pub(super) reloader: Asks,

@@ -176,7 +176,15 @@ fn table(body: &str) -> Result<String, AskError> {
 
 /// A subject is whatever an issuer says: nothing in it may steer the terminal.
 fn shown(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+    text.chars()
+        .flat_map(|c| {
+            if c.is_control() {
+                c.escape_default().collect::<Vec<_>>()
+            } else {
+                vec![c]
+            }
+        })
+        .collect()
 }
 
 fn time(millis: Option<&Value>) -> String {

@@ -77,7 +77,11 @@ impl Control {
             Some(pairs.swap_remove(at).1)
         };
         let (issuer, subject) = (take("issuer"), take("subject"));
-        let named = [("session", take("session")), ("tenant", take("tenant")), ("portal", take("portal"))];
+        let named = [
+            ("session", take("session")),
+            ("tenant", take("tenant")),
+            ("portal", take("portal")),
+        ];
         if let Some((key, _)) = pairs.first() {
             return Err(format!("`{key}` is unknown or given twice"));
         }
@@ -103,7 +107,8 @@ impl Control {
                 let portals = &self.gate.serving.load().portals;
                 let known = portals.iter().any(|portal| *portal.name == *value);
                 let slug = PortalSlug::parse(&value).filter(|_| known);
-                slug.map(Revocation::Portal).ok_or_else(|| format!("there is no portal `{value}`"))
+                slug.map(Revocation::Portal)
+                    .ok_or_else(|| format!("there is no portal `{value}`"))
             }
         }
     }
@@ -131,7 +136,11 @@ impl Filter {
                 "tenant" => filter.tenant = Some(value),
                 "portal" => filter.portal = Some(value),
                 "limit" => filter.limit = Some(value.parse().map_err(|_no| format!("`{value}` is no number"))?),
-                other => return Err(format!("`{other}` is unknown; there are issuer, subject, tenant, portal and limit")),
+                other => {
+                    return Err(format!(
+                        "`{other}` is unknown; there are issuer, subject, tenant, portal and limit"
+                    ));
+                }
             }
         }
         Ok(filter)
