@@ -6,6 +6,7 @@
 
 mod operation;
 mod running;
+mod shared_rates;
 
 pub use running::{Ending, Running};
 
@@ -26,14 +27,14 @@ use tokio::task::LocalSet;
 use crate::audit::{self, AdminEvent, Audit, AuditError, Event, HttpRejected};
 use crate::authn::{AssertionError, AssertionKeys, Authn, AuthnError};
 use crate::authz::engine::Slice;
-use crate::config::{Address, Config, ProxyProtocol};
+use crate::config::{Address, Config, ProxyProtocol, SessionStore};
 use crate::doors::admin::Admin;
 use crate::doors::authorize;
 use crate::doors::control::Control;
 use crate::gate::{Gate, Worker};
 use crate::identity::IdentityDoor;
 use crate::lifecycle::{Readiness, Shutdown, shutdown};
-use crate::limits::RequestLimits;
+use crate::limits::{Reach, RequestLimits};
 use crate::listener::{
     AddressCount, ConnectionCount, Entrance, Front, PeerAddr, Rejected, Socket, SocketFile, bind, bind_private, bind_unix, serve,
 };
@@ -208,7 +209,11 @@ fn assemble(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>,
     let issuer = config.public_url.as_deref().unwrap_or("cedargate");
     let assertions = Arc::new(AssertionKeys::load(&config.assertion, issuer)?);
     let serving = ArcSwap::from_pointee(serving(&config, &metrics)?);
-    let limits = RequestLimits::new(&config.limits);
+    let reach = match config.sessions.store {
+        SessionStore::Memory => Reach::ThisProcess,
+        SessionStore::Redis(_) => Reach::AllReplicas,
+    };
+    let limits = RequestLimits::new(&config.limits, reach);
     let sessions = Sessions::new(&config, &metrics, &audit)?;
     let login = Login::new(&config, &authn, &sessions, &metrics)?;
     let identity = IdentityDoor {

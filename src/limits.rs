@@ -1,14 +1,16 @@
 //! How much one caller may ask, and how much everybody may ask at once.
 //!
 //! Beside the path; `gate` asks. Rates are counted per client address and per principal, by GCRA, over all workers;
-//! requests being answered are counted by places that go with their response's body. What is not configured costs one
-//! look at an `Option`. Nothing here waits, and nothing here decides who somebody is.
+//! requests being answered are counted by places that go with their response's body; with sessions in Redis the rates
+//! are those of all replicas together (`shared`). What is not configured costs one look at an `Option`. Nothing here waits, and nothing here decides who somebody is.
+
+mod shared;
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cedar_policy::EntityUid;
 use governor::clock::{Clock, DefaultClock};
@@ -18,6 +20,8 @@ use governor::state::keyed::{DashMapStateStore, ShrinkableKeyedStateStore};
 use governor::state::{InMemoryState, NotKeyed, StateStore};
 use governor::{Quota, RateLimiter};
 
+use self::shared::CountedAs;
+pub use self::shared::{Passed, Shared};
 use crate::config::{self, Rate};
 use crate::denial::{Denial, Refusal};
 
@@ -47,14 +51,43 @@ pub struct PrincipalKey {
     pub principal: EntityUid,
 }
 
+/// Who counts together.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reach {
+    ThisProcess,
+    AllReplicas,
+}
+
+impl CountedAs for IpAddr {
+    fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::V4(v4) => v4.octets().to_vec(),
+            Self::V6(v6) => v6.octets().to_vec(),
+        }
+    }
+}
+
+impl CountedAs for PrincipalKey {
+    fn bytes(&self) -> Vec<u8> {
+        let parts = [&*self.portal, &*self.issuer, &*self.principal.to_string()];
+        // lengths first: no two keys have the same bytes
+        let parts = parts
+            .into_iter()
+            .flat_map(|part| [&part.len().to_be_bytes()[..], part.as_bytes()].concat());
+        parts.collect()
+    }
+}
+
 type Limiter<K> = RateLimiter<K, Counts<K>, DefaultClock, NoOpMiddleware<<DefaultClock as Clock>::Instant>>;
 
 /// One rate, counted for each key.
 #[derive(Debug)]
-struct Rates<K: Clone + Eq + Hash> {
+struct Rates<K: CountedAs> {
     limiter: Limiter<K>,
     clock: DefaultClock,
     detail: &'static str,
+    /// `None`: this process counts for itself.
+    shared: Option<Arc<Shared>>,
 }
 
 /// The counts of up to `max` keys, and spare ones for the rest.
@@ -81,14 +114,17 @@ struct Places {
 pub struct Place(Arc<AtomicUsize>);
 
 impl RequestLimits {
-    pub fn new(limits: &config::Limits) -> Self {
+    pub fn new(limits: &config::Limits, reach: Reach) -> Self {
+        let shared = |rate, area| (reach == Reach::AllReplicas).then(|| Arc::new(Shared::new(rate, area)));
         Self {
-            address: limits
-                .rate_per_address
-                .map(|rate| Rates::new(rate, "more requests of one address than `limits.rate_per_address`")),
-            principal: limits
-                .rate_per_principal
-                .map(|rate| Rates::new(rate, "more requests of one principal than `limits.rate_per_principal`")),
+            address: limits.rate_per_address.map(|rate| {
+                let detail = "more requests of one address than `limits.rate_per_address`";
+                Rates::new(rate, detail, shared(rate, "rate-address"))
+            }),
+            principal: limits.rate_per_principal.map(|rate| {
+                let detail = "more requests of one principal than `limits.rate_per_principal`";
+                Rates::new(rate, detail, shared(rate, "rate-principal"))
+            }),
             places: Places {
                 taken: Arc::default(),
                 max: limits.requests,
@@ -111,8 +147,18 @@ impl RequestLimits {
         self.principal.as_ref().map_or(Ok(()), |rates| rates.check(&key()))
     }
 
+    /// The rates that all replicas count together.
+    pub fn shared(&self) -> Vec<Arc<Shared>> {
+        let address = self.address.as_ref().and_then(|rates| rates.shared.clone());
+        let principal = self.principal.as_ref().and_then(|rates| rates.shared.clone());
+        address.into_iter().chain(principal).collect()
+    }
+
     /// Forgets who has not asked for so long that it makes no difference; to be called now and then.
     pub fn sweep(&self) {
+        for shared in self.shared() {
+            shared.sweep(Instant::now());
+        }
         if let Some(rates) = &self.address {
             rates.limiter.retain_recent();
         }
@@ -130,8 +176,8 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-impl<K: Clone + Eq + Hash> Rates<K> {
-    fn new(rate: Rate, detail: &'static str) -> Self {
+impl<K: CountedAs> Rates<K> {
+    fn new(rate: Rate, detail: &'static str, shared: Option<Arc<Shared>>) -> Self {
         let period = (rate.per / rate.requests.get()).max(PERIOD_MIN);
         // INVARIANT: `None` only for a period of zero
         let quota = Quota::with_period(period).unwrap_or(Quota::per_second(rate.requests));
@@ -140,16 +186,20 @@ impl<K: Clone + Eq + Hash> Rates<K> {
             limiter: RateLimiter::new(quota.allow_burst(rate.burst), Counts::up_to(KEYS_MAX), clock.clone()),
             clock,
             detail,
+            shared,
         }
     }
 
     fn check(&self, key: &K) -> Result<(), Refusal> {
-        self.limiter.check_key(key).map_err(|until| {
-            let wait = until.wait_time_from(self.clock.now());
-            Refusal {
-                retry_after: Some(whole_seconds(wait)),
-                ..Refusal::new(Denial::RateLimited, self.detail)
-            }
+        let own = self.limiter.check_key(key);
+        let own = own.map_err(|until| until.wait_time_from(self.clock.now()));
+        let all = || match &self.shared {
+            Some(shared) => shared.check(key, Instant::now()),
+            None => Ok(()),
+        };
+        own.and_then(|()| all()).map_err(|wait| Refusal {
+            retry_after: Some(whole_seconds(wait)),
+            ..Refusal::new(Denial::RateLimited, self.detail)
         })
     }
 }

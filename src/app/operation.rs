@@ -1,5 +1,5 @@
 //! Everything that is not traffic and needs a runtime, on one thread: keys, certificates, the admin listener, the
-//! control socket, and forgetting who asked how often.
+//! control socket, telling other replicas who asked how often, and forgetting it.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{SWEEP_INTERVAL, StartError, front, runtime, thread};
+use super::{SWEEP_INTERVAL, StartError, front, runtime, shared_rates, thread};
 use crate::doors::admin::Admin;
 use crate::doors::control::Control;
 use crate::lifecycle::Shutdown;
@@ -50,6 +50,7 @@ impl Operation {
         let (stop, mut forced, until_the_end) = (CancellationToken::new(), shutdown.clone(), shutdown.after_draining());
         let keys = tokio::task::spawn_local(Arc::clone(&gate.authn).run(stop.clone()));
         let watching = tokio::task::spawn_local(self.certificates.run(stop.clone()));
+        tokio::task::spawn_local(shared_rates::run(Arc::clone(&gate), stop.clone()));
         let sweeping = Arc::clone(&gate);
         tokio::task::spawn_local(async move {
             loop {

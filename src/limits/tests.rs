@@ -18,12 +18,13 @@ fn address(text: &str) -> IpAddr {
 
 fn limits(address: Option<Rate>, principal: Option<Rate>, requests: usize) -> RequestLimits {
     let config = crate::config::Config::from_yaml("upstream: { url: 'http://127.0.0.1:1' }").unwrap();
-    RequestLimits::new(&config::Limits {
+    let limits = config::Limits {
         rate_per_address: address,
         rate_per_principal: principal,
         requests,
         ..config.limits
-    })
+    };
+    RequestLimits::new(&limits, Reach::ThisProcess)
 }
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -188,4 +189,39 @@ fn places_are_given_up_to_the_limit_and_come_back_even_from_a_panic() {
     drop(two);
     let all: Vec<Option<Place>> = (0..3).map(|_| limits.place()).collect();
     assert_eq!(all.iter().flatten().count(), 2);
+}
+
+#[test]
+fn what_others_let_through_counts_here_until_its_window_is_over() {
+    let config = crate::config::Config::from_yaml("upstream: { url: 'http://127.0.0.1:1' }").unwrap();
+    let limits = config::Limits {
+        rate_per_address: Some(rate(10, HOUR, 10)),
+        ..config.limits
+    };
+    let limits = RequestLimits::new(&limits, Reach::AllReplicas);
+    let (alice, bob) = (address("192.0.2.1"), address("192.0.2.2"));
+    limits.check_address(alice).unwrap();
+    limits.check_address(alice).unwrap();
+    let shared = limits.shared().pop().unwrap();
+    let told = shared.take();
+    assert_eq!(told.iter().map(|passed| passed.count).collect::<Vec<_>>(), [2]);
+    assert!(shared.take().is_empty(), "told once");
+    let end = Instant::now() + HOUR / 2;
+    shared.learn(told[0].key, 9, end);
+    limits.check_address(alice).unwrap();
+    shared.learn(told[0].key, 10, end);
+    let refusal = limits.check_address(alice).unwrap_err();
+    assert!((1795..=1800).contains(&refusal.retry_after.unwrap()));
+    limits.check_address(bob).unwrap();
+    shared.learn(told[0].key, 10, Instant::now());
+    limits.check_address(alice).unwrap();
+}
+
+#[test]
+fn windows_are_the_same_for_everybody_and_follow_each_other() {
+    let shared = Shared::new(rate(1, Duration::from_secs(60), 1), "x");
+    let at = |seconds| shared.window(Duration::from_secs(seconds));
+    assert_eq!(at(120), (2, Duration::from_secs(60)));
+    assert_eq!(at(179), (2, Duration::from_secs(1)));
+    assert_eq!(at(180).0, 3);
 }
