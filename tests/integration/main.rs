@@ -39,6 +39,7 @@ mod keys;
 mod kubelet;
 mod leaving;
 mod limits;
+mod oidc;
 mod path;
 mod processes;
 mod proxy_protocol;
