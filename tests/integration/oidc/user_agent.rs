@@ -385,7 +385,7 @@ fn date(text: &str) -> Option<i64> {
     ];
     let words: Vec<&str> = text.split([' ', '-', ':']).collect();
     let number = |at: usize| words.get(at)?.parse::<i64>().ok();
-    let month = months.iter().position(|month| words.get(2) == Some(month))? as i64 + 1;
+    let (month, _) = (1_i64..).zip(&months).find(|(_, name)| words.get(2) == Some(*name))?;
     let year = number(3)? - i64::from(month <= 2);
     let of_year = (153 * (month + if month > 2 { -3 } else { 9 }) + 2) / 5 + number(1)? - 1;
     let days = 365 * year + year / 4 - year / 100 + year / 400 + of_year - 719_468;
