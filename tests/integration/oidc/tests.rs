@@ -6,7 +6,7 @@ use url::Url;
 
 use super::user_agent::query;
 use super::{Browser, Fault, Hop, MockProvider, Provider, Request, Server};
-use crate::support::{Answer, App, now};
+use crate::support::{Answer, App, Issuer, now};
 use crate::wire::{b64, unb64};
 
 const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
@@ -140,6 +140,45 @@ fn claims_are_in_userinfo_only_where_the_provider_is_told_so() {
     assert!(hop.sent.contains(&("sec-fetch-dest".to_owned(), "empty".to_owned())));
     let userinfo: Value = serde_json::from_slice(&hop.body).unwrap();
     assert_eq!((&userinfo["sub"], &userinfo["tenant"]), (&json!("alice"), &json!("acme")));
+}
+
+#[test]
+fn a_client_may_send_its_secret_in_the_form_or_sign_with_its_own_key() {
+    let app = App::start();
+    let provider = provider_with_client(Provider::setup(), &app);
+    let key = Issuer::new("rp-key");
+    let assertion = key.sign(&json!({
+        "iss": "rp", "sub": "rp", "aud": provider.issuer(), "jti": "once", "iat": now(), "exp": now() + 60,
+    }));
+    let jwt_bearer = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+    let posted = vec![("client_id", "rp"), ("client_secret", "secret")];
+    let signed = vec![
+        ("client_assertion_type", jwt_bearer),
+        ("client_assertion", assertion.as_str()),
+    ];
+    for (method, proof) in [("client_secret_post", posted), ("private_key_jwt", signed)] {
+        let mut metadata = json!({"client_id": "rp", "redirect_uris": [callback(&app)], "token_endpoint_auth_method": method});
+        if method == "private_key_jwt" {
+            metadata["jwks"] = key.jwks();
+            metadata["token_endpoint_auth_signing_alg"] = json!("ES256");
+        } else {
+            metadata["client_secret"] = json!("secret");
+        }
+        provider.client(&metadata);
+        let url = authorization_url(&provider, "/auth", &app, &[("scope", "openid")]);
+        let code = Browser::new().log_in(&url, "alice").query("code").unwrap();
+        let redirect = callback(&app);
+        let mut fields = vec![
+            ("grant_type", "authorization_code"),
+            ("code", &code),
+            ("code_verifier", VERIFIER),
+        ];
+        fields.push(("redirect_uri", &redirect));
+        assert_ne!(provider.post("/token", &[], &fields).status, 200, "{method}");
+        fields.extend(proof);
+        let answer = provider.post("/token", &[], &fields);
+        assert_eq!(answer.status, 200, "{method}: {}", answer.text());
+    }
 }
 
 #[test]
