@@ -93,7 +93,11 @@ impl Sentinel {
             };
             let node = self.nodes.iter().find(|node| node.port == port).unwrap();
             let role = node.info("role");
-            if role == "master" && seen.iter().all(|other| *other == port) {
+            let is_done = |sentinel: &Redis| {
+                value(sentinel, "port") == Some(port.to_string()) && value(sentinel, "flags").as_deref() == Some("master")
+            };
+            // a sentinel tells clients of the new master while it still works on the switch, and loses the next one
+            if role == "master" && self.sentinels.iter().filter(|s| s.process.is_running()).all(is_done) {
                 Ok(port)
             } else {
                 Err(format!("{seen:?}, {role}"))
@@ -123,9 +127,11 @@ impl Sentinel {
         }
         for sentinel in &self.sentinels {
             eventually("a sentinel knows all others and every replica", || {
-                let said = sentinel.cli(&["sentinel", "master", NAME]);
-                let value = |name: &str| said.lines().skip_while(|line| *line != name).nth(1).map(str::to_owned);
-                let known = (value("num-slaves"), value("num-other-sentinels"), value("flags"));
+                let known = (
+                    value(sentinel, "num-slaves"),
+                    value(sentinel, "num-other-sentinels"),
+                    value(sentinel, "flags"),
+                );
                 let wanted = [REPLICAS.to_string(), (SENTINELS - 1).to_string(), "master".to_owned()];
                 if known == wanted.map(Some).into() {
                     Ok(())
@@ -135,6 +141,12 @@ impl Sentinel {
             });
         }
     }
+}
+
+/// What a sentinel has on record of the master.
+fn value(sentinel: &Redis, name: &str) -> Option<String> {
+    let said = sentinel.cli(&["sentinel", "master", NAME]);
+    said.lines().skip_while(|line| *line != name).nth(1).map(str::to_owned)
 }
 
 fn watched(sentinel: &Redis) -> Option<u16> {
