@@ -25,6 +25,7 @@ mod authorize;
 mod both;
 mod browser;
 mod cedar_data;
+mod chaos;
 mod cli;
 mod connections;
 mod control;
