@@ -93,6 +93,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "authn",
             "authz",
             "login",
+            // a return target is canonical like every other path
+            "portal::path",
             "request",
             "revision",
             "serving",

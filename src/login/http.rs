@@ -3,6 +3,7 @@
 //! A redirect would lead a code, a token or a secret to whom nobody configured. Connections are not kept: logins are rare, and
 //! each of the gate's threads has a runtime of its own.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use http::header::{ACCEPT, CONTENT_TYPE};
@@ -68,8 +69,7 @@ impl Http {
         self.exchange(request).await
     }
 
-    /// What the `oauth2` library sends.
-    pub async fn call(&self, request: oauth2::HttpRequest) -> Result<oauth2::HttpResponse, HttpError> {
+    async fn answer(&self, request: oauth2::HttpRequest) -> Result<oauth2::HttpResponse, HttpError> {
         let (head, body) = request.into_parts();
         let outward = self
             .client
@@ -117,6 +117,15 @@ impl Http {
             kind,
             body,
         })
+    }
+}
+
+impl<'c> oauth2::AsyncHttpClient<'c> for Http {
+    type Error = HttpError;
+    type Future = Pin<Box<dyn Future<Output = Result<oauth2::HttpResponse, HttpError>> + Send + 'c>>;
+
+    fn call(&'c self, request: oauth2::HttpRequest) -> Self::Future {
+        Box::pin(self.answer(request))
     }
 }
 

@@ -158,8 +158,7 @@ impl Oidc {
                 .add_extra_param("client_assertion_type", ASSERTION_TYPE)
                 .add_extra_param("client_assertion", assertion.expose().as_str());
         }
-        let call = |request| self.http.call(request);
-        tokens(request.request_async(&call).await)
+        tokens(request.request_async(&self.http).await)
     }
 
     /// A refresh token for new tokens.
@@ -173,8 +172,7 @@ impl Oidc {
                 .add_extra_param("client_assertion_type", ASSERTION_TYPE)
                 .add_extra_param("client_assertion", assertion.expose().as_str());
         }
-        let call = |request| self.http.call(request);
-        tokens(request.request_async(&call).await)
+        tokens(request.request_async(&self.http).await)
     }
 
     /// The claims about `subject` at the userinfo endpoint; `None`: there is none.
