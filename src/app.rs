@@ -21,6 +21,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 use tokio::task::LocalSet;
 
 use crate::audit::{self, AdminEvent, Audit, AuditError, Event, HttpRejected};
@@ -30,7 +31,7 @@ use crate::config::{Address, Config, ProxyProtocol};
 use crate::doors::admin::Admin;
 use crate::doors::authorize;
 use crate::doors::control::Control;
-use crate::gate::{Gate, Worker};
+use crate::gate::{Gate, Live, Worker};
 use crate::identity::IdentityDoor;
 use crate::lifecycle::{Readiness, Shutdown, shutdown};
 use crate::limits::RequestLimits;
@@ -228,6 +229,8 @@ fn assemble(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>,
         assertions,
         sessions,
         login,
+        renewing: Arc::default(),
+        reloads: watch::Sender::new(0),
         identity,
         audit,
         metrics,
@@ -433,7 +436,9 @@ async fn work(gate: Arc<Gate>, (sockets, count): (Sockets, ConnectionCount), shu
     let worker = Rc::new(Worker {
         gate: Arc::clone(&gate),
         pool: Pool::new(tunnels.clone()),
+        live: Live::default(),
     });
+    let watching = tokio::task::spawn_local(worker.live.clone().watch(Arc::clone(&gate)));
     let pool = worker.pool.clone();
     let sweeping = tokio::task::spawn_local(async move {
         loop {
@@ -476,4 +481,5 @@ async fn work(gate: Arc<Gate>, (sockets, count): (Sockets, ConnectionCount), shu
     let _ended = proxying.await.is_err();
     tunnels.wait().await;
     sweeping.abort();
+    watching.abort();
 }

@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::assertion::{AssertionClaims, AssertionError, AssertionKeys, is_assertion};
 pub use self::cache::{TokenCache, token_hash};
-pub use self::claims::Window;
+pub use self::claims::{Login, Window};
 pub use self::error::TokenError;
 use self::jwk::Choice;
 use self::jws::{Compact, Typ};
@@ -384,6 +384,12 @@ pub fn identity_from_claims(issuer: &Issuer, mut claims: Map<String, Value>) -> 
     };
     let window = claims::window(&claims, 0)?;
     claims::identity(issuer, header, claims, window)
+}
+
+/// The identity of a session at a portal that trusts these issuers: by the mapping of the one that vouched for the login.
+pub fn session_identity(issuers: &[Issuer], vouching: &str, login: &Login<'_>) -> Result<Identity, TokenError> {
+    let issuer = issuers.iter().find(|issuer| *issuer.name == *vouching);
+    claims::of_login(issuer.ok_or(TokenError::IssuerUnknown)?, login)
 }
 
 /// The bearer token of a request. `None` without `Authorization`; another scheme is a bad token, not an absent one.

@@ -111,6 +111,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "authz",
             "portal",
             "revision",
+            // what a caller is believed for
+            "session::Session",
             "upstream::App",
             "upstream::HeaderRules",
         ],

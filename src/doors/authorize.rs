@@ -228,7 +228,7 @@ async fn decide(
     if let Some(caller) = &caller {
         guard.record.principal = Some(caller.entity_ref());
         guard.record.roles = Arc::clone(&caller.roles);
-        guard.record.token = Some(Arc::clone(&caller.token));
+        guard.record.token = caller.token.clone();
     }
     guard.record.tenant = asker.identity().and_then(|i| i.tenant.as_deref()).map(Arc::from);
     let started = Instant::now();

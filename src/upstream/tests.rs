@@ -101,6 +101,7 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
             let trace = Trace::from_headers(&parts.headers);
             let cleansed = cleanse(&mut parts.headers, &rules);
             let outward = Outward {
+                cut: Rc::default(),
                 upstream: &upstream,
                 path: &path,
                 query: query.as_deref(),
