@@ -34,7 +34,7 @@ use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use self::assertion::{AssertionClaims, AssertionError, AssertionKeys, is_assertion};
+pub use self::assertion::{AssertionClaims, AssertionError, AssertionKeys, Returned, is_assertion};
 pub use self::cache::{TokenCache, token_hash};
 pub use self::claims::{Login, Window};
 pub use self::error::TokenError;

@@ -39,6 +39,7 @@ pub struct Portal {
     pub config: config::Portal,
     /// The issuers it trusts, in the order of `config.issuers`.
     pub issuers: Vec<config::Issuer>,
+    pub providers: Vec<config::Provider>,
     /// Shared with every portal whose upstream is equal.
     pub upstream: Arc<App>,
     pub header_rules: Arc<HeaderRules>,
@@ -137,6 +138,7 @@ impl Portal {
         Self {
             config: portal,
             issuers,
+            providers: config.login.providers.clone(),
             upstream: app,
             header_rules,
             name,
@@ -154,6 +156,7 @@ impl Portal {
         Frame {
             portal: &self.config,
             issuers: &self.issuers,
+            providers: Some(&self.providers),
         }
     }
 }

@@ -55,6 +55,14 @@ pub struct AssertionClaims<'a> {
     pub now: i64,
 }
 
+/// An assertion that the app handed back.
+#[derive(Clone, Debug)]
+pub struct Returned {
+    pub identity: Identity,
+    /// Unix seconds at which the gate stood by it.
+    pub issued_at: i64,
+}
+
 /// Signs assertions and knows its own. The ring is replaced by whoever calls `look`, and read by everybody.
 pub struct AssertionKeys {
     ring: ArcSwap<Ring>,
@@ -179,9 +187,9 @@ impl AssertionKeys {
         self.ring.load().jwks.clone()
     }
 
-    /// The identity behind an assertion of this gate for this portal and upstream. Never remember it beyond this question:
+    /// Whom an assertion of this gate is about, for this portal and upstream. Never remember it beyond this question:
     /// its `expires_at` is the credential's, not the assertion's.
-    pub fn verify(&self, token: &str, portal: &str, audience: &str, now: i64) -> Result<Identity, TokenError> {
+    pub fn verify(&self, token: &str, portal: &str, audience: &str, now: i64) -> Result<Returned, TokenError> {
         let parsed = jws::parse(token, ASSERTION_BYTES_MAX, Typ::Assertion)?;
         let ring = self.ring.load();
         let known = parsed.header.kid.as_deref();
@@ -200,7 +208,9 @@ impl AssertionKeys {
         if text(&claims, "aud")? != audience || text(&claims, "iss")? != self.issuer || text(&claims, "portal")? != portal {
             return Err(TokenError::Audience { issuer: NAME.to_owned() });
         }
-        self.identity(&claims, parsed.header.kid)
+        let issued_at = integer(&claims, "iat")?.ok_or(wrong("iat"))?;
+        let identity = self.identity(&claims, parsed.header.kid)?;
+        Ok(Returned { identity, issued_at })
     }
 
     fn identity(&self, claims: &Map<String, Value>, kid: Option<String>) -> Result<Identity, TokenError> {
@@ -407,7 +417,7 @@ mod tests {
         #[test]
         fn an_identity_survives_its_assertion(identity in identities()) {
             let keys = keys();
-            let mut back = keys.verify(&sign(&keys, &identity), "customer", APP, NOW).unwrap();
+            let mut back = keys.verify(&sign(&keys, &identity), "customer", APP, NOW).unwrap().identity;
             back.token = TokenFacts::default();
             prop_assert_eq!(format!("{identity:?}"), format!("{back:?}"));
         }

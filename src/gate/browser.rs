@@ -72,7 +72,7 @@ impl Gate {
         let (portal, active) = (progress.portal.as_ref()?, progress.active.as_ref()?);
         active.revision.file.login.as_ref()?;
         let path = progress.record.record.http.as_ref().map(|http| http.path.as_str())?;
-        let return_to = match uri.query() {
+        let return_to = match uri.query().filter(|query| can_return(query)) {
             Some(query) => format!("{path}?{query}"),
             None => path.to_owned(),
         };
@@ -88,6 +88,12 @@ impl Gate {
         let location = format!("{}/auth/login?{}", self.config.identity.prefix, query.finish());
         HeaderValue::try_from(location).ok()
     }
+}
+
+/// A login takes no target with controls, encoded or not; what else a query may hold, it takes.
+fn can_return(query: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_graphic() && !b"\\#<>\"".contains(&b);
+    query.bytes().all(plain) && percent_encoding::percent_decode_str(query).all(|b| b >= b' ' && b != 0x7f)
 }
 
 /// Whether the cookie is worth nothing any more, to anybody.
