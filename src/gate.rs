@@ -31,6 +31,7 @@ use crate::limits::{Place, PrincipalKey, RequestLimits};
 use crate::listener::Link;
 use crate::login::Login;
 use crate::metrics::Metrics;
+use crate::page::Theme;
 use crate::portal::path::CanonicalPath;
 use crate::request::{self, ClientFacts, Trace, query_pairs, request_id};
 use crate::serving::{Active, Caller, Portal, SharedServing};
@@ -51,6 +52,7 @@ pub struct Gate {
     pub login: Arc<Login>,
     /// What is under `identity.prefix`.
     pub identity: IdentityDoor,
+    pub theme: Arc<Theme>,
     pub audit: Audit,
     pub metrics: Metrics,
     pub limits: RequestLimits,
@@ -98,6 +100,7 @@ impl Worker {
             style,
             decision_id,
             request_id: request_id.clone(),
+            theme: Arc::clone(&self.gate.theme),
         };
         let slot = match self.gate.audit.admit() {
             Ok(slot) => slot,

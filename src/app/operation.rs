@@ -50,6 +50,7 @@ impl Operation {
         let (stop, mut forced, until_the_end) = (CancellationToken::new(), shutdown.clone(), shutdown.after_draining());
         let keys = tokio::task::spawn_local(Arc::clone(&gate.authn).run(stop.clone()));
         let watching = tokio::task::spawn_local(self.certificates.run(stop.clone()));
+        let accounts = tokio::task::spawn_local(Arc::clone(&gate.identity.accounts).run(stop.clone()));
         let sweeping = Arc::clone(&gate);
         tokio::task::spawn_local(async move {
             loop {
@@ -78,6 +79,6 @@ impl Operation {
         }
         forced.forced().await;
         stop.cancel();
-        let _ended = (keys.await.is_err(), watching.await.is_err());
+        let _ended = (keys.await.is_err(), watching.await.is_err(), accounts.await.is_err());
     }
 }
