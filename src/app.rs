@@ -41,6 +41,7 @@ use crate::listener::{
 use crate::login::accounts::Accounts;
 use crate::login::{Login, LoginError};
 use crate::metrics::Metrics;
+use crate::page::{Theme, ThemeError};
 use crate::portal::PortalError;
 use crate::reload::Reloader;
 use crate::revision::{Loader, Warnings};
@@ -105,6 +106,9 @@ pub enum StartError {
     /// A way to log in cannot be used.
     #[error(transparent)]
     Login(#[from] LoginError),
+    /// The pages' logo cannot be used.
+    #[error(transparent)]
+    Theme(#[from] ThemeError),
     /// Two metrics share a name.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
@@ -212,11 +216,13 @@ fn assemble(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>,
     let limits = RequestLimits::new(&config.limits);
     let sessions = Sessions::new(&config, &metrics, &audit)?;
     let login = Login::new(&config, &authn, &sessions, &metrics)?;
+    let theme = Theme::load(&config.identity)?;
     let identity = IdentityDoor {
         config: Arc::clone(&config),
         sessions: Arc::clone(&sessions),
         login: Arc::clone(&login),
-        accounts: Accounts::new(&config),
+        accounts: Accounts::new(&config, &sessions, (&audit, &metrics))?,
+        theme: Arc::clone(&theme),
         authn: Arc::clone(&authn),
         assertions: Arc::clone(&assertions),
         audit: audit.clone(),
@@ -232,6 +238,7 @@ fn assemble(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>,
         renewing: Arc::default(),
         reloads: watch::Sender::new(0),
         identity,
+        theme,
         audit,
         metrics,
         limits,

@@ -43,6 +43,7 @@ use crate::limits::{Place, PrincipalKey, RequestLimits};
 use crate::listener::Link;
 use crate::login::Login;
 use crate::metrics::Metrics;
+use crate::page::Theme;
 use crate::portal::path::CanonicalPath;
 use crate::request::{self, ClientFacts, Trace, is_upgrade, query_pairs, request_id};
 use crate::serving::{Active, Caller, Portal, SharedServing};
@@ -66,6 +67,7 @@ pub struct Gate {
     pub reloads: watch::Sender<u64>,
     /// What is under `identity.prefix`.
     pub identity: IdentityDoor,
+    pub theme: Arc<Theme>,
     pub audit: Audit,
     pub metrics: Metrics,
     pub limits: RequestLimits,
@@ -100,6 +102,7 @@ impl Worker {
             style,
             decision_id,
             request_id: request_id.clone(),
+            theme: Arc::clone(&self.gate.theme),
         };
         let slot = match self.gate.audit.admit() {
             Ok(slot) => slot,

@@ -20,6 +20,8 @@ use crate::types::Redacted;
 pub enum LoginError {
     #[error("login.providers.{provider}: {message}")]
     Provider { provider: String, message: String },
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
 }
 
 /// Why a login did not come to its end: for the page that explains it, the record and the metric.

@@ -32,6 +32,8 @@ pub struct Metrics {
     pub token_validations: IntCounterVec,
     pub jwks_refresh: IntCounterVec,
     pub jwks_age: GaugeVec,
+    pub logins: IntCounterVec,
+    pub users_reload: IntCounterVec,
     pub audit_events: IntCounterVec,
     pub audit_dropped: IntCounterVec,
     pub upstream_errors: IntCounterVec,
@@ -104,6 +106,8 @@ impl Metrics {
             token_validations: counters(r, "token_validations_total", "Tokens checked.", &["issuer", "result"])?,
             jwks_refresh: counters(r, "jwks_refresh_total", "Fetches of an issuer's keys.", &["issuer", "result"])?,
             jwks_age: gauges(r, "jwks_age_seconds", "Age of an issuer's keys.", &["issuer"])?,
+            logins: counters(r, "logins_total", "Logins that came to an end.", &["provider", "result"])?,
+            users_reload: counters(r, "users_reload_total", "Changed users files, by outcome.", &["provider", "result"])?,
             audit_events: counters(r, "audit_events_total", "Audit records written.", &["sink"])?,
             audit_dropped: counters(r, "audit_dropped_total", "Audit records lost.", &["sink"])?,
             upstream_errors: counters(

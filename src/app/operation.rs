@@ -53,6 +53,7 @@ impl Operation {
         let keys = tokio::task::spawn_local(Arc::clone(&gate.authn).run(stop.clone()));
         let watching = tokio::task::spawn_local(self.certificates.run(stop.clone()));
         let signing = tokio::task::spawn_local(watch_assertion_keys(Arc::clone(&gate), stop.clone()));
+        let accounts = tokio::task::spawn_local(Arc::clone(&gate.identity.accounts).run(stop.clone()));
         let sweeping = Arc::clone(&gate);
         tokio::task::spawn_local(async move {
             loop {
@@ -81,7 +82,8 @@ impl Operation {
         }
         forced.forced().await;
         stop.cancel();
-        let _ended = (keys.await.is_err(), watching.await.is_err(), signing.await.is_err());
+        let _ended = (keys.await.is_err(), watching.await.is_err());
+        let _ended = (signing.await.is_err(), accounts.await.is_err());
     }
 }
 

@@ -74,6 +74,7 @@ pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], request: Request<I
                 style: Style::Problem,
                 decision_id,
                 request_id: envelope.request_id,
+                theme: Arc::clone(&gate.theme),
             };
             answer::refused_in_detail(&refusal, &answer)
         }
