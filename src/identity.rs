@@ -8,11 +8,15 @@ mod callback;
 mod local;
 mod login;
 mod logout;
+mod outcome;
 mod page;
 mod portals;
 mod refresh;
+mod return_path;
 mod session;
 mod token;
+
+pub use self::return_path::ReturnPath;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -169,7 +169,7 @@ pub(super) fn lookup<'a>(claims: &'a Map<String, Value>, path: &str) -> Result<O
     Ok(found)
 }
 
-fn time(claims: &Map<String, Value>, claim: &str) -> Result<Option<i64>, TokenError> {
+pub(super) fn time(claims: &Map<String, Value>, claim: &str) -> Result<Option<i64>, TokenError> {
     let Some(value) = claims.get(claim) else {
         return Ok(None);
     };
@@ -181,7 +181,18 @@ fn time(claims: &Map<String, Value>, claim: &str) -> Result<Option<i64>, TokenEr
 }
 
 fn audiences(issuer: &Issuer, claims: &Map<String, Value>) -> Result<Vec<String>, TokenError> {
-    let audiences: Vec<String> = match claims.get("aud") {
+    let audiences = audience_list(claims)?;
+    if audiences.iter().any(|audience| issuer.audiences.contains(audience)) {
+        return Ok(audiences);
+    }
+    Err(TokenError::Audience {
+        issuer: issuer.name.to_string(),
+    })
+}
+
+/// Whom a token is for; empty if it does not say.
+pub(super) fn audience_list(claims: &Map<String, Value>) -> Result<Vec<String>, TokenError> {
+    Ok(match claims.get("aud") {
         None => Vec::new(),
         Some(Value::String(audience)) => vec![audience.clone()],
         Some(Value::Array(audiences)) if audiences.len() <= NAMES_MAX => audiences
@@ -195,17 +206,11 @@ fn audiences(issuer: &Issuer, claims: &Map<String, Value>) -> Result<Vec<String>
                 "is neither a string nor an array of at most 256 strings",
             ));
         }
-    };
-    if audiences.iter().any(|audience| issuer.audiences.contains(audience)) {
-        return Ok(audiences);
-    }
-    Err(TokenError::Audience {
-        issuer: issuer.name.to_string(),
     })
 }
 
 /// A non-empty string of bounded length without control characters.
-fn name<'a>(claim: &str, value: Option<&'a Value>, bytes_max: usize) -> Result<&'a str, TokenError> {
+pub(super) fn name<'a>(claim: &str, value: Option<&'a Value>, bytes_max: usize) -> Result<&'a str, TokenError> {
     let text = value
         .and_then(Value::as_str)
         .ok_or_else(|| TokenError::claim(claim, "is missing or no string"))?;
@@ -237,7 +242,7 @@ fn names(claim: &str, value: &Value) -> Result<Vec<String>, TokenError> {
     Ok(names)
 }
 
-fn tenant(issuer: &Issuer, claims: &Map<String, Value>) -> Result<Option<String>, TokenError> {
+pub(super) fn tenant(issuer: &Issuer, claims: &Map<String, Value>) -> Result<Option<String>, TokenError> {
     let path = &issuer.claims.tenant;
     let Some(value) = lookup(claims, path)? else {
         return Ok(None);
@@ -256,7 +261,7 @@ fn tenant(issuer: &Issuer, claims: &Map<String, Value>) -> Result<Option<String>
     Ok(Some(tenant.to_owned()))
 }
 
-fn roles(issuer: &Issuer, claims: &Map<String, Value>) -> Result<Vec<String>, TokenError> {
+pub(super) fn roles(issuer: &Issuer, claims: &Map<String, Value>) -> Result<Vec<String>, TokenError> {
     let path = &issuer.claims.roles;
     let Some(value) = lookup(claims, path)? else {
         return Ok(Vec::new());

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::support::{Gate, eventually, raw};
+use crate::support::{Gate, Issuer, eventually, raw};
 use crate::wire::{PAGE, Script, Wire, open_portal, response};
 
 fn schema() -> jsonschema::Validator {
@@ -93,8 +93,14 @@ fn a_client_that_goes_away_leaves_exactly_one_record() {
     let script = Script::start(|_, wire| {
         wire.until("never");
     });
-    let hanging = Script::start(|_, wire| {
-        wire.until("never");
+    // keys of others at once; then, for whoever needs one that is not there, nothing
+    let (others, asked) = (Issuer::new("other").jwks().to_string(), AtomicBool::new(false));
+    let hanging = Script::start(move |_, wire| {
+        if asked.swap(true, Ordering::SeqCst) {
+            wire.until("never");
+        } else {
+            wire.say(response("200 OK", others.as_bytes()));
+        }
     });
     let mut setup = open_portal().config(&format!("upstream: {{ url: '{}' }}", script.url()));
     setup.issuers = Some(format!(
@@ -126,6 +132,14 @@ fn a_client_that_goes_away_leaves_exactly_one_record() {
         "GET {PAGE} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\n\r\n",
         gate.issuer.sign(&claims)
     ));
+    // whoever leaves before the gate looks at the request asked nothing: hyper may read its end together with its head
+    eventually("keys are asked for on its behalf", || {
+        if hanging.count() == 2 {
+            Ok(())
+        } else {
+            Err(hanging.count().to_string())
+        }
+    });
     drop(wire);
     let record = gate.records(2).remove(1);
     assert_eq!(record["decision"], "deny");

@@ -21,20 +21,20 @@ const LISTEN: &str = "listen: { proxy: { address: '127.0.0.1:0', tls: { cert: tl
 const LISTEN_CA: &str = "listen: { proxy: { address: '127.0.0.1:0', tls: { cert: tls.pem, key: tls.key, client_ca: ca.pem } }, admin: { address: '127.0.0.1:0' }, decision: null }";
 
 /// Somebody who signs certificates.
-struct Authority {
-    pem: String,
+pub struct Authority {
+    pub pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 /// A certificate with its key, in PEM.
 #[derive(Clone)]
-struct Pair {
-    cert: String,
-    key: String,
+pub struct Pair {
+    pub cert: String,
+    pub key: String,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -47,7 +47,12 @@ impl Authority {
     }
 
     fn issue(&self, name: &str) -> Pair {
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        self.issue_for(&[name])
+    }
+
+    pub fn issue_for(&self, names: &[&str]) -> Pair {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
         params.not_after = rcgen::date_time_ymd(2037, 1, 2);
         let key = KeyPair::generate().unwrap();
         Pair {
