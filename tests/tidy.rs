@@ -17,7 +17,16 @@ const FILE_LINES_GOAL: usize = 400;
 const FUNCTION_LINES_MAX: usize = 70;
 
 /// Foundations that every module may use; they use each other only as `LAYERS` says.
-const EVERYWHERE: &[&str] = &["config", "denial", "json", "lifecycle", "metrics", "page", "telemetry", "types"];
+const EVERYWHERE: &[&str] = &[
+    "config",
+    "denial",
+    "json",
+    "lifecycle",
+    "metrics",
+    "page",
+    "telemetry",
+    "types",
+];
 
 /// Module → what it may use besides `EVERYWHERE`. `*`: anything. A path (`authz::Permit`) allows only that item.
 /// Steps of the path (portal, authn, authz, upstream) never use each other's steps; gate and doors bring them together.

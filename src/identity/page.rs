@@ -1,7 +1,7 @@
 //! The pages: login form, portal chooser, what went wrong. Plain HTML, no script, nothing from elsewhere.
 
 use bytes::Bytes;
-use http::header::{RETRY_AFTER, SET_COOKIE};
+use http::header::RETRY_AFTER;
 use http::{HeaderValue, Response, StatusCode};
 
 use super::local::form_token;
@@ -10,6 +10,7 @@ use crate::login::LoginCode;
 use crate::login::accounts::{NAME_CHARS_MAX, PASSWORD_BYTES_MAX};
 use crate::page::Html;
 use crate::request::uuid_value;
+use crate::types::Redacted;
 use crate::upstream::Body;
 
 /// What `Retry-After` says when nobody knows better, in seconds.
@@ -23,6 +24,8 @@ pub(super) struct LoginForm<'a> {
     /// Shown again after a failure.
     pub name: &'a str,
     pub failure: Option<LoginCode>,
+    /// Of the browser's login cookie.
+    pub browser: &'a Redacted<[u8; 32]>,
 }
 
 /// One portal to choose.
@@ -88,9 +91,8 @@ const fn status(code: LoginCode) -> StatusCode {
 }
 
 impl IdentityDoor {
-    /// The form of a local account. Binds it to the browser's login cookie, which it sets, or sets again.
+    /// The form of a local account, bound to the browser's login cookie; whoever shows it sets the cookie, or sets it again.
     pub(super) fn login_page(&self, visit: &Visit<'_>, form: &LoginForm<'_>) -> Response<Body> {
-        let browser = self.browser(visit);
         let mut content = Html::new();
         let title = self.portal_title(visit, form.portal);
         content = content.raw("<p class=\"soft\">").text(&title).raw("</p>");
@@ -112,7 +114,11 @@ impl IdentityDoor {
             _ => "",
         };
         // the first field that is not filled in
-        let (on_name, on_password) = if form.name.is_empty() { (" autofocus", "") } else { ("", " autofocus") };
+        let (on_name, on_password) = if form.name.is_empty() {
+            (" autofocus", "")
+        } else {
+            ("", " autofocus")
+        };
         let content = content
             .raw("<form method=\"post\"")
             .attribute("action", &format!("{}/auth/local", self.config.identity.prefix))
@@ -120,7 +126,7 @@ impl IdentityDoor {
             .hidden("provider", form.provider)
             .hidden("portal", form.portal)
             .hidden("rd", form.return_to)
-            .hidden("token", &form_token(&browser, form))
+            .hidden("token", &form_token(form))
             .raw("<label for=\"name\">Name</label><input id=\"name\" name=\"name\" type=\"text\" autocomplete=\"username\" autocapitalize=\"none\" autocorrect=\"off\" spellcheck=\"false\" required")
             .attribute("maxlength", &NAME_CHARS_MAX.to_string())
             .attribute("value", form.name)
@@ -134,11 +140,7 @@ impl IdentityDoor {
             .raw(invalid)
             .raw("><button type=\"submit\">Log in</button></form>");
         let status = form.failure.map_or(StatusCode::OK, status);
-        let mut response = self.html((status, form.failure), visit, "Log in", &content);
-        response
-            .headers_mut()
-            .append(SET_COOKIE, self.sessions.cookies.set_login(browser.expose()));
-        response
+        self.html((status, form.failure), visit, "Log in", &content)
     }
 
     /// Why a login did not come to its end, and a way to try again: `return_to` is where the browser wanted to go, a checked
