@@ -21,6 +21,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 use tokio::task::LocalSet;
 
 use crate::audit::{self, AdminEvent, Audit, AuditError, Event, HttpRejected};
@@ -30,7 +31,7 @@ use crate::config::{Address, Config, ProxyProtocol};
 use crate::doors::admin::Admin;
 use crate::doors::authorize;
 use crate::doors::control::Control;
-use crate::gate::{Gate, Worker};
+use crate::gate::{Gate, Live, Worker};
 use crate::identity::IdentityDoor;
 use crate::lifecycle::{Readiness, Shutdown, shutdown};
 use crate::limits::RequestLimits;
@@ -40,6 +41,7 @@ use crate::listener::{
 use crate::login::accounts::Accounts;
 use crate::login::{Login, LoginError};
 use crate::metrics::Metrics;
+use crate::page::{Theme, ThemeError};
 use crate::portal::PortalError;
 use crate::reload::Reloader;
 use crate::revision::{Loader, Warnings};
@@ -104,6 +106,9 @@ pub enum StartError {
     /// A way to log in cannot be used.
     #[error(transparent)]
     Login(#[from] LoginError),
+    /// The pages' logo cannot be used.
+    #[error(transparent)]
+    Theme(#[from] ThemeError),
     /// Two metrics share a name.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
@@ -211,11 +216,13 @@ fn assemble(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>,
     let limits = RequestLimits::new(&config.limits);
     let sessions = Sessions::new(&config, &metrics, &audit)?;
     let login = Login::new(&config, &authn, &sessions, &metrics)?;
+    let theme = Theme::load(&config.identity)?;
     let identity = IdentityDoor {
         config: Arc::clone(&config),
         sessions: Arc::clone(&sessions),
         login: Arc::clone(&login),
-        accounts: Accounts::new(&config),
+        accounts: Accounts::new(&config, &sessions, (&audit, &metrics))?,
+        theme: Arc::clone(&theme),
         authn: Arc::clone(&authn),
         assertions: Arc::clone(&assertions),
         audit: audit.clone(),
@@ -228,7 +235,10 @@ fn assemble(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>,
         assertions,
         sessions,
         login,
+        renewing: Arc::default(),
+        reloads: watch::Sender::new(0),
         identity,
+        theme,
         audit,
         metrics,
         limits,
@@ -433,7 +443,9 @@ async fn work(gate: Arc<Gate>, (sockets, count): (Sockets, ConnectionCount), shu
     let worker = Rc::new(Worker {
         gate: Arc::clone(&gate),
         pool: Pool::new(tunnels.clone()),
+        live: Live::default(),
     });
+    let watching = tokio::task::spawn_local(worker.live.clone().watch(Arc::clone(&gate)));
     let pool = worker.pool.clone();
     let sweeping = tokio::task::spawn_local(async move {
         loop {
@@ -476,4 +488,5 @@ async fn work(gate: Arc<Gate>, (sockets, count): (Sockets, ConnectionCount), shu
     let _ended = proxying.await.is_err();
     tunnels.wait().await;
     sweeping.abort();
+    watching.abort();
 }

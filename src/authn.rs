@@ -35,9 +35,9 @@ use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use self::assertion::{AssertionClaims, AssertionError, AssertionKeys, is_assertion};
+pub use self::assertion::{AssertionClaims, AssertionError, AssertionKeys, Returned, is_assertion};
 pub use self::cache::{TokenCache, token_hash};
-pub use self::claims::Window;
+pub use self::claims::{Login, Window};
 pub use self::error::TokenError;
 pub use self::id_token::{Expected, Granted, IdToken, LogoutToken, granted, kept_claims};
 use self::jwk::Choice;
@@ -404,6 +404,12 @@ pub fn identity_from_claims(issuer: &Issuer, mut claims: Map<String, Value>) -> 
     };
     let window = claims::window(&claims, 0)?;
     claims::identity(issuer, header, claims, window)
+}
+
+/// The identity of a session at a portal that trusts these issuers: by the mapping of the one that vouched for the login.
+pub fn session_identity(issuers: &[Issuer], vouching: &str, login: &Login<'_>) -> Result<Identity, TokenError> {
+    let issuer = issuers.iter().find(|issuer| *issuer.name == *vouching);
+    claims::of_login(issuer.ok_or(TokenError::IssuerUnknown)?, login)
 }
 
 /// The bearer token of a request. `None` without `Authorization`; another scheme is a bad token, not an absent one.

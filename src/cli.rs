@@ -12,6 +12,7 @@ mod serve;
 mod test;
 mod token;
 mod tree;
+mod user;
 mod validate;
 
 use std::process::ExitCode;
@@ -58,6 +59,9 @@ enum Command {
     /// Mint demo tokens, look into tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Add, change, remove and show accounts of a users file
+    #[command(subcommand)]
+    User(user::UserCommand),
     /// Show the configuration's JSON Schema or the effective configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -104,6 +108,7 @@ fn run(command: Command) -> Exit {
         Command::Test(args) => test::run(&args),
         Command::Authorize(args) => authorize::run(&args),
         Command::Token(command) => token::run(&command),
+        Command::User(command) => user::run(&command),
         Command::Config(command) => config::run(&command),
         Command::Healthcheck(args) => probe::healthcheck(&args),
         Command::Status(args) => probe::status(&args),

@@ -47,6 +47,14 @@ pub struct PrincipalKey {
     pub principal: EntityUid,
 }
 
+/// Tries to log in to local accounts: each counts against the address first, then against the account.
+#[derive(Debug)]
+pub struct LoginLimits {
+    address: Rates<IpAddr>,
+    /// Provider and name; names that nobody has are counted like any other.
+    account: Rates<(Arc<str>, String)>,
+}
+
 type Limiter<K> = RateLimiter<K, Counts<K>, DefaultClock, NoOpMiddleware<<DefaultClock as Clock>::Instant>>;
 
 /// One rate, counted for each key.
@@ -119,6 +127,27 @@ impl RequestLimits {
         if let Some(rates) = &self.principal {
             rates.limiter.retain_recent();
         }
+    }
+}
+
+impl LoginLimits {
+    pub fn new(rate: Rate) -> Self {
+        Self {
+            address: Rates::new(rate, "more tries to log in from one address than `limits.rate_login`"),
+            account: Rates::new(rate, "more tries to log in to one account than `limits.rate_login`"),
+        }
+    }
+
+    /// Counts a try, or refuses it. What one address has too many of does not count against the account.
+    pub fn check(&self, address: IpAddr, account: (Arc<str>, String)) -> Result<(), Refusal> {
+        self.address.check(&network(address))?;
+        self.account.check(&account)
+    }
+
+    /// Forgets who has not tried for so long that it makes no difference; to be called now and then.
+    pub fn sweep(&self) {
+        self.address.limiter.retain_recent();
+        self.account.limiter.retain_recent();
     }
 }
 

@@ -40,6 +40,8 @@ const LOGOUT_MARK_LIFE: Duration = Duration::from_secs(60 * 60);
 pub enum LoginError {
     #[error("login.providers.{provider}: {message}")]
     Provider { provider: String, message: String },
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
     #[error("cannot set up the https client for logins: {0}")]
     Client(#[from] reqwest::Error),
 }

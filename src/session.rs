@@ -169,6 +169,11 @@ impl Sessions {
         self.epoch.subscribe()
     }
 
+    /// What `revocations` holds now. Never waits.
+    pub fn epoch(&self) -> u64 {
+        *self.epoch.borrow()
+    }
+
     /// Sessions of this deployment, for the operator; at most `limit`.
     pub async fn list(&self, _limit: usize) -> Result<Vec<Card>, StoreError> {
         Err(StoreError::Full)

@@ -31,6 +31,17 @@ pub struct Window {
     pub until: i64,
 }
 
+/// What a session keeps of a login.
+#[derive(Clone, Copy, Debug)]
+pub struct Login<'a> {
+    pub claims: &'a Arc<Map<String, Value>>,
+    pub subject: &'a str,
+    /// Unix seconds.
+    pub began_at: i64,
+    /// Unix seconds of the session's end.
+    pub expires_at: i64,
+}
+
 impl Window {
     pub(super) fn check(self, now: i64) -> Result<(), TokenError> {
         if now >= self.until {
@@ -93,6 +104,37 @@ pub(super) fn identity(
             jti_hash,
         },
         claims: Arc::new(claims),
+    })
+}
+
+/// The identity that the claims of a login give under an issuer's mapping, as it is configured now.
+///
+/// The claims were checked when the session began; what the issuer may assert is checked again, because a session may be older
+/// than the configuration. `subject` is whom the session is for: the claims must still say the same.
+pub(super) fn of_login(issuer: &Issuer, login: &Login<'_>) -> Result<Identity, TokenError> {
+    let Login { claims, subject, .. } = *login;
+    let path = &issuer.claims.subject;
+    if name(path, lookup(claims, path)?, SUBJECT_BYTES_MAX)? != subject {
+        return Err(TokenError::claim(path, "is not whom the session is for"));
+    }
+    let mut auth = auth_facts(claims)?;
+    auth.method = "session";
+    auth.time = time(claims, "auth_time")?.or(Some(login.began_at));
+    // a session has what its user has, not what the login's client was given
+    auth.scopes = Vec::new();
+    Ok(Identity {
+        issuer: Arc::clone(&issuer.name),
+        subject: subject.to_owned(),
+        principal_type: Arc::clone(&issuer.principal),
+        tenant: tenant(issuer, claims)?,
+        roles: roles(issuer, claims)?,
+        expires_at: login.expires_at,
+        auth,
+        token: TokenFacts {
+            iss: issuer.issuer.clone(),
+            ..TokenFacts::default()
+        },
+        claims: Arc::clone(claims),
     })
 }
 

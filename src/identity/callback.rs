@@ -33,6 +33,7 @@ impl IdentityDoor {
                         provider: Some(&provider),
                         portal: Some(&finished.portal),
                         return_to: Some(return_to.as_str()),
+                        subject: None,
                     };
                     self.login_failed(visit, &failure, attempt)
                 }))

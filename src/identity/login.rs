@@ -49,7 +49,7 @@ impl IdentityDoor {
         let portal = visit.serving.named(name);
         let portal = portal.ok_or_else(|| Refusal::new(Denial::PortalUnknown, "no such portal"))?;
         let wish = self.wish(portal, &asked)?;
-        let browser = self.browser(visit)?;
+        let browser = self.browser_secret(visit)?;
         let mut response = match self.departure(visit, &wish, &browser).await {
             Ok(response) => response,
             Err(failure) => {
@@ -57,6 +57,7 @@ impl IdentityDoor {
                     provider: Some(&wish.provider.name),
                     portal: Some(wish.portal),
                     return_to: Some(wish.return_to.as_str()),
+                    subject: None,
                 };
                 self.login_failed(visit, &failure, attempt)
             }
@@ -81,18 +82,26 @@ impl IdentityDoor {
         })
     }
 
-    /// The portal's own provider, or another one whose issuer the portal trusts.
+    /// The provider that is asked for, else the portal's own, else the only one that there is; never one that the portal does not
+    /// trust.
     fn provider_of(&self, portal: &Portal, wanted: Option<&str>) -> Result<&config::Provider, Refusal> {
         let active = portal.active.load_full().ok_or(Refusal::from(Denial::NoPolicyLoaded))?;
-        let own = active.revision.file.login.as_deref();
-        let own = own.ok_or_else(|| invalid("this portal has no login (portal.yaml, `login.provider`)"))?;
-        let provider = self.login.provider(wanted.unwrap_or(own));
-        let trusted = provider.filter(|provider| portal.config.issuers.contains(&provider.issuer));
-        trusted.ok_or_else(|| invalid("the provider is not configured, or the portal does not trust its issuer"))
+        let own = active.revision.file.login.as_ref().map(|by| by.provider.as_str());
+        let trusted = |provider: &&config::Provider| portal.config.issuers.contains(&provider.issuer);
+        if let Some(name) = wanted.or(own) {
+            let provider = self.login.provider(name).filter(trusted);
+            return provider.ok_or_else(|| invalid("the provider is not configured, or the portal does not trust its issuer"));
+        }
+        let mut all = self.config.login.providers.iter().filter(trusted);
+        match (all.next(), all.next()) {
+            (Some(only), None) => Ok(only),
+            (None, _) => Err(invalid("this portal has no login (portal.yaml, `login.provider`)")),
+            (Some(_), Some(_)) => Err(invalid("several providers; name one in portal.yaml (`login.provider`)")),
+        }
     }
 
     /// The browser's own secret, or its first.
-    fn browser(&self, visit: &Visit<'_>) -> Result<Redacted<[u8; 32]>, Refusal> {
+    pub(super) fn browser_secret(&self, visit: &Visit<'_>) -> Result<Redacted<[u8; 32]>, Refusal> {
         if let Some(known) = self.sessions.cookies.login(&visit.head.headers) {
             return Ok(known);
         }
@@ -116,6 +125,7 @@ impl IdentityDoor {
                     portal: wish.portal,
                     return_to: wish.return_to.as_str(),
                     name: "",
+                    browser,
                     failure: None,
                 },
             ));

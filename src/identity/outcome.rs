@@ -30,6 +30,8 @@ pub(super) struct Attempt<'a> {
     pub provider: Option<&'a str>,
     pub portal: Option<&'a str>,
     pub return_to: Option<&'a str>,
+    /// Of a local account that exists; never what somebody typed into the wrong field.
+    pub subject: Option<&'a str>,
 }
 
 impl IdentityDoor {
@@ -52,6 +54,12 @@ impl IdentityDoor {
         event.provider = Some(Arc::from(session.data.provider.as_str()));
         event.issuer = Some(Arc::from(session.data.issuer.as_str()));
         event.subject = Some(session.data.subject.clone());
+        event.tenant = session
+            .data
+            .claims
+            .get("tenant")
+            .and_then(|tenant| tenant.as_str())
+            .map(str::to_owned);
         event.session = Some(session.handle.to_hex());
         self.count_login(Some(&session.data.provider), "success");
         self.audit.send(Event::Auth(Box::new(event)));
@@ -64,10 +72,17 @@ impl IdentityDoor {
 
     /// The page of a login that did not come to its end; recorded and counted.
     pub(super) fn login_failed(&self, visit: &Visit<'_>, failure: &LoginFailure, attempt: Attempt<'_>) -> Response<Body> {
+        self.record_failure(visit, failure, attempt);
+        let about = failure.about.as_deref();
+        let return_to = attempt.return_to.or(about.map(|about| about.return_to.as_str()));
+        self.failure_page(visit, failure.code, return_to)
+    }
+
+    /// The event and the count of a login that did not come to its end.
+    pub(super) fn record_failure(&self, visit: &Visit<'_>, failure: &LoginFailure, attempt: Attempt<'_>) {
         let about = failure.about.as_deref();
         let provider = attempt.provider.or(about.map(|about| about.provider.as_str()));
         let portal = attempt.portal.or(about.map(|about| about.portal.as_str()));
-        let return_to = attempt.return_to.or(about.map(|about| about.return_to.as_str()));
         let code = failure.code.code();
         // what anybody can bring about must not fill the log; the record has it all
         match failure.code {
@@ -82,9 +97,9 @@ impl IdentityDoor {
         event.detail = Some(failure.detail.clone());
         event.provider = self.known_provider(provider).map(Arc::from);
         event.portal = portal.map(Arc::from);
+        event.subject = attempt.subject.map(str::to_owned);
         self.count_login(provider, code);
         self.audit.send(Event::Auth(Box::new(event)));
-        self.failure_page(visit, failure.code, return_to)
     }
 
     /// An event with what is known of the visit.
