@@ -39,7 +39,7 @@ fn place(provider: &Server, more: &str) -> Place {
     let mut setup = Setup::portal(SCHEMA, POLICIES)
         .file("policies/p/portal.yaml", "login: { provider: corp }\n")
         .config(&format!("public_url: '{origin}'"))
-        .config(&format!("listen: {{ proxy: {{ address: '127.0.0.1:{port}' }}, admin: {{ address: '127.0.0.1:0' }} }}"))
+        .config(&format!("listen: {{ proxy: {{ address: '127.0.0.1:{port}' }}, decision: {{ address: '127.0.0.1:0' }}, admin: {{ address: '127.0.0.1:0' }} }}"))
         .config(&format!(
             "login: {{ providers: {{ corp: {{ issuer: corp, client_id: gate, client_secret: {SECRET}, scopes: [openid, email] }} }} }}"
         ))
