@@ -4,23 +4,21 @@
 //! for a person in a browser. Only `Denial`'s public texts and a policy author's `@advice` leave the gate: never the
 //! private detail, never policy text. Redirects to a login are not made here.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use http::header::{
-    ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
-    X_CONTENT_TYPE_OPTIONS,
-};
+use http::header::{ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde_json::json;
 use uuid::Uuid;
 
 use crate::denial::{Denial, Refusal};
+use crate::page::{Html, Theme};
 use crate::request::{X_REQUEST_ID, uuid_value};
 use crate::upstream::{Body, UpstreamError};
 
 /// What `Retry-After` says beside a 503 that does not know better, in seconds.
 const RETRY_AFTER_SECONDS: u64 = 1;
-const PAGE_POLICY: &str =
-    "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// In which language the caller wants to be refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -36,6 +34,8 @@ pub struct Answer {
     pub style: Style,
     pub decision_id: Uuid,
     pub request_id: HeaderValue,
+    /// What a page looks like.
+    pub theme: Arc<Theme>,
 }
 
 struct Text<'a> {
@@ -146,8 +146,8 @@ pub fn upstream_failed(error: &UpstreamError, answer: &Answer) -> Response<Body>
 fn render(text: &Text<'_>, answer: &Answer) -> Response<Body> {
     let mut response = match answer.style {
         Style::Grpc => grpc(text),
-        Style::Page if text.status == StatusCode::FORBIDDEN => page(text, answer.decision_id),
-        Style::Page | Style::Problem => problem(text, answer.decision_id),
+        Style::Page => page(text, answer).unwrap_or_else(|| problem(text, answer.decision_id)),
+        Style::Problem => problem(text, answer.decision_id),
     };
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -190,30 +190,40 @@ fn grpc(text: &Text<'_>) -> Response<Body> {
     response
 }
 
-fn page(text: &Text<'_>, decision_id: Uuid) -> Response<Body> {
-    let advice = text
-        .advice
-        .map(|advice| format!("<p>{}</p>", escaped(advice)))
-        .unwrap_or_default();
-    let html = format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{status}</title>\
-         <h1>Access denied</h1><p>{title}</p>{advice}<p>Decision <code>{decision_id}</code></p></html>",
-        status = text.status.as_u16(),
-        title = escaped(text.title),
-    );
+/// For a person, where there is more to say than that the address was wrong.
+fn page(text: &Text<'_>, answer: &Answer) -> Option<Response<Body>> {
+    let (heading, what_now) = match text.status {
+        StatusCode::FORBIDDEN => ("Access denied", "You are not allowed to see this page."),
+        StatusCode::TOO_MANY_REQUESTS => ("Too many requests", "Wait a moment, then try again."),
+        StatusCode::SERVICE_UNAVAILABLE => (
+            "Not available right now",
+            "This is a problem on our side, and usually a short one. You have not been logged out.",
+        ),
+        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => {
+            ("Not available right now", "The application behind this page does not answer.")
+        }
+        _ => return None,
+    };
+    let mut content = Html::new().paragraph(what_now);
+    if let Some(advice) = text.advice {
+        content = content.paragraph(advice);
+    }
+    if text.status != StatusCode::FORBIDDEN {
+        // the address that was asked for
+        content = content.raw("<p><a class=\"button\" href=\"\">Try again</a></p>");
+    }
+    content = content
+        .raw("<p class=\"small\">")
+        .text(text.title)
+        .raw(" (<code>")
+        .text(text.code)
+        .raw("</code>)<br>Reference <code>")
+        .text(&answer.decision_id.to_string())
+        .raw("</code></p>");
+    let html = answer.theme.page(heading, &content);
     let mut response = with_body(text.status, "text/html; charset=utf-8", html);
-    response
-        .headers_mut()
-        .insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
-    response
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-        .replace('\'', "&#39;")
+    answer.theme.headers(response.headers_mut());
+    Some(response)
 }
 
 /// RFC 6750 and RFC 9470; a missing token gets a challenge without an error.
@@ -252,6 +262,7 @@ mod tests {
             style,
             decision_id: Uuid::nil(),
             request_id: HeaderValue::from_static("r-1"),
+            theme: Theme::plain(),
         }
     }
 
@@ -336,6 +347,19 @@ mod tests {
             body.contains("&lt;script&gt;") && body.contains(&Uuid::nil().to_string()),
             "{body}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_person_is_told_what_is_not_available_and_can_try_again() {
+        for denial in [Denial::StoreUnavailable, Denial::Overloaded, Denial::RateLimited] {
+            let response = refused(&Refusal::new(denial, "private-detail"), &answer(Style::Page));
+            assert_eq!(response.status(), denial.status());
+            assert!(response.headers().contains_key("retry-after") || denial == Denial::RateLimited);
+            let body = text(response).await;
+            assert!(body.contains("Try again") && body.contains(denial.code()) && !body.contains("private-detail"));
+        }
+        let response = refused(&Denial::PortalUnknown.into(), &answer(Style::Page));
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
     }
 
     #[test]

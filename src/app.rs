@@ -22,16 +22,17 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 use tokio::task::LocalSet;
 
 use crate::audit::{self, AdminEvent, Audit, AuditError, Event, HttpRejected};
 use crate::authn::{AssertionError, AssertionKeys, Authn, AuthnError};
 use crate::authz::engine::Slice;
-use crate::config::{Address, Config, ProxyProtocol, SessionStore};
+use crate::config::{Address, Config, ProxyProtocol};
 use crate::doors::admin::Admin;
 use crate::doors::authorize;
 use crate::doors::control::Control;
-use crate::gate::{Gate, Worker};
+use crate::gate::{Gate, Live, Worker};
 use crate::identity::IdentityDoor;
 use crate::lifecycle::{Readiness, Shutdown, shutdown};
 use crate::limits::{Reach, RequestLimits};
@@ -41,6 +42,7 @@ use crate::listener::{
 use crate::login::accounts::Accounts;
 use crate::login::{Login, LoginError};
 use crate::metrics::Metrics;
+use crate::page::{Theme, ThemeError};
 use crate::portal::PortalError;
 use crate::reload::Reloader;
 use crate::revision::{Loader, Warnings};
@@ -105,6 +107,9 @@ pub enum StartError {
     /// A way to log in cannot be used.
     #[error(transparent)]
     Login(#[from] LoginError),
+    /// The pages' logo cannot be used.
+    #[error(transparent)]
+    Theme(#[from] ThemeError),
     /// Two metrics share a name.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
@@ -171,6 +176,7 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
     let asks = reloader.asks();
     let mut background = vec![thread("twins", move || make_twins(&waiting))?];
     background.push(operation.start((bound.admin, bound.control), shutdown.clone())?);
+    background.push(operation::start_sessions(&gate, shutdown.clone())?);
     let (told, (loaded, first)) = (shutdown.clone(), sync_channel(1));
     background.push(thread("reload", move || {
         reloader.first_look();
@@ -209,18 +215,16 @@ fn assemble(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>,
     let issuer = config.public_url.as_deref().unwrap_or("cedargate");
     let assertions = Arc::new(AssertionKeys::load(&config.assertion, issuer)?);
     let serving = ArcSwap::from_pointee(serving(&config, &metrics)?);
-    let reach = match config.sessions.store {
-        SessionStore::Memory => Reach::ThisProcess,
-        SessionStore::Redis(_) => Reach::AllReplicas,
-    };
-    let limits = RequestLimits::new(&config.limits, reach);
+    let limits = RequestLimits::new(&config.limits, Reach::of(&config.sessions.store));
     let sessions = Sessions::new(&config, &metrics, &audit)?;
     let login = Login::new(&config, &authn, &sessions, &metrics)?;
+    let theme = Theme::load(&config.identity)?;
     let identity = IdentityDoor {
         config: Arc::clone(&config),
         sessions: Arc::clone(&sessions),
         login: Arc::clone(&login),
-        accounts: Accounts::new(&config),
+        accounts: Accounts::new(&config, &sessions, (&audit, &metrics))?,
+        theme: Arc::clone(&theme),
         authn: Arc::clone(&authn),
         assertions: Arc::clone(&assertions),
         audit: audit.clone(),
@@ -233,7 +237,10 @@ fn assemble(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>,
         assertions,
         sessions,
         login,
+        renewing: Arc::default(),
+        reloads: watch::Sender::new(0),
         identity,
+        theme,
         audit,
         metrics,
         limits,
@@ -438,7 +445,9 @@ async fn work(gate: Arc<Gate>, (sockets, count): (Sockets, ConnectionCount), shu
     let worker = Rc::new(Worker {
         gate: Arc::clone(&gate),
         pool: Pool::new(tunnels.clone()),
+        live: Live::default(),
     });
+    let watching = tokio::task::spawn_local(worker.live.clone().watch(Arc::clone(&gate)));
     let pool = worker.pool.clone();
     let sweeping = tokio::task::spawn_local(async move {
         loop {
@@ -481,4 +490,5 @@ async fn work(gate: Arc<Gate>, (sockets, count): (Sockets, ConnectionCount), shu
     let _ended = proxying.await.is_err();
     tunnels.wait().await;
     sweeping.abort();
+    watching.abort();
 }

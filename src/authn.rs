@@ -9,6 +9,7 @@ mod assertion;
 mod cache;
 mod claims;
 mod error;
+mod id_token;
 mod jwk;
 mod jws;
 mod keys;
@@ -34,14 +35,15 @@ use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use self::assertion::{AssertionClaims, AssertionError, AssertionKeys, is_assertion};
+pub use self::assertion::{AssertionClaims, AssertionError, AssertionKeys, Returned, is_assertion};
 pub use self::cache::{TokenCache, token_hash};
-pub use self::claims::Window;
+pub use self::claims::{Login, Window};
 pub use self::error::TokenError;
+pub use self::id_token::{Expected, Granted, IdToken, LogoutToken, granted, kept_claims};
 use self::jwk::Choice;
 use self::jws::{Compact, Typ};
-pub use self::keys::FetchError;
 use self::keys::IssuerKeys;
+pub use self::keys::{FetchError, check_url, discovery_url};
 pub use self::mint::{inspect, mint};
 pub use self::signer::SigningKey;
 use crate::config::{Algorithm, Issuer, KeySource};
@@ -113,6 +115,12 @@ enum Pause {
 enum Look {
     Done(Box<Verified>),
     Wait(usize, Pause),
+}
+
+/// Whose signature it is.
+enum Signed {
+    By { thumbprint: [u8; 32], generation: u64 },
+    Wait(Pause),
 }
 
 impl Authn {
@@ -306,13 +314,32 @@ enum Attempt {
 
 impl IssuerState {
     fn look(&self, index: usize, token: Compact<'_>, now: i64) -> Result<Look, TokenError> {
+        let (thumbprint, generation) = match self.signed(&token, now)? {
+            Signed::By { thumbprint, generation } => (thumbprint, generation),
+            Signed::Wait(pause) => return Ok(Look::Wait(index, pause)),
+        };
+        let window = claims::window(&token.claims, self.leeway)?;
+        window.check(now)?;
+        let proof = Proof {
+            issuer: index,
+            window,
+            generation,
+            thumbprint,
+            algorithm: token.header.algorithm,
+        };
+        let identity = claims::identity(&self.config, token.header, token.claims, window)?;
+        Ok(Look::Done(Box::new(Verified { identity, proof })))
+    }
+
+    /// Which of the issuer's keys made the signature. For every token that it signs, whatever it is for.
+    fn signed(&self, token: &Compact<'_>, now: i64) -> Result<Signed, TokenError> {
         let algorithm = token.header.algorithm;
         if !self.config.algorithms.contains(&algorithm) {
             return Err(TokenError::Algorithm { issuer: self.name() });
         }
         let snapshot = self.keys.snapshot();
         let Some(set) = snapshot.as_ref() else {
-            return Ok(Look::Wait(index, Pause::FirstKeys));
+            return Ok(Signed::Wait(Pause::FirstKeys));
         };
         if self.keys.is_stale(now) {
             return Err(self.unavailable("the last good ones are past jwks.max_age"));
@@ -326,9 +353,9 @@ impl IssuerState {
                 });
             }
             Choice::UnknownKid => {
-                let kid = token.header.kid.unwrap_or_default();
+                let kid = token.header.kid.clone().unwrap_or_default();
                 let generation = set.generation;
-                return Ok(Look::Wait(index, Pause::UnknownKid { kid, generation }));
+                return Ok(Signed::Wait(Pause::UnknownKid { kid, generation }));
             }
         };
         let input = token.signing_input.as_bytes();
@@ -336,17 +363,10 @@ impl IssuerState {
             .into_iter()
             .find(|key| key.verifies(algorithm, input, &token.signature))
             .ok_or_else(|| TokenError::Signature { issuer: self.name() })?;
-        let window = claims::window(&token.claims, self.leeway)?;
-        window.check(now)?;
-        let proof = Proof {
-            issuer: index,
-            window,
-            generation: set.generation,
+        Ok(Signed::By {
             thumbprint: key.thumbprint,
-            algorithm,
-        };
-        let identity = claims::identity(&self.config, token.header, token.claims, window)?;
-        Ok(Look::Done(Box::new(Verified { identity, proof })))
+            generation: set.generation,
+        })
     }
 
     fn name(&self) -> String {
@@ -384,6 +404,12 @@ pub fn identity_from_claims(issuer: &Issuer, mut claims: Map<String, Value>) -> 
     };
     let window = claims::window(&claims, 0)?;
     claims::identity(issuer, header, claims, window)
+}
+
+/// The identity of a session at a portal that trusts these issuers: by the mapping of the one that vouched for the login.
+pub fn session_identity(issuers: &[Issuer], vouching: &str, login: &Login<'_>) -> Result<Identity, TokenError> {
+    let issuer = issuers.iter().find(|issuer| *issuer.name == *vouching);
+    claims::of_login(issuer.ok_or(TokenError::IssuerUnknown)?, login)
 }
 
 /// The bearer token of a request. `None` without `Authorization`; another scheme is a bad token, not an absent one.

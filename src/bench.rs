@@ -293,6 +293,7 @@ impl Reload {
         let frame = Frame {
             portal: &self.portal,
             issuers: &issuers,
+            providers: None,
         };
         let loaded = self.loader.load(frame, &folder.0, self.current.as_deref());
         if let Some(rejected) = loaded.rejected {

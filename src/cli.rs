@@ -13,6 +13,7 @@ mod sessions;
 mod test;
 mod token;
 mod tree;
+mod user;
 mod validate;
 
 use std::process::ExitCode;
@@ -59,6 +60,9 @@ enum Command {
     /// Mint demo tokens, look into tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Add, change, remove and show accounts of a users file
+    #[command(subcommand)]
+    User(user::UserCommand),
     /// Show the configuration's JSON Schema or the effective configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -108,6 +112,7 @@ fn run(command: Command) -> Exit {
         Command::Test(args) => test::run(&args),
         Command::Authorize(args) => authorize::run(&args),
         Command::Token(command) => token::run(&command),
+        Command::User(command) => user::run(&command),
         Command::Config(command) => config::run(&command),
         Command::Healthcheck(args) => probe::healthcheck(&args),
         Command::Status(args) => probe::status(&args),

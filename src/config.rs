@@ -20,6 +20,8 @@ pub use env::process_environment;
 pub use error::ConfigErrors;
 pub use load::{PrintFormat, from_str, load, print};
 pub use raw::json_schema;
+pub use tree::{Node, Origin, Shape};
+pub use walk::hint;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;

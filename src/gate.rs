@@ -4,9 +4,14 @@
 //! check → path → portal → caller → target → decision → permit → upstream, each step either giving what the next one
 //! needs or ending the request. There is no way to `upstream::forward` around the permit.
 
+mod browser;
 mod caller;
 mod cors;
+mod credential;
 mod endpoints;
+mod live;
+mod onward;
+mod progress;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,15 +20,22 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use self::cors::Preflight;
+use self::credential::Cookie;
+pub use self::credential::Renewing;
+pub use self::live::Live;
+use self::live::{Asked, Standing};
+use self::onward::Onward;
+use self::progress::{Progress, micros};
+pub use self::progress::{entity_ref, record_answer};
 use crate::answer::{self, Answer, Style};
-use crate::audit::{Audit, AuditGuard, AuditRecord, EntityRef, HttpFacts as HttpRecord, PolicyError};
+use crate::audit::{Audit, AuditRecord, HttpFacts as HttpRecord};
 use crate::authn::{AssertionKeys, Authn, bearer};
 use crate::authz::context::{Facts, HttpFacts};
-use crate::authz::engine;
-use crate::authz::{Passport, Permit, Target};
+use crate::authz::{Passport, Permit};
 use crate::config::{AuditAllow, Config, TenantSource};
 use crate::denial::{Denial, Refusal};
 use crate::identity::{IdentityDoor, Visit};
@@ -31,12 +43,13 @@ use crate::limits::{Place, PrincipalKey, RequestLimits};
 use crate::listener::Link;
 use crate::login::Login;
 use crate::metrics::Metrics;
+use crate::page::Theme;
 use crate::portal::path::CanonicalPath;
-use crate::request::{self, ClientFacts, Trace, query_pairs, request_id};
+use crate::request::{self, ClientFacts, Trace, is_upgrade, query_pairs, request_id};
 use crate::serving::{Active, Caller, Portal, SharedServing};
 use crate::session::Sessions;
 use crate::types::{Door, Identity};
-use crate::upstream::{self, Body, Outward, Pool, UpstreamError, cleanse, forward};
+use crate::upstream::{Body, Pool, UpstreamError, cleanse};
 
 /// The label and record value for requests that no portal matched.
 pub const NO_PORTAL: &str = "none";
@@ -49,8 +62,12 @@ pub struct Gate {
     pub assertions: Arc<AssertionKeys>,
     pub sessions: Arc<Sessions>,
     pub login: Arc<Login>,
+    pub renewing: Arc<Renewing>,
+    /// Changes whenever a revision is swapped; written by `reload`.
+    pub reloads: watch::Sender<u64>,
     /// What is under `identity.prefix`.
     pub identity: IdentityDoor,
+    pub theme: Arc<Theme>,
     pub audit: Audit,
     pub metrics: Metrics,
     pub limits: RequestLimits,
@@ -60,20 +77,7 @@ pub struct Gate {
 pub struct Worker {
     pub gate: Arc<Gate>,
     pub pool: Pool,
-}
-
-/// What a request has turned out to be so far, for the record and the metrics.
-struct Progress {
-    started: Instant,
-    decision_id: Uuid,
-    request_id: HeaderValue,
-    trace: Trace,
-    record: AuditGuard,
-    portal: Option<Arc<Portal>>,
-    active: Option<Arc<Active>>,
-    origin: Option<HeaderValue>,
-    upstream_started: Option<Instant>,
-    gate_ended: Option<Instant>,
+    pub live: Live,
 }
 
 /// How a request ends without the app's answer.
@@ -98,6 +102,7 @@ impl Worker {
             style,
             decision_id,
             request_id: request_id.clone(),
+            theme: Arc::clone(&self.gate.theme),
         };
         let slot = match self.gate.audit.admit() {
             Ok(slot) => slot,
@@ -129,6 +134,9 @@ impl Worker {
             origin: None,
             upstream_started: None,
             gate_ended: None,
+            asked_at: now_millis(),
+            navigation: (style == Style::Page).then(|| request.uri().clone()),
+            cookie: Cookie::Absent,
         };
         let outcome = self.gate(request, (&link, place.as_ref()), &mut progress).await;
         let response = match outcome {
@@ -189,7 +197,8 @@ impl Worker {
         progress.under(&active);
         turn?;
         let cleansed = cleanse(&mut head.headers, &portal.header_rules);
-        let permit = match cors::preflight(&active.revision.file.cors, &head).transpose()? {
+        let epoch = self.gate.epoch();
+        let (permit, caller) = match cors::preflight(&active.revision.file.cors, &head).transpose()? {
             Some(Preflight::Answer(answer)) => {
                 progress.record.permitted();
                 return Ok(*answer);
@@ -198,29 +207,38 @@ impl Worker {
                 check_brake(&active, &head, &path, progress)?;
                 cors::strip_credentials(&mut head.headers);
                 progress.record.permitted();
-                Permit::public(self.passport(&portal, &active, None, progress.decision_id)?)
+                let passport = self.passport(&portal, &active, None, progress.decision_id)?;
+                (Permit::public(passport), None)
             }
-            None => self.decide((&head, &path), (&portal, &active), &client, progress).await?,
+            None => {
+                let (permit, caller) = self.decide((&head, &path), (&portal, &active), &client, progress).await?;
+                (permit, Some(caller))
+            }
         };
-        let query = head.uri.query().map(str::to_owned);
-        let early = link.early_hints().map(|hints| move |headers| hints.send(&headers));
-        let outward = Outward {
-            upstream: &portal.upstream,
-            path: path.as_str(),
-            query: query.as_deref(),
-            client: &client,
-            trace: &progress.trace,
-            request_id: &progress.request_id,
-            rules: &portal.header_rules,
+        self.gate.sessions.cookies.strip(&mut head.headers);
+        let reads_headers = active.revision.rules.plans.reads_headers();
+        let keeps_headers = reads_headers || is_upgrade(&head.headers, &head.extensions);
+        let onward = Onward {
+            link,
+            portal: &portal,
+            asked: Asked {
+                method: head.method.clone(),
+                path,
+                query: head.uri.query().map(str::to_owned),
+                client,
+                headers: keeps_headers.then(|| Asked::kept(&head.headers)),
+                at_millis: progress.asked_at,
+            },
+            standing: caller.map(|caller| Standing {
+                decision_id: progress.decision_id,
+                portal: Arc::clone(&portal),
+                caller,
+                revision: Arc::clone(&active.revision.id),
+                epoch,
+            }),
             cleansed,
-            body_bytes_max: self.gate.config.limits.body_bytes,
-            early: early.as_ref().map(|tell| tell as upstream::Early<'_>),
-            place: Rc::clone(link) as Rc<dyn std::any::Any>,
         };
-        let now = Instant::now();
-        (progress.gate_ended, progress.upstream_started) = (Some(now), Some(now));
-        let request = Request::from_parts(head, body);
-        forward(&self.pool, permit, request, outward).await.map_err(Stop::Upstream)
+        self.pass_on(permit, Request::from_parts(head, body), onward, progress).await
     }
 
     /// Who, what, whether: everything between a portal and a permit.
@@ -230,16 +248,22 @@ impl Worker {
         (portal, active): (&Arc<Portal>, &Active),
         client: &ClientFacts,
         progress: &mut Progress,
-    ) -> Result<Permit, Refusal> {
+    ) -> Result<(Permit, Option<Arc<Caller>>), Refusal> {
         let is_public = active.revision.file.public.matches(head.method.as_str(), path);
         if is_public {
             check_brake(active, head, path, progress)?;
         }
         let caller = match bearer(&head.headers)? {
             Some(token) => Some(self.gate.caller(portal, active, token).await?),
-            None if is_public => None,
-            None => return Err(Denial::TokenMissing.into()),
+            None => match self.gate.by_cookie(head, (portal, active), &mut progress.cookie).await {
+                // a session that cannot be used is nobody, where nobody may come in
+                Err(_) if is_public => None,
+                caller => caller?,
+            },
         };
+        if caller.is_none() && !is_public {
+            return Err(Denial::TokenMissing.into());
+        }
         progress.authenticated(caller.as_deref());
         if let Some(caller) = caller.as_deref() {
             self.gate.limits.check_principal(|| principal_key(portal, caller))?;
@@ -247,9 +271,9 @@ impl Worker {
         let tenant = request_tenant(&portal.config.tenant, client);
         check_tenant(tenant, caller.as_deref().map(|c| &c.identity))?;
         let passport = self.passport(portal, active, caller.as_ref(), progress.decision_id)?;
-        let Some(caller) = caller.filter(|_| !is_public) else {
+        let Some(caller) = caller.as_ref().filter(|_| !is_public) else {
             progress.record.permitted();
-            return Ok(Permit::public(passport));
+            return Ok((Permit::public(passport), caller));
         };
         let target = active.revision.target(head.method.as_str(), path)?;
         progress.asks(&target, active, path, head);
@@ -257,7 +281,7 @@ impl Worker {
         let facts = Facts {
             portal: &portal.name,
             tenant: tenant.or(caller.identity.tenant.as_deref()),
-            now_millis: now_millis(),
+            now_millis: progress.asked_at,
             auth: Some(&caller.identity.auth),
             flags: &active.revision.flags,
             http: Some(HttpFacts {
@@ -274,7 +298,7 @@ impl Worker {
         let answer = active.revision.rules.ask(&caller.principal, &target, &facts);
         progress.decided(portal, started, answer.as_ref().ok());
         progress.in_context(active, &target, &facts);
-        answer?.permit(passport)
+        Ok((answer?.permit(passport)?, Some(Arc::clone(caller))))
     }
 
     fn passport(
@@ -303,7 +327,7 @@ impl Worker {
             Stop::Refused(refusal) => {
                 tracing::debug!(decision_id = %progress.decision_id, code = refusal.denial.code(), detail = %refusal.detail, "refused");
                 progress.record.denied(refusal.denial);
-                answer::refused(&refusal, answer)
+                self.refused(&refusal, answer, progress)
             }
             Stop::Upstream(error) => {
                 // what clients can bring about at will must not fill the log
@@ -386,104 +410,6 @@ impl Gate {
     }
 }
 
-impl Progress {
-    fn asked_with(&mut self, method: &http::Method) {
-        if let Some(http) = &mut self.record.record.http
-            && http.method != *method
-        {
-            http.method = method.clone();
-        }
-    }
-
-    fn from(&mut self, client: std::net::IpAddr) {
-        if let Some(http) = &mut self.record.record.http {
-            http.client = Some(client);
-        }
-    }
-
-    fn canonical(&mut self, path: &CanonicalPath) {
-        if let Some(http) = &mut self.record.record.http {
-            path.as_str().clone_into(&mut http.path);
-        }
-    }
-
-    fn in_portal(&mut self, portal: &Arc<Portal>) {
-        self.record.record.portal = Arc::clone(&portal.name);
-        self.portal = Some(Arc::clone(portal));
-    }
-
-    fn under(&mut self, active: &Arc<Active>) {
-        self.active = Some(Arc::clone(active));
-        self.record.record.revision = Some(Arc::clone(&active.revision.id));
-    }
-
-    fn authenticated(&mut self, caller: Option<&Caller>) {
-        self.record.record.latency_us.authn = Some(micros(self.started.elapsed()));
-        let Some(caller) = caller else { return };
-        let record = &mut self.record.record;
-        record.principal = Some(caller.entity_ref());
-        record.roles = Arc::clone(&caller.roles);
-        record.tenant = caller.identity.tenant.as_deref().map(Arc::from);
-        record.token = Some(Arc::clone(&caller.token));
-    }
-
-    fn asks(&mut self, target: &Target, active: &Active, path: &CanonicalPath, head: &Parts) {
-        let record = &mut self.record.record;
-        record.action = Some(Arc::from(target.action.to_string()));
-        record.resource = Some(entity_ref(&target.resource.uid));
-        if let Some(http) = &mut record.http {
-            let route = active.revision.file.routes.find(head.method.as_str(), path);
-            http.route = route.map(|found| Arc::from(found.route.text.as_str()));
-        }
-    }
-
-    fn decided(&mut self, portal: &Portal, started: Instant, answer: Option<&engine::Answer>) {
-        let took = started.elapsed();
-        self.record.record.latency_us.decision = Some(micros(took));
-        if let Some(meter) = portal.meters.decision_duration.get(Door::Proxy as usize) {
-            meter.observe(took.as_secs_f64());
-        }
-        let Some(answer) = answer else { return };
-        record_answer(&mut self.record.record, answer);
-        portal.meters.errors(answer.errors.len());
-        if answer.denial().is_none() {
-            self.record.permitted();
-        }
-    }
-
-    fn in_context(&mut self, active: &Active, target: &Target, facts: &Facts<'_>) {
-        let context = active
-            .revision
-            .rules
-            .plans
-            .get(&target.action)
-            .and_then(|plan| plan.to_json(facts).ok());
-        self.record.record.context = context.map(|c| Arc::new(serde_json::Value::Object(c)));
-    }
-}
-
-/// The reasons of an answer, for the record.
-pub fn record_answer(record: &mut AuditRecord, answer: &engine::Answer) {
-    record.policies = answer.policies.iter().map(|p| Arc::clone(&p.id)).collect();
-    record.errors = answer
-        .errors
-        .iter()
-        .map(|e| PolicyError {
-            policy: Arc::clone(&e.policy),
-            message: e.message.clone(),
-        })
-        .collect();
-}
-
-pub fn entity_ref(uid: &cedar_policy::EntityUid) -> EntityRef {
-    EntityRef {
-        kind: Arc::from(uid.type_name().to_string()),
-        id: Arc::from(uid.id().unescaped()),
-        attrs: None,
-        parents: Vec::new(),
-    }
-}
-
 /// The tenant that the *request* belongs to, whoever sends it.
 fn request_tenant<'a>(source: &'a TenantSource, client: &'a ClientFacts) -> Option<&'a str> {
     match source {
@@ -533,10 +459,6 @@ fn pairs(active: &Active, head: &Parts) -> Vec<(String, String)> {
 pub fn now_millis() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
-
-fn micros(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Methods as a bounded label.

@@ -8,11 +8,15 @@ mod callback;
 mod local;
 mod login;
 mod logout;
+mod outcome;
 mod page;
 mod portals;
 mod refresh;
+mod return_path;
 mod session;
 mod token;
+
+pub use self::return_path::ReturnPath;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +38,7 @@ use crate::denial::{Denial, Refusal};
 use crate::login::Login;
 use crate::login::accounts::Accounts;
 use crate::metrics::Metrics;
+use crate::page::Theme;
 use crate::request::ClientFacts;
 use crate::serving::Serving;
 use crate::session::Sessions;
@@ -50,6 +55,7 @@ pub struct IdentityDoor {
     pub sessions: Arc<Sessions>,
     pub login: Arc<Login>,
     pub accounts: Arc<Accounts>,
+    pub theme: Arc<Theme>,
     pub authn: Arc<Authn>,
     pub assertions: Arc<AssertionKeys>,
     pub audit: Audit,

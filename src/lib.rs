@@ -59,6 +59,7 @@ mod config;
 mod json;
 mod lifecycle;
 mod metrics;
+mod page;
 mod telemetry;
 mod types;
 

@@ -22,7 +22,7 @@ use governor::{Quota, RateLimiter};
 
 use self::shared::CountedAs;
 pub use self::shared::{Passed, Shared};
-use crate::config::{self, Rate};
+use crate::config::{self, Rate, SessionStore};
 use crate::denial::{Denial, Refusal};
 
 /// Callers of one kind that are counted each for themselves. Further ones share `SPARE_COUNTS`: a flood of addresses
@@ -51,6 +51,14 @@ pub struct PrincipalKey {
     pub principal: EntityUid,
 }
 
+/// Tries to log in to local accounts: each counts against the address first, then against the account.
+#[derive(Debug)]
+pub struct LoginLimits {
+    address: Rates<IpAddr>,
+    /// Provider and name; names that nobody has are counted like any other.
+    account: Rates<(Arc<str>, String)>,
+}
+
 /// Who counts together.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Reach {
@@ -69,12 +77,34 @@ impl CountedAs for IpAddr {
 
 impl CountedAs for PrincipalKey {
     fn bytes(&self) -> Vec<u8> {
-        let parts = [&*self.portal, &*self.issuer, &*self.principal.to_string()];
-        // lengths first: no two keys have the same bytes
-        let parts = parts
-            .into_iter()
-            .flat_map(|part| [&part.len().to_be_bytes()[..], part.as_bytes()].concat());
-        parts.collect()
+        with_lengths(&[&self.portal, &self.issuer, &self.principal.to_string()])
+    }
+}
+
+impl CountedAs for (Arc<str>, String) {
+    fn bytes(&self) -> Vec<u8> {
+        with_lengths(&[&self.0, &self.1])
+    }
+}
+
+/// No two lists of parts have the same bytes.
+fn with_lengths(parts: &[&str]) -> Vec<u8> {
+    let parts = parts
+        .iter()
+        .map(|part| [&part.len().to_be_bytes()[..], part.as_bytes()].concat());
+    parts.flatten().collect()
+}
+
+impl Reach {
+    pub fn of(store: &SessionStore) -> Self {
+        match store {
+            SessionStore::Memory => Self::ThisProcess,
+            SessionStore::Redis(_) => Self::AllReplicas,
+        }
+    }
+
+    fn shared(self, rate: Rate, area: &'static str) -> Option<Arc<Shared>> {
+        (self == Self::AllReplicas).then(|| Arc::new(Shared::new(rate, area)))
     }
 }
 
@@ -115,15 +145,14 @@ pub struct Place(Arc<AtomicUsize>);
 
 impl RequestLimits {
     pub fn new(limits: &config::Limits, reach: Reach) -> Self {
-        let shared = |rate, area| (reach == Reach::AllReplicas).then(|| Arc::new(Shared::new(rate, area)));
         Self {
             address: limits.rate_per_address.map(|rate| {
                 let detail = "more requests of one address than `limits.rate_per_address`";
-                Rates::new(rate, detail, shared(rate, "rate-address"))
+                Rates::new(rate, detail, reach.shared(rate, "rate-address"))
             }),
             principal: limits.rate_per_principal.map(|rate| {
                 let detail = "more requests of one principal than `limits.rate_per_principal`";
-                Rates::new(rate, detail, shared(rate, "rate-principal"))
+                Rates::new(rate, detail, reach.shared(rate, "rate-principal"))
             }),
             places: Places {
                 taken: Arc::default(),
@@ -149,9 +178,9 @@ impl RequestLimits {
 
     /// The rates that all replicas count together.
     pub fn shared(&self) -> Vec<Arc<Shared>> {
-        let address = self.address.as_ref().and_then(|rates| rates.shared.clone());
-        let principal = self.principal.as_ref().and_then(|rates| rates.shared.clone());
-        address.into_iter().chain(principal).collect()
+        let address = self.address.iter().filter_map(|rates| rates.shared.clone());
+        let principal = self.principal.iter().filter_map(|rates| rates.shared.clone());
+        address.chain(principal).collect()
     }
 
     /// Forgets who has not asked for so long that it makes no difference; to be called now and then.
@@ -165,6 +194,37 @@ impl RequestLimits {
         if let Some(rates) = &self.principal {
             rates.limiter.retain_recent();
         }
+    }
+}
+
+impl LoginLimits {
+    pub fn new(rate: Rate, reach: Reach) -> Self {
+        let address = "more tries to log in from one address than `limits.rate_login`";
+        let account = "more tries to log in to one account than `limits.rate_login`";
+        Self {
+            address: Rates::new(rate, address, reach.shared(rate, "login-address")),
+            account: Rates::new(rate, account, reach.shared(rate, "login-account")),
+        }
+    }
+
+    /// The rates that all replicas count together.
+    pub fn shared(&self) -> Vec<Arc<Shared>> {
+        self.address.shared.iter().chain(&self.account.shared).cloned().collect()
+    }
+
+    /// Counts a try, or refuses it. What one address has too many of does not count against the account.
+    pub fn check(&self, address: IpAddr, account: (Arc<str>, String)) -> Result<(), Refusal> {
+        self.address.check(&network(address))?;
+        self.account.check(&account)
+    }
+
+    /// Forgets who has not tried for so long that it makes no difference; to be called now and then.
+    pub fn sweep(&self) {
+        for shared in self.shared() {
+            shared.sweep(Instant::now());
+        }
+        self.address.limiter.retain_recent();
+        self.account.limiter.retain_recent();
     }
 }
 

@@ -4,22 +4,66 @@
 //! that verifies bearer tokens. Nothing here ends a session because somebody did not answer.
 
 pub mod accounts;
+mod claims;
+mod complete;
+mod credential;
+mod http;
+mod metadata;
+mod provider;
+mod renew;
+#[cfg(test)]
+mod tests;
+mod trip;
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio_util::sync::CancellationToken;
 
+use self::complete::sha256;
+use self::http::Http;
+use self::provider::{Departure, Oidc};
+use self::trip::Trip;
 use crate::authn::Authn;
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
-use crate::session::{RefreshError, Revocation, SessionData, Sessions};
+use crate::session::{Revocation, SessionData, Sessions};
 use crate::types::Redacted;
+
+/// How often discovery documents are looked at for their age.
+const FRESHEN_INTERVAL: Duration = Duration::from_secs(60);
+/// How long a logout token is remembered as used; longer than one may live.
+const LOGOUT_MARK_LIFE: Duration = Duration::from_secs(60 * 60);
 
 /// Why nothing can be logged in with.
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
     #[error("login.providers.{provider}: {message}")]
     Provider { provider: String, message: String },
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+    #[error("cannot set up the https client for logins: {0}")]
+    Client(#[from] reqwest::Error),
+}
+
+/// Why a provider's part of a login or refresh was not done.
+#[derive(Debug, thiserror::Error)]
+enum ProviderError {
+    /// It does not answer, or says that it is out of order.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The token endpoint's `invalid_grant`: the code or refresh token is used up, over or taken back.
+    #[error("the provider answered `invalid_grant`")]
+    InvalidGrant,
+    /// Another error code of the token endpoint.
+    #[error("the provider answered `{0}`")]
+    Refused(String),
+    /// What it said cannot be true.
+    #[error("{0}")]
+    Unbelievable(String),
+    /// What it said is about somebody else, or for somebody else.
+    #[error("{0}")]
+    Other(String),
 }
 
 /// Why a login did not come to its end: for the page that explains it, the record and the metric.
@@ -28,6 +72,16 @@ pub struct LoginFailure {
     pub code: LoginCode,
     /// For the log only.
     pub detail: String,
+    /// What was known of the login by then.
+    pub about: Option<Box<About>>,
+}
+
+/// Which login it was.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct About {
+    pub provider: String,
+    pub portal: String,
+    pub return_to: String,
 }
 
 /// The reason codes of the login pages.
@@ -95,9 +149,24 @@ pub enum Outcome {
     },
 }
 
+/// What a logout token of a provider ends.
+#[derive(Debug)]
+pub struct LogoutOrder {
+    pub provider: Arc<str>,
+    /// `issuers[].name`.
+    pub issuer: Arc<str>,
+    pub revocations: Vec<Revocation>,
+    /// Under which the token was marked as used: to be forgotten if nothing could be ended.
+    pub mark: [u8; 32],
+}
+
 /// Every provider, with what discovery said.
 pub struct Login {
     providers: Vec<config::Provider>,
+    oidc: Vec<Oidc>,
+    public_url: String,
+    authn: Arc<Authn>,
+    sessions: Arc<Sessions>,
 }
 
 impl LoginCode {
@@ -129,20 +198,42 @@ impl LoginCode {
 }
 
 impl Login {
+    /// Reads secrets and keys once; asks no provider yet.
     pub fn new(
         config: &Config,
-        _authn: &Arc<Authn>,
-        _sessions: &Arc<Sessions>,
+        authn: &Arc<Authn>,
+        sessions: &Arc<Sessions>,
         _metrics: &Metrics,
     ) -> Result<Arc<Self>, LoginError> {
+        Self::with_http(config, authn, sessions, &Http::new()?)
+    }
+
+    fn with_http(config: &Config, authn: &Arc<Authn>, sessions: &Arc<Sessions>, http: &Http) -> Result<Arc<Self>, LoginError> {
+        let providers = config.login.providers.iter();
+        let oidc = providers.filter_map(|provider| Oidc::new(provider, config, http).transpose());
         Ok(Arc::new(Self {
+            oidc: oidc.collect::<Result<_, _>>()?,
             providers: config.login.providers.clone(),
+            public_url: config.public_url.clone().unwrap_or_default(),
+            authn: Arc::clone(authn),
+            sessions: Arc::clone(sessions),
         }))
     }
 
-    /// Keeps discovery and secrets fresh until stopped.
+    /// Keeps discovery fresh until stopped.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        stop.cancelled().await;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(FRESHEN_INTERVAL) => {}
+            }
+            for provider in &self.oidc {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = provider.freshen() => {}
+                }
+            }
+        }
     }
 
     pub fn provider(&self, name: &str) -> Option<&config::Provider> {
@@ -150,28 +241,89 @@ impl Login {
     }
 
     /// The provider's address that a browser is sent to.
-    pub async fn begin(&self, _begin: Begin<'_>) -> Result<String, LoginFailure> {
-        Err(LoginFailure::new(LoginCode::ProviderUnavailable, "not built yet"))
+    pub async fn begin(&self, begin: Begin<'_>) -> Result<String, LoginFailure> {
+        let provider = self.oidc(begin.provider)?;
+        let departure = self.departure(&begin);
+        let departure = departure.ok_or_else(|| LoginFailure::new(LoginCode::StoreUnavailable, "no randomness for a login"))?;
+        Ok(provider.departure(departure).await?)
     }
 
-    /// Takes a callback to its end.
-    pub async fn finish(&self, _callback: Callback<'_>) -> Result<Outcome, LoginFailure> {
-        Err(LoginFailure::new(LoginCode::ProviderUnavailable, "not built yet"))
-    }
-
-    /// Renews a session's grant and claims at the provider.
-    pub async fn renew(self: Arc<Self>, _data: SessionData) -> Result<SessionData, RefreshError> {
-        Err(RefreshError::Temporary("not built yet".to_owned()))
+    fn departure<'a>(&self, begin: &Begin<'a>) -> Option<Departure<'a>> {
+        let trip = Trip::begin(begin, now_millis())?;
+        Some(Departure {
+            state: self.sessions.seal_for_trip(begin.browser.expose(), &trip.to_bytes()?),
+            nonce: trip.nonce(begin.browser)?,
+            verifier: trip.verifier(begin.browser)?,
+            acr_values: begin.acr_values,
+            max_age: begin.max_age,
+        })
     }
 
     /// Where to send a browser so that the session ends at the provider, too; `None`: the provider has no such place.
-    pub async fn logout_location(&self, _data: &SessionData, _return_to: &str) -> Option<String> {
-        None
+    /// `return_to` is a checked path of this origin.
+    pub async fn logout_location(&self, data: &SessionData, return_to: &str) -> Option<String> {
+        let provider = self.oidc(&data.provider).ok()?;
+        let back = format!("{}{return_to}", self.public_url);
+        provider.logout_location(&data.grant.as_ref()?.id_token, &back).await
     }
 
-    /// What an OIDC back-channel logout token ends.
-    pub async fn logout_token(&self, _token: &str) -> Result<Vec<Revocation>, LoginFailure> {
-        Err(LoginFailure::new(LoginCode::LoginInvalid, "not built yet"))
+    /// What an OIDC back-channel logout token ends. A second use of it ends nothing.
+    pub async fn logout_token(&self, token: &str) -> Result<LogoutOrder, LoginFailure> {
+        let invalid = |why: String| LoginFailure::new(LoginCode::LoginInvalid, why);
+        let iss = Authn::claimed_issuer(token).map_err(|error| invalid(error.to_string()))?;
+        let mut refused = invalid("the logout token is of no configured provider".to_owned());
+        for provider in self.oidc.iter().filter(|provider| provider.issuer.issuer == iss) {
+            match self
+                .authn
+                .verify_logout_token(provider.index, token, &provider.client_id)
+                .await
+            {
+                Ok(token) => return self.order(provider, &token).await,
+                Err(error) => refused = ProviderError::from(error).into(),
+            }
+        }
+        Err(refused)
+    }
+
+    async fn order(&self, provider: &Oidc, token: &crate::authn::LogoutToken) -> Result<LogoutOrder, LoginFailure> {
+        let invalid = |why: &str| LoginFailure::new(LoginCode::LoginInvalid, why);
+        let issuer = provider.issuer.name.to_string();
+        let revocation = match (&token.sid, &token.subject) {
+            (Some(sid), _) => Revocation::IdpSession {
+                issuer,
+                sid: sid.clone(),
+            },
+            (None, Some(subject)) if provider.issuer.claims.subject == "sub" => Revocation::Subject {
+                issuer,
+                subject: subject.clone(),
+            },
+            _ => {
+                return Err(invalid(
+                    "without `sid`, a session is found by `sub` only where `issuers[].claims.subject` is `sub`",
+                ));
+            }
+        };
+        let mark = sha256(&format!(
+            "{} {} {}",
+            provider.issuer.issuer.len(),
+            provider.issuer.issuer,
+            token.jti
+        ));
+        let first = self.sessions.first("logout", &mark, LOGOUT_MARK_LIFE).await;
+        if !first.map_err(|error| LoginFailure::new(LoginCode::StoreUnavailable, error.to_string()))? {
+            return Err(invalid("the logout token was used before (`jti`)"));
+        }
+        Ok(LogoutOrder {
+            provider: Arc::clone(&provider.name),
+            issuer: Arc::clone(&provider.issuer.name),
+            revocations: vec![revocation],
+            mark,
+        })
+    }
+
+    fn oidc(&self, name: &str) -> Result<&Oidc, LoginFailure> {
+        let found = self.oidc.iter().find(|provider| &*provider.name == name);
+        found.ok_or_else(|| LoginFailure::new(LoginCode::LoginInvalid, "there is no such OIDC provider"))
     }
 }
 
@@ -180,6 +332,32 @@ impl LoginFailure {
         Self {
             code,
             detail: detail.into(),
+            about: None,
         }
     }
+
+    fn of(mut self, trip: &Trip) -> Self {
+        self.about = Some(Box::new(About {
+            provider: trip.provider.clone(),
+            portal: trip.portal.clone(),
+            return_to: trip.return_to.clone(),
+        }));
+        self
+    }
+}
+
+impl From<ProviderError> for LoginFailure {
+    fn from(error: ProviderError) -> Self {
+        let code = match &error {
+            ProviderError::Unreachable(_) => LoginCode::ProviderUnavailable,
+            ProviderError::InvalidGrant => LoginCode::LoginExpired,
+            ProviderError::Refused(_) | ProviderError::Unbelievable(_) | ProviderError::Other(_) => LoginCode::LoginInvalid,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+fn now_millis() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -295,6 +295,7 @@ impl Reloader {
         info.with_label_values(&[&*portal.name, &*revision.id]).set(1);
         let active = Active::new(revision, self.gate.config.limits.token_cache);
         portal.active.store(Some(Arc::new(active)));
+        self.gate.reloads.send_modify(|count| *count = count.wrapping_add(1));
         if let Some(blocker) = self.required.remove(portal.slug()) {
             blocker.done();
         }

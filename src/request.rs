@@ -7,9 +7,11 @@
 
 mod forwarded;
 mod http2;
+mod origin;
 
 pub use forwarded::client_facts;
 pub use http2::as_http1;
+pub use origin::{is_upgrade, needs_evidence, same_origin};
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

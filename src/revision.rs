@@ -24,7 +24,8 @@ use serde_json::{Map, Value};
 
 use self::brakes::{Braked, Brakes};
 use self::checks::{
-    duplicates, gone, is_policy_place, namespace_warning, path_problems, public_problems, route_problems, schema_problems,
+    duplicates, gone, is_policy_place, login_problem, namespace_warning, path_problems, public_problems, route_problems,
+    schema_problems,
 };
 use self::files::{Files, Tree};
 use self::policies::ParseCache;
@@ -98,6 +99,8 @@ pub struct Frame<'a> {
     pub portal: &'a config::Portal,
     /// The issuers it trusts.
     pub issuers: &'a [config::Issuer],
+    /// Of `login.providers`; `None`: without a configuration nobody knows them.
+    pub providers: Option<&'a [config::Provider]>,
 }
 
 /// A candidate without its brakes: parsed, validated, tested.
@@ -202,6 +205,7 @@ impl Loader {
         let names = TypeNames::new(&model, slug.as_str());
         let mut problems = schema_problems(slug, &model);
         problems.extend(route_problems(slug, &files, &file, &model));
+        problems.extend(login_problem(frame, &file));
         let (entries, templates, mut warnings) = self.policies(slug, &files, (schema_hash, &validator), &mut problems);
         let links = links(slug, &files, &templates, &validator).unwrap_or_else(|found| {
             problems.extend(found);
@@ -303,7 +307,7 @@ impl Loader {
                 .file
                 .flags
                 .iter()
-                .map(|(name, on)| (name.clone(), Value::Bool(*on)))
+                .map(|(name, flag)| (name.clone(), Value::Bool(flag.value)))
                 .collect(),
             file: Arc::clone(&main.file),
             main: Arc::clone(main),

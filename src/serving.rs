@@ -19,6 +19,7 @@ use crate::metrics::Metrics;
 use crate::portal::path::CanonicalPath;
 use crate::portal::{PortalError, PortalTable};
 use crate::revision::{Frame, Revision};
+use crate::session::Session;
 use crate::types::{Door, Identity, PortalSlug, TokenFacts};
 use crate::upstream::{App, HeaderRules};
 
@@ -38,6 +39,7 @@ pub struct Portal {
     pub config: config::Portal,
     /// The issuers it trusts, in the order of `config.issuers`.
     pub issuers: Vec<config::Issuer>,
+    pub providers: Vec<config::Provider>,
     /// Shared with every portal whose upstream is equal.
     pub upstream: Arc<App>,
     pub header_rules: Arc<HeaderRules>,
@@ -53,16 +55,28 @@ pub struct Active {
     pub callers: TokenCache<Caller>,
 }
 
-/// A verified caller under one revision: everything that depends on the token alone.
+/// What a caller is believed for; looked at again on every use.
+pub enum Credential {
+    Token(Proof),
+    /// A token that its issuer was asked about, until that must be asked again (unix seconds).
+    Introspected {
+        until: i64,
+    },
+    /// Looked up in the store, or among what is known of it, for every request.
+    Session(Arc<Session>),
+}
+
+/// A verified caller under one revision: everything that depends on the credential alone.
 pub struct Caller {
     pub identity: Identity,
-    pub proof: Proof,
+    pub credential: Credential,
     pub principal: Principal,
     pub headers: Arc<CallerHeaders>,
     /// What the record says of the caller.
     pub roles: Arc<[Arc<str>]>,
     pub attrs: Option<Arc<Value>>,
-    pub token: Arc<TokenFacts>,
+    /// `None`: no token, but a session.
+    pub token: Option<Arc<TokenFacts>>,
     /// The claims that the assertion carries: what the schema asks for.
     pub asserted: Map<String, Value>,
     pub assertion: ArcSwapOption<FreshAssertion>,
@@ -71,6 +85,8 @@ pub struct Caller {
 /// A signed assertion that is good for some more requests.
 pub struct FreshAssertion {
     pub value: HeaderValue,
+    /// Of the keys it was signed with.
+    pub generation: u64,
     /// Unix seconds after which another one is signed.
     pub renew_at: i64,
 }
@@ -122,6 +138,7 @@ impl Portal {
         Self {
             config: portal,
             issuers,
+            providers: config.login.providers.clone(),
             upstream: app,
             header_rules,
             name,
@@ -139,6 +156,7 @@ impl Portal {
         Frame {
             portal: &self.config,
             issuers: &self.issuers,
+            providers: Some(&self.providers),
         }
     }
 }

@@ -7,6 +7,7 @@
 mod app;
 mod body;
 mod circuit;
+mod cut;
 mod deadline;
 mod failure;
 mod headers;
@@ -19,7 +20,8 @@ mod tunnel;
 mod upgrade;
 
 pub use app::{App, Apps};
-pub use body::{Body, RequestBody};
+pub use body::{AnswerError, Body, RequestBody};
+pub use cut::Cut;
 pub use failure::{Failure, UpstreamError};
 pub use headers::{Cleansed, HeaderRules, cleanse, header_list, header_value};
 pub use interim::Early;
@@ -68,6 +70,8 @@ pub struct Outward<'a> {
     pub early: Option<Early<'a>>,
     /// The connection's place in `limits.connections`; a tunnel keeps it.
     pub place: Rc<dyn Any>,
+    /// Ends a tunnel.
+    pub cut: Rc<Cut>,
 }
 
 /// One request on its way, whatever connection it takes.
@@ -213,7 +217,7 @@ impl Exchange<'_> {
         head.headers.remove(TRANSFER_ENCODING);
         headers::inward(&mut head, outward.request_id)?;
         let client = upgrade.agree(&mut head);
-        pool.tunnels.open(client, app, outward.place);
+        pool.tunnels.open(client, app, (outward.place, outward.cut));
         Ok(Response::from_parts(head, Body::empty()))
     }
 

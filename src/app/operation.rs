@@ -1,5 +1,6 @@
 //! Everything that is not traffic and needs a runtime, on one thread: keys, certificates, the admin listener, the
-//! control socket, telling other replicas who asked how often, and forgetting it.
+//! control socket, telling other replicas who asked how often, and forgetting it. Sessions and logins have a thread of
+//! their own: what a client began there goes on without it, and a slow store delays no probe.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,8 +10,10 @@ use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{SWEEP_INTERVAL, StartError, front, runtime, shared_rates, thread};
+use crate::audit::{AdminEvent, Event};
 use crate::doors::admin::Admin;
 use crate::doors::control::Control;
+use crate::gate::Gate;
 use crate::lifecycle::Shutdown;
 use crate::listener::{ConnectionCount, Socket, serve};
 use crate::tls::Watcher;
@@ -25,6 +28,23 @@ pub(super) struct Operation {
     pub admin: Admin,
     pub control: Control,
     pub certificates: Watcher,
+}
+
+/// Keeps sessions and logins going, on a thread of their own, until everything is forced to end.
+pub(super) fn start_sessions(gate: &Arc<Gate>, mut shutdown: Shutdown) -> Result<JoinHandle<()>, StartError> {
+    let runtime = runtime()?;
+    let (sessions, login) = (Arc::clone(&gate.sessions), Arc::clone(&gate.login));
+    let run = move || {
+        runtime.block_on(async move {
+            let stop = CancellationToken::new();
+            let ending = async {
+                shutdown.forced().await;
+                stop.cancel();
+            };
+            tokio::join!(ending, sessions.run(stop.clone()), login.run(stop.clone()));
+        });
+    };
+    Ok(thread("sessions", run)?)
 }
 
 impl Operation {
@@ -51,6 +71,8 @@ impl Operation {
         let keys = tokio::task::spawn_local(Arc::clone(&gate.authn).run(stop.clone()));
         let watching = tokio::task::spawn_local(self.certificates.run(stop.clone()));
         tokio::task::spawn_local(shared_rates::run(Arc::clone(&gate), stop.clone()));
+        let signing = tokio::task::spawn_local(watch_assertion_keys(Arc::clone(&gate), stop.clone()));
+        let accounts = tokio::task::spawn_local(Arc::clone(&gate.identity.accounts).run(stop.clone()));
         let sweeping = Arc::clone(&gate);
         tokio::task::spawn_local(async move {
             loop {
@@ -80,5 +102,39 @@ impl Operation {
         forced.forced().await;
         stop.cancel();
         let _ended = (keys.await.is_err(), watching.await.is_err());
+        let _ended = (signing.await.is_err(), accounts.await.is_err());
+    }
+}
+
+/// Takes up a changed `assertion.key_file`. A file that cannot be used is told once per change, and the old keys stay.
+async fn watch_assertion_keys(gate: Arc<Gate>, stop: CancellationToken) {
+    let mut last_error = None;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(gate.config.policies.poll) => {}
+        }
+        let assertions = Arc::clone(&gate.assertions);
+        let Ok(looked) = tokio::task::spawn_blocking(move || assertions.look()).await else {
+            continue;
+        };
+        let error = looked
+            .as_ref()
+            .and_then(|outcome| outcome.as_ref().err())
+            .map(ToString::to_string);
+        let repeated = error.is_some() && error == last_error;
+        last_error = error.clone();
+        let (result, event) = match looked {
+            None => continue,
+            Some(_) if repeated => continue,
+            Some(Ok(())) => ("success", "assertion_keys_reloaded"),
+            Some(Err(_)) => ("rejected", "assertion_keys_rejected"),
+        };
+        match &error {
+            None => tracing::info!("new assertion keys in force"),
+            Some(error) => tracing::warn!(error, "assertion keys rejected; the old ones stay in force"),
+        }
+        gate.metrics.assertion_keys.with_label_values(&[result]).inc();
+        gate.audit.send(Event::Admin(AdminEvent { event, detail: error }));
     }
 }

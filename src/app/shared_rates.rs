@@ -16,7 +16,7 @@ const BATCH: usize = 256;
 
 /// Runs until stopped; does nothing where nothing is shared.
 pub(super) async fn run(gate: Arc<Gate>, stop: CancellationToken) {
-    let all = gate.limits.shared();
+    let all = [gate.limits.shared(), gate.identity.accounts.shared_rates()].concat();
     if all.is_empty() {
         return;
     }

@@ -4,18 +4,20 @@
 //! JWKS, or hands it back to `/authorize`, where it stands for exactly the identity the proxy used. The proxy listener
 //! never takes it as a credential: its `typ` is refused there.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
+use super::cache::sha256;
 use super::claims::short_hash;
 use super::error::TokenError;
 use super::jwk::Key;
 use super::jws::{self, ASSERTION_TYP, Typ};
 use super::signer::{SignerError, SigningKey};
 use crate::config;
-use crate::types::{AuthFacts, Identity, TokenFacts};
+use crate::types::{AuthFacts, Identity, Redacted, TokenFacts};
 
 /// Bytes of an assertion that is handed back.
 pub const ASSERTION_BYTES_MAX: usize = 64 * 1024;
@@ -53,37 +55,91 @@ pub struct AssertionClaims<'a> {
     pub now: i64,
 }
 
-/// Signs assertions and knows its own.
+/// An assertion that the app handed back.
+#[derive(Clone, Debug)]
+pub struct Returned {
+    pub identity: Identity,
+    /// Unix seconds at which the gate stood by it.
+    pub issued_at: i64,
+}
+
+/// Signs assertions and knows its own. The ring is replaced by whoever calls `look`, and read by everybody.
 pub struct AssertionKeys {
-    signer: SigningKey,
-    verifier: Key,
+    ring: ArcSwap<Ring>,
+    /// `None`: one ephemeral key.
+    file: Option<PathBuf>,
     issuer: String,
     ttl: i64,
 }
 
-impl AssertionKeys {
-    /// Reads the configured key or makes an ephemeral one. `issuer` becomes `iss`: the public URL or `cedargate`.
-    pub fn load(config: &config::Assertion, issuer: &str) -> Result<Self, AssertionError> {
-        let signer = match &config.key_file {
-            None => SigningKey::generate().map_err(AssertionError::Generate)?,
-            Some(path) => {
-                let pem = std::fs::read_to_string(path).map_err(|source| AssertionError::File {
-                    path: path.clone(),
-                    source,
-                })?;
-                SigningKey::from_pem(&pem).map_err(|source| AssertionError::Key {
-                    path: path.clone(),
-                    source,
-                })?
+/// The keys of one reading: the first signs, all verify. Never empty.
+struct Ring {
+    signer: SigningKey,
+    verifiers: Vec<(String, Key)>,
+    jwks: Value,
+    generation: u64,
+    /// SHA-256 of the file.
+    content: [u8; 32],
+}
+
+impl Ring {
+    fn new(keys: Vec<SigningKey>, content: [u8; 32], generation: u64) -> Result<Self, SignerError> {
+        let mut verifiers: Vec<(String, Key)> = Vec::with_capacity(keys.len());
+        for key in &keys {
+            if verifiers.iter().any(|(kid, _)| kid == key.kid()) {
+                return Err(SignerError::Repeated);
             }
-        };
-        let verifier = Key::parse(signer.jwk()).map_err(|_own_key| AssertionError::Generate(SignerError::Key))?;
+            let verifier = Key::parse(key.jwk()).map_err(|_own_key| SignerError::Key)?;
+            verifiers.push((key.kid().to_owned(), verifier));
+        }
+        let jwks = json!({"keys": keys.iter().map(SigningKey::jwk).collect::<Vec<_>>()});
         Ok(Self {
-            signer,
-            verifier,
+            signer: keys.into_iter().next().ok_or(SignerError::Pem)?,
+            verifiers,
+            jwks,
+            generation,
+            content,
+        })
+    }
+}
+
+impl AssertionKeys {
+    /// Reads the configured keys or makes an ephemeral one. `issuer` becomes `iss`: the public URL or `cedargate`.
+    pub fn load(config: &config::Assertion, issuer: &str) -> Result<Self, AssertionError> {
+        let ring = match &config.key_file {
+            None => {
+                let key = SigningKey::generate().map_err(AssertionError::Generate)?;
+                Ring::new(vec![key], [0; 32], 0).map_err(AssertionError::Generate)?
+            }
+            Some(path) => parsed(path, &read(path)?, 0)?,
+        };
+        Ok(Self {
+            ring: ArcSwap::from_pointee(ring),
+            file: config.key_file.clone(),
             issuer: issuer.to_owned(),
             ttl: i64::try_from(config.ttl.as_secs()).unwrap_or(i64::MAX),
         })
+    }
+
+    /// Reads the file again; `None`: it holds what it held. Keys that cannot be used leave the old ones in force. Reads a file:
+    /// not for a thread that serves.
+    pub fn look(&self) -> Option<Result<(), AssertionError>> {
+        let path = self.file.as_ref()?;
+        let before = self.ring.load_full();
+        let text = match read(path) {
+            Ok(text) => text,
+            Err(error) => return Some(Err(error)),
+        };
+        if sha256(text.expose().as_bytes()) == before.content {
+            return None;
+        }
+        let ring = parsed(path, &text, before.generation.wrapping_add(1));
+        Some(ring.map(|ring| self.ring.store(Arc::new(ring))))
+    }
+
+    /// Differs when the keys do: what an older one signed is not handed out any more.
+    pub fn generation(&self) -> u64 {
+        self.ring.load().generation
     }
 
     /// When an assertion signed now stops being valid: never after the credential.
@@ -116,29 +172,35 @@ impl AssertionKeys {
             put(auth, "time", identity.auth.time.map(Value::from));
             put(auth, "acr", identity.auth.acr.as_deref().map(Value::from));
         }
-        let header = json!({"alg": "ES256", "typ": ASSERTION_TYP, "kid": self.signer.kid()});
-        self.signer.sign(&header, &claims)
+        self.signed(ASSERTION_TYP, &claims)
+    }
+
+    /// A JWT with claims that the caller made, by the key that signs.
+    fn signed(&self, typ: &str, claims: &Value) -> Result<String, SignerError> {
+        let ring = self.ring.load();
+        let header = json!({"alg": "ES256", "typ": typ, "kid": ring.signer.kid()});
+        ring.signer.sign(&header, claims)
     }
 
     /// The public keys, for `/.well-known/cedargate/jwks.json`.
     pub fn jwks(&self) -> Value {
-        self.signer.jwks()
+        self.ring.load().jwks.clone()
     }
 
-    /// The identity behind an assertion of this gate for this portal and upstream. Never remember it beyond this question:
+    /// Whom an assertion of this gate is about, for this portal and upstream. Never remember it beyond this question:
     /// its `expires_at` is the credential's, not the assertion's.
-    pub fn verify(&self, token: &str, portal: &str, audience: &str, now: i64) -> Result<Identity, TokenError> {
+    pub fn verify(&self, token: &str, portal: &str, audience: &str, now: i64) -> Result<Returned, TokenError> {
         let parsed = jws::parse(token, ASSERTION_BYTES_MAX, Typ::Assertion)?;
-        if parsed.header.kid.as_deref() != Some(self.signer.kid()) {
+        let ring = self.ring.load();
+        let known = parsed.header.kid.as_deref();
+        let known = known.and_then(|kid| ring.verifiers.iter().find(|(own, _)| own == kid));
+        let Some((_, verifier)) = known else {
             return Err(TokenError::Key {
                 issuer: NAME.to_owned(),
                 why: "it was signed with another key",
             });
-        }
-        if !self
-            .verifier
-            .verifies(parsed.header.algorithm, parsed.signing_input.as_bytes(), &parsed.signature)
-        {
+        };
+        if !verifier.verifies(parsed.header.algorithm, parsed.signing_input.as_bytes(), &parsed.signature) {
             return Err(TokenError::Signature { issuer: NAME.to_owned() });
         }
         let claims = parsed.claims;
@@ -146,7 +208,9 @@ impl AssertionKeys {
         if text(&claims, "aud")? != audience || text(&claims, "iss")? != self.issuer || text(&claims, "portal")? != portal {
             return Err(TokenError::Audience { issuer: NAME.to_owned() });
         }
-        self.identity(&claims, parsed.header.kid)
+        let issued_at = integer(&claims, "iat")?.ok_or(wrong("iat"))?;
+        let identity = self.identity(&claims, parsed.header.kid)?;
+        Ok(Returned { identity, issued_at })
     }
 
     fn identity(&self, claims: &Map<String, Value>, kid: Option<String>) -> Result<Identity, TokenError> {
@@ -175,6 +239,23 @@ impl AssertionKeys {
             },
         })
     }
+}
+
+fn read(path: &Path) -> Result<Redacted<String>, AssertionError> {
+    let read = std::fs::read_to_string(path).map(Redacted::new);
+    read.map_err(|source| AssertionError::File {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn parsed(path: &Path, text: &Redacted<String>, generation: u64) -> Result<Ring, AssertionError> {
+    let keys = SigningKey::all_from_pem(text.expose());
+    let ring = keys.and_then(|keys| Ring::new(keys, sha256(text.expose().as_bytes()), generation));
+    ring.map_err(|source| AssertionError::Key {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn put(map: &mut Map<String, Value>, name: &str, value: Option<Value>) {
@@ -302,7 +383,7 @@ mod tests {
             keys().verify(&token, "customer", APP, NOW),
             Err(TokenError::Key { .. })
         ));
-        let bearer = super::super::mint::mint(&ours.signer, Map::new(), Duration::from_secs(60), NOW).unwrap();
+        let bearer = super::super::mint::mint(&ours.ring.load().signer, Map::new(), Duration::from_secs(60), NOW).unwrap();
         assert!(matches!(
             ours.verify(&bearer, "customer", APP, NOW),
             Err(TokenError::Header { member: "typ", .. })
@@ -336,7 +417,7 @@ mod tests {
         #[test]
         fn an_identity_survives_its_assertion(identity in identities()) {
             let keys = keys();
-            let mut back = keys.verify(&sign(&keys, &identity), "customer", APP, NOW).unwrap();
+            let mut back = keys.verify(&sign(&keys, &identity), "customer", APP, NOW).unwrap().identity;
             back.token = TokenFacts::default();
             prop_assert_eq!(format!("{identity:?}"), format!("{back:?}"));
         }

@@ -31,6 +31,17 @@ pub struct Window {
     pub until: i64,
 }
 
+/// What a session keeps of a login.
+#[derive(Clone, Copy, Debug)]
+pub struct Login<'a> {
+    pub claims: &'a Arc<Map<String, Value>>,
+    pub subject: &'a str,
+    /// Unix seconds.
+    pub began_at: i64,
+    /// Unix seconds of the session's end.
+    pub expires_at: i64,
+}
+
 impl Window {
     pub(super) fn check(self, now: i64) -> Result<(), TokenError> {
         if now >= self.until {
@@ -96,6 +107,37 @@ pub(super) fn identity(
     })
 }
 
+/// The identity that the claims of a login give under an issuer's mapping, as it is configured now.
+///
+/// The claims were checked when the session began; what the issuer may assert is checked again, because a session may be older
+/// than the configuration. `subject` is whom the session is for: the claims must still say the same.
+pub(super) fn of_login(issuer: &Issuer, login: &Login<'_>) -> Result<Identity, TokenError> {
+    let Login { claims, subject, .. } = *login;
+    let path = &issuer.claims.subject;
+    if name(path, lookup(claims, path)?, SUBJECT_BYTES_MAX)? != subject {
+        return Err(TokenError::claim(path, "is not whom the session is for"));
+    }
+    let mut auth = auth_facts(claims)?;
+    auth.method = "session";
+    auth.time = time(claims, "auth_time")?.or(Some(login.began_at));
+    // a session has what its user has, not what the login's client was given
+    auth.scopes = Vec::new();
+    Ok(Identity {
+        issuer: Arc::clone(&issuer.name),
+        subject: subject.to_owned(),
+        principal_type: Arc::clone(&issuer.principal),
+        tenant: tenant(issuer, claims)?,
+        roles: roles(issuer, claims)?,
+        expires_at: login.expires_at,
+        auth,
+        token: TokenFacts {
+            iss: issuer.issuer.clone(),
+            ..TokenFacts::default()
+        },
+        claims: Arc::clone(claims),
+    })
+}
+
 /// First 16 hex digits of SHA-256.
 pub(super) fn short_hash(text: &str) -> String {
     sha256(text.as_bytes())
@@ -127,7 +169,7 @@ pub(super) fn lookup<'a>(claims: &'a Map<String, Value>, path: &str) -> Result<O
     Ok(found)
 }
 
-fn time(claims: &Map<String, Value>, claim: &str) -> Result<Option<i64>, TokenError> {
+pub(super) fn time(claims: &Map<String, Value>, claim: &str) -> Result<Option<i64>, TokenError> {
     let Some(value) = claims.get(claim) else {
         return Ok(None);
     };
@@ -139,7 +181,18 @@ fn time(claims: &Map<String, Value>, claim: &str) -> Result<Option<i64>, TokenEr
 }
 
 fn audiences(issuer: &Issuer, claims: &Map<String, Value>) -> Result<Vec<String>, TokenError> {
-    let audiences: Vec<String> = match claims.get("aud") {
+    let audiences = audience_list(claims)?;
+    if audiences.iter().any(|audience| issuer.audiences.contains(audience)) {
+        return Ok(audiences);
+    }
+    Err(TokenError::Audience {
+        issuer: issuer.name.to_string(),
+    })
+}
+
+/// Whom a token is for; empty if it does not say.
+pub(super) fn audience_list(claims: &Map<String, Value>) -> Result<Vec<String>, TokenError> {
+    Ok(match claims.get("aud") {
         None => Vec::new(),
         Some(Value::String(audience)) => vec![audience.clone()],
         Some(Value::Array(audiences)) if audiences.len() <= NAMES_MAX => audiences
@@ -153,17 +206,11 @@ fn audiences(issuer: &Issuer, claims: &Map<String, Value>) -> Result<Vec<String>
                 "is neither a string nor an array of at most 256 strings",
             ));
         }
-    };
-    if audiences.iter().any(|audience| issuer.audiences.contains(audience)) {
-        return Ok(audiences);
-    }
-    Err(TokenError::Audience {
-        issuer: issuer.name.to_string(),
     })
 }
 
 /// A non-empty string of bounded length without control characters.
-fn name<'a>(claim: &str, value: Option<&'a Value>, bytes_max: usize) -> Result<&'a str, TokenError> {
+pub(super) fn name<'a>(claim: &str, value: Option<&'a Value>, bytes_max: usize) -> Result<&'a str, TokenError> {
     let text = value
         .and_then(Value::as_str)
         .ok_or_else(|| TokenError::claim(claim, "is missing or no string"))?;
@@ -195,7 +242,7 @@ fn names(claim: &str, value: &Value) -> Result<Vec<String>, TokenError> {
     Ok(names)
 }
 
-fn tenant(issuer: &Issuer, claims: &Map<String, Value>) -> Result<Option<String>, TokenError> {
+pub(super) fn tenant(issuer: &Issuer, claims: &Map<String, Value>) -> Result<Option<String>, TokenError> {
     let path = &issuer.claims.tenant;
     let Some(value) = lookup(claims, path)? else {
         return Ok(None);
@@ -214,7 +261,7 @@ fn tenant(issuer: &Issuer, claims: &Map<String, Value>) -> Result<Option<String>
     Ok(Some(tenant.to_owned()))
 }
 
-fn roles(issuer: &Issuer, claims: &Map<String, Value>) -> Result<Vec<String>, TokenError> {
+pub(super) fn roles(issuer: &Issuer, claims: &Map<String, Value>) -> Result<Vec<String>, TokenError> {
     let path = &issuer.claims.roles;
     let Some(value) = lookup(claims, path)? else {
         return Ok(Vec::new());

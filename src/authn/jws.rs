@@ -38,6 +38,10 @@ const NAMES: [(Algorithm, &str); 9] = [
 pub(super) enum Typ {
     Bearer,
     Assertion,
+    /// Of a login (OpenID Connect Core 1.0, section 2).
+    Id,
+    /// OpenID Connect Back-Channel Logout 1.0, section 2.4.
+    Logout,
 }
 
 /// An unverified token.
@@ -127,16 +131,24 @@ pub(super) fn parse_header(header: &Map<String, Value>, typ: Typ) -> Result<Head
     Ok(Header { algorithm, kid })
 }
 
-/// Absent, `JWT` or `at+jwt` for bearers; exactly our own type for assertions (RFC 8725, section 3.11).
+/// Absent, `JWT` or `at+jwt` for bearers; exactly our own type for assertions (RFC 8725, section 3.11). An access token is no
+/// ID token, and nothing else may call itself a logout token.
 fn check_typ(typ: Option<&Value>, wanted: Typ) -> Result<(), TokenError> {
+    let known: &[&str] = match wanted {
+        Typ::Bearer => &["jwt", "at+jwt"],
+        Typ::Id => &["jwt"],
+        Typ::Logout => &["jwt", "logout+jwt"],
+        Typ::Assertion => &[],
+    };
     let fits = match (typ, wanted) {
-        (None, Typ::Bearer) => true,
-        (Some(Value::String(typ)), Typ::Bearer) => {
-            let lower = typ.to_ascii_lowercase();
-            matches!(lower.strip_prefix("application/").unwrap_or(&lower), "jwt" | "at+jwt")
-        }
         (Some(Value::String(typ)), Typ::Assertion) => typ == ASSERTION_TYP,
-        (Some(_), Typ::Bearer) | (_, Typ::Assertion) => false,
+        (_, Typ::Assertion) => false,
+        (None, Typ::Bearer | Typ::Id | Typ::Logout) => true,
+        (Some(Value::String(typ)), Typ::Bearer | Typ::Id | Typ::Logout) => {
+            let lower = typ.to_ascii_lowercase();
+            known.contains(&lower.strip_prefix("application/").unwrap_or(&lower))
+        }
+        (Some(_), Typ::Bearer | Typ::Id | Typ::Logout) => false,
     };
     fits.then_some(())
         .ok_or(TokenError::header("typ", "another type of token is expected here"))

@@ -324,7 +324,7 @@ pub(super) fn client() -> Result<reqwest::Client, reqwest::Error> {
 }
 
 /// https, or http to this very machine, unless the operator took the danger.
-pub(super) fn check_url(text: &str, transport: KeyTransport) -> Result<(), FetchError> {
+pub fn check_url(text: &str, transport: KeyTransport) -> Result<(), FetchError> {
     let insecure = || FetchError::Insecure { url: text.to_owned() };
     let url = Url::parse(text).map_err(|_not_a_url| FetchError::Url { url: text.to_owned() })?;
     let loopback = match url.host() {
@@ -341,7 +341,7 @@ pub(super) fn check_url(text: &str, transport: KeyTransport) -> Result<(), Fetch
 }
 
 /// OpenID Connect Discovery 1.0, section 4: a trailing slash of the issuer is dropped first.
-pub(super) fn discovery_url(issuer: &str) -> String {
+pub fn discovery_url(issuer: &str) -> String {
     format!(
         "{}/.well-known/openid-configuration",
         issuer.strip_suffix('/').unwrap_or(issuer)

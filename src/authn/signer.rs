@@ -15,6 +15,8 @@ use crate::types::Redacted;
 
 const PEM_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
 const PEM_END: &str = "-----END PRIVATE KEY-----";
+/// Keys of one file.
+const KEYS_MAX: usize = 16;
 /// Characters of a PEM line (RFC 7468).
 const PEM_LINE: usize = 64;
 
@@ -22,11 +24,15 @@ const PEM_LINE: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum SignerError {
     #[error(
-        "not one PEM block `PRIVATE KEY` (PKCS#8): make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`"
+        "not PEM blocks `PRIVATE KEY` (PKCS#8): make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`"
     )]
     Pem,
     #[error("not a PKCS#8 key on P-256")]
     Key,
+    #[error("the same key twice")]
+    Repeated,
+    #[error("more than {KEYS_MAX} keys")]
+    TooMany,
     #[error("the cryptographic library failed")]
     Library,
     #[error("claims are not representable as JSON: {0}")]
@@ -57,6 +63,21 @@ impl SigningKey {
         let der = STANDARD.decode(base64).map_err(|_not_base64| SignerError::Pem)?;
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der).map_err(|_rejected| SignerError::Key)?;
         Self::new(pair)
+    }
+
+    /// One PEM block after the other; at least one, and nothing else.
+    pub fn all_from_pem(text: &str) -> Result<Vec<Self>, SignerError> {
+        let blocks: Vec<&str> = text
+            .split_inclusive(PEM_END)
+            .filter(|block| !block.trim().is_empty())
+            .collect();
+        if blocks.is_empty() {
+            return Err(SignerError::Pem);
+        }
+        if blocks.len() > KEYS_MAX {
+            return Err(SignerError::TooMany);
+        }
+        blocks.into_iter().map(Self::from_pem).collect()
     }
 
     /// The private key, for the demo issuer to keep.
@@ -137,6 +158,17 @@ mod tests {
         assert_eq!(again.kid(), key.kid());
         assert!(!format!("{key:?} {pem:?}").contains("BEGIN"));
         assert!(matches!(SigningKey::from_pem("hello"), Err(SignerError::Pem)));
+        let other = SigningKey::generate().unwrap().to_pem().unwrap();
+        let both = format!("{}\n{}", pem.expose(), other.expose());
+        let kids: Vec<_> = SigningKey::all_from_pem(&both)
+            .unwrap()
+            .iter()
+            .map(|key| key.kid().to_owned())
+            .collect();
+        assert_eq!((kids.len(), kids[0].as_str()), (2, key.kid()));
+        for bad in ["", " ", &format!("{both}\ntrailing"), &format!("comment\n{both}")] {
+            assert!(SigningKey::all_from_pem(bad).is_err(), "{bad}");
+        }
         let junk = format!("{PEM_BEGIN}\nAAAA\n{PEM_END}");
         assert!(matches!(SigningKey::from_pem(&junk), Err(SignerError::Key)));
     }

@@ -112,6 +112,12 @@ impl ContextPlans {
         self.0.get(action)
     }
 
+    pub fn reads_headers(&self) -> bool {
+        self.0
+            .values()
+            .any(|plan| plan.owned.iter().any(|field| field.fact == Fact::Headers))
+    }
+
     pub fn reads_query(&self) -> bool {
         self.0.values().any(|plan| plan.reads_query)
     }

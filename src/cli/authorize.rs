@@ -140,6 +140,7 @@ fn line(
     let frame = Frame {
         portal: load.portal,
         issuers: &load.issuers,
+        providers: None,
     };
     let principal = revision
         .rules
@@ -191,6 +192,7 @@ fn proven(load: &PortalLoad<'_>, revision: &Revision, identity: Identity) -> Res
     let frame = Frame {
         portal: load.portal,
         issuers: &load.issuers,
+        providers: None,
     };
     let principal = revision
         .rules

@@ -83,6 +83,7 @@ fn suite(load: &PortalLoad<'_>, filter: Option<&str>) -> Suite {
     let frame = Frame {
         portal: load.portal,
         issuers: &load.issuers,
+        providers: None,
     };
     let mut results = cases::run(frame, revision).unwrap_or_else(|error| {
         broken.extend(error.problems.iter().map(ToString::to_string));

@@ -31,6 +31,8 @@ pub(crate) struct TreeArgs {
 pub(crate) struct Workbench {
     pub config: Config,
     pub portals: Vec<config::Portal>,
+    /// Whether the configuration is one of somebody's own.
+    is_configured: bool,
     tree: Tree,
 }
 
@@ -72,7 +74,12 @@ impl TreeArgs {
         if portals.is_empty() {
             return Err(format!("there is no portal folder in {}", places.policies.display()));
         }
-        Ok(Workbench { config, portals, tree })
+        Ok(Workbench {
+            config,
+            portals,
+            is_configured: self.config.is_some(),
+            tree,
+        })
     }
 }
 
@@ -100,6 +107,7 @@ impl Workbench {
             Frame {
                 portal,
                 issuers: &issuers,
+                providers: self.is_configured.then_some(&self.config.login.providers),
             },
             &self.tree,
             None,

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Number;
 use serde_saphyr::{DuplicateKeyPolicy, Spanned};
 
@@ -82,8 +82,15 @@ impl fmt::Display for Origin {
 }
 
 impl Node {
-    /// Reads one YAML document. `place` turns a line into the origin of what stands there.
+    /// Reads one YAML document whose keys can be written as a path. `place` turns a line into the origin of what stands there.
     pub fn parse(text: &str, place: &dyn Fn(u64) -> Origin) -> Result<Self, SyntaxError> {
+        let node = Self::parse_any(text, place)?;
+        node.check_keys()?;
+        Ok(node)
+    }
+
+    /// The same, whatever the keys are.
+    pub fn parse_any(text: &str, place: &dyn Fn(u64) -> Origin) -> Result<Self, SyntaxError> {
         let options = serde_saphyr::options! {
             budget: serde_saphyr::budget! { max_depth: DEPTH_MAX },
             duplicate_keys: DuplicateKeyPolicy::PassThrough,
@@ -100,6 +107,22 @@ impl Node {
                 line: error.location().map_or(1, |location| location.line()),
                 message: error.to_string().lines().next().unwrap_or_default().to_owned(),
             }),
+        }
+    }
+
+    fn check_keys(&self) -> Result<(), SyntaxError> {
+        match &self.shape {
+            Shape::List(items) => items.iter().try_for_each(Self::check_keys),
+            Shape::Map(entries) => entries.iter().try_for_each(|(key, origin, node)| {
+                if key.contains(['.', '[', ']']) {
+                    return Err(SyntaxError {
+                        line: origin.line().unwrap_or(1),
+                        message: format!("the key `{key}` must not hold `.`, `[` or `]`"),
+                    });
+                }
+                node.check_keys()
+            }),
+            _ => Ok(()),
         }
     }
 
@@ -286,12 +309,6 @@ impl<'de> Visitor<'de> for ParsedVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Parsed, A::Error> {
         let mut entries = Vec::new();
         while let Some(key) = map.next_key::<Spanned<String>>()? {
-            if key.value.contains(['.', '[', ']']) {
-                return Err(A::Error::custom(format!(
-                    "the key `{}` must not hold `.`, `[` or `]`",
-                    key.value
-                )));
-            }
             entries.push((key, map.next_value()?));
         }
         Ok(Parsed::Map(entries))

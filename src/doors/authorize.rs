@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, COOKIE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
@@ -24,7 +24,7 @@ use self::body::{Ask, Who};
 use self::question::{Asker, Place};
 use crate::answer::{self, Answer, Style};
 use crate::audit::{AuditGuard, AuditRecord};
-use crate::authn::{bearer, is_assertion};
+use crate::authn::{Returned, bearer, is_assertion};
 use crate::authz::engine;
 use crate::config::AuditAllow;
 use crate::denial::{Denial, Refusal};
@@ -33,7 +33,7 @@ use crate::json;
 use crate::request::{Trace, request_id};
 use crate::revision::cases::subject_prefix;
 use crate::serving::{Active, Caller, Portal};
-use crate::types::{Door, Redacted};
+use crate::types::{Door, Identity, Redacted};
 use crate::upstream::Body;
 
 /// What one request to this door carries besides its body.
@@ -42,6 +42,8 @@ struct Envelope {
     trace: Trace,
     /// The caller's credential from the `Authorization` header.
     bearer: Option<String>,
+    /// The caller's `Cookie`, where the app passes it on.
+    cookie: HeaderMap,
 }
 
 /// What one request asks.
@@ -57,6 +59,7 @@ pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], request: Request<I
         request_id: request_id(&head.headers),
         trace: Trace::from_headers(&head.headers),
         bearer: None,
+        cookie: HeaderMap::new(),
     };
     // of the decision that a refusal is about
     let mut decision_id = Uuid::now_v7();
@@ -71,6 +74,7 @@ pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], request: Request<I
                 style: Style::Problem,
                 decision_id,
                 request_id: envelope.request_id,
+                theme: Arc::clone(&gate.theme),
             };
             answer::refused_in_detail(&refusal, &answer)
         }
@@ -85,6 +89,9 @@ async fn read(
     envelope: &mut Envelope,
 ) -> Result<Asks, Refusal> {
     envelope.bearer = credential(&head.headers, tokens)?;
+    for value in head.headers.get_all(COOKIE) {
+        envelope.cookie.append(COOKIE, value.clone());
+    }
     let batch = match head.uri.path() {
         "/authorize" => false,
         "/authorize/batch" => true,
@@ -228,7 +235,7 @@ async fn decide(
     if let Some(caller) = &caller {
         guard.record.principal = Some(caller.entity_ref());
         guard.record.roles = Arc::clone(&caller.roles);
-        guard.record.token = Some(Arc::clone(&caller.token));
+        guard.record.token = caller.token.clone();
     }
     guard.record.tenant = asker.identity().and_then(|i| i.tenant.as_deref()).map(Arc::from);
     let started = Instant::now();
@@ -264,13 +271,18 @@ async fn asker(
         (Who::Principal(_), _) => return Ok((Asker::Named, None)),
         (Who::Token(token), _) => token.expose().as_str(),
         (Who::Header, Some(token)) => token.as_str(),
-        (Who::Header, None) => return Err(Refusal::new(Denial::TokenMissing, "name a `principal`, or give a `token`")),
+        (Who::Header, None) => {
+            let found = gate.session(&envelope.cookie).await?;
+            let (_, session) = found.ok_or(Refusal::new(Denial::TokenMissing, "name a `principal`, or give a `token`"))?;
+            return Ok(proven(gate.session_caller(portal, active, &session)?));
+        }
     };
     if is_assertion(token) {
         let now = now_millis() / 1000;
-        let identity = gate
+        let returned = gate
             .assertions
             .verify(token, &portal.name, &portal.upstream.url.origin(), now)?;
+        let identity = stands(gate, portal, returned)?;
         if portal.issuers.iter().all(|issuer| issuer.name != identity.issuer) {
             let detail = "the assertion's issuer is not trusted by this portal any more";
             return Err(Refusal::new(Denial::IssuerUnknown, detail));
@@ -285,9 +297,21 @@ async fn asker(
             None,
         ));
     }
-    let caller = gate.caller(portal, active, token).await?;
+    Ok(proven(gate.caller(portal, active, token).await?))
+}
+
+fn proven(caller: Arc<Caller>) -> (Asker, Option<Arc<Caller>>) {
     let (principal, identity) = (Box::new(caller.principal.party.clone()), Box::new(caller.identity.clone()));
-    Ok((Asker::Proven { principal, identity }, Some(caller)))
+    (Asker::Proven { principal, identity }, Some(caller))
+}
+
+/// The identity of an assertion that was handed back, if nothing of it was revoked since the gate stood by it.
+fn stands(gate: &Gate, portal: &Portal, returned: Returned) -> Result<Identity, Refusal> {
+    let Returned { identity, issued_at } = returned;
+    let mut dated = identity.clone();
+    Arc::make_mut(&mut dated.claims).insert("iat".to_owned(), json!(issued_at));
+    gate.sessions.check_identity(&dated, &portal.name)?;
+    Ok(identity)
 }
 
 fn invalid(detail: String) -> Refusal {

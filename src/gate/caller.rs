@@ -1,7 +1,7 @@
-//! From a bearer token to everything that depends on the token alone, remembered per portal and revision.
+//! From a credential to everything that depends on the credential alone, remembered per portal and revision.
 //!
-//! A remembered caller is the same caller: found by the hash of the whole token, under one portal's one revision, and
-//! only after time, key and issuer were looked at again. Nothing of a request is ever remembered here.
+//! A remembered caller is the same caller: found by the hash of the whole token, or the version of the session, under one
+//! portal's one revision, and only after time, key, issuer and revocations were looked at again. Nothing of a request is ever remembered here.
 
 use std::sync::Arc;
 
@@ -11,13 +11,14 @@ use serde_json::{Map, Value};
 
 use super::{Gate, now_millis};
 use crate::audit::EntityRef;
-use crate::authn::{AssertionClaims, Verified, token_hash};
+use crate::authn::{self, AssertionClaims, Login, token_hash};
 use crate::authz::CallerHeaders;
 use crate::authz::principal::{Principal, claim};
 use crate::denial::{Denial, Refusal};
 use crate::revision::Revision;
 use crate::revision::cases::subject_prefix;
-use crate::serving::{Active, Caller, FreshAssertion, Portal};
+use crate::serving::{Active, Caller, Credential, FreshAssertion, Portal};
+use crate::session::Session;
 use crate::types::Identity;
 use crate::upstream::{header_list, header_value};
 
@@ -25,30 +26,67 @@ use crate::upstream::{header_list, header_value};
 const RENEW_SHARE: i64 = 2;
 
 impl Gate {
-    /// The caller that a token proves, under the revision in force.
+    /// The caller that a bearer token proves, under the revision in force.
     pub async fn caller(&self, portal: &Portal, active: &Active, token: &str) -> Result<Arc<Caller>, Refusal> {
         let hash = token_hash(token);
         let now = now_millis() / 1000;
-        if let Some(known) = active.callers.get(&hash) {
-            match self.authn.recheck(&known.proof, now) {
-                Ok(()) => return Ok(known),
-                Err(_) => active.callers.remove(&hash),
+        let known = active.callers.get(&hash).filter(|known| self.still_holds(known, now));
+        let caller = match known {
+            Some(known) => known,
+            None => {
+                active.callers.remove(&hash);
+                let (identity, credential) = self.proven(portal, token, now).await?;
+                let caller = Arc::new(known_by(portal, &active.revision, identity, credential)?);
+                active.callers.insert(hash, Arc::clone(&caller));
+                caller
             }
+        };
+        self.sessions.check_identity(&caller.identity, &portal.name)?;
+        Ok(caller)
+    }
+
+    /// Whether what a token proved earlier still holds.
+    fn still_holds(&self, caller: &Caller, now: i64) -> bool {
+        match &caller.credential {
+            Credential::Token(proof) => self.authn.recheck(proof, now).is_ok(),
+            Credential::Introspected { until } => now < *until,
+            // INVARIANT: kept by the version of a session, which is no hash of a token
+            Credential::Session(_) => false,
         }
+    }
+
+    async fn proven(&self, portal: &Portal, token: &str, now: i64) -> Result<(Identity, Credential), Refusal> {
         let trusted = &portal.config.issuers;
         let verified = match self.authn.try_verify(token, trusted, now) {
             Some(verified) => verified?,
             None => self.authn.verify(token, trusted, now).await?,
         };
-        let caller = Arc::new(known(portal, &active.revision, verified)?);
-        active.callers.insert(hash, Arc::clone(&caller));
+        Ok((verified.identity, Credential::Token(verified.proof)))
+    }
+
+    /// The caller that a session proves, which was found for this very request.
+    pub fn session_caller(&self, portal: &Portal, active: &Active, session: &Arc<Session>) -> Result<Arc<Caller>, Refusal> {
+        if self.sessions.is_revoked(session, &portal.name) {
+            return Err(Denial::SessionRevoked.into());
+        }
+        if let Some(known) = active.callers.get(&session.version)
+            && matches!(&known.credential, Credential::Session(of) if of.version == session.version)
+        {
+            return Ok(known);
+        }
+        let identity = session_identity(portal, session)?;
+        let credential = Credential::Session(Arc::clone(session));
+        let caller = Arc::new(known_by(portal, &active.revision, identity, credential)?);
+        active.callers.insert(session.version, Arc::clone(&caller));
         Ok(caller)
     }
 
     /// The assertion for a caller: the last one while it is fresh, else a new one.
     pub fn assertion(&self, portal: &Portal, active: &Active, caller: &Caller) -> Result<HeaderValue, Refusal> {
         let now = now_millis() / 1000;
-        if let Some(fresh) = caller.assertion.load().as_ref().filter(|fresh| now < fresh.renew_at) {
+        let generation = self.assertions.generation();
+        let is_fresh = |fresh: &&Arc<FreshAssertion>| now < fresh.renew_at && fresh.generation == generation;
+        if let Some(fresh) = caller.assertion.load().as_ref().filter(is_fresh) {
             return Ok(fresh.value.clone());
         }
         let claims = AssertionClaims {
@@ -69,6 +107,7 @@ impl Gate {
         let renew_at = now + (expires_at - now) / RENEW_SHARE;
         caller.assertion.store(Some(Arc::new(FreshAssertion {
             value: value.clone(),
+            generation,
             renew_at,
         })));
         Ok(value)
@@ -85,8 +124,19 @@ impl Caller {
     }
 }
 
-fn known(portal: &Portal, revision: &Revision, verified: Verified) -> Result<Caller, Refusal> {
-    let Verified { identity, proof } = verified;
+/// The identity of a session at a portal, if the portal trusts who vouched for the login.
+fn session_identity(portal: &Portal, session: &Session) -> Result<Identity, Refusal> {
+    let data = &session.data;
+    let login = Login {
+        claims: &data.claims,
+        subject: &data.subject,
+        began_at: data.created_at / 1000,
+        expires_at: session.expires_at,
+    };
+    Ok(authn::session_identity(&portal.issuers, &data.issuer, &login)?)
+}
+
+fn known_by(portal: &Portal, revision: &Revision, identity: Identity, credential: Credential) -> Result<Caller, Refusal> {
     let prefix = subject_prefix(portal.frame(), &identity.issuer);
     let principal = revision.rules.principal(&identity, &prefix)?;
     let asserted = asserted_claims(revision, &identity);
@@ -95,11 +145,11 @@ fn known(portal: &Portal, revision: &Revision, verified: Verified) -> Result<Cal
         headers: Arc::new(headers(portal, revision, &identity, &principal)),
         roles: identity.roles.iter().map(|r| Arc::from(r.as_str())).collect(),
         attrs,
-        token: Arc::new(identity.token.clone()),
+        token: (!matches!(credential, Credential::Session(_))).then(|| Arc::new(identity.token.clone())),
         asserted,
         assertion: ArcSwapOption::empty(),
         principal,
-        proof,
+        credential,
         identity,
     })
 }

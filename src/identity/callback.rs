@@ -1,13 +1,71 @@
 //! `GET auth/callback`: the browser comes back from the provider.
+//!
+//! A callback counts once, in the browser that began the login. One that comes again (a reload, the back button) goes on to
+//! where it wanted if the browser has a session by now, and begins again if not.
 
-use http::Response;
+use http::{Method, Response};
+use url::form_urlencoded;
 
-use super::{IdentityDoor, Visit};
+use super::outcome::Attempt;
+use super::{IdentityDoor, Visit, not_allowed, see_other};
 use crate::denial::{Denial, Refusal};
+use crate::login::{Callback, LoginCode, LoginFailure, Outcome};
+use crate::session::SessionError;
 use crate::upstream::Body;
 
 impl IdentityDoor {
-    pub(super) async fn callback(&self, _visit: &Visit<'_>) -> Result<Response<Body>, Refusal> {
-        Err(Denial::PortalUnknown.into())
+    pub(super) async fn callback(&self, visit: &Visit<'_>) -> Result<Response<Body>, Refusal> {
+        // a HEAD must not use up what the GET after it needs
+        if visit.head.method != Method::GET {
+            return Ok(not_allowed("GET"));
+        }
+        let browser = self.sessions.cookies.login(&visit.head.headers);
+        let callback = Callback {
+            query: visit.head.uri.query().unwrap_or_default(),
+            browser: browser.as_ref(),
+        };
+        match self.login.finish(callback).await {
+            Ok(Outcome::Finished(finished)) => {
+                let (provider, return_to) = (finished.data.provider.clone(), self.return_path(&finished.return_to)?);
+                let established = self.establish(visit, finished.data, &return_to).await;
+                Ok(established.unwrap_or_else(|failure| {
+                    let attempt = Attempt {
+                        provider: Some(&provider),
+                        portal: Some(&finished.portal),
+                        return_to: Some(return_to.as_str()),
+                        subject: None,
+                    };
+                    self.login_failed(visit, &failure, attempt)
+                }))
+            }
+            Ok(Outcome::Repeated { return_to, portal }) => self.repeated(visit, &portal, &return_to).await,
+            Err(failure) => Ok(self.login_failed(visit, &failure, Attempt::default())),
+        }
+    }
+
+    async fn repeated(&self, visit: &Visit<'_>, portal: &str, return_to: &str) -> Result<Response<Body>, Refusal> {
+        let return_to = self.return_path(return_to)?;
+        let found = match self.sessions.cookies.session(&visit.head.headers) {
+            Some(id) => self.sessions.find(&id).await.map(|_| ()),
+            None => Err(SessionError::Missing),
+        };
+        match found {
+            Ok(()) => see_other(return_to.as_str()),
+            Err(SessionError::Missing | SessionError::Expired | SessionError::Revoked) => {
+                let mut query = form_urlencoded::Serializer::new(String::new());
+                query.append_pair("portal", portal).append_pair("rd", return_to.as_str());
+                see_other(&format!("{}/auth/login?{}", self.config.identity.prefix, query.finish()))
+            }
+            Err(error @ SessionError::Unavailable(_)) => {
+                let failure = LoginFailure::new(LoginCode::StoreUnavailable, error.to_string());
+                let attempt = Attempt {
+                    portal: Some(portal),
+                    return_to: Some(return_to.as_str()),
+                    ..Attempt::default()
+                };
+                Ok(self.login_failed(visit, &failure, attempt))
+            }
+        }
+        .map_err(|refusal: Refusal| Refusal::new(Denial::RequestInvalid, refusal.detail))
     }
 }

@@ -23,11 +23,27 @@ pub struct PortalFile {
     pub routes: RouteTable,
     /// Attribute of the principal → claim.
     pub claims: BTreeMap<String, String>,
-    pub flags: BTreeMap<String, bool>,
-    /// Name of the provider by which a browser without a session logs in; absent: 401 only.
-    pub login: Option<String>,
+    pub flags: BTreeMap<String, Flag>,
+    /// How a browser without a session logs in; absent: 401 only.
+    pub login: Option<LoginBy>,
     pub cors: Cors,
     pub danger_skip_errors: SkipErrors,
+}
+
+/// A switch that policies read.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Flag {
+    pub value: bool,
+    /// Whether anybody may read it at `portals/<slug>/`.
+    pub public: bool,
+}
+
+/// The provider that a browser is sent to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LoginBy {
+    /// Of `login.providers`.
+    pub provider: String,
+    pub line: Option<usize>,
 }
 
 /// Who answers a CORS preflight.
@@ -132,12 +148,16 @@ impl PortalFile {
                 let entries = place.entries(None, errors);
                 self.flags = entries
                     .iter()
-                    .filter_map(|(k, v)| Some(((*k).to_owned(), v.bool(errors)?)))
+                    .filter_map(|(k, v)| Some(((*k).to_owned(), flag(v, errors)?)))
                     .collect();
             }
             "login" => {
                 let entries = place.entries(Some(&["provider"]), errors);
-                self.login = required(place, &entries, "provider", errors).and_then(|provider| provider.text(errors));
+                let place = required(place, &entries, "provider", errors);
+                self.login = place.and_then(|place| {
+                    let (provider, line) = (place.text(errors)?, place.line);
+                    Some(LoginBy { provider, line })
+                });
             }
             "cors" => self.cors = cors(place, errors),
             "danger_skip_errors" => {
@@ -294,6 +314,22 @@ fn required<'a>(parent: &Place<'a>, entries: &[(&str, Place<'a>)], name: &str, e
     found.map(|(_, place)| place.clone())
 }
 
+/// `true`, or `{ value: true, public: true }`.
+fn flag(place: &Place<'_>, errors: &mut Errors) -> Option<Flag> {
+    if !matches!(place.node, Node::Map(_)) {
+        let value = place.bool(errors)?;
+        return Some(Flag { value, public: false });
+    }
+    let entries = place.entries(Some(&["value", "public"]), errors);
+    let value = required(place, &entries, "value", errors)?.bool(errors)?;
+    let public = entries.iter().find(|(name, _)| *name == "public");
+    let public = match public {
+        Some((_, place)) => place.bool(errors)?,
+        None => false,
+    };
+    Some(Flag { value, public })
+}
+
 fn cors(place: &Place<'_>, errors: &mut Errors) -> Cors {
     if let Node::Text(text) = place.node {
         if text == "app" {
@@ -427,7 +463,7 @@ public: [ "GET /portal/customer/assets/**" ]
 routes:
   - { route: "GET /portal/customer/orders/{order}", action: viewOrder, resource: { type: Order, id: "{order}" } }
 claims: { email: mail }
-flags: { new_checkout: true }
+flags: { new_checkout: true, banner: { value: false, public: true }, quiet: { value: true } }
 cors: { origins: ["https://ui.example.com", "http://localhost:3000"] }
 danger_skip_errors: false
 "#;
@@ -453,7 +489,10 @@ danger_skip_errors: false
             "7"
         );
         assert_eq!(file.claims["email"], "mail");
-        assert!(file.flags["new_checkout"]);
+        let flag = |value, public| Flag { value, public };
+        assert_eq!(file.flags["new_checkout"], flag(true, false));
+        assert_eq!(file.flags["banner"], flag(false, true));
+        assert_eq!(file.flags["quiet"], flag(true, false));
         assert!(matches!(&file.cors, Cors::Origins(origins) if origins.len() == 2));
         assert_eq!(file.danger_skip_errors, SkipErrors::Deny);
     }
@@ -493,7 +532,8 @@ danger_skip_errors: false
         ] {
             assert!(places.contains(&place), "{place:?} is not in {places:?}");
         }
-        assert_eq!(places.len(), 5);
+        assert!(places.contains(&(7, "login")), "its `provider` is missing: {places:?}");
+        assert_eq!(places.len(), 6);
     }
 
     #[test]
@@ -504,10 +544,19 @@ danger_skip_errors: false
 
     #[test]
     fn login_names_a_provider() {
-        assert_eq!(
-            PortalFile::parse("login: { provider: corp }").unwrap().login.as_deref(),
-            Some("corp")
-        );
+        let by = PortalFile::parse("title: x\nlogin: { provider: corp }")
+            .unwrap()
+            .login
+            .unwrap();
+        assert_eq!((by.provider.as_str(), by.line), ("corp", Some(2)));
+        for bad in [
+            "{ value: 1 }",
+            "{ public: true }",
+            "{ value: true, publc: true }",
+            "{ value: true, public: x }",
+        ] {
+            PortalFile::parse(&format!("flags: {{ x: {bad} }}")).unwrap_err();
+        }
         assert!(only_error("login: {}").message.contains("`provider` is missing"));
     }
 

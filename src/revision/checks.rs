@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use cedar_policy::{Effect, EntityUid, ResourceConstraint};
 
-use super::Revision;
 use super::brakes::BRAKE_PREFIX;
 use super::files::{Files, SourceFile, Tree};
 use super::problem::{Problem, position};
+use super::{Frame, Revision};
 use crate::authz::TypeNames;
 use crate::authz::context::is_secret_header;
 use crate::authz::engine::PolicyEntry;
@@ -106,6 +106,30 @@ pub(super) fn route_problems(slug: &PortalSlug, files: &Files, file: &PortalFile
         }
     }
     problems
+}
+
+/// A portal's login must be one that the portal believes, or everybody would log in for nothing.
+pub(super) fn login_problem(frame: Frame<'_>, file: &PortalFile) -> Option<Problem> {
+    let by = file.login.as_ref()?;
+    let name = format!("policies/{}/portal.yaml", frame.portal.slug);
+    let problem = |message: String| Some(Problem::new(&name, message).at_line(by.line));
+    let providers = frame.providers?;
+    let Some(provider) = providers.iter().find(|provider| *provider.name == *by.provider) else {
+        let known: Vec<&str> = providers.iter().map(|provider| &*provider.name).collect();
+        let known = if known.is_empty() {
+            "cedargate.yaml has no `login.providers`".to_owned()
+        } else {
+            format!("cedargate.yaml has {}", known.join(", "))
+        };
+        return problem(format!("login.provider: there is no provider `{}`; {known}", by.provider));
+    };
+    if frame.portal.issuers.contains(&provider.issuer) {
+        return None;
+    }
+    problem(format!(
+        "login.provider: this portal does not trust the issuer of `{}`; add it to `portals[].issuers` or name another provider",
+        by.provider
+    ))
 }
 
 pub(super) fn duplicates(entries: &[Arc<PolicyEntry>]) -> Vec<Problem> {

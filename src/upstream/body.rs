@@ -5,6 +5,7 @@
 //! a frame is asked for only when the other side can take it. A held body (`Expect: 100-continue`) asks the client for
 //! nothing until the app wants it.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -16,6 +17,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::cut::{Cut, Enlist};
 use super::headers::{HeaderRules, remove_framing};
 use super::pool::Lease;
 use crate::limits::Place;
@@ -171,6 +173,29 @@ pub struct Body {
     kind: Kind,
     /// Among `limits.requests`, until this is dropped.
     place: Option<Place>,
+    live: Option<Live>,
+}
+
+/// Why an answer broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    #[error("the app's answer broke off")]
+    App(#[from] hyper::Error),
+    #[error("the answer was cut: it would not be permitted any more")]
+    Cut,
+}
+
+/// How an answer that takes its time can be ended.
+enum Live {
+    /// Nobody knows yet whether it does; after one frame more than this says, it does.
+    Unseen {
+        enlist: Enlist,
+        frames: u8,
+    },
+    Enlisted {
+        cut: Rc<Cut>,
+        _entry: Rc<dyn Any>,
+    },
 }
 
 enum Kind {
@@ -191,6 +216,7 @@ impl Body {
         Self {
             kind: Kind::Full(Some(bytes).filter(|bytes| !bytes.is_empty())),
             place: None,
+            live: None,
         }
     }
 
@@ -199,6 +225,36 @@ impl Body {
     pub fn holding(mut self, place: Option<Place>) -> Self {
         self.place = place.filter(|_| matches!(self.kind, Kind::App { .. }));
         self
+    }
+
+    /// Whether more of it may come.
+    pub fn is_open(&self) -> bool {
+        !self.is_end_stream()
+    }
+
+    /// `enlist` is called once the answer has to be waited for, or has more than one frame: a short one costs nothing.
+    pub fn watched(mut self, enlist: Enlist) -> Self {
+        self.live = Some(Live::Unseen { enlist, frames: 1 });
+        self
+    }
+
+    /// Whether it was cut. One that begins to take its time becomes known first.
+    fn look_at_cut(&mut self, polled: Seen, cx: &Context<'_>) -> Poll<()> {
+        self.live = match self.live.take() {
+            Some(Live::Unseen { enlist, frames }) => match (polled, frames.checked_sub(1)) {
+                (Seen::Frame, Some(frames)) => Some(Live::Unseen { enlist, frames }),
+                (Seen::Frame | Seen::Nothing, _) => {
+                    let cut = Rc::new(Cut::default());
+                    let _entry = enlist(Rc::clone(&cut));
+                    Some(Live::Enlisted { cut, _entry })
+                }
+            },
+            live => live,
+        };
+        match &self.live {
+            Some(Live::Enlisted { cut, .. }) => cut.poll(cx),
+            Some(Live::Unseen { .. }) | None => Poll::Pending,
+        }
     }
 
     /// Without a lease the connection is not used again.
@@ -210,6 +266,7 @@ impl Body {
                 unasked,
             },
             place: None,
+            live: None,
         };
         body.return_connection();
         body
@@ -237,6 +294,13 @@ impl Body {
     }
 }
 
+/// What polling the app's answer gave.
+#[derive(Clone, Copy)]
+enum Seen {
+    Frame,
+    Nothing,
+}
+
 /// SECURITY: a trailer of the app's must not frame anything on the client's connection.
 fn without_framing(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
@@ -257,14 +321,20 @@ impl std::fmt::Debug for Body {
 
 impl HttpBody for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = AnswerError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         let this = &mut *self;
-        let frame = match &mut this.kind {
+        let polled = match &mut this.kind {
             Kind::Full(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Kind::App { incoming, .. } => ready!(Pin::new(incoming).poll_frame(cx)),
+            Kind::App { incoming, .. } => Pin::new(incoming).poll_frame(cx),
         };
+        let seen = if polled.is_pending() { Seen::Nothing } else { Seen::Frame };
+        let over = matches!(polled, Poll::Ready(None));
+        if !over && this.live.is_some() && this.look_at_cut(seen, cx).is_ready() {
+            return Poll::Ready(Some(Err(AnswerError::Cut)));
+        }
+        let frame = ready!(polled).map(|frame| frame.map_err(AnswerError::App));
         let frame = frame.map(|frame| frame.map(without_framing));
         let ended = frame
             .as_ref()

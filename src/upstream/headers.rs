@@ -6,7 +6,9 @@
 
 use std::borrow::Cow;
 
-use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE,
+};
 use http::response::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -178,7 +180,26 @@ pub(super) fn inward(answer: &mut Parts, request_id: &HeaderValue) -> Result<(),
         headers.remove(CONTENT_LENGTH);
     }
     headers.insert(&X_REQUEST_ID, request_id.clone());
+    keep_our_cookies_ours(headers);
     Ok(())
+}
+
+/// SECURITY: an app that could set our cookies could put one user into another's session.
+fn keep_our_cookies_ours(headers: &mut HeaderMap) {
+    let sets_ours = |value: &&HeaderValue| is_session_cookie(value.as_bytes());
+    if !headers.get_all(SET_COOKIE).iter().any(|value| sets_ours(&value)) {
+        return;
+    }
+    let kept: Vec<HeaderValue> = headers
+        .get_all(SET_COOKIE)
+        .iter()
+        .filter(|v| !sets_ours(v))
+        .cloned()
+        .collect();
+    headers.remove(SET_COOKIE);
+    for value in kept {
+        headers.append(SET_COOKIE, value);
+    }
 }
 
 /// Whether an answer announces a body to a request, or with a status, that has none: an app that sends it all the same
@@ -262,7 +283,9 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
 
 fn is_session_cookie(pair: &[u8]) -> bool {
     let name = pair.trim_ascii_start();
-    name.starts_with(b"__Host-cedargate") || name.starts_with(b"cedargate_")
+    let rest = name.strip_prefix(b"__Host-").unwrap_or(name).strip_prefix(b"cedargate");
+    // an app may well have a `cedargateway`
+    rest.is_some_and(|rest| rest.first().is_none_or(|b| b"=_- \t;".contains(b)))
 }
 
 /// Removes our cookie pairs only; the app's own stay byte for byte.
@@ -392,6 +415,30 @@ mod tests {
         remove_session_cookies(&mut headers);
         let left: Vec<_> = headers.get_all(COOKIE).iter().collect();
         assert_eq!(left, ["a=1; b=\"2"]);
+        headers.insert(
+            COOKIE,
+            "cedargate=x; cedargateway=1; cedargate-login=y; my-cedargate=2"
+                .parse()
+                .unwrap(),
+        );
+        remove_session_cookies(&mut headers);
+        assert_eq!(headers[COOKIE], "cedargateway=1; my-cedargate=2");
+    }
+
+    #[test]
+    fn an_app_cannot_set_our_cookies() {
+        let mut headers = HeaderMap::new();
+        for value in [
+            "a=1; Path=/",
+            "__Host-cedargate=x; Path=/; Secure",
+            " cedargate-login=y",
+            "b=cedargate",
+        ] {
+            headers.append(SET_COOKIE, value.parse().unwrap());
+        }
+        keep_our_cookies_ours(&mut headers);
+        let left: Vec<_> = headers.get_all(SET_COOKIE).iter().collect();
+        assert_eq!(left, ["a=1; Path=/", "b=cedargate"]);
     }
 
     #[test]

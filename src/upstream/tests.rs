@@ -84,6 +84,7 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
                 style,
                 decision_id: uuid::Uuid::nil(),
                 request_id: request_id.clone(),
+                theme: crate::page::Theme::plain(),
             };
             // an extended CONNECT is checked as what it stands for
             let mut checked = parts.clone();
@@ -101,6 +102,7 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
             let trace = Trace::from_headers(&parts.headers);
             let cleansed = cleanse(&mut parts.headers, &rules);
             let outward = Outward {
+                cut: Rc::default(),
                 upstream: &upstream,
                 path: &path,
                 query: query.as_deref(),

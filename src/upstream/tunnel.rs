@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 
+use super::cut::Cut;
 use crate::lifecycle::Shutdown;
 
 /// Bytes on their way, per direction.
@@ -48,14 +49,15 @@ impl Tunnels {
         self.tracker.wait().await;
     }
 
-    /// Begins one; `place` lives as long as it does.
-    pub(super) fn open(&self, client: OnUpgrade, app: OnUpgrade, place: Rc<dyn Any>) {
+    /// Begins one; `place` lives as long as it does. Whoever cuts it closes both ends.
+    pub(super) fn open(&self, client: OnUpgrade, app: OnUpgrade, (place, cut): (Rc<dyn Any>, Rc<Cut>)) {
         let (mut shutdown, idle_timeout) = (self.shutdown.clone(), self.idle_timeout);
         self.tracker.spawn_local(async move {
             let _place = place;
             tokio::select! {
                 biased;
                 () = shutdown.forced() => {}
+                () = cut.wait() => tracing::debug!("a tunnel was cut"),
                 () = run(client, app, idle_timeout) => {}
             }
         });

@@ -40,6 +40,7 @@ mod keys;
 mod kubelet;
 mod leaving;
 mod limits;
+mod login;
 mod oidc;
 mod path;
 mod processes;

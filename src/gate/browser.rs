@@ -1,0 +1,116 @@
+//! How a refusal looks to a browser, and which cookies an answer carries.
+//!
+//! A navigation is sent to the portal's login; whatever a script asked for gets a problem, never a redirect. A store that does
+//! not answer is no reason to log anybody in again, or out.
+
+use std::time::Duration;
+
+use http::header::{
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, SET_COOKIE, WWW_AUTHENTICATE,
+};
+use http::{HeaderValue, Response, StatusCode};
+use tokio::time::timeout;
+
+use super::credential::Cookie;
+use super::progress::Progress;
+use super::{Gate, Worker};
+use crate::answer::{self, Answer};
+use crate::denial::{Denial, Refusal};
+use crate::upstream::Body;
+
+/// Longest `rd` that a login takes.
+const RETURN_BYTES_MAX: usize = 2048;
+/// How long an answer waits for a new session id; the next one tries again.
+const ROTATE_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Worker {
+    pub(super) fn refused(&self, refusal: &Refusal, answer: &Answer, progress: &Progress) -> Response<Body> {
+        let mut response = answer::refused(refusal, answer);
+        if is_stale(refusal.denial) && !matches!(progress.cookie, Cookie::Absent) {
+            let cookie = self.gate.sessions.cookies.clear_session();
+            response.headers_mut().append(SET_COOKIE, cookie);
+        }
+        match self.gate.login_location(refusal, progress) {
+            Some(location) => redirected(response, location),
+            None => response,
+        }
+    }
+
+    /// Gives the session the new id that it is due, with an answer that can carry it.
+    pub(super) async fn rotate(&self, response: &mut Response<Body>, cookie: &Cookie) {
+        let Cookie::Session(held) = cookie else { return };
+        let (id, session) = &**held;
+        if !session.data.rotation_due {
+            return;
+        }
+        let Some(_turn) = self.gate.renewing.turn(session.version) else {
+            return;
+        };
+        let sessions = &self.gate.sessions;
+        match timeout(ROTATE_TIMEOUT, sessions.rotate(id, session)).await {
+            Ok(Ok((id, _))) => {
+                let headers = response.headers_mut();
+                headers.append(SET_COOKIE, sessions.cookies.set_session(&id));
+                // SECURITY: nobody in between may keep an answer with a session in it
+                headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "a session got no new id yet"),
+            Err(_elapsed) => tracing::debug!("a session got no new id in time"),
+        }
+    }
+}
+
+impl Gate {
+    /// Where a browser that navigates can get what its request lacks.
+    fn login_location(&self, refusal: &Refusal, progress: &Progress) -> Option<HeaderValue> {
+        let uri = progress.navigation.as_ref()?;
+        let acr = match refusal.denial {
+            Denial::TokenMissing | Denial::SessionMissing | Denial::SessionExpired | Denial::SessionRevoked => None,
+            Denial::StepUpRequired if matches!(progress.cookie, Cookie::Session(_)) => Some(refusal.step_up.as_deref()?),
+            _ => return None,
+        };
+        let (portal, active) = (progress.portal.as_ref()?, progress.active.as_ref()?);
+        active.revision.file.login.as_ref()?;
+        let path = progress.record.record.http.as_ref().map(|http| http.path.as_str())?;
+        let return_to = match uri.query().filter(|query| can_return(query)) {
+            Some(query) => format!("{path}?{query}"),
+            None => path.to_owned(),
+        };
+        let return_to = [return_to.as_str(), path, portal.config.matches.path_prefix.as_str()]
+            .into_iter()
+            .find(|place| place.len() <= RETURN_BYTES_MAX)?
+            .to_owned();
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        query.append_pair("portal", &portal.name).append_pair("rd", &return_to);
+        if let Some(acr) = acr {
+            query.append_pair("acr_values", acr);
+        }
+        let location = format!("{}/auth/login?{}", self.config.identity.prefix, query.finish());
+        HeaderValue::try_from(location).ok()
+    }
+}
+
+/// A login takes no target with controls, encoded or not; what else a query may hold, it takes.
+fn can_return(query: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_graphic() && !b"\\#<>\"".contains(&b);
+    query.bytes().all(plain) && percent_encoding::percent_decode_str(query).all(|b| b >= b' ' && b != 0x7f)
+}
+
+/// Whether the cookie is worth nothing any more, to anybody.
+fn is_stale(denial: Denial) -> bool {
+    matches!(
+        denial,
+        Denial::SessionMissing | Denial::SessionExpired | Denial::SessionRevoked
+    )
+}
+
+/// The same answer without a body, as 302.
+fn redirected(response: Response<Body>, location: HeaderValue) -> Response<Body> {
+    let (mut head, _) = response.into_parts();
+    head.status = StatusCode::FOUND;
+    for name in [CONTENT_TYPE, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, WWW_AUTHENTICATE] {
+        head.headers.remove(name);
+    }
+    head.headers.insert(LOCATION, location);
+    Response::from_parts(head, Body::empty())
+}
