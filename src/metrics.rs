@@ -107,7 +107,12 @@ impl Metrics {
             jwks_refresh: counters(r, "jwks_refresh_total", "Fetches of an issuer's keys.", &["issuer", "result"])?,
             jwks_age: gauges(r, "jwks_age_seconds", "Age of an issuer's keys.", &["issuer"])?,
             logins: counters(r, "logins_total", "Logins that came to an end.", &["provider", "result"])?,
-            users_reload: counters(r, "users_reload_total", "Changed users files, by outcome.", &["provider", "result"])?,
+            users_reload: counters(
+                r,
+                "users_reload_total",
+                "Changed users files, by outcome.",
+                &["provider", "result"],
+            )?,
             audit_events: counters(r, "audit_events_total", "Audit records written.", &["sink"])?,
             audit_dropped: counters(r, "audit_dropped_total", "Audit records lost.", &["sink"])?,
             upstream_errors: counters(

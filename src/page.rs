@@ -212,7 +212,10 @@ mod tests {
         let page = Theme::new(hostile, None).page(hostile, &content);
         assert!(!page.contains("<script") && !page.contains("onfocus='") && !page.contains(['\u{202e}', '\u{0}']));
         assert_eq!(page.matches("<h1>").count(), 1);
-        assert!(page.contains("value=\"&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#39; onfocus=&#39;x&amp;amp;\""), "{page}");
+        assert!(
+            page.contains("value=\"&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#39; onfocus=&#39;x&amp;amp;\""),
+            "{page}"
+        );
     }
 
     #[test]
@@ -222,7 +225,10 @@ mod tests {
         let policy = headers["content-security-policy"].to_str().unwrap();
         assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
         assert!(!policy.contains("unsafe"), "{policy}");
-        assert!(!STYLE.contains("</") && !STYLE.contains("url("), "the style stays inside its element");
+        assert!(
+            !STYLE.contains("</") && !STYLE.contains("url("),
+            "the style stays inside its element"
+        );
     }
 
     #[test]
@@ -240,7 +246,12 @@ mod tests {
             let error = load(bad).unwrap_err();
             assert!(error.starts_with("identity.logo: `"), "{error}");
         }
-        assert!(logo(Path::new("/nonexistent")).unwrap_err().to_string().contains("cannot be read"));
+        assert!(
+            logo(Path::new("/nonexistent"))
+                .unwrap_err()
+                .to_string()
+                .contains("cannot be read")
+        );
         assert!(logo(folder.path()).unwrap_err().to_string().contains("is no file"));
     }
 }

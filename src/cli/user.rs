@@ -124,7 +124,10 @@ fn changed(args: &PasswdArgs) -> Result<String, String> {
     existing(&path)?;
     let is_known = UsersText::open(&path).map_err(|e| e.to_string())?.has(&args.name);
     if !is_known {
-        return Err(format!("there is no `{}`; `cedargate user add` adds an account", args.name.escape_debug()));
+        return Err(format!(
+            "there is no `{}`; `cedargate user add` adds an account",
+            args.name.escape_debug()
+        ));
     }
     let hash = Hash::of(&password(Source::of(args.password_stdin))?)?;
     let users = UsersText::open(&path).map_err(|e| e.to_string())?;
@@ -150,7 +153,11 @@ fn listed(place: &Place) -> Result<String, String> {
         let tenant = claim("tenant").and_then(serde_json::Value::as_str).unwrap_or("-");
         let roles = claim("roles").and_then(serde_json::Value::as_array);
         let roles: Vec<&str> = roles.into_iter().flatten().filter_map(serde_json::Value::as_str).collect();
-        let portals = user.account.portals.as_ref().map_or("all".to_owned(), |portals| portals.join(","));
+        let portals = user
+            .account
+            .portals
+            .as_ref()
+            .map_or("all".to_owned(), |portals| portals.join(","));
         let state = match user.state {
             State::Enabled => "",
             State::Disabled => "  disabled",
@@ -167,7 +174,10 @@ fn existing(path: &std::path::Path) -> Result<(), String> {
     if path.exists() {
         return Ok(());
     }
-    Err(format!("there is no users file `{}`; `cedargate user add` makes one", path.display()))
+    Err(format!(
+        "there is no users file `{}`; `cedargate user add` makes one",
+        path.display()
+    ))
 }
 
 impl Place {
@@ -178,13 +188,20 @@ impl Place {
         let shown = self.config.display();
         let loaded = config::load(&self.config, config::process_environment())
             .map_err(|errors| format!("{errors}\nname the users file with --file, or the configuration with --config"))?;
-        let local = loaded.config.login.providers.iter().filter_map(|provider| match &provider.kind {
-            ProviderKind::Local(path) => Some((&provider.name, path)),
-            ProviderKind::Oidc { .. } => None,
-        });
+        let local = loaded
+            .config
+            .login
+            .providers
+            .iter()
+            .filter_map(|provider| match &provider.kind {
+                ProviderKind::Local(path) => Some((&provider.name, path)),
+                ProviderKind::Oidc { .. } => None,
+            });
         match local.collect::<Vec<_>>().as_slice() {
             [(_, path)] => Ok((*path).clone()),
-            [] => Err(format!("`{shown}` has no provider with a `users_file`; name the file with --file")),
+            [] => Err(format!(
+                "`{shown}` has no provider with a `users_file`; name the file with --file"
+            )),
             several => {
                 let names: Vec<&str> = several.iter().map(|(name, _)| &***name).collect();
                 Err(format!(
@@ -213,7 +230,8 @@ fn password(source: Source) -> Result<String, String> {
     let password = match source {
         Source::Stdin => piped()?,
         Source::Terminal => {
-            let no_terminal = |_error| "there is no terminal to ask for a password on; pipe it in with --password-stdin".to_owned();
+            let no_terminal =
+                |_error| "there is no terminal to ask for a password on; pipe it in with --password-stdin".to_owned();
             let mut terminal = Terminal::open().map_err(no_terminal)?;
             let first = terminal.ask("Password: ")?;
             check(&first)?;
@@ -268,7 +286,9 @@ impl Terminal {
         let before = tcgetattr(&file)?;
         let mut quiet = before.clone();
         // signals, too: ctrl-C must not leave the echo off
-        quiet.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
+        quiet
+            .local_modes
+            .remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
         tcsetattr(&file, OptionalActions::Flush, &quiet)?;
         Ok(Self { file, before })
     }

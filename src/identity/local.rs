@@ -94,7 +94,11 @@ impl IdentityDoor {
         if !portal.config.issuers.contains(&provider.issuer) {
             return Err(invalid("the portal does not trust the provider"));
         }
-        let issuer = self.config.issuers.get(provider.issuer).ok_or_else(|| invalid("no such issuer"))?;
+        let issuer = self
+            .config
+            .issuers
+            .get(provider.issuer)
+            .ok_or_else(|| invalid("no such issuer"))?;
         Ok(Asked {
             issuer: issuer.name.to_string(),
             at: now_millis(),
@@ -236,7 +240,9 @@ fn return_path<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
     let (path, query) = text.split_once('?').map_or((text, ""), |(path, query)| (path, query));
     let canonical = CanonicalPath::parse(path).ok()?;
     let id = canonical.plain_id();
-    let own = id.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let own = id
+        .strip_prefix(prefix)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     let plain = text.len() <= RETURN_PATH_BYTES_MAX && text.bytes().all(|b| b.is_ascii_graphic() && b != b'\\' && b != b'#');
     let encoded: Vec<u8> = percent_encoding::percent_decode_str(query).collect();
     let controls = encoded.iter().any(u8::is_ascii_control);
@@ -268,15 +274,52 @@ mod tests {
     #[test]
     fn only_paths_of_this_origin_are_returned_to() {
         let prefix = "/api/v1/identity";
-        for good in ["/", "/portal/x", "/portal/x?a=b&c=%20d", "/a/b%20c", "/api/v1/identityx", "/p?next=https://x.test/"] {
+        for good in [
+            "/",
+            "/portal/x",
+            "/portal/x?a=b&c=%20d",
+            "/a/b%20c",
+            "/api/v1/identityx",
+            "/p?next=https://x.test/",
+        ] {
             assert_eq!(return_path(good, prefix), Some(good), "{good}");
         }
         let long = format!("/{}", "a".repeat(2048));
         for bad in [
-            "", "x", "//evil.test", "///evil.test", "/\\evil.test", "\\\\evil.test", "/a\\b", "https://evil.test", "javascript:alert(1)",
-            "/%09/evil.test", "/\t/evil.test", " /x", "/x ", "/x\n", "/x\r\nset-cookie: a=b", "/%0a", "/x?a=%0d%0a", "/x?a=\0", "/x#f", "/%2f%2fevil.test",
-            "/%5cevil.test", "/./x", "/../x", "/a//b", "/%2e%2e/x", "/ä", "/%61", "?x", "/;/evil", "/api/v1/identity", "/api/v1/identity/auth/logout",
-            "/api/v1/identity?x", "/%EF%BC%8Fevil.test?\u{a0}", &long,
+            "",
+            "x",
+            "//evil.test",
+            "///evil.test",
+            "/\\evil.test",
+            "\\\\evil.test",
+            "/a\\b",
+            "https://evil.test",
+            "javascript:alert(1)",
+            "/%09/evil.test",
+            "/\t/evil.test",
+            " /x",
+            "/x ",
+            "/x\n",
+            "/x\r\nset-cookie: a=b",
+            "/%0a",
+            "/x?a=%0d%0a",
+            "/x?a=\0",
+            "/x#f",
+            "/%2f%2fevil.test",
+            "/%5cevil.test",
+            "/./x",
+            "/../x",
+            "/a//b",
+            "/%2e%2e/x",
+            "/ä",
+            "/%61",
+            "?x",
+            "/;/evil",
+            "/api/v1/identity",
+            "/api/v1/identity/auth/logout",
+            "/api/v1/identity?x",
+            "/%EF%BC%8Fevil.test?\u{a0}",
+            &long,
         ] {
             assert_eq!(return_path(bad, prefix), None, "{bad:?}");
         }

@@ -49,7 +49,7 @@ impl IdentityDoor {
         let portal = visit.serving.named(name);
         let portal = portal.ok_or_else(|| Refusal::new(Denial::PortalUnknown, "no such portal"))?;
         let wish = self.wish(portal, &asked)?;
-        let browser = self.browser(visit)?;
+        let browser = self.browser_secret(visit)?;
         let mut response = match self.departure(visit, &wish, &browser).await {
             Ok(response) => response,
             Err(failure) => {
@@ -84,7 +84,7 @@ impl IdentityDoor {
     /// The portal's own provider, or another one whose issuer the portal trusts.
     fn provider_of(&self, portal: &Portal, wanted: Option<&str>) -> Result<&config::Provider, Refusal> {
         let active = portal.active.load_full().ok_or(Refusal::from(Denial::NoPolicyLoaded))?;
-        let own = active.revision.file.login.as_deref();
+        let own = active.revision.file.login.as_ref().map(|by| by.provider.as_str());
         let own = own.ok_or_else(|| invalid("this portal has no login (portal.yaml, `login.provider`)"))?;
         let provider = self.login.provider(wanted.unwrap_or(own));
         let trusted = provider.filter(|provider| portal.config.issuers.contains(&provider.issuer));
@@ -92,7 +92,7 @@ impl IdentityDoor {
     }
 
     /// The browser's own secret, or its first.
-    fn browser(&self, visit: &Visit<'_>) -> Result<Redacted<[u8; 32]>, Refusal> {
+    fn browser_secret(&self, visit: &Visit<'_>) -> Result<Redacted<[u8; 32]>, Refusal> {
         if let Some(known) = self.sessions.cookies.login(&visit.head.headers) {
             return Ok(known);
         }

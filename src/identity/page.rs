@@ -112,7 +112,11 @@ impl IdentityDoor {
             _ => "",
         };
         // the first field that is not filled in
-        let (on_name, on_password) = if form.name.is_empty() { (" autofocus", "") } else { ("", " autofocus") };
+        let (on_name, on_password) = if form.name.is_empty() {
+            (" autofocus", "")
+        } else {
+            ("", " autofocus")
+        };
         let content = content
             .raw("<form method=\"post\"")
             .attribute("action", &format!("{}/auth/local", self.config.identity.prefix))

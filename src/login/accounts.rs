@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::edit::{EditError, UserSpec, UsersText};
 pub use self::file::{NAME_CHARS_MAX, State, Users, UsersError, check_name, read};
-pub use self::hash::{Hash, PASSWORD_BYTES_MAX};
 use self::hash::{Busy, Checker};
+pub use self::hash::{Hash, PASSWORD_BYTES_MAX};
 use super::{LoginCode, LoginError, LoginFailure};
 use crate::audit::{AdminEvent, Audit, Event};
 use crate::config::{self, ProviderKind};

@@ -30,16 +30,9 @@ pub enum EditError {
     #[error("{0}")]
     Name(String),
     #[error("`{file}` is written in a way that only a person can change ({why}); edit it by hand:\n{entry}")]
-    ByHand {
-        file: String,
-        why: &'static str,
-        entry: String,
-    },
+    ByHand { file: String, why: &'static str, entry: String },
     #[error("`{file}`: {source}")]
-    Write {
-        file: String,
-        source: io::Error,
-    },
+    Write { file: String, source: io::Error },
 }
 
 /// What a new account is.
@@ -171,12 +164,19 @@ impl UsersText {
     fn find(&self, name: &str) -> Result<&User, EditError> {
         self.users.find(name).ok_or_else(|| {
             let known: Vec<&str> = self.users.iter().map(|(name, _)| name).collect();
-            EditError::Name(format!("there is no `{}`; {}", name.escape_debug(), crate::config::hint(name, &known)))
+            EditError::Name(format!(
+                "there is no `{}`; {}",
+                name.escape_debug(),
+                crate::config::hint(name, &known)
+            ))
         })
     }
 
     fn all(&self) -> BTreeMap<String, User> {
-        self.users.iter().map(|(name, user)| (name.to_owned(), user.clone())).collect()
+        self.users
+            .iter()
+            .map(|(name, user)| (name.to_owned(), user.clone()))
+            .collect()
     }
 
     /// Only if it says exactly what it should.
@@ -234,7 +234,9 @@ fn extent(lines: &[&str], start: usize) -> Option<std::ops::Range<usize>> {
 /// Where the account's lines are.
 fn entry(text: &str, lines: &[&str], name: &str) -> Option<std::ops::Range<usize>> {
     let root = tree(text)?;
-    let Shape::Map(users) = &root.child("users")?.shape else { return None };
+    let Shape::Map(users) = &root.child("users")?.shape else {
+        return None;
+    };
     let (_, origin, _) = users.iter().find(|(key, ..)| key == name)?;
     let start = index(origin)?;
     let line = lines.get(start)?.trim_start();
@@ -268,7 +270,11 @@ fn added(text: &str, spec: &UserSpec) -> Option<String> {
     let mut out = String::new();
     for (n, line) in lines.iter().enumerate() {
         let opening = n + 1 == at && line.starts_with("users:");
-        out.push_str(&if opening { line.replacen("{}", "", 1) } else { (*line).to_owned() });
+        out.push_str(&if opening {
+            line.replacen("{}", "", 1)
+        } else {
+            (*line).to_owned()
+        });
         if n + 1 == at {
             if !out.ends_with('\n') {
                 out.push('\n');
@@ -281,7 +287,9 @@ fn added(text: &str, spec: &UserSpec) -> Option<String> {
 
 fn with_password(text: &str, name: &str, hash: &str) -> Option<String> {
     let root = tree(text)?;
-    let Shape::Map(users) = &root.child("users")?.shape else { return None };
+    let Shape::Map(users) = &root.child("users")?.shape else {
+        return None;
+    };
     let (_, _, user) = users.iter().find(|(key, ..)| key == name)?;
     let password = user.child("password")?;
     let (Shape::Text(old), at) = (&password.shape, index(&password.origin)?) else {
@@ -396,7 +404,11 @@ mod tests {
     fn an_added_account_leaves_every_other_line_alone() {
         let after = edited(KEPT, |users| users.add(&spec("carol"))).unwrap();
         let (before, rest) = KEPT.split_once("# the end").unwrap();
-        let new = after.strip_prefix(before).unwrap().strip_suffix(&format!("# the end{rest}")).unwrap();
+        let new = after
+            .strip_prefix(before)
+            .unwrap()
+            .strip_suffix(&format!("# the end{rest}"))
+            .unwrap();
         assert_eq!(
             new,
             "    carol:\n      password: \"HASH\"\n      tenant: \"acme\"\n      roles: [\"viewer\", \"x: \\\"y\\\"\"]\n      name: \"Zoë # not a comment\"\n"
@@ -405,7 +417,15 @@ mod tests {
 
     #[test]
     fn the_first_account_finds_its_place() {
-        for text in ["", "# nobody\n", "users:\n", "users: {}\n", "users: {} # nobody\n", "users:", "users:\n# end\n"] {
+        for text in [
+            "",
+            "# nobody\n",
+            "users:\n",
+            "users: {}\n",
+            "users: {} # nobody\n",
+            "users:",
+            "users:\n# end\n",
+        ] {
             let after = edited(text, |users| users.add(&spec("a"))).unwrap();
             for comment in text.lines().filter(|line| line.starts_with('#')) {
                 assert!(after.contains(comment), "{after}");
@@ -417,7 +437,10 @@ mod tests {
     #[test]
     fn a_password_is_changed_in_place_in_any_style() {
         let new = Hash::of("new").unwrap();
-        for (name, line) in [("alice", "        password: 'NEW' # rotate in may\n"), ("bob", "    \"bob\": { password: \"NEW\", tenant: acme } # flow\n")] {
+        for (name, line) in [
+            ("alice", "        password: 'NEW' # rotate in may\n"),
+            ("bob", "    \"bob\": { password: \"NEW\", tenant: acme } # flow\n"),
+        ] {
             let after = edited(KEPT, |users| users.set_password(name, &new)).unwrap();
             let after = after.replace(&new.to_text(), "NEW");
             assert!(after.contains(line), "{after}");

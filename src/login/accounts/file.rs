@@ -29,7 +29,21 @@ const KEYS: [&str; 8] = [
 ];
 /// Claims that the gate makes itself, or that other keys of the file are for.
 const OWN_CLAIMS: [&str; 15] = [
-    "iss", "sub", "aud", "exp", "nbf", "iat", "jti", "sid", "auth_time", "acr", "amr", "tenant", "roles", "name", "email",
+    "iss",
+    "sub",
+    "aud",
+    "exp",
+    "nbf",
+    "iat",
+    "jti",
+    "sid",
+    "auth_time",
+    "acr",
+    "amr",
+    "tenant",
+    "roles",
+    "name",
+    "email",
 ];
 
 /// Everybody in one file.
@@ -205,7 +219,11 @@ impl Reader {
         }
         for (key, origin, node) in self.entries("", root) {
             if key != "users" {
-                self.fault("", origin, format!("unknown key `{}`; {}", key.escape_debug(), hint(key, &["users"])));
+                self.fault(
+                    "",
+                    origin,
+                    format!("unknown key `{}`; {}", key.escape_debug(), hint(key, &["users"])),
+                );
                 continue;
             }
             if matches!(node.shape, Shape::Null) {
@@ -382,7 +400,10 @@ mod tests {
                 "email": "a@acme.test", "level": 3, "org": {"unit": "x", "tags": ["a"]}})
         );
         assert_eq!(alice.account.portals.as_deref(), Some(&["customer".to_owned()][..]));
-        assert_eq!((alice.state, users.find("bob").unwrap().state), (State::Enabled, State::Disabled));
+        assert_eq!(
+            (alice.state, users.find("bob").unwrap().state),
+            (State::Enabled, State::Disabled)
+        );
         assert_eq!(users.find("bob").unwrap().account.portals, None);
         assert!(!format!("{users:?}").contains("CTFhFd"));
     }
@@ -399,9 +420,21 @@ mod tests {
     fn every_mistake_has_its_line_and_says_what_to_do() {
         for (text, line, says) in [
             ("user: {}", 1, "did you mean `users`"),
-            ("users:\n  a: { password: \"HASH\", disable: true }", 2, "did you mean `disabled`"),
-            ("users:\n  a: { password: \"HASH\" }\n  a: { password: \"HASH\" }", 3, "repeated (first in line 2)"),
-            ("users:\n  a: { password: \"HASH\", password: \"HASH\" }", 2, "`password` is repeated"),
+            (
+                "users:\n  a: { password: \"HASH\", disable: true }",
+                2,
+                "did you mean `disabled`",
+            ),
+            (
+                "users:\n  a: { password: \"HASH\" }\n  a: { password: \"HASH\" }",
+                3,
+                "repeated (first in line 2)",
+            ),
+            (
+                "users:\n  a: { password: \"HASH\", password: \"HASH\" }",
+                2,
+                "`password` is repeated",
+            ),
             ("users:\n  a: { tenant: x }", 2, "`password` is missing"),
             ("users:\n  a:\n    password: hunter2", 3, "user passwd"),
             ("users:\n  a:\n    password: 7", 3, "expected a hash"),
@@ -413,10 +446,22 @@ mod tests {
             ("users:\n  a: { password: \"HASH\", roles: [x, x] }", 2, "`x` is repeated"),
             ("users:\n  a: { password: \"HASH\", roles: [7] }", 2, "expected a text"),
             ("users:\n  a: { password: \"HASH\", tenant: \" \" }", 2, "is empty"),
-            ("users:\n  a: { password: \"HASH\", portals: [Bad_One] }", 2, "no portal's name"),
+            (
+                "users:\n  a: { password: \"HASH\", portals: [Bad_One] }",
+                2,
+                "no portal's name",
+            ),
             ("users:\n  a: { password: \"HASH\", disabled: no }", 2, "`true` or `false`"),
-            ("users:\n  a: { password: \"HASH\", claims: { sub: root } }", 2, "key of its own"),
-            ("users:\n  a: { password: \"HASH\", claims: { x: { y: 1, y: 2 } } }", 2, "`y` is repeated"),
+            (
+                "users:\n  a: { password: \"HASH\", claims: { sub: root } }",
+                2,
+                "key of its own",
+            ),
+            (
+                "users:\n  a: { password: \"HASH\", claims: { x: { y: 1, y: 2 } } }",
+                2,
+                "`y` is repeated",
+            ),
             ("users:\n  a: just text", 2, "expected a mapping"),
             ("users: [a]", 1, "expected a mapping"),
             ("users:\n  a: [", 2, ""),
@@ -437,7 +482,11 @@ mod tests {
     #[test]
     fn huge_and_deep_files_are_refused() {
         assert!(parse(&"[".repeat(100_000)).is_err());
-        let deep = format!("users:\n  a: {{ password: \"HASH\", claims: {{ x: {}1{} }} }}", "[".repeat(50), "]".repeat(50));
+        let deep = format!(
+            "users:\n  a: {{ password: \"HASH\", claims: {{ x: {}1{} }} }}",
+            "[".repeat(50),
+            "]".repeat(50)
+        );
         assert!(parse(&deep).is_err());
         let many: String = (0..=USERS_MAX).map(|n| format!("  u{n}: {{}}\n")).collect();
         assert!(error(&format!("users:\n{many}")).contains("at most"));
@@ -463,7 +512,10 @@ mod tests {
         for (text, changed) in [
             (base.to_owned(), vec![]),
             (format!("# a comment\n{base}  c: {{ password: \"HASH\" }}\n"), vec![]),
-            ("users:\n  a: { password: \"HASH\", roles: [x], tenant: t }\n".to_owned(), vec!["b"]),
+            (
+                "users:\n  a: { password: \"HASH\", roles: [x], tenant: t }\n".to_owned(),
+                vec!["b"],
+            ),
             (base.replace("[x]", "[x, y]"), vec!["a"]),
             (base.replace("tenant: t", "tenant: u"), vec!["a"]),
             (base.replace("tenant: t", "disabled: true"), vec!["a"]),

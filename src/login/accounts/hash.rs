@@ -106,7 +106,9 @@ impl Hash {
         Ok(Self(Redacted::new(PasswordHash {
             algorithm: ARGON2ID_IDENT,
             version: Some(Version::V0x13.into()),
-            params: cost.try_into().map_err(|_error| "the parameters cannot be written".to_owned())?,
+            params: cost
+                .try_into()
+                .map_err(|_error| "the parameters cannot be written".to_owned())?,
             salt: Some(Salt::new(salt).map_err(|error| error.to_string())?),
             hash: Some(Output::new(output).map_err(|error| error.to_string())?),
         })))
@@ -119,7 +121,9 @@ impl Hash {
 
     /// Computes the hash; takes as long as it was made to take.
     pub fn accepts(&self, password: &str) -> bool {
-        Argon2::default().verify_password(password.as_bytes(), self.0.expose()).is_ok()
+        Argon2::default()
+            .verify_password(password.as_bytes(), self.0.expose())
+            .is_ok()
     }
 }
 

@@ -65,7 +65,10 @@ impl Lab {
 async fn the_right_password_proves_the_account_and_nothing_else_does() {
     let lab = lab("users:\n  alice: { password: \"HASH\", roles: [viewer] }\n  eve: { password: \"HASH\", disabled: true }\n");
     let account = lab.check("alice", "password").await.unwrap();
-    assert_eq!((account.name.as_str(), &account.claims["roles"][0]), ("alice", &Value::from("viewer")));
+    assert_eq!(
+        (account.name.as_str(), &account.claims["roles"][0]),
+        ("alice", &Value::from("viewer"))
+    );
     let long = "x".repeat(PASSWORD_BYTES_MAX + 1);
     for (name, password) in [
         ("alice", "Password"),
@@ -78,7 +81,11 @@ async fn the_right_password_proves_the_account_and_nothing_else_does() {
         ("", ""),
         ("\u{0}", "password"),
     ] {
-        assert_eq!(lab.check(name, password).await, Err(LoginCode::CredentialsInvalid), "{name:?}");
+        assert_eq!(
+            lab.check(name, password).await,
+            Err(LoginCode::CredentialsInvalid),
+            "{name:?}"
+        );
     }
     let elsewhere = lab.accounts.check("other", "alice", "password", HERE).await;
     assert_eq!(elsewhere.unwrap_err().code, LoginCode::CredentialsInvalid);
@@ -117,7 +124,10 @@ async fn tries_are_counted_per_account_and_per_address() {
     for n in 0..3 {
         assert!(lab.check_from("alice", "password", from(n)).await.is_ok());
     }
-    assert_eq!(lab.check_from("alice", "password", from(9)).await, Err(LoginCode::RateLimited));
+    assert_eq!(
+        lab.check_from("alice", "password", from(9)).await,
+        Err(LoginCode::RateLimited)
+    );
     assert!(lab.check_from("bob", "password", from(9)).await.is_ok());
     let lab = lab_with(users, slow).unwrap();
     for n in 0..3 {
@@ -125,10 +135,18 @@ async fn tries_are_counted_per_account_and_per_address() {
         assert_eq!(lab.check_from(&name, "x", from(1)).await, Err(LoginCode::CredentialsInvalid));
     }
     for _ in 0..5 {
-        assert_eq!(lab.check_from("alice", "password", from(1)).await, Err(LoginCode::RateLimited));
+        assert_eq!(
+            lab.check_from("alice", "password", from(1)).await,
+            Err(LoginCode::RateLimited)
+        );
     }
-    assert!(lab.check_from("alice", "password", from(2)).await.is_ok(), "one address locks nobody out");
-    let six: Vec<IpAddr> = ["2001:db8::1", "2001:db8::2", "2001:db8::3:4", "2001:db8::ffff:1"].map(|a| a.parse().unwrap()).to_vec();
+    assert!(
+        lab.check_from("alice", "password", from(2)).await.is_ok(),
+        "one address locks nobody out"
+    );
+    let six: Vec<IpAddr> = ["2001:db8::1", "2001:db8::2", "2001:db8::3:4", "2001:db8::ffff:1"]
+        .map(|a| a.parse().unwrap())
+        .to_vec();
     let mut last = Ok(());
     for address in six {
         last = lab.check_from("bob", "x", address).await.map(|_| ());
@@ -159,5 +177,8 @@ fn a_changed_file_is_in_force_and_a_bad_or_vanished_one_is_not() {
 fn a_users_file_that_is_bad_at_start_names_its_key_and_line() {
     let start = |users: &str| lab_with(users, "").map(|_| ()).unwrap_err().to_string();
     let error = start("users:\n  alice: { roles: [] }\n");
-    assert!(error.starts_with("login.providers.local: users_file: ") && error.contains("users.yaml:2:"), "{error}");
+    assert!(
+        error.starts_with("login.providers.local: users_file: ") && error.contains("users.yaml:2:"),
+        "{error}"
+    );
 }
