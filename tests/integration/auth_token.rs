@@ -150,7 +150,7 @@ fn portals_tell_what_anybody_may_know_and_nothing_else() {
 #[test]
 fn portals_of_other_hosts_are_not_told() {
     let gate = open_portal()
-        .config("portals:\n  - { slug: p, match: { hosts: ['*.a.test'], path_prefix: /portal/p }, issuers: [test] }")
+        .config("portals: { p: { match: { hosts: ['*.a.test'], path_prefix: /portal/p }, issuers: [test] } }")
         .start();
     let told = |host: &str, path: &str| raw(gate.proxy, "GET", &format!("{IDENTITY}/{path}"), &[("host", host)], b"");
     assert_eq!(told("x.a.test", "portals/").json()["portals"][0]["slug"], "p");

@@ -16,8 +16,8 @@ pub fn with_accounts(setup: Setup) -> Setup {
         .file(
             "users.yaml",
             &format!(
-                "alice: {{ password: '{HASH}', tenant: acme, roles: [viewer], name: Alice, email: alice@shop.test }}\n\
-                 bob: {{ password: '{HASH}', tenant: acme, roles: [viewer] }}\n"
+                "users:\n  alice: {{ password: '{HASH}', tenant: acme, roles: [viewer], name: Alice, email: alice@shop.test }}\n\
+                 \x20 bob: {{ password: '{HASH}', tenant: acme, roles: [viewer] }}\n"
             ),
         )
         .config(&format!(
@@ -25,7 +25,7 @@ pub fn with_accounts(setup: Setup) -> Setup {
         ))
 }
 
-const PORTAL: &str = "title: Shop\nlogin: { provider: local }\npublic: [ \"/portal/p/assets/**\" ]\n\
+const PORTAL: &str = "title: Shop\nlogin: { provider: local }\npublic: [ \"GET /portal/p/assets/**\", \"POST /portal/p/assets/**\" ]\n\
     flags: { beta: { value: true, public: true }, secret: true }\n";
 
 pub fn portal() -> Setup {
@@ -56,7 +56,7 @@ pub fn set_cookie(answer: &Answer, name: &str) -> Option<String> {
 /// Logs a user in as a browser does; the session cookie.
 pub fn log_in(gate: &Gate, name: &str) -> String {
     let form = browse(gate, &format!("{IDENTITY}/auth/login?portal=p&rd={PAGE}"), "");
-    assert_eq!(form.status, 200, "{}", form.text());
+    assert_eq!(form.status, 200, "{}", gate.status());
     let login = set_cookie(&form, "__Host-cedargate-login").unwrap();
     let text = form.text();
     let token = text.split("name=\"token\" value=\"").nth(1).unwrap().split('"').next().unwrap();
@@ -223,8 +223,7 @@ fn a_policy_that_wants_a_stronger_login_sends_a_browser_there() {
 
 #[test]
 fn a_portal_trusts_a_session_only_if_it_trusts_who_vouched() {
-    let trusting = "portals:\n  - { slug: p, match: { path_prefix: /portal/p }, issuers: [local] }\n  \
-        - { slug: q, match: { path_prefix: /portal/q }, issuers: [test] }";
+    let trusting = "portals: { p: { match: { path_prefix: /portal/p }, issuers: [local] }, q: { match: { path_prefix: /portal/q }, issuers: [test] } }";
     let gate = portal()
         .file("schemas/q.cedarschema", OPEN_SCHEMA)
         .file("policies/q/main.cedar", crate::wire::OPEN_POLICY)
@@ -243,7 +242,7 @@ fn a_login_that_the_portal_does_not_trust_or_that_is_not_there_is_refused_with_i
     for (login, why) in [("nobody", "there is no provider `nobody`"), ("local", "does not trust the issuer of `local`")] {
         let gate = with_accounts(open_portal())
             .file("policies/p/portal.yaml", &format!("title: x\nlogin: {{ provider: {login} }}\n"))
-            .config("portals:\n  - { slug: p, match: { path_prefix: /portal/p }, issuers: [test] }")
+            .config("portals: { p: { match: { path_prefix: /portal/p }, issuers: [test] } }")
             .start();
         let status = gate.status().to_string();
         assert!(status.contains(why) && status.contains("\"line\":2"), "{status}");
