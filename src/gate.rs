@@ -86,6 +86,14 @@ enum Stop {
     Upstream(UpstreamError),
 }
 
+/// What may become of a request.
+enum Allowed {
+    /// The gate's own answer.
+    Answer(Box<Response<Body>>),
+    /// It goes on; `None`: resting on nobody.
+    Pass(Permit, Option<Standing>),
+}
+
 impl From<Refusal> for Stop {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
@@ -197,23 +205,10 @@ impl Worker {
         progress.under(&active);
         turn?;
         let cleansed = cleanse(&mut head.headers, &portal.header_rules);
-        let epoch = self.gate.epoch();
-        let (permit, caller) = match cors::preflight(&active.revision.file.cors, &head).transpose()? {
-            Some(Preflight::Answer(answer)) => {
-                progress.record.permitted();
-                return Ok(*answer);
-            }
-            Some(Preflight::Pass) => {
-                check_brake(&active, &head, &path, progress)?;
-                cors::strip_credentials(&mut head.headers);
-                progress.record.permitted();
-                let passport = self.passport(&portal, &active, None, progress.decision_id)?;
-                (Permit::public(passport), None)
-            }
-            None => {
-                let (permit, caller) = self.decide((&head, &path), (&portal, &active), &client, progress).await?;
-                (permit, Some(caller))
-            }
+        let allowed = self.allow((&mut head, &path), (&portal, &active), &client, progress).await?;
+        let (permit, standing) = match allowed {
+            Allowed::Answer(answer) => return Ok(*answer),
+            Allowed::Pass(permit, standing) => (permit, standing),
         };
         self.gate.sessions.cookies.strip(&mut head.headers);
         let reads_headers = active.revision.rules.plans.reads_headers();
@@ -229,16 +224,45 @@ impl Worker {
                 headers: keeps_headers.then(|| Asked::kept(&head.headers)),
                 at_millis: progress.asked_at,
             },
-            standing: caller.map(|caller| Standing {
-                decision_id: progress.decision_id,
-                portal: Arc::clone(&portal),
-                caller,
-                revision: Arc::clone(&active.revision.id),
-                epoch,
-            }),
+            standing,
             cleansed,
         };
         self.pass_on(permit, Request::from_parts(head, body), onward, progress).await
+    }
+
+    /// A preflight is answered or passed on without anybody's credentials; everything else is decided.
+    async fn allow(
+        &self,
+        (head, path): (&mut Parts, &CanonicalPath),
+        (portal, active): (&Arc<Portal>, &Active),
+        client: &ClientFacts,
+        progress: &mut Progress,
+    ) -> Result<Allowed, Refusal> {
+        let epoch = self.gate.epoch();
+        match cors::preflight(&active.revision.file.cors, head).transpose()? {
+            Some(Preflight::Answer(answer)) => {
+                progress.record.permitted();
+                Ok(Allowed::Answer(answer))
+            }
+            Some(Preflight::Pass) => {
+                check_brake(active, head, path, progress)?;
+                cors::strip_credentials(&mut head.headers);
+                progress.record.permitted();
+                let passport = self.passport(portal, active, None, progress.decision_id)?;
+                Ok(Allowed::Pass(Permit::public(passport), None))
+            }
+            None => {
+                let (permit, caller) = self.decide((head, path), (portal, active), client, progress).await?;
+                let standing = Standing {
+                    decision_id: progress.decision_id,
+                    portal: Arc::clone(portal),
+                    caller,
+                    revision: Arc::clone(&active.revision.id),
+                    epoch,
+                };
+                Ok(Allowed::Pass(permit, Some(standing)))
+            }
+        }
     }
 
     /// Who, what, whether: everything between a portal and a permit.

@@ -82,29 +82,11 @@ impl Metrics {
                 "Requests answered.",
                 &["portal", "method", "status_class"],
             )?,
-            http_request_duration: histograms(
-                r,
-                "http_request_duration_seconds",
-                "From request head to response head.",
-                &["portal"],
-                REQUEST_BUCKETS,
-            )?,
+            http_request_duration: Self::http_request_duration(r)?,
             http_rejected: counters(r, "http_rejected_total", "Requests that were no valid HTTP.", &["reason"])?,
-            gate_duration: histograms(
-                r,
-                "gate_duration_seconds",
-                "Time the gate itself added to a request.",
-                &["portal"],
-                DECISION_BUCKETS,
-            )?,
+            gate_duration: Self::gate_duration(r)?,
             decisions: counters(r, "decisions_total", "Decisions.", &["portal", "door", "decision", "reason"])?,
-            decision_duration: histograms(
-                r,
-                "decision_duration_seconds",
-                "Time to decide, identity known.",
-                &["portal", "door"],
-                DECISION_BUCKETS,
-            )?,
+            decision_duration: Self::decision_duration(r)?,
             policy_evaluation_errors: counters(
                 r,
                 "policy_evaluation_errors_total",
@@ -138,18 +120,8 @@ impl Metrics {
                 &["reason"],
             )?,
             tls: Self::tls(r)?,
-            live_cut: counters(
-                r,
-                "live_connections_cut_total",
-                "Tunnels and streaming answers that were closed.",
-                &["reason"],
-            )?,
-            assertion_keys: counters(
-                r,
-                "assertion_keys_reload_total",
-                "Changed assertion keys, by outcome.",
-                &["result"],
-            )?,
+            live_cut: Self::live_cut(r)?,
+            assertion_keys: Self::assertion_keys(r)?,
             sessions: Self::sessions(r)?,
             connections: int_gauge(r, "connections", "Open client connections.")?,
             panics: counter(r, "panics_total", "Requests that ended in a panic.")?,
@@ -160,6 +132,54 @@ impl Metrics {
         };
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(metrics)
+    }
+
+    fn http_request_duration(r: &Registry) -> Result<HistogramVec, prometheus::Error> {
+        histograms(
+            r,
+            "http_request_duration_seconds",
+            "From request head to response head.",
+            &["portal"],
+            REQUEST_BUCKETS,
+        )
+    }
+
+    fn gate_duration(r: &Registry) -> Result<HistogramVec, prometheus::Error> {
+        histograms(
+            r,
+            "gate_duration_seconds",
+            "Time the gate itself added to a request.",
+            &["portal"],
+            DECISION_BUCKETS,
+        )
+    }
+
+    fn decision_duration(r: &Registry) -> Result<HistogramVec, prometheus::Error> {
+        histograms(
+            r,
+            "decision_duration_seconds",
+            "Time to decide, identity known.",
+            &["portal", "door"],
+            DECISION_BUCKETS,
+        )
+    }
+
+    fn live_cut(r: &Registry) -> Result<IntCounterVec, prometheus::Error> {
+        counters(
+            r,
+            "live_connections_cut_total",
+            "Tunnels and streaming answers that were closed.",
+            &["reason"],
+        )
+    }
+
+    fn assertion_keys(r: &Registry) -> Result<IntCounterVec, prometheus::Error> {
+        counters(
+            r,
+            "assertion_keys_reload_total",
+            "Changed assertion keys, by outcome.",
+            &["result"],
+        )
     }
 
     fn tls(r: &Registry) -> Result<TlsMetrics, prometheus::Error> {

@@ -356,7 +356,7 @@ impl Sessions {
 
     /// What `revocations` holds now. Never waits.
     pub fn epoch(&self) -> u64 {
-        *self.feed.subscribe().borrow()
+        self.feed.epoch()
     }
 
     pub fn status(&self) -> StoreStatus {

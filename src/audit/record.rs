@@ -116,7 +116,7 @@ pub struct Latency {
 /// A login, its failure, a refresh, a logout, a revocation, an introspection. Never a token, password or cookie.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct AuthEvent {
-    /// `login`, `refresh`, `logout`, `revocation`, `introspection` or `token`.
+    /// `login`, `refresh`, `logout`, `revocation`, `introspection`, `token`, or `cut` (a live connection).
     pub event: &'static str,
     /// `success` or `failure`.
     pub result: &'static str,
