@@ -4,7 +4,7 @@
 //! user, a path or policy text. Handles are resolved once and kept where they are used, so counting on the
 //! request's path is one atomic add.
 
-use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 /// 5 µs to 10 ms: a decision.
 const DECISION_BUCKETS: &[f64] = &[
@@ -13,6 +13,11 @@ const DECISION_BUCKETS: &[f64] = &[
 /// 5 µs to 60 s: a whole request.
 const REQUEST_BUCKETS: &[f64] = &[
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0,
+];
+
+/// 100 µs to 5 s: one trip to the session store, or several.
+const STORE_BUCKETS: &[f64] = &[
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
 ];
 
 /// The registry and every metric in it.
@@ -40,6 +45,7 @@ pub struct Metrics {
     pub tls: TlsMetrics,
     pub live_cut: IntCounterVec,
     pub assertion_keys: IntCounterVec,
+    pub sessions: SessionMetrics,
     pub connections: IntGauge,
     pub panics: IntCounter,
     pub draining: IntGauge,
@@ -52,6 +58,14 @@ pub struct Metrics {
 pub struct TlsMetrics {
     pub reload: IntCounterVec,
     pub certificate_expiry: IntGaugeVec,
+}
+
+/// Of the session store.
+#[derive(Clone)]
+pub struct SessionMetrics {
+    pub operations: IntCounterVec,
+    pub duration: HistogramVec,
+    pub feed_age: Gauge,
 }
 
 impl Metrics {
@@ -134,6 +148,7 @@ impl Metrics {
                 "Changed assertion keys, by outcome.",
                 &["result"],
             )?,
+            sessions: Self::sessions(r)?,
             connections: int_gauge(r, "connections", "Open client connections.")?,
             panics: counter(r, "panics_total", "Requests that ended in a panic.")?,
             draining: int_gauge(r, "draining", "1 while shutting down.")?,
@@ -162,6 +177,25 @@ impl Metrics {
         })
     }
 
+    fn sessions(r: &Registry) -> Result<SessionMetrics, prometheus::Error> {
+        let labels = &["op", "result"];
+        Ok(SessionMetrics {
+            operations: counters(r, "session_operations_total", "What was asked of the session store.", labels)?,
+            duration: histograms(
+                r,
+                "session_operation_duration_seconds",
+                "Time that the session store took.",
+                &["op"],
+                STORE_BUCKETS,
+            )?,
+            feed_age: gauge(
+                r,
+                "session_feed_age_seconds",
+                "Since the feed of revocations was last read to its end.",
+            )?,
+        })
+    }
+
     /// The Prometheus text format.
     pub fn render(&self) -> Result<String, prometheus::Error> {
         prometheus::TextEncoder::new().encode_to_string(&self.registry.gather())
@@ -180,6 +214,12 @@ fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Res
 
 fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
     let metric = IntCounter::with_opts(opts(name, help))?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {
+    let metric = Gauge::with_opts(opts(name, help))?;
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
 }

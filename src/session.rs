@@ -5,22 +5,54 @@
 //! process knows of a session counts only while the feed of revocations was read within `staleness_max`. A store error is
 //! never a decision: absent, unreachable and corrupt are three different answers.
 
+mod cache;
 mod cookie;
+mod feed;
+mod keys;
+mod life;
+mod marks;
+mod memory;
+mod meters;
 mod record;
+mod redis;
+mod refresh;
+mod seal;
+mod store;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::cache::{Cache, Cached};
 pub use self::cookie::{Cookies, SessionId};
+use self::feed::{Feed, millis};
+use self::keys::Keys;
+use self::memory::Memory;
+use self::meters::Meters;
 pub use self::record::{Card, Grant, Handle, Revocation, Session, SessionData};
+use self::record::Mark;
+use self::redis::Redis;
+use self::refresh::Flights;
+use self::seal::Seal;
+use self::store::Store;
 use crate::audit::Audit;
-use crate::config::Config;
+use crate::config::{ClaimPaths, Config, SessionStore};
 use crate::denial::Denial;
 use crate::metrics::Metrics;
 use crate::types::Identity;
+
+/// How long revocations are kept at least: bearer tokens may live longer than sessions.
+const RETENTION_MIN: Duration = Duration::from_secs(24 * 3600);
+/// The store is told of a session's use once in so many parts of the idle timeout.
+const TOUCH_PARTS: u32 = 20;
+/// How often the key file is looked at, and what is expired forgotten.
+const TICK: Duration = Duration::from_secs(1);
+/// How long refreshes under way may take when the gate stops.
+const LAST_WAIT: Duration = Duration::from_secs(3);
 
 /// Why there is no session to go on with.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -92,7 +124,19 @@ pub struct StoreStatus {
 /// The sessions of this gate. Shared by all workers; what must outlive a client runs on the sessions' own runtime.
 pub struct Sessions {
     pub cookies: Cookies,
-    epoch: watch::Sender<u64>,
+    seal: Seal,
+    store: Store,
+    feed: Feed,
+    cache: Cache,
+    meters: Meters,
+    flights: Flights,
+    idle_timeout: Duration,
+    absolute_timeout: Duration,
+    /// Of `issuers`, by name.
+    claims: HashMap<Arc<str>, ClaimPaths>,
+    /// Of the thread that `run` is on.
+    runtime: OnceLock<tokio::runtime::Handle>,
+    me: Weak<Self>,
 }
 
 impl From<&SessionError> for Denial {
@@ -108,138 +152,219 @@ impl From<&SessionError> for Denial {
 
 impl Sessions {
     /// Needs no Redis to start; connections are made by `run`.
-    pub fn new(config: &Config, _metrics: &Metrics, _audit: &Audit) -> Result<Arc<Self>, SessionsError> {
-        Ok(Arc::new(Self {
+    pub fn new(config: &Config, metrics: &Metrics, _audit: &Audit) -> Result<Arc<Self>, SessionsError> {
+        let sessions = &config.sessions;
+        let keys = Keys::load(sessions.key_file.clone()).map_err(|(path, message)| SessionsError::Keys { path, message })?;
+        let (store, prefix) = match &sessions.store {
+            SessionStore::Memory => (Store::Memory(Memory::default()), "memory".to_owned()),
+            SessionStore::Redis(redis) => {
+                let prefix = redis.key_prefix.clone();
+                (Store::Redis(Box::new(Redis::new(redis))), prefix)
+            }
+        };
+        let retention = sessions.absolute_timeout.max(RETENTION_MIN);
+        let claims = config.issuers.iter();
+        let claims = claims.map(|issuer| (Arc::clone(&issuer.name), issuer.claims.clone())).collect();
+        Ok(Arc::new_cyclic(|me| Self {
             cookies: Cookies {
-                security: config.sessions.cookie,
+                security: sessions.cookie,
             },
-            epoch: watch::Sender::new(0),
+            seal: Seal { keys, prefix },
+            store,
+            feed: Feed::new(sessions.staleness_max, retention),
+            cache: Cache::new(sessions.cache),
+            meters: Meters::new(metrics),
+            flights: Flights::default(),
+            idle_timeout: sessions.idle_timeout,
+            absolute_timeout: sessions.absolute_timeout,
+            claims,
+            runtime: OnceLock::new(),
+            me: Weak::clone(me),
         }))
     }
 
     /// Connects, reads the feed, re-reads keys and passwords, until stopped. Belongs on a runtime of its own.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        stop.cancelled().await;
+        // a second run is nobody's intention; the first keeps the work
+        let _kept = self.runtime.set(tokio::runtime::Handle::current()).is_err();
+        let work = async {
+            match &self.store {
+                Store::Memory(memory) => self.tick(|| memory.sweep()).await,
+                Store::Redis(redis) => {
+                    let follow = redis.follow(&self.feed, &self.cache);
+                    tokio::join!(follow, self.tick(|| {}));
+                }
+            }
+        };
+        let ending = async {
+            stop.cancelled().await;
+            // a renewed grant must get into the store
+            drop(tokio::time::timeout(LAST_WAIT, self.flights.landed()).await);
+        };
+        tokio::select! {
+            () = work => {}
+            () = ending => {}
+        }
+    }
+
+    /// Looks at the key file now and then.
+    async fn tick(&self, also: impl Fn()) {
+        loop {
+            tokio::time::sleep(TICK).await;
+            also();
+            self.meters.feed_age(self.feed_age());
+            let Some(me) = self.me.upgrade() else { return };
+            match tokio::task::spawn_blocking(move || me.seal.keys.look()).await {
+                Ok(Some(Ok(()))) => {
+                    self.meters.count("keys", "ok");
+                    tracing::info!("new session keys in force");
+                }
+                Ok(Some(Err(error))) => {
+                    self.meters.count("keys", "refused");
+                    tracing::error!(error, "sessions.key_file cannot be used; the old keys stay in force");
+                }
+                Ok(None) | Err(_) => {}
+            }
+        }
     }
 
     /// The session of a cookie, without waiting; `None` if only the store can tell.
-    pub fn try_find(&self, _id: &SessionId) -> Option<Result<Arc<Session>, SessionError>> {
-        Some(Err(SessionError::Missing))
+    pub fn try_find(&self, id: &SessionId) -> Option<Result<Arc<Session>, SessionError>> {
+        let handle = Seal::handle(id);
+        let Some(cached) = self.cache.get(handle) else {
+            if self.feed.ends_handle(handle) {
+                return Some(Err(SessionError::Revoked));
+            }
+            return self.check_feed().err().map(Err);
+        };
+        match self.check_cached(&cached) {
+            Ok(false) => None,
+            Ok(true) => {
+                self.touch_if_due(id, &cached);
+                self.meters.known.inc();
+                Some(Ok(Arc::clone(&cached.session)))
+            }
+            Err(error) => Some(Err(error)),
+        }
     }
 
-    /// The session of a cookie. Extends its idle time.
-    pub async fn find(&self, _id: &SessionId) -> Result<Arc<Session>, SessionError> {
-        Err(SessionError::Missing)
+    /// `Ok(false)`: only the store knows whether it was used elsewhere.
+    fn check_cached(&self, cached: &Cached) -> Result<bool, SessionError> {
+        let now = unix_millis();
+        if now >= cached.ends_at {
+            return Err(SessionError::Expired);
+        }
+        let epoch = self.feed.epoch();
+        if cached.checked.load(Ordering::Acquire) != epoch {
+            let session = &cached.session;
+            if self.feed.ends(session.handle, &session.marks, session.data.created_at) {
+                return Err(SessionError::Revoked);
+            }
+            cached.checked.store(epoch, Ordering::Release);
+        }
+        self.check_feed()?;
+        Ok(now < cached.used_at.load(Ordering::Acquire).saturating_add(millis(self.idle_timeout)))
     }
 
-    /// Begins a session under a new id; returns when a replica of the store has it, where there is one.
-    pub async fn create(&self, _data: SessionData) -> Result<(SessionId, Arc<Session>), StoreError> {
-        Err(StoreError::Full)
+    fn check_feed(&self) -> Result<(), SessionError> {
+        if self.is_fresh() {
+            return Ok(());
+        }
+        Err(SessionError::Unavailable(StoreError::FeedBehind(self.feed.age())))
     }
 
-    /// The same session under a new id: after its privileges changed. The old id works for some seconds more, for requests
-    /// under way.
-    pub async fn rotate(&self, _id: &SessionId, _session: &Session) -> Result<(SessionId, Arc<Session>), StoreError> {
-        Err(StoreError::Full)
+    /// The only feed of a memory store is this process.
+    fn is_fresh(&self) -> bool {
+        matches!(self.store, Store::Memory(_)) || self.feed.is_fresh()
     }
 
-    /// Ends one session everywhere.
-    pub async fn end(&self, _session: &Session) -> Result<Revoked, StoreError> {
-        Err(StoreError::Full)
+    fn feed_age(&self) -> Duration {
+        match self.store {
+            Store::Memory(_) => Duration::ZERO,
+            Store::Redis(_) => self.feed.age(),
+        }
     }
 
-    /// Ends everything that the revocation names and that is older than now.
-    pub async fn revoke(&self, _what: Revocation) -> Result<Revoked, StoreError> {
-        Err(StoreError::Full)
+    /// One request does it, beside its own way.
+    fn touch_if_due(&self, id: &SessionId, cached: &Cached) {
+        let (now, used_at) = (unix_millis(), cached.used_at.load(Ordering::Acquire));
+        if now.saturating_sub(used_at) < millis(self.idle_timeout / TOUCH_PARTS) {
+            return;
+        }
+        let claimed = cached.used_at.compare_exchange(used_at, now, Ordering::AcqRel, Ordering::Acquire);
+        let (Ok(_), Some(me)) = (claimed, self.me.upgrade()) else { return };
+        let id = id.clone();
+        self.spawn(async move {
+            let touched = me.meters.measure("touch", me.touch(&id)).await;
+            if let Err(error) = touched {
+                tracing::debug!(%error, "a session's use was not noted; its idle time counts from the last one");
+            }
+        });
+    }
+
+    /// On the sessions' own runtime, so that it outlives who asked; before that runs, on the caller's.
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        match self.runtime.get() {
+            Some(runtime) => drop(runtime.spawn(work)),
+            None => drop(tokio::spawn(work)),
+        }
     }
 
     /// Whether a bearer token's subject, tenant or the portal was revoked after it was issued. A token that does not say when
     /// it was issued is as old as can be. Never waits.
-    pub fn check_identity(&self, _identity: &Identity, _portal: &str) -> Result<(), Denial> {
+    pub fn check_identity(&self, identity: &Identity, portal: &str) -> Result<(), Denial> {
+        if self.feed.is_narrow() {
+            return Ok(());
+        }
+        let issued = identity.claims.get("iat").and_then(serde_json::Value::as_f64);
+        // whole milliseconds at most: a fraction never makes a token younger
+        #[expect(clippy::cast_possible_truncation, reason = "saturates, and a time beyond that is no time")]
+        let began = issued.map_or(i64::MIN, |seconds| (seconds * 1000.0).floor() as i64);
+        let subject = Mark::subject(&identity.issuer, &identity.subject);
+        let tenant = identity.tenant.as_deref().map(Mark::tenant);
+        let marks = [Some(subject), tenant, Some(Mark::portal(portal))];
+        if marks.iter().flatten().any(|mark| self.feed.ends_since(mark, began)) {
+            return Err(Denial::SessionRevoked);
+        }
         Ok(())
     }
 
     /// The same for a session found earlier: for connections that live long. Never waits.
-    pub fn is_revoked(&self, _session: &Session, _portal: &str) -> bool {
-        false
+    pub fn is_revoked(&self, session: &Session, portal: &str) -> bool {
+        let began = session.data.created_at;
+        let elsewhere = portal != session.data.portal && !self.feed.is_narrow();
+        self.feed.ends(session.handle, &session.marks, began)
+            || (elsewhere && self.feed.ends_since(&Mark::portal(portal), began))
     }
 
     /// Changes whenever something was revoked.
     pub fn revocations(&self) -> watch::Receiver<u64> {
-        self.epoch.subscribe()
+        self.feed.subscribe()
     }
 
     /// What `revocations` holds now. Never waits.
     pub fn epoch(&self) -> u64 {
-        *self.epoch.borrow()
-    }
-
-    /// Sessions of this deployment, for the operator; at most `limit`.
-    pub async fn list(&self, _limit: usize) -> Result<Vec<Card>, StoreError> {
-        Err(StoreError::Full)
-    }
-
-    /// Renews a session's grant. However many ask, in however many processes, `call` runs once; it goes on if whoever asked
-    /// goes away. Returns the session as it is afterwards: unchanged if the provider could not be asked.
-    pub async fn refresh<F>(
-        self: &Arc<Self>,
-        _id: &SessionId,
-        session: &Arc<Session>,
-        _call: impl FnOnce(SessionData) -> F + Send + 'static,
-    ) -> Result<Arc<Session>, SessionError>
-    where
-        F: Future<Output = Result<SessionData, RefreshError>> + Send + 'static,
-    {
-        Ok(Arc::clone(session))
-    }
-
-    /// True the first time that anybody marks `key` within `ttl`, in any replica. `area` is a short fixed word.
-    pub async fn first(&self, _area: &'static str, _key: &[u8; 32], _ttl: Duration) -> Result<bool, StoreError> {
-        Err(StoreError::Full)
-    }
-
-    /// Counts up, in all replicas together; the count is forgotten `ttl` after its beginning.
-    pub async fn count(&self, _area: &'static str, _key: &[u8; 32], _ttl: Duration) -> Result<u64, StoreError> {
-        Err(StoreError::Full)
-    }
-
-    /// The count so far.
-    pub async fn counted(&self, _area: &'static str, _key: &[u8; 32]) -> Result<u64, StoreError> {
-        Err(StoreError::Full)
-    }
-
-    /// Forgets a count or a mark.
-    pub async fn forget(&self, _area: &'static str, _key: &[u8; 32]) -> Result<(), StoreError> {
-        Err(StoreError::Full)
-    }
-
-    /// Keeps a small value for other replicas, sealed with the server's keys.
-    pub async fn put(&self, _area: &'static str, _key: &[u8; 32], _value: &[u8], _ttl: Duration) -> Result<(), StoreError> {
-        Err(StoreError::Full)
-    }
-
-    /// What was put; `None`: nothing, or nothing that can be opened.
-    pub async fn fetch(&self, _area: &'static str, _key: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError> {
-        Err(StoreError::Full)
-    }
-
-    /// Seals a value for a trip through the browser (the `state` of a login), bound to `secret`, with the server's keys.
-    pub fn seal_for_trip(&self, _secret: &[u8], _value: &[u8]) -> String {
-        String::new()
-    }
-
-    /// What `seal_for_trip` sealed, here or in another replica; `None`: something else.
-    pub fn open_from_trip(&self, _secret: &[u8], _text: &str) -> Option<Vec<u8>> {
-        None
+        *self.feed.subscribe().borrow()
     }
 
     pub fn status(&self) -> StoreStatus {
+        let (store, reachable, last_error) = match &self.store {
+            Store::Memory(_) => ("memory", true, None),
+            Store::Redis(redis) => ("redis", redis.is_connected(), redis.last_error()),
+        };
         StoreStatus {
-            store: "memory",
-            reachable: true,
-            feed_age: Duration::ZERO,
-            cached: 0,
-            last_error: None,
+            store,
+            reachable,
+            feed_age: self.feed_age(),
+            cached: self.cache.len(),
+            last_error,
         }
     }
 }
+
+fn unix_millis() -> i64 {
+    millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! Everything that is not traffic and needs a runtime, on one thread: keys, certificates, the admin listener, the
-//! control socket, and forgetting who asked how often.
+//! control socket, and forgetting who asked how often. Sessions and logins have a thread of their own: what a client
+//! began there goes on without it, and a slow store delays no probe.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,6 +28,23 @@ pub(super) struct Operation {
     pub admin: Admin,
     pub control: Control,
     pub certificates: Watcher,
+}
+
+/// Keeps sessions and logins going, on a thread of their own, until everything is forced to end.
+pub(super) fn start_sessions(gate: &Arc<Gate>, mut shutdown: Shutdown) -> Result<JoinHandle<()>, StartError> {
+    let runtime = runtime()?;
+    let (sessions, login) = (Arc::clone(&gate.sessions), Arc::clone(&gate.login));
+    let run = move || {
+        runtime.block_on(async move {
+            let stop = CancellationToken::new();
+            let ending = async {
+                shutdown.forced().await;
+                stop.cancel();
+            };
+            tokio::join!(ending, sessions.run(stop.clone()), login.run(stop.clone()));
+        });
+    };
+    Ok(thread("sessions", run)?)
 }
 
 impl Operation {

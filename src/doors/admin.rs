@@ -16,6 +16,7 @@ use crate::gate::Gate;
 use crate::lifecycle::{Readiness, Shutdown};
 use crate::reload::{Outcome, Outcomes};
 use crate::serving::Portal;
+use crate::session::StoreStatus;
 use crate::upstream::{App, Body};
 
 /// How long `/status` waits for the app to accept a connection.
@@ -93,6 +94,9 @@ impl Admin {
                     .map_or("no keys yet".to_owned(), |age| format!("{} keys, {age} s old", issuer.keys));
                 lines.push_str(&format!("issuer {}: {age}\n", issuer.name));
             }
+            let sessions = self.gate.sessions.status();
+            let state = if sessions.reachable { "reachable" } else { "not reachable" };
+            lines.push_str(&format!("sessions {}: {state}\n", sessions.store));
         }
         text(status, lines)
     }
@@ -124,9 +128,20 @@ impl Admin {
             "draining": self.shutdown.is_draining(),
             "portals": portals,
             "issuers": issuers,
+            "sessions": sessions(&self.gate.sessions.status()),
             "upstream": upstream(&serving.app).await,
         })
     }
+}
+
+fn sessions(status: &StoreStatus) -> Value {
+    json!({
+        "store": status.store,
+        "reachable": status.reachable,
+        "feed_age_ms": u64::try_from(status.feed_age.as_millis()).unwrap_or(u64::MAX),
+        "cached": status.cached,
+        "last_error": status.last_error,
+    })
 }
 
 /// A portal; also its upstream, not asked whether it answers, if that is its own.

@@ -1,12 +1,21 @@
 //! The two cookies that the gate sets, and how they are read.
 //!
 //! The session's carries the opaque id; the login's binds a login that is under way to the browser that began it. Nothing
-//! else is ever in a cookie.
+//! else is ever in a cookie. Reading never guesses: two cookies of a name, or one that is not exactly what the gate writes,
+//! are none.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
 
 use crate::config::CookieSecurity;
 use crate::types::Redacted;
+
+/// Characters of 32 bytes in base64url without padding.
+const TEXT_CHARS: usize = 43;
+/// How long a browser keeps its secret for logins under way.
+const LOGIN_SECONDS: u32 = 600;
 
 /// The opaque id that a cookie carries. Never prints.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -20,36 +29,220 @@ pub struct Cookies {
 
 impl Cookies {
     /// The session id of a request. Two cookies of the name, or one that is no id: none.
-    pub fn session(&self, _headers: &HeaderMap) -> Option<SessionId> {
-        None
+    pub fn session(&self, headers: &HeaderMap) -> Option<SessionId> {
+        secret(headers, self.session_name()).map(SessionId)
     }
 
     /// Whether the request carries a session cookie at all, well-formed or not.
-    pub fn has_session(&self, _headers: &HeaderMap) -> bool {
-        false
+    pub fn has_session(&self, headers: &HeaderMap) -> bool {
+        values(headers, self.session_name()).next().is_some()
     }
 
     /// The browser's secret of logins under way.
-    pub fn login(&self, _headers: &HeaderMap) -> Option<Redacted<[u8; 32]>> {
-        None
+    pub fn login(&self, headers: &HeaderMap) -> Option<Redacted<[u8; 32]>> {
+        secret(headers, self.login_name())
     }
 
     /// `Set-Cookie` of a session.
-    pub fn set_session(&self, _id: &SessionId) -> HeaderValue {
-        HeaderValue::from_static("")
+    pub fn set_session(&self, id: &SessionId) -> HeaderValue {
+        self.set(self.session_name(), &URL_SAFE_NO_PAD.encode(id.0.expose()), None)
     }
 
     /// `Set-Cookie` that takes the session away.
     pub fn clear_session(&self) -> HeaderValue {
-        HeaderValue::from_static("")
+        self.set(self.session_name(), "", Some(0))
     }
 
     /// `Set-Cookie` of a browser's secret for logins under way; short-lived, readable by the identity endpoints only as far
     /// as `__Host-` allows.
-    pub fn set_login(&self, _secret: &[u8; 32]) -> HeaderValue {
-        HeaderValue::from_static("")
+    pub fn set_login(&self, secret: &[u8; 32]) -> HeaderValue {
+        self.set(self.login_name(), &URL_SAFE_NO_PAD.encode(secret), Some(LOGIN_SECONDS))
     }
 
     /// Takes the gate's own cookies out of a request's `Cookie` headers: the app never sees them.
-    pub fn strip(&self, _headers: &mut HeaderMap) {}
+    pub fn strip(&self, headers: &mut HeaderMap) {
+        let own = [self.session_name(), self.login_name()];
+        let is_own = |pair: &[u8]| own.contains(&name_of(pair));
+        let found = |value: &HeaderValue| pairs(value).any(is_own);
+        if !headers.get_all(COOKIE).iter().any(found) {
+            return;
+        }
+        let kept: Vec<HeaderValue> = headers
+            .get_all(COOKIE)
+            .iter()
+            .filter_map(|value| {
+                if !found(value) {
+                    return Some(value.clone());
+                }
+                let rest: Vec<&[u8]> = pairs(value).filter(|pair| !pair.is_empty() && !is_own(pair)).collect();
+                HeaderValue::from_bytes(&rest.join(&b"; "[..])).ok().filter(|value| !value.is_empty())
+            })
+            .collect();
+        headers.remove(COOKIE);
+        for value in kept {
+            headers.append(COOKIE, value);
+        }
+    }
+
+    fn session_name(&self) -> &'static [u8] {
+        match self.security {
+            CookieSecurity::Host => b"__Host-cedargate",
+            CookieSecurity::DangerInsecure => b"cedargate",
+        }
+    }
+
+    fn login_name(&self) -> &'static [u8] {
+        match self.security {
+            CookieSecurity::Host => b"__Host-cedargate-login",
+            CookieSecurity::DangerInsecure => b"cedargate-login",
+        }
+    }
+
+    fn set(&self, name: &[u8], value: &str, max_age: Option<u32>) -> HeaderValue {
+        let mut text = format!("{}={value}; Path=/; HttpOnly; SameSite=Lax", String::from_utf8_lossy(name));
+        if let Some(seconds) = max_age {
+            text.push_str(&format!("; Max-Age={seconds}"));
+        }
+        if self.security == CookieSecurity::Host {
+            text.push_str("; Secure");
+        }
+        // INVARIANT: names, base64url and attributes are visible ASCII
+        HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+    }
+}
+
+/// The one value of a name, if it is 32 bytes as the gate writes them.
+fn secret(headers: &HeaderMap, name: &[u8]) -> Option<Redacted<[u8; 32]>> {
+    let mut values = values(headers, name);
+    let (Some(text), None) = (values.next(), values.next()) else {
+        return None;
+    };
+    if text.len() != TEXT_CHARS {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    // strict: the two bits that 43 characters have over must be zero, so there is one way to write an id
+    let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
+    (length == bytes.len()).then(|| Redacted::new(bytes))
+}
+
+fn values<'a>(headers: &'a HeaderMap, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    let pairs = headers.get_all(COOKIE).iter().flat_map(pairs);
+    pairs.filter(move |pair| name_of(pair) == name).map(|pair| {
+        let mut halves = pair.splitn(2, |b| *b == b'=');
+        halves.nth(1).unwrap_or_default().trim_ascii()
+    })
+}
+
+fn pairs(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|b| *b == b';').map(<[u8]>::trim_ascii)
+}
+
+fn name_of(pair: &[u8]) -> &[u8] {
+    pair.split(|b| *b == b'=').next().unwrap_or_default().trim_ascii()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COOKIES: Cookies = Cookies {
+        security: CookieSecurity::Host,
+    };
+
+    fn headers(values: &[&str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(COOKIE, HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    fn written(id: u8) -> String {
+        URL_SAFE_NO_PAD.encode([id; 32])
+    }
+
+    #[test]
+    fn a_session_is_read_from_exactly_what_the_gate_writes() {
+        let good = written(7);
+        let with = |text: &str| format!("__Host-cedargate={text}");
+        let id = Some(SessionId(Redacted::new([7; 32])));
+        assert_eq!(COOKIES.session(&headers(&[&with(&good)])), id);
+        assert_eq!(COOKIES.session(&headers(&[&format!("a=b; {}; c=d", with(&good))])), id);
+        assert_eq!(COOKIES.session(&headers(&["a=b", &with(&good)])), id);
+        let bad = [
+            with(""),
+            with("x"),
+            with(&format!("\"{good}\"")),
+            with(&format!("{good}=")),
+            with(&format!("{good}A")),
+            with(&good.replace("BwcHBw", "Bwc+/w")),
+            // the same bytes written another way
+            with(&format!("{}d", &good[..42])),
+            good.clone(),
+            format!("cedargate={good}"),
+            format!("__host-cedargate={good}"),
+            format!("__Host-cedargate-login={good}"),
+            "__Host-cedargate".to_owned(),
+        ];
+        for text in &bad {
+            assert_eq!(COOKIES.session(&headers(&[text])), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn two_cookies_of_the_name_are_none_wherever_they_stand() {
+        let (one, two) = (format!("__Host-cedargate={}", written(1)), format!("__Host-cedargate={}", written(2)));
+        for values in [vec![format!("{one}; {two}")], vec![one.clone(), two.clone()], vec![one.clone(), one.clone()]] {
+            let values: Vec<&str> = values.iter().map(String::as_str).collect();
+            assert_eq!(COOKIES.session(&headers(&values)), None, "{values:?}");
+            assert!(COOKIES.has_session(&headers(&values)));
+        }
+        assert_eq!(COOKIES.session(&headers(&[&format!("{one}; __Host-cedargate")])), None);
+        assert!(!COOKIES.has_session(&headers(&["a=b"])));
+    }
+
+    #[test]
+    fn what_is_set_is_what_is_read_and_says_no_more() {
+        let id = SessionId(Redacted::new([9; 32]));
+        let set = COOKIES.set_session(&id);
+        let text = set.to_str().unwrap();
+        let (pair, attributes) = text.split_once("; ").unwrap();
+        assert_eq!(attributes, "Path=/; HttpOnly; SameSite=Lax; Secure");
+        assert_eq!(COOKIES.session(&headers(&[pair])), Some(id.clone()));
+        let login = COOKIES.set_login(&[3; 32]);
+        assert!(login.to_str().unwrap().ends_with("; Path=/; HttpOnly; SameSite=Lax; Max-Age=600; Secure"));
+        let pair = login.to_str().unwrap().split(';').next().unwrap().to_owned();
+        assert_eq!(COOKIES.login(&headers(&[&pair])), Some(Redacted::new([3; 32])));
+        assert_eq!(
+            COOKIES.clear_session(),
+            "__Host-cedargate=; Path=/; HttpOnly; SameSite=Lax; Max-Age=0; Secure"
+        );
+        let plain = Cookies {
+            security: CookieSecurity::DangerInsecure,
+        };
+        assert_eq!(plain.clear_session(), "cedargate=; Path=/; HttpOnly; SameSite=Lax; Max-Age=0");
+        assert!(!format!("{id:?}").contains('9'));
+    }
+
+    #[test]
+    fn the_app_sees_every_cookie_but_the_gates() {
+        let own = format!("__Host-cedargate={}", written(1));
+        let table: &[(&[&str], &[&str])] = &[
+            (&["a=b"], &["a=b"]),
+            (&["a=b;c=d"], &["a=b;c=d"]),
+            (&[&own], &[]),
+            (&["a=b", &own, "c=d"], &["a=b", "c=d"]),
+            (&["a=b; __Host-cedargate=junk; __Host-cedargate; c=\"x y\""], &["a=b; c=\"x y\""]),
+            (&["__Host-cedargate-login=1;a=b"], &["a=b"]),
+            (&["__Host-cedargate-other=1"], &["__Host-cedargate-other=1"]),
+            (&["a=b;\t__Host-cedargate =x"], &["a=b"]),
+        ];
+        for (before, after) in table {
+            let mut headers = headers(before);
+            COOKIES.strip(&mut headers);
+            let left: Vec<&str> = headers.get_all(COOKIE).iter().map(|v| v.to_str().unwrap()).collect();
+            assert_eq!(&left, after, "{before:?}");
+        }
+    }
 }

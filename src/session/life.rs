@@ -1,0 +1,358 @@
+//! A session's life in the store: found, begun, used, rotated, ended.
+//!
+//! What is read is opened and its times checked before it counts. Revocations go out before values are removed, so that
+//! whoever is interrupted in between leaves a session that is over rather than one that lives.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::cache::{Cached, Moment};
+use super::cookie::SessionId;
+use super::feed::{Entry, millis};
+use super::record::{Card, Handle, Mark, Marks, Revocation, Session, SessionData, claim};
+use super::seal::{OpenError, Opened, Seal, SealError, StoredCard};
+use super::store::{Replicated, Swap};
+use super::{Revoked, SessionError, Sessions, StoreError, unix_millis};
+use crate::types::Redacted;
+
+/// How long an id works after it was rotated, for requests under way.
+const ROTATED_GRACE: Duration = Duration::from_secs(10);
+/// Tries of a compare-and-set that others keep winning.
+const SWAPS_MAX: usize = 5;
+
+/// A value as it was read, and what it opened to.
+pub(super) struct Read {
+    pub raw: Vec<u8>,
+    pub opened: Opened,
+}
+
+impl Sessions {
+    /// The session of a cookie. Extends its idle time.
+    pub async fn find(&self, id: &SessionId) -> Result<Arc<Session>, SessionError> {
+        match self.try_find(id) {
+            Some(verdict) => verdict,
+            None => self.meters.measure("find", self.load(id)).await,
+        }
+    }
+
+    async fn load(&self, id: &SessionId) -> Result<Arc<Session>, SessionError> {
+        let moment = self.cache.moment();
+        let read = self.read(id).await?.ok_or(SessionError::Missing)?;
+        let cached = self.admit(id, &read.opened, moment)?;
+        self.touch_if_due(id, &cached);
+        Ok(Arc::clone(&cached.session))
+    }
+
+    /// `None`: the store has none, or nothing that opens.
+    pub(super) async fn read(&self, id: &SessionId) -> Result<Option<Read>, SessionError> {
+        let handle = Seal::handle(id);
+        let raw = self.store.read(&key(handle)).await.map_err(SessionError::Unavailable)?;
+        let Some(raw) = raw else { return Ok(None) };
+        match self.seal.open_session(id, &raw) {
+            Ok(opened) => Ok(Some(Read { raw, opened })),
+            Err(error) => {
+                self.alarm(handle, error);
+                Ok(None)
+            }
+        }
+    }
+
+    fn alarm(&self, handle: Handle, error: OpenError) {
+        self.meters.count("open", "corrupt");
+        tracing::error!(session = handle.to_hex(), %error, "a session in the store cannot be opened and counts as missing");
+    }
+
+    /// What was read, if it still counts; the process remembers it.
+    pub(super) fn admit(&self, id: &SessionId, opened: &Opened, moment: Moment) -> Result<Arc<Cached>, SessionError> {
+        let now = unix_millis();
+        let epoch = self.feed.epoch();
+        let handle = Seal::handle(id);
+        let end = self.absolute_end(&opened.data);
+        let ends_at = opened.card.ends_at.map_or(end, |early| early.min(end));
+        let used_at = opened.card.card.used_at;
+        if now >= ends_at || now >= used_at.saturating_add(millis(self.idle_timeout)) {
+            return Err(SessionError::Expired);
+        }
+        let lineage = Handle::from_hex(&opened.card.lineage).unwrap_or(handle);
+        let session = Session {
+            handle,
+            version: opened.version,
+            expires_at: end.div_euclid(1000),
+            marks: self.marks_of(lineage, &opened.data),
+            data: opened.data.clone(),
+        };
+        if self.feed.ends(handle, &session.marks, session.data.created_at) {
+            return Err(SessionError::Revoked);
+        }
+        self.check_feed()?;
+        let cached = Arc::new(Cached {
+            session: Arc::new(session),
+            generation: moment.generation,
+            checked: AtomicU64::new(epoch),
+            used_at: AtomicI64::new(used_at),
+            ends_at,
+        });
+        self.cache.insert(Arc::clone(&cached), moment);
+        Ok(cached)
+    }
+
+    pub(super) fn absolute_end(&self, data: &SessionData) -> i64 {
+        data.created_at.saturating_add(millis(self.absolute_timeout))
+    }
+
+    fn marks_of(&self, lineage: Handle, data: &SessionData) -> Marks {
+        Marks::new(lineage, data, self.tenant_of(data).as_deref())
+    }
+
+    /// As the issuer's tokens would say it.
+    fn tenant_of(&self, data: &SessionData) -> Option<String> {
+        let path = &self.claims.get(data.issuer.as_str())?.tenant;
+        claim(&data.claims, path).and_then(Value::as_str).map(str::to_owned)
+    }
+
+    /// Whether what a policy may grant by differs.
+    pub(super) fn privileges_differ(&self, one: &SessionData, other: &SessionData) -> bool {
+        let paths = self.claims.get(one.issuer.as_str());
+        let paths = paths.map(|paths| [paths.roles.as_str(), paths.tenant.as_str(), "acr"]);
+        let paths = paths.unwrap_or(["roles", "tenant", "acr"]);
+        paths.iter().any(|path| claim(&one.claims, path) != claim(&other.claims, path))
+    }
+
+    /// Begins a session under a new id; returns when a replica of the store has it, where there is one.
+    pub async fn create(&self, data: SessionData) -> Result<(SessionId, Arc<Session>), StoreError> {
+        self.meters.measure("create", self.begin(data, None)).await
+    }
+
+    async fn begin(&self, data: SessionData, lineage: Option<Handle>) -> Result<(SessionId, Arc<Session>), StoreError> {
+        let id = random_id()?;
+        let handle = Seal::handle(&id);
+        let moment = self.cache.moment();
+        let card = self.card(handle, lineage.unwrap_or(handle), &data);
+        let value = self.seal.session(&id, &card, &data)?;
+        let ttl = self.ttl(&data, card.card.used_at);
+        if self.store.write_durably(&key(handle), value.clone(), ttl).await? == Some(false) {
+            self.meters.count("replicate", "timeout");
+            tracing::warn!("no replica of the session store confirmed a new session in time");
+        }
+        let opened = self.seal.open_session(&id, &value)?;
+        let session = Session {
+            handle,
+            version: opened.version,
+            expires_at: self.absolute_end(&data).div_euclid(1000),
+            marks: self.marks_of(lineage.unwrap_or(handle), &data),
+            data,
+        };
+        // a session that is over before it begins is the next request's to refuse
+        let remembered = self.admit(&id, &opened, moment);
+        let session = remembered.map_or_else(|_over| Arc::new(session), |cached| Arc::clone(&cached.session));
+        Ok((id, session))
+    }
+
+    fn card(&self, handle: Handle, lineage: Handle, data: &SessionData) -> StoredCard {
+        StoredCard {
+            card: Card {
+                session: handle.to_hex(),
+                provider: data.provider.clone(),
+                issuer: data.issuer.clone(),
+                subject: data.subject.clone(),
+                tenant: self.tenant_of(data),
+                portal: data.portal.clone(),
+                created_at: data.created_at,
+                used_at: unix_millis(),
+            },
+            lineage: lineage.to_hex(),
+            ends_at: None,
+            successor: None,
+        }
+    }
+
+    /// How long the store keeps it from its last use on.
+    pub(super) fn ttl(&self, data: &SessionData, used_at: i64) -> Duration {
+        let left = self.absolute_end(data).saturating_sub(used_at);
+        let left = Duration::from_millis(u64::try_from(left).unwrap_or_default());
+        self.idle_timeout.min(left).max(Duration::from_millis(1))
+    }
+
+    /// Notes a use. Whoever else changed the value meanwhile noted one, too.
+    pub(super) async fn touch(&self, id: &SessionId) -> Result<(), SessionError> {
+        let Some(Read { raw, mut opened }) = self.read(id).await? else {
+            return Ok(());
+        };
+        // a rotated id is not kept alive
+        if opened.card.ends_at.is_some() {
+            return Ok(());
+        }
+        opened.card.card.used_at = unix_millis();
+        let ttl = self.ttl(&opened.data, opened.card.card.used_at);
+        let value = self.seal.session(id, &opened.card, &opened.data).map_err(StoreError::from)?;
+        let swapped = self.store.swap(&key(Seal::handle(id)), &raw, value, ttl).await;
+        swapped.map(drop).map_err(SessionError::Unavailable)
+    }
+
+    /// The same session under a new id: after its privileges changed. The old id works for some seconds more, for requests
+    /// under way. Refused while the session is being refreshed or rotated by another request; then the next one does it.
+    pub async fn rotate(&self, id: &SessionId, session: &Session) -> Result<(SessionId, Arc<Session>), StoreError> {
+        let lease = self.lease(session.handle).await?;
+        let lease = lease.ok_or_else(|| StoreError::Refused("the session is being changed by another request".to_owned()))?;
+        let rotated = self.meters.measure("rotate", self.rotate_leased(id)).await;
+        self.release(session.handle, &lease).await;
+        rotated
+    }
+
+    async fn rotate_leased(&self, id: &SessionId) -> Result<(SessionId, Arc<Session>), StoreError> {
+        let old = Seal::handle(id);
+        let mut successor: Option<(SessionId, Arc<Session>)> = None;
+        for _ in 0..SWAPS_MAX {
+            let read = match self.read(id).await {
+                Ok(Some(read)) => read,
+                Ok(None) => break,
+                Err(SessionError::Unavailable(error)) => return Err(error),
+                Err(_) => break,
+            };
+            let Read { raw, mut opened } = read;
+            if opened.card.ends_at.is_some() {
+                break;
+            }
+            if successor.is_none() {
+                let mut data = opened.data.clone();
+                data.rotation_due = false;
+                successor = Some(self.begin(data, Handle::from_hex(&opened.card.lineage)).await?);
+            }
+            let Some((new, session)) = &successor else { break };
+            opened.card.ends_at = Some(unix_millis().saturating_add(millis(ROTATED_GRACE)));
+            opened.card.successor = Some(session.handle.to_hex());
+            // the grant has one owner: who is refreshed under the old id would spoil it
+            opened.data.grant = None;
+            opened.data.rotation_due = false;
+            let value = self.seal.session(id, &opened.card, &opened.data)?;
+            if self.store.swap(&key(old), &raw, value, ROTATED_GRACE).await? == Swap::Done {
+                self.forget_session(old).await;
+                return Ok((new.clone(), Arc::clone(session)));
+            }
+        }
+        if let Some((_, session)) = successor {
+            self.cache.remove(session.handle);
+            self.store.remove(&key(session.handle)).await?;
+        }
+        Err(StoreError::Refused("the session was changed by another request".to_owned()))
+    }
+
+    /// Here and in the other replicas.
+    pub(super) async fn forget_session(&self, handle: Handle) {
+        self.cache.hear([handle]);
+        if let Err(error) = self.store.publish_change(handle).await {
+            tracing::debug!(%error, "other replicas see the change of a session late");
+        }
+    }
+
+    /// Ends one session everywhere.
+    pub async fn end(&self, session: &Session) -> Result<Revoked, StoreError> {
+        let ended = self.end_handle(session.handle, Some(session.marks.lineage));
+        self.meters.measure("end", ended).await
+    }
+
+    /// Ends everything that the revocation names and that is older than now.
+    pub async fn revoke(&self, what: Revocation) -> Result<Revoked, StoreError> {
+        self.meters.measure("revoke", self.revoke_now(&what)).await
+    }
+
+    async fn revoke_now(&self, what: &Revocation) -> Result<Revoked, StoreError> {
+        if let Revocation::Session(handle) = what {
+            return self.end_handle(*handle, None).await;
+        }
+        // the store's clock as well: a replica whose own is behind must not leave out what others began
+        let at = self.store.now().await.map_or_else(unix_millis, |theirs| theirs.max(unix_millis()));
+        let entry = Entry {
+            mark: Mark::of(what),
+            at,
+        };
+        self.publish(&[entry]).await
+    }
+
+    /// Under every id that it has or had.
+    async fn end_handle(&self, handle: Handle, lineage: Option<Handle>) -> Result<Revoked, StoreError> {
+        let value = self.store.read(&key(handle)).await?;
+        let card = value.and_then(|value| self.seal.open_card(handle, &value).ok());
+        let written = |text: Option<&String>| text.and_then(|text| Handle::from_hex(text));
+        let lineage = written(card.as_ref().map(|card| &card.lineage)).or(lineage);
+        let successor = written(card.as_ref().and_then(|card| card.successor.as_ref()));
+        let mut handles: Vec<Handle> = [Some(handle), lineage, successor].into_iter().flatten().collect();
+        handles.dedup();
+        let at = unix_millis();
+        let entries: Vec<Entry> = handles.iter().map(|handle| Entry { mark: Mark::session(*handle), at }).collect();
+        let revoked = self.publish(&entries).await?;
+        for handle in handles {
+            self.cache.remove(handle);
+            // revoked it is; its value goes with its time if not now
+            if let Err(error) = self.store.remove(&key(handle)).await {
+                tracing::debug!(%error, "a session that ended stays in the store until its time is over");
+            }
+        }
+        Ok(revoked)
+    }
+
+    async fn publish(&self, entries: &[Entry]) -> Result<Revoked, StoreError> {
+        let replicated: Replicated = self.store.publish(entries).await?;
+        self.feed.add(entries.iter().copied(), unix_millis());
+        if replicated == Some(false) {
+            self.meters.count("replicate", "timeout");
+            tracing::warn!("no replica of the session store confirmed a revocation in time");
+        }
+        Ok(Revoked { replicated })
+    }
+
+    /// Sessions of this deployment, for the operator; at most `limit`.
+    pub async fn list(&self, limit: usize) -> Result<Vec<Card>, StoreError> {
+        let values = self.meters.measure("list", self.store.scan("s:", limit)).await?;
+        let now = unix_millis();
+        let cards = values.into_iter().filter_map(|(key, value)| {
+            let handle = key.strip_prefix("s:{")?.strip_suffix('}').and_then(Handle::from_hex)?;
+            let stored = self.seal.open_card(handle, &value).map_err(|error| self.alarm(handle, error)).ok()?;
+            (stored.ends_at.is_none() && !self.is_over(handle, &stored, now)).then_some(stored.card)
+        });
+        Ok(cards.collect())
+    }
+
+    fn is_over(&self, handle: Handle, stored: &StoredCard, now: i64) -> bool {
+        let card = &stored.card;
+        let lineage = Handle::from_hex(&stored.lineage).unwrap_or(handle);
+        let subject = Mark::subject(&card.issuer, &card.subject);
+        let marks = [Some(subject), card.tenant.as_deref().map(Mark::tenant), Some(Mark::portal(&card.portal))];
+        now >= card.created_at.saturating_add(millis(self.absolute_timeout))
+            || self.feed.ends_handle(handle)
+            || self.feed.ends_handle(lineage)
+            || marks.iter().flatten().any(|mark| self.feed.ends_since(mark, card.created_at))
+    }
+}
+
+/// The key of a session's value.
+pub(super) fn key(handle: Handle) -> String {
+    format!("s:{{{}}}", handle.to_hex())
+}
+
+pub(super) fn random_id() -> Result<SessionId, StoreError> {
+    let mut bytes = [0; 32];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_unspecified| StoreError::from(SealError))?;
+    Ok(SessionId(Redacted::new(bytes)))
+}
+
+impl From<SealError> for StoreError {
+    fn from(error: SealError) -> Self {
+        Self::Refused(error.to_string())
+    }
+}
+
+impl From<OpenError> for StoreError {
+    fn from(error: OpenError) -> Self {
+        Self::Refused(error.to_string())
+    }
+}
+
+impl From<StoreError> for SessionError {
+    fn from(error: StoreError) -> Self {
+        Self::Unavailable(error)
+    }
+}

@@ -1,0 +1,170 @@
+//! Whatever is changed, moved, mixed or sealed elsewhere does not open.
+
+use std::sync::Arc;
+
+use serde_json::{Map, json};
+
+use super::*;
+use crate::session::record::Grant;
+use crate::types::Redacted;
+
+fn ring(text: &[u8]) -> Keys {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys");
+    std::fs::write(&file, lines(text)).unwrap();
+    Keys::load(Some(file)).unwrap()
+}
+
+fn lines(bytes: &[u8]) -> String {
+    use base64::engine::general_purpose::STANDARD;
+    bytes.iter().map(|byte| STANDARD.encode([*byte; 32]) + "\n").collect()
+}
+
+fn seal_of(keys: &[u8], prefix: &str) -> Seal {
+    Seal {
+        keys: ring(keys),
+        prefix: prefix.to_owned(),
+    }
+}
+
+fn id(byte: u8) -> SessionId {
+    SessionId(Redacted::new([byte; 32]))
+}
+
+fn data() -> SessionData {
+    let claims = json!({"sub": "ann@example.com", "tenant": "acme"});
+    let secret = |text: &str| Redacted::new(text.to_owned());
+    SessionData {
+        provider: "corp".to_owned(),
+        issuer: "corp".to_owned(),
+        subject: "ann@example.com".to_owned(),
+        portal: "shop".to_owned(),
+        claims: Arc::new(claims.as_object().cloned().unwrap_or_else(Map::new)),
+        created_at: 1_700_000_000_000,
+        idp_session: Some("sid".to_owned()),
+        grant: Some(Grant {
+            id_token: secret("the-id-token"),
+            refresh_token: Some(secret("the-refresh-token")),
+            access_token: secret("the-access-token"),
+            refresh_at: None,
+        }),
+        rotation_due: false,
+    }
+}
+
+fn card(used_at: i64) -> StoredCard {
+    StoredCard {
+        card: Card {
+            session: String::new(),
+            provider: "corp".to_owned(),
+            issuer: "corp".to_owned(),
+            subject: "ann@example.com".to_owned(),
+            tenant: None,
+            portal: "shop".to_owned(),
+            created_at: 1,
+            used_at,
+        },
+        lineage: Seal::handle(&id(1)).to_hex(),
+        ends_at: None,
+        successor: None,
+    }
+}
+
+#[test]
+fn a_session_opens_with_ring_and_cookie_and_its_card_with_the_ring() {
+    let seal = seal_of(&[1], "p:");
+    let value = seal.session(&id(1), &card(7), &data()).unwrap();
+    let opened = seal.open_session(&id(1), &value).unwrap();
+    assert_eq!(opened.data.subject, "ann@example.com");
+    assert_eq!(opened.data.grant.unwrap().refresh_token.unwrap().expose(), "the-refresh-token");
+    assert_eq!(opened.card.card.used_at, 7);
+    let handle = Seal::handle(&id(1));
+    assert_eq!(seal.open_card(handle, &value).unwrap().card.used_at, 7);
+    for secret in ["ann", "the-", "acme", "corp"] {
+        assert!(!value.windows(secret.len()).any(|part| part == secret.as_bytes()), "{secret}");
+    }
+    // the same session is never sealed to the same bytes, and its version does not depend on them
+    let again = seal.session(&id(1), &card(8), &data()).unwrap();
+    assert_ne!(again, value);
+    assert_eq!(seal.open_session(&id(1), &again).unwrap().version, opened.version);
+}
+
+#[test]
+fn any_bit_flipped_or_byte_missing_is_corrupt() {
+    let seal = seal_of(&[1], "p:");
+    let value = seal.session(&id(1), &card(7), &data()).unwrap();
+    for at in 0..value.len() * 8 {
+        let mut bad = value.clone();
+        bad[at / 8] ^= 1 << (at % 8);
+        assert!(seal.open_session(&id(1), &bad).is_err(), "bit {at}");
+    }
+    for length in 0..value.len() {
+        assert!(seal.open_session(&id(1), &value[..length]).is_err(), "{length} bytes");
+        assert!(seal.open_card(Seal::handle(&id(1)), &value[..length]).is_err() || length > HEAD_BYTES + 4);
+    }
+    assert!(seal.open_session(&id(1), &[&value[..], b"x"].concat()).is_err());
+}
+
+#[test]
+fn a_value_belongs_to_its_handle_its_deployment_and_its_keys() {
+    let seal = seal_of(&[1], "p:");
+    let value = seal.session(&id(1), &card(7), &data()).unwrap();
+    assert_eq!(seal.open_session(&id(2), &value).unwrap_err(), OpenError::Broken);
+    assert_eq!(seal.open_card(Seal::handle(&id(2)), &value).unwrap_err(), OpenError::Broken);
+    let elsewhere = seal_of(&[1], "q:");
+    assert_eq!(elsewhere.open_session(&id(1), &value).unwrap_err(), OpenError::Broken);
+    let stranger = seal_of(&[2], "p:");
+    assert_eq!(stranger.open_session(&id(1), &value).unwrap_err(), OpenError::UnknownKey);
+    // a key id that is known does not make it open
+    let mut lying = value.clone();
+    lying[1..HEAD_BYTES].copy_from_slice(&stranger.keys.ring().sealing().id);
+    assert_eq!(stranger.open_session(&id(1), &lying).unwrap_err(), OpenError::Broken);
+}
+
+#[test]
+fn card_and_body_of_two_values_do_not_mix() {
+    let seal = seal_of(&[1], "p:");
+    let old = seal.session(&id(1), &card(1), &data()).unwrap();
+    let new = seal.session(&id(1), &card(2), &data()).unwrap();
+    let (one, two) = (Parts::read(&old).unwrap(), Parts::read(&new).unwrap());
+    let build = |card: &[u8], body: &[u8]| {
+        let length = u32::try_from(card.len()).unwrap().to_be_bytes();
+        [&[VERSION][..], one.key_id, &length, card, body].concat()
+    };
+    assert!(seal.open_session(&id(1), &build(one.card, one.body)).is_ok());
+    assert!(seal.open_session(&id(1), &build(one.card, two.body)).is_err());
+    assert!(seal.open_session(&id(1), &build(two.card, one.body)).is_err());
+    assert!(seal.open_session(&id(1), &build(one.body, one.card)).is_err());
+    assert!(seal.open_card(Seal::handle(&id(1)), &build(one.body, one.card)).is_err());
+}
+
+#[test]
+fn a_new_first_key_seals_and_the_old_one_opens_until_it_is_gone() {
+    let (before, during, after) = (seal_of(&[1], "p:"), seal_of(&[2, 1], "p:"), seal_of(&[2], "p:"));
+    let old = before.session(&id(1), &card(1), &data()).unwrap();
+    assert!(during.open_session(&id(1), &old).is_ok());
+    let new = during.session(&id(1), &card(1), &data()).unwrap();
+    assert!(after.open_session(&id(1), &new).is_ok());
+    assert!(before.open_session(&id(1), &new).is_err());
+    assert_eq!(after.open_session(&id(1), &old).unwrap_err(), OpenError::UnknownKey);
+    let trip = before.trip(b"cookie", b"state").unwrap();
+    assert_eq!(during.open_trip(b"cookie", &trip).unwrap(), b"state");
+    assert!(after.open_trip(b"cookie", &trip).is_err());
+}
+
+#[test]
+fn trips_and_shared_values_open_where_they_belong_and_nowhere_else() {
+    let seal = seal_of(&[1], "p:");
+    let trip = seal.trip(b"cookie", b"state").unwrap();
+    assert_eq!(seal.open_trip(b"cookie", &trip).unwrap(), b"state");
+    assert!(seal.open_trip(b"other", &trip).is_err());
+    assert!(seal_of(&[1], "q:").open_trip(b"cookie", &trip).is_err());
+    for bad in ["", "A", "!", &trip[1..], &format!("{trip}AAAA")] {
+        assert!(seal.open_trip(b"cookie", bad).is_err(), "{bad}");
+    }
+    let shared = seal.shared(b"a", b"value").unwrap();
+    assert_eq!(seal.open_shared(b"a", &shared).unwrap(), b"value");
+    assert!(seal.open_shared(b"b", &shared).is_err());
+    assert!(seal.open_trip(b"", &URL_SAFE_NO_PAD.encode(&shared)).is_err());
+    assert!(seal.open_shared(b"", &URL_SAFE_NO_PAD.decode(&trip).unwrap()).is_err());
+}

@@ -1,0 +1,288 @@
+//! Sessions over the memory store: the rules that hold wherever they are kept.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::{Map, Value, json};
+
+use super::*;
+use crate::audit;
+use crate::types::{AuthFacts, PortalSlug, TokenFacts};
+
+pub(super) fn config(sessions: &str) -> Config {
+    let yaml = format!(
+        "upstream: {{url: \"http://127.0.0.1:1\"}}\npolicies: {{dir: policies, schemas: schemas}}\n\
+         issuers: [{{name: corp, issuer: \"https://corp\", audience: [x]}}]\n{sessions}"
+    );
+    Config::from_yaml(&yaml).unwrap()
+}
+
+pub(super) fn sessions(config: &Config) -> Arc<Sessions> {
+    let metrics = Metrics::new().unwrap();
+    let (audit, _writer) = audit::start(&config.audit, &metrics).unwrap();
+    Sessions::new(config, &metrics, &audit).unwrap()
+}
+
+fn memory() -> Arc<Sessions> {
+    sessions(&config("sessions: {idle_timeout: 30m, absolute_timeout: 12h}\n"))
+}
+
+pub(super) fn data(subject: &str) -> SessionData {
+    let claims = json!({"sub": subject, "tenant": "acme", "roles": ["clerk"]});
+    SessionData {
+        provider: "corp".to_owned(),
+        issuer: "corp".to_owned(),
+        subject: subject.to_owned(),
+        portal: "shop".to_owned(),
+        claims: Arc::new(claims.as_object().cloned().unwrap()),
+        created_at: unix_millis(),
+        idp_session: Some(format!("sid of {subject}")),
+        grant: Some(Grant {
+            id_token: crate::types::Redacted::new(format!("id token of {subject}")),
+            refresh_token: Some(crate::types::Redacted::new(format!("refresh token of {subject}"))),
+            access_token: crate::types::Redacted::new(format!("access token of {subject}")),
+            refresh_at: Some(0),
+        }),
+        rotation_due: false,
+    }
+}
+
+fn identity(subject: &str, issued: Option<i64>) -> Identity {
+    let mut claims = Map::new();
+    if let Some(issued) = issued {
+        claims.insert("iat".to_owned(), Value::from(issued));
+    }
+    Identity {
+        issuer: Arc::from("corp"),
+        subject: subject.to_owned(),
+        principal_type: Arc::from("User"),
+        tenant: Some("acme".to_owned()),
+        roles: Vec::new(),
+        claims: Arc::new(claims),
+        expires_at: i64::MAX,
+        auth: AuthFacts::default(),
+        token: TokenFacts::default(),
+    }
+}
+
+#[tokio::test]
+async fn a_session_lives_from_its_creation_to_its_end() {
+    let sessions = memory();
+    let (id, session) = sessions.create(data("ann")).await.unwrap();
+    let found = sessions.try_find(&id).unwrap().unwrap();
+    assert_eq!((found.data.subject.as_str(), found.version), ("ann", session.version));
+    assert!(Arc::ptr_eq(&found, &sessions.find(&id).await.unwrap()));
+    sessions.cache.flush();
+    assert!(sessions.try_find(&id).is_none());
+    let read = sessions.find(&id).await.unwrap();
+    assert_eq!((read.version, read.expires_at), (session.version, session.expires_at));
+    let listed = sessions.list(10).await.unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!((listed[0].subject.as_str(), listed[0].tenant.as_deref()), ("ann", Some("acme")));
+    let revocations = sessions.revocations();
+    let before = *revocations.borrow();
+    assert_eq!(sessions.end(&session).await.unwrap().replicated, None);
+    assert!(*revocations.borrow() > before);
+    assert!(matches!(sessions.find(&id).await, Err(SessionError::Revoked)));
+    assert!(sessions.is_revoked(&session, "shop"));
+    assert!(sessions.list(10).await.unwrap().is_empty());
+    assert!(matches!(sessions.find(&life::random_id().unwrap()).await, Err(SessionError::Missing)));
+}
+
+#[tokio::test]
+async fn times_end_sessions_even_where_the_store_still_has_them() {
+    let sessions = memory();
+    let hours = |n: i64| n * 3_600_000;
+    let mut old = data("ann");
+    old.created_at -= hours(12);
+    let (id, _) = sessions.create(old).await.unwrap();
+    assert!(matches!(sessions.find(&id).await, Err(SessionError::Expired | SessionError::Missing)));
+    // the store lost the time to live, and somebody restored an old value
+    let (id, session) = sessions.create(data("bob")).await.unwrap();
+    let read = sessions.read(&id).await.unwrap().unwrap();
+    let mut card = read.opened.card;
+    card.card.used_at -= hours(1);
+    let stale = sessions.seal.session(&id, &card, &read.opened.data).unwrap();
+    sessions.store.write(&life::key(session.handle), stale, Duration::from_secs(60)).await.unwrap();
+    sessions.cache.flush();
+    assert!(matches!(sessions.find(&id).await, Err(SessionError::Expired)));
+}
+
+#[tokio::test]
+async fn a_use_is_noted_in_the_store_once_in_a_while() {
+    let sessions = memory();
+    let (id, session) = sessions.create(data("ann")).await.unwrap();
+    let used_at = |read: life::Read| read.opened.card.card.used_at;
+    let before = used_at(sessions.read(&id).await.unwrap().unwrap());
+    sessions.try_find(&id).unwrap().unwrap();
+    assert_eq!(used_at(sessions.read(&id).await.unwrap().unwrap()), before);
+    let cached = sessions.cache.get(session.handle).unwrap();
+    cached.used_at.store(before - 100_000, Ordering::Release);
+    sessions.try_find(&id).unwrap().unwrap();
+    while used_at(sessions.read(&id).await.unwrap().unwrap()) == before {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(sessions.find(&id).await.unwrap().version, session.version);
+}
+
+#[tokio::test]
+async fn corrupt_and_moved_values_count_as_missing_and_stay_where_they_are() {
+    let sessions = memory();
+    let (ann, ann_session) = sessions.create(data("ann")).await.unwrap();
+    let (bob, bob_session) = sessions.create(data("bob")).await.unwrap();
+    let place = |session: &Session| life::key(session.handle);
+    let value = sessions.store.read(&place(&ann_session)).await.unwrap().unwrap();
+    for bad in [value.clone(), b"junk".to_vec(), Vec::new()] {
+        sessions.store.write(&place(&bob_session), bad.clone(), Duration::from_secs(60)).await.unwrap();
+        sessions.cache.flush();
+        assert!(matches!(sessions.find(&bob).await, Err(SessionError::Missing)));
+        assert_eq!(sessions.store.read(&place(&bob_session)).await.unwrap(), Some(bad));
+    }
+    assert!(sessions.find(&ann).await.is_ok());
+    assert_eq!(sessions.list(10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_rotated_session_keeps_its_old_id_for_a_moment_and_ends_as_one() {
+    let sessions = memory();
+    let (old, first) = sessions.create(SessionData { rotation_due: true, ..data("ann") }).await.unwrap();
+    let (new, second) = sessions.rotate(&old, &first).await.unwrap();
+    assert_ne!(first.handle, second.handle);
+    assert!(!second.data.rotation_due && second.data.grant.is_some());
+    let meanwhile = sessions.find(&old).await.unwrap();
+    assert!(meanwhile.data.grant.is_none(), "one owner of the grant");
+    assert!(matches!(sessions.rotate(&old, &meanwhile).await, Err(StoreError::Refused(_))));
+    let cached = sessions.cache.get(first.handle).unwrap();
+    assert!(cached.ends_at <= unix_millis() + 10_000);
+    // whichever id a logout comes with, all are over, and so is what was opened under the first
+    sessions.end(&meanwhile).await.unwrap();
+    for id in [&old, &new] {
+        assert!(matches!(sessions.find(id).await, Err(SessionError::Revoked)));
+    }
+    let (old, first) = sessions.create(data("bob")).await.unwrap();
+    let (_, second) = sessions.rotate(&old, &first).await.unwrap();
+    sessions.end(&second).await.unwrap();
+    assert!(sessions.is_revoked(&first, "shop"));
+    assert!(matches!(sessions.find(&old).await, Err(SessionError::Revoked)));
+}
+
+#[tokio::test]
+async fn revocations_end_sessions_and_tokens_that_began_before_them() {
+    let sessions = memory();
+    let (id, session) = sessions.create(data("ann")).await.unwrap();
+    let now = unix_millis() / 1000;
+    assert!(sessions.check_identity(&identity("ann", None), "shop").is_ok());
+    let portal = Revocation::Portal(PortalSlug::parse("admin").unwrap());
+    sessions.revoke(portal).await.unwrap();
+    assert!(sessions.find(&id).await.is_ok());
+    assert!(sessions.is_revoked(&session, "admin") && !sessions.is_revoked(&session, "shop"));
+    assert!(sessions.check_identity(&identity("ann", Some(now - 1)), "admin").is_err());
+    assert!(sessions.check_identity(&identity("ann", Some(now + 2)), "admin").is_ok());
+    assert!(sessions.check_identity(&identity("ann", None), "shop").is_ok());
+    let subject = Revocation::Subject { issuer: "corp".to_owned(), subject: "ann".to_owned() };
+    sessions.revoke(subject).await.unwrap();
+    assert!(matches!(sessions.find(&id).await, Err(SessionError::Revoked)));
+    assert!(sessions.check_identity(&identity("ann", Some(now - 1)), "shop").is_err());
+    assert!(sessions.check_identity(&identity("ann", None), "shop").is_err());
+    assert!(sessions.check_identity(&identity("bob", None), "shop").is_ok());
+    sessions.revoke(Revocation::Tenant("acme".to_owned())).await.unwrap();
+    assert!(sessions.check_identity(&identity("bob", None), "shop").is_err());
+    let (later, _) = sessions.create(SessionData { created_at: unix_millis() + 1, ..data("ann") }).await.unwrap();
+    assert!(sessions.find(&later).await.is_ok(), "who logs in afterwards is in");
+}
+
+#[tokio::test]
+async fn however_many_ask_the_provider_is_asked_once_and_a_client_that_leaves_changes_nothing() {
+    let sessions = memory();
+    let (id, session) = sessions.create(data("ann")).await.unwrap();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let ask = || {
+        let (calls, sessions, id, session) = (Arc::clone(&calls), Arc::clone(&sessions), id.clone(), Arc::clone(&session));
+        tokio::spawn(async move {
+            let call = move |mut data: SessionData| async move {
+                calls.fetch_add(1, Ordering::AcqRel);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                data.claims = Arc::new(json!({"sub": "ann", "tenant": "acme", "roles": ["chief"]}).as_object().cloned().unwrap());
+                data.created_at = 0;
+                Ok(data)
+            };
+            sessions.refresh(&id, &session, call).await
+        })
+    };
+    let first = ask();
+    while calls.load(Ordering::Acquire) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let others: Vec<_> = (0..20).map(|_| ask()).collect();
+    first.abort();
+    for other in others {
+        let renewed = other.await.unwrap().unwrap();
+        assert_eq!(renewed.data.claims["roles"], json!(["chief"]));
+        assert!(renewed.data.rotation_due && renewed.version != session.version);
+        assert_eq!(renewed.data.created_at, session.data.created_at);
+    }
+    assert_eq!(calls.load(Ordering::Acquire), 1);
+    sessions.cache.flush();
+    assert_eq!(sessions.find(&id).await.unwrap().data.claims["roles"], json!(["chief"]));
+    tokio::time::timeout(Duration::from_secs(5), sessions.flights.landed()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_provider_that_does_not_answer_changes_nothing_and_one_that_says_no_ends_the_session() {
+    let sessions = memory();
+    let (id, session) = sessions.create(data("ann")).await.unwrap();
+    let calls = Arc::new(AtomicUsize::new(0));
+    for _ in 0..3 {
+        let calls = Arc::clone(&calls);
+        let call = move |_| async move {
+            calls.fetch_add(1, Ordering::AcqRel);
+            Err(RefreshError::Temporary("no answer".to_owned()))
+        };
+        let same = sessions.refresh(&id, &session, call).await.unwrap();
+        assert_eq!(same.version, session.version);
+    }
+    assert_eq!(calls.load(Ordering::Acquire), 1, "it is left alone for a while");
+    for end in ["ended", "other subject"] {
+        let (id, session) = sessions.create(data("bob")).await.unwrap();
+        let call = move |data: SessionData| async move {
+            match end {
+                "ended" => Err(RefreshError::Ended("invalid_grant".to_owned())),
+                other => Ok(SessionData { subject: other.to_owned(), ..data }),
+            }
+        };
+        assert!(matches!(sessions.refresh(&id, &session, call).await, Err(SessionError::Revoked)));
+        assert!(matches!(sessions.find(&id).await, Err(SessionError::Revoked)));
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_panics_takes_nobody_with_it() {
+    let sessions = memory();
+    let (id, session) = sessions.create(data("ann")).await.unwrap();
+    let call = |data: SessionData| async move {
+        assert!(data.subject.is_empty(), "this one breaks");
+        Ok(data)
+    };
+    assert_eq!(sessions.refresh(&id, &session, call).await.unwrap().version, session.version);
+    assert!(sessions.flights.landed().await == ());
+    assert!(sessions.find(&id).await.is_ok());
+}
+
+#[tokio::test]
+async fn marks_and_counts_are_shared_and_forgotten() {
+    let sessions = memory();
+    let (key, minute) = ([1; 32], Duration::from_secs(60));
+    assert!(sessions.first("state", &key, minute).await.unwrap());
+    assert!(!sessions.first("state", &key, minute).await.unwrap());
+    assert!(sessions.first("other", &key, minute).await.unwrap());
+    assert_eq!(sessions.count("loop", &key, minute).await.unwrap(), 1);
+    assert_eq!(sessions.count("loop", &key, minute).await.unwrap(), 2);
+    assert_eq!(sessions.counted("loop", &key).await.unwrap(), 2);
+    sessions.forget("loop", &key).await.unwrap();
+    assert_eq!(sessions.counted("loop", &key).await.unwrap(), 0);
+    sessions.put("introspection", &key, b"active", minute).await.unwrap();
+    assert_eq!(sessions.fetch("introspection", &key).await.unwrap().unwrap(), b"active");
+    assert_eq!(sessions.fetch("introspection", &[2; 32]).await.unwrap(), None);
+    let trip = sessions.seal_for_trip(b"cookie", b"state");
+    assert_eq!(sessions.open_from_trip(b"cookie", &trip).unwrap(), b"state");
+    assert_eq!(sessions.open_from_trip(b"cookie", ""), None);
+}
