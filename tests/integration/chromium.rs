@@ -171,7 +171,11 @@ impl Chromium {
     }
 
     pub fn look(&mut self, scheme: &str, width: u32, height: u32) {
-        let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
+        // a colour on its way to another is neither
+        let features = json!([
+            {"name": "prefers-color-scheme", "value": scheme},
+            {"name": "prefers-reduced-motion", "value": "reduce"},
+        ]);
         self.call("Emulation.setEmulatedMedia", json!({"features": features}));
         let metrics = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
         self.call("Emulation.setDeviceMetricsOverride", metrics);

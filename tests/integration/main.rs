@@ -56,4 +56,5 @@ mod tls;
 mod tokens;
 mod upgrade;
 mod upstream_protocols;
+mod users_cli;
 mod wire;
