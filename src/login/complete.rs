@@ -28,7 +28,7 @@ const ACCESS_TOKEN_LIFE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The parameters of a callback that mean something, each at most once.
 #[derive(Default)]
-struct Parameters {
+pub(super) struct Parameters {
     state: Option<String>,
     code: Option<String>,
     iss: Option<String>,
@@ -36,7 +36,7 @@ struct Parameters {
 }
 
 impl Parameters {
-    fn parse(query: &str) -> Result<Self, LoginFailure> {
+    pub(super) fn parse(query: &str) -> Result<Self, LoginFailure> {
         let invalid = |why: &str| LoginFailure::new(LoginCode::LoginInvalid, why);
         if query.len() > QUERY_BYTES_MAX {
             return Err(invalid("the callback is too long"));
@@ -94,7 +94,7 @@ impl Login {
     }
 
     /// RFC 9207: the answer of another provider ends here, before anything in it is used.
-    async fn check_sender(&self, provider: &Oidc, parameters: &Parameters) -> Result<(), LoginFailure> {
+    pub(super) async fn check_sender(&self, provider: &Oidc, parameters: &Parameters) -> Result<(), LoginFailure> {
         let invalid = |why: &str| Err(LoginFailure::new(LoginCode::LoginInvalid, why));
         match parameters.iss.as_deref() {
             Some(iss) if iss == provider.issuer.issuer => Ok(()),
@@ -111,7 +111,7 @@ impl Login {
     }
 
     /// From a believed callback to a session's data.
-    async fn arrival(
+    pub(super) async fn arrival(
         &self,
         provider: &Oidc,
         trip: &Trip,

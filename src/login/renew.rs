@@ -24,44 +24,45 @@ impl Login {
         let provider = self
             .oidc(&data.provider)
             .map_err(|_unknown| temporary("its provider is not configured any more"))?;
-        let grant = data.grant.as_ref().ok_or_else(|| temporary("there is no grant to renew"))?;
+        let grant = data.grant.clone().ok_or_else(|| temporary("there is no grant to renew"))?;
         let old = grant
             .refresh_token
             .as_ref()
             .ok_or_else(|| temporary("there is no refresh token"))?;
-        let tokens = provider.refresh(old).await.map_err(|error| match error {
+        let mut tokens = provider.refresh(old).await.map_err(|error| match error {
             ProviderError::InvalidGrant => RefreshError::Ended(error.to_string()),
             _ => RefreshError::Temporary(error.to_string()),
         })?;
-        let renewed = self.renewed_claims(provider, &data, &tokens).await;
+        let claims = self.renewed_claims(provider, &data, &tokens).await;
         let now = now_millis();
-        let mut renewed = match renewed {
-            Ok((claims, id_token)) => with_claims(provider, data, claims, id_token)?,
-            Err(error @ ProviderError::Other(_)) => return Err(RefreshError::Ended(error.to_string())),
+        let id_token = tokens.id_token.take();
+        match claims {
+            Ok(claims) => {
+                let mut renewed = with_claims(provider, data, claims)?;
+                renewed.grant = Some(renewed_grant(grant, tokens, id_token, now));
+                Ok(renewed)
+            }
+            Err(error @ ProviderError::Other(_)) => Err(RefreshError::Ended(error.to_string())),
             Err(error) => {
                 tracing::warn!(provider = &*provider.name, %error, "claims not renewed, the old ones stay for now");
                 let mut kept = data;
-                set_tokens(&mut kept, tokens, None, Some(now.saturating_add(RETRY)));
-                return Ok(kept);
+                let mut grant = renewed_grant(grant, tokens, None, now);
+                grant.refresh_at = Some(now.saturating_add(RETRY));
+                kept.grant = Some(grant);
+                Ok(kept)
             }
-        };
-        let renewable =
-            renewed.0.grant.as_ref().is_some_and(|grant| grant.refresh_token.is_some()) || tokens.refresh_token.is_some();
-        let at = refresh_at(renewable, tokens.expires_in, now);
-        set_tokens(&mut renewed.0, tokens, renewed.1, at);
-        Ok(renewed.0)
+        }
     }
 
-    /// New claims, and the ID token that they come from if it is a new one.
+    /// New claims; the ID token that was kept says what no new one says.
     async fn renewed_claims(
         &self,
         provider: &Oidc,
         data: &SessionData,
         tokens: &Tokens,
-    ) -> Result<(Map<String, Value>, Option<Redacted<String>>), ProviderError> {
+    ) -> Result<Map<String, Value>, ProviderError> {
         let kept = data.grant.as_ref().and_then(|grant| kept_claims(grant.id_token.expose()));
-        let kept = kept.unwrap_or_else(|| (*data.claims).clone());
-        let mut claims = kept.clone();
+        let mut claims = kept.unwrap_or_else(|| (*data.claims).clone());
         if let Some(raw) = &tokens.id_token {
             let expected = Expected {
                 audience: &provider.client_id,
@@ -69,41 +70,36 @@ impl Login {
                 access_token: tokens.access_token.expose(),
             };
             let id = self.authn.verify_id_token(provider.index, raw.expose(), expected).await?;
-            if kept.get("sub").and_then(Value::as_str) != Some(&id.subject) {
+            if claims.get("sub").and_then(Value::as_str) != Some(&id.subject) {
                 return Err(ProviderError::Other(
                     "the renewed ID token is about somebody else (`sub`)".to_owned(),
                 ));
             }
             claims = id.claims;
-            carry_over(&kept, &mut claims);
-            carry_over(&data.claims, &mut claims);
         }
-        let claims = complete(provider, claims, &tokens.access_token).await?;
-        Ok((claims, tokens.id_token.clone()))
+        carry_over(&data.claims, &mut claims);
+        complete(provider, claims, &tokens.access_token).await
     }
 }
 
-fn with_claims(
-    provider: &Oidc,
-    mut data: SessionData,
-    claims: Map<String, Value>,
-    id_token: Option<Redacted<String>>,
-) -> Result<(SessionData, Option<Redacted<String>>), RefreshError> {
+/// The session with its new claims, if they are about the same person.
+fn with_claims(provider: &Oidc, mut data: SessionData, claims: Map<String, Value>) -> Result<SessionData, RefreshError> {
     // Claims that give nothing any more (a tenant that the issuer may not assert) are kept: every portal refuses them.
     if granted(&provider.issuer, &claims).is_ok_and(|granted| granted.subject != data.subject) {
         return Err(RefreshError::Ended("the renewed claims are about somebody else".to_owned()));
     }
     data.rotation_due |= privileges_differ(provider, &data.claims, &claims);
     data.claims = Arc::new(claims);
-    Ok((data, id_token))
+    Ok(data)
 }
 
-fn set_tokens(data: &mut SessionData, tokens: Tokens, id_token: Option<Redacted<String>>, refresh_at: Option<i64>) {
-    let Some(old) = data.grant.take() else { return };
-    data.grant = Some(Grant {
+/// The old grant with what is new of it. `id_token`: `None` keeps the old one, whose claims are still those of the session.
+fn renewed_grant(old: Grant, tokens: Tokens, id_token: Option<Redacted<String>>, now: i64) -> Grant {
+    let refresh_token = tokens.refresh_token.or(old.refresh_token);
+    Grant {
+        refresh_at: refresh_at(refresh_token.is_some(), tokens.expires_in, now),
         id_token: id_token.unwrap_or(old.id_token),
-        refresh_token: tokens.refresh_token.or(old.refresh_token),
+        refresh_token,
         access_token: tokens.access_token,
-        refresh_at,
-    });
+    }
 }

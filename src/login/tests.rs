@@ -1,1 +1,771 @@
-//! x
+//! A login at a provider that does as told: every lie of a token endpoint, ID token, userinfo and logout token.
+//!
+//! The store is not needed: these tests begin where `state` was opened.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use super::complete::Parameters;
+use super::*;
+use crate::authn::SigningKey;
+use crate::session::{Grant, RefreshError};
+
+const CLIENT: &str = "gate";
+const SECRET: &str = "s3cret:with/odd chars";
+const CODE: &str = "code-4711";
+const ACCESS: &str = "access-4711";
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the provider does; `null` takes a member away.
+#[derive(Clone, Default)]
+struct Script {
+    discovery: Value,
+    tokens: Value,
+    claims: Value,
+    header: Value,
+    userinfo: Value,
+    /// Whole answers by path, instead.
+    raw: Vec<(&'static str, String)>,
+    /// By a key that is not published.
+    forged: bool,
+    /// The whole ID token, instead.
+    id_token: Option<String>,
+    slow: Option<Duration>,
+}
+
+struct Provider {
+    base: String,
+    key: SigningKey,
+    other: SigningKey,
+    script: Mutex<Script>,
+    seen: Mutex<Vec<String>>,
+}
+
+impl Provider {
+    async fn start() -> Arc<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let provider = Arc::new(Self {
+            base: format!("http://{}", listener.local_addr().unwrap()),
+            key: SigningKey::generate().unwrap(),
+            other: SigningKey::generate().unwrap(),
+            script: Mutex::default(),
+            seen: Mutex::default(),
+        });
+        let serving = Arc::clone(&provider);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let provider = Arc::clone(&serving);
+                tokio::spawn(async move { provider.serve(stream).await });
+            }
+        });
+        provider
+    }
+
+    async fn serve(&self, mut stream: TcpStream) {
+        let (mut text, mut buffer) = (String::new(), [0; 4096]);
+        loop {
+            let length = stream.read(&mut buffer).await.unwrap_or(0);
+            text.push_str(&String::from_utf8_lossy(&buffer[..length]));
+            let head = text.find("\r\n\r\n");
+            let body = text
+                .to_ascii_lowercase()
+                .split_once("content-length: ")
+                .map_or(0, |(_, rest)| {
+                    rest.split("\r\n").next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
+                });
+            if length == 0 || head.is_some_and(|at| text.len() >= at + 4 + body) {
+                break;
+            }
+        }
+        let path = text.split(' ').nth(1).unwrap_or("/").to_owned();
+        let script = self.script.lock().unwrap().clone();
+        self.seen.lock().unwrap().push(text);
+        if let Some(pause) = script.slow.filter(|_| path == "/token") {
+            tokio::time::sleep(pause).await;
+        }
+        let whole = script.raw.iter().find(|(at, _)| *at == path).map(|(_, whole)| whole.clone());
+        let whole = whole.unwrap_or_else(|| answer(200, "application/json", &self.said(&path, &script).to_string()));
+        drop(stream.write_all(whole.as_bytes()).await);
+    }
+
+    fn said(&self, path: &str, script: &Script) -> Value {
+        let base = &self.base;
+        match path {
+            "/.well-known/openid-configuration" => with(
+                json!({"issuer": base, "authorization_endpoint": format!("{base}/authorize"), "token_endpoint": format!("{base}/token"),
+                    "jwks_uri": format!("{base}/jwks"), "userinfo_endpoint": format!("{base}/userinfo"),
+                    "end_session_endpoint": format!("{base}/end")}),
+                &script.discovery,
+            ),
+            "/jwks" => self.key.jwks(),
+            "/token" => with(
+                json!({"access_token": ACCESS, "token_type": "Bearer", "expires_in": 100, "refresh_token": "refresh-2",
+                    "id_token": script.id_token.clone().unwrap_or_else(|| self.id_token(script))}),
+                &script.tokens,
+            ),
+            "/userinfo" => with(json!({"sub": "alice"}), &script.userinfo),
+            _ => json!({}),
+        }
+    }
+
+    fn id_token(&self, script: &Script) -> String {
+        let now = now();
+        let claims = with(
+            json!({"iss": self.base, "aud": CLIENT, "sub": "alice", "iat": now, "exp": now + 60, "nonce": trip(None, None).0.nonce(&browser()),
+                "tenant": "acme", "roles": ["viewer"], "email": "a@acme.test", "sid": "sid-1"}),
+            &script.claims,
+        );
+        self.sign(script, &claims)
+    }
+
+    fn sign(&self, script: &Script, claims: &Value) -> String {
+        let header = with(json!({"alg": "ES256", "kid": self.key.kid()}), &script.header);
+        let key = if script.forged { &self.other } else { &self.key };
+        key.sign(&header, claims).unwrap()
+    }
+
+    fn set(&self, change: impl FnOnce(&mut Script)) {
+        let mut script = Script::default();
+        change(&mut script);
+        *self.script.lock().unwrap() = script;
+    }
+
+    fn requests(&self, path: &str) -> Vec<String> {
+        let seen = self.seen.lock().unwrap();
+        seen.iter()
+            .filter(|text| text.split(' ').nth(1) == Some(path))
+            .cloned()
+            .collect()
+    }
+}
+
+fn answer(status: u16, kind: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status} x\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn with(mut value: Value, changes: &Value) -> Value {
+    for (name, change) in changes.as_object().into_iter().flatten() {
+        match change {
+            Value::Null => drop(value.as_object_mut().unwrap().remove(name)),
+            change => value[name] = change.clone(),
+        }
+    }
+    value
+}
+
+fn now() -> i64 {
+    now_millis() / 1000
+}
+
+fn browser() -> Redacted<[u8; 32]> {
+    Redacted::new([9; 32])
+}
+
+/// One and the same trip for all: its seed is fixed by taking it apart.
+fn trip(acr_values: Option<&str>, max_age: Option<u64>) -> (Trip, Redacted<[u8; 32]>) {
+    let browser = browser();
+    let begin = Begin {
+        provider: "corp",
+        portal: "customer",
+        return_to: "/orders",
+        acr_values,
+        max_age,
+        browser: &browser,
+    };
+    let mut bytes: Value = serde_json::from_slice(&Trip::begin(&begin, now_millis()).unwrap().to_bytes().unwrap()).unwrap();
+    bytes["seed"] = json!([5; 32].to_vec());
+    let trip = Trip::from_bytes(bytes.to_string().as_bytes(), now_millis()).unwrap();
+    (trip, browser)
+}
+
+struct Party {
+    login: Arc<Login>,
+    stop: CancellationToken,
+}
+
+impl Drop for Party {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn party(provider: &Provider, more: &str) -> Party {
+    party_with(provider, more, &format!("client_secret: '{SECRET}'")).await
+}
+
+async fn party_with(provider: &Provider, issuer: &str, client: &str) -> Party {
+    let yaml = format!(
+        "upstream: {{ url: 'http://127.0.0.1:1' }}\npublic_url: 'https://shop.test'\n\
+         issuers:\n  - {{ name: corp, issuer: '{}', audiences: [api], leeway: 5s {issuer} }}\n\
+         login: {{ providers: {{ corp: {{ issuer: corp, client_id: {CLIENT}, {client}, scopes: [openid, email] }} }} }}\n",
+        provider.base
+    );
+    let config = Config::from_yaml(&yaml).unwrap_or_else(|errors| panic!("{yaml}\n{errors}"));
+    let metrics = Metrics::new().unwrap();
+    let (audit, _writer) = crate::audit::start(&config.audit, &metrics).unwrap();
+    let authn = Authn::new(&config.issuers, config.limits.token_bytes, metrics.clone()).unwrap();
+    let sessions = Sessions::new(&config, &metrics, &audit).unwrap();
+    let stop = CancellationToken::new();
+    tokio::spawn(Arc::clone(&authn).run(stop.clone()));
+    let http = Http::new().unwrap().with_deadline(Duration::from_secs(2));
+    let login = Login::with_http(&config, &authn, &sessions, &http).unwrap();
+    Party { login, stop }
+}
+
+impl Party {
+    fn corp(&self) -> &Oidc {
+        self.login.oidc("corp").unwrap()
+    }
+
+    async fn arrive(&self) -> Result<SessionData, LoginFailure> {
+        self.arrive_asking(None, None).await
+    }
+
+    async fn arrive_asking(&self, acr_values: Option<&str>, max_age: Option<u64>) -> Result<SessionData, LoginFailure> {
+        let (trip, browser) = trip(acr_values, max_age);
+        let parameters = Parameters::parse(&format!("code={CODE}&state=x")).unwrap();
+        self.login.arrival(self.corp(), &trip, parameters, &browser).await
+    }
+
+    async fn code(&self) -> LoginCode {
+        match self.arrive().await {
+            Ok(data) => panic!("logged in as {}", data.subject),
+            Err(failure) => {
+                for secret in [SECRET, CODE, ACCESS, "refresh-2", "eyJ"] {
+                    assert!(!failure.detail.contains(secret), "{}", failure.detail);
+                }
+                failure.code
+            }
+        }
+    }
+
+    async fn renew(&self, data: SessionData) -> Result<SessionData, RefreshError> {
+        Arc::clone(&self.login).renew(data).await
+    }
+}
+
+#[tokio::test]
+async fn a_good_login_gives_the_claims_and_the_grant() {
+    let provider = Provider::start().await;
+    let party = party(&provider, "").await;
+    let data = party.arrive().await.unwrap();
+    assert_eq!(
+        (data.provider.as_str(), data.issuer.as_str(), data.subject.as_str()),
+        ("corp", "corp", "alice")
+    );
+    assert_eq!(
+        (data.claims["tenant"].as_str(), data.idp_session.as_deref()),
+        (Some("acme"), Some("sid-1"))
+    );
+    let grant = data.grant.unwrap();
+    assert_eq!(grant.access_token.expose(), ACCESS);
+    assert_eq!(grant.refresh_token.unwrap().expose(), "refresh-2");
+    let due = grant.refresh_at.unwrap() - data.created_at;
+    assert!((79_000..=81_000).contains(&due), "{due}");
+    let (trip, browser) = trip(None, None);
+    let asked = provider.requests("/token").remove(0);
+    let verifier = trip.verifier(&browser).unwrap();
+    for part in [
+        format!("code={CODE}"),
+        format!("code_verifier={verifier}"),
+        "grant_type=authorization_code".to_owned(),
+        "redirect_uri=https%3A%2F%2Fshop.test%2Fapi%2Fv1%2Fidentity%2Fauth%2Fcallback".to_owned(),
+        "authorization: Basic ".to_owned(),
+    ] {
+        assert!(asked.contains(&part), "{part}: {asked}");
+    }
+    assert!(provider.requests("/userinfo").is_empty(), "nothing was missing");
+}
+
+#[tokio::test]
+async fn an_id_token_that_lies_logs_nobody_in() {
+    let provider = Provider::start().await;
+    let party = party(&provider, "").await;
+    assert!(party.arrive().await.is_ok());
+    let far = now() + 3600;
+    for claims in [
+        json!({"iss": "https://other.test"}),
+        json!({"iss": null}),
+        json!({"aud": "other"}),
+        json!({"aud": null}),
+        json!({"aud": []}),
+        json!({"aud": [CLIENT, "other"]}),
+        json!({"aud": [CLIENT, "other"], "azp": "other"}),
+        json!({"azp": "other"}),
+        json!({"azp": 7}),
+        json!({"nonce": "other"}),
+        json!({"nonce": null}),
+        json!({"nonce": ["x"]}),
+        json!({"exp": now() - 60}),
+        json!({"exp": null}),
+        json!({"exp": far.to_string()}),
+        json!({"iat": far}),
+        json!({"iat": null}),
+        json!({"nbf": far}),
+        json!({"at_hash": "AAAAAAAAAAAAAAAAAAAAAA"}),
+        json!({"at_hash": 1}),
+        json!({"sub": null}),
+        json!({"sub": ""}),
+        json!({"sub": 7}),
+        json!({"events": {"http://schemas.openid.net/event/backchannel-logout": {}}}),
+        json!({"roles": [7]}),
+        json!({"tenant": ["a", "b"]}),
+        json!({"auth_time": "yesterday"}),
+        json!({"acr": 1}),
+        json!({"sid": 1}),
+    ] {
+        provider.set(|script| script.claims = claims.clone());
+        assert_eq!(party.code().await, LoginCode::LoginInvalid, "{claims}");
+    }
+    for header in [
+        json!({"alg": "none"}),
+        json!({"alg": "HS256"}),
+        json!({"alg": "ES384"}),
+        json!({"typ": "at+jwt"}),
+        json!({"typ": "logout+jwt"}),
+        json!({"crit": ["x"]}),
+        json!({"jwk": {}}),
+    ] {
+        provider.set(|script| script.header = header.clone());
+        assert_eq!(party.code().await, LoginCode::LoginInvalid, "{header}");
+    }
+    provider.set(|script| script.forged = true);
+    assert_eq!(party.code().await, LoginCode::LoginInvalid);
+    let unsigned = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSJ9.";
+    for token in ["", "x", "a.b.c", unsigned] {
+        provider.set(|script| script.id_token = Some(token.to_owned()));
+        assert_eq!(party.code().await, LoginCode::LoginInvalid, "{token}");
+    }
+    provider.set(|script| script.claims = json!({"aud": [CLIENT, "other"], "azp": CLIENT, "at_hash": half(ACCESS)}));
+    assert!(
+        party.arrive().await.is_ok(),
+        "several audiences, used by the gate, of this access token"
+    );
+}
+
+fn half(text: &str) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(&sha256(text)[..16])
+}
+
+#[tokio::test]
+async fn a_token_endpoint_that_misbehaves_logs_nobody_in_and_is_told_apart() {
+    let provider = Provider::start().await;
+    let party = party(&provider, "").await;
+    let token = |raw: String| move |script: &mut Script| script.raw = vec![("/token", raw)];
+    let error = |status, code: &str| {
+        answer(
+            status,
+            "application/json",
+            &json!({"error": code, "error_description": SECRET}).to_string(),
+        )
+    };
+    use LoginCode::{LoginExpired, LoginInvalid, ProviderUnavailable};
+    let elsewhere = format!(
+        "HTTP/1.1 307 x\r\nlocation: {}/elsewhere\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+        provider.base
+    );
+    for (raw, code) in [
+        (error(400, "invalid_grant"), LoginExpired),
+        (error(401, "invalid_client"), LoginInvalid),
+        (error(400, "<script>"), LoginInvalid),
+        (error(503, "x"), ProviderUnavailable),
+        (error(429, "x"), ProviderUnavailable),
+        (answer(500, "text/html", SECRET), ProviderUnavailable),
+        (answer(200, "text/html", SECRET), LoginInvalid),
+        (answer(200, "application/json", "{"), LoginInvalid),
+        (answer(200, "application/json", "{}"), LoginInvalid),
+        (answer(200, "application/json", ""), LoginInvalid),
+        (answer(200, "application/json", &" ".repeat(300 * 1024)), LoginInvalid),
+        (elsewhere, ProviderUnavailable),
+        (String::new(), ProviderUnavailable),
+        (
+            "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nshort".to_owned(),
+            ProviderUnavailable,
+        ),
+    ] {
+        let shown = raw.chars().take(80).collect::<String>();
+        provider.set(token(raw));
+        assert_eq!(party.code().await, code, "{shown}");
+    }
+    assert!(provider.requests("/elsewhere").is_empty());
+    for tokens in [
+        json!({"id_token": null}),
+        json!({"token_type": "mac"}),
+        json!({"token_type": null}),
+        json!({"access_token": null}),
+    ] {
+        provider.set(|script| script.tokens = tokens.clone());
+        assert_eq!(party.code().await, LoginInvalid, "{tokens}");
+    }
+    provider.set(|script| script.slow = Some(Duration::from_secs(60)));
+    let begun = Instant::now();
+    assert_eq!(party.code().await, ProviderUnavailable);
+    assert!(begun.elapsed() < PATIENCE);
+}
+
+#[tokio::test]
+async fn userinfo_fills_what_is_missing_for_the_same_subject_only() {
+    let provider = Provider::start().await;
+    let party = party(&provider, ", roles: [viewer, admin]").await;
+    let bare = json!({"tenant": null, "roles": null, "email": null});
+    provider.set(|script| {
+        script.claims = bare.clone();
+        script.userinfo = json!({"tenant": "acme", "roles": ["admin"], "acr": "9", "sid": "x", "aud": "x", "nonce": "x"});
+    });
+    let data = party.arrive().await.unwrap();
+    assert_eq!(
+        (&data.claims["tenant"], &data.claims["roles"]),
+        (&json!("acme"), &json!(["admin"]))
+    );
+    assert_eq!(
+        (data.claims.get("acr"), &data.claims["aud"], &data.claims["sid"]),
+        (None, &json!(CLIENT), &json!("sid-1"))
+    );
+    assert!(provider.requests("/userinfo")[0].contains(&format!("authorization: Bearer {ACCESS}")));
+    provider.set(|script| {
+        script.claims = json!({"email": null});
+        script.userinfo = json!({"email": "a@b.test", "roles": ["admin"], "tenant": "other"});
+    });
+    let data = party.arrive().await.unwrap();
+    assert_eq!(
+        (&data.claims["tenant"], &data.claims["roles"]),
+        (&json!("acme"), &json!(["viewer"])),
+        "the ID token wins"
+    );
+    for userinfo in [
+        json!({"sub": "mallory"}),
+        json!({"sub": null}),
+        json!({"roles": ["root"]}),
+        json!({"tenant": 7}),
+    ] {
+        provider.set(|script| {
+            script.claims = bare.clone();
+            script.userinfo = userinfo.clone();
+        });
+        assert_eq!(party.code().await, LoginCode::LoginInvalid, "{userinfo}");
+    }
+    for (raw, code) in [
+        (answer(200, "application/jwt", "a.b.c"), LoginCode::LoginInvalid),
+        (answer(200, "text/plain", r#"{"sub":"alice"}"#), LoginCode::LoginInvalid),
+        (
+            answer(200, "application/json", r#"{"sub":"mallory","sub":"alice"}"#),
+            LoginCode::LoginInvalid,
+        ),
+        (answer(401, "application/json", "{}"), LoginCode::LoginInvalid),
+        (answer(500, "application/json", "{}"), LoginCode::ProviderUnavailable),
+        (answer(302, "application/json", "{}"), LoginCode::ProviderUnavailable),
+    ] {
+        provider.set(|script| {
+            script.claims = bare.clone();
+            script.raw = vec![("/userinfo", raw.clone())];
+        });
+        assert_eq!(party.code().await, code, "{raw}");
+    }
+}
+
+#[tokio::test]
+async fn a_step_up_counts_only_if_the_provider_did_it() {
+    let provider = Provider::start().await;
+    let party = party(&provider, "").await;
+    let failed = |outcome: Result<SessionData, LoginFailure>| outcome.err().map(|failure| failure.code);
+    let step_up = Some(LoginCode::StepUpFailed);
+    assert_eq!(failed(party.arrive_asking(Some("mfa"), None).await), step_up);
+    assert_eq!(failed(party.arrive_asking(None, Some(60)).await), step_up);
+    provider.set(|script| script.claims = json!({"acr": "mf", "auth_time": now() - 120}));
+    assert_eq!(failed(party.arrive_asking(Some("mfa"), None).await), step_up);
+    assert_eq!(failed(party.arrive_asking(None, Some(60)).await), step_up);
+    provider.set(|script| script.claims = json!({"acr": "mfa", "auth_time": now() - 30}));
+    assert_eq!(failed(party.arrive_asking(Some("pwd mfa"), Some(60)).await), None);
+}
+
+#[tokio::test]
+async fn a_callback_of_another_provider_or_without_a_code_ends_there() {
+    let provider = Provider::start().await;
+    let party = party(&provider, "").await;
+    let base = provider.base.clone();
+    let sender = async |query: String| {
+        let parameters = Parameters::parse(&query)?;
+        party.login.check_sender(party.corp(), &parameters).await
+    };
+    assert!(sender("code=x".to_owned()).await.is_ok());
+    assert!(sender(format!("code=x&iss={base}")).await.is_ok());
+    for iss in ["https://other.test", "", &format!("{base}/"), &base.to_uppercase()] {
+        let outcome = sender(format!("code=x&iss={iss}")).await;
+        assert_eq!(outcome.unwrap_err().code, LoginCode::LoginInvalid, "{iss}");
+    }
+    for query in [
+        "code=a&code=b",
+        "state=a&state=a",
+        "iss=a&iss=b",
+        "error=a&error=b",
+        &"x".repeat(20 * 1024),
+    ] {
+        assert!(Parameters::parse(query).is_err(), "{query}");
+    }
+    let (trip, browser) = trip(None, None);
+    for (query, code) in [
+        ("error=access_denied&error_description=x", LoginCode::LoginDenied),
+        ("error=server_error&code=stolen", LoginCode::ProviderUnavailable),
+        ("error=unmet_authentication_requirements", LoginCode::StepUpFailed),
+        ("error=%3Cscript%3Ealert(1)", LoginCode::LoginInvalid),
+        ("error=", LoginCode::LoginInvalid),
+        ("state=x", LoginCode::LoginInvalid),
+    ] {
+        let parameters = Parameters::parse(query).unwrap();
+        let failure = party
+            .login
+            .arrival(party.corp(), &trip, parameters, &browser)
+            .await
+            .unwrap_err();
+        assert_eq!(failure.code, code, "{query}");
+        assert!(!failure.detail.contains(['<', '(']), "{}", failure.detail);
+    }
+    assert!(
+        provider.requests("/token").is_empty(),
+        "an error with a code beside it redeems nothing"
+    );
+    let strict = Provider::start().await;
+    strict.set(|script| script.discovery = json!({"authorization_response_iss_parameter_supported": true}));
+    let party = party_with(&strict, "", "client_secret: x").await;
+    let silent = Parameters::parse("code=x").unwrap();
+    assert!(party.login.check_sender(party.corp(), &silent).await.is_err());
+}
+
+#[tokio::test]
+async fn discovery_is_lazy_tried_again_and_kept() {
+    let provider = Provider::start().await;
+    provider.set(|script| script.discovery = json!({"issuer": "https://other.test"}));
+    let party = party(&provider, ", jwks: { file: /dev/null }").await;
+    assert!(provider.requests("/.well-known/openid-configuration").is_empty());
+    assert!(matches!(party.corp().metadata().await, Err(ProviderError::Unreachable(_))));
+    assert!(party.corp().metadata().await.is_err());
+    assert_eq!(
+        provider.requests("/.well-known/openid-configuration").len(),
+        1,
+        "failures are not hurried"
+    );
+    provider.set(|_| {});
+    let begun = Instant::now();
+    while party.corp().metadata().await.is_err() {
+        assert!(begun.elapsed() < PATIENCE);
+        tokio::task::yield_now().await;
+    }
+    provider.set(|script| script.raw = vec![("/.well-known/openid-configuration", answer(500, "x", ""))]);
+    assert!(party.corp().metadata().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_browser_is_sent_off_with_everything_the_provider_needs_and_nothing_more() {
+    let provider = Provider::start().await;
+    let party = party(&provider, "").await;
+    let browser = browser();
+    let begin = Begin {
+        provider: "corp",
+        portal: "customer",
+        return_to: "/orders?x=1",
+        acr_values: Some("urn:mfa"),
+        max_age: Some(300),
+        browser: &browser,
+    };
+    let url = url::Url::parse(&party.login.begin(begin).await.unwrap()).unwrap();
+    assert!(url.as_str().starts_with(&format!("{}/authorize?", provider.base)));
+    let query: Map<String, Value> = url
+        .query_pairs()
+        .map(|(name, value)| (name.into_owned(), json!(value)))
+        .collect();
+    for (name, value) in [
+        ("response_type", "code"),
+        ("client_id", CLIENT),
+        ("code_challenge_method", "S256"),
+        ("scope", "openid email"),
+        ("acr_values", "urn:mfa"),
+        ("max_age", "300"),
+        ("redirect_uri", "https://shop.test/api/v1/identity/auth/callback"),
+    ] {
+        assert_eq!(query[name], value, "{name}");
+    }
+    assert_eq!(query["code_challenge"].as_str().unwrap().len(), 43);
+    assert!(!url.as_str().contains("orders"), "the return target is sealed");
+}
+
+#[tokio::test]
+async fn every_way_to_prove_the_client_is_what_the_provider_gets() {
+    let provider = Provider::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("key.pem");
+    std::fs::write(&path, SigningKey::generate().unwrap().to_pem().unwrap().expose()).unwrap();
+    let post = party_with(&provider, "", "client_secret: abc, auth_method: client_secret_post").await;
+    assert!(post.arrive().await.is_ok());
+    let key = party_with(&provider, "", &format!("client_key_file: '{}'", path.display())).await;
+    assert!(key.arrive().await.is_ok());
+    let asked = provider.requests("/token");
+    assert!(asked[0].contains("client_secret=abc") && !asked[0].contains("authorization:"));
+    assert!(asked[1].contains("client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer"));
+    assert!(asked[1].contains("client_assertion=eyJ") && !asked[1].contains("client_secret"));
+    let yaml = "upstream: { url: 'http://127.0.0.1:1' }\npublic_url: 'https://shop.test'\n\
+        issuers: [{ name: corp, issuer: 'http://id.test', audiences: [api], jwks: { file: /dev/null } }]\n\
+        login: { providers: { corp: { issuer: corp, client_id: x, client_secret: x } } }\n";
+    let config = Config::from_yaml(yaml).unwrap();
+    let provider = &config.login.providers[0];
+    let refused = Oidc::new(provider, &config, &Http::new().unwrap());
+    assert!(
+        matches!(refused, Err(LoginError::Provider { .. })),
+        "plain http is for loopback"
+    );
+}
+
+#[tokio::test]
+async fn a_renewal_keeps_rotated_tokens_and_ends_only_what_the_provider_ended() {
+    let provider = Provider::start().await;
+    let party = party(&provider, "").await;
+    let old = party.arrive().await.unwrap();
+    let no_nonce = json!({"nonce": null});
+    provider.set(|script| {
+        script.claims = with(no_nonce.clone(), &json!({"roles": ["admin"], "sid": null}));
+        script.claims["nonce"] = Value::Null;
+        script.claims["sid"] = Value::Null;
+        script.tokens = json!({"refresh_token": "refresh-3"});
+    });
+    let new = party.renew(old.clone()).await.unwrap();
+    assert!(
+        provider
+            .requests("/token")
+            .last()
+            .unwrap()
+            .contains("refresh_token=refresh-2")
+    );
+    let grant = |data: &SessionData| data.grant.clone().unwrap();
+    assert_eq!(grant(&new).refresh_token.unwrap().expose(), "refresh-3");
+    assert_eq!((&new.claims["roles"], new.rotation_due), (&json!(["admin"]), true));
+    assert_eq!(new.claims["sid"], "sid-1", "what the login said stays");
+    assert_eq!((new.created_at, &new.subject), (old.created_at, &old.subject));
+    assert!(grant(&new).id_token != grant(&old).id_token);
+    provider.set(|script| script.tokens = json!({"id_token": null, "refresh_token": null, "expires_in": 1000}));
+    let same = party.renew(new.clone()).await.unwrap();
+    assert_eq!(grant(&same).refresh_token.unwrap().expose(), "refresh-3", "not rotated: kept");
+    assert_eq!(
+        (&same.claims, grant(&same).id_token == grant(&new).id_token),
+        (&new.claims, true)
+    );
+    let due = grant(&same).refresh_at.unwrap() - now_millis();
+    assert!((790_000..=801_000).contains(&due), "{due}");
+    for claims in [
+        json!({"sub": "mallory"}),
+        json!({"iss": "https://other.test"}),
+        json!({"aud": "other"}),
+    ] {
+        provider.set(|script| script.claims = claims.clone());
+        assert!(
+            matches!(party.renew(old.clone()).await, Err(RefreshError::Ended(_))),
+            "{claims}"
+        );
+    }
+    for (raw, ended) in [
+        (answer(400, "application/json", r#"{"error":"invalid_grant"}"#), true),
+        (answer(401, "application/json", r#"{"error":"invalid_client"}"#), false),
+        (
+            answer(400, "application/json", r#"{"error":"temporarily_unavailable"}"#),
+            false,
+        ),
+        (answer(400, "text/html", "invalid_grant"), false),
+        (answer(500, "application/json", r#"{"error":"invalid_grant"}"#), false),
+        (String::new(), false),
+    ] {
+        provider.set(|script| script.raw = vec![("/token", raw.clone())]);
+        let outcome = party.renew(old.clone()).await;
+        assert_eq!(matches!(outcome, Err(RefreshError::Ended(_))), ended, "{raw}");
+        assert!(outcome.is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_whose_claims_cannot_be_had_keeps_the_new_tokens_and_the_old_claims() {
+    let provider = Provider::start().await;
+    let party = party(&provider, "").await;
+    let old = party.arrive().await.unwrap();
+    let cases: [fn(&mut Script); 3] = [
+        |script| script.forged = true,
+        |script| script.claims = json!({"exp": 1}),
+        |script| {
+            script.claims = json!({"email": null});
+            script.raw = vec![("/userinfo", answer(500, "x", ""))];
+        },
+    ];
+    for case in cases {
+        provider.set(|script| {
+            script.tokens = json!({"refresh_token": "refresh-3"});
+            case(script);
+        });
+        let kept = party.renew(old.clone()).await.unwrap();
+        let grant: Grant = kept.grant.unwrap();
+        assert_eq!(grant.refresh_token.unwrap().expose(), "refresh-3");
+        assert_eq!((&kept.claims, kept.rotation_due), (&old.claims, false));
+        assert!(grant.refresh_at.unwrap() <= now_millis() + 30_000);
+    }
+    provider.set(|script| {
+        script.claims = json!({"email": null});
+        script.userinfo = json!({"sub": "mallory"});
+    });
+    assert!(matches!(party.renew(old).await, Err(RefreshError::Ended(_))));
+}
+
+#[tokio::test]
+async fn logout_tokens_are_believed_only_whole() {
+    let provider = Provider::start().await;
+    let party = party(&provider, "").await;
+    let event = json!({"http://schemas.openid.net/event/backchannel-logout": {}});
+    let good =
+        json!({"iss": provider.base, "aud": CLIENT, "iat": now(), "jti": "j1", "sid": "sid-1", "sub": "alice", "events": event});
+    let check = async |changes: &Value, header: &Value| {
+        let script = Script {
+            header: header.clone(),
+            ..Script::default()
+        };
+        let token = provider.sign(&script, &with(good.clone(), changes));
+        party.login.authn.verify_logout_token(0, &token, CLIENT).await
+    };
+    let typ = json!({"typ": "logout+jwt"});
+    for (changes, header) in [
+        (json!({}), &typ),
+        (json!({"sid": null}), &json!({})),
+        (json!({"sub": null, "exp": now() + 60}), &typ),
+    ] {
+        assert!(check(&changes, header).await.is_ok(), "{changes}");
+    }
+    for changes in [
+        json!({"nonce": "x"}),
+        json!({"events": null}),
+        json!({"events": {}}),
+        json!({"events": {"http://schemas.openid.net/event/backchannel-logout": 1}}),
+        json!({"events": "http://schemas.openid.net/event/backchannel-logout"}),
+        json!({"sid": null, "sub": null}),
+        json!({"jti": null}),
+        json!({"iat": null}),
+        json!({"iat": now() - 3600}),
+        json!({"iat": now() + 3600}),
+        json!({"exp": now() - 60}),
+        json!({"aud": "other"}),
+        json!({"iss": "https://other.test"}),
+        json!({"sid": 7}),
+    ] {
+        assert!(check(&changes, &typ).await.is_err(), "{changes}");
+    }
+    for header in [json!({"typ": "at+jwt"}), json!({"alg": "none"}), json!({"typ": 7})] {
+        assert!(check(&json!({}), &header).await.is_err(), "{header}");
+    }
+    // a logout token is no ID token, and neither is a bearer token of this audience
+    let token = provider.sign(&Script::default(), &good);
+    assert!(party.login.authn.verify(&token, &[0], now()).await.is_err());
+    let id = provider.id_token(&Script::default());
+    assert!(party.login.authn.verify(&id, &[0], now()).await.is_err());
+    assert!(party.login.authn.verify_logout_token(0, &id, CLIENT).await.is_err());
+}

@@ -41,6 +41,7 @@ mod keys;
 mod kubelet;
 mod leaving;
 mod limits;
+mod login;
 mod login_pages;
 mod oidc;
 mod path;
