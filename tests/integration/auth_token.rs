@@ -8,7 +8,13 @@ use crate::wire::{PAGE, open_portal, unb64};
 
 fn ask_token(gate: &Gate, headers: &[(&str, &str)], kind: &str, body: &str) -> Answer {
     let headers: Vec<_> = headers.iter().copied().chain([("content-type", kind)]).collect();
-    raw(gate.proxy, "POST", &format!("{IDENTITY}/auth/token"), &headers, body.as_bytes())
+    raw(
+        gate.proxy,
+        "POST",
+        &format!("{IDENTITY}/auth/token"),
+        &headers,
+        body.as_bytes(),
+    )
 }
 
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -31,7 +37,10 @@ fn a_session_says_who_it_is_and_never_a_token() {
     let gate = portal().start();
     let path = format!("{IDENTITY}/auth/session");
     let nobody = raw(gate.proxy, "GET", &path, &[], b"");
-    assert_eq!((nobody.status, nobody.header("content-type")), (401, "application/problem+json"));
+    assert_eq!(
+        (nobody.status, nobody.header("content-type")),
+        (401, "application/problem+json")
+    );
     let cookie = log_in(&gate, "alice");
     let answer = with_cookie(&gate, "GET", &path, &cookie, &[]);
     assert_eq!((answer.status, answer.header("cache-control")), (200, "no-store"));
@@ -47,13 +56,28 @@ fn a_session_says_who_it_is_and_never_a_token() {
     ] {
         assert_eq!(me[name], value, "{me}");
     }
-    assert_eq!((&me["roles"], &me["auth"]["method"], &me["auth"]["amr"]), (&json!(["viewer"]), &json!("session"), &json!(["pwd"])));
+    assert_eq!(
+        (&me["roles"], &me["auth"]["method"], &me["auth"]["amr"]),
+        (&json!(["viewer"]), &json!("session"), &json!(["pwd"]))
+    );
     assert!(me["expires_at"].as_i64().unwrap() > now() + 3600);
     assert!(!answer.text().contains("eyJ"), "{me}");
-    assert_eq!(with_cookie(&gate, "GET", &format!("{path}?portal=q"), &cookie, &[]).status, 404);
-    assert_eq!(with_cookie(&gate, "GET", &format!("{path}?portal=p&portal=p"), &cookie, &[]).status, 400);
+    assert_eq!(
+        with_cookie(&gate, "GET", &format!("{path}?portal=q"), &cookie, &[]).status,
+        404
+    );
+    assert_eq!(
+        with_cookie(&gate, "GET", &format!("{path}?portal=p&portal=p"), &cookie, &[]).status,
+        400
+    );
     let token = format!("Bearer {}", gate.issuer.token("carol", &[]));
-    let bearer = raw(gate.proxy, "GET", &format!("{path}?portal=p"), &[("authorization", &token)], b"");
+    let bearer = raw(
+        gate.proxy,
+        "GET",
+        &format!("{path}?portal=p"),
+        &[("authorization", &token)],
+        b"",
+    );
     assert_eq!(bearer.json()["subject"], "carol", "{}", bearer.text());
 }
 
@@ -68,13 +92,24 @@ fn a_minted_token_names_its_portal_and_dies_with_five_minutes_or_its_credential(
         let (header, claims) = decoded(answer["access_token"].as_str().unwrap());
         assert_eq!((&header["alg"], &header["typ"]), (&json!("ES256"), &json!("at+jwt")));
         assert_eq!(keys(&gate)[0], header["kid"]);
-        for (name, value) in [("iss", ORIGIN), ("aud", "cedargate:p"), ("sub", "alice"), ("tenant", "acme"), ("portal", "p")] {
+        for (name, value) in [
+            ("iss", ORIGIN),
+            ("aud", "cedargate:p"),
+            ("sub", "alice"),
+            ("tenant", "acme"),
+            ("portal", "p"),
+        ] {
             assert_eq!(claims[name], value, "{claims}");
         }
         assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), 300);
-        assert_eq!((&answer["token_type"], &answer["expires_in"]), (&json!("Bearer"), &json!(300)));
+        assert_eq!(
+            (&answer["token_type"], &answer["expires_in"]),
+            (&json!("Bearer"), &json!(300))
+        );
     }
-    auth_event(&gate, "a token is recorded", |e| e["event"] == "token" && e["result"] == "success" && e["subject"] == "alice");
+    auth_event(&gate, "a token is recorded", |e| {
+        e["event"] == "token" && e["result"] == "success" && e["subject"] == "alice"
+    });
     let mut claims = crate::support::claims("carol", &[]);
     claims["exp"] = json!(now() + 20);
     let short = format!("Bearer {}", gate.issuer.sign(&claims));
@@ -94,7 +129,10 @@ fn a_token_is_minted_for_nobody_else() {
     };
     assert_eq!(bad(&[], FORM, "portal=p"), 401);
     assert_eq!(bad(&[("cookie", cookie)], FORM, "portal=p"), 403);
-    assert_eq!(bad(&[("cookie", cookie), ("origin", "https://evil.test")], FORM, "portal=p"), 403);
+    assert_eq!(
+        bad(&[("cookie", cookie), ("origin", "https://evil.test")], FORM, "portal=p"),
+        403
+    );
     let ours = [("cookie", cookie), ("origin", ORIGIN)];
     for (kind, body, status) in [
         (FORM, "portal=nope", 404),
@@ -139,12 +177,22 @@ fn portals_tell_what_anybody_may_know_and_nothing_else() {
     let list = raw(gate.proxy, "GET", &format!("{IDENTITY}/portals/"), &[], b"").json();
     let one = raw(gate.proxy, "GET", &format!("{IDENTITY}/portals/p/"), &[], b"").json();
     assert_eq!(list["portals"], json!([one]));
-    assert_eq!((&one["slug"], &one["title"], &one["path_prefix"]), (&json!("p"), &json!("Shop"), &json!("/portal/p")));
+    assert_eq!(
+        (&one["slug"], &one["title"], &one["path_prefix"]),
+        (&json!("p"), &json!("Shop"), &json!("/portal/p"))
+    );
     assert_eq!(one["flags"], json!({"beta": true}));
     assert_eq!(browse(&gate, one["login"]["url"].as_str().unwrap(), "").status, 200);
-    assert_eq!(raw(gate.proxy, "GET", &format!("{IDENTITY}/portals/nope/"), &[], b"").status, 404);
+    assert_eq!(
+        raw(gate.proxy, "GET", &format!("{IDENTITY}/portals/nope/"), &[], b"").status,
+        404
+    );
     let page = browse(&gate, &format!("{IDENTITY}/portals/"), "");
-    assert!(page.header("content-type").starts_with("text/html") && page.text().contains("Shop"), "{}", page.text());
+    assert!(
+        page.header("content-type").starts_with("text/html") && page.text().contains("Shop"),
+        "{}",
+        page.text()
+    );
 }
 
 #[test]
@@ -181,18 +229,36 @@ fn assertion_keys_are_a_ring_that_turns_while_it_runs() {
     assert_eq!((keys(&gate), status(&first)), (vec![kid(&first)], 200));
     // the new one in front, the old one still good
     gate.put("ring.pem", &format!("{}{}", new.pem(), old.pem()));
-    eventually("both keys are published", || (keys(&gate).len() == 2).then_some(()).ok_or_else(|| format!("{:?}", keys(&gate))));
+    eventually("both keys are published", || {
+        (keys(&gate).len() == 2)
+            .then_some(())
+            .ok_or_else(|| format!("{:?}", keys(&gate)))
+    });
     let second = assertion();
-    assert_ne!(kid(&second), kid(&first), "what the old key signed is not handed out any more");
-    assert_eq!((keys(&gate)[0].clone(), status(&first), status(&second)), (kid(&second), 200, 200));
+    assert_ne!(
+        kid(&second),
+        kid(&first),
+        "what the old key signed is not handed out any more"
+    );
+    assert_eq!(
+        (keys(&gate)[0].clone(), status(&first), status(&second)),
+        (kid(&second), 200, 200)
+    );
     // nonsense changes nothing
     gate.put("ring.pem", "hello");
     eventually("the bad file is told", || {
         let metrics = gate.metrics();
-        metrics.contains("cedargate_assertion_keys_reload_total{result=\"rejected\"} 1").then_some(()).ok_or(metrics)
+        metrics
+            .contains("cedargate_assertion_keys_reload_total{result=\"rejected\"} 1")
+            .then_some(())
+            .ok_or(metrics)
     });
     assert_eq!((keys(&gate).len(), status(&first)), (2, 200));
     gate.put("ring.pem", new.pem());
-    eventually("the old key is gone", || (keys(&gate).len() == 1).then_some(()).ok_or_else(|| format!("{:?}", keys(&gate))));
+    eventually("the old key is gone", || {
+        (keys(&gate).len() == 1)
+            .then_some(())
+            .ok_or_else(|| format!("{:?}", keys(&gate)))
+    });
     assert_eq!((status(&first), status(&second), kid(&assertion())), (401, 200, kid(&second)));
 }

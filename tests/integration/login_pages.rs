@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::chromium::Chromium;
+use crate::oidc::Provider;
 use crate::support::{Answer, Gate, Setup, eventually, raw};
 use crate::wire::{OPEN_SCHEMA, PAGE};
 
@@ -427,4 +428,69 @@ fn chromium_logs_in_and_out_by_keyboard_alone() {
     assert_eq!(status, 204);
     let status = browser.eval("fetch('/portal/p/x').then(r => r.status)");
     assert_eq!(status, 401, "logged out");
+    // the way of a page with a button
+    submit_logout(&mut browser);
+    browser.arrived("/api/v1/identity/auth/logout");
+    assert_eq!(browser.heading(), "Logged out");
+    check(&mut browser, "logged-out");
+    browser.open(&format!("{origin}/api/v1/identity/portals/"));
+    assert_eq!(browser.heading(), "Where would you like to go?");
+    check(&mut browser, "chooser");
+    browser.press("Tab");
+    assert_eq!(browser.focus(), "/portal/p");
+    browser.press("Enter");
+    browser.arrived("/api/v1/identity/auth/login?portal=p&rd=%2Fportal%2Fp");
+    assert_eq!(browser.heading(), "Log in");
+    browser.open(&format!("{origin}/api/v1/identity/auth/callback?state=x&code=y"));
+    assert_eq!(browser.heading(), "The login took too long");
+    check(&mut browser, "failure");
+}
+
+fn submit_logout(browser: &mut Chromium) {
+    browser.eval(
+        "(() => { document.body.innerHTML = '<form method=post action=/api/v1/identity/auth/logout></form>'; document.forms[0].submit(); })()",
+    );
+}
+
+#[test]
+fn chromium_logs_in_at_a_real_provider_and_out_there_too() {
+    let provider = Provider::start();
+    let port = free_port();
+    let origin = format!("http://localhost:{port}");
+    let mut setup = setup(port).file("policies/p/portal.yaml", "login: { provider: corp }\n");
+    setup.issuers = Some(format!(
+        "issuers: [{{ name: corp, issuer: '{}', audiences: [api] }}]",
+        provider.issuer()
+    ));
+    setup.config = setup.config.replace(
+        "providers: {",
+        "providers: { corp: { issuer: corp, client_id: gate, client_secret: its-secret, scopes: [openid] },",
+    );
+    provider.client(&json!({
+        "client_id": "gate", "client_secret": "its-secret",
+        "redirect_uris": [format!("{origin}/api/v1/identity/auth/callback")],
+        "post_logout_redirect_uris": [format!("{origin}/")],
+        "grant_types": ["authorization_code", "refresh_token"],
+    }));
+    provider.account("alice", &json!({"tenant": "acme", "roles": ["viewer"]}));
+    let gate = setup.start();
+    let mut browser = Chromium::start(&gate.path("profile"));
+    browser.open(&format!("{origin}/portal/p/x?a=b"));
+    let at_provider = |browser: &mut Chromium| {
+        eventually("the provider's page", || {
+            let at = browser.eval("location.origin + ' ' + document.readyState");
+            let at = at.as_str().unwrap_or_default().to_owned();
+            (!at.starts_with(&origin) && at.ends_with("complete")).then_some(()).ok_or(at)
+        });
+    };
+    at_provider(&mut browser);
+    browser.eval("document.getElementById('login').focus()");
+    browser.type_text("alice");
+    browser.press("Enter");
+    browser.arrived("/portal/p/x?a=b");
+    assert_eq!(gate.app.last().headers["x-forwarded-user"], "corp|alice");
+    submit_logout(&mut browser);
+    at_provider(&mut browser);
+    let session = raw(gate.proxy, "GET", "/portal/p/x", &[("accept", "application/json")], b"");
+    assert_eq!(session.status, 401);
 }

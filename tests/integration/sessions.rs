@@ -59,20 +59,38 @@ pub fn log_in(gate: &Gate, name: &str) -> String {
     assert_eq!(form.status, 200, "{}", form.text());
     let login = set_cookie(&form, "__Host-cedargate-login").unwrap();
     let text = form.text();
-    let token = text.split("name=\"token\" value=\"").nth(1).unwrap().split('"').next().unwrap();
+    let token = text
+        .split("name=\"token\" value=\"")
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap();
     let body = format!("provider=local&portal=p&rd={PAGE}&name={name}&password=password&token={token}");
     let headers = [
         ("cookie", login.as_str()),
         ("origin", ORIGIN),
         ("content-type", "application/x-www-form-urlencoded"),
     ];
-    let done = raw(gate.proxy, "POST", &format!("{IDENTITY}/auth/local"), &headers, body.as_bytes());
+    let done = raw(
+        gate.proxy,
+        "POST",
+        &format!("{IDENTITY}/auth/local"),
+        &headers,
+        body.as_bytes(),
+    );
     assert_eq!((done.status, done.header("location")), (303, PAGE), "{}", done.text());
     set_cookie(&done, "__Host-cedargate").unwrap()
 }
 
 pub fn log_out(gate: &Gate, cookie: &str) -> Answer {
-    with_cookie(gate, "POST", &format!("{IDENTITY}/auth/logout"), cookie, &[("origin", ORIGIN)])
+    with_cookie(
+        gate,
+        "POST",
+        &format!("{IDENTITY}/auth/logout"),
+        cookie,
+        &[("origin", ORIGIN)],
+    )
 }
 
 /// Auth events so far, once there is one that `is` wanted.
@@ -106,12 +124,18 @@ fn a_bearer_token_beats_the_cookie_and_a_bad_one_is_no_fallback() {
     let gate = portal().start();
     let cookie = log_in(&gate, "alice");
     let token = format!("Bearer {}", gate.issuer.token("carol", &[]));
-    assert_eq!(with_cookie(&gate, "GET", PAGE, &cookie, &[("authorization", &token)]).status, 200);
+    assert_eq!(
+        with_cookie(&gate, "GET", PAGE, &cookie, &[("authorization", &token)]).status,
+        200
+    );
     assert_eq!(gate.app.last().headers["x-forwarded-user"], "test|carol");
     let bad = with_cookie(&gate, "GET", PAGE, &cookie, &[("authorization", "Bearer x.y.z")]);
     assert_eq!((bad.status, bad.code()), (401, "token_invalid".to_owned()));
     // a bearer token needs no evidence of an origin
-    assert_eq!(with_cookie(&gate, "POST", PAGE, &cookie, &[("authorization", &token)]).status, 200);
+    assert_eq!(
+        with_cookie(&gate, "POST", PAGE, &cookie, &[("authorization", &token)]).status,
+        200
+    );
 }
 
 #[test]
@@ -120,21 +144,32 @@ fn only_a_navigation_is_sent_to_the_login_and_told_where_it_came_from() {
     let sent = browse(&gate, "/portal/p/page?x=1&y=a%20b", "");
     assert_eq!(sent.status, 302, "{}", sent.text());
     let expected = format!("{IDENTITY}/auth/login?portal=p&rd=%2Fportal%2Fp%2Fpage%3Fx%3D1%26y%3Da%2520b");
-    assert_eq!((sent.header("location"), sent.header("cache-control")), (expected.as_str(), "no-store"));
+    assert_eq!(
+        (sent.header("location"), sent.header("cache-control")),
+        (expected.as_str(), "no-store")
+    );
     assert!(sent.body.is_empty());
     assert_eq!(browse(&gate, sent.header("location"), "").status, 200, "the login takes it");
     // a query that no login takes is left out
     let sent = browse(&gate, "/portal/p/page?x=%00", "");
     assert!(sent.header("location").ends_with("rd=%2Fportal%2Fp%2Fpage"), "{sent:?}");
     let long = format!("/portal/p/page?x={}", "y".repeat(4000));
-    assert!(browse(&gate, &long, "").header("location").ends_with("rd=%2Fportal%2Fp%2Fpage"));
+    assert!(
+        browse(&gate, &long, "")
+            .header("location")
+            .ends_with("rd=%2Fportal%2Fp%2Fpage")
+    );
     for headers in [
         &[("accept", "text/html"), ("sec-fetch-mode", "cors")][..],
         &[("accept", "application/json")],
         &[],
     ] {
         let answer = raw(gate.proxy, "GET", PAGE, headers, b"");
-        assert_eq!((answer.status, answer.code()), (401, "token_missing".to_owned()), "{headers:?}");
+        assert_eq!(
+            (answer.status, answer.code()),
+            (401, "token_missing".to_owned()),
+            "{headers:?}"
+        );
         assert!(!answer.headers.contains_key("location"), "{headers:?}");
     }
     assert_eq!(gate.app.count(), 0);
@@ -173,7 +208,13 @@ fn what_changes_something_by_cookie_needs_evidence_of_our_own_page() {
     let asked = with_cookie(&gate, "GET", PAGE, &cookie, &upgrade);
     assert_eq!((asked.status, asked.code()), (403, "origin_mismatch".to_owned()));
     // nobody's request to a public path is nobody's, whoever made it
-    let public = with_cookie(&gate, "POST", "/portal/p/assets/x", &cookie, &[("origin", "https://evil.test")]);
+    let public = with_cookie(
+        &gate,
+        "POST",
+        "/portal/p/assets/x",
+        &cookie,
+        &[("origin", "https://evil.test")],
+    );
     assert_eq!(public.status, 200);
     assert_eq!(gate.app.last().headers["x-forwarded-user"], "");
 }
@@ -194,8 +235,16 @@ fn a_cookie_that_is_worth_nothing_is_taken_away_and_public_paths_do_not_mind_it(
         (&format!("{cookie}; {cookie}"), &["session_missing"]),
     ] {
         let answer = with_cookie(&gate, "GET", PAGE, stale, &[]);
-        assert!(answer.status == 401 && codes.contains(&answer.code().as_str()), "{stale}: {}", answer.text());
-        assert_eq!(set_cookie(&answer, "__Host-cedargate").as_deref(), Some("__Host-cedargate="), "{stale}");
+        assert!(
+            answer.status == 401 && codes.contains(&answer.code().as_str()),
+            "{stale}: {}",
+            answer.text()
+        );
+        assert_eq!(
+            set_cookie(&answer, "__Host-cedargate").as_deref(),
+            Some("__Host-cedargate="),
+            "{stale}"
+        );
         assert!(answer.header("set-cookie").contains("Max-Age=0"), "{answer:?}");
         let sent = browse(&gate, PAGE, stale);
         assert_eq!(sent.status, 302, "{stale}");
@@ -210,7 +259,9 @@ fn a_cookie_that_is_worth_nothing_is_taken_away_and_public_paths_do_not_mind_it(
 fn a_policy_that_wants_a_stronger_login_sends_a_browser_there() {
     let policy = "@id(\"all\") permit (principal, action, resource);\n\
         @id(\"mfa\") @step_up(\"urn:mfa\") forbid (principal, action, resource == Path::\"/portal/p/strong\");";
-    let gate = with_accounts(Setup::portal(OPEN_SCHEMA, policy)).file("policies/p/portal.yaml", PORTAL).start();
+    let gate = with_accounts(Setup::portal(OPEN_SCHEMA, policy))
+        .file("policies/p/portal.yaml", PORTAL)
+        .start();
     let cookie = log_in(&gate, "alice");
     let sent = browse(&gate, "/portal/p/strong", &cookie);
     let expected = format!("{IDENTITY}/auth/login?portal=p&rd=%2Fportal%2Fp%2Fstrong&acr_values=urn%3Amfa");
@@ -240,9 +291,15 @@ fn a_portal_trusts_a_session_only_if_it_trusts_who_vouched() {
 
 #[test]
 fn a_login_that_the_portal_does_not_trust_or_that_is_not_there_is_refused_with_its_line() {
-    for (login, why) in [("nobody", "there is no provider `nobody`"), ("local", "does not trust the issuer of `local`")] {
+    for (login, why) in [
+        ("nobody", "there is no provider `nobody`"),
+        ("local", "does not trust the issuer of `local`"),
+    ] {
         let gate = with_accounts(open_portal())
-            .file("policies/p/portal.yaml", &format!("title: x\nlogin: {{ provider: {login} }}\n"))
+            .file(
+                "policies/p/portal.yaml",
+                &format!("title: x\nlogin: {{ provider: {login} }}\n"),
+            )
             .config("portals:\n  - { slug: p, match: { path_prefix: /portal/p }, issuers: [test] }")
             .start();
         let status = gate.status().to_string();
