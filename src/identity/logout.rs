@@ -30,11 +30,17 @@ impl IdentityDoor {
         let mut location = None;
         if let Some(session) = &session {
             self.end(visit, session).await?;
-            location = self.login.logout_location(&session.data, return_to.as_str()).await;
+            let root = ReturnPath::root();
+            let target = return_to.as_ref().unwrap_or(&root);
+            location = self.login.logout_location(&session.data, target.as_str()).await;
         }
         self.forget_loop(visit).await;
         let mut response = match (navigates(headers), location) {
-            (true, location) => see_other(location.as_deref().unwrap_or(return_to.as_str()))?,
+            (true, Some(location)) => see_other(&location)?,
+            (true, None) => match &return_to {
+                Some(return_to) => see_other(return_to.as_str())?,
+                None => self.logged_out_page(visit),
+            },
             (false, Some(location)) => json_answer(StatusCode::OK, &json!({"location": location})),
             (false, None) => {
                 let mut response = Response::new(Body::empty());
@@ -47,8 +53,8 @@ impl IdentityDoor {
         Ok(response)
     }
 
-    /// `rd` of the form, or of the query; else the root.
-    async fn logout_target(&self, visit: &Visit<'_>, body: Incoming) -> Result<ReturnPath, Refusal> {
+    /// `rd` of the form, or of the query.
+    async fn logout_target(&self, visit: &Visit<'_>, body: Incoming) -> Result<Option<ReturnPath>, Refusal> {
         let kind = visit.head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         let fields = if kind.is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded")) {
             form(visit.head, body).await?
@@ -58,8 +64,8 @@ impl IdentityDoor {
         };
         let mut targets = fields.iter().filter(|(name, _)| name == "rd");
         match (targets.next(), targets.next()) {
-            (None, _) => Ok(ReturnPath::root()),
-            (Some((_, text)), None) => self.return_path(text),
+            (None, _) => Ok(None),
+            (Some((_, text)), None) => self.return_path(text).map(Some),
             (Some(_), Some(_)) => Err(Refusal::new(Denial::RequestInvalid, "`rd` is repeated")),
         }
     }

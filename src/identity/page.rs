@@ -175,15 +175,13 @@ impl IdentityDoor {
         self.html((StatusCode::OK, None), visit, "Where would you like to go?", &content)
     }
 
-    /// After a logout; `return_to` is a checked path of this origin.
-    pub(super) fn logged_out_page(&self, visit: &Visit<'_>, return_to: Option<&str>) -> Response<Body> {
-        let mut content = Html::new().paragraph("You have been logged out, in all windows of this browser.");
-        if let Some(href) = return_to {
-            content = content
-                .raw("<p><a class=\"button\"")
-                .attribute("href", href)
-                .raw(">Log in again</a></p>");
-        }
+    /// After a logout that leads nowhere else.
+    pub(super) fn logged_out_page(&self, visit: &Visit<'_>) -> Response<Body> {
+        let content = Html::new()
+            .paragraph("You have been logged out, in all windows of this browser.")
+            .raw("<p><a class=\"button\"")
+            .attribute("href", &format!("{}/portals/", self.config.identity.prefix))
+            .raw(">Log in again</a></p>");
         self.html((StatusCode::OK, None), visit, "Logged out", &content)
     }
 

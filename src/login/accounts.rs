@@ -18,7 +18,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
-pub use self::edit::{EditError, UserSpec, UsersText};
+pub use self::edit::{UserSpec, UsersText};
 pub use self::file::{NAME_CHARS_MAX, State, Users, UsersError, check_name, read};
 use self::hash::{Busy, Checker};
 pub use self::hash::{Hash, PASSWORD_BYTES_MAX};

@@ -410,7 +410,7 @@ pub struct Answer {
 }
 
 /// Headers that may appear on any response; one more is a leak until somebody adds it here on purpose.
-const HEADERS_ALLOWED: [&str; 13] = [
+const HEADERS_ALLOWED: [&str; 16] = [
     "content-type",
     "content-length",
     "transfer-encoding",
@@ -423,6 +423,10 @@ const HEADERS_ALLOWED: [&str; 13] = [
     "www-authenticate",
     "retry-after",
     "content-security-policy",
+    // of pages
+    "referrer-policy",
+    "x-frame-options",
+    "cross-origin-opener-policy",
     "x-app",
 ];
 
