@@ -434,7 +434,7 @@ fn chromium_logs_in_and_out_by_keyboard_alone() {
     assert_eq!(browser.heading(), "Logged out");
     check(&mut browser, "logged-out");
     browser.open(&format!("{origin}/api/v1/identity/portals/"));
-    assert_eq!(browser.heading(), "Where would you like to go?");
+    assert_eq!(browser.heading(), "Choose a portal");
     check(&mut browser, "chooser");
     browser.press("Tab");
     assert_eq!(browser.focus(), "/portal/p");
