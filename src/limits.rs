@@ -213,9 +213,9 @@ impl LoginLimits {
     }
 
     /// Counts a try, or refuses it. What one address has too many of does not count against the account.
-    pub fn check(&self, address: IpAddr, account: (Arc<str>, String)) -> Result<(), Refusal> {
+    pub fn check(&self, address: IpAddr, account: &(Arc<str>, String)) -> Result<(), Refusal> {
         self.address.check(&network(address))?;
-        self.account.check(&account)
+        self.account.check(account)
     }
 
     /// Forgets who has not tried for so long that it makes no difference; to be called now and then.

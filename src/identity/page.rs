@@ -148,12 +148,11 @@ impl IdentityDoor {
     pub(super) fn failure_page(&self, visit: &Visit<'_>, code: LoginCode, return_to: Option<&str>) -> Response<Body> {
         let (heading, explanation) = explained(code);
         let mut content = Html::new().paragraph(explanation);
-        if let Some(href) = return_to {
-            content = content
-                .raw("<p><a class=\"button\"")
-                .attribute("href", href)
-                .raw(">Try again</a></p>");
-        }
+        let portals = format!("{}/portals/", self.config.identity.prefix);
+        content = content
+            .raw("<p><a class=\"button\"")
+            .attribute("href", return_to.unwrap_or(&portals))
+            .raw(">Try again</a></p>");
         let content = reference(content, visit, Some(code));
         self.html((status(code), Some(code)), visit, heading, &content)
     }
@@ -172,7 +171,7 @@ impl IdentityDoor {
             }
             content = content.raw("</ul>");
         }
-        self.html((StatusCode::OK, None), visit, "Where would you like to go?", &content)
+        self.html((StatusCode::OK, None), visit, "Choose a portal", &content)
     }
 
     /// After a logout that leads nowhere else.

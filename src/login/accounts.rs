@@ -117,7 +117,7 @@ impl Accounts {
         // a name that cannot be one is not worth a count of its own
         let counted = if check_name(name).is_ok() { name } else { "" };
         let account = (Arc::clone(&book.provider), counted.to_owned());
-        self.limits.check(from, account).map_err(|refusal| busy(&refusal.detail))?;
+        self.limits.check(from, &account).map_err(|refusal| busy(&refusal.detail))?;
         let users = book.users.load_full();
         let user = users.find(name);
         let hash = user.map_or_else(|| users.stand_in(name), |user| &user.password).clone();

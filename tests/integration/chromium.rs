@@ -197,7 +197,9 @@ impl Chromium {
 fn note(event: &Value, complaints: &mut Vec<String>) {
     let params = &event["params"];
     match event["method"].as_str().unwrap_or_default() {
-        "Log.entryAdded" if params["entry"]["level"] == "error" => complaints.push(params["entry"]["text"].to_string()),
+        "Log.entryAdded" if params["entry"]["level"] == "error" => {
+            complaints.push(format!("{} {}", params["entry"]["text"], params["entry"]["url"]))
+        }
         "Runtime.consoleAPICalled" if params["type"] == "error" => complaints.push(params["args"].to_string()),
         "Runtime.exceptionThrown" => complaints.push(params["exceptionDetails"].to_string()),
         _ => {}
