@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tokio::task::LocalSet;
 
 use crate::audit::{self, AdminEvent, Audit, AuditError, Event, HttpRejected};
-use crate::authn::{AssertionError, AssertionKeys, Authn, AuthnError};
+use crate::authn::{AssertionError, AssertionKeys, Authn, AuthnError, Introspection};
 use crate::authz::engine::Slice;
 use crate::config::{Address, Config, ProxyProtocol};
 use crate::doors::admin::Admin;
@@ -216,7 +216,7 @@ fn assemble(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>,
     let serving = ArcSwap::from_pointee(serving(&config, &metrics)?);
     let limits = RequestLimits::new(&config.limits);
     let sessions = Sessions::new(&config, &metrics, &audit)?;
-    let login = Login::new(&config, &authn, &sessions, &metrics)?;
+    let login = Login::new(&config, &authn, &sessions, &audit)?;
     let theme = Theme::load(&config.identity)?;
     let identity = IdentityDoor {
         config: Arc::clone(&config),
@@ -225,6 +225,7 @@ fn assemble(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>,
         accounts: Accounts::new(&config, &sessions, (&audit, &metrics))?,
         theme: Arc::clone(&theme),
         authn: Arc::clone(&authn),
+        introspection: Introspection::new(&config, &sessions, &audit, &metrics).map_err(AuthnError::Client)?,
         assertions: Arc::clone(&assertions),
         audit: audit.clone(),
         metrics: metrics.clone(),

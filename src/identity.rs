@@ -15,11 +15,12 @@ mod refresh;
 mod return_path;
 mod session;
 mod token;
+mod visitor;
 
 pub use self::return_path::ReturnPath;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, LOCATION};
@@ -32,7 +33,7 @@ use uuid::Uuid;
 
 use crate::answer::Style;
 use crate::audit::Audit;
-use crate::authn::{AssertionKeys, Authn};
+use crate::authn::{AssertionKeys, Authn, Introspection};
 use crate::config::Config;
 use crate::denial::{Denial, Refusal};
 use crate::login::Login;
@@ -57,6 +58,7 @@ pub struct IdentityDoor {
     pub accounts: Arc<Accounts>,
     pub theme: Arc<Theme>,
     pub authn: Arc<Authn>,
+    pub introspection: Arc<Introspection>,
     pub assertions: Arc<AssertionKeys>,
     pub audit: Audit,
     pub metrics: Metrics,
@@ -149,6 +151,12 @@ fn see_other(location: &str) -> Result<Response<Body>, Refusal> {
     *response.status_mut() = StatusCode::SEE_OTHER;
     response.headers_mut().insert(LOCATION, location);
     Ok(response)
+}
+
+/// A clock before 1970 reads as 1970.
+fn unix_seconds() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn not_allowed(methods: &'static str) -> Response<Body> {

@@ -129,6 +129,15 @@ impl PortalTable {
     }
 }
 
+/// Whether a normal host is what a pattern of `hosts` names; `*` is one whole label.
+pub fn is_host(pattern: &str, host: &str) -> bool {
+    let mut labels = host.split('.');
+    let same = pattern
+        .split('.')
+        .all(|label| labels.next().is_some_and(|own| label == "*" || label == own));
+    same && labels.next().is_none()
+}
+
 impl Shape {
     fn of(pattern: &str) -> Option<Self> {
         let literal = pattern.replace('*', "x");

@@ -17,7 +17,7 @@ use crate::config;
 use crate::denial::Denial;
 use crate::metrics::Metrics;
 use crate::portal::path::CanonicalPath;
-use crate::portal::{PortalError, PortalTable};
+use crate::portal::{PortalError, PortalTable, is_host};
 use crate::revision::{Frame, Revision};
 use crate::session::Session;
 use crate::types::{Door, Identity, PortalSlug, TokenFacts};
@@ -150,6 +150,12 @@ impl Portal {
 
     pub fn slug(&self) -> &PortalSlug {
         &self.config.slug
+    }
+
+    /// Whether a host is one of this portal's.
+    pub fn is_at(&self, host: &str) -> bool {
+        let hosts = &self.config.matches.hosts;
+        hosts.is_empty() || hosts.iter().any(|pattern| is_host(pattern, host))
     }
 
     pub fn frame(&self) -> Frame<'_> {

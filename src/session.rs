@@ -160,7 +160,10 @@ impl Sessions {
             SessionStore::Memory => (Store::Memory(Memory::default()), "memory".to_owned()),
             SessionStore::Redis(redis) => {
                 let prefix = redis.key_prefix.clone();
-                (Store::Redis(Box::new(Redis::new(redis, retention, sessions.staleness_max))), prefix)
+                (
+                    Store::Redis(Box::new(Redis::new(redis, retention, sessions.staleness_max))),
+                    prefix,
+                )
             }
         };
         let claims = config.issuers.iter();
@@ -353,7 +356,7 @@ impl Sessions {
 
     /// What `revocations` holds now. Never waits.
     pub fn epoch(&self) -> u64 {
-        *self.feed.subscribe().borrow()
+        self.feed.epoch()
     }
 
     pub fn status(&self) -> StoreStatus {

@@ -73,7 +73,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("request", &[]),
     ("portal", &[]),
-    ("authn", &[]),
+    // where introspections are shared and recorded
+    ("authn", &["audit", "session::Sessions"]),
     ("authz", &[]),
     // the permit it consumes, and what the permit says
     (
@@ -115,6 +116,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "login",
             // what a return path may be
             "portal::path",
+            "portal::file",
             "request",
             "revision",
             "serving",

@@ -21,6 +21,10 @@ use crate::types::{AuthFacts, Identity, Redacted, TokenFacts};
 
 /// Bytes of an assertion that is handed back.
 pub const ASSERTION_BYTES_MAX: usize = 64 * 1024;
+/// RFC 9068.
+const TOKEN_TYP: &str = "at+jwt";
+/// Seconds that a token for its subject's own use lives at most.
+const TOKEN_LIFE: i64 = 300;
 const NAME: &str = "the gate's assertion";
 
 /// Why there are no assertion keys.
@@ -173,6 +177,29 @@ impl AssertionKeys {
             put(auth, "acr", identity.auth.acr.as_deref().map(Value::from));
         }
         self.signed(ASSERTION_TYP, &claims)
+    }
+
+    /// A token for its subject's own use, and when it ends: the same keys, another `typ`, an audience of its own.
+    pub fn mint(&self, identity: &Identity, portal: &str, now: i64) -> Result<(String, i64), SignerError> {
+        let expires_at = now.saturating_add(TOKEN_LIFE).min(identity.expires_at);
+        let mut claims = json!({
+            "iss": self.issuer,
+            "aud": format!("cedargate:{portal}"),
+            "sub": identity.subject,
+            "portal": portal,
+            "roles": identity.roles,
+            "issuer": &*identity.issuer,
+            "amr": identity.auth.amr,
+            "jti": uuid::Uuid::now_v7().to_string(),
+            "iat": now,
+            "exp": expires_at,
+        });
+        if let Some(members) = claims.as_object_mut() {
+            put(members, "tenant", identity.tenant.as_deref().map(Value::from));
+            put(members, "auth_time", identity.auth.time.map(Value::from));
+            put(members, "acr", identity.auth.acr.as_deref().map(Value::from));
+        }
+        Ok((self.signed(TOKEN_TYP, &claims)?, expires_at))
     }
 
     /// A JWT with claims that the caller made, by the key that signs.

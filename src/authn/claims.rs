@@ -71,6 +71,22 @@ pub(super) fn identity(
     claims: Map<String, Value>,
     window: Window,
 ) -> Result<Identity, TokenError> {
+    of_access(issuer, claims, window, |aud, jti_hash| TokenFacts {
+        iss: issuer.issuer.clone(),
+        aud,
+        kid: header.kid,
+        alg: algorithm_name(header.algorithm),
+        jti_hash,
+    })
+}
+
+/// The same for whatever stands for a token; `facts` of its audiences and the hash of its id.
+pub(super) fn of_access(
+    issuer: &Issuer,
+    claims: Map<String, Value>,
+    window: Window,
+    facts: impl FnOnce(Vec<String>, Option<String>) -> TokenFacts,
+) -> Result<Identity, TokenError> {
     if claims.contains_key("cnf") {
         return Err(TokenError::Bound);
     }
@@ -96,13 +112,7 @@ pub(super) fn identity(
         roles: roles(issuer, &claims)?,
         expires_at: time(&claims, "exp")?.unwrap_or(window.until),
         auth: auth_facts(&claims)?,
-        token: TokenFacts {
-            iss: issuer.issuer.clone(),
-            aud: audiences,
-            kid: header.kid,
-            alg: algorithm_name(header.algorithm),
-            jti_hash,
-        },
+        token: facts(audiences, jti_hash),
         claims: Arc::new(claims),
     })
 }

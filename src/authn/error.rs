@@ -35,6 +35,8 @@ pub enum TokenError {
     IssuerUnknown,
     #[error("token is for another audience than issuer `{issuer}` is configured for (issuers[].audiences)")]
     Audience { issuer: String },
+    #[error("no issuer that was asked knows the token as active")]
+    Inactive,
     #[error("token is bound to a key (`cnf`) and was presented as a plain bearer")]
     Bound,
     #[error("claim `{claim}` {why}")]
@@ -71,6 +73,7 @@ impl TokenError {
             | Self::Signature { .. }
             | Self::KeyGone { .. }
             | Self::NotYetValid
+            | Self::Inactive
             | Self::Bound => Denial::TokenInvalid,
             Self::Expired { .. } => Denial::TokenExpired,
             Self::IssuerUnknown => Denial::IssuerUnknown,

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::{Gate, now_millis};
 use crate::audit::EntityRef;
-use crate::authn::{self, AssertionClaims, Login, token_hash};
+use crate::authn::{self, AssertionClaims, Ground, Login, token_hash};
 use crate::authz::CallerHeaders;
 use crate::authz::principal::{Principal, claim};
 use crate::denial::{Denial, Refusal};
@@ -35,7 +35,7 @@ impl Gate {
             Some(known) => known,
             None => {
                 active.callers.remove(&hash);
-                let (identity, credential) = self.proven(portal, token, now).await?;
+                let (identity, credential) = self.proven(portal, token).await?;
                 let caller = Arc::new(known_by(portal, &active.revision, identity, credential)?);
                 active.callers.insert(hash, Arc::clone(&caller));
                 caller
@@ -55,13 +55,14 @@ impl Gate {
         }
     }
 
-    async fn proven(&self, portal: &Portal, token: &str, now: i64) -> Result<(Identity, Credential), Refusal> {
+    async fn proven(&self, portal: &Portal, token: &str) -> Result<(Identity, Credential), Refusal> {
         let trusted = &portal.config.issuers;
-        let verified = match self.authn.try_verify(token, trusted, now) {
-            Some(verified) => verified?,
-            None => self.authn.verify(token, trusted, now).await?,
+        let (identity, ground) = self.identity.introspection.proven(&self.authn, token, trusted).await?;
+        let credential = match ground {
+            Ground::Token(proof) => Credential::Token(proof),
+            Ground::Word { until } => Credential::Introspected { until },
         };
-        Ok((verified.identity, Credential::Token(verified.proof)))
+        Ok((identity, credential))
     }
 
     /// The caller that a session proves, which was found for this very request.

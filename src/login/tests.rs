@@ -209,14 +209,14 @@ async fn party_with(provider: &Provider, issuer: &str, client: &str) -> Party {
         provider.base
     );
     let config = Config::from_yaml(&yaml).unwrap_or_else(|errors| panic!("{yaml}\n{errors}"));
-    let metrics = Metrics::new().unwrap();
+    let metrics = crate::metrics::Metrics::new().unwrap();
     let (audit, _writer) = crate::audit::start(&config.audit, &metrics).unwrap();
     let authn = Authn::new(&config.issuers, config.limits.token_bytes, metrics.clone()).unwrap();
     let sessions = Sessions::new(&config, &metrics, &audit).unwrap();
     let stop = CancellationToken::new();
     tokio::spawn(Arc::clone(&authn).run(stop.clone()));
     let http = Http::new().unwrap().with_deadline(Duration::from_secs(2));
-    let login = Login::with_http(&config, &authn, &sessions, &http).unwrap();
+    let login = Login::with_http(&config, &authn, (&sessions, &audit), &http).unwrap();
     Party { login, stop }
 }
 

@@ -21,6 +21,7 @@
 mod app_failures;
 mod attacks;
 mod audit;
+mod auth_token;
 mod authorize;
 mod both;
 mod browser;
@@ -48,6 +49,7 @@ mod readme;
 mod redis;
 mod refusals;
 mod reload;
+mod sessions;
 mod slow_clients;
 mod smuggling;
 mod support;

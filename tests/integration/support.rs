@@ -57,6 +57,10 @@ impl Issuer {
         }
     }
 
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
     pub fn jwk(&self) -> Value {
         let url = |bytes: &[u8]| base64(bytes, &base64::engine::general_purpose::URL_SAFE_NO_PAD);
         json!({"kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": self.kid,

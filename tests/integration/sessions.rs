@@ -1,0 +1,326 @@
+//! A session on the path of a request: which credential counts, what a browser gets, and what an app never sees.
+
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Gate, Setup, eventually, raw};
+use crate::wire::{OPEN_SCHEMA, PAGE, open_portal};
+
+/// Cheap to check; of the password `password`.
+const HASH: &str = "$argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4";
+pub const ORIGIN: &str = "https://shop.test";
+pub const IDENTITY: &str = "/api/v1/identity";
+
+/// A portal `p` where users of a file log in.
+pub fn with_accounts(setup: Setup) -> Setup {
+    setup
+        .file(
+            "users.yaml",
+            &format!(
+                "users:\n  alice: {{ password: '{HASH}', tenant: acme, roles: [viewer], name: Alice, email: alice@shop.test }}\n\
+                 \x20 bob: {{ password: '{HASH}', tenant: acme, roles: [viewer] }}\n"
+            ),
+        )
+        .config(&format!(
+            "public_url: '{ORIGIN}'\nlogin: {{ providers: {{ local: {{ users_file: users.yaml }} }} }}"
+        ))
+}
+
+const PORTAL: &str = "title: Shop\nlogin: { provider: local }\npublic: [ \"GET /portal/p/assets/**\", \"POST /portal/p/assets/**\" ]\n\
+    flags: { beta: { value: true, public: true }, secret: true }\n";
+
+pub fn portal() -> Setup {
+    with_accounts(open_portal()).file("policies/p/portal.yaml", PORTAL)
+}
+
+/// What a browser sends and shows.
+pub fn browse(gate: &Gate, path: &str, cookie: &str) -> Answer {
+    let mut headers = vec![("accept", "text/html"), ("sec-fetch-mode", "navigate")];
+    if !cookie.is_empty() {
+        headers.push(("cookie", cookie));
+    }
+    raw(gate.proxy, "GET", path, &headers, b"")
+}
+
+pub fn with_cookie(gate: &Gate, method: &str, path: &str, cookie: &str, more: &[(&str, &str)]) -> Answer {
+    let headers: Vec<_> = [("cookie", cookie)].into_iter().chain(more.iter().copied()).collect();
+    raw(gate.proxy, method, path, &headers, b"")
+}
+
+/// The `name=value` of a cookie that an answer sets.
+pub fn set_cookie(answer: &Answer, name: &str) -> Option<String> {
+    let set = answer.headers.get_all("set-cookie").iter();
+    let mut pairs = set.filter_map(|value| value.to_str().ok()?.split(';').next());
+    pairs.find(|pair| pair.starts_with(&format!("{name}="))).map(str::to_owned)
+}
+
+/// Logs a user in as a browser does; the session cookie.
+pub fn log_in(gate: &Gate, name: &str) -> String {
+    let form = browse(gate, &format!("{IDENTITY}/auth/login?portal=p&rd={PAGE}"), "");
+    assert_eq!(form.status, 200, "{}", gate.status());
+    let login = set_cookie(&form, "__Host-cedargate-login").unwrap();
+    let text = form.text();
+    let token = text
+        .split("name=\"token\" value=\"")
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap();
+    let body = format!("provider=local&portal=p&rd={PAGE}&name={name}&password=password&token={token}");
+    let headers = [
+        ("cookie", login.as_str()),
+        ("origin", ORIGIN),
+        ("content-type", "application/x-www-form-urlencoded"),
+    ];
+    let done = raw(
+        gate.proxy,
+        "POST",
+        &format!("{IDENTITY}/auth/local"),
+        &headers,
+        body.as_bytes(),
+    );
+    assert_eq!((done.status, done.header("location")), (303, PAGE), "{}", done.text());
+    set_cookie(&done, "__Host-cedargate").unwrap()
+}
+
+pub fn log_out(gate: &Gate, cookie: &str) -> Answer {
+    with_cookie(
+        gate,
+        "POST",
+        &format!("{IDENTITY}/auth/logout"),
+        cookie,
+        &[("origin", ORIGIN)],
+    )
+}
+
+/// Auth events so far, once there is one that `is` wanted.
+pub fn auth_event(gate: &Gate, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+    eventually(what, || {
+        let text = std::fs::read_to_string(gate.path("decisions.jsonl")).unwrap_or_default();
+        let all: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let mut found = all.into_iter().filter(|record| record["kind"] == "auth_event");
+        found.find(&is).ok_or_else(|| "no such event".to_owned())
+    })
+}
+
+#[test]
+fn a_session_is_a_caller_and_the_app_never_sees_its_cookie() {
+    let gate = portal().start();
+    let cookie = log_in(&gate, "alice");
+    let answer = with_cookie(&gate, "GET", PAGE, &format!("a=1; {cookie}; b=2"), &[]);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let seen = gate.app.last();
+    assert_eq!(seen.headers["x-forwarded-user"], "local|alice");
+    assert_eq!(seen.headers["x-cedargate-tenant"], "acme");
+    assert_eq!(seen.headers["x-forwarded-email"], "alice@shop.test");
+    assert_eq!(seen.headers["cookie"], "a=1; b=2");
+    let records = gate.records(1);
+    let record = records.iter().find(|r| r["principal"]["id"] == "local|alice").unwrap();
+    assert_eq!((&record["token"], &record["decision"]), (&Value::Null, &json!("allow")));
+}
+
+#[test]
+fn a_bearer_token_beats_the_cookie_and_a_bad_one_is_no_fallback() {
+    let gate = portal().start();
+    let cookie = log_in(&gate, "alice");
+    let token = format!("Bearer {}", gate.issuer.token("carol", &[]));
+    assert_eq!(
+        with_cookie(&gate, "GET", PAGE, &cookie, &[("authorization", &token)]).status,
+        200
+    );
+    assert_eq!(gate.app.last().headers["x-forwarded-user"], "test|carol");
+    let bad = with_cookie(&gate, "GET", PAGE, &cookie, &[("authorization", "Bearer x.y.z")]);
+    assert_eq!((bad.status, bad.code()), (401, "token_invalid".to_owned()));
+    // a bearer token needs no evidence of an origin
+    assert_eq!(
+        with_cookie(&gate, "POST", PAGE, &cookie, &[("authorization", &token)]).status,
+        200
+    );
+}
+
+#[test]
+fn only_a_navigation_is_sent_to_the_login_and_told_where_it_came_from() {
+    let gate = portal().start();
+    let sent = browse(&gate, "/portal/p/page?x=1&y=a%20b", "");
+    assert_eq!(sent.status, 302, "{}", sent.text());
+    let expected = format!("{IDENTITY}/auth/login?portal=p&rd=%2Fportal%2Fp%2Fpage%3Fx%3D1%26y%3Da%2520b");
+    assert_eq!(
+        (sent.header("location"), sent.header("cache-control")),
+        (expected.as_str(), "no-store")
+    );
+    assert!(sent.body.is_empty());
+    assert_eq!(browse(&gate, sent.header("location"), "").status, 200, "the login takes it");
+    // a query that no login takes is left out
+    let sent = browse(&gate, "/portal/p/page?x=%00", "");
+    assert!(sent.header("location").ends_with("rd=%2Fportal%2Fp%2Fpage"), "{sent:?}");
+    let long = format!("/portal/p/page?x={}", "y".repeat(4000));
+    assert!(
+        browse(&gate, &long, "")
+            .header("location")
+            .ends_with("rd=%2Fportal%2Fp%2Fpage")
+    );
+    for headers in [
+        &[("accept", "text/html"), ("sec-fetch-mode", "cors")][..],
+        &[("accept", "application/json")],
+        &[],
+    ] {
+        let answer = raw(gate.proxy, "GET", PAGE, headers, b"");
+        assert_eq!(
+            (answer.status, answer.code()),
+            (401, "token_missing".to_owned()),
+            "{headers:?}"
+        );
+        assert!(!answer.headers.contains_key("location"), "{headers:?}");
+    }
+    assert_eq!(gate.app.count(), 0);
+}
+
+#[test]
+fn a_portal_without_a_login_sends_nobody_away() {
+    let gate = with_accounts(open_portal()).start();
+    assert_eq!(browse(&gate, PAGE, "").status, 401);
+}
+
+#[test]
+fn what_changes_something_by_cookie_needs_evidence_of_our_own_page() {
+    let gate = portal().start();
+    let cookie = log_in(&gate, "alice");
+    for (evidence, status) in [
+        (&[][..], 403),
+        (&[("origin", "https://evil.test")], 403),
+        (&[("origin", "null")], 403),
+        (&[("sec-fetch-site", "same-site"), ("origin", ORIGIN)], 403),
+        (&[("origin", ORIGIN)], 200),
+        (&[("sec-fetch-site", "same-origin")], 200),
+    ] {
+        for method in ["POST", "PUT", "DELETE", "PATCH"] {
+            let before = gate.app.count();
+            let answer = with_cookie(&gate, method, PAGE, &cookie, evidence);
+            assert_eq!(answer.status, status, "{method} {evidence:?} {}", answer.text());
+            assert_eq!(gate.app.count() - before, usize::from(status == 200));
+            if status == 403 {
+                assert_eq!(answer.code(), "origin_mismatch");
+                assert!(!answer.headers.contains_key("set-cookie"), "the session is as good as before");
+            }
+        }
+    }
+    let upgrade = [("connection", "upgrade"), ("upgrade", "websocket")];
+    let asked = with_cookie(&gate, "GET", PAGE, &cookie, &upgrade);
+    assert_eq!((asked.status, asked.code()), (403, "origin_mismatch".to_owned()));
+    // nobody's request to a public path is nobody's, whoever made it
+    let public = with_cookie(
+        &gate,
+        "POST",
+        "/portal/p/assets/x",
+        &cookie,
+        &[("origin", "https://evil.test")],
+    );
+    assert_eq!(public.status, 200);
+    assert_eq!(gate.app.last().headers["x-forwarded-user"], "");
+}
+
+#[test]
+fn a_cookie_that_is_worth_nothing_is_taken_away_and_public_paths_do_not_mind_it() {
+    let gate = portal().start();
+    let cookie = log_in(&gate, "alice");
+    assert_eq!(with_cookie(&gate, "GET", "/portal/p/assets/x", &cookie, &[]).status, 200);
+    assert_eq!(gate.app.last().headers["x-forwarded-user"], "local|alice");
+    assert!(log_out(&gate, &cookie).status < 400);
+    let unknown = format!("__Host-cedargate={}", crate::wire::b64([7; 32]));
+    for (stale, codes) in [
+        (cookie.as_str(), &["session_revoked", "session_missing"][..]),
+        (&unknown, &["session_missing"]),
+        ("__Host-cedargate=x", &["session_missing"]),
+        ("__Host-cedargate=", &["session_missing"]),
+        (&format!("{cookie}; {cookie}"), &["session_missing"]),
+    ] {
+        let answer = with_cookie(&gate, "GET", PAGE, stale, &[]);
+        assert!(
+            answer.status == 401 && codes.contains(&answer.code().as_str()),
+            "{stale}: {}",
+            answer.text()
+        );
+        assert_eq!(
+            set_cookie(&answer, "__Host-cedargate").as_deref(),
+            Some("__Host-cedargate="),
+            "{stale}"
+        );
+        assert!(answer.header("set-cookie").contains("Max-Age=0"), "{answer:?}");
+        let sent = browse(&gate, PAGE, stale);
+        assert_eq!(sent.status, 302, "{stale}");
+        assert!(sent.header("set-cookie").contains("Max-Age=0"), "{sent:?}");
+        let public = with_cookie(&gate, "GET", "/portal/p/assets/x", stale, &[]);
+        assert_eq!(public.status, 200, "{stale}");
+        assert_eq!(gate.app.last().headers["x-forwarded-user"], "", "{stale}");
+    }
+}
+
+#[test]
+fn a_policy_that_wants_a_stronger_login_sends_a_browser_there() {
+    let policy = "@id(\"all\") permit (principal, action, resource);\n\
+        @id(\"mfa\") @step_up(\"urn:mfa\") forbid (principal, action, resource == Path::\"/portal/p/strong\");";
+    let gate = with_accounts(Setup::portal(OPEN_SCHEMA, policy))
+        .file("policies/p/portal.yaml", PORTAL)
+        .start();
+    let cookie = log_in(&gate, "alice");
+    let sent = browse(&gate, "/portal/p/strong", &cookie);
+    let expected = format!("{IDENTITY}/auth/login?portal=p&rd=%2Fportal%2Fp%2Fstrong&acr_values=urn%3Amfa");
+    assert_eq!((sent.status, sent.header("location")), (302, expected.as_str()));
+    assert!(!sent.headers.contains_key("set-cookie"));
+    let script = with_cookie(&gate, "GET", "/portal/p/strong", &cookie, &[]);
+    assert_eq!((script.status, script.code()), (401, "step_up_required".to_owned()));
+    assert!(script.header("www-authenticate").contains("acr_values=\"urn:mfa\""));
+}
+
+#[test]
+fn a_portal_trusts_a_session_only_if_it_trusts_who_vouched() {
+    let trusting = "portals: { p: { match: { path_prefix: /portal/p }, issuers: [local] }, q: { match: { path_prefix: /portal/q }, issuers: [test] } }";
+    let gate = portal()
+        .file("schemas/q.cedarschema", OPEN_SCHEMA)
+        .file("policies/q/main.cedar", crate::wire::OPEN_POLICY)
+        .config(trusting)
+        .start();
+    let cookie = log_in(&gate, "alice");
+    assert_eq!(with_cookie(&gate, "GET", PAGE, &cookie, &[]).status, 200);
+    assert_eq!(gate.app.last().headers["x-forwarded-user"], "alice");
+    let other = with_cookie(&gate, "GET", "/portal/q/page", &cookie, &[]);
+    assert_eq!((other.status, other.code()), (401, "issuer_unknown".to_owned()));
+    assert!(!other.headers.contains_key("set-cookie"), "it is good elsewhere");
+}
+
+#[test]
+fn a_login_that_the_portal_does_not_trust_or_that_is_not_there_is_refused_with_its_line() {
+    for (login, why) in [
+        ("nobody", "there is no provider `nobody`"),
+        ("local", "does not trust the issuer of `local`"),
+    ] {
+        let gate = with_accounts(open_portal())
+            .file(
+                "policies/p/portal.yaml",
+                &format!("title: x\nlogin: {{ provider: {login} }}\n"),
+            )
+            .config("portals: { p: { match: { path_prefix: /portal/p }, issuers: [test] } }")
+            .start();
+        let status = gate.status().to_string();
+        assert!(status.contains(why) && status.contains("\"line\":2"), "{status}");
+    }
+}
+
+#[test]
+fn the_app_asks_with_its_users_cookie_and_an_assertion_ends_with_nothing_but_its_time() {
+    let gate = portal().start();
+    let cookie = log_in(&gate, "alice");
+    let body = json!({"portal": "p", "action": "GET", "resource": "Path::\"/portal/p/page\""}).to_string();
+    let ask = |cookie: &str| {
+        let headers = [("cookie", cookie), ("content-type", "application/json")];
+        raw(gate.decision, "POST", "/authorize", &headers, body.as_bytes())
+    };
+    let answer = ask(&cookie);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.json()["decision"], "allow");
+    assert_eq!(ask("a=1").code(), "token_missing");
+    assert!(log_out(&gate, &cookie).status < 400);
+    let ended = ask(&cookie);
+    assert_eq!(ended.status, 401);
+    assert!(ended.code().starts_with("session_"), "{}", ended.text());
+}
