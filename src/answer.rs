@@ -213,7 +213,7 @@ fn page(text: &Text<'_>, answer: &Answer) -> Option<Response<Body>> {
         content = content.raw("<p><a class=\"button\" href=\"\">Try again</a></p>");
     }
     content = content
-        .raw("<p class=\"small\">")
+        .raw("<p class=\"small\">Reason: ")
         .text(text.title)
         .raw(" (<code>")
         .text(text.code)

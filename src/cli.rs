@@ -48,7 +48,7 @@ struct Cli {
 enum Command {
     /// Run the sidecar
     Serve(serve::Args),
-    /// Run two example portals, a demo app and a token issuer in one process; prints three curls
+    /// Run two example portals, a demo app and a token issuer in one process; prints three curls and a login
     Demo(demo::Args),
     /// Check configuration and every portal: parse, strict validation, entities, decision tests
     Validate(validate::Args),

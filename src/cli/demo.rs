@@ -1,4 +1,4 @@
-//! `cedargate demo`: a gate, a demo app and a token issuer in one process, and what to try.
+//! `cedargate demo`: a gate, a demo app, a token issuer and two accounts in one process, and what to try.
 //!
 //! Everything is real but the application: the gate is the one `serve` starts, reading the policy tree on disk, so
 //! that an edit shows at once. The issuer's key lives and dies with the process.
@@ -7,6 +7,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body_util::Full;
@@ -19,10 +21,14 @@ use crate::app;
 use crate::authn::{SigningKey, mint};
 use crate::config::{self, Config};
 use crate::gate::now_millis;
+use crate::login::accounts::{Hash, UserSpec, UsersText};
 use crate::telemetry;
 
 const ISSUER: &str = "https://issuer.demo.invalid/";
 const AUDIENCE: &str = "shop";
+const USERS_FILE: &str = "users.yaml";
+/// Of a password of the demo.
+const PASSWORD_RANDOM_BYTES: usize = 9;
 const TOKEN_LIFE: Duration = Duration::from_secs(8 * 3600);
 
 #[derive(clap::Args)]
@@ -60,10 +66,11 @@ fn start(args: &Args) -> Result<Exit, String> {
     let jwks = folder.0.join("jwks.json");
     std::fs::write(&jwks, key.jwks().to_string()).map_err(|e| text(&e))?;
     let app = demo_app().map_err(|e| text(&e))?;
-    let config = config(args, app, &jwks, &folder.0)?;
+    let users = users(&folder.0)?;
+    let config = config(args, app, &folder.0)?;
     let signals = serve::Signals::catch().map_err(|e| text(&e))?;
     let running = app::start(config, Vec::new()).map_err(|e| text(&e))?;
-    print(&welcome(&running.addresses, &key)?);
+    print(&welcome(&running.addresses, &key, &users)?);
     Ok(serve::until_asked(running, signals))
 }
 
@@ -85,17 +92,55 @@ impl Drop for Scratch {
     }
 }
 
-fn config(args: &Args, app: SocketAddr, jwks: &Path, scratch: &Path) -> Result<Config, String> {
+/// Two accounts with passwords of this run, as names with passwords and roles.
+fn users(scratch: &Path) -> Result<Vec<(&'static str, String, &'static str)>, String> {
+    let mut users = Vec::new();
+    for (name, role) in [("alice", "viewer"), ("bob", "editor")] {
+        let mut random = [0; PASSWORD_RANDOM_BYTES];
+        aws_lc_rs::rand::fill(&mut random).map_err(|_unspecified| "there are no random numbers".to_owned())?;
+        let password = URL_SAFE_NO_PAD.encode(random);
+        let spec = UserSpec {
+            name: name.to_owned(),
+            password: Hash::of(&password)?,
+            tenant: Some("acme".to_owned()),
+            roles: vec![role.to_owned()],
+            portals: Vec::new(),
+            full_name: None,
+            email: Some(format!("{name}@acme.test")),
+        };
+        let file = UsersText::open(&scratch.join(USERS_FILE)).map_err(|e| e.to_string())?;
+        file.add(&spec).map_err(|e| e.to_string())?;
+        users.push((name, password, role));
+    }
+    Ok(users)
+}
+
+/// The port in `public_url`, so it must be known before anything listens.
+fn proxy_port(args: &Args) -> std::io::Result<u16> {
+    if args.port != 0 {
+        return Ok(args.port);
+    }
+    let free = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    Ok(free.local_addr()?.port())
+}
+
+fn config(args: &Args, app: SocketAddr, scratch: &Path) -> Result<Config, String> {
+    let proxy = proxy_port(args).map_err(|e| e.to_string())?;
     let port = |offset: u16| if args.port == 0 { 0 } else { args.port.saturating_add(offset) };
     let text = json!({
+        "public_url": format!("http://localhost:{proxy}"),
         "listen": {
-            "proxy": {"address": format!("127.0.0.1:{}", port(0))},
+            "proxy": {"address": format!("127.0.0.1:{proxy}")},
             "decision": {"address": format!("127.0.0.1:{}", port(1))},
             "admin": {"address": format!("127.0.0.1:{}", port(3))},
         },
         "upstream": {"url": format!("http://{app}")},
         "policies": {"dir": args.dir.join("policies"), "schemas": args.dir.join("schemas"), "poll": "1s"},
-        "issuers": [{"name": "demo", "issuer": ISSUER, "audiences": [AUDIENCE], "jwks": {"file": jwks}}],
+        "issuers": [{"name": "demo", "issuer": ISSUER, "audiences": [AUDIENCE], "jwks": {"file": scratch.join("jwks.json")},
+            "subject_prefix": ""}],
+        "sessions": {"danger_insecure_cookie": true},
+        "login": {"providers": {"local": {"title": "Demo accounts", "users_file": scratch.join(USERS_FILE)}}},
+        "identity": {"title": "Demo shop"},
         "audit": {"sink": {"file": scratch.join("decisions.jsonl")}},
     });
     // JSON is YAML; relative folders are relative to where the user is
@@ -144,7 +189,7 @@ fn shop(method: &http::Method, path: &str, headers: &HeaderMap) -> Response<Full
     response
 }
 
-fn welcome(addresses: &app::Addresses, key: &SigningKey) -> Result<String, String> {
+fn welcome(addresses: &app::Addresses, key: &SigningKey, users: &[(&str, String, &str)]) -> Result<String, String> {
     let token = |subject: &str, roles: &[&str]| {
         let claims = json!({"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "tenant": "acme", "roles": roles,
             "email": format!("{subject}@acme.test")});
@@ -160,8 +205,16 @@ fn welcome(addresses: &app::Addresses, key: &SigningKey) -> Result<String, Strin
     };
     let admin = addresses.admin.map(|a| format!("http://{a}/status")).unwrap_or_default();
     let head = |text: &str| paint.green(text);
+    let login = format!(
+        "http://localhost:{}/api/v1/identity/auth/login?portal=customer&rd=/portal/customer/orders",
+        addresses.proxy.port()
+    );
+    let accounts: String = users
+        .iter()
+        .map(|(name, password, role)| format!("\n  {name} {password}   # {role}"))
+        .collect();
     Ok(format!(
-        "{}\n  proxy     {url}\n  authorize {decision}\n  status    {admin}\n\n{}\n\n{}\n  {}\n\n{}\n  {}\n\n{}\n  {}\n\n{}\n{}\n\n{}\n  {}\n",
+        "{}\n  proxy     {url}\n  authorize {decision}\n  status    {admin}\n\n{}\n\n{}\n  {}\n\n{}\n  {}\n\n{}\n  {}\n\n{}\n{}\n\n{}\n  {login}{accounts}\n\n{}\n  {}\n",
         head("cedargate demo: two portals in front of a demo shop. Ctrl-C ends it."),
         head("Tokens") + &format!("\n  export ALICE={alice}   # viewer\n  export ED={ed}   # editor"),
         head("1. Nobody: 401"),
@@ -172,6 +225,7 @@ fn welcome(addresses: &app::Addresses, key: &SigningKey) -> Result<String, Strin
         format_args!("curl -i -H \"Authorization: Bearer $ALICE\" {url}"),
         head("4. Change one line while it runs, and repeat number 2"),
         "  policies/customer/orders.cedar: in `editors-place-orders`, change Role::\"editor\" to Role::\"viewer\"",
+        head("In a browser"),
         head("The app asks for itself"),
         format_args!(
             "curl -s {decision} -d '{{\"portal\": \"customer\", \"principal\": {{\"type\": \"User\", \"id\": \"alice\", \
