@@ -171,6 +171,7 @@ pub struct Login {
 }
 
 impl LoginCode {
+    #[cfg(test)]
     pub const ALL: [Self; 9] = [
         Self::LoginExpired,
         Self::LoginDenied,
