@@ -217,7 +217,7 @@ fn assemble(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>,
     let serving = ArcSwap::from_pointee(serving(&config, &metrics)?);
     let limits = RequestLimits::new(&config.limits, Reach::of(&config.sessions.store));
     let sessions = Sessions::new(&config, &metrics, &audit)?;
-    let login = Login::new(&config, &authn, &sessions, &metrics)?;
+    let login = Login::new(&config, &authn, &sessions, &audit)?;
     let theme = Theme::load(&config.identity)?;
     let identity = IdentityDoor {
         config: Arc::clone(&config),

@@ -40,7 +40,7 @@ pub use self::assertion::{AssertionClaims, AssertionError, AssertionKeys, Return
 pub use self::cache::{TokenCache, token_hash};
 pub use self::claims::{Login, Window};
 pub use self::error::TokenError;
-pub use self::id_token::{Expected, Granted, IdToken, LogoutToken, granted, kept_claims};
+pub use self::id_token::{Expected, IdToken, LogoutToken, granted, kept_claims};
 pub use self::introspection::{Ground, Introspection};
 use self::jwk::Choice;
 use self::jws::{Compact, Typ};

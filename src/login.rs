@@ -24,9 +24,9 @@ use self::complete::sha256;
 use self::http::Http;
 use self::provider::{Departure, Oidc};
 use self::trip::Trip;
+use crate::audit::Audit;
 use crate::authn::Authn;
 use crate::config::{self, Config};
-use crate::metrics::Metrics;
 use crate::session::{Revocation, SessionData, Sessions};
 use crate::types::Redacted;
 
@@ -167,9 +167,11 @@ pub struct Login {
     public_url: String,
     authn: Arc<Authn>,
     sessions: Arc<Sessions>,
+    audit: Audit,
 }
 
 impl LoginCode {
+    #[cfg(test)]
     pub const ALL: [Self; 9] = [
         Self::LoginExpired,
         Self::LoginDenied,
@@ -199,16 +201,16 @@ impl LoginCode {
 
 impl Login {
     /// Reads secrets and keys once; asks no provider yet.
-    pub fn new(
-        config: &Config,
-        authn: &Arc<Authn>,
-        sessions: &Arc<Sessions>,
-        _metrics: &Metrics,
-    ) -> Result<Arc<Self>, LoginError> {
-        Self::with_http(config, authn, sessions, &Http::new()?)
+    pub fn new(config: &Config, authn: &Arc<Authn>, sessions: &Arc<Sessions>, audit: &Audit) -> Result<Arc<Self>, LoginError> {
+        Self::with_http(config, authn, (sessions, audit), &Http::new()?)
     }
 
-    fn with_http(config: &Config, authn: &Arc<Authn>, sessions: &Arc<Sessions>, http: &Http) -> Result<Arc<Self>, LoginError> {
+    fn with_http(
+        config: &Config,
+        authn: &Arc<Authn>,
+        (sessions, audit): (&Arc<Sessions>, &Audit),
+        http: &Http,
+    ) -> Result<Arc<Self>, LoginError> {
         let providers = config.login.providers.iter();
         let oidc = providers.filter_map(|provider| Oidc::new(provider, config, http).transpose());
         Ok(Arc::new(Self {
@@ -217,6 +219,7 @@ impl Login {
             public_url: config.public_url.clone().unwrap_or_default(),
             authn: Arc::clone(authn),
             sessions: Arc::clone(sessions),
+            audit: audit.clone(),
         }))
     }
 

@@ -10,6 +10,7 @@ use super::claims::{carry_over, complete, privileges_differ};
 use super::complete::refresh_at;
 use super::provider::{Oidc, Tokens};
 use super::{Login, ProviderError, now_millis};
+use crate::audit::{AuthEvent, Event};
 use crate::authn::{Expected, granted, kept_claims};
 use crate::session::{Grant, RefreshError, SessionData};
 use crate::types::Redacted;
@@ -18,8 +19,28 @@ use crate::types::Redacted;
 const RETRY: i64 = 30 * 1000;
 
 impl Login {
-    /// Renews a session's grant and claims at the provider.
+    /// Renews a session's grant and claims at the provider. Recorded, whatever comes of it.
     pub async fn renew(self: Arc<Self>, data: SessionData) -> Result<SessionData, RefreshError> {
+        let mut event = AuthEvent {
+            event: "refresh",
+            portal: Some(Arc::from(data.portal.as_str())),
+            provider: Some(Arc::from(data.provider.as_str())),
+            issuer: Some(Arc::from(data.issuer.as_str())),
+            subject: Some(data.subject.clone()),
+            ..AuthEvent::default()
+        };
+        let renewed = self.renewed(data).await;
+        (event.result, event.reason) = match &renewed {
+            Ok(_) => ("success", "renewed"),
+            Err(RefreshError::Ended(_)) => ("failure", "grant_ended"),
+            Err(RefreshError::Temporary(_)) => ("failure", "provider_unavailable"),
+        };
+        event.detail = renewed.as_ref().err().map(ToString::to_string);
+        self.audit.send(Event::Auth(Box::new(event)));
+        renewed
+    }
+
+    async fn renewed(&self, data: SessionData) -> Result<SessionData, RefreshError> {
         let temporary = |why: &str| RefreshError::Temporary(why.to_owned());
         let provider = self
             .oidc(&data.provider)

@@ -197,11 +197,11 @@ impl Drop for Party {
     }
 }
 
-async fn party(provider: &Provider, more: &str) -> Party {
-    party_with(provider, more, &format!("client_secret: '{SECRET}'")).await
+fn party(provider: &Provider, more: &str) -> Party {
+    party_with(provider, more, &format!("client_secret: '{SECRET}'"))
 }
 
-async fn party_with(provider: &Provider, issuer: &str, client: &str) -> Party {
+fn party_with(provider: &Provider, issuer: &str, client: &str) -> Party {
     let yaml = format!(
         "upstream: {{ url: 'http://127.0.0.1:1' }}\npublic_url: 'https://shop.test'\n\
          issuers:\n  - {{ name: corp, issuer: '{}', audiences: [api], leeway: 5s {issuer} }}\n\
@@ -209,14 +209,14 @@ async fn party_with(provider: &Provider, issuer: &str, client: &str) -> Party {
         provider.base
     );
     let config = Config::from_yaml(&yaml).unwrap_or_else(|errors| panic!("{yaml}\n{errors}"));
-    let metrics = Metrics::new().unwrap();
+    let metrics = crate::metrics::Metrics::new().unwrap();
     let (audit, _writer) = crate::audit::start(&config.audit, &metrics).unwrap();
     let authn = Authn::new(&config.issuers, config.limits.token_bytes, metrics.clone()).unwrap();
     let sessions = Sessions::new(&config, &metrics, &audit).unwrap();
     let stop = CancellationToken::new();
     tokio::spawn(Arc::clone(&authn).run(stop.clone()));
     let http = Http::new().unwrap().with_deadline(Duration::from_secs(2));
-    let login = Login::with_http(&config, &authn, &sessions, &http).unwrap();
+    let login = Login::with_http(&config, &authn, (&sessions, &audit), &http).unwrap();
     Party { login, stop }
 }
 
@@ -252,10 +252,18 @@ impl Party {
     }
 }
 
+#[test]
+fn the_docs_name_every_reason_code() {
+    let page = include_str!("../../docs/login.md");
+    for code in LoginCode::ALL {
+        assert!(page.contains(&format!("| `{}` |", code.code())), "{code:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_good_login_gives_the_claims_and_the_grant() {
     let provider = Provider::start().await;
-    let party = party(&provider, "").await;
+    let party = party(&provider, "");
     let data = party.arrive().await.unwrap();
     assert_eq!(
         (data.provider.as_str(), data.issuer.as_str(), data.subject.as_str()),
@@ -288,7 +296,7 @@ async fn a_good_login_gives_the_claims_and_the_grant() {
 #[tokio::test]
 async fn an_id_token_that_lies_logs_nobody_in() {
     let provider = Provider::start().await;
-    let party = party(&provider, "").await;
+    let party = party(&provider, "");
     assert!(party.arrive().await.is_ok());
     let far = now() + 3600;
     for claims in [
@@ -359,7 +367,7 @@ fn half(text: &str) -> String {
 #[tokio::test]
 async fn a_token_endpoint_that_misbehaves_logs_nobody_in_and_is_told_apart() {
     let provider = Provider::start().await;
-    let party = party(&provider, "").await;
+    let party = party(&provider, "");
     let token = |raw: String| move |script: &mut Script| script.raw = vec![("/token", raw)];
     let error = |status, code: &str| {
         answer(
@@ -415,7 +423,7 @@ async fn a_token_endpoint_that_misbehaves_logs_nobody_in_and_is_told_apart() {
 #[tokio::test]
 async fn userinfo_fills_what_is_missing_for_the_same_subject_only() {
     let provider = Provider::start().await;
-    let party = party(&provider, ", roles: [viewer, admin]").await;
+    let party = party(&provider, ", roles: [viewer, admin]");
     let bare = json!({"tenant": null, "roles": null, "email": null});
     provider.set(|script| {
         script.claims = bare.clone();
@@ -475,7 +483,7 @@ async fn userinfo_fills_what_is_missing_for_the_same_subject_only() {
 #[tokio::test]
 async fn a_step_up_counts_only_if_the_provider_did_it() {
     let provider = Provider::start().await;
-    let party = party(&provider, "").await;
+    let party = party(&provider, "");
     let failed = |outcome: Result<SessionData, LoginFailure>| outcome.err().map(|failure| failure.code);
     let step_up = Some(LoginCode::StepUpFailed);
     assert_eq!(failed(party.arrive_asking(Some("mfa"), None).await), step_up);
@@ -490,7 +498,7 @@ async fn a_step_up_counts_only_if_the_provider_did_it() {
 #[tokio::test]
 async fn a_callback_of_another_provider_or_without_a_code_ends_there() {
     let provider = Provider::start().await;
-    let party = party(&provider, "").await;
+    let party = party(&provider, "");
     let base = provider.base.clone();
     let sender = async |query: String| {
         let parameters = Parameters::parse(&query)?;
@@ -535,7 +543,7 @@ async fn a_callback_of_another_provider_or_without_a_code_ends_there() {
     );
     let strict = Provider::start().await;
     strict.set(|script| script.discovery = json!({"authorization_response_iss_parameter_supported": true}));
-    let party = party_with(&strict, "", "client_secret: x").await;
+    let party = party_with(&strict, "", "client_secret: x");
     let silent = Parameters::parse("code=x").unwrap();
     assert!(party.login.check_sender(party.corp(), &silent).await.is_err());
 }
@@ -544,7 +552,7 @@ async fn a_callback_of_another_provider_or_without_a_code_ends_there() {
 async fn discovery_is_lazy_tried_again_and_kept() {
     let provider = Provider::start().await;
     provider.set(|script| script.discovery = json!({"issuer": "https://other.test"}));
-    let party = party(&provider, ", jwks: { file: /dev/null }").await;
+    let party = party(&provider, ", jwks: { file: /dev/null }");
     assert!(provider.requests("/.well-known/openid-configuration").is_empty());
     assert!(matches!(party.corp().metadata().await, Err(ProviderError::Unreachable(_))));
     assert!(party.corp().metadata().await.is_err());
@@ -566,7 +574,7 @@ async fn discovery_is_lazy_tried_again_and_kept() {
 #[tokio::test]
 async fn a_browser_is_sent_off_with_everything_the_provider_needs_and_nothing_more() {
     let provider = Provider::start().await;
-    let party = party(&provider, "").await;
+    let party = party(&provider, "");
     let browser = browser();
     let begin = Begin {
         provider: "corp",
@@ -603,9 +611,9 @@ async fn every_way_to_prove_the_client_is_what_the_provider_gets() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("key.pem");
     std::fs::write(&path, SigningKey::generate().unwrap().to_pem().unwrap().expose()).unwrap();
-    let post = party_with(&provider, "", "client_secret: abc, auth_method: client_secret_post").await;
+    let post = party_with(&provider, "", "client_secret: abc, auth_method: client_secret_post");
     assert!(post.arrive().await.is_ok());
-    let key = party_with(&provider, "", &format!("client_key_file: '{}'", path.display())).await;
+    let key = party_with(&provider, "", &format!("client_key_file: '{}'", path.display()));
     assert!(key.arrive().await.is_ok());
     let asked = provider.requests("/token");
     assert!(asked[0].contains("client_secret=abc") && !asked[0].contains("authorization:"));
@@ -626,7 +634,7 @@ async fn every_way_to_prove_the_client_is_what_the_provider_gets() {
 #[tokio::test]
 async fn a_renewal_keeps_rotated_tokens_and_ends_only_what_the_provider_ended() {
     let provider = Provider::start().await;
-    let party = party(&provider, "").await;
+    let party = party(&provider, "");
     let old = party.arrive().await.unwrap();
     let no_nonce = json!({"nonce": null});
     provider.set(|script| {
@@ -690,7 +698,7 @@ async fn a_renewal_keeps_rotated_tokens_and_ends_only_what_the_provider_ended() 
 #[tokio::test]
 async fn a_renewal_whose_claims_cannot_be_had_keeps_the_new_tokens_and_the_old_claims() {
     let provider = Provider::start().await;
-    let party = party(&provider, "").await;
+    let party = party(&provider, "");
     let old = party.arrive().await.unwrap();
     let cases: [fn(&mut Script); 3] = [
         |script| script.forged = true,
@@ -721,7 +729,7 @@ async fn a_renewal_whose_claims_cannot_be_had_keeps_the_new_tokens_and_the_old_c
 #[tokio::test]
 async fn logout_tokens_are_believed_only_whole() {
     let provider = Provider::start().await;
-    let party = party(&provider, "").await;
+    let party = party(&provider, "");
     let event = json!({"http://schemas.openid.net/event/backchannel-logout": {}});
     let good =
         json!({"iss": provider.base, "aud": CLIENT, "iat": now(), "jti": "j1", "sid": "sid-1", "sub": "alice", "events": event});
