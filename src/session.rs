@@ -155,14 +155,14 @@ impl Sessions {
     pub fn new(config: &Config, metrics: &Metrics, _audit: &Audit) -> Result<Arc<Self>, SessionsError> {
         let sessions = &config.sessions;
         let keys = Keys::load(sessions.key_file.clone()).map_err(|(path, message)| SessionsError::Keys { path, message })?;
+        let retention = sessions.absolute_timeout.max(RETENTION_MIN);
         let (store, prefix) = match &sessions.store {
             SessionStore::Memory => (Store::Memory(Memory::default()), "memory".to_owned()),
             SessionStore::Redis(redis) => {
                 let prefix = redis.key_prefix.clone();
-                (Store::Redis(Box::new(Redis::new(redis))), prefix)
+                (Store::Redis(Box::new(Redis::new(redis, retention, sessions.staleness_max))), prefix)
             }
         };
-        let retention = sessions.absolute_timeout.max(RETENTION_MIN);
         let claims = config.issuers.iter();
         let claims = claims
             .map(|issuer| (Arc::clone(&issuer.name), issuer.claims.clone()))
@@ -375,5 +375,7 @@ fn unix_millis() -> i64 {
     millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
+#[cfg(test)]
+mod redis_tests;
 #[cfg(test)]
 mod tests;

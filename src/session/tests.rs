@@ -11,7 +11,7 @@ use crate::types::{AuthFacts, PortalSlug, TokenFacts};
 pub(super) fn config(sessions: &str) -> Config {
     let yaml = format!(
         "upstream: {{url: \"http://127.0.0.1:1\"}}\npolicies: {{dir: policies, schemas: schemas}}\n\
-         issuers: [{{name: corp, issuer: \"https://corp\", audience: [x]}}]\n{sessions}"
+         issuers: [{{name: corp, issuer: \"https://corp\", audiences: [x]}}]\n{sessions}"
     );
     Config::from_yaml(&yaml).unwrap()
 }
@@ -46,7 +46,7 @@ pub(super) fn data(subject: &str) -> SessionData {
     }
 }
 
-fn identity(subject: &str, issued: Option<i64>) -> Identity {
+pub(super) fn identity(subject: &str, issued: Option<i64>) -> Identity {
     let mut claims = Map::new();
     if let Some(issued) = issued {
         claims.insert("iat".to_owned(), Value::from(issued));

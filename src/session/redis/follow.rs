@@ -1,0 +1,271 @@
+//! Keeps the connection, and reads what other replicas of the gate say: what was revoked, and what changed.
+//!
+//! A poll does not only ask for what is new: it looks whether the last entry that it saw is still there. If not, the stream
+//! went back (a failover lost it, or all data) and is read again from its beginning, and what this process knows and
+//! the stream lost is said again. The feed counts as read when a poll that was *sent* then came back with nothing left.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ::redis::streams::{StreamId, StreamRangeReply, StreamReadReply};
+use ::redis::{Pipeline, Value, cmd, from_redis_value, pipe};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::link::{Link, Role, connect};
+use super::{Connected, Redis};
+use crate::session::StoreError;
+use crate::session::cache::Cache;
+use crate::session::feed::{Entry, Feed, millis};
+use crate::session::record::{Handle, Mark, MarkKind};
+use crate::session::unix_millis;
+
+/// The longest time between two polls.
+const POLL_MAX: Duration = Duration::from_millis(200);
+/// Between two polls however often somebody complains.
+const POLL_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+/// A connection that lived so long was a good one.
+const GOOD: Duration = Duration::from_secs(2);
+/// Entries in one answer.
+const PAGE: usize = 1000;
+/// Entries said again in one go.
+const CHUNK: usize = 500;
+/// Where a stream begins.
+const BEGINNING: &str = "0-0";
+
+/// How far one stream was read.
+#[derive(Clone, Debug)]
+struct Place {
+    id: String,
+    /// The entry itself: another server may give the same id to another one.
+    entry: Option<HashMap<String, Value>>,
+}
+
+/// How far both were.
+struct Places {
+    revocations: Place,
+    changes: Place,
+}
+
+impl Place {
+    fn beginning() -> Self {
+        Self {
+            id: BEGINNING.to_owned(),
+            entry: None,
+        }
+    }
+
+    fn at(entry: StreamId) -> Self {
+        Self {
+            id: entry.id,
+            entry: Some(entry.map),
+        }
+    }
+
+    /// Whether the answer to "this very entry" is it.
+    fn is_still_there(&self, found: &[StreamId]) -> bool {
+        match &self.entry {
+            None => true,
+            Some(entry) => matches!(found, [one] if one.map == *entry),
+        }
+    }
+
+    /// Unix milliseconds of the store's clock when it was added.
+    fn age(&self, now: i64) -> i64 {
+        let added = self.id.split('-').next().and_then(|text| text.parse().ok()).unwrap_or(0);
+        now.saturating_sub(added)
+    }
+}
+
+impl Redis {
+    /// For ever; whoever stops waiting ends it.
+    pub async fn follow(&self, feed: &Feed, cache: &Cache) {
+        let (mut attempt, mut pause) = (0, BACKOFF_MIN);
+        loop {
+            let began = Instant::now();
+            let Err(error) = self.connect_and_poll(attempt, feed, cache).await;
+            if self.current.swap(None).is_some() {
+                tracing::warn!(%error, "the session store's connection is lost");
+            } else {
+                tracing::debug!(%error, "the session store cannot be reached");
+            }
+            self.remember(Some(error.to_string()));
+            if began.elapsed() > GOOD {
+                pause = BACKOFF_MIN;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(BACKOFF_MAX);
+            attempt += 1;
+        }
+    }
+
+    fn remember(&self, error: Option<String>) {
+        *self.last_error.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = error;
+    }
+
+    async fn connect_and_poll(&self, attempt: usize, feed: &Feed, cache: &Cache) -> Result<std::convert::Infallible, StoreError> {
+        let (link, durable) = connect(&self.config, attempt).await?;
+        let connected = Arc::new(Connected {
+            link,
+            durable,
+            replicas: AtomicBool::new(false),
+        });
+        let mut places = self.catch_up(&connected, feed, cache).await?;
+        self.stale_password.store(false, Ordering::Release);
+        self.current.store(Some(Arc::clone(&connected)));
+        self.remember(None);
+        tracing::info!("the session store is connected");
+        let interval = (self.staleness_max / 5).min(POLL_MAX);
+        loop {
+            sleep(POLL_MIN.min(interval)).await;
+            let rest = interval.saturating_sub(POLL_MIN);
+            // late or told to hurry: either way it is time
+            drop(timeout(rest, self.complaint.notified()).await);
+            if self.stale_password.load(Ordering::Acquire) {
+                return Err(StoreError::Refused("the password is not good any more".to_owned()));
+            }
+            while !self.poll(&connected, &mut places, (feed, cache)).await? {}
+        }
+    }
+
+    /// Reads the feed from its beginning, says again what it lost, and forgets all sessions that were read before.
+    async fn catch_up(&self, connected: &Connected, feed: &Feed, cache: &Cache) -> Result<Places, StoreError> {
+        self.look_at_role(connected).await?;
+        let (key, mut place, mut known) = (self.feed_key(), Place::beginning(), HashMap::new());
+        let sent = loop {
+            let sent = Instant::now();
+            let mut range = cmd("XRANGE");
+            range.arg(&key).arg(format!("({}", place.id)).arg("+").arg("COUNT").arg(PAGE);
+            let page: StreamRangeReply = connected.link.run(&range, self.config.timeout).await?;
+            let (ids, now) = (page.ids, unix_millis());
+            let full = ids.len() >= PAGE;
+            let entries: Vec<Entry> = ids.iter().filter_map(read_entry).collect();
+            for entry in &entries {
+                let at = known.entry(entry.mark).or_insert(entry.at);
+                *at = entry.at.max(*at);
+            }
+            feed.add(entries, now);
+            place = ids.into_iter().next_back().map_or(place, Place::at);
+            if !full {
+                break sent;
+            }
+        };
+        let mut lost = feed.entries(unix_millis());
+        lost.retain(|entry| known.get(&entry.mark).is_none_or(|at| *at < entry.at));
+        if !lost.is_empty() {
+            tracing::warn!(entries = lost.len(), "the session store had lost revocations; they are said again");
+        }
+        for chunk in lost.chunks(CHUNK) {
+            connected.link.run_all(&key, self.additions(&key, chunk), self.config.timeout).await?;
+        }
+        let mut newest = cmd("XREVRANGE");
+        newest.arg(self.changes_key()).arg("+").arg("-").arg("COUNT").arg(1);
+        let newest: StreamRangeReply = connected.link.run(&newest, self.config.timeout).await?;
+        // after the place is known: what is read from here on is heard of when it changes
+        cache.flush();
+        feed.confirm(sent);
+        Ok(Places {
+            revocations: place,
+            changes: newest.ids.into_iter().next().map_or_else(Place::beginning, Place::at),
+        })
+    }
+
+    /// A cluster's replicas send readers away; a single one would answer, late.
+    async fn look_at_role(&self, connected: &Connected) -> Result<(), StoreError> {
+        if let Link::Node(_) = connected.link {
+            let role: Value = connected.link.run(&cmd("ROLE"), self.config.timeout).await?;
+            note_role(connected, &role)?;
+        }
+        Ok(())
+    }
+
+    fn questions(&self, connected: &Connected, places: &Places) -> Pipeline {
+        let (revocations, changes) = (self.feed_key(), self.changes_key());
+        let mut questions = pipe();
+        if let Link::Node(_) = connected.link {
+            questions.cmd("ROLE");
+        }
+        for (key, place) in [(&revocations, &places.revocations), (&changes, &places.changes)] {
+            questions.cmd("XRANGE").arg(key).arg(&place.id).arg(&place.id);
+        }
+        let read = questions.cmd("XREAD").arg("COUNT").arg(PAGE).arg("STREAMS");
+        read.arg(&revocations).arg(&changes).arg(&places.revocations.id).arg(&places.changes.id);
+        questions
+    }
+
+    /// True if nothing is left to read.
+    async fn poll(&self, connected: &Connected, places: &mut Places, (feed, cache): (&Feed, &Cache)) -> Result<bool, StoreError> {
+        let sent = Instant::now();
+        let questions = self.questions(connected, places);
+        let answers = connected.link.run_all(&self.feed_key(), questions, self.config.timeout).await?;
+        let mut answers = answers.into_iter();
+        if let Link::Node(_) = connected.link {
+            note_role(connected, &answers.next().unwrap_or(Value::Nil))?;
+        }
+        let there: StreamRangeReply = read(answers.next())?;
+        let changes_there: StreamRangeReply = read(answers.next())?;
+        let now = unix_millis();
+        // what is that old may have been trimmed; nothing that counts went with it
+        let trimmed = places.revocations.age(now) >= millis(self.retention);
+        if !places.revocations.is_still_there(&there.ids) && !trimmed {
+            *places = self.catch_up(connected, feed, cache).await?;
+            return Ok(true);
+        }
+        if !places.changes.is_still_there(&changes_there.ids) {
+            cache.flush();
+            places.changes = Place::beginning();
+            return Ok(false);
+        }
+        let news: Option<StreamReadReply> = read(answers.next())?;
+        let mut all = true;
+        for stream in news.into_iter().flat_map(|news| news.keys) {
+            all &= stream.ids.len() < PAGE;
+            if stream.key == self.feed_key() {
+                feed.add(stream.ids.iter().filter_map(read_entry), now);
+                places.revocations = stream.ids.into_iter().next_back().map_or(places.revocations.clone(), Place::at);
+            } else {
+                cache.hear(stream.ids.iter().filter_map(read_handle));
+                places.changes = stream.ids.into_iter().next_back().map_or(places.changes.clone(), Place::at);
+            }
+        }
+        if all {
+            feed.confirm(sent);
+        }
+        Ok(all)
+    }
+}
+
+/// Not the master, and what it says may be old.
+fn note_role(connected: &Connected, role: &Value) -> Result<(), StoreError> {
+    let role = Role::read(role).ok_or_else(|| StoreError::Refused("ROLE was not answered".to_owned()))?;
+    connected.replicas.store(role.replicas, Ordering::Release);
+    if role.master {
+        return Ok(());
+    }
+    Err(StoreError::Refused("this server is not the master any more".to_owned()))
+}
+
+fn read<T: ::redis::FromRedisValue>(value: Option<Value>) -> Result<T, StoreError> {
+    from_redis_value(value.unwrap_or(Value::Nil)).map_err(|error| StoreError::Refused(error.to_string()))
+}
+
+/// What is no entry of ours is left alone.
+fn read_entry(entry: &StreamId) -> Option<Entry> {
+    let mark: Vec<u8> = from_redis_value(entry.map.get("m")?.clone()).ok()?;
+    let (kind, hash) = mark.split_first()?;
+    Some(Entry {
+        mark: Mark {
+            kind: MarkKind::from_code(*kind)?,
+            hash: <[u8; 32]>::try_from(hash).ok()?,
+        },
+        at: from_redis_value(entry.map.get("a")?.clone()).ok()?,
+    })
+}
+
+fn read_handle(entry: &StreamId) -> Option<Handle> {
+    let handle: Vec<u8> = from_redis_value(entry.map.get("h")?.clone()).ok()?;
+    <[u8; 32]>::try_from(handle).ok().map(Handle)
+}

@@ -1,0 +1,447 @@
+//! Sessions over a real Redis, which is stopped, killed, emptied and tampered with.
+
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+
+use super::tests::{config, data, sessions};
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A server of this test's own.
+struct Server {
+    child: Option<Child>,
+    port: u16,
+    folder: tempfile::TempDir,
+    options: Vec<String>,
+}
+
+impl Server {
+    fn start(options: &[&str]) -> Self {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let mut server = Self {
+            child: None,
+            port,
+            folder: tempfile::tempdir().unwrap(),
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
+        };
+        server.run();
+        server
+    }
+
+    fn run(&mut self) {
+        let mut command = Command::new("redis-server");
+        command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"]);
+        command.arg(self.folder.path()).args(&self.options);
+        self.child = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        let deadline = Instant::now() + PATIENCE;
+        while self.client().get_connection().is_err() {
+            assert!(Instant::now() < deadline, "redis-server does not start");
+            std::thread::yield_now();
+        }
+    }
+
+    fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    fn client(&self) -> ::redis::Client {
+        ::redis::Client::open(format!("redis://127.0.0.1:{}", self.port)).unwrap()
+    }
+
+    fn ask<T: ::redis::FromRedisValue>(&self, command: &[&[u8]]) -> T {
+        let mut cmd = ::redis::Cmd::new();
+        for part in command {
+            cmd.arg(*part);
+        }
+        cmd.query(&mut self.client().get_connection().unwrap()).unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            self.signal("-CONT");
+            self.kill();
+        }
+    }
+}
+
+/// One process' worth of sessions, running.
+struct Gate {
+    sessions: Arc<Sessions>,
+    stop: CancellationToken,
+}
+
+impl std::ops::Deref for Gate {
+    type Target = Arc<Sessions>;
+
+    fn deref(&self) -> &Arc<Sessions> {
+        &self.sessions
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn start(server: &Server, more: &str) -> Gate {
+    let keys = server.folder.path().join("keys");
+    std::fs::write(&keys, STANDARD.encode([7; 32])).unwrap();
+    let yaml = format!(
+        "sessions:\n  store: redis\n  key_file: {}\n  redis:\n    url: \"redis://127.0.0.1:{}\"\n    key_prefix: \"cedargate:test:\"\n{more}",
+        keys.display(),
+        server.port
+    );
+    let sessions = sessions(&config(&yaml));
+    let stop = CancellationToken::new();
+    tokio::spawn(Arc::clone(&sessions).run(stop.clone()));
+    Gate { sessions, stop }
+}
+
+async fn started(server: &Server) -> Gate {
+    let gate = start(server, "");
+    gate.is_up().await;
+    gate
+}
+
+impl Gate {
+    async fn is_up(&self) {
+        eventually("connected and fresh", || async { self.status().reachable && self.is_fresh() }).await;
+    }
+}
+
+async fn eventually<F: Future<Output = bool>>(what: &str, check: impl Fn() -> F) -> Duration {
+    let began = Instant::now();
+    while !check().await {
+        assert!(began.elapsed() < PATIENCE, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    began.elapsed()
+}
+
+#[tokio::test]
+async fn a_session_of_one_replica_is_served_by_another_and_a_logout_holds_in_both() {
+    let server = Server::start(&[]);
+    let (one, two) = (started(&server).await, started(&server).await);
+    let (id, session) = one.create(data("ann")).await.unwrap();
+    let found = two.find(&id).await.unwrap();
+    assert_eq!(found.version, session.version);
+    assert!(two.try_find(&id).unwrap().is_ok());
+    assert_eq!(one.end(&session).await.unwrap().replicated, None);
+    let late = eventually("ended", || async { matches!(two.try_find(&id), Some(Err(SessionError::Revoked))) }).await;
+    assert!(late < Duration::from_secs(1), "{late:?}");
+    let (id, _) = two.create(data("bob")).await.unwrap();
+    assert!(one.find(&id).await.is_ok());
+    two.revoke(Revocation::Tenant("acme".to_owned())).await.unwrap();
+    let late = eventually("revoked", || async { matches!(one.try_find(&id), Some(Err(SessionError::Revoked))) }).await;
+    assert!(late < Duration::from_secs(1), "{late:?}");
+    // one that starts later knows of it as well
+    let three = started(&server).await;
+    assert!(matches!(three.find(&id).await, Err(SessionError::Revoked)));
+    assert!(three.list(10).await.unwrap().is_empty());
+    let (old, first) = one.create(SessionData { created_at: unix_millis() + 5, ..data("cid") }).await.unwrap();
+    two.find(&old).await.unwrap();
+    let (new, _) = one.rotate(&old, &first).await.unwrap();
+    eventually("change heard", || async { two.find(&old).await.is_ok_and(|old| old.data.grant.is_none()) }).await;
+    assert!(two.find(&new).await.unwrap().data.grant.is_some());
+}
+
+#[tokio::test]
+async fn start_up_needs_no_redis_and_without_it_nothing_is_decided() {
+    let mut server = Server::start(&[]);
+    server.kill();
+    let gate = start(&server, "");
+    let id = life::random_id().unwrap();
+    assert!(matches!(gate.find(&id).await, Err(SessionError::Unavailable(_))));
+    assert!(matches!(gate.create(data("ann")).await, Err(StoreError::Unreachable(_))));
+    assert!(gate.check_identity_of("ann").is_ok());
+    eventually("says why", || async { gate.status().last_error.is_some() && !gate.status().reachable }).await;
+    server.run();
+    let late = eventually("connected", || async { gate.status().reachable }).await;
+    assert!(late < Duration::from_secs(2), "{late:?}");
+    assert!(matches!(gate.find(&id).await, Err(SessionError::Missing)));
+}
+
+#[tokio::test]
+async fn a_redis_that_hangs_makes_sessions_unavailable_in_time_and_ends_none() {
+    let server = Server::start(&[]);
+    let gate = started(&server).await;
+    let (id, _) = gate.create(data("ann")).await.unwrap();
+    server.signal("-STOP");
+    let unknown = life::random_id().unwrap();
+    let began = Instant::now();
+    assert!(matches!(gate.find(&unknown).await, Err(SessionError::Unavailable(_))));
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    // known ones go on until the feed is too old, and no longer
+    eventually("too old", || async {
+        match gate.try_find(&id) {
+            Some(Ok(_)) => false,
+            Some(Err(SessionError::Unavailable(_))) => true,
+            other => panic!("{other:?}"),
+        }
+    })
+    .await;
+    assert!(gate.feed.age() > Duration::from_secs(1));
+    assert!(gate.create(data("bob")).await.is_err());
+    server.signal("-CONT");
+    let late = eventually("back", || async { gate.find(&id).await.is_ok() }).await;
+    assert!(late < Duration::from_secs(3), "{late:?}");
+}
+
+#[tokio::test]
+async fn a_killed_redis_is_found_again_and_what_it_kept_is_there() {
+    for (options, kept) in [(&["--appendonly", "yes", "--appendfsync", "always"][..], true), (&[][..], false)] {
+        let mut server = Server::start(options);
+        let gate = started(&server).await;
+        let (id, session) = gate.create(data("ann")).await.unwrap();
+        let (other, _) = gate.create(data("bob")).await.unwrap();
+        gate.end(&session).await.unwrap();
+        server.kill();
+        eventually("noticed", || async { !gate.status().reachable }).await;
+        assert!(!matches!(gate.find(&other).await, Err(SessionError::Missing)));
+        server.run();
+        let late = eventually("connected", || async { gate.status().reachable }).await;
+        assert!(late < Duration::from_millis(1500), "{late:?}");
+        let found = gate.find(&other).await;
+        assert_eq!(found.is_ok(), kept, "{found:?}");
+        assert!(kept || matches!(found, Err(SessionError::Missing)));
+        // and what was revoked stays revoked, for replicas that come later too
+        assert!(matches!(gate.find(&id).await, Err(SessionError::Revoked)));
+        let later = started(&server).await;
+        assert!(matches!(later.find(&id).await, Err(SessionError::Revoked)));
+    }
+}
+
+#[tokio::test]
+async fn a_feed_that_went_back_is_read_again_and_said_again() {
+    let server = Server::start(&[]);
+    let gate = started(&server).await;
+    let (id, session) = gate.create(data("ann")).await.unwrap();
+    let value: Vec<u8> = server.ask(&[b"GET", gate.stored(&session).as_bytes()]);
+    gate.end(&session).await.unwrap();
+    let feed = b"cedargate:test:{feed}:revocations";
+    eventually("read", || async { server.ask::<usize>(&[b"XLEN", feed]) == 1 }).await;
+    // a failover that lost the end of the feed and the removal
+    server.ask::<()>(&[b"DEL", feed]);
+    server.ask::<()>(&[b"SET", gate.stored(&session).as_bytes(), &value]);
+    server.ask::<String>(&[b"XADD", feed, b"*", b"m", b"junk", b"a", b"x"]);
+    eventually("said again", || async { server.ask::<usize>(&[b"XLEN", feed]) >= 2 }).await;
+    let later = started(&server).await;
+    assert!(matches!(later.find(&id).await, Err(SessionError::Revoked)));
+}
+
+#[tokio::test]
+async fn the_feed_is_trimmed_and_its_old_entries_end_nothing_new() {
+    let server = Server::start(&["--stream-node-max-entries", "1"]);
+    let gate = started(&server).await;
+    let feed = b"cedargate:test:{feed}:revocations";
+    for n in 1..=300 {
+        let id = format!("{n}-0");
+        server.ask::<String>(&[b"XADD", feed, id.as_bytes(), b"m", b"junk", b"a", b"1"]);
+    }
+    gate.revoke(Revocation::Tenant("other".to_owned())).await.unwrap();
+    assert!(server.ask::<usize>(&[b"XLEN", feed]) < 10);
+    let (id, _) = gate.create(data("ann")).await.unwrap();
+    assert!(gate.find(&id).await.is_ok());
+    eventually("still fresh", || async { gate.is_fresh() && gate.status().reachable }).await;
+}
+
+#[tokio::test]
+async fn two_processes_renew_a_session_once_and_both_see_it() {
+    let server = Server::start(&[]);
+    let (one, two) = (started(&server).await, started(&server).await);
+    let (id, session) = one.create(data("ann")).await.unwrap();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let asks: Vec<_> = (0..20)
+        .map(|n| {
+            let sessions = Arc::clone(if n % 2 == 0 { &one } else { &two });
+            let (calls, id) = (Arc::clone(&calls), id.clone());
+            tokio::spawn(async move {
+                let session = sessions.find(&id).await.unwrap();
+                let call = move |mut data: SessionData| async move {
+                    calls.fetch_add(1, Ordering::AcqRel);
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                    data.claims = Arc::new(json!({"sub": "ann", "n": 2}).as_object().cloned().unwrap());
+                    Ok(data)
+                };
+                sessions.refresh(&id, &session, call).await.unwrap()
+            })
+        })
+        .collect();
+    for ask in asks {
+        assert_eq!(ask.await.unwrap().data.claims["n"], json!(2));
+    }
+    assert_eq!(calls.load(Ordering::Acquire), 1);
+    assert_ne!(one.find(&id).await.unwrap().version, session.version);
+    assert_eq!(two.find(&id).await.unwrap().version, one.find(&id).await.unwrap().version);
+}
+
+#[tokio::test]
+async fn a_lease_whose_holder_died_is_taken_over_and_one_that_failed_is_left_alone() {
+    let server = Server::start(&[]);
+    let gate = started(&server).await;
+    let (id, session) = gate.create(data("ann")).await.unwrap();
+    let lease = gate.lease(session.handle).await.unwrap().unwrap();
+    let key = format!("cedargate:test:lease:{{{}}}", session.handle.to_hex());
+    assert!(server.ask::<i64>(&[b"PTTL", key.as_bytes()]) > 25_000);
+    // the holder is gone, and most of its time, too
+    server.ask::<()>(&[b"PEXPIRE", key.as_bytes(), b"700"]);
+    drop(lease);
+    let renew = |data: SessionData| async move {
+        let claims = json!({"n": 3}).as_object().cloned().unwrap();
+        Ok(SessionData { claims: Arc::new(claims), ..data })
+    };
+    let renewed = gate.refresh(&id, &session, renew).await.unwrap();
+    assert_eq!(renewed.data.claims["n"], json!(3));
+    let fail = |_| async { Err(RefreshError::Temporary("no answer".to_owned())) };
+    let same = gate.refresh(&id, &renewed, fail).await.unwrap();
+    assert_eq!(same.version, renewed.version);
+    let other = started(&server).await;
+    let session = other.find(&id).await.unwrap();
+    let began = Instant::now();
+    let never = |data: SessionData| async move { panic!("asked for {}", data.subject) };
+    assert_eq!(other.refresh(&id, &session, never).await.unwrap().version, renewed.version);
+    assert!(began.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn a_renewed_grant_gets_into_a_store_that_was_away() {
+    let server = Server::start(&[]);
+    let gate = started(&server).await;
+    let (id, session) = gate.create(data("ann")).await.unwrap();
+    let (asked, mut heard) = watch::channel(false);
+    let (go, going) = tokio::sync::oneshot::channel::<()>();
+    let call = move |data: SessionData| async move {
+        asked.send_replace(true);
+        going.await.unwrap();
+        let claims = json!({"n": 4}).as_object().cloned().unwrap();
+        Ok(SessionData { claims: Arc::new(claims), ..data })
+    };
+    let asking = tokio::spawn({
+        let (sessions, id) = (Arc::clone(&gate), id.clone());
+        async move { sessions.refresh(&id, &session, call).await }
+    });
+    heard.wait_for(|asked| *asked).await.unwrap();
+    server.signal("-STOP");
+    go.send(()).unwrap();
+    assert!(matches!(asking.await.unwrap(), Err(SessionError::Unavailable(_))));
+    server.signal("-CONT");
+    eventually("written", || async { gate.find(&id).await.is_ok_and(|found| found.data.claims.get("n") == Some(&json!(4))) }).await;
+    gate.flights.landed().await;
+}
+
+#[tokio::test]
+async fn neither_a_dump_nor_a_writer_of_redis_gains_anything() {
+    let server = Server::start(&[]);
+    let gate = started(&server).await;
+    let (ann, ann_session) = gate.create(data("ann@example.com")).await.unwrap();
+    let (bob, bob_session) = gate.create(data("bob@example.com")).await.unwrap();
+    let subject = Revocation::Subject { issuer: "corp".to_owned(), subject: "cid@example.com".to_owned() };
+    gate.revoke(subject).await.unwrap();
+    gate.put("introspection", &[1; 32], b"the secret answer", Duration::from_secs(60)).await.unwrap();
+    let keys: Vec<Vec<u8>> = server.ask(&[b"KEYS", b"*"]);
+    assert!(keys.len() >= 4, "{}", keys.len());
+    let mut dump = Vec::new();
+    for key in &keys {
+        assert!(key.starts_with(b"cedargate:test:"));
+        let kind: String = server.ask(&[b"TYPE", key]);
+        dump.extend_from_slice(key);
+        if kind == "stream" {
+            let raw: ::redis::Value = server.ask(&[b"XRANGE", key, b"-", b"+"]);
+            dump.extend_from_slice(format!("{raw:?}").as_bytes());
+        } else {
+            dump.extend_from_slice(&server.ask::<Vec<u8>>(&[b"GET", key]));
+        }
+    }
+    let ids = [ann.0.expose(), bob.0.expose()];
+    let mut secrets: Vec<Vec<u8>> = ids.iter().map(|id| id.to_vec()).collect();
+    secrets.extend(ids.iter().map(|id| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(id).into_bytes()));
+    secrets.extend(ids.iter().map(|id| crate::request::hex(*id).into_bytes()));
+    secrets.extend(["example.com", "acme", "clerk", "token of", "the secret"].map(|text| text.as_bytes().to_vec()));
+    for secret in secrets {
+        assert!(!dump.windows(secret.len()).any(|part| part == secret), "{}", String::from_utf8_lossy(&secret));
+    }
+    // a writer who swaps two sessions
+    let (ann_key, bob_key) = (gate.stored(&ann_session), gate.stored(&bob_session));
+    let ann_value: Vec<u8> = server.ask(&[b"GET", ann_key.as_bytes()]);
+    let bob_value: Vec<u8> = server.ask(&[b"GET", bob_key.as_bytes()]);
+    server.ask::<()>(&[b"SET", ann_key.as_bytes(), &bob_value]);
+    server.ask::<()>(&[b"SET", bob_key.as_bytes(), &ann_value]);
+    let other = started(&server).await;
+    for id in [&ann, &bob] {
+        assert!(matches!(other.find(id).await, Err(SessionError::Missing)));
+    }
+    // one who knows an id of his own and puts somebody's value under it
+    let own = life::random_id().unwrap();
+    let key = format!("cedargate:test:{}", life::key(Seal::handle(&own)));
+    server.ask::<()>(&[b"SET", key.as_bytes(), &ann_value]);
+    assert!(matches!(other.find(&own).await, Err(SessionError::Missing)));
+    server.ask::<()>(&[b"SET", ann_key.as_bytes(), &ann_value]);
+    assert!(other.find(&ann).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_changed_password_is_taken_up_with_the_next_connection() {
+    let server = Server::start(&["--user", "default", "on", "nopass", "~*", "&*", "+@all", "--user", "gate", "on", ">first", "~*", "+@all"]);
+    let file = server.folder.path().join("password");
+    std::fs::write(&file, "first\n").unwrap();
+    let more = format!("    username: gate\n    password_file: {}\n", file.display());
+    let gate = start(&server, &more);
+    gate.is_up().await;
+    server.ask::<()>(&[b"ACL", b"SETUSER", b"gate", b"resetpass", b">second"]);
+    server.ask::<i64>(&[b"CLIENT", b"KILL", b"USER", b"gate"]);
+    eventually("refused", || async { gate.status().last_error.is_some_and(|why| why.contains("WRONGPASS") || why.contains("uthent")) }).await;
+    std::fs::write(&file, "second\n").unwrap();
+    gate.is_up().await;
+    assert!(gate.create(data("ann")).await.is_ok());
+}
+
+#[tokio::test]
+async fn creation_and_revocation_wait_for_a_replica_where_there_is_one() {
+    let server = Server::start(&["--repl-diskless-sync-delay", "0"]);
+    let replica = Server::start(&["--replicaof", "127.0.0.1", &server.port.to_string()]);
+    let gate = started(&server).await;
+    eventually("replica seen", || async {
+        gate.revoke(Revocation::Tenant("x".to_owned())).await.unwrap().replicated == Some(true)
+    })
+    .await;
+    let (_, session) = gate.create(data("ann")).await.unwrap();
+    assert_eq!(replica.ask::<i64>(&[b"EXISTS", gate.stored(&session).as_bytes()]), 1);
+    replica.signal("-STOP");
+    let began = Instant::now();
+    gate.create(data("bob")).await.unwrap();
+    assert_eq!(gate.end(&session).await.unwrap().replicated, Some(false));
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    replica.signal("-CONT");
+    eventually("confirmed again", || async {
+        gate.revoke(Revocation::Tenant("y".to_owned())).await.unwrap().replicated == Some(true)
+    })
+    .await;
+}
+
+impl Sessions {
+    fn stored(&self, session: &Session) -> String {
+        format!("{}{}", self.seal.prefix, life::key(session.handle))
+    }
+
+    fn check_identity_of(&self, subject: &str) -> Result<(), Denial> {
+        self.check_identity(&super::tests::identity(subject, None), "shop")
+    }
+}
