@@ -160,7 +160,10 @@ impl Sessions {
             SessionStore::Memory => (Store::Memory(Memory::default()), "memory".to_owned()),
             SessionStore::Redis(redis) => {
                 let prefix = redis.key_prefix.clone();
-                (Store::Redis(Box::new(Redis::new(redis, retention, sessions.staleness_max))), prefix)
+                (
+                    Store::Redis(Box::new(Redis::new(redis, retention, sessions.staleness_max))),
+                    prefix,
+                )
             }
         };
         let claims = config.issuers.iter();

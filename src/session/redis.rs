@@ -87,7 +87,8 @@ impl Redis {
     }
 
     pub async fn write(&self, key: &str, value: &[u8], ttl: Duration) -> Result<(), StoreError> {
-        self.ask(cmd("SET").arg(self.key(key)).arg(value).arg("PX").arg(px(ttl))).await
+        self.ask(cmd("SET").arg(self.key(key)).arg(value).arg("PX").arg(px(ttl)))
+            .await
     }
 
     pub async fn write_durably(&self, key: &str, value: &[u8], ttl: Duration) -> Result<Replicated, StoreError> {
@@ -121,13 +122,17 @@ impl Redis {
     }
 
     pub async fn count(&self, key: &str, ttl: Duration) -> Result<u64, StoreError> {
-        self.ask(cmd("EVAL").arg(COUNT_SCRIPT).arg(1).arg(self.key(key)).arg(px(ttl))).await
+        self.ask(cmd("EVAL").arg(COUNT_SCRIPT).arg(1).arg(self.key(key)).arg(px(ttl)))
+            .await
     }
 
     /// Unix milliseconds of the master's clock.
     pub async fn now(&self) -> Option<i64> {
         let connected = self.connected().ok()?;
-        let asked = connected.link.run_at(&self.feed_key(), &cmd("TIME"), self.config.timeout).await;
+        let asked = connected
+            .link
+            .run_at(&self.feed_key(), &cmd("TIME"), self.config.timeout)
+            .await;
         let (seconds, micros): (i64, i64) = asked.ok()?;
         Some(seconds.saturating_mul(1000).saturating_add(micros / 1000))
     }
@@ -173,7 +178,9 @@ impl Redis {
                 scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCAN_PAGE);
                 let page: (u64, Vec<String>) = connected.link.run_on(node.as_ref(), &scan, self.config.timeout).await?;
                 for key in page.1 {
-                    let Some(own) = key.strip_prefix(&self.config.key_prefix) else { continue };
+                    let Some(own) = key.strip_prefix(&self.config.key_prefix) else {
+                        continue;
+                    };
                     // gone meanwhile is gone
                     if let Some(value) = self.read(own).await? {
                         found.push((own.to_owned(), value));

@@ -156,10 +156,16 @@ impl Redis {
         let mut lost = feed.entries(unix_millis());
         lost.retain(|entry| known.get(&entry.mark).is_none_or(|at| *at < entry.at));
         if !lost.is_empty() {
-            tracing::warn!(entries = lost.len(), "the session store had lost revocations; they are said again");
+            tracing::warn!(
+                entries = lost.len(),
+                "the session store had lost revocations; they are said again"
+            );
         }
         for chunk in lost.chunks(CHUNK) {
-            connected.link.run_all(&key, self.additions(&key, chunk), self.config.timeout).await?;
+            connected
+                .link
+                .run_all(&key, self.additions(&key, chunk), self.config.timeout)
+                .await?;
         }
         let mut newest = cmd("XREVRANGE");
         newest.arg(self.changes_key()).arg("+").arg("-").arg("COUNT").arg(1);
@@ -192,7 +198,10 @@ impl Redis {
             questions.cmd("XRANGE").arg(key).arg(&place.id).arg(&place.id);
         }
         let read = questions.cmd("XREAD").arg("COUNT").arg(PAGE).arg("STREAMS");
-        read.arg(&revocations).arg(&changes).arg(&places.revocations.id).arg(&places.changes.id);
+        read.arg(&revocations)
+            .arg(&changes)
+            .arg(&places.revocations.id)
+            .arg(&places.changes.id);
         questions
     }
 
@@ -200,7 +209,10 @@ impl Redis {
     async fn poll(&self, connected: &Connected, places: &mut Places, (feed, cache): (&Feed, &Cache)) -> Result<bool, StoreError> {
         let sent = Instant::now();
         let questions = self.questions(connected, places);
-        let answers = connected.link.run_all(&self.feed_key(), questions, self.config.timeout).await?;
+        let answers = connected
+            .link
+            .run_all(&self.feed_key(), questions, self.config.timeout)
+            .await?;
         let mut answers = answers.into_iter();
         if let Link::Node(_) = connected.link {
             note_role(connected, &answers.next().unwrap_or(Value::Nil))?;
@@ -225,7 +237,11 @@ impl Redis {
             all &= stream.ids.len() < PAGE;
             if stream.key == self.feed_key() {
                 feed.add(stream.ids.iter().filter_map(read_entry), now);
-                places.revocations = stream.ids.into_iter().next_back().map_or(places.revocations.clone(), Place::at);
+                places.revocations = stream
+                    .ids
+                    .into_iter()
+                    .next_back()
+                    .map_or(places.revocations.clone(), Place::at);
             } else {
                 cache.hear(stream.ids.iter().filter_map(read_handle));
                 places.changes = stream.ids.into_iter().next_back().map_or(places.changes.clone(), Place::at);
