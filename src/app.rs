@@ -143,8 +143,7 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
     let (audit, writer) = audit::start(&config.audit, &metrics)?;
     let gate = assemble(config, metrics, audit)?;
     let (trigger, shutdown) = shutdown();
-    let trigger = Arc::new(trigger);
-    let readiness = Readiness::default();
+    let (trigger, readiness) = (Arc::new(trigger), Readiness::default());
     let loading = readiness.block("policies");
     let (twins, waiting) = sync_channel(TWIN_QUEUE);
     let mut reloader = Reloader::new(

@@ -20,7 +20,7 @@ mod tunnel;
 mod upgrade;
 
 pub use app::{App, Apps};
-pub use body::{AnswerError, Body, RequestBody};
+pub use body::{Body, RequestBody};
 pub use cut::Cut;
 pub use failure::{Failure, UpstreamError};
 pub use headers::{Cleansed, HeaderRules, cleanse, header_list, header_value};

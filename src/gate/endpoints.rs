@@ -57,7 +57,8 @@ impl Worker {
     pub(super) async fn answer_own(&self, own: Own<'_>, visit: &Visit<'_>, body: Incoming) -> Result<Response<Body>, Refusal> {
         match own {
             Own::Jwks => self.jwks(&visit.head.method),
-            Own::Identity(_) => self.gate.identity.handle(visit, body).await,
+            // on the heap: a login's future would make every request's larger
+            Own::Identity(_) => Box::pin(self.gate.identity.handle(visit, body)).await,
             Own::Nothing => Err(Refusal::new(
                 Denial::PortalUnknown,
                 "this path is the gate's and has no endpoint",

@@ -648,12 +648,16 @@ fn what_is_the_gates_own_never_reaches_the_app() {
         "/.well-known/cedargate/secret",
         "/.well-known/%63edargate/jwks",
         "/api/v1/identity",
-        "/api/v1/identity/auth/session",
-        "/api/v1/identity/%61uth/login",
+        "/api/v1/identity/auth",
+        "/api/v1/identity/%61uth/nothing",
         "/api/v1/identity/permissions?portal=p",
     ] {
         let answer = gate.get(path, &token);
         assert_eq!((answer.status, answer.code().as_str()), (404, "portal_unknown"), "{path}");
+    }
+    for path in ["/api/v1/identity/auth/session", "/api/v1/identity/%61uth/login"] {
+        let answer = gate.get(path, &token);
+        assert_eq!((answer.status, answer.code().as_str()), (400, "request_invalid"), "{path}");
     }
     // only whole segments are reserved
     for path in ["/.well-known/cedargateway", "/api/v1/identityx", "/.well-known/security.txt"] {

@@ -476,12 +476,9 @@ impl Drop for Answering {
 
 impl HttpBody for Answering {
     type Data = bytes::Bytes;
-    type Error = crate::upstream::AnswerError;
+    type Error = <Body as HttpBody>::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<bytes::Bytes>, crate::upstream::AnswerError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<bytes::Bytes>, Self::Error>>> {
         self.asked();
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.is_data()) {
