@@ -4,7 +4,9 @@
 //! user, a path or policy text. Handles are resolved once and kept where they are used, so counting on the
 //! request's path is one atomic add.
 
-use prometheus::{Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 /// 5 µs to 10 ms: a decision.
 const DECISION_BUCKETS: &[f64] = &[

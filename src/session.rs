@@ -33,8 +33,8 @@ use self::feed::{Feed, millis};
 use self::keys::Keys;
 use self::memory::Memory;
 use self::meters::Meters;
-pub use self::record::{Card, Grant, Handle, Revocation, Session, SessionData};
 use self::record::Mark;
+pub use self::record::{Card, Grant, Handle, Revocation, Session, SessionData};
 use self::redis::Redis;
 use self::refresh::Flights;
 use self::seal::Seal;
@@ -160,11 +160,16 @@ impl Sessions {
             SessionStore::Memory => (Store::Memory(Memory::default()), "memory".to_owned()),
             SessionStore::Redis(redis) => {
                 let prefix = redis.key_prefix.clone();
-                (Store::Redis(Box::new(Redis::new(redis, retention, sessions.staleness_max))), prefix)
+                (
+                    Store::Redis(Box::new(Redis::new(redis, retention, sessions.staleness_max))),
+                    prefix,
+                )
             }
         };
         let claims = config.issuers.iter();
-        let claims = claims.map(|issuer| (Arc::clone(&issuer.name), issuer.claims.clone())).collect();
+        let claims = claims
+            .map(|issuer| (Arc::clone(&issuer.name), issuer.claims.clone()))
+            .collect();
         Ok(Arc::new_cyclic(|me| Self {
             cookies: Cookies {
                 security: sessions.cookie,
@@ -263,7 +268,11 @@ impl Sessions {
             cached.checked.store(epoch, Ordering::Release);
         }
         self.check_feed()?;
-        Ok(now < cached.used_at.load(Ordering::Acquire).saturating_add(millis(self.idle_timeout)))
+        Ok(now
+            < cached
+                .used_at
+                .load(Ordering::Acquire)
+                .saturating_add(millis(self.idle_timeout)))
     }
 
     fn check_feed(&self) -> Result<(), SessionError> {
@@ -291,8 +300,12 @@ impl Sessions {
         if now.saturating_sub(used_at) < millis(self.idle_timeout / TOUCH_PARTS) {
             return;
         }
-        let claimed = cached.used_at.compare_exchange(used_at, now, Ordering::AcqRel, Ordering::Acquire);
-        let (Ok(_), Some(me)) = (claimed, self.me.upgrade()) else { return };
+        let claimed = cached
+            .used_at
+            .compare_exchange(used_at, now, Ordering::AcqRel, Ordering::Acquire);
+        let (Ok(_), Some(me)) = (claimed, self.me.upgrade()) else {
+            return;
+        };
         let id = id.clone();
         self.spawn(async move {
             let touched = me.meters.measure("touch", me.touch(&id)).await;
@@ -333,8 +346,7 @@ impl Sessions {
     pub fn is_revoked(&self, session: &Session, portal: &str) -> bool {
         let began = session.data.created_at;
         let elsewhere = portal != session.data.portal && !self.feed.is_narrow();
-        self.feed.ends(session.handle, &session.marks, began)
-            || (elsewhere && self.feed.ends_since(&Mark::portal(portal), began))
+        self.feed.ends(session.handle, &session.marks, began) || (elsewhere && self.feed.ends_since(&Mark::portal(portal), began))
     }
 
     /// Changes whenever something was revoked.

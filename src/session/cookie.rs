@@ -75,7 +75,9 @@ impl Cookies {
                     return Some(value.clone());
                 }
                 let rest: Vec<&[u8]> = pairs(value).filter(|pair| !pair.is_empty() && !is_own(pair)).collect();
-                HeaderValue::from_bytes(&rest.join(&b"; "[..])).ok().filter(|value| !value.is_empty())
+                HeaderValue::from_bytes(&rest.join(&b"; "[..]))
+                    .ok()
+                    .filter(|value| !value.is_empty())
             })
             .collect();
         headers.remove(COOKIE);
@@ -192,8 +194,15 @@ mod tests {
 
     #[test]
     fn two_cookies_of_the_name_are_none_wherever_they_stand() {
-        let (one, two) = (format!("__Host-cedargate={}", written(1)), format!("__Host-cedargate={}", written(2)));
-        for values in [vec![format!("{one}; {two}")], vec![one.clone(), two.clone()], vec![one.clone(), one.clone()]] {
+        let (one, two) = (
+            format!("__Host-cedargate={}", written(1)),
+            format!("__Host-cedargate={}", written(2)),
+        );
+        for values in [
+            vec![format!("{one}; {two}")],
+            vec![one.clone(), two.clone()],
+            vec![one.clone(), one.clone()],
+        ] {
             let values: Vec<&str> = values.iter().map(String::as_str).collect();
             assert_eq!(COOKIES.session(&headers(&values)), None, "{values:?}");
             assert!(COOKIES.has_session(&headers(&values)));
@@ -211,7 +220,12 @@ mod tests {
         assert_eq!(attributes, "Path=/; HttpOnly; SameSite=Lax; Secure");
         assert_eq!(COOKIES.session(&headers(&[pair])), Some(id.clone()));
         let login = COOKIES.set_login(&[3; 32]);
-        assert!(login.to_str().unwrap().ends_with("; Path=/; HttpOnly; SameSite=Lax; Max-Age=600; Secure"));
+        assert!(
+            login
+                .to_str()
+                .unwrap()
+                .ends_with("; Path=/; HttpOnly; SameSite=Lax; Max-Age=600; Secure")
+        );
         let pair = login.to_str().unwrap().split(';').next().unwrap().to_owned();
         assert_eq!(COOKIES.login(&headers(&[&pair])), Some(Redacted::new([3; 32])));
         assert_eq!(
@@ -233,7 +247,10 @@ mod tests {
             (&["a=b;c=d"], &["a=b;c=d"]),
             (&[&own], &[]),
             (&["a=b", &own, "c=d"], &["a=b", "c=d"]),
-            (&["a=b; __Host-cedargate=junk; __Host-cedargate; c=\"x y\""], &["a=b; c=\"x y\""]),
+            (
+                &["a=b; __Host-cedargate=junk; __Host-cedargate; c=\"x y\""],
+                &["a=b; c=\"x y\""],
+            ),
             (&["__Host-cedargate-login=1;a=b"], &["a=b"]),
             (&["__Host-cedargate-other=1"], &["__Host-cedargate-other=1"]),
             (&["a=b;\t__Host-cedargate =x"], &["a=b"]),

@@ -113,7 +113,10 @@ impl Feed {
             }
             !goes
         });
-        tracing::warn!(max = ENTRIES_MAX, "too many revocations; the oldest of single sessions were forgotten");
+        tracing::warn!(
+            max = ENTRIES_MAX,
+            "too many revocations; the oldest of single sessions were forgotten"
+        );
     }
 
     /// Everything that is still worth telling others.

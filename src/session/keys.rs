@@ -171,7 +171,10 @@ impl Keys {
         }
         // a bad file is said once, not at every look
         *seen = now;
-        Some(text.and_then(|text| Ring::parse(&text)).map(|ring| self.ring.store(Arc::new(ring))))
+        Some(
+            text.and_then(|text| Ring::parse(&text))
+                .map(|ring| self.ring.store(Arc::new(ring))),
+        )
     }
 }
 
@@ -203,7 +206,14 @@ mod tests {
         assert_eq!(ring.others.len(), 1);
         assert!(ring.find(&RingKey::new([2; 32]).id).is_some());
         assert!(ring.find(&RingKey::new([3; 32]).id).is_none());
-        for bad in ["", "# nothing", "AAAA", "not base64", &format!("{}\nAAAA", line(1)), &STANDARD.encode([1; 33])] {
+        for bad in [
+            "",
+            "# nothing",
+            "AAAA",
+            "not base64",
+            &format!("{}\nAAAA", line(1)),
+            &STANDARD.encode([1; 33]),
+        ] {
             let error = Ring::parse(bad).err().unwrap();
             assert!(!error.contains("AAAA") && error.contains("openssl rand"), "{error}");
         }

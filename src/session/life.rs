@@ -118,7 +118,9 @@ impl Sessions {
         let paths = self.claims.get(one.issuer.as_str());
         let paths = paths.map(|paths| [paths.roles.as_str(), paths.tenant.as_str(), "acr"]);
         let paths = paths.unwrap_or(["roles", "tenant", "acr"]);
-        paths.iter().any(|path| claim(&one.claims, path) != claim(&other.claims, path))
+        paths
+            .iter()
+            .any(|path| claim(&one.claims, path) != claim(&other.claims, path))
     }
 
     /// Begins a session under a new id; returns when a replica of the store has it, where there is one.
@@ -264,7 +266,11 @@ impl Sessions {
             return self.end_handle(*handle, None).await;
         }
         // the store's clock as well: a replica whose own is behind must not leave out what others began
-        let at = self.store.now().await.map_or_else(unix_millis, |theirs| theirs.max(unix_millis()));
+        let at = self
+            .store
+            .now()
+            .await
+            .map_or_else(unix_millis, |theirs| theirs.max(unix_millis()));
         let entry = Entry {
             mark: Mark::of(what),
             at,
@@ -282,7 +288,13 @@ impl Sessions {
         let mut handles: Vec<Handle> = [Some(handle), lineage, successor].into_iter().flatten().collect();
         handles.dedup();
         let at = unix_millis();
-        let entries: Vec<Entry> = handles.iter().map(|handle| Entry { mark: Mark::session(*handle), at }).collect();
+        let entries: Vec<Entry> = handles
+            .iter()
+            .map(|handle| Entry {
+                mark: Mark::session(*handle),
+                at,
+            })
+            .collect();
         let revoked = self.publish(&entries).await?;
         for handle in handles {
             self.cache.remove(handle);
@@ -310,7 +322,11 @@ impl Sessions {
         let now = unix_millis();
         let cards = values.into_iter().filter_map(|(key, value)| {
             let handle = key.strip_prefix("s:{")?.strip_suffix('}').and_then(Handle::from_hex)?;
-            let stored = self.seal.open_card(handle, &value).map_err(|error| self.alarm(handle, error)).ok()?;
+            let stored = self
+                .seal
+                .open_card(handle, &value)
+                .map_err(|error| self.alarm(handle, error))
+                .ok()?;
             (stored.ends_at.is_none() && !self.is_over(handle, &stored, now)).then_some(stored.card)
         });
         Ok(cards.collect())
@@ -320,7 +336,11 @@ impl Sessions {
         let card = &stored.card;
         let lineage = Handle::from_hex(&stored.lineage).unwrap_or(handle);
         let subject = Mark::subject(&card.issuer, &card.subject);
-        let marks = [Some(subject), card.tenant.as_deref().map(Mark::tenant), Some(Mark::portal(&card.portal))];
+        let marks = [
+            Some(subject),
+            card.tenant.as_deref().map(Mark::tenant),
+            Some(Mark::portal(&card.portal)),
+        ];
         now >= card.created_at.saturating_add(millis(self.absolute_timeout))
             || self.feed.ends_handle(handle)
             || self.feed.ends_handle(lineage)

@@ -13,7 +13,9 @@ impl Sessions {
     /// True the first time that anybody marks `key` within `ttl`, in any replica. `area` is a short fixed word.
     pub async fn first(&self, area: &'static str, key: &[u8; 32], ttl: Duration) -> Result<bool, StoreError> {
         let place = place("first", area, key);
-        self.meters.measure("first", self.store.write_first(&place, MARK.to_vec(), ttl)).await
+        self.meters
+            .measure("first", self.store.write_first(&place, MARK.to_vec(), ttl))
+            .await
     }
 
     /// Counts up, in all replicas together; the count is forgotten `ttl` after its beginning.
@@ -24,7 +26,9 @@ impl Sessions {
 
     /// The count so far.
     pub async fn counted(&self, area: &'static str, key: &[u8; 32]) -> Result<u64, StoreError> {
-        self.meters.measure("count", self.store.counted(&place("count", area, key))).await
+        self.meters
+            .measure("count", self.store.counted(&place("count", area, key)))
+            .await
     }
 
     /// Forgets a count or a mark.

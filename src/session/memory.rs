@@ -84,8 +84,13 @@ impl Memory {
     pub fn scan(&self, prefix: &str, limit: usize) -> Vec<(String, Vec<u8>)> {
         let now = Instant::now();
         let room = self.room(prefix);
-        let live = room.0.iter().filter(|(key, kept)| kept.until > now && key.starts_with(prefix));
-        live.take(limit).map(|(key, kept)| (key.clone(), kept.value.clone())).collect()
+        let live = room
+            .0
+            .iter()
+            .filter(|(key, kept)| kept.until > now && key.starts_with(prefix));
+        live.take(limit)
+            .map(|(key, kept)| (key.clone(), kept.value.clone()))
+            .collect()
     }
 
     /// Drops what is expired.
@@ -134,7 +139,10 @@ fn is_session(key: &str) -> bool {
 }
 
 pub fn number(bytes: &[u8]) -> u64 {
-    std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+    std::str::from_utf8(bytes)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -29,7 +29,10 @@ impl Meters {
     pub async fn measure<T: Outcome>(&self, op: &'static str, work: impl Future<Output = T>) -> T {
         let began = Instant::now();
         let outcome = work.await;
-        self.metrics.duration.with_label_values(&[op]).observe(began.elapsed().as_secs_f64());
+        self.metrics
+            .duration
+            .with_label_values(&[op])
+            .observe(began.elapsed().as_secs_f64());
         self.count(op, outcome.label());
         outcome
     }

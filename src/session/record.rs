@@ -223,9 +223,14 @@ impl Marks {
 
     /// Those that end what began before them.
     pub fn timed(&self) -> impl Iterator<Item = &Mark> {
-        [Some(&self.subject), self.tenant.as_ref(), Some(&self.portal), self.idp_session.as_ref()]
-            .into_iter()
-            .flatten()
+        [
+            Some(&self.subject),
+            self.tenant.as_ref(),
+            Some(&self.portal),
+            self.idp_session.as_ref(),
+        ]
+        .into_iter()
+        .flatten()
     }
 }
 
@@ -276,7 +281,14 @@ mod tests {
         let handle = Handle([0xa5; 32]);
         assert_eq!(Handle::from_hex(&handle.to_hex()), Some(handle));
         let good = handle.to_hex();
-        for bad in ["", "a5", &good[1..], &good.to_uppercase(), &format!("{good}a5"), &format!("{}g", &good[1..])] {
+        for bad in [
+            "",
+            "a5",
+            &good[1..],
+            &good.to_uppercase(),
+            &format!("{good}a5"),
+            &format!("{}g", &good[1..]),
+        ] {
             assert_eq!(Handle::from_hex(bad), None, "{bad}");
         }
     }

@@ -145,21 +145,36 @@ async fn a_session_of_one_replica_is_served_by_another_and_a_logout_holds_in_bot
     assert_eq!(found.version, session.version);
     assert!(two.try_find(&id).unwrap().is_ok());
     assert_eq!(one.end(&session).await.unwrap().replicated, None);
-    let late = eventually("ended", || async { matches!(two.try_find(&id), Some(Err(SessionError::Revoked))) }).await;
+    let late = eventually("ended", || async {
+        matches!(two.try_find(&id), Some(Err(SessionError::Revoked)))
+    })
+    .await;
     assert!(late < Duration::from_secs(1), "{late:?}");
     let (id, _) = two.create(data("bob")).await.unwrap();
     assert!(one.find(&id).await.is_ok());
     two.revoke(Revocation::Tenant("acme".to_owned())).await.unwrap();
-    let late = eventually("revoked", || async { matches!(one.try_find(&id), Some(Err(SessionError::Revoked))) }).await;
+    let late = eventually("revoked", || async {
+        matches!(one.try_find(&id), Some(Err(SessionError::Revoked)))
+    })
+    .await;
     assert!(late < Duration::from_secs(1), "{late:?}");
     // one that starts later knows of it as well
     let three = started(&server).await;
     assert!(matches!(three.find(&id).await, Err(SessionError::Revoked)));
     assert!(three.list(10).await.unwrap().is_empty());
-    let (old, first) = one.create(SessionData { created_at: unix_millis() + 5, ..data("cid") }).await.unwrap();
+    let (old, first) = one
+        .create(SessionData {
+            created_at: unix_millis() + 5,
+            ..data("cid")
+        })
+        .await
+        .unwrap();
     two.find(&old).await.unwrap();
     let (new, _) = one.rotate(&old, &first).await.unwrap();
-    eventually("change heard", || async { two.find(&old).await.is_ok_and(|old| old.data.grant.is_none()) }).await;
+    eventually("change heard", || async {
+        two.find(&old).await.is_ok_and(|old| old.data.grant.is_none())
+    })
+    .await;
     assert!(two.find(&new).await.unwrap().data.grant.is_some());
 }
 
@@ -172,7 +187,10 @@ async fn start_up_needs_no_redis_and_without_it_nothing_is_decided() {
     assert!(matches!(gate.find(&id).await, Err(SessionError::Unavailable(_))));
     assert!(matches!(gate.create(data("ann")).await, Err(StoreError::Unreachable(_))));
     assert!(gate.check_identity_of("ann").is_ok());
-    eventually("says why", || async { gate.status().last_error.is_some() && !gate.status().reachable }).await;
+    eventually("says why", || async {
+        gate.status().last_error.is_some() && !gate.status().reachable
+    })
+    .await;
     server.run();
     let late = eventually("connected", || async { gate.status().reachable }).await;
     assert!(late < Duration::from_secs(2), "{late:?}");
@@ -207,7 +225,10 @@ async fn a_redis_that_hangs_makes_sessions_unavailable_in_time_and_ends_none() {
 
 #[tokio::test]
 async fn a_killed_redis_is_found_again_and_what_it_kept_is_there() {
-    for (options, kept) in [(&["--appendonly", "yes", "--appendfsync", "always"][..], true), (&[][..], false)] {
+    for (options, kept) in [
+        (&["--appendonly", "yes", "--appendfsync", "always"][..], true),
+        (&[][..], false),
+    ] {
         let mut server = Server::start(options);
         let gate = started(&server).await;
         let (id, session) = gate.create(data("ann")).await.unwrap();
@@ -237,8 +258,7 @@ async fn a_feed_that_went_back_is_read_again_and_said_again() {
     let value: Vec<u8> = server.ask(&[b"GET", gate.stored(&session).as_bytes()]);
     gate.end(&session).await.unwrap();
     let feed = b"cedargate:test:{feed}:revocations";
-    eventually("read", || async { server.ask::<usize>(&[b"XLEN", feed]) == 1 }).await;
-    // a failover that lost the end of the feed and the removal
+    // a failover that lost the end of the feed, read or not, and the removal
     server.ask::<()>(&[b"DEL", feed]);
     server.ask::<()>(&[b"SET", gate.stored(&session).as_bytes(), &value]);
     server.ask::<String>(&[b"XADD", feed, b"*", b"m", b"junk", b"a", b"x"]);
@@ -256,7 +276,10 @@ async fn the_feed_is_trimmed_and_its_old_entries_end_nothing_new() {
         let id = format!("{n}-0");
         server.ask::<String>(&[b"XADD", feed, id.as_bytes(), b"m", b"junk", b"a", b"1"]);
     }
-    gate.revoke(Revocation::Tenant("other".to_owned())).await.unwrap();
+    // each takes away a hundred at most
+    for _ in 0..4 {
+        gate.revoke(Revocation::Tenant("other".to_owned())).await.unwrap();
+    }
     assert!(server.ask::<usize>(&[b"XLEN", feed]) < 10);
     let (id, _) = gate.create(data("ann")).await.unwrap();
     assert!(gate.find(&id).await.is_ok());
@@ -306,7 +329,10 @@ async fn a_lease_whose_holder_died_is_taken_over_and_one_that_failed_is_left_alo
     drop(lease);
     let renew = |data: SessionData| async move {
         let claims = json!({"n": 3}).as_object().cloned().unwrap();
-        Ok(SessionData { claims: Arc::new(claims), ..data })
+        Ok(SessionData {
+            claims: Arc::new(claims),
+            ..data
+        })
     };
     let renewed = gate.refresh(&id, &session, renew).await.unwrap();
     assert_eq!(renewed.data.claims["n"], json!(3));
@@ -332,7 +358,10 @@ async fn a_renewed_grant_gets_into_a_store_that_was_away() {
         asked.send_replace(true);
         going.await.unwrap();
         let claims = json!({"n": 4}).as_object().cloned().unwrap();
-        Ok(SessionData { claims: Arc::new(claims), ..data })
+        Ok(SessionData {
+            claims: Arc::new(claims),
+            ..data
+        })
     };
     let asking = tokio::spawn({
         let (sessions, id) = (Arc::clone(&gate), id.clone());
@@ -343,7 +372,12 @@ async fn a_renewed_grant_gets_into_a_store_that_was_away() {
     go.send(()).unwrap();
     assert!(matches!(asking.await.unwrap(), Err(SessionError::Unavailable(_))));
     server.signal("-CONT");
-    eventually("written", || async { gate.find(&id).await.is_ok_and(|found| found.data.claims.get("n") == Some(&json!(4))) }).await;
+    eventually("written", || async {
+        gate.find(&id)
+            .await
+            .is_ok_and(|found| found.data.claims.get("n") == Some(&json!(4)))
+    })
+    .await;
     gate.flights.landed().await;
 }
 
@@ -353,9 +387,14 @@ async fn neither_a_dump_nor_a_writer_of_redis_gains_anything() {
     let gate = started(&server).await;
     let (ann, ann_session) = gate.create(data("ann@example.com")).await.unwrap();
     let (bob, bob_session) = gate.create(data("bob@example.com")).await.unwrap();
-    let subject = Revocation::Subject { issuer: "corp".to_owned(), subject: "cid@example.com".to_owned() };
+    let subject = Revocation::Subject {
+        issuer: "corp".to_owned(),
+        subject: "cid@example.com".to_owned(),
+    };
     gate.revoke(subject).await.unwrap();
-    gate.put("introspection", &[1; 32], b"the secret answer", Duration::from_secs(60)).await.unwrap();
+    gate.put("introspection", &[1; 32], b"the secret answer", Duration::from_secs(60))
+        .await
+        .unwrap();
     let keys: Vec<Vec<u8>> = server.ask(&[b"KEYS", b"*"]);
     assert!(keys.len() >= 4, "{}", keys.len());
     let mut dump = Vec::new();
@@ -372,11 +411,18 @@ async fn neither_a_dump_nor_a_writer_of_redis_gains_anything() {
     }
     let ids = [ann.0.expose(), bob.0.expose()];
     let mut secrets: Vec<Vec<u8>> = ids.iter().map(|id| id.to_vec()).collect();
-    secrets.extend(ids.iter().map(|id| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(id).into_bytes()));
+    secrets.extend(
+        ids.iter()
+            .map(|id| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(id).into_bytes()),
+    );
     secrets.extend(ids.iter().map(|id| crate::request::hex(*id).into_bytes()));
     secrets.extend(["example.com", "acme", "clerk", "token of", "the secret"].map(|text| text.as_bytes().to_vec()));
     for secret in secrets {
-        assert!(!dump.windows(secret.len()).any(|part| part == secret), "{}", String::from_utf8_lossy(&secret));
+        assert!(
+            !dump.windows(secret.len()).any(|part| part == secret),
+            "{}",
+            String::from_utf8_lossy(&secret)
+        );
     }
     // a writer who swaps two sessions
     let (ann_key, bob_key) = (gate.stored(&ann_session), gate.stored(&bob_session));
@@ -399,7 +445,9 @@ async fn neither_a_dump_nor_a_writer_of_redis_gains_anything() {
 
 #[tokio::test]
 async fn a_changed_password_is_taken_up_with_the_next_connection() {
-    let server = Server::start(&["--user", "default", "on", "nopass", "~*", "&*", "+@all", "--user", "gate", "on", ">first", "~*", "+@all"]);
+    let server = Server::start(&[
+        "--user", "default", "on", "nopass", "~*", "&*", "+@all", "--user", "gate", "on", ">first", "~*", "+@all",
+    ]);
     let file = server.folder.path().join("password");
     std::fs::write(&file, "first\n").unwrap();
     let more = format!("    username: gate\n    password_file: {}\n", file.display());
@@ -407,7 +455,12 @@ async fn a_changed_password_is_taken_up_with_the_next_connection() {
     gate.is_up().await;
     server.ask::<()>(&[b"ACL", b"SETUSER", b"gate", b"resetpass", b">second"]);
     server.ask::<i64>(&[b"CLIENT", b"KILL", b"USER", b"gate"]);
-    eventually("refused", || async { gate.status().last_error.is_some_and(|why| why.contains("WRONGPASS") || why.contains("uthent")) }).await;
+    eventually("refused", || async {
+        gate.status()
+            .last_error
+            .is_some_and(|why| why.contains("WRONGPASS") || why.contains("uthent"))
+    })
+    .await;
     std::fs::write(&file, "second\n").unwrap();
     gate.is_up().await;
     assert!(gate.create(data("ann")).await.is_ok());

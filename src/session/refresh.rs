@@ -160,11 +160,7 @@ impl Sessions {
     }
 
     /// The lease, or the session as somebody else left it.
-    async fn lease_or_news(
-        &self,
-        id: &SessionId,
-        session: &Arc<Session>,
-    ) -> Result<Result<Vec<u8>, Arc<Session>>, SessionError> {
+    async fn lease_or_news(&self, id: &SessionId, session: &Arc<Session>) -> Result<Result<Vec<u8>, Arc<Session>>, SessionError> {
         let deadline = Instant::now() + WAIT_MAX;
         loop {
             match self.lease(session.handle).await {
@@ -223,9 +219,16 @@ impl Sessions {
             Ok(_) => Err(self.end_refused(session, "the provider renewed another subject").await),
             Err(RefreshError::Ended(why)) => Err(self.end_refused(session, &why).await),
             Err(RefreshError::Temporary(why)) => {
-                tracing::warn!(session = session.handle.to_hex(), why, "a session was not renewed and goes on as it is");
+                tracing::warn!(
+                    session = session.handle.to_hex(),
+                    why,
+                    "a session was not renewed and goes on as it is"
+                );
                 self.flights.paused.insert(session.handle.0, Instant::now() + PAUSE);
-                let paused = self.store.swap(&lease_key(session.handle), lease, PAUSED.to_vec(), PAUSE).await;
+                let paused = self
+                    .store
+                    .swap(&lease_key(session.handle), lease, PAUSED.to_vec(), PAUSE)
+                    .await;
                 drop(paused);
                 Ok(Arc::clone(session))
             }
@@ -288,7 +291,10 @@ impl Sessions {
                 return Err(SessionError::Missing);
             };
             if opened.version != base {
-                tracing::warn!(session = handle.to_hex(), "a renewed session was changed by somebody else meanwhile; theirs stays");
+                tracing::warn!(
+                    session = handle.to_hex(),
+                    "a renewed session was changed by somebody else meanwhile; theirs stays"
+                );
                 return self.admit(id, &opened, moment).map(|cached| Arc::clone(&cached.session));
             }
             opened.card.card.used_at = unix_millis();

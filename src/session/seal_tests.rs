@@ -76,7 +76,10 @@ fn a_session_opens_with_ring_and_cookie_and_its_card_with_the_ring() {
     let value = seal.session(&id(1), &card(7), &data()).unwrap();
     let opened = seal.open_session(&id(1), &value).unwrap();
     assert_eq!(opened.data.subject, "ann@example.com");
-    assert_eq!(opened.data.grant.unwrap().refresh_token.unwrap().expose(), "the-refresh-token");
+    assert_eq!(
+        opened.data.grant.unwrap().refresh_token.unwrap().expose(),
+        "the-refresh-token"
+    );
     assert_eq!(opened.card.card.used_at, 7);
     let handle = Seal::handle(&id(1));
     assert_eq!(seal.open_card(handle, &value).unwrap().card.used_at, 7);

@@ -77,7 +77,10 @@ async fn a_session_lives_from_its_creation_to_its_end() {
     assert_eq!((read.version, read.expires_at), (session.version, session.expires_at));
     let listed = sessions.list(10).await.unwrap();
     assert_eq!(listed.len(), 1);
-    assert_eq!((listed[0].subject.as_str(), listed[0].tenant.as_deref()), ("ann", Some("acme")));
+    assert_eq!(
+        (listed[0].subject.as_str(), listed[0].tenant.as_deref()),
+        ("ann", Some("acme"))
+    );
     let revocations = sessions.revocations();
     let before = *revocations.borrow();
     assert_eq!(sessions.end(&session).await.unwrap().replicated, None);
@@ -85,7 +88,10 @@ async fn a_session_lives_from_its_creation_to_its_end() {
     assert!(matches!(sessions.find(&id).await, Err(SessionError::Revoked)));
     assert!(sessions.is_revoked(&session, "shop"));
     assert!(sessions.list(10).await.unwrap().is_empty());
-    assert!(matches!(sessions.find(&life::random_id().unwrap()).await, Err(SessionError::Missing)));
+    assert!(matches!(
+        sessions.find(&life::random_id().unwrap()).await,
+        Err(SessionError::Missing)
+    ));
 }
 
 #[tokio::test]
@@ -95,14 +101,21 @@ async fn times_end_sessions_even_where_the_store_still_has_them() {
     let mut old = data("ann");
     old.created_at -= hours(12);
     let (id, _) = sessions.create(old).await.unwrap();
-    assert!(matches!(sessions.find(&id).await, Err(SessionError::Expired | SessionError::Missing)));
+    assert!(matches!(
+        sessions.find(&id).await,
+        Err(SessionError::Expired | SessionError::Missing)
+    ));
     // the store lost the time to live, and somebody restored an old value
     let (id, session) = sessions.create(data("bob")).await.unwrap();
     let read = sessions.read(&id).await.unwrap().unwrap();
     let mut card = read.opened.card;
     card.card.used_at -= hours(1);
     let stale = sessions.seal.session(&id, &card, &read.opened.data).unwrap();
-    sessions.store.write(&life::key(session.handle), stale, Duration::from_secs(60)).await.unwrap();
+    sessions
+        .store
+        .write(&life::key(session.handle), stale, Duration::from_secs(60))
+        .await
+        .unwrap();
     sessions.cache.flush();
     assert!(matches!(sessions.find(&id).await, Err(SessionError::Expired)));
 }
@@ -115,12 +128,17 @@ async fn a_use_is_noted_in_the_store_once_in_a_while() {
     let before = used_at(sessions.read(&id).await.unwrap().unwrap());
     sessions.try_find(&id).unwrap().unwrap();
     assert_eq!(used_at(sessions.read(&id).await.unwrap().unwrap()), before);
+    // the clock has moved on: the same millisecond would look like no note at all
+    tokio::time::sleep(Duration::from_millis(5)).await;
     let cached = sessions.cache.get(session.handle).unwrap();
     cached.used_at.store(before - 100_000, Ordering::Release);
     sessions.try_find(&id).unwrap().unwrap();
-    while used_at(sessions.read(&id).await.unwrap().unwrap()) == before {
-        tokio::task::yield_now().await;
-    }
+    let noted = async {
+        while used_at(sessions.read(&id).await.unwrap().unwrap()) == before {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), noted).await.unwrap();
     assert_eq!(sessions.find(&id).await.unwrap().version, session.version);
 }
 
@@ -132,7 +150,11 @@ async fn corrupt_and_moved_values_count_as_missing_and_stay_where_they_are() {
     let place = |session: &Session| life::key(session.handle);
     let value = sessions.store.read(&place(&ann_session)).await.unwrap().unwrap();
     for bad in [value.clone(), b"junk".to_vec(), Vec::new()] {
-        sessions.store.write(&place(&bob_session), bad.clone(), Duration::from_secs(60)).await.unwrap();
+        sessions
+            .store
+            .write(&place(&bob_session), bad.clone(), Duration::from_secs(60))
+            .await
+            .unwrap();
         sessions.cache.flush();
         assert!(matches!(sessions.find(&bob).await, Err(SessionError::Missing)));
         assert_eq!(sessions.store.read(&place(&bob_session)).await.unwrap(), Some(bad));
@@ -144,7 +166,13 @@ async fn corrupt_and_moved_values_count_as_missing_and_stay_where_they_are() {
 #[tokio::test]
 async fn a_rotated_session_keeps_its_old_id_for_a_moment_and_ends_as_one() {
     let sessions = memory();
-    let (old, first) = sessions.create(SessionData { rotation_due: true, ..data("ann") }).await.unwrap();
+    let (old, first) = sessions
+        .create(SessionData {
+            rotation_due: true,
+            ..data("ann")
+        })
+        .await
+        .unwrap();
     let (new, second) = sessions.rotate(&old, &first).await.unwrap();
     assert_ne!(first.handle, second.handle);
     assert!(!second.data.rotation_due && second.data.grant.is_some());
@@ -178,7 +206,10 @@ async fn revocations_end_sessions_and_tokens_that_began_before_them() {
     assert!(sessions.check_identity(&identity("ann", Some(now - 1)), "admin").is_err());
     assert!(sessions.check_identity(&identity("ann", Some(now + 2)), "admin").is_ok());
     assert!(sessions.check_identity(&identity("ann", None), "shop").is_ok());
-    let subject = Revocation::Subject { issuer: "corp".to_owned(), subject: "ann".to_owned() };
+    let subject = Revocation::Subject {
+        issuer: "corp".to_owned(),
+        subject: "ann".to_owned(),
+    };
     sessions.revoke(subject).await.unwrap();
     assert!(matches!(sessions.find(&id).await, Err(SessionError::Revoked)));
     assert!(sessions.check_identity(&identity("ann", Some(now - 1)), "shop").is_err());
@@ -186,7 +217,13 @@ async fn revocations_end_sessions_and_tokens_that_began_before_them() {
     assert!(sessions.check_identity(&identity("bob", None), "shop").is_ok());
     sessions.revoke(Revocation::Tenant("acme".to_owned())).await.unwrap();
     assert!(sessions.check_identity(&identity("bob", None), "shop").is_err());
-    let (later, _) = sessions.create(SessionData { created_at: unix_millis() + 1, ..data("ann") }).await.unwrap();
+    let (later, _) = sessions
+        .create(SessionData {
+            created_at: unix_millis() + 1,
+            ..data("ann")
+        })
+        .await
+        .unwrap();
     assert!(sessions.find(&later).await.is_ok(), "who logs in afterwards is in");
 }
 
@@ -201,7 +238,12 @@ async fn however_many_ask_the_provider_is_asked_once_and_a_client_that_leaves_ch
             let call = move |mut data: SessionData| async move {
                 calls.fetch_add(1, Ordering::AcqRel);
                 tokio::time::sleep(Duration::from_millis(50)).await;
-                data.claims = Arc::new(json!({"sub": "ann", "tenant": "acme", "roles": ["chief"]}).as_object().cloned().unwrap());
+                data.claims = Arc::new(
+                    json!({"sub": "ann", "tenant": "acme", "roles": ["chief"]})
+                        .as_object()
+                        .cloned()
+                        .unwrap(),
+                );
                 data.created_at = 0;
                 Ok(data)
             };
@@ -223,7 +265,9 @@ async fn however_many_ask_the_provider_is_asked_once_and_a_client_that_leaves_ch
     assert_eq!(calls.load(Ordering::Acquire), 1);
     sessions.cache.flush();
     assert_eq!(sessions.find(&id).await.unwrap().data.claims["roles"], json!(["chief"]));
-    tokio::time::timeout(Duration::from_secs(5), sessions.flights.landed()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), sessions.flights.landed())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -246,10 +290,16 @@ async fn a_provider_that_does_not_answer_changes_nothing_and_one_that_says_no_en
         let call = move |data: SessionData| async move {
             match end {
                 "ended" => Err(RefreshError::Ended("invalid_grant".to_owned())),
-                other => Ok(SessionData { subject: other.to_owned(), ..data }),
+                other => Ok(SessionData {
+                    subject: other.to_owned(),
+                    ..data
+                }),
             }
         };
-        assert!(matches!(sessions.refresh(&id, &session, call).await, Err(SessionError::Revoked)));
+        assert!(matches!(
+            sessions.refresh(&id, &session, call).await,
+            Err(SessionError::Revoked)
+        ));
         assert!(matches!(sessions.find(&id).await, Err(SessionError::Revoked)));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A poll does not only ask for what is new: it looks whether the last entry that it saw is still there. If not, the stream
 //! went back (a failover lost it, or all data) and is read again from its beginning, and what this process knows and
-//! the stream lost is said again. The feed counts as read when a poll that was *sent* then came back with nothing left.
+//! the stream lost is said again; the same if what this process said never comes back. The feed counts as read when a poll that was *sent* then came back with nothing left.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -134,6 +134,8 @@ impl Redis {
     /// Reads the feed from its beginning, says again what it lost, and forgets all sessions that were read before.
     async fn catch_up(&self, connected: &Connected, feed: &Feed, cache: &Cache) -> Result<Places, StoreError> {
         self.look_at_role(connected).await?;
+        // what was taken by now is either read below or said again
+        self.unread().retain(|_, taken| !*taken);
         let (key, mut place, mut known) = (self.feed_key(), Place::beginning(), HashMap::new());
         let sent = loop {
             let sent = Instant::now();
@@ -143,6 +145,7 @@ impl Redis {
             let (ids, now) = (page.ids, unix_millis());
             let full = ids.len() >= PAGE;
             let entries: Vec<Entry> = ids.iter().filter_map(read_entry).collect();
+            self.forget_unread(entries.iter().map(|entry| entry.mark));
             for entry in &entries {
                 let at = known.entry(entry.mark).or_insert(entry.at);
                 *at = entry.at.max(*at);
@@ -156,10 +159,16 @@ impl Redis {
         let mut lost = feed.entries(unix_millis());
         lost.retain(|entry| known.get(&entry.mark).is_none_or(|at| *at < entry.at));
         if !lost.is_empty() {
-            tracing::warn!(entries = lost.len(), "the session store had lost revocations; they are said again");
+            tracing::warn!(
+                entries = lost.len(),
+                "the session store had lost revocations; they are said again"
+            );
         }
         for chunk in lost.chunks(CHUNK) {
-            connected.link.run_all(&key, self.additions(&key, chunk), self.config.timeout).await?;
+            connected
+                .link
+                .run_all(&key, self.additions(&key, chunk), self.config.timeout)
+                .await?;
         }
         let mut newest = cmd("XREVRANGE");
         newest.arg(self.changes_key()).arg("+").arg("-").arg("COUNT").arg(1);
@@ -192,15 +201,22 @@ impl Redis {
             questions.cmd("XRANGE").arg(key).arg(&place.id).arg(&place.id);
         }
         let read = questions.cmd("XREAD").arg("COUNT").arg(PAGE).arg("STREAMS");
-        read.arg(&revocations).arg(&changes).arg(&places.revocations.id).arg(&places.changes.id);
+        read.arg(&revocations)
+            .arg(&changes)
+            .arg(&places.revocations.id)
+            .arg(&places.changes.id);
         questions
     }
 
     /// True if nothing is left to read.
     async fn poll(&self, connected: &Connected, places: &mut Places, (feed, cache): (&Feed, &Cache)) -> Result<bool, StoreError> {
-        let sent = Instant::now();
+        let taken = |unread: &HashMap<Mark, bool>| unread.iter().filter(|(_, taken)| **taken).map(|(mark, _)| *mark).collect();
+        let (sent, said): (Instant, Vec<Mark>) = (Instant::now(), taken(&self.unread()));
         let questions = self.questions(connected, places);
-        let answers = connected.link.run_all(&self.feed_key(), questions, self.config.timeout).await?;
+        let answers = connected
+            .link
+            .run_all(&self.feed_key(), questions, self.config.timeout)
+            .await?;
         let mut answers = answers.into_iter();
         if let Link::Node(_) = connected.link {
             note_role(connected, &answers.next().unwrap_or(Value::Nil))?;
@@ -224,17 +240,35 @@ impl Redis {
         for stream in news.into_iter().flat_map(|news| news.keys) {
             all &= stream.ids.len() < PAGE;
             if stream.key == self.feed_key() {
-                feed.add(stream.ids.iter().filter_map(read_entry), now);
-                places.revocations = stream.ids.into_iter().next_back().map_or(places.revocations.clone(), Place::at);
+                let entries: Vec<Entry> = stream.ids.iter().filter_map(read_entry).collect();
+                self.forget_unread(entries.iter().map(|entry| entry.mark));
+                feed.add(entries, now);
+                places.revocations = stream
+                    .ids
+                    .into_iter()
+                    .next_back()
+                    .map_or(places.revocations.clone(), Place::at);
             } else {
                 cache.hear(stream.ids.iter().filter_map(read_handle));
                 places.changes = stream.ids.into_iter().next_back().map_or(places.changes.clone(), Place::at);
             }
         }
-        if all {
-            feed.confirm(sent);
+        if !all {
+            return Ok(false);
         }
-        Ok(all)
+        let lost = said.iter().any(|mark| self.unread().contains_key(mark));
+        if lost {
+            *places = self.catch_up(connected, feed, cache).await?;
+        }
+        feed.confirm(sent);
+        Ok(true)
+    }
+
+    fn forget_unread(&self, marks: impl Iterator<Item = Mark>) {
+        let mut unread = self.unread();
+        for mark in marks {
+            unread.remove(&mark);
+        }
     }
 }
 

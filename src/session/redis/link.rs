@@ -59,7 +59,12 @@ impl Link {
         read_value(in_time(deadline, asked).await?)
     }
 
-    pub async fn run_on<T: FromRedisValue>(&self, node: Option<&Node>, command: &Cmd, deadline: Duration) -> Result<T, StoreError> {
+    pub async fn run_on<T: FromRedisValue>(
+        &self,
+        node: Option<&Node>,
+        command: &Cmd,
+        deadline: Duration,
+    ) -> Result<T, StoreError> {
         let (Self::Cluster(mut cluster), Some(node)) = (self.clone(), node) else {
             return self.run(command, deadline).await;
         };
@@ -106,7 +111,12 @@ impl Link {
         let mut nodes: Vec<Option<Node>> = Vec::new();
         for range in ranges {
             let Some(Value::Array(master)) = range.get(2) else { continue };
-            let text = |n: usize| master.get(n).cloned().and_then(|value| from_redis_value::<String>(value).ok());
+            let text = |n: usize| {
+                master
+                    .get(n)
+                    .cloned()
+                    .and_then(|value| from_redis_value::<String>(value).ok())
+            };
             let (Some(host), Some(port)) = (text(0), text(1).and_then(|port| port.parse().ok())) else {
                 continue;
             };
