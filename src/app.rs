@@ -174,8 +174,7 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
     };
     let asks = reloader.asks();
     let mut background = vec![thread("twins", move || make_twins(&waiting))?];
-    background.push(operation.start((bound.admin, bound.control), shutdown.clone())?);
-    background.push(operation::start_sessions(&gate, shutdown.clone())?);
+    background.extend(operation.start((bound.admin, bound.control), shutdown.clone())?);
     let (told, (loaded, first)) = (shutdown.clone(), sync_channel(1));
     background.push(thread("reload", move || {
         reloader.first_look();

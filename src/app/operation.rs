@@ -31,7 +31,7 @@ pub(super) struct Operation {
 }
 
 /// Keeps sessions and logins going, on a thread of their own, until everything is forced to end.
-pub(super) fn start_sessions(gate: &Arc<Gate>, mut shutdown: Shutdown) -> Result<JoinHandle<()>, StartError> {
+fn start_sessions(gate: &Arc<Gate>, mut shutdown: Shutdown) -> Result<JoinHandle<()>, StartError> {
     let runtime = runtime()?;
     let (sessions, login) = (Arc::clone(&gate.sessions), Arc::clone(&gate.login));
     let run = move || {
@@ -52,7 +52,8 @@ impl Operation {
         self,
         (admin, control): (Option<std::net::TcpListener>, Option<std::os::unix::net::UnixListener>),
         shutdown: Shutdown,
-    ) -> Result<JoinHandle<()>, StartError> {
+    ) -> Result<[JoinHandle<()>; 2], StartError> {
+        let sessions = start_sessions(&self.admin.gate, shutdown.clone())?;
         let runtime = runtime()?;
         let run = move || {
             LocalSet::new().block_on(&runtime, async move {
@@ -61,7 +62,7 @@ impl Operation {
                 self.run(admin, control, shutdown).await;
             });
         };
-        Ok(thread("control", run)?)
+        Ok([thread("control", run)?, sessions])
     }
 
     /// Both listeners answer until the end: probes must see that the gate drains.

@@ -7,8 +7,9 @@
 mod follow;
 mod link;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ::redis::{Cmd, Pipeline, Value, cmd, pipe};
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 use self::link::Link;
 use super::StoreError;
 use super::feed::{Entry, millis};
-use super::record::Handle;
+use super::record::{Handle, Mark};
 use super::store::{Replicated, Swap};
 use crate::config;
 
@@ -50,6 +51,8 @@ pub struct Redis {
     last_error: Mutex<Option<String>>,
     /// No replica confirmed in time: until then nobody waits for one.
     replicas_late_until: Mutex<Option<Instant>>,
+    /// What this process said and did not yet read: true once the store took it. As many as are said between two polls.
+    unread: Mutex<HashMap<Mark, bool>>,
 }
 
 /// One connection, or rather two.
@@ -71,6 +74,7 @@ impl Redis {
             stale_password: AtomicBool::new(false),
             last_error: Mutex::new(Some("not connected yet".to_owned())),
             replicas_late_until: Mutex::new(None),
+            unread: Mutex::default(),
         }
     }
 
@@ -140,7 +144,22 @@ impl Redis {
 
     pub async fn publish(&self, entries: &[Entry]) -> Result<Replicated, StoreError> {
         let key = self.feed_key();
-        self.ask_durably(&key, self.additions(&key, entries)).await
+        let marks = || entries.iter().map(|entry| entry.mark);
+        self.unread().extend(marks().map(|mark| (mark, false)));
+        let published = self.ask_durably(&key, self.additions(&key, entries)).await;
+        let mut unread = self.unread();
+        for mark in marks() {
+            match (&published, unread.get_mut(&mark)) {
+                (Ok(_), Some(taken)) => *taken = true,
+                (Ok(_), None) => {}
+                (Err(_), _) => drop(unread.remove(&mark)),
+            }
+        }
+        published
+    }
+
+    fn unread(&self) -> MutexGuard<'_, HashMap<Mark, bool>> {
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn additions(&self, key: &str, entries: &[Entry]) -> Pipeline {

@@ -258,8 +258,7 @@ async fn a_feed_that_went_back_is_read_again_and_said_again() {
     let value: Vec<u8> = server.ask(&[b"GET", gate.stored(&session).as_bytes()]);
     gate.end(&session).await.unwrap();
     let feed = b"cedargate:test:{feed}:revocations";
-    eventually("read", || async { server.ask::<usize>(&[b"XLEN", feed]) == 1 }).await;
-    // a failover that lost the end of the feed and the removal
+    // a failover that lost the end of the feed, read or not, and the removal
     server.ask::<()>(&[b"DEL", feed]);
     server.ask::<()>(&[b"SET", gate.stored(&session).as_bytes(), &value]);
     server.ask::<String>(&[b"XADD", feed, b"*", b"m", b"junk", b"a", b"x"]);
@@ -277,7 +276,10 @@ async fn the_feed_is_trimmed_and_its_old_entries_end_nothing_new() {
         let id = format!("{n}-0");
         server.ask::<String>(&[b"XADD", feed, id.as_bytes(), b"m", b"junk", b"a", b"1"]);
     }
-    gate.revoke(Revocation::Tenant("other".to_owned())).await.unwrap();
+    // each takes away a hundred at most
+    for _ in 0..4 {
+        gate.revoke(Revocation::Tenant("other".to_owned())).await.unwrap();
+    }
     assert!(server.ask::<usize>(&[b"XLEN", feed]) < 10);
     let (id, _) = gate.create(data("ann")).await.unwrap();
     assert!(gate.find(&id).await.is_ok());

@@ -2,7 +2,7 @@
 //!
 //! A poll does not only ask for what is new: it looks whether the last entry that it saw is still there. If not, the stream
 //! went back (a failover lost it, or all data) and is read again from its beginning, and what this process knows and
-//! the stream lost is said again. The feed counts as read when a poll that was *sent* then came back with nothing left.
+//! the stream lost is said again; the same if what this process said never comes back. The feed counts as read when a poll that was *sent* then came back with nothing left.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -134,6 +134,8 @@ impl Redis {
     /// Reads the feed from its beginning, says again what it lost, and forgets all sessions that were read before.
     async fn catch_up(&self, connected: &Connected, feed: &Feed, cache: &Cache) -> Result<Places, StoreError> {
         self.look_at_role(connected).await?;
+        // what was taken by now is either read below or said again
+        self.unread().retain(|_, taken| !*taken);
         let (key, mut place, mut known) = (self.feed_key(), Place::beginning(), HashMap::new());
         let sent = loop {
             let sent = Instant::now();
@@ -143,6 +145,7 @@ impl Redis {
             let (ids, now) = (page.ids, unix_millis());
             let full = ids.len() >= PAGE;
             let entries: Vec<Entry> = ids.iter().filter_map(read_entry).collect();
+            self.forget_unread(entries.iter().map(|entry| entry.mark));
             for entry in &entries {
                 let at = known.entry(entry.mark).or_insert(entry.at);
                 *at = entry.at.max(*at);
@@ -207,7 +210,8 @@ impl Redis {
 
     /// True if nothing is left to read.
     async fn poll(&self, connected: &Connected, places: &mut Places, (feed, cache): (&Feed, &Cache)) -> Result<bool, StoreError> {
-        let sent = Instant::now();
+        let taken = |unread: &HashMap<Mark, bool>| unread.iter().filter(|(_, taken)| **taken).map(|(mark, _)| *mark).collect();
+        let (sent, said): (Instant, Vec<Mark>) = (Instant::now(), taken(&self.unread()));
         let questions = self.questions(connected, places);
         let answers = connected
             .link
@@ -236,7 +240,9 @@ impl Redis {
         for stream in news.into_iter().flat_map(|news| news.keys) {
             all &= stream.ids.len() < PAGE;
             if stream.key == self.feed_key() {
-                feed.add(stream.ids.iter().filter_map(read_entry), now);
+                let entries: Vec<Entry> = stream.ids.iter().filter_map(read_entry).collect();
+                self.forget_unread(entries.iter().map(|entry| entry.mark));
+                feed.add(entries, now);
                 places.revocations = stream
                     .ids
                     .into_iter()
@@ -247,10 +253,22 @@ impl Redis {
                 places.changes = stream.ids.into_iter().next_back().map_or(places.changes.clone(), Place::at);
             }
         }
-        if all {
-            feed.confirm(sent);
+        if !all {
+            return Ok(false);
         }
-        Ok(all)
+        let lost = said.iter().any(|mark| self.unread().contains_key(mark));
+        if lost {
+            *places = self.catch_up(connected, feed, cache).await?;
+        }
+        feed.confirm(sent);
+        Ok(true)
+    }
+
+    fn forget_unread(&self, marks: impl Iterator<Item = Mark>) {
+        let mut unread = self.unread();
+        for mark in marks {
+            unread.remove(&mark);
+        }
     }
 }
 
