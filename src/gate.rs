@@ -196,7 +196,8 @@ impl Worker {
                 serving: &self.gate.serving.load(),
                 endpoint: own.below_prefix(),
             };
-            return self.answer_own(own, &visit, body).await.map_err(Stop::from);
+            // boxed: logins are rare, and every request's future has room for its largest branch
+            return Box::pin(self.answer_own(own, &visit, body)).await.map_err(Stop::from);
         }
         let portal = self.gate.serving.load().find(&client.host, &path).cloned();
         let portal = portal.ok_or_else(|| Refusal::new(Denial::PortalUnknown, "no portal matches host and path"))?;

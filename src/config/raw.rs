@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use scalar::{ALGORITHMS, AlgorithmText, DurationText, Secret, SizeText};
-pub use sessions::{RawAuthMethod, RawLogin, RawProvider, RawRedis, RawRedisTls, RawSentinel, RawSessionStore, RawSessions};
+pub use sessions::{RawAuthMethod, RawLogin, RawProvider, RawRedis, RawRedisTls, RawSessionStore, RawSessions};
 
 /// The keys of cedargate.yaml.
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]

@@ -568,7 +568,7 @@ fn mistakes_in_the_environment_name_the_variable() {
     fails("CEDARGATE_LIMITS", "many", &["limits: expected a mapping"]);
     fails("CEDARGATE_LIMITS_BATCH", "7", &["write `CEDARGATE_LIMITS__BATCH`"]);
     fails("CEDARGATE_ISSUERS__1__NAME", "x", &["without a gap"]);
-    fails("CEDARGATE_LOGIN__PROVIDERS__A", "x", &["not available in this version"]);
+    fails("CEDARGATE_LISTEN__EXT_AUTHZ", "x", &["not available in this version"]);
     fails("CEDARGATE_TRUSTED_PROXIES", "[1, ", &["cannot be read"]);
     fails("CEDARGATE__X", "x", &["unknown key"]);
 }

@@ -47,7 +47,7 @@ impl Worker {
             return;
         };
         let sessions = &self.gate.sessions;
-        match timeout(ROTATE_TIMEOUT, sessions.rotate(id, session)).await {
+        match timeout(ROTATE_TIMEOUT, Box::pin(sessions.rotate(id, session))).await {
             Ok(Ok((id, _))) => {
                 let headers = response.headers_mut();
                 headers.append(SET_COOKIE, sessions.cookies.set_session(&id));

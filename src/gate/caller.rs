@@ -35,7 +35,8 @@ impl Gate {
             Some(known) => known,
             None => {
                 active.callers.remove(&hash);
-                let (identity, credential) = self.proven(portal, token).await?;
+                // boxed, as is everything that few requests need: every request's future has room for its largest branch
+                let (identity, credential) = Box::pin(self.proven(portal, token)).await?;
                 let caller = Arc::new(known_by(portal, &active.revision, identity, credential)?);
                 active.callers.insert(hash, Arc::clone(&caller));
                 caller

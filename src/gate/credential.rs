@@ -82,7 +82,10 @@ impl Gate {
         let Some((id, session)) = self.session(&head.headers).await? else {
             return Ok(None);
         };
-        let session = self.renewed(&id, session).await?;
+        let session = match renewal(&session.data, now_millis()) {
+            Renewal::NotYet => session,
+            due => Box::pin(self.renewed(&id, session, due)).await?,
+        };
         let caller = self.session_caller(portal, active, &session);
         *cookie = Cookie::Session(Box::new((id, session)));
         caller.map(Some)
@@ -97,7 +100,7 @@ impl Gate {
         let id = id.ok_or_else(|| Refusal::new(Denial::SessionMissing, "the session cookie is malformed or repeated"))?;
         let found = match self.sessions.try_find(&id) {
             Some(found) => found,
-            None => self.sessions.find(&id).await,
+            None => Box::pin(self.sessions.find(&id)).await,
         };
         let session = found.map_err(|error| Refusal::new(Denial::from(&error), error.to_string()))?;
         Ok(Some((id, session)))
@@ -105,11 +108,7 @@ impl Gate {
 
     /// The session as it is once its claims are as fresh as they have to be. Whoever asks first renews them, and nobody
     /// waits unless that is long overdue.
-    async fn renewed(&self, id: &SessionId, session: Arc<Session>) -> Result<Arc<Session>, Refusal> {
-        let renewal = renewal(&session.data, now_millis());
-        if renewal == Renewal::NotYet {
-            return Ok(session);
-        }
+    async fn renewed(&self, id: &SessionId, session: Arc<Session>, renewal: Renewal) -> Result<Arc<Session>, Refusal> {
         let (sessions, login) = (Arc::clone(&self.sessions), Arc::clone(&self.login));
         let (id, known) = (id.clone(), Arc::clone(&session));
         let renewing = async move { sessions.refresh(&id, &known, |data| login.renew(data)).await };

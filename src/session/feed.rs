@@ -174,10 +174,6 @@ impl Feed {
         let at = Duration::from_millis(u64::try_from(at).unwrap_or_default());
         self.base.elapsed().saturating_sub(at)
     }
-
-    pub fn retention(&self) -> Duration {
-        self.retention
-    }
 }
 
 impl Set {
