@@ -54,6 +54,7 @@ mod readme;
 mod redis;
 mod refusals;
 mod reload;
+mod revoking;
 mod sessions;
 mod slow_clients;
 mod smuggling;
