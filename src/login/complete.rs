@@ -166,6 +166,7 @@ fn data(
             refresh_token: tokens.refresh_token,
             access_token: tokens.access_token,
         }),
+        portals: None,
         rotation_due: false,
     })
 }
