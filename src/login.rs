@@ -263,10 +263,10 @@ impl Login {
     }
 
     /// Where to send a browser so that the session ends at the provider, too; `None`: the provider has no such place.
-    /// `return_to` is a checked path of this origin.
-    pub async fn logout_location(&self, data: &SessionData, return_to: &str) -> Option<String> {
+    /// It comes back to `<public_url>/` and nowhere else: providers compare with what is registered, whole.
+    pub async fn logout_location(&self, data: &SessionData) -> Option<String> {
         let provider = self.oidc(&data.provider).ok()?;
-        let back = format!("{}{return_to}", self.public_url);
+        let back = format!("{}/", self.public_url);
         provider.logout_location(&data.grant.as_ref()?.id_token, &back).await
     }
 

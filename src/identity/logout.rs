@@ -30,9 +30,7 @@ impl IdentityDoor {
         let mut location = None;
         if let Some(session) = &session {
             self.end(visit, session).await?;
-            let root = ReturnPath::root();
-            let target = return_to.as_ref().unwrap_or(&root);
-            location = self.login.logout_location(&session.data, target.as_str()).await;
+            location = self.login.logout_location(&session.data).await;
         }
         self.forget_loop(visit).await;
         let mut response = match (navigates(headers), location) {
