@@ -149,6 +149,15 @@ pub enum Outcome {
     },
 }
 
+/// Who reads the provider's address of a logout.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reader {
+    /// It is sent there, and shows nobody the address before.
+    Browser,
+    /// A script of a page, whoever wrote it.
+    Script,
+}
+
 /// What a logout token of a provider ends.
 #[derive(Debug)]
 pub struct LogoutOrder {
@@ -263,11 +272,15 @@ impl Login {
     }
 
     /// Where to send a browser so that the session ends at the provider, too; `None`: the provider has no such place.
-    /// `return_to` is a checked path of this origin.
-    pub async fn logout_location(&self, data: &SessionData, return_to: &str) -> Option<String> {
+    /// It comes back to `<public_url>/` and nowhere else: providers compare with what is registered, whole.
+    ///
+    /// SECURITY: the hint is an ID token, which scripts of the app never get.
+    pub async fn logout_location(&self, data: &SessionData, reader: Reader) -> Option<String> {
         let provider = self.oidc(&data.provider).ok()?;
-        let back = format!("{}{return_to}", self.public_url);
-        provider.logout_location(&data.grant.as_ref()?.id_token, &back).await
+        let back = format!("{}/", self.public_url);
+        let id_token = &data.grant.as_ref()?.id_token;
+        let hint = (reader == Reader::Browser).then_some(id_token);
+        provider.logout_location(hint, &back).await
     }
 
     /// What an OIDC back-channel logout token ends. A second use of it ends nothing.

@@ -46,6 +46,8 @@ mod limits;
 mod login;
 mod live;
 mod login_pages;
+mod login_rates;
+mod logout;
 mod oidc;
 mod path;
 mod processes;
