@@ -258,10 +258,10 @@ impl Redis {
     }
 
     fn complain(&self, error: &StoreError) {
-        if let StoreError::Refused(why) = error {
-            if ["NOAUTH", "WRONGPASS"].iter().any(|code| why.contains(code)) {
-                self.stale_password.store(true, Ordering::Release);
-            }
+        if let StoreError::Refused(why) = error
+            && ["NOAUTH", "WRONGPASS"].iter().any(|code| why.contains(code))
+        {
+            self.stale_password.store(true, Ordering::Release);
         }
         self.complaint.notify_one();
     }
