@@ -137,6 +137,9 @@ struct Bound {
 /// # Errors
 /// Whatever keeps it from starting; a portal that does not load does not, it denies.
 pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartError> {
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
     let metrics = Metrics::new()?;
     let (certificates, entrances) = entrances(&config)?;
     let bound = bind_all(&config)?;
