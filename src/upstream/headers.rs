@@ -478,7 +478,15 @@ mod tests {
             remove_session_cookies(&mut headers);
             assert!(!headers.contains_key(COOKIE), "{ours:?}: {headers:?}");
         }
-        for other in ["=a=cedargate", "a=; cedargate=x", "cedargateway=1", "__Host-a=1", "=", "", "x=__Host-cedargate=x"] {
+        for other in [
+            "=a=cedargate",
+            "a=; cedargate=x",
+            "cedargateway=1",
+            "__Host-a=1",
+            "=",
+            "",
+            "x=__Host-cedargate=x",
+        ] {
             let mut headers = HeaderMap::new();
             headers.append(SET_COOKIE, other.parse().unwrap());
             keep_our_cookies_ours(&mut headers);

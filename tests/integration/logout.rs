@@ -47,7 +47,11 @@ fn a_script_that_logs_out_gets_no_id_token_and_the_provider_takes_the_logout_wit
     browser.log_in(place.url("/portal/p/x").as_str(), "alice");
     let out = browser.send(&logout, &Request::fetch("POST"));
     assert_eq!(out.status, 200);
-    assert!(!out.text().contains("eyJ") && !out.text().contains("id_token"), "{}", out.text());
+    assert!(
+        !out.text().contains("eyJ") && !out.text().contains("id_token"),
+        "{}",
+        out.text()
+    );
     let answer: Value = serde_json::from_str(&out.text()).unwrap();
     let there = Url::parse(answer["location"].as_str().unwrap()).unwrap();
     assert_eq!(query(&there, "client_id").as_deref(), Some("gate"));
