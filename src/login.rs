@@ -32,6 +32,10 @@ use crate::types::Redacted;
 
 /// How often discovery documents are looked at for their age.
 const FRESHEN_INTERVAL: Duration = Duration::from_secs(60);
+/// In place of a browser's secret where there is none; of another length, so that no browser has it.
+const DESTINATION_SECRET: &[u8] = b"cedargate login destination";
+/// Between where a login wanted to go and what only its own browser opens.
+const STATE_SEPARATOR: char = '.';
 /// How long a logout token is remembered as used; longer than one may live.
 const LOGOUT_MARK_LIFE: Duration = Duration::from_secs(60 * 60);
 
@@ -146,6 +150,12 @@ pub enum Outcome {
     Repeated {
         return_to: String,
         portal: String,
+    },
+    /// Of a login that this browser did not begin, or with a secret that it does not have any more: nothing in it counts
+    /// but where it wanted to go.
+    Elsewhere {
+        about: About,
+        why: &'static str,
     },
 }
 
@@ -262,8 +272,11 @@ impl Login {
 
     fn departure<'a>(&self, begin: &Begin<'a>) -> Option<Departure<'a>> {
         let trip = Trip::begin(begin, now_millis())?;
+        let inner = self.sessions.seal_for_trip(begin.browser.expose(), &trip.to_bytes()?);
+        let outer = trip.destination().and_then(|destination| destination.to_bytes());
+        let outer = outer.map(|bytes| self.sessions.seal_for_trip(DESTINATION_SECRET, &bytes));
         Some(Departure {
-            state: self.sessions.seal_for_trip(begin.browser.expose(), &trip.to_bytes()?),
+            state: outer.map_or_else(|| inner.clone(), |outer| format!("{outer}{STATE_SEPARATOR}{inner}")),
             nonce: trip.nonce(begin.browser)?,
             verifier: trip.verifier(begin.browser)?,
             acr_values: begin.acr_values,

@@ -129,7 +129,8 @@ impl IdentityDoor {
         }
     }
 
-    async fn count_for_loop(&self, visit: &Visit<'_>) {
+    /// A login, or one that began again: either leads to the next one in a loop.
+    pub(super) async fn count_for_loop(&self, visit: &Visit<'_>) {
         if let Some(browser) = self.sessions.cookies.login(&visit.head.headers)
             && let Err(error) = self.sessions.count("loop", &loop_key(&browser), LOOP_WINDOW).await
         {

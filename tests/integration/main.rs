@@ -47,6 +47,7 @@ mod login;
 mod live;
 mod login_pages;
 mod login_rates;
+mod login_tabs;
 mod logout;
 mod oidc;
 mod path;
