@@ -164,10 +164,9 @@ impl Rules {
 
     /// A principal that acts on itself is one entity: what it is in counts on both sides.
     fn as_resource(&self, principal: &Party) -> Option<Party> {
-        let entity = principal.entity()?;
-        let (uid, _, parents) = entity.clone().into_inner();
-        let key = self.engine.index().resources.key(&uid, &parents);
-        Some(Party::known(entity.clone(), key))
+        let known = principal.entity()?;
+        let key = self.engine.index().resources.key(&principal.uid, &known.ancestors());
+        Some(Party::known(known.clone(), key))
     }
 
     fn decide(
@@ -196,9 +195,9 @@ impl Rules {
         }
         let ancestors = self.path_ancestors(&uid);
         let key = self.engine.index().resources.key(&uid, &ancestors);
-        match stored.map(|s| entities::with_parents(s.entity.clone(), ancestors.iter().cloned().collect())) {
-            Some(Ok(entity)) => Party::known(entity, key),
-            _ => Party::placed(uid, key, ancestors),
+        match stored {
+            Some(stored) => Party::known(stored.known.below(ancestors), key),
+            None => Party::placed(uid, key, ancestors),
         }
     }
 

@@ -17,6 +17,7 @@ use crate::authn::{Authn, SigningKey, TokenCache, Verified, identity_from_claims
 use crate::authz::Target;
 use crate::authz::context::{Facts, HttpFacts, ProxyContext};
 use crate::authz::engine::{ContextSource, Outcome, Slice};
+use crate::authz::entities::Known;
 use crate::authz::principal::Principal;
 use crate::authz::reads::ContextReads;
 use crate::config::{Algorithm, ClaimPaths, Issuer, KeySource, Portal, PortalMatch, TenantSource};
@@ -174,7 +175,8 @@ impl World {
             policies.add(entry.policy().clone()).map_err(|e| e.to_string())?;
         }
         let (principal, target) = (&question.principal.party, &question.target);
-        let known = [principal.entity(), target.resource.entity()].into_iter().flatten().cloned();
+        let parties = [principal.entity(), target.resource.entity()].into_iter().flatten();
+        let known = parties.map(Known::entity);
         let schema = &self.revision.rules.schema.cedar;
         let entities = Entities::from_entities(known, Some(schema)).map_err(|e| e.to_string())?;
         let context = self.context(question)?;

@@ -469,7 +469,7 @@ fn entities(slug: &PortalSlug, files: &Files, model: &SchemaModel) -> Result<Ent
         })?,
         None => model.cedar.action_entities().map_err(|e| fail(report(&e)))?,
     };
-    EntityStore::new(parsed).map_err(|e| fail(e.to_string()))
+    Ok(EntityStore::new(parsed))
 }
 
 /// `… at line 3 column 5`, as the JSON parser puts it.

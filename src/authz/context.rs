@@ -62,6 +62,8 @@ pub struct ContextPlan {
     pub foreign_required: Vec<String>,
     /// Whether any field comes from the query string.
     pub reads_query: bool,
+    /// Whether any field is an entity; none has one inside.
+    names_entities: bool,
 }
 
 #[derive(Debug)]
@@ -130,6 +132,7 @@ impl ContextPlan {
             match fact(name, &field.ty) {
                 Some(fact) => {
                     plan.reads_query |= fact == Fact::Query;
+                    plan.names_entities |= matches!(field.ty, AttrType::Entity(_));
                     plan.owned.push(OwnedField {
                         name: name.clone(),
                         fact,
@@ -292,11 +295,19 @@ impl ContextSource for ProxyContext<'_> {
         }
         Context::from_pairs(pairs).map_err(|e| e.to_string())
     }
+
+    fn names_entities(&self) -> bool {
+        self.plan.names_entities
+    }
 }
 
 impl ContextSource for ReadyContext {
     fn context(&self, _: &ContextReads) -> Result<Context, String> {
         Ok(self.0.clone())
+    }
+
+    fn names_entities(&self) -> bool {
+        true
     }
 }
 

@@ -5,20 +5,19 @@
 //! *slice*, kept per scope key. A slice without conditions is a constant; otherwise Cedar evaluates the slice's
 //! *twins* (same policy, scope removed) once they exist, and the originals until then.
 
-use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, OnceLock, Weak};
 
 use cedar_policy::{
-    AuthorizationError, Authorizer, Context, Decision, Effect, Entities, Entity, EntityUid, Policy, PolicyId, PolicySet, Request,
+    AuthorizationError, Authorizer, Context, Decision, Effect, Entities, EntityUid, Policy, PolicyId, PolicySet, Request,
 };
 use quick_cache::sync::Cache;
 use rustc_hash::FxHashMap;
 use serde_json::json;
 
 use super::TypeNames;
-use super::entities::{EntitySetError, EntityStore, push_uids, reachable, with_parents};
+use super::entities::{EntitySetError, EntityStore, Known, push_uids, reachable};
 use super::reads::{ContextReads, Reads};
 use super::scope::{PolicyIndex, ScopeKey};
 
@@ -87,8 +86,8 @@ enum Knowledge {
     /// Nothing, or what the store holds.
     Stored,
     /// A name with these ancestors and no attributes; the entity is made when a condition looks at it.
-    Ancestors(Vec<EntityUid>, OnceLock<Box<Entity>>),
-    Entity(Box<Entity>),
+    Ancestors(Vec<EntityUid>, OnceLock<Known>),
+    Entity(Known),
 }
 
 /// Everything asked.
@@ -98,7 +97,7 @@ pub struct Question<'a> {
     pub resource: &'a Party,
     pub context: &'a dyn ContextSource,
     /// Entities the app sent along.
-    pub supplied: &'a FxHashMap<EntityUid, Entity>,
+    pub supplied: &'a FxHashMap<EntityUid, Known>,
     pub effects: Effects,
 }
 
@@ -106,6 +105,9 @@ pub struct Question<'a> {
 pub trait ContextSource {
     /// Fails only where a fact cannot be expressed; that denies.
     fn context(&self, reads: &ContextReads) -> Result<Context, String>;
+
+    /// Whether it may have entities in it.
+    fn names_entities(&self) -> bool;
 }
 
 /// A decision and its reasons.
@@ -179,22 +181,22 @@ impl Party {
         }
     }
 
-    /// Known in full; `entity` has all its ancestors as parents.
-    pub fn known(entity: Entity, key: ScopeKey) -> Self {
+    /// Known in full.
+    pub fn known(known: Known, key: ScopeKey) -> Self {
         Self {
-            uid: entity.uid(),
+            uid: known.uid(),
             key,
-            knowledge: Knowledge::Entity(Box::new(entity)),
+            knowledge: Knowledge::Entity(known),
         }
     }
 
-    pub fn entity(&self) -> Option<&Entity> {
+    pub fn entity(&self) -> Option<&Known> {
         match &self.knowledge {
             Knowledge::Stored => None,
             Knowledge::Ancestors(ancestors, made) => {
-                Some(made.get_or_init(|| Box::new(Entity::new_no_attrs(self.uid.clone(), ancestors.iter().cloned().collect()))))
+                Some(made.get_or_init(|| Known::placed(self.uid.clone(), ancestors.iter().cloned())))
             }
-            Knowledge::Entity(entity) => Some(entity),
+            Knowledge::Entity(known) => Some(known),
         }
     }
 }
@@ -390,32 +392,34 @@ impl Engine {
         roots.extend(reads.principal.then(|| question.principal.uid.clone()));
         roots.extend(reads.action.then(|| question.action.clone()));
         roots.extend(reads.resource.then(|| question.resource.uid.clone()));
-        if reads.context != ContextReads::Nothing {
+        if reads.context != ContextReads::Nothing && question.context.names_entities() {
             push_context_uids(context, &mut roots);
         }
         let find = |uid: &EntityUid| {
             let parties = [question.principal, question.resource];
             let party = parties.into_iter().filter(|p| p.uid == *uid).find_map(Party::entity);
-            let party = party.map(Cow::Borrowed);
             party
+                .cloned()
                 .or_else(|| self.known(uid))
-                .or_else(|| question.supplied.get(uid).map(Cow::Borrowed))
+                .or_else(|| question.supplied.get(uid).cloned())
         };
         reachable(roots, reads.hops, find)
     }
 
     /// An entity of the store; a path is in what its id says it is in, stored or not.
-    fn known(&self, uid: &EntityUid) -> Option<Cow<'_, Entity>> {
+    fn known(&self, uid: &EntityUid) -> Option<Known> {
         let stored = self.store.get(uid);
         if self.names.path.as_ref() != Some(uid.type_name()) {
-            return stored.map(|s| Cow::Borrowed(&s.entity));
+            return stored.map(|s| s.known.clone());
         }
-        let mut parents: HashSet<EntityUid> = self.names.parents_of_path(uid).into_iter().collect();
+        let parents = self.names.parents_of_path(uid);
+        let higher: Vec<EntityUid> = parents.iter().flat_map(|p| self.store.ancestors(p)).cloned().collect();
+        let mut above: HashSet<EntityUid> = parents.into_iter().chain(higher).collect();
         let Some(stored) = stored else {
-            return Some(Cow::Owned(Entity::new_no_attrs(uid.clone(), parents)));
+            return Some(Known::placed(uid.clone(), above));
         };
-        parents.extend(stored.ancestors.iter().cloned());
-        with_parents(stored.entity.clone(), parents).ok().map(Cow::Owned)
+        above.extend(stored.ancestors.iter().cloned());
+        Some(stored.known.below(above))
     }
 
     /// Cedar's combining rule, over what was evaluated and what needed no evaluation.

@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 
 use super::context::ReadyContext;
 use super::engine::{Answer, ContextSource, Effects, Engine, ErroredForbids, Outcome, Party, PolicyEntry, Question};
-use super::entities::{EntityStore, with_parents};
+use super::entities::{EntityStore, Known};
 use super::reads::ContextReads;
 use super::scope::ScopeTable;
 use super::supplied::SuppliedEntities;
@@ -447,10 +447,7 @@ fn asked(choices: &mut Choices<'_>, facts: &Facts<'_>) -> Asked {
     let index = facts.engine.index();
     let principal_key = key(&index.principals, &who);
     let principal = match described {
-        Some(entity) => Party::known(
-            with_parents(entity, closed(&who).into_iter().collect()).unwrap(),
-            principal_key,
-        ),
+        Some(entity) => Party::known(Known::new(&entity).below(closed(&who)), principal_key),
         None => Party::stored(who, principal_key),
     };
     let resource_key = key(&index.resources, &what);
@@ -460,8 +457,8 @@ fn asked(choices: &mut Choices<'_>, facts: &Facts<'_>) -> Asked {
         Party::placed(what, resource_key, above)
     };
     let supplied = facts.world.supplied.iter().map(|e| {
-        let parents = closed(&e.uid()).into_iter().collect();
-        (e.uid(), with_parents(e.clone(), parents).unwrap())
+        let above = closed(&e.uid());
+        (e.uid(), Known::new(e).below(above))
     });
     let supplied = supplied.collect();
     Asked {
@@ -500,6 +497,10 @@ impl ContextSource for LazyContext<'_> {
             .map(|(k, v)| (k.clone(), v.clone()))
             .collect();
         Context::from_json_value(Value::Object(read), None).map_err(|e| e.to_string())
+    }
+
+    fn names_entities(&self) -> bool {
+        true
     }
 }
 
@@ -573,7 +574,7 @@ static ACTION_GROUPS: LazyLock<Vec<(EntityUid, Vec<EntityUid>)>> = LazyLock::new
 });
 
 fn engine(entries: Vec<Arc<PolicyEntry>>, world: &World, rule: ErroredForbids) -> Engine {
-    let store = EntityStore::new(Entities::from_entities(world.stored.clone(), None).unwrap()).unwrap();
+    let store = EntityStore::new(Entities::from_entities(world.stored.clone(), None).unwrap());
     let actions = ACTION_GROUPS.iter().map(|(a, groups)| (a, groups.as_slice()));
     Engine::new(entries, actions, Arc::new(store), rule)
 }
@@ -900,6 +901,10 @@ fn a_context_that_cannot_be_built_denies() {
     impl ContextSource for Broken {
         fn context(&self, _: &ContextReads) -> Result<Context, String> {
             Context::from_pairs([("ip".to_owned(), RestrictedExpression::new_ip("nonsense"))]).map_err(|e| e.to_string())
+        }
+
+        fn names_entities(&self) -> bool {
+            true
         }
     }
     let policies: PolicySet = "permit(principal, action, resource) when { context has ip || true };"

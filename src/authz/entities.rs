@@ -4,18 +4,24 @@
 //! store is large. So the stored ones live in a map of ours, and each decision gets a tiny store: what its policies'
 //! conditions can reach from the question, and nothing else.
 
-use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use cedar_policy::{Entities, Entity, EntityTypeName, EntityUid, EvalResult};
+use cedar_policy_core::ast::{self, Literal, PartialValue, Value, ValueKind};
+use cedar_policy_core::entities::{Entities as CoreEntities, NoEntitiesSchema, TCComputation};
+use cedar_policy_core::extensions::Extensions;
 use rustc_hash::{FxHashMap, FxHashSet};
-use serde_json::json;
+
+/// An entity as the evaluator takes it, with *all* its ancestors as parents: it answers every `in` without its ancestors
+/// being in the store, and nobody needs to work out again, for each decision, what is above what.
+#[derive(Clone, Debug)]
+pub struct Known(Arc<ast::Entity>);
 
 /// One stored entity, its ancestors made transitive and direct.
 #[derive(Debug)]
 pub struct StoredEntity {
-    /// With *all* ancestors as parents, so that it answers every `in` without its ancestors being in the store.
-    pub entity: Entity,
+    pub known: Known,
     pub ancestors: Vec<EntityUid>,
 }
 
@@ -29,14 +35,14 @@ pub struct EntityStore {
     above: FxHashSet<EntityUid>,
 }
 
-/// A set of entities could not be put together (duplicate with different content, a cycle).
+/// A set of entities could not be put together (duplicate with different content).
 #[derive(Debug, thiserror::Error)]
 #[error("entities do not fit together: {0}")]
 pub struct EntitySetError(String);
 
 impl EntityStore {
     /// Takes over a checked Cedar store; its ancestor relation is already transitive.
-    pub fn new(entities: Entities) -> Result<Self, EntitySetError> {
+    pub fn new(entities: Entities) -> Self {
         let mut ancestors: HashMap<EntityUid, Vec<EntityUid>> = HashMap::new();
         for entity in entities.iter() {
             let uid = entity.uid();
@@ -53,14 +59,14 @@ impl EntityStore {
                 placed_types.insert(uid.type_name().clone());
                 above.extend(ancestors.iter().cloned());
             }
-            let entity = with_parents(entity, ancestors.iter().cloned().collect())?;
-            by_uid.insert(uid, StoredEntity { entity, ancestors });
+            let known = Known::new(&entity).below(ancestors.iter().cloned());
+            by_uid.insert(uid, StoredEntity { known, ancestors });
         }
-        Ok(Self {
+        Self {
             by_uid,
             placed_types,
             above,
-        })
+        }
     }
 
     pub fn get(&self, uid: &EntityUid) -> Option<&StoredEntity> {
@@ -82,61 +88,102 @@ impl EntityStore {
     }
 }
 
+impl Known {
+    /// Of an entity that has all its ancestors as parents.
+    pub fn new(entity: &Entity) -> Self {
+        Self(Arc::new(entity.as_ref().clone()))
+    }
+
+    /// Nothing but a name and a place.
+    pub fn placed(uid: EntityUid, ancestors: impl IntoIterator<Item = EntityUid>) -> Self {
+        let parents = ancestors.into_iter().map(ast::EntityUID::from).collect();
+        Self(Arc::new(ast::Entity::new_with_attr_partial_value(
+            uid.into(),
+            [],
+            HashSet::new(),
+            parents,
+            [],
+        )))
+    }
+
+    /// The same entity below others.
+    pub fn below(&self, ancestors: impl IntoIterator<Item = EntityUid>) -> Self {
+        let owned = |(name, value): (&_, &PartialValue)| (Clone::clone(name), value.clone());
+        Self(Arc::new(ast::Entity::new_with_attr_partial_value(
+            self.0.uid().clone(),
+            self.0.attrs().map(owned),
+            HashSet::new(),
+            ancestors.into_iter().map(ast::EntityUID::from).collect(),
+            self.0.tags().map(owned),
+        )))
+    }
+
+    pub fn uid(&self) -> EntityUid {
+        self.0.uid().clone().into()
+    }
+
+    pub fn ancestors(&self) -> Vec<EntityUid> {
+        self.0.ancestors().map(|uid| uid.clone().into()).collect()
+    }
+
+    /// As Cedar's public interface has it; a copy.
+    pub fn entity(&self) -> Entity {
+        ast::Entity::clone(&self.0).into()
+    }
+
+    fn push_references(&self, into: &mut Vec<EntityUid>) {
+        for (_, value) in self.0.attrs().chain(self.0.tags()) {
+            if let PartialValue::Value(value) = value {
+                push_named(value, into);
+            }
+        }
+    }
+}
+
 /// The entities reachable from `roots` over at most `hops` attribute look-ups.
 ///
 /// A condition that nests `hops` look-ups cannot read past them, so the result is all it can see.
-pub fn reachable<'a>(
+pub fn reachable(
     roots: impl IntoIterator<Item = EntityUid>,
     hops: usize,
-    find: impl Fn(&EntityUid) -> Option<Cow<'a, Entity>>,
+    find: impl Fn(&EntityUid) -> Option<Known>,
 ) -> Result<Entities, EntitySetError> {
-    let mut seen: FxHashSet<EntityUid> = FxHashSet::default();
-    let mut found: Vec<Entity> = Vec::new();
+    let mut found: Vec<Known> = Vec::new();
     let mut frontier: Vec<EntityUid> = roots.into_iter().collect();
+    let mut seen: FxHashSet<EntityUid> = FxHashSet::default();
     for hop in 0..hops {
         let mut next = Vec::new();
         for uid in frontier.drain(..) {
-            let Some(entity) = find(&uid) else { continue };
+            let Some(known) = find(&uid) else { continue };
             if !seen.insert(uid) {
                 continue;
             }
             if hop + 1 < hops {
-                push_references(&entity, &mut next);
+                known.push_references(&mut next);
             }
-            found.push(entity.into_owned());
+            found.push(known);
         }
         if next.is_empty() {
             break;
         }
         frontier = next;
     }
-    Entities::from_entities(found, None).map_err(|e| EntitySetError(e.to_string()))
+    let found = found.into_iter().map(|known| known.0);
+    // each has all its ancestors; working them out again costs tens of microseconds
+    let complete = TCComputation::AssumeAlreadyComputed;
+    CoreEntities::new()
+        .add_entities(found, None::<&NoEntitiesSchema>, complete, Extensions::all_available())
+        .map(Entities::from)
+        .map_err(|e| EntitySetError(e.to_string()))
 }
 
-/// The same entity below other parents.
-pub fn with_parents(entity: Entity, parents: HashSet<EntityUid>) -> Result<Entity, EntitySetError> {
-    let uid = entity.uid();
-    let fail = |e: &dyn std::fmt::Display| EntitySetError(format!("`{uid}`: {e}"));
-    if entity.tags().next().is_none() {
-        let (uid, attrs, _) = entity.into_inner();
-        return Entity::new(uid, attrs, parents).map_err(|e| fail(&e));
-    }
-    // taking an entity apart loses its tags; its JSON form keeps them
-    let mut json = entity.to_json_value().map_err(|e| fail(&e))?;
-    let parents = parents
-        .iter()
-        .map(|p| json!({"type": p.type_name().to_string(), "id": p.id().unescaped()}));
-    if let Some(object) = json.as_object_mut() {
-        object.insert("parents".to_owned(), parents.collect());
-    }
-    Entity::from_json_value(json, None).map_err(|e| fail(&e))
-}
-
-fn push_references(entity: &Entity, into: &mut Vec<EntityUid>) {
-    let attrs = entity.attrs().filter_map(|(_, v)| v.ok());
-    let tags = entity.tags().filter_map(|(_, v)| v.ok());
-    for value in attrs.chain(tags) {
-        push_uids(&value, into);
+/// Every entity named inside a value of an entity.
+fn push_named(value: &Value, into: &mut Vec<EntityUid>) {
+    match value.value_kind() {
+        ValueKind::Lit(Literal::EntityUID(uid)) => into.push(ast::EntityUID::clone(uid).into()),
+        ValueKind::Lit(_) | ValueKind::ExtensionValue(_) => {}
+        ValueKind::Set(set) => set.iter().for_each(|value| push_named(value, into)),
+        ValueKind::Record(record) => record.values().for_each(|value| push_named(value, into)),
     }
 }
 

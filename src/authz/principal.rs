@@ -9,7 +9,7 @@ use cedar_policy::{Entity, EntityId, EntityTypeName, EntityUid, EvalResult, Rest
 
 use super::Rules;
 use super::engine::Party;
-use super::entities::StoredEntity;
+use super::entities::{Known, StoredEntity};
 use super::schema::EntityModel;
 use super::value::expression;
 use crate::denial::{Denial, Refusal};
@@ -43,7 +43,7 @@ impl Rules {
             .map_err(|e| Refusal::new(Denial::ClaimInvalid, format!("attributes of `{uid}`: {e}")))?;
         let key = self.engine.index().principals.key(&uid, &ancestors);
         Ok(Principal {
-            party: Party::known(entity, key),
+            party: Party::known(Known::new(&entity), key),
         })
     }
 
@@ -89,9 +89,10 @@ impl Rules {
         stored: Option<&StoredEntity>,
     ) -> Result<Vec<(String, RestrictedExpression)>, Refusal> {
         let mut attrs = Vec::with_capacity(model.attrs.fields.len());
+        let stored = stored.map(|stored| stored.known.entity());
         for (name, field) in &model.attrs.fields {
             let path = self.claims.get(name).map_or(name.as_str(), String::as_str);
-            let kept = stored.and_then(|s| s.entity.attr(name)).and_then(Result::ok);
+            let kept = stored.as_ref().and_then(|s| s.attr(name)).and_then(Result::ok);
             let value = match claim(&identity.claims, path) {
                 Some(claim) => Some(expression(&field.ty, claim, path).map_err(|e| claim_invalid(e.to_string()))?),
                 None => None,
@@ -103,7 +104,7 @@ impl Rules {
                     )));
                 }
                 (Some(value), _) => attrs.push((name.clone(), value)),
-                (None, Some(_)) => attrs.extend(stored.and_then(|s| stored_attr(s, name))),
+                (None, Some(_)) => attrs.extend(stored.as_ref().and_then(|s| stored_attr(s, name))),
                 (None, None) if field.required => {
                     return Err(claim_invalid(format!(
                         "claim `{path}` is missing; the schema requires `{name}`"
@@ -135,7 +136,7 @@ fn same(value: &RestrictedExpression, kept: &EvalResult) -> bool {
     context.ok().and_then(|c| c.get("value")).is_some_and(|v| v == *kept)
 }
 
-fn stored_attr(stored: &StoredEntity, name: &str) -> Option<(String, RestrictedExpression)> {
-    let (_, attrs, _) = stored.entity.clone().into_inner();
+fn stored_attr(stored: &Entity, name: &str) -> Option<(String, RestrictedExpression)> {
+    let (_, attrs, _) = stored.clone().into_inner();
     attrs.into_iter().find(|(k, _)| k == name)
 }

@@ -3,21 +3,19 @@
 //! What the store holds wins over what is sent; what tokens, actions, roles, tenants and portals are is never the
 //! app's to say. Everything is checked against the schema before it is believed.
 
-use std::collections::HashSet;
-
-use cedar_policy::{Entities, Entity, EntityUid};
+use cedar_policy::{Entities, EntityUid};
 use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
 
 use super::Rules;
 use super::engine::Party;
-use super::entities::with_parents;
+use super::entities::Known;
 
 /// Entities in one question.
 const ENTITIES_MAX: usize = 10_000;
 
-/// Entities of one question, each with all its ancestors as parents.
-pub type SuppliedEntities = FxHashMap<EntityUid, Entity>;
+/// Entities of one question.
+pub type SuppliedEntities = FxHashMap<EntityUid, Known>;
 
 /// What the app sent cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,9 +51,8 @@ impl Rules {
                 if !above.is_empty() && self.engine.store.is_above(&uid) {
                     return Err(SuppliedError::Above(uid.to_string()));
                 }
-                let parents: HashSet<EntityUid> = self.with_stored_ancestors(above).into_iter().collect();
-                let placed = with_parents(entity.clone(), parents).map_err(|e| SuppliedError::Entities(e.to_string()))?;
-                supplied.insert(uid, placed);
+                let above = self.with_stored_ancestors(above);
+                supplied.insert(uid, Known::new(entity).below(above));
             }
         }
         Ok(supplied)
@@ -105,10 +102,9 @@ impl Rules {
     ///
     /// A stored entity of that name counts alone.
     pub fn named_principal(&self, uid: EntityUid, supplied: &SuppliedEntities) -> Party {
-        if let Some(entity) = supplied.get(&uid) {
-            let above = entity_parents(entity);
-            let key = self.engine.index().principals.key(&uid, &above);
-            return Party::known(entity.clone(), key);
+        if let Some(known) = supplied.get(&uid) {
+            let key = self.engine.index().principals.key(&uid, &known.ancestors());
+            return Party::known(known.clone(), key);
         }
         let key = self.engine.index().principals.key(&uid, self.engine.store.ancestors(&uid));
         Party::stored(uid, key)
@@ -117,28 +113,19 @@ impl Rules {
     /// A resource that the app names; a path has its ancestors from its id whatever the app says of it.
     pub fn named_resource(&self, uid: EntityUid, supplied: &SuppliedEntities) -> Party {
         let own = supplied.get(&uid).filter(|_| self.engine.store.get(&uid).is_none());
-        let Some(entity) = own else { return self.resource(uid) };
-        let mut above = entity_parents(entity);
+        let Some(known) = own else { return self.resource(uid) };
+        let mut above = known.ancestors();
         if self.names.path.as_ref() == Some(uid.type_name()) {
             above.extend(self.path_ancestors(&uid));
         }
         let key = self.engine.index().resources.key(&uid, &above);
-        match with_parents(entity.clone(), above.iter().cloned().collect()) {
-            Ok(entity) => Party::known(entity, key),
-            // without its attributes: what looks at them fails, and a failing forbid denies
-            Err(_) => Party::placed(uid, key, above),
-        }
+        Party::known(known.below(above), key)
     }
 }
 
 /// A named entity with its own attributes and parents, as an item of Cedar's entity JSON.
 pub fn entity_item(uid: &EntityUid, attrs: &Value, parents: &Value) -> Value {
     json!({"uid": {"type": uid.type_name().to_string(), "id": uid.id().unescaped()}, "attrs": attrs, "parents": parents})
-}
-
-fn entity_parents(entity: &Entity) -> Vec<EntityUid> {
-    let (_, _, parents) = entity.clone().into_inner();
-    parents.into_iter().collect()
 }
 
 fn names_entity(list: &Value, uid: &EntityUid) -> bool {
