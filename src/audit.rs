@@ -5,11 +5,12 @@
 //! writes. A full queue drops the record and counts it, or with `on_full: deny` a place is reserved before deciding.
 //! Never a token, cookie or secret.
 
+mod mask;
 mod record;
 mod writer;
 
 pub use record::{
-    AdminEvent, AuditRecord, AuthEvent, EntityRef, Event, HttpFacts, HttpRejected, PolicyError, PolicyEvent, Verdict,
+    AdminEvent, AuditRecord, AuthEvent, EntityRef, Event, HttpFacts, HttpRejected, PolicyError, PolicyEvent, Seen, Verdict,
 };
 pub use writer::{AuditError, AuditWriter};
 

@@ -413,10 +413,10 @@ fn a_trace_goes_on_only_from_the_exact_form() {
         if continued {
             let fields: Vec<&str> = text.split('-').collect();
             assert_eq!(fields.iter().map(|f| f.len()).collect::<Vec<_>>(), [2, 32, 16, 2]);
-            assert_eq!((fields[0], fields[1]), ("00", request::hex(&trace.trace_id).as_str()));
+            assert_eq!((fields[0], fields[1]), ("00", hex::encode(trace.trace_id).as_str()));
             assert!(text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-')));
         } else {
-            assert_ne!(request::hex(&trace.trace_id), id, "{text}");
+            assert_ne!(hex::encode(trace.trace_id), id, "{text}");
         }
         continued
     });

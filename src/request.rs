@@ -14,7 +14,6 @@ pub use http2::as_http1;
 pub use origin::{is_upgrade, needs_evidence, same_origin};
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv6Addr};
 
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
@@ -255,8 +254,7 @@ pub fn uuid_value(id: Uuid) -> HeaderValue {
 impl Trace {
     /// Continues the caller's trace if `traceparent` is strictly version 00, else starts one.
     pub fn from_headers(headers: &HeaderMap) -> Self {
-        let [fresh, span] = [Uuid::now_v7(), Uuid::now_v7()];
-        let [_, _, _, _, _, _, _, _, span_id @ ..] = span.into_bytes();
+        let [_, _, _, _, _, _, _, _, span_id @ ..] = Uuid::now_v7().into_bytes();
         match only(headers, TRACEPARENT.as_str()).and_then(parse_traceparent) {
             Some((trace_id, flags)) => Self {
                 trace_id,
@@ -265,7 +263,7 @@ impl Trace {
                 state: headers.get_all(&TRACESTATE).iter().cloned().collect(),
             },
             None => Self {
-                trace_id: fresh.into_bytes(),
+                trace_id: Uuid::now_v7().into_bytes(),
                 span_id,
                 flags: 0,
                 state: Vec::new(),
@@ -275,18 +273,10 @@ impl Trace {
 
     /// What the app gets: our span as the parent.
     pub fn traceparent(&self) -> HeaderValue {
-        let text = format!("00-{}-{}-{:02x}", hex(&self.trace_id), hex(&self.span_id), self.flags);
+        let (trace, span) = (u128::from_be_bytes(self.trace_id), u64::from_be_bytes(self.span_id));
+        let text = format!("00-{trace:032x}-{span:016x}-{:02x}", self.flags);
         HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        // Writing to a String cannot fail.
-        let _infallible = write!(text, "{byte:02x}").is_err();
-    }
-    text
 }
 
 fn parse_traceparent(text: &str) -> Option<([u8; 16], u8)> {
@@ -411,9 +401,12 @@ mod tests {
             |value: &str| Trace::from_headers(&parts("GET", "/", &[("traceparent", value), ("tracestate", "a=b")]).headers);
         let id = "0af7651916cd43dd8448eb211c80319c";
         let good = trace(&format!("00-{id}-b7ad6b7169203331-01"));
-        assert_eq!((hex(&good.trace_id).as_str(), good.flags, good.state.len()), (id, 1, 1));
+        assert_eq!(
+            (hex::encode(good.trace_id).as_str(), good.flags, good.state.len()),
+            (id, 1, 1)
+        );
         assert!(good.traceparent().to_str().unwrap().starts_with(&format!("00-{id}-")));
-        assert_ne!(hex(&good.span_id), "b7ad6b7169203331");
+        assert_ne!(hex::encode(good.span_id), "b7ad6b7169203331");
         for bad in [
             format!("01-{id}-b7ad6b7169203331-01"),
             format!("00-{id}-b7ad6b7169203331-01-x"),
@@ -423,7 +416,7 @@ mod tests {
             "nonsense".to_owned(),
         ] {
             let fresh = trace(&bad);
-            assert_ne!(hex(&fresh.trace_id), id, "{bad}");
+            assert_ne!(hex::encode(fresh.trace_id), id, "{bad}");
             assert!(fresh.state.is_empty());
         }
     }

@@ -52,7 +52,7 @@ pub struct Revision {
     pub rules: Rules,
     pub file: Arc<PortalFile>,
     /// `portal.yaml`'s flags, as the context record.
-    pub flags: Map<String, Value>,
+    pub flags: Arc<Map<String, Value>>,
     /// What the policies were made of, to fall back on when only a brake changes.
     main: Arc<Main>,
     brakes: Brakes,
@@ -297,18 +297,18 @@ impl Loader {
             names: main.names.clone(),
             claims: main.file.claims.clone(),
         };
+        let flags = main
+            .file
+            .flags
+            .iter()
+            .map(|(name, flag)| (name.clone(), Value::Bool(flag.value)));
         // INVARIANT: hex digits are a header value
         let header = HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static(""));
         Revision {
             id: Arc::from(id),
             header,
             rules,
-            flags: main
-                .file
-                .flags
-                .iter()
-                .map(|(name, flag)| (name.clone(), Value::Bool(flag.value)))
-                .collect(),
+            flags: Arc::new(flags.collect()),
             file: Arc::clone(&main.file),
             main: Arc::clone(main),
             brakes,

@@ -42,7 +42,7 @@ pub struct Identity {
     pub claims: Arc<Map<String, Value>>,
     /// Unix seconds of the credential's own expiry; the issuer's leeway is not in it.
     pub expires_at: i64,
-    pub auth: AuthFacts,
+    pub auth: Arc<AuthFacts>,
     pub token: TokenFacts,
 }
 

@@ -82,7 +82,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["authz::CallerHeaders", "authz::Permit", "limits::Place", "request"],
     ),
     ("answer", &["request", "upstream::Body", "upstream::UpstreamError"]),
-    ("audit", &["request::hex"]),
+    ("audit", &["authz::context::RecordedContext"]),
     // the other doors
     (
         "doors",

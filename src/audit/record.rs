@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::Serialize;
-use serde::ser::{SerializeMap, Serializer};
+use serde::ser::{SerializeStruct, Serializer};
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::authz::context::RecordedContext;
 use crate::denial::Denial;
-use crate::request::hex;
 use crate::types::{Door, TokenFacts};
 
 pub const SCHEMA_VERSION: u32 = 1;
@@ -37,17 +37,13 @@ pub enum Verdict {
 }
 
 /// A decision: who asked what, and the answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct AuditRecord {
-    #[serde(serialize_with = "timestamp")]
     pub ts: SystemTime,
-    #[serde(serialize_with = "text")]
     pub decision_id: Uuid,
     pub request_id: Option<Arc<str>>,
-    #[serde(serialize_with = "trace")]
     pub trace_id: Option<[u8; 16]>,
     pub portal: Arc<str>,
-    #[serde(serialize_with = "door")]
     pub door: Door,
     pub tenant: Option<Arc<str>>,
     pub revision: Option<Arc<str>>,
@@ -55,18 +51,23 @@ pub struct AuditRecord {
     pub roles: Arc<[Arc<str>]>,
     pub action: Option<Arc<str>>,
     pub resource: Option<EntityRef>,
-    pub context: Option<Arc<Value>>,
-    #[serde(flatten, serialize_with = "verdict")]
+    pub context: Option<Seen>,
     pub verdict: Verdict,
     /// Ids of the determining policies.
     pub policies: Vec<Arc<str>>,
     pub errors: Vec<PolicyError>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub shadow: Option<Shadow>,
-    #[serde(serialize_with = "token")]
     pub token: Option<Arc<TokenFacts>>,
     pub http: Option<HttpFacts>,
     pub latency_us: Latency,
+}
+
+/// What the policies could see of a request.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum Seen {
+    Facts(Box<RecordedContext>),
+    Json(Value),
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -199,10 +200,6 @@ impl Event {
     }
 }
 
-fn text<T: std::fmt::Display, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(value)
-}
-
 fn optional_text<T: std::fmt::Display, S: Serializer>(value: &Option<T>, to: S) -> Result<S::Ok, S::Error> {
     match value {
         Some(value) => to.collect_str(value),
@@ -214,41 +211,78 @@ fn method<S: Serializer>(value: &http::Method, to: S) -> Result<S::Ok, S::Error>
     to.serialize_str(value.as_str())
 }
 
-fn door<S: Serializer>(value: &Door, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(value.as_str())
-}
+/// RFC 3339 with microseconds.
+pub(super) struct Timestamp(pub SystemTime);
 
-pub(super) fn timestamp<S: Serializer>(value: &SystemTime, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(&humantime::format_rfc3339_micros(*value))
-}
-
-fn trace<S: Serializer>(value: &Option<[u8; 16]>, to: S) -> Result<S::Ok, S::Error> {
-    match value {
-        Some(id) => to.serialize_str(&hex(id)),
-        None => to.serialize_none(),
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&humantime::format_rfc3339_micros(self.0))
     }
 }
 
-fn verdict<S: Serializer>(value: &Verdict, to: S) -> Result<S::Ok, S::Error> {
-    let (decision, reason) = match value {
-        Verdict::Permitted => ("allow", "permitted"),
-        Verdict::Denied(denial) => ("deny", denial.code()),
-        Verdict::Cancelled => ("deny", "cancelled"),
-        Verdict::Panicked => ("deny", "panicked"),
-    };
-    let mut map = to.serialize_map(Some(2))?;
-    map.serialize_entry("decision", decision)?;
-    map.serialize_entry("reason", reason)?;
-    map.end()
+impl Verdict {
+    /// Decision and reason.
+    const fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Permitted => ("allow", "permitted"),
+            Self::Denied(denial) => ("deny", denial.code()),
+            Self::Cancelled => ("deny", "cancelled"),
+            Self::Panicked => ("deny", "panicked"),
+        }
+    }
 }
 
-fn token<S: Serializer>(value: &Option<Arc<TokenFacts>>, to: S) -> Result<S::Ok, S::Error> {
-    let Some(token) = value else { return to.serialize_none() };
-    let mut map = to.serialize_map(Some(5))?;
-    map.serialize_entry("iss", &token.iss)?;
-    map.serialize_entry("aud", &token.aud)?;
-    map.serialize_entry("kid", &token.kid)?;
-    map.serialize_entry("alg", token.alg)?;
-    map.serialize_entry("jti_hash", &token.jti_hash)?;
-    map.end()
+/// By hand: a derived one with two fields out of one (`#[serde(flatten)]`) buffers what it writes.
+impl Serialize for AuditRecord {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let (decision, reason) = self.verdict.words();
+        let mut id = Uuid::encode_buffer();
+        let mut fields = to.serialize_struct("decision", 22)?;
+        fields.serialize_field("ts", &Timestamp(self.ts))?;
+        fields.serialize_field("decision_id", self.decision_id.hyphenated().encode_lower(&mut id))?;
+        fields.serialize_field("request_id", &self.request_id)?;
+        fields.serialize_field("trace_id", &self.trace_id.map(hex::encode))?;
+        fields.serialize_field("portal", &self.portal)?;
+        fields.serialize_field("door", self.door.as_str())?;
+        fields.serialize_field("tenant", &self.tenant)?;
+        fields.serialize_field("revision", &self.revision)?;
+        fields.serialize_field("principal", &self.principal)?;
+        fields.serialize_field("roles", &self.roles)?;
+        fields.serialize_field("action", &self.action)?;
+        fields.serialize_field("resource", &self.resource)?;
+        fields.serialize_field("context", &self.context)?;
+        fields.serialize_field("decision", decision)?;
+        fields.serialize_field("reason", reason)?;
+        fields.serialize_field("policies", &self.policies)?;
+        fields.serialize_field("errors", &self.errors)?;
+        match &self.shadow {
+            Some(shadow) => fields.serialize_field("shadow", shadow)?,
+            None => fields.skip_field("shadow")?,
+        }
+        fields.serialize_field("token", &self.token.as_deref().map(TokenRecord::of))?;
+        fields.serialize_field("http", &self.http)?;
+        fields.serialize_field("latency_us", &self.latency_us)?;
+        fields.end()
+    }
+}
+
+#[derive(Serialize)]
+struct TokenRecord<'a> {
+    iss: &'a str,
+    aud: &'a [String],
+    kid: Option<&'a str>,
+    alg: &'static str,
+    jti_hash: Option<&'a str>,
+}
+
+impl<'a> TokenRecord<'a> {
+    fn of(token: &'a TokenFacts) -> Self {
+        Self {
+            iss: &token.iss,
+            aud: &token.aud,
+            kid: token.kid.as_deref(),
+            alg: token.alg,
+            jti_hash: token.jti_hash.as_deref(),
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Records on every exit path, and every record against the published schema.
 
+use super::mask::Mask;
 use super::record::Shadow;
 use super::*;
 use crate::config::{AuditAllow, AuditSink};
@@ -36,7 +37,7 @@ fn full_record() -> AuditRecord {
         roles: Arc::from(["viewer".into()]),
         action: Some("Action::\"GET\"".into()),
         resource: Some(entity),
-        context: Some(Arc::new(serde_json::json!({"headers": {"x": "secret"}, "path": "/"}))),
+        context: Some(Seen::Json(serde_json::json!({"headers": {"x": "secret"}, "path": "/"}))),
         verdict: Verdict::Permitted,
         policies: vec!["p".into()],
         errors: vec![PolicyError {
@@ -63,7 +64,8 @@ fn full_record() -> AuditRecord {
 }
 
 fn json(event: &Event, mask: &[&str]) -> Value {
-    let mask: Vec<Vec<String>> = mask.iter().map(|path| path.split('.').map(str::to_owned).collect()).collect();
+    let paths: Vec<String> = mask.iter().map(|path| (*path).to_owned()).collect();
+    let mask = Mask::new(&paths);
     let mut out = Vec::new();
     writer::line(event, &mask, &mut out).unwrap();
     assert_eq!(out.iter().filter(|b| **b == b'\n').count(), 1);

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use prometheus::IntCounter;
 use serde::Serialize;
-use serde_json::Value;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender};
 
-use super::record::{Event, SCHEMA_VERSION, timestamp};
+use super::mask::{Found, Mask, Masked};
+use super::record::{Event, SCHEMA_VERSION, Timestamp};
 use crate::config::{self, AuditSink};
 use crate::metrics::Metrics;
 
@@ -28,7 +28,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 const CLOSE_POLL: Duration = Duration::from_millis(1);
 /// Only the owner reads decision records.
 const FILE_MODE: u32 = 0o600;
-const MASKED: &str = "[masked]";
 
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
@@ -62,7 +61,7 @@ enum Sink {
 
 struct Writing {
     sink: Sink,
-    mask: Vec<Vec<String>>,
+    mask: Mask,
     batch: Vec<u8>,
     lines: u64,
     written: IntCounter,
@@ -96,11 +95,7 @@ impl AuditWriter {
         };
         let writing = Writing {
             sink,
-            mask: config
-                .mask
-                .iter()
-                .map(|path| path.split('.').map(str::to_owned).collect())
-                .collect(),
+            mask: Mask::new(&config.mask),
             batch: Vec::with_capacity(BATCH_BYTES),
             lines: 0,
             written: metrics.audit_events.with_label_values(&[name]),
@@ -217,23 +212,16 @@ struct Line<'a, T: Serialize> {
     kind: &'static str,
     /// Decisions carry the time they began.
     #[serde(skip_serializing_if = "Option::is_none")]
-    ts: Option<Ts>,
+    ts: Option<Timestamp>,
     #[serde(flatten)]
-    event: &'a T,
-    masked: &'a [String],
-}
-
-struct Ts(SystemTime);
-
-impl Serialize for Ts {
-    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        timestamp(&self.0, to)
-    }
+    event: Masked<'a, 'a, T>,
+    /// Last, because it is known only when everything else is written.
+    masked: &'a Found<'a>,
 }
 
 /// Appends one JSON line.
-pub(super) fn line(event: &Event, mask: &[Vec<String>], out: &mut Vec<u8>) -> serde_json::Result<()> {
-    let now = Some(Ts(SystemTime::now()));
+pub(super) fn line(event: &Event, mask: &Mask, out: &mut Vec<u8>) -> serde_json::Result<()> {
+    let now = Some(Timestamp(SystemTime::now()));
     match event {
         Event::Decision(record) => append(event.kind(), None, record.as_ref(), mask, out),
         Event::Auth(fields) => append(event.kind(), now, fields, mask, out),
@@ -245,48 +233,20 @@ pub(super) fn line(event: &Event, mask: &[Vec<String>], out: &mut Vec<u8>) -> se
 
 fn append<T: Serialize>(
     kind: &'static str,
-    ts: Option<Ts>,
+    ts: Option<Timestamp>,
     event: &T,
-    mask: &[Vec<String>],
+    mask: &Mask,
     out: &mut Vec<u8>,
 ) -> serde_json::Result<()> {
+    let found = Found::default();
     let line = Line {
         schema_version: SCHEMA_VERSION,
         kind,
         ts,
-        event,
-        masked: &[],
+        event: Masked::new(event, mask, &found),
+        masked: &found,
     };
-    if mask.is_empty() {
-        serde_json::to_writer(&mut *out, &line)?;
-    } else {
-        let mut value = serde_json::to_value(&line)?;
-        let masked: Vec<Value> = mask
-            .iter()
-            .filter_map(|path| masked(&mut value, path))
-            .map(Value::String)
-            .collect();
-        if let Some(fields) = value.as_object_mut() {
-            fields.insert("masked".to_owned(), Value::Array(masked));
-        }
-        serde_json::to_writer(&mut *out, &value)?;
-    }
+    serde_json::to_writer(&mut *out, &line)?;
     out.push(b'\n');
     Ok(())
-}
-
-/// Replaces the value at the path and returns its JSON pointer; `None` if there is nothing.
-fn masked(value: &mut Value, path: &[String]) -> Option<String> {
-    let mut pointer = String::new();
-    let mut place = value;
-    for key in path {
-        place = place.as_object_mut()?.get_mut(key)?;
-        pointer.push('/');
-        pointer.push_str(&key.replace('~', "~0").replace('/', "~1"));
-    }
-    if place.is_null() {
-        return None;
-    }
-    *place = Value::String(MASKED.to_owned());
-    Some(pointer)
 }

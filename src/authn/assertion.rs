@@ -254,13 +254,13 @@ impl AssertionKeys {
             roles: texts(claims, "roles")?,
             claims: Arc::new(object(claims, "claims")?.clone()),
             expires_at: integer(claims, "credential_exp")?.ok_or(wrong("credential_exp"))?,
-            auth: AuthFacts {
+            auth: Arc::new(AuthFacts {
                 method: method(text(auth, "method")?)?,
                 time: integer(auth, "time")?,
                 acr: optional_text(auth, "acr")?,
                 amr: texts(auth, "amr")?,
                 scopes: texts(auth, "scopes")?,
-            },
+            }),
             token: TokenFacts {
                 iss: self.issuer.clone(),
                 aud: vec![text(claims, "aud")?.to_owned()],
@@ -360,10 +360,10 @@ mod tests {
             roles: vec!["viewer".into()],
             claims: Arc::default(),
             expires_at: NOW + 600,
-            auth: AuthFacts {
+            auth: Arc::new(AuthFacts {
                 method: "bearer",
                 ..AuthFacts::default()
-            },
+            }),
             token: TokenFacts::default(),
         }
     }
@@ -439,7 +439,7 @@ mod tests {
             let claims = claims.into_iter().map(|(name, value)| (name, Value::from(value))).collect();
             Identity {
                 subject, tenant, roles, claims: Arc::new(claims), expires_at: NOW + life,
-                auth: AuthFacts { method: "session", time, acr, amr, scopes }, ..identity()
+                auth: Arc::new(AuthFacts { method: "session", time, acr, amr, scopes }), ..identity()
             }
         }
     }

@@ -111,7 +111,7 @@ pub(super) fn of_access(
         tenant: tenant(issuer, &claims)?,
         roles: roles(issuer, &claims)?,
         expires_at: time(&claims, "exp")?.unwrap_or(window.until),
-        auth: auth_facts(&claims)?,
+        auth: Arc::new(auth_facts(&claims)?),
         token: facts(audiences, jti_hash),
         claims: Arc::new(claims),
     })
@@ -139,7 +139,7 @@ pub(super) fn of_login(issuer: &Issuer, login: &Login<'_>) -> Result<Identity, T
         tenant: tenant(issuer, claims)?,
         roles: roles(issuer, claims)?,
         expires_at: login.expires_at,
-        auth,
+        auth: Arc::new(auth),
         token: TokenFacts {
             iss: issuer.issuer.clone(),
             ..TokenFacts::default()

@@ -3,13 +3,18 @@
 //! A field is the gate's if it has one of the gate's names *and* a type the gate can fill; then nobody else fills it.
 //! Every other field is the app's, and can be given only at the app's own door.
 
+mod recorded;
+
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use cedar_policy::{Context, EntityUid, RestrictedExpression};
 use http::HeaderMap;
 use rustc_hash::FxHashMap;
 use serde_json::{Map, Value, json};
 
+pub use self::recorded::RecordedContext;
+use self::recorded::Shown;
 use super::engine::ContextSource;
 use super::reads::ContextReads;
 use super::schema::{AttrType, Field, RecordType, SchemaModel};
@@ -33,8 +38,8 @@ pub struct Facts<'a> {
     /// The request's tenant, else the caller's.
     pub tenant: Option<&'a str>,
     pub now_millis: i64,
-    pub auth: Option<&'a AuthFacts>,
-    pub flags: &'a Map<String, Value>,
+    pub auth: Option<&'a Arc<AuthFacts>>,
+    pub flags: &'a Arc<Map<String, Value>>,
     pub http: Option<HttpFacts<'a>>,
 }
 
@@ -53,7 +58,7 @@ pub struct HttpFacts<'a> {
 
 /// For each action, the context fields that the gate fills.
 #[derive(Debug, Default)]
-pub struct ContextPlans(FxHashMap<EntityUid, ContextPlan>);
+pub struct ContextPlans(FxHashMap<EntityUid, Arc<ContextPlan>>);
 
 #[derive(Debug, Default)]
 pub struct ContextPlan {
@@ -105,12 +110,12 @@ impl ContextPlans {
         Self(
             schema
                 .actions()
-                .map(|(uid, model)| (uid.clone(), ContextPlan::new(&model.context)))
+                .map(|(uid, model)| (uid.clone(), Arc::new(ContextPlan::new(&model.context))))
                 .collect(),
         )
     }
 
-    pub fn get(&self, action: &EntityUid) -> Option<&ContextPlan> {
+    pub fn get(&self, action: &EntityUid) -> Option<&Arc<ContextPlan>> {
         self.0.get(action)
     }
 
@@ -173,21 +178,31 @@ impl ContextPlan {
         })
     }
 
-    /// The gate's fields as JSON in Cedar's entity format, for the app's door and for the record.
+    /// The gate's fields as JSON in Cedar's entity format.
     pub fn to_json(&self, facts: &Facts<'_>) -> Result<Map<String, Value>, Refusal> {
         let mut all = Map::new();
-        for field in self.owned.iter().filter(|f| facts.http.is_some() || !f.fact.needs_http()) {
+        for field in self.filled(facts) {
             if let Some(value) = field.json(facts)? {
                 all.insert(field.name.clone(), value);
             }
         }
         Ok(all)
     }
+
+    fn filled<'f>(&'f self, facts: &Facts<'_>) -> impl Iterator<Item = &'f OwnedField> {
+        let is_http = facts.http.is_some();
+        self.owned.iter().filter(move |f| is_http || !f.fact.needs_http())
+    }
 }
 
 impl Fact {
     fn needs_http(self) -> bool {
         !matches!(self, Self::Portal | Self::Tenant | Self::Now | Self::Auth | Self::Flags)
+    }
+
+    /// Facts that a client gives under names of its choice.
+    fn is_given(self) -> bool {
+        matches!(self, Self::Query | Self::Headers)
     }
 
     /// Facts that a request can lack or repeat; the others are always there.
@@ -215,23 +230,33 @@ impl OwnedField {
     }
 
     fn json(&self, facts: &Facts<'_>) -> Result<Option<Value>, Refusal> {
+        let shown = self.shown(facts)?;
+        Ok(shown.map(|shown| serde_json::to_value(shown).unwrap_or_default()))
+    }
+
+    fn shown<'f>(&'f self, facts: &'f Facts<'_>) -> Result<Option<Shown<'f>>, Refusal> {
         Ok(match (self.fact, &facts.http) {
-            (Fact::Portal, _) => Some(json!(facts.portal)),
-            (Fact::Tenant, _) => facts.tenant.map(|t| json!(t)),
-            (Fact::Now, _) => datetime_text(facts.now_millis).map(|t| json!(t)),
-            (Fact::Auth, _) => facts.auth.map(|auth| auth_json(auth, &self.ty)),
-            (Fact::Flags, _) => Some(Value::Object(facts.flags.clone())),
+            (Fact::Portal, _) => Some(Shown::Text(facts.portal)),
+            (Fact::Tenant, _) => facts.tenant.map(Shown::Text),
+            (Fact::Now, _) => datetime_text(facts.now_millis).map(|text| Shown::Json(text.into())),
+            (Fact::Auth, _) => facts.auth.map(|auth| Shown::Auth(auth, &self.ty)),
+            (Fact::Flags, _) => Some(Shown::Flags(facts.flags)),
             (_, None) => None,
-            (Fact::Method, Some(http)) => Some(json!(http.method)),
-            (Fact::Path, Some(http)) => Some(json!(http.path)),
-            (Fact::Host, Some(http)) => Some(json!(http.host)),
-            (Fact::Scheme, Some(http)) => Some(json!(http.scheme)),
-            (Fact::SourceIp, Some(http)) => Some(json!(http.source_ip.to_string())),
-            (Fact::Query, Some(http)) => {
-                Some(self.multi(|name| Ok(http.query.iter().filter(|(k, _)| k == name).map(|(_, v)| v.clone()).collect()))?)
-            }
-            (Fact::Headers, Some(http)) => Some(self.multi(|name| header_values(http.headers, name))?),
+            (Fact::Method, Some(http)) => Some(Shown::Text(http.method)),
+            (Fact::Path, Some(http)) => Some(Shown::Text(http.path)),
+            (Fact::Host, Some(http)) => Some(Shown::Text(http.host)),
+            (Fact::Scheme, Some(http)) => Some(Shown::Text(http.scheme)),
+            (Fact::SourceIp, Some(http)) => Some(Shown::Ip(http.source_ip)),
+            (Fact::Query | Fact::Headers, Some(http)) => Some(Shown::Json(self.given(http)?)),
         })
+    }
+
+    /// What the client gave under the declared names.
+    fn given(&self, http: &HttpFacts<'_>) -> Result<Value, Refusal> {
+        if self.fact == Fact::Headers {
+            return self.multi(|name| header_values(http.headers, name));
+        }
+        self.multi(|name| Ok(http.query.iter().filter(|(k, _)| k == name).map(|(_, v)| v.clone()).collect()))
     }
 
     /// A record of strings (given once) and sets of strings (all of them).
@@ -369,25 +394,6 @@ fn auth_surely_fits(auth: &AuthFacts, name: &str, field: &Field) -> bool {
     }
 }
 
-fn auth_json(auth: &AuthFacts, ty: &AttrType) -> Value {
-    let AttrType::Record(record) = ty else { return Value::Null };
-    let mut all = Map::new();
-    for name in record.fields.keys() {
-        let value = match name.as_str() {
-            "method" => Some(json!(auth.method)),
-            "time" => auth.time.map(|t| json!(t)),
-            "acr" => auth.acr.as_ref().map(|a| json!(a)),
-            "amr" => Some(json!(auth.amr)),
-            "scopes" => Some(json!(auth.scopes)),
-            _ => None,
-        };
-        if let Some(value) = value {
-            all.insert(name.clone(), value);
-        }
-    }
-    Value::Object(all)
-}
-
 /// A declared header, `_` in its declared name standing for `-` (a Cedar field name cannot hold one unquoted).
 fn header_values(headers: &HeaderMap, name: &str) -> Result<Vec<String>, Refusal> {
     let wire = name.replace('_', "-");
@@ -452,7 +458,7 @@ mod tests {
         })
     }
 
-    fn auth_facts() -> impl Strategy<Value = Option<AuthFacts>> {
+    fn auth_facts() -> impl Strategy<Value = Option<Arc<AuthFacts>>> {
         let time = prop_oneof![Just(0), Just(1_800_000_000), Just(i64::MAX)];
         let many = prop_oneof![Just(0), Just(2), Just(SET_ITEMS_MAX), Just(SET_ITEMS_MAX + 1)];
         let facts = (prop::option::of(time), prop::option::of(Just("2".to_owned())), many);
@@ -463,14 +469,14 @@ mod tests {
             amr: vec!["pwd".to_owned(); many],
             scopes: Vec::new(),
         });
-        prop::option::of(facts)
+        prop::option::of(facts.prop_map(Arc::new))
     }
 
     proptest! {
         #[test]
         fn what_surely_fits_is_never_refused((name, ty, required) in declared(), auth in auth_facts(), tenant in any::<bool>()) {
             let Some(fact) = fact(&name, &ty) else { return Ok(()) };
-            let flags = json!({"on": true}).as_object().unwrap().clone();
+            let flags = Arc::new(json!({"on": true}).as_object().unwrap().clone());
             let facts = Facts {
                 portal: "p", tenant: tenant.then_some("acme"), now_millis: 0, auth: auth.as_ref(), flags: &flags, http: None,
             };
@@ -486,11 +492,11 @@ mod tests {
 
     #[test]
     fn the_usual_login_needs_no_second_look() {
-        let auth = AuthFacts {
+        let auth = Arc::new(AuthFacts {
             method: "bearer",
             amr: vec!["pwd".to_owned()],
             ..AuthFacts::default()
-        };
+        });
         let ty = record(vec![(("method", AttrType::String), true), (("acr", AttrType::String), false)]);
         let mut field = OwnedField {
             name: "auth".to_owned(),
@@ -498,7 +504,7 @@ mod tests {
             ty,
             required: true,
         };
-        let flags = Map::new();
+        let flags = Arc::default();
         let facts = Facts {
             portal: "p",
             tenant: None,

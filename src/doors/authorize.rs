@@ -23,7 +23,7 @@ use uuid::Uuid;
 use self::body::{Ask, Who};
 use self::question::{Asker, Place};
 use crate::answer::{self, Answer, Style};
-use crate::audit::{AuditGuard, AuditRecord};
+use crate::audit::{AuditGuard, AuditRecord, Seen};
 use crate::authn::{Returned, bearer, is_assertion};
 use crate::authz::engine;
 use crate::config::AuditAllow;
@@ -252,7 +252,7 @@ async fn decide(
     guard.record.principal.get_or_insert_with(|| entity_ref(&put.principal));
     guard.record.action = Some(Arc::from(put.action.to_string()));
     guard.record.resource = Some(entity_ref(&put.resource));
-    guard.record.context = put.context.map(Arc::new);
+    guard.record.context = put.context.map(Seen::Json);
     if let Some(meter) = portal.meters.decision_duration.get(Door::Authorize as usize) {
         meter.observe(took.as_secs_f64());
     }

@@ -8,8 +8,8 @@ use http::{HeaderValue, Uri};
 use uuid::Uuid;
 
 use super::credential::Cookie;
-use crate::audit::{AuditGuard, AuditRecord, EntityRef, PolicyError};
-use crate::authz::context::Facts;
+use crate::audit::{AuditGuard, AuditRecord, EntityRef, PolicyError, Seen};
+use crate::authz::context::{Facts, RecordedContext};
 use crate::authz::{Target, engine};
 use crate::portal::path::CanonicalPath;
 use crate::request::Trace;
@@ -103,13 +103,9 @@ impl Progress {
     }
 
     pub fn in_context(&mut self, active: &Active, target: &Target, facts: &Facts<'_>) {
-        let context = active
-            .revision
-            .rules
-            .plans
-            .get(&target.action)
-            .and_then(|plan| plan.to_json(facts).ok());
-        self.record.record.context = context.map(|c| Arc::new(serde_json::Value::Object(c)));
+        let plan = active.revision.rules.plans.get(&target.action);
+        let context = plan.and_then(|plan| RecordedContext::new(plan, facts).ok());
+        self.record.record.context = context.map(|context| Seen::Facts(Box::new(context)));
     }
 }
 

@@ -139,7 +139,7 @@ fn assertion(key: &SigningKey, client: &str, audience: &str, now: i64) -> Result
         "iss": client,
         "sub": client,
         "aud": audience,
-        "jti": crate::request::hex(&id),
+        "jti": hex::encode(id),
         "iat": now,
         "exp": now.saturating_add(ASSERTION_LIFE),
     });

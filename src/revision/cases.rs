@@ -258,10 +258,10 @@ impl Runner<'_> {
             roles: fixture.roles.clone(),
             claims: Arc::new(claims.collect()),
             expires_at: i64::MAX,
-            auth: AuthFacts {
+            auth: Arc::new(AuthFacts {
                 method: "bearer",
                 ..AuthFacts::default()
-            },
+            }),
             token: TokenFacts::default(),
         }
     }

@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use super::{Sessions, StoreError};
-use crate::request::hex;
 
 const MARK: &[u8] = b"1";
 
@@ -80,5 +79,5 @@ impl Sessions {
 }
 
 fn place(kind: &str, area: &str, key: &[u8; 32]) -> String {
-    format!("{kind}:{area}:{{{}}}", hex(key))
+    format!("{kind}:{area}:{{{}}}", hex::encode(key))
 }

@@ -106,7 +106,7 @@ pub enum Revocation {
 
 impl Handle {
     pub fn to_hex(self) -> String {
-        crate::request::hex(&self.0)
+        hex::encode(self.0)
     }
 
     /// Lower-case hex, whole.

@@ -415,7 +415,7 @@ async fn neither_a_dump_nor_a_writer_of_redis_gains_anything() {
         ids.iter()
             .map(|id| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(id).into_bytes()),
     );
-    secrets.extend(ids.iter().map(|id| crate::request::hex(*id).into_bytes()));
+    secrets.extend(ids.iter().map(|id| hex::encode(*id).into_bytes()));
     secrets.extend(["example.com", "acme", "clerk", "token of", "the secret"].map(|text| text.as_bytes().to_vec()));
     for secret in secrets {
         assert!(

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::audit;
-use crate::types::{AuthFacts, PortalSlug, TokenFacts};
+use crate::types::{PortalSlug, TokenFacts};
 
 pub(super) fn config(sessions: &str) -> Config {
     let yaml = format!(
@@ -60,7 +60,7 @@ pub(super) fn identity(subject: &str, issued: Option<i64>) -> Identity {
         roles: Vec::new(),
         claims: Arc::new(claims),
         expires_at: i64::MAX,
-        auth: AuthFacts::default(),
+        auth: Arc::default(),
         token: TokenFacts::default(),
     }
 }

@@ -1,0 +1,134 @@
+//! What a decision was told, for its record: kept as facts on the request's thread, turned into text by whoever writes it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::{Map, Value};
+
+use super::{AttrType, ContextPlan, Fact, Facts, HttpFacts};
+use crate::denial::Refusal;
+use crate::types::AuthFacts;
+
+/// One fact as a record shows it, and as Cedar's JSON has it.
+pub(super) enum Shown<'a> {
+    Text(&'a str),
+    Ip(IpAddr),
+    Auth(&'a AuthFacts, &'a AttrType),
+    Flags(&'a Map<String, Value>),
+    Json(Value),
+}
+
+/// The gate's fields of one question.
+#[derive(Debug)]
+pub struct RecordedContext {
+    plan: Arc<ContextPlan>,
+    portal: Box<str>,
+    tenant: Option<Box<str>>,
+    now_millis: i64,
+    auth: Option<Arc<AuthFacts>>,
+    flags: Arc<Map<String, Value>>,
+    http: Option<RecordedHttp>,
+    /// By field: what was read from headers and the query string.
+    given: Vec<(Fact, Value)>,
+}
+
+#[derive(Debug)]
+struct RecordedHttp {
+    method: Box<str>,
+    path: Box<str>,
+    host: Box<str>,
+    scheme: Box<str>,
+    source_ip: IpAddr,
+}
+
+impl RecordedContext {
+    /// # Errors
+    /// A header or parameter that is given more than once.
+    pub fn new(plan: &Arc<ContextPlan>, facts: &Facts<'_>) -> Result<Self, Refusal> {
+        let mut given = Vec::new();
+        if let Some(http) = &facts.http {
+            for field in plan.owned.iter().filter(|f| f.fact.is_given()) {
+                given.push((field.fact, field.given(http)?));
+            }
+        }
+        Ok(Self {
+            plan: Arc::clone(plan),
+            portal: facts.portal.into(),
+            tenant: facts.tenant.map(Box::from),
+            now_millis: facts.now_millis,
+            auth: facts.auth.cloned(),
+            flags: Arc::clone(facts.flags),
+            http: facts.http.as_ref().map(|http| RecordedHttp {
+                method: http.method.into(),
+                path: http.path.into(),
+                host: http.host.into(),
+                scheme: http.scheme.into(),
+                source_ip: http.source_ip,
+            }),
+            given,
+        })
+    }
+}
+
+impl Serialize for RecordedContext {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let headers = HeaderMap::new();
+        let facts = Facts {
+            portal: &self.portal,
+            tenant: self.tenant.as_deref(),
+            now_millis: self.now_millis,
+            auth: self.auth.as_ref(),
+            flags: &self.flags,
+            http: self.http.as_ref().map(|http| HttpFacts {
+                method: &http.method,
+                path: &http.path,
+                host: &http.host,
+                scheme: &http.scheme,
+                source_ip: http.source_ip,
+                query: &[],
+                headers: &headers,
+            }),
+        };
+        let mut map = to.serialize_map(None)?;
+        for field in self.plan.filled(&facts) {
+            if let Some((_, value)) = self.given.iter().find(|(fact, _)| *fact == field.fact) {
+                map.serialize_entry(&field.name, value)?;
+            } else if let Ok(Some(shown)) = field.shown(&facts) {
+                map.serialize_entry(&field.name, &shown)?;
+            }
+        }
+        map.end()
+    }
+}
+
+impl Serialize for Shown<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Text(text) => to.serialize_str(text),
+            Self::Ip(ip) => to.collect_str(ip),
+            Self::Auth(auth, ty) => auth_fields(auth, ty, to),
+            Self::Flags(flags) => flags.serialize(to),
+            Self::Json(value) => value.serialize(to),
+        }
+    }
+}
+
+fn auth_fields<S: Serializer>(auth: &AuthFacts, ty: &AttrType, to: S) -> Result<S::Ok, S::Error> {
+    let AttrType::Record(record) = ty else {
+        return to.serialize_none();
+    };
+    let mut map = to.serialize_map(None)?;
+    for name in record.fields.keys() {
+        match (name.as_str(), auth.time, &auth.acr) {
+            ("method", ..) => map.serialize_entry(name, auth.method)?,
+            ("time", Some(time), _) => map.serialize_entry(name, &time)?,
+            ("acr", _, Some(acr)) => map.serialize_entry(name, acr)?,
+            ("amr", ..) => map.serialize_entry(name, &auth.amr)?,
+            ("scopes", ..) => map.serialize_entry(name, &auth.scopes)?,
+            _ => {}
+        }
+    }
+    map.end()
+}
