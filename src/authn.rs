@@ -424,9 +424,8 @@ pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
         return Err(Refusal::new(Denial::RequestInvalid, "several `authorization` headers"));
     }
     let invalid = |why| Refusal::new(Denial::TokenInvalid, why);
-    let text = value
-        .to_str()
-        .map_err(|_not_ascii| invalid("`authorization` is not visible ASCII"))?;
+    // whether it is ASCII, every character of the token says below
+    let text = std::str::from_utf8(value.as_bytes()).map_err(|_not_text| invalid("`authorization` is not visible ASCII"))?;
     let (scheme, token) = text
         .split_once(' ')
         .ok_or_else(|| invalid("`authorization` holds no credential"))?;

@@ -87,6 +87,8 @@ pub struct Target {
     /// The same request as plain path queries, whose forbids count too: a route must not step around a path rule, nor
     /// may another spelling of the path.
     pub paths: Vec<(EntityUid, Party)>,
+    /// The template of the route that it matched, for the record.
+    pub route: Option<Arc<str>>,
 }
 
 impl TypeNames {

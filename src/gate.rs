@@ -297,7 +297,7 @@ impl Worker {
             return Ok((Permit::public(passport), caller));
         };
         let target = active.revision.target(head.method.as_str(), path)?;
-        progress.asks(&target, active, path, head);
+        progress.asks(&target, active);
         let query = pairs(active, head);
         let facts = Facts {
             portal: &portal.name,

@@ -273,9 +273,11 @@ impl Trace {
 
     /// What the app gets: our span as the parent.
     pub fn traceparent(&self) -> HeaderValue {
-        let (trace, span) = (u128::from_be_bytes(self.trace_id), u64::from_be_bytes(self.span_id));
-        let text = format!("00-{trace:032x}-{span:016x}-{:02x}", self.flags);
-        HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+        let mut trace = Uuid::encode_buffer();
+        let trace = Uuid::from_bytes(self.trace_id).simple().encode_lower(&mut trace);
+        let flags = if self.flags & 1 == 1 { "-01" } else { "-00" };
+        let text = ["00-", trace, "-", &hex::encode(self.span_id), flags].concat();
+        HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 }
 

@@ -337,7 +337,13 @@ impl Revision {
         if path.plain_id() != path.id() {
             paths.extend(self.path_query(method, path.plain_id()));
         }
-        Ok(Target { action, resource, paths })
+        let route = mapped.route.map(|route| Arc::clone(&route.text));
+        Ok(Target {
+            action,
+            resource,
+            paths,
+            route,
+        })
     }
 
     /// The plain path query; `None` where the schema knows no paths, so that no rule can name one.

@@ -10,6 +10,7 @@ use http::HeaderValue;
 use prometheus::{Histogram, IntCounter};
 use serde_json::{Map, Value};
 
+use crate::audit::EntityRef;
 use crate::authn::{Proof, TokenCache};
 use crate::authz::CallerHeaders;
 use crate::authz::principal::Principal;
@@ -74,7 +75,7 @@ pub struct Caller {
     pub headers: Arc<CallerHeaders>,
     /// What the record says of the caller.
     pub roles: Arc<[Arc<str>]>,
-    pub attrs: Option<Arc<Value>>,
+    pub entity: EntityRef,
     /// `None`: no token, but a session.
     pub token: Option<Arc<TokenFacts>>,
     /// The claims that the assertion carries: what the schema asks for.

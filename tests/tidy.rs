@@ -125,12 +125,14 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     // beside the path
-    ("session", &["audit", "request::hex"]),
+    ("session", &["audit"]),
     ("login", &["audit", "authn", "limits", "request", "session"]),
     ("revision", &["authn", "authz", "portal", "request::query_pairs"]),
     (
         "serving",
         &[
+            // a caller as records show it
+            "audit::EntityRef",
             "authn",
             "authz",
             "portal",

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use cedar_policy::{EntityId, EntityTypeName, EntityUid, Schema, schema_str_to_json_with_resolved_types};
 use rustc_hash::FxHashMap;
@@ -75,6 +76,9 @@ pub struct SchemaModel {
 struct Names {
     types: FxHashMap<String, EntityTypeName>,
     actions: FxHashMap<String, EntityUid>,
+    /// Declared names as records show them.
+    type_texts: FxHashMap<EntityTypeName, Arc<str>>,
+    action_texts: FxHashMap<EntityUid, Arc<str>>,
     /// `Action` in the portal's namespace.
     action_type: Option<EntityTypeName>,
 }
@@ -192,8 +196,22 @@ impl SchemaModel {
             actions: actions
                 .filter_map(|name| Some((name.clone(), self.search_action(&name)?)))
                 .collect(),
+            type_texts: self.entities.keys().map(|ty| (ty.clone(), ty.to_string().into())).collect(),
+            action_texts: self.actions.keys().map(|uid| (uid.clone(), uid.to_string().into())).collect(),
             action_type: EntityTypeName::from_str(&self.qualified("Action")).ok(),
         }
+    }
+
+    /// A type as records show it.
+    pub fn type_text(&self, ty: &EntityTypeName) -> Arc<str> {
+        let known = self.names.type_texts.get(ty).cloned();
+        known.unwrap_or_else(|| ty.to_string().into())
+    }
+
+    /// An action as records show it.
+    pub fn action_text(&self, action: &EntityUid) -> Arc<str> {
+        let known = self.names.action_texts.get(action).cloned();
+        known.unwrap_or_else(|| action.to_string().into())
     }
 
     fn qualified(&self, name: &str) -> String {

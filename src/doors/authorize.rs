@@ -233,7 +233,7 @@ async fn decide(
     guard.record.revision = Some(Arc::clone(&revision.id));
     let (asker, caller) = asker(gate, (portal, &active), (envelope, ask)).await?;
     if let Some(caller) = &caller {
-        guard.record.principal = Some(caller.entity_ref());
+        guard.record.principal = Some(caller.entity.clone());
         guard.record.roles = Arc::clone(&caller.roles);
         guard.record.token = caller.token.clone();
     }
@@ -249,9 +249,13 @@ async fn decide(
     let put = question::put(&place, ask, &asker, now_millis())?;
     let took = started.elapsed();
     guard.record.latency_us.decision = u64::try_from(took.as_micros()).ok();
-    guard.record.principal.get_or_insert_with(|| entity_ref(&put.principal));
-    guard.record.action = Some(Arc::from(put.action.to_string()));
-    guard.record.resource = Some(entity_ref(&put.resource));
+    let schema = &revision.rules.schema;
+    guard
+        .record
+        .principal
+        .get_or_insert_with(|| entity_ref(&put.principal, schema));
+    guard.record.action = Some(schema.action_text(&put.action));
+    guard.record.resource = Some(entity_ref(&put.resource, schema));
     guard.record.context = put.context.map(Seen::Json);
     if let Some(meter) = portal.meters.decision_duration.get(Door::Authorize as usize) {
         meter.observe(took.as_secs_f64());

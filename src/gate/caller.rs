@@ -118,16 +118,6 @@ impl Gate {
     }
 }
 
-impl Caller {
-    /// The principal, as the record shows it.
-    pub fn entity_ref(&self) -> EntityRef {
-        EntityRef {
-            attrs: self.attrs.clone(),
-            ..super::entity_ref(&self.principal.party.uid)
-        }
-    }
-}
-
 fn known_by(portal: &Portal, revision: &Revision, identity: Identity, credential: Credential) -> Result<Caller, Refusal> {
     let prefix = subject_prefix(portal.frame(), &identity.issuer);
     let principal = revision.rules.principal(&identity, &prefix)?;
@@ -136,7 +126,10 @@ fn known_by(portal: &Portal, revision: &Revision, identity: Identity, credential
     Ok(Caller {
         headers: Arc::new(headers(portal, revision, &identity, &principal)),
         roles: identity.roles.iter().map(|r| Arc::from(r.as_str())).collect(),
-        attrs,
+        entity: EntityRef {
+            attrs,
+            ..super::entity_ref(&principal.party.uid, &revision.rules.schema)
+        },
         token: (!matches!(credential, Credential::Session(_))).then(|| Arc::new(identity.token.clone())),
         asserted,
         assertion: ArcSwapOption::empty(),

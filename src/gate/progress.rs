@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::request::Parts;
 use http::{HeaderValue, Uri};
 use uuid::Uuid;
 
 use super::credential::Cookie;
 use crate::audit::{AuditGuard, AuditRecord, EntityRef, PolicyError, Seen};
 use crate::authz::context::{Facts, RecordedContext};
+use crate::authz::schema::SchemaModel;
 use crate::authz::{Target, engine};
 use crate::portal::path::CanonicalPath;
 use crate::request::Trace;
@@ -72,19 +72,19 @@ impl Progress {
         self.record.record.latency_us.authn = Some(micros(self.started.elapsed()));
         let Some(caller) = caller else { return };
         let record = &mut self.record.record;
-        record.principal = Some(caller.entity_ref());
+        record.principal = Some(caller.entity.clone());
         record.roles = Arc::clone(&caller.roles);
         record.tenant = caller.identity.tenant.as_deref().map(Arc::from);
         record.token = caller.token.clone();
     }
 
-    pub fn asks(&mut self, target: &Target, active: &Active, path: &CanonicalPath, head: &Parts) {
+    pub fn asks(&mut self, target: &Target, active: &Active) {
         let record = &mut self.record.record;
-        record.action = Some(Arc::from(target.action.to_string()));
-        record.resource = Some(entity_ref(&target.resource.uid));
+        let schema = &active.revision.rules.schema;
+        record.action = Some(schema.action_text(&target.action));
+        record.resource = Some(entity_ref(&target.resource.uid, schema));
         if let Some(http) = &mut record.http {
-            let route = active.revision.file.routes.find(head.method.as_str(), path);
-            http.route = route.map(|found| Arc::from(found.route.text.as_str()));
+            http.route.clone_from(&target.route);
         }
     }
 
@@ -122,9 +122,9 @@ pub fn record_answer(record: &mut AuditRecord, answer: &engine::Answer) {
         .collect();
 }
 
-pub fn entity_ref(uid: &cedar_policy::EntityUid) -> EntityRef {
+pub fn entity_ref(uid: &cedar_policy::EntityUid, schema: &SchemaModel) -> EntityRef {
     EntityRef {
-        kind: Arc::from(uid.type_name().to_string()),
+        kind: schema.type_text(uid.type_name()),
         id: Arc::from(uid.id().unescaped()),
         attrs: None,
         parents: Vec::new(),

@@ -33,7 +33,7 @@ pub struct Route {
     pub index: usize,
     pub method: String,
     /// The path template as written: the `http.route` of logs.
-    pub text: String,
+    pub text: Arc<str>,
     pub action: String,
     pub resource_type: String,
     resource_id: IdTemplate,
@@ -149,7 +149,7 @@ impl RouteTable {
         let route = Route {
             index,
             method: method.to_owned(),
-            text: text.to_owned(),
+            text: Arc::from(text),
             action: spec.action.clone(),
             resource_type: spec.resource_type.clone(),
             resource_id: IdTemplate::parse(&spec.resource_id, &segments, &spec.route)?,

@@ -352,6 +352,7 @@ impl Runner<'_> {
             action,
             resource: rules.named_resource(uid, &supplied),
             paths: Vec::new(),
+            route: None,
         };
         Ok(rules.ask_in(&principal.party, &target, &supplied, &ReadyContext(context)))
     }
@@ -482,6 +483,7 @@ impl Runner<'_> {
             action,
             resource: rules.named_resource(resource, &supplied),
             paths: Vec::new(),
+            route: None,
         };
         rules
             .ask_in(&principal, &target, &supplied, &ReadyContext(context))

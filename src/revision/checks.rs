@@ -95,7 +95,7 @@ pub(super) fn route_problems(slug: &PortalSlug, files: &Files, file: &PortalFile
     let text = files.get(&name).and_then(|f| f.text(&name).ok()).unwrap_or_default();
     let mut problems = Vec::new();
     for route in file.routes.routes() {
-        let line = text.find(&route.text).map(|offset| position(text, offset).0);
+        let line = text.find(&*route.text).map(|offset| position(text, offset).0);
         let place =
             |message: String| Problem::new(&name, format!("route `{} {}`: {message}", route.method, route.text)).at_line(line);
         if model.resolve_action(&route.action).is_none() {

@@ -258,10 +258,6 @@ pub(super) fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iter
 
 /// `Trailer` stays: hyper sends no trailers without it. `TE` stays as far as it announces trailers.
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let trailers = headers.get_all(TE).iter().any(|te| {
-        te.to_str()
-            .is_ok_and(|te| te.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")))
-    });
     let named: SmallVec<[HeaderName; 4]> = tokens(headers, &CONNECTION)
         .filter_map(|name| HeaderName::from_bytes(name).ok())
         .filter(|name| *name != HOST)
@@ -269,16 +265,20 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for name in named {
         headers.remove(name);
     }
-    for name in [CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
+    let found: SmallVec<[HeaderName; 4]> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+    let trailers = found.contains(&TE) && tokens(headers, &TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
+    for name in found {
         headers.remove(name);
     }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
-    }
-    headers.remove("http2-settings");
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    [&CONNECTION, &TE, &TRANSFER_ENCODING, &UPGRADE].contains(&name)
+        || HOP_BY_HOP.contains(&name.as_str())
+        || name.as_str() == "http2-settings"
 }
 
 /// SECURITY: a browser keeps `=cedargate=x` as a cookie without a name and sends it back as `cedargate=x`, so what stands
@@ -344,25 +344,26 @@ fn set_identity(headers: &mut HeaderMap, permit: Permit, assertion: &HeaderName)
 fn set_client(headers: &mut HeaderMap, to: &Outward<'_>) {
     let client = to.client;
     let address = client.source_ip.to_string();
-    let node = if client.source_ip.is_ipv6() {
-        format!("\"[{address}]\"")
+    let (before, after) = if client.source_ip.is_ipv6() {
+        ("for=\"[", "]\"")
     } else {
-        address.clone()
+        ("for=", "")
     };
     let scheme = client.scheme.as_str();
     let host = if client.port == client.scheme.default_port() {
-        client.host.clone()
+        Cow::Borrowed(&client.host)
     } else {
-        format!("{}:{}", client.host, client.port)
+        Cow::Owned(format!("{}:{}", client.host, client.port))
     };
-    set(headers, &FORWARDED, &format!("for={node};proto={scheme};host=\"{host}\""));
-    set(headers, &FORWARDED_FOR, &address);
-    headers.insert(&FORWARDED_PROTO, HeaderValue::from_static(scheme));
-    set(headers, &FORWARDED_HOST, &host);
+    let forwarded = [before, &address, after, ";proto=", scheme, ";host=\"", &host, "\""].concat();
+    set(headers, &FORWARDED, forwarded);
     if client.named_by == NamedBy::Proxy {
         // SECURITY: the app gets the host that was decided on
-        set(headers, &HOST, &host);
+        set(headers, &HOST, host.clone().into_owned());
     }
+    set(headers, &FORWARDED_FOR, address);
+    headers.insert(&FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    set(headers, &FORWARDED_HOST, host.into_owned());
     headers.insert(&FORWARDED_PORT, HeaderValue::from(client.port));
     headers.insert(&X_REQUEST_ID, to.request_id.clone());
     headers.insert(&TRACEPARENT, to.trace.traceparent());
@@ -372,10 +373,10 @@ fn set_client(headers: &mut HeaderMap, to: &Outward<'_>) {
     }
 }
 
-fn set(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
+fn set(headers: &mut HeaderMap, name: &HeaderName, value: String) {
     headers.insert(
         name,
-        HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static("")),
+        HeaderValue::try_from(value).unwrap_or_else(|_| HeaderValue::from_static("")),
     );
 }
 

@@ -101,6 +101,7 @@ pub fn put(place: &Place<'_>, ask: &Ask, asker: &Asker, now_millis: i64) -> Resu
         action,
         resource: rules.named_resource(resource.clone(), &supplied),
         paths: Vec::new(),
+        route: None,
     };
     let answer = rules.ask_in(principal, &target, &supplied, &ReadyContext(cedar))?;
     let context = context.as_object().is_some_and(|o| !o.is_empty()).then_some(context);
