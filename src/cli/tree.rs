@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Loaded};
 use crate::portal::discovered;
 use crate::revision::files::{Places, Tree};
 use crate::revision::problem::{Problem, RevisionError};
@@ -31,8 +31,8 @@ pub(crate) struct TreeArgs {
 pub(crate) struct Workbench {
     pub config: Config,
     pub portals: Vec<config::Portal>,
-    /// Whether the configuration is one of somebody's own.
-    is_configured: bool,
+    /// The configuration, if it is one of somebody's own.
+    pub loaded: Option<Loaded>,
     tree: Tree,
 }
 
@@ -47,12 +47,13 @@ pub(crate) struct PortalLoad<'a> {
 impl TreeArgs {
     /// Reads configuration and tree; `Err` is a text for the user.
     pub(crate) fn open(&self) -> Result<Workbench, String> {
-        let config = match &self.config {
-            Some(path) => {
-                config::load(path, config::process_environment())
-                    .map_err(|e| e.to_string())?
-                    .config
-            }
+        let loaded = self
+            .config
+            .as_ref()
+            .map(|path| config::load(path, config::process_environment()));
+        let loaded = loaded.transpose().map_err(|e| e.to_string())?;
+        let config = match &loaded {
+            Some(loaded) => loaded.config.clone(),
             None => Config::from_yaml(TEST_ISSUER).map_err(|e| e.to_string())?,
         };
         let places = match (&self.dir, &self.config) {
@@ -77,7 +78,7 @@ impl TreeArgs {
         Ok(Workbench {
             config,
             portals,
-            is_configured: self.config.is_some(),
+            loaded,
             tree,
         })
     }
@@ -107,7 +108,7 @@ impl Workbench {
             Frame {
                 portal,
                 issuers: &issuers,
-                providers: self.is_configured.then_some(&self.config.login.providers),
+                providers: self.loaded.is_some().then_some(&self.config.login.providers),
             },
             &self.tree,
             None,

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::tree::{PortalLoad, TreeArgs};
 use super::{Exit, Paint, complain, print};
+use crate::app;
 use crate::revision::Warnings;
 use crate::revision::problem::Problem;
 
@@ -35,6 +36,11 @@ pub(crate) fn run(args: &Args) -> Exit {
             return Exit::Usage;
         }
     };
+    let unusable = bench.loaded.as_ref().map(app::check_files).unwrap_or_default();
+    if !unusable.is_empty() {
+        complain(&unusable.to_string());
+        return Exit::Usage;
+    }
     let warnings = if args.deny_warnings {
         Warnings::Reject
     } else {

@@ -178,6 +178,11 @@ impl Keys {
     }
 }
 
+/// Whether a key file can be used.
+pub fn check_key_file(path: &Path) -> Result<(), String> {
+    Ring::parse(&read(path)?).map(drop)
+}
+
 /// A small text file; a pipe would be waited for, so it is none.
 fn read(path: &Path) -> Result<String, String> {
     let about = std::fs::metadata(path).map_err(|error| error.to_string())?;
