@@ -23,7 +23,7 @@ fn on_redis(redis: &Redis, limits: &str) -> Setup {
     portal()
         .file("keys", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n")
         .config(&format!(
-            "sessions: {{ store: redis, key_file: keys, redis: {{ url: '{}' }} }}\n\
+            "sessions: {{ store: redis, key_file: keys, redis: {{ url: '{}', key_prefix: 'cedargate:test:' }} }}\n\
              limits: {{ workers: 2, drain_timeout: 5s{limits} }}",
             redis.url()
         ))

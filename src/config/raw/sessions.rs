@@ -62,7 +62,7 @@ pub struct RawRedis {
     /// How the servers prove themselves over TLS, and the gate to them.
     pub tls: RawRedisTls,
     /// Put before every key; `cedargate:<deployment>:`. Deployments that share a Redis must differ.
-    pub key_prefix: String,
+    pub key_prefix: Option<String>,
     /// How long one command may take.
     pub timeout: DurationText,
 }
