@@ -1,6 +1,7 @@
 //! `cedargate sessions list` and `revoke`: a running gate's sessions, over its control socket.
 
 use std::fmt::Write as _;
+use std::num::NonZeroUsize;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{Method, StatusCode};
@@ -35,8 +36,8 @@ pub(crate) struct ListArgs {
     #[arg(long)]
     portal: Option<String>,
     /// At most so many, the youngest first
-    #[arg(long, default_value_t = 1000)]
-    limit: usize,
+    #[arg(long, default_value = "1000")]
+    limit: NonZeroUsize,
     /// `human` or `json`
     #[arg(long, value_enum, default_value_t = Format::Human)]
     format: Format,
@@ -100,7 +101,7 @@ fn list(args: &ListArgs) -> Exit {
         }
         match args.format {
             Format::Json => print(&answer.body),
-            Format::Human => print(&table(&answer.body)?),
+            Format::Human => print(&table(&answer.body, args.limit)?),
         }
         Ok(Exit::Ok)
     })
@@ -144,7 +145,7 @@ fn refused(answer: &Answer) -> Result<Exit, AskError> {
     Ok(Exit::Failure)
 }
 
-fn table(body: &str) -> Result<String, AskError> {
+fn table(body: &str, limit: NonZeroUsize) -> Result<String, AskError> {
     let unreadable = |_error| AskError::Answer("the gate's answer is no JSON".to_owned());
     let body: Value = serde_json::from_str(body).map_err(unreadable)?;
     let none = Vec::new();
@@ -168,8 +169,17 @@ fn table(body: &str) -> Result<String, AskError> {
         let _infallible = writeln!(text, "{line}").is_err();
     }
     let complete = body.get("complete").and_then(Value::as_bool) == Some(true);
-    let more = if complete { "" } else { "; there are more (--limit)" };
+    let unreadable = body.get("unreadable").and_then(Value::as_u64).unwrap_or_default();
+    let cut = !complete && (unreadable == 0 || sessions.len() >= limit.get());
+    let more = if cut { "; there are more (--limit)" } else { "" };
     let total = paint.dim(&format!("{} sessions{more}", sessions.len()));
+    if unreadable > 0 {
+        let _infallible = writeln!(
+            text,
+            "{unreadable} sessions that no key of the ring opens (sessions.key_file)"
+        )
+        .is_err();
+    }
     let _infallible = writeln!(text, "{total}").is_err();
     Ok(text)
 }

@@ -27,6 +27,7 @@ impl Login {
             provider: Some(Arc::from(data.provider.as_str())),
             issuer: Some(Arc::from(data.issuer.as_str())),
             subject: Some(data.subject.clone()),
+            tenant: self.tenant_of(&data),
             ..AuthEvent::default()
         };
         let renewed = self.renewed(data).await;
@@ -38,6 +39,12 @@ impl Login {
         event.detail = renewed.as_ref().err().map(ToString::to_string);
         self.audit.send(Event::Auth(Box::new(event)));
         renewed
+    }
+
+    /// As its provider's issuer says it, if it may.
+    fn tenant_of(&self, data: &SessionData) -> Option<String> {
+        let provider = self.oidc(&data.provider).ok()?;
+        granted(&provider.issuer, &data.claims).ok()?.tenant
     }
 
     async fn renewed(&self, data: SessionData) -> Result<SessionData, RefreshError> {
