@@ -7,7 +7,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde_json::json;
 use uuid::Uuid;
@@ -54,14 +56,37 @@ impl Style {
         if *method != Method::CONNECT && text(CONTENT_TYPE).is_some_and(is_grpc) {
             return Self::Grpc;
         }
-        let wants_html = text(ACCEPT).is_some_and(|accept| accept.contains("text/html"));
         let navigates = headers.get("sec-fetch-mode").is_none_or(|mode| mode == "navigate");
-        if *method == Method::GET && wants_html && navigates {
+        let is_script = headers.contains_key("x-requested-with") || headers.contains_key(UPGRADE);
+        if *method == Method::GET && navigates && !is_script && text(ACCEPT).is_some_and(prefers_html) {
             Self::Page
         } else {
             Self::Problem
         }
     }
+}
+
+/// Whether HTML is acceptable, and JSON, where it is named, not more so (RFC 9110, section 12.5.1).
+fn prefers_html(accept: &str) -> bool {
+    let weight = |wanted: &str| {
+        let ranges = accept.split(',').filter_map(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            parts.next().filter(|kind| kind.eq_ignore_ascii_case(wanted))?;
+            let quality = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+            Some(quality.map_or(1.0, |quality| quality.parse::<f32>().unwrap_or(0.0)))
+        });
+        ranges.fold(None, |best: Option<f32>, one| Some(best.map_or(one, |best| best.max(one))))
+    };
+    let html = weight("text/html").unwrap_or(0.0);
+    html > 0.0 && html >= weight("application/json").unwrap_or(0.0)
+}
+
+/// What every answer of the gate's own endpoints says about itself.
+pub fn identify(response: &mut Response<Body>, answer: &Answer) {
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(&X_REQUEST_ID, answer.request_id.clone());
+    headers.insert("x-cedargate-decision-id", uuid_value(answer.decision_id));
 }
 
 /// The response of a refused request.
@@ -149,11 +174,10 @@ fn render(text: &Text<'_>, answer: &Answer) -> Response<Body> {
         Style::Page => page(text, answer).unwrap_or_else(|| problem(text, answer.decision_id)),
         Style::Problem => problem(text, answer.decision_id),
     };
-    let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(&X_REQUEST_ID, answer.request_id.clone());
-    headers.insert("x-cedargate-decision-id", uuid_value(answer.decision_id));
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    identify(&mut response, answer);
     response
 }
 
@@ -374,6 +398,17 @@ mod tests {
         let html = ("accept", "text/html,*/*");
         assert_eq!(of(Method::GET, &[html]), Style::Page);
         assert_eq!(of(Method::GET, &[html, ("sec-fetch-mode", "cors")]), Style::Problem);
+        assert_eq!(
+            of(Method::GET, &[("accept", "application/json, text/html;q=0.9")]),
+            Style::Problem
+        );
+        assert_eq!(of(Method::GET, &[("accept", "text/html;q=0, */*")]), Style::Problem);
+        assert_eq!(of(Method::GET, &[("accept", "TEXT/HTML;q=0.8, */*;q=0.1")]), Style::Page);
+        assert_eq!(
+            of(Method::GET, &[html, ("x-requested-with", "XMLHttpRequest")]),
+            Style::Problem
+        );
+        assert_eq!(of(Method::GET, &[html, ("upgrade", "websocket")]), Style::Problem);
         assert_eq!(of(Method::POST, &[html]), Style::Problem);
         assert_eq!(of(Method::POST, &[("content-type", "application/grpc+proto")]), Style::Grpc);
     }

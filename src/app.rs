@@ -139,6 +139,7 @@ struct Bound {
 /// # Errors
 /// Whatever keeps it from starting; a portal that does not load does not, it denies.
 pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartError> {
+    config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     let metrics = Metrics::new()?;
     let (certificates, entrances) = entrances(&config)?;
     let bound = bind_all(&config)?;
@@ -231,6 +232,7 @@ fn assemble(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>,
         assertions: Arc::clone(&assertions),
         audit: audit.clone(),
         metrics: metrics.clone(),
+        renewing: Arc::default(),
     };
     Ok(Arc::new(Gate {
         config,
@@ -239,7 +241,6 @@ fn assemble(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>,
         assertions,
         sessions,
         login,
-        renewing: Arc::default(),
         reloads: watch::Sender::new(0),
         identity,
         theme,

@@ -334,6 +334,7 @@ pub fn create_sessions(running: &crate::app::Running, count: usize, roles: &[&st
                 created_at: now_millis(),
                 idp_session: None,
                 grant: None,
+                portals: None,
                 rotation_due: false,
             };
             let (id, _) = sessions.create(data).await.map_err(|e| e.to_string())?;

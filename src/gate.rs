@@ -25,7 +25,6 @@ use uuid::Uuid;
 
 use self::cors::Preflight;
 use self::credential::Cookie;
-pub use self::credential::Renewing;
 pub use self::live::Live;
 use self::live::{Asked, Standing};
 use self::onward::Onward;
@@ -62,7 +61,6 @@ pub struct Gate {
     pub assertions: Arc<AssertionKeys>,
     pub sessions: Arc<Sessions>,
     pub login: Arc<Login>,
-    pub renewing: Arc<Renewing>,
     /// Changes whenever a revision is swapped; written by `reload`.
     pub reloads: watch::Sender<u64>,
     /// What is under `identity.prefix`.
@@ -145,10 +143,16 @@ impl Worker {
             asked_at: now_millis(),
             navigation: (style == Style::Page).then(|| request.uri().clone()),
             cookie: Cookie::Absent,
+            is_own: false,
         };
         let outcome = self.gate(request, (&link, place.as_ref()), &mut progress).await;
         let response = match outcome {
-            Ok(response) => response,
+            Ok(mut response) => {
+                if progress.is_own {
+                    answer::identify(&mut response, &answer);
+                }
+                response
+            }
             Err(stop) => {
                 let mut response = self.stopped(stop, &answer, &mut progress);
                 if let Some(active) = &progress.active {
@@ -188,6 +192,10 @@ impl Worker {
         if let Some(own) = self.own_endpoint(&path) {
             turn?;
             progress.record.permitted();
+            progress.is_own = true;
+            if self.gate.sessions.cookies.has_session(&head.headers) {
+                progress.cookie = Cookie::Presented;
+            }
             let visit = Visit {
                 head: &head,
                 client: &client,

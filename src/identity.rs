@@ -11,6 +11,7 @@ mod logout;
 mod outcome;
 mod page;
 mod portals;
+mod presented;
 mod refresh;
 mod return_path;
 mod session;
@@ -31,6 +32,7 @@ use hyper::body::Incoming;
 use serde_json::Value;
 use uuid::Uuid;
 
+pub use self::presented::{Renewing, session_identity};
 use crate::answer::Style;
 use crate::audit::Audit;
 use crate::authn::{AssertionKeys, Authn, Introspection};
@@ -62,6 +64,7 @@ pub struct IdentityDoor {
     pub assertions: Arc<AssertionKeys>,
     pub audit: Audit,
     pub metrics: Metrics,
+    pub renewing: Arc<Renewing>,
 }
 
 /// One request to an endpoint, checked as every request is.

@@ -49,6 +49,8 @@ pub fn is_assertion(token: &str) -> bool {
 #[derive(Clone, Copy, Debug)]
 pub struct AssertionClaims<'a> {
     pub identity: &'a Identity,
+    /// The principal's id: with the portal's prefix for the issuer, so that two issuers' subjects never meet.
+    pub subject: &'a str,
     pub portal: &'a str,
     /// Origin of the upstream.
     pub audience: &'a str,
@@ -156,7 +158,8 @@ impl AssertionKeys {
         let mut claims = json!({
             "iss": self.issuer,
             "aud": assertion.audience,
-            "sub": identity.subject,
+            "sub": assertion.subject,
+            "issuer_subject": identity.subject,
             "portal": assertion.portal,
             "roles": identity.roles,
             "claims": assertion.claims,
@@ -180,12 +183,13 @@ impl AssertionKeys {
     }
 
     /// A token for its subject's own use, and when it ends: the same keys, another `typ`, an audience of its own.
-    pub fn mint(&self, identity: &Identity, portal: &str, now: i64) -> Result<(String, i64), SignerError> {
+    pub fn mint(&self, (identity, subject): (&Identity, &str), portal: &str, now: i64) -> Result<(String, i64), SignerError> {
         let expires_at = now.saturating_add(TOKEN_LIFE).min(identity.expires_at);
         let mut claims = json!({
             "iss": self.issuer,
             "aud": format!("cedargate:{portal}"),
-            "sub": identity.subject,
+            "sub": subject,
+            "issuer_subject": identity.subject,
             "portal": portal,
             "roles": identity.roles,
             "issuer": &*identity.issuer,
@@ -244,7 +248,7 @@ impl AssertionKeys {
         let auth = object(claims, "auth")?;
         Ok(Identity {
             issuer: Arc::from(text(claims, "issuer")?),
-            subject: text(claims, "sub")?.to_owned(),
+            subject: text(claims, "issuer_subject")?.to_owned(),
             principal_type: Arc::from(text(claims, "principal_type")?),
             tenant: optional_text(claims, "tenant")?,
             roles: texts(claims, "roles")?,
@@ -367,6 +371,7 @@ mod tests {
     fn sign(keys: &AssertionKeys, identity: &Identity) -> String {
         let assertion = AssertionClaims {
             identity,
+            subject: &identity.subject,
             portal: "customer",
             audience: APP,
             revision: "3f2a",

@@ -70,6 +70,7 @@ impl Checker<'_> {
         let sessions = self.sessions(raw);
         let login = self.login(raw, &mut issuers);
         let identity = self.identity(raw, identity_prefix);
+        self.not_our_own(raw, public_url.as_deref());
         // INVARIANT: portals refer to issuers by index, so none may be missing; whatever was left out was reported
         let complete = !believes_nobody
             && listed == raw.issuers.len()

@@ -26,7 +26,9 @@ const ROTATE_TIMEOUT: Duration = Duration::from_secs(2);
 impl Worker {
     pub(super) fn refused(&self, refusal: &Refusal, answer: &Answer, progress: &Progress) -> Response<Body> {
         let mut response = answer::refused(refusal, answer);
-        if is_stale(refusal.denial) && !matches!(progress.cookie, Cookie::Absent) {
+        // SECURITY: not with the answer to a script: it may have been asked before a login that just set another cookie
+        let may_clear = progress.navigation.is_some() || progress.portal.is_none();
+        if may_clear && is_stale(refusal.denial) && !matches!(progress.cookie, Cookie::Absent) {
             let cookie = self.gate.sessions.cookies.clear_session();
             response.headers_mut().append(SET_COOKIE, cookie);
         }
@@ -43,7 +45,7 @@ impl Worker {
         if !session.data.rotation_due {
             return;
         }
-        let Some(_turn) = self.gate.renewing.turn(session.version) else {
+        let Some(_turn) = self.gate.identity.renewing.turn(session.version) else {
             return;
         };
         let sessions = &self.gate.sessions;
@@ -66,6 +68,8 @@ impl Gate {
         let uri = progress.navigation.as_ref()?;
         let acr = match refusal.denial {
             Denial::TokenMissing | Denial::SessionMissing | Denial::SessionExpired | Denial::SessionRevoked => None,
+            // a session of another portal's provider: this portal has a login of its own
+            Denial::IssuerUnknown if matches!(progress.cookie, Cookie::Session(_)) => None,
             Denial::StepUpRequired if matches!(progress.cookie, Cookie::Session(_)) => Some(refusal.step_up.as_deref()?),
             _ => return None,
         };

@@ -11,10 +11,11 @@ use serde_json::{Map, Value};
 
 use super::{Gate, now_millis};
 use crate::audit::EntityRef;
-use crate::authn::{self, AssertionClaims, Ground, Login, token_hash};
+use crate::authn::{AssertionClaims, Ground, token_hash};
 use crate::authz::CallerHeaders;
 use crate::authz::principal::{Principal, claim};
 use crate::denial::{Denial, Refusal};
+use crate::identity::session_identity;
 use crate::revision::Revision;
 use crate::revision::cases::subject_prefix;
 use crate::serving::{Active, Caller, Credential, FreshAssertion, Portal};
@@ -93,6 +94,7 @@ impl Gate {
         }
         let claims = AssertionClaims {
             identity: &caller.identity,
+            subject: caller.principal.party.uid.id().unescaped(),
             portal: &portal.name,
             audience: &portal.upstream.url.origin(),
             revision: &active.revision.id,
@@ -124,18 +126,6 @@ impl Caller {
             ..super::entity_ref(&self.principal.party.uid)
         }
     }
-}
-
-/// The identity of a session at a portal, if the portal trusts who vouched for the login.
-fn session_identity(portal: &Portal, session: &Session) -> Result<Identity, Refusal> {
-    let data = &session.data;
-    let login = Login {
-        claims: &data.claims,
-        subject: &data.subject,
-        began_at: data.created_at / 1000,
-        expires_at: session.expires_at,
-    };
-    Ok(authn::session_identity(&portal.issuers, &data.issuer, &login)?)
 }
 
 fn known_by(portal: &Portal, revision: &Revision, identity: Identity, credential: Credential) -> Result<Caller, Refusal> {

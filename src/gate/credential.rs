@@ -1,26 +1,18 @@
 //! Which credential of a request counts: a bearer token before the session cookie before nothing.
 //!
-//! A session becomes a caller as a token does. What the process knows of it is asked first; the store only where that does
-//! not tell. Nothing here ends a session because somebody did not answer, and nothing of it costs a request without a cookie.
+//! A session becomes a caller as a token does (`identity::presented` finds it). Nothing of it costs a request without a
+//! cookie.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use http::HeaderMap;
 use http::header::COOKIE;
 use http::request::Parts;
-use rustc_hash::FxHashSet;
-use serde_json::Value;
-use tokio::time::timeout;
 
-use super::{Gate, now_millis};
-use crate::denial::{Denial, Refusal};
+use super::Gate;
+use crate::denial::Refusal;
 use crate::request::{needs_evidence, same_origin};
 use crate::serving::{Active, Caller, Portal};
-use crate::session::{Session, SessionData, SessionId};
-
-/// How long a request waits for claims that should have been renewed long ago.
-const OVERDUE_WAIT: Duration = Duration::from_secs(5);
+use crate::session::{Session, SessionId};
 
 /// What a request's cookie came to.
 #[derive(Default)]
@@ -31,37 +23,6 @@ pub(super) enum Cookie {
     /// There is one, and no session yet.
     Presented,
     Session(Box<(SessionId, Arc<Session>)>),
-}
-
-/// Sessions that are being renewed in the background or given a new id, by version: one task each, however many requests come.
-#[derive(Debug, Default)]
-pub struct Renewing(Mutex<FxHashSet<[u8; 32]>>);
-
-impl Renewing {
-    /// `None`: somebody is at it.
-    pub(super) fn turn(self: &Arc<Self>, version: [u8; 32]) -> Option<Turn> {
-        let mine = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(version);
-        mine.then(|| Turn(Arc::clone(self), version))
-    }
-}
-
-/// Ends when it drops.
-pub(super) struct Turn(Arc<Renewing>, [u8; 32]);
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        let Self(renewing, version) = self;
-        renewing.0.lock().unwrap_or_else(PoisonError::into_inner).remove(version);
-    }
-}
-
-/// Whether claims are to be renewed at their provider.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Renewal {
-    NotYet,
-    Due,
-    /// For as long again as they were good for.
-    Overdue,
 }
 
 impl Gate {
@@ -79,117 +40,11 @@ impl Gate {
         if needs_evidence(head) {
             same_origin(&head.headers, self.config.public_url.as_deref())?;
         }
-        let Some((id, session)) = self.session(&head.headers).await? else {
+        let Some((id, session)) = self.identity.session(&head.headers).await? else {
             return Ok(None);
-        };
-        let session = match renewal(&session.data, now_millis()) {
-            Renewal::NotYet => session,
-            due => Box::pin(self.renewed(&id, session, due)).await?,
         };
         let caller = self.session_caller(portal, active, &session);
         *cookie = Cookie::Session(Box::new((id, session)));
         caller.map(Some)
-    }
-
-    /// The session of a cookie; `None` without one.
-    pub async fn session(&self, headers: &HeaderMap) -> Result<Option<(SessionId, Arc<Session>)>, Refusal> {
-        if !self.sessions.cookies.has_session(headers) {
-            return Ok(None);
-        }
-        let id = self.sessions.cookies.session(headers);
-        let id = id.ok_or_else(|| Refusal::new(Denial::SessionMissing, "the session cookie is malformed or repeated"))?;
-        let found = match self.sessions.try_find(&id) {
-            Some(found) => found,
-            None => Box::pin(self.sessions.find(&id)).await,
-        };
-        let session = found.map_err(|error| Refusal::new(Denial::from(&error), error.to_string()))?;
-        Ok(Some((id, session)))
-    }
-
-    /// The session as it is once its claims are as fresh as they have to be. Whoever asks first renews them, and nobody
-    /// waits unless that is long overdue.
-    async fn renewed(&self, id: &SessionId, session: Arc<Session>, renewal: Renewal) -> Result<Arc<Session>, Refusal> {
-        let (sessions, login) = (Arc::clone(&self.sessions), Arc::clone(&self.login));
-        let (id, known) = (id.clone(), Arc::clone(&session));
-        let renewing = async move { sessions.refresh(&id, &known, |data| login.renew(data)).await };
-        if renewal == Renewal::Due {
-            if let Some(turn) = self.renewing.turn(session.version) {
-                tokio::task::spawn_local(async move {
-                    if let Err(error) = renewing.await {
-                        tracing::debug!(%error, "a session was not renewed");
-                    }
-                    drop(turn);
-                });
-            }
-            return Ok(session);
-        }
-        match timeout(OVERDUE_WAIT, renewing).await {
-            Ok(renewed) => renewed.map_err(|error| Refusal::new(Denial::from(&error), error.to_string())),
-            // it goes on without us
-            Err(_elapsed) => Ok(session),
-        }
-    }
-}
-
-fn renewal(data: &SessionData, now_millis: i64) -> Renewal {
-    let Some(due) = data.grant.as_ref().and_then(|grant| grant.refresh_at) else {
-        return Renewal::NotYet;
-    };
-    if now_millis < due {
-        return Renewal::NotYet;
-    }
-    // when the provider last vouched, as its claims say
-    let issued = data
-        .claims
-        .get("iat")
-        .and_then(Value::as_i64)
-        .map(|at| at.saturating_mul(1000));
-    let life = due.saturating_sub(issued.unwrap_or(data.created_at)).max(0);
-    if now_millis > due.saturating_add(life) {
-        Renewal::Overdue
-    } else {
-        Renewal::Due
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::{Map, json};
-
-    use super::*;
-    use crate::session::Grant;
-    use crate::types::Redacted;
-
-    #[test]
-    fn claims_are_renewed_when_due_and_waited_for_after_twice_their_life() {
-        let mut claims = Map::new();
-        claims.insert("iat".to_owned(), json!(1_000));
-        let mut data = SessionData {
-            provider: "corp".into(),
-            issuer: "corp".into(),
-            subject: "alice".into(),
-            portal: "p".into(),
-            claims: Arc::new(claims),
-            created_at: 0,
-            idp_session: None,
-            grant: None,
-            rotation_due: false,
-        };
-        assert_eq!(renewal(&data, i64::MAX), Renewal::NotYet);
-        let token = Redacted::new(String::new());
-        data.grant = Some(Grant {
-            id_token: token.clone(),
-            refresh_token: Some(token.clone()),
-            access_token: token,
-            refresh_at: Some(1_300_000),
-        });
-        for (now, expected) in [
-            (1_299_999, Renewal::NotYet),
-            (1_300_000, Renewal::Due),
-            (1_600_000, Renewal::Due),
-            (1_600_001, Renewal::Overdue),
-        ] {
-            assert_eq!(renewal(&data, now), expected, "{now}");
-        }
     }
 }

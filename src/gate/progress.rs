@@ -33,6 +33,8 @@ pub(super) struct Progress {
     /// Where a navigation wants to go.
     pub navigation: Option<Uri>,
     pub cookie: Cookie,
+    /// The path is the gate's own.
+    pub is_own: bool,
 }
 
 impl Progress {

@@ -161,6 +161,7 @@ fn data(filled: &Filled, asked: &Asked, account: &Account) -> SessionData {
         created_at: asked.at,
         idp_session: None,
         grant: None,
+        portals: account.portals.clone(),
         rotation_due: false,
     }
 }

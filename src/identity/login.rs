@@ -84,7 +84,7 @@ impl IdentityDoor {
 
     /// The provider that is asked for, else the portal's own, else the only one that there is; never one that the portal does not
     /// trust.
-    fn provider_of(&self, portal: &Portal, wanted: Option<&str>) -> Result<&config::Provider, Refusal> {
+    pub(super) fn provider_of(&self, portal: &Portal, wanted: Option<&str>) -> Result<&config::Provider, Refusal> {
         let active = portal.active.load_full().ok_or(Refusal::from(Denial::NoPolicyLoaded))?;
         let own = active.revision.file.login.as_ref().map(|by| by.provider.as_str());
         let trusted = |provider: &&config::Provider| portal.config.issuers.contains(&provider.issuer);

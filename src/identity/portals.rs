@@ -39,13 +39,12 @@ impl IdentityDoor {
     fn described(&self, portal: &Portal) -> Value {
         let (prefix, slug) = (&self.config.identity.prefix, &*portal.name);
         let file = file(portal);
-        let login = file.as_ref().and_then(|file| file.login.as_ref()).and_then(|by| {
-            let provider = self.login.provider(&by.provider)?;
+        let login = self.provider_of(portal, None).ok().map(|provider| {
             let query = form_urlencoded::Serializer::new(String::new())
                 .append_pair("portal", slug)
                 .append_pair("rd", &portal.config.matches.path_prefix)
                 .finish();
-            Some(object!({"provider": provider.title, "url": format!("{prefix}/auth/login?{query}")}))
+            object!({"provider": provider.title, "url": format!("{prefix}/auth/login?{query}")})
         });
         let flags = file.iter().flat_map(|file| &file.flags).filter(|(_, flag)| flag.public);
         let flags: Map<String, Value> = flags.map(|(name, flag)| (name.clone(), Value::Bool(flag.value))).collect();

@@ -6,6 +6,7 @@ use http::{Response, StatusCode};
 use serde_json::{Map, Value, json as object};
 use url::form_urlencoded;
 
+use super::visitor::principal_id;
 use super::visitor::{Visitor, portal_named};
 use super::{IdentityDoor, Visit, json};
 use crate::authz::principal::claim;
@@ -56,7 +57,7 @@ fn described(portal: &Arc<Portal>, identity: &Identity) -> Map<String, Value> {
             answer.insert(name.to_owned(), value);
         }
     };
-    put("subject", object!(identity.subject));
+    put("subject", object!(principal_id(portal, identity)));
     put("issuer", object!(&*identity.issuer));
     put("tenant", object!(identity.tenant));
     put("portal", object!(&*portal.name));

@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde_json::json as object;
 
+use super::visitor::principal_id;
 use super::visitor::{Visitor, portal_named};
 use super::{FORM_BYTES_MAX, FORM_TIMEOUT, IdentityDoor, Visit, form, json};
 use crate::audit::Event;
@@ -31,7 +32,9 @@ impl IdentityDoor {
         self.tell_minted(visit, (&portal, &visitor), &outcome);
         let identity = outcome?;
         let now = super::unix_seconds();
-        let minted = self.assertions.mint(&identity, &portal.name, now);
+        let minted = self
+            .assertions
+            .mint((&identity, &principal_id(&portal, &identity)), &portal.name, now);
         let (token, expires_at) =
             minted.map_err(|error| Refusal::new(Denial::KeyUnavailable, format!("the token could not be signed: {error}")))?;
         let answer = object!({

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{IdentityDoor, Visit};
-use crate::authn::{self, Login, bearer};
+use super::{IdentityDoor, Visit, session_identity};
+use crate::authn::bearer;
 use crate::denial::{Denial, Refusal};
+use crate::revision::cases::subject_prefix;
 use crate::serving::Portal;
 use crate::session::Session;
 use crate::types::Identity;
@@ -23,16 +24,8 @@ impl IdentityDoor {
         if let Some(token) = bearer(headers)? {
             return Ok(Visitor::Bearer(token));
         }
-        let cookies = &self.sessions.cookies;
-        if !cookies.has_session(headers) {
-            return Err(Refusal::new(Denial::TokenMissing, "neither a token nor a session"));
-        }
-        let id = cookies.session(headers).ok_or(Denial::SessionMissing)?;
-        let found = match self.sessions.try_find(&id) {
-            Some(found) => found,
-            None => self.sessions.find(&id).await,
-        };
-        let session = found.map_err(|error| Refusal::new(Denial::from(&error), error.to_string()))?;
+        let found = self.session(headers).await?;
+        let (_, session) = found.ok_or_else(|| Refusal::new(Denial::TokenMissing, "neither a token nor a session"))?;
         Ok(Visitor::Session(session))
     }
 
@@ -48,14 +41,7 @@ impl IdentityDoor {
                 if self.sessions.is_revoked(session, &portal.name) {
                     return Err(Denial::SessionRevoked.into());
                 }
-                let data = &session.data;
-                let login = Login {
-                    claims: &data.claims,
-                    subject: &data.subject,
-                    began_at: data.created_at / 1000,
-                    expires_at: session.expires_at,
-                };
-                authn::session_identity(&portal.issuers, &data.issuer, &login)?
+                session_identity(portal, session)?
             }
         };
         match (portal.config.tenant.fixed(), identity.tenant.as_deref()) {
@@ -66,6 +52,11 @@ impl IdentityDoor {
             _ => Ok(identity),
         }
     }
+}
+
+/// What the policies and the app call somebody: with the portal's prefix for the issuer.
+pub(super) fn principal_id(portal: &Portal, identity: &Identity) -> String {
+    format!("{}{}", subject_prefix(portal.frame(), &identity.issuer), identity.subject)
 }
 
 /// A portal by its slug.

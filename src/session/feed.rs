@@ -212,6 +212,7 @@ mod tests {
             created_at,
             idp_session: Some("sid".to_owned()),
             grant: None,
+            portals: None,
             rotation_due: false,
         }
     }

@@ -32,6 +32,9 @@ pub struct SessionData {
     pub created_at: i64,
     /// The provider's own name of its session (`sid`), for back-channel logout.
     pub idp_session: Option<String>,
+    /// Portals that the account may use; `None`: all that trust the provider.
+    #[serde(default)]
+    pub portals: Option<Vec<String>>,
     /// What the provider gave; `None`: local accounts.
     pub grant: Option<Grant>,
     /// The privileges changed since the id was made: it is rotated with the next answer that can carry a cookie.

@@ -48,6 +48,7 @@ fn data() -> SessionData {
             access_token: secret("the-access-token"),
             refresh_at: None,
         }),
+        portals: None,
         rotation_due: false,
     }
 }

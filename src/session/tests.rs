@@ -42,6 +42,7 @@ pub(super) fn data(subject: &str) -> SessionData {
             access_token: crate::types::Redacted::new(format!("access token of {subject}")),
             refresh_at: Some(0),
         }),
+        portals: None,
         rotation_due: false,
     }
 }

@@ -46,7 +46,7 @@ fn a_session_says_who_it_is_and_never_a_token() {
     assert_eq!((answer.status, answer.header("cache-control")), (200, "no-store"));
     let me = answer.json();
     for (name, value) in [
-        ("subject", "alice"),
+        ("subject", "local|alice"),
         ("issuer", "local"),
         ("provider", "local"),
         ("tenant", "acme"),
@@ -78,7 +78,7 @@ fn a_session_says_who_it_is_and_never_a_token() {
         &[("authorization", &token)],
         b"",
     );
-    assert_eq!(bearer.json()["subject"], "carol", "{}", bearer.text());
+    assert_eq!(bearer.json()["subject"], "test|carol", "{}", bearer.text());
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn a_minted_token_names_its_portal_and_dies_with_five_minutes_or_its_credential(
         for (name, value) in [
             ("iss", ORIGIN),
             ("aud", "cedargate:p"),
-            ("sub", "alice"),
+            ("sub", "local|alice"),
             ("tenant", "acme"),
             ("portal", "p"),
         ] {

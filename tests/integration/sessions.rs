@@ -114,7 +114,7 @@ fn a_session_is_a_caller_and_the_app_never_sees_its_cookie() {
     assert_eq!(seen.headers["x-cedargate-tenant"], "acme");
     assert_eq!(seen.headers["x-forwarded-email"], "alice@shop.test");
     assert_eq!(seen.headers["cookie"], "a=1; b=2");
-    let records = gate.records(1);
+    let records = gate.records(3);
     let record = records.iter().find(|r| r["principal"]["id"] == "local|alice").unwrap();
     assert_eq!((&record["token"], &record["decision"]), (&Value::Null, &json!("allow")));
 }
@@ -240,12 +240,6 @@ fn a_cookie_that_is_worth_nothing_is_taken_away_and_public_paths_do_not_mind_it(
             "{stale}: {}",
             answer.text()
         );
-        assert_eq!(
-            set_cookie(&answer, "__Host-cedargate").as_deref(),
-            Some("__Host-cedargate="),
-            "{stale}"
-        );
-        assert!(answer.header("set-cookie").contains("Max-Age=0"), "{answer:?}");
         let sent = browse(&gate, PAGE, stale);
         assert_eq!(sent.status, 302, "{stale}");
         assert!(sent.header("set-cookie").contains("Max-Age=0"), "{sent:?}");
@@ -323,4 +317,123 @@ fn the_app_asks_with_its_users_cookie_and_an_assertion_ends_with_nothing_but_its
     let ended = ask(&cookie);
     assert_eq!(ended.status, 401);
     assert!(ended.code().starts_with("session_"), "{}", ended.text());
+}
+
+#[test]
+fn an_account_is_good_for_its_portals_only_whichever_door_is_tried() {
+    let users =
+        format!("users:\n  alice: {{ password: '{HASH}', portals: [p] }}\n  bob: {{ password: '{HASH}', portals: [p, q] }}\n");
+    let setup = portal()
+        .file("users.yaml", &users)
+        .file("schemas/q.cedarschema", OPEN_SCHEMA)
+        .file(
+            "policies/q/main.cedar",
+            "@id(\"everybody\") permit (principal, action, resource);",
+        )
+        .file("policies/q/portal.yaml", "login: { provider: local }\n");
+    let gate = setup.start();
+    let (alice, bob) = (log_in(&gate, "alice"), log_in(&gate, "bob"));
+    let page = "/portal/q/page";
+    assert_eq!(with_cookie(&gate, "GET", PAGE, &alice, &[]).status, 200);
+    assert_eq!(with_cookie(&gate, "GET", page, &bob, &[]).status, 200);
+    let before = gate.app.count();
+    let mint = |cookie: &str| {
+        let headers = [
+            ("cookie", cookie),
+            ("origin", ORIGIN),
+            ("content-type", "application/x-www-form-urlencoded"),
+        ];
+        raw(gate.proxy, "POST", &format!("{IDENTITY}/auth/token"), &headers, b"portal=q").status
+    };
+    let ask = |cookie: &str| {
+        let body = json!({"portal": "q", "action": "GET", "resource": {"type": "Path", "id": page}}).to_string();
+        let headers = [("cookie", cookie), ("content-type", "application/json")];
+        raw(gate.decision, "POST", "/authorize", &headers, body.as_bytes()).status
+    };
+    let me = format!("{IDENTITY}/auth/session?portal=q");
+    assert_eq!(
+        (with_cookie(&gate, "GET", &me, &bob, &[]).status, mint(&bob), ask(&bob)),
+        (200, 200, 200)
+    );
+    for (method, more) in [
+        ("GET", vec![]),
+        ("POST", vec![("origin", ORIGIN)]),
+        (
+            "GET",
+            vec![("origin", ORIGIN), ("connection", "upgrade"), ("upgrade", "websocket")],
+        ),
+    ] {
+        let answer = with_cookie(&gate, method, page, &alice, &more);
+        assert_eq!((answer.status, answer.code().as_str()), (403, "not_permitted"), "{method}");
+    }
+    assert_eq!(with_cookie(&gate, "GET", &me, &alice, &[]).status, 403);
+    assert_eq!((mint(&alice), ask(&alice)), (403, 200), "a decision has 200, and is a denial");
+    assert_eq!(gate.app.count(), before);
+}
+
+#[test]
+fn two_issuers_subjects_do_not_meet_in_what_the_app_gets() {
+    let gate = portal().start();
+    let cookie = log_in(&gate, "alice");
+    assert_eq!(with_cookie(&gate, "GET", PAGE, &cookie, &[]).status, 200);
+    let seen = gate.app.last();
+    let assertion = seen.headers["x-cedargate-assertion"].to_str().unwrap().to_owned();
+    let payload = crate::wire::unb64(assertion.split('.').nth(1).unwrap()).unwrap();
+    let claims: Value = serde_json::from_slice(&payload).unwrap();
+    assert_eq!(
+        (&claims["sub"], &claims["issuer_subject"]),
+        (&json!("local|alice"), &json!("alice"))
+    );
+    let ask = json!({"portal": "p", "token": assertion, "action": "GET", "resource": {"type": "Path", "id": PAGE}});
+    assert_eq!(gate.authorize(&ask)["decision"], "allow");
+    let me = with_cookie(
+        &gate,
+        "GET",
+        &format!("{IDENTITY}/auth/session"),
+        &cookie,
+        &[("x-request-id", "abc-1")],
+    );
+    assert_eq!(
+        (&me.json()["subject"], me.header("x-request-id")),
+        (&json!("local|alice"), "abc-1")
+    );
+    assert!(!me.header("x-cedargate-decision-id").is_empty());
+}
+
+#[test]
+fn the_gates_own_tokens_are_no_credentials_here() {
+    for own in [ORIGIN, "cedargate"] {
+        let mut setup = portal();
+        if own == "cedargate" {
+            setup.config = setup.config.replace(&format!("public_url: '{ORIGIN}'"), "public_url: null");
+        }
+        setup.issuers = Some(format!(
+            "issuers: [{{ name: self, issuer: '{own}', audiences: ['cedargate:p'], jwks: {{ file: jwks.json }} }}]"
+        ));
+        let error = setup.try_start().map(drop).unwrap_err();
+        assert!(
+            error.contains("issuers[0].issuer") && error.contains("the gate's own"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_script_that_asked_before_a_new_login_takes_no_cookie_away() {
+    let gate = portal().start();
+    let cookie = log_in(&gate, "alice");
+    assert!(log_out(&gate, &cookie).status < 400);
+    let fetched = with_cookie(&gate, "GET", PAGE, &cookie, &[("sec-fetch-mode", "cors")]);
+    assert_eq!((fetched.status, fetched.headers.contains_key("set-cookie")), (401, false));
+    let navigated = browse(&gate, PAGE, &cookie);
+    assert_eq!(navigated.status, 302);
+    assert_eq!(
+        set_cookie(&navigated, "__Host-cedargate").as_deref(),
+        Some("__Host-cedargate=")
+    );
+    let me = with_cookie(&gate, "GET", &format!("{IDENTITY}/auth/session"), &cookie, &[]);
+    assert_eq!(
+        (me.status, set_cookie(&me, "__Host-cedargate").as_deref()),
+        (401, Some("__Host-cedargate="))
+    );
 }

@@ -8,9 +8,11 @@ use cedar_policy::EntityTypeName;
 
 use super::Checker;
 use super::network::is_loopback;
-use crate::config::raw::{AlgorithmText, RawIssuer, RawJwks};
+use crate::config::raw::{AlgorithmText, Raw, RawIssuer, RawJwks};
 use crate::config::{Algorithm, ClaimPaths, Issuer, KeySource, KeyTransport};
 
+/// `iss` of the gate's own tokens without a `public_url`.
+const OWN_ISSUER: &str = "cedargate";
 /// Longer would keep expired tokens alive.
 const LEEWAY_MAX: Duration = Duration::from_secs(5 * 60);
 const JWKS_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -23,6 +25,17 @@ impl Checker<'_> {
             .enumerate()
             .filter_map(|(n, issuer)| self.issuer(&format!("issuers[{n}]"), issuer))
             .collect()
+    }
+
+    /// SECURITY: what `auth/token` mints is for apps. Taken back as a credential it would lose who vouched for its subject,
+    /// which portal it is for, and that its session was revoked.
+    pub fn not_our_own(&mut self, raw: &Raw, public_url: Option<&str>) {
+        for (n, issuer) in raw.issuers.iter().enumerate() {
+            if issuer.issuer.as_deref() == Some(public_url.unwrap_or(OWN_ISSUER)) {
+                let message = "is the gate's own `iss`: its tokens are for apps, and no credential here; remove this issuer";
+                self.error(&format!("issuers[{n}].issuer"), message);
+            }
+        }
     }
 
     fn unique_issuers(&mut self, raw: &[RawIssuer]) {
