@@ -30,7 +30,7 @@ use tokio::task::LocalSet;
 use crate::audit::{self, AdminEvent, Audit, AuditError, Event, HttpRejected};
 use crate::authn::{AssertionError, AssertionKeys, Authn, AuthnError, Introspection};
 use crate::authz::engine::Slice;
-use crate::config::{Address, Config, KeySource, ProxyProtocol};
+use crate::config::{Address, Config, ProxyProtocol};
 use crate::doors::admin::Admin;
 use crate::doors::authorize;
 use crate::doors::control::Control;
@@ -211,7 +211,6 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
 
 /// What all workers share.
 fn assemble(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>, StartError> {
-    warn_of_prefixes(&config);
     let config = Arc::new(config);
     let authn = Authn::new(&config.issuers, config.limits.token_bytes, metrics.clone())?;
     let issuer = config.public_url.as_deref().unwrap_or("cedargate");
@@ -248,30 +247,6 @@ fn assemble(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>,
         metrics,
         limits,
     }))
-}
-
-/// Local accounts vouch as an issuer of their own. A portal that trusts whoever there is then trusts two, and what policies
-/// call its users changes with that.
-fn warn_of_prefixes(config: &Config) {
-    let of_tokens = |index: &usize| {
-        let issuer = config.issuers.get(*index);
-        issuer.filter(|issuer| !matches!(issuer.keys, KeySource::NoTokens))
-    };
-    let template = crate::config::Portal::discovered_template(config.issuers.len());
-    let found = config.portals.as_deref().unwrap_or(std::slice::from_ref(&template));
-    for portal in found.iter().filter(|portal| portal.issuers.len() == config.issuers.len()) {
-        let tokens: Vec<_> = portal.issuers.iter().filter_map(of_tokens).collect();
-        if let ([only], true) = (tokens.as_slice(), portal.issuers.len() > 1)
-            && only.subject_prefix.is_none()
-        {
-            tracing::warn!(
-                issuer = &*only.name,
-                "local accounts are a second issuer, so this one's subjects are called `<issuer>|<subject>` in portals that \
-                 trust both; set its `subject_prefix: \"\"` to keep their names, or list `issuers` per portal"
-            );
-            return;
-        }
-    }
 }
 
 /// The configured portals, with nothing loaded yet; equal upstreams are one app.

@@ -32,7 +32,6 @@ pub use self::cookie::{Cookies, SessionId};
 use self::feed::{Feed, millis};
 pub use self::keys::check_key_file;
 use self::keys::{Keys, Left};
-pub use self::life::Listing;
 use self::memory::Memory;
 use self::meters::Meters;
 use self::record::Mark;

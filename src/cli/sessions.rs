@@ -101,7 +101,7 @@ fn list(args: &ListArgs) -> Exit {
         }
         match args.format {
             Format::Json => print(&answer.body),
-            Format::Human => print(&table(&answer.body, args.limit)?),
+            Format::Human => print(&table(&answer.body)?),
         }
         Ok(Exit::Ok)
     })
@@ -145,7 +145,7 @@ fn refused(answer: &Answer) -> Result<Exit, AskError> {
     Ok(Exit::Failure)
 }
 
-fn table(body: &str, limit: NonZeroUsize) -> Result<String, AskError> {
+fn table(body: &str) -> Result<String, AskError> {
     let unreadable = |_error| AskError::Answer("the gate's answer is no JSON".to_owned());
     let body: Value = serde_json::from_str(body).map_err(unreadable)?;
     let none = Vec::new();
@@ -168,18 +168,16 @@ fn table(body: &str, limit: NonZeroUsize) -> Result<String, AskError> {
         // writing to a String cannot fail
         let _infallible = writeln!(text, "{line}").is_err();
     }
-    let complete = body.get("complete").and_then(Value::as_bool) == Some(true);
     let unreadable = body.get("unreadable").and_then(Value::as_u64).unwrap_or_default();
-    let cut = !complete && (unreadable == 0 || sessions.len() >= limit.get());
-    let more = if cut { "; there are more (--limit)" } else { "" };
-    let total = paint.dim(&format!("{} sessions{more}", sessions.len()));
     if unreadable > 0 {
-        let _infallible = writeln!(
-            text,
-            "{unreadable} sessions that no key of the ring opens (sessions.key_file)"
-        )
-        .is_err();
+        let values = if unreadable == 1 { "value" } else { "values" };
+        let line = format!("{unreadable} {values} in the store that no key of the ring opens (sessions.key_file)");
+        let _infallible = writeln!(text, "{line}").is_err();
     }
+    let more = body.get("more").and_then(Value::as_bool) == Some(true);
+    let more = if more { "; there are more (--limit)" } else { "" };
+    let noun = if sessions.len() == 1 { "session" } else { "sessions" };
+    let total = paint.dim(&format!("{} {noun}{more}", sessions.len()));
     let _infallible = writeln!(text, "{total}").is_err();
     Ok(text)
 }

@@ -454,6 +454,14 @@ fn a_refresh_brings_new_roles_under_a_new_id_and_ends_what_the_provider_ended() 
         let now = browser.cookie(COOKIE).unwrap().value.clone();
         (now != id).then_some(()).ok_or(now)
     });
+    let login = place.events("login", 1).remove(0);
+    let event = place.events("refresh", 1).remove(0);
+    assert_eq!(
+        (&event["result"], &event["reason"], &event["subject"], &event["tenant"]),
+        (&json!("success"), &json!("renewed"), &json!("alice"), &json!("acme"))
+    );
+    assert_eq!(event["session"], login["session"], "{event}");
+    assert!(event["session"].is_string());
     assert_eq!(provider.count_tokens("refresh_token"), 1);
     assert_eq!(place.open(&mut browser, "/portal/p/x").status, 200);
     assert_eq!(header(&place.gate.app.last(), "x-cedargate-roles"), "admin");

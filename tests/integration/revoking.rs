@@ -153,12 +153,36 @@ fn what_is_misspelt_or_unknown_ends_nothing_and_says_so() {
             "there is no issuer `corp`",
         ),
         (&["revoke", "--tenant", ""], 1, "name exactly one"),
+        (&["list", "--portal", "q"], 1, "there is no portal `q`"),
+        (&["list", "--limit", "0"], 64, "--limit"),
     ] {
         let (exit, _, complaint) = sessions(folder.path(), arguments);
         assert_eq!(exit, code, "{arguments:?}: {complaint}");
         assert!(complaint.contains(says), "{arguments:?}: {complaint}");
     }
     assert_eq!(status(&gate, &cookie), 200);
+}
+
+#[test]
+fn a_listing_says_what_no_key_opens() {
+    let (folder, redis) = (tempfile::tempdir().unwrap(), Redis::start());
+    let gate = controlled(on_redis(&redis, ""), folder.path()).start();
+    log_in(&gate, "alice");
+    log_in(&gate, "bob");
+    assert_eq!(listed(folder.path(), &[]).len(), 2);
+    let foreign = format!("cedargate:test:s:{{{}}}", "5".repeat(64));
+    redis.cli(&["SET", &foreign, "sealed by somebody else"]);
+    let (code, out, complaint) = sessions(folder.path(), &["list"]);
+    assert_eq!(code, 0, "{complaint}");
+    assert!(
+        out.contains("1 value in the store that no key of the ring opens") && out.contains("2 sessions\n"),
+        "{out}"
+    );
+    let (_, out, _) = sessions(folder.path(), &["list", "--limit", "1"]);
+    assert!(out.contains("1 session; there are more (--limit)"), "{out}");
+    let (_, out, _) = sessions(folder.path(), &["list", "--format", "json"]);
+    let body: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&body["unreadable"], &body["complete"]), (&json!(1), &json!(false)));
 }
 
 #[test]

@@ -46,11 +46,12 @@ impl Control {
                 let unreadable = listing.unreadable;
                 let mut fitting: Vec<Card> = listing.cards.into_iter().filter(|card| filter.fits(card)).collect();
                 fitting.sort_by_key(|card| std::cmp::Reverse(card.created_at));
-                let complete = listing.all && unreadable == 0 && fitting.len() <= limit;
+                let more = !listing.all || fitting.len() > limit;
+                let complete = !more && unreadable == 0;
                 fitting.truncate(limit);
                 (
                     StatusCode::OK,
-                    json!({"sessions": fitting, "complete": complete, "unreadable": unreadable}),
+                    json!({"sessions": fitting, "complete": complete, "more": more, "unreadable": unreadable}),
                 )
             }
             Err(error) => unavailable(&error),
