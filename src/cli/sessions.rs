@@ -123,9 +123,29 @@ fn revoke(args: &RevokeArgs) -> Exit {
         if answer.status != StatusCode::OK {
             return refused(&answer);
         }
-        print(&answer.body);
+        print(&revoked(args, &answer.body));
         Ok(Exit::Ok)
     })
+}
+
+/// What ended, and how surely. That there was any such subject or tenant nobody can tell: bearer tokens are in no listing.
+fn revoked(args: &RevokeArgs, body: &str) -> String {
+    let everything =
+        |what: &str, name: &str| format!("every session and bearer token of {what} `{}` from before now", shown(name));
+    let what = match (&args.session, &args.subject, &args.tenant, &args.portal) {
+        (Some(_), ..) => "the session".to_owned(),
+        (_, Some(subject), ..) => everything("subject", subject),
+        (_, _, Some(tenant), _) => everything("tenant", tenant),
+        (.., Some(portal)) => everything("portal", portal),
+        (None, None, None, None) => String::new(),
+    };
+    let body: Option<Value> = serde_json::from_str(body).ok();
+    let replicated = body.as_ref().and_then(|body| body.get("replicated")?.as_bool());
+    let doubt = match replicated {
+        Some(false) => "; no replica of the store confirmed it in time: if it fails over now, revoke again",
+        Some(true) | None => "",
+    };
+    format!("revoked {what}{doubt}\n")
 }
 
 fn target(path: &str, pairs: &[(&str, Option<&str>)]) -> String {

@@ -11,6 +11,8 @@ use crate::revision::{Frame, Loader, Revision, Warnings};
 
 /// Readings in a row before a tree that keeps changing is taken as it is.
 const READ_ATTEMPTS: usize = 8;
+/// Where `serve` looks.
+pub(crate) const DEFAULT_CONFIG: &str = "cedargate.yaml";
 /// Issuer of decision tests where no configuration names one.
 const TEST_ISSUER: &str = "
 upstream: { url: 'http://127.0.0.1:1' }
@@ -45,6 +47,11 @@ pub(crate) struct PortalLoad<'a> {
 }
 
 impl TreeArgs {
+    /// Whether there is a configuration here that nobody named.
+    pub(crate) fn ignores_configuration(&self) -> bool {
+        self.config.is_none() && self.dir.is_none() && Path::new(DEFAULT_CONFIG).exists()
+    }
+
     /// Reads configuration and tree; `Err` is a text for the user.
     pub(crate) fn open(&self) -> Result<Workbench, String> {
         let loaded = self

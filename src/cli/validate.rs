@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::tree::{PortalLoad, TreeArgs};
+use super::tree::{DEFAULT_CONFIG, PortalLoad, TreeArgs};
 use super::{Exit, Paint, complain, print};
 use crate::app;
 use crate::revision::Warnings;
@@ -36,6 +36,11 @@ pub(crate) fn run(args: &Args) -> Exit {
             return Exit::Usage;
         }
     };
+    if args.tree.ignores_configuration() {
+        complain(&format!(
+            "{DEFAULT_CONFIG} was not looked at; `--config {DEFAULT_CONFIG}` does"
+        ));
+    }
     let unusable = bench.loaded.as_ref().map(app::check_files).unwrap_or_default();
     if !unusable.is_empty() {
         complain(&unusable.to_string());

@@ -622,6 +622,20 @@ fn secrets_come_in_place_or_by_file_and_never_print() {
 }
 
 #[test]
+fn a_provider_whose_only_key_is_misspelt_is_told_that_and_what_it_lacks() {
+    let yaml = with("public_url: 'https://shop.test'\nlogin: { providers: { staff: { user_file: u.yaml } } }\n");
+    let errors = Config::from_yaml(&yaml).unwrap_err();
+    assert_eq!(errors.iter().count(), 2, "{errors}");
+    bad(
+        &yaml,
+        &[
+            "login.providers.staff.user_file: unknown key; did you mean `users_file`?",
+            "login.providers.staff.issuer: is missing: name one of `issuers`, or set `users_file`",
+        ],
+    );
+}
+
+#[test]
 fn a_login_over_plain_http_is_refused_where_browsers_drop_its_cookie() {
     let login = |url: &str| {
         with(&format!(

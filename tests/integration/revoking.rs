@@ -31,7 +31,7 @@ fn on_redis(redis: &Redis, limits: &str) -> Setup {
 
 /// Exit code, stdout, stderr of `cedargate sessions …`.
 fn sessions(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
-    let socket = folder.join("control.sock").display().to_string();
+    let socket = format!("unix:{}/control.sock", folder.display());
     let output = cedargate(&["sessions"])
         .args(arguments)
         .args(["--socket", &socket])
@@ -77,7 +77,8 @@ fn one_session_is_listed_and_ended_and_its_neighbour_is_not() {
     );
     assert!(!out.contains(alice.split('=').nth(1).unwrap()), "a listing opens nothing");
     let id = hers["session"].as_str().unwrap();
-    assert_eq!(sessions(folder.path(), &["revoke", "--session", id]).0, 0);
+    let revoked = sessions(folder.path(), &["revoke", "--session", id]);
+    assert_eq!((revoked.0, revoked.1.as_str()), (0, "revoked the session\n"), "{}", revoked.2);
     assert_eq!(status(&gate, &alice), 401);
     assert_eq!(with_cookie(&gate, "GET", PAGE, &alice, &[]).code(), "session_revoked");
     assert_eq!(status(&gate, &bob), 200);
@@ -107,7 +108,14 @@ fn a_revoked_subject_loses_sessions_and_tokens_and_comes_back_with_new_ones() {
         assert_eq!(gate.get(PAGE, token).status, 200);
     }
     let revoke = |arguments: &[&str]| sessions(folder.path(), &[&["revoke"], arguments].concat());
-    assert_eq!(revoke(&["--subject", "alice", "--issuer", "local"]).0, 0);
+    let (code, said, _) = revoke(&["--subject", "alice", "--issuer", "local"]);
+    assert_eq!(
+        (code, said.as_str()),
+        (
+            0,
+            "revoked every session and bearer token of subject `alice` from before now\n"
+        )
+    );
     assert_eq!(revoke(&["--subject", "carol", "--issuer", "test"]).0, 0);
     for token in [&carol, &timeless] {
         let answer = gate.get(PAGE, token);

@@ -88,6 +88,10 @@ impl Checker<'_> {
             None => {
                 let message = "is missing: name one of `issuers`, or set `users_file` for local accounts";
                 self.error(&key("issuer"), message);
+                if provider.client_id.is_none() {
+                    // what it was meant to be is not clear yet: the rest would be noise
+                    return None;
+                }
                 None
             }
             Some(name) => {
