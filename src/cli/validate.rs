@@ -92,7 +92,11 @@ fn human(loads: &[PortalLoad<'_>], doubts: &[String]) {
                     revision.id
                 ));
             }
-            _ => print(&format!("{} {slug}: {} errors\n", paint.red("rejected"), load.problems.len())),
+            _ => {
+                let count = load.problems.len();
+                let noun = if count == 1 { "error" } else { "errors" };
+                print(&format!("{} {slug}: {count} {noun}\n", paint.red("rejected")));
+            }
         }
         for problem in &load.problems {
             print(&format!("  {} {problem}\n", paint.red("error:")));
