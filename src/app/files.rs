@@ -58,7 +58,13 @@ fn providers(config: &Config, wrong: &mut Wrong) {
 }
 
 fn check_users(path: &Path) -> Result<(), String> {
-    let text = read_users(path).map_err(|error| error.to_string())?;
+    // not said while the gate runs: a file of one account in place of one that vanished would end everybody else
+    let hint = if path.exists() {
+        ""
+    } else {
+        "; `cedargate user add` makes one"
+    };
+    let text = read_users(path).map_err(|error| format!("{error}{hint}"))?;
     let parsed = Users::parse(&text, &path.display().to_string());
     parsed.map(drop).map_err(|error| error.to_string())
 }

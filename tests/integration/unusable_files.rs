@@ -20,6 +20,7 @@ login:
     post: { issuer: corp, client_id: gate, client_secret_file: empty, auth_method: client_secret_post }
     signed: { issuer: corp, client_id: gate, client_key_file: absent }
     staff: { users_file: junk }
+    more: { users_file: nowhere.yaml }
 sessions:
   store: redis
   key_file: junk
@@ -58,15 +59,19 @@ fn validate_and_serve_name_every_file_that_cannot_be_used() {
             (13, "login.providers.post.client_secret_file"),
             (14, "login.providers.signed.client_key_file"),
             (15, "login.providers.staff.users_file"),
-            (18, "sessions.key_file"),
-            (23, "sessions.redis.password_file"),
-            (24, "sessions.redis.tls.ca"),
-            (24, "sessions.redis.tls.cert"),
-            (24, "sessions.redis.tls.key"),
+            (19, "sessions.key_file"),
+            (24, "sessions.redis.password_file"),
+            (25, "sessions.redis.tls.ca"),
+            (25, "sessions.redis.tls.cert"),
+            (25, "sessions.redis.tls.key"),
         ] {
             let place = format!("cedargate.yaml:{line}: {key}: ");
             assert!(error.contains(&place), "{command:?} does not say `{place}`:\n{error}");
         }
+        assert!(
+            error.contains("nowhere.yaml: cannot be read: ") && error.contains("`cedargate user add` makes one"),
+            "{error}"
+        );
         assert!(!error.contains("hunter2"), "{error}");
     }
 }

@@ -180,13 +180,7 @@ fn unknown_key(found: &str, known: &[&str]) -> String {
 pub fn read(path: &Path) -> Result<String, UsersError> {
     use std::io::Read;
     let shown = path.display().to_string();
-    let fail = |error: std::io::Error| {
-        let hint = match error.kind() {
-            std::io::ErrorKind::NotFound => "; `cedargate user add` makes one",
-            _ => "",
-        };
-        UsersError::of(&shown, format!("cannot be read: {error}{hint}"))
-    };
+    let fail = |error: std::io::Error| UsersError::of(&shown, format!("cannot be read: {error}"));
     // a pipe would be waited for
     if !std::fs::metadata(path).map_err(fail)?.is_file() {
         return Err(UsersError::of(&shown, "is no file"));
