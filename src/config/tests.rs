@@ -622,6 +622,13 @@ fn secrets_come_in_place_or_by_file_and_never_print() {
 }
 
 #[test]
+fn a_misspelt_store_is_the_only_mistake_of_what_belongs_to_it() {
+    let yaml = with("sessions: { store: reddis, redis: { url: 'redis://r:6379', key_prefix: 'cedargate:shop:' } }\n");
+    assert_eq!(Config::from_yaml(&yaml).unwrap_err().len(), 1);
+    bad(&yaml, &["sessions.store: unknown value `reddis`; did you mean `redis`?"]);
+}
+
+#[test]
 fn a_provider_whose_only_key_is_misspelt_is_told_that_and_what_it_lacks() {
     let yaml = with("public_url: 'https://shop.test'\nlogin: { providers: { staff: { user_file: u.yaml } } }\n");
     let errors = Config::from_yaml(&yaml).unwrap_err();

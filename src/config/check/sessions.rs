@@ -30,6 +30,8 @@ impl Checker<'_> {
         let key_file = sessions.key_file.as_ref().map(|file| self.path("sessions.key_file", file));
         let store = match (sessions.store, &sessions.redis) {
             (RawSessionStore::Memory, None) => Some(SessionStore::Memory),
+            // a misspelt store is none that was meant
+            (RawSessionStore::Memory, Some(_)) if self.errors.iter().any(|error| error.key == "sessions.store") => None,
             (RawSessionStore::Memory, Some(_)) => {
                 self.error(
                     "sessions.redis",
