@@ -22,6 +22,7 @@ use cedar_policy::{EntityId, EntityTypeName, EntityUid};
 use http::HeaderValue;
 use uuid::Uuid;
 
+pub use self::context::RecordedContext;
 use self::context::{ContextPlans, Facts, ProxyContext};
 use self::engine::{Answer, ContextSource, Effects, Engine, Outcome, Party, Question};
 use self::principal::Principal;

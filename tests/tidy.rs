@@ -82,7 +82,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["authz::CallerHeaders", "authz::Permit", "limits::Place", "request"],
     ),
     ("answer", &["request", "upstream::Body", "upstream::UpstreamError"]),
-    ("audit", &["authz::context::RecordedContext"]),
+    ("audit", &["authz::RecordedContext"]),
     // the other doors
     (
         "doors",

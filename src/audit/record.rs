@@ -10,7 +10,7 @@ use serde::ser::{SerializeStruct, Serializer};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::authz::context::RecordedContext;
+use crate::authz::RecordedContext;
 use crate::denial::Denial;
 use crate::types::{Door, TokenFacts};
 

@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use super::credential::Cookie;
 use crate::audit::{AuditGuard, AuditRecord, EntityRef, PolicyError, Seen};
-use crate::authz::context::{Facts, RecordedContext};
+use crate::authz::RecordedContext;
+use crate::authz::context::Facts;
 use crate::authz::schema::SchemaModel;
 use crate::authz::{Target, engine};
 use crate::portal::path::CanonicalPath;

@@ -258,6 +258,7 @@ pub(super) fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iter
 
 /// `Trailer` stays: hyper sends no trailers without it. `TE` stays as far as it announces trailers.
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let trailers = tokens(headers, &TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
     let named: SmallVec<[HeaderName; 4]> = tokens(headers, &CONNECTION)
         .filter_map(|name| HeaderName::from_bytes(name).ok())
         .filter(|name| *name != HOST)
@@ -266,7 +267,6 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
         headers.remove(name);
     }
     let found: SmallVec<[HeaderName; 4]> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
-    let trailers = found.contains(&TE) && tokens(headers, &TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
     for name in found {
         headers.remove(name);
     }
