@@ -16,14 +16,21 @@ pub(super) struct Mask(Vec<(String, Hidden)>);
 
 #[derive(Debug)]
 enum Hidden {
-    /// All of it; the JSON pointer to it.
-    Whole(String),
+    Whole(Place),
     Inside(Mask),
 }
 
-/// JSON pointers to what was masked.
-#[derive(Debug, Default, Serialize)]
-pub(super) struct Found<'m>(RefCell<Vec<&'m str>>);
+#[derive(Debug)]
+struct Place {
+    /// A JSON pointer.
+    pointer: String,
+    /// Among the configured paths.
+    number: usize,
+}
+
+/// What was masked; written as JSON pointers in the order of the configuration.
+#[derive(Debug, Default)]
+pub(super) struct Found<'m>(RefCell<Vec<&'m Place>>);
 
 /// A value on its way past a mask.
 #[derive(Clone, Copy)]
@@ -37,25 +44,26 @@ impl Mask {
     /// Of dotted paths.
     pub fn new(paths: &[String]) -> Self {
         let mut mask = Self::default();
-        for path in paths {
-            mask.add(String::new(), path);
+        for (number, path) in paths.iter().enumerate() {
+            let pointer = String::new();
+            mask.add(Place { pointer, number }, path);
         }
         mask
     }
 
-    fn add(&mut self, mut pointer: String, path: &str) {
+    fn add(&mut self, mut place: Place, path: &str) {
         let (name, rest) = path.split_once('.').map_or((path, None), |(name, rest)| (name, Some(rest)));
-        pointer.push('/');
-        pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
+        place.pointer.push('/');
+        place.pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
         let at = self.0.iter().position(|(known, _)| known == name);
         match (rest, at.and_then(|at| self.0.get_mut(at))) {
             (_, Some((_, Hidden::Whole(_)))) => {}
-            (Some(rest), Some((_, Hidden::Inside(inside)))) => inside.add(pointer, rest),
-            (None, Some((_, hidden))) => *hidden = Hidden::Whole(pointer),
-            (None, None) => self.0.push((name.to_owned(), Hidden::Whole(pointer))),
+            (Some(rest), Some((_, Hidden::Inside(inside)))) => inside.add(place, rest),
+            (None, Some((_, hidden))) => *hidden = Hidden::Whole(place),
+            (None, None) => self.0.push((name.to_owned(), Hidden::Whole(place))),
             (Some(rest), None) => {
                 let mut inside = Self::default();
-                inside.add(pointer, rest);
+                inside.add(place, rest);
                 self.0.push((name.to_owned(), Hidden::Inside(inside)));
             }
         }
@@ -63,6 +71,14 @@ impl Mask {
 
     fn find(&self, name: &str) -> Option<&Hidden> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, hidden)| hidden)
+    }
+}
+
+impl Serialize for Found<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut found = self.0.borrow_mut();
+        found.sort_by_key(|place| place.number);
+        to.collect_seq(found.iter().map(|place| &place.pointer))
     }
 }
 
@@ -210,8 +226,8 @@ impl<S: SerializeStruct> SerializeStruct for Masking<'_, '_, S> {
             None => self.to.serialize_field(name, value),
             Some(Hidden::Inside(mask)) => self.to.serialize_field(name, &Masked::new(value, mask, self.found)),
             Some(Hidden::Whole(_)) if is_null(value) => self.to.serialize_field(name, value),
-            Some(Hidden::Whole(pointer)) => {
-                self.found.0.borrow_mut().push(pointer);
+            Some(Hidden::Whole(place)) => {
+                self.found.0.borrow_mut().push(place);
                 self.to.serialize_field(name, MASKED)
             }
         }
@@ -242,8 +258,8 @@ impl<S: SerializeMap> SerializeMap for Entries<'_, '_, S> {
             None => map.to.serialize_value(value),
             Some(Hidden::Inside(mask)) => map.to.serialize_value(&Masked::new(value, mask, map.found)),
             Some(Hidden::Whole(_)) if is_null(value) => map.to.serialize_value(value),
-            Some(Hidden::Whole(pointer)) => {
-                map.found.0.borrow_mut().push(pointer);
+            Some(Hidden::Whole(place)) => {
+                map.found.0.borrow_mut().push(place);
                 map.to.serialize_value(MASKED)
             }
         }
@@ -284,8 +300,8 @@ mod tests {
     fn written(value: &Value, paths: &[String]) -> (Value, Vec<String>) {
         let (mask, found) = (Mask::new(paths), Found::default());
         let text = serde_json::to_string(&Masked::new(value, &mask, &found)).unwrap();
-        let found = found.0.into_inner().into_iter().map(str::to_owned).collect();
-        (serde_json::from_str(&text).unwrap(), found)
+        let found = serde_json::to_value(&found).unwrap();
+        (serde_json::from_str(&text).unwrap(), serde_json::from_value(found).unwrap())
     }
 
     /// By hand, on the whole tree.
