@@ -116,7 +116,8 @@ pub struct StoreStatus {
     pub store: &'static str,
     pub reachable: bool,
     /// Since the feed of revocations was last known to be read to its end.
-    pub feed_age: Duration,
+    /// `None`: it never was.
+    pub feed_age: Option<Duration>,
     pub cached: usize,
     pub last_error: Option<String>,
 }
@@ -137,6 +138,16 @@ pub struct Sessions {
     /// Of the thread that `run` is on.
     runtime: OnceLock<tokio::runtime::Handle>,
     me: Weak<Self>,
+}
+
+impl StoreError {
+    /// The error alone, for messages that say themselves whose it is.
+    fn why(&self) -> String {
+        match self {
+            Self::Unreachable(why) | Self::Refused(why) => why.clone(),
+            other => other.to_string(),
+        }
+    }
 }
 
 impl From<&SessionError> for Denial {
@@ -287,6 +298,10 @@ impl Sessions {
         matches!(self.store, Store::Memory(_)) || self.feed.is_fresh()
     }
 
+    fn was_read(&self) -> bool {
+        matches!(self.store, Store::Memory(_)) || self.feed.was_read()
+    }
+
     fn feed_age(&self) -> Duration {
         match self.store {
             Store::Memory(_) => Duration::ZERO,
@@ -367,7 +382,7 @@ impl Sessions {
         StoreStatus {
             store,
             reachable,
-            feed_age: self.feed_age(),
+            feed_age: self.was_read().then(|| self.feed_age()),
             cached: self.cache.len(),
             last_error,
         }

@@ -43,7 +43,7 @@ pub struct Checker<'a> {
     pub errors: &'a mut ConfigErrors,
     pub tree: &'a Node,
     pub folder: &'a Path,
-    /// Files whose content became part of the configuration.
+    /// Files whose content became part of the configuration; what is read again while the gate runs is none of them.
     pub secret_files: Vec<PathBuf>,
 }
 
@@ -173,7 +173,6 @@ impl Checker<'_> {
     fn assertion(&mut self, raw: &RawAssertion) -> Assertion {
         self.at_most("assertion.ttl", raw.ttl, ASSERTION_TTL_MAX);
         let key_file = raw.key_file.as_ref().map(|file| self.path("assertion.key_file", file));
-        self.secret_files.extend(key_file.clone());
         Assertion {
             header: self.header_name("assertion.header", &raw.header),
             ttl: self.at_least("assertion.ttl", raw.ttl, ASSERTION_TTL_MIN),

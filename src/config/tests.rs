@@ -622,6 +622,38 @@ fn secrets_come_in_place_or_by_file_and_never_print() {
 }
 
 #[test]
+fn a_file_that_is_read_again_while_the_gate_runs_asks_for_no_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = [
+        "secret",
+        "redis",
+        "key",
+        "users.yaml",
+        "keys",
+        "ring.pem",
+        "jwks.json",
+        "tls.pem",
+    ];
+    for file in files {
+        std::fs::write(folder.path().join(file), "x").unwrap();
+    }
+    let path = folder.path().join("cedargate.yaml");
+    let text = with(
+        "public_url: https://shop.test\n\
+         listen: { proxy: { tls: { cert: tls.pem, key: tls.pem } } }\n\
+         assertion: { key_file: ring.pem }\n\
+         issuers:\n  - { name: corp, issuer: 'https://id.test/', audiences: [a], jwks: { file: jwks.json },\n\
+         \x20     introspection: { client_id: gate, client_secret_file: secret } }\n\
+         login:\n  providers:\n    staff: { users_file: users.yaml }\n    corp: { issuer: corp, client_id: gate, client_secret_file: secret }\n\
+         \x20   other: { issuer: corp, client_id: gate, client_key_file: key }\n\
+         sessions:\n  store: redis\n  key_file: keys\n  redis: { url: 'rediss://r:6379', key_prefix: 'x:', username: gate, password_file: redis, tls: { ca: tls.pem } }\n",
+    );
+    std::fs::write(&path, text).unwrap();
+    let loaded = load(&path, std::iter::empty()).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(loaded.watched, [path]);
+}
+
+#[test]
 fn bad_secrets_are_errors_that_do_not_show_them() {
     let auth = |auth: &str| with(&format!("listen: {{ decision: {{ auth: {{ {auth} }} }} }}"));
     for text in [

@@ -138,7 +138,7 @@ fn sessions(status: &StoreStatus) -> Value {
     json!({
         "store": status.store,
         "reachable": status.reachable,
-        "feed_age_ms": u64::try_from(status.feed_age.as_millis()).unwrap_or(u64::MAX),
+        "feed_age_ms": status.feed_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
         "cached": status.cached,
         "last_error": status.last_error,
     })

@@ -164,8 +164,13 @@ impl Feed {
         self.confirmed.fetch_max(at, Ordering::AcqRel);
     }
 
+    /// Ever, to its end.
+    pub fn was_read(&self) -> bool {
+        self.confirmed.load(Ordering::Acquire) >= 0
+    }
+
     pub fn is_fresh(&self) -> bool {
-        self.confirmed.load(Ordering::Acquire) >= 0 && self.age() <= self.staleness_max
+        self.was_read() && self.age() <= self.staleness_max
     }
 
     /// Since it was confirmed, or since the start if it never was.

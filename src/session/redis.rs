@@ -4,6 +4,7 @@
 //! connected and never connect themselves: without a connection they are told so at once, with one that is silent after
 //! `sessions.redis.timeout`. Whatever must be on a replica goes over a connection of its own, because `WAIT` holds it up.
 
+mod complaint;
 mod follow;
 mod link;
 
@@ -17,6 +18,7 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use self::complaint::Complaint;
 use self::link::Link;
 use super::StoreError;
 use super::feed::{Entry, millis};
@@ -48,7 +50,10 @@ pub struct Redis {
     complaint: Notify,
     /// What failed was the password: only a new connection helps.
     stale_password: AtomicBool,
+    /// Without the words "the session store cannot be reached".
     last_error: Mutex<Option<String>>,
+    /// What the server refused, as last said in the log.
+    refused: Mutex<Complaint>,
     /// No replica confirmed in time: until then nobody waits for one.
     replicas_late_until: Mutex<Option<Instant>>,
     /// What this process said and did not yet read: true once the store took it. As many as are said between two polls.
@@ -73,6 +78,7 @@ impl Redis {
             complaint: Notify::new(),
             stale_password: AtomicBool::new(false),
             last_error: Mutex::new(Some("not connected yet".to_owned())),
+            refused: Mutex::default(),
             replicas_late_until: Mutex::new(None),
             unread: Mutex::default(),
         }
@@ -138,7 +144,7 @@ impl Redis {
             .link
             .run_at(&self.feed_key(), &cmd("TIME"), self.config.timeout)
             .await;
-        let (seconds, micros): (i64, i64) = asked.ok()?;
+        let (seconds, micros): (i64, i64) = asked.inspect_err(|error| self.complain(error)).ok()?;
         Some(seconds.saturating_mul(1000).saturating_add(micros / 1000))
     }
 
@@ -183,7 +189,8 @@ impl Redis {
 
     pub async fn scan(&self, prefix: &str, limit: usize) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
         let scanned = tokio::time::timeout(SCAN_DEADLINE, self.scan_all(prefix, limit)).await;
-        scanned.unwrap_or(Err(StoreError::Timeout))
+        let scanned = scanned.unwrap_or(Err(StoreError::Timeout));
+        scanned.inspect_err(|error| self.complain(error))
     }
 
     async fn scan_all(&self, prefix: &str, limit: usize) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
@@ -229,7 +236,11 @@ impl Redis {
         let connected = self.connected()?;
         let waits = match &connected.durable {
             Link::Node(_) => connected.replicas.load(Ordering::Acquire),
-            Link::Cluster(_) => connected.durable.has_replicas(key, self.config.timeout).await,
+            Link::Cluster(_) => {
+                let asked = connected.durable.has_replicas(key, self.config.timeout).await;
+                // who cannot tell does not wait for one
+                asked.inspect_err(|error| self.complain(error)).unwrap_or(false)
+            }
         };
         let late = *self.replicas_late_until.lock().unwrap_or_else(PoisonError::into_inner);
         let paused = waits && late.is_some_and(|until| Instant::now() < until);
@@ -259,10 +270,17 @@ impl Redis {
     }
 
     fn complain(&self, error: &StoreError) {
-        if let StoreError::Refused(why) = error
-            && ["NOAUTH", "WRONGPASS"].iter().any(|code| why.contains(code))
-        {
-            self.stale_password.store(true, Ordering::Release);
+        if let StoreError::Refused(why) = error {
+            if ["NOAUTH", "WRONGPASS"].iter().any(|code| why.contains(code)) {
+                self.stale_password.store(true, Ordering::Release);
+            }
+            let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            if refused.is_due(why, Instant::now()) {
+                tracing::warn!(
+                    error = why,
+                    "the session store refused a command; see its ACL rules and state"
+                );
+            }
         }
         self.complaint.notify_one();
     }

@@ -13,6 +13,7 @@ use ::redis::streams::{StreamId, StreamRangeReply, StreamReadReply};
 use ::redis::{Pipeline, Value, cmd, from_redis_value, pipe};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::complaint::Complaint;
 use super::link::{Link, Role, connect};
 use super::{Connected, Redis};
 use crate::session::StoreError;
@@ -83,16 +84,18 @@ impl Place {
 impl Redis {
     /// For ever; whoever stops waiting ends it.
     pub async fn follow(&self, feed: &Feed, cache: &Cache) {
-        let (mut attempt, mut pause) = (0, BACKOFF_MIN);
+        let (mut attempt, mut pause, mut complaint) = (0, BACKOFF_MIN, Complaint::default());
         loop {
             let began = Instant::now();
             let Err(error) = self.connect_and_poll(attempt, feed, cache).await;
+            let why = error.why();
             if self.current.swap(None).is_some() {
-                tracing::warn!(%error, "the session store's connection is lost");
-            } else {
-                tracing::debug!(%error, "the session store cannot be reached");
+                tracing::warn!(error = why, "the session store's connection is lost");
+                complaint.over();
+            } else if complaint.is_due(&why, Instant::now()) {
+                tracing::warn!(error = why, attempt, "the session store cannot be reached; trying again");
             }
-            self.remember(Some(error.to_string()));
+            self.remember(Some(why));
             if began.elapsed() > GOOD {
                 pause = BACKOFF_MIN;
             }

@@ -92,10 +92,10 @@ impl Link {
         in_time(deadline, asked).await
     }
 
-    /// Whether the master of a key has any. Who cannot tell does not wait for one.
-    pub async fn has_replicas(&self, key: &str, deadline: Duration) -> bool {
-        let role: Result<Value, StoreError> = self.run_at(key, &cmd("ROLE"), deadline).await;
-        role.is_ok_and(|role| Role::read(&role).is_some_and(|role| role.replicas))
+    /// Whether the master of a key has any.
+    pub async fn has_replicas(&self, key: &str, deadline: Duration) -> Result<bool, StoreError> {
+        let role: Value = self.run_at(key, &cmd("ROLE"), deadline).await?;
+        Ok(Role::read(&role).is_some_and(|role| role.replicas))
     }
 
     /// Where keys are: `None` is the one node there is.
