@@ -16,6 +16,7 @@ mod meters;
 mod record;
 mod redis;
 mod refresh;
+mod rotate;
 mod seal;
 mod store;
 
@@ -257,6 +258,7 @@ impl Sessions {
             Ok(false) => None,
             Ok(true) => {
                 self.touch_if_due(id, &cached);
+                self.prove_if_due(id, &cached);
                 self.meters.known.inc();
                 Some(Ok(Arc::clone(&cached.session)))
             }

@@ -42,6 +42,10 @@ impl Worker {
     pub(super) async fn rotate(&self, response: &mut Response<Body>, cookie: &Cookie) {
         let Cookie::Session(held) = cookie else { return };
         let (id, session) = &**held;
+        if let Some(next) = &session.next {
+            // the answer that carried it may not have arrived
+            return carry(response, self.gate.sessions.cookies.set_session(next));
+        }
         if !session.data.rotation_due {
             return;
         }
@@ -50,16 +54,18 @@ impl Worker {
         };
         let sessions = &self.gate.sessions;
         match timeout(ROTATE_TIMEOUT, Box::pin(sessions.rotate(id, session))).await {
-            Ok(Ok((id, _))) => {
-                let headers = response.headers_mut();
-                headers.append(SET_COOKIE, sessions.cookies.set_session(&id));
-                // SECURITY: nobody in between may keep an answer with a session in it
-                headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            }
+            Ok(Ok((id, _))) => carry(response, sessions.cookies.set_session(&id)),
             Ok(Err(error)) => tracing::debug!(%error, "a session got no new id yet"),
             Err(_elapsed) => tracing::debug!("a session got no new id in time"),
         }
     }
+}
+
+fn carry(response: &mut Response<Body>, cookie: HeaderValue) {
+    let headers = response.headers_mut();
+    headers.append(SET_COOKIE, cookie);
+    // SECURITY: nobody in between may keep an answer with a session in it
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
 }
 
 impl Gate {

@@ -4,7 +4,7 @@
 //! its times are not over and nothing revoked it. Never says that there is no session: that is the store's to say.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use quick_cache::sync::Cache as Bounded;
 
@@ -21,6 +21,8 @@ pub struct Cached {
     pub used_at: AtomicI64,
     /// Unix milliseconds of its end, whatever happens.
     pub ends_at: i64,
+    /// Whoever comes with it next is the first: the id before it is on its way out.
+    pub unproven: AtomicBool,
 }
 
 pub struct Cache {

@@ -4,7 +4,7 @@
 //! whoever is interrupted in between leaves a session that is over rather than one that lives.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -13,15 +13,10 @@ use super::cache::{Cached, Moment};
 use super::cookie::SessionId;
 use super::feed::{Entry, millis};
 use super::record::{Card, Handle, Mark, Marks, Revocation, Session, SessionData, claim};
-use super::seal::{OpenError, Opened, Seal, SealError, StoredCard};
-use super::store::{Replicated, Swap};
+use super::seal::{Links, OpenError, Opened, Seal, SealError, StoredCard};
+use super::store::Replicated;
 use super::{Revoked, SessionError, Sessions, StoreError, unix_millis};
 use crate::types::Redacted;
-
-/// How long an id works after it was rotated, for requests under way.
-const ROTATED_GRACE: Duration = Duration::from_secs(10);
-/// Tries of a compare-and-set that others keep winning.
-const SWAPS_MAX: usize = 5;
 
 /// A value as it was read, and what it opened to.
 pub(super) struct Read {
@@ -43,6 +38,7 @@ impl Sessions {
         let read = self.read(id).await?.ok_or(SessionError::Missing)?;
         let cached = self.admit(id, &read.opened, moment)?;
         self.touch_if_due(id, &cached);
+        self.prove_if_due(id, &cached);
         Ok(Arc::clone(&cached.session))
     }
 
@@ -83,6 +79,7 @@ impl Sessions {
             expires_at: end.div_euclid(1000),
             marks: self.marks_of(lineage, &opened.data),
             data: opened.data.clone(),
+            next: opened.links.next.clone(),
         };
         if self.feed.ends(handle, &session.marks, session.data.created_at) {
             return Err(SessionError::Revoked);
@@ -94,6 +91,7 @@ impl Sessions {
             checked: AtomicU64::new(epoch),
             used_at: AtomicI64::new(used_at),
             ends_at,
+            unproven: AtomicBool::new(opened.card.unproven),
         });
         self.cache.insert(Arc::clone(&cached), moment);
         Ok(cached)
@@ -125,32 +123,42 @@ impl Sessions {
 
     /// Begins a session under a new id; returns when a replica of the store has it, where there is one.
     pub async fn create(&self, data: SessionData) -> Result<(SessionId, Arc<Session>), StoreError> {
-        self.meters.measure("create", self.begin(data, None)).await
+        let id = random_id()?;
+        let begun = self.meters.measure("create", self.begin(&id, data, None)).await;
+        begun.map(|session| (id, session))
     }
 
-    async fn begin(&self, data: SessionData, lineage: Option<Handle>) -> Result<(SessionId, Arc<Session>), StoreError> {
-        let id = random_id()?;
-        let handle = Seal::handle(&id);
+    /// Under an id that nobody has; `before` is the one that it comes after, and the first of all.
+    pub(super) async fn begin(
+        &self,
+        id: &SessionId,
+        data: SessionData,
+        before: Option<(SessionId, Option<Handle>)>,
+    ) -> Result<Arc<Session>, StoreError> {
+        let handle = Seal::handle(id);
+        let (previous, lineage) = before.map_or((None, None), |(id, lineage)| (Some(id), lineage));
+        let links = Links { previous, next: None };
         let moment = self.cache.moment();
-        let card = self.card(handle, lineage.unwrap_or(handle), &data);
-        let value = self.seal.session(&id, &card, &data)?;
+        let mut card = self.card(handle, lineage.unwrap_or(handle), &data);
+        card.unproven = links.previous.is_some();
+        let value = self.seal.session(id, &card, (&data, &links))?;
         let ttl = self.ttl(&data, card.card.used_at);
         if self.store.write_durably(&key(handle), value.clone(), ttl).await? == Some(false) {
             self.meters.count("replicate", "timeout");
             tracing::warn!("no replica of the session store confirmed a new session in time");
         }
-        let opened = self.seal.open_session(&id, &value)?;
+        let opened = self.seal.open_session(id, &value)?;
         let session = Session {
             handle,
             version: opened.version,
             expires_at: self.absolute_end(&data).div_euclid(1000),
             marks: self.marks_of(lineage.unwrap_or(handle), &data),
             data,
+            next: None,
         };
         // a session that is over before it begins is the next request's to refuse
-        let remembered = self.admit(&id, &opened, moment);
-        let session = remembered.map_or_else(|_over| Arc::new(session), |cached| Arc::clone(&cached.session));
-        Ok((id, session))
+        let remembered = self.admit(id, &opened, moment);
+        Ok(remembered.map_or_else(|_over| Arc::new(session), |cached| Arc::clone(&cached.session)))
     }
 
     fn card(&self, handle: Handle, lineage: Handle, data: &SessionData) -> StoredCard {
@@ -168,6 +176,7 @@ impl Sessions {
             lineage: lineage.to_hex(),
             ends_at: None,
             successor: None,
+            unproven: false,
         }
     }
 
@@ -184,62 +193,15 @@ impl Sessions {
             return Ok(());
         };
         // a rotated id is not kept alive
-        if opened.card.ends_at.is_some() {
+        if opened.card.successor.is_some() {
             return Ok(());
         }
         opened.card.card.used_at = unix_millis();
         let ttl = self.ttl(&opened.data, opened.card.card.used_at);
-        let value = self.seal.session(id, &opened.card, &opened.data).map_err(StoreError::from)?;
+        let content = (&opened.data, &opened.links);
+        let value = self.seal.session(id, &opened.card, content).map_err(StoreError::from)?;
         let swapped = self.store.swap(&key(Seal::handle(id)), &raw, value, ttl).await;
         swapped.map(drop).map_err(SessionError::Unavailable)
-    }
-
-    /// The same session under a new id: after its privileges changed. The old id works for some seconds more, for requests
-    /// under way. Refused while the session is being refreshed or rotated by another request; then the next one does it.
-    pub async fn rotate(&self, id: &SessionId, session: &Session) -> Result<(SessionId, Arc<Session>), StoreError> {
-        let lease = self.lease(session.handle).await?;
-        let lease = lease.ok_or_else(|| StoreError::Refused("the session is being changed by another request".to_owned()))?;
-        let rotated = self.meters.measure("rotate", self.rotate_leased(id)).await;
-        self.release(session.handle, &lease).await;
-        rotated
-    }
-
-    async fn rotate_leased(&self, id: &SessionId) -> Result<(SessionId, Arc<Session>), StoreError> {
-        let old = Seal::handle(id);
-        let mut successor: Option<(SessionId, Arc<Session>)> = None;
-        for _ in 0..SWAPS_MAX {
-            let read = match self.read(id).await {
-                Ok(Some(read)) => read,
-                Ok(None) => break,
-                Err(SessionError::Unavailable(error)) => return Err(error),
-                Err(_) => break,
-            };
-            let Read { raw, mut opened } = read;
-            if opened.card.ends_at.is_some() {
-                break;
-            }
-            if successor.is_none() {
-                let mut data = opened.data.clone();
-                data.rotation_due = false;
-                successor = Some(self.begin(data, Handle::from_hex(&opened.card.lineage)).await?);
-            }
-            let Some((new, session)) = &successor else { break };
-            opened.card.ends_at = Some(unix_millis().saturating_add(millis(ROTATED_GRACE)));
-            opened.card.successor = Some(session.handle.to_hex());
-            // the grant has one owner: who is refreshed under the old id would spoil it
-            opened.data.grant = None;
-            opened.data.rotation_due = false;
-            let value = self.seal.session(id, &opened.card, &opened.data)?;
-            if self.store.swap(&key(old), &raw, value, ROTATED_GRACE).await? == Swap::Done {
-                self.forget_session(old).await;
-                return Ok((new.clone(), Arc::clone(session)));
-            }
-        }
-        if let Some((_, session)) = successor {
-            self.cache.remove(session.handle);
-            self.store.remove(&key(session.handle)).await?;
-        }
-        Err(StoreError::Refused("the session was changed by another request".to_owned()))
     }
 
     /// Here and in the other replicas.
@@ -327,7 +289,7 @@ impl Sessions {
                 .open_card(handle, &value)
                 .map_err(|error| self.alarm(handle, error))
                 .ok()?;
-            (stored.ends_at.is_none() && !self.is_over(handle, &stored, now)).then_some(stored.card)
+            (stored.successor.is_none() && !self.is_over(handle, &stored, now)).then_some(stored.card)
         });
         Ok(cards.collect())
     }

@@ -128,6 +128,8 @@ impl Sessions {
                 self.spawn(async move {
                     let me = Arc::clone(&airborne.sessions);
                     let outcome = me.meters.measure("refresh", me.fly((&id, &session), call, &tower)).await;
+                    // whoever is told may ask again
+                    drop(airborne);
                     tower.send_replace(Some(outcome));
                 });
                 landing
@@ -203,7 +205,7 @@ impl Sessions {
         };
         let opened = read.opened;
         let current = self.admit(id, &opened, moment)?;
-        if opened.version != session.version || opened.card.ends_at.is_some() {
+        if opened.version != session.version || opened.card.successor.is_some() {
             return Ok(Arc::clone(&current.session));
         }
         let renewed = self.call_leased(call(opened.data.clone()), session.handle, lease).await;
@@ -298,7 +300,8 @@ impl Sessions {
                 return self.admit(id, &opened, moment).map(|cached| Arc::clone(&cached.session));
             }
             opened.card.card.used_at = unix_millis();
-            let value = self.seal.session(id, &opened.card, data).map_err(StoreError::from)?;
+            let content = (data, &opened.links);
+            let value = self.seal.session(id, &opened.card, content).map_err(StoreError::from)?;
             let ttl = self.ttl(data, opened.card.card.used_at);
             let swapped = self.store.swap(&key(handle), &raw, value.clone(), ttl).await?;
             if swapped == Swap::Done {
@@ -342,8 +345,7 @@ impl Sessions {
     }
 
     pub(super) async fn release(&self, handle: Handle, lease: &[u8]) {
-        let over = Duration::from_millis(1);
-        if let Err(error) = self.store.swap(&lease_key(handle), lease, Vec::new(), over).await {
+        if let Err(error) = self.store.remove_if(&lease_key(handle), lease).await {
             tracing::debug!(%error, "a lease was not given back and ends with its time");
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures_util::FutureExt as _;
 use serde_json::{Map, Value, json};
 
 use super::*;
@@ -111,7 +112,10 @@ async fn times_end_sessions_even_where_the_store_still_has_them() {
     let read = sessions.read(&id).await.unwrap().unwrap();
     let mut card = read.opened.card;
     card.card.used_at -= hours(1);
-    let stale = sessions.seal.session(&id, &card, &read.opened.data).unwrap();
+    let stale = sessions
+        .seal
+        .session(&id, &card, (&read.opened.data, &read.opened.links))
+        .unwrap();
     sessions
         .store
         .write(&life::key(session.handle), stale, Duration::from_secs(60))
@@ -179,9 +183,9 @@ async fn a_rotated_session_keeps_its_old_id_for_a_moment_and_ends_as_one() {
     assert!(!second.data.rotation_due && second.data.grant.is_some());
     let meanwhile = sessions.find(&old).await.unwrap();
     assert!(meanwhile.data.grant.is_none(), "one owner of the grant");
-    assert!(matches!(sessions.rotate(&old, &meanwhile).await, Err(StoreError::Refused(_))));
-    let cached = sessions.cache.get(first.handle).unwrap();
-    assert!(cached.ends_at <= unix_millis() + 10_000);
+    assert_eq!(meanwhile.next.as_ref(), Some(&new), "who missed the answer is told again");
+    let (again, same) = sessions.rotate(&old, &meanwhile).await.unwrap();
+    assert_eq!((again, same.handle), (new.clone(), second.handle));
     // whichever id a logout comes with, all are over, and so is what was opened under the first
     sessions.end(&meanwhile).await.unwrap();
     for id in [&old, &new] {
@@ -192,6 +196,44 @@ async fn a_rotated_session_keeps_its_old_id_for_a_moment_and_ends_as_one() {
     sessions.end(&second).await.unwrap();
     assert!(sessions.is_revoked(&first, "shop"));
     assert!(matches!(sessions.find(&old).await, Err(SessionError::Revoked)));
+}
+
+#[tokio::test]
+async fn an_old_id_goes_on_until_some_seconds_after_the_new_one_was_used() {
+    let sessions = memory();
+    let (old, first) = sessions.create(data("ann")).await.unwrap();
+    let handle = first.handle;
+    // nobody waits for the answer
+    drop(Box::pin(sessions.rotate(&old, &first)).as_mut().now_or_never());
+    let next = async {
+        loop {
+            sessions.cache.flush();
+            if let Some(next) = sessions.find(&old).await.unwrap().next.clone() {
+                return next;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let new = tokio::time::timeout(Duration::from_secs(20), next).await.unwrap();
+    assert!(sessions.cache.get(handle).unwrap().ends_at > unix_millis() + 3_600_000);
+    assert_eq!(sessions.find(&new).await.unwrap().marks.lineage, handle);
+    let ending = async {
+        loop {
+            sessions.find(&old).await.unwrap();
+            if sessions
+                .cache
+                .get(handle)
+                .is_some_and(|cached| cached.ends_at <= unix_millis() + 10_000)
+            {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), ending).await.unwrap();
+    let proven = sessions.read(&new).await.unwrap().unwrap();
+    assert_eq!(proven.opened.links.previous.as_ref(), Some(&old));
+    assert_eq!(sessions.list(10).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
