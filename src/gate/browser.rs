@@ -16,6 +16,7 @@ use super::progress::Progress;
 use super::{Gate, Worker};
 use crate::answer::{self, Answer};
 use crate::denial::{Denial, Refusal};
+use crate::session::SessionId;
 use crate::upstream::Body;
 
 /// Longest `rd` that a login takes.
@@ -42,9 +43,8 @@ impl Worker {
     pub(super) async fn rotate(&self, response: &mut Response<Body>, cookie: &Cookie) {
         let Cookie::Session(held) = cookie else { return };
         let (id, session) = &**held;
-        if let Some(next) = &session.next {
-            // the answer that carried it may not have arrived
-            return carry(response, self.gate.sessions.cookies.set_session(next));
+        if session.next.is_some() {
+            return self.carry_again(response, id);
         }
         if !session.data.rotation_due {
             return;
@@ -57,6 +57,17 @@ impl Worker {
             Ok(Ok((id, _))) => carry(response, sessions.cookies.set_session(&id)),
             Ok(Err(error)) => tracing::debug!(%error, "a session got no new id yet"),
             Err(_elapsed) => tracing::debug!("a session got no new id in time"),
+        }
+    }
+}
+
+impl Worker {
+    /// The answer that carried the new id may not have arrived.
+    fn carry_again(&self, response: &mut Response<Body>, id: &SessionId) {
+        // SECURITY: as it is now: who logged in or out meanwhile has another cookie, and must keep it
+        let now = self.gate.sessions.try_find(id).and_then(Result::ok);
+        if let Some(next) = now.as_ref().and_then(|session| session.next.as_ref()) {
+            carry(response, self.gate.sessions.cookies.set_session(next));
         }
     }
 }

@@ -3,6 +3,7 @@
 //! What is read is opened and its times checked before it counts. Revocations go out before values are removed, so that
 //! whoever is interrupted in between leaves a session that is over rather than one that lives.
 
+use std::collections::{HashMap, hash_map};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::time::Duration;
@@ -67,9 +68,14 @@ impl Sessions {
         let epoch = self.feed.epoch();
         let handle = Seal::handle(id);
         let end = self.absolute_end(&opened.data);
-        let ends_at = opened.card.ends_at.map_or(end, |early| early.min(end));
+        let mut ends_at = opened.card.ends_at.map_or(end, |early| early.min(end));
         let used_at = opened.card.card.used_at;
-        if now >= ends_at || now >= used_at.saturating_add(millis(self.idle_timeout)) {
+        let idle_end = used_at.saturating_add(millis(self.idle_timeout));
+        if opened.card.successor.is_some() {
+            // no use of a rotated id keeps it alive
+            ends_at = ends_at.min(idle_end);
+        }
+        if now >= ends_at || now >= idle_end {
             return Err(SessionError::Expired);
         }
         let lineage = Handle::from_hex(&opened.card.lineage).unwrap_or(handle);
@@ -79,7 +85,8 @@ impl Sessions {
             expires_at: end.div_euclid(1000),
             marks: self.marks_of(lineage, &opened.data),
             data: opened.data.clone(),
-            next: opened.links.next.clone(),
+            // SECURITY: not once somebody came with it: the browser has it, and whoever else has the old id needs none
+            next: opened.links.next.clone().filter(|_| opened.card.ends_at.is_none()),
         };
         if self.feed.ends(handle, &session.marks, session.data.created_at) {
             return Err(SessionError::Revoked);
@@ -278,20 +285,30 @@ impl Sessions {
         Ok(Revoked { replicated })
     }
 
-    /// Sessions of this deployment, for the operator; at most `limit`.
+    /// Sessions of this deployment, for the operator; at most `limit`. One that is being rotated is one, whichever id it has.
     pub async fn list(&self, limit: usize) -> Result<Vec<Card>, StoreError> {
         let values = self.meters.measure("list", self.store.scan("s:", limit)).await?;
         let now = unix_millis();
-        let cards = values.into_iter().filter_map(|(key, value)| {
-            let handle = key.strip_prefix("s:{")?.strip_suffix('}').and_then(Handle::from_hex)?;
-            let stored = self
-                .seal
-                .open_card(handle, &value)
-                .map_err(|error| self.alarm(handle, error))
-                .ok()?;
-            (stored.successor.is_none() && !self.is_over(handle, &stored, now)).then_some(stored.card)
-        });
-        Ok(cards.collect())
+        let mut cards: HashMap<String, StoredCard> = HashMap::new();
+        for (key, value) in values {
+            let Some(stored) = self.listed(&key, &value, now) else {
+                continue;
+            };
+            match cards.entry(stored.lineage.clone()) {
+                hash_map::Entry::Occupied(mut known) if known.get().rank() < stored.rank() => drop(known.insert(stored)),
+                hash_map::Entry::Occupied(_) => {}
+                hash_map::Entry::Vacant(place) => drop(place.insert(stored)),
+            }
+        }
+        Ok(cards.into_values().map(|stored| stored.card).collect())
+    }
+
+    /// The card of a value that is a session's and lives.
+    fn listed(&self, key: &str, value: &[u8], now: i64) -> Option<StoredCard> {
+        let handle = key.strip_prefix("s:{")?.strip_suffix('}').and_then(Handle::from_hex)?;
+        let opened = self.seal.open_card(handle, value);
+        let stored = opened.map_err(|error| self.alarm(handle, error)).ok()?;
+        (stored.ends_at.is_none() && !self.is_over(handle, &stored, now)).then_some(stored)
     }
 
     fn is_over(&self, handle: Handle, stored: &StoredCard, now: i64) -> bool {

@@ -20,7 +20,7 @@ use super::seal::Seal;
 use super::store::Swap;
 use super::{SessionError, Sessions, StoreError, unix_millis};
 
-/// How long an id works after the first use of the one that it was rotated to, for requests under way.
+/// How long an old id works after the first use of the one that it was rotated to, for requests under way.
 const ROTATED_GRACE: Duration = Duration::from_secs(10);
 /// Tries of a compare-and-set that others keep winning.
 const SWAPS_MAX: usize = 5;
@@ -56,6 +56,7 @@ impl Sessions {
 
     async fn rotate_leased(&self, id: &SessionId) -> Rotated {
         let mut successor: Option<(SessionId, Arc<Session>)> = None;
+        let mut doubt = false;
         for _ in 0..SWAPS_MAX {
             let Some(Read { raw, mut opened }) = self.read_now(id).await? else {
                 break;
@@ -81,14 +82,18 @@ impl Sessions {
             match self.store.swap(&key(Seal::handle(id)), &raw, value.clone(), ttl).await {
                 Ok(Swap::Done) => {}
                 Ok(Swap::Changed | Swap::Gone) => continue,
-                // it may have been done all the same: then nobody must take the new one away
-                Err(error) if !self.is_stored(id, &value).await? => return Err(error),
-                Err(_) => {}
+                Err(_) => {
+                    // it may have been done all the same, or may be yet: nobody must take the new one away
+                    doubt = true;
+                    if !self.is_stored(id, &value).await? {
+                        continue;
+                    }
+                }
             }
             self.forget_session(Seal::handle(id)).await;
             return Ok((new.clone(), Arc::clone(session)));
         }
-        if let Some((_, session)) = successor {
+        if let Some((_, session)) = successor.filter(|_| !doubt) {
             self.cache.remove(session.handle);
             self.store.remove(&key(session.handle)).await?;
         }
@@ -103,12 +108,15 @@ impl Sessions {
         }
     }
 
-    /// What somebody else rotated it to.
+    /// What somebody else rotated it to. Not `find`: nobody came with the new id yet.
     async fn follow_to(&self, next: SessionId) -> Rotated {
-        match self.find(&next).await {
-            Ok(session) => Ok((next, session)),
+        let moment = self.cache.moment();
+        let over = || StoreError::Refused("what the session was rotated to is over".to_owned());
+        let Read { opened, .. } = self.read_now(&next).await?.ok_or_else(over)?;
+        match self.admit(&next, &opened, moment) {
+            Ok(cached) => Ok((next, Arc::clone(&cached.session))),
             Err(SessionError::Unavailable(error)) => Err(error),
-            Err(over) => Err(StoreError::Refused(over.to_string())),
+            Err(_over) => Err(over()),
         }
     }
 

@@ -57,6 +57,17 @@ pub struct StoredCard {
     pub unproven: bool,
 }
 
+impl StoredCard {
+    /// Of several ids of one session the highest is the one that it goes by.
+    pub fn rank(&self) -> u8 {
+        match (self.unproven, &self.successor) {
+            (false, None) => 2,
+            (false, Some(_)) => 1,
+            (true, _) => 0,
+        }
+    }
+}
+
 /// The ids around this one. They open with its cookie alone: who has it may have the next, and may end the one before.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Links {

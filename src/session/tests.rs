@@ -186,6 +186,16 @@ async fn a_rotated_session_keeps_its_old_id_for_a_moment_and_ends_as_one() {
     assert_eq!(meanwhile.next.as_ref(), Some(&new), "who missed the answer is told again");
     let (again, same) = sessions.rotate(&old, &meanwhile).await.unwrap();
     assert_eq!((again, same.handle), (new.clone(), second.handle));
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    let kept = sessions.read(&old).await.unwrap().unwrap().opened.card;
+    assert_eq!(kept.ends_at, None, "nobody came with the new one");
+    let listed = sessions.list(10).await.unwrap();
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    // whatever it is used for, the old one ends with its idle time
+    let cached = sessions.cache.get(first.handle).unwrap();
+    assert!(cached.ends_at <= kept.card.used_at + 30 * 60_000);
     // whichever id a logout comes with, all are over, and so is what was opened under the first
     sessions.end(&meanwhile).await.unwrap();
     for id in [&old, &new] {
@@ -215,16 +225,18 @@ async fn an_old_id_goes_on_until_some_seconds_after_the_new_one_was_used() {
         }
     };
     let new = tokio::time::timeout(Duration::from_secs(20), next).await.unwrap();
-    assert!(sessions.cache.get(handle).unwrap().ends_at > unix_millis() + 3_600_000);
+    assert!(sessions.cache.get(handle).unwrap().ends_at > unix_millis() + 20 * 60_000);
+    assert_eq!(sessions.list(10).await.unwrap().len(), 1);
     assert_eq!(sessions.find(&new).await.unwrap().marks.lineage, handle);
     let ending = async {
         loop {
-            sessions.find(&old).await.unwrap();
+            let found = sessions.find(&old).await.unwrap();
             if sessions
                 .cache
                 .get(handle)
                 .is_some_and(|cached| cached.ends_at <= unix_millis() + 10_000)
             {
+                assert_eq!(found.next, None, "the browser has it");
                 return;
             }
             tokio::task::yield_now().await;
