@@ -52,8 +52,8 @@ const RETENTION_MIN: Duration = Duration::from_secs(24 * 3600);
 const TOUCH_PARTS: u32 = 20;
 /// How often the key file is looked at, and what is expired forgotten.
 const TICK: Duration = Duration::from_secs(1);
-/// How long refreshes under way may take when the gate stops.
-const LAST_WAIT: Duration = Duration::from_secs(3);
+/// How long renewals under way may take once the gate is forced to end: for what is just being written.
+const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// Why there is no session to go on with.
 #[derive(Clone, Debug, thiserror::Error)]

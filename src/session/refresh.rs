@@ -6,6 +6,7 @@
 //! changes nothing.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -46,6 +47,8 @@ type Tower = watch::Sender<Option<Result<Arc<Session>, SessionError>>>;
 pub struct Flights {
     under_way: Mutex<HashMap<Handle, Landing>>,
     paused: Cache<[u8; 32], Instant>,
+    /// The gate leaves: what is under way ends, nothing begins.
+    closed: AtomicBool,
 }
 
 enum Boarding {
@@ -72,6 +75,7 @@ impl Default for Flights {
         Self {
             under_way: Mutex::default(),
             paused: Cache::new(FLIGHTS_MAX),
+            closed: AtomicBool::new(false),
         }
     }
 }
@@ -87,7 +91,8 @@ impl Flights {
             return Boarding::Join(landing.clone());
         }
         let paused = self.paused.get(&handle.0).is_some_and(|until| Instant::now() < until);
-        if paused || under_way.len() >= FLIGHTS_MAX {
+        // under the lock: who closes sees every flight that began before
+        if paused || self.is_closed() || under_way.len() >= FLIGHTS_MAX {
             return Boarding::Stay;
         }
         let tower = Tower::new(None);
@@ -95,15 +100,33 @@ impl Flights {
         Boarding::Begin(tower)
     }
 
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    fn have_landed(&self) -> bool {
+        self.board_lock().is_empty()
+    }
+
     /// Until nothing is under way.
     pub async fn landed(&self) {
-        while !self.board_lock().is_empty() {
+        while !self.have_landed() {
             sleep(WRITE_PAUSE_MIN).await;
         }
     }
 }
 
 impl Sessions {
+    /// No renewal begins any more; a session goes on as it is.
+    pub fn stop_renewing(&self) {
+        self.flights.closed.store(true, Ordering::Release);
+    }
+
+    /// Whether no renewal is under way: what a provider gave is in the store.
+    pub fn has_renewed(&self) -> bool {
+        self.flights.have_landed()
+    }
+
     /// Renews a session's grant. However many ask, in however many processes, `call` runs once; it goes on if whoever asked
     /// goes away. Returns the session as it is afterwards: unchanged if the provider could not be asked.
     pub async fn refresh<F>(
@@ -171,7 +194,8 @@ impl Sessions {
                 Err(_away) => return Ok(Err(Arc::clone(session))),
             }
             let held = self.store.read(&lease_key(session.handle)).await;
-            if Instant::now() >= deadline || matches!(held, Ok(Some(value)) if value == PAUSED) {
+            let over = self.flights.is_closed() || Instant::now() >= deadline;
+            if over || matches!(held, Ok(Some(value)) if value == PAUSED) {
                 return Ok(Err(Arc::clone(session)));
             }
             sleep(LOOK).await;
@@ -205,7 +229,8 @@ impl Sessions {
         };
         let opened = read.opened;
         let current = self.admit(id, &opened, moment)?;
-        if opened.version != session.version || opened.card.successor.is_some() {
+        let changed = opened.version != session.version || opened.card.successor.is_some();
+        if changed || self.flights.is_closed() {
             return Ok(Arc::clone(&current.session));
         }
         let renewed = self.call_leased(call(opened.data.clone()), session.handle, lease).await;
