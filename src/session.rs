@@ -9,6 +9,7 @@ mod cache;
 mod cookie;
 mod feed;
 mod keys;
+mod lease;
 mod life;
 mod marks;
 mod memory;
@@ -27,6 +28,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use self::cache::{Cache, Cached};
 pub use self::cookie::{Cookies, SessionId};
@@ -95,9 +97,12 @@ pub enum SessionsError {
 /// What a refresh at the provider came to.
 #[derive(Debug, thiserror::Error)]
 pub enum RefreshError {
-    /// The provider took the grant back: the session ends.
+    /// The provider took the grant back (`invalid_grant`): the session ends, unless somebody else renewed it.
     #[error("the provider ended the grant: {0}")]
     Ended(String),
+    /// The provider speaks of somebody else: the session ends.
+    #[error("{0}")]
+    Foreign(String),
     /// Anything else: the session goes on, and it is tried again.
     #[error("{0}")]
     Temporary(String),
@@ -139,6 +144,8 @@ pub struct Sessions {
     /// Of the thread that `run` is on.
     runtime: OnceLock<tokio::runtime::Handle>,
     me: Weak<Self>,
+    /// Random: by which other processes know this one.
+    process: String,
 }
 
 impl StoreError {
@@ -197,6 +204,7 @@ impl Sessions {
             claims,
             runtime: OnceLock::new(),
             me: Weak::clone(me),
+            process: Uuid::now_v7().to_string(),
         }))
     }
 

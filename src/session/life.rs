@@ -184,6 +184,7 @@ impl Sessions {
             ends_at: None,
             successor: None,
             unproven: false,
+            asked: Vec::new(),
         }
     }
 

@@ -43,7 +43,7 @@ pub struct SessionData {
 }
 
 /// What a provider gave beside claims.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Grant {
     /// For `id_token_hint`.
     #[serde(with = "secret")]

@@ -2,8 +2,9 @@
 //!
 //! The lease is longer than the call that it protects, and renewed. Whoever has it reads the session again first: somebody else
 //! may have been faster. A flight runs on the sessions' own runtime, so no client takes it down with it; what the provider
-//! gave is written until it is in, because a rotated refresh token cannot be had twice. A provider that does not answer
-//! changes nothing.
+//! gave is written until it is in, because a rotated refresh token cannot be had twice. That somebody is at it is in the
+//! session itself before the provider is asked: a lease ends with its time, and who follows must know that the grant may be
+//! spent. A provider that does not answer changes nothing.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,13 +17,13 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::cookie::SessionId;
 use super::feed::Entry;
-use super::life::{Read, key, random_id};
+use super::lease::{LEASE, lease_key};
+use super::life::{Read, key};
 use super::record::{Handle, Mark, Session, SessionData};
+use super::seal::Seal;
 use super::store::Swap;
 use super::{RefreshError, SessionError, Sessions, StoreError, unix_millis};
 
-/// How long a lease holds without being renewed.
-const LEASE: Duration = Duration::from_secs(30);
 const LEASE_RENEWAL: Duration = Duration::from_secs(10);
 /// How long the provider may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(20);
@@ -30,6 +31,10 @@ const CALL_DEADLINE: Duration = Duration::from_secs(20);
 const WAIT_MAX: Duration = Duration::from_secs(25);
 /// Not tried again for so long after the provider could not be asked.
 const PAUSE: Duration = Duration::from_secs(10);
+/// Not looked at again for so long while another process is at it.
+const OTHERS_PAUSE: Duration = Duration::from_secs(1);
+/// Tries of a compare-and-set that others keep winning.
+const SWAPS_MAX: usize = 5;
 /// How often who lost the lease looks whether the session is new.
 const LOOK: Duration = Duration::from_millis(200);
 /// Between tries to write what the provider gave.
@@ -85,14 +90,14 @@ impl Flights {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn board(&self, handle: Handle) -> Boarding {
+    fn board(&self, handle: Handle, may_begin: bool) -> Boarding {
         let mut under_way = self.board_lock();
         if let Some(landing) = under_way.get(&handle) {
             return Boarding::Join(landing.clone());
         }
         let paused = self.paused.get(&handle.0).is_some_and(|until| Instant::now() < until);
         // under the lock: who closes sees every flight that began before
-        if paused || self.is_closed() || under_way.len() >= FLIGHTS_MAX {
+        if !may_begin || paused || self.is_closed() || under_way.len() >= FLIGHTS_MAX {
             return Boarding::Stay;
         }
         let tower = Tower::new(None);
@@ -138,7 +143,7 @@ impl Sessions {
     where
         F: Future<Output = Result<SessionData, RefreshError>> + Send + 'static,
     {
-        let mut landing = match self.flights.board(session.handle) {
+        let mut landing = match self.flights.board(session.handle, !self.is_settling()) {
             Boarding::Join(landing) => landing,
             Boarding::Stay => return Ok(Arc::clone(session)),
             Boarding::Begin(tower) => {
@@ -221,45 +226,103 @@ impl Sessions {
     where
         F: Future<Output = Result<SessionData, RefreshError>> + Send + 'static,
     {
-        let moment = self.cache.moment();
-        let read = match self.read(id).await {
-            Ok(Some(read)) => read,
-            Ok(None) => return Err(SessionError::Missing),
-            Err(_away) => return Ok(Arc::clone(session)),
+        let sent = match self.announce(id, session).await? {
+            Ok(sent) => sent,
+            Err(stays) => return Ok(stays),
         };
-        let opened = read.opened;
-        let current = self.admit(id, &opened, moment)?;
-        let changed = opened.version != session.version || opened.card.successor.is_some();
-        if changed || self.flights.is_closed() {
-            return Ok(Arc::clone(&current.session));
-        }
-        let renewed = self.call_leased(call(opened.data.clone()), session.handle, lease).await;
-        match renewed {
-            Ok(mut data) if data.issuer == opened.data.issuer && data.subject == opened.data.subject => {
-                let differ = self.privileges_differ(&opened.data, &data);
-                data.rotation_due = differ || data.rotation_due || opened.data.rotation_due;
-                data.created_at = opened.data.created_at;
-                data.provider = opened.data.provider.clone();
-                data.portal = opened.data.portal.clone();
-                self.write_renewed(id, (data, opened.version), (lease, tower)).await
+        match self.call_leased(call(sent.clone()), session.handle, lease).await {
+            Ok(mut data) if data.issuer == sent.issuer && data.subject == sent.subject => {
+                let differ = self.privileges_differ(&sent, &data);
+                data.rotation_due = differ || data.rotation_due || sent.rotation_due;
+                data.created_at = sent.created_at;
+                data.provider = sent.provider.clone();
+                data.portal = sent.portal.clone();
+                self.write_renewed(id, (&data, &sent), (lease, tower)).await
             }
             Ok(_) => Err(self.end_refused(session, "the provider renewed another subject").await),
-            Err(RefreshError::Ended(why)) => Err(self.end_refused(session, &why).await),
+            Err(RefreshError::Foreign(why)) => Err(self.end_refused(session, &why).await),
+            Err(RefreshError::Ended(why)) => self.refused((id, session), (&sent, &why), lease).await,
             Err(RefreshError::Temporary(why)) => {
                 tracing::warn!(
                     session = session.handle.to_hex(),
                     why,
                     "a session was not renewed and goes on as it is"
                 );
-                self.flights.paused.insert(session.handle.0, Instant::now() + PAUSE);
-                let paused = self
-                    .store
-                    .swap(&lease_key(session.handle), lease, PAUSED.to_vec(), PAUSE)
-                    .await;
-                drop(paused);
+                self.postpone((id, session), lease).await;
                 Ok(Arc::clone(session))
             }
         }
+    }
+
+    /// Says in the session itself that its grant may be spent from now on, before its provider is asked; gives the data to
+    /// renew, or the session as it is for now.
+    async fn announce(&self, id: &SessionId, session: &Arc<Session>) -> Result<Result<SessionData, Arc<Session>>, SessionError> {
+        for _ in 0..SWAPS_MAX {
+            let moment = self.cache.moment();
+            let Read { raw, mut opened } = match self.read(id).await {
+                Ok(Some(read)) => read,
+                Ok(None) => return Err(SessionError::Missing),
+                Err(_away) => return Ok(Err(Arc::clone(session))),
+            };
+            let current = self.admit(id, &opened, moment)?;
+            let changed = opened.version != session.version || opened.card.successor.is_some();
+            if changed || self.flights.is_closed() || self.is_settling() {
+                return Ok(Err(Arc::clone(&current.session)));
+            }
+            if self.is_left_to_others(&opened.card) {
+                self.flights.paused.insert(session.handle.0, Instant::now() + OTHERS_PAUSE);
+                return Ok(Err(Arc::clone(&current.session)));
+            }
+            self.sign(&mut opened.card);
+            match self.swap_card(id, &raw, &opened).await {
+                Ok(Swap::Done) => return Ok(Ok(opened.data)),
+                Ok(Swap::Changed | Swap::Gone) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "a session is not renewed: the store does not take that somebody is at it");
+                    break;
+                }
+            }
+        }
+        Ok(Err(Arc::clone(session)))
+    }
+
+    /// Nobody asks for a while.
+    async fn postpone(&self, (id, session): (&SessionId, &Arc<Session>), lease: &[u8]) {
+        self.flights.paused.insert(session.handle.0, Instant::now() + PAUSE);
+        self.withdraw(id).await;
+        let paused = self
+            .store
+            .swap(&lease_key(session.handle), lease, PAUSED.to_vec(), PAUSE)
+            .await;
+        drop(paused);
+    }
+
+    /// The provider does not take the grant (any more): the end, unless somebody else has a newer one.
+    async fn refused(
+        &self,
+        (id, session): (&SessionId, &Arc<Session>),
+        (sent, why): (&SessionData, &str),
+        lease: &[u8],
+    ) -> Result<Arc<Session>, SessionError> {
+        let moment = self.cache.moment();
+        let doubtful = match self.read(id).await {
+            Ok(Some(Read { opened, .. })) if opened.data.grant != sent.grant => {
+                return self.admit(id, &opened, moment).map(|cached| Arc::clone(&cached.session));
+            }
+            Ok(Some(Read { opened, .. })) => self.is_doubtful(&opened.card),
+            Ok(None) => return Err(SessionError::Missing),
+            Err(_away) => true,
+        };
+        if !doubtful {
+            return Err(self.end_refused(session, why).await);
+        }
+        tracing::warn!(
+            session = session.handle.to_hex(),
+            why,
+            "a session goes on although its provider refused its grant: another gate may have a newer one"
+        );
+        self.postpone((id, session), lease).await;
+        Ok(Arc::clone(session))
     }
 
     /// The call, with the lease kept alive beside it.
@@ -283,16 +346,16 @@ impl Sessions {
         }
     }
 
-    /// Tries until it is in, somebody else changed the session, or the session is over. Who waits is told after the first.
+    /// Tries until it is in, somebody else renewed the session, or it is over. Who waits is told after the first.
     async fn write_renewed(
         &self,
         id: &SessionId,
-        (data, base): (SessionData, [u8; 32]),
+        (data, sent): (&SessionData, &SessionData),
         (lease, tower): (&[u8], &Tower),
     ) -> Result<Arc<Session>, SessionError> {
         let mut pause = WRITE_PAUSE_MIN;
         loop {
-            let outcome = self.try_write(id, &data, base).await;
+            let outcome = self.try_write(id.clone(), (data, sent)).await;
             match outcome {
                 Err(SessionError::Unavailable(error)) => {
                     tracing::warn!(%error, "a renewed session is not in the store yet; trying again");
@@ -303,36 +366,46 @@ impl Sessions {
             }
             sleep(pause).await;
             pause = (pause * 2).min(WRITE_PAUSE_MAX);
-            if unix_millis() >= self.absolute_end(&data) {
+            if unix_millis() >= self.absolute_end(data) {
                 return Err(SessionError::Expired);
             }
-            self.keep(super::seal::Seal::handle(id), lease).await;
+            self.keep(Seal::handle(id), lease).await;
         }
     }
 
-    async fn try_write(&self, id: &SessionId, data: &SessionData, base: [u8; 32]) -> Result<Arc<Session>, SessionError> {
-        let handle = super::seal::Seal::handle(id);
+    /// Wins over whatever else happened to the session, as long as its grant still is the one that was sent.
+    async fn try_write(
+        &self,
+        mut id: SessionId,
+        (data, sent): (&SessionData, &SessionData),
+    ) -> Result<Arc<Session>, SessionError> {
         loop {
             let moment = self.cache.moment();
-            let Some(Read { raw, mut opened }) = self.read(id).await? else {
+            let Some(Read { raw, mut opened }) = self.read(&id).await? else {
                 return Err(SessionError::Missing);
             };
-            if opened.version != base {
+            if let Some(next) = opened.links.next.take() {
+                // rotated meanwhile, and the grant went along
+                id = next;
+                continue;
+            }
+            if opened.data.grant != sent.grant {
                 tracing::warn!(
-                    session = handle.to_hex(),
-                    "a renewed session was changed by somebody else meanwhile; theirs stays"
+                    session = Seal::handle(&id).to_hex(),
+                    "a session was renewed by somebody else meanwhile; theirs stays"
                 );
-                return self.admit(id, &opened, moment).map(|cached| Arc::clone(&cached.session));
+                return self.admit(&id, &opened, moment).map(|cached| Arc::clone(&cached.session));
             }
             opened.card.card.used_at = unix_millis();
+            opened.card.asked.clear();
             let content = (data, &opened.links);
-            let value = self.seal.session(id, &opened.card, content).map_err(StoreError::from)?;
+            let value = self.seal.session(&id, &opened.card, content).map_err(StoreError::from)?;
             let ttl = self.ttl(data, opened.card.card.used_at);
-            let swapped = self.store.swap(&key(handle), &raw, value.clone(), ttl).await?;
+            let swapped = self.store.swap(&key(Seal::handle(&id)), &raw, value.clone(), ttl).await?;
             if swapped == Swap::Done {
-                self.forget_session(handle).await;
-                let opened = self.seal.open_session(id, &value).map_err(StoreError::from)?;
-                let cached = self.admit(id, &opened, self.cache.moment())?;
+                self.forget_session(Seal::handle(&id)).await;
+                let opened = self.seal.open_session(&id, &value).map_err(StoreError::from)?;
+                let cached = self.admit(&id, &opened, self.cache.moment())?;
                 return Ok(Arc::clone(&cached.session));
             }
         }
@@ -355,27 +428,4 @@ impl Sessions {
         }
         SessionError::Revoked
     }
-
-    /// `None`: somebody else has it.
-    pub(super) async fn lease(&self, handle: Handle) -> Result<Option<Vec<u8>>, StoreError> {
-        let token = random_id()?.0.expose().to_vec();
-        let first = self.store.write_first(&lease_key(handle), token.clone(), LEASE).await?;
-        Ok(first.then_some(token))
-    }
-
-    async fn keep(&self, handle: Handle, lease: &[u8]) {
-        if let Err(error) = self.store.swap(&lease_key(handle), lease, lease.to_vec(), LEASE).await {
-            tracing::debug!(%error, "a lease was not renewed");
-        }
-    }
-
-    pub(super) async fn release(&self, handle: Handle, lease: &[u8]) {
-        if let Err(error) = self.store.remove_if(&lease_key(handle), lease).await {
-            tracing::debug!(%error, "a lease was not given back and ends with its time");
-        }
-    }
-}
-
-fn lease_key(handle: Handle) -> String {
-    format!("lease:{{{}}}", handle.to_hex())
 }

@@ -64,6 +64,9 @@ impl Sessions {
             if let Some(next) = opened.links.next {
                 return self.follow_to(next).await;
             }
+            if self.is_left_to_others(&opened.card) {
+                break;
+            }
             if successor.is_none() {
                 let (new, mut data) = (random_id()?, opened.data.clone());
                 data.rotation_due = false;
@@ -159,9 +162,7 @@ impl Sessions {
                 self.outdate(previous).await?;
             }
             opened.card.unproven = false;
-            let value = self.seal.session(id, &opened.card, (&opened.data, &opened.links))?;
-            let ttl = self.ttl(&opened.data, opened.card.card.used_at);
-            if self.store.swap(&key(Seal::handle(id)), &raw, value, ttl).await? != Swap::Changed {
+            if self.swap_card(id, &raw, &opened).await? != Swap::Changed {
                 return Ok(());
             }
         }

@@ -55,6 +55,18 @@ pub struct StoredCard {
     /// Nobody came with this id yet: the one before it goes on until somebody does.
     #[serde(default)]
     pub unproven: bool,
+    /// Those who asked the provider to renew the grant and did not write what came of it: the grant may be spent.
+    #[serde(default)]
+    pub asked: Vec<Asked>,
+}
+
+/// A process that renews a session.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Asked {
+    /// Unix milliseconds.
+    pub renewing_since: i64,
+    /// The process' random name.
+    pub by: String,
 }
 
 impl StoredCard {

@@ -55,6 +55,7 @@ fn data() -> SessionData {
 
 fn card(used_at: i64) -> StoredCard {
     StoredCard {
+        asked: Vec::new(),
         card: Card {
             session: String::new(),
             provider: "corp".to_owned(),
