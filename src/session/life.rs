@@ -185,6 +185,7 @@ impl Sessions {
             successor: None,
             unproven: false,
             asked: Vec::new(),
+            renewed_at: None,
         }
     }
 

@@ -16,11 +16,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::cookie::SessionId;
-use super::feed::Entry;
+use super::feed::{Entry, millis};
 use super::lease::{LEASE, lease_key};
 use super::life::{Read, key};
 use super::record::{Handle, Mark, Session, SessionData};
-use super::seal::Seal;
+use super::seal::{Opened, Seal};
 use super::store::Swap;
 use super::{RefreshError, SessionError, Sessions, StoreError, unix_millis};
 
@@ -29,7 +29,7 @@ const LEASE_RENEWAL: Duration = Duration::from_secs(10);
 const CALL_DEADLINE: Duration = Duration::from_secs(20);
 /// How long who asked waits, here or for another process.
 const WAIT_MAX: Duration = Duration::from_secs(25);
-/// Not tried again for so long after the provider could not be asked.
+/// Not tried again for so long after the provider could not be asked, or renewed it.
 const PAUSE: Duration = Duration::from_secs(10);
 /// Not looked at again for so long while another process is at it.
 const OTHERS_PAUSE: Duration = Duration::from_secs(1);
@@ -266,7 +266,7 @@ impl Sessions {
             };
             let current = self.admit(id, &opened, moment)?;
             let changed = opened.version != session.version || opened.card.successor.is_some();
-            if changed || self.flights.is_closed() || self.is_settling() {
+            if changed || self.flights.is_closed() || self.is_settling() || is_fresh(&opened) {
                 return Ok(Err(Arc::clone(&current.session)));
             }
             if self.is_left_to_others(&opened.card) {
@@ -398,6 +398,7 @@ impl Sessions {
             }
             opened.card.card.used_at = unix_millis();
             opened.card.asked.clear();
+            opened.card.renewed_at = Some(unix_millis());
             let content = (data, &opened.links);
             let value = self.seal.session(&id, &opened.card, content).map_err(StoreError::from)?;
             let ttl = self.ttl(data, opened.card.card.used_at);
@@ -428,4 +429,12 @@ impl Sessions {
         }
         SessionError::Revoked
     }
+}
+
+/// Whether it was just renewed, whoever asks for it again. What is due again is due.
+fn is_fresh(opened: &Opened) -> bool {
+    let now = unix_millis();
+    let due = opened.data.grant.as_ref().and_then(|grant| grant.refresh_at);
+    let just_now = |at: i64| now.saturating_sub(at).saturating_abs() < millis(PAUSE);
+    opened.card.renewed_at.is_some_and(just_now) && due.is_none_or(|due| now < due)
 }

@@ -58,6 +58,9 @@ pub struct StoredCard {
     /// Those who asked the provider to renew the grant and did not write what came of it: the grant may be spent.
     #[serde(default)]
     pub asked: Vec<Asked>,
+    /// Unix milliseconds of the last renewal.
+    #[serde(default)]
+    pub renewed_at: Option<i64>,
 }
 
 /// A process that renews a session.

@@ -56,6 +56,7 @@ fn data() -> SessionData {
 fn card(used_at: i64) -> StoredCard {
     StoredCard {
         asked: Vec::new(),
+        renewed_at: None,
         card: Card {
             session: String::new(),
             provider: "corp".to_owned(),

@@ -148,9 +148,9 @@ async fn nobody_renews_anything_until_those_who_hold_values_had_time_to_write_th
     asking.answer.send(Ok(2)).unwrap();
     assert!(matches!(asking.asking.await.unwrap(), Err(SessionError::Unavailable(_))));
     server.run();
+    eventually("there again", || async { two.find(&id).await.is_ok() }).await;
     // as if it had been away for longer than anybody waits
     server.ask::<i64>(&[b"DEL", format!("cedargate:test:{}", lease_key(session.handle)).as_bytes()]);
-    eventually("there again", || async { two.find(&id).await.is_ok() }).await;
     let back = Instant::now();
     let there = two.find(&id).await.unwrap();
     assert!(two.refresh(&id, &there, never).await.is_ok());
@@ -188,4 +188,40 @@ async fn a_full_store_is_asked_before_the_provider_and_a_value_is_kept_until_it_
     server.ask::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
     let now = gate.find(&id).await.unwrap();
     assert_eq!(gate.refresh(&id, &now, never).await.unwrap().version, now.version);
+}
+
+#[tokio::test]
+async fn who_hears_of_a_renewal_may_ask_again_and_gets_nothing_new_until_it_is_due() {
+    let server = Server::start(&[]);
+    let (one, two) = (started(&server).await, started(&server).await);
+    let (id, session) = one.create(data("ann")).await.unwrap();
+    let later = unix_millis() + 3_600_000;
+    let renew = |n| {
+        move |data| async move {
+            let mut data = renewed(data, n);
+            data.grant.as_mut().unwrap().refresh_at = Some(later);
+            Ok(data)
+        }
+    };
+    let first = one.refresh(&id, &session, renew(1)).await.unwrap();
+    assert_eq!(token(&first.data), "refresh token 1");
+    let lease = one.lease(session.handle).await.unwrap();
+    assert!(lease.is_some(), "given back before anybody is told");
+    one.release(session.handle, &lease.unwrap()).await;
+    for gate in [&one, &two] {
+        eventually("known", || async { gate.find(&id).await.unwrap().version == first.version }).await;
+        let known = gate.find(&id).await.unwrap();
+        assert_eq!(gate.refresh(&id, &known, never).await.unwrap().version, first.version);
+    }
+    change(&one, &id, |opened| {
+        opened.card.renewed_at = opened.card.renewed_at.map(|at| at - 10_001);
+    })
+    .await;
+    let second = two.refresh(&id, &first, renew(2)).await.unwrap();
+    assert_eq!(token(&second.data), "refresh token 2");
+    // due again, however short it lasted
+    change(&one, &id, |opened| opened.data.grant.as_mut().unwrap().refresh_at = Some(0)).await;
+    let due = one.find(&id).await.unwrap();
+    let third = one.refresh(&id, &due, renew(3)).await.unwrap();
+    assert_eq!(token(&third.data), "refresh token 3");
 }
