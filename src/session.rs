@@ -22,7 +22,7 @@ mod seal;
 mod store;
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -67,7 +67,7 @@ pub enum SessionError {
     Expired,
     #[error("the session was revoked")]
     Revoked,
-    /// Nobody can tell: the store does not answer, or the feed of revocations is behind.
+    /// Nobody can tell: the store does not answer, the feed of revocations is behind, or a key is missing.
     #[error("{0}")]
     Unavailable(StoreError),
 }
@@ -85,6 +85,9 @@ pub enum StoreError {
     FeedBehind(Duration),
     #[error("the session store is full")]
     Full,
+    /// Another replica may have it: the ring is being turned.
+    #[error("no key of this gate's ring sealed the session (sessions.key_file)")]
+    UnknownKey,
 }
 
 /// Why sessions cannot begin at all.
@@ -146,6 +149,8 @@ pub struct Sessions {
     me: Weak<Self>,
     /// Random: by which other processes know this one.
     process: String,
+    /// Unix milliseconds.
+    unknown_key_said_at: AtomicI64,
 }
 
 impl StoreError {
@@ -205,6 +210,7 @@ impl Sessions {
             runtime: OnceLock::new(),
             me: Weak::clone(me),
             process: Uuid::now_v7().to_string(),
+            unknown_key_said_at: AtomicI64::new(0),
         }))
     }
 

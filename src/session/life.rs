@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, hash_map};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -18,6 +18,9 @@ use super::seal::{Links, OpenError, Opened, Seal, SealError, StoredCard};
 use super::store::Replicated;
 use super::{Revoked, SessionError, Sessions, StoreError, unix_millis};
 use crate::types::Redacted;
+
+/// How often it is said that a key is missing.
+const UNKNOWN_KEY_PAUSE: Duration = Duration::from_secs(10);
 
 /// A value as it was read, and what it opened to.
 pub(super) struct Read {
@@ -43,7 +46,7 @@ impl Sessions {
         Ok(Arc::clone(&cached.session))
     }
 
-    /// `None`: the store has none, or nothing that opens.
+    /// `None`: the store has none, or nothing that opens with any key. An error if a key is missing that others may have.
     pub(super) async fn read(&self, id: &SessionId) -> Result<Option<Read>, SessionError> {
         let handle = Seal::handle(id);
         let raw = self.store.read(&key(handle)).await.map_err(SessionError::Unavailable)?;
@@ -52,14 +55,36 @@ impl Sessions {
             Ok(opened) => Ok(Some(Read { raw, opened })),
             Err(error) => {
                 self.alarm(handle, error);
-                Ok(None)
+                match error {
+                    OpenError::UnknownKey => Err(SessionError::Unavailable(StoreError::UnknownKey)),
+                    OpenError::Form | OpenError::Broken => Ok(None),
+                }
             }
         }
     }
 
     fn alarm(&self, handle: Handle, error: OpenError) {
+        if error == OpenError::UnknownKey {
+            self.meters.count("open", "unknown_key");
+            return self.say_unknown_key(handle);
+        }
         self.meters.count("open", "corrupt");
         tracing::error!(session = handle.to_hex(), %error, "a session in the store cannot be opened and counts as missing");
+    }
+
+    /// All sessions of another replica may be like this one: said now and then.
+    fn say_unknown_key(&self, handle: Handle) {
+        let (now, said_at) = (unix_millis(), self.unknown_key_said_at.load(Ordering::Acquire));
+        let turn = || {
+            self.unknown_key_said_at
+                .compare_exchange(said_at, now, Ordering::AcqRel, Ordering::Acquire)
+        };
+        if now.saturating_sub(said_at) >= millis(UNKNOWN_KEY_PAUSE) && turn().is_ok() {
+            tracing::error!(
+                session = handle.to_hex(),
+                "no key of sessions.key_file opens a session in the store: its requests get 503 until one does"
+            );
+        }
     }
 
     /// What was read, if it still counts; the process remembers it.
@@ -348,7 +373,10 @@ impl From<SealError> for StoreError {
 
 impl From<OpenError> for StoreError {
     fn from(error: OpenError) -> Self {
-        Self::Refused(error.to_string())
+        match error {
+            OpenError::UnknownKey => Self::UnknownKey,
+            OpenError::Form | OpenError::Broken => Self::Refused(error.to_string()),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::FutureExt as _;
 use serde_json::{Map, Value, json};
 
+use super::seal::Opened;
 use super::*;
 use crate::audit;
 use crate::types::{AuthFacts, PortalSlug, TokenFacts};
@@ -166,6 +167,32 @@ async fn corrupt_and_moved_values_count_as_missing_and_stay_where_they_are() {
     }
     assert!(sessions.find(&ann).await.is_ok());
     assert_eq!(sessions.list(10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_value_of_a_key_that_only_others_have_yet_ends_no_session() {
+    let (sessions, other) = (memory(), memory());
+    let (id, session) = sessions.create(data("ann")).await.unwrap();
+    let Opened { card, data, links, .. } = sessions.read(&id).await.unwrap().unwrap().opened;
+    let (place, minute) = (life::key(session.handle), Duration::from_secs(60));
+    let theirs = other.seal.session(&id, &card, (&data, &links)).unwrap();
+    sessions.store.write(&place, theirs.clone(), minute).await.unwrap();
+    sessions.cache.flush();
+    let error = sessions.find(&id).await.unwrap_err();
+    assert!(
+        matches!(error, SessionError::Unavailable(StoreError::UnknownKey)),
+        "{error:?}"
+    );
+    assert_eq!(Denial::from(&error), Denial::StoreUnavailable, "nobody is logged out");
+    assert!(sessions.rotate(&id, &session).await.is_err());
+    assert!(sessions.list(10).await.unwrap().is_empty());
+    assert_eq!(sessions.store.read(&place).await.unwrap(), Some(theirs.clone()));
+    // the replica that has the key serves it
+    other.store.write(&place, theirs, minute).await.unwrap();
+    assert_eq!(other.find(&id).await.unwrap().data.subject, "ann");
+    // a revocation ends it even where it does not open
+    assert!(sessions.revoke(Revocation::Session(session.handle)).await.is_ok());
+    assert!(matches!(sessions.find(&id).await, Err(SessionError::Revoked)));
 }
 
 #[tokio::test]
