@@ -1,5 +1,9 @@
 //! A grant that may be spent: whoever asked and went silent keeps it, and its value wins.
 
+use std::sync::atomic::AtomicBool;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use super::super::feed::millis;
 use super::super::lease::lease_key;
 use super::super::seal::{Asked, Opened};
@@ -224,4 +228,58 @@ async fn who_hears_of_a_renewal_may_ask_again_and_gets_nothing_new_until_it_is_d
     let due = one.find(&id).await.unwrap();
     let third = one.refresh(&id, &due, renew(3)).await.unwrap();
     assert_eq!(token(&third.data), "refresh token 3");
+}
+
+/// In front of Redis: once armed, the answers after the next script are lost with their connection.
+async fn lossy(server: &Server) -> (Server, Arc<AtomicBool>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let through = Server {
+        child: None,
+        port: listener.local_addr().unwrap().port(),
+        folder: tempfile::tempdir().unwrap(),
+        options: Vec::new(),
+    };
+    let (armed, behind) = (Arc::new(AtomicBool::new(false)), server.port);
+    let told = Arc::clone(&armed);
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let redis = tokio::net::TcpStream::connect(("127.0.0.1", behind)).await.unwrap();
+            let ((mut asks, mut hears), (mut answers, mut does)) = (client.into_split(), redis.into_split());
+            let (armed, muted) = (Arc::clone(&told), Arc::new(AtomicBool::new(false)));
+            let mute = Arc::clone(&muted);
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 1 << 16];
+                while let Ok(read @ 1..) = asks.read(&mut buffer).await {
+                    if buffer[..read].windows(4).any(|word| word == b"EVAL") && armed.swap(false, Ordering::AcqRel) {
+                        mute.store(true, Ordering::Release);
+                    }
+                    does.write_all(&buffer[..read]).await.unwrap();
+                }
+            });
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 1 << 16];
+                while let Ok(read @ 1..) = answers.read(&mut buffer).await {
+                    if !muted.load(Ordering::Acquire) && hears.write_all(&buffer[..read]).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (through, armed)
+}
+
+#[tokio::test]
+async fn a_rotation_whose_answer_the_store_lost_took_place_or_did_not() {
+    let server = Server::start(&[]);
+    let (through, armed) = lossy(&server).await;
+    let gate = started(&through).await;
+    let (id, session) = gate.create(data("ann")).await.unwrap();
+    armed.store(true, Ordering::Release);
+    let (new, second) = gate.rotate(&id, &session).await.unwrap();
+    assert!(!armed.load(Ordering::Acquire), "an answer was lost");
+    gate.is_up().await;
+    assert_eq!(gate.find(&id).await.unwrap().next, Some(new.clone()));
+    assert_eq!(gate.find(&new).await.unwrap().handle, second.handle);
+    assert_eq!(gate.list(10).await.unwrap().len(), 1);
 }
