@@ -68,6 +68,12 @@ impl Sessions {
         });
     }
 
+    /// When this process was about to ask.
+    pub(super) fn signed_at(&self, card: &StoredCard) -> Option<i64> {
+        let own = card.asked.iter().find(|asked| asked.by == self.process);
+        own.map(|asked| asked.renewing_since)
+    }
+
     /// It asked, and got nothing.
     pub(super) async fn withdraw(&self, id: &SessionId) {
         for _ in 0..SWAPS_MAX {

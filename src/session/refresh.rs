@@ -396,7 +396,9 @@ impl Sessions {
                 );
                 return self.admit(&id, &opened, moment).map(|cached| Arc::clone(&cached.session));
             }
-            opened.card.card.used_at = unix_millis();
+            // the use was the asking, however late this is written
+            let used_at = self.signed_at(&opened.card).unwrap_or(opened.card.card.used_at);
+            opened.card.card.used_at = used_at.max(opened.card.card.used_at);
             opened.card.asked.clear();
             opened.card.renewed_at = Some(unix_millis());
             let content = (data, &opened.links);

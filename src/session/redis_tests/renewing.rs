@@ -108,6 +108,23 @@ async fn a_renewed_grant_follows_the_session_to_its_new_id() {
 }
 
 #[tokio::test]
+async fn a_renewal_that_is_written_late_keeps_no_session_alive_that_nobody_used() {
+    let sessions = memory();
+    let (id, session) = sessions.create(data("ann")).await.unwrap();
+    let mut asking = call(&sessions, &id, &session);
+    (&mut asking.made).await.unwrap();
+    let asked_at = unix_millis() - millis(Duration::from_secs(31 * 60));
+    change(&sessions, &id, |opened| {
+        opened.card.card.used_at = asked_at;
+        opened.card.asked[0].renewing_since = asked_at;
+    })
+    .await;
+    asking.answer.send(Ok(2)).unwrap();
+    assert!(matches!(asking.asking.await.unwrap(), Err(SessionError::Expired)));
+    assert!(matches!(sessions.find(&id).await, Err(SessionError::Expired)));
+}
+
+#[tokio::test]
 async fn a_refused_grant_ends_no_session_of_which_somebody_else_may_have_a_newer_one() {
     let (minute, sessions) = (Duration::from_secs(60), memory());
     // somebody else wrote a newer one meanwhile
