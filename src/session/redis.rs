@@ -40,6 +40,7 @@ const SWAP_SCRIPT: &str = "local v = redis.call('GET', KEYS[1]) \
     if not v then return -1 end \
     if v ~= ARGV[1] then return 0 end \
     redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) return 1";
+const REMOVE_SCRIPT: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
 const COUNT_SCRIPT: &str = "local n = redis.call('INCRBY', KEYS[1], ARGV[2]) \
     if n == tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end return n";
 
@@ -126,6 +127,12 @@ impl Redis {
             0 => Swap::Changed,
             _ => Swap::Gone,
         })
+    }
+
+    pub async fn remove_if(&self, key: &str, old: &[u8]) -> Result<(), StoreError> {
+        let mut script = cmd("EVAL");
+        let _how_many: i64 = self.ask(script.arg(REMOVE_SCRIPT).arg(1).arg(self.key(key)).arg(old)).await?;
+        Ok(())
     }
 
     pub async fn remove(&self, key: &str) -> Result<(), StoreError> {

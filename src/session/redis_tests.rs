@@ -1,5 +1,7 @@
 //! Sessions over a real Redis, which is stopped, killed, emptied and tampered with.
 
+mod renewing;
+
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;

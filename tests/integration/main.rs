@@ -57,6 +57,7 @@ mod readme;
 mod redis;
 mod refusals;
 mod reload;
+mod renewing;
 mod revoking;
 mod sessions;
 mod slow_clients;
