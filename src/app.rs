@@ -137,6 +137,7 @@ struct Bound {
 /// # Errors
 /// Whatever keeps it from starting; a portal that does not load does not, it denies.
 pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartError> {
+    config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     let metrics = Metrics::new()?;
     let (certificates, entrances) = entrances(&config)?;
     let bound = bind_all(&config)?;

@@ -15,6 +15,7 @@ mod raw;
 mod tests;
 mod tree;
 mod walk;
+mod warning;
 
 pub use env::process_environment;
 pub use error::ConfigErrors;

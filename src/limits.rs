@@ -8,6 +8,7 @@ mod shared;
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -32,6 +33,9 @@ const KEYS_MAX: usize = 100_000;
 const SPARE_COUNTS: usize = 1024;
 /// The network part of an IPv6 address: what one customer gets.
 const IPV6_PREFIX: u32 = 64;
+/// How many times `limits.rate_login` one account gets from all addresses together: one address alone never locks its
+/// owner out, and many guess no faster than this.
+const ACCOUNT_TIMES: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 /// Smallest time between two requests that a rate can say.
 const PERIOD_MIN: Duration = Duration::from_nanos(1);
 
@@ -51,13 +55,17 @@ pub struct PrincipalKey {
     pub principal: EntityUid,
 }
 
-/// Tries to log in to local accounts: each counts against the address first, then against the account.
+/// Tries to log in to local accounts: each counts against the address first, then against the account from there, then
+/// against the account from everywhere.
 #[derive(Debug)]
 pub struct LoginLimits {
     address: Rates<IpAddr>,
-    /// Provider and name; names that nobody has are counted like any other.
-    account: Rates<(Arc<str>, String)>,
+    pair: Rates<(LocalAccount, IpAddr)>,
+    account: Rates<LocalAccount>,
 }
+
+/// Provider and name; names that nobody has are counted like any other.
+pub type LocalAccount = (Arc<str>, String);
 
 /// Who counts together.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -81,9 +89,16 @@ impl CountedAs for PrincipalKey {
     }
 }
 
-impl CountedAs for (Arc<str>, String) {
+impl CountedAs for LocalAccount {
     fn bytes(&self) -> Vec<u8> {
         with_lengths(&[&self.0, &self.1])
+    }
+}
+
+impl CountedAs for (LocalAccount, IpAddr) {
+    fn bytes(&self) -> Vec<u8> {
+        let ((provider, name), address) = self;
+        with_lengths(&[provider, name, &address.to_string()])
     }
 }
 
@@ -200,21 +215,31 @@ impl RequestLimits {
 impl LoginLimits {
     pub fn new(rate: Rate, reach: Reach) -> Self {
         let address = "more tries to log in from one address than `limits.rate_login`";
-        let account = "more tries to log in to one account than `limits.rate_login`";
+        let pair = "more tries to log in to one account from one address than `limits.rate_login`";
+        let account = "more tries to log in to one account, from all addresses, than ten times `limits.rate_login`";
+        let more = Rate {
+            requests: rate.requests.saturating_mul(ACCOUNT_TIMES),
+            burst: rate.burst.saturating_mul(ACCOUNT_TIMES),
+            ..rate
+        };
         Self {
             address: Rates::new(rate, address, reach.shared(rate, "login-address")),
-            account: Rates::new(rate, account, reach.shared(rate, "login-account")),
+            pair: Rates::new(rate, pair, reach.shared(rate, "login-pair")),
+            account: Rates::new(more, account, reach.shared(more, "login-account")),
         }
     }
 
     /// The rates that all replicas count together.
     pub fn shared(&self) -> Vec<Arc<Shared>> {
-        self.address.shared.iter().chain(&self.account.shared).cloned().collect()
+        let all = [&self.address.shared, &self.pair.shared, &self.account.shared];
+        all.into_iter().flatten().cloned().collect()
     }
 
     /// Counts a try, or refuses it. What one address has too many of does not count against the account.
-    pub fn check(&self, address: IpAddr, account: &(Arc<str>, String)) -> Result<(), Refusal> {
-        self.address.check(&network(address))?;
+    pub fn check(&self, address: IpAddr, account: &LocalAccount) -> Result<(), Refusal> {
+        let network = network(address);
+        self.address.check(&network)?;
+        self.pair.check(&(account.clone(), network))?;
         self.account.check(account)
     }
 
@@ -224,6 +249,7 @@ impl LoginLimits {
             shared.sweep(Instant::now());
         }
         self.address.limiter.retain_recent();
+        self.pair.limiter.retain_recent();
         self.account.limiter.retain_recent();
     }
 }

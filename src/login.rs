@@ -32,6 +32,10 @@ use crate::types::Redacted;
 
 /// How often discovery documents are looked at for their age.
 const FRESHEN_INTERVAL: Duration = Duration::from_secs(60);
+/// In place of a browser's secret where there is none; of another length, so that no browser has it.
+const DESTINATION_SECRET: &[u8] = b"cedargate login destination";
+/// Between where a login wanted to go and what only its own browser opens.
+const STATE_SEPARATOR: char = '.';
 /// How long a logout token is remembered as used; longer than one may live.
 const LOGOUT_MARK_LIFE: Duration = Duration::from_secs(60 * 60);
 
@@ -147,6 +151,21 @@ pub enum Outcome {
         return_to: String,
         portal: String,
     },
+    /// Of a login that this browser did not begin, or with a secret that it does not have any more: nothing in it counts
+    /// but where it wanted to go.
+    Elsewhere {
+        about: About,
+        why: &'static str,
+    },
+}
+
+/// Who reads the provider's address of a logout.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reader {
+    /// It is sent there, and shows nobody the address before.
+    Browser,
+    /// A script of a page, whoever wrote it.
+    Script,
 }
 
 /// What a logout token of a provider ends.
@@ -253,8 +272,11 @@ impl Login {
 
     fn departure<'a>(&self, begin: &Begin<'a>) -> Option<Departure<'a>> {
         let trip = Trip::begin(begin, now_millis())?;
+        let inner = self.sessions.seal_for_trip(begin.browser.expose(), &trip.to_bytes()?);
+        let outer = trip.destination().and_then(|destination| destination.to_bytes());
+        let outer = outer.map(|bytes| self.sessions.seal_for_trip(DESTINATION_SECRET, &bytes));
         Some(Departure {
-            state: self.sessions.seal_for_trip(begin.browser.expose(), &trip.to_bytes()?),
+            state: outer.map_or_else(|| inner.clone(), |outer| format!("{outer}{STATE_SEPARATOR}{inner}")),
             nonce: trip.nonce(begin.browser)?,
             verifier: trip.verifier(begin.browser)?,
             acr_values: begin.acr_values,
@@ -263,11 +285,15 @@ impl Login {
     }
 
     /// Where to send a browser so that the session ends at the provider, too; `None`: the provider has no such place.
-    /// `return_to` is a checked path of this origin.
-    pub async fn logout_location(&self, data: &SessionData, return_to: &str) -> Option<String> {
+    /// It comes back to `<public_url>/` and nowhere else: providers compare with what is registered, whole.
+    ///
+    /// SECURITY: the hint is an ID token, which scripts of the app never get.
+    pub async fn logout_location(&self, data: &SessionData, reader: Reader) -> Option<String> {
         let provider = self.oidc(&data.provider).ok()?;
-        let back = format!("{}{return_to}", self.public_url);
-        provider.logout_location(&data.grant.as_ref()?.id_token, &back).await
+        let back = format!("{}/", self.public_url);
+        let id_token = &data.grant.as_ref()?.id_token;
+        let hint = (reader == Reader::Browser).then_some(id_token);
+        provider.logout_location(hint, &back).await
     }
 
     /// What an OIDC back-channel logout token ends. A second use of it ends nothing.

@@ -41,15 +41,20 @@ pub(crate) fn run(args: &Args) -> Exit {
         Warnings::Show
     };
     let loads = bench.load(warnings);
+    let doubts = bench.config.warnings();
     match args.format {
-        Format::Human => human(&loads),
+        Format::Human => human(&loads, &doubts),
         Format::Json => print(&format!(
             "{:#}\n",
-            json!({ "portals": loads.iter().map(as_json).collect::<Vec<_>>() })
+            json!({ "portals": loads.iter().map(as_json).collect::<Vec<_>>(), "warnings": doubts })
         )),
-        Format::Github => loads.iter().for_each(github),
+        Format::Github => {
+            doubts.iter().for_each(|doubt| print(&format!("::warning::{doubt}\n")));
+            loads.iter().for_each(github);
+        }
     }
-    if loads.iter().all(|l| l.problems.is_empty()) {
+    let is_good = doubts.is_empty() || !args.deny_warnings;
+    if is_good && loads.iter().all(|l| l.problems.is_empty()) {
         Exit::Ok
     } else {
         Exit::Invalid
@@ -60,8 +65,11 @@ fn warnings<'a>(load: &'a PortalLoad<'_>) -> &'a [Problem] {
     load.revision.as_ref().map_or(&[], |r| r.warnings.as_slice())
 }
 
-fn human(loads: &[PortalLoad<'_>]) {
+fn human(loads: &[PortalLoad<'_>], doubts: &[String]) {
     let paint = Paint::stdout();
+    for doubt in doubts {
+        print(&format!("{} {doubt}\n", paint.dim("warning:")));
+    }
     for load in loads {
         let slug = &load.portal.slug;
         match &load.revision {

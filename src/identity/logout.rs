@@ -14,6 +14,7 @@ use url::form_urlencoded;
 use super::{IdentityDoor, ReturnPath, Visit, form, json as json_answer, see_other};
 use crate::audit::Event;
 use crate::denial::{Denial, Refusal};
+use crate::login::Reader;
 use crate::request::same_origin;
 use crate::session::{Session, SessionError};
 use crate::upstream::Body;
@@ -30,9 +31,8 @@ impl IdentityDoor {
         let mut location = None;
         if let Some(session) = &session {
             self.end(visit, session).await?;
-            let root = ReturnPath::root();
-            let target = return_to.as_ref().unwrap_or(&root);
-            location = self.login.logout_location(&session.data, target.as_str()).await;
+            let reader = if navigates(headers) { Reader::Browser } else { Reader::Script };
+            location = self.login.logout_location(&session.data, reader).await;
         }
         self.forget_loop(visit).await;
         let mut response = match (navigates(headers), location) {

@@ -11,6 +11,7 @@ use http::header::SET_COOKIE;
 
 use super::{IdentityDoor, ReturnPath, Visit, see_other};
 use crate::audit::{AuthEvent, Event};
+use crate::authn::granted;
 use crate::denial::Refusal;
 use crate::login::{LoginCode, LoginFailure};
 use crate::session::{SessionData, SessionError};
@@ -54,12 +55,7 @@ impl IdentityDoor {
         event.provider = Some(Arc::from(session.data.provider.as_str()));
         event.issuer = Some(Arc::from(session.data.issuer.as_str()));
         event.subject = Some(session.data.subject.clone());
-        event.tenant = session
-            .data
-            .claims
-            .get("tenant")
-            .and_then(|tenant| tenant.as_str())
-            .map(str::to_owned);
+        event.tenant = self.tenant_of(&session.data);
         event.session = Some(session.handle.to_hex());
         self.count_login(Some(&session.data.provider), "success");
         self.audit.send(Event::Auth(Box::new(event)));
@@ -133,7 +129,8 @@ impl IdentityDoor {
         }
     }
 
-    async fn count_for_loop(&self, visit: &Visit<'_>) {
+    /// A login, or one that began again: either leads to the next one in a loop.
+    pub(super) async fn count_for_loop(&self, visit: &Visit<'_>) {
         if let Some(browser) = self.sessions.cookies.login(&visit.head.headers)
             && let Err(error) = self.sessions.count("loop", &loop_key(&browser), LOOP_WINDOW).await
         {
@@ -155,6 +152,12 @@ impl IdentityDoor {
             Err(SessionError::Unavailable(error)) => tracing::warn!(%error, "the session before a login was not ended"),
             Err(SessionError::Missing | SessionError::Expired | SessionError::Revoked) => {}
         }
+    }
+
+    /// By the issuer's claim mapping, as every portal reads it.
+    fn tenant_of(&self, data: &SessionData) -> Option<String> {
+        let issuer = self.config.issuers.iter().find(|issuer| *issuer.name == *data.issuer)?;
+        granted(issuer, &data.claims).ok()?.tenant
     }
 
     fn count_login(&self, provider: Option<&str>, result: &str) {

@@ -46,11 +46,6 @@ impl ReturnPath {
         }))
     }
 
-    /// The root of this origin.
-    pub fn root() -> Self {
-        Self("/".to_owned())
-    }
-
     pub fn as_str(&self) -> &str {
         &self.0
     }

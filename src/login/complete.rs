@@ -8,8 +8,11 @@ use url::form_urlencoded;
 
 use super::claims::complete;
 use super::provider::{Oidc, Tokens, printable};
-use super::trip::Trip;
-use super::{Callback, Finished, Login, LoginCode, LoginFailure, Outcome, ProviderError, now_millis};
+use super::trip::{Destination, Trip};
+use super::{
+    About, Callback, DESTINATION_SECRET, Finished, Login, LoginCode, LoginFailure, Outcome, ProviderError, STATE_SEPARATOR,
+    now_millis,
+};
 use crate::authn::{Expected, IdToken, TokenError, granted};
 use crate::session::{Grant, SessionData};
 use crate::types::Redacted;
@@ -33,6 +36,18 @@ pub(super) struct Parameters {
     code: Option<String>,
     iss: Option<String>,
     error: Option<String>,
+}
+
+/// What a callback's `state` opens to.
+enum Way<'a> {
+    /// A login of this browser.
+    Here(Trip, &'a Redacted<[u8; 32]>),
+    Elsewhere(About, &'static str),
+}
+
+/// Where a login wanted to go, and what its own browser opens.
+fn parts(state: &str) -> (&str, &str) {
+    state.rsplit_once(STATE_SEPARATOR).unwrap_or(("", state))
 }
 
 impl Parameters {
@@ -62,7 +77,10 @@ impl Login {
     /// Takes a callback to its end.
     pub async fn finish(&self, callback: Callback<'_>) -> Result<Outcome, LoginFailure> {
         let parameters = Parameters::parse(callback.query)?;
-        let (trip, browser) = self.trip(&parameters, callback)?;
+        let (trip, browser) = match self.trip(&parameters, callback)? {
+            Way::Here(trip, browser) => (trip, browser),
+            Way::Elsewhere(about, why) => return Ok(Outcome::Elsewhere { about, why }),
+        };
         let about = |failure: LoginFailure| failure.of(&trip);
         let provider = self.oidc(&trip.provider).map_err(about)?;
         self.check_sender(provider, &parameters).await.map_err(about)?;
@@ -80,17 +98,34 @@ impl Login {
         })))
     }
 
-    fn trip<'a>(&self, parameters: &Parameters, callback: Callback<'a>) -> Result<(Trip, &'a Redacted<[u8; 32]>), LoginFailure> {
+    fn trip<'a>(&self, parameters: &Parameters, callback: Callback<'a>) -> Result<Way<'a>, LoginFailure> {
         let expired = |why: &str| LoginFailure::new(LoginCode::LoginExpired, why);
         let state = parameters
             .state
             .as_deref()
             .ok_or_else(|| expired("the callback has no `state`"))?;
-        let browser = callback.browser.ok_or_else(|| expired("the browser has no login cookie"))?;
-        let opened = self.sessions.open_from_trip(browser.expose(), state);
-        let opened = opened.ok_or_else(|| expired("`state` is not of a login of this browser"))?;
-        let trip = Trip::from_bytes(&opened, now_millis()).ok_or_else(|| expired("the login began too long ago"))?;
-        Ok((trip, browser))
+        let (outer, inner) = parts(state);
+        let (browser, opened) = match callback.browser {
+            Some(browser) => (browser, self.sessions.open_from_trip(browser.expose(), inner)),
+            None => return self.elsewhere(outer, "the browser has no login cookie"),
+        };
+        match opened.map(|bytes| Trip::from_bytes(&bytes, now_millis())) {
+            Some(Some(trip)) => Ok(Way::Here(trip, browser)),
+            Some(None) => Err(expired("the login began too long ago")),
+            None => self.elsewhere(outer, "`state` is not of a login of this browser"),
+        }
+    }
+
+    fn elsewhere<'a>(&self, outer: &str, why: &'static str) -> Result<Way<'a>, LoginFailure> {
+        let opened = self.sessions.open_from_trip(DESTINATION_SECRET, outer);
+        let wanted = opened.and_then(|bytes| Destination::from_bytes(&bytes, now_millis()));
+        let wanted = wanted.ok_or_else(|| LoginFailure::new(LoginCode::LoginExpired, why))?;
+        let about = About {
+            provider: wanted.provider,
+            portal: wanted.portal,
+            return_to: wanted.return_to,
+        };
+        Ok(Way::Elsewhere(about, why))
     }
 
     /// RFC 9207: the answer of another provider ends here, before anything in it is used.
@@ -105,8 +140,9 @@ impl Login {
     }
 
     async fn is_first(&self, parameters: &Parameters) -> Result<bool, LoginFailure> {
-        let state = parameters.state.as_deref().unwrap_or_default();
-        let first = self.sessions.first("state", &sha256(state), USED_LIFE).await;
+        // what stands before it can be exchanged by whoever brings it
+        let (_, inner) = parts(parameters.state.as_deref().unwrap_or_default());
+        let first = self.sessions.first("state", &sha256(inner), USED_LIFE).await;
         first.map_err(|error| LoginFailure::new(LoginCode::StoreUnavailable, error.to_string()))
     }
 

@@ -196,13 +196,16 @@ impl Oidc {
         Ok(Some(claims))
     }
 
-    /// Where the provider's own session ends (OpenID Connect RP-Initiated Logout 1.0); `None`: it has no such place.
-    pub async fn logout_location(&self, id_token: &Redacted<String>, return_to: &str) -> Option<String> {
+    /// Where the provider's own session ends (OpenID Connect RP-Initiated Logout 1.0); `None`: it has no such place. Without
+    /// the hint the provider may ask the user.
+    pub async fn logout_location(&self, hint: Option<&Redacted<String>>, return_to: &str) -> Option<String> {
         let mut url: Url = self.metadata().await.ok()?.end_session?;
         url.query_pairs_mut()
-            .append_pair("id_token_hint", id_token.expose())
-            .append_pair("post_logout_redirect_uri", return_to)
-            .append_pair("client_id", &self.client_id);
+            .append_pair("client_id", &self.client_id)
+            .append_pair("post_logout_redirect_uri", return_to);
+        if let Some(id_token) = hint {
+            url.query_pairs_mut().append_pair("id_token_hint", id_token.expose());
+        }
         Some(url.into())
     }
 

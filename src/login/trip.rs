@@ -18,6 +18,8 @@ const LIFE: i64 = 10 * 60 * 1000;
 const CLOCK_SKEW: i64 = 60 * 1000;
 /// Of the format; another one is no login of ours.
 const VERSION: u8 = 1;
+/// Bytes of a return path that travels twice; a longer one would make an address that providers refuse.
+const TWICE_BYTES_MAX: usize = 512;
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Trip {
@@ -30,6 +32,20 @@ pub(super) struct Trip {
     /// Unix milliseconds.
     begun_at: i64,
     seed: Seed,
+}
+
+/// Where a login wanted to go: under the server's keys alone, for the browser whose secret is not that of the login any more.
+///
+/// SECURITY: it proves nothing of who brings it. It begins a login again, and never finishes one.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Destination {
+    destination: u8,
+    pub provider: String,
+    pub portal: String,
+    pub return_to: String,
+    /// Unix milliseconds.
+    begun_at: i64,
 }
 
 #[derive(Clone, Deserialize, Serialize)]
@@ -65,8 +81,18 @@ impl Trip {
     /// `None`: of another version, or its time is over.
     pub fn from_bytes(bytes: &[u8], now_millis: i64) -> Option<Self> {
         let trip: Self = serde_json::from_slice(bytes).ok()?;
-        let age = now_millis.saturating_sub(trip.begun_at);
-        (trip.version == VERSION && (-CLOCK_SKEW..LIFE).contains(&age)).then_some(trip)
+        (trip.version == VERSION && is_under_way(trip.begun_at, now_millis)).then_some(trip)
+    }
+
+    /// `None`: the way is too long to travel twice.
+    pub fn destination(&self) -> Option<Destination> {
+        (self.return_to.len() <= TWICE_BYTES_MAX).then(|| Destination {
+            destination: VERSION,
+            provider: self.provider.clone(),
+            portal: self.portal.clone(),
+            return_to: self.return_to.clone(),
+            begun_at: self.begun_at,
+        })
     }
 
     pub fn nonce(&self, browser: &Redacted<[u8; 32]>) -> Option<String> {
@@ -85,6 +111,22 @@ impl Trip {
         key.expand(&info, hkdf::HKDF_SHA256).ok()?.fill(&mut out).ok()?;
         Some(URL_SAFE_NO_PAD.encode(out))
     }
+}
+
+impl Destination {
+    pub fn to_bytes(&self) -> Option<Vec<u8>> {
+        serde_json::to_vec(self).ok()
+    }
+
+    /// `None`: of another version, or its time is over.
+    pub fn from_bytes(bytes: &[u8], now_millis: i64) -> Option<Self> {
+        let found: Self = serde_json::from_slice(bytes).ok()?;
+        (found.destination == VERSION && is_under_way(found.begun_at, now_millis)).then_some(found)
+    }
+}
+
+fn is_under_way(begun_at: i64, now_millis: i64) -> bool {
+    (-CLOCK_SKEW..LIFE).contains(&now_millis.saturating_sub(begun_at))
 }
 
 #[cfg(test)]
@@ -115,5 +157,31 @@ mod tests {
         assert_ne!(one.nonce(&browser), two.nonce(&browser));
         assert_ne!(one.nonce(&browser), one.nonce(&Redacted::new([8; 32])));
         assert!(!format!("{one:?}").contains(&format!("{:?}", one.seed.0)));
+    }
+
+    #[test]
+    fn a_destination_ends_with_its_trip_and_neither_is_taken_for_the_other() {
+        let browser = Redacted::new([7; 32]);
+        let path = format!("/{}", "a".repeat(TWICE_BYTES_MAX));
+        let begin = |return_to| Begin {
+            provider: "corp",
+            portal: "customer",
+            return_to,
+            acr_values: None,
+            max_age: None,
+            browser: &browser,
+        };
+        let trip = Trip::begin(&begin("/a"), 0).unwrap();
+        let bytes = trip.destination().unwrap().to_bytes().unwrap();
+        let found = Destination::from_bytes(&bytes, LIFE - 1).unwrap();
+        assert_eq!(
+            (found.provider.as_str(), found.portal.as_str(), found.return_to.as_str()),
+            ("corp", "customer", "/a")
+        );
+        assert!(Destination::from_bytes(&bytes, LIFE).is_none());
+        assert!(Destination::from_bytes(&bytes, -CLOCK_SKEW - 1).is_none());
+        assert!(Trip::from_bytes(&bytes, 0).is_none());
+        assert!(Destination::from_bytes(&trip.to_bytes().unwrap(), 0).is_none());
+        assert!(Trip::begin(&begin(&path), 0).unwrap().destination().is_none());
     }
 }

@@ -281,11 +281,19 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// SECURITY: a browser keeps `=cedargate=x` as a cookie without a name and sends it back as `cedargate=x`, so what stands
+/// before a name does not count. Nor does case: whoever reads cookies next may not tell it apart.
 fn is_session_cookie(pair: &[u8]) -> bool {
-    let name = pair.trim_ascii_start();
-    let rest = name.strip_prefix(b"__Host-").unwrap_or(name).strip_prefix(b"cedargate");
+    let before = pair.iter().take_while(|b| b.is_ascii_whitespace() || b"=;\x0b\0".contains(b));
+    let name = pair.get(before.count()..).unwrap_or_default();
+    let rest = without_prefix(without_prefix(name, b"__Host-").unwrap_or(name), b"cedargate");
     // an app may well have a `cedargateway`
-    rest.is_some_and(|rest| rest.first().is_none_or(|b| b"=_- \t;".contains(b)))
+    rest.is_some_and(|rest| rest.first().is_none_or(|b| b"=_-;".contains(b) || !b.is_ascii_graphic()))
+}
+
+fn without_prefix<'a>(text: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
+    let (start, rest) = text.split_at_checked(prefix.len())?;
+    start.eq_ignore_ascii_case(prefix).then_some(rest)
 }
 
 /// Removes our cookie pairs only; the app's own stay byte for byte.
@@ -439,6 +447,51 @@ mod tests {
         keep_our_cookies_ours(&mut headers);
         let left: Vec<_> = headers.get_all(SET_COOKIE).iter().collect();
         assert_eq!(left, ["a=1; Path=/", "b=cedargate"]);
+    }
+
+    #[test]
+    fn no_spelling_of_our_cookies_gets_into_a_browser_or_to_the_app() {
+        for ours in [
+            "=cedargate=x",
+            "=__Host-cedargate=x; Path=/; Secure",
+            "==cedargate=x",
+            " = \t=cedargate-login=x",
+            ";cedargate=x",
+            "; ; =cedargate=x",
+            "\tcedargate=x",
+            "Cedargate=x",
+            "__HOST-CedarGate=x",
+            "=__host-cedargate-login=x",
+            "cedargate",
+            "=cedargate",
+            "cedargate\t=x",
+            "cedargate; Path=/",
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(SET_COOKIE, "a=1".parse().unwrap());
+            headers.append(SET_COOKIE, ours.parse().unwrap());
+            keep_our_cookies_ours(&mut headers);
+            let left: Vec<_> = headers.get_all(SET_COOKIE).iter().collect();
+            assert_eq!(left, ["a=1"], "{ours:?}");
+            let mut headers = HeaderMap::new();
+            headers.append(COOKIE, ours.split("; Path").next().unwrap().parse().unwrap());
+            remove_session_cookies(&mut headers);
+            assert!(!headers.contains_key(COOKIE), "{ours:?}: {headers:?}");
+        }
+        for other in [
+            "=a=cedargate",
+            "a=; cedargate=x",
+            "cedargateway=1",
+            "__Host-a=1",
+            "=",
+            "",
+            "x=__Host-cedargate=x",
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(SET_COOKIE, other.parse().unwrap());
+            keep_our_cookies_ours(&mut headers);
+            assert!(headers.contains_key(SET_COOKIE), "{other:?}");
+        }
     }
 
     #[test]

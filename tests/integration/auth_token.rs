@@ -78,7 +78,7 @@ fn a_session_says_who_it_is_and_never_a_token() {
         &[("authorization", &token)],
         b"",
     );
-    assert_eq!(bearer.json()["subject"], "carol", "{}", bearer.text());
+    assert_eq!(bearer.json()["subject"], "test|carol", "{}", bearer.text());
 }
 
 #[test]

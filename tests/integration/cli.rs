@@ -209,6 +209,41 @@ fn validate_exits_0_for_good_policies_and_3_for_bad_ones_with_file_and_line() {
 }
 
 #[test]
+fn validate_warns_of_a_client_whose_id_tokens_are_bearer_tokens_too() {
+    let login = |client: &str| {
+        format!(
+            "public_url: 'https://shop.test'\nlogin: {{ providers: {{ corp: {{ issuer: test, client_id: {client}, client_secret: x }} }} }}"
+        )
+    };
+    let place = Place::new("http://127.0.0.1:1", &login("gate"));
+    let strict = ["validate", "--config", "cedargate.yaml", "--deny-warnings"];
+    let (code, out, error) = place.run(&strict);
+    assert_eq!((code, out.contains("warning:")), (0, false), "{out}{error}");
+    let place = Place::new("http://127.0.0.1:1", &login("shop"));
+    let (code, out, _) = place.run(&strict[..3]);
+    assert_eq!(code, 0, "{out}");
+    assert!(out.contains("warning: login.providers.corp.client_id: "), "{out}");
+    assert_eq!(place.run(&strict).0, 3);
+    let (_, out, _) = place.run(&[&strict[..3], &["--format", "json"]].concat());
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["warnings"].as_array().unwrap().len(), 1);
+    // and so does the log of a start
+    let log = place.folder.path().join("log");
+    let file = std::fs::File::create(&log).unwrap();
+    let child = cedargate(&["serve"])
+        .current_dir(place.folder.path())
+        .stdout(file.try_clone().unwrap())
+        .stderr(file)
+        .spawn()
+        .unwrap();
+    let _serving = Serving(child);
+    eventually("the log warns", || {
+        let text = std::fs::read_to_string(&log).unwrap();
+        text.contains("login.providers.corp.client_id: ").then_some(()).ok_or(text)
+    });
+}
+
+#[test]
 fn test_exits_0_when_all_hold_and_4_when_one_fails() {
     let place = Place::new("http://127.0.0.1:1", "");
     let case = |expect: &str| {

@@ -20,20 +20,25 @@ const POLICIES: &str = r#"
         unless { context has auth && context.auth has acr && context.auth.acr == "2" };
 "#;
 const SECRET: &str = "the-clients-secret";
-const IDENTITY: &str = "/api/v1/identity";
-const COOKIE: &str = "__Host-cedargate";
+pub const IDENTITY: &str = "/api/v1/identity";
+pub const COOKIE: &str = "__Host-cedargate";
 
 /// A gate at a port that is known before it starts, with a portal that logs in at `provider`.
-struct Place {
-    gate: Gate,
-    origin: String,
+pub struct Place {
+    pub gate: Gate,
+    pub origin: String,
 }
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn place(provider: &Server, more: &str) -> Place {
+pub fn place(provider: &Server, more: &str) -> Place {
+    place_of(provider, "", more)
+}
+
+/// With more keys of the issuer.
+pub fn place_of(provider: &Server, issuer: &str, more: &str) -> Place {
     let port = free_port();
     let origin = format!("http://127.0.0.1:{port}");
     let mut setup = Setup::portal(SCHEMA, POLICIES)
@@ -45,7 +50,7 @@ fn place(provider: &Server, more: &str) -> Place {
         ))
         .config(more);
     setup.issuers = Some(format!(
-        "issuers: [{{ name: corp, issuer: '{}', audiences: [api], leeway: 5s }}]",
+        "issuers: [{{ name: corp, issuer: '{}', audiences: [api], leeway: 5s {issuer} }}]",
         provider.issuer()
     ));
     Place {
@@ -55,15 +60,15 @@ fn place(provider: &Server, more: &str) -> Place {
 }
 
 impl Place {
-    fn url(&self, path: &str) -> Url {
+    pub fn url(&self, path: &str) -> Url {
         Url::parse(&format!("{}{path}", self.origin)).unwrap()
     }
 
-    fn open(&self, browser: &mut Browser, path: &str) -> Hop {
+    pub fn open(&self, browser: &mut Browser, path: &str) -> Hop {
         browser.open(self.url(path).as_str())
     }
 
-    fn post(&self, browser: &mut Browser, endpoint: &str) -> Hop {
+    pub fn post(&self, browser: &mut Browser, endpoint: &str) -> Hop {
         browser.send(&self.url(&format!("{IDENTITY}/{endpoint}")), &Request::fetch("POST"))
     }
 
@@ -72,7 +77,7 @@ impl Place {
     }
 
     /// Auth events of one kind, once there are so many.
-    fn events(&self, event: &str, at_least: usize) -> Vec<Value> {
+    pub fn events(&self, event: &str, at_least: usize) -> Vec<Value> {
         eventually("the auth events are written", || {
             let text = self.written();
             let all = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -102,11 +107,11 @@ fn provider(place_port: impl Fn(&Provider) -> Place, provider: Provider) -> (Pro
     (provider, place)
 }
 
-fn alice(roles: &[&str]) -> Value {
+pub fn alice(roles: &[&str]) -> Value {
     json!({"tenant": "acme", "roles": roles, "email": "alice@acme.test"})
 }
 
-fn real(setup: crate::oidc::Setup) -> (Provider, Place) {
+pub fn real(setup: crate::oidc::Setup) -> (Provider, Place) {
     provider(|provider| place(provider, ""), setup.start())
 }
 
@@ -117,12 +122,12 @@ fn header<'a>(seen: &'a Seen, name: &str) -> &'a str {
         .unwrap_or_default()
 }
 
-fn is_callback(url: &Url) -> bool {
+pub fn is_callback(url: &Url) -> bool {
     url.path().ends_with("/auth/callback")
 }
 
 /// From a typed-in address to the callback, which is not sent yet.
-fn to_callback(place: &Place, browser: &mut Browser, path: &str) -> Url {
+pub fn to_callback(place: &Place, browser: &mut Browser, path: &str) -> Url {
     let hop = browser.send(&place.url(path), &Request::navigation("none"));
     let mut hop = browser.follow_until(hop, is_callback);
     if hop.status == 200 {

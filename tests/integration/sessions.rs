@@ -114,7 +114,7 @@ fn a_session_is_a_caller_and_the_app_never_sees_its_cookie() {
     assert_eq!(seen.headers["x-cedargate-tenant"], "acme");
     assert_eq!(seen.headers["x-forwarded-email"], "alice@shop.test");
     assert_eq!(seen.headers["cookie"], "a=1; b=2");
-    let records = gate.records(1);
+    let records = gate.records(3);
     let record = records.iter().find(|r| r["principal"]["id"] == "local|alice").unwrap();
     assert_eq!((&record["token"], &record["decision"]), (&Value::Null, &json!("allow")));
 }
