@@ -7,6 +7,7 @@
 mod complaint;
 mod follow;
 mod link;
+mod sentinels;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +21,7 @@ use tokio::time::Instant;
 
 use self::complaint::Complaint;
 use self::link::Link;
+use self::sentinels::{Address, Sentinels};
 use super::StoreError;
 use super::feed::{Entry, millis};
 use super::record::{Handle, Mark};
@@ -46,6 +48,8 @@ pub struct Redis {
     config: config::Redis,
     retention: Duration,
     staleness_max: Duration,
+    /// `None`: who is master is not theirs to say.
+    sentinels: Option<Arc<Sentinels>>,
     current: ArcSwapOption<Connected>,
     /// Something failed: the connection should be looked at now.
     complaint: Notify,
@@ -65,6 +69,8 @@ pub struct Redis {
 pub(super) struct Connected {
     link: Link,
     durable: Link,
+    /// As the Sentinels named it.
+    master: Option<Address>,
     /// Whether the master has any, as of the last look.
     replicas: AtomicBool,
 }
@@ -75,6 +81,7 @@ impl Redis {
             config: config.clone(),
             retention,
             staleness_max,
+            sentinels: Sentinels::of(config, staleness_max),
             current: ArcSwapOption::empty(),
             complaint: Notify::new(),
             stale_password: AtomicBool::new(false),

@@ -33,6 +33,7 @@ mod connections;
 mod control;
 mod cors;
 mod doubt;
+mod failover;
 mod forwarding;
 mod frames;
 mod http2;

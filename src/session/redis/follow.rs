@@ -84,10 +84,18 @@ impl Place {
 impl Redis {
     /// For ever; whoever stops waiting ends it.
     pub async fn follow(&self, feed: &Feed, cache: &Cache) {
+        let connected = self.stay_connected(feed, cache);
+        match &self.sentinels {
+            Some(sentinels) => drop(tokio::join!(sentinels.ask(&self.config), connected)),
+            None => connected.await,
+        }
+    }
+
+    async fn stay_connected(&self, feed: &Feed, cache: &Cache) {
         let (mut attempt, mut pause, mut complaint) = (0, BACKOFF_MIN, Complaint::default());
         loop {
             let began = Instant::now();
-            let Err(error) = self.connect_and_poll(attempt, feed, cache).await;
+            let Err(error) = self.connect_and_poll(feed, cache).await;
             let why = error.why();
             if self.current.swap(None).is_some() {
                 tracing::warn!(error = why, "the session store's connection is lost");
@@ -109,11 +117,16 @@ impl Redis {
         *self.last_error.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = error;
     }
 
-    async fn connect_and_poll(&self, attempt: usize, feed: &Feed, cache: &Cache) -> Result<std::convert::Infallible, StoreError> {
-        let (link, durable) = connect(&self.config, attempt).await?;
+    async fn connect_and_poll(&self, feed: &Feed, cache: &Cache) -> Result<std::convert::Infallible, StoreError> {
+        let master = match &self.sentinels {
+            Some(sentinels) => Some(sentinels.master().await?),
+            None => None,
+        };
+        let (link, durable) = connect(&self.config, master.as_ref()).await?;
         let connected = Arc::new(Connected {
             link,
             durable,
+            master,
             replicas: AtomicBool::new(false),
         });
         let mut places = self.catch_up(&connected, feed, cache).await?;
@@ -121,16 +134,63 @@ impl Redis {
         self.current.store(Some(Arc::clone(&connected)));
         self.remember(None);
         tracing::info!("the session store is connected");
-        let interval = (self.staleness_max / 5).min(POLL_MAX);
+        let (interval, mut complaint) = ((self.staleness_max / 5).min(POLL_MAX), Complaint::default());
         loop {
             sleep(POLL_MIN.min(interval)).await;
             let rest = interval.saturating_sub(POLL_MIN);
             // late or told to hurry: either way it is time
-            drop(timeout(rest, self.complaint.notified()).await);
+            drop(timeout(rest, self.hurry()).await);
+            self.look_at_master(&connected, &mut complaint)?;
             if self.stale_password.load(Ordering::Acquire) {
                 return Err(StoreError::Refused("the password is not good any more".to_owned()));
             }
             while !self.poll(&connected, &mut places, (feed, cache)).await? {}
+        }
+    }
+
+    /// Returns when there is something to look at.
+    async fn hurry(&self) {
+        match &self.sentinels {
+            Some(sentinels) => tokio::select! {
+                () = self.complaint.notified() => {}
+                () = sentinels.news.notified() => {}
+            },
+            None => self.complaint.notified().await,
+        }
+    }
+
+    /// An error if the Sentinels name another one. If they cannot tell, what this one says is not good for long.
+    fn look_at_master(&self, connected: &Connected, complaint: &mut Complaint) -> Result<(), StoreError> {
+        let (Some(sentinels), Some(master)) = (&self.sentinels, &connected.master) else {
+            return Ok(());
+        };
+        match sentinels.named() {
+            Some(named) if named == *master => {
+                self.remember(None);
+                complaint.over();
+                Ok(())
+            }
+            Some(_) => Err(StoreError::Refused("the Sentinels name another master".to_owned())),
+            None => {
+                let why = sentinels.disagreement();
+                if complaint.is_due(&why, Instant::now()) {
+                    tracing::warn!(error = why, "nobody confirms the master of the session store");
+                }
+                self.remember(Some(why));
+                Ok(())
+            }
+        }
+    }
+
+    /// The feed was read to its end, of the server that is the master as of the same time.
+    fn confirm(&self, connected: &Connected, feed: &Feed, sent: Instant) {
+        match (&self.sentinels, &connected.master) {
+            (Some(sentinels), Some(master)) => {
+                if let Some(asked) = sentinels.confirmed(master) {
+                    feed.confirm(sent.min(asked));
+                }
+            }
+            _ => feed.confirm(sent),
         }
     }
 
@@ -178,7 +238,7 @@ impl Redis {
         let newest: StreamRangeReply = connected.link.run(&newest, self.config.timeout).await?;
         // after the place is known: what is read from here on is heard of when it changes
         cache.flush();
-        feed.confirm(sent);
+        self.confirm(connected, feed, sent);
         Ok(Places {
             revocations: place,
             changes: newest.ids.into_iter().next().map_or_else(Place::beginning, Place::at),
@@ -263,7 +323,7 @@ impl Redis {
         if lost {
             *places = self.catch_up(connected, feed, cache).await?;
         }
-        feed.confirm(sent);
+        self.confirm(connected, feed, sent);
         Ok(true)
     }
 
