@@ -180,11 +180,12 @@ impl Sessions {
         }
     }
 
-    /// How long the store keeps it from its last use on.
+    /// How long the store keeps it from its last use on. Longer than it is good for: a use may be noted late, or not at all
+    /// while the store is away. The times within the seal decide.
     pub(super) fn ttl(&self, data: &SessionData, used_at: i64) -> Duration {
         let left = self.absolute_end(data).saturating_sub(used_at);
         let left = Duration::from_millis(u64::try_from(left).unwrap_or_default());
-        self.idle_timeout.min(left).max(Duration::from_millis(1))
+        self.idle_timeout.saturating_mul(2).min(left).max(Duration::from_millis(1))
     }
 
     /// Notes a use. Whoever else changed the value meanwhile noted one, too.
@@ -304,6 +305,7 @@ impl Sessions {
             Some(Mark::portal(&card.portal)),
         ];
         now >= card.created_at.saturating_add(millis(self.absolute_timeout))
+            || now >= card.used_at.saturating_add(millis(self.idle_timeout))
             || self.feed.ends_handle(handle)
             || self.feed.ends_handle(lineage)
             || marks.iter().flatten().any(|mark| self.feed.ends_since(mark, card.created_at))

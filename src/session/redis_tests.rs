@@ -179,6 +179,27 @@ async fn a_session_of_one_replica_is_served_by_another_and_a_logout_holds_in_bot
 }
 
 #[tokio::test]
+async fn redis_keeps_a_value_longer_than_the_session_is_good_for() {
+    let server = Server::start(&[]);
+    let gate = start(&server, "  idle_timeout: 1s\n  absolute_timeout: 1m\n");
+    gate.is_up().await;
+    let (id, session) = gate.create(data("ann")).await.unwrap();
+    let stored = gate.stored(&session);
+    let left: i64 = server.ask(&[b"PTTL", stored.as_bytes()]);
+    assert!((1500..=2000).contains(&left), "{left}");
+    eventually("not used for so long", || async { gate.list(10).await.unwrap().is_empty() }).await;
+    assert_eq!(server.ask::<i64>(&[b"EXISTS", stored.as_bytes()]), 1);
+    gate.cache.flush();
+    assert!(matches!(gate.find(&id).await, Err(SessionError::Expired)));
+    // but not beyond its end
+    let other = start(&server, "  idle_timeout: 50s\n  absolute_timeout: 1m\n");
+    other.is_up().await;
+    let (_, session) = other.create(data("bob")).await.unwrap();
+    let left: i64 = server.ask(&[b"PTTL", other.stored(&session).as_bytes()]);
+    assert!((50_000..=60_000).contains(&left), "{left}");
+}
+
+#[tokio::test]
 async fn start_up_needs_no_redis_and_without_it_nothing_is_decided() {
     let mut server = Server::start(&[]);
     server.kill();
