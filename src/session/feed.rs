@@ -32,7 +32,7 @@ pub struct Feed {
     /// Changes with every new entry; the copy is for the request path.
     epoch: watch::Sender<u64>,
     epoch_now: AtomicU64,
-    /// Entries that are not about one session: none, and nothing has to be hashed.
+    /// Entries that may end a bearer token: none, and nothing has to be hashed.
     wide: AtomicUsize,
     base: Instant,
     /// Milliseconds since `base` when the feed was last known to be read to its end; -1: never.
@@ -71,7 +71,7 @@ impl Feed {
             if entry.at < oldest || set.at.get(&entry.mark).is_some_and(|at| *at >= entry.at) {
                 continue;
             }
-            if set.at.insert(entry.mark, entry.at).is_none() && entry.mark.kind != MarkKind::Session {
+            if set.at.insert(entry.mark, entry.at).is_none() && entry.mark.kind.is_wide() {
                 self.wide.fetch_add(1, Ordering::Release);
             }
             set.order.push_back(entry);
@@ -92,7 +92,7 @@ impl Feed {
             // a later entry of the same mark may have taken its place
             if at.get(&entry.mark) == Some(&entry.at) {
                 at.remove(&entry.mark);
-                if entry.mark.kind != MarkKind::Session {
+                if entry.mark.kind.is_wide() {
                     self.wide.fetch_sub(1, Ordering::Release);
                 }
             }
@@ -149,7 +149,7 @@ impl Feed {
             || marks.timed().any(|mark| set.ends(mark, created_at))
     }
 
-    /// Whether nothing but single sessions was ever revoked: then nobody has to make marks to ask.
+    /// Whether nothing but sessions was ever revoked, ours or a provider's: then nobody has to make marks to ask.
     pub fn is_narrow(&self) -> bool {
         self.wide.load(Ordering::Acquire) == 0
     }
@@ -258,7 +258,8 @@ mod tests {
             };
             assert!(feed.add([entry], now));
             assert_eq!(feed.ends(handle, &marks, now), ends, "{what:?} {after}");
-            assert_eq!(feed.is_narrow(), matches!(what, Revocation::Session(_)));
+            let of_sessions = matches!(what, Revocation::Session(_) | Revocation::IdpSession { .. });
+            assert_eq!(feed.is_narrow(), of_sessions);
             assert_eq!(feed.epoch(), 1);
             assert!(!feed.add([entry], now), "twice is nothing new");
             assert_eq!(feed.epoch(), 1);
