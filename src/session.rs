@@ -120,7 +120,17 @@ pub struct StoreStatus {
     /// `None`: it never was.
     pub feed_age: Option<Duration>,
     pub cached: usize,
+    /// `None`: it works.
     pub last_error: Option<String>,
+    /// Stays when it works again.
+    pub last_failed_write: Option<FailedWrite>,
+}
+
+/// Something that the store did not take.
+#[derive(Clone, Debug)]
+pub struct FailedWrite {
+    pub error: String,
+    pub ago: Duration,
 }
 
 /// The sessions of this gate. Shared by all workers; what must outlive a client runs on the sessions' own runtime.
@@ -377,9 +387,9 @@ impl Sessions {
     }
 
     pub fn status(&self) -> StoreStatus {
-        let (store, reachable, last_error) = match &self.store {
-            Store::Memory(_) => ("memory", true, None),
-            Store::Redis(redis) => ("redis", redis.is_connected(), redis.last_error()),
+        let (store, reachable, last_error, last_failed_write) = match &self.store {
+            Store::Memory(_) => ("memory", true, None, None),
+            Store::Redis(redis) => ("redis", redis.is_connected(), redis.last_error(), redis.failed_write()),
         };
         StoreStatus {
             store,
@@ -387,6 +397,7 @@ impl Sessions {
             feed_age: self.was_read().then(|| self.feed_age()),
             cached: self.cache.len(),
             last_error,
+            last_failed_write,
         }
     }
 }

@@ -22,10 +22,10 @@ use tokio::time::Instant;
 use self::complaint::Complaint;
 use self::link::Link;
 use self::sentinels::{Address, Sentinels};
-use super::StoreError;
 use super::feed::{Entry, millis};
 use super::record::{Handle, Mark};
 use super::store::{Replicated, Swap};
+use super::{FailedWrite, StoreError};
 use crate::config;
 
 /// Entries of the stream of changes; who is further behind forgets everything it knows.
@@ -59,6 +59,8 @@ pub struct Redis {
     last_error: Mutex<Option<String>>,
     /// What the server refused, as last said in the log.
     refused: Mutex<Complaint>,
+    /// The last write that came to nothing, and when.
+    failed_write: Mutex<Option<(String, Instant)>>,
     /// No replica confirmed in time: until then nobody waits for one.
     replicas_late_until: Mutex<Option<Instant>>,
     /// What this process said and did not yet read: true once the store took it. As many as are said between two polls.
@@ -87,6 +89,7 @@ impl Redis {
             stale_password: AtomicBool::new(false),
             last_error: Mutex::new(Some("not connected yet".to_owned())),
             refused: Mutex::default(),
+            failed_write: Mutex::default(),
             replicas_late_until: Mutex::new(None),
             unread: Mutex::default(),
         }
@@ -100,12 +103,20 @@ impl Redis {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    pub fn failed_write(&self) -> Option<FailedWrite> {
+        let last = self.failed_write.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().map(|(error, at)| FailedWrite {
+            error: error.clone(),
+            ago: at.elapsed(),
+        })
+    }
+
     pub async fn read(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
         self.ask(cmd("GET").arg(self.key(key))).await
     }
 
     pub async fn write(&self, key: &str, value: &[u8], ttl: Duration) -> Result<(), StoreError> {
-        self.ask(cmd("SET").arg(self.key(key)).arg(value).arg("PX").arg(px(ttl)))
+        self.change(cmd("SET").arg(self.key(key)).arg(value).arg("PX").arg(px(ttl)))
             .await
     }
 
@@ -119,14 +130,14 @@ impl Redis {
     pub async fn write_first(&self, key: &str, value: &[u8], ttl: Duration) -> Result<bool, StoreError> {
         let mut set = cmd("SET");
         set.arg(self.key(key)).arg(value).arg("NX").arg("PX").arg(px(ttl));
-        let answer: Value = self.ask(&set).await?;
+        let answer: Value = self.change(&set).await?;
         Ok(answer != Value::Nil)
     }
 
     pub async fn swap(&self, key: &str, old: &[u8], new: &[u8], ttl: Duration) -> Result<Swap, StoreError> {
         let mut eval = cmd("EVAL");
         eval.arg(SWAP_SCRIPT).arg(1).arg(self.key(key)).arg(old).arg(new).arg(px(ttl));
-        let answer: i64 = self.ask(&eval).await?;
+        let answer: i64 = self.change(&eval).await?;
         Ok(match answer {
             1 => Swap::Done,
             0 => Swap::Changed,
@@ -136,19 +147,21 @@ impl Redis {
 
     pub async fn remove_if(&self, key: &str, old: &[u8]) -> Result<(), StoreError> {
         let mut script = cmd("EVAL");
-        let _how_many: i64 = self.ask(script.arg(REMOVE_SCRIPT).arg(1).arg(self.key(key)).arg(old)).await?;
+        let _how_many: i64 = self
+            .change(script.arg(REMOVE_SCRIPT).arg(1).arg(self.key(key)).arg(old))
+            .await?;
         Ok(())
     }
 
     pub async fn remove(&self, key: &str) -> Result<(), StoreError> {
-        let _how_many: i64 = self.ask(cmd("DEL").arg(self.key(key))).await?;
+        let _how_many: i64 = self.change(cmd("DEL").arg(self.key(key))).await?;
         Ok(())
     }
 
     pub async fn count(&self, key: &str, by: u64, ttl: Duration) -> Result<u64, StoreError> {
         let mut script = cmd("EVAL");
         script.arg(COUNT_SCRIPT).arg(1).arg(self.key(key)).arg(px(ttl)).arg(by);
-        self.ask(&script).await
+        self.change(&script).await
     }
 
     /// Unix milliseconds of the master's clock.
@@ -197,7 +210,7 @@ impl Redis {
     pub async fn publish_change(&self, handle: Handle) -> Result<(), StoreError> {
         let mut add = cmd("XADD");
         add.arg(self.changes_key()).arg("MAXLEN").arg("~").arg(CHANGES_MAX).arg("*");
-        let _id: String = self.ask(add.arg("h").arg(&handle.0)).await?;
+        let _id: String = self.change(add.arg("h").arg(&handle.0)).await?;
         Ok(())
     }
 
@@ -245,8 +258,24 @@ impl Redis {
         answer.inspect_err(|error| self.complain(error))
     }
 
+    /// `ask`, of a command that writes.
+    async fn change<T: ::redis::FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
+        let answer = self.ask(command).await;
+        answer.inspect_err(|error| self.note_failed_write(error))
+    }
+
+    fn note_failed_write(&self, error: &StoreError) {
+        let mut last = self.failed_write.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some((error.to_string(), Instant::now()));
+    }
+
     /// The commands, and a wait until a replica has them, where there is one.
-    async fn ask_durably(&self, key: &str, mut commands: Pipeline) -> Result<Replicated, StoreError> {
+    async fn ask_durably(&self, key: &str, commands: Pipeline) -> Result<Replicated, StoreError> {
+        let asked = self.ask_and_wait(key, commands).await;
+        asked.inspect_err(|error| self.note_failed_write(error))
+    }
+
+    async fn ask_and_wait(&self, key: &str, mut commands: Pipeline) -> Result<Replicated, StoreError> {
         let connected = self.connected()?;
         let waits = match &connected.durable {
             Link::Node(_) => connected.replicas.load(Ordering::Acquire),

@@ -403,6 +403,30 @@ async fn a_renewed_grant_gets_into_a_store_that_was_away() {
 }
 
 #[tokio::test]
+async fn a_write_that_redis_refused_is_seen_though_everything_else_works() {
+    let server = Server::start(&[]);
+    let gate = started(&server).await;
+    gate.create(data("ann")).await.unwrap();
+    assert!(gate.status().last_failed_write.is_none());
+    server.ask::<()>(&[b"CONFIG", b"SET", b"min-replicas-to-write", b"1"]);
+    assert!(gate.count("loop", &[1; 32], Duration::from_secs(60)).await.is_err());
+    let failed = gate.status().last_failed_write.unwrap();
+    assert!(
+        failed.error.contains("NOREPLICAS") && failed.ago < Duration::from_secs(5),
+        "{failed:?}"
+    );
+    server.ask::<()>(&[b"CONFIG", b"SET", b"min-replicas-to-write", b"0"]);
+    server.ask::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
+    assert!(gate.create(data("bob")).await.is_err());
+    assert!(gate.status().last_failed_write.unwrap().error.contains("OOM"));
+    server.ask::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"0"]);
+    gate.create(data("bob")).await.unwrap();
+    gate.is_up().await;
+    let status = gate.status();
+    assert!(status.last_error.is_none() && status.last_failed_write.is_some());
+}
+
+#[tokio::test]
 async fn neither_a_dump_nor_a_writer_of_redis_gains_anything() {
     let server = Server::start(&[]);
     let gate = started(&server).await;
