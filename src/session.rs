@@ -234,6 +234,11 @@ impl Sessions {
         }
     }
 
+    /// Blocks this thread until the store was read for the first time; false if it is not there in time.
+    pub fn wait_for_store(&self, patience: Duration) -> bool {
+        matches!(self.store, Store::Memory(_)) || self.feed.wait(patience)
+    }
+
     /// Looks at the key file now and then.
     async fn tick(&self, also: impl Fn()) {
         loop {

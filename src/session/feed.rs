@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Condvar, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
@@ -37,6 +37,8 @@ pub struct Feed {
     base: Instant,
     /// Milliseconds since `base` when the feed was last known to be read to its end; -1: never.
     confirmed: AtomicI64,
+    /// Whether it ever was, for `wait`.
+    began: (Mutex<bool>, Condvar),
     staleness_max: Duration,
     retention: Duration,
 }
@@ -57,6 +59,7 @@ impl Feed {
             wide: AtomicUsize::new(0),
             base: Instant::now(),
             confirmed: AtomicI64::new(-1),
+            began: Default::default(),
             staleness_max,
             retention,
         }
@@ -161,7 +164,18 @@ impl Feed {
     /// The feed was read to its end by a command sent at `sent`.
     pub fn confirm(&self, sent: Instant) {
         let at = millis(sent.saturating_duration_since(self.base));
-        self.confirmed.fetch_max(at, Ordering::AcqRel);
+        if self.confirmed.fetch_max(at, Ordering::AcqRel) < 0 {
+            *self.began.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            self.began.1.notify_all();
+        }
+    }
+
+    /// Blocks this thread until the feed was read for the first time; false if that takes too long.
+    pub fn wait(&self, patience: Duration) -> bool {
+        let began = self.began.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.began.1.wait_timeout_while(began, patience, |began| !*began);
+        let (began, _late) = waited.unwrap_or_else(PoisonError::into_inner);
+        *began
     }
 
     /// Ever, to its end.

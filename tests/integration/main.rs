@@ -62,6 +62,7 @@ mod revoking;
 mod sessions;
 mod slow_clients;
 mod smuggling;
+mod store;
 mod support;
 mod tls;
 mod tokens;

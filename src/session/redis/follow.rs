@@ -129,10 +129,12 @@ impl Redis {
             master,
             replicas: AtomicBool::new(false),
         });
-        let mut places = self.catch_up(&connected, feed, cache).await?;
+        let (mut places, sent) = self.catch_up(&connected, feed, cache).await?;
         self.stale_password.store(false, Ordering::Release);
         self.current.store(Some(Arc::clone(&connected)));
         self.remember(None);
+        // after it may be used: who waits for the first time begins then
+        self.confirm(&connected, feed, sent);
         tracing::info!("the session store is connected");
         let (interval, mut complaint) = ((self.staleness_max / 5).min(POLL_MAX), Complaint::default());
         loop {
@@ -194,8 +196,9 @@ impl Redis {
         }
     }
 
-    /// Reads the feed from its beginning, says again what it lost, and forgets all sessions that were read before.
-    async fn catch_up(&self, connected: &Connected, feed: &Feed, cache: &Cache) -> Result<Places, StoreError> {
+    /// Reads the feed from its beginning, says again what it lost, and forgets all sessions that were read before. Also when
+    /// the last read was sent.
+    async fn catch_up(&self, connected: &Connected, feed: &Feed, cache: &Cache) -> Result<(Places, Instant), StoreError> {
         self.look_at_role(connected).await?;
         // what was taken by now is either read below or said again
         self.unread().retain(|_, taken| !*taken);
@@ -238,11 +241,11 @@ impl Redis {
         let newest: StreamRangeReply = connected.link.run(&newest, self.config.timeout).await?;
         // after the place is known: what is read from here on is heard of when it changes
         cache.flush();
-        self.confirm(connected, feed, sent);
-        Ok(Places {
+        let places = Places {
             revocations: place,
             changes: newest.ids.into_iter().next().map_or_else(Place::beginning, Place::at),
-        })
+        };
+        Ok((places, sent))
     }
 
     /// A cluster's replicas send readers away; a single one would answer, late.
@@ -290,7 +293,9 @@ impl Redis {
         // what is that old may have been trimmed; nothing that counts went with it
         let trimmed = places.revocations.age(now) >= millis(self.retention);
         if !places.revocations.is_still_there(&there.ids) && !trimmed {
-            *places = self.catch_up(connected, feed, cache).await?;
+            let (read, sent) = self.catch_up(connected, feed, cache).await?;
+            *places = read;
+            self.confirm(connected, feed, sent);
             return Ok(true);
         }
         if !places.changes.is_still_there(&changes_there.ids) {
@@ -321,7 +326,7 @@ impl Redis {
         }
         let lost = said.iter().any(|mark| self.unread().contains_key(mark));
         if lost {
-            *places = self.catch_up(connected, feed, cache).await?;
+            (*places, _) = self.catch_up(connected, feed, cache).await?;
         }
         self.confirm(connected, feed, sent);
         Ok(true)
