@@ -73,6 +73,8 @@ pub(super) struct Connected {
     durable: Link,
     /// As the Sentinels named it.
     master: Option<Address>,
+    /// By how many milliseconds our clock was ahead of the store's.
+    skew: Option<i64>,
     /// Whether the master has any, as of the last look.
     replicas: AtomicBool,
 }

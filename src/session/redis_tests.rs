@@ -289,6 +289,33 @@ async fn a_feed_that_went_back_is_read_again_and_said_again() {
 }
 
 #[tokio::test]
+async fn a_revocation_from_the_future_counts_as_of_now() {
+    let server = Server::start(&[]);
+    let gate = started(&server).await;
+    let (id, _) = gate.create(data("ann")).await.unwrap();
+    let later = |millis| SessionData {
+        created_at: unix_millis() + millis,
+        ..data("ann")
+    };
+    let (in_time, _) = gate.create(later(3000)).await.unwrap();
+    let (after, _) = gate.create(later(60_000)).await.unwrap();
+    let portal = Mark::portal("shop");
+    let mark = [&[portal.kind.code()][..], &portal.hash].concat();
+    for at in [unix_millis() + 3_600_000, i64::MAX] {
+        let (feed, at) = (b"cedargate:test:{feed}:revocations", at.to_string());
+        server.ask::<String>(&[b"XADD", feed, b"*", b"m", &mark, b"a", at.as_bytes()]);
+    }
+    eventually("revoked", || async { gate.find(&id).await.is_err() }).await;
+    // one that reads it later sees the same
+    let other = started(&server).await;
+    for gate in [&gate, &other] {
+        assert!(matches!(gate.find(&id).await, Err(SessionError::Revoked)));
+        assert!(matches!(gate.find(&in_time).await, Err(SessionError::Revoked)));
+        assert!(gate.find(&after).await.is_ok());
+    }
+}
+
+#[tokio::test]
 async fn the_feed_is_trimmed_and_its_old_entries_end_nothing_new() {
     let server = Server::start(&["--stream-node-max-entries", "1"]);
     let gate = started(&server).await;

@@ -34,6 +34,10 @@ const GOOD: Duration = Duration::from_secs(2);
 const PAGE: usize = 1000;
 /// Entries said again in one go.
 const CHUNK: usize = 500;
+/// How far a revocation's time may be ahead of the store's clock and ours: more, and a gate's clock is wrong.
+const AHEAD_MAX: Duration = Duration::from_secs(5);
+/// An id that is so much later than the store's clock was made up.
+const ID_AHEAD_MAX: Duration = Duration::from_secs(3600);
 /// Where a stream begins.
 const BEGINNING: &str = "0-0";
 
@@ -74,11 +78,16 @@ impl Place {
         }
     }
 
-    /// Unix milliseconds of the store's clock when it was added.
+    /// Milliseconds since it was added.
     fn age(&self, now: i64) -> i64 {
-        let added = self.id.split('-').next().and_then(|text| text.parse().ok()).unwrap_or(0);
-        now.saturating_sub(added)
+        now.saturating_sub(added_at(&self.id))
     }
+}
+
+/// Unix milliseconds of the store's clock, as an id has them.
+fn added_at(id: &str) -> i64 {
+    let millis = id.split('-').next().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    i64::try_from(millis).unwrap_or(i64::MAX)
 }
 
 impl Redis {
@@ -123,10 +132,12 @@ impl Redis {
             None => None,
         };
         let (link, durable) = connect(&self.config, master.as_ref()).await?;
+        let skew = self.skew(&link).await;
         let connected = Arc::new(Connected {
             link,
             durable,
             master,
+            skew,
             replicas: AtomicBool::new(false),
         });
         let (mut places, sent) = self.catch_up(&connected, feed, cache).await?;
@@ -148,6 +159,13 @@ impl Redis {
             }
             while !self.poll(&connected, &mut places, (feed, cache)).await? {}
         }
+    }
+
+    /// By how many milliseconds our clock is ahead of the store's; `None`: it does not say.
+    async fn skew(&self, link: &Link) -> Option<i64> {
+        let asked = link.run_at(&self.feed_key(), &cmd("TIME"), self.config.timeout).await;
+        let (seconds, micros): (i64, i64) = asked.ok()?;
+        Some(unix_millis().saturating_sub(seconds.saturating_mul(1000).saturating_add(micros / 1000)))
     }
 
     /// Returns when there is something to look at.
@@ -210,7 +228,7 @@ impl Redis {
             let page: StreamRangeReply = connected.link.run(&range, self.config.timeout).await?;
             let (ids, now) = (page.ids, unix_millis());
             let full = ids.len() >= PAGE;
-            let entries: Vec<Entry> = ids.iter().filter_map(read_entry).collect();
+            let entries = read_entries(&ids, connected, now);
             self.forget_unread(entries.iter().map(|entry| entry.mark));
             for entry in &entries {
                 let at = known.entry(entry.mark).or_insert(entry.at);
@@ -308,7 +326,7 @@ impl Redis {
         for stream in news.into_iter().flat_map(|news| news.keys) {
             all &= stream.ids.len() < PAGE;
             if stream.key == self.feed_key() {
-                let entries: Vec<Entry> = stream.ids.iter().filter_map(read_entry).collect();
+                let entries = read_entries(&stream.ids, connected, now);
                 self.forget_unread(entries.iter().map(|entry| entry.mark));
                 feed.add(entries, now);
                 places.revocations = stream
@@ -354,6 +372,32 @@ fn read<T: ::redis::FromRedisValue>(value: Option<Value>) -> Result<T, StoreErro
     from_redis_value(value.unwrap_or(Value::Nil)).map_err(|error| StoreError::Refused(error.to_string()))
 }
 
+/// Times that lie in the future were written by a gate whose clock is wrong; they would refuse every login until then.
+fn read_entries(ids: &[StreamId], connected: &Connected, now: i64) -> Vec<Entry> {
+    let mut ahead = 0;
+    let read = ids.iter().filter_map(|id| Some((added_at(&id.id), read_entry(id)?)));
+    let entries = read.map(|(added, entry)| {
+        let at = connected.skew.map_or(entry.at, |skew| entry.at.min(latest(added, now, skew)));
+        ahead = ahead.max(entry.at.saturating_sub(at));
+        Entry { at, ..entry }
+    });
+    let entries = entries.collect();
+    if ahead > 0 {
+        tracing::warn!(
+            milliseconds = ahead,
+            "revocations from the future count as of now; the clock of another gate is wrong"
+        );
+    }
+    entries
+}
+
+/// The latest time that an entry added then can have: the store's clock and ours differ, and either may be right.
+fn latest(added: i64, now: i64, skew: i64) -> i64 {
+    let theirs = now.saturating_sub(skew);
+    let added = added.min(theirs.saturating_add(millis(ID_AHEAD_MAX)));
+    added.saturating_add(skew.max(0)).saturating_add(millis(AHEAD_MAX))
+}
+
 /// What is no entry of ours is left alone.
 fn read_entry(entry: &StreamId) -> Option<Entry> {
     let mark: Vec<u8> = from_redis_value(entry.map.get("m")?.clone()).ok()?;
@@ -370,4 +414,30 @@ fn read_entry(entry: &StreamId) -> Option<Entry> {
 fn read_handle(entry: &StreamId) -> Option<Handle> {
     let handle: Vec<u8> = from_redis_value(entry.map.get("h")?.clone()).ok()?;
     <[u8; 32]>::try_from(handle).ok().map(Handle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whichever_clock_is_wrong_a_revocation_keeps_what_it_may_have() {
+        // when it was added, now, our clock ahead of the store's, and the latest time it may have
+        let table = [
+            (1_000_000, 1_000_200, 0, 1_005_000),
+            // the store is behind: gates say times that are later than its ids
+            (1_000_000, 1_060_200, 60_000, 1_065_000),
+            // we are behind: what others say is in our future, and right
+            (1_000_000, 940_200, -60_000, 1_005_000),
+            // read late
+            (1_000_000, 9_000_000, 0, 1_005_000),
+            // made up
+            (i64::MAX, 1_000_000, 0, 1_000_000 + 3_600_000 + 5000),
+        ];
+        for (added, now, skew, wanted) in table {
+            assert_eq!(latest(added, now, skew), wanted, "{added} {now} {skew}");
+        }
+        assert_eq!(added_at("18446744073709551615-18446744073709551615"), i64::MAX);
+        assert_eq!(added_at("17-3"), 17);
+    }
 }
