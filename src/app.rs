@@ -34,7 +34,7 @@ use crate::doors::authorize;
 use crate::doors::control::Control;
 use crate::gate::{Gate, Live, Worker};
 use crate::identity::IdentityDoor;
-use crate::lifecycle::{Readiness, Shutdown, shutdown};
+use crate::lifecycle::{Blocker, Readiness, Shutdown, shutdown};
 use crate::limits::{Reach, RequestLimits};
 use crate::listener::{
     AddressCount, ConnectionCount, Entrance, Front, PeerAddr, Rejected, Socket, SocketFile, bind, bind_private, bind_unix, serve,
@@ -187,14 +187,7 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
         reloader.run(&told);
     })?);
     first.recv().map_err(|_ended| StartError::Loading)?;
-    if !gate.sessions.wait_for_store(STORE_PATIENCE) {
-        tracing::warn!("the session store is not there yet; starting without it");
-    }
-    reading.done();
-    gate.audit.send(Event::Admin(AdminEvent {
-        event: "started",
-        detail: Some(format!("version {}", env!("CARGO_PKG_VERSION"))),
-    }));
+    begin(&gate, reading);
     let traffic = Traffic {
         gate: Arc::clone(&gate),
         entrances,
@@ -211,6 +204,18 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
         audit: writer,
         files: bound.files,
     })
+}
+
+/// The last step before traffic: waits for the session store, but not for long, and says that the gate has started.
+fn begin(gate: &Gate, reading: Blocker) {
+    if !gate.sessions.wait_for_store(STORE_PATIENCE) {
+        tracing::warn!("the session store is not there yet; starting without it");
+    }
+    reading.done();
+    gate.audit.send(Event::Admin(AdminEvent {
+        event: "started",
+        detail: Some(format!("version {}", env!("CARGO_PKG_VERSION"))),
+    }));
 }
 
 /// What all workers share.
