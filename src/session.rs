@@ -108,6 +108,8 @@ pub enum RefreshError {
 pub struct Revoked {
     /// Whether a replica of the store has it; `None`: there is no replica.
     pub replicated: Option<bool>,
+    /// False: the store does not take it yet. It holds in this process, which goes on saying it until the store does.
+    pub everywhere: bool,
 }
 
 /// What `/status` says of the store.

@@ -270,13 +270,30 @@ impl Sessions {
     }
 
     async fn publish(&self, entries: &[Entry]) -> Result<Revoked, StoreError> {
-        let replicated: Replicated = self.store.publish(entries).await?;
+        let published = self.store.publish(entries).await;
+        let refused = match &published {
+            Err(StoreError::Refused(why)) => Some(why),
+            _ => None,
+        };
+        if let Some(error) = refused {
+            self.meters.count("publish", "refused");
+            tracing::error!(error, "a revocation holds here and is not known everywhere yet; trying again");
+            self.feed.add(entries.iter().copied(), unix_millis());
+            return Ok(Revoked {
+                replicated: Some(false),
+                everywhere: false,
+            });
+        }
+        let replicated: Replicated = published?;
         self.feed.add(entries.iter().copied(), unix_millis());
         if replicated == Some(false) {
             self.meters.count("replicate", "timeout");
             tracing::warn!("no replica of the session store confirmed a revocation in time");
         }
-        Ok(Revoked { replicated })
+        Ok(Revoked {
+            replicated,
+            everywhere: true,
+        })
     }
 
     /// Sessions of this deployment, for the operator; at most `limit`.

@@ -7,6 +7,7 @@
 mod complaint;
 mod follow;
 mod link;
+mod owed;
 mod sentinels;
 
 use std::collections::HashMap;
@@ -65,6 +66,8 @@ pub struct Redis {
     replicas_late_until: Mutex<Option<Instant>>,
     /// What this process said and did not yet read: true once the store took it. As many as are said between two polls.
     unread: Mutex<HashMap<Mark, bool>>,
+    /// What the store refused, with its time: this process knows it and says it until it is taken. As many as a feed has.
+    owed: Mutex<HashMap<Mark, i64>>,
 }
 
 /// One connection, or rather two.
@@ -94,6 +97,7 @@ impl Redis {
             failed_write: Mutex::default(),
             replicas_late_until: Mutex::new(None),
             unread: Mutex::default(),
+            owed: Mutex::default(),
         }
     }
 
@@ -181,7 +185,15 @@ impl Redis {
         let key = self.feed_key();
         let marks = || entries.iter().map(|entry| entry.mark);
         self.unread().extend(marks().map(|mark| (mark, false)));
-        let published = self.ask_durably(&key, self.additions(&key, entries)).await;
+        let mut published = self.ask_durably(&key, self.additions(&key, entries)).await;
+        if let Err(StoreError::Refused(why)) = &published {
+            if self.make_room(&key, why).await {
+                published = self.ask_durably(&key, self.additions(&key, entries)).await;
+            }
+            if let Err(StoreError::Refused(_)) = &published {
+                self.owe(entries);
+            }
+        }
         let mut unread = self.unread();
         for mark in marks() {
             match (&published, unread.get_mut(&mark)) {
@@ -210,10 +222,12 @@ impl Redis {
     }
 
     pub async fn publish_change(&self, handle: Handle) -> Result<(), StoreError> {
-        let mut add = cmd("XADD");
-        add.arg(self.changes_key()).arg("MAXLEN").arg("~").arg(CHANGES_MAX).arg("*");
-        let _id: String = self.change(add.arg("h").arg(&handle.0)).await?;
-        Ok(())
+        let added: Result<String, StoreError> = self.change(&self.change_of(handle.0)).await;
+        if let Err(StoreError::Refused(why)) = &added {
+            // without the stream, everything is forgotten everywhere
+            self.make_room(&self.changes_key(), why).await;
+        }
+        added.map(drop)
     }
 
     pub async fn scan(&self, prefix: &str, limit: usize) -> Result<Vec<(String, Vec<u8>)>, StoreError> {

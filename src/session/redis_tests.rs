@@ -454,6 +454,80 @@ async fn a_write_that_redis_refused_is_seen_though_everything_else_works() {
 }
 
 #[tokio::test]
+async fn a_full_redis_keeps_no_session_alive_and_is_told_as_soon_as_it_has_room() {
+    let server = Server::start(&[]);
+    let (one, two) = (started(&server).await, started(&server).await);
+    let mut users = Vec::new();
+    for name in ["ann", "bob", "cid"] {
+        let (id, session) = one.create(data(name)).await.unwrap();
+        assert!(two.find(&id).await.is_ok());
+        users.push((id, session));
+    }
+    server.ask::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
+    for (id, session) in &users[..2] {
+        assert!(!one.end(session).await.unwrap().everywhere);
+        assert!(matches!(one.try_find(id), Some(Err(SessionError::Revoked))));
+        let late = eventually("out", || async { matches!(two.find(id).await, Err(SessionError::Missing)) }).await;
+        assert!(late < Duration::from_secs(1), "{late:?}");
+    }
+    assert!(two.find(&users[2].0).await.is_ok());
+    assert!(!one.revoke(Revocation::Tenant("acme".to_owned())).await.unwrap().everywhere);
+    assert!(matches!(one.find(&users[2].0).await, Err(SessionError::Revoked)));
+    // neither a reconnect nor a start needs room
+    server.ask::<i64>(&[b"CLIENT", b"KILL", b"TYPE", b"normal"]);
+    let three = started(&server).await;
+    one.is_up().await;
+    assert!(three.find(&users[2].0).await.is_ok());
+    server.ask::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"0"]);
+    for gate in [&two, &three] {
+        eventually("told", || async {
+            matches!(gate.find(&users[2].0).await, Err(SessionError::Revoked))
+        })
+        .await;
+        assert!(matches!(gate.find(&users[0].0).await, Err(SessionError::Revoked)));
+    }
+    assert!(one.revoke(Revocation::Tenant("acme".to_owned())).await.unwrap().everywhere);
+}
+
+#[tokio::test]
+async fn a_stream_at_its_last_id_begins_anew_and_nothing_is_forgotten() {
+    let server = Server::start(&[]);
+    let (one, two) = (started(&server).await, started(&server).await);
+    let (early, session) = two.create(data("ann")).await.unwrap();
+    two.end(&session).await.unwrap();
+    eventually("known", || async { one.find(&early).await.is_err() }).await;
+    let last = b"18446744073709551615-18446744073709551615";
+    for stream in [&b"cedargate:test:{feed}:revocations"[..], b"cedargate:test:{feed}:changes"] {
+        server.ask::<String>(&[b"XADD", stream, last, b"m", b"junk", b"a", b"1"]);
+    }
+    let (late, session) = one.create(data("bob")).await.unwrap();
+    two.find(&late).await.unwrap();
+    eventually("both read it", || async { one.is_fresh() && two.is_fresh() }).await;
+    assert!(one.end(&session).await.unwrap().everywhere);
+    let took = eventually("known", || async {
+        matches!(two.try_find(&late), Some(Err(SessionError::Revoked)))
+    })
+    .await;
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    eventually("said again", || async {
+        server.ask::<usize>(&[b"XLEN", b"cedargate:test:{feed}:revocations"]) >= 2
+    })
+    .await;
+    let three = started(&server).await;
+    for id in [&early, &late] {
+        assert!(matches!(three.find(id).await, Err(SessionError::Revoked)));
+    }
+    // and what changes is heard of again
+    let (old, first) = one.create(data("cid")).await.unwrap();
+    two.find(&old).await.unwrap();
+    one.rotate(&old, &first).await.unwrap();
+    eventually("change heard", || async {
+        two.find(&old).await.is_ok_and(|old| old.data.grant.is_none())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn neither_a_dump_nor_a_writer_of_redis_gains_anything() {
     let server = Server::start(&[]);
     let gate = started(&server).await;

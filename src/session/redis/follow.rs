@@ -32,12 +32,12 @@ const BACKOFF_MAX: Duration = Duration::from_millis(500);
 const GOOD: Duration = Duration::from_secs(2);
 /// Entries in one answer.
 const PAGE: usize = 1000;
-/// Entries said again in one go.
-const CHUNK: usize = 500;
 /// How far a revocation's time may be ahead of the store's clock and ours: more, and a gate's clock is wrong.
 const AHEAD_MAX: Duration = Duration::from_secs(5);
 /// An id that is so much later than the store's clock was made up.
 const ID_AHEAD_MAX: Duration = Duration::from_secs(3600);
+/// Where a stream ends at last.
+const LAST: &str = "18446744073709551615-18446744073709551615";
 /// Where a stream begins.
 const BEGINNING: &str = "0-0";
 
@@ -50,9 +50,16 @@ struct Place {
 }
 
 /// How far both were.
-struct Places {
+pub(super) struct Places {
     revocations: Place,
     changes: Place,
+}
+
+impl Places {
+    /// Then nobody could tell that there were some.
+    pub(super) const fn has_no_changes(&self) -> bool {
+        self.changes.entry.is_none()
+    }
 }
 
 impl Place {
@@ -148,6 +155,7 @@ impl Redis {
         self.confirm(&connected, feed, sent);
         tracing::info!("the session store is connected");
         let (interval, mut complaint) = ((self.staleness_max / 5).min(POLL_MAX), Complaint::default());
+        let mut settled = None;
         loop {
             sleep(POLL_MIN.min(interval)).await;
             let rest = interval.saturating_sub(POLL_MIN);
@@ -158,6 +166,7 @@ impl Redis {
                 return Err(StoreError::Refused("the password is not good any more".to_owned()));
             }
             while !self.poll(&connected, &mut places, (feed, cache)).await? {}
+            self.settle(&connected, &places, &mut settled).await;
         }
     }
 
@@ -227,7 +236,8 @@ impl Redis {
             range.arg(&key).arg(format!("({}", place.id)).arg("+").arg("COUNT").arg(PAGE);
             let page: StreamRangeReply = connected.link.run(&range, self.config.timeout).await?;
             let (ids, now) = (page.ids, unix_millis());
-            let full = ids.len() >= PAGE;
+            // nothing can come after the last id that there is, and asking is an error
+            let full = ids.len() >= PAGE && ids.last().is_none_or(|last| last.id != LAST);
             let entries = read_entries(&ids, connected, now);
             self.forget_unread(entries.iter().map(|entry| entry.mark));
             for entry in &entries {
@@ -248,22 +258,27 @@ impl Redis {
                 "the session store had lost revocations; they are said again"
             );
         }
-        for chunk in lost.chunks(CHUNK) {
-            connected
-                .link
-                .run_all(&key, self.additions(&key, chunk), self.config.timeout)
-                .await?;
+        // what is refused is owed: a store that is full can still be read
+        self.say(connected, &lost).await;
+        let mut changes = self.newest_change(connected).await?;
+        if changes.entry.is_none() {
+            self.begin_changes(connected).await;
+            changes = self.newest_change(connected).await?;
         }
-        let mut newest = cmd("XREVRANGE");
-        newest.arg(self.changes_key()).arg("+").arg("-").arg("COUNT").arg(1);
-        let newest: StreamRangeReply = connected.link.run(&newest, self.config.timeout).await?;
         // after the place is known: what is read from here on is heard of when it changes
         cache.flush();
         let places = Places {
             revocations: place,
-            changes: newest.ids.into_iter().next().map_or_else(Place::beginning, Place::at),
+            changes,
         };
         Ok((places, sent))
+    }
+
+    async fn newest_change(&self, connected: &Connected) -> Result<Place, StoreError> {
+        let mut newest = cmd("XREVRANGE");
+        newest.arg(self.changes_key()).arg("+").arg("-").arg("COUNT").arg(1);
+        let newest: StreamRangeReply = connected.link.run(&newest, self.config.timeout).await?;
+        Ok(newest.ids.into_iter().next().map_or_else(Place::beginning, Place::at))
     }
 
     /// A cluster's replicas send readers away; a single one would answer, late.
@@ -341,6 +356,10 @@ impl Redis {
         }
         if !all {
             return Ok(false);
+        }
+        if places.has_no_changes() {
+            // what was remembered may have changed, and there is nothing to see it by
+            cache.flush();
         }
         let lost = said.iter().any(|mark| self.unread().contains_key(mark));
         if lost {
