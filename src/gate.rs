@@ -37,7 +37,7 @@ use crate::authz::context::{Facts, HttpFacts};
 use crate::authz::{Passport, Permit};
 use crate::config::{AuditAllow, Config, TenantSource};
 use crate::denial::{Denial, Refusal};
-use crate::identity::{IdentityDoor, Visit};
+use crate::identity::IdentityDoor;
 use crate::limits::{Place, PrincipalKey, RequestLimits};
 use crate::listener::Link;
 use crate::login::Login;
@@ -191,21 +191,9 @@ impl Worker {
         };
         if let Some(own) = self.own_endpoint(&path) {
             turn?;
-            progress.record.permitted();
-            progress.is_own = true;
-            if self.gate.sessions.cookies.has_session(&head.headers) {
-                progress.cookie = Cookie::Presented;
-            }
-            let visit = Visit {
-                head: &head,
-                client: &client,
-                style: Style::of(&head.method, &head.headers),
-                decision_id: progress.decision_id,
-                serving: &self.gate.serving.load(),
-                endpoint: own.below_prefix(),
-            };
             // boxed: logins are rare, and every request's future has room for its largest branch
-            return Box::pin(self.answer_own(own, &visit, body)).await.map_err(Stop::from);
+            let answer = Box::pin(self.answer_own(own, (&head, &client), body, progress));
+            return answer.await.map_err(Stop::from);
         }
         let portal = self.gate.serving.load().find(&client.host, &path).cloned();
         let portal = portal.ok_or_else(|| Refusal::new(Denial::PortalUnknown, "no portal matches host and path"))?;

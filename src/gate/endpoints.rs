@@ -4,13 +4,18 @@
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::request::Parts;
 use http::{HeaderValue, Method, Response};
 use hyper::body::Incoming;
 
 use super::Worker;
+use super::credential::Cookie;
+use super::progress::Progress;
+use crate::answer::Style;
 use crate::denial::{Denial, Refusal};
 use crate::identity::Visit;
 use crate::portal::path::{CanonicalPath, ancestors_of};
+use crate::request::ClientFacts;
 use crate::upstream::Body;
 
 /// Public keys of the assertion.
@@ -25,15 +30,6 @@ pub(super) enum Own<'a> {
     /// The rest of the path below `identity.prefix`.
     Identity(&'a str),
     Nothing,
-}
-
-impl Own<'_> {
-    pub(super) fn below_prefix(&self) -> &str {
-        match self {
-            Self::Identity(rest) => rest,
-            Self::Jwks | Self::Nothing => "",
-        }
-    }
 }
 
 impl Worker {
@@ -54,16 +50,37 @@ impl Worker {
         own.then_some(Own::Nothing)
     }
 
-    pub(super) async fn answer_own(&self, own: Own<'_>, visit: &Visit<'_>, body: Incoming) -> Result<Response<Body>, Refusal> {
-        match own {
-            Own::Jwks => self.jwks(&visit.head.method),
-            // on the heap: a login's future would make every request's larger
-            Own::Identity(_) => Box::pin(self.gate.identity.handle(visit, body)).await,
-            Own::Nothing => Err(Refusal::new(
-                Denial::PortalUnknown,
-                "this path is the gate's and has no endpoint",
-            )),
+    pub(super) async fn answer_own(
+        &self,
+        own: Own<'_>,
+        (head, client): (&Parts, &ClientFacts),
+        body: Incoming,
+        progress: &mut Progress,
+    ) -> Result<Response<Body>, Refusal> {
+        progress.record.permitted();
+        progress.is_own = true;
+        if self.gate.sessions.cookies.has_session(&head.headers) {
+            progress.cookie = Cookie::Presented;
         }
+        let endpoint = match own {
+            Own::Jwks => return self.jwks(&head.method),
+            Own::Identity(rest) => rest,
+            Own::Nothing => {
+                return Err(Refusal::new(
+                    Denial::PortalUnknown,
+                    "this path is the gate's and has no endpoint",
+                ));
+            }
+        };
+        let visit = Visit {
+            head,
+            client,
+            style: Style::of(&head.method, &head.headers),
+            decision_id: progress.decision_id,
+            serving: &self.gate.serving.load(),
+            endpoint,
+        };
+        self.gate.identity.handle(&visit, body).await
     }
 
     fn jwks(&self, method: &Method) -> Result<Response<Body>, Refusal> {
