@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::redis::{Partition, Sentinel};
+use crate::redis::{Partition, Redis, Sentinel};
 use crate::sessions::{log_in, log_out, portal, with_cookie};
 use crate::support::{Gate, eventually};
 use crate::wire::PAGE;
@@ -10,12 +10,19 @@ use crate::wire::PAGE;
 /// `sessions.staleness_max`, and a request that was on its way.
 const SOON: Duration = Duration::from_millis(1100);
 
+/// Of the servers; the Sentinels ask for none.
+const PASSWORD: &str = "s3cret";
+
+fn start() -> Sentinel {
+    Sentinel::of(Redis::setup().password(PASSWORD))
+}
+
 fn gate(servers: &Sentinel, sentinels: &[u16]) -> Gate {
     let urls: Vec<String> = sentinels.iter().map(|port| format!("'redis://127.0.0.1:{port}'")).collect();
     portal()
         .file("keys", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n")
         .config(&format!(
-            "sessions: {{ store: redis, key_file: keys, redis: {{ sentinel: {{ master: {}, urls: [{}] }} }} }}\n\
+            "sessions: {{ store: redis, key_file: keys, redis: {{ password: {PASSWORD}, sentinel: {{ master: {}, urls: [{}] }} }} }}\n\
              limits: {{ workers: 2, drain_timeout: 5s }}",
             servers.name(),
             urls.join(", ")
@@ -55,7 +62,7 @@ fn log_out_at(gate: &Gate, cookie: &str) -> Instant {
 
 #[test]
 fn a_gate_leaves_a_master_that_the_sentinels_left() {
-    let servers = Sentinel::start();
+    let servers = start();
     let first = gate(&servers, &servers.sentinel_ports());
     let (alice, bob) = (log_in(&first, "alice"), log_in(&first, "bob"));
     servers.master().until_replicated(2);
@@ -70,7 +77,7 @@ fn a_gate_leaves_a_master_that_the_sentinels_left() {
 
 #[test]
 fn an_old_master_that_wakes_up_lets_nobody_in() {
-    let servers = Sentinel::start();
+    let servers = start();
     let gates = [(); 2].map(|()| gate(&servers, &servers.sentinel_ports()));
     let (alice, bob) = (log_in(&gates[0], "alice"), log_in(&gates[1], "bob"));
     for gate in &gates {
@@ -93,7 +100,7 @@ fn an_old_master_that_wakes_up_lets_nobody_in() {
 
 #[test]
 fn a_gate_that_is_cut_off_with_the_old_master_serves_nobody_and_logs_nobody_out() {
-    let servers = Sentinel::start();
+    let servers = start();
     let ports = servers.sentinel_ports();
     let (one, two) = (Partition::to(ports[1]), Partition::to(ports[2]));
     let first = gate(&servers, &[ports[0], one.port, two.port]);
