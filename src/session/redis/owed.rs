@@ -14,8 +14,9 @@ use tokio::time::Instant;
 use super::follow::Places;
 use super::{CHANGES_MAX, Connected, Redis};
 use crate::session::StoreError;
-use crate::session::feed::Entry;
+use crate::session::feed::{ENTRIES_MAX, Entry, millis};
 use crate::session::record::Mark;
+use crate::session::unix_millis;
 
 /// Between two tries.
 const EVERY: Duration = Duration::from_millis(500);
@@ -29,6 +30,10 @@ impl Redis {
     pub(super) fn owe(&self, entries: &[Entry]) {
         let mut owed = self.owed();
         for entry in entries {
+            // as much as a feed keeps
+            if owed.len() >= ENTRIES_MAX && !owed.contains_key(&entry.mark) {
+                continue;
+            }
             let at = owed.entry(entry.mark).or_insert(entry.at);
             *at = entry.at.max(*at);
         }
@@ -62,6 +67,8 @@ impl Redis {
             *last = Some(Instant::now());
             self.begin_changes(connected).await;
         }
+        let oldest = unix_millis().saturating_sub(millis(self.retention));
+        self.owed().retain(|_, at| *at >= oldest);
         let owed: Vec<Entry> = self.owed().iter().map(|(mark, at)| Entry { mark: *mark, at: *at }).collect();
         if !owed.is_empty() {
             *last = Some(Instant::now());
@@ -87,7 +94,7 @@ impl Redis {
     /// What is refused is owed, and what was is not any more.
     pub(super) async fn say(&self, connected: &Connected, entries: &[Entry]) {
         let key = self.feed_key();
-        for chunk in entries.chunks(CHUNK) {
+        for (number, chunk) in entries.chunks(CHUNK).enumerate() {
             let said = connected
                 .link
                 .run_all(&key, self.additions(&key, chunk), self.config.timeout)
@@ -102,12 +109,15 @@ impl Redis {
                     }
                 }
                 Err(error) => {
-                    self.owe(entries);
+                    // what was taken before is not said again
+                    self.owe(entries.get(number * CHUNK..).unwrap_or_default());
                     self.note_failed_write(&error);
-                    let StoreError::Refused(why) = &error else { return };
-                    if !is_exhausted(why) || !self.make_room(&key, why).await {
-                        return;
+                    if let StoreError::Refused(why) = &error
+                        && is_exhausted(why)
+                    {
+                        self.make_room(&key, why).await;
                     }
+                    return;
                 }
             }
         }
