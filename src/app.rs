@@ -4,10 +4,12 @@
 //! threads, one runtime each, sharing nothing but snapshots; everything else (reload, keys, admin, records) runs on
 //! threads of its own and never on a request's.
 
+mod files;
 mod operation;
 mod running;
 mod shared_rates;
 
+pub(crate) use files::check_files;
 pub use running::{Ending, Running};
 
 use operation::Operation;

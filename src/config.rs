@@ -19,7 +19,7 @@ mod warning;
 
 pub use env::process_environment;
 pub use error::ConfigErrors;
-pub use load::{PrintFormat, from_str, load, print};
+pub use load::{Loaded, PrintFormat, from_str, load, print};
 pub use raw::json_schema;
 pub use tree::{Node, Origin, Shape};
 pub use walk::hint;

@@ -6,7 +6,7 @@
 pub mod accounts;
 mod claims;
 mod complete;
-mod credential;
+pub mod credential;
 mod http;
 mod metadata;
 mod provider;

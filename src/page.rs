@@ -29,6 +29,13 @@ pub struct ThemeError {
     problem: String,
 }
 
+impl ThemeError {
+    /// Without the key.
+    pub fn problem(&self) -> String {
+        format!("`{}` {}", self.file, self.problem)
+    }
+}
+
 /// What all pages of a gate share.
 #[derive(Clone, Debug)]
 pub struct Theme {

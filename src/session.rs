@@ -31,12 +31,14 @@ use tokio_util::sync::CancellationToken;
 use self::cache::{Cache, Cached};
 pub use self::cookie::{Cookies, SessionId};
 use self::feed::{Feed, millis};
-use self::keys::Keys;
+pub use self::keys::check_key_file;
+use self::keys::{Keys, Left};
 use self::memory::Memory;
 use self::meters::Meters;
 use self::record::Mark;
 pub use self::record::{Card, Grant, Handle, Revocation, Session, SessionData};
 use self::redis::Redis;
+pub use self::redis::check_redis_files;
 use self::refresh::Flights;
 use self::seal::Seal;
 use self::store::Store;
@@ -249,7 +251,11 @@ impl Sessions {
             self.meters.feed_age(self.feed_age());
             let Some(me) = self.me.upgrade() else { return };
             match tokio::task::spawn_blocking(move || me.seal.keys.look()).await {
-                Ok(Some(Ok(()))) => {
+                Ok(Some(Ok(left))) => {
+                    if left == Left::Some {
+                        // what only it could open must not live on in memory
+                        self.cache.flush();
+                    }
                     self.meters.count("keys", "ok");
                     tracing::info!("new session keys in force");
                 }

@@ -82,7 +82,7 @@ impl Gate {
              upstream: {{ url: 'http://{app}' }}\n\
              policies: {{ poll: 1s }}\n\
              issuers: [{{ name: corp, issuer: '{}', audiences: [{}], jwks: {{ file: jwks.json }} }}]\n\
-             sessions: {{ store: redis, key_file: keys, cache: {cache}, redis: {{ url: 'redis://127.0.0.1:{redis}' }} }}\n\
+             sessions: {{ store: redis, key_file: keys, cache: {cache}, redis: {{ url: 'redis://127.0.0.1:{redis}', key_prefix: 'cedargate:bench:' }} }}\n\
              audit: {{ sink: {{ file: '/dev/null' }} }}\n\
              limits: {{ workers: 1, drain_delay: 0s }}\n",
             bench::ISSUER,

@@ -28,7 +28,7 @@ const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 #[derive(clap::Args)]
 pub(crate) struct Target {
-    /// The gate's control socket; default: `listen.control` of the configuration
+    /// The gate's control socket, as a path or as the configuration writes it; default: its `listen.control`
     #[arg(long)]
     socket: Option<PathBuf>,
     /// The running gate's configuration
@@ -132,7 +132,8 @@ pub(super) fn with_socket(target: &Target, run: impl AsyncFnOnce(&Path) -> Resul
 
 fn socket(target: &Target) -> Result<PathBuf, String> {
     if let Some(socket) = &target.socket {
-        return Ok(socket.clone());
+        let path = socket.to_str().and_then(|text| text.strip_prefix("unix:"));
+        return Ok(path.map_or_else(|| socket.clone(), PathBuf::from));
     }
     let loaded = config::load(&target.config, config::process_environment()).map_err(|e| e.to_string())?;
     let socket = loaded.config.listen.control;

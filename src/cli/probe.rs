@@ -101,7 +101,9 @@ fn address(target: &Target) -> Result<SocketAddr, String> {
 }
 
 async fn get(address: SocketAddr, path: &str) -> Result<(StatusCode, String), String> {
-    let stream = tokio::net::TcpStream::connect(address).await.map_err(|e| e.to_string())?;
+    let stream = tokio::net::TcpStream::connect(address).await;
+    let stream =
+        stream.map_err(|error| format!("{error}; does the gate run, and is this its `listen.admin`? (--config, --address)"))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|e| e.to_string())?;

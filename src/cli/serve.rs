@@ -25,6 +25,11 @@ pub(crate) fn run(args: &Args) -> Exit {
             return Exit::Usage;
         }
     };
+    let unusable = app::check_files(&loaded);
+    if !unusable.is_empty() {
+        complain(&unusable.to_string());
+        return Exit::Usage;
+    }
     let filter = std::env::var("CEDARGATE_LOG").ok();
     let log = match telemetry::start(filter.as_deref()) {
         Ok(log) => log,

@@ -1,6 +1,7 @@
 //! `cedargate sessions list` and `revoke`: a running gate's sessions, over its control socket.
 
 use std::fmt::Write as _;
+use std::num::NonZeroUsize;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{Method, StatusCode};
@@ -35,8 +36,8 @@ pub(crate) struct ListArgs {
     #[arg(long)]
     portal: Option<String>,
     /// At most so many, the youngest first
-    #[arg(long, default_value_t = 1000)]
-    limit: usize,
+    #[arg(long, default_value = "1000")]
+    limit: NonZeroUsize,
     /// `human` or `json`
     #[arg(long, value_enum, default_value_t = Format::Human)]
     format: Format,
@@ -122,9 +123,32 @@ fn revoke(args: &RevokeArgs) -> Exit {
         if answer.status != StatusCode::OK {
             return refused(&answer);
         }
-        print(&answer.body);
+        print(&revoked(args, &answer.body));
         Ok(Exit::Ok)
     })
+}
+
+/// What ended, and how surely. That there was any such subject or tenant nobody can tell: bearer tokens are in no listing.
+fn revoked(args: &RevokeArgs, body: &str) -> String {
+    let everything =
+        |what: &str, name: &str| format!("every session and bearer token of {what} `{}` from before now", shown(name));
+    let what = match (&args.session, &args.subject, &args.tenant, &args.portal) {
+        (Some(_), ..) => "the session".to_owned(),
+        (_, Some(subject), ..) => everything("subject", subject),
+        (_, _, Some(tenant), _) => everything("tenant", tenant),
+        (.., Some(portal)) => everything("portal", portal),
+        (None, None, None, None) => String::new(),
+    };
+    let body: Option<Value> = serde_json::from_str(body).ok();
+    let said = |key: &str| body.as_ref().and_then(|body| body.get(key)?.as_bool());
+    let doubt = match (said("replicated"), said("everywhere")) {
+        (_, Some(false)) => {
+            "; not everywhere yet: the session store does not take it (is it full?), and this gate alone knows and goes on trying"
+        }
+        (Some(false), _) => "; no replica of the store confirmed it in time: if it fails over now, revoke again",
+        (Some(true) | None, _) => "",
+    };
+    format!("revoked {what}{doubt}\n")
 }
 
 fn target(path: &str, pairs: &[(&str, Option<&str>)]) -> String {
@@ -167,9 +191,16 @@ fn table(body: &str) -> Result<String, AskError> {
         // writing to a String cannot fail
         let _infallible = writeln!(text, "{line}").is_err();
     }
-    let complete = body.get("complete").and_then(Value::as_bool) == Some(true);
-    let more = if complete { "" } else { "; there are more (--limit)" };
-    let total = paint.dim(&format!("{} sessions{more}", sessions.len()));
+    let unreadable = body.get("unreadable").and_then(Value::as_u64).unwrap_or_default();
+    if unreadable > 0 {
+        let values = if unreadable == 1 { "value" } else { "values" };
+        let line = format!("{unreadable} {values} in the store that no key of the ring opens (sessions.key_file)");
+        let _infallible = writeln!(text, "{line}").is_err();
+    }
+    let more = body.get("more").and_then(Value::as_bool) == Some(true);
+    let more = if more { "; there are more (--limit)" } else { "" };
+    let noun = if sessions.len() == 1 { "session" } else { "sessions" };
+    let total = paint.dim(&format!("{} {noun}{more}", sessions.len()));
     let _infallible = writeln!(text, "{total}").is_err();
     Ok(text)
 }

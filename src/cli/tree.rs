@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Loaded};
 use crate::portal::discovered;
 use crate::revision::files::{Places, Tree};
 use crate::revision::problem::{Problem, RevisionError};
@@ -11,6 +11,8 @@ use crate::revision::{Frame, Loader, Revision, Warnings};
 
 /// Readings in a row before a tree that keeps changing is taken as it is.
 const READ_ATTEMPTS: usize = 8;
+/// Where `serve` looks.
+pub(crate) const DEFAULT_CONFIG: &str = "cedargate.yaml";
 /// Issuer of decision tests where no configuration names one.
 const TEST_ISSUER: &str = "
 upstream: { url: 'http://127.0.0.1:1' }
@@ -31,8 +33,8 @@ pub(crate) struct TreeArgs {
 pub(crate) struct Workbench {
     pub config: Config,
     pub portals: Vec<config::Portal>,
-    /// Whether the configuration is one of somebody's own.
-    is_configured: bool,
+    /// The configuration, if it is one of somebody's own.
+    pub loaded: Option<Loaded>,
     tree: Tree,
 }
 
@@ -45,14 +47,20 @@ pub(crate) struct PortalLoad<'a> {
 }
 
 impl TreeArgs {
+    /// Whether there is a configuration here that nobody named.
+    pub(crate) fn ignores_configuration(&self) -> bool {
+        self.config.is_none() && self.dir.is_none() && Path::new(DEFAULT_CONFIG).exists()
+    }
+
     /// Reads configuration and tree; `Err` is a text for the user.
     pub(crate) fn open(&self) -> Result<Workbench, String> {
-        let config = match &self.config {
-            Some(path) => {
-                config::load(path, config::process_environment())
-                    .map_err(|e| e.to_string())?
-                    .config
-            }
+        let loaded = self
+            .config
+            .as_ref()
+            .map(|path| config::load(path, config::process_environment()));
+        let loaded = loaded.transpose().map_err(|e| e.to_string())?;
+        let config = match &loaded {
+            Some(loaded) => loaded.config.clone(),
             None => Config::from_yaml(TEST_ISSUER).map_err(|e| e.to_string())?,
         };
         let places = match (&self.dir, &self.config) {
@@ -77,7 +85,7 @@ impl TreeArgs {
         Ok(Workbench {
             config,
             portals,
-            is_configured: self.config.is_some(),
+            loaded,
             tree,
         })
     }
@@ -107,7 +115,7 @@ impl Workbench {
             Frame {
                 portal,
                 issuers: &issuers,
-                providers: self.is_configured.then_some(&self.config.login.providers),
+                providers: self.loaded.is_some().then_some(&self.config.login.providers),
             },
             &self.tree,
             None,

@@ -98,6 +98,9 @@ pub(crate) fn run(command: &UserCommand) -> Exit {
 fn added(args: &AddArgs) -> Result<String, String> {
     let path = args.place.path()?;
     check_name(&args.name)?;
+    if let Some(several) = args.role.iter().find(|role| role.contains(',')) {
+        return Err(format!("`{several}` is no role: a list is `--role` once for each"));
+    }
     // refused before anybody types a password
     if UsersText::open(&path).map_err(|e| e.to_string())?.has(&args.name) {
         return Err(format!(

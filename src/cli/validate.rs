@@ -2,8 +2,9 @@
 
 use serde_json::json;
 
-use super::tree::{PortalLoad, TreeArgs};
+use super::tree::{DEFAULT_CONFIG, PortalLoad, TreeArgs};
 use super::{Exit, Paint, complain, print};
+use crate::app;
 use crate::revision::Warnings;
 use crate::revision::problem::Problem;
 
@@ -35,6 +36,16 @@ pub(crate) fn run(args: &Args) -> Exit {
             return Exit::Usage;
         }
     };
+    if args.tree.ignores_configuration() {
+        complain(&format!(
+            "{DEFAULT_CONFIG} was not looked at; `--config {DEFAULT_CONFIG}` does"
+        ));
+    }
+    let unusable = bench.loaded.as_ref().map(app::check_files).unwrap_or_default();
+    if !unusable.is_empty() {
+        complain(&unusable.to_string());
+        return Exit::Usage;
+    }
     let warnings = if args.deny_warnings {
         Warnings::Reject
     } else {
@@ -81,7 +92,11 @@ fn human(loads: &[PortalLoad<'_>], doubts: &[String]) {
                     revision.id
                 ));
             }
-            _ => print(&format!("{} {slug}: {} errors\n", paint.red("rejected"), load.problems.len())),
+            _ => {
+                let count = load.problems.len();
+                let noun = if count == 1 { "error" } else { "errors" };
+                print(&format!("{} {slug}: {count} {noun}\n", paint.red("rejected")));
+            }
         }
         for problem in &load.problems {
             print(&format!("  {} {problem}\n", paint.red("error:")));

@@ -28,6 +28,8 @@ pub struct Loaded {
     pub effective: Value,
     /// Where each value of `effective` came from: `cedargate.yaml:12`, `environment CEDARGATE_X`, `default`.
     pub origins: BTreeMap<String, String>,
+    /// The same for whoever reports an error at a key; those of defaults are not here.
+    pub places: BTreeMap<String, Origin>,
     /// Files whose change means the configuration changed: the file itself and the secrets'.
     pub watched: Vec<PathBuf>,
 }
@@ -142,11 +144,13 @@ fn checked(tree: &Node, value: Value, folder: &Path, mut errors: ConfigErrors) -
     match config {
         Some(config) if errors.is_empty() => {
             let effective = effective(&raw, &config);
-            let origins = origins(&effective, tree);
+            let places = places(&effective, tree);
+            let origins = origins(&effective, &places);
             Ok(Loaded {
                 config,
                 effective,
                 origins,
+                places,
                 watched,
             })
         }
@@ -165,12 +169,19 @@ fn effective(raw: &Raw, config: &Config) -> Value {
     serde_json::to_value(raw).unwrap_or(Value::Null)
 }
 
-fn origins(effective: &Value, tree: &Node) -> BTreeMap<String, String> {
+fn places(effective: &Value, tree: &Node) -> BTreeMap<String, Origin> {
+    let mut places = BTreeMap::new();
+    leaves("", effective, &mut |path, _| {
+        let origin = tree.at(path).map(|node| node.origin.clone());
+        places.extend(origin.map(|origin| (path.to_owned(), origin)));
+    });
+    places
+}
+
+fn origins(effective: &Value, places: &BTreeMap<String, Origin>) -> BTreeMap<String, String> {
     let mut origins = BTreeMap::new();
     leaves("", effective, &mut |path, _| {
-        let origin = tree
-            .at(path)
-            .map_or_else(|| "default".to_owned(), |node| node.origin.to_string());
+        let origin = places.get(path).map_or_else(|| "default".to_owned(), ToString::to_string);
         origins.insert(path.to_owned(), origin);
     });
     origins

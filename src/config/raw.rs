@@ -361,7 +361,7 @@ pub struct RawIntrospection {
     #[serde(default)]
     #[schemars(extend("writeOnly" = true))]
     pub client_secret: Option<Secret>,
-    /// The same as a file; watched.
+    /// The same as a file; read at each use.
     #[serde(default)]
     pub client_secret_file: Option<String>,
     /// How long an answer may be used again, 5m at most.

@@ -622,6 +622,84 @@ fn secrets_come_in_place_or_by_file_and_never_print() {
 }
 
 #[test]
+fn a_misspelt_store_is_the_only_mistake_of_what_belongs_to_it() {
+    let yaml = with("sessions: { store: reddis, redis: { url: 'redis://r:6379', key_prefix: 'cedargate:shop:' } }\n");
+    assert_eq!(Config::from_yaml(&yaml).unwrap_err().len(), 1);
+    bad(&yaml, &["sessions.store: unknown value `reddis`; did you mean `redis`?"]);
+}
+
+#[test]
+fn a_provider_whose_only_key_is_misspelt_is_told_that_and_what_it_lacks() {
+    let yaml = with("public_url: 'https://shop.test'\nlogin: { providers: { staff: { user_file: u.yaml } } }\n");
+    let errors = Config::from_yaml(&yaml).unwrap_err();
+    assert_eq!(errors.iter().count(), 2, "{errors}");
+    bad(
+        &yaml,
+        &[
+            "login.providers.staff.user_file: unknown key; did you mean `users_file`?",
+            "login.providers.staff.issuer: is missing: name one of `issuers`, or set `users_file`",
+        ],
+    );
+}
+
+#[test]
+fn a_login_over_plain_http_is_refused_where_browsers_drop_its_cookie() {
+    let login = |url: &str| {
+        with(&format!(
+            "public_url: '{url}'\nlogin: {{ providers: {{ staff: {{ users_file: u.yaml }} }} }}\n"
+        ))
+    };
+    bad(&login("http://shop.example.com"), &["public_url", "https://"]);
+    good(&login("https://shop.example.com"));
+    good(&login("http://localhost:8900"));
+    good(&with("public_url: http://shop.example.com\n"));
+}
+
+#[test]
+fn what_redis_would_misunderstand_is_refused_at_its_key() {
+    let redis = |redis: &str| with(&format!("sessions: {{ store: redis, key_file: k, redis: {{ {redis} }} }}\n"));
+    let prefixed = |more: &str| redis(&format!("key_prefix: 'x:', {more}"));
+    bad(&redis("url: 'redis://r'"), &["sessions.redis.key_prefix: is missing"]);
+    for (more, key) in [
+        ("url: 'unix:run/redis.sock'", "url: needs an absolute path"),
+        ("url: 'redis://r/?protocol=resp2'", "url: has more in it"),
+        ("url: 'redis://r/#insecure'", "url: has more in it"),
+        ("url: 'redis://r/prod'", "url: has more in it"),
+        ("url: 'unix:/run/redis.sock?db=1'", "url: has more in it"),
+        (
+            "cluster: ['redis://a', 'rediss://b']",
+            "cluster: has `redis://` and `rediss://`",
+        ),
+        (
+            "sentinel: { master: m, urls: ['redis://a', 'rediss://b'] }",
+            "sentinel.urls: has `redis://` and `rediss://`",
+        ),
+        ("url: 'redis://r', tls: { ca: c }", "tls.ca: has no effect"),
+        ("url: 'redis://r', tls: { cert: c, key: k }", "tls.key: has no effect"),
+        ("url: 'redis://r', username: gate", "password_file: is missing"),
+    ] {
+        bad(&prefixed(more), &[&format!("sessions.redis.{key}")]);
+    }
+    for more in [
+        "url: 'redis://r:6379/3'",
+        "url: 'redis://r:6379/'",
+        "url: 'unix:/run/redis.sock'",
+        "url: 'unix:///run/redis.sock'",
+        "url: 'rediss://r', tls: { ca: c }",
+        "cluster: ['rediss://a', 'rediss://b'], tls: { ca: c }",
+        "sentinel: { master: m, urls: ['redis://a'], tls: true }, tls: { ca: c }",
+        "url: 'redis://r', username: gate, password: p",
+        "url: 'redis://r', password: p",
+    ] {
+        good(&prefixed(more));
+    }
+    bad(
+        &with("sessions: { staleness_max: 2m }"),
+        &["sessions.staleness_max", "the most is 1m"],
+    );
+}
+
+#[test]
 fn a_file_that_is_read_again_while_the_gate_runs_asks_for_no_restart() {
     let folder = tempfile::tempdir().unwrap();
     let files = [

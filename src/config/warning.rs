@@ -1,26 +1,54 @@
 //! What a configuration may say, and had better not.
 
-use super::{Config, ProviderKind};
+use super::{Config, KeySource, Portal, Provider, ProviderKind};
 
 impl Config {
     /// One sentence each, with the key that it is about.
     pub fn warnings(&self) -> Vec<String> {
-        let accepted = |provider: &&super::Provider| {
-            let ProviderKind::Oidc { client_id, .. } = &provider.kind else {
-                return false;
-            };
-            let issuer = self.issuers.get(provider.issuer);
-            issuer.is_some_and(|issuer| issuer.audiences.contains(client_id))
+        let mut warnings: Vec<String> = self
+            .login
+            .providers
+            .iter()
+            .filter_map(|one| self.client_as_audience(one))
+            .collect();
+        warnings.extend(self.subjects_renamed());
+        warnings
+    }
+
+    fn client_as_audience(&self, provider: &Provider) -> Option<String> {
+        let ProviderKind::Oidc { client_id, .. } = &provider.kind else {
+            return None;
         };
-        let providers = self.login.providers.iter().filter(accepted);
-        let warning = |provider: &super::Provider| {
+        let issuer = self.issuers.get(provider.issuer)?;
+        issuer.audiences.contains(client_id).then(|| {
             format!(
                 "login.providers.{}.client_id: is among the `audiences` of its issuer, so every ID token made for this login is a bearer token as well; \
                  give the API an audience of its own",
                 provider.name
             )
+        })
+    }
+
+    /// Local accounts vouch as an issuer of their own: a portal that trusts whoever there is trusts two, and what policies and the
+    /// app call the users of the first changes with that.
+    fn subjects_renamed(&self) -> Option<String> {
+        let of_tokens = |index: &usize| {
+            let issuer = self.issuers.get(*index);
+            issuer.filter(|issuer| !matches!(issuer.keys, KeySource::NoTokens))
         };
-        providers.map(warning).collect()
+        let template = Portal::discovered_template(self.issuers.len());
+        let portals = self.portals.as_deref().unwrap_or(std::slice::from_ref(&template));
+        let renamed = portals.iter().find_map(|portal| {
+            let tokens: Vec<_> = portal.issuers.iter().filter_map(of_tokens).collect();
+            let [only] = tokens.as_slice() else { return None };
+            (portal.issuers.len() > 1 && only.subject_prefix.is_none()).then_some(*only)
+        })?;
+        let at = self.issuers.iter().position(|issuer| issuer.name == renamed.name)?;
+        let name = &renamed.name;
+        Some(format!(
+            "issuers[{at}].subject_prefix: is not set, and local accounts are a second issuer, so where a portal trusts both `{name}`'s subject `ann` is \
+             called `{name}|ann`; say `subject_prefix: \"\"` to keep the names, `\"{name}|\"` to have them so, or list `portals.<slug>.issuers`"
+        ))
     }
 }
 
@@ -42,5 +70,34 @@ mod tests {
         let warnings = config("orders, gate").warnings();
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(warnings[0].starts_with("login.providers.corp.client_id: "), "{warnings:?}");
+    }
+    #[test]
+    fn local_accounts_that_rename_the_users_of_an_issuer_are_warned_of() {
+        let warnings = |issuers: &str, more: &str| {
+            let yaml = format!(
+                "upstream: {{ url: 'http://127.0.0.1:1' }}\npublic_url: 'https://shop.test'\nissuers: [{issuers}]\n\
+                 login: {{ providers: {{ staff: {{ users_file: u.yaml }} }} }}\n{more}"
+            );
+            Config::from_yaml(&yaml).unwrap().warnings()
+        };
+        let corp = "{ name: corp, issuer: 'https://id.test', audiences: [orders] }";
+        let other = "{ name: other, issuer: 'https://other.test', audiences: [orders] }";
+        let found = warnings(corp, "");
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(
+            found[0].starts_with("issuers[0].subject_prefix: ") && found[0].contains("`corp|ann`"),
+            "{found:?}"
+        );
+        assert_eq!(warnings(corp, "portals: { a: { issuers: [corp] }, b: {} }\n").len(), 1);
+        for (issuers, more) in [
+            ("", ""),
+            // they had a prefix before
+            (&format!("{corp}, {other}"), ""),
+            (&corp.replace(" }", ", subject_prefix: '' }"), ""),
+            (&corp.replace(" }", ", subject_prefix: 'corp|' }"), ""),
+            (corp, "portals: { a: { issuers: [corp] }, b: { issuers: [staff] } }\n"),
+        ] {
+            assert_eq!(warnings(issuers, more), Vec::<String>::new(), "{issuers} {more}");
+        }
     }
 }

@@ -98,6 +98,7 @@ impl IdentityDoor {
         event.provider = Some(Arc::from(session.data.provider.as_str()));
         event.issuer = Some(Arc::from(session.data.issuer.as_str()));
         event.subject = Some(session.data.subject.clone());
+        event.tenant = self.tenant_of(&session.data);
         event.session = Some(session.handle.to_hex());
         self.audit.send(Event::Auth(Box::new(event)));
         ended

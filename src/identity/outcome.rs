@@ -155,7 +155,7 @@ impl IdentityDoor {
     }
 
     /// By the issuer's claim mapping, as every portal reads it.
-    fn tenant_of(&self, data: &SessionData) -> Option<String> {
+    pub(super) fn tenant_of(&self, data: &SessionData) -> Option<String> {
         let issuer = self.config.issuers.iter().find(|issuer| *issuer.name == *data.issuer)?;
         granted(issuer, &data.claims).ok()?.tenant
     }

@@ -97,7 +97,8 @@ impl IdentityDoor {
     async fn renewed(&self, id: &SessionId, session: Arc<Session>, renewal: Renewal) -> Result<Arc<Session>, Refusal> {
         let (sessions, login) = (Arc::clone(&self.sessions), Arc::clone(&self.login));
         let (id, known) = (id.clone(), Arc::clone(&session));
-        let renewing = async move { sessions.refresh(&id, &known, |data| login.renew(data)).await };
+        let handle = session.handle;
+        let renewing = async move { sessions.refresh(&id, &known, move |data| login.renew(handle, data)).await };
         if renewal == Renewal::Due {
             if let Some(turn) = self.renewing.turn(session.version) {
                 tokio::task::spawn_local(async move {

@@ -23,8 +23,11 @@ impl IdentityDoor {
         let mut session = self.sessions.find(&id).await.map_err(refuse)?;
         let grant = session.data.grant.as_ref();
         if grant.is_some_and(|grant| grant.refresh_token.is_some()) {
-            let login = Arc::clone(&self.login);
-            let renewed = self.sessions.refresh(&id, &session, move |data| login.renew(data)).await;
+            let (login, handle) = (Arc::clone(&self.login), session.handle);
+            let renewed = self
+                .sessions
+                .refresh(&id, &session, move |data| login.renew(handle, data))
+                .await;
             session = renewed.map_err(refuse)?;
         }
         let mut response = self.who_am_i(visit).await?;

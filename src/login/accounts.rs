@@ -23,7 +23,7 @@ pub use self::file::{NAME_CHARS_MAX, State, Users, UsersError, check_name, read}
 use self::hash::{Busy, Checker};
 pub use self::hash::{Hash, PASSWORD_BYTES_MAX};
 use super::{LoginCode, LoginError, LoginFailure};
-use crate::audit::{AdminEvent, Audit, Event};
+use crate::audit::{AdminEvent, Audit, AuthEvent, Event};
 use crate::config::{self, ProviderKind};
 use crate::limits::{LoginLimits, Reach, Shared};
 use crate::metrics::Metrics;
@@ -198,6 +198,7 @@ impl Accounts {
             };
             match self.sessions.revoke(revocation).await {
                 Ok(_revoked) => {
+                    self.record(&provider, &name);
                     pending.remove(&(provider, name));
                 }
                 Err(error) => {
@@ -206,6 +207,20 @@ impl Accounts {
                 }
             }
         }
+    }
+
+    /// What was revoked, and why.
+    fn record(&self, provider: &Arc<str>, name: &str) {
+        let is_there = self.book(provider).is_some_and(|book| book.users.load().find(name).is_some());
+        self.audit.send(Event::Auth(Box::new(AuthEvent {
+            event: "revocation",
+            result: "success",
+            reason: if is_there { "account_changed" } else { "account_removed" },
+            provider: Some(Arc::clone(provider)),
+            issuer: Some(Arc::clone(provider)),
+            subject: Some(name.to_owned()),
+            ..AuthEvent::default()
+        })));
     }
 
     fn book(&self, provider: &str) -> Option<&Book> {

@@ -44,6 +44,11 @@ pub(super) struct KeyFile {
     last: Mutex<Option<Arc<SigningKey>>>,
 }
 
+/// Whether the files of a way can be used.
+pub fn check(auth: &ClientAuth) -> Result<(), String> {
+    Credential::load(auth).map(drop)
+}
+
 impl Credential {
     /// Reads it once, so that a missing file is a mistake at start.
     pub fn load(auth: &ClientAuth) -> Result<Self, String> {

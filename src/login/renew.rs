@@ -12,7 +12,7 @@ use super::provider::{Oidc, Tokens};
 use super::{Login, ProviderError, now_millis};
 use crate::audit::{AuthEvent, Event};
 use crate::authn::{Expected, granted, kept_claims};
-use crate::session::{Grant, RefreshError, SessionData};
+use crate::session::{Grant, Handle, RefreshError, SessionData};
 use crate::types::Redacted;
 
 /// Milliseconds until claims that could not be renewed are tried again.
@@ -20,13 +20,15 @@ const RETRY: i64 = 30 * 1000;
 
 impl Login {
     /// Renews a session's grant and claims at the provider. Recorded, whatever comes of it.
-    pub async fn renew(self: Arc<Self>, data: SessionData) -> Result<SessionData, RefreshError> {
+    pub async fn renew(self: Arc<Self>, session: Handle, data: SessionData) -> Result<SessionData, RefreshError> {
         let mut event = AuthEvent {
             event: "refresh",
             portal: Some(Arc::from(data.portal.as_str())),
             provider: Some(Arc::from(data.provider.as_str())),
             issuer: Some(Arc::from(data.issuer.as_str())),
             subject: Some(data.subject.clone()),
+            tenant: self.tenant_of(&data),
+            session: Some(session.to_hex()),
             ..AuthEvent::default()
         };
         let renewed = self.renewed(data).await;
@@ -38,6 +40,12 @@ impl Login {
         event.detail = renewed.as_ref().err().map(ToString::to_string);
         self.audit.send(Event::Auth(Box::new(event)));
         renewed
+    }
+
+    /// As its provider's issuer says it, if it may.
+    fn tenant_of(&self, data: &SessionData) -> Option<String> {
+        let provider = self.oidc(&data.provider).ok()?;
+        granted(&provider.issuer, &data.claims).ok()?.tenant
     }
 
     async fn renewed(&self, data: SessionData) -> Result<SessionData, RefreshError> {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::complete::Parameters;
 use super::*;
 use crate::authn::SigningKey;
-use crate::session::{Grant, RefreshError};
+use crate::session::{Grant, Handle, RefreshError};
 
 const CLIENT: &str = "gate";
 const SECRET: &str = "s3cret:with/odd chars";
@@ -248,7 +248,8 @@ impl Party {
     }
 
     async fn renew(&self, data: SessionData) -> Result<SessionData, RefreshError> {
-        Arc::clone(&self.login).renew(data).await
+        let handle = Handle::from_hex(&"5".repeat(64)).unwrap();
+        Arc::clone(&self.login).renew(handle, data).await
     }
 }
 

@@ -43,6 +43,13 @@ pub struct Keys {
     seen: Mutex<Result<[u8; 32], String>>,
 }
 
+/// Whether keys of the old ring are not in the new one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Left {
+    None,
+    Some,
+}
+
 /// How many bytes HKDF makes.
 struct Length;
 
@@ -122,7 +129,11 @@ impl Ring {
     }
 
     pub fn find(&self, id: &[u8]) -> Option<&RingKey> {
-        std::iter::once(&self.first).chain(&self.others).find(|key| key.id == id)
+        self.keys().find(|key| key.id == id)
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &RingKey> {
+        std::iter::once(&self.first).chain(&self.others)
     }
 }
 
@@ -158,7 +169,7 @@ impl Keys {
     }
 
     /// Takes the file if it changed. Blocks on the file system. `None`: nothing new.
-    pub fn look(&self) -> Option<Result<(), String>> {
+    pub fn look(&self) -> Option<Result<Left, String>> {
         let path = self.file.as_ref()?;
         let text = read(path);
         let now = match &text {
@@ -171,11 +182,21 @@ impl Keys {
         }
         // a bad file is said once, not at every look
         *seen = now;
-        Some(
-            text.and_then(|text| Ring::parse(&text))
-                .map(|ring| self.ring.store(Arc::new(ring))),
-        )
+        Some(text.and_then(|text| Ring::parse(&text)).map(|ring| {
+            let ring = Arc::new(ring);
+            let old = self.ring.swap(Arc::clone(&ring));
+            if old.keys().all(|key| ring.find(&key.id).is_some()) {
+                Left::None
+            } else {
+                Left::Some
+            }
+        }))
     }
+}
+
+/// Whether a key file can be used.
+pub fn check_key_file(path: &Path) -> Result<(), String> {
+    Ring::parse(&read(path)?).map(drop)
 }
 
 /// A small text file; a pipe would be waited for, so it is none.
@@ -227,7 +248,7 @@ mod tests {
         let keys = Keys::load(Some(file.clone())).unwrap();
         assert!(keys.look().is_none());
         std::fs::write(&file, format!("{}\n{}", line(2), line(1))).unwrap();
-        assert!(keys.look().unwrap().is_ok());
+        assert_eq!(keys.look(), Some(Ok(Left::None)));
         assert_eq!(keys.ring().sealing().id, RingKey::new([2; 32]).id);
         for bad in ["", "junk"] {
             std::fs::write(&file, bad).unwrap();
@@ -238,7 +259,7 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         assert!(keys.look().unwrap().is_err());
         std::fs::write(&file, line(3)).unwrap();
-        assert!(keys.look().unwrap().is_ok());
+        assert_eq!(keys.look(), Some(Ok(Left::Some)));
         assert_eq!(keys.ring().sealing().id, RingKey::new([3; 32]).id);
     }
 }

@@ -18,6 +18,16 @@ use super::store::Replicated;
 use super::{Revoked, SessionError, Sessions, StoreError, unix_millis};
 use crate::types::Redacted;
 
+/// What there is in the store.
+#[derive(Debug)]
+pub struct Listing {
+    pub cards: Vec<Card>,
+    /// Values that no key of the ring opens: sessions of another ring, or what somebody tampered with.
+    pub unreadable: usize,
+    /// Whether everything was looked at.
+    pub all: bool,
+}
+
 /// A value as it was read, and what it opened to.
 pub(super) struct Read {
     pub raw: Vec<u8>,
@@ -297,19 +307,25 @@ impl Sessions {
     }
 
     /// Sessions of this deployment, for the operator; at most `limit`.
-    pub async fn list(&self, limit: usize) -> Result<Vec<Card>, StoreError> {
+    pub async fn list(&self, limit: usize) -> Result<Listing, StoreError> {
         let values = self.meters.measure("list", self.store.scan("s:", limit)).await?;
-        let now = unix_millis();
-        let cards = values.into_iter().filter_map(|(key, value)| {
-            let handle = key.strip_prefix("s:{")?.strip_suffix('}').and_then(Handle::from_hex)?;
-            let stored = self
-                .seal
-                .open_card(handle, &value)
-                .map_err(|error| self.alarm(handle, error))
-                .ok()?;
-            (stored.successor.is_none() && !self.is_over(handle, &stored, now)).then_some(stored.card)
-        });
-        Ok(cards.collect())
+        let (now, all) = (unix_millis(), values.len() < limit);
+        let (mut cards, mut unreadable) = (Vec::new(), 0);
+        for (key, value) in values {
+            let handle = key.strip_prefix("s:{").and_then(|rest| rest.strip_suffix('}'));
+            let Some(handle) = handle.and_then(Handle::from_hex) else {
+                continue;
+            };
+            match self.seal.open_card(handle, &value) {
+                Ok(stored) if stored.successor.is_none() && !self.is_over(handle, &stored, now) => cards.push(stored.card),
+                Ok(_over) => {}
+                Err(error) => {
+                    self.alarm(handle, error);
+                    unreadable += 1;
+                }
+            }
+        }
+        Ok(Listing { cards, unreadable, all })
     }
 
     fn is_over(&self, handle: Handle, stored: &StoredCard, now: i64) -> bool {

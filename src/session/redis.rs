@@ -5,6 +5,7 @@
 //! `sessions.redis.timeout`. Whatever must be on a replica goes over a connection of its own, because `WAIT` holds it up.
 
 mod complaint;
+mod files;
 mod follow;
 mod link;
 mod owed;
@@ -21,6 +22,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use self::complaint::Complaint;
+pub use self::files::check_files as check_redis_files;
 use self::link::Link;
 use self::sentinels::{Address, Sentinels};
 use super::feed::{Entry, millis};

@@ -161,7 +161,8 @@ async fn a_session_of_one_replica_is_served_by_another_and_a_logout_holds_in_bot
     // one that starts later knows of it as well
     let three = started(&server).await;
     assert!(matches!(three.find(&id).await, Err(SessionError::Revoked)));
-    assert!(three.list(10).await.unwrap().is_empty());
+    let listed = three.list(10).await.unwrap();
+    assert!(listed.cards.is_empty() && listed.unreadable == 0, "{listed:?}");
     let (old, first) = one
         .create(SessionData {
             created_at: unix_millis() + 5,
@@ -187,7 +188,10 @@ async fn redis_keeps_a_value_longer_than_the_session_is_good_for() {
     let stored = gate.stored(&session);
     let left: i64 = server.ask(&[b"PTTL", stored.as_bytes()]);
     assert!((1500..=2000).contains(&left), "{left}");
-    eventually("not used for so long", || async { gate.list(10).await.unwrap().is_empty() }).await;
+    eventually("not used for so long", || async {
+        gate.list(10).await.unwrap().cards.is_empty()
+    })
+    .await;
     assert_eq!(server.ask::<i64>(&[b"EXISTS", stored.as_bytes()]), 1);
     gate.cache.flush();
     assert!(matches!(gate.find(&id).await, Err(SessionError::Expired)));
@@ -593,6 +597,30 @@ async fn neither_a_dump_nor_a_writer_of_redis_gains_anything() {
 }
 
 #[tokio::test]
+async fn a_key_that_leaves_the_ring_takes_its_sessions_out_of_memory_and_a_new_first_one_does_not() {
+    let server = Server::start(&[]);
+    let gate = started(&server).await;
+    let (id, _) = gate.create(data("ann")).await.unwrap();
+    let keys = server.folder.path().join("keys");
+    let [old, new] = [[7; 32], [8; 32]].map(|key| STANDARD.encode(key));
+    let first = async |text: &str| {
+        let before = gate.seal.keys.ring().sealing().id;
+        std::fs::write(&keys, text).unwrap();
+        eventually("another key seals", || async { gate.seal.keys.ring().sealing().id != before }).await;
+    };
+    first(&format!("{new}\n{old}\n")).await;
+    assert!(matches!(gate.try_find(&id), Some(Ok(_))), "the old key still opens");
+    std::fs::write(&keys, format!("{new}\n")).unwrap();
+    eventually("memory forgets it", || async { gate.try_find(&id).is_none() }).await;
+    assert!(matches!(gate.find(&id).await, Err(SessionError::Missing)));
+    let listing = gate.list(10).await.unwrap();
+    assert_eq!((listing.cards.len(), listing.unreadable), (0, 1));
+    // nothing was deleted: the key comes back, and so does the session
+    first(&format!("{old}\n{new}\n")).await;
+    gate.find(&id).await.unwrap();
+}
+
+#[tokio::test]
 async fn the_documented_rights_are_enough_and_a_changed_password_is_taken_up() {
     let server = Server::start(&[]);
     let documented = documented_acl();
@@ -617,7 +645,7 @@ async fn the_documented_rights_are_enough_and_a_changed_password_is_taken_up() {
     gate.is_up().await;
     // everything that the gate asks, with the rights that the manual names
     let (id, session) = gate.create(data("ann")).await.unwrap();
-    assert_eq!(gate.list(10).await.unwrap().len(), 1);
+    assert_eq!(gate.list(10).await.unwrap().cards.len(), 1);
     gate.cache.flush();
     gate.find(&id).await.unwrap();
     gate.touch(&id).await.unwrap();

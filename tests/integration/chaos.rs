@@ -116,7 +116,7 @@ fn gate(redis: &Redis, provider: &Provider, origin: Option<&str>) -> (Gate, Stri
         .config(&format!(
             "public_url: {origin}\n\
              listen: {{ proxy: {{ address: '127.0.0.1:{port}' }}, decision: null, admin: {{ address: '127.0.0.1:0' }} }}\n\
-             sessions: {{ store: redis, key_file: keys, danger_insecure_cookie: true, redis: {{ url: '{}', timeout: 300ms }} }}\n\
+             sessions: {{ store: redis, key_file: keys, danger_insecure_cookie: true, redis: {{ url: '{}', key_prefix: 'cedargate:test:', timeout: 300ms }} }}\n\
              login: {{ providers: {{ corp: {{ issuer: corp, client_id: gate, client_secret: a secret for tests, \
                        scopes: [openid, offline_access] }} }} }}",
             redis.url()

@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::interop::tool;
-use crate::support::eventually;
+use crate::support::{eventually, once_started};
 
 /// How long the browser may take for one thing.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -49,7 +49,7 @@ impl Chromium {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let address = eventually("the browser listens", || {
+        let address = once_started("the browser listens", || {
             let text = std::fs::read_to_string(profile.join("DevToolsActivePort")).unwrap_or_default();
             let mut lines = text.lines();
             match (lines.next(), lines.next()) {

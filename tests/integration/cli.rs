@@ -193,8 +193,13 @@ fn a_bad_configuration_is_64_with_every_mistake_at_once() {
 #[test]
 fn validate_exits_0_for_good_policies_and_3_for_bad_ones_with_file_and_line() {
     let place = Place::new("http://127.0.0.1:1", "");
-    let (code, out, _) = place.run(&["validate", "--config", "cedargate.yaml"]);
-    assert_eq!(code, 0, "{out}");
+    let (code, out, said) = place.run(&["validate", "--config", "cedargate.yaml"]);
+    assert_eq!((code, said.as_str()), (0, ""), "{out}");
+    let (code, _, said) = place.run(&["validate"]);
+    assert_eq!(
+        (code, said.as_str()),
+        (0, "cedargate.yaml was not looked at; `--config cedargate.yaml` does\n")
+    );
     place.put(
         "policies/p/bad.cedar",
         "\n\n@id(\"x\") permit (principal, action == Action::\"NOPE\", resource);",

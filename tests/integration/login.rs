@@ -190,7 +190,8 @@ fn a_browser_logs_in_at_a_real_provider_reaches_what_it_wanted_and_logs_out_ever
     browser.cookies = old;
     let stale = browser.send(&place.url("/portal/p/orders"), &Request::fetch("GET"));
     assert_eq!(stale.status, 401, "a kept cookie is worth nothing");
-    assert_eq!(place.events("logout", 1)[0]["subject"], "alice");
+    let event = place.events("logout", 1).remove(0);
+    assert_eq!((&event["subject"], &event["tenant"]), (&json!("alice"), &json!("acme")));
     let again = place.post(&mut browser, "auth/logout");
     assert_eq!(again.status, 204, "without a session there is nothing to end");
 }
@@ -454,6 +455,14 @@ fn a_refresh_brings_new_roles_under_a_new_id_and_ends_what_the_provider_ended() 
         let now = browser.cookie(COOKIE).unwrap().value.clone();
         (now != id).then_some(()).ok_or(now)
     });
+    let login = place.events("login", 1).remove(0);
+    let event = place.events("refresh", 1).remove(0);
+    assert_eq!(
+        (&event["result"], &event["reason"], &event["subject"], &event["tenant"]),
+        (&json!("success"), &json!("renewed"), &json!("alice"), &json!("acme"))
+    );
+    assert_eq!(event["session"], login["session"], "{event}");
+    assert!(event["session"].is_string());
     assert_eq!(provider.count_tokens("refresh_token"), 1);
     assert_eq!(place.open(&mut browser, "/portal/p/x").status, 200);
     assert_eq!(header(&place.gate.app.last(), "x-cedargate-roles"), "admin");

@@ -307,6 +307,27 @@ fn a_removed_account_loses_its_session_within_a_moment() {
     let mut browser = Browser::new(&gate);
     assert_eq!(browser.log_in("alice", "password").status, 303);
     assert_eq!(browser.send("GET", PAGE, &[], "").status, 200);
+    gate.put("users.yaml", &users().replace("roles: [viewer]", "roles: [clerk]"));
+    // the newest of so many
+    let revocation = |reason: &str, count: usize| {
+        eventually("the revocation is recorded", || {
+            let events = events(&gate, 1);
+            let is_it = |e: &&Value| e["event"] == "revocation" && e["subject"] == "alice" && e["reason"] == reason;
+            let found: Vec<&Value> = events.iter().filter(is_it).collect();
+            let last = found.last().filter(|_| found.len() == count);
+            last.map(|&event| event.clone()).ok_or_else(|| format!("{events:?}"))
+        })
+    };
+    let changed = revocation("account_changed", 1);
+    assert_eq!(
+        (&changed["result"], &changed["provider"], &changed["issuer"]),
+        (&json!("success"), &json!("local"), &json!("local"))
+    );
+    assert_eq!(browser.send("GET", PAGE, &[], "").status, 302, "to the login");
+    gate.put("users.yaml", &users());
+    revocation("account_changed", 2);
+    assert_eq!(browser.log_in("alice", "password").status, 303);
+    assert_eq!(browser.send("GET", PAGE, &[], "").status, 200);
     gate.put("users.yaml", "users: {}\n");
     eventually("the session is over", || {
         match browser.send("GET", PAGE, &[("accept", "application/json")], "").status {
@@ -314,10 +335,11 @@ fn a_removed_account_loses_its_session_within_a_moment() {
             _ => Ok(()),
         }
     });
+    revocation("account_removed", 1);
     assert_eq!(browser.log_in("alice", "password").status, 401);
     assert!(
         gate.metrics()
-            .contains("cedargate_users_reload_total{provider=\"local\",result=\"success\"} 1")
+            .contains("cedargate_users_reload_total{provider=\"local\",result=\"success\"} 3")
     );
 }
 

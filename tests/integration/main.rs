@@ -68,5 +68,6 @@ mod tls;
 mod tokens;
 mod upgrade;
 mod upstream_protocols;
+mod unusable_files;
 mod users_cli;
 mod wire;

@@ -17,7 +17,7 @@ pub use user_agent::{Browser, Hop, Request};
 
 use crate::interop::tool;
 use crate::processes::Supervised;
-use crate::support::{Answer, eventually, raw};
+use crate::support::{Answer, once_started, raw};
 
 /// A provider of either kind.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl Server {
         let script = root.join("tests/tools/oidc").join(script);
         let args = [script.display().to_string(), tools.display().to_string(), options.to_string()];
         let process = Supervised::start(&tool(&["node"]), &args, &folder.path().join("log"));
-        let at: Value = eventually("the provider is ready", || {
+        let at: Value = once_started("the provider is ready", || {
             let log = process.log();
             let line = log.lines().find_map(|line| line.strip_prefix("ready "));
             line.and_then(|line| serde_json::from_str(line).ok()).ok_or(log.clone())

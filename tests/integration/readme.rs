@@ -25,6 +25,7 @@ fn the_configuration_in_the_readme_loads() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cedargate.yaml");
         std::fs::write(&path, text).unwrap();
+        std::fs::write(folder.path().join("client-secret"), "of the provider").unwrap();
         let output = Command::new(env!("CARGO_BIN_EXE_cedargate"))
             .args(["config", "print", "--config"])
             .arg(&path)

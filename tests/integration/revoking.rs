@@ -23,7 +23,7 @@ pub fn on_redis(redis: &Redis, limits: &str) -> Setup {
     portal()
         .file("keys", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n")
         .config(&format!(
-            "sessions: {{ store: redis, key_file: keys, redis: {{ url: '{}' }} }}\n\
+            "sessions: {{ store: redis, key_file: keys, redis: {{ url: '{}', key_prefix: 'cedargate:test:' }} }}\n\
              limits: {{ workers: 2, drain_timeout: 5s{limits} }}",
             redis.url()
         ))
@@ -31,7 +31,7 @@ pub fn on_redis(redis: &Redis, limits: &str) -> Setup {
 
 /// Exit code, stdout, stderr of `cedargate sessions …`.
 pub fn sessions(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
-    let socket = folder.join("control.sock").display().to_string();
+    let socket = format!("unix:{}/control.sock", folder.display());
     let output = cedargate(&["sessions"])
         .args(arguments)
         .args(["--socket", &socket])
@@ -77,7 +77,8 @@ fn one_session_is_listed_and_ended_and_its_neighbour_is_not() {
     );
     assert!(!out.contains(alice.split('=').nth(1).unwrap()), "a listing opens nothing");
     let id = hers["session"].as_str().unwrap();
-    assert_eq!(sessions(folder.path(), &["revoke", "--session", id]).0, 0);
+    let revoked = sessions(folder.path(), &["revoke", "--session", id]);
+    assert_eq!((revoked.0, revoked.1.as_str()), (0, "revoked the session\n"), "{}", revoked.2);
     assert_eq!(status(&gate, &alice), 401);
     assert_eq!(with_cookie(&gate, "GET", PAGE, &alice, &[]).code(), "session_revoked");
     assert_eq!(status(&gate, &bob), 200);
@@ -107,7 +108,14 @@ fn a_revoked_subject_loses_sessions_and_tokens_and_comes_back_with_new_ones() {
         assert_eq!(gate.get(PAGE, token).status, 200);
     }
     let revoke = |arguments: &[&str]| sessions(folder.path(), &[&["revoke"], arguments].concat());
-    assert_eq!(revoke(&["--subject", "alice", "--issuer", "local"]).0, 0);
+    let (code, said, _) = revoke(&["--subject", "alice", "--issuer", "local"]);
+    assert_eq!(
+        (code, said.as_str()),
+        (
+            0,
+            "revoked every session and bearer token of subject `alice` from before now\n"
+        )
+    );
     assert_eq!(revoke(&["--subject", "carol", "--issuer", "test"]).0, 0);
     for token in [&carol, &timeless] {
         let answer = gate.get(PAGE, token);
@@ -153,12 +161,36 @@ fn what_is_misspelt_or_unknown_ends_nothing_and_says_so() {
             "there is no issuer `corp`",
         ),
         (&["revoke", "--tenant", ""], 1, "name exactly one"),
+        (&["list", "--portal", "q"], 1, "there is no portal `q`"),
+        (&["list", "--limit", "0"], 64, "--limit"),
     ] {
         let (exit, _, complaint) = sessions(folder.path(), arguments);
         assert_eq!(exit, code, "{arguments:?}: {complaint}");
         assert!(complaint.contains(says), "{arguments:?}: {complaint}");
     }
     assert_eq!(status(&gate, &cookie), 200);
+}
+
+#[test]
+fn a_listing_says_what_no_key_opens() {
+    let (folder, redis) = (tempfile::tempdir().unwrap(), Redis::start());
+    let gate = controlled(on_redis(&redis, ""), folder.path()).start();
+    log_in(&gate, "alice");
+    log_in(&gate, "bob");
+    assert_eq!(listed(folder.path(), &[]).len(), 2);
+    let foreign = format!("cedargate:test:s:{{{}}}", "5".repeat(64));
+    redis.cli(&["SET", &foreign, "sealed by somebody else"]);
+    let (code, out, complaint) = sessions(folder.path(), &["list"]);
+    assert_eq!(code, 0, "{complaint}");
+    assert!(
+        out.contains("1 value in the store that no key of the ring opens") && out.contains("2 sessions\n"),
+        "{out}"
+    );
+    let (_, out, _) = sessions(folder.path(), &["list", "--limit", "1"]);
+    assert!(out.contains("1 session; there are more (--limit)"), "{out}");
+    let (_, out, _) = sessions(folder.path(), &["list", "--format", "json"]);
+    let body: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&body["unreadable"], &body["complete"]), (&json!(1), &json!(false)));
 }
 
 #[test]

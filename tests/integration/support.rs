@@ -25,8 +25,16 @@ fn patience() -> Duration {
 }
 
 /// Tries until it holds; panics with the last state otherwise.
-pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Result<T, String>) -> T {
-    let deadline = Instant::now() + patience();
+pub fn eventually<T>(what: &str, attempt: impl FnMut() -> Result<T, String>) -> T {
+    until(Instant::now() + patience(), what, attempt)
+}
+
+/// The same for the start of a large program that is not ours: many at once take their time on a few cores.
+pub fn once_started<T>(what: &str, attempt: impl FnMut() -> Result<T, String>) -> T {
+    until(Instant::now() + patience() * 6, what, attempt)
+}
+
+fn until<T>(deadline: Instant, what: &str, mut attempt: impl FnMut() -> Result<T, String>) -> T {
     loop {
         match attempt() {
             Ok(value) => return value,

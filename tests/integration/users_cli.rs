@@ -83,6 +83,11 @@ fn mistakes_change_nothing_and_say_what_to_do() {
         (&["add", "bob"], "two lines\nof text\n", "one line"),
         (&["add", "bob", "--portal", "Not A Slug"], "correct horse", "no portal's name"),
         (&["add", "bob", "--tenant", ""], "correct horse", "is empty"),
+        (
+            &["add", "bob", "--role", "viewer,editor"],
+            "correct horse",
+            "`--role` once for each",
+        ),
         (&["passwd", "alcie"], "correct horse", "user add"),
     ] {
         let (code, _, error) = run(arguments, stdin);

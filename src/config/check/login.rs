@@ -88,6 +88,15 @@ impl Checker<'_> {
             None => {
                 let message = "is missing: name one of `issuers`, or set `users_file` for local accounts";
                 self.error(&key("issuer"), message);
+                // nothing says yet that it is an OIDC provider at all: what else that lacks would be noise
+                let proof = (
+                    &provider.client_secret,
+                    &provider.client_secret_file,
+                    &provider.client_key_file,
+                );
+                if let (None, (None, None, None)) = (&provider.client_id, proof) {
+                    return None;
+                }
                 None
             }
             Some(name) => {

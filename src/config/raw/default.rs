@@ -177,7 +177,7 @@ impl Default for RawRedis {
             password: None,
             password_file: None,
             tls: RawRedisTls::default(),
-            key_prefix: "cedargate:default:".to_owned(),
+            key_prefix: None,
             timeout: DurationText(Duration::from_millis(500)),
         }
     }

@@ -57,12 +57,12 @@ pub struct RawRedis {
     /// Its password. Better kept in `password_file`.
     #[schemars(extend("writeOnly" = true))]
     pub password: Option<Secret>,
-    /// The same as a file; read again when it changes.
+    /// The same as a file; read again for every connection.
     pub password_file: Option<String>,
     /// How the servers prove themselves over TLS, and the gate to them.
     pub tls: RawRedisTls,
     /// Put before every key; `cedargate:<deployment>:`. Deployments that share a Redis must differ.
-    pub key_prefix: String,
+    pub key_prefix: Option<String>,
     /// How long one command may take.
     pub timeout: DurationText,
 }
@@ -112,9 +112,9 @@ pub struct RawProvider {
     /// Its secret. Better kept in `client_secret_file`.
     #[schemars(extend("writeOnly" = true))]
     pub client_secret: Option<Secret>,
-    /// The same as a file; watched.
+    /// The same as a file; read at each use.
     pub client_secret_file: Option<String>,
-    /// PKCS#8 PEM of the client's P-256 key, for `private_key_jwt`; watched.
+    /// PKCS#8 PEM of the client's P-256 key, for `private_key_jwt`; read at each use.
     pub client_key_file: Option<String>,
     /// How the gate proves itself. Absent: `private_key_jwt` with a key, `client_secret_basic` with a secret.
     pub auth_method: Option<RawAuthMethod>,

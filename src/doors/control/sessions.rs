@@ -3,6 +3,8 @@
 //! What to list or revoke is in the query: bodies are never read. A revocation names exactly one thing; one that names
 //! none, or that is misspelt, ends nothing.
 
+use std::num::NonZeroUsize;
+
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -38,15 +40,22 @@ impl Control {
             Ok(filter) => filter,
             Err(message) => return (StatusCode::BAD_REQUEST, json!({"error": message})),
         };
+        if let Some(Err(message)) = filter.portal.as_deref().map(|portal| self.known_portal(portal)) {
+            return (StatusCode::BAD_REQUEST, json!({"error": message}));
+        }
         let limit = filter.limit.unwrap_or(LISTED);
         match self.gate.sessions.list(LOOKED_AT_MAX).await {
-            Ok(cards) => {
-                let looked_at_all = cards.len() < LOOKED_AT_MAX;
-                let mut fitting: Vec<Card> = cards.into_iter().filter(|card| filter.fits(card)).collect();
+            Ok(listing) => {
+                let unreadable = listing.unreadable;
+                let mut fitting: Vec<Card> = listing.cards.into_iter().filter(|card| filter.fits(card)).collect();
                 fitting.sort_by_key(|card| std::cmp::Reverse(card.created_at));
-                let complete = looked_at_all && fitting.len() <= limit;
+                let more = !listing.all || fitting.len() > limit;
+                let complete = !more && unreadable == 0;
                 fitting.truncate(limit);
-                (StatusCode::OK, json!({"sessions": fitting, "complete": complete}))
+                (
+                    StatusCode::OK,
+                    json!({"sessions": fitting, "complete": complete, "more": more, "unreadable": unreadable}),
+                )
             }
             Err(error) => unavailable(&error),
         }
@@ -115,14 +124,15 @@ impl Control {
                 .map(Revocation::Session)
                 .ok_or_else(|| format!("`{value}` is no session; take it from the listing")),
             "tenant" => Ok(Revocation::Tenant(value)),
-            _ => {
-                let portals = &self.gate.serving.load().portals;
-                let known = portals.iter().any(|portal| *portal.name == *value);
-                let slug = PortalSlug::parse(&value).filter(|_| known);
-                slug.map(Revocation::Portal)
-                    .ok_or_else(|| format!("there is no portal `{value}`"))
-            }
+            _ => self.known_portal(&value).map(Revocation::Portal),
         }
+    }
+
+    fn known_portal(&self, name: &str) -> Result<PortalSlug, String> {
+        let portals = &self.gate.serving.load().portals;
+        let known = portals.iter().any(|portal| &*portal.name == name);
+        let slug = PortalSlug::parse(name).filter(|_| known);
+        slug.ok_or_else(|| format!("there is no portal `{name}`"))
     }
 
     /// Where there is one issuer only, it need not be named.
@@ -147,7 +157,10 @@ impl Filter {
                 "subject" => filter.subject = Some(value),
                 "tenant" => filter.tenant = Some(value),
                 "portal" => filter.portal = Some(value),
-                "limit" => filter.limit = Some(value.parse().map_err(|_no| format!("`{value}` is no number"))?),
+                "limit" => {
+                    let limit = value.parse::<NonZeroUsize>();
+                    filter.limit = Some(limit.map_err(|_no| format!("`{value}` is no number from 1 on"))?.get());
+                }
                 other => {
                     return Err(format!(
                         "`{other}` is unknown; there are issuer, subject, tenant, portal and limit"

@@ -14,13 +14,15 @@ use serde_json::{Map, Value, json};
 
 use super::Account;
 use super::hash::Hash;
-use crate::config::{Node, Origin, Shape, hint};
+use crate::config::{Node, Origin, Shape};
 use crate::types::PortalSlug;
 
 /// Bytes of a users file.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Accounts in one file; who has more wants a provider.
 const USERS_MAX: usize = 10_000;
+/// Characters that a misspelt key may have wrong.
+const MISSPELT_MOST: usize = 2;
 /// Characters of a name.
 pub const NAME_CHARS_MAX: usize = 64;
 
@@ -165,6 +167,15 @@ impl UsersError {
     }
 }
 
+/// SECURITY: what stands where a key should be may be a password. It is repeated only if it is a key misspelt.
+fn unknown_key(found: &str, known: &[&str]) -> String {
+    let near = known.iter().find(|one| strsim::levenshtein(found, one) <= MISSPELT_MOST);
+    near.map_or_else(
+        || format!("an unknown key; known are: {}", known.join(", ")),
+        |near| format!("unknown key `{}`; did you mean `{near}`?", found.escape_debug()),
+    )
+}
+
 /// The text of a users file, or why it cannot be read.
 pub fn read(path: &Path) -> Result<String, UsersError> {
     use std::io::Read;
@@ -219,11 +230,7 @@ impl Reader {
         }
         for (key, origin, node) in self.entries("", root) {
             if key != "users" {
-                self.fault(
-                    "",
-                    origin,
-                    format!("unknown key `{}`; {}", key.escape_debug(), hint(key, &["users"])),
-                );
+                self.fault("", origin, unknown_key(key, &["users"]));
                 continue;
             }
             if matches!(node.shape, Shape::Null) {
@@ -271,8 +278,7 @@ impl Reader {
                 },
                 "claims" => self.claims(&at(key), value, &mut claims),
                 other => {
-                    let message = format!("unknown key `{}`; {}", other.escape_debug(), hint(other, &KEYS));
-                    self.fault(&format!("users.{name}"), origin, message);
+                    self.fault(&format!("users.{name}"), origin, unknown_key(other, &KEYS));
                 }
             }
         }
@@ -435,6 +441,13 @@ mod tests {
                 2,
                 "`password` is repeated",
             ),
+            (
+                "users:\n  a: { password: \"HASH\", hunter2: x }",
+                2,
+                "an unknown key; known are: password",
+            ),
+            ("users:\n  a:\n    hunter2: \n", 3, "an unknown key"),
+            ("hunter2: {}", 1, "an unknown key; known are: users"),
             ("users:\n  a: { tenant: x }", 2, "`password` is missing"),
             ("users:\n  a:\n    password: hunter2", 3, "user passwd"),
             ("users:\n  a:\n    password: 7", 3, "expected a hash"),

@@ -100,19 +100,24 @@ async fn an_unknown_name_costs_what_a_wrong_password_costs() {
         "users:\n  alice: {{ password: \"{0}\" }}\n  eve: {{ password: \"{0}\", disabled: true }}\n",
         hash.to_text()
     ));
-    let mut fastest = Vec::new();
-    for name in ["alice", "eve", "nobody", "Not A Name"] {
-        let mut best = Duration::MAX;
-        for _ in 0..7 {
+    // the fastest of some tries is what a check costs; a machine that is busy elsewhere needs more of them
+    let mut fastest = [Duration::MAX; 4];
+    let is_alike = |fastest: &[Duration; 4]| {
+        let (least, most) = (fastest.iter().min().unwrap(), fastest.iter().max().unwrap());
+        // the cost of a hash is some hundred times that of finding a name
+        *most < *least * 2
+    };
+    for round in 0..100 {
+        for (best, name) in fastest.iter_mut().zip(["alice", "eve", "nobody", "Not A Name"]) {
             let started = Instant::now();
             assert!(lab.check(name, "a wrong one").await.is_err());
-            best = best.min(started.elapsed());
+            *best = (*best).min(started.elapsed());
         }
-        fastest.push(best);
+        if round >= 4 && is_alike(&fastest) {
+            return;
+        }
     }
-    let (least, most) = (fastest.iter().min().unwrap(), fastest.iter().max().unwrap());
-    // the cost of a hash is some hundred times that of finding a name
-    assert!(*most < *least * 2, "{fastest:?}");
+    panic!("{fastest:?}");
 }
 
 #[tokio::test]

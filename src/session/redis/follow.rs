@@ -14,7 +14,7 @@ use ::redis::{Pipeline, Value, cmd, from_redis_value, pipe};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::complaint::Complaint;
-use super::link::{Link, Role, connect};
+use super::link::{Link, Role, connect, place};
 use super::{Connected, Redis};
 use crate::session::StoreError;
 use crate::session::cache::Cache;
@@ -114,10 +114,20 @@ impl Redis {
             let Err(error) = self.connect_and_poll(feed, cache).await;
             let why = error.why();
             if self.current.swap(None).is_some() {
-                tracing::warn!(error = why, "the session store's connection is lost");
+                tracing::warn!(
+                    error = why,
+                    store = place(&self.config),
+                    "the session store's connection is lost"
+                );
                 complaint.over();
             } else if complaint.is_due(&why, Instant::now()) {
-                tracing::warn!(error = why, attempt, "the session store cannot be reached; trying again");
+                let store = place(&self.config);
+                tracing::warn!(
+                    error = why,
+                    store,
+                    attempt,
+                    "the session store cannot be reached; trying again"
+                );
             }
             self.remember(Some(why));
             if began.elapsed() > GOOD {

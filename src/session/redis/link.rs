@@ -170,6 +170,20 @@ fn store_error(error: &RedisError) -> StoreError {
     }
 }
 
+/// Where the store is said to be, for the log.
+pub fn place(config: &config::Redis) -> String {
+    let address = |url: &Redacted<String>| {
+        let info = url.expose().as_str().into_connection_info();
+        info.map_or_else(|_no_url| "?".to_owned(), |info| info.addr().to_string())
+    };
+    let addresses = |urls: &[Redacted<String>]| urls.iter().map(address).collect::<Vec<_>>().join(", ");
+    match &config.topology {
+        Topology::Single(url) => address(url),
+        Topology::Sentinel { master, urls, .. } => format!("`{master}` of the Sentinels {}", addresses(urls)),
+        Topology::Cluster(urls) => format!("the cluster at {}", addresses(urls)),
+    }
+}
+
 /// Two links of the same kind: one for commands, one that may wait for replicas. `master` is whom the Sentinels named.
 pub async fn connect(config: &config::Redis, master: Option<&Address>) -> Result<(Link, Link), StoreError> {
     let secrets = Secrets::read(config).await?;
