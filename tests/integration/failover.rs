@@ -22,7 +22,7 @@ fn gate(servers: &Sentinel, sentinels: &[u16]) -> Gate {
     portal()
         .file("keys", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n")
         .config(&format!(
-            "sessions: {{ store: redis, key_file: keys, redis: {{ password: {PASSWORD}, sentinel: {{ master: {}, urls: [{}] }} }} }}\n\
+            "sessions: {{ store: redis, key_file: keys, redis: {{ key_prefix: 'cedargate:shop:', password: {PASSWORD}, sentinel: {{ master: {}, urls: [{}] }} }} }}\n\
              limits: {{ workers: 2, drain_timeout: 5s }}",
             servers.name(),
             urls.join(", ")

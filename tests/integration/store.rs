@@ -13,7 +13,7 @@ fn a_new_replica_serves_sessions_from_its_first_answer() {
     let first = on_redis(&redis, "").start();
     let cookie = log_in(&first, "alice");
     // the more there is to read, the longer it takes
-    let feed = "cedargate:default:{feed}:revocations";
+    let feed = "cedargate:test:{feed}:revocations";
     let fill = format!("for n = 1, 20000 do redis.call('XADD', '{feed}', '*', 'm', 'junk', 'a', '1') end");
     redis.cli(&["eval", &fill, "0"]);
     let second = on_redis(&redis, "").start();
@@ -53,10 +53,7 @@ fn a_full_store_ends_what_it_is_told_to_and_who_asked_hears_that_it_is_not_every
     });
     let (code, said, _) = sessions(folder.path(), &["revoke", "--subject", "alice", "--issuer", "local"]);
     assert_eq!(code, 0);
-    assert!(
-        said.contains("\"everywhere\": false") && said.contains("goes on trying"),
-        "{said}"
-    );
+    assert!(said.contains("not everywhere yet"), "{said}");
     assert_eq!((status(&first, &cookies[0]), status(&second, &cookies[0])), (401, 200));
     let failed = first.status()["sessions"]["last_failed_write"]["error"].to_string();
     assert!(failed.contains("OOM"), "{failed}");
