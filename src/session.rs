@@ -118,6 +118,8 @@ pub enum RefreshError {
 pub struct Revoked {
     /// Whether a replica of the store has it; `None`: there is no replica.
     pub replicated: Option<bool>,
+    /// False: the store does not take it yet. It holds in this process, which goes on saying it until the store does.
+    pub everywhere: bool,
 }
 
 /// What `/status` says of the store.
@@ -130,7 +132,17 @@ pub struct StoreStatus {
     /// `None`: it never was.
     pub feed_age: Option<Duration>,
     pub cached: usize,
+    /// `None`: it works.
     pub last_error: Option<String>,
+    /// Stays when it works again.
+    pub last_failed_write: Option<FailedWrite>,
+}
+
+/// Something that the store did not take.
+#[derive(Clone, Debug)]
+pub struct FailedWrite {
+    pub error: String,
+    pub ago: Duration,
 }
 
 /// The sessions of this gate. Shared by all workers; what must outlive a client runs on the sessions' own runtime.
@@ -238,6 +250,11 @@ impl Sessions {
             () = work => {}
             () = ending => {}
         }
+    }
+
+    /// Blocks this thread until the store was read for the first time; false if it is not there in time.
+    pub fn wait_for_store(&self, patience: Duration) -> bool {
+        matches!(self.store, Store::Memory(_)) || self.feed.wait(patience)
     }
 
     /// Looks at the key file now and then.
@@ -397,9 +414,9 @@ impl Sessions {
     }
 
     pub fn status(&self) -> StoreStatus {
-        let (store, reachable, last_error) = match &self.store {
-            Store::Memory(_) => ("memory", true, None),
-            Store::Redis(redis) => ("redis", redis.is_connected(), redis.last_error()),
+        let (store, reachable, last_error, last_failed_write) = match &self.store {
+            Store::Memory(_) => ("memory", true, None, None),
+            Store::Redis(redis) => ("redis", redis.is_connected(), redis.last_error(), redis.failed_write()),
         };
         StoreStatus {
             store,
@@ -407,6 +424,7 @@ impl Sessions {
             feed_age: self.was_read().then(|| self.feed_age()),
             cached: self.cache.len(),
             last_error,
+            last_failed_write,
         }
     }
 }

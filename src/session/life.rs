@@ -66,8 +66,8 @@ impl Sessions {
             Err(error) => {
                 self.alarm(handle, error);
                 match error {
-                    OpenError::UnknownKey => Err(SessionError::Unavailable(StoreError::UnknownKey)),
-                    OpenError::Form | OpenError::Broken => Ok(None),
+                    OpenError::UnknownKey if self.seal.is_early(&raw) => Err(SessionError::Unavailable(StoreError::UnknownKey)),
+                    OpenError::UnknownKey | OpenError::Form | OpenError::Broken => Ok(None),
                 }
             }
         }
@@ -92,7 +92,7 @@ impl Sessions {
         if now.saturating_sub(said_at) >= millis(UNKNOWN_KEY_PAUSE) && turn().is_ok() {
             tracing::error!(
                 session = handle.to_hex(),
-                "no key of sessions.key_file opens a session in the store: its requests get 503 until one does"
+                "no key of sessions.key_file opens a session in the store: its requests get 503 for some minutes, then it counts as missing"
             );
         }
     }
@@ -224,11 +224,12 @@ impl Sessions {
         }
     }
 
-    /// How long the store keeps it from its last use on.
+    /// How long the store keeps it from its last use on. Longer than it is good for: a use may be noted late, or not at all
+    /// while the store is away. The times within the seal decide.
     pub(super) fn ttl(&self, data: &SessionData, used_at: i64) -> Duration {
         let left = self.absolute_end(data).saturating_sub(used_at);
         let left = Duration::from_millis(u64::try_from(left).unwrap_or_default());
-        self.idle_timeout.min(left).max(Duration::from_millis(1))
+        self.idle_timeout.saturating_mul(2).min(left).max(Duration::from_millis(1))
     }
 
     /// Notes a use. Whoever else changed the value meanwhile noted one, too.
@@ -313,13 +314,30 @@ impl Sessions {
     }
 
     async fn publish(&self, entries: &[Entry]) -> Result<Revoked, StoreError> {
-        let replicated: Replicated = self.store.publish(entries).await?;
+        let published = self.store.publish(entries).await;
+        let refused = match &published {
+            Err(StoreError::Refused(why)) => Some(why),
+            _ => None,
+        };
+        if let Some(error) = refused {
+            self.meters.count("publish", "refused");
+            tracing::error!(error, "a revocation holds here and is not known everywhere yet; trying again");
+            self.feed.add(entries.iter().copied(), unix_millis());
+            return Ok(Revoked {
+                replicated: Some(false),
+                everywhere: false,
+            });
+        }
+        let replicated: Replicated = published?;
         self.feed.add(entries.iter().copied(), unix_millis());
         if replicated == Some(false) {
             self.meters.count("replicate", "timeout");
             tracing::warn!("no replica of the session store confirmed a revocation in time");
         }
-        Ok(Revoked { replicated })
+        Ok(Revoked {
+            replicated,
+            everywhere: true,
+        })
     }
 
     /// Sessions of this deployment, for the operator; looks at no more than `limit` values. One that is being rotated is
@@ -365,6 +383,7 @@ impl Sessions {
             Some(Mark::portal(&card.portal)),
         ];
         now >= card.created_at.saturating_add(millis(self.absolute_timeout))
+            || now >= card.used_at.saturating_add(millis(self.idle_timeout))
             || self.feed.ends_handle(handle)
             || self.feed.ends_handle(lineage)
             || marks.iter().flatten().any(|mark| self.feed.ends_since(mark, card.created_at))

@@ -174,6 +174,11 @@ impl MarkKind {
         let all = [Self::Session, Self::Subject, Self::Tenant, Self::Portal, Self::IdpSession];
         all.into_iter().find(|kind| kind.code() == code)
     }
+
+    /// Whether it may end a bearer token as well.
+    pub const fn is_wide(self) -> bool {
+        matches!(self, Self::Subject | Self::Tenant | Self::Portal)
+    }
 }
 
 impl Mark {
