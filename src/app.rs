@@ -36,7 +36,7 @@ use crate::doors::authorize;
 use crate::doors::control::Control;
 use crate::gate::{Gate, Live, Worker};
 use crate::identity::IdentityDoor;
-use crate::lifecycle::{Readiness, Shutdown, shutdown};
+use crate::lifecycle::{Blocker, Readiness, Shutdown, shutdown};
 use crate::limits::{Reach, RequestLimits};
 use crate::listener::{
     AddressCount, ConnectionCount, Entrance, Front, PeerAddr, Rejected, Socket, SocketFile, bind, bind_private, bind_unix, serve,
@@ -60,6 +60,8 @@ const TWIN_QUEUE: usize = 1024;
 pub(crate) const STACK_BYTES: usize = 64 * 1024 * 1024;
 /// How often idle connections to the app are looked through, and who asked how often.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a start waits for the session store, so that the first requests of a new replica find it. It needs none.
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where the gate listens; ports that were 0 in the configuration are the ones it got.
 #[derive(Clone, Debug)]
@@ -147,7 +149,7 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
     let gate = assemble(config, metrics, audit)?;
     let (trigger, shutdown) = shutdown();
     let (trigger, readiness) = (Arc::new(trigger), Readiness::default());
-    let loading = readiness.block("policies");
+    let (loading, reading) = (readiness.block("policies"), readiness.block("sessions"));
     let (twins, waiting) = sync_channel(TWIN_QUEUE);
     let mut reloader = Reloader::new(
         Arc::clone(&gate),
@@ -187,10 +189,7 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
         reloader.run(&told);
     })?);
     first.recv().map_err(|_ended| StartError::Loading)?;
-    gate.audit.send(Event::Admin(AdminEvent {
-        event: "started",
-        detail: Some(format!("version {}", env!("CARGO_PKG_VERSION"))),
-    }));
+    begin(&gate, reading);
     let traffic = Traffic {
         gate: Arc::clone(&gate),
         entrances,
@@ -207,6 +206,18 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
         audit: writer,
         files: bound.files,
     })
+}
+
+/// The last step before traffic: waits for the session store, but not for long, and says that the gate has started.
+fn begin(gate: &Gate, reading: Blocker) {
+    if !gate.sessions.wait_for_store(STORE_PATIENCE) {
+        tracing::warn!("the session store is not there yet; starting without it");
+    }
+    reading.done();
+    gate.audit.send(Event::Admin(AdminEvent {
+        event: "started",
+        detail: Some(format!("version {}", env!("CARGO_PKG_VERSION"))),
+    }));
 }
 
 /// What all workers share.

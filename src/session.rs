@@ -9,6 +9,7 @@ mod cache;
 mod cookie;
 mod feed;
 mod keys;
+mod lease;
 mod life;
 mod marks;
 mod memory;
@@ -16,16 +17,18 @@ mod meters;
 mod record;
 mod redis;
 mod refresh;
+mod rotate;
 mod seal;
 mod store;
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use self::cache::{Cache, Cached};
 pub use self::cookie::{Cookies, SessionId};
@@ -53,8 +56,8 @@ const RETENTION_MIN: Duration = Duration::from_secs(24 * 3600);
 const TOUCH_PARTS: u32 = 20;
 /// How often the key file is looked at, and what is expired forgotten.
 const TICK: Duration = Duration::from_secs(1);
-/// How long refreshes under way may take when the gate stops.
-const LAST_WAIT: Duration = Duration::from_secs(3);
+/// How long renewals under way may take once the gate is forced to end: for what is just being written.
+const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// Why there is no session to go on with.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -66,7 +69,7 @@ pub enum SessionError {
     Expired,
     #[error("the session was revoked")]
     Revoked,
-    /// Nobody can tell: the store does not answer, or the feed of revocations is behind.
+    /// Nobody can tell: the store does not answer, the feed of revocations is behind, or a key is missing.
     #[error("{0}")]
     Unavailable(StoreError),
 }
@@ -84,6 +87,9 @@ pub enum StoreError {
     FeedBehind(Duration),
     #[error("the session store is full")]
     Full,
+    /// Another replica may have it: the ring is being turned.
+    #[error("no key of this gate's ring sealed the session (sessions.key_file)")]
+    UnknownKey,
 }
 
 /// Why sessions cannot begin at all.
@@ -96,9 +102,12 @@ pub enum SessionsError {
 /// What a refresh at the provider came to.
 #[derive(Debug, thiserror::Error)]
 pub enum RefreshError {
-    /// The provider took the grant back: the session ends.
+    /// The provider took the grant back (`invalid_grant`): the session ends, unless somebody else renewed it.
     #[error("the provider ended the grant: {0}")]
     Ended(String),
+    /// The provider speaks of somebody else: the session ends.
+    #[error("{0}")]
+    Foreign(String),
     /// Anything else: the session goes on, and it is tried again.
     #[error("{0}")]
     Temporary(String),
@@ -109,6 +118,8 @@ pub enum RefreshError {
 pub struct Revoked {
     /// Whether a replica of the store has it; `None`: there is no replica.
     pub replicated: Option<bool>,
+    /// False: the store does not take it yet. It holds in this process, which goes on saying it until the store does.
+    pub everywhere: bool,
 }
 
 /// What `/status` says of the store.
@@ -121,7 +132,17 @@ pub struct StoreStatus {
     /// `None`: it never was.
     pub feed_age: Option<Duration>,
     pub cached: usize,
+    /// `None`: it works.
     pub last_error: Option<String>,
+    /// Stays when it works again.
+    pub last_failed_write: Option<FailedWrite>,
+}
+
+/// Something that the store did not take.
+#[derive(Clone, Debug)]
+pub struct FailedWrite {
+    pub error: String,
+    pub ago: Duration,
 }
 
 /// The sessions of this gate. Shared by all workers; what must outlive a client runs on the sessions' own runtime.
@@ -140,6 +161,10 @@ pub struct Sessions {
     /// Of the thread that `run` is on.
     runtime: OnceLock<tokio::runtime::Handle>,
     me: Weak<Self>,
+    /// Random: by which other processes know this one.
+    process: String,
+    /// Unix milliseconds.
+    unknown_key_said_at: AtomicI64,
 }
 
 impl StoreError {
@@ -198,6 +223,8 @@ impl Sessions {
             claims,
             runtime: OnceLock::new(),
             me: Weak::clone(me),
+            process: Uuid::now_v7().to_string(),
+            unknown_key_said_at: AtomicI64::new(0),
         }))
     }
 
@@ -223,6 +250,11 @@ impl Sessions {
             () = work => {}
             () = ending => {}
         }
+    }
+
+    /// Blocks this thread until the store was read for the first time; false if it is not there in time.
+    pub fn wait_for_store(&self, patience: Duration) -> bool {
+        matches!(self.store, Store::Memory(_)) || self.feed.wait(patience)
     }
 
     /// Looks at the key file now and then.
@@ -263,6 +295,7 @@ impl Sessions {
             Ok(false) => None,
             Ok(true) => {
                 self.touch_if_due(id, &cached);
+                self.prove_if_due(id, &cached);
                 self.meters.known.inc();
                 Some(Ok(Arc::clone(&cached.session)))
             }
@@ -381,9 +414,9 @@ impl Sessions {
     }
 
     pub fn status(&self) -> StoreStatus {
-        let (store, reachable, last_error) = match &self.store {
-            Store::Memory(_) => ("memory", true, None),
-            Store::Redis(redis) => ("redis", redis.is_connected(), redis.last_error()),
+        let (store, reachable, last_error, last_failed_write) = match &self.store {
+            Store::Memory(_) => ("memory", true, None, None),
+            Store::Redis(redis) => ("redis", redis.is_connected(), redis.last_error(), redis.failed_write()),
         };
         StoreStatus {
             store,
@@ -391,6 +424,7 @@ impl Sessions {
             feed_age: self.was_read().then(|| self.feed_age()),
             cached: self.cache.len(),
             last_error,
+            last_failed_write,
         }
     }
 }

@@ -53,8 +53,8 @@ impl Ending {
 }
 
 impl Running {
-    /// Takes new connections for `limits.drain_delay` more, lets what is in flight finish until `limits.drain_timeout`,
-    /// then returns with every accepted record written. `Ending` cuts each of these short.
+    /// Takes new connections for `limits.drain_delay` more, lets what is in flight finish until `limits.drain_timeout`
+    /// (sessions that are being renewed, too: a refresh token that rotated cannot be had twice), then returns with every accepted record written. `Ending` cuts each of these short.
     pub fn stop(self) {
         self.gate.metrics.draining.set(1);
         self.gate.audit.send(Event::Admin(AdminEvent {
@@ -62,6 +62,7 @@ impl Running {
             detail: None,
         }));
         self.trigger.drain();
+        self.gate.sessions.stop_renewing();
         let limits = &self.gate.config.limits;
         self.wait(limits.drain_delay, Shutdown::is_closing);
         self.trigger.close();
@@ -75,10 +76,10 @@ impl Running {
         drop(self.files);
     }
 
-    /// Until the workers have ended or the end has come so far, at most so long.
+    /// Until the workers have ended and no session is being renewed, or the end has come so far, at most so long.
     fn wait(&self, at_most: Duration, far_enough: impl Fn(&Shutdown) -> bool) {
         let deadline = Instant::now() + at_most;
-        let ended = || self.workers.iter().all(JoinHandle::is_finished);
+        let ended = || self.workers.iter().all(JoinHandle::is_finished) && self.gate.sessions.has_renewed();
         while Instant::now() < deadline && !ended() && !far_enough(&self.shutdown) {
             std::thread::park_timeout(WAIT_POLL);
         }

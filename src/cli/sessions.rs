@@ -140,10 +140,13 @@ fn revoked(args: &RevokeArgs, body: &str) -> String {
         (None, None, None, None) => String::new(),
     };
     let body: Option<Value> = serde_json::from_str(body).ok();
-    let replicated = body.as_ref().and_then(|body| body.get("replicated")?.as_bool());
-    let doubt = match replicated {
-        Some(false) => "; no replica of the store confirmed it in time: if it fails over now, revoke again",
-        Some(true) | None => "",
+    let said = |key: &str| body.as_ref().and_then(|body| body.get(key)?.as_bool());
+    let doubt = match (said("replicated"), said("everywhere")) {
+        (_, Some(false)) => {
+            "; not everywhere yet: the session store does not take it (is it full?), and this gate alone knows and goes on trying"
+        }
+        (Some(false), _) => "; no replica of the store confirmed it in time: if it fails over now, revoke again",
+        (Some(true) | None, _) => "",
     };
     format!("revoked {what}{doubt}\n")
 }

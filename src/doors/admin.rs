@@ -141,6 +141,9 @@ fn sessions(status: &StoreStatus) -> Value {
         "feed_age_ms": status.feed_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
         "cached": status.cached,
         "last_error": status.last_error,
+        "last_failed_write": status.last_failed_write.as_ref().map(|failed| {
+            json!({"error": failed.error, "seconds_ago": failed.ago.as_secs()})
+        }),
     })
 }
 

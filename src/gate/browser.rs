@@ -16,6 +16,7 @@ use super::progress::Progress;
 use super::{Gate, Worker};
 use crate::answer::{self, Answer};
 use crate::denial::{Denial, Refusal};
+use crate::session::SessionId;
 use crate::upstream::Body;
 
 /// Longest `rd` that a login takes.
@@ -42,6 +43,9 @@ impl Worker {
     pub(super) async fn rotate(&self, response: &mut Response<Body>, cookie: &Cookie) {
         let Cookie::Session(held) = cookie else { return };
         let (id, session) = &**held;
+        if session.next.is_some() {
+            return self.carry_again(response, id);
+        }
         if !session.data.rotation_due {
             return;
         }
@@ -50,16 +54,29 @@ impl Worker {
         };
         let sessions = &self.gate.sessions;
         match timeout(ROTATE_TIMEOUT, Box::pin(sessions.rotate(id, session))).await {
-            Ok(Ok((id, _))) => {
-                let headers = response.headers_mut();
-                headers.append(SET_COOKIE, sessions.cookies.set_session(&id));
-                // SECURITY: nobody in between may keep an answer with a session in it
-                headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            }
+            Ok(Ok((id, _))) => carry(response, sessions.cookies.set_session(&id)),
             Ok(Err(error)) => tracing::debug!(%error, "a session got no new id yet"),
             Err(_elapsed) => tracing::debug!("a session got no new id in time"),
         }
     }
+}
+
+impl Worker {
+    /// The answer that carried the new id may not have arrived.
+    fn carry_again(&self, response: &mut Response<Body>, id: &SessionId) {
+        // SECURITY: as it is now: who logged in or out meanwhile has another cookie, and must keep it
+        let now = self.gate.sessions.try_find(id).and_then(Result::ok);
+        if let Some(next) = now.as_ref().and_then(|session| session.next.as_ref()) {
+            carry(response, self.gate.sessions.cookies.set_session(next));
+        }
+    }
+}
+
+fn carry(response: &mut Response<Body>, cookie: HeaderValue) {
+    let headers = response.headers_mut();
+    headers.append(SET_COOKIE, cookie);
+    // SECURITY: nobody in between may keep an answer with a session in it
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
 }
 
 impl Gate {

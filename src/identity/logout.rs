@@ -28,9 +28,9 @@ impl IdentityDoor {
             Some(id) => self.living(self.sessions.find(&id).await)?,
             None => None,
         };
-        let mut location = None;
+        let (mut location, mut everywhere) = (None, true);
         if let Some(session) = &session {
-            self.end(visit, session).await?;
+            everywhere = self.end(visit, session).await?;
             let reader = if navigates(headers) { Reader::Browser } else { Reader::Script };
             location = self.login.logout_location(&session.data, reader).await;
         }
@@ -39,7 +39,7 @@ impl IdentityDoor {
             (true, Some(location)) => see_other(&location)?,
             (true, None) => match &return_to {
                 Some(return_to) => see_other(return_to.as_str())?,
-                None => self.logged_out_page(visit),
+                None => self.logged_out_page(visit, everywhere),
             },
             (false, Some(location)) => json_answer(StatusCode::OK, &json!({"location": location})),
             (false, None) => {
@@ -48,6 +48,9 @@ impl IdentityDoor {
                 response
             }
         };
+        if !everywhere && response.status().is_success() {
+            *response.status_mut() = StatusCode::ACCEPTED;
+        }
         let cookie = self.sessions.cookies.clear_session();
         response.headers_mut().append(SET_COOKIE, cookie);
         Ok(response)
@@ -79,14 +82,18 @@ impl IdentityDoor {
         }
     }
 
-    async fn end(&self, visit: &Visit<'_>, session: &Session) -> Result<(), Refusal> {
+    /// Whether every replica knows, or will at once.
+    async fn end(&self, visit: &Visit<'_>, session: &Session) -> Result<bool, Refusal> {
         let ended = self.sessions.end(session).await;
         let mut event = self.auth_event(visit, "logout");
         (event.result, event.reason) = match &ended {
             Ok(_) => ("success", "logout"),
             Err(_) => ("failure", "store_unavailable"),
         };
-        event.detail = ended.as_ref().err().map(ToString::to_string);
+        event.detail = match &ended {
+            Ok(ended) => (!ended.everywhere).then(|| "not known everywhere yet".to_owned()),
+            Err(error) => Some(error.to_string()),
+        };
         event.portal = Some(Arc::from(session.data.portal.as_str()));
         event.provider = Some(Arc::from(session.data.provider.as_str()));
         event.issuer = Some(Arc::from(session.data.issuer.as_str()));
@@ -95,7 +102,7 @@ impl IdentityDoor {
         event.session = Some(session.handle.to_hex());
         self.audit.send(Event::Auth(Box::new(event)));
         ended
-            .map(|_| ())
+            .map(|ended| ended.everywhere)
             .map_err(|error| Refusal::new(Denial::StoreUnavailable, error.to_string()))
     }
 }

@@ -175,9 +175,13 @@ impl IdentityDoor {
     }
 
     /// After a logout that leads nowhere else.
-    pub(super) fn logged_out_page(&self, visit: &Visit<'_>) -> Response<Body> {
+    pub(super) fn logged_out_page(&self, visit: &Visit<'_>, everywhere: bool) -> Response<Body> {
+        let done = match everywhere {
+            true => "You have been logged out, in all windows of this browser.",
+            false => "You have been logged out of this browser. Not every server knows it yet; it may take some minutes.",
+        };
         let content = Html::new()
-            .paragraph("You have been logged out, in all windows of this browser.")
+            .paragraph(done)
             .raw("<p><a class=\"button\"")
             .attribute("href", &format!("{}/portals/", self.config.identity.prefix))
             .raw(">Log in again</a></p>");

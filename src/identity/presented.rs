@@ -15,7 +15,7 @@ use super::IdentityDoor;
 use crate::authn::{self, Login};
 use crate::denial::{Denial, Refusal};
 use crate::serving::Portal;
-use crate::session::{Session, SessionData, SessionId};
+use crate::session::{Session, SessionData, SessionError, SessionId};
 use crate::types::Identity;
 
 /// How long a request waits for claims that should have been renewed long ago.
@@ -111,9 +111,9 @@ impl IdentityDoor {
             return Ok(session);
         }
         match timeout(OVERDUE_WAIT, renewing).await {
+            // it goes on without us, or what the provider gave is not in the store yet
+            Err(_) | Ok(Err(SessionError::Unavailable(_))) => Ok(session),
             Ok(renewed) => renewed.map_err(|error| Refusal::new(Denial::from(&error), error.to_string())),
-            // it goes on without us
-            Err(_elapsed) => Ok(session),
         }
     }
 }

@@ -31,7 +31,10 @@ impl IdentityDoor {
             session = renewed.map_err(refuse)?;
         }
         let mut response = self.who_am_i(visit).await?;
-        if session.data.rotation_due && !response.headers().contains_key(SET_COOKIE) {
+        if let Some(next) = &session.next {
+            let cookie = self.sessions.cookies.set_session(next);
+            response.headers_mut().append(SET_COOKIE, cookie);
+        } else if session.data.rotation_due && !response.headers().contains_key(SET_COOKIE) {
             match self.sessions.rotate(&id, &session).await {
                 Ok((id, _)) => {
                     let cookie = self.sessions.cookies.set_session(&id);

@@ -34,7 +34,7 @@ impl Login {
         let renewed = self.renewed(data).await;
         (event.result, event.reason) = match &renewed {
             Ok(_) => ("success", "renewed"),
-            Err(RefreshError::Ended(_)) => ("failure", "grant_ended"),
+            Err(RefreshError::Ended(_) | RefreshError::Foreign(_)) => ("failure", "grant_ended"),
             Err(RefreshError::Temporary(_)) => ("failure", "provider_unavailable"),
         };
         event.detail = renewed.as_ref().err().map(ToString::to_string);
@@ -71,7 +71,7 @@ impl Login {
                 renewed.grant = Some(renewed_grant(grant, tokens, id_token, now));
                 Ok(renewed)
             }
-            Err(error @ ProviderError::Other(_)) => Err(RefreshError::Ended(error.to_string())),
+            Err(error @ ProviderError::Other(_)) => Err(RefreshError::Foreign(error.to_string())),
             Err(error) => {
                 tracing::warn!(provider = &*provider.name, %error, "claims not renewed, the old ones stay for now");
                 let mut kept = data;
@@ -115,7 +115,7 @@ impl Login {
 fn with_claims(provider: &Oidc, mut data: SessionData, claims: Map<String, Value>) -> Result<SessionData, RefreshError> {
     // Claims that give nothing any more (a tenant that the issuer may not assert) are kept: every portal refuses them.
     if granted(&provider.issuer, &claims).is_ok_and(|granted| granted.subject != data.subject) {
-        return Err(RefreshError::Ended("the renewed claims are about somebody else".to_owned()));
+        return Err(RefreshError::Foreign("the renewed claims are about somebody else".to_owned()));
     }
     data.rotation_due |= privileges_differ(provider, &data.claims, &claims);
     data.claims = Arc::new(claims);

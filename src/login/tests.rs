@@ -674,7 +674,7 @@ async fn a_renewal_keeps_rotated_tokens_and_ends_only_what_the_provider_ended() 
     ] {
         provider.set(|script| script.claims = claims.clone());
         assert!(
-            matches!(party.renew(old.clone()).await, Err(RefreshError::Ended(_))),
+            matches!(party.renew(old.clone()).await, Err(RefreshError::Foreign(_))),
             "{claims}"
         );
     }
@@ -724,7 +724,7 @@ async fn a_renewal_whose_claims_cannot_be_had_keeps_the_new_tokens_and_the_old_c
         script.claims = json!({"email": null});
         script.userinfo = json!({"sub": "mallory"});
     });
-    assert!(matches!(party.renew(old).await, Err(RefreshError::Ended(_))));
+    assert!(matches!(party.renew(old).await, Err(RefreshError::Foreign(_))));
 }
 
 #[tokio::test]

@@ -3,8 +3,11 @@
 //! An entry proves nothing by itself: it counts only in the connection generation it was read in, while the feed is fresh,
 //! its times are not over and nothing revoked it. Never says that there is no session: that is the store's to say.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use quick_cache::sync::Cache as Bounded;
 
@@ -21,6 +24,8 @@ pub struct Cached {
     pub used_at: AtomicI64,
     /// Unix milliseconds of its end, whatever happens.
     pub ends_at: i64,
+    /// Whoever comes with it next is the first: the id before it is on its way out.
+    pub unproven: AtomicBool,
 }
 
 pub struct Cache {
@@ -29,6 +34,8 @@ pub struct Cache {
     generation: AtomicU64,
     /// Counts what was heard of changed sessions: what was read meanwhile may be old.
     heard: AtomicU64,
+    /// When the store was there again after it was away.
+    back: Mutex<Option<Instant>>,
 }
 
 /// When something was read from the store, for `insert` to tell whether it still counts.
@@ -44,6 +51,7 @@ impl Cache {
             entries: Bounded::new(entries.max(1)),
             generation: AtomicU64::new(0),
             heard: AtomicU64::new(0),
+            back: Mutex::new(None),
         }
     }
 
@@ -91,9 +99,18 @@ impl Cache {
 
     /// Nothing that was read so far counts any more.
     pub fn flush(&self) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
+        let first = self.generation.fetch_add(1, Ordering::AcqRel) == 0;
+        if !first {
+            *self.back.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
         self.heard.fetch_add(1, Ordering::AcqRel);
         self.entries.clear();
+    }
+
+    /// For how long the store is there again after it was away; `None`: it never was.
+    pub fn back_for(&self) -> Option<Duration> {
+        let back = *self.back.lock().unwrap_or_else(PoisonError::into_inner);
+        back.map(|at| at.elapsed())
     }
 
     pub fn len(&self) -> usize {

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Condvar, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
@@ -32,11 +32,13 @@ pub struct Feed {
     /// Changes with every new entry; the copy is for the request path.
     epoch: watch::Sender<u64>,
     epoch_now: AtomicU64,
-    /// Entries that are not about one session: none, and nothing has to be hashed.
+    /// Entries that may end a bearer token: none, and nothing has to be hashed.
     wide: AtomicUsize,
     base: Instant,
     /// Milliseconds since `base` when the feed was last known to be read to its end; -1: never.
     confirmed: AtomicI64,
+    /// Whether it ever was, for `wait`.
+    began: (Mutex<bool>, Condvar),
     staleness_max: Duration,
     retention: Duration,
 }
@@ -57,6 +59,7 @@ impl Feed {
             wide: AtomicUsize::new(0),
             base: Instant::now(),
             confirmed: AtomicI64::new(-1),
+            began: Default::default(),
             staleness_max,
             retention,
         }
@@ -71,7 +74,7 @@ impl Feed {
             if entry.at < oldest || set.at.get(&entry.mark).is_some_and(|at| *at >= entry.at) {
                 continue;
             }
-            if set.at.insert(entry.mark, entry.at).is_none() && entry.mark.kind != MarkKind::Session {
+            if set.at.insert(entry.mark, entry.at).is_none() && entry.mark.kind.is_wide() {
                 self.wide.fetch_add(1, Ordering::Release);
             }
             set.order.push_back(entry);
@@ -92,7 +95,7 @@ impl Feed {
             // a later entry of the same mark may have taken its place
             if at.get(&entry.mark) == Some(&entry.at) {
                 at.remove(&entry.mark);
-                if entry.mark.kind != MarkKind::Session {
+                if entry.mark.kind.is_wide() {
                     self.wide.fetch_sub(1, Ordering::Release);
                 }
             }
@@ -149,7 +152,7 @@ impl Feed {
             || marks.timed().any(|mark| set.ends(mark, created_at))
     }
 
-    /// Whether nothing but single sessions was ever revoked: then nobody has to make marks to ask.
+    /// Whether nothing but sessions was ever revoked, ours or a provider's: then nobody has to make marks to ask.
     pub fn is_narrow(&self) -> bool {
         self.wide.load(Ordering::Acquire) == 0
     }
@@ -161,7 +164,18 @@ impl Feed {
     /// The feed was read to its end by a command sent at `sent`.
     pub fn confirm(&self, sent: Instant) {
         let at = millis(sent.saturating_duration_since(self.base));
-        self.confirmed.fetch_max(at, Ordering::AcqRel);
+        if self.confirmed.fetch_max(at, Ordering::AcqRel) < 0 {
+            *self.began.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            self.began.1.notify_all();
+        }
+    }
+
+    /// Blocks this thread until the feed was read for the first time; false if that takes too long.
+    pub fn wait(&self, patience: Duration) -> bool {
+        let began = self.began.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.began.1.wait_timeout_while(began, patience, |began| !*began);
+        let (began, _late) = waited.unwrap_or_else(PoisonError::into_inner);
+        *began
     }
 
     /// Ever, to its end.
@@ -258,7 +272,8 @@ mod tests {
             };
             assert!(feed.add([entry], now));
             assert_eq!(feed.ends(handle, &marks, now), ends, "{what:?} {after}");
-            assert_eq!(feed.is_narrow(), matches!(what, Revocation::Session(_)));
+            let of_sessions = matches!(what, Revocation::Session(_) | Revocation::IdpSession { .. });
+            assert_eq!(feed.is_narrow(), of_sessions);
             assert_eq!(feed.epoch(), 1);
             assert!(!feed.add([entry], now), "twice is nothing new");
             assert_eq!(feed.epoch(), 1);

@@ -3,8 +3,9 @@
 //! What is read is opened and its times checked before it counts. Revocations go out before values are removed, so that
 //! whoever is interrupted in between leaves a session that is over rather than one that lives.
 
+use std::collections::{HashMap, hash_map};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -13,15 +14,13 @@ use super::cache::{Cached, Moment};
 use super::cookie::SessionId;
 use super::feed::{Entry, millis};
 use super::record::{Card, Handle, Mark, Marks, Revocation, Session, SessionData, claim};
-use super::seal::{OpenError, Opened, Seal, SealError, StoredCard};
-use super::store::{Replicated, Swap};
+use super::seal::{Links, OpenError, Opened, Seal, SealError, StoredCard};
+use super::store::Replicated;
 use super::{Revoked, SessionError, Sessions, StoreError, unix_millis};
 use crate::types::Redacted;
 
-/// How long an id works after it was rotated, for requests under way.
-const ROTATED_GRACE: Duration = Duration::from_secs(10);
-/// Tries of a compare-and-set that others keep winning.
-const SWAPS_MAX: usize = 5;
+/// How often it is said that a key is missing.
+const UNKNOWN_KEY_PAUSE: Duration = Duration::from_secs(10);
 
 /// What there is in the store.
 #[derive(Debug)]
@@ -53,10 +52,11 @@ impl Sessions {
         let read = self.read(id).await?.ok_or(SessionError::Missing)?;
         let cached = self.admit(id, &read.opened, moment)?;
         self.touch_if_due(id, &cached);
+        self.prove_if_due(id, &cached);
         Ok(Arc::clone(&cached.session))
     }
 
-    /// `None`: the store has none, or nothing that opens.
+    /// `None`: the store has none, or nothing that opens with any key. An error if a key is missing that others may have.
     pub(super) async fn read(&self, id: &SessionId) -> Result<Option<Read>, SessionError> {
         let handle = Seal::handle(id);
         let raw = self.store.read(&key(handle)).await.map_err(SessionError::Unavailable)?;
@@ -65,14 +65,36 @@ impl Sessions {
             Ok(opened) => Ok(Some(Read { raw, opened })),
             Err(error) => {
                 self.alarm(handle, error);
-                Ok(None)
+                match error {
+                    OpenError::UnknownKey if self.seal.is_early(&raw) => Err(SessionError::Unavailable(StoreError::UnknownKey)),
+                    OpenError::UnknownKey | OpenError::Form | OpenError::Broken => Ok(None),
+                }
             }
         }
     }
 
     fn alarm(&self, handle: Handle, error: OpenError) {
+        if error == OpenError::UnknownKey {
+            self.meters.count("open", "unknown_key");
+            return self.say_unknown_key(handle);
+        }
         self.meters.count("open", "corrupt");
         tracing::error!(session = handle.to_hex(), %error, "a session in the store cannot be opened and counts as missing");
+    }
+
+    /// All sessions of another replica may be like this one: said now and then.
+    fn say_unknown_key(&self, handle: Handle) {
+        let (now, said_at) = (unix_millis(), self.unknown_key_said_at.load(Ordering::Acquire));
+        let turn = || {
+            self.unknown_key_said_at
+                .compare_exchange(said_at, now, Ordering::AcqRel, Ordering::Acquire)
+        };
+        if now.saturating_sub(said_at) >= millis(UNKNOWN_KEY_PAUSE) && turn().is_ok() {
+            tracing::error!(
+                session = handle.to_hex(),
+                "no key of sessions.key_file opens a session in the store: its requests get 503 for some minutes, then it counts as missing"
+            );
+        }
     }
 
     /// What was read, if it still counts; the process remembers it.
@@ -81,9 +103,14 @@ impl Sessions {
         let epoch = self.feed.epoch();
         let handle = Seal::handle(id);
         let end = self.absolute_end(&opened.data);
-        let ends_at = opened.card.ends_at.map_or(end, |early| early.min(end));
+        let mut ends_at = opened.card.ends_at.map_or(end, |early| early.min(end));
         let used_at = opened.card.card.used_at;
-        if now >= ends_at || now >= used_at.saturating_add(millis(self.idle_timeout)) {
+        let idle_end = used_at.saturating_add(millis(self.idle_timeout));
+        if opened.card.successor.is_some() {
+            // no use of a rotated id keeps it alive
+            ends_at = ends_at.min(idle_end);
+        }
+        if now >= ends_at || now >= idle_end {
             return Err(SessionError::Expired);
         }
         let lineage = Handle::from_hex(&opened.card.lineage).unwrap_or(handle);
@@ -93,6 +120,8 @@ impl Sessions {
             expires_at: end.div_euclid(1000),
             marks: self.marks_of(lineage, &opened.data),
             data: opened.data.clone(),
+            // SECURITY: not once somebody came with it: the browser has it, and whoever else has the old id needs none
+            next: opened.links.next.clone().filter(|_| opened.card.ends_at.is_none()),
         };
         if self.feed.ends(handle, &session.marks, session.data.created_at) {
             return Err(SessionError::Revoked);
@@ -104,6 +133,7 @@ impl Sessions {
             checked: AtomicU64::new(epoch),
             used_at: AtomicI64::new(used_at),
             ends_at,
+            unproven: AtomicBool::new(opened.card.unproven),
         });
         self.cache.insert(Arc::clone(&cached), moment);
         Ok(cached)
@@ -135,32 +165,42 @@ impl Sessions {
 
     /// Begins a session under a new id; returns when a replica of the store has it, where there is one.
     pub async fn create(&self, data: SessionData) -> Result<(SessionId, Arc<Session>), StoreError> {
-        self.meters.measure("create", self.begin(data, None)).await
+        let id = random_id()?;
+        let begun = self.meters.measure("create", self.begin(&id, data, None)).await;
+        begun.map(|session| (id, session))
     }
 
-    async fn begin(&self, data: SessionData, lineage: Option<Handle>) -> Result<(SessionId, Arc<Session>), StoreError> {
-        let id = random_id()?;
-        let handle = Seal::handle(&id);
+    /// Under an id that nobody has; `before` is the one that it comes after, and the first of all.
+    pub(super) async fn begin(
+        &self,
+        id: &SessionId,
+        data: SessionData,
+        before: Option<(SessionId, Option<Handle>)>,
+    ) -> Result<Arc<Session>, StoreError> {
+        let handle = Seal::handle(id);
+        let (previous, lineage) = before.map_or((None, None), |(id, lineage)| (Some(id), lineage));
+        let links = Links { previous, next: None };
         let moment = self.cache.moment();
-        let card = self.card(handle, lineage.unwrap_or(handle), &data);
-        let value = self.seal.session(&id, &card, &data)?;
+        let mut card = self.card(handle, lineage.unwrap_or(handle), &data);
+        card.unproven = links.previous.is_some();
+        let value = self.seal.session(id, &card, (&data, &links))?;
         let ttl = self.ttl(&data, card.card.used_at);
         if self.store.write_durably(&key(handle), value.clone(), ttl).await? == Some(false) {
             self.meters.count("replicate", "timeout");
             tracing::warn!("no replica of the session store confirmed a new session in time");
         }
-        let opened = self.seal.open_session(&id, &value)?;
+        let opened = self.seal.open_session(id, &value)?;
         let session = Session {
             handle,
             version: opened.version,
             expires_at: self.absolute_end(&data).div_euclid(1000),
             marks: self.marks_of(lineage.unwrap_or(handle), &data),
             data,
+            next: None,
         };
         // a session that is over before it begins is the next request's to refuse
-        let remembered = self.admit(&id, &opened, moment);
-        let session = remembered.map_or_else(|_over| Arc::new(session), |cached| Arc::clone(&cached.session));
-        Ok((id, session))
+        let remembered = self.admit(id, &opened, moment);
+        Ok(remembered.map_or_else(|_over| Arc::new(session), |cached| Arc::clone(&cached.session)))
     }
 
     fn card(&self, handle: Handle, lineage: Handle, data: &SessionData) -> StoredCard {
@@ -178,14 +218,18 @@ impl Sessions {
             lineage: lineage.to_hex(),
             ends_at: None,
             successor: None,
+            unproven: false,
+            asked: Vec::new(),
+            renewed_at: None,
         }
     }
 
-    /// How long the store keeps it from its last use on.
+    /// How long the store keeps it from its last use on. Longer than it is good for: a use may be noted late, or not at all
+    /// while the store is away. The times within the seal decide.
     pub(super) fn ttl(&self, data: &SessionData, used_at: i64) -> Duration {
         let left = self.absolute_end(data).saturating_sub(used_at);
         let left = Duration::from_millis(u64::try_from(left).unwrap_or_default());
-        self.idle_timeout.min(left).max(Duration::from_millis(1))
+        self.idle_timeout.saturating_mul(2).min(left).max(Duration::from_millis(1))
     }
 
     /// Notes a use. Whoever else changed the value meanwhile noted one, too.
@@ -194,62 +238,15 @@ impl Sessions {
             return Ok(());
         };
         // a rotated id is not kept alive
-        if opened.card.ends_at.is_some() {
+        if opened.card.successor.is_some() {
             return Ok(());
         }
         opened.card.card.used_at = unix_millis();
         let ttl = self.ttl(&opened.data, opened.card.card.used_at);
-        let value = self.seal.session(id, &opened.card, &opened.data).map_err(StoreError::from)?;
+        let content = (&opened.data, &opened.links);
+        let value = self.seal.session(id, &opened.card, content).map_err(StoreError::from)?;
         let swapped = self.store.swap(&key(Seal::handle(id)), &raw, value, ttl).await;
         swapped.map(drop).map_err(SessionError::Unavailable)
-    }
-
-    /// The same session under a new id: after its privileges changed. The old id works for some seconds more, for requests
-    /// under way. Refused while the session is being refreshed or rotated by another request; then the next one does it.
-    pub async fn rotate(&self, id: &SessionId, session: &Session) -> Result<(SessionId, Arc<Session>), StoreError> {
-        let lease = self.lease(session.handle).await?;
-        let lease = lease.ok_or_else(|| StoreError::Refused("the session is being changed by another request".to_owned()))?;
-        let rotated = self.meters.measure("rotate", self.rotate_leased(id)).await;
-        self.release(session.handle, &lease).await;
-        rotated
-    }
-
-    async fn rotate_leased(&self, id: &SessionId) -> Result<(SessionId, Arc<Session>), StoreError> {
-        let old = Seal::handle(id);
-        let mut successor: Option<(SessionId, Arc<Session>)> = None;
-        for _ in 0..SWAPS_MAX {
-            let read = match self.read(id).await {
-                Ok(Some(read)) => read,
-                Ok(None) => break,
-                Err(SessionError::Unavailable(error)) => return Err(error),
-                Err(_) => break,
-            };
-            let Read { raw, mut opened } = read;
-            if opened.card.ends_at.is_some() {
-                break;
-            }
-            if successor.is_none() {
-                let mut data = opened.data.clone();
-                data.rotation_due = false;
-                successor = Some(self.begin(data, Handle::from_hex(&opened.card.lineage)).await?);
-            }
-            let Some((new, session)) = &successor else { break };
-            opened.card.ends_at = Some(unix_millis().saturating_add(millis(ROTATED_GRACE)));
-            opened.card.successor = Some(session.handle.to_hex());
-            // the grant has one owner: who is refreshed under the old id would spoil it
-            opened.data.grant = None;
-            opened.data.rotation_due = false;
-            let value = self.seal.session(id, &opened.card, &opened.data)?;
-            if self.store.swap(&key(old), &raw, value, ROTATED_GRACE).await? == Swap::Done {
-                self.forget_session(old).await;
-                return Ok((new.clone(), Arc::clone(session)));
-            }
-        }
-        if let Some((_, session)) = successor {
-            self.cache.remove(session.handle);
-            self.store.remove(&key(session.handle)).await?;
-        }
-        Err(StoreError::Refused("the session was changed by another request".to_owned()))
     }
 
     /// Here and in the other replicas.
@@ -317,34 +314,62 @@ impl Sessions {
     }
 
     async fn publish(&self, entries: &[Entry]) -> Result<Revoked, StoreError> {
-        let replicated: Replicated = self.store.publish(entries).await?;
+        let published = self.store.publish(entries).await;
+        let refused = match &published {
+            Err(StoreError::Refused(why)) => Some(why),
+            _ => None,
+        };
+        if let Some(error) = refused {
+            self.meters.count("publish", "refused");
+            tracing::error!(error, "a revocation holds here and is not known everywhere yet; trying again");
+            self.feed.add(entries.iter().copied(), unix_millis());
+            return Ok(Revoked {
+                replicated: Some(false),
+                everywhere: false,
+            });
+        }
+        let replicated: Replicated = published?;
         self.feed.add(entries.iter().copied(), unix_millis());
         if replicated == Some(false) {
             self.meters.count("replicate", "timeout");
             tracing::warn!("no replica of the session store confirmed a revocation in time");
         }
-        Ok(Revoked { replicated })
+        Ok(Revoked {
+            replicated,
+            everywhere: true,
+        })
     }
 
-    /// Sessions of this deployment, for the operator; at most `limit`.
+    /// Sessions of this deployment, for the operator; looks at no more than `limit` values. One that is being rotated is
+    /// one, whichever id it has.
     pub async fn list(&self, limit: usize) -> Result<Listing, StoreError> {
         let values = self.meters.measure("list", self.store.scan("s:", limit)).await?;
         let (now, all) = (unix_millis(), values.len() < limit);
-        let (mut cards, mut unreadable) = (Vec::new(), 0);
+        let mut living: HashMap<String, StoredCard> = HashMap::new();
+        let mut unreadable = 0;
         for (key, value) in values {
             let handle = key.strip_prefix("s:{").and_then(|rest| rest.strip_suffix('}'));
             let Some(handle) = handle.and_then(Handle::from_hex) else {
                 continue;
             };
-            match self.seal.open_card(handle, &value) {
-                Ok(stored) if stored.ends_at.is_none() && !self.is_over(handle, &stored, now) => cards.push(stored.card),
-                Ok(_over) => {}
+            let stored = match self.seal.open_card(handle, &value) {
+                Ok(stored) => stored,
                 Err(error) => {
                     self.alarm(handle, error);
                     unreadable += 1;
+                    continue;
                 }
+            };
+            if stored.ends_at.is_some() || self.is_over(handle, &stored, now) {
+                continue;
+            }
+            match living.entry(stored.lineage.clone()) {
+                hash_map::Entry::Occupied(mut known) if known.get().rank() < stored.rank() => drop(known.insert(stored)),
+                hash_map::Entry::Occupied(_) => {}
+                hash_map::Entry::Vacant(place) => drop(place.insert(stored)),
             }
         }
+        let cards = living.into_values().map(|stored| stored.card).collect();
         Ok(Listing { cards, unreadable, all })
     }
 
@@ -358,6 +383,7 @@ impl Sessions {
             Some(Mark::portal(&card.portal)),
         ];
         now >= card.created_at.saturating_add(millis(self.absolute_timeout))
+            || now >= card.used_at.saturating_add(millis(self.idle_timeout))
             || self.feed.ends_handle(handle)
             || self.feed.ends_handle(lineage)
             || marks.iter().flatten().any(|mark| self.feed.ends_since(mark, card.created_at))
@@ -383,7 +409,10 @@ impl From<SealError> for StoreError {
 
 impl From<OpenError> for StoreError {
     fn from(error: OpenError) -> Self {
-        Self::Refused(error.to_string())
+        match error {
+            OpenError::UnknownKey => Self::UnknownKey,
+            OpenError::Form | OpenError::Broken => Self::Refused(error.to_string()),
+        }
     }
 }
 

@@ -66,6 +66,13 @@ impl Memory {
         }
     }
 
+    pub fn remove_if(&self, key: &str, old: &[u8]) {
+        let mut room = self.room(key);
+        if room.live(key).is_some_and(|kept| kept.value == old) {
+            room.0.remove(key);
+        }
+    }
+
     pub fn remove(&self, key: &str) {
         self.room(key).0.remove(key);
     }

@@ -72,6 +72,7 @@ impl StoreError {
             Self::Refused(_) => "refused",
             Self::FeedBehind(_) => "feed_behind",
             Self::Full => "full",
+            Self::UnknownKey => "unknown_key",
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::cookie::SessionId;
 use super::seal::sha256_of_parts;
 use crate::types::{PortalSlug, Redacted};
 
@@ -42,7 +43,7 @@ pub struct SessionData {
 }
 
 /// What a provider gave beside claims.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Grant {
     /// For `id_token_hint`.
     #[serde(with = "secret")]
@@ -66,6 +67,8 @@ pub struct Session {
     pub version: [u8; 32],
     /// Unix seconds of the absolute end.
     pub expires_at: i64,
+    /// The id that it was rotated to: the browser may not have it yet.
+    pub next: Option<SessionId>,
     /// What revokes it.
     pub(super) marks: Marks,
 }
@@ -170,6 +173,11 @@ impl MarkKind {
     pub fn from_code(code: u8) -> Option<Self> {
         let all = [Self::Session, Self::Subject, Self::Tenant, Self::Portal, Self::IdpSession];
         all.into_iter().find(|kind| kind.code() == code)
+    }
+
+    /// Whether it may end a bearer token as well.
+    pub const fn is_wide(self) -> bool {
+        matches!(self, Self::Subject | Self::Tenant | Self::Portal)
     }
 }
 

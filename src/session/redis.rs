@@ -8,6 +8,8 @@ mod complaint;
 mod files;
 mod follow;
 mod link;
+mod owed;
+mod sentinels;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,10 +24,11 @@ use tokio::time::Instant;
 use self::complaint::Complaint;
 pub use self::files::check_files as check_redis_files;
 use self::link::Link;
-use super::StoreError;
+use self::sentinels::{Address, Sentinels};
 use super::feed::{Entry, millis};
 use super::record::{Handle, Mark};
 use super::store::{Replicated, Swap};
+use super::{FailedWrite, StoreError};
 use crate::config;
 
 /// Entries of the stream of changes; who is further behind forgets everything it knows.
@@ -40,6 +43,7 @@ const SWAP_SCRIPT: &str = "local v = redis.call('GET', KEYS[1]) \
     if not v then return -1 end \
     if v ~= ARGV[1] then return 0 end \
     redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) return 1";
+const REMOVE_SCRIPT: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
 const COUNT_SCRIPT: &str = "local n = redis.call('INCRBY', KEYS[1], ARGV[2]) \
     if n == tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end return n";
 
@@ -47,6 +51,8 @@ pub struct Redis {
     config: config::Redis,
     retention: Duration,
     staleness_max: Duration,
+    /// `None`: who is master is not theirs to say.
+    sentinels: Option<Arc<Sentinels>>,
     current: ArcSwapOption<Connected>,
     /// Something failed: the connection should be looked at now.
     complaint: Notify,
@@ -56,16 +62,24 @@ pub struct Redis {
     last_error: Mutex<Option<String>>,
     /// What the server refused, as last said in the log.
     refused: Mutex<Complaint>,
+    /// The last write that came to nothing, and when.
+    failed_write: Mutex<Option<(String, Instant)>>,
     /// No replica confirmed in time: until then nobody waits for one.
     replicas_late_until: Mutex<Option<Instant>>,
     /// What this process said and did not yet read: true once the store took it. As many as are said between two polls.
     unread: Mutex<HashMap<Mark, bool>>,
+    /// What the store refused, with its time: this process knows it and says it until it is taken. As many as a feed has.
+    owed: Mutex<HashMap<Mark, i64>>,
 }
 
 /// One connection, or rather two.
 pub(super) struct Connected {
     link: Link,
     durable: Link,
+    /// As the Sentinels named it.
+    master: Option<Address>,
+    /// By how many milliseconds our clock was ahead of the store's.
+    skew: Option<i64>,
     /// Whether the master has any, as of the last look.
     replicas: AtomicBool,
 }
@@ -76,13 +90,16 @@ impl Redis {
             config: config.clone(),
             retention,
             staleness_max,
+            sentinels: Sentinels::of(config, staleness_max),
             current: ArcSwapOption::empty(),
             complaint: Notify::new(),
             stale_password: AtomicBool::new(false),
             last_error: Mutex::new(Some("not connected yet".to_owned())),
             refused: Mutex::default(),
+            failed_write: Mutex::default(),
             replicas_late_until: Mutex::new(None),
             unread: Mutex::default(),
+            owed: Mutex::default(),
         }
     }
 
@@ -94,12 +111,20 @@ impl Redis {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    pub fn failed_write(&self) -> Option<FailedWrite> {
+        let last = self.failed_write.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().map(|(error, at)| FailedWrite {
+            error: error.clone(),
+            ago: at.elapsed(),
+        })
+    }
+
     pub async fn read(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
         self.ask(cmd("GET").arg(self.key(key))).await
     }
 
     pub async fn write(&self, key: &str, value: &[u8], ttl: Duration) -> Result<(), StoreError> {
-        self.ask(cmd("SET").arg(self.key(key)).arg(value).arg("PX").arg(px(ttl)))
+        self.change(cmd("SET").arg(self.key(key)).arg(value).arg("PX").arg(px(ttl)))
             .await
     }
 
@@ -113,14 +138,14 @@ impl Redis {
     pub async fn write_first(&self, key: &str, value: &[u8], ttl: Duration) -> Result<bool, StoreError> {
         let mut set = cmd("SET");
         set.arg(self.key(key)).arg(value).arg("NX").arg("PX").arg(px(ttl));
-        let answer: Value = self.ask(&set).await?;
+        let answer: Value = self.change(&set).await?;
         Ok(answer != Value::Nil)
     }
 
     pub async fn swap(&self, key: &str, old: &[u8], new: &[u8], ttl: Duration) -> Result<Swap, StoreError> {
         let mut eval = cmd("EVAL");
         eval.arg(SWAP_SCRIPT).arg(1).arg(self.key(key)).arg(old).arg(new).arg(px(ttl));
-        let answer: i64 = self.ask(&eval).await?;
+        let answer: i64 = self.change(&eval).await?;
         Ok(match answer {
             1 => Swap::Done,
             0 => Swap::Changed,
@@ -128,15 +153,23 @@ impl Redis {
         })
     }
 
+    pub async fn remove_if(&self, key: &str, old: &[u8]) -> Result<(), StoreError> {
+        let mut script = cmd("EVAL");
+        let _how_many: i64 = self
+            .change(script.arg(REMOVE_SCRIPT).arg(1).arg(self.key(key)).arg(old))
+            .await?;
+        Ok(())
+    }
+
     pub async fn remove(&self, key: &str) -> Result<(), StoreError> {
-        let _how_many: i64 = self.ask(cmd("DEL").arg(self.key(key))).await?;
+        let _how_many: i64 = self.change(cmd("DEL").arg(self.key(key))).await?;
         Ok(())
     }
 
     pub async fn count(&self, key: &str, by: u64, ttl: Duration) -> Result<u64, StoreError> {
         let mut script = cmd("EVAL");
         script.arg(COUNT_SCRIPT).arg(1).arg(self.key(key)).arg(px(ttl)).arg(by);
-        self.ask(&script).await
+        self.change(&script).await
     }
 
     /// Unix milliseconds of the master's clock.
@@ -154,7 +187,15 @@ impl Redis {
         let key = self.feed_key();
         let marks = || entries.iter().map(|entry| entry.mark);
         self.unread().extend(marks().map(|mark| (mark, false)));
-        let published = self.ask_durably(&key, self.additions(&key, entries)).await;
+        let mut published = self.ask_durably(&key, self.additions(&key, entries)).await;
+        if let Err(StoreError::Refused(why)) = &published {
+            if self.make_room(&key, why).await {
+                published = self.ask_durably(&key, self.additions(&key, entries)).await;
+            }
+            if let Err(StoreError::Refused(_)) = &published {
+                self.owe(entries);
+            }
+        }
         let mut unread = self.unread();
         for mark in marks() {
             match (&published, unread.get_mut(&mark)) {
@@ -183,10 +224,12 @@ impl Redis {
     }
 
     pub async fn publish_change(&self, handle: Handle) -> Result<(), StoreError> {
-        let mut add = cmd("XADD");
-        add.arg(self.changes_key()).arg("MAXLEN").arg("~").arg(CHANGES_MAX).arg("*");
-        let _id: String = self.ask(add.arg("h").arg(&handle.0)).await?;
-        Ok(())
+        let added: Result<String, StoreError> = self.change(&self.change_of(handle.0)).await;
+        if let Err(StoreError::Refused(why)) = &added {
+            // without the stream, everything is forgotten everywhere
+            self.make_room(&self.changes_key(), why).await;
+        }
+        added.map(drop)
     }
 
     pub async fn scan(&self, prefix: &str, limit: usize) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
@@ -233,8 +276,24 @@ impl Redis {
         answer.inspect_err(|error| self.complain(error))
     }
 
+    /// `ask`, of a command that writes.
+    async fn change<T: ::redis::FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
+        let answer = self.ask(command).await;
+        answer.inspect_err(|error| self.note_failed_write(error))
+    }
+
+    fn note_failed_write(&self, error: &StoreError) {
+        let mut last = self.failed_write.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some((error.to_string(), Instant::now()));
+    }
+
     /// The commands, and a wait until a replica has them, where there is one.
-    async fn ask_durably(&self, key: &str, mut commands: Pipeline) -> Result<Replicated, StoreError> {
+    async fn ask_durably(&self, key: &str, commands: Pipeline) -> Result<Replicated, StoreError> {
+        let asked = self.ask_and_wait(key, commands).await;
+        asked.inspect_err(|error| self.note_failed_write(error))
+    }
+
+    async fn ask_and_wait(&self, key: &str, mut commands: Pipeline) -> Result<Replicated, StoreError> {
         let connected = self.connected()?;
         let waits = match &connected.durable {
             Link::Node(_) => connected.replicas.load(Ordering::Acquire),

@@ -1,5 +1,7 @@
 //! Sessions over a real Redis, which is stopped, killed, emptied and tampered with.
 
+mod renewing;
+
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -180,6 +182,30 @@ async fn a_session_of_one_replica_is_served_by_another_and_a_logout_holds_in_bot
 }
 
 #[tokio::test]
+async fn redis_keeps_a_value_longer_than_the_session_is_good_for() {
+    let server = Server::start(&[]);
+    let gate = start(&server, "  idle_timeout: 1s\n  absolute_timeout: 1m\n");
+    gate.is_up().await;
+    let (id, session) = gate.create(data("ann")).await.unwrap();
+    let stored = gate.stored(&session);
+    let left: i64 = server.ask(&[b"PTTL", stored.as_bytes()]);
+    assert!((1500..=2000).contains(&left), "{left}");
+    eventually("not used for so long", || async {
+        gate.list(10).await.unwrap().cards.is_empty()
+    })
+    .await;
+    assert_eq!(server.ask::<i64>(&[b"EXISTS", stored.as_bytes()]), 1);
+    gate.cache.flush();
+    assert!(matches!(gate.find(&id).await, Err(SessionError::Expired)));
+    // but not beyond its end
+    let other = start(&server, "  idle_timeout: 50s\n  absolute_timeout: 1m\n");
+    other.is_up().await;
+    let (_, session) = other.create(data("bob")).await.unwrap();
+    let left: i64 = server.ask(&[b"PTTL", other.stored(&session).as_bytes()]);
+    assert!((50_000..=60_000).contains(&left), "{left}");
+}
+
+#[tokio::test]
 async fn start_up_needs_no_redis_and_without_it_nothing_is_decided() {
     let mut server = Server::start(&[]);
     server.kill();
@@ -266,6 +292,33 @@ async fn a_feed_that_went_back_is_read_again_and_said_again() {
     eventually("said again", || async { server.ask::<usize>(&[b"XLEN", feed]) >= 2 }).await;
     let later = started(&server).await;
     assert!(matches!(later.find(&id).await, Err(SessionError::Revoked)));
+}
+
+#[tokio::test]
+async fn a_revocation_from_the_future_counts_as_of_now() {
+    let server = Server::start(&[]);
+    let gate = started(&server).await;
+    let (id, _) = gate.create(data("ann")).await.unwrap();
+    let later = |millis| SessionData {
+        created_at: unix_millis() + millis,
+        ..data("ann")
+    };
+    let (in_time, _) = gate.create(later(3000)).await.unwrap();
+    let (after, _) = gate.create(later(60_000)).await.unwrap();
+    let portal = Mark::portal("shop");
+    let mark = [&[portal.kind.code()][..], &portal.hash].concat();
+    for at in [unix_millis() + 3_600_000, i64::MAX] {
+        let (feed, at) = (b"cedargate:test:{feed}:revocations", at.to_string());
+        server.ask::<String>(&[b"XADD", feed, b"*", b"m", &mark, b"a", at.as_bytes()]);
+    }
+    eventually("revoked", || async { gate.find(&id).await.is_err() }).await;
+    // one that reads it later sees the same
+    let other = started(&server).await;
+    for gate in [&gate, &other] {
+        assert!(matches!(gate.find(&id).await, Err(SessionError::Revoked)));
+        assert!(matches!(gate.find(&in_time).await, Err(SessionError::Revoked)));
+        assert!(gate.find(&after).await.is_ok());
+    }
 }
 
 #[tokio::test]
@@ -380,6 +433,107 @@ async fn a_renewed_grant_gets_into_a_store_that_was_away() {
     })
     .await;
     gate.flights.landed().await;
+}
+
+#[tokio::test]
+async fn a_write_that_redis_refused_is_seen_though_everything_else_works() {
+    let server = Server::start(&[]);
+    let gate = started(&server).await;
+    gate.create(data("ann")).await.unwrap();
+    assert!(gate.status().last_failed_write.is_none());
+    server.ask::<()>(&[b"CONFIG", b"SET", b"min-replicas-to-write", b"1"]);
+    assert!(gate.count("loop", &[1; 32], Duration::from_secs(60)).await.is_err());
+    let failed = gate.status().last_failed_write.unwrap();
+    assert!(
+        failed.error.contains("NOREPLICAS") && failed.ago < Duration::from_secs(5),
+        "{failed:?}"
+    );
+    server.ask::<()>(&[b"CONFIG", b"SET", b"min-replicas-to-write", b"0"]);
+    server.ask::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
+    assert!(gate.create(data("bob")).await.is_err());
+    assert!(gate.status().last_failed_write.unwrap().error.contains("OOM"));
+    server.ask::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"0"]);
+    gate.create(data("bob")).await.unwrap();
+    gate.is_up().await;
+    let status = gate.status();
+    assert!(status.last_error.is_none() && status.last_failed_write.is_some());
+}
+
+#[tokio::test]
+async fn a_full_redis_keeps_no_session_alive_and_is_told_as_soon_as_it_has_room() {
+    let server = Server::start(&[]);
+    let (one, two) = (started(&server).await, started(&server).await);
+    let mut users = Vec::new();
+    for name in ["ann", "bob", "cid"] {
+        let (id, session) = one.create(data(name)).await.unwrap();
+        assert!(two.find(&id).await.is_ok());
+        users.push((id, session));
+    }
+    server.ask::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
+    for (id, session) in &users[..2] {
+        assert!(!one.end(session).await.unwrap().everywhere);
+        assert!(matches!(one.try_find(id), Some(Err(SessionError::Revoked))));
+        let late = eventually("out", || async { matches!(two.find(id).await, Err(SessionError::Missing)) }).await;
+        assert!(late < Duration::from_secs(1), "{late:?}");
+    }
+    assert!(two.find(&users[2].0).await.is_ok());
+    assert!(!one.revoke(Revocation::Tenant("acme".to_owned())).await.unwrap().everywhere);
+    assert!(matches!(one.find(&users[2].0).await, Err(SessionError::Revoked)));
+    // neither a reconnect nor a start needs room
+    server.ask::<i64>(&[b"CLIENT", b"KILL", b"TYPE", b"normal"]);
+    let three = started(&server).await;
+    one.is_up().await;
+    assert!(three.find(&users[2].0).await.is_ok());
+    server.ask::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"0"]);
+    for gate in [&two, &three] {
+        eventually("told", || async {
+            matches!(gate.find(&users[2].0).await, Err(SessionError::Revoked))
+        })
+        .await;
+        assert!(matches!(gate.find(&users[0].0).await, Err(SessionError::Revoked)));
+    }
+    assert!(one.revoke(Revocation::Tenant("acme".to_owned())).await.unwrap().everywhere);
+}
+
+#[tokio::test]
+async fn a_stream_at_its_last_id_begins_anew_and_nothing_is_forgotten() {
+    let server = Server::start(&[]);
+    let (one, two) = (started(&server).await, started(&server).await);
+    let (early, session) = two.create(data("ann")).await.unwrap();
+    two.end(&session).await.unwrap();
+    eventually("known", || async { one.find(&early).await.is_err() }).await;
+    let last = b"18446744073709551615-18446744073709551615";
+    for stream in [&b"cedargate:test:{feed}:revocations"[..], b"cedargate:test:{feed}:changes"] {
+        server.ask::<String>(&[b"XADD", stream, last, b"m", b"junk", b"a", b"1"]);
+    }
+    let (late, session) = one.create(data("bob")).await.unwrap();
+    two.find(&late).await.unwrap();
+    let written = Instant::now();
+    for gate in [&one, &two] {
+        eventually("both read it", || async { gate.feed.age() < written.elapsed() }).await;
+    }
+    assert!(one.end(&session).await.unwrap().everywhere);
+    let took = eventually("known", || async {
+        matches!(two.try_find(&late), Some(Err(SessionError::Revoked)))
+    })
+    .await;
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    eventually("said again", || async {
+        server.ask::<usize>(&[b"XLEN", b"cedargate:test:{feed}:revocations"]) >= 2
+    })
+    .await;
+    let three = started(&server).await;
+    for id in [&early, &late] {
+        assert!(matches!(three.find(id).await, Err(SessionError::Revoked)));
+    }
+    // and what changes is heard of again
+    let (old, first) = one.create(data("cid")).await.unwrap();
+    two.find(&old).await.unwrap();
+    one.rotate(&old, &first).await.unwrap();
+    eventually("change heard", || async {
+        two.find(&old).await.is_ok_and(|old| old.data.grant.is_none())
+    })
+    .await;
 }
 
 #[tokio::test]

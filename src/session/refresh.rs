@@ -2,10 +2,12 @@
 //!
 //! The lease is longer than the call that it protects, and renewed. Whoever has it reads the session again first: somebody else
 //! may have been faster. A flight runs on the sessions' own runtime, so no client takes it down with it; what the provider
-//! gave is written until it is in, because a rotated refresh token cannot be had twice. A provider that does not answer
-//! changes nothing.
+//! gave is written until it is in, because a rotated refresh token cannot be had twice. That somebody is at it is in the
+//! session itself before the provider is asked: a lease ends with its time, and who follows must know that the grant may be
+//! spent. A provider that does not answer changes nothing.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,21 +16,25 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::cookie::SessionId;
-use super::feed::Entry;
-use super::life::{Read, key, random_id};
+use super::feed::{Entry, millis};
+use super::lease::{LEASE, lease_key};
+use super::life::{Read, key};
 use super::record::{Handle, Mark, Session, SessionData};
+use super::seal::{Opened, Seal};
 use super::store::Swap;
 use super::{RefreshError, SessionError, Sessions, StoreError, unix_millis};
 
-/// How long a lease holds without being renewed.
-const LEASE: Duration = Duration::from_secs(30);
 const LEASE_RENEWAL: Duration = Duration::from_secs(10);
 /// How long the provider may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(20);
 /// How long who asked waits, here or for another process.
 const WAIT_MAX: Duration = Duration::from_secs(25);
-/// Not tried again for so long after the provider could not be asked.
+/// Not tried again for so long after the provider could not be asked, or renewed it.
 const PAUSE: Duration = Duration::from_secs(10);
+/// Not looked at again for so long while another process is at it.
+const OTHERS_PAUSE: Duration = Duration::from_secs(1);
+/// Tries of a compare-and-set that others keep winning.
+const SWAPS_MAX: usize = 5;
 /// How often who lost the lease looks whether the session is new.
 const LOOK: Duration = Duration::from_millis(200);
 /// Between tries to write what the provider gave.
@@ -46,6 +52,8 @@ type Tower = watch::Sender<Option<Result<Arc<Session>, SessionError>>>;
 pub struct Flights {
     under_way: Mutex<HashMap<Handle, Landing>>,
     paused: Cache<[u8; 32], Instant>,
+    /// The gate leaves: what is under way ends, nothing begins.
+    closed: AtomicBool,
 }
 
 enum Boarding {
@@ -72,6 +80,7 @@ impl Default for Flights {
         Self {
             under_way: Mutex::default(),
             paused: Cache::new(FLIGHTS_MAX),
+            closed: AtomicBool::new(false),
         }
     }
 }
@@ -81,13 +90,14 @@ impl Flights {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn board(&self, handle: Handle) -> Boarding {
+    fn board(&self, handle: Handle, may_begin: bool) -> Boarding {
         let mut under_way = self.board_lock();
         if let Some(landing) = under_way.get(&handle) {
             return Boarding::Join(landing.clone());
         }
         let paused = self.paused.get(&handle.0).is_some_and(|until| Instant::now() < until);
-        if paused || under_way.len() >= FLIGHTS_MAX {
+        // under the lock: who closes sees every flight that began before
+        if !may_begin || paused || self.is_closed() || under_way.len() >= FLIGHTS_MAX {
             return Boarding::Stay;
         }
         let tower = Tower::new(None);
@@ -95,15 +105,33 @@ impl Flights {
         Boarding::Begin(tower)
     }
 
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    fn have_landed(&self) -> bool {
+        self.board_lock().is_empty()
+    }
+
     /// Until nothing is under way.
     pub async fn landed(&self) {
-        while !self.board_lock().is_empty() {
+        while !self.have_landed() {
             sleep(WRITE_PAUSE_MIN).await;
         }
     }
 }
 
 impl Sessions {
+    /// No renewal begins any more; a session goes on as it is.
+    pub fn stop_renewing(&self) {
+        self.flights.closed.store(true, Ordering::Release);
+    }
+
+    /// Whether no renewal is under way: what a provider gave is in the store.
+    pub fn has_renewed(&self) -> bool {
+        self.flights.have_landed()
+    }
+
     /// Renews a session's grant. However many ask, in however many processes, `call` runs once; it goes on if whoever asked
     /// goes away. Returns the session as it is afterwards: unchanged if the provider could not be asked.
     pub async fn refresh<F>(
@@ -115,7 +143,7 @@ impl Sessions {
     where
         F: Future<Output = Result<SessionData, RefreshError>> + Send + 'static,
     {
-        let mut landing = match self.flights.board(session.handle) {
+        let mut landing = match self.flights.board(session.handle, !self.is_settling()) {
             Boarding::Join(landing) => landing,
             Boarding::Stay => return Ok(Arc::clone(session)),
             Boarding::Begin(tower) => {
@@ -128,6 +156,8 @@ impl Sessions {
                 self.spawn(async move {
                     let me = Arc::clone(&airborne.sessions);
                     let outcome = me.meters.measure("refresh", me.fly((&id, &session), call, &tower)).await;
+                    // whoever is told may ask again
+                    drop(airborne);
                     tower.send_replace(Some(outcome));
                 });
                 landing
@@ -169,7 +199,8 @@ impl Sessions {
                 Err(_away) => return Ok(Err(Arc::clone(session))),
             }
             let held = self.store.read(&lease_key(session.handle)).await;
-            if Instant::now() >= deadline || matches!(held, Ok(Some(value)) if value == PAUSED) {
+            let over = self.flights.is_closed() || Instant::now() >= deadline;
+            if over || matches!(held, Ok(Some(value)) if value == PAUSED) {
                 return Ok(Err(Arc::clone(session)));
             }
             sleep(LOOK).await;
@@ -195,44 +226,103 @@ impl Sessions {
     where
         F: Future<Output = Result<SessionData, RefreshError>> + Send + 'static,
     {
-        let moment = self.cache.moment();
-        let read = match self.read(id).await {
-            Ok(Some(read)) => read,
-            Ok(None) => return Err(SessionError::Missing),
-            Err(_away) => return Ok(Arc::clone(session)),
+        let sent = match self.announce(id, session).await? {
+            Ok(sent) => sent,
+            Err(stays) => return Ok(stays),
         };
-        let opened = read.opened;
-        let current = self.admit(id, &opened, moment)?;
-        if opened.version != session.version || opened.card.ends_at.is_some() {
-            return Ok(Arc::clone(&current.session));
-        }
-        let renewed = self.call_leased(call(opened.data.clone()), session.handle, lease).await;
-        match renewed {
-            Ok(mut data) if data.issuer == opened.data.issuer && data.subject == opened.data.subject => {
-                let differ = self.privileges_differ(&opened.data, &data);
-                data.rotation_due = differ || data.rotation_due || opened.data.rotation_due;
-                data.created_at = opened.data.created_at;
-                data.provider = opened.data.provider.clone();
-                data.portal = opened.data.portal.clone();
-                self.write_renewed(id, (data, opened.version), (lease, tower)).await
+        match self.call_leased(call(sent.clone()), session.handle, lease).await {
+            Ok(mut data) if data.issuer == sent.issuer && data.subject == sent.subject => {
+                let differ = self.privileges_differ(&sent, &data);
+                data.rotation_due = differ || data.rotation_due || sent.rotation_due;
+                data.created_at = sent.created_at;
+                data.provider = sent.provider.clone();
+                data.portal = sent.portal.clone();
+                self.write_renewed(id, (&data, &sent), (lease, tower)).await
             }
             Ok(_) => Err(self.end_refused(session, "the provider renewed another subject").await),
-            Err(RefreshError::Ended(why)) => Err(self.end_refused(session, &why).await),
+            Err(RefreshError::Foreign(why)) => Err(self.end_refused(session, &why).await),
+            Err(RefreshError::Ended(why)) => self.refused((id, session), (&sent, &why), lease).await,
             Err(RefreshError::Temporary(why)) => {
                 tracing::warn!(
                     session = session.handle.to_hex(),
                     why,
                     "a session was not renewed and goes on as it is"
                 );
-                self.flights.paused.insert(session.handle.0, Instant::now() + PAUSE);
-                let paused = self
-                    .store
-                    .swap(&lease_key(session.handle), lease, PAUSED.to_vec(), PAUSE)
-                    .await;
-                drop(paused);
+                self.postpone((id, session), lease).await;
                 Ok(Arc::clone(session))
             }
         }
+    }
+
+    /// Says in the session itself that its grant may be spent from now on, before its provider is asked; gives the data to
+    /// renew, or the session as it is for now.
+    async fn announce(&self, id: &SessionId, session: &Arc<Session>) -> Result<Result<SessionData, Arc<Session>>, SessionError> {
+        for _ in 0..SWAPS_MAX {
+            let moment = self.cache.moment();
+            let Read { raw, mut opened } = match self.read(id).await {
+                Ok(Some(read)) => read,
+                Ok(None) => return Err(SessionError::Missing),
+                Err(_away) => return Ok(Err(Arc::clone(session))),
+            };
+            let current = self.admit(id, &opened, moment)?;
+            let changed = opened.version != session.version || opened.card.successor.is_some();
+            if changed || self.flights.is_closed() || self.is_settling() || is_fresh(&opened) {
+                return Ok(Err(Arc::clone(&current.session)));
+            }
+            if self.is_left_to_others(&opened.card) {
+                self.flights.paused.insert(session.handle.0, Instant::now() + OTHERS_PAUSE);
+                return Ok(Err(Arc::clone(&current.session)));
+            }
+            self.sign(&mut opened.card);
+            match self.swap_card(id, &raw, &opened).await {
+                Ok(Swap::Done) => return Ok(Ok(opened.data)),
+                Ok(Swap::Changed | Swap::Gone) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "a session is not renewed: the store does not take that somebody is at it");
+                    break;
+                }
+            }
+        }
+        Ok(Err(Arc::clone(session)))
+    }
+
+    /// Nobody asks for a while.
+    async fn postpone(&self, (id, session): (&SessionId, &Arc<Session>), lease: &[u8]) {
+        self.flights.paused.insert(session.handle.0, Instant::now() + PAUSE);
+        self.withdraw(id).await;
+        let paused = self
+            .store
+            .swap(&lease_key(session.handle), lease, PAUSED.to_vec(), PAUSE)
+            .await;
+        drop(paused);
+    }
+
+    /// The provider does not take the grant (any more): the end, unless somebody else has a newer one.
+    async fn refused(
+        &self,
+        (id, session): (&SessionId, &Arc<Session>),
+        (sent, why): (&SessionData, &str),
+        lease: &[u8],
+    ) -> Result<Arc<Session>, SessionError> {
+        let moment = self.cache.moment();
+        let doubtful = match self.read(id).await {
+            Ok(Some(Read { opened, .. })) if opened.data.grant != sent.grant => {
+                return self.admit(id, &opened, moment).map(|cached| Arc::clone(&cached.session));
+            }
+            Ok(Some(Read { opened, .. })) => self.is_doubtful(&opened.card),
+            Ok(None) => return Err(SessionError::Missing),
+            Err(_away) => true,
+        };
+        if !doubtful {
+            return Err(self.end_refused(session, why).await);
+        }
+        tracing::warn!(
+            session = session.handle.to_hex(),
+            why,
+            "a session goes on although its provider refused its grant: another gate may have a newer one"
+        );
+        self.postpone((id, session), lease).await;
+        Ok(Arc::clone(session))
     }
 
     /// The call, with the lease kept alive beside it.
@@ -256,16 +346,16 @@ impl Sessions {
         }
     }
 
-    /// Tries until it is in, somebody else changed the session, or the session is over. Who waits is told after the first.
+    /// Tries until it is in, somebody else renewed the session, or it is over. Who waits is told after the first.
     async fn write_renewed(
         &self,
         id: &SessionId,
-        (data, base): (SessionData, [u8; 32]),
+        (data, sent): (&SessionData, &SessionData),
         (lease, tower): (&[u8], &Tower),
     ) -> Result<Arc<Session>, SessionError> {
         let mut pause = WRITE_PAUSE_MIN;
         loop {
-            let outcome = self.try_write(id, &data, base).await;
+            let outcome = self.try_write(id.clone(), (data, sent)).await;
             match outcome {
                 Err(SessionError::Unavailable(error)) => {
                     tracing::warn!(%error, "a renewed session is not in the store yet; trying again");
@@ -276,35 +366,49 @@ impl Sessions {
             }
             sleep(pause).await;
             pause = (pause * 2).min(WRITE_PAUSE_MAX);
-            if unix_millis() >= self.absolute_end(&data) {
+            if unix_millis() >= self.absolute_end(data) {
                 return Err(SessionError::Expired);
             }
-            self.keep(super::seal::Seal::handle(id), lease).await;
+            self.keep(Seal::handle(id), lease).await;
         }
     }
 
-    async fn try_write(&self, id: &SessionId, data: &SessionData, base: [u8; 32]) -> Result<Arc<Session>, SessionError> {
-        let handle = super::seal::Seal::handle(id);
+    /// Wins over whatever else happened to the session, as long as its grant still is the one that was sent.
+    async fn try_write(
+        &self,
+        mut id: SessionId,
+        (data, sent): (&SessionData, &SessionData),
+    ) -> Result<Arc<Session>, SessionError> {
         loop {
             let moment = self.cache.moment();
-            let Some(Read { raw, mut opened }) = self.read(id).await? else {
+            let Some(Read { raw, mut opened }) = self.read(&id).await? else {
                 return Err(SessionError::Missing);
             };
-            if opened.version != base {
-                tracing::warn!(
-                    session = handle.to_hex(),
-                    "a renewed session was changed by somebody else meanwhile; theirs stays"
-                );
-                return self.admit(id, &opened, moment).map(|cached| Arc::clone(&cached.session));
+            if let Some(next) = opened.links.next.take() {
+                // rotated meanwhile, and the grant went along
+                id = next;
+                continue;
             }
-            opened.card.card.used_at = unix_millis();
-            let value = self.seal.session(id, &opened.card, data).map_err(StoreError::from)?;
+            if opened.data.grant != sent.grant {
+                tracing::warn!(
+                    session = Seal::handle(&id).to_hex(),
+                    "a session was renewed by somebody else meanwhile; theirs stays"
+                );
+                return self.admit(&id, &opened, moment).map(|cached| Arc::clone(&cached.session));
+            }
+            // the use was the asking, however late this is written
+            let used_at = self.signed_at(&opened.card).unwrap_or(opened.card.card.used_at);
+            opened.card.card.used_at = used_at.max(opened.card.card.used_at);
+            opened.card.asked.clear();
+            opened.card.renewed_at = Some(unix_millis());
+            let content = (data, &opened.links);
+            let value = self.seal.session(&id, &opened.card, content).map_err(StoreError::from)?;
             let ttl = self.ttl(data, opened.card.card.used_at);
-            let swapped = self.store.swap(&key(handle), &raw, value.clone(), ttl).await?;
+            let swapped = self.store.swap(&key(Seal::handle(&id)), &raw, value.clone(), ttl).await?;
             if swapped == Swap::Done {
-                self.forget_session(handle).await;
-                let opened = self.seal.open_session(id, &value).map_err(StoreError::from)?;
-                let cached = self.admit(id, &opened, self.cache.moment())?;
+                self.forget_session(Seal::handle(&id)).await;
+                let opened = self.seal.open_session(&id, &value).map_err(StoreError::from)?;
+                let cached = self.admit(&id, &opened, self.cache.moment())?;
                 return Ok(Arc::clone(&cached.session));
             }
         }
@@ -327,28 +431,12 @@ impl Sessions {
         }
         SessionError::Revoked
     }
-
-    /// `None`: somebody else has it.
-    pub(super) async fn lease(&self, handle: Handle) -> Result<Option<Vec<u8>>, StoreError> {
-        let token = random_id()?.0.expose().to_vec();
-        let first = self.store.write_first(&lease_key(handle), token.clone(), LEASE).await?;
-        Ok(first.then_some(token))
-    }
-
-    async fn keep(&self, handle: Handle, lease: &[u8]) {
-        if let Err(error) = self.store.swap(&lease_key(handle), lease, lease.to_vec(), LEASE).await {
-            tracing::debug!(%error, "a lease was not renewed");
-        }
-    }
-
-    pub(super) async fn release(&self, handle: Handle, lease: &[u8]) {
-        let over = Duration::from_millis(1);
-        if let Err(error) = self.store.swap(&lease_key(handle), lease, Vec::new(), over).await {
-            tracing::debug!(%error, "a lease was not given back and ends with its time");
-        }
-    }
 }
 
-fn lease_key(handle: Handle) -> String {
-    format!("lease:{{{}}}", handle.to_hex())
+/// Whether it was just renewed, whoever asks for it again. What is due again is due.
+fn is_fresh(opened: &Opened) -> bool {
+    let now = unix_millis();
+    let due = opened.data.grant.as_ref().and_then(|grant| grant.refresh_at);
+    let just_now = |at: i64| now.saturating_sub(at).saturating_abs() < millis(PAUSE);
+    opened.card.renewed_at.is_some_and(just_now) && due.is_none_or(|due| now < due)
 }

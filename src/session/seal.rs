@@ -52,6 +52,44 @@ pub struct StoredCard {
     pub ends_at: Option<i64>,
     /// Hex of the handle that came after it.
     pub successor: Option<String>,
+    /// Nobody came with this id yet: the one before it goes on until somebody does.
+    #[serde(default)]
+    pub unproven: bool,
+    /// Those who asked the provider to renew the grant and did not write what came of it: the grant may be spent.
+    #[serde(default)]
+    pub asked: Vec<Asked>,
+    /// Unix milliseconds of the last renewal.
+    #[serde(default)]
+    pub renewed_at: Option<i64>,
+}
+
+/// A process that renews a session.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Asked {
+    /// Unix milliseconds.
+    pub renewing_since: i64,
+    /// The process' random name.
+    pub by: String,
+}
+
+impl StoredCard {
+    /// Of several ids of one session the highest is the one that it goes by.
+    pub fn rank(&self) -> u8 {
+        match (self.unproven, &self.successor) {
+            (false, None) => 2,
+            (false, Some(_)) => 1,
+            (true, _) => 0,
+        }
+    }
+}
+
+/// The ids around this one. They open with its cookie alone: who has it may have the next, and may end the one before.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Links {
+    #[serde(with = "link")]
+    pub previous: Option<SessionId>,
+    #[serde(with = "link")]
+    pub next: Option<SessionId>,
 }
 
 /// A session's value, open.
@@ -59,6 +97,7 @@ pub struct StoredCard {
 pub struct Opened {
     pub card: StoredCard,
     pub data: SessionData,
+    pub links: Links,
     pub version: [u8; 32],
 }
 
@@ -74,12 +113,18 @@ impl Seal {
         Handle(sha256(&[HANDLE_LABEL, id.0.expose()]))
     }
 
-    pub fn session(&self, id: &SessionId, card: &StoredCard, data: &SessionData) -> Result<Vec<u8>, SealError> {
+    pub fn session(
+        &self,
+        id: &SessionId,
+        card: &StoredCard,
+        (data, links): (&SessionData, &Links),
+    ) -> Result<Vec<u8>, SealError> {
         let handle = Self::handle(id);
         let ring = self.keys.ring();
         let key = ring.sealing();
         let card = serde_json::to_vec(card).map_err(|_unlikely| SealError)?;
-        let data = serde_json::to_vec(data).map_err(|_unlikely| SealError)?;
+        let mut data = serde_json::to_vec(data).map_err(|_unlikely| SealError)?;
+        data.extend(serde_json::to_vec(links).map_err(|_unlikely| SealError)?);
         let aad = self.bound(CARD_LABEL, &handle.0, key);
         let card = seal(&self.card_key(key).ok_or(SealError)?, &aad, card)?;
         let aad = [self.bound(BODY_LABEL, &handle.0, key), card.clone()].concat();
@@ -97,11 +142,21 @@ impl Seal {
         let aad = [&self.bound(BODY_LABEL, &handle.0, key), parts.card].concat();
         let body_key = self.body_key(key, id, handle).ok_or(OpenError::Broken)?;
         let body = open(&body_key, &aad, parts.body)?;
+        let mut texts = serde_json::Deserializer::from_slice(&body);
+        let data = SessionData::deserialize(&mut texts).map_err(|_may_quote| OpenError::Form)?;
+        // what was sealed before there were any has none
+        let links = Links::deserialize(&mut texts).unwrap_or_default();
         Ok(Opened {
             card,
-            data: serde_json::from_slice(&body).map_err(|_may_quote| OpenError::Form)?,
+            data,
+            links,
             version: sha256(&[&handle.0, &body]),
         })
+    }
+
+    /// Whether a key that opens it may come yet.
+    pub fn is_early(&self, value: &[u8]) -> bool {
+        head(value).is_ok_and(|(key_id, _)| self.keys.may_come(key_id))
     }
 
     /// What can be seen without the cookie.
@@ -236,6 +291,26 @@ pub(super) fn sha256_of_parts(kind: u8, parts: &[&[u8]]) -> [u8; 32] {
     let mut hash = [0; 32];
     hash.copy_from_slice(context.finish().as_ref());
     hash
+}
+
+mod link {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::SessionId;
+    use crate::types::Redacted;
+
+    pub fn serialize<S: Serializer>(id: &Option<SessionId>, to: S) -> Result<S::Ok, S::Error> {
+        id.as_ref().map(|id| URL_SAFE_NO_PAD.encode(id.0.expose())).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SessionId>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        let bytes = text.and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
+        let bytes = bytes.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+        Ok(bytes.map(|bytes| SessionId(Redacted::new(bytes))))
+    }
 }
 
 #[cfg(test)]

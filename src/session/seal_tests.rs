@@ -55,6 +55,8 @@ fn data() -> SessionData {
 
 fn card(used_at: i64) -> StoredCard {
     StoredCard {
+        asked: Vec::new(),
+        renewed_at: None,
         card: Card {
             session: String::new(),
             provider: "corp".to_owned(),
@@ -68,13 +70,14 @@ fn card(used_at: i64) -> StoredCard {
         lineage: Seal::handle(&id(1)).to_hex(),
         ends_at: None,
         successor: None,
+        unproven: false,
     }
 }
 
 #[test]
 fn a_session_opens_with_ring_and_cookie_and_its_card_with_the_ring() {
     let seal = seal_of(&[1], "p:");
-    let value = seal.session(&id(1), &card(7), &data()).unwrap();
+    let value = seal.session(&id(1), &card(7), (&data(), &Links::default())).unwrap();
     let opened = seal.open_session(&id(1), &value).unwrap();
     assert_eq!(opened.data.subject, "ann@example.com");
     assert_eq!(
@@ -88,7 +91,7 @@ fn a_session_opens_with_ring_and_cookie_and_its_card_with_the_ring() {
         assert!(!value.windows(secret.len()).any(|part| part == secret.as_bytes()), "{secret}");
     }
     // the same session is never sealed to the same bytes, and its version does not depend on them
-    let again = seal.session(&id(1), &card(8), &data()).unwrap();
+    let again = seal.session(&id(1), &card(8), (&data(), &Links::default())).unwrap();
     assert_ne!(again, value);
     assert_eq!(seal.open_session(&id(1), &again).unwrap().version, opened.version);
 }
@@ -96,7 +99,7 @@ fn a_session_opens_with_ring_and_cookie_and_its_card_with_the_ring() {
 #[test]
 fn any_bit_flipped_or_byte_missing_is_corrupt() {
     let seal = seal_of(&[1], "p:");
-    let value = seal.session(&id(1), &card(7), &data()).unwrap();
+    let value = seal.session(&id(1), &card(7), (&data(), &Links::default())).unwrap();
     for at in 0..value.len() * 8 {
         let mut bad = value.clone();
         bad[at / 8] ^= 1 << (at % 8);
@@ -112,7 +115,7 @@ fn any_bit_flipped_or_byte_missing_is_corrupt() {
 #[test]
 fn a_value_belongs_to_its_handle_its_deployment_and_its_keys() {
     let seal = seal_of(&[1], "p:");
-    let value = seal.session(&id(1), &card(7), &data()).unwrap();
+    let value = seal.session(&id(1), &card(7), (&data(), &Links::default())).unwrap();
     assert_eq!(seal.open_session(&id(2), &value).unwrap_err(), OpenError::Broken);
     assert_eq!(seal.open_card(Seal::handle(&id(2)), &value).unwrap_err(), OpenError::Broken);
     let elsewhere = seal_of(&[1], "q:");
@@ -128,8 +131,8 @@ fn a_value_belongs_to_its_handle_its_deployment_and_its_keys() {
 #[test]
 fn card_and_body_of_two_values_do_not_mix() {
     let seal = seal_of(&[1], "p:");
-    let old = seal.session(&id(1), &card(1), &data()).unwrap();
-    let new = seal.session(&id(1), &card(2), &data()).unwrap();
+    let old = seal.session(&id(1), &card(1), (&data(), &Links::default())).unwrap();
+    let new = seal.session(&id(1), &card(2), (&data(), &Links::default())).unwrap();
     let (one, two) = (Parts::read(&old).unwrap(), Parts::read(&new).unwrap());
     let build = |card: &[u8], body: &[u8]| {
         let length = u32::try_from(card.len()).unwrap().to_be_bytes();
@@ -145,9 +148,9 @@ fn card_and_body_of_two_values_do_not_mix() {
 #[test]
 fn a_new_first_key_seals_and_the_old_one_opens_until_it_is_gone() {
     let (before, during, after) = (seal_of(&[1], "p:"), seal_of(&[2, 1], "p:"), seal_of(&[2], "p:"));
-    let old = before.session(&id(1), &card(1), &data()).unwrap();
+    let old = before.session(&id(1), &card(1), (&data(), &Links::default())).unwrap();
     assert!(during.open_session(&id(1), &old).is_ok());
-    let new = during.session(&id(1), &card(1), &data()).unwrap();
+    let new = during.session(&id(1), &card(1), (&data(), &Links::default())).unwrap();
     assert!(after.open_session(&id(1), &new).is_ok());
     assert!(before.open_session(&id(1), &new).is_err());
     assert_eq!(after.open_session(&id(1), &old).unwrap_err(), OpenError::UnknownKey);

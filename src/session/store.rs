@@ -67,6 +67,17 @@ impl Store {
         }
     }
 
+    /// Removes only what is as it was.
+    pub async fn remove_if(&self, key: &str, old: &[u8]) -> Result<(), StoreError> {
+        match self {
+            Self::Memory(memory) => {
+                memory.remove_if(key, old);
+                Ok(())
+            }
+            Self::Redis(redis) => redis.remove_if(key, old).await,
+        }
+    }
+
     pub async fn remove(&self, key: &str) -> Result<(), StoreError> {
         match self {
             Self::Memory(memory) => {

@@ -2,8 +2,10 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures_util::FutureExt as _;
 use serde_json::{Map, Value, json};
 
+use super::seal::Opened;
 use super::*;
 use crate::audit;
 use crate::types::{PortalSlug, TokenFacts};
@@ -111,7 +113,10 @@ async fn times_end_sessions_even_where_the_store_still_has_them() {
     let read = sessions.read(&id).await.unwrap().unwrap();
     let mut card = read.opened.card;
     card.card.used_at -= hours(1);
-    let stale = sessions.seal.session(&id, &card, &read.opened.data).unwrap();
+    let stale = sessions
+        .seal
+        .session(&id, &card, (&read.opened.data, &read.opened.links))
+        .unwrap();
     sessions
         .store
         .write(&life::key(session.handle), stale, Duration::from_secs(60))
@@ -165,6 +170,32 @@ async fn corrupt_and_moved_values_count_as_missing_and_stay_where_they_are() {
 }
 
 #[tokio::test]
+async fn a_value_of_a_key_that_only_others_have_yet_ends_no_session() {
+    let (sessions, other) = (memory(), memory());
+    let (id, session) = sessions.create(data("ann")).await.unwrap();
+    let Opened { card, data, links, .. } = sessions.read(&id).await.unwrap().unwrap().opened;
+    let (place, minute) = (life::key(session.handle), Duration::from_secs(60));
+    let theirs = other.seal.session(&id, &card, (&data, &links)).unwrap();
+    sessions.store.write(&place, theirs.clone(), minute).await.unwrap();
+    sessions.cache.flush();
+    let error = sessions.find(&id).await.unwrap_err();
+    assert!(
+        matches!(error, SessionError::Unavailable(StoreError::UnknownKey)),
+        "{error:?}"
+    );
+    assert_eq!(Denial::from(&error), Denial::StoreUnavailable, "nobody is logged out");
+    assert!(sessions.rotate(&id, &session).await.is_err());
+    assert!(sessions.list(10).await.unwrap().cards.is_empty());
+    assert_eq!(sessions.store.read(&place).await.unwrap(), Some(theirs.clone()));
+    // the replica that has the key serves it
+    other.store.write(&place, theirs, minute).await.unwrap();
+    assert_eq!(other.find(&id).await.unwrap().data.subject, "ann");
+    // a revocation ends it even where it does not open
+    assert!(sessions.revoke(Revocation::Session(session.handle)).await.is_ok());
+    assert!(matches!(sessions.find(&id).await, Err(SessionError::Revoked)));
+}
+
+#[tokio::test]
 async fn a_rotated_session_keeps_its_old_id_for_a_moment_and_ends_as_one() {
     let sessions = memory();
     let (old, first) = sessions
@@ -179,9 +210,19 @@ async fn a_rotated_session_keeps_its_old_id_for_a_moment_and_ends_as_one() {
     assert!(!second.data.rotation_due && second.data.grant.is_some());
     let meanwhile = sessions.find(&old).await.unwrap();
     assert!(meanwhile.data.grant.is_none(), "one owner of the grant");
-    assert!(matches!(sessions.rotate(&old, &meanwhile).await, Err(StoreError::Refused(_))));
+    assert_eq!(meanwhile.next.as_ref(), Some(&new), "who missed the answer is told again");
+    let (again, same) = sessions.rotate(&old, &meanwhile).await.unwrap();
+    assert_eq!((again, same.handle), (new.clone(), second.handle));
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    let kept = sessions.read(&old).await.unwrap().unwrap().opened.card;
+    assert_eq!(kept.ends_at, None, "nobody came with the new one");
+    let listed = sessions.list(10).await.unwrap();
+    assert_eq!(listed.cards.len(), 1, "{listed:?}");
+    // whatever it is used for, the old one ends with its idle time
     let cached = sessions.cache.get(first.handle).unwrap();
-    assert!(cached.ends_at <= unix_millis() + 10_000);
+    assert!(cached.ends_at <= kept.card.used_at + 30 * 60_000);
     // whichever id a logout comes with, all are over, and so is what was opened under the first
     sessions.end(&meanwhile).await.unwrap();
     for id in [&old, &new] {
@@ -192,6 +233,46 @@ async fn a_rotated_session_keeps_its_old_id_for_a_moment_and_ends_as_one() {
     sessions.end(&second).await.unwrap();
     assert!(sessions.is_revoked(&first, "shop"));
     assert!(matches!(sessions.find(&old).await, Err(SessionError::Revoked)));
+}
+
+#[tokio::test]
+async fn an_old_id_goes_on_until_some_seconds_after_the_new_one_was_used() {
+    let sessions = memory();
+    let (old, first) = sessions.create(data("ann")).await.unwrap();
+    let handle = first.handle;
+    // nobody waits for the answer
+    drop(Box::pin(sessions.rotate(&old, &first)).as_mut().now_or_never());
+    let next = async {
+        loop {
+            sessions.cache.flush();
+            if let Some(next) = sessions.find(&old).await.unwrap().next.clone() {
+                return next;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let new = tokio::time::timeout(Duration::from_secs(20), next).await.unwrap();
+    assert!(sessions.cache.get(handle).unwrap().ends_at > unix_millis() + 20 * 60_000);
+    assert_eq!(sessions.list(10).await.unwrap().cards.len(), 1);
+    assert_eq!(sessions.find(&new).await.unwrap().marks.lineage, handle);
+    let ending = async {
+        loop {
+            let found = sessions.find(&old).await.unwrap();
+            if sessions
+                .cache
+                .get(handle)
+                .is_some_and(|cached| cached.ends_at <= unix_millis() + 10_000)
+            {
+                assert_eq!(found.next, None, "the browser has it");
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), ending).await.unwrap();
+    let proven = sessions.read(&new).await.unwrap().unwrap();
+    assert_eq!(proven.opened.links.previous.as_ref(), Some(&old));
+    assert_eq!(sessions.list(10).await.unwrap().cards.len(), 1);
 }
 
 #[tokio::test]

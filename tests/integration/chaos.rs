@@ -22,8 +22,8 @@ const STALENESS: Duration = Duration::from_secs(1);
 /// For a request that was on its way when the time was over.
 const SLACK: Duration = Duration::from_millis(100);
 
-struct User {
-    cookie: String,
+pub struct User {
+    pub cookie: String,
     /// When its logout was confirmed.
     ended: Mutex<Option<Instant>>,
     /// Somebody is about to end it: any answer may be right.
@@ -50,11 +50,7 @@ fn whatever_fails_nobody_is_logged_out_and_nobody_revoked_is_let_in() {
     let provider = Provider::setup().always_refresh().access_token_seconds(2).start();
     let (first, origin) = gate(&redis, &provider, None);
     let (second, _) = gate(&redis, &provider, Some(&origin));
-    provider.client(&json!({
-        "client_id": "gate", "client_secret": "a secret for tests",
-        "redirect_uris": [format!("{origin}/api/v1/identity/auth/callback")],
-        "grant_types": ["authorization_code", "refresh_token"],
-    }));
+    register(&provider, &origin);
     let users: Vec<User> = (0..USERS).map(|n| log_in(&provider, &origin, &format!("user-{n}"))).collect();
     let (tally, over) = (Tally::default(), AtomicBool::new(false));
     let gates = [&first, &second];
@@ -103,7 +99,15 @@ fn whatever_fails_nobody_is_logged_out_and_nobody_revoked_is_let_in() {
     assert!(provider.count_tokens("refresh_token") > 0, "nothing was renewed");
 }
 
-fn gate(redis: &Redis, provider: &Provider, origin: Option<&str>) -> (Gate, String) {
+pub fn register(provider: &Provider, origin: &str) {
+    provider.client(&json!({
+        "client_id": "gate", "client_secret": "a secret for tests",
+        "redirect_uris": [format!("{origin}/api/v1/identity/auth/callback")],
+        "grant_types": ["authorization_code", "refresh_token"],
+    }));
+}
+
+pub fn gate(redis: &Redis, provider: &Provider, origin: Option<&str>) -> (Gate, String) {
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -128,7 +132,7 @@ fn gate(redis: &Redis, provider: &Provider, origin: Option<&str>) -> (Gate, Stri
     (setup.start(), origin)
 }
 
-fn log_in(provider: &Provider, origin: &str, name: &str) -> User {
+pub fn log_in(provider: &Provider, origin: &str, name: &str) -> User {
     provider.account(name, &json!({"tenant": "acme", "roles": ["viewer"]}));
     let mut browser = Browser::new();
     let page = browser.log_in(&format!("{origin}{PAGE}"), name);
@@ -141,7 +145,7 @@ fn log_in(provider: &Provider, origin: &str, name: &str) -> User {
     }
 }
 
-fn ask(gate: &Gate, cookie: &str) -> u16 {
+pub fn ask(gate: &Gate, cookie: &str) -> u16 {
     raw(gate.proxy, "GET", PAGE, &[("cookie", cookie)], b"").status
 }
 

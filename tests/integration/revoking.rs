@@ -11,7 +11,7 @@ use crate::sessions::{IDENTITY, ORIGIN, auth_event, log_in, portal, with_cookie}
 use crate::support::{Gate, Setup, claims, eventually, now, raw};
 use crate::wire::PAGE;
 
-fn controlled(setup: Setup, folder: &Path) -> Setup {
+pub fn controlled(setup: Setup, folder: &Path) -> Setup {
     setup.config(&format!(
         "listen: {{ proxy: {{ address: '127.0.0.1:0' }}, decision: {{ address: '127.0.0.1:0' }}, \
          admin: {{ address: '127.0.0.1:0' }}, control: {{ address: 'unix:{}/control.sock' }} }}",
@@ -19,7 +19,7 @@ fn controlled(setup: Setup, folder: &Path) -> Setup {
     ))
 }
 
-fn on_redis(redis: &Redis, limits: &str) -> Setup {
+pub fn on_redis(redis: &Redis, limits: &str) -> Setup {
     portal()
         .file("keys", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n")
         .config(&format!(
@@ -30,7 +30,7 @@ fn on_redis(redis: &Redis, limits: &str) -> Setup {
 }
 
 /// Exit code, stdout, stderr of `cedargate sessions …`.
-fn sessions(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
+pub fn sessions(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
     let socket = format!("unix:{}/control.sock", folder.display());
     let output = cedargate(&["sessions"])
         .args(arguments)
@@ -49,7 +49,7 @@ fn listed(folder: &Path, arguments: &[&str]) -> Vec<Value> {
     body["sessions"].as_array().unwrap().clone()
 }
 
-fn status(gate: &Gate, cookie: &str) -> u16 {
+pub fn status(gate: &Gate, cookie: &str) -> u16 {
     with_cookie(gate, "GET", PAGE, cookie, &[]).status
 }
 

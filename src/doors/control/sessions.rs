@@ -19,6 +19,9 @@ const LOOKED_AT_MAX: usize = 100_000;
 /// Sessions in a listing, if nobody says how many.
 const LISTED: usize = 1000;
 
+/// Of a revocation that only this gate knows.
+const NOT_EVERYWHERE: &str = "the session store does not take it yet; it holds at this gate, which goes on trying";
+
 type Answer = (StatusCode, Value);
 
 /// Which sessions to list.
@@ -70,10 +73,19 @@ impl Control {
             Ok(_) => ("success", "operator"),
             Err(_) => ("failure", "store_unavailable"),
         };
-        event.detail = outcome.as_ref().err().map(ToString::to_string);
+        event.detail = match &outcome {
+            Ok(revoked) => (!revoked.everywhere).then(|| NOT_EVERYWHERE.to_owned()),
+            Err(error) => Some(error.to_string()),
+        };
         self.gate.audit.send(Event::Auth(Box::new(event)));
         match outcome {
-            Ok(revoked) => (StatusCode::OK, json!({"revoked": true, "replicated": revoked.replicated})),
+            Ok(revoked) => {
+                let mut body = json!({"revoked": true, "replicated": revoked.replicated, "everywhere": revoked.everywhere});
+                if let (false, Some(body)) = (revoked.everywhere, body.as_object_mut()) {
+                    body.insert("warning".to_owned(), NOT_EVERYWHERE.into());
+                }
+                (StatusCode::OK, body)
+            }
             Err(error) => unavailable(&error),
         }
     }

@@ -9,19 +9,20 @@ use ::redis::aio::MultiplexedConnection;
 use ::redis::cluster::ClusterClientBuilder;
 use ::redis::cluster_async::ClusterConnection;
 use ::redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
-use ::redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use ::redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionInfo, FromRedisValue, IntoConnectionInfo, Pipeline,
-    ProtocolVersion, RedisError, TlsCertificates, TlsMode, Value, cmd, from_redis_value,
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue,
+    IntoConnectionInfo, Pipeline, ProtocolVersion, RedisConnectionInfo, RedisError, TlsCertificates, Value, cmd,
+    from_redis_value,
 };
 use tokio::time::timeout;
 
+use super::sentinels::Address;
 use crate::config::{self, Secret, Topology};
 use crate::session::StoreError;
 use crate::types::Redacted;
 
-/// From the first packet to the last greeting, Sentinels asked.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+/// From the first packet to the last greeting.
+pub const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 /// Tries of the cluster library within one command.
 const CLUSTER_RETRIES: u32 = 2;
 
@@ -147,7 +148,7 @@ impl Role {
     }
 }
 
-async fn in_time<T>(deadline: Duration, asked: impl Future<Output = Result<T, RedisError>>) -> Result<T, StoreError> {
+pub async fn in_time<T>(deadline: Duration, asked: impl Future<Output = Result<T, RedisError>>) -> Result<T, StoreError> {
     match timeout(deadline, asked).await {
         Ok(answer) => answer.map_err(|error| store_error(&error)),
         Err(_late) => Err(StoreError::Timeout),
@@ -183,25 +184,46 @@ pub fn place(config: &config::Redis) -> String {
     }
 }
 
-/// Two links of the same kind: one for commands, one that may wait for replicas. `attempt` says which Sentinel comes first.
-pub async fn connect(config: &config::Redis, attempt: usize) -> Result<(Link, Link), StoreError> {
+/// Two links of the same kind: one for commands, one that may wait for replicas. `master` is whom the Sentinels named.
+pub async fn connect(config: &config::Redis, master: Option<&Address>) -> Result<(Link, Link), StoreError> {
     let secrets = Secrets::read(config).await?;
     let connecting = async {
-        match &config.topology {
-            Topology::Single(url) => {
-                let client = single(config, url, &secrets)?;
+        match (&config.topology, master) {
+            (Topology::Single(url), _) => {
+                let client = open(url.expose().as_str().into_connection_info()?, &secrets, Login::Known)?;
                 both(&client, config).await
             }
-            Topology::Sentinel { master, urls, tls } => {
-                let client = sentinel((master, urls, *tls), &secrets, attempt).await?;
-                both(&client, config).await
+            (Topology::Sentinel { tls, .. }, Some(master)) => {
+                let (host, port) = (master.host.clone(), master.port);
+                let address = match tls {
+                    false => ConnectionAddr::Tcp(host, port),
+                    true => ConnectionAddr::TcpTls {
+                        host,
+                        port,
+                        insecure: false,
+                        tls_params: None,
+                    },
+                };
+                both(&open(address.into_connection_info()?, &secrets, Login::Known)?, config).await
             }
-            Topology::Cluster(urls) => {
+            (Topology::Sentinel { .. }, None) => Err((ErrorKind::Client, "no master was named").into()),
+            (Topology::Cluster(urls), _) => {
                 let client = cluster(config, urls, &secrets)?;
                 let (one, other) = tokio::join!(client.get_async_connection(), client.get_async_connection());
                 Ok((Link::Cluster(one?), Link::Cluster(other?)))
             }
         }
+    };
+    in_time(CONNECT_DEADLINE, connecting).await
+}
+
+/// To one of them; users and passwords are for the servers behind them.
+pub async fn connect_to_sentinel(url: &Redacted<String>, config: &config::Redis) -> Result<MultiplexedConnection, StoreError> {
+    let secrets = Secrets::read(config).await?;
+    let connecting = async {
+        let client = open(url.expose().as_str().into_connection_info()?, &secrets, Login::Unknown)?;
+        let settings = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_DEADLINE));
+        client.get_multiplexed_async_connection_with_config(&settings).await
     };
     in_time(CONNECT_DEADLINE, connecting).await
 }
@@ -215,54 +237,29 @@ async fn both(client: &Client, config: &config::Redis) -> Result<(Link, Link), R
     Ok((Link::Node(one?), Link::Node(other?)))
 }
 
-fn single(config: &config::Redis, url: &Redacted<String>, secrets: &Secrets) -> Result<Client, RedisError> {
-    let info = url.expose().as_str().into_connection_info()?;
-    let mut settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    if let Some(username) = &config.username {
-        settings = settings.set_username(username);
+/// Whether the server knows our user.
+#[derive(Clone, Copy)]
+enum Login {
+    Known,
+    Unknown,
+}
+
+fn open(info: ConnectionInfo, secrets: &Secrets, login: Login) -> Result<Client, RedisError> {
+    let mut settings: RedisConnectionInfo = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    if let Login::Known = login {
+        if let Some(username) = &secrets.username {
+            settings = settings.set_username(username);
+        }
+        if let Some(password) = &secrets.password {
+            settings = settings.set_password(password.expose());
+        }
     }
-    if let Some(password) = &secrets.password {
-        settings = settings.set_password(password.expose());
-    }
-    let info: ConnectionInfo = info.set_redis_settings(settings);
-    match (&secrets.tls, is_tls(url)) {
+    let is_tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
+    let info = info.set_redis_settings(settings);
+    match (&secrets.tls, is_tls) {
         (Some(tls), true) => Client::build_with_tls(info, tls.clone()),
         _ => Client::open(info),
     }
-}
-
-async fn sentinel(
-    (master, urls, tls): (&str, &[Redacted<String>], bool),
-    secrets: &Secrets,
-    attempt: usize,
-) -> Result<Client, RedisError> {
-    let mut addresses = Vec::with_capacity(urls.len());
-    for url in urls {
-        addresses.push(url.expose().as_str().into_connection_info()?.addr().clone());
-    }
-    // one that hangs must not be asked first every time
-    let shift = attempt.checked_rem(addresses.len()).unwrap_or_default();
-    addresses.rotate_left(shift);
-    let builder = SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?;
-    let mut builder = builder
-        .set_client_to_redis_protocol(ProtocolVersion::RESP3)
-        .set_client_to_sentinel_protocol(ProtocolVersion::RESP3);
-    if let Some(username) = &secrets.username {
-        builder = builder.set_client_to_redis_username(username);
-    }
-    if let Some(password) = &secrets.password {
-        builder = builder.set_client_to_redis_password(password.expose());
-    }
-    if tls {
-        builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
-        if let Some(certificates) = &secrets.tls {
-            builder = builder.set_client_to_redis_certificates(certificates.clone());
-        }
-    }
-    if let (Some(certificates), true) = (&secrets.tls, urls.iter().all(is_tls)) {
-        builder = builder.set_client_to_sentinel_certificates(certificates.clone());
-    }
-    builder.build()?.async_get_client().await
 }
 
 fn cluster(
@@ -286,10 +283,6 @@ fn cluster(
         builder = builder.certs(tls.clone());
     }
     builder.build()
-}
-
-fn is_tls(url: &Redacted<String>) -> bool {
-    url.expose().starts_with("rediss:")
 }
 
 /// What the files hold now.

@@ -1,0 +1,130 @@
+//! Who renews a session: one process at a time by its lease, and what the others must know if it goes silent.
+//!
+//! A lease ends with its time; what a provider gave to a process that cannot reach the store does not. So who asks signs in
+//! the session's card first. The others leave the session to it for a while, and do not take its provider's no for an answer
+//! as long as it may hold a newer grant.
+
+use std::time::Duration;
+
+use super::cookie::SessionId;
+use super::feed::millis;
+use super::life::{Read, key, random_id};
+use super::record::Handle;
+use super::seal::{Asked, Opened, Seal, StoredCard};
+use super::store::Swap;
+use super::{Sessions, StoreError, unix_millis};
+
+/// How long a lease holds without being renewed.
+pub const LEASE: Duration = Duration::from_secs(30);
+/// How long others leave a session to who signed: its call and its writes.
+const LEFT_TO_OTHERS: Duration = Duration::from_secs(60);
+/// How long `invalid_grant` ends no session that somebody else signed: it may hold the newer grant.
+const DOUBT_MAX: Duration = Duration::from_secs(600);
+/// After the store was away nobody renews for so long: who has what a provider gave writes it first.
+const SETTLING: Duration = Duration::from_secs(2);
+/// After the store was away a session that another process signed is left to it for so long, however long ago that was.
+const LATE_COMERS: Duration = Duration::from_secs(10);
+/// Signatures on one card.
+const ASKED_MAX: usize = 8;
+/// Tries of a compare-and-set that others keep winning.
+const SWAPS_MAX: usize = 5;
+
+impl Sessions {
+    /// Whether nobody should renew anything yet.
+    pub(super) fn is_settling(&self) -> bool {
+        self.cache.back_for().is_some_and(|back| back < SETTLING)
+    }
+
+    /// Whether another process is renewing it, or may be about to write what it got.
+    pub(super) fn is_left_to_others(&self, card: &StoredCard) -> bool {
+        let just_back = self.cache.back_for().is_some_and(|back| back < LATE_COMERS);
+        self.others(card, LEFT_TO_OTHERS) || (just_back && self.others(card, Duration::MAX))
+    }
+
+    /// Whether another process may have a newer grant.
+    pub(super) fn is_doubtful(&self, card: &StoredCard) -> bool {
+        self.others(card, DOUBT_MAX)
+    }
+
+    /// What this process signed itself counts for nothing: what it holds is under way here, and joined.
+    fn others(&self, card: &StoredCard, within: Duration) -> bool {
+        let now = unix_millis();
+        // a clock that is ahead of ours signs in our future
+        let young = |asked: &Asked| now.saturating_sub(asked.renewing_since).saturating_abs() < millis(within);
+        card.asked.iter().any(|asked| asked.by != self.process && young(asked))
+    }
+
+    /// This process is about to ask.
+    pub(super) fn sign(&self, card: &mut StoredCard) {
+        let now = unix_millis();
+        card.asked
+            .retain(|asked| asked.by != self.process && now.saturating_sub(asked.renewing_since) < millis(DOUBT_MAX));
+        if card.asked.len() >= ASKED_MAX {
+            card.asked.remove(0);
+        }
+        card.asked.push(Asked {
+            renewing_since: now,
+            by: self.process.clone(),
+        });
+    }
+
+    /// When this process was about to ask.
+    pub(super) fn signed_at(&self, card: &StoredCard) -> Option<i64> {
+        let own = card.asked.iter().find(|asked| asked.by == self.process);
+        own.map(|asked| asked.renewing_since)
+    }
+
+    /// It asked, and got nothing.
+    pub(super) async fn withdraw(&self, id: &SessionId) {
+        for _ in 0..SWAPS_MAX {
+            let Ok(Some(Read { raw, mut opened })) = self.read(id).await else {
+                return;
+            };
+            let before = opened.card.asked.len();
+            opened.card.asked.retain(|asked| asked.by != self.process);
+            if opened.card.asked.len() == before {
+                return;
+            }
+            // what stays holds others up for a while, no more
+            if !matches!(self.swap_card(id, &raw, &opened).await, Ok(Swap::Changed)) {
+                return;
+            }
+        }
+    }
+
+    /// Writes a changed card; what the session is stays, and how long it lives.
+    pub(super) async fn swap_card(&self, id: &SessionId, raw: &[u8], opened: &Opened) -> Result<Swap, StoreError> {
+        let value = self.seal.session(id, &opened.card, (&opened.data, &opened.links))?;
+        let ttl = self.ttl(&opened.data, opened.card.card.used_at);
+        self.store.swap(&key(Seal::handle(id)), raw, value, ttl).await
+    }
+
+    /// `None`: somebody else has it.
+    pub(super) async fn lease(&self, handle: Handle) -> Result<Option<Vec<u8>>, StoreError> {
+        let token = random_id()?.0.expose().to_vec();
+        let first = self.store.write_first(&lease_key(handle), token.clone(), LEASE).await?;
+        Ok(first.then_some(token))
+    }
+
+    /// Keeps it, or has it again if it ended meanwhile and nobody took it.
+    pub(super) async fn keep(&self, handle: Handle, lease: &[u8]) {
+        let place = lease_key(handle);
+        let kept = match self.store.swap(&place, lease, lease.to_vec(), LEASE).await {
+            Ok(Swap::Gone) => self.store.write_first(&place, lease.to_vec(), LEASE).await.map(drop),
+            other => other.map(drop),
+        };
+        if let Err(error) = kept {
+            tracing::debug!(%error, "a lease was not renewed");
+        }
+    }
+
+    pub(super) async fn release(&self, handle: Handle, lease: &[u8]) {
+        if let Err(error) = self.store.remove_if(&lease_key(handle), lease).await {
+            tracing::debug!(%error, "a lease was not given back and ends with its time");
+        }
+    }
+}
+
+pub fn lease_key(handle: Handle) -> String {
+    format!("lease:{{{}}}", handle.to_hex())
+}
