@@ -151,7 +151,7 @@ impl Writing {
                 if stop {
                     return;
                 }
-                std::thread::sleep(GATHER_TIME);
+                std::thread::park_timeout(GATHER_TIME);
                 next = queue.try_recv().ok();
             }
         }
