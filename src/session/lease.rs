@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use tokio::time::{Instant, sleep};
+
 use super::cookie::SessionId;
 use super::feed::millis;
 use super::life::{Read, key, random_id};
@@ -28,6 +30,8 @@ const LATE_COMERS: Duration = Duration::from_secs(10);
 const ASKED_MAX: usize = 8;
 /// Tries of a compare-and-set that others keep winning.
 const SWAPS_MAX: usize = 5;
+/// Between tries to give a lease back.
+const TAKE_BACK_PAUSE: Duration = Duration::from_millis(200);
 
 impl Sessions {
     /// Whether nobody should renew anything yet.
@@ -102,8 +106,14 @@ impl Sessions {
     /// `None`: somebody else has it.
     pub(super) async fn lease(&self, handle: Handle) -> Result<Option<Vec<u8>>, StoreError> {
         let token = random_id()?.0.expose().to_vec();
-        let first = self.store.write_first(&lease_key(handle), token.clone(), LEASE).await?;
-        Ok(first.then_some(token))
+        match self.store.write_first(&lease_key(handle), token.clone(), LEASE).await {
+            Ok(first) => Ok(first.then_some(token)),
+            Err(error) => {
+                // it may have been written all the same: then nobody would renew the session before its time is over
+                self.take_back(handle, token);
+                Err(error)
+            }
+        }
     }
 
     /// Keeps it, or has it again if it ended meanwhile and nobody took it.
@@ -119,9 +129,24 @@ impl Sessions {
     }
 
     pub(super) async fn release(&self, handle: Handle, lease: &[u8]) {
-        if let Err(error) = self.store.remove_if(&lease_key(handle), lease).await {
-            tracing::debug!(%error, "a lease was not given back and ends with its time");
+        if self.store.remove_if(&lease_key(handle), lease).await.is_err() {
+            self.take_back(handle, lease.to_vec());
         }
+    }
+
+    /// Tries until the store answers, as long as the lease could hold.
+    fn take_back(&self, handle: Handle, lease: Vec<u8>) {
+        let Some(me) = self.me.upgrade() else { return };
+        let deadline = Instant::now() + LEASE;
+        self.spawn(async move {
+            while let Err(error) = me.store.remove_if(&lease_key(handle), &lease).await {
+                if Instant::now() >= deadline {
+                    tracing::debug!(%error, "a lease was not given back and ends with its time");
+                    return;
+                }
+                sleep(TAKE_BACK_PAUSE).await;
+            }
+        });
     }
 }
 

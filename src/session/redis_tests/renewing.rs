@@ -300,3 +300,19 @@ async fn a_rotation_whose_answer_the_store_lost_took_place_or_did_not() {
     assert_eq!(gate.find(&new).await.unwrap().handle, second.handle);
     assert_eq!(gate.list(10).await.unwrap().cards.len(), 1);
 }
+
+#[tokio::test]
+async fn a_lease_whose_answer_was_lost_is_given_back() {
+    let server = Server::start(&[]);
+    let gate = started(&server).await;
+    let (_, session) = gate.create(data("ann")).await.unwrap();
+    // held back and carried out later, when nobody waits for the answer any more
+    server.ask::<()>(&[b"CLIENT", b"PAUSE", b"1500", b"ALL"]);
+    assert!(gate.lease(session.handle).await.is_err());
+    let again = async {
+        while !matches!(gate.lease(session.handle).await, Ok(Some(_))) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), again).await.unwrap();
+}
