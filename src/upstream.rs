@@ -32,13 +32,16 @@ pub use tunnel::Tunnels;
 use std::any::Any;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
+use tokio::time::timeout;
 use tokio_util::either::Either;
 
 use crate::authz::Permit;
@@ -94,8 +97,10 @@ pub async fn forward(
     if exceeds(&request, outward.body_bytes_max) {
         return Err(UpstreamError::BodyTooLarge);
     }
-    let (mut head, incoming) = request.into_parts();
+    let (mut head, mut incoming) = request.into_parts();
     let came_by = head.version;
+    let response_timeout = outward.upstream.settings.response_timeout;
+    ends_as_announced(&mut incoming, response_timeout).await?;
     let mut upgrade = upgrade::asked(&mut head)?;
     let progress = Progress::start();
     rebuild(&mut head, permit, &outward)?;
@@ -103,7 +108,6 @@ pub async fn forward(
         upgrade.ask(&mut head);
     }
     let mut request = Request::from_parts(head, request_body(incoming, &outward, &progress));
-    let response_timeout = outward.upstream.settings.response_timeout;
     let exchange = Exchange {
         app: outward.upstream,
         patience: Patience::of(request.headers(), response_timeout),
@@ -114,6 +118,18 @@ pub async fn forward(
     match upgrade {
         None => exchange.plain(pool, request, outward.request_id).await,
         Some(upgrade) => exchange.upgrading(pool, request, (upgrade, outward)).await,
+    }
+}
+
+/// Over HTTP/2 a body can go on that was announced as empty. The app must not take the request for whole before that is known.
+async fn ends_as_announced(body: &mut Incoming, patience: Duration) -> Result<(), UpstreamError> {
+    if body.is_end_stream() || body.size_hint().exact() != Some(0) {
+        return Ok(());
+    }
+    match timeout(patience, body.frame()).await {
+        Ok(None) => Ok(()),
+        Ok(Some(Ok(frame))) if frame.is_trailers() => Ok(()),
+        Ok(Some(_)) | Err(_) => Err(UpstreamError::ClientBody),
     }
 }
 
