@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 pub use self::context::RecordedContext;
 use self::context::{ContextPlans, Facts, ProxyContext};
-use self::engine::{Answer, ContextSource, Effects, Engine, Outcome, Party, Question};
+use self::engine::{Ancestors, Answer, ContextSource, Effects, Engine, Outcome, Party, Question};
 use self::principal::Principal;
 use self::schema::SchemaModel;
 use self::supplied::SuppliedEntities;
@@ -167,9 +167,9 @@ impl Rules {
 
     /// A principal that acts on itself is one entity: what it is in counts on both sides.
     fn as_resource(&self, principal: &Party) -> Option<Party> {
-        let known = principal.entity()?;
+        let known = principal.entity(Ancestors::Read)?;
         let key = self.engine.index().resources.key(&principal.uid, &known.ancestors());
-        Some(Party::known(known.clone(), key))
+        Some(Party::known(known, key))
     }
 
     fn decide(

@@ -16,8 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::authn::{Authn, SigningKey, TokenCache, Verified, identity_from_claims, token_hash};
 use crate::authz::Target;
 use crate::authz::context::{Facts, HttpFacts, ProxyContext};
-use crate::authz::engine::{ContextSource, Outcome, Slice};
-use crate::authz::entities::Known;
+use crate::authz::engine::{Ancestors, ContextSource, Outcome, Slice};
 use crate::authz::principal::Principal;
 use crate::authz::reads::ContextReads;
 use crate::config::{Algorithm, ClaimPaths, Issuer, KeySource, Portal, PortalMatch, TenantSource};
@@ -175,8 +174,10 @@ impl World {
             policies.add(entry.policy().clone()).map_err(|e| e.to_string())?;
         }
         let (principal, target) = (&question.principal.party, &question.target);
-        let parties = [principal.entity(), target.resource.entity()].into_iter().flatten();
-        let known = parties.map(Known::entity);
+        let parties = [principal, &target.resource]
+            .into_iter()
+            .filter_map(|party| party.entity(Ancestors::Read));
+        let known = parties.map(|known| known.entity());
         let schema = &self.revision.rules.schema.cedar;
         let entities = Entities::from_entities(known, Some(schema)).map_err(|e| e.to_string())?;
         let context = self.context(question)?;

@@ -143,12 +143,18 @@ fn exceeds(request: &Request<Incoming>, max: Option<u64>) -> bool {
 
 /// In HTTP/1.1's form; `send` turns it into HTTP/2's if the connection is one.
 fn rebuild(head: &mut Parts, permit: Permit, outward: &Outward<'_>) -> Result<(), UpstreamError> {
-    let target = match outward.query {
-        Some(query) => format!("{}?{query}", outward.path),
-        None => outward.path.to_owned(),
+    head.uri = match head.uri.path_and_query() {
+        // as it came, without scheme and authority
+        Some(target) if target.path() == outward.path && target.query() == outward.query => Uri::from(target.clone()),
+        _ => {
+            let target = match outward.query {
+                Some(query) => format!("{}?{query}", outward.path),
+                None => outward.path.to_owned(),
+            };
+            // the path was checked before; if it is no URI after all, nothing is sent
+            Uri::try_from(target).map_err(|_not_a_uri| UpstreamError::ClientBody)?
+        }
     };
-    // The path was checked before; if it is no URI after all, nothing is sent.
-    head.uri = Uri::try_from(target).map_err(|_not_a_uri| UpstreamError::ClientBody)?;
     head.version = Version::HTTP_11;
     head.extensions.clear();
     headers::outward(&mut head.headers, permit, outward);

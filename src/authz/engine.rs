@@ -90,6 +90,13 @@ enum Knowledge {
     Entity(Known),
 }
 
+/// Whether conditions ask what an entity is in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ancestors {
+    Read,
+    Unread,
+}
+
 /// Everything asked.
 pub struct Question<'a> {
     pub principal: &'a Party,
@@ -190,13 +197,16 @@ impl Party {
         }
     }
 
-    pub fn entity(&self) -> Option<&Known> {
-        match &self.knowledge {
-            Knowledge::Stored => None,
-            Knowledge::Ancestors(ancestors, made) => {
-                Some(made.get_or_init(|| Known::placed(self.uid.clone(), ancestors.iter().cloned())))
+    /// Without its ancestors if nobody asks for them and it has no entity yet.
+    pub fn entity(&self, ancestors: Ancestors) -> Option<Known> {
+        match (&self.knowledge, ancestors) {
+            (Knowledge::Stored, _) => None,
+            (Knowledge::Ancestors(..), Ancestors::Unread) => Some(Known::placed(self.uid.clone(), [])),
+            (Knowledge::Ancestors(above, made), Ancestors::Read) => {
+                let made = made.get_or_init(|| Known::placed(self.uid.clone(), above.iter().cloned()));
+                Some(made.clone())
             }
-            Knowledge::Entity(known) => Some(known),
+            (Knowledge::Entity(known), _) => Some(known.clone()),
         }
     }
 }
@@ -395,11 +405,12 @@ impl Engine {
         if reads.context != ContextReads::Nothing && question.context.names_entities() {
             push_context_uids(context, &mut roots);
         }
+        let ancestors = if reads.ancestors { Ancestors::Read } else { Ancestors::Unread };
         let find = |uid: &EntityUid| {
             let parties = [question.principal, question.resource];
-            let party = parties.into_iter().filter(|p| p.uid == *uid).find_map(Party::entity);
+            let mut named = parties.into_iter().filter(|p| p.uid == *uid);
+            let party = named.find_map(|party| party.entity(ancestors));
             party
-                .cloned()
                 .or_else(|| self.known(uid))
                 .or_else(|| question.supplied.get(uid).cloned())
         };

@@ -19,6 +19,8 @@ pub struct Reads {
     pub literals: BTreeSet<EntityUid>,
     /// How many entity look-ups an expression nests at most; 0: conditions look at no entity.
     pub hops: usize,
+    /// Whether any condition asks what something is in.
+    pub ancestors: bool,
 }
 
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -53,6 +55,7 @@ impl Reads {
             context: ContextReads::Everything,
             literals: BTreeSet::new(),
             hops,
+            ancestors: true,
         }
     }
 
@@ -61,6 +64,7 @@ impl Reads {
         self.action |= other.action;
         self.resource |= other.resource;
         self.hops = self.hops.max(other.hops);
+        self.ancestors |= other.ancestors;
         self.literals.extend(other.literals.iter().cloned());
         match &other.context {
             ContextReads::Nothing => {}
@@ -85,6 +89,8 @@ impl Reads {
     }
 
     fn scan_node(&mut self, key: &str, inner: &Value) -> usize {
+        // also the `in` of `is … in`
+        self.ancestors |= key == "in";
         match (key, inner) {
             // field names of a record literal are the author's, not operators
             ("Record", Value::Object(fields)) => fields.values().map(|v| self.scan(v)).max().unwrap_or(0),

@@ -21,6 +21,8 @@ use crate::request::{NamedBy, TRACEPARENT, TRACESTATE, X_REQUEST_ID, uuid_value}
 
 /// Controls, non-ASCII (always), and what would end or fake an item of a list.
 const ENCODED: &AsciiSet = &CONTROLS.add(b',').add(b'%');
+/// How many headers the gate adds.
+const OURS: usize = 18;
 const HOP_BY_HOP: [&str; 4] = ["keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"];
 
 static USER: HeaderName = HeaderName::from_static("x-forwarded-user");
@@ -156,6 +158,7 @@ fn is_framing_or_credential(name: &HeaderName) -> bool {
 /// The head the app sees, of one that was cleansed. Needs the permit because its values are the permit's.
 pub(super) fn outward(headers: &mut HeaderMap, permit: Permit, to: &Outward<'_>) {
     let Cleansed(()) = to.cleansed;
+    headers.reserve(OURS);
     remove_hop_by_hop(headers);
     headers.remove(CONTENT_LENGTH);
     if to.rules.authorization == Credential::Strip {

@@ -1,15 +1,17 @@
 //! What the app says before it answers: 100 Continue, and early hints.
 //!
-//! hyper tells of interim answers from the connection's own task, so they come over a channel that is as long as hints
-//! are allowed per request; what does not fit is dropped. Only requests that can use one have it: the others pay
-//! nothing. HTTP/2 connections tell nothing: there a held body is let go after `CONTINUE_TIMEOUT`.
+//! hyper tells of interim answers from the connection's own task, so they come over a queue that is as long as hints
+//! are allowed per request; what does not fit is dropped. Only requests that can use one have it, and most get nothing by
+//! it: it holds no room before something comes. HTTP/2 connections tell nothing: there a held body is let go after `CONTINUE_TIMEOUT`.
 
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::header::EXPECT;
 use http::{HeaderMap, Request, StatusCode, Version};
 use http_body::Body as _;
-use tokio::sync::mpsc::{Receiver, channel};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::RequestBody;
@@ -29,10 +31,17 @@ pub type Early<'a> = &'a dyn Fn(HeaderMap);
 /// The interim answers of one exchange.
 #[derive(Debug)]
 pub(super) struct Interims {
-    receiver: Option<Receiver<Interim>>,
+    told: Option<Arc<Told>>,
     hints_left: usize,
     /// When a held body is let go.
     release_at: Option<Instant>,
+}
+
+/// What the connection's task told.
+#[derive(Debug, Default)]
+struct Told {
+    queue: Mutex<VecDeque<Interim>>,
+    news: Notify,
 }
 
 #[derive(Debug)]
@@ -48,7 +57,7 @@ pub(super) fn listen(
     early: Option<Early<'_>>,
 ) -> Interims {
     let mut interims = Interims {
-        receiver: None,
+        told: None,
         hints_left: HINTS_MAX,
         release_at: None,
     };
@@ -63,16 +72,14 @@ pub(super) fn listen(
         }
     }
     if interims.release_at.is_some() || early.is_some() {
-        let (sender, receiver) = channel(HINTS_MAX + 1);
-        interims.receiver = Some(receiver);
+        let told = Arc::new(Told::default());
+        interims.told = Some(Arc::clone(&told));
         hyper::ext::on_informational(request, move |interim| {
-            let told = match interim.status().as_u16() {
+            told.push(match interim.status().as_u16() {
                 CONTINUE => Interim::Continue,
                 EARLY_HINTS => Interim::Hints(interim.headers().clone()),
                 _ => return,
-            };
-            // full or nobody there: a hint less
-            let _dropped = sender.try_send(told).is_err();
+            });
         });
     }
     interims
@@ -91,7 +98,7 @@ impl Interims {
         loop {
             tokio::select! {
                 biased;
-                interim = next(&mut self.receiver) => match interim {
+                interim = next(self.told.as_deref()) => match interim {
                     Interim::Continue => progress.release(),
                     Interim::Hints(mut hints) => {
                         let Some(early) = early.filter(|_| self.hints_left > 0) else { continue };
@@ -106,14 +113,31 @@ impl Interims {
     }
 }
 
-async fn next(receiver: &mut Option<Receiver<Interim>>) -> Interim {
-    if let Some(open) = receiver {
-        if let Some(interim) = open.recv().await {
+impl Told {
+    /// What is too much is a hint less.
+    fn push(&self, interim: Interim) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.len() <= HINTS_MAX {
+            queue.push_back(interim);
+            self.news.notify_one();
+        }
+    }
+
+    fn pop(&self) -> Option<Interim> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+}
+
+async fn next(told: Option<&Told>) -> Interim {
+    let Some(told) = told else {
+        return std::future::pending().await;
+    };
+    loop {
+        if let Some(interim) = told.pop() {
             return interim;
         }
-        *receiver = None;
+        told.news.notified().await;
     }
-    std::future::pending().await
 }
 
 async fn at(instant: Option<Instant>) {
