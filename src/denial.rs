@@ -50,6 +50,8 @@ pub struct Refusal {
     pub step_up: Option<String>,
     /// Seconds after which the caller may try again, where that is known.
     pub retry_after: Option<u64>,
+    /// The session may be good elsewhere, or here later.
+    pub keeps_cookie: bool,
 }
 
 impl Denial {
@@ -186,6 +188,7 @@ impl Refusal {
             advice: None,
             step_up: None,
             retry_after: None,
+            keeps_cookie: false,
         }
     }
 

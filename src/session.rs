@@ -69,7 +69,10 @@ pub enum SessionError {
     Expired,
     #[error("the session was revoked")]
     Revoked,
-    /// Nobody can tell: the store does not answer, the feed of revocations is behind, or a key is missing.
+    /// Sealed with a key that is not in this gate's ring: as if it were missing, but it may be good elsewhere, or here later.
+    #[error("no key of this gate's ring sealed the session (sessions.key_file)")]
+    OtherKey,
+    /// Nobody can tell: the store does not answer, or the feed of revocations is behind.
     #[error("{0}")]
     Unavailable(StoreError),
 }
@@ -87,9 +90,6 @@ pub enum StoreError {
     FeedBehind(Duration),
     #[error("the session store is full")]
     Full,
-    /// Another replica may have it: the ring is being turned.
-    #[error("no key of this gate's ring sealed the session (sessions.key_file)")]
-    UnknownKey,
 }
 
 /// Why sessions cannot begin at all.
@@ -180,7 +180,7 @@ impl StoreError {
 impl From<&SessionError> for Denial {
     fn from(error: &SessionError) -> Self {
         match error {
-            SessionError::Missing => Self::SessionMissing,
+            SessionError::Missing | SessionError::OtherKey => Self::SessionMissing,
             SessionError::Expired => Self::SessionExpired,
             SessionError::Revoked => Self::SessionRevoked,
             SessionError::Unavailable(_) => Self::StoreUnavailable,

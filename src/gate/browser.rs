@@ -29,7 +29,7 @@ impl Worker {
         let mut response = answer::refused(refusal, answer);
         // SECURITY: not with the answer to a script: it may have been asked before a login that just set another cookie
         let may_clear = progress.navigation.is_some() || progress.portal.is_none();
-        if may_clear && is_stale(refusal.denial) && !matches!(progress.cookie, Cookie::Absent) {
+        if may_clear && is_stale(refusal) && !matches!(progress.cookie, Cookie::Absent) {
             let cookie = self.gate.sessions.cookies.clear_session();
             response.headers_mut().append(SET_COOKIE, cookie);
         }
@@ -118,11 +118,9 @@ fn can_return(query: &str) -> bool {
 }
 
 /// Whether the cookie is worth nothing any more, to anybody.
-fn is_stale(denial: Denial) -> bool {
-    matches!(
-        denial,
-        Denial::SessionMissing | Denial::SessionExpired | Denial::SessionRevoked
-    )
+fn is_stale(refusal: &Refusal) -> bool {
+    let over = [Denial::SessionMissing, Denial::SessionExpired, Denial::SessionRevoked];
+    over.contains(&refusal.denial) && !refusal.keeps_cookie
 }
 
 /// The same answer without a body, as 302.

@@ -91,7 +91,7 @@ impl IdentityDoor {
         let return_to = self.return_path(return_to)?;
         match self.usable_session(visit).await {
             Ok(()) => see_other(return_to.as_str()),
-            Err(SessionError::Missing | SessionError::Expired | SessionError::Revoked) => {
+            Err(SessionError::Missing | SessionError::Expired | SessionError::Revoked | SessionError::OtherKey) => {
                 self.begin_again(&[("portal", portal), ("rd", return_to.as_str())])
             }
             Err(error @ SessionError::Unavailable(_)) => {

@@ -77,7 +77,7 @@ impl IdentityDoor {
     fn living(&self, found: Result<Arc<Session>, SessionError>) -> Result<Option<Arc<Session>>, Refusal> {
         match found {
             Ok(session) => Ok(Some(session)),
-            Err(SessionError::Missing | SessionError::Expired | SessionError::Revoked) => Ok(None),
+            Err(SessionError::Missing | SessionError::Expired | SessionError::Revoked | SessionError::OtherKey) => Ok(None),
             Err(error @ SessionError::Unavailable(_)) => Err(Refusal::new(Denial::StoreUnavailable, error.to_string())),
         }
     }

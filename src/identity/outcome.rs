@@ -150,7 +150,7 @@ impl IdentityDoor {
                 }
             }
             Err(SessionError::Unavailable(error)) => tracing::warn!(%error, "the session before a login was not ended"),
-            Err(SessionError::Missing | SessionError::Expired | SessionError::Revoked) => {}
+            Err(SessionError::Missing | SessionError::Expired | SessionError::Revoked | SessionError::OtherKey) => {}
         }
     }
 

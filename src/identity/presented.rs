@@ -84,7 +84,10 @@ impl IdentityDoor {
             Some(found) => found,
             None => Box::pin(self.sessions.find(&id)).await,
         };
-        let session = found.map_err(|error| Refusal::new(Denial::from(&error), error.to_string()))?;
+        let session = found.map_err(|error| Refusal {
+            keeps_cookie: matches!(error, SessionError::OtherKey),
+            ..Refusal::new(Denial::from(&error), error.to_string())
+        })?;
         let session = match renewal(&session.data, now_millis()) {
             Renewal::NotYet => session,
             due => Box::pin(self.renewed(&id, session, due)).await?,

@@ -6,7 +6,6 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::aead::{AES_256_GCM, RandomizedNonceKey};
@@ -22,10 +21,6 @@ const KEYS_MAX: usize = 32;
 /// Bytes of the file.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 pub const KEY_ID_BYTES: usize = 8;
-/// How long a key that somebody else has is waited for: longer than a cluster takes to bring a file to all its nodes.
-const AWAITED: Duration = Duration::from_secs(180);
-/// Keys that are remembered as not ours. What somebody makes up is beyond them soon and waited for by nobody.
-const STRANGERS_MAX: usize = 64;
 
 /// One key of the server's.
 pub struct RingKey {
@@ -46,14 +41,6 @@ pub struct Keys {
     file: Option<PathBuf>,
     /// What the file held when it was last looked at.
     seen: Mutex<Result<[u8; 32], String>>,
-    strangers: Mutex<Vec<Stranger>>,
-}
-
-/// A key that is not in the ring.
-struct Stranger {
-    id: [u8; KEY_ID_BYTES],
-    /// `None`: it was in the ring, and somebody took it away.
-    met: Option<Instant>,
 }
 
 /// Whether keys of the old ring are not in the new one.
@@ -174,24 +161,7 @@ impl Keys {
             ring: ArcSwap::from_pointee(ring),
             file,
             seen: Mutex::new(Ok(seen)),
-            strangers: Mutex::default(),
         })
-    }
-
-    /// Whether a key that is not in the ring may be on its way here, because files reach replicas one by one: not for long,
-    /// and not if it was taken out of the ring.
-    pub fn may_come(&self, id: &[u8]) -> bool {
-        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = strangers.iter().find(|stranger| stranger.id == id) {
-            return known.met.is_some_and(|met| met.elapsed() < AWAITED);
-        }
-        let Ok(id) = id.try_into() else { return false };
-        let has_room = strangers.len() < STRANGERS_MAX;
-        if has_room {
-            let met = Some(Instant::now());
-            strangers.push(Stranger { id, met });
-        }
-        has_room
     }
 
     pub fn ring(&self) -> Arc<Ring> {
@@ -215,15 +185,11 @@ impl Keys {
         Some(text.and_then(|text| Ring::parse(&text)).map(|ring| {
             let ring = Arc::new(ring);
             let old = self.ring.swap(Arc::clone(&ring));
-            let left = old.keys().filter(|key| ring.find(&key.id).is_none()).map(|key| key.id);
-            let left: Vec<_> = left.map(|id| Stranger { id, met: None }).collect();
-            let is_any = !left.is_empty();
-            let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
-            strangers.retain(|stranger| ring.find(&stranger.id).is_none());
-            strangers.extend(left);
-            let oldest = strangers.len().saturating_sub(STRANGERS_MAX + KEYS_MAX);
-            strangers.drain(..oldest);
-            if is_any { Left::Some } else { Left::None }
+            if old.keys().all(|key| ring.find(&key.id).is_some()) {
+                Left::None
+            } else {
+                Left::Some
+            }
         }))
     }
 }
@@ -295,17 +261,5 @@ mod tests {
         std::fs::write(&file, line(3)).unwrap();
         assert_eq!(keys.look(), Some(Ok(Left::Some)));
         assert_eq!(keys.ring().sealing().id, RingKey::new([3; 32]).id);
-        let [gone, ours] = [RingKey::new([1; 32]).id, RingKey::new([3; 32]).id];
-        assert!(!keys.may_come(&gone), "it was taken away");
-        for n in 0..=u8::MAX {
-            let is_remembered = usize::from(n) + 2 < STRANGERS_MAX;
-            assert_eq!(keys.may_come(&[n; KEY_ID_BYTES]), is_remembered, "{n}");
-        }
-        assert!(keys.may_come(&[0; KEY_ID_BYTES]), "still on its way");
-        std::fs::write(&file, format!("{}\n{}", line(1), line(3))).unwrap();
-        assert_eq!(keys.look(), Some(Ok(Left::None)));
-        std::fs::write(&file, line(1)).unwrap();
-        assert_eq!(keys.look(), Some(Ok(Left::Some)));
-        assert!(!keys.may_come(&ours));
     }
 }

@@ -66,8 +66,8 @@ impl Sessions {
             Err(error) => {
                 self.alarm(handle, error);
                 match error {
-                    OpenError::UnknownKey if self.seal.is_early(&raw) => Err(SessionError::Unavailable(StoreError::UnknownKey)),
-                    OpenError::UnknownKey | OpenError::Form | OpenError::Broken => Ok(None),
+                    OpenError::UnknownKey => Err(SessionError::OtherKey),
+                    OpenError::Form | OpenError::Broken => Ok(None),
                 }
             }
         }
@@ -92,7 +92,7 @@ impl Sessions {
         if now.saturating_sub(said_at) >= millis(UNKNOWN_KEY_PAUSE) && turn().is_ok() {
             tracing::error!(
                 session = handle.to_hex(),
-                "no key of sessions.key_file opens a session in the store: its requests get 503 for some minutes, then it counts as missing"
+                "no key of sessions.key_file opens a session in the store: it counts as missing here"
             );
         }
     }
@@ -409,10 +409,7 @@ impl From<SealError> for StoreError {
 
 impl From<OpenError> for StoreError {
     fn from(error: OpenError) -> Self {
-        match error {
-            OpenError::UnknownKey => Self::UnknownKey,
-            OpenError::Form | OpenError::Broken => Self::Refused(error.to_string()),
-        }
+        Self::Refused(error.to_string())
     }
 }
 

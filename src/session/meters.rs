@@ -59,6 +59,7 @@ impl<T> Outcome for Result<T, SessionError> {
             Err(SessionError::Missing) => "missing",
             Err(SessionError::Expired) => "expired",
             Err(SessionError::Revoked) => "revoked",
+            Err(SessionError::OtherKey) => "unknown_key",
             Err(SessionError::Unavailable(error)) => error.label(),
         }
     }
@@ -72,7 +73,6 @@ impl StoreError {
             Self::Refused(_) => "refused",
             Self::FeedBehind(_) => "feed_behind",
             Self::Full => "full",
-            Self::UnknownKey => "unknown_key",
         }
     }
 }

@@ -614,7 +614,7 @@ async fn a_key_that_leaves_the_ring_takes_its_sessions_out_of_memory_and_a_new_f
     assert!(matches!(gate.try_find(&id), Some(Ok(_))), "the old key still opens");
     std::fs::write(&keys, format!("{new}\n")).unwrap();
     eventually("memory forgets it", || async { gate.try_find(&id).is_none() }).await;
-    assert!(matches!(gate.find(&id).await, Err(SessionError::Missing)));
+    assert!(matches!(gate.find(&id).await, Err(SessionError::OtherKey)));
     let listing = gate.list(10).await.unwrap();
     assert_eq!((listing.cards.len(), listing.unreadable), (0, 1));
     // nothing was deleted: the key comes back, and so does the session

@@ -154,11 +154,6 @@ impl Seal {
         })
     }
 
-    /// Whether a key that opens it may come yet.
-    pub fn is_early(&self, value: &[u8]) -> bool {
-        head(value).is_ok_and(|(key_id, _)| self.keys.may_come(key_id))
-    }
-
     /// What can be seen without the cookie.
     pub fn open_card(&self, handle: Handle, value: &[u8]) -> Result<StoredCard, OpenError> {
         let ring = self.keys.ring();

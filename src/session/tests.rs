@@ -170,7 +170,7 @@ async fn corrupt_and_moved_values_count_as_missing_and_stay_where_they_are() {
 }
 
 #[tokio::test]
-async fn a_value_of_a_key_that_only_others_have_yet_ends_no_session() {
+async fn a_value_of_a_key_that_only_others_have_counts_as_missing_here_and_lives_there() {
     let (sessions, other) = (memory(), memory());
     let (id, session) = sessions.create(data("ann")).await.unwrap();
     let Opened { card, data, links, .. } = sessions.read(&id).await.unwrap().unwrap().opened;
@@ -179,11 +179,8 @@ async fn a_value_of_a_key_that_only_others_have_yet_ends_no_session() {
     sessions.store.write(&place, theirs.clone(), minute).await.unwrap();
     sessions.cache.flush();
     let error = sessions.find(&id).await.unwrap_err();
-    assert!(
-        matches!(error, SessionError::Unavailable(StoreError::UnknownKey)),
-        "{error:?}"
-    );
-    assert_eq!(Denial::from(&error), Denial::StoreUnavailable, "nobody is logged out");
+    assert!(matches!(error, SessionError::OtherKey), "{error:?}");
+    assert_eq!(Denial::from(&error), Denial::SessionMissing);
     assert!(sessions.rotate(&id, &session).await.is_err());
     assert!(sessions.list(10).await.unwrap().cards.is_empty());
     assert_eq!(sessions.store.read(&place).await.unwrap(), Some(theirs.clone()));

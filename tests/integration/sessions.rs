@@ -1,5 +1,7 @@
 //! A session on the path of a request: which credential counts, what a browser gets, and what an app never sees.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Gate, Setup, eventually, raw};
@@ -436,4 +438,29 @@ fn a_script_that_asked_before_a_new_login_takes_no_cookie_away() {
         (me.status, set_cookie(&me, "__Host-cedargate").as_deref()),
         (401, Some("__Host-cedargate="))
     );
+}
+
+#[test]
+fn a_session_of_a_key_that_is_gone_is_missing_and_goes_on_when_the_key_is_back() {
+    let key = |n: u8| format!("{}\n", STANDARD.encode([n; 32]));
+    let gate = portal().file("keys", &key(1)).config("sessions: { key_file: keys }").start();
+    let cookie = log_in(&gate, "alice");
+    gate.put("keys", &key(2));
+    let refused = eventually("the session does not open any more", || {
+        let answer = with_cookie(&gate, "GET", PAGE, &cookie, &[]);
+        if answer.status == 401 {
+            Ok(answer)
+        } else {
+            Err(answer.text())
+        }
+    });
+    assert_eq!(refused.code(), "session_missing");
+    let sent = browse(&gate, PAGE, &cookie);
+    assert_eq!(sent.status, 302);
+    assert!(set_cookie(&sent, "__Host-cedargate").is_none(), "{sent:?}");
+    gate.put("keys", &(key(2) + &key(1)));
+    eventually("it goes on", || {
+        let answer = with_cookie(&gate, "GET", PAGE, &cookie, &[]);
+        if answer.status == 200 { Ok(()) } else { Err(answer.text()) }
+    });
 }
