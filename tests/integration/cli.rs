@@ -1,7 +1,7 @@
 //! The built binary: exit codes, signals, and what it tells whoever started it.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ fn run(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
 }
 
 pub fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    SocketAddr::from(([127, 0, 0, 1], crate::processes::free_port()))
 }
 
 /// A folder with the open portal, a test for it, and a configuration.
@@ -225,8 +225,8 @@ fn validate_warns_of_a_client_whose_id_tokens_are_bearer_tokens_too() {
     let (code, out, error) = place.run(&strict);
     assert_eq!((code, out.contains("warning:")), (0, false), "{out}{error}");
     let place = Place::new("http://127.0.0.1:1", &login("shop"));
-    let (code, out, _) = place.run(&strict[..3]);
-    assert_eq!(code, 0, "{out}");
+    let (code, out, error) = place.run(&strict[..3]);
+    assert_eq!(code, 0, "{out}{error}");
     assert!(out.contains("warning: login.providers.corp.client_id: "), "{out}");
     assert_eq!(place.run(&strict).0, 3);
     let (_, out, _) = place.run(&[&strict[..3], &["--format", "json"]].concat());
