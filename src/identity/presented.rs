@@ -80,14 +80,7 @@ impl IdentityDoor {
         }
         let id = self.sessions.cookies.session(headers);
         let id = id.ok_or_else(|| Refusal::new(Denial::SessionMissing, "the session cookie is malformed or repeated"))?;
-        let found = match self.sessions.try_find(&id) {
-            Some(found) => found,
-            None => Box::pin(self.sessions.find(&id)).await,
-        };
-        let session = found.map_err(|error| Refusal {
-            keeps_cookie: matches!(error, SessionError::OtherKey),
-            ..Refusal::new(Denial::from(&error), error.to_string())
-        })?;
+        let session = self.found(&id).await?;
         let session = match renewal(&session.data, now_millis()) {
             Renewal::NotYet => session,
             due => Box::pin(self.renewed(&id, session, due)).await?,
@@ -95,13 +88,21 @@ impl IdentityDoor {
         Ok(Some((id, session)))
     }
 
+    async fn found(&self, id: &SessionId) -> Result<Arc<Session>, Refusal> {
+        let found = match self.sessions.try_find(id) {
+            Some(found) => found,
+            None => Box::pin(self.sessions.find(id)).await,
+        };
+        found.map_err(|error| refused(&error))
+    }
+
     /// The session as it is once its claims are as fresh as they have to be. Whoever asks first renews them, and nobody
     /// waits unless that is long overdue.
     async fn renewed(&self, id: &SessionId, session: Arc<Session>, renewal: Renewal) -> Result<Arc<Session>, Refusal> {
         let (sessions, login) = (Arc::clone(&self.sessions), Arc::clone(&self.login));
-        let (id, known) = (id.clone(), Arc::clone(&session));
+        let (own_id, known) = (id.clone(), Arc::clone(&session));
         let handle = session.handle;
-        let renewing = async move { sessions.refresh(&id, &known, move |data| login.renew(handle, data)).await };
+        let renewing = async move { sessions.refresh(&own_id, &known, move |data| login.renew(handle, data)).await };
         if renewal == Renewal::Due {
             if let Some(turn) = self.renewing.turn(session.version) {
                 tokio::task::spawn_local(async move {
@@ -114,10 +115,18 @@ impl IdentityDoor {
             return Ok(session);
         }
         match timeout(OVERDUE_WAIT, renewing).await {
-            // it goes on without us, or what the provider gave is not in the store yet
-            Err(_) | Ok(Err(SessionError::Unavailable(_))) => Ok(session),
-            Ok(renewed) => renewed.map_err(|error| Refusal::new(Denial::from(&error), error.to_string())),
+            Ok(Err(error)) if !matches!(error, SessionError::Unavailable(_)) => Err(refused(&error)),
+            // it may go on without us, and what the provider gave may not be in the store yet; but time has passed, in which
+            // the session can have ended, or the feed can have fallen behind
+            Err(_) | Ok(_) => self.found(id).await,
         }
+    }
+}
+
+fn refused(error: &SessionError) -> Refusal {
+    Refusal {
+        keeps_cookie: matches!(error, SessionError::OtherKey),
+        ..Refusal::new(Denial::from(error), error.to_string())
     }
 }
 

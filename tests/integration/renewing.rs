@@ -101,3 +101,35 @@ fn a_gate_that_leaves_waits_for_the_renewals_under_way_and_begins_none() {
     });
     assert_eq!(raw(second.proxy, "GET", PAGE, &[("cookie", &user.cookie)], b"").status, 200);
 }
+
+#[test]
+fn who_waited_for_a_renewal_is_judged_by_what_is_known_then() {
+    let redis = Redis::setup().appendonly().start();
+    let provider = Provider::setup().always_refresh().access_token_seconds(2).start();
+    let (gate, origin) = chaos::gate(&redis, &provider, None);
+    chaos::register(&provider, &origin);
+    let user = chaos::log_in(&provider, &origin, "alice");
+    // a token is taken to live for 10 s at least; twice that, and requests wait for new claims
+    std::thread::sleep(Duration::from_secs(19));
+    provider.fault("token", Fault::DelayMillis(3500), Some(1));
+    let served = gate.app.count();
+    let status = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| chaos::ask(&gate, &user.cookie));
+        eventually("the provider is asked", || {
+            let asked = provider.count_tokens("refresh_token");
+            (asked == 1).then_some(()).ok_or(asked.to_string())
+        });
+        redis.pause();
+        asking.join().unwrap()
+    });
+    assert_eq!(
+        (status, gate.app.count()),
+        (503, served),
+        "nobody had confirmed it for seconds"
+    );
+    redis.resume();
+    eventually("it goes on", || match chaos::ask(&gate, &user.cookie) {
+        200 => Ok(()),
+        other => Err(other.to_string()),
+    });
+}
