@@ -184,9 +184,8 @@ impl Gate {
             }
             standing.epoch = epoch;
         }
-        let Some(active) = standing.portal.active.load_full() else {
-            return Ok(());
-        };
+        let active = standing.portal.active.load_full();
+        let active = active.ok_or_else(|| (Reason::Reload, Denial::NoPolicyLoaded.into()))?;
         if active.revision.id != standing.revision {
             permits((&standing.portal, &active), asked, standing.caller.as_deref()).map_err(|r| (Reason::Reload, r))?;
             standing.revision = Arc::clone(&active.revision.id);
