@@ -242,11 +242,8 @@ impl Sessions {
             return Ok(());
         }
         opened.card.card.used_at = unix_millis();
-        let ttl = self.ttl(&opened.data, opened.card.card.used_at);
-        let content = (&opened.data, &opened.links);
-        let value = self.seal.session(id, &opened.card, content).map_err(StoreError::from)?;
-        let swapped = self.store.swap(&key(Seal::handle(id)), &raw, value, ttl).await;
-        swapped.map(drop).map_err(SessionError::Unavailable)
+        self.swap_card(id, &raw, &opened).await?;
+        Ok(())
     }
 
     /// Here and in the other replicas.
