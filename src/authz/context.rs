@@ -49,7 +49,7 @@ pub struct HttpFacts<'a> {
     /// The canonical path id.
     pub path: &'a str,
     pub host: &'a str,
-    pub scheme: &'a str,
+    pub scheme: &'static str,
     pub source_ip: IpAddr,
     /// Decoded pairs of the query string, in order; empty where no schema asks for them.
     pub query: &'a [(String, String)],

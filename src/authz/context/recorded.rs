@@ -39,7 +39,7 @@ struct RecordedHttp {
     method: Box<str>,
     path: Box<str>,
     host: Box<str>,
-    scheme: Box<str>,
+    scheme: &'static str,
     source_ip: IpAddr,
 }
 
@@ -64,7 +64,7 @@ impl RecordedContext {
                 method: http.method.into(),
                 path: http.path.into(),
                 host: http.host.into(),
-                scheme: http.scheme.into(),
+                scheme: http.scheme,
                 source_ip: http.source_ip,
             }),
             given,
@@ -85,7 +85,7 @@ impl Serialize for RecordedContext {
                 method: &http.method,
                 path: &http.path,
                 host: &http.host,
-                scheme: &http.scheme,
+                scheme: http.scheme,
                 source_ip: http.source_ip,
                 query: &[],
                 headers: &headers,
