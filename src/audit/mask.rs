@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::io::{self, Write};
 
 use serde::Serialize;
-use serde::ser::{SerializeMap, SerializeStruct, Serializer};
+use serde::ser::{Impossible, SerializeMap, SerializeStruct, Serializer};
 
 const MASKED: &str = "[masked]";
 
@@ -126,10 +126,10 @@ impl<'a, 'm, S: Serializer> Serializer for Masking<'a, 'm, S> {
     type SerializeSeq = S::SerializeSeq;
     type SerializeTuple = S::SerializeTuple;
     type SerializeTupleStruct = S::SerializeTupleStruct;
-    type SerializeTupleVariant = S::SerializeTupleVariant;
+    type SerializeTupleVariant = Impossible<S::Ok, S::Error>;
     type SerializeMap = Entries<'a, 'm, S::SerializeMap>;
     type SerializeStruct = Masking<'a, 'm, S::SerializeStruct>;
-    type SerializeStructVariant = S::SerializeStructVariant;
+    type SerializeStructVariant = Impossible<S::Ok, S::Error>;
 
     as_it_is!(
         serialize_bool: bool, serialize_i8: i8, serialize_i16: i16, serialize_i32: i32, serialize_i64: i64,
@@ -161,12 +161,12 @@ impl<'a, 'm, S: Serializer> Serializer for Masking<'a, 'm, S> {
 
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
         self,
-        name: &'static str,
-        index: u32,
+        _: &'static str,
+        _: u32,
         variant: &'static str,
-        value: &T,
+        _: &T,
     ) -> Result<S::Ok, S::Error> {
-        self.to.serialize_newtype_variant(name, index, variant, value)
+        Err(no_place(variant))
     }
 
     fn serialize_seq(self, length: Option<usize>) -> Result<S::SerializeSeq, S::Error> {
@@ -183,12 +183,12 @@ impl<'a, 'm, S: Serializer> Serializer for Masking<'a, 'm, S> {
 
     fn serialize_tuple_variant(
         self,
-        name: &'static str,
-        index: u32,
+        _: &'static str,
+        _: u32,
         variant: &'static str,
-        length: usize,
-    ) -> Result<S::SerializeTupleVariant, S::Error> {
-        self.to.serialize_tuple_variant(name, index, variant, length)
+        _: usize,
+    ) -> Result<Self::SerializeTupleVariant, S::Error> {
+        Err(no_place(variant))
     }
 
     fn serialize_map(self, length: Option<usize>) -> Result<Self::SerializeMap, S::Error> {
@@ -208,12 +208,12 @@ impl<'a, 'm, S: Serializer> Serializer for Masking<'a, 'm, S> {
 
     fn serialize_struct_variant(
         self,
-        name: &'static str,
-        index: u32,
+        _: &'static str,
+        _: u32,
         variant: &'static str,
-        length: usize,
-    ) -> Result<S::SerializeStructVariant, S::Error> {
-        self.to.serialize_struct_variant(name, index, variant, length)
+        _: usize,
+    ) -> Result<Self::SerializeStructVariant, S::Error> {
+        Err(no_place(variant))
     }
 }
 
@@ -268,6 +268,11 @@ impl<S: SerializeMap> SerializeMap for Entries<'_, '_, S> {
     fn end(self) -> Result<S::Ok, S::Error> {
         self.map.to.end()
     }
+}
+
+/// An object that a variant makes has no fields here: it is written nowhere rather than past the mask.
+fn no_place<E: serde::ser::Error>(variant: &str) -> E {
+    E::custom(format!("`{variant}` cannot be masked"))
 }
 
 /// Nothing is nothing to hide. Looks at the first byte only.
