@@ -49,6 +49,16 @@ fn listed(folder: &Path, arguments: &[&str]) -> Vec<Value> {
     body["sessions"].as_array().unwrap().clone()
 }
 
+/// Two on one Redis, the first with a control socket; alice logged in at the first and bob at the second are served by both.
+pub fn two_gates(redis: &Redis, folder: &Path) -> ([Gate; 2], [String; 2]) {
+    let gates = [controlled(on_redis(redis, ""), folder).start(), on_redis(redis, "").start()];
+    let cookies = [log_in(&gates[0], "alice"), log_in(&gates[1], "bob")];
+    for cookie in &cookies {
+        assert_eq!(gates.each_ref().map(|gate| status(gate, cookie)), [200, 200]);
+    }
+    (gates, cookies)
+}
+
 pub fn status(gate: &Gate, cookie: &str) -> u16 {
     with_cookie(gate, "GET", PAGE, cookie, &[]).status
 }
@@ -196,12 +206,7 @@ fn a_listing_says_what_no_key_opens() {
 #[test]
 fn a_revocation_at_one_gate_holds_at_the_other_within_a_second() {
     let (folder, redis) = (tempfile::tempdir().unwrap(), Redis::start());
-    let first = controlled(on_redis(&redis, ""), folder.path()).start();
-    let second = on_redis(&redis, "").start();
-    let cookies = [log_in(&first, "alice"), log_in(&second, "bob")];
-    for cookie in &cookies {
-        assert_eq!((status(&first, cookie), status(&second, cookie)), (200, 200));
-    }
+    let ([first, second], cookies) = two_gates(&redis, folder.path());
     assert_eq!(listed(folder.path(), &[]).len(), 2, "all replicas' sessions");
     let event_stream = second.app.count();
     assert_eq!(

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::redis::Redis;
-use crate::revoking::{controlled, on_redis, sessions, status};
+use crate::revoking::{on_redis, sessions, status, two_gates};
 use crate::sessions::{auth_event, log_in, log_out};
 use crate::support::{eventually, raw};
 
@@ -34,12 +34,7 @@ fn a_start_waits_for_no_store_that_is_not_there() {
 #[test]
 fn a_full_store_ends_what_it_is_told_to_and_who_asked_hears_that_it_is_not_everywhere() {
     let (folder, redis) = (tempfile::tempdir().unwrap(), Redis::start());
-    let first = controlled(on_redis(&redis, ""), folder.path()).start();
-    let second = on_redis(&redis, "").start();
-    let cookies = [log_in(&first, "alice"), log_in(&second, "bob")];
-    for cookie in &cookies {
-        assert_eq!((status(&first, cookie), status(&second, cookie)), (200, 200));
-    }
+    let ([first, second], cookies) = two_gates(&redis, folder.path());
     assert_eq!(redis.cli(&["config", "set", "maxmemory", "1"]), "OK");
     let logout = log_out(&second, &cookies[1]);
     assert_eq!(logout.status, 202, "{}", logout.text());
