@@ -25,6 +25,7 @@ use uuid::Uuid;
 pub use self::context::RecordedContext;
 use self::context::{ContextPlans, Facts, ProxyContext};
 use self::engine::{Ancestors, Answer, ContextSource, Effects, Engine, Outcome, Party, Question};
+use self::entities::Known;
 use self::principal::Principal;
 use self::schema::SchemaModel;
 use self::supplied::SuppliedEntities;
@@ -66,7 +67,7 @@ pub struct Rules {
     pub schema: Arc<SchemaModel>,
     pub engine: Engine,
     pub plans: Arc<ContextPlans>,
-    pub names: TypeNames,
+    pub names: Arc<TypeNames>,
     /// Principal attribute <- claim, from `portal.yaml`.
     pub claims: BTreeMap<String, String>,
 }
@@ -191,28 +192,39 @@ impl Rules {
 
     /// A resource by name. A path gets its ancestors from its id; everything else is what the store knows.
     pub fn resource(&self, uid: EntityUid) -> Party {
-        let stored = self.engine.store.get(&uid);
+        let keys = &self.engine.index().resources;
         if self.names.path.as_ref() != Some(uid.type_name()) {
-            let key = self.engine.index().resources.key(&uid, self.engine.store.ancestors(&uid));
+            let key = keys.key(&uid, self.engine.store.ancestors(&uid));
             return Party::stored(uid, key);
         }
+        let stored = self.engine.store.get(&uid);
+        if stored.is_none() && !self.places_paths() {
+            let key = keys.key_among(&uid, parent_paths(uid.id().unescaped()), &self.names.portal);
+            return Party::path(uid, key, Arc::clone(&self.names));
+        }
         let ancestors = self.path_ancestors(&uid);
-        let key = self.engine.index().resources.key(&uid, &ancestors);
+        let key = keys.key(&uid, &ancestors);
         match stored {
             Some(stored) => Party::known(stored.known.below(ancestors), key),
-            None => Party::placed(uid, key, ancestors),
+            None => Party::known(Known::placed(uid, ancestors), key),
         }
     }
 
     /// Every parent path up to `/`, the portal, and whatever the store says is above any of them.
     pub fn path_ancestors(&self, uid: &EntityUid) -> Vec<EntityUid> {
         let mut direct = self.names.parents_of_path(uid);
-        let portal = self.names.portal.as_ref();
-        if self.engine.store.places(uid.type_name()) || portal.is_some_and(|p| self.engine.store.places(p.type_name())) {
+        if self.places_paths() {
             direct.extend(self.engine.store.ancestors(uid).iter().cloned());
             return self.with_stored_ancestors(direct);
         }
         direct
+    }
+
+    /// Whether the store can say of a path, or of the portal, what is above it.
+    fn places_paths(&self) -> bool {
+        let portal = self.names.portal.as_ref().map(EntityUid::type_name);
+        let mut types = self.names.path.iter().chain(portal);
+        types.any(|ty| self.engine.store.places(ty))
     }
 }
 

@@ -8,8 +8,6 @@ pub mod file;
 pub mod path;
 pub mod route;
 
-use std::sync::Arc;
-
 use rustc_hash::FxHashMap;
 use thiserror::Error;
 
@@ -17,7 +15,6 @@ use crate::config::{Portal, PortalMatch, TenantSource};
 use crate::types::PortalSlug;
 
 use self::path::{CanonicalPath, ancestors_of, is_canonical_id};
-use self::route::{Route, RouteTable};
 
 /// Cedar type of a resource that no route names.
 pub const PATH_TYPE: &str = "Path";
@@ -58,29 +55,6 @@ pub enum PortalError {
     Prefix { slug: PortalSlug, prefix: String },
     #[error("host `{host}` of portal `{slug}` is not a host name; write labels or `*` with dots between, without a port")]
     Host { slug: PortalSlug, host: String },
-}
-
-/// What a request asks for, in words that the revision resolves against its schema.
-#[derive(Clone, Debug)]
-pub struct Mapped {
-    pub action: ActionName,
-    pub resource: ResourceName,
-    /// `None`: no route matched; the action is the method, the resource the path.
-    pub route: Option<Arc<Route>>,
-}
-
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum ActionName {
-    /// The id of an action in the portal's namespace.
-    Bare(String),
-    /// `NS::Action::"…"` as written.
-    Qualified(String),
-}
-
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ResourceName {
-    pub type_name: String,
-    pub id: String,
 }
 
 impl PortalTable {
@@ -184,33 +158,6 @@ pub fn discovered(slugs: &[PortalSlug], template: &Portal) -> Vec<Portal> {
     slugs.iter().map(at).collect()
 }
 
-/// What a request asks for: its route's action and resource, else its method and path.
-pub fn map(method: &str, path: &CanonicalPath, routes: &RouteTable) -> Mapped {
-    match routes.find(method, path) {
-        Some(found) => Mapped {
-            action: ActionName::written(&found.route.action),
-            resource: ResourceName {
-                type_name: found.route.resource_type.clone(),
-                id: found.resource_id,
-            },
-            route: Some(found.route),
-        },
-        None => map_plain(method, path),
-    }
-}
-
-/// The plain path query, whose forbids a routed request must survive as well.
-pub fn map_plain(method: &str, path: &CanonicalPath) -> Mapped {
-    Mapped {
-        action: ActionName::Bare(method.to_owned()),
-        resource: ResourceName {
-            type_name: PATH_TYPE.to_owned(),
-            id: path.id().to_owned(),
-        },
-        route: None,
-    }
-}
-
 /// A host as it is compared: lower case, without port and trailing dot. `None` if it is no host name or address.
 pub fn normal_host(host: &str) -> Option<String> {
     if let Some((address, port)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
@@ -253,22 +200,6 @@ fn claim(prefixes: &mut Prefixes, prefix: &str, index: usize, portals: &[Portal]
             prefix: prefix.to_owned(),
         }),
         _ => Ok(()),
-    }
-}
-
-impl ActionName {
-    pub fn text(&self) -> &str {
-        match self {
-            Self::Bare(text) | Self::Qualified(text) => text,
-        }
-    }
-
-    /// Only a written action can be qualified: an HTTP method is always an id.
-    pub fn written(text: &str) -> Self {
-        match text.contains("::") {
-            true => Self::Qualified(text.to_owned()),
-            false => Self::Bare(text.to_owned()),
-        }
     }
 }
 
@@ -403,17 +334,5 @@ mod tests {
         ] {
             assert_eq!(normal_host(host).as_deref(), normal, "{host}");
         }
-    }
-
-    #[test]
-    fn without_a_route_the_method_acts_on_the_path() {
-        let path = CanonicalPath::parse("/a/b%2b/").unwrap();
-        let mapped = map("PATCH", &path, &RouteTable::default());
-        assert_eq!(mapped.action, ActionName::Bare("PATCH".to_owned()));
-        assert_eq!(
-            (mapped.resource.type_name.as_str(), mapped.resource.id.as_str()),
-            ("Path", "/a/b%2B")
-        );
-        assert!(mapped.route.is_none());
     }
 }

@@ -39,9 +39,9 @@ use crate::authz::supplied::report;
 use crate::authz::{Rules, Target, TypeNames};
 use crate::config;
 use crate::denial::{Denial, Refusal};
+use crate::portal::PATH_TYPE;
 use crate::portal::file::{PortalFile, SkipErrors};
 use crate::portal::path::CanonicalPath;
-use crate::portal::{self, ActionName};
 use crate::types::PortalSlug;
 
 /// Everything of a portal that is hot-reloaded, as one value.
@@ -110,7 +110,7 @@ struct Main {
     schema_hash: [u8; 32],
     validator: Validator,
     plans: Arc<ContextPlans>,
-    names: TypeNames,
+    names: Arc<TypeNames>,
     store: Arc<EntityStore>,
     entries: Vec<Arc<PolicyEntry>>,
     file: Arc<PortalFile>,
@@ -202,7 +202,7 @@ impl Loader {
         let validator = Validator::new(schema.clone());
         let model = SchemaModel::new(schema, &text, file.namespace.as_deref())
             .map_err(|e| Problem::new(&format!("schemas/{slug}.cedarschema"), e.to_string()))?;
-        let names = TypeNames::new(&model, slug.as_str());
+        let names = Arc::new(TypeNames::new(&model, slug.as_str()));
         let mut problems = schema_problems(slug, &model);
         problems.extend(route_problems(slug, &files, &file, &model));
         problems.extend(login_problem(frame, &file));
@@ -289,12 +289,12 @@ impl Loader {
         let entries = main.entries.iter().chain(&brakes.entries).cloned().collect();
         let actions = main.schema.actions().map(|(uid, model)| (uid, model.ancestors.as_slice()));
         let engine = Engine::new(entries, actions, Arc::clone(&main.store), errored);
-        let engine = engine.with_twin_queue(self.twins.clone()).with_names(main.names.clone());
+        let engine = engine.with_twin_queue(self.twins.clone()).with_names(Arc::clone(&main.names));
         let rules = Rules {
             schema: Arc::clone(&main.schema),
             engine,
             plans: Arc::clone(&main.plans),
-            names: main.names.clone(),
+            names: Arc::clone(&main.names),
             claims: main.file.claims.clone(),
         };
         let flags = main
@@ -320,24 +320,27 @@ impl Loader {
 impl Revision {
     /// What a request asks for, in this revision's words.
     pub fn target(&self, method: &str, path: &CanonicalPath) -> Result<Target, Refusal> {
-        let mapped = portal::map(method, path, &self.file.routes);
-        let action = match &mapped.action {
-            ActionName::Bare(name) | ActionName::Qualified(name) => self.rules.schema.resolve_action(name),
+        let routed = self.file.routes.find(method, path);
+        let (action, ty, id) = match &routed {
+            Some(found) => (&*found.route.action, &*found.route.resource_type, &*found.resource_id),
+            None => (method, PATH_TYPE, path.id()),
         };
-        let action = action.ok_or_else(|| not_permitted(format!("the schema has no action `{}`", mapped.action.text())))?;
-        let ty = self.rules.schema.resolve_type(&mapped.resource.type_name);
-        let ty = ty.ok_or_else(|| not_permitted(format!("the schema has no type `{}`", mapped.resource.type_name)))?;
-        let resource = self
-            .rules
-            .resource(EntityUid::from_type_name_and_id(ty, EntityId::new(&mapped.resource.id)));
+        let schema = &self.rules.schema;
+        let action = schema
+            .resolve_action(action)
+            .ok_or_else(|| not_permitted(format!("the schema has no action `{action}`")))?;
+        let ty = schema
+            .resolve_type(ty)
+            .ok_or_else(|| not_permitted(format!("the schema has no type `{ty}`")))?;
+        let resource = self.rules.resource(EntityUid::from_type_name_and_id(ty, EntityId::new(id)));
         let mut paths = Vec::new();
-        if mapped.route.is_some() {
+        if routed.is_some() {
             paths.extend(self.path_query(method, path.id()));
         }
         if path.plain_id() != path.id() {
             paths.extend(self.path_query(method, path.plain_id()));
         }
-        let route = mapped.route.map(|route| Arc::clone(&route.text));
+        let route = routed.map(|found| Arc::clone(&found.route.text));
         Ok(Target {
             action,
             resource,

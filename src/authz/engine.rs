@@ -53,7 +53,7 @@ pub struct Engine {
     errored_forbids: ErroredForbids,
     slices: Cache<SliceKey, Arc<Slice>>,
     twins: Option<SyncSender<Weak<Slice>>>,
-    names: TypeNames,
+    names: Arc<TypeNames>,
 }
 
 /// What a `forbid` does that fails to evaluate.
@@ -85,8 +85,8 @@ pub struct Party {
 enum Knowledge {
     /// Nothing, or what the store holds.
     Stored,
-    /// A name with these ancestors and no attributes; the entity is made when a condition looks at it.
-    Ancestors(Vec<EntityUid>, OnceLock<Known>),
+    /// No attributes, and in what its id says it is in; the entity is made when a condition looks at that.
+    Path(Arc<TypeNames>, OnceLock<Known>),
     Entity(Known),
 }
 
@@ -179,12 +179,12 @@ impl Party {
         }
     }
 
-    /// Known by name and place: no attributes, all these ancestors.
-    pub fn placed(uid: EntityUid, key: ScopeKey, ancestors: Vec<EntityUid>) -> Self {
+    /// A path that no store knows.
+    pub fn path(uid: EntityUid, key: ScopeKey, names: Arc<TypeNames>) -> Self {
         Self {
             uid,
             key,
-            knowledge: Knowledge::Ancestors(ancestors, OnceLock::new()),
+            knowledge: Knowledge::Path(names, OnceLock::new()),
         }
     }
 
@@ -201,9 +201,9 @@ impl Party {
     pub fn entity(&self, ancestors: Ancestors) -> Option<Known> {
         match (&self.knowledge, ancestors) {
             (Knowledge::Stored, _) => None,
-            (Knowledge::Ancestors(..), Ancestors::Unread) => Some(Known::placed(self.uid.clone(), [])),
-            (Knowledge::Ancestors(above, made), Ancestors::Read) => {
-                let made = made.get_or_init(|| Known::placed(self.uid.clone(), above.iter().cloned()));
+            (Knowledge::Path(..), Ancestors::Unread) => Some(Known::placed(self.uid.clone(), [])),
+            (Knowledge::Path(names, made), Ancestors::Read) => {
+                let made = made.get_or_init(|| Known::placed(self.uid.clone(), names.parents_of_path(&self.uid)));
                 Some(made.clone())
             }
             (Knowledge::Entity(known), _) => Some(known.clone()),
@@ -294,7 +294,7 @@ impl Engine {
             errored_forbids,
             slices,
             twins: None,
-            names: TypeNames::default(),
+            names: Arc::default(),
         }
     }
 
@@ -305,7 +305,7 @@ impl Engine {
     }
 
     /// Lets paths be in what their ids say they are in.
-    pub fn with_names(mut self, names: TypeNames) -> Self {
+    pub fn with_names(mut self, names: Arc<TypeNames>) -> Self {
         self.names = names;
         self
     }

@@ -454,7 +454,7 @@ fn asked(choices: &mut Choices<'_>, facts: &Facts<'_>) -> Asked {
     let resource = if above.is_empty() {
         Party::stored(what, resource_key)
     } else {
-        Party::placed(what, resource_key, above)
+        Party::known(Known::placed(what, above), resource_key)
     };
     let supplied = facts.world.supplied.iter().map(|e| {
         let above = closed(&e.uid());

@@ -24,9 +24,16 @@ pub struct ScopeKey(SmallVec<[u32; 8]>);
 pub struct ScopeTable {
     next: u32,
     is_type: FxHashMap<EntityTypeName, u32>,
-    equals: FxHashMap<EntityUid, u32>,
-    within: FxHashMap<EntityUid, u32>,
-    is_within: FxHashMap<EntityUid, Vec<(EntityTypeName, u32)>>,
+    /// By type and id, so that a path finds what is above it without putting a name together for each.
+    named: FxHashMap<EntityTypeName, FxHashMap<Box<str>, Named>>,
+}
+
+/// The constraints that name one entity.
+#[derive(Debug, Default)]
+struct Named {
+    equals: Option<u32>,
+    within: Option<u32>,
+    is_within: Vec<(EntityTypeName, u32)>,
 }
 
 /// Policy numbers by the constraints of their three scope variables.
@@ -57,6 +64,12 @@ impl Hash for ScopeKey {
 }
 
 impl ScopeKey {
+    fn push(&mut self, id: Option<u32>) {
+        if let Some(id) = id {
+            self.0.push(id);
+        }
+    }
+
     fn ids(&self) -> impl Iterator<Item = u32> + '_ {
         std::iter::once(ANY).chain(self.0.iter().copied())
     }
@@ -68,10 +81,10 @@ impl ScopeTable {
         let id = match constraint {
             Constraint::Any => return ANY,
             Constraint::Is(ty) => *self.is_type.entry(ty).or_insert(fresh),
-            Constraint::Equals(uid) => *self.equals.entry(uid).or_insert(fresh),
-            Constraint::Within(uid) => *self.within.entry(uid).or_insert(fresh),
+            Constraint::Equals(uid) => *self.naming(&uid).equals.get_or_insert(fresh),
+            Constraint::Within(uid) => *self.naming(&uid).within.get_or_insert(fresh),
             Constraint::IsWithin(ty, uid) => {
-                let known = self.is_within.entry(uid).or_default();
+                let known = &mut self.naming(&uid).is_within;
                 match known.iter().find(|(t, _)| *t == ty) {
                     Some((_, id)) => *id,
                     None => {
@@ -85,26 +98,56 @@ impl ScopeTable {
         id
     }
 
+    fn naming(&mut self, uid: &EntityUid) -> &mut Named {
+        let of_type = self.named.entry(uid.type_name().clone()).or_default();
+        of_type.entry(Box::from(uid.id().unescaped())).or_default()
+    }
+
     /// The key of an entity; `ancestors` are all of them, direct or not.
     pub fn key<'a>(&self, uid: &EntityUid, ancestors: impl IntoIterator<Item = &'a EntityUid>) -> ScopeKey {
+        self.key_among(uid, [], ancestors)
+    }
+
+    /// The key of an entity that is below the entities `above` of its own type, and below `others`.
+    pub fn key_among<'a>(
+        &self,
+        uid: &EntityUid,
+        above: impl IntoIterator<Item = &'a str>,
+        others: impl IntoIterator<Item = &'a EntityUid>,
+    ) -> ScopeKey {
+        let ty = uid.type_name();
         let mut key = ScopeKey::default();
-        key.0.extend(self.is_type.get(uid.type_name()).copied());
-        key.0.extend(self.equals.get(uid).copied());
-        self.push_within(&mut key, uid, uid);
-        if !self.within.is_empty() || !self.is_within.is_empty() {
-            for ancestor in ancestors {
-                self.push_within(&mut key, uid, ancestor);
+        key.push(self.is_type.get(ty).copied());
+        if let Some(of_type) = self.named.get(ty) {
+            if let Some(own) = of_type.get(uid.id().unescaped()) {
+                key.push(own.equals);
+                own.push_within(&mut key, ty);
+            }
+            for ancestor in above.into_iter().filter_map(|id| of_type.get(id)) {
+                ancestor.push_within(&mut key, ty);
+            }
+        }
+        if !self.named.is_empty() {
+            for other in others {
+                let of_type = self.named.get(other.type_name());
+                if let Some(ancestor) = of_type.and_then(|of_type| of_type.get(other.id().unescaped())) {
+                    ancestor.push_within(&mut key, ty);
+                }
             }
         }
         key.0.sort_unstable();
         key.0.dedup();
         key
     }
+}
 
-    fn push_within(&self, key: &mut ScopeKey, uid: &EntityUid, ancestor: &EntityUid) {
-        key.0.extend(self.within.get(ancestor).copied());
-        let typed = self.is_within.get(ancestor).into_iter().flatten();
-        key.0.extend(typed.filter(|(ty, _)| ty == uid.type_name()).map(|(_, id)| *id));
+impl Named {
+    /// What holds for something of type `ty` that is the named entity or below it.
+    fn push_within(&self, key: &mut ScopeKey, ty: &EntityTypeName) {
+        key.push(self.within);
+        for (_, id) in self.is_within.iter().filter(|(wanted, _)| wanted == ty) {
+            key.0.push(*id);
+        }
     }
 }
 

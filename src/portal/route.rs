@@ -108,6 +108,12 @@ enum Part {
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct IdTemplate(Vec<Part>);
 
+/// What is there for a method; HEAD takes what is GET's where it has nothing of its own.
+struct Methods<'a> {
+    own: Option<&'a Node>,
+    other: Option<&'a Node>,
+}
+
 /// Paths that share a prefix share nodes; each node is visited at most once per lookup.
 #[derive(Clone, Debug, Default)]
 struct Node {
@@ -169,8 +175,9 @@ impl RouteTable {
     /// The most specific route: segment by segment from the left a literal beats `{name}` and `*`, and these beat `**`.
     /// Methods compare verbatim; a HEAD without a route of its own takes GET's.
     pub fn find(&self, method: &str, path: &CanonicalPath) -> Option<RouteMatch> {
+        let methods = Methods::of(&self.methods, method)?;
         let segments: Segments<'_> = segments_of(path.plain_id()).collect();
-        let index = look_up(&self.methods, method, &segments)?;
+        let index = methods.find(&segments)?;
         let route = Arc::clone(self.routes.get(index)?);
         let resource_id = route.resource_id.fill(&segments)?;
         Some(RouteMatch { route, resource_id })
@@ -202,8 +209,11 @@ impl PublicPaths {
 
     /// GET's entries hold for HEAD.
     pub fn matches(&self, method: &str, path: &CanonicalPath) -> bool {
+        let Some(methods) = Methods::of(&self.methods, method) else {
+            return false;
+        };
         let segments: Segments<'_> = segments_of(path.plain_id()).collect();
-        look_up(&self.methods, method, &segments).is_some()
+        methods.find(&segments).is_some()
     }
 
     /// The first entry, of any method, that could match the path itself or, with [`Reach::Subtree`], anything under it.
@@ -308,11 +318,16 @@ fn check_injective(parts: &[Part], id: &str) -> Result<(), RouteError> {
     Ok(())
 }
 
-fn look_up(methods: &FxHashMap<String, Node>, method: &str, segments: &[&str]) -> Option<usize> {
-    let own = methods.get(method).and_then(|node| node.find(segments));
-    match method {
-        "HEAD" => own.or_else(|| methods.get("GET")?.find(segments)),
-        _ => own,
+impl<'a> Methods<'a> {
+    fn of(all: &'a FxHashMap<String, Node>, method: &str) -> Option<Self> {
+        let own = all.get(method);
+        let other = if method == "HEAD" { all.get("GET") } else { None };
+        (own.is_some() || other.is_some()).then_some(Self { own, other })
+    }
+
+    fn find(&self, segments: &[&str]) -> Option<usize> {
+        let find = |node: Option<&Node>| node.and_then(|node| node.find(segments));
+        find(self.own).or_else(|| find(self.other))
     }
 }
 
