@@ -56,13 +56,12 @@ impl Style {
         if *method != Method::CONNECT && text(CONTENT_TYPE).is_some_and(is_grpc) {
             return Self::Grpc;
         }
+        if *method != Method::GET || !text(ACCEPT).is_some_and(prefers_html) {
+            return Self::Problem;
+        }
         let navigates = headers.get("sec-fetch-mode").is_none_or(|mode| mode == "navigate");
         let is_script = headers.contains_key("x-requested-with") || headers.contains_key(UPGRADE);
-        if *method == Method::GET && navigates && !is_script && text(ACCEPT).is_some_and(prefers_html) {
-            Self::Page
-        } else {
-            Self::Problem
-        }
+        if navigates && !is_script { Self::Page } else { Self::Problem }
     }
 }
 

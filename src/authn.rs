@@ -432,13 +432,18 @@ pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(invalid("`authorization` has another scheme than Bearer"));
     }
-    if token.is_empty() || !token.bytes().all(is_token68) {
+    // every byte is looked at, so that the compiler looks at many at once
+    let is_sound = token.bytes().fold(true, |sound, byte| sound & is_token68(byte));
+    if token.is_empty() || !is_sound {
         return Err(invalid("the bearer token is empty or holds foreign characters"));
     }
     Ok(Some(token))
 }
 
-/// RFC 9110, section 11.2.
+/// RFC 9110, section 11.2. Without a branch.
 fn is_token68(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte)
+    let letter = (byte | 0x20).wrapping_sub(b'a') < 26;
+    // `-`, `.`, `/` and the digits are neighbours
+    let digit = byte.wrapping_sub(b'-') < 13;
+    letter | digit | (byte == b'_') | (byte == b'~') | (byte == b'+') | (byte == b'=')
 }

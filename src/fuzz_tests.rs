@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::app::STACK_BYTES;
 use crate::bench::{Folder, World};
@@ -21,7 +22,7 @@ use crate::doors::authorize::body::Ask;
 use crate::json;
 use crate::portal::file::PortalFile;
 use crate::portal::path::{CanonicalPath, ancestors_of, decoded_segment, is_canonical_id, segments_of};
-use crate::request::{self, Trace, authority};
+use crate::request::{self, authority, correlation};
 use crate::types::Scheme;
 
 const SECONDS_DEFAULT: f64 = 1.0;
@@ -338,9 +339,9 @@ fn a_request_head_names_one_host_and_one_path_or_is_refused() {
     ];
     Fuzz::new("head", words).run(|input| {
         let Some(parts) = head(input) else { return false };
-        let trace = Trace::from_headers(&parts.headers);
+        let (request_id, trace) = correlation(&parts.headers, Uuid::now_v7());
         assert_eq!(trace.traceparent().len(), 55);
-        assert!((1..=128).contains(&request::request_id(&parts.headers).len()));
+        assert!((1..=128).contains(&request_id.len()));
         let Ok(target) = request::check(&parts) else { return false };
         let named = target.host.as_str();
         assert_eq!(authority(named), Some((named.to_owned(), None)), "the host is not one");
@@ -349,7 +350,7 @@ fn a_request_head_names_one_host_and_one_path_or_is_refused() {
         let trusted = ["10.0.0.0/8".parse().unwrap()];
         for peer in ["10.1.2.3", "::ffff:10.1.2.3", "9.9.9.9"] {
             let peer: std::net::IpAddr = peer.parse().unwrap();
-            let Ok(facts) = request::client_facts(&parts.headers, (peer, Scheme::Http), &target, &trusted) else {
+            let Ok(facts) = request::client_facts(&parts.headers, (peer, Scheme::Http), target.clone(), &trusted) else {
                 continue;
             };
             assert_eq!(facts.source_ip, facts.source_ip.to_canonical());
@@ -407,7 +408,7 @@ fn a_trace_goes_on_only_from_the_exact_form() {
         let (mut parts, ()) = Request::new(()).into_parts();
         parts.headers.append("traceparent", value);
         parts.headers.append("tracestate", HeaderValue::from_static("a=b"));
-        let trace = Trace::from_headers(&parts.headers);
+        let (_, trace) = correlation(&parts.headers, Uuid::now_v7());
         let text = String::from_utf8_lossy(input);
         let continued = !trace.state.is_empty();
         if continued {

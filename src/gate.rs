@@ -44,7 +44,7 @@ use crate::login::Login;
 use crate::metrics::Metrics;
 use crate::page::Theme;
 use crate::portal::path::CanonicalPath;
-use crate::request::{self, ClientFacts, Trace, is_upgrade, query_pairs, request_id};
+use crate::request::{self, ClientFacts, correlation, is_upgrade, query_pairs};
 use crate::serving::{Active, Caller, Portal, SharedServing};
 use crate::session::Sessions;
 use crate::types::{Door, Identity};
@@ -103,7 +103,8 @@ impl Worker {
     pub async fn handle(&self, request: Request<Incoming>, link: Rc<Link>) -> Response<Body> {
         let place = self.gate.limits.place();
         let style = Style::of(request.method(), request.headers());
-        let (decision_id, request_id) = (Uuid::now_v7(), request_id(request.headers()));
+        let decision_id = Uuid::now_v7();
+        let (request_id, trace) = correlation(request.headers(), decision_id);
         let answer = Answer {
             style,
             decision_id,
@@ -117,9 +118,8 @@ impl Worker {
                 return answer::refused(&refusal, &answer);
             }
         };
-        let trace = Trace::from_headers(request.headers());
         let mut record = AuditRecord::new(decision_id, Arc::from(NO_PORTAL), Door::Proxy);
-        record.request_id = request_id.to_str().ok().map(Arc::from);
+        record.request_id = Some(request_id.clone());
         record.trace_id = Some(trace.trace_id);
         let path = request.uri().path().to_owned();
         record.http = Some(HttpRecord {
@@ -180,7 +180,7 @@ impl Worker {
         let client = request::client_facts(
             &head.headers,
             (link.peer.ip(), link.scheme),
-            &target,
+            target,
             &self.gate.config.trusted_proxies,
         )?;
         progress.from(client.source_ip);

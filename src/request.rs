@@ -14,9 +14,11 @@ pub use http2::as_http1;
 pub use origin::{is_upgrade, needs_evidence, same_origin};
 
 use std::borrow::Cow;
+use std::cell::LazyCell;
 use std::net::{IpAddr, Ipv6Addr};
 
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use bytes::Bytes;
+use http::header::{AsHeaderName, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use uuid::Uuid;
@@ -47,7 +49,7 @@ pub struct Target<'a> {
 }
 
 /// What is known of the client beyond its credential.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct ClientFacts {
     /// The rightmost untrusted address; IPv4-mapped IPv6 addresses are IPv4.
     pub source_ip: IpAddr,
@@ -59,7 +61,7 @@ pub struct ClientFacts {
 }
 
 /// Where the host of a request was read.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum NamedBy {
     /// `Host` itself.
     Host,
@@ -220,7 +222,7 @@ fn dns_name(host: &str) -> Option<String> {
 }
 
 /// The value of a header that occurs exactly once and is text.
-fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+fn only(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (Some(one), None) => one.to_str().ok(),
@@ -228,8 +230,17 @@ fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     }
 }
 
-/// The client's `X-Request-ID` if it is one well-formed value, else a fresh UUIDv7.
-pub fn request_id(headers: &HeaderMap) -> HeaderValue {
+/// The names under which a request is found again: its id, and its place in a trace. What the client did not name itself
+/// is one fresh UUIDv7 for both.
+pub fn correlation(headers: &HeaderMap, decision_id: Uuid) -> (HeaderValue, Trace) {
+    let fresh: Fresh = LazyCell::new(Uuid::now_v7);
+    (request_id(headers, &fresh), Trace::from_headers(headers, decision_id, &fresh))
+}
+
+type Fresh = LazyCell<Uuid>;
+
+/// The client's `X-Request-ID` if it is one well-formed value.
+fn request_id(headers: &HeaderMap, fresh: &Fresh) -> HeaderValue {
     let well_formed = |id: &&HeaderValue| {
         let id = id.as_bytes();
         (1..=REQUEST_ID_BYTES_MAX).contains(&id.len())
@@ -240,7 +251,7 @@ pub fn request_id(headers: &HeaderMap) -> HeaderValue {
     let mut ids = headers.get_all(&X_REQUEST_ID).iter();
     match (ids.next().filter(well_formed), ids.next()) {
         (Some(id), None) => id.clone(),
-        _ => uuid_value(Uuid::now_v7()),
+        _ => uuid_value(**fresh),
     }
 }
 
@@ -252,10 +263,11 @@ pub fn uuid_value(id: Uuid) -> HeaderValue {
 }
 
 impl Trace {
-    /// Continues the caller's trace if `traceparent` is strictly version 00, else starts one.
-    pub fn from_headers(headers: &HeaderMap) -> Self {
-        let [_, _, _, _, _, _, _, _, span_id @ ..] = Uuid::now_v7().into_bytes();
-        match only(headers, TRACEPARENT.as_str()).and_then(parse_traceparent) {
+    /// Continues the caller's trace if `traceparent` is strictly version 00, else starts one. Our span is the random half
+    /// of the decision's id.
+    fn from_headers(headers: &HeaderMap, decision_id: Uuid, fresh: &Fresh) -> Self {
+        let [_, _, _, _, _, _, _, _, span_id @ ..] = decision_id.into_bytes();
+        match only(headers, &TRACEPARENT).and_then(parse_traceparent) {
             Some((trace_id, flags)) => Self {
                 trace_id,
                 span_id,
@@ -263,7 +275,7 @@ impl Trace {
                 state: headers.get_all(&TRACESTATE).iter().cloned().collect(),
             },
             None => Self {
-                trace_id: Uuid::now_v7().into_bytes(),
+                trace_id: fresh.into_bytes(),
                 span_id,
                 flags: 0,
                 state: Vec::new(),
@@ -273,11 +285,13 @@ impl Trace {
 
     /// What the app gets: our span as the parent.
     pub fn traceparent(&self) -> HeaderValue {
-        let mut trace = Uuid::encode_buffer();
-        let trace = Uuid::from_bytes(self.trace_id).simple().encode_lower(&mut trace);
-        let flags = if self.flags & 1 == 1 { "-01" } else { "-00" };
-        let text = ["00-", trace, "-", &hex::encode(self.span_id), flags].concat();
-        HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+        let (mut trace, mut span) = ([0; 32], [0; 16]);
+        let flags: &[u8; 3] = if self.flags & 1 == 1 { b"-01" } else { b"-00" };
+        if hex::encode_to_slice(self.trace_id, &mut trace).is_err() || hex::encode_to_slice(self.span_id, &mut span).is_err() {
+            return HeaderValue::from_static("");
+        }
+        let text = [&b"00-"[..], &trace, b"-", &span, flags].concat();
+        HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 }
 
@@ -388,7 +402,7 @@ mod tests {
     fn request_ids_are_kept_if_well_formed_and_made_otherwise() {
         let id = |values: &[&str]| {
             let headers: Vec<_> = values.iter().map(|v| ("x-request-id", *v)).collect();
-            request_id(&parts("GET", "/", &headers).headers)
+            correlation(&parts("GET", "/", &headers).headers, Uuid::now_v7()).0
         };
         assert_eq!(id(&["a.B_c-1"]), "a.B_c-1");
         let long = "x".repeat(129);
@@ -399,8 +413,13 @@ mod tests {
 
     #[test]
     fn only_a_strict_traceparent_continues_a_trace() {
-        let trace =
-            |value: &str| Trace::from_headers(&parts("GET", "/", &[("traceparent", value), ("tracestate", "a=b")]).headers);
+        let trace = |value: &str| {
+            correlation(
+                &parts("GET", "/", &[("traceparent", value), ("tracestate", "a=b")]).headers,
+                Uuid::now_v7(),
+            )
+            .1
+        };
         let id = "0af7651916cd43dd8448eb211c80319c";
         let good = trace(&format!("00-{id}-b7ad6b7169203331-01"));
         assert_eq!(

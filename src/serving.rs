@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
 use prometheus::{Histogram, IntCounter};
+use rustc_hash::FxHashMap;
 use serde_json::{Map, Value};
 
 use crate::audit::EntityRef;
@@ -28,6 +29,7 @@ use crate::upstream::{App, HeaderRules};
 pub struct Serving {
     pub table: PortalTable,
     pub portals: Vec<Arc<Portal>>,
+    by_name: FxHashMap<Arc<str>, usize>,
     /// The app of portals without an upstream of their own.
     pub app: Arc<App>,
 }
@@ -107,6 +109,11 @@ impl Serving {
         let configs: Vec<config::Portal> = portals.iter().map(|p| p.config.clone()).collect();
         Ok(Self {
             table: PortalTable::new(&configs)?,
+            by_name: portals
+                .iter()
+                .enumerate()
+                .map(|(at, portal)| (Arc::clone(&portal.name), at))
+                .collect(),
             portals,
             app,
         })
@@ -117,7 +124,7 @@ impl Serving {
     }
 
     pub fn named(&self, slug: &str) -> Option<&Arc<Portal>> {
-        self.portals.iter().find(|p| p.config.slug.as_str() == slug)
+        self.portals.get(*self.by_name.get(slug)?)
     }
 }
 

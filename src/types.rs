@@ -20,7 +20,7 @@ pub enum Door {
 }
 
 /// How the client reached the first trusted hop.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Scheme {
     Http,
     Https,

@@ -7,6 +7,7 @@
 mod app;
 mod body;
 mod circuit;
+mod client;
 mod cut;
 mod deadline;
 mod failure;
@@ -48,6 +49,7 @@ use crate::authz::Permit;
 use crate::config::{Protocol, UpstreamUrl};
 use crate::request::{ClientFacts, Trace};
 use body::Progress;
+use client::Clients;
 use deadline::{Patience, is_grpc};
 use failure::classified;
 use interim::{Interims, is_final, listen};
@@ -103,7 +105,7 @@ pub async fn forward(
     ends_as_announced(&mut incoming, response_timeout).await?;
     let mut upgrade = upgrade::asked(&mut head)?;
     let progress = Progress::start();
-    rebuild(&mut head, permit, &outward)?;
+    rebuild(&mut head, permit, &outward, &pool.clients)?;
     if let Some(upgrade) = &mut upgrade {
         upgrade.ask(&mut head);
     }
@@ -142,7 +144,7 @@ fn exceeds(request: &Request<Incoming>, max: Option<u64>) -> bool {
 }
 
 /// In HTTP/1.1's form; `send` turns it into HTTP/2's if the connection is one.
-fn rebuild(head: &mut Parts, permit: Permit, outward: &Outward<'_>) -> Result<(), UpstreamError> {
+fn rebuild(head: &mut Parts, permit: Permit, outward: &Outward<'_>, clients: &Clients) -> Result<(), UpstreamError> {
     head.uri = match head.uri.path_and_query() {
         // as it came, without scheme and authority
         Some(target) if target.path() == outward.path && target.query() == outward.query => Uri::from(target.clone()),
@@ -157,7 +159,7 @@ fn rebuild(head: &mut Parts, permit: Permit, outward: &Outward<'_>) -> Result<()
     };
     head.version = Version::HTTP_11;
     head.extensions.clear();
-    headers::outward(&mut head.headers, permit, outward);
+    headers::outward(&mut head.headers, permit, outward, clients);
     Ok(())
 }
 

@@ -3,10 +3,11 @@
 //! What no path leads into is written as if there were no mask: masking costs only where something is masked.
 
 use std::cell::RefCell;
-use std::io::{self, Write};
+use std::fmt::{self, Write as _};
+use std::io;
 
 use serde::Serialize;
-use serde::ser::{Impossible, SerializeMap, SerializeStruct, Serializer};
+use serde::ser::{Error as _, Impossible, SerializeMap, SerializeStruct, Serializer};
 
 const MASKED: &str = "[masked]";
 
@@ -110,6 +111,17 @@ struct Entries<'a, 'm, S> {
     map: Masking<'a, 'm, S>,
     /// Of the entry whose value comes next.
     hidden: Option<&'m Hidden>,
+    /// Of the entry that came last.
+    name: String,
+}
+
+/// What a key says, whatever it is made of.
+struct Shown<'a, T: ?Sized>(&'a T);
+
+impl<T: Serialize + ?Sized> fmt::Display for Shown<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.serialize(f)
+    }
 }
 
 macro_rules! as_it_is {
@@ -197,6 +209,7 @@ impl<'a, 'm, S: Serializer> Serializer for Masking<'a, 'm, S> {
         Ok(Entries {
             map: Masking { to, mask, found },
             hidden: None,
+            name: String::new(),
         })
     }
 
@@ -247,8 +260,9 @@ impl<S: SerializeMap> SerializeMap for Entries<'_, '_, S> {
     type Error = S::Error;
 
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), S::Error> {
-        let name = serde_json::to_value(key).ok();
-        self.hidden = name.as_ref().and_then(|name| self.map.mask.find(name.as_str()?));
+        self.name.clear();
+        write!(self.name, "{}", Shown(key)).map_err(|fmt::Error| S::Error::custom("a key that is no text"))?;
+        self.hidden = self.map.mask.find(&self.name);
         self.map.to.serialize_key(key)
     }
 
@@ -284,7 +298,7 @@ fn is_null<T: Serialize + ?Sized>(value: &T) -> bool {
 
 struct FirstByte(Option<u8>);
 
-impl Write for FirstByte {
+impl io::Write for FirstByte {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0 = self.0.or(bytes.first().copied());
         Err(io::Error::other("one byte is enough"))

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use http::HeaderValue;
 use serde::Serialize;
 use serde::ser::{SerializeStruct, Serializer};
 use serde_json::Value;
@@ -41,7 +42,7 @@ pub enum Verdict {
 pub struct AuditRecord {
     pub ts: SystemTime,
     pub decision_id: Uuid,
-    pub request_id: Option<Arc<str>>,
+    pub request_id: Option<HeaderValue>,
     pub trace_id: Option<[u8; 16]>,
     pub portal: Arc<str>,
     pub door: Door,
@@ -236,12 +237,13 @@ impl Verdict {
 impl Serialize for AuditRecord {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let (decision, reason) = self.verdict.words();
-        let mut id = Uuid::encode_buffer();
+        let (mut id, mut trace) = (Uuid::encode_buffer(), Uuid::encode_buffer());
         let mut fields = to.serialize_struct("decision", 22)?;
         fields.serialize_field("ts", &Timestamp(self.ts))?;
         fields.serialize_field("decision_id", self.decision_id.hyphenated().encode_lower(&mut id))?;
-        fields.serialize_field("request_id", &self.request_id)?;
-        fields.serialize_field("trace_id", &self.trace_id.map(hex::encode))?;
+        fields.serialize_field("request_id", &self.request_id.as_ref().and_then(|id| id.to_str().ok()))?;
+        let trace_id = self.trace_id.map(|id| Uuid::from_bytes(id).simple());
+        fields.serialize_field("trace_id", &trace_id.as_ref().map(|id| &*id.encode_lower(&mut trace)))?;
         fields.serialize_field("portal", &self.portal)?;
         fields.serialize_field("door", self.door.as_str())?;
         fields.serialize_field("tenant", &self.tenant)?;

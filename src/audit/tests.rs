@@ -29,7 +29,7 @@ fn full_record() -> AuditRecord {
         parents: vec!["Role::\"viewer\"".into()],
     };
     AuditRecord {
-        request_id: Some("r".into()),
+        request_id: Some(http::HeaderValue::from_static("r")),
         trace_id: Some([7; 16]),
         tenant: Some("acme".into()),
         revision: Some("3f2a".into()),

@@ -30,7 +30,7 @@ use crate::config::AuditAllow;
 use crate::denial::{Denial, Refusal};
 use crate::gate::{Gate, NO_PORTAL, check_tenant, entity_ref, now_millis, record_answer};
 use crate::json;
-use crate::request::{Trace, request_id};
+use crate::request::{Trace, correlation};
 use crate::revision::cases::subject_prefix;
 use crate::serving::{Active, Caller, Portal};
 use crate::types::{Door, Identity, Redacted};
@@ -55,14 +55,15 @@ enum Asks {
 /// Answers one request on the decision listener; never fails. `tokens` are what callers must present, if any.
 pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], request: Request<Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
+    // of the decision that a refusal is about
+    let mut decision_id = Uuid::now_v7();
+    let (request_id, trace) = correlation(&head.headers, decision_id);
     let mut envelope = Envelope {
-        request_id: request_id(&head.headers),
-        trace: Trace::from_headers(&head.headers),
+        request_id,
+        trace,
         bearer: None,
         cookie: HeaderMap::new(),
     };
-    // of the decision that a refusal is about
-    let mut decision_id = Uuid::now_v7();
     let outcome = match read(gate, tokens, (&head, body), &mut envelope).await {
         Ok(asks) => respond(gate, &envelope, &asks, &mut decision_id).await,
         Err(refusal) => Err(unasked(gate, &envelope, refusal, decision_id)),
@@ -148,7 +149,7 @@ fn count_without_portal(gate: &Gate, denial: Denial) {
 impl Envelope {
     fn record(&self, decision_id: Uuid, portal: &str) -> AuditRecord {
         let mut record = AuditRecord::new(decision_id, Arc::from(portal), Door::Authorize);
-        record.request_id = self.request_id.to_str().ok().map(Arc::from);
+        record.request_id = Some(self.request_id.clone());
         record.trace_id = Some(self.trace.trace_id);
         record
     }

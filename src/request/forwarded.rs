@@ -7,16 +7,16 @@
 use std::net::IpAddr;
 
 use http::header::FORWARDED;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use super::{ClientFacts, NamedBy, Target, authority, invalid, only};
 use crate::denial::Refusal;
 use crate::types::Scheme;
 
-const FOR: &str = "x-forwarded-for";
-const PROTO: &str = "x-forwarded-proto";
-const NAMED_HOST: &str = "x-forwarded-host";
+static FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static NAMED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// What one kind of header says; `None` where it is silent.
 #[derive(Default, PartialEq)]
@@ -37,7 +37,7 @@ struct Hop {
 pub fn client_facts(
     headers: &HeaderMap,
     direct: (IpAddr, Scheme),
-    target: &Target<'_>,
+    target: Target<'_>,
     trusted: &[IpNet],
 ) -> Result<ClientFacts, Refusal> {
     let (peer, scheme) = (direct.0.to_canonical(), direct.1);
@@ -48,7 +48,7 @@ pub fn client_facts(
     };
     let scheme = said.scheme.unwrap_or(scheme);
     let named_by = if said.host.is_some() { NamedBy::Proxy } else { NamedBy::Host };
-    let (host, port) = said.host.unwrap_or_else(|| (target.host.clone(), target.port));
+    let (host, port) = said.host.unwrap_or((target.host, target.port));
     Ok(ClientFacts {
         source_ip: said.source_ip.unwrap_or(peer),
         scheme,
@@ -71,18 +71,18 @@ fn agreed(old: Said, new: Said) -> Result<Said, Refusal> {
 
 fn x_forwarded(headers: &HeaderMap, trusted: &[IpNet]) -> Result<Said, Refusal> {
     let mut said = Said::default();
-    if headers.contains_key(FOR) {
-        let hops = from_the_right(headers, FOR, |line| Some(line.split(',').collect()));
+    if headers.contains_key(&FOR) {
+        let hops = from_the_right(headers, &FOR, |line| Some(line.split(',').collect()));
         let addresses = hops.map(|hop| hop_address(hop?.trim()));
         let client = rightmost_untrusted(addresses, |address| *address, trusted);
         said.source_ip = Some(client.ok_or(invalid("`X-Forwarded-For` is no list of addresses"))?);
     }
-    if headers.contains_key(PROTO) {
-        said.scheme = only(headers, PROTO).and_then(scheme_named);
+    if headers.contains_key(&PROTO) {
+        said.scheme = only(headers, &PROTO).and_then(scheme_named);
         said.scheme.ok_or(invalid("`X-Forwarded-Proto` is neither http nor https"))?;
     }
-    if headers.contains_key(NAMED_HOST) {
-        said.host = only(headers, NAMED_HOST).and_then(authority);
+    if headers.contains_key(&NAMED_HOST) {
+        said.host = only(headers, &NAMED_HOST).and_then(authority);
         if said.host.is_none() {
             return Err(invalid("`X-Forwarded-Host` is not one host"));
         }
@@ -95,7 +95,7 @@ fn rfc_7239(headers: &HeaderMap, trusted: &[IpNet]) -> Result<Said, Refusal> {
     if !headers.contains_key(FORWARDED) {
         return Ok(Said::default());
     }
-    let hops = from_the_right(headers, FORWARDED.as_str(), |line| split(line, ',')).map(|element| hop(element?));
+    let hops = from_the_right(headers, &FORWARDED, |line| split(line, ',')).map(|element| hop(element?));
     let client = rightmost_untrusted(hops, |hop| hop.source_ip, trusted).ok_or_else(garbled)?;
     Ok(Said {
         source_ip: Some(client.source_ip),
@@ -113,7 +113,7 @@ fn rfc_7239(headers: &HeaderMap, trusted: &[IpNet]) -> Result<Said, Refusal> {
 /// A header's items, the last line's last one first; `None` in place of a line that cannot be read.
 fn from_the_right<'a>(
     headers: &'a HeaderMap,
-    name: &str,
+    name: &HeaderName,
     items: impl Fn(&'a str) -> Option<Vec<&'a str>>,
 ) -> impl Iterator<Item = Option<&'a str>> {
     let lines: Vec<&HeaderValue> = headers.get_all(name).iter().collect();
@@ -232,7 +232,7 @@ mod tests {
         client_facts(
             &parts.headers,
             (peer.parse().unwrap(), direct),
-            &check(&parts).unwrap(),
+            check(&parts).unwrap(),
             &trusted,
         )
     }

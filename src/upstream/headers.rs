@@ -6,18 +6,17 @@
 
 use std::borrow::Cow;
 
-use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE};
 use http::response::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use smallvec::SmallVec;
 
+use super::client::Clients;
 use super::{Outward, UpstreamError};
 use crate::authz::Permit;
 use crate::config::Upstream;
-use crate::request::{NamedBy, TRACEPARENT, TRACESTATE, X_REQUEST_ID, uuid_value};
+use crate::request::{TRACEPARENT, TRACESTATE, X_REQUEST_ID, uuid_value};
 
 /// Controls, non-ASCII (always), and what would end or fake an item of a list.
 const ENCODED: &AsciiSet = &CONTROLS.add(b',').add(b'%');
@@ -34,10 +33,6 @@ static PORTAL: HeaderName = HeaderName::from_static("x-cedargate-portal");
 static ROLES: HeaderName = HeaderName::from_static("x-cedargate-roles");
 static DECISION_ID: HeaderName = HeaderName::from_static("x-cedargate-decision-id");
 static REVISION: HeaderName = HeaderName::from_static("x-cedargate-revision");
-static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-static FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Credential {
@@ -156,7 +151,7 @@ fn is_framing_or_credential(name: &HeaderName) -> bool {
 }
 
 /// The head the app sees, of one that was cleansed. Needs the permit because its values are the permit's.
-pub(super) fn outward(headers: &mut HeaderMap, permit: Permit, to: &Outward<'_>) {
+pub(super) fn outward(headers: &mut HeaderMap, permit: Permit, to: &Outward<'_>, clients: &Clients) {
     let Cleansed(()) = to.cleansed;
     headers.reserve(OURS);
     remove_hop_by_hop(headers);
@@ -166,7 +161,8 @@ pub(super) fn outward(headers: &mut HeaderMap, permit: Permit, to: &Outward<'_>)
     }
     remove_session_cookies(headers);
     set_identity(headers, permit, &to.rules.assertion);
-    set_client(headers, to);
+    clients.set(headers, to.client);
+    set_trace(headers, to);
 }
 
 /// The app's head as the client sees it.
@@ -263,6 +259,8 @@ pub(super) fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iter
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let trailers = tokens(headers, &TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
     let named: SmallVec<[HeaderName; 4]> = tokens(headers, &CONNECTION)
+        // the word of most apps; such a header goes in any case
+        .filter(|name| !name.eq_ignore_ascii_case(b"keep-alive"))
         .filter_map(|name| HeaderName::from_bytes(name).ok())
         .filter(|name| *name != HOST)
         .collect();
@@ -343,44 +341,13 @@ fn set_identity(headers: &mut HeaderMap, permit: Permit, assertion: &HeaderName)
     headers.insert(assertion, passport.assertion);
 }
 
-/// One address, not a chain: the client as the gate believes it, so an app needs no hop counting.
-fn set_client(headers: &mut HeaderMap, to: &Outward<'_>) {
-    let client = to.client;
-    let address = client.source_ip.to_string();
-    let (before, after) = if client.source_ip.is_ipv6() {
-        ("for=\"[", "]\"")
-    } else {
-        ("for=", "")
-    };
-    let scheme = client.scheme.as_str();
-    let host = if client.port == client.scheme.default_port() {
-        Cow::Borrowed(&client.host)
-    } else {
-        Cow::Owned(format!("{}:{}", client.host, client.port))
-    };
-    let forwarded = [before, &address, after, ";proto=", scheme, ";host=\"", &host, "\""].concat();
-    set(headers, &FORWARDED, forwarded);
-    if client.named_by == NamedBy::Proxy {
-        // SECURITY: the app gets the host that was decided on
-        set(headers, &HOST, host.clone().into_owned());
-    }
-    set(headers, &FORWARDED_FOR, address);
-    headers.insert(&FORWARDED_PROTO, HeaderValue::from_static(scheme));
-    set(headers, &FORWARDED_HOST, host.into_owned());
-    headers.insert(&FORWARDED_PORT, HeaderValue::from(client.port));
+fn set_trace(headers: &mut HeaderMap, to: &Outward<'_>) {
     headers.insert(&X_REQUEST_ID, to.request_id.clone());
     headers.insert(&TRACEPARENT, to.trace.traceparent());
     headers.remove(&TRACESTATE);
     for state in &to.trace.state {
         headers.append(&TRACESTATE, state.clone());
     }
-}
-
-fn set(headers: &mut HeaderMap, name: &HeaderName, value: String) {
-    headers.insert(
-        name,
-        HeaderValue::try_from(value).unwrap_or_else(|_| HeaderValue::from_static("")),
-    );
 }
 
 /// A value of ours for a header: commas, `%`, controls and non-ASCII percent-encoded.

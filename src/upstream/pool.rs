@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use super::app::App;
+use super::client::Clients;
 use super::http2::{CONNECTIONS_MAX, Shared, Stream};
 use super::transport::{Offer, Speaks, Transport, dial};
 use super::tunnel::Tunnels;
@@ -31,6 +32,7 @@ const BUFFER_BYTES_MIN: usize = 8192;
 pub struct Pool {
     slots: Slots,
     pub(super) tunnels: Tunnels,
+    pub(super) clients: Clients,
 }
 
 /// By `App::number`; apps are as many as the configuration has.
@@ -75,6 +77,7 @@ impl Pool {
         Self {
             slots: Slots::default(),
             tunnels,
+            clients: Clients::default(),
         }
     }
 

@@ -6,6 +6,7 @@ use crate::denial::Denial;
 use crate::lifecycle::{ShutdownTrigger, shutdown};
 use crate::listener::{ConnectionCount, Front, Rejected, Socket, bind, serve};
 use crate::metrics::Metrics;
+use crate::request::correlation;
 use crate::{answer, request};
 use std::cell::RefCell;
 use std::future::Future;
@@ -15,6 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::timeout;
+use uuid::Uuid;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -78,7 +80,7 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
         async move {
             assert!(request.uri().path() != "/panic", "on purpose");
             let (mut parts, body) = request.into_parts();
-            let request_id = request::request_id(&parts.headers);
+            let (request_id, trace) = correlation(&parts.headers, Uuid::now_v7());
             let style = answer::Style::of(&parts.method, &parts.headers);
             let answer = answer::Answer {
                 style,
@@ -92,14 +94,17 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
                 checked.method = Method::GET;
             }
             let (client, path, query) = match request::check(&checked) {
-                Ok(target) => (
-                    request::client_facts(&parts.headers, (link.peer.ip(), link.scheme), &target, &[]).unwrap(),
-                    target.path.to_owned(),
-                    target.query.map(str::to_owned),
-                ),
+                Ok(target) => {
+                    let (path, query) = (target.path.to_owned(), target.query.map(str::to_owned));
+                    let direct = (link.peer.ip(), link.scheme);
+                    (
+                        request::client_facts(&parts.headers, direct, target, &[]).unwrap(),
+                        path,
+                        query,
+                    )
+                }
                 Err(refusal) => return answer::refused(&refusal, &answer),
             };
-            let trace = Trace::from_headers(&parts.headers);
             let cleansed = cleanse(&mut parts.headers, &rules);
             let outward = Outward {
                 cut: Rc::default(),

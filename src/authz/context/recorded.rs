@@ -24,23 +24,43 @@ pub(super) enum Shown<'a> {
 #[derive(Debug)]
 pub struct RecordedContext {
     plan: Arc<ContextPlan>,
-    portal: Box<str>,
-    tenant: Option<Box<str>>,
+    texts: Texts,
+    has_tenant: bool,
     now_millis: i64,
     auth: Option<Arc<AuthFacts>>,
     flags: Arc<Map<String, Value>>,
-    http: Option<RecordedHttp>,
+    http: Option<(&'static str, IpAddr)>,
     /// By field: what was read from headers and the query string.
     given: Vec<(Fact, Value)>,
 }
 
+/// Portal, tenant, method, path and host, one after the other: what is kept for each request is kept in one place.
 #[derive(Debug)]
-struct RecordedHttp {
-    method: Box<str>,
-    path: Box<str>,
-    host: Box<str>,
-    scheme: &'static str,
-    source_ip: IpAddr,
+struct Texts {
+    all: Box<str>,
+    ends: [usize; 5],
+}
+
+impl Texts {
+    fn of(texts: [&str; 5]) -> Self {
+        let mut end = 0;
+        let ends = texts.map(|text| {
+            end += text.len();
+            end
+        });
+        let all = texts.concat().into_boxed_str();
+        Self { all, ends }
+    }
+
+    fn split(&self) -> [&str; 5] {
+        let mut start = 0;
+        self.ends.map(|end| {
+            // INVARIANT: the ends are those of the texts
+            let text = self.all.get(start..end).unwrap_or_default();
+            start = end;
+            text
+        })
+    }
 }
 
 impl RecordedContext {
@@ -53,20 +73,15 @@ impl RecordedContext {
                 given.push((field.fact, field.given(http)?));
             }
         }
+        let (method, path, host) = facts.http.as_ref().map_or(("", "", ""), |h| (h.method, h.path, h.host));
         Ok(Self {
             plan: Arc::clone(plan),
-            portal: facts.portal.into(),
-            tenant: facts.tenant.map(Box::from),
+            texts: Texts::of([facts.portal, facts.tenant.unwrap_or_default(), method, path, host]),
+            has_tenant: facts.tenant.is_some(),
             now_millis: facts.now_millis,
             auth: facts.auth.cloned(),
             flags: Arc::clone(facts.flags),
-            http: facts.http.as_ref().map(|http| RecordedHttp {
-                method: http.method.into(),
-                path: http.path.into(),
-                host: http.host.into(),
-                scheme: http.scheme,
-                source_ip: http.source_ip,
-            }),
+            http: facts.http.as_ref().map(|http| (http.scheme, http.source_ip)),
             given,
         })
     }
@@ -75,18 +90,19 @@ impl RecordedContext {
 impl Serialize for RecordedContext {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let headers = HeaderMap::new();
+        let [portal, tenant, method, path, host] = self.texts.split();
         let facts = Facts {
-            portal: &self.portal,
-            tenant: self.tenant.as_deref(),
+            portal,
+            tenant: self.has_tenant.then_some(tenant),
             now_millis: self.now_millis,
             auth: self.auth.as_ref(),
             flags: &self.flags,
-            http: self.http.as_ref().map(|http| HttpFacts {
-                method: &http.method,
-                path: &http.path,
-                host: &http.host,
-                scheme: http.scheme,
-                source_ip: http.source_ip,
+            http: self.http.map(|(scheme, source_ip)| HttpFacts {
+                method,
+                path,
+                host,
+                scheme,
+                source_ip,
                 query: &[],
                 headers: &headers,
             }),
