@@ -13,6 +13,7 @@ pub mod reads;
 pub mod schema;
 pub mod scope;
 pub mod supplied;
+pub mod usual;
 pub mod value;
 
 use std::collections::BTreeMap;

@@ -106,6 +106,11 @@ impl World {
         })
     }
 
+    #[cfg(test)]
+    pub(crate) fn revision(&self) -> &Revision {
+        &self.revision
+    }
+
     pub fn question(&self, claims: &Map<String, Value>, method: &str, path: &str) -> Result<Question, String> {
         let identity = identity_from_claims(&self.issuer, claims.clone()).map_err(|e| e.to_string())?;
         let principal = self

@@ -29,7 +29,7 @@ pub use self::live::Live;
 use self::live::{Asked, Standing};
 use self::onward::Onward;
 use self::progress::{Progress, micros};
-pub use self::progress::{entity_ref, record_answer};
+pub use self::progress::{entity_ref, policy_errors, record_answer};
 use crate::answer::{self, Answer, Style};
 use crate::audit::{Audit, AuditRecord, HttpFacts as HttpRecord};
 use crate::authn::{AssertionKeys, Authn, bearer};

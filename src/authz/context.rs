@@ -12,12 +12,14 @@ use cedar_policy::{Context, EntityUid, RestrictedExpression};
 use http::HeaderMap;
 use rustc_hash::FxHashMap;
 use serde_json::{Map, Value, json};
+use smallvec::SmallVec;
 
 pub use self::recorded::RecordedContext;
 use self::recorded::Shown;
 use super::engine::ContextSource;
 use super::reads::ContextReads;
 use super::schema::{AttrType, Field, RecordType, SchemaModel};
+use super::usual::is_usual;
 use super::value::{SET_ITEMS_MAX, datetime_text, expression};
 use crate::denial::{Denial, Refusal};
 use crate::types::AuthFacts;
@@ -105,6 +107,14 @@ pub struct ProxyContext<'a> {
 /// A context that is already there.
 pub struct ReadyContext(pub Context);
 
+/// What the gate fills, and what the app gave of the usual kind: built when conditions read it.
+pub struct AskedContext<'a> {
+    own: ProxyContext<'a>,
+    given: SmallVec<[Given<'a>; 8]>,
+}
+
+type Given<'a> = (&'a str, &'a AttrType, &'a Value);
+
 impl ContextPlans {
     pub fn new(schema: &SchemaModel) -> Self {
         Self(
@@ -150,6 +160,30 @@ impl ContextPlan {
             }
         }
         plan
+    }
+
+    /// The context of an app's question, if all of it is surely there and of its declared type.
+    pub fn usual<'a>(
+        &'a self,
+        facts: &'a Facts<'a>,
+        declared: &'a RecordType,
+        given: Option<&'a Map<String, Value>>,
+    ) -> Option<AskedContext<'a>> {
+        let mut taken = SmallVec::new();
+        let mut left = given.map_or(0, Map::len);
+        for (name, field) in &declared.fields {
+            let value = given.and_then(|given| given.get(name));
+            left -= usize::from(value.is_some());
+            match (self.filled(facts).find(|own| own.name == *name), value) {
+                (Some(own), _) if own.is_text() && (!own.fact.can_fail() || own.surely_fits(facts)) => {}
+                (None, Some(value)) if is_usual(&field.ty, value) => taken.push((name.as_str(), &field.ty, value)),
+                (None, None) if !field.required => {}
+                _ => return None,
+            }
+        }
+        let own = ProxyContext { plan: self, facts };
+        // what is left is declared nowhere
+        (left == 0).then_some(AskedContext { own, given: taken })
     }
 
     /// Whether nobody but the gate may fill this field.
@@ -227,6 +261,11 @@ impl OwnedField {
                 .all(|(name, field)| facts.flags.get(name).map_or(!field.required, Value::is_boolean)),
             _ => false,
         }
+    }
+
+    /// Not an entity, which nobody but a token may say as a string.
+    fn is_text(&self) -> bool {
+        !matches!(self.ty, AttrType::Entity(_))
     }
 
     fn json(&self, facts: &Facts<'_>) -> Result<Option<Value>, Refusal> {
@@ -307,22 +346,62 @@ impl OwnedField {
     }
 }
 
-impl ContextSource for ProxyContext<'_> {
-    fn context(&self, reads: &ContextReads) -> Result<Context, String> {
-        let mut pairs = Vec::with_capacity(self.plan.owned.len());
-        for field in self.plan.owned.iter().filter(|f| reads.includes(&f.name)) {
+impl ProxyContext<'_> {
+    fn add(&self, reads: &ContextReads, pairs: &mut Vec<(String, RestrictedExpression)>) -> Result<(), String> {
+        for field in self.plan.filled(self.facts).filter(|f| reads.includes(&f.name)) {
             if let Some(value) = field.expression(self.facts)? {
                 pairs.push((field.name.clone(), value));
             }
         }
-        if pairs.is_empty() {
-            return Ok(Context::empty());
-        }
-        Context::from_pairs(pairs).map_err(|e| e.to_string())
+        Ok(())
+    }
+}
+
+fn context_of(pairs: Vec<(String, RestrictedExpression)>) -> Result<Context, String> {
+    if pairs.is_empty() {
+        return Ok(Context::empty());
+    }
+    Context::from_pairs(pairs).map_err(|e| e.to_string())
+}
+
+impl ContextSource for ProxyContext<'_> {
+    fn context(&self, reads: &ContextReads) -> Result<Context, String> {
+        let mut pairs = Vec::with_capacity(self.plan.owned.len());
+        self.add(reads, &mut pairs)?;
+        context_of(pairs)
     }
 
     fn names_entities(&self) -> bool {
         self.plan.names_entities
+    }
+}
+
+impl AskedContext<'_> {
+    /// What the app gave, and nothing of what the gate fills.
+    pub fn given(&self) -> Map<String, Value> {
+        let given = self.given.iter();
+        given
+            .map(|(name, _, value)| ((*name).to_owned(), Value::clone(value)))
+            .collect()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.given.is_empty() && self.own.plan.filled(self.own.facts).next().is_none()
+    }
+}
+
+impl ContextSource for AskedContext<'_> {
+    fn context(&self, reads: &ContextReads) -> Result<Context, String> {
+        let mut pairs = Vec::with_capacity(self.own.plan.owned.len() + self.given.len());
+        self.own.add(reads, &mut pairs)?;
+        for (name, ty, value) in self.given.iter().filter(|(name, ..)| reads.includes(name)) {
+            pairs.push(((*name).to_owned(), expression(ty, value, name).map_err(|e| e.to_string())?));
+        }
+        context_of(pairs)
+    }
+
+    fn names_entities(&self) -> bool {
+        false
     }
 }
 

@@ -57,6 +57,8 @@ pub struct ActionModel {
 pub struct EntityModel {
     pub attrs: RecordType,
     pub member_of: BTreeSet<EntityTypeName>,
+    /// Only listed ids exist.
+    pub is_enum: bool,
 }
 
 /// A portal's schema: Cedar's, and the model beside it.
@@ -76,6 +78,8 @@ pub struct SchemaModel {
 struct Names {
     types: FxHashMap<String, EntityTypeName>,
     actions: FxHashMap<String, EntityUid>,
+    /// By their full names alone.
+    full_types: FxHashMap<Arc<str>, EntityTypeName>,
     /// Declared names as records show them.
     type_texts: FxHashMap<EntityTypeName, Arc<str>>,
     action_texts: FxHashMap<EntityUid, Arc<str>>,
@@ -149,6 +153,11 @@ impl SchemaModel {
         known.or_else(|| self.search_type(name))
     }
 
+    /// A declared type by its full name, and by nothing else.
+    pub fn type_in_full(&self, name: &str) -> Option<&EntityTypeName> {
+        self.names.full_types.get(name)
+    }
+
     fn search_type(&self, name: &str) -> Option<EntityTypeName> {
         let candidates = [self.qualified(name), name.to_owned()];
         candidates
@@ -196,6 +205,7 @@ impl SchemaModel {
             actions: actions
                 .filter_map(|name| Some((name.clone(), self.search_action(&name)?)))
                 .collect(),
+            full_types: self.entities.keys().map(|ty| (ty.to_string().into(), ty.clone())).collect(),
             type_texts: self.entities.keys().map(|ty| (ty.clone(), ty.to_string().into())).collect(),
             action_texts: self.actions.keys().map(|uid| (uid.clone(), uid.to_string().into())).collect(),
             action_type: EntityTypeName::from_str(&self.qualified("Action")).ok(),
@@ -228,7 +238,13 @@ impl SchemaModel {
             let shape = declared.get("shape");
             let attrs = shape.map_or_else(|| Ok(RecordType::default()), |s| resolver.record_of(name, s))?;
             let member_of = type_names(declared.get("memberOfTypes"))?;
-            self.entities.insert(ty, EntityModel { attrs, member_of });
+            let is_enum = declared.get("enum").is_some();
+            let model = EntityModel {
+                attrs,
+                member_of,
+                is_enum,
+            };
+            self.entities.insert(ty, model);
         }
         for (id, declared) in members(body, "actions") {
             let uid = EntityUid::from_type_name_and_id(type_name(&qualify(name, "Action"))?, EntityId::new(id));

@@ -33,6 +33,9 @@ pub enum SuppliedError {
 impl Rules {
     /// `list` is Cedar's entity JSON. `reserved` is the principal of a credential, if there is one.
     pub fn supplied_entities(&self, list: &Value, reserved: Option<&EntityUid>) -> Result<SuppliedEntities, SuppliedError> {
+        if list.as_array().is_some_and(Vec::is_empty) {
+            return Ok(SuppliedEntities::default());
+        }
         if list.as_array().is_some_and(|l| l.len() > ENTITIES_MAX) {
             return Err(SuppliedError::TooMany);
         }
@@ -87,7 +90,7 @@ impl Rules {
         Ok(())
     }
 
-    fn is_reserved(&self, uid: &EntityUid) -> bool {
+    pub(super) fn is_reserved(&self, uid: &EntityUid) -> bool {
         let ty = uid.type_name();
         let names = &self.names;
         let portal = names.portal.as_ref().map(EntityUid::type_name);

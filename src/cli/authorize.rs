@@ -5,6 +5,7 @@
 
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -69,7 +70,7 @@ pub(crate) fn run(args: &Args) -> Exit {
         (None, None) => Err("give `--request FILE`, or `--token T --url /path`".to_owned()),
     };
     match decided {
-        Ok((outcome, portal, revision)) => report(args.format, outcome, (&portal, &revision)),
+        Ok((outcome, portal, revision)) => report(args.format, outcome, (&Arc::from(portal), &Arc::from(revision))),
         Err(message) => {
             complain(&message);
             Exit::Usage
@@ -89,7 +90,7 @@ fn from_request(args: &Args, path: &PathBuf) -> Decided {
     if let Some(portal) = &args.portal {
         body.insert("portal".to_owned(), json!(portal));
     }
-    let ask = Ask::read(&body, "").map_err(|r| r.detail.into_owned())?;
+    let ask = Ask::read(body, "").map_err(|r| r.detail.into_owned())?;
     let bench = args.tree.open()?;
     let load = bench.load_named(&ask.portal)?;
     let revision = loaded(&load)?;
@@ -204,7 +205,7 @@ fn proven(load: &PortalLoad<'_>, revision: &Revision, identity: Identity) -> Res
     })
 }
 
-fn report(format: Format, outcome: Result<Answer, Refusal>, (portal, revision): (&str, &str)) -> Exit {
+fn report(format: Format, outcome: Result<Answer, Refusal>, (portal, revision): (&Arc<str>, &Arc<str>)) -> Exit {
     let answer = match outcome {
         Ok(answer) => answer,
         Err(refusal) => {
@@ -227,7 +228,7 @@ fn report(format: Format, outcome: Result<Answer, Refusal>, (portal, revision): 
     match format {
         Format::Json => print(&format!(
             "{:#}\n",
-            rendered(&answer, denial, Uuid::now_v7(), (portal, revision))
+            json!(rendered(&answer, denial, Uuid::now_v7(), (portal, revision)))
         )),
         Format::Human => {
             let paint = Paint::stdout();

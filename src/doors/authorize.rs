@@ -16,19 +16,21 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde::ser::{SerializeStruct, Serializer};
+use serde_json::json;
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use self::body::{Ask, Who};
 use self::question::{Asker, Place};
 use crate::answer::{self, Answer, Style};
-use crate::audit::{AuditGuard, AuditRecord, Seen};
+use crate::audit::{AuditGuard, AuditRecord, PolicyError};
 use crate::authn::{Returned, bearer, is_assertion};
-use crate::authz::engine;
+use crate::authz::engine::{self, PolicyInfo};
 use crate::config::AuditAllow;
 use crate::denial::{Denial, Refusal};
-use crate::gate::{Gate, NO_PORTAL, check_tenant, entity_ref, now_millis, record_answer};
+use crate::gate::{Gate, NO_PORTAL, check_tenant, entity_ref, now_millis, policy_errors, record_answer};
 use crate::json;
 use crate::request::{Trace, correlation};
 use crate::revision::cases::subject_prefix;
@@ -50,6 +52,14 @@ struct Envelope {
 enum Asks {
     One(Box<Ask>),
     Batch(Vec<Ask>),
+}
+
+/// What it is answered with.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Answered {
+    One(Rendered),
+    Batch { decisions: Vec<Rendered> },
 }
 
 /// Answers one request on the decision listener; never fails. `tokens` are what callers must present, if any.
@@ -110,13 +120,13 @@ async fn read(
     if batch {
         return Ask::read_batch(parsed, gate.config.limits.batch).map(Asks::Batch);
     }
-    Ok(Asks::One(Box::new(Ask::read(&parsed, "")?)))
+    Ok(Asks::One(Box::new(Ask::read(parsed, "")?)))
 }
 
 /// Decides everything asked; `decision_id` is left at the last one.
-async fn respond(gate: &Gate, envelope: &Envelope, asks: &Asks, decision_id: &mut Uuid) -> Result<Value, Refusal> {
+async fn respond(gate: &Gate, envelope: &Envelope, asks: &Asks, decision_id: &mut Uuid) -> Result<Answered, Refusal> {
     let asks = match asks {
-        Asks::One(ask) => return one(gate, envelope, ask, *decision_id).await,
+        Asks::One(ask) => return one(gate, envelope, ask, *decision_id).await.map(Answered::One),
         Asks::Batch(asks) => asks,
     };
     let mut decisions = Vec::with_capacity(asks.len());
@@ -125,7 +135,7 @@ async fn respond(gate: &Gate, envelope: &Envelope, asks: &Asks, decision_id: &mu
         let decision = one(gate, envelope, ask, *decision_id).await;
         decisions.push(decision.map_err(|r| r.at(&ask.place))?);
     }
-    Ok(json!({ "decisions": decisions }))
+    Ok(Answered::Batch { decisions })
 }
 
 /// Records a request that asked nothing that could be read.
@@ -175,7 +185,7 @@ fn credential(headers: &HeaderMap, tokens: &[Redacted<String>]) -> Result<Option
 }
 
 /// One question, one record.
-async fn one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uuid) -> Result<Value, Refusal> {
+async fn one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uuid) -> Result<Rendered, Refusal> {
     let portal = gate.serving.load().named(&ask.portal).cloned();
     let slot = gate.audit.admit()?;
     let Some(portal) = portal else {
@@ -257,7 +267,7 @@ async fn decide(
         .get_or_insert_with(|| entity_ref(&put.principal, schema));
     guard.record.action = Some(schema.action_text(&put.action));
     guard.record.resource = Some(entity_ref(&put.resource, schema));
-    guard.record.context = put.context.map(Seen::Json);
+    guard.record.context = put.context;
     if let Some(meter) = portal.meters.decision_duration.get(Door::Authorize as usize) {
         meter.observe(took.as_secs_f64());
     }
@@ -323,33 +333,66 @@ fn invalid(detail: String) -> Refusal {
     Refusal::new(Denial::RequestInvalid, detail)
 }
 
-pub fn rendered(answer: &engine::Answer, denial: Option<Denial>, decision_id: Uuid, (portal, revision): (&str, &str)) -> Value {
-    let policies: Vec<Value> = answer
-        .policies
-        .iter()
-        .map(|p| {
-            let annotations: Map<String, Value> = p.annotations.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
-            json!({"id": &*p.id, "annotations": annotations})
-        })
-        .collect();
-    let errors: Vec<Value> = answer
-        .errors
-        .iter()
-        .map(|e| json!({"policy": &*e.policy, "message": e.message}))
-        .collect();
-    json!({
-        "decision": if denial.is_none() { "allow" } else { "deny" },
-        "reason": denial.map_or("permitted", Denial::code),
-        "policies": policies,
-        "errors": errors,
-        "decision_id": decision_id.to_string(),
-        "portal": portal,
-        "revision": revision,
-    })
+/// An answer as the app gets it.
+#[derive(Debug, Serialize)]
+pub struct Rendered {
+    decision: &'static str,
+    reason: &'static str,
+    policies: Vec<Deciding>,
+    errors: Vec<PolicyError>,
+    #[serde(serialize_with = "text")]
+    decision_id: Uuid,
+    portal: Arc<str>,
+    revision: Arc<str>,
 }
 
-fn json_response(body: &Value, request_id: HeaderValue) -> Response<Body> {
-    let mut response = Response::new(Body::full(Bytes::from(body.to_string())));
+/// A policy that decided.
+#[derive(Debug)]
+struct Deciding(Arc<PolicyInfo>);
+
+impl Serialize for Deciding {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let annotations = Annotations(&self.0.annotations);
+        let mut fields = to.serialize_struct("policy", 2)?;
+        fields.serialize_field("id", &self.0.id)?;
+        fields.serialize_field("annotations", &annotations)?;
+        fields.end()
+    }
+}
+
+fn text<S: Serializer>(id: &Uuid, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(id.hyphenated().encode_lower(&mut Uuid::encode_buffer()))
+}
+
+struct Annotations<'a>(&'a [(String, String)]);
+
+impl Serialize for Annotations<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+pub fn rendered(
+    answer: &engine::Answer,
+    denial: Option<Denial>,
+    decision_id: Uuid,
+    (portal, revision): (&Arc<str>, &Arc<str>),
+) -> Rendered {
+    Rendered {
+        decision: if denial.is_none() { "allow" } else { "deny" },
+        reason: denial.map_or("permitted", Denial::code),
+        policies: answer.policies.iter().map(|p| Deciding(Arc::clone(p))).collect(),
+        errors: policy_errors(answer),
+        decision_id,
+        portal: Arc::clone(portal),
+        revision: Arc::clone(revision),
+    }
+}
+
+fn json_response(body: &Answered, request_id: HeaderValue) -> Response<Body> {
+    // INVARIANT: texts and lists of texts, which JSON can say
+    let body = serde_json::to_vec(body).unwrap_or_default();
+    let mut response = Response::new(Body::full(Bytes::from(body)));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

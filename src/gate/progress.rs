@@ -113,14 +113,16 @@ impl Progress {
 /// The reasons of an answer, for the record.
 pub fn record_answer(record: &mut AuditRecord, answer: &engine::Answer) {
     record.policies = answer.policies.iter().map(|p| Arc::clone(&p.id)).collect();
-    record.errors = answer
-        .errors
-        .iter()
-        .map(|e| PolicyError {
-            policy: Arc::clone(&e.policy),
-            message: e.message.clone(),
-        })
-        .collect();
+    record.errors = policy_errors(answer);
+}
+
+/// The policies that failed, as records and answers show them.
+pub fn policy_errors(answer: &engine::Answer) -> Vec<PolicyError> {
+    let errors = answer.errors.iter().map(|e| PolicyError {
+        policy: Arc::clone(&e.policy),
+        message: e.message.clone(),
+    });
+    errors.collect()
 }
 
 pub fn entity_ref(uid: &cedar_policy::EntityUid, schema: &SchemaModel) -> EntityRef {

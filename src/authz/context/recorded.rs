@@ -32,6 +32,8 @@ pub struct RecordedContext {
     http: Option<(&'static str, IpAddr)>,
     /// By field: what was read from headers and the query string.
     given: Vec<(Fact, Value)>,
+    /// What an app gave under names of its own.
+    asked: Map<String, Value>,
 }
 
 /// Portal, tenant, method, path and host, one after the other: what is kept for each request is kept in one place.
@@ -83,7 +85,15 @@ impl RecordedContext {
             flags: Arc::clone(facts.flags),
             http: facts.http.as_ref().map(|http| (http.scheme, http.source_ip)),
             given,
+            asked: Map::new(),
         })
+    }
+
+    /// Beside what the gate fills.
+    #[must_use]
+    pub fn with(mut self, asked: Map<String, Value>) -> Self {
+        self.asked = asked;
+        self
     }
 }
 
@@ -114,6 +124,9 @@ impl Serialize for RecordedContext {
             } else if let Ok(Some(shown)) = field.shown(&facts) {
                 map.serialize_entry(&field.name, &shown)?;
             }
+        }
+        for (name, value) in &self.asked {
+            map.serialize_entry(name, value)?;
         }
         map.end()
     }

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::authz::schema::SchemaModel;
 use crate::authz::supplied::entity_item;
+use crate::authz::usual::{Described, usual_text};
 use crate::denial::{Denial, Refusal};
 use crate::types::Redacted;
 
@@ -43,7 +44,7 @@ pub enum Named {
 }
 
 impl Ask {
-    pub fn read(body: &Map<String, Value>, place: &str) -> Result<Self, Refusal> {
+    pub fn read(mut body: Map<String, Value>, place: &str) -> Result<Self, Refusal> {
         if let Some(unknown) = body.keys().find(|k| !MEMBERS.contains(&k.as_str())) {
             let near = MEMBERS
                 .iter()
@@ -53,29 +54,30 @@ impl Ask {
                 &format!("`{unknown}` is not a member; did you mean `{}`?", near.unwrap_or(&"")),
             ));
         }
-        let who = match (body.get("token"), body.get("principal")) {
+        let mut take = |member: &str| body.get_mut(member).map(Value::take);
+        let who = match (take("token"), take("principal")) {
             (Some(_), Some(_)) => return Err(invalid(place, "give `token` or `principal`, not both")),
-            (Some(Value::String(token)), None) => Who::Token(Redacted::new(token.clone())),
+            (Some(Value::String(token)), None) => Who::Token(Redacted::new(token)),
             (Some(_), None) => return Err(invalid(place, "`token` is not a string")),
             (None, Some(principal)) => Who::Principal(Named::read(principal, "principal", place)?),
             (None, None) => Who::Header,
         };
-        let context = match body.get("context") {
+        let context = match take("context") {
             None => None,
-            Some(Value::Object(context)) => Some(context.clone()),
+            Some(Value::Object(context)) => Some(context),
             Some(_) => return Err(invalid(place, "`context` is not an object")),
         };
-        let entities = match body.get("entities") {
+        let entities = match take("entities") {
             None => Vec::new(),
-            Some(Value::Array(entities)) => entities.clone(),
+            Some(Value::Array(entities)) => entities,
             Some(_) => return Err(invalid(place, "`entities` is not a list")),
         };
-        let resource = body.get("resource").ok_or_else(|| invalid(place, "`resource` is missing"))?;
+        let resource = take("resource").ok_or_else(|| invalid(place, "`resource` is missing"))?;
         Ok(Self {
             place: place.to_owned(),
-            portal: text(body, "portal", place)?,
+            portal: text(take("portal"), "portal", place)?,
             who,
-            action: text(body, "action", place)?,
+            action: text(take("action"), "action", place)?,
             resource: Named::read(resource, "resource", place)?,
             context,
             entities,
@@ -107,17 +109,17 @@ impl Ask {
                 merged.remove("principal");
             }
             merged.extend(item.iter().map(|(k, v)| (k.clone(), v.clone())));
-            Self::read(&merged, &place)
+            Self::read(merged, &place)
         };
         requests.iter().enumerate().map(read).collect()
     }
 }
 
 impl Named {
-    fn read(value: &Value, member: &str, place: &str) -> Result<Self, Refusal> {
+    fn read(value: Value, member: &str, place: &str) -> Result<Self, Refusal> {
         match value {
-            Value::String(text) => Ok(Self::Text(text.clone())),
-            Value::Object(parts) => {
+            Value::String(text) => Ok(Self::Text(text)),
+            Value::Object(mut parts) => {
                 if let Some(unknown) = parts
                     .keys()
                     .find(|k| !["type", "id", "attrs", "parents"].contains(&k.as_str()))
@@ -127,50 +129,65 @@ impl Named {
                         &format!("`{member}.{unknown}` is not a member; use type, id, attrs, parents"),
                     ));
                 }
-                let part = |name: &str| {
-                    let found = parts.get(name).and_then(Value::as_str);
-                    found
-                        .map(str::to_owned)
-                        .ok_or_else(|| invalid(place, &format!("`{member}.{name}` is not a string")))
+                let mut take = |name: &str| parts.get_mut(name).map(Value::take);
+                let mut part = |name: &str| match take(name) {
+                    Some(Value::String(text)) => Ok(text),
+                    _ => Err(invalid(place, &format!("`{member}.{name}` is not a string"))),
                 };
                 Ok(Self::Parts {
                     ty: part("type")?,
                     id: part("id")?,
-                    attrs: parts.get("attrs").cloned(),
-                    parents: parts.get("parents").cloned(),
+                    attrs: take("attrs"),
+                    parents: take("parents"),
                 })
             }
             _ => Err(invalid(place, &format!("`{member}` is neither `Type::\"id\"` nor an object"))),
         }
     }
 
-    /// The name, and the description as an item of Cedar's entity JSON if there is one.
-    pub fn entity(&self, schema: &SchemaModel, member: &str) -> Result<(EntityUid, Vec<Value>), Refusal> {
+    /// The name alone.
+    pub fn uid(&self, schema: &SchemaModel, member: &str) -> Result<EntityUid, Refusal> {
         match self {
             Self::Text(text) => {
+                if let Some(uid) = usual_text(schema, text) {
+                    return Ok(uid);
+                }
                 let uid: EntityUid = text
                     .parse()
                     .map_err(|_why| invalid("", &format!("`{member}`: `{text}` is not `Type::\"id\"`")))?;
                 let ty = schema.declared_type(uid.type_name());
                 let ty = ty.ok_or_else(|| unknown_type(member, &uid.type_name().to_string()))?;
-                Ok((EntityUid::from_type_name_and_id(ty, uid.id().clone()), Vec::new()))
+                Ok(EntityUid::from_type_name_and_id(ty, uid.id().clone()))
             }
-            Self::Parts { ty, id, attrs, parents } => {
+            Self::Parts { ty, id, .. } => {
                 let ty = schema.resolve_type(ty).ok_or_else(|| unknown_type(member, ty))?;
-                let uid = EntityUid::from_type_name_and_id(ty, EntityId::new(id));
-                if attrs.is_none() && parents.is_none() {
-                    return Ok((uid, Vec::new()));
-                }
-                let parents = match parents {
-                    Some(Value::Array(list)) => list.iter().map(|p| parent(schema, p, member)).collect::<Result<_, _>>()?,
-                    Some(_) => return Err(invalid("", &format!("`{member}.parents` is not a list"))),
-                    None => Vec::new(),
-                };
-                let item = entity_item(&uid, attrs.as_ref().unwrap_or(&json!({})), &Value::Array(parents));
-                Ok((uid, vec![item]))
+                Ok(EntityUid::from_type_name_and_id(ty, EntityId::new(id)))
             }
         }
     }
+
+    /// What is said of the entity of this name.
+    pub fn described<'a>(&'a self, uid: &'a EntityUid) -> Described<'a> {
+        let (attrs, parents) = match self {
+            Self::Text(_) => (None, None),
+            Self::Parts { attrs, parents, .. } => (attrs.as_ref(), parents.as_ref()),
+        };
+        Described { uid, attrs, parents }
+    }
+}
+
+/// A description as an item of Cedar's entity JSON; `None` where nothing is said.
+pub fn item(schema: &SchemaModel, described: &Described<'_>, member: &str) -> Result<Option<Value>, Refusal> {
+    if described.attrs.is_none() && described.parents.is_none() {
+        return Ok(None);
+    }
+    let parents = match described.parents {
+        Some(Value::Array(list)) => list.iter().map(|p| parent(schema, p, member)).collect::<Result<_, _>>()?,
+        Some(_) => return Err(invalid("", &format!("`{member}.parents` is not a list"))),
+        None => Vec::new(),
+    };
+    let attrs = described.attrs.cloned().unwrap_or_else(|| json!({}));
+    Ok(Some(entity_item(described.uid, &attrs, &Value::Array(parents))))
 }
 
 /// A parent as Cedar's JSON wants it; the text form is understood too.
@@ -189,9 +206,9 @@ fn unknown_type(member: &str, ty: &str) -> Refusal {
     invalid("", &format!("`{member}`: the schema has no entity type `{ty}`"))
 }
 
-fn text(body: &Map<String, Value>, member: &str, place: &str) -> Result<String, Refusal> {
-    match body.get(member) {
-        Some(Value::String(text)) => Ok(text.clone()),
+fn text(value: Option<Value>, member: &str, place: &str) -> Result<String, Refusal> {
+    match value {
+        Some(Value::String(text)) => Ok(text),
         Some(_) => Err(invalid(place, &format!("`{member}` is not a string"))),
         None => Err(invalid(place, &format!("`{member}` is missing"))),
     }

@@ -1,13 +1,18 @@
 //! A read question against one revision → an answer. Pure; the running door and the offline command share it.
 
+use std::sync::Arc;
+
 use cedar_policy::{Context, EntityUid};
 use serde_json::{Map, Value};
+use smallvec::SmallVec;
 
-use super::body::{Ask, Who};
-use crate::authz::context::{Facts, ReadyContext};
-use crate::authz::engine::{Answer, Party};
-use crate::authz::supplied::report;
-use crate::authz::{Rules, Target};
+use super::body::{self, Ask, Named, Who};
+use crate::audit::Seen;
+use crate::authz::context::{AskedContext, ContextPlan, Facts, ReadyContext};
+use crate::authz::engine::{Answer, ContextSource, Party};
+use crate::authz::supplied::{SuppliedEntities, report};
+use crate::authz::usual::Described;
+use crate::authz::{RecordedContext, Rules, Target};
 use crate::denial::{Denial, Refusal};
 use crate::revision::Revision;
 use crate::types::Identity;
@@ -35,7 +40,7 @@ pub struct Put {
     pub principal: EntityUid,
     pub action: EntityUid,
     pub resource: EntityUid,
-    pub context: Option<Value>,
+    pub context: Option<Seen>,
 }
 
 impl Asker {
@@ -49,6 +54,18 @@ impl Asker {
 
 /// Decides; `Err` is a question that cannot be asked, with its place.
 pub fn put(place: &Place<'_>, ask: &Ask, asker: &Asker, now_millis: i64) -> Result<Put, Refusal> {
+    put_by(Reader::QuickFirst, place, (ask, asker), now_millis)
+}
+
+/// Who reads what the app sent; they differ in cost alone.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Reader {
+    QuickFirst,
+    #[cfg(test)]
+    CedarAlone,
+}
+
+fn put_by(reader: Reader, place: &Place<'_>, (ask, asker): (&Ask, &Asker), now_millis: i64) -> Result<Put, Refusal> {
     let Place {
         revision,
         portal,
@@ -57,20 +74,14 @@ pub fn put(place: &Place<'_>, ask: &Ask, asker: &Asker, now_millis: i64) -> Resu
     let rules = &revision.rules;
     let action = rules.schema.resolve_action(&ask.action);
     let action = action.ok_or_else(|| invalid(format!("`action`: the schema has no action `{}`", ask.action)))?;
-    let (resource, mut items) = ask.resource.entity(&rules.schema, "resource")?;
-    let (who, reserved) = match (asker, &ask.who) {
-        (Asker::Proven { principal, .. }, _) => (principal.uid.clone(), true),
-        (Asker::Named, Who::Principal(named)) => {
-            let (uid, own) = named.entity(&rules.schema, "principal")?;
-            items.extend(own);
-            (uid, false)
-        }
+    let resource = ask.resource.uid(&rules.schema, "resource")?;
+    let (who, named) = match (asker, &ask.who) {
+        (Asker::Proven { principal, .. }, _) => (principal.uid.clone(), None),
+        (Asker::Named, Who::Principal(named)) => (named.uid(&rules.schema, "principal")?, Some(named)),
         (Asker::Named, _) => return Err(Refusal::new(Denial::TokenMissing, "the question names no principal")),
     };
-    items.extend(ask.entities.iter().cloned());
-    let supplied = rules
-        .supplied_entities(&Value::Array(items), reserved.then_some(&who))
-        .map_err(|e| invalid(format!("`entities`: {e}")))?;
+    let reserved = named.is_none().then_some(&who);
+    let supplied = supplied(reader, rules, (ask, &resource), (named, &who), reserved)?;
     if !rules.schema.applies(who.type_name(), &action, resource.type_name()) {
         let (who, what) = (who.type_name(), resource.type_name());
         return Err(invalid(format!(
@@ -85,13 +96,6 @@ pub fn put(place: &Place<'_>, ask: &Ask, asker: &Asker, now_millis: i64) -> Resu
         flags: &revision.flags,
         http: None,
     };
-    let context = filled(rules, &facts, &action, ask.context.as_ref())?;
-    let cedar = Context::from_json_value(context.clone(), Some((&rules.schema.cedar, &action)))
-        .map_err(|e| invalid(format!("`context`: {}", report(&e))))?;
-    // parsing alone lets values of another type through
-    cedar
-        .validate(&rules.schema.cedar, &action)
-        .map_err(|e| invalid(format!("`context`: {}", report(&e))))?;
     let named = rules.named_principal(who.clone(), &supplied);
     let principal = match asker {
         Asker::Proven { principal, .. } => principal,
@@ -103,8 +107,21 @@ pub fn put(place: &Place<'_>, ask: &Ask, asker: &Asker, now_millis: i64) -> Resu
         paths: Vec::new(),
         route: None,
     };
-    let answer = rules.ask_in(principal, &target, &supplied, &ReadyContext(cedar))?;
-    let context = context.as_object().is_some_and(|o| !o.is_empty()).then_some(context);
+    let ask_in = |context: &dyn ContextSource| rules.ask_in(principal, &target, &supplied, context);
+    let (answer, context) = match usual_context(reader, rules, &facts, (&target.action, ask)) {
+        Some((plan, context)) => {
+            let seen = match context.is_empty() {
+                true => None,
+                false => Some(RecordedContext::new(plan, &facts)?.with(context.given())),
+            };
+            (ask_in(&context)?, seen.map(|seen| Seen::Facts(Box::new(seen))))
+        }
+        None => {
+            let (context, json) = read_by_cedar(rules, &facts, (&target.action, ask))?;
+            let seen = json.as_object().is_some_and(|o| !o.is_empty()).then_some(json);
+            (ask_in(&context)?, seen.map(Seen::Json))
+        }
+    };
     Ok(Put {
         answer,
         principal: who,
@@ -112,6 +129,58 @@ pub fn put(place: &Place<'_>, ask: &Ask, asker: &Asker, now_millis: i64) -> Resu
         resource,
         context,
     })
+}
+
+/// The entities of a question, by the quick reader if it is sure of them.
+fn supplied(
+    reader: Reader,
+    rules: &Rules,
+    (ask, resource): (&Ask, &EntityUid),
+    (named, who): (Option<&Named>, &EntityUid),
+    reserved: Option<&EntityUid>,
+) -> Result<SuppliedEntities, Refusal> {
+    let mut described: SmallVec<[(Described<'_>, &str); 2]> = SmallVec::new();
+    described.push((ask.resource.described(resource), "resource"));
+    described.extend(named.map(|named| (named.described(who), "principal")));
+    if reader == Reader::QuickFirst && ask.entities.is_empty() {
+        let all: SmallVec<[Described<'_>; 2]> = described.iter().map(|(one, _)| *one).collect();
+        if let Some(usual) = rules.usual_entities(&all, reserved) {
+            return Ok(usual);
+        }
+    }
+    let mut items = Vec::new();
+    for (one, member) in &described {
+        items.extend(body::item(&rules.schema, one, member)?);
+    }
+    items.extend(ask.entities.iter().cloned());
+    rules
+        .supplied_entities(&Value::Array(items), reserved)
+        .map_err(|e| invalid(format!("`entities`: {e}")))
+}
+
+fn usual_context<'a>(
+    reader: Reader,
+    rules: &'a Rules,
+    facts: &'a Facts<'a>,
+    (action, ask): (&EntityUid, &'a Ask),
+) -> Option<(&'a Arc<ContextPlan>, AskedContext<'a>)> {
+    if reader != Reader::QuickFirst {
+        return None;
+    }
+    let plan = rules.plans.get(action)?;
+    let declared = &rules.schema.action(action)?.context;
+    Some((plan, plan.usual(facts, declared, ask.context.as_ref())?))
+}
+
+fn read_by_cedar(rules: &Rules, facts: &Facts<'_>, (action, ask): (&EntityUid, &Ask)) -> Result<(ReadyContext, Value), Refusal> {
+    let json = filled(rules, facts, action, ask.context.as_ref())?;
+    let cedar = Context::from_json_value(json.clone(), Some((&rules.schema.cedar, action)))
+        .map_err(|e| invalid(format!("`context`: {}", report(&e))))?;
+    // parsing alone lets values of another type through
+    cedar
+        .validate(&rules.schema.cedar, action)
+        .map_err(|e| invalid(format!("`context`: {}", report(&e))))?;
+    Ok((ReadyContext(cedar), json))
 }
 
 /// What the app gave, under what the gate fills in itself.
@@ -127,3 +196,7 @@ fn filled(rules: &Rules, facts: &Facts<'_>, action: &EntityUid, given: Option<&M
 fn invalid(detail: String) -> Refusal {
     Refusal::new(Denial::RequestInvalid, detail)
 }
+
+#[cfg(test)]
+#[path = "question_tests.rs"]
+mod tests;
