@@ -8,6 +8,8 @@ mod brakes;
 pub mod cases;
 mod checks;
 pub mod files;
+#[cfg(test)]
+mod kept_tests;
 mod nesting;
 pub mod policies;
 pub mod problem;

@@ -252,6 +252,35 @@ mod tests {
     }
 
     #[test]
+    fn events_name_the_entry_that_may_have_changed_and_a_doubtful_one_names_all() {
+        let root = tempfile::tempdir().unwrap();
+        let places = places(root.path());
+        let watch = Watch::new(&places, channel());
+        assert_eq!(
+            watch.touched(),
+            Scope::Everything,
+            "nobody knows what was before the watches stood"
+        );
+        let named = |names: &[&str]| Scope::Entries(names.iter().map(|name| (*name).to_owned()).collect());
+        assert_eq!(watch.touched(), named(&[]));
+        let told = || {
+            watch.events.recv_timeout(Duration::from_secs(10)).unwrap();
+            watch.settle();
+            watch.touched()
+        };
+        std::fs::write(places.policies.join("a/x.cedar"), "// edited").unwrap();
+        std::fs::write(places.schemas.join("a.cedarschema"), "").unwrap();
+        assert_eq!(told(), named(&["policies/a", "schemas/a.cedarschema"]));
+        std::fs::rename(places.policies.join("a"), places.policies.join("b")).unwrap();
+        assert_eq!(told(), named(&["policies/a", "policies/b"]));
+        std::fs::write(places.policies.join("..data"), "").unwrap();
+        assert_eq!(told(), Scope::Everything);
+        let lost = notify::Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan);
+        watch.touched.add(&Ok(lost), &absolute_roots(&places));
+        assert_eq!(watch.touched(), Scope::Everything);
+    }
+
+    #[test]
     fn a_root_that_is_replaced_wakes_us() {
         let root = tempfile::tempdir().unwrap();
         let places = places(root.path());

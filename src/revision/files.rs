@@ -462,6 +462,68 @@ mod tests {
         assert_eq!(tree.portal_problems(&PortalSlug::parse("a").unwrap()).len(), 2);
     }
 
+    #[test]
+    fn what_nobody_touched_is_taken_over_and_the_same_content_is_the_same_file() {
+        let root = tempfile::tempdir().unwrap();
+        for name in [
+            "policies/a/x.cedar",
+            "policies/b/x.cedar",
+            "policies/_shared/s.cedar",
+            "schemas/a.cedarschema",
+        ] {
+            put(root.path(), name, name);
+        }
+        std::os::unix::fs::symlink("nowhere", root.path().join("policies/b/gone.cedar")).unwrap();
+        let (places, touched) = (places(root.path()), |names: &[&str]| {
+            Scope::Entries(names.iter().map(|name| (*name).to_owned()).collect())
+        });
+        let first = Tree::read(&places);
+        put(root.path(), "policies/a/x.cedar", "edited");
+        put(root.path(), "policies/b/x.cedar", "edited");
+        put(root.path(), "policies/c/deep/er/still/x.cedar", "new");
+        put(root.path(), "schemas/c.cedarschema", "new");
+        let second = first.read_again(&places, &touched(&["policies/a"]));
+        let text = |tree: &Tree, name: &str| String::from_utf8(tree.files.get(name).unwrap().bytes.to_vec()).unwrap();
+        assert_eq!(text(&second, "policies/a/x.cedar"), "edited");
+        assert_eq!(text(&second, "policies/b/x.cedar"), "policies/b/x.cedar");
+        assert_eq!(
+            text(&second, "schemas/c.cedarschema"),
+            "new",
+            "what was not there is always read"
+        );
+        assert_eq!(second.slugs.len(), 3);
+        assert_eq!(second.problems, first.problems);
+        let third = second.read_again(&places, &Scope::Everything);
+        assert_eq!(third, Tree::read(&places));
+        let bytes = |tree: &Tree, name: &str| Arc::clone(&tree.files.get(name).unwrap().bytes);
+        assert!(Arc::ptr_eq(
+            &bytes(&second, "policies/a/x.cedar"),
+            &bytes(&third, "policies/a/x.cedar")
+        ));
+        assert_eq!(third.read_again(&places, &touched(&["policies/c"])), third);
+        fs::remove_dir_all(root.path().join("policies/b")).unwrap();
+        assert_eq!(
+            third.read_again(&places, &touched(&[])),
+            Tree::read(&places),
+            "what is gone is gone"
+        );
+    }
+
+    #[test]
+    fn where_an_entry_is_a_link_everything_is_read() {
+        let root = tempfile::tempdir().unwrap();
+        put(root.path(), "policies/a/x.cedar", "one");
+        put(root.path(), "schemas/a.cedarschema", "");
+        std::os::unix::fs::symlink("a", root.path().join("policies/b")).unwrap();
+        let first = Tree::read(&places(root.path()));
+        put(root.path(), "policies/a/x.cedar", "two");
+        let only_a = Scope::Entries(["policies/a".to_owned()].into());
+        assert_eq!(
+            first.read_again(&places(root.path()), &only_a),
+            Tree::read(&places(root.path()))
+        );
+    }
+
     fn slug(name: &str) -> PortalSlug {
         PortalSlug::parse(name).unwrap()
     }
