@@ -209,9 +209,11 @@ impl Reloader {
         let none = Tree::default();
         let (known, scope) = self.last.as_ref().map_or((&none, &Scope::Everything), |last| (last, scope));
         let (mut before, mut tree) = known.read_twice(&self.places, scope, READ_ATTEMPTS);
-        if *known != tree {
+        if self.last.as_ref() != Some(&tree) {
             // SECURITY: a forbid's file that was truncated and is about to be filled parses, and looks settled in between
-            quiet();
+            let since = Instant::now();
+            self.prepare(&before, &tree);
+            quiet(since);
             let now = tree.read_again(&self.places, scope);
             before = std::mem::replace(&mut tree, now);
         }
@@ -220,6 +222,18 @@ impl Reloader {
             self.take(&before, tree);
         }
         self.behind.is_empty()
+    }
+
+    /// Reads policies while waiting whether they stay as they are: most often they do, and then little is left to do.
+    fn prepare(&mut self, before: &Tree, tree: &Tree) {
+        let serving = self.gate.serving.load_full();
+        for portal in &serving.portals {
+            let slug = portal.slug();
+            let is_known = self.last.as_ref().is_some_and(|last| last.is_same_for(tree, slug));
+            if !is_known && before.is_same_for(tree, slug) {
+                self.loader.prepare(portal.frame(), tree);
+            }
+        }
     }
 
     /// Loads each portal that changed and holds still: one that never does must not hold up the others.
@@ -289,10 +303,11 @@ impl Reloader {
     fn swap(&mut self, portal: &Arc<Portal>, revision: Arc<Revision>, started: Instant) {
         let policies = revision.rules.engine.policies().len();
         tracing::info!(portal = %portal.slug(), revision = %revision.id, policies, took = ?started.elapsed(), "revision active");
+        self.activate(portal, Arc::clone(&revision));
+        // not before: a disk may take its time
         if let Some(Err(error)) = self.state.as_ref().map(|state| state.save(portal.slug(), &revision)) {
             tracing::warn!(portal = %portal.slug(), %error, "the revision could not be kept for a restart");
         }
-        self.activate(portal, revision);
     }
 
     fn activate(&mut self, portal: &Arc<Portal>, revision: Arc<Revision>) {
@@ -386,11 +401,11 @@ fn unix_seconds() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-/// Nothing but the reloader waits here.
+/// Waits until a change is old enough. Nothing but the reloader waits here.
 #[expect(
     clippy::disallowed_methods,
     reason = "this thread serves no traffic, and an early wake would defeat the wait"
 )]
-fn quiet() {
-    std::thread::sleep(CHANGE_QUIET);
+fn quiet(since: Instant) {
+    std::thread::sleep(CHANGE_QUIET.saturating_sub(since.elapsed()));
 }

@@ -149,6 +149,20 @@ impl Loader {
         loaded
     }
 
+    /// Reads and validates a portal's policies ahead of a load, which then finds them. Says nothing of what it found, and
+    /// a load of other content is as right as without.
+    pub fn prepare(&mut self, frame: Frame<'_>, tree: &Tree) {
+        let slug = &frame.portal.slug;
+        let files = tree.portal_files(slug);
+        let namespace = portal_file(slug, &files).map(|file| file.namespace);
+        let Ok(schema) = namespace.and_then(|ns| self.schemas.load(slug, &files, ns.as_deref())) else {
+            return;
+        };
+        self.cache = self.caches.remove(slug).unwrap_or_default();
+        let _found_again_by_the_load = self.policies(slug, &files, &schema, &mut Vec::new());
+        self.caches.insert(slug.clone(), std::mem::take(&mut self.cache));
+    }
+
     fn load_cached(&mut self, frame: Frame<'_>, tree: &Tree, previous: Option<&Revision>) -> Loaded {
         let slug = &frame.portal.slug;
         let files = tree.portal_files(slug);

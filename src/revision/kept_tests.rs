@@ -25,7 +25,15 @@ fn tree(files: &[(&str, &str)]) -> Tree {
 }
 
 fn load(loader: &mut Loader, slug: &str, tree: &Tree, previous: Option<&Revision>) -> Loaded {
-    let portal = Portal {
+    loader.load(frame(&portal(slug)), tree, previous)
+}
+
+fn prepare(loader: &mut Loader, slug: &str, tree: &Tree) {
+    loader.prepare(frame(&portal(slug)), tree);
+}
+
+fn portal(slug: &str) -> Portal {
+    Portal {
         slug: PortalSlug::parse(slug).unwrap(),
         matches: PortalMatch {
             hosts: Vec::new(),
@@ -34,13 +42,15 @@ fn load(loader: &mut Loader, slug: &str, tree: &Tree, previous: Option<&Revision
         issuers: Vec::new(),
         tenant: TenantSource::Claim,
         upstream: None,
-    };
-    let frame = Frame {
-        portal: &portal,
+    }
+}
+
+fn frame(portal: &Portal) -> Frame<'_> {
+    Frame {
+        portal,
         issuers: &[],
         providers: None,
-    };
-    loader.load(frame, tree, previous)
+    }
 }
 
 fn loaded(loader: &mut Loader, slug: &str, tree: &Tree, previous: Option<&Revision>) -> Arc<Revision> {
@@ -232,6 +242,26 @@ fn entities_are_taken_over_unless_they_or_the_schema_changed() {
         Some(&older),
     );
     assert!(found.contains("entities.json"), "{found}");
+}
+
+#[test]
+fn what_was_prepared_is_not_read_again_and_decides_nothing() {
+    let files = |schema: &str, text: &str| tree(&[("schemas/a.cedarschema", schema), ("policies/a/x.cedar", text)]);
+    let mut loader = loader();
+    let before = loaded(&mut loader, "a", &files(SCHEMA, OLDER), None);
+    let next = files(&format!("{SCHEMA} entity Other;"), &(rule("one") + OLDER));
+    prepare(&mut loader, "a", &files(SCHEMA, "permit("));
+    prepare(&mut loader, "a", &files("nonsense", OLDER));
+    prepare(&mut loader, "a", &next);
+    let ahead = Arc::clone(loader.schemas.recent.as_ref().unwrap());
+    let after = loaded(&mut loader, "a", &next, Some(&before));
+    assert!(Arc::ptr_eq(&ahead.model, &after.rules.schema));
+    assert!(entry(&before, "older").is_same_reading(entry(&after, "older")));
+    // what was prepared and then written over once more is not served
+    prepare(&mut loader, "a", &files(SCHEMA, &rule("two")));
+    let last = loaded(&mut loader, "a", &files(SCHEMA, &rule("three")), Some(&after));
+    assert_eq!(last.rules.engine.policies().len(), 1);
+    assert_eq!(&*last.rules.engine.policies()[0].info.id, "three");
 }
 
 #[test]

@@ -26,9 +26,12 @@ pub struct PortalSchema {
     pub path: Option<EntityTypeName>,
 }
 
-/// The schemas that any portal serves.
+/// The schemas that any portal serves, and the last that was asked for: who asks ahead of a load serves it only later.
 #[derive(Default)]
-pub struct Schemas(HashMap<[u8; 32], Weak<PortalSchema>>);
+pub struct Schemas {
+    known: HashMap<[u8; 32], Weak<PortalSchema>>,
+    pub(super) recent: Option<Arc<PortalSchema>>,
+}
 
 impl Schemas {
     pub fn load(
@@ -42,7 +45,8 @@ impl Schemas {
             format!("schemas/{slug}.cedarschema"),
         ];
         let id = id(&names, files, namespace);
-        if let Some(known) = self.0.get(&id).and_then(Weak::upgrade) {
+        if let Some(known) = self.known.get(&id).and_then(Weak::upgrade) {
+            self.recent = Some(Arc::clone(&known));
             return Ok(known);
         }
         let [_, own] = &names;
@@ -56,8 +60,9 @@ impl Schemas {
             model: Arc::new(model),
             validator,
         });
-        self.0.retain(|_, known| known.strong_count() > 0);
-        self.0.insert(id, Arc::downgrade(&made));
+        self.recent = Some(Arc::clone(&made));
+        self.known.retain(|_, known| known.strong_count() > 0);
+        self.known.insert(id, Arc::downgrade(&made));
         Ok(made)
     }
 }
