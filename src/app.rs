@@ -6,6 +6,7 @@
 
 mod files;
 mod operation;
+mod priority;
 mod running;
 mod shared_rates;
 
@@ -178,7 +179,10 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
         },
     };
     let asks = reloader.asks();
-    let mut background = vec![thread("twins", move || make_twins(&waiting))?];
+    let mut background = vec![thread("twins", move || {
+        priority::step_back();
+        make_twins(&waiting);
+    })?];
     background.extend(operation.start((bound.admin, bound.control), shutdown.clone())?);
     let (told, (loaded, first)) = (shutdown.clone(), sync_channel(1));
     background.push(thread("reload", move || {
@@ -186,6 +190,8 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
         loading.done();
         // nobody waits any more only if starting failed
         let _nobody_waits = loaded.send(()).is_err();
+        // not before: until now there was no traffic to step back for
+        priority::step_back();
         reloader.run(&told);
     })?);
     first.recv().map_err(|_ended| StartError::Loading)?;

@@ -84,7 +84,7 @@ impl Folder {
     pub fn new<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut tree = Tree::default();
         for (name, text) in files {
-            let file = SourceFile::new(text.as_bytes().to_vec());
+            let file = SourceFile::new(text.as_bytes());
             tree.files.0.insert(name.to_owned(), file);
         }
         tree.slugs.extend(PortalSlug::parse(PORTAL));

@@ -25,7 +25,7 @@ use crate::config;
 use crate::gate::Gate;
 use crate::lifecycle::{Blocker, Readiness, Shutdown};
 use crate::portal::discovered;
-use crate::revision::files::{Places, Tree};
+use crate::revision::files::{Places, Scope, Tree};
 use crate::revision::problem::Problem;
 use crate::revision::{Loaded, Loader, Revision};
 use crate::serving::{Active, Portal, Serving};
@@ -149,7 +149,7 @@ impl Reloader {
 
     /// The first load, before anything is served: last good revisions from before, then the tree as it is.
     pub fn first_look(&mut self) {
-        let (before, tree) = Tree::read_twice(&self.places, READ_ATTEMPTS);
+        let (before, tree) = Tree::default().read_twice(&self.places, &Scope::Everything, READ_ATTEMPTS);
         self.add_portals(&tree);
         for portal in &self.gate.serving.load_full().portals {
             match self.state.as_ref().map(|state| state.load(portal.slug())) {
@@ -177,7 +177,13 @@ impl Reloader {
             watch.follow(&self.places);
             // a panic over one tree must not end the brake's way in
             let asked = self.asks.take();
-            let looked = catch_unwind(AssertUnwindSafe(|| self.look()));
+            let touched = watch.touched();
+            let scope = match woken {
+                Woken::Event if asked.is_empty() && self.behind.is_empty() => touched,
+                // whatever events missed is found now
+                _ => Scope::Everything,
+            };
+            let looked = catch_unwind(AssertUnwindSafe(|| self.look(&scope)));
             match looked {
                 Ok(true) => asked.into_iter().for_each(asks::answer),
                 Ok(false) => self.asks.put_back(asked),
@@ -199,12 +205,17 @@ impl Reloader {
     }
 
     /// Reads and, if anything changed, loads. False where somebody is still writing.
-    fn look(&mut self) -> bool {
-        let (mut before, mut tree) = Tree::read_twice(&self.places, READ_ATTEMPTS);
+    fn look(&mut self, scope: &Scope) -> bool {
+        let none = Tree::default();
+        let (known, scope) = self.last.as_ref().map_or((&none, &Scope::Everything), |last| (last, scope));
+        let (mut before, mut tree) = known.read_twice(&self.places, scope, READ_ATTEMPTS);
         if self.last.as_ref() != Some(&tree) {
             // SECURITY: a forbid's file that was truncated and is about to be filled parses, and looks settled in between
-            quiet();
-            before = std::mem::replace(&mut tree, Tree::read(&self.places));
+            let since = Instant::now();
+            self.prepare(&before, &tree);
+            quiet(since);
+            let now = tree.read_again(&self.places, scope);
+            before = std::mem::replace(&mut tree, now);
         }
         if !self.behind.is_empty() || self.last.as_ref() != Some(&tree) {
             self.add_portals(&tree);
@@ -213,12 +224,24 @@ impl Reloader {
         self.behind.is_empty()
     }
 
+    /// Reads policies while waiting whether they stay as they are: most often they do, and then little is left to do.
+    fn prepare(&mut self, before: &Tree, tree: &Tree) {
+        let serving = self.gate.serving.load_full();
+        for portal in &serving.portals {
+            let slug = portal.slug();
+            let is_known = self.last.as_ref().is_some_and(|last| last.is_same_for(tree, slug));
+            if !is_known && before.is_same_for(tree, slug) {
+                self.loader.prepare(portal.frame(), tree);
+            }
+        }
+    }
+
     /// Loads each portal that changed and holds still: one that never does must not hold up the others.
     fn take(&mut self, before: &Tree, tree: Tree) {
         let serving = self.gate.serving.load_full();
         for portal in &serving.portals {
             let slug = portal.slug();
-            if differs(before, &tree, slug) {
+            if !before.is_same_for(&tree, slug) {
                 let looks = self.behind.entry(slug.clone()).or_default();
                 *looks = looks.saturating_add(1);
                 if looks.is_multiple_of(BUSY_LOOKS_MAX) {
@@ -227,7 +250,7 @@ impl Reloader {
                 continue;
             }
             let was_behind = self.behind.remove(slug).is_some();
-            if was_behind || self.last.as_ref().is_none_or(|last| differs(last, &tree, slug)) {
+            if was_behind || !self.last.as_ref().is_some_and(|last| last.is_same_for(&tree, slug)) {
                 self.load(portal, &tree);
             }
         }
@@ -280,10 +303,11 @@ impl Reloader {
     fn swap(&mut self, portal: &Arc<Portal>, revision: Arc<Revision>, started: Instant) {
         let policies = revision.rules.engine.policies().len();
         tracing::info!(portal = %portal.slug(), revision = %revision.id, policies, took = ?started.elapsed(), "revision active");
+        self.activate(portal, Arc::clone(&revision));
+        // not before: a disk may take its time
         if let Some(Err(error)) = self.state.as_ref().map(|state| state.save(portal.slug(), &revision)) {
             tracing::warn!(portal = %portal.slug(), %error, "the revision could not be kept for a restart");
         }
-        self.activate(portal, revision);
     }
 
     fn activate(&mut self, portal: &Arc<Portal>, revision: Arc<Revision>) {
@@ -373,22 +397,15 @@ impl Reloader {
     }
 }
 
-/// Whether anything that this portal is made of changed.
-fn differs(last: &Tree, now: &Tree, slug: &PortalSlug) -> bool {
-    last.portal_files(slug) != now.portal_files(slug)
-        || last.brake_files(slug) != now.brake_files(slug)
-        || last.portal_problems(slug) != now.portal_problems(slug)
-}
-
 fn unix_seconds() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-/// Nothing but the reloader waits here.
+/// Waits until a change is old enough. Nothing but the reloader waits here.
 #[expect(
     clippy::disallowed_methods,
     reason = "this thread serves no traffic, and an early wake would defeat the wait"
 )]
-fn quiet() {
-    std::thread::sleep(CHANGE_QUIET);
+fn quiet(since: Instant) {
+    std::thread::sleep(CHANGE_QUIET.saturating_sub(since.elapsed()));
 }

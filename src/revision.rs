@@ -8,33 +8,36 @@ mod brakes;
 pub mod cases;
 mod checks;
 pub mod files;
+#[cfg(test)]
+mod kept_tests;
 mod nesting;
 pub mod policies;
 pub mod problem;
+mod schemas;
+mod statements;
 
 use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Weak};
 
-use aws_lc_rs::digest::{SHA256, digest};
-use cedar_policy::{Entities, EntityId, EntityUid, Schema, SchemaFragment, Template, Validator};
+use cedar_policy::{Entities, EntityId, EntityUid, Template, Validator};
 use http::HeaderValue;
 use serde_json::{Map, Value};
 
 use self::brakes::{Braked, Brakes};
 use self::checks::{
-    duplicates, gone, is_policy_place, login_problem, namespace_warning, path_problems, public_problems, route_problems,
+    duplicates, gone, is_policy_place, link_path_problems, login_problem, namespace_warning, public_problems, route_problems,
     schema_problems,
 };
 use self::files::{Files, Tree};
-use self::policies::ParseCache;
+use self::policies::{ParseCache, SharedFiles};
 use self::problem::{Problem, RevisionError};
-use crate::authz::context::ContextPlans;
+use self::schemas::{PortalSchema, Schemas};
 use crate::authz::engine::Party;
 use crate::authz::engine::{Engine, ErroredForbids, PolicyEntry, Slice};
 use crate::authz::entities::EntityStore;
-use crate::authz::schema::SchemaModel;
+use crate::authz::scope::PolicyIndex;
 use crate::authz::supplied::report;
 use crate::authz::{Rules, Target, TypeNames};
 use crate::config;
@@ -72,6 +75,8 @@ pub struct Loader {
     /// Of the portal that is being loaded.
     cache: ParseCache,
     caches: HashMap<PortalSlug, ParseCache>,
+    shared: SharedFiles,
+    schemas: Schemas,
     warnings: Warnings,
     twins: Option<SyncSender<Weak<Slice>>>,
     trial: Trial,
@@ -106,13 +111,11 @@ pub struct Frame<'a> {
 /// A candidate without its brakes: parsed, validated, tested.
 struct Main {
     files: Files,
-    schema: Arc<SchemaModel>,
-    schema_hash: [u8; 32],
-    validator: Validator,
-    plans: Arc<ContextPlans>,
+    schema: Arc<PortalSchema>,
     names: Arc<TypeNames>,
     store: Arc<EntityStore>,
     entries: Vec<Arc<PolicyEntry>>,
+    index: Arc<PolicyIndex>,
     file: Arc<PortalFile>,
     warnings: Vec<Problem>,
 }
@@ -122,6 +125,8 @@ impl Loader {
         Self {
             cache: ParseCache::default(),
             caches: HashMap::new(),
+            shared: SharedFiles::default(),
+            schemas: Schemas::default(),
             warnings,
             twins,
             trial: Trial::Run,
@@ -138,10 +143,24 @@ impl Loader {
     pub fn load(&mut self, frame: Frame<'_>, tree: &Tree, previous: Option<&Revision>) -> Loaded {
         let slug = &frame.portal.slug;
         self.cache = self.caches.remove(slug).unwrap_or_default();
-        self.cache.next_load();
         let loaded = self.load_cached(frame, tree, previous);
+        self.cache.retain(|name| tree.files.get(name).is_some());
         self.caches.insert(slug.clone(), std::mem::take(&mut self.cache));
         loaded
+    }
+
+    /// Reads and validates a portal's policies ahead of a load, which then finds them. Says nothing of what it found, and
+    /// a load of other content is as right as without.
+    pub fn prepare(&mut self, frame: Frame<'_>, tree: &Tree) {
+        let slug = &frame.portal.slug;
+        let files = tree.portal_files(slug);
+        let namespace = portal_file(slug, &files).map(|file| file.namespace);
+        let Ok(schema) = namespace.and_then(|ns| self.schemas.load(slug, &files, ns.as_deref())) else {
+            return;
+        };
+        self.cache = self.caches.remove(slug).unwrap_or_default();
+        let _found_again_by_the_load = self.policies(slug, &files, &schema, &mut Vec::new());
+        self.caches.insert(slug.clone(), std::mem::take(&mut self.cache));
     }
 
     fn load_cached(&mut self, frame: Frame<'_>, tree: &Tree, previous: Option<&Revision>) -> Loaded {
@@ -151,9 +170,7 @@ impl Loader {
         problems.extend(gone(slug, &files, previous));
         let candidate = match previous.filter(|p| problems.is_empty() && p.main.files == files) {
             Some(previous) => Ok(Arc::clone(&previous.main)),
-            None => RevisionError::check(problems)
-                .and_then(|()| self.main(frame, files))
-                .map(Arc::new),
+            None => RevisionError::check(problems).and_then(|()| self.main(frame, files, previous)),
         };
         let (main, mut rejected) = match candidate {
             Ok(main) => (Some(main), None),
@@ -194,62 +211,54 @@ impl Loader {
         Loaded { revision, rejected }
     }
 
-    fn main(&mut self, frame: Frame<'_>, files: Files) -> Result<Main, RevisionError> {
+    fn main(&mut self, frame: Frame<'_>, files: Files, previous: Option<&Revision>) -> Result<Arc<Main>, RevisionError> {
         let slug = &frame.portal.slug;
         let file = Arc::new(portal_file(slug, &files)?);
-        let (schema, text) = schema(slug, &files)?;
-        let schema_hash = hash(text.as_bytes());
-        let validator = Validator::new(schema.clone());
-        let model = SchemaModel::new(schema, &text, file.namespace.as_deref())
-            .map_err(|e| Problem::new(&format!("schemas/{slug}.cedarschema"), e.to_string()))?;
-        let names = Arc::new(TypeNames::new(&model, slug.as_str()));
-        let mut problems = schema_problems(slug, &model);
-        problems.extend(route_problems(slug, &files, &file, &model));
+        let schema = self.schemas.load(slug, &files, file.namespace.as_deref())?;
+        let model = &schema.model;
+        let names = Arc::new(TypeNames::new(model, slug.as_str()));
+        let mut problems = schema_problems(slug, model);
+        problems.extend(route_problems(slug, &files, &file, model));
         problems.extend(login_problem(frame, &file));
-        let (entries, templates, mut warnings) = self.policies(slug, &files, (schema_hash, &validator), &mut problems);
-        let links = links(slug, &files, &templates, &validator).unwrap_or_else(|found| {
+        let (entries, templates, mut warnings) = self.policies(slug, &files, &schema, &mut problems);
+        let links = links(slug, &files, &templates, &schema.validator).unwrap_or_else(|found| {
             problems.extend(found);
             Vec::new()
         });
+        problems.extend(link_path_problems(&links, schema.path.as_ref()));
         let entries: Vec<_> = entries.into_iter().chain(links).collect();
         problems.extend(duplicates(&entries));
-        problems.extend(path_problems(&entries, &names));
         problems.extend(public_problems(slug, &file, &names, &entries));
-        warnings.extend(namespace_warning(slug, &model));
+        warnings.extend(namespace_warning(slug, model));
         if self.warnings == Warnings::Reject {
             problems.extend(warnings.iter().cloned());
         }
-        let store = entities(slug, &files, &model).unwrap_or_else(|problem| {
+        let store = entities(slug, &files, &schema, previous).unwrap_or_else(|problem| {
             problems.push(problem);
-            EntityStore::default()
+            Arc::default()
         });
         RevisionError::check(problems)?;
-        let plans = Arc::new(ContextPlans::new(&model));
-        let (schema, store) = (Arc::new(model), Arc::new(store));
-        let main = Main {
+        let main = Arc::new(Main {
+            index: Arc::new(PolicyIndex::of(&entries)),
             files,
             schema,
-            schema_hash,
-            validator,
-            plans,
             names,
             store,
             entries,
             file,
             warnings,
-        };
-        let trial = self.assemble(&Arc::new(main), Brakes::default());
+        });
         if self.trial == Trial::Run {
-            cases::check(frame, &trial)?;
+            cases::check(frame, &self.assemble(&main, Brakes::default()))?;
         }
-        Arc::into_inner(trial.main).ok_or_else(|| Problem::new(slug.as_str(), "the trial revision is still in use").into())
+        Ok(main)
     }
 
     fn policies(
         &mut self,
         slug: &PortalSlug,
         files: &Files,
-        schema: ([u8; 32], &Validator),
+        schema: &PortalSchema,
         problems: &mut Vec<Problem>,
     ) -> (Vec<Arc<PolicyEntry>>, Vec<Template>, Vec<Problem>) {
         let (mut entries, mut templates, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
@@ -261,8 +270,9 @@ impl Loader {
                 );
                 continue;
             }
-            match self.cache.parse(name, file, schema, "") {
+            match self.cache.parse((name, file), schema, "", &mut self.shared) {
                 Ok(parsed) => {
+                    problems.extend(parsed.path_problems.iter().cloned());
                     entries.extend(parsed.entries.iter().cloned());
                     templates.extend(parsed.templates.iter().cloned());
                     warnings.extend(parsed.warnings.iter().cloned());
@@ -286,14 +296,14 @@ impl Loader {
             SkipErrors::DangerSkip => ErroredForbids::Skip,
             SkipErrors::Deny => ErroredForbids::Deny,
         };
-        let entries = main.entries.iter().chain(&brakes.entries).cloned().collect();
-        let actions = main.schema.actions().map(|(uid, model)| (uid, model.ancestors.as_slice()));
-        let engine = Engine::new(entries, actions, Arc::clone(&main.store), errored);
+        let model = &main.schema.model;
+        let actions = model.actions().map(|(uid, model)| (uid, model.ancestors.as_slice()));
+        let engine = Engine::indexed(main.indexed(&brakes), actions, Arc::clone(&main.store), errored);
         let engine = engine.with_twin_queue(self.twins.clone()).with_names(Arc::clone(&main.names));
         let rules = Rules {
-            schema: Arc::clone(&main.schema),
+            schema: Arc::clone(model),
             engine,
-            plans: Arc::clone(&main.plans),
+            plans: Arc::clone(&main.schema.plans),
             names: Arc::clone(&main.names),
             claims: main.file.claims.clone(),
         };
@@ -314,6 +324,19 @@ impl Loader {
             brakes,
             warnings: main.warnings.clone(),
         }
+    }
+}
+
+impl Main {
+    /// Every policy that takes part, and where to find it. Brakes come last.
+    fn indexed(&self, brakes: &Brakes) -> (Vec<Arc<PolicyEntry>>, Arc<PolicyIndex>) {
+        let entries: Vec<_> = self.entries.iter().chain(&brakes.entries).cloned().collect();
+        if brakes.entries.is_empty() {
+            return (entries, Arc::clone(&self.index));
+        }
+        let mut index = PolicyIndex::clone(&self.index);
+        index.extend(&brakes.entries);
+        (entries, Arc::new(index))
     }
 }
 
@@ -369,12 +392,6 @@ impl Revision {
     }
 }
 
-fn hash(bytes: &[u8]) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    hash
-}
-
 fn portal_file(slug: &PortalSlug, files: &Files) -> Result<PortalFile, RevisionError> {
     let name = format!("policies/{slug}/portal.yaml");
     let text = match files.get(&name) {
@@ -396,61 +413,6 @@ fn portal_file(slug: &PortalSlug, files: &Files) -> Result<PortalFile, RevisionE
     })
 }
 
-/// The portal's schema: shared and own text joined, errors placed in the file they are in.
-fn schema(slug: &PortalSlug, files: &Files) -> Result<(Schema, String), RevisionError> {
-    let own = format!("schemas/{slug}.cedarschema");
-    let names = ["schemas/_shared.cedarschema".to_owned(), own.clone()];
-    let mut joined = String::new();
-    let mut problems = Vec::new();
-    for name in names.iter().filter(|name| files.get(name).is_some()) {
-        let Some(file) = files.get(name) else { continue };
-        match file.text(name) {
-            Err(problem) => problems.push(problem),
-            Ok(text) => match SchemaFragment::from_cedarschema_str(text) {
-                Err(error) => problems.push(Problem::from_diagnostic(name, text, &error)),
-                Ok(_) => joined = format!("{joined}{text}\n"),
-            },
-        }
-    }
-    RevisionError::check(problems)?;
-    if joined.is_empty() {
-        return Err(Problem::new(&own, "is missing; strict validation needs a schema").into());
-    }
-    match Schema::from_cedarschema_str(&joined) {
-        Ok((schema, _)) => Ok((schema, joined)),
-        Err(error) => Err(in_joined(&names, files, &joined, &error).into()),
-    }
-}
-
-/// An error in the joined text belongs to the file that the place falls into.
-fn in_joined(names: &[String], files: &Files, joined: &str, error: &dyn miette::Diagnostic) -> Problem {
-    let problem = Problem::from_diagnostic("schemas/", joined, error);
-    let mut first_line = 0;
-    for name in names {
-        let Some(text) = files.get(name).and_then(|f| f.text(name).ok()) else {
-            continue;
-        };
-        let lines = text.matches('\n').count() + 1;
-        match problem.line {
-            Some(line) if line <= first_line + lines => {
-                return Problem {
-                    file: name.clone(),
-                    line: Some(line - first_line),
-                    ..problem
-                };
-            }
-            None => {
-                return Problem {
-                    file: names.last().cloned().unwrap_or_default(),
-                    ..problem
-                };
-            }
-            Some(_) => first_line += lines,
-        }
-    }
-    problem
-}
-
 fn links(
     slug: &PortalSlug,
     files: &Files,
@@ -467,18 +429,29 @@ fn not_permitted(detail: String) -> Refusal {
     Refusal::new(Denial::NotPermitted, detail)
 }
 
-fn entities(slug: &PortalSlug, files: &Files, model: &SchemaModel) -> Result<EntityStore, Problem> {
+/// What did not change is taken over: there may be a million entities beside one edited policy.
+fn entities(
+    slug: &PortalSlug,
+    files: &Files,
+    schema: &Arc<PortalSchema>,
+    previous: Option<&Revision>,
+) -> Result<Arc<EntityStore>, Problem> {
     let name = format!("policies/{slug}/entities.json");
+    let is_same = |main: &&Arc<Main>| Arc::ptr_eq(&main.schema, schema) && main.files.get(&name) == files.get(&name);
+    if let Some(main) = previous.map(|p| &p.main).filter(is_same) {
+        return Ok(Arc::clone(&main.store));
+    }
     let fail = |message: String| Problem::new(&name, message);
+    let cedar = &schema.model.cedar;
     let parsed = match files.get(&name) {
-        Some(file) => Entities::from_json_str(file.text(&name)?, Some(&model.cedar)).map_err(|e| {
+        Some(file) => Entities::from_json_str(file.text(&name)?, Some(cedar)).map_err(|e| {
             let message = report(&e);
             let line = line_in(&message);
             fail(message).at_line(line)
         })?,
-        None => model.cedar.action_entities().map_err(|e| fail(report(&e)))?,
+        None => cedar.action_entities().map_err(|e| fail(report(&e)))?,
     };
-    Ok(EntityStore::new(parsed))
+    Ok(Arc::new(EntityStore::new(parsed)))
 }
 
 /// `… at line 3 column 5`, as the JSON parser puts it.

@@ -34,10 +34,16 @@ pub struct PolicyInfo {
     pub place: String,
 }
 
-/// One policy, ready to be indexed and evaluated. Shared between revisions while its file does not change.
+/// One policy of one place, ready to be indexed and evaluated. Shared between revisions while it stands where it stood.
 #[derive(Debug)]
 pub struct PolicyEntry {
     pub info: Arc<PolicyInfo>,
+    body: Arc<PolicyBody>,
+}
+
+/// What a policy's text alone determines. Shared between revisions while the text does not change.
+#[derive(Debug)]
+struct PolicyBody {
     original: Policy,
     reads: OnceLock<Reads>,
     twin: OnceLock<Option<Policy>>,
@@ -46,7 +52,7 @@ pub struct PolicyEntry {
 /// Everything a decision needs of one revision.
 pub struct Engine {
     policies: Vec<Arc<PolicyEntry>>,
-    index: PolicyIndex,
+    index: Arc<PolicyIndex>,
     /// Keys of the declared actions.
     actions: FxHashMap<EntityUid, ScopeKey>,
     pub store: Arc<EntityStore>,
@@ -227,26 +233,56 @@ impl PolicyEntry {
         } else {
             unlinked(policy)?
         };
-        Some(Self {
-            info,
+        let body = PolicyBody {
             original,
             reads: OnceLock::new(),
             twin: OnceLock::new(),
+        };
+        Some(Self {
+            info,
+            body: Arc::new(body),
         })
     }
 
+    /// The same policy, standing elsewhere by now.
+    pub fn at(self: &Arc<Self>, place: String) -> Arc<Self> {
+        if self.info.place == place {
+            return Arc::clone(self);
+        }
+        Arc::new(Self {
+            info: Arc::new(PolicyInfo {
+                id: Arc::clone(&self.info.id),
+                effect: self.info.effect,
+                annotations: self.info.annotations.clone(),
+                place,
+            }),
+            body: Arc::clone(&self.body),
+        })
+    }
+
+    /// Whether both were made from one reading of one text.
+    #[cfg(test)]
+    pub fn is_same_reading(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.body, &other.body)
+    }
+
     pub fn policy(&self) -> &Policy {
-        &self.original
+        &self.body.original
     }
 
     fn reads(&self) -> &Reads {
-        self.reads
-            .get_or_init(|| Reads::of(&self.original).unwrap_or_else(|| Reads::everything(usize::MAX)))
+        let read = || Reads::of(self.policy()).unwrap_or_else(|| Reads::everything(usize::MAX));
+        self.body.reads.get_or_init(read)
     }
 
     /// The same policy with an unconstrained scope; `None` if its JSON form does not read back.
     fn twin(&self) -> Option<&Policy> {
-        self.twin.get_or_init(|| scope_free(&self.original)).as_ref()
+        self.body.twin.get_or_init(|| scope_free(self.policy())).as_ref()
+    }
+
+    /// The twin, if somebody made it already.
+    fn known_twin(&self) -> Option<&Policy> {
+        self.body.twin.get()?.as_ref()
     }
 }
 
@@ -277,10 +313,17 @@ impl Engine {
         store: Arc<EntityStore>,
         errored_forbids: ErroredForbids,
     ) -> Self {
-        let mut index = PolicyIndex::default();
-        for (number, entry) in (0_u32..).zip(&policies) {
-            index.insert(number, &entry.original);
-        }
+        let index = Arc::new(PolicyIndex::of(&policies));
+        Self::indexed((policies, index), actions, store, errored_forbids)
+    }
+
+    /// The index is that of the policies.
+    pub fn indexed<'a>(
+        (policies, index): (Vec<Arc<PolicyEntry>>, Arc<PolicyIndex>),
+        actions: impl IntoIterator<Item = (&'a EntityUid, &'a [EntityUid])>,
+        store: Arc<EntityStore>,
+        errored_forbids: ErroredForbids,
+    ) -> Self {
         let actions = actions
             .into_iter()
             .map(|(uid, groups)| (uid.clone(), index.actions.key(uid, groups)))
@@ -344,7 +387,7 @@ impl Engine {
             return slice;
         }
         let slice = Arc::new(self.make_slice(&key));
-        if let Some(queue) = self.twins.as_ref().filter(|_| slice.constant.is_none()) {
+        if let Some(queue) = self.twins.as_ref().filter(|_| slice.is_waiting()) {
             // full: this slice goes on with its originals, which decide the same
             let _full = queue.try_send(Arc::downgrade(&slice));
         }
@@ -363,7 +406,7 @@ impl Engine {
         let numbers = self.index.candidates(&key.principal, &key.action, &key.resource);
         let all = numbers.into_iter().filter_map(|n| self.policies.get(n as usize)).cloned();
         let taking_part = all.filter(|p| key.effects == Effects::Both || p.info.effect == Effect::Forbid);
-        let (conditional, unconditional): (Vec<_>, Vec<_>) = taking_part.partition(|p| p.original.has_non_scope_constraint());
+        let (conditional, unconditional): (Vec<_>, Vec<_>) = taking_part.partition(|p| p.policy().has_non_scope_constraint());
         let mut slice = Slice {
             unconditional,
             conditional,
@@ -373,6 +416,8 @@ impl Engine {
         };
         if slice.conditional.is_empty() {
             slice.constant = Some(self.combine(&slice, Decision::Deny, &[], Vec::new()));
+        } else if self.twins.is_some() {
+            slice.take_over_twins();
         }
         slice
     }
@@ -439,7 +484,7 @@ impl Engine {
             let evaluated = slice
                 .conditional
                 .iter()
-                .filter(|p| reasons.iter().any(|r| r == p.original.id()));
+                .filter(|p| reasons.iter().any(|r| r == p.policy().id()));
             let all = slice
                 .unconditional
                 .iter()
@@ -451,7 +496,7 @@ impl Engine {
             slice
                 .conditional
                 .iter()
-                .any(|p| p.info.effect == Effect::Forbid && p.original.id() == id)
+                .any(|p| p.info.effect == Effect::Forbid && p.policy().id() == id)
         });
         let errors = errors
             .into_iter()
@@ -503,16 +548,31 @@ impl Slice {
             let mut reads = Reads::everything(1);
             self.conditional.iter().for_each(|p| reads.merge(p.reads()));
             Some(Prepared {
-                set: policy_set(self.conditional.iter().map(|p| &p.original))?,
+                set: policy_set(self.conditional.iter().map(|p| p.policy()))?,
                 reads,
             })
         };
         self.originals.get_or_init(make).as_ref()
     }
 
+    /// Whether somebody should make its twins.
+    fn is_waiting(&self) -> bool {
+        self.constant.is_none() && self.twins.get().is_none()
+    }
+
     /// Makes the scope-free twins; 70-500 µs per policy, so never on a request's thread.
     pub fn make_twins(&self) {
-        let Some(twins) = self.conditional.iter().map(|p| p.twin()).collect::<Option<Vec<_>>>() else {
+        self.evaluate_twins(|policy| policy.twin());
+    }
+
+    /// After a reload the twins of unchanged policies are there: joining them costs no more than joining the originals.
+    fn take_over_twins(&self) {
+        self.evaluate_twins(|policy| policy.known_twin());
+    }
+
+    fn evaluate_twins(&self, twin: impl Fn(&PolicyEntry) -> Option<&Policy>) {
+        let twins = self.conditional.iter().map(|policy| twin(policy));
+        let Some(twins) = twins.collect::<Option<Vec<_>>>() else {
             return;
         };
         let Some(set) = policy_set(twins) else { return };

@@ -623,7 +623,8 @@ fn engine_and_cedar_agree_before_and_after_twins_and_on_every_ask() {
         let world = world(choices);
         for rule in [ErroredForbids::Skip, ErroredForbids::Deny] {
             let (sender, new_slices) = sync_channel(64);
-            let engine = engine(entries(&world.policies), &world, rule).with_twin_queue(Some(sender));
+            let made = |entries, queue| engine(entries, &world, rule).with_twin_queue(Some(queue));
+            let engine = made(entries(&world.policies), sender);
             for _ in 0..QUESTIONS {
                 let asked = asked(
                     choices,
@@ -659,6 +660,12 @@ fn engine_and_cedar_agree_before_and_after_twins_and_on_every_ask() {
                     "twins, lazy context: {}",
                     note()
                 );
+                // the same policies after a reload, standing elsewhere: their twins are taken over
+                let moved = engine.policies().iter().map(|p| p.at("moved.cedar:1".to_owned())).collect();
+                let (sender, waiting) = sync_channel(64);
+                let reloaded = made(moved, sender);
+                assert_eq!(decided(&reloaded, &asked), expected, "twins taken over: {}", note());
+                assert_eq!(waiting.try_iter().count(), 0, "no twin has to be made again: {}", note());
             }
         }
     });

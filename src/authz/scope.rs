@@ -5,10 +5,13 @@
 //! and the resource *are* (roles, path depth), never with how many policies there are that cannot apply.
 
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use cedar_policy::{ActionConstraint, EntityTypeName, EntityUid, Policy, PrincipalConstraint, ResourceConstraint};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
+
+use super::engine::PolicyEntry;
 
 /// The constraint that everything satisfies.
 const ANY: u32 = 0;
@@ -20,7 +23,7 @@ const ANY: u32 = 0;
 pub struct ScopeKey(SmallVec<[u32; 8]>);
 
 /// The constraints on one scope variable that occur in a policy set.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ScopeTable {
     next: u32,
     is_type: FxHashMap<EntityTypeName, u32>,
@@ -37,8 +40,10 @@ struct Named {
 }
 
 /// Policy numbers by the constraints of their three scope variables.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct PolicyIndex {
+    /// How many policies are in it.
+    length: u32,
     pub principals: ScopeTable,
     pub actions: ScopeTable,
     pub resources: ScopeTable,
@@ -152,8 +157,22 @@ impl Named {
 }
 
 impl PolicyIndex {
-    /// Files a policy under its scope; `number` is what `candidates` gives back.
-    pub fn insert(&mut self, number: u32, policy: &Policy) {
+    /// A policy's place in the list is its number, which `candidates` gives back.
+    pub fn of(policies: &[Arc<PolicyEntry>]) -> Self {
+        let mut index = Self::default();
+        index.extend(policies);
+        index
+    }
+
+    /// Numbers go on where they ended.
+    pub fn extend(&mut self, policies: &[Arc<PolicyEntry>]) {
+        policies.iter().for_each(|entry| self.push(entry.policy()));
+    }
+
+    /// Files a policy under its scope.
+    fn push(&mut self, policy: &Policy) {
+        let number = self.length;
+        self.length += 1;
         let principal = self.principals.intern(principal_constraint(policy));
         let resource = self.resources.intern(resource_constraint(policy));
         for action in self.action_ids(policy) {

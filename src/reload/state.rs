@@ -93,7 +93,7 @@ impl StateDir {
         let mut files = Files::default();
         for (name, content) in saved.files {
             let bytes = STANDARD.decode(content).map_err(|e| bad(format!("`{name}`: {e}")))?;
-            files.0.insert(name, SourceFile::new(bytes));
+            files.0.insert(name, SourceFile::new(&bytes));
         }
         Ok(Some(Tree {
             files,

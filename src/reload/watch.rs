@@ -3,17 +3,18 @@
 //! Watches folders, never files: a file that is replaced is another file. The roots' parents are watched too, for a
 //! root that is replaced as a whole. Whatever the kernel does not tell is found by polling; an event is only a hint.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use crate::lifecycle::Shutdown;
-use crate::revision::files::Places;
+use crate::revision::files::{Places, Scope};
 
 /// After an event, quiet for so long means the writer is done.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -21,6 +22,9 @@ const SETTLE: Duration = Duration::from_millis(20);
 const SETTLE_MAX: Duration = Duration::from_millis(250);
 /// How often a sleeping watcher looks whether it should stop.
 const STOP_CHECK: Duration = Duration::from_millis(100);
+
+/// Entries remembered between two looks; past it everything is read, which costs no more.
+const TOUCHED_MAX: usize = 1000;
 
 /// Why `wait` returned.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -36,8 +40,59 @@ pub struct Watch {
     sender: Sender<()>,
     events: Receiver<()>,
     identity: Vec<Option<Identity>>,
+    touched: Touched,
     /// A root itself was touched; a new folder may well get the old one's inode. Set by the watcher, cleared by `follow`.
     root_touched: Arc<AtomicBool>,
+}
+
+/// What events named since the last look. Written by the watcher, emptied by `Watch::touched`.
+#[derive(Clone)]
+struct Touched(Arc<Mutex<Scope>>);
+
+impl Touched {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(Scope::Entries(BTreeSet::new()))))
+    }
+
+    // Every state of it is a whole one.
+    fn scope(&self) -> MutexGuard<'_, Scope> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An event that names no entry may mean any.
+    fn add(&self, event: &notify::Result<notify::Event>, roots: &[PathBuf]) {
+        let named = event
+            .as_ref()
+            .ok()
+            .filter(|event| !event.need_rescan() && !event.paths.is_empty());
+        let named = named.and_then(|event| {
+            let inside = event
+                .paths
+                .iter()
+                .filter(|path| roots.iter().any(|root| path.starts_with(root)));
+            inside.map(|path| entry_of(path, roots)).collect::<Option<Vec<_>>>()
+        });
+        let mut scope = self.scope();
+        match (&mut *scope, named) {
+            (Scope::Entries(touched), Some(names)) if touched.len() + names.len() <= TOUCHED_MAX => touched.extend(names),
+            _ => *scope = Scope::Everything,
+        }
+    }
+
+    fn take(&self) -> Scope {
+        std::mem::replace(&mut *self.scope(), Scope::Entries(BTreeSet::new()))
+    }
+}
+
+/// `policies/customer` for whatever is in that folder. A hidden entry of a root is kubelet's: behind it is everything.
+fn entry_of(path: &Path, roots: &[PathBuf]) -> Option<String> {
+    let mut named = roots.iter().zip(["policies", "schemas"]);
+    let (rest, name) = named.find_map(|(root, name)| Some((path.strip_prefix(root).ok()?, name)))?;
+    let Some(Component::Normal(entry)) = rest.components().next() else {
+        return None;
+    };
+    let entry = entry.to_str().filter(|entry| !entry.starts_with('.'))?;
+    Some(format!("{name}/{entry}"))
 }
 
 impl Watch {
@@ -48,6 +103,7 @@ impl Watch {
             sender,
             events,
             identity: Vec::new(),
+            touched: Touched::new(),
             root_touched: Arc::default(),
         };
         watch.follow(places);
@@ -66,6 +122,7 @@ impl Watch {
             return;
         }
         self.identity = identity;
+        *self.touched.scope() = Scope::Everything;
         let made = self.watcher(absolute_roots(places));
         let made = made.inspect_err(|error| tracing::warn!(%error, "no file watches; polling alone"));
         let Ok(mut watcher) = made else { return };
@@ -85,18 +142,25 @@ impl Watch {
     }
 
     fn watcher(&self, roots: Vec<PathBuf>) -> notify::Result<RecommendedWatcher> {
-        let (sender, touched) = (self.sender.clone(), Arc::clone(&self.root_touched));
+        let (sender, touched) = (self.sender.clone(), self.touched.clone());
+        let root_touched = Arc::clone(&self.root_touched);
         notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // an error is a hint, too: something was missed
             if event.as_ref().is_ok_and(|event| !concerns(event, &roots)) {
                 return;
             }
+            touched.add(&event, &roots);
             if event.is_ok_and(|event| event.paths.iter().any(|path| roots.contains(path))) {
-                touched.store(true, Ordering::Release);
+                root_touched.store(true, Ordering::Release);
             }
             // the receiver is gone only while stopping
             let _stopping = sender.send(()).is_err();
         })
+    }
+
+    /// What may have changed since this was asked before. Ask before looking: what is touched meanwhile counts next time.
+    pub fn touched(&self) -> Scope {
+        self.touched.take()
     }
 
     /// Returns after `pause`, or sooner once something happened and then stayed quiet.
@@ -185,6 +249,35 @@ mod tests {
         assert_eq!(quiet, Err(RecvTimeoutError::Timeout));
         std::fs::write(places.policies.join("a/x.cedar"), "// edited").unwrap();
         watch.events.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
+
+    #[test]
+    fn events_name_the_entry_that_may_have_changed_and_a_doubtful_one_names_all() {
+        let root = tempfile::tempdir().unwrap();
+        let places = places(root.path());
+        let watch = Watch::new(&places, channel());
+        assert_eq!(
+            watch.touched(),
+            Scope::Everything,
+            "nobody knows what was before the watches stood"
+        );
+        let named = |names: &[&str]| Scope::Entries(names.iter().map(|name| (*name).to_owned()).collect());
+        assert_eq!(watch.touched(), named(&[]));
+        let told = || {
+            watch.events.recv_timeout(Duration::from_secs(10)).unwrap();
+            watch.settle();
+            watch.touched()
+        };
+        std::fs::write(places.policies.join("a/x.cedar"), "// edited").unwrap();
+        std::fs::write(places.schemas.join("a.cedarschema"), "").unwrap();
+        assert_eq!(told(), named(&["policies/a", "schemas/a.cedarschema"]));
+        std::fs::rename(places.policies.join("a"), places.policies.join("b")).unwrap();
+        assert_eq!(told(), named(&["policies/a", "policies/b"]));
+        std::fs::write(places.policies.join("..data"), "").unwrap();
+        assert_eq!(told(), Scope::Everything);
+        let lost = notify::Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan);
+        watch.touched.add(&Ok(lost), &absolute_roots(&places));
+        assert_eq!(watch.touched(), Scope::Everything);
     }
 
     #[test]

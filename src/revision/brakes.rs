@@ -85,7 +85,7 @@ impl Loader {
             .map_or(name, |(_, f)| f)
             .trim_end_matches(".cedar");
         let prefix = format!("{BRAKE_PREFIX}{stem}/");
-        let parsed = self.cache.parse(name, file, (main.schema_hash, &main.validator), &prefix)?;
+        let parsed = self.cache.parse((name, file), &main.schema, &prefix, &mut self.shared)?;
         let permits = parsed.entries.iter().filter(|e| e.info.effect == Effect::Permit);
         let mut problems: Vec<Problem> = permits
             .map(|e| Problem::new(name, format!("`{}` is a permit; `_deny/` holds forbids only", e.info.id)))

@@ -2,10 +2,10 @@
 //!
 //! Each check gives problems with their place; none changes anything.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cedar_policy::{Effect, EntityUid, ResourceConstraint};
+use cedar_policy::{Effect, EntityTypeName, EntityUid, ResourceConstraint};
+use rustc_hash::FxHashMap;
 
 use super::brakes::BRAKE_PREFIX;
 use super::files::{Files, SourceFile, Tree};
@@ -133,7 +133,8 @@ pub(super) fn login_problem(frame: Frame<'_>, file: &PortalFile) -> Option<Probl
 }
 
 pub(super) fn duplicates(entries: &[Arc<PolicyEntry>]) -> Vec<Problem> {
-    let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut seen: FxHashMap<&str, &str> = FxHashMap::default();
+    seen.reserve(entries.len());
     let mut problems = Vec::new();
     for entry in entries {
         if entry.info.id.starts_with(BRAKE_PREFIX) {
@@ -159,27 +160,32 @@ fn split_place(place: &str) -> (&str, Option<usize>) {
     }
 }
 
-/// A path that no request can have would make its rule look right and never match.
-pub(super) fn path_problems(entries: &[Arc<PolicyEntry>], names: &TypeNames) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    for entry in entries {
-        for uid in entry
-            .policy()
-            .entity_literals()
-            .iter()
-            .filter(|uid| names.path.as_ref() == Some(uid.type_name()))
-        {
-            let id = uid.id().unescaped();
-            let path = CanonicalPath::parse(id).ok().filter(|_| is_canonical_id(id));
-            if path.is_none_or(|path| path.plain_id() != id) {
-                let (file, line) = split_place(&entry.info.place);
-                let message = format!("policy `{}` names `{uid}`, which no request's path can be", entry.info.id);
-                let help = "start with `/`, leave out the trailing `/`, escape only what a path must escape";
-                problems.push(Problem::new(file, message).at_line(line).with_help(help));
-            }
-        }
-    }
-    problems
+/// A path that no request can have would make its rule look right and never match. The problems have no place yet.
+pub(super) fn path_problems(entry: &PolicyEntry, path: Option<&EntityTypeName>) -> impl Iterator<Item = Problem> {
+    let literals = path.map(|_| entry.policy().entity_literals()).unwrap_or_default();
+    let impossible = literals.into_iter().filter(move |uid| {
+        let id = uid.id().unescaped();
+        let is_possible = |path: &CanonicalPath| is_canonical_id(id) && path.plain_id() == id;
+        path == Some(uid.type_name()) && !CanonicalPath::parse(id).is_ok_and(|path| is_possible(&path))
+    });
+    impossible.map(|uid| {
+        let message = format!("policy `{}` names `{uid}`, which no request's path can be", entry.info.id);
+        let help = "start with `/`, leave out the trailing `/`, escape only what a path must escape";
+        Problem::new("", message).with_help(help)
+    })
+}
+
+/// The same for the policies of `links.json`.
+pub(super) fn link_path_problems(entries: &[Arc<PolicyEntry>], path: Option<&EntityTypeName>) -> Vec<Problem> {
+    let of = |entry: &Arc<PolicyEntry>| {
+        let (file, line) = split_place(&entry.info.place);
+        let placed = |problem: Problem| Problem {
+            file: file.to_owned(),
+            ..problem.at_line(line)
+        };
+        path_problems(entry, path).map(placed).collect::<Vec<_>>()
+    };
+    entries.iter().flat_map(of).collect()
 }
 
 /// A public path must not reach anything that a forbid names: the forbid would never be asked.

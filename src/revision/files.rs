@@ -43,6 +43,23 @@ pub struct Tree {
     pub problems: Vec<Problem>,
 }
 
+/// What may have changed since a reading, as far as anybody knows.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Scope {
+    Everything,
+    /// These entries of the two roots, named like files (`policies/customer`); the others are as they were.
+    Entries(BTreeSet<String>),
+}
+
+/// One reading: what was known before, what may have changed since, and what is there.
+struct Reader<'a> {
+    tree: Tree,
+    known: &'a Tree,
+    scope: &'a Scope,
+    /// Of the file that is being read.
+    bytes: Vec<u8>,
+}
+
 /// What one folder may still make us read.
 struct Budget {
     entries: usize,
@@ -57,9 +74,9 @@ pub struct Places {
 }
 
 impl SourceFile {
-    pub fn new(bytes: Vec<u8>) -> Self {
+    pub fn new(bytes: &[u8]) -> Self {
         let mut context = Context::new(&SHA256);
-        context.update(&bytes);
+        context.update(bytes);
         let mut hash = [0; 32];
         hash.copy_from_slice(context.finish().as_ref());
         Self {
@@ -98,64 +115,99 @@ impl Files {
     }
 
     /// The files below a folder, named with its `/`: names are in order, so nothing else is looked at.
-    fn below<'a>(&'a self, folder: &'a str) -> impl Iterator<Item = (&'a String, &'a SourceFile)> {
-        let from = self.0.range(folder.to_owned()..);
-        from.take_while(move |(name, _)| name.starts_with(folder))
+    fn below(&self, folder: String) -> impl Iterator<Item = (&String, &SourceFile)> + use<'_> {
+        let from = self.0.range(folder.clone()..);
+        from.take_while(move |(name, _)| name.starts_with(&folder))
+    }
+
+    fn of<'a>(entries: impl Iterator<Item = (&'a String, &'a SourceFile)>) -> Self {
+        Self(entries.map(|(name, file)| (name.clone(), file.clone())).collect())
     }
 }
 
 impl Tree {
     /// Reads everything once.
     pub fn read(places: &Places) -> Self {
-        let mut tree = Self::default();
-        tree.walk(&places.policies, "policies", 0, &mut Budget::full());
-        tree.walk(&places.schemas, "schemas", DEPTH_MAX, &mut Budget::full());
-        tree
+        Self::default().read_again(places, &Scope::Everything)
+    }
+
+    /// Reads once what may have changed since this reading. A file with the content it had is the same file: neither
+    /// hashed again nor held twice.
+    pub fn read_again(&self, places: &Places, scope: &Scope) -> Self {
+        let roots = [&places.policies, &places.schemas];
+        // what is reached by a link may change under another name than its own
+        let scope = if roots.into_iter().any(|root| has_links(root)) {
+            &Scope::Everything
+        } else {
+            scope
+        };
+        let mut reader = Reader {
+            tree: Self::default(),
+            known: self,
+            scope,
+            bytes: Vec::new(),
+        };
+        reader.walk(&places.policies, "policies", 0, &mut Budget::full());
+        reader.walk(&places.schemas, "schemas", DEPTH_MAX, &mut Budget::full());
+        reader.tree
     }
 
     /// Reads until two readings in a row are identical, so that no half-written file counts.
     ///
     /// `None` after `attempts`: somebody keeps writing; look again later.
     pub fn read_settled(places: &Places, attempts: usize) -> Option<Self> {
-        let (before, last) = Self::read_twice(places, attempts);
+        let (before, last) = Self::default().read_twice(places, &Scope::Everything, attempts);
         (before == last).then_some(last)
     }
 
     /// The two last readings: identical, unless somebody kept writing for all `attempts`. What differs between them
     /// must not be used; the rest is as good as settled.
-    pub fn read_twice(places: &Places, attempts: usize) -> (Self, Self) {
-        let (mut before, mut last) = (Self::read(places), Self::read(places));
+    pub fn read_twice(&self, places: &Places, scope: &Scope, attempts: usize) -> (Self, Self) {
+        let mut before = self.read_again(places, scope);
+        let mut last = before.read_again(places, scope);
         for _ in 1..attempts {
             if before == last {
                 break;
             }
-            before = std::mem::replace(&mut last, Self::read(places));
+            let next = last.read_again(places, scope);
+            before = std::mem::replace(&mut last, next);
         }
         (before, last)
     }
 
+    /// Whether one portal is made of the same files, brakes and problems in both.
+    pub fn is_same_for(&self, other: &Self, slug: &PortalSlug) -> bool {
+        self.portal_entries(slug).eq(other.portal_entries(slug))
+            && self.brake_entries(slug).eq(other.brake_entries(slug))
+            && self.portal_problems(slug) == other.portal_problems(slug)
+    }
+
     /// What one portal's revision is made of: its folder without the brakes, everything shared, its schemas.
     pub fn portal_files(&self, slug: &PortalSlug) -> Files {
-        let own = format!("policies/{slug}/");
-        let apart = [format!("{own}_deny/"), format!("{own}candidate/")];
-        let mine = self
-            .files
-            .below(&own)
-            .filter(|(name, _)| !apart.iter().any(|folder| name.starts_with(folder)));
-        let schemas = [
-            format!("schemas/{slug}.cedarschema"),
-            "schemas/_shared.cedarschema".to_owned(),
-        ];
-        let schemas = schemas.iter().filter_map(|name| self.files.0.get_key_value(name));
-        let all = mine.chain(self.files.below("policies/_shared/")).chain(schemas);
-        Files(all.map(|(name, file)| (name.clone(), file.clone())).collect())
+        Files::of(self.portal_entries(slug))
     }
 
     /// The emergency forbids of one portal.
     pub fn brake_files(&self, slug: &PortalSlug) -> Files {
+        Files::of(self.brake_entries(slug))
+    }
+
+    fn portal_entries(&self, slug: &PortalSlug) -> impl Iterator<Item = (&String, &SourceFile)> {
+        let own = format!("policies/{slug}/");
+        let apart = [format!("{own}_deny/"), format!("{own}candidate/")];
+        let is_apart = move |name: &str| apart.iter().any(|folder| name.starts_with(folder));
+        let mine = self.files.below(own).filter(move |(name, _)| !is_apart(name));
+        let schemas = [
+            format!("schemas/{slug}.cedarschema"),
+            "schemas/_shared.cedarschema".to_owned(),
+        ];
+        let schemas = schemas.into_iter().filter_map(|name| self.files.0.get_key_value(&name));
+        mine.chain(self.files.below("policies/_shared/".to_owned())).chain(schemas)
+    }
+
+    fn brake_entries(&self, slug: &PortalSlug) -> impl Iterator<Item = (&String, &SourceFile)> {
         let folder = format!("policies/{slug}/_deny/");
-        let brakes = self.files.below(&folder).filter(|(name, _)| name.ends_with(".cedar"));
-        Files(brakes.map(|(name, file)| (name.clone(), file.clone())).collect())
+        self.files.below(folder).filter(|(name, _)| name.ends_with(".cedar"))
     }
 
     /// What could not be read for one portal: its own things, what all share, and the roots themselves.
@@ -177,7 +229,9 @@ impl Tree {
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         })
     }
+}
 
+impl Reader<'_> {
     fn walk(&mut self, folder: &Path, name: &str, depth: usize, budget: &mut Budget) {
         let entries = match fs::read_dir(folder).and_then(|entries| entries.collect::<io::Result<Vec<_>>>()) {
             Ok(entries) => entries,
@@ -190,6 +244,9 @@ impl Tree {
                 continue;
             }
             let child = format!("{name}/{shown}");
+            if ["policies", "schemas"].contains(&name) && self.take_over(&child, budget) {
+                continue;
+            }
             // what lies directly in `policies/` has a budget of its own
             let mut own = Budget::full();
             let budget = if depth == 0 { &mut own } else { &mut *budget };
@@ -211,7 +268,7 @@ impl Tree {
                 }
                 Ok(meta) if meta.is_dir() && depth < DEPTH_MAX => {
                     if depth == 0 {
-                        self.slugs.extend(PortalSlug::parse(&shown));
+                        self.tree.slugs.extend(PortalSlug::parse(&shown));
                     }
                     self.walk(&entry.path(), &child, depth + 1, budget);
                 }
@@ -222,8 +279,35 @@ impl Tree {
         }
     }
 
+    /// An entry of a root that nobody touched since: as it was, if it was there.
+    fn take_over(&mut self, child: &str, budget: &mut Budget) -> bool {
+        match self.scope {
+            Scope::Everything => return false,
+            Scope::Entries(touched) if touched.contains(child) => return false,
+            Scope::Entries(_) => {}
+        }
+        let (known, folder) = (self.known, format!("{child}/"));
+        let files: Vec<_> = match known.files.0.get_key_value(child) {
+            Some(file) => vec![file],
+            None => known.files.below(folder.clone()).collect(),
+        };
+        if files.is_empty() {
+            return false;
+        }
+        let slug = child.strip_prefix("policies/").and_then(PortalSlug::parse);
+        self.tree.slugs.extend(slug.filter(|slug| known.slugs.contains(slug)));
+        let of_child = |problem: &&Problem| problem.file == child || problem.file.starts_with(&folder);
+        self.tree.problems.extend(known.problems.iter().filter(of_child).cloned());
+        for (name, file) in files {
+            budget.entries = budget.entries.saturating_sub(usize::from(name == child));
+            budget.bytes = budget.bytes.saturating_sub(file.bytes.len() as u64);
+            self.tree.files.0.insert(name.clone(), file.clone());
+        }
+        true
+    }
+
     fn problem(&mut self, name: &str, message: impl Into<String>) {
-        self.problems.push(Problem::new(name, message));
+        self.tree.problems.push(Problem::new(name, message));
     }
 
     fn read_file(&mut self, path: &Path, name: String, length: u64, budget: &mut Budget) {
@@ -234,16 +318,20 @@ impl Tree {
         if length > budget.bytes {
             return self.problem(&name, too_large);
         }
-        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
         let read = open(path).and_then(|file| file.take(budget.bytes + 1).read_to_end(&mut bytes));
         match read {
             Err(error) => self.problem(&name, format!("cannot be read: {error}")),
             Ok(_) if bytes.len() as u64 > budget.bytes => self.problem(&name, too_large),
             Ok(_) => {
                 budget.bytes -= bytes.len() as u64;
-                self.files.0.insert(name, SourceFile::new(bytes));
+                let known = self.known.files.get(&name).filter(|known| *known.bytes == *bytes);
+                let file = known.cloned().unwrap_or_else(|| SourceFile::new(&bytes));
+                self.tree.files.0.insert(name, file);
             }
         }
+        self.bytes = bytes;
     }
 }
 
@@ -254,6 +342,12 @@ impl Budget {
             bytes: FOLDER_BYTES_MAX,
         }
     }
+}
+
+/// Whether any entry is another name for something elsewhere, as in kubelet's mounts.
+fn has_links(root: &Path) -> bool {
+    let is_link = |entry: io::Result<fs::DirEntry>| entry.and_then(|e| e.file_type()).is_ok_and(|ty| ty.is_symlink());
+    fs::read_dir(root).is_ok_and(|mut entries| entries.any(is_link))
 }
 
 /// A FIFO that was put in a file's place after it was looked at would hold up every reload.
@@ -337,7 +431,7 @@ mod tests {
             Files(
                 pairs
                     .iter()
-                    .map(|(n, t)| ((*n).to_owned(), SourceFile::new(t.as_bytes().to_vec())))
+                    .map(|(n, t)| ((*n).to_owned(), SourceFile::new(t.as_bytes())))
                     .collect(),
             )
         };
@@ -366,6 +460,68 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let tree = Tree::read(&places(root.path()));
         assert_eq!(tree.portal_problems(&PortalSlug::parse("a").unwrap()).len(), 2);
+    }
+
+    #[test]
+    fn what_nobody_touched_is_taken_over_and_the_same_content_is_the_same_file() {
+        let root = tempfile::tempdir().unwrap();
+        for name in [
+            "policies/a/x.cedar",
+            "policies/b/x.cedar",
+            "policies/_shared/s.cedar",
+            "schemas/a.cedarschema",
+        ] {
+            put(root.path(), name, name);
+        }
+        std::os::unix::fs::symlink("nowhere", root.path().join("policies/b/gone.cedar")).unwrap();
+        let (places, touched) = (places(root.path()), |names: &[&str]| {
+            Scope::Entries(names.iter().map(|name| (*name).to_owned()).collect())
+        });
+        let first = Tree::read(&places);
+        put(root.path(), "policies/a/x.cedar", "edited");
+        put(root.path(), "policies/b/x.cedar", "edited");
+        put(root.path(), "policies/c/deep/er/still/x.cedar", "new");
+        put(root.path(), "schemas/c.cedarschema", "new");
+        let second = first.read_again(&places, &touched(&["policies/a"]));
+        let text = |tree: &Tree, name: &str| String::from_utf8(tree.files.get(name).unwrap().bytes.to_vec()).unwrap();
+        assert_eq!(text(&second, "policies/a/x.cedar"), "edited");
+        assert_eq!(text(&second, "policies/b/x.cedar"), "policies/b/x.cedar");
+        assert_eq!(
+            text(&second, "schemas/c.cedarschema"),
+            "new",
+            "what was not there is always read"
+        );
+        assert_eq!(second.slugs.len(), 3);
+        assert_eq!(second.problems, first.problems);
+        let third = second.read_again(&places, &Scope::Everything);
+        assert_eq!(third, Tree::read(&places));
+        let bytes = |tree: &Tree, name: &str| Arc::clone(&tree.files.get(name).unwrap().bytes);
+        assert!(Arc::ptr_eq(
+            &bytes(&second, "policies/a/x.cedar"),
+            &bytes(&third, "policies/a/x.cedar")
+        ));
+        assert_eq!(third.read_again(&places, &touched(&["policies/c"])), third);
+        fs::remove_dir_all(root.path().join("policies/b")).unwrap();
+        assert_eq!(
+            third.read_again(&places, &touched(&[])),
+            Tree::read(&places),
+            "what is gone is gone"
+        );
+    }
+
+    #[test]
+    fn where_an_entry_is_a_link_everything_is_read() {
+        let root = tempfile::tempdir().unwrap();
+        put(root.path(), "policies/a/x.cedar", "one");
+        put(root.path(), "schemas/a.cedarschema", "");
+        std::os::unix::fs::symlink("a", root.path().join("policies/b")).unwrap();
+        let first = Tree::read(&places(root.path()));
+        put(root.path(), "policies/a/x.cedar", "two");
+        let only_a = Scope::Entries(["policies/a".to_owned()].into());
+        assert_eq!(
+            first.read_again(&places(root.path()), &only_a),
+            Tree::read(&places(root.path()))
+        );
     }
 
     fn slug(name: &str) -> PortalSlug {

@@ -14,16 +14,16 @@ const OPERATORS_MAX: usize = 4000;
 /// Fails at the first place that goes too deep.
 pub fn check(name: &str, text: &str) -> Result<(), Problem> {
     let (mut depth, mut operators) = (0_usize, 0_usize);
-    let mut bytes = text.bytes().enumerate().peekable();
-    while let Some((offset, byte)) = bytes.next() {
-        match byte {
-            b'"' => skip_string(&mut bytes),
-            b'/' if bytes.peek().is_some_and(|(_, next)| *next == b'/') => skip_line(&mut bytes),
-            b'(' | b'[' | b'{' => depth += 1,
-            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
-            b';' => operators = 0,
-            b'&' | b'|' | b'+' | b'-' | b'*' | b'!' | b'.' | b'<' | b'>' | b'=' => operators += 1,
-            b'i' if text
+    let mut chars = text.char_indices().peekable();
+    while let Some((offset, char)) = chars.next() {
+        match char {
+            '"' => skip_string(&mut chars),
+            '/' if chars.peek().is_some_and(|(_, next)| *next == '/') => skip_line(&mut chars),
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth = depth.saturating_sub(1),
+            ';' => operators = 0,
+            '&' | '|' | '+' | '-' | '*' | '!' | '.' | '<' | '>' | '=' => operators += 1,
+            'i' if text
                 .get(offset..)
                 .is_some_and(|rest| rest.starts_with("if ") || rest.starts_with("in ")) =>
             {
@@ -47,22 +47,23 @@ pub fn check(name: &str, text: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-type Bytes<'a> = std::iter::Peekable<std::iter::Enumerate<std::str::Bytes<'a>>>;
+type Chars<'a> = std::iter::Peekable<std::str::CharIndices<'a>>;
 
 /// To the closing quote; an escaped one does not close.
-fn skip_string(bytes: &mut Bytes<'_>) {
-    while let Some((_, byte)) = bytes.next() {
-        match byte {
-            b'\\' => drop(bytes.next()),
-            b'"' => return,
+pub(super) fn skip_string(chars: &mut Chars<'_>) {
+    while let Some((_, char)) = chars.next() {
+        match char {
+            '\\' => drop(chars.next()),
+            '"' => return,
             _ => {}
         }
     }
 }
 
-fn skip_line(bytes: &mut Bytes<'_>) {
-    for (_, byte) in bytes.by_ref() {
-        if byte == b'\n' {
+/// SECURITY: a lone carriage return ends a comment for Cedar; what follows must not be hidden from the checks.
+pub(super) fn skip_line(chars: &mut Chars<'_>) {
+    for (_, char) in chars.by_ref() {
+        if char == '\n' || char == '\r' {
             return;
         }
     }
@@ -85,6 +86,16 @@ mod tests {
             "true || ".repeat(3000)
         );
         assert!(check("x.cedar", &chain).unwrap_err().message.contains("operators"));
+    }
+
+    #[test]
+    fn a_comment_hides_nothing_that_cedar_reads() {
+        let deep = format!(
+            "// note\rpermit(principal, action, resource) when {{ {}true{} }};",
+            "(".repeat(200),
+            ")".repeat(200)
+        );
+        assert!(check("x.cedar", &deep).is_err());
     }
 
     #[test]

@@ -52,6 +52,17 @@ impl Problem {
         self
     }
 
+    /// Found in a piece of a file that begins at this line and column: where it stands in the whole. What has no place
+    /// yet stands at the piece's first line.
+    pub fn within(mut self, file: &str, (first_line, first_column): (usize, usize)) -> Self {
+        file.clone_into(&mut self.file);
+        if self.line.is_none_or(|line| line == 1) {
+            self.column = self.column.map(|column| column + first_column - 1);
+        }
+        self.line = Some(self.line.unwrap_or(1) + first_line - 1);
+        self
+    }
+
     /// From a Cedar error: its first label is the place, its help the advice.
     pub fn from_diagnostic(file: &str, text: &str, error: &dyn Diagnostic) -> Self {
         let label = error.labels().and_then(|mut labels| labels.next());
