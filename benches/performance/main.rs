@@ -5,8 +5,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot set up must stop and say so")]
 
+mod gate;
 mod growth;
+mod load;
+mod machine;
 mod peers;
+mod process;
 mod report;
 
 use self::report::Section;
