@@ -14,7 +14,9 @@ pub fn table(of: &str, curves: &[Curve]) -> Table {
     let head = std::iter::once(of.to_owned()).chain(curves.iter().map(|(name, _)| format!("{name}, µs")));
     let row = |x: &usize| {
         let cell = |costs: &Vec<Cost>| costs.iter().find(|cost| cost.x == *x).map_or("–".to_owned(), shown);
-        std::iter::once(grouped(*x)).chain(curves.iter().map(|(_, costs)| cell(costs))).collect()
+        std::iter::once(grouped(*x))
+            .chain(curves.iter().map(|(_, costs)| cell(costs)))
+            .collect()
     };
     Table {
         head: head.collect(),
@@ -35,8 +37,14 @@ pub fn plot(name: &str, title: &str, of: &str, curves: &[Curve]) -> Plot {
     Plot {
         name: name.to_owned(),
         title: title.to_owned(),
-        x: Axis { label: of.to_owned(), logarithmic: true },
-        y: Axis { label: "µs".to_owned(), logarithmic: true },
+        x: Axis {
+            label: of.to_owned(),
+            logarithmic: true,
+        },
+        y: Axis {
+            label: "µs".to_owned(),
+            logarithmic: true,
+        },
         series: series.collect(),
     }
 }

@@ -31,12 +31,15 @@ routes:
   - { route: "PUT /orders/{order}", action: change, resource: { type: Order, id: "{order}" } }
 "#;
 const POLICIES: &str = r#"
+@id("shop") permit (principal in Role::"viewer", action == Action::"GET", resource in Path::"/shop");
 @id("view") permit (principal in Role::"staff", action == Action::"view", resource in Group::"all");
 @id("change") permit (principal in Role::"staff", action == Action::"change", resource in Group::"all")
 when { resource.total < 1000 };
 @id("not-others") forbid (principal, action == Action::"change", resource in Group::"all")
 when { resource.owner == "nobody" };
 "#;
+/// A path that the viewer may read, here and in sets of policies.
+pub const PERMITTED: &str = "/shop/cart";
 /// Name, method, path.
 const QUESTIONS: [(&str, &str, &str); 2] = [
     ("by role and group", "GET", "/orders/order-7"),
@@ -53,8 +56,15 @@ struct Loaded {
 
 pub fn section(extent: Extent) -> Section {
     let loaded: Vec<Loaded> = super::sizes(extent, &SIZES, 3).iter().map(|size| load(*size)).collect();
-    let curves: Vec<Curve> = QUESTIONS.iter().enumerate().map(|(n, (name, ..))| ((*name).to_owned(), costs(extent, &loaded, n))).collect();
-    let goals = curves.iter().filter_map(|(name, costs)| super::flat(name, "entities", costs, 1.10)).collect();
+    let curves: Vec<Curve> = QUESTIONS
+        .iter()
+        .enumerate()
+        .map(|(n, (name, ..))| ((*name).to_owned(), costs(extent, &loaded, n)))
+        .collect();
+    let goals = curves
+        .iter()
+        .filter_map(|(name, costs)| super::flat(name, "entities", costs, 1.10))
+        .collect();
     Section {
         title: "A decision against entities".to_owned(),
         text: vec![
@@ -81,13 +91,9 @@ fn costs(extent: Extent, loaded: &[Loaded], nth: usize) -> Vec<Cost> {
 }
 
 fn load(entities: usize) -> Loaded {
-    let text = file(entities);
-    let folder = Folder::new([
-        ("schemas/bench.cedarschema", SCHEMA),
-        ("policies/bench/portal.yaml", ROUTES),
-        ("policies/bench/main.cedar", POLICIES),
-        ("policies/bench/entities.json", text.as_str()),
-    ]);
+    let files = files(entities);
+    let bytes = files.iter().map(|(_, text)| text.len()).max().unwrap_or_default();
+    let folder = Folder::new(files.iter().map(|(name, text)| (*name, text.as_str())));
     let begun = Instant::now();
     let world = World::load(&folder).unwrap();
     let seconds = begun.elapsed().as_secs_f64();
@@ -98,11 +104,27 @@ fn load(entities: usize) -> Loaded {
         question
     });
     world.make_twins();
-    Loaded { entities, bytes: text.len(), seconds, world, questions: questions.into() }
+    Loaded {
+        entities,
+        bytes,
+        seconds,
+        world,
+        questions: questions.into(),
+    }
+}
+
+/// A portal that has so many entities.
+pub fn files(entities: usize) -> [(&'static str, String); 4] {
+    [
+        ("schemas/bench.cedarschema", SCHEMA.to_owned()),
+        ("policies/bench/portal.yaml", ROUTES.to_owned()),
+        ("policies/bench/main.cedar", POLICIES.to_owned()),
+        ("policies/bench/entities.json", file(entities)),
+    ]
 }
 
 /// What the questions need, then orders and a group for each few of them, to the number.
-pub fn file(entities: usize) -> String {
+fn file(entities: usize) -> String {
     let mut text = String::from(
         r#"[{"uid":{"type":"Role","id":"night-shift"},"attrs":{},"parents":[{"type":"Role","id":"staff"}]},
 {"uid":{"type":"User","id":"alice"},"attrs":{"level":3},"parents":[{"type":"Role","id":"night-shift"}]},
@@ -112,10 +134,23 @@ pub fn file(entities: usize) -> String {
     for n in 4..entities {
         let group = n / GROUP_EVERY;
         let (id, attrs, parent) = match n % GROUP_EVERY {
-            0 => (json!({"type": "Group", "id": format!("g-{group}")}), json!({}), "all".to_owned()),
-            _ => (json!({"type": "Order", "id": format!("o-{n}")}), json!({"owner": format!("user-{n}"), "total": n}), format!("g-{group}")),
+            0 => (
+                json!({"type": "Group", "id": format!("g-{group}")}),
+                json!({}),
+                "all".to_owned(),
+            ),
+            _ => (
+                json!({"type": "Order", "id": format!("o-{n}")}),
+                json!({"owner": format!("user-{n}"), "total": n}),
+                format!("g-{group}"),
+            ),
         };
-        write!(text, ",\n{}", json!({"uid": id, "attrs": attrs, "parents": [{"type": "Group", "id": parent}]})).unwrap();
+        write!(
+            text,
+            ",\n{}",
+            json!({"uid": id, "attrs": attrs, "parents": [{"type": "Group", "id": parent}]})
+        )
+        .unwrap();
     }
     text + "]"
 }
@@ -123,7 +158,12 @@ pub fn file(entities: usize) -> String {
 fn loading(loaded: &[Loaded]) -> Table {
     let row = |one: &Loaded| {
         let each = one.seconds * 1e6 / super::measure::number(one.entities);
-        vec![grouped(one.entities), grouped(one.bytes / 1024), short(one.seconds * 1e3), short(each)]
+        vec![
+            grouped(one.entities),
+            grouped(one.bytes / 1024),
+            short(one.seconds * 1e3),
+            short(each),
+        ]
     };
     Table {
         head: ["entities", "file, KiB", "loading, ms", "each, µs"].map(str::to_owned).into(),

@@ -2,7 +2,6 @@
 //! them alike and the median of batches leaves it out.
 
 use std::hint::black_box;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::Extent;
@@ -77,8 +76,17 @@ impl Cost {
 /// Everything in turn, round by round.
 pub fn in_turns(extent: Extent, mut works: Vec<Work<'_>>) -> Vec<Cost> {
     let rounds = if extent == Extent::Whole { ROUNDS } else { 1 };
-    let mut costs: Vec<Cost> = works.iter().map(|work| Cost { x: work.x, rounds: Vec::new() }).collect();
-    let times: Vec<usize> = works.iter_mut().map(|work| if extent == Extent::Whole { work.calibrate() } else { 1 }).collect();
+    let mut costs: Vec<Cost> = works
+        .iter()
+        .map(|work| Cost {
+            x: work.x,
+            rounds: Vec::new(),
+        })
+        .collect();
+    let times: Vec<usize> = works
+        .iter_mut()
+        .map(|work| if extent == Extent::Whole { work.calibrate() } else { 1 })
+        .collect();
     for _ in 0..rounds {
         for ((work, times), cost) in works.iter_mut().zip(&times).zip(&mut costs) {
             cost.rounds.push(turn(extent, work, *times));
@@ -111,13 +119,4 @@ pub fn quantile(values: impl IntoIterator<Item = f64>, percent: usize) -> f64 {
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
 pub const fn number(count: usize) -> f64 {
     count as f64
-}
-
-/// Keeps this thread, and what it starts from now on, on some processors. Without `taskset` it stays where it is.
-pub fn pin(processors: &str) {
-    let id = std::process::id().to_string();
-    let pinned = Command::new("taskset").args(["-cp", processors, &id]).stdout(Stdio::null()).status();
-    if !pinned.is_ok_and(|status| status.success()) {
-        println!("growth: taskset is missing or refused, nothing is pinned");
-    }
 }

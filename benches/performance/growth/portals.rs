@@ -25,12 +25,28 @@ struct Asked {
 pub fn section(extent: Extent) -> Section {
     let asked: Vec<Asked> = super::sizes(extent, &SIZES, 2).iter().map(|size| ask(*size)).collect();
     let curves: Vec<Curve> = vec![
-        ("unconditional, one portal asked".to_owned(), one(extent, &asked, |asked| &asked.reads)),
-        ("conditional with an ip, one portal asked".to_owned(), one(extent, &asked, |asked| &asked.writes)),
-        ("unconditional, all portals in turn".to_owned(), all(extent, &asked, |asked| &asked.reads)),
-        ("conditional with an ip, all portals in turn".to_owned(), all(extent, &asked, |asked| &asked.writes)),
+        (
+            "unconditional, one portal asked".to_owned(),
+            one(extent, &asked, |asked| &asked.reads),
+        ),
+        (
+            "conditional with an ip, one portal asked".to_owned(),
+            one(extent, &asked, |asked| &asked.writes),
+        ),
+        (
+            "unconditional, all portals in turn".to_owned(),
+            all(extent, &asked, |asked| &asked.reads),
+        ),
+        (
+            "conditional with an ip, all portals in turn".to_owned(),
+            all(extent, &asked, |asked| &asked.writes),
+        ),
     ];
-    let goals = curves.iter().take(2).filter_map(|(name, costs)| super::flat(name, "portals", costs, 1.05)).collect();
+    let goals = curves
+        .iter()
+        .take(2)
+        .filter_map(|(name, costs)| super::flat(name, "portals", costs, 1.05))
+        .collect();
     Section {
         title: "A decision against portals".to_owned(),
         text: vec![
@@ -50,15 +66,25 @@ fn ask(size: usize) -> Asked {
     let portals = Portals::load(folders.iter().map(|(name, folder)| (name.as_str(), folder))).unwrap();
     let questions = |method: &str| -> Vec<Question> {
         let made = portals.worlds().iter().zip(&folders).map(|(world, (name, _))| {
-            let question = world.question(&claims(), method, &format!("/portal/{name}/shop/cart")).unwrap();
-            assert!(world.decide(&question) && portals.decide(&question), "{method} in {name} of {size}");
+            let question = world
+                .question(&claims(), method, &format!("/portal/{name}/shop/cart"))
+                .unwrap();
+            assert!(
+                world.decide(&question) && portals.decide(&question),
+                "{method} in {name} of {size}"
+            );
             world.make_twins();
             question
         });
         made.collect()
     };
     let (reads, writes) = (questions("GET"), questions("POST"));
-    Asked { size, portals, reads, writes }
+    Asked {
+        size,
+        portals,
+        reads,
+        writes,
+    }
 }
 
 fn one(extent: Extent, asked: &[Asked], of: fn(&Asked) -> &Vec<Question>) -> Vec<Cost> {
@@ -74,7 +100,9 @@ fn all(extent: Extent, asked: &[Asked], of: fn(&Asked) -> &Vec<Question>) -> Vec
         let (next, questions) = (Cell::new(0_usize), of(asked));
         Work::new(asked.size, move || {
             let turn = next.replace(next.get().wrapping_add(1));
-            questions.get(turn % questions.len()).is_some_and(|question| asked.portals.decide(question))
+            questions
+                .get(turn % questions.len())
+                .is_some_and(|question| asked.portals.decide(question))
         })
     });
     in_turns(extent, works.collect())
@@ -100,7 +128,9 @@ pub fn files(name: &str) -> (&'static str, String) {
          when {{ context has source_ip && context.source_ip.isInRange(ip(\"10.0.0.0/8\")) }};\n"
     );
     for n in 0..8 {
-        let other = format!("@id(\"other-{n}\") permit (principal in Role::\"role-{n}\", action, resource in Path::\"/portal/{name}/team-{n}\");\n");
+        let other = format!(
+            "@id(\"other-{n}\") permit (principal in Role::\"role-{n}\", action, resource in Path::\"/portal/{name}/team-{n}\");\n"
+        );
         policies.push_str(&other);
     }
     (SCHEMA, policies)

@@ -19,14 +19,28 @@ pub fn section(extent: Extent) -> Section {
     let unnamed = ask(&world, sizes, "GET", "stranger");
     let conditional = ask(&world, sizes, "POST", "role");
     let decide = |asked: &[(usize, Question)]| -> Vec<Cost> {
-        in_turns(extent, asked.iter().map(|(x, question)| Work::new(*x, || world.decide(question))).collect())
+        in_turns(
+            extent,
+            asked
+                .iter()
+                .map(|(x, question)| Work::new(*x, || world.decide(question)))
+                .collect(),
+        )
     };
-    let principal = named.iter().map(|(x, question)| Work::new(*x, || world.principal(question).is_some()));
+    let principal = named
+        .iter()
+        .map(|(x, question)| Work::new(*x, || world.principal(question).is_some()));
     let curves: Vec<Curve> = vec![
         ("unconditional, policies name the roles".to_owned(), decide(&named)),
         ("unconditional, no policy names them".to_owned(), decide(&unnamed)),
-        ("conditional with an ip, policies name the roles".to_owned(), decide(&conditional)),
-        ("once per token and revision: the principal".to_owned(), in_turns(extent, principal.collect())),
+        (
+            "conditional with an ip, policies name the roles".to_owned(),
+            decide(&conditional),
+        ),
+        (
+            "once per token and revision: the principal".to_owned(),
+            in_turns(extent, principal.collect()),
+        ),
     ];
     Section {
         title: "A decision against the caller's roles".to_owned(),
@@ -36,7 +50,12 @@ pub fn section(extent: Extent) -> Section {
             super::draw::grouped(policies)
         )],
         tables: vec![table("roles", &curves)],
-        plots: vec![plot("growth-roles", "A decision against the caller's roles", "roles", &curves)],
+        plots: vec![plot(
+            "growth-roles",
+            "A decision against the caller's roles",
+            "roles",
+            &curves,
+        )],
         goals: Vec::new(),
     }
 }

@@ -21,13 +21,19 @@ pub fn section(extent: Extent) -> Section {
     std::fs::write(&file, keys.jwks().to_string()).unwrap();
     let tokens = Tokens::new(&file).unwrap();
     let minted: Vec<String> = ALGORITHMS.iter().map(|algorithm| keys.token(algorithm, "alice")).collect();
-    let works = minted.iter().enumerate().map(|(n, token)| Work::new(n, || tokens.verify(token).is_some()));
+    let works = minted
+        .iter()
+        .enumerate()
+        .map(|(n, token)| Work::new(n, || tokens.verify(token).is_some()));
     let first = in_turns(extent, works.collect());
     let remembered = super::sizes(extent, &SIZES, 3).iter().map(|size| {
         // a cache of many parts is never quite full when it says that it is
         let tokens = Tokens::with_room(&file, size * 2 + 64).unwrap();
         let minted: Vec<String> = (0..*size).map(|n| keys.token("EdDSA", &format!("user-{n}"))).collect();
-        assert!(minted.iter().all(|token| tokens.remember(token).is_some()), "a token is refused");
+        assert!(
+            minted.iter().all(|token| tokens.remember(token).is_some()),
+            "a token is refused"
+        );
         (tokens, minted)
     });
     let remembered: Vec<(Tokens, Vec<String>)> = remembered.collect();
@@ -65,7 +71,13 @@ fn hits(extent: Extent, remembered: &[(Tokens, Vec<String>)], many: usize) -> Ve
 }
 
 fn sights(first: &[Cost]) -> Table {
-    let row = |(algorithm, cost): (&&str, &Cost)| vec![(*algorithm).to_owned(), short(cost.median()), format!("{:.0} %", cost.spread() * 50.0)];
+    let row = |(algorithm, cost): (&&str, &Cost)| {
+        vec![
+            (*algorithm).to_owned(),
+            short(cost.median()),
+            format!("{:.0} %", cost.spread() * 50.0),
+        ]
+    };
     Table {
         head: ["first sight of", "µs", "±"].map(str::to_owned).into(),
         rows: ALGORITHMS.iter().zip(first).map(row).collect(),
@@ -81,7 +93,9 @@ fn goals(first: &[Cost], curves: &[Curve]) -> Vec<Goal> {
         met: cost.median() <= limit,
         bound: None,
     };
-    let sight = first.first().map(|cost| goal("first sight of an RS256 token".to_owned(), FIRST_MICROS, cost));
+    let sight = first
+        .first()
+        .map(|cost| goal("first sight of an RS256 token".to_owned(), FIRST_MICROS, cost));
     let hit = curves.first().and_then(|(_, costs)| costs.last());
     let hit = hit.map(|cost| goal(format!("a token seen before, of {}", grouped(cost.x)), HIT_MICROS, cost));
     sight.into_iter().chain(hit).collect()
