@@ -9,14 +9,18 @@ use super::setting::{Files, Setting, Spent, spend, until_permitted};
 use crate::Extent;
 use crate::gate::Gate;
 use crate::load;
-use crate::machine::{DEVICE, pinned};
+use crate::machine::{DEVICE, pause, pinned};
 use crate::report::{Axis, Goal, Plot, Section, Series, Table};
 
 const SIZES: [usize; 4] = [1, 10, 100, 1_000];
 const ROUNDS: usize = 7;
 /// Of how many portals one changes.
-const CHANGED: [usize; 2] = [1, 200];
+const CHANGED: [usize; 3] = [1, 200, 1_000];
 const CHANGES: usize = 5;
+/// For how long a gate is left alone: two looks at its files, unless configured otherwise.
+const ALONE: Duration = Duration::from_secs(10);
+/// So that looking at the files is not counted among the requests.
+const SELDOM: &str = "poll: 1h,";
 
 struct Asked {
     portals: usize,
@@ -31,6 +35,8 @@ struct Changed {
     /// Loads of the portal that changed, and of all others, per change.
     own: f64,
     others: f64,
+    /// Milliseconds of a processor in a second, of a gate that is left alone.
+    alone: f64,
 }
 
 pub fn section(extent: Extent) -> Section {
@@ -47,7 +53,7 @@ pub fn section(extent: Extent) -> Section {
              Processor time of the gate per request; the share of a decision in it is in the section above."
                 .to_owned(),
             "Then the policies of one portal change: from renaming its file into place to the first request that is answered by the new \
-             policies, and how often portals were loaded because of it (`cedargate_reload_total`)."
+             policies, and how often portals were loaded because of it (`cedargate_reload_total`). Left alone, a gate looks at its files every five seconds."
                 .to_owned(),
         ],
         tables: vec![requests(&asked), changes(&changed)],
@@ -60,7 +66,7 @@ fn asked(extent: Extent, setting: &Setting) -> Vec<Asked> {
     let sizes = super::sizes(extent, &SIZES, 2);
     let start = |portals: &usize| Asked {
         portals: *portals,
-        gate: start(setting, &files(setting, *portals)),
+        gate: start(setting, &files(setting, *portals), SELDOM),
         one: Vec::new(),
         all: Vec::new(),
     };
@@ -94,18 +100,27 @@ fn files(setting: &Setting, portals: usize) -> Files {
     files
 }
 
-fn start(setting: &Setting, files: &Files) -> Gate {
-    setting.start(files, pinned(DEVICE), "policies: { require: [p-0] }\n")
+fn start(setting: &Setting, files: &Files, more: &str) -> Gate {
+    setting.start(files, pinned(DEVICE), &format!("policies: {{ {more} require: [p-0] }}\n"))
+}
+
+/// Milliseconds of a processor in a second.
+fn alone(extent: Extent, gate: &Gate) -> f64 {
+    let time = if extent == Extent::Whole { ALONE } else { ALONE / 1_000 };
+    let before = gate.process.cpu_time();
+    pause(time);
+    gate.process.cpu_time().saturating_sub(before).as_secs_f64() * 1e3 / time.as_secs_f64()
 }
 
 fn change(extent: Extent, setting: &Setting, portals: usize) -> Changed {
     let files = files(setting, portals);
-    let gate = start(setting, &files);
+    let gate = start(setting, &files, "");
     let mut changed = Changed {
         portals,
         millis: Vec::new(),
         own: 0.0,
         others: 0.0,
+        alone: 0.0,
     };
     let changes = if extent == Extent::Whole { CHANGES } else { 1 };
     let name = format!("p-{}", portals / 2);
@@ -124,6 +139,7 @@ fn change(extent: Extent, setting: &Setting, portals: usize) -> Changed {
     let after = loads(&gate, &name);
     changed.own = (after.0 - before.0) / number(changes);
     changed.others = (after.1 - before.1) / number(changes);
+    changed.alone = alone(extent, &gate);
     changed
 }
 
@@ -187,12 +203,19 @@ fn changes(all: &[Changed]) -> Table {
             short(median(changed.millis.iter().copied())),
             short(changed.own),
             short(changed.others),
+            short(changed.alone),
         ]
     };
     Table {
-        head: ["portals", "change of one to active, ms", "loads of it", "loads of others"]
-            .map(str::to_owned)
-            .into(),
+        head: [
+            "portals",
+            "change of one to active, ms",
+            "loads of it",
+            "loads of others",
+            "left alone: CPU, ms/s",
+        ]
+        .map(str::to_owned)
+        .into(),
         rows: all.iter().map(row).collect(),
     }
 }

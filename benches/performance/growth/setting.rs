@@ -66,7 +66,7 @@ impl Setting {
             "upstream: {{ url: 'http://{}' }}\n\
              issuers: [{{ name: corp, issuer: '{ISSUER}', audiences: [{AUDIENCE}], jwks: {{ file: jwks.json }} }}]\n\
              audit: {{ sink: {{ file: '/dev/null' }} }}\n\
-             limits: {{ workers: 1, drain_delay: 0s, connections: 12000 }}\n{more}",
+             limits: {{ workers: 1, drain_delay: 0s, connections: 12000, idle_timeout: 10m }}\n{more}",
             self.app
         );
         Gate::start(files.0.path(), "gate", &config, core).unwrap()
