@@ -84,7 +84,7 @@ impl Api {
     fn allows(self, answer: &str) -> Option<bool> {
         let answer: serde_json::Value = serde_json::from_str(answer).ok()?;
         match self {
-            Self::Gate => answer.get("decision")?.as_bool(),
+            Self::Gate => Some(answer.get("decision")?.as_str()? == "allow"),
             Self::CedarAgent => Some(answer.get("decision")?.as_str()? == "Allow"),
             Self::Cerbos => Some(answer.pointer("/results/0/actions/view")?.as_str()? == "EFFECT_ALLOW"),
             Self::Opa => answer.get("result")?.as_bool(),

@@ -1,6 +1,6 @@
 //! Everybody who stands in front of the app, each after proof that it gives the right answers.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::rounds::Peer;
 use super::servers::{self, App, Server};
@@ -151,44 +151,36 @@ pub fn asking(path: &str, token: Option<&str>) -> Vec<u8> {
     }
 }
 
-fn gate(site: &Site<'_>, name: &str, kind: Kind, recorded: &str) -> Result<(Server, Option<std::path::PathBuf>), String> {
-    let (gate, records) = start_gate(
-        site,
-        name,
-        kind,
-        &format!("limits: {{ workers: 1 }}\naudit: {{ sink: {{ file: records.jsonl }}, allow: {recorded} }}\n"),
-    )?;
+/// On the core of what is measured, with its records if it writes any.
+fn gate(site: &Site<'_>, name: &str, kind: Kind, recorded: &str) -> Result<(Server, Option<PathBuf>), String> {
+    let folder = site.folder.join(name);
+    let more = format!("limits: {{ workers: 1 }}\naudit: {{ sink: {{ file: records.jsonl }}, allow: {recorded} }}\n");
+    shop::write_gate(&folder, kind, site.policies);
+    shop::write(&folder, "jwks.json", &site.issuer.jwks());
+    let gate = Gate::start(&folder, "gate", &(config(site.app) + &more), pinned(DEVICE))?;
     let server = Server {
         process: gate.process,
         address: gate.proxy,
     };
-    Ok((server, (recorded == "all").then_some(records)))
-}
-
-/// A gate on the core of what is measured, with `more` configuration.
-fn start_gate(site: &Site<'_>, name: &str, kind: Kind, more: &str) -> Result<(Gate, std::path::PathBuf), String> {
-    let folder = site.folder.join(name);
-    shop::write_gate(&folder, kind, site.policies);
-    shop::write(&folder, "jwks.json", &site.issuer.jwks());
-    let gate = Gate::start(&folder, "gate", &(config(site.app) + more), pinned(DEVICE))?;
-    Ok((gate, folder.join("records.jsonl")))
+    Ok((server, (recorded == "all").then(|| folder.join("records.jsonl"))))
 }
 
 fn config(app: &App) -> String {
     format!(
         "upstream: {{ url: 'http://{}' }}\n\
+         policies: {{ require: [shop] }}\n\
          issuers: [{{ name: bench, issuer: '{ISSUER}', audiences: [{AUDIENCE}], jwks: {{ file: jwks.json }} }}]\n",
         app.address
     )
 }
 
 /// For what is not in the main comparison: any number of workers, any core.
-pub fn gate_with_workers(site: &Site<'_>, workers: usize) -> Result<Peer, String> {
-    let folder = site.folder.join(format!("workers-{workers}"));
+pub fn gate_with_workers(site: &Site<'_>, workers: usize, core: Option<usize>) -> Result<Peer, String> {
+    let folder = site.folder.join(format!("workers-{workers}-{}", site.policies));
     shop::write_gate(&folder, Kind::Unconditional, site.policies);
     shop::write(&folder, "jwks.json", &site.issuer.jwks());
     let more = format!("limits: {{ workers: {workers} }}\naudit: {{ sink: {{ file: records.jsonl }} }}\n");
-    let gate = Gate::start(&folder, "gate", &(config(site.app) + &more), None)?;
+    let gate = Gate::start(&folder, "gate", &(config(site.app) + &more), core)?;
     let who = Who::Gate;
     let peer = Peer {
         name: format!("cedargate, {workers} workers"),

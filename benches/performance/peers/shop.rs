@@ -41,7 +41,7 @@ const UNCONDITIONAL: &str = r#"
 const CONDITIONAL: &str = r#"
 @id("viewers-read") permit (principal in Role::"viewer", action == Action::"GET", resource in Path::"/portal/shop/catalogue")
 when { context has tenant && context.tenant == "acme" };
-@id("second-factor") forbid (principal in Role::"viewer", action, resource in Path::"/portal/shop")
+@id("second-factor") forbid (principal in Role::"viewer", action, resource in Path::"/portal/shop/catalogue")
 unless { context has auth && context.auth.amr.contains("mfa") };
 @id("tenant-isolation") forbid (principal, action, resource)
 when { resource has tenant && !(principal in resource.tenant) };
