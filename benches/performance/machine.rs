@@ -1,6 +1,8 @@
 //! The machine: which core does what, what a process used of it, and what it is.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -11,8 +13,10 @@ use crate::process::Process;
 pub const DEVICE: usize = 0;
 pub const REST: usize = 1;
 
+/// As many as this process had before it was pinned.
 pub fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get))
 }
 
 /// `None` where there are not enough cores to give them away.
@@ -20,11 +24,13 @@ pub fn pinned(core: usize) -> Option<usize> {
     (cores() > 1).then_some(core)
 }
 
-/// The calling thread, and threads that it starts from now on, run on this core only.
+/// The calling thread, and what it starts from now on, run on this core only, or again on all.
 pub fn pin_thread(core: Option<usize>) -> Result<(), String> {
-    let Some(core) = core else { return Ok(()) };
     let mut set = CpuSet::new();
-    set.set(core);
+    match core {
+        Some(core) => set.set(core),
+        None => (0..cores()).for_each(|core| set.set(core)),
+    }
     sched_setaffinity(None, &set).map_err(|e| e.to_string())
 }
 
@@ -54,12 +60,19 @@ impl Spinners {
 
 /// CPU time of all threads of a process that live.
 pub fn cpu_time(pid: u32) -> Duration {
+    thread_times(pid).values().sum()
+}
+
+/// CPU time of each thread that lives.
+pub fn thread_times(pid: u32) -> BTreeMap<u32, Duration> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let nanos = tasks.filter_map(|task| {
+    let times = tasks.filter_map(|task| {
+        let thread = task.file_name().to_str()?.parse().ok()?;
         let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse::<u64>().ok()
+        let nanos = text.split_whitespace().next()?.parse().ok()?;
+        Some((thread, Duration::from_nanos(nanos)))
     });
-    Duration::from_nanos(nanos.sum())
+    times.collect()
 }
 
 /// Resident memory in MiB.

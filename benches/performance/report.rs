@@ -1,4 +1,10 @@
-//! What was measured, as tables, plots and goals, before it is written down.
+//! What was measured, as tables, plots and goals, before it is written down; writing it down is below.
+
+mod bars;
+mod lines;
+mod markdown;
+
+pub use self::markdown::{markdown, write};
 
 /// One part of the report.
 #[derive(Clone, Debug, Default)]
@@ -8,6 +14,7 @@ pub struct Section {
     pub text: Vec<String>,
     pub tables: Vec<Table>,
     pub plots: Vec<Plot>,
+    pub bars: Vec<Bars>,
     pub goals: Vec<Goal>,
 }
 
@@ -38,6 +45,26 @@ pub struct Axis {
 pub struct Series {
     pub name: String,
     pub points: Vec<(f64, f64)>,
+}
+
+/// One bar for each of those who are compared.
+#[derive(Clone, Debug)]
+pub struct Bars {
+    /// Of the file, without `.svg`.
+    pub name: String,
+    pub title: String,
+    /// Of the values, with the unit.
+    pub label: String,
+    pub bars: Vec<Bar>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Bar {
+    pub name: String,
+    pub value: f64,
+    /// Of all rounds.
+    pub low: f64,
+    pub high: f64,
 }
 
 /// Something that was promised, and what came of it.
