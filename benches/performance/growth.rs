@@ -62,14 +62,10 @@ const WHOLE: [Part; 7] = [
     ("sessions", sessions::section),
 ];
 
-/// One part, or none where `PERFORMANCE_ONLY` names others (`growth-policies,growth-tokens`).
+/// One part, or none where `GROWTH_ONLY` names others (`policies,tokens`).
 fn run((name, part): Part, extent: Extent) -> Option<Section> {
-    let wanted = std::env::var("PERFORMANCE_ONLY").ok();
-    let is_wanted = |only: String| {
-        only.split(',')
-            .any(|only| only.strip_prefix("growth-") == Some(name) || only == "growth")
-    };
-    if !wanted.is_none_or(is_wanted) {
+    let wanted = std::env::var("GROWTH_ONLY").ok();
+    if !wanted.is_none_or(|only| only.split(',').any(|only| only == name)) {
         return None;
     }
     let begun = Instant::now();

@@ -68,7 +68,7 @@ pub fn section(extent: Extent) -> Section {
         )],
         tables: vec![table(&curves)],
         plots: vec![plot(&curves)],
-        goals: Vec::new(),
+        ..Section::default()
     }
 }
 

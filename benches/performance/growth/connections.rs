@@ -67,7 +67,7 @@ pub fn section(extent: Extent) -> Section {
         )],
         tables: vec![table(&all)],
         plots: vec![plot(&all)],
-        goals: Vec::new(),
+        ..Section::default()
     }
 }
 

@@ -79,6 +79,7 @@ pub fn section(extent: Extent) -> Section {
         tables: vec![table("entities", &curves), loading(&loaded)],
         plots: vec![plot("growth-entities", "A decision against entities", "entities", &curves)],
         goals,
+        ..Section::default()
     }
 }
 

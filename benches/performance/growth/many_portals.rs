@@ -59,6 +59,7 @@ pub fn section(extent: Extent) -> Section {
         tables: vec![requests(&asked), changes(&changed)],
         plots: vec![plot(&asked)],
         goals: goals(&asked),
+        ..Section::default()
     }
 }
 

@@ -46,6 +46,7 @@ pub fn section(extent: Extent) -> Section {
         tables: vec![table("policies", &curves)],
         plots: vec![plot("growth-policies", "A decision against policies", "policies", &curves)],
         goals,
+        ..Section::default()
     }
 }
 

@@ -58,6 +58,7 @@ pub fn section(extent: Extent) -> Section {
         tables: vec![table("portals", &curves)],
         plots: vec![plot("growth-portals", "A decision against portals", "portals", &curves)],
         goals,
+        ..Section::default()
     }
 }
 

@@ -57,6 +57,7 @@ pub fn section(extent: Extent) -> Section {
         tables: vec![loading(&loads), changes(&changed)],
         plots: vec![plot(&loads, &changed)],
         goals: goals(&changed),
+        ..Section::default()
     }
 }
 

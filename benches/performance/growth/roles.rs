@@ -56,7 +56,7 @@ pub fn section(extent: Extent) -> Section {
             "roles",
             &curves,
         )],
-        goals: Vec::new(),
+        ..Section::default()
     }
 }
 

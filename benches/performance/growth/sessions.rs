@@ -84,8 +84,8 @@ pub fn section(extent: Extent) -> Section {
             paused(&setting, extent),
         ],
         tables: vec![table(&kinds)],
-        plots: Vec::new(),
         goals: goal(&kinds).into_iter().collect(),
+        ..Section::default()
     }
 }
 

@@ -48,6 +48,7 @@ pub fn section(extent: Extent) -> Section {
         tables: vec![table("policies", &policies), table("entities", &entities)],
         plots: vec![plot(&policies, &entities)],
         goals: goals(&policies),
+        ..Section::default()
     }
 }
 

@@ -54,6 +54,7 @@ pub fn section(extent: Extent) -> Section {
         tables: vec![sights(&first), table("tokens remembered", &curves)],
         plots: vec![plot("growth-tokens", "A token seen before, against tokens remembered", "tokens", &curves)],
         goals: goals(&first, &curves),
+        ..Section::default()
     }
 }
 

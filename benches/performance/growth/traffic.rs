@@ -56,8 +56,8 @@ pub fn section(extent: Extent) -> Section {
              Medians of the rounds."
         )],
         tables: vec![table(&all)],
-        plots: Vec::new(),
         goals: all.iter().map(goal).collect(),
+        ..Section::default()
     }
 }
 
