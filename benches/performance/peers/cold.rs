@@ -58,7 +58,7 @@ pub fn section(site: &Site<'_>, peers: &mut [Peer], (rounds, tokens): (usize, us
     Some(Section {
         title: "Tokens never seen before".to_owned(),
         text: vec![format!(
-            "{} RS256 tokens per round, each sent once, closed loop over {CONNECTIONS} connections; those who remember no tokens are measured with the same ones.",
+            "{} RS256 tokens per round, each sent once, closed loop over {CONNECTIONS} connections; the same ones for everybody. The gate also signs an assertion for each.",
             number(crate::load::count(tokens))
         )],
         tables: vec![table(head, rows.collect())],
