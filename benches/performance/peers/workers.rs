@@ -24,14 +24,14 @@ pub fn section(site: &Site<'_>, plan: Plan) -> Section {
         .collect();
     let peers = match peers {
         Ok(peers) => peers,
-        Err(reason) => return failed(reason),
+        Err(reason) => return failed(&reason),
     };
     let mut all: Vec<Vec<Shares>> = vec![Vec::new(), Vec::new()];
     for round in 0..plan.rounds {
         for (peer, rounds) in peers.iter().zip(&mut all) {
             match measured(peer, plan.time) {
                 Ok(measured) => rounds.push(measured),
-                Err(reason) => return failed(reason),
+                Err(reason) => return failed(&reason),
             }
         }
         eprintln!("  workers, round {} of {}", round + 1, plan.rounds);
@@ -78,7 +78,7 @@ pub fn section(site: &Site<'_>, plan: Plan) -> Section {
     }
 }
 
-fn failed(reason: String) -> Section {
+fn failed(reason: &str) -> Section {
     Section {
         title: "Two workers".to_owned(),
         text: vec![format!("Not measured: {reason}")],
