@@ -158,6 +158,10 @@ fn gate(site: &Site<'_>, name: &str, kind: Kind, recorded: &str) -> Result<(Serv
     shop::write_gate(&folder, kind, site.policies);
     shop::write(&folder, "jwks.json", &site.issuer.jwks());
     let gate = Gate::start(&folder, "gate", &(config(site.app) + &more), pinned(DEVICE))?;
+    let (_, metrics) = ask(gate.admin, &request("GET", "/metrics", &[], None))?;
+    if !metrics.contains("cedargate_decision_duration_seconds") {
+        return Err("the gate counts nothing".to_owned());
+    }
     let server = Server {
         process: gate.process,
         address: gate.proxy,

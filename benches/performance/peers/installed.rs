@@ -42,10 +42,9 @@ pub fn version(name: &str) -> String {
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
     let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    let words = first
-        .split([' ', mark])
-        .filter(|word| word.contains('.') && word.contains(|c: char| c.is_ascii_digit()));
-    words.last().map_or_else(|| first.to_owned(), |word| short(word).to_owned())
+    let mut words = first.split([' ', mark]).rev();
+    let version = words.find(|word| word.contains('.') && word.contains(|c: char| c.is_ascii_digit()));
+    version.map_or_else(|| first.to_owned(), |word| short(word).to_owned())
 }
 
 /// Envoy says commit/version/state.

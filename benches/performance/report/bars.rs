@@ -18,7 +18,7 @@ const THEIRS: &str = "#8a929b";
 pub fn svg(chart: &Bars) -> String {
     let longest = chart.bars.iter().map(|bar| bar.high.max(bar.value)).fold(0.0, f64::max);
     let rows = crate::load::count(chart.bars.len());
-    let height = TOP + rows * STEP + 34.0;
+    let height = TOP + rows * STEP + 50.0;
     let mut text = head(&chart.title, height);
     let at = |value: f64| {
         if longest > 0.0 {
@@ -47,12 +47,14 @@ pub fn svg(chart: &Bars) -> String {
         )
         .unwrap();
     }
-    let spread = format!("{}; lines: smallest and largest of the rounds", chart.label);
+    let foot = height - 30.0;
+    let label = escape(&chart.label);
     write!(
         text,
-        "<text x='{LEFT}' y='{:.1}' font-size='12' fill='#444'>{}</text>\n</svg>\n",
-        height - 14.0,
-        escape(&spread)
+        "<path d='M{LEFT} {TOP}V{:.1}' stroke='#111'/>\n<g font-size='12' fill='#444'><text x='{LEFT}' y='{foot:.1}'>{label}</text>\n\
+         <text x='{LEFT}' y='{:.1}'>thin lines: smallest and largest of all rounds</text></g>\n</svg>\n",
+        foot - 20.0,
+        foot + 17.0
     )
     .unwrap();
     text

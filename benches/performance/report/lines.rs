@@ -6,7 +6,7 @@ use super::bars::{escape, head, number};
 use super::{Axis, Plot};
 
 const LEFT: f64 = 64.0;
-const RIGHT: f64 = 464.0;
+const RIGHT: f64 = 456.0;
 const TOP: f64 = 44.0;
 const BOTTOM: f64 = 300.0;
 /// Distinguishable by the colour-blind too; and each has its own mark.
@@ -37,7 +37,7 @@ pub fn svg(plot: &Plot) -> String {
         let label = number(*tick);
         writeln!(
             text,
-            "<path d='M{at:.1} {TOP}V{BOTTOM}' stroke='#e3e3e3'/><text x='{at:.1}' y='{:.1}' font-size='12' text-anchor='middle'>{label}</text>",
+            "<path d='M{at:.1} {TOP}V{BOTTOM}' stroke='#e3e3e3'/><text x='{at:.1}' y='{:.1}' font-size='13' text-anchor='middle'>{label}</text>",
             BOTTOM + 17.0
         )
         .unwrap();
@@ -47,7 +47,7 @@ pub fn svg(plot: &Plot) -> String {
         let label = number(*tick);
         writeln!(
             text,
-            "<path d='M{LEFT} {at:.1}H{RIGHT}' stroke='#e3e3e3'/><text x='{:.1}' y='{:.1}' font-size='12' text-anchor='end'>{label}</text>",
+            "<path d='M{LEFT} {at:.1}H{RIGHT}' stroke='#e3e3e3'/><text x='{:.1}' y='{:.1}' font-size='13' text-anchor='end'>{label}</text>",
             LEFT - 6.0,
             at + 4.0
         )
@@ -82,7 +82,7 @@ pub fn svg(plot: &Plot) -> String {
         text += &mark(at, (LEFT, row - 4.0), colour);
         writeln!(
             text,
-            "<text x='{:.1}' y='{row:.1}' font-size='13'>{}</text>",
+            "<text x='{:.1}' y='{row:.1}' font-size='14'>{}</text>",
             LEFT + 12.0,
             escape(&series.name)
         )

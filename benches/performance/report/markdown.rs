@@ -114,6 +114,10 @@ fn table(table: &Table) -> String {
     let rule: String = (0..table.head.len())
         .map(|column| if numbers(column) { "---:|" } else { "---|" })
         .collect();
-    let rows: String = table.rows.iter().map(|row| line(row)).collect();
+    let rows = table
+        .rows
+        .iter()
+        .inspect(|row| assert_eq!(row.len(), table.head.len(), "{row:?}"));
+    let rows: String = rows.map(|row| line(row)).collect();
     format!("{}|{rule}\n{rows}\n", line(&table.head))
 }
