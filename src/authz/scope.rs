@@ -7,7 +7,7 @@
 use std::hash::{Hash, Hasher};
 
 use cedar_policy::{ActionConstraint, EntityTypeName, EntityUid, Policy, PrincipalConstraint, ResourceConstraint};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHasher};
 use smallvec::SmallVec;
 
 /// The constraint that everything satisfies.
@@ -16,8 +16,12 @@ const ANY: u32 = 0;
 /// Which constraints of one scope variable something satisfies: sorted interned ids, `ANY` left out.
 ///
 /// Two principals (or resources) with equal keys are matched by exactly the same policies.
-#[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
-pub struct ScopeKey(SmallVec<[u32; 8]>);
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ScopeKey {
+    /// Of `ids`: a caller's key is made once and looked up at every request, however many roles are in it.
+    hash: u64,
+    ids: SmallVec<[u32; 8]>,
+}
 
 /// The constraints on one scope variable that occur in a policy set.
 #[derive(Debug, Default)]
@@ -49,16 +53,24 @@ enum Constraint {
 
 impl Hash for ScopeKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_usize(self.0.len());
-        for id in &self.0 {
-            state.write_u32(*id);
-        }
+        state.write_u64(self.hash);
     }
 }
 
 impl ScopeKey {
+    fn new(mut ids: SmallVec<[u32; 8]>) -> Self {
+        ids.sort_unstable();
+        ids.dedup();
+        let mut hasher = FxHasher::default();
+        ids.hash(&mut hasher);
+        Self {
+            hash: hasher.finish(),
+            ids,
+        }
+    }
+
     fn ids(&self) -> impl Iterator<Item = u32> + '_ {
-        std::iter::once(ANY).chain(self.0.iter().copied())
+        std::iter::once(ANY).chain(self.ids.iter().copied())
     }
 }
 
@@ -87,24 +99,22 @@ impl ScopeTable {
 
     /// The key of an entity; `ancestors` are all of them, direct or not.
     pub fn key<'a>(&self, uid: &EntityUid, ancestors: impl IntoIterator<Item = &'a EntityUid>) -> ScopeKey {
-        let mut key = ScopeKey::default();
-        key.0.extend(self.is_type.get(uid.type_name()).copied());
-        key.0.extend(self.equals.get(uid).copied());
-        self.push_within(&mut key, uid, uid);
+        let mut ids = SmallVec::new();
+        ids.extend(self.is_type.get(uid.type_name()).copied());
+        ids.extend(self.equals.get(uid).copied());
+        self.push_within(&mut ids, uid, uid);
         if !self.within.is_empty() || !self.is_within.is_empty() {
             for ancestor in ancestors {
-                self.push_within(&mut key, uid, ancestor);
+                self.push_within(&mut ids, uid, ancestor);
             }
         }
-        key.0.sort_unstable();
-        key.0.dedup();
-        key
+        ScopeKey::new(ids)
     }
 
-    fn push_within(&self, key: &mut ScopeKey, uid: &EntityUid, ancestor: &EntityUid) {
-        key.0.extend(self.within.get(ancestor).copied());
+    fn push_within(&self, ids: &mut SmallVec<[u32; 8]>, uid: &EntityUid, ancestor: &EntityUid) {
+        ids.extend(self.within.get(ancestor).copied());
         let typed = self.is_within.get(ancestor).into_iter().flatten();
-        key.0.extend(typed.filter(|(ty, _)| ty == uid.type_name()).map(|(_, id)| *id));
+        ids.extend(typed.filter(|(ty, _)| ty == uid.type_name()).map(|(_, id)| *id));
     }
 }
 
@@ -169,5 +179,37 @@ fn resource_constraint(policy: &Policy) -> Constraint {
         ResourceConstraint::In(uid) => Constraint::Within(uid),
         ResourceConstraint::Is(ty) => Constraint::Is(ty),
         ResourceConstraint::IsIn(ty, uid) => Constraint::IsWithin(ty, uid),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uid(text: &str) -> EntityUid {
+        text.parse().unwrap()
+    }
+
+    fn hash(key: &ScopeKey) -> u64 {
+        let mut hasher = FxHasher::default();
+        key.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    #[test]
+    fn equal_keys_come_of_the_same_constraints_in_any_order_and_hash_alike() {
+        let mut table = ScopeTable::default();
+        for n in 0..100 {
+            table.intern(Constraint::Within(uid(&format!("Role::\"r{n}\""))));
+        }
+        let (alice, bob) = (uid("User::\"alice\""), uid("User::\"bob\""));
+        let roles: Vec<EntityUid> = (0..40).map(|n| uid(&format!("Role::\"r{n}\""))).collect();
+        let key = table.key(&alice, &roles);
+        let same = table.key(&bob, roles.iter().rev().chain(&roles));
+        assert_eq!((&key, hash(&key)), (&same, hash(&same)));
+        let fewer = table.key(&alice, roles.iter().skip(1));
+        assert_ne!((&key, hash(&key)), (&fewer, hash(&fewer)));
+        let unnamed = uid("Role::\"nobody names this\"");
+        assert_eq!(table.key(&alice, roles.iter().chain([&unnamed])), key);
     }
 }
