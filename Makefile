@@ -1,5 +1,5 @@
 # Thin on purpose: cargo knows how. `make test` is everything CI runs before a merge.
-.PHONY: demo test lint bench tools
+.PHONY: demo test lint bench bench-parts bench-tools tools
 
 demo: ## two portals, a demo app, a token issuer; prints three curls
 	cargo run --locked --quiet -- demo
@@ -14,8 +14,14 @@ lint:
 	@if command -v cargo-deny >/dev/null; then cargo deny --config .deny.toml check bans licenses sources; \
 	else echo "cargo-deny is not installed: skipped (cargo install cargo-deny --locked)"; fi
 
-bench:
-	cargo bench --locked --profile quick
+bench: bench-tools ## the gate beside its peers and as its work grows; writes docs/performance.md
+	cargo bench --locked --profile release --bench performance -- --write $(BENCH)
+
+bench-parts: ## the parts that decide the gate's speed, and sessions
+	cargo bench --locked --profile quick --bench gate --bench sessions
+
+bench-tools: ## what the gate is compared with; names what cannot be installed
+	@.ci/bench-tools
 
 tools: ## what the tests run besides Rust
 	@.ci/tools

@@ -22,6 +22,7 @@ use crate::authz::reads::ContextReads;
 use crate::config::{Algorithm, ClaimPaths, Issuer, KeySource, Portal, PortalMatch, TenantSource};
 use crate::gate::now_millis;
 use crate::metrics::Metrics;
+use crate::portal::PortalTable;
 use crate::portal::path::CanonicalPath;
 use crate::revision::files::{SourceFile, Tree};
 use crate::revision::{Frame, Loader, Revision, Warnings};
@@ -33,11 +34,18 @@ pub const PORTAL: &str = "bench";
 /// `iss` of every token here.
 pub const ISSUER: &str = "https://id.example.test/";
 pub const AUDIENCE: &str = "bench";
+const HOST: &str = "shop.example.test";
 /// Room for slices that wait for their twins.
 const TWIN_QUEUE: usize = 64;
 /// Longest key file and token that a bench needs.
 const TOKEN_BYTES: usize = 16 * 1024;
 const TOKEN_CACHE: usize = 1024;
+
+/// Many loaded portals and the table that finds one of them.
+pub struct Portals {
+    table: PortalTable,
+    worlds: Vec<World>,
+}
 
 /// A loaded portal.
 pub struct World {
@@ -82,20 +90,28 @@ pub struct Folder(Tree);
 
 impl Folder {
     pub fn new<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        Self::of(PORTAL, files)
+    }
+
+    pub fn of<'a>(portal: &str, files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut tree = Tree::default();
         for (name, text) in files {
             let file = SourceFile::new(text.as_bytes());
             tree.files.0.insert(name.to_owned(), file);
         }
-        tree.slugs.extend(PortalSlug::parse(PORTAL));
+        tree.slugs.extend(PortalSlug::parse(portal));
         Self(tree)
     }
 }
 
 impl World {
     pub fn load(folder: &Folder) -> Result<Self, String> {
+        Self::load_as(portal(PORTAL, "/")?, folder)
+    }
+
+    fn load_as(portal: Portal, folder: &Folder) -> Result<Self, String> {
         let (queue, waiting) = sync_channel(TWIN_QUEUE);
-        let mut reload = Reload::with(Loader::new(Warnings::Show, Some(queue)))?;
+        let mut reload = Reload::with(Loader::new(Warnings::Show, Some(queue)), portal);
         reload.load(folder)?;
         let revision = reload.current.ok_or("nothing was loaded")?;
         let issuer = issuer(KeySource::Discovery);
@@ -140,8 +156,12 @@ impl World {
 
     /// The decision alone: principal and target are known, the context is built as far as it is read.
     pub fn decide(&self, question: &Question) -> bool {
+        self.allows(question, &question.target)
+    }
+
+    fn allows(&self, question: &Question, target: &Target) -> bool {
         let facts = self.facts(question);
-        let answer = self.revision.rules.ask(&question.principal, &question.target, &facts);
+        let answer = self.revision.rules.ask(&question.principal, target, &facts);
         answer.is_ok_and(|answer| answer.outcome == Outcome::Allow)
     }
 
@@ -205,13 +225,40 @@ impl World {
             http: Some(HttpFacts {
                 method: &question.method,
                 path: question.path.id(),
-                host: "shop.example.test",
+                host: HOST,
                 scheme: "https",
                 source_ip: [10, 1, 2, 3].into(),
                 query: &[],
                 headers: &question.headers,
             }),
         }
+    }
+}
+
+impl Portals {
+    /// Each at `/portal/<name>`.
+    pub fn load<'a>(folders: impl IntoIterator<Item = (&'a str, &'a Folder)>) -> Result<Self, String> {
+        let (mut portals, mut worlds) = (Vec::new(), Vec::new());
+        for (name, folder) in folders {
+            let portal = portal(name, &format!("/portal/{name}"))?;
+            worlds.push(World::load_as(portal.clone(), folder)?);
+            portals.push(portal);
+        }
+        let table = PortalTable::new(&portals).map_err(|e| e.to_string())?;
+        Ok(Self { table, worlds })
+    }
+
+    pub fn worlds(&self) -> &[World] {
+        &self.worlds
+    }
+
+    /// Portal, target and decision of a question that one of these worlds made.
+    pub fn decide(&self, question: &Question) -> bool {
+        let found = self.table.find(HOST, &question.path);
+        let Some(world) = found.and_then(|index| self.worlds.get(index)) else {
+            return false;
+        };
+        world.target(question).is_some_and(|target| world.allows(question, &target))
     }
 }
 
@@ -225,6 +272,11 @@ impl Plain {
 impl Tokens {
     /// `jwks` is a file; returns once it was read.
     pub fn new(jwks: &Path) -> Result<Self, String> {
+        Self::with_room(jwks, TOKEN_CACHE)
+    }
+
+    /// Remembers at most `room` tokens.
+    pub fn with_room(jwks: &Path, room: usize) -> Result<Self, String> {
         let metrics = Metrics::new().map_err(|e| e.to_string())?;
         let authn = Authn::new(&[issuer(KeySource::File(jwks.to_owned()))], TOKEN_BYTES, metrics).map_err(|e| e.to_string())?;
         let mut runtime = tokio::runtime::Builder::new_current_thread();
@@ -247,7 +299,7 @@ impl Tokens {
         }
         Ok(Self {
             authn,
-            remembered: TokenCache::new(TOKEN_CACHE),
+            remembered: TokenCache::new(room),
         })
     }
 
@@ -272,26 +324,15 @@ impl Tokens {
 
 impl Reload {
     pub fn new() -> Result<Self, String> {
-        Self::with(Loader::new(Warnings::Show, None))
+        Ok(Self::with(Loader::new(Warnings::Show, None), portal(PORTAL, "/")?))
     }
 
-    fn with(loader: Loader) -> Result<Self, String> {
-        let slug = PortalSlug::parse(PORTAL).ok_or("the portal's name is no slug")?;
-        let portal = Portal {
-            slug,
-            matches: PortalMatch {
-                hosts: Vec::new(),
-                path_prefix: "/".to_owned(),
-            },
-            issuers: vec![0],
-            tenant: TenantSource::Claim,
-            upstream: None,
-        };
-        Ok(Self {
+    fn with(loader: Loader, portal: Portal) -> Self {
+        Self {
             loader,
             portal,
             current: None,
-        })
+        }
     }
 
     /// What happens between reading the files and swapping: parse, validate, index. Gives back what was replaced, so
@@ -310,6 +351,19 @@ impl Reload {
         let revision = loaded.revision.ok_or("the files did not change")?;
         Ok(self.current.replace(revision))
     }
+}
+
+fn portal(name: &str, path_prefix: &str) -> Result<Portal, String> {
+    Ok(Portal {
+        slug: PortalSlug::parse(name).ok_or("the portal's name is no slug")?,
+        matches: PortalMatch {
+            hosts: Vec::new(),
+            path_prefix: path_prefix.to_owned(),
+        },
+        issuers: vec![0],
+        tenant: TenantSource::Claim,
+        upstream: None,
+    })
 }
 
 /// A key set, and a token of that issuer that lives for an hour.

@@ -8,6 +8,8 @@ use std::fmt::Write;
 use cedargate::bench::{Folder, World};
 use serde_json::{Map, Value, json};
 
+/// The file with the mark.
+pub const MARKED: &str = "policies/bench/ours.cedar";
 /// Policies in one file.
 pub const PER_FILE: usize = 100;
 
@@ -70,11 +72,17 @@ pub fn claims() -> Map<String, Value> {
 
 /// The files of a portal with `policies` policies, one of them saying `mark`.
 pub fn folder(policies: usize, mark: &str) -> Folder {
+    let files = files(policies, mark);
+    Folder::new(files.iter().map(|(name, text)| (name.as_str(), text.as_str())))
+}
+
+/// The same by name and text.
+pub fn files(policies: usize, mark: &str) -> Vec<(String, String)> {
     let others: Vec<usize> = (0..policies.saturating_sub(OURS.matches("@id").count())).collect();
     let mut files = vec![
         ("schemas/bench.cedarschema".to_owned(), SCHEMA.to_owned()),
         ("policies/bench/portal.yaml".to_owned(), ROUTES.to_owned()),
-        ("policies/bench/ours.cedar".to_owned(), format!("{OURS}// {mark}\n")),
+        (MARKED.to_owned(), format!("{OURS}// {mark}\n")),
     ];
     for (number, chunk) in others.chunks(PER_FILE).enumerate() {
         let text = chunk.iter().fold(String::new(), |mut text, n| {
@@ -83,7 +91,7 @@ pub fn folder(policies: usize, mark: &str) -> Folder {
         });
         files.push((format!("policies/bench/others-{number}.cedar"), text));
     }
-    Folder::new(files.iter().map(|(name, text)| (name.as_str(), text.as_str())))
+    files
 }
 
 pub fn world(policies: usize) -> World {

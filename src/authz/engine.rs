@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use cedar_policy::{
     AuthorizationError, Authorizer, Context, Decision, Effect, Entities, EntityUid, Policy, PolicyId, PolicySet, Request,
 };
+use quick_cache::Equivalent;
 use quick_cache::sync::Cache;
 use rustc_hash::FxHashMap;
 use serde_json::json;
@@ -151,12 +152,13 @@ pub struct PolicyError {
     pub message: String,
 }
 
+/// Looked for by reference: nothing of it is copied where its slice is there already.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-struct SliceKey {
+struct SliceKey<K = ScopeKey> {
     effects: Effects,
-    principal: ScopeKey,
-    action: ScopeKey,
-    resource: ScopeKey,
+    principal: K,
+    action: K,
+    resource: K,
 }
 
 /// The policies whose scope matches one key.
@@ -214,6 +216,13 @@ impl Party {
             }
             (Knowledge::Entity(known), _) => Some(known.clone()),
         }
+    }
+}
+
+impl Equivalent<SliceKey> for SliceKey<&ScopeKey> {
+    fn equivalent(&self, key: &SliceKey) -> bool {
+        let keys = [&key.principal, &key.action, &key.resource];
+        self.effects == key.effects && [self.principal, self.action, self.resource] == keys
     }
 }
 
@@ -377,15 +386,29 @@ impl Engine {
     }
 
     fn slice(&self, question: &Question<'_>) -> Arc<Slice> {
-        let key = SliceKey {
-            effects: question.effects,
-            principal: question.principal.key.clone(),
-            action: self.action_key(question.action),
-            resource: question.resource.key.clone(),
+        let undeclared;
+        let action = match self.actions.get(question.action) {
+            Some(key) => key,
+            None => {
+                undeclared = self.index.actions.key(question.action, []);
+                &undeclared
+            }
         };
-        if let Some(slice) = self.slices.get(&key) {
+        let sought = SliceKey {
+            effects: question.effects,
+            principal: &question.principal.key,
+            action,
+            resource: &question.resource.key,
+        };
+        if let Some(slice) = self.slices.get(&sought) {
             return slice;
         }
+        let key = SliceKey {
+            effects: sought.effects,
+            principal: sought.principal.clone(),
+            action: sought.action.clone(),
+            resource: sought.resource.clone(),
+        };
         let slice = Arc::new(self.make_slice(&key));
         if let Some(queue) = self.twins.as_ref().filter(|_| slice.is_waiting()) {
             // full: this slice goes on with its originals, which decide the same
@@ -393,13 +416,6 @@ impl Engine {
         }
         self.slices.insert(key, Arc::clone(&slice));
         slice
-    }
-
-    fn action_key(&self, action: &EntityUid) -> ScopeKey {
-        self.actions
-            .get(action)
-            .cloned()
-            .unwrap_or_else(|| self.index.actions.key(action, []))
     }
 
     fn make_slice(&self, key: &SliceKey) -> Slice {

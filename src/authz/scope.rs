@@ -8,7 +8,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use cedar_policy::{ActionConstraint, EntityTypeName, EntityUid, Policy, PrincipalConstraint, ResourceConstraint};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHasher};
 use smallvec::SmallVec;
 
 use super::engine::PolicyEntry;
@@ -19,8 +19,14 @@ const ANY: u32 = 0;
 /// Which constraints of one scope variable something satisfies: sorted interned ids, `ANY` left out.
 ///
 /// Two principals (or resources) with equal keys are matched by exactly the same policies.
-#[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
-pub struct ScopeKey(SmallVec<[u32; 8]>);
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ScopeKey {
+    /// Of `ids`: a caller's key is made once and looked up at every request, however many roles are in it.
+    hash: u64,
+    ids: Ids,
+}
+
+type Ids = SmallVec<[u32; 8]>;
 
 /// The constraints on one scope variable that occur in a policy set.
 #[derive(Clone, Debug, Default)]
@@ -28,11 +34,11 @@ pub struct ScopeTable {
     next: u32,
     is_type: FxHashMap<EntityTypeName, u32>,
     /// By type and id, so that a path finds what is above it without putting a name together for each.
-    named: FxHashMap<EntityTypeName, FxHashMap<Box<str>, Named>>,
+    named: FxHashMap<EntityTypeName, FxHashMap<Arc<str>, Named>>,
 }
 
 /// The constraints that name one entity.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Named {
     equals: Option<u32>,
     within: Option<u32>,
@@ -61,22 +67,24 @@ enum Constraint {
 
 impl Hash for ScopeKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_usize(self.0.len());
-        for id in &self.0 {
-            state.write_u32(*id);
-        }
+        state.write_u64(self.hash);
     }
 }
 
 impl ScopeKey {
-    fn push(&mut self, id: Option<u32>) {
-        if let Some(id) = id {
-            self.0.push(id);
+    fn new(mut ids: Ids) -> Self {
+        ids.sort_unstable();
+        ids.dedup();
+        let mut hasher = FxHasher::default();
+        ids.hash(&mut hasher);
+        Self {
+            hash: hasher.finish(),
+            ids,
         }
     }
 
     fn ids(&self) -> impl Iterator<Item = u32> + '_ {
-        std::iter::once(ANY).chain(self.0.iter().copied())
+        std::iter::once(ANY).chain(self.ids.iter().copied())
     }
 }
 
@@ -105,7 +113,7 @@ impl ScopeTable {
 
     fn naming(&mut self, uid: &EntityUid) -> &mut Named {
         let of_type = self.named.entry(uid.type_name().clone()).or_default();
-        of_type.entry(Box::from(uid.id().unescaped())).or_default()
+        of_type.entry(Arc::from(uid.id().unescaped())).or_default()
     }
 
     /// The key of an entity; `ancestors` are all of them, direct or not.
@@ -121,38 +129,43 @@ impl ScopeTable {
         others: impl IntoIterator<Item = &'a EntityUid>,
     ) -> ScopeKey {
         let ty = uid.type_name();
-        let mut key = ScopeKey::default();
-        key.push(self.is_type.get(ty).copied());
+        let mut ids = Ids::new();
+        push(&mut ids, self.is_type.get(ty).copied());
         if let Some(of_type) = self.named.get(ty) {
             if let Some(own) = of_type.get(uid.id().unescaped()) {
-                key.push(own.equals);
-                own.push_within(&mut key, ty);
+                push(&mut ids, own.equals);
+                own.push_within(&mut ids, ty);
             }
             for ancestor in above.into_iter().filter_map(|id| of_type.get(id)) {
-                ancestor.push_within(&mut key, ty);
+                ancestor.push_within(&mut ids, ty);
             }
         }
         if !self.named.is_empty() {
             for other in others {
                 let of_type = self.named.get(other.type_name());
                 if let Some(ancestor) = of_type.and_then(|of_type| of_type.get(other.id().unescaped())) {
-                    ancestor.push_within(&mut key, ty);
+                    ancestor.push_within(&mut ids, ty);
                 }
             }
         }
-        key.0.sort_unstable();
-        key.0.dedup();
-        key
+        ScopeKey::new(ids)
     }
 }
 
 impl Named {
     /// What holds for something of type `ty` that is the named entity or below it.
-    fn push_within(&self, key: &mut ScopeKey, ty: &EntityTypeName) {
-        key.push(self.within);
+    fn push_within(&self, ids: &mut Ids, ty: &EntityTypeName) {
+        push(ids, self.within);
         for (_, id) in self.is_within.iter().filter(|(wanted, _)| wanted == ty) {
-            key.0.push(*id);
+            ids.push(*id);
         }
+    }
+}
+
+/// `extend` makes room for what is usually not there.
+fn push(ids: &mut Ids, id: Option<u32>) {
+    if let Some(id) = id {
+        ids.push(id);
     }
 }
 
@@ -231,5 +244,37 @@ fn resource_constraint(policy: &Policy) -> Constraint {
         ResourceConstraint::In(uid) => Constraint::Within(uid),
         ResourceConstraint::Is(ty) => Constraint::Is(ty),
         ResourceConstraint::IsIn(ty, uid) => Constraint::IsWithin(ty, uid),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uid(text: &str) -> EntityUid {
+        text.parse().unwrap()
+    }
+
+    fn hash(key: &ScopeKey) -> u64 {
+        let mut hasher = FxHasher::default();
+        key.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    #[test]
+    fn equal_keys_come_of_the_same_constraints_in_any_order_and_hash_alike() {
+        let mut table = ScopeTable::default();
+        for n in 0..100 {
+            table.intern(Constraint::Within(uid(&format!("Role::\"r{n}\""))));
+        }
+        let (alice, bob) = (uid("User::\"alice\""), uid("User::\"bob\""));
+        let roles: Vec<EntityUid> = (0..40).map(|n| uid(&format!("Role::\"r{n}\""))).collect();
+        let key = table.key(&alice, &roles);
+        let same = table.key(&bob, roles.iter().rev().chain(&roles));
+        assert_eq!((&key, hash(&key)), (&same, hash(&same)));
+        let fewer = table.key(&alice, roles.iter().skip(1));
+        assert_ne!((&key, hash(&key)), (&fewer, hash(&fewer)));
+        let unnamed = uid("Role::\"nobody names this\"");
+        assert_eq!(table.key(&alice, roles.iter().chain([&unnamed])), key);
     }
 }

@@ -20,6 +20,7 @@
 
 mod app_failures;
 mod attacks;
+mod bench_answers;
 mod audit;
 mod auth_token;
 mod authorize;

@@ -1,0 +1,76 @@
+//! Where an answer ends: just enough HTTP/1.1 for the servers that are measured here.
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answer {
+    Partial,
+    /// `body`: from and to, as it came.
+    Whole {
+        status: u16,
+        body: (usize, usize),
+    },
+}
+
+pub fn parse(bytes: &[u8]) -> Result<Answer, String> {
+    let Some(head) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
+        return Ok(Answer::Partial);
+    };
+    let status = bytes
+        .get(9..12)
+        .and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok())
+        .ok_or("no status line")?;
+    let start = head + 4;
+    let end = match length(bytes.get(..head).unwrap())? {
+        _ if status == 204 || status == 304 => Some(start),
+        Length::Known(length) => Some(start + length),
+        Length::Chunked => chunked_end(bytes.get(start..).unwrap())?.map(|end| start + end),
+    };
+    match end {
+        Some(end) if end < bytes.len() => Err("more bytes than one answer".to_owned()),
+        Some(end) if end == bytes.len() => Ok(Answer::Whole {
+            status,
+            body: (start, end),
+        }),
+        _ => Ok(Answer::Partial),
+    }
+}
+
+enum Length {
+    Known(usize),
+    Chunked,
+}
+
+fn length(head: &[u8]) -> Result<Length, String> {
+    for line in head.split(|byte| *byte == b'\n').skip(1) {
+        let mut parts = line.splitn(2, |byte| *byte == b':');
+        let (Some(name), Some(value)) = (parts.next(), parts.next().map(<[u8]>::trim_ascii)) else {
+            continue;
+        };
+        if name.eq_ignore_ascii_case(b"content-length") {
+            let length = std::str::from_utf8(value).ok().and_then(|value| value.parse().ok());
+            return length
+                .map(Length::Known)
+                .ok_or_else(|| "content-length is no number".to_owned());
+        }
+        if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            return Ok(Length::Chunked);
+        }
+    }
+    Err(format!("an answer without a length: {}", String::from_utf8_lossy(head)))
+}
+
+/// Where the last chunk ends, if it is there; no trailers.
+fn chunked_end(body: &[u8]) -> Result<Option<usize>, String> {
+    let mut at = 0;
+    loop {
+        let rest = body.get(at..).unwrap_or_default();
+        let Some(line) = rest.windows(2).position(|two| two == b"\r\n") else {
+            return Ok(None);
+        };
+        let size = std::str::from_utf8(rest.get(..line).unwrap()).map_err(|e| e.to_string())?;
+        let size = usize::from_str_radix(size.split(';').next().unwrap_or_default().trim(), 16).map_err(|e| e.to_string())?;
+        at += line + 2 + size + 2;
+        if size == 0 {
+            return Ok((at <= body.len()).then_some(at));
+        }
+    }
+}

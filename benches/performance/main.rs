@@ -1,0 +1,72 @@
+//! The gate beside what a user would pick instead, and the gate beside itself as its work grows: one run, one report.
+//!
+//! `make bench` runs it whole and writes `docs/performance.md`. Ratios of one run count, not its times. Without `--bench`
+//! (as `cargo test` does) every part runs once, small, and nothing is written. Linux only: it reads what the kernel counts.
+
+#![expect(clippy::unwrap_used, reason = "a bench that cannot set up must stop and say so")]
+
+mod gate;
+mod growth;
+mod load;
+mod machine;
+mod options;
+mod peers;
+mod process;
+mod report;
+
+use std::path::Path;
+use std::time::Instant;
+
+use clap::Parser;
+
+use self::machine::Ticks;
+use self::options::{Options, Part};
+use self::report::Section;
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Enough for numbers that can be published.
+    Whole,
+    /// Enough to see that every part works.
+    Smoke,
+}
+
+fn main() {
+    let measured = std::env::args().any(|arg| arg == "--bench");
+    if !measured && std::env::args().len() > 1 {
+        println!("performance: arguments name tests, of which there are none here");
+        return;
+    }
+    let options = if measured { Options::parse() } else { Options::smoke() };
+    if !options.filter.is_empty() {
+        println!("performance: a filter names other benches; `--only` names a part of this one");
+        return;
+    }
+    let (started, before) = (Instant::now(), Ticks::now());
+    let mut sections: Vec<Section> = Vec::new();
+    if options.has(Part::Peers) {
+        sections.extend(peers::sections(&options));
+    }
+    if options.has(Part::Growth) {
+        sections.extend(growth::sections(options.extent));
+    }
+    let mut facts = machine::facts();
+    facts.extend(peers::versions());
+    facts.extend(options.facts());
+    facts.push((
+        "time".to_owned(),
+        format!("{:.0} minutes", started.elapsed().as_secs_f64() / 60.0),
+    ));
+    let stolen = Ticks::now().stolen_since(before);
+    facts.push(("stolen by the host".to_owned(), format!("{stolen:.2} % of the CPU time")));
+    let text = report::markdown(&facts, &sections);
+    match options.extent {
+        // that it can be written is seen here; nobody reads it
+        Extent::Smoke => report::write(tempfile::tempdir().unwrap().path(), &facts, &sections).unwrap(),
+        Extent::Whole => println!("{text}"),
+    }
+    if options.write {
+        report::write(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs"), &facts, &sections).unwrap();
+    }
+}
