@@ -8,7 +8,8 @@ mod recorded;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use cedar_policy::{Context, EntityUid, RestrictedExpression};
+use cedar_policy::{Context, EntityUid};
+use cedar_policy_core::ast::{Context as CedarContext, Value as CedarValue};
 use http::HeaderMap;
 use rustc_hash::FxHashMap;
 use serde_json::{Map, Value, json};
@@ -20,7 +21,7 @@ use super::engine::ContextSource;
 use super::reads::ContextReads;
 use super::schema::{AttrType, Field, RecordType, SchemaModel};
 use super::usual::is_usual;
-use super::value::{SET_ITEMS_MAX, datetime_text, expression};
+use super::value::{SET_ITEMS_MAX, datetime_of, ip_of, value};
 use crate::denial::{Denial, Refusal};
 use crate::types::AuthFacts;
 
@@ -203,7 +204,7 @@ impl ContextPlan {
         doubtful.try_for_each(|field| {
             let filled = field.json(facts)?;
             match filled {
-                Some(value) => expression(&field.ty, &value, &field.name)
+                Some(filled) => value(&field.ty, &filled, &field.name)
                     .map(drop)
                     .map_err(|e| field.refusal(e.to_string())),
                 None if field.required => Err(field.refusal(format!("context `{}` is required and not known", field.name))),
@@ -277,7 +278,7 @@ impl OwnedField {
         Ok(match (self.fact, &facts.http) {
             (Fact::Portal, _) => Some(Shown::Text(facts.portal)),
             (Fact::Tenant, _) => facts.tenant.map(Shown::Text),
-            (Fact::Now, _) => datetime_text(facts.now_millis).map(|text| Shown::Json(text.into())),
+            (Fact::Now, _) => Some(Shown::Now(facts.now_millis)),
             (Fact::Auth, _) => facts.auth.map(|auth| Shown::Auth(auth, &self.ty)),
             (Fact::Flags, _) => Some(Shown::Flags(facts.flags)),
             (_, None) => None,
@@ -320,17 +321,16 @@ impl OwnedField {
         Ok(Value::Object(all))
     }
 
-    fn expression(&self, facts: &Facts<'_>) -> Result<Option<RestrictedExpression>, String> {
-        // without a check of what the gate itself wrote: parsing an extension's text twice is the dearest step
-        match (self.fact, &facts.http) {
-            (Fact::SourceIp, Some(http)) => Ok(Some(RestrictedExpression::new_ip(http.source_ip.to_string()))),
-            (Fact::Now, _) => Ok(datetime_text(facts.now_millis).map(RestrictedExpression::new_datetime)),
-            _ => {
-                let value = self.json(facts).map_err(|r| r.detail.into_owned())?;
-                value
-                    .map(|v| expression(&self.ty, &v, &self.name))
-                    .transpose()
-                    .map_err(|e| e.to_string())
+    fn value(&self, facts: &Facts<'_>) -> Result<Option<CedarValue>, String> {
+        let unfit = || format!("`{}` cannot be expressed", self.name);
+        match (self.shown(facts).map_err(|r| r.detail.into_owned())?, &self.ty) {
+            (None, _) => Ok(None),
+            (Some(Shown::Now(millis)), _) => datetime_of(millis).map(Some).ok_or_else(unfit),
+            (Some(Shown::Ip(address)), _) => ip_of(address).map(Some).ok_or_else(unfit),
+            (Some(Shown::Text(text)), AttrType::String) => Ok(Some(text.into())),
+            (Some(shown), ty) => {
+                let json = serde_json::to_value(shown).unwrap_or_default();
+                value(ty, &json, &self.name).map(Some).map_err(|e| e.to_string())
             }
         }
     }
@@ -347,9 +347,9 @@ impl OwnedField {
 }
 
 impl ProxyContext<'_> {
-    fn add(&self, reads: &ContextReads, pairs: &mut Vec<(String, RestrictedExpression)>) -> Result<(), String> {
+    fn add(&self, reads: &ContextReads, pairs: &mut Vec<(String, CedarValue)>) -> Result<(), String> {
         for field in self.plan.filled(self.facts).filter(|f| reads.includes(&f.name)) {
-            if let Some(value) = field.expression(self.facts)? {
+            if let Some(value) = field.value(self.facts)? {
                 pairs.push((field.name.clone(), value));
             }
         }
@@ -357,18 +357,17 @@ impl ProxyContext<'_> {
     }
 }
 
-fn context_of(pairs: Vec<(String, RestrictedExpression)>) -> Result<Context, String> {
-    if pairs.is_empty() {
-        return Ok(Context::empty());
-    }
-    Context::from_pairs(pairs).map_err(|e| e.to_string())
+/// Of values: there is nothing left to evaluate.
+fn context_of(pairs: Vec<(String, CedarValue)>) -> Context {
+    let fields = pairs.into_iter().map(|(name, value)| (name.into(), value));
+    CedarContext::Value(Arc::new(fields.collect())).into()
 }
 
 impl ContextSource for ProxyContext<'_> {
     fn context(&self, reads: &ContextReads) -> Result<Context, String> {
         let mut pairs = Vec::with_capacity(self.plan.owned.len());
         self.add(reads, &mut pairs)?;
-        context_of(pairs)
+        Ok(context_of(pairs))
     }
 
     fn names_entities(&self) -> bool {
@@ -394,10 +393,10 @@ impl ContextSource for AskedContext<'_> {
     fn context(&self, reads: &ContextReads) -> Result<Context, String> {
         let mut pairs = Vec::with_capacity(self.own.plan.owned.len() + self.given.len());
         self.own.add(reads, &mut pairs)?;
-        for (name, ty, value) in self.given.iter().filter(|(name, ..)| reads.includes(name)) {
-            pairs.push(((*name).to_owned(), expression(ty, value, name).map_err(|e| e.to_string())?));
+        for (name, ty, json) in self.given.iter().filter(|(name, ..)| reads.includes(name)) {
+            pairs.push(((*name).to_owned(), value(ty, json, name).map_err(|e| e.to_string())?));
         }
-        context_of(pairs)
+        Ok(context_of(pairs))
     }
 
     fn names_entities(&self) -> bool {
@@ -562,7 +561,7 @@ mod tests {
             let field = OwnedField { name, fact, ty, required };
             if field.surely_fits(&facts) {
                 match field.json(&facts).unwrap() {
-                    Some(value) => prop_assert!(expression(&field.ty, &value, &field.name).is_ok()),
+                    Some(json) => prop_assert!(value(&field.ty, &json, &field.name).is_ok()),
                     None => prop_assert!(!field.required),
                 }
             }

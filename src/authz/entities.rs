@@ -96,14 +96,31 @@ impl Known {
 
     /// Nothing but a name and a place.
     pub fn placed(uid: EntityUid, ancestors: impl IntoIterator<Item = EntityUid>) -> Self {
+        Self::with(uid, [], ancestors)
+    }
+
+    /// With these attributes, and below these others.
+    pub fn with(
+        uid: EntityUid,
+        attrs: impl IntoIterator<Item = (String, Value)>,
+        ancestors: impl IntoIterator<Item = EntityUid>,
+    ) -> Self {
+        let attrs = attrs.into_iter().map(|(name, value)| (name.into(), PartialValue::Value(value)));
         let parents = ancestors.into_iter().map(ast::EntityUID::from).collect();
         Self(Arc::new(ast::Entity::new_with_attr_partial_value(
             uid.into(),
-            [],
+            attrs,
             HashSet::new(),
             parents,
             [],
         )))
+    }
+
+    pub fn attr(&self, name: &str) -> Option<&Value> {
+        match self.0.get(name)? {
+            PartialValue::Value(value) => Some(value),
+            PartialValue::Residual(_) => None,
+        }
     }
 
     /// The same entity below others.

@@ -3,15 +3,14 @@
 //! Attributes are what the *schema* declares, filled from claims as the declared types; a claim that is missing or of
 //! another type refuses. Runs once per token and revision; never looks at a request.
 
-use std::collections::{HashMap, HashSet};
-
-use cedar_policy::{Entity, EntityId, EntityTypeName, EntityUid, EvalResult, RestrictedExpression};
+use cedar_policy::{EntityId, EntityTypeName, EntityUid};
+use cedar_policy_core::ast::Value;
 
 use super::Rules;
 use super::engine::Party;
 use super::entities::{Known, StoredEntity};
 use super::schema::EntityModel;
-use super::value::expression;
+use super::value::value;
 use crate::denial::{Denial, Refusal};
 use crate::types::Identity;
 
@@ -35,15 +34,12 @@ impl Rules {
         let stored = self.engine.store.get(&uid);
         let ancestors = self.principal_ancestors(identity, &ty, stored);
         let attrs = match self.schema.entity(&ty) {
-            Some(model) => self.attributes(identity, model, stored)?.into_iter().collect(),
-            None => HashMap::new(),
+            Some(model) => self.attributes(identity, model, stored)?,
+            None => Vec::new(),
         };
-        let parents: HashSet<EntityUid> = ancestors.iter().cloned().collect();
-        let entity = Entity::new(uid.clone(), attrs, parents)
-            .map_err(|e| Refusal::new(Denial::ClaimInvalid, format!("attributes of `{uid}`: {e}")))?;
         let key = self.engine.index().principals.key(&uid, &ancestors);
         Ok(Principal {
-            party: Party::known(Known::new(&entity), key),
+            party: Party::known(Known::with(uid, attrs, ancestors), key),
         })
     }
 
@@ -87,24 +83,23 @@ impl Rules {
         identity: &Identity,
         model: &EntityModel,
         stored: Option<&StoredEntity>,
-    ) -> Result<Vec<(String, RestrictedExpression)>, Refusal> {
+    ) -> Result<Vec<(String, Value)>, Refusal> {
         let mut attrs = Vec::with_capacity(model.attrs.fields.len());
-        let stored = stored.map(|stored| stored.known.entity());
         for (name, field) in &model.attrs.fields {
             let path = self.claims.get(name).map_or(name.as_str(), String::as_str);
-            let kept = stored.as_ref().and_then(|s| s.attr(name)).and_then(Result::ok);
-            let value = match claim(&identity.claims, path) {
-                Some(claim) => Some(expression(&field.ty, claim, path).map_err(|e| claim_invalid(e.to_string()))?),
+            let kept = stored.and_then(|stored| stored.known.attr(name));
+            let claimed = match claim(&identity.claims, path) {
+                Some(claim) => Some(value(&field.ty, claim, path).map_err(|e| claim_invalid(e.to_string()))?),
                 None => None,
             };
-            match (value, kept) {
-                (Some(value), Some(kept)) if !same(&value, &kept) => {
+            match (claimed, kept) {
+                (Some(claimed), Some(kept)) if claimed != *kept => {
                     return Err(claim_invalid(format!(
                         "claim `{path}` contradicts the stored attribute `{name}`"
                     )));
                 }
-                (Some(value), _) => attrs.push((name.clone(), value)),
-                (None, Some(_)) => attrs.extend(stored.as_ref().and_then(|s| stored_attr(s, name))),
+                (Some(claimed), _) => attrs.push((name.clone(), claimed)),
+                (None, Some(kept)) => attrs.push((name.clone(), kept.clone())),
                 (None, None) if field.required => {
                     return Err(claim_invalid(format!(
                         "claim `{path}` is missing; the schema requires `{name}`"
@@ -131,12 +126,3 @@ pub fn claim<'a>(claims: &'a serde_json::Map<String, serde_json::Value>, path: &
     steps.try_fold(first, |value, step| value.as_object()?.get(step))
 }
 
-fn same(value: &RestrictedExpression, kept: &EvalResult) -> bool {
-    let context = cedar_policy::Context::from_pairs([("value".to_owned(), value.clone())]);
-    context.ok().and_then(|c| c.get("value")).is_some_and(|v| v == *kept)
-}
-
-fn stored_attr(stored: &Entity, name: &str) -> Option<(String, RestrictedExpression)> {
-    let (_, attrs, _) = stored.clone().into_inner();
-    attrs.into_iter().find(|(k, _)| k == name)
-}

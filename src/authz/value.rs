@@ -4,10 +4,14 @@
 //! number or a truth value. The two readings that are not literal (a string naming an entity, an integer as a
 //! datetime in Unix seconds) are there because tokens cannot say it otherwise.
 
+use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
-use cedar_policy::{EntityId, EntityTypeName, EntityUid, RestrictedExpression};
-use serde_json::{Map, Value};
+use cedar_policy::{EntityId, EntityTypeName, EntityUid};
+use cedar_policy_core::ast::{self, ExtensionFunction, PartialValue, Value};
+use cedar_policy_core::extensions::Extensions;
+use serde_json::{Map, Value as Json};
 
 use super::schema::{AttrType, RecordType};
 
@@ -25,69 +29,47 @@ pub enum ValueError {
     TooMany(String),
 }
 
-/// The value at `place` as the declared type.
-pub fn expression(ty: &AttrType, value: &Value, place: &str) -> Result<RestrictedExpression, ValueError> {
+/// The value at `place` as the declared type: what evaluating Cedar's expression for it would give, without the expression.
+pub fn value(ty: &AttrType, json: &Json, place: &str) -> Result<Value, ValueError> {
     let mismatch = |expected| ValueError::Mismatch(place.to_owned(), expected);
     match ty {
-        AttrType::String => text(value)
-            .map(|s| RestrictedExpression::new_string(s.to_owned()))
-            .ok_or(mismatch("a string")),
-        AttrType::Long => value
-            .as_i64()
-            .map(RestrictedExpression::new_long)
-            .ok_or(mismatch("a 64-bit integer")),
-        AttrType::Bool => value
-            .as_bool()
-            .map(RestrictedExpression::new_bool)
-            .ok_or(mismatch("true or false")),
-        AttrType::Ip => extension(value, "ip")
-            .map(RestrictedExpression::new_ip)
-            .ok_or(mismatch("an IP address or range")),
-        AttrType::Decimal => extension(value, "decimal")
-            .map(RestrictedExpression::new_decimal)
-            .ok_or(mismatch("a decimal string")),
-        AttrType::Datetime => datetime(value)
-            .map(RestrictedExpression::new_datetime)
-            .ok_or(mismatch("a datetime")),
-        AttrType::Duration => extension(value, "duration")
-            .map(RestrictedExpression::new_duration)
-            .ok_or(mismatch("a duration")),
-        AttrType::Entity(ty) => entity(ty, value)
-            .map(RestrictedExpression::new_entity_uid)
+        AttrType::String => json.as_str().map(Value::from).ok_or(mismatch("a string")),
+        AttrType::Long => json.as_i64().map(Value::from).ok_or(mismatch("a 64-bit integer")),
+        AttrType::Bool => json.as_bool().map(Value::from).ok_or(mismatch("true or false")),
+        AttrType::Ip => extension(json, &CONSTRUCTORS.ip).ok_or(mismatch("an IP address or range")),
+        AttrType::Decimal => extension(json, &CONSTRUCTORS.decimal).ok_or(mismatch("a decimal string")),
+        AttrType::Datetime => datetime(json).ok_or(mismatch("a datetime")),
+        AttrType::Duration => extension(json, &CONSTRUCTORS.duration).ok_or(mismatch("a duration")),
+        AttrType::Entity(ty) => entity(ty, json)
+            .map(|uid| Value::from(ast::EntityUID::from(uid)))
             .ok_or(mismatch("an entity of the declared type")),
-        AttrType::Set(element) => set(element, value, place),
+        AttrType::Set(element) => set(element, json, place),
         AttrType::Record(record) => {
-            let object = value.as_object().ok_or(mismatch("an object"))?;
-            let fields = record_fields(record, object, place)?;
-            RestrictedExpression::new_record(fields).map_err(|_why| mismatch("a record with distinct fields"))
+            let object = json.as_object().ok_or(mismatch("an object"))?;
+            Ok(Value::record(record_fields(record, object, place)?, None))
         }
     }
 }
 
 /// The declared fields of a record; fields that the schema does not declare are left out.
-pub fn record_fields(
-    record: &RecordType,
-    object: &Map<String, Value>,
-    place: &str,
-) -> Result<Vec<(String, RestrictedExpression)>, ValueError> {
+fn record_fields(record: &RecordType, object: &Map<String, Json>, place: &str) -> Result<Vec<(String, Value)>, ValueError> {
     let mut fields = Vec::with_capacity(record.fields.len());
     for (name, field) in &record.fields {
-        let inner = if place.is_empty() {
-            name.clone()
-        } else {
-            format!("{place}.{name}")
+        let inner = || match place {
+            "" => name.clone(),
+            place => format!("{place}.{name}"),
         };
         match object.get(name) {
-            Some(value) => fields.push((name.clone(), expression(&field.ty, value, &inner)?)),
-            None if field.required => return Err(ValueError::Missing(inner)),
+            Some(json) => fields.push((name.clone(), value(&field.ty, json, &inner())?)),
+            None if field.required => return Err(ValueError::Missing(inner())),
             None => {}
         }
     }
     Ok(fields)
 }
 
-fn set(element: &AttrType, value: &Value, place: &str) -> Result<RestrictedExpression, ValueError> {
-    let items = value
+fn set(element: &AttrType, json: &Json, place: &str) -> Result<Value, ValueError> {
+    let items = json
         .as_array()
         .ok_or_else(|| ValueError::Mismatch(place.to_owned(), "a list"))?;
     if items.len() > SET_ITEMS_MAX {
@@ -95,46 +77,76 @@ fn set(element: &AttrType, value: &Value, place: &str) -> Result<RestrictedExpre
     }
     let items = items
         .iter()
-        .map(|item| expression(element, item, place))
+        .map(|item| value(element, item, place))
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(RestrictedExpression::new_set(items))
+    Ok(Value::set(items, None))
 }
 
-fn text(value: &Value) -> Option<&str> {
-    value.as_str()
+/// An extension's function that makes its values from text.
+struct Constructor {
+    name: &'static str,
+    function: Option<&'static ExtensionFunction>,
 }
 
-/// `"10.0.0.1"` or Cedar's `{"__extn":{"fn":"ip","arg":"10.0.0.1"}}`; only text that the constructor accepts.
-fn extension<'a>(value: &'a Value, function: &str) -> Option<&'a str> {
-    let arg = match value {
-        Value::String(s) => s.as_str(),
+struct Constructors {
+    ip: Constructor,
+    decimal: Constructor,
+    datetime: Constructor,
+    duration: Constructor,
+}
+
+/// Found once: an expression that calls one has Cedar parse its name, which costs ten times as much as the call.
+static CONSTRUCTORS: LazyLock<Constructors> = LazyLock::new(|| Constructors {
+    ip: Constructor::of("ip"),
+    decimal: Constructor::of("decimal"),
+    datetime: Constructor::of("datetime"),
+    duration: Constructor::of("duration"),
+});
+
+impl Constructor {
+    fn of(name: &'static str) -> Self {
+        let parsed = ast::Name::parse_unqualified_name(name).ok();
+        let function = parsed.and_then(|parsed| Extensions::all_available().func(&parsed).ok());
+        Self { name, function }
+    }
+
+    /// `None` for text that is none of its values.
+    fn call(&self, text: &str) -> Option<Value> {
+        match self.function?.call(&[Value::from(text)]).ok()? {
+            PartialValue::Value(value) => Some(value),
+            PartialValue::Residual(_) => None,
+        }
+    }
+}
+
+/// `"10.0.0.1"` or Cedar's `{"__extn":{"fn":"ip","arg":"10.0.0.1"}}`.
+fn extension(json: &Json, constructor: &Constructor) -> Option<Value> {
+    let text = match json {
+        Json::String(text) => text.as_str(),
         _ => {
-            let call = value.get("__extn")?;
-            (call.get("fn")?.as_str()? == function)
-                .then(|| call.get("arg")?.as_str())
-                .flatten()?
+            let call = json.get("__extn")?;
+            let named = call.get("fn")?.as_str()? == constructor.name;
+            named.then(|| call.get("arg")?.as_str()).flatten()?
         }
     };
-    constructs(function, arg).then_some(arg)
-}
-
-/// Cedar checks an extension's text only when it evaluates; a bad one must be refused here, as a bad claim.
-fn constructs(function: &str, arg: &str) -> bool {
-    let value = match function {
-        "ip" => RestrictedExpression::new_ip(arg),
-        "decimal" => RestrictedExpression::new_decimal(arg),
-        "duration" => RestrictedExpression::new_duration(arg),
-        _ => RestrictedExpression::new_datetime(arg),
-    };
-    cedar_policy::Context::from_pairs([("value".to_owned(), value)]).is_ok()
+    constructor.call(text)
 }
 
 /// Cedar's datetime text; an integer is Unix seconds, as in `auth_time`.
-fn datetime(value: &Value) -> Option<String> {
-    match value.as_i64() {
-        Some(seconds) => datetime_text(seconds.checked_mul(1000)?),
-        None => extension(value, "datetime").map(str::to_owned),
+fn datetime(json: &Json) -> Option<Value> {
+    match json.as_i64() {
+        Some(seconds) => datetime_of(seconds.checked_mul(1000)?),
+        None => extension(json, &CONSTRUCTORS.datetime),
     }
+}
+
+/// Unix milliseconds as Cedar's datetime; `None` outside the years 0-9999.
+pub fn datetime_of(unix_millis: i64) -> Option<Value> {
+    CONSTRUCTORS.datetime.call(&datetime_text(unix_millis)?)
+}
+
+pub fn ip_of(address: IpAddr) -> Option<Value> {
+    CONSTRUCTORS.ip.call(&address.to_string())
 }
 
 /// Unix milliseconds as Cedar's datetime text (`2026-01-31T23:59:59.999Z`); `None` outside the years 0-9999.
@@ -186,7 +198,7 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
 }
 
 /// `"alice"` (an id of the declared type), `{"type":…,"id":…}` or `{"__entity":{…}}`; the type must be the declared one.
-fn entity(ty: &EntityTypeName, value: &Value) -> Option<EntityUid> {
+fn entity(ty: &EntityTypeName, value: &Json) -> Option<EntityUid> {
     if let Some(id) = value.as_str() {
         return Some(EntityUid::from_type_name_and_id(ty.clone(), EntityId::new(id)));
     }
@@ -223,7 +235,7 @@ mod tests {
             (AttrType::Set(Box::new(AttrType::String)), json!(["a", 1])),
             (AttrType::Entity("User".parse().unwrap()), json!({"type": "Role", "id": "x"})),
         ] {
-            assert!(expression(&ty, &bad, "claim").is_err(), "{ty:?} {bad}");
+            assert!(value(&ty, &bad, "claim").is_err(), "{ty:?} {bad}");
         }
     }
 
@@ -242,7 +254,7 @@ mod tests {
                 json!({"__entity": {"type": "User", "id": "a"}}),
             ),
         ] {
-            assert!(expression(&ty, &good, "claim").is_ok(), "{ty:?} {good}");
+            assert!(value(&ty, &good, "claim").is_ok(), "{ty:?} {good}");
         }
     }
 

@@ -8,6 +8,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};
 
 use super::{AttrType, ContextPlan, Fact, Facts, HttpFacts};
+use crate::authz::value::datetime_text;
 use crate::denial::Refusal;
 use crate::types::AuthFacts;
 
@@ -15,6 +16,8 @@ use crate::types::AuthFacts;
 pub(super) enum Shown<'a> {
     Text(&'a str),
     Ip(IpAddr),
+    /// Unix milliseconds.
+    Now(i64),
     Auth(&'a AuthFacts, &'a AttrType),
     Flags(&'a Map<String, Value>),
     Json(Value),
@@ -137,6 +140,8 @@ impl Serialize for Shown<'_> {
         match self {
             Self::Text(text) => to.serialize_str(text),
             Self::Ip(ip) => to.collect_str(ip),
+            // INVARIANT: no clock leaves the years that the text can say
+            Self::Now(millis) => to.serialize_str(&datetime_text(*millis).unwrap_or_default()),
             Self::Auth(auth, ty) => auth_fields(auth, ty, to),
             Self::Flags(flags) => flags.serialize(to),
             Self::Json(value) => value.serialize(to),
