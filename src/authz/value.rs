@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(datetime_text(1_767_225_600_123).unwrap(), "2026-01-01T00:00:00.123Z");
         assert_eq!(datetime_text(951_782_400_000).unwrap(), "2000-02-29T00:00:00.000Z");
         assert_eq!(datetime_text(-1).unwrap(), "1969-12-31T23:59:59.999Z");
-        assert!(constructs("datetime", &datetime_text(1_767_225_600_123).unwrap()));
+        assert!(datetime_of(1_767_225_600_123).is_some());
         assert!(datetime_text(i64::MAX).is_none());
     }
 }
