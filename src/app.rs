@@ -179,10 +179,7 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
         },
     };
     let asks = reloader.asks();
-    let mut background = vec![thread("twins", move || {
-        priority::step_back();
-        make_twins(&waiting);
-    })?];
+    let mut background = vec![thread("twins", move || make_twins(&waiting))?];
     background.extend(operation.start((bound.admin, bound.control), shutdown.clone())?);
     let (told, (loaded, first)) = (shutdown.clone(), sync_channel(1));
     background.push(thread("reload", move || {
@@ -360,6 +357,7 @@ fn bind_all(config: &Config) -> Result<Bound, StartError> {
 }
 
 fn make_twins(waiting: &Receiver<Weak<Slice>>) {
+    priority::step_back();
     // ends when the last revision that could ask is gone
     while let Ok(slice) = waiting.recv() {
         if let Some(slice) = slice.upgrade() {

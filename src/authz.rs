@@ -8,6 +8,7 @@ pub mod engine;
 #[cfg(test)]
 mod engine_tests;
 pub mod entities;
+pub mod policy;
 pub mod principal;
 pub mod reads;
 pub mod schema;

@@ -275,7 +275,7 @@ impl Reloader {
         let Loaded { revision, rejected } = self.loader.load(portal.frame(), tree, previous);
         let warnings = revision.as_ref().map(|r| r.warnings.clone()).unwrap_or_default();
         if let Some(revision) = revision {
-            self.swap(portal, revision, started);
+            self.swap(portal, &revision, started);
         }
         let result = if rejected.is_some() {
             ReloadResult::Rejected
@@ -300,12 +300,12 @@ impl Reloader {
         );
     }
 
-    fn swap(&mut self, portal: &Arc<Portal>, revision: Arc<Revision>, started: Instant) {
+    fn swap(&mut self, portal: &Arc<Portal>, revision: &Arc<Revision>, started: Instant) {
         let policies = revision.rules.engine.policies().len();
         tracing::info!(portal = %portal.slug(), revision = %revision.id, policies, took = ?started.elapsed(), "revision active");
-        self.activate(portal, Arc::clone(&revision));
+        self.activate(portal, Arc::clone(revision));
         // not before: a disk may take its time
-        if let Some(Err(error)) = self.state.as_ref().map(|state| state.save(portal.slug(), &revision)) {
+        if let Some(Err(error)) = self.state.as_ref().map(|state| state.save(portal.slug(), revision)) {
             tracing::warn!(portal = %portal.slug(), %error, "the revision could not be kept for a restart");
         }
     }

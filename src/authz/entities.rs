@@ -105,7 +105,9 @@ impl Known {
         attrs: impl IntoIterator<Item = (String, Value)>,
         ancestors: impl IntoIterator<Item = EntityUid>,
     ) -> Self {
-        let attrs = attrs.into_iter().map(|(name, value)| (name.into(), PartialValue::Value(value)));
+        let attrs = attrs
+            .into_iter()
+            .map(|(name, value)| (name.into(), PartialValue::Value(value)));
         let parents = ancestors.into_iter().map(ast::EntityUID::from).collect();
         Self(Arc::new(ast::Entity::new_with_attr_partial_value(
             uid.into(),

@@ -125,4 +125,3 @@ pub fn claim<'a>(claims: &'a serde_json::Map<String, serde_json::Value>, path: &
     let first = claims.get(steps.next()?)?;
     steps.try_fold(first, |value, step| value.as_object()?.get(step))
 }
-

@@ -60,7 +60,7 @@ struct Known {
 #[derive(Clone)]
 enum Item {
     Policy(Arc<PolicyEntry>),
-    Template(Template),
+    Template(Box<Template>),
 }
 
 /// What validation says of one statement: places count from the statement's own beginning.
@@ -230,7 +230,7 @@ fn join(
         parsed.path_problems.extend(known.checked.path_problems.iter().map(placed));
         match &known.item {
             Item::Policy(entry) => parsed.entries.push(Arc::clone(entry)),
-            Item::Template(template) => parsed.templates.push(template.clone()),
+            Item::Template(template) => parsed.templates.push(Template::clone(template)),
         }
     }
     if !problems.is_empty() {
@@ -245,7 +245,7 @@ fn check(item: &Item, text: &str, schema: &PortalSchema) -> Checked {
     let mut set = PolicySet::new();
     let added = match item {
         Item::Policy(entry) => set.add(entry.policy().clone()),
-        Item::Template(template) => set.add_template(template.clone()),
+        Item::Template(template) => set.add_template(Template::clone(template)),
     };
     let (mut errors, warnings) = validate("", text, &set, &schema.validator);
     errors.extend(added.err().map(|e| Problem::new("", e.to_string())));
@@ -279,7 +279,7 @@ impl Naming<'_> {
             }
             (None, Some(template)) if templates.next().is_none() => {
                 let id = self.id(template.annotation("id"), number);
-                Some(Item::Template(template.new_id(id)))
+                Some(Item::Template(Box::new(template.new_id(id))))
             }
             _ => None,
         }
