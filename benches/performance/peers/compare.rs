@@ -49,6 +49,8 @@ impl Compared {
                     peers.push(peer);
                 }
                 Err(reason) => {
+                    let ours = matches!(one, Who::Gate | Who::GateConditional | Who::GatePublic);
+                    assert!(!ours, "{}: {reason}", one.name());
                     eprintln!("  {}: {reason}", one.name());
                     let name = one.name();
                     missing.push(Missing { name, reason });

@@ -81,6 +81,7 @@ fn measure(folder: &Path, policies: usize, plan: Plan, missing: &mut Vec<Missing
                 });
             }
             Err(reason) => {
+                assert!(api != Api::Gate, "{}: {reason}", api.name());
                 let name = format!("{}, {policies} policies", api.name());
                 eprintln!("  {name}: {reason}");
                 missing.push(Missing { name, reason });
