@@ -1,12 +1,21 @@
 # Thin on purpose: cargo knows how. `make test` is everything CI runs before a merge.
-.PHONY: demo test lint bench tools
+.PHONY: demo test lint bench tools counts counts-accept
+
+INSTRUCTIONS = cargo run --locked --quiet --profile counts --features counts --bin instructions --
 
 demo: ## two portals, a demo app, a token issuer; prints three curls
 	cargo run --locked --quiet -- demo
 
-test: tools lint ## everything: format, lints, all tests
+test: tools lint ## everything: format, lints, all tests, instruction counts
 	cargo test --locked --all-targets
 	cargo test --locked --doc
+	$(INSTRUCTIONS) check
+
+counts: tools ## instructions per operation, compared with benches/instructions/baseline.json
+	$(INSTRUCTIONS) check
+
+counts-accept: tools ## what is counted now becomes the baseline
+	$(INSTRUCTIONS) accept
 
 lint:
 	cargo fmt --check

@@ -70,6 +70,12 @@ pub fn claims() -> Map<String, Value> {
 
 /// The files of a portal with `policies` policies, one of them saying `mark`.
 pub fn folder(policies: usize, mark: &str) -> Folder {
+    let files = files(policies, mark);
+    Folder::new(files.iter().map(|(name, text)| (name.as_str(), text.as_str())))
+}
+
+/// The same by name.
+pub fn files(policies: usize, mark: &str) -> Vec<(String, String)> {
     let others: Vec<usize> = (0..policies.saturating_sub(OURS.matches("@id").count())).collect();
     let mut files = vec![
         ("schemas/bench.cedarschema".to_owned(), SCHEMA.to_owned()),
@@ -83,7 +89,7 @@ pub fn folder(policies: usize, mark: &str) -> Folder {
         });
         files.push((format!("policies/bench/others-{number}.cedar"), text));
     }
-    Folder::new(files.iter().map(|(name, text)| (name.as_str(), text.as_str())))
+    files
 }
 
 pub fn world(policies: usize) -> World {
