@@ -1,7 +1,8 @@
 //! Instructions per operation of the decision, the token and a whole request, against a committed baseline.
 //!
-//! `check` compares, `accept` writes the baseline; both run this program once more under callgrind as `measure`, which
-//! says on stdout what it does in which order. See `benches/README.md`.
+//! `check` compares, `accept` writes the baseline; both run this program again under callgrind: once for everything that
+//! runs on one thread (`operations`, which says on stdout what it does in which order), and as a gate that is asked, with
+//! and without the requests that are counted (`requests`). See `benches/README.md`.
 
 #![expect(clippy::unwrap_used, reason = "what cannot be set up or counted must stop and say so")]
 
@@ -15,19 +16,26 @@ mod world;
 use std::path::Path;
 use std::process::ExitCode;
 
-use self::callgrind::Part;
+use self::callgrind::Run;
 use self::verdict::{ACCEPT, Baseline, Counts};
 
 const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions/baseline.json");
 /// The function whose calls cut a run into parts.
 const MARK: &str = "instructions::mark";
+/// Requests of a kind.
+const REQUESTS: &str = "500";
 
 fn main() -> ExitCode {
-    let mode = std::env::args().nth(1).unwrap_or_default();
-    match mode.as_str() {
-        "measure" => measure_all(),
-        "check" => return check(),
-        "accept" => std::fs::write(BASELINE, serde_json::to_string_pretty(&counted()).unwrap() + "\n").unwrap(),
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["check"] => return check(),
+        ["accept"] => std::fs::write(BASELINE, serde_json::to_string_pretty(&counted()).unwrap() + "\n").unwrap(),
+        ["operations"] => {
+            operations::decisions();
+            operations::tokens();
+        }
+        ["requests", permitted, denied] => request::requests(Path::new("."), permitted.parse().unwrap(), denied.parse().unwrap()),
         _ => {
             eprintln!("usage: instructions check|accept");
             return ExitCode::from(2);
@@ -48,12 +56,6 @@ fn check() -> ExitCode {
 }
 
 fn counted() -> Baseline {
-    let program = std::env::current_exe().unwrap();
-    let folder = program.with_file_name("instructions.run");
-    let run = callgrind::count(&program, &["measure"], MARK, &folder).unwrap_or_else(|problem| {
-        eprintln!("instructions: {problem}");
-        std::process::exit(1);
-    });
     let versions = callgrind::said("rustc", &["-vV"]).unwrap();
     let line = |key: &str| {
         versions
@@ -66,31 +68,62 @@ fn counted() -> Baseline {
         rustc: line("release: "),
         target: line("host: "),
         valgrind: callgrind::version().unwrap(),
-        instructions: per_operation(&run.said, &run.parts),
+        instructions: instructions(),
     }
 }
 
-/// What `measure` said it did, and what callgrind saw.
-fn per_operation(said: &str, parts: &[Part]) -> Counts {
+/// The runs do not know of each other and count the same however many there are at once.
+fn instructions() -> Counts {
+    std::thread::scope(|scope| {
+        let operations = scope.spawn(|| per_operation(&run(&["operations"])));
+        let requests = scope.spawn(|| worker(&run(&["requests", "0", "0"])));
+        let permitted = scope.spawn(|| worker(&run(&["requests", REQUESTS, "0"])));
+        let denied = scope.spawn(|| worker(&run(&["requests", "0", REQUESTS])));
+        let mut counts = operations.join().unwrap();
+        let (without, times) = (requests.join().unwrap(), REQUESTS.parse::<u64>().unwrap());
+        for (name, with) in [("permitted", permitted), ("denied", denied)] {
+            counts.insert(format!("request/{name}"), (with.join().unwrap() - without) / times);
+        }
+        counts
+    })
+}
+
+fn run(arguments: &[&str]) -> Run {
+    let program = std::env::current_exe().unwrap();
+    let folder = program.with_file_name("instructions.run").join(arguments.join("-"));
+    callgrind::count(&program, arguments, MARK, &folder).unwrap_or_else(|problem| {
+        eprintln!("instructions: {problem}");
+        std::process::exit(1);
+    })
+}
+
+/// What the run said it did, and what callgrind saw.
+fn per_operation(run: &Run) -> Counts {
     let mut counts = Counts::new();
-    for (nth, line) in said.lines().enumerate() {
+    for (nth, line) in run.said.lines().enumerate() {
         let (name, times) = line.rsplit_once(' ').unwrap();
         // every operation lies between two marks; the first part is what was before all of them
         let number = 2 * nth + 2;
-        let worker = name.starts_with("request/");
-        let ours = |part: &&Part| part.number == number && if worker { part.ran(request::WORKER) } else { part.thread == 1 };
-        let threads: Vec<_> = parts.iter().filter(ours).collect();
-        assert_eq!(threads.len(), 1, "{name}: which thread did it?");
-        let instructions: u64 = threads.iter().map(|part| part.instructions).sum();
-        counts.insert(name.to_owned(), instructions / times.parse::<u64>().unwrap());
+        let part = run
+            .parts
+            .iter()
+            .find(|part| part.number == number && part.thread == 1)
+            .unwrap();
+        counts.insert(name.to_owned(), part.instructions / times.parse::<u64>().unwrap());
     }
     counts
 }
 
-fn measure_all() {
-    operations::decisions();
-    operations::tokens();
-    request::requests(Path::new("."));
+/// All that the worker did, from start to end: marks cut the calling thread alone.
+fn worker(run: &Run) -> u64 {
+    let workers: Vec<_> = run.parts.iter().filter(|part| part.ran(request::WORKER)).collect();
+    assert_eq!(
+        workers.len(),
+        1,
+        "there is one worker, and nothing else runs `{}`",
+        request::WORKER
+    );
+    workers.iter().map(|part| part.instructions).sum()
 }
 
 /// Has `operation` counted, `times` in a row, once it has run often enough for what it makes the first time to exist.
