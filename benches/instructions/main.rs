@@ -28,35 +28,45 @@ const REQUESTS: &str = "500";
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match arguments.as_slice() {
-        ["check"] => return check(),
-        ["accept"] => std::fs::write(BASELINE, serde_json::to_string_pretty(&counted()).unwrap() + "\n").unwrap(),
+    let done = match arguments.as_slice() {
+        ["check"] => check(),
+        ["accept"] => accept(),
         ["operations"] => {
             operations::decisions();
             operations::tokens();
+            Ok(())
         }
-        ["requests", permitted, denied] => request::requests(Path::new("."), permitted.parse().unwrap(), denied.parse().unwrap()),
-        _ => {
-            eprintln!("usage: instructions check|accept");
-            return ExitCode::from(2);
+        ["requests", permitted, denied] => {
+            request::requests(Path::new("."), permitted.parse().unwrap(), denied.parse().unwrap());
+            Ok(())
         }
-    }
-    ExitCode::SUCCESS
-}
-
-fn check() -> ExitCode {
-    let Ok(text) = std::fs::read_to_string(BASELINE) else {
-        eprintln!("instructions: there is no baseline; `{ACCEPT}` makes one");
-        return ExitCode::FAILURE;
+        _ => Err("usage: instructions check|accept".to_owned()),
     };
-    let before: Baseline = serde_json::from_str(&text).unwrap();
-    let report = verdict::compare(&before, &counted());
-    print!("{}", report.text);
-    if report.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    let Err(problem) = done else {
+        return ExitCode::SUCCESS;
+    };
+    eprintln!("instructions: {problem}");
+    ExitCode::FAILURE
 }
 
-fn counted() -> Baseline {
-    let versions = callgrind::said("rustc", &["-vV"]).unwrap();
+fn check() -> Result<(), String> {
+    let text = std::fs::read_to_string(BASELINE).map_err(|e| format!("there is no baseline ({e}); `{ACCEPT}` makes one"))?;
+    let before: Baseline = serde_json::from_str(&text).map_err(|e| format!("`{BASELINE}`: {e}"))?;
+    let report = verdict::compare(&before, &counted()?);
+    print!("{}", report.text);
+    if report.failed {
+        return Err("not as cheap as the baseline, or not what it holds".to_owned());
+    }
+    Ok(())
+}
+
+fn accept() -> Result<(), String> {
+    let text = serde_json::to_string_pretty(&counted()?).map_err(|e| e.to_string())?;
+    std::fs::write(BASELINE, text + "\n").map_err(|e| format!("cannot write `{BASELINE}`: {e}"))
+}
+
+fn counted() -> Result<Baseline, String> {
+    let versions = callgrind::said("rustc", &["-vV"])?;
     let line = |key: &str| {
         versions
             .lines()
@@ -64,37 +74,34 @@ fn counted() -> Baseline {
             .unwrap_or("?")
             .to_owned()
     };
-    Baseline {
+    Ok(Baseline {
         rustc: line("release: "),
         target: line("host: "),
-        valgrind: callgrind::version().unwrap(),
-        instructions: instructions(),
-    }
+        valgrind: callgrind::version()?,
+        instructions: instructions()?,
+    })
 }
 
 /// The runs do not know of each other and count the same however many there are at once.
-fn instructions() -> Counts {
+fn instructions() -> Result<Counts, String> {
     std::thread::scope(|scope| {
-        let operations = scope.spawn(|| per_operation(&run(&["operations"])));
-        let requests = scope.spawn(|| worker(&run(&["requests", "0", "0"])));
-        let permitted = scope.spawn(|| worker(&run(&["requests", REQUESTS, "0"])));
-        let denied = scope.spawn(|| worker(&run(&["requests", "0", REQUESTS])));
-        let mut counts = operations.join().unwrap();
-        let (without, times) = (requests.join().unwrap(), REQUESTS.parse::<u64>().unwrap());
+        let operations = scope.spawn(|| run(&["operations"]));
+        let requests = scope.spawn(|| run(&["requests", "0", "0"]));
+        let permitted = scope.spawn(|| run(&["requests", REQUESTS, "0"]));
+        let denied = scope.spawn(|| run(&["requests", "0", REQUESTS]));
+        let mut counts = per_operation(&operations.join().unwrap()?);
+        let (without, times) = (worker(&requests.join().unwrap()?), REQUESTS.parse::<u64>().unwrap());
         for (name, with) in [("permitted", permitted), ("denied", denied)] {
-            counts.insert(format!("request/{name}"), (with.join().unwrap() - without) / times);
+            counts.insert(format!("request/{name}"), (worker(&with.join().unwrap()?) - without) / times);
         }
-        counts
+        Ok(counts)
     })
 }
 
-fn run(arguments: &[&str]) -> Run {
-    let program = std::env::current_exe().unwrap();
+fn run(arguments: &[&str]) -> Result<Run, String> {
+    let program = std::env::current_exe().map_err(|e| e.to_string())?;
     let folder = program.with_file_name("instructions.run").join(arguments.join("-"));
-    callgrind::count(&program, arguments, MARK, &folder).unwrap_or_else(|problem| {
-        eprintln!("instructions: {problem}");
-        std::process::exit(1);
-    })
+    callgrind::count(&program, arguments, MARK, &folder)
 }
 
 /// What the run said it did, and what callgrind saw.
