@@ -136,12 +136,12 @@ impl Report {
 }
 
 fn judge(name: &str, was: Option<u64>, is: Option<u64>) -> Verdict {
-    let allowed = f64::from(tolerance(name));
+    let allowed = u64::from(tolerance(name));
     match (was, is) {
         (None, _) => Verdict::New,
         (_, None) => Verdict::Gone,
-        (Some(was), Some(is)) if change(was, is) > allowed => Verdict::Dearer,
-        (Some(was), Some(is)) if change(was, is) < -allowed => Verdict::Cheaper,
+        (Some(was), Some(is)) if is * 100 > was * (100 + allowed) => Verdict::Dearer,
+        (Some(was), Some(is)) if is * 100 < was * (100 - allowed) => Verdict::Cheaper,
         (Some(_), Some(_)) => Verdict::Same,
     }
 }
