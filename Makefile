@@ -1,12 +1,21 @@
 # Thin on purpose: cargo knows how. `make test` is everything CI runs before a merge.
-.PHONY: demo test lint bench bench-parts bench-tools tools
+.PHONY: demo test lint bench bench-parts bench-tools tools counts counts-accept
+
+INSTRUCTIONS = cargo run --locked --quiet --profile counts --features counts --bin instructions --
 
 demo: ## two portals, a demo app, a token issuer; prints three curls
 	cargo run --locked --quiet -- demo
 
-test: tools lint ## everything: format, lints, all tests
+test: tools lint ## everything: format, lints, all tests, instruction counts
 	cargo test --locked --all-targets
 	cargo test --locked --doc
+	$(INSTRUCTIONS) check
+
+counts: tools ## instructions per operation, compared with benches/instructions/baseline.json
+	$(INSTRUCTIONS) check
+
+counts-accept: tools ## what is counted now becomes the baseline
+	$(INSTRUCTIONS) accept
 
 lint:
 	cargo fmt --check
@@ -17,8 +26,8 @@ lint:
 bench: bench-tools ## the gate beside its peers and as its work grows; writes docs/performance.md
 	cargo bench --locked --profile release --bench performance -- --write $(BENCH)
 
-bench-parts: ## the parts that decide the gate's speed, and sessions
-	cargo bench --locked --profile quick --bench gate --bench sessions
+bench-parts: ## the parts that decide the gate's speed
+	cargo bench --locked --profile quick --bench gate
 
 bench-tools: ## what the gate is compared with; names what cannot be installed
 	@.ci/bench-tools

@@ -1,0 +1,98 @@
+//! One run of a program under callgrind, cut where it calls a marked function: instructions per part and thread.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// All of the environment besides `PATH`. What glibc and aws-lc make of the processor needs no pinning: callgrind shows
+/// every program the same one (a Haswell, on anything with AVX2). glibc's arenas would follow the number of processors.
+const ENVIRONMENT: [(&str, &str); 1] = [("GLIBC_TUNABLES", "glibc.malloc.arena_max=16")];
+
+/// What the program said, and what it cost.
+pub struct Run {
+    pub said: String,
+    pub parts: Vec<Part>,
+}
+
+/// What one thread did between two calls of the marked function.
+pub struct Part {
+    pub number: usize,
+    pub thread: u64,
+    pub instructions: u64,
+    /// Names of the functions that ran are in here.
+    text: String,
+}
+
+impl Part {
+    /// `prefix` of a function's path, like `cedargate::gate::`.
+    pub fn ran(&self, prefix: &str) -> bool {
+        self.text.contains(prefix)
+    }
+
+    fn read(path: &Path) -> Result<Self, String> {
+        let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read `{}`: {e}", path.display()))?;
+        let number = |key: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(key));
+            line.and_then(|number| number.trim().parse::<u64>().ok())
+                .ok_or_else(|| format!("`{}` has no number `{key}`", path.display()))
+        };
+        let (part, thread, instructions) = (number("part: ")?, number("thread: ")?, number("totals: ")?);
+        Ok(Self {
+            number: usize::try_from(part).map_err(|e| e.to_string())?,
+            thread,
+            instructions,
+            text,
+        })
+    }
+}
+
+/// Runs `program arguments` in `folder`, which it empties first; cut at every call of `mark`.
+pub fn count(program: &Path, arguments: &[&str], mark: &str, folder: &Path) -> Result<Run, String> {
+    let fail = |e: std::io::Error| format!("cannot use `{}`: {e}", folder.display());
+    if folder.exists() {
+        std::fs::remove_dir_all(folder).map_err(fail)?;
+    }
+    std::fs::create_dir_all(folder).map_err(fail)?;
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--quiet", "--separate-threads=yes", "--fair-sched=yes"])
+        .arg(format!("--dump-before={mark}"))
+        .arg(format!("--callgrind-out-file={}", folder.join("out").display()))
+        .arg(program)
+        .args(arguments)
+        .env_clear()
+        .envs(ENVIRONMENT)
+        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+        .current_dir(folder)
+        .output()
+        .map_err(|e| format!("cannot run valgrind ({e}); `make tools` installs it"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("the program under valgrind ended with {}:\n{said}", output.status));
+    }
+    Ok(Run {
+        said: String::from_utf8(output.stdout).map_err(|e| e.to_string())?,
+        parts: parts(folder)?,
+    })
+}
+
+/// callgrind names what it writes `out.<part>-<thread>`.
+fn parts(folder: &Path) -> Result<Vec<Part>, String> {
+    let entries = std::fs::read_dir(folder).map_err(|e| e.to_string())?;
+    let paths: Result<Vec<PathBuf>, _> = entries.map(|entry| entry.map(|entry| entry.path())).collect();
+    let paths = paths.map_err(|e| e.to_string())?;
+    let written = |path: &&PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with("out") && name.contains('-')
+    };
+    paths.iter().filter(written).map(|path| Part::read(path)).collect()
+}
+
+pub fn version() -> Result<String, String> {
+    said("valgrind", &["--version"]).map(|line| line.trim().trim_start_matches("valgrind-").to_owned())
+}
+
+/// What a command prints.
+pub fn said(command: &str, arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new(command).args(arguments).output();
+    let output = output.map_err(|e| format!("cannot run {command}: {e}; `make tools` installs what is missing"))?;
+    String::from_utf8(output.stdout).map_err(|e| e.to_string())
+}

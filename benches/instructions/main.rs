@@ -1,0 +1,148 @@
+//! Instructions per operation of the decision, the token and a whole request, against a committed baseline.
+//!
+//! `check` compares, `accept` writes the baseline; both run this program again under callgrind: once for everything that
+//! runs on one thread (`operations`, which says on stdout what it does in which order), and as a gate that is asked, with
+//! and without the requests that are counted (`requests`). See `benches/README.md`.
+
+#![expect(clippy::unwrap_used, reason = "what cannot be set up or counted must stop and say so")]
+
+mod callgrind;
+mod operations;
+mod request;
+mod verdict;
+#[path = "../gate/world.rs"]
+mod world;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use self::callgrind::Run;
+use self::verdict::{ACCEPT, Baseline, Counts};
+
+const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions/baseline.json");
+/// The function whose calls cut a run into parts.
+const MARK: &str = "instructions::mark";
+/// Requests of a kind.
+const REQUESTS: &str = "500";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match arguments.as_slice() {
+        ["check"] => check(),
+        ["accept"] => accept(),
+        ["operations"] => {
+            operations::decisions();
+            operations::tokens();
+            Ok(())
+        }
+        ["requests", permitted, denied] => {
+            request::requests(Path::new("."), permitted.parse().unwrap(), denied.parse().unwrap());
+            Ok(())
+        }
+        _ => Err("usage: instructions check|accept".to_owned()),
+    };
+    let Err(problem) = done else {
+        return ExitCode::SUCCESS;
+    };
+    eprintln!("instructions: {problem}");
+    ExitCode::FAILURE
+}
+
+fn check() -> Result<(), String> {
+    let text = std::fs::read_to_string(BASELINE).map_err(|e| format!("there is no baseline ({e}); `{ACCEPT}` makes one"))?;
+    let before: Baseline = serde_json::from_str(&text).map_err(|e| format!("`{BASELINE}`: {e}"))?;
+    let report = verdict::compare(&before, &counted()?);
+    print!("{}", report.text);
+    if report.failed {
+        return Err("not as cheap as the baseline, or not what it holds".to_owned());
+    }
+    Ok(())
+}
+
+fn accept() -> Result<(), String> {
+    let text = serde_json::to_string_pretty(&counted()?).map_err(|e| e.to_string())?;
+    std::fs::write(BASELINE, text + "\n").map_err(|e| format!("cannot write `{BASELINE}`: {e}"))
+}
+
+fn counted() -> Result<Baseline, String> {
+    let versions = callgrind::said("rustc", &["-vV"])?;
+    let line = |key: &str| {
+        versions
+            .lines()
+            .find_map(|line| line.strip_prefix(key))
+            .unwrap_or("?")
+            .to_owned()
+    };
+    Ok(Baseline {
+        rustc: line("release: "),
+        target: line("host: "),
+        valgrind: callgrind::version()?,
+        instructions: instructions()?,
+    })
+}
+
+/// The runs do not know of each other and count the same however many there are at once.
+fn instructions() -> Result<Counts, String> {
+    std::thread::scope(|scope| {
+        let operations = scope.spawn(|| run(&["operations"]));
+        let requests = scope.spawn(|| run(&["requests", "0", "0"]));
+        let permitted = scope.spawn(|| run(&["requests", REQUESTS, "0"]));
+        let denied = scope.spawn(|| run(&["requests", "0", REQUESTS]));
+        let mut counts = per_operation(&operations.join().unwrap()?);
+        let (without, times) = (worker(&requests.join().unwrap()?), REQUESTS.parse::<u64>().unwrap());
+        for (name, with) in [("permitted", permitted), ("denied", denied)] {
+            counts.insert(format!("request/{name}"), (worker(&with.join().unwrap()?) - without) / times);
+        }
+        Ok(counts)
+    })
+}
+
+fn run(arguments: &[&str]) -> Result<Run, String> {
+    let program = std::env::current_exe().map_err(|e| e.to_string())?;
+    let folder = program.with_file_name("instructions.run").join(arguments.join("-"));
+    callgrind::count(&program, arguments, MARK, &folder)
+}
+
+/// What the run said it did, and what callgrind saw.
+fn per_operation(run: &Run) -> Counts {
+    let mut counts = Counts::new();
+    for (nth, line) in run.said.lines().enumerate() {
+        let (name, times) = line.rsplit_once(' ').unwrap();
+        // every operation lies between two marks; the first part is what was before all of them
+        let number = 2 * nth + 2;
+        let part = run
+            .parts
+            .iter()
+            .find(|part| part.number == number && part.thread == 1)
+            .unwrap();
+        counts.insert(name.to_owned(), part.instructions / times.parse::<u64>().unwrap());
+    }
+    counts
+}
+
+/// All that the worker did, from start to end: marks cut the calling thread alone.
+fn worker(run: &Run) -> u64 {
+    let workers: Vec<_> = run.parts.iter().filter(|part| part.ran(request::WORKER)).collect();
+    assert_eq!(
+        workers.len(),
+        1,
+        "there is one worker, and nothing else runs `{}`",
+        request::WORKER
+    );
+    workers.iter().map(|part| part.instructions).sum()
+}
+
+/// Has `operation` counted, `times` in a row, once it has run often enough for what it makes the first time to exist.
+fn measure(name: &str, times: usize, mut operation: impl FnMut()) {
+    (0..times.div_ceil(4)).for_each(|_| operation());
+    println!("{name} {times}");
+    mark();
+    (0..times).for_each(|_| operation());
+    mark();
+}
+
+#[inline(never)]
+fn mark() {
+    std::hint::black_box(());
+}
