@@ -151,6 +151,12 @@ impl Reloader {
     pub fn first_look(&mut self) {
         let (before, tree) = Tree::default().read_twice(&self.places, &Scope::Everything, READ_ATTEMPTS);
         self.add_portals(&tree);
+        if self.gate.serving.load().portals.is_empty() {
+            let policies = self.places.policies.display();
+            tracing::warn!(
+                "there is no portal folder in `{policies}` (policies.dir); until there is one, every request is denied"
+            );
+        }
         for portal in &self.gate.serving.load_full().portals {
             match self.state.as_ref().map(|state| state.load(portal.slug())) {
                 Some(Ok(Some(saved))) => self.restore(portal, &saved),

@@ -80,7 +80,10 @@ impl TreeArgs {
             }
         };
         if portals.is_empty() {
-            return Err(format!("there is no portal folder in {}", places.policies.display()));
+            return Err(format!(
+                "there is no portal folder in `{}` (policies.dir); each folder in it is a portal",
+                places.policies.display()
+            ));
         }
         Ok(Workbench {
             config,

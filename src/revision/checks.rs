@@ -17,7 +17,7 @@ use crate::authz::engine::PolicyEntry;
 use crate::authz::schema::{AttrType, SchemaModel};
 use crate::portal::file::PortalFile;
 use crate::portal::path::{CanonicalPath, is_canonical_id};
-use crate::portal::route::Reach;
+use crate::portal::route::{Reach, Route};
 use crate::types::PortalSlug;
 
 /// Files whose absence would quietly widen what is allowed; emptied first, they may go.
@@ -95,7 +95,7 @@ pub(super) fn route_problems(slug: &PortalSlug, files: &Files, file: &PortalFile
     let text = files.get(&name).and_then(|f| f.text(&name).ok()).unwrap_or_default();
     let mut problems = Vec::new();
     for route in file.routes.routes() {
-        let line = text.find(&*route.text).map(|offset| position(text, offset).0);
+        let line = route_line(text, route);
         let place =
             |message: String| Problem::new(&name, format!("route `{} {}`: {message}", route.method, route.text)).at_line(line);
         if model.resolve_action(&route.action).is_none() {
@@ -106,6 +106,18 @@ pub(super) fn route_problems(slug: &PortalSlug, files: &Files, file: &PortalFile
         }
     }
     problems
+}
+
+/// Where a route is written; its path may be another route's as well, or the beginning of one.
+fn route_line(text: &str, route: &Route) -> Option<usize> {
+    let written = format!("{} {}", route.method, route.text);
+    let is_whole = |after: &str| {
+        let next = after.chars().next();
+        next.is_none_or(|c| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | '}'))
+    };
+    let mut found = text.match_indices(&written);
+    let (offset, _) = found.find(|(offset, _)| is_whole(text.get(offset + written.len()..).unwrap_or_default()))?;
+    Some(position(text, offset).0)
 }
 
 /// A portal's login must be one that the portal believes, or everybody would log in for nothing.

@@ -51,6 +51,7 @@ mod login_pages;
 mod login_rates;
 mod login_tabs;
 mod logout;
+mod mistakes;
 mod oidc;
 mod path;
 mod processes;
