@@ -65,11 +65,20 @@ pub fn cpu_time(pid: u32) -> Duration {
 
 /// CPU time of each thread that lives.
 pub fn thread_times(pid: u32) -> BTreeMap<u32, Duration> {
+    schedule(pid, 0)
+}
+
+/// How long its threads could have run and waited for a core.
+pub fn waited(pid: u32) -> Duration {
+    schedule(pid, 1).values().sum()
+}
+
+fn schedule(pid: u32, column: usize) -> BTreeMap<u32, Duration> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let times = tasks.filter_map(|task| {
         let thread = task.file_name().to_str()?.parse().ok()?;
         let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
-        let nanos = text.split_whitespace().next()?.parse().ok()?;
+        let nanos = text.split_whitespace().nth(column)?.parse().ok()?;
         Some((thread, Duration::from_nanos(nanos)))
     });
     times.collect()

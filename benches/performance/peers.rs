@@ -40,9 +40,9 @@ const WHOLE: Sizes = Sizes {
     tokens: 5000,
 };
 const SMOKE: Sizes = Sizes {
-    policies: 20,
+    policies: 10,
     decisions: &[10],
-    memory: &[(20, 25.0)],
+    memory: &[(10, 25.0)],
     tokens: 20,
 };
 
@@ -77,6 +77,13 @@ pub fn sections(options: &Options) -> Vec<Section> {
     eprintln!("peers in front of the app");
     let mut compared = Compared::start(&site);
     compared.measure(plan);
+    if options.extent == Extent::Smoke {
+        let failed = compared
+            .peers
+            .iter()
+            .find_map(|peer| peer.failed.as_ref().map(|why| (&peer.name, why)));
+        assert!(failed.is_none(), "{failed:?}");
+    }
     let mut sections = vec![compared.section(&site)];
     sections.extend(cold::section(&site, &mut compared.peers, (plan.rounds, sizes.tokens)));
     drop(compared);

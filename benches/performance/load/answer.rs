@@ -19,10 +19,13 @@ pub fn parse(bytes: &[u8]) -> Result<Answer, String> {
         .and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok())
         .ok_or("no status line")?;
     let start = head + 4;
-    let end = match length(bytes.get(..head).unwrap())? {
-        _ if status == 204 || status == 304 => Some(start),
-        Length::Known(length) => Some(start + length),
-        Length::Chunked => chunked_end(bytes.get(start..).unwrap())?.map(|end| start + end),
+    let end = if status == 204 || status == 304 {
+        Some(start)
+    } else {
+        match length(bytes.get(..head).unwrap())? {
+            Length::Known(length) => Some(start.checked_add(length).ok_or("content-length is too large")?),
+            Length::Chunked => chunked_end(bytes.get(start..).unwrap())?.map(|end| start + end),
+        }
     };
     match end {
         Some(end) if end < bytes.len() => Err("more bytes than one answer".to_owned()),

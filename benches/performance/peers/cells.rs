@@ -45,6 +45,22 @@ pub fn ratio(of: &[Round], to: &[Round], what: impl Fn(&Round) -> f64) -> Option
     Spread::of(&ratios, |round| round.rate)
 }
 
+/// Less than this share of its core, and something else was the limit.
+pub const BUSY_MIN: f64 = 0.95;
+
+/// How many times as many requests the gate does. Where either was not limited by its core, the CPU time per request says it,
+/// and the text says so.
+pub fn gain(gate: &[Round], other: &[Round]) -> Option<(Spread, &'static str)> {
+    let busy = |rounds: &[Round]| Spread::of(rounds, |round| round.busy).is_some_and(|busy| busy.median >= BUSY_MIN);
+    match busy(gate) && busy(other) {
+        true => Some((ratio(gate, other, |round| round.rate)?, "by requests")),
+        false => Some((
+            ratio(other, gate, |round| round.cpu)?,
+            "by CPU time, because a core was not full",
+        )),
+    }
+}
+
 pub fn times(ratio: Spread) -> String {
     format!("{:.2} ({:.2}–{:.2})", ratio.median, ratio.low, ratio.high)
 }

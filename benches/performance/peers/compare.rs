@@ -1,6 +1,6 @@
 //! Those in front of the app, in every shape of load: tables, plots and the goals about them.
 
-use super::cells::{bars, number, range, ratio, table, times};
+use super::cells::{BUSY_MIN, bars, gain, number, range, ratio, table, times};
 use super::http::{Missing, Site, Who};
 use super::rounds::{CONNECTIONS, Peer, Plan, Round, Shape, Spread, interleave};
 use crate::report::{Goal, Section, Table};
@@ -13,8 +13,6 @@ const SHARE_OF_GATE: f64 = 0.5;
 const FEW_POLICIES: usize = 10;
 /// Answering less than this share of what was due per second is not keeping the rate.
 const KEPT_MIN: f64 = 0.98;
-/// Less than this share of its core, and something else was the limit.
-const BUSY_MIN: f64 = 0.95;
 
 /// Everybody who came up and answered rightly, in the order of the tables.
 pub struct Compared {
@@ -51,6 +49,8 @@ impl Compared {
                     peers.push(peer);
                 }
                 Err(reason) => {
+                    let ours = matches!(one, Who::Gate | Who::GateConditional | Who::GatePublic);
+                    assert!(!ours, "{}: {reason}", one.name());
                     eprintln!("  {}: {reason}", one.name());
                     let name = one.name();
                     missing.push(Missing { name, reason });
@@ -150,6 +150,7 @@ impl Compared {
                  request is the better measure. All requests carry the same valid token; new ones have their own section. Then open loops: requests are due at fixed times and their latency counts from when they were due. Last: one request at a time."
                     .to_owned(),
                 recorded,
+                self.idleness(),
             ],
             tables,
             bars: charts,
@@ -276,6 +277,22 @@ impl Compared {
         )
     }
 
+    /// Whether the machine did anything else: nginx has one thread, and its core to itself.
+    fn idleness(&self) -> String {
+        let waited = self
+            .closed(Who::Nginx)
+            .and_then(|rounds| Spread::of(rounds, |round| round.waited));
+        waited.map_or_else(
+            || "Whether the machine was idle is not known, because nginx was not measured.".to_owned(),
+            |waited| {
+                format!(
+                    "nginx, alone on its core, waited for it {:.1} % of the time: on an idle machine that is close to nothing, and if it is not, believe no number here.",
+                    waited.median * 100.0
+                )
+            },
+        )
+    }
+
     /// Envoy's goals are judged by the easier Envoy: the one with few policies.
     fn goals(&self) -> Vec<Goal> {
         let largest = self.who.iter().filter_map(|who| match who {
@@ -302,18 +319,8 @@ impl Compared {
         goals
     }
 
-    /// How many times as many requests the gate does. Where either was not limited by its core, the CPU time per request
-    /// says it, and the text says so.
     fn gate_ratio(&self, to: Who) -> Option<(Spread, &'static str)> {
-        let (gate, other) = (self.closed(Who::Gate)?, self.closed(to)?);
-        let busy = |rounds: &[Round]| Spread::of(rounds, |round| round.busy).is_some_and(|busy| busy.median >= BUSY_MIN);
-        match busy(gate) && busy(other) {
-            true => Some((ratio(gate, other, |round| round.rate)?, "by requests")),
-            false => Some((
-                ratio(other, gate, |round| round.cpu)?,
-                "by CPU time, because a core was not full",
-            )),
-        }
+        gain(self.closed(Who::Gate)?, self.closed(to)?)
     }
 
     fn throughput(&self, number: u8, what: &str, to: Who, wanted: f64) -> Goal {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::servers::Server;
 use crate::load::{Load, Pace, Until, count};
-use crate::machine::pause;
+use crate::machine::{pause, waited};
 
 /// Connections in every run with more than one.
 pub const CONNECTIONS: usize = 32;
@@ -44,6 +44,8 @@ pub struct Round {
     pub cpu: f64,
     /// Share of one core that the peer used.
     pub busy: f64,
+    /// Share of the time in which the peer could have run and did not get its core.
+    pub waited: f64,
     /// Due and not sent in time, of all that were due.
     pub unsent: f64,
     /// MiB right after.
@@ -128,8 +130,9 @@ impl Peer {
     }
 
     pub fn measure(&self, load: &Load<'_>) -> Result<Round, String> {
-        let before = self.server.process.cpu_time();
+        let (before, waited_before) = (self.server.process.cpu_time(), waited(self.server.process.pid()));
         let answers = load.run()?.all_expected()?;
+        let waited = waited(self.server.process.pid()).saturating_sub(waited_before);
         let resident = self.server.process.resident();
         let recorded = self.take_records(answers.count);
         // the CPU time of what is written after the last answer belongs to the requests as well
@@ -141,6 +144,7 @@ impl Peer {
             p99: answers.time(0.99),
             cpu: cpu.as_secs_f64() * 1e6 / answered,
             busy: cpu.as_secs_f64() / answers.took.as_secs_f64(),
+            waited: waited.as_secs_f64() / answers.took.as_secs_f64(),
             unsent: unsent / (answered + unsent),
             resident,
             answered,
