@@ -9,7 +9,8 @@ use super::world;
 use crate::Extent;
 use crate::report::Section;
 
-const SIZES: [usize; 4] = [1, 10, 100, 1_000];
+/// A token whose claim names more is refused.
+const SIZES: [usize; 4] = [1, 10, 100, 256];
 const POLICIES: usize = 10_000;
 
 pub fn section(extent: Extent) -> Section {
@@ -46,7 +47,8 @@ pub fn section(extent: Extent) -> Section {
         title: "A decision against the caller's roles".to_owned(),
         text: vec![format!(
             "In process, one thread; as in the section on policies, with {} of them. The caller has the role that permits and so many \
-             more, each of which some policies name, or none does. The principal is made once per token (or session) and revision.",
+             more, each of which some policies name, or none does. The principal is made once per token (or session) and revision. A \
+             token with more than 256 roles is refused.",
             super::draw::grouped(policies)
         )],
         tables: vec![table("roles", &curves)],
