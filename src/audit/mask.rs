@@ -70,6 +70,11 @@ impl Mask {
         }
     }
 
+    /// A serializer that writes through the mask.
+    pub fn over<'a, 'm, S>(&'m self, to: S, found: &'a Found<'m>) -> Masking<'a, 'm, S> {
+        Masking { to, mask: self, found }
+    }
+
     fn find(&self, name: &str) -> Option<&Hidden> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, hidden)| hidden)
     }
@@ -100,14 +105,21 @@ impl<T: Serialize + ?Sized> Serialize for Masked<'_, '_, T> {
 }
 
 /// A serializer, or the fields of an object, behind a mask.
-struct Masking<'a, 'm, S> {
+pub(super) struct Masking<'a, 'm, S> {
     to: S,
     mask: &'m Mask,
     found: &'a Found<'m>,
 }
 
+impl<S> Masking<'_, '_, S> {
+    /// What is behind the mask.
+    pub fn bare(&mut self) -> &mut S {
+        &mut self.to
+    }
+}
+
 /// The entries of a map behind a mask.
-struct Entries<'a, 'm, S> {
+pub(super) struct Entries<'a, 'm, S> {
     map: Masking<'a, 'm, S>,
     /// Of the entry whose value comes next.
     hidden: Option<&'m Hidden>,

@@ -130,6 +130,17 @@ fn masked_fields_are_replaced_and_listed() {
 }
 
 #[test]
+fn what_every_line_has_cannot_be_masked() {
+    let event = Event::Decision(Box::new(full_record()));
+    let line = json(&event, &["kind", "schema_version", "masked", "ts"]);
+    assert_eq!((&line["kind"], &line["schema_version"]), (&"decision".into(), &1.into()));
+    assert_eq!(
+        (&line["ts"], &line["masked"]),
+        (&"[masked]".into(), &serde_json::json!(["/ts"]))
+    );
+}
+
+#[test]
 fn a_guard_sends_exactly_one_record_however_it_ends() {
     let (audit, mut receiver) = queue(OnFull::Drop, 8);
     drop(audit.guard(Slot(None), record()));

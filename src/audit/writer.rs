@@ -12,11 +12,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use prometheus::IntCounter;
 use serde::Serialize;
+use serde::ser::{SerializeStruct, Serializer};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::mask::{Found, Mask, Masked};
-use super::record::{Event, SCHEMA_VERSION, Timestamp};
+use super::record::{AuditRecord, Event, SCHEMA_VERSION, Timestamp};
 use crate::config::{self, AuditSink};
 use crate::metrics::Metrics;
 
@@ -225,11 +226,36 @@ struct Line<'a, T: Serialize> {
     masked: &'a Found<'a>,
 }
 
+/// A decision's line, in one object from the start.
+struct DecisionLine<'a> {
+    kind: &'static str,
+    record: &'a AuditRecord,
+    mask: &'a Mask,
+}
+
+impl Serialize for DecisionLine<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let found = Found::default();
+        let mut fields = self.mask.over(to, &found).serialize_struct("decision", 25)?;
+        // what every line has is nobody's secret
+        fields.bare().serialize_field("schema_version", &SCHEMA_VERSION)?;
+        fields.bare().serialize_field("kind", self.kind)?;
+        self.record.write_fields(&mut fields)?;
+        fields.bare().serialize_field("masked", &found)?;
+        fields.end()
+    }
+}
+
 /// Appends one JSON line.
 pub(super) fn line(event: &Event, mask: &Mask, out: &mut Vec<u8>) -> serde_json::Result<()> {
     let now = Some(Timestamp(SystemTime::now()));
     match event {
-        Event::Decision(record) => append(event.kind(), None, record.as_ref(), mask, out),
+        Event::Decision(record) => {
+            let kind = event.kind();
+            serde_json::to_writer(&mut *out, &DecisionLine { kind, record, mask })?;
+            out.push(b'\n');
+            Ok(())
+        }
         Event::Auth(fields) => append(event.kind(), now, fields, mask, out),
         Event::Policy(fields) => append(event.kind(), now, fields, mask, out),
         Event::Admin(fields) => append(event.kind(), now, fields, mask, out),
