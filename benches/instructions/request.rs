@@ -14,7 +14,7 @@ use crate::operations::{jwks, token};
 use crate::world::files;
 
 /// Runs on the worker and nowhere else.
-pub const WORKER: &str = "cedargate::gate::";
+pub const WORKER: &str = "cedargate::gate::Worker";
 /// Few, so that it starts soon: deciding costs the same at any number.
 const POLICIES: usize = 100;
 /// Requests of each kind before: connections are open then, the token is known, and slices exist.

@@ -86,8 +86,17 @@ fn schedule(pid: u32, column: usize) -> BTreeMap<u32, Duration> {
 
 /// Resident memory in MiB.
 pub fn resident(pid: u32) -> f64 {
+    memory(pid, "VmRSS:")
+}
+
+/// What of it is no file's: the program's text is shared by all that run it.
+pub fn anonymous(pid: u32) -> f64 {
+    memory(pid, "RssAnon:")
+}
+
+fn memory(pid: u32, kind: &str) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = status.lines().find_map(|line| line.strip_prefix(kind));
     let kib = kib.and_then(|kib| kib.split_whitespace().next()?.parse::<u32>().ok());
     f64::from(kib.unwrap_or_default()) / 1024.0
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::machine::{cpu_time, pause, resident};
+use crate::machine::{anonymous, cpu_time, pause, resident};
 
 /// How long a server may take to start.
 const START_MAX: Duration = Duration::from_secs(30);
@@ -73,6 +73,10 @@ impl Process {
     /// MiB.
     pub fn resident(&self) -> f64 {
         resident(self.pid())
+    }
+
+    pub fn anonymous(&self) -> f64 {
+        anonymous(self.pid())
     }
 
     /// Until `ready` says so; an error if it ends first, or takes too long.
