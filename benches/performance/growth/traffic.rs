@@ -177,6 +177,10 @@ fn goal(observed: &Observed) -> Goal {
         wanted: format!("within {:.0} % of quiet", (LIMIT - 1.0) * 100.0),
         measured: percent(ratio),
         met: ratio <= LIMIT,
-        bound: None,
+        bound: (ratio > LIMIT).then(|| {
+            "while policies are prepared, requests share cores and caches with it: a thread that steps back still finishes its turn; and a new \
+             revision begins without callers: each token is verified, and its assertion signed, once more"
+                .to_owned()
+        }),
     }
 }

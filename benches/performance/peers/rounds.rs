@@ -33,6 +33,16 @@ pub enum Shape {
     Open(f64),
 }
 
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Closed(1) => f.write_str("one at a time"),
+            Self::Closed(connections) => write!(f, "{connections} connections"),
+            Self::Open(rate) => write!(f, "{rate:.0} requests/s"),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Round {
     /// Answers per second.
@@ -97,7 +107,7 @@ pub fn interleave(peers: &mut [Peer], plan: Plan, shape: Shape) -> Vec<Vec<Round
                 }
             }
         }
-        eprintln!("  {shape:?}, round {} of {}", round + 1, plan.rounds);
+        eprintln!("  {shape}, round {} of {}", round + 1, plan.rounds);
     }
     all
 }
