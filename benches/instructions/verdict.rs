@@ -42,7 +42,7 @@ enum Verdict {
 pub fn tolerance(workload: &str) -> u32 {
     match workload.split('/').next() {
         Some("target") => 8,
-        Some("request") => 5,
+        Some("principal" | "request") => 5,
         _ => 3,
     }
 }
