@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a bench that cannot set up must stop and say so")]
 
 mod decision;
+mod issuer;
 mod reload;
 mod token;
 mod world;

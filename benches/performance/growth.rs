@@ -6,6 +6,7 @@ mod batch;
 mod connections;
 mod draw;
 mod entities;
+#[path = "../gate/issuer.rs"]
 mod issuer;
 mod many_portals;
 mod measure;

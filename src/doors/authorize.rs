@@ -390,9 +390,13 @@ pub fn rendered(
 }
 
 fn json_response(body: &Answered, request_id: HeaderValue) -> Response<Body> {
-    // INVARIANT: texts and lists of texts, which JSON can say
-    let body = serde_json::to_vec(body).unwrap_or_default();
+    let (status, body) = match serde_json::to_vec(body) {
+        Ok(body) => (StatusCode::OK, body),
+        // texts, which JSON can say; but what could not be said must not look like an answer
+        Err(_unsaid) => (StatusCode::INTERNAL_SERVER_ERROR, Vec::new()),
+    };
     let mut response = Response::new(Body::full(Bytes::from(body)));
+    *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
