@@ -31,28 +31,28 @@ use tokio::task::LocalSet;
 use crate::audit::{self, AdminEvent, Audit, AuditError, Event, HttpRejected};
 use crate::authn::{AssertionError, AssertionKeys, Authn, AuthnError, Introspection};
 use crate::authz::engine::Slice;
+use crate::base::lifecycle::{Blocker, Readiness, Shutdown, shutdown};
+use crate::base::metrics::Metrics;
 use crate::config::{Address, Config, ProxyProtocol};
 use crate::doors::admin::Admin;
 use crate::doors::authorize;
 use crate::doors::control::Control;
+use crate::doors::login::IdentityDoor;
 use crate::gate::{Gate, Live, Worker};
-use crate::identity::IdentityDoor;
-use crate::lifecycle::{Blocker, Readiness, Shutdown, shutdown};
-use crate::limits::{Reach, RequestLimits};
-use crate::listener::{
+use crate::http::listener::{
     AddressCount, ConnectionCount, Entrance, Front, PeerAddr, Rejected, Socket, SocketFile, bind, bind_private, bind_unix, serve,
 };
+use crate::http::pages::{Theme, ThemeError};
+use crate::http::tls::{CertificateError, Certificates, Watcher};
+use crate::http::upstream::{Apps, Pool, TlsError, Tunnels};
+use crate::limits::{Reach, RequestLimits};
 use crate::login::accounts::Accounts;
 use crate::login::{Login, LoginError};
-use crate::metrics::Metrics;
-use crate::page::{Theme, ThemeError};
 use crate::portal::PortalError;
+use crate::portals::{Portal, Serving};
 use crate::reload::Reloader;
 use crate::revision::{Loader, Warnings};
-use crate::serving::{Portal, Serving};
 use crate::session::{Sessions, SessionsError};
-use crate::tls::{CertificateError, Certificates, Watcher};
-use crate::upstream::{Apps, Pool, TlsError, Tunnels};
 
 /// New slices waiting for their twins; past it they go on with the original policies, which decide the same.
 const TWIN_QUEUE: usize = 1024;

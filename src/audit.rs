@@ -19,9 +19,9 @@ use std::sync::Arc;
 use prometheus::IntCounter;
 use tokio::sync::mpsc::{OwnedPermit, Sender, channel};
 
+use crate::base::metrics::Metrics;
 use crate::config::{self, OnFull};
 use crate::denial::{Denial, Refusal};
-use crate::metrics::Metrics;
 use writer::Message;
 
 /// The sending end; cheap to clone, one per worker.

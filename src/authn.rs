@@ -48,9 +48,9 @@ use self::keys::IssuerKeys;
 pub use self::keys::{FetchError, check_url, discovery_url};
 pub use self::mint::{inspect, mint};
 pub use self::signer::SigningKey;
+use crate::base::metrics::Metrics;
 use crate::config::{Algorithm, Issuer, KeySource};
 use crate::denial::{Denial, Refusal};
-use crate::metrics::Metrics;
 use crate::types::Identity;
 
 /// How often the age of the keys is published.

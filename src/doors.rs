@@ -5,3 +5,4 @@
 pub mod admin;
 pub mod authorize;
 pub mod control;
+pub mod login;

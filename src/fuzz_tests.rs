@@ -19,10 +19,10 @@ use crate::app::STACK_BYTES;
 use crate::bench::{Folder, World};
 use crate::config;
 use crate::doors::authorize::body::Ask;
+use crate::http::request::{self, authority, correlation};
 use crate::json;
 use crate::portal::file::PortalFile;
 use crate::portal::path::{CanonicalPath, ancestors_of, decoded_segment, is_canonical_id, segments_of};
-use crate::request::{self, authority, correlation};
 use crate::types::Scheme;
 
 const SECONDS_DEFAULT: f64 = 1.0;

@@ -29,38 +29,30 @@
 pub mod cli;
 pub mod app;
 
-// the path of a request
-mod listener;
+// the path of a request, and what speaks HTTP on it
+mod http;
 mod gate;
-mod request;
 mod portal;
 mod authn;
 mod authz;
-mod upstream;
-mod answer;
 mod denial;
 mod audit;
 
 // the other doors to the same decision
 mod doors;
-mod identity;
 
 // beside the path
 mod revision;
 mod reload;
-mod serving;
+mod portals;
 mod session;
 mod login;
 mod limits;
-mod tls;
 
 // foundations
 mod config;
+mod base;
 mod json;
-mod lifecycle;
-mod metrics;
-mod page;
-mod telemetry;
 mod types;
 
 // what benches may reach; no part of the library

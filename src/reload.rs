@@ -21,14 +21,14 @@ pub use self::asks::{AskError, Asks};
 use self::state::StateDir;
 use self::watch::{Watch, Woken};
 use crate::audit::{Event, PolicyEvent};
+use crate::base::lifecycle::{Blocker, Readiness, Shutdown};
 use crate::config;
 use crate::gate::Gate;
-use crate::lifecycle::{Blocker, Readiness, Shutdown};
 use crate::portal::discovered;
+use crate::portals::{Active, Portal, Serving};
 use crate::revision::files::{Places, Scope, Tree};
 use crate::revision::problem::Problem;
 use crate::revision::{Loaded, Loader, Revision};
-use crate::serving::{Active, Portal, Serving};
 use crate::types::PortalSlug;
 
 /// Readings in a row before a tree that keeps changing is left for the next look.

@@ -45,9 +45,9 @@ use self::refresh::Flights;
 use self::seal::Seal;
 use self::store::Store;
 use crate::audit::Audit;
+use crate::base::metrics::Metrics;
 use crate::config::{ClaimPaths, Config, SessionStore};
 use crate::denial::Denial;
-use crate::metrics::Metrics;
 use crate::types::Identity;
 
 /// How long revocations are kept at least: bearer tokens may live longer than sessions.

@@ -18,17 +18,23 @@ const FUNCTION_LINES_MAX: usize = 70;
 
 /// Foundations that every module may use; they use each other only as `LAYERS` says.
 const EVERYWHERE: &[&str] = &[
+    "base::clock",
+    "base::digest",
+    "base::files",
+    "base::lifecycle",
+    "base::metrics",
+    "base::telemetry",
     "config",
     "denial",
+    "http::pages",
     "json",
-    "lifecycle",
-    "metrics",
-    "page",
-    "telemetry",
     "types",
 ];
 
-/// Module → what it may use besides `EVERYWHERE`. `*`: anything. A path (`authz::Permit`) allows only that item.
+/// Folders whose files are modules of their own in the table: `http::listener`, not `http`.
+const ROOMS: &[&str] = &["base", "doors", "http"];
+
+/// Module → what it may use besides `EVERYWHERE`. `*`: anything. A path below a module (`authz::Permit`) allows only that item.
 /// Steps of the path (portal, authn, authz, upstream) never use each other's steps; gate and doors bring them together.
 const LAYERS: &[(&str, &[&str])] = &[
     ("main", &["*"]),
@@ -44,50 +50,56 @@ const LAYERS: &[(&str, &[&str])] = &[
             // makes and edits users files
             "login::accounts",
             "portal",
-            "request",
+            "http::request",
             "revision",
         ],
     ),
     ("app", &["*"]),
     ("bench", &["*"]),
+    ("base", &[]),
+    ("doors", &[]),
+    ("http", &[]),
     // the path of a request
-    ("listener", &["upstream::Body"]),
+    ("http::listener", &["http::upstream::Body"]),
     (
         "gate",
         &[
-            "answer",
+            "http::answer",
             "audit",
             "authn",
             "authz",
-            "identity",
+            "doors::login",
             "limits",
-            "listener::Link",
+            "http::listener::Link",
             "login",
             "portal",
-            "request",
+            "http::request",
             "revision",
-            "serving",
+            "portals",
             "session",
-            "upstream",
+            "http::upstream",
         ],
     ),
-    ("request", &[]),
+    ("http::request", &[]),
     ("portal", &[]),
     // where introspections are shared and recorded
     ("authn", &["audit", "session::Sessions"]),
     ("authz", &[]),
     // the permit it consumes, and what the permit says
     (
-        "upstream",
-        &["authz::CallerHeaders", "authz::Permit", "limits::Place", "request"],
+        "http::upstream",
+        &["authz::CallerHeaders", "authz::Permit", "limits::Place", "http::request"],
     ),
-    ("answer", &["request", "upstream::Body", "upstream::UpstreamError"]),
+    (
+        "http::answer",
+        &["http::request", "http::upstream::Body", "http::upstream::UpstreamError"],
+    ),
     ("audit", &["authz::RecordedContext"]),
     // the other doors
     (
         "doors",
         &[
-            "answer",
+            "http::answer",
             "audit",
             "authn",
             "authz",
@@ -97,19 +109,19 @@ const LAYERS: &[(&str, &[&str])] = &[
             "reload::Asks",
             "reload::Outcomes",
             "reload::ReloadResult",
-            "request",
+            "http::request",
             "revision",
-            "serving",
+            "portals",
             "session",
             // what `/status` says of its circuit
-            "upstream::App",
-            "upstream::Body",
+            "http::upstream::App",
+            "http::upstream::Body",
         ],
     ),
     (
-        "identity",
+        "doors::login",
         &[
-            "answer",
+            "http::answer",
             "audit",
             "authn",
             "authz",
@@ -117,19 +129,19 @@ const LAYERS: &[(&str, &[&str])] = &[
             // what a return path may be
             "portal::path",
             "portal::file",
-            "request",
+            "http::request",
             "revision",
-            "serving",
+            "portals",
             "session",
-            "upstream::Body",
+            "http::upstream::Body",
         ],
     ),
     // beside the path
     ("session", &["audit"]),
-    ("login", &["audit", "authn", "limits", "request", "session"]),
-    ("revision", &["authn", "authz", "portal", "request::query_pairs"]),
+    ("login", &["audit", "authn", "limits", "http::request", "session"]),
+    ("revision", &["authn", "authz", "portal", "http::request::query_pairs"]),
     (
-        "serving",
+        "portals",
         &[
             // a caller as records show it
             "audit::EntityRef",
@@ -139,29 +151,32 @@ const LAYERS: &[(&str, &[&str])] = &[
             "revision",
             // what a caller is believed for
             "session::Session",
-            "upstream::App",
-            "upstream::HeaderRules",
+            "http::upstream::App",
+            "http::upstream::HeaderRules",
         ],
     ),
-    ("reload", &["audit", "gate::Gate", "portal", "revision", "serving"]),
+    ("reload", &["audit", "gate::Gate", "portal", "revision", "portals"]),
     ("limits", &[]),
-    ("tls", &["audit", "listener::ALPN_HTTP2", "listener::SharedTls"]),
+    (
+        "http::tls",
+        &["audit", "http::listener::ALPN_HTTP2", "http::listener::SharedTls"],
+    ),
     // foundations
     ("config", &[]),
     ("denial", &[]),
     ("json", &[]),
-    ("lifecycle", &[]),
-    ("metrics", &[]),
-    ("page", &[]),
-    ("telemetry", &[]),
+    ("base::lifecycle", &[]),
+    ("base::metrics", &[]),
+    ("http::pages", &[]),
+    ("base::telemetry", &[]),
     ("types", &[]),
 ];
 /// What a foundation may use of the other foundations.
 const FOUNDATION_EDGES: &[(&str, &[&str])] = &[
     ("config", &["json", "types"]),
-    ("lifecycle", &["config", "metrics", "telemetry", "types"]),
-    ("page", &["config"]),
-    ("telemetry", &["config", "types"]),
+    ("base::lifecycle", &["config", "base::metrics", "base::telemetry", "types"]),
+    ("http::pages", &["config"]),
+    ("base::telemetry", &["config", "types"]),
     ("types", &["json"]),
 ];
 

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use crate::authn::{AssertionError, AssertionKeys};
 use crate::config::{ClientAuth, Config, ConfigErrors, Loaded, ProviderKind, Secret, SessionStore};
+use crate::http::pages::Theme;
 use crate::login::accounts::{Users, read as read_users};
 use crate::login::credential;
-use crate::page::Theme;
 use crate::session;
 
 /// What cannot be used, with its key and where that stands. Empty: everything can.

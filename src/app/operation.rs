@@ -11,12 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{SWEEP_INTERVAL, StartError, front, runtime, shared_rates, thread};
 use crate::audit::{AdminEvent, Event};
+use crate::base::lifecycle::Shutdown;
 use crate::doors::admin::Admin;
 use crate::doors::control::Control;
 use crate::gate::Gate;
-use crate::lifecycle::Shutdown;
-use crate::listener::{ConnectionCount, Socket, serve};
-use crate::tls::Watcher;
+use crate::http::listener::{ConnectionCount, Socket, serve};
+use crate::http::tls::Watcher;
 
 /// Connections of the admin listener, apart from `limits.connections`: probes must get through under load.
 const ADMIN_CONNECTIONS: usize = 256;

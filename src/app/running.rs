@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::Addresses;
 use crate::audit::{AdminEvent, AuditWriter, Event};
+use crate::base::lifecycle::{Shutdown, ShutdownTrigger};
 use crate::gate::Gate;
-use crate::lifecycle::{Shutdown, ShutdownTrigger};
-use crate::listener::SocketFile;
+use crate::http::listener::SocketFile;
 use crate::reload::Asks;
 
 /// How long threads may take to notice that everything was forced to end; past it the process goes without them.

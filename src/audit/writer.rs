@@ -18,8 +18,8 @@ use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::mask::{Found, Mask, Masked};
 use super::record::{AuditRecord, Event, SCHEMA_VERSION, Timestamp};
+use crate::base::metrics::Metrics;
 use crate::config::{self, AuditSink};
-use crate::metrics::Metrics;
 
 /// A batch is written when it holds so much, or when the queue is empty.
 const BATCH_BYTES: usize = 64 * 1024;

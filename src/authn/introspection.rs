@@ -21,9 +21,9 @@ use super::error::TokenError;
 use super::keys::{check_url, discovery_url, unix_now};
 use super::{Authn, Proof};
 use crate::audit::{Audit, AuthEvent, Event};
+use crate::base::metrics::Metrics;
 use crate::config::{self, Issuer, Secret};
 use crate::json;
-use crate::metrics::Metrics;
 use crate::session::Sessions;
 use crate::types::{Identity, TokenFacts};
 

@@ -19,9 +19,9 @@ use url::Url;
 
 use super::cache::sha256;
 use super::jwk::{JWKS_BYTES_MAX, JwksError, KeySet};
+use crate::base::metrics::Metrics;
 use crate::config::{Issuer, KeySource, KeyTransport};
 use crate::json;
-use crate::metrics::Metrics;
 
 /// Between two refetches that unknown key ids cause, per issuer.
 pub const REFETCH_INTERVAL: Duration = Duration::from_secs(10);

@@ -19,10 +19,10 @@ use serde_json::{Map, Value, json};
 use super::{Exit, Paint, complain, print, serve};
 use crate::app;
 use crate::authn::{SigningKey, mint};
+use crate::base::telemetry;
 use crate::config::{self, Config};
 use crate::gate::now_millis;
 use crate::login::accounts::{Hash, UserSpec, UsersText};
-use crate::telemetry;
 
 const ISSUER: &str = "https://issuer.demo.invalid/";
 const AUDIENCE: &str = "shop";

@@ -7,8 +7,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Exit, complain};
 use crate::app::{self, Addresses, Ending};
+use crate::base::telemetry;
 use crate::config::{self, Address};
-use crate::telemetry;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

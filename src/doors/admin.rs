@@ -11,13 +11,13 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
+use crate::base::lifecycle::{Readiness, Shutdown};
 use crate::config::UpstreamUrl;
 use crate::gate::Gate;
-use crate::lifecycle::{Readiness, Shutdown};
+use crate::http::upstream::{App, Body};
+use crate::portals::Portal;
 use crate::reload::{Outcome, Outcomes};
-use crate::serving::Portal;
 use crate::session::StoreStatus;
-use crate::upstream::{App, Body};
 
 /// How long `/status` waits for the app to accept a connection.
 const UPSTREAM_PROBE: Duration = Duration::from_millis(200);

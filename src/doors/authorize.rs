@@ -24,19 +24,19 @@ use uuid::Uuid;
 
 use self::body::{Ask, Who};
 use self::question::{Asker, Place};
-use crate::answer::{self, Answer, Style};
 use crate::audit::{AuditGuard, AuditRecord, PolicyError};
 use crate::authn::{Returned, bearer, is_assertion};
 use crate::authz::engine::{self, PolicyInfo};
 use crate::config::AuditAllow;
 use crate::denial::{Denial, Refusal};
 use crate::gate::{Gate, NO_PORTAL, check_tenant, entity_ref, now_millis, policy_errors, record_answer};
+use crate::http::answer::{self, Answer, Style};
+use crate::http::request::{Trace, correlation};
+use crate::http::upstream::Body;
 use crate::json;
-use crate::request::{Trace, correlation};
+use crate::portals::{Active, Caller, Portal};
 use crate::revision::cases::subject_prefix;
-use crate::serving::{Active, Caller, Portal};
 use crate::types::{Door, Identity, Redacted};
-use crate::upstream::Body;
 
 /// What one request to this door carries besides its body.
 struct Envelope {

@@ -13,10 +13,10 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::audit::{AdminEvent, Event};
+use crate::base::lifecycle::{Shutdown, ShutdownTrigger};
 use crate::gate::Gate;
-use crate::lifecycle::{Shutdown, ShutdownTrigger};
+use crate::http::upstream::Body;
 use crate::reload::{AskError, Asks, ReloadResult};
-use crate::upstream::Body;
 
 const ENDPOINTS: [&str; 5] = [
     "GET /",

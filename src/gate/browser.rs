@@ -14,10 +14,10 @@ use tokio::time::timeout;
 use super::credential::Cookie;
 use super::progress::Progress;
 use super::{Gate, Worker};
-use crate::answer::{self, Answer};
 use crate::denial::{Denial, Refusal};
+use crate::http::answer::{self, Answer};
+use crate::http::upstream::Body;
 use crate::session::SessionId;
-use crate::upstream::Body;
 
 /// Longest `rd` that a login takes.
 const RETURN_BYTES_MAX: usize = 2048;

@@ -15,13 +15,13 @@ use crate::authn::{AssertionClaims, Ground, token_hash};
 use crate::authz::CallerHeaders;
 use crate::authz::principal::{Principal, claim};
 use crate::denial::{Denial, Refusal};
-use crate::identity::session_identity;
+use crate::doors::login::session_identity;
+use crate::http::upstream::{header_list, header_value};
+use crate::portals::{Active, Caller, Credential, FreshAssertion, Portal};
 use crate::revision::Revision;
 use crate::revision::cases::subject_prefix;
-use crate::serving::{Active, Caller, Credential, FreshAssertion, Portal};
 use crate::session::Session;
 use crate::types::Identity;
-use crate::upstream::{header_list, header_value};
 
 /// An assertion is signed anew when less than this share of its life is left: one half.
 const RENEW_SHARE: i64 = 2;

@@ -12,8 +12,8 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
 use crate::denial::{Denial, Refusal};
+use crate::http::upstream::Body;
 use crate::portal::file::Cors;
-use crate::upstream::Body;
 
 /// How long a browser may remember a preflight's answer, in seconds.
 const MAX_AGE_SECONDS: &str = "600";

@@ -10,8 +10,8 @@ use http::request::Parts;
 
 use super::Gate;
 use crate::denial::Refusal;
-use crate::request::{needs_evidence, same_origin};
-use crate::serving::{Active, Caller, Portal};
+use crate::http::request::{needs_evidence, same_origin};
+use crate::portals::{Active, Caller, Portal};
 use crate::session::{Session, SessionId};
 
 /// What a request's cookie came to.

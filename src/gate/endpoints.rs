@@ -11,12 +11,12 @@ use hyper::body::Incoming;
 use super::Worker;
 use super::credential::Cookie;
 use super::progress::Progress;
-use crate::answer::Style;
 use crate::denial::{Denial, Refusal};
-use crate::identity::Visit;
+use crate::doors::login::Visit;
+use crate::http::answer::Style;
+use crate::http::request::ClientFacts;
+use crate::http::upstream::Body;
 use crate::portal::path::{CanonicalPath, ancestors_of};
-use crate::request::ClientFacts;
-use crate::upstream::Body;
 
 /// Public keys of the assertion.
 pub const JWKS_PATH: &str = "/.well-known/cedargate/jwks.json";

@@ -19,11 +19,11 @@ use super::{Gate, check_tenant, request_tenant};
 use crate::audit::{AuthEvent, Event};
 use crate::authz::context::{Facts, HttpFacts};
 use crate::denial::{Denial, Refusal};
+use crate::http::request::{ClientFacts, query_pairs};
+use crate::http::upstream::Cut;
 use crate::portal::path::CanonicalPath;
-use crate::request::{ClientFacts, query_pairs};
+use crate::portals::{Active, Caller, Credential, Portal};
 use crate::revision::cases::subject_prefix;
-use crate::serving::{Active, Caller, Credential, Portal};
-use crate::upstream::Cut;
 
 /// Entries looked at before others on the thread have their turn.
 const BATCH: usize = 64;

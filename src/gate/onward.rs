@@ -12,10 +12,10 @@ use super::live::{Asked, Standing};
 use super::progress::Progress;
 use super::{Stop, Worker};
 use crate::authz::Permit;
-use crate::listener::Link;
-use crate::request::is_upgrade;
-use crate::serving::Portal;
-use crate::upstream::{self, Body, Cleansed, Cut, Outward, forward};
+use crate::http::listener::Link;
+use crate::http::request::is_upgrade;
+use crate::http::upstream::{self, Body, Cleansed, Cut, Outward, forward};
+use crate::portals::Portal;
 
 /// Where a permitted request goes, and what it stands on.
 pub(super) struct Onward<'a> {

@@ -12,9 +12,9 @@ use crate::authz::RecordedContext;
 use crate::authz::context::Facts;
 use crate::authz::schema::SchemaModel;
 use crate::authz::{Target, engine};
+use crate::http::request::Trace;
 use crate::portal::path::CanonicalPath;
-use crate::request::Trace;
-use crate::serving::{Active, Caller, Portal};
+use crate::portals::{Active, Caller, Portal};
 use crate::types::Door;
 
 /// What a request has turned out to be so far, for the record and the metrics.

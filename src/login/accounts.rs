@@ -24,9 +24,9 @@ use self::hash::{Busy, Checker};
 pub use self::hash::{Hash, PASSWORD_BYTES_MAX};
 use super::{LoginCode, LoginError, LoginFailure};
 use crate::audit::{AdminEvent, Audit, AuthEvent, Event};
+use crate::base::metrics::Metrics;
 use crate::config::{self, ProviderKind};
 use crate::limits::{LoginLimits, Reach, Shared};
-use crate::metrics::Metrics;
 use crate::session::{Revocation, Sessions};
 use crate::types::Redacted;
 

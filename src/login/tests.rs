@@ -209,7 +209,7 @@ fn party_with(provider: &Provider, issuer: &str, client: &str) -> Party {
         provider.base
     );
     let config = Config::from_yaml(&yaml).unwrap_or_else(|errors| panic!("{yaml}\n{errors}"));
-    let metrics = crate::metrics::Metrics::new().unwrap();
+    let metrics = crate::base::metrics::Metrics::new().unwrap();
     let (audit, _writer) = crate::audit::start(&config.audit, &metrics).unwrap();
     let authn = Authn::new(&config.issuers, config.limits.token_bytes, metrics.clone()).unwrap();
     let sessions = Sessions::new(&config, &metrics, &audit).unwrap();

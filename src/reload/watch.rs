@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
-use crate::lifecycle::Shutdown;
+use crate::base::lifecycle::Shutdown;
 use crate::revision::files::{Places, Scope};
 
 /// After an event, quiet for so long means the writer is done.

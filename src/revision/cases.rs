@@ -22,8 +22,8 @@ use crate::authz::engine::{Answer, Party};
 use crate::authz::supplied::{SuppliedEntities, entity_item, report};
 use crate::config::Issuer;
 use crate::denial::{Denial, Refusal};
+use crate::http::request::query_pairs;
 use crate::portal::path::CanonicalPath;
-use crate::request::query_pairs;
 use crate::types::{AuthFacts, Identity, TokenFacts};
 
 /// 2026-01-01T00:00:00Z: the clock of a test that names none.

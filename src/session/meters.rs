@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use prometheus::IntCounter;
 
 use super::{SessionError, StoreError};
-use crate::metrics::{Metrics, SessionMetrics};
+use crate::base::metrics::{Metrics, SessionMetrics};
 
 pub struct Meters {
     metrics: SessionMetrics,

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::Control;
 use crate::audit::{AuthEvent, Event};
-use crate::request::query_pairs;
+use crate::http::request::query_pairs;
 use crate::session::{Card, Handle, Revocation, StoreError};
 use crate::types::PortalSlug;
 

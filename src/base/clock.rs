@@ -1,0 +1,20 @@
+//! The wall clock: the one place that reads it as a number.
+//!
+//! A clock set before 1970 reads as 1970. Durations are measured with `std::time::Instant`, never with this.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Time since 1970.
+pub fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Unix milliseconds.
+pub fn unix_millis() -> i64 {
+    i64::try_from(since_epoch().as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Unix seconds.
+pub fn unix_seconds() -> i64 {
+    i64::try_from(since_epoch().as_secs()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,39 @@
+//! Reads a small file whole: keys, certificates, users, tokens.
+//!
+//! Refuses anything but a regular file, because opening a FIFO would block, and stops at the caller's limit even if the file
+//! grows while it is read.
+
+use std::io::Read as _;
+use std::path::Path;
+
+/// Why a file was not read. The message names no path; the caller knows which file it asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("it is no file of at most {max} bytes")]
+    NotSmall { max: u64 },
+}
+
+/// The bytes of a regular file of at most `max` bytes.
+pub fn read_small(path: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
+    let about = std::fs::metadata(path)?;
+    if !about.is_file() || about.len() > max {
+        return Err(ReadError::NotSmall { max });
+    }
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?
+        .take(max.saturating_add(1))
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max {
+        return Err(ReadError::NotSmall { max });
+    }
+    Ok(bytes)
+}
+
+/// The text of a regular file of at most `max` bytes; bytes that are not UTF-8 are an error.
+pub fn read_small_text(path: &Path, max: u64) -> Result<String, ReadError> {
+    let bytes = read_small(path, max)?;
+    let text = String::from_utf8(bytes).map_err(|_not_utf8| std::io::Error::from(std::io::ErrorKind::InvalidData))?;
+    Ok(text)
+}

@@ -1,0 +1,414 @@
+//! What a caller gets: a refusal or an upstream failure becomes one HTTP response.
+//!
+//! Last step of the path when nothing was forwarded. Problem+json for programs, trailers-only for gRPC, a small page
+//! for a person in a browser. Only `Denial`'s public texts and a policy author's `@advice` leave the gate: never the
+//! private detail, never policy text. Redirects to a login are not made here.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{
+    ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::denial::{Denial, Refusal};
+use crate::http::pages::{Html, Theme};
+use crate::http::request::{X_REQUEST_ID, uuid_value};
+use crate::http::upstream::{Body, UpstreamError};
+
+/// What `Retry-After` says beside a 503 that does not know better, in seconds.
+const RETRY_AFTER_SECONDS: u64 = 1;
+
+/// In which language the caller wants to be refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Style {
+    Problem,
+    Grpc,
+    Page,
+}
+
+/// What every answer of the gate's own carries.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub style: Style,
+    pub decision_id: Uuid,
+    pub request_id: HeaderValue,
+    /// What a page looks like.
+    pub theme: Arc<Theme>,
+}
+
+struct Text<'a> {
+    status: StatusCode,
+    code: &'static str,
+    title: &'static str,
+    advice: Option<&'a str>,
+}
+
+impl Style {
+    /// A page only for a navigation: GET, asks for HTML, and not `fetch`. Nothing that says 200 for CONNECT: whoever is in
+    /// between would take it for a tunnel.
+    pub fn of(method: &Method, headers: &HeaderMap) -> Self {
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let is_grpc = |kind: &str| kind == "application/grpc" || kind.starts_with("application/grpc+");
+        if *method != Method::CONNECT && text(CONTENT_TYPE).is_some_and(is_grpc) {
+            return Self::Grpc;
+        }
+        if *method != Method::GET || !text(ACCEPT).is_some_and(prefers_html) {
+            return Self::Problem;
+        }
+        let navigates = headers.get("sec-fetch-mode").is_none_or(|mode| mode == "navigate");
+        let is_script = headers.contains_key("x-requested-with") || headers.contains_key(UPGRADE);
+        if navigates && !is_script { Self::Page } else { Self::Problem }
+    }
+}
+
+/// Whether HTML is acceptable, and JSON, where it is named, not more so (RFC 9110, section 12.5.1).
+fn prefers_html(accept: &str) -> bool {
+    let weight = |wanted: &str| {
+        let ranges = accept.split(',').filter_map(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            parts.next().filter(|kind| kind.eq_ignore_ascii_case(wanted))?;
+            let quality = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+            Some(quality.map_or(1.0, |quality| quality.parse::<f32>().unwrap_or(0.0)))
+        });
+        ranges.fold(None, |best: Option<f32>, one| Some(best.map_or(one, |best| best.max(one))))
+    };
+    let html = weight("text/html").unwrap_or(0.0);
+    html > 0.0 && html >= weight("application/json").unwrap_or(0.0)
+}
+
+/// What every answer of the gate's own endpoints says about itself.
+pub fn identify(response: &mut Response<Body>, answer: &Answer) {
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(&X_REQUEST_ID, answer.request_id.clone());
+    headers.insert("x-cedargate-decision-id", uuid_value(answer.decision_id));
+}
+
+/// The response of a refused request.
+pub fn refused(refusal: &Refusal, answer: &Answer) -> Response<Body> {
+    let denial = refusal.denial;
+    let text = Text {
+        status: denial.status(),
+        code: denial.code(),
+        title: denial.title(),
+        advice: refusal.advice.as_deref(),
+    };
+    let mut response = render(&text, answer);
+    let headers = response.headers_mut();
+    // SECURITY: framing, not language: whoever speaks gRPC must not keep an ambiguous connection open.
+    match denial {
+        Denial::RequestInvalid | Denial::RequestTooLarge | Denial::HeadersTooLarge | Denial::Draining => {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        _ => {}
+    }
+    if let Some(seconds) = retry_after(refusal) {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if answer.style == Style::Grpc {
+        return response;
+    }
+    if denial.status() == StatusCode::UNAUTHORIZED {
+        headers.insert(WWW_AUTHENTICATE, challenge(refusal));
+    }
+    response
+}
+
+fn retry_after(refusal: &Refusal) -> Option<u64> {
+    let temporary = refusal.denial.status() == StatusCode::SERVICE_UNAVAILABLE;
+    refusal.retry_after.or(temporary.then_some(RETRY_AFTER_SECONDS))
+}
+
+/// The same for the app's own door, which may know the private detail.
+pub fn refused_in_detail(refusal: &Refusal, answer: &Answer) -> Response<Body> {
+    let denial = refusal.denial;
+    let body = json!({
+        "type": format!("urn:cedargate:denial:{}", denial.code()),
+        "title": denial.title(),
+        "status": denial.status().as_u16(),
+        "code": denial.code(),
+        "detail": refusal.detail,
+        "decision_id": answer.decision_id.to_string(),
+    });
+    let mut response = refused(refusal, answer);
+    let (parts, _) = with_body(denial.status(), "application/problem+json", body.to_string()).into_parts();
+    response.headers_mut().extend(parts.headers);
+    response.map(|_| Body::full(Bytes::from(body.to_string())))
+}
+
+/// The response when a permitted request got no answer from the app: an outcome, not a denial.
+pub fn upstream_failed(error: &UpstreamError, answer: &Answer) -> Response<Body> {
+    let (status, code, title) = match error {
+        UpstreamError::Unavailable { .. } => (
+            StatusCode::BAD_GATEWAY,
+            "upstream_unavailable",
+            "the application is not available",
+        ),
+        UpstreamError::Timeout => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "upstream_timeout",
+            "the application did not answer in time",
+        ),
+        UpstreamError::BodyTooLarge => return refused(&Denial::RequestTooLarge.into(), answer),
+        UpstreamError::ClientBody => return refused(&Denial::RequestInvalid.into(), answer),
+    };
+    render(
+        &Text {
+            status,
+            code,
+            title,
+            advice: None,
+        },
+        answer,
+    )
+}
+
+fn render(text: &Text<'_>, answer: &Answer) -> Response<Body> {
+    let mut response = match answer.style {
+        Style::Grpc => grpc(text),
+        Style::Page => page(text, answer).unwrap_or_else(|| problem(text, answer.decision_id)),
+        Style::Problem => problem(text, answer.decision_id),
+    };
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    identify(&mut response, answer);
+    response
+}
+
+fn problem(text: &Text<'_>, decision_id: Uuid) -> Response<Body> {
+    let mut body = json!({
+        "type": format!("urn:cedargate:denial:{}", text.code),
+        "title": text.title,
+        "status": text.status.as_u16(),
+        "code": text.code,
+        "decision_id": decision_id.to_string(),
+    });
+    if let (Some(advice), Some(fields)) = (text.advice, body.as_object_mut()) {
+        fields.insert("advice".to_owned(), advice.into());
+    }
+    with_body(text.status, "application/problem+json", body.to_string())
+}
+
+/// Trailers-only: the status travels in the head of a 200 without a body.
+fn grpc(text: &Text<'_>) -> Response<Body> {
+    let status = match text.status.as_u16() {
+        400 => "3",
+        401 => "16",
+        403 => "7",
+        404 => "12",
+        413 | 429 | 431 => "8",
+        504 => "4",
+        _ => "14",
+    };
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from_static(status));
+    headers.insert("grpc-message", HeaderValue::from_static(text.code));
+    response
+}
+
+/// For a person, where there is more to say than that the address was wrong.
+fn page(text: &Text<'_>, answer: &Answer) -> Option<Response<Body>> {
+    let (heading, what_now) = match text.status {
+        StatusCode::FORBIDDEN => ("Access denied", "You are not allowed to see this page."),
+        StatusCode::TOO_MANY_REQUESTS => ("Too many requests", "Wait a moment, then try again."),
+        StatusCode::SERVICE_UNAVAILABLE => (
+            "Not available right now",
+            "This is a problem on our side, and usually a short one. You have not been logged out.",
+        ),
+        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => {
+            ("Not available right now", "The application behind this page does not answer.")
+        }
+        _ => return None,
+    };
+    let mut content = Html::new().paragraph(what_now);
+    if let Some(advice) = text.advice {
+        content = content.paragraph(advice);
+    }
+    if text.status != StatusCode::FORBIDDEN {
+        // the address that was asked for
+        content = content.raw("<p><a class=\"button\" href=\"\">Try again</a></p>");
+    }
+    content = content
+        .raw("<p class=\"small\">Reason: ")
+        .text(text.title)
+        .raw(" (<code>")
+        .text(text.code)
+        .raw("</code>)<br>Reference <code>")
+        .text(&answer.decision_id.to_string())
+        .raw("</code></p>");
+    let html = answer.theme.page(heading, &content);
+    let mut response = with_body(text.status, "text/html; charset=utf-8", html);
+    answer.theme.headers(response.headers_mut());
+    Some(response)
+}
+
+/// RFC 6750 and RFC 9470; a missing token gets a challenge without an error.
+fn challenge(refusal: &Refusal) -> HeaderValue {
+    let mut text = String::from("Bearer realm=\"cedargate\"");
+    if let Some(error) = refusal.denial.bearer_error() {
+        text.push_str(&format!(
+            ", error=\"{error}\", error_description=\"{}\"",
+            refusal.denial.title()
+        ));
+    }
+    if let Some(acr) = refusal.step_up.as_deref().filter(|acr| is_quotable(acr)) {
+        text.push_str(&format!(", acr_values=\"{acr}\""));
+    }
+    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("Bearer realm=\"cedargate\""))
+}
+
+fn is_quotable(text: &str) -> bool {
+    text.bytes().all(|b| matches!(b, b' '..=b'~') && b != b'"' && b != b'\\')
+}
+
+fn with_body(status: StatusCode, kind: &'static str, body: String) -> Response<Body> {
+    let mut response = Response::new(Body::full(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    fn answer(style: Style) -> Answer {
+        Answer {
+            style,
+            decision_id: Uuid::nil(),
+            request_id: HeaderValue::from_static("r-1"),
+            theme: Theme::plain(),
+        }
+    }
+
+    async fn text(response: Response<Body>) -> String {
+        String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn every_denial_is_a_problem_without_the_private_detail() {
+        for denial in Denial::ALL {
+            let refusal = Refusal::new(denial, "private-detail");
+            let response = refused(&refusal, &answer(Style::Problem));
+            assert_eq!(response.status(), denial.status());
+            assert_eq!(response.headers()["cache-control"], "no-store");
+            assert_eq!(response.headers()["x-request-id"], "r-1");
+            assert_eq!(response.headers().contains_key("www-authenticate"), denial.status() == 401);
+            assert_eq!(response.headers().contains_key("retry-after"), denial.status() == 503);
+            let body = text(response).await;
+            assert!(!body.contains("private-detail"));
+            let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(body["code"], denial.code());
+            assert_eq!(body["decision_id"], Uuid::nil().to_string());
+        }
+    }
+
+    #[test]
+    fn challenges_follow_the_rfcs() {
+        let of = |refusal: &Refusal| challenge(refusal).to_str().unwrap().to_owned();
+        assert_eq!(of(&Denial::TokenMissing.into()), "Bearer realm=\"cedargate\"");
+        assert!(of(&Denial::TokenExpired.into()).contains("error=\"invalid_token\", error_description=\""));
+        let mut refusal = Refusal::from(Denial::StepUpRequired);
+        refusal.step_up = Some("urn:mfa".to_owned());
+        assert!(of(&refusal).ends_with(", acr_values=\"urn:mfa\""));
+        refusal.step_up = Some("a\", x=\"".to_owned());
+        assert!(!of(&refusal).contains("acr_values"));
+    }
+
+    #[test]
+    fn a_malformed_request_closes_the_connection() {
+        let response = refused(&Denial::RequestInvalid.into(), &answer(Style::Problem));
+        assert_eq!(response.headers()["connection"], "close");
+    }
+
+    #[test]
+    fn who_may_come_back_is_told_when_in_every_style() {
+        for style in [Style::Problem, Style::Grpc, Style::Page] {
+            let told = |refusal: &Refusal| {
+                let response = refused(refusal, &answer(style));
+                response.headers().get("retry-after").map(|v| v.to_str().unwrap().to_owned())
+            };
+            let mut limited = Refusal::from(Denial::RateLimited);
+            limited.retry_after = Some(17);
+            assert_eq!(told(&limited).as_deref(), Some("17"), "{style:?}");
+            assert_eq!(told(&Denial::Overloaded.into()).as_deref(), Some("1"), "{style:?}");
+            assert_eq!(told(&Denial::Forbidden.into()), None, "{style:?}");
+        }
+    }
+
+    #[test]
+    fn grpc_gets_trailers_only() {
+        for (denial, status) in [
+            (Denial::TokenMissing, "16"),
+            (Denial::Forbidden, "7"),
+            (Denial::KeyUnavailable, "14"),
+        ] {
+            let response = refused(&denial.into(), &answer(Style::Grpc));
+            assert_eq!(
+                (response.status().as_u16(), &response.headers()["grpc-status"]),
+                (200, &HeaderValue::from_static(status))
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_person_gets_a_page_whose_advice_is_escaped() {
+        let mut refusal = Refusal::from(Denial::Forbidden);
+        refusal.advice = Some("<script>".to_owned());
+        let response = refused(&refusal, &answer(Style::Page));
+        assert!(response.headers().contains_key("content-security-policy"));
+        let body = text(response).await;
+        assert!(
+            body.contains("&lt;script&gt;") && body.contains(&Uuid::nil().to_string()),
+            "{body}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_person_is_told_what_is_not_available_and_can_try_again() {
+        for denial in [Denial::StoreUnavailable, Denial::Overloaded, Denial::RateLimited] {
+            let response = refused(&Refusal::new(denial, "private-detail"), &answer(Style::Page));
+            assert_eq!(response.status(), denial.status());
+            assert!(response.headers().contains_key("retry-after") || denial == Denial::RateLimited);
+            let body = text(response).await;
+            assert!(body.contains("Try again") && body.contains(denial.code()) && !body.contains("private-detail"));
+        }
+        let response = refused(&Denial::PortalUnknown.into(), &answer(Style::Page));
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+    }
+
+    #[test]
+    fn only_navigations_get_pages() {
+        let of = |method: Method, pairs: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.insert(*name, value.parse().unwrap());
+            }
+            Style::of(&method, &headers)
+        };
+        let html = ("accept", "text/html,*/*");
+        assert_eq!(of(Method::GET, &[html]), Style::Page);
+        assert_eq!(of(Method::GET, &[html, ("sec-fetch-mode", "cors")]), Style::Problem);
+        assert_eq!(
+            of(Method::GET, &[("accept", "application/json, text/html;q=0.9")]),
+            Style::Problem
+        );
+        assert_eq!(of(Method::GET, &[("accept", "text/html;q=0, */*")]), Style::Problem);
+        assert_eq!(of(Method::GET, &[("accept", "TEXT/HTML;q=0.8, */*;q=0.1")]), Style::Page);
+        assert_eq!(
+            of(Method::GET, &[html, ("x-requested-with", "XMLHttpRequest")]),
+            Style::Problem
+        );
+        assert_eq!(of(Method::GET, &[html, ("upgrade", "websocket")]), Style::Problem);
+        assert_eq!(of(Method::POST, &[html]), Style::Problem);
+        assert_eq!(of(Method::POST, &[("content-type", "application/grpc+proto")]), Style::Grpc);
+    }
+}

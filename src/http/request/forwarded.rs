@@ -1,0 +1,379 @@
+//! Who the client is behind trusted proxies: `X-Forwarded-*` and RFC 7239's `Forwarded`.
+//!
+//! Believed only if the peer is in `trusted_proxies`. A proxy that writes one of the two passes a client's forgery of
+//! the other along, so where both are there they must say the same. Anything garbled is refused: to take the proxy's
+//! own address instead could turn a stranger into a neighbour.
+
+use std::net::IpAddr;
+
+use http::header::FORWARDED;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use ipnet::IpNet;
+
+use super::{ClientFacts, NamedBy, Target, authority, invalid, only};
+use crate::denial::Refusal;
+use crate::types::Scheme;
+
+static FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static NAMED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// What one kind of header says; `None` where it is silent.
+#[derive(Default, PartialEq)]
+struct Said {
+    source_ip: Option<IpAddr>,
+    scheme: Option<Scheme>,
+    host: Option<(String, Option<u16>)>,
+}
+
+/// One proxy's element of `Forwarded`.
+struct Hop {
+    source_ip: IpAddr,
+    proto: Option<String>,
+    host: Option<String>,
+}
+
+/// Address, scheme and host of the client. `direct` is what the connection itself says.
+pub fn client_facts(
+    headers: &HeaderMap,
+    direct: (IpAddr, Scheme),
+    target: Target<'_>,
+    trusted: &[IpNet],
+) -> Result<ClientFacts, Refusal> {
+    let (peer, scheme) = (direct.0.to_canonical(), direct.1);
+    let said = if is_trusted(peer, trusted) {
+        agreed(x_forwarded(headers, trusted)?, rfc_7239(headers, trusted)?)?
+    } else {
+        Said::default()
+    };
+    let scheme = said.scheme.unwrap_or(scheme);
+    let named_by = if said.host.is_some() { NamedBy::Proxy } else { NamedBy::Host };
+    let (host, port) = said.host.unwrap_or((target.host, target.port));
+    Ok(ClientFacts {
+        source_ip: said.source_ip.unwrap_or(peer),
+        scheme,
+        host,
+        port: port.unwrap_or_else(|| scheme.default_port()),
+        named_by,
+    })
+}
+
+/// SECURITY: where both are there they must say the same of everything. On what one is silent about, the other may be
+/// the client's own.
+fn agreed(old: Said, new: Said) -> Result<Said, Refusal> {
+    match (old == Said::default(), new == Said::default()) {
+        (_, true) => Ok(old),
+        (true, _) => Ok(new),
+        _ if old == new => Ok(old),
+        _ => Err(invalid("`Forwarded` and `X-Forwarded-*` disagree")),
+    }
+}
+
+fn x_forwarded(headers: &HeaderMap, trusted: &[IpNet]) -> Result<Said, Refusal> {
+    let mut said = Said::default();
+    if headers.contains_key(&FOR) {
+        let hops = from_the_right(headers, &FOR, |line| Some(line.split(',').collect()));
+        let addresses = hops.map(|hop| hop_address(hop?.trim()));
+        let client = rightmost_untrusted(addresses, |address| *address, trusted);
+        said.source_ip = Some(client.ok_or(invalid("`X-Forwarded-For` is no list of addresses"))?);
+    }
+    if headers.contains_key(&PROTO) {
+        said.scheme = only(headers, &PROTO).and_then(scheme_named);
+        said.scheme.ok_or(invalid("`X-Forwarded-Proto` is neither http nor https"))?;
+    }
+    if headers.contains_key(&NAMED_HOST) {
+        said.host = only(headers, &NAMED_HOST).and_then(authority);
+        if said.host.is_none() {
+            return Err(invalid("`X-Forwarded-Host` is not one host"));
+        }
+    }
+    Ok(said)
+}
+
+fn rfc_7239(headers: &HeaderMap, trusted: &[IpNet]) -> Result<Said, Refusal> {
+    let garbled = || invalid("`Forwarded` is not a list of hops that each name an address");
+    if !headers.contains_key(FORWARDED) {
+        return Ok(Said::default());
+    }
+    let hops = from_the_right(headers, &FORWARDED, |line| split(line, ',')).map(|element| hop(element?));
+    let client = rightmost_untrusted(hops, |hop| hop.source_ip, trusted).ok_or_else(garbled)?;
+    Ok(Said {
+        source_ip: Some(client.source_ip),
+        scheme: match &client.proto {
+            Some(proto) => Some(scheme_named(proto).ok_or_else(garbled)?),
+            None => None,
+        },
+        host: match &client.host {
+            Some(host) => Some(authority(host).ok_or_else(garbled)?),
+            None => None,
+        },
+    })
+}
+
+/// A header's items, the last line's last one first; `None` in place of a line that cannot be read.
+fn from_the_right<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+    items: impl Fn(&'a str) -> Option<Vec<&'a str>>,
+) -> impl Iterator<Item = Option<&'a str>> {
+    let lines: Vec<&HeaderValue> = headers.get_all(name).iter().collect();
+    lines.into_iter().rev().flat_map(move |line| {
+        let items = line.to_str().ok().and_then(&items);
+        let items = items.map_or_else(|| vec![None], |items| items.into_iter().map(Some).collect());
+        items.into_iter().rev()
+    })
+}
+
+/// The hop that a trusted one named last, else the first of all. What stands before it is the client's own writing and
+/// is not read; `None` where a hop that matters is garbled.
+fn rightmost_untrusted<T>(hops: impl Iterator<Item = Option<T>>, address: impl Fn(&T) -> IpAddr, trusted: &[IpNet]) -> Option<T> {
+    let mut leftmost = None;
+    for hop in hops {
+        let hop = hop?;
+        if !is_trusted(address(&hop), trusted) {
+            return Some(hop);
+        }
+        leftmost = Some(hop);
+    }
+    leftmost
+}
+
+/// Splits outside quotes; `None` if a quote stays open.
+fn split(text: &str, at: char) -> Option<Vec<&str>> {
+    let mut quoted = false;
+    let mut escaped = false;
+    let mut parts = Vec::new();
+    let mut rest = text;
+    let mut length = 0;
+    for c in text.chars() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            _ if c == at && !quoted => {
+                let (part, after) = rest.split_at_checked(length)?;
+                parts.push(part);
+                rest = after.strip_prefix(at)?;
+                length = 0;
+                continue;
+            }
+            _ => {}
+        }
+        length += c.len_utf8();
+    }
+    parts.push(rest);
+    (!quoted).then_some(parts)
+}
+
+/// `for=192.0.2.1;proto=https;host="shop.test"`. A hop that names no address (`unknown`, `_hidden`) is none we can use.
+fn hop(element: &str) -> Option<Hop> {
+    let (mut address, mut proto, mut host) = (None, None, None);
+    for pair in split(element, ';')? {
+        let (name, value) = pair.trim().split_once('=')?;
+        let slot = match name.to_ascii_lowercase().as_str() {
+            "for" => &mut address,
+            "proto" => &mut proto,
+            "host" => &mut host,
+            _ => continue,
+        };
+        if slot.replace(unquoted(value)?).is_some() {
+            return None;
+        }
+    }
+    Some(Hop {
+        source_ip: hop_address(&address?)?,
+        proto,
+        host,
+    })
+}
+
+fn unquoted(value: &str) -> Option<String> {
+    let Some(inner) = value.strip_prefix('"') else {
+        return (!value.contains('"')).then(|| value.to_owned());
+    };
+    let inner = inner.strip_suffix('"')?;
+    // none of what we read needs an escape
+    (!inner.contains(['"', '\\'])).then(|| inner.to_owned())
+}
+
+fn scheme_named(text: &str) -> Option<Scheme> {
+    [Scheme::Http, Scheme::Https]
+        .into_iter()
+        .find(|scheme| text.eq_ignore_ascii_case(scheme.as_str()))
+}
+
+/// An address as proxies write it: bare, `ip:port`, `[ipv6]` or `[ipv6]:port`.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    let address = hop
+        .parse::<IpAddr>()
+        .ok()
+        .or_else(|| hop.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
+        .or_else(|| hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok())?;
+    Some(address.to_canonical())
+}
+
+fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+    trusted.iter().any(|net| net.contains(&address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::denial::Denial;
+    use crate::http::request::check;
+
+    fn facts_from(peer: &str, headers: &[(&str, &str)], direct: Scheme) -> Result<ClientFacts, Refusal> {
+        let mut builder = http::Request::builder().uri("/").header("host", "a.test");
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        let parts = builder.body(()).unwrap().into_parts().0;
+        let trusted = ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+        client_facts(
+            &parts.headers,
+            (peer.parse().unwrap(), direct),
+            check(&parts).unwrap(),
+            &trusted,
+        )
+    }
+
+    fn facts(peer: &str, headers: &[(&str, &str)]) -> ClientFacts {
+        facts_from(peer, headers, Scheme::Http).unwrap()
+    }
+
+    #[test]
+    fn forwarded_headers_are_believed_only_from_trusted_peers() {
+        let headers = [
+            ("x-forwarded-for", "6.6.6.6, 1.2.3.4"),
+            ("x-forwarded-for", "10.9.9.9"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "Shop.test"),
+        ];
+        let direct = facts("9.9.9.9", &headers);
+        assert_eq!(
+            (direct.source_ip.to_string().as_str(), direct.scheme),
+            ("9.9.9.9", Scheme::Http)
+        );
+        assert_eq!((direct.host.as_str(), direct.port), ("a.test", 80));
+        let proxied = facts("::ffff:10.1.1.1", &headers);
+        assert_eq!(
+            (proxied.source_ip.to_string().as_str(), proxied.scheme),
+            ("1.2.3.4", Scheme::Https)
+        );
+        assert_eq!((proxied.host.as_str(), proxied.port), ("shop.test", 443));
+    }
+
+    #[test]
+    fn the_connection_says_the_scheme_where_no_header_does() {
+        for (headers, scheme, port) in [
+            (&[][..], Scheme::Https, 443),
+            (&[("x-forwarded-proto", "http")], Scheme::Http, 80),
+            (&[("forwarded", "for=1.2.3.4;proto=http")], Scheme::Http, 80),
+        ] {
+            let facts = facts_from("10.0.0.1", headers, Scheme::Https).unwrap();
+            assert_eq!((facts.scheme, facts.port), (scheme, port), "{headers:?}");
+        }
+        let lie = facts_from("9.9.9.9", &[("x-forwarded-proto", "http")], Scheme::Https).unwrap();
+        assert_eq!(lie.scheme, Scheme::Https);
+    }
+
+    #[test]
+    fn the_standard_header_says_the_same_in_its_own_words() {
+        for (value, address, scheme, host) in [
+            ("for=1.2.3.4", "1.2.3.4", Scheme::Http, "a.test"),
+            (
+                "For=\"1.2.3.4:99\";Proto=HTTPS;Host=\"Shop.test:8443\"",
+                "1.2.3.4",
+                Scheme::Https,
+                "shop.test",
+            ),
+            (
+                "for=\"[2001:db8::1]:4711\"; by=10.0.0.1",
+                "2001:db8::1",
+                Scheme::Http,
+                "a.test",
+            ),
+            (
+                "for=6.6.6.6;proto=https, for=1.2.3.4, for=10.0.0.7;proto=https",
+                "1.2.3.4",
+                Scheme::Http,
+                "a.test",
+            ),
+            ("for=10.0.0.9;host=in.test, for=10.0.0.7", "10.0.0.9", Scheme::Http, "in.test"),
+            ("for=\"::ffff:1.2.3.4\"", "1.2.3.4", Scheme::Http, "a.test"),
+            ("whatever a client writes, for=1.2.3.4", "1.2.3.4", Scheme::Http, "a.test"),
+            ("for=1.2.3.4;ext=\"a,b;c\\\"\"", "1.2.3.4", Scheme::Http, "a.test"),
+        ] {
+            let facts = facts("10.0.0.1", &[("forwarded", value)]);
+            assert_eq!(
+                (facts.source_ip.to_string().as_str(), facts.scheme, facts.host.as_str()),
+                (address, scheme, host),
+                "{value}"
+            );
+        }
+        let stranger = facts("9.9.9.9", &[("forwarded", "for=1.2.3.4;proto=https")]);
+        assert_eq!(
+            (stranger.source_ip.to_string().as_str(), stranger.scheme),
+            ("9.9.9.9", Scheme::Http)
+        );
+    }
+
+    #[test]
+    fn two_headers_that_disagree_are_refused() {
+        let both = |new: &str, old: &[(&str, &str)]| {
+            let mut headers = vec![("forwarded", new)];
+            headers.extend_from_slice(old);
+            facts_from("10.0.0.1", &headers, Scheme::Http)
+        };
+        let same = [("x-forwarded-for", "1.2.3.4"), ("x-forwarded-proto", "https")];
+        assert!(both("for=1.2.3.4;proto=https", &same).is_ok());
+        for (new, old) in [
+            ("for=1.2.3.4", ("x-forwarded-for", "1.2.3.5")),
+            ("for=1.2.3.4;proto=https", ("x-forwarded-for", "1.2.3.4")),
+            ("for=1.2.3.4;host=b.test", ("x-forwarded-for", "1.2.3.4")),
+            ("for=1.2.3.4", ("x-forwarded-host", "b.test")),
+            ("for=1.2.3.4;proto=https", ("x-forwarded-proto", "http")),
+            ("for=1.2.3.4;host=a.test", ("x-forwarded-host", "b.test")),
+        ] {
+            assert_eq!(both(new, &[old]).unwrap_err().denial, Denial::RequestInvalid, "{new} {old:?}");
+        }
+    }
+
+    #[test]
+    fn a_garbled_forwarded_chain_is_refused() {
+        for (name, chain) in [
+            ("x-forwarded-for", ""),
+            ("x-forwarded-for", "1.2.3.4, unknown"),
+            ("x-forwarded-for", "1.2.3.4,"),
+            ("x-forwarded-for", "%00"),
+            ("x-forwarded-proto", "https, http"),
+            ("x-forwarded-host", "a.test, b.test"),
+            ("forwarded", ""),
+            ("forwarded", "for=unknown"),
+            ("forwarded", "for=_hidden"),
+            ("forwarded", "proto=https"),
+            ("forwarded", "for=1.2.3.4, "),
+            ("forwarded", "for=1.2.3.4;for=1.2.3.5"),
+            ("forwarded", "for=1.2.3.4;proto=https;proto=http"),
+            ("forwarded", "for=\"1.2.3.4"),
+            ("forwarded", "for=1.2.3.4\""),
+            ("forwarded", "for=1.2.3.4;proto=ftp"),
+            ("forwarded", "for=1.2.3.4;host=\"a b\""),
+            ("forwarded", "1.2.3.4"),
+        ] {
+            let facts = facts_from("10.1.1.1", &[(name, chain)], Scheme::Http);
+            assert_eq!(facts.unwrap_err().denial, Denial::RequestInvalid, "{name}: {chain}");
+        }
+        for (chain, expected) in [
+            ("1.2.3.4:99", "1.2.3.4"),
+            ("[2001:db8::1]:9", "2001:db8::1"),
+            ("::ffff:1.2.3.4", "1.2.3.4"),
+            ("garbage, 1.2.3.4, 10.0.0.9", "1.2.3.4"),
+        ] {
+            assert_eq!(
+                facts("10.1.1.1", &[("x-forwarded-for", chain)]).source_ip.to_string(),
+                expected
+            );
+        }
+    }
+}

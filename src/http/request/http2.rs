@@ -1,0 +1,216 @@
+//! An HTTP/2 request in HTTP/1.1's terms, so that every later step sees one kind of request.
+//!
+//! `:authority` becomes `Host`, cookies that came apart are joined, and the one CONNECT that means something (RFC 8441:
+//! an upgrade) becomes the GET it stands for. What the HTTP library lets through although RFC 9113 forbids it is refused.
+
+use http::header::{CONNECTION, COOKIE, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Version};
+use hyper::ext::Protocol;
+
+use super::invalid;
+use crate::denial::{Denial, Refusal};
+
+/// What one field costs beside its name and value (RFC 9113, 6.5.2).
+const FIELD_BYTES: usize = 32;
+/// RFC 9113 8.2.2.
+const CONNECTION_SPECIFIC: [&str; 3] = ["keep-alive", "proxy-connection", "http2-settings"];
+
+/// Leaves an HTTP/1 request as it is. An upgrade keeps its `Protocol` among the extensions.
+pub fn as_http1(parts: &mut Parts, header_bytes_max: usize) -> Result<(), Refusal> {
+    if parts.version != Version::HTTP_2 {
+        // SECURITY: what only HTTP/2 can say must come from HTTP/2
+        parts.extensions.remove::<Protocol>();
+        return Ok(());
+    }
+    check_size(parts, header_bytes_max)?;
+    check_fields(&parts.headers)?;
+    extended_connect(parts)?;
+    if parts.uri.scheme().is_none() && parts.uri.authority().is_some() {
+        return Err(invalid("no `:scheme`"));
+    }
+    one_authority(parts)?;
+    join_cookies(&mut parts.headers);
+    Ok(())
+}
+
+/// As RFC 9113 counts. The library's own limit is a little higher, because its refusals leave no trace.
+fn check_size(parts: &Parts, max: usize) -> Result<(), Refusal> {
+    let fields = parts.headers.iter();
+    let fields: usize = fields
+        .map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES)
+        .sum();
+    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    if fields.saturating_add(target) > max {
+        return Err(Refusal::new(
+            Denial::HeadersTooLarge,
+            "the head is larger than `limits.header_bytes`",
+        ));
+    }
+    Ok(())
+}
+
+fn check_fields(headers: &HeaderMap) -> Result<(), Refusal> {
+    let specific = [CONNECTION, TRANSFER_ENCODING, UPGRADE];
+    if specific.iter().any(|name| headers.contains_key(name))
+        || CONNECTION_SPECIFIC.iter().any(|name| headers.contains_key(*name))
+    {
+        return Err(invalid("a connection-specific header in HTTP/2"));
+    }
+    if headers.get_all(TE).iter().any(|te| te.as_bytes() != b"trailers") {
+        return Err(invalid("`te` other than `trailers` in HTTP/2"));
+    }
+    // HTTP/1.1 would trim the value on the way, and somebody might have looked at it before
+    if headers
+        .values()
+        .any(|value| value.as_bytes().trim_ascii() != value.as_bytes())
+    {
+        return Err(invalid("a header's value has spaces around it"));
+    }
+    Ok(())
+}
+
+/// CONNECT with `:protocol` opens what `GET` with `Upgrade` opens, and is decided on as that.
+fn extended_connect(parts: &mut Parts) -> Result<(), Refusal> {
+    if parts.method != Method::CONNECT {
+        return match parts.extensions.get::<Protocol>() {
+            Some(_) => Err(invalid("`:protocol` without CONNECT")),
+            None => Ok(()),
+        };
+    }
+    let Some(protocol) = parts.extensions.get::<Protocol>() else {
+        return Err(invalid("this method is never forwarded"));
+    };
+    if !is_token(protocol.as_ref()) {
+        return Err(invalid("`:protocol` is no protocol's name"));
+    }
+    parts.method = Method::GET;
+    Ok(())
+}
+
+/// RFC 9110 5.6.2, without what no registered protocol has: it becomes the value of `Upgrade`.
+fn is_token(text: &[u8]) -> bool {
+    !text.is_empty()
+        && text
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'+' | b'/'))
+}
+
+/// Where there is only an `:authority`, it is the `Host`; where there are both, `check` compares them.
+fn one_authority(parts: &mut Parts) -> Result<(), Refusal> {
+    let Some(named) = parts.uri.authority().filter(|_| !parts.headers.contains_key(HOST)) else {
+        return Ok(());
+    };
+    let host = HeaderValue::from_str(named.as_str()).map_err(|_not_a_value| invalid("`:authority` is malformed"))?;
+    parts.headers.insert(HOST, host);
+    Ok(())
+}
+
+/// RFC 9113 8.2.3: for anything but HTTP/2, one line with `; ` between the pairs.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(COOKIE).iter();
+    if lines.next().is_none() || lines.next().is_none() {
+        return;
+    }
+    let lines: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    // pieces of header values, joined by what a header value may hold
+    if let Ok(joined) = HeaderValue::from_bytes(&lines.join(b"; ".as_slice())) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::request::check;
+
+    fn parts(method: &str, uri: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut builder = http::Request::builder().method(method).uri(uri).version(Version::HTTP_2);
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        builder.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn a_request_gets_the_host_and_the_cookies_it_would_have_in_http_1() {
+        let mut request = parts(
+            "GET",
+            "https://Shop.test:8443/x?q=1",
+            &[("cookie", "a=1"), ("x-a", "1"), ("cookie", "b=2; c=3"), ("te", "trailers")],
+        );
+        as_http1(&mut request, 4096).unwrap();
+        assert_eq!(request.headers["host"], "Shop.test:8443");
+        let cookies: Vec<_> = request.headers.get_all("cookie").iter().collect();
+        assert_eq!(cookies, ["a=1; b=2; c=3"]);
+        let target = check(&request).unwrap();
+        assert_eq!(
+            (target.host.as_str(), target.port, target.path),
+            ("shop.test", Some(8443), "/x")
+        );
+    }
+
+    #[test]
+    fn an_authority_beside_a_host_must_name_the_same() {
+        for (uri, host, fine) in [
+            ("http://a.test/", "A.test.", true),
+            ("http://a.test/", "a.test:80", true),
+            ("http://a.test/", "b.test", false),
+            ("http://a.test/", "a.test:81", false),
+            ("http://u@a.test/", "a.test", false),
+            ("/", "a.test", true),
+            ("/", "u@a.test", false),
+        ] {
+            let mut request = parts("GET", uri, &[("host", host)]);
+            let outcome = as_http1(&mut request, 4096).and_then(|()| check(&request).map(drop));
+            assert_eq!(outcome.is_ok(), fine, "{uri} {host}");
+        }
+        for (uri, headers) in [
+            ("/", &[][..]),
+            ("http://u@a.test/", &[]),
+            ("ftp://a.test/", &[]),
+            ("http://a.test/", &[("host", "a.test"), ("host", "a.test")]),
+        ] {
+            let mut request = parts("GET", uri, headers);
+            let outcome = as_http1(&mut request, 4096).and_then(|()| check(&request).map(drop));
+            assert!(outcome.is_err(), "{uri} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn what_http_2_forbids_is_refused() {
+        for (name, value) in [
+            ("connection", "close"),
+            ("upgrade", "websocket"),
+            ("keep-alive", "1"),
+            ("proxy-connection", "x"),
+            ("http2-settings", "x"),
+            ("te", "gzip"),
+            ("te", "trailers, gzip"),
+            ("x-a", " b"),
+            ("x-a", "b\t"),
+            ("x-a", " "),
+        ] {
+            let mut request = parts("GET", "http://a.test/", &[(name, value)]);
+            assert!(as_http1(&mut request, 4096).is_err(), "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn a_connect_is_an_upgrade_or_nothing() {
+        let mut plain = parts("CONNECT", "a.test:80", &[]);
+        assert!(as_http1(&mut plain, 4096).is_err());
+        let mut upgrade = parts("CONNECT", "https://a.test/chat", &[]);
+        upgrade.extensions.insert(Protocol::from_static("websocket"));
+        as_http1(&mut upgrade, 4096).unwrap();
+        assert_eq!((upgrade.method.as_str(), check(&upgrade).unwrap().path), ("GET", "/chat"));
+        for broken in ["", "web socket", "web\r\nsocket", "a, b", "é"] {
+            let mut upgrade = parts("CONNECT", "https://a.test/chat", &[]);
+            upgrade.extensions.insert(Protocol::from_static(broken));
+            assert!(as_http1(&mut upgrade, 4096).is_err(), "{broken:?}");
+        }
+        let mut odd = parts("GET", "https://a.test/chat", &[]);
+        odd.extensions.insert(Protocol::from_static("websocket"));
+        assert!(as_http1(&mut odd, 4096).is_err());
+    }
+}

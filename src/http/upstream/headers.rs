@@ -1,0 +1,487 @@
+//! What of a request's head reaches the app, and what of the app's head reaches the client.
+//!
+//! The order is the point (LESSONS: GHSA-w9mr-28mw-j8hg, CVE-2025-64484): hop-by-hop first, then every copy of our own
+//! headers in any spelling, then all of ours are set, empty if unknown. So nothing a client sends can remove, repeat
+//! or pre-empt what the gate says.
+
+use std::borrow::Cow;
+
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE};
+use http::response::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use smallvec::SmallVec;
+
+use super::client::Clients;
+use super::{Outward, UpstreamError};
+use crate::authz::Permit;
+use crate::config::Upstream;
+use crate::http::request::{TRACEPARENT, TRACESTATE, X_REQUEST_ID, uuid_value};
+
+/// Controls, non-ASCII (always), and what would end or fake an item of a list.
+const ENCODED: &AsciiSet = &CONTROLS.add(b',').add(b'%');
+/// How many headers the gate adds.
+const OURS: usize = 18;
+const HOP_BY_HOP: [&str; 4] = ["keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"];
+
+static USER: HeaderName = HeaderName::from_static("x-forwarded-user");
+static EMAIL: HeaderName = HeaderName::from_static("x-forwarded-email");
+static GROUPS: HeaderName = HeaderName::from_static("x-forwarded-groups");
+static PREFERRED_USERNAME: HeaderName = HeaderName::from_static("x-forwarded-preferred-username");
+static TENANT: HeaderName = HeaderName::from_static("x-cedargate-tenant");
+static PORTAL: HeaderName = HeaderName::from_static("x-cedargate-portal");
+static ROLES: HeaderName = HeaderName::from_static("x-cedargate-roles");
+static DECISION_ID: HeaderName = HeaderName::from_static("x-cedargate-decision-id");
+static REVISION: HeaderName = HeaderName::from_static("x-cedargate-revision");
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Credential {
+    Strip,
+    Forward,
+}
+
+/// Made once per portal from its upstream's configuration.
+#[derive(Clone, Debug)]
+pub struct HeaderRules {
+    assertion: HeaderName,
+    /// Every further name to remove, normalised.
+    strip: Vec<String>,
+    authorization: Credential,
+}
+
+impl HeaderRules {
+    /// What an upstream's configuration says. INVARIANT: `config` has checked every name, so the fallback is never taken.
+    pub fn of(upstream: &Upstream, assertion: &str) -> Self {
+        let authorization = if upstream.forward_authorization {
+            Credential::Forward
+        } else {
+            Credential::Strip
+        };
+        let assertion = HeaderName::try_from(assertion).unwrap_or(HeaderName::from_static("x-cedargate-assertion"));
+        let names = upstream.strip_headers.iter().map(String::as_str).chain([assertion.as_str()]);
+        Self {
+            strip: names.map(|name| normalised(name).into_owned()).collect(),
+            assertion,
+            authorization,
+        }
+    }
+
+    /// Whether a client's header of this name, however spelled, must not reach the app.
+    fn claims_ours(&self, name: &HeaderName) -> bool {
+        let name = normalised(name.as_str());
+        name.starts_with("x-cedargate-")
+            || name.starts_with("x-forwarded-")
+            || name == "forwarded"
+            || self.strip.iter().any(|stripped| *stripped == name)
+    }
+
+    pub(super) fn remove_from_trailers(&self, trailers: &mut HeaderMap) {
+        let forbidden: SmallVec<[HeaderName; 4]> = trailers
+            .keys()
+            .filter(|name| self.claims_ours(name) || is_framing_or_credential(name))
+            .cloned()
+            .collect();
+        for name in forbidden {
+            trailers.remove(name);
+        }
+    }
+}
+
+/// Proof that a head holds nothing that the app would not get: what is decided on is what is forwarded.
+#[derive(Debug)]
+pub struct Cleansed(());
+
+/// Removes what the client says only to this hop, and what only the gate may say. SECURITY: before anything is decided,
+/// or a policy would see a header that `Connection` then takes away from the app. What frames the body or asks for an
+/// upgrade stays for `outward`.
+pub fn cleanse(headers: &mut HeaderMap, rules: &HeaderRules) -> Cleansed {
+    let kept = [
+        HOST,
+        CONNECTION,
+        UPGRADE,
+        TE,
+        TRANSFER_ENCODING,
+        CONTENT_LENGTH,
+        // for the gate, which no policy reads
+        AUTHORIZATION,
+        COOKIE,
+    ];
+    let named = tokens(headers, &CONNECTION).filter_map(|name| HeaderName::from_bytes(name).ok());
+    let named: SmallVec<[HeaderName; 4]> = named.filter(|name| !kept.contains(name)).collect();
+    for name in named {
+        headers.remove(name);
+    }
+    let claimed: SmallVec<[HeaderName; 8]> = headers.keys().filter(|name| rules.claims_ours(name)).cloned().collect();
+    for name in claimed {
+        headers.remove(name);
+    }
+    Cleansed(())
+}
+
+/// Servers that turn headers into variables make one name of `-`, `_`, `.` and the like.
+fn normalised(name: &str) -> Cow<'_, str> {
+    if name
+        .bytes()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    {
+        return Cow::Borrowed(name);
+    }
+    let same = |c: char| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_lowercase()
+        } else {
+            '-'
+        }
+    };
+    Cow::Owned(name.chars().map(same).collect())
+}
+
+fn is_framing_or_credential(name: &HeaderName) -> bool {
+    let known = [
+        HOST,
+        TRANSFER_ENCODING,
+        CONTENT_LENGTH,
+        AUTHORIZATION,
+        COOKIE,
+        CONNECTION,
+        TE,
+        UPGRADE,
+    ];
+    known.contains(name) || HOP_BY_HOP.contains(&name.as_str())
+}
+
+/// The head the app sees, of one that was cleansed. Needs the permit because its values are the permit's.
+pub(super) fn outward(headers: &mut HeaderMap, permit: Permit, to: &Outward<'_>, clients: &Clients) {
+    let Cleansed(()) = to.cleansed;
+    headers.reserve(OURS);
+    remove_hop_by_hop(headers);
+    headers.remove(CONTENT_LENGTH);
+    if to.rules.authorization == Credential::Strip {
+        headers.remove(AUTHORIZATION);
+    }
+    remove_session_cookies(headers);
+    set_identity(headers, permit, &to.rules.assertion);
+    clients.set(headers, to.client);
+    set_trace(headers, to);
+}
+
+/// The app's head as the client sees it.
+///
+/// # Errors
+/// A head whose body's end two readers could see in two places. SECURITY: hyper's client takes the chunked framing and
+/// keeps the length, its server would frame by the length: the client's connection would be out of step.
+pub(super) fn inward(answer: &mut Parts, request_id: &HeaderValue) -> Result<(), UpstreamError> {
+    let headers = &mut answer.headers;
+    check_framing(headers)?;
+    remove_hop_by_hop(headers);
+    if answer.status == StatusCode::NO_CONTENT {
+        // RFC 9110, 8.6
+        headers.remove(CONTENT_LENGTH);
+    }
+    headers.insert(&X_REQUEST_ID, request_id.clone());
+    keep_our_cookies_ours(headers);
+    Ok(())
+}
+
+/// SECURITY: an app that could set our cookies could put one user into another's session.
+fn keep_our_cookies_ours(headers: &mut HeaderMap) {
+    let sets_ours = |value: &&HeaderValue| is_session_cookie(value.as_bytes());
+    if !headers.get_all(SET_COOKIE).iter().any(|value| sets_ours(&value)) {
+        return;
+    }
+    let kept: Vec<HeaderValue> = headers
+        .get_all(SET_COOKIE)
+        .iter()
+        .filter(|v| !sets_ours(v))
+        .cloned()
+        .collect();
+    headers.remove(SET_COOKIE);
+    for value in kept {
+        headers.append(SET_COOKIE, value);
+    }
+}
+
+/// Whether an answer announces a body to a request, or with a status, that has none: an app that sends it all the same
+/// sends it where the next answer should begin.
+pub(super) fn announces_no_body(answer: &Parts, method: &Method) -> bool {
+    let bodiless = *method == Method::HEAD || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&answer.status);
+    let length = answer.headers.get(CONTENT_LENGTH);
+    let announced = answer.headers.contains_key(TRANSFER_ENCODING) || length.is_some_and(|length| length != "0");
+    bodiless && announced
+}
+
+fn check_framing(headers: &HeaderMap) -> Result<(), UpstreamError> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let coding = codings.next();
+    if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) || codings.next().is_some() {
+        return Err(UpstreamError::malformed(
+            "the app's `transfer-encoding` is not exactly `chunked`",
+        ));
+    }
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(length) = lengths.next() else { return Ok(()) };
+    let digits = length.as_bytes();
+    if lengths.next().is_some() || digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(UpstreamError::malformed("the app's `content-length` is not one plain number"));
+    }
+    if coding.is_some() {
+        return Err(UpstreamError::malformed(
+            "the app sent `content-length` and `transfer-encoding`",
+        ));
+    }
+    Ok(())
+}
+
+/// What an early hint of the app may say to the client.
+pub(super) fn early(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+    headers.remove(CONTENT_LENGTH);
+}
+
+/// What no trailer may be.
+pub(super) fn remove_framing(trailers: &mut HeaderMap) {
+    for name in [HOST, CONNECTION, CONTENT_LENGTH, TE, TRANSFER_ENCODING, UPGRADE] {
+        trailers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        trailers.remove(name);
+    }
+}
+
+/// The tokens of a list header, over all its lines.
+pub(super) fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    let lines = headers.get_all(name).iter();
+    let items = lines.flat_map(|line| line.as_bytes().split(|b| *b == b','));
+    items.map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
+}
+
+/// `Trailer` stays: hyper sends no trailers without it. `TE` stays as far as it announces trailers.
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let trailers = tokens(headers, &TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
+    let named: SmallVec<[HeaderName; 4]> = tokens(headers, &CONNECTION)
+        // the word of most apps; such a header goes in any case
+        .filter(|name| !name.eq_ignore_ascii_case(b"keep-alive"))
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
+        .filter(|name| *name != HOST)
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    let found: SmallVec<[HeaderName; 4]> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+    for name in found {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    [&CONNECTION, &TE, &TRANSFER_ENCODING, &UPGRADE].contains(&name)
+        || HOP_BY_HOP.contains(&name.as_str())
+        || name.as_str() == "http2-settings"
+}
+
+/// SECURITY: a browser keeps `=cedargate=x` as a cookie without a name and sends it back as `cedargate=x`, so what stands
+/// before a name does not count. Nor does case: whoever reads cookies next may not tell it apart.
+fn is_session_cookie(pair: &[u8]) -> bool {
+    let before = pair.iter().take_while(|b| b.is_ascii_whitespace() || b"=;\x0b\0".contains(b));
+    let name = pair.get(before.count()..).unwrap_or_default();
+    let rest = without_prefix(without_prefix(name, b"__Host-").unwrap_or(name), b"cedargate");
+    // an app may well have a `cedargateway`
+    rest.is_some_and(|rest| rest.first().is_none_or(|b| b"=_-;".contains(b) || !b.is_ascii_graphic()))
+}
+
+fn without_prefix<'a>(text: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
+    let (start, rest) = text.split_at_checked(prefix.len())?;
+    start.eq_ignore_ascii_case(prefix).then_some(rest)
+}
+
+/// Removes our cookie pairs only; the app's own stay byte for byte.
+fn remove_session_cookies(headers: &mut HeaderMap) {
+    let pairs = |value: &HeaderValue| value.as_bytes().split(|b| *b == b';').any(is_session_cookie);
+    if !headers.get_all(COOKIE).iter().any(pairs) {
+        return;
+    }
+    let kept: Vec<HeaderValue> = headers
+        .get_all(COOKIE)
+        .iter()
+        .filter_map(|value| {
+            let kept: Vec<&[u8]> = value
+                .as_bytes()
+                .split(|b| *b == b';')
+                .filter(|pair| !is_session_cookie(pair) && !pair.trim_ascii().is_empty())
+                .collect();
+            let joined = kept.join(&b';');
+            Some(joined.trim_ascii())
+                .filter(|rest| !rest.is_empty())
+                .and_then(|rest| HeaderValue::from_bytes(rest).ok())
+        })
+        .collect();
+    headers.remove(COOKIE);
+    for value in kept {
+        headers.append(COOKIE, value);
+    }
+}
+
+fn set_identity(headers: &mut HeaderMap, permit: Permit, assertion: &HeaderName) {
+    let empty = || HeaderValue::from_static("");
+    let passport = permit.passport;
+    let caller = passport.caller.as_deref();
+    let of = |pick: fn(&crate::authz::CallerHeaders) -> &HeaderValue| caller.map_or_else(empty, |caller| pick(caller).clone());
+    headers.insert(&USER, of(|c| &c.user));
+    headers.insert(&EMAIL, of(|c| &c.email));
+    headers.insert(&GROUPS, of(|c| &c.groups));
+    headers.insert(&PREFERRED_USERNAME, of(|c| &c.preferred_username));
+    headers.insert(&TENANT, of(|c| &c.tenant));
+    headers.insert(&ROLES, of(|c| &c.roles));
+    headers.insert(&PORTAL, passport.portal);
+    headers.insert(&REVISION, passport.revision);
+    headers.insert(&DECISION_ID, uuid_value(passport.decision_id));
+    headers.insert(assertion, passport.assertion);
+}
+
+fn set_trace(headers: &mut HeaderMap, to: &Outward<'_>) {
+    headers.insert(&X_REQUEST_ID, to.request_id.clone());
+    headers.insert(&TRACEPARENT, to.trace.traceparent());
+    headers.remove(&TRACESTATE);
+    for state in &to.trace.state {
+        headers.append(&TRACESTATE, state.clone());
+    }
+}
+
+/// A value of ours for a header: commas, `%`, controls and non-ASCII percent-encoded.
+pub fn header_value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(&encoded(text)).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// SECURITY: receivers trim values and items, so a space at an edge is encoded too: `alice ` must not arrive as `alice`.
+fn encoded(text: &str) -> Cow<'_, str> {
+    let inner = text.trim_matches(' ');
+    if inner.len() == text.len() {
+        return utf8_percent_encode(text, ENCODED).into();
+    }
+    let before = text.len() - text.trim_start_matches(' ').len();
+    let after = text.len() - inner.len() - before;
+    let (before, after) = ("%20".repeat(before), "%20".repeat(after));
+    format!("{before}{}{after}", utf8_percent_encode(inner, ENCODED)).into()
+}
+
+/// Items encoded one by one and joined with `,`.
+pub fn header_list<'a>(items: impl IntoIterator<Item = &'a str>) -> HeaderValue {
+    let items: Vec<Cow<'_, str>> = items.into_iter().map(encoded).collect();
+    HeaderValue::from_str(&items.join(",")).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_values_are_encoded() {
+        assert_eq!(header_value("a,b%\r\né"), "a%2Cb%25%0D%0A%C3%A9");
+        assert_eq!(header_list(["a,b", "c"]), "a%2Cb,c");
+        assert_eq!(header_list([]), "");
+        assert_eq!(header_value(" a b  "), "%20a b%20%20");
+        assert_eq!(header_list(["x", " ", " y"]), "x,%20,%20y");
+    }
+
+    #[test]
+    fn only_our_cookies_are_removed() {
+        let mut headers = HeaderMap::new();
+        headers.append(COOKIE, "a=1; __Host-cedargate=x; b=\"2; cedargate_csrf=y".parse().unwrap());
+        headers.append(COOKIE, "__Host-cedargate_s=z".parse().unwrap());
+        remove_session_cookies(&mut headers);
+        let left: Vec<_> = headers.get_all(COOKIE).iter().collect();
+        assert_eq!(left, ["a=1; b=\"2"]);
+        headers.insert(
+            COOKIE,
+            "cedargate=x; cedargateway=1; cedargate-login=y; my-cedargate=2"
+                .parse()
+                .unwrap(),
+        );
+        remove_session_cookies(&mut headers);
+        assert_eq!(headers[COOKIE], "cedargateway=1; my-cedargate=2");
+    }
+
+    #[test]
+    fn an_app_cannot_set_our_cookies() {
+        let mut headers = HeaderMap::new();
+        for value in [
+            "a=1; Path=/",
+            "__Host-cedargate=x; Path=/; Secure",
+            " cedargate-login=y",
+            "b=cedargate",
+        ] {
+            headers.append(SET_COOKIE, value.parse().unwrap());
+        }
+        keep_our_cookies_ours(&mut headers);
+        let left: Vec<_> = headers.get_all(SET_COOKIE).iter().collect();
+        assert_eq!(left, ["a=1; Path=/", "b=cedargate"]);
+    }
+
+    #[test]
+    fn no_spelling_of_our_cookies_gets_into_a_browser_or_to_the_app() {
+        for ours in [
+            "=cedargate=x",
+            "=__Host-cedargate=x; Path=/; Secure",
+            "==cedargate=x",
+            " = \t=cedargate-login=x",
+            ";cedargate=x",
+            "; ; =cedargate=x",
+            "\tcedargate=x",
+            "Cedargate=x",
+            "__HOST-CedarGate=x",
+            "=__host-cedargate-login=x",
+            "cedargate",
+            "=cedargate",
+            "cedargate\t=x",
+            "cedargate; Path=/",
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(SET_COOKIE, "a=1".parse().unwrap());
+            headers.append(SET_COOKIE, ours.parse().unwrap());
+            keep_our_cookies_ours(&mut headers);
+            let left: Vec<_> = headers.get_all(SET_COOKIE).iter().collect();
+            assert_eq!(left, ["a=1"], "{ours:?}");
+            let mut headers = HeaderMap::new();
+            headers.append(COOKIE, ours.split("; Path").next().unwrap().parse().unwrap());
+            remove_session_cookies(&mut headers);
+            assert!(!headers.contains_key(COOKIE), "{ours:?}: {headers:?}");
+        }
+        for other in [
+            "=a=cedargate",
+            "a=; cedargate=x",
+            "cedargateway=1",
+            "__Host-a=1",
+            "=",
+            "",
+            "x=__Host-cedargate=x",
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(SET_COOKIE, other.parse().unwrap());
+            keep_our_cookies_ours(&mut headers);
+            assert!(headers.contains_key(SET_COOKIE), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn hop_by_hop_headers_go_and_trailers_can_still_be_announced() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "x-a, te"),
+            ("x-a", "1"),
+            ("te", "gzip, trailers"),
+            ("upgrade", "h2c"),
+            ("trailer", "x-t"),
+            ("keep-alive", "3"),
+        ] {
+            headers.insert(name, value.parse().unwrap());
+        }
+        remove_hop_by_hop(&mut headers);
+        assert_eq!(
+            (headers.len(), &headers["te"], &headers["trailer"]),
+            (2, &"trailers".parse().unwrap(), &"x-t".parse().unwrap())
+        );
+    }
+}

@@ -1,0 +1,221 @@
+//! What every portal serves right now: the portal table, each portal's revision, and what was verified under it.
+//!
+//! Written by `reload` alone, read by every request: one atomic load gives a request a snapshot that it keeps to its
+//! end. Callers remembered under a revision go with it, so no identity ever outlives the rules that shaped it.
+
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use http::HeaderValue;
+use prometheus::{Histogram, IntCounter};
+use rustc_hash::FxHashMap;
+use serde_json::{Map, Value};
+
+use crate::audit::EntityRef;
+use crate::authn::{Proof, TokenCache};
+use crate::authz::CallerHeaders;
+use crate::authz::principal::Principal;
+use crate::base::metrics::Metrics;
+use crate::config;
+use crate::denial::Denial;
+use crate::http::upstream::{App, HeaderRules};
+use crate::portal::path::CanonicalPath;
+use crate::portal::{PortalError, PortalTable, is_host};
+use crate::revision::{Frame, Revision};
+use crate::session::Session;
+use crate::types::{Door, Identity, PortalSlug, TokenFacts};
+
+/// Every portal, and which request belongs to which.
+pub struct Serving {
+    pub table: PortalTable,
+    pub portals: Vec<Arc<Portal>>,
+    by_name: FxHashMap<Arc<str>, usize>,
+    /// The app of portals without an upstream of their own.
+    pub app: Arc<App>,
+}
+
+/// The portals as they are now; replaced as a whole when a portal appears.
+pub type SharedServing = ArcSwap<Serving>;
+
+/// One portal's frame, and what it serves.
+pub struct Portal {
+    pub config: config::Portal,
+    /// The issuers it trusts, in the order of `config.issuers`.
+    pub issuers: Vec<config::Issuer>,
+    pub providers: Vec<config::Provider>,
+    /// Shared with every portal whose upstream is equal.
+    pub upstream: Arc<App>,
+    pub header_rules: Arc<HeaderRules>,
+    pub name: Arc<str>,
+    pub header: HeaderValue,
+    pub active: ArcSwapOption<Active>,
+    pub meters: Meters,
+}
+
+/// A revision in force, and the callers known under it.
+pub struct Active {
+    pub revision: Arc<Revision>,
+    pub callers: TokenCache<Caller>,
+}
+
+/// What a caller is believed for; looked at again on every use.
+pub enum Credential {
+    Token(Proof),
+    /// A token that its issuer was asked about, until that must be asked again (unix seconds).
+    Introspected {
+        until: i64,
+    },
+    /// Looked up in the store, or among what is known of it, for every request.
+    Session(Arc<Session>),
+}
+
+/// A verified caller under one revision: everything that depends on the credential alone.
+pub struct Caller {
+    pub identity: Identity,
+    pub credential: Credential,
+    pub principal: Principal,
+    pub headers: Arc<CallerHeaders>,
+    /// What the record says of the caller.
+    pub roles: Arc<[Arc<str>]>,
+    pub entity: EntityRef,
+    /// `None`: no token, but a session.
+    pub token: Option<Arc<TokenFacts>>,
+    /// The claims that the assertion carries: what the schema asks for.
+    pub asserted: Map<String, Value>,
+    pub assertion: ArcSwapOption<FreshAssertion>,
+}
+
+/// A signed assertion that is good for some more requests.
+pub struct FreshAssertion {
+    pub value: HeaderValue,
+    /// Of the keys it was signed with.
+    pub generation: u64,
+    /// Unix seconds after which another one is signed.
+    pub renew_at: i64,
+}
+
+/// One portal's metrics, resolved once.
+pub struct Meters {
+    metrics: Metrics,
+    portal: Arc<str>,
+    pub request_duration: Histogram,
+    pub gate_duration: Histogram,
+    pub decision_duration: [Histogram; Door::ALL.len()],
+    decisions: [[OnceLock<IntCounter>; Denial::ALL.len() + 1]; Door::ALL.len()],
+}
+
+impl Serving {
+    pub fn new(portals: Vec<Arc<Portal>>, app: Arc<App>) -> Result<Self, PortalError> {
+        let configs: Vec<config::Portal> = portals.iter().map(|p| p.config.clone()).collect();
+        Ok(Self {
+            table: PortalTable::new(&configs)?,
+            by_name: portals
+                .iter()
+                .enumerate()
+                .map(|(at, portal)| (Arc::clone(&portal.name), at))
+                .collect(),
+            portals,
+            app,
+        })
+    }
+
+    pub fn find(&self, host: &str, path: &CanonicalPath) -> Option<&Arc<Portal>> {
+        self.portals.get(self.table.find(host, path)?)
+    }
+
+    pub fn named(&self, slug: &str) -> Option<&Arc<Portal>> {
+        self.portals.get(*self.by_name.get(slug)?)
+    }
+}
+
+impl Portal {
+    /// `app` is that of the portal's own upstream, or of the top level's.
+    pub fn new(portal: config::Portal, app: Arc<App>, config: &config::Config, metrics: &Metrics) -> Self {
+        let issuers = portal
+            .issuers
+            .iter()
+            .filter_map(|index| config.issuers.get(*index))
+            .cloned()
+            .collect();
+        let upstream = portal.upstream.as_ref().unwrap_or(&config.upstream);
+        let header_rules = Arc::new(HeaderRules::of(upstream, &config.assertion.header));
+        let name: Arc<str> = Arc::from(portal.slug.as_str());
+        // INVARIANT: a slug is lower-case letters, digits and `-`
+        let header = HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static(""));
+        let meters = Meters::new(metrics, &name);
+        Self {
+            config: portal,
+            issuers,
+            providers: config.login.providers.clone(),
+            upstream: app,
+            header_rules,
+            name,
+            header,
+            active: ArcSwapOption::empty(),
+            meters,
+        }
+    }
+
+    pub fn slug(&self) -> &PortalSlug {
+        &self.config.slug
+    }
+
+    /// Whether a host is one of this portal's.
+    pub fn is_at(&self, host: &str) -> bool {
+        let hosts = &self.config.matches.hosts;
+        hosts.is_empty() || hosts.iter().any(|pattern| is_host(pattern, host))
+    }
+
+    pub fn frame(&self) -> Frame<'_> {
+        Frame {
+            portal: &self.config,
+            issuers: &self.issuers,
+            providers: Some(&self.providers),
+        }
+    }
+}
+
+impl Active {
+    pub fn new(revision: Arc<Revision>, token_cache: usize) -> Self {
+        Self {
+            revision,
+            callers: TokenCache::new(token_cache),
+        }
+    }
+}
+
+impl Meters {
+    fn new(metrics: &Metrics, portal: &Arc<str>) -> Self {
+        Self {
+            request_duration: metrics.http_request_duration.with_label_values(&[portal]),
+            gate_duration: metrics.gate_duration.with_label_values(&[portal]),
+            decision_duration: Door::ALL.map(|door| metrics.decision_duration.with_label_values(&[&**portal, door.as_str()])),
+            decisions: std::array::from_fn(|_| std::array::from_fn(|_| OnceLock::new())),
+            metrics: metrics.clone(),
+            portal: Arc::clone(portal),
+        }
+    }
+
+    /// Policies that failed to evaluate in one decision.
+    pub fn errors(&self, count: usize) {
+        if count > 0 {
+            let counter = self.metrics.policy_evaluation_errors.with_label_values(&[&self.portal]);
+            counter.inc_by(count as u64);
+        }
+    }
+
+    /// Counts one decision; `None` is an allow.
+    pub fn count(&self, door: Door, denial: Option<Denial>) {
+        let column = denial.map_or(0, |d| d as usize + 1);
+        let Some(cell) = self.decisions.get(door as usize).and_then(|row| row.get(column)) else {
+            return;
+        };
+        let counter = cell.get_or_init(|| {
+            let (decision, reason) = denial.map_or(("allow", "permitted"), |d| ("deny", d.code()));
+            self.metrics
+                .decisions
+                .with_label_values(&[&*self.portal, door.as_str(), decision, reason])
+        });
+        counter.inc();
+    }
+}
