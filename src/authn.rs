@@ -7,7 +7,6 @@
 
 mod assertion;
 mod cache;
-mod claims;
 mod error;
 mod id_token;
 mod introspection;
@@ -38,7 +37,6 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::assertion::{AssertionClaims, AssertionError, AssertionKeys, Returned, is_assertion};
 pub use self::cache::{TokenCache, token_hash};
-pub use self::claims::{Login, Window};
 pub use self::error::TokenError;
 pub use self::id_token::{Expected, IdToken, LogoutToken, granted, kept_claims};
 pub use self::introspection::{Ground, Introspection};
@@ -52,6 +50,8 @@ use crate::base::metrics::Metrics;
 use crate::config::{Algorithm, Issuer, KeySource};
 use crate::denial::{Denial, Refusal};
 use crate::types::Identity;
+pub use cedargate_policy::claims::Window;
+use cedargate_policy::claims::{self, TokenHeader};
 
 /// How often the age of the keys is published.
 const AGE_INTERVAL: Duration = Duration::from_secs(5);
@@ -136,7 +136,7 @@ impl Authn {
         for (index, issuer) in issuers.iter().enumerate() {
             match &issuer.keys {
                 KeySource::Url(url) => keys::check_url(url, issuer.key_transport),
-                KeySource::Discovery => keys::check_url(&keys::discovery_url(&issuer.issuer), issuer.key_transport),
+                KeySource::Discovery => keys::check_url(&keys::discovery_url(&issuer.scope.issuer), issuer.key_transport),
                 KeySource::File(_) | KeySource::NoTokens => Ok(()),
             }
             .map_err(|source| AuthnError::Source { index, source })?;
@@ -144,7 +144,7 @@ impl Authn {
                 config: issuer.clone(),
                 leeway: i64::try_from(issuer.leeway.as_secs()).unwrap_or(i64::MAX),
                 keys: IssuerKeys::new(issuer, client.clone(), metrics.clone()),
-                accepted: metrics.token_validations.with_label_values(&[&*issuer.name, "ok"]),
+                accepted: metrics.token_validations.with_label_values(&[&*issuer.scope.name, "ok"]),
             });
         }
         Ok(Arc::new(Self {
@@ -220,7 +220,7 @@ impl Authn {
             .map(|issuer| {
                 let snapshot = issuer.keys.snapshot();
                 IssuerStatus {
-                    name: Arc::clone(&issuer.config.name),
+                    name: Arc::clone(&issuer.config.scope.name),
                     keys: snapshot.as_ref().map_or(0, |set| set.keys.len()),
                     age: snapshot.as_ref().map(|_| issuer.keys.age(now)),
                     last_error: issuer.keys.last_error(),
@@ -277,7 +277,7 @@ impl Authn {
         let (index, issuer) = trusted
             .iter()
             .filter_map(|index| self.issuers.get(*index).map(|issuer| (*index, issuer)))
-            .find(|(_, issuer)| issuer.config.issuer == *iss && issuer.config.keys != KeySource::NoTokens)
+            .find(|(_, issuer)| issuer.config.scope.issuer == *iss && issuer.config.keys != KeySource::NoTokens)
             .ok_or(TokenError::IssuerUnknown)?;
         *who = Some(index);
         issuer.look(index, parsed, now)
@@ -289,7 +289,7 @@ impl Authn {
             (Ok(_), Some(issuer)) => issuer.accepted.inc(),
             (Ok(_), None) => {}
             (Err(error), state) => {
-                let name = state.map_or("unknown", |issuer| &*issuer.config.name);
+                let name = state.map_or("unknown", |issuer| &*issuer.config.scope.name);
                 let labels = [name, error.denial().code()];
                 self.metrics.token_validations.with_label_values(&labels).inc();
             }
@@ -301,7 +301,7 @@ impl Authn {
             let age = u32::try_from(issuer.keys.age(now)).unwrap_or(u32::MAX);
             self.metrics
                 .jwks_age
-                .with_label_values(&[&*issuer.config.name])
+                .with_label_values(&[&*issuer.config.scope.name])
                 .set(f64::from(age));
         }
     }
@@ -329,7 +329,13 @@ impl IssuerState {
             thumbprint,
             algorithm: token.header.algorithm,
         };
-        let identity = claims::identity(&self.config, token.header, token.claims, window)?;
+        let identity = {
+            let header = TokenHeader {
+                kid: token.header.kid,
+                alg: jws::algorithm_name(token.header.algorithm),
+            };
+            claims::token_identity(&self.config.scope, header, token.claims, window)?
+        };
         Ok(Look::Done(Box::new(Verified { identity, proof })))
     }
 
@@ -372,7 +378,7 @@ impl IssuerState {
     }
 
     fn name(&self) -> String {
-        self.config.name.to_string()
+        self.config.scope.name.to_string()
     }
 
     fn unavailable(&self, why: &'static str) -> TokenError {
@@ -388,30 +394,6 @@ impl IssuerState {
             why: "no published key has the token's `kid`",
         }
     }
-}
-
-/// The identity that claims would give once a signature held, for decision tests: times, `iss` and `aud` need not be there.
-pub fn identity_from_claims(issuer: &Issuer, mut claims: Map<String, Value>) -> Result<Identity, TokenError> {
-    let audience = issuer.audiences.first().cloned().unwrap_or_default();
-    for (name, value) in [
-        ("iss", json!(issuer.issuer)),
-        ("aud", json!(audience)),
-        ("exp", json!(4_102_444_800_i64)),
-    ] {
-        claims.entry(name).or_insert(value);
-    }
-    let header = jws::Header {
-        algorithm: issuer.algorithms.first().copied().unwrap_or(Algorithm::Es256),
-        kid: None,
-    };
-    let window = claims::window(&claims, 0)?;
-    claims::identity(issuer, header, claims, window)
-}
-
-/// The identity of a session at a portal that trusts these issuers: by the mapping of the one that vouched for the login.
-pub fn session_identity(issuers: &[Issuer], vouching: &str, login: &Login<'_>) -> Result<Identity, TokenError> {
-    let issuer = issuers.iter().find(|issuer| *issuer.name == *vouching);
-    claims::of_login(issuer.ok_or(TokenError::IssuerUnknown)?, login)
 }
 
 /// The bearer token of a request. `None` without `Authorization`; another scheme is a bad token, not an absent one.

@@ -13,21 +13,23 @@ use http::HeaderMap;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::authn::{Authn, SigningKey, TokenCache, Verified, identity_from_claims, token_hash};
+use crate::authn::{Authn, SigningKey, TokenCache, Verified, token_hash};
 use crate::authz::Target;
 use crate::authz::context::{Facts, HttpFacts, ProxyContext};
 use crate::authz::engine::{Ancestors, ContextSource, Outcome, Slice};
 use crate::authz::principal::Principal;
 use crate::authz::reads::ContextReads;
 use crate::base::metrics::Metrics;
-use crate::config::{Algorithm, ClaimPaths, Issuer, KeySource, Portal, PortalMatch, TenantSource};
+use crate::config::{Algorithm, Issuer, KeySource};
 use crate::gate::now_millis;
 use crate::portal::PortalTable;
 use crate::portal::path::CanonicalPath;
 use crate::revision::files::{SourceFile, Tree};
-use crate::revision::{Frame, Loader, Revision, Warnings};
+use crate::revision::{Loader, Revision, Warnings};
 use crate::session::SessionData;
 use crate::types::{Identity, PortalSlug};
+use cedargate_policy::claims::unsigned_identity;
+use cedargate_policy::scope::{IssuerScope, PortalScope};
 
 /// The portal that every tree here describes.
 pub const PORTAL: &str = "bench";
@@ -80,7 +82,7 @@ pub struct Tokens {
 /// A loader and what it loaded last.
 pub struct Reload {
     loader: Loader,
-    portal: Portal,
+    portal: PortalScope,
     current: Option<Arc<Revision>>,
 }
 
@@ -109,7 +111,7 @@ impl World {
         Self::load_as(portal(PORTAL, "/")?, folder)
     }
 
-    fn load_as(portal: Portal, folder: &Folder) -> Result<Self, String> {
+    fn load_as(portal: PortalScope, folder: &Folder) -> Result<Self, String> {
         let (queue, waiting) = sync_channel(TWIN_QUEUE);
         let mut reload = Reload::with(Loader::new(Warnings::Show, Some(queue)), portal);
         reload.load(folder)?;
@@ -128,7 +130,7 @@ impl World {
     }
 
     pub fn question(&self, claims: &Map<String, Value>, method: &str, path: &str) -> Result<Question, String> {
-        let identity = identity_from_claims(&self.issuer, claims.clone()).map_err(|e| e.to_string())?;
+        let identity = unsigned_identity(&self.issuer.scope, claims.clone()).map_err(|e| e.to_string())?;
         let principal = self
             .revision
             .rules
@@ -327,7 +329,7 @@ impl Reload {
         Ok(Self::with(Loader::new(Warnings::Show, None), portal(PORTAL, "/")?))
     }
 
-    fn with(loader: Loader, portal: Portal) -> Self {
+    fn with(loader: Loader, portal: PortalScope) -> Self {
         Self {
             loader,
             portal,
@@ -338,13 +340,7 @@ impl Reload {
     /// What happens between reading the files and swapping: parse, validate, index. Gives back what was replaced, so
     /// that dropping it need not be measured.
     pub fn load(&mut self, folder: &Folder) -> Result<Option<Arc<Revision>>, String> {
-        let issuers = [issuer(KeySource::Discovery)];
-        let frame = Frame {
-            portal: &self.portal,
-            issuers: &issuers,
-            providers: None,
-        };
-        let loaded = self.loader.load(frame, &folder.0, self.current.as_deref());
+        let loaded = self.loader.load(&self.portal, &folder.0, self.current.as_deref());
         if let Some(rejected) = loaded.rejected {
             return Err(rejected.to_string());
         }
@@ -353,16 +349,11 @@ impl Reload {
     }
 }
 
-fn portal(name: &str, path_prefix: &str) -> Result<Portal, String> {
-    Ok(Portal {
-        slug: PortalSlug::parse(name).ok_or("the portal's name is no slug")?,
-        matches: PortalMatch {
-            hosts: Vec::new(),
-            path_prefix: path_prefix.to_owned(),
-        },
-        issuers: vec![0],
-        tenant: TenantSource::Claim,
-        upstream: None,
+fn portal(name: &str, path_prefix: &str) -> Result<PortalScope, String> {
+    let slug = PortalSlug::parse(name).ok_or("the portal's name is no slug")?;
+    Ok(PortalScope {
+        issuers: vec![issuer(KeySource::Discovery).scope],
+        ..PortalScope::at(slug, path_prefix)
     })
 }
 
@@ -411,23 +402,10 @@ pub fn create_sessions(running: &crate::app::Running, count: usize, roles: &[&st
 
 fn issuer(keys: KeySource) -> Issuer {
     Issuer {
-        name: Arc::from("corp"),
-        issuer: ISSUER.to_owned(),
-        audiences: vec![AUDIENCE.to_owned()],
         keys,
-        key_transport: crate::config::KeyTransport::Tls,
         jwks_max_age: Duration::from_hours(24),
         algorithms: vec![Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa],
         leeway: Duration::from_secs(30),
-        claims: ClaimPaths {
-            subject: "sub".to_owned(),
-            tenant: "tenant".to_owned(),
-            roles: "roles".to_owned(),
-        },
-        principal: Arc::from("User"),
-        subject_prefix: None,
-        tenants: None,
-        roles: None,
-        introspection: None,
+        ..Issuer::without_tokens(IssuerScope::new("corp", ISSUER, vec![AUDIENCE.to_owned()]))
     }
 }

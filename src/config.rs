@@ -30,6 +30,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cedargate_policy::scope::{IssuerScope, PortalMatch, PortalScope, ProviderScope, TenantSource};
 use ipnet::IpNet;
 
 use crate::types::{PortalSlug, Redacted};
@@ -177,24 +178,6 @@ pub struct Portal {
 }
 
 #[derive(Clone, Debug)]
-pub struct PortalMatch {
-    /// Lower case, without port or trailing dot; `*` is one whole label. Empty: any host.
-    pub hosts: Vec<String>,
-    /// Canonical path; `/` or without trailing slash.
-    pub path_prefix: String,
-}
-
-/// Where the *request's* tenant comes from (the principal's comes from its credential alone).
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum TenantSource {
-    /// The request has no tenant of its own.
-    Claim,
-    /// First label of the host.
-    HostLabel,
-    Fixed(String),
-}
-
-#[derive(Clone, Debug)]
 pub struct Policies {
     pub dir: PathBuf,
     pub schemas: PathBuf,
@@ -205,11 +188,8 @@ pub struct Policies {
 
 #[derive(Clone, Debug)]
 pub struct Issuer {
-    pub name: Arc<str>,
-    /// Exactly the `iss` of its tokens.
-    pub issuer: String,
-    /// Never empty.
-    pub audiences: Vec<String>,
+    /// The part that policies depend on: name, audiences, claims and bounds.
+    pub scope: Arc<IssuerScope>,
     pub keys: KeySource,
     /// Over what they may be fetched.
     pub key_transport: KeyTransport,
@@ -218,15 +198,6 @@ pub struct Issuer {
     /// Never empty.
     pub algorithms: Vec<Algorithm>,
     pub leeway: Duration,
-    pub claims: ClaimPaths,
-    /// Cedar type of its principals.
-    pub principal: Arc<str>,
-    /// `None`: `<name>|` where a portal trusts several issuers, else nothing.
-    pub subject_prefix: Option<String>,
-    /// Tenants this issuer may assert; `None`: any.
-    pub tenants: Option<Vec<String>>,
-    /// Roles this issuer may assert; `None`: any.
-    pub roles: Option<Vec<String>>,
     /// `None`: bearer tokens that are no JWTs are refused.
     pub introspection: Option<Introspection>,
 }
@@ -387,14 +358,6 @@ pub enum Algorithm {
     EdDsa,
 }
 
-/// Dotted paths into the claims (`realm_access.roles`); a claim whose name holds the dots wins.
-#[derive(Clone, Debug)]
-pub struct ClaimPaths {
-    pub subject: String,
-    pub tenant: String,
-    pub roles: String,
-}
-
 #[derive(Clone, Debug)]
 pub struct Assertion {
     /// Lower-case header name.
@@ -488,46 +451,16 @@ impl Config {
 }
 
 impl Issuer {
-    /// Stands in where decision tests have claims and the configuration no issuer; it has no keys and lets nobody in.
-    pub fn unconfigured() -> Self {
+    /// An issuer whose tokens the gate never accepts: the one of local accounts.
+    pub fn without_tokens(scope: IssuerScope) -> Self {
         Self {
-            name: Arc::from("unconfigured"),
-            issuer: "urn:cedargate:unconfigured".to_owned(),
-            audiences: vec!["unconfigured".to_owned()],
-            keys: KeySource::Discovery,
+            scope: Arc::new(scope),
+            keys: KeySource::NoTokens,
             key_transport: KeyTransport::Tls,
             jwks_max_age: Duration::ZERO,
             algorithms: vec![Algorithm::Es256],
             leeway: Duration::ZERO,
-            claims: ClaimPaths {
-                subject: "sub".to_owned(),
-                tenant: "tenant".to_owned(),
-                roles: "roles".to_owned(),
-            },
-            principal: Arc::from("User"),
-            subject_prefix: None,
-            tenants: None,
-            roles: None,
             introspection: None,
-        }
-    }
-
-    /// What goes before its subjects in a portal that trusts `issuers` issuers.
-    pub fn prefix_in(&self, issuers: usize) -> String {
-        match &self.subject_prefix {
-            Some(prefix) => prefix.clone(),
-            None if issuers > 1 => format!("{}|", self.name),
-            None => String::new(),
-        }
-    }
-}
-
-impl TenantSource {
-    /// The tenant that every request of the portal is for.
-    pub fn fixed(&self) -> Option<&str> {
-        match self {
-            Self::Fixed(tenant) => Some(tenant),
-            Self::Claim | Self::HostLabel => None,
         }
     }
 }
@@ -551,15 +484,35 @@ impl UpstreamUrl {
     }
 }
 
+impl Config {
+    /// A portal as its policies see it.
+    pub fn portal_scope(&self, portal: &Portal) -> PortalScope {
+        let scope = |index: usize| self.issuers.get(index).map(|issuer| Arc::clone(&issuer.scope));
+        let provider = |provider: &Provider| {
+            let issuer = scope(provider.issuer)?;
+            Some(ProviderScope {
+                name: Arc::clone(&provider.name),
+                issuer: Arc::clone(&issuer.name),
+            })
+        };
+        PortalScope {
+            slug: portal.slug.clone(),
+            matches: portal.matches.clone(),
+            tenant: portal.tenant.clone(),
+            issuers: portal.issuers.iter().filter_map(|index| scope(*index)).collect(),
+            providers: Some(self.login.providers.iter().filter_map(provider).collect()),
+        }
+    }
+}
+
 impl Portal {
-    /// What a portal is that only its folder announces: every issuer, no tenant of the request's own.
-    pub fn discovered_template(issuers: usize) -> Self {
+    /// A portal that only its folder announces: at `/portal/<slug>` of any host, every issuer, no tenant of the request's own.
+    pub fn discovered(slug: &PortalSlug, issuers: usize) -> Self {
         Self {
-            // INVARIANT: replaced by the folder's name
-            slug: PortalSlug::placeholder(),
+            slug: slug.clone(),
             matches: PortalMatch {
                 hosts: Vec::new(),
-                path_prefix: "/".to_owned(),
+                path_prefix: format!("/portal/{slug}"),
             },
             issuers: (0..issuers).collect(),
             tenant: TenantSource::Claim,

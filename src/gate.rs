@@ -35,7 +35,7 @@ use crate::authn::{AssertionKeys, Authn, bearer};
 use crate::authz::context::{Facts, HttpFacts};
 use crate::authz::{Passport, Permit};
 use crate::base::metrics::Metrics;
-use crate::config::{AuditAllow, Config, TenantSource};
+use crate::config::{AuditAllow, Config};
 use crate::denial::{Denial, Refusal};
 use crate::doors::login::IdentityDoor;
 use crate::http::answer::{self, Answer, Style};
@@ -289,7 +289,7 @@ impl Worker {
         if let Some(caller) = caller.as_deref() {
             self.gate.limits.check_principal(|| principal_key(portal, caller))?;
         }
-        let tenant = request_tenant(&portal.config.tenant, client);
+        let tenant = portal.scope.tenant.of_request(Some(&client.host));
         check_tenant(tenant, caller.as_deref().map(|c| &c.identity))?;
         let passport = self.passport(portal, active, caller.as_ref(), progress.decision_id)?;
         let Some(caller) = caller.as_ref().filter(|_| !is_public) else {
@@ -428,15 +428,6 @@ impl Gate {
             .decisions
             .with_label_values(&[NO_PORTAL, "proxy", "deny", denial.code()])
             .inc();
-    }
-}
-
-/// The tenant that the *request* belongs to, whoever sends it.
-fn request_tenant<'a>(source: &'a TenantSource, client: &'a ClientFacts) -> Option<&'a str> {
-    match source {
-        TenantSource::Claim => None,
-        TenantSource::HostLabel => client.host.split('.').next().filter(|label| !label.is_empty()),
-        TenantSource::Fixed(tenant) => Some(tenant),
     }
 }
 

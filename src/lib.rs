@@ -35,7 +35,6 @@ mod gate;
 mod portal;
 mod authn;
 mod authz;
-mod denial;
 mod audit;
 
 // the other doors to the same decision
@@ -52,8 +51,9 @@ mod limits;
 // foundations
 mod config;
 mod base;
-mod json;
-mod types;
+
+// the policy crate's words are the gate's words
+use cedargate_policy::{denial, json, types};
 
 // what benches may reach; no part of the library
 #[doc(hidden)]

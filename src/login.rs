@@ -301,7 +301,7 @@ impl Login {
         let invalid = |why: String| LoginFailure::new(LoginCode::LoginInvalid, why);
         let iss = Authn::claimed_issuer(token).map_err(|error| invalid(error.to_string()))?;
         let mut refused = invalid("the logout token is of no configured provider".to_owned());
-        for provider in self.oidc.iter().filter(|provider| provider.issuer.issuer == iss) {
+        for provider in self.oidc.iter().filter(|provider| provider.issuer.scope.issuer == iss) {
             match self
                 .authn
                 .verify_logout_token(provider.index, token, &provider.client_id)
@@ -316,13 +316,13 @@ impl Login {
 
     async fn order(&self, provider: &Oidc, token: &crate::authn::LogoutToken) -> Result<LogoutOrder, LoginFailure> {
         let invalid = |why: &str| LoginFailure::new(LoginCode::LoginInvalid, why);
-        let issuer = provider.issuer.name.to_string();
+        let issuer = provider.issuer.scope.name.to_string();
         let revocation = match (&token.sid, &token.subject) {
             (Some(sid), _) => Revocation::IdpSession {
                 issuer,
                 sid: sid.clone(),
             },
-            (None, Some(subject)) if provider.issuer.claims.subject == "sub" => Revocation::Subject {
+            (None, Some(subject)) if provider.issuer.scope.claims.subject == "sub" => Revocation::Subject {
                 issuer,
                 subject: subject.clone(),
             },
@@ -334,8 +334,8 @@ impl Login {
         };
         let mark = sha256(&format!(
             "{} {} {}",
-            provider.issuer.issuer.len(),
-            provider.issuer.issuer,
+            provider.issuer.scope.issuer.len(),
+            provider.issuer.scope.issuer,
             token.jti
         ));
         let first = self.sessions.first("logout", &mark, LOGOUT_MARK_LIFE).await;
@@ -344,7 +344,7 @@ impl Login {
         }
         Ok(LogoutOrder {
             provider: Arc::clone(&provider.name),
-            issuer: Arc::clone(&provider.issuer.name),
+            issuer: Arc::clone(&provider.issuer.scope.name),
             revocations: vec![revocation],
             mark,
         })

@@ -11,8 +11,8 @@ pub mod route;
 use rustc_hash::FxHashMap;
 use thiserror::Error;
 
-use crate::config::{Portal, PortalMatch, TenantSource};
 use crate::types::PortalSlug;
+use cedargate_policy::scope::PortalScope;
 
 use self::path::{CanonicalPath, ancestors_of, is_canonical_id};
 
@@ -59,7 +59,8 @@ pub enum PortalError {
 
 impl PortalTable {
     /// The index that `find` answers is the portal's position in `portals`.
-    pub fn new(portals: &[Portal]) -> Result<Self, PortalError> {
+    pub fn new<'a>(portals: impl IntoIterator<Item = &'a PortalScope>) -> Result<Self, PortalError> {
+        let portals: Vec<&PortalScope> = portals.into_iter().collect();
         let mut table = Self::default();
         for (index, portal) in portals.iter().enumerate() {
             let prefix = portal.matches.path_prefix.as_str();
@@ -70,7 +71,7 @@ impl PortalTable {
                 });
             };
             if portal.matches.hosts.is_empty() {
-                claim(&mut table.anywhere, path.plain_id(), index, portals)?;
+                claim(&mut table.anywhere, path.plain_id(), index, &portals)?;
             }
             for host in &portal.matches.hosts {
                 let shape = Shape::of(host).ok_or_else(|| PortalError::Host {
@@ -80,7 +81,7 @@ impl PortalTable {
                 if !table.shapes.contains(&shape) {
                     table.shapes.push(shape);
                 }
-                claim(table.hosts.entry(host.clone()).or_default(), path.plain_id(), index, portals)?;
+                claim(table.hosts.entry(host.clone()).or_default(), path.plain_id(), index, &portals)?;
             }
         }
         table.shapes.sort_by_key(|shape| shape.rank());
@@ -143,21 +144,6 @@ impl Shape {
     }
 }
 
-/// A portal for each slug at `/portal/<slug>`, everything else from `template`: configuration without `portals`.
-/// Any host, no tenant of the request's own.
-pub fn discovered(slugs: &[PortalSlug], template: &Portal) -> Vec<Portal> {
-    let at = |slug: &PortalSlug| Portal {
-        slug: slug.clone(),
-        matches: PortalMatch {
-            hosts: Vec::new(),
-            path_prefix: format!("/portal/{slug}"),
-        },
-        tenant: TenantSource::Claim,
-        ..template.clone()
-    };
-    slugs.iter().map(at).collect()
-}
-
 /// A host as it is compared: lower case, without port and trailing dot. `None` if it is no host name or address.
 pub fn normal_host(host: &str) -> Option<String> {
     if let Some((address, port)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
@@ -191,7 +177,7 @@ fn longest_prefix(prefixes: &Prefixes, id: &str) -> Option<usize> {
     ids.find_map(|id| prefixes.get(id)).copied()
 }
 
-fn claim(prefixes: &mut Prefixes, prefix: &str, index: usize, portals: &[Portal]) -> Result<(), PortalError> {
+fn claim(prefixes: &mut Prefixes, prefix: &str, index: usize, portals: &[&PortalScope]) -> Result<(), PortalError> {
     let taken = *prefixes.entry(prefix.to_owned()).or_insert(index);
     match (portals.get(taken), portals.get(index)) {
         (Some(first), Some(second)) if taken != index => Err(PortalError::Tie {
@@ -207,20 +193,13 @@ fn claim(prefixes: &mut Prefixes, prefix: &str, index: usize, portals: &[Portal]
 mod tests {
     use super::*;
 
-    fn portal(slug: &str, hosts: &[&str], prefix: &str) -> Portal {
-        Portal {
-            slug: PortalSlug::parse(slug).unwrap(),
-            matches: PortalMatch {
-                hosts: hosts.iter().map(|&h| h.to_owned()).collect(),
-                path_prefix: prefix.to_owned(),
-            },
-            issuers: vec![0],
-            tenant: TenantSource::HostLabel,
-            upstream: None,
-        }
+    fn portal(slug: &str, hosts: &[&str], prefix: &str) -> PortalScope {
+        let mut portal = PortalScope::at(PortalSlug::parse(slug).unwrap(), prefix);
+        portal.matches.hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        portal
     }
 
-    fn found<'a>(portals: &'a [Portal], host: &str, raw: &str) -> Option<&'a str> {
+    fn found<'a>(portals: &'a [PortalScope], host: &str, raw: &str) -> Option<&'a str> {
         let table = PortalTable::new(portals).unwrap();
         let index = table.find(host, &CanonicalPath::parse(raw).unwrap());
         index.map(|i| portals[i].slug.as_str())
@@ -298,15 +277,6 @@ mod tests {
             assert_eq!(table.find(&format!("www.t{n}.example.com"), &path), Some(n));
         }
         assert_eq!(table.find("www.t1000.example.com", &path), None);
-    }
-
-    #[test]
-    fn discovered_portals_live_under_their_slug() {
-        let slugs = ["admin", "customer"].map(|s| PortalSlug::parse(s).unwrap());
-        let portals = discovered(&slugs, &portal("x", &["h.test"], "/"));
-        assert_eq!(found(&portals, "any.host", "/portal/customer/orders"), Some("customer"));
-        assert_eq!(found(&portals, "any.host", "/portal"), None);
-        assert!(portals.iter().all(|p| p.tenant == TenantSource::Claim && p.issuers == [0]));
     }
 
     #[test]

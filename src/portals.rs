@@ -6,6 +6,7 @@
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use cedargate_policy::scope::PortalScope;
 use http::HeaderValue;
 use prometheus::{Histogram, IntCounter};
 use rustc_hash::FxHashMap;
@@ -21,7 +22,7 @@ use crate::denial::Denial;
 use crate::http::upstream::{App, HeaderRules};
 use crate::portal::path::CanonicalPath;
 use crate::portal::{PortalError, PortalTable, is_host};
-use crate::revision::{Frame, Revision};
+use crate::revision::Revision;
 use crate::session::Session;
 use crate::types::{Door, Identity, PortalSlug, TokenFacts};
 
@@ -40,9 +41,8 @@ pub type SharedServing = ArcSwap<Serving>;
 /// One portal's frame, and what it serves.
 pub struct Portal {
     pub config: config::Portal,
-    /// The issuers it trusts, in the order of `config.issuers`.
-    pub issuers: Vec<config::Issuer>,
-    pub providers: Vec<config::Provider>,
+    /// The portal as its policies see it.
+    pub scope: PortalScope,
     /// Shared with every portal whose upstream is equal.
     pub upstream: Arc<App>,
     pub header_rules: Arc<HeaderRules>,
@@ -106,9 +106,8 @@ pub struct Meters {
 
 impl Serving {
     pub fn new(portals: Vec<Arc<Portal>>, app: Arc<App>) -> Result<Self, PortalError> {
-        let configs: Vec<config::Portal> = portals.iter().map(|p| p.config.clone()).collect();
         Ok(Self {
-            table: PortalTable::new(&configs)?,
+            table: PortalTable::new(portals.iter().map(|portal| &portal.scope))?,
             by_name: portals
                 .iter()
                 .enumerate()
@@ -131,12 +130,7 @@ impl Serving {
 impl Portal {
     /// `app` is that of the portal's own upstream, or of the top level's.
     pub fn new(portal: config::Portal, app: Arc<App>, config: &config::Config, metrics: &Metrics) -> Self {
-        let issuers = portal
-            .issuers
-            .iter()
-            .filter_map(|index| config.issuers.get(*index))
-            .cloned()
-            .collect();
+        let scope = config.portal_scope(&portal);
         let upstream = portal.upstream.as_ref().unwrap_or(&config.upstream);
         let header_rules = Arc::new(HeaderRules::of(upstream, &config.assertion.header));
         let name: Arc<str> = Arc::from(portal.slug.as_str());
@@ -145,8 +139,7 @@ impl Portal {
         let meters = Meters::new(metrics, &name);
         Self {
             config: portal,
-            issuers,
-            providers: config.login.providers.clone(),
+            scope,
             upstream: app,
             header_rules,
             name,
@@ -164,14 +157,6 @@ impl Portal {
     pub fn is_at(&self, host: &str) -> bool {
         let hosts = &self.config.matches.hosts;
         hosts.is_empty() || hosts.iter().any(|pattern| is_host(pattern, host))
-    }
-
-    pub fn frame(&self) -> Frame<'_> {
-        Frame {
-            portal: &self.config,
-            issuers: &self.issuers,
-            providers: Some(&self.providers),
-        }
     }
 }
 

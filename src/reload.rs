@@ -24,7 +24,6 @@ use crate::audit::{Event, PolicyEvent};
 use crate::base::lifecycle::{Blocker, Readiness, Shutdown};
 use crate::config;
 use crate::gate::Gate;
-use crate::portal::discovered;
 use crate::portals::{Active, Portal, Serving};
 use crate::revision::files::{Places, Scope, Tree};
 use crate::revision::problem::Problem;
@@ -237,7 +236,7 @@ impl Reloader {
             let slug = portal.slug();
             let is_known = self.last.as_ref().is_some_and(|last| last.is_same_for(tree, slug));
             if !is_known && before.is_same_for(tree, slug) {
-                self.loader.prepare(portal.frame(), tree);
+                self.loader.prepare(&portal.scope, tree);
             }
         }
     }
@@ -278,7 +277,7 @@ impl Reloader {
         let started = Instant::now();
         let active = portal.active.load_full();
         let previous = active.as_ref().map(|a| &*a.revision);
-        let Loaded { revision, rejected } = self.loader.load(portal.frame(), tree, previous);
+        let Loaded { revision, rejected } = self.loader.load(&portal.scope, tree, previous);
         let warnings = revision.as_ref().map(|r| r.warnings.clone()).unwrap_or_default();
         if let Some(revision) = revision {
             self.swap(portal, &revision, started);
@@ -332,7 +331,7 @@ impl Reloader {
     }
 
     fn restore(&mut self, portal: &Arc<Portal>, saved: &Tree) {
-        let Loaded { revision, rejected } = self.loader.load(portal.frame(), saved, None);
+        let Loaded { revision, rejected } = self.loader.load(&portal.scope, saved, None);
         match revision {
             Some(revision) => {
                 tracing::info!(portal = %portal.slug(), revision = %revision.id, "last good revision restored");
@@ -375,9 +374,12 @@ impl Reloader {
         if fresh.is_empty() {
             return;
         }
-        let template = config::Portal::discovered_template(self.gate.config.issuers.len());
-        let made = |portal| Portal::new(portal, Arc::clone(&serving.app), &self.gate.config, &self.gate.metrics);
-        let added = discovered(&fresh, &template).into_iter().map(|portal| Arc::new(made(portal)));
+        let config = &self.gate.config;
+        let made = |slug| {
+            let portal = config::Portal::discovered(slug, config.issuers.len());
+            Arc::new(Portal::new(portal, Arc::clone(&serving.app), config, &self.gate.metrics))
+        };
+        let added = fresh.iter().map(made);
         let portals = serving.portals.iter().cloned().chain(added).collect();
         match Serving::new(portals, Arc::clone(&serving.app)) {
             Ok(serving) => self.gate.serving.store(Arc::new(serving)),

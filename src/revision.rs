@@ -40,12 +40,12 @@ use crate::authz::entities::EntityStore;
 use crate::authz::scope::PolicyIndex;
 use crate::authz::supplied::report;
 use crate::authz::{Rules, Target, TypeNames};
-use crate::config;
 use crate::denial::{Denial, Refusal};
 use crate::portal::PATH_TYPE;
 use crate::portal::file::{PortalFile, SkipErrors};
 use crate::portal::path::CanonicalPath;
 use crate::types::PortalSlug;
+use cedargate_policy::scope::PortalScope;
 
 /// Everything of a portal that is hot-reloaded, as one value.
 pub struct Revision {
@@ -98,16 +98,6 @@ pub enum Warnings {
     Reject,
 }
 
-/// One portal as configuration describes it: the frame its revision works in.
-#[derive(Clone, Copy)]
-pub struct Frame<'a> {
-    pub portal: &'a config::Portal,
-    /// The issuers it trusts.
-    pub issuers: &'a [config::Issuer],
-    /// Of `login.providers`; `None`: without a configuration nobody knows them.
-    pub providers: Option<&'a [config::Provider]>,
-}
-
 /// A candidate without its brakes: parsed, validated, tested.
 struct Main {
     files: Files,
@@ -140,10 +130,10 @@ impl Loader {
     }
 
     /// Loads one portal out of the tree; `previous` is what it serves now.
-    pub fn load(&mut self, frame: Frame<'_>, tree: &Tree, previous: Option<&Revision>) -> Loaded {
-        let slug = &frame.portal.slug;
+    pub fn load(&mut self, portal: &PortalScope, tree: &Tree, previous: Option<&Revision>) -> Loaded {
+        let slug = &portal.slug;
         self.cache = self.caches.remove(slug).unwrap_or_default();
-        let loaded = self.load_cached(frame, tree, previous);
+        let loaded = self.load_cached(portal, tree, previous);
         self.cache.retain(|name| tree.files.get(name).is_some());
         self.caches.insert(slug.clone(), std::mem::take(&mut self.cache));
         loaded
@@ -151,8 +141,8 @@ impl Loader {
 
     /// Reads and validates a portal's policies ahead of a load, which then finds them. Says nothing of what it found, and
     /// a load of other content is as right as without.
-    pub fn prepare(&mut self, frame: Frame<'_>, tree: &Tree) {
-        let slug = &frame.portal.slug;
+    pub fn prepare(&mut self, portal: &PortalScope, tree: &Tree) {
+        let slug = &portal.slug;
         let files = tree.portal_files(slug);
         let namespace = portal_file(slug, &files).map(|file| file.namespace);
         let Ok(schema) = namespace.and_then(|ns| self.schemas.load(slug, &files, ns.as_deref())) else {
@@ -163,14 +153,14 @@ impl Loader {
         self.caches.insert(slug.clone(), std::mem::take(&mut self.cache));
     }
 
-    fn load_cached(&mut self, frame: Frame<'_>, tree: &Tree, previous: Option<&Revision>) -> Loaded {
-        let slug = &frame.portal.slug;
+    fn load_cached(&mut self, portal: &PortalScope, tree: &Tree, previous: Option<&Revision>) -> Loaded {
+        let slug = &portal.slug;
         let files = tree.portal_files(slug);
         let mut problems = tree.portal_problems(slug);
         problems.extend(gone(slug, &files, previous));
         let candidate = match previous.filter(|p| problems.is_empty() && p.main.files == files) {
             Some(previous) => Ok(Arc::clone(&previous.main)),
-            None => RevisionError::check(problems).and_then(|()| self.main(frame, files, previous)),
+            None => RevisionError::check(problems).and_then(|()| self.main(portal, files, previous)),
         };
         let (main, mut rejected) = match candidate {
             Ok(main) => (Some(main), None),
@@ -211,15 +201,15 @@ impl Loader {
         Loaded { revision, rejected }
     }
 
-    fn main(&mut self, frame: Frame<'_>, files: Files, previous: Option<&Revision>) -> Result<Arc<Main>, RevisionError> {
-        let slug = &frame.portal.slug;
+    fn main(&mut self, portal: &PortalScope, files: Files, previous: Option<&Revision>) -> Result<Arc<Main>, RevisionError> {
+        let slug = &portal.slug;
         let file = Arc::new(portal_file(slug, &files)?);
         let schema = self.schemas.load(slug, &files, file.namespace.as_deref())?;
         let model = &schema.model;
         let names = Arc::new(TypeNames::new(model, slug.as_str()));
         let mut problems = schema_problems(slug, model);
         problems.extend(route_problems(slug, &files, &file, model));
-        problems.extend(login_problem(frame, &file));
+        problems.extend(login_problem(portal, &file));
         let (entries, templates, mut warnings) = self.policies(slug, &files, &schema, &mut problems);
         let links = links(slug, &files, &templates, &schema.validator).unwrap_or_else(|found| {
             problems.extend(found);
@@ -249,7 +239,7 @@ impl Loader {
             warnings,
         });
         if self.trial == Trial::Run {
-            cases::check(frame, &self.assemble(&main, Brakes::default()))?;
+            cases::check(portal, &self.assemble(&main, Brakes::default()))?;
         }
         Ok(main)
     }

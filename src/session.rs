@@ -46,9 +46,10 @@ use self::seal::Seal;
 use self::store::Store;
 use crate::audit::Audit;
 use crate::base::metrics::Metrics;
-use crate::config::{ClaimPaths, Config, SessionStore};
+use crate::config::{Config, SessionStore};
 use crate::denial::Denial;
 use crate::types::Identity;
+use cedargate_policy::scope::ClaimPaths;
 
 /// How long revocations are kept at least: bearer tokens may live longer than sessions.
 const RETENTION_MIN: Duration = Duration::from_secs(24 * 3600);
@@ -206,7 +207,7 @@ impl Sessions {
         };
         let claims = config.issuers.iter();
         let claims = claims
-            .map(|issuer| (Arc::clone(&issuer.name), issuer.claims.clone()))
+            .map(|issuer| (Arc::clone(&issuer.scope.name), issuer.scope.claims.clone()))
             .collect();
         Ok(Arc::new_cyclic(|me| Self {
             cookies: Cookies {

@@ -11,7 +11,9 @@ use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
 use super::cache::sha256;
-use super::claims::short_hash;
+use cedargate_policy::claims::{self, ClaimError};
+use cedargate_policy::digest::short_hash;
+
 use super::error::TokenError;
 use super::jwk::Key;
 use super::jws::{self, ASSERTION_TYP, Typ};
@@ -235,9 +237,9 @@ impl AssertionKeys {
             return Err(TokenError::Signature { issuer: NAME.to_owned() });
         }
         let claims = parsed.claims;
-        super::claims::window(&claims, 0)?.check(now)?;
+        claims::window(&claims, 0)?.check(now)?;
         if text(&claims, "aud")? != audience || text(&claims, "iss")? != self.issuer || text(&claims, "portal")? != portal {
-            return Err(TokenError::Audience { issuer: NAME.to_owned() });
+            return Err(ClaimError::Audience { issuer: NAME.to_owned() }.into());
         }
         let issued_at = integer(&claims, "iat")?.ok_or(wrong("iat"))?;
         let identity = self.identity(&claims, parsed.header.kid)?;
@@ -388,7 +390,7 @@ mod tests {
         assert!(keys.verify(&token, "customer", APP, NOW + 59).is_ok());
         assert!(matches!(
             keys.verify(&token, "customer", APP, NOW + 60),
-            Err(TokenError::Expired { .. })
+            Err(TokenError::Claims(ClaimError::Expired { .. }))
         ));
         let short = Identity {
             expires_at: NOW + 5,
@@ -405,11 +407,11 @@ mod tests {
         let token = sign(&ours, &identity());
         assert!(matches!(
             ours.verify(&token, "admin", APP, NOW),
-            Err(TokenError::Audience { .. })
+            Err(TokenError::Claims(ClaimError::Audience { .. }))
         ));
         assert!(matches!(
             ours.verify(&token, "customer", "http://other", NOW),
-            Err(TokenError::Audience { .. })
+            Err(TokenError::Claims(ClaimError::Audience { .. }))
         ));
         assert!(matches!(
             keys().verify(&token, "customer", APP, NOW),

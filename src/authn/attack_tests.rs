@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 
 use super::jws::encode;
 use super::*;
-use crate::config::ClaimPaths;
+use cedargate_policy::claims::ClaimError;
+use cedargate_policy::scope::IssuerScope;
 
 const NOW: i64 = 1_800_000_000;
 const LEEWAY: i64 = 30;
@@ -28,25 +29,14 @@ static ED: LazyLock<Ed25519KeyPair> = LazyLock::new(|| Ed25519KeyPair::generate(
 static EC: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::generate().unwrap());
 
 pub(super) fn issuer(name: &str) -> Issuer {
+    let mut scope = IssuerScope::new(name, ISS, vec!["orders".into(), "billing".into()]);
+    scope.claims.roles = "realm_access.roles".into();
     Issuer {
-        name: Arc::from(name),
-        issuer: ISS.to_owned(),
-        audiences: vec!["orders".into(), "billing".into()],
         keys: KeySource::File(PathBuf::from("unused")),
-        key_transport: crate::config::KeyTransport::Tls,
         jwks_max_age: Duration::from_secs(86_400),
         algorithms: vec![Algorithm::Rs256, Algorithm::Ps256, Algorithm::Es256, Algorithm::EdDsa],
         leeway: Duration::from_secs(30),
-        claims: ClaimPaths {
-            subject: "sub".into(),
-            tenant: "tenant".into(),
-            roles: "realm_access.roles".into(),
-        },
-        principal: Arc::from("User"),
-        subject_prefix: None,
-        tenants: None,
-        roles: None,
-        introspection: None,
+        ..Issuer::without_tokens(scope)
     }
 }
 
@@ -344,7 +334,10 @@ fn timing_cache_a_remembered_token_dies_with_its_time_and_its_keys_age() {
     let end = NOW + 300 + LEEWAY;
     lab.issuers[0].keys.set_fetched_at(NOW);
     assert!(lab.recheck(&verified.proof, end - 1).is_ok());
-    assert!(matches!(lab.recheck(&verified.proof, end), Err(TokenError::Expired { .. })));
+    assert!(matches!(
+        lab.recheck(&verified.proof, end),
+        Err(TokenError::Claims(ClaimError::Expired { .. }))
+    ));
     lab.issuers[0].keys.set_fetched_at(NOW - 86_400);
     assert!(lab.recheck(&verified.proof, NOW).is_ok());
     lab.issuers[0].keys.set_fetched_at(NOW - 86_401);
@@ -666,10 +659,16 @@ fn well_shaped_claims_become_the_identity() {
 
 #[test]
 fn an_issuer_asserts_only_its_own_tenants_and_roles() {
-    let bounded = |tenants: &[&str], roles: &[&str]| Issuer {
-        tenants: Some(tenants.iter().map(|text| (*text).to_owned()).collect()),
-        roles: Some(roles.iter().map(|text| (*text).to_owned()).collect()),
-        ..issuer("corp")
+    let bounded = |tenants: &[&str], roles: &[&str]| {
+        let scope = IssuerScope {
+            tenants: Some(tenants.iter().map(|text| (*text).to_owned()).collect()),
+            roles: Some(roles.iter().map(|text| (*text).to_owned()).collect()),
+            ..(*issuer("corp").scope).clone()
+        };
+        Issuer {
+            scope: Arc::new(scope),
+            ..issuer("corp")
+        }
     };
     for (tenants, roles, good) in [
         (["acme"], ["viewer"], true),

@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use cedargate_policy::claims::ClaimError;
+
 use crate::denial::{Denial, Refusal};
 use crate::json::JsonError;
 
@@ -27,20 +29,12 @@ pub enum TokenError {
     Signature { issuer: String },
     #[error("key of the token is no longer published by issuer `{issuer}`")]
     KeyGone { issuer: String },
-    #[error("token is not valid yet")]
-    NotYetValid,
-    #[error("token expired at {at}")]
-    Expired { at: i64 },
     #[error("issuer of the token is not trusted by this portal")]
     IssuerUnknown,
-    #[error("token is for another audience than issuer `{issuer}` is configured for (issuers[].audiences)")]
-    Audience { issuer: String },
     #[error("no issuer that was asked knows the token as active")]
     Inactive,
-    #[error("token is bound to a key (`cnf`) and was presented as a plain bearer")]
-    Bound,
-    #[error("claim `{claim}` {why}")]
-    Claim { claim: String, why: Cow<'static, str> },
+    #[error(transparent)]
+    Claims(#[from] ClaimError),
     #[error("keys of issuer `{issuer}` are not available: {why}")]
     KeysUnavailable { issuer: String, why: &'static str },
 }
@@ -55,10 +49,7 @@ impl TokenError {
     }
 
     pub(super) fn claim(claim: &str, why: impl Into<Cow<'static, str>>) -> Self {
-        Self::Claim {
-            claim: claim.to_owned(),
-            why: why.into(),
-        }
+        Self::Claims(ClaimError::claim(claim, why))
     }
 
     /// The public side of it.
@@ -72,13 +63,9 @@ impl TokenError {
             | Self::Key { .. }
             | Self::Signature { .. }
             | Self::KeyGone { .. }
-            | Self::NotYetValid
-            | Self::Inactive
-            | Self::Bound => Denial::TokenInvalid,
-            Self::Expired { .. } => Denial::TokenExpired,
+            | Self::Inactive => Denial::TokenInvalid,
             Self::IssuerUnknown => Denial::IssuerUnknown,
-            Self::Audience { .. } => Denial::AudienceMismatch,
-            Self::Claim { .. } => Denial::ClaimInvalid,
+            Self::Claims(error) => error.denial(),
             Self::KeysUnavailable { .. } => Denial::KeyUnavailable,
         }
     }

@@ -7,7 +7,8 @@
 use aws_lc_rs::digest;
 use serde_json::{Map, Value};
 
-use super::claims::{self, NAME_BYTES_MAX, SUBJECT_BYTES_MAX, audience_list, lookup, name, time};
+use cedargate_policy::claims::{self, ClaimError, NAME_BYTES_MAX, SUBJECT_BYTES_MAX, audience_list, name, time};
+
 use super::jws::{self, Compact, Typ};
 use super::{Attempt, Authn, IssuerState, Signed, TokenError, keys};
 use crate::config::{Algorithm, Issuer};
@@ -60,11 +61,11 @@ pub struct Granted {
 
 /// What the claims of a login give by the issuer's claim mapping.
 pub fn granted(issuer: &Issuer, claims: &Map<String, Value>) -> Result<Granted, TokenError> {
-    let path = &issuer.claims.subject;
+    let path = &issuer.scope.claims.subject;
     Ok(Granted {
-        subject: name(path, lookup(claims, path)?, SUBJECT_BYTES_MAX)?.to_owned(),
-        tenant: claims::tenant(issuer, claims)?,
-        roles: claims::roles(issuer, claims)?,
+        subject: name(path, claims::at(claims, path)?, SUBJECT_BYTES_MAX)?.to_owned(),
+        tenant: claims::tenant(&issuer.scope, claims)?,
+        roles: claims::roles(&issuer.scope, claims)?,
     })
 }
 
@@ -89,7 +90,7 @@ impl Authn {
     /// What an unverified logout token says of its issuer: which provider's keys to try.
     pub fn claimed_issuer(token: &str) -> Result<String, TokenError> {
         let token = jws::parse(token, BYTES_MAX, Typ::Logout)?;
-        name("iss", token.claims.get("iss"), SUBJECT_BYTES_MAX).map(str::to_owned)
+        Ok(name("iss", token.claims.get("iss"), SUBJECT_BYTES_MAX)?.to_owned())
     }
 
     async fn signed_by<'t>(
@@ -100,7 +101,7 @@ impl Authn {
     ) -> Result<(&IssuerState, Compact<'t>, i64), TokenError> {
         let issuer = self.issuers.get(index).ok_or(TokenError::IssuerUnknown)?;
         let token = jws::parse(token, BYTES_MAX, typ)?;
-        if token.claims.get("iss").and_then(Value::as_str) != Some(&issuer.config.issuer) {
+        if token.claims.get("iss").and_then(Value::as_str) != Some(&issuer.config.scope.issuer) {
             return Err(TokenError::claim("iss", "is not the provider's issuer"));
         }
         for attempt in [Attempt::First, Attempt::Last] {
@@ -152,14 +153,14 @@ impl IssuerState {
         self.for_client(claims, audience)?;
         let issued = time(claims, "iat")?.ok_or(TokenError::claim("iat", "is required"))?;
         if issued > now.saturating_add(self.leeway) {
-            return Err(TokenError::NotYetValid);
+            return Err(ClaimError::NotYetValid.into());
         }
         let mut until = issued.saturating_add(LOGOUT_AGE_MAX);
         if let Some(expires) = time(claims, "exp")? {
             until = until.min(expires);
         }
         if now >= until.saturating_add(self.leeway) {
-            return Err(TokenError::Expired { at: until });
+            return Err(ClaimError::Expired { at: until }.into());
         }
         if claims.contains_key("nonce") {
             return Err(TokenError::claim("nonce", "must not be in a logout token"));
@@ -187,7 +188,8 @@ impl IssuerState {
         let fits = audiences.iter().any(|audience| audience == client)
             && azp.is_none_or(|azp| azp.as_str() == Some(client))
             && (audiences.len() == 1 || azp.is_some());
-        fits.then_some(()).ok_or_else(|| TokenError::Audience { issuer: self.name() })
+        fits.then_some(())
+            .ok_or_else(|| ClaimError::Audience { issuer: self.name() }.into())
     }
 }
 

@@ -16,7 +16,8 @@ use tokio::time::{Instant, timeout};
 use url::form_urlencoded;
 
 use super::cache::sha256;
-use super::claims::{self, Window};
+use cedargate_policy::claims::{self, TokenHeader, Window};
+
 use super::error::TokenError;
 use super::keys::{check_url, discovery_url, unix_now};
 use super::{Authn, Proof};
@@ -172,7 +173,7 @@ impl Introspection {
         let result = outcome.as_ref().err().map_or("ok", |error| error.denial().code());
         self.metrics
             .token_validations
-            .with_label_values(&[&*issuer.name, result])
+            .with_label_values(&[&*issuer.scope.name, result])
             .inc();
     }
 
@@ -238,7 +239,7 @@ impl Introspection {
             }
             Ok(None) => Remembered::No(TokenError::Inactive, now + NO_LIFE),
             Err(why) => {
-                tracing::warn!(issuer = &*issuer.name, why, "a token could not be introspected");
+                tracing::warn!(issuer = &*issuer.scope.name, why, "a token could not be introspected");
                 self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).remove(&index);
                 Remembered::No(unavailable(issuer, "it could not be asked about a token"), now + FAILURE_LIFE)
             }
@@ -308,10 +309,10 @@ impl Introspection {
             return Ok(url);
         }
         let transport = config::KeyTransport::Tls;
-        let discovery = discovery_url(&issuer.issuer);
+        let discovery = discovery_url(&issuer.scope.issuer);
         check_url(&discovery, transport).map_err(|error| error.to_string())?;
         let document = object_of(client.get(discovery)).await?;
-        if document.get("issuer").and_then(Value::as_str) != Some(&issuer.issuer) {
+        if document.get("issuer").and_then(Value::as_str) != Some(&issuer.scope.issuer) {
             return Err("its discovery document is another issuer's".to_owned());
         }
         let url = document.get("introspection_endpoint").and_then(Value::as_str);
@@ -331,12 +332,12 @@ impl Introspection {
             Remembered::No(TokenError::Inactive, _) => ("success", "inactive", None),
             Remembered::No(error, _) => ("failure", error.denial().code(), None),
         };
-        let subject = claims.and_then(|claims| claims::lookup(claims, &issuer.claims.subject).ok().flatten());
+        let subject = claims.and_then(|claims| claims::at(claims, &issuer.scope.claims.subject).ok().flatten());
         self.audit.send(Event::Auth(Box::new(AuthEvent {
             event: "introspection",
             result,
             reason,
-            issuer: Some(Arc::clone(&issuer.name)),
+            issuer: Some(Arc::clone(&issuer.scope.name)),
             subject: subject.and_then(Value::as_str).map(str::to_owned),
             ..AuthEvent::default()
         })));
@@ -354,7 +355,7 @@ impl Remembered {
 
 fn key(token: &str, issuer: &Issuer, settings: &config::Introspection) -> [u8; 32] {
     let mut input = Vec::new();
-    for part in [token, &issuer.issuer, &settings.client_id] {
+    for part in [token, &issuer.scope.issuer, &settings.client_id] {
         input.extend_from_slice(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
         input.extend_from_slice(part.as_bytes());
     }
@@ -363,7 +364,7 @@ fn key(token: &str, issuer: &Issuer, settings: &config::Introspection) -> [u8; 3
 
 fn unavailable(issuer: &Issuer, why: &'static str) -> TokenError {
     TokenError::KeysUnavailable {
-        issuer: issuer.name.to_string(),
+        issuer: issuer.scope.name.to_string(),
         why,
     }
 }
@@ -397,12 +398,12 @@ fn judged(
         }
     }
     match claims.get("iss") {
-        None => drop(claims.insert("iss".to_owned(), json!(issuer.issuer))),
-        Some(Value::String(iss)) if *iss == issuer.issuer => {}
+        None => drop(claims.insert("iss".to_owned(), json!(issuer.scope.issuer))),
+        Some(Value::String(iss)) if *iss == issuer.scope.issuer => {}
         Some(_) => return Err(TokenError::claim("iss", "is not the issuer that was asked")),
     }
     if !claims.contains_key("aud") {
-        claims.insert("aud".to_owned(), json!(issuer.audiences.first()));
+        claims.insert("aud".to_owned(), json!(issuer.scope.audiences.first()));
     }
     if !claims.contains_key("exp") {
         claims.insert("exp".to_owned(), json!(latest));
@@ -416,13 +417,16 @@ fn judged(
 
 fn identity(issuer: &Issuer, claims: &Arc<Map<String, Value>>, until: i64) -> Result<Identity, TokenError> {
     let window = Window { from: i64::MIN, until };
-    claims::of_access(issuer, claims.as_ref().clone(), window, |aud, jti_hash| TokenFacts {
-        iss: issuer.issuer.clone(),
-        aud,
+    let header = TokenHeader {
         kid: None,
         alg: "opaque",
-        jti_hash,
-    })
+    };
+    Ok(claims::token_identity(
+        &issuer.scope,
+        header,
+        claims.as_ref().clone(),
+        window,
+    )?)
 }
 
 async fn object_of(request: reqwest::RequestBuilder) -> Result<Map<String, Value>, Failure> {

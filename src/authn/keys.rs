@@ -104,8 +104,8 @@ pub(super) struct IssuerKeys {
 impl IssuerKeys {
     pub(super) fn new(issuer: &Issuer, client: Option<reqwest::Client>, metrics: Metrics) -> Self {
         Self {
-            name: Arc::clone(&issuer.name),
-            issuer: issuer.issuer.clone(),
+            name: Arc::clone(&issuer.scope.name),
+            issuer: issuer.scope.issuer.clone(),
             source: issuer.keys.clone(),
             transport: issuer.key_transport,
             max_age: issuer.jwks_max_age,

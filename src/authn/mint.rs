@@ -93,7 +93,7 @@ fn judge(claims: &Map<String, Value>, now: i64, problems: &mut Vec<String>) {
     if claims.contains_key("cnf") {
         problems.push("bound to a key (`cnf`): refused as a plain bearer".to_owned());
     }
-    match super::claims::window(claims, 0).map(|window| window.check(now)) {
+    match cedargate_policy::claims::window(claims, 0).map(|window| window.check(now)) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => problems.push(error.to_string()),
         Err(error) if claims.contains_key("exp") => problems.push(error.to_string()),

@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 
 use super::attack_tests::issuer;
 use super::*;
+use cedargate_policy::scope::IssuerScope;
 
 /// How long a change may take to be seen.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -120,7 +121,7 @@ async fn kid_unknown_storm_costs_one_fetch_and_rotation_is_seen_by_it() {
         keys: KeySource::Url(format!("{}/jwks", server.base)),
         ..issuer("corp")
     };
-    let iss = config.issuer.clone();
+    let iss = config.scope.issuer.clone();
     let authn = gate(config);
     let _control = Control::start(&authn);
     assert_eq!(ask(&authn, &token(&old, &iss)).await, Ok(()), "waits for the first keys");
@@ -154,7 +155,7 @@ async fn an_unreachable_issuer_means_key_unavailable_and_last_good_keys_stay() {
         keys: KeySource::Url(format!("{}/jwks", server.base)),
         ..issuer("corp")
     };
-    let iss = config.issuer.clone();
+    let iss = config.scope.issuer.clone();
     let authn = gate(config);
     let _control = Control::start(&authn);
     assert_eq!(ask(&authn, &token(&key, &iss)).await, Err(Denial::KeyUnavailable));
@@ -185,7 +186,7 @@ async fn discovery_needs_the_exact_issuer_and_redirects_are_not_followed() {
     let (server, key) = (Server::start().await, SigningKey::generate().unwrap());
     let iss = format!("{}/", server.base);
     let config = Issuer {
-        issuer: iss.clone(),
+        scope: Arc::new(IssuerScope::new("corp", iss.clone(), issuer("corp").scope.audiences.clone())),
         keys: KeySource::Discovery,
         ..issuer("corp")
     };
@@ -235,7 +236,7 @@ async fn a_swapped_key_file_is_seen_and_a_broken_one_keeps_the_last_good_keys() 
         keys: KeySource::File(link.clone()),
         ..issuer("corp")
     };
-    let iss = config.issuer.clone();
+    let iss = config.scope.issuer.clone();
     let authn = gate(config);
     let _control = Control::start(&authn);
     assert_eq!(ask(&authn, &token(&first, &iss)).await, Ok(()));

@@ -1,6 +1,7 @@
 //! SHA-256, as the array that keys of maps and names in stores are made of.
 
 use aws_lc_rs::digest::{Context, SHA256};
+pub use cedargate_policy::digest::short_hash;
 
 /// SHA-256 of `bytes`.
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
@@ -16,9 +17,4 @@ pub fn sha256_of(parts: &[&[u8]]) -> [u8; 32] {
     let mut hash = [0; 32];
     hash.copy_from_slice(context.finish().as_ref());
     hash
-}
-
-/// First 16 hex digits of SHA-256: tells values apart in records without showing them.
-pub fn short_hash(text: &str) -> String {
-    hex::encode(sha256(text.as_bytes()).iter().take(8).copied().collect::<Vec<u8>>())
 }

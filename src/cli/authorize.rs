@@ -12,7 +12,9 @@ use uuid::Uuid;
 
 use super::tree::{PortalLoad, TreeArgs};
 use super::{Exit, Paint, complain, print};
-use crate::authn::{identity_from_claims, inspect};
+use cedargate_policy::claims::unsigned_identity;
+
+use crate::authn::inspect;
 use crate::authz::context::{Facts, HttpFacts};
 use crate::authz::engine::Answer;
 use crate::denial::{Denial, Refusal};
@@ -23,8 +25,7 @@ use crate::gate::now_millis;
 use crate::http::request::query_pairs;
 use crate::json as strict;
 use crate::portal::path::CanonicalPath;
-use crate::revision::cases::subject_prefix;
-use crate::revision::{Frame, Revision};
+use crate::revision::Revision;
 use crate::types::Identity;
 
 /// Bytes of a question.
@@ -102,7 +103,7 @@ fn from_request(args: &Args, path: &PathBuf) -> Decided {
     let place = Place {
         revision,
         portal: &ask.portal,
-        tenant: load.portal.tenant.fixed(),
+        tenant: load.portal.tenant.of_request(None),
     };
     let put = asker.and_then(|asker| question::put(&place, &ask, &asker, now_millis()));
     Ok((put.map(|p| p.answer), ask.portal.clone(), revision.id.to_string()))
@@ -138,14 +139,9 @@ fn line(
 ) -> Result<Answer, Refusal> {
     let token = args.token.as_deref().ok_or(Denial::TokenMissing)?;
     let identity = identity(load, token)?;
-    let frame = Frame {
-        portal: load.portal,
-        issuers: &load.issuers,
-        providers: None,
-    };
     let principal = revision
         .rules
-        .principal(&identity, &subject_prefix(frame, &identity.issuer))?;
+        .principal(&identity, &load.portal.subject_prefix(&identity.issuer))?;
     let target = revision.target(&args.method, path)?;
     let pairs: Vec<_> = query_pairs(query).map(|(k, v)| (k.into_owned(), v.into_owned())).collect();
     let headers = http::HeaderMap::new();
@@ -180,24 +176,20 @@ fn identity(load: &PortalLoad<'_>, token: &str) -> Result<Identity, Refusal> {
     let claims = report.claims.and_then(|c| c.as_object().cloned());
     let mut claims = claims.ok_or_else(|| Refusal::new(Denial::TokenInvalid, report.problems.join("; ")))?;
     let issuer = claims.get("iss").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let configured = load.issuers.iter().find(|i| i.issuer == issuer);
-    let known = configured.or(load.issuers.first()).ok_or(Denial::IssuerUnknown)?;
+    let issuers = &load.portal.issuers;
+    let configured = issuers.iter().find(|i| i.issuer == issuer);
+    let known = configured.or(issuers.first()).ok_or(Denial::IssuerUnknown)?;
     if configured.is_none() {
         // judged by an issuer that is not its own, without a configuration: only what it says of the caller counts
         claims.remove("aud");
     }
-    Ok(identity_from_claims(known, claims)?)
+    Ok(unsigned_identity(known, claims)?)
 }
 
 fn proven(load: &PortalLoad<'_>, revision: &Revision, identity: Identity) -> Result<Asker, Refusal> {
-    let frame = Frame {
-        portal: load.portal,
-        issuers: &load.issuers,
-        providers: None,
-    };
     let principal = revision
         .rules
-        .principal(&identity, &subject_prefix(frame, &identity.issuer))?
+        .principal(&identity, &load.portal.subject_prefix(&identity.issuer))?
         .party;
     Ok(Asker::Proven {
         principal: Box::new(principal),

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cedargate_policy::scope::PortalScope;
+
 use crate::config::{self, Config, Loaded};
-use crate::portal::discovered;
 use crate::revision::files::{Places, Tree};
 use crate::revision::problem::{Problem, RevisionError};
-use crate::revision::{Frame, Loader, Revision, Warnings};
+use crate::revision::{Loader, Revision, Warnings};
 
 /// Readings in a row before a tree that keeps changing is taken as it is.
 const READ_ATTEMPTS: usize = 8;
@@ -32,7 +33,7 @@ pub(crate) struct TreeArgs {
 /// A policy tree, read, and the configuration it works in.
 pub(crate) struct Workbench {
     pub config: Config,
-    pub portals: Vec<config::Portal>,
+    pub portals: Vec<PortalScope>,
     /// The configuration, if it is one of somebody's own.
     pub loaded: Option<Loaded>,
     tree: Tree,
@@ -40,8 +41,7 @@ pub(crate) struct Workbench {
 
 /// One portal's load.
 pub(crate) struct PortalLoad<'a> {
-    pub portal: &'a config::Portal,
-    pub issuers: Vec<config::Issuer>,
+    pub portal: &'a PortalScope,
     pub revision: Option<Arc<Revision>>,
     pub problems: Vec<Problem>,
 }
@@ -72,13 +72,19 @@ impl TreeArgs {
             (None, None) => places(Path::new("."))?,
         };
         let tree = Tree::read_settled(&places, READ_ATTEMPTS).unwrap_or_else(|| Tree::read(&places));
-        let portals = match &config.portals {
+        let portals: Vec<config::Portal> = match &config.portals {
             Some(portals) => portals.clone(),
             None => {
-                let slugs: Vec<_> = tree.slugs.iter().cloned().collect();
-                discovered(&slugs, &config::Portal::discovered_template(config.issuers.len()))
+                let portal = |slug| config::Portal::discovered(slug, config.issuers.len());
+                tree.slugs.iter().map(portal).collect()
             }
         };
+        let scope = |portal: &config::Portal| PortalScope {
+            // providers are known from a configuration of the user's own only
+            providers: loaded.as_ref().and(config.portal_scope(portal).providers),
+            ..config.portal_scope(portal)
+        };
+        let portals: Vec<PortalScope> = portals.iter().map(scope).collect();
         if portals.is_empty() {
             return Err(format!(
                 "there is no portal folder in `{}` (policies.dir); each folder in it is a portal",
@@ -107,26 +113,11 @@ impl Workbench {
         self.portals.iter().map(|portal| self.load_one(&mut loader, portal)).collect()
     }
 
-    fn load_one<'a>(&'a self, loader: &mut Loader, portal: &'a config::Portal) -> PortalLoad<'a> {
-        let issuers: Vec<_> = portal
-            .issuers
-            .iter()
-            .filter_map(|i| self.config.issuers.get(*i))
-            .cloned()
-            .collect();
-        let loaded = loader.load(
-            Frame {
-                portal,
-                issuers: &issuers,
-                providers: self.loaded.is_some().then_some(&self.config.login.providers),
-            },
-            &self.tree,
-            None,
-        );
+    fn load_one<'a>(&'a self, loader: &mut Loader, portal: &'a PortalScope) -> PortalLoad<'a> {
+        let loaded = loader.load(portal, &self.tree, None);
         let problems = loaded.rejected.map(|RevisionError { problems }| problems).unwrap_or_default();
         PortalLoad {
             portal,
-            issuers,
             revision: loaded.revision,
             problems,
         }

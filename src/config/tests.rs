@@ -125,7 +125,7 @@ limits: { header_bytes: 65536, body_bytes: 10MiB, workers: 2 }
     assert_eq!(portal("partner").matches.path_prefix, "/portal/partner");
     assert_eq!(config.issuers[0].keys, KeySource::File("/etc/cedargate/keys.json".into()));
     assert_eq!(config.issuers[0].algorithms, [Algorithm::Es256]);
-    assert_eq!(config.issuers[0].claims.subject, "sub");
+    assert_eq!(config.issuers[0].scope.claims.subject, "sub");
     assert_eq!(config.issuers[1].keys, KeySource::Discovery);
     assert_eq!(config.audit.sink, AuditSink::File("/etc/cedargate/audit.jsonl".into()));
     assert_eq!(config.limits.body_bytes, Some(10 * 1024 * 1024));
@@ -537,8 +537,8 @@ fn the_environment_overrides_the_file() {
     assert!(config.upstream.forward_authorization && config.listen.admin.is_none());
     assert_eq!(config.upstream.url.origin(), "http://10.0.0.1:80");
     assert_eq!(config.trusted_proxies.len(), 2);
-    assert_eq!(config.issuers[0].audiences, ["one", "two"]);
-    assert_eq!(&*config.issuers[1].name, "ci");
+    assert_eq!(config.issuers[0].scope.audiences, ["one", "two"]);
+    assert_eq!(&*config.issuers[1].scope.name, "ci");
     let portal = &config.portals.as_ref().unwrap()[0];
     assert_eq!((portal.slug.as_str(), portal.issuers.as_slice()), ("shop-2", [1].as_slice()));
     assert_eq!(loaded.origins["limits.batch"], "environment CEDARGATE_LIMITS__BATCH");

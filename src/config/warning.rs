@@ -1,6 +1,7 @@
 //! What a configuration may say, and had better not.
 
 use super::{Config, KeySource, Portal, Provider, ProviderKind};
+use crate::types::PortalSlug;
 
 impl Config {
     /// One sentence each, with the key that it is about.
@@ -20,7 +21,7 @@ impl Config {
             return None;
         };
         let issuer = self.issuers.get(provider.issuer)?;
-        issuer.audiences.contains(client_id).then(|| {
+        issuer.scope.audiences.contains(client_id).then(|| {
             format!(
                 "login.providers.{}.client_id: is among the `audiences` of its issuer, so every ID token made for this login is a bearer token as well; \
                  give the API an audience of its own",
@@ -36,15 +37,18 @@ impl Config {
             let issuer = self.issuers.get(*index);
             issuer.filter(|issuer| !matches!(issuer.keys, KeySource::NoTokens))
         };
-        let template = Portal::discovered_template(self.issuers.len());
+        let template = Portal::discovered(&PortalSlug::placeholder(), self.issuers.len());
         let portals = self.portals.as_deref().unwrap_or(std::slice::from_ref(&template));
         let renamed = portals.iter().find_map(|portal| {
             let tokens: Vec<_> = portal.issuers.iter().filter_map(of_tokens).collect();
             let [only] = tokens.as_slice() else { return None };
-            (portal.issuers.len() > 1 && only.subject_prefix.is_none()).then_some(*only)
+            (portal.issuers.len() > 1 && only.scope.subject_prefix.is_none()).then_some(*only)
         })?;
-        let at = self.issuers.iter().position(|issuer| issuer.name == renamed.name)?;
-        let name = &renamed.name;
+        let at = self
+            .issuers
+            .iter()
+            .position(|issuer| issuer.scope.name == renamed.scope.name)?;
+        let name = &renamed.scope.name;
         Some(format!(
             "issuers[{at}].subject_prefix: is not set, and local accounts are a second issuer, so where a portal trusts both `{name}`'s subject `ann` is \
              called `{name}|ann`; say `subject_prefix: \"\"` to keep the names, `\"{name}|\"` to have them so, or list `portals.<slug>.issuers`"
@@ -55,6 +59,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::PortalSlug;
 
     #[test]
     fn a_client_that_is_an_audience_too_is_warned_of() {

@@ -35,7 +35,6 @@ use crate::http::request::{Trace, correlation};
 use crate::http::upstream::Body;
 use crate::json;
 use crate::portals::{Active, Caller, Portal};
-use crate::revision::cases::subject_prefix;
 use crate::types::{Door, Identity, Redacted};
 
 /// What one request to this door carries besides its body.
@@ -250,7 +249,7 @@ async fn decide(
     }
     guard.record.tenant = asker.identity().and_then(|i| i.tenant.as_deref()).map(Arc::from);
     let started = Instant::now();
-    let tenant = portal.config.tenant.fixed();
+    let tenant = portal.config.tenant.of_request(None);
     check_tenant(tenant, asker.identity())?;
     let place = Place {
         revision,
@@ -298,11 +297,11 @@ async fn asker(
             .assertions
             .verify(token, &portal.name, &portal.upstream.url.origin(), now)?;
         let identity = stands(gate, portal, returned)?;
-        if portal.issuers.iter().all(|issuer| issuer.name != identity.issuer) {
+        if portal.scope.issuer(&identity.issuer).is_none() {
             let detail = "the assertion's issuer is not trusted by this portal any more";
             return Err(Refusal::new(Denial::IssuerUnknown, detail));
         }
-        let prefix = subject_prefix(portal.frame(), &identity.issuer);
+        let prefix = portal.scope.subject_prefix(&identity.issuer);
         let principal = active.revision.rules.principal(&identity, &prefix)?.party;
         return Ok((
             Asker::Proven {

@@ -19,7 +19,6 @@ use crate::doors::login::session_identity;
 use crate::http::upstream::{header_list, header_value};
 use crate::portals::{Active, Caller, Credential, FreshAssertion, Portal};
 use crate::revision::Revision;
-use crate::revision::cases::subject_prefix;
 use crate::session::Session;
 use crate::types::Identity;
 
@@ -119,7 +118,7 @@ impl Gate {
 }
 
 fn known_by(portal: &Portal, revision: &Revision, identity: Identity, credential: Credential) -> Result<Caller, Refusal> {
-    let prefix = subject_prefix(portal.frame(), &identity.issuer);
+    let prefix = portal.scope.subject_prefix(&identity.issuer);
     let principal = revision.rules.principal(&identity, &prefix)?;
     let asserted = asserted_claims(revision, &identity);
     let attrs = (!asserted.is_empty()).then(|| Arc::new(Value::Object(asserted.clone())));
@@ -163,7 +162,10 @@ fn headers(portal: &Portal, revision: &Revision, identity: &Identity, principal:
             .map_or(HeaderValue::from_static(""), header_value)
     };
     let roles = header_list(identity.roles.iter().map(String::as_str));
-    let bounded = portal.issuers.iter().any(|i| i.name == identity.issuer && i.roles.is_some());
+    let bounded = portal
+        .scope
+        .issuer(&identity.issuer)
+        .is_some_and(|issuer| issuer.roles.is_some());
     // groups are not bound by `issuers[].roles`: where an issuer is, only its roles are passed on
     let groups = named("groups").and_then(Value::as_array).filter(|_| !bounded);
     let groups = groups.and_then(|all| all.iter().map(Value::as_str).collect::<Option<Vec<_>>>());

@@ -15,7 +15,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::{Gate, check_tenant, request_tenant};
+use super::{Gate, check_tenant};
 use crate::audit::{AuthEvent, Event};
 use crate::authz::context::{Facts, HttpFacts};
 use crate::denial::{Denial, Refusal};
@@ -23,7 +23,6 @@ use crate::http::request::{ClientFacts, query_pairs};
 use crate::http::upstream::Cut;
 use crate::portal::path::CanonicalPath;
 use crate::portals::{Active, Caller, Credential, Portal};
-use crate::revision::cases::subject_prefix;
 
 /// Entries looked at before others on the thread have their turn.
 const BATCH: usize = 64;
@@ -235,7 +234,7 @@ fn permits((portal, active): (&Portal, &Active), asked: &Asked, caller: Option<&
     if is_public && revision.braked(method, &asked.path).is_some() {
         return Err(Denial::Forbidden.into());
     }
-    let tenant = request_tenant(&portal.config.tenant, &asked.client);
+    let tenant = portal.scope.tenant.of_request(Some(&asked.client.host));
     check_tenant(tenant, caller.map(|c| &c.identity))?;
     if is_public {
         return Ok(());
@@ -246,7 +245,7 @@ fn permits((portal, active): (&Portal, &Active), asked: &Asked, caller: Option<&
         let detail = "the new policies read headers, which the old ones did not, so that they were not kept";
         return Err(Refusal::new(Denial::EvaluationError, detail));
     }
-    let prefix = subject_prefix(portal.frame(), &caller.identity.issuer);
+    let prefix = portal.scope.subject_prefix(&caller.identity.issuer);
     let principal = revision.rules.principal(&caller.identity, &prefix)?;
     let target = revision.target(method, &asked.path)?;
     let query = asked.query.as_deref().filter(|_| plans.reads_query()).unwrap_or_default();

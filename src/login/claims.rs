@@ -53,7 +53,7 @@ pub(super) async fn complete(
 }
 
 fn is_missing(provider: &Oidc, claims: &Map<String, Value>) -> bool {
-    let paths = &provider.issuer.claims;
+    let paths = &provider.issuer.scope.claims;
     let wants_email = provider.scopes.iter().any(|scope| scope == EMAIL);
     let mapped = [&paths.subject, &paths.tenant, &paths.roles];
     mapped.iter().any(|path| !holds(claims, path)) || (wants_email && !claims.contains_key(EMAIL))

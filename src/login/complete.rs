@@ -16,6 +16,7 @@ use super::{
 use crate::authn::{Expected, IdToken, TokenError, granted};
 use crate::session::{Grant, SessionData};
 use crate::types::Redacted;
+use cedargate_policy::claims::ClaimError;
 
 /// Bytes of a callback's query.
 const QUERY_BYTES_MAX: usize = 16 * 1024;
@@ -132,7 +133,7 @@ impl Login {
     pub(super) async fn check_sender(&self, provider: &Oidc, parameters: &Parameters) -> Result<(), LoginFailure> {
         let invalid = |why: &str| Err(LoginFailure::new(LoginCode::LoginInvalid, why));
         match parameters.iss.as_deref() {
-            Some(iss) if iss == provider.issuer.issuer => Ok(()),
+            Some(iss) if iss == provider.issuer.scope.issuer => Ok(()),
             Some(_) => invalid("`iss` of the callback names another provider"),
             None if provider.metadata().await?.names_itself => invalid("the callback does not name its provider (`iss`)"),
             None => Ok(()),
@@ -190,7 +191,7 @@ fn data(
     let now = now_millis();
     Ok(SessionData {
         provider: provider.name.to_string(),
-        issuer: provider.issuer.name.to_string(),
+        issuer: provider.issuer.scope.name.to_string(),
         subject: granted.subject,
         portal: trip.portal.clone(),
         claims: Arc::new(claims),
@@ -267,8 +268,8 @@ impl From<TokenError> for ProviderError {
     fn from(error: TokenError) -> Self {
         match error {
             TokenError::KeysUnavailable { .. } => Self::Unreachable(error.to_string()),
-            TokenError::Audience { .. } => Self::Other(error.to_string()),
-            TokenError::Claim { ref claim, .. } if claim == "iss" => Self::Other(error.to_string()),
+            TokenError::Claims(ClaimError::Audience { .. }) => Self::Other(error.to_string()),
+            TokenError::Claims(ClaimError::Claim { ref claim, .. }) if claim == "iss" => Self::Other(error.to_string()),
             other => Self::Unbelievable(other.to_string()),
         }
     }

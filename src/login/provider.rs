@@ -112,7 +112,7 @@ impl Oidc {
             client_id: client_id.clone(),
             scopes: scopes.clone(),
             credential: Credential::load(auth).map_err(failed)?,
-            discovery: Discovery::new(&issuer.issuer).map_err(failed)?,
+            discovery: Discovery::new(&issuer.scope.issuer).map_err(failed)?,
             redirect: format!("{public_url}{}/auth/callback", config.identity.prefix),
             http: http.clone(),
             issuer,

@@ -13,18 +13,18 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use serde_saphyr::Spanned;
 
+use super::Revision;
 use super::problem::{Problem, RevisionError};
-use super::{Frame, Revision};
-use crate::authn;
 use crate::authz::Target;
 use crate::authz::context::{Facts, HttpFacts, ReadyContext};
 use crate::authz::engine::{Answer, Party};
 use crate::authz::supplied::{SuppliedEntities, entity_item, report};
-use crate::config::Issuer;
 use crate::denial::{Denial, Refusal};
 use crate::http::request::query_pairs;
 use crate::portal::path::CanonicalPath;
 use crate::types::{AuthFacts, Identity, TokenFacts};
+use cedargate_policy::claims::unsigned_identity;
+use cedargate_policy::scope::{IssuerScope, PortalScope};
 
 /// 2026-01-01T00:00:00Z: the clock of a test that names none.
 const NOW_MILLIS: i64 = 1_767_225_600_000;
@@ -126,8 +126,8 @@ struct CliRequest {
 type Outcome = Result<Answer, Refusal>;
 
 /// Fails with every failing case's name.
-pub fn check(frame: Frame<'_>, revision: &Revision) -> Result<(), RevisionError> {
-    let failed = run(frame, revision)?.into_iter().filter_map(|result| match result.verdict {
+pub fn check(portal: &PortalScope, revision: &Revision) -> Result<(), RevisionError> {
+    let failed = run(portal, revision)?.into_iter().filter_map(|result| match result.verdict {
         Verdict::Failed(why) => {
             Some(Problem::new(&result.file, format!("test `{}` failed: {why}", result.name)).at_line(result.line))
         }
@@ -137,13 +137,13 @@ pub fn check(frame: Frame<'_>, revision: &Revision) -> Result<(), RevisionError>
 }
 
 /// Runs every decision test of the portal; `Err` if a test file cannot be read as one.
-pub fn run(frame: Frame<'_>, revision: &Revision) -> Result<Vec<CaseResult>, RevisionError> {
-    let folder = format!("policies/{}/tests/", frame.portal.slug);
+pub fn run(portal: &PortalScope, revision: &Revision) -> Result<Vec<CaseResult>, RevisionError> {
+    let folder = format!("policies/{}/tests/", portal.slug);
     let mut results = Vec::new();
     for (name, file) in revision.main_files().0.iter().filter(|(name, _)| name.starts_with(&folder)) {
         let text = file.text(name)?;
         let runner = Runner {
-            frame,
+            portal,
             revision,
             file: name,
         };
@@ -157,7 +157,7 @@ pub fn run(frame: Frame<'_>, revision: &Revision) -> Result<Vec<CaseResult>, Rev
 }
 
 struct Runner<'a> {
-    frame: Frame<'a>,
+    portal: &'a PortalScope,
     revision: &'a Revision,
     file: &'a str,
 }
@@ -234,7 +234,7 @@ impl Runner<'_> {
                     .ok_or_else(|| format!("there is no principal `{name}`"))?;
                 Ok(Ok(self.fixture(fixture)))
             }
-            (None, Some(claims)) => Ok(authn::identity_from_claims(&*self.issuer(case)?, claims.clone()).map_err(Refusal::from)),
+            (None, Some(claims)) => Ok(unsigned_identity(&*self.issuer(case)?, claims.clone()).map_err(Refusal::from)),
             _ => Err("needs either `principal` or `claims`".to_owned()),
         }
     }
@@ -248,7 +248,7 @@ impl Runner<'_> {
             .map(|(name, value)| (mapping.get(name).unwrap_or(name).clone(), value.clone()));
         Identity {
             issuer: self
-                .frame
+                .portal
                 .issuers
                 .first()
                 .map_or_else(|| Arc::from("test"), |i| Arc::clone(&i.name)),
@@ -267,14 +267,14 @@ impl Runner<'_> {
     }
 
     /// Without any issuer, claims are read by the default names.
-    fn issuer(&self, case: &Case) -> Result<Cow<'_, Issuer>, String> {
+    fn issuer(&self, case: &Case) -> Result<Cow<'_, IssuerScope>, String> {
         let found = match &case.issuer {
-            Some(name) => self.frame.issuers.iter().find(|i| *i.name == **name),
-            None => self.frame.issuers.first(),
+            Some(name) => self.portal.issuers.iter().find(|i| *i.name == **name),
+            None => self.portal.issuers.first(),
         };
         match found {
             Some(issuer) => Ok(Cow::Borrowed(issuer)),
-            None if self.frame.issuers.is_empty() && case.issuer.is_none() => Ok(Cow::Owned(Issuer::unconfigured())),
+            None if self.portal.issuers.is_empty() && case.issuer.is_none() => Ok(Cow::Owned(IssuerScope::unconfigured())),
             None => Err("the portal trusts no issuer of that name; `claims` need one".to_owned()),
         }
     }
@@ -288,7 +288,7 @@ impl Runner<'_> {
             Ok(path) => path,
             Err(error) => return Ok(Err(Refusal::new(Denial::RequestInvalid, error.to_string()))),
         };
-        let prefix = &self.frame.portal.matches.path_prefix;
+        let prefix = &self.portal.matches.path_prefix;
         if !(path.id() == prefix || path.ancestors().any(|a| a == prefix)) {
             return Err(format!("`{raw}` is not below this portal's path `{prefix}`"));
         }
@@ -386,7 +386,7 @@ impl Runner<'_> {
 
     fn facts<'f>(&'f self, identity: &'f Identity, (http, now_millis): (Option<HttpFacts<'f>>, i64)) -> Facts<'f> {
         Facts {
-            portal: self.frame.portal.slug.as_str(),
+            portal: self.portal.slug.as_str(),
             tenant: identity.tenant.as_deref(),
             now_millis,
             auth: Some(&identity.auth),
@@ -408,7 +408,7 @@ impl Runner<'_> {
     }
 
     fn prefix(&self, identity: &Identity) -> String {
-        subject_prefix(self.frame, &identity.issuer)
+        self.portal.subject_prefix(&identity.issuer)
     }
 
     fn json(&self, text: &str) -> Result<Vec<CaseResult>, RevisionError> {
@@ -489,16 +489,6 @@ impl Runner<'_> {
             .ask_in(&principal, &target, &supplied, &ReadyContext(context))
             .map_err(|r| r.detail.into_owned())
     }
-}
-
-/// What goes before a subject: nothing, unless the portal trusts several issuers or one asks for it.
-pub fn subject_prefix(frame: Frame<'_>, issuer: &str) -> String {
-    frame
-        .issuers
-        .iter()
-        .find(|i| &*i.name == issuer)
-        .map(|i| i.prefix_in(frame.issuers.len()))
-        .unwrap_or_default()
 }
 
 fn millis(text: &str) -> Result<i64, String> {

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use cedar_policy::{Effect, EntityTypeName, EntityUid, ResourceConstraint};
 use rustc_hash::FxHashMap;
 
+use super::Revision;
 use super::brakes::BRAKE_PREFIX;
 use super::files::{Files, SourceFile, Tree};
 use super::problem::{Problem, position};
-use super::{Frame, Revision};
 use crate::authz::TypeNames;
 use crate::authz::context::is_secret_header;
 use crate::authz::engine::PolicyEntry;
@@ -19,6 +19,7 @@ use crate::portal::file::PortalFile;
 use crate::portal::path::{CanonicalPath, is_canonical_id};
 use crate::portal::route::{Reach, Route};
 use crate::types::PortalSlug;
+use cedargate_policy::scope::PortalScope;
 
 /// Files whose absence would quietly widen what is allowed; emptied first, they may go.
 pub(super) fn gone(slug: &PortalSlug, files: &Files, previous: Option<&Revision>) -> Vec<Problem> {
@@ -121,11 +122,11 @@ fn route_line(text: &str, route: &Route) -> Option<usize> {
 }
 
 /// A portal's login must be one that the portal believes, or everybody would log in for nothing.
-pub(super) fn login_problem(frame: Frame<'_>, file: &PortalFile) -> Option<Problem> {
+pub(super) fn login_problem(portal: &PortalScope, file: &PortalFile) -> Option<Problem> {
     let by = file.login.as_ref()?;
-    let name = format!("policies/{}/portal.yaml", frame.portal.slug);
+    let name = format!("policies/{}/portal.yaml", portal.slug);
     let problem = |message: String| Some(Problem::new(&name, message).at_line(by.line));
-    let providers = frame.providers?;
+    let providers = portal.providers.as_deref()?;
     let Some(provider) = providers.iter().find(|provider| *provider.name == *by.provider) else {
         let known: Vec<&str> = providers.iter().map(|provider| &*provider.name).collect();
         let known = if known.is_empty() {
@@ -135,7 +136,7 @@ pub(super) fn login_problem(frame: Frame<'_>, file: &PortalFile) -> Option<Probl
         };
         return problem(format!("login.provider: there is no provider `{}`; {known}", by.provider));
     };
-    if frame.portal.issuers.contains(&provider.issuer) {
+    if portal.issuer(&provider.issuer).is_some() {
         return None;
     }
     problem(format!(

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
 use super::files::{SourceFile, Tree};
-use super::{Frame, Loaded, Loader, Revision, Warnings};
+use super::{Loaded, Loader, Revision, Warnings};
 use crate::authz::engine::PolicyEntry;
-use crate::config::{Portal, PortalMatch, TenantSource};
 use crate::types::PortalSlug;
+use cedargate_policy::scope::PortalScope;
 
 const SCHEMA: &str = "entity User = { age?: Long }; entity Path; action GET appliesTo { principal: User, resource: Path };";
 const OLDER: &str = "@id(\"older\") permit(principal, action, resource) when { principal has age && principal.age > 17 };";
@@ -25,32 +25,15 @@ fn tree(files: &[(&str, &str)]) -> Tree {
 }
 
 fn load(loader: &mut Loader, slug: &str, tree: &Tree, previous: Option<&Revision>) -> Loaded {
-    loader.load(frame(&portal(slug)), tree, previous)
+    loader.load(&portal(slug), tree, previous)
 }
 
 fn prepare(loader: &mut Loader, slug: &str, tree: &Tree) {
-    loader.prepare(frame(&portal(slug)), tree);
+    loader.prepare(&portal(slug), tree);
 }
 
-fn portal(slug: &str) -> Portal {
-    Portal {
-        slug: PortalSlug::parse(slug).unwrap(),
-        matches: PortalMatch {
-            hosts: Vec::new(),
-            path_prefix: "/".to_owned(),
-        },
-        issuers: Vec::new(),
-        tenant: TenantSource::Claim,
-        upstream: None,
-    }
-}
-
-fn frame(portal: &Portal) -> Frame<'_> {
-    Frame {
-        portal,
-        issuers: &[],
-        providers: None,
-    }
+fn portal(slug: &str) -> PortalScope {
+    PortalScope::at(PortalSlug::parse(slug).unwrap(), "/")
 }
 
 fn loaded(loader: &mut Loader, slug: &str, tree: &Tree, previous: Option<&Revision>) -> Arc<Revision> {

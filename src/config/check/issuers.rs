@@ -9,7 +9,8 @@ use cedar_policy::EntityTypeName;
 use super::Checker;
 use super::network::is_loopback;
 use crate::config::raw::{AlgorithmText, Raw, RawIssuer, RawJwks};
-use crate::config::{Algorithm, ClaimPaths, Issuer, KeySource, KeyTransport};
+use crate::config::{Algorithm, Issuer, KeySource, KeyTransport};
+use cedargate_policy::scope::{ClaimPaths, IssuerScope};
 
 /// `iss` of the gate's own tokens without a `public_url`.
 const OWN_ISSUER: &str = "cedargate";
@@ -75,19 +76,10 @@ impl Checker<'_> {
             .jwks
             .as_ref()
             .map(|jwks| self.at_least(&key("jwks.max_age"), jwks.max_age, JWKS_MAX_AGE_MIN));
-        Some(Issuer {
+        let scope = IssuerScope {
             name: Arc::from(raw.name.as_deref()?),
             issuer: raw.issuer.clone()?,
             audiences: raw.audiences.clone()?,
-            keys: keys?,
-            key_transport: if raw.danger_insecure_jwks {
-                KeyTransport::DangerPlain
-            } else {
-                KeyTransport::Tls
-            },
-            jwks_max_age: max_age.unwrap_or(JWKS_MAX_AGE),
-            algorithms: self.algorithms(&key("algorithms"), &raw.algorithms),
-            leeway: self.at_most(&key("leeway"), raw.leeway, LEEWAY_MAX),
             claims: ClaimPaths {
                 subject: raw.claims.subject.clone(),
                 tenant: raw.claims.tenant.clone(),
@@ -97,6 +89,18 @@ impl Checker<'_> {
             subject_prefix: raw.subject_prefix.clone(),
             tenants: raw.tenants.clone(),
             roles: raw.roles.clone(),
+        };
+        Some(Issuer {
+            scope: Arc::new(scope),
+            keys: keys?,
+            key_transport: if raw.danger_insecure_jwks {
+                KeyTransport::DangerPlain
+            } else {
+                KeyTransport::Tls
+            },
+            jwks_max_age: max_age.unwrap_or(JWKS_MAX_AGE),
+            algorithms: self.algorithms(&key("algorithms"), &raw.algorithms),
+            leeway: self.at_most(&key("leeway"), raw.leeway, LEEWAY_MAX),
             introspection: introspection?,
         })
     }

@@ -4,13 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cedargate_policy::scope::IssuerScope;
+
 use super::Checker;
 use crate::config::raw::{Raw, RawAuthMethod, RawIntrospection, RawProvider};
 use crate::config::walk::hint;
-use crate::config::{
-    Algorithm, ClaimPaths, ClientAuth, IdentityPages, Introspection, Issuer, KeySource, KeyTransport, Login, Provider,
-    ProviderKind,
-};
+use crate::config::{ClientAuth, IdentityPages, Introspection, Issuer, KeySource, KeyTransport, Login, Provider, ProviderKind};
 
 /// Longer, and a token that was taken back would live on.
 const INTROSPECTION_CACHE_MAX: Duration = Duration::from_secs(5 * 60);
@@ -72,7 +71,7 @@ impl Checker<'_> {
                 );
             }
         }
-        if issuers.iter().any(|issuer| &*issuer.name == name) {
+        if issuers.iter().any(|issuer| &*issuer.scope.name == name) {
             self.error(section, format!("an issuer is called `{name}`, too; names must differ"));
             return None;
         }
@@ -199,24 +198,9 @@ impl Checker<'_> {
 }
 
 fn local_issuer(name: &str) -> Issuer {
-    Issuer {
-        name: Arc::from(name),
-        issuer: format!("urn:cedargate:local:{name}"),
-        audiences: vec!["cedargate".to_owned()],
-        keys: KeySource::NoTokens,
-        key_transport: KeyTransport::Tls,
-        jwks_max_age: Duration::ZERO,
-        algorithms: vec![Algorithm::Es256],
-        leeway: Duration::ZERO,
-        claims: ClaimPaths {
-            subject: "sub".to_owned(),
-            tenant: "tenant".to_owned(),
-            roles: "roles".to_owned(),
-        },
-        principal: Arc::from("User"),
-        subject_prefix: None,
-        tenants: None,
-        roles: None,
-        introspection: None,
-    }
+    Issuer::without_tokens(IssuerScope::new(
+        name,
+        format!("urn:cedargate:local:{name}"),
+        vec!["cedargate".to_owned()],
+    ))
 }

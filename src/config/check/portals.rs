@@ -3,8 +3,9 @@
 use super::Checker;
 use crate::config::raw::{Raw, RawPortal, RawPortalUpstream, RawTenant};
 use crate::config::walk::hint;
-use crate::config::{Portal, PortalMatch, TenantSource, Upstream};
+use crate::config::{Portal, Upstream};
 use crate::types::PortalSlug;
+use cedargate_policy::scope::{PortalMatch, TenantSource};
 
 pub const SLUG_RULE: &str = "use 1 to 63 of `a-z`, `0-9` and `-`, with no `-` at either end";
 

@@ -137,7 +137,7 @@ impl Control {
 
     /// Where there is one issuer only, it need not be named.
     fn issuer(&self, named: Option<String>) -> Result<String, String> {
-        let known: Vec<&str> = self.gate.config.issuers.iter().map(|issuer| &*issuer.name).collect();
+        let known: Vec<&str> = self.gate.config.issuers.iter().map(|issuer| &*issuer.scope.name).collect();
         match (named, known.as_slice()) {
             (Some(name), _) if known.contains(&name.as_str()) => Ok(name),
             (Some(name), _) => Err(format!("there is no issuer `{name}`; known are: {}", known.join(", "))),

@@ -93,7 +93,7 @@ impl IdentityDoor {
             .get(provider.issuer)
             .ok_or_else(|| invalid("no such issuer"))?;
         Ok(Asked {
-            issuer: issuer.name.to_string(),
+            issuer: issuer.scope.name.to_string(),
             return_to,
             at: now_millis(),
         })

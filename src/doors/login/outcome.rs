@@ -156,7 +156,7 @@ impl IdentityDoor {
 
     /// By the issuer's claim mapping, as every portal reads it.
     pub(super) fn tenant_of(&self, data: &SessionData) -> Option<String> {
-        let issuer = self.config.issuers.iter().find(|issuer| *issuer.name == *data.issuer)?;
+        let issuer = self.config.issuers.iter().find(|issuer| *issuer.scope.name == *data.issuer)?;
         granted(issuer, &data.claims).ok()?.tenant
     }
 

@@ -12,11 +12,12 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::IdentityDoor;
-use crate::authn::{self, Login};
+use crate::authn::TokenError;
 use crate::denial::{Denial, Refusal};
 use crate::portals::Portal;
 use crate::session::{Session, SessionData, SessionError, SessionId};
 use crate::types::Identity;
+use cedargate_policy::claims::{self, LoginClaims};
 
 /// How long a request waits for claims that should have been renewed long ago.
 const OVERDUE_WAIT: Duration = Duration::from_secs(5);
@@ -63,13 +64,14 @@ pub fn session_identity(portal: &Portal, session: &Session) -> Result<Identity, 
         let detail = "the account may not use this portal (`portals` in the users file)";
         return Err(Refusal::new(Denial::NotPermitted, detail));
     }
-    let login = Login {
+    let login = LoginClaims {
         claims: &data.claims,
         subject: &data.subject,
         began_at: data.created_at / 1000,
         expires_at: session.expires_at,
     };
-    Ok(authn::session_identity(&portal.issuers, &data.issuer, &login)?)
+    let issuer = portal.scope.issuer(&data.issuer).ok_or(TokenError::IssuerUnknown)?;
+    Ok(claims::login_identity(issuer, &login)?)
 }
 
 impl IdentityDoor {

@@ -6,7 +6,6 @@ use super::{IdentityDoor, Visit, session_identity};
 use crate::authn::bearer;
 use crate::denial::{Denial, Refusal};
 use crate::portals::Portal;
-use crate::revision::cases::subject_prefix;
 use crate::session::Session;
 use crate::types::Identity;
 
@@ -44,7 +43,7 @@ impl IdentityDoor {
                 session_identity(portal, session)?
             }
         };
-        match (portal.config.tenant.fixed(), identity.tenant.as_deref()) {
+        match (portal.config.tenant.of_request(None), identity.tenant.as_deref()) {
             (Some(own), Some(tenant)) if own != tenant => Err(Refusal::new(
                 Denial::TenantMismatch,
                 format!("the portal is of tenant `{own}`, the caller of `{tenant}`"),
@@ -56,7 +55,7 @@ impl IdentityDoor {
 
 /// What the policies and the app call somebody: with the portal's prefix for the issuer.
 pub(super) fn principal_id(portal: &Portal, identity: &Identity) -> String {
-    format!("{}{}", subject_prefix(portal.frame(), &identity.issuer), identity.subject)
+    format!("{}{}", portal.scope.subject_prefix(&identity.issuer), identity.subject)
 }
 
 /// A portal by its slug.
