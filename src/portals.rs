@@ -14,17 +14,17 @@ use serde_json::{Map, Value};
 
 use crate::audit::EntityRef;
 use crate::authn::{Proof, TokenCache};
-use crate::authz::CallerHeaders;
-use crate::authz::principal::Principal;
 use crate::base::metrics::Metrics;
 use crate::config;
 use crate::denial::Denial;
 use crate::http::upstream::{App, HeaderRules};
-use crate::portal::path::CanonicalPath;
-use crate::portal::{PortalError, PortalTable, is_host};
-use crate::revision::Revision;
 use crate::session::Session;
 use crate::types::{Door, Identity, PortalSlug, TokenFacts};
+use cedargate_policy::permit::CallerHeaders;
+use cedargate_policy::portal::path::CanonicalPath;
+use cedargate_policy::portal::{PortalError, PortalTable, is_host};
+use cedargate_policy::principal::Principal;
+use cedargate_policy::revision::Revision;
 
 /// Every portal, and which request belongs to which.
 pub struct Serving {

@@ -59,7 +59,6 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::PortalSlug;
 
     #[test]
     fn a_client_that_is_an_audience_too_is_warned_of() {

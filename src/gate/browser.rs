@@ -11,8 +11,8 @@ use http::header::{
 use http::{HeaderValue, Response, StatusCode};
 use tokio::time::timeout;
 
-use super::credential::Cookie;
-use super::progress::Progress;
+use super::authenticate::Cookie;
+use super::record::Progress;
 use super::{Gate, Worker};
 use crate::denial::{Denial, Refusal};
 use crate::http::answer::{self, Answer};

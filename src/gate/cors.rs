@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
 use crate::denial::{Denial, Refusal};
 use crate::http::upstream::Body;
-use crate::portal::file::Cors;
+use cedargate_policy::portal::file::Cors;
 
 /// How long a browser may remember a preflight's answer, in seconds.
 const MAX_AGE_SECONDS: &str = "600";

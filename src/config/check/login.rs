@@ -9,7 +9,7 @@ use cedargate_policy::scope::IssuerScope;
 use super::Checker;
 use crate::config::raw::{Raw, RawAuthMethod, RawIntrospection, RawProvider};
 use crate::config::walk::hint;
-use crate::config::{ClientAuth, IdentityPages, Introspection, Issuer, KeySource, KeyTransport, Login, Provider, ProviderKind};
+use crate::config::{ClientAuth, IdentityPages, Introspection, Issuer, Login, Provider, ProviderKind};
 
 /// Longer, and a token that was taken back would live on.
 const INTROSPECTION_CACHE_MAX: Duration = Duration::from_secs(5 * 60);

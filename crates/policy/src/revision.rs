@@ -1,0 +1,415 @@
+//! One portal's files → one immutable, content-hashed revision, or every reason why not.
+//!
+//! Beside the path: a pipeline of parse → validate → conform → test → index. A candidate is taken whole or not at
+//! all; only the emergency forbids of `_deny/` are taken one by one, and join whatever revision is in force. Nothing
+//! here reads a file or a clock; `files` and `reload` do.
+
+mod emergency;
+mod checks;
+pub mod source;
+#[cfg(test)]
+mod kept_tests;
+mod nesting;
+pub mod policies;
+pub mod problem;
+mod schemas;
+mod statements;
+
+use std::collections::HashMap;
+use std::str::FromStr;
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Weak};
+
+use cedar_policy::{Entities, Template, Validator};
+use http::HeaderValue;
+use serde_json::{Map, Value};
+
+use self::checks::{
+    duplicates, gone, is_policy_place, link_path_problems, login_problem, namespace_warning, public_problems, route_problems,
+    schema_problems,
+};
+use self::emergency::{EmergencyForbids, EmergencyLoad};
+use self::policies::{ParseCache, SharedFiles};
+use self::problem::{Problem, RevisionError};
+use self::schemas::{PortalSchema, Schemas};
+use self::source::{Files, Tree};
+use crate::decision_tests;
+use crate::denial::Refusal;
+use crate::engine::entities::EntityStore;
+use crate::engine::index::PolicyIndex;
+use crate::engine::{Engine, ErroredForbids, MatchSet, PolicyEntry};
+use crate::portal::file::{PortalFile, SkipErrors};
+use crate::principal::Principal;
+use crate::query_entities::report;
+use crate::rules::{Rules, TypeNames};
+use crate::scope::PortalScope;
+use crate::types::{Identity, PortalSlug};
+
+/// Everything of a portal that is hot-reloaded, as one value.
+pub struct Revision {
+    /// First 16 hex digits of the content's SHA-256.
+    pub id: Arc<str>,
+    pub header: HeaderValue,
+    pub rules: Rules,
+    pub file: Arc<PortalFile>,
+    /// `portal.yaml`'s flags, as the context record.
+    pub flags: Arc<Map<String, Value>>,
+    /// What the policies were made of, to fall back on when only a emergency_forbid changes.
+    main: Arc<Main>,
+    emergency_forbids: EmergencyForbids,
+    pub warnings: Vec<Problem>,
+}
+
+/// The outcome of one load.
+pub struct Loaded {
+    /// What to serve from now on; `None`: nothing better than what is served already.
+    pub revision: Option<Arc<Revision>>,
+    /// Why the candidate, or one of its emergency_forbids, was not taken.
+    pub rejected: Option<RevisionError>,
+}
+
+/// Turns files into revisions, remembering what it parsed.
+pub struct Loader {
+    /// Of the portal that is being loaded.
+    cache: ParseCache,
+    caches: HashMap<PortalSlug, ParseCache>,
+    shared: SharedFiles,
+    schemas: Schemas,
+    warnings: Warnings,
+    condition_only: Option<SyncSender<Weak<MatchSet>>>,
+    trial: DecisionTests,
+}
+
+/// Whether decision tests gate a candidate.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum DecisionTests {
+    Run,
+    /// For a command that runs them itself.
+    Skip,
+}
+
+/// What validation warnings do to a candidate.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Warnings {
+    Show,
+    /// `--deny-warnings`
+    Reject,
+}
+
+/// A candidate without its emergency_forbids: parsed, validated, tested.
+struct Main {
+    files: Files,
+    schema: Arc<PortalSchema>,
+    names: Arc<TypeNames>,
+    store: Arc<EntityStore>,
+    entries: Vec<Arc<PolicyEntry>>,
+    index: Arc<PolicyIndex>,
+    file: Arc<PortalFile>,
+    warnings: Vec<Problem>,
+}
+
+impl Loader {
+    pub fn new(warnings: Warnings, condition_only: Option<SyncSender<Weak<MatchSet>>>) -> Self {
+        Self {
+            cache: ParseCache::default(),
+            caches: HashMap::new(),
+            shared: SharedFiles::default(),
+            schemas: Schemas::default(),
+            warnings,
+            condition_only,
+            trial: DecisionTests::Run,
+        }
+    }
+
+    /// Loads candidates without asking their decision tests; never what a gate serves.
+    pub fn untested(mut self) -> Self {
+        self.trial = DecisionTests::Skip;
+        self
+    }
+
+    /// Loads one portal out of the tree; `previous` is what it serves now.
+    pub fn load(&mut self, portal: &PortalScope, tree: &Tree, previous: Option<&Revision>) -> Loaded {
+        let slug = &portal.slug;
+        self.cache = self.caches.remove(slug).unwrap_or_default();
+        let loaded = self.load_cached(portal, tree, previous);
+        self.cache.retain(|name| tree.files.get(name).is_some());
+        self.caches.insert(slug.clone(), std::mem::take(&mut self.cache));
+        loaded
+    }
+
+    /// Reads and validates a portal's policies ahead of a load, which then finds them. Says nothing of what it found, and
+    /// a load of other content is as right as without.
+    pub fn prepare(&mut self, portal: &PortalScope, tree: &Tree) {
+        let slug = &portal.slug;
+        let files = tree.portal_files(slug);
+        let namespace = portal_file(slug, &files).map(|file| file.namespace);
+        let Ok(schema) = namespace.and_then(|ns| self.schemas.load(slug, &files, ns.as_deref())) else {
+            return;
+        };
+        self.cache = self.caches.remove(slug).unwrap_or_default();
+        let _found_again_by_the_load = self.policies(slug, &files, &schema, &mut Vec::new());
+        self.caches.insert(slug.clone(), std::mem::take(&mut self.cache));
+    }
+
+    fn load_cached(&mut self, portal: &PortalScope, tree: &Tree, previous: Option<&Revision>) -> Loaded {
+        let slug = &portal.slug;
+        let files = tree.portal_files(slug);
+        let mut problems = tree.portal_problems(slug);
+        problems.extend(gone(slug, &files, previous));
+        let candidate = match previous.filter(|p| problems.is_empty() && p.main.files == files) {
+            Some(previous) => Ok(Arc::clone(&previous.main)),
+            None => RevisionError::check(problems).and_then(|()| self.main(portal, files, previous)),
+        };
+        let (main, mut rejected) = match candidate {
+            Ok(main) => (Some(main), None),
+            Err(error) => (previous.map(|p| Arc::clone(&p.main)), Some(error)),
+        };
+        let Some(main) = main else {
+            return Loaded {
+                revision: None,
+                rejected,
+            };
+        };
+        let EmergencyLoad {
+            mut emergency_forbids,
+            mut problems,
+            lost,
+        } = self.emergency_forbids(&main, slug, tree, previous);
+        let mut main = main;
+        if let Some(previous) = previous.filter(|_| !lost.is_empty()) {
+            problems.extend(lost);
+            main = Arc::clone(&previous.main);
+            emergency_forbids = self.emergency_forbids(&main, slug, tree, Some(previous)).emergency_forbids;
+        }
+        if !problems.is_empty() {
+            let rejected = rejected.get_or_insert(RevisionError { problems: Vec::new() });
+            rejected.problems.extend(problems);
+            // SECURITY: nothing is served yet, and a emergency_forbid that is there does not hold
+            if previous.is_none() {
+                return Loaded {
+                    revision: None,
+                    rejected: Some(RevisionError {
+                        problems: std::mem::take(&mut rejected.problems),
+                    }),
+                };
+            }
+        }
+        let same = previous.is_some_and(|p| Arc::ptr_eq(&p.main, &main) && p.emergency_forbids.files == emergency_forbids.files);
+        let revision = (!same).then(|| Arc::new(self.assemble(&main, emergency_forbids)));
+        Loaded { revision, rejected }
+    }
+
+    fn main(&mut self, portal: &PortalScope, files: Files, previous: Option<&Revision>) -> Result<Arc<Main>, RevisionError> {
+        let slug = &portal.slug;
+        let file = Arc::new(portal_file(slug, &files)?);
+        let schema = self.schemas.load(slug, &files, file.namespace.as_deref())?;
+        let model = &schema.model;
+        let names = Arc::new(TypeNames::new(model, slug.as_str()));
+        let mut problems = schema_problems(slug, model);
+        problems.extend(route_problems(slug, &files, &file, model));
+        problems.extend(login_problem(portal, &file));
+        let (entries, templates, mut warnings) = self.policies(slug, &files, &schema, &mut problems);
+        let links = links(slug, &files, &templates, &schema.validator).unwrap_or_else(|found| {
+            problems.extend(found);
+            Vec::new()
+        });
+        problems.extend(link_path_problems(&links, schema.path.as_ref()));
+        let entries: Vec<_> = entries.into_iter().chain(links).collect();
+        problems.extend(duplicates(&entries));
+        problems.extend(public_problems(slug, &file, &names, &entries));
+        warnings.extend(namespace_warning(slug, model));
+        if self.warnings == Warnings::Reject {
+            problems.extend(warnings.iter().cloned());
+        }
+        let store = entities(slug, &files, &schema, previous).unwrap_or_else(|problem| {
+            problems.push(problem);
+            Arc::default()
+        });
+        RevisionError::check(problems)?;
+        let main = Arc::new(Main {
+            index: Arc::new(PolicyIndex::of(&entries)),
+            files,
+            schema,
+            names,
+            store,
+            entries,
+            file,
+            warnings,
+        });
+        if self.trial == DecisionTests::Run {
+            decision_tests::check(portal, &self.assemble(&main, EmergencyForbids::default()))?;
+        }
+        Ok(main)
+    }
+
+    fn policies(
+        &mut self,
+        slug: &PortalSlug,
+        files: &Files,
+        schema: &PortalSchema,
+        problems: &mut Vec<Problem>,
+    ) -> (Vec<Arc<PolicyEntry>>, Vec<Template>, Vec<Problem>) {
+        let (mut entries, mut templates, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
+        for (name, file) in files.0.iter().filter(|(name, _)| name.ends_with(".cedar")) {
+            if !is_policy_place(slug, name) {
+                problems.push(
+                    Problem::new(name, "is in a folder whose policies are not loaded")
+                        .with_help(format!("move it to policies/{slug}/, or to _deny/ or candidate/ below it")),
+                );
+                continue;
+            }
+            match self.cache.parse((name, file), schema, "", &mut self.shared) {
+                Ok(parsed) => {
+                    problems.extend(parsed.path_problems.iter().cloned());
+                    entries.extend(parsed.entries.iter().cloned());
+                    templates.extend(parsed.templates.iter().cloned());
+                    warnings.extend(parsed.warnings.iter().cloned());
+                }
+                Err(found) => problems.extend(found),
+            }
+        }
+        let own = format!("policies/{slug}/");
+        if !files.0.keys().any(|name| name.starts_with(&own) && name.ends_with(".cedar")) {
+            problems
+                .push(Problem::new(&own, "has no policy file").with_help("an empty .cedar file says that nothing is permitted"));
+        }
+        (entries, templates, warnings)
+    }
+
+    fn assemble(&self, main: &Arc<Main>, emergency_forbids: EmergencyForbids) -> Revision {
+        let mut all = main.files.clone();
+        all.0
+            .extend(emergency_forbids.files.0.iter().map(|(n, f)| (n.clone(), f.clone())));
+        let id: String = all.hash().iter().take(8).map(|b| format!("{b:02x}")).collect();
+        let errored = match main.file.danger_skip_errors {
+            SkipErrors::DangerSkip => ErroredForbids::Skip,
+            SkipErrors::Deny => ErroredForbids::Deny,
+        };
+        let model = &main.schema.model;
+        let actions = model.actions().map(|(uid, model)| (uid, model.ancestors.as_slice()));
+        let engine = Engine::indexed(main.indexed(&emergency_forbids), actions, Arc::clone(&main.store), errored);
+        let engine = engine
+            .with_preparation_queue(self.condition_only.clone())
+            .with_names(Arc::clone(&main.names));
+        let rules = Rules {
+            schema: Arc::clone(model),
+            engine,
+            plans: Arc::clone(&main.schema.plans),
+            names: Arc::clone(&main.names),
+            claims: main.file.claims.clone(),
+        };
+        let flags = main
+            .file
+            .flags
+            .iter()
+            .map(|(name, flag)| (name.clone(), Value::Bool(flag.value)));
+        // INVARIANT: hex digits are a header value
+        let header = HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static(""));
+        Revision {
+            id: Arc::from(id),
+            header,
+            rules,
+            flags: Arc::new(flags.collect()),
+            file: Arc::clone(&main.file),
+            main: Arc::clone(main),
+            emergency_forbids,
+            warnings: main.warnings.clone(),
+        }
+    }
+}
+
+impl Main {
+    /// Every policy that takes part, and where to find it. EmergencyForbids come last.
+    fn indexed(&self, emergency_forbids: &EmergencyForbids) -> (Vec<Arc<PolicyEntry>>, Arc<PolicyIndex>) {
+        let entries: Vec<_> = self.entries.iter().chain(&emergency_forbids.entries).cloned().collect();
+        if emergency_forbids.entries.is_empty() {
+            return (entries, Arc::clone(&self.index));
+        }
+        let mut index = PolicyIndex::clone(&self.index);
+        index.extend(&emergency_forbids.entries);
+        (entries, Arc::new(index))
+    }
+}
+
+impl Revision {
+    /// The Cedar principal that this revision makes of a portal's caller.
+    pub fn principal(&self, portal: &PortalScope, identity: &Identity) -> Result<Principal, Refusal> {
+        self.rules.principal(identity, &portal.subject(identity))
+    }
+
+    /// Every file it is made of, to keep it over a restart.
+    pub fn files(&self) -> Files {
+        let mut all = self.main.files.clone();
+        all.0.extend(self.emergency_forbids.files.0.clone());
+        all
+    }
+
+    /// Files of decision tests and everything else but the emergency_forbids.
+    pub fn main_files(&self) -> &Files {
+        &self.main.files
+    }
+}
+
+fn portal_file(slug: &PortalSlug, files: &Files) -> Result<PortalFile, RevisionError> {
+    let name = format!("policies/{slug}/portal.yaml");
+    let text = match files.get(&name) {
+        Some(file) => file.text(&name)?,
+        None => "",
+    };
+    PortalFile::parse(text).map_err(|errors| RevisionError {
+        problems: errors
+            .into_iter()
+            .map(|e| {
+                let message = if e.key.is_empty() {
+                    e.message
+                } else {
+                    format!("`{}`: {}", e.key, e.message)
+                };
+                Problem::new(&name, message).at_line(e.line)
+            })
+            .collect(),
+    })
+}
+
+fn links(
+    slug: &PortalSlug,
+    files: &Files,
+    templates: &[Template],
+    validator: &Validator,
+) -> Result<Vec<Arc<PolicyEntry>>, Vec<Problem>> {
+    let name = format!("policies/{slug}/links.json");
+    files
+        .get(&name)
+        .map_or_else(|| Ok(Vec::new()), |file| policies::link(&name, file, templates, validator))
+}
+
+/// What did not change is taken over: there may be a million entities beside one edited policy.
+fn entities(
+    slug: &PortalSlug,
+    files: &Files,
+    schema: &Arc<PortalSchema>,
+    previous: Option<&Revision>,
+) -> Result<Arc<EntityStore>, Problem> {
+    let name = format!("policies/{slug}/entities.json");
+    let is_same = |main: &&Arc<Main>| Arc::ptr_eq(&main.schema, schema) && main.files.get(&name) == files.get(&name);
+    if let Some(main) = previous.map(|p| &p.main).filter(is_same) {
+        return Ok(Arc::clone(&main.store));
+    }
+    let fail = |message: String| Problem::new(&name, message);
+    let cedar = &schema.model.cedar;
+    let parsed = match files.get(&name) {
+        Some(file) => Entities::from_json_str(file.text(&name)?, Some(cedar)).map_err(|e| {
+            let message = report(&e);
+            let line = line_in(&message);
+            fail(message).at_line(line)
+        })?,
+        None => cedar.action_entities().map_err(|e| fail(report(&e)))?,
+    };
+    Ok(Arc::new(EntityStore::new(parsed)))
+}
+
+/// `… at line 3 column 5`, as the JSON parser puts it.
+fn line_in(message: &str) -> Option<usize> {
+    let (_, rest) = message.split_once(" at line ")?;
+    usize::from_str(rest.split_whitespace().next()?).ok()
+}
