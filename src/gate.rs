@@ -53,7 +53,7 @@ use crate::session::Sessions;
 /// The label and record value for requests that no portal matched.
 pub const NO_PORTAL: &str = "none";
 
-/// What all workers share.
+/// The part that all workers share.
 pub struct Gate {
     pub config: Arc<Config>,
     pub serving: SharedServing,
@@ -63,7 +63,7 @@ pub struct Gate {
     pub login: Arc<Login>,
     /// Changes whenever a revision is swapped; written by `reload`.
     pub reloads: watch::Sender<u64>,
-    /// What is under `identity.prefix`.
+    /// Answers requests under `identity.prefix`.
     pub identity: IdentityDoor,
     pub theme: Arc<Theme>,
     pub audit: Audit,

@@ -21,7 +21,7 @@ const FOLDER_ENTRIES_MAX: usize = 100_000;
 /// Folders below the policy folder: portal, then `tests`, `_deny`, `candidate`, then `ALLOW`, `DENY`.
 const DEPTH_MAX: usize = 4;
 
-/// What may have changed since a reading, as far as anybody knows.
+/// The part of the tree that may have changed since a reading.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Scope {
     Everything,
@@ -34,17 +34,17 @@ struct Reader<'a> {
     tree: Tree,
     known: &'a Tree,
     scope: &'a Scope,
-    /// Of the file that is being read.
+    /// Buffer for the file that is being read.
     bytes: Vec<u8>,
 }
 
-/// What one folder may still make us read.
+/// The entries and bytes that may still be read from one folder.
 struct Budget {
     entries: usize,
     bytes: u64,
 }
 
-/// Where the tree is.
+/// The two roots of the tree.
 #[derive(Clone, Debug)]
 pub struct PolicyFolders {
     pub policies: PathBuf,
@@ -155,7 +155,7 @@ impl Reader<'_> {
         }
     }
 
-    /// An entry of a root that nobody touched since: as it was, if it was there.
+    /// Takes over an entry of a root that no event named, if it was there before.
     fn take_over(&mut self, child: &str, budget: &mut Budget) -> bool {
         match self.scope {
             Scope::Everything => return false,
@@ -220,7 +220,7 @@ impl Budget {
     }
 }
 
-/// Whether any entry is another name for something elsewhere, as in kubelet's mounts.
+/// True if any entry is a symlink, as in kubelet's mounts.
 fn has_links(root: &Path) -> bool {
     let is_link = |entry: io::Result<fs::DirEntry>| entry.and_then(|e| e.file_type()).is_ok_and(|ty| ty.is_symlink());
     fs::read_dir(root).is_ok_and(|mut entries| entries.any(is_link))

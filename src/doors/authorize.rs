@@ -39,7 +39,7 @@ use crate::http::request::{Trace, correlation};
 use crate::http::upstream::Body;
 use crate::portals::{Caller, Portal};
 
-/// What one request to this door carries besides its body.
+/// The parts of one request to this door besides its body.
 struct Envelope {
     request_id: HeaderValue,
     trace: Trace,
@@ -49,13 +49,13 @@ struct Envelope {
     cookie: HeaderMap,
 }
 
-/// What one request asks.
+/// The queries of one request.
 enum Asks {
     One(Box<Ask>),
     Batch(Vec<Ask>),
 }
 
-/// What it is answered with.
+/// The answer to one request.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Answered {
@@ -260,7 +260,7 @@ async fn decide(
         guard.record.latency_us.decision = Some(micros(took));
         let principal = decision.named_principal.as_ref().or(subject.principal());
         if let Some(principal) = principal.filter(|_| guard.record.principal.is_none()) {
-            guard.record.principal = Some(entity_ref(principal, &revision.rules.schema));
+            guard.record.principal = Some(entity_ref(principal, revision));
         }
         if let Some(meter) = scope.portal.meters.decision_duration.get(Door::Authorize as usize) {
             meter.observe(took.as_secs_f64());

@@ -33,13 +33,13 @@ impl Gate {
         let ActivePortal { portal, active } = scope;
         let hash = token_hash(token);
         let now = unix_seconds();
-        let known = active.callers.get(&hash).filter(|known| self.still_holds(known, now));
+        let known = active.callers.get(&hash).filter(|known| self.is_proven(known, now));
         let caller = match known {
             Some(known) => known,
             None => {
                 active.callers.remove(&hash);
                 // boxed, as is everything that few requests need: every request's future has room for its largest branch
-                let (identity, credential) = Box::pin(self.proven(portal, token)).await?;
+                let (identity, credential) = Box::pin(self.verify(portal, token)).await?;
                 let caller = Arc::new(build_caller(portal, &active.revision, identity, credential)?);
                 active.callers.insert(hash, Arc::clone(&caller));
                 caller
@@ -49,17 +49,17 @@ impl Gate {
         Ok(caller)
     }
 
-    /// Whether what a token proved earlier still holds.
-    fn still_holds(&self, caller: &Caller, now: i64) -> bool {
+    /// True if the proof of a remembered token still holds.
+    fn is_proven(&self, caller: &Caller, now: i64) -> bool {
         match &caller.credential {
             Credential::Token(proof) => self.authn.recheck(proof, now).is_ok(),
             Credential::Introspected { until } => now < *until,
-            // INVARIANT: kept by the version of a session, which is no hash of a token
+            // INVARIANT: session callers are cached under the session version, so a token hash never finds one
             Credential::Session(_) => false,
         }
     }
 
-    async fn proven(&self, portal: &Portal, token: &str) -> Result<(Identity, Credential), Refusal> {
+    async fn verify(&self, portal: &Portal, token: &str) -> Result<(Identity, Credential), Refusal> {
         let trusted = &portal.config.issuers;
         let (identity, ground) = self.identity.introspection.proven(&self.authn, token, trusted).await?;
         let credential = match ground {
@@ -131,7 +131,7 @@ fn build_caller(portal: &Portal, revision: &Revision, identity: Identity, creden
         roles: identity.roles.iter().map(|r| Arc::from(r.as_str())).collect(),
         entity: EntityRef {
             attrs,
-            ..super::entity_ref(&principal.entity.uid, &revision.rules.schema)
+            ..super::entity_ref(&principal.entity.uid, revision)
         },
         token: (!matches!(credential, Credential::Session(_))).then(|| Arc::new(identity.token.clone())),
         asserted,

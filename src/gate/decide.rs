@@ -1,4 +1,4 @@
-//! From a checked head to a permit: who calls, and what the portal's policies say.
+//! From a checked head to a permit: finds the caller, then asks the portal's policies.
 //!
 //! The decision itself is `cedargate_policy::decision`; this file finds the caller for it and keeps the record. The order of
 //! the answers is fixed: an emergency forbid on a public path → the credential → the rate of the principal → the decision.

@@ -1,4 +1,4 @@
-//! What the proxy listener answers itself: the assertion's public keys, and the reserved identity prefix.
+//! Endpoints that the proxy listener answers itself: the assertion's public keys, and the reserved identity prefix.
 //!
 //! Nothing else of the app's address space is the gate's; these paths never reach the app.
 

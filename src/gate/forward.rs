@@ -62,7 +62,8 @@ impl Worker {
             cut,
         };
         let now = Instant::now();
-        (progress.gate_ended, progress.upstream_started) = (Some(now), Some(now));
+        progress.gate_ended = Some(now);
+        progress.upstream_started = Some(now);
         let response = forward(&self.pool, permit, request, outward).await.map_err(Stop::Upstream)?;
         let Some(mut basis) = basis else {
             return Ok(response);
@@ -70,7 +71,7 @@ impl Worker {
         if !basis.is_current(&self.gate)
             && let Err((reason, refusal)) = self.gate.recheck(&original, &mut basis)
         {
-            self.gate.tell_cut(&original, &basis, (reason, &refusal));
+            self.gate.record_cut(&original, &basis, reason, &refusal);
             return Err(refusal.into());
         }
         let mut response = response.map(|body| self.watched(body, original, basis));
@@ -78,7 +79,7 @@ impl Worker {
         Ok(response)
     }
 
-    /// What a tunnel holds on to. It is known from before the app is original; what else lives on becomes known when it does.
+    /// The entry that a tunnel holds. A tunnel is registered before the app is asked; a streamed answer when its body first waits.
     fn place(
         &self,
         link: &Rc<Link>,
@@ -101,7 +102,8 @@ impl Worker {
         if !body.is_open() {
             return body;
         }
-        let (live, gate) = (self.live.clone(), Arc::clone(&self.gate));
+        let live = self.live.clone();
+        let gate = Arc::clone(&self.gate);
         body.watched(Box::new(move |cut| live.join(&gate, original, basis, cut)))
     }
 }

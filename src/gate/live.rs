@@ -1,9 +1,17 @@
-//! Connections that live on after their decision: tunnels, and answers that stream.
+//! Connections that outlive their decision: tunnels, and answers that stream.
 //!
-//! One registry per worker. An entry keeps what was original, so that it can be original again: when something was revoked, whether
-//! its caller still stands; when a revision was swapped, whether that revision still permits it. An entry is what the answer's
-//! body holds from its first wait on, and the tunnel from before the app is original. Whoever is cut is cut for one of the two
-//! reasons; time that passed, a token that expired or a session whose time is over are none.
+//! One registry per worker. An entry keeps the original request, so that the worker can decide it again. A revocation makes the
+//! worker check the entry's caller; a new revision makes it ask the same query of that revision. If either denies, the worker
+//! cuts the connection. An expired token or a session past its time does not cut: only those two events do.
+//!
+//! What races: a revocation or a swap may come between the decision and the registration. Each entry therefore carries the
+//! epoch of revocations and the revision that it was decided under; the epoch is read *before* the caller is looked at. `join`
+//! compares both with the present and wakes `watch` if they differ, so an event before the registration is seen there and one
+//! after it by `watch` itself. A tunnel is registered before the app is asked; a streamed answer when its body first waits, and
+//! `forward` compares the same two values once more before the head goes out.
+//!
+//! If `watch` ends because its senders are gone (shutdown), connections stay until the drain closes them. If the portal has no
+//! revision any more, the connection is cut.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -25,35 +33,35 @@ use crate::http::request::ClientFacts;
 use crate::http::upstream::Cut;
 use crate::portals::{Active, Caller, Credential, Portal};
 
-/// Entries looked at before others on the thread have their turn.
+/// Entries checked before the worker yields to its other tasks.
 const BATCH: usize = 64;
 
-/// What a request original.
+/// A request as it was decided; enough to decide it again.
 #[derive(Clone)]
 pub(super) struct OriginalRequest {
     pub method: Method,
     pub path: CanonicalPath,
     pub query: Option<String>,
     pub client: ClientFacts,
-    /// Without credentials. `None`: no policy read them.
+    /// Without credentials. `None`: no policy reads headers, so they were not kept.
     pub headers: Option<HeaderMap>,
     pub at_millis: i64,
 }
 
-/// A request that was permitted, and under what.
+/// The basis of a permit: portal, caller, revision, and the revocations known at the time.
 #[derive(Clone)]
 pub(super) struct DecisionBasis {
     pub decision_id: Uuid,
     pub portal: Arc<Portal>,
-    /// `None`: on a public path.
+    /// `None` on a public path without a credential.
     pub caller: Option<Arc<Caller>>,
-    /// Of the revision.
+    /// Id of the revision that decided.
     pub revision: Arc<str>,
-    /// Of the revocations, as of before the caller was looked at.
+    /// Epoch of the revocations, read before the caller was looked at.
     pub epoch: u64,
 }
 
-/// Why a connection is cut; the label of `live_connections_cut_total{reason}`.
+/// The reason why a connection is cut; the label of `live_connections_cut_total{reason}`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Reason {
     Revoked,
@@ -74,7 +82,7 @@ pub struct Live(Rc<Registry>);
 struct Registry {
     entries: RefCell<FxHashMap<u64, Rc<Entry>>>,
     next: Cell<u64>,
-    /// Somebody joined who was permitted under what is no longer in force.
+    /// Wakes `watch`: an entry joined that was decided under an older revision or epoch.
     stale: Notify,
 }
 
@@ -91,7 +99,7 @@ impl Drop for Registration {
 }
 
 impl OriginalRequest {
-    /// What is kept of headers: never a credential.
+    /// The headers that an entry keeps: never a credential.
     pub fn kept_headers(headers: &HeaderMap) -> HeaderMap {
         let mut kept = headers.clone();
         kept.remove(AUTHORIZATION);
@@ -146,7 +154,7 @@ impl Reason {
 }
 
 impl Live {
-    /// Until what this gives is dropped, `cut` is cut when the request would not be permitted any more.
+    /// Registers a request. Until the returned value is dropped, `cut` is cut when the request would not be permitted any more.
     pub(super) fn join(
         &self,
         gate: &Gate,
@@ -169,23 +177,24 @@ impl Live {
         })
     }
 
-    /// Looks at everybody whenever something was revoked or swapped; never ends by itself.
+    /// Checks every entry after each revocation and each swap; ends when both senders are gone.
     pub async fn watch(self, gate: Arc<Gate>) {
-        let (mut revocations, mut reloads) = (gate.sessions.revocations(), gate.reloads.subscribe());
+        let mut revocations = gate.sessions.revocations();
+        let mut reloads = gate.reloads.subscribe();
         loop {
-            let told = tokio::select! {
-                told = revocations.changed() => told,
-                told = reloads.changed() => told,
+            let event = tokio::select! {
+                changed = revocations.changed() => changed,
+                changed = reloads.changed() => changed,
                 () = self.0.stale.notified() => Ok(()),
             };
-            if told.is_err() {
+            if event.is_err() {
                 return;
             }
-            self.look(&gate).await;
+            self.check_all(&gate).await;
         }
     }
 
-    async fn look(&self, gate: &Gate) {
+    async fn check_all(&self, gate: &Gate) {
         let entries: Vec<Rc<Entry>> = self.0.entries.borrow().values().cloned().collect();
         for (n, entry) in entries.iter().enumerate() {
             if n % BATCH == BATCH - 1 {
@@ -195,7 +204,7 @@ impl Live {
                 let mut basis = entry.basis.borrow_mut();
                 if let Err((reason, refusal)) = gate.recheck(&entry.original, &mut basis) {
                     entry.cut.cut();
-                    gate.tell_cut(&entry.original, &basis, (reason, &refusal));
+                    gate.record_cut(&entry.original, &basis, reason, &refusal);
                 }
             }
         }
@@ -203,7 +212,7 @@ impl Live {
 }
 
 impl DecisionBasis {
-    /// Whether nothing happened since that could have changed the answer.
+    /// True if neither a revocation nor a swap came since the decision.
     pub fn is_current(&self, gate: &Gate) -> bool {
         let same = |active: &Arc<Active>| active.revision.id == self.revision;
         self.epoch == gate.epoch() && self.portal.active.load().as_ref().is_none_or(same)
@@ -211,17 +220,17 @@ impl DecisionBasis {
 }
 
 impl Gate {
-    /// Changes whenever something was revoked.
+    /// The epoch of revocations: each revocation changes it.
     pub(super) fn epoch(&self) -> u64 {
         self.sessions.epoch()
     }
 
-    /// Whether a request that was permitted still would be; `basis` is then that of now.
+    /// Checks that a permitted request still would be permitted, and moves `basis` to the present epoch and revision.
     pub(super) fn recheck(&self, original: &OriginalRequest, basis: &mut DecisionBasis) -> Result<(), (Reason, Refusal)> {
         let epoch = self.epoch();
         if basis.epoch != epoch {
             if let Some(caller) = &basis.caller {
-                self.still_stands(caller, &basis.portal).map_err(|r| (Reason::Revoked, r))?;
+                self.check_revoked(caller, &basis.portal).map_err(|r| (Reason::Revoked, r))?;
             }
             basis.epoch = epoch;
         }
@@ -241,7 +250,7 @@ impl Gate {
         Ok(())
     }
 
-    fn still_stands(&self, caller: &Caller, portal: &Portal) -> Result<(), Refusal> {
+    fn check_revoked(&self, caller: &Caller, portal: &Portal) -> Result<(), Refusal> {
         match &caller.credential {
             Credential::Session(session) if self.sessions.is_revoked(session, &portal.name) => Err(Denial::SessionRevoked.into()),
             Credential::Session(_) => Ok(()),
@@ -251,7 +260,7 @@ impl Gate {
         }
     }
 
-    pub(super) fn tell_cut(&self, original: &OriginalRequest, basis: &DecisionBasis, (reason, refusal): (Reason, &Refusal)) {
+    pub(super) fn record_cut(&self, original: &OriginalRequest, basis: &DecisionBasis, reason: Reason, refusal: &Refusal) {
         self.metrics.live_cut.with_label_values(&[reason.as_str()]).inc();
         let identity = basis.caller.as_ref().map(|caller| &caller.identity);
         let session = basis.caller.as_ref().and_then(|caller| match &caller.credential {

@@ -6,7 +6,6 @@ use std::time::Instant;
 use cedargate_policy::decision::Decision;
 use cedargate_policy::portal::path::CanonicalPath;
 use cedargate_policy::revision::Revision;
-use cedargate_policy::schema::SchemaModel;
 use cedargate_policy::types::Door;
 use http::{HeaderValue, Uri};
 use uuid::Uuid;
@@ -116,7 +115,7 @@ pub fn record_decision(record: &mut AuditRecord, decision: &Decision, revision: 
     let schema = &revision.rules.schema;
     if let Some(target) = &decision.target {
         record.action = Some(schema.action_text(&target.action));
-        record.resource = Some(entity_ref(&target.resource.uid, schema));
+        record.resource = Some(entity_ref(&target.resource.uid, revision));
     }
     record.policies = decision.policies().iter().map(|p| Arc::clone(&p.id)).collect();
     record.errors = policy_errors(decision);
@@ -131,9 +130,10 @@ pub fn policy_errors(decision: &Decision) -> Vec<PolicyError> {
     errors.collect()
 }
 
-pub fn entity_ref(uid: &cedar_policy::EntityUid, schema: &SchemaModel) -> EntityRef {
+/// An entity by name, for the record.
+pub fn entity_ref(uid: &cedar_policy::EntityUid, revision: &Revision) -> EntityRef {
     EntityRef {
-        kind: schema.type_text(uid.type_name()),
+        kind: revision.rules.schema.type_text(uid.type_name()),
         id: Arc::from(uid.id().unescaped()),
         attrs: None,
         parents: Vec::new(),

@@ -1,7 +1,7 @@
-//! The facts of a request → the Cedar context, as far as the schema declares it and conditions read it.
+//! The context of a query: the gate's facts, as far as the schema declares them and conditions read them.
 //!
-//! A field is the gate's if it has one of the gate's names *and* a type the gate can fill; then nobody else fills it.
-//! Every other field is the app's, and can be given only at the app's own door.
+//! A field is the gate's if it has one of the gate's names *and* a type that the gate can fill; then only the gate fills it.
+//! Every other field is the app's, and the app can give it only at its own door.
 
 mod recorded;
 
@@ -34,7 +34,7 @@ const SECRET_HEADERS: [&str; 5] = [
     "x-cedargate-assertion",
 ];
 
-/// What the gate knows of one request; the app's own question has no `http`.
+/// Facts that the gate knows of one query; a named query has no `http`.
 #[derive(Clone, Copy)]
 pub struct Facts<'a> {
     pub portal: &'a str,
@@ -59,7 +59,7 @@ pub struct HttpFacts<'a> {
     pub headers: &'a HeaderMap,
 }
 
-/// For each action, the context fields that the gate fills.
+/// The context fields that the gate fills, by action.
 #[derive(Debug, Default)]
 pub struct ContextPlans(FxHashMap<EntityUid, Arc<ContextPlan>>);
 
@@ -68,9 +68,9 @@ pub struct ContextPlan {
     owned: Vec<OwnedField>,
     /// Required fields that only the app could fill.
     pub foreign_required: Vec<String>,
-    /// Whether any field comes from the query string.
+    /// True if any field comes from the query string.
     pub reads_query: bool,
-    /// Whether any field is an entity; none has one inside.
+    /// True if any field is an entity; no field has one inside.
     names_entities: bool,
 }
 
@@ -108,7 +108,7 @@ pub struct ProxyContext<'a> {
 /// A context that is already there.
 pub struct ReadyContext(pub Context);
 
-/// What the gate fills, and what the app gave of the usual kind: built when conditions read it.
+/// The gate's fields and plain fields that the app gave: built when conditions read them.
 pub struct NamedContext<'a> {
     own: ProxyContext<'a>,
     given: SmallVec<[Given<'a>; 8]>,
@@ -183,11 +183,11 @@ impl ContextPlan {
             }
         }
         let own = ProxyContext { plan: self, facts };
-        // what is left is declared nowhere
+        // every given field was declared
         (left == 0).then_some(NamedContext { own, given: taken })
     }
 
-    /// Whether nobody but the gate may fill this field.
+    /// True if only the gate may fill this field.
     pub fn owns(&self, name: &str, facts: &Facts<'_>) -> bool {
         self.owned
             .iter()
@@ -247,7 +247,7 @@ impl Fact {
 }
 
 impl OwnedField {
-    /// Whether the fact is known to be there and of its type without building it: the usual case, at every request.
+    /// True if the fact is surely there and of its type, which is seen without building it: nearly every request.
     fn is_plain_fact(&self, facts: &Facts<'_>) -> bool {
         match (self.fact, &self.ty) {
             (Fact::Tenant, AttrType::String) => facts.tenant.is_some() || !self.required,
@@ -264,7 +264,7 @@ impl OwnedField {
         }
     }
 
-    /// Not an entity, which nobody but a token may say as a string.
+    /// True unless the field is an entity: only a credential may give an entity as a string.
     fn is_text(&self) -> bool {
         !matches!(self.ty, AttrType::Entity(_))
     }
@@ -291,7 +291,7 @@ impl OwnedField {
         })
     }
 
-    /// What the client gave under the declared names.
+    /// The values that the client gave under the declared names.
     fn given(&self, http: &HttpFacts<'_>) -> Result<Value, Refusal> {
         if self.fact == Fact::Headers {
             return self.multi(|name| header_values(http.headers, name));
@@ -335,7 +335,7 @@ impl OwnedField {
         }
     }
 
-    /// What a caller could have sent right is a bad request; what the credential lacks is a bad claim.
+    /// A fact of the request is a bad request; a fact of the credential is a bad claim.
     fn refusal(&self, detail: String) -> Refusal {
         let denial = match self.fact {
             Fact::Query | Fact::Headers => Denial::RequestInvalid,
@@ -357,7 +357,7 @@ impl ProxyContext<'_> {
     }
 }
 
-/// Of values: there is nothing left to evaluate.
+/// A context of values, with no expression left to evaluate.
 fn context_of(pairs: Vec<(String, CedarValue)>) -> Context {
     let fields = pairs.into_iter().map(|(name, value)| (name.into(), value));
     CedarContext::Value(Arc::new(fields.collect())).into()
@@ -376,7 +376,7 @@ impl ContextSource for ProxyContext<'_> {
 }
 
 impl NamedContext<'_> {
-    /// What the app gave, and nothing of what the gate fills.
+    /// The fields that the app gave.
     pub fn given(&self) -> Map<String, Value> {
         let given = self.given.iter();
         given
@@ -437,7 +437,7 @@ fn fact(name: &str, ty: &AttrType) -> Option<Fact> {
     fits.then_some(fact)
 }
 
-/// Whether a header of this name must never be context.
+/// True if a header of this name must never be context.
 pub fn is_secret_header(name: &str) -> bool {
     let name = name.to_ascii_lowercase().replace('_', "-");
     SECRET_HEADERS.contains(&name.as_str())

@@ -172,7 +172,7 @@ impl Query<'_> {
         Decision::on(forbid.map_or(Basis::Public, Basis::ClosedBy))
     }
 
-    /// The tenant that the request belongs to, whoever the caller is.
+    /// The tenant that the request belongs to; the caller plays no part.
     fn tenant(&self) -> Option<&str> {
         let host = match &self.asked {
             Asked::Http(http) => Some(http.host),

@@ -26,7 +26,7 @@ use crate::types::{AuthFacts, Identity, Scheme, TokenFacts};
 /// 2026-01-01T00:00:00Z: the clock of a test that names none.
 const NOW_MILLIS: i64 = 1_767_225_600_000;
 
-/// What became of one case.
+/// The result of one case.
 #[derive(Clone, Debug)]
 pub struct CaseResult {
     pub file: String,
@@ -74,11 +74,11 @@ struct Case {
     name: Option<String>,
     principal: Option<String>,
     claims: Option<Map<String, Value>>,
-    /// Whose claims they are; default: the portal's first issuer.
+    /// The issuer of the claims; default: the portal's first.
     issuer: Option<String>,
     http: Option<String>,
     host: Option<String>,
-    /// How the client came; default `https`.
+    /// The scheme by which the client came; default `https`.
     scheme: Option<TestScheme>,
     /// The client's address; default `127.0.0.1`.
     source_ip: Option<IpAddr>,
@@ -146,7 +146,7 @@ pub fn check(portal: &PortalScope, revision: &Revision) -> Result<(), RevisionEr
 pub fn run(portal: &PortalScope, revision: &Revision) -> Result<Vec<CaseResult>, RevisionError> {
     let folder = format!("policies/{}/tests/", portal.slug);
     let mut results = Vec::new();
-    for (name, file) in revision.main_files().0.iter().filter(|(name, _)| name.starts_with(&folder)) {
+    for (name, file) in revision.portal_files().0.iter().filter(|(name, _)| name.starts_with(&folder)) {
         let text = file.text(name)?;
         let runner = Runner {
             portal,

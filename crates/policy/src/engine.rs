@@ -1,17 +1,27 @@
-//! The decision: a question against one revision's policies → an answer. Pure: no I/O, no clock, no logging.
+//! The evaluation of one query by one revision's policies. Pure: no I/O, no clock, no logging.
 //!
 //! Equal to Cedar's authorizer over the full policy set in decision, determining policies and errors, except for the
-//! house rule that an errored `forbid` denies. Scopes are decided by the index; the policies that remain form a
-//! *match_set*, kept per scope key. A match_set without conditions is a constant; otherwise Cedar evaluates the match_set's
-//! *condition_only* (same policy, scope removed) once they exist, and the originals until then.
+//! house rule that an errored `forbid` denies. The index decides scopes; the policies whose scope matches form a *match set*,
+//! kept per scope key. A match set without conditions has a constant answer. For every other one Cedar evaluates the
+//! *condition-only* policies (same policy, scope removed) once they exist, and the original policies until then.
+//!
+//! An example with three policies: P1 `permit (principal in Role::"viewer", action, resource)`; P2 `permit (principal in
+//! Role::"clerk", action == Action::"POST", resource) when { context.hour < 18 }`; F `forbid (principal, action, resource in
+//! Path::"/admin") when { !context.mfa }`. A viewer gets `/orders`: the match set is {P1}, it has no condition, so the answer is
+//! the constant *allow by P1*. A clerk posts to `/admin/x`: the match set is {P2, F}; Cedar evaluates the two conditions
+//! `context.hour < 18` and `!context.mfa` alone, and the answer combines what they gave.
+//!
+//! What races: a request may find a match set before its condition-only policies exist. Both forms decide alike, so the request
+//! takes the one that is there. The preparing thread stores the new form once (`OnceLock`); if its queue is full, the match
+//! set keeps its originals, which costs time and changes no decision.
 
-pub mod dependencies;
+pub(crate) mod dependencies;
 #[cfg(test)]
 mod engine_tests;
-pub mod entities;
+pub(crate) mod entities;
 mod evaluation;
-pub mod index;
-pub mod policy;
+pub(crate) mod index;
+pub(crate) mod policy;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::SyncSender;
@@ -30,7 +40,7 @@ use crate::engine::index::{PolicyIndex, ScopeKey};
 pub use crate::engine::policy::{PolicyEntry, PolicyInfo};
 use crate::rules::TypeNames;
 
-/// Slices remembered per revision. Past it the least useful is forgotten and made again when needed (tens of µs).
+/// Match sets remembered per revision. Past it the least useful is forgotten and made again when needed (tens of µs).
 const MATCH_SETS_MAX: usize = 16_384;
 
 /// Everything a decision needs of one revision.
@@ -46,7 +56,14 @@ pub struct Engine {
     names: Arc<TypeNames>,
 }
 
-/// What a `forbid` does that fails to evaluate.
+/// Policies and the index made of them.
+pub struct IndexedPolicies {
+    pub policies: Vec<Arc<PolicyEntry>>,
+    /// A policy's number in it is its place in `policies`.
+    pub index: Arc<PolicyIndex>,
+}
+
+/// The effect of a `forbid` that fails to evaluate.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ErroredForbids {
     Deny,
@@ -62,7 +79,7 @@ pub enum Effects {
     Forbids,
 }
 
-/// One side of a question: who, or what.
+/// The principal or the resource of a query.
 #[derive(Clone, Debug)]
 pub struct QueryEntity {
     pub uid: EntityUid,
@@ -70,30 +87,30 @@ pub struct QueryEntity {
     knowledge: Knowledge,
 }
 
-/// What is known of a entity beyond its name.
+/// The knowledge about an entity beyond its name.
 #[derive(Clone, Debug)]
 enum Knowledge {
-    /// Nothing, or what the store holds.
+    /// The store's entity of that name, or none.
     Stored,
-    /// No attributes, and in what its id says it is in; the entity is made when a condition looks at that.
+    /// An unstored path: no attributes, ancestors derived from its id when a condition reads them.
     Path(Arc<TypeNames>, OnceLock<ResolvedEntity>),
     Entity(ResolvedEntity),
 }
 
-/// Whether conditions ask what an entity is in.
+/// Tells whether conditions read the ancestors of an entity.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Ancestors {
     Read,
     Unread,
 }
 
-/// Everything asked.
+/// One query, in the engine's terms.
 pub struct EntityQuery<'a> {
     pub principal: &'a QueryEntity,
     pub action: &'a EntityUid,
     pub resource: &'a QueryEntity,
     pub context: &'a dyn ContextSource,
-    /// Entities the app sent along.
+    /// Entities that came with the query.
     pub supplied: &'a FxHashMap<EntityUid, ResolvedEntity>,
     pub effects: Effects,
 }
@@ -103,7 +120,7 @@ pub trait ContextSource {
     /// Fails only where a fact cannot be expressed; that denies.
     fn context(&self, reads: &ContextDependencies) -> Result<Context, String>;
 
-    /// Whether it may have entities in it.
+    /// True if the context may hold entities.
     fn names_entities(&self) -> bool;
 }
 
@@ -114,7 +131,7 @@ pub struct Evaluation {
     /// The satisfied forbids, or else the satisfied permits.
     pub policies: Vec<Arc<PolicyInfo>>,
     pub errors: Vec<PolicyError>,
-    /// Where nothing permits: a permit whose scope matched and whose author has something to tell the caller.
+    /// A permit whose scope matched and that carries advice for the caller; only where no policy permits.
     pub advising_permit: Option<Arc<PolicyInfo>>,
 }
 
@@ -128,14 +145,14 @@ pub enum Outcome {
     NothingLoaded,
 }
 
-/// A policy that failed to evaluate; `policy` is empty if the question itself could not be put.
+/// A policy that failed to evaluate; `policy` is empty if Cedar did not take the query itself.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PolicyError {
     pub policy: Arc<str>,
     pub message: String,
 }
 
-/// Looked for by reference: nothing of it is copied where its match_set is there already.
+/// The key of a match set. Look-ups borrow it, so that a hit copies nothing.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 struct MatchKey<K = ScopeKey> {
     effects: Effects,
@@ -160,8 +177,15 @@ struct Prepared {
     reads: Dependencies,
 }
 
+impl IndexedPolicies {
+    pub fn of(policies: Vec<Arc<PolicyEntry>>) -> Self {
+        let index = Arc::new(PolicyIndex::of(&policies));
+        Self { policies, index }
+    }
+}
+
 impl QueryEntity {
-    /// ResolvedEntity by name; what the store holds of it counts.
+    /// An entity by name; the store's entity of that name counts.
     pub fn stored(uid: EntityUid, key: ScopeKey) -> Self {
         Self {
             uid,
@@ -170,7 +194,7 @@ impl QueryEntity {
         }
     }
 
-    /// A path that no store knows.
+    /// A path that the store does not hold.
     pub fn path(uid: EntityUid, key: ScopeKey, names: Arc<TypeNames>) -> Self {
         Self {
             uid,
@@ -179,7 +203,7 @@ impl QueryEntity {
         }
     }
 
-    /// ResolvedEntity in full.
+    /// An entity with its attributes and ancestors.
     pub fn resolved(known: ResolvedEntity, key: ScopeKey) -> Self {
         Self {
             uid: known.uid(),
@@ -188,7 +212,7 @@ impl QueryEntity {
         }
     }
 
-    /// Without its ancestors if nobody asks for them and it has no entity yet.
+    /// The entity; without its ancestors if no condition reads them and they were not derived yet.
     pub fn entity(&self, ancestors: Ancestors) -> Option<ResolvedEntity> {
         match (&self.knowledge, ancestors) {
             (Knowledge::Stored, _) => None,
@@ -217,13 +241,12 @@ impl Engine {
         store: Arc<EntityStore>,
         errored_forbids: ErroredForbids,
     ) -> Self {
-        let index = Arc::new(PolicyIndex::of(&policies));
-        Self::indexed((policies, index), actions, store, errored_forbids)
+        Self::indexed(IndexedPolicies::of(policies), actions, store, errored_forbids)
     }
 
-    /// The index is that of the policies.
+    /// Takes policies whose index exists already.
     pub fn indexed<'a>(
-        (policies, index): (Vec<Arc<PolicyEntry>>, Arc<PolicyIndex>),
+        IndexedPolicies { policies, index }: IndexedPolicies,
         actions: impl IntoIterator<Item = (&'a EntityUid, &'a [EntityUid])>,
         store: Arc<EntityStore>,
         errored_forbids: ErroredForbids,
@@ -245,7 +268,8 @@ impl Engine {
         }
     }
 
-    /// Has new match_sets twinned by whoever reads the other end of `queue`; without it originals are evaluated for good.
+    /// Sends new match sets to `queue`, whose reader makes their condition-only policies; without a queue the originals are
+    /// evaluated for good.
     pub fn with_preparation_queue(mut self, queue: Option<SyncSender<Weak<MatchSet>>>) -> Self {
         self.condition_only = queue;
         self
@@ -266,34 +290,34 @@ impl Engine {
     }
 
     /// Decides. Never fails: what cannot be evaluated denies.
-    pub fn decide(&self, question: &EntityQuery<'_>) -> Evaluation {
-        let match_set = self.match_set(question);
+    pub fn decide(&self, query: &EntityQuery<'_>) -> Evaluation {
+        let match_set = self.match_set(query);
         if let Some(constant) = &match_set.constant {
             return constant.clone();
         }
         let Some(prepared) = match_set.condition_only.get().or_else(|| match_set.originals()) else {
             return Evaluation::failed("the matching policies do not form a set".to_owned());
         };
-        match self.evaluate(prepared, question) {
+        match self.evaluate(prepared, query) {
             Ok((decision, reasons, errors)) => self.combine(&match_set, decision, &reasons, errors),
             Err(message) => Evaluation::failed(message),
         }
     }
 
-    fn match_set(&self, question: &EntityQuery<'_>) -> Arc<MatchSet> {
+    fn match_set(&self, query: &EntityQuery<'_>) -> Arc<MatchSet> {
         let undeclared;
-        let action = match self.actions.get(question.action) {
+        let action = match self.actions.get(query.action) {
             Some(key) => key,
             None => {
-                undeclared = self.index.actions.key(question.action, []);
+                undeclared = self.index.actions.key(query.action, []);
                 &undeclared
             }
         };
         let sought = MatchKey {
-            effects: question.effects,
-            principal: &question.principal.key,
+            effects: query.effects,
+            principal: &query.principal.key,
             action,
-            resource: &question.resource.key,
+            resource: &query.resource.key,
         };
         if let Some(match_set) = self.match_sets.get(&sought) {
             return match_set;
@@ -306,7 +330,7 @@ impl Engine {
         };
         let match_set = Arc::new(self.make_match_set(&key));
         if let Some(queue) = self.condition_only.as_ref().filter(|_| match_set.is_waiting()) {
-            // full: this match_set goes on with its originals, which decide the same
+            // full: this match set goes on with its originals, which decide the same
             let _full = queue.try_send(Arc::downgrade(&match_set));
         }
         self.match_sets.insert(key, Arc::clone(&match_set));
@@ -333,13 +357,12 @@ impl Engine {
         match_set
     }
 
-    fn evaluate(&self, prepared: &Prepared, question: &EntityQuery<'_>) -> Result<Evaluated, String> {
-        let context = question.context.context(&prepared.reads.context)?;
-        let entities = self
-            .entities(&prepared.reads, question, &context)
-            .map_err(|e| e.to_string())?;
-        let (principal, action) = (question.principal.uid.clone(), question.action.clone());
-        let request = Request::new(principal, action, question.resource.uid.clone(), context, None).map_err(|e| e.to_string())?;
+    fn evaluate(&self, prepared: &Prepared, query: &EntityQuery<'_>) -> Result<Evaluated, String> {
+        let context = query.context.context(&prepared.reads.context)?;
+        let entities = self.entities(&prepared.reads, query, &context).map_err(|e| e.to_string())?;
+        let principal = query.principal.uid.clone();
+        let action = query.action.clone();
+        let request = Request::new(principal, action, query.resource.uid.clone(), context, None).map_err(|e| e.to_string())?;
         let response = Authorizer::new().is_authorized(&request, &prepared.set, &entities);
         let diagnostics = response.diagnostics();
         let reasons = diagnostics.reason().cloned().collect();
@@ -350,25 +373,25 @@ impl Engine {
     }
 
     /// The tiny store that the conditions can see.
-    fn entities(&self, reads: &Dependencies, question: &EntityQuery<'_>, context: &Context) -> Result<Entities, EntitySetError> {
+    fn entities(&self, reads: &Dependencies, query: &EntityQuery<'_>, context: &Context) -> Result<Entities, EntitySetError> {
         if reads.hops == 0 {
             return Ok(Entities::empty());
         }
         let mut roots: Vec<EntityUid> = reads.literals.iter().cloned().collect();
-        roots.extend(reads.principal.then(|| question.principal.uid.clone()));
-        roots.extend(reads.action.then(|| question.action.clone()));
-        roots.extend(reads.resource.then(|| question.resource.uid.clone()));
-        if reads.context != ContextDependencies::Nothing && question.context.names_entities() {
+        roots.extend(reads.principal.then(|| query.principal.uid.clone()));
+        roots.extend(reads.action.then(|| query.action.clone()));
+        roots.extend(reads.resource.then(|| query.resource.uid.clone()));
+        if reads.context != ContextDependencies::Nothing && query.context.names_entities() {
             push_context_uids(context, &mut roots);
         }
         let ancestors = if reads.ancestors { Ancestors::Read } else { Ancestors::Unread };
         let find = |uid: &EntityUid| {
-            let parties = [question.principal, question.resource];
+            let parties = [query.principal, query.resource];
             let mut named = parties.into_iter().filter(|p| p.uid == *uid);
             let entity = named.find_map(|entity| entity.entity(ancestors));
             entity
                 .or_else(|| self.known(uid))
-                .or_else(|| question.supplied.get(uid).cloned())
+                .or_else(|| query.supplied.get(uid).cloned())
         };
         reachable(roots, reads.hops, find)
     }
@@ -474,17 +497,18 @@ impl MatchSet {
         self.originals.get_or_init(make).as_ref()
     }
 
-    /// Whether somebody should make its condition_only.
+    /// True if its condition-only policies are still to be made.
     fn is_waiting(&self) -> bool {
         self.constant.is_none() && self.condition_only.get().is_none()
     }
 
-    /// Makes the scope-free condition_only; 70-500 µs per policy, so never on a request's thread.
+    /// Makes the condition-only policies; 70-500 µs per policy, so never on a request's thread.
     pub fn make_condition_only(&self) {
         self.join_condition_only(|policy| policy.condition_only());
     }
 
-    /// After a reload the condition_only of unchanged policies are there: joining them costs no more than joining the originals.
+    /// After a reload the condition-only policies of unchanged policies are there: joining them costs no more than joining the
+    /// originals.
     fn adopt_condition_only(&self) {
         self.join_condition_only(|policy| policy.ready_condition_only());
     }
@@ -520,7 +544,7 @@ fn push_context_uids(context: &Context, roots: &mut Vec<EntityUid>) {
 }
 
 impl Evaluation {
-    /// There is nothing to ask: no revision was ever loaded.
+    /// No revision was ever loaded.
     pub fn unloaded() -> Self {
         Self {
             outcome: Outcome::NothingLoaded,
@@ -530,7 +554,7 @@ impl Evaluation {
         }
     }
 
-    /// The question could not be put to Cedar.
+    /// Cedar could not evaluate the query.
     pub fn failed(message: String) -> Self {
         let error = PolicyError {
             policy: Arc::from(""),

@@ -1,8 +1,8 @@
-//! What apps usually send with a question, read without Cedar's JSON parser.
+//! Reads the plain part of a named query without Cedar's JSON parser.
 //!
-//! That parser, made for every form there is, takes tens of microseconds for a few values; most questions hold scalars and
-//! names. What is read here reads the same there; whatever is not surely of this kind, right or wrong, is left to
-//! Cedar, which has the say and the words for it.
+//! That parser takes tens of microseconds for a few values, and most queries hold scalars and names only. A value that this
+//! file reads, Cedar reads the same way. Every other value, right or wrong, is left to Cedar, which also words the error. A property
+//! test (`decision/named_tests.rs`) holds that both give the same decisions, records and errors.
 
 use cedar_policy::{EntityId, EntityTypeName, EntityUid};
 use serde_json::{Map, Value};
@@ -14,7 +14,7 @@ use crate::rules::Rules;
 use crate::schema::{AttrType, EntityModel, SchemaModel};
 use crate::value::SET_ITEMS_MAX;
 
-/// An entity as a question describes it.
+/// An entity as a query describes it.
 #[derive(Clone, Copy)]
 pub struct DescribedEntity<'a> {
     pub uid: &'a EntityUid,
@@ -22,7 +22,7 @@ pub struct DescribedEntity<'a> {
     pub parents: Option<&'a Value>,
 }
 
-/// Whether a value is a scalar of its declared type, or a set of such.
+/// True if a value is a scalar of its declared type, or a set of such.
 pub(super) fn is_plain(ty: &AttrType, value: &Value) -> bool {
     match (ty, value) {
         (AttrType::String, Value::String(_)) | (AttrType::Bool, Value::Bool(_)) => true,
@@ -58,7 +58,7 @@ fn of_full_type(schema: &SchemaModel, ty: &str, id: &str) -> Option<EntityUid> {
 }
 
 impl Rules {
-    /// The entities that a question describes, if each is one that the schema surely allows and the app may define.
+    /// The entities that a query describes, if each is one that the schema surely allows and the app may define.
     pub fn fast_entities(&self, described: &[DescribedEntity<'_>], reserved: Option<&EntityUid>) -> Option<SuppliedEntities> {
         let mut supplied = SuppliedEntities::default();
         for one in described.iter().filter(|d| d.attrs.is_some() || d.parents.is_some()) {
@@ -67,7 +67,7 @@ impl Rules {
                 return None;
             }
             let parents = self.fast_parents(model, one.parents)?;
-            // where one stands below the other, what is above that counts as well
+            // one entity is the parent of another: leave the closure to Cedar
             let entangled = described.iter().any(|other| parents.contains(other.uid));
             let is_twice = supplied.contains_key(one.uid);
             if entangled || is_twice || (!parents.is_empty() && self.engine.store.is_above(one.uid)) {
@@ -79,7 +79,8 @@ impl Rules {
         Some(supplied)
     }
 
-    /// A declared type without a list of ids, no word of the gate's own, and nothing that the store knows.
+    /// The model of an entity that the app may define: its type is declared and not an enumeration, not reserved for the gate, and
+    /// the store does not hold it.
     fn definable(&self, uid: &EntityUid) -> Option<&EntityModel> {
         let model = self.schema.entity(uid.type_name()).filter(|model| !model.is_enum)?;
         let is_free = !self.is_reserved(uid) && self.engine.store.get(uid).is_none();

@@ -8,12 +8,13 @@ use http::HeaderValue;
 use uuid::Uuid;
 
 /// Proof that a decision allowed this one request; forwarding consumes it.
+///
+/// SECURITY: `non_exhaustive` keeps every other crate from making one.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Permit {
     /// The identity headers of the forwarded request.
     pub forwarded: ForwardedIdentity,
-    /// Keeps construction inside this crate.
-    _sealed: (),
 }
 
 /// The identity that the app is told with a permitted request.
@@ -50,6 +51,6 @@ pub struct CallerHeaders {
 
 impl Permit {
     pub(crate) fn new(forwarded: ForwardedIdentity) -> Self {
-        Self { forwarded, _sealed: () }
+        Self { forwarded }
     }
 }

@@ -6,7 +6,7 @@
 
 pub mod file;
 pub mod path;
-pub mod route;
+pub(crate) mod route;
 
 use rustc_hash::FxHashMap;
 use thiserror::Error;
@@ -104,7 +104,7 @@ impl PortalTable {
     }
 }
 
-/// Whether a normal host is what a pattern of `hosts` names; `*` is one whole label.
+/// True if a pattern of `hosts` names this normal host; `*` is one whole label.
 pub fn is_host(pattern: &str, host: &str) -> bool {
     let mut labels = host.split('.');
     let same = pattern

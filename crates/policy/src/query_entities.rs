@@ -1,7 +1,7 @@
-//! Entities, principals and resources that the app sends along with its question.
+//! Entities, principals and resources that come with a named query.
 //!
-//! What the store holds wins over what is sent; what tokens, actions, roles, tenants and portals are is never the
-//! app's to say. Everything is checked against the schema before it is believed.
+//! Stored entities win over sent ones. The app never defines the principal of a token, actions, roles, tenants or portals.
+//! Every entity is checked against the schema first.
 
 use cedar_policy::{Entities, EntityUid};
 use rustc_hash::FxHashMap;
@@ -11,13 +11,13 @@ use crate::engine::QueryEntity;
 use crate::engine::entities::ResolvedEntity;
 use crate::rules::Rules;
 
-/// Entities in one question.
+/// Most entities in one query.
 const ENTITIES_MAX: usize = 10_000;
 
-/// Entities of one question.
+/// Entities of one query.
 pub type SuppliedEntities = FxHashMap<EntityUid, ResolvedEntity>;
 
-/// What the app sent cannot be used.
+/// The reason why sent entities cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SuppliedError {
     #[error("{0}")]
@@ -41,7 +41,7 @@ impl Rules {
         }
         let mut parsed = self.parse(list.clone())?;
         if parsed.iter().any(|e| self.is_known(&e.uid())) {
-            // what the store holds counts as the store has it: also as a parent of what is supplied
+            // a stored entity counts as the store has it, also as a parent of a sent one
             self.refuse_reserved(&parsed, list, reserved)?;
             parsed = self.parse(self.without_known(list))?;
         }
@@ -65,7 +65,7 @@ impl Rules {
         Entities::from_json_value(list, Some(&self.schema.cedar)).map_err(|e| SuppliedError::Entities(report(&e)))
     }
 
-    /// Whether the store holds it; the declared actions, which every list gets from the schema, do not count.
+    /// True if the store holds it; the declared actions, which every list gets from the schema, do not count.
     fn is_known(&self, uid: &EntityUid) -> bool {
         self.schema.action(uid).is_none() && self.engine.store.get(uid).is_some()
     }
@@ -113,7 +113,7 @@ impl Rules {
         QueryEntity::stored(uid, key)
     }
 
-    /// A resource that the app names; a path has its ancestors from its id whatever the app says of it.
+    /// A resource that the app names; the ancestors of a path come from its id alone.
     pub fn named_resource(&self, uid: EntityUid, supplied: &SuppliedEntities) -> QueryEntity {
         let own = supplied.get(&uid).filter(|_| self.engine.store.get(&uid).is_none());
         let Some(known) = own else { return self.resource(uid) };

@@ -1,8 +1,8 @@
 //! One portal's files → one immutable, content-hashed revision, or every reason why not.
 //!
 //! Beside the path: a pipeline of parse → validate → conform → test → index. A candidate is taken whole or not at
-//! all; only the emergency forbids of `_deny/` are taken one by one, and join whatever revision is in force. Nothing
-//! here reads a file or a clock; `files` and `reload` do.
+//! all; only the emergency forbids of `_deny/` are taken one by one, and join the revision in force. Nothing here reads a
+//! file or a clock: the gate reads folders and passes the files in.
 
 mod emergency;
 mod checks;
@@ -10,7 +10,7 @@ pub mod source;
 #[cfg(test)]
 mod kept_tests;
 mod nesting;
-pub mod policies;
+mod policies;
 pub mod problem;
 mod schemas;
 mod statements;
@@ -37,7 +37,7 @@ use crate::decision_tests;
 use crate::denial::Refusal;
 use crate::engine::entities::EntityStore;
 use crate::engine::index::PolicyIndex;
-use crate::engine::{Engine, ErroredForbids, MatchSet, PolicyEntry};
+use crate::engine::{Engine, ErroredForbids, IndexedPolicies, MatchSet, PolicyEntry};
 use crate::portal::file::{PortalFile, SkipErrors};
 use crate::principal::Principal;
 use crate::query_entities::report;
@@ -54,23 +54,23 @@ pub struct Revision {
     pub file: Arc<PortalFile>,
     /// `portal.yaml`'s flags, as the context record.
     pub flags: Arc<Map<String, Value>>,
-    /// What the policies were made of, to fall back on when only a emergency_forbid changes.
-    main: Arc<Main>,
+    /// The candidate that this revision was made of; a change of emergency forbids alone reuses it.
+    candidate: Arc<Candidate>,
     emergency_forbids: EmergencyForbids,
     pub warnings: Vec<Problem>,
 }
 
 /// The outcome of one load.
 pub struct Loaded {
-    /// What to serve from now on; `None`: nothing better than what is served already.
+    /// The revision to serve from now on; `None`: keep the present one.
     pub revision: Option<Arc<Revision>>,
-    /// Why the candidate, or one of its emergency_forbids, was not taken.
+    /// The reason why the candidate, or one of its emergency forbids, was rejected.
     pub rejected: Option<RevisionError>,
 }
 
 /// Turns files into revisions, remembering what it parsed.
 pub struct Loader {
-    /// Of the portal that is being loaded.
+    /// The cache of the portal that is being loaded.
     cache: ParseCache,
     caches: HashMap<PortalSlug, ParseCache>,
     shared: SharedFiles,
@@ -80,15 +80,15 @@ pub struct Loader {
     trial: DecisionTests,
 }
 
-/// Whether decision tests gate a candidate.
+/// The part of decision tests in a load.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum DecisionTests {
     Run,
-    /// For a command that runs them itself.
+    /// The command runs them itself.
     Skip,
 }
 
-/// What validation warnings do to a candidate.
+/// The effect of validation warnings on a candidate.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Warnings {
     Show,
@@ -96,8 +96,8 @@ pub enum Warnings {
     Reject,
 }
 
-/// A candidate without its emergency_forbids: parsed, validated, tested.
-struct Main {
+/// A candidate without its emergency forbids: parsed, validated, tested.
+struct Candidate {
     files: Files,
     schema: Arc<PortalSchema>,
     names: Arc<TypeNames>,
@@ -106,6 +106,23 @@ struct Main {
     index: Arc<PolicyIndex>,
     file: Arc<PortalFile>,
     warnings: Vec<Problem>,
+}
+
+/// The policies of a portal's files, templates aside.
+#[derive(Default)]
+struct ParsedPolicies {
+    entries: Vec<Arc<PolicyEntry>>,
+    templates: Vec<Template>,
+    warnings: Vec<Problem>,
+}
+
+impl Loaded {
+    fn rejected(problems: Vec<Problem>) -> Self {
+        Self {
+            revision: None,
+            rejected: Some(RevisionError { problems }),
+        }
+    }
 }
 
 impl Loader {
@@ -121,7 +138,7 @@ impl Loader {
         }
     }
 
-    /// Loads candidates without asking their decision tests; never what a gate serves.
+    /// Loads candidates without their decision tests; the gate itself never does.
     pub fn untested(mut self) -> Self {
         self.trial = DecisionTests::Skip;
         self
@@ -137,8 +154,7 @@ impl Loader {
         loaded
     }
 
-    /// Reads and validates a portal's policies ahead of a load, which then finds them. Says nothing of what it found, and
-    /// a load of other content is as right as without.
+    /// Warms the parse cache ahead of a load; does not affect the result of `load`.
     pub fn prepare(&mut self, portal: &PortalScope, tree: &Tree) {
         let slug = &portal.slug;
         let files = tree.portal_files(slug);
@@ -153,53 +169,67 @@ impl Loader {
 
     fn load_cached(&mut self, portal: &PortalScope, tree: &Tree, previous: Option<&Revision>) -> Loaded {
         let slug = &portal.slug;
-        let files = tree.portal_files(slug);
-        let mut problems = tree.portal_problems(slug);
-        problems.extend(gone(slug, &files, previous));
-        let candidate = match previous.filter(|p| problems.is_empty() && p.main.files == files) {
-            Some(previous) => Ok(Arc::clone(&previous.main)),
-            None => RevisionError::check(problems).and_then(|()| self.main(portal, files, previous)),
+        let mut problems = Vec::new();
+        let candidate = match self.candidate_of(portal, tree, previous) {
+            Ok(candidate) => Some(candidate),
+            Err(error) => {
+                problems = error.problems;
+                previous.map(|previous| Arc::clone(&previous.candidate))
+            }
         };
-        let (main, mut rejected) = match candidate {
-            Ok(main) => (Some(main), None),
-            Err(error) => (previous.map(|p| Arc::clone(&p.main)), Some(error)),
-        };
-        let Some(main) = main else {
-            return Loaded {
-                revision: None,
-                rejected,
-            };
+        let Some(mut candidate) = candidate else {
+            return Loaded::rejected(problems);
         };
         let EmergencyLoad {
             mut emergency_forbids,
-            mut problems,
+            problems: found,
             lost,
-        } = self.emergency_forbids(&main, slug, tree, previous);
-        let mut main = main;
+        } = self.emergency_forbids(&candidate, slug, tree, previous);
+        problems.extend(found);
+        // the candidate cannot carry a forbid that is in force: go on with the previous candidate, which can
         if let Some(previous) = previous.filter(|_| !lost.is_empty()) {
             problems.extend(lost);
-            main = Arc::clone(&previous.main);
-            emergency_forbids = self.emergency_forbids(&main, slug, tree, Some(previous)).emergency_forbids;
+            candidate = Arc::clone(&previous.candidate);
+            emergency_forbids = self
+                .emergency_forbids(&candidate, slug, tree, Some(previous))
+                .emergency_forbids;
         }
-        if !problems.is_empty() {
-            let rejected = rejected.get_or_insert(RevisionError { problems: Vec::new() });
-            rejected.problems.extend(problems);
-            // SECURITY: nothing is served yet, and a emergency_forbid that is there does not hold
-            if previous.is_none() {
-                return Loaded {
-                    revision: None,
-                    rejected: Some(RevisionError {
-                        problems: std::mem::take(&mut rejected.problems),
-                    }),
-                };
-            }
+        // SECURITY: no revision is served yet, and an emergency forbid that exists would not hold
+        if previous.is_none() && !problems.is_empty() {
+            return Loaded::rejected(problems);
         }
-        let same = previous.is_some_and(|p| Arc::ptr_eq(&p.main, &main) && p.emergency_forbids.files == emergency_forbids.files);
-        let revision = (!same).then(|| Arc::new(self.assemble(&main, emergency_forbids)));
-        Loaded { revision, rejected }
+        let is_same = previous.is_some_and(|previous| {
+            Arc::ptr_eq(&previous.candidate, &candidate) && previous.emergency_forbids.files == emergency_forbids.files
+        });
+        Loaded {
+            revision: (!is_same).then(|| Arc::new(self.assemble(&candidate, emergency_forbids))),
+            rejected: RevisionError::check(problems).err(),
+        }
     }
 
-    fn main(&mut self, portal: &PortalScope, files: Files, previous: Option<&Revision>) -> Result<Arc<Main>, RevisionError> {
+    /// The candidate of the files as they are; the previous one if they did not change.
+    fn candidate_of(
+        &mut self,
+        portal: &PortalScope,
+        tree: &Tree,
+        previous: Option<&Revision>,
+    ) -> Result<Arc<Candidate>, RevisionError> {
+        let files = tree.portal_files(&portal.slug);
+        let mut problems = tree.portal_problems(&portal.slug);
+        problems.extend(gone(&portal.slug, &files, previous));
+        if let Some(previous) = previous.filter(|p| problems.is_empty() && p.candidate.files == files) {
+            return Ok(Arc::clone(&previous.candidate));
+        }
+        RevisionError::check(problems)?;
+        self.candidate(portal, files, previous)
+    }
+
+    fn candidate(
+        &mut self,
+        portal: &PortalScope,
+        files: Files,
+        previous: Option<&Revision>,
+    ) -> Result<Arc<Candidate>, RevisionError> {
         let slug = &portal.slug;
         let file = Arc::new(portal_file(slug, &files)?);
         let schema = self.schemas.load(slug, &files, file.namespace.as_deref())?;
@@ -208,7 +238,11 @@ impl Loader {
         let mut problems = schema_problems(slug, model);
         problems.extend(route_problems(slug, &files, &file, model));
         problems.extend(login_problem(portal, &file));
-        let (entries, templates, mut warnings) = self.policies(slug, &files, &schema, &mut problems);
+        let ParsedPolicies {
+            entries,
+            templates,
+            mut warnings,
+        } = self.policies(slug, &files, &schema, &mut problems);
         let links = links(slug, &files, &templates, &schema.validator).unwrap_or_else(|found| {
             problems.extend(found);
             Vec::new()
@@ -226,7 +260,7 @@ impl Loader {
             Arc::default()
         });
         RevisionError::check(problems)?;
-        let main = Arc::new(Main {
+        let candidate = Arc::new(Candidate {
             index: Arc::new(PolicyIndex::of(&entries)),
             files,
             schema,
@@ -237,9 +271,9 @@ impl Loader {
             warnings,
         });
         if self.trial == DecisionTests::Run {
-            decision_tests::check(portal, &self.assemble(&main, EmergencyForbids::default()))?;
+            decision_tests::check(portal, &self.assemble(&candidate, EmergencyForbids::default()))?;
         }
-        Ok(main)
+        Ok(candidate)
     }
 
     fn policies(
@@ -248,8 +282,8 @@ impl Loader {
         files: &Files,
         schema: &PortalSchema,
         problems: &mut Vec<Problem>,
-    ) -> (Vec<Arc<PolicyEntry>>, Vec<Template>, Vec<Problem>) {
-        let (mut entries, mut templates, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
+    ) -> ParsedPolicies {
+        let mut all = ParsedPolicies::default();
         for (name, file) in files.0.iter().filter(|(name, _)| name.ends_with(".cedar")) {
             if !is_policy_place(slug, name) {
                 problems.push(
@@ -258,12 +292,12 @@ impl Loader {
                 );
                 continue;
             }
-            match self.cache.parse((name, file), schema, "", &mut self.shared) {
+            match self.cache.parse(name, file, schema, "", &mut self.shared) {
                 Ok(parsed) => {
                     problems.extend(parsed.path_problems.iter().cloned());
-                    entries.extend(parsed.entries.iter().cloned());
-                    templates.extend(parsed.templates.iter().cloned());
-                    warnings.extend(parsed.warnings.iter().cloned());
+                    all.entries.extend(parsed.entries.iter().cloned());
+                    all.templates.extend(parsed.templates.iter().cloned());
+                    all.warnings.extend(parsed.warnings.iter().cloned());
                 }
                 Err(found) => problems.extend(found),
             }
@@ -273,32 +307,37 @@ impl Loader {
             problems
                 .push(Problem::new(&own, "has no policy file").with_help("an empty .cedar file says that nothing is permitted"));
         }
-        (entries, templates, warnings)
+        all
     }
 
-    fn assemble(&self, main: &Arc<Main>, emergency_forbids: EmergencyForbids) -> Revision {
-        let mut all = main.files.clone();
+    fn assemble(&self, candidate: &Arc<Candidate>, emergency_forbids: EmergencyForbids) -> Revision {
+        let mut all = candidate.files.clone();
         all.0
             .extend(emergency_forbids.files.0.iter().map(|(n, f)| (n.clone(), f.clone())));
         let id: String = all.hash().iter().take(8).map(|b| format!("{b:02x}")).collect();
-        let errored = match main.file.danger_skip_errors {
+        let errored = match candidate.file.danger_skip_errors {
             SkipErrors::DangerSkip => ErroredForbids::Skip,
             SkipErrors::Deny => ErroredForbids::Deny,
         };
-        let model = &main.schema.model;
+        let model = &candidate.schema.model;
         let actions = model.actions().map(|(uid, model)| (uid, model.ancestors.as_slice()));
-        let engine = Engine::indexed(main.indexed(&emergency_forbids), actions, Arc::clone(&main.store), errored);
+        let engine = Engine::indexed(
+            candidate.indexed(&emergency_forbids),
+            actions,
+            Arc::clone(&candidate.store),
+            errored,
+        );
         let engine = engine
             .with_preparation_queue(self.condition_only.clone())
-            .with_names(Arc::clone(&main.names));
+            .with_names(Arc::clone(&candidate.names));
         let rules = Rules {
             schema: Arc::clone(model),
             engine,
-            plans: Arc::clone(&main.schema.plans),
-            names: Arc::clone(&main.names),
-            claims: main.file.claims.clone(),
+            plans: Arc::clone(&candidate.schema.plans),
+            names: Arc::clone(&candidate.names),
+            claims: candidate.file.claims.clone(),
         };
-        let flags = main
+        let flags = candidate
             .file
             .flags
             .iter()
@@ -310,24 +349,30 @@ impl Loader {
             header,
             rules,
             flags: Arc::new(flags.collect()),
-            file: Arc::clone(&main.file),
-            main: Arc::clone(main),
+            file: Arc::clone(&candidate.file),
+            candidate: Arc::clone(candidate),
             emergency_forbids,
-            warnings: main.warnings.clone(),
+            warnings: candidate.warnings.clone(),
         }
     }
 }
 
-impl Main {
-    /// Every policy that takes part, and where to find it. EmergencyForbids come last.
-    fn indexed(&self, emergency_forbids: &EmergencyForbids) -> (Vec<Arc<PolicyEntry>>, Arc<PolicyIndex>) {
+impl Candidate {
+    /// Every policy that takes part, and its index. Emergency forbids come last.
+    fn indexed(&self, emergency_forbids: &EmergencyForbids) -> IndexedPolicies {
         let entries: Vec<_> = self.entries.iter().chain(&emergency_forbids.entries).cloned().collect();
         if emergency_forbids.entries.is_empty() {
-            return (entries, Arc::clone(&self.index));
+            return IndexedPolicies {
+                policies: entries,
+                index: Arc::clone(&self.index),
+            };
         }
         let mut index = PolicyIndex::clone(&self.index);
         index.extend(&emergency_forbids.entries);
-        (entries, Arc::new(index))
+        IndexedPolicies {
+            policies: entries,
+            index: Arc::new(index),
+        }
     }
 }
 
@@ -337,16 +382,16 @@ impl Revision {
         self.rules.principal(identity, &portal.subject(identity))
     }
 
-    /// Every file it is made of, to keep it over a restart.
+    /// Every file that the revision is made of, to keep it over a restart.
     pub fn files(&self) -> Files {
-        let mut all = self.main.files.clone();
+        let mut all = self.candidate.files.clone();
         all.0.extend(self.emergency_forbids.files.0.clone());
         all
     }
 
-    /// Files of decision tests and everything else but the emergency_forbids.
-    pub fn main_files(&self) -> &Files {
-        &self.main.files
+    /// All files except the emergency forbids, decision tests included.
+    pub fn portal_files(&self) -> &Files {
+        &self.candidate.files
     }
 }
 
@@ -383,7 +428,7 @@ fn links(
         .map_or_else(|| Ok(Vec::new()), |file| policies::link(&name, file, templates, validator))
 }
 
-/// What did not change is taken over: there may be a million entities beside one edited policy.
+/// Takes over unchanged entities: there may be a million of them beside one edited policy.
 fn entities(
     slug: &PortalSlug,
     files: &Files,
@@ -391,9 +436,10 @@ fn entities(
     previous: Option<&Revision>,
 ) -> Result<Arc<EntityStore>, Problem> {
     let name = format!("policies/{slug}/entities.json");
-    let is_same = |main: &&Arc<Main>| Arc::ptr_eq(&main.schema, schema) && main.files.get(&name) == files.get(&name);
-    if let Some(main) = previous.map(|p| &p.main).filter(is_same) {
-        return Ok(Arc::clone(&main.store));
+    let is_same =
+        |candidate: &&Arc<Candidate>| Arc::ptr_eq(&candidate.schema, schema) && candidate.files.get(&name) == files.get(&name);
+    if let Some(candidate) = previous.map(|p| &p.candidate).filter(is_same) {
+        return Ok(Arc::clone(&candidate.store));
     }
     let fail = |message: String| Problem::new(&name, message);
     let cedar = &schema.model.cedar;

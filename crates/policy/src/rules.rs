@@ -48,7 +48,7 @@ impl TypeNames {
         }
     }
 
-    /// What a path is in by its id alone: every parent path up to `/`, and the portal.
+    /// The ancestors of a path by its id alone: every parent path up to `/`, and the portal.
     pub fn parents_of_path(&self, uid: &EntityUid) -> Vec<EntityUid> {
         let ty = uid.type_name();
         let parents = ancestors_of(uid.id().unescaped());
@@ -109,7 +109,7 @@ impl Rules {
         Some(QueryEntity::resolved(resolved, key))
     }
 
-    /// A resource by name. A path gets its ancestors from its id; everything else is what the store knows.
+    /// A resource by name. A path gets its ancestors from its id; every other resource is the store's entity of that name.
     pub fn resource(&self, uid: EntityUid) -> QueryEntity {
         let keys = &self.engine.index().resources;
         if self.names.path.as_ref() != Some(uid.type_name()) {
@@ -129,7 +129,7 @@ impl Rules {
         }
     }
 
-    /// Every parent path up to `/`, the portal, and whatever the store says is above any of them.
+    /// Every parent path up to `/`, the portal, and every stored ancestor of any of them.
     pub fn path_ancestors(&self, uid: &EntityUid) -> Vec<EntityUid> {
         let mut direct = self.names.parents_of_path(uid);
         if self.places_paths() {
@@ -139,7 +139,7 @@ impl Rules {
         direct
     }
 
-    /// Whether the store can say of a path, or of the portal, what is above it.
+    /// True if the store may hold ancestors of a path or of the portal.
     fn places_paths(&self) -> bool {
         let portal = self.names.portal.as_ref().map(EntityUid::type_name);
         let mut types = self.names.path.iter().chain(portal);

@@ -1,4 +1,4 @@
-//! What a portal's schema says about types, in a form the gate can fill values by.
+//! A portal's schema, in a form that the gate fills values by.
 //!
 //! Cedar's own `Schema` validates; this model answers the questions Cedar does not: which attributes a principal type
 //! has and of what type, which fields an action's context declares. Built once per revision from Cedar's resolved
@@ -132,14 +132,14 @@ impl SchemaModel {
         self.actions.iter()
     }
 
-    /// Whether the schema lets this principal type ask for this action on this resource type.
+    /// True if the schema lets this principal type do this action on this resource type.
     pub fn applies(&self, principal: &EntityTypeName, action: &EntityUid, resource: &EntityTypeName) -> bool {
         self.actions
             .get(action)
             .is_some_and(|a| a.principals.contains(principal) && a.resources.contains(resource))
     }
 
-    /// A type named in full; what is not declared so is taken as bare.
+    /// A type named in full; a name that is not declared so is taken as bare.
     pub fn declared_type(&self, ty: &EntityTypeName) -> Option<EntityTypeName> {
         if self.entities.contains_key(ty) {
             return Some(ty.clone());

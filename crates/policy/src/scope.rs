@@ -14,7 +14,7 @@ pub struct PortalScope {
     pub slug: PortalSlug,
     /// Which traffic the portal gets.
     pub matches: PortalMatch,
-    /// Where the tenant of a request comes from.
+    /// Source of a request's tenant.
     pub tenant: TenantSource,
     /// The issuers that the portal trusts, in the order of its configuration.
     pub issuers: Vec<Arc<IssuerScope>>,

@@ -18,7 +18,7 @@ use crate::schema::{AttrType, RecordType};
 /// Items in one set taken from a claim.
 pub const SET_ITEMS_MAX: usize = 4096;
 
-/// Where a value did not fit, and what was expected there.
+/// The place at which a value did not fit, and the type expected there.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ValueError {
     #[error("`{0}` is not {1}")]

@@ -1,4 +1,4 @@
-//! What a decision was told, for its record: kept as facts on the request's thread, turned into text by whoever writes it.
+//! The context of a decision, for its record: kept as facts on the request's thread, turned into text by the audit writer.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub struct RecordedContext {
     http: Option<(&'static str, IpAddr)>,
     /// By field: what was read from headers and the query string.
     given: Vec<(Fact, Value)>,
-    /// What an app gave under names of its own.
+    /// Fields that an app gave.
     asked: Map<String, Value>,
 }
 

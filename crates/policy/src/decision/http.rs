@@ -29,7 +29,7 @@ pub struct HttpQuery<'a> {
     pub path: &'a CanonicalPath,
     /// Lower case, without port.
     pub host: &'a str,
-    /// How the client reached the first trusted hop.
+    /// The scheme by which the client reached the first trusted hop.
     pub scheme: Scheme,
     /// The rightmost address that no trusted proxy vouches for.
     pub source_ip: IpAddr,

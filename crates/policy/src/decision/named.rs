@@ -139,21 +139,8 @@ pub(super) fn evaluate_by(
     };
     let resource = rules.named_resource(resource, &supplied);
     let ask = |context: &dyn ContextSource| rules.evaluate(principal, &action, &resource, &supplied, context);
-    let evaluation = match fast_context(reader, rules, &facts, &action, named) {
-        Some(FastContext { plan, context }) => {
-            if !context.is_empty() {
-                let shown = RecordedContext::new(plan, &facts)?.with(context.given());
-                details.context = Some(DecisionContext::Facts(Box::new(shown)));
-            }
-            ask(&context)?
-        }
-        None => {
-            let CedarContext { context, json } = read_by_cedar(rules, &facts, &action, named)?;
-            let is_shown = json.as_object().is_some_and(|fields| !fields.is_empty());
-            details.context = is_shown.then_some(DecisionContext::Json(json));
-            ask(&context)?
-        }
-    };
+    let InContext { evaluation, shown } = in_context(reader, rules, &facts, &action, named, ask)?;
+    details.context = shown;
     details.named_principal = own.map(|own| own.uid);
     details.target = Some(Target {
         action,
@@ -161,6 +148,38 @@ pub(super) fn evaluate_by(
         route: None,
     });
     Ok(evaluation)
+}
+
+/// An evaluation, and the context that it saw, for the record.
+struct InContext {
+    evaluation: Evaluation,
+    shown: Option<DecisionContext>,
+}
+
+fn in_context(
+    reader: Reader,
+    rules: &Rules,
+    facts: &Facts<'_>,
+    action: &EntityUid,
+    named: &NamedQuery<'_>,
+    ask: impl FnOnce(&dyn ContextSource) -> Result<Evaluation, Refusal>,
+) -> Result<InContext, Refusal> {
+    if let Some(FastContext { plan, context }) = fast_context(reader, rules, facts, action, named) {
+        let shown = match context.is_empty() {
+            true => None,
+            false => Some(RecordedContext::new(plan, facts)?.with(context.given())),
+        };
+        return Ok(InContext {
+            evaluation: ask(&context)?,
+            shown: shown.map(|shown| DecisionContext::Facts(Box::new(shown))),
+        });
+    }
+    let CedarContext { context, json } = read_by_cedar(rules, facts, action, named)?;
+    let is_shown = json.as_object().is_some_and(|fields| !fields.is_empty());
+    Ok(InContext {
+        evaluation: ask(&context)?,
+        shown: is_shown.then_some(DecisionContext::Json(json)),
+    })
 }
 
 /// The principal that a query names itself.

@@ -1,14 +1,15 @@
-//! What a policy's conditions can look at, read off their JSON form.
+//! The parts of a query that a policy's conditions can read, taken from their JSON form.
 //!
 //! Decides what a decision has to build (context fields, entities) before it evaluates. Always an over-estimate:
-//! what is not understood counts as "reads everything"; building too much costs time, too little would be wrong.
+//! an expression that this file does not understand counts as "reads everything". Building too much costs time, too little
+//! would be wrong.
 
 use std::collections::BTreeSet;
 
 use cedar_policy::{EntityUid, Policy};
 use serde_json::Value;
 
-/// What the conditions of one policy, or of a match_set of policies, can read.
+/// The parts of a query that the conditions of one policy, or of a match set, can read.
 #[derive(Clone, Debug, Default)]
 pub struct Dependencies {
     pub principal: bool,
@@ -17,9 +18,9 @@ pub struct Dependencies {
     pub context: ContextDependencies,
     /// Entities named in conditions.
     pub literals: BTreeSet<EntityUid>,
-    /// How many entity look-ups an expression nests at most; 0: conditions look at no entity.
+    /// Most entity look-ups that an expression nests; 0: conditions read no entity.
     pub hops: usize,
-    /// Whether any condition asks what something is in.
+    /// True if any condition reads ancestors.
     pub ancestors: bool,
 }
 
@@ -46,7 +47,7 @@ impl Dependencies {
         Some(reads)
     }
 
-    /// For a policy whose form is unknown, and for policies evaluated with their scopes.
+    /// The estimate for a policy whose form is unknown, and for policies evaluated with their scopes.
     pub fn everything(hops: usize) -> Self {
         Self {
             principal: true,
@@ -149,7 +150,7 @@ impl ContextDependencies {
     }
 }
 
-/// How many look-ups one operator makes: `has a.b.c` is a list of three.
+/// The number of look-ups that one operator makes: `has a.b.c` is a list of three.
 fn steps(operator: &Value) -> usize {
     let attributes = operator.get("attr").and_then(Value::as_array);
     attributes.map_or(1, Vec::len)

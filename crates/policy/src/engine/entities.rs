@@ -2,7 +2,7 @@
 //!
 //! A portal's `entities.json` may hold a million entities; adding one entity to a Cedar store costs as much as the
 //! store is large. So the stored ones live in a map of ours, and each decision gets a tiny store: what its policies'
-//! conditions can reach from the question, and nothing else.
+//! conditions can reach from the query, and nothing else.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use cedar_policy_core::extensions::Extensions;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 /// An entity as the evaluator takes it, with *all* its ancestors as parents: it answers every `in` without its ancestors
-/// being in the store, and nobody needs to work out again, for each decision, what is above what.
+/// being in the store, and no decision computes the ancestor relation again.
 #[derive(Clone, Debug)]
 pub struct ResolvedEntity(Arc<ast::Entity>);
 
@@ -77,19 +77,19 @@ impl EntityStore {
         self.by_uid.get(uid).map_or(&[], |stored| stored.ancestors.as_slice())
     }
 
-    /// Whether any stored entity is below this one.
+    /// True if any stored entity is below this one.
     pub fn is_above(&self, uid: &EntityUid) -> bool {
         self.above.contains(uid)
     }
 
-    /// Whether any stored entity of this type is below another.
+    /// True if any stored entity of this type is below another.
     pub fn places(&self, ty: &EntityTypeName) -> bool {
         self.placed_types.contains(ty)
     }
 }
 
 impl ResolvedEntity {
-    /// Of an entity that has all its ancestors as parents.
+    /// Takes an entity that has all its ancestors as parents.
     pub fn new(entity: &Entity) -> Self {
         Self(Arc::new(entity.as_ref().clone()))
     }

@@ -4,7 +4,7 @@ use super::{Evaluation, Outcome};
 use crate::denial::{Denial, Refusal};
 
 impl Evaluation {
-    /// The denial that this answer amounts to; `None` if it allows.
+    /// The denial that this evaluation amounts to; `None` if it allows.
     pub fn denial(&self) -> Option<Denial> {
         match self.outcome {
             Outcome::Allow => None,
@@ -17,7 +17,7 @@ impl Evaluation {
         }
     }
 
-    /// The `acr` that would change the answer: only if every deciding forbid, or the nearest permit, asks for one.
+    /// The `acr` that would change the decision: only if every deciding forbid, or the nearest permit, asks for one.
     fn step_up(&self) -> Option<&str> {
         match self.outcome {
             Outcome::Forbidden => {
@@ -34,7 +34,7 @@ impl Evaluation {
         speakers.filter_map(|p| p.annotation("advice")).next().map(str::to_owned)
     }
 
-    /// What the caller is told, if this answer refuses.
+    /// The refusal for the caller and the log; `None` if the evaluation allows.
     pub fn refusal(&self) -> Option<Refusal> {
         let denial = self.denial()?;
         let deciding: Vec<&str> = self.policies.iter().map(|p| &*p.id).collect();

@@ -1,4 +1,4 @@
-//! Which policies can apply: their scopes, decided outside Cedar, by a few hash look-ups over interned ids.
+//! The index of policies by scope: decides outside Cedar which policies can apply, by a few hash look-ups over interned ids.
 //!
 //! A scope cannot error, and a scope that does not match makes its policy false, so leaving out the policies whose
 //! scope does not match changes neither the decision nor its reasons nor its errors. Cost grows with what the caller
@@ -13,15 +13,15 @@ use smallvec::SmallVec;
 
 use crate::engine::PolicyEntry;
 
-/// The constraint that everything satisfies.
+/// The constraint that every entity satisfies.
 const ANY: u32 = 0;
 
-/// Which constraints of one scope variable something satisfies: sorted interned ids, `ANY` left out.
+/// The constraints of one scope variable that an entity satisfies: sorted interned ids, `ANY` left out.
 ///
 /// Two principals (or resources) with equal keys are matched by exactly the same policies.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ScopeKey {
-    /// Of `ids`: a caller's key is made once and looked up at every request, however many roles are in it.
+    /// Hash of `ids`, kept because a caller's key is made once and looked up at every request.
     hash: u64,
     ids: Ids,
 }
@@ -48,7 +48,7 @@ struct Named {
 /// Policy numbers by the constraints of their three scope variables.
 #[derive(Clone, Debug, Default)]
 pub struct PolicyIndex {
-    /// How many policies are in it.
+    /// The number of policies in the index.
     length: u32,
     pub principals: ScopeTable,
     pub actions: ScopeTable,
@@ -153,7 +153,7 @@ impl ScopeTable {
 }
 
 impl Named {
-    /// What holds for something of type `ty` that is the named entity or below it.
+    /// Adds the constraints that an entity of type `ty` satisfies which is the named entity or below it.
     fn push_within(&self, ids: &mut Ids, ty: &EntityTypeName) {
         push(ids, self.within);
         for (_, id) in self.is_within.iter().filter(|(wanted, _)| wanted == ty) {
@@ -162,7 +162,7 @@ impl Named {
     }
 }
 
-/// `extend` makes room for what is usually not there.
+/// `extend(Option)` would reserve even for `None`.
 fn push(ids: &mut Ids, id: Option<u32>) {
     if let Some(id) = id {
         ids.push(id);

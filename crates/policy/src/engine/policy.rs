@@ -1,7 +1,7 @@
-//! One policy as the engine takes it: what reports say of it, its text's reading, and its scope-free condition_only.
+//! One policy as the engine takes it: id and annotations for reports, its dependencies, and its condition-only form.
 //!
-//! Made while loading, shared between revisions as long as the text is the same; immutable but for what is worked out
-//! once and kept. Decides nothing.
+//! The loader makes it; revisions share it as long as the text is the same. It is immutable, except that dependencies and the
+//! condition-only form are computed once and kept. Decides nothing.
 
 use std::sync::{Arc, OnceLock};
 
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::engine::dependencies::Dependencies;
 
-/// What the rest of the gate may know of a policy.
+/// A policy as reports and records show it.
 #[derive(Debug)]
 pub struct PolicyInfo {
     pub id: Arc<str>,
@@ -27,7 +27,7 @@ pub struct PolicyEntry {
     body: Arc<PolicyBody>,
 }
 
-/// What a policy's text alone determines. Shared between revisions while the text does not change.
+/// The part that a policy's text alone determines; shared between revisions while the text does not change.
 #[derive(Debug)]
 struct PolicyBody {
     original: Policy,
@@ -62,7 +62,7 @@ impl PolicyEntry {
         })
     }
 
-    /// The same policy, standing elsewhere by now.
+    /// The same policy at another place.
     pub fn at(self: &Arc<Self>, place: String) -> Arc<Self> {
         if self.info.place == place {
             return Arc::clone(self);
@@ -78,7 +78,7 @@ impl PolicyEntry {
         })
     }
 
-    /// Whether both were made from one reading of one text.
+    /// True if both were made from one reading of one text.
     #[cfg(test)]
     pub fn is_same_reading(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.body, &other.body)
@@ -98,7 +98,7 @@ impl PolicyEntry {
         self.body.condition_only.get_or_init(|| scope_free(self.policy())).as_ref()
     }
 
-    /// The condition_only, if somebody made it already.
+    /// The condition-only form, if it was made already.
     pub(super) fn ready_condition_only(&self) -> Option<&Policy> {
         self.body.condition_only.get()?.as_ref()
     }

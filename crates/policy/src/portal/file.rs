@@ -24,7 +24,7 @@ pub struct PortalFile {
     /// Attribute of the principal → claim.
     pub claims: BTreeMap<String, String>,
     pub flags: BTreeMap<String, Flag>,
-    /// How a browser without a session logs in; absent: 401 only.
+    /// The login of a browser without a session; absent: 401 only.
     pub login: Option<LoginBy>,
     pub cors: Cors,
     pub danger_skip_errors: SkipErrors,
@@ -34,22 +34,22 @@ pub struct PortalFile {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Flag {
     pub value: bool,
-    /// Whether anybody may read it at `portals/<slug>/`.
+    /// True if every client may read it at `portals/<slug>/`.
     pub public: bool,
 }
 
 /// The provider that a browser is sent to.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct LoginBy {
-    /// Of `login.providers`.
+    /// A key of `login.providers`.
     pub provider: String,
     pub line: Option<usize>,
 }
 
-/// Who answers a CORS preflight.
+/// The component that answers a CORS preflight.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum Cors {
-    /// Nobody: OPTIONS is a request like any other.
+    /// No answer of its own: OPTIONS is a request like any other.
     #[default]
     Absent,
     /// The app: real preflights pass, without credentials.
@@ -58,7 +58,7 @@ pub enum Cors {
     Origins(Vec<String>),
 }
 
-/// What an error in a forbid means.
+/// The effect of an error in a forbid.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum SkipErrors {
     /// The answer is a denial.
@@ -102,7 +102,7 @@ enum Node {
 
 /// A node with the key that leads to it.
 #[derive(Clone)]
-struct Place<'a> {
+struct SourceLocation<'a> {
     key: String,
     line: Option<usize>,
     node: &'a Node,
@@ -117,7 +117,7 @@ impl PortalFile {
         let options = serde_saphyr::options! { strict_booleans: true };
         let root: Spanned<Node> =
             serde_saphyr::from_str_with_options(text, options).map_err(|error| vec![syntax_error(&error)])?;
-        let root = Place {
+        let root = SourceLocation {
             key: String::new(),
             line: Some(1),
             node: &root.value,
@@ -131,7 +131,7 @@ impl PortalFile {
         if errors.is_empty() { Ok(file) } else { Err(errors) }
     }
 
-    fn take(&mut self, name: &str, place: &Place<'_>, errors: &mut Errors) {
+    fn take(&mut self, name: &str, place: &SourceLocation<'_>, errors: &mut Errors) {
         match name {
             "title" => self.title = place.text(errors),
             "namespace" => self.namespace = place.text(errors).filter(|text| is_namespace(text, place, errors)),
@@ -171,7 +171,7 @@ impl PortalFile {
     }
 }
 
-impl<'a> Place<'a> {
+impl<'a> SourceLocation<'a> {
     fn error(&self, message: impl Into<String>) -> PortalFileError {
         PortalFileError {
             line: self.line,
@@ -197,12 +197,12 @@ impl<'a> Place<'a> {
         None
     }
 
-    fn items(&self, errors: &mut Errors) -> Vec<Place<'a>> {
+    fn items(&self, errors: &mut Errors) -> Vec<SourceLocation<'a>> {
         let Node::List(items) = self.node else {
             errors.push(self.error(format!("{} where a list belongs", self.node)));
             return Vec::new();
         };
-        let item = |(index, item): (usize, &'a Spanned<Node>)| Place {
+        let item = |(index, item): (usize, &'a Spanned<Node>)| SourceLocation {
             key: format!("{}.{index}", self.key),
             line: line_of(item),
             node: &item.value,
@@ -211,7 +211,7 @@ impl<'a> Place<'a> {
     }
 
     /// The entries of a map, without those whose key is not one of `known`.
-    fn entries(&self, known: Option<&[&str]>, errors: &mut Errors) -> Vec<(&'a str, Place<'a>)> {
+    fn entries(&self, known: Option<&[&str]>, errors: &mut Errors) -> Vec<(&'a str, SourceLocation<'a>)> {
         let Node::Map(entries) = self.node else {
             errors.push(self.error(format!("{} where keys and values belong", self.node)));
             return Vec::new();
@@ -219,7 +219,7 @@ impl<'a> Place<'a> {
         let mut places = Vec::new();
         for (key, value) in entries {
             let name = key.value.as_str();
-            let place = Place {
+            let place = SourceLocation {
                 key: if self.key.is_empty() {
                     name.to_owned()
                 } else {
@@ -245,7 +245,7 @@ fn unknown_key(name: &str, known: &[&str]) -> String {
     }
 }
 
-fn is_namespace(text: &str, place: &Place<'_>, errors: &mut Errors) -> bool {
+fn is_namespace(text: &str, place: &SourceLocation<'_>, errors: &mut Errors) -> bool {
     let first = |c: char| c.is_ascii_alphabetic() || c == '_';
     let name = |part: &str| part.starts_with(first) && part.chars().all(|c| first(c) || c.is_ascii_digit());
     let valid = text.split("::").all(name);
@@ -255,7 +255,7 @@ fn is_namespace(text: &str, place: &Place<'_>, errors: &mut Errors) -> bool {
     valid
 }
 
-fn public(place: &Place<'_>, errors: &mut Errors) -> PublicPaths {
+fn public(place: &SourceLocation<'_>, errors: &mut Errors) -> PublicPaths {
     let items = place.items(errors);
     let texts: Vec<(usize, String)> = items
         .iter()
@@ -272,8 +272,8 @@ fn public(place: &Place<'_>, errors: &mut Errors) -> PublicPaths {
     })
 }
 
-fn routes(place: &Place<'_>, errors: &mut Errors) -> RouteTable {
-    let specs: Vec<(Place<'_>, RouteSpec)> = place
+fn routes(place: &SourceLocation<'_>, errors: &mut Errors) -> RouteTable {
+    let specs: Vec<(SourceLocation<'_>, RouteSpec)> = place
         .items(errors)
         .into_iter()
         .filter_map(|item| route(&item, errors).map(|spec| (item, spec)))
@@ -288,7 +288,7 @@ fn routes(place: &Place<'_>, errors: &mut Errors) -> RouteTable {
     })
 }
 
-fn route(item: &Place<'_>, errors: &mut Errors) -> Option<RouteSpec> {
+fn route(item: &SourceLocation<'_>, errors: &mut Errors) -> Option<RouteSpec> {
     let before = errors.len();
     let entries = item.entries(Some(&["route", "action", "resource"]), errors);
     let route = required(item, &entries, "route", errors).and_then(|p| p.text(errors));
@@ -306,7 +306,12 @@ fn route(item: &Place<'_>, errors: &mut Errors) -> Option<RouteSpec> {
     (errors.len() == before).then_some(spec)
 }
 
-fn required<'a>(parent: &Place<'a>, entries: &[(&str, Place<'a>)], name: &str, errors: &mut Errors) -> Option<Place<'a>> {
+fn required<'a>(
+    parent: &SourceLocation<'a>,
+    entries: &[(&str, SourceLocation<'a>)],
+    name: &str,
+    errors: &mut Errors,
+) -> Option<SourceLocation<'a>> {
     let found = entries.iter().find(|(key, _)| *key == name);
     if found.is_none() && matches!(parent.node, Node::Map(_)) {
         errors.push(parent.error(format!("`{name}` is missing")));
@@ -315,7 +320,7 @@ fn required<'a>(parent: &Place<'a>, entries: &[(&str, Place<'a>)], name: &str, e
 }
 
 /// `true`, or `{ value: true, public: true }`.
-fn flag(place: &Place<'_>, errors: &mut Errors) -> Option<Flag> {
+fn flag(place: &SourceLocation<'_>, errors: &mut Errors) -> Option<Flag> {
     if !matches!(place.node, Node::Map(_)) {
         let value = place.bool(errors)?;
         return Some(Flag { value, public: false });
@@ -330,7 +335,7 @@ fn flag(place: &Place<'_>, errors: &mut Errors) -> Option<Flag> {
     Some(Flag { value, public })
 }
 
-fn cors(place: &Place<'_>, errors: &mut Errors) -> Cors {
+fn cors(place: &SourceLocation<'_>, errors: &mut Errors) -> Cors {
     if let Node::Text(text) = place.node {
         if text == "app" {
             return Cors::App;

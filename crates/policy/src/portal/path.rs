@@ -1,7 +1,7 @@
 //! One canonical path: what policies decide on is what the app receives.
 //!
 //! First thing `portal` does with a request. A path that two parsers could read differently is refused, never
-//! repaired; what is left has one spelling. Must never guess, and must never decode anything into a separator.
+//! repaired; every accepted path has one spelling. Must never guess, and must never decode anything into a separator.
 //! The whole file is pure: no configuration, no request types.
 
 use std::borrow::Cow;
@@ -28,7 +28,7 @@ pub struct CanonicalPath {
     plain: Option<Box<str>>,
 }
 
-/// Why a path is refused. All of them are `request_invalid`.
+/// The reason why a path is refused; all of them are `request_invalid`.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 pub enum PathError {
     #[error("the path does not start with `/`")]
@@ -61,7 +61,7 @@ pub enum PathError {
     Delimiter,
 }
 
-/// How a byte of a segment was written.
+/// The spelling of one byte of a segment.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Written {
     Raw,
@@ -87,21 +87,21 @@ impl CanonicalPath {
         Ok(Self { text, plain })
     }
 
-    /// What is forwarded: the canonical spelling, with the trailing slash the client sent.
+    /// The path that is forwarded: the canonical spelling, with the trailing slash that the client sent.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// What is decided on: the canonical spelling without a trailing slash; the root is `/`.
+    /// The path that is decided on: the canonical spelling without a trailing slash; the root is `/`.
     pub fn id(&self) -> &str {
         trim_id(&self.text)
     }
 
     /// The id with every escape decoded that a segment can do without (`%3A`, `%40`, `%2B`…).
     ///
-    /// SECURITY: `/a%3Ab` and `/a:b` have different ids, as RFC 3986 wants, but most apps read them alike. Whatever *finds*
-    /// something by path (portal, route, public entry) compares this one, and where it differs from `id()` a forbid on
-    /// either must hold; else an escape would step around a rule.
+    /// SECURITY: `/a%3Ab` and `/a:b` have different ids, as RFC 3986 wants, but most apps read them alike. Every
+    /// look-up by path (portal, route, public entry) compares this one, and where it differs from `id()` a forbid on either
+    /// must hold; else an escape would step around a rule.
     pub fn plain_id(&self) -> &str {
         self.plain.as_deref().unwrap_or_else(|| self.id())
     }
@@ -112,7 +112,7 @@ impl CanonicalPath {
     }
 }
 
-/// Whether `id` is what some path's `id()` would be: for ids in policies and at the other doors.
+/// True if `id` could be some path's `id()`: checks ids in policies and at the other doors.
 pub fn is_canonical_id(id: &str) -> bool {
     CanonicalPath::parse(id).is_ok_and(|path| path.id() == id)
 }
@@ -245,7 +245,7 @@ fn check_byte(byte: u8, written: Written) -> Result<(), PathError> {
     }
 }
 
-/// What only the whole segment shows, however its characters were written.
+/// Checks the whole segment, in whatever way its characters were written.
 fn check_decoded(decoded: &[u8]) -> Result<(), PathError> {
     let text = str::from_utf8(decoded).map_err(|_utf8| PathError::InvalidUtf8)?;
     if text == "." || text == ".." {
@@ -285,7 +285,7 @@ pub(crate) fn push_escape(out: &mut String, byte: u8) {
     out.extend(['%', digit(byte >> 4), digit(byte & 0xf)]);
 }
 
-/// Percent-escapes everything but unreserved characters: what is left has no separator of any kind.
+/// Percent-escapes everything but unreserved characters: the result has no separator of any kind.
 pub(crate) fn escape_all(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -499,7 +499,7 @@ mod tests {
         assert!(accepted >= 4, "only {accepted} pairs were accepted");
     }
 
-    /// What the laxest app would make of a path: decode, backslashes are slashes, no empty or dot segments, cut at `;`.
+    /// The path that the laxest app would see: decode, backslashes are slashes, no empty or dot segments, cut at `;`.
     fn lenient_segments(path: &str) -> Vec<String> {
         let decoded = percent_decode_str(path).decode_utf8_lossy().replace('\\', "/");
         let mut segments: Vec<String> = Vec::new();
@@ -555,7 +555,7 @@ mod tests {
                 prop_assert_eq!(&lenient_segments(&raw), &own);
                 let plain: Vec<String> = segments_of(path.plain_id()).map(|s| decoded_segment(s).into_owned()).collect();
                 prop_assert_eq!(&plain, &own);
-                // Decoding once more changes nothing: nobody can hide a second layer.
+                // decoding once more changes nothing: a client cannot hide a second layer
                 prop_assert!(own.iter().all(|s| decoded_segment(s) == s.as_str()));
             }
         }

@@ -52,14 +52,14 @@ pub struct RouteTable {
     methods: FxHashMap<String, Node>,
 }
 
-/// What needs no identity.
+/// Paths that need no identity.
 #[derive(Clone, Debug, Default)]
 pub struct PublicPaths {
     entries: Vec<(String, Vec<Segment>)>,
     methods: FxHashMap<String, Node>,
 }
 
-/// How much of the tree below a path a rule has_advice of.
+/// The part of the tree below a path that a rule covers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Reach {
     Exact,
@@ -108,7 +108,7 @@ enum Part {
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct IdTemplate(Vec<Part>);
 
-/// What is there for a method; HEAD takes what is GET's where it has nothing of its own.
+/// The rule of a method; HEAD takes GET's where it has none of its own.
 struct Methods<'a> {
     own: Option<&'a Node>,
     other: Option<&'a Node>,
@@ -302,7 +302,7 @@ fn push_literal(parts: &mut Vec<Part>, literal: &str, id: &str) -> Result<(), Ro
     Ok(())
 }
 
-/// The first separator character after a value ends it, whatever the value is: so an id can be taken apart again.
+/// The first separator character after a value ends it, so that an id can be taken apart again.
 fn check_injective(parts: &[Part], id: &str) -> Result<(), RouteError> {
     let separates = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '~' | '%'));
     let neighbours = parts.iter().zip(parts.iter().skip(1));

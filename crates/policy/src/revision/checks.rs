@@ -1,4 +1,4 @@
-//! What a candidate must not be, beyond what Cedar checks: everything that would quietly widen what is allowed.
+//! Checks of a candidate beyond Cedar's: each refuses a slip that would quietly widen what is allowed.
 //!
 //! Each check gives problems with their place; none changes anything.
 
@@ -30,7 +30,7 @@ pub(super) fn gone(slug: &PortalSlug, files: &Files, previous: Option<&Revision>
     }
     let Some(previous) = previous else { return problems };
     let portal_yaml = format!("{own}portal.yaml");
-    for (name, file) in &previous.main.files.0 {
+    for (name, file) in &previous.candidate.files.0 {
         let guarded = name.starts_with("policies/_shared/") || *name == portal_yaml || name.starts_with("schemas/");
         if guarded && files.get(name).is_none() && says_something(file) {
             problems.push(Problem::new(name, "was there and is gone").with_help("to remove it for good, empty it first"));
@@ -109,7 +109,7 @@ pub(super) fn route_problems(slug: &PortalSlug, files: &Files, file: &PortalFile
     problems
 }
 
-/// Where a route is written; its path may be another route's as well, or the beginning of one.
+/// The line of a route in the file; its path may also be another route's, or the beginning of one.
 fn route_line(text: &str, route: &Route) -> Option<usize> {
     let written = format!("{} {}", route.method, route.text);
     let is_whole = |after: &str| {
@@ -118,10 +118,10 @@ fn route_line(text: &str, route: &Route) -> Option<usize> {
     };
     let mut found = text.match_indices(&written);
     let (offset, _) = found.find(|(offset, _)| is_whole(text.get(offset + written.len()..).unwrap_or_default()))?;
-    Some(position(text, offset).0)
+    Some(position(text, offset).line)
 }
 
-/// A portal's login must be one that the portal believes, or everybody would log in for nothing.
+/// A portal's login provider must be one that the portal trusts, or every login would end in a refusal.
 pub(super) fn login_problem(portal: &PortalScope, file: &PortalFile) -> Option<Problem> {
     let by = file.login.as_ref()?;
     let name = format!("policies/{}/portal.yaml", portal.slug);

@@ -1,7 +1,7 @@
-//! The emergency emergency_forbid: `_deny/*.cedar`, taken file by file, whatever becomes of everything else.
+//! Emergency forbids: `_deny/*.cedar`, taken file by file, even when the rest of the candidate is rejected.
 //!
-//! A emergency_forbid joins whatever revision is in force and is released only by removing its file: not by a rejected edit, not by
-//! a file that cannot be read, not by a candidate that it does not fit. It holds on public paths too.
+//! An emergency forbid joins the revision in force. Only removing its file releases it: not a rejected edit, not a file that
+//! cannot be read, not a candidate whose schema it does not fit. It holds on public paths too.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use cedar_policy::{ActionConstraint, Effect, EntityUid, PrincipalConstraint, Res
 use super::checks::is_folder_gone;
 use super::problem::Problem;
 use super::source::{Files, SourceFile, Tree};
-use super::{Loader, Main, Revision};
+use super::{Candidate, Loader, Revision};
 use crate::engine::{PolicyEntry, PolicyInfo};
 use crate::portal::path::CanonicalPath;
 use crate::types::PortalSlug;
@@ -22,10 +22,10 @@ pub(super) struct EmergencyForbids {
     pub entries: Vec<Arc<PolicyEntry>>,
 }
 
-/// The ids of emergency forbids are their own: they never collide with what is served.
+/// The prefix of the ids of emergency forbids, so that they never collide with other policies.
 pub(super) const EMERGENCY_PREFIX: &str = "_deny/";
 
-/// The emergency_forbids that a candidate can carry.
+/// The emergency forbids that a candidate can carry.
 pub(super) struct EmergencyLoad {
     pub emergency_forbids: EmergencyForbids,
     pub problems: Vec<Problem>,
@@ -50,17 +50,19 @@ impl Loader {
     /// The emergency forbids: each file on its own, its last good content if the new one is broken or out of sight.
     pub(super) fn emergency_forbids(
         &mut self,
-        main: &Main,
+        candidate: &Candidate,
         slug: &PortalSlug,
         tree: &Tree,
         previous: Option<&Revision>,
     ) -> EmergencyLoad {
-        let (mut emergency_forbids, mut problems, mut lost) = (EmergencyForbids::default(), Vec::new(), Vec::new());
+        let mut emergency_forbids = EmergencyForbids::default();
+        let mut problems = Vec::new();
+        let mut lost = Vec::new();
         let mut kept = Vec::new();
         let known = previous.map(|p| &p.emergency_forbids.files);
         let files = tree.emergency_files(slug);
         for (name, file) in &files.0 {
-            match self.emergency_forbid(main, name, file) {
+            match self.emergency_forbid(candidate, name, file) {
                 Ok(entries) => problems.extend(emergency_forbids.join(name, file, entries)),
                 Err(found) => {
                     problems.extend(found);
@@ -68,13 +70,13 @@ impl Loader {
                 }
             }
         }
-        // SECURITY: only a file that was removed releases its emergency_forbid, not one that cannot be seen
+        // SECURITY: only a file that was removed releases its emergency forbid, not one that cannot be seen
         let unseen = known.into_iter().flat_map(|known| &known.0);
         kept.extend(
             unseen.filter(|(name, _)| files.get(name).is_none() && (tree.is_in_doubt(name) || is_folder_gone(tree, slug))),
         );
         for (name, file) in kept {
-            match self.emergency_forbid(main, name, file) {
+            match self.emergency_forbid(candidate, name, file) {
                 Ok(entries) => problems.extend(emergency_forbids.join(name, file, entries)),
                 Err(_) => lost.push(Problem::new(
                     name,
@@ -89,13 +91,18 @@ impl Loader {
         }
     }
 
-    fn emergency_forbid(&mut self, main: &Main, name: &str, file: &SourceFile) -> Result<Vec<Arc<PolicyEntry>>, Vec<Problem>> {
+    fn emergency_forbid(
+        &mut self,
+        candidate: &Candidate,
+        name: &str,
+        file: &SourceFile,
+    ) -> Result<Vec<Arc<PolicyEntry>>, Vec<Problem>> {
         let stem = name
             .rsplit_once("/_deny/")
             .map_or(name, |(_, f)| f)
             .trim_end_matches(".cedar");
         let prefix = format!("{EMERGENCY_PREFIX}{stem}/");
-        let parsed = self.cache.parse((name, file), &main.schema, &prefix, &mut self.shared)?;
+        let parsed = self.cache.parse(name, file, &candidate.schema, &prefix, &mut self.shared)?;
         let permits = parsed.entries.iter().filter(|e| e.info.effect == Effect::Permit);
         let mut problems: Vec<Problem> = permits
             .map(|e| Problem::new(name, format!("`{}` is a permit; `_deny/` holds forbids only", e.info.id)))
@@ -113,9 +120,9 @@ impl Loader {
 }
 
 impl Revision {
-    /// The emergency_forbid that closes a public path, where nobody's identity is known: one that holds for everybody.
+    /// The emergency forbid that closes a public path, where no caller is known: one whose scope covers every principal.
     ///
-    /// Its conditions are not asked: what may hold is taken to hold.
+    /// Its conditions are not evaluated: a condition that may hold is taken to hold.
     pub fn closed_by(&self, method: &str, path: &CanonicalPath) -> Option<Arc<PolicyInfo>> {
         let closes = |entry: &&Arc<PolicyEntry>| {
             let everybody = matches!(

@@ -1,7 +1,7 @@
 //! Refuses policy text that is nested or chained beyond reason, before anything recursive reads it.
 //!
 //! Cedar's parser and everything that walks its result recurse as deep as the text nests; a stack that overflows ends
-//! the process, whoever wrote the text. A lexical scan is enough: strings and comments aside, only brackets and
+//! the process, for any text. A lexical scan is enough: strings and comments aside, only brackets and
 //! operators can nest. The threads that load policies have the stack for what passes here (`app::STACK_BYTES`).
 
 use super::problem::Problem;

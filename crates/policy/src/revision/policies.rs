@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::checks::path_problems;
-use super::problem::Problem;
+use super::problem::{Position, Problem, position};
 use super::schemas::PortalSchema;
 use super::source::SourceFile;
 use super::statements::{Statement, split};
@@ -33,7 +33,7 @@ pub struct ParsedFile {
     pub path_problems: Vec<Problem>,
     source: SourceFile,
     schema: [u8; 32],
-    statements: Vec<ResolvedEntity>,
+    statements: Vec<KnownStatement>,
 }
 
 /// One portal's parsed files, by name, as they were when they last fitted.
@@ -44,26 +44,26 @@ pub struct ParseCache(HashMap<String, Arc<ParsedFile>>);
 #[derive(Default)]
 pub struct SharedFiles(HashMap<String, Vec<Weak<ParsedFile>>>);
 
-/// What is known of one statement of a file.
-struct ResolvedEntity {
+/// The parse result of one statement of a file.
+struct KnownStatement {
     /// Bytes before it, and of it.
     offset: usize,
     length: usize,
-    /// Where it begins, from 1.
-    place: (usize, usize),
+    /// First line, from 1.
+    place: Position,
     number: usize,
     item: Item,
     checked: Checked,
 }
 
-/// What a statement says. Entries are shared between revisions; what is derived from a policy goes with them.
+/// The content of a statement. Revisions share entries, and with them all that is derived from a policy.
 #[derive(Clone)]
 enum Item {
     Policy(Arc<PolicyEntry>),
     Template(Box<Template>),
 }
 
-/// What validation says of one statement: places count from the statement's own beginning.
+/// The validation result of one statement; places count from the statement's own beginning.
 #[derive(Clone, Default)]
 struct Checked {
     errors: Vec<Problem>,
@@ -92,7 +92,8 @@ impl ParseCache {
     /// `prefix` goes before every id.
     pub fn parse(
         &mut self,
-        (name, file): (&str, &SourceFile),
+        name: &str,
+        file: &SourceFile,
         schema: &PortalSchema,
         prefix: &str,
         shared: &mut SharedFiles,
@@ -104,7 +105,7 @@ impl ParseCache {
         let base = mine.cloned().or_else(|| shared.like(name, file));
         let parsed = match shared.same(name, file, schema) {
             Some(same) => same,
-            None => Arc::new(parse_file((name, file), schema, prefix, base.as_deref())?),
+            None => Arc::new(parse_file(name, file, schema, prefix, base.as_deref())?),
         };
         shared.add(name, &parsed);
         self.0.insert(name.to_owned(), Arc::clone(&parsed));
@@ -145,10 +146,10 @@ impl ParsedFile {
         self.schema == schema.id && self.source == *file
     }
 
-    /// What is known by statement, to find what did not change.
-    fn by_text(&self) -> FxHashMap<&str, &ResolvedEntity> {
+    /// Parse results by statement, to find unchanged ones.
+    fn by_text(&self) -> FxHashMap<&str, &KnownStatement> {
         let text = std::str::from_utf8(&self.source.bytes).unwrap_or_default();
-        let of = |known: &ResolvedEntity| text.get(known.offset..known.offset + known.length);
+        let of = |known: &KnownStatement| text.get(known.offset..known.offset + known.length);
         self.statements.iter().filter_map(|k| Some((of(k)?, k))).collect()
     }
 }
@@ -172,7 +173,8 @@ impl Item {
 
 /// Parses and validates one file, as far as `base`, the same file earlier, does not know the answer.
 fn parse_file(
-    (name, file): (&str, &SourceFile),
+    name: &str,
+    file: &SourceFile,
     schema: &PortalSchema,
     prefix: &str,
     base: Option<&ParsedFile>,
@@ -191,10 +193,13 @@ fn parse_file(
             .or_else(|| naming.read(number, &statement))
             .ok_or_else(|| naming.broken())?;
         let checked = known.filter(|_| is_validated).map(|k| k.checked.clone());
-        statements.push(ResolvedEntity {
+        statements.push(KnownStatement {
             offset: statement.offset,
             length: statement.text.len(),
-            place: (statement.line, statement.column),
+            place: Position {
+                line: statement.line,
+                column: statement.column,
+            },
             number,
             checked: checked.unwrap_or_else(|| check(&item, statement.text, schema)),
             item,
@@ -208,7 +213,7 @@ fn join(
     naming: &Naming<'_>,
     file: &SourceFile,
     schema: &PortalSchema,
-    statements: Vec<ResolvedEntity>,
+    statements: Vec<KnownStatement>,
 ) -> Result<ParsedFile, Vec<Problem>> {
     let mut parsed = ParsedFile {
         entries: Vec::with_capacity(statements.len()),
@@ -240,7 +245,7 @@ fn join(
     Ok(parsed)
 }
 
-/// Strict validation of one statement: whatever else is in the file makes no difference to it.
+/// Validates one statement strictly; the rest of the file makes no difference to it.
 fn check(item: &Item, text: &str, schema: &PortalSchema) -> Checked {
     let mut set = PolicySet::new();
     let added = match item {
@@ -285,7 +290,7 @@ impl Naming<'_> {
         }
     }
 
-    /// What is known already, where it stands now.
+    /// The known result, moved to its present line.
     fn place(&self, item: &Item, statement: &Statement<'_>) -> Item {
         match item {
             Item::Policy(entry) => Item::Policy(entry.at(self.place_of(statement))),
@@ -305,14 +310,15 @@ impl Naming<'_> {
         }
     }
 
-    fn duplicate(&self, id: &PolicyId, (line, column): (usize, usize)) -> Problem {
+    fn duplicate(&self, id: &PolicyId, position: Position) -> Problem {
         let id: &str = id.as_ref();
         let mut problem = Problem::new(self.name, format!("policy id `{id}` is used twice"));
-        (problem.line, problem.column) = (Some(line), Some(column));
+        problem.line = Some(position.line);
+        problem.column = Some(position.column);
         problem
     }
 
-    /// What Cedar says of the whole file: it knows better than its pieces where a mistake is.
+    /// Cedar's errors for the whole file: they place a mistake better than those of the pieces.
     fn broken(&self) -> Vec<Problem> {
         match PolicySet::from_str(self.text) {
             Err(errors) => errors
@@ -406,14 +412,14 @@ fn add_link(set: &mut PolicySet, link: &Link) -> Result<(), String> {
     set.link(template, PolicyId::new(&link.id), slots).map_err(|e| e.to_string())
 }
 
-/// Where each link's id stands in the file, for reports: looked for from the last one on, as they usually come in order.
+/// The line of each link's id in the file, for reports; the search goes on from the last one, as they usually come in order.
 fn lines_of(text: &str, links: &[Link]) -> Vec<Option<usize>> {
     let (mut from, mut line) = (0, 1);
     let mut find = |link: &Link| {
         let quoted = serde_json::to_string(&link.id).ok()?;
         let rest = text.get(from..)?;
         let Some(distance) = rest.find(&quoted) else {
-            return Some(super::problem::position(text, text.find(&quoted)?).0);
+            return Some(position(text, text.find(&quoted)?).line);
         };
         line += rest.get(..distance)?.matches('\n').count();
         from += distance;

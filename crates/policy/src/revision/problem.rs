@@ -1,4 +1,4 @@
-//! What is wrong with a file a user owns: where, and in words that say what to do.
+//! A problem of a file that a user owns: its place, and words that say what to do.
 
 use std::fmt;
 
@@ -47,19 +47,20 @@ impl Problem {
     }
 
     pub fn at_offset(mut self, text: &str, offset: usize) -> Self {
-        let (line, column) = position(text, offset);
-        (self.line, self.column) = (Some(line), Some(column));
+        let position = position(text, offset);
+        self.line = Some(position.line);
+        self.column = Some(position.column);
         self
     }
 
-    /// Found in a piece of a file that begins at this line and column: where it stands in the whole. What has no place
-    /// yet stands at the piece's first line.
-    pub fn within(mut self, file: &str, (first_line, first_column): (usize, usize)) -> Self {
+    /// Moves a problem of a piece of a file to its place in the whole file; `first` is where the piece begins. A problem without
+    /// a place moves to the piece's first line.
+    pub fn within(mut self, file: &str, first: Position) -> Self {
         file.clone_into(&mut self.file);
         if self.line.is_none_or(|line| line == 1) {
-            self.column = self.column.map(|column| column + first_column - 1);
+            self.column = self.column.map(|column| column + first.column - 1);
         }
-        self.line = Some(self.line.unwrap_or(1) + first_line - 1);
+        self.line = Some(self.line.unwrap_or(1) + first.line - 1);
         self
     }
 
@@ -110,12 +111,19 @@ fn lines(problems: &[Problem]) -> String {
     problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// Line and column, from 1, of a byte offset.
-pub fn position(text: &str, offset: usize) -> (usize, usize) {
+/// A place in a text; both count from 1.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Position {
+    pub line: usize,
+    pub column: usize,
+}
+
+/// The position of a byte offset.
+pub fn position(text: &str, offset: usize) -> Position {
     let before = text.as_bytes().get(..offset.min(text.len())).unwrap_or_default();
     let line = before.iter().filter(|b| **b == b'\n').count() + 1;
     let column = before.iter().rev().take_while(|b| **b != b'\n').count() + 1;
-    (line, column)
+    Position { line, column }
 }
 
 #[cfg(test)]
@@ -124,8 +132,9 @@ mod tests {
 
     #[test]
     fn offsets_become_lines_and_columns() {
-        assert_eq!(position("ab\ncd", 0), (1, 1));
-        assert_eq!(position("ab\ncd", 4), (2, 2));
-        assert_eq!(position("ab", 99), (1, 3));
+        let at = |offset| position("ab\ncd", offset);
+        assert_eq!(at(0), Position { line: 1, column: 1 });
+        assert_eq!(at(4), Position { line: 2, column: 2 });
+        assert_eq!(at(99), Position { line: 2, column: 3 }, "past the end");
     }
 }

@@ -17,7 +17,7 @@ use crate::types::PortalSlug;
 
 /// Everything that is made of the schema files alone.
 pub struct PortalSchema {
-    /// Of the files' content and the namespace that `portal.yaml` names.
+    /// Keyed by the files' content and the namespace that `portal.yaml` names.
     pub id: [u8; 32],
     pub model: Arc<SchemaModel>,
     pub validator: Validator,
@@ -26,7 +26,7 @@ pub struct PortalSchema {
     pub path: Option<EntityTypeName>,
 }
 
-/// The schemas that any portal serves, and the last that was asked for: who asks ahead of a load serves it only later.
+/// The schemas that portals serve, and the last one loaded: a load prepared ahead serves its schema only later.
 #[derive(Default)]
 pub struct Schemas {
     known: HashMap<[u8; 32], Weak<PortalSchema>>,

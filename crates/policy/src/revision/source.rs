@@ -27,7 +27,7 @@ pub struct Tree {
     pub files: Files,
     /// Folders of `policies/` that are portals by name.
     pub slugs: BTreeSet<PortalSlug>,
-    /// What could not be read; belongs to the portal whose name the path holds, or to all.
+    /// Files that could not be read; each belongs to the portal whose name its path holds, or to all portals.
     pub problems: Vec<Problem>,
 }
 
@@ -74,14 +74,14 @@ impl Files {
 }
 
 impl Tree {
-    /// Whether one portal is made of the same files, emergency_forbids and problems in both.
+    /// True if one portal is made of the same files, emergency forbids and problems in both trees.
     pub fn is_same_for(&self, other: &Self, slug: &PortalSlug) -> bool {
         self.portal_entries(slug).eq(other.portal_entries(slug))
             && self.emergency_entries(slug).eq(other.emergency_entries(slug))
             && self.portal_problems(slug) == other.portal_problems(slug)
     }
 
-    /// What one portal's revision is made of: its folder without the emergency_forbids, everything shared, its schemas.
+    /// The files of one portal's revision: its folder without the emergency forbids, the shared policies, its schemas.
     pub fn portal_files(&self, slug: &PortalSlug) -> Files {
         Files::of(self.portal_entries(slug))
     }
@@ -109,7 +109,7 @@ impl Tree {
         self.files.below(folder).filter(|(name, _)| name.ends_with(".cedar"))
     }
 
-    /// What could not be read for one portal: its own things, what all share, and the roots themselves.
+    /// Problems of one portal: its own files, the shared ones, and the roots themselves.
     pub fn portal_problems(&self, slug: &PortalSlug) -> Vec<Problem> {
         let mine = |file: &str| {
             ["policies/", "schemas/", "schemas/_shared.cedarschema", "policies/_shared"].contains(&file)
@@ -121,7 +121,7 @@ impl Tree {
         self.problems.iter().filter(|p| mine(&p.file)).cloned().collect()
     }
 
-    /// Whether a file that is not there may only have been out of sight: it, or a folder above it, could not be read.
+    /// True if a missing file may merely be unreadable: it, or a folder above it, could not be read.
     pub fn is_in_doubt(&self, name: &str) -> bool {
         self.problems.iter().any(|problem| {
             let rest = name.strip_prefix(problem.file.trim_end_matches('/'));

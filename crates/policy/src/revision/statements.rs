@@ -11,7 +11,7 @@ pub struct Statement<'a> {
     pub text: &'a str,
     /// Bytes before it.
     pub offset: usize,
-    /// Where it begins, from 1.
+    /// First line, from 1.
     pub line: usize,
     /// In bytes, from 1.
     pub column: usize,
@@ -98,11 +98,12 @@ mod tests {
         assert_eq!(split(text).unwrap().len(), 1);
     }
 
-    /// What Cedar reads out of the pieces, or nothing if it refuses one.
+    /// The policies that Cedar reads from the pieces; `None` if it refuses one.
     fn pieces(text: &str) -> Option<Vec<String>> {
         let mut found = Vec::new();
         for statement in split(text)? {
-            assert_eq!((statement.line, statement.column), position(text, statement.offset));
+            let position = position(text, statement.offset);
+            assert_eq!((statement.line, statement.column), (position.line, position.column));
             let set = PolicySet::from_str(statement.text).ok()?;
             found.extend(set.policies().map(ToString::to_string));
             found.extend(set.templates().map(ToString::to_string));
