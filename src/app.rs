@@ -51,8 +51,8 @@ use crate::portals::{Portal, Serving};
 use crate::reload::Reloader;
 use crate::session::{Sessions, SessionsError};
 use cedargate_policy::engine::MatchSet;
+use cedargate_policy::load::{Loader, Warnings};
 use cedargate_policy::portal::PortalError;
-use cedargate_policy::revision::{Loader, Warnings};
 
 /// New slices waiting for their twins; past it they go on with the original policies, which decide the same.
 const TWIN_QUEUE: usize = 1024;

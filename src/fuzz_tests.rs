@@ -24,11 +24,12 @@ use crate::types::{PortalSlug, Scheme};
 use cedargate_policy::claims::unsigned_identity;
 use cedargate_policy::decision::http::HttpQuery;
 use cedargate_policy::decision::{Asked, Caller, Query, decide};
+use cedargate_policy::load::{Loader, Warnings};
 use cedargate_policy::portal::file::PortalFile;
 use cedargate_policy::portal::path::{CanonicalPath, ancestors_of, decoded_segment, is_canonical_id, segments_of};
 use cedargate_policy::reference::Reference;
+use cedargate_policy::revision::Revision;
 use cedargate_policy::revision::source::{SourceFile, Tree};
-use cedargate_policy::revision::{Loader, Revision, Warnings};
 use cedargate_policy::scope::{IssuerScope, PortalScope};
 
 const SECONDS_DEFAULT: f64 = 1.0;

@@ -27,9 +27,10 @@ use crate::gate::Gate;
 use crate::policy_folders::{PolicyFolders, Readings, Scope};
 use crate::portals::{Active, Portal, Serving};
 use crate::types::PortalSlug;
+use cedargate_policy::load::{Loaded, Loader};
+use cedargate_policy::revision::Revision;
 use cedargate_policy::revision::problem::Problem;
 use cedargate_policy::revision::source::Tree;
-use cedargate_policy::revision::{Loaded, Loader, Revision};
 
 /// Readings in a row before a tree that keeps changing is left for the next look.
 const READ_ATTEMPTS: usize = 8;

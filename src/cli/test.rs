@@ -7,7 +7,7 @@ use serde_json::json;
 use super::tree::{PortalLoad, TreeArgs};
 use super::{Exit, Paint, complain, print};
 use cedargate_policy::decision_tests::{self, CaseResult, Verdict};
-use cedargate_policy::revision::Warnings;
+use cedargate_policy::load::Warnings;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

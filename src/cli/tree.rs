@@ -7,9 +7,10 @@ use cedargate_policy::scope::PortalScope;
 
 use crate::config::{self, Config, Loaded};
 use crate::policy_folders::PolicyFolders;
+use cedargate_policy::load::{Loader, Warnings};
+use cedargate_policy::revision::Revision;
 use cedargate_policy::revision::problem::{Problem, RevisionError};
 use cedargate_policy::revision::source::Tree;
-use cedargate_policy::revision::{Loader, Revision, Warnings};
 
 /// Readings in a row before a tree that keeps changing is taken as it is.
 const READ_ATTEMPTS: usize = 8;

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::tree::{DEFAULT_CONFIG, PortalLoad, TreeArgs};
 use super::{Exit, Paint, complain, print};
 use crate::app;
-use cedargate_policy::revision::Warnings;
+use cedargate_policy::load::Warnings;
 use cedargate_policy::revision::problem::Problem;
 
 #[derive(clap::Args)]

@@ -1,7 +1,7 @@
 //! The decision of cedargate, without the proxy around it: a *query* in, a *decision* out.
 //!
 //! ```text
-//! path → bytes ─ revision::source ─▶ revision::Loader ─▶ Revision (schema, policies, entities, portal.yaml)
+//! path → bytes ─ revision::source ─▶ load::Loader ─▶ Revision (schema, policies, entities, portal.yaml)
 //! claims ─ claims ─▶ Identity ─ Revision::principal ─▶ Principal ┐
 //! request or named query ─────────────────▶ decision::Query ─────┴─▶ decision::decide ─▶ Decision ─▶ Permit
 //! ```
@@ -38,6 +38,7 @@ pub mod claims;
 pub mod principal;
 
 // one portal's files become one revision
+pub mod load;
 pub mod revision;
 mod rules;
 mod schema;

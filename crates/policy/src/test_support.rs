@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::load::{Loader, Warnings};
+use crate::revision::Revision;
 use crate::revision::source::{SourceFile, Tree};
-use crate::revision::{Loader, Revision, Warnings};
 use crate::scope::{IssuerScope, PortalScope};
 use crate::types::PortalSlug;
 

@@ -15,11 +15,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::checks::path_problems;
-use super::problem::{Position, Problem, position};
-use super::schemas::PortalSchema;
-use super::source::SourceFile;
 use super::statements::{Statement, split};
 use crate::engine::PolicyEntry;
+use crate::revision::PortalSchema;
+use crate::revision::problem::{Position, Problem, position};
+use crate::revision::source::SourceFile;
 
 /// Files that several portals may load.
 const SHARED: &str = "policies/_shared/";

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
-use super::source::{SourceFile, Tree};
 use super::{Loaded, Loader, Revision, Warnings};
 use crate::engine::PolicyEntry;
+use crate::revision::source::{SourceFile, Tree};
 use crate::scope::PortalScope;
 use crate::types::PortalSlug;
 

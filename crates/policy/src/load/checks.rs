@@ -7,19 +7,21 @@ use std::sync::Arc;
 use cedar_policy::{Effect, EntityTypeName, EntityUid, ResourceConstraint};
 use rustc_hash::FxHashMap;
 
-use super::Revision;
-use super::emergency::EMERGENCY_PREFIX;
-use super::problem::{Problem, position};
-use super::source::{Files, SourceFile, Tree};
 use crate::context::is_secret_header;
 use crate::engine::PolicyEntry;
 use crate::portal::file::PortalFile;
 use crate::portal::path::{CanonicalPath, is_canonical_id};
 use crate::portal::route::{Reach, Route};
+use crate::revision::Revision;
+use crate::revision::problem::{Problem, position};
+use crate::revision::source::{Files, SourceFile, Tree};
 use crate::rules::TypeNames;
 use crate::schema::{AttrType, SchemaModel};
 use crate::scope::PortalScope;
 use crate::types::PortalSlug;
+
+/// The prefix of the ids of emergency forbids, so that they never collide with other policies.
+pub(super) const EMERGENCY_PREFIX: &str = "_deny/";
 
 /// Files whose absence would quietly widen what is allowed; emptied first, they may go.
 pub(super) fn gone(slug: &PortalSlug, files: &Files, previous: Option<&Revision>) -> Vec<Problem> {

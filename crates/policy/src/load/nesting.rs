@@ -4,7 +4,7 @@
 //! the process, for any text. A lexical scan is enough: strings and comments aside, only brackets and
 //! operators can nest. The threads that load policies have the stack for what passes here (`app::STACK_BYTES`).
 
-use super::problem::Problem;
+use crate::revision::problem::Problem;
 
 /// Brackets inside brackets.
 const DEPTH_MAX: usize = 100;

@@ -6,25 +6,15 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use cedar_policy::{EntityTypeName, Schema, SchemaFragment, Validator};
+use cedar_policy::{Schema, SchemaFragment, Validator};
 
-use super::problem::{Problem, RevisionError};
-use super::source::Files;
 use crate::context::ContextPlans;
 use crate::digest::sha256_of;
+use crate::revision::PortalSchema;
+use crate::revision::problem::{Problem, RevisionError};
+use crate::revision::source::Files;
 use crate::schema::SchemaModel;
 use crate::types::PortalSlug;
-
-/// Everything that is made of the schema files alone.
-pub struct PortalSchema {
-    /// Keyed by the files' content and the namespace that `portal.yaml` names.
-    pub id: [u8; 32],
-    pub model: Arc<SchemaModel>,
-    pub validator: Validator,
-    pub plans: Arc<ContextPlans>,
-    /// The type of the gate's own paths.
-    pub path: Option<EntityTypeName>,
-}
 
 /// The schemas that portals serve, and the last one loaded: a load prepared ahead serves its schema only later.
 #[derive(Default)]

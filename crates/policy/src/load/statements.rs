@@ -77,8 +77,8 @@ mod tests {
     use cedar_policy::PolicySet;
     use proptest::prelude::*;
 
-    use super::super::problem::position;
     use super::*;
+    use crate::revision::problem::position;
 
     #[test]
     fn strings_and_comments_end_no_statement() {
