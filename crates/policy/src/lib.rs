@@ -57,6 +57,7 @@ pub mod scope;
 pub mod types;
 pub mod digest;
 pub mod json;
+mod error_chain;
 
 #[cfg(test)]
 mod test_support;
