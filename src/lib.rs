@@ -47,6 +47,7 @@ mod reload;
 mod portals;
 mod session;
 mod login;
+mod accounts;
 mod limits;
 
 // foundations

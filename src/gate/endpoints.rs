@@ -12,7 +12,7 @@ use super::Worker;
 use super::credential::Cookie;
 use super::progress::Progress;
 use crate::denial::{Denial, Refusal};
-use crate::doors::login::Visit;
+use crate::doors::login::EndpointRequest;
 use crate::http::answer::Style;
 use crate::http::request::ClientFacts;
 use crate::http::upstream::Body;
@@ -72,7 +72,7 @@ impl Worker {
                 ));
             }
         };
-        let visit = Visit {
+        let visit = EndpointRequest {
             head,
             client,
             style: Style::of(&head.method, &head.headers),

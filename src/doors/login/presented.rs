@@ -11,7 +11,7 @@ use rustc_hash::FxHashSet;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::IdentityDoor;
+use super::LoginDoor;
 use crate::authn::{self, Login};
 use crate::denial::{Denial, Refusal};
 use crate::portals::Portal;
@@ -72,7 +72,7 @@ pub fn session_identity(portal: &Portal, session: &Session) -> Result<Identity, 
     Ok(authn::session_identity(&portal.issuers, &data.issuer, &login)?)
 }
 
-impl IdentityDoor {
+impl LoginDoor {
     /// The session of a cookie, its claims as fresh as they have to be; `None` without a cookie.
     pub async fn session(&self, headers: &HeaderMap) -> Result<Option<(SessionId, Arc<Session>)>, Refusal> {
         if !self.sessions.cookies.has_session(headers) {
