@@ -76,7 +76,7 @@ enum ProviderError {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct LoginFailure {
     pub code: LoginCode,
-    /// For the log only.
+    /// Written to the log and the audit record, never shown to the user.
     pub detail: String,
     /// The login, where the failure happened after `state` was opened.
     pub context: Option<Box<LoginContext>>,
@@ -152,8 +152,8 @@ pub enum CallbackOutcome {
         return_to: String,
         portal: String,
     },
-    /// Another browser began the login, or this browser lost its login cookie. Only the destination is used; the code is not
-    /// redeemed.
+    /// The browser's login cookie is missing, or is not the one with which the login began. Only the destination is used; the code
+    /// is not redeemed.
     OtherBrowser {
         context: LoginContext,
         reason: &'static str,

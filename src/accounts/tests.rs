@@ -106,7 +106,8 @@ async fn check_of_an_unknown_name_takes_as_long_as_of_a_wrong_password() {
     // the fastest of several tries measures the cost; a busy machine needs more tries
     let mut fastest = [Duration::MAX; 4];
     let is_alike = |fastest: &[Duration; 4]| {
-        let (least, most) = (fastest.iter().min().unwrap(), fastest.iter().max().unwrap());
+        let least = fastest.iter().min().unwrap();
+        let most = fastest.iter().max().unwrap();
         // computing a hash costs some hundred times as much as finding a name
         *most < *least * 2
     };

@@ -559,7 +559,8 @@ mod tests {
             (base.replace("tenant: t", "tenant: t, portals: [p]"), vec!["a"]),
             (String::new(), vec!["a", "b"]),
         ] {
-            let (old, new) = (parse(base).unwrap(), parse(&text).unwrap());
+            let old = parse(base).unwrap();
+            let new = parse(&text).unwrap();
             assert_eq!(old.changed_in(&new).collect::<Vec<_>>(), changed, "{text}");
         }
     }

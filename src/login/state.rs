@@ -37,8 +37,8 @@ pub(super) struct LoginState {
     seed: Seed,
 }
 
-/// Provider, portal and return path of a login, sealed with the server's keys alone. Lets a browser that lost its login cookie
-/// begin the login again.
+/// Provider, portal and return path of a login, sealed with the server's keys alone. Lets a browser begin the login again if its
+/// login cookie has changed since: several tabs that began without a cookie overwrite each other's.
 ///
 /// SECURITY: it is bound to no browser. It may begin a new login, never complete one.
 #[derive(Debug, Deserialize, Serialize)]

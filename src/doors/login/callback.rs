@@ -70,8 +70,8 @@ async fn repeated(
     }
 }
 
-/// Answers the callback of a login that this browser cannot complete: another browser began it, or the login began in one of
-/// several tabs before the browser had a login cookie.
+/// Answers the callback of a login that this browser cannot complete: another browser began it, or several tabs began logins
+/// before the browser had a login cookie and overwrote each other's.
 ///
 /// SECURITY: the code is not redeemed, so an attacker's callback cannot log the victim in as the attacker.
 async fn other_browser(

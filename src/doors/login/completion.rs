@@ -45,7 +45,7 @@ pub(super) fn login_failed(
     door.pages(request).failure(failure.code, return_to)
 }
 
-/// 303: the browser follows with a GET, whatever the method of this request was.
+/// 303: the browser follows with a GET, also after a POST.
 pub(super) fn see_other(location: &str) -> Result<Response<Body>, Refusal> {
     let location = HeaderValue::try_from(location)
         .map_err(|_invalid| Refusal::new(Denial::RequestInvalid, "the redirect target is not a valid header value"))?;

@@ -5,7 +5,6 @@
 use bytes::Bytes;
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Response, StatusCode};
-
 use uuid::Uuid;
 
 use super::form_token::FormBinding;

@@ -51,7 +51,7 @@ impl ReturnPath {
     }
 }
 
-/// The bytes of all percent-escapes; malformed escapes are skipped, `CanonicalPath` refuses them.
+/// The bytes of all percent-escapes; malformed escapes are skipped.
 fn encoded_bytes(text: &str) -> impl Iterator<Item = u8> {
     text.split('%').skip(1).filter_map(|rest| {
         let digits = rest.get(..2)?;
