@@ -10,7 +10,10 @@ fn reference_pages_name_every_denial_metric_and_config_key() {
     let mut findings = Vec::new();
     let denials = between(&read("crates/policy/src/denial.rs"), "const fn row(", "pub const fn code");
     let codes: Vec<String> = quoted(&denials).filter(|text| text.len() > 5 && snake(text)).collect();
-    assert!(codes.len() > 15, "the scan of crates/policy/src/denial.rs found only {codes:?}");
+    assert!(
+        codes.len() > 15,
+        "the scan of crates/policy/src/denial.rs found only {codes:?}"
+    );
     missing("docs/denials.md", &codes, &mut findings);
     let names: Vec<String> = quoted(&between(&read("src/base/metrics.rs"), "pub fn new()", "pub fn render"))
         .filter(|text| snake(text) && text.contains('_') || matches!(text.as_str(), "connections" | "draining"))
@@ -124,4 +127,3 @@ fn every_test_that_the_threat_model_names_exists() {
             .collect::<Vec<_>>(),
     );
 }
-

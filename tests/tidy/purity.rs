@@ -7,12 +7,32 @@ use crate::scan::{Source, code_lines, display, files, read, report, sources};
 
 /// Crates that would bring a runtime, sockets, files or a second crypto library into the policy crate.
 const IMPURE_CRATES: &[&str] = &[
-    "aws-lc-rs", "hyper", "mio", "notify", "redis", "reqwest", "ring", "rustls", "socket2", "tokio", "tracing",
+    "aws-lc-rs",
+    "hyper",
+    "mio",
+    "notify",
+    "redis",
+    "reqwest",
+    "ring",
+    "rustls",
+    "socket2",
+    "tokio",
+    "tracing",
 ];
 /// Paths of the standard library that read a clock, a file, a socket or the environment.
 const IMPURE_PATHS: &[&str] = &[
-    "SystemTime::now", "Instant::now", "std::env", "std::fs", "std::io", "std::net::Tcp", "std::net::Udp", "std::os", "std::process", "std::thread",
-    "now_v7", "new_v4",
+    "SystemTime::now",
+    "Instant::now",
+    "std::env",
+    "std::fs",
+    "std::io",
+    "std::net::Tcp",
+    "std::net::Udp",
+    "std::os",
+    "std::process",
+    "std::thread",
+    "now_v7",
+    "new_v4",
 ];
 /// The files that name `cedar_policy_core` (docs/decisions/0016).
 const CEDAR_CORE: &[&str] = &["crates/policy/src/engine/entities.rs", "crates/policy/src/value.rs"];
@@ -20,7 +40,17 @@ const CEDAR_CORE: &[&str] = &["crates/policy/src/engine/entities.rs", "crates/po
 #[test]
 fn the_policy_crate_depends_on_no_runtime_and_no_io() {
     let tree = Command::new(env!("CARGO"))
-        .args(["tree", "--locked", "--offline", "--package", "cedargate-policy", "--edges", "normal", "--prefix", "none"])
+        .args([
+            "tree",
+            "--locked",
+            "--offline",
+            "--package",
+            "cedargate-policy",
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+        ])
         .output()
         .unwrap();
     let text = String::from_utf8(tree.stdout).unwrap();
@@ -59,5 +89,8 @@ fn one_adapter_names_cedars_inner_crate() {
     let named: Vec<String> = rust
         .filter(|file| file.ends_with(".rs") && read(file).contains("cedar_policy_core::"))
         .collect();
-    assert_eq!(named, CEDAR_CORE, "change docs/decisions/0016-entities-without-closure.md with this list");
+    assert_eq!(
+        named, CEDAR_CORE,
+        "change docs/decisions/0016-entities-without-closure.md with this list"
+    );
 }

@@ -48,7 +48,12 @@ fn module_of(parts: &[&str]) -> String {
 /// Unit tests in a file of their own may use what they test against.
 fn is_tests(file: &Path) -> bool {
     let stem = file.file_stem().unwrap().to_string_lossy().into_owned();
-    stem == "tests" || stem.ends_with("_tests") || stem == "test_support" || file.components().any(|c| c.as_os_str().to_string_lossy().ends_with("_tests") && !file.ends_with("decision_tests.rs"))
+    stem == "tests"
+        || stem.ends_with("_tests")
+        || stem == "test_support"
+        || file
+            .components()
+            .any(|c| c.as_os_str().to_string_lossy().ends_with("_tests") && !file.ends_with("decision_tests.rs"))
 }
 
 /// A use of another module: the module as the layer table names it, and the item below it.
@@ -215,7 +220,10 @@ pub fn report(findings: &[String]) {
 #[test]
 fn the_scanner_finds_modules_imports_and_functions() {
     let paths = |own: &str, line: &str| -> Vec<String> { edges(own, line).into_iter().map(|edge| edge.path).collect() };
-    assert_eq!(paths("gate", "use crate::authn::{Proof, keys};"), ["authn::Proof", "authn::keys"]);
+    assert_eq!(
+        paths("gate", "use crate::authn::{Proof, keys};"),
+        ["authn::Proof", "authn::keys"]
+    );
     assert_eq!(paths("gate", "use crate::{http::answer, authn};"), ["http::answer", "authn"]);
     assert_eq!(
         paths("gate", "use crate::http::upstream::{Body, pool::Pool};"),
@@ -229,7 +237,10 @@ fn the_scanner_finds_modules_imports_and_functions() {
         paths("gate", "use cedargate_policy::decision::{Query, decide};"),
         ["policy::decision::Query", "policy::decision::decide"]
     );
-    assert_eq!(paths("policy::load", "use crate::schema::TypeNames;"), ["policy::schema::TypeNames"]);
+    assert_eq!(
+        paths("policy::load", "use crate::schema::TypeNames;"),
+        ["policy::schema::TypeNames"]
+    );
     assert!(is_function("    pub(crate) async fn x(") && is_function("fn x() {") && !is_function("// fn x("));
     let text = "#[cfg(test)]\nmod a_tests;\nuse crate::x;\n\n#[cfg(test)]\nmod tests {\n    fn y() {}\n}\n";
     assert_eq!(code_lines(text).count(), 4);

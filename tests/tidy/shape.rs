@@ -64,7 +64,6 @@ fn functions_fit_on_a_screen() {
     report(&findings);
 }
 
-
 #[test]
 fn parameters_are_no_tuples() {
     let mut findings = Vec::new();

@@ -6,10 +6,34 @@ use crate::scan::{display, files, read, report};
 
 /// Pronouns that hide who acts. A comment names the component instead: the gate, the worker, the client, Redis, the caller.
 const INDEFINITE: &[&str] = &[
-    "anybody", "anyone", "everybody", "everyone", "nobody", "no one", "somebody", "someone", "whatever", "whoever", "whomever",
+    "anybody",
+    "anyone",
+    "everybody",
+    "everyone",
+    "nobody",
+    "no one",
+    "somebody",
+    "someone",
+    "whatever",
+    "whoever",
+    "whomever",
 ];
 /// Words that open a riddle. A doc comment opens with a noun or a verb: "Returns …", "The key ring …", "True if …".
-const RIDDLES: &[&str] = &["For", "From what", "How", "In place of", "Of", "What", "When", "Where", "Whether", "Who", "Whom", "Whose", "Why"];
+const RIDDLES: &[&str] = &[
+    "For",
+    "From what",
+    "How",
+    "In place of",
+    "Of",
+    "What",
+    "When",
+    "Where",
+    "Whether",
+    "Who",
+    "Whom",
+    "Whose",
+    "Why",
+];
 /// Of a hundred doc comments, so many may open with one of them.
 const RIDDLES_PERCENT_MAX: usize = 3;
 
@@ -53,9 +77,9 @@ fn comments() -> Vec<Comment> {
 fn has_word(text: &str, word: &str) -> bool {
     let lower = text.to_lowercase();
     let is_letter = |c: Option<char>| c.is_some_and(char::is_alphabetic);
-    lower.match_indices(word).any(|(at, _)| {
-        !is_letter(lower[..at].chars().next_back()) && !is_letter(lower[at + word.len()..].chars().next())
-    })
+    lower
+        .match_indices(word)
+        .any(|(at, _)| !is_letter(lower[..at].chars().next_back()) && !is_letter(lower[at + word.len()..].chars().next()))
 }
 
 #[test]
