@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::scan::{Edge, ROOMS, Source, code_lines, edges, report, sources};
+use crate::scan::{Edge, ROOMS, code_lines, edges, report, sources};
 
 /// Foundations that every module of the gate may use; they use each other only as `FOUNDATION_EDGES` says.
 const EVERYWHERE: &[&str] = &[

@@ -47,13 +47,11 @@ fn module_of(parts: &[&str]) -> String {
 
 /// Unit tests in a file of their own may use what they test against.
 fn is_tests(file: &Path) -> bool {
-    let stem = file.file_stem().unwrap().to_string_lossy().into_owned();
-    stem == "tests"
-        || stem.ends_with("_tests")
-        || stem == "test_support"
-        || file
-            .components()
-            .any(|c| c.as_os_str().to_string_lossy().ends_with("_tests") && !file.ends_with("decision_tests.rs"))
+    let parts = file.with_extension("");
+    parts.iter().any(|part| {
+        let name = part.to_string_lossy();
+        name == "tests" || name == "test_support" || (name.ends_with("_tests") && name != "decision_tests")
+    })
 }
 
 /// A use of another module: the module as the layer table names it, and the item below it.
