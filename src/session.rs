@@ -7,17 +7,14 @@
 
 mod cache;
 mod cookie;
-mod feed;
-mod keys;
-mod lease;
-mod life;
-mod marks;
-mod memory;
+mod counters;
 mod meters;
+mod operations;
+mod present;
 mod record;
-mod redis;
-mod refresh;
-mod rotate;
+mod renewal;
+mod revocations;
+mod rotation;
 mod seal;
 mod store;
 
@@ -32,19 +29,19 @@ use uuid::Uuid;
 
 use self::cache::{Cache, Cached};
 pub use self::cookie::{Cookies, SessionId};
-use self::feed::{Feed, millis};
-pub use self::keys::check_key_file;
-use self::keys::{Keys, Left};
-use self::memory::Memory;
 use self::meters::Meters;
+pub use self::present::InProgress;
 use self::record::Mark;
 pub use self::record::{Card, Grant, Handle, Revocation, Session, SessionData};
-use self::redis::Redis;
-pub use self::redis::check_redis_files;
-use self::refresh::Flights;
+use self::renewal::Flights;
+use self::revocations::log::{Feed, millis};
 use self::seal::Seal;
+pub use self::seal::keys::check_key_file;
+use self::seal::keys::{Keys, Left};
 use self::store::Store;
-use crate::audit::Audit;
+use self::store::memory::Memory;
+use self::store::redis::Redis;
+pub use self::store::redis::check_redis_files;
 use crate::base::metrics::Metrics;
 use crate::config::{ClaimPaths, Config, SessionStore};
 use crate::denial::Denial;
@@ -138,6 +135,13 @@ pub struct StoreStatus {
     pub last_failed_write: Option<FailedWrite>,
 }
 
+/// A session with the id that its cookie carries.
+#[derive(Clone, Debug)]
+pub struct IdentifiedSession {
+    pub id: SessionId,
+    pub session: Arc<Session>,
+}
+
 /// Something that the store did not take.
 #[derive(Clone, Debug)]
 pub struct FailedWrite {
@@ -148,6 +152,8 @@ pub struct FailedWrite {
 /// The sessions of this gate. Shared by all workers; what must outlive a client runs on the sessions' own runtime.
 pub struct Sessions {
     pub cookies: Cookies,
+    /// Sessions that this process is renewing in the background or giving a new id.
+    pub in_progress: Arc<InProgress>,
     seal: Seal,
     store: Store,
     feed: Feed,
@@ -190,7 +196,7 @@ impl From<&SessionError> for Denial {
 
 impl Sessions {
     /// Needs no Redis to start; connections are made by `run`.
-    pub fn new(config: &Config, metrics: &Metrics, _audit: &Audit) -> Result<Arc<Self>, SessionsError> {
+    pub fn new(config: &Config, metrics: &Metrics) -> Result<Arc<Self>, SessionsError> {
         let sessions = &config.sessions;
         let keys = Keys::load(sessions.key_file.clone()).map_err(|(path, message)| SessionsError::Keys { path, message })?;
         let retention = sessions.absolute_timeout.max(RETENTION_MIN);
@@ -212,6 +218,7 @@ impl Sessions {
             cookies: Cookies {
                 security: sessions.cookie,
             },
+            in_progress: Arc::default(),
             seal: Seal { keys, prefix },
             store,
             feed: Feed::new(sessions.staleness_max, retention),

@@ -287,9 +287,9 @@ async fn asker(
         (Who::Token(token), _) => token.expose().as_str(),
         (Who::Header, Some(token)) => token.as_str(),
         (Who::Header, None) => {
-            let found = gate.identity.session(&envelope.cookie).await?;
-            let (_, session) = found.ok_or(Refusal::new(Denial::TokenMissing, "name a `principal`, or give a `token`"))?;
-            return Ok(proven(gate.session_caller(portal, active, &session)?));
+            let found = gate.presented_session(&envelope.cookie).await?;
+            let found = found.ok_or(Refusal::new(Denial::TokenMissing, "name a `principal`, or give a `token`"))?;
+            return Ok(proven(gate.session_caller(portal, active, &found.session)?));
         }
     };
     if is_assertion(token) {

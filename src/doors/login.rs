@@ -11,10 +11,10 @@ mod logout;
 mod outcome;
 mod page;
 mod portals;
-mod presented;
 mod refresh;
 mod return_path;
 mod session;
+mod session_identity;
 mod token;
 mod visitor;
 
@@ -32,7 +32,7 @@ use hyper::body::Incoming;
 use serde_json::Value;
 use uuid::Uuid;
 
-pub use self::presented::{Renewing, session_identity};
+pub use self::session_identity::session_identity;
 use crate::audit::Audit;
 use crate::authn::{AssertionKeys, Authn, Introspection};
 use crate::base::metrics::Metrics;
@@ -64,7 +64,6 @@ pub struct IdentityDoor {
     pub assertions: Arc<AssertionKeys>,
     pub audit: Audit,
     pub metrics: Metrics,
-    pub renewing: Arc<Renewing>,
 }
 
 /// One request to an endpoint, checked as every request is.

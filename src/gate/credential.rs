@@ -1,18 +1,20 @@
 //! Which credential of a request counts: a bearer token before the session cookie before nothing.
 //!
-//! A session becomes a caller as a token does (`identity::presented` finds it). Nothing of it costs a request without a
+//! A session becomes a caller as a token does (`session::present` finds it). Nothing of it costs a request without a
 //! cookie.
 
 use std::sync::Arc;
 
+use http::HeaderMap;
 use http::header::COOKIE;
 use http::request::Parts;
 
 use super::Gate;
 use crate::denial::Refusal;
 use crate::http::request::{needs_evidence, same_origin};
+use crate::login::Login;
 use crate::portals::{Active, Caller, Portal};
-use crate::session::{Session, SessionId};
+use crate::session::IdentifiedSession;
 
 /// What a request's cookie came to.
 #[derive(Default)]
@@ -22,7 +24,7 @@ pub(super) enum Cookie {
     Absent,
     /// There is one, and no session yet.
     Presented,
-    Session(Box<(SessionId, Arc<Session>)>),
+    Session(Box<IdentifiedSession>),
 }
 
 impl Gate {
@@ -40,11 +42,16 @@ impl Gate {
         if needs_evidence(head) {
             same_origin(&head.headers, self.config.public_url.as_deref())?;
         }
-        let Some((id, session)) = self.identity.session(&head.headers).await? else {
+        let Some(presented) = self.presented_session(&head.headers).await? else {
             return Ok(None);
         };
-        let caller = self.session_caller(portal, active, &session);
-        *cookie = Cookie::Session(Box::new((id, session)));
+        let caller = self.session_caller(portal, active, &presented.session);
+        *cookie = Cookie::Session(Box::new(presented));
         caller.map(Some)
+    }
+
+    /// The session of a request's cookie, its claims renewed if they are due; `None` without a cookie.
+    pub async fn presented_session(&self, headers: &HeaderMap) -> Result<Option<IdentifiedSession>, Refusal> {
+        self.sessions.present(headers, &self.login, Login::renew).await
     }
 }

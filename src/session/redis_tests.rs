@@ -1,6 +1,6 @@
 //! Sessions over a real Redis, which is stopped, killed, emptied and tampered with.
 
-mod renewing;
+mod renewal;
 
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -210,7 +210,7 @@ async fn start_up_needs_no_redis_and_without_it_nothing_is_decided() {
     let mut server = Server::start(&[]);
     server.kill();
     let gate = start(&server, "");
-    let id = life::random_id().unwrap();
+    let id = operations::random_id().unwrap();
     assert!(matches!(gate.find(&id).await, Err(SessionError::Unavailable(_))));
     assert!(matches!(gate.create(data("ann")).await, Err(StoreError::Unreachable(_))));
     assert!(gate.check_identity_of("ann").is_ok());
@@ -230,7 +230,7 @@ async fn a_redis_that_hangs_makes_sessions_unavailable_in_time_and_ends_none() {
     let gate = started(&server).await;
     let (id, _) = gate.create(data("ann")).await.unwrap();
     server.signal("-STOP");
-    let unknown = life::random_id().unwrap();
+    let unknown = operations::random_id().unwrap();
     let began = Instant::now();
     assert!(matches!(gate.find(&unknown).await, Err(SessionError::Unavailable(_))));
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
@@ -590,8 +590,8 @@ async fn neither_a_dump_nor_a_writer_of_redis_gains_anything() {
         assert!(matches!(other.find(id).await, Err(SessionError::Missing)));
     }
     // one who knows an id of his own and puts somebody's value under it
-    let own = life::random_id().unwrap();
-    let key = format!("cedargate:test:{}", life::key(Seal::handle(&own)));
+    let own = operations::random_id().unwrap();
+    let key = format!("cedargate:test:{}", operations::key(Seal::handle(&own)));
     server.ask::<()>(&[b"SET", key.as_bytes(), &ann_value]);
     assert!(matches!(other.find(&own).await, Err(SessionError::Missing)));
     server.ask::<()>(&[b"SET", ann_key.as_bytes(), &ann_value]);
@@ -767,7 +767,7 @@ fn documented_acl() -> String {
 
 impl Sessions {
     fn stored(&self, session: &Session) -> String {
-        format!("{}{}", self.seal.prefix, life::key(session.handle))
+        format!("{}{}", self.seal.prefix, operations::key(session.handle))
     }
 
     fn check_identity_of(&self, subject: &str) -> Result<(), Denial> {

@@ -5,14 +5,16 @@
 //! so neither a dump of the store nor the ring alone opens it. Both are bound to deployment and handle, and the body to
 //! the very card beside it: a value that was moved, mixed or changed does not open.
 
+pub mod keys;
+
 use aws_lc_rs::aead::{Aad, Nonce, RandomizedNonceKey};
 use aws_lc_rs::digest::{Context, SHA256};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
+use self::keys::{KEY_ID_BYTES, Keys, RingKey};
 use super::cookie::SessionId;
-use super::keys::{KEY_ID_BYTES, Keys, RingKey};
 use super::record::{Card, Handle, SessionData};
 
 const VERSION: u8 = 1;
@@ -309,5 +311,4 @@ mod link {
 }
 
 #[cfg(test)]
-#[path = "seal_tests.rs"]
 mod tests;

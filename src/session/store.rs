@@ -3,13 +3,16 @@
 //! Knows keys, bytes and times to live; what they mean is `Sessions`' business. Every answer is what the store said or a
 //! `StoreError`, never a guess.
 
+pub(super) mod memory;
+pub(super) mod redis;
+
 use std::time::Duration;
 
+use self::memory::{Memory, number};
+use self::redis::Redis;
 use super::StoreError;
-use super::feed::Entry;
-use super::memory::{Memory, number};
 use super::record::Handle;
-use super::redis::Redis;
+use super::revocations::log::Entry;
 
 /// What came of a compare-and-set.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -7,7 +7,6 @@ use serde_json::{Map, Value, json};
 
 use super::seal::Opened;
 use super::*;
-use crate::audit;
 use crate::types::{PortalSlug, TokenFacts};
 
 pub(super) fn config(sessions: &str) -> Config {
@@ -20,8 +19,7 @@ pub(super) fn config(sessions: &str) -> Config {
 
 pub(super) fn sessions(config: &Config) -> Arc<Sessions> {
     let metrics = Metrics::new().unwrap();
-    let (audit, _writer) = audit::start(&config.audit, &metrics).unwrap();
-    Sessions::new(config, &metrics, &audit).unwrap()
+    Sessions::new(config, &metrics).unwrap()
 }
 
 fn memory() -> Arc<Sessions> {
@@ -92,7 +90,7 @@ async fn a_session_lives_from_its_creation_to_its_end() {
     assert!(sessions.is_revoked(&session, "shop"));
     assert!(sessions.list(10).await.unwrap().cards.is_empty());
     assert!(matches!(
-        sessions.find(&life::random_id().unwrap()).await,
+        sessions.find(&operations::random_id().unwrap()).await,
         Err(SessionError::Missing)
     ));
 }
@@ -119,7 +117,7 @@ async fn times_end_sessions_even_where_the_store_still_has_them() {
         .unwrap();
     sessions
         .store
-        .write(&life::key(session.handle), stale, Duration::from_secs(60))
+        .write(&operations::key(session.handle), stale, Duration::from_secs(60))
         .await
         .unwrap();
     sessions.cache.flush();
@@ -130,7 +128,7 @@ async fn times_end_sessions_even_where_the_store_still_has_them() {
 async fn a_use_is_noted_in_the_store_once_in_a_while() {
     let sessions = memory();
     let (id, session) = sessions.create(data("ann")).await.unwrap();
-    let used_at = |read: life::Read| read.opened.card.card.used_at;
+    let used_at = |read: operations::Read| read.opened.card.card.used_at;
     let before = used_at(sessions.read(&id).await.unwrap().unwrap());
     sessions.try_find(&id).unwrap().unwrap();
     assert_eq!(used_at(sessions.read(&id).await.unwrap().unwrap()), before);
@@ -153,7 +151,7 @@ async fn corrupt_and_moved_values_count_as_missing_and_stay_where_they_are() {
     let sessions = memory();
     let (ann, ann_session) = sessions.create(data("ann")).await.unwrap();
     let (bob, bob_session) = sessions.create(data("bob")).await.unwrap();
-    let place = |session: &Session| life::key(session.handle);
+    let place = |session: &Session| operations::key(session.handle);
     let value = sessions.store.read(&place(&ann_session)).await.unwrap().unwrap();
     for bad in [value.clone(), b"junk".to_vec(), Vec::new()] {
         sessions
@@ -174,7 +172,7 @@ async fn a_value_of_a_key_that_only_others_have_counts_as_missing_here_and_lives
     let (sessions, other) = (memory(), memory());
     let (id, session) = sessions.create(data("ann")).await.unwrap();
     let Opened { card, data, links, .. } = sessions.read(&id).await.unwrap().unwrap().opened;
-    let (place, minute) = (life::key(session.handle), Duration::from_secs(60));
+    let (place, minute) = (operations::key(session.handle), Duration::from_secs(60));
     let theirs = other.seal.session(&id, &card, (&data, &links)).unwrap();
     sessions.store.write(&place, theirs.clone(), minute).await.unwrap();
     sessions.cache.flush();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{IdentityDoor, Visit, session_identity};
 use crate::authn::bearer;
 use crate::denial::{Denial, Refusal};
+use crate::login::Login;
 use crate::portals::Portal;
 use crate::revision::cases::subject_prefix;
 use crate::session::Session;
@@ -24,9 +25,9 @@ impl IdentityDoor {
         if let Some(token) = bearer(headers)? {
             return Ok(Visitor::Bearer(token));
         }
-        let found = self.session(headers).await?;
-        let (_, session) = found.ok_or_else(|| Refusal::new(Denial::TokenMissing, "neither a token nor a session"))?;
-        Ok(Visitor::Session(session))
+        let found = self.sessions.present(headers, &self.login, Login::renew).await?;
+        let presented = found.ok_or_else(|| Refusal::new(Denial::TokenMissing, "neither a token nor a session"))?;
+        Ok(Visitor::Session(presented.session))
     }
 
     /// Who that is at a portal, if the portal trusts who vouches.

@@ -6,6 +6,8 @@
 //! session itself before the provider is asked: a lease ends with its time, and who follows must know that the grant may be
 //! spent. A provider that does not answer changes nothing.
 
+pub(super) mod lease;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,11 +17,11 @@ use quick_cache::sync::Cache;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use self::lease::{LEASE, lease_key};
 use super::cookie::SessionId;
-use super::feed::{Entry, millis};
-use super::lease::{LEASE, lease_key};
-use super::life::{Read, key};
+use super::operations::{Read, key};
 use super::record::{Handle, Mark, Session, SessionData};
+use super::revocations::log::{Entry, millis};
 use super::seal::{Opened, Seal};
 use super::store::Swap;
 use super::{RefreshError, SessionError, Sessions, StoreError, unix_millis};

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::cookie::SessionId;
-use super::feed::millis;
-use super::life::{Read, key, random_id};
-use super::record::Handle;
-use super::seal::{Asked, Opened, Seal, StoredCard};
-use super::store::Swap;
-use super::{Sessions, StoreError, unix_millis};
+use super::super::cookie::SessionId;
+use super::super::operations::{Read, key, random_id};
+use super::super::record::Handle;
+use super::super::revocations::log::millis;
+use super::super::seal::{Asked, Opened, Seal, StoredCard};
+use super::super::store::Swap;
+use super::super::{Sessions, StoreError, unix_millis};
 
 /// How long a lease holds without being renewed.
 pub const LEASE: Duration = Duration::from_secs(30);
@@ -35,18 +35,18 @@ const TAKE_BACK_PAUSE: Duration = Duration::from_millis(200);
 
 impl Sessions {
     /// Whether nobody should renew anything yet.
-    pub(super) fn is_settling(&self) -> bool {
+    pub(in crate::session) fn is_settling(&self) -> bool {
         self.cache.back_for().is_some_and(|back| back < SETTLING)
     }
 
     /// Whether another process is renewing it, or may be about to write what it got.
-    pub(super) fn is_left_to_others(&self, card: &StoredCard) -> bool {
+    pub(in crate::session) fn is_left_to_others(&self, card: &StoredCard) -> bool {
         let just_back = self.cache.back_for().is_some_and(|back| back < LATE_COMERS);
         self.others(card, LEFT_TO_OTHERS) || (just_back && self.others(card, Duration::MAX))
     }
 
     /// Whether another process may have a newer grant.
-    pub(super) fn is_doubtful(&self, card: &StoredCard) -> bool {
+    pub(in crate::session) fn is_doubtful(&self, card: &StoredCard) -> bool {
         self.others(card, DOUBT_MAX)
     }
 
@@ -59,7 +59,7 @@ impl Sessions {
     }
 
     /// This process is about to ask.
-    pub(super) fn sign(&self, card: &mut StoredCard) {
+    pub(in crate::session) fn sign(&self, card: &mut StoredCard) {
         let now = unix_millis();
         card.asked
             .retain(|asked| asked.by != self.process && now.saturating_sub(asked.renewing_since) < millis(DOUBT_MAX));
@@ -73,13 +73,13 @@ impl Sessions {
     }
 
     /// When this process was about to ask.
-    pub(super) fn signed_at(&self, card: &StoredCard) -> Option<i64> {
+    pub(in crate::session) fn signed_at(&self, card: &StoredCard) -> Option<i64> {
         let own = card.asked.iter().find(|asked| asked.by == self.process);
         own.map(|asked| asked.renewing_since)
     }
 
     /// It asked, and got nothing.
-    pub(super) async fn withdraw(&self, id: &SessionId) {
+    pub(in crate::session) async fn withdraw(&self, id: &SessionId) {
         for _ in 0..SWAPS_MAX {
             let Ok(Some(Read { raw, mut opened })) = self.read(id).await else {
                 return;
@@ -97,14 +97,14 @@ impl Sessions {
     }
 
     /// Writes a changed card; what the session is stays, and how long it lives.
-    pub(super) async fn swap_card(&self, id: &SessionId, raw: &[u8], opened: &Opened) -> Result<Swap, StoreError> {
+    pub(in crate::session) async fn swap_card(&self, id: &SessionId, raw: &[u8], opened: &Opened) -> Result<Swap, StoreError> {
         let value = self.seal.session(id, &opened.card, (&opened.data, &opened.links))?;
         let ttl = self.ttl(&opened.data, opened.card.card.used_at);
         self.store.swap(&key(Seal::handle(id)), raw, value, ttl).await
     }
 
     /// `None`: somebody else has it.
-    pub(super) async fn lease(&self, handle: Handle) -> Result<Option<Vec<u8>>, StoreError> {
+    pub(in crate::session) async fn lease(&self, handle: Handle) -> Result<Option<Vec<u8>>, StoreError> {
         let token = random_id()?.0.expose().to_vec();
         match self.store.write_first(&lease_key(handle), token.clone(), LEASE).await {
             Ok(first) => Ok(first.then_some(token)),
@@ -117,7 +117,7 @@ impl Sessions {
     }
 
     /// Keeps it, or has it again if it ended meanwhile and nobody took it.
-    pub(super) async fn keep(&self, handle: Handle, lease: &[u8]) {
+    pub(in crate::session) async fn keep(&self, handle: Handle, lease: &[u8]) {
         let place = lease_key(handle);
         let kept = match self.store.swap(&place, lease, lease.to_vec(), LEASE).await {
             Ok(Swap::Gone) => self.store.write_first(&place, lease.to_vec(), LEASE).await.map(drop),
@@ -128,7 +128,7 @@ impl Sessions {
         }
     }
 
-    pub(super) async fn release(&self, handle: Handle, lease: &[u8]) {
+    pub(in crate::session) async fn release(&self, handle: Handle, lease: &[u8]) {
         if self.store.remove_if(&lease_key(handle), lease).await.is_err() {
             self.take_back(handle, lease.to_vec());
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, json};
 
+use super::keys::Keys;
 use super::*;
 use crate::session::record::Grant;
 use crate::types::Redacted;

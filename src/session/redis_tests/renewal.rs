@@ -4,8 +4,8 @@ use std::sync::atomic::AtomicBool;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::super::feed::millis;
-use super::super::lease::lease_key;
+use super::super::renewal::lease::lease_key;
+use super::super::revocations::log::millis;
 use super::super::seal::{Asked, Opened};
 use super::super::store::Swap;
 use super::*;

@@ -4,12 +4,12 @@
 //! connected and never connect themselves: without a connection they are told so at once, with one that is silent after
 //! `sessions.redis.timeout`. Whatever must be on a replica goes over a connection of its own, because `WAIT` holds it up.
 
-mod complaint;
 mod files;
-mod follow;
 mod link;
-mod owed;
+mod log_throttle;
+mod pending;
 mod sentinels;
+mod subscriber;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,15 +21,15 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use self::complaint::Complaint;
 pub use self::files::check_files as check_redis_files;
 use self::link::Link;
+use self::log_throttle::Complaint;
 use self::sentinels::{Address, Sentinels};
-use super::feed::{Entry, millis};
-use super::record::{Handle, Mark};
-use super::store::{Replicated, Swap};
-use super::{FailedWrite, StoreError};
+use super::{Replicated, Swap};
 use crate::config;
+use crate::session::record::{Handle, Mark};
+use crate::session::revocations::log::{Entry, millis};
+use crate::session::{FailedWrite, StoreError};
 
 /// Entries of the stream of changes; who is further behind forgets everything it knows.
 const CHANGES_MAX: usize = 10_000;
@@ -212,7 +212,7 @@ impl Redis {
     }
 
     fn additions(&self, key: &str, entries: &[Entry]) -> Pipeline {
-        let oldest = super::unix_millis().saturating_sub(millis(self.retention)).max(0);
+        let oldest = crate::session::unix_millis().saturating_sub(millis(self.retention)).max(0);
         let mut commands = pipe();
         for entry in entries {
             let mut mark = vec![entry.mark.kind.code()];

@@ -13,7 +13,7 @@ use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::seal::sha256;
+use super::sha256;
 use crate::types::Redacted;
 
 /// Keys of one ring.

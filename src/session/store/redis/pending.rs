@@ -11,11 +11,11 @@ use std::time::Duration;
 use ::redis::{Cmd, cmd};
 use tokio::time::Instant;
 
-use super::follow::Places;
+use super::subscriber::Places;
 use super::{CHANGES_MAX, Connected, Redis};
 use crate::session::StoreError;
-use crate::session::feed::{ENTRIES_MAX, Entry, millis};
 use crate::session::record::Mark;
+use crate::session::revocations::log::{ENTRIES_MAX, Entry, millis};
 use crate::session::unix_millis;
 
 /// Between two tries.

@@ -13,13 +13,13 @@ use ::redis::streams::{StreamId, StreamRangeReply, StreamReadReply};
 use ::redis::{Pipeline, Value, cmd, from_redis_value, pipe};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::complaint::Complaint;
 use super::link::{Link, Role, connect, place};
+use super::log_throttle::Complaint;
 use super::{Connected, Redis};
 use crate::session::StoreError;
 use crate::session::cache::Cache;
-use crate::session::feed::{Entry, Feed, millis};
 use crate::session::record::{Handle, Mark, MarkKind};
+use crate::session::revocations::log::{Entry, Feed, millis};
 use crate::session::unix_millis;
 
 /// The longest time between two polls.

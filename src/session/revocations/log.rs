@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::record::{Handle, Mark, MarkKind, Marks};
+use super::super::record::{Handle, Mark, MarkKind, Marks};
 
 /// Entries kept. Past it the oldest of single sessions go first: those were taken out of the store as well.
 pub const ENTRIES_MAX: usize = 1_000_000;
@@ -210,8 +210,8 @@ mod tests {
     use serde_json::Map;
     use std::sync::Arc;
 
-    use super::super::record::{Revocation, SessionData};
     use super::*;
+    use crate::session::record::{Revocation, SessionData};
     use crate::types::PortalSlug;
 
     const DAY: Duration = Duration::from_secs(24 * 3600);

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::StoreError;
-use super::store::Swap;
+use super::super::StoreError;
+use super::Swap;
 
 /// Sessions at once.
 pub const SESSIONS_MAX: usize = 100_000;

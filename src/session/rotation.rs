@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep};
 
 use super::cache::Cached;
 use super::cookie::SessionId;
-use super::feed::millis;
-use super::life::{Read, key, random_id};
+use super::operations::{Read, key, random_id};
 use super::record::{Handle, Session};
+use super::revocations::log::millis;
 use super::seal::Seal;
 use super::store::Swap;
 use super::{SessionError, Sessions, StoreError, unix_millis};

@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use super::cache::{Cached, Moment};
 use super::cookie::SessionId;
-use super::feed::{Entry, millis};
 use super::record::{Card, Handle, Mark, Marks, Revocation, Session, SessionData, claim};
+use super::revocations::log::{Entry, millis};
 use super::seal::{Links, OpenError, Opened, Seal, SealError, StoredCard};
 use super::store::Replicated;
 use super::{Revoked, SessionError, Sessions, StoreError, unix_millis};

@@ -1,0 +1,3 @@
+//! Revocations.
+
+pub(super) mod log;
