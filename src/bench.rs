@@ -399,8 +399,8 @@ pub fn create_sessions(running: &crate::app::Running, count: usize, roles: &[&st
                 portals: None,
                 rotation_due: false,
             };
-            let (id, _) = sessions.create(data).await.map_err(|e| e.to_string())?;
-            let cookie = sessions.cookies.set_session(&id);
+            let created = sessions.create(data).await.map_err(|e| e.to_string())?;
+            let cookie = sessions.cookies.set_session(&created.id);
             let cookie = cookie.to_str().map_err(|e| e.to_string())?;
             let value = cookie.split(['=', ';']).nth(1).unwrap_or_default();
             ids.push(value.to_owned());

@@ -54,7 +54,7 @@ impl Worker {
         };
         let sessions = &self.gate.sessions;
         match timeout(ROTATE_TIMEOUT, Box::pin(sessions.rotate(id, session))).await {
-            Ok(Ok((id, _))) => carry(response, sessions.cookies.set_session(&id)),
+            Ok(Ok(rotated)) => carry(response, sessions.cookies.set_session(&rotated.id)),
             Ok(Err(error)) => tracing::debug!(%error, "a session got no new id yet"),
             Err(_elapsed) => tracing::debug!("a session got no new id in time"),
         }

@@ -1,70 +1,115 @@
-//! A session's life in the store: found, begun, used, rotated, ended.
+//! A session and its store: find it, read it, admit it, create it, note its use.
 //!
-//! What is read is opened and its times checked before it counts. Revocations go out before values are removed, so that
-//! whoever is interrupted in between leaves a session that is over rather than one that lives.
+//! Every request with a session cookie enters here through `try_find`, which never waits; only if this process cannot answer
+//! does `find` read the store. A value that was read counts only after `admit` checked its timeouts, the revocation log, and
+//! that the log is fresh. The times sealed inside the value decide, not the store's time to live. A store error is returned
+//! as `Unavailable`, never as "no such session".
 
-use std::collections::{HashMap, hash_map};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::cache::{Cached, Moment};
+use super::cache::{CacheGeneration, CachedSession};
 use super::cookie::SessionId;
-use super::record::{Card, Handle, Mark, Marks, Revocation, Session, SessionData, claim};
-use super::revocations::log::{Entry, millis};
-use super::seal::{Links, OpenError, Opened, Seal, SealError, StoredCard};
-use super::store::Replicated;
-use super::{Revoked, SessionError, Sessions, StoreError, unix_millis};
+use super::record::{Handle, RevocationKeys, Session, SessionData, SessionSummary, claim};
+use super::seal::{OpenError, OpenedSession, RotationLinks, Seal, SealError, SealedHeader};
+use super::store::outcome::Swap;
+use super::{IdentifiedSession, SessionError, Sessions, StoreError, millis};
+use crate::base::clock::unix_millis;
 use crate::types::Redacted;
 
-/// How often it is said that a key is missing.
+/// A use is written to the store at most once in this part of the idle timeout.
+const TOUCH_PARTS: u32 = 20;
+/// Minimum interval between two log lines about a key that is not in the ring.
 const UNKNOWN_KEY_PAUSE: Duration = Duration::from_secs(10);
 
-/// What there is in the store.
-#[derive(Debug)]
-pub struct Listing {
-    pub cards: Vec<Card>,
-    /// Values that no key of the ring opens: sessions of another ring, or what somebody tampered with.
-    pub unreadable: usize,
-    /// Whether everything was looked at.
-    pub all: bool,
+/// A value as it was read from the store, and opened.
+pub(super) struct StoredSession {
+    /// The sealed bytes, for a compare-and-set.
+    pub raw: Vec<u8>,
+    pub opened: OpenedSession,
 }
 
-/// A value as it was read, and what it opened to.
-pub(super) struct Read {
-    pub raw: Vec<u8>,
-    pub opened: Opened,
+/// The session that a new session replaces.
+pub(super) struct Predecessor {
+    pub id: SessionId,
+    /// Handle of the first id of all; `None` if it cannot be read.
+    pub lineage: Option<Handle>,
 }
 
 impl Sessions {
+    /// The session of a cookie, if this process can answer without the store; `None` otherwise. Never waits.
+    pub fn try_find(&self, id: &SessionId) -> Option<Result<Arc<Session>, SessionError>> {
+        let handle = Seal::handle(id);
+        let Some(cached) = self.cache.get(handle) else {
+            if self.revocation_log.revokes_handle(handle) {
+                return Some(Err(SessionError::Revoked));
+            }
+            return self.check_revocation_log().err().map(Err);
+        };
+        match self.is_usable(&cached) {
+            Ok(false) => None,
+            Ok(true) => {
+                self.touch_if_due(id, &cached);
+                self.confirm_if_due(id, &cached);
+                self.meters.known.inc();
+                Some(Ok(Arc::clone(&cached.session)))
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+
     /// The session of a cookie. Extends its idle time.
     pub async fn find(&self, id: &SessionId) -> Result<Arc<Session>, SessionError> {
         match self.try_find(id) {
-            Some(verdict) => verdict,
+            Some(found) => found,
             None => self.meters.measure("find", self.load(id)).await,
         }
     }
 
+    /// `Ok(false)` if the session is past its idle timeout as far as this process knows: another replica may have noted a
+    /// later use, so the store must be read.
+    fn is_usable(&self, cached: &CachedSession) -> Result<bool, SessionError> {
+        let now = unix_millis();
+        if now >= cached.ends_at {
+            return Err(SessionError::Expired);
+        }
+        // the epoch first, then the entries: a revocation in between is checked by the next request
+        let epoch = self.revocation_log.epoch();
+        if cached.checked_epoch.load(Ordering::Acquire) != epoch {
+            let session = &cached.session;
+            let began = session.data.created_at;
+            if self.revocation_log.revokes(session.handle, &session.revocation_keys, began) {
+                return Err(SessionError::Revoked);
+            }
+            cached.checked_epoch.store(epoch, Ordering::Release);
+        }
+        self.check_revocation_log()?;
+        let used_at = cached.used_at.load(Ordering::Acquire);
+        Ok(now < used_at.saturating_add(millis(self.idle_timeout)))
+    }
+
     async fn load(&self, id: &SessionId) -> Result<Arc<Session>, SessionError> {
-        let moment = self.cache.moment();
-        let read = self.read(id).await?.ok_or(SessionError::Missing)?;
-        let cached = self.admit(id, &read.opened, moment)?;
+        let generation = self.cache.generation();
+        let stored = self.read(id).await?.ok_or(SessionError::Missing)?;
+        let cached = self.admit(id, &stored.opened, generation)?;
         self.touch_if_due(id, &cached);
-        self.prove_if_due(id, &cached);
+        self.confirm_if_due(id, &cached);
         Ok(Arc::clone(&cached.session))
     }
 
-    /// `None`: the store has none, or nothing that opens with any key. An error if a key is missing that others may have.
-    pub(super) async fn read(&self, id: &SessionId) -> Result<Option<Read>, SessionError> {
+    /// Reads and opens a session. `None` if the store has no value, or one that is corrupt; `OtherKey` if its key is not in
+    /// this gate's ring.
+    pub(super) async fn read(&self, id: &SessionId) -> Result<Option<StoredSession>, SessionError> {
         let handle = Seal::handle(id);
-        let raw = self.store.read(&key(handle)).await.map_err(SessionError::Unavailable)?;
+        let raw = self.store.read(&session_key(handle)).await?;
         let Some(raw) = raw else { return Ok(None) };
         match self.seal.open_session(id, &raw) {
-            Ok(opened) => Ok(Some(Read { raw, opened })),
+            Ok(opened) => Ok(Some(StoredSession { raw, opened })),
             Err(error) => {
-                self.alarm(handle, error);
+                self.report_unreadable(handle, error);
                 match error {
                     OpenError::UnknownKey => Err(SessionError::OtherKey),
                     OpenError::Form | OpenError::Broken => Ok(None),
@@ -73,23 +118,26 @@ impl Sessions {
         }
     }
 
-    fn alarm(&self, handle: Handle, error: OpenError) {
+    pub(super) fn report_unreadable(&self, handle: Handle, error: OpenError) {
         if error == OpenError::UnknownKey {
             self.meters.count("open", "unknown_key");
-            return self.say_unknown_key(handle);
+            return self.log_unknown_key(handle);
         }
         self.meters.count("open", "corrupt");
         tracing::error!(session = handle.to_hex(), %error, "a session in the store cannot be opened and counts as missing");
     }
 
-    /// All sessions of another replica may be like this one: said now and then.
-    fn say_unknown_key(&self, handle: Handle) {
-        let (now, said_at) = (unix_millis(), self.unknown_key_said_at.load(Ordering::Acquire));
-        let turn = || {
-            self.unknown_key_said_at
-                .compare_exchange(said_at, now, Ordering::AcqRel, Ordering::Acquire)
-        };
-        if now.saturating_sub(said_at) >= millis(UNKNOWN_KEY_PAUSE) && turn().is_ok() {
+    /// Logged at intervals, because every session of another replica may be sealed with the same unknown key.
+    fn log_unknown_key(&self, handle: Handle) {
+        let now = unix_millis();
+        let logged_at = self.unknown_key_logged_at.load(Ordering::Acquire);
+        if now.saturating_sub(logged_at) < millis(UNKNOWN_KEY_PAUSE) {
+            return;
+        }
+        let claimed = self
+            .unknown_key_logged_at
+            .compare_exchange(logged_at, now, Ordering::AcqRel, Ordering::Acquire);
+        if claimed.is_ok() {
             tracing::error!(
                 session = handle.to_hex(),
                 "no key of sessions.key_file opens a session in the store: it counts as missing here"
@@ -97,95 +145,103 @@ impl Sessions {
         }
     }
 
-    /// What was read, if it still counts; the process remembers it.
-    pub(super) fn admit(&self, id: &SessionId, opened: &Opened, moment: Moment) -> Result<Arc<Cached>, SessionError> {
+    /// Checks an opened value and puts it into the cache. `generation` is from before the read.
+    pub(super) fn admit(
+        &self,
+        id: &SessionId,
+        opened: &OpenedSession,
+        generation: CacheGeneration,
+    ) -> Result<Arc<CachedSession>, SessionError> {
         let now = unix_millis();
-        let epoch = self.feed.epoch();
+        let epoch = self.revocation_log.epoch();
         let handle = Seal::handle(id);
         let end = self.absolute_end(&opened.data);
-        let mut ends_at = opened.card.ends_at.map_or(end, |early| early.min(end));
-        let used_at = opened.card.card.used_at;
+        let mut ends_at = opened.header.ends_at.map_or(end, |early| early.min(end));
+        let used_at = opened.header.summary.used_at;
         let idle_end = used_at.saturating_add(millis(self.idle_timeout));
-        if opened.card.successor.is_some() {
-            // no use of a rotated id keeps it alive
+        if opened.header.successor.is_some() {
+            // no use of a rotated id extends its life
             ends_at = ends_at.min(idle_end);
         }
         if now >= ends_at || now >= idle_end {
             return Err(SessionError::Expired);
         }
-        let lineage = Handle::from_hex(&opened.card.lineage).unwrap_or(handle);
+        let lineage = Handle::from_hex(&opened.header.lineage).unwrap_or(handle);
         let session = Session {
             handle,
             version: opened.version,
             expires_at: end.div_euclid(1000),
-            marks: self.marks_of(lineage, &opened.data),
+            revocation_keys: self.revocation_keys(lineage, &opened.data),
             data: opened.data.clone(),
-            // SECURITY: not once somebody came with it: the browser has it, and whoever else has the old id needs none
-            next: opened.links.next.clone().filter(|_| opened.card.ends_at.is_none()),
+            // SECURITY: once the new id was used, the browser has it, and no other holder of the old id may get it
+            next: opened.links.next.clone().filter(|_| opened.header.ends_at.is_none()),
         };
-        if self.feed.ends(handle, &session.marks, session.data.created_at) {
+        if self
+            .revocation_log
+            .revokes(handle, &session.revocation_keys, session.data.created_at)
+        {
             return Err(SessionError::Revoked);
         }
-        self.check_feed()?;
-        let cached = Arc::new(Cached {
+        self.check_revocation_log()?;
+        let cached = Arc::new(CachedSession {
             session: Arc::new(session),
-            generation: moment.generation,
-            checked: AtomicU64::new(epoch),
+            connection: generation.connection,
+            checked_epoch: AtomicU64::new(epoch),
             used_at: AtomicI64::new(used_at),
             ends_at,
-            unproven: AtomicBool::new(opened.card.unproven),
+            unconfirmed: AtomicBool::new(opened.header.unconfirmed),
         });
-        self.cache.insert(Arc::clone(&cached), moment);
+        self.cache.insert(Arc::clone(&cached), generation);
         Ok(cached)
     }
 
+    /// Unix milliseconds of the absolute timeout.
     pub(super) fn absolute_end(&self, data: &SessionData) -> i64 {
         data.created_at.saturating_add(millis(self.absolute_timeout))
     }
 
-    fn marks_of(&self, lineage: Handle, data: &SessionData) -> Marks {
-        Marks::new(lineage, data, self.tenant_of(data).as_deref())
+    fn revocation_keys(&self, lineage: Handle, data: &SessionData) -> RevocationKeys {
+        RevocationKeys::new(lineage, data, self.tenant_of(data).as_deref())
     }
 
-    /// As the issuer's tokens would say it.
+    /// The tenant, read from the claims as for the issuer's tokens.
     fn tenant_of(&self, data: &SessionData) -> Option<String> {
         let path = &self.claims.get(data.issuer.as_str())?.tenant;
         claim(&data.claims, path).and_then(Value::as_str).map(str::to_owned)
     }
 
-    /// Whether what a policy may grant by differs.
-    pub(super) fn privileges_differ(&self, one: &SessionData, other: &SessionData) -> bool {
-        let paths = self.claims.get(one.issuer.as_str());
+    /// True if roles, tenant or `acr` differ: policies may decide differently.
+    pub(super) fn privileges_differ(&self, old: &SessionData, new: &SessionData) -> bool {
+        let paths = self.claims.get(old.issuer.as_str());
         let paths = paths.map(|paths| [paths.roles.as_str(), paths.tenant.as_str(), "acr"]);
         let paths = paths.unwrap_or(["roles", "tenant", "acr"]);
-        paths
-            .iter()
-            .any(|path| claim(&one.claims, path) != claim(&other.claims, path))
+        paths.iter().any(|path| claim(&old.claims, path) != claim(&new.claims, path))
     }
 
-    /// Begins a session under a new id; returns when a replica of the store has it, where there is one.
-    pub async fn create(&self, data: SessionData) -> Result<(SessionId, Arc<Session>), StoreError> {
+    /// Creates a session under a new id; returns once a replica of the store has it, if the store has replicas.
+    pub async fn create(&self, data: SessionData) -> Result<IdentifiedSession, StoreError> {
         let id = random_id()?;
-        let begun = self.meters.measure("create", self.begin(&id, data, None)).await;
-        begun.map(|session| (id, session))
+        let session = self.meters.measure("create", self.create_under(&id, data, None)).await?;
+        Ok(IdentifiedSession { id, session })
     }
 
-    /// Under an id that nobody has; `before` is the one that it comes after, and the first of all.
-    pub(super) async fn begin(
+    /// Creates a session under `id`, which no session may have. With a predecessor the id is unconfirmed until its first use.
+    pub(super) async fn create_under(
         &self,
         id: &SessionId,
         data: SessionData,
-        before: Option<(SessionId, Option<Handle>)>,
+        predecessor: Option<Predecessor>,
     ) -> Result<Arc<Session>, StoreError> {
         let handle = Seal::handle(id);
-        let (previous, lineage) = before.map_or((None, None), |(id, lineage)| (Some(id), lineage));
-        let links = Links { previous, next: None };
-        let moment = self.cache.moment();
-        let mut card = self.card(handle, lineage.unwrap_or(handle), &data);
-        card.unproven = links.previous.is_some();
-        let value = self.seal.session(id, &card, (&data, &links))?;
-        let ttl = self.ttl(&data, card.card.used_at);
-        if self.store.write_durably(&key(handle), value.clone(), ttl).await? == Some(false) {
+        let lineage = predecessor.as_ref().and_then(|before| before.lineage).unwrap_or(handle);
+        let previous = predecessor.map(|before| before.id);
+        let mut header = self.new_header(handle, lineage, &data);
+        header.unconfirmed = previous.is_some();
+        let links = RotationLinks { previous, next: None };
+        let generation = self.cache.generation();
+        let value = self.seal.session(id, &header, &data, &links)?;
+        let ttl = self.ttl(&data, header.summary.used_at);
+        if self.store.write_durably(&session_key(handle), value.clone(), ttl).await? == Some(false) {
             self.meters.count("replicate", "timeout");
             tracing::warn!("no replica of the session store confirmed a new session in time");
         }
@@ -194,18 +250,18 @@ impl Sessions {
             handle,
             version: opened.version,
             expires_at: self.absolute_end(&data).div_euclid(1000),
-            marks: self.marks_of(lineage.unwrap_or(handle), &data),
+            revocation_keys: self.revocation_keys(lineage, &data),
             data,
             next: None,
         };
-        // a session that is over before it begins is the next request's to refuse
-        let remembered = self.admit(id, &opened, moment);
-        Ok(remembered.map_or_else(|_over| Arc::new(session), |cached| Arc::clone(&cached.session)))
+        // a session that is already expired or revoked is refused at its first request, not here
+        let admitted = self.admit(id, &opened, generation);
+        Ok(admitted.map_or_else(|_refused| Arc::new(session), |cached| Arc::clone(&cached.session)))
     }
 
-    fn card(&self, handle: Handle, lineage: Handle, data: &SessionData) -> StoredCard {
-        StoredCard {
-            card: Card {
+    fn new_header(&self, handle: Handle, lineage: Handle, data: &SessionData) -> SealedHeader {
+        SealedHeader {
+            summary: SessionSummary {
                 session: handle.to_hex(),
                 provider: data.provider.clone(),
                 issuer: data.issuer.clone(),
@@ -218,177 +274,75 @@ impl Sessions {
             lineage: lineage.to_hex(),
             ends_at: None,
             successor: None,
-            unproven: false,
-            asked: Vec::new(),
+            unconfirmed: false,
+            renewal_claims: Vec::new(),
             renewed_at: None,
         }
     }
 
-    /// How long the store keeps it from its last use on. Longer than it is good for: a use may be noted late, or not at all
-    /// while the store is away. The times within the seal decide.
+    /// The store's time to live, counted from the last use. Twice the idle timeout, because a use may be noted late, or not at
+    /// all while the store is away; never beyond the absolute timeout.
     pub(super) fn ttl(&self, data: &SessionData, used_at: i64) -> Duration {
         let left = self.absolute_end(data).saturating_sub(used_at);
         let left = Duration::from_millis(u64::try_from(left).unwrap_or_default());
         self.idle_timeout.saturating_mul(2).min(left).max(Duration::from_millis(1))
     }
 
-    /// Notes a use. Whoever else changed the value meanwhile noted one, too.
+    /// Starts a task that writes the use to the store: one request per interval wins the compare-exchange and starts it.
+    fn touch_if_due(&self, id: &SessionId, cached: &CachedSession) {
+        let now = unix_millis();
+        let used_at = cached.used_at.load(Ordering::Acquire);
+        if now.saturating_sub(used_at) < millis(self.idle_timeout / TOUCH_PARTS) {
+            return;
+        }
+        let claimed = cached
+            .used_at
+            .compare_exchange(used_at, now, Ordering::AcqRel, Ordering::Acquire);
+        let (Ok(_), Some(sessions)) = (claimed, self.this.upgrade()) else {
+            return;
+        };
+        let id = id.clone();
+        self.spawn(async move {
+            let touched = sessions.meters.measure("touch", sessions.touch(&id)).await;
+            if let Err(error) = touched {
+                tracing::debug!(%error, "a use of a session was not written; its idle time counts from the use before");
+            }
+        });
+    }
+
+    /// Writes a use to the store. If another replica changed the value meanwhile, nothing is written: that replica noted a use
+    /// as well.
     pub(super) async fn touch(&self, id: &SessionId) -> Result<(), SessionError> {
-        let Some(Read { raw, mut opened }) = self.read(id).await? else {
+        let Some(StoredSession { raw, mut opened }) = self.read(id).await? else {
             return Ok(());
         };
-        // a rotated id is not kept alive
-        if opened.card.successor.is_some() {
+        // no use of a rotated id extends its life
+        if opened.header.successor.is_some() {
             return Ok(());
         }
-        opened.card.card.used_at = unix_millis();
-        self.swap_card(id, &raw, &opened).await?;
+        opened.header.summary.used_at = unix_millis();
+        self.swap_session(id, &raw, &opened).await?;
         Ok(())
     }
 
-    /// Here and in the other replicas.
-    pub(super) async fn forget_session(&self, handle: Handle) {
-        self.cache.hear([handle]);
+    /// Writes a changed session if the stored value still is `raw`. The time to live counts from the session's last use.
+    pub(super) async fn swap_session(&self, id: &SessionId, raw: &[u8], opened: &OpenedSession) -> Result<Swap, StoreError> {
+        let value = self.seal.session(id, &opened.header, &opened.data, &opened.links)?;
+        let ttl = self.ttl(&opened.data, opened.header.summary.used_at);
+        self.store.swap(&session_key(Seal::handle(id)), raw, value, ttl).await
+    }
+
+    /// Drops a changed session from the caches of this process and of the other replicas.
+    pub(super) async fn announce_change(&self, handle: Handle) {
+        self.cache.forget_changed([handle]);
         if let Err(error) = self.store.publish_change(handle).await {
             tracing::debug!(%error, "other replicas see the change of a session late");
         }
     }
-
-    /// Ends one session everywhere.
-    pub async fn end(&self, session: &Session) -> Result<Revoked, StoreError> {
-        let ended = self.end_handle(session.handle, Some(session.marks.lineage));
-        self.meters.measure("end", ended).await
-    }
-
-    /// Ends everything that the revocation names and that is older than now.
-    pub async fn revoke(&self, what: Revocation) -> Result<Revoked, StoreError> {
-        self.meters.measure("revoke", self.revoke_now(&what)).await
-    }
-
-    async fn revoke_now(&self, what: &Revocation) -> Result<Revoked, StoreError> {
-        if let Revocation::Session(handle) = what {
-            return self.end_handle(*handle, None).await;
-        }
-        // the store's clock as well: a replica whose own is behind must not leave out what others began
-        let at = self
-            .store
-            .now()
-            .await
-            .map_or_else(unix_millis, |theirs| theirs.max(unix_millis()));
-        let entry = Entry {
-            mark: Mark::of(what),
-            at,
-        };
-        self.publish(&[entry]).await
-    }
-
-    /// Under every id that it has or had.
-    async fn end_handle(&self, handle: Handle, lineage: Option<Handle>) -> Result<Revoked, StoreError> {
-        let value = self.store.read(&key(handle)).await?;
-        let card = value.and_then(|value| self.seal.open_card(handle, &value).ok());
-        let written = |text: Option<&String>| text.and_then(|text| Handle::from_hex(text));
-        let lineage = written(card.as_ref().map(|card| &card.lineage)).or(lineage);
-        let successor = written(card.as_ref().and_then(|card| card.successor.as_ref()));
-        let mut handles: Vec<Handle> = [Some(handle), lineage, successor].into_iter().flatten().collect();
-        handles.dedup();
-        let at = unix_millis();
-        let entries: Vec<Entry> = handles
-            .iter()
-            .map(|handle| Entry {
-                mark: Mark::session(*handle),
-                at,
-            })
-            .collect();
-        let revoked = self.publish(&entries).await?;
-        for handle in handles {
-            self.cache.remove(handle);
-            // revoked it is; its value goes with its time if not now
-            if let Err(error) = self.store.remove(&key(handle)).await {
-                tracing::debug!(%error, "a session that ended stays in the store until its time is over");
-            }
-        }
-        Ok(revoked)
-    }
-
-    async fn publish(&self, entries: &[Entry]) -> Result<Revoked, StoreError> {
-        let published = self.store.publish(entries).await;
-        let refused = match &published {
-            Err(StoreError::Refused(why)) => Some(why),
-            _ => None,
-        };
-        if let Some(error) = refused {
-            self.meters.count("publish", "refused");
-            tracing::error!(error, "a revocation holds here and is not known everywhere yet; trying again");
-            self.feed.add(entries.iter().copied(), unix_millis());
-            return Ok(Revoked {
-                replicated: Some(false),
-                everywhere: false,
-            });
-        }
-        let replicated: Replicated = published?;
-        self.feed.add(entries.iter().copied(), unix_millis());
-        if replicated == Some(false) {
-            self.meters.count("replicate", "timeout");
-            tracing::warn!("no replica of the session store confirmed a revocation in time");
-        }
-        Ok(Revoked {
-            replicated,
-            everywhere: true,
-        })
-    }
-
-    /// Sessions of this deployment, for the operator; looks at no more than `limit` values. One that is being rotated is
-    /// one, whichever id it has.
-    pub async fn list(&self, limit: usize) -> Result<Listing, StoreError> {
-        let values = self.meters.measure("list", self.store.scan("s:", limit)).await?;
-        let (now, all) = (unix_millis(), values.len() < limit);
-        let mut living: HashMap<String, StoredCard> = HashMap::new();
-        let mut unreadable = 0;
-        for (key, value) in values {
-            let handle = key.strip_prefix("s:{").and_then(|rest| rest.strip_suffix('}'));
-            let Some(handle) = handle.and_then(Handle::from_hex) else {
-                continue;
-            };
-            let stored = match self.seal.open_card(handle, &value) {
-                Ok(stored) => stored,
-                Err(error) => {
-                    self.alarm(handle, error);
-                    unreadable += 1;
-                    continue;
-                }
-            };
-            if stored.ends_at.is_some() || self.is_over(handle, &stored, now) {
-                continue;
-            }
-            match living.entry(stored.lineage.clone()) {
-                hash_map::Entry::Occupied(mut known) if known.get().rank() < stored.rank() => drop(known.insert(stored)),
-                hash_map::Entry::Occupied(_) => {}
-                hash_map::Entry::Vacant(place) => drop(place.insert(stored)),
-            }
-        }
-        let cards = living.into_values().map(|stored| stored.card).collect();
-        Ok(Listing { cards, unreadable, all })
-    }
-
-    fn is_over(&self, handle: Handle, stored: &StoredCard, now: i64) -> bool {
-        let card = &stored.card;
-        let lineage = Handle::from_hex(&stored.lineage).unwrap_or(handle);
-        let subject = Mark::subject(&card.issuer, &card.subject);
-        let marks = [
-            Some(subject),
-            card.tenant.as_deref().map(Mark::tenant),
-            Some(Mark::portal(&card.portal)),
-        ];
-        now >= card.created_at.saturating_add(millis(self.absolute_timeout))
-            || now >= card.used_at.saturating_add(millis(self.idle_timeout))
-            || self.feed.ends_handle(handle)
-            || self.feed.ends_handle(lineage)
-            || marks.iter().flatten().any(|mark| self.feed.ends_since(mark, card.created_at))
-    }
 }
 
-/// The key of a session's value.
-pub(super) fn key(handle: Handle) -> String {
+/// The store's key of a session's value. Part of the stored format.
+pub(super) fn session_key(handle: Handle) -> String {
     format!("s:{{{}}}", handle.to_hex())
 }
 
@@ -396,22 +350,4 @@ pub(super) fn random_id() -> Result<SessionId, StoreError> {
     let mut bytes = [0; 32];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_unspecified| StoreError::from(SealError))?;
     Ok(SessionId(Redacted::new(bytes)))
-}
-
-impl From<SealError> for StoreError {
-    fn from(error: SealError) -> Self {
-        Self::Refused(error.to_string())
-    }
-}
-
-impl From<OpenError> for StoreError {
-    fn from(error: OpenError) -> Self {
-        Self::Refused(error.to_string())
-    }
-}
-
-impl From<StoreError> for SessionError {
-    fn from(error: StoreError) -> Self {
-        Self::Unavailable(error)
-    }
 }

@@ -1,141 +1,83 @@
-//! One refresh per session, however many ask: in this process they share one flight, between processes a lease decides.
+//! Renewing a session's grant at its provider: once, however many requests and replicas want it.
 //!
-//! The lease is longer than the call that it protects, and renewed. Whoever has it reads the session again first: somebody else
-//! may have been faster. A flight runs on the sessions' own runtime, so no client takes it down with it; what the provider
-//! gave is written until it is in, because a rotated refresh token cannot be had twice. That somebody is at it is in the
-//! session itself before the provider is asked: a lease ends with its time, and who follows must know that the grant may be
-//! spent. A provider that does not answer changes nothing.
+//! Three things race: requests of one process, processes of one deployment, and the provider that may rotate the refresh token,
+//! so that a second call with the old token fails. Requests of one process share one renewal (`single_flight`). Between
+//! processes a lease in the store decides (`lease`); it is longer than the provider call and is extended meanwhile. Its holder
+//! reads the session again before it calls, because another process may have renewed it already.
+//!
+//! The order is: lease, claim, call, write, release. The claim is written into the session before the provider is called,
+//! because a lease expires: a process that takes the next lease must know that the stored grant may be spent. Then:
+//! - If the provider does not answer, the session stays as it is, the claim is released, and renewals pause for `PAUSE`.
+//! - If the store fails before the call, the provider is not called. If it fails after the call, the result is written again and
+//!   again (`write`), because a rotated refresh token cannot be fetched twice.
+//! - If a client leaves, nothing changes: the renewal runs on the sessions' own runtime.
+//! - If this process dies after the call, its claim stays: other processes wait for a while, and do not end the session when the
+//!   provider refuses the spent grant.
 
 pub(super) mod lease;
+pub(super) mod single_flight;
+mod write;
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use quick_cache::sync::Cache;
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use self::lease::{LEASE, lease_key};
+use self::lease::{Lease, lease_key};
+use self::single_flight::{Join, RenewalGuard, ResultSender};
 use super::cookie::SessionId;
-use super::operations::{Read, key};
-use super::record::{Handle, Mark, Session, SessionData};
-use super::revocations::log::{Entry, millis};
-use super::seal::{Opened, Seal};
-use super::store::Swap;
-use super::{RefreshError, SessionError, Sessions, StoreError, unix_millis};
+use super::operations::StoredSession;
+use super::record::{Session, SessionData};
+use super::seal::OpenedSession;
+use super::store::outcome::Swap;
+use super::{RefreshError, SessionError, Sessions, millis};
+use crate::base::clock::unix_millis;
 
+/// Interval at which the lease is extended during the call.
 const LEASE_RENEWAL: Duration = Duration::from_secs(10);
-/// How long the provider may take.
+/// Deadline of the provider call.
 const CALL_DEADLINE: Duration = Duration::from_secs(20);
-/// How long who asked waits, here or for another process.
+/// Maximum time that a request waits for the renewal, and that a renewal waits for the lease.
 const WAIT_MAX: Duration = Duration::from_secs(25);
-/// Not tried again for so long after the provider could not be asked, or renewed it.
+/// No renewal of the session for this long after the provider did not answer, or after it renewed.
 const PAUSE: Duration = Duration::from_secs(10);
-/// Not looked at again for so long while another process is at it.
-const OTHERS_PAUSE: Duration = Duration::from_secs(1);
-/// Tries of a compare-and-set that others keep winning.
+/// No renewal here for this long while another process has claimed the session.
+const CLAIMED_PAUSE: Duration = Duration::from_secs(1);
+/// Tries of a compare-and-set that other writers win.
 const SWAPS_MAX: usize = 5;
-/// How often who lost the lease looks whether the session is new.
-const LOOK: Duration = Duration::from_millis(200);
-/// Between tries to write what the provider gave.
-const WRITE_PAUSE_MIN: Duration = Duration::from_millis(50);
-const WRITE_PAUSE_MAX: Duration = Duration::from_millis(500);
-/// Refreshes at once; past it sessions go on as they are.
-const FLIGHTS_MAX: usize = 10_000;
-/// In place of a lease: the provider did not answer, nobody tries for a while.
+/// Interval at which a process without the lease reads the session again.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// Stored in place of a lease: the provider did not answer, and no process tries for a while.
 const PAUSED: &[u8] = b"paused";
 
-type Landing = watch::Receiver<Option<Result<Arc<Session>, SessionError>>>;
-type Tower = watch::Sender<Option<Result<Arc<Session>, SessionError>>>;
-
-/// The refreshes under way in this process.
-pub struct Flights {
-    under_way: Mutex<HashMap<Handle, Landing>>,
-    paused: Cache<[u8; 32], Instant>,
-    /// The gate leaves: what is under way ends, nothing begins.
-    closed: AtomicBool,
+/// A session and the id that opens it, as a renewal passes them on.
+#[derive(Clone, Copy)]
+struct SessionRef<'a> {
+    id: &'a SessionId,
+    session: &'a Arc<Session>,
 }
 
-enum Boarding {
-    Join(Landing),
-    Begin(Tower),
-    /// The session stays as it is.
-    Stay,
-}
-
-/// Takes the flight off the board however it ends.
-struct Airborne {
-    sessions: Arc<Sessions>,
-    handle: Handle,
-}
-
-impl Drop for Airborne {
-    fn drop(&mut self) {
-        self.sessions.flights.board_lock().remove(&self.handle);
-    }
-}
-
-impl Default for Flights {
-    fn default() -> Self {
-        Self {
-            under_way: Mutex::default(),
-            paused: Cache::new(FLIGHTS_MAX),
-            closed: AtomicBool::new(false),
-        }
-    }
-}
-
-impl Flights {
-    fn board_lock(&self) -> MutexGuard<'_, HashMap<Handle, Landing>> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn board(&self, handle: Handle, may_begin: bool) -> Boarding {
-        let mut under_way = self.board_lock();
-        if let Some(landing) = under_way.get(&handle) {
-            return Boarding::Join(landing.clone());
-        }
-        let paused = self.paused.get(&handle.0).is_some_and(|until| Instant::now() < until);
-        // under the lock: who closes sees every flight that began before
-        if !may_begin || paused || self.is_closed() || under_way.len() >= FLIGHTS_MAX {
-            return Boarding::Stay;
-        }
-        let tower = Tower::new(None);
-        under_way.insert(handle, tower.subscribe());
-        Boarding::Begin(tower)
-    }
-
-    fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
-    }
-
-    fn have_landed(&self) -> bool {
-        self.board_lock().is_empty()
-    }
-
-    /// Until nothing is under way.
-    pub async fn landed(&self) {
-        while !self.have_landed() {
-            sleep(WRITE_PAUSE_MIN).await;
-        }
-    }
+/// The result of one step of a renewal.
+enum Step<T> {
+    /// The renewal goes on with this.
+    Proceed(T),
+    /// The renewal is over: nothing to do, or another process did it. This is the session now.
+    Finished(Arc<Session>),
 }
 
 impl Sessions {
-    /// No renewal begins any more; a session goes on as it is.
+    /// Starts no further renewals; sessions go on as they are.
     pub fn stop_renewing(&self) {
-        self.flights.closed.store(true, Ordering::Release);
+        self.renewals.close();
     }
 
-    /// Whether no renewal is under way: what a provider gave is in the store.
+    /// True if no renewal is running: every renewed grant is in the store.
     pub fn has_renewed(&self) -> bool {
-        self.flights.have_landed()
+        self.renewals.is_idle()
     }
 
-    /// Renews a session's grant. However many ask, in however many processes, `call` runs once; it goes on if whoever asked
-    /// goes away. Returns the session as it is afterwards: unchanged if the provider could not be asked.
+    /// Renews a session's grant. However many requests and processes call it, `call` runs once; it goes on if the caller's
+    /// request ends. Returns the session as it is afterwards: unchanged if the provider could not be asked.
     pub async fn refresh<F>(
         self: &Arc<Self>,
         id: &SessionId,
@@ -145,300 +87,228 @@ impl Sessions {
     where
         F: Future<Output = Result<SessionData, RefreshError>> + Send + 'static,
     {
-        let mut landing = match self.flights.board(session.handle, !self.is_settling()) {
-            Boarding::Join(landing) => landing,
-            Boarding::Stay => return Ok(Arc::clone(session)),
-            Boarding::Begin(tower) => {
-                let landing = tower.subscribe();
-                let airborne = Airborne {
+        let mut receiver = match self.renewals.join_or_start(session.handle, !self.is_settling()) {
+            Join::Wait(receiver) => receiver,
+            Join::Skip => return Ok(Arc::clone(session)),
+            Join::Start(sender) => {
+                let receiver = sender.subscribe();
+                let guard = RenewalGuard {
                     sessions: Arc::clone(self),
                     handle: session.handle,
                 };
-                let (id, session) = (id.clone(), Arc::clone(session));
+                let id = id.clone();
+                let session = Arc::clone(session);
                 self.spawn(async move {
-                    let me = Arc::clone(&airborne.sessions);
-                    let outcome = me.meters.measure("refresh", me.fly((&id, &session), call, &tower)).await;
-                    // whoever is told may ask again
-                    drop(airborne);
-                    tower.send_replace(Some(outcome));
+                    let sessions = Arc::clone(&guard.sessions);
+                    let renewed = SessionRef {
+                        id: &id,
+                        session: &session,
+                    };
+                    let renewal = sessions.renew(renewed, call, &sender);
+                    let result = sessions.meters.measure("refresh", renewal).await;
+                    // before the result: a caller that has the result may start the next renewal
+                    drop(guard);
+                    sender.send_replace(Some(result));
                 });
-                landing
+                receiver
             }
         };
-        let landed = timeout(WAIT_MAX, landing.wait_for(Option::is_some)).await;
-        match landed {
-            Ok(Ok(outcome)) => outcome.clone().unwrap_or_else(|| Ok(Arc::clone(session))),
-            // late, or the flight was lost: what the session is, it still is
+        let received = timeout(WAIT_MAX, receiver.wait_for(Option::is_some)).await;
+        match received {
+            Ok(Ok(result)) => result.clone().unwrap_or_else(|| Ok(Arc::clone(session))),
+            // too late, or the renewal panicked: the session is still what it was
             Ok(Err(_)) | Err(_) => Ok(Arc::clone(session)),
         }
     }
 
-    async fn fly<F>(
+    async fn renew<F>(
         &self,
-        (id, session): (&SessionId, &Arc<Session>),
+        renewed: SessionRef<'_>,
         call: impl FnOnce(SessionData) -> F + Send + 'static,
-        tower: &Tower,
+        results: &ResultSender,
     ) -> Result<Arc<Session>, SessionError>
     where
         F: Future<Output = Result<SessionData, RefreshError>> + Send + 'static,
     {
-        let lease = match self.lease_or_news(id, session).await? {
-            Ok(lease) => lease,
-            Err(news) => return Ok(news),
+        let lease = match self.wait_for_lease(renewed).await? {
+            Step::Proceed(lease) => lease,
+            Step::Finished(session) => return Ok(session),
         };
-        let outcome = self.fly_leased((id, session), (call, &lease), tower).await;
-        self.release(session.handle, &lease).await;
-        outcome
+        let result = self.renew_with_lease(renewed, call, &lease, results).await;
+        self.release_lease(&lease).await;
+        result
     }
 
-    /// The lease, or the session as somebody else left it.
-    async fn lease_or_news(&self, id: &SessionId, session: &Arc<Session>) -> Result<Result<Vec<u8>, Arc<Session>>, SessionError> {
+    /// Acquires the lease; finished if another process renews the session meanwhile, or if renewals are paused.
+    async fn wait_for_lease(&self, renewed: SessionRef<'_>) -> Result<Step<Lease>, SessionError> {
+        let SessionRef { id, session } = renewed;
         let deadline = Instant::now() + WAIT_MAX;
         loop {
-            match self.lease(session.handle).await {
-                Ok(Some(lease)) => return Ok(Ok(lease)),
+            match self.try_lease(session.handle).await {
+                Ok(Some(lease)) => return Ok(Step::Proceed(lease)),
                 Ok(None) => {}
-                Err(_away) => return Ok(Err(Arc::clone(session))),
+                Err(_unavailable) => return Ok(Step::Finished(Arc::clone(session))),
             }
             let held = self.store.read(&lease_key(session.handle)).await;
-            let over = self.flights.is_closed() || Instant::now() >= deadline;
-            if over || matches!(held, Ok(Some(value)) if value == PAUSED) {
-                return Ok(Err(Arc::clone(session)));
+            let is_over = self.renewals.is_closed() || Instant::now() >= deadline;
+            if is_over || matches!(held, Ok(Some(value)) if value == PAUSED) {
+                return Ok(Step::Finished(Arc::clone(session)));
             }
-            sleep(LOOK).await;
-            let moment = self.cache.moment();
+            sleep(LOOK_INTERVAL).await;
+            let generation = self.cache.generation();
             match self.read(id).await {
-                Ok(Some(read)) if read.opened.version != session.version => {
-                    let cached = self.admit(id, &read.opened, moment)?;
-                    return Ok(Err(Arc::clone(&cached.session)));
+                Ok(Some(stored)) if stored.opened.version != session.version => {
+                    let cached = self.admit(id, &stored.opened, generation)?;
+                    return Ok(Step::Finished(Arc::clone(&cached.session)));
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => return Err(SessionError::Missing),
-                Err(_away) => return Ok(Err(Arc::clone(session))),
+                Err(_unavailable) => return Ok(Step::Finished(Arc::clone(session))),
             }
         }
     }
 
-    async fn fly_leased<F>(
+    async fn renew_with_lease<F>(
         &self,
-        (id, session): (&SessionId, &Arc<Session>),
-        (call, lease): (impl FnOnce(SessionData) -> F + Send + 'static, &[u8]),
-        tower: &Tower,
+        renewed: SessionRef<'_>,
+        call: impl FnOnce(SessionData) -> F + Send + 'static,
+        lease: &Lease,
+        results: &ResultSender,
     ) -> Result<Arc<Session>, SessionError>
     where
         F: Future<Output = Result<SessionData, RefreshError>> + Send + 'static,
     {
-        let sent = match self.announce(id, session).await? {
-            Ok(sent) => sent,
-            Err(stays) => return Ok(stays),
+        let session = renewed.session;
+        let sent = match self.write_claim(renewed).await? {
+            Step::Proceed(sent) => sent,
+            Step::Finished(session) => return Ok(session),
         };
-        match self.call_leased(call(sent.clone()), session.handle, lease).await {
+        match self.call_with_lease(call(sent.clone()), lease).await {
             Ok(mut data) if data.issuer == sent.issuer && data.subject == sent.subject => {
                 let differ = self.privileges_differ(&sent, &data);
                 data.rotation_due = differ || data.rotation_due || sent.rotation_due;
                 data.created_at = sent.created_at;
                 data.provider = sent.provider.clone();
                 data.portal = sent.portal.clone();
-                self.write_renewed(id, (&data, &sent), (lease, tower)).await
+                self.write_renewed(renewed.id, &data, &sent, lease, results).await
             }
             Ok(_) => Err(self.end_refused(session, "the provider renewed another subject").await),
-            Err(RefreshError::Foreign(why)) => Err(self.end_refused(session, &why).await),
-            Err(RefreshError::Ended(why)) => self.refused((id, session), (&sent, &why), lease).await,
-            Err(RefreshError::Temporary(why)) => {
+            Err(RefreshError::Foreign(cause)) => Err(self.end_refused(session, &cause).await),
+            Err(RefreshError::Ended(cause)) => self.handle_ended_grant(renewed, &sent, &cause, lease).await,
+            Err(RefreshError::Temporary(cause)) => {
                 tracing::warn!(
                     session = session.handle.to_hex(),
-                    why,
+                    why = cause,
                     "a session was not renewed and goes on as it is"
                 );
-                self.postpone((id, session), lease).await;
+                self.pause_renewals(renewed, lease).await;
                 Ok(Arc::clone(session))
             }
         }
     }
 
-    /// Says in the session itself that its grant may be spent from now on, before its provider is asked; gives the data to
-    /// renew, or the session as it is for now.
-    async fn announce(&self, id: &SessionId, session: &Arc<Session>) -> Result<Result<SessionData, Arc<Session>>, SessionError> {
+    /// Writes this process's claim into the session before the provider is called; returns the data to renew. Finished if the
+    /// session was renewed or rotated meanwhile, if another process has claimed it, or if the store does not take the claim.
+    async fn write_claim(&self, renewed: SessionRef<'_>) -> Result<Step<SessionData>, SessionError> {
+        let SessionRef { id, session } = renewed;
         for _ in 0..SWAPS_MAX {
-            let moment = self.cache.moment();
-            let Read { raw, mut opened } = match self.read(id).await {
-                Ok(Some(read)) => read,
+            let generation = self.cache.generation();
+            let StoredSession { raw, mut opened } = match self.read(id).await {
+                Ok(Some(stored)) => stored,
                 Ok(None) => return Err(SessionError::Missing),
-                Err(_away) => return Ok(Err(Arc::clone(session))),
+                Err(_unavailable) => return Ok(Step::Finished(Arc::clone(session))),
             };
-            let current = self.admit(id, &opened, moment)?;
-            let changed = opened.version != session.version || opened.card.successor.is_some();
-            if changed || self.flights.is_closed() || self.is_settling() || is_fresh(&opened) {
-                return Ok(Err(Arc::clone(&current.session)));
+            let current = self.admit(id, &opened, generation)?;
+            let has_changed = opened.version != session.version || opened.header.successor.is_some();
+            if has_changed || self.renewals.is_closed() || self.is_settling() || was_just_renewed(&opened) {
+                return Ok(Step::Finished(Arc::clone(&current.session)));
             }
-            if self.is_left_to_others(&opened.card) {
-                self.flights.paused.insert(session.handle.0, Instant::now() + OTHERS_PAUSE);
-                return Ok(Err(Arc::clone(&current.session)));
+            if self.is_claimed_by_another(&opened.header) {
+                self.renewals.pause(session.handle, CLAIMED_PAUSE);
+                return Ok(Step::Finished(Arc::clone(&current.session)));
             }
-            self.sign(&mut opened.card);
-            match self.swap_card(id, &raw, &opened).await {
-                Ok(Swap::Done) => return Ok(Ok(opened.data)),
+            self.claim(&mut opened.header);
+            match self.swap_session(id, &raw, &opened).await {
+                Ok(Swap::Done) => return Ok(Step::Proceed(opened.data)),
                 Ok(Swap::Changed | Swap::Gone) => {}
                 Err(error) => {
-                    tracing::debug!(%error, "a session is not renewed: the store does not take that somebody is at it");
+                    tracing::debug!(%error, "a session is not renewed: the store did not take the renewal claim");
                     break;
                 }
             }
         }
-        Ok(Err(Arc::clone(session)))
+        Ok(Step::Finished(Arc::clone(session)))
     }
 
-    /// Nobody asks for a while.
-    async fn postpone(&self, (id, session): (&SessionId, &Arc<Session>), lease: &[u8]) {
-        self.flights.paused.insert(session.handle.0, Instant::now() + PAUSE);
-        self.withdraw(id).await;
+    /// Releases the claim and replaces the lease, so that no process renews the session for `PAUSE`.
+    async fn pause_renewals(&self, renewed: SessionRef<'_>, lease: &Lease) {
+        self.renewals.pause(renewed.session.handle, PAUSE);
+        self.release_claim(renewed.id).await;
         let paused = self
             .store
-            .swap(&lease_key(session.handle), lease, PAUSED.to_vec(), PAUSE)
+            .swap(&lease_key(lease.handle), &lease.token, PAUSED.to_vec(), PAUSE)
             .await;
+        // if the store fails, other processes may try at once, and find the provider as it is
         drop(paused);
     }
 
-    /// The provider does not take the grant (any more): the end, unless somebody else has a newer one.
-    async fn refused(
+    /// The provider refused the grant that was sent. The session ends, unless it has a newer grant or another process may hold
+    /// one.
+    async fn handle_ended_grant(
         &self,
-        (id, session): (&SessionId, &Arc<Session>),
-        (sent, why): (&SessionData, &str),
-        lease: &[u8],
+        renewed: SessionRef<'_>,
+        sent: &SessionData,
+        cause: &str,
+        lease: &Lease,
     ) -> Result<Arc<Session>, SessionError> {
-        let moment = self.cache.moment();
-        let doubtful = match self.read(id).await {
-            Ok(Some(Read { opened, .. })) if opened.data.grant != sent.grant => {
-                return self.admit(id, &opened, moment).map(|cached| Arc::clone(&cached.session));
+        let SessionRef { id, session } = renewed;
+        let generation = self.cache.generation();
+        let may_have_newer = match self.read(id).await {
+            Ok(Some(StoredSession { opened, .. })) if opened.data.grant != sent.grant => {
+                return self.admit(id, &opened, generation).map(|cached| Arc::clone(&cached.session));
             }
-            Ok(Some(Read { opened, .. })) => self.is_doubtful(&opened.card),
+            Ok(Some(StoredSession { opened, .. })) => self.may_another_hold_newer_grant(&opened.header),
             Ok(None) => return Err(SessionError::Missing),
-            Err(_away) => true,
+            Err(_unavailable) => true,
         };
-        if !doubtful {
-            return Err(self.end_refused(session, why).await);
+        if !may_have_newer {
+            return Err(self.end_refused(session, cause).await);
         }
         tracing::warn!(
             session = session.handle.to_hex(),
-            why,
+            why = cause,
             "a session goes on although its provider refused its grant: another gate may have a newer one"
         );
-        self.postpone((id, session), lease).await;
+        self.pause_renewals(renewed, lease).await;
         Ok(Arc::clone(session))
     }
 
-    /// The call, with the lease kept alive beside it.
-    async fn call_leased(
+    /// Runs the provider call and extends the lease meanwhile.
+    async fn call_with_lease(
         &self,
         call: impl Future<Output = Result<SessionData, RefreshError>>,
-        handle: Handle,
-        lease: &[u8],
+        lease: &Lease,
     ) -> Result<SessionData, RefreshError> {
-        let keeping = async {
+        let extending = async {
             loop {
                 sleep(LEASE_RENEWAL).await;
-                self.keep(handle, lease).await;
+                self.extend_lease(lease).await;
             }
         };
         tokio::select! {
             answered = timeout(CALL_DEADLINE, call) => {
                 answered.unwrap_or_else(|_late| Err(RefreshError::Temporary("the provider did not answer in time".to_owned())))
             }
-            () = keeping => Err(RefreshError::Temporary("the lease was lost".to_owned())),
+            () = extending => Err(RefreshError::Temporary("the lease was lost".to_owned())),
         }
-    }
-
-    /// Tries until it is in, somebody else renewed the session, or it is over. Who waits is told after the first.
-    async fn write_renewed(
-        &self,
-        id: &SessionId,
-        (data, sent): (&SessionData, &SessionData),
-        (lease, tower): (&[u8], &Tower),
-    ) -> Result<Arc<Session>, SessionError> {
-        let mut pause = WRITE_PAUSE_MIN;
-        loop {
-            let outcome = self.try_write(id.clone(), (data, sent)).await;
-            match outcome {
-                Err(SessionError::Unavailable(error)) => {
-                    tracing::warn!(%error, "a renewed session is not in the store yet; trying again");
-                    self.meters.count("refresh_write", error.label());
-                    tower.send_replace(Some(Err(SessionError::Unavailable(error))));
-                }
-                outcome => return outcome,
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(WRITE_PAUSE_MAX);
-            if unix_millis() >= self.absolute_end(data) {
-                return Err(SessionError::Expired);
-            }
-            self.keep(Seal::handle(id), lease).await;
-        }
-    }
-
-    /// Wins over whatever else happened to the session, as long as its grant still is the one that was sent.
-    async fn try_write(
-        &self,
-        mut id: SessionId,
-        (data, sent): (&SessionData, &SessionData),
-    ) -> Result<Arc<Session>, SessionError> {
-        loop {
-            let moment = self.cache.moment();
-            let Some(Read { raw, mut opened }) = self.read(&id).await? else {
-                return Err(SessionError::Missing);
-            };
-            if let Some(next) = opened.links.next.take() {
-                // rotated meanwhile, and the grant went along
-                id = next;
-                continue;
-            }
-            if opened.data.grant != sent.grant {
-                tracing::warn!(
-                    session = Seal::handle(&id).to_hex(),
-                    "a session was renewed by somebody else meanwhile; theirs stays"
-                );
-                return self.admit(&id, &opened, moment).map(|cached| Arc::clone(&cached.session));
-            }
-            // the use was the asking, however late this is written
-            let used_at = self.signed_at(&opened.card).unwrap_or(opened.card.card.used_at);
-            opened.card.card.used_at = used_at.max(opened.card.card.used_at);
-            opened.card.asked.clear();
-            opened.card.renewed_at = Some(unix_millis());
-            let content = (data, &opened.links);
-            let value = self.seal.session(&id, &opened.card, content).map_err(StoreError::from)?;
-            let ttl = self.ttl(data, opened.card.card.used_at);
-            let swapped = self.store.swap(&key(Seal::handle(&id)), &raw, value.clone(), ttl).await?;
-            if swapped == Swap::Done {
-                self.forget_session(Seal::handle(&id)).await;
-                let opened = self.seal.open_session(&id, &value).map_err(StoreError::from)?;
-                let cached = self.admit(&id, &opened, self.cache.moment())?;
-                return Ok(Arc::clone(&cached.session));
-            }
-        }
-    }
-
-    /// The provider took the grant back. Here the session is over at once; elsewhere as soon as the store is told.
-    async fn end_refused(&self, session: &Session, why: &str) -> SessionError {
-        tracing::info!(session = session.handle.to_hex(), why, "the provider ended a session");
-        let (at, deadline) = (unix_millis(), Instant::now() + LEASE);
-        let mark = Mark::session(session.handle);
-        self.feed.add([Entry { mark, at }], at);
-        let mut pause = WRITE_PAUSE_MIN;
-        while let Err(error) = self.end(session).await {
-            if Instant::now() >= deadline {
-                tracing::error!(%error, "a session that its provider ended could not be ended in the store");
-                break;
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(WRITE_PAUSE_MAX);
-        }
-        SessionError::Revoked
     }
 }
 
-/// Whether it was just renewed, whoever asks for it again. What is due again is due.
-fn is_fresh(opened: &Opened) -> bool {
+/// Renewed within `PAUSE` and not due again: skip another renewal.
+fn was_just_renewed(opened: &OpenedSession) -> bool {
     let now = unix_millis();
     let due = opened.data.grant.as_ref().and_then(|grant| grant.refresh_at);
-    let just_now = |at: i64| now.saturating_sub(at).saturating_abs() < millis(PAUSE);
-    opened.card.renewed_at.is_some_and(just_now) && due.is_none_or(|due| now < due)
+    // another replica's clock may be ahead: compare absolute differences
+    let is_recent = |at: i64| now.saturating_sub(at).saturating_abs() < millis(PAUSE);
+    opened.header.renewed_at.is_some_and(is_recent) && due.is_none_or(|due| now < due)
 }

@@ -15,7 +15,7 @@ use crate::authn::granted;
 use crate::denial::Refusal;
 use crate::http::upstream::Body;
 use crate::login::{LoginCode, LoginFailure};
-use crate::session::{SessionData, SessionError};
+use crate::session::{IdentifiedSession, SessionData, SessionError};
 use crate::types::Redacted;
 
 /// Completed logins of one browser that are counted together.
@@ -45,7 +45,7 @@ impl IdentityDoor {
     ) -> Result<Response<Body>, LoginFailure> {
         let unavailable = |error: &dyn std::fmt::Display| LoginFailure::new(LoginCode::StoreUnavailable, error.to_string());
         let created = self.sessions.create(data).await;
-        let (id, session) = created.map_err(|error| unavailable(&error))?;
+        let IdentifiedSession { id, session } = created.map_err(|error| unavailable(&error))?;
         self.end_former(visit).await;
         self.count_for_loop(visit).await;
         let mut event = self.auth_event(visit, "login");

@@ -36,8 +36,8 @@ impl IdentityDoor {
             response.headers_mut().append(SET_COOKIE, cookie);
         } else if session.data.rotation_due && !response.headers().contains_key(SET_COOKIE) {
             match self.sessions.rotate(&id, &session).await {
-                Ok((id, _)) => {
-                    let cookie = self.sessions.cookies.set_session(&id);
+                Ok(rotated) => {
+                    let cookie = self.sessions.cookies.set_session(&rotated.id);
                     response.headers_mut().append(SET_COOKIE, cookie);
                 }
                 // it stays due

@@ -1,102 +1,113 @@
-//! What was revoked, as this process knows it, and since when it is sure.
+//! The revocations that this process knows, and the time up to which it knows them all.
 //!
-//! Written by whoever reads the store's feed and by this process's own revocations, read on every request. Entries are
-//! kept as long as anything that they end could live. A session or token that began before an entry of its own is revoked;
-//! one that names a handle always is, because a handle never comes back. Who asks about sessions must ask `is_fresh`, too:
-//! a set that is behind knows nothing of the last revocation.
+//! Requests race with the subscriber and with revocations made here: a request must not use a session that was just revoked.
+//! `add` inserts entries and then publishes the new epoch, both under the write lock; a request reads the epoch first and the
+//! entries second. So a request that sees the new epoch sees the new entries, and one that saw the old epoch checks again
+//! next time. If the subscriber stops, `confirm_read` is no longer called, `is_fresh` turns false after `staleness_max`, and
+//! `Sessions` refuses every session; callers that ask about sessions must check `is_fresh`. If the log is full, the oldest
+//! entries of single sessions are dropped; their values were removed from the store when they were revoked. Entries older
+//! than the retention are dropped, because everything that they could end has expired.
+//!
+//! An entry ends the sessions and tokens that began before it. An entry of a handle ends that session whenever it began,
+//! because a handle is never used twice. Documentation and metrics call this log the feed of revocations.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex, RwLock};
 use rustc_hash::FxHashMap;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::super::record::{Handle, Mark, MarkKind, Marks};
+use crate::session::millis;
+use crate::session::record::{Handle, RevocationKey, RevocationKeys, RevocationKind};
 
-/// Entries kept. Past it the oldest of single sessions go first: those were taken out of the store as well.
+/// Entries kept. Past it the oldest entries of single sessions are dropped first.
 pub const ENTRIES_MAX: usize = 1_000_000;
 
 /// One revocation.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Entry {
-    pub mark: Mark,
-    /// Unix milliseconds: what began then or before is over.
+pub struct RevocationEntry {
+    pub key: RevocationKey,
+    /// Unix milliseconds. Ends what began at this time or before.
     pub at: i64,
 }
 
-pub struct Feed {
-    set: RwLock<Set>,
-    /// Changes with every new entry; the copy is for the request path.
+pub struct RevocationLog {
+    entries: RwLock<Entries>,
+    /// Counts the calls of `add` that brought a new entry. Live connections subscribe to it.
     epoch: watch::Sender<u64>,
+    /// A copy of `epoch` that the request path reads without a lock.
     epoch_now: AtomicU64,
-    /// Entries that may end a bearer token: none, and nothing has to be hashed.
-    wide: AtomicUsize,
+    /// Entries that may end a bearer token. At zero, `check_identity` hashes nothing.
+    token_entries: AtomicUsize,
     base: Instant,
-    /// Milliseconds since `base` when the feed was last known to be read to its end; -1: never.
+    /// Milliseconds since `base` up to which every revocation is known; -1 before the first complete read.
     confirmed: AtomicI64,
-    /// Whether it ever was, for `wait`.
-    began: (Mutex<bool>, Condvar),
+    /// True after the first complete read; `wait_for_first_read` waits for it.
+    was_read_once: Mutex<bool>,
+    first_read: Condvar,
     staleness_max: Duration,
     retention: Duration,
 }
 
 #[derive(Default)]
-struct Set {
-    at: FxHashMap<Mark, i64>,
-    /// In the order of arrival.
-    order: VecDeque<Entry>,
+struct Entries {
+    /// The latest time of every key.
+    at: FxHashMap<RevocationKey, i64>,
+    /// In the order of arrival, for dropping the oldest.
+    order: VecDeque<RevocationEntry>,
 }
 
-impl Feed {
+impl RevocationLog {
     pub fn new(staleness_max: Duration, retention: Duration) -> Self {
         Self {
-            set: RwLock::default(),
+            entries: RwLock::default(),
             epoch: watch::Sender::new(0),
             epoch_now: AtomicU64::new(0),
-            wide: AtomicUsize::new(0),
+            token_entries: AtomicUsize::new(0),
             base: Instant::now(),
             confirmed: AtomicI64::new(-1),
-            began: Default::default(),
+            was_read_once: Mutex::new(false),
+            first_read: Condvar::new(),
             staleness_max,
             retention,
         }
     }
 
-    /// Takes entries in; true if one was new.
-    pub fn add(&self, entries: impl IntoIterator<Item = Entry>, now: i64) -> bool {
+    /// Adds entries; returns true if one of them was new. `now` is in Unix milliseconds.
+    pub fn add(&self, entries: impl IntoIterator<Item = RevocationEntry>, now: i64) -> bool {
         let oldest = now.saturating_sub(millis(self.retention));
-        let mut set = self.set.write().unwrap_or_else(PoisonError::into_inner);
-        let mut new = false;
+        let mut known = self.entries.write();
+        let mut is_new = false;
         for entry in entries {
-            if entry.at < oldest || set.at.get(&entry.mark).is_some_and(|at| *at >= entry.at) {
+            if entry.at < oldest || known.at.get(&entry.key).is_some_and(|at| *at >= entry.at) {
                 continue;
             }
-            if set.at.insert(entry.mark, entry.at).is_none() && entry.mark.kind.is_wide() {
-                self.wide.fetch_add(1, Ordering::Release);
+            if known.at.insert(entry.key, entry.at).is_none() && entry.key.kind.ends_tokens() {
+                self.token_entries.fetch_add(1, Ordering::Release);
             }
-            set.order.push_back(entry);
-            new = true;
+            known.order.push_back(entry);
+            is_new = true;
         }
-        if new {
-            self.forget(&mut set, oldest);
-            // within the lock: who reads the new epoch sees the new entries
+        if is_new {
+            self.trim(&mut known, oldest);
+            // INVARIANT: under the lock, so that a reader of the new epoch reads the new entries
             let epoch = self.epoch_now.fetch_add(1, Ordering::AcqRel) + 1;
             self.epoch.send_replace(epoch);
         }
-        new
+        is_new
     }
 
-    fn forget(&self, set: &mut Set, oldest: i64) {
-        let Set { at, order } = set;
-        let mut drop_entry = |entry: &Entry| {
-            // a later entry of the same mark may have taken its place
-            if at.get(&entry.mark) == Some(&entry.at) {
-                at.remove(&entry.mark);
-                if entry.mark.kind.is_wide() {
-                    self.wide.fetch_sub(1, Ordering::Release);
+    fn trim(&self, known: &mut Entries, oldest: i64) {
+        let Entries { at, order } = known;
+        let mut drop_entry = |entry: &RevocationEntry| {
+            // a later entry of the same key may have replaced it
+            if at.get(&entry.key) == Some(&entry.at) {
+                at.remove(&entry.key);
+                if entry.key.kind.ends_tokens() {
+                    self.token_entries.fetch_sub(1, Ordering::Release);
                 }
             }
         };
@@ -106,15 +117,15 @@ impl Feed {
         if order.len() <= ENTRIES_MAX {
             return;
         }
-        // a tenth at once, so that this is rare
+        // a tenth at once, so that the scan is rare
         let mut surplus = order.len() - ENTRIES_MAX + ENTRIES_MAX / 10;
         order.retain(|entry| {
-            let goes = surplus > 0 && entry.mark.kind == MarkKind::Session;
-            if goes {
+            let is_dropped = surplus > 0 && entry.key.kind == RevocationKind::Session;
+            if is_dropped {
                 surplus -= 1;
                 drop_entry(entry);
             }
-            !goes
+            !is_dropped
         });
         tracing::warn!(
             max = ENTRIES_MAX,
@@ -122,12 +133,12 @@ impl Feed {
         );
     }
 
-    /// Everything that is still worth telling others.
-    pub fn entries(&self, now: i64) -> Vec<Entry> {
+    /// Every entry younger than the retention, in no order.
+    pub fn entries(&self, now: i64) -> Vec<RevocationEntry> {
         let oldest = now.saturating_sub(millis(self.retention));
-        let set = self.set.read().unwrap_or_else(PoisonError::into_inner);
-        let current = set.at.iter().filter(|(_, at)| **at >= oldest);
-        current.map(|(mark, at)| Entry { mark: *mark, at: *at }).collect()
+        let known = self.entries.read();
+        let current = known.at.iter().filter(|(_, at)| **at >= oldest);
+        current.map(|(key, at)| RevocationEntry { key: *key, at: *at }).collect()
     }
 
     pub fn epoch(&self) -> u64 {
@@ -138,56 +149,57 @@ impl Feed {
         self.epoch.subscribe()
     }
 
-    /// Whether one of its ids was revoked.
-    pub fn ends_handle(&self, handle: Handle) -> bool {
-        let set = self.set.read().unwrap_or_else(PoisonError::into_inner);
-        set.at.contains_key(&Mark::session(handle))
+    /// True if this handle was revoked.
+    pub fn revokes_handle(&self, handle: Handle) -> bool {
+        self.entries.read().at.contains_key(&RevocationKey::session(handle))
     }
 
-    /// Whether a session that began at `created_at` (unix milliseconds) was revoked.
-    pub fn ends(&self, handle: Handle, marks: &Marks, created_at: i64) -> bool {
-        let set = self.set.read().unwrap_or_else(PoisonError::into_inner);
-        set.at.contains_key(&Mark::session(handle))
-            || set.at.contains_key(&Mark::session(marks.lineage))
-            || marks.timed().any(|mark| set.ends(mark, created_at))
+    /// True if a session that began at `created_at` (Unix milliseconds) was revoked.
+    pub fn revokes(&self, handle: Handle, keys: &RevocationKeys, created_at: i64) -> bool {
+        let known = self.entries.read();
+        known.at.contains_key(&RevocationKey::session(handle))
+            || known.at.contains_key(&RevocationKey::session(keys.lineage))
+            || keys.time_bound().any(|key| known.revokes_since(key, created_at))
     }
 
-    /// Whether nothing but sessions was ever revoked, ours or a provider's: then nobody has to make marks to ask.
-    pub fn is_narrow(&self) -> bool {
-        self.wide.load(Ordering::Acquire) == 0
+    /// True if the log holds no entry that may end a bearer token. Then callers need not compute keys.
+    pub fn ends_no_tokens(&self) -> bool {
+        self.token_entries.load(Ordering::Acquire) == 0
     }
 
-    pub fn ends_since(&self, mark: &Mark, began: i64) -> bool {
-        self.set.read().unwrap_or_else(PoisonError::into_inner).ends(mark, began)
+    /// True if `key` was revoked at `began` (Unix milliseconds) or later.
+    pub fn revokes_since(&self, key: &RevocationKey, began: i64) -> bool {
+        self.entries.read().revokes_since(key, began)
     }
 
-    /// The feed was read to its end by a command sent at `sent`.
-    pub fn confirm(&self, sent: Instant) {
+    /// Records that the store's stream was read to its end by a command sent at `sent`.
+    pub fn confirm_read(&self, sent: Instant) {
         let at = millis(sent.saturating_duration_since(self.base));
         if self.confirmed.fetch_max(at, Ordering::AcqRel) < 0 {
-            *self.began.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-            self.began.1.notify_all();
+            *self.was_read_once.lock() = true;
+            self.first_read.notify_all();
         }
     }
 
-    /// Blocks this thread until the feed was read for the first time; false if that takes too long.
-    pub fn wait(&self, patience: Duration) -> bool {
-        let began = self.began.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.began.1.wait_timeout_while(began, patience, |began| !*began);
-        let (began, _late) = waited.unwrap_or_else(PoisonError::into_inner);
-        *began
+    /// Blocks the calling thread until the first complete read, at most for `patience`; returns false if it did not happen.
+    pub fn wait_for_first_read(&self, patience: Duration) -> bool {
+        let mut was_read = self.was_read_once.lock();
+        // the result only says whether time ran out; the flag says the rest
+        let _elapsed = self.first_read.wait_while_for(&mut was_read, |was_read| !*was_read, patience);
+        *was_read
     }
 
-    /// Ever, to its end.
+    /// True once the stream was read to its end.
     pub fn was_read(&self) -> bool {
         self.confirmed.load(Ordering::Acquire) >= 0
     }
 
+    /// True if every revocation older than `staleness_max` is known.
     pub fn is_fresh(&self) -> bool {
         self.was_read() && self.age() <= self.staleness_max
     }
 
-    /// Since it was confirmed, or since the start if it never was.
+    /// Time since the last confirmed read, or since the start if there was none.
     pub fn age(&self) -> Duration {
         let at = self.confirmed.load(Ordering::Acquire).max(0);
         let at = Duration::from_millis(u64::try_from(at).unwrap_or_default());
@@ -195,14 +207,10 @@ impl Feed {
     }
 }
 
-impl Set {
-    fn ends(&self, mark: &Mark, began: i64) -> bool {
-        self.at.get(mark).is_some_and(|at| *at >= began)
+impl Entries {
+    fn revokes_since(&self, key: &RevocationKey, began: i64) -> bool {
+        self.at.get(key).is_some_and(|at| *at >= began)
     }
-}
-
-pub fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -232,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revocation_ends_what_it_names_and_what_began_before_it() {
+    fn revocation_ends_its_target_if_the_session_began_before_it() {
         let (now, handle, lineage) = (1_000_000_000_000, Handle([1; 32]), Handle([2; 32]));
         let subject = |issuer: &str, subject: &str| Revocation::Subject {
             issuer: issuer.to_owned(),
@@ -243,7 +251,7 @@ mod tests {
             sid: sid.to_owned(),
         };
         let slug = |text: &str| PortalSlug::parse(text).unwrap();
-        // what, when relative to the session's beginning, whether it ends it
+        // target, milliseconds after the session began, and the expected result
         let table = [
             (Revocation::Session(handle), -5, true),
             (Revocation::Session(lineage), -5, true),
@@ -263,48 +271,48 @@ mod tests {
             (sid("corp", "other"), 1, false),
         ];
         for (what, after, ends) in table {
-            let feed = Feed::new(Duration::from_secs(1), DAY);
-            let marks = Marks::new(lineage, &data(now), Some("acme"));
-            assert!(!feed.ends(handle, &marks, now));
-            let entry = Entry {
-                mark: Mark::of(&what),
+            let log = RevocationLog::new(Duration::from_secs(1), DAY);
+            let keys = RevocationKeys::new(lineage, &data(now), Some("acme"));
+            assert!(!log.revokes(handle, &keys, now));
+            let entry = RevocationEntry {
+                key: RevocationKey::of(&what),
                 at: now + after,
             };
-            assert!(feed.add([entry], now));
-            assert_eq!(feed.ends(handle, &marks, now), ends, "{what:?} {after}");
+            assert!(log.add([entry], now));
+            assert_eq!(log.revokes(handle, &keys, now), ends, "{what:?} {after}");
             let of_sessions = matches!(what, Revocation::Session(_) | Revocation::IdpSession { .. });
-            assert_eq!(feed.is_narrow(), of_sessions);
-            assert_eq!(feed.epoch(), 1);
-            assert!(!feed.add([entry], now), "twice is nothing new");
-            assert_eq!(feed.epoch(), 1);
+            assert_eq!(log.ends_no_tokens(), of_sessions);
+            assert_eq!(log.epoch(), 1);
+            assert!(!log.add([entry], now), "the same entry again is not new");
+            assert_eq!(log.epoch(), 1);
         }
     }
 
     #[test]
-    fn entries_are_forgotten_when_nothing_they_end_can_live_and_not_before() {
-        let feed = Feed::new(Duration::from_secs(1), DAY);
-        let entry = |tenant: &str, at| Entry {
-            mark: Mark::tenant(tenant),
+    fn entries_are_dropped_after_the_retention_and_not_before() {
+        let log = RevocationLog::new(Duration::from_secs(1), DAY);
+        let entry = |tenant: &str, at| RevocationEntry {
+            key: RevocationKey::tenant(tenant),
             at,
         };
         let day = millis(DAY);
-        feed.add([entry("a", 1000), entry("b", 2000)], 2000);
-        feed.add([entry("a", 3000)], 3000);
-        feed.add([entry("c", day + 1500)], day + 1500);
-        assert_eq!(feed.entries(day + 1500).len(), 3);
-        feed.add([entry("d", day + 2500)], day + 2500);
-        assert!(!feed.ends_since(&Mark::tenant("b"), 0));
-        assert!(feed.ends_since(&Mark::tenant("a"), 3000), "the later one counts");
-        assert!(!feed.add([entry("old", 10)], day + 2500));
-        assert_eq!(feed.wide.load(Ordering::Acquire), 3);
+        log.add([entry("a", 1000), entry("b", 2000)], 2000);
+        log.add([entry("a", 3000)], 3000);
+        log.add([entry("c", day + 1500)], day + 1500);
+        assert_eq!(log.entries(day + 1500).len(), 3);
+        log.add([entry("d", day + 2500)], day + 2500);
+        assert!(!log.revokes_since(&RevocationKey::tenant("b"), 0));
+        assert!(log.revokes_since(&RevocationKey::tenant("a"), 3000), "the later entry counts");
+        assert!(!log.add([entry("old", 10)], day + 2500));
+        assert_eq!(log.token_entries.load(Ordering::Acquire), 3);
     }
 
     #[test]
-    fn the_set_stays_within_its_bound_and_keeps_what_is_not_about_one_session() {
-        let feed = Feed::new(Duration::from_secs(1), DAY);
-        feed.add(
-            [Entry {
-                mark: Mark::tenant("acme"),
+    fn full_log_drops_only_entries_of_single_sessions() {
+        let log = RevocationLog::new(Duration::from_secs(1), DAY);
+        log.add(
+            [RevocationEntry {
+                key: RevocationKey::tenant("acme"),
                 at: 1,
             }],
             1,
@@ -312,29 +320,29 @@ mod tests {
         let handle = |n: usize| {
             let mut bytes = [0; 32];
             bytes[..8].copy_from_slice(&n.to_be_bytes());
-            Mark::session(Handle(bytes))
+            RevocationKey::session(Handle(bytes))
         };
-        feed.add((0..ENTRIES_MAX + 1000).map(|n| Entry { mark: handle(n), at: 2 }), 2);
-        let set = feed.set.read().unwrap();
-        assert!(set.at.len() <= ENTRIES_MAX && set.order.len() <= ENTRIES_MAX);
-        assert!(set.at.contains_key(&Mark::tenant("acme")));
-        assert!(set.at.contains_key(&handle(ENTRIES_MAX + 999)) && !set.at.contains_key(&handle(0)));
+        log.add((0..ENTRIES_MAX + 1000).map(|n| RevocationEntry { key: handle(n), at: 2 }), 2);
+        let known = log.entries.read();
+        assert!(known.at.len() <= ENTRIES_MAX && known.order.len() <= ENTRIES_MAX);
+        assert!(known.at.contains_key(&RevocationKey::tenant("acme")));
+        assert!(known.at.contains_key(&handle(ENTRIES_MAX + 999)) && !known.at.contains_key(&handle(0)));
     }
 
     #[test]
-    fn a_feed_never_read_is_not_fresh_and_one_read_is_for_so_long() {
-        let feed = Feed::new(Duration::from_millis(200), DAY);
-        assert!(!feed.is_fresh());
+    fn log_is_fresh_only_within_staleness_max_of_a_confirmed_read() {
+        let log = RevocationLog::new(Duration::from_millis(200), DAY);
+        assert!(!log.is_fresh());
         let sent = Instant::now();
-        feed.confirm(sent);
-        assert!(feed.is_fresh());
-        feed.confirmed.store(0, Ordering::Release);
-        while feed.base.elapsed() <= Duration::from_millis(250) {
+        log.confirm_read(sent);
+        assert!(log.is_fresh());
+        log.confirmed.store(0, Ordering::Release);
+        while log.base.elapsed() <= Duration::from_millis(250) {
             std::thread::yield_now();
         }
-        assert!(!feed.is_fresh());
-        // the answer to an old question confirms nothing
-        feed.confirm(sent);
-        assert!(!feed.is_fresh());
+        assert!(!log.is_fresh());
+        // a late answer to an old command confirms nothing
+        log.confirm_read(sent);
+        assert!(!log.is_fresh());
     }
 }

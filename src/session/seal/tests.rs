@@ -1,19 +1,19 @@
-//! Whatever is changed, moved, mixed or sealed elsewhere does not open.
+//! A value that was changed, moved, mixed or sealed elsewhere does not open.
 
 use std::sync::Arc;
 
 use serde_json::{Map, json};
 
-use super::keys::Keys;
+use super::keys::ActiveKeyRing;
 use super::*;
 use crate::session::record::Grant;
 use crate::types::Redacted;
 
-fn ring(text: &[u8]) -> Keys {
+fn ring(text: &[u8]) -> ActiveKeyRing {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys");
     std::fs::write(&file, lines(text)).unwrap();
-    Keys::load(Some(file)).unwrap()
+    ActiveKeyRing::load(Some(file)).unwrap()
 }
 
 fn lines(bytes: &[u8]) -> String {
@@ -54,11 +54,11 @@ fn data() -> SessionData {
     }
 }
 
-fn card(used_at: i64) -> StoredCard {
-    StoredCard {
-        asked: Vec::new(),
+fn header(used_at: i64) -> SealedHeader {
+    SealedHeader {
+        renewal_claims: Vec::new(),
         renewed_at: None,
-        card: Card {
+        summary: SessionSummary {
             session: String::new(),
             provider: "corp".to_owned(),
             issuer: "corp".to_owned(),
@@ -71,36 +71,36 @@ fn card(used_at: i64) -> StoredCard {
         lineage: Seal::handle(&id(1)).to_hex(),
         ends_at: None,
         successor: None,
-        unproven: false,
+        unconfirmed: false,
     }
 }
 
 #[test]
-fn a_session_opens_with_ring_and_cookie_and_its_card_with_the_ring() {
+fn session_opens_with_ring_and_cookie_and_its_header_with_the_ring_alone() {
     let seal = seal_of(&[1], "p:");
-    let value = seal.session(&id(1), &card(7), (&data(), &Links::default())).unwrap();
+    let value = seal.session(&id(1), &header(7), &data(), &RotationLinks::default()).unwrap();
     let opened = seal.open_session(&id(1), &value).unwrap();
     assert_eq!(opened.data.subject, "ann@example.com");
     assert_eq!(
         opened.data.grant.unwrap().refresh_token.unwrap().expose(),
         "the-refresh-token"
     );
-    assert_eq!(opened.card.card.used_at, 7);
+    assert_eq!(opened.header.summary.used_at, 7);
     let handle = Seal::handle(&id(1));
-    assert_eq!(seal.open_card(handle, &value).unwrap().card.used_at, 7);
+    assert_eq!(seal.open_header(handle, &value).unwrap().summary.used_at, 7);
     for secret in ["ann", "the-", "acme", "corp"] {
         assert!(!value.windows(secret.len()).any(|part| part == secret.as_bytes()), "{secret}");
     }
-    // the same session is never sealed to the same bytes, and its version does not depend on them
-    let again = seal.session(&id(1), &card(8), (&data(), &Links::default())).unwrap();
+    // sealing the same session twice gives different bytes and the same version
+    let again = seal.session(&id(1), &header(8), &data(), &RotationLinks::default()).unwrap();
     assert_ne!(again, value);
     assert_eq!(seal.open_session(&id(1), &again).unwrap().version, opened.version);
 }
 
 #[test]
-fn any_bit_flipped_or_byte_missing_is_corrupt() {
+fn value_with_a_flipped_bit_or_missing_byte_does_not_open() {
     let seal = seal_of(&[1], "p:");
-    let value = seal.session(&id(1), &card(7), (&data(), &Links::default())).unwrap();
+    let value = seal.session(&id(1), &header(7), &data(), &RotationLinks::default()).unwrap();
     for at in 0..value.len() * 8 {
         let mut bad = value.clone();
         bad[at / 8] ^= 1 << (at % 8);
@@ -108,71 +108,75 @@ fn any_bit_flipped_or_byte_missing_is_corrupt() {
     }
     for length in 0..value.len() {
         assert!(seal.open_session(&id(1), &value[..length]).is_err(), "{length} bytes");
-        assert!(seal.open_card(Seal::handle(&id(1)), &value[..length]).is_err() || length > HEAD_BYTES + 4);
+        assert!(seal.open_header(Seal::handle(&id(1)), &value[..length]).is_err() || length > HEAD_BYTES + 4);
     }
     assert!(seal.open_session(&id(1), &[&value[..], b"x"].concat()).is_err());
 }
 
 #[test]
-fn a_value_belongs_to_its_handle_its_deployment_and_its_keys() {
+fn value_opens_only_under_its_handle_its_deployment_and_its_keys() {
     let seal = seal_of(&[1], "p:");
-    let value = seal.session(&id(1), &card(7), (&data(), &Links::default())).unwrap();
+    let value = seal.session(&id(1), &header(7), &data(), &RotationLinks::default()).unwrap();
     assert_eq!(seal.open_session(&id(2), &value).unwrap_err(), OpenError::Broken);
-    assert_eq!(seal.open_card(Seal::handle(&id(2)), &value).unwrap_err(), OpenError::Broken);
+    assert_eq!(seal.open_header(Seal::handle(&id(2)), &value).unwrap_err(), OpenError::Broken);
     let elsewhere = seal_of(&[1], "q:");
     assert_eq!(elsewhere.open_session(&id(1), &value).unwrap_err(), OpenError::Broken);
     let stranger = seal_of(&[2], "p:");
     assert_eq!(stranger.open_session(&id(1), &value).unwrap_err(), OpenError::UnknownKey);
-    // a key id that is known does not make it open
+    // a known key id alone does not open the value
     let mut lying = value.clone();
     lying[1..HEAD_BYTES].copy_from_slice(&stranger.keys.ring().sealing().id);
     assert_eq!(stranger.open_session(&id(1), &lying).unwrap_err(), OpenError::Broken);
 }
 
 #[test]
-fn card_and_body_of_two_values_do_not_mix() {
+fn header_and_body_of_two_values_do_not_open_together() {
     let seal = seal_of(&[1], "p:");
-    let old = seal.session(&id(1), &card(1), (&data(), &Links::default())).unwrap();
-    let new = seal.session(&id(1), &card(2), (&data(), &Links::default())).unwrap();
-    let (one, two) = (Parts::read(&old).unwrap(), Parts::read(&new).unwrap());
-    let build = |card: &[u8], body: &[u8]| {
-        let length = u32::try_from(card.len()).unwrap().to_be_bytes();
-        [&[VERSION][..], one.key_id, &length, card, body].concat()
+    let old = seal.session(&id(1), &header(1), &data(), &RotationLinks::default()).unwrap();
+    let new = seal.session(&id(1), &header(2), &data(), &RotationLinks::default()).unwrap();
+    let (one, two) = (SealedParts::read(&old).unwrap(), SealedParts::read(&new).unwrap());
+    let build = |header: &[u8], body: &[u8]| {
+        let length = u32::try_from(header.len()).unwrap().to_be_bytes();
+        [&[VERSION][..], one.key_id, &length, header, body].concat()
     };
-    assert!(seal.open_session(&id(1), &build(one.card, one.body)).is_ok());
-    assert!(seal.open_session(&id(1), &build(one.card, two.body)).is_err());
-    assert!(seal.open_session(&id(1), &build(two.card, one.body)).is_err());
-    assert!(seal.open_session(&id(1), &build(one.body, one.card)).is_err());
-    assert!(seal.open_card(Seal::handle(&id(1)), &build(one.body, one.card)).is_err());
+    assert!(seal.open_session(&id(1), &build(one.header, one.body)).is_ok());
+    assert!(seal.open_session(&id(1), &build(one.header, two.body)).is_err());
+    assert!(seal.open_session(&id(1), &build(two.header, one.body)).is_err());
+    assert!(seal.open_session(&id(1), &build(one.body, one.header)).is_err());
+    assert!(seal.open_header(Seal::handle(&id(1)), &build(one.body, one.header)).is_err());
 }
 
 #[test]
-fn a_new_first_key_seals_and_the_old_one_opens_until_it_is_gone() {
+fn first_key_seals_and_an_old_key_opens_until_it_leaves_the_ring() {
     let (before, during, after) = (seal_of(&[1], "p:"), seal_of(&[2, 1], "p:"), seal_of(&[2], "p:"));
-    let old = before.session(&id(1), &card(1), (&data(), &Links::default())).unwrap();
+    let old = before
+        .session(&id(1), &header(1), &data(), &RotationLinks::default())
+        .unwrap();
     assert!(during.open_session(&id(1), &old).is_ok());
-    let new = during.session(&id(1), &card(1), (&data(), &Links::default())).unwrap();
+    let new = during
+        .session(&id(1), &header(1), &data(), &RotationLinks::default())
+        .unwrap();
     assert!(after.open_session(&id(1), &new).is_ok());
     assert!(before.open_session(&id(1), &new).is_err());
     assert_eq!(after.open_session(&id(1), &old).unwrap_err(), OpenError::UnknownKey);
-    let trip = before.trip(b"cookie", b"state").unwrap();
-    assert_eq!(during.open_trip(b"cookie", &trip).unwrap(), b"state");
-    assert!(after.open_trip(b"cookie", &trip).is_err());
+    let state = before.for_browser(b"cookie", b"state").unwrap();
+    assert_eq!(during.open_from_browser(b"cookie", &state).unwrap(), b"state");
+    assert!(after.open_from_browser(b"cookie", &state).is_err());
 }
 
 #[test]
-fn trips_and_shared_values_open_where_they_belong_and_nowhere_else() {
+fn browser_values_and_shared_values_open_only_where_they_belong() {
     let seal = seal_of(&[1], "p:");
-    let trip = seal.trip(b"cookie", b"state").unwrap();
-    assert_eq!(seal.open_trip(b"cookie", &trip).unwrap(), b"state");
-    assert!(seal.open_trip(b"other", &trip).is_err());
-    assert!(seal_of(&[1], "q:").open_trip(b"cookie", &trip).is_err());
-    for bad in ["", "A", "!", &trip[1..], &format!("{trip}AAAA")] {
-        assert!(seal.open_trip(b"cookie", bad).is_err(), "{bad}");
+    let state = seal.for_browser(b"cookie", b"state").unwrap();
+    assert_eq!(seal.open_from_browser(b"cookie", &state).unwrap(), b"state");
+    assert!(seal.open_from_browser(b"other", &state).is_err());
+    assert!(seal_of(&[1], "q:").open_from_browser(b"cookie", &state).is_err());
+    for bad in ["", "A", "!", &state[1..], &format!("{state}AAAA")] {
+        assert!(seal.open_from_browser(b"cookie", bad).is_err(), "{bad}");
     }
     let shared = seal.shared(b"a", b"value").unwrap();
     assert_eq!(seal.open_shared(b"a", &shared).unwrap(), b"value");
     assert!(seal.open_shared(b"b", &shared).is_err());
-    assert!(seal.open_trip(b"", &URL_SAFE_NO_PAD.encode(&shared)).is_err());
-    assert!(seal.open_shared(b"", &URL_SAFE_NO_PAD.decode(&trip).unwrap()).is_err());
+    assert!(seal.open_from_browser(b"", &URL_SAFE_NO_PAD.encode(&shared)).is_err());
+    assert!(seal.open_shared(b"", &URL_SAFE_NO_PAD.decode(&state).unwrap()).is_err());
 }

@@ -1,65 +1,72 @@
-//! The store within this process: for one gate, and gone with it.
+//! The store within this process: for one gate, and lost with it.
 //!
-//! Keeps exactly what Redis would: sealed values under hashed keys, each with a time to live. Bounded: what is expired makes
-//! room, nothing else does; without room, nothing new is kept.
+//! Holds the same values as Redis would: sealed bytes under hashed keys, each with a time to live. Both maps are bounded.
+//! Expired entries make room when a map is full; if that is not enough, new entries are refused with `Full`.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-use super::super::StoreError;
-use super::Swap;
+use super::outcome::{Swap, number};
+use crate::session::StoreError;
 
-/// Sessions at once.
+/// Maximum number of sessions.
 pub const SESSIONS_MAX: usize = 100_000;
-/// Marks, counts, leases and small values at once.
+/// Maximum number of marks, counters, leases and small values together.
 pub const OTHERS_MAX: usize = 100_000;
 
-#[derive(Default)]
-pub struct Memory {
-    sessions: Mutex<Room>,
-    others: Mutex<Room>,
+pub struct MemoryStore {
+    sessions: Mutex<BoundedMap>,
+    others: Mutex<BoundedMap>,
 }
 
-#[derive(Default)]
-struct Room(HashMap<String, Kept>);
+struct BoundedMap {
+    entries: HashMap<String, StoredValue>,
+    max: usize,
+}
 
-struct Kept {
+struct StoredValue {
     value: Vec<u8>,
-    until: Instant,
+    expires_at: Instant,
 }
 
-impl Memory {
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self {
+            sessions: Mutex::new(BoundedMap::new(SESSIONS_MAX)),
+            others: Mutex::new(BoundedMap::new(OTHERS_MAX)),
+        }
+    }
+}
+
+impl MemoryStore {
     pub fn read(&self, key: &str) -> Option<Vec<u8>> {
-        self.room(key).live(key).map(|kept| kept.value.clone())
+        self.map_of(key).live(key).map(|stored| stored.value.clone())
     }
 
     pub fn write(&self, key: &str, value: Vec<u8>, ttl: Duration) -> Result<(), StoreError> {
-        let max = self.max(key);
-        self.room(key).insert(key, value, (ttl, max))
+        self.map_of(key).insert(key, value, ttl)
     }
 
-    /// True if nothing was there.
+    /// Writes only if there is no value; returns true if it wrote.
     pub fn write_first(&self, key: &str, value: Vec<u8>, ttl: Duration) -> Result<bool, StoreError> {
-        let max = self.max(key);
-        let mut room = self.room(key);
-        if room.live(key).is_some() {
+        let mut map = self.map_of(key);
+        if map.live(key).is_some() {
             return Ok(false);
         }
-        room.insert(key, value, (ttl, max)).map(|()| true)
+        map.insert(key, value, ttl).map(|()| true)
     }
 
     pub fn swap(&self, key: &str, old: &[u8], new: Vec<u8>, ttl: Duration) -> Swap {
-        let mut room = self.room(key);
-        match room.live(key) {
+        match self.map_of(key).live(key) {
             None => Swap::Gone,
-            Some(kept) if kept.value != old => Swap::Changed,
-            Some(kept) => {
-                *kept = Kept {
+            Some(stored) if stored.value != old => Swap::Changed,
+            Some(stored) => {
+                *stored = StoredValue {
                     value: new,
-                    until: Instant::now() + ttl,
+                    expires_at: Instant::now() + ttl,
                 };
                 Swap::Done
             }
@@ -67,89 +74,79 @@ impl Memory {
     }
 
     pub fn remove_if(&self, key: &str, old: &[u8]) {
-        let mut room = self.room(key);
-        if room.live(key).is_some_and(|kept| kept.value == old) {
-            room.0.remove(key);
+        let mut map = self.map_of(key);
+        if map.live(key).is_some_and(|stored| stored.value == old) {
+            map.entries.remove(key);
         }
     }
 
     pub fn remove(&self, key: &str) {
-        self.room(key).0.remove(key);
+        self.map_of(key).entries.remove(key);
     }
 
     pub fn count(&self, key: &str, by: u64, ttl: Duration) -> Result<u64, StoreError> {
-        let max = self.max(key);
-        let mut room = self.room(key);
-        if let Some(kept) = room.live(key) {
-            let count = number(&kept.value).saturating_add(by);
-            kept.value = count.to_string().into_bytes();
+        let mut map = self.map_of(key);
+        if let Some(stored) = map.live(key) {
+            let count = number(&stored.value).saturating_add(by);
+            stored.value = count.to_string().into_bytes();
             return Ok(count);
         }
-        room.insert(key, by.to_string().into_bytes(), (ttl, max)).map(|()| by)
+        map.insert(key, by.to_string().into_bytes(), ttl).map(|()| by)
     }
 
     pub fn scan(&self, prefix: &str, limit: usize) -> Vec<(String, Vec<u8>)> {
         let now = Instant::now();
-        let room = self.room(prefix);
-        let live = room
-            .0
+        let map = self.map_of(prefix);
+        let live = map
+            .entries
             .iter()
-            .filter(|(key, kept)| kept.until > now && key.starts_with(prefix));
+            .filter(|(key, stored)| stored.expires_at > now && key.starts_with(prefix));
         live.take(limit)
-            .map(|(key, kept)| (key.clone(), kept.value.clone()))
+            .map(|(key, stored)| (key.clone(), stored.value.clone()))
             .collect()
     }
 
-    /// Drops what is expired.
+    /// Removes expired entries.
     pub fn sweep(&self) {
-        for room in [&self.sessions, &self.others] {
-            room.lock().unwrap_or_else(PoisonError::into_inner).sweep();
-        }
+        self.sessions.lock().sweep();
+        self.others.lock().sweep();
     }
 
-    fn room(&self, key: &str) -> MutexGuard<'_, Room> {
-        let room = if is_session(key) { &self.sessions } else { &self.others };
-        room.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn max(&self, key: &str) -> usize {
-        if is_session(key) { SESSIONS_MAX } else { OTHERS_MAX }
+    fn map_of(&self, key: &str) -> MutexGuard<'_, BoundedMap> {
+        let map = if key.starts_with("s:") { &self.sessions } else { &self.others };
+        map.lock()
     }
 }
 
-impl Room {
-    fn live(&mut self, key: &str) -> Option<&mut Kept> {
-        let now = Instant::now();
-        self.0.get_mut(key).filter(|kept| kept.until > now)
+impl BoundedMap {
+    fn new(max: usize) -> Self {
+        Self {
+            entries: HashMap::new(),
+            max,
+        }
     }
 
-    fn insert(&mut self, key: &str, value: Vec<u8>, (ttl, max): (Duration, usize)) -> Result<(), StoreError> {
-        if self.0.len() >= max && !self.0.contains_key(key) {
+    fn live(&mut self, key: &str) -> Option<&mut StoredValue> {
+        let now = Instant::now();
+        self.entries.get_mut(key).filter(|stored| stored.expires_at > now)
+    }
+
+    fn insert(&mut self, key: &str, value: Vec<u8>, ttl: Duration) -> Result<(), StoreError> {
+        if self.entries.len() >= self.max && !self.entries.contains_key(key) {
             self.sweep();
-            if self.0.len() >= max {
+            if self.entries.len() >= self.max {
                 return Err(StoreError::Full);
             }
         }
-        let until = Instant::now() + ttl;
-        self.0.insert(key.to_owned(), Kept { value, until });
+        let expires_at = Instant::now() + ttl;
+        self.entries.insert(key.to_owned(), StoredValue { value, expires_at });
         Ok(())
     }
 
     fn sweep(&mut self) {
         let now = Instant::now();
-        self.0.retain(|_, kept| kept.until > now);
+        self.entries.retain(|_, stored| stored.expires_at > now);
     }
-}
-
-fn is_session(key: &str) -> bool {
-    key.starts_with("s:")
-}
-
-pub fn number(bytes: &[u8]) -> u64 {
-    std::str::from_utf8(bytes)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -157,12 +154,12 @@ mod tests {
     use super::*;
 
     const MINUTE: Duration = Duration::from_secs(60);
-    /// Over as soon as it began.
+    /// Expires at once.
     const NOW: Duration = Duration::ZERO;
 
     #[test]
-    fn a_full_store_refuses_until_something_expires_and_forgets_nothing_else() {
-        let memory = Memory::default();
+    fn full_store_refuses_new_entries_until_one_expires() {
+        let memory = MemoryStore::default();
         for n in 0..SESSIONS_MAX {
             memory.write(&format!("s:{n}"), vec![1], MINUTE).unwrap();
         }
@@ -177,8 +174,8 @@ mod tests {
     }
 
     #[test]
-    fn values_are_swapped_only_if_they_are_what_was_read() {
-        let memory = Memory::default();
+    fn swap_writes_only_over_the_expected_value() {
+        let memory = MemoryStore::default();
         assert_eq!(memory.swap("s:a", b"", b"1".to_vec(), MINUTE), Swap::Gone);
         assert!(memory.write_first("s:a", b"1".to_vec(), MINUTE).unwrap());
         assert!(!memory.write_first("s:a", b"2".to_vec(), MINUTE).unwrap());
@@ -189,10 +186,14 @@ mod tests {
     }
 
     #[test]
-    fn a_count_is_forgotten_its_time_after_it_began() {
-        let memory = Memory::default();
+    fn counter_expires_its_time_to_live_after_the_first_increment() {
+        let memory = MemoryStore::default();
         assert_eq!(memory.count("c", 1, MINUTE).unwrap(), 1);
-        assert_eq!(memory.count("c", 1, NOW).unwrap(), 2, "the first one's time counts");
+        assert_eq!(
+            memory.count("c", 1, NOW).unwrap(),
+            2,
+            "the time to live of the first increment counts"
+        );
         assert_eq!(memory.count("c", 1, NOW).unwrap(), 3);
         assert_eq!(memory.count("d", 1, NOW).unwrap(), 1);
         assert_eq!(memory.count("d", 1, NOW).unwrap(), 1);

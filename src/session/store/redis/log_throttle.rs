@@ -1,36 +1,36 @@
-//! What went wrong with the store, said often enough to be seen and not at every try.
+//! Limits log lines about a failing store: the first error, another error, and an error that lasts are logged, not every try.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The same is said again after so long.
-const AGAIN: Duration = Duration::from_secs(30);
-/// Something else is said after so long: errors that alternate fill no log.
-const OTHER: Duration = Duration::from_secs(1);
+/// Interval at which the same error is logged again.
+const REPEAT_INTERVAL: Duration = Duration::from_secs(30);
+/// Minimum interval between two different errors, so that alternating errors do not fill the log.
+const CHANGE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What was said last.
 #[derive(Debug, Default)]
-pub struct Complaint {
-    said: Option<(String, Instant)>,
+pub struct LogThrottle {
+    /// The error logged last, and its time.
+    last: Option<(String, Instant)>,
 }
 
-impl Complaint {
-    /// Whether this is to be said now: it is the first, another one than the last, or lasts.
-    pub fn is_due(&mut self, why: &str, now: Instant) -> bool {
-        let due = self.said.as_ref().is_none_or(|(last, at)| {
-            let wait = if last == why { AGAIN } else { OTHER };
-            now.saturating_duration_since(*at) >= wait
+impl LogThrottle {
+    /// True if the error should be logged now; then it counts as logged.
+    pub fn should_log(&mut self, error: &str, now: Instant) -> bool {
+        let is_due = self.last.as_ref().is_none_or(|(last, at)| {
+            let interval = if last == error { REPEAT_INTERVAL } else { CHANGE_INTERVAL };
+            now.saturating_duration_since(*at) >= interval
         });
-        if due {
-            self.said = Some((why.to_owned(), now));
+        if is_due {
+            self.last = Some((error.to_owned(), now));
         }
-        due
+        is_due
     }
 
-    /// It works: the next one is the first again.
-    pub fn over(&mut self) {
-        self.said = None;
+    /// The store works again: the next error is logged at once.
+    pub fn reset(&mut self) {
+        self.last = None;
     }
 }
 
@@ -39,16 +39,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_another_and_a_lasting_one_are_said_and_nothing_between() {
-        let (mut complaint, began) = (Complaint::default(), Instant::now());
-        let mut said = |why: &str, millis: u64| complaint.is_due(why, began + Duration::from_millis(millis));
-        assert!(said("refused", 0));
-        assert!(!said("refused", 29_999));
-        assert!(said("refused", 30_000), "it lasts");
-        assert!(!said("WRONGPASS", 30_999), "errors that alternate");
-        assert!(said("WRONGPASS", 31_000), "another one");
-        assert!(!said("WRONGPASS", 60_999));
-        complaint.over();
-        assert!(complaint.is_due("WRONGPASS", began + Duration::from_secs(61)));
+    fn first_error_another_error_and_a_lasting_error_are_logged() {
+        let mut throttle = LogThrottle::default();
+        let began = Instant::now();
+        let mut should_log = |error: &str, millis: u64| throttle.should_log(error, began + Duration::from_millis(millis));
+        assert!(should_log("refused", 0));
+        assert!(!should_log("refused", 29_999));
+        assert!(should_log("refused", 30_000), "the error lasts");
+        assert!(!should_log("WRONGPASS", 30_999), "errors that alternate");
+        assert!(should_log("WRONGPASS", 31_000), "another error");
+        assert!(!should_log("WRONGPASS", 60_999));
+        throttle.reset();
+        assert!(throttle.should_log("WRONGPASS", began + Duration::from_secs(61)));
     }
 }

@@ -1,129 +1,136 @@
-//! Revocations that the store refuses to take: full, or with a stream that is at its end.
+//! Revocations that Redis refused: kept here and published again until Redis takes them.
 //!
-//! They hold in this process at once and are said again until they are taken. What can be done for the other gates
-//! meanwhile is done: values can be removed from a store that is full, and so can the stream of changes, whose loss makes
-//! every gate forget the sessions that it remembers.
+//! Redis refuses entries if it is full, or if a stream is at its last possible id. A refused revocation holds in this process
+//! at once (`Sessions::publish` adds it to the revocation log); the other replicas do not know it yet. Workers enqueue, the
+//! subscriber flushes at intervals; both take the lock of `pending`, and a flushed entry is removed only if its time is
+//! unchanged, so an entry that a worker renewed meanwhile stays. If Redis still refuses, the entries stay pending; if this
+//! process stops before that, they are lost.
+//!
+//! Meanwhile two commands work in a full Redis, because they free memory: removing the value of a revoked session, and removing
+//! the stream of changes. Without that stream every replica drops its cache at every poll, so a removed value ends the
+//! session everywhere.
 
-use std::collections::HashMap;
-use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ::redis::{Cmd, cmd};
 use tokio::time::Instant;
 
-use super::subscriber::Places;
-use super::{CHANGES_MAX, Connected, Redis};
-use crate::session::StoreError;
-use crate::session::record::Mark;
-use crate::session::revocations::log::{ENTRIES_MAX, Entry, millis};
-use crate::session::unix_millis;
+use super::subscriber::StreamPositions;
+use super::{CHANGES_MAX, Connected, RedisStore};
+use crate::base::clock::unix_millis;
+use crate::session::revocations::log::{ENTRIES_MAX, RevocationEntry};
+use crate::session::{StoreError, millis};
 
-/// Between two tries.
-const EVERY: Duration = Duration::from_millis(500);
-/// Entries said in one go.
+/// Minimum interval between two flushes that send commands.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
+/// Entries published in one pipeline.
 const CHUNK: usize = 500;
-/// Removes a stream that takes no entry because its last id is the last that there is.
+/// Removes a stream that takes no entry because it is at its last possible id.
 const RENEW_SCRIPT: &str = "local r = redis.pcall('XADD', KEYS[1], '*', 'x', 'x') \
     if type(r) == 'table' and r.err and string.find(r.err, 'exhausted') then redis.call('DEL', KEYS[1]) end return 1";
 
-impl Redis {
-    pub(super) fn owe(&self, entries: &[Entry]) {
-        let mut owed = self.owed();
+impl RedisStore {
+    /// Keeps entries for the next flush. At most as many as the revocation log holds; more are dropped.
+    pub(super) fn enqueue_pending(&self, entries: &[RevocationEntry]) {
+        let mut pending = self.pending.lock();
         for entry in entries {
-            // as much as a feed keeps
-            if owed.len() >= ENTRIES_MAX && !owed.contains_key(&entry.mark) {
+            if pending.len() >= ENTRIES_MAX && !pending.contains_key(&entry.key) {
                 continue;
             }
-            let at = owed.entry(entry.mark).or_insert(entry.at);
+            let at = pending.entry(entry.key).or_insert(entry.at);
             *at = entry.at.max(*at);
         }
     }
 
-    fn owed(&self) -> MutexGuard<'_, HashMap<Mark, i64>> {
-        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// After a refusal to add to a stream: true if it is worth trying again.
-    pub(super) async fn make_room(&self, stream: &str, why: &str) -> bool {
-        if is_exhausted(why) {
+    /// Tries to make room after Redis refused to append to a stream; returns true if another try makes sense.
+    pub(super) async fn make_room(&self, stream: &str, cause: &str) -> bool {
+        if is_exhausted(cause) {
             tracing::error!(
-                "a stream of the session store is at its last id: somebody wrote to it; it begins anew, and what is known is said again"
+                "a stream of the session store is at its last possible id: another client wrote to it; the stream begins anew, and every gate publishes again the revocations that it knows"
             );
             let mut renew = cmd("EVAL");
-            return self.ask::<i64>(renew.arg(RENEW_SCRIPT).arg(1).arg(stream)).await.is_ok();
+            return self.run::<i64>(renew.arg(RENEW_SCRIPT).arg(1).arg(stream)).await.is_ok();
         }
-        if !why.contains("OOM") {
+        if !cause.contains("OOM") {
             return false;
         }
-        self.ask::<i64>(cmd("DEL").arg(self.changes_key())).await.is_ok()
+        self.run::<i64>(cmd("DEL").arg(self.changes_key())).await.is_ok()
     }
 
-    /// Says what the store did not take, and sees to it that there is a stream of changes to lose.
-    pub(super) async fn settle(&self, connected: &Connected, places: &Places, last: &mut Option<Instant>) {
-        if last.is_some_and(|last| last.elapsed() < EVERY) {
+    /// Publishes the pending entries, and starts the stream of changes if it is empty. `last` is the time of the last flush that
+    /// sent a command.
+    pub(super) async fn flush_pending(&self, connected: &Connected, positions: &StreamPositions, last: &mut Option<Instant>) {
+        if last.is_some_and(|last| last.elapsed() < FLUSH_INTERVAL) {
             return;
         }
-        if places.has_no_changes() {
+        if positions.has_no_changes() {
             *last = Some(Instant::now());
-            self.begin_changes(connected).await;
+            self.start_change_stream(connected).await;
         }
+        let pending = self.unexpired_pending();
+        if !pending.is_empty() {
+            *last = Some(Instant::now());
+            self.publish_or_enqueue(connected, &pending).await;
+        }
+    }
+
+    fn unexpired_pending(&self) -> Vec<RevocationEntry> {
         let oldest = unix_millis().saturating_sub(millis(self.retention));
-        self.owed().retain(|_, at| *at >= oldest);
-        let owed: Vec<Entry> = self.owed().iter().map(|(mark, at)| Entry { mark: *mark, at: *at }).collect();
-        if !owed.is_empty() {
-            *last = Some(Instant::now());
-            self.say(connected, &owed).await;
+        let mut pending = self.pending.lock();
+        pending.retain(|_, at| *at >= oldest);
+        pending
+            .iter()
+            .map(|(key, at)| RevocationEntry { key: *key, at: *at })
+            .collect()
+    }
+
+    /// Appends one entry of an all-zero handle, which no session has, to the stream of changes.
+    pub(super) async fn start_change_stream(&self, connected: &Connected) {
+        let added: Result<String, StoreError> = connected.link.run(&self.change_command([0; 32]), self.config.timeout).await;
+        if let Err(error) = added {
+            self.record_failed_write(&error);
         }
     }
 
-    /// A stream of changes with one entry, that of nobody.
-    pub(super) async fn begin_changes(&self, connected: &Connected) {
-        let begun: Result<String, StoreError> = connected.link.run(&self.change_of([0; 32]), self.config.timeout).await;
-        if let Err(error) = begun {
-            self.note_failed_write(&error);
-        }
-    }
-
-    pub(super) fn change_of(&self, handle: [u8; 32]) -> Cmd {
+    pub(super) fn change_command(&self, handle: [u8; 32]) -> Cmd {
         let mut add = cmd("XADD");
         add.arg(self.changes_key()).arg("MAXLEN").arg("~").arg(CHANGES_MAX).arg("*");
         add.arg("h").arg(&handle);
         add
     }
 
-    /// What is refused is owed, and what was is not any more.
-    pub(super) async fn say(&self, connected: &Connected, entries: &[Entry]) {
-        let key = self.feed_key();
+    /// Publishes `entries`. What Redis refuses stays pending; what it accepts leaves the pending set.
+    pub(super) async fn publish_or_enqueue(&self, connected: &Connected, entries: &[RevocationEntry]) {
+        let stream = self.revocations_key();
         for (number, chunk) in entries.chunks(CHUNK).enumerate() {
-            let said = connected
-                .link
-                .run_all(&key, self.additions(&key, chunk), self.config.timeout)
-                .await;
-            match said {
-                Ok(_) => {
-                    let mut owed = self.owed();
-                    for entry in chunk {
-                        if owed.get(&entry.mark) == Some(&entry.at) {
-                            owed.remove(&entry.mark);
-                        }
-                    }
-                }
+            let commands = self.append_commands(&stream, chunk);
+            match connected.link.run_all(&stream, commands, self.config.timeout).await {
+                Ok(_) => self.remove_pending(chunk),
                 Err(error) => {
-                    // what was taken before is not said again
-                    self.owe(entries.get(number * CHUNK..).unwrap_or_default());
-                    self.note_failed_write(&error);
-                    if let StoreError::Refused(why) = &error
-                        && is_exhausted(why)
+                    // the chunks before this one were taken
+                    self.enqueue_pending(entries.get(number * CHUNK..).unwrap_or_default());
+                    self.record_failed_write(&error);
+                    if let StoreError::Refused(cause) = &error
+                        && is_exhausted(cause)
                     {
-                        self.make_room(&key, why).await;
+                        self.make_room(&stream, cause).await;
                     }
                     return;
                 }
             }
         }
     }
+
+    fn remove_pending(&self, entries: &[RevocationEntry]) {
+        let mut pending = self.pending.lock();
+        for entry in entries {
+            if pending.get(&entry.key) == Some(&entry.at) {
+                pending.remove(&entry.key);
+            }
+        }
+    }
 }
 
-fn is_exhausted(why: &str) -> bool {
-    why.contains("exhausted the last possible ID")
+fn is_exhausted(cause: &str) -> bool {
+    cause.contains("exhausted the last possible ID")
 }

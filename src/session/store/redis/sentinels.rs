@@ -1,193 +1,197 @@
-//! Whom the Sentinels call master: all of them are asked, all the time, and a majority of those configured is believed.
+//! The master that the Sentinels name: every Sentinel is asked, all the time, and a majority of those configured decides.
 //!
-//! A server that was cut off goes on as master until somebody tells it otherwise, and answers whoever still reaches it. So
-//! what it says counts only as of a question that a majority answered with its name: another one is a master for any gate
-//! only after a majority named that, and two majorities share a Sentinel that does not change its mind back.
+//! A server that was cut off from the others goes on as master until a Sentinel demotes it, and answers every client that still
+//! reaches it. So its data may lack revocations that the new master has. Rule: an answer of the server counts only as of the
+//! time at which a majority of Sentinels was asked and named that server (`confirmed_at`). Another server becomes master for
+//! a gate only after a majority named it, and two majorities share a Sentinel, which does not go back to the old name.
+//!
+//! If a Sentinel does not answer, its last answer counts until it is older than `staleness_max`. If fewer than a majority
+//! answer, or they disagree, no master is confirmed: the revocation log becomes stale and sessions are refused.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::cmd;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::link::{CONNECT_DEADLINE, connect_to_sentinel, in_time};
+use super::link::{Address, CONNECT_DEADLINE, connect_to_sentinel, with_deadline};
 use crate::config::{self, Topology};
 use crate::session::StoreError;
 use crate::types::Redacted;
 
-/// Parts of the staleness that is allowed between two questions: one lost answer costs nothing.
-const PARTS: u32 = 4;
-/// Between two questions however little staleness is allowed.
+/// Questions per `staleness_max`, so that one lost answer changes nothing.
+const QUESTIONS: u32 = 4;
+/// Minimum interval between two questions to one Sentinel.
 const INTERVAL_MIN: Duration = Duration::from_millis(20);
-/// After one that did not answer.
+/// Pause after a question that was not answered.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// As the Sentinels write it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Address {
-    pub host: String,
-    pub port: u16,
-}
-
 pub struct Sentinels {
-    master: String,
+    /// Name of the master in the Sentinels' configuration.
+    master_name: String,
     urls: Vec<Redacted<String>>,
     staleness_max: Duration,
-    /// In the order of `urls`.
-    seats: Mutex<Vec<Seat>>,
-    /// A majority may have changed its mind.
-    pub news: Notify,
+    /// In the order of `urls`. One task per Sentinel writes; the subscriber reads.
+    states: Mutex<Vec<SentinelState>>,
+    /// Notified when the master named by the majority changes.
+    pub changed: Notify,
 }
 
-/// What one of them said.
+/// The last answer of one Sentinel, and the error since then.
 #[derive(Clone, Debug, Default)]
-struct Seat {
-    heard: Option<Heard>,
+struct SentinelState {
+    answer: Option<MasterAnswer>,
     error: Option<String>,
 }
 
 #[derive(Clone, Debug)]
-struct Heard {
-    /// When it was asked.
+struct MasterAnswer {
+    /// The time of the question.
     sent: Instant,
-    named: Address,
+    master: Address,
 }
 
 impl Sentinels {
-    /// `None`: there are none.
-    pub fn of(config: &config::Redis, staleness_max: Duration) -> Option<Arc<Self>> {
+    /// `None` unless the topology is Sentinel.
+    pub fn new(config: &config::Redis, staleness_max: Duration) -> Option<Arc<Self>> {
         let Topology::Sentinel { master, urls, .. } = &config.topology else {
             return None;
         };
         Some(Arc::new(Self {
-            master: master.clone(),
+            master_name: master.clone(),
             urls: urls.clone(),
             staleness_max,
-            seats: Mutex::new(vec![Seat::default(); urls.len()]),
-            news: Notify::new(),
+            states: Mutex::new(vec![SentinelState::default(); urls.len()]),
+            changed: Notify::new(),
         }))
     }
 
-    /// For ever; whoever stops waiting ends it.
-    pub async fn ask(self: &Arc<Self>, config: &config::Redis) {
-        let mut each = JoinSet::new();
-        for (seat, url) in self.urls.iter().enumerate() {
-            let (me, url, config) = (Arc::clone(self), url.clone(), config.clone());
-            each.spawn(async move { me.ask_one(seat, &url, &config).await });
+    /// Asks every Sentinel again and again, each in a task of its own, so that one that hangs delays no other. Runs until the
+    /// future is dropped.
+    pub async fn run(self: &Arc<Self>, config: &config::Redis) {
+        let mut tasks = JoinSet::new();
+        for (index, url) in self.urls.iter().enumerate() {
+            let sentinels = Arc::clone(self);
+            let url = url.clone();
+            let config = config.clone();
+            tasks.spawn(async move { sentinels.run_one(index, &url, &config).await });
         }
-        each.join_all().await;
+        tasks.join_all().await;
     }
 
-    /// One that hangs holds up no other.
-    async fn ask_one(&self, seat: usize, url: &Redacted<String>, config: &config::Redis) {
-        let interval = (self.staleness_max / PARTS).max(INTERVAL_MIN);
+    async fn run_one(&self, index: usize, url: &Redacted<String>, config: &config::Redis) {
+        let interval = (self.staleness_max / QUESTIONS).max(INTERVAL_MIN);
         let mut connection = None;
         loop {
             let began = Instant::now();
-            match self.question(&mut connection, url, config).await {
-                Ok(heard) => {
-                    self.note(seat, Ok(heard));
+            match self.query(&mut connection, url, config).await {
+                Ok(answer) => {
+                    self.record(index, Ok(answer));
                     sleep_until(began + interval).await;
                 }
                 Err(error) => {
                     connection = None;
-                    self.note(seat, Err(error.why()));
+                    self.record(index, Err(error.cause()));
                     sleep(PAUSE).await;
                 }
             }
         }
     }
 
-    async fn question(
+    async fn query(
         &self,
         connection: &mut Option<MultiplexedConnection>,
         url: &Redacted<String>,
         config: &config::Redis,
-    ) -> Result<Heard, StoreError> {
-        let asked = match connection {
+    ) -> Result<MasterAnswer, StoreError> {
+        let connection = match connection {
             Some(open) => open,
             None => connection.insert(connect_to_sentinel(url, config).await?),
         };
         let mut question = cmd("SENTINEL");
-        question.arg("get-master-addr-by-name").arg(&self.master);
+        question.arg("get-master-addr-by-name").arg(&self.master_name);
         let sent = Instant::now();
         let deadline = config.timeout.min(self.staleness_max / 2).max(INTERVAL_MIN);
-        let answer: Option<(String, u16)> = in_time(deadline, question.query_async(asked)).await?;
-        let (host, port) = answer.ok_or_else(|| StoreError::Refused(format!("a Sentinel knows no `{}`", self.master)))?;
-        let named = Address { host, port };
-        Ok(Heard { sent, named })
+        let answer: Option<(String, u16)> = with_deadline(deadline, question.query_async(connection)).await?;
+        let unknown = || StoreError::Refused(format!("a Sentinel knows no `{}`", self.master_name));
+        let (host, port) = answer.ok_or_else(unknown)?;
+        let master = Address { host, port };
+        Ok(MasterAnswer { sent, master })
     }
 
-    fn note(&self, seat: usize, answer: Result<Heard, String>) {
-        let before = self.named();
-        if let Some(seat) = self.seats().get_mut(seat) {
+    fn record(&self, index: usize, answer: Result<MasterAnswer, String>) {
+        let before = self.agreed_master();
+        if let Some(state) = self.states.lock().get_mut(index) {
             match answer {
-                Ok(heard) => (seat.heard, seat.error) = (Some(heard), None),
-                Err(error) => seat.error = Some(error),
+                Ok(answer) => {
+                    state.answer = Some(answer);
+                    state.error = None;
+                }
+                Err(error) => state.error = Some(error),
             }
         }
-        if self.named() != before {
-            self.news.notify_one();
+        if self.agreed_master() != before {
+            self.changed.notify_one();
         }
     }
 
-    /// Whom a majority named lately.
-    pub fn named(&self) -> Option<Address> {
-        let seats = self.seats();
-        let heard = || seats.iter().filter_map(|seat| seat.heard.as_ref());
-        let recent = || heard().filter(|heard| heard.sent.elapsed() <= self.staleness_max);
-        let votes = |named: &Address| recent().filter(|heard| heard.named == *named).count();
+    /// The master that a majority named within `staleness_max`.
+    pub fn agreed_master(&self) -> Option<Address> {
+        let states = self.states.lock();
+        let answers = || states.iter().filter_map(|state| state.answer.as_ref());
+        let recent = || answers().filter(|answer| answer.sent.elapsed() <= self.staleness_max);
+        let votes = |master: &Address| recent().filter(|answer| answer.master == *master).count();
         recent()
-            .map(|heard| &heard.named)
-            .find(|named| votes(named) >= self.majority())
+            .map(|answer| &answer.master)
+            .find(|master| votes(master) >= self.majority())
             .cloned()
     }
 
-    /// The last moment as of which a majority names this one.
-    pub fn confirmed(&self, master: &Address) -> Option<Instant> {
-        let seats = self.seats();
-        let heard = seats.iter().filter_map(|seat| seat.heard.as_ref());
-        let mut sent: Vec<Instant> = heard.filter(|heard| heard.named == *master).map(|heard| heard.sent).collect();
+    /// The latest time as of which a majority named this master.
+    pub fn confirmed_at(&self, master: &Address) -> Option<Instant> {
+        let states = self.states.lock();
+        let answers = states.iter().filter_map(|state| state.answer.as_ref());
+        let mut sent: Vec<Instant> = answers
+            .filter(|answer| answer.master == *master)
+            .map(|answer| answer.sent)
+            .collect();
         sent.sort_unstable_by(|one, other| other.cmp(one));
         sent.get(self.majority().saturating_sub(1)).copied()
     }
 
-    /// Waits until a majority names one.
-    pub async fn master(&self) -> Result<Address, StoreError> {
-        let named = async {
+    /// Waits until a majority names a master.
+    pub async fn wait_for_master(&self) -> Result<Address, StoreError> {
+        let agreed = async {
             loop {
-                if let Some(named) = self.named() {
-                    return named;
+                if let Some(master) = self.agreed_master() {
+                    return master;
                 }
-                self.news.notified().await;
+                self.changed.notified().await;
             }
         };
-        let named = timeout(CONNECT_DEADLINE, named).await;
-        named.map_err(|_late| StoreError::Unreachable(self.disagreement()))
+        let agreed = timeout(CONNECT_DEADLINE, agreed).await;
+        agreed.map_err(|_late| StoreError::Unreachable(self.disagreement()))
     }
 
-    /// Why there is no master, or nobody who confirms it.
+    /// The reason why no master is confirmed, with the first error of a Sentinel.
     pub fn disagreement(&self) -> String {
-        let seats = self.seats();
-        let error = seats.iter().find_map(|seat| seat.error.as_deref());
+        let states = self.states.lock();
+        let error = states.iter().find_map(|state| state.error.as_deref());
         let error = error.map(|error| format!(": {error}")).unwrap_or_default();
         format!(
             "fewer than {} of {} Sentinels name the same master{error}",
             self.majority(),
-            seats.len()
+            states.len()
         )
     }
 
-    /// Of those configured, not of those that answer.
+    /// The majority of those configured, not of those that answer.
     fn majority(&self) -> usize {
         self.urls.len() / 2 + 1
-    }
-
-    fn seats(&self) -> MutexGuard<'_, Vec<Seat>> {
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -197,11 +201,11 @@ mod tests {
 
     fn sentinels(count: usize) -> Sentinels {
         Sentinels {
-            master: "mm".to_owned(),
+            master_name: "mm".to_owned(),
             urls: (0..count).map(|_| Redacted::new(String::new())).collect(),
             staleness_max: Duration::from_secs(1),
-            seats: Mutex::new(vec![Seat::default(); count]),
-            news: Notify::new(),
+            states: Mutex::new(vec![SentinelState::default(); count]),
+            changed: Notify::new(),
         }
     }
 
@@ -211,29 +215,35 @@ mod tests {
     }
 
     #[test]
-    fn a_majority_of_those_configured_names_the_master_as_of_its_oldest_question() {
-        let (sentinels, now) = (sentinels(5), Instant::now());
-        let said = |seat: usize, port: u16, millis_ago: u64| {
+    fn master_is_named_by_a_majority_of_those_configured_as_of_its_oldest_question() {
+        let sentinels = sentinels(5);
+        let now = Instant::now();
+        let answer = |index: usize, port: u16, millis_ago: u64| {
             let sent = now.checked_sub(Duration::from_millis(millis_ago)).unwrap();
-            sentinels.note(seat, Ok(Heard { sent, named: at(port) }));
+            let master = at(port);
+            sentinels.record(index, Ok(MasterAnswer { sent, master }));
         };
-        said(0, 1, 10);
-        said(1, 1, 300);
-        assert_eq!((sentinels.named(), sentinels.confirmed(&at(1))), (None, None), "two of five");
-        said(2, 2, 20);
-        assert_eq!(sentinels.named(), None);
-        said(3, 1, 40);
-        assert_eq!(sentinels.named(), Some(at(1)));
-        assert_eq!(sentinels.confirmed(&at(1)), now.checked_sub(Duration::from_millis(300)));
-        assert_eq!(sentinels.confirmed(&at(2)), None);
-        // one that does not answer keeps its word, but not for ever
-        sentinels.note(3, Err("refused".to_owned()));
-        assert_eq!(sentinels.named(), Some(at(1)));
-        said(3, 1, 1100);
-        assert_eq!(sentinels.named(), None);
+        answer(0, 1, 10);
+        answer(1, 1, 300);
+        assert_eq!(
+            (sentinels.agreed_master(), sentinels.confirmed_at(&at(1))),
+            (None, None),
+            "two of five"
+        );
+        answer(2, 2, 20);
+        assert_eq!(sentinels.agreed_master(), None);
+        answer(3, 1, 40);
+        assert_eq!(sentinels.agreed_master(), Some(at(1)));
+        assert_eq!(sentinels.confirmed_at(&at(1)), now.checked_sub(Duration::from_millis(300)));
+        assert_eq!(sentinels.confirmed_at(&at(2)), None);
+        // the last answer of a Sentinel that fails counts until it is too old
+        sentinels.record(3, Err("refused".to_owned()));
+        assert_eq!(sentinels.agreed_master(), Some(at(1)));
+        answer(3, 1, 1100);
+        assert_eq!(sentinels.agreed_master(), None);
         assert!(sentinels.disagreement().starts_with("fewer than 3 of 5 Sentinels"));
-        said(1, 2, 5);
-        said(4, 2, 5);
-        assert_eq!(sentinels.named(), Some(at(2)));
+        answer(1, 2, 5);
+        answer(4, 2, 5);
+        assert_eq!(sentinels.agreed_master(), Some(at(2)));
     }
 }

@@ -1,10 +1,23 @@
-//! Keeps the connection, and reads what other replicas of the gate say: what was revoked, and what changed.
+//! Keeps the connection to Redis and reads its two streams: revocations, and changes of sessions.
 //!
-//! A poll does not only ask for what is new: it looks whether the last entry that it saw is still there. If not, the stream
-//! went back (a failover lost it, or all data) and is read again from its beginning, and what this process knows and
-//! the stream lost is said again; the same if what this process said never comes back. The feed counts as read when a poll that was *sent* then came back with nothing left.
+//! The subscriber races with a failover: a new master may lack the newest entries of a stream, or have other entries under the
+//! same ids. So every poll asks, beside new entries, whether the last entry that was read is still there, unchanged. If it is
+//! not, `catch_up` reads the stream of revocations again from its beginning and publishes again the revocations that this
+//! process knows and the stream lacks. It does the same if a revocation that this process published, and Redis acknowledged,
+//! cannot be read back.
+//!
+//! The revocation log counts as complete as of the time at which the poll was *sent* that found nothing more to read; with
+//! Sentinels, also not later than a majority confirmed the master. So a slow answer never makes old knowledge look fresh.
+//!
+//! `catch_up` first takes its position in the stream of changes and then flushes the cache: a session that is read after the
+//! flush is dropped when its change is read. If the last change that was read is gone, or the stream is empty, the cache is
+//! flushed, because missed changes could not be detected.
+//!
+//! If the connection fails, `current` is cleared, workers get `Unreachable`, and the subscriber reconnects with a growing pause;
+//! the log becomes stale meanwhile. If this task stops, the log becomes stale and sessions are refused.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,59 +26,66 @@ use ::redis::streams::{StreamId, StreamRangeReply, StreamReadReply};
 use ::redis::{Pipeline, Value, cmd, from_redis_value, pipe};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::link::{Link, Role, connect, place};
-use super::log_throttle::Complaint;
-use super::{Connected, Redis};
-use crate::session::StoreError;
-use crate::session::cache::Cache;
-use crate::session::record::{Handle, Mark, MarkKind};
-use crate::session::revocations::log::{Entry, Feed, millis};
-use crate::session::unix_millis;
+use super::link::{Link, Links, Role, configured_address, connect};
+use super::log_throttle::LogThrottle;
+use super::{Connected, RedisStore};
+use crate::base::clock::unix_millis;
+use crate::session::cache::SessionCache;
+use crate::session::record::{Handle, RevocationKey, RevocationKind};
+use crate::session::revocations::log::{RevocationEntry, RevocationLog};
+use crate::session::{StoreError, millis};
 
-/// The longest time between two polls.
+/// Maximum interval between two polls.
 const POLL_MAX: Duration = Duration::from_millis(200);
-/// Between two polls however often somebody complains.
+/// Minimum interval between two polls, however often `check_now` is notified.
 const POLL_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
-/// A connection that lived so long was a good one.
-const GOOD: Duration = Duration::from_secs(2);
-/// Entries in one answer.
+/// A connection that lasted this long resets the backoff.
+const BACKOFF_RESET: Duration = Duration::from_secs(2);
+/// Maximum number of entries in one answer.
 const PAGE: usize = 1000;
-/// How far a revocation's time may be ahead of the store's clock and ours: more, and a gate's clock is wrong.
+/// A revocation's time may be this far ahead of the store's clock and of ours; further ahead, the clock of a gate is wrong.
 const AHEAD_MAX: Duration = Duration::from_secs(5);
-/// An id that is so much later than the store's clock was made up.
+/// An entry id may be this far ahead of the store's clock; further ahead, another client made the id up.
 const ID_AHEAD_MAX: Duration = Duration::from_secs(3600);
-/// Where a stream ends at last.
-const LAST: &str = "18446744073709551615-18446744073709551615";
-/// Where a stream begins.
-const BEGINNING: &str = "0-0";
+/// The last possible id of a stream.
+const LAST_ID: &str = "18446744073709551615-18446744073709551615";
+/// An id before every entry of a stream.
+const FIRST_ID: &str = "0-0";
 
-/// How far one stream was read.
+/// The end of the part of a stream that was read.
 #[derive(Clone, Debug)]
-struct Place {
+struct StreamPosition {
     id: String,
-    /// The entry itself: another server may give the same id to another one.
+    /// The fields of the last entry that was read, because another server may use the same id for another entry. `None` if no
+    /// entry was read.
     entry: Option<HashMap<String, Value>>,
 }
 
-/// How far both were.
-pub(super) struct Places {
-    revocations: Place,
-    changes: Place,
+pub(super) struct StreamPositions {
+    revocations: StreamPosition,
+    changes: StreamPosition,
 }
 
-impl Places {
-    /// Then nobody could tell that there were some.
+/// The result of reading the streams from their beginning.
+struct CaughtUp {
+    positions: StreamPositions,
+    /// The time at which the command was sent that read the last page of revocations.
+    sent: Instant,
+}
+
+impl StreamPositions {
+    /// No entry to anchor on: losing the change stream could not be detected.
     pub(super) const fn has_no_changes(&self) -> bool {
         self.changes.entry.is_none()
     }
 }
 
-impl Place {
+impl StreamPosition {
     fn beginning() -> Self {
         Self {
-            id: BEGINNING.to_owned(),
+            id: FIRST_ID.to_owned(),
             entry: None,
         }
     }
@@ -77,7 +97,14 @@ impl Place {
         }
     }
 
-    /// Whether the answer to "this very entry" is it.
+    /// Moves behind the last of `entries`; without entries it stays.
+    fn advance(&mut self, entries: Vec<StreamId>) {
+        if let Some(last) = entries.into_iter().next_back() {
+            *self = Self::at(last);
+        }
+    }
+
+    /// True if the entry read back at `id` is the one seen before.
     fn is_still_there(&self, found: &[StreamId]) -> bool {
         match &self.entry {
             None => true,
@@ -85,52 +112,50 @@ impl Place {
         }
     }
 
-    /// Milliseconds since it was added.
+    /// Milliseconds since the entry was added.
     fn age(&self, now: i64) -> i64 {
         now.saturating_sub(added_at(&self.id))
     }
 }
 
-/// Unix milliseconds of the store's clock, as an id has them.
+/// Unix milliseconds of the store's clock when an entry was added, taken from its id.
 fn added_at(id: &str) -> i64 {
     let millis = id.split('-').next().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
     i64::try_from(millis).unwrap_or(i64::MAX)
 }
 
-impl Redis {
-    /// For ever; whoever stops waiting ends it.
-    pub async fn follow(&self, feed: &Feed, cache: &Cache) {
-        let connected = self.stay_connected(feed, cache);
+impl RedisStore {
+    /// Connects, reads the streams into `log` and `cache`, and flushes pending revocations. Runs until the future is dropped.
+    pub async fn run_subscriber(&self, log: &RevocationLog, cache: &SessionCache) {
+        let connected = self.stay_connected(log, cache);
         match &self.sentinels {
-            Some(sentinels) => drop(tokio::join!(sentinels.ask(&self.config), connected)),
+            Some(sentinels) => drop(tokio::join!(sentinels.run(&self.config), connected)),
             None => connected.await,
         }
     }
 
-    async fn stay_connected(&self, feed: &Feed, cache: &Cache) {
-        let (mut attempt, mut pause, mut complaint) = (0, BACKOFF_MIN, Complaint::default());
+    async fn stay_connected(&self, log: &RevocationLog, cache: &SessionCache) {
+        let mut attempt = 0;
+        let mut pause = BACKOFF_MIN;
+        let mut throttle = LogThrottle::default();
         loop {
             let began = Instant::now();
-            let Err(error) = self.connect_and_poll(feed, cache).await;
-            let why = error.why();
+            let Err(error) = self.connect_and_poll(log, cache).await;
+            let cause = error.cause();
+            let store = configured_address(&self.config);
             if self.current.swap(None).is_some() {
+                tracing::warn!(error = cause, store, "the session store's connection is lost");
+                throttle.reset();
+            } else if throttle.should_log(&cause, Instant::now()) {
                 tracing::warn!(
-                    error = why,
-                    store = place(&self.config),
-                    "the session store's connection is lost"
-                );
-                complaint.over();
-            } else if complaint.is_due(&why, Instant::now()) {
-                let store = place(&self.config);
-                tracing::warn!(
-                    error = why,
+                    error = cause,
                     store,
                     attempt,
                     "the session store cannot be reached; trying again"
                 );
             }
-            self.remember(Some(why));
-            if began.elapsed() > GOOD {
+            self.set_last_error(Some(cause));
+            if began.elapsed() > BACKOFF_RESET {
                 pause = BACKOFF_MIN;
             }
             sleep(pause).await;
@@ -139,160 +164,174 @@ impl Redis {
         }
     }
 
-    fn remember(&self, error: Option<String>) {
-        *self.last_error.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = error;
+    fn set_last_error(&self, error: Option<String>) {
+        *self.last_error.lock() = error;
     }
 
-    async fn connect_and_poll(&self, feed: &Feed, cache: &Cache) -> Result<std::convert::Infallible, StoreError> {
+    async fn connect_and_poll(&self, log: &RevocationLog, cache: &SessionCache) -> Result<Infallible, StoreError> {
         let master = match &self.sentinels {
-            Some(sentinels) => Some(sentinels.master().await?),
+            Some(sentinels) => Some(sentinels.wait_for_master().await?),
             None => None,
         };
-        let (link, durable) = connect(&self.config, master.as_ref()).await?;
-        let skew = self.skew(&link).await;
+        let Links { commands, durable } = connect(&self.config, master.as_ref()).await?;
+        let skew = self.clock_skew(&commands).await;
         let connected = Arc::new(Connected {
-            link,
+            link: commands,
             durable,
             master,
             skew,
             replicas: AtomicBool::new(false),
         });
-        let (mut places, sent) = self.catch_up(&connected, feed, cache).await?;
-        self.stale_password.store(false, Ordering::Release);
+        let CaughtUp { mut positions, sent } = self.catch_up(&connected, log, cache).await?;
+        self.is_password_rejected.store(false, Ordering::Release);
         self.current.store(Some(Arc::clone(&connected)));
-        self.remember(None);
-        // after it may be used: who waits for the first time begins then
-        self.confirm(&connected, feed, sent);
+        self.set_last_error(None);
+        // after `current`: a start that waits for the first read may use the connection at once
+        self.confirm_read(&connected, log, sent);
         tracing::info!("the session store is connected");
-        let (interval, mut complaint) = ((self.staleness_max / 5).min(POLL_MAX), Complaint::default());
-        let mut settled = None;
+        let interval = (self.staleness_max / 5).min(POLL_MAX);
+        let mut throttle = LogThrottle::default();
+        let mut last_flush = None;
         loop {
             sleep(POLL_MIN.min(interval)).await;
             let rest = interval.saturating_sub(POLL_MIN);
-            // late or told to hurry: either way it is time
-            drop(timeout(rest, self.hurry()).await);
-            self.look_at_master(&connected, &mut complaint)?;
-            if self.stale_password.load(Ordering::Acquire) {
-                return Err(StoreError::Refused("the password is not good any more".to_owned()));
+            // poll on the interval, or at once when notified
+            drop(timeout(rest, self.wait_for_check_now()).await);
+            self.check_master(&connected, &mut throttle)?;
+            if self.is_password_rejected.load(Ordering::Acquire) {
+                return Err(StoreError::Refused("the server rejected the password".to_owned()));
             }
-            while !self.poll(&connected, &mut places, (feed, cache)).await? {}
-            self.settle(&connected, &places, &mut settled).await;
+            while !self.poll(&connected, &mut positions, log, cache).await? {}
+            self.flush_pending(&connected, &positions, &mut last_flush).await;
         }
     }
 
-    /// By how many milliseconds our clock is ahead of the store's; `None`: it does not say.
-    async fn skew(&self, link: &Link) -> Option<i64> {
-        let asked = link.run_at(&self.feed_key(), &cmd("TIME"), self.config.timeout).await;
-        let (seconds, micros): (i64, i64) = asked.ok()?;
+    /// Milliseconds by which this process's clock is ahead of the store's; `None` if the store does not say.
+    async fn clock_skew(&self, link: &Link) -> Option<i64> {
+        let answer = link.run_at(&self.revocations_key(), &cmd("TIME"), self.config.timeout).await;
+        let (seconds, micros): (i64, i64) = answer.ok()?;
         Some(unix_millis().saturating_sub(seconds.saturating_mul(1000).saturating_add(micros / 1000)))
     }
 
-    /// Returns when there is something to look at.
-    async fn hurry(&self) {
+    /// Returns when a command failed, or when the Sentinels' majority changed.
+    async fn wait_for_check_now(&self) {
         match &self.sentinels {
             Some(sentinels) => tokio::select! {
-                () = self.complaint.notified() => {}
-                () = sentinels.news.notified() => {}
+                () = self.check_now.notified() => {}
+                () = sentinels.changed.notified() => {}
             },
-            None => self.complaint.notified().await,
+            None => self.check_now.notified().await,
         }
     }
 
-    /// An error if the Sentinels name another one. If they cannot tell, what this one says is not good for long.
-    fn look_at_master(&self, connected: &Connected, complaint: &mut Complaint) -> Result<(), StoreError> {
+    /// An error if the Sentinels name another master. If they name none, the connection stays, but nothing confirms its reads.
+    fn check_master(&self, connected: &Connected, throttle: &mut LogThrottle) -> Result<(), StoreError> {
         let (Some(sentinels), Some(master)) = (&self.sentinels, &connected.master) else {
             return Ok(());
         };
-        match sentinels.named() {
+        match sentinels.agreed_master() {
             Some(named) if named == *master => {
-                self.remember(None);
-                complaint.over();
+                self.set_last_error(None);
+                throttle.reset();
                 Ok(())
             }
             Some(_) => Err(StoreError::Refused("the Sentinels name another master".to_owned())),
             None => {
-                let why = sentinels.disagreement();
-                if complaint.is_due(&why, Instant::now()) {
-                    tracing::warn!(error = why, "nobody confirms the master of the session store");
+                let cause = sentinels.disagreement();
+                if throttle.should_log(&cause, Instant::now()) {
+                    tracing::warn!(
+                        error = cause,
+                        "no majority of Sentinels confirms the master of the session store"
+                    );
                 }
-                self.remember(Some(why));
+                self.set_last_error(Some(cause));
                 Ok(())
             }
         }
     }
 
-    /// The feed was read to its end, of the server that is the master as of the same time.
-    fn confirm(&self, connected: &Connected, feed: &Feed, sent: Instant) {
+    /// Records that the stream of revocations was read to its end as of `sent`; with Sentinels not later than the time at which
+    /// a majority named this master.
+    fn confirm_read(&self, connected: &Connected, log: &RevocationLog, sent: Instant) {
         match (&self.sentinels, &connected.master) {
             (Some(sentinels), Some(master)) => {
-                if let Some(asked) = sentinels.confirmed(master) {
-                    feed.confirm(sent.min(asked));
+                if let Some(confirmed_at) = sentinels.confirmed_at(master) {
+                    log.confirm_read(sent.min(confirmed_at));
                 }
             }
-            _ => feed.confirm(sent),
+            _ => log.confirm_read(sent),
         }
     }
 
-    /// Reads the feed from its beginning, says again what it lost, and forgets all sessions that were read before. Also when
-    /// the last read was sent.
-    async fn catch_up(&self, connected: &Connected, feed: &Feed, cache: &Cache) -> Result<(Places, Instant), StoreError> {
-        self.look_at_role(connected).await?;
-        // what was taken by now is either read below or said again
-        self.unread().retain(|_, taken| !*taken);
-        let (key, mut place, mut known) = (self.feed_key(), Place::beginning(), HashMap::new());
+    /// Reads the stream of revocations from its beginning, publishes again the revocations that it lacks, and flushes the
+    /// cache.
+    async fn catch_up(&self, connected: &Connected, log: &RevocationLog, cache: &SessionCache) -> Result<CaughtUp, StoreError> {
+        self.check_role(connected).await?;
+        // acknowledged revocations are either read below or published again
+        self.unread.lock().retain(|_, is_acknowledged| !*is_acknowledged);
+        let stream = self.revocations_key();
+        let mut position = StreamPosition::beginning();
+        let mut in_stream: HashMap<RevocationKey, i64> = HashMap::new();
         let sent = loop {
             let sent = Instant::now();
             let mut range = cmd("XRANGE");
-            range.arg(&key).arg(format!("({}", place.id)).arg("+").arg("COUNT").arg(PAGE);
+            range
+                .arg(&stream)
+                .arg(format!("({}", position.id))
+                .arg("+")
+                .arg("COUNT")
+                .arg(PAGE);
             let page: StreamRangeReply = connected.link.run(&range, self.config.timeout).await?;
-            let (ids, now) = (page.ids, unix_millis());
-            // nothing can come after the last id that there is, and asking is an error
-            let full = ids.len() >= PAGE && ids.last().is_none_or(|last| last.id != LAST);
+            let ids = page.ids;
+            let now = unix_millis();
+            // behind the last possible id there is nothing, and reading from there is an error
+            let is_full = ids.len() >= PAGE && ids.last().is_none_or(|last| last.id != LAST_ID);
             let entries = read_entries(&ids, connected, now);
-            self.forget_unread(entries.iter().map(|entry| entry.mark));
+            self.remove_unread(&entries);
             for entry in &entries {
-                let at = known.entry(entry.mark).or_insert(entry.at);
+                let at = in_stream.entry(entry.key).or_insert(entry.at);
                 *at = entry.at.max(*at);
             }
-            feed.add(entries, now);
-            place = ids.into_iter().next_back().map_or(place, Place::at);
-            if !full {
+            log.add(entries, now);
+            position.advance(ids);
+            if !is_full {
                 break sent;
             }
         };
-        let mut lost = feed.entries(unix_millis());
-        lost.retain(|entry| known.get(&entry.mark).is_none_or(|at| *at < entry.at));
+        let mut lost = log.entries(unix_millis());
+        lost.retain(|entry| in_stream.get(&entry.key).is_none_or(|at| *at < entry.at));
         if !lost.is_empty() {
             tracing::warn!(
                 entries = lost.len(),
-                "the session store had lost revocations; they are said again"
+                "the session store had lost revocations; they are published again"
             );
         }
-        // what is refused is owed: a store that is full can still be read
-        self.say(connected, &lost).await;
+        // no error if Redis refuses: a full store can still be read
+        self.publish_or_enqueue(connected, &lost).await;
         let mut changes = self.newest_change(connected).await?;
         if changes.entry.is_none() {
-            self.begin_changes(connected).await;
+            self.start_change_stream(connected).await;
             changes = self.newest_change(connected).await?;
         }
-        // after the place is known: what is read from here on is heard of when it changes
+        // INVARIANT: after the position is known, so that a change of any session read from here on is read as well
         cache.flush();
-        let places = Places {
-            revocations: place,
+        let positions = StreamPositions {
+            revocations: position,
             changes,
         };
-        Ok((places, sent))
+        Ok(CaughtUp { positions, sent })
     }
 
-    async fn newest_change(&self, connected: &Connected) -> Result<Place, StoreError> {
+    async fn newest_change(&self, connected: &Connected) -> Result<StreamPosition, StoreError> {
         let mut newest = cmd("XREVRANGE");
         newest.arg(self.changes_key()).arg("+").arg("-").arg("COUNT").arg(1);
         let newest: StreamRangeReply = connected.link.run(&newest, self.config.timeout).await?;
-        Ok(newest.ids.into_iter().next().map_or_else(Place::beginning, Place::at))
+        let newest = newest.ids.into_iter().next();
+        Ok(newest.map_or_else(StreamPosition::beginning, StreamPosition::at))
     }
 
-    /// A cluster's replicas send readers away; a single one would answer, late.
-    async fn look_at_role(&self, connected: &Connected) -> Result<(), StoreError> {
+    /// An error if the server is a replica, whose data may be old. In a cluster, replicas refuse these commands themselves.
+    async fn check_role(&self, connected: &Connected) -> Result<(), StoreError> {
         if let Link::Node(_) = connected.link {
             let role: Value = connected.link.run(&cmd("ROLE"), self.config.timeout).await?;
             note_role(connected, &role)?;
@@ -300,98 +339,119 @@ impl Redis {
         Ok(())
     }
 
-    fn questions(&self, connected: &Connected, places: &Places) -> Pipeline {
-        let (revocations, changes) = (self.feed_key(), self.changes_key());
-        let mut questions = pipe();
+    /// The commands of one poll: the role, the last entry read of each stream, and new entries of both.
+    fn poll_commands(&self, connected: &Connected, positions: &StreamPositions) -> Pipeline {
+        let revocations = self.revocations_key();
+        let changes = self.changes_key();
+        let mut commands = pipe();
         if let Link::Node(_) = connected.link {
-            questions.cmd("ROLE");
+            commands.cmd("ROLE");
         }
-        for (key, place) in [(&revocations, &places.revocations), (&changes, &places.changes)] {
-            questions.cmd("XRANGE").arg(key).arg(&place.id).arg(&place.id);
+        for (stream, position) in [(&revocations, &positions.revocations), (&changes, &positions.changes)] {
+            commands.cmd("XRANGE").arg(stream).arg(&position.id).arg(&position.id);
         }
-        let read = questions.cmd("XREAD").arg("COUNT").arg(PAGE).arg("STREAMS");
+        let read = commands.cmd("XREAD").arg("COUNT").arg(PAGE).arg("STREAMS");
         read.arg(&revocations)
             .arg(&changes)
-            .arg(&places.revocations.id)
-            .arg(&places.changes.id);
-        questions
+            .arg(&positions.revocations.id)
+            .arg(&positions.changes.id);
+        commands
     }
 
-    /// True if nothing is left to read.
-    async fn poll(&self, connected: &Connected, places: &mut Places, (feed, cache): (&Feed, &Cache)) -> Result<bool, StoreError> {
-        let taken = |unread: &HashMap<Mark, bool>| unread.iter().filter(|(_, taken)| **taken).map(|(mark, _)| *mark).collect();
-        let (sent, said): (Instant, Vec<Mark>) = (Instant::now(), taken(&self.unread()));
-        let questions = self.questions(connected, places);
-        let answers = connected
-            .link
-            .run_all(&self.feed_key(), questions, self.config.timeout)
-            .await?;
+    /// Polls once; returns true if nothing is left to read.
+    async fn poll(
+        &self,
+        connected: &Connected,
+        positions: &mut StreamPositions,
+        log: &RevocationLog,
+        cache: &SessionCache,
+    ) -> Result<bool, StoreError> {
+        let sent = Instant::now();
+        let acknowledged = self.acknowledged_unread();
+        let commands = self.poll_commands(connected, positions);
+        let stream = self.revocations_key();
+        let answers = connected.link.run_all(&stream, commands, self.config.timeout).await?;
         let mut answers = answers.into_iter();
         if let Link::Node(_) = connected.link {
             note_role(connected, &answers.next().unwrap_or(Value::Nil))?;
         }
-        let there: StreamRangeReply = read(answers.next())?;
-        let changes_there: StreamRangeReply = read(answers.next())?;
+        let last_revocation: StreamRangeReply = read(answers.next())?;
+        let last_change: StreamRangeReply = read(answers.next())?;
         let now = unix_millis();
-        // what is that old may have been trimmed; nothing that counts went with it
-        let trimmed = places.revocations.age(now) >= millis(self.retention);
-        if !places.revocations.is_still_there(&there.ids) && !trimmed {
-            let (read, sent) = self.catch_up(connected, feed, cache).await?;
-            *places = read;
-            self.confirm(connected, feed, sent);
+        // entries older than the retention may be trimmed; they revoke nothing any more
+        let may_be_trimmed = positions.revocations.age(now) >= millis(self.retention);
+        if !positions.revocations.is_still_there(&last_revocation.ids) && !may_be_trimmed {
+            let caught_up = self.catch_up(connected, log, cache).await?;
+            *positions = caught_up.positions;
+            self.confirm_read(connected, log, caught_up.sent);
             return Ok(true);
         }
-        if !places.changes.is_still_there(&changes_there.ids) {
+        if !positions.changes.is_still_there(&last_change.ids) {
             cache.flush();
-            places.changes = Place::beginning();
+            positions.changes = StreamPosition::beginning();
             return Ok(false);
         }
-        let news: Option<StreamReadReply> = read(answers.next())?;
-        let mut all = true;
-        for stream in news.into_iter().flat_map(|news| news.keys) {
-            all &= stream.ids.len() < PAGE;
-            if stream.key == self.feed_key() {
-                let entries = read_entries(&stream.ids, connected, now);
-                self.forget_unread(entries.iter().map(|entry| entry.mark));
-                feed.add(entries, now);
-                places.revocations = stream
-                    .ids
-                    .into_iter()
-                    .next_back()
-                    .map_or(places.revocations.clone(), Place::at);
-            } else {
-                cache.hear(stream.ids.iter().filter_map(read_handle));
-                places.changes = stream.ids.into_iter().next_back().map_or(places.changes.clone(), Place::at);
-            }
-        }
-        if !all {
+        let new: Option<StreamReadReply> = read(answers.next())?;
+        if !self.take_new(connected, positions, new, log, cache) {
             return Ok(false);
         }
-        if places.has_no_changes() {
-            // what was remembered may have changed, and there is nothing to see it by
+        if positions.has_no_changes() {
+            // sessions in the cache may have changed, and the empty stream does not show it
             cache.flush();
         }
-        let lost = said.iter().any(|mark| self.unread().contains_key(mark));
-        if lost {
-            (*places, _) = self.catch_up(connected, feed, cache).await?;
+        let is_lost = acknowledged.iter().any(|key| self.unread.lock().contains_key(key));
+        if is_lost {
+            *positions = self.catch_up(connected, log, cache).await?.positions;
         }
-        self.confirm(connected, feed, sent);
+        self.confirm_read(connected, log, sent);
         Ok(true)
     }
 
-    fn forget_unread(&self, marks: impl Iterator<Item = Mark>) {
-        let mut unread = self.unread();
-        for mark in marks {
-            unread.remove(&mark);
+    /// Takes new entries into the log and the cache; returns false if more entries may be left to read.
+    fn take_new(
+        &self,
+        connected: &Connected,
+        positions: &mut StreamPositions,
+        new: Option<StreamReadReply>,
+        log: &RevocationLog,
+        cache: &SessionCache,
+    ) -> bool {
+        let now = unix_millis();
+        let mut is_all = true;
+        for stream in new.into_iter().flat_map(|new| new.keys) {
+            is_all &= stream.ids.len() < PAGE;
+            if stream.key == self.revocations_key() {
+                let entries = read_entries(&stream.ids, connected, now);
+                self.remove_unread(&entries);
+                log.add(entries, now);
+                positions.revocations.advance(stream.ids);
+            } else {
+                cache.forget_changed(stream.ids.iter().filter_map(read_handle));
+                positions.changes.advance(stream.ids);
+            }
+        }
+        is_all
+    }
+
+    fn acknowledged_unread(&self) -> Vec<RevocationKey> {
+        let unread = self.unread.lock();
+        let acknowledged = unread.iter().filter(|(_, is_acknowledged)| **is_acknowledged);
+        acknowledged.map(|(key, _)| *key).collect()
+    }
+
+    fn remove_unread(&self, entries: &[RevocationEntry]) {
+        let mut unread = self.unread.lock();
+        for entry in entries {
+            unread.remove(&entry.key);
         }
     }
 }
 
-/// Not the master, and what it says may be old.
+/// Notes whether the master has replicas; an error if the server is not the master any more.
 fn note_role(connected: &Connected, role: &Value) -> Result<(), StoreError> {
     let role = Role::read(role).ok_or_else(|| StoreError::Refused("ROLE was not answered".to_owned()))?;
-    connected.replicas.store(role.replicas, Ordering::Release);
-    if role.master {
+    connected.replicas.store(role.has_replicas, Ordering::Release);
+    if role.is_master {
         return Ok(());
     }
     Err(StoreError::Refused("this server is not the master any more".to_owned()))
@@ -401,16 +461,18 @@ fn read<T: ::redis::FromRedisValue>(value: Option<Value>) -> Result<T, StoreErro
     from_redis_value(value.unwrap_or(Value::Nil)).map_err(|error| StoreError::Refused(error.to_string()))
 }
 
-/// Times that lie in the future were written by a gate whose clock is wrong; they would refuse every login until then.
-fn read_entries(ids: &[StreamId], connected: &Connected, now: i64) -> Vec<Entry> {
+/// Reads entries of revocations. A time in the future comes from a gate whose clock is wrong and would refuse every login until
+/// then, so it is limited to the latest plausible time.
+fn read_entries(ids: &[StreamId], connected: &Connected, now: i64) -> Vec<RevocationEntry> {
     let mut ahead = 0;
-    let read = ids.iter().filter_map(|id| Some((added_at(&id.id), read_entry(id)?)));
-    let entries = read.map(|(added, entry)| {
-        let at = connected.skew.map_or(entry.at, |skew| entry.at.min(latest(added, now, skew)));
+    let mut entries = Vec::new();
+    for id in ids {
+        let Some(entry) = read_entry(id) else { continue };
+        let limit = connected.skew.map_or(i64::MAX, |skew| latest(added_at(&id.id), now, skew));
+        let at = entry.at.min(limit);
         ahead = ahead.max(entry.at.saturating_sub(at));
-        Entry { at, ..entry }
-    });
-    let entries = entries.collect();
+        entries.push(RevocationEntry { at, ..entry });
+    }
     if ahead > 0 {
         tracing::warn!(
             milliseconds = ahead,
@@ -420,20 +482,21 @@ fn read_entries(ids: &[StreamId], connected: &Connected, now: i64) -> Vec<Entry>
     entries
 }
 
-/// The latest time that an entry added then can have: the store's clock and ours differ, and either may be right.
+/// The latest plausible time of an entry that was added at `added`: the store's clock and ours differ by `skew`, and either may
+/// be right.
 fn latest(added: i64, now: i64, skew: i64) -> i64 {
-    let theirs = now.saturating_sub(skew);
-    let added = added.min(theirs.saturating_add(millis(ID_AHEAD_MAX)));
+    let store_now = now.saturating_sub(skew);
+    let added = added.min(store_now.saturating_add(millis(ID_AHEAD_MAX)));
     added.saturating_add(skew.max(0)).saturating_add(millis(AHEAD_MAX))
 }
 
-/// What is no entry of ours is left alone.
-fn read_entry(entry: &StreamId) -> Option<Entry> {
-    let mark: Vec<u8> = from_redis_value(entry.map.get("m")?.clone()).ok()?;
-    let (kind, hash) = mark.split_first()?;
-    Some(Entry {
-        mark: Mark {
-            kind: MarkKind::from_code(*kind)?,
+/// `None` for an entry that no gate wrote.
+fn read_entry(entry: &StreamId) -> Option<RevocationEntry> {
+    let key: Vec<u8> = from_redis_value(entry.map.get("m")?.clone()).ok()?;
+    let (kind, hash) = key.split_first()?;
+    Some(RevocationEntry {
+        key: RevocationKey {
+            kind: RevocationKind::from_code(*kind)?,
             hash: <[u8; 32]>::try_from(hash).ok()?,
         },
         at: from_redis_value(entry.map.get("a")?.clone()).ok()?,
@@ -450,17 +513,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whichever_clock_is_wrong_a_revocation_keeps_what_it_may_have() {
-        // when it was added, now, our clock ahead of the store's, and the latest time it may have
+    fn revocation_time_is_limited_to_the_latest_plausible_time() {
+        // added, now, skew (our clock ahead of the store's), and the latest plausible time
         let table = [
             (1_000_000, 1_000_200, 0, 1_005_000),
-            // the store is behind: gates say times that are later than its ids
+            // the store's clock is behind: gates write times later than its ids
             (1_000_000, 1_060_200, 60_000, 1_065_000),
-            // we are behind: what others say is in our future, and right
+            // our clock is behind: the times of other gates are in our future, and right
             (1_000_000, 940_200, -60_000, 1_005_000),
             // read late
             (1_000_000, 9_000_000, 0, 1_005_000),
-            // made up
+            // an id that another client made up
             (i64::MAX, 1_000_000, 0, 1_000_000 + 3_600_000 + 5000),
         ];
         for (added, now, skew, wanted) in table {
