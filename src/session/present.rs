@@ -19,7 +19,7 @@ use crate::base::clock::unix_millis;
 use crate::denial::{Denial, Refusal};
 use crate::session::Handle;
 
-/// How long a request waits for claims that are overdue.
+/// Maximum time that a request waits for the renewal of overdue claims.
 const OVERDUE_WAIT: Duration = Duration::from_secs(5);
 
 /// Versions of sessions that this process is renewing in the background or giving a new id. One task per version, however
@@ -50,7 +50,7 @@ impl Drop for InProgressGuard {
     }
 }
 
-/// How urgently a session's claims need a renewal at their provider.
+/// The urgency of a renewal of the session's claims.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Urgency {
     NotDue,

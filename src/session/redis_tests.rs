@@ -150,11 +150,11 @@ async fn eventually<F: Future<Output = bool>>(what: &str, check: impl Fn() -> F)
 }
 
 #[derive(Clone)]
-struct LogBuffer(Arc<std::sync::Mutex<Vec<u8>>>);
+struct LogBuffer(Arc<parking_lot::Mutex<Vec<u8>>>);
 
 impl std::io::Write for LogBuffer {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(line);
+        self.0.lock().extend_from_slice(line);
         Ok(line.len())
     }
 

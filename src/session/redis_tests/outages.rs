@@ -11,7 +11,7 @@ async fn gate_starts_without_redis_and_sessions_are_unavailable() {
     assert!(matches!(gate.find(&id).await, Err(SessionError::Unavailable(_))));
     assert!(matches!(gate.create(data("ann")).await, Err(StoreError::Unreachable(_))));
     assert!(gate.check_identity_of("ann").is_ok());
-    eventually("says why", || async {
+    eventually("the status has an error", || async {
         gate.status().last_error.is_some() && !gate.status().reachable
     })
     .await;
@@ -76,7 +76,7 @@ async fn gate_reconnects_to_a_restarted_redis_and_finds_the_kept_sessions() {
 
 #[tokio::test]
 async fn unreachable_store_is_logged_once_and_has_no_feed_age() {
-    let buffer = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let buffer = Arc::new(parking_lot::Mutex::new(Vec::new()));
     let _guard = tracing::subscriber::set_default(
         tracing_subscriber::fmt()
             .with_max_level(tracing::Level::WARN)
@@ -96,7 +96,7 @@ async fn unreachable_store_is_logged_once_and_has_no_feed_age() {
     .await;
     let status = gate.status();
     assert!(!status.reachable && status.feed_age.is_none());
-    let log = || String::from_utf8(buffer.lock().unwrap().clone()).unwrap();
+    let log = || String::from_utf8(buffer.lock().clone()).unwrap();
     let deadline = Instant::now() + Duration::from_millis(300);
     eventually("some tries later", || async { Instant::now() > deadline }).await;
     assert_eq!(log().matches("WARN").count(), 1, "{}", log());

@@ -54,7 +54,7 @@ async fn full_redis_keeps_no_ended_session_alive_and_takes_pending_revocations_l
     assert!(three.find(&users[2].0).await.is_ok());
     server.ask::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"0"]);
     for gate in [&two, &three] {
-        eventually("told", || async {
+        eventually("the pending revocation arrives", || async {
             matches!(gate.find(&users[2].0).await, Err(SessionError::Revoked))
         })
         .await;

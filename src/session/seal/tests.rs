@@ -6,7 +6,7 @@ use serde_json::{Map, json};
 
 use super::keys::ActiveKeyRing;
 use super::*;
-use crate::session::record::Grant;
+use crate::session::record::{Grant, RevocationKey};
 use crate::types::Redacted;
 
 fn ring(text: &[u8]) -> ActiveKeyRing {
@@ -179,4 +179,33 @@ fn browser_values_and_shared_values_open_only_where_they_belong() {
     assert!(seal.open_shared(b"b", &shared).is_err());
     assert!(seal.open_from_browser(b"", &URL_SAFE_NO_PAD.encode(&shared)).is_err());
     assert!(seal.open_shared(b"", &URL_SAFE_NO_PAD.decode(&state).unwrap()).is_err());
+}
+
+#[test]
+fn stored_names_and_hashes_stay_those_of_running_deployments() {
+    let mut header = header(7);
+    header.renewal_claims.push(RenewalClaim {
+        renewing_since: 5,
+        by: "a process".to_owned(),
+    });
+    let stored = json!({
+        "session": "", "provider": "corp", "issuer": "corp", "subject": "ann@example.com", "tenant": null, "portal": "shop",
+        "created_at": 1, "used_at": 7, "lineage": "faee8fe9d6dba2d65c4c2cb1b89a9e2b7df940d0ce8f439f04a66b2f177384ae",
+        "ends_at": null, "successor": null, "unproven": false,
+        "asked": [{"renewing_since": 5, "by": "a process"}], "renewed_at": null,
+    });
+    assert_eq!(serde_json::to_value(&header).unwrap(), stored);
+    let opened: SealedHeader = serde_json::from_value(stored).unwrap();
+    assert_eq!(opened.renewal_claims[0].by, "a process");
+    assert_eq!(hex::encode(seal_of(&[1], "p:").keys.ring().sealing().id), "0516f444fbbe8752");
+    let subject = RevocationKey::subject("corp", "ann");
+    assert_eq!(
+        hex::encode(subject.hash),
+        "25946fe1f72148c24175ab233e30e62826263233a89c84dc8aeadcf42700f657"
+    );
+    let tenant = RevocationKey::tenant("acme");
+    assert_eq!(
+        hex::encode(tenant.hash),
+        "c5f6a0e7bafc2c486284e0221e2d665c5d62e838530a9f3a1c17a6930bda1b21"
+    );
 }

@@ -10,6 +10,7 @@ mod link;
 mod log_throttle;
 mod pending;
 mod sentinels;
+mod stream;
 mod subscriber;
 
 use std::collections::HashMap;
@@ -79,7 +80,7 @@ pub struct RedisStore {
 /// The two connections in use, and facts about their server.
 pub(super) struct Connected {
     link: Link,
-    /// For commands that wait for a replica.
+    /// Runs the commands that wait for a replica.
     durable: Link,
     /// The master that the Sentinels named.
     master: Option<Address>,

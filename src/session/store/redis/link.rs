@@ -36,7 +36,7 @@ pub struct Address {
 /// The two connections of one store.
 pub struct Links {
     pub commands: Link,
-    /// For commands that wait for a replica.
+    /// Runs the commands that wait for a replica.
     pub durable: Link,
 }
 

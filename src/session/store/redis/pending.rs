@@ -15,7 +15,7 @@ use std::time::Duration;
 use ::redis::{Cmd, cmd};
 use tokio::time::Instant;
 
-use super::subscriber::StreamPositions;
+use super::stream::StreamPositions;
 use super::{CHANGES_MAX, Connected, RedisStore};
 use crate::base::clock::unix_millis;
 use crate::session::revocations::log::{ENTRIES_MAX, RevocationEntry};

@@ -22,16 +22,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ::redis::streams::{StreamId, StreamRangeReply, StreamReadReply};
+use ::redis::streams::{StreamRangeReply, StreamReadReply};
 use ::redis::{Pipeline, Value, cmd, from_redis_value, pipe};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::link::{Link, Links, Role, configured_address, connect};
 use super::log_throttle::LogThrottle;
+use super::stream::{LAST_ID, StreamPosition, StreamPositions, read_entries, read_handle};
 use super::{Connected, RedisStore};
 use crate::base::clock::unix_millis;
 use crate::session::cache::SessionCache;
-use crate::session::record::{Handle, RevocationKey, RevocationKind};
+use crate::session::record::RevocationKey;
 use crate::session::revocations::log::{RevocationEntry, RevocationLog};
 use crate::session::{StoreError, millis};
 
@@ -45,83 +46,11 @@ const BACKOFF_MAX: Duration = Duration::from_millis(500);
 const BACKOFF_RESET: Duration = Duration::from_secs(2);
 /// Maximum number of entries in one answer.
 const PAGE: usize = 1000;
-/// A revocation's time may be this far ahead of the store's clock and of ours; further ahead, the clock of a gate is wrong.
-const AHEAD_MAX: Duration = Duration::from_secs(5);
-/// An entry id may be this far ahead of the store's clock; further ahead, another client made the id up.
-const ID_AHEAD_MAX: Duration = Duration::from_secs(3600);
-/// The last possible id of a stream.
-const LAST_ID: &str = "18446744073709551615-18446744073709551615";
-/// An id before every entry of a stream.
-const FIRST_ID: &str = "0-0";
-
-/// The end of the part of a stream that was read.
-#[derive(Clone, Debug)]
-struct StreamPosition {
-    id: String,
-    /// The fields of the last entry that was read, because another server may use the same id for another entry. `None` if no
-    /// entry was read.
-    entry: Option<HashMap<String, Value>>,
-}
-
-pub(super) struct StreamPositions {
-    revocations: StreamPosition,
-    changes: StreamPosition,
-}
-
 /// The result of reading the streams from their beginning.
 struct CaughtUp {
     positions: StreamPositions,
     /// The time at which the command was sent that read the last page of revocations.
     sent: Instant,
-}
-
-impl StreamPositions {
-    /// No entry to anchor on: losing the change stream could not be detected.
-    pub(super) const fn has_no_changes(&self) -> bool {
-        self.changes.entry.is_none()
-    }
-}
-
-impl StreamPosition {
-    fn beginning() -> Self {
-        Self {
-            id: FIRST_ID.to_owned(),
-            entry: None,
-        }
-    }
-
-    fn at(entry: StreamId) -> Self {
-        Self {
-            id: entry.id,
-            entry: Some(entry.map),
-        }
-    }
-
-    /// Moves behind the last of `entries`; without entries it stays.
-    fn advance(&mut self, entries: Vec<StreamId>) {
-        if let Some(last) = entries.into_iter().next_back() {
-            *self = Self::at(last);
-        }
-    }
-
-    /// True if the entry read back at `id` is the one seen before.
-    fn is_still_there(&self, found: &[StreamId]) -> bool {
-        match &self.entry {
-            None => true,
-            Some(entry) => matches!(found, [one] if one.map == *entry),
-        }
-    }
-
-    /// Milliseconds since the entry was added.
-    fn age(&self, now: i64) -> i64 {
-        now.saturating_sub(added_at(&self.id))
-    }
-}
-
-/// Unix milliseconds of the store's clock when an entry was added, taken from its id.
-fn added_at(id: &str) -> i64 {
-    let millis = id.split('-').next().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-    i64::try_from(millis).unwrap_or(i64::MAX)
 }
 
 impl RedisStore {
@@ -286,7 +215,7 @@ impl RedisStore {
             let now = unix_millis();
             // behind the last possible id there is nothing, and reading from there is an error
             let is_full = ids.len() >= PAGE && ids.last().is_none_or(|last| last.id != LAST_ID);
-            let entries = read_entries(&ids, connected, now);
+            let entries = read_entries(&ids, connected.skew, now);
             self.remove_unread(&entries);
             for entry in &entries {
                 let at = in_stream.entry(entry.key).or_insert(entry.at);
@@ -330,7 +259,7 @@ impl RedisStore {
         Ok(newest.map_or_else(StreamPosition::beginning, StreamPosition::at))
     }
 
-    /// An error if the server is a replica, whose data may be old. In a cluster, replicas refuse these commands themselves.
+    /// An error if the server is a replica: its data may be old. In a cluster, replicas refuse these commands themselves.
     async fn check_role(&self, connected: &Connected) -> Result<(), StoreError> {
         if let Link::Node(_) = connected.link {
             let role: Value = connected.link.run(&cmd("ROLE"), self.config.timeout).await?;
@@ -421,7 +350,7 @@ impl RedisStore {
         for stream in new.into_iter().flat_map(|new| new.keys) {
             is_all &= stream.ids.len() < PAGE;
             if stream.key == self.revocations_key() {
-                let entries = read_entries(&stream.ids, connected, now);
+                let entries = read_entries(&stream.ids, connected.skew, now);
                 self.remove_unread(&entries);
                 log.add(entries, now);
                 positions.revocations.advance(stream.ids);
@@ -459,77 +388,4 @@ fn note_role(connected: &Connected, role: &Value) -> Result<(), StoreError> {
 
 fn read<T: ::redis::FromRedisValue>(value: Option<Value>) -> Result<T, StoreError> {
     from_redis_value(value.unwrap_or(Value::Nil)).map_err(|error| StoreError::Refused(error.to_string()))
-}
-
-/// Reads entries of revocations. A time in the future comes from a gate whose clock is wrong and would refuse every login until
-/// then, so it is limited to the latest plausible time.
-fn read_entries(ids: &[StreamId], connected: &Connected, now: i64) -> Vec<RevocationEntry> {
-    let mut ahead = 0;
-    let mut entries = Vec::new();
-    for id in ids {
-        let Some(entry) = read_entry(id) else { continue };
-        let limit = connected.skew.map_or(i64::MAX, |skew| latest(added_at(&id.id), now, skew));
-        let at = entry.at.min(limit);
-        ahead = ahead.max(entry.at.saturating_sub(at));
-        entries.push(RevocationEntry { at, ..entry });
-    }
-    if ahead > 0 {
-        tracing::warn!(
-            milliseconds = ahead,
-            "revocations from the future count as of now; the clock of another gate is wrong"
-        );
-    }
-    entries
-}
-
-/// The latest plausible time of an entry that was added at `added`: the store's clock and ours differ by `skew`, and either may
-/// be right.
-fn latest(added: i64, now: i64, skew: i64) -> i64 {
-    let store_now = now.saturating_sub(skew);
-    let added = added.min(store_now.saturating_add(millis(ID_AHEAD_MAX)));
-    added.saturating_add(skew.max(0)).saturating_add(millis(AHEAD_MAX))
-}
-
-/// `None` for an entry that no gate wrote.
-fn read_entry(entry: &StreamId) -> Option<RevocationEntry> {
-    let key: Vec<u8> = from_redis_value(entry.map.get("m")?.clone()).ok()?;
-    let (kind, hash) = key.split_first()?;
-    Some(RevocationEntry {
-        key: RevocationKey {
-            kind: RevocationKind::from_code(*kind)?,
-            hash: <[u8; 32]>::try_from(hash).ok()?,
-        },
-        at: from_redis_value(entry.map.get("a")?.clone()).ok()?,
-    })
-}
-
-fn read_handle(entry: &StreamId) -> Option<Handle> {
-    let handle: Vec<u8> = from_redis_value(entry.map.get("h")?.clone()).ok()?;
-    <[u8; 32]>::try_from(handle).ok().map(Handle)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn revocation_time_is_limited_to_the_latest_plausible_time() {
-        // added, now, skew (our clock ahead of the store's), and the latest plausible time
-        let table = [
-            (1_000_000, 1_000_200, 0, 1_005_000),
-            // the store's clock is behind: gates write times later than its ids
-            (1_000_000, 1_060_200, 60_000, 1_065_000),
-            // our clock is behind: the times of other gates are in our future, and right
-            (1_000_000, 940_200, -60_000, 1_005_000),
-            // read late
-            (1_000_000, 9_000_000, 0, 1_005_000),
-            // an id that another client made up
-            (i64::MAX, 1_000_000, 0, 1_000_000 + 3_600_000 + 5000),
-        ];
-        for (added, now, skew, wanted) in table {
-            assert_eq!(latest(added, now, skew), wanted, "{added} {now} {skew}");
-        }
-        assert_eq!(added_at("18446744073709551615-18446744073709551615"), i64::MAX);
-        assert_eq!(added_at("17-3"), 17);
-    }
 }
