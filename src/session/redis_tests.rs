@@ -73,7 +73,7 @@ impl Server {
         ::redis::Client::open(format!("redis://127.0.0.1:{}", self.port)).unwrap()
     }
 
-    fn ask<T: ::redis::FromRedisValue>(&self, command: &[&[u8]]) -> T {
+    fn query<T: ::redis::FromRedisValue>(&self, command: &[&[u8]]) -> T {
         let mut cmd = ::redis::Cmd::new();
         for part in command {
             cmd.arg(*part);

@@ -8,18 +8,18 @@ async fn refused_write_is_shown_in_the_status() {
     let gate = started(&server).await;
     gate.create(data("ann")).await.unwrap().into_parts();
     assert!(gate.status().last_failed_write.is_none());
-    server.ask::<()>(&[b"CONFIG", b"SET", b"min-replicas-to-write", b"1"]);
+    server.query::<()>(&[b"CONFIG", b"SET", b"min-replicas-to-write", b"1"]);
     assert!(gate.count("loop", &[1; 32], Duration::from_secs(60)).await.is_err());
     let failed = gate.status().last_failed_write.unwrap();
     assert!(
         failed.error.contains("NOREPLICAS") && failed.ago < Duration::from_secs(5),
         "{failed:?}"
     );
-    server.ask::<()>(&[b"CONFIG", b"SET", b"min-replicas-to-write", b"0"]);
-    server.ask::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
+    server.query::<()>(&[b"CONFIG", b"SET", b"min-replicas-to-write", b"0"]);
+    server.query::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
     assert!(gate.create(data("bob")).await.is_err());
     assert!(gate.status().last_failed_write.unwrap().error.contains("OOM"));
-    server.ask::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"0"]);
+    server.query::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"0"]);
     gate.create(data("bob")).await.unwrap().into_parts();
     gate.is_up().await;
     let status = gate.status();
@@ -37,7 +37,7 @@ async fn full_redis_keeps_no_ended_session_alive_and_takes_pending_revocations_l
         assert!(two.find(&id).await.is_ok());
         users.push((id, session));
     }
-    server.ask::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
+    server.query::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
     for (id, session) in &users[..2] {
         assert!(!one.end(session).await.unwrap().everywhere);
         assert!(matches!(one.try_find(id), Some(Err(SessionError::Revoked))));
@@ -48,11 +48,11 @@ async fn full_redis_keeps_no_ended_session_alive_and_takes_pending_revocations_l
     assert!(!one.revoke(Revocation::Tenant("acme".to_owned())).await.unwrap().everywhere);
     assert!(matches!(one.find(&users[2].0).await, Err(SessionError::Revoked)));
     // neither a reconnect nor a start needs room in Redis
-    server.ask::<i64>(&[b"CLIENT", b"KILL", b"TYPE", b"normal"]);
+    server.query::<i64>(&[b"CLIENT", b"KILL", b"TYPE", b"normal"]);
     let three = started(&server).await;
     one.is_up().await;
     assert!(three.find(&users[2].0).await.is_ok());
-    server.ask::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"0"]);
+    server.query::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"0"]);
     for gate in [&two, &three] {
         eventually("the pending revocation arrives", || async {
             matches!(gate.find(&users[2].0).await, Err(SessionError::Revoked))
@@ -70,14 +70,14 @@ async fn documented_acl_suffices_and_a_changed_password_is_used() {
     let rules = documented.split_whitespace().skip(3).filter(|rule| !rule.starts_with('>'));
     let mut command: Vec<&[u8]> = vec![b"ACL", b"SETUSER", b"gate", b">first"];
     command.extend(rules.map(|rule| if rule.starts_with('~') { "~cedargate:test:*" } else { rule }.as_bytes()));
-    server.ask::<()>(&command);
+    server.query::<()>(&command);
     let file = server.folder.path().join("password");
     std::fs::write(&file, "first\n").unwrap();
     let more = format!("    username: gate\n    password_file: {}\n", file.display());
     let gate = start(&server, &more);
     gate.is_up().await;
-    server.ask::<()>(&[b"ACL", b"SETUSER", b"gate", b"resetpass", b">second"]);
-    server.ask::<i64>(&[b"CLIENT", b"KILL", b"USER", b"gate"]);
+    server.query::<()>(&[b"ACL", b"SETUSER", b"gate", b"resetpass", b">second"]);
+    server.query::<i64>(&[b"CLIENT", b"KILL", b"USER", b"gate"]);
     eventually("refused", || async {
         gate.status()
             .last_error
@@ -106,7 +106,7 @@ async fn documented_acl_suffices_and_a_changed_password_is_used() {
     gate.revoke(Revocation::Tenant("acme".to_owned())).await.unwrap();
     gate.end(&rotated).await.unwrap();
     gate.is_up().await;
-    let log = server.ask::<Vec<::redis::Value>>(&[b"ACL", b"LOG"]);
+    let log = server.query::<Vec<::redis::Value>>(&[b"ACL", b"LOG"]);
     let denied: Vec<String> = log
         .iter()
         .map(|entry| format!("{entry:?}"))

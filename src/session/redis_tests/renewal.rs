@@ -43,23 +43,23 @@ fn claim_of(by: &str, ago: Duration) -> RenewalClaim {
 struct Call {
     made: tokio::sync::oneshot::Receiver<()>,
     answer: tokio::sync::oneshot::Sender<Result<usize, RefreshError>>,
-    asking: tokio::task::JoinHandle<Result<Arc<Session>, SessionError>>,
+    renewal: tokio::task::JoinHandle<Result<Arc<Session>, SessionError>>,
 }
 
-fn call(sessions: &Arc<Sessions>, id: &SessionId, session: &Arc<Session>) -> Call {
+fn provider_call(sessions: &Arc<Sessions>, id: &SessionId, session: &Arc<Session>) -> Call {
     let (made_sender, made) = tokio::sync::oneshot::channel();
     let (answer, answered) = tokio::sync::oneshot::channel::<Result<usize, RefreshError>>();
     let sessions = Arc::clone(sessions);
     let id = id.clone();
     let session = Arc::clone(session);
-    let asking = tokio::spawn(async move {
+    let renewal = tokio::spawn(async move {
         let call = |data| async move {
             made_sender.send(()).unwrap();
             answered.await.unwrap().map(|n| renewed(data, n))
         };
         sessions.refresh(&id, &session, call).await
     });
-    Call { made, answer, asking }
+    Call { made, answer, renewal }
 }
 
 async fn never(data: SessionData) -> Result<SessionData, RefreshError> {
@@ -72,15 +72,15 @@ async fn process_that_lost_its_lease_keeps_its_claim_and_its_grant_wins() {
     let one = started(&server).await;
     let two = started(&server).await;
     let (id, session) = one.create(data("ann")).await.unwrap().into_parts();
-    let mut asking = call(&one, &id, &session);
-    (&mut asking.made).await.unwrap();
+    let mut call = provider_call(&one, &id, &session);
+    (&mut call.made).await.unwrap();
     one.store.remove(&lease_key(session.handle)).await.unwrap();
     let there = two.find(&id).await.unwrap();
     let same = two.refresh(&id, &there, never).await.unwrap();
     assert_eq!(same.version, there.version);
     assert!(matches!(two.rotate(&id, &there).await, Err(StoreError::Refused(_))));
-    asking.answer.send(Ok(2)).unwrap();
-    let renewed = asking.asking.await.unwrap().unwrap();
+    call.answer.send(Ok(2)).unwrap();
+    let renewed = call.renewal.await.unwrap().unwrap();
     assert_eq!(token(&renewed.data), "refresh token 2");
     eventually("the other process has the new grant", || async {
         two.find(&id).await.unwrap().version == renewed.version
@@ -94,13 +94,13 @@ async fn process_that_lost_its_lease_keeps_its_claim_and_its_grant_wins() {
 async fn renewed_grant_follows_a_rotated_session_to_its_new_id() {
     let sessions = memory();
     let (id, session) = sessions.create(data("ann")).await.unwrap().into_parts();
-    let mut asking = call(&sessions, &id, &session);
-    (&mut asking.made).await.unwrap();
+    let mut call = provider_call(&sessions, &id, &session);
+    (&mut call.made).await.unwrap();
     sessions.store.remove(&lease_key(session.handle)).await.unwrap();
     let (next, rotated) = sessions.rotate(&id, &session).await.unwrap().into_parts();
     assert_eq!(token(&rotated.data), token(&session.data));
-    asking.answer.send(Ok(2)).unwrap();
-    asking.asking.await.unwrap().unwrap();
+    call.answer.send(Ok(2)).unwrap();
+    call.renewal.await.unwrap().unwrap();
     sessions.cache.forget_changed([rotated.handle]);
     assert_eq!(token(&sessions.find(&next).await.unwrap().data), "refresh token 2");
     assert!(sessions.find(&id).await.unwrap().data.grant.is_none());
@@ -110,16 +110,16 @@ async fn renewed_grant_follows_a_rotated_session_to_its_new_id() {
 async fn late_write_of_a_renewal_does_not_extend_an_unused_session() {
     let sessions = memory();
     let (id, session) = sessions.create(data("ann")).await.unwrap().into_parts();
-    let mut asking = call(&sessions, &id, &session);
-    (&mut asking.made).await.unwrap();
-    let asked_at = unix_millis() - millis(Duration::from_secs(31 * 60));
+    let mut call = provider_call(&sessions, &id, &session);
+    (&mut call.made).await.unwrap();
+    let claimed_at = unix_millis() - millis(Duration::from_secs(31 * 60));
     change(&sessions, &id, |opened| {
-        opened.header.summary.used_at = asked_at;
-        opened.header.renewal_claims[0].renewing_since = asked_at;
+        opened.header.summary.used_at = claimed_at;
+        opened.header.renewal_claims[0].renewing_since = claimed_at;
     })
     .await;
-    asking.answer.send(Ok(2)).unwrap();
-    assert!(matches!(asking.asking.await.unwrap(), Err(SessionError::Expired)));
+    call.answer.send(Ok(2)).unwrap();
+    assert!(matches!(call.renewal.await.unwrap(), Err(SessionError::Expired)));
     assert!(matches!(sessions.find(&id).await, Err(SessionError::Expired)));
 }
 
@@ -129,11 +129,11 @@ async fn refused_grant_ends_no_session_if_another_process_may_hold_a_newer_one()
     let sessions = memory();
     // another process wrote a newer grant meanwhile
     let (id, session) = sessions.create(data("ann")).await.unwrap().into_parts();
-    let mut asking = call(&sessions, &id, &session);
-    (&mut asking.made).await.unwrap();
+    let mut call = provider_call(&sessions, &id, &session);
+    (&mut call.made).await.unwrap();
     change(&sessions, &id, |opened| opened.data = renewed(opened.data.clone(), 7)).await;
-    asking.answer.send(Err(RefreshError::Ended("spent".to_owned()))).unwrap();
-    let theirs = asking.asking.await.unwrap().unwrap();
+    call.answer.send(Err(RefreshError::Ended("spent".to_owned()))).unwrap();
+    let theirs = call.renewal.await.unwrap().unwrap();
     assert_eq!(token(&theirs.data), "refresh token 7");
     // another process claimed the session two or eleven minutes ago
     for (ago, ends) in [(minute * 2, false), (minute * 11, true)] {
@@ -142,9 +142,9 @@ async fn refused_grant_ends_no_session_if_another_process_may_hold_a_newer_one()
             opened.header.renewal_claims.push(claim_of("another", ago))
         })
         .await;
-        let asking = call(&sessions, &id, &session);
-        asking.answer.send(Err(RefreshError::Ended("spent".to_owned()))).unwrap();
-        let outcome = asking.asking.await.unwrap();
+        let call = provider_call(&sessions, &id, &session);
+        call.answer.send(Err(RefreshError::Ended("spent".to_owned()))).unwrap();
+        let outcome = call.renewal.await.unwrap();
         assert_eq!(matches!(outcome, Err(SessionError::Revoked)), ends, "{outcome:?}");
         assert_eq!(sessions.find(&id).await.is_err(), ends);
         if !ends {
@@ -159,9 +159,9 @@ async fn refused_grant_ends_no_session_if_another_process_may_hold_a_newer_one()
         opened.header.renewal_claims.push(claim_of("another", minute * 2))
     })
     .await;
-    let asking = call(&sessions, &id, &session);
-    asking.answer.send(Err(RefreshError::Foreign("mallory".to_owned()))).unwrap();
-    assert!(matches!(asking.asking.await.unwrap(), Err(SessionError::Revoked)));
+    let call = provider_call(&sessions, &id, &session);
+    call.answer.send(Err(RefreshError::Foreign("mallory".to_owned()))).unwrap();
+    assert!(matches!(call.renewal.await.unwrap(), Err(SessionError::Revoked)));
 }
 
 #[tokio::test]
@@ -170,15 +170,15 @@ async fn renewals_wait_after_a_reconnect_for_unwritten_grants() {
     let one = started(&server).await;
     let two = started(&server).await;
     let (id, session) = one.create(data("ann")).await.unwrap().into_parts();
-    let mut asking = call(&one, &id, &session);
-    (&mut asking.made).await.unwrap();
+    let mut call = provider_call(&one, &id, &session);
+    (&mut call.made).await.unwrap();
     server.kill();
-    asking.answer.send(Ok(2)).unwrap();
-    assert!(matches!(asking.asking.await.unwrap(), Err(SessionError::Unavailable(_))));
+    call.answer.send(Ok(2)).unwrap();
+    assert!(matches!(call.renewal.await.unwrap(), Err(SessionError::Unavailable(_))));
     server.run();
     eventually("Redis answers again", || async { two.find(&id).await.is_ok() }).await;
     // the lease is gone, as after a long outage
-    server.ask::<i64>(&[b"DEL", format!("cedargate:test:{}", lease_key(session.handle)).as_bytes()]);
+    server.query::<i64>(&[b"DEL", format!("cedargate:test:{}", lease_key(session.handle)).as_bytes()]);
     let back = Instant::now();
     let there = two.find(&id).await.unwrap();
     assert!(two.refresh(&id, &there, never).await.is_ok());
@@ -201,19 +201,19 @@ async fn full_store_stops_the_provider_call_and_a_grant_is_written_once_there_is
     let server = Server::start(&[]);
     let gate = started(&server).await;
     let (id, session) = gate.create(data("ann")).await.unwrap().into_parts();
-    let mut asking = call(&gate, &id, &session);
-    (&mut asking.made).await.unwrap();
-    server.ask::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
-    asking.answer.send(Ok(2)).unwrap();
-    let result = asking.asking.await.unwrap();
+    let mut call = provider_call(&gate, &id, &session);
+    (&mut call.made).await.unwrap();
+    server.query::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
+    call.answer.send(Ok(2)).unwrap();
+    let result = call.renewal.await.unwrap();
     assert!(
         matches!(&result, Err(SessionError::Unavailable(StoreError::Refused(why))) if why.contains("OOM")),
         "{result:?}"
     );
-    server.ask::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"0"]);
+    server.query::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"0"]);
     gate.renewals.idle().await;
     assert_eq!(token(&gate.find(&id).await.unwrap().data), "refresh token 2");
-    server.ask::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
+    server.query::<()>(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
     let now = gate.find(&id).await.unwrap();
     assert_eq!(gate.refresh(&id, &now, never).await.unwrap().version, now.version);
 }
@@ -261,7 +261,7 @@ async fn lease_is_removed_if_the_stores_answer_is_lost() {
     let gate = started(&server).await;
     let (_, session) = gate.create(data("ann")).await.unwrap().into_parts();
     // Redis holds the command back and carries it out after the gate's timeout
-    server.ask::<()>(&[b"CLIENT", b"PAUSE", b"1500", b"ALL"]);
+    server.query::<()>(&[b"CLIENT", b"PAUSE", b"1500", b"ALL"]);
     assert!(gate.try_lease(session.handle).await.is_err());
     let again = async {
         while !matches!(gate.try_lease(session.handle).await, Ok(Some(_))) {
@@ -310,9 +310,9 @@ async fn lease_of_a_dead_process_is_taken_over_and_a_failed_renewal_pauses_all_p
     let (id, session) = gate.create(data("ann")).await.unwrap().into_parts();
     let lease = gate.try_lease(session.handle).await.unwrap().unwrap();
     let key = format!("cedargate:test:lease:{{{}}}", session.handle.to_hex());
-    assert!(server.ask::<i64>(&[b"PTTL", key.as_bytes()]) > 25_000);
+    assert!(server.query::<i64>(&[b"PTTL", key.as_bytes()]) > 25_000);
     // the holder is gone, and most of the lease's time has passed
-    server.ask::<()>(&[b"PEXPIRE", key.as_bytes(), b"700"]);
+    server.query::<()>(&[b"PEXPIRE", key.as_bytes(), b"700"]);
     drop(lease);
     let renew = |data: SessionData| async move {
         let claims = json!({"n": 3}).as_object().cloned().unwrap();
@@ -350,7 +350,7 @@ async fn renewed_grant_is_written_once_the_store_answers_again() {
             ..data
         })
     };
-    let asking = tokio::spawn({
+    let renewal = tokio::spawn({
         let sessions = Arc::clone(&gate);
         let id = id.clone();
         async move { sessions.refresh(&id, &session, call).await }
@@ -358,7 +358,7 @@ async fn renewed_grant_is_written_once_the_store_answers_again() {
     is_called.wait_for(|is_called| *is_called).await.unwrap();
     server.signal("-STOP");
     answer.send(()).unwrap();
-    assert!(matches!(asking.await.unwrap(), Err(SessionError::Unavailable(_))));
+    assert!(matches!(renewal.await.unwrap(), Err(SessionError::Unavailable(_))));
     server.signal("-CONT");
     eventually("written", || async {
         gate.find(&id)

@@ -54,20 +54,20 @@ async fn redis_keeps_a_value_for_twice_the_idle_timeout() {
     gate.is_up().await;
     let (id, session) = gate.create(data("ann")).await.unwrap().into_parts();
     let stored = gate.stored(&session);
-    let left: i64 = server.ask(&[b"PTTL", stored.as_bytes()]);
+    let left: i64 = server.query(&[b"PTTL", stored.as_bytes()]);
     assert!((1500..=2000).contains(&left), "{left}");
     eventually("not used for so long", || async {
         gate.list(10).await.unwrap().summaries.is_empty()
     })
     .await;
-    assert_eq!(server.ask::<i64>(&[b"EXISTS", stored.as_bytes()]), 1);
+    assert_eq!(server.query::<i64>(&[b"EXISTS", stored.as_bytes()]), 1);
     gate.cache.flush();
     assert!(matches!(gate.find(&id).await, Err(SessionError::Expired)));
     // but not beyond the absolute timeout
     let other = start(&server, "  idle_timeout: 50s\n  absolute_timeout: 1m\n");
     other.is_up().await;
     let (_, session) = other.create(data("bob")).await.unwrap().into_parts();
-    let left: i64 = server.ask(&[b"PTTL", other.stored(&session).as_bytes()]);
+    let left: i64 = server.query(&[b"PTTL", other.stored(&session).as_bytes()]);
     assert!((50_000..=60_000).contains(&left), "{left}");
 }
 
@@ -81,7 +81,7 @@ async fn creation_and_revocation_wait_for_a_replica_if_there_is_one() {
     })
     .await;
     let (_, session) = gate.create(data("ann")).await.unwrap().into_parts();
-    assert_eq!(replica.ask::<i64>(&[b"EXISTS", gate.stored(&session).as_bytes()]), 1);
+    assert_eq!(replica.query::<i64>(&[b"EXISTS", gate.stored(&session).as_bytes()]), 1);
     replica.signal("-STOP");
     let began = Instant::now();
     gate.create(data("bob")).await.unwrap().into_parts();

@@ -8,14 +8,14 @@ async fn revocations_that_redis_lost_are_published_again() {
     let server = Server::start(&[]);
     let gate = started(&server).await;
     let (id, session) = gate.create(data("ann")).await.unwrap().into_parts();
-    let value: Vec<u8> = server.ask(&[b"GET", gate.stored(&session).as_bytes()]);
+    let value: Vec<u8> = server.query(&[b"GET", gate.stored(&session).as_bytes()]);
     gate.end(&session).await.unwrap();
     let feed = b"cedargate:test:{feed}:revocations";
     // a failover that lost the end of the stream and the removal of the session
-    server.ask::<()>(&[b"DEL", feed]);
-    server.ask::<()>(&[b"SET", gate.stored(&session).as_bytes(), &value]);
-    server.ask::<String>(&[b"XADD", feed, b"*", b"m", b"junk", b"a", b"x"]);
-    eventually("published again", || async { server.ask::<usize>(&[b"XLEN", feed]) >= 2 }).await;
+    server.query::<()>(&[b"DEL", feed]);
+    server.query::<()>(&[b"SET", gate.stored(&session).as_bytes(), &value]);
+    server.query::<String>(&[b"XADD", feed, b"*", b"m", b"junk", b"a", b"x"]);
+    eventually("published again", || async { server.query::<usize>(&[b"XLEN", feed]) >= 2 }).await;
     let later = started(&server).await;
     assert!(matches!(later.find(&id).await, Err(SessionError::Revoked)));
 }
@@ -36,7 +36,7 @@ async fn revocation_from_the_future_counts_as_of_now() {
     for at in [unix_millis() + 3_600_000, i64::MAX] {
         let feed = b"cedargate:test:{feed}:revocations";
         let at = at.to_string();
-        server.ask::<String>(&[b"XADD", feed, b"*", b"m", &mark, b"a", at.as_bytes()]);
+        server.query::<String>(&[b"XADD", feed, b"*", b"m", &mark, b"a", at.as_bytes()]);
     }
     eventually("revoked", || async { gate.find(&id).await.is_err() }).await;
     // a gate that reads the entries later limits them the same way
@@ -55,13 +55,13 @@ async fn trimming_the_stream_of_revocations_ends_no_session() {
     let feed = b"cedargate:test:{feed}:revocations";
     for n in 1..=300 {
         let id = format!("{n}-0");
-        server.ask::<String>(&[b"XADD", feed, id.as_bytes(), b"m", b"junk", b"a", b"1"]);
+        server.query::<String>(&[b"XADD", feed, id.as_bytes(), b"m", b"junk", b"a", b"1"]);
     }
     // each revocation trims a hundred entries at most
     for _ in 0..4 {
         gate.revoke(Revocation::Tenant("other".to_owned())).await.unwrap();
     }
-    assert!(server.ask::<usize>(&[b"XLEN", feed]) < 10);
+    assert!(server.query::<usize>(&[b"XLEN", feed]) < 10);
     let (id, _) = gate.create(data("ann")).await.unwrap().into_parts();
     assert!(gate.find(&id).await.is_ok());
     eventually("still fresh", || async {
@@ -80,7 +80,7 @@ async fn stream_at_its_last_id_begins_anew_and_no_revocation_is_lost() {
     eventually("known", || async { one.find(&early).await.is_err() }).await;
     let last = b"18446744073709551615-18446744073709551615";
     for stream in [&b"cedargate:test:{feed}:revocations"[..], b"cedargate:test:{feed}:changes"] {
-        server.ask::<String>(&[b"XADD", stream, last, b"m", b"junk", b"a", b"1"]);
+        server.query::<String>(&[b"XADD", stream, last, b"m", b"junk", b"a", b"1"]);
     }
     let (late, session) = one.create(data("bob")).await.unwrap().into_parts();
     two.find(&late).await.unwrap();
@@ -95,7 +95,7 @@ async fn stream_at_its_last_id_begins_anew_and_no_revocation_is_lost() {
     .await;
     assert!(took < Duration::from_secs(1), "{took:?}");
     eventually("published again", || async {
-        server.ask::<usize>(&[b"XLEN", b"cedargate:test:{feed}:revocations"]) >= 2
+        server.query::<usize>(&[b"XLEN", b"cedargate:test:{feed}:revocations"]) >= 2
     })
     .await;
     let three = started(&server).await;

@@ -16,18 +16,18 @@ async fn dump_of_redis_reveals_nothing_and_a_writer_gains_no_session() {
     gate.put("introspection", &[1; 32], b"the secret answer", Duration::from_secs(60))
         .await
         .unwrap();
-    let keys: Vec<Vec<u8>> = server.ask(&[b"KEYS", b"*"]);
+    let keys: Vec<Vec<u8>> = server.query(&[b"KEYS", b"*"]);
     assert!(keys.len() >= 4, "{}", keys.len());
     let mut dump = Vec::new();
     for key in &keys {
         assert!(key.starts_with(b"cedargate:test:"));
-        let kind: String = server.ask(&[b"TYPE", key]);
+        let kind: String = server.query(&[b"TYPE", key]);
         dump.extend_from_slice(key);
         if kind == "stream" {
-            let raw: ::redis::Value = server.ask(&[b"XRANGE", key, b"-", b"+"]);
+            let raw: ::redis::Value = server.query(&[b"XRANGE", key, b"-", b"+"]);
             dump.extend_from_slice(format!("{raw:?}").as_bytes());
         } else {
-            dump.extend_from_slice(&server.ask::<Vec<u8>>(&[b"GET", key]));
+            dump.extend_from_slice(&server.query::<Vec<u8>>(&[b"GET", key]));
         }
     }
     let ids = [ann.0.expose(), bob.0.expose()];
@@ -48,10 +48,10 @@ async fn dump_of_redis_reveals_nothing_and_a_writer_gains_no_session() {
     // a writer swaps the values of two sessions
     let ann_key = gate.stored(&ann_session);
     let bob_key = gate.stored(&bob_session);
-    let ann_value: Vec<u8> = server.ask(&[b"GET", ann_key.as_bytes()]);
-    let bob_value: Vec<u8> = server.ask(&[b"GET", bob_key.as_bytes()]);
-    server.ask::<()>(&[b"SET", ann_key.as_bytes(), &bob_value]);
-    server.ask::<()>(&[b"SET", bob_key.as_bytes(), &ann_value]);
+    let ann_value: Vec<u8> = server.query(&[b"GET", ann_key.as_bytes()]);
+    let bob_value: Vec<u8> = server.query(&[b"GET", bob_key.as_bytes()]);
+    server.query::<()>(&[b"SET", ann_key.as_bytes(), &bob_value]);
+    server.query::<()>(&[b"SET", bob_key.as_bytes(), &ann_value]);
     let other = started(&server).await;
     for id in [&ann, &bob] {
         assert!(matches!(other.find(id).await, Err(SessionError::Missing)));
@@ -59,9 +59,9 @@ async fn dump_of_redis_reveals_nothing_and_a_writer_gains_no_session() {
     // a writer puts another user's value under an id of its own
     let own = operations::random_id().unwrap();
     let key = format!("cedargate:test:{}", operations::session_key(Seal::handle(&own)));
-    server.ask::<()>(&[b"SET", key.as_bytes(), &ann_value]);
+    server.query::<()>(&[b"SET", key.as_bytes(), &ann_value]);
     assert!(matches!(other.find(&own).await, Err(SessionError::Missing)));
-    server.ask::<()>(&[b"SET", ann_key.as_bytes(), &ann_value]);
+    server.query::<()>(&[b"SET", ann_key.as_bytes(), &ann_value]);
     assert!(other.find(&ann).await.is_ok());
 }
 
