@@ -11,8 +11,8 @@
 //! - If the store fails before the call, the provider is not called. If it fails after the call, the result is written again and
 //!   again (`write`), because a rotated refresh token cannot be fetched twice.
 //! - If a client leaves, nothing changes: the renewal runs on the sessions' own runtime.
-//! - If this process dies after the call, its claim stays: other processes wait for a while, and do not end the session when the
-//!   provider refuses the spent grant.
+//! - If this process dies after the call, its claim stays: other processes leave the session alone for a while, and for ten
+//!   minutes they do not end it when the provider refuses the spent grant.
 
 pub(super) mod lease;
 pub(super) mod single_flight;
