@@ -234,7 +234,7 @@ fn assemble(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>,
     let assertions = Arc::new(AssertionKeys::load(&config.assertion, issuer)?);
     let serving = ArcSwap::from_pointee(serving(&config, &metrics)?);
     let limits = RequestLimits::new(&config.limits, Reach::of(&config.sessions.store));
-    let sessions = Sessions::new(&config, &metrics, &audit)?;
+    let sessions = Sessions::new(&config, &metrics)?;
     let login = RelyingParty::new(&config, &authn, &sessions, &audit)?;
     let theme = Theme::load(&config.identity)?;
     let identity = LoginDoor {
@@ -248,7 +248,6 @@ fn assemble(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>,
         assertions: Arc::clone(&assertions),
         audit: audit.clone(),
         metrics: metrics.clone(),
-        renewing: Arc::default(),
     };
     Ok(Arc::new(Gate {
         config,

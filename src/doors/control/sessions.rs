@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::Control;
 use crate::audit::{AuthEvent, Event};
-use crate::session::{Card, Handle, Revocation, StoreError};
+use crate::session::{Handle, Revocation, SessionSummary, StoreError};
 use crate::types::PortalSlug;
 use cedargate_policy::decision::http::query_pairs;
 
@@ -47,8 +47,9 @@ impl Control {
         match self.gate.sessions.list(LOOKED_AT_MAX).await {
             Ok(listing) => {
                 let unreadable = listing.unreadable;
-                let mut fitting: Vec<Card> = listing.cards.into_iter().filter(|card| filter.fits(card)).collect();
-                fitting.sort_by_key(|card| std::cmp::Reverse(card.created_at));
+                let mut fitting: Vec<SessionSummary> =
+                    listing.summaries.into_iter().filter(|summary| filter.fits(summary)).collect();
+                fitting.sort_by_key(|summary| std::cmp::Reverse(summary.created_at));
                 let more = !listing.all || fitting.len() > limit;
                 let complete = !more && unreadable == 0;
                 fitting.truncate(limit);
@@ -170,12 +171,12 @@ impl Filter {
         Ok(filter)
     }
 
-    fn fits(&self, card: &Card) -> bool {
+    fn fits(&self, summary: &SessionSummary) -> bool {
         let fits = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|wanted| wanted == is);
-        fits(&self.issuer, &card.issuer)
-            && fits(&self.subject, &card.subject)
-            && fits(&self.tenant, card.tenant.as_deref().unwrap_or_default())
-            && fits(&self.portal, &card.portal)
+        fits(&self.issuer, &summary.issuer)
+            && fits(&self.subject, &summary.subject)
+            && fits(&self.tenant, summary.tenant.as_deref().unwrap_or_default())
+            && fits(&self.portal, &summary.portal)
     }
 }
 

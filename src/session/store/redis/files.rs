@@ -1,4 +1,4 @@
-//! Whether the files that a connection needs can be used, asked before there is one.
+//! Checks the files that a connection to Redis needs, at start-up, before there is a connection.
 
 use std::path::Path;
 
@@ -8,36 +8,37 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
+use crate::base::files::{ReadError, read_small};
 use crate::config::{self, Secret};
 
-/// Bytes of a password or PEM file.
+/// Maximum size of a password or PEM file in bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Every file that cannot be used: its key below `sessions.redis`, and why.
+/// Returns every file that cannot be used: its config key below `sessions.redis`, and the error.
 pub fn check_files(config: &config::Redis) -> Vec<(&'static str, String)> {
-    let mut wrong = Vec::new();
+    let mut unusable = Vec::new();
     if let Some(Secret::File(path)) = &config.password {
-        wrong.extend(check_password(path).err().map(|why| ("password_file", why)));
+        unusable.extend(check_password(path).err().map(|error| ("password_file", error)));
     }
     if let Some(ca) = &config.tls.ca {
-        wrong.extend(check_authorities(ca).err().map(|why| ("tls.ca", why)));
+        unusable.extend(check_authorities(ca).err().map(|error| ("tls.ca", error)));
     }
     if let Some((cert, key)) = &config.tls.identity {
-        let chain = certificates(cert).map_err(|why| ("tls.cert", why));
-        let private = private_key(key).map_err(|why| ("tls.key", why));
+        let chain = certificates(cert).map_err(|error| ("tls.cert", error));
+        let private = private_key(key).map_err(|error| ("tls.key", error));
         match (chain, private) {
             (Ok(chain), Ok(private)) => {
                 let pair = CertifiedKey::from_der(chain, private, &aws_lc_rs::default_provider());
-                wrong.extend(pair.err().map(|error| ("tls.key", format!("`{}`: {error}", key.display()))));
+                unusable.extend(pair.err().map(|error| ("tls.key", format!("`{}`: {error}", key.display()))));
             }
-            (chain, private) => wrong.extend(chain.err().into_iter().chain(private.err())),
+            (chain, private) => unusable.extend(chain.err().into_iter().chain(private.err())),
         }
     }
-    wrong
+    unusable
 }
 
 fn check_password(path: &Path) -> Result<(), String> {
-    let text = String::from_utf8(read(path)?).map_err(|_may_quote| format!("`{}` is no text", path.display()))?;
+    let text = String::from_utf8(read(path)?).map_err(|_may_quote| format!("`{}` is not UTF-8 text", path.display()))?;
     if text.trim().is_empty() {
         return Err(format!("`{}` is empty", path.display()));
     }
@@ -68,13 +69,11 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     key.map_err(|_may_quote| format!("there is no PEM private key in `{}`", path.display()))
 }
 
-/// A small file; a pipe would be waited for, so it is none.
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+/// Reads a small regular file; the error names the file.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     let shown = path.display();
-    let failed = |error: std::io::Error| format!("cannot read `{shown}`: {error}");
-    let about = std::fs::metadata(path).map_err(failed)?;
-    if !about.is_file() || about.len() > FILE_BYTES_MAX {
-        return Err(format!("`{shown}` is no file of at most {FILE_BYTES_MAX} bytes"));
-    }
-    std::fs::read(path).map_err(failed)
+    read_small(path, FILE_BYTES_MAX).map_err(|error| match error {
+        ReadError::Io(error) => format!("cannot read `{shown}`: {error}"),
+        ReadError::NotSmall { max } => format!("`{shown}` is not a regular file of at most {max} bytes"),
+    })
 }

@@ -1,8 +1,8 @@
-//! A connection to Redis, however many servers that is, and how it is made.
+//! A connection to Redis, to one server or to a cluster, and the way it is made.
 //!
-//! Everything has a deadline. The password file is read for every connection, so a changed one is taken up with the next.
+//! Every command and every connection attempt has a deadline. Password and certificate files are read for every connection, so
+//! a changed file counts from the next connection on.
 
-use std::path::Path;
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
@@ -16,53 +16,62 @@ use ::redis::{
 };
 use tokio::time::timeout;
 
-use super::sentinels::Address;
+use super::files::read;
 use crate::config::{self, Secret, Topology};
 use crate::session::StoreError;
 use crate::types::Redacted;
 
-/// From the first packet to the last greeting.
+/// Deadline of connecting, from the first packet to the end of the handshake.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
-/// Tries of the cluster library within one command.
+/// Retries of the cluster library within one command.
 const CLUSTER_RETRIES: u32 = 2;
+
+/// The address of a server, as the Sentinels write it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Address {
+    pub host: String,
+    pub port: u16,
+}
+
+/// The two connections of one store.
+pub struct Links {
+    pub commands: Link,
+    /// Runs the commands that wait for a replica.
+    pub durable: Link,
+}
 
 #[derive(Clone)]
 pub enum Link {
+    /// One server, or the master that Sentinels name.
     Node(MultiplexedConnection),
     Cluster(ClusterConnection),
 }
 
-/// One master of a cluster.
-#[derive(Clone, Debug)]
-pub struct Node {
-    host: String,
-    port: u16,
-}
-
 impl Link {
     pub async fn run<T: FromRedisValue>(&self, command: &Cmd, deadline: Duration) -> Result<T, StoreError> {
-        let asked = async {
+        let answer = async {
             match self.clone() {
                 Self::Node(mut node) => command.query_async(&mut node).await,
                 Self::Cluster(mut cluster) => command.query_async(&mut cluster).await,
             }
         };
-        in_time(deadline, asked).await
+        with_deadline(deadline, answer).await
     }
 
-    /// On the node that has the key: for commands that name none.
+    /// Runs a command that names no key, on the node that has `key`.
     pub async fn run_at<T: FromRedisValue>(&self, key: &str, command: &Cmd, deadline: Duration) -> Result<T, StoreError> {
         let Self::Cluster(mut cluster) = self.clone() else {
             return self.run(command, deadline).await;
         };
         let route = SingleNodeRoutingInfo::SpecificNode(Route::with_key(key, SlotAddr::Master));
-        let asked = cluster.route_command(command.clone(), RoutingInfo::SingleNode(route));
-        read_value(in_time(deadline, asked).await?)
+        let answer = cluster.route_command(command.clone(), RoutingInfo::SingleNode(route));
+        read_value(with_deadline(deadline, answer).await?)
     }
 
+    /// Runs a command on one master of a cluster; without a node, on the one server there is.
     pub async fn run_on<T: FromRedisValue>(
         &self,
-        node: Option<&Node>,
+        node: Option<&Address>,
         command: &Cmd,
         deadline: Duration,
     ) -> Result<T, StoreError> {
@@ -73,14 +82,14 @@ impl Link {
             host: node.host.clone(),
             port: node.port,
         };
-        let asked = cluster.route_command(command.clone(), RoutingInfo::SingleNode(route));
-        read_value(in_time(deadline, asked).await?)
+        let answer = cluster.route_command(command.clone(), RoutingInfo::SingleNode(route));
+        read_value(with_deadline(deadline, answer).await?)
     }
 
-    /// Commands about keys that lie where `key` lies, one after the other.
+    /// Runs commands about keys of one cluster node, that of `key`, in order.
     pub async fn run_all(&self, key: &str, commands: Pipeline, deadline: Duration) -> Result<Vec<Value>, StoreError> {
         let count = commands.len();
-        let asked = async {
+        let answer = async {
             match self.clone() {
                 Self::Node(mut node) => commands.query_async(&mut node).await,
                 Self::Cluster(mut cluster) => {
@@ -90,26 +99,26 @@ impl Link {
                 }
             }
         };
-        in_time(deadline, asked).await
+        with_deadline(deadline, answer).await
     }
 
-    /// Whether the master of a key has any.
+    /// True if the master of `key` has replicas.
     pub async fn has_replicas(&self, key: &str, deadline: Duration) -> Result<bool, StoreError> {
         let role: Value = self.run_at(key, &cmd("ROLE"), deadline).await?;
-        Ok(Role::read(&role).is_some_and(|role| role.replicas))
+        Ok(Role::read(&role).is_some_and(|role| role.has_replicas))
     }
 
-    /// Where keys are: `None` is the one node there is.
-    pub async fn masters(&self, deadline: Duration) -> Result<Vec<Option<Node>>, StoreError> {
+    /// The servers that hold keys: the masters of a cluster, or `None` for the one server there is.
+    pub async fn masters(&self, deadline: Duration) -> Result<Vec<Option<Address>>, StoreError> {
         let Self::Cluster(mut cluster) = self.clone() else {
             return Ok(vec![None]);
         };
         let mut slots = cmd("CLUSTER");
         slots.arg("SLOTS");
         let route = RoutingInfo::SingleNode(SingleNodeRoutingInfo::Random);
-        let value = in_time(deadline, cluster.route_command(slots, route)).await?;
+        let value = with_deadline(deadline, cluster.route_command(slots, route)).await?;
         let ranges: Vec<Vec<Value>> = read_value(value)?;
-        let mut nodes: Vec<Option<Node>> = Vec::new();
+        let mut nodes: Vec<Option<Address>> = Vec::new();
         for range in ranges {
             let Some(Value::Array(master)) = range.get(2) else { continue };
             let text = |n: usize| {
@@ -121,35 +130,34 @@ impl Link {
             let (Some(host), Some(port)) = (text(0), text(1).and_then(|port| port.parse().ok())) else {
                 continue;
             };
-            let known = |node: &Option<Node>| node.as_ref().is_some_and(|node| node.host == host && node.port == port);
+            let known = |node: &Option<Address>| node.as_ref().is_some_and(|node| node.host == host && node.port == port);
             if !nodes.iter().any(known) {
-                nodes.push(Some(Node { host, port }));
+                nodes.push(Some(Address { host, port }));
             }
         }
         Ok(nodes)
     }
 }
 
-/// What a server says it is.
+/// A server's answer to `ROLE`.
 pub struct Role {
-    pub master: bool,
-    pub replicas: bool,
+    pub is_master: bool,
+    pub has_replicas: bool,
 }
 
 impl Role {
     pub fn read(value: &Value) -> Option<Self> {
         let Value::Array(parts) = value else { return None };
         let name: String = from_redis_value(parts.first()?.clone()).ok()?;
-        let replicas = matches!(parts.get(2), Some(Value::Array(replicas)) if !replicas.is_empty());
         Some(Self {
-            master: name == "master",
-            replicas,
+            is_master: name == "master",
+            has_replicas: matches!(parts.get(2), Some(Value::Array(replicas)) if !replicas.is_empty()),
         })
     }
 }
 
-pub async fn in_time<T>(deadline: Duration, asked: impl Future<Output = Result<T, RedisError>>) -> Result<T, StoreError> {
-    match timeout(deadline, asked).await {
+pub async fn with_deadline<T>(deadline: Duration, answer: impl Future<Output = Result<T, RedisError>>) -> Result<T, StoreError> {
+    match timeout(deadline, answer).await {
         Ok(answer) => answer.map_err(|error| store_error(&error)),
         Err(_late) => Err(StoreError::Timeout),
     }
@@ -159,7 +167,7 @@ fn read_value<T: FromRedisValue>(value: Value) -> Result<T, StoreError> {
     from_redis_value(value).map_err(|error| StoreError::Refused(error.to_string()))
 }
 
-/// Says what the server or the network said; neither quotes keys, values or passwords.
+/// Keeps the text of the server or the network; neither quotes keys, values or passwords.
 fn store_error(error: &RedisError) -> StoreError {
     if error.is_timeout() {
         StoreError::Timeout
@@ -170,8 +178,8 @@ fn store_error(error: &RedisError) -> StoreError {
     }
 }
 
-/// Where the store is said to be, for the log.
-pub fn place(config: &config::Redis) -> String {
+/// The configured address of the store, for the log. Without passwords.
+pub fn configured_address(config: &config::Redis) -> String {
     let address = |url: &Redacted<String>| {
         let info = url.expose().as_str().into_connection_info();
         info.map_or_else(|_no_url| "?".to_owned(), |info| info.addr().to_string())
@@ -184,17 +192,18 @@ pub fn place(config: &config::Redis) -> String {
     }
 }
 
-/// Two links of the same kind: one for commands, one that may wait for replicas. `master` is whom the Sentinels named.
-pub async fn connect(config: &config::Redis, master: Option<&Address>) -> Result<(Link, Link), StoreError> {
+/// Connects. `master` is the one that the Sentinels named; it is needed only with Sentinels.
+pub async fn connect(config: &config::Redis, master: Option<&Address>) -> Result<Links, StoreError> {
     let secrets = Secrets::read(config).await?;
     let connecting = async {
         match (&config.topology, master) {
             (Topology::Single(url), _) => {
-                let client = open(url.expose().as_str().into_connection_info()?, &secrets, Login::Known)?;
-                both(&client, config).await
+                let info = url.expose().as_str().into_connection_info()?;
+                connect_twice(&client(info, &secrets, Credentials::Configured)?, config).await
             }
             (Topology::Sentinel { tls, .. }, Some(master)) => {
-                let (host, port) = (master.host.clone(), master.port);
+                let host = master.host.clone();
+                let port = master.port;
                 let address = match tls {
                     false => ConnectionAddr::Tcp(host, port),
                     true => ConnectionAddr::TcpTls {
@@ -204,49 +213,57 @@ pub async fn connect(config: &config::Redis, master: Option<&Address>) -> Result
                         tls_params: None,
                     },
                 };
-                both(&open(address.into_connection_info()?, &secrets, Login::Known)?, config).await
+                let info = address.into_connection_info()?;
+                connect_twice(&client(info, &secrets, Credentials::Configured)?, config).await
             }
             (Topology::Sentinel { .. }, None) => Err((ErrorKind::Client, "no master was named").into()),
             (Topology::Cluster(urls), _) => {
-                let client = cluster(config, urls, &secrets)?;
-                let (one, other) = tokio::join!(client.get_async_connection(), client.get_async_connection());
-                Ok((Link::Cluster(one?), Link::Cluster(other?)))
+                let client = cluster_client(config, urls, &secrets)?;
+                let (commands, durable) = tokio::join!(client.get_async_connection(), client.get_async_connection());
+                Ok(Links {
+                    commands: Link::Cluster(commands?),
+                    durable: Link::Cluster(durable?),
+                })
             }
         }
     };
-    in_time(CONNECT_DEADLINE, connecting).await
+    with_deadline(CONNECT_DEADLINE, connecting).await
 }
 
-/// To one of them; users and passwords are for the servers behind them.
+/// Connects to one Sentinel, without user and password: those are for the servers behind the Sentinels.
 pub async fn connect_to_sentinel(url: &Redacted<String>, config: &config::Redis) -> Result<MultiplexedConnection, StoreError> {
     let secrets = Secrets::read(config).await?;
     let connecting = async {
-        let client = open(url.expose().as_str().into_connection_info()?, &secrets, Login::Unknown)?;
+        let info = url.expose().as_str().into_connection_info()?;
+        let client = client(info, &secrets, Credentials::None)?;
         let settings = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_DEADLINE));
         client.get_multiplexed_async_connection_with_config(&settings).await
     };
-    in_time(CONNECT_DEADLINE, connecting).await
+    with_deadline(CONNECT_DEADLINE, connecting).await
 }
 
-async fn both(client: &Client, config: &config::Redis) -> Result<(Link, Link), RedisError> {
+async fn connect_twice(client: &Client, config: &config::Redis) -> Result<Links, RedisError> {
     let settings = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_DEADLINE))
         .set_response_timeout(Some(config.timeout));
     let connect = || client.get_multiplexed_async_connection_with_config(&settings);
-    let (one, other) = tokio::join!(connect(), connect());
-    Ok((Link::Node(one?), Link::Node(other?)))
+    let (commands, durable) = tokio::join!(connect(), connect());
+    Ok(Links {
+        commands: Link::Node(commands?),
+        durable: Link::Node(durable?),
+    })
 }
 
-/// Whether the server knows our user.
+/// The user and password that a connection sends.
 #[derive(Clone, Copy)]
-enum Login {
-    Known,
-    Unknown,
+enum Credentials {
+    Configured,
+    None,
 }
 
-fn open(info: ConnectionInfo, secrets: &Secrets, login: Login) -> Result<Client, RedisError> {
+fn client(info: ConnectionInfo, secrets: &Secrets, credentials: Credentials) -> Result<Client, RedisError> {
     let mut settings: RedisConnectionInfo = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    if let Login::Known = login {
+    if let Credentials::Configured = credentials {
         if let Some(username) = &secrets.username {
             settings = settings.set_username(username);
         }
@@ -262,7 +279,7 @@ fn open(info: ConnectionInfo, secrets: &Secrets, login: Login) -> Result<Client,
     }
 }
 
-fn cluster(
+fn cluster_client(
     config: &config::Redis,
     urls: &[Redacted<String>],
     secrets: &Secrets,
@@ -285,7 +302,7 @@ fn cluster(
     builder.build()
 }
 
-/// What the files hold now.
+/// User, password and certificates, as the files hold them now.
 struct Secrets {
     username: Option<String>,
     password: Option<Redacted<String>>,
@@ -293,7 +310,7 @@ struct Secrets {
 }
 
 impl Secrets {
-    /// Off this thread: a file system may hang.
+    /// Reads the files on a blocking thread, because a file system may hang.
     async fn read(config: &config::Redis) -> Result<Self, StoreError> {
         let config = config.clone();
         let read = tokio::task::spawn_blocking(move || Self::read_now(&config)).await;
@@ -306,18 +323,19 @@ impl Secrets {
             None => None,
             Some(Secret::Value(value)) => Some(value.clone()),
             Some(Secret::File(path)) => {
-                let text = String::from_utf8(file(path)?).map_err(|_may_quote| format!("`{}` is no text", path.display()))?;
+                let text =
+                    String::from_utf8(read(path)?).map_err(|_may_quote| format!("`{}` is not UTF-8 text", path.display()))?;
                 Some(Redacted::new(text.trim().to_owned()))
             }
         };
         let identity = match &config.tls.identity {
             None => None,
             Some((cert, key)) => Some(ClientTlsConfig {
-                client_cert: file(cert)?,
-                client_key: file(key)?,
+                client_cert: read(cert)?,
+                client_key: read(key)?,
             }),
         };
-        let ca = config.tls.ca.as_deref().map(file).transpose()?;
+        let ca = config.tls.ca.as_deref().map(read).transpose()?;
         let tls = (identity.is_some() || ca.is_some()).then_some(TlsCertificates {
             client_tls: identity,
             root_cert: ca,
@@ -328,8 +346,4 @@ impl Secrets {
             tls,
         })
     }
-}
-
-fn file(path: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|error| format!("cannot read `{}`: {error}", path.display()))
 }

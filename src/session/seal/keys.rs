@@ -1,59 +1,62 @@
-//! The server's keys: a ring of which the first seals and all open, read again when its file changes.
+//! The server's keys: the first key of the ring seals, every key of the ring opens; the ring is read again when its file changes.
 //!
-//! Every use derives a key of its own by HKDF, so that what is sealed for one purpose opens for no other. A file that
-//! cannot be used changes nothing: the old ring stays, and it is said once.
+//! Every use derives a key of its own by HKDF, so a value sealed for one purpose opens for no other. If the changed file cannot
+//! be used, the old ring stays in force and the error is reported once.
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::aead::{AES_256_GCM, RandomizedNonceKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use parking_lot::Mutex;
 
-use super::seal::sha256;
+use crate::base::digest::{sha256, sha256_of};
+use crate::base::files::read_small_text;
+use crate::session::SessionsError;
 use crate::types::Redacted;
 
-/// Keys of one ring.
+/// Maximum number of keys in a ring.
 const KEYS_MAX: usize = 32;
-/// Bytes of the file.
+/// Maximum size of the key file in bytes.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 pub const KEY_ID_BYTES: usize = 8;
 
-/// One key of the server's.
+/// One server key.
 pub struct RingKey {
-    /// Says which key sealed; tells nothing of it.
+    /// Names the key in sealed values. A hash, which does not reveal the key.
     pub id: [u8; KEY_ID_BYTES],
     secret: Redacted<[u8; 32]>,
 }
 
-/// Never empty: the first key stands apart.
-pub struct Ring {
+/// The server's keys. Never empty, because the first key is a field of its own.
+pub struct KeyRing {
     first: RingKey,
     others: Vec<RingKey>,
 }
 
-/// The ring in force.
-pub struct Keys {
-    ring: ArcSwap<Ring>,
+/// The key ring in force, and the file that it came from.
+pub struct ActiveKeyRing {
+    ring: ArcSwap<KeyRing>,
     file: Option<PathBuf>,
-    /// What the file held when it was last looked at.
-    seen: Mutex<Result<[u8; 32], String>>,
+    /// Hash of the file's content at the last check, or the error of reading it.
+    last_check: Mutex<Result<[u8; 32], String>>,
 }
 
-/// Whether keys of the old ring are not in the new one.
+/// The difference between the old ring and the new one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Left {
-    None,
-    Some,
+pub enum RingChange {
+    /// Every old key is in the new ring.
+    KeysKept,
+    KeysRemoved,
 }
 
-/// How many bytes HKDF makes.
-struct Length;
+/// The output length of HKDF: 32 bytes.
+struct KeyBytes;
 
-impl KeyType for Length {
+impl KeyType for KeyBytes {
     fn len(&self) -> usize {
         32
     }
@@ -61,7 +64,7 @@ impl KeyType for Length {
 
 impl RingKey {
     fn new(secret: [u8; 32]) -> Self {
-        let hash = sha256(&[b"cedargate key id v1", &secret]);
+        let hash = sha256_of(&[b"cedargate key id v1", &secret]);
         let mut id = [0; KEY_ID_BYTES];
         for (to, from) in id.iter_mut().zip(hash) {
             *to = from;
@@ -72,7 +75,7 @@ impl RingKey {
         }
     }
 
-    /// A key for one purpose; `None`: the cryptographic library failed.
+    /// Derives the key of one purpose; `None` if the cryptographic library fails.
     pub fn derive(&self, salt: &[u8], info: &[&[u8]]) -> Option<RandomizedNonceKey> {
         let mut info_bytes = Vec::new();
         for part in info {
@@ -81,13 +84,13 @@ impl RingKey {
         }
         let mut key = [0; 32];
         let extracted = Salt::new(HKDF_SHA256, salt).extract(self.secret.expose());
-        extracted.expand(&[&info_bytes], Length).ok()?.fill(&mut key).ok()?;
+        extracted.expand(&[&info_bytes], KeyBytes).ok()?.fill(&mut key).ok()?;
         RandomizedNonceKey::new(&AES_256_GCM, &key).ok()
     }
 }
 
-impl Ring {
-    /// One base64 key of 32 bytes per line; blank lines and `#` lines do not count.
+impl KeyRing {
+    /// Parses one base64 key of 32 bytes per line; skips blank lines and lines that begin with `#`.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut keys: Vec<RingKey> = Vec::new();
         for (n, line) in text.lines().map(str::trim).enumerate() {
@@ -117,7 +120,7 @@ impl Ring {
         let mut keys = keys.into_iter();
         let first = keys
             .next()
-            .ok_or("there is no key in it; make one with `openssl rand -base64 32`")?;
+            .ok_or("it contains no key; make one with `openssl rand -base64 32`")?;
         Ok(Self {
             first,
             others: keys.collect(),
@@ -137,79 +140,77 @@ impl Ring {
     }
 }
 
-impl Keys {
-    /// From the file; without one a key that ends with the process.
-    pub fn load(file: Option<PathBuf>) -> Result<Self, (PathBuf, String)> {
-        let (ring, seen) = match &file {
+impl ActiveKeyRing {
+    /// Reads the ring from the file; without a file, makes a random key that ends with the process.
+    pub fn load(file: Option<PathBuf>) -> Result<Self, SessionsError> {
+        let (ring, hash) = match &file {
             None => {
                 let mut secret = [0; 32];
                 let filled = aws_lc_rs::rand::fill(&mut secret);
-                filled.map_err(|_unspecified| (PathBuf::new(), "there is no randomness".to_owned()))?;
-                let ring = Ring {
+                filled.map_err(|_unspecified| SessionsError::Keys {
+                    path: PathBuf::new(),
+                    message: "the system's random generator failed".to_owned(),
+                })?;
+                let ring = KeyRing {
                     first: RingKey::new(secret),
                     others: Vec::new(),
                 };
                 (ring, [0; 32])
             }
             Some(path) => {
-                let text = read(path).map_err(|message| (path.clone(), message))?;
-                let ring = Ring::parse(&text).map_err(|message| (path.clone(), message))?;
-                (ring, sha256(&[text.as_bytes()]))
+                let unusable = |message| SessionsError::Keys {
+                    path: path.clone(),
+                    message,
+                };
+                let text = read(path).map_err(unusable)?;
+                let ring = KeyRing::parse(&text).map_err(unusable)?;
+                (ring, sha256(text.as_bytes()))
             }
         };
         Ok(Self {
             ring: ArcSwap::from_pointee(ring),
             file,
-            seen: Mutex::new(Ok(seen)),
+            last_check: Mutex::new(Ok(hash)),
         })
     }
 
-    pub fn ring(&self) -> Arc<Ring> {
+    pub fn ring(&self) -> Arc<KeyRing> {
         self.ring.load_full()
     }
 
-    /// Takes the file if it changed. Blocks on the file system. `None`: nothing new.
-    pub fn look(&self) -> Option<Result<Left, String>> {
+    /// Puts the file's ring in force if the file changed. `None` if it did not. Blocks on the file system.
+    pub fn reload_if_changed(&self) -> Option<Result<RingChange, String>> {
         let path = self.file.as_ref()?;
         let text = read(path);
         let now = match &text {
-            Ok(text) => Ok(sha256(&[text.as_bytes()])),
+            Ok(text) => Ok(sha256(text.as_bytes())),
             Err(message) => Err(message.clone()),
         };
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if *seen == now {
+        let mut last_check = self.last_check.lock();
+        if *last_check == now {
             return None;
         }
-        // a bad file is said once, not at every look
-        *seen = now;
-        Some(text.and_then(|text| Ring::parse(&text)).map(|ring| {
+        // an unusable file is reported once, not at every check
+        *last_check = now;
+        Some(text.and_then(|text| KeyRing::parse(&text)).map(|ring| {
             let ring = Arc::new(ring);
             let old = self.ring.swap(Arc::clone(&ring));
             if old.keys().all(|key| ring.find(&key.id).is_some()) {
-                Left::None
+                RingChange::KeysKept
             } else {
-                Left::Some
+                RingChange::KeysRemoved
             }
         }))
     }
 }
 
-/// Whether a key file can be used.
+/// Checks that a key file can be used.
 pub fn check_key_file(path: &Path) -> Result<(), String> {
-    Ring::parse(&read(path)?).map(drop)
+    KeyRing::parse(&read(path)?).map(drop)
 }
 
-/// A small text file; a pipe would be waited for, so it is none.
 fn read(path: &Path) -> Result<String, String> {
-    let about = std::fs::metadata(path).map_err(|error| error.to_string())?;
-    if !about.is_file() || about.len() > FILE_BYTES_MAX {
-        return Err(format!("it is no file of at most {FILE_BYTES_MAX} bytes"));
-    }
-    let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
-    let read = file.take(FILE_BYTES_MAX).read_to_string(&mut text);
-    read.map_err(|error| error.to_string())?;
-    Ok(text)
+    read_small_text(path, FILE_BYTES_MAX).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -221,8 +222,8 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_is_one_key_per_line_and_the_first_seals() {
-        let ring = Ring::parse(&format!("# new\n{}\n\n{}\n{}\n", line(1), line(2), line(1))).unwrap();
+    fn ring_is_one_key_per_line_and_the_first_key_seals() {
+        let ring = KeyRing::parse(&format!("# new\n{}\n\n{}\n{}\n", line(1), line(2), line(1))).unwrap();
         assert_eq!(ring.sealing().id, RingKey::new([1; 32]).id);
         assert_eq!(ring.others.len(), 1);
         assert!(ring.find(&RingKey::new([2; 32]).id).is_some());
@@ -235,31 +236,31 @@ mod tests {
             &format!("{}\nAAAA", line(1)),
             &STANDARD.encode([1; 33]),
         ] {
-            let error = Ring::parse(bad).err().unwrap();
+            let error = KeyRing::parse(bad).err().unwrap();
             assert!(!error.contains("AAAA") && error.contains("openssl rand"), "{error}");
         }
     }
 
     #[test]
-    fn a_changed_file_is_taken_up_and_a_bad_one_changes_nothing() {
+    fn changed_key_file_is_put_in_force_and_an_unusable_one_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("keys");
         std::fs::write(&file, line(1)).unwrap();
-        let keys = Keys::load(Some(file.clone())).unwrap();
-        assert!(keys.look().is_none());
+        let keys = ActiveKeyRing::load(Some(file.clone())).unwrap();
+        assert!(keys.reload_if_changed().is_none());
         std::fs::write(&file, format!("{}\n{}", line(2), line(1))).unwrap();
-        assert_eq!(keys.look(), Some(Ok(Left::None)));
+        assert_eq!(keys.reload_if_changed(), Some(Ok(RingChange::KeysKept)));
         assert_eq!(keys.ring().sealing().id, RingKey::new([2; 32]).id);
         for bad in ["", "junk"] {
             std::fs::write(&file, bad).unwrap();
-            assert!(keys.look().unwrap().is_err());
-            assert!(keys.look().is_none());
+            assert!(keys.reload_if_changed().unwrap().is_err());
+            assert!(keys.reload_if_changed().is_none());
             assert_eq!(keys.ring().sealing().id, RingKey::new([2; 32]).id);
         }
         std::fs::remove_file(&file).unwrap();
-        assert!(keys.look().unwrap().is_err());
+        assert!(keys.reload_if_changed().unwrap().is_err());
         std::fs::write(&file, line(3)).unwrap();
-        assert_eq!(keys.look(), Some(Ok(Left::Some)));
+        assert_eq!(keys.reload_if_changed(), Some(Ok(RingChange::KeysRemoved)));
         assert_eq!(keys.ring().sealing().id, RingKey::new([3; 32]).id);
     }
 }
