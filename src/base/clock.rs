@@ -14,6 +14,11 @@ pub fn unix_millis() -> i64 {
     i64::try_from(since_epoch().as_millis()).unwrap_or(i64::MAX)
 }
 
+/// Unix seconds with their fraction, as Prometheus gauges and `/status` show a moment.
+pub fn unix_seconds_f64() -> f64 {
+    since_epoch().as_secs_f64()
+}
+
 /// Unix seconds.
 pub fn unix_seconds() -> i64 {
     i64::try_from(since_epoch().as_secs()).unwrap_or(i64::MAX)
