@@ -1,7 +1,7 @@
-//! `cedargate demo`: a gate, a demo app, a token issuer and two accounts in one process, and what to try.
+//! `cedargate demo`: runs a gate, a demo app, a token issuer and two accounts in one process, and prints requests to try.
 //!
-//! Everything is real but the application: the gate is the one `serve` starts, reading the policy tree on disk, so
-//! that an edit shows at once. The issuer's key lives and dies with the process.
+//! Only the app is made up: the gate is the one that `serve` starts, and it reads the policy tree on disk, so that an edit
+//! takes effect at once. The issuer's key exists only in this process.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ use crate::login::accounts::{Hash, UserSpec, UsersText};
 const ISSUER: &str = "https://issuer.demo.invalid/";
 const AUDIENCE: &str = "shop";
 const USERS_FILE: &str = "users.yaml";
-/// Of a password of the demo.
+/// Random bytes of a demo password.
 const PASSWORD_RANDOM_BYTES: usize = 9;
 const TOKEN_LIFE: Duration = Duration::from_secs(8 * 3600);
 
@@ -59,21 +59,20 @@ pub(crate) fn run(args: &Args) -> Exit {
 }
 
 fn start(args: &Args) -> Result<Exit, String> {
-    let text = |e: &dyn std::fmt::Display| e.to_string();
-    let key = SigningKey::generate().map_err(|e| text(&e))?;
-    let folder = Scratch::new().map_err(|e| text(&e))?;
+    let key = SigningKey::generate().map_err(|e| e.to_string())?;
+    let folder = Scratch::new().map_err(|e| e.to_string())?;
     let jwks = folder.0.join("jwks.json");
-    std::fs::write(&jwks, key.jwks().to_string()).map_err(|e| text(&e))?;
-    let app = demo_app().map_err(|e| text(&e))?;
-    let users = users(&folder.0)?;
+    std::fs::write(&jwks, key.jwks().to_string()).map_err(|e| e.to_string())?;
+    let app = demo_app().map_err(|e| e.to_string())?;
+    let accounts = make_accounts(&folder.0)?;
     let config = config(args, app, &folder.0)?;
-    let signals = serve::Signals::catch().map_err(|e| text(&e))?;
-    let running = app::start(config, Vec::new()).map_err(|e| text(&e))?;
-    print(&welcome(&running.addresses, &key, &users)?);
+    let signals = serve::Signals::catch().map_err(|e| e.to_string())?;
+    let running = app::start(config, Vec::new()).map_err(|e| e.to_string())?;
+    print(&welcome(&running.addresses, &key, &accounts)?);
     Ok(serve::run_until_shutdown(running, signals))
 }
 
-/// A folder that goes with the process.
+/// A temporary folder; dropping it removes the folder.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -91,9 +90,15 @@ impl Drop for Scratch {
     }
 }
 
-/// Two accounts with passwords of this run, as names with passwords and roles.
-fn users(scratch: &Path) -> Result<Vec<(&'static str, String, &'static str)>, String> {
-    let mut users = Vec::new();
+/// An account with a password of this run.
+struct DemoAccount {
+    name: &'static str,
+    password: String,
+    role: &'static str,
+}
+
+fn make_accounts(scratch: &Path) -> Result<Vec<DemoAccount>, String> {
+    let mut accounts = Vec::new();
     for (name, role) in [("alice", "viewer"), ("bob", "editor")] {
         let mut random = [0; PASSWORD_RANDOM_BYTES];
         aws_lc_rs::rand::fill(&mut random).map_err(|_unspecified| "there are no random numbers".to_owned())?;
@@ -109,12 +114,12 @@ fn users(scratch: &Path) -> Result<Vec<(&'static str, String, &'static str)>, St
         };
         let file = UsersText::open(&scratch.join(USERS_FILE)).map_err(|e| e.to_string())?;
         file.add(&spec).map_err(|e| e.to_string())?;
-        users.push((name, password, role));
+        accounts.push(DemoAccount { name, password, role });
     }
-    Ok(users)
+    Ok(accounts)
 }
 
-/// The port in `public_url`, so it must be known before anything listens.
+/// The proxy's port. It is part of `public_url`, so it must be known before the gate listens.
 fn proxy_port(args: &Args) -> std::io::Result<u16> {
     if args.port != 0 {
         return Ok(args.port);
@@ -142,13 +147,13 @@ fn config(args: &Args, app: SocketAddr, scratch: &Path) -> Result<Config, String
         "identity": {"title": "Demo shop"},
         "audit": {"sink": {"file": scratch.join("decisions.jsonl")}},
     });
-    // JSON is YAML; relative folders are relative to where the user is
+    // JSON is YAML; relative folders start at the current folder
     config::from_str(&text.to_string(), Path::new(""), std::iter::empty())
         .map(|l| l.config)
         .map_err(|e| e.to_string())
 }
 
-/// The application behind the gate: says what it was told about the caller.
+/// The app behind the gate: answers with the identity headers that it received.
 fn demo_app() -> std::io::Result<SocketAddr> {
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     listener.set_nonblocking(true)?;
@@ -161,7 +166,7 @@ fn demo_app() -> std::io::Result<SocketAddr> {
             };
             while let Ok((stream, _)) = listener.accept().await {
                 let service = service_fn(|request: http::Request<hyper::body::Incoming>| async move {
-                    Ok::<_, std::convert::Infallible>(shop(request.method(), request.uri().path(), request.headers()))
+                    Ok::<_, std::convert::Infallible>(demo_response(request.method(), request.uri().path(), request.headers()))
                 });
                 tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
             }
@@ -170,16 +175,16 @@ fn demo_app() -> std::io::Result<SocketAddr> {
     Ok(address)
 }
 
-fn shop(method: &http::Method, path: &str, headers: &HeaderMap) -> Response<Full<Bytes>> {
-    let told = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+fn demo_response(method: &http::Method, path: &str, headers: &HeaderMap) -> Response<Full<Bytes>> {
+    let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     let body = json!({
         "app": "demo shop",
         "did": format!("{method} {path}"),
-        "user": told("x-forwarded-user"),
-        "tenant": told("x-cedargate-tenant"),
-        "roles": told("x-cedargate-roles"),
-        "portal": told("x-cedargate-portal"),
-        "decision_id": told("x-cedargate-decision-id"),
+        "user": header("x-forwarded-user"),
+        "tenant": header("x-cedargate-tenant"),
+        "roles": header("x-cedargate-roles"),
+        "portal": header("x-cedargate-portal"),
+        "decision_id": header("x-cedargate-decision-id"),
     });
     let mut response = Response::new(Full::new(Bytes::from(format!("{body}\n"))));
     response
@@ -188,7 +193,7 @@ fn shop(method: &http::Method, path: &str, headers: &HeaderMap) -> Response<Full
     response
 }
 
-fn welcome(addresses: &app::Addresses, key: &SigningKey, users: &[(&str, String, &str)]) -> Result<String, String> {
+fn welcome(addresses: &app::Addresses, key: &SigningKey, accounts: &[DemoAccount]) -> Result<String, String> {
     let token = |subject: &str, roles: &[&str]| {
         let claims = json!({"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "tenant": "acme", "roles": roles,
             "email": format!("{subject}@acme.test")});
@@ -208,15 +213,15 @@ fn welcome(addresses: &app::Addresses, key: &SigningKey, users: &[(&str, String,
         "http://localhost:{}/api/v1/identity/auth/login?portal=customer&rd=/portal/customer/orders",
         addresses.proxy.port()
     );
-    let accounts: String = users
+    let accounts: String = accounts
         .iter()
-        .map(|(name, password, role)| format!("\n  {name} {password}   # {role}"))
+        .map(|DemoAccount { name, password, role }| format!("\n  {name} {password}   # {role}"))
         .collect();
     Ok(format!(
         "{}\n  proxy     {url}\n  authorize {decision}\n  status    {admin}\n\n{}\n\n{}\n  {}\n\n{}\n  {}\n\n{}\n  {}\n\n{}\n{}\n\n{}\n  {login}{accounts}\n\n{}\n  {}\n",
         head("cedargate demo: two portals in front of a demo shop. Ctrl-C ends it."),
         head("Tokens") + &format!("\n  export ALICE={alice}   # viewer\n  export ED={ed}   # editor"),
-        head("1. Nobody: 401"),
+        head("1. Without a token: 401"),
         format_args!("curl -i {url}"),
         head("2. Alice, a viewer, places an order: 403"),
         format_args!("curl -i -X POST -H \"Authorization: Bearer $ALICE\" {url}"),
@@ -225,7 +230,7 @@ fn welcome(addresses: &app::Addresses, key: &SigningKey, users: &[(&str, String,
         head("4. Change one line while it runs, and repeat number 2"),
         "  policies/customer/orders.cedar: in `editors-place-orders`, change Role::\"editor\" to Role::\"viewer\"",
         head("In a browser"),
-        head("The app asks for itself"),
+        head("The app makes its own query"),
         format_args!(
             "curl -s {decision} -d '{{\"portal\": \"customer\", \"principal\": {{\"type\": \"User\", \"id\": \"alice\", \
              \"parents\": [\"Role::\\\"viewer\\\"\"]}}, \"action\": \"GET\", \

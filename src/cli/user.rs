@@ -1,4 +1,7 @@
-//! `cedargate user`: accounts of a users file. A password is typed or piped, never an argument.
+//! `cedargate user`: edits the accounts of a users file.
+//!
+//! SECURITY: a password is typed at the terminal or piped in, never an argument: arguments show in process lists and in the
+//! shell's history.
 
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
@@ -6,11 +9,12 @@ use std::path::PathBuf;
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
-use super::{Exit, complain, print};
+use super::Exit;
+use super::report::{Table, text};
 use crate::config::{self, ProviderKind};
 use crate::login::accounts::{self, Hash, PASSWORD_BYTES_MAX, State, UserSpec, Users, UsersText, check_name};
 
-/// Shorter ones are guessed, however dear a guess is.
+/// A shorter password can be guessed in spite of a slow hash.
 const PASSWORD_CHARS_MIN: usize = 8;
 
 #[derive(clap::Subcommand)]
@@ -21,12 +25,12 @@ pub(crate) enum UserCommand {
     Passwd(PasswdArgs),
     /// Remove an account; its sessions end where the file is served
     Remove(RemoveArgs),
-    /// Show who is in the file
-    List(Place),
+    /// List the accounts
+    List(UsersFileArgs),
 }
 
 #[derive(clap::Args)]
-pub(crate) struct Place {
+pub(crate) struct UsersFileArgs {
     /// The users file; default: that of the configuration's only provider with one
     #[arg(long)]
     file: Option<PathBuf>,
@@ -40,7 +44,7 @@ pub(crate) struct AddArgs {
     /// a-z, 0-9, `.`, `_`, `@`, `-`
     name: String,
     #[command(flatten)]
-    place: Place,
+    users_file: UsersFileArgs,
     #[arg(long)]
     tenant: Option<String>,
     /// May be given several times
@@ -49,7 +53,7 @@ pub(crate) struct AddArgs {
     /// A portal that the account may use; may be given several times. Default: all that trust the provider
     #[arg(long)]
     portal: Vec<String>,
-    /// What people call the user
+    /// The user's full name
     #[arg(long = "name", value_name = "NAME")]
     full_name: Option<String>,
     #[arg(long)]
@@ -63,7 +67,7 @@ pub(crate) struct AddArgs {
 pub(crate) struct PasswdArgs {
     name: String,
     #[command(flatten)]
-    place: Place,
+    users_file: UsersFileArgs,
     /// Read the password from stdin, one line, instead of asking
     #[arg(long)]
     password_stdin: bool,
@@ -73,35 +77,30 @@ pub(crate) struct PasswdArgs {
 pub(crate) struct RemoveArgs {
     name: String,
     #[command(flatten)]
-    place: Place,
+    users_file: UsersFileArgs,
 }
+
+/// Labels of the listing's columns.
+const COLUMNS: &[&str] = &["", "tenant=", "roles=", "portals=", ""];
 
 pub(crate) fn run(command: &UserCommand) -> Exit {
-    let outcome = match command {
-        UserCommand::Add(args) => added(args),
-        UserCommand::Passwd(args) => changed(args),
-        UserCommand::Remove(args) => removed(args),
-        UserCommand::List(place) => listed(place),
-    };
-    match outcome {
-        Ok(text) => {
-            print(&text);
-            Exit::Ok
-        }
-        Err(message) => {
-            complain(&message);
-            Exit::Usage
-        }
-    }
+    Exit::print_or_usage(match command {
+        UserCommand::Add(args) => add(args),
+        UserCommand::Passwd(args) => set_password(args),
+        UserCommand::Remove(args) => remove(args),
+        UserCommand::List(users_file) => list(users_file),
+    })
 }
 
-fn added(args: &AddArgs) -> Result<String, String> {
-    let path = args.place.path()?;
+fn add(args: &AddArgs) -> Result<String, String> {
+    let path = args.users_file.path()?;
     check_name(&args.name)?;
-    if let Some(several) = args.role.iter().find(|role| role.contains(',')) {
-        return Err(format!("`{several}` is no role: a list is `--role` once for each"));
+    if let Some(list) = args.role.iter().find(|role| role.contains(',')) {
+        return Err(format!(
+            "`{list}` is not a role; for several roles give `--role` once for each"
+        ));
     }
-    // refused before anybody types a password
+    // before the user types a password
     if UsersText::open(&path).map_err(|e| e.to_string())?.has(&args.name) {
         return Err(format!(
             "`{}` is there already; `cedargate user passwd` sets a new password",
@@ -110,7 +109,7 @@ fn added(args: &AddArgs) -> Result<String, String> {
     }
     let spec = UserSpec {
         name: args.name.clone(),
-        password: Hash::of(&password(Source::of(args.password_stdin))?)?,
+        password: Hash::of(&read_password(Source::of(args.password_stdin))?)?,
         tenant: args.tenant.clone(),
         roles: args.role.clone(),
         portals: args.portal.clone(),
@@ -122,9 +121,9 @@ fn added(args: &AddArgs) -> Result<String, String> {
     Ok(format!("added `{}` to {}\n", args.name, path.display()))
 }
 
-fn changed(args: &PasswdArgs) -> Result<String, String> {
-    let path = args.place.path()?;
-    existing(&path)?;
+fn set_password(args: &PasswdArgs) -> Result<String, String> {
+    let path = args.users_file.path()?;
+    check_exists(&path)?;
     let is_known = UsersText::open(&path).map_err(|e| e.to_string())?.has(&args.name);
     if !is_known {
         return Err(format!(
@@ -132,48 +131,47 @@ fn changed(args: &PasswdArgs) -> Result<String, String> {
             args.name.escape_debug()
         ));
     }
-    let hash = Hash::of(&password(Source::of(args.password_stdin))?)?;
+    let hash = Hash::of(&read_password(Source::of(args.password_stdin))?)?;
     let users = UsersText::open(&path).map_err(|e| e.to_string())?;
     users.set_password(&args.name, &hash).map_err(|e| e.to_string())?;
     Ok(format!("`{}` has a new password in {}\n", args.name, path.display()))
 }
 
-fn removed(args: &RemoveArgs) -> Result<String, String> {
-    let path = args.place.path()?;
-    existing(&path)?;
+fn remove(args: &RemoveArgs) -> Result<String, String> {
+    let path = args.users_file.path()?;
+    check_exists(&path)?;
     let users = UsersText::open(&path).map_err(|e| e.to_string())?;
     users.remove(&args.name).map_err(|e| e.to_string())?;
     Ok(format!("removed `{}` from {}\n", args.name, path.display()))
 }
 
-fn listed(place: &Place) -> Result<String, String> {
-    let path = place.path()?;
-    let text = accounts::read(&path).map_err(|e| e.to_string())?;
-    let users = Users::parse(&text, &path.display().to_string()).map_err(|e| e.to_string())?;
-    let mut lines = String::new();
+fn list(users_file: &UsersFileArgs) -> Result<String, String> {
+    let path = users_file.path()?;
+    let content = accounts::read(&path).map_err(|e| e.to_string())?;
+    let users = Users::parse(&content, &path.display().to_string()).map_err(|e| e.to_string())?;
+    let mut rows = Vec::new();
     for (name, user) in users.iter() {
         let claim = |key: &str| user.account.claims.get(key);
         let tenant = claim("tenant").and_then(serde_json::Value::as_str).unwrap_or("-");
         let roles = claim("roles").and_then(serde_json::Value::as_array);
         let roles: Vec<&str> = roles.into_iter().flatten().filter_map(serde_json::Value::as_str).collect();
-        let portals = user
-            .account
-            .portals
-            .as_ref()
-            .map_or("all".to_owned(), |portals| portals.join(","));
+        let portals = user.account.portals.as_ref();
         let state = match user.state {
             State::Enabled => "",
-            State::Disabled => "  disabled",
+            State::Disabled => "disabled",
         };
-        lines.push_str(&format!(
-            "{name}  tenant={tenant}  roles={}  portals={portals}{state}\n",
-            roles.join(",")
-        ));
+        rows.push(vec![
+            name.to_owned(),
+            tenant.to_owned(),
+            roles.join(","),
+            portals.map_or("all".to_owned(), |portals| portals.join(",")),
+            state.to_owned(),
+        ]);
     }
-    Ok(lines)
+    Ok(text::table(&Table { columns: COLUMNS, rows }))
 }
 
-fn existing(path: &std::path::Path) -> Result<(), String> {
+fn check_exists(path: &std::path::Path) -> Result<(), String> {
     if path.exists() {
         return Ok(());
     }
@@ -183,7 +181,7 @@ fn existing(path: &std::path::Path) -> Result<(), String> {
     ))
 }
 
-impl Place {
+impl UsersFileArgs {
     fn path(&self) -> Result<PathBuf, String> {
         if let Some(file) = &self.file {
             return Ok(file.clone());
@@ -216,7 +214,7 @@ impl Place {
     }
 }
 
-/// Where a password comes from.
+/// The source of a password.
 #[derive(Clone, Copy)]
 enum Source {
     Terminal,
@@ -229,26 +227,26 @@ impl Source {
     }
 }
 
-fn password(source: Source) -> Result<String, String> {
+fn read_password(source: Source) -> Result<String, String> {
     let password = match source {
-        Source::Stdin => piped()?,
+        Source::Stdin => read_stdin()?,
         Source::Terminal => {
             let no_terminal =
                 |_error| "there is no terminal to ask for a password on; pipe it in with --password-stdin".to_owned();
             let mut terminal = Terminal::open().map_err(no_terminal)?;
             let first = terminal.ask("Password: ")?;
-            check(&first)?;
+            check_password(&first)?;
             if terminal.ask("The same again: ")? != first {
                 return Err("the two passwords differ; nothing was changed".to_owned());
             }
             first
         }
     };
-    check(&password)?;
+    check_password(&password)?;
     Ok(password)
 }
 
-fn check(password: &str) -> Result<(), String> {
+fn check_password(password: &str) -> Result<(), String> {
     if password.chars().count() < PASSWORD_CHARS_MIN || password.trim().is_empty() {
         return Err(format!("a password has at least {PASSWORD_CHARS_MIN} characters"));
     }
@@ -256,28 +254,29 @@ fn check(password: &str) -> Result<(), String> {
         return Err(format!("a password has at most {PASSWORD_BYTES_MAX} bytes"));
     }
     if password.chars().any(char::is_control) {
-        return Err("a password is one line without control characters: no form could send another".to_owned());
+        return Err("a password is one line without control characters: a login form can send no other".to_owned());
     }
     Ok(())
 }
 
-fn piped() -> Result<String, String> {
+fn read_stdin() -> Result<String, String> {
     let stdin = std::io::stdin();
     if stdin.is_terminal() {
-        return Err("stdin is the terminal, which would show the password; leave --password-stdin out".to_owned());
+        return Err("stdin is the terminal, which would show the password; run without --password-stdin".to_owned());
     }
     let mut text = String::new();
-    let most = u64::try_from(PASSWORD_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(3);
+    // room for a line end, and for one byte that shows that the password is too long
+    let bytes_max = u64::try_from(PASSWORD_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(3);
     stdin
         .lock()
-        .take(most)
+        .take(bytes_max)
         .read_to_string(&mut text)
         .map_err(|error| format!("the password cannot be read from stdin: {error}"))?;
     let line = text.strip_suffix('\n').unwrap_or(&text);
     Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
 }
 
-/// The terminal with its echo off; dropping it puts everything back.
+/// The terminal with its echo off; dropping it restores the settings from before.
 struct Terminal {
     file: File,
     before: Termios,
@@ -288,7 +287,7 @@ impl Terminal {
         let file = std::fs::OpenOptions::new().read(true).write(true).open("/dev/tty")?;
         let before = tcgetattr(&file)?;
         let mut quiet = before.clone();
-        // signals, too: ctrl-C must not leave the echo off
+        // signals are off as well: a process that ctrl-C ends could not turn the echo on again
         quiet
             .local_modes
             .remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
@@ -312,7 +311,7 @@ impl Terminal {
                     return Err("nothing was changed".to_owned());
                 }
                 [8 | 127] => {
-                    // a character may be several bytes
+                    // backspace takes a whole character, which may be several bytes
                     while typed.pop().is_some_and(|last| last & 0b1100_0000 == 0b1000_0000) {}
                 }
                 // ctrl-U
@@ -322,13 +321,13 @@ impl Terminal {
             }
         }
         self.file.write_all(b"\n").map_err(failed)?;
-        String::from_utf8(typed).map_err(|_error| "the password is no UTF-8".to_owned())
+        String::from_utf8(typed).map_err(|_error| "the password is not valid UTF-8".to_owned())
     }
 }
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // there is nothing to be done about a terminal that is gone
+        // fails only if the terminal is gone
         let _gone = tcsetattr(&self.file, OptionalActions::Flush, &self.before).is_err();
     }
 }
