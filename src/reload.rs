@@ -15,9 +15,9 @@
 //! and `SECOND_ROUND` after an event. The first load reads without the wait; the first round checks it.
 //!
 //! On failure: a portal whose files keep changing keeps its revision, and the next round tries again; every `UNSETTLED_MAX`
-//! rounds it is reported as rejected, and its emergency forbids join if they are settled. A rejected candidate leaves the last
-//! good revision in force and is reported in log, `/status`, metric and record; it never makes the gate unready. A panic is
-//! counted, its reload requests get an error, and the thread goes on. Without kernel watches, polling remains.
+//! rounds it is reported as rejected, and its emergency forbids join, unless they change as well. A rejected candidate leaves
+//! the last good revision in force and is reported in log, `/status`, metric and record; it never makes the gate unready. A
+//! panic is counted, its reload requests get an error, and the next round tries again. Without kernel watches, polling remains.
 //!
 //! Replaced revisions are dropped on this thread, so that no request pays for it.
 
@@ -183,7 +183,7 @@ impl Reloader {
             Err(_) => {
                 drop(requests);
                 self.gate.metrics.panics.inc();
-                tracing::error!("loading ended in a panic; the revisions in force stay, and the next change is loaded");
+                tracing::error!("loading ended in a panic; the revisions in force stay, and the next round tries again");
             }
         }
         loaded.unwrap_or(true)
@@ -244,7 +244,8 @@ impl Reloader {
         self.last = Some(tree);
     }
 
-    /// Rejects a portal whose files keep changing; its emergency forbids join its last good revision if they are settled.
+    /// Rejects a portal whose files keep changing, so that its settled emergency forbids join its last good revision. Does
+    /// nothing while the emergency forbids change as well.
     fn reject_unsettled(&mut self, portal: &Arc<Portal>, before: &Tree, tree: &Tree) {
         let slug = portal.slug();
         if before.brake_files(slug) == tree.brake_files(slug) {

@@ -15,7 +15,7 @@ pub(crate) enum ConfigCommand {
         /// The configuration file
         #[arg(long, short, env = "CEDARGATE_CONFIG", default_value = "cedargate.yaml")]
         config: PathBuf,
-        /// How to print
+        /// Format of the output
         #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json]), default_value = "human")]
         format: Format,
     },

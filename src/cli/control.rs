@@ -44,7 +44,7 @@ pub(crate) struct DrainArgs {
     /// Return when the gate is gone
     #[arg(long)]
     wait: bool,
-    /// How long to wait for that
+    /// Longest wait of --wait
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
     timeout: Duration,
 }

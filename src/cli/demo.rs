@@ -85,7 +85,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // a leftover public key and log in the temporary folder harm nobody
+        // a leftover public key and decision log in the temporary folder are harmless
         let _left_behind = std::fs::remove_dir_all(&self.0).is_err();
     }
 }

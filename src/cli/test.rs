@@ -19,7 +19,7 @@ pub(crate) struct Args {
     /// List the policies that no case decided by
     #[arg(long)]
     coverage: bool,
-    /// How to report
+    /// Format of the report
     #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json, Format::Junit]), default_value = "human")]
     format: Format,
 }

@@ -51,7 +51,7 @@ pub(crate) struct MintArgs {
     /// Any other claim, as name=JSON; a value that is not JSON is a string
     #[arg(long, value_name = "NAME=VALUE")]
     claim: Vec<String>,
-    /// How long it is valid
+    /// Lifetime of the token
     #[arg(long, default_value = "10m", value_parser = humantime::parse_duration)]
     ttl: Duration,
 }

@@ -15,7 +15,7 @@ pub(crate) struct Args {
     /// Treat warnings as errors
     #[arg(long)]
     deny_warnings: bool,
-    /// How to report
+    /// Format of the report
     #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json, Format::Github]), default_value = "human")]
     format: Format,
 }

@@ -47,7 +47,7 @@ impl Control {
             ("/sessions/revoke", &Method::POST) => self.revoke(query).await.into_response(),
             ("/" | "/sessions", _) => not_allowed("GET"),
             ("/drain" | "/reload" | "/sessions/revoke", _) => not_allowed("POST"),
-            _ => error(StatusCode::NOT_FOUND, format!("there is {}", ENDPOINTS.join(", "))).into_response(),
+            _ => error(StatusCode::NOT_FOUND, &format!("there is {}", ENDPOINTS.join(", "))).into_response(),
         }
     }
 
@@ -78,7 +78,7 @@ impl Control {
                     ReloadRequestError::TooMany | ReloadRequestError::Ended => StatusCode::SERVICE_UNAVAILABLE,
                     ReloadRequestError::Busy => StatusCode::GATEWAY_TIMEOUT,
                 };
-                return error(status, reason.to_string());
+                return error(status, &reason.to_string());
             }
         };
         let serving = self.gate.serving.load_full();
@@ -123,7 +123,7 @@ impl JsonAnswer {
     }
 }
 
-fn error(status: StatusCode, message: String) -> JsonAnswer {
+fn error(status: StatusCode, message: &str) -> JsonAnswer {
     JsonAnswer {
         status,
         body: json!({ "error": message }),

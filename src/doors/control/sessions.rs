@@ -36,10 +36,10 @@ impl Control {
     pub(super) async fn list_sessions(&self, query: &str) -> JsonAnswer {
         let filter = match Filter::parse(query) {
             Ok(filter) => filter,
-            Err(message) => return error(StatusCode::BAD_REQUEST, message),
+            Err(message) => return error(StatusCode::BAD_REQUEST, &message),
         };
         if let Some(Err(message)) = filter.portal.as_deref().map(|portal| self.known_portal(portal)) {
-            return error(StatusCode::BAD_REQUEST, message);
+            return error(StatusCode::BAD_REQUEST, &message);
         }
         let limit = filter.limit.unwrap_or(LIMIT_DEFAULT);
         match self.gate.sessions.list(READ_MAX).await {
@@ -59,7 +59,7 @@ impl Control {
     pub(super) async fn revoke(&self, query: &str) -> JsonAnswer {
         let target = match self.target(query) {
             Ok(target) => target,
-            Err(message) => return error(StatusCode::BAD_REQUEST, message),
+            Err(message) => return error(StatusCode::BAD_REQUEST, &message),
         };
         let outcome = self.gate.sessions.revoke(target.clone()).await;
         let mut event = revocation_event(&target);
@@ -201,5 +201,5 @@ fn ok(body: Value) -> JsonAnswer {
 }
 
 fn unavailable(reason: &StoreError) -> JsonAnswer {
-    error(StatusCode::SERVICE_UNAVAILABLE, reason.to_string())
+    error(StatusCode::SERVICE_UNAVAILABLE, &reason.to_string())
 }
