@@ -175,7 +175,7 @@ impl Reloader {
             // read everything: events may have missed a change
             _ => Scope::Everything,
         };
-        // a panic over one tree must not end the way that emergency forbids take
+        // a panic over one tree must not end this thread: emergency forbids arrive through it
         let loaded = catch_unwind(AssertUnwindSafe(|| self.read_and_load(&scope)));
         match loaded {
             Ok(true) => requests.into_iter().for_each(ReloadRequest::answer),
@@ -192,7 +192,8 @@ impl Reloader {
     /// Reads and, if the tree changed, loads. False if a portal's files are still being written.
     fn read_and_load(&mut self, scope: &Scope) -> bool {
         let none = Tree::default();
-        let (known, scope) = self.last.as_ref().map_or((&none, &Scope::Everything), |last| (last, scope));
+        let known = self.last.as_ref().unwrap_or(&none);
+        let scope = if self.last.is_some() { scope } else { &Scope::Everything };
         let (mut before, mut tree) = known.read_twice(&self.places, scope, READ_ATTEMPTS);
         if self.last.as_ref() != Some(&tree) {
             // SECURITY: a policy file that an editor truncated and has not filled yet parses and looks settled; a forbid in

@@ -5,9 +5,10 @@
 //! `[masked]`, so the value itself never reaches the buffer. Most of this file only forwards serde's methods.
 //!
 //! Shorter ways were considered and not taken. The default mask, `context.headers`, must be looked for in every decision
-//! record, so its cost is the usual cost. A `serde_json::Value` of each record with replacement by JSON pointer would allocate
-//! the whole context again and sort its keys: slower, and other bytes. Editing the finished line would scan all of it. Masking
-//! when the record is made would give the policy engine a mask to apply on the request's thread.
+//! record, so its cost is the usual cost. A `serde_json::Value` with replacement by JSON pointer would allocate the whole
+//! context once more, and keep the order of its keys only while a dependency turns on serde_json's `preserve_order`. Editing
+//! the finished line would scan all of it. Masking when the record is made would give the policy engine a mask to apply on the
+//! request's thread.
 
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
@@ -386,7 +387,8 @@ mod tests {
             value in tree(),
             path in "[a-c](\\.[a-c]){0,3}",
         ) {
-            let (mut wanted, mut found) = (value.clone(), Vec::new());
+            let mut wanted = value.clone();
+            let mut found = Vec::new();
             expected(&mut wanted, &path, &mut found);
             prop_assert_eq!(written(&value, &[path]), (wanted, found));
         }

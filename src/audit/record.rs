@@ -238,7 +238,8 @@ impl AuditRecord {
     /// costs a sixth of the line.
     pub(super) fn write_fields<S: SerializeStruct>(&self, fields: &mut S) -> Result<(), S::Error> {
         let (decision, reason) = self.verdict.words();
-        let (mut id, mut trace) = (Uuid::encode_buffer(), Uuid::encode_buffer());
+        let mut id = Uuid::encode_buffer();
+        let mut trace = Uuid::encode_buffer();
         fields.serialize_field("ts", &Timestamp(self.ts))?;
         fields.serialize_field("decision_id", self.decision_id.hyphenated().encode_lower(&mut id))?;
         let request_id = self.request_id.as_ref().and_then(|id| id.to_str().ok());

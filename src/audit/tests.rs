@@ -196,7 +196,8 @@ fn on_full_deny_reserves_a_slot_before_the_decision() {
 #[test]
 fn file_sink_is_private_survives_rotation_and_writes_every_record_on_close() {
     let folder = tempfile::tempdir().unwrap();
-    let (path, old) = (folder.path().join("audit.jsonl"), folder.path().join("old"));
+    let path = folder.path().join("audit.jsonl");
+    let old = folder.path().join("old");
     let config = config::Audit {
         sink: AuditSink::File(path.clone()),
         allow: AuditAllow::All,

@@ -1,10 +1,10 @@
-//! The wall clock: the one place that reads it as a number.
+//! The wall clock: the only module that reads it as a number.
 //!
 //! A clock set before 1970 reads as 1970. Durations are measured with `std::time::Instant`, never with this.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Time since 1970.
+/// Time since 1970-01-01T00:00:00Z.
 pub fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

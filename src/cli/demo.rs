@@ -28,6 +28,10 @@ const AUDIENCE: &str = "shop";
 const USERS_FILE: &str = "users.yaml";
 /// Random bytes of a demo password.
 const PASSWORD_RANDOM_BYTES: usize = 9;
+/// The edit that turns the second request's 403 into 200.
+const EDIT: &str = r#"policies/customer/orders.cedar: in `editors-place-orders`, change Role::"editor" to Role::"viewer""#;
+/// The body of a `POST /authorize`.
+const APP_QUERY: &str = r#"{"portal": "customer", "principal": {"type": "User", "id": "alice", "parents": ["Role::\"viewer\""]}, "action": "GET", "resource": "Path::\"/portal/customer/orders\""}"#;
 const TOKEN_LIFE: Duration = Duration::from_secs(8 * 3600);
 
 #[derive(clap::Args)]
@@ -95,6 +99,12 @@ struct DemoAccount {
     name: &'static str,
     password: String,
     role: &'static str,
+}
+
+impl DemoAccount {
+    fn line(&self) -> String {
+        format!("{} {}   # {}", self.name, self.password, self.role)
+    }
 }
 
 fn make_accounts(scratch: &Path) -> Result<Vec<DemoAccount>, String> {
@@ -200,41 +210,56 @@ fn welcome(addresses: &app::Addresses, key: &SigningKey, accounts: &[DemoAccount
         let claims: Map<String, Value> = claims.as_object().cloned().unwrap_or_default();
         mint(key, claims, TOKEN_LIFE, clock::unix_seconds()).map_err(|e| e.to_string())
     };
-    let (alice, ed) = (token("alice", &["viewer"])?, token("ed", &["editor"])?);
-    let paint = Paint::stdout();
-    let url = format!("http://{}/portal/customer/orders", addresses.proxy);
+    let alice = token("alice", &["viewer"])?;
+    let ed = token("ed", &["editor"])?;
+    let orders = format!("http://{}/portal/customer/orders", addresses.proxy);
     let decision = match &addresses.decision {
         Some(config::Address::Tcp(address)) => format!("http://{address}/authorize"),
         _ => String::new(),
     };
-    let admin = addresses.admin.map(|a| format!("http://{a}/status")).unwrap_or_default();
-    let head = |text: &str| paint.green(text);
-    let login = format!(
-        "http://localhost:{}/api/v1/identity/auth/login?portal=customer&rd=/portal/customer/orders",
-        addresses.proxy.port()
-    );
-    let accounts: String = accounts
-        .iter()
-        .map(|DemoAccount { name, password, role }| format!("\n  {name} {password}   # {role}"))
-        .collect();
-    Ok(format!(
-        "{}\n  proxy     {url}\n  authorize {decision}\n  status    {admin}\n\n{}\n\n{}\n  {}\n\n{}\n  {}\n\n{}\n  {}\n\n{}\n{}\n\n{}\n  {login}{accounts}\n\n{}\n  {}\n",
-        head("cedargate demo: two portals in front of a demo shop. Ctrl-C ends it."),
-        head("Tokens") + &format!("\n  export ALICE={alice}   # viewer\n  export ED={ed}   # editor"),
-        head("1. Without a token: 401"),
-        format_args!("curl -i {url}"),
-        head("2. Alice, a viewer, places an order: 403"),
-        format_args!("curl -i -X POST -H \"Authorization: Bearer $ALICE\" {url}"),
-        head("3. Alice reads the orders: 200"),
-        format_args!("curl -i -H \"Authorization: Bearer $ALICE\" {url}"),
-        head("4. Change one line while it runs, and repeat number 2"),
-        "  policies/customer/orders.cedar: in `editors-place-orders`, change Role::\"editor\" to Role::\"viewer\"",
-        head("In a browser"),
-        head("The app makes its own query"),
-        format_args!(
-            "curl -s {decision} -d '{{\"portal\": \"customer\", \"principal\": {{\"type\": \"User\", \"id\": \"alice\", \
-             \"parents\": [\"Role::\\\"viewer\\\"\"]}}, \"action\": \"GET\", \
-             \"resource\": \"Path::\\\"/portal/customer/orders\\\"\"}}'"
+    let status = addresses.admin.map(|a| format!("http://{a}/status")).unwrap_or_default();
+    let port = addresses.proxy.port();
+    let mut browser = vec![format!(
+        "http://localhost:{port}/api/v1/identity/auth/login?portal=customer&rd=/portal/customer/orders"
+    )];
+    browser.extend(accounts.iter().map(DemoAccount::line));
+    Ok([
+        section(
+            "cedargate demo: two portals in front of a demo shop. Ctrl-C ends it.",
+            &[
+                format!("proxy     {orders}"),
+                format!("authorize {decision}"),
+                format!("status    {status}"),
+            ],
         ),
-    ))
+        section(
+            "Tokens",
+            &[
+                format!("export ALICE={alice}   # viewer"),
+                format!("export ED={ed}   # editor"),
+            ],
+        ),
+        section("1. Without a token: 401", &[format!("curl -i {orders}")]),
+        section(
+            "2. Alice, a viewer, places an order: 403",
+            &[format!("curl -i -X POST -H \"Authorization: Bearer $ALICE\" {orders}")],
+        ),
+        section(
+            "3. Alice reads the orders: 200",
+            &[format!("curl -i -H \"Authorization: Bearer $ALICE\" {orders}")],
+        ),
+        section("4. Change one line while it runs, and repeat number 2", &[EDIT.to_owned()]),
+        section("In a browser", &browser),
+        section(
+            "The app makes its own query",
+            &[format!("curl -s {decision} -d '{APP_QUERY}'")],
+        ),
+    ]
+    .join("\n"))
+}
+
+/// A headline and its lines.
+fn section(headline: &str, lines: &[String]) -> String {
+    let lines: String = lines.iter().map(|line| format!("  {line}\n")).collect();
+    format!("{}\n{lines}", Paint::stdout().green(headline))
 }

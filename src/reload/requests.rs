@@ -27,7 +27,7 @@ pub enum ReloadRequestError {
     TooMany,
     #[error("the reloader ended, or loading ended in a panic")]
     Ended,
-    #[error("the policy files kept changing; what is served is unchanged")]
+    #[error("the policy files kept changing; the revisions in force are unchanged")]
     Busy,
 }
 

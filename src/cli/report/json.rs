@@ -6,16 +6,15 @@ use super::{Case, CaseOutcome, Finding, Suite};
 
 /// The place and text of a finding, for a list that already names severity and portal.
 pub(crate) fn place_and_text(finding: &Finding) -> Value {
-    let mut entry = json!({"file": finding.file, "message": finding.message});
-    let optional = [
+    let fields = [
+        ("file", finding.file.clone().map(Value::from)),
         ("line", finding.line.map(Value::from)),
         ("column", finding.column.map(Value::from)),
+        ("message", Some(Value::from(finding.message.clone()))),
         ("help", finding.help.clone().map(Value::from)),
     ];
-    if let Some(entry) = entry.as_object_mut() {
-        entry.extend(optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
-    }
-    entry
+    let known = fields.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    Value::Object(known.collect())
 }
 
 /// The cases of all suites by portal.

@@ -6,7 +6,8 @@ use super::{CaseOutcome, Suite};
 pub(crate) fn suites(suites: &[Suite]) -> String {
     let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n");
     for suite in suites {
-        let (name, tests) = (escaped(&suite.portal), suite.cases.len());
+        let name = escaped(&suite.portal);
+        let tests = suite.cases.len();
         xml.push_str(&format!("  <testsuite name=\"{name}\" tests=\"{tests}\">\n"));
         for finding in &suite.findings {
             let message = escaped(&finding.to_string());
@@ -20,7 +21,8 @@ pub(crate) fn suites(suites: &[Suite]) -> String {
                 CaseOutcome::Failed(difference) => format!("<failure message=\"{}\"/>", escaped(difference)),
                 CaseOutcome::Skipped(reason) => format!("<skipped message=\"{}\"/>", escaped(reason)),
             };
-            let (name, file) = (escaped(&case.name), escaped(&case.file));
+            let name = escaped(&case.name);
+            let file = escaped(&case.file);
             xml.push_str(&format!(
                 "    <testcase name=\"{name}\" classname=\"{file}\">{outcome}</testcase>\n"
             ));
