@@ -8,6 +8,7 @@ mod client;
 mod config;
 mod control;
 mod demo;
+mod password;
 mod probe;
 mod report;
 mod serve;

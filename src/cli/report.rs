@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn format_parser_accepts_only_the_command_s_formats() {
+    fn format_parser_accepts_only_the_formats_of_its_command() {
         let parser = Format::among(&[Format::Human, Format::Junit]);
         let command = clap::Command::new("c").arg(clap::Arg::new("format").long("format").value_parser(parser));
         let parsed = |value: &str| {
