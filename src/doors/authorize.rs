@@ -30,7 +30,7 @@ use crate::authz::engine::{self, PolicyInfo};
 use crate::config::AuditAllow;
 use crate::denial::{Denial, Refusal};
 use crate::gate::{Gate, NO_PORTAL, check_tenant, entity_ref, now_millis, policy_errors, record_answer};
-use crate::http::answer::{self, Answer, Style};
+use crate::http::answer::{self, AnswerContext, Style};
 use crate::http::request::{Trace, correlation};
 use crate::http::upstream::Body;
 use crate::json;
@@ -81,13 +81,13 @@ pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], request: Request<I
     match outcome {
         Ok(body) => json_response(&body, envelope.request_id),
         Err(refusal) => {
-            let answer = Answer {
+            let answer = AnswerContext {
                 style: Style::Problem,
                 decision_id,
                 request_id: envelope.request_id,
                 theme: Arc::clone(&gate.theme),
             };
-            answer::refused_in_detail(&refusal, &answer)
+            answer::detailed_refusal_response(&refusal, &answer)
         }
     }
 }

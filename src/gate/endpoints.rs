@@ -75,7 +75,7 @@ impl Worker {
         let visit = Visit {
             head,
             client,
-            style: Style::of(&head.method, &head.headers),
+            style: Style::for_request(&head.method, &head.headers),
             decision_id: progress.decision_id,
             serving: &self.gate.serving.load(),
             endpoint,

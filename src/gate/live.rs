@@ -20,7 +20,7 @@ use crate::audit::{AuthEvent, Event};
 use crate::authz::context::{Facts, HttpFacts};
 use crate::denial::{Denial, Refusal};
 use crate::http::request::{ClientFacts, query_pairs};
-use crate::http::upstream::Cut;
+use crate::http::upstream::CutSignal;
 use crate::portal::path::CanonicalPath;
 use crate::portals::{Active, Caller, Credential, Portal};
 use crate::revision::cases::subject_prefix;
@@ -63,7 +63,7 @@ pub(super) enum Reason {
 struct Entry {
     asked: Asked,
     standing: RefCell<Standing>,
-    cut: Rc<Cut>,
+    cut: Rc<CutSignal>,
 }
 
 /// The live requests of one worker; bounded by `limits.requests` and `limits.connections`.
@@ -111,7 +111,7 @@ impl Reason {
 
 impl Live {
     /// Until what this gives is dropped, `cut` is cut when the request would not be permitted any more.
-    pub(super) fn join(&self, gate: &Gate, asked: Asked, standing: Standing, cut: Rc<Cut>) -> Rc<dyn std::any::Any> {
+    pub(super) fn join(&self, gate: &Gate, asked: Asked, standing: Standing, cut: Rc<CutSignal>) -> Rc<dyn std::any::Any> {
         let registry = &self.0;
         let number = registry.next.get();
         registry.next.set(number.wrapping_add(1));

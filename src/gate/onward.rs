@@ -14,7 +14,7 @@ use super::{Stop, Worker};
 use crate::authz::Permit;
 use crate::http::listener::Link;
 use crate::http::request::is_upgrade;
-use crate::http::upstream::{self, Body, Cleansed, Cut, Outward, forward};
+use crate::http::upstream::{self, Body, CutSignal, ForwardRequest, Sanitized, forward};
 use crate::portals::Portal;
 
 /// Where a permitted request goes, and what it stands on.
@@ -24,7 +24,7 @@ pub(super) struct Onward<'a> {
     pub asked: Asked,
     /// `None`: a preflight, which rests on nobody.
     pub standing: Option<Standing>,
-    pub cleansed: Cleansed,
+    pub sanitized: Sanitized,
 }
 
 impl Worker {
@@ -40,22 +40,22 @@ impl Worker {
             portal,
             asked,
             standing,
-            cleansed,
+            sanitized,
         } = onward;
-        let cut = Rc::new(Cut::default());
+        let cut = Rc::new(CutSignal::default());
         let early = link.early_hints().map(|hints| move |headers| hints.send(&headers));
-        let outward = Outward {
-            upstream: &portal.upstream,
+        let outward = ForwardRequest {
+            app: &portal.upstream,
             path: asked.path.as_str(),
             query: asked.query.as_deref(),
             client: &asked.client,
             trace: &progress.trace,
             request_id: &progress.request_id,
             rules: &portal.header_rules,
-            cleansed,
+            sanitized,
             body_bytes_max: self.gate.config.limits.body_bytes,
-            early: early.as_ref().map(|tell| tell as upstream::Early<'_>),
-            place: self.place(link, &request, (&asked, standing.as_ref()), &cut),
+            send_hints: early.as_ref().map(|tell| tell as upstream::SendHints<'_>),
+            connection_slot: self.place(link, &request, (&asked, standing.as_ref()), &cut),
             cut,
         };
         let now = Instant::now();
@@ -81,7 +81,7 @@ impl Worker {
         link: &Rc<Link>,
         request: &Request<Incoming>,
         (asked, standing): (&Asked, Option<&Standing>),
-        cut: &Rc<Cut>,
+        cut: &Rc<CutSignal>,
     ) -> Rc<dyn Any> {
         let link = Rc::clone(link) as Rc<dyn Any>;
         match standing.filter(|_| is_upgrade(request.headers(), request.extensions())) {
@@ -98,6 +98,6 @@ impl Worker {
             return body;
         }
         let (live, gate) = (self.live.clone(), Arc::clone(&self.gate));
-        body.watched(Box::new(move |cut| live.join(&gate, asked, standing, cut)))
+        body.registered_as_live(Box::new(move |cut| live.join(&gate, asked, standing, cut)))
     }
 }
