@@ -116,7 +116,7 @@ async fn watch_assertion_keys(gate: Arc<Gate>, stop: CancellationToken) {
             () = tokio::time::sleep(gate.config.policies.poll) => {}
         }
         let assertions = Arc::clone(&gate.assertions);
-        let Ok(looked) = tokio::task::spawn_blocking(move || assertions.look()).await else {
+        let Ok(looked) = tokio::task::spawn_blocking(move || assertions.reload()).await else {
             continue;
         };
         let error = looked

@@ -1,14 +1,14 @@
-//! Why a token does not say who is calling.
+//! The reasons for which the gate refuses a token.
 //!
-//! One enum for every way a credential can fail; converts once, exhaustively, into a refusal. The texts go to
-//! the log: they name what was wrong and never contain the token or a signature.
+//! One enum covers every way in which a credential can fail; it converts once, exhaustively, into a refusal. The texts go to the
+//! log: they name the fault and never contain the token or a signature.
 
 use std::borrow::Cow;
 
 use crate::denial::{Denial, Refusal};
 use crate::json::JsonError;
 
-/// The reason a token was refused.
+/// The reason for which a token was refused.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum TokenError {
     #[error("token is malformed: {0}")]
@@ -35,7 +35,7 @@ pub enum TokenError {
     IssuerUnknown,
     #[error("token is for another audience than issuer `{issuer}` is configured for (issuers[].audiences)")]
     Audience { issuer: String },
-    #[error("no issuer that was asked knows the token as active")]
+    #[error("no introspected issuer knows the token as active")]
     Inactive,
     #[error("token is bound to a key (`cnf`) and was presented as a plain bearer")]
     Bound,
@@ -61,7 +61,7 @@ impl TokenError {
         }
     }
 
-    /// The public side of it.
+    /// Returns the denial, which is the public part of the error.
     pub fn denial(&self) -> Denial {
         match self {
             Self::Malformed(_)

@@ -25,7 +25,7 @@ use uuid::Uuid;
 use self::body::{Ask, Who};
 use self::question::{Asker, Place};
 use crate::audit::{AuditGuard, AuditRecord, PolicyError};
-use crate::authn::{Returned, bearer, is_assertion};
+use crate::authn::{VerifiedAssertion, bearer, is_assertion};
 use crate::authz::engine::{self, PolicyInfo};
 use crate::config::AuditAllow;
 use crate::denial::{Denial, Refusal};
@@ -321,8 +321,8 @@ fn proven(caller: Arc<Caller>) -> (Asker, Option<Arc<Caller>>) {
 }
 
 /// The identity of an assertion that was handed back, if nothing of it was revoked since the gate stood by it.
-fn stands(gate: &Gate, portal: &Portal, returned: Returned) -> Result<Identity, Refusal> {
-    let Returned { identity, issued_at } = returned;
+fn stands(gate: &Gate, portal: &Portal, returned: VerifiedAssertion) -> Result<Identity, Refusal> {
+    let VerifiedAssertion { identity, issued_at } = returned;
     let mut dated = identity.clone();
     Arc::make_mut(&mut dated.claims).insert("iat".to_owned(), json!(issued_at));
     gate.sessions.check_identity(&dated, &portal.name)?;

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::ProviderError;
 use super::provider::Oidc;
-use crate::authn::granted;
+use crate::authn::map_claims;
 use crate::types::Redacted;
 
 /// What only an ID token may say: userinfo is not signed.
@@ -82,7 +82,7 @@ pub(super) fn carry_over(from: &Map<String, Value>, to: &mut Map<String, Value>)
 
 /// Whether two sets of claims of one person give different privileges. What cannot be read differs.
 pub(super) fn privileges_differ(provider: &Oidc, one: &Map<String, Value>, other: &Map<String, Value>) -> bool {
-    match (granted(&provider.issuer, one), granted(&provider.issuer, other)) {
+    match (map_claims(&provider.issuer, one), map_claims(&provider.issuer, other)) {
         (Ok(one_granted), Ok(other_granted)) => one_granted != other_granted || one.get("acr") != other.get("acr"),
         _ => true,
     }

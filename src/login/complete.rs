@@ -13,7 +13,7 @@ use super::{
     About, Callback, DESTINATION_SECRET, Finished, Login, LoginCode, LoginFailure, Outcome, ProviderError, STATE_SEPARATOR,
     now_millis,
 };
-use crate::authn::{Expected, IdToken, TokenError, granted};
+use crate::authn::{ExpectedIdToken, IdToken, TokenError, map_claims};
 use crate::session::{Grant, SessionData};
 use crate::types::Redacted;
 
@@ -167,7 +167,7 @@ impl Login {
             .id_token
             .clone()
             .ok_or_else(|| invalid("the provider gave no ID token"))?;
-        let expected = Expected {
+        let expected = ExpectedIdToken {
             audience: &provider.client_id,
             nonce: Some(&nonce),
             access_token: tokens.access_token.expose(),
@@ -186,7 +186,7 @@ fn data(
     id: &IdToken,
     (claims, tokens, id_token): (Map<String, Value>, Tokens, Redacted<String>),
 ) -> Result<SessionData, LoginFailure> {
-    let granted = granted(&provider.issuer, &claims).map_err(ProviderError::from)?;
+    let granted = map_claims(&provider.issuer, &claims).map_err(ProviderError::from)?;
     let now = now_millis();
     Ok(SessionData {
         provider: provider.name.to_string(),

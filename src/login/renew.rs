@@ -11,7 +11,7 @@ use super::complete::refresh_at;
 use super::provider::{Oidc, Tokens};
 use super::{Login, ProviderError, now_millis};
 use crate::audit::{AuthEvent, Event};
-use crate::authn::{Expected, granted, kept_claims};
+use crate::authn::{ExpectedIdToken, decode_id_token_claims, map_claims};
 use crate::session::{Grant, Handle, RefreshError, SessionData};
 use crate::types::Redacted;
 
@@ -45,7 +45,7 @@ impl Login {
     /// As its provider's issuer says it, if it may.
     fn tenant_of(&self, data: &SessionData) -> Option<String> {
         let provider = self.oidc(&data.provider).ok()?;
-        granted(&provider.issuer, &data.claims).ok()?.tenant
+        map_claims(&provider.issuer, &data.claims).ok()?.tenant
     }
 
     async fn renewed(&self, data: SessionData) -> Result<SessionData, RefreshError> {
@@ -90,10 +90,13 @@ impl Login {
         data: &SessionData,
         tokens: &Tokens,
     ) -> Result<Map<String, Value>, ProviderError> {
-        let kept = data.grant.as_ref().and_then(|grant| kept_claims(grant.id_token.expose()));
+        let kept = data
+            .grant
+            .as_ref()
+            .and_then(|grant| decode_id_token_claims(grant.id_token.expose()));
         let mut claims = kept.unwrap_or_else(|| (*data.claims).clone());
         if let Some(raw) = &tokens.id_token {
-            let expected = Expected {
+            let expected = ExpectedIdToken {
                 audience: &provider.client_id,
                 nonce: None,
                 access_token: tokens.access_token.expose(),
@@ -114,7 +117,7 @@ impl Login {
 /// The session with its new claims, if they are about the same person.
 fn with_claims(provider: &Oidc, mut data: SessionData, claims: Map<String, Value>) -> Result<SessionData, RefreshError> {
     // Claims that give nothing any more (a tenant that the issuer may not assert) are kept: every portal refuses them.
-    if granted(&provider.issuer, &claims).is_ok_and(|granted| granted.subject != data.subject) {
+    if map_claims(&provider.issuer, &claims).is_ok_and(|granted| granted.subject != data.subject) {
         return Err(RefreshError::Foreign("the renewed claims are about somebody else".to_owned()));
     }
     data.rotation_due |= privileges_differ(provider, &data.claims, &claims);

@@ -11,7 +11,7 @@ use http::header::SET_COOKIE;
 
 use super::{IdentityDoor, ReturnPath, Visit, see_other};
 use crate::audit::{AuthEvent, Event};
-use crate::authn::granted;
+use crate::authn::map_claims;
 use crate::denial::Refusal;
 use crate::http::upstream::Body;
 use crate::login::{LoginCode, LoginFailure};
@@ -157,7 +157,7 @@ impl IdentityDoor {
     /// By the issuer's claim mapping, as every portal reads it.
     pub(super) fn tenant_of(&self, data: &SessionData) -> Option<String> {
         let issuer = self.config.issuers.iter().find(|issuer| *issuer.name == *data.issuer)?;
-        granted(issuer, &data.claims).ok()?.tenant
+        map_claims(issuer, &data.claims).ok()?.tenant
     }
 
     fn count_login(&self, provider: Option<&str>, result: &str) {

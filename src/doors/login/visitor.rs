@@ -33,9 +33,9 @@ impl IdentityDoor {
     pub(super) async fn identity(&self, visitor: &Visitor<'_>, portal: &Portal) -> Result<Identity, Refusal> {
         let identity = match visitor {
             Visitor::Bearer(token) => {
-                let (identity, _) = self.introspection.proven(&self.authn, token, &portal.config.issuers).await?;
-                self.sessions.check_identity(&identity, &portal.name)?;
-                identity
+                let verified = self.introspection.verify(&self.authn, token, &portal.config.issuers).await?;
+                self.sessions.check_identity(&verified.identity, &portal.name)?;
+                verified.identity
             }
             Visitor::Session(session) => {
                 if self.sessions.is_revoked(session, &portal.name) {

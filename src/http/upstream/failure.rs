@@ -64,7 +64,7 @@ impl FailureReason {
             }
             Self::Tls => "no TLS connection to the app; check its certificate, `upstream.tls` and `upstream.protocol`",
             Self::CircuitOpen => {
-                "the last connection attempts to the app failed, so the gate made none for this request; see `upstream.circuit` in /status"
+                "the app could not be reached, so the gate makes no new connection for now; see `upstream.circuit` in /status"
             }
             Self::Closed => {
                 "the app ended the connection before it answered; check the app's log, and whether it requires a client certificate"

@@ -47,9 +47,9 @@ const RESETS_MAX: u32 = 100;
 /// Bytes of a request body buffered per stream.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 const FRAME_BYTES: u32 = 16 * 1024;
-/// How long a connection in use may be silent before a ping.
+/// Silence on a connection in use before hyper sends a ping.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
-/// How long the app may take to answer a ping.
+/// Longest time for the app to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 type Io = TokioIo<Transport>;

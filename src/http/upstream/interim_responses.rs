@@ -24,7 +24,7 @@ use super::RequestBody;
 use super::headers;
 use super::request_body::BodyProgress;
 
-/// How long the gate waits for the app's 100 before it sends the body anyway (RFC 9110, 10.1.1).
+/// Longest time that the gate waits for the app's 100 before it sends the body anyway (RFC 9110, 10.1.1).
 pub const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Early hints passed on per request.
 const HINTS_MAX: usize = 8;

@@ -43,7 +43,7 @@ enum BodyDemand {
     Refused,
 }
 
-/// How far the request's body has come. The body writes it, the response's deadline reads it.
+/// The progress of the request's body. The body writes it, the response's deadline reads it.
 #[derive(Debug)]
 pub(super) struct BodyProgress {
     pub last_activity: Cell<Instant>,

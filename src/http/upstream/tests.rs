@@ -49,7 +49,7 @@ async fn local<F: Future<Output = ()>>(test: F) {
 
 fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
     let limits = limits();
-    let (trigger, told) = shutdown();
+    let (trigger, shutdown) = shutdown();
     let metrics = Metrics::new().unwrap();
     let rejected = Rc::new(RefCell::new(Vec::new()));
     let seen = Rc::clone(&rejected);
@@ -61,7 +61,7 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
     ));
     let socket = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
     let address = socket.local_addr().unwrap();
-    let tunnels = Tunnels::new(told.clone(), Duration::from_secs(5));
+    let tunnels = Tunnels::new(shutdown.clone(), Duration::from_secs(5));
     let pool = Pool::new(tunnels.clone());
     let hints: Rc<RefCell<Vec<http::HeaderMap>>> = Rc::default();
     let hinted = Rc::clone(&hints);
@@ -75,7 +75,9 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
     let rules = std::sync::Arc::new(HeaderRules::of(&upstream, "x-cedargate-assertion"));
     let app = Apps::default().load(&upstream).unwrap();
     let handler = move |request: Request<Incoming>, link: Rc<crate::http::listener::Link>| {
-        let (pool, rules, upstream) = (pool.clone(), std::sync::Arc::clone(&rules), std::sync::Arc::clone(&app));
+        let pool = pool.clone();
+        let rules = std::sync::Arc::clone(&rules);
+        let upstream = std::sync::Arc::clone(&app);
         let hinted = Rc::clone(&hinted);
         async move {
             assert!(request.uri().path() != "/panic", "on purpose");
@@ -126,7 +128,7 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
             }
         }
     };
-    let served = spawn_local(serve(Socket::tcp(socket).unwrap(), front, told, handler));
+    let served = spawn_local(serve(Socket::tcp(socket).unwrap(), front, shutdown, handler));
     Gate {
         address,
         trigger,

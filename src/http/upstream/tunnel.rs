@@ -27,7 +27,7 @@ use crate::base::lifecycle::Shutdown;
 
 /// Bytes buffered per direction.
 const BUFFER_BYTES: usize = 16 * 1024;
-/// How long both sides may take to hand over their connections after the app's 101.
+/// Longest time for both sides to hand over their connections after the app's 101.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The tunnels of one worker.
