@@ -29,7 +29,7 @@ use tokio::sync::watch;
 use tokio::task::LocalSet;
 
 use crate::audit::{self, AdminEvent, Audit, AuditError, Event, HttpRejected};
-use crate::authn::{AssertionError, AssertionKeys, Authn, AuthnError, Introspection};
+use crate::authn::{AssertionError, AssertionKeys, Authn, AuthnError, IntrospectionClient};
 use crate::authz::engine::Slice;
 use crate::base::lifecycle::{Blocker, Readiness, Shutdown, shutdown};
 use crate::base::metrics::Metrics;
@@ -241,7 +241,7 @@ fn assemble(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>,
         accounts: Accounts::new(&config, &sessions, (&audit, &metrics))?,
         theme: Arc::clone(&theme),
         authn: Arc::clone(&authn),
-        introspection: Introspection::new(&config, &sessions, &audit, &metrics).map_err(AuthnError::Client)?,
+        introspection: IntrospectionClient::new(&config, &sessions, &audit, &metrics).map_err(AuthnError::Client)?,
         assertions: Arc::clone(&assertions),
         audit: audit.clone(),
         metrics: metrics.clone(),

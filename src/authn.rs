@@ -43,7 +43,7 @@ pub use self::cache::{TokenCache, token_hash};
 pub use self::claims::{Login, Window};
 pub use self::error::TokenError;
 pub use self::id_token::{ExpectedIdToken, IdToken, LogoutToken, decode_id_token_claims, map_claims};
-pub use self::introspection::{Evidence, Introspection, VerifiedBearer};
+pub use self::introspection::{Evidence, IntrospectionClient};
 use self::jwk::KeyChoice;
 use self::jws::{CompactJws, TokenKind};
 use self::keys::IssuerKeys;
@@ -86,12 +86,12 @@ struct IssuerState {
 #[derive(Clone, Debug)]
 pub struct Verified {
     pub identity: Identity,
-    pub proof: Proof,
+    pub proof: TokenProof,
 }
 
 /// The facts that make a verified token valid: its time window and its key.
 #[derive(Clone, Debug)]
-pub struct Proof {
+pub struct TokenProof {
     /// Index into `Config::issuers`.
     pub issuer: usize,
     pub window: Window,
@@ -204,7 +204,7 @@ impl Authn {
     }
 
     /// Checks a cached token again: its time window, its key and the age of the keys. Every use of a cached token calls it.
-    pub fn recheck(&self, proof: &Proof, now: i64) -> Result<(), TokenError> {
+    pub fn recheck(&self, proof: &TokenProof, now: i64) -> Result<(), TokenError> {
         proof.window.check(now)?;
         let issuer = self.issuers.get(proof.issuer).ok_or(TokenError::IssuerUnknown)?;
         let snapshot = issuer.keys.snapshot();
@@ -244,10 +244,10 @@ impl Authn {
         now: i64,
         issuer: &mut Option<usize>,
     ) -> Result<Verified, TokenError> {
-        for attempt in [Attempt::First, Attempt::Last] {
+        for pass in [VerificationPass::First, VerificationPass::Last] {
             match self.attempt(token, trusted, now, issuer)? {
                 Attempted::Verified(verified) => return Ok(*verified),
-                Attempted::NeedsKeys { issuer, missing } => self.wait_for_keys(issuer, missing, attempt).await?,
+                Attempted::NeedsKeys { issuer, missing } => self.wait_for_keys(issuer, missing, pass).await?,
             }
         }
         // INVARIANT: `wait_for_keys` fails on the last attempt
@@ -255,19 +255,19 @@ impl Authn {
     }
 
     /// Waits for missing keys. Fails if the wait was in vain, and always on the last attempt.
-    async fn wait_for_keys(&self, issuer: usize, missing: MissingKeys, attempt: Attempt) -> Result<(), TokenError> {
+    async fn wait_for_keys(&self, issuer: usize, missing: MissingKeys, pass: VerificationPass) -> Result<(), TokenError> {
         let issuer = self.issuers.get(issuer).ok_or(TokenError::IssuerUnknown)?;
-        match (missing, attempt) {
-            (MissingKeys::First, Attempt::First) => {
+        match (missing, pass) {
+            (MissingKeys::First, VerificationPass::First) => {
                 issuer.keys.wait_for_first().await;
                 Ok(())
             }
-            (MissingKeys::First, Attempt::Last) => Err(issuer.unavailable("none were read yet")),
-            (MissingKeys::Kid { kid, generation }, Attempt::First) => {
+            (MissingKeys::First, VerificationPass::Last) => Err(issuer.unavailable("none were read yet")),
+            (MissingKeys::Kid { kid, generation }, VerificationPass::First) => {
                 let fetched = issuer.keys.refetch_for(&kid, generation).await;
                 fetched.then_some(()).ok_or_else(|| issuer.unknown_kid())
             }
-            (MissingKeys::Kid { kid, generation }, Attempt::Last) => {
+            (MissingKeys::Kid { kid, generation }, VerificationPass::Last) => {
                 issuer.keys.remember_unknown(&kid, generation);
                 Err(issuer.unknown_kid())
             }
@@ -316,7 +316,7 @@ impl Authn {
 
 /// A token is verified twice at most: before and after the wait for keys.
 #[derive(Clone, Copy)]
-enum Attempt {
+enum VerificationPass {
     First,
     Last,
 }
@@ -329,7 +329,7 @@ impl IssuerState {
         };
         let window = claims::window(&token.claims, self.leeway)?;
         window.check(now)?;
-        let proof = Proof {
+        let proof = TokenProof {
             issuer: index,
             window,
             generation,

@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 use serde_json::{Map, Value};
 
 use crate::audit::EntityRef;
-use crate::authn::{Proof, TokenCache};
+use crate::authn::{TokenCache, TokenProof};
 use crate::authz::CallerHeaders;
 use crate::authz::principal::Principal;
 use crate::base::metrics::Metrics;
@@ -60,7 +60,7 @@ pub struct Active {
 
 /// What a caller is believed for; looked at again on every use.
 pub enum Credential {
-    Token(Proof),
+    Token(TokenProof),
     /// A token that its issuer was asked about, until that must be asked again (unix seconds).
     Introspected {
         until: i64,

@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
 use super::error::TokenError;
-use super::jwk::Key;
+use super::jwk::PublicKey;
 use super::jws::{self, ASSERTION_TYP, TokenKind};
 use super::signer::{SignerError, SigningKey};
 use crate::base::digest::{sha256, short_hash};
@@ -104,7 +104,7 @@ struct KeyRing {
 /// A public key of the ring.
 struct Verifier {
     kid: String,
-    key: Key,
+    key: PublicKey,
 }
 
 impl KeyRing {
@@ -116,7 +116,7 @@ impl KeyRing {
             }
             verifiers.push(Verifier {
                 kid: key.kid().to_owned(),
-                key: Key::parse(key.jwk()).map_err(|_own_key| SignerError::Key)?,
+                key: PublicKey::parse(key.jwk()).map_err(|_own_key| SignerError::Key)?,
             });
         }
         let jwks = json!({"keys": keys.iter().map(SigningKey::jwk).collect::<Vec<_>>()});

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::claims::{self, NAME_BYTES_MAX, SUBJECT_BYTES_MAX, audience_list, lookup, name, time};
 use super::jws::{self, CompactJws, TokenKind};
-use super::{Attempt, Authn, IssuerState, SignatureCheck, TokenError};
+use super::{Authn, IssuerState, SignatureCheck, TokenError, VerificationPass};
 use crate::base::clock::unix_seconds;
 use crate::config::{Algorithm, Issuer};
 
@@ -113,11 +113,11 @@ impl Authn {
         if token.claims.get("iss").and_then(Value::as_str) != Some(&issuer.config.issuer) {
             return Err(TokenError::claim("iss", "is not the provider's issuer"));
         }
-        for attempt in [Attempt::First, Attempt::Last] {
+        for pass in [VerificationPass::First, VerificationPass::Last] {
             let now = unix_seconds();
             match issuer.check_signature(&token, now)? {
                 SignatureCheck::Valid { .. } => return Ok(SignedToken { issuer, token, now }),
-                SignatureCheck::NeedsKeys(missing) => self.wait_for_keys(index, missing, attempt).await?,
+                SignatureCheck::NeedsKeys(missing) => self.wait_for_keys(index, missing, pass).await?,
             }
         }
         // INVARIANT: `wait_for_keys` fails on the last attempt

@@ -25,7 +25,7 @@ use url::form_urlencoded;
 use super::claims::{self, Window};
 use super::error::TokenError;
 use super::keys::{check_url, discovery_url};
-use super::{Authn, Proof};
+use super::{Authn, TokenProof};
 use crate::audit::{Audit, AuthEvent, Event};
 use crate::base::clock::unix_seconds;
 use crate::base::digest::sha256_of;
@@ -63,7 +63,7 @@ const STORE_AREA: &str = "introspection";
 #[derive(Clone, Debug)]
 pub enum Evidence {
     /// A verified JWT.
-    Token(Proof),
+    Token(TokenProof),
     /// The issuer's answer, valid until a time in unix seconds.
     Introspection { until: i64 },
 }
@@ -76,11 +76,11 @@ pub struct VerifiedBearer {
 }
 
 /// Asks issuers about opaque tokens. All workers share it.
-pub struct Introspection {
+pub struct IntrospectionClient {
     issuers: Vec<Issuer>,
     token_bytes: usize,
     client: Option<reqwest::Client>,
-    answers: Cache<[u8; 32], Answer>,
+    answers: Cache<[u8; 32], IssuerAnswer>,
     /// The mutexes of tokens that requests ask about now; bounded by the requests in flight.
     in_flight: Mutex<FxHashMap<[u8; 32], Weak<AsyncMutex<()>>>>,
     calls: Semaphore,
@@ -93,7 +93,7 @@ pub struct Introspection {
 
 /// The evaluated answer of an issuer.
 #[derive(Clone)]
-enum Answer {
+enum IssuerAnswer {
     Active(ActiveToken),
     /// Inactive, active but unacceptable, or not answered.
     Refused {
@@ -128,7 +128,7 @@ struct IntrospectedIssuer<'a> {
 /// The reason for which an issuer could not be asked; for the log.
 type CallFailure = String;
 
-impl Introspection {
+impl IntrospectionClient {
     pub fn new(
         config: &config::Config,
         sessions: &Arc<Sessions>,
@@ -202,17 +202,17 @@ impl Introspection {
         for from in self.introspected_issuers(trusted) {
             let answer = match timeout(ANSWER_WAIT, self.answer(from, token)).await {
                 Ok(answer) => answer,
-                Err(_elapsed) => Answer::Refused {
+                Err(_elapsed) => IssuerAnswer::Refused {
                     error: unavailable(from.issuer, "it did not answer in time"),
                     until: Instant::now(),
                 },
             };
             let outcome = match answer {
-                Answer::Active(active) => identity(from.issuer, &active).map(|identity| VerifiedBearer {
+                IssuerAnswer::Active(active) => identity(from.issuer, &active).map(|identity| VerifiedBearer {
                     identity,
                     evidence: Evidence::Introspection { until: active.until },
                 }),
-                Answer::Refused { error, .. } => Err(error),
+                IssuerAnswer::Refused { error, .. } => Err(error),
             };
             self.count(from.issuer, &outcome);
             match outcome {
@@ -234,7 +234,7 @@ impl Introspection {
     }
 
     /// Returns the issuer's answer: from this process's cache, from the session store, or by asking.
-    async fn answer(&self, from: IntrospectedIssuer<'_>, token: &str) -> Answer {
+    async fn answer(&self, from: IntrospectedIssuer<'_>, token: &str) -> IssuerAnswer {
         let key = cache_key(token, from);
         if let Some(cached) = self.cached(&key) {
             return cached;
@@ -245,7 +245,7 @@ impl Introspection {
             return cached;
         }
         let shared = match self.sessions.fetch(STORE_AREA, &key).await {
-            Ok(Some(bytes)) => decode_shared(&bytes).map(Answer::Active).filter(Answer::is_fresh),
+            Ok(Some(bytes)) => decode_shared(&bytes).map(IssuerAnswer::Active).filter(IssuerAnswer::is_fresh),
             Ok(None) | Err(_) => None,
         };
         let answer = match shared {
@@ -256,8 +256,8 @@ impl Introspection {
         answer
     }
 
-    fn cached(&self, key: &[u8; 32]) -> Option<Answer> {
-        self.answers.get(key).filter(Answer::is_fresh)
+    fn cached(&self, key: &[u8; 32]) -> Option<IssuerAnswer> {
+        self.answers.get(key).filter(IssuerAnswer::is_fresh)
     }
 
     /// Returns the mutex of a token. The last request that holds it drops it; a later call removes its entry from the map.
@@ -273,7 +273,7 @@ impl Introspection {
     }
 
     /// Asks the issuer, records the answer in the audit log and shares it if the token is active.
-    async fn ask(&self, from: IntrospectedIssuer<'_>, token: &str, key: &[u8; 32]) -> Answer {
+    async fn ask(&self, from: IntrospectedIssuer<'_>, token: &str, key: &[u8; 32]) -> IssuerAnswer {
         let called = match self.calls.acquire().await {
             Ok(_permit) => timeout(CALL_DEADLINE, self.call(from, token)).await,
             Err(_closed) => Ok(Err("the gate is shutting down".to_owned())),
@@ -281,28 +281,28 @@ impl Introspection {
         let called = called.unwrap_or_else(|_elapsed| Err("it did not answer in time".to_owned()));
         let answer = self.evaluate(from, called);
         self.record(from.issuer, &answer);
-        if let Answer::Active(active) = &answer {
+        if let IssuerAnswer::Active(active) = &answer {
             self.share(key, active).await;
         }
         answer
     }
 
     /// Turns the result of a call into an answer and its life in the cache.
-    fn evaluate(&self, from: IntrospectedIssuer<'_>, called: Result<Option<Map<String, Value>>, CallFailure>) -> Answer {
+    fn evaluate(&self, from: IntrospectedIssuer<'_>, called: Result<Option<Map<String, Value>>, CallFailure>) -> IssuerAnswer {
         let now = Instant::now();
         match called {
             Ok(Some(claims)) => {
                 let cache_life = i64::try_from(from.settings.cache.as_secs()).unwrap_or(0);
                 let leeway = i64::try_from(from.issuer.leeway.as_secs()).unwrap_or(0);
                 match check_claims(from.issuer, claims, unix_seconds().saturating_add(cache_life), leeway) {
-                    Ok(active) => Answer::Active(active),
-                    Err(error) => Answer::Refused {
+                    Ok(active) => IssuerAnswer::Active(active),
+                    Err(error) => IssuerAnswer::Refused {
                         error,
                         until: now + INACTIVE_LIFE,
                     },
                 }
             }
-            Ok(None) => Answer::Refused {
+            Ok(None) => IssuerAnswer::Refused {
                 error: TokenError::Inactive,
                 until: now + INACTIVE_LIFE,
             },
@@ -310,7 +310,7 @@ impl Introspection {
                 tracing::warn!(issuer = &*from.issuer.name, why, "a token could not be introspected");
                 // the endpoint may have moved, so the next call discovers it again
                 self.endpoints.lock().remove(&from.index);
-                Answer::Refused {
+                IssuerAnswer::Refused {
                     error: unavailable(from.issuer, "the introspection call failed"),
                     until: now + FAILURE_LIFE,
                 }
@@ -386,7 +386,7 @@ impl Introspection {
     }
 
     /// Sends the audit event of an answer.
-    fn record(&self, issuer: &Issuer, answer: &Answer) {
+    fn record(&self, issuer: &Issuer, answer: &IssuerAnswer) {
         let mut event = AuthEvent {
             event: "introspection",
             result: "success",
@@ -394,16 +394,16 @@ impl Introspection {
             ..AuthEvent::default()
         };
         match answer {
-            Answer::Active(active) => {
+            IssuerAnswer::Active(active) => {
                 event.reason = "active";
                 let subject = claims::lookup(&active.claims, &issuer.claims.subject).ok().flatten();
                 event.subject = subject.and_then(Value::as_str).map(str::to_owned);
             }
-            Answer::Refused {
+            IssuerAnswer::Refused {
                 error: TokenError::Inactive,
                 ..
             } => event.reason = "inactive",
-            Answer::Refused { error, .. } => {
+            IssuerAnswer::Refused { error, .. } => {
                 event.result = "failure";
                 event.reason = error.denial().code();
             }
@@ -412,7 +412,7 @@ impl Introspection {
     }
 }
 
-impl Answer {
+impl IssuerAnswer {
     fn is_fresh(&self) -> bool {
         match self {
             Self::Active(active) => unix_seconds() < active.until,

@@ -65,7 +65,7 @@ pub enum KeyError {
 }
 
 /// One usable public key.
-pub struct Key {
+pub struct PublicKey {
     pub kid: Option<String>,
     /// SHA-256 thumbprint (RFC 7638).
     pub thumbprint: [u8; 32],
@@ -75,7 +75,7 @@ pub struct Key {
 
 /// An issuer's key set, as published at one time.
 pub struct KeySet {
-    pub keys: Vec<Key>,
+    pub keys: Vec<PublicKey>,
     /// The reasons of the members that cannot be used.
     pub skipped: Vec<KeyError>,
     /// Changes when the published bytes change.
@@ -85,7 +85,7 @@ pub struct KeySet {
 /// Result of the search for a token's key.
 #[derive(Debug)]
 pub(super) enum KeyChoice<'a> {
-    Keys(Vec<&'a Key>),
+    Keys(Vec<&'a PublicKey>),
     /// The set has no key of that id: the only result that causes a refetch.
     UnknownKid,
     Unusable(&'static str),
@@ -107,7 +107,7 @@ impl KeySet {
             generation,
         };
         for member in members {
-            match Key::parse(member) {
+            match PublicKey::parse(member) {
                 Ok(key) => set.keys.push(key),
                 Err(why) => set.skipped.push(why),
             }
@@ -117,12 +117,12 @@ impl KeySet {
 
     /// Returns the keys that may have signed a token with this header. A `kid` is only compared, never used in another way.
     pub(super) fn choose(&self, kid: Option<&str>, algorithm: Algorithm) -> KeyChoice<'_> {
-        let named = |key: &&Key| kid.is_none() || key.kid.as_deref() == kid;
+        let named = |key: &&PublicKey| kid.is_none() || key.kid.as_deref() == kid;
         if kid.is_some() && !self.keys.iter().any(|key| named(&key)) {
             return KeyChoice::UnknownKid;
         }
         let fitting = self.keys.iter().filter(named).filter(|key| key.fits(algorithm));
-        let candidates: Vec<&Key> = fitting.take(CANDIDATES_MAX).collect();
+        let candidates: Vec<&PublicKey> = fitting.take(CANDIDATES_MAX).collect();
         match candidates.len() {
             0 => KeyChoice::Unusable("none fits the algorithm of the token"),
             2.. if kid.is_none() => KeyChoice::Unusable("the token names no `kid` and several keys fit"),
@@ -138,13 +138,13 @@ impl KeySet {
     }
 }
 
-impl std::fmt::Debug for Key {
+impl std::fmt::Debug for PublicKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Key").field("kid", &self.kid).finish_non_exhaustive()
+        f.debug_struct("PublicKey").field("kid", &self.kid).finish_non_exhaustive()
     }
 }
 
-impl Key {
+impl PublicKey {
     /// Parses a JWK and checks all its members that restrict its use.
     pub fn parse(jwk: &Value) -> Result<Self, KeyError> {
         let jwk = jwk.as_object().ok_or(KeyError::Type)?;

@@ -435,7 +435,8 @@ mod tests {
 
     #[test]
     fn refetch_is_shared_while_it_runs_and_throttled_afterwards() {
-        let (keys, start) = (keys(), Instant::now());
+        let keys = keys();
+        let start = Instant::now();
         assert_eq!(keys.request_refetch(start), Some(1));
         assert_eq!(keys.request_refetch(start), Some(1), "shared");
         finish(&keys, 1);

@@ -70,7 +70,8 @@ struct Control(CancellationToken);
 
 impl Control {
     fn start(authn: &Arc<Authn>) -> Self {
-        let (authn, stop) = (Arc::clone(authn), CancellationToken::new());
+        let authn = Arc::clone(authn);
+        let stop = CancellationToken::new();
         let stopped = stop.clone();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -111,11 +112,9 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 #[tokio::test]
 async fn tokens_with_unknown_kids_cost_one_fetch_and_that_fetch_finds_rotated_keys() {
-    let (server, old, new) = (
-        Server::start().await,
-        SigningKey::generate().unwrap(),
-        SigningKey::generate().unwrap(),
-    );
+    let server = Server::start().await;
+    let old = SigningKey::generate().unwrap();
+    let new = SigningKey::generate().unwrap();
     server.answer("/jwks", &old.jwks());
     let config = Issuer {
         keys: KeySource::Url(format!("{}/jwks", server.base)),
@@ -150,7 +149,8 @@ async fn tokens_with_unknown_kids_cost_one_fetch_and_that_fetch_finds_rotated_ke
 
 #[tokio::test]
 async fn unreachable_issuer_gives_key_unavailable_and_the_last_good_keys_stay() {
-    let (server, key) = (Server::start().await, SigningKey::generate().unwrap());
+    let server = Server::start().await;
+    let key = SigningKey::generate().unwrap();
     let config = Issuer {
         keys: KeySource::Url(format!("{}/jwks", server.base)),
         ..issuer("corp")
@@ -183,7 +183,8 @@ async fn unreachable_issuer_gives_key_unavailable_and_the_last_good_keys_stay() 
 
 #[tokio::test]
 async fn discovery_requires_the_exact_issuer_and_follows_no_redirect() {
-    let (server, key) = (Server::start().await, SigningKey::generate().unwrap());
+    let server = Server::start().await;
+    let key = SigningKey::generate().unwrap();
     let iss = format!("{}/", server.base);
     let config = Issuer {
         issuer: iss.clone(),
@@ -227,11 +228,14 @@ async fn discovery_requires_the_exact_issuer_and_follows_no_redirect() {
 #[tokio::test]
 async fn swapped_key_file_is_loaded_and_a_broken_one_keeps_the_last_good_keys() {
     let dir = tempfile::tempdir().unwrap();
-    let (first, second) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
-    let (a, b, link) = (dir.path().join("a"), dir.path().join("b"), dir.path().join("jwks.json"));
-    std::fs::write(&a, first.jwks().to_string()).unwrap();
-    std::fs::write(&b, second.jwks().to_string()).unwrap();
-    std::os::unix::fs::symlink(&a, &link).unwrap();
+    let first = SigningKey::generate().unwrap();
+    let second = SigningKey::generate().unwrap();
+    let first_file = dir.path().join("a");
+    let second_file = dir.path().join("b");
+    let link = dir.path().join("jwks.json");
+    std::fs::write(&first_file, first.jwks().to_string()).unwrap();
+    std::fs::write(&second_file, second.jwks().to_string()).unwrap();
+    std::os::unix::fs::symlink(&first_file, &link).unwrap();
     let config = Issuer {
         keys: KeySource::File(link.clone()),
         ..issuer("corp")
@@ -241,7 +245,7 @@ async fn swapped_key_file_is_loaded_and_a_broken_one_keeps_the_last_good_keys() 
     let _control = Control::start(&authn);
     assert_eq!(ask(&authn, &token(&first, &iss)).await, Ok(()));
     let next = dir.path().join("next");
-    std::os::unix::fs::symlink(&b, &next).unwrap();
+    std::os::unix::fs::symlink(&second_file, &next).unwrap();
     std::fs::rename(&next, &link).unwrap();
     let moved = token(&second, &iss);
     until("the swapped file", || {
@@ -251,7 +255,7 @@ async fn swapped_key_file_is_loaded_and_a_broken_one_keeps_the_last_good_keys() 
     })
     .await;
     assert_eq!(ask(&authn, &token(&first, &iss)).await, Err(Denial::TokenInvalid));
-    std::fs::write(&b, "{ half").unwrap();
+    std::fs::write(&second_file, "{ half").unwrap();
     until("the error", || authn.status()[0].last_error.is_some()).await;
     assert_eq!(ask(&authn, &moved).await, Ok(()));
 }

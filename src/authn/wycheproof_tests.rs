@@ -80,7 +80,9 @@ fn run(file: &str, as_set: fn(&Value) -> Value, exception: fn(u64) -> bool) {
     let Some(data) = vectors(file) else {
         return;
     };
-    let (mut accepted, mut refused, mut wrong) = (0, 0, Vec::new());
+    let mut accepted = 0;
+    let mut refused = 0;
+    let mut wrong = Vec::new();
     for group in data["testGroups"].as_array().unwrap() {
         let public = group.get("public").or_else(|| group.get("private")).unwrap();
         for test in group["tests"].as_array().unwrap() {

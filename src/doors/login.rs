@@ -34,7 +34,7 @@ use uuid::Uuid;
 
 pub use self::presented::{Renewing, session_identity};
 use crate::audit::Audit;
-use crate::authn::{AssertionKeys, Authn, Introspection};
+use crate::authn::{AssertionKeys, Authn, IntrospectionClient};
 use crate::base::metrics::Metrics;
 use crate::config::Config;
 use crate::denial::{Denial, Refusal};
@@ -60,7 +60,7 @@ pub struct IdentityDoor {
     pub accounts: Arc<Accounts>,
     pub theme: Arc<Theme>,
     pub authn: Arc<Authn>,
-    pub introspection: Arc<Introspection>,
+    pub introspection: Arc<IntrospectionClient>,
     pub assertions: Arc<AssertionKeys>,
     pub audit: Audit,
     pub metrics: Metrics,

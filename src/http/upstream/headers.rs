@@ -5,8 +5,8 @@
 //! copy of its own headers in any spelling. Last it sets all of its own headers, with an empty value if it has none. So a
 //! client can neither remove nor repeat nor preset a header of the gate.
 //!
-//! `sanitize` does the first two steps before the decision, so that policies read exactly the headers that the app gets.
-//! `write_request_headers` does the rest after it and needs the permit.
+//! `sanitize` does the first two steps before the decision, so that no policy reads a forged header or one that `Connection`
+//! takes away from the app. `write_request_headers` does the rest after the decision and needs the permit.
 
 use std::borrow::Cow;
 
@@ -91,7 +91,7 @@ impl HeaderRules {
     }
 }
 
-/// Proof that `sanitize` ran on a head: the policies read the headers that the app gets.
+/// Proof that `sanitize` ran on a head before the decision.
 #[derive(Debug)]
 pub struct Sanitized(());
 
@@ -377,8 +377,9 @@ fn encoded(text: &str) -> Cow<'_, str> {
     }
     let before = text.len() - text.trim_start_matches(' ').len();
     let after = text.len() - inner.len() - before;
-    let (before, after) = ("%20".repeat(before), "%20".repeat(after));
-    format!("{before}{}{after}", utf8_percent_encode(inner, ENCODED)).into()
+    let leading = "%20".repeat(before);
+    let trailing = "%20".repeat(after);
+    format!("{leading}{}{trailing}", utf8_percent_encode(inner, ENCODED)).into()
 }
 
 /// Encodes each item and joins them with `,`.

@@ -25,7 +25,7 @@ use crate::limits::Place;
 
 /// The body of every response of the gate.
 pub struct Body {
-    source: Source,
+    source: BodySource,
     /// The request's place in `limits.requests`; free again when the body is dropped.
     request_slot: Option<Place>,
     live: Option<LiveState>,
@@ -53,7 +53,7 @@ enum LiveState {
     },
 }
 
-enum Source {
+enum BodySource {
     /// A body of the gate; `None` once it was sent.
     Own(Option<Bytes>),
     App {
@@ -77,7 +77,7 @@ impl Body {
 
     pub fn full(bytes: Bytes) -> Self {
         Self {
-            source: Source::Own(Some(bytes).filter(|bytes| !bytes.is_empty())),
+            source: BodySource::Own(Some(bytes).filter(|bytes| !bytes.is_empty())),
             request_slot: None,
             live: None,
         }
@@ -86,7 +86,7 @@ impl Body {
     /// Keeps the request's place until the app's body has ended or was dropped. The gate's own bodies are small and in memory, so
     /// a client that reads one slowly keeps no place.
     pub fn with_request_slot(mut self, slot: Option<Place>) -> Self {
-        self.request_slot = slot.filter(|_| matches!(self.source, Source::App { .. }));
+        self.request_slot = slot.filter(|_| matches!(self.source, BodySource::App { .. }));
         self
     }
 
@@ -107,7 +107,7 @@ impl Body {
     /// The app's body. Without a lease the connection is not used again.
     pub(super) fn from_app(incoming: Incoming, lease: Option<Lease>, held_body: Option<HeldBody>) -> Self {
         let mut body = Self {
-            source: Source::App {
+            source: BodySource::App {
                 incoming,
                 lease,
                 held_body,
@@ -142,7 +142,7 @@ impl Body {
     }
 
     fn finish_if_ended(&mut self) {
-        if let Source::App { incoming, .. } = &self.source
+        if let BodySource::App { incoming, .. } = &self.source
             && incoming.is_end_stream()
         {
             self.finish();
@@ -151,7 +151,7 @@ impl Body {
 
     /// Returns the connection to the pool, or closes it if its request was never sent to the end.
     fn finish(&mut self) {
-        if let Source::App { lease, held_body, .. } = &mut self.source
+        if let BodySource::App { lease, held_body, .. } = &mut self.source
             && let Some(lease) = lease.take()
         {
             match held_body.take() {
@@ -173,8 +173,8 @@ fn without_framing(mut frame: Frame<Bytes>) -> Frame<Bytes> {
 impl std::fmt::Debug for Body {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let source = match self.source {
-            Source::Own(_) => "own",
-            Source::App { .. } => "app",
+            BodySource::Own(_) => "own",
+            BodySource::App { .. } => "app",
         };
         f.debug_struct("Body").field("source", &source).finish_non_exhaustive()
     }
@@ -187,8 +187,8 @@ impl HttpBody for Body {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
         let this = &mut *self;
         let polled = match &mut this.source {
-            Source::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Source::App { incoming, .. } => Pin::new(incoming).poll_frame(cx),
+            BodySource::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            BodySource::App { incoming, .. } => Pin::new(incoming).poll_frame(cx),
         };
         let app_poll = if polled.is_pending() { AppPoll::Waits } else { AppPoll::Frame };
         let is_over = matches!(polled, Poll::Ready(None));
@@ -210,15 +210,17 @@ impl HttpBody for Body {
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Own(bytes) => bytes.is_none(),
-            Source::App { incoming, .. } => incoming.is_end_stream(),
+            BodySource::Own(bytes) => bytes.is_none(),
+            BodySource::App { incoming, .. } => incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| u64::try_from(b.len()).unwrap_or(u64::MAX))),
-            Source::App { incoming, .. } => incoming.size_hint(),
+            BodySource::Own(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |b| u64::try_from(b.len()).unwrap_or(u64::MAX)))
+            }
+            BodySource::App { incoming, .. } => incoming.size_hint(),
         }
     }
 }
