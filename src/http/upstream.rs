@@ -193,14 +193,14 @@ fn request_body(incoming: Incoming, to: &ForwardRequest<'_>, progress: &Rc<BodyP
 }
 
 /// The outcome of one send.
-enum Sent {
+enum SendOutcome {
     Answered(Response<Incoming>),
     Failed(UpstreamError),
     /// A reused connection died before any byte of the request was written.
     NotSent(Box<Request<RequestBody>>),
 }
 
-impl Sent {
+impl SendOutcome {
     fn into_response(self) -> Result<Response<Incoming>, UpstreamError> {
         match self {
             Self::Answered(response) => Ok(response),
@@ -265,40 +265,40 @@ impl Exchange<'_> {
     async fn send_with_retry(&mut self, pool: &Pool, request: Request<RequestBody>) -> Result<AppResponse, UpstreamError> {
         let offer = version_offer(self.app, &request);
         let mut lease = pool.lease(self.app, offer).await?;
-        let mut sent = self.send(&mut lease, request).await;
-        if let Sent::NotSent(request) = sent {
+        let mut outcome = self.send(&mut lease, request).await;
+        if let SendOutcome::NotSent(request) = outcome {
             lease = pool.connect(self.app, offer).await?;
-            sent = self.send(&mut lease, *request).await;
+            outcome = self.send(&mut lease, *request).await;
         }
-        let response = sent.into_response()?;
+        let response = outcome.into_response()?;
         Ok(AppResponse { response, lease })
     }
 
     /// Sends the request once and waits for the head of the answer, or for the deadline.
-    async fn send(&mut self, lease: &mut Lease, request: Request<RequestBody>) -> Sent {
+    async fn send(&mut self, lease: &mut Lease, request: Request<RequestBody>) -> SendOutcome {
         let reused = lease.is_reused();
         let progress = &self.progress;
         progress.last_activity.set(tokio::time::Instant::now());
         let answer = match start_request(lease, request, &self.app.url) {
             Ok(answer) => answer,
-            Err(error) => return Sent::Failed(error),
+            Err(error) => return SendOutcome::Failed(error),
         };
         let outcome = tokio::select! {
             biased;
             // hints that arrived before the answer go to the client before it
             never = self.interim_responses.pass_on(progress, self.send_hints) => match never {},
             outcome = answer => outcome,
-            error = self.deadline.expire(progress) => return Sent::Failed(error),
+            error = self.deadline.expire(progress) => return SendOutcome::Failed(error),
         };
         match outcome {
             Ok(mut response) => {
                 // the version belongs to each connection (RFC 9110, 6.2)
                 *response.version_mut() = Version::HTTP_11;
-                Sent::Answered(response)
+                SendOutcome::Answered(response)
             }
             Err(mut error) => match error.take_message() {
-                Some(request) if reused => Sent::NotSent(Box::new(request)),
-                _ => Sent::Failed(classify(error.into_error(), progress)),
+                Some(request) if reused => SendOutcome::NotSent(Box::new(request)),
+                _ => SendOutcome::Failed(classify(error.into_error(), progress)),
             },
         }
     }
