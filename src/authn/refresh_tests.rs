@@ -1,12 +1,13 @@
-//! How keys arrive, change, fail and age: against a local server that counts, and files that are swapped.
+//! Tests of key refresh: keys arrive, change and fail, from a local server that counts requests and from swapped files.
 //!
-//! The refresher runs on a runtime of its own thread, as in the gate, so these tests also cross runtimes.
+//! As in the gate, the refresher runs on a runtime of its own thread, so the tests also cover notifications across runtimes.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -15,7 +16,7 @@ use super::attack_tests::issuer;
 use super::*;
 use cedargate_policy::scope::IssuerScope;
 
-/// How long a change may take to be seen.
+/// Longest time for a change to take effect.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A server of fixed answers by path; counts requests.
@@ -42,7 +43,7 @@ impl Server {
                 let text = String::from_utf8_lossy(&request[..length]).into_owned();
                 handle.hits.fetch_add(1, Ordering::SeqCst);
                 let path = text.split(' ').nth(1).unwrap_or("/");
-                let answer = handle.answers.lock().unwrap().get(path).cloned();
+                let answer = handle.answers.lock().get(path).cloned();
                 let answer =
                     answer.unwrap_or_else(|| "HTTP/1.1 500 no\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned());
                 drop(stream.write_all(answer.as_bytes()).await);
@@ -57,11 +58,11 @@ impl Server {
             "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
             body.len()
         );
-        self.answers.lock().unwrap().insert(path.to_owned(), text);
+        self.answers.lock().insert(path.to_owned(), text);
     }
 
     fn raw(&self, path: &str, text: String) {
-        self.answers.lock().unwrap().insert(path.to_owned(), text);
+        self.answers.lock().insert(path.to_owned(), text);
     }
 }
 
@@ -70,7 +71,8 @@ struct Control(CancellationToken);
 
 impl Control {
     fn start(authn: &Arc<Authn>) -> Self {
-        let (authn, stop) = (Arc::clone(authn), CancellationToken::new());
+        let authn = Arc::clone(authn);
+        let stop = CancellationToken::new();
         let stopped = stop.clone();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -93,11 +95,11 @@ fn gate(issuer: Issuer) -> Arc<Authn> {
 fn token(key: &SigningKey, iss: &str) -> String {
     let claims = json!({"iss": iss, "sub": "alice", "aud": "orders"});
     let claims: Map<String, Value> = claims.as_object().unwrap().clone();
-    mint(key, claims, Duration::from_secs(300), keys::unix_now()).unwrap()
+    mint(key, claims, Duration::from_secs(300), unix_seconds()).unwrap()
 }
 
 async fn ask(authn: &Authn, token: &str) -> Result<(), Denial> {
-    let outcome = authn.verify(token, &[0], keys::unix_now()).await;
+    let outcome = authn.verify(token, &[0], unix_seconds()).await;
     outcome.map(|_| ()).map_err(|error| error.denial())
 }
 
@@ -110,12 +112,10 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 #[tokio::test]
-async fn kid_unknown_storm_costs_one_fetch_and_rotation_is_seen_by_it() {
-    let (server, old, new) = (
-        Server::start().await,
-        SigningKey::generate().unwrap(),
-        SigningKey::generate().unwrap(),
-    );
+async fn tokens_with_unknown_kids_cost_one_fetch_and_that_fetch_finds_rotated_keys() {
+    let server = Server::start().await;
+    let old = SigningKey::generate().unwrap();
+    let new = SigningKey::generate().unwrap();
     server.answer("/jwks", &old.jwks());
     let config = Issuer {
         keys: KeySource::Url(format!("{}/jwks", server.base)),
@@ -125,18 +125,18 @@ async fn kid_unknown_storm_costs_one_fetch_and_rotation_is_seen_by_it() {
     let authn = gate(config);
     let _control = Control::start(&authn);
     assert_eq!(ask(&authn, &token(&old, &iss)).await, Ok(()), "waits for the first keys");
-    let proof = authn.verify(&token(&old, &iss), &[0], keys::unix_now()).await.unwrap().proof;
+    let proof = authn.verify(&token(&old, &iss), &[0], unix_seconds()).await.unwrap().proof;
     assert_eq!(server.hits.load(Ordering::SeqCst), 1);
     server.answer("/jwks", &new.jwks());
     assert_eq!(ask(&authn, &token(&new, &iss)).await, Ok(()), "an unknown kid refetches once");
     assert!(matches!(
-        authn.recheck(&proof, keys::unix_now()),
+        authn.recheck(&proof, unix_seconds()),
         Err(TokenError::KeyGone { .. })
     ));
     let start = Instant::now();
     for n in 0..200 {
         let header = json!({"alg": "ES256", "kid": format!("random-{n}")});
-        let claims = json!({"iss": iss, "sub": "alice", "aud": "orders", "exp": keys::unix_now() + 300});
+        let claims = json!({"iss": iss, "sub": "alice", "aud": "orders", "exp": unix_seconds() + 300});
         assert_eq!(
             ask(&authn, &new.sign(&header, &claims).unwrap()).await,
             Err(Denial::TokenInvalid)
@@ -144,13 +144,14 @@ async fn kid_unknown_storm_costs_one_fetch_and_rotation_is_seen_by_it() {
     }
     assert_eq!(ask(&authn, &token(&old, &iss)).await, Err(Denial::TokenInvalid), "removed");
     assert_eq!(ask(&authn, &token(&new, &iss)).await, Ok(()));
-    assert!(start.elapsed() < keys::REFETCH_WAIT, "nobody waited");
+    assert!(start.elapsed() < keys::REFETCH_WAIT, "no token waited");
     assert_eq!(server.hits.load(Ordering::SeqCst), 2, "the storm cost nothing more");
 }
 
 #[tokio::test]
-async fn an_unreachable_issuer_means_key_unavailable_and_last_good_keys_stay() {
-    let (server, key) = (Server::start().await, SigningKey::generate().unwrap());
+async fn unreachable_issuer_gives_key_unavailable_and_the_last_good_keys_stay() {
+    let server = Server::start().await;
+    let key = SigningKey::generate().unwrap();
     let config = Issuer {
         keys: KeySource::Url(format!("{}/jwks", server.base)),
         ..issuer("corp")
@@ -182,8 +183,9 @@ async fn an_unreachable_issuer_means_key_unavailable_and_last_good_keys_stay() {
 }
 
 #[tokio::test]
-async fn discovery_needs_the_exact_issuer_and_redirects_are_not_followed() {
-    let (server, key) = (Server::start().await, SigningKey::generate().unwrap());
+async fn discovery_requires_the_exact_issuer_and_follows_no_redirect() {
+    let server = Server::start().await;
+    let key = SigningKey::generate().unwrap();
     let iss = format!("{}/", server.base);
     let config = Issuer {
         scope: Arc::new(IssuerScope::new("corp", iss.clone(), issuer("corp").scope.audiences.clone())),
@@ -225,13 +227,16 @@ async fn discovery_needs_the_exact_issuer_and_redirects_are_not_followed() {
 }
 
 #[tokio::test]
-async fn a_swapped_key_file_is_seen_and_a_broken_one_keeps_the_last_good_keys() {
+async fn swapped_key_file_is_loaded_and_a_broken_one_keeps_the_last_good_keys() {
     let dir = tempfile::tempdir().unwrap();
-    let (first, second) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
-    let (a, b, link) = (dir.path().join("a"), dir.path().join("b"), dir.path().join("jwks.json"));
-    std::fs::write(&a, first.jwks().to_string()).unwrap();
-    std::fs::write(&b, second.jwks().to_string()).unwrap();
-    std::os::unix::fs::symlink(&a, &link).unwrap();
+    let first = SigningKey::generate().unwrap();
+    let second = SigningKey::generate().unwrap();
+    let first_file = dir.path().join("a");
+    let second_file = dir.path().join("b");
+    let link = dir.path().join("jwks.json");
+    std::fs::write(&first_file, first.jwks().to_string()).unwrap();
+    std::fs::write(&second_file, second.jwks().to_string()).unwrap();
+    std::os::unix::fs::symlink(&first_file, &link).unwrap();
     let config = Issuer {
         keys: KeySource::File(link.clone()),
         ..issuer("corp")
@@ -241,23 +246,23 @@ async fn a_swapped_key_file_is_seen_and_a_broken_one_keeps_the_last_good_keys() 
     let _control = Control::start(&authn);
     assert_eq!(ask(&authn, &token(&first, &iss)).await, Ok(()));
     let next = dir.path().join("next");
-    std::os::unix::fs::symlink(&b, &next).unwrap();
+    std::os::unix::fs::symlink(&second_file, &next).unwrap();
     std::fs::rename(&next, &link).unwrap();
     let moved = token(&second, &iss);
     until("the swapped file", || {
         authn
-            .try_verify(&moved, &[0], keys::unix_now())
+            .try_verify(&moved, &[0], unix_seconds())
             .is_some_and(|outcome| outcome.is_ok())
     })
     .await;
     assert_eq!(ask(&authn, &token(&first, &iss)).await, Err(Denial::TokenInvalid));
-    std::fs::write(&b, "{ half").unwrap();
+    std::fs::write(&second_file, "{ half").unwrap();
     until("the error", || authn.status()[0].last_error.is_some()).await;
     assert_eq!(ask(&authn, &moved).await, Ok(()));
 }
 
 #[test]
-fn plain_http_is_for_loopback_only_and_discovery_minds_the_slash() {
+fn plain_http_is_accepted_for_loopback_only_and_discovery_drops_the_trailing_slash() {
     for good in [
         "https://id.test/jwks",
         "http://127.0.0.1:1/x",

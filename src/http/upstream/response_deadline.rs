@@ -1,4 +1,9 @@
-//! How long the app's head may take: silence for ordinary requests, the caller's own deadline for gRPC.
+//! The deadline of a response's head: a time without progress for ordinary requests, the caller's own deadline for gRPC.
+//!
+//! The deadline races against the app's answer in `Exchange::send`, which polls the answer first: an answer that arrives in the
+//! same moment wins. Every frame of the request body moves an idle deadline (`BodyProgress::last_activity`), so a slow upload
+//! does not expire while it proceeds. When the deadline expires while the gate waits for the client's next frame, the client
+//! is at fault (400); otherwise the app is (504). A gRPC deadline is absolute and always counts against the app.
 
 use std::time::Duration;
 
@@ -7,43 +12,42 @@ use http::{HeaderMap, HeaderName};
 use tokio::time::{Instant, sleep_until};
 
 use super::UpstreamError;
-use super::body::Progress;
+use super::request_body::BodyProgress;
 
-/// Longest wait that a gRPC caller can ask for.
+/// Longest deadline that a gRPC caller can set.
 const GRPC_TIMEOUT_MAX: Duration = Duration::from_secs(60 * 60);
 /// Digits of a `grpc-timeout` (gRPC over HTTP/2, "TimeoutValue").
 const GRPC_TIMEOUT_DIGITS_MAX: usize = 8;
 
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// How long to wait for one answer's head.
+/// The deadline of one response's head.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Patience {
-    /// From the last piece of the request that moved.
-    Silence(Duration),
-    /// All in all.
-    Until(Instant),
+pub(super) enum ResponseDeadline {
+    /// This long after the last progress of the request.
+    Idle(Duration),
+    At(Instant),
 }
 
-impl Patience {
-    pub fn of(headers: &HeaderMap, response_timeout: Duration) -> Self {
+impl ResponseDeadline {
+    pub fn from_headers(headers: &HeaderMap, response_timeout: Duration) -> Self {
         match grpc_timeout(headers) {
-            Some(timeout) => Self::Until(Instant::now() + timeout),
-            None => Self::Silence(response_timeout),
+            Some(timeout) => Self::At(Instant::now() + timeout),
+            None => Self::Idle(response_timeout),
         }
     }
 
-    /// Resolves when there is none left; says whose fault it is.
-    pub async fn end(self, progress: &Progress) -> UpstreamError {
-        let silence = match self {
-            Self::Until(deadline) => {
+    /// Waits until the deadline expires and returns the error that names the side at fault.
+    pub async fn expire(self, progress: &BodyProgress) -> UpstreamError {
+        let idle_timeout = match self {
+            Self::At(deadline) => {
                 sleep_until(deadline).await;
                 return UpstreamError::Timeout;
             }
-            Self::Silence(silence) => silence,
+            Self::Idle(timeout) => timeout,
         };
         loop {
-            let deadline = progress.last.get() + silence;
+            let deadline = progress.last_activity.get() + idle_timeout;
             if deadline <= Instant::now() {
                 break;
             }
@@ -57,7 +61,7 @@ impl Patience {
     }
 }
 
-/// Whether a request is gRPC; gRPC-Web is not.
+/// True for gRPC; gRPC-Web is not gRPC.
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     let Some(rest) = headers
         .get(CONTENT_TYPE)
@@ -95,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_grpc_requests_have_a_deadline_of_their_own_and_only_a_well_formed_one() {
+    fn only_a_grpc_request_with_a_well_formed_timeout_sets_its_own_deadline() {
         let headers = |kind: &str, timeout: &str| {
             let mut headers = HeaderMap::new();
             headers.insert("content-type", kind.parse().unwrap());

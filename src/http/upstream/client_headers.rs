@@ -1,4 +1,6 @@
-//! What the app is told about the client: encoded once for each, remembered for its next requests.
+//! The headers that tell the app about the client: `Forwarded`, `X-Forwarded-*` and, behind a proxy, `Host`.
+//!
+//! Each worker encodes them once per client and keeps them for the client's next requests.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -11,7 +13,7 @@ use quick_cache::unsync::Cache;
 
 use crate::http::request::{ClientFacts, NamedBy};
 
-/// Clients remembered per thread.
+/// Clients kept per thread; the cache evicts beyond that.
 const CLIENTS_MAX: usize = 1024;
 
 static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -19,11 +21,11 @@ static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto"
 static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
-/// The clients that a thread has seen. No lock: it never leaves its thread.
+/// The encoded headers of a worker's recent clients. No lock: the cache never leaves its thread.
 #[derive(Clone)]
-pub(super) struct Clients(Rc<RefCell<Cache<ClientFacts, ClientHeaders>>>);
+pub(super) struct ClientHeaderCache(Rc<RefCell<Cache<ClientFacts, ClientHeaders>>>);
 
-/// One address, not a chain: the client as the gate believes it, so an app needs no hop counting.
+/// The encoded headers of one client. They name one address, the client's as the gate determined it; the app need not count hops.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct ClientHeaders {
     address: HeaderValue,
@@ -32,44 +34,44 @@ struct ClientHeaders {
     port: HeaderValue,
 }
 
-impl Default for Clients {
+impl Default for ClientHeaderCache {
     fn default() -> Self {
         Self(Rc::new(RefCell::new(Cache::new(CLIENTS_MAX))))
     }
 }
 
-impl fmt::Debug for Clients {
+impl fmt::Debug for ClientHeaderCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Clients").finish_non_exhaustive()
+        f.debug_struct("ClientHeaderCache").finish_non_exhaustive()
     }
 }
 
-impl Clients {
-    /// Says who the client is, in place of whatever the headers say.
+impl ClientHeaderCache {
+    /// Writes the client's headers over those that the request brought.
     pub fn set(&self, headers: &mut HeaderMap, client: &ClientFacts) {
-        let mut known = self.0.borrow_mut();
-        let own = match known.get(client) {
-            Some(own) => own.clone(),
+        let mut cache = self.0.borrow_mut();
+        let encoded = match cache.get(client) {
+            Some(encoded) => encoded.clone(),
             None => {
-                let own = ClientHeaders::of(client);
-                known.insert(client.clone(), own.clone());
-                own
+                let encoded = ClientHeaders::encode(client);
+                cache.insert(client.clone(), encoded.clone());
+                encoded
             }
         };
         if client.named_by == NamedBy::Proxy {
-            // SECURITY: the app gets the host that was decided on
-            headers.insert(HOST, own.host.clone());
+            // SECURITY: the app gets the host that the decision used
+            headers.insert(HOST, encoded.host.clone());
         }
-        headers.insert(FORWARDED, own.forwarded);
-        headers.insert(&FORWARDED_FOR, own.address);
+        headers.insert(FORWARDED, encoded.forwarded);
+        headers.insert(&FORWARDED_FOR, encoded.address);
         headers.insert(&FORWARDED_PROTO, HeaderValue::from_static(client.scheme.as_str()));
-        headers.insert(&FORWARDED_HOST, own.host);
-        headers.insert(&FORWARDED_PORT, own.port);
+        headers.insert(&FORWARDED_HOST, encoded.host);
+        headers.insert(&FORWARDED_PORT, encoded.port);
     }
 }
 
 impl ClientHeaders {
-    fn of(client: &ClientFacts) -> Self {
+    fn encode(client: &ClientFacts) -> Self {
         let address = client.source_ip.to_string();
         let (before, after) = if client.source_ip.is_ipv6() {
             ("for=\"[", "]\"")
@@ -102,8 +104,8 @@ mod tests {
     use crate::types::Scheme;
 
     #[test]
-    fn each_client_is_told_as_itself_however_often_and_whoever_came_before() {
-        let known = Clients::default();
+    fn each_client_gets_its_own_headers_on_every_request() {
+        let cache = ClientHeaderCache::default();
         let facts = |n: u8, port: u16, named_by| ClientFacts {
             source_ip: [10, 0, 0, n].into(),
             scheme: Scheme::Https,
@@ -118,7 +120,7 @@ mod tests {
                     let mut headers = HeaderMap::new();
                     headers.insert(HOST, HeaderValue::from_static("said.test"));
                     headers.insert(&FORWARDED_FOR, HeaderValue::from_static("6.6.6.6"));
-                    known.set(&mut headers, &client);
+                    cache.set(&mut headers, &client);
                     let host = match port {
                         443 => format!("h{n}.test"),
                         _ => format!("h{n}.test:{port}"),

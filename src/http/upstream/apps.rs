@@ -1,35 +1,35 @@
-//! The app behind the gate as all workers share it: where it is, how to reach it, and whether it can be reached.
+//! The apps behind the gate, as all workers share them: the address, the TLS settings and the circuit breaker of each.
 //!
-//! One value per distinct upstream, made at start; portals with equal upstreams have the same one, and with it one
-//! pool of connections per thread and one circuit. What a portal does with headers is its own (`HeaderRules`).
+//! Start-up makes one `App` per distinct upstream. Portals with equal upstreams share it, and with it one connection pool per
+//! thread and one circuit breaker. Header rules belong to each portal (`HeaderRules`).
 
 use std::sync::Arc;
 
-use super::circuit::Circuit;
-use super::tls::{Tls, TlsError};
+use super::circuit::CircuitBreaker;
+use super::client_tls::{ClientTls, TlsError};
 use crate::config::{Upstream, UpstreamUrl};
 
 #[derive(Debug)]
 pub struct App {
     pub url: UpstreamUrl,
-    pub circuit: Circuit,
+    pub circuit: CircuitBreaker,
     pub(super) settings: Upstream,
-    pub(super) tls: Option<Tls>,
-    /// Names it in every worker's pool.
+    pub(super) tls: Option<ClientTls>,
+    /// Key of the app in every worker's pool.
     pub(super) number: usize,
 }
 
-/// Every app, while portals are being made.
+/// All apps made so far; used while start-up builds the portals.
 #[derive(Debug, Default)]
 pub struct Apps(Vec<Arc<App>>);
 
 impl Apps {
-    /// The app of this upstream: an earlier one if it is the same.
+    /// Returns the app of `upstream`: an earlier one if its settings are equal, else a new one.
     ///
     /// # Errors
     /// TLS that cannot be set up.
     pub fn load(&mut self, upstream: &Upstream) -> Result<Arc<App>, TlsError> {
-        // headers are the portal's business
+        // header settings belong to the portal, so they do not make two apps different
         let settings = Upstream {
             strip_headers: Vec::new(),
             forward_authorization: false,
@@ -40,8 +40,8 @@ impl Apps {
         }
         let app = Arc::new(App {
             url: settings.url.clone(),
-            circuit: Circuit::new(settings.circuit),
-            tls: Tls::load(&settings)?,
+            circuit: CircuitBreaker::new(settings.circuit),
+            tls: ClientTls::load(&settings)?,
             settings,
             number: self.0.len(),
         });
