@@ -1,0 +1,133 @@
+//! Sessions under Sentinel: whichever server a gate still reaches, what was ended on the master that counts is ended.
+
+use std::time::{Duration, Instant};
+
+use crate::support::redis::{Partition, Redis, Sentinel};
+use crate::support::session_client::{log_in, log_out, portal, with_cookie};
+use crate::support::{Gate, PAGE, eventually};
+
+/// `sessions.staleness_max`, and a request that was on its way.
+const SOON: Duration = Duration::from_millis(1100);
+
+/// Of the servers; the Sentinels ask for none.
+const PASSWORD: &str = "s3cret";
+
+fn start() -> Sentinel {
+    Sentinel::of(Redis::setup().password(PASSWORD))
+}
+
+fn gate(servers: &Sentinel, sentinels: &[u16]) -> Gate {
+    let urls: Vec<String> = sentinels.iter().map(|port| format!("'redis://127.0.0.1:{port}'")).collect();
+    portal()
+        .file("keys", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n")
+        .config(&format!(
+            "sessions: {{ store: redis, key_file: keys, redis: {{ key_prefix: 'cedargate:shop:', password: {PASSWORD}, sentinel: {{ master: {}, urls: [{}] }} }} }}\n\
+             limits: {{ workers: 2, drain_timeout: 5s }}",
+            servers.name(),
+            urls.join(", ")
+        ))
+        .start()
+}
+
+fn status(gate: &Gate, cookie: &str) -> u16 {
+    with_cookie(gate, "GET", PAGE, cookie, &[]).status
+}
+
+fn until(what: &str, gate: &Gate, cookie: &str, wanted: u16) {
+    eventually(what, || match status(gate, cookie) {
+        status if status == wanted => Ok(()),
+        other => Err(format!("{other}: {}", gate.status()["sessions"])),
+    });
+}
+
+/// Whatever it says for so long, it never lets this one in.
+fn keeps_out(gate: &Gate, cookie: &str, (ended, long): (Instant, Duration)) {
+    while ended.elapsed() < long {
+        let asked = ended.elapsed();
+        let status = status(gate, cookie);
+        assert!(status != 200 || asked < SOON, "let in {asked:?} after its end");
+        assert!([200, 401, 503].contains(&status), "{status}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn log_out_at(gate: &Gate, cookie: &str) -> Instant {
+    eventually("a logout", || {
+        let answer = log_out(gate, cookie);
+        if answer.status < 400 { Ok(()) } else { Err(answer.text()) }
+    });
+    Instant::now()
+}
+
+#[test]
+fn a_gate_leaves_a_master_that_the_sentinels_left() {
+    let servers = start();
+    let first = gate(&servers, &servers.sentinel_ports());
+    let (alice, bob) = (log_in(&first, "alice"), log_in(&first, "bob"));
+    servers.master().until_replicated(2);
+    // the old one answers on as master until somebody tells it
+    servers.failover();
+    let second = gate(&servers, &servers.sentinel_ports());
+    until("the other gate serves", &second, &alice, 200);
+    let ended = log_out_at(&second, &alice);
+    keeps_out(&first, &alice, (ended, Duration::from_secs(3)));
+    until("it knows", &first, &alice, 401);
+    until("what nobody ended goes on", &first, &bob, 200);
+}
+
+#[test]
+fn an_old_master_that_wakes_up_lets_nobody_in() {
+    let servers = start();
+    let gates = [(); 2].map(|()| gate(&servers, &servers.sentinel_ports()));
+    let (alice, bob) = (log_in(&gates[0], "alice"), log_in(&gates[1], "bob"));
+    for gate in &gates {
+        assert_eq!((status(gate, &alice), status(gate, &bob)), (200, 200));
+    }
+    servers.master().until_replicated(2);
+    let old = servers.master_port();
+    let stopped = servers.nodes.iter().find(|node| node.port == old).unwrap();
+    stopped.pause();
+    servers.until_master_is_not(old);
+    until("the new master is used", &gates[0], &alice, 200);
+    let ended = log_out_at(&gates[0], &alice);
+    stopped.resume();
+    for gate in &gates {
+        keeps_out(gate, &alice, (ended, Duration::from_secs(4)));
+        until("what nobody ended goes on", gate, &bob, 200);
+        until("it knows", gate, &alice, 401);
+    }
+}
+
+#[test]
+fn a_gate_that_is_cut_off_with_the_old_master_serves_nobody_and_logs_nobody_out() {
+    let servers = start();
+    let ports = servers.sentinel_ports();
+    let (one, two) = (Partition::to(ports[1]), Partition::to(ports[2]));
+    let first = gate(&servers, &[ports[0], one.port, two.port]);
+    let (alice, bob) = (log_in(&first, "alice"), log_in(&first, "bob"));
+    servers.master().until_replicated(2);
+    // one of three is enough to lose, as it is for the Sentinels themselves
+    one.cut();
+    let cut = Instant::now();
+    while cut.elapsed() < Duration::from_secs(2) {
+        assert_eq!(status(&first, &alice), 200);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    two.cut();
+    until("nobody confirms the master", &first, &alice, 503);
+    eventually("it says why", || {
+        let said = first.status()["sessions"]["last_error"].to_string();
+        let is_it = said.contains("fewer than 2 of 3 Sentinels");
+        if is_it { Ok(()) } else { Err(said) }
+    });
+    servers.failover();
+    let second = gate(&servers, &ports);
+    until("the other gate serves", &second, &alice, 200);
+    let ended = log_out_at(&second, &alice);
+    keeps_out(&first, &alice, (ended, Duration::from_secs(2)));
+    assert_eq!((status(&first, &alice), status(&first, &bob)), (503, 503));
+    one.heal();
+    two.heal();
+    until("back with the others", &first, &bob, 200);
+    until("it knows", &first, &alice, 401);
+}

@@ -1,0 +1,29 @@
+//! Waiting: a condition is tried again until it holds or the patience ends. No test sleeps for a fixed time.
+
+use std::time::{Duration, Instant};
+
+/// How long `eventually` waits; a slow machine may set `CEDARGATE_TEST_PATIENCE` (seconds).
+pub fn patience() -> Duration {
+    let seconds = std::env::var("CEDARGATE_TEST_PATIENCE").ok().and_then(|s| s.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(10))
+}
+
+/// Tries until it holds; panics with the last state otherwise.
+pub fn eventually<T>(what: &str, attempt: impl FnMut() -> Result<T, String>) -> T {
+    until(Instant::now() + patience(), what, attempt)
+}
+
+/// The same for the start of a large program that is not ours: many at once take their time on a few cores.
+pub fn once_started<T>(what: &str, attempt: impl FnMut() -> Result<T, String>) -> T {
+    until(Instant::now() + patience() * 6, what, attempt)
+}
+
+fn until<T>(deadline: Instant, what: &str, mut attempt: impl FnMut() -> Result<T, String>) -> T {
+    loop {
+        match attempt() {
+            Ok(value) => return value,
+            Err(state) if Instant::now() > deadline => panic!("never came true: {what}; last: {state}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
