@@ -4,5 +4,6 @@ mod authorize_endpoint;
 mod cedar_suite;
 mod example_portals;
 mod fail_closed;
+mod five_doors;
 mod policy_reload;
 mod principal_mapping;
