@@ -18,6 +18,18 @@ pub fn once_started<T>(what: &str, attempt: impl FnMut() -> Result<T, String>) -
     until(Instant::now() + patience() * 6, what, attempt)
 }
 
+/// True as soon as the condition holds; false after the patience, for a test that compares what there is.
+pub fn holds_eventually(mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + patience();
+    while !condition() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
+}
+
 fn until<T>(deadline: Instant, what: &str, mut attempt: impl FnMut() -> Result<T, String>) -> T {
     loop {
         match attempt() {
