@@ -21,8 +21,9 @@ mod raw_connection;
 pub mod redis;
 mod scripted_server;
 pub mod session_client;
-mod signer;
+pub mod signer;
 pub mod tools;
+pub mod token_cases;
 mod wait;
 
 pub use self::app::{App, IDENTITY_HEADERS, Seen};

@@ -4,3 +4,4 @@ mod introspection;
 mod issuer_keys;
 mod minted_tokens;
 mod token_attacks;
+mod wycheproof;

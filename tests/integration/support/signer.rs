@@ -3,8 +3,8 @@
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
-    RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512, RsaEncoding,
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384,
+    RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512, RsaEncoding,
 };
 use serde_json::{Value, json};
 
@@ -22,10 +22,11 @@ pub fn unb64(text: &str) -> Option<Vec<u8>> {
 pub struct Signer {
     pub kid: String,
     pub jwk: Value,
-    secret: Secret,
+    pub secret: Secret,
 }
 
-enum Secret {
+/// The private part; the family decides the algorithms.
+pub enum Secret {
     Rsa(rsa::KeyPair),
     Ec(EcdsaKeyPair),
     Ed(Ed25519KeyPair),
@@ -66,35 +67,13 @@ impl Signer {
         }
     }
 
-    /// A private JWK as published in test vectors; `None` for families and sizes that cannot sign here.
-    pub fn from_private(private: &Value, public: &Value) -> Option<Self> {
-        let part = |name: &str| unb64(private[name].as_str()?);
-        let secret = match private["kty"].as_str()? {
-            "RSA" => {
-                let numbers = ["n", "e", "d", "p", "q", "dp", "dq", "qi"].map(part);
-                let mut body = der(2, &[0]);
-                for number in numbers {
-                    body.extend(der_integer(&number?));
-                }
-                Secret::Rsa(rsa::KeyPair::from_der(&der(0x30, &body)).ok()?)
-            }
-            "EC" => {
-                let algorithm = match private["crv"].as_str()? {
-                    "P-256" => &ECDSA_P256_SHA256_FIXED_SIGNING,
-                    "P-384" => &ECDSA_P384_SHA384_FIXED_SIGNING,
-                    _ => return None,
-                };
-                let point = [vec![4], part("x")?, part("y")?].concat();
-                Secret::Ec(EcdsaKeyPair::from_private_key_and_public_key(algorithm, &part("d")?, &point).ok()?)
-            }
-            _ => return None,
-        };
-        let kid = private["kid"].as_str()?.to_owned();
-        Some(Self {
-            kid,
-            jwk: public.clone(),
-            secret,
-        })
+    /// The public key as DER: what an HMAC-confused verifier would take for a secret.
+    pub fn public_der(&self) -> Vec<u8> {
+        match &self.secret {
+            Secret::Rsa(pair) => pair.public_key().as_ref().to_vec(),
+            Secret::Ec(pair) => pair.public_key().as_ref().to_vec(),
+            Secret::Ed(pair) => pair.public_key().as_ref().to_vec(),
+        }
     }
 
     pub fn jwks(&self) -> Value {
@@ -154,23 +133,4 @@ impl Signer {
         let signature = self.signature(alg, &input);
         format!("{input}.{}", b64(signature))
     }
-}
-
-fn der(tag: u8, content: &[u8]) -> Vec<u8> {
-    let mut out = vec![tag];
-    match content.len() {
-        short @ 0..128 => out.push(short as u8),
-        long @ 128..256 => out.extend([0x81, long as u8]),
-        long => out.extend([0x82, (long >> 8) as u8, long as u8]),
-    }
-    out.extend(content);
-    out
-}
-
-fn der_integer(bytes: &[u8]) -> Vec<u8> {
-    let mut value: Vec<u8> = bytes.iter().copied().skip_while(|b| *b == 0).collect();
-    if value.first().is_none_or(|b| *b >= 0x80) {
-        value.insert(0, 0);
-    }
-    der(2, &value)
 }
