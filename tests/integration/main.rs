@@ -1,7 +1,13 @@
-//! Integration tests: one binary, so that it links once. Each module says what belongs in it.
+//! Integration tests: one binary, so that it links once.
 //!
-//! `support` starts the real gate in-process on free ports, with a recording app and a local issuer whose keys are
-//! made for the test. Tests that need a process (signals, exit codes) run the built binary.
+//! - `support`: the harness; no tests but those of the harness itself
+//! - `http`: requests and answers on the wire, TLS, upgrades, limits, the connection to the app
+//! - `tokens`: bearer tokens, issuers' keys, introspection, minted tokens
+//! - `policy`: decisions, contexts, `POST /authorize`, loading and reloading of policies
+//! - `sessions`: session cookies, renewal, revocation, the store, live connections
+//! - `login`: logging in and out, at OpenID providers and with local accounts
+//! - `operations`: decision log, metrics, control socket, draining
+//! - `cli`: the built binary, its messages, the README
 
 #![expect(
     clippy::unwrap_used,

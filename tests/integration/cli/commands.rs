@@ -1,4 +1,4 @@
-//! The built binary: exit codes, signals, and what it tells whoever started it.
+//! The built binary: exit codes, signals and messages.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -246,7 +246,7 @@ fn a_running_gate_is_healthy_shows_its_status_and_keeps_its_port() {
     assert_eq!(
         gate_folder.run(&["healthcheck", "--address", &admin]).0,
         1,
-        "nobody listens yet"
+        "no gate listens yet"
     );
     let mut serving = gate_folder.serve();
     assert_eq!(gate_folder.run(&["healthcheck", "--config", "cedargate.yaml"]).0, 0);

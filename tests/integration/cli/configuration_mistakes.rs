@@ -1,4 +1,4 @@
-//! Mistakes that newcomers make, and whether the answer says where.
+//! Common mistakes in configuration and policies: the message names the file and the line.
 
 use std::fs::File;
 use std::process::Stdio;

@@ -1,4 +1,4 @@
-//! What the README shows is what happens: its configuration loads, its requests are the demo's.
+//! The README's examples: its configuration loads, its requests are the demo's.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;

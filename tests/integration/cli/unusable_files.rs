@@ -1,4 +1,4 @@
-//! Files that the configuration names and that cannot be used: `validate` and `serve` say all of them, alike.
+//! Unusable files that the configuration names: `validate` and `serve` report all of them in the same words.
 
 use std::path::Path;
 

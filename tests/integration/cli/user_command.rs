@@ -1,4 +1,4 @@
-//! `cedargate user` as people and scripts use it: a pipe, a terminal, a configuration, mistakes.
+//! `cedargate user`: with a pipe, at a terminal, with a configuration, and with mistakes.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -68,7 +68,7 @@ fn accounts_are_added_changed_listed_and_removed() {
 }
 
 #[test]
-fn mistakes_change_nothing_and_say_what_to_do() {
+fn a_mistaken_user_command_changes_no_file_and_names_the_fix() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("users.yaml");
     let run = |first: &[&str], stdin: &str| user(folder.path(), &[first, &FILE].concat(), stdin);

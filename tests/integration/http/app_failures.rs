@@ -1,4 +1,4 @@
-//! An app that refuses, stalls, lies about its framing or dies in the middle: what the client sees, and that nothing is
+//! An app that refuses, stalls, sends contradicting framing or dies in the middle: the client's answer, and that no request is
 //! sent twice.
 //!
 //! The app is a script of raw bytes, the client reads raw bytes: what hyper would repair on either side is not.
@@ -21,7 +21,7 @@ fn head(gate: &Gate, method: &str, rest: &str) -> String {
     format!("{method} {PAGE} HTTP/1.1\r\nhost: shop.test\r\nauthorization: Bearer {token}\r\n{rest}\r\n")
 }
 
-/// How often this reason was counted.
+/// The counter of upstream failures with this reason.
 fn failures(gate: &Gate, reason: &str) -> u64 {
     let name = format!("cedargate_upstream_errors_total{{reason=\"{reason}\"}} ");
     let text = gate.metrics();
@@ -191,7 +191,7 @@ fn an_interim_flood_ends_with_the_response_timeout() {
 }
 
 #[test]
-fn the_app_is_asked_before_a_client_that_waits_is() {
+fn the_app_gets_the_head_before_a_waiting_client_gets_100() {
     let script = ScriptedServer::start(|head, wire| {
         assert!(head.to_ascii_lowercase().contains("expect: 100-continue"), "{head}");
         wire.send("HTTP/1.1 100 Continue\r\n\r\n");
@@ -355,7 +355,7 @@ fn a_get_whose_body_has_no_announced_length_keeps_its_body() {
 }
 
 #[test]
-fn an_app_that_says_yes_before_it_reads_gets_the_body() {
+fn an_app_that_answers_100_before_it_reads_gets_the_body() {
     let script = ScriptedServer::start(|_, wire| {
         wire.send("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n");
         let body = wire.until("abc");

@@ -1,4 +1,4 @@
-//! Ways in and ways to harm others that somebody found, each kept shut by a test.
+//! Regressions of attacks that a review found: bypasses of a decision, and harm to other clients.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ fn shut(gate: &Gate) -> Http2 {
 }
 
 #[test]
-fn connection_takes_away_nothing_that_was_decided_on() {
+fn a_connection_header_removes_no_header_of_the_decision() {
     let schema = OPEN_SCHEMA.replace("context: {}", "context: { headers: { x_readonly?: String } }");
     let policy = "@id(\"careful\") permit (principal, action, resource) when { context.headers has x_readonly };";
     let gate = Setup::portal(&schema, policy).start();
@@ -68,7 +68,7 @@ fn the_app_gets_the_host_that_was_decided_on() {
 }
 
 #[test]
-fn a_body_that_an_app_sends_where_none_belongs_answers_nobody_else() {
+fn a_body_after_an_answer_without_one_never_answers_another_request() {
     let app = ScriptedServer::start(|head, wire| {
         if head.starts_with("HEAD") {
             wire.send("HTTP/1.1 200 OK\r\ncontent-length: 60\r\n\r\n");
@@ -90,7 +90,7 @@ fn a_body_that_an_app_sends_where_none_belongs_answers_nobody_else() {
 }
 
 #[test]
-fn a_content_type_says_nothing_of_whether_the_app_is_there() {
+fn a_grpc_content_type_does_not_open_the_apps_circuit() {
     let gate = open_portal().start();
     let token = bearer(&gate);
     for _ in 0..20 {
@@ -122,7 +122,7 @@ fn a_refused_head_has_no_content_over_http2() {
 }
 
 #[test]
-fn streams_whose_window_stays_shut_are_reset_and_hold_no_place_for_long() {
+fn streams_whose_window_stays_shut_are_reset_and_free_their_slot() {
     let limits = "limits: { workers: 2, drain_timeout: 1s, requests: 8, send_timeout: 3s }";
     let gate = open_portal().config(limits).start();
     let mut client = shut(&gate);
@@ -193,7 +193,7 @@ fn a_head_too_large_for_the_gate_is_recorded_over_http2_too() {
 }
 
 #[test]
-fn an_app_that_refuses_an_upload_and_hangs_up_is_heard() {
+fn an_app_that_refuses_an_upload_and_hangs_up_is_answered_to_the_client() {
     let app = ScriptedServer::start(|_head, wire| {
         wire.send(response("413 Payload Too Large", b"too much"));
     });

@@ -1,4 +1,4 @@
-//! How many clients there may be, what the one too many hears, and when a place is free again.
+//! Connection limits: the answer to a connection over the limit, and the release of its slot.
 
 use crate::support::{Gate, PAGE, RawConnection, ScriptedServer, eventually, open_portal};
 
@@ -38,7 +38,7 @@ fn free_again(gate: &Gate) {
 }
 
 #[test]
-fn one_too_many_is_told_to_come_again_and_the_admin_listener_still_answers() {
+fn a_connection_over_the_limit_gets_503_and_the_admin_listener_still_answers() {
     let gate = open_portal().config("limits: { workers: 2, connections: 3 }").start();
     let mut held: Vec<RawConnection> = (0..3).map(|_| held(&gate)).collect();
     for _ in 0..5 {
@@ -59,7 +59,7 @@ fn one_too_many_is_told_to_come_again_and_the_admin_listener_still_answers() {
 }
 
 #[test]
-fn a_flood_of_refused_connections_that_say_nothing_is_over_soon() {
+fn a_flood_of_silent_refused_connections_ends_soon() {
     let gate = open_portal().config("limits: { workers: 1, connections: 1 }").start();
     let held = held(&gate);
     let mut silent: Vec<RawConnection> = (0..200).map(|_| RawConnection::open(gate.proxy)).collect();
@@ -98,7 +98,7 @@ fn trusted_proxies_have_no_limit_of_their_own() {
 }
 
 #[test]
-fn a_tunnel_keeps_its_place() {
+fn a_tunnel_keeps_its_connection_slot() {
     let script = ScriptedServer::start(|head, wire| {
         if head.to_ascii_lowercase().contains("upgrade: echo") {
             wire.send("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\nhello");

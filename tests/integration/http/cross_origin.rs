@@ -90,7 +90,7 @@ fn without_cors_a_preflight_is_a_request_like_any_other() {
 }
 
 #[test]
-fn the_brake_closes_preflights_that_the_app_would_answer() {
+fn an_emergency_forbid_closes_preflights_that_the_app_would_answer() {
     let gate = gate("app");
     assert_eq!(preflight(&gate, ORIGIN).status, 200);
     gate.put("policies/customer/_deny/stop.cedar", "forbid(principal, action, resource);");

@@ -1,4 +1,4 @@
-//! What crosses the gate in either direction, and what never does: identity, addresses, paths, bodies, framing.
+//! Forwarding in both directions: identity headers, addresses, paths, bodies and framing, and the headers that the gate removes.
 //!
 //! Written from outside: a client that spoofs, smuggles, stalls and pipelines, and an app that is down, slow or dies.
 
@@ -79,7 +79,7 @@ fn identity_headers_of_a_client_never_reach_the_app_in_any_spelling() {
 }
 
 #[test]
-fn connection_cannot_remove_what_the_gate_says() {
+fn a_connection_header_cannot_remove_the_gates_headers() {
     let gate = open_portal().start();
     let named = format!(
         "{}, authorization, host, x-request-id, traceparent, x-forwarded-for, x-own",
@@ -105,7 +105,7 @@ fn connection_cannot_remove_what_the_gate_says() {
 }
 
 #[test]
-fn trailers_cannot_say_what_headers_may_not() {
+fn trailers_carry_no_header_that_is_stripped() {
     let script = ScriptedServer::start(|_, wire| {
         let body = wire.until("0\r\n");
         let trailers = wire.until("\r\n\r\n");
@@ -188,7 +188,7 @@ fn identity_values_are_percent_encoded_so_that_none_reads_as_another() {
         ("zoë", "zo%C3%AB"),
         ("😀", "%F0%9F%98%80"),
         ("a b", "a b"),
-        // receivers trim: without an escape this would be somebody else
+        // receivers trim: without an escape this would be another subject
         ("alice ", "alice%20"),
         (" alice", "%20alice"),
         ("  ", "%20%20"),
@@ -606,7 +606,7 @@ fn ambiguous_framing_is_400_on_a_closed_connection_whatever_the_caller_speaks() 
 }
 
 #[test]
-fn a_smuggled_second_request_is_never_one() {
+fn a_smuggled_second_request_never_reaches_the_app() {
     let gate = open_portal().start();
     let inner = get(&gate, "DELETE", "/portal/p/smuggled", "");
     for framing in [
@@ -627,7 +627,7 @@ fn a_smuggled_second_request_is_never_one() {
 }
 
 #[test]
-fn what_is_the_gates_own_never_reaches_the_app() {
+fn the_gates_own_paths_never_reach_the_app() {
     let gate = open_portal().config("portals:\n  p: { match: { path_prefix: / } }").start();
     let token = gate.issuer.token("alice", &[]);
     assert_eq!(gate.get("/anything", &token).status, 200);
@@ -655,7 +655,7 @@ fn what_is_the_gates_own_never_reaches_the_app() {
 }
 
 #[test]
-fn a_public_path_lets_nobody_in_with_an_invalid_token_or_two() {
+fn a_public_path_refuses_an_invalid_token_and_two_tokens() {
     let gate = open_portal().start();
     let path = "/portal/p/assets/a.css";
     assert_eq!(gate.send("GET", path, &[]).status, 200);
@@ -702,10 +702,10 @@ fn bodies_arrive_exactly_in_both_framings() {
     assert!(gate.app.last().body.is_empty());
 }
 
-/// As much as the sockets' own buffers on both sides of the gate may hold, generously.
+/// Upper bound of the sockets' own buffers on both sides of the gate.
 const IN_FLIGHT_MAX: usize = 64 << 20;
 
-/// Writes until nobody takes any more, or the whole amount was taken.
+/// Writes until the gate takes no more bytes, or all of them are written.
 fn fill(stream: &mut std::net::TcpStream, amount: usize) -> usize {
     stream.set_write_timeout(Some(Duration::from_millis(800))).unwrap();
     let piece = vec![b'x'; 64 * 1024];
@@ -830,10 +830,10 @@ fn answers_without_a_body_keep_the_connection_usable() {
 #[test]
 fn pipelined_requests_get_a_decision_each() {
     let gate = open_portal().start();
-    let nobody = format!("GET {PAGE} HTTP/1.1\r\nhost: shop.test\r\n\r\n");
+    let anonymous = format!("GET {PAGE} HTTP/1.1\r\nhost: shop.test\r\n\r\n");
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(format!(
-        "{}{nobody}{}{nobody}",
+        "{}{anonymous}{}{anonymous}",
         get(&gate, "GET", "/portal/p/one", ""),
         get(&gate, "POST", "/portal/p/two", "content-length: 0\r\n")
     ));
@@ -1032,7 +1032,7 @@ fn upgrades_connect_and_other_protocols_open_no_tunnel() {
 }
 
 #[test]
-fn setups_that_cannot_hold_are_refused_at_start() {
+fn contradicting_settings_are_start_errors() {
     let start = |yaml: &str| Setup::empty().config(yaml).try_start().err();
     for (yaml, word) in [
         (

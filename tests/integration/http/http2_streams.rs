@@ -64,7 +64,7 @@ fn requests_with_and_without_a_body_reach_the_app_with_their_caller() {
 }
 
 #[test]
-fn http1_is_still_spoken_on_the_same_port_even_if_it_begins_like_http2() {
+fn http1_is_served_on_the_same_port_even_if_it_begins_like_http2() {
     let gate = open_portal().start();
     for (first, rest) in [
         ("P", "OST /portal/p/page HTTP/1.1\r\n"),
@@ -107,7 +107,7 @@ fn streams_are_answered_side_by_side_up_to_the_limit() {
 }
 
 #[test]
-fn an_answer_streams_and_has_nothing_that_only_http1_knows() {
+fn an_http2_answer_streams_without_headers_of_http1() {
     let (go, wait) = std::sync::mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);
     let script = ScriptedServer::start(move |_, wire| {
@@ -153,7 +153,7 @@ fn a_head_over_the_limit_is_refused_and_the_connection_lives_on() {
 }
 
 #[test]
-fn a_preface_that_does_not_end_is_not_waited_for() {
+fn an_unfinished_http2_preface_is_closed() {
     let gate = open_portal().config("limits: { workers: 1, header_timeout: 300ms }").start();
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(&PREFACE[..20]);
@@ -162,7 +162,7 @@ fn a_preface_that_does_not_end_is_not_waited_for() {
 }
 
 #[test]
-fn what_is_no_http2_ends_the_connection_and_is_counted() {
+fn bytes_that_are_not_http2_end_the_connection_and_are_counted() {
     let gate = open_portal().start();
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(PREFACE);
@@ -265,7 +265,7 @@ fn draining_says_goaway_and_lets_streams_finish() {
             .block_on(async { std::future::poll_fn(|cx| send.poll_ready(cx)).await });
         ready.map_or(Ok(()), |()| Err("new streams may still be opened".to_owned()))
     });
-    // whoever comes while balancers have not noticed is served as ever
+    // until balancers notice the drain, new clients are served as before
     let newcomer = Client::open(proxy);
     let serving = newcomer.runtime.spawn(ask(newcomer.send.clone(), late, Vec::new()));
     started.recv().unwrap();
@@ -307,7 +307,7 @@ fn streams_that_outlive_the_drain_are_ended() {
 }
 
 #[test]
-fn the_admin_and_decision_listeners_speak_it_too() {
+fn the_admin_and_decision_listeners_serve_http2_too() {
     let gate = Setup::examples().start();
     let admin = Client::open(gate.admin);
     let health = Request::get("http://admin.test/healthz").body(()).unwrap();

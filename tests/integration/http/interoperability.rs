@@ -1,6 +1,6 @@
 //! Real software on both sides of the gate: gRPC and WebSocket libraries, curl, Chromium, h2spec, and very large bodies.
 //!
-//! The tools come from `make tools`; a test whose tool is missing fails and says so. Scripts are in `tests/tools`.
+//! `make tools` installs the tools; a test fails with a message if its tool is missing. Scripts are in `tests/tools`.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -25,7 +25,7 @@ const CLOSED: &str = "@id(\"closed\") forbid (principal, action, resource in Pat
 @id(\"closed-service\") forbid (principal, action, resource in Path::\"/portal/p/echo.Closed\");";
 const PLAIN: &str = "listen: { proxy: { address: '127.0.0.1:0' }, decision: null, admin: { address: '127.0.0.1:0' } }";
 pub const TLS: &str = "listen: { proxy: { address: '127.0.0.1:0', tls: { cert: tls.crt, key: tls.key } }, decision: null, admin: { address: '127.0.0.1:0' } }";
-/// How long a tool may take for all it has to do.
+/// The longest run of a tool.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 fn python(script: &str) -> Command {
@@ -678,7 +678,7 @@ fn a_client_that_does_not_read_stops_the_app_over_either_http() {
     drop((plain, second));
 }
 
-/// How much was written once nothing more is.
+/// The bytes written, once the count stands still.
 fn stalled(written: &AtomicU64) -> u64 {
     let mut last = (written.load(Ordering::SeqCst), Instant::now());
     eventually("the app stops writing", || {

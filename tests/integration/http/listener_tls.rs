@@ -106,7 +106,7 @@ fn counts(gate: &Gate, line: &str) {
     });
 }
 
-/// At once: a half-written file would be one more to reject.
+/// Replaces the file in one step: the gate would reject a half-written one.
 fn replace(gate: &Gate, file: &str, content: &str) {
     gate.put("new", content);
     std::fs::rename(gate.path("new"), gate.path(file)).unwrap();
@@ -123,7 +123,7 @@ fn der(pair: &Pair) -> Vec<u8> {
 }
 
 #[test]
-fn both_versions_are_spoken_and_the_app_and_the_policy_hear_https() {
+fn tls_1_2_and_1_3_are_served_and_the_app_and_the_policy_see_https() {
     let authority = Authority::new("ours");
     let schema = "entity Tenant; entity Role in [Role]; entity Portal; entity Path in [Path, Portal];
 entity User in [Role, Tenant] = { email?: String };
@@ -150,7 +150,7 @@ action GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS appliesTo { principal: [User
 }
 
 #[test]
-fn plain_text_is_not_heard_where_tls_is_spoken() {
+fn plain_text_on_a_tls_listener_is_closed() {
     let authority = Authority::new("ours");
     let gate = with(open_portal().config(LISTEN), &authority.issue("shop.test")).start();
     for start in [format!("GET {PAGE} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes(), PREFACE] {
@@ -167,7 +167,7 @@ fn plain_text_is_not_heard_where_tls_is_spoken() {
 }
 
 #[test]
-fn a_handshake_that_does_not_end_is_not_waited_for() {
+fn an_unfinished_tls_handshake_is_closed() {
     let authority = Authority::new("ours");
     let setup = open_portal()
         .config(LISTEN)
@@ -236,7 +236,7 @@ fn alpn_decides_which_http_is_spoken() {
 }
 
 #[test]
-fn only_clients_with_a_certificate_of_the_authority_are_heard() {
+fn only_clients_with_a_certificate_of_the_authority_are_served() {
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
     let setup = open_portal().config(LISTEN_CA).file("ca.pem", &theirs.pem);
     let gate = with(setup, &ours.issue("shop.test")).start();
@@ -267,7 +267,7 @@ fn only_clients_with_a_certificate_of_the_authority_are_heard() {
 }
 
 #[test]
-fn a_client_of_a_replaced_authority_is_no_longer_heard_not_even_by_resumption() {
+fn a_client_of_a_replaced_authority_is_refused_even_by_resumption() {
     let (ours, first, second) = (Authority::new("ours"), Authority::new("first"), Authority::new("second"));
     let setup = open_portal().config(LISTEN_CA).file("ca.pem", &first.pem);
     let gate = with(setup, &ours.issue("shop.test")).start();
@@ -341,7 +341,7 @@ fn a_changed_certificate_is_taken_up_and_open_connections_go_on() {
 }
 
 #[test]
-fn bad_files_leave_the_old_certificate_in_force_and_are_said_once() {
+fn bad_files_leave_the_old_certificate_in_force_and_are_logged_once() {
     let (authority, ca) = (Authority::new("ours"), Authority::new("clients"));
     let (first, second) = (authority.issue("shop.test"), authority.issue("shop.test"));
     let setup = open_portal().config(LISTEN_CA).file("ca.pem", &ca.pem);
@@ -443,7 +443,7 @@ fn a_folder_swapped_by_a_symbolic_link_is_followed() {
 }
 
 #[test]
-fn the_gate_does_not_start_with_files_that_it_could_not_serve_with() {
+fn the_gate_does_not_start_with_unusable_tls_files() {
     let authority = Authority::new("ours");
     let (pair, other) = (authority.issue("shop.test"), authority.issue("shop.test"));
     let both = |cert: &str, key: &str| {

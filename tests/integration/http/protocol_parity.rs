@@ -1,4 +1,5 @@
-//! The same tables over HTTP/1.1, HTTP/2 and the upgrades of both, and what only HTTP/2 can say: however a client comes in, the gate means the same.
+//! The same tables over HTTP/1.1, HTTP/2 and the upgrades of both, and requests that only HTTP/2 can express. The gate decides
+//! alike over each protocol.
 //!
 //! Requests are written by hand on both sides of the comparison, so no library tidies up what an attacker would send.
 
@@ -28,7 +29,7 @@ const HTTP_VERSIONS: [Protocol; 2] = [Protocol::Http1, Protocol::Http2];
 const PROTOCOLS: [Protocol; 4] = [Protocol::Http1, Protocol::Http2, Protocol::Upgrade, Protocol::Connect];
 
 impl Protocol {
-    /// What an answered request looks like. The recording app answers an upgrade with 200: over HTTP/1.1 an ordinary
+    /// The status of an answered request. The recording app answers an upgrade with 200: over HTTP/1.1 an ordinary
     /// answer, over HTTP/2 one that the client would take for a tunnel, so the gate makes it a 502.
     fn passed(self) -> u16 {
         if self == Self::Connect { 502 } else { 200 }
@@ -149,7 +150,7 @@ fn guarded() -> Gate {
         .start()
 }
 
-/// Every path of the fuzzer's corpus, as such and with what could make somebody read it otherwise.
+/// Every path of the fuzzer's corpus, as it is and with additions that another parser could read in another way.
 fn spellings() -> BTreeSet<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/path");
     let mut all = BTreeSet::new();
@@ -237,7 +238,7 @@ fn no_spelling_of_a_path_gets_around_a_forbid_over_either_http() {
                 other => panic!("{shown} over {protocol:?}: {other}"),
             }
         }
-        // HTTP/2's library drops a fragment before anybody can refuse it
+        // the HTTP/2 library drops a fragment before the gate can refuse it
         if !spelling.contains(&b'#') {
             assert!(
                 verdicts.iter().all(|v| *v == verdicts[0]),
@@ -331,7 +332,7 @@ fn identity_headers_are_the_gates_alone_over_either_http() {
                 assert!(seen.headers.get("authorization").is_none());
             }
         }
-        // public: nobody is said to be nobody
+        // a public path: the identity headers are there and empty
         let mut ask = TestRequest::get("/portal/p/assets/a.css");
         for name in IDENTITY_HEADERS {
             ask = ask.with(name, "spoof");
@@ -720,7 +721,7 @@ fn malformed_http_2_requests_reach_no_app() {
 }
 
 #[test]
-fn a_content_length_over_http_2_is_what_comes_or_nothing_is_whole() {
+fn an_http2_body_that_differs_from_its_content_length_is_refused() {
     let gate = open_portal().start();
     let token = token(&gate);
     let with = |length: &str| {
@@ -770,7 +771,7 @@ fn a_content_length_over_http_2_is_what_comes_or_nothing_is_whole() {
 }
 
 #[test]
-fn trailers_over_http_2_say_nothing_that_headers_may_not() {
+fn http2_trailers_carry_no_header_that_is_stripped() {
     let script = ScriptedServer::start(|_, wire| {
         let body = wire.until("\r\n0\r\n");
         let mut trailers = Vec::new();
@@ -879,7 +880,7 @@ fn an_app_that_speaks_http_1_0_costs_the_client_no_connection() {
 }
 
 #[test]
-fn cookies_that_came_apart_are_one_line_and_ours_are_taken_out() {
+fn split_http2_cookies_are_joined_and_the_gates_own_are_removed() {
     let gate = open_portal().start();
     let ask = TestRequest::get(PAGE).by(&token(&gate));
     let ask = ask
@@ -927,7 +928,7 @@ fn a_host_beside_the_authority_is_one_host_for_the_app() {
 }
 
 #[test]
-fn one_bad_stream_does_not_touch_its_neighbours() {
+fn one_bad_stream_does_not_disturb_other_streams() {
     let gate = open_portal().start();
     let token = token(&gate);
     let good = TestRequest::get(PAGE).by(&token).as_http2(Protocol::Http2);
@@ -959,7 +960,7 @@ fn one_bad_stream_does_not_touch_its_neighbours() {
 }
 
 #[test]
-fn frames_that_no_client_sends_end_the_connection_and_reach_no_app() {
+fn invalid_frames_end_the_connection_and_reach_no_app() {
     let gate = open_portal().start();
     let good = TestRequest::get(PAGE).by(&token(&gate)).as_http2(Protocol::Http2);
     let block = crate::support::http2_frames::encode(&good);

@@ -1,4 +1,4 @@
-//! Who a balancer says is there: PROXY headers, and what they do to addresses and limits.
+//! The PROXY protocol: source addresses that a balancer declares, and their effect on addresses and limits.
 //!
 //! Everything here connects from 127.0.0.1, which is a trusted proxy or a stranger as the test says.
 
@@ -67,7 +67,7 @@ fn the_source_in_the_header_is_the_client() {
 }
 
 #[test]
-fn a_client_behind_the_proxy_cannot_say_who_it_is() {
+fn a_client_behind_the_proxy_cannot_set_its_source_address() {
     let gate = behind_a_proxy().start();
     let header = b"PROXY TCP4 198.51.100.7 127.0.0.1 1234 443\r\n".to_vec();
     let mut wire = RawConnection::open(gate.proxy);
@@ -93,7 +93,7 @@ fn a_client_behind_the_proxy_cannot_say_who_it_is() {
 }
 
 #[test]
-fn a_trusted_proxy_that_says_nothing_or_nonsense_is_not_heard() {
+fn a_trusted_proxy_without_a_valid_proxy_header_is_disconnected() {
     let gate = behind_a_proxy()
         .config("limits: { workers: 1, header_timeout: 300ms }")
         .start();
@@ -131,7 +131,7 @@ fn a_trusted_proxy_that_says_nothing_or_nonsense_is_not_heard() {
 }
 
 #[test]
-fn whoever_is_no_trusted_proxy_is_a_plain_client() {
+fn a_peer_outside_trusted_proxies_is_a_plain_client() {
     let gate = open_portal().config("trusted_proxies: [10.0.0.0/8]").config(LISTEN).start();
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(get(&gate, ""));

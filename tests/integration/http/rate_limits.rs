@@ -20,7 +20,7 @@ fn reasons(gate: &Gate, at_least: usize) -> Vec<String> {
 }
 
 #[test]
-fn an_address_that_asks_too_often_is_refused_before_its_credential_is_looked_at() {
+fn an_address_over_its_rate_is_refused_before_its_credential_is_read() {
     let gate = limited("rate_per_address: { requests: 4, per: 1h }")
         .file(
             "policies/p/portal.yaml",
@@ -61,7 +61,7 @@ fn an_address_that_asks_too_often_is_refused_before_its_credential_is_looked_at(
 }
 
 #[test]
-fn clients_behind_a_trusted_proxy_are_told_apart_and_nobody_else_can_claim_an_address() {
+fn clients_behind_a_trusted_proxy_have_their_own_rates_and_other_peers_cannot_claim_an_address() {
     let rate = "rate_per_address: { requests: 1, per: 1h }";
     let trusted = limited(rate).config("trusted_proxies: [127.0.0.0/8]").start();
     let from = |gate: &Gate, address: &str| gate.send("GET", ASSET, &[("x-forwarded-for", address)]).status;
@@ -83,7 +83,7 @@ fn clients_behind_a_trusted_proxy_are_told_apart_and_nobody_else_can_claim_an_ad
 }
 
 #[test]
-fn a_principal_is_counted_once_whatever_token_it_shows_and_apart_from_others() {
+fn a_principal_has_one_rate_for_all_its_tokens() {
     let gate = limited("rate_per_principal: { requests: 2, per: 1h }").start();
     let mut other = claims("alice", &["viewer"]);
     other["jti"] = json!("another");
@@ -96,7 +96,11 @@ fn a_principal_is_counted_once_whatever_token_it_shows_and_apart_from_others() {
     assert_eq!(gate.get(PAGE, &first).status, 429);
     assert_eq!(gate.get(PAGE, &gate.issuer.token("bob", &[])).status, 200);
     for _ in 0..5 {
-        assert_eq!(gate.send("GET", ASSET, &[]).status, 200, "nobody is no principal");
+        assert_eq!(
+            gate.send("GET", ASSET, &[]).status,
+            200,
+            "an anonymous request has no principal rate"
+        );
     }
     let ask = json!({"portal": "p", "token": first, "action": "GET", "resource": {"type": "Path", "id": PAGE}});
     assert_eq!(gate.authorize(&ask)["decision"], "allow", "the app's own question");
@@ -109,7 +113,7 @@ fn a_principal_is_counted_once_whatever_token_it_shows_and_apart_from_others() {
 }
 
 #[test]
-fn who_waits_as_long_as_it_was_told_is_answered() {
+fn a_client_that_waits_for_retry_after_is_answered() {
     let gate = limited("rate_per_principal: { requests: 2, per: 1s, burst: 1 }").start();
     let token = gate.issuer.token("alice", &[]);
     assert_eq!(gate.get(PAGE, &token).status, 200);
@@ -143,7 +147,7 @@ fn request(gate: &Gate, path: &str) -> String {
 }
 
 #[test]
-fn too_much_at_once_is_shed_at_once_on_a_connection_that_stays() {
+fn requests_over_the_limit_are_shed_at_once_on_an_open_connection() {
     let (app, released) = slow_app();
     let gate = limited("requests: 1")
         .config(&format!("upstream: {{ url: '{}' }}", app.url()))
@@ -177,7 +181,7 @@ fn too_much_at_once_is_shed_at_once_on_a_connection_that_stays() {
 }
 
 #[test]
-fn a_client_that_goes_away_gives_its_place_back() {
+fn a_client_that_goes_away_frees_its_request_slot() {
     let (app, _never) = slow_app();
     let gate = limited("requests: 2")
         .config(&format!("upstream: {{ url: '{}' }}", app.url()))
@@ -216,5 +220,5 @@ fn a_shed_upload_is_refused_without_being_read() {
         .write_all(b"POST /portal/p/page HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000000\r\n\r\nx")
         .unwrap();
     assert_eq!(second.answer("POST").unwrap().status, 503);
-    assert!(second.is_closed(), "nobody reads a gigabyte to keep a connection");
+    assert!(second.is_closed(), "the gate does not read a gigabyte to keep a connection");
 }

@@ -1,4 +1,4 @@
-//! What a refused caller sees: every reachable denial, in every language a caller may speak.
+//! Answers to refused callers: every reachable denial, as problem document, gRPC status and page.
 //!
 //! A refusal says its code and its decision id, which the log knows too; it never says which policy, which rule or why.
 

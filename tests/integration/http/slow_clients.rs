@@ -1,6 +1,6 @@
-//! Clients that take their time on purpose, and those that send what costs them nothing, against the running gate.
+//! Slow clients and floods of cheap frames, against the running gate.
 //!
-//! Every attack runs beside an ordinary client and the admin listener, who must not notice.
+//! Every attack runs beside an ordinary client and the admin listener, who must be served as before.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -12,16 +12,16 @@ use crate::support::{Gate, OPEN_POLICY, OPEN_SCHEMA, PAGE, RawConnection, Script
 
 const LIMITS: &str =
     "limits: { workers: 2, drain_timeout: 5s, header_timeout: 500ms, idle_timeout: 1500ms, send_timeout: 500ms }";
-/// How soon somebody who does nothing wrong is served while others attack, on a slow machine.
+/// The longest wait of an ordinary client during an attack, on a slow machine.
 const PROMPT: Duration = Duration::from_secs(3);
-/// How late a client of these tests is let go at the latest: every timeout above, twice, and a slow machine.
+/// The longest time until the gate closes a slow client: twice every timeout above, on a slow machine.
 const LET_GO: Duration = Duration::from_secs(10);
 
 fn gate() -> Gate {
     open_portal().config(LIMITS).start()
 }
 
-/// A gate whose app is a script.
+/// A gate in front of a scripted app.
 fn before(script: &ScriptedServer, upstream: &str) -> Gate {
     Setup::portal(OPEN_SCHEMA, OPEN_POLICY)
         .config(LIMITS)
@@ -29,7 +29,7 @@ fn before(script: &ScriptedServer, upstream: &str) -> Gate {
         .start()
 }
 
-/// An app whose answer is larger than all buffers on the way; counts the bytes it got rid of.
+/// An app whose answer is larger than all buffers on the way; counts the bytes that it sent.
 fn fountain(bytes: usize) -> (ScriptedServer, Arc<AtomicUsize>) {
     let given = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&given);
@@ -89,7 +89,7 @@ fn is_let_go(mut stream: &TcpStream) -> bool {
 }
 
 #[test]
-fn heads_that_drip_are_let_go_and_nobody_else_notices() {
+fn slow_heads_are_closed_and_other_clients_are_served() {
     let gate = gate();
     let head = format!("{}X-Drip: ", ask(&gate, PAGE).trim_end_matches("\r\n"));
     let mut drips: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(gate.proxy).unwrap()).collect();
@@ -114,7 +114,7 @@ fn heads_that_drip_are_let_go_and_nobody_else_notices() {
 }
 
 #[test]
-fn a_body_that_drips_is_held_to_the_response_timeout() {
+fn a_slow_request_body_ends_with_the_response_timeout() {
     let (script, _) = fountain(64 * 1024);
     let gate = before(&script, ", response_timeout: 500ms");
     let token = gate.issuer.token("alice", &[]);
@@ -152,7 +152,7 @@ fn a_download_that_is_not_read_is_ended_on_both_sides() {
 }
 
 #[test]
-fn a_download_that_is_read_in_drips_is_ended_too() {
+fn a_download_that_is_read_too_slowly_is_ended_too() {
     let (script, _) = fountain(256 << 20);
     let gate = before(&script, "");
     let mut wire = RawConnection::open(gate.proxy);
@@ -190,7 +190,7 @@ fn a_download_that_is_read_slowly_but_read_is_whole() {
 }
 
 #[test]
-fn a_connection_without_requests_is_let_go_in_both_protocols_pings_or_not() {
+fn an_idle_connection_is_closed_in_both_protocols_even_if_it_pings() {
     let gate = gate();
     let mut one = RawConnection::open(gate.proxy);
     one.send(ask(&gate, PAGE));
@@ -284,7 +284,7 @@ fn block(gate: &Gate, path: &str) -> Vec<u8> {
 }
 
 #[test]
-fn an_http2_client_that_owes_its_greeting_or_the_rest_of_a_head_is_let_go() {
+fn an_http2_client_without_settings_or_with_half_a_head_is_closed() {
     let gate = gate();
     let part = block(&gate, PAGE);
     let whole = frame(1, 0x5, 1, &part);
@@ -319,7 +319,7 @@ fn an_http2_download_whose_window_stays_shut_or_whose_socket_is_not_read_is_ende
     // 64 KiB and no more
     let mut shut = Client::open(&gate);
     shut.request(&gate, 1, "/portal/p/big");
-    // all of it, but nobody reads
+    // the window takes the whole answer, but the client does not read
     let mut open = Client::with_settings(&gate, &[0, 4, 0x7f, 0xff, 0xff, 0xff]);
     open.stream.write_all(&frame(8, 0, 0, &[0x7f, 0, 0, 0])).unwrap();
     open.request(&gate, 1, "/portal/p/big");
@@ -332,7 +332,7 @@ fn an_http2_download_whose_window_stays_shut_or_whose_socket_is_not_read_is_ende
 }
 
 #[test]
-fn floods_of_frames_end_their_connection_and_nobody_else_notices() {
+fn floods_of_frames_end_their_connection_and_other_clients_are_served() {
     let gate = gate();
     let head = block(&gate, PAGE);
     let floods: [(&str, Box<dyn Fn(u32) -> Vec<u8>>); 7] = [
@@ -376,7 +376,7 @@ fn floods_of_frames_end_their_connection_and_nobody_else_notices() {
 }
 
 #[test]
-fn what_clients_of_http2_do_is_no_flood() {
+fn ordinary_http2_traffic_is_no_flood() {
     let gate = gate();
     let mut client = Client::open(&gate);
     let mut frames = Vec::new();

@@ -66,7 +66,7 @@ const ENCODINGS: [&str; 43] = [
     "chunked\r\n\tx",
 ];
 
-/// Lines that say `Transfer-Encoding: chunked` in a way that not everybody reads.
+/// Lines that say `Transfer-Encoding: chunked` in a way that some parsers read and others do not.
 const ENCODING_LINES: [&str; 30] = [
     "Transfer-Encoding : chunked\r\n",
     "Transfer-Encoding\t: chunked\r\n",
@@ -161,7 +161,7 @@ const LENGTH_LINES: [&str; 24] = [
     "Content-Length\u{0}: 5\r\n",
 ];
 
-/// Chunked bodies with sizes, ends and extensions that not everybody reads alike.
+/// Chunked bodies with sizes, ends and extensions that parsers read differently.
 const CHUNKS: [&str; 46] = [
     "5;a=b\r\nhello\r\n0\r\n\r\n",
     "5;\r\nhello\r\n0\r\n\r\n",
@@ -250,7 +250,7 @@ const REQUEST_LINES: [&str; 35] = [
     "POST: /portal/p/page HTTP/1.1",
 ];
 
-/// Fields, whole, of a request whose line is in order.
+/// Whole header fields of a request with a valid request line.
 const FIELDS: [&str; 27] = [
     "",
     "Host: shop.test\r\nHost: shop.test\r\n",
@@ -375,7 +375,7 @@ fn two_hundred_ways_to_smuggle_are_400_on_a_closed_connection_unseen_by_the_app(
 }
 
 #[test]
-fn behind_a_request_in_order_they_are_the_same_and_it_alone_reaches_the_app() {
+fn behind_a_valid_request_smuggled_ones_are_refused_and_only_it_reaches_the_app() {
     let gate = open_portal().start();
     let mut findings = Vec::new();
     for (number, (what, bytes)) in cases(&gate).iter().enumerate() {
@@ -404,13 +404,13 @@ fn behind_a_request_in_order_they_are_the_same_and_it_alone_reaches_the_app() {
 }
 
 #[test]
-fn byte_by_byte_they_are_no_different() {
+fn smuggled_requests_sent_byte_by_byte_are_refused_too() {
     let gate = open_portal().start();
     for (what, bytes) in cases(&gate).iter().step_by(7) {
         let mut wire = RawConnection::open(gate.proxy);
         let stopped = bytes.iter().position(|byte| !wire.send([*byte]));
         let answer = wire.answer("POST").map(|answer| answer.status);
-        // a reset that follows bytes nobody read may overtake the answer, a body's end the refusal
+        // a reset that follows unread bytes may overtake the answer; the end of a body may overtake the refusal
         assert!(matches!(answer, Some(400) | None), "{what}: {answer:?} {stopped:?}");
     }
     assert!(
@@ -422,7 +422,7 @@ fn byte_by_byte_they_are_no_different() {
 }
 
 #[test]
-fn what_is_odd_but_has_one_meaning_passes() {
+fn unusual_requests_with_one_meaning_pass() {
     let gate = open_portal().start();
     for (lines, body, expected) in [
         ("Content-Length: 5\r\n", "hello", "hello"),
@@ -457,7 +457,7 @@ fn what_is_odd_but_has_one_meaning_passes() {
 }
 
 #[test]
-fn the_preface_of_http2_after_a_request_is_no_change_of_protocol() {
+fn an_http2_preface_after_a_request_does_not_change_the_protocol() {
     let gate = open_portal().start();
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(

@@ -77,7 +77,7 @@ fn a_tunnel_carries_bytes_both_ways_and_a_half_close() {
 }
 
 #[test]
-fn a_tunnel_holds_back_who_is_faster_than_the_other() {
+fn a_tunnel_holds_back_the_faster_side() {
     let piece = vec![b'x'; 64 * 1024];
     let eager = ScriptedServer::start(|_, wire| {
         wire.send(AGREED);
@@ -100,7 +100,7 @@ fn a_tunnel_holds_back_who_is_faster_than_the_other() {
 }
 
 #[test]
-fn what_the_client_says_before_the_apps_101_waits_and_a_refusal_makes_it_a_request_of_its_own() {
+fn bytes_before_the_apps_101_wait_and_after_a_refusal_are_the_next_request() {
     let (answer, told) = channel::<&'static str>();
     let told = std::sync::Mutex::new(told);
     let script = ScriptedServer::start(move |_, wire| {
@@ -155,7 +155,7 @@ fn an_app_that_agrees_to_something_else_is_502() {
 }
 
 #[test]
-fn an_upgrade_with_a_body_is_400_and_reaches_nobody() {
+fn an_upgrade_with_a_body_is_400_and_does_not_reach_the_app() {
     let script = echo();
     let gate = before(&script, "");
     for framing in ["content-length: 3\r\n", "transfer-encoding: chunked\r\n"] {
@@ -170,7 +170,7 @@ fn an_upgrade_with_a_body_is_400_and_reaches_nobody() {
 }
 
 #[test]
-fn what_is_no_upgrade_of_one_protocol_is_an_ordinary_request() {
+fn an_upgrade_of_no_or_several_protocols_is_an_ordinary_request() {
     let script = ScriptedServer::start(|_, wire| {
         wire.send(response("200 OK", b"plain"));
     });
@@ -194,7 +194,7 @@ fn what_is_no_upgrade_of_one_protocol_is_an_ordinary_request() {
 }
 
 #[test]
-fn who_may_not_opens_no_tunnel() {
+fn a_denied_caller_opens_no_tunnel() {
     let script = echo();
     let gate = before(&script, "");
     let mut wire = RawConnection::open(gate.proxy);
@@ -219,7 +219,7 @@ fn a_silent_tunnel_ends_and_one_that_talks_does_not() {
 }
 
 #[test]
-fn a_tunnel_holds_its_place_in_the_connection_limit() {
+fn a_tunnel_counts_against_the_connection_limit() {
     let gate = before(&echo(), "limits: { workers: 1, drain_timeout: 5s, connections: 1 }");
     let mut wire = open(&gate);
     let mut second = RawConnection::open(gate.proxy);

@@ -1,4 +1,4 @@
-//! Over every way there is to an app: HTTP/1.1 and HTTP/2, TCP, Unix sockets and TLS; gRPC with its trailers.
+//! Every transport to an app: HTTP/1.1 and HTTP/2, TCP, Unix sockets and TLS; gRPC with its trailers.
 //!
 //! The app is hyper's own server, told how to speak, which notes what arrived and by which connection.
 
@@ -39,7 +39,7 @@ enum Transport {
     Tls(Arc<rustls::ServerConfig>),
 }
 
-/// What the app does with a request.
+/// The app's handler of a request.
 type Answer = dyn Fn(Request<Incoming>) -> futures_util::future::BoxFuture<'static, Response<Body>> + Send + Sync;
 
 #[derive(Clone)]
@@ -267,7 +267,7 @@ fn grpc(gate: &Gate, lines: &[(&str, &str)], body: Body) -> Request<Body> {
 }
 
 #[test]
-fn by_http2_the_app_gets_an_authority_and_nothing_of_the_clients_connection() {
+fn over_http2_the_app_gets_an_authority_and_no_connection_headers() {
     let app = App::echo().start(Transport::Tcp);
     for (scheme, more) in [("h2c://", ""), ("http://", ", protocol: http2")] {
         let gate = before(&app, scheme, more);
@@ -423,7 +423,7 @@ fn over_http2_an_expected_body_comes_after_a_second_and_never_after_an_answer() 
 }
 
 #[test]
-fn an_http2_connection_that_nobody_uses_is_closed() {
+fn an_idle_http2_connection_to_the_app_is_closed() {
     let app = App::echo().start(Transport::Tcp);
     let gate = before(&app, "h2c://", ", idle_timeout: 1s");
     let mut wire = RawConnection::open(gate.proxy);
@@ -582,7 +582,7 @@ fn a_head_larger_than_allowed_is_502_and_its_connection_goes_on() {
 }
 
 #[test]
-fn a_client_that_does_not_read_stalls_nobody_else_on_the_shared_connection() {
+fn a_client_that_does_not_read_stalls_no_other_client_on_the_shared_connection() {
     let app = App::new(|request| async move {
         if request.method() == Method::PUT {
             let endless = futures_util::stream::repeat_with(|| Ok(Frame::data(Bytes::from_static(&[7; 16 * 1024]))));
@@ -753,7 +753,7 @@ fn status(gate: &Gate) -> u16 {
 }
 
 #[test]
-fn tls_to_the_app_speaks_what_both_sides_can() {
+fn tls_to_the_app_negotiates_the_http_version_of_both_sides() {
     let authority = Authority::new();
     let ca = authority.pem();
     for (alpn, protocol, expected) in [
@@ -825,7 +825,7 @@ fn an_app_whose_certificate_does_not_hold_is_502_and_gets_no_request() {
 }
 
 #[test]
-fn an_app_that_asks_who_the_gate_is_is_told() {
+fn an_app_that_asks_for_a_client_certificate_gets_the_gates() {
     let (authority, clients) = (Authority::new(), Authority::new());
     let (cert, key) = clients.leaf("gate.test");
     let ca = authority.pem();

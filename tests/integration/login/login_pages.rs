@@ -204,7 +204,7 @@ fn every_wrong_login_is_answered_alike_and_begins_no_session() {
 }
 
 #[test]
-fn a_form_from_elsewhere_or_of_another_browser_logs_nobody_in() {
+fn a_form_from_another_site_or_browser_begins_no_session() {
     let gate = start();
     let mut victim = Browser::new(&gate);
     victim.form();
@@ -262,7 +262,7 @@ fn a_form_from_elsewhere_or_of_another_browser_logs_nobody_in() {
 }
 
 #[test]
-fn what_comes_from_outside_never_becomes_markup() {
+fn text_from_outside_never_becomes_markup() {
     let gate = start();
     let mut browser = Browser::new(&gate);
     let page = browser.send("GET", LOGIN, &[], "");
@@ -335,7 +335,7 @@ fn a_removed_account_loses_its_session_within_a_moment() {
 }
 
 #[test]
-fn a_logo_that_is_none_keeps_the_gate_from_starting() {
+fn a_logo_that_is_no_image_is_a_start_error() {
     let setup = setup(free_port()).file("logo.txt", "no image");
     let config = setup.config.replace("title: 'Acme <i>&'", "title: Acme, logo: logo.txt");
     let error = Setup { config, ..setup }.try_start().err().unwrap();

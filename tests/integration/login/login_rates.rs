@@ -1,4 +1,4 @@
-//! How often somebody may try a local account: what one address has used up is nobody else's.
+//! Login rates of local accounts: an address that used up its tries locks out no other address.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -78,7 +78,7 @@ fn is_limited(tried: &Result<(), String>) -> bool {
 }
 
 #[test]
-fn who_guesses_at_an_account_from_one_address_does_not_lock_its_owner_out_at_another() {
+fn guessing_from_one_address_does_not_lock_the_account_at_another_address() {
     let gate = start();
     let (thief, owner) = ("127.0.0.2", "127.0.0.3");
     for _ in 0..3 {

@@ -21,7 +21,7 @@ fn begin(login_gate: &LoginGate, browser: &mut Browser, path: &str) -> Url {
     hop.location().unwrap()
 }
 
-/// From the provider to the callback, which is not sent yet.
+/// Logs in at the provider; returns the callback address without sending it.
 fn through_provider(browser: &mut Browser, there: &Url, account: &str) -> Url {
     let is_callback = |url: &Url| url.path().ends_with("/auth/callback");
     let hop = browser.send(there, &Request::navigation("cross-site"));
@@ -38,7 +38,7 @@ fn user(seen: &Seen) -> &str {
 }
 
 #[test]
-fn tabs_that_began_without_a_cookie_all_end_at_their_page_in_any_order() {
+fn tabs_that_began_without_a_cookie_all_reach_their_page_in_any_order() {
     let (_provider, login_gate) = real(Provider::setup());
     let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
     for (order, all_return_first) in orders.iter().flat_map(|order| [(order, false), (order, true)]) {
@@ -69,7 +69,7 @@ fn tabs_that_began_without_a_cookie_all_end_at_their_page_in_any_order() {
 }
 
 #[test]
-fn a_callback_that_somebody_else_began_logs_nobody_in_as_them() {
+fn a_callback_of_another_browsers_login_does_not_log_its_account_in() {
     let (provider, login_gate) = real(Provider::setup());
     provider.account("bob", &alice(&[]));
     let mut attacker = Browser::new();
@@ -109,7 +109,7 @@ fn a_callback_that_somebody_else_began_logs_nobody_in_as_them() {
     let hop = attacker.send(&forged, &Request::navigation("cross-site"));
     assert_eq!(attacker.follow(hop).status, 200);
     assert_eq!(user(&login_gate.gate.app.last()), "alice");
-    // and what anybody can exchange in it makes it no other callback
+    // exchanging parts of `state` makes no other valid callback
     let session = attacker.cookie(COOKIE).unwrap().value.clone();
     let (outer, inner) = state.split_once('.').unwrap();
     for other in [inner.to_owned(), format!("{inner}.{inner}"), format!("AAAA.{inner}")] {
@@ -134,7 +134,7 @@ fn a_callback_that_somebody_else_began_logs_nobody_in_as_them() {
 }
 
 #[test]
-fn beginning_again_and_again_ends_in_a_page() {
+fn too_many_begun_logins_end_in_a_page() {
     let mock = MockProvider::start("alice", &alice(&[]));
     let login_gate = start_login_gate(&mock, "");
     let foreign = begin(&login_gate, &mut Browser::new(), "/portal/p/x");

@@ -1,4 +1,4 @@
-//! Logging in through a whole gate: at a real OpenID provider, and at one that lies.
+//! Logging in through a whole gate: at a real OpenID provider, and at a mock provider with faults.
 //!
 //! The browser is the harness's own, which shows every hop. The store is the gate's memory; what replicas share is shown
 //! where there is Redis.
@@ -76,7 +76,7 @@ fn a_browser_logs_in_at_a_real_provider_reaches_what_it_wanted_and_logs_out_ever
 }
 
 #[test]
-fn every_lie_of_a_provider_ends_in_a_page_with_its_reason_and_no_session() {
+fn every_invalid_provider_answer_ends_in_a_page_with_its_reason_and_no_session() {
     let mock = MockProvider::start("alice", &alice(&["viewer"]));
     let login_gate = start_login_gate(&mock, "");
     let mut browser = Browser::new();
@@ -113,7 +113,7 @@ fn every_lie_of_a_provider_ends_in_a_page_with_its_reason_and_no_session() {
 }
 
 #[test]
-fn userinfo_of_somebody_else_logs_nobody_in() {
+fn userinfo_of_another_subject_begins_no_session() {
     let mock = MockProvider::start("alice", &json!({}));
     let login_gate = start_login_gate(&mock, "");
     for (lie, code) in [
@@ -209,7 +209,7 @@ fn no_open_redirect_of_the_corpus_gets_anywhere() {
             b"",
         );
         assert_eq!((answer.status, answer.header("location")), (400, ""), "{trick:?}");
-        // a portal's own address, as somebody wrote it, never becomes a target elsewhere
+        // an address of the portal in another spelling never becomes a target elsewhere
         if let Ok(target) = login_gate
             .url("/portal/p/")
             .join(trick)
@@ -258,7 +258,7 @@ fn no_open_redirect_of_the_corpus_gets_anywhere() {
 }
 
 #[test]
-fn a_logout_needs_evidence_and_a_form_is_answered_with_a_way_to_the_provider() {
+fn a_logout_needs_evidence_of_origin_and_redirects_a_form_to_the_provider() {
     let (provider, login_gate) = real(Provider::setup());
     let mut browser = Browser::new();
     browser.log_in(login_gate.url("/portal/p/x").as_str(), "alice");
@@ -301,7 +301,7 @@ fn a_logout_needs_evidence_and_a_form_is_answered_with_a_way_to_the_provider() {
 }
 
 #[test]
-fn the_provider_ends_sessions_behind_the_browsers_back() {
+fn a_back_channel_logout_of_the_provider_ends_sessions() {
     let (provider, login_gate) = real(Provider::setup());
     let (mut one, mut other) = (Browser::new(), Browser::new());
     provider.account("bob", &alice(&[]));
@@ -317,7 +317,7 @@ fn the_provider_ends_sessions_behind_the_browsers_back() {
         let status = status(&mut one);
         (status == 401).then_some(()).ok_or(status.to_string())
     });
-    assert_eq!(status(&mut other), 200, "nobody else's is");
+    assert_eq!(status(&mut other), 200, "the other session goes on");
     assert_eq!(login_gate.events("logout", 1)[0]["reason"], "backchannel_logout");
     let path = format!("{IDENTITY_PATH}/auth/backchannel-logout");
     let kind = ("content-type", "application/x-www-form-urlencoded");
@@ -376,7 +376,7 @@ fn a_refresh_brings_new_roles_under_a_new_id_and_ends_what_the_provider_ended() 
 }
 
 #[test]
-fn a_provider_that_is_away_gives_a_page_and_a_later_login_works() {
+fn an_unreachable_provider_gives_a_page_and_a_later_login_works() {
     let (provider, login_gate) = real(Provider::setup());
     let mut browser = Browser::new();
     let callback = to_callback(&login_gate, &mut browser, "/portal/p/x");
@@ -417,7 +417,7 @@ fn a_step_up_that_the_provider_does_not_do_ends_in_a_page() {
 }
 
 #[test]
-fn a_loop_of_logins_ends_in_a_page_until_somebody_logs_out() {
+fn a_loop_of_logins_ends_in_a_page_until_the_browser_logs_out() {
     let mock = MockProvider::start("alice", &alice(&[]));
     let login_gate = start_login_gate(&mock, "");
     let mut browser = Browser::new();
@@ -434,7 +434,7 @@ fn a_loop_of_logins_ends_in_a_page_until_somebody_logs_out() {
 }
 
 #[test]
-fn nothing_secret_is_written_or_shown() {
+fn no_secret_is_logged_or_shown() {
     let (provider, login_gate) = real(Provider::setup().always_refresh());
     let mut browser = Browser::new();
     browser.log_in(login_gate.url("/portal/p/x").as_str(), "alice");

@@ -1,4 +1,4 @@
-//! Logging out at a real OpenID provider: it knows where to send people back to, and scripts learn nothing of its tokens.
+//! Logging out at a real OpenID provider: the redirect to a registered address, and no ID token for scripts.
 
 use serde_json::{Value, json};
 use url::Url;
@@ -8,7 +8,7 @@ use crate::support::openid::user_agent::query;
 use crate::support::openid::{Browser, Hop, MockProvider, Provider, Request};
 use crate::support::session_client::IDENTITY_PATH;
 
-/// From the provider's address of a logout to wherever it leads, and whether its own session is over then.
+/// Confirms a logout at the provider; returns the last hop, and true if the provider's own session is over.
 fn leave(login_gate: &LoginGate, browser: &mut Browser, there: &Url) -> (Hop, bool) {
     let page = browser.send(there, &Request::navigation("cross-site"));
     assert_eq!(page.status, 200, "the provider takes it: {page:?}");
@@ -18,7 +18,7 @@ fn leave(login_gate: &LoginGate, browser: &mut Browser, there: &Url) -> (Hop, bo
 }
 
 #[test]
-fn a_logout_with_a_target_of_its_own_still_ends_at_a_place_that_the_provider_knows() {
+fn a_logout_with_its_own_target_still_sends_the_provider_a_registered_address() {
     let (provider, login_gate) = real(Provider::setup());
     let logout = login_gate.url(&format!("{IDENTITY_PATH}/auth/logout"));
     for rd in [&[][..], &[("rd", "/portal/p/bye")], &[("rd", "/")]] {

@@ -1,4 +1,4 @@
-//! The control socket: who may open it, what it does, what it leaves behind.
+//! The control socket: its permissions, its endpoints, and its removal.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -67,7 +67,7 @@ fn only_the_owner_can_open_the_socket_and_it_is_gone_after_the_end() {
 }
 
 #[test]
-fn a_live_socket_is_not_taken_a_stale_one_is_and_a_strangers_file_is_left_alone() {
+fn the_gate_takes_a_stale_socket_but_no_live_one_and_no_other_file() {
     let folder = tempfile::tempdir().unwrap();
     let control = folder.path().join("control.sock");
     let stranger = UnixListener::bind(&control).unwrap();
@@ -80,7 +80,7 @@ fn a_live_socket_is_not_taken_a_stale_one_is_and_a_strangers_file_is_left_alone(
     // a process that another test starts just now holds a copy of the stranger's socket until it becomes itself
     let gate = eventually("the stale socket is taken", || setup(folder.path()).try_start());
     assert_eq!(ask(&control, "GET", "/").status, 200);
-    // somebody else took the name meanwhile: it is theirs
+    // another process took the name meanwhile: the gate leaves it alone
     std::fs::remove_file(&control).unwrap();
     std::fs::write(&control, "precious").unwrap();
     gate.stop();
@@ -91,7 +91,7 @@ fn a_live_socket_is_not_taken_a_stale_one_is_and_a_strangers_file_is_left_alone(
 }
 
 #[test]
-fn anything_but_its_three_endpoints_is_404_or_405_and_nothing_is_read_or_done() {
+fn the_control_socket_answers_404_or_405_outside_its_endpoints_without_reading_a_body() {
     let folder = tempfile::tempdir().unwrap();
     let control = folder.path().join("control.sock");
     let gate = setup(folder.path()).start();
@@ -133,7 +133,7 @@ fn anything_but_its_three_endpoints_is_404_or_405_and_nothing_is_read_or_done() 
     assert_eq!(
         raw(gate.admin, "GET", "/readyz", &[], b"").status,
         200,
-        "nobody asked it to drain"
+        "no drain was requested"
     );
     assert!(
         admin_events(&gate.path("decisions.jsonl"))
@@ -213,7 +213,7 @@ fn folder_with_socket(upstream: &str, more: &str) -> (GateFolder, PathBuf) {
 }
 
 #[test]
-fn the_commands_drain_and_reload_do_as_they_say() {
+fn the_commands_drain_and_reload_drain_and_reload_the_gate() {
     let script = ScriptedServer::start(|_, wire| {
         wire.send(response("200 OK", b"hello"));
     });
@@ -240,7 +240,7 @@ fn the_commands_drain_and_reload_do_as_they_say() {
         "draining",
     ];
     assert_eq!(events, expected);
-    // nobody there: said, not waited for
+    // without a gate the command fails at once
     for command in [&["drain"][..], &["drain", "--wait"], &["reload"]] {
         let (code, _, error) = gate_folder.run(command);
         assert_eq!(code, 1, "{command:?}");
@@ -259,7 +259,7 @@ fn the_commands_drain_and_reload_do_as_they_say() {
 }
 
 #[test]
-fn a_drain_asked_for_is_no_signal_so_sigterm_keeps_draining_and_the_second_signal_forces() {
+fn after_a_drain_command_the_first_sigterm_drains_on_and_the_second_forces() {
     let script = ScriptedServer::start(|_, wire| {
         wire.until("never");
     });

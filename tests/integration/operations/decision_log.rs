@@ -1,4 +1,4 @@
-//! The decision log and the numbers: exactly one record per request on every way out, each of the published shape.
+//! The decision log and the metrics: exactly one record per request on every way out, each of the published shape.
 
 use std::io::Read;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -83,7 +83,7 @@ fn every_line_of_the_log_has_the_published_shape_and_there_is_one_per_request() 
         ids.sort_unstable();
         ids.dedup();
         assert_eq!(ids.len(), requests, "decision ids are unique");
-        assert!(lines.iter().all(|l| l["reason"] != "cancelled"), "nobody went away");
+        assert!(lines.iter().all(|l| l["reason"] != "cancelled"), "no client went away");
     });
 }
 
@@ -92,7 +92,7 @@ fn a_client_that_goes_away_leaves_exactly_one_record() {
     let script = ScriptedServer::start(|_, wire| {
         wire.until("never");
     });
-    // keys of others at once; then, for whoever needs one that is not there, nothing
+    // other keys are answered at once; a key that is not published gets no answer
     let (others, asked) = (Issuer::new("other").jwks().to_string(), AtomicBool::new(false));
     let hanging = ScriptedServer::start(move |_, wire| {
         if asked.swap(true, Ordering::SeqCst) {
@@ -131,7 +131,7 @@ fn a_client_that_goes_away_leaves_exactly_one_record() {
         "GET {PAGE} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\n\r\n",
         gate.issuer.sign(&claims)
     ));
-    // whoever leaves before the gate looks at the request asked nothing: hyper may read its end together with its head
+    // a client that leaves before the gate reads its head leaves no record: hyper may read the end together with the head
     eventually("keys are asked for on its behalf", || {
         if hanging.count() == 2 {
             Ok(())
@@ -154,12 +154,12 @@ fn a_client_that_goes_away_leaves_exactly_one_record() {
 }
 
 #[test]
-fn on_full_deny_lets_nobody_in_unrecorded_and_recovers() {
+fn on_full_deny_refuses_unrecorded_requests_and_recovers() {
     let folder = tempfile::tempdir().unwrap();
     let fifo = folder.path().join("fifo");
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     const O_NONBLOCK: i32 = 0o4000;
-    // an open end that nobody reads from
+    // a FIFO without a reader
     let mut reader = std::fs::OpenOptions::new()
         .read(true)
         .custom_flags(O_NONBLOCK)
@@ -194,7 +194,7 @@ fn on_full_deny_lets_nobody_in_unrecorded_and_recovers() {
         .find(|l| l.starts_with("cedargate_audit_dropped_total{sink=\"file\"}"))
         .unwrap();
     assert_ne!(dropped.rsplit(' ').next(), Some("0"));
-    // somebody reads again
+    // the reader is back
     let done = AtomicBool::new(false);
     let lines = std::thread::scope(|scope| {
         let reading = scope.spawn(|| {
@@ -219,7 +219,7 @@ fn on_full_deny_lets_nobody_in_unrecorded_and_recovers() {
         valid_lines(&reading.join().unwrap())
     });
     let allowed = lines.iter().filter(|l| l["decision"] == "allow").count();
-    assert_eq!(allowed, let_in, "everyone who was let in is on record");
+    assert_eq!(allowed, let_in, "every permitted request is on record");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! How a gate leaves: told to balancers and clients, finished in peace, forced when somebody insists, and never losing
-//! a request of a client that listens. Real processes and real signals.
+//! Draining: the gate announces it to balancers and clients, finishes open requests, ends at once on a second signal, and loses
+//! no request of a client that obeys. Real processes and real signals.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -51,7 +51,7 @@ fn hello() -> ScriptedServer {
 }
 
 #[test]
-fn while_it_drains_everybody_is_served_and_asked_to_leave() {
+fn a_draining_gate_serves_every_client_and_asks_it_to_leave() {
     let script = hello();
     let gate_folder = GateFolder::new(&script.url(), "limits: { drain_delay: 3s }");
     let mut serving = gate_folder.serve();
@@ -129,7 +129,7 @@ fn a_second_signal_also_cuts_the_delay_short() {
 }
 
 #[test]
-fn connections_that_ask_nothing_do_not_hold_up_the_end() {
+fn idle_connections_do_not_delay_the_end_of_a_drain() {
     let script = hello();
     let limits = "limits: { drain_delay: 0s, drain_timeout: 10m, header_timeout: 1s, idle_timeout: 10m }";
     let gate_folder = GateFolder::new(&script.url(), limits);
@@ -146,7 +146,7 @@ fn connections_that_ask_nothing_do_not_hold_up_the_end() {
 }
 
 #[test]
-fn the_brake_works_while_the_gate_drains() {
+fn an_emergency_forbid_takes_effect_while_the_gate_drains() {
     let script = hello();
     let gate_folder = GateFolder::new(&script.url(), "limits: { drain_delay: 10m }\npolicies: { poll: 100ms }");
     let mut serving = gate_folder.serve();
@@ -412,7 +412,7 @@ fn an_upload_under_way_is_finished_after_the_listeners_closed() {
 }
 
 #[test]
-fn a_signal_just_after_the_port_is_open_is_obeyed_like_any_other() {
+fn a_signal_just_after_the_port_is_open_drains_the_gate() {
     let script = hello();
     for signal in ["-TERM", "-INT"] {
         let gate_folder = GateFolder::new(&script.url(), "limits: { drain_delay: 0s }");

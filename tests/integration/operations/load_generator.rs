@@ -1,4 +1,4 @@
-//! The benches' load generator tells where an answer ends: if it did not, everything that it measures would be wrong.
+//! The answer parser of the benches' load generator: a wrong end of an answer would falsify every measurement.
 
 #[path = "../../../benches/performance/load/answer.rs"]
 mod answer;
@@ -13,7 +13,7 @@ fn whole(status: u16, head: usize, length: usize) -> Result<Answer, String> {
 }
 
 #[test]
-fn an_answer_is_whole_only_with_its_last_byte() {
+fn the_load_generator_takes_an_answer_as_whole_only_with_its_last_byte() {
     let sized = b"HTTP/1.1 200 OK\r\nServer: x\r\ncontent-LENGTH: 5\r\n\r\nhello";
     let chunked = b"HTTP/1.1 403 Forbidden\r\ntransfer-encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n1a\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\n\r\n";
     let empty = b"HTTP/1.1 204 No Content\r\nserver: x\r\n\r\n";
@@ -27,7 +27,7 @@ fn an_answer_is_whole_only_with_its_last_byte() {
 }
 
 #[test]
-fn what_is_no_single_answer_is_an_error() {
+fn bytes_that_are_not_exactly_one_answer_are_an_error() {
     for bytes in [
         b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nab".as_slice(),
         b"HTTP/1.1 204 No Content\r\n\r\nx",

@@ -1,4 +1,5 @@
-//! The contract of `POST /authorize` and `/authorize/batch`: who, what, with which facts; what is refused and where.
+//! The contract of `POST /authorize` and `/authorize/batch`: principal, action, resource and context, and each refusal with its
+//! place in the body.
 
 use std::io::{Read, Write};
 
@@ -166,8 +167,8 @@ fn principal_and_resource_have_two_forms() {
         (json!({"principal": null, "token": 1}), "`token`"),
     ] {
         let answer = gate.ask("/authorize", &question(&changes));
-        let nobody = changes == json!({"principal": null});
-        let (status, code) = if nobody {
+        let is_anonymous = changes == json!({"principal": null});
+        let (status, code) = if is_anonymous {
             (401, "token_missing")
         } else {
             (400, "request_invalid")
@@ -177,7 +178,7 @@ fn principal_and_resource_have_two_forms() {
 }
 
 #[test]
-fn a_token_a_header_and_an_assertion_prove_who_asks() {
+fn a_token_a_header_and_an_assertion_prove_the_principal() {
     let gate = setup().start();
     let alice = gate.issuer.token("alice", &["viewer"]);
     let by_token = |resource: &str| json!({"principal": null, "token": alice, "resource": resource});
@@ -246,7 +247,7 @@ fn a_token_a_header_and_an_assertion_prove_who_asks() {
 }
 
 #[test]
-fn what_is_supplied_never_overrules_what_is_known() {
+fn supplied_entities_never_overrule_stored_ones() {
     let gate = setup().start();
     let doc = |id: &str, attrs: Value| json!({"uid": {"type": "Doc", "id": id}, "attrs": attrs, "parents": []});
     let owner = |who: &str| json!({"__entity": {"type": "User", "id": who}});
@@ -295,7 +296,7 @@ fn what_is_supplied_never_overrules_what_is_known() {
             "`entities`",
         );
     }
-    // somebody else may be described beside a token
+    // a token does not keep the body from describing another user
     let eve = json!({"uid": {"type": "User", "id": "eve"}, "attrs": {"level": 9}, "parents": []});
     assert_eq!(
         decided(&gate, &json!({"principal": null, "token": alice, "entities": [eve]})),
@@ -311,7 +312,7 @@ fn what_is_supplied_never_overrules_what_is_known() {
 
 /// Stored things stay where the store put them, also when something supplied stands between.
 #[test]
-fn what_is_supplied_moves_nothing_that_is_stored() {
+fn supplied_entities_never_change_parents_of_stored_ones() {
     let gate = setup().start();
     let below = |ty: &str, id: &str, parent: &str| json!({"uid": {"type": ty, "id": id}, "attrs": {}, "parents": [{"type": ty, "id": parent}]});
     let under_mine = |mine: Value| json!({"resource": "Doc::\"new\"", "entities": [below("Doc", "new", "mine"), mine]});
@@ -676,13 +677,13 @@ fn off_loopback_the_listener_needs_tokens_and_asks_for_one() {
         );
     }
     // the listener's own token proves no caller
-    let nobody = question(&json!({"principal": null})).to_string();
+    let anonymous = question(&json!({"principal": null})).to_string();
     let answer = raw(
         gate.decision,
         "POST",
         "/authorize",
         &[("authorization", "Bearer first-token-0123456789abcdef")],
-        nobody.as_bytes(),
+        anonymous.as_bytes(),
     );
     refused(&answer, 401, "token_missing", "principal");
 }

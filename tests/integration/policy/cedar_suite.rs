@@ -212,13 +212,13 @@ fn link(policies: &mut PolicySet, links: &str) {
     }
 }
 
-/// What plain Cedar says, with the gate's ids.
+/// Decision of plain Cedar, with the gate's policy ids.
 struct Plain {
     allowed: bool,
     policies: BTreeSet<String>,
     errors: BTreeSet<(String, String)>,
     forbid_failed: bool,
-    /// Whether the schema lets this be asked at all.
+    /// True if the schema allows the request.
     conforms: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The main line: who, what, whether, forwarded how. Over the shipped example portals.
+//! The shipped example portals: authentication, decision, forwarding and record of an ordinary request.
 
 use serde_json::json;
 
@@ -7,11 +7,11 @@ use crate::support::{Setup, claims};
 const ORDERS: &str = "/portal/customer/orders";
 
 #[test]
-fn nobody_is_401_a_viewer_writing_is_403_a_viewer_reading_is_200() {
+fn no_token_is_401_a_viewer_writing_is_403_a_viewer_reading_is_200() {
     let gate = Setup::examples().start();
     let alice = gate.issuer.token("alice", &["viewer"]);
-    let nobody = gate.send("GET", ORDERS, &[]);
-    assert_eq!((nobody.status, nobody.code().as_str()), (401, "token_missing"));
+    let anonymous = gate.send("GET", ORDERS, &[]);
+    assert_eq!((anonymous.status, anonymous.code().as_str()), (401, "token_missing"));
     let bearer = format!("Bearer {alice}");
     let writing = gate.send("POST", ORDERS, &[("authorization", &bearer)]);
     assert_eq!((writing.status, writing.code().as_str()), (403, "not_permitted"));

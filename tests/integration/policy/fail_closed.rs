@@ -1,4 +1,4 @@
-//! Ways in that a review found: each would have turned a deny into an allow, or taken the gate down.
+//! Regressions of a review: each fault turned a deny into an allow, or took the gate down.
 
 use serde_json::json;
 
@@ -40,7 +40,7 @@ fn a_policy_that_nests_without_end_is_rejected_and_ends_nothing() {
 }
 
 #[test]
-fn what_just_passes_the_limits_is_loaded_and_decided() {
+fn policies_just_within_the_limits_are_loaded_and_decided() {
     let nested = format!("{}true{}", "(".repeat(90), ")".repeat(90));
     let chained = format!("{}true", "false || ".repeat(1900));
     let policies = format!(
@@ -55,7 +55,7 @@ fn what_just_passes_the_limits_is_loaded_and_decided() {
 }
 
 #[test]
-fn the_brake_closes_public_paths_too() {
+fn an_emergency_forbid_closes_public_paths_too() {
     let gate = Setup::portal(SCHEMA, OPEN)
         .file("policies/p/portal.yaml", "public: [\"GET /portal/p/open/**\"]")
         .start();
@@ -93,7 +93,7 @@ fn the_brake_closes_public_paths_too() {
 }
 
 #[test]
-fn a_candidate_that_a_brake_in_force_does_not_fit_is_not_taken() {
+fn a_candidate_that_an_emergency_forbid_does_not_fit_is_rejected() {
     let gate = Setup::portal(SCHEMA, OPEN).start();
     let token = gate.issuer.token("alice", &[]);
     gate.put("policies/p/_deny/stop.cedar", "forbid(principal, action, resource is Path);");
@@ -113,7 +113,7 @@ fn a_candidate_that_a_brake_in_force_does_not_fit_is_not_taken() {
 }
 
 #[test]
-fn a_broken_brake_at_the_first_load_denies() {
+fn a_broken_emergency_forbid_at_the_first_load_denies() {
     let gate = Setup::portal(SCHEMA, OPEN)
         .file("policies/p/_deny/stop.cedar", "forbid(principal, action, resource")
         .start();
@@ -122,7 +122,7 @@ fn a_broken_brake_at_the_first_load_denies() {
 }
 
 #[test]
-fn the_apps_door_keeps_the_portals_tenant() {
+fn the_authorize_endpoint_checks_the_portals_tenant() {
     let config = "portals: { p: { match: { path_prefix: /portal/p }, tenant: { fixed: acme } } }";
     let gate = Setup::portal(SCHEMA, OPEN).config(config).start();
     let ask = |tenant: &str| {
@@ -140,7 +140,7 @@ fn the_apps_door_keeps_the_portals_tenant() {
 }
 
 #[test]
-fn who_acts_on_themselves_is_one_entity_on_both_sides() {
+fn a_caller_that_acts_on_itself_is_one_entity_as_principal_and_resource() {
     let policies =
         format!("{OPEN} @id(\"not-on-admins\") forbid(principal, action == Action::\"see\", resource in Role::\"admin\");");
     let gate = Setup::portal(SCHEMA, &policies).start();
@@ -150,7 +150,7 @@ fn who_acts_on_themselves_is_one_entity_on_both_sides() {
 }
 
 #[test]
-fn a_path_is_in_its_parents_wherever_it_stands() {
+fn a_path_in_an_attribute_has_its_ancestors() {
     let policies = format!(
         "{OPEN} @id(\"at-home\") forbid(principal, action, resource) when {{ principal has home && principal.home in Path::\"/secret\" }};"
     );
@@ -179,7 +179,7 @@ fn another_spelling_of_a_header_that_policies_read_is_refused() {
 }
 
 #[test]
-fn the_app_is_told_the_mail_address_that_the_policies_saw() {
+fn the_app_gets_the_mail_address_that_the_policies_read() {
     let gate = Setup::portal(SCHEMA, OPEN)
         .file("policies/p/portal.yaml", "claims: { email: mail }")
         .start();

@@ -27,7 +27,7 @@ action GET, HEAD, POST, viewOrder appliesTo { principal: [User], resource: [Path
 ";
 const WATCHING: &str = "policies: { poll: 1h }";
 const MAIN: &str = "policies/p/main.cedar";
-/// From an edit to the first decision by it, on a busy machine.
+/// The longest time from an edit to the first decision by it, on a busy machine.
 const LATENCY_MAX: Duration = Duration::from_secs(2);
 
 /// A policy set that allows everything and says which one it is.
@@ -390,7 +390,7 @@ fn a_public_path_over_a_forbid_is_rejected() {
 // the brake
 
 #[test]
-fn the_brake_joins_while_everything_else_is_rejected_and_releases_when_removed() {
+fn an_emergency_forbid_joins_while_the_rest_is_rejected_and_is_released_when_removed() {
     let gate = watching();
     gate.put(MAIN, "permit (");
     rejected(&gate, "p", MAIN);
@@ -415,7 +415,7 @@ fn the_brake_joins_while_everything_else_is_rejected_and_releases_when_removed()
 }
 
 #[test]
-fn brakes_of_one_name_in_two_folders_and_a_policy_that_takes_a_brakes_id_do_not_collide() {
+fn emergency_forbids_of_one_name_in_two_folders_and_a_policy_with_such_an_id_do_not_collide() {
     let gate = watching();
     gate.put("policies/p/_deny/stop.cedar", &forbid("x"));
     gate.put("policies/p/_deny/night/stop.cedar", &forbid("x"));
@@ -427,7 +427,7 @@ fn brakes_of_one_name_in_two_folders_and_a_policy_that_takes_a_brakes_id_do_not_
 }
 
 #[test]
-fn a_brake_that_is_out_of_sight_stays_on() {
+fn an_emergency_forbid_that_cannot_be_read_stays_in_force() {
     let gate = watching();
     gate.put("policies/p/_deny/stop.cedar", &forbid("x"));
     serves(&gate, "p", "_deny/stop/x");
@@ -451,8 +451,8 @@ fn a_brake_that_is_out_of_sight_stays_on() {
 }
 
 #[test]
-fn a_portal_that_never_holds_still_keeps_no_other_portal_and_not_its_own_brake_from_reloading() {
-    // its content is another one at every reading, like a log that somebody linked into the folder
+fn a_portal_that_keeps_changing_delays_no_other_portal_and_not_its_own_emergency_forbid() {
+    // a file that changes at every reading, like a log that is linked into the folder
     let gate = setup().file("policies/noisy/main.cedar", &rule("n0")).start();
     serves(&gate, "noisy", "n0");
     symlink("/proc/sys/kernel/random/uuid", gate.path("policies/noisy/log.json")).unwrap();
@@ -566,7 +566,7 @@ fn edits_of_routes_flags_entities_links_and_schema_are_taken() {
         "policies/p/role.cedar",
         "@id(\"boss\") permit (principal in Role::\"boss\", action == Action::\"GET\", resource == Path::\"/portal/p/boss\");\n",
     );
-    becomes("nobody is a boss", "/portal/p/boss", 403);
+    becomes("no caller is a boss", "/portal/p/boss", 403);
     gate.put(
         "policies/p/entities.json",
         r#"[{"uid":{"type":"Role","id":"viewer"},"attrs":{},"parents":[{"type":"Role","id":"boss"}]}]"#,
@@ -635,7 +635,7 @@ fn a_schema_edit_and_a_new_claim_mapping_hold_at_once_for_a_known_token() {
     gate.stop();
 }
 
-/// What an assertion says.
+/// The claims of an assertion.
 fn asserted(assertion: &str) -> Value {
     use base64::Engine;
     let payload = assertion.split('.').nth(1).unwrap();
@@ -705,7 +705,7 @@ fn under_load(gate: &Gate, path: &str, token: &str, edits: impl FnOnce()) -> (BT
 }
 
 #[test]
-fn two_files_flipped_together_are_never_seen_apart() {
+fn two_files_changed_together_are_never_in_force_apart() {
     let gate = watching();
     let mut volume = Volume::mount(&gate.path("policies/p"));
     let mut flip = |side: &str| {

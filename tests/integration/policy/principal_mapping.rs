@@ -1,4 +1,4 @@
-//! From a token and a request to principal and context: types, bounds, tenants, routes, step-up.
+//! The principal and the context that the gate makes of a token and a request: types, bounds, tenants, routes, step-up.
 
 use serde_json::{Value, json};
 
@@ -288,7 +288,7 @@ fn the_requests_tenant_and_the_callers_must_not_differ() {
     assert_eq!(
         send(&gate, "acme.shop.test", &nowhere),
         no(403, "not_permitted"),
-        "the host makes nobody a member"
+        "the host makes no caller a member"
     );
     gate.stop();
     let gate = start("{ fixed: acme }");

@@ -1,4 +1,4 @@
-//! Connections that live on: those that would not be permitted any more are closed within a second, and no others.
+//! Live connections: the gate closes those that it would not permit any more within a second, and no others.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::support::session_client::{ORIGIN, auth_event, log_in, log_out, portal};
 use crate::support::{Gate, OPEN_POLICY, RawConnection, ScriptedServer, eventually};
 
-/// How soon whoever has to go is gone; a slow machine may need more than the second that is promised.
+/// The longest time until a connection is closed; a slow machine may need more than the promised second.
 const SOON: Duration = Duration::from_secs(3);
 const TICK: &str = "2\r\n.\n\r\n";
 
@@ -107,7 +107,7 @@ fn cookie(pair: &str) -> String {
 }
 
 #[test]
-fn an_ended_session_takes_its_connections_with_it_and_nobody_elses() {
+fn an_ended_session_ends_its_own_live_connections_only() {
     let lab = lab();
     let (alice, bob) = (log_in(&lab.gate, "alice"), log_in(&lab.gate, "bob"));
     let second = log_in(&lab.gate, "alice");
@@ -115,7 +115,7 @@ fn an_ended_session_takes_its_connections_with_it_and_nobody_elses() {
     let ending: Vec<_> = ["/tick", "/quiet", "/echo", "/assets/tick"]
         .map(|path| (path, lab.live(path, &cookie(&alice))))
         .into();
-    let mut staying: Vec<_> = [cookie(&bob), cookie(&second), bearer, "x-nobody: 1".to_owned()]
+    let mut staying: Vec<_> = [cookie(&bob), cookie(&second), bearer, "x-anonymous: 1".to_owned()]
         .iter()
         .flat_map(|who| {
             let paths: &[&str] = if who.starts_with("x-") {
@@ -144,7 +144,7 @@ fn an_ended_session_takes_its_connections_with_it_and_nobody_elses() {
 }
 
 #[test]
-fn a_reload_that_denies_closes_what_it_denies_and_nothing_else() {
+fn a_reload_closes_the_live_connections_that_it_denies_and_no_other() {
     let lab = lab();
     let alice = cookie(&log_in(&lab.gate, "alice"));
     let bearer = format!("authorization: Bearer {}", lab.gate.issuer.token("carol", &[]));
@@ -178,7 +178,7 @@ fn a_reload_that_denies_closes_what_it_denies_and_nothing_else() {
 }
 
 #[test]
-fn a_head_that_comes_after_the_session_ended_goes_nowhere() {
+fn an_answer_that_comes_after_its_session_ended_is_not_forwarded() {
     let lab = lab();
     let alice = log_in(&lab.gate, "alice");
     let mut wire = lab.ask("/late", &cookie(&alice));

@@ -1,4 +1,4 @@
-//! Renewals and new ids, interrupted: answers that never arrive, gates that leave, a store that is away.
+//! Interrupted renewals and id rotations: lost answers, draining gates, an unreachable store.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -60,7 +60,7 @@ fn a_new_id_whose_answer_was_lost_comes_again_until_the_browser_has_it() {
 }
 
 #[test]
-fn a_gate_that_leaves_waits_for_the_renewals_under_way_and_begins_none() {
+fn a_draining_gate_waits_for_renewals_under_way_and_begins_none() {
     let redis = Redis::setup().appendonly().start();
     let provider = Provider::setup().always_refresh().access_token_seconds(2).start();
     let (first, origin) = store_faults::gate(&redis, &provider, None);
@@ -71,7 +71,7 @@ fn a_gate_that_leaves_waits_for_the_renewals_under_way_and_begins_none() {
     provider.fault("token", Fault::DelayMillis(3500), Some(1));
     let asking = std::thread::spawn({
         let (origin, cookie) = (origin.clone(), user.cookie.clone());
-        // whoever asked goes away in the middle
+        // the client that asked goes away in the middle
         move || {
             use std::io::Write as _;
             let mut stream = std::net::TcpStream::connect(proxy).unwrap();
@@ -103,7 +103,7 @@ fn a_gate_that_leaves_waits_for_the_renewals_under_way_and_begins_none() {
 }
 
 #[test]
-fn who_waited_for_a_renewal_is_judged_by_what_is_known_then() {
+fn a_request_that_waited_for_a_renewal_is_checked_against_revocations_afterwards() {
     let redis = Redis::setup().appendonly().start();
     let provider = Provider::setup().always_refresh().access_token_seconds(2).start();
     let (gate, origin) = store_faults::gate(&redis, &provider, None);
@@ -125,7 +125,7 @@ fn who_waited_for_a_renewal_is_judged_by_what_is_known_then() {
     assert_eq!(
         (status, gate.app.count()),
         (503, served),
-        "nobody had confirmed it for seconds"
+        "the store had confirmed no revocation for seconds"
     );
     redis.resume();
     eventually("it goes on", || match store_faults::ask(&gate, &user.cookie) {

@@ -1,4 +1,4 @@
-//! The operator lists and ends sessions; what is revoked ends on every gate, bearer tokens too, and nothing else does.
+//! The operator lists and revokes: revoked sessions and bearer tokens end on every gate, and no others.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -154,7 +154,7 @@ fn a_revoked_subject_loses_sessions_and_tokens_and_comes_back_with_new_ones() {
 }
 
 #[test]
-fn what_is_misspelt_or_unknown_ends_nothing_and_says_so() {
+fn a_misspelt_or_unknown_revocation_ends_no_session_and_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let gate = controlled(portal(), folder.path()).start();
     let cookie = log_in(&gate, "alice");
@@ -181,14 +181,14 @@ fn what_is_misspelt_or_unknown_ends_nothing_and_says_so() {
 }
 
 #[test]
-fn a_listing_says_what_no_key_opens() {
+fn a_listing_counts_sessions_that_no_key_opens() {
     let (folder, redis) = (tempfile::tempdir().unwrap(), Redis::start());
     let gate = controlled(on_redis(&redis, ""), folder.path()).start();
     log_in(&gate, "alice");
     log_in(&gate, "bob");
     assert_eq!(listed(folder.path(), &[]).len(), 2);
     let foreign = format!("cedargate:test:s:{{{}}}", "5".repeat(64));
-    redis.cli(&["SET", &foreign, "sealed by somebody else"]);
+    redis.cli(&["SET", &foreign, "sealed with a foreign key"]);
     let (code, out, complaint) = sessions(folder.path(), &["list"]);
     assert_eq!(code, 0, "{complaint}");
     assert!(

@@ -1,4 +1,4 @@
-//! Sessions under Sentinel: whichever server a gate still reaches, what was ended on the master that counts is ended.
+//! Sessions under Sentinel: a session that was ended on the agreed master is ended, whichever server a gate still reaches.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::support::{Gate, PAGE, eventually};
 /// `sessions.staleness_max`, and a request that was on its way.
 const SOON: Duration = Duration::from_millis(1100);
 
-/// Of the servers; the Sentinels ask for none.
+/// The password of the Redis servers; the Sentinels have none.
 const PASSWORD: &str = "s3cret";
 
 fn start() -> Sentinel {
@@ -65,18 +65,18 @@ fn a_gate_leaves_a_master_that_the_sentinels_left() {
     let first = gate(&servers, &servers.sentinel_ports());
     let (alice, bob) = (log_in(&first, "alice"), log_in(&first, "bob"));
     servers.master().until_replicated(2);
-    // the old one answers on as master until somebody tells it
+    // the old master answers as master until a Sentinel demotes it
     servers.failover();
     let second = gate(&servers, &servers.sentinel_ports());
     until("the other gate serves", &second, &alice, 200);
     let ended = log_out_at(&second, &alice);
     keeps_out(&first, &alice, (ended, Duration::from_secs(3)));
     until("it knows", &first, &alice, 401);
-    until("what nobody ended goes on", &first, &bob, 200);
+    until("a session that was not ended is still served", &first, &bob, 200);
 }
 
 #[test]
-fn an_old_master_that_wakes_up_lets_nobody_in() {
+fn an_old_master_that_wakes_up_serves_no_ended_session() {
     let servers = start();
     let gates = [(); 2].map(|()| gate(&servers, &servers.sentinel_ports()));
     let (alice, bob) = (log_in(&gates[0], "alice"), log_in(&gates[1], "bob"));
@@ -93,13 +93,13 @@ fn an_old_master_that_wakes_up_lets_nobody_in() {
     stopped.resume();
     for gate in &gates {
         keeps_out(gate, &alice, (ended, Duration::from_secs(4)));
-        until("what nobody ended goes on", gate, &bob, 200);
+        until("a session that was not ended is still served", gate, &bob, 200);
         until("it knows", gate, &alice, 401);
     }
 }
 
 #[test]
-fn a_gate_that_is_cut_off_with_the_old_master_serves_nobody_and_logs_nobody_out() {
+fn a_gate_cut_off_with_the_old_master_serves_no_session_and_ends_none() {
     let servers = start();
     let ports = servers.sentinel_ports();
     let (one, two) = (Partition::to(ports[1]), Partition::to(ports[2]));
@@ -114,7 +114,7 @@ fn a_gate_that_is_cut_off_with_the_old_master_serves_nobody_and_logs_nobody_out(
         std::thread::sleep(Duration::from_millis(20));
     }
     two.cut();
-    until("nobody confirms the master", &first, &alice, 503);
+    until("no Sentinel confirms the master", &first, &alice, 503);
     eventually("it says why", || {
         let said = first.status()["sessions"]["last_error"].to_string();
         let is_it = said.contains("fewer than 2 of 3 Sentinels");

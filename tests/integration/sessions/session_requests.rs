@@ -1,4 +1,4 @@
-//! A session on the path of a request: which credential counts, what a browser gets, and what an app never sees.
+//! Requests with a session cookie: precedence of credentials, redirects to the login, and cookies that the app never gets.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -45,7 +45,7 @@ fn a_bearer_token_beats_the_cookie_and_a_bad_one_is_no_fallback() {
 }
 
 #[test]
-fn only_a_navigation_is_sent_to_the_login_and_told_where_it_came_from() {
+fn only_a_navigation_is_redirected_to_the_login_with_its_return_path() {
     let gate = portal().start();
     let sent = browse(&gate, "/portal/p/page?x=1&y=a%20b", "");
     assert_eq!(sent.status, 302, "{}", sent.text());
@@ -82,13 +82,13 @@ fn only_a_navigation_is_sent_to_the_login_and_told_where_it_came_from() {
 }
 
 #[test]
-fn a_portal_without_a_login_sends_nobody_away() {
+fn a_portal_without_a_login_redirects_no_browser() {
     let gate = with_accounts(open_portal()).start();
     assert_eq!(browse(&gate, PAGE, "").status, 401);
 }
 
 #[test]
-fn what_changes_something_by_cookie_needs_evidence_of_our_own_page() {
+fn a_change_by_cookie_needs_evidence_of_the_portals_own_origin() {
     let gate = portal().start();
     let cookie = log_in(&gate, "alice");
     for (evidence, status) in [
@@ -113,7 +113,7 @@ fn what_changes_something_by_cookie_needs_evidence_of_our_own_page() {
     let upgrade = [("connection", "upgrade"), ("upgrade", "websocket")];
     let asked = with_cookie(&gate, "GET", PAGE, &cookie, &upgrade);
     assert_eq!((asked.status, asked.code()), (403, "origin_mismatch".to_owned()));
-    // nobody's request to a public path is nobody's, whoever made it
+    // on a public path a request without a credential is anonymous
     let public = with_cookie(
         &gate,
         "POST",
@@ -126,7 +126,7 @@ fn what_changes_something_by_cookie_needs_evidence_of_our_own_page() {
 }
 
 #[test]
-fn a_cookie_that_is_worth_nothing_is_taken_away_and_public_paths_do_not_mind_it() {
+fn an_unusable_cookie_is_cleared_and_is_anonymous_on_public_paths() {
     let gate = portal().start();
     let cookie = log_in(&gate, "alice");
     assert_eq!(with_cookie(&gate, "GET", "/portal/p/assets/x", &cookie, &[]).status, 200);
@@ -173,7 +173,7 @@ fn a_policy_that_wants_a_stronger_login_sends_a_browser_there() {
 }
 
 #[test]
-fn a_portal_trusts_a_session_only_if_it_trusts_who_vouched() {
+fn a_portal_trusts_a_session_only_if_it_trusts_its_issuer() {
     let trusting = "portals: { p: { match: { path_prefix: /portal/p }, issuers: [local] }, q: { match: { path_prefix: /portal/q }, issuers: [test] } }";
     let gate = portal()
         .file("schemas/q.cedarschema", OPEN_SCHEMA)
@@ -226,7 +226,7 @@ fn the_app_asks_with_its_users_cookie_and_an_assertion_ends_with_nothing_but_its
 }
 
 #[test]
-fn an_account_is_good_for_its_portals_only_whichever_door_is_tried() {
+fn an_account_is_valid_at_its_own_portals_only_at_every_door() {
     let users =
         format!("users:\n  alice: {{ password: '{HASH}', portals: [p] }}\n  bob: {{ password: '{HASH}', portals: [p, q] }}\n");
     let setup = portal()
@@ -332,7 +332,7 @@ fn the_gates_own_tokens_are_no_credentials_here() {
 }
 
 #[test]
-fn a_script_that_asked_before_a_new_login_takes_no_cookie_away() {
+fn a_refused_script_does_not_clear_the_session_cookie() {
     let gate = portal().start();
     let cookie = log_in(&gate, "alice");
     assert!(log_out(&gate, &cookie).status < 400);

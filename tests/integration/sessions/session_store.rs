@@ -1,4 +1,4 @@
-//! The session store as a gate meets it: at its start, and full.
+//! The session store at the start of a gate, and when it is full.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ fn a_new_replica_serves_sessions_from_its_first_answer() {
 }
 
 #[test]
-fn a_start_waits_for_no_store_that_is_not_there() {
+fn the_gate_starts_without_waiting_for_an_absent_store() {
     let redis = Redis::start();
     redis.kill();
     let began = Instant::now();
@@ -32,7 +32,7 @@ fn a_start_waits_for_no_store_that_is_not_there() {
 }
 
 #[test]
-fn a_full_store_ends_what_it_is_told_to_and_who_asked_hears_that_it_is_not_everywhere() {
+fn a_full_store_revokes_here_and_reports_that_other_gates_do_not_know() {
     let (folder, redis) = (tempfile::tempdir().unwrap(), Redis::start());
     let ([first, second], cookies) = two_gates(&redis, folder.path());
     assert_eq!(redis.cli(&["config", "set", "maxmemory", "1"]), "OK");

@@ -1,7 +1,7 @@
-//! Redis and the provider fail at random under load: nobody is logged out, nobody revoked is let in.
+//! Redis and the provider fail at random under load: no session ends by itself, and no revoked session is served.
 //!
 //! Two gates on one Redis that keeps what it confirmed, users whose tokens must be renewed all the time, logouts in
-//! between. Whatever is stopped, killed or cut, a session that nobody ended is answered 200 or 503, and one whose logout
+//! between. Whatever is stopped, killed or cut, a session without a logout is answered 200 or 503, and one whose logout
 //! was confirmed is never answered 200 after `staleness_max`.
 
 use std::sync::Mutex;
@@ -18,14 +18,14 @@ use crate::support::{Gate, PAGE, eventually, open_portal, raw};
 const USERS: usize = 12;
 const LOADERS: usize = 4;
 const STALENESS: Duration = Duration::from_secs(1);
-/// For a request that was on its way when the time was over.
+/// Allowance for a request that was under way when the time was over.
 const SLACK: Duration = Duration::from_millis(100);
 
 pub struct User {
     pub cookie: String,
-    /// When its logout was confirmed.
+    /// Time at which the gate confirmed the logout.
     ended: Mutex<Option<Instant>>,
-    /// Somebody is about to end it: any answer may be right.
+    /// A logout is under way: any answer may be right.
     ending: AtomicBool,
 }
 
@@ -44,7 +44,7 @@ fn duration() -> Duration {
 }
 
 #[test]
-fn whatever_fails_nobody_is_logged_out_and_nobody_revoked_is_let_in() {
+fn under_random_failures_no_session_ends_and_no_revoked_session_is_served() {
     let mut redis = Redis::setup().appendonly().start();
     let provider = Provider::setup().always_refresh().access_token_seconds(2).start();
     let (first, origin) = gate(&redis, &provider, None);
@@ -60,7 +60,7 @@ fn whatever_fails_nobody_is_logged_out_and_nobody_revoked_is_let_in() {
             let (users, tally, over) = (&users, &tally, &over);
             scope.spawn(move || load(StdRng::seed_from_u64(seed + n as u64), gates, (users, tally), over));
         }
-        let ender = scope.spawn(|| end_some(StdRng::seed_from_u64(seed + 100), (gates, &origin), &users, &over));
+        let ender = scope.spawn(|| log_out_some(StdRng::seed_from_u64(seed + 100), (gates, &origin), &users, &over));
         let random = &mut StdRng::seed_from_u64(seed + 200);
         let begun = Instant::now();
         // whatever the dice say, once it is away for longer than sessions may go on without it
@@ -68,7 +68,7 @@ fn whatever_fails_nobody_is_logged_out_and_nobody_revoked_is_let_in() {
         std::thread::sleep(Duration::from_millis(2500));
         redis.resume();
         while begun.elapsed() < duration() {
-            misfortune(random, &mut redis, &provider);
+            inject_fault(random, &mut redis, &provider);
         }
         over.store(true, Ordering::Relaxed);
         ender.join().unwrap();
@@ -97,7 +97,7 @@ fn whatever_fails_nobody_is_logged_out_and_nobody_revoked_is_let_in() {
     assert!(unavailable > 0, "nothing ever failed");
     assert!(
         users.iter().any(|user| user.ended.lock().unwrap().is_some()),
-        "nobody was logged out"
+        "no user was logged out"
     );
     assert!(provider.count_tokens("refresh_token") > 0, "nothing was renewed");
 }
@@ -174,7 +174,7 @@ fn load(mut random: StdRng, gates: [&Gate; 2], (users, tally): (&[User], &Tally)
 }
 
 /// Logs out one user after the other, until half are gone; asks again until it is confirmed.
-fn end_some(mut random: StdRng, (gates, origin): ([&Gate; 2], &str), users: &[User], over: &AtomicBool) {
+fn log_out_some(mut random: StdRng, (gates, origin): ([&Gate; 2], &str), users: &[User], over: &AtomicBool) {
     for user in users.iter().take(USERS / 2) {
         pause(&mut random, 500..2500);
         if over.load(Ordering::Relaxed) {
@@ -194,7 +194,7 @@ fn end_some(mut random: StdRng, (gates, origin): ([&Gate; 2], &str), users: &[Us
     }
 }
 
-fn misfortune(random: &mut StdRng, redis: &mut Redis, provider: &Provider) {
+fn inject_fault(random: &mut StdRng, redis: &mut Redis, provider: &Provider) {
     match random.random_range(0..5) {
         0 => {
             redis.kill();

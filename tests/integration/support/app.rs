@@ -23,7 +23,7 @@ pub const IDENTITY_HEADERS: [&str; 10] = [
     "x-cedargate-assertion",
 ];
 
-/// What the app saw.
+/// One request as the app received it.
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub method: String,

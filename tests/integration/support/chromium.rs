@@ -14,7 +14,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 use crate::support::tools::tool;
 use crate::support::{eventually, once_started};
 
-/// How long the browser may take for one thing.
+/// The longest time for one step of the browser.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A browser with one page; ends with the test.
@@ -117,7 +117,7 @@ impl Chromium {
         self.settled();
     }
 
-    /// Until the page is there.
+    /// Waits until the page is loaded.
     pub fn settled(&mut self) {
         eventually("the page is loaded", || {
             let state = self.call(
@@ -129,7 +129,7 @@ impl Chromium {
         });
     }
 
-    /// Until the page's address ends like this.
+    /// Waits until the page's address ends like this.
     pub fn arrived(&mut self, end: &str) {
         eventually(end, || {
             let at = self.eval("location.pathname + location.search + ' ' + document.readyState");

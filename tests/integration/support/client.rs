@@ -19,7 +19,7 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-/// Headers that may appear on any response; one more is a leak until somebody adds it here on purpose.
+/// Headers that may appear on any response; one more is a leak until it is added here on purpose.
 const HEADERS_ALLOWED: [&str; 16] = [
     "content-type",
     "content-length",
@@ -58,7 +58,7 @@ impl Answer {
         self.json()["code"].as_str().unwrap_or_default().to_owned()
     }
 
-    /// What must hold for every answer of the proxy.
+    /// Asserts the rules that hold for every answer of the proxy.
     pub fn check(&self, reached_app: usize) {
         for name in self.headers.keys() {
             assert!(HEADERS_ALLOWED.contains(&name.as_str()), "header `{name}` leaks: {self:?}");

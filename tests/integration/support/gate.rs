@@ -24,7 +24,7 @@ pub struct Gate {
     running: Option<Running>,
 }
 
-/// What to start; `files` are written below the folder first.
+/// Configuration and files of a gate to start; `files` are written below the folder first.
 pub struct Setup {
     pub files: BTreeMap<String, String>,
     /// YAML added to the configuration's top level.
@@ -114,7 +114,7 @@ impl Setup {
                 yaml.push('\n');
             }
         }
-        // a test that does not look at it does not wait for balancers
+        // only tests of the drain wait for balancers
         let yaml = yaml.replace("limits: { workers", "limits: { drain_delay: 0s, workers");
         let yaml = yaml.replace("{app}", &app.address.to_string());
         let running = start_from_yaml(&yaml, folder.path()).map_err(|e| e.to_string())?;
@@ -148,7 +148,7 @@ impl Gate {
         put(self.folder.path(), name, text);
     }
 
-    /// Whether a permit is on record that a reload or a revocation took back before the app had answered.
+    /// True if the record shows a permit that a reload or a revocation withdrew before the app answered.
     fn has_cut(&self, decision_id: &str) -> bool {
         let is_it = |line: &str| !decision_id.is_empty() && line.contains(decision_id) && line.contains("\"event\":\"cut\"");
         let deadline = Instant::now() + Duration::from_secs(2);
@@ -168,7 +168,7 @@ impl Gate {
         let answer = raw(self.proxy, method, path, headers, b"");
         let mut reached_app = self.app.count() - before;
         if reached_app == 1 && !answer.headers.contains_key("x-app") && self.has_cut(answer.header("x-cedargate-decision-id")) {
-            // permitted, and not any more when the app's answer came: that went nowhere
+            // the permit was withdrawn before the app answered, so the answer was not forwarded
             reached_app = 0;
         }
         answer.check(reached_app);

@@ -51,7 +51,7 @@ impl Client {
         self.ask(request(gate, "GET", path), b"")
     }
 
-    /// Whether the other side ended the connection in time.
+    /// True if the peer ended the connection in time.
     pub fn ends(&mut self) -> bool {
         let ended = &mut self.ended;
         self.runtime

@@ -1,4 +1,4 @@
-//! HTTP/2 written by hand: frames and literal header fields, so that a client can say what no library would.
+//! HTTP/2 written by hand: frames and literal header fields, so that a client can send frames that no library sends.
 //!
 //! Blocking and plain std, independent of the library that the gate speaks HTTP/2 with. What it sends is never indexed
 //! or compressed; what it reads may be.
@@ -30,7 +30,7 @@ const WINDOW: u32 = 0x7fff_ffff;
 /// One header field, as bytes.
 pub type Field = (Vec<u8>, Vec<u8>);
 
-/// How a request ended. The codes are for whoever reads a failure.
+/// The end of a request. The codes show in the message of a failed test.
 #[derive(Debug)]
 #[expect(dead_code, reason = "printed by `Debug` only")]
 pub enum Outcome {

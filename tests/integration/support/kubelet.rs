@@ -1,4 +1,4 @@
-//! What kubelet's `AtomicWriter` does to a ConfigMap or Secret volume, step by step, with its names and in its order.
+//! The steps of kubelet's `AtomicWriter` on a ConfigMap or Secret volume, with its names and in its order.
 //!
 //! A timestamped folder is filled, `..data` is swapped to it by a rename, and what users see are symlinks
 //! `name -> ..data/name` (a folder is one symlink, too). Stale symlinks and the old folder are removed last.

@@ -29,7 +29,7 @@ pub fn start_login_gate(provider: &Server, more: &str) -> LoginGate {
     start_login_gate_with(provider, "", more)
 }
 
-/// With more keys of the issuer.
+/// Like `start_login_gate`, with more keys of the issuer's configuration.
 pub fn start_login_gate_with(provider: &Server, issuer: &str, more: &str) -> LoginGate {
     let port = free_port();
     let origin = format!("http://127.0.0.1:{port}");
@@ -118,7 +118,7 @@ pub fn is_callback(url: &Url) -> bool {
     url.path().ends_with("/auth/callback")
 }
 
-/// From a typed-in address to the callback, which is not sent yet.
+/// Opens the path and logs in at the provider; returns the callback address without sending it.
 pub fn to_callback(login_gate: &LoginGate, browser: &mut Browser, path: &str) -> Url {
     let hop = browser.send(&login_gate.url(path), &Request::navigation("none"));
     let mut hop = browser.follow_until(hop, is_callback);

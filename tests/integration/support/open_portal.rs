@@ -2,12 +2,12 @@
 
 use super::Setup;
 
-/// One portal `p` at `/portal/p` where everybody who is somebody may do everything.
+/// Schema and policy of one portal `p` at `/portal/p` where every authenticated caller may do everything.
 pub const OPEN_SCHEMA: &str = "entity Tenant; entity Role in [Role]; entity Portal; entity Path in [Path, Portal];
 entity User in [Role, Tenant] = { email?: String };
 action GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS appliesTo { principal: [User], resource: [Path], context: {} };";
 pub const OPEN_POLICY: &str = "@id(\"everybody\") permit (principal, action, resource);";
-/// A page of it.
+/// A page of the open portal.
 pub const PAGE: &str = "/portal/p/page";
 
 pub fn open_portal() -> Setup {

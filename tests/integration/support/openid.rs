@@ -1,4 +1,4 @@
-//! Identity providers to log in at: a real one, one that lies as told, and a browser that shows every hop.
+//! OpenID providers to log in at: a real one, a mock with chosen faults, and a browser that shows every hop.
 //!
 //! Both run in node (`tests/tools/oidc`), on ports of their own, and end with the test. They take orders at a second
 //! port; every method here that changes one is such an order. `user_agent` has the browser.
@@ -28,7 +28,7 @@ pub struct Server {
     control: SocketAddr,
 }
 
-/// What goes wrong at an endpoint, from `times` requests or all.
+/// A fault of an endpoint, for `times` requests or for all.
 #[derive(Clone, Copy, Debug)]
 pub enum Fault {
     DelayMillis(u64),
@@ -84,7 +84,7 @@ impl Server {
         self.process.kill();
     }
 
-    /// At `token`, `jwks`, `userinfo`, `discovery`, `auth`, …; the next so many requests, or all until `heal`.
+    /// Injects a fault at `token`, `jwks`, `userinfo`, `discovery`, `auth`, …; the next so many requests, or all until `heal`.
     pub fn fault(&self, at: &str, fault: Fault, times: Option<u32>) {
         let mut order = match fault {
             Fault::DelayMillis(delay) => json!({"delay": delay}),
@@ -102,12 +102,12 @@ impl Server {
         self.order("heal", &json!({}));
     }
 
-    /// How many requests came to an endpoint.
+    /// The number of requests that an endpoint got.
     pub fn count(&self, at: &str) -> u64 {
         self.order("counts", &json!({}))[at].as_u64().unwrap_or(0)
     }
 
-    /// How many requests for tokens there were of this `grant_type`, failed ones too.
+    /// The number of token requests of this `grant_type`, failed ones included.
     pub fn count_tokens(&self, grant_type: &str) -> u64 {
         self.order("counts", &json!({}))["token"][grant_type].as_u64().unwrap_or(0)
     }
@@ -135,7 +135,7 @@ impl Server {
     }
 }
 
-/// How the real provider behaves.
+/// The behaviour of the real provider.
 #[derive(Clone, Debug)]
 pub struct Setup(Value);
 
@@ -178,7 +178,7 @@ impl Setup {
     }
 }
 
-/// `oidc-provider`: PKCE required, refresh tokens rotate, everybody consents, accounts need no password.
+/// `oidc-provider`: PKCE required, refresh tokens rotate, consent is given, accounts need no password.
 #[derive(Debug)]
 pub struct Provider(Server);
 
@@ -217,7 +217,7 @@ impl Provider {
     }
 
     /// Ends an account's sessions at the provider; clients with a `backchannel_logout_uri` are told before this
-    /// returns. Says whom: `[{client, sid, outcome}]`, the outcome being `ok` or what was wrong with the answer.
+    /// returns: `[{client, sid, outcome}]`, the outcome being `ok` or the fault of the answer.
     pub fn end_sessions(&self, account: &str) -> Vec<Value> {
         let told = self.order("logout", &json!({"account": account}));
         told["told"].as_array().unwrap().clone()
@@ -252,12 +252,12 @@ impl std::ops::Deref for MockProvider {
 }
 
 impl MockProvider {
-    /// Everybody who comes is `subject` with these claims.
+    /// Starts; every login is `subject` with these claims.
     pub fn start(subject: &str, claims: &Value) -> Self {
         Self(Server::start("mock.mjs", &json!({"subject": subject, "claims": claims})))
     }
 
-    /// From now on; names are in `tests/tools/oidc/mock.mjs`, an unknown one panics.
+    /// Adds a fault to all following answers; names are in `tests/tools/oidc/mock.mjs`, an unknown one panics.
     pub fn lie(&self, name: &str) {
         self.order("lie", &json!({"name": name}));
     }
@@ -271,7 +271,7 @@ impl MockProvider {
         serde_json::from_value(self.order("lies", &json!({}))).unwrap()
     }
 
-    /// Whom it says is there, from now on.
+    /// Sets the subject of the following logins.
     pub fn subject(&self, subject: &str, claims: &Value) {
         self.order("set", &json!({"subject": subject, "claims": claims}));
     }

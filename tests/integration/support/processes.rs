@@ -1,4 +1,4 @@
-//! Servers that tests start: ended with the test, even if the whole test process is killed, and nobody else's.
+//! Servers that tests start. They end with their test, even if the whole test process is killed; no other process is ended.
 //!
 //! A shell stands between: it starts the server, then reads from a pipe that only this process holds open. When the
 //! pipe closes, for whatever reason, the shell kills the one process that it started and has not reaped.
@@ -16,7 +16,7 @@ use crate::support::eventually;
 
 const SUPERVISE: &str =
     r#"log=$1; shift; "$@" >"$log" 2>&1 </dev/null & echo $!; exec >/dev/null; read -r _; kill -9 $! 2>/dev/null; wait"#;
-/// Below what the kernel gives out by itself, and so that a cluster's second port (10000 more) is too.
+/// Ports below the kernel's ephemeral range; so is a cluster's second port, which is 10000 higher.
 const PORTS: std::ops::Range<u32> = 11_000..21_000;
 
 /// One server. Dropping it kills the server.
@@ -47,12 +47,12 @@ impl Supervised {
         }
     }
 
-    /// What it printed so far.
+    /// Its output so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// Until the shell reaps it, a process that ended keeps its id (`Z`); its threads end after it, and hold its ports.
+    /// A process that ended keeps its id (state `Z`) until the shell reaps it. Its threads end after it and hold its ports.
     pub fn is_running(&self) -> bool {
         let process = PathBuf::from(format!("/proc/{}", self.pid));
         let threads = std::fs::read_dir(process.join("task")).map_or(0, Iterator::count);
@@ -109,7 +109,7 @@ impl Drop for Supervised {
     }
 }
 
-/// A loopback port that nobody listens on, and ten thousand more neither. It is not held: whoever starts a server on
+/// A free loopback port whose neighbour, ten thousand higher, is free too. The port is not held: a test that starts a server on
 /// it must look whether it really is its own that answers.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -126,7 +126,7 @@ pub fn free_port() -> u16 {
 }
 
 #[test]
-fn a_supervised_process_ends_with_the_pipe_and_takes_nobody_along() {
+fn a_supervised_process_ends_with_the_pipe_and_ends_no_other() {
     let folder = tempfile::tempdir().unwrap();
     let start = |name: &str| Supervised::start(Path::new("sleep"), &["600"], &folder.path().join(name));
     let (mut first, second) = (start("a"), start("b"));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{Answer, parse};
 
-/// A connection of a client that says what it likes, when it likes.
+/// A connection of a client that sends any bytes at any time.
 pub struct RawConnection {
     pub stream: TcpStream,
     pub(super) left: Vec<u8>,
@@ -25,7 +25,7 @@ impl RawConnection {
         }
     }
 
-    /// False if the other side no longer takes it.
+    /// Returns false if the peer no longer takes bytes.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.stream.write_all(bytes.as_ref()).is_ok()
     }
@@ -76,7 +76,7 @@ impl RawConnection {
         }
     }
 
-    /// Whether the other side ended the connection, and said nothing more before.
+    /// True if the peer ended the connection and sent no more bytes before.
     pub fn is_closed(&mut self) -> bool {
         while self.more() {}
         self.left.is_empty() && matches!(self.stream.read(&mut [0; 1]), Ok(0) | Err(_))

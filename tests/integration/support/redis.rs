@@ -21,7 +21,7 @@ use crate::support::processes::{Supervised, free_port};
 use crate::support::tools::tool;
 use crate::support::{eventually, put};
 
-/// Whom `cli` logs in as where an ACL file says who may.
+/// Name and password of `cli` where an ACL file restricts access.
 const HARNESS: (&str, &str) = ("harness", "h4rness");
 /// Servers tried on other ports before giving up.
 const STARTS_MAX: usize = 10;
@@ -32,7 +32,7 @@ pub enum ClientCertificate {
     Required,
 }
 
-/// What to start.
+/// The options of a server to start.
 #[derive(Clone, Debug, Default)]
 pub struct Setup {
     password: Option<String>,
@@ -72,7 +72,7 @@ impl Setup {
         self
     }
 
-    /// Starts on a free port; on another one if somebody was quicker.
+    /// Starts on a free port; tries another port if a different process took it meanwhile.
     pub fn start(self) -> Redis {
         for _ in 0..STARTS_MAX {
             let folder = tempfile::tempdir().unwrap();
@@ -161,7 +161,7 @@ impl Redis {
         Setup::default()
     }
 
-    /// With the password of the default user, if it has one.
+    /// The URL, with the password of the default user if there is one.
     pub fn url(&self) -> String {
         let scheme = if self.setup.tls.is_some() { "rediss" } else { "redis" };
         let password = self.setup.password.as_ref().map(|p| format!(":{p}@")).unwrap_or_default();
@@ -173,12 +173,12 @@ impl Redis {
         self.folder.path().join(name)
     }
 
-    /// What it logged since its last start.
+    /// Its log since the last start.
     pub fn log(&self) -> String {
         self.process.log()
     }
 
-    /// It keeps its connections, takes new ones and answers nobody.
+    /// Stops the process: it keeps its connections, accepts new ones and answers none.
     pub fn pause(&self) {
         self.process.pause();
     }
@@ -191,14 +191,14 @@ impl Redis {
         self.process.kill();
     }
 
-    /// On the same port; empty, unless `appendonly`.
+    /// Starts again on the same port; without `appendonly` its data is gone.
     pub fn restart(&mut self) {
         self.process.kill();
         self.process = launch(self.folder.path(), &self.setup);
         assert!(self.comes_up(), "port {} is taken: {}", self.port, self.log());
     }
 
-    /// What redis-cli prints, without the last line feed; an error of Redis is what it says.
+    /// The output of redis-cli without the last line feed; an error of Redis is its text.
     pub fn cli(&self, args: &[&str]) -> String {
         let output = self.run(args);
         let said = format!(
@@ -248,7 +248,7 @@ impl Redis {
         command.args(args).stdin(Stdio::null()).output().unwrap()
     }
 
-    /// Whether it is this very process that answers on the port; false if it ended instead.
+    /// True if this very process answers on the port; false if it ended instead.
     fn comes_up(&mut self) -> bool {
         let own = format!("process_id:{}", self.process.pid);
         eventually("redis-server answers", || {

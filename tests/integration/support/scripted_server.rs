@@ -1,4 +1,4 @@
-//! A server whose every connection is handled by a closure of the test, in raw bytes.
+//! A server that hands each connection to a closure of the test, in raw bytes.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::RawConnection;
 
-/// A server whose every connection is given to a script, with the head of its first request.
+/// A server that runs a closure for each connection, with the head of the first request.
 pub struct ScriptedServer {
     pub address: SocketAddr,
     pub heads: Arc<Mutex<Vec<String>>>,

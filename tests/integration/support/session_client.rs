@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{Answer, Gate, PAGE, Setup, eventually, open_portal, raw};
 
-/// Cheap to check; of the password `password`.
+/// Hash of the password `password`, with parameters that are cheap to check.
 pub const HASH: &str = "$argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4";
 pub const ORIGIN: &str = "https://shop.test";
 /// Prefix of the gate's own login and identity endpoints.
@@ -32,7 +32,7 @@ pub fn portal() -> Setup {
     with_accounts(open_portal()).file("policies/p/portal.yaml", PORTAL_YAML)
 }
 
-/// What a browser sends and shows.
+/// A navigation of a browser.
 pub fn browse(gate: &Gate, path: &str, cookie: &str) -> Answer {
     let mut headers = vec![("accept", "text/html"), ("sec-fetch-mode", "navigate")];
     if !cookie.is_empty() {

@@ -1,8 +1,8 @@
-//! Programs that `make tools` installs. A test whose program is missing fails and says so.
+//! Programs that `make tools` installs. A test fails with a message if its program is missing.
 
 use std::path::{Path, PathBuf};
 
-/// Below `target/tools`, or of the machine.
+/// The first of these programs that is installed, below `target/tools` or on the machine.
 pub fn tool(names: &[&str]) -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools");
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// How long `eventually` waits; a slow machine may set `CEDARGATE_TEST_PATIENCE` (seconds).
+/// The patience of `eventually`; a slow machine may set `CEDARGATE_TEST_PATIENCE` (seconds).
 pub fn patience() -> Duration {
     let seconds = std::env::var("CEDARGATE_TEST_PATIENCE").ok().and_then(|s| s.parse().ok());
     Duration::from_secs(seconds.unwrap_or(10))

@@ -1,4 +1,4 @@
-//! Opaque tokens: their issuer is asked, once, and its silence is no answer.
+//! Opaque tokens: the gate introspects each once at its issuer, and refuses it without an answer.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use crate::support::{Gate, ISSUER, OPEN_SCHEMA, PAGE, ScriptedServer, b64, now, 
 
 struct Lab {
     gate: Gate,
-    /// What the issuer answers; a number is a status.
+    /// The issuer's answer; a number is a status.
     says: Arc<Mutex<Value>>,
     issuer: ScriptedServer,
     calls: Arc<AtomicUsize>,
@@ -63,7 +63,7 @@ impl Lab {
 }
 
 #[test]
-fn an_active_token_is_its_subject_and_asked_about_once() {
+fn an_active_token_gives_its_subject_and_is_introspected_once() {
     let lab = lab_with("");
     lab.says(active());
     let token = "opaque-secret-token";
@@ -96,7 +96,7 @@ fn an_active_token_is_its_subject_and_asked_about_once() {
 }
 
 #[test]
-fn a_jwt_is_never_sent_to_anybody() {
+fn a_jwt_is_never_sent_to_the_introspection_endpoint() {
     let lab = lab_with("");
     let jwt = lab.gate.issuer.token("alice", &[]);
     assert_eq!(lab.gate.get(PAGE, &jwt).status, 200);
@@ -105,7 +105,7 @@ fn a_jwt_is_never_sent_to_anybody() {
 }
 
 #[test]
-fn what_is_not_for_us_or_no_access_token_is_refused() {
+fn an_unusable_introspection_answer_refuses_the_token() {
     let lab = lab_with("");
     for (n, (member, value, status)) in [
         ("active", json!(false), 401),
@@ -136,7 +136,7 @@ fn what_is_not_for_us_or_no_access_token_is_refused() {
 }
 
 #[test]
-fn an_issuer_that_does_not_answer_lets_nobody_in_and_locks_nobody_out() {
+fn a_silent_issuer_gives_503_and_is_asked_again() {
     let lab = lab_with("");
     lab.says(active());
     assert_eq!(lab.gate.get(PAGE, "known").status, 200);
@@ -162,7 +162,7 @@ fn an_issuer_that_does_not_answer_lets_nobody_in_and_locks_nobody_out() {
 }
 
 #[test]
-fn a_no_is_remembered_and_where_nobody_may_be_asked_a_token_is_malformed() {
+fn an_inactive_token_is_remembered_and_without_introspection_an_opaque_token_is_malformed() {
     let lab = lab_with("");
     for _ in 0..5 {
         assert_eq!(lab.gate.get(PAGE, "nobodys").code(), "token_invalid");

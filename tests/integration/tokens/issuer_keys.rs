@@ -1,4 +1,4 @@
-//! How an issuer's keys arrive, change, vanish and fail, through a running gate and a key server that counts.
+//! Keys of issuers that arrive, change, vanish and fail, with a running gate and a key server that counts requests.
 //!
 //! The key server is scripted: it answers, hangs, lies or is not there. Whatever it does, valid tokens of other issuers
 //! are answered at once, and no token is let in on a key that is not published any more.
@@ -14,7 +14,7 @@ use crate::support::{
     Gate, ISSUER, OPEN_POLICY, OPEN_SCHEMA, PAGE, ScriptedServer, Setup, Signer, claims, eventually, now, open_portal, response,
 };
 
-/// A key server whose answer can be changed while it runs.
+/// A key server that changes its answer while it runs.
 struct KeyServer {
     script: ScriptedServer,
     answer: Arc<Mutex<Vec<u8>>>,
@@ -127,7 +127,7 @@ fn a_key_republished_for_another_use_no_longer_lets_remembered_tokens_in() {
 }
 
 #[test]
-fn a_storm_of_unknown_kids_costs_at_most_one_refetch_and_slows_nobody() {
+fn a_storm_of_unknown_kids_costs_at_most_one_refetch_and_slows_no_caller() {
     let signer = Signer::ec("c");
     let server = KeyServer::start(&keys(&[&signer]));
     let gate = Arc::new(gate_with(open_portal(), &[("corp", ISSUER, &server.source())]));
@@ -164,7 +164,7 @@ fn a_storm_of_unknown_kids_costs_at_most_one_refetch_and_slows_nobody() {
 }
 
 #[test]
-fn an_issuer_without_jwks_is_discovered_and_must_call_itself_what_we_call_it() {
+fn an_issuer_without_jwks_is_discovered_and_must_have_the_configured_name() {
     let signer = Signer::ed("e");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());

@@ -1,4 +1,4 @@
-//! Who am I, tokens for the caller's own use, the portals' public metadata, and the ring of keys.
+//! The identity endpoints beside the login: the session, minted tokens, portal metadata and assertion keys.
 
 use serde_json::{Value, json};
 
@@ -32,12 +32,12 @@ fn keys(gate: &Gate) -> Vec<String> {
 }
 
 #[test]
-fn a_session_says_who_it_is_and_never_a_token() {
+fn the_identity_endpoint_shows_a_session_and_never_a_token() {
     let gate = portal().start();
     let path = format!("{IDENTITY_PATH}/auth/session");
-    let nobody = raw(gate.proxy, "GET", &path, &[], b"");
+    let anonymous = raw(gate.proxy, "GET", &path, &[], b"");
     assert_eq!(
-        (nobody.status, nobody.header("content-type")),
+        (anonymous.status, anonymous.header("content-type")),
         (401, "application/problem+json")
     );
     let cookie = log_in(&gate, "alice");
@@ -117,7 +117,7 @@ fn a_minted_token_names_its_portal_and_dies_with_five_minutes_or_its_credential(
 }
 
 #[test]
-fn a_token_is_minted_for_nobody_else() {
+fn a_token_is_minted_for_its_own_caller_only() {
     let gate = portal().start();
     let cookie = log_in(&gate, "alice");
     let cookie = cookie.as_str();
@@ -171,7 +171,7 @@ fn neither_a_minted_token_nor_an_assertion_passes_for_the_other_or_for_a_bearer_
 }
 
 #[test]
-fn portals_tell_what_anybody_may_know_and_nothing_else() {
+fn the_portals_endpoint_shows_public_metadata_only() {
     let gate = portal().start();
     let list = raw(gate.proxy, "GET", &format!("{IDENTITY_PATH}/portals/"), &[], b"").json();
     let one = raw(gate.proxy, "GET", &format!("{IDENTITY_PATH}/portals/p/"), &[], b"").json();
@@ -195,7 +195,7 @@ fn portals_tell_what_anybody_may_know_and_nothing_else() {
 }
 
 #[test]
-fn portals_of_other_hosts_are_not_told() {
+fn the_portals_endpoint_shows_no_portal_of_another_host() {
     let gate = open_portal()
         .config("portals: { p: { match: { hosts: ['*.a.test'], path_prefix: /portal/p }, issuers: [test] } }")
         .start();
@@ -208,7 +208,7 @@ fn portals_of_other_hosts_are_not_told() {
 }
 
 #[test]
-fn assertion_keys_are_a_ring_that_turns_while_it_runs() {
+fn assertion_keys_rotate_while_the_gate_runs() {
     let (old, new) = (Issuer::new("a"), Issuer::new("b"));
     let gate = portal()
         .file("ring.pem", old.pem())

@@ -101,7 +101,7 @@ impl TokenGate {
     }
 }
 
-/// Long enough to mean something.
+/// The parts of a token that are long enough to identify it.
 fn pieces(token: &str) -> impl Iterator<Item = &str> {
     token.split(['.', ' ', '=', '"']).filter(|piece| piece.len() >= 16)
 }

@@ -11,7 +11,7 @@ use crate::support::{Answer, App, Issuer, b64, now, unb64};
 const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 const BASIC: (&str, &str) = ("authorization", "Basic cnA6c2VjcmV0");
 
-/// Where the provider sends people back to, and its logouts: it records.
+/// The redirect and logout endpoints of the relying party: the recording app.
 fn callback(app: &App) -> String {
     format!("http://{}/callback", app.address)
 }
@@ -69,7 +69,7 @@ fn claims(token: &Value) -> Value {
     serde_json::from_slice(&unb64(payload).unwrap()).unwrap()
 }
 
-/// To the answer of the token endpoint, and the way there.
+/// The token endpoint's answer of a login, and the last hop before it.
 fn logged_in(provider: &Provider, app: &App, browser: &mut Browser, more: &[(&str, &str)]) -> (Value, Hop) {
     let hop = browser.log_in(&authorization_url(provider, "/auth", app, more), "alice");
     let answer = redeem(provider, app, &hop.query("code").unwrap_or_else(|| panic!("{hop:?}")));
@@ -78,7 +78,7 @@ fn logged_in(provider: &Provider, app: &App, browser: &mut Browser, more: &[(&st
 }
 
 #[test]
-fn a_relying_party_logs_somebody_in_and_reads_who_it_is() {
+fn a_relying_party_logs_an_account_in_and_reads_its_identity() {
     let app = App::start();
     let provider = provider_with_client(Provider::setup(), &app);
     let mut browser = Browser::new();
@@ -112,7 +112,7 @@ fn a_relying_party_logs_somebody_in_and_reads_who_it_is() {
 }
 
 #[test]
-fn somebody_who_cancels_is_denied_and_unknown_names_and_codes_without_pkce_too() {
+fn a_cancelled_login_an_unknown_name_and_a_code_without_pkce_are_denied() {
     let app = App::start();
     let provider = provider_with_client(Provider::setup(), &app);
     let mut browser = Browser::new();
@@ -223,7 +223,7 @@ fn a_session_that_ends_at_the_provider_is_told_to_the_client() {
     assert_eq!((&token["sub"], &token["aud"]), (&json!("alice"), &json!("rp")));
     assert_eq!(token["sid"], claims(&tokens["id_token"])["sid"]);
     assert!(token["events"]["http://schemas.openid.net/event/backchannel-logout"].is_object());
-    // and whoever comes again must log in again
+    // and the next visit needs a new login
     let page = browser.open(&authorization_url(&provider, "/auth", &app, &[("scope", "openid")]));
     assert!(page.text().contains("Sign in"));
 }
@@ -298,7 +298,7 @@ fn faults_and_new_keys_of_a_provider_are_seen_and_pass() {
     assert!(std::net::TcpStream::connect(address).is_err());
 }
 
-/// What a login at the mock shows of a lie: the way back, the token answer, the claims of the ID token, userinfo.
+/// The parts of a login at the mock provider that a fault can change: callback, token answer, ID token claims, userinfo.
 fn look(mock: &MockProvider, app: &App) -> Value {
     let mut browser = Browser::new();
     let hop = browser.open(&authorization_url(mock, "/authorize", app, &[("scope", "openid")]));
@@ -341,7 +341,7 @@ fn is_signed(mock: &MockProvider, token: &str) -> bool {
 }
 
 #[test]
-fn every_lie_of_the_mock_changes_what_a_relying_party_sees() {
+fn every_fault_of_the_mock_provider_is_visible_to_a_relying_party() {
     let app = App::start();
     let mock = MockProvider::start("alice", &json!({"tenant": "acme"}));
     let truth = look(&mock, &app);

@@ -30,7 +30,7 @@ pub struct Cookie {
     pub domain: Option<String>,
     pub is_secure: bool,
     pub is_http_only: bool,
-    /// As written; `None`: the browser's default, `Lax`.
+    /// The attribute as written; `None`: the browser's default, `Lax`.
     pub same_site: Option<String>,
     /// Unix seconds; `None`: until the browser closes.
     pub expires: Option<i64>,
@@ -42,7 +42,7 @@ pub struct Cookie {
 pub struct Hop {
     pub method: String,
     pub url: Url,
-    /// What the browser sent.
+    /// The request head that the browser sent.
     pub sent: Vec<(String, String)>,
     pub status: u16,
     pub headers: HeaderMap,
@@ -58,7 +58,7 @@ impl Hop {
         self.headers.get(name).map(|v| v.to_str().unwrap()).unwrap_or_default()
     }
 
-    /// Where it redirects to.
+    /// The target of its redirect.
     pub fn location(&self) -> Option<Url> {
         let is_redirect = matches!(self.status, 301 | 302 | 303 | 307 | 308);
         is_redirect.then(|| self.url.join(self.header("location")).unwrap())
@@ -88,7 +88,7 @@ pub fn form(fields: &[(&str, &str)]) -> String {
         .finish()
 }
 
-/// What to send besides cookies.
+/// A request without its cookies.
 #[derive(Clone, Debug)]
 pub struct Request {
     method: String,
@@ -138,10 +138,10 @@ impl Request {
     }
 }
 
-/// What `Secure` means without TLS.
+/// The meaning of `Secure` without TLS.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Loopback {
-    /// As Chromium and Firefox have it: good enough for `Secure` cookies.
+    /// Loopback is good enough for `Secure` cookies, as in Chromium and Firefox.
     Trusted,
     Plain,
 }
@@ -227,7 +227,7 @@ impl Browser {
         self.follow_until(hop, |_| false)
     }
 
-    /// Follows redirects, but none whose target the caller wants to look at first.
+    /// Follows redirects up to the first whose target `is_enough`; that one is not sent.
     pub fn follow_until(&mut self, mut hop: Hop, is_enough: impl Fn(&Url) -> bool) -> Hop {
         let mut site = "same-origin";
         for _ in 0..HOPS_MAX {
@@ -264,7 +264,7 @@ impl Browser {
         self.send(&page.url.join(&action).unwrap(), &request)
     }
 
-    /// From an address that wants a login to the page after it.
+    /// Opens an address that needs a login, logs in, and returns the page after it.
     pub fn log_in(&mut self, url: &str, account: &str) -> Hop {
         let page = self.open(url);
         let hop = self.submit(&page, &[("login", account)]);
@@ -275,7 +275,7 @@ impl Browser {
         self.cookies.iter().find(|cookie| cookie.name == name)
     }
 
-    /// As if it were closed and opened again.
+    /// Drops session cookies, like a browser that is closed and opened again.
     pub fn restart(&mut self) {
         self.cookies.retain(|cookie| cookie.expires.is_some());
     }

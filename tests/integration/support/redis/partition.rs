@@ -1,4 +1,4 @@
-//! A network that can be cut: forwards to a port until told otherwise.
+//! A network that a test can cut: forwards connections to a port until a test changes its state.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -10,7 +10,7 @@ const WHOLE: u8 = 0;
 const CUT: u8 = 1;
 const REFUSING: u8 = 2;
 const GONE: u8 = 3;
-/// How soon a change of mind is noticed.
+/// Interval at which the threads look at the state.
 const TURN: Duration = Duration::from_millis(5);
 
 /// Listens on `port`. Dropping it closes everything.
@@ -50,7 +50,7 @@ impl Partition {
         self.state.store(WHOLE, Ordering::SeqCst);
     }
 
-    /// Where new connections go from now on.
+    /// Sends new connections to another port.
     pub fn aim(&self, target: u16) {
         self.target.store(target, Ordering::SeqCst);
     }

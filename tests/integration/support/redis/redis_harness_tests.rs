@@ -24,7 +24,7 @@ const SOON: Duration = Duration::from_millis(200);
 const LATE: Duration = Duration::from_secs(10);
 
 #[test]
-fn a_redis_keeps_what_it_is_told_until_it_is_restarted_on_the_same_port() {
+fn a_redis_keeps_its_data_until_it_is_restarted_on_the_same_port() {
     let mut redis = Redis::start();
     assert_eq!(redis.url(), format!("redis://127.0.0.1:{}", redis.port));
     assert_eq!(redis.cli(&["set", "a", "1"]), "OK");
@@ -135,7 +135,7 @@ fn a_cluster_with_replicas_survives_a_master() {
 }
 
 #[test]
-fn a_cut_holds_what_is_said_a_refusal_closes_and_both_heal() {
+fn a_cut_partition_holds_bytes_a_refusing_one_closes_and_both_heal() {
     let redis = Redis::start();
     let network = Partition::to(redis.port);
     let mut stream = dial(network.port);

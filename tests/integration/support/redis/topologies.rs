@@ -3,7 +3,7 @@
 use super::{Redis, Setup};
 use crate::support::eventually;
 
-/// What the sentinels call their master.
+/// The Sentinels' name of their master.
 const NAME: &str = "cedargate";
 const SENTINELS: usize = 3;
 const REPLICAS: usize = 2;
@@ -143,7 +143,7 @@ impl Sentinel {
     }
 }
 
-/// What a sentinel has on record of the master.
+/// A field of a Sentinel's record of the master.
 fn value(sentinel: &Redis, name: &str) -> Option<String> {
     let said = sentinel.cli(&["sentinel", "master", NAME]);
     said.lines().skip_while(|line| *line != name).nth(1).map(str::to_owned)
