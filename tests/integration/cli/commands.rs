@@ -78,11 +78,11 @@ fn a_bad_configuration_is_64_with_every_mistake_at_once() {
 #[test]
 fn validate_exits_0_for_good_policies_and_3_for_bad_ones_with_file_and_line() {
     let gate_folder = GateFolder::new("http://127.0.0.1:1", "");
-    let (code, out, said) = gate_folder.run(&["validate", "--config", "cedargate.yaml"]);
-    assert_eq!((code, said.as_str()), (0, ""), "{out}");
-    let (code, _, said) = gate_folder.run(&["validate"]);
+    let (code, out, message) = gate_folder.run(&["validate", "--config", "cedargate.yaml"]);
+    assert_eq!((code, message.as_str()), (0, ""), "{out}");
+    let (code, _, message) = gate_folder.run(&["validate"]);
     assert_eq!(
-        (code, said.as_str()),
+        (code, message.as_str()),
         (0, "cedargate.yaml was not looked at; `--config cedargate.yaml` does\n")
     );
     gate_folder.put(
@@ -248,7 +248,7 @@ fn a_running_gate_is_healthy_shows_its_status_and_keeps_its_port() {
         1,
         "no gate listens yet"
     );
-    let mut serving = gate_folder.serve();
+    let mut gate_process = gate_folder.serve();
     assert_eq!(gate_folder.run(&["healthcheck", "--config", "cedargate.yaml"]).0, 0);
     let (code, status, _) = gate_folder.run(&["status", "--address", &admin]);
     assert_eq!(code, 0);
@@ -259,7 +259,7 @@ fn a_running_gate_is_healthy_shows_its_status_and_keeps_its_port() {
     );
     let mut wire = RawConnection::open(gate_folder.proxy);
     wire.send(gate_folder.request());
-    assert_eq!(wire.answer("GET").unwrap().text(), "hello");
+    assert_eq!(wire.read_answer("GET").unwrap().text(), "hello");
     // a second gate on the same port says so and leaves the first alone
     let (code, _, error) = gate_folder.run(&["serve"]);
     assert_eq!(code, 1);
@@ -268,17 +268,17 @@ fn a_running_gate_is_healthy_shows_its_status_and_keeps_its_port() {
         "{error}"
     );
     assert_eq!(gate_folder.run(&["healthcheck", "--ready", "--address", &admin]).0, 0);
-    serving.signal("-INT");
-    assert_eq!(serving.exit_code(), 0);
+    gate_process.signal("-INT");
+    assert_eq!(gate_process.exit_code(), 0);
 }
 
 #[test]
 fn sigterm_lets_requests_in_flight_finish_refuses_new_ones_and_exits_0() {
     let released = Arc::new(AtomicBool::new(false));
-    let told = Arc::clone(&released);
+    let released_app = Arc::clone(&released);
     let script = ScriptedServer::start(move |_, wire| {
         eventually("the app is released", || {
-            if told.load(Ordering::SeqCst) {
+            if released_app.load(Ordering::SeqCst) {
                 Ok(())
             } else {
                 Err(String::new())
@@ -287,13 +287,13 @@ fn sigterm_lets_requests_in_flight_finish_refuses_new_ones_and_exits_0() {
         wire.send(response("200 OK", b"finished"));
     });
     let gate_folder = GateFolder::new(&script.url(), "");
-    let mut serving = gate_folder.serve();
+    let mut gate_process = gate_folder.serve();
     let mut wire = RawConnection::open(gate_folder.proxy);
     wire.send(gate_folder.request());
     eventually("the app is asked", || {
         if script.count() == 1 { Ok(()) } else { Err(String::new()) }
     });
-    serving.signal("-TERM");
+    gate_process.signal("-TERM");
     eventually("readiness tells of the drain", || {
         let answer = raw(gate_folder.admin, "GET", "/readyz", &[], b"");
         if answer.status == 503 && answer.text().contains("draining") {
@@ -308,10 +308,10 @@ fn sigterm_lets_requests_in_flight_finish_refuses_new_ones_and_exits_0() {
             Ok(_) => Err("still accepting".to_owned()),
         }
     });
-    assert!(serving.0.try_wait().unwrap().is_none(), "it waits for what is in flight");
+    assert!(gate_process.0.try_wait().unwrap().is_none(), "it waits for what is in flight");
     released.store(true, Ordering::SeqCst);
-    assert_eq!(wire.answer("GET").unwrap().text(), "finished");
-    assert_eq!(serving.exit_code(), 0);
+    assert_eq!(wire.read_answer("GET").unwrap().text(), "finished");
+    assert_eq!(gate_process.exit_code(), 0);
     let log = std::fs::read_to_string(gate_folder.folder.path().join("decisions.jsonl")).unwrap();
     assert_eq!(
         log.lines().filter(|l| l.contains("\"kind\":\"decision\"")).count(),
@@ -323,24 +323,24 @@ fn sigterm_lets_requests_in_flight_finish_refuses_new_ones_and_exits_0() {
 #[test]
 fn a_second_sigterm_ends_what_is_in_flight() {
     let script = ScriptedServer::start(|_, wire| {
-        wire.until("never");
+        wire.read_until("never");
     });
     let gate_folder = GateFolder::new(&script.url(), "limits: { drain_timeout: 10m }");
-    let mut serving = gate_folder.serve();
+    let mut gate_process = gate_folder.serve();
     let mut wire = RawConnection::open(gate_folder.proxy);
     wire.send(gate_folder.request());
     eventually("the app is asked", || {
         if script.count() == 1 { Ok(()) } else { Err(String::new()) }
     });
-    serving.signal("-TERM");
+    gate_process.signal("-TERM");
     eventually("it drains", || {
         let answer = raw(gate_folder.admin, "GET", "/readyz", &[], b"");
         if answer.status == 503 { Ok(()) } else { Err(answer.text()) }
     });
-    assert!(serving.0.try_wait().unwrap().is_none());
-    serving.signal("-TERM");
-    assert_eq!(serving.exit_code(), 0);
-    assert!(wire.answer("GET").is_none());
+    assert!(gate_process.0.try_wait().unwrap().is_none());
+    gate_process.signal("-TERM");
+    assert_eq!(gate_process.exit_code(), 0);
+    assert!(wire.read_answer("GET").is_none());
 }
 
 #[test]

@@ -32,7 +32,7 @@ sessions:
     tls: { ca: junk, cert: junk, key: junk }
 ";
 
-fn says(folder: &Path, command: &[&str]) -> (i32, String) {
+fn run_output(folder: &Path, command: &[&str]) -> (i32, String) {
     let output = cedargate(command).current_dir(folder).output().unwrap();
     (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
 }
@@ -50,7 +50,7 @@ fn validate_and_serve_name_every_file_that_cannot_be_used() {
         crate::support::put(folder.path(), file, text);
     }
     for command in [&["validate", "--config", "cedargate.yaml"][..], &["serve"]] {
-        let (code, error) = says(folder.path(), command);
+        let (code, error) = run_output(folder.path(), command);
         assert_eq!(code, 64, "{command:?}: {error}");
         for (line, key) in [
             (8, "issuers[0].introspection.client_secret_file"),

@@ -123,11 +123,11 @@ fn the_file_is_that_of_the_configurations_only_local_provider() {
     assert!(code == 64 && error.contains("--file"), "{error}");
     configured("staff: { users_file: here/staff.yaml }");
     std::fs::create_dir(folder.path().join("here")).unwrap();
-    let (code, said, error) = add();
+    let (code, message, error) = add();
     assert_eq!(code, 0, "{error}");
     assert!(
-        said.contains("here/staff.yaml") && folder.path().join("here/staff.yaml").exists(),
-        "{said}"
+        message.contains("here/staff.yaml") && folder.path().join("here/staff.yaml").exists(),
+        "{message}"
     );
     configured("a: { users_file: a.yaml }, b: { users_file: b.yaml }");
     assert!(add().2.contains("several users files (a, b)"));
@@ -146,30 +146,30 @@ fn a_terminal_is_asked_twice_without_echo() {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let (mut out, mut said) = (child.stdout.take().unwrap(), Vec::new());
+        let (mut out, mut message) = (child.stdout.take().unwrap(), Vec::new());
         let mut to = child.stdin.take().unwrap();
         let mut answers = typed.split_inclusive('\n');
         let mut byte = [0];
         while out.read(&mut byte).unwrap_or(0) > 0 {
-            said.push(byte[0]);
-            if said.ends_with(b"assword: ") || said.ends_with(b"again: ") {
+            message.push(byte[0]);
+            if message.ends_with(b"assword: ") || message.ends_with(b"again: ") {
                 to.write_all(answers.next().unwrap_or_default().as_bytes()).unwrap();
             }
         }
         let code = child.wait().unwrap().code().unwrap();
-        (code, String::from_utf8_lossy(&said).into_owned())
+        (code, String::from_utf8_lossy(&message).into_owned())
     };
-    let (code, said) = dialogue("correct horse\nbattery staple\n");
+    let (code, message) = dialogue("correct horse\nbattery staple\n");
     assert!(
-        code == 64 && said.contains("differ") && !folder.path().join("users.yaml").exists(),
-        "{said}"
+        code == 64 && message.contains("differ") && !folder.path().join("users.yaml").exists(),
+        "{message}"
     );
-    let (code, said) = dialogue("correct\u{3}\n");
-    assert!(code == 64 && said.contains("nothing was changed"), "{said}");
+    let (code, message) = dialogue("correct\u{3}\n");
+    assert!(code == 64 && message.contains("nothing was changed"), "{message}");
     // a typing mistake taken back
-    let (code, said) = dialogue("correct horsé\u{7f}e\ncorrect horse\n");
+    let (code, message) = dialogue("correct horsé\u{7f}e\ncorrect horse\n");
     assert!(
-        code == 0 && said.contains("added `alice`") && !said.contains("horse"),
-        "{code} {said}"
+        code == 0 && message.contains("added `alice`") && !message.contains("horse"),
+        "{code} {message}"
     );
 }

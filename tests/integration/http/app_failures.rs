@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Gate, PAGE, RawConnection, ScriptedServer, eventually, open_portal, response};
 
-fn before(script: &ScriptedServer, more: &str) -> Gate {
+fn gate_before(script: &ScriptedServer, more: &str) -> Gate {
     open_portal()
         .config(&format!("upstream: {{ url: '{}'{more} }}", script.url()))
         .start()
@@ -56,12 +56,12 @@ fn an_answer_that_two_readers_could_frame_in_two_ways_is_502_and_never_reaches_t
         let answer = format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n{body}{evil}");
         let script = ScriptedServer::start(move |_, wire| {
             wire.send(&answer);
-            wire.until("never");
+            wire.read_until("never");
         });
-        let gate = before(&script, "");
+        let gate = gate_before(&script, "");
         let mut wire = RawConnection::open(gate.proxy);
         wire.send(head(&gate, "GET", ""));
-        let answer = wire.answer("GET").unwrap_or_else(|| panic!("{framing}: no answer"));
+        let answer = wire.read_answer("GET").unwrap_or_else(|| panic!("{framing}: no answer"));
         assert_eq!(answer.status, 502, "{framing}: {}", answer.text());
         assert_eq!(answer.code(), "upstream_unavailable", "{framing}");
         assert!(
@@ -84,10 +84,10 @@ fn a_length_on_answers_without_a_body_frames_nothing() {
                 Some("GET") => "HTTP/1.1 304 Not Modified\r\ncontent-length: 50\r\n\r\n",
                 _ => "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi",
             });
-            head = String::from_utf8_lossy(&wire.until("\r\n\r\n")).into_owned();
+            head = String::from_utf8_lossy(&wire.read_until("\r\n\r\n")).into_owned();
         }
     });
-    let gate = before(&script, "");
+    let gate = gate_before(&script, "");
     let mut wire = RawConnection::open(gate.proxy);
     for (method, status) in [("HEAD", 200), ("PUT", 204), ("GET", 304), ("DELETE", 200)] {
         wire.send(head(
@@ -95,7 +95,7 @@ fn a_length_on_answers_without_a_body_frames_nothing() {
             method,
             if method == "PUT" { "content-length: 0\r\n" } else { "" },
         ));
-        assert_eq!(wire.answer(method).unwrap().status, status, "{method}");
+        assert_eq!(wire.read_answer(method).unwrap().status, status, "{method}");
     }
 }
 
@@ -115,14 +115,14 @@ fn a_head_that_is_cut_too_large_too_long_or_no_http_is_502_or_504_with_its_reaso
         }),
         ("an unasked upgrade", 502, "malformed", |wire| {
             wire.send("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nhello");
-            wire.until("never");
+            wire.read_until("never");
         }),
         ("one large header", 502, "headers_too_large", |wire| {
             wire.send(format!(
                 "HTTP/1.1 200 OK\r\nx: {}\r\ncontent-length: 0\r\n\r\n",
                 "y".repeat(9 * 1024)
             ));
-            wire.until("never");
+            wire.read_until("never");
         }),
         ("endless headers", 502, "headers_too_large", |wire| {
             wire.send("HTTP/1.1 200 OK\r\n");
@@ -133,7 +133,7 @@ fn a_head_that_is_cut_too_large_too_long_or_no_http_is_502_or_504_with_its_reaso
                 "HTTP/1.1 200 OK\r\n{}content-length: 0\r\n\r\n",
                 "x: y\r\n".repeat(150)
             ));
-            wire.until("never");
+            wire.read_until("never");
         }),
         ("a slow head", 504, "timeout", |wire| {
             for byte in "HTTP/1.1 200 OK\r\n".bytes().cycle() {
@@ -146,11 +146,11 @@ fn a_head_that_is_cut_too_large_too_long_or_no_http_is_502_or_504_with_its_reaso
     ];
     for (name, status, reason, play) in table {
         let script = ScriptedServer::start(move |_, wire| play(wire));
-        let gate = before(&script, ", response_timeout: 500ms, response_header_bytes: 8KiB");
+        let gate = gate_before(&script, ", response_timeout: 500ms, response_header_bytes: 8KiB");
         let mut wire = RawConnection::open(gate.proxy);
         let started = Instant::now();
         wire.send(head(&gate, "POST", "content-length: 3\r\n") + "abc");
-        let answer = wire.answer("POST").unwrap_or_else(|| panic!("{name}: no answer"));
+        let answer = wire.read_answer("POST").unwrap_or_else(|| panic!("{name}: no answer"));
         assert_eq!(answer.status, status, "{name}");
         assert!(started.elapsed() < Duration::from_secs(5), "{name}");
         assert_eq!(failures(&gate, reason), 1, "{name}: {}", gate.metrics());
@@ -170,10 +170,10 @@ fn a_body_that_breaks_off_reaches_the_client_broken() {
         let script = ScriptedServer::start(move |_, wire| {
             wire.send(&answer);
         });
-        let gate = before(&script, "");
+        let gate = gate_before(&script, "");
         let mut wire = RawConnection::open(gate.proxy);
         wire.send(head(&gate, "GET", ""));
-        let got = String::from_utf8_lossy(&wire.until("never comes")).into_owned();
+        let got = String::from_utf8_lossy(&wire.read_until("never comes")).into_owned();
         assert!(got.starts_with("HTTP/1.1 200"), "{framing}: {got}");
         assert!(!got.ends_with("0\r\n\r\n"), "a broken body looks whole: {got}");
         let body = got.split_once("\r\n\r\n").unwrap().1;
@@ -184,10 +184,10 @@ fn a_body_that_breaks_off_reaches_the_client_broken() {
 #[test]
 fn an_interim_flood_ends_with_the_response_timeout() {
     let script = ScriptedServer::start(|_, wire| while wire.send("HTTP/1.1 102 Processing\r\n\r\n".repeat(100)) {});
-    let gate = before(&script, ", response_timeout: 500ms");
+    let gate = gate_before(&script, ", response_timeout: 500ms");
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(head(&gate, "GET", ""));
-    assert_eq!(wire.answer("GET").unwrap().status, 504);
+    assert_eq!(wire.read_answer("GET").unwrap().status, 504);
 }
 
 #[test]
@@ -195,15 +195,15 @@ fn the_app_gets_the_head_before_a_waiting_client_gets_100() {
     let script = ScriptedServer::start(|head, wire| {
         assert!(head.to_ascii_lowercase().contains("expect: 100-continue"), "{head}");
         wire.send("HTTP/1.1 100 Continue\r\n\r\n");
-        let body = wire.until("abc");
+        let body = wire.read_until("abc");
         wire.send(response("200 OK", &body));
     });
-    let gate = before(&script, "");
+    let gate = gate_before(&script, "");
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(head(&gate, "POST", "expect: 100-continue\r\ncontent-length: 3\r\n"));
-    assert_eq!(wire.until("\r\n\r\n"), b"HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(wire.read_until("\r\n\r\n"), b"HTTP/1.1 100 Continue\r\n\r\n");
     wire.send("abc");
-    let answer = wire.answer("POST").unwrap();
+    let answer = wire.read_answer("POST").unwrap();
     assert_eq!((answer.status, answer.text().as_str()), (200, "abc"));
 }
 
@@ -219,12 +219,12 @@ fn an_app_that_answers_first_gets_no_body_and_the_client_is_never_asked_for_it()
         let seen = Arc::clone(&extra);
         let script = ScriptedServer::start(move |_, wire| {
             wire.send(format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\nno"));
-            seen.fetch_add(wire.until("never").len() + 1, Ordering::SeqCst);
+            seen.fetch_add(wire.read_until("never").len() + 1, Ordering::SeqCst);
         });
-        let gate = before(&script, "");
+        let gate = gate_before(&script, "");
         let mut wire = RawConnection::open(gate.proxy);
         wire.send(head(&gate, "POST", "expect: 100-continue\r\ncontent-length: 3\r\n"));
-        let got = String::from_utf8_lossy(&wire.until("no")).into_owned();
+        let got = String::from_utf8_lossy(&wire.read_until("no")).into_owned();
         assert!(got.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{got}");
         // the connection to the app ends: the request on it was never finished
         eventually("the app's connection ends", || match extra.load(Ordering::SeqCst) {
@@ -242,21 +242,21 @@ fn an_app_that_answers_first_gets_no_body_and_the_client_is_never_asked_for_it()
 #[test]
 fn an_app_that_ignores_the_expectation_gets_the_body_after_a_second() {
     let script = ScriptedServer::start(|_, wire| {
-        let body = wire.until("abc");
+        let body = wire.read_until("abc");
         wire.send(response("200 OK", &body));
     });
-    let gate = before(&script, "");
+    let gate = gate_before(&script, "");
     let mut wire = RawConnection::open(gate.proxy);
     let started = Instant::now();
     wire.send(head(&gate, "POST", "expect: 100-continue\r\ncontent-length: 3\r\n"));
-    assert_eq!(wire.until("\r\n\r\n"), b"HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(wire.read_until("\r\n\r\n"), b"HTTP/1.1 100 Continue\r\n\r\n");
     let waited = started.elapsed();
     assert!(
         waited > Duration::from_millis(900) && waited < Duration::from_secs(5),
         "{waited:?}"
     );
     wire.send("abc");
-    assert_eq!(wire.answer("POST").unwrap().text(), "abc");
+    assert_eq!(wire.read_answer("POST").unwrap().text(), "abc");
 }
 
 fn circuit(gate: &Gate) -> serde_json::Value {
@@ -345,28 +345,28 @@ fn equal_upstreams_share_a_circuit_and_others_have_their_own() {
 fn a_get_whose_body_has_no_announced_length_keeps_its_body() {
     let script = ScriptedServer::start(|head, wire| {
         assert!(head.to_ascii_lowercase().contains("transfer-encoding: chunked"), "{head}");
-        wire.until("0\r\n\r\n");
+        wire.read_until("0\r\n\r\n");
         wire.send(response("200 OK", b"whole"));
     });
-    let gate = before(&script, "");
+    let gate = gate_before(&script, "");
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(head(&gate, "GET", "transfer-encoding: chunked\r\n") + "3\r\nabc\r\n0\r\n\r\n");
-    assert_eq!(wire.answer("GET").unwrap().text(), "whole");
+    assert_eq!(wire.read_answer("GET").unwrap().text(), "whole");
 }
 
 #[test]
 fn an_app_that_answers_100_before_it_reads_gets_the_body() {
     let script = ScriptedServer::start(|_, wire| {
         wire.send("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n");
-        let body = wire.until("abc");
+        let body = wire.read_until("abc");
         wire.send(body);
     });
-    let gate = before(&script, "");
+    let gate = gate_before(&script, "");
     for expect in ["", "expect: 100-continue\r\n"] {
         let mut wire = RawConnection::open(gate.proxy);
         wire.send(head(&gate, "POST", &format!("{expect}content-length: 3\r\n")));
-        assert!(wire.until("\r\n\r\n").starts_with(b"HTTP/1.1 200"));
+        assert!(wire.read_until("\r\n\r\n").starts_with(b"HTTP/1.1 200"));
         wire.send("abc");
-        assert_eq!(wire.until("abc"), b"abc", "{expect}");
+        assert_eq!(wire.read_until("abc"), b"abc", "{expect}");
     }
 }

@@ -74,7 +74,7 @@ fn a_body_after_an_answer_without_one_never_answers_another_request() {
             wire.send("HTTP/1.1 200 OK\r\ncontent-length: 60\r\n\r\n");
             std::thread::sleep(Duration::from_millis(50));
             wire.send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nEVIL");
-            let _next = wire.until("\r\n\r\n");
+            let _next = wire.read_until("\r\n\r\n");
         } else {
             wire.send(response("200 OK", b"mine"));
         }

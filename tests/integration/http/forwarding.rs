@@ -24,7 +24,7 @@ fn value<'a>(seen: &'a Seen, name: &str) -> &'a str {
 }
 
 /// A gate in front of a scripted app.
-fn before(script: &ScriptedServer, more: &str) -> Gate {
+fn gate_before(script: &ScriptedServer, more: &str) -> Gate {
     open_portal()
         .config(&format!("upstream: {{ url: '{}'{more} }}", script.url()))
         .start()
@@ -92,7 +92,7 @@ fn a_connection_header_cannot_remove_the_gates_headers() {
         PAGE,
         &format!("connection: {named}\r\nx-own: mine\r\nconnection: keep-alive\r\n"),
     ));
-    assert_eq!(wire.answer("GET").unwrap().status, 200);
+    assert_eq!(wire.read_answer("GET").unwrap().status, 200);
     let seen = gate.app.last();
     for name in IDENTITY_HEADERS {
         value(&seen, name);
@@ -107,11 +107,11 @@ fn a_connection_header_cannot_remove_the_gates_headers() {
 #[test]
 fn trailers_carry_no_header_that_is_stripped() {
     let script = ScriptedServer::start(|_, wire| {
-        let body = wire.until("0\r\n");
-        let trailers = wire.until("\r\n\r\n");
+        let body = wire.read_until("0\r\n");
+        let trailers = wire.read_until("\r\n\r\n");
         wire.send(response("200 OK", &[body, trailers].concat()));
     });
-    let gate = before(&script, "");
+    let gate = gate_before(&script, "");
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(get(
         &gate,
@@ -122,7 +122,7 @@ fn trailers_carry_no_header_that_is_stripped() {
     wire.send(
         "5\r\nhello\r\n0\r\nx-forwarded-user: root\r\nX_Forwarded_User: root\r\nx-sum: 7\r\nauthorization: Bearer root\r\n\r\n",
     );
-    let echoed = wire.answer("POST").unwrap().text();
+    let echoed = wire.read_answer("POST").unwrap().text();
     assert!(echoed.contains("x-sum: 7"), "an honest trailer passes: {echoed}");
     assert!(!echoed.contains("root"), "{echoed}");
 }
@@ -271,12 +271,12 @@ fn the_assertions_keys_can_only_be_read() {
     }
     assert_eq!(gate.app.count(), 0);
     let records = gate.records(4);
-    let told: Vec<_> = records
+    let permitted: Vec<_> = records
         .iter()
         .map(|r| (r["decision"].as_str().unwrap(), r["reason"].as_str().unwrap()))
         .collect();
     let (yes, no) = (("allow", "permitted"), ("deny", "request_invalid"));
-    assert_eq!(told, [yes, yes, no, no], "an answered request was not `cancelled`");
+    assert_eq!(permitted, [yes, yes, no, no], "an answered request was not `cancelled`");
 }
 
 #[test]
@@ -556,7 +556,7 @@ fn ambiguous_paths_are_400_on_a_closed_connection_and_the_app_sees_nothing() {
     ] {
         let mut wire = RawConnection::open(gate.proxy);
         wire.send(get(&gate, "GET", &format!("/portal/p/{tail}"), ""));
-        let answer = wire.answer("GET").unwrap_or_else(|| panic!("no answer to {tail}"));
+        let answer = wire.read_answer("GET").unwrap_or_else(|| panic!("no answer to {tail}"));
         assert_eq!(
             (answer.status, answer.code().as_str(), answer.header("connection")),
             (400, "request_invalid", "close"),
@@ -568,7 +568,7 @@ fn ambiguous_paths_are_400_on_a_closed_connection_and_the_app_sees_nothing() {
     for tail in ["a b", "a\tb", "a\u{0}b", "\u{7f}"] {
         let mut wire = RawConnection::open(gate.proxy);
         wire.send(get(&gate, "GET", &format!("/portal/p/{tail}"), ""));
-        assert_eq!(wire.answer("GET").unwrap().status, 400, "{tail:?}");
+        assert_eq!(wire.read_answer("GET").unwrap().status, 400, "{tail:?}");
         assert!(wire.is_closed());
     }
     assert_eq!(gate.app.count(), 0);
@@ -592,7 +592,9 @@ fn ambiguous_framing_is_400_on_a_closed_connection_whatever_the_caller_speaks() 
             wire.send(format!(
                 "POST {target} HTTP/1.1\r\n{head}{style}authorization: {authorization}\r\n\r\n0\r\n\r\n"
             ));
-            let answer = wire.answer("POST").unwrap_or_else(|| panic!("no answer to {what} {style}"));
+            let answer = wire
+                .read_answer("POST")
+                .unwrap_or_else(|| panic!("no answer to {what} {style}"));
             if style.contains("grpc") {
                 assert_eq!((answer.status, answer.header("grpc-status")), (200, "3"), "{what}");
             } else {
@@ -617,7 +619,7 @@ fn a_smuggled_second_request_never_reaches_the_app() {
         wire.send(get(&gate, "POST", PAGE, framing));
         wire.send(format!("0\r\n\r\n{inner}"));
         // the answer may be lost with the reset that follows unread bytes
-        while wire.answer("POST").is_some() {}
+        while wire.read_answer("POST").is_some() {}
     }
     assert!(
         gate.app.seen().iter().all(|s| s.method == "POST" && s.body.is_empty()),
@@ -683,7 +685,7 @@ fn bodies_arrive_exactly_in_both_framings() {
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(get(&gate, "POST", PAGE, &format!("content-length: {}\r\n", body.len())));
     wire.send(&body);
-    assert_eq!(wire.answer("POST").unwrap().status, 200);
+    assert_eq!(wire.read_answer("POST").unwrap().status, 200);
     assert_eq!(gate.app.last().body, body);
     assert_eq!(value(&gate.app.last(), "content-length"), body.len().to_string());
     wire.send(get(&gate, "PUT", PAGE, "transfer-encoding: chunked\r\n"));
@@ -693,12 +695,12 @@ fn bodies_arrive_exactly_in_both_framings() {
         wire.send("\r\n");
     }
     wire.send("0\r\n\r\n");
-    assert_eq!(wire.answer("PUT").unwrap().status, 200);
+    assert_eq!(wire.read_answer("PUT").unwrap().status, 200);
     let seen = gate.app.last();
     assert_eq!((seen.method.as_str(), &seen.body[..]), ("PUT", &body[..]));
     // and empty ones stay empty
     wire.send(get(&gate, "POST", PAGE, "content-length: 0\r\n"));
-    assert_eq!(wire.answer("POST").unwrap().status, 200);
+    assert_eq!(wire.read_answer("POST").unwrap().status, 200);
     assert!(gate.app.last().body.is_empty());
 }
 
@@ -728,7 +730,7 @@ fn an_upload_is_never_collected_the_apps_pace_is_the_clients_pace() {
             std::thread::sleep(Duration::from_millis(20));
         }
     });
-    let gate = before(&script, "");
+    let gate = gate_before(&script, "");
     let mut wire = RawConnection::open(gate.proxy);
     let whole = 4 * IN_FLIGHT_MAX;
     wire.send(get(&gate, "POST", PAGE, &format!("content-length: {whole}\r\n")));
@@ -750,7 +752,7 @@ fn a_download_is_never_collected_the_clients_pace_is_the_apps_pace() {
         ));
         counted.store(fill(&mut wire.stream, 4 * IN_FLIGHT_MAX), std::sync::atomic::Ordering::SeqCst);
     });
-    let gate = before(&script, "");
+    let gate = gate_before(&script, "");
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(get(&gate, "GET", PAGE, ""));
     let taken = eventually("the app is held back", || {
@@ -767,13 +769,13 @@ fn a_download_streams_and_arrives_whole() {
     let script = ScriptedServer::start(|_, wire| {
         wire.send("HTTP/1.1 200 OK\r\nx-app: yes\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n");
         // the second half only comes once the client got the first
-        wire.until("never");
+        wire.read_until("never");
     });
-    let gate = before(&script, "");
+    let gate = gate_before(&script, "");
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(get(&gate, "GET", PAGE, ""));
     assert!(
-        wire.until("first").ends_with(b"first"),
+        wire.read_until("first").ends_with(b"first"),
         "the first piece must not wait for the rest"
     );
     let body: Vec<u8> = (0..8_000_000_u32).map(|n| (n % 253) as u8).collect();
@@ -781,7 +783,7 @@ fn a_download_streams_and_arrives_whole() {
     let script = ScriptedServer::start(move |_, wire| {
         wire.send(response("200 OK", &sent));
     });
-    let gate = before(&script, "");
+    let gate = gate_before(&script, "");
     let answer = raw(gate.proxy, "GET", PAGE, &[("authorization", &bearer(&gate))], b"");
     assert!(answer.body == body, "{} of {} bytes", answer.body.len(), body.len());
 }
@@ -801,10 +803,10 @@ fn answers_without_a_body_keep_the_connection_usable() {
         let mut head = head.to_owned();
         while !head.is_empty() {
             wire.send(answer(&head));
-            head = String::from_utf8_lossy(&wire.until("\r\n\r\n")).into_owned();
+            head = String::from_utf8_lossy(&wire.read_until("\r\n\r\n")).into_owned();
         }
     });
-    let gate = before(&script, "");
+    let gate = gate_before(&script, "");
     let mut wire = RawConnection::open(gate.proxy);
     for (method, page, status, body) in [
         ("HEAD", "x", 200, ""),
@@ -814,7 +816,7 @@ fn answers_without_a_body_keep_the_connection_usable() {
         ("GET", "z", 200, "hello"),
     ] {
         wire.send(get(&gate, method, &format!("/portal/p/{page}"), ""));
-        let answer = wire.answer(method).unwrap();
+        let answer = wire.read_answer(method).unwrap();
         assert_eq!((answer.status, answer.text().as_str()), (status, body), "{method} {page}");
         if method == "HEAD" {
             assert_eq!(answer.header("content-length"), "5");
@@ -822,9 +824,9 @@ fn answers_without_a_body_keep_the_connection_usable() {
     }
     // refusing a HEAD sends no body either
     wire.send("HEAD /portal/p/x HTTP/1.1\r\nhost: shop.test\r\n\r\n");
-    assert_eq!(wire.answer("HEAD").unwrap().status, 401);
+    assert_eq!(wire.read_answer("HEAD").unwrap().status, 401);
     wire.send(get(&gate, "GET", "/portal/p/z", ""));
-    assert_eq!(wire.answer("GET").unwrap().text(), "hello");
+    assert_eq!(wire.read_answer("GET").unwrap().text(), "hello");
 }
 
 #[test]
@@ -838,7 +840,7 @@ fn pipelined_requests_get_a_decision_each() {
         get(&gate, "POST", "/portal/p/two", "content-length: 0\r\n")
     ));
     let statuses: Vec<_> = ["GET", "GET", "POST", "GET"]
-        .map(|method| wire.answer(method).unwrap().status)
+        .map(|method| wire.read_answer(method).unwrap().status)
         .into();
     assert_eq!(statuses, [200, 401, 200, 401]);
     let targets: Vec<_> = gate.app.seen().into_iter().map(|s| s.target).collect();
@@ -866,9 +868,9 @@ fn an_app_that_is_down_is_502_a_slow_one_504_and_both_were_permitted() {
     );
 
     let script = ScriptedServer::start(|_, wire| {
-        wire.until("never");
+        wire.read_until("never");
     });
-    let gate = before(&script, ", response_timeout: 300ms");
+    let gate = gate_before(&script, ", response_timeout: 300ms");
     let slow = raw(gate.proxy, "GET", PAGE, &[("authorization", &bearer(&gate))], b"");
     assert_eq!((slow.status, slow.code().as_str()), (504, "upstream_timeout"));
     assert!(
@@ -880,7 +882,7 @@ fn an_app_that_is_down_is_502_a_slow_one_504_and_both_were_permitted() {
         let script = ScriptedServer::start(move |_, wire| {
             wire.send(garbage);
         });
-        let gate = before(&script, "");
+        let gate = gate_before(&script, "");
         let answer = raw(gate.proxy, "GET", PAGE, &[("authorization", &bearer(&gate))], b"");
         assert_eq!(
             (answer.status, answer.code().as_str()),
@@ -900,12 +902,12 @@ fn an_app_that_dies_in_its_answer_ends_the_clients_connection() {
         let script = ScriptedServer::start(move |_, wire| {
             wire.send(answer);
         });
-        let gate = before(&script, "");
+        let gate = gate_before(&script, "");
         let mut wire = RawConnection::open(gate.proxy);
         wire.send(get(&gate, "GET", PAGE, ""));
-        let head = wire.until("half");
+        let head = wire.read_until("half");
         assert!(head.starts_with(b"HTTP/1.1 200"));
-        let rest = wire.until("never");
+        let rest = wire.read_until("never");
         assert!(
             !rest.windows(5).any(|w| w == b"0\r\n\r\n"),
             "a truncated answer must not look whole: {rest:?}"
@@ -920,7 +922,7 @@ fn a_body_past_the_limit_is_413_and_announced_ones_never_reach_the_app() {
         .start();
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(get(&gate, "POST", PAGE, "content-length: 1025\r\n"));
-    let answer = wire.answer("POST").unwrap();
+    let answer = wire.read_answer("POST").unwrap();
     assert_eq!((answer.status, answer.code().as_str()), (413, "request_too_large"));
     assert_eq!(gate.app.count(), 0);
     let chunked = |bytes: usize| {
@@ -930,7 +932,7 @@ fn a_body_past_the_limit_is_413_and_announced_ones_never_reach_the_app() {
             wire.send(format!("40\r\n{}\r\n", "x".repeat(64)));
         }
         wire.send("0\r\n\r\n");
-        wire.answer("POST").map(|a| a.status)
+        wire.read_answer("POST").map(|a| a.status)
     };
     assert_eq!(chunked(1024), Some(200));
     assert_eq!(gate.app.last().body.len(), 1024);
@@ -945,14 +947,14 @@ fn expect_100_continue_is_answered_only_after_a_permit() {
     wire.send(format!(
         "POST {PAGE} HTTP/1.1\r\nhost: shop.test\r\ncontent-length: 5\r\nexpect: 100-continue\r\n\r\n"
     ));
-    let head = String::from_utf8(wire.until("\r\n")).unwrap();
+    let head = String::from_utf8(wire.read_until("\r\n")).unwrap();
     assert!(head.starts_with("HTTP/1.1 401"), "{head}");
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(get(&gate, "POST", PAGE, "content-length: 5\r\nexpect: 100-continue\r\n"));
-    let head = String::from_utf8(wire.until("\r\n\r\n")).unwrap();
+    let head = String::from_utf8(wire.read_until("\r\n\r\n")).unwrap();
     assert!(head.starts_with("HTTP/1.1 100"), "{head}");
     wire.send("hello");
-    assert_eq!(wire.answer("POST").unwrap().status, 200);
+    assert_eq!(wire.read_answer("POST").unwrap().status, 200);
     assert_eq!(&gate.app.last().body[..], b"hello");
 }
 
@@ -968,7 +970,7 @@ fn a_client_that_stops_in_its_body_reaches_no_app_as_a_whole_request() {
         wire.send(get(&gate, "POST", PAGE, framing));
         wire.send(body);
         wire.stream.shutdown(std::net::Shutdown::Write).unwrap();
-        wire.until("never");
+        wire.read_until("never");
     }
     assert_eq!(gate.get(PAGE, &gate.issuer.token("alice", &[])).status, 200);
     assert_eq!(gate.app.count(), 1, "{:?}", gate.app.seen());
@@ -983,12 +985,12 @@ fn one_request_on_a_reused_connection_never_leaks_into_the_next() {
         wire.send(format!(
             "GET {PAGE} HTTP/1.1\r\nhost: shop.test\r\nauthorization: Bearer {token}\r\n\r\n"
         ));
-        assert_eq!(wire.answer("GET").unwrap().status, 200);
+        assert_eq!(wire.read_answer("GET").unwrap().status, 200);
         assert_eq!(value(&gate.app.last(), "x-forwarded-user"), subject);
     }
     wire.send(format!("GET {PAGE} HTTP/1.1\r\nhost: shop.test\r\n\r\n"));
     assert_eq!(
-        wire.answer("GET").unwrap().status,
+        wire.read_answer("GET").unwrap().status,
         401,
         "identity is per request, not per connection"
     );
@@ -1018,7 +1020,7 @@ fn upgrades_connect_and_other_protocols_open_no_tunnel() {
         PAGE,
         "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n",
     ));
-    assert_eq!(wire.answer("GET").unwrap().status, 200);
+    assert_eq!(wire.read_answer("GET").unwrap().status, 200);
     let seen = gate.app.last();
     assert!(
         ["upgrade", "http2-settings", "connection"]

@@ -74,7 +74,7 @@ fn http1_is_served_on_the_same_port_even_if_it_begins_like_http2() {
         let mut wire = RawConnection::open(gate.proxy);
         wire.send(first);
         wire.send(format!("{rest}host: a\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"));
-        let answer = wire.answer("GET").unwrap();
+        let answer = wire.read_answer("GET").unwrap();
         assert!(matches!(answer.status, 400..500), "{answer:?}");
     }
     let mut slow = RawConnection::open(gate.proxy);

@@ -54,7 +54,7 @@ fn python(script: &str) -> Command {
 struct Process {
     child: Child,
     lines: Receiver<String>,
-    said: Vec<String>,
+    printed: Vec<String>,
 }
 
 impl Process {
@@ -72,22 +72,22 @@ impl Process {
         Self {
             child,
             lines,
-            said: Vec::new(),
+            printed: Vec::new(),
         }
     }
 
     fn line(&mut self) -> String {
         let line = self.lines.recv_timeout(PATIENCE).expect("the process says nothing more");
-        self.said.push(line.clone());
+        self.printed.push(line.clone());
         line
     }
 
     /// Waits until it printed a line that starts like this.
-    fn says(&mut self, start: &str) -> String {
+    fn wait_for_line(&mut self, start: &str) -> String {
         eventually(start, || {
-            self.said.extend(self.lines.try_iter());
-            let found = self.said.iter().find(|line| line.starts_with(start)).cloned();
-            found.ok_or_else(|| self.said.join("\n"))
+            self.printed.extend(self.lines.try_iter());
+            let found = self.printed.iter().find(|line| line.starts_with(start)).cloned();
+            found.ok_or_else(|| self.printed.join("\n"))
         })
     }
 }
@@ -153,15 +153,15 @@ fn alice(gate: &Gate) -> String {
     gate.issuer.token("alice", &["viewer"])
 }
 
-/// Runs a script's `call` and expects it to come to its end having said all of this.
+/// Runs a script's `call` and expects it to come to its end having printed all of this.
 fn calls(command: &mut Command, expected: &[&str]) {
     let output = finished(command);
-    let said = text(&output.stdout);
-    assert!(output.status.success(), "{said}\n{}", text(&output.stderr));
+    let printed = text(&output.stdout);
+    assert!(output.status.success(), "{printed}\n{}", text(&output.stderr));
     for name in expected {
         assert!(
-            said.lines().any(|line| line == format!("ok {name}")),
-            "`{name}` was not tried:\n{said}"
+            printed.lines().any(|line| line == format!("ok {name}")),
+            "`{name}` was not tried:\n{printed}"
         );
     }
 }
@@ -206,9 +206,9 @@ fn real_grpc_calls_of_every_kind_pass_in_plain_and_over_tls() {
         }
         calls(&mut client, &GRPC);
         // what the client gave up, the app hears of; and it knew the deadline itself
-        app.says("ended hang deadline had-deadline=True");
-        app.says("ended endless cancel active=False");
-        app.said.clear();
+        app.wait_for_line("ended hang deadline had-deadline=True");
+        app.wait_for_line("ended endless cancel active=False");
+        app.printed.clear();
         let denied = gate.records(10).into_iter().filter(|r| r["reason"] == "forbidden").count();
         assert_eq!(denied, 2);
     }
@@ -254,8 +254,8 @@ fn real_websockets_pass_in_plain_and_over_tls_and_refusals_open_none() {
             "many",
         ];
         calls(&mut client, &all);
-        app.says("closed /portal/p/ws 4001");
-        app.said.clear();
+        app.wait_for_line("closed /portal/p/ws 4001");
+        app.printed.clear();
     }
 }
 
@@ -345,8 +345,8 @@ impl Curl<'_> {
             self.ways,
             text(&output.stderr)
         );
-        let said = text(&output.stdout);
-        let (body, last) = said.rsplit_once('\n').unwrap();
+        let printed = text(&output.stdout);
+        let (body, last) = printed.rsplit_once('\n').unwrap();
         let (code, version) = last.split_once(' ').unwrap();
         (code.to_owned(), version.to_owned(), body.to_owned())
     }
@@ -506,7 +506,7 @@ fn h2spec_finds_nothing() {
         let output = finished(&mut command);
         let xml = std::fs::read_to_string(&report).unwrap_or_else(|e| panic!("{e}: {output:?}"));
         let failed: BTreeSet<String> = failures(&xml).into_iter().collect();
-        // with TLS, ALPN has said which HTTP it is
+        // with TLS, ALPN has printed which HTTP it is
         let known: &[(&str, &str)] = if tls { &[] } else { H2SPEC_PLAIN };
         let known: BTreeSet<String> = known.iter().map(|(name, _)| (*name).to_owned()).collect();
         assert!(xml.matches("<testcase").count() > 140, "{xml}");
@@ -621,9 +621,9 @@ fn a_large_download_needs_no_memory() {
             std::thread::sleep(Duration::from_millis(20));
         };
         assert!(ended_with.success(), "{way}: {ended_with}");
-        let mut said = String::new();
-        client.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-        assert_eq!(said, format!("200 {DOWNLOAD}"), "{way}");
+        let mut printed = String::new();
+        client.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
+        assert_eq!(printed, format!("200 {DOWNLOAD}"), "{way}");
         let grown = most.saturating_sub(before);
         assert!(grown < 16 * 1024 * 1024, "{way}: {grown} bytes more while {DOWNLOAD} passed");
         println!("{way}: {:?}, {} KiB more", started.elapsed(), grown / 1024);

@@ -156,7 +156,7 @@ fn plain_text_on_a_tls_listener_is_closed() {
     for start in [format!("GET {PAGE} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes(), PREFACE] {
         let mut wire = RawConnection::open(gate.proxy);
         wire.send(start);
-        assert!(wire.answer("GET").is_none());
+        assert!(wire.read_answer("GET").is_none());
     }
     counts(&gate, "cedargate_http_rejected_total{reason=\"tls_handshake\"} 2");
     assert_eq!(gate.app.count(), 0);

@@ -773,10 +773,10 @@ fn an_http2_body_that_differs_from_its_content_length_is_refused() {
 #[test]
 fn http2_trailers_carry_no_header_that_is_stripped() {
     let script = ScriptedServer::start(|_, wire| {
-        let body = wire.until("\r\n0\r\n");
+        let body = wire.read_until("\r\n0\r\n");
         let mut trailers = Vec::new();
         while !matches!(trailers.as_slice(), b"\r\n" | [.., b'\r', b'\n', b'\r', b'\n']) {
-            let line = wire.until("\r\n");
+            let line = wire.read_until("\r\n");
             if line.is_empty() {
                 return;
             }
@@ -872,8 +872,8 @@ fn an_app_that_speaks_http_1_0_costs_the_client_no_connection() {
         wire.send(format!(
             "GET {PAGE} HTTP/1.1\r\nhost: shop.test\r\nauthorization: Bearer {bearer}\r\n\r\n"
         ));
-        assert_eq!(wire.until("\r\n"), b"HTTP/1.1 200 OK\r\n");
-        assert!(wire.until("\r\n\r\nok").ends_with(b"ok"));
+        assert_eq!(wire.read_until("\r\n"), b"HTTP/1.1 200 OK\r\n");
+        assert!(wire.read_until("\r\n\r\nok").ends_with(b"ok"));
     }
     let ask = TestRequest::get(PAGE).by(&token(&gate));
     assert_eq!(ask.over(Protocol::Http2, &gate).unwrap().text(), "ok");

@@ -55,13 +55,13 @@ fn the_source_in_the_header_is_the_client() {
     for (header, source) in cases {
         let mut wire = RawConnection::open(gate.proxy);
         wire.send([header, get(&gate, "").into_bytes()].concat());
-        assert_eq!(wire.answer("GET").unwrap().status, 200, "{source}");
+        assert_eq!(wire.read_answer("GET").unwrap().status, 200, "{source}");
         let seen = gate.app.last();
         let forwarded = seen.headers["x-forwarded-for"].to_str().unwrap();
         assert_eq!(forwarded, source);
         // and stays so for the whole connection
         wire.send(get(&gate, ""));
-        assert_eq!(wire.answer("GET").unwrap().status, 200);
+        assert_eq!(wire.read_answer("GET").unwrap().status, 200);
         assert_eq!(gate.app.last().headers["x-forwarded-for"], source);
     }
 }
@@ -73,7 +73,7 @@ fn a_client_behind_the_proxy_cannot_set_its_source_address() {
     let mut wire = RawConnection::open(gate.proxy);
     let spoofed = get(&gate, "x-forwarded-for: 10.0.0.1\r\nx-forwarded-proto: https\r\n");
     wire.send([&header[..], spoofed.as_bytes()].concat());
-    assert_eq!(wire.answer("GET").unwrap().status, 200);
+    assert_eq!(wire.read_answer("GET").unwrap().status, 200);
     let seen = gate.app.last();
     assert_eq!(seen.headers["x-forwarded-for"], "198.51.100.7");
     assert_eq!(seen.headers["x-forwarded-proto"], "http");
@@ -88,7 +88,7 @@ fn a_client_behind_the_proxy_cannot_set_its_source_address() {
         ]
         .concat(),
     );
-    assert!(wire.answer("GET").is_none_or(|answer| answer.status == 400));
+    assert!(wire.read_answer("GET").is_none_or(|answer| answer.status == 400));
     assert_eq!(gate.app.count(), before);
 }
 
@@ -112,7 +112,7 @@ fn a_trusted_proxy_without_a_valid_proxy_header_is_disconnected() {
     for start in starts {
         let mut wire = RawConnection::open(gate.proxy);
         wire.send(&start);
-        assert!(wire.answer("GET").is_none(), "{:?}", String::from_utf8_lossy(&start));
+        assert!(wire.read_answer("GET").is_none(), "{:?}", String::from_utf8_lossy(&start));
     }
     counts(
         &gate,
@@ -123,7 +123,7 @@ fn a_trusted_proxy_without_a_valid_proxy_header_is_disconnected() {
     drop(RawConnection::open(gate.proxy));
     let mut wire = RawConnection::open(gate.proxy);
     wire.send([v2_from(Ipv4Addr::new(198, 51, 100, 7)), plain].concat());
-    assert_eq!(wire.answer("GET").unwrap().status, 200);
+    assert_eq!(wire.read_answer("GET").unwrap().status, 200);
     counts(
         &gate,
         &format!("cedargate_http_rejected_total{{reason=\"proxy_header\"}} {number}"),
@@ -135,7 +135,7 @@ fn a_peer_outside_trusted_proxies_is_a_plain_client() {
     let gate = open_portal().config("trusted_proxies: [10.0.0.0/8]").config(LISTEN).start();
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(get(&gate, ""));
-    assert_eq!(wire.answer("GET").unwrap().status, 200);
+    assert_eq!(wire.read_answer("GET").unwrap().status, 200);
     assert_eq!(gate.app.last().headers["x-forwarded-for"], "127.0.0.1");
     let headers: [Vec<u8>; 2] = [
         b"PROXY TCP4 10.0.0.1 127.0.0.1 1234 443\r\n".to_vec(),
@@ -144,7 +144,7 @@ fn a_peer_outside_trusted_proxies_is_a_plain_client() {
     for header in headers {
         let mut wire = RawConnection::open(gate.proxy);
         wire.send([header, get(&gate, "").into_bytes()].concat());
-        assert!(wire.answer("GET").is_none_or(|answer| answer.status == 400));
+        assert!(wire.read_answer("GET").is_none_or(|answer| answer.status == 400));
     }
     counts(&gate, "cedargate_http_rejected_total{reason=\"malformed\"} 2");
     assert_eq!(gate.app.count(), 1);
@@ -155,7 +155,7 @@ fn without_the_switch_a_header_is_no_http_even_from_a_trusted_proxy() {
     let gate = open_portal().config("trusted_proxies: [127.0.0.1]").start();
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(format!("PROXY TCP4 10.0.0.1 127.0.0.1 1234 443\r\n{}", get(&gate, "")));
-    assert!(wire.answer("GET").is_none_or(|answer| answer.status == 400));
+    assert!(wire.read_answer("GET").is_none_or(|answer| answer.status == 400));
     assert_eq!(gate.app.count(), 0);
 }
 
@@ -186,7 +186,7 @@ fn the_limit_per_address_is_for_the_address_in_the_header() {
     let from = |last: u8| {
         let mut wire = RawConnection::open(gate.proxy);
         wire.send([v2_from(Ipv4Addr::new(198, 51, 100, last)), get(&gate, "").into_bytes()].concat());
-        let answer = wire.answer("GET").unwrap();
+        let answer = wire.read_answer("GET").unwrap();
         (wire, answer)
     };
     let (first, answer) = from(1);

@@ -130,11 +130,11 @@ fn a_client_that_waits_for_retry_after_is_answered() {
 /// An app that answers the head at once and the body's end when it is released.
 fn slow_app() -> (ScriptedServer, Arc<AtomicBool>) {
     let released = Arc::new(AtomicBool::new(false));
-    let told = Arc::clone(&released);
+    let released_app = Arc::clone(&released);
     let script = ScriptedServer::start(move |_, wire| {
         wire.send("HTTP/1.1 200 OK\r\ncontent-length: 8\r\nx-app: yes\r\nconnection: close\r\n\r\nhalf");
         eventually("the app is released", || {
-            told.load(Ordering::SeqCst).then_some(()).ok_or(String::new())
+            released_app.load(Ordering::SeqCst).then_some(()).ok_or(String::new())
         });
         wire.send("full");
     });
@@ -154,11 +154,11 @@ fn requests_over_the_limit_are_shed_at_once_on_an_open_connection() {
         .start();
     let (mut first, mut second) = (RawConnection::open(gate.proxy), RawConnection::open(gate.proxy));
     first.send(request(&gate, PAGE));
-    first.until("half");
+    first.read_until("half");
     // the head is out, the body is not: still being answered
     for _ in 0..3 {
         second.send(request(&gate, PAGE));
-        let shed = second.answer("GET").unwrap();
+        let shed = second.read_answer("GET").unwrap();
         assert_eq!((shed.status, shed.code().as_str()), (503, "overloaded"));
         assert_eq!((shed.header("retry-after"), shed.header("connection")), ("1", ""));
     }
@@ -167,10 +167,10 @@ fn requests_over_the_limit_are_shed_at_once_on_an_open_connection() {
     assert_eq!(gate.authorize(&ask)["decision"], "allow", "what is in flight may ask");
     assert_eq!(app.count(), 1);
     released.store(true, Ordering::SeqCst);
-    first.until("full");
+    first.read_until("full");
     eventually("the place is free again", || {
         second.send(request(&gate, PAGE));
-        match second.answer("GET").unwrap().status {
+        match second.read_answer("GET").unwrap().status {
             200 => Ok(()),
             other => Err(other.to_string()),
         }
@@ -213,12 +213,12 @@ fn a_shed_upload_is_refused_without_being_read() {
         .start();
     let mut first = RawConnection::open(gate.proxy);
     first.send(request(&gate, PAGE));
-    first.until("half");
+    first.read_until("half");
     let mut second = RawConnection::open(gate.proxy);
     second
         .stream
         .write_all(b"POST /portal/p/page HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000000\r\n\r\nx")
         .unwrap();
-    assert_eq!(second.answer("POST").unwrap().status, 503);
+    assert_eq!(second.read_answer("POST").unwrap().status, 503);
     assert!(second.is_closed(), "the gate does not read a gigabyte to keep a connection");
 }

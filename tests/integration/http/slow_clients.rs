@@ -13,16 +13,16 @@ use crate::support::{Gate, OPEN_POLICY, OPEN_SCHEMA, PAGE, RawConnection, Script
 const LIMITS: &str =
     "limits: { workers: 2, drain_timeout: 5s, header_timeout: 500ms, idle_timeout: 1500ms, send_timeout: 500ms }";
 /// The longest wait of an ordinary client during an attack, on a slow machine.
-const PROMPT: Duration = Duration::from_secs(3);
+const SERVED_WITHIN: Duration = Duration::from_secs(3);
 /// The longest time until the gate closes a slow client: twice every timeout above, on a slow machine.
-const LET_GO: Duration = Duration::from_secs(10);
+const CLOSED_WITHIN: Duration = Duration::from_secs(10);
 
 fn gate() -> Gate {
     open_portal().config(LIMITS).start()
 }
 
 /// A gate in front of a scripted app.
-fn before(script: &ScriptedServer, upstream: &str) -> Gate {
+fn gate_before(script: &ScriptedServer, upstream: &str) -> Gate {
     Setup::portal(OPEN_SCHEMA, OPEN_POLICY)
         .config(LIMITS)
         .config(&format!("upstream: {{ url: '{}'{upstream} }}", script.url()))
@@ -30,7 +30,7 @@ fn before(script: &ScriptedServer, upstream: &str) -> Gate {
 }
 
 /// An app whose answer is larger than all buffers on the way; counts the bytes that it sent.
-fn fountain(bytes: usize) -> (ScriptedServer, Arc<AtomicUsize>) {
+fn endless_app(bytes: usize) -> (ScriptedServer, Arc<AtomicUsize>) {
     let given = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&given);
     let script = ScriptedServer::start(move |head, wire| {
@@ -67,17 +67,21 @@ fn rejected(gate: &Gate, reason: &str) -> usize {
 }
 
 /// An ordinary client and the admin listener are served at once.
-fn nobody_else_notices(gate: &Gate, path: &str) {
+fn assert_others_are_served(gate: &Gate, path: &str) {
     let begun = Instant::now();
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(ask(gate, path));
-    assert_eq!(wire.answer("GET").map(|answer| answer.status), Some(200));
+    assert_eq!(wire.read_answer("GET").map(|answer| answer.status), Some(200));
     gate.status();
-    assert!(begun.elapsed() < PROMPT, "an ordinary client waited {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < SERVED_WITHIN,
+        "an ordinary client waited {:?}",
+        begun.elapsed()
+    );
 }
 
-fn is_let_go(mut stream: &TcpStream) -> bool {
-    stream.set_read_timeout(Some(LET_GO)).unwrap();
+fn is_closed_soon(mut stream: &TcpStream) -> bool {
+    stream.set_read_timeout(Some(CLOSED_WITHIN)).unwrap();
     let mut buffer = [0; 4096];
     loop {
         match stream.read(&mut buffer) {
@@ -103,8 +107,8 @@ fn slow_heads_are_closed_and_other_clients_are_served() {
         if drips.is_empty() {
             break;
         }
-        assert!(begun.elapsed() < LET_GO, "{} still drip", drips.len());
-        nobody_else_notices(&gate, PAGE);
+        assert!(begun.elapsed() < CLOSED_WITHIN, "{} still drip", drips.len());
+        assert_others_are_served(&gate, PAGE);
         std::thread::sleep(Duration::from_millis(20));
     }
     eventually("every drip is counted", || match rejected(&gate, "header_timeout") {
@@ -115,8 +119,8 @@ fn slow_heads_are_closed_and_other_clients_are_served() {
 
 #[test]
 fn a_slow_request_body_ends_with_the_response_timeout() {
-    let (script, _) = fountain(64 * 1024);
-    let gate = before(&script, ", response_timeout: 500ms");
+    let (script, _) = endless_app(64 * 1024);
+    let gate = gate_before(&script, ", response_timeout: 500ms");
     let token = gate.issuer.token("alice", &[]);
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(format!(
@@ -125,19 +129,19 @@ fn a_slow_request_body_ends_with_the_response_timeout() {
     let begun = Instant::now();
     let mut dripping = wire.stream.try_clone().unwrap();
     let drip = std::thread::spawn(move || {
-        while begun.elapsed() < LET_GO && dripping.write_all(b"x").is_ok() {
+        while begun.elapsed() < CLOSED_WITHIN && dripping.write_all(b"x").is_ok() {
             std::thread::sleep(Duration::from_millis(20));
         }
     });
-    nobody_else_notices(&gate, "/portal/p/small");
+    assert_others_are_served(&gate, "/portal/p/small");
     drip.join().unwrap();
-    assert!(begun.elapsed() < LET_GO, "the body was waited for");
+    assert!(begun.elapsed() < CLOSED_WITHIN, "the body was waited for");
 }
 
 #[test]
 fn a_download_that_is_not_read_is_ended_on_both_sides() {
-    let (script, given) = fountain(256 << 20);
-    let gate = before(&script, "");
+    let (script, given) = endless_app(256 << 20);
+    let gate = gate_before(&script, "");
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(ask(&gate, "/portal/p/big"));
     eventually("the client that reads nothing is counted", || {
@@ -146,20 +150,20 @@ fn a_download_that_is_not_read_is_ended_on_both_sides() {
             other => Err(format!("{other}")),
         }
     });
-    nobody_else_notices(&gate, "/portal/p/small");
+    assert_others_are_served(&gate, "/portal/p/small");
     assert!(given.load(Ordering::SeqCst) < 256 << 20);
-    assert!(is_let_go(&wire.stream));
+    assert!(is_closed_soon(&wire.stream));
 }
 
 #[test]
 fn a_download_that_is_read_too_slowly_is_ended_too() {
-    let (script, _) = fountain(256 << 20);
-    let gate = before(&script, "");
+    let (script, _) = endless_app(256 << 20);
+    let gate = gate_before(&script, "");
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(ask(&gate, "/portal/p/big"));
     let begun = Instant::now();
     while rejected(&gate, "send_timeout") == 0 {
-        assert!(begun.elapsed() < LET_GO, "drips keep the connection");
+        assert!(begun.elapsed() < CLOSED_WITHIN, "drips keep the connection");
         let _some = wire.stream.read(&mut [0; 10]);
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -168,11 +172,11 @@ fn a_download_that_is_read_too_slowly_is_ended_too() {
 #[test]
 fn a_download_that_is_read_slowly_but_read_is_whole() {
     let bytes = 24 << 20;
-    let (script, _) = fountain(bytes);
-    let gate = before(&script, "");
+    let (script, _) = endless_app(bytes);
+    let gate = gate_before(&script, "");
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(ask(&gate, "/portal/p/big"));
-    wire.until("\r\n\r\n");
+    wire.read_until("\r\n\r\n");
     let mut left = vec![0; 256 * 1024];
     let (mut read, begun) = (0, Instant::now());
     loop {
@@ -194,19 +198,19 @@ fn an_idle_connection_is_closed_in_both_protocols_even_if_it_pings() {
     let gate = gate();
     let mut one = RawConnection::open(gate.proxy);
     one.send(ask(&gate, PAGE));
-    assert_eq!(one.answer("GET").map(|answer| answer.status), Some(200));
+    assert_eq!(one.read_answer("GET").map(|answer| answer.status), Some(200));
     let mut two = Client::open(&gate);
     two.request(&gate, 1, PAGE);
     let begun = Instant::now();
     let mut pinging = two.stream.try_clone().unwrap();
     let pings = std::thread::spawn(move || {
-        while begun.elapsed() < LET_GO && pinging.write_all(&frame(6, 0, 0, &[0; 8])).is_ok() {
+        while begun.elapsed() < CLOSED_WITHIN && pinging.write_all(&frame(6, 0, 0, &[0; 8])).is_ok() {
             std::thread::sleep(Duration::from_millis(100));
         }
     });
     assert!(one.is_closed());
     pings.join().unwrap();
-    assert!(begun.elapsed() < LET_GO, "pings keep the connection");
+    assert!(begun.elapsed() < CLOSED_WITHIN, "pings keep the connection");
     assert_eq!(rejected(&gate, "http2_flood"), 0);
 }
 
@@ -229,7 +233,7 @@ impl Client {
 
     fn with_settings(gate: &Gate, settings: &[u8]) -> Self {
         let mut stream = TcpStream::connect(gate.proxy).unwrap();
-        stream.set_read_timeout(Some(LET_GO)).unwrap();
+        stream.set_read_timeout(Some(CLOSED_WITHIN)).unwrap();
         stream.write_all(&[PREFACE, &frame(4, 0, 0, settings)].concat()).unwrap();
         Self { stream }
     }
@@ -239,7 +243,7 @@ impl Client {
     }
 
     /// Reads everything until the end; the error codes of the GOAWAYs in it.
-    fn goodbyes(&mut self) -> Vec<u8> {
+    fn goaway_codes(&mut self) -> Vec<u8> {
         let mut all = Vec::new();
         let _reset = self.stream.read_to_end(&mut all);
         let (mut rest, mut found) = (&all[..], Vec::new());
@@ -306,16 +310,16 @@ fn an_http2_client_without_settings_or_with_half_a_head_is_closed() {
         let mut stream = TcpStream::connect(gate.proxy).unwrap();
         stream.write_all(&greeting).unwrap();
         stream.write_all(&bytes).unwrap();
-        assert!(is_let_go(&stream), "{what}");
+        assert!(is_closed_soon(&stream), "{what}");
         assert_eq!(rejected(&gate, "header_timeout"), before + 1, "{what}");
     }
-    nobody_else_notices(&gate, PAGE);
+    assert_others_are_served(&gate, PAGE);
 }
 
 #[test]
 fn an_http2_download_whose_window_stays_shut_or_whose_socket_is_not_read_is_ended() {
-    let (script, _) = fountain(256 << 20);
-    let gate = before(&script, "");
+    let (script, _) = endless_app(256 << 20);
+    let gate = gate_before(&script, "");
     // 64 KiB and no more
     let mut shut = Client::open(&gate);
     shut.request(&gate, 1, "/portal/p/big");
@@ -327,8 +331,8 @@ fn an_http2_download_whose_window_stays_shut_or_whose_socket_is_not_read_is_ende
         2 => Ok(()),
         other => Err(format!("{other}")),
     });
-    nobody_else_notices(&gate, "/portal/p/small");
-    assert!(is_let_go(&shut.stream) && is_let_go(&open.stream));
+    assert_others_are_served(&gate, "/portal/p/small");
+    assert!(is_closed_soon(&shut.stream) && is_closed_soon(&open.stream));
 }
 
 #[test]
@@ -364,8 +368,8 @@ fn floods_of_frames_end_their_connection_and_other_clients_are_served() {
                 break;
             }
         }
-        nobody_else_notices(&gate, PAGE);
-        let codes = client.goodbyes();
+        assert_others_are_served(&gate, PAGE);
+        let codes = client.goaway_codes();
         // a reset that follows unread bytes may overtake the word of farewell
         assert!(codes.is_empty() || codes.contains(&0xb), "{what}: {codes:?}");
         eventually("the flood is counted", || match rejected(&gate, "http2_flood") {
@@ -393,6 +397,6 @@ fn ordinary_http2_traffic_is_no_flood() {
         other => Err(format!("{other}")),
     });
     client.stream.shutdown(Shutdown::Write).unwrap();
-    assert!(is_let_go(&client.stream));
+    assert!(is_closed_soon(&client.stream));
     assert_eq!(rejected(&gate, "http2_flood"), 0);
 }

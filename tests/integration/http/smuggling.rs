@@ -362,7 +362,7 @@ fn two_hundred_ways_to_smuggle_are_400_on_a_closed_connection_unseen_by_the_app(
     for (what, bytes) in &cases {
         let mut wire = RawConnection::open(gate.proxy);
         wire.send(bytes);
-        match wire.answer("POST") {
+        match wire.read_answer("POST") {
             Some(answer) if answer.status == 400 && wire.is_closed() => {}
             other => findings.push(format!("{what}: {:?}", other.map(|answer| answer.status))),
         }
@@ -387,8 +387,8 @@ fn behind_a_valid_request_smuggled_ones_are_refused_and_only_it_reaches_the_app(
             ]
             .concat(),
         );
-        let first = wire.answer("POST").map(|answer| answer.status);
-        let second = wire.answer("POST").map(|answer| answer.status);
+        let first = wire.read_answer("POST").map(|answer| answer.status);
+        let second = wire.read_answer("POST").map(|answer| answer.status);
         if (first, second) != (Some(200), Some(400)) || !wire.is_closed() {
             findings.push(format!("{what}: {first:?} {second:?}"));
         }
@@ -409,7 +409,7 @@ fn smuggled_requests_sent_byte_by_byte_are_refused_too() {
     for (what, bytes) in cases(&gate).iter().step_by(7) {
         let mut wire = RawConnection::open(gate.proxy);
         let stopped = bytes.iter().position(|byte| !wire.send([*byte]));
-        let answer = wire.answer("POST").map(|answer| answer.status);
+        let answer = wire.read_answer("POST").map(|answer| answer.status);
         // a reset that follows unread bytes may overtake the answer; the end of a body may overtake the refusal
         assert!(matches!(answer, Some(400) | None), "{what}: {answer:?} {stopped:?}");
     }
@@ -447,8 +447,12 @@ fn unusual_requests_with_one_meaning_pass() {
             ]
             .concat(),
         );
-        assert_eq!(wire.answer("POST").map(|answer| answer.status), Some(200), "{lines:?}");
-        assert_eq!(wire.answer("POST").map(|answer| answer.status), Some(200), "{lines:?} next");
+        assert_eq!(wire.read_answer("POST").map(|answer| answer.status), Some(200), "{lines:?}");
+        assert_eq!(
+            wire.read_answer("POST").map(|answer| answer.status),
+            Some(200),
+            "{lines:?} next"
+        );
         let seen = gate.app.seen();
         assert_eq!(seen.len(), before + 2, "{lines:?}");
         assert_eq!(&seen[before].body[..], expected.as_bytes(), "{lines:?}");
@@ -467,8 +471,8 @@ fn an_http2_preface_after_a_request_does_not_change_the_protocol() {
         ]
         .concat(),
     );
-    assert_eq!(wire.answer("POST").map(|answer| answer.status), Some(200));
-    assert_eq!(wire.answer("POST").map(|answer| answer.status), Some(400));
+    assert_eq!(wire.read_answer("POST").map(|answer| answer.status), Some(200));
+    assert_eq!(wire.read_answer("POST").map(|answer| answer.status), Some(400));
     assert!(wire.is_closed());
     assert_eq!(gate.app.count(), 1);
 }
@@ -492,7 +496,7 @@ fn each_refusal_is_counted_once() {
     {
         let mut wire = RawConnection::open(gate.proxy);
         wire.send(bytes);
-        assert_eq!(wire.answer("POST").map(|answer| answer.status), Some(400), "{what}");
+        assert_eq!(wire.read_answer("POST").map(|answer| answer.status), Some(400), "{what}");
         assert!(wire.is_closed());
         let counted = format!("cedargate_http_rejected_total{{reason=\"malformed\"}} {}", number + 1);
         crate::support::eventually("the refusal is counted", || {

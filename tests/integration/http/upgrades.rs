@@ -12,7 +12,7 @@ use crate::support::{Gate, PAGE, RawConnection, ScriptedServer, eventually, open
 
 const AGREED: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: Echo/1\r\nx-app: yes\r\n\r\n";
 
-fn before(script: &ScriptedServer, more: &str) -> Gate {
+fn gate_before(script: &ScriptedServer, more: &str) -> Gate {
     open_portal()
         .config(&format!("upstream: {{ url: '{}' }}\n{more}", script.url()))
         .start()
@@ -40,7 +40,7 @@ fn echo() -> ScriptedServer {
 fn open(gate: &Gate) -> RawConnection {
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(ask(gate, ASKED));
-    let head = String::from_utf8_lossy(&wire.until("\r\n\r\n")).to_ascii_lowercase();
+    let head = String::from_utf8_lossy(&wire.read_until("\r\n\r\n")).to_ascii_lowercase();
     assert!(head.starts_with("http/1.1 101 "), "{head}");
     wire
 }
@@ -48,10 +48,10 @@ fn open(gate: &Gate) -> RawConnection {
 #[test]
 fn a_tunnel_carries_bytes_both_ways_and_a_half_close() {
     let script = echo();
-    let gate = before(&script, "");
+    let gate = gate_before(&script, "");
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(ask(&gate, ASKED));
-    let head = String::from_utf8_lossy(&wire.until("\r\n\r\n")).to_ascii_lowercase();
+    let head = String::from_utf8_lossy(&wire.read_until("\r\n\r\n")).to_ascii_lowercase();
     for line in ["connection: upgrade", "upgrade: echo/1", "x-app: yes"] {
         assert_eq!(head.lines().filter(|l| *l == line).count(), 1, "{line}: {head}");
     }
@@ -68,11 +68,11 @@ fn a_tunnel_carries_bytes_both_ways_and_a_half_close() {
     assert_eq!(asked.matches("x-forwarded-user: alice").count(), 1, "{asked}");
     for text in ["one", "\0\r\n\r\nGET / HTTP/1.1\r\n\r\n"] {
         wire.send(text);
-        assert_eq!(wire.until(text), text.as_bytes());
+        assert_eq!(wire.read_until(text), text.as_bytes());
     }
     wire.send("last");
     wire.stream.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(wire.until("last"), b"last");
+    assert_eq!(wire.read_until("last"), b"last");
     assert!(wire.is_closed());
 }
 
@@ -84,7 +84,7 @@ fn a_tunnel_holds_back_the_faster_side() {
         let mut buffer = [0; 64 * 1024];
         while let Ok(1..) = wire.stream.read(&mut buffer) {}
     });
-    let gate = before(&eager, "");
+    let gate = gate_before(&eager, "");
     let mut wire = open(&gate);
     wire.stream.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
     assert!((0..4096).all(|_| wire.send(&piece)), "an app that reads is kept waiting");
@@ -92,7 +92,7 @@ fn a_tunnel_holds_back_the_faster_side() {
         wire.send(AGREED);
         std::thread::park_timeout(Duration::from_secs(20));
     });
-    let gate = before(&stubborn, "");
+    let gate = gate_before(&stubborn, "");
     let mut wire = open(&gate);
     wire.stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
     let stalled = (0..4096).any(|_| !wire.send(&piece));
@@ -101,30 +101,30 @@ fn a_tunnel_holds_back_the_faster_side() {
 
 #[test]
 fn bytes_before_the_apps_101_wait_and_after_a_refusal_are_the_next_request() {
-    let (answer, told) = channel::<&'static str>();
-    let told = std::sync::Mutex::new(told);
+    let (answer, app_head) = channel::<&'static str>();
+    let app_head = std::sync::Mutex::new(app_head);
     let script = ScriptedServer::start(move |_, wire| {
         wire.stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         let mut early = [0; 64];
-        let said = wire.stream.read(&mut early).unwrap_or(0);
-        wire.send(told.lock().unwrap().recv().unwrap());
-        assert_eq!(said, 0, "the app heard {:?} before it agreed", &early[..said]);
+        let early_length = wire.stream.read(&mut early).unwrap_or(0);
+        wire.send(app_head.lock().unwrap().recv().unwrap());
+        assert_eq!(early_length, 0, "the app heard {:?} before it agreed", &early[..early_length]);
         wire.stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        let heard = wire.until("early");
+        let heard = wire.read_until("early");
         wire.send(heard);
     });
-    let gate = before(&script, "");
+    let gate = gate_before(&script, "");
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(ask(&gate, ASKED) + "early");
     answer.send(AGREED).unwrap();
-    wire.until("\r\n\r\n");
-    assert_eq!(wire.until("early"), b"early");
+    wire.read_until("\r\n\r\n");
+    assert_eq!(wire.read_until("early"), b"early");
 
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(ask(&gate, ASKED) + "GET /portal/p/second HTTP/1.1\r\nhost: shop.test\r\n\r\n");
     answer.send("HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno").unwrap();
-    assert_eq!(wire.answer("GET").unwrap().text(), "no");
-    assert_eq!(wire.answer("GET").unwrap().status, 401, "it is decided on its own");
+    assert_eq!(wire.read_answer("GET").unwrap().text(), "no");
+    assert_eq!(wire.read_answer("GET").unwrap().status, 401, "it is decided on its own");
     assert!(script.heads.lock().unwrap().iter().all(|head| !head.contains("second")));
 }
 
@@ -140,12 +140,12 @@ fn an_app_that_agrees_to_something_else_is_502() {
         let answer = format!("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n{agreed}\r\n\r\nsecret");
         let script = ScriptedServer::start(move |_, wire| {
             wire.send(&answer);
-            wire.until("never");
+            wire.read_until("never");
         });
-        let gate = before(&script, "");
+        let gate = gate_before(&script, "");
         let mut wire = RawConnection::open(gate.proxy);
         wire.send(ask(&gate, ASKED));
-        let answer = wire.answer("GET").unwrap_or_else(|| panic!("{agreed}"));
+        let answer = wire.read_answer("GET").unwrap_or_else(|| panic!("{agreed}"));
         assert_eq!(
             (answer.status, answer.code().as_str()),
             (502, "upstream_unavailable"),
@@ -157,16 +157,16 @@ fn an_app_that_agrees_to_something_else_is_502() {
 #[test]
 fn an_upgrade_with_a_body_is_400_and_does_not_reach_the_app() {
     let script = echo();
-    let gate = before(&script, "");
+    let gate = gate_before(&script, "");
     for framing in ["content-length: 3\r\n", "transfer-encoding: chunked\r\n"] {
         let mut wire = RawConnection::open(gate.proxy);
         wire.send(ask(&gate, &format!("{ASKED}{framing}")) + "3\r\nabc\r\n0\r\n\r\n");
-        assert_eq!(wire.answer("GET").unwrap().status, 400, "{framing}");
+        assert_eq!(wire.read_answer("GET").unwrap().status, 400, "{framing}");
     }
     assert_eq!(script.count(), 0);
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(ask(&gate, &format!("{ASKED}content-length: 0\r\n")));
-    assert!(wire.until("\r\n\r\n").starts_with(b"HTTP/1.1 101"));
+    assert!(wire.read_until("\r\n\r\n").starts_with(b"HTTP/1.1 101"));
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn an_upgrade_of_no_or_several_protocols_is_an_ordinary_request() {
     let script = ScriptedServer::start(|_, wire| {
         wire.send(response("200 OK", b"plain"));
     });
-    let gate = before(&script, "");
+    let gate = gate_before(&script, "");
     for lines in [
         "connection: upgrade\r\nupgrade: h2c\r\n",
         "connection: upgrade\r\nupgrade: TLS/1.0\r\n",
@@ -185,7 +185,7 @@ fn an_upgrade_of_no_or_several_protocols_is_an_ordinary_request() {
     ] {
         let mut wire = RawConnection::open(gate.proxy);
         wire.send(ask(&gate, lines));
-        assert_eq!(wire.answer("GET").unwrap().text(), "plain", "{lines}");
+        assert_eq!(wire.read_answer("GET").unwrap().text(), "plain", "{lines}");
     }
     for head in script.heads.lock().unwrap().iter() {
         let head = head.to_ascii_lowercase();
@@ -196,21 +196,21 @@ fn an_upgrade_of_no_or_several_protocols_is_an_ordinary_request() {
 #[test]
 fn a_denied_caller_opens_no_tunnel() {
     let script = echo();
-    let gate = before(&script, "");
+    let gate = gate_before(&script, "");
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(format!("GET {PAGE} HTTP/1.1\r\nhost: shop.test\r\n{ASKED}\r\n"));
-    assert_eq!(wire.answer("GET").unwrap().status, 401);
+    assert_eq!(wire.read_answer("GET").unwrap().status, 401);
     assert_eq!(script.count(), 0);
 }
 
 #[test]
 fn a_silent_tunnel_ends_and_one_that_talks_does_not() {
-    let gate = before(&echo(), "limits: { workers: 1, drain_timeout: 5s, tunnel_idle_timeout: 1s }");
+    let gate = gate_before(&echo(), "limits: { workers: 1, drain_timeout: 5s, tunnel_idle_timeout: 1s }");
     let mut wire = open(&gate);
     let started = Instant::now();
     while started.elapsed() < Duration::from_millis(2500) {
         wire.send("tick");
-        assert_eq!(wire.until("tick"), b"tick", "ended after {:?}", started.elapsed());
+        assert_eq!(wire.read_until("tick"), b"tick", "ended after {:?}", started.elapsed());
         std::thread::sleep(Duration::from_millis(200));
     }
     let silent = Instant::now();
@@ -220,28 +220,28 @@ fn a_silent_tunnel_ends_and_one_that_talks_does_not() {
 
 #[test]
 fn a_tunnel_counts_against_the_connection_limit() {
-    let gate = before(&echo(), "limits: { workers: 1, drain_timeout: 5s, connections: 1 }");
+    let gate = gate_before(&echo(), "limits: { workers: 1, drain_timeout: 5s, connections: 1 }");
     let mut wire = open(&gate);
     let mut second = RawConnection::open(gate.proxy);
     second.send(format!("GET {PAGE} HTTP/1.1\r\nhost: shop.test\r\n\r\n"));
     assert!(
-        second.answer("GET").is_none_or(|answer| answer.status == 503),
+        second.read_answer("GET").is_none_or(|answer| answer.status == 503),
         "a second connection was served"
     );
     wire.send("still here");
-    assert_eq!(wire.until("here"), b"still here");
+    assert_eq!(wire.read_until("here"), b"still here");
     drop(wire);
     eventually("the place is free", || {
         let mut wire = RawConnection::open(gate.proxy);
         wire.send(format!("GET {PAGE} HTTP/1.1\r\nhost: shop.test\r\n\r\n"));
-        let served = wire.answer("GET").is_some_and(|answer| answer.status == 401);
+        let served = wire.read_answer("GET").is_some_and(|answer| answer.status == 401);
         served.then_some(()).ok_or("taken".to_owned())
     });
 }
 
 #[test]
 fn draining_waits_for_a_tunnel_and_force_ends_it() {
-    let gate = before(&echo(), "limits: { workers: 1, drain_timeout: 20s }");
+    let gate = gate_before(&echo(), "limits: { workers: 1, drain_timeout: 20s }");
     let mut wire = open(&gate);
     let address = gate.proxy;
     let stopping = std::thread::spawn(move || gate.stop());
@@ -250,12 +250,12 @@ fn draining_waits_for_a_tunnel_and_force_ends_it() {
         Ok(_) => Err("open".to_owned()),
     });
     wire.send("still here");
-    assert_eq!(wire.until("here"), b"still here");
+    assert_eq!(wire.read_until("here"), b"still here");
     assert!(!stopping.is_finished());
     drop(wire);
     stopping.join().unwrap();
 
-    let gate = before(&echo(), "limits: { workers: 1, drain_timeout: 300ms }");
+    let gate = gate_before(&echo(), "limits: { workers: 1, drain_timeout: 300ms }");
     let mut wire = open(&gate);
     let started = Instant::now();
     gate.stop();

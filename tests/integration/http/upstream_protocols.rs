@@ -210,7 +210,7 @@ fn trailers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         .collect()
 }
 
-fn before(app: &App, scheme: &str, more: &str) -> Gate {
+fn gate_before(app: &App, scheme: &str, more: &str) -> Gate {
     let limits = "limits: { workers: 1, drain_timeout: 5s }";
     open_portal()
         .config(&format!("upstream: {{ url: '{scheme}{}'{more} }}\n{limits}", app.address))
@@ -270,7 +270,7 @@ fn grpc(gate: &Gate, lines: &[(&str, &str)], body: Body) -> Request<Body> {
 fn over_http2_the_app_gets_an_authority_and_no_connection_headers() {
     let app = App::echo().start(Transport::Tcp);
     for (scheme, more) in [("h2c://", ""), ("http://", ", protocol: http2")] {
-        let gate = before(&app, scheme, more);
+        let gate = gate_before(&app, scheme, more);
         let mut wire = RawConnection::open(gate.proxy);
         wire.send(ask(
             &gate,
@@ -278,7 +278,7 @@ fn over_http2_the_app_gets_an_authority_and_no_connection_headers() {
             "connection: keep-alive, te, x-own\r\nx-own: 1\r\nte: trailers, gzip\r\nkeep-alive: 5\r\nproxy-connection: keep-alive\r\ncookie: a=1; b=2\r\n",
             "hello",
         ));
-        let answer = wire.answer("POST").unwrap();
+        let answer = wire.read_answer("POST").unwrap();
         assert_eq!((answer.status, answer.text().as_str()), (200, "hello"));
         let seen = app.seen().pop().unwrap();
         assert_eq!((seen.version, seen.path.as_str()), (Version::HTTP_2, PAGE));
@@ -317,14 +317,14 @@ fn many_requests_share_one_http2_connection_and_a_full_one_gets_company() {
             ..App::new(late)
         }
         .start(Transport::Tcp);
-        let gate = before(&app, "h2c://", "");
+        let gate = gate_before(&app, "h2c://", "");
         let all = 40;
         std::thread::scope(|scope| {
             for _ in 0..all {
                 scope.spawn(|| {
                     let mut wire = RawConnection::open(gate.proxy);
                     wire.send(ask(&gate, "GET", "", ""));
-                    assert_eq!(wire.answer("GET").unwrap().text(), "late");
+                    assert_eq!(wire.read_answer("GET").unwrap().text(), "late");
                 });
             }
         });
@@ -340,12 +340,12 @@ fn a_connection_that_the_app_ends_is_replaced_and_no_request_is_lost() {
         ..App::echo()
     }
     .start(Transport::Tcp);
-    let gate = before(&app, "h2c://", "");
+    let gate = gate_before(&app, "h2c://", "");
     let mut wire = RawConnection::open(gate.proxy);
     for number in 0..30 {
         wire.send(ask(&gate, "POST", "", "x"));
         let answer = wire
-            .answer("POST")
+            .read_answer("POST")
             .unwrap_or_else(|| panic!("request {number}: no answer; the app saw {:#?}", app.seen().len()));
         assert_eq!(answer.status, 200, "request {number}");
     }
@@ -364,14 +364,16 @@ fn an_app_that_restarts_under_load_loses_no_request() {
         })
     }
     .start(Transport::Tcp);
-    let gate = before(&app, "h2c://", "");
+    let gate = gate_before(&app, "h2c://", "");
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
                 let mut wire = RawConnection::open(gate.proxy);
                 for number in 0..40 {
                     wire.send(ask(&gate, "GET", "", ""));
-                    let answer = wire.answer("GET").unwrap_or_else(|| panic!("no answer to request {number}"));
+                    let answer = wire
+                        .read_answer("GET")
+                        .unwrap_or_else(|| panic!("no answer to request {number}"));
                     assert_eq!((answer.status, answer.text().as_str()), (200, "slow"), "request {number}");
                 }
             });
@@ -398,7 +400,7 @@ fn over_http2_an_expected_body_comes_after_a_second_and_never_after_an_answer() 
         Response::new(Full::new(whole).map_err(|never| match never {}).boxed_unsync())
     })
     .start(Transport::Tcp);
-    let gate = before(&app, "h2c://", "");
+    let gate = gate_before(&app, "h2c://", "");
     let token = gate.issuer.token("alice", &[]);
     let ask = |method: &str| {
         let mut wire = RawConnection::open(gate.proxy);
@@ -407,34 +409,34 @@ fn over_http2_an_expected_body_comes_after_a_second_and_never_after_an_answer() 
         ));
         wire
     };
-    let refused = ask("PUT").answer("PUT").unwrap();
+    let refused = ask("PUT").read_answer("PUT").unwrap();
     assert_eq!((refused.status, refused.text().as_str()), (417, "no"));
     let mut waiting = ask("POST");
-    assert_eq!(waiting.until("\r\n\r\n"), b"HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(waiting.read_until("\r\n\r\n"), b"HTTP/1.1 100 Continue\r\n\r\n");
     waiting.send("abc");
-    assert_eq!(waiting.answer("POST").unwrap().text(), "abc");
+    assert_eq!(waiting.read_answer("POST").unwrap().text(), "abc");
     // an app that says yes at once and reads then
     let mut early = ask("DELETE");
-    assert!(early.until("\r\n\r\n").starts_with(b"HTTP/1.1 200"));
-    let said = Instant::now();
+    assert!(early.read_until("\r\n\r\n").starts_with(b"HTTP/1.1 200"));
+    let sent_at = Instant::now();
     early.send("abc");
-    assert_eq!(early.until("abc"), b"abc", "after {:?}", said.elapsed());
+    assert_eq!(early.read_until("abc"), b"abc", "after {:?}", sent_at.elapsed());
     assert_eq!(app.connections(), 1);
 }
 
 #[test]
 fn an_idle_http2_connection_to_the_app_is_closed() {
     let app = App::echo().start(Transport::Tcp);
-    let gate = before(&app, "h2c://", ", idle_timeout: 1s");
+    let gate = gate_before(&app, "h2c://", ", idle_timeout: 1s");
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(ask(&gate, "GET", "", ""));
-    assert_eq!(wire.answer("GET").unwrap().status, 200);
+    assert_eq!(wire.read_answer("GET").unwrap().status, 200);
     eventually("it is closed", || match app.open.load(Ordering::SeqCst) {
         0 => Ok(()),
         open => Err(format!("{open} open")),
     });
     wire.send(ask(&gate, "GET", "", ""));
-    assert_eq!(wire.answer("GET").unwrap().status, 200);
+    assert_eq!(wire.read_answer("GET").unwrap().status, 200);
     assert_eq!(app.connections(), 2);
 }
 
@@ -447,7 +449,7 @@ fn in_plain_text_grpc_goes_by_http2_and_everything_else_by_http1() {
         Response::new(body.boxed_unsync())
     })
     .start(Transport::Tcp);
-    let gate = before(&app, "http://", "");
+    let gate = gate_before(&app, "http://", "");
     run(async {
         let mut client = client(&gate).await;
         let answer = client.send_request(grpc(&gate, &[], full("x"))).await.unwrap();
@@ -490,7 +492,7 @@ fn grpc_streams_both_ways_at_once_and_trailers_go_up_too() {
         Response::new(body)
     })
     .start(Transport::Tcp);
-    let gate = before(&app, "http://", "");
+    let gate = gate_before(&app, "http://", "");
     run(async {
         let (sender, body) = channel();
         let mut client = client(&gate).await;
@@ -525,7 +527,7 @@ fn a_trailers_only_error_of_the_app_reaches_the_caller_as_it_is() {
         answer
     })
     .start(Transport::Tcp);
-    let gate = before(&app, "http://", "");
+    let gate = gate_before(&app, "http://", "");
     run(async {
         let answer = client(&gate).await.send_request(grpc(&gate, &[], full("x"))).await.unwrap();
         assert_eq!(
@@ -539,7 +541,7 @@ fn a_trailers_only_error_of_the_app_reaches_the_caller_as_it_is() {
 #[test]
 fn a_grpc_deadline_ends_the_wait_for_a_silent_app() {
     let app = App::new(|_| async { std::future::pending().await }).start(Transport::Tcp);
-    let gate = before(&app, "http://", "");
+    let gate = gate_before(&app, "http://", "");
     run(async {
         let started = Instant::now();
         let request = grpc(&gate, &[("grpc-timeout", "300m")], full("x"));
@@ -567,11 +569,11 @@ fn a_head_larger_than_allowed_is_502_and_its_connection_goes_on() {
         answer
     })
     .start(Transport::Tcp);
-    let gate = before(&app, "h2c://", ", response_header_bytes: 8KiB");
+    let gate = gate_before(&app, "h2c://", ", response_header_bytes: 8KiB");
     for (method, status) in [("GET", 200), ("PUT", 502), ("GET", 200)] {
         let mut wire = RawConnection::open(gate.proxy);
         wire.send(ask(&gate, method, "", ""));
-        assert_eq!(wire.answer(method).unwrap().status, status);
+        assert_eq!(wire.read_answer(method).unwrap().status, status);
     }
     assert_eq!(
         (failures(&gate, "malformed"), app.connections()),
@@ -591,7 +593,7 @@ fn a_client_that_does_not_read_stalls_no_other_client_on_the_shared_connection()
         Response::new(full("quick"))
     })
     .start(Transport::Tcp);
-    let gate = before(&app, "h2c://", "");
+    let gate = gate_before(&app, "h2c://", "");
     let stubborn: Vec<RawConnection> = (0..30)
         .map(|_| {
             let mut wire = RawConnection::open(gate.proxy);
@@ -606,7 +608,7 @@ fn a_client_that_does_not_read_stalls_no_other_client_on_the_shared_connection()
     for _ in 0..20 {
         let mut wire = RawConnection::open(gate.proxy);
         wire.send(ask(&gate, "GET", "", ""));
-        assert_eq!(wire.answer("GET").unwrap().text(), "quick");
+        assert_eq!(wire.read_answer("GET").unwrap().text(), "quick");
     }
     assert_eq!(app.connections(), 1);
     drop(stubborn);
@@ -628,10 +630,10 @@ fn a_stream_that_the_app_resets_in_its_body_reaches_the_client_broken() {
         )
     })
     .start(Transport::Tcp);
-    let gate = before(&app, "h2c://", "");
+    let gate = gate_before(&app, "h2c://", "");
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(ask(&gate, "GET", "", ""));
-    let got = String::from_utf8_lossy(&wire.until("never")).into_owned();
+    let got = String::from_utf8_lossy(&wire.read_until("never")).into_owned();
     assert!(
         got.starts_with("HTTP/1.1 200") && got.contains("half") && !got.ends_with("0\r\n\r\n"),
         "{got}"
@@ -642,7 +644,7 @@ fn a_stream_that_the_app_resets_in_its_body_reaches_the_client_broken() {
 fn an_app_that_does_not_speak_http2_after_all_is_502() {
     let script = crate::support::ScriptedServer::start(|_, wire| {
         wire.send("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
-        wire.until("never");
+        wire.read_until("never");
     });
     let gate = open_portal()
         .config(&format!(
@@ -652,14 +654,14 @@ fn an_app_that_does_not_speak_http2_after_all_is_502() {
         .start();
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(ask(&gate, "GET", "", ""));
-    assert_eq!(wire.answer("GET").unwrap().status, 502);
+    assert_eq!(wire.read_answer("GET").unwrap().status, 502);
 }
 
 #[test]
 fn an_app_behind_a_unix_socket_is_an_app() {
     let folder = tempfile::tempdir().unwrap();
     let app = App::echo().start(Transport::Unix(folder.path().join("app.sock")));
-    let gate = before(&app, "unix:", "");
+    let gate = gate_before(&app, "unix:", "");
     eventually("it listens", || {
         if folder.path().join("app.sock").exists() {
             Ok(())
@@ -670,7 +672,7 @@ fn an_app_behind_a_unix_socket_is_an_app() {
     let mut wire = RawConnection::open(gate.proxy);
     for _ in 0..3 {
         wire.send(ask(&gate, "POST", "", "hello"));
-        assert_eq!(wire.answer("POST").unwrap().text(), "hello");
+        assert_eq!(wire.read_answer("POST").unwrap().text(), "hello");
     }
     let seen = app.seen().pop().unwrap();
     assert_eq!(
@@ -747,7 +749,7 @@ fn secured(app: &App, files: &[(&str, &str)], more: &str) -> Setup {
 fn status(gate: &Gate) -> u16 {
     let mut wire = RawConnection::open(gate.proxy);
     wire.send(ask(gate, "POST", "", "hello"));
-    let answer = wire.answer("POST").unwrap();
+    let answer = wire.read_answer("POST").unwrap();
     assert!(answer.status != 200 || answer.text() == "hello");
     answer.status
 }

@@ -307,10 +307,10 @@ fn a_back_channel_logout_of_the_provider_ends_sessions() {
     provider.account("bob", &alice(&[]));
     one.log_in(login_gate.url("/portal/p/x").as_str(), "alice");
     other.log_in(login_gate.url("/portal/p/x").as_str(), "bob");
-    let told = provider.end_sessions("alice");
+    let outcomes = provider.end_sessions("alice");
     assert!(
-        !told.is_empty() && told.iter().all(|told| told["outcome"] == "ok"),
-        "{told:?}"
+        !outcomes.is_empty() && outcomes.iter().all(|outcomes| outcomes["outcome"] == "ok"),
+        "{outcomes:?}"
     );
     let status = |browser: &mut Browser| browser.send(&login_gate.url("/portal/p/x"), &Request::fetch("GET")).status;
     eventually("the session is over", || {

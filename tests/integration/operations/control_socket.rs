@@ -21,7 +21,7 @@ fn setup(folder: &Path) -> Setup {
     ))
 }
 
-fn say(socket: &Path, bytes: &[u8]) -> Answer {
+fn exchange_raw(socket: &Path, bytes: &[u8]) -> Answer {
     let mut stream = UnixStream::connect(socket).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
     stream.write_all(bytes).unwrap();
@@ -32,7 +32,7 @@ fn say(socket: &Path, bytes: &[u8]) -> Answer {
 
 fn ask(socket: &Path, method: &str, path: &str) -> Answer {
     let head = format!("{method} {path} HTTP/1.1\r\nhost: control\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
-    say(socket, head.as_bytes())
+    exchange_raw(socket, head.as_bytes())
 }
 
 fn admin_events(log: &Path) -> Vec<Value> {
@@ -112,7 +112,7 @@ fn the_control_socket_answers_404_or_405_outside_its_endpoints_without_reading_a
     }
     // a body without an end is not waited for
     let head = b"POST /nothing HTTP/1.1\r\nhost: c\r\ncontent-length: 1000000000000\r\n\r\nx";
-    assert_eq!(say(&control, head).status, 404);
+    assert_eq!(exchange_raw(&control, head).status, 404);
     let mut wire = UnixStream::connect(&control).unwrap();
     wire.write_all(b"\x16\x03\x01 nonsense\r\n\r\n").unwrap();
     let mut all = Vec::new();
@@ -218,7 +218,7 @@ fn the_commands_drain_and_reload_drain_and_reload_the_gate() {
         wire.send(response("200 OK", b"hello"));
     });
     let (gate_folder, socket) = folder_with_socket(&script.url(), "limits: { drain_delay: 300ms }");
-    let mut serving = gate_folder.serve();
+    let mut gate_process = gate_folder.serve();
     let (code, out, error) = gate_folder.run(&["reload"]);
     assert_eq!(code, 0, "{out}{error}");
     assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["portals"][0]["portal"], "p");
@@ -229,7 +229,7 @@ fn the_commands_drain_and_reload_drain_and_reload_the_gate() {
     let (code, out, error) = gate_folder.run(&["drain", "--wait", "--timeout", "20s"]);
     assert_eq!((code, error.as_str()), (0, ""), "{out}");
     assert!(!socket.exists());
-    assert_eq!(serving.exit_code(), 0);
+    assert_eq!(gate_process.exit_code(), 0);
     let events: Vec<Value> = admin_events(&gate_folder.folder.path().join("decisions.jsonl"));
     let events: Vec<&str> = events.iter().map(|e| e["event"].as_str().unwrap()).collect();
     let expected = [
@@ -261,10 +261,10 @@ fn the_commands_drain_and_reload_drain_and_reload_the_gate() {
 #[test]
 fn after_a_drain_command_the_first_sigterm_drains_on_and_the_second_forces() {
     let script = ScriptedServer::start(|_, wire| {
-        wire.until("never");
+        wire.read_until("never");
     });
     let (gate_folder, socket) = folder_with_socket(&script.url(), "limits: { drain_timeout: 10m, drain_delay: 0s }");
-    let mut serving = gate_folder.serve();
+    let mut gate_process = gate_folder.serve();
     let mut wire = RawConnection::open(gate_folder.proxy);
     wire.send(gate_folder.request());
     eventually("the app is asked", || {
@@ -283,17 +283,17 @@ fn after_a_drain_command_the_first_sigterm_drains_on_and_the_second_forces() {
     let (code, _, error) = gate_folder.run(&["drain", "--wait", "--timeout", "200ms"]);
     assert_eq!(code, 1);
     assert!(error.contains("still there"), "{error}");
-    serving.signal("-TERM");
+    gate_process.signal("-TERM");
     // the signal was taken, and it forced nothing: the request is still in flight a moment later
     let until = Instant::now() + Duration::from_millis(500);
     eventually("half a second passes", || {
-        assert!(serving.0.try_wait().unwrap().is_none(), "SIGTERM forced the end");
+        assert!(gate_process.0.try_wait().unwrap().is_none(), "SIGTERM forced the end");
         assert_eq!(ask(&socket, "GET", "/").json()["draining"], true);
         (Instant::now() > until).then_some(()).ok_or(String::new())
     });
-    serving.signal("-TERM");
-    assert_eq!(serving.exit_code(), 0);
-    assert!(wire.answer("GET").is_none());
+    gate_process.signal("-TERM");
+    assert_eq!(gate_process.exit_code(), 0);
+    assert!(wire.read_answer("GET").is_none());
     assert!(!socket.exists());
 }
 

@@ -90,13 +90,13 @@ fn every_line_of_the_log_has_the_published_shape_and_there_is_one_per_request() 
 #[test]
 fn a_client_that_goes_away_leaves_exactly_one_record() {
     let script = ScriptedServer::start(|_, wire| {
-        wire.until("never");
+        wire.read_until("never");
     });
     // other keys are answered at once; a key that is not published gets no answer
     let (others, asked) = (Issuer::new("other").jwks().to_string(), AtomicBool::new(false));
     let hanging = ScriptedServer::start(move |_, wire| {
         if asked.swap(true, Ordering::SeqCst) {
-            wire.until("never");
+            wire.read_until("never");
         } else {
             wire.send(response("200 OK", others.as_bytes()));
         }

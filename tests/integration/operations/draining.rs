@@ -25,8 +25,8 @@ fn ready(admin: SocketAddr) -> bool {
     asked.is_ok() && &head == b"HTTP/1.1 200"
 }
 
-fn begin_draining(gate_folder: &GateFolder, serving: &GateProcess, signal: &str) {
-    serving.signal(signal);
+fn begin_draining(gate_folder: &GateFolder, gate_process: &GateProcess, signal: &str) {
+    gate_process.signal(signal);
     eventually("it says that it drains", || {
         let answer = raw(gate_folder.admin, "GET", "/readyz", &[], b"");
         match (answer.status, answer.text().contains("draining")) {
@@ -54,13 +54,13 @@ fn hello() -> ScriptedServer {
 fn a_draining_gate_serves_every_client_and_asks_it_to_leave() {
     let script = hello();
     let gate_folder = GateFolder::new(&script.url(), "limits: { drain_delay: 3s }");
-    let mut serving = gate_folder.serve();
+    let mut gate_process = gate_folder.serve();
     let mut kept = RawConnection::open(gate_folder.proxy);
     kept.send(gate_folder.request());
-    assert_eq!(kept.answer("GET").unwrap().header("connection"), "");
+    assert_eq!(kept.read_answer("GET").unwrap().header("connection"), "");
     let mut unused = RawConnection::open(gate_folder.proxy);
     let begun = Instant::now();
-    begin_draining(&gate_folder, &serving, "-TERM");
+    begin_draining(&gate_folder, &gate_process, "-TERM");
     let metrics = raw(gate_folder.admin, "GET", "/metrics", &[], b"").text();
     assert!(metrics.contains("cedargate_draining 1"), "{metrics}");
     assert_eq!(raw(gate_folder.admin, "GET", "/status", &[], b"").json()["draining"], true);
@@ -71,7 +71,7 @@ fn a_draining_gate_serves_every_client_and_asks_it_to_leave() {
     );
     for wire in [&mut kept, &mut RawConnection::open(gate_folder.proxy), &mut unused] {
         wire.send(gate_folder.request());
-        let answer = wire.answer("GET").unwrap();
+        let answer = wire.read_answer("GET").unwrap();
         assert_eq!((answer.text().as_str(), answer.header("connection")), ("hello", "close"));
         assert!(wire.is_closed());
     }
@@ -79,7 +79,7 @@ fn a_draining_gate_serves_every_client_and_asks_it_to_leave() {
         begun.elapsed() < Duration::from_secs(3),
         "the machine is too slow for this test"
     );
-    assert_eq!(serving.exit_code(), 0);
+    assert_eq!(gate_process.exit_code(), 0);
     assert!(
         begun.elapsed() >= Duration::from_secs(3),
         "balancers had the time they were promised"
@@ -90,7 +90,7 @@ fn a_draining_gate_serves_every_client_and_asks_it_to_leave() {
 #[test]
 fn ctrl_c_does_not_wait_for_balancers() {
     let script = ScriptedServer::start(|_, wire| {
-        wire.until("never");
+        wire.read_until("never");
     });
     let gate_folder = GateFolder::new(&script.url(), "limits: { drain_delay: 10m, drain_timeout: 10m }");
     let mut idle = gate_folder.serve();
@@ -122,10 +122,10 @@ fn ctrl_c_does_not_wait_for_balancers() {
 fn a_second_signal_also_cuts_the_delay_short() {
     let script = hello();
     let gate_folder = GateFolder::new(&script.url(), "limits: { drain_delay: 10m, drain_timeout: 10m }");
-    let mut serving = gate_folder.serve();
-    begin_draining(&gate_folder, &serving, "-TERM");
-    serving.signal("-TERM");
-    assert_eq!(serving.exit_code(), 0);
+    let mut gate_process = gate_folder.serve();
+    begin_draining(&gate_folder, &gate_process, "-TERM");
+    gate_process.signal("-TERM");
+    assert_eq!(gate_process.exit_code(), 0);
 }
 
 #[test]
@@ -133,13 +133,13 @@ fn idle_connections_do_not_delay_the_end_of_a_drain() {
     let script = hello();
     let limits = "limits: { drain_delay: 0s, drain_timeout: 10m, header_timeout: 1s, idle_timeout: 10m }";
     let gate_folder = GateFolder::new(&script.url(), limits);
-    let mut serving = gate_folder.serve();
+    let mut gate_process = gate_folder.serve();
     let mut wires: Vec<RawConnection> = (0..20).map(|_| RawConnection::open(gate_folder.proxy)).collect();
     wires[0].send(gate_folder.request());
-    assert_eq!(wires[0].answer("GET").unwrap().text(), "hello");
+    assert_eq!(wires[0].read_answer("GET").unwrap().text(), "hello");
     wires[1].send("GET /half HTTP/1.1\r\nho");
-    serving.signal("-TERM");
-    assert_eq!(serving.exit_code(), 0);
+    gate_process.signal("-TERM");
+    assert_eq!(gate_process.exit_code(), 0);
     for wire in &mut wires {
         assert!(wire.is_closed());
     }
@@ -149,8 +149,8 @@ fn idle_connections_do_not_delay_the_end_of_a_drain() {
 fn an_emergency_forbid_takes_effect_while_the_gate_drains() {
     let script = hello();
     let gate_folder = GateFolder::new(&script.url(), "limits: { drain_delay: 10m }\npolicies: { poll: 100ms }");
-    let mut serving = gate_folder.serve();
-    begin_draining(&gate_folder, &serving, "-TERM");
+    let mut gate_process = gate_folder.serve();
+    begin_draining(&gate_folder, &gate_process, "-TERM");
     gate_folder.put(
         "policies/p/_deny/stop.cedar",
         "@id(\"stop\") forbid (principal, action, resource);",
@@ -158,20 +158,20 @@ fn an_emergency_forbid_takes_effect_while_the_gate_drains() {
     eventually("the emergency forbid is in force", || {
         let mut wire = RawConnection::open(gate_folder.proxy);
         wire.send(gate_folder.request());
-        match wire.answer("GET").unwrap().status {
+        match wire.read_answer("GET").unwrap().status {
             403 => Ok(()),
             other => Err(other.to_string()),
         }
     });
-    serving.signal("-TERM");
-    assert_eq!(serving.exit_code(), 0);
+    gate_process.signal("-TERM");
+    assert_eq!(gate_process.exit_code(), 0);
 }
 
 #[test]
 fn every_answer_has_its_record_when_the_gate_is_gone() {
     let app = App::start();
     let gate_folder = GateFolder::new(&format!("http://{}", app.address), "limits: { drain_delay: 200ms }");
-    let mut serving = gate_folder.serve();
+    let mut gate_process = gate_folder.serve();
     let answered: Mutex<BTreeSet<String>> = Mutex::default();
     let token = gate_folder.issuer.token("alice", &[]);
     std::thread::scope(|scope| {
@@ -195,8 +195,8 @@ fn every_answer_has_its_record_when_the_gate_is_gone() {
         eventually("there is traffic", || {
             (answered.lock().unwrap().len() > 100).then_some(()).ok_or(String::new())
         });
-        serving.signal("-TERM");
-        assert_eq!(serving.exit_code(), 0);
+        gate_process.signal("-TERM");
+        assert_eq!(gate_process.exit_code(), 0);
     });
     let mut records: BTreeMap<String, usize> = BTreeMap::new();
     for record in decisions(&gate_folder) {
@@ -297,7 +297,7 @@ fn client(name: usize, address: SocketAddr, token: &str, stop: &AtomicBool) -> (
                 "{method} {PAGE} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\nx-request-id: {name}-{answered}\r\ncontent-length: {}\r\n\r\n{body}",
                 body.len()
             ));
-            let answer = wire.answer(method);
+            let answer = wire.read_answer(method);
             match answer {
                 Some(answer) if asked && answer.status == 200 => {
                     answered += 1;
@@ -385,7 +385,7 @@ fn a_rolling_restart_of_two_gates_behind_a_balancer_under_load_loses_no_request(
 fn an_upload_under_way_is_finished_after_the_listeners_closed() {
     let app = App::start();
     let gate_folder = GateFolder::new(&format!("http://{}", app.address), "limits: { drain_delay: 0s }");
-    let mut serving = gate_folder.serve();
+    let mut gate_process = gate_folder.serve();
     let mut wire = RawConnection::open(gate_folder.proxy);
     let token = gate_folder.issuer.token("alice", &[]);
     wire.send(format!(
@@ -396,19 +396,19 @@ fn an_upload_under_way_is_finished_after_the_listeners_closed() {
         let decided = "cedargate_decision_duration_seconds_count{door=\"proxy\",portal=\"p\"} 1";
         metrics.contains(decided).then_some(()).ok_or(metrics)
     });
-    serving.signal("-TERM");
+    gate_process.signal("-TERM");
     eventually("no new connection is taken", || {
         TcpStream::connect(gate_folder.proxy)
             .is_err()
             .then_some(())
             .ok_or("accepting".to_owned())
     });
-    assert!(serving.0.try_wait().unwrap().is_none());
+    assert!(gate_process.0.try_wait().unwrap().is_none());
     wire.send("full");
-    let answer = wire.answer("POST").unwrap();
+    let answer = wire.read_answer("POST").unwrap();
     assert_eq!((answer.status, answer.header("connection")), (200, "close"));
     assert_eq!(&app.last().body[..], b"halffull");
-    assert_eq!(serving.exit_code(), 0);
+    assert_eq!(gate_process.exit_code(), 0);
 }
 
 #[test]
@@ -416,11 +416,15 @@ fn a_signal_just_after_the_port_is_open_drains_the_gate() {
     let script = hello();
     for signal in ["-TERM", "-INT"] {
         let gate_folder = GateFolder::new(&script.url(), "limits: { drain_delay: 0s }");
-        let mut serving = gate_folder.spawn();
+        let mut gate_process = gate_folder.spawn();
         eventually("the port is open", || {
             TcpStream::connect(gate_folder.proxy).map(drop).map_err(|e| e.to_string())
         });
-        serving.signal(signal);
-        assert_eq!(serving.exit_code(), 0, "it ended by {signal} itself, with nothing written");
+        gate_process.signal(signal);
+        assert_eq!(
+            gate_process.exit_code(),
+            0,
+            "it ended by {signal} itself, with nothing written"
+        );
     }
 }

@@ -732,7 +732,7 @@ fn a_body_that_does_not_come_is_not_waited_for() {
         .start();
     let mut wire = crate::support::RawConnection::open(gate.decision);
     wire.send("POST /authorize HTTP/1.1\r\nhost: gate\r\ncontent-length: 10\r\n\r\n{");
-    let answer = wire.answer("POST").expect("an answer");
+    let answer = wire.read_answer("POST").expect("an answer");
     assert_eq!(answer.status, 400, "{}", answer.text());
     assert!(answer.text().contains("header_timeout"), "{}", answer.text());
 }

@@ -281,14 +281,17 @@ fn open_stream(gate: &Gate, row: Row) -> LiveRow {
     }
     let mut connection = RawConnection::open(gate.proxy);
     connection.send(format!("{head}\r\n"));
-    let status = String::from_utf8(connection.until("\r\n\r\n")).unwrap();
+    let status = String::from_utf8(connection.read_until("\r\n\r\n")).unwrap();
     assert!(
         status.starts_with("HTTP/1.1 200"),
         "{}: the permissive revision refuses: {status}",
         row.name
     );
-    connection.until("\r\n");
-    let decision_id = String::from_utf8(connection.until("\r\n")).unwrap().trim_end().to_owned();
+    connection.read_until("\r\n");
+    let decision_id = String::from_utf8(connection.read_until("\r\n"))
+        .unwrap()
+        .trim_end()
+        .to_owned();
     LiveRow {
         row,
         connection,
@@ -354,11 +357,11 @@ fn the_recheck_of_live_connections_decides_as_the_table_says() {
         match decided.0 {
             Expect::Allow => {
                 // ticks that came before the swap lie in front of these
-                let alive = (0..100).all(|_| live.connection.until(TICK).ends_with(TICK.as_bytes()));
+                let alive = (0..100).all(|_| live.connection.read_until(TICK).ends_with(TICK.as_bytes()));
                 assert!(alive, "{}: the stream ended without a record", live.row.name);
             }
             Expect::Deny => {
-                live.connection.until("no such text");
+                live.connection.read_until("no such text");
                 assert!(live.connection.is_closed(), "{}: the stream goes on", live.row.name);
             }
         }

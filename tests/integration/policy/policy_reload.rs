@@ -320,10 +320,10 @@ fn a_rejected_edit_names_file_and_line_everywhere_and_changes_nothing() {
     serves(&gate, "p", "v0");
     eventually("the record is written", || {
         let log = std::fs::read_to_string(gate.path("decisions.jsonl")).unwrap_or_default();
-        let told = log
+        let logged = log
             .lines()
             .any(|l| l.contains("policy_event") && l.contains("shoe_size") && l.contains(MAIN));
-        if told { Ok(()) } else { Err(log) }
+        if logged { Ok(()) } else { Err(log) }
     });
     gate.put(MAIN, &rule("v1"));
     serves(&gate, "p", "v1");
@@ -755,11 +755,15 @@ fn two_files_changed_together_are_never_in_force_apart() {
         let claims = asserted(request.headers["x-cedargate-assertion"].to_str().unwrap());
         let mapped = revisions.get(revision).unwrap_or_else(|| panic!("`{revision}` is neither"));
         assert_eq!(claims["revision"], revision, "{claims}");
-        let told: Vec<_> = ["mail_a", "mail_b"]
+        let mapped_claims: Vec<_> = ["mail_a", "mail_b"]
             .into_iter()
             .filter(|name| claims.to_string().contains(*name))
             .collect();
-        assert_eq!(told, [mapped], "a revision with the other one's claim mapping: {claims}");
+        assert_eq!(
+            mapped_claims,
+            [mapped],
+            "a revision with the other one's claim mapping: {claims}"
+        );
         both.insert(revision.to_owned());
     }
     assert_eq!(both.len(), 2, "traffic met both revisions");

@@ -11,7 +11,7 @@ use crate::support::session_client::{ORIGIN, auth_event, log_in, log_out, portal
 use crate::support::{Gate, OPEN_POLICY, RawConnection, ScriptedServer, eventually};
 
 /// The longest time until a connection is closed; a slow machine may need more than the promised second.
-const SOON: Duration = Duration::from_secs(3);
+const CLOSED_WITHIN: Duration = Duration::from_secs(3);
 const TICK: &str = "2\r\n.\n\r\n";
 
 /// Streams without end: `/tick` says something all the time, `/quiet` nothing after its first word, `/echo` is a tunnel, and
@@ -45,20 +45,20 @@ fn app(late: &Arc<AtomicBool>) -> ScriptedServer {
     })
 }
 
-struct Lab {
+struct LiveGate {
     gate: Gate,
     _app: ScriptedServer,
     late: Arc<AtomicBool>,
 }
 
-fn lab() -> Lab {
+fn start() -> LiveGate {
     let late = Arc::new(AtomicBool::new(false));
     let app = app(&late);
     let gate = portal().config(&format!("upstream: {{ url: '{}' }}", app.url())).start();
-    Lab { gate, _app: app, late }
+    LiveGate { gate, _app: app, late }
 }
 
-impl Lab {
+impl LiveGate {
     fn ask(&self, path: &str, credential: &str) -> RawConnection {
         let mut wire = RawConnection::open(self.gate.proxy);
         let upgrade = if path.ends_with("/echo") {
@@ -76,7 +76,7 @@ impl Lab {
     fn live(&self, path: &str, credential: &str) -> RawConnection {
         let mut wire = self.ask(path, credential);
         let first = if path.ends_with("/echo") { "\r\n\r\n" } else { "hello\r\n" };
-        let head = String::from_utf8(wire.until(first)).unwrap();
+        let head = String::from_utf8(wire.read_until(first)).unwrap();
         assert!(head.starts_with("HTTP/1.1 200") || head.starts_with("HTTP/1.1 101"), "{head}");
         wire
     }
@@ -84,22 +84,22 @@ impl Lab {
 
 fn assert_ends(what: &str, mut wire: RawConnection) {
     let begun = Instant::now();
-    wire.until("no such text");
-    assert!(begun.elapsed() < SOON, "{what} was not closed");
+    wire.read_until("no such text");
+    assert!(begun.elapsed() < CLOSED_WITHIN, "{what} was not closed");
 }
 
 fn assert_lives(what: &str, wire: &mut RawConnection) {
-    let said = if what.ends_with("/echo") {
+    let received = if what.ends_with("/echo") {
         wire.send("still here");
-        wire.until("still here")
+        wire.read_until("still here")
     } else {
         // what came before is behind it by then
         for _ in 0..50 {
-            wire.until(TICK);
+            wire.read_until(TICK);
         }
-        wire.until(TICK)
+        wire.read_until(TICK)
     };
-    assert!(!said.is_empty(), "{what} was closed");
+    assert!(!received.is_empty(), "{what} was closed");
 }
 
 fn cookie(pair: &str) -> String {
@@ -108,12 +108,12 @@ fn cookie(pair: &str) -> String {
 
 #[test]
 fn an_ended_session_ends_its_own_live_connections_only() {
-    let lab = lab();
-    let (alice, bob) = (log_in(&lab.gate, "alice"), log_in(&lab.gate, "bob"));
-    let second = log_in(&lab.gate, "alice");
-    let bearer = format!("authorization: Bearer {}", lab.gate.issuer.token("alice", &[]));
+    let live = start();
+    let (alice, bob) = (log_in(&live.gate, "alice"), log_in(&live.gate, "bob"));
+    let second = log_in(&live.gate, "alice");
+    let bearer = format!("authorization: Bearer {}", live.gate.issuer.token("alice", &[]));
     let ending: Vec<_> = ["/tick", "/quiet", "/echo", "/assets/tick"]
-        .map(|path| (path, lab.live(path, &cookie(&alice))))
+        .map(|path| (path, live.live(path, &cookie(&alice))))
         .into();
     let mut staying: Vec<_> = [cookie(&bob), cookie(&second), bearer, "x-anonymous: 1".to_owned()]
         .iter()
@@ -123,76 +123,76 @@ fn an_ended_session_ends_its_own_live_connections_only() {
             } else {
                 &["/tick", "/echo"]
             };
-            paths.iter().map(|path| (*path, lab.live(path, who))).collect::<Vec<_>>()
+            paths.iter().map(|path| (*path, live.live(path, who))).collect::<Vec<_>>()
         })
         .collect();
-    assert!(log_out(&lab.gate, &alice).status < 400);
+    assert!(log_out(&live.gate, &alice).status < 400);
     for (path, wire) in ending {
         assert_ends(path, wire);
     }
     for (path, wire) in &mut staying {
         assert_lives(path, wire);
     }
-    let told = auth_event(&lab.gate, "a cut is recorded", |event| event["event"] == "cut");
+    let event = auth_event(&live.gate, "a cut is recorded", |event| event["event"] == "cut");
     assert_eq!(
-        (&told["reason"], &told["subject"]),
+        (&event["reason"], &event["subject"]),
         (&json!("session_revoked"), &json!("alice"))
     );
-    assert!(told["decision_id"].is_string() && told["session"].is_string(), "{told}");
+    assert!(event["decision_id"].is_string() && event["session"].is_string(), "{event}");
     let counted = "cedargate_live_connections_cut_total{reason=\"revoked\"} 4";
-    assert!(lab.gate.metrics().contains(counted), "{}", lab.gate.metrics());
+    assert!(live.gate.metrics().contains(counted), "{}", live.gate.metrics());
 }
 
 #[test]
 fn a_reload_closes_the_live_connections_that_it_denies_and_no_other() {
-    let lab = lab();
-    let alice = cookie(&log_in(&lab.gate, "alice"));
-    let bearer = format!("authorization: Bearer {}", lab.gate.issuer.token("carol", &[]));
+    let live = start();
+    let alice = cookie(&log_in(&live.gate, "alice"));
+    let bearer = format!("authorization: Bearer {}", live.gate.issuer.token("carol", &[]));
     let mut ending = Vec::new();
     let mut staying = Vec::new();
     for who in [&alice, &bearer] {
-        ending.extend(["/closed/tick", "/closed/quiet", "/closed/echo"].map(|path| (path, lab.live(path, who))));
-        staying.extend(["/tick", "/echo"].map(|path| (path, lab.live(path, who))));
+        ending.extend(["/closed/tick", "/closed/quiet", "/closed/echo"].map(|path| (path, live.live(path, who))));
+        staying.extend(["/tick", "/echo"].map(|path| (path, live.live(path, who))));
     }
-    let before = lab.gate.revision("p");
+    let before = live.gate.revision("p");
     // a reload that changes nothing for them
-    lab.gate.put("policies/p/main.cedar", &format!("{OPEN_POLICY}\n// a word"));
+    live.gate.put("policies/p/main.cedar", &format!("{OPEN_POLICY}\n// a word"));
     eventually("it is loaded", || {
-        (lab.gate.revision("p") != before).then_some(()).ok_or_else(String::new)
+        (live.gate.revision("p") != before).then_some(()).ok_or_else(String::new)
     });
     for (path, wire) in &mut staying {
         assert_lives(path, wire);
     }
     let forbid = "@id(\"closed\") forbid (principal, action, resource in Path::\"/portal/p/closed\");";
-    lab.gate.put("policies/p/main.cedar", &format!("{OPEN_POLICY}\n{forbid}"));
+    live.gate.put("policies/p/main.cedar", &format!("{OPEN_POLICY}\n{forbid}"));
     for (path, wire) in ending {
         assert_ends(path, wire);
     }
     for (path, wire) in &mut staying {
         assert_lives(path, wire);
     }
-    let told = auth_event(&lab.gate, "a cut is recorded", |event| event["event"] == "cut");
-    assert_eq!(told["reason"], "forbidden");
+    let event = auth_event(&live.gate, "a cut is recorded", |event| event["event"] == "cut");
+    assert_eq!(event["reason"], "forbidden");
     let counted = "cedargate_live_connections_cut_total{reason=\"reload\"} 6";
-    assert!(lab.gate.metrics().contains(counted), "{}", lab.gate.metrics());
+    assert!(live.gate.metrics().contains(counted), "{}", live.gate.metrics());
 }
 
 #[test]
 fn an_answer_that_comes_after_its_session_ended_is_not_forwarded() {
-    let lab = lab();
-    let alice = log_in(&lab.gate, "alice");
-    let mut wire = lab.ask("/late", &cookie(&alice));
+    let live = start();
+    let alice = log_in(&live.gate, "alice");
+    let mut wire = live.ask("/late", &cookie(&alice));
     eventually("the app is asked", || {
-        let heads = lab._app.heads.lock().unwrap();
+        let heads = live._app.heads.lock().unwrap();
         heads
             .iter()
             .any(|head| head.contains("/late"))
             .then_some(())
             .ok_or_else(String::new)
     });
-    assert!(log_out(&lab.gate, &alice).status < 400);
-    lab.late.store(true, Ordering::Release);
-    let answer = wire.answer("GET").unwrap();
+    assert!(log_out(&live.gate, &alice).status < 400);
+    live.late.store(true, Ordering::Release);
+    let answer = wire.read_answer("GET").unwrap();
     assert_eq!((answer.status, answer.code()), (401, "session_revoked".to_owned()));
     assert!(!answer.text().contains("secret"));
 }

@@ -117,9 +117,9 @@ fn a_revoked_subject_loses_sessions_and_tokens_and_comes_back_with_new_ones() {
         assert_eq!(gate.get(PAGE, token).status, 200);
     }
     let revoke = |arguments: &[&str]| sessions(folder.path(), &[&["revoke"], arguments].concat());
-    let (code, said, _) = revoke(&["--subject", "alice", "--issuer", "local"]);
+    let (code, message, _) = revoke(&["--subject", "alice", "--issuer", "local"]);
     assert_eq!(
-        (code, said.as_str()),
+        (code, message.as_str()),
         (
             0,
             "revoked every session and bearer token of subject `alice` from before now\n"

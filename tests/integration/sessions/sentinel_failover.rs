@@ -7,7 +7,7 @@ use crate::support::session_client::{log_in, log_out, portal, with_cookie};
 use crate::support::{Gate, PAGE, eventually};
 
 /// `sessions.staleness_max`, and a request that was on its way.
-const SOON: Duration = Duration::from_millis(1100);
+const KNOWN_WITHIN: Duration = Duration::from_millis(1100);
 
 /// The password of the Redis servers; the Sentinels have none.
 const PASSWORD: &str = "s3cret";
@@ -33,7 +33,7 @@ fn status(gate: &Gate, cookie: &str) -> u16 {
     with_cookie(gate, "GET", PAGE, cookie, &[]).status
 }
 
-fn until(what: &str, gate: &Gate, cookie: &str, wanted: u16) {
+fn wait_for_status(what: &str, gate: &Gate, cookie: &str, wanted: u16) {
     eventually(what, || match status(gate, cookie) {
         status if status == wanted => Ok(()),
         other => Err(format!("{other}: {}", gate.status()["sessions"])),
@@ -41,11 +41,11 @@ fn until(what: &str, gate: &Gate, cookie: &str, wanted: u16) {
 }
 
 /// Whatever it says for so long, it never lets this one in.
-fn keeps_out(gate: &Gate, cookie: &str, (ended, long): (Instant, Duration)) {
+fn assert_never_served(gate: &Gate, cookie: &str, (ended, long): (Instant, Duration)) {
     while ended.elapsed() < long {
         let asked = ended.elapsed();
         let status = status(gate, cookie);
-        assert!(status != 200 || asked < SOON, "let in {asked:?} after its end");
+        assert!(status != 200 || asked < KNOWN_WITHIN, "let in {asked:?} after its end");
         assert!([200, 401, 503].contains(&status), "{status}");
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -68,11 +68,11 @@ fn a_gate_leaves_a_master_that_the_sentinels_left() {
     // the old master answers as master until a Sentinel demotes it
     servers.failover();
     let second = gate(&servers, &servers.sentinel_ports());
-    until("the other gate serves", &second, &alice, 200);
+    wait_for_status("the other gate serves", &second, &alice, 200);
     let ended = log_out_at(&second, &alice);
-    keeps_out(&first, &alice, (ended, Duration::from_secs(3)));
-    until("it knows", &first, &alice, 401);
-    until("a session that was not ended is still served", &first, &bob, 200);
+    assert_never_served(&first, &alice, (ended, Duration::from_secs(3)));
+    wait_for_status("it knows", &first, &alice, 401);
+    wait_for_status("a session that was not ended is still served", &first, &bob, 200);
 }
 
 #[test]
@@ -88,13 +88,13 @@ fn an_old_master_that_wakes_up_serves_no_ended_session() {
     let stopped = servers.nodes.iter().find(|node| node.port == old).unwrap();
     stopped.pause();
     servers.until_master_is_not(old);
-    until("the new master is used", &gates[0], &alice, 200);
+    wait_for_status("the new master is used", &gates[0], &alice, 200);
     let ended = log_out_at(&gates[0], &alice);
     stopped.resume();
     for gate in &gates {
-        keeps_out(gate, &alice, (ended, Duration::from_secs(4)));
-        until("a session that was not ended is still served", gate, &bob, 200);
-        until("it knows", gate, &alice, 401);
+        assert_never_served(gate, &alice, (ended, Duration::from_secs(4)));
+        wait_for_status("a session that was not ended is still served", gate, &bob, 200);
+        wait_for_status("it knows", gate, &alice, 401);
     }
 }
 
@@ -114,20 +114,20 @@ fn a_gate_cut_off_with_the_old_master_serves_no_session_and_ends_none() {
         std::thread::sleep(Duration::from_millis(20));
     }
     two.cut();
-    until("no Sentinel confirms the master", &first, &alice, 503);
+    wait_for_status("no Sentinel confirms the master", &first, &alice, 503);
     eventually("it says why", || {
-        let said = first.status()["sessions"]["last_error"].to_string();
-        let is_it = said.contains("fewer than 2 of 3 Sentinels");
-        if is_it { Ok(()) } else { Err(said) }
+        let message = first.status()["sessions"]["last_error"].to_string();
+        let is_it = message.contains("fewer than 2 of 3 Sentinels");
+        if is_it { Ok(()) } else { Err(message) }
     });
     servers.failover();
     let second = gate(&servers, &ports);
-    until("the other gate serves", &second, &alice, 200);
+    wait_for_status("the other gate serves", &second, &alice, 200);
     let ended = log_out_at(&second, &alice);
-    keeps_out(&first, &alice, (ended, Duration::from_secs(2)));
+    assert_never_served(&first, &alice, (ended, Duration::from_secs(2)));
     assert_eq!((status(&first, &alice), status(&first, &bob)), (503, 503));
     one.heal();
     two.heal();
-    until("back with the others", &first, &bob, 200);
-    until("it knows", &first, &alice, 401);
+    wait_for_status("back with the others", &first, &bob, 200);
+    wait_for_status("it knows", &first, &alice, 401);
 }

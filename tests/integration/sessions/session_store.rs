@@ -46,9 +46,9 @@ fn a_full_store_revokes_here_and_reports_that_other_gates_do_not_know() {
         401 => Ok(()),
         other => Err(other.to_string()),
     });
-    let (code, said, _) = sessions(folder.path(), &["revoke", "--subject", "alice", "--issuer", "local"]);
+    let (code, message, _) = sessions(folder.path(), &["revoke", "--subject", "alice", "--issuer", "local"]);
     assert_eq!(code, 0);
-    assert!(said.contains("not everywhere yet"), "{said}");
+    assert!(message.contains("not everywhere yet"), "{message}");
     assert_eq!((status(&first, &cookies[0]), status(&second, &cookies[0])), (401, 200));
     let failed = first.status()["sessions"]["last_failed_write"]["error"].to_string();
     assert!(failed.contains("OOM"), "{failed}");

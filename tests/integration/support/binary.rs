@@ -79,7 +79,7 @@ impl GateFolder {
     }
 
     pub fn serve(&self) -> GateProcess {
-        let serving = self.spawn();
+        let gate_process = self.spawn();
         let admin = self.admin.to_string();
         eventually("the gate is ready", || {
             match self.run(&["healthcheck", "--ready", "--address", &admin]) {
@@ -87,7 +87,7 @@ impl GateFolder {
                 (code, _, error) => Err(format!("{code}: {error}")),
             }
         });
-        serving
+        gate_process
     }
 
     pub fn request(&self) -> String {

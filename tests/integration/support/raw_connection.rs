@@ -31,7 +31,7 @@ impl RawConnection {
     }
 
     /// Reads until the text has come; gives everything up to and with it, or what came before the end.
-    pub fn until(&mut self, text: &str) -> Vec<u8> {
+    pub fn read_until(&mut self, text: &str) -> Vec<u8> {
         loop {
             if let Some(at) = find(&self.left, text.as_bytes()) {
                 return self.left.drain(..at + text.len()).collect();
@@ -43,9 +43,9 @@ impl RawConnection {
     }
 
     /// One response with its body; `None` if the connection ends first. `HEAD` answers have no body.
-    pub fn answer(&mut self, method: &str) -> Option<Answer> {
+    pub fn read_answer(&mut self, method: &str) -> Option<Answer> {
         loop {
-            let head = self.until("\r\n\r\n");
+            let head = self.read_until("\r\n\r\n");
             let text = String::from_utf8_lossy(&head).to_ascii_lowercase();
             if !text.ends_with("\r\n\r\n") {
                 return None;
@@ -61,7 +61,7 @@ impl RawConnection {
                 .and_then(|rest| rest.split("\r\n").next()?.parse::<usize>().ok());
             if method != "HEAD" && status != "204" && status != "304" {
                 if text.contains("\r\ntransfer-encoding: chunked") {
-                    all.extend(self.until("0\r\n\r\n"));
+                    all.extend(self.read_until("0\r\n\r\n"));
                 } else {
                     let length = length.unwrap_or(0);
                     while self.left.len() < length {

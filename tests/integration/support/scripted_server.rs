@@ -35,7 +35,7 @@ impl ScriptedServer {
                         stream,
                         left: Vec::new(),
                     };
-                    let head = String::from_utf8_lossy(&wire.until("\r\n\r\n")).into_owned();
+                    let head = String::from_utf8_lossy(&wire.read_until("\r\n\r\n")).into_owned();
                     if head.is_empty() {
                         return;
                     }

@@ -10,17 +10,17 @@ use serde_json::{Value, json};
 use crate::support::session_client::auth_event;
 use crate::support::{Gate, ISSUER, OPEN_SCHEMA, PAGE, ScriptedServer, b64, now, open_portal, raw, response};
 
-struct Lab {
+struct IntrospectionGate {
     gate: Gate,
     /// The issuer's answer; a number is a status.
-    says: Arc<Mutex<Value>>,
+    set_answer: Arc<Mutex<Value>>,
     issuer: ScriptedServer,
     calls: Arc<AtomicUsize>,
 }
 
-fn lab_with(more: &str) -> Lab {
-    let (says, calls) = (Arc::new(Mutex::new(json!({"active": false}))), Arc::new(AtomicUsize::new(0)));
-    let (answers, counted) = (Arc::clone(&says), Arc::clone(&calls));
+fn start_with(more: &str) -> IntrospectionGate {
+    let (set_answer, calls) = (Arc::new(Mutex::new(json!({"active": false}))), Arc::new(AtomicUsize::new(0)));
+    let (answers, counted) = (Arc::clone(&set_answer), Arc::clone(&calls));
     let issuer = ScriptedServer::start(move |_, wire| {
         counted.fetch_add(1, Ordering::AcqRel);
         let answer = answers.lock().unwrap().clone();
@@ -40,9 +40,9 @@ fn lab_with(more: &str) -> Lab {
         issuer.url()
     ));
     let gate = setup.start();
-    Lab {
+    IntrospectionGate {
         gate,
-        says,
+        set_answer,
         issuer,
         calls,
     }
@@ -52,9 +52,9 @@ fn active() -> Value {
     json!({"active": true, "sub": "carol", "tenant": "acme", "roles": ["viewer"], "exp": now() + 600, "iat": now(), "token_type": "Bearer"})
 }
 
-impl Lab {
-    fn says(&self, answer: Value) {
-        *self.says.lock().unwrap() = answer;
+impl IntrospectionGate {
+    fn set_answer(&self, answer: Value) {
+        *self.set_answer.lock().unwrap() = answer;
     }
 
     fn calls(&self) -> usize {
@@ -64,32 +64,32 @@ impl Lab {
 
 #[test]
 fn an_active_token_gives_its_subject_and_is_introspected_once() {
-    let lab = lab_with("");
-    lab.says(active());
+    let setup = start_with("");
+    setup.set_answer(active());
     let token = "opaque-secret-token";
     std::thread::scope(|scope| {
         for _ in 0..8 {
             let authorization = format!("Bearer {token}");
             let ask = move |proxy| raw(proxy, "GET", PAGE, &[("authorization", &authorization)], b"").status;
-            let proxy = lab.gate.proxy;
+            let proxy = setup.gate.proxy;
             scope.spawn(move || assert_eq!(ask(proxy), 200));
         }
     });
-    assert_eq!((lab.gate.get(PAGE, token).status, lab.calls()), (200, 1));
-    assert_eq!(lab.gate.app.last().headers["x-forwarded-user"], "carol");
-    let head = lab.issuer.heads.lock().unwrap()[0].clone();
+    assert_eq!((setup.gate.get(PAGE, token).status, setup.calls()), (200, 1));
+    assert_eq!(setup.gate.app.last().headers["x-forwarded-user"], "carol");
+    let head = setup.issuer.heads.lock().unwrap()[0].clone();
     let basic = base64::engine::general_purpose::STANDARD.encode("gate%3A1:p%25w+d");
     assert!(
         head.contains(&format!("authorization: Basic {basic}")) || head.contains(&format!("Authorization: Basic {basic}")),
         "{head}"
     );
-    let event = auth_event(&lab.gate, "it is recorded", |e| e["event"] == "introspection");
+    let event = auth_event(&setup.gate, "it is recorded", |e| e["event"] == "introspection");
     assert_eq!(
         (&event["reason"], &event["subject"], &event["issuer"]),
         (&json!("active"), &json!("carol"), &json!("test"))
     );
     assert!(
-        !std::fs::read_to_string(lab.gate.path("decisions.jsonl"))
+        !std::fs::read_to_string(setup.gate.path("decisions.jsonl"))
             .unwrap()
             .contains(token)
     );
@@ -97,16 +97,16 @@ fn an_active_token_gives_its_subject_and_is_introspected_once() {
 
 #[test]
 fn a_jwt_is_never_sent_to_the_introspection_endpoint() {
-    let lab = lab_with("");
-    let jwt = lab.gate.issuer.token("alice", &[]);
-    assert_eq!(lab.gate.get(PAGE, &jwt).status, 200);
-    assert_eq!(lab.gate.get(PAGE, &format!("{}.{}.x", b64("{}"), b64("{}"))).status, 401);
-    assert_eq!(lab.calls(), 0);
+    let setup = start_with("");
+    let jwt = setup.gate.issuer.token("alice", &[]);
+    assert_eq!(setup.gate.get(PAGE, &jwt).status, 200);
+    assert_eq!(setup.gate.get(PAGE, &format!("{}.{}.x", b64("{}"), b64("{}"))).status, 401);
+    assert_eq!(setup.calls(), 0);
 }
 
 #[test]
 fn an_unusable_introspection_answer_refuses_the_token() {
-    let lab = lab_with("");
+    let setup = start_with("");
     for (n, (member, value, status)) in [
         ("active", json!(false), 401),
         ("active", json!("true"), 503),
@@ -129,45 +129,45 @@ fn an_unusable_introspection_answer_refuses_the_token() {
     {
         let mut answer = active();
         answer[member] = value.clone();
-        lab.says(answer);
-        let got = lab.gate.get(PAGE, &format!("token-{n}"));
+        setup.set_answer(answer);
+        let got = setup.gate.get(PAGE, &format!("token-{n}"));
         assert_eq!(got.status, status, "{member}: {value}: {}", got.text());
     }
 }
 
 #[test]
 fn a_silent_issuer_gives_503_and_is_asked_again() {
-    let lab = lab_with("");
-    lab.says(active());
-    assert_eq!(lab.gate.get(PAGE, "known").status, 200);
+    let setup = start_with("");
+    setup.set_answer(active());
+    assert_eq!(setup.gate.get(PAGE, "known").status, 200);
     for (n, trouble) in ["hang up", "500 Oops", "401 No", "302 Found", "200 OK"]
         .into_iter()
         .enumerate()
     {
-        lab.says(json!(trouble));
-        let answer = lab.gate.get(PAGE, &format!("new-{n}"));
+        setup.set_answer(json!(trouble));
+        let answer = setup.gate.get(PAGE, &format!("new-{n}"));
         assert_eq!(
             (answer.status, answer.code()),
             (503, "key_unavailable".to_owned()),
             "{trouble}"
         );
-        assert_eq!(lab.gate.get(PAGE, "known").status, 200, "what was said before still counts");
-        assert_eq!(lab.gate.get(PAGE, &lab.gate.issuer.token("alice", &[])).status, 200);
+        assert_eq!(setup.gate.get(PAGE, "known").status, 200, "what was said before still counts");
+        assert_eq!(setup.gate.get(PAGE, &setup.gate.issuer.token("alice", &[])).status, 200);
     }
-    lab.says(active());
+    setup.set_answer(active());
     crate::support::eventually("it is asked again soon", || {
-        let status = lab.gate.get(PAGE, "new-0").status;
+        let status = setup.gate.get(PAGE, "new-0").status;
         (status == 200).then_some(()).ok_or_else(|| status.to_string())
     });
 }
 
 #[test]
 fn an_inactive_token_is_remembered_and_without_introspection_an_opaque_token_is_malformed() {
-    let lab = lab_with("");
+    let setup = start_with("");
     for _ in 0..5 {
-        assert_eq!(lab.gate.get(PAGE, "nobodys").code(), "token_invalid");
+        assert_eq!(setup.gate.get(PAGE, "nobodys").code(), "token_invalid");
     }
-    assert_eq!(lab.calls(), 1);
+    assert_eq!(setup.calls(), 1);
     let gate = crate::support::Setup::portal(OPEN_SCHEMA, crate::support::OPEN_POLICY).start();
     assert_eq!(gate.get(PAGE, "opaque").code(), "token_invalid");
 }

@@ -27,9 +27,9 @@ impl KeyServer {
 
     fn on(listener: TcpListener, keys: &Value) -> Self {
         let answer = Arc::new(Mutex::new(response("200 OK", keys.to_string().as_bytes())));
-        let told = Arc::clone(&answer);
+        let served = Arc::clone(&answer);
         let script = ScriptedServer::on(listener, move |_, wire| {
-            let answer = told.lock().unwrap().clone();
+            let answer = served.lock().unwrap().clone();
             wire.send(answer);
         });
         Self { script, answer }
@@ -277,7 +277,7 @@ fn when_keys_cannot_be_fetched_the_last_good_ones_work_until_their_maximum_age()
 fn a_hanging_key_server_stalls_neither_other_issuers_nor_public_paths() {
     let (stuck, quick) = (Signer::ec("c"), Signer::rsa("r"));
     let hanging = ScriptedServer::start(|_, wire| {
-        wire.until("never");
+        wire.read_until("never");
     });
     let server = KeyServer::start(&keys(&[&quick]));
     let source = format!("{{ url: '{}/jwks' }}", hanging.url());

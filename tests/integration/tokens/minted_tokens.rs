@@ -199,11 +199,11 @@ fn the_portals_endpoint_shows_no_portal_of_another_host() {
     let gate = open_portal()
         .config("portals: { p: { match: { hosts: ['*.a.test'], path_prefix: /portal/p }, issuers: [test] } }")
         .start();
-    let told = |host: &str, path: &str| raw(gate.proxy, "GET", &format!("{IDENTITY_PATH}/{path}"), &[("host", host)], b"");
-    assert_eq!(told("x.a.test", "portals/").json()["portals"][0]["slug"], "p");
+    let fetch = |host: &str, path: &str| raw(gate.proxy, "GET", &format!("{IDENTITY_PATH}/{path}"), &[("host", host)], b"");
+    assert_eq!(fetch("x.a.test", "portals/").json()["portals"][0]["slug"], "p");
     for host in ["a.test", "x.y.a.test", "x.b.test"] {
-        assert_eq!(told(host, "portals/").json(), json!({"portals": []}), "{host}");
-        assert_eq!(told(host, "portals/p/").status, 404, "{host}");
+        assert_eq!(fetch(host, "portals/").json(), json!({"portals": []}), "{host}");
+        assert_eq!(fetch(host, "portals/p/").status, 404, "{host}");
     }
 }
 
@@ -245,7 +245,7 @@ fn assertion_keys_rotate_while_the_gate_runs() {
     );
     // nonsense changes nothing
     gate.put("ring.pem", "hello");
-    eventually("the bad file is told", || {
+    eventually("the bad file is fetch", || {
         let metrics = gate.metrics();
         metrics
             .contains("cedargate_assertion_keys_reload_total{result=\"rejected\"} 1")

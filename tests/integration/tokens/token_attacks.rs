@@ -329,7 +329,7 @@ fn an_authorization_header_past_the_head_limit_is_431_without_a_decision() {
         "x".repeat(64 * 1024)
     ));
     // the reset that follows unread bytes may take the answer with it
-    assert!(connection.answer("GET").is_none_or(|answer| answer.status == 431));
+    assert!(connection.read_answer("GET").is_none_or(|answer| answer.status == 431));
     assert_eq!(gate.app.count(), 0);
     eventually("the refusal is counted", || {
         let metrics = gate.metrics();

@@ -214,8 +214,8 @@ fn a_session_that_ends_at_the_provider_is_told_to_the_client() {
     let provider = provider_with_client(Provider::setup(), &app);
     let mut browser = Browser::new();
     let (tokens, _) = logged_in(&provider, &app, &mut browser, &[("scope", "openid")]);
-    let told = provider.end_sessions("alice");
-    assert_eq!((told.len(), &told[0]["outcome"]), (1, &json!("ok")));
+    let outcomes = provider.end_sessions("alice");
+    assert_eq!((outcomes.len(), &outcomes[0]["outcome"]), (1, &json!("ok")));
     let logout = app.last();
     assert_eq!((logout.method.as_str(), logout.target.as_str()), ("POST", "/backchannel"));
     let body = String::from_utf8(logout.body.to_vec()).unwrap();
