@@ -153,7 +153,7 @@ fn alice(gate: &Gate) -> String {
     gate.issuer.token("alice", &["viewer"])
 }
 
-/// Runs a script's `call` and expects it to come to its end having printed all of this.
+/// Runs a script's `call` and expects it to come to its end and to print all of this.
 fn calls(command: &mut Command, expected: &[&str]) {
     let output = finished(command);
     let printed = text(&output.stdout);
@@ -506,7 +506,7 @@ fn h2spec_finds_nothing() {
         let output = finished(&mut command);
         let xml = std::fs::read_to_string(&report).unwrap_or_else(|e| panic!("{e}: {output:?}"));
         let failed: BTreeSet<String> = failures(&xml).into_iter().collect();
-        // with TLS, ALPN has printed which HTTP it is
+        // with TLS, ALPN has chosen the HTTP version
         let known: &[(&str, &str)] = if tls { &[] } else { H2SPEC_PLAIN };
         let known: BTreeSet<String> = known.iter().map(|(name, _)| (*name).to_owned()).collect();
         assert!(xml.matches("<testcase").count() > 140, "{xml}");

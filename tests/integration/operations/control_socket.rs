@@ -146,7 +146,7 @@ fn the_control_socket_answers_404_or_405_outside_its_endpoints_without_reading_a
 fn a_reload_answers_when_the_edit_is_in_force_or_says_why_not() {
     let folder = tempfile::tempdir().unwrap();
     let control = folder.path().join("control.sock");
-    // polled so seldom and unwatched by event only by luck: the answer must not depend on either
+    // polled so seldom and seen by a watch only by luck: the answer must not depend on either
     let gate = setup(folder.path()).config("policies: { poll: 10m }").start();
     let token = gate.issuer.token("alice", &[]);
     assert_eq!(gate.get(PAGE, &token).status, 200);

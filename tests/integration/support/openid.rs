@@ -158,7 +158,7 @@ impl Setup {
         self.with("refresh_token_seconds", json!(seconds))
     }
 
-    /// Levels it knows, the first one being what a login has that asks for none. `1` and `2` unless outcomes otherwise.
+    /// Levels it knows, the first one being what a login has that asks for none. `1` and `2` unless a test sets others.
     pub fn acr_values(self, values: &[&str]) -> Self {
         self.with("acr_values", json!(values))
     }
@@ -216,11 +216,11 @@ impl Provider {
         self.order("forget", &json!({"account": name}));
     }
 
-    /// Ends an account's sessions at the provider; clients with a `backchannel_logout_uri` are outcomes before this
+    /// Ends an account's sessions at the provider; clients with a `backchannel_logout_uri` are notified before this
     /// returns: `[{client, sid, outcome}]`, the outcome being `ok` or the fault of the answer.
     pub fn end_sessions(&self, account: &str) -> Vec<Value> {
         let outcomes = self.order("logout", &json!({"account": account}));
-        outcomes["outcomes"].as_array().unwrap().clone()
+        outcomes["told"].as_array().unwrap().clone()
     }
 
     /// Revokes every grant of an account, with its access and refresh tokens; says how many.

@@ -245,7 +245,7 @@ fn assertion_keys_rotate_while_the_gate_runs() {
     );
     // nonsense changes nothing
     gate.put("ring.pem", "hello");
-    eventually("the bad file is fetch", || {
+    eventually("the bad file is reported", || {
         let metrics = gate.metrics();
         metrics
             .contains("cedargate_assertion_keys_reload_total{result=\"rejected\"} 1")
