@@ -166,7 +166,7 @@ fn a_terminal_is_asked_twice_without_echo() {
     );
     let (code, message) = dialogue("correct\u{3}\n");
     assert!(code == 64 && message.contains("nothing was changed"), "{message}");
-    // a typing mistake taken back
+    // a typing mistake, deleted again
     let (code, message) = dialogue("correct horsé\u{7f}e\ncorrect horse\n");
     assert!(
         code == 0 && message.contains("added `alice`") && !message.contains("horse"),

@@ -126,7 +126,7 @@ fn streams_whose_window_stays_shut_are_reset_and_free_their_slot() {
     let limits = "limits: { workers: 2, drain_timeout: 1s, requests: 8, send_timeout: 3s }";
     let gate = open_portal().config(limits).start();
     let mut client = shut(&gate);
-    // the gate's own answers are no place's worth
+    // the gate's own answers hold no request slot
     let refused: Vec<u32> = (0..40).map(|_| client.ask(&start("GET", b"/nowhere"), END_STREAM)).collect();
     eventually("every stream has its head", || {
         let text = gate.metrics();
@@ -137,7 +137,7 @@ fn streams_whose_window_stays_shut_are_reset_and_free_their_slot() {
     let token = bearer(&gate);
     let honest = || raw(gate.proxy, "GET", PAGE, &[("authorization", &token)], b"").status;
     assert_eq!(honest(), 200);
-    // the app's are, until the client was waited for
+    // the app's answers hold a slot until the send timeout
     for _ in 0..8 {
         client.ask(&ask("GET", PAGE, &gate), END_STREAM);
     }
@@ -148,7 +148,7 @@ fn streams_whose_window_stays_shut_are_reset_and_free_their_slot() {
         });
     }
     let mut reset = std::collections::BTreeSet::new();
-    // a connection on which nothing at all is taken ends as a whole
+    // a connection whose client takes no bytes at all is closed
     while let Some(frame) = client.read() {
         if frame.kind == RST_STREAM {
             reset.insert(frame.stream);

@@ -176,7 +176,7 @@ fn chromium_fetches_listens_and_opens_sockets_over_one_http_2_connection() {
             "ambiguous": 400,
             "events": ["0", "1", "2"],
             "socket": ["b.chat", "hello", 70000, 4005],
-            // no socket, and scripts are not told why
+            // the browser opens no socket and gives scripts no reason
             "protectedSocket": [1006],
             "protocols": ["h2"],
         })

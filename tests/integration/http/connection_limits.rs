@@ -50,7 +50,7 @@ fn a_connection_over_the_limit_gets_503_and_the_admin_listener_still_answers() {
     let metrics = gate.metrics();
     let line = "cedargate_http_rejected_total{reason=\"too_many_connections\"} 5";
     assert!(metrics.lines().any(|l| l == line), "{metrics}");
-    // who is in is served on
+    // the connected client is still served
     let first = &mut held[0];
     first.send(get(&gate));
     assert_eq!(first.read_answer("GET").unwrap().status, 200);
@@ -66,7 +66,7 @@ fn a_flood_of_silent_refused_connections_ends_soon() {
     let held = open_connection(&gate);
     let mut silent: Vec<RawConnection> = (0..200).map(|_| RawConnection::open(gate.proxy)).collect();
     for wire in &mut silent {
-        // with or without the answer, but in time
+        // the connection ends in time, with or without the answer
         wire.read_until("\r\n\r\n");
         assert!(wire.is_closed());
     }
@@ -81,7 +81,7 @@ fn an_address_has_its_own_limit() {
         .start();
     let held: Vec<RawConnection> = (0..2).map(|_| open_connection(&gate)).collect();
     assert_refused(&gate);
-    // the app's own listener is not meant
+    // the decision listener has no such limit
     let questions: Vec<RawConnection> = (0..4).map(|_| RawConnection::open(gate.decision)).collect();
     let body = serde_json::json!({});
     assert_eq!(gate.ask("/authorize", &body).status, 400);

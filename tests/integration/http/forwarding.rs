@@ -168,7 +168,7 @@ fn every_identity_header_is_there_on_every_permit_empty_if_unknown() {
         );
         assert_eq!(value(&seen, name).is_empty(), !known, "{name}");
     }
-    // a known caller on a public path is told to the app
+    // on a public path the app gets the identity of an authenticated caller
     assert_eq!(gate.get("/portal/p/assets/a.css", &gate.issuer.sign(&claims)).status, 200);
     assert_eq!(value(&gate.app.last(), "x-forwarded-user"), "alice");
     let records = gate.records(3);
@@ -407,7 +407,7 @@ fn a_trusted_proxys_chain_is_read_from_the_right_and_garbage_is_refused() {
         ("8.8.8.8, ::ffff:10.1.1.1", "8.8.8.8"),
         ("[2001:db8::1]:443", "2001:db8::1"),
         ("10.2.2.2, 10.1.1.1", "10.2.2.2"),
-        // what stands left of the client is the client's own invention
+        // the client itself wrote the addresses left of its own
         ("garbage, 1.2.3.4", "1.2.3.4"),
     ] {
         assert_eq!(send(chain).status, 200, "{chain}");
@@ -618,7 +618,7 @@ fn a_smuggled_second_request_never_reaches_the_app() {
         let mut wire = RawConnection::open(gate.proxy);
         wire.send(get(&gate, "POST", PAGE, framing));
         wire.send(format!("0\r\n\r\n{inner}"));
-        // the answer may be lost with the reset that follows unread bytes
+        // the reset that follows unread bytes may take the answer with it
         while wire.read_answer("POST").is_some() {}
     }
     assert!(

@@ -35,7 +35,7 @@ fn python(script: &str) -> Command {
     command
         .arg("-u")
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools").join(script));
-    // a proxy of the machine is none of a loopback test's business
+    // loopback tests do not use the machine's proxy
     for name in [
         "http_proxy",
         "https_proxy",
@@ -205,7 +205,7 @@ fn real_grpc_calls_of_every_kind_pass_in_plain_and_over_tls() {
             client.arg(gate.path("tls.crt"));
         }
         calls(&mut client, &GRPC);
-        // what the client gave up, the app hears of; and it knew the deadline itself
+        // the app sees the cancellation of the client, and it knows the deadline itself
         app.wait_for_line("ended hang deadline had-deadline=True");
         app.wait_for_line("ended endless cancel active=False");
         app.printed.clear();
@@ -296,7 +296,7 @@ fn another_websocket_library_passes_too_and_an_end_of_either_side_reaches_the_ot
             got = client.next().await.unwrap().unwrap();
         }
         assert_eq!(got, Message::text("unasked"));
-        // an abort without a word, from either side
+        // either side aborts without a close frame
         drop(client);
         let end = server.next().await;
         assert!(matches!(end, None | Some(Err(_))), "{end:?}");
@@ -529,7 +529,7 @@ fn failures(xml: &str) -> Vec<String> {
 
 const DOWNLOAD: u64 = 512 * 1024 * 1024;
 
-/// Writes as much as is taken, and says how much that was.
+/// An app that sends as much as the gate takes, and counts the bytes.
 fn endless(written: &Arc<AtomicU64>) -> ScriptedServer {
     let written = Arc::clone(written);
     ScriptedServer::start(move |_, wire| {
@@ -602,7 +602,7 @@ fn a_large_download_needs_no_memory() {
     let app = endless(&written);
     let gate = binary(&app.url());
     for way in ["--http1.1", "--http2-prior-knowledge"] {
-        // what a first request needs for good is not growth
+        // memory that the first request allocates for good is no growth
         written.store(DOWNLOAD - 1, Ordering::SeqCst);
         drop(finished(&mut download(&gate, way)));
         written.store(0, Ordering::SeqCst);

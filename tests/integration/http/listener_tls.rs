@@ -160,7 +160,7 @@ fn plain_text_on_a_tls_listener_is_closed() {
     }
     counts(&gate, "cedargate_http_rejected_total{reason=\"tls_handshake\"} 2");
     assert_eq!(gate.app.count(), 0);
-    // a look whether the port is open is no failed handshake
+    // a port probe is no failed handshake
     drop(RawConnection::open(gate.proxy));
     assert!(answered(&Trust::in_(&authority).config(), &gate));
     counts(&gate, "cedargate_http_rejected_total{reason=\"tls_handshake\"} 2");
@@ -200,7 +200,7 @@ fn alpn_decides_which_http_is_spoken() {
         assert_eq!(tls.conn.alpn_protocol(), chosen);
         assert!(get(&mut tls, &gate).starts_with("HTTP/1.1 200"));
     }
-    // who agreed on one may not speak the other
+    // a client that negotiated one protocol may not use the other
     for (agreed, spoken) in [
         ("http/1.1", PREFACE),
         ("h2", &b"GET /portal/p/page HTTP/1.1\r\nhost: a\r\n\r\n"[..]),
@@ -252,7 +252,7 @@ fn only_clients_with_a_certificate_of_the_authority_are_served() {
         };
         let with_good = client(Some(&good));
         assert!(answered(&with_good, &gate));
-        // proven anew every time
+        // every connection verifies the certificate anew
         for _ in 0..2 {
             let mut tls = open(gate.proxy, &with_good).unwrap();
             assert!(get(&mut tls, &gate).starts_with("HTTP/1.1 200"));
@@ -354,7 +354,7 @@ fn bad_files_leave_the_old_certificate_in_force_and_are_logged_once() {
     .config();
     let broken: [(&str, Option<&str>); 8] = [
         ("tls.pem", Some("no certificate")),
-        // the pair's other half is missing
+        // the other file of the pair is missing
         ("tls.pem", Some(&second.cert)),
         (
             "tls.key",
@@ -388,7 +388,7 @@ fn bad_files_leave_the_old_certificate_in_force_and_are_logged_once() {
             n + 1
         );
         counts(&gate, &restored);
-        // still one: it is said once
+        // the failure is counted once
         counts(&gate, &rejected);
     }
     let log = std::fs::read_to_string(gate.path("decisions.jsonl")).unwrap();
@@ -406,7 +406,7 @@ fn a_folder_swapped_by_a_symbolic_link_is_followed() {
             .file(&format!("{folder}/tls.crt"), &pair.cert)
             .file(&format!("{folder}/tls.key"), &pair.key);
     }
-    // what the kubelet makes of it exists only once the folder does
+    // the symbolic link to the files does not exist yet: the gate does not start
     let error = setup.try_start().err().unwrap();
     assert!(
         error.contains("mount/tls.crt") && error.contains("listen.proxy.tls.cert"),

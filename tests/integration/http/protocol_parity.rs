@@ -25,7 +25,7 @@ enum Protocol {
 }
 
 const HTTP_VERSIONS: [Protocol; 2] = [Protocol::Http1, Protocol::Http2];
-/// Every way in.
+/// Every protocol of a client.
 const PROTOCOLS: [Protocol; 4] = [Protocol::Http1, Protocol::Http2, Protocol::Upgrade, Protocol::Connect];
 
 impl Protocol {
@@ -176,7 +176,7 @@ fn spellings() -> BTreeSet<Vec<u8>> {
     all
 }
 
-/// The most an app could make of a path: everything decoded until nothing changes, parameters dropped, separators of every
+/// The most generous reading of a path by an app: everything decoded until nothing changes, parameters dropped, separators of every
 /// system, dots resolved, case and trailing dots of segments kept.
 fn most_generous(path: &str) -> String {
     let mut text = path.split('?').next().unwrap().to_owned();
@@ -732,7 +732,7 @@ fn an_http2_body_that_differs_from_its_content_length_is_refused() {
     for (length, body) in [("3", &b"hello"[..]), ("7", b"hello"), ("0", b"hello"), ("5", b"")] {
         let mut connection = Http2::open(gate.proxy);
         let stream = connection.ask(&with(length), 0);
-        // the head is there, the rest is on its way
+        // the gate has the head, the body is under way
         std::thread::sleep(std::time::Duration::from_millis(50));
         connection.data(stream, body, END_STREAM);
         let outcome = connection.outcome(stream);
@@ -946,7 +946,7 @@ fn one_bad_stream_does_not_disturb_other_streams() {
             other => panic!("{spoilt}: {other:?}"),
         }
     }
-    // resets of requests in flight: the neighbour is answered all the same
+    // requests in flight are reset; the other stream is answered nevertheless
     let mut connection = Http2::open(gate.proxy);
     for _ in 0..5 {
         let stream = connection.ask(&good, 0);

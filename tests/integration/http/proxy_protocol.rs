@@ -47,7 +47,7 @@ fn the_source_in_the_header_is_the_client() {
         (b"PROXY TCP6 2001:db8::7 ::1 1234 443\r\n".to_vec(), "2001:db8::7"),
         (v2_from(Ipv4Addr::new(198, 51, 100, 7)), "198.51.100.7"),
         (v2(0x21, 0x21, &mapped), "198.51.100.7"),
-        // the proxy speaks for itself
+        // a LOCAL header: the source is the proxy itself
         (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1"),
         (v2(0x20, 0, &[]), "127.0.0.1"),
         (v2(0x20, 0x11, &[9; 12]), "127.0.0.1"),
@@ -119,7 +119,7 @@ fn a_trusted_proxy_without_a_valid_proxy_header_is_disconnected() {
         &format!("cedargate_http_rejected_total{{reason=\"proxy_header\"}} {number}"),
     );
     assert_eq!(gate.app.count(), 0);
-    // a look whether the port is open
+    // a port probe without a request
     drop(RawConnection::open(gate.proxy));
     let mut wire = RawConnection::open(gate.proxy);
     wire.send([v2_from(Ipv4Addr::new(198, 51, 100, 7)), plain].concat());

@@ -27,7 +27,7 @@ fn an_address_over_its_rate_is_refused_before_its_credential_is_read() {
             "public: [ \"GET /portal/p/assets/**\" ]\ncors: { origins: [\"https://ui.test\"] }\n",
         )
         .start();
-    // what counts: the gate's own endpoint, a public path, a preflight, a request without a token
+    // these count: the gate's own endpoint, a public path, a preflight, a request without a token
     assert_eq!(gate.send("GET", "/.well-known/cedargate/jwks.json", &[]).status, 200);
     assert_eq!(raw(gate.proxy, "GET", ASSET, &[], b"").status, 200);
     let preflight = [("origin", "https://ui.test"), ("access-control-request-method", "GET")];
@@ -55,7 +55,7 @@ fn an_address_over_its_rate_is_refused_before_its_credential_is_read() {
     let metrics = gate.metrics();
     let counted = "cedargate_decisions_total{decision=\"deny\",door=\"proxy\",portal=\"p\",reason=\"rate_limited\"} 4";
     assert!(metrics.contains(counted), "{metrics}");
-    // other doors and listeners have no part in it
+    // other doors and listeners do not count
     let ask = json!({"portal": "p", "token": token, "action": "GET", "resource": {"type": "Path", "id": PAGE}});
     assert_eq!(gate.authorize(&ask)["decision"], "allow");
 }
@@ -155,7 +155,7 @@ fn requests_over_the_limit_are_shed_at_once_on_an_open_connection() {
     let (mut first, mut second) = (RawConnection::open(gate.proxy), RawConnection::open(gate.proxy));
     first.send(request(&gate, PAGE));
     first.read_until("half");
-    // the head is out, the body is not: still being answered
+    // the app sent the head but not the body: the request is still in progress
     for _ in 0..3 {
         second.send(request(&gate, PAGE));
         let shed = second.read_answer("GET").unwrap();

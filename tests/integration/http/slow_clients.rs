@@ -97,7 +97,7 @@ fn slow_heads_are_closed_and_other_clients_are_served() {
     let gate = gate();
     let head = format!("{}X-Drip: ", ask(&gate, PAGE).trim_end_matches("\r\n"));
     let mut drips: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(gate.proxy).unwrap()).collect();
-    // behind a request that was answered, too
+    // also on a connection whose first request was answered
     for drip in drips.iter_mut().step_by(2) {
         drip.write_all(ask(&gate, PAGE).as_bytes()).unwrap();
     }
@@ -214,7 +214,7 @@ fn an_idle_connection_is_closed_in_both_protocols_even_if_it_pings() {
     assert_eq!(rejected(&gate, "http2_flood"), 0);
 }
 
-/// Just enough of an HTTP/2 client to misbehave.
+/// A minimal HTTP/2 client that can misbehave.
 struct Client {
     stream: TcpStream,
 }
@@ -370,7 +370,7 @@ fn floods_of_frames_end_their_connection_and_other_clients_are_served() {
         }
         assert_others_are_served(&gate, PAGE);
         let codes = client.goaway_codes();
-        // a reset that follows unread bytes may overtake the word of farewell
+        // the reset that follows unread bytes may overtake the GOAWAY
         assert!(codes.is_empty() || codes.contains(&0xb), "{what}: {codes:?}");
         eventually("the flood is counted", || match rejected(&gate, "http2_flood") {
             count if count == number + 1 => Ok(()),

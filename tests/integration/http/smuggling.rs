@@ -13,7 +13,7 @@ fn post(gate: &Gate, lines: &str, body: &str) -> Vec<u8> {
     format!("POST {PAGE} HTTP/1.1\r\nHost: shop.test\r\nAuthorization: Bearer {token}\r\n{lines}\r\n{body}").into_bytes()
 }
 
-/// The same with a request line and all fields of one's own.
+/// The same with its own request line and fields.
 fn bare(gate: &Gate, line: &str, fields: &str, body: &str) -> Vec<u8> {
     let token = gate.issuer.token("alice", &[]);
     format!("{line}\r\n{fields}Authorization: Bearer {token}\r\n\r\n{body}").into_bytes()
@@ -100,7 +100,7 @@ const ENCODING_LINES: [&str; 30] = [
     ": chunked\r\n",
 ];
 
-/// Values of `Content-Length` that are not its one spelling.
+/// Values of `Content-Length` other than plain digits.
 const LENGTHS: [&str; 29] = [
     "",
     " ",
@@ -281,7 +281,7 @@ const FIELDS: [&str; 27] = [
     "Host: shop.test\r\n: nameless\r\n",
 ];
 
-/// Every case: what it is, and its bytes.
+/// Every case: its description and its bytes.
 fn cases(gate: &Gate) -> Vec<(String, Vec<u8>)> {
     let mut all = Vec::new();
     for value in ENCODINGS {

@@ -25,7 +25,7 @@ fn ask(gate: &Gate, rest: &str) -> String {
 
 const ASKED: &str = "connection: x-own, Upgrade\r\nupgrade: echo/1\r\nx-own: 1\r\n";
 
-/// Agrees, then gives every byte back.
+/// An app that accepts the upgrade and echoes every byte.
 fn echo() -> ScriptedServer {
     ScriptedServer::start(|_, wire| {
         wire.send(AGREED);

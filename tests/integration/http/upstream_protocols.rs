@@ -49,7 +49,7 @@ struct App {
     open: Arc<AtomicUsize>,
     connections: Arc<AtomicUsize>,
     streams_max: u32,
-    /// Requests after which a connection is told to end; 0: never.
+    /// Requests after which the app closes a connection; 0: never.
     requests_max: usize,
     answer: Arc<Answer>,
 }
@@ -194,7 +194,7 @@ fn full(text: &'static str) -> Body {
         .boxed_unsync()
 }
 
-/// A body of frames that come when they are sent.
+/// A body whose frames the test sends one by one.
 fn channel() -> (tokio::sync::mpsc::UnboundedSender<Frame<Bytes>>, Body) {
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
     let frames = futures_util::stream::unfold(receiver, |mut receiver| async {
@@ -415,7 +415,7 @@ fn over_http2_an_expected_body_comes_after_a_second_and_never_after_an_answer() 
     assert_eq!(waiting.read_until("\r\n\r\n"), b"HTTP/1.1 100 Continue\r\n\r\n");
     waiting.send("abc");
     assert_eq!(waiting.read_answer("POST").unwrap().text(), "abc");
-    // an app that says yes at once and reads then
+    // an app that answers at once and reads afterwards
     let mut early = ask("DELETE");
     assert!(early.read_until("\r\n\r\n").starts_with(b"HTTP/1.1 200"));
     let sent_at = Instant::now();
@@ -684,7 +684,7 @@ fn an_app_behind_a_unix_socket_is_an_app() {
     drop(wire);
 }
 
-/// An authority, and what it signed.
+/// A certificate authority that makes server certificates.
 struct Authority {
     issuer: rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
 }

@@ -34,7 +34,7 @@ fn start() -> Gate {
     setup(free_port()).start()
 }
 
-/// A browser of the simplest kind.
+/// A minimal browser.
 struct Browser<'a> {
     gate: &'a Gate,
     cookies: Vec<(String, String)>,
@@ -345,7 +345,7 @@ fn a_logo_that_is_no_image_is_a_start_error() {
     );
 }
 
-/// Every visible text against what is behind it (WCAG 2.2, 1.4.3), labels, one heading, a language, no overflow.
+/// Contrast of every visible text (WCAG 2.2, 1.4.3), labels, one heading, a language, no overflow.
 const CHECKS: &str = r#"(() => {
   const found = [];
   const number = c => c.match(/[\d.]+/g).map(Number);
@@ -431,7 +431,7 @@ fn chromium_logs_in_and_out_by_keyboard_alone() {
             .contains("Ask the boss.")
     );
     check(&mut browser, "denied");
-    // 401 and 403 of a page are told to the console by the browser itself; the app's page has no icon
+    // the browser itself logs a page's 401 and 403 to the console; the app's page has no icon
     let expected = ["status of 401", "status of 403", "/favicon.ico"];
     browser
         .complaints

@@ -47,7 +47,7 @@ fn ask(gate: &Gate, from: IpAddr, head: &str, body: &str) -> crate::support::Ans
     parse(&received).unwrap()
 }
 
-/// A try with a fresh browser: whether it gave a session, else the page.
+/// Tries to log in with a fresh browser; `Err` is the page.
 fn log_in(gate: &Gate, from: &str, name: &str, password: &str) -> Result<(), String> {
     let from = from.parse().unwrap();
     let shown = ask(gate, from, &format!("GET {LOGIN} HTTP/1.1"), "");

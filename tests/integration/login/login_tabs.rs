@@ -1,7 +1,7 @@
 //! Several tabs that began to log in before the browser had a cookie, as when it is opened again with all its windows.
 //!
-//! The last answer's cookie wins, so that only one of the logins can be finished as it began. The others go on all the same,
-//! and in no browser does anybody else's login get anywhere.
+//! The last answer's cookie wins, so that only one of the logins can be finished as it began. The other tabs reach their page
+//! nevertheless. A login that another browser began never logs its account in.
 
 use url::Url;
 
@@ -13,7 +13,7 @@ use crate::support::{Seen, raw};
 
 const BINDING: &str = "__Host-cedargate-login";
 
-/// The provider's address that a tab is sent to which knows of no other one's cookie.
+/// Begins a login in a tab without the cookie of another tab; returns the provider's address.
 fn begin(login_gate: &LoginGate, browser: &mut Browser, path: &str) -> Url {
     browser.cookies.retain(|cookie| cookie.name != BINDING);
     let hop = browser.send(&login_gate.url(path), &Request::navigation("none"));
@@ -76,7 +76,7 @@ fn a_callback_of_another_browsers_login_does_not_log_its_account_in() {
     let forged = to_callback(&login_gate, &mut attacker, "/portal/p/of-the-attacker");
     let state = query(&forged, "state").unwrap();
     assert!(state.len() < 2048, "{}", state.len());
-    // without cookies there is a page, and no way to go round and round
+    // without cookies the gate shows a page instead of redirecting for ever
     let mut none = Browser::new();
     let page = none.send(&forged, &Request::navigation("cross-site"));
     assert!(page.status >= 400 && page.text().contains("login_expired"), "{page:?}");
@@ -96,7 +96,7 @@ fn a_callback_of_another_browsers_login_does_not_log_its_account_in() {
     let hop = victim.send(&callback, &Request::navigation("cross-site"));
     assert_eq!(victim.follow(hop).status, 200);
     assert_eq!(user(&login_gate.gate.app.last()), "bob");
-    // one that is logged in stays who it is
+    // a browser that is logged in keeps its account
     let session = victim.cookie(COOKIE).unwrap().value.clone();
     let hop = victim.send(&forged, &Request::navigation("cross-site"));
     assert_eq!(
@@ -105,7 +105,7 @@ fn a_callback_of_another_browsers_login_does_not_log_its_account_in() {
     );
     assert!(hop.set_cookies().is_empty(), "{hop:?}");
     assert_eq!(victim.cookie(COOKIE).unwrap().value, session);
-    // nothing of it was used up
+    // the callback is still valid
     let hop = attacker.send(&forged, &Request::navigation("cross-site"));
     assert_eq!(attacker.follow(hop).status, 200);
     assert_eq!(user(&login_gate.gate.app.last()), "alice");

@@ -51,7 +51,7 @@ fn a_browser_logs_in_at_a_real_provider_reaches_what_it_wanted_and_logs_out_ever
         )
     );
     assert!(login_gate.counted("success"));
-    // out again: here, and there
+    // logged out at the gate and at the provider
     let old = browser.cookies.clone();
     let out = browser.send(
         &login_gate.url(&format!("{IDENTITY_PATH}/auth/logout")),
@@ -86,7 +86,7 @@ fn every_invalid_provider_answer_ends_in_a_page_with_its_reason_and_no_session()
     assert!(lies.len() > 25, "{lies:?}");
     let mut failures = 0;
     for lie in &lies {
-        // discovery was read long ago, and userinfo is not needed where the ID token says it all
+        // the gate has the discovery document already, and needs no userinfo if the ID token has all claims
         if ["discovery-iss", "other-sub", "missing-userinfo-sub", "userinfo-500"].contains(&lie.as_str()) {
             continue;
         }
@@ -155,7 +155,7 @@ fn tabs_the_back_button_and_reloads_do_not_disturb_each_other_and_no_other_brows
     );
     let newer = browser.cookie(COOKIE).unwrap().value.clone();
     assert_ne!(session, newer, "a login gives a new id");
-    // back, and again: the same callback goes on to where it wanted and changes nothing
+    // back button and reload: the same callback goes on to its page and changes nothing
     for _ in 0..2 {
         let repeated = browser.send(&two, &Request::navigation("cross-site"));
         assert_eq!(

@@ -59,7 +59,7 @@ fn a_script_that_logs_out_gets_no_id_token_and_the_provider_takes_the_logout_wit
     let (hop, is_over) = leave(&login_gate, &mut browser, &there);
     assert_eq!(hop.location(), Some(login_gate.url("/")), "{hop:?}");
     assert!(is_over);
-    // a navigation is sent there with it, and is not asked who it is
+    // a navigation is redirected there with the ID token, and the provider asks for no account
     browser.log_in(login_gate.url("/portal/p/x").as_str(), "alice");
     let out = browser.send(&logout, &Request::navigation("same-origin").form(&[]));
     assert!(query(&out.location().unwrap(), "id_token_hint").unwrap().starts_with("eyJ"));

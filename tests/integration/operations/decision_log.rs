@@ -30,7 +30,7 @@ fn bearer(gate: &Gate) -> String {
     format!("Bearer {}", gate.issuer.token("alice", &["viewer"]))
 }
 
-/// Something of everything.
+/// Requests of every kind.
 fn traffic(gate: &Gate) -> usize {
     let authorization = bearer(gate);
     let auth = ("authorization", authorization.as_str());
@@ -297,7 +297,7 @@ fn query_cookies_and_bodies_are_not_recorded() {
     });
 }
 
-/// The names of PRODUCT's section 11 that this version has; sessions and shadows come with their features.
+/// The metrics that traffic of this test produces.
 const METRICS: [&str; 21] = [
     "http_requests_total",
     "http_request_duration_seconds",

@@ -96,7 +96,7 @@ fn ctrl_c_does_not_wait_for_balancers() {
     let mut idle = gate_folder.serve();
     idle.signal("-INT");
     assert_eq!(idle.exit_code(), 0);
-    // what is in flight is waited for all the same, until the second signal
+    // the gate waits for requests in flight until the second signal
     let mut busy = gate_folder.serve();
     let mut wire = RawConnection::open(gate_folder.proxy);
     wire.send(gate_folder.request());
@@ -215,7 +215,7 @@ struct Backend {
     connections: AtomicUsize,
 }
 
-/// Spreads new connections over what is ready, in turn; what is connected stays where it is.
+/// Spreads new connections over the ready gates in turn; an open connection stays at its gate.
 struct Balancer {
     address: SocketAddr,
     backends: Arc<[Backend]>,
@@ -278,10 +278,10 @@ fn join(client: TcpStream, gate: TcpStream) {
     }
 }
 
-/// Asks over one connection after another until told to stop; leaves a connection when it is asked to. Gives how many
-/// requests were answered, and what went wrong.
+/// Sends requests over one connection after another until `stop`; leaves a connection when the gate asks it to. Returns the
+/// number of answers, and the failures.
 fn client(name: usize, address: SocketAddr, token: &str, stop: &AtomicBool) -> (usize, Vec<String>) {
-    /// Also leaves of itself now and then, so that new connections come all the time.
+    /// Also leaves by itself now and then, so that new connections come all the time.
     const REQUESTS_PER_CONNECTION: usize = 40;
     let (mut answered, mut wrong) = (0, Vec::new());
     while !stop.load(Ordering::SeqCst) {

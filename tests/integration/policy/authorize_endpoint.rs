@@ -204,7 +204,7 @@ fn a_token_a_header_and_an_assertion_prove_the_principal() {
         "not_permitted"
     );
     assert_eq!(ask(&json!({}), "Bearer nonsense").json()["reason"], "permitted");
-    // a token in the body beats the header: eve's question is eve's
+    // a token in the body has precedence over the header: the caller is eve
     let eve = gate.issuer.token("eve", &[]);
     assert_eq!(
         ask(&json!({"principal": null, "token": eve}), &bearer).json()["reason"],
@@ -258,7 +258,7 @@ fn supplied_entities_never_overrule_stored_ones() {
         ),
         is("permitted", &["owner"])
     );
-    // stored wins: closed stays secret, mine stays alice's
+    // the stored entity has precedence: `closed` stays secret, `mine` stays alice's
     assert_eq!(
         decided(
             &gate,
@@ -302,7 +302,7 @@ fn supplied_entities_never_overrule_stored_ones() {
         decided(&gate, &json!({"principal": null, "token": alice, "entities": [eve]})),
         is("permitted", &["owner"])
     );
-    // twice the same name: one of the two would be believed
+    // one name twice: the gate would have to choose one of the two
     bad(
         &gate,
         &json!({"resource": "Doc::\"new\"", "entities": [doc("new", json!({"secret": true})), doc("new", json!({"owner": owner("alice")}))]}),
@@ -310,7 +310,7 @@ fn supplied_entities_never_overrule_stored_ones() {
     );
 }
 
-/// Stored things stay where the store put them, also when something supplied stands between.
+/// A stored entity keeps its stored parents, also when a supplied entity stands between them.
 #[test]
 fn supplied_entities_never_change_parents_of_stored_ones() {
     let gate = setup().start();

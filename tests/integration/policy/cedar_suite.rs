@@ -146,7 +146,7 @@ fn examples(data: &Path) -> Vec<Case> {
             schema: text(&folder.join("policies.cedarschema")),
             entities: text(&folder.join("entities.json")),
             links: linked.exists().then(|| text(&linked)),
-            // one example's entities do not conform to its own schema; plain Cedar's CLI never looks, the gate does
+            // one example's entities do not conform to its own schema; Cedar's CLI does not check that, the gate does
             should_validate: conforms(folder),
             requests,
         }
@@ -285,7 +285,7 @@ fn check(gate: &Gate, case: &Case, asked: &Asked) {
     let answer = gate.ask("/authorize", &question);
     let plain = plain(case, asked);
     if !plain.conforms {
-        // Cedar's CLI evaluates what the schema does not allow; the gate refuses to be asked (PRODUCT 7)
+        // Cedar's CLI evaluates requests that the schema does not allow; the gate refuses them
         assert_eq!(
             (answer.status, answer.code().as_str()),
             (400, "request_invalid"),
@@ -320,7 +320,7 @@ fn check(gate: &Gate, case: &Case, asked: &Asked) {
     assert_eq!(errors, plain.errors, "{place}: {answer}");
     assert_eq!(plain.allowed, asked.allowed, "{place}: plain Cedar and the file disagree");
     if plain.forbid_failed {
-        // plain Cedar skips a forbid that fails to evaluate; the gate denies (PRODUCT 10)
+        // plain Cedar skips a forbid that fails to evaluate; the gate denies
         assert_eq!(answer["decision"], "deny", "{place}: {answer}");
         assert!(
             answer["reason"] == "evaluation_error" || answer["reason"] == "forbidden",

@@ -105,7 +105,7 @@ fn accepted(gate: &Gate, portal: &str) {
     });
 }
 
-/// Something else than the revision `before` serves.
+/// Waits until the portal serves another revision than `before`.
 fn moves_on(gate: &Gate, portal: &str, before: &Option<String>) {
     eventually(&format!("`{portal}` has another revision"), || {
         let now = gate.revision(portal);
@@ -387,7 +387,7 @@ fn a_public_path_over_a_forbid_is_rejected() {
     gate.stop();
 }
 
-// the brake
+// emergency forbids
 
 #[test]
 fn an_emergency_forbid_joins_while_the_rest_is_rejected_and_is_released_when_removed() {
@@ -397,7 +397,7 @@ fn an_emergency_forbid_joins_while_the_rest_is_rejected_and_is_released_when_rem
     gate.put("policies/p/_deny/stop.cedar", &forbid("v0"));
     serves(&gate, "p", "_deny/stop/v0");
     rejected(&gate, "p", MAIN);
-    // other brakes join beside broken ones, and a brake that breaks keeps its last good content
+    // valid emergency forbids join beside broken ones, and one that breaks keeps its last good content
     gate.put("policies/p/_deny/wrong.cedar", "forbid (");
     gate.put("policies/p/_deny/wide.cedar", &rule("open"));
     gate.put("policies/p/_deny/also.cedar", &forbid("v0"));
@@ -643,7 +643,7 @@ fn asserted(assertion: &str) -> Value {
     serde_json::from_slice(&payload).unwrap()
 }
 
-/// A connection that is kept; any failure on it is the test's.
+/// A keep-alive connection; a failure on it fails the test.
 struct KeepAlive(TcpStream);
 
 impl KeepAlive {
@@ -676,7 +676,7 @@ impl KeepAlive {
     }
 }
 
-/// Hammers `path` from four kept connections while `edits` runs; every status that was not 200, and how many were.
+/// Sends requests for `path` over four keep-alive connections while `edits` runs; returns the problems and the number of 200s.
 fn under_load(gate: &Gate, path: &str, token: &str, edits: impl FnOnce()) -> (BTreeSet<String>, usize) {
     let proxy = gate.proxy;
     let (stop, served, bad) = (AtomicBool::new(false), AtomicUsize::new(0), Mutex::new(BTreeSet::new()));

@@ -14,8 +14,8 @@ use crate::support::{Gate, OPEN_POLICY, RawConnection, ScriptedServer, eventuall
 const CLOSED_WITHIN: Duration = Duration::from_secs(3);
 const TICK: &str = "2\r\n.\n\r\n";
 
-/// Streams without end: `/tick` says something all the time, `/quiet` nothing after its first word, `/echo` is a tunnel, and
-/// `/late` gives its head when it is let go.
+/// Streams without end: `/tick` sends chunks all the time, `/quiet` sends none after its first, `/echo` is a tunnel, and
+/// `/late` sends its head when the test releases it.
 fn app(late: &Arc<AtomicBool>) -> ScriptedServer {
     let late = Arc::clone(late);
     ScriptedServer::start(move |head, wire| {
@@ -72,7 +72,7 @@ impl LiveGate {
         wire
     }
 
-    /// A connection that lives.
+    /// Opens a live connection and reads its first bytes.
     fn live(&self, path: &str, credential: &str) -> RawConnection {
         let mut wire = self.ask(path, credential);
         let first = if path.ends_with("/echo") { "\r\n\r\n" } else { "hello\r\n" };
@@ -93,7 +93,7 @@ fn assert_lives(what: &str, wire: &mut RawConnection) {
         wire.send("still here");
         wire.read_until("still here")
     } else {
-        // what came before is behind it by then
+        // by then all ticks from before are read
         for _ in 0..50 {
             wire.read_until(TICK);
         }

@@ -44,7 +44,7 @@ fn a_new_id_whose_answer_was_lost_comes_again_until_the_browser_has_it() {
         assert_eq!((again.status, new_cookie(&again)), (200, Some(new.clone())));
         assert_eq!(again.header("cache-control"), "no-store");
     }
-    // it arrived
+    // this time the answer arrived
     let with_new = open(&new);
     assert_eq!((with_new.status, new_cookie(&with_new)), (200, None));
     eventually("who has the old one is told no more", || match new_cookie(&open(&old)) {

@@ -40,7 +40,7 @@ fn wait_for_status(what: &str, gate: &Gate, cookie: &str, wanted: u16) {
     });
 }
 
-/// Whatever it says for so long, it never lets this one in.
+/// Asserts, until `long` after the end of a session, that the gate answers no 200 to its cookie once it must know the end.
 fn assert_never_served(gate: &Gate, cookie: &str, (ended, long): (Instant, Duration)) {
     while ended.elapsed() < long {
         let asked = ended.elapsed();

@@ -37,7 +37,7 @@ struct Tally {
     wrong: Mutex<Vec<String>>,
 }
 
-/// `CEDARGATE_CHAOS_SECONDS`: how long it goes on; a few seconds suffice to see that it works.
+/// `CEDARGATE_CHAOS_SECONDS`: the time of the run. The default shows that the test works; a search for faults takes longer.
 fn duration() -> Duration {
     let seconds = std::env::var("CEDARGATE_CHAOS_SECONDS").ok().and_then(|s| s.parse().ok());
     Duration::from_secs(seconds.unwrap_or(15))
@@ -63,7 +63,7 @@ fn under_random_failures_no_session_ends_and_no_revoked_session_is_served() {
         let ender = scope.spawn(|| log_out_some(StdRng::seed_from_u64(seed + 100), (gates, &origin), &users, &over));
         let random = &mut StdRng::seed_from_u64(seed + 200);
         let begun = Instant::now();
-        // whatever the dice say, once it is away for longer than sessions may go on without it
+        // once in each run, Redis is away for longer than `sessions.staleness_max`
         redis.pause();
         std::thread::sleep(Duration::from_millis(2500));
         redis.resume();

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
-/// Headers by which the gate tells the app who the caller is.
+/// Headers in which the gate gives the app the caller's identity.
 pub const IDENTITY_HEADERS: [&str; 10] = [
     "x-forwarded-user",
     "x-forwarded-email",

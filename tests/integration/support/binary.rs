@@ -67,7 +67,7 @@ impl GateFolder {
         run(self.folder.path(), arguments)
     }
 
-    /// Started, and no more known of it.
+    /// Starts the gate without waiting for it.
     pub fn spawn(&self) -> GateProcess {
         let child = cedargate(&["serve"])
             .current_dir(self.folder.path())

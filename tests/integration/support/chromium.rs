@@ -171,7 +171,7 @@ impl Chromium {
     }
 
     pub fn look(&mut self, scheme: &str, width: u32, height: u32) {
-        // a colour on its way to another is neither
+        // a colour in transition is neither the old nor the new one
         let features = json!([
             {"name": "prefers-color-scheme", "value": scheme},
             {"name": "prefers-reduced-motion", "value": "reduce"},

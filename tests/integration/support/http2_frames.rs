@@ -24,7 +24,7 @@ pub const END_STREAM: u8 = 1;
 pub const ACK: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 
-/// Everything a client may be sent without asking: windows are as large as they go.
+/// The largest flow-control window: the client never holds the gate back.
 const WINDOW: u32 = 0x7fff_ffff;
 
 /// One header field, as bytes.
@@ -39,7 +39,7 @@ pub enum Outcome {
     Reset(u32),
     /// The connection was ended, with this code.
     GoneAway(u32),
-    /// The connection ended without a word.
+    /// The connection ended without a GOAWAY.
     Closed,
 }
 
@@ -77,7 +77,7 @@ impl Http2 {
         connection
     }
 
-    /// False if the other side no longer takes it.
+    /// Returns false if the peer no longer takes bytes.
     pub fn send(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).is_ok()
     }
@@ -125,7 +125,7 @@ impl Http2 {
         }
     }
 
-    /// A whole request, and how it ended.
+    /// Sends a whole request and returns its outcome.
     pub fn exchange(&mut self, fields: &[Field], body: &[u8]) -> Outcome {
         if body.is_empty() {
             let stream = self.ask(fields, END_STREAM);
@@ -342,7 +342,7 @@ fn take_text(rest: &mut &[u8]) -> Vec<u8> {
     if is_compressed { unhuffman(text) } else { text.to_vec() }
 }
 
-/// The code is canonical: the lengths say it all.
+/// The code is canonical: the lengths define it.
 fn unhuffman(text: &[u8]) -> Vec<u8> {
     let mut symbols: Vec<usize> = (0..256).collect();
     symbols.sort_by_key(|symbol| CODE_LENGTHS[*symbol]);

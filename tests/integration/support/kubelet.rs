@@ -15,7 +15,7 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// The mount point: an empty folder in place of whatever was there.
+    /// The mount point: an empty folder in place of the former content.
     pub fn mount(root: &Path) -> Self {
         if root.exists() {
             std::fs::remove_dir_all(root).unwrap();

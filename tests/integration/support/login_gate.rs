@@ -68,7 +68,7 @@ impl LoginGate {
         std::fs::read_to_string(self.gate.path("decisions.jsonl")).unwrap_or_default()
     }
 
-    /// Auth events of one kind, once there are so many.
+    /// Waits for `at_least` auth events of one kind.
     pub fn events(&self, event: &str, at_least: usize) -> Vec<Value> {
         eventually("the auth events are written", || {
             let text = self.written();

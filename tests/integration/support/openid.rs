@@ -158,12 +158,12 @@ impl Setup {
         self.with("refresh_token_seconds", json!(seconds))
     }
 
-    /// Levels it knows, the first one being what a login has that asks for none. `1` and `2` unless a test sets others.
+    /// The levels of a login; the first is the level of a login that asks for none. `1` and `2` unless a test sets others.
     pub fn acr_values(self, values: &[&str]) -> Self {
         self.with("acr_values", json!(values))
     }
 
-    /// Every login has the first level, whatever was asked for.
+    /// Every login has the first level, also one that asks for another.
     pub fn ignores_acr(self) -> Self {
         self.with("honours_acr", json!(false))
     }
@@ -223,7 +223,7 @@ impl Provider {
         outcomes["told"].as_array().unwrap().clone()
     }
 
-    /// Revokes every grant of an account, with its access and refresh tokens; says how many.
+    /// Revokes every grant of an account, with its access and refresh tokens; returns their number.
     pub fn revoke_grants(&self, account: &str) -> u64 {
         self.order("revoke", &json!({"account": account}))["grants"].as_u64().unwrap()
     }
@@ -239,7 +239,7 @@ impl Provider {
     }
 }
 
-/// `oauth2-mock-server`: a code for whatever is asked, no interaction, and one lie at a time.
+/// `oauth2-mock-server`: a code for every request, no interaction, and chosen faults.
 #[derive(Debug)]
 pub struct MockProvider(Server);
 
@@ -266,7 +266,7 @@ impl MockProvider {
         self.order("lie", &json!({}));
     }
 
-    /// Every lie it knows.
+    /// The names of all faults.
     pub fn lies(&self) -> Vec<String> {
         serde_json::from_value(self.order("lies", &json!({}))).unwrap()
     }

@@ -64,7 +64,7 @@ impl Supervised {
         stat.rsplit(") ").next()?.chars().next()
     }
 
-    /// It holds everything open and does nothing.
+    /// Stops the process: it keeps its sockets open and does nothing.
     pub fn pause(&self) {
         self.signal("-STOP");
         self.reaches('T');
@@ -110,7 +110,7 @@ impl Drop for Supervised {
 }
 
 /// A free loopback port whose neighbour, ten thousand higher, is free too. The port is not held: a test that starts a server on
-/// it must look whether it really is its own that answers.
+/// it must check that its own server answers.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let span = PORTS.end - PORTS.start;
@@ -130,7 +130,7 @@ fn a_supervised_process_ends_with_the_pipe_and_ends_no_other() {
     let folder = tempfile::tempdir().unwrap();
     let start = |name: &str| Supervised::start(Path::new("sleep"), &["600"], &folder.path().join(name));
     let (mut first, second) = (start("a"), start("b"));
-    // as when the test process dies; paused, because a stopped process ends of nothing less than a kill
+    // as when the test process dies; paused, because only SIGKILL ends a stopped process
     first.pause();
     drop(first.shell.stdin.take());
     eventually("the first one ends", || {

@@ -30,7 +30,7 @@ impl RawConnection {
         self.stream.write_all(bytes.as_ref()).is_ok()
     }
 
-    /// Reads until the text has come; gives everything up to and with it, or what came before the end.
+    /// Reads up to and including the text; returns the bytes, or all bytes before the end of the connection.
     pub fn read_until(&mut self, text: &str) -> Vec<u8> {
         loop {
             if let Some(at) = find(&self.left, text.as_bytes()) {

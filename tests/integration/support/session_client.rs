@@ -53,7 +53,7 @@ pub fn set_cookie(answer: &Answer, name: &str) -> Option<String> {
     pairs.find(|pair| pair.starts_with(&format!("{name}="))).map(str::to_owned)
 }
 
-/// Logs a user in as a browser does; the session cookie.
+/// Logs a user in as a browser does; returns the session cookie.
 pub fn log_in(gate: &Gate, name: &str) -> String {
     let form = browse(gate, &format!("{IDENTITY_PATH}/auth/login?portal=p&rd={PAGE}"), "");
     assert_eq!(form.status, 200, "{}", gate.status());
@@ -93,7 +93,7 @@ pub fn log_out(gate: &Gate, cookie: &str) -> Answer {
     )
 }
 
-/// Auth events so far, once there is one that `is` wanted.
+/// Waits for the first auth event for which `is` returns true.
 pub fn auth_event(gate: &Gate, what: &str, is: impl Fn(&Value) -> bool) -> Value {
     eventually(what, || {
         let text = std::fs::read_to_string(gate.path("decisions.jsonl")).unwrap_or_default();

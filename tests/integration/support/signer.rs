@@ -67,7 +67,7 @@ impl Signer {
         }
     }
 
-    /// The public key as DER: what an HMAC-confused verifier would take for a secret.
+    /// The public key as DER: the secret of a verifier that confuses it with an HMAC key.
     pub fn public_der(&self) -> Vec<u8> {
         match &self.secret {
             Secret::Rsa(pair) => pair.public_key().as_ref().to_vec(),
@@ -80,7 +80,7 @@ impl Signer {
         json!({"keys": [self.jwk]})
     }
 
-    /// The name of the algorithm this key signs with unless told otherwise.
+    /// The name of the algorithm this key signs with by default.
     pub fn alg(&self) -> &'static str {
         match self.secret {
             Secret::Rsa(_) => "RS256",

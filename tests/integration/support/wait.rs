@@ -8,12 +8,12 @@ pub fn patience() -> Duration {
     Duration::from_secs(seconds.unwrap_or(10))
 }
 
-/// Tries until it holds; panics with the last state otherwise.
+/// Tries again until the attempt succeeds; panics with the last state after the patience.
 pub fn eventually<T>(what: &str, attempt: impl FnMut() -> Result<T, String>) -> T {
     until(Instant::now() + patience(), what, attempt)
 }
 
-/// The same for the start of a large program that is not ours: many at once take their time on a few cores.
+/// `eventually` for the start of a large foreign program: several at once are slow on few cores.
 pub fn once_started<T>(what: &str, attempt: impl FnMut() -> Result<T, String>) -> T {
     until(Instant::now() + patience() * 6, what, attempt)
 }

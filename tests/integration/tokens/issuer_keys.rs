@@ -303,7 +303,7 @@ fn a_hanging_key_server_stalls_neither_other_issuers_nor_public_paths() {
     });
     let proxy = gate.proxy;
     std::thread::scope(|scope| {
-        // enough to block every worker if waiting blocked anything
+        // more requests than workers: they would block the gate if waiting blocked a worker
         let waiting: Vec<_> = (0..8)
             .map(|_| {
                 let header = format!("Bearer {stuck}");

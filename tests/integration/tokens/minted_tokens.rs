@@ -243,7 +243,7 @@ fn assertion_keys_rotate_while_the_gate_runs() {
         (keys(&gate)[0].clone(), status(&first), status(&second)),
         (kid(&second), 200, 200)
     );
-    // nonsense changes nothing
+    // an unusable file changes nothing
     gate.put("ring.pem", "hello");
     eventually("the bad file is reported", || {
         let metrics = gate.metrics();

@@ -65,7 +65,7 @@ fn wycheproof_vectors_with_real_claims_are_judged_as_published() {
                 continue;
             }
             let answer = gate.get(PAGE, &token);
-            // the key's own algorithm differs from the header's, or is none we support: valid to others, not here
+            // the gate refuses a key whose algorithm differs from the header's, and unsupported algorithms
             let header_alg = test["jws"]
                 .as_str()
                 .and_then(|jws| unb64(jws.split('.').next()?))

@@ -1,4 +1,4 @@
-//! The harness itself: a relying party made by hand logs in, refreshes and is logged out; every lie is seen.
+//! The harness itself: a handmade relying party logs in, refreshes and is logged out, and sees every fault of the mock.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
@@ -105,7 +105,7 @@ fn a_relying_party_logs_an_account_in_and_reads_its_identity() {
         .unwrap();
     assert!(page.text().contains("<label for=\"login\">Account</label>"));
     assert!(last.sent.contains(&("sec-fetch-site".to_owned(), "cross-site".to_owned())));
-    // who is logged in already is not asked again
+    // a browser that is logged in gets no form
     let again = browser.open(&authorization_url(&provider, "/auth", &app, &scope));
     assert!(again.query("code").is_some());
     assert_eq!(provider.count_tokens("authorization_code"), 1);

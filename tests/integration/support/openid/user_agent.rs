@@ -216,13 +216,13 @@ impl Browser {
         hop
     }
 
-    /// A typed-in address and where it leads, to the first page that is no redirect.
+    /// Opens an address and follows its redirects to the first page.
     pub fn open(&mut self, url: &str) -> Hop {
         let hop = self.send(&Url::parse(url).unwrap(), &Request::navigation("none"));
         self.follow(hop)
     }
 
-    /// Follows redirects to the first page that is none.
+    /// Follows redirects to the first page.
     pub fn follow(&mut self, hop: Hop) -> Hop {
         self.follow_until(hop, |_| false)
     }
@@ -373,7 +373,7 @@ fn read(url: &Url, text: &str) -> Cookie {
             _ => {}
         }
     }
-    // whatever `Expires` says
+    // `Max-Age` has precedence over `Expires`
     cookie.expires = max_age.map(|seconds| now() + seconds).or(cookie.expires);
     cookie
 }

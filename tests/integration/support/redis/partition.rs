@@ -35,13 +35,13 @@ impl Partition {
         partition
     }
 
-    /// No byte passes and nothing is closed; new connections are taken and get nowhere. What was said meanwhile arrives
-    /// after `heal`, as it would after a packet loss.
+    /// Passes no byte and closes no connection; new connections are accepted and not forwarded. Bytes sent meanwhile arrive
+    /// after `heal`, as after a packet loss.
     pub fn cut(&self) {
         self.state.store(CUT, Ordering::SeqCst);
     }
 
-    /// Every connection is closed, new ones at once.
+    /// Closes every connection, new ones at once.
     pub fn refuse(&self) {
         self.state.store(REFUSING, Ordering::SeqCst);
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{ClientCertificate, Cluster, Partition, Redis, Sentinel};
 use crate::support::eventually;
 
-/// A PING with a deadline: what came back, or how that ended.
+/// A PING with a deadline: the answer, or the error.
 fn ping(stream: &mut TcpStream, patience: Duration) -> Result<String, std::io::ErrorKind> {
     stream.set_read_timeout(Some(patience)).unwrap();
     stream.write_all(b"PING\r\n").map_err(|error| error.kind())?;

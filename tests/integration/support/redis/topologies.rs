@@ -67,8 +67,8 @@ impl Sentinel {
         self.nodes.iter().find(|node| node.port == port).unwrap()
     }
 
-    /// Orderly; returns when every sentinel agrees on the new master and it takes writes. The old one goes on as if
-    /// nothing had happened until Sentinel notices, ten seconds later; `settle` does not wait for that.
+    /// Orders a failover; returns when every sentinel agrees on the new master and it takes writes. The old master goes on
+    /// as master until Sentinel demotes it, ten seconds later; `settle` does not wait for that.
     pub fn failover(&self) -> u16 {
         let old = self.master_port();
         eventually("a sentinel begins a failover", || {
@@ -78,7 +78,7 @@ impl Sentinel {
         self.until_master_is_not(old)
     }
 
-    /// Returns its port at once: the sentinels have yet to notice.
+    /// Kills the master and returns its port at once, before the sentinels notice.
     pub fn kill_master(&self) -> u16 {
         let master = self.master();
         master.kill();
