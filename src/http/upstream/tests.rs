@@ -1,13 +1,5 @@
 //! Forwarding over real sockets: raw client bytes → `listener::serve` → `forward` → an app that records bytes.
 
-use cedargate_policy::decision::http::HttpQuery;
-use cedargate_policy::decision::{Asked, Caller, Query, decide};
-use cedargate_policy::load::{Loader, Warnings};
-use cedargate_policy::permit::{ForwardedIdentity, Permit};
-use cedargate_policy::portal::path::CanonicalPath;
-use cedargate_policy::revision::source::{SourceFile, Tree};
-use cedargate_policy::scope::PortalScope;
-use cedargate_policy::types::{PortalSlug, Scheme};
 use super::*;
 use crate::base::lifecycle::{ShutdownTrigger, shutdown};
 use crate::base::metrics::Metrics;
@@ -16,6 +8,14 @@ use crate::denial::Denial;
 use crate::http::listener::{ConnectionCount, Front, Rejected, Socket, bind, serve};
 use crate::http::request::correlation;
 use crate::http::{answer, request};
+use cedargate_policy::decision::http::HttpQuery;
+use cedargate_policy::decision::{Asked, Caller, Query, decide};
+use cedargate_policy::load::{Loader, Warnings};
+use cedargate_policy::permit::{ForwardedIdentity, Permit};
+use cedargate_policy::portal::path::CanonicalPath;
+use cedargate_policy::revision::source::{SourceFile, Tree};
+use cedargate_policy::scope::PortalScope;
+use cedargate_policy::types::{PortalSlug, Scheme};
 use std::cell::RefCell;
 use std::future::Future;
 use std::net::SocketAddr;
