@@ -40,12 +40,13 @@ use crate::doors::control::Control;
 use crate::doors::login::IdentityDoor;
 use crate::gate::{Gate, Live, Worker};
 use crate::http::listener::{
-    AddressCount, ConnectionCount, Entrance, Front, PeerAddr, Rejected, Socket, SocketFile, bind, bind_private, bind_unix, serve,
+    AddressCount, ConnectionCount, ListenerContext, ListenerOptions, PeerAddr, Rejected, Socket, SocketFile, bind, bind_private,
+    bind_unix, serve,
 };
 use crate::http::pages::{Theme, ThemeError};
-use crate::http::tls::{CertificateError, Certificates, Watcher};
+use crate::http::tls::{CertificateError, CertificateWatcher, Certificates};
 use crate::http::upstream::{Apps, Pool, TlsError, Tunnels};
-use crate::limits::{Reach, RequestLimits};
+use crate::limits::{CountScope, RequestLimits};
 use crate::login::accounts::Accounts;
 use crate::login::{Login, LoginError};
 use crate::portal::PortalError;
@@ -171,7 +172,7 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
             shutdown: shutdown.clone(),
             asks: reloader.asks(),
         },
-        certificates: Watcher {
+        certificates: CertificateWatcher {
             certificates,
             poll: gate.config.policies.poll,
             metrics: gate.metrics.clone(),
@@ -230,7 +231,7 @@ fn assemble(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>,
     let issuer = config.public_url.as_deref().unwrap_or("cedargate");
     let assertions = Arc::new(AssertionKeys::load(&config.assertion, issuer)?);
     let serving = ArcSwap::from_pointee(serving(&config, &metrics)?);
-    let limits = RequestLimits::new(&config.limits, Reach::of(&config.sessions.store));
+    let limits = RequestLimits::new(&config.limits, CountScope::of(&config.sessions.store));
     let sessions = Sessions::new(&config, &metrics, &audit)?;
     let login = Login::new(&config, &authn, &sessions, &audit)?;
     let theme = Theme::load(&config.identity)?;
@@ -367,7 +368,7 @@ fn make_twins(waiting: &Receiver<Weak<Slice>>) {
 }
 
 /// What every connection of one listener shares.
-fn front(gate: &Arc<Gate>, count: ConnectionCount) -> Front {
+fn front(gate: &Arc<Gate>, count: ConnectionCount) -> ListenerContext {
     let told = Arc::clone(gate);
     let on_rejected = move |reason: Rejected, peer: PeerAddr| {
         let peer = Some(peer.ip());
@@ -376,14 +377,14 @@ fn front(gate: &Arc<Gate>, count: ConnectionCount) -> Front {
             peer,
         }));
     };
-    Front::new(&gate.config.limits, count, &gate.metrics, Box::new(on_rejected))
+    ListenerContext::new(&gate.config.limits, count, &gate.metrics, Box::new(on_rejected))
 }
 
 /// What is special about the listeners for traffic.
 #[derive(Clone)]
 struct Entrances {
-    proxy: Entrance,
-    decision: Entrance,
+    proxy: ListenerOptions,
+    decision: ListenerOptions,
 }
 
 fn entrances(config: &Config) -> Result<(Vec<Certificates>, Entrances), CertificateError> {
@@ -394,7 +395,7 @@ fn entrances(config: &Config) -> Result<(Vec<Certificates>, Entrances), Certific
         load("decision", decision.and_then(|d| d.tls.as_ref()))?,
     );
     let entrances = Entrances {
-        proxy: Entrance {
+        proxy: ListenerOptions {
             tls: certificates.0.as_ref().map(Certificates::shared),
             proxies: match proxy.proxy_protocol {
                 ProxyProtocol::Required => config.trusted_proxies.clone(),
@@ -403,9 +404,9 @@ fn entrances(config: &Config) -> Result<(Vec<Certificates>, Entrances), Certific
             addresses: AddressCount::new(&config.limits, &config.trusted_proxies),
         },
         // the app's own, so one address may have as many as there are
-        decision: Entrance {
+        decision: ListenerOptions {
             tls: certificates.1.as_ref().map(Certificates::shared),
-            ..Entrance::default()
+            ..ListenerOptions::default()
         },
     };
     Ok((certificates.0.into_iter().chain(certificates.1).collect(), entrances))
@@ -456,8 +457,8 @@ struct Sockets {
 
 /// One worker's life: serve until draining and everything in flight ended.
 async fn work(gate: Arc<Gate>, (sockets, count): (Sockets, ConnectionCount), shutdown: Shutdown) {
-    let traffic = Rc::new(front(&gate, count.clone()).with(sockets.entrances.proxy));
-    let questions = Rc::new(front(&gate, count).with(sockets.entrances.decision));
+    let traffic = Rc::new(front(&gate, count.clone()).with_options(sockets.entrances.proxy));
+    let questions = Rc::new(front(&gate, count).with_options(sockets.entrances.decision));
     let tunnels = Tunnels::new(shutdown.clone(), gate.config.limits.tunnel_idle_timeout);
     let worker = Rc::new(Worker {
         gate: Arc::clone(&gate),

@@ -39,11 +39,11 @@ use crate::config::{AuditAllow, Config, TenantSource};
 use crate::denial::{Denial, Refusal};
 use crate::doors::login::IdentityDoor;
 use crate::http::answer::{self, Answer, Style};
-use crate::http::listener::Link;
+use crate::http::listener::ClientConnection;
 use crate::http::pages::Theme;
 use crate::http::request::{self, ClientFacts, correlation, is_upgrade, query_pairs};
 use crate::http::upstream::{Body, Pool, UpstreamError, cleanse};
-use crate::limits::{Place, PrincipalKey, RequestLimits};
+use crate::limits::{PrincipalKey, RequestLimits, RequestSlot};
 use crate::login::Login;
 use crate::portal::path::CanonicalPath;
 use crate::portals::{Active, Caller, Portal, SharedServing};
@@ -100,11 +100,11 @@ impl From<Refusal> for Stop {
 
 impl Worker {
     /// Answers one request; never fails.
-    pub async fn handle(&self, request: Request<Incoming>, link: Rc<Link>) -> Response<Body> {
-        let place = self.gate.limits.place();
+    pub async fn handle(&self, request: Request<Incoming>, link: Rc<ClientConnection>) -> Response<Body> {
+        let place = self.gate.limits.acquire_slot();
         let style = Style::of(request.method(), request.headers());
         let decision_id = Uuid::now_v7();
-        let (request_id, trace) = correlation(request.headers(), decision_id);
+        let request::Correlation { request_id, trace } = correlation(request.headers(), decision_id);
         let answer = Answer {
             style,
             decision_id,
@@ -167,7 +167,7 @@ impl Worker {
     async fn gate(
         &self,
         request: Request<Incoming>,
-        (link, place): (&Rc<Link>, Option<&Place>),
+        (link, place): (&Rc<ClientConnection>, Option<&RequestSlot>),
         progress: &mut Progress,
     ) -> Result<Response<Body>, Stop> {
         let (mut head, body) = request.into_parts();
@@ -179,7 +179,8 @@ impl Worker {
         progress.canonical(&path);
         let client = request::client_facts(
             &head.headers,
-            (link.peer.ip(), link.scheme),
+            link.peer.ip(),
+            link.scheme,
             target,
             &self.gate.config.trusted_proxies,
         )?;

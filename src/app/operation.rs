@@ -16,7 +16,7 @@ use crate::doors::admin::Admin;
 use crate::doors::control::Control;
 use crate::gate::Gate;
 use crate::http::listener::{ConnectionCount, Socket, serve};
-use crate::http::tls::Watcher;
+use crate::http::tls::CertificateWatcher;
 
 /// Connections of the admin listener, apart from `limits.connections`: probes must get through under load.
 const ADMIN_CONNECTIONS: usize = 256;
@@ -27,7 +27,7 @@ const CONTROL_CONNECTIONS: usize = 16;
 pub(super) struct Operation {
     pub admin: Admin,
     pub control: Control,
-    pub certificates: Watcher,
+    pub certificates: CertificateWatcher,
 }
 
 /// Keeps sessions and logins going, on a thread of their own, until everything is forced to end.
@@ -82,7 +82,10 @@ impl Operation {
             }
         });
         if let Some(socket) = admin {
-            let (door, front) = (Rc::new(self.admin), front(&gate, ConnectionCount::apart(ADMIN_CONNECTIONS)));
+            let (door, front) = (
+                Rc::new(self.admin),
+                front(&gate, ConnectionCount::unpublished(ADMIN_CONNECTIONS)),
+            );
             let handler = move |request, _| {
                 let door = Rc::clone(&door);
                 async move { door.handle(request).await }
@@ -92,7 +95,7 @@ impl Operation {
         if let Some(socket) = control {
             let (door, front) = (
                 Rc::new(self.control),
-                front(&gate, ConnectionCount::apart(CONTROL_CONNECTIONS)),
+                front(&gate, ConnectionCount::unpublished(CONTROL_CONNECTIONS)),
             );
             let handler = move |request, _| {
                 let door = Rc::clone(&door);

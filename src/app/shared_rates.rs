@@ -7,7 +7,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use tokio_util::sync::CancellationToken;
 
 use crate::gate::Gate;
-use crate::limits::{Passed, Shared};
+use crate::limits::{PassedRequests, SharedRate};
 
 /// How often replicas tell each other.
 const TELL_INTERVAL: Duration = Duration::from_millis(200);
@@ -32,14 +32,14 @@ pub(super) async fn run(gate: Arc<Gate>, stop: CancellationToken) {
 }
 
 /// What could not be told is forgotten: each replica still counts for itself.
-async fn tell(gate: &Gate, shared: &Shared) {
+async fn tell(gate: &Gate, shared: &SharedRate) {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (window, left) = shared.window(since_1970);
-    let end = Instant::now() + left;
+    let window = shared.window(since_1970);
+    let end = Instant::now() + window.left;
     for batch in shared.take().chunks(BATCH) {
         let keys: Vec<([u8; 32], u64)> = batch
             .iter()
-            .map(|passed| (in_window(passed, window), u64::from(passed.count)))
+            .map(|passed| (in_window(passed, window.number), u64::from(passed.count)))
             .collect();
         match gate.sessions.add(shared.area(), &keys, shared.memory()).await {
             Ok(totals) => {
@@ -55,7 +55,7 @@ async fn tell(gate: &Gate, shared: &Shared) {
     }
 }
 
-fn in_window(passed: &Passed, window: u64) -> [u8; 32] {
+fn in_window(passed: &PassedRequests, window: u64) -> [u8; 32] {
     let mut key = [0; 32];
     key.copy_from_slice(digest(&SHA256, &[&passed.key[..], &window.to_be_bytes()].concat()).as_ref());
     key

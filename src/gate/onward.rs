@@ -12,14 +12,14 @@ use super::live::{Asked, Standing};
 use super::progress::Progress;
 use super::{Stop, Worker};
 use crate::authz::Permit;
-use crate::http::listener::Link;
+use crate::http::listener::ClientConnection;
 use crate::http::request::is_upgrade;
 use crate::http::upstream::{self, Body, Cleansed, Cut, Outward, forward};
 use crate::portals::Portal;
 
 /// Where a permitted request goes, and what it stands on.
 pub(super) struct Onward<'a> {
-    pub link: &'a Rc<Link>,
+    pub link: &'a Rc<ClientConnection>,
     pub portal: &'a Arc<Portal>,
     pub asked: Asked,
     /// `None`: a preflight, which rests on nobody.
@@ -78,7 +78,7 @@ impl Worker {
     /// What a tunnel holds on to. It is known from before the app is asked; what else lives on becomes known when it does.
     fn place(
         &self,
-        link: &Rc<Link>,
+        link: &Rc<ClientConnection>,
         request: &Request<Incoming>,
         (asked, standing): (&Asked, Option<&Standing>),
         cut: &Rc<Cut>,

@@ -26,7 +26,7 @@ use super::{LoginCode, LoginError, LoginFailure};
 use crate::audit::{AdminEvent, Audit, AuthEvent, Event};
 use crate::base::metrics::Metrics;
 use crate::config::{self, ProviderKind};
-use crate::limits::{LoginLimits, Reach, Shared};
+use crate::limits::{CountScope, LocalAccount, LoginLimits, SharedRate};
 use crate::session::{Revocation, Sessions};
 use crate::types::Redacted;
 
@@ -74,7 +74,7 @@ impl Account {
 
 impl Accounts {
     /// The rates that all replicas count together.
-    pub fn shared_rates(&self) -> Vec<Arc<Shared>> {
+    pub fn shared_rates(&self) -> Vec<Arc<SharedRate>> {
         self.limits.shared()
     }
 
@@ -97,7 +97,7 @@ impl Accounts {
         Ok(Arc::new(Self {
             books,
             checker,
-            limits: LoginLimits::new(config.limits.rate_login, Reach::of(&config.sessions.store)),
+            limits: LoginLimits::new(config.limits.rate_login, CountScope::of(&config.sessions.store)),
             poll: config.policies.poll,
             sessions: Arc::clone(sessions),
             audit: audit.clone(),
@@ -116,7 +116,10 @@ impl Accounts {
         };
         // a name that cannot be one is not worth a count of its own
         let counted = if check_name(name).is_ok() { name } else { "" };
-        let account = (Arc::clone(&book.provider), counted.to_owned());
+        let account = LocalAccount {
+            provider: Arc::clone(&book.provider),
+            name: counted.to_owned(),
+        };
         self.limits.check(from, &account).map_err(|refusal| busy(&refusal.detail))?;
         let users = book.users.load_full();
         let user = users.find(name);

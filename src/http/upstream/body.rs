@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::cut::{Cut, Enlist};
 use super::headers::{HeaderRules, remove_framing};
 use super::pool::Lease;
-use crate::limits::Place;
+use crate::limits::RequestSlot;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
@@ -172,7 +172,7 @@ impl RequestBody {
 pub struct Body {
     kind: Kind,
     /// Among `limits.requests`, until this is dropped.
-    place: Option<Place>,
+    place: Option<RequestSlot>,
     live: Option<Live>,
 }
 
@@ -222,7 +222,7 @@ impl Body {
 
     /// Keeps the request's place until the app's answer has ended or was dropped. The gate's own answers are small and
     /// there already: a client that does not take them costs no other its turn.
-    pub fn holding(mut self, place: Option<Place>) -> Self {
+    pub fn holding(mut self, place: Option<RequestSlot>) -> Self {
         self.place = place.filter(|_| matches!(self.kind, Kind::App { .. }));
         self
     }
