@@ -203,7 +203,8 @@ fn requests_that_other_replicas_let_pass_count_here_until_their_window_ends() {
         ..config.limits
     };
     let limits = RequestLimits::new(&limits, CountScope::AllReplicas);
-    let (alice, bob) = (address("192.0.2.1"), address("192.0.2.2"));
+    let alice = address("192.0.2.1");
+    let bob = address("192.0.2.2");
     limits.check_address(alice).unwrap();
     limits.check_address(alice).unwrap();
     let shared = limits.shared().pop().unwrap();

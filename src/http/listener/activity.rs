@@ -1,9 +1,9 @@
-//! Activity of one client connection: its open requests, what the client owes, and what it does not take.
+//! Activity of one client connection: its open requests, bytes that the client owes, bytes that it does not take.
 //!
 //! The guarded stream, the requests and their response bodies write it; the connection's one timer (`overdue`) and the
 //! stream's guard read it. All of them run on the worker thread of the connection, so nothing waits for the lock. It
 //! exists because hyper moves the stream of an upgraded connection, and therefore asks for `Send`.
-//! INVARIANT: the lock is held for a few assignments; no waker is called or dropped under it.
+//! INVARIANT: nothing awaits under the lock, and no waker is called or dropped under it.
 //!
 //! Four orders matter:
 //! - `answered` runs before hyper writes a byte of the answer. Bytes that the client sends after it saw the answer are
@@ -40,7 +40,7 @@ const DRIP_BYTES: u64 = 1024;
 /// Bytes that the answer to one PING writes. They do not show that the client reads anything else.
 const NOISE_BYTES: u64 = 17;
 
-/// How long the client of one connection may owe a head, send no request, or take no bytes.
+/// The times for which a client may owe a head, send no request, or take no bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeouts {
     pub header: Duration,
@@ -277,7 +277,7 @@ impl Activity {
         }
     }
 
-    /// Notes that a write found no room. A client that took less than `DRIP_BYTES` since the last time stays overdue.
+    /// Notes that a write found no room. Starts the send timer, and starts it again only if the client has taken `DRIP_BYTES`.
     pub fn write_stuck(&self) {
         let mut state = self.state.lock();
         let written = state.written;

@@ -29,7 +29,7 @@ pub struct ClientConnection {
     _slot: ConnectionSlot,
 }
 
-/// How a listener spawns and counts the tasks of its connections.
+/// The means by which a listener spawns, ends and counts the tasks of its connections.
 #[derive(Clone, Debug)]
 pub struct ConnectionTasks {
     /// Draining waits for every task in it.

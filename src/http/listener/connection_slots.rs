@@ -51,8 +51,9 @@ pub struct AddressSlot {
 /// The slots of one connection.
 #[derive(Debug)]
 pub struct ConnectionSlot {
-    _total: TotalSlot,
+    /// Dropped first: the map of addresses never has more entries than there are total slots.
     _address: Option<AddressSlot>,
+    _total: TotalSlot,
 }
 
 /// No slot is free.
@@ -158,8 +159,8 @@ impl ConnectionSlot {
             None => None,
         };
         Ok(Self {
-            _total: total,
             _address: address,
+            _total: total,
         })
     }
 }

@@ -29,7 +29,8 @@ async fn exchange(sent: &str, answers: usize, before: impl Fn(Option<EarlyHints>
     let guarded = TokioIo::new(GuardedStream::http1(server, Arc::clone(&activity)));
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let in_flight = activity.begin_request(request.version());
-        let (activity, before) = (Arc::clone(&activity), before.clone());
+        let activity = Arc::clone(&activity);
+        let before = before.clone();
         async move {
             before(activity.early_hints());
             tokio::task::yield_now().await;

@@ -82,9 +82,11 @@ fn serve(pieces: &[&[u8]]) -> (Vec<Served>, Vec<String>, bool) {
         received: Arc::clone(&received),
     };
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
-        let (served, activity) = (Arc::clone(&served), Arc::clone(&activity));
+        let served = Arc::clone(&served);
+        let activity = Arc::clone(&activity);
         async move {
-            let (method, target) = (request.method().to_string(), request.uri().to_string());
+            let method = request.method().to_string();
+            let target = request.uri().to_string();
             let at = {
                 let mut all = served.lock();
                 all.push((method, target, None));
@@ -375,7 +377,7 @@ fn well_formed_requests_are_served_at_every_split() {
     }
 }
 
-/// One well-formed request: its bytes, and what the service must see of it.
+/// One well-formed request: its bytes, and the request that the service must see.
 fn valid_request() -> impl Strategy<Value = (Vec<u8>, Served)> {
     let method = prop_oneof![Just("GET"), Just("POST"), Just("DELETE"), Just("M-SEARCH")];
     let fields = vec(("[A-Za-z][A-Za-z0-9-]{0,20}x", "[ -~\t]{0,40}"), 0..6);
@@ -417,18 +419,19 @@ fn valid_request() -> impl Strategy<Value = (Vec<u8>, Served)> {
 }
 
 fn split_at<'a>(bytes: &'a [u8], at: &[prop::sample::Index]) -> Vec<&'a [u8]> {
-    let mut places: Vec<usize> = at.iter().map(|index| index.index(bytes.len() + 1)).collect();
-    places.extend([0, bytes.len()]);
-    places.sort_unstable();
-    places.dedup();
-    places.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
+    let mut positions: Vec<usize> = at.iter().map(|index| index.index(bytes.len() + 1)).collect();
+    positions.extend([0, bytes.len()]);
+    positions.sort_unstable();
+    positions.dedup();
+    positions.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
 }
 
 /// Parses the first message as a strict reader does; returns the message and the rest. Works on whole lines, so that it
 /// shares nothing with the framing.
 fn reference(bytes: &[u8]) -> Option<(Served, &[u8])> {
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
-    let (head, rest) = (&bytes[..end], &bytes[end + 4..]);
+    let head = &bytes[..end];
+    let rest = &bytes[end + 4..];
     let lines = lines(head)?;
     let (first, fields) = lines.split_first()?;
     let [method, target, version] = first.split(|b| *b == b' ').collect::<Vec<_>>().try_into().ok()?;
@@ -439,7 +442,9 @@ fn reference(bytes: &[u8]) -> Option<(Served, &[u8])> {
     }
     let fields: Vec<(String, &[u8])> = fields.iter().map(|line| field_of(line)).collect::<Option<_>>()?;
     let all = |name: &str| fields.iter().filter(|(n, _)| n.replace('_', "-") == name).collect::<Vec<_>>();
-    let (hosts, lengths, encodings) = (all("host"), all("content-length"), all("transfer-encoding"));
+    let hosts = all("host");
+    let lengths = all("content-length");
+    let encodings = all("transfer-encoding");
     let new = version == b"HTTP/1.1";
     if hosts.len() > 1 || (new && hosts.is_empty()) || lengths.len() + encodings.len() > 1 {
         return None;
@@ -511,7 +516,8 @@ fn lines(text: &[u8]) -> Option<Vec<&[u8]>> {
 
 fn field_of(line: &[u8]) -> Option<(String, &[u8])> {
     let colon = line.iter().position(|b| *b == b':')?;
-    let (name, value) = (&line[..colon], &line[colon + 1..]);
+    let name = &line[..colon];
+    let value = &line[colon + 1..];
     let lawful = is_name(name) && value.iter().all(|b| *b == b'\t' || (*b >= 0x20 && *b != 0x7f));
     lawful.then(|| (String::from_utf8(name.to_ascii_lowercase()).unwrap(), value))
 }
@@ -527,11 +533,11 @@ proptest! {
     #[test]
     fn a_valid_pipeline_passes_unchanged_however_it_is_split(
         requests in vec(valid_request(), 1..5),
-        places in vec(any::<prop::sample::Index>(), 0..8),
+        positions in vec(any::<prop::sample::Index>(), 0..8),
     ) {
         let bytes: Vec<u8> = requests.iter().flat_map(|(bytes, _)| bytes.clone()).collect();
         let mut framing = Framing::new();
-        for piece in split_at(&bytes, &places) {
+        for piece in split_at(&bytes, &positions) {
             let mut rest = piece;
             loop {
                 match framing.scan(rest) {
@@ -545,7 +551,7 @@ proptest! {
             }
         }
         prop_assert_eq!(framing.heads(), requests.len() as u64);
-        let (served, statuses, refused) = serve(&split_at(&bytes, &places));
+        let (served, statuses, refused) = serve(&split_at(&bytes, &positions));
         let expected: Vec<Served> = requests.into_iter().map(|(_, served)| served).collect();
         prop_assert_eq!(served, expected);
         prop_assert!(!refused && statuses.iter().all(|status| status == "200"));
@@ -554,7 +560,7 @@ proptest! {
     #[test]
     fn of_a_mutated_pipeline_only_what_a_strict_reader_reads_is_served(
         requests in vec(valid_request(), 1..4),
-        places in vec(any::<prop::sample::Index>(), 0..4),
+        positions in vec(any::<prop::sample::Index>(), 0..4),
         mutations in vec((any::<prop::sample::Index>(), 0..4_u8, prop::sample::select(&b"\r\n\t :;,#\0\x0b0aA_-{\x80"[..])), 1..4),
     ) {
         let mut bytes: Vec<u8> = requests.iter().flat_map(|(bytes, _)| bytes.clone()).collect();
@@ -574,7 +580,7 @@ proptest! {
             lawful.push(said);
             rest = after;
         }
-        let (served, _, _) = serve(&split_at(&bytes, &places));
+        let (served, _, _) = serve(&split_at(&bytes, &positions));
         // whole requests are the strict reader's, in its order; one more may have begun and broken
         let whole: Vec<_> = served.iter().filter(|(_, _, body)| body.is_some()).cloned().collect();
         prop_assert!(lawful.starts_with(&whole), "{whole:?} of {lawful:?} in {:?}", String::from_utf8_lossy(&bytes));
