@@ -1,7 +1,7 @@
 //! Limits on requests: rates per client address, per principal and per login try, and a number of requests in flight.
 //!
 //! Beside the path; `gate` asks, and login asks for its tries. Rates use GCRA and count over all workers. A request holds a
-//! `RequestSlot` until its response body ends. With sessions in Redis the rates also count over all replicas (`shared`). A
+//! `RequestSlot` until the app's answer ends. With sessions in Redis the rates also count over all replicas (`shared`). A
 //! limit that is not configured costs one look at an `Option`. Nothing here waits or decides about a caller's identity.
 //!
 //! Workers race for the same counts. GCRA measures and replaces one number atomically per key. The number of keys is
@@ -100,24 +100,24 @@ impl CountedAs for IpAddr {
 
 impl CountedAs for PrincipalKey {
     fn bytes(&self) -> Vec<u8> {
-        with_lengths(&[&self.portal, &self.issuer, &self.principal.to_string()])
+        join_with_lengths(&[&self.portal, &self.issuer, &self.principal.to_string()])
     }
 }
 
 impl CountedAs for LocalAccount {
     fn bytes(&self) -> Vec<u8> {
-        with_lengths(&[&self.provider, &self.name])
+        join_with_lengths(&[&self.provider, &self.name])
     }
 }
 
 impl CountedAs for AccountFromAddress {
     fn bytes(&self) -> Vec<u8> {
-        with_lengths(&[&self.account.provider, &self.account.name, &self.address.to_string()])
+        join_with_lengths(&[&self.account.provider, &self.account.name, &self.address.to_string()])
     }
 }
 
 /// Joins the parts with their lengths, so that no two lists of parts give the same bytes.
-fn with_lengths(parts: &[&str]) -> Vec<u8> {
+fn join_with_lengths(parts: &[&str]) -> Vec<u8> {
     let parts = parts
         .iter()
         .map(|part| [&part.len().to_be_bytes()[..], part.as_bytes()].concat());
@@ -132,7 +132,7 @@ impl CountScope {
         }
     }
 
-    fn shared(self, rate: Rate, area: &'static str) -> Option<Arc<SharedRate>> {
+    fn shared_rate(self, rate: Rate, area: &'static str) -> Option<Arc<SharedRate>> {
         (self == Self::AllReplicas).then(|| Arc::new(SharedRate::new(rate, area)))
     }
 }
@@ -173,15 +173,15 @@ struct RequestSlots {
 pub struct RequestSlot(Arc<AtomicUsize>);
 
 impl RequestLimits {
-    pub fn new(limits: &config::Limits, reach: CountScope) -> Self {
+    pub fn new(limits: &config::Limits, scope: CountScope) -> Self {
         Self {
             address: limits.rate_per_address.map(|rate| {
                 let detail = "more requests of one address than `limits.rate_per_address`";
-                Rates::new(rate, detail, reach.shared(rate, "rate-address"))
+                Rates::new(rate, detail, scope.shared_rate(rate, "rate-address"))
             }),
             principal: limits.rate_per_principal.map(|rate| {
                 let detail = "more requests of one principal than `limits.rate_per_principal`";
-                Rates::new(rate, detail, reach.shared(rate, "rate-principal"))
+                Rates::new(rate, detail, scope.shared_rate(rate, "rate-principal"))
             }),
             slots: RequestSlots {
                 taken: Arc::default(),
@@ -197,7 +197,9 @@ impl RequestLimits {
 
     /// Counts a request of this address, or refuses it.
     pub fn check_address(&self, address: IpAddr) -> Result<(), Refusal> {
-        self.address.as_ref().map_or(Ok(()), |rates| rates.check(&network(address)))
+        self.address
+            .as_ref()
+            .map_or(Ok(()), |rates| rates.check(&client_network(address)))
     }
 
     /// Counts a request of this principal, or refuses it. Makes the key only if the rate is configured.
@@ -227,7 +229,7 @@ impl RequestLimits {
 }
 
 impl LoginLimits {
-    pub fn new(rate: Rate, reach: CountScope) -> Self {
+    pub fn new(rate: Rate, scope: CountScope) -> Self {
         let address = "more tries to log in from one address than `limits.rate_login`";
         let pair = "more tries to log in to one account from one address than `limits.rate_login`";
         let account = "more tries to log in to one account, from all addresses, than ten times `limits.rate_login`";
@@ -237,9 +239,9 @@ impl LoginLimits {
             ..rate
         };
         Self {
-            address: Rates::new(rate, address, reach.shared(rate, "login-address")),
-            pair: Rates::new(rate, pair, reach.shared(rate, "login-pair")),
-            account: Rates::new(more, account, reach.shared(more, "login-account")),
+            address: Rates::new(rate, address, scope.shared_rate(rate, "login-address")),
+            pair: Rates::new(rate, pair, scope.shared_rate(rate, "login-pair")),
+            account: Rates::new(more, account, scope.shared_rate(more, "login-account")),
         }
     }
 
@@ -251,7 +253,7 @@ impl LoginLimits {
 
     /// Counts a try, or refuses it. A try that one address has too many of does not count against the account.
     pub fn check(&self, address: IpAddr, account: &LocalAccount) -> Result<(), Refusal> {
-        let network = network(address);
+        let network = client_network(address);
         self.address.check(&network)?;
         self.pair.check(&AccountFromAddress {
             account: account.clone(),
@@ -272,7 +274,7 @@ impl LoginLimits {
 }
 
 /// Counts an IPv6 address as its /64, because a client with one address of it has them all.
-fn network(address: IpAddr) -> IpAddr {
+fn client_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << (128 - IPV6_PREFIX)))),
         v4 @ IpAddr::V4(_) => v4,

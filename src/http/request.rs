@@ -241,7 +241,7 @@ fn dns_name(host: &str) -> Option<String> {
 }
 
 /// Returns the value of a header that occurs exactly once and is text.
-fn only(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
+fn single_value(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (Some(one), None) => one.to_str().ok(),
@@ -288,7 +288,7 @@ impl Trace {
     /// half of the decision's id.
     fn from_headers(headers: &HeaderMap, decision_id: Uuid, fresh: &Fresh) -> Self {
         let [_, _, _, _, _, _, _, _, span_id @ ..] = decision_id.into_bytes();
-        match only(headers, &TRACEPARENT).and_then(parse_traceparent) {
+        match single_value(headers, &TRACEPARENT).and_then(parse_traceparent) {
             Some(parent) => Self {
                 trace_id: parent.trace_id,
                 span_id,

@@ -34,9 +34,9 @@ pub(super) enum Parsed {
 
 pub(super) fn parse(bytes: &[u8]) -> Parsed {
     if may_start_with(bytes, v2::PROTOCOL_PREFIX) {
-        binary(bytes)
+        parse_v2(bytes)
     } else if may_start_with(bytes, b"PROXY ") {
-        text(bytes)
+        parse_v1(bytes)
     } else {
         Parsed::Malformed
     }
@@ -47,7 +47,7 @@ fn may_start_with(bytes: &[u8], prefix: &[u8]) -> bool {
     bytes.starts_with(prefix) || prefix.starts_with(bytes)
 }
 
-fn binary(bytes: &[u8]) -> Parsed {
+fn parse_v2(bytes: &[u8]) -> Parsed {
     let Some(&[high, low]) = bytes.get(BINARY_PREFIX - 2..BINARY_PREFIX) else {
         return Parsed::Partial;
     };
@@ -63,15 +63,15 @@ fn binary(bytes: &[u8]) -> Parsed {
     };
     let source = match (header.command, header.protocol, header.addresses) {
         (v2::Command::Local, ..) | (_, _, v2::Addresses::Unspecified) => None,
-        (_, v2::Protocol::Stream, v2::Addresses::IPv4(ip)) => Some(address(ip.source_address, ip.source_port)),
-        (_, v2::Protocol::Stream, v2::Addresses::IPv6(ip)) => Some(address(ip.source_address, ip.source_port)),
+        (_, v2::Protocol::Stream, v2::Addresses::IPv4(ip)) => Some(socket_addr(ip.source_address, ip.source_port)),
+        (_, v2::Protocol::Stream, v2::Addresses::IPv6(ip)) => Some(socket_addr(ip.source_address, ip.source_port)),
         // a Unix socket or a datagram is no client of the gate
         _ => return Parsed::Malformed,
     };
     Parsed::Whole { source, length }
 }
 
-fn text(bytes: &[u8]) -> Parsed {
+fn parse_v1(bytes: &[u8]) -> Parsed {
     let line = bytes.get(..TEXT_BYTES_MAX).unwrap_or(bytes);
     let Some(end) = line.windows(2).position(|pair| pair == b"\r\n") else {
         return if bytes.len() < TEXT_BYTES_MAX {
@@ -84,15 +84,15 @@ fn text(bytes: &[u8]) -> Parsed {
     let source = match line.get(..length).map(v1::Header::try_from) {
         Some(Ok(header)) => match header.addresses {
             v1::Addresses::Unknown => None,
-            v1::Addresses::Tcp4(ip) => Some(address(ip.source_address, ip.source_port)),
-            v1::Addresses::Tcp6(ip) => Some(address(ip.source_address, ip.source_port)),
+            v1::Addresses::Tcp4(ip) => Some(socket_addr(ip.source_address, ip.source_port)),
+            v1::Addresses::Tcp6(ip) => Some(socket_addr(ip.source_address, ip.source_port)),
         },
         _ => return Parsed::Malformed,
     };
     Parsed::Whole { source, length }
 }
 
-fn address(ip: impl Into<IpAddr>, port: u16) -> SocketAddr {
+fn socket_addr(ip: impl Into<IpAddr>, port: u16) -> SocketAddr {
     SocketAddr::new(ip.into().to_canonical(), port)
 }
 

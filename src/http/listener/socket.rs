@@ -48,14 +48,14 @@ pub(super) struct Accepted {
 pub fn bind(address: SocketAddr, copies: usize) -> io::Result<Vec<std::net::TcpListener>> {
     if address.port() != 0 {
         // bound and dropped: fails if another process listens there, with or without SO_REUSEPORT
-        let probe = unbound(address)?;
+        let probe = new_socket(address)?;
         probe.bind(&address.into())?;
         probe.listen(1)?;
     }
     let mut listeners: Vec<std::net::TcpListener> = Vec::with_capacity(copies);
     for _ in 0..copies {
         let address = listeners.first().map_or(Ok(address), std::net::TcpListener::local_addr)?;
-        let socket = unbound(address)?;
+        let socket = new_socket(address)?;
         socket.set_reuse_port(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
@@ -64,7 +64,7 @@ pub fn bind(address: SocketAddr, copies: usize) -> io::Result<Vec<std::net::TcpL
     Ok(listeners)
 }
 
-fn unbound(address: SocketAddr) -> io::Result<RawSocket> {
+fn new_socket(address: SocketAddr) -> io::Result<RawSocket> {
     let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
@@ -135,15 +135,15 @@ impl Socket {
     /// Accepts the connections in the kernel's queue and stops listening. Dropping a listener would reset them.
     pub(super) fn into_queued(self) -> Vec<Accepted> {
         match self {
-            Self::Tcp(listener) => listener.into_std().map(|l| queued(|| tcp_queued(&l))),
-            Self::Unix(listener) => listener.into_std().map(|l| queued(|| unix_queued(&l))),
+            Self::Tcp(listener) => listener.into_std().map(|l| accept_all(|| accept_tcp(&l))),
+            Self::Unix(listener) => listener.into_std().map(|l| accept_all(|| accept_unix(&l))),
         }
         .unwrap_or_default()
     }
 }
 
 /// Asks the kernel, not the runtime, which may not know yet that connections are in the queue.
-fn queued(mut accept: impl FnMut() -> io::Result<Accepted>) -> Vec<Accepted> {
+fn accept_all(mut accept: impl FnMut() -> io::Result<Accepted>) -> Vec<Accepted> {
     let mut all = Vec::new();
     for _ in 0..BACKLOG {
         match accept() {
@@ -156,7 +156,7 @@ fn queued(mut accept: impl FnMut() -> io::Result<Accepted>) -> Vec<Accepted> {
     all
 }
 
-fn tcp_queued(listener: &std::net::TcpListener) -> io::Result<Accepted> {
+fn accept_tcp(listener: &std::net::TcpListener) -> io::Result<Accepted> {
     let (stream, peer) = listener.accept()?;
     stream.set_nonblocking(true)?;
     drop(stream.set_nodelay(true));
@@ -166,7 +166,7 @@ fn tcp_queued(listener: &std::net::TcpListener) -> io::Result<Accepted> {
     })
 }
 
-fn unix_queued(listener: &std::os::unix::net::UnixListener) -> io::Result<Accepted> {
+fn accept_unix(listener: &std::os::unix::net::UnixListener) -> io::Result<Accepted> {
     let (stream, _) = listener.accept()?;
     stream.set_nonblocking(true)?;
     Ok(Accepted {

@@ -10,7 +10,7 @@ use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
-use super::{Authority, ClientFacts, NamedBy, Target, authority, invalid, only};
+use super::{Authority, ClientFacts, NamedBy, Target, authority, invalid, single_value};
 use crate::denial::Refusal;
 use crate::types::Scheme;
 
@@ -43,7 +43,7 @@ pub fn client_facts(
 ) -> Result<ClientFacts, Refusal> {
     let peer = peer.to_canonical();
     let stated = if is_trusted(peer, trusted) {
-        agreed(x_forwarded(headers, trusted)?, rfc_7239(headers, trusted)?)?
+        merge(read_x_forwarded(headers, trusted)?, read_forwarded(headers, trusted)?)?
     } else {
         Statements::default()
     };
@@ -68,7 +68,7 @@ pub fn client_facts(
 
 /// SECURITY: if both families are there they must state the same facts. A fact that one does not state could be the
 /// client's own in the other.
-fn agreed(x_forwarded: Statements, forwarded: Statements) -> Result<Statements, Refusal> {
+fn merge(x_forwarded: Statements, forwarded: Statements) -> Result<Statements, Refusal> {
     match (x_forwarded == Statements::default(), forwarded == Statements::default()) {
         (_, true) => Ok(x_forwarded),
         (true, _) => Ok(forwarded),
@@ -77,22 +77,22 @@ fn agreed(x_forwarded: Statements, forwarded: Statements) -> Result<Statements, 
     }
 }
 
-fn x_forwarded(headers: &HeaderMap, trusted: &[IpNet]) -> Result<Statements, Refusal> {
+fn read_x_forwarded(headers: &HeaderMap, trusted: &[IpNet]) -> Result<Statements, Refusal> {
     let mut stated = Statements::default();
     if headers.contains_key(&FOR) {
-        let hops = from_the_right(headers, &FOR, |line| Some(line.split(',').collect()));
-        let addresses = hops.map(|hop| hop_address(hop?.trim()));
+        let hops = items_from_right(headers, &FOR, |line| Some(line.split(',').collect()));
+        let addresses = hops.map(|hop| parse_address(hop?.trim()));
         let client = rightmost_untrusted(addresses, |address| *address, trusted);
         stated.source_ip = Some(client.ok_or(invalid("`X-Forwarded-For` is no list of addresses"))?);
     }
     if headers.contains_key(&PROTO) {
-        stated.scheme = only(headers, &PROTO).and_then(scheme_named);
+        stated.scheme = single_value(headers, &PROTO).and_then(scheme_named);
         stated
             .scheme
             .ok_or(invalid("`X-Forwarded-Proto` is neither http nor https"))?;
     }
     if headers.contains_key(&NAMED_HOST) {
-        stated.host = only(headers, &NAMED_HOST).and_then(authority);
+        stated.host = single_value(headers, &NAMED_HOST).and_then(authority);
         if stated.host.is_none() {
             return Err(invalid("`X-Forwarded-Host` is not one host"));
         }
@@ -100,12 +100,12 @@ fn x_forwarded(headers: &HeaderMap, trusted: &[IpNet]) -> Result<Statements, Ref
     Ok(stated)
 }
 
-fn rfc_7239(headers: &HeaderMap, trusted: &[IpNet]) -> Result<Statements, Refusal> {
+fn read_forwarded(headers: &HeaderMap, trusted: &[IpNet]) -> Result<Statements, Refusal> {
     let malformed = || invalid("`Forwarded` is not a list of hops that each name an address");
     if !headers.contains_key(FORWARDED) {
         return Ok(Statements::default());
     }
-    let hops = from_the_right(headers, &FORWARDED, |line| split(line, ',')).map(|element| hop(element?));
+    let hops = items_from_right(headers, &FORWARDED, |line| split_unquoted(line, ',')).map(|element| parse_hop(element?));
     let client = rightmost_untrusted(hops, |hop| hop.source_ip, trusted).ok_or_else(malformed)?;
     Ok(Statements {
         source_ip: Some(client.source_ip),
@@ -121,7 +121,7 @@ fn rfc_7239(headers: &HeaderMap, trusted: &[IpNet]) -> Result<Statements, Refusa
 }
 
 /// Returns a header's items from the last one of the last line on; `None` in place of an unreadable line.
-fn from_the_right<'a>(
+fn items_from_right<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
     items: impl Fn(&'a str) -> Option<Vec<&'a str>>,
@@ -149,7 +149,7 @@ fn rightmost_untrusted<T>(hops: impl Iterator<Item = Option<T>>, address: impl F
 }
 
 /// Splits outside quotes; `None` if a quote stays open.
-fn split(text: &str, at: char) -> Option<Vec<&str>> {
+fn split_unquoted(text: &str, at: char) -> Option<Vec<&str>> {
     let mut quoted = false;
     let mut escaped = false;
     let mut parts = Vec::new();
@@ -176,11 +176,11 @@ fn split(text: &str, at: char) -> Option<Vec<&str>> {
 }
 
 /// Parses `for=192.0.2.1;proto=https;host="shop.test"`. `None` if it is malformed or names no address (`unknown`, `_hidden`).
-fn hop(element: &str) -> Option<Hop> {
+fn parse_hop(element: &str) -> Option<Hop> {
     let mut address = None;
     let mut proto = None;
     let mut host = None;
-    for pair in split(element, ';')? {
+    for pair in split_unquoted(element, ';')? {
         let (name, value) = pair.trim().split_once('=')?;
         let slot = match name.to_ascii_lowercase().as_str() {
             "for" => &mut address,
@@ -188,18 +188,18 @@ fn hop(element: &str) -> Option<Hop> {
             "host" => &mut host,
             _ => continue,
         };
-        if slot.replace(unquoted(value)?).is_some() {
+        if slot.replace(unquote(value)?).is_some() {
             return None;
         }
     }
     Some(Hop {
-        source_ip: hop_address(&address?)?,
+        source_ip: parse_address(&address?)?,
         proto,
         host,
     })
 }
 
-fn unquoted(value: &str) -> Option<String> {
+fn unquote(value: &str) -> Option<String> {
     let Some(inner) = value.strip_prefix('"') else {
         return (!value.contains('"')).then(|| value.to_owned());
     };
@@ -215,7 +215,7 @@ fn scheme_named(text: &str) -> Option<Scheme> {
 }
 
 /// Parses an address as proxies write it: bare, `ip:port`, `[ipv6]` or `[ipv6]:port`.
-fn hop_address(hop: &str) -> Option<IpAddr> {
+fn parse_address(hop: &str) -> Option<IpAddr> {
     let address = hop
         .parse::<IpAddr>()
         .ok()

@@ -15,8 +15,10 @@
 //! A fault here can refuse too much. It can never let more pass than hyper accepts by itself (docs/decisions/0011).
 
 mod byte_classes;
+mod field_name;
 
 use byte_classes::{TARGET, TOKEN, run, value_run};
+use field_name::{Field, SplitName, classify};
 
 /// Bytes that hyper refuses at every position of a head or a line; they also end every line and head.
 pub const INVALID_BYTES: &[u8] = b"\0\r\n\r\n";
@@ -29,7 +31,6 @@ const CHUNK_DIGITS_MAX: u8 = 16;
 
 const VERSION: &[u8] = b"HTTP/1.";
 const CHUNKED: &[u8] = b"chunked";
-const LONGEST_NAME: usize = b"transfer-encoding".len();
 
 /// The verdict on the bytes of one read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -105,24 +106,6 @@ struct Head {
     length: Option<u64>,
     chunked: bool,
     upgrade: bool,
-}
-
-/// The start of a field name that came in several reads.
-#[derive(Clone, Copy, Debug, Default)]
-struct SplitName {
-    bytes: [u8; LONGEST_NAME],
-    length: usize,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Field {
-    Other,
-    Host,
-    Length,
-    Encoding,
-    Upgrade,
-    /// A framing name with `_` for `-`, which some apps take for the real one.
-    Alias,
 }
 
 /// The offset of a byte that the grammar does not allow at its position.
@@ -209,18 +192,18 @@ impl Framing {
     /// Reads the bytes of one step and returns the rest.
     fn advance<'a>(&mut self, rest: &'a [u8]) -> Result<&'a [u8], BadByte> {
         let after = match self.step {
-            Step::Start | Step::Method | Step::TargetStart | Step::Target => self.request_line(rest),
-            Step::Version(seen) => self.version(rest, seen),
-            Step::LineStart | Step::Name => self.name(rest),
-            Step::Value => self.value(rest),
-            Step::Length(digits) => self.length(rest, digits),
-            Step::Encoding(seen) => self.encoding(rest, seen),
+            Step::Start | Step::Method | Step::TargetStart | Step::Target => self.read_request_line(rest),
+            Step::Version(seen) => self.read_version(rest, seen),
+            Step::LineStart | Step::Name => self.read_name(rest),
+            Step::Value => self.read_value(rest),
+            Step::Length(digits) => self.read_length(rest, digits),
+            Step::Encoding(seen) => self.read_encoding(rest, seen),
             Step::VersionEnd | Step::LineEnd => self.expect(rest, b'\n', Step::LineStart),
-            Step::SectionEnd => self.section_end(rest),
+            Step::SectionEnd => self.end_section(rest),
             Step::Body(left) => self.skip(rest, left, Step::Body, Step::Held),
             Step::ChunkData(left) => self.skip(rest, left, Step::ChunkData, Step::ChunkDataEnd),
-            Step::ChunkSize { size, digits } => self.chunk_size(rest, size, digits),
-            Step::ChunkSizeEnd(size) => self.chunk_size_end(rest, size),
+            Step::ChunkSize { size, digits } => self.read_chunk_size(rest, size, digits),
+            Step::ChunkSizeEnd(size) => self.end_chunk_size(rest, size),
             Step::ChunkDataEnd => self.expect(rest, b'\r', Step::ChunkDataLf),
             Step::ChunkDataLf => self.expect(rest, b'\n', Step::ChunkSize { size: 0, digits: 0 }),
             Step::Held | Step::Tunnel | Step::Refused => Err(BadByte(0)),
@@ -235,7 +218,7 @@ impl Framing {
     }
 
     /// Method and target, each at least one byte and followed by one space.
-    fn request_line<'a>(&mut self, rest: &'a [u8]) -> Result<&'a [u8], BadByte> {
+    fn read_request_line<'a>(&mut self, rest: &'a [u8]) -> Result<&'a [u8], BadByte> {
         let (class, current, next) = match self.step {
             Step::Start | Step::Method => (TOKEN, Step::Method, Step::TargetStart),
             _ => (TARGET, Step::Target, Step::Version(0)),
@@ -254,7 +237,7 @@ impl Framing {
         }
     }
 
-    fn version<'a>(&mut self, rest: &'a [u8], seen: usize) -> Result<&'a [u8], BadByte> {
+    fn read_version<'a>(&mut self, rest: &'a [u8], seen: usize) -> Result<&'a [u8], BadByte> {
         if let (0, [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1', b'\r', after @ ..]) = (seen, rest) {
             // the common case in one step
             self.head = Head {
@@ -283,13 +266,13 @@ impl Framing {
     }
 
     /// A field name up to its colon, or the CR of the empty line.
-    fn name<'a>(&mut self, rest: &'a [u8]) -> Result<&'a [u8], BadByte> {
+    fn read_name<'a>(&mut self, rest: &'a [u8]) -> Result<&'a [u8], BadByte> {
         if self.step == Step::LineStart {
             if let [b'\r', after @ ..] = rest {
                 self.step = Step::SectionEnd;
-                return self.end_of_fields().map(|()| after);
+                return self.check_head().map(|()| after);
             }
-            self.name.length = 0;
+            self.name.clear();
         }
         let length = run(rest, TOKEN);
         let Some((piece, after)) = rest.split_at_checked(length) else {
@@ -307,16 +290,16 @@ impl Framing {
                     self.name.push(piece);
                     self.name.field()
                 } else {
-                    field(piece)
+                    classify(piece)
                 };
-                self.field(field).map(|()| after).map_err(|BadByte(_)| BadByte(length))
+                self.apply_field(field).map(|()| after).map_err(|BadByte(_)| BadByte(length))
             }
             _ => Err(BadByte(length)),
         }
     }
 
     /// Applies a field's name to the framing, and selects how its value is read.
-    fn field(&mut self, field: Field) -> Result<(), BadByte> {
+    fn apply_field(&mut self, field: Field) -> Result<(), BadByte> {
         let head = &mut self.head;
         let trailers = self.section == Section::Trailers;
         self.step = match field {
@@ -344,7 +327,7 @@ impl Framing {
         Ok(())
     }
 
-    fn value<'a>(&mut self, rest: &'a [u8]) -> Result<&'a [u8], BadByte> {
+    fn read_value<'a>(&mut self, rest: &'a [u8]) -> Result<&'a [u8], BadByte> {
         let length = value_run(rest);
         match rest.split_at_checked(length) {
             // the common case in one step
@@ -362,7 +345,7 @@ impl Framing {
     }
 
     /// Reads a canonical decimal: spaces may precede it, only CR may follow it.
-    fn length<'a>(&mut self, rest: &'a [u8], digits: u8) -> Result<&'a [u8], BadByte> {
+    fn read_length<'a>(&mut self, rest: &'a [u8], digits: u8) -> Result<&'a [u8], BadByte> {
         let Some((byte, after)) = rest.split_first() else {
             return Ok(rest);
         };
@@ -380,7 +363,7 @@ impl Framing {
         Ok(after)
     }
 
-    fn encoding<'a>(&mut self, rest: &'a [u8], seen: usize) -> Result<&'a [u8], BadByte> {
+    fn read_encoding<'a>(&mut self, rest: &'a [u8], seen: usize) -> Result<&'a [u8], BadByte> {
         let Some((byte, after)) = rest.split_first() else {
             return Ok(rest);
         };
@@ -405,14 +388,14 @@ impl Framing {
     }
 
     /// Checks the complete head. Its last two bytes have not passed yet.
-    fn end_of_fields(&self) -> Result<(), BadByte> {
+    fn check_head(&self) -> Result<(), BadByte> {
         if self.section == Section::Head && self.head.http11 && !self.head.host {
             return Err(BadByte(0));
         }
         Ok(())
     }
 
-    fn section_end<'a>(&mut self, rest: &'a [u8]) -> Result<&'a [u8], BadByte> {
+    fn end_section<'a>(&mut self, rest: &'a [u8]) -> Result<&'a [u8], BadByte> {
         let after = self.expect(rest, b'\n', Step::Start)?;
         if self.section == Section::Trailers {
             self.end_message();
@@ -440,7 +423,7 @@ impl Framing {
         rest.get(length..).ok_or(BadByte(0))
     }
 
-    fn chunk_size<'a>(&mut self, rest: &'a [u8], size: u64, digits: u8) -> Result<&'a [u8], BadByte> {
+    fn read_chunk_size<'a>(&mut self, rest: &'a [u8], size: u64, digits: u8) -> Result<&'a [u8], BadByte> {
         let Some((byte, after)) = rest.split_first() else {
             return Ok(rest);
         };
@@ -455,7 +438,7 @@ impl Framing {
         Ok(after)
     }
 
-    fn chunk_size_end<'a>(&mut self, rest: &'a [u8], size: u64) -> Result<&'a [u8], BadByte> {
+    fn end_chunk_size<'a>(&mut self, rest: &'a [u8], size: u64) -> Result<&'a [u8], BadByte> {
         let next = if size == 0 { Step::LineStart } else { Step::ChunkData(size) };
         let after = self.expect(rest, b'\n', next)?;
         if size == 0 {
@@ -469,42 +452,6 @@ impl Framing {
     fn end_message(&mut self) {
         self.step = if self.head.upgrade { Step::Held } else { Step::Start };
         self.section = Section::Head;
-    }
-}
-
-impl SplitName {
-    /// Adds a piece. A name longer than every framing name keeps its length only.
-    fn push(&mut self, piece: &[u8]) {
-        for byte in piece {
-            if let Some(slot) = self.bytes.get_mut(self.length) {
-                *slot = *byte;
-            }
-            self.length = self.length.saturating_add(1);
-        }
-    }
-
-    fn field(&self) -> Field {
-        self.bytes.get(..self.length).map_or(Field::Other, field)
-    }
-}
-
-fn field(name: &[u8]) -> Field {
-    let framing = |wanted: &[u8], found| {
-        let same = |(a, b): (&u8, &u8)| a.eq_ignore_ascii_case(b) || (*a == b'_' && *b == b'-');
-        if name.eq_ignore_ascii_case(wanted) {
-            found
-        } else if name.iter().zip(wanted).all(same) {
-            Field::Alias
-        } else {
-            Field::Other
-        }
-    };
-    match name.len() {
-        4 if name.eq_ignore_ascii_case(b"host") => Field::Host,
-        7 if name.eq_ignore_ascii_case(b"upgrade") => Field::Upgrade,
-        14 => framing(b"content-length", Field::Length),
-        17 => framing(b"transfer-encoding", Field::Encoding),
-        _ => Field::Other,
     }
 }
 

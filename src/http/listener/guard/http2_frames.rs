@@ -137,7 +137,7 @@ impl Frames {
         }
         let counts = std::mem::take(&mut self.counts);
         if counts.control | counts.resets | counts.window_updates > 0 {
-            self.count(counts, written, clock())?;
+            self.fill_buckets(counts, written, clock())?;
         }
         Ok(counts.control)
     }
@@ -165,7 +165,7 @@ impl Frames {
                 *have += length;
                 if *have == HEADER_BYTES {
                     let header = *bytes;
-                    self.frame(header)?;
+                    self.count_frame(header)?;
                 }
                 rest.get(length..)
             }
@@ -173,7 +173,7 @@ impl Frames {
         Ok(after)
     }
 
-    fn frame(&mut self, header: [u8; HEADER_BYTES]) -> Result<(), Flood> {
+    fn count_frame(&mut self, header: [u8; HEADER_BYTES]) -> Result<(), Flood> {
         let [a, b, c, kind, flags, ..] = header;
         let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
         let ends = if flags & END_HEADERS == 0 { Block::Open } else { Block::Last };
@@ -214,7 +214,7 @@ impl Frames {
         };
     }
 
-    fn count(&mut self, counts: Counts, written: u64, now: Instant) -> Result<(), Flood> {
+    fn fill_buckets(&mut self, counts: Counts, written: u64, now: Instant) -> Result<(), Flood> {
         let explained = written.saturating_sub(self.written) / WINDOW_UPDATE_BYTES;
         self.written += explained * WINDOW_UPDATE_BYTES;
         self.free_updates = self.free_updates.saturating_add(explained).min(WINDOW_UPDATES_FREE_MAX);
