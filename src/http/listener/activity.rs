@@ -231,7 +231,7 @@ impl Activity {
         self.state.lock().refused = true;
     }
 
-    /// Notes HTTP/1 bytes that `framing` has read.
+    /// Notes whether the HTTP/1 bytes that `framing` has read end inside a head.
     pub fn http1_bytes_came(&self, framing: &Framing) {
         let mut state = self.state.lock();
         state.in_head = framing.is_in_head();

@@ -44,6 +44,8 @@ enum Guard {
 #[derive(Debug)]
 struct Http1Guard {
     framing: Framing,
+    /// True if the bytes before the last read ended inside a head.
+    was_in_head: bool,
     held: BytesMut,
     /// The rest of `INVALID_BYTES` that hyper has not read yet; nothing comes after it.
     invalid: Option<&'static [u8]>,
@@ -53,6 +55,7 @@ impl<S> GuardedStream<S> {
     pub fn http1(stream: S, activity: Arc<Activity>) -> Self {
         let guard = Guard::Http1(Box::new(Http1Guard {
             framing: Framing::new(),
+            was_in_head: false,
             held: BytesMut::new(),
             invalid: None,
         }));
@@ -113,10 +116,18 @@ impl Http1Guard {
             self.held.unsplit(unread);
             // if all bytes are held back, read on: an empty read would mean the end of the stream
             if buf.filled().len() > before {
-                activity.http1_bytes_came(&self.framing);
+                self.note_head(activity);
                 return Poll::Ready(Ok(()));
             }
         }
+    }
+
+    /// Tells `Activity` whether a head is unfinished. Most reads hold whole heads, and change nothing.
+    fn note_head(&mut self, activity: &Activity) {
+        if self.framing.is_in_head() || self.was_in_head {
+            activity.http1_bytes_came(&self.framing);
+        }
+        self.was_in_head = self.framing.is_in_head();
     }
 
     /// Tells the framing what the bytes behind an upgrade request are, once its answer is known.
