@@ -26,7 +26,7 @@ pub use self::users::{NAME_CHARS_MAX, UserState, Users, UsersError, check_name, 
 use crate::audit::{AdminEvent, Audit, AuthEvent, Event};
 use crate::base::metrics::Metrics;
 use crate::config::{self, ProviderKind};
-use crate::limits::{LoginLimits, Reach, Shared};
+use crate::limits::{CountScope, LocalAccount, LoginLimits, SharedRate};
 use crate::session::{Revocation, Sessions};
 use crate::types::Redacted;
 
@@ -101,7 +101,7 @@ impl Account {
 
 impl Accounts {
     /// The rates that all replicas count together.
-    pub fn shared_rates(&self) -> Vec<Arc<Shared>> {
+    pub fn shared_rates(&self) -> Vec<Arc<SharedRate>> {
         self.limits.shared()
     }
 
@@ -131,7 +131,7 @@ impl Accounts {
         Ok(Arc::new(Self {
             files,
             checker,
-            limits: LoginLimits::new(config.limits.rate_login, Reach::of(&config.sessions.store)),
+            limits: LoginLimits::new(config.limits.rate_login, CountScope::of(&config.sessions.store)),
             poll: config.policies.poll,
             sessions: Arc::clone(sessions),
             audit: audit.clone(),
@@ -149,7 +149,10 @@ impl Accounts {
         };
         // all malformed names share one count: they can never name an account
         let counted_name = if check_name(name).is_ok() { name } else { "" };
-        let counted_account = (Arc::clone(&file.provider), counted_name.to_owned());
+        let counted_account = LocalAccount {
+            provider: Arc::clone(&file.provider),
+            name: counted_name.to_owned(),
+        };
         self.limits
             .check(from, &counted_account)
             .map_err(|refusal| CheckError::RateLimited(refusal.detail.into_owned()))?;

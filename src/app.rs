@@ -35,7 +35,7 @@ use crate::audit::{AdminEvent, AuditError, Event, HttpRejected};
 use crate::authn::{AssertionError, AuthnError};
 use crate::config::Config;
 use crate::gate::Gate;
-use crate::http::listener::{ConnectionCount, Front, PeerAddr, Rejected};
+use crate::http::listener::{ConnectionCount, ListenerContext, PeerAddr, Rejected};
 use crate::http::pages::ThemeError;
 use crate::http::tls::CertificateError;
 use crate::http::upstream::TlsError;
@@ -160,7 +160,7 @@ fn record_start(gate: &Gate) {
 }
 
 /// The state that all connections of one listener share; rejected bytes get an `http_rejected` record.
-fn listener_context(gate: &Arc<Gate>, count: ConnectionCount) -> Front {
+fn listener_context(gate: &Arc<Gate>, count: ConnectionCount) -> ListenerContext {
     let audit = gate.audit.clone();
     let on_rejected = move |reason: Rejected, peer: PeerAddr| {
         audit.send(Event::HttpRejected(HttpRejected {
@@ -168,7 +168,7 @@ fn listener_context(gate: &Arc<Gate>, count: ConnectionCount) -> Front {
             peer: Some(peer.ip()),
         }));
     };
-    Front::new(&gate.config.limits, count, &gate.metrics, Box::new(on_rejected))
+    ListenerContext::new(&gate.config.limits, count, &gate.metrics, Box::new(on_rejected))
 }
 
 fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {

@@ -346,22 +346,26 @@ fn a_request_head_names_one_host_and_one_path_or_is_refused() {
     ];
     Fuzz::new("head", words).run(|input| {
         let Some(parts) = head(input) else { return false };
-        let (request_id, trace) = correlation(&parts.headers, Uuid::now_v7());
+        let request::Correlation { request_id, trace } = correlation(&parts.headers, Uuid::now_v7());
         assert_eq!(trace.traceparent().len(), 55);
         assert!((1..=128).contains(&request_id.len()));
         let Ok(target) = request::check(&parts) else { return false };
         let named = target.host.as_str();
-        assert_eq!(authority(named), Some((named.to_owned(), None)), "the host is not one");
+        let without_port = |host: &str| request::Authority {
+            host: host.to_owned(),
+            port: None,
+        };
+        assert_eq!(authority(named), Some(without_port(named)), "the host is not one");
         assert!(!named.contains(['@', '/', ' ', '%', '?', '#']) && named == named.to_ascii_lowercase());
         assert!(target.path.starts_with('/') && target.port != Some(0));
         let trusted = ["10.0.0.0/8".parse().unwrap()];
         for peer in ["10.1.2.3", "::ffff:10.1.2.3", "9.9.9.9"] {
             let peer: std::net::IpAddr = peer.parse().unwrap();
-            let Ok(facts) = request::client_facts(&parts.headers, (peer, Scheme::Http), target.clone(), &trusted) else {
+            let Ok(facts) = request::client_facts(&parts.headers, peer, Scheme::Http, target.clone(), &trusted) else {
                 continue;
             };
             assert_eq!(facts.source_ip, facts.source_ip.to_canonical());
-            assert_eq!(authority(&facts.host), Some((facts.host.clone(), None)));
+            assert_eq!(authority(&facts.host), Some(without_port(&facts.host)));
             if peer.to_string() == "9.9.9.9" {
                 assert_eq!(
                     (facts.source_ip, &facts.host, facts.scheme),
@@ -415,7 +419,7 @@ fn a_trace_goes_on_only_from_the_exact_form() {
         let (mut parts, ()) = Request::new(()).into_parts();
         parts.headers.append("traceparent", value);
         parts.headers.append("tracestate", HeaderValue::from_static("a=b"));
-        let (_, trace) = correlation(&parts.headers, Uuid::now_v7());
+        let trace = correlation(&parts.headers, Uuid::now_v7()).trace;
         let text = String::from_utf8_lossy(input);
         let continued = !trace.state.is_empty();
         if continued {

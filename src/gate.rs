@@ -41,11 +41,11 @@ use crate::base::metrics::Metrics;
 use crate::config::{AuditAllow, Config};
 use crate::doors::login::LoginDoor;
 use crate::http::answer::{self, AnswerContext, Style};
-use crate::http::listener::Link;
+use crate::http::listener::ClientConnection;
 use crate::http::pages::Theme;
-use crate::http::request::{self, ClientFacts, correlation, is_upgrade};
+use crate::http::request::{self, ClientFacts, Correlation, correlation, is_upgrade};
 use crate::http::upstream::{Body, Pool, UpstreamError, sanitize};
-use crate::limits::{Place, RequestLimits};
+use crate::limits::{RequestLimits, RequestSlot};
 use crate::login::RelyingParty;
 use crate::portals::{Active, Portal, SharedServing};
 use crate::session::Sessions;
@@ -107,11 +107,11 @@ impl From<Refusal> for Stop {
 
 impl Worker {
     /// Answers one request; never fails.
-    pub async fn handle(&self, request: Request<Incoming>, link: Rc<Link>) -> Response<Body> {
-        let place = self.gate.limits.place();
+    pub async fn handle(&self, request: Request<Incoming>, link: Rc<ClientConnection>) -> Response<Body> {
+        let place = self.gate.limits.acquire_slot();
         let style = Style::for_request(request.method(), request.headers());
         let decision_id = Uuid::now_v7();
-        let (request_id, trace) = correlation(request.headers(), decision_id);
+        let Correlation { request_id, trace } = correlation(request.headers(), decision_id);
         let answer = AnswerContext {
             style,
             decision_id,
@@ -174,8 +174,8 @@ impl Worker {
     async fn gate(
         &self,
         request: Request<Incoming>,
-        link: &Rc<Link>,
-        place: Option<&Place>,
+        link: &Rc<ClientConnection>,
+        place: Option<&RequestSlot>,
         progress: &mut Progress,
     ) -> Result<Response<Body>, Stop> {
         // the request as HTTP: one meaning, or none
@@ -188,7 +188,8 @@ impl Worker {
         progress.set_path(&path);
         let client = request::client_facts(
             &parts.headers,
-            (link.peer.ip(), link.scheme),
+            link.peer.ip(),
+            link.scheme,
             target,
             &self.gate.config.trusted_proxies,
         )?;

@@ -1,8 +1,12 @@
-//! How much one caller may ask, and how much everybody may ask at once.
+//! Limits on requests: rates per client address, per principal and per login try, and a number of requests in flight.
 //!
-//! Beside the path; `gate` asks. Rates are counted per client address and per principal, by GCRA, over all workers;
-//! requests being answered are counted by places that go with their response's body; with sessions in Redis the rates
-//! are those of all replicas together (`shared`). What is not configured costs one look at an `Option`. Nothing here waits, and nothing here decides who somebody is.
+//! Beside the path; `gate` asks, and login asks for its tries. Rates use GCRA and count over all workers. A request holds a
+//! `RequestSlot` until the app's answer ends. With sessions in Redis the rates also count over all replicas (`shared`). A
+//! limit that is not configured costs one look at an `Option`. Nothing here waits or decides about a caller's identity.
+//!
+//! Workers race for the same counts. GCRA measures and replaces one number atomically per key. The number of keys is
+//! reserved before a key is inserted, so the map never passes `KEYS_MAX`; a worker that loses the race for the same key
+//! gives its reservation back. When the map is full, further keys share spare counts, so no caller passes uncounted.
 
 mod shared;
 
@@ -22,21 +26,21 @@ use governor::state::{InMemoryState, NotKeyed, StateStore};
 use governor::{Quota, RateLimiter};
 
 use self::shared::CountedAs;
-pub use self::shared::{Passed, Shared};
+pub use self::shared::{PassedRequests, SharedRate};
 use crate::config::{self, Rate, SessionStore};
 use crate::denial::{Denial, Refusal};
 
-/// Callers of one kind that are counted each for themselves. Further ones share `SPARE_COUNTS`: a flood of addresses
-/// takes neither memory nor the turn of a caller who is known already, and nobody passes uncounted.
+/// Keys of one rate that have a count of their own. Further keys share `SPARE_COUNTS`: a flood of addresses takes no
+/// memory and does not use up the rate of a known caller, and every caller is counted.
 const KEYS_MAX: usize = 100_000;
-/// Counts that callers beyond `KEYS_MAX` share, told apart by a hash that only this process knows.
+/// Counts that keys beyond `KEYS_MAX` share. The hash that selects one has a secret seed.
 const SPARE_COUNTS: usize = 1024;
-/// The network part of an IPv6 address: what one customer gets.
+/// Bits of the network part of an IPv6 address: one customer has a whole /64.
 const IPV6_PREFIX: u32 = 64;
-/// How many times `limits.rate_login` one account gets from all addresses together: one address alone never locks its
-/// owner out, and many guess no faster than this.
+/// One account gets so many times `limits.rate_login` from all addresses together: one address alone cannot lock the
+/// account's owner out, and many addresses together guess no faster than this.
 const ACCOUNT_TIMES: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
-/// Smallest time between two requests that a rate can say.
+/// Shortest time between two requests that a rate can express.
 const PERIOD_MIN: Duration = Duration::from_nanos(1);
 
 /// Every limit on requests, as configured.
@@ -44,10 +48,10 @@ const PERIOD_MIN: Duration = Duration::from_nanos(1);
 pub struct RequestLimits {
     address: Option<Rates<IpAddr>>,
     principal: Option<Rates<PrincipalKey>>,
-    places: Places,
+    slots: RequestSlots,
 }
 
-/// One principal in one portal. An issuer is part of it: two issuers may know different people by one name.
+/// One principal in one portal. The issuer is part of the key: two issuers may use one name for different people.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct PrincipalKey {
     pub portal: Arc<str>,
@@ -55,21 +59,32 @@ pub struct PrincipalKey {
     pub principal: EntityUid,
 }
 
-/// Tries to log in to local accounts: each counts against the address first, then against the account from there, then
-/// against the account from everywhere.
+/// Rates of tries to log in to local accounts. Each try counts against its address, then against the account from that
+/// address, then against the account from all addresses.
 #[derive(Debug)]
 pub struct LoginLimits {
     address: Rates<IpAddr>,
-    pair: Rates<(LocalAccount, IpAddr)>,
+    pair: Rates<AccountFromAddress>,
     account: Rates<LocalAccount>,
 }
 
-/// Provider and name; names that nobody has are counted like any other.
-pub type LocalAccount = (Arc<str>, String);
+/// A local account. Names of accounts that do not exist are counted alike.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct LocalAccount {
+    pub provider: Arc<str>,
+    pub name: String,
+}
 
-/// Who counts together.
+/// One account, tried from one address.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+struct AccountFromAddress {
+    account: LocalAccount,
+    address: IpAddr,
+}
+
+/// The processes that count a rate together.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Reach {
+pub enum CountScope {
     ThisProcess,
     AllReplicas,
 }
@@ -85,32 +100,31 @@ impl CountedAs for IpAddr {
 
 impl CountedAs for PrincipalKey {
     fn bytes(&self) -> Vec<u8> {
-        with_lengths(&[&self.portal, &self.issuer, &self.principal.to_string()])
+        join_with_lengths(&[&self.portal, &self.issuer, &self.principal.to_string()])
     }
 }
 
 impl CountedAs for LocalAccount {
     fn bytes(&self) -> Vec<u8> {
-        with_lengths(&[&self.0, &self.1])
+        join_with_lengths(&[&self.provider, &self.name])
     }
 }
 
-impl CountedAs for (LocalAccount, IpAddr) {
+impl CountedAs for AccountFromAddress {
     fn bytes(&self) -> Vec<u8> {
-        let ((provider, name), address) = self;
-        with_lengths(&[provider, name, &address.to_string()])
+        join_with_lengths(&[&self.account.provider, &self.account.name, &self.address.to_string()])
     }
 }
 
-/// No two lists of parts have the same bytes.
-fn with_lengths(parts: &[&str]) -> Vec<u8> {
+/// Joins the parts with their lengths, so that no two lists of parts give the same bytes.
+fn join_with_lengths(parts: &[&str]) -> Vec<u8> {
     let parts = parts
         .iter()
         .map(|part| [&part.len().to_be_bytes()[..], part.as_bytes()].concat());
     parts.flatten().collect()
 }
 
-impl Reach {
+impl CountScope {
     pub fn of(store: &SessionStore) -> Self {
         match store {
             SessionStore::Memory => Self::ThisProcess,
@@ -118,87 +132,89 @@ impl Reach {
         }
     }
 
-    fn shared(self, rate: Rate, area: &'static str) -> Option<Arc<Shared>> {
-        (self == Self::AllReplicas).then(|| Arc::new(Shared::new(rate, area)))
+    fn shared_rate(self, rate: Rate, area: &'static str) -> Option<Arc<SharedRate>> {
+        (self == Self::AllReplicas).then(|| Arc::new(SharedRate::new(rate, area)))
     }
 }
 
 type Limiter<K> = RateLimiter<K, Counts<K>, DefaultClock, NoOpMiddleware<<DefaultClock as Clock>::Instant>>;
 
-/// One rate, counted for each key.
+/// One rate, counted per key.
 #[derive(Debug)]
 struct Rates<K: CountedAs> {
     limiter: Limiter<K>,
     clock: DefaultClock,
     detail: &'static str,
-    /// `None`: this process counts for itself.
-    shared: Option<Arc<Shared>>,
+    /// `None`: this process counts alone.
+    shared: Option<Arc<SharedRate>>,
 }
 
-/// The counts of up to `max` keys, and spare ones for the rest.
+/// The counts of up to `max` keys, and spare counts for the rest.
 #[derive(Debug)]
 struct Counts<K: Clone + Eq + Hash> {
     own: DashMapStateStore<K>,
-    /// Keys in `own`, or about to be: asking the map would lock every shard of it.
+    /// Keys in `own`, and keys that a worker is about to insert. The map's own length would lock all its shards.
     known: AtomicUsize,
     max: usize,
     spare: Vec<InMemoryState>,
-    /// For a spare count; its seed is this process's own.
+    /// Selects a spare count; its seed is secret and random per process.
     hasher: RandomState,
 }
 
-/// Requests being answered, on all workers together.
+/// Requests in flight on all workers, up to `limits.requests`.
 #[derive(Clone, Debug)]
-struct Places {
+struct RequestSlots {
     taken: Arc<AtomicUsize>,
     max: usize,
 }
 
-/// The right to be answered; dropping it lets another request in.
+/// The slot of one request in flight; dropping it frees it for another request.
 #[derive(Debug)]
-pub struct Place(Arc<AtomicUsize>);
+pub struct RequestSlot(Arc<AtomicUsize>);
 
 impl RequestLimits {
-    pub fn new(limits: &config::Limits, reach: Reach) -> Self {
+    pub fn new(limits: &config::Limits, scope: CountScope) -> Self {
         Self {
             address: limits.rate_per_address.map(|rate| {
                 let detail = "more requests of one address than `limits.rate_per_address`";
-                Rates::new(rate, detail, reach.shared(rate, "rate-address"))
+                Rates::new(rate, detail, scope.shared_rate(rate, "rate-address"))
             }),
             principal: limits.rate_per_principal.map(|rate| {
                 let detail = "more requests of one principal than `limits.rate_per_principal`";
-                Rates::new(rate, detail, reach.shared(rate, "rate-principal"))
+                Rates::new(rate, detail, scope.shared_rate(rate, "rate-principal"))
             }),
-            places: Places {
+            slots: RequestSlots {
                 taken: Arc::default(),
                 max: limits.requests,
             },
         }
     }
 
-    /// A place among `limits.requests`; `None` when all are taken.
-    pub fn place(&self) -> Option<Place> {
-        self.places.take()
+    /// Takes one of `limits.requests` slots; `None` when all are taken.
+    pub fn acquire_slot(&self) -> Option<RequestSlot> {
+        self.slots.acquire()
     }
 
     /// Counts a request of this address, or refuses it.
     pub fn check_address(&self, address: IpAddr) -> Result<(), Refusal> {
-        self.address.as_ref().map_or(Ok(()), |rates| rates.check(&network(address)))
+        self.address
+            .as_ref()
+            .map_or(Ok(()), |rates| rates.check(&client_network(address)))
     }
 
-    /// Counts a request of this principal, or refuses it. The key is made only where somebody counts.
+    /// Counts a request of this principal, or refuses it. Makes the key only if the rate is configured.
     pub fn check_principal(&self, key: impl FnOnce() -> PrincipalKey) -> Result<(), Refusal> {
         self.principal.as_ref().map_or(Ok(()), |rates| rates.check(&key()))
     }
 
-    /// The rates that all replicas count together.
-    pub fn shared(&self) -> Vec<Arc<Shared>> {
+    /// Returns the rates that all replicas count together.
+    pub fn shared(&self) -> Vec<Arc<SharedRate>> {
         let address = self.address.iter().filter_map(|rates| rates.shared.clone());
         let principal = self.principal.iter().filter_map(|rates| rates.shared.clone());
         address.chain(principal).collect()
     }
 
-    /// Forgets who has not asked for so long that it makes no difference; to be called now and then.
+    /// Removes the counts of callers whose rate has recovered completely. The caller runs it periodically.
     pub fn sweep(&self) {
         for shared in self.shared() {
             shared.sweep(Instant::now());
@@ -213,7 +229,7 @@ impl RequestLimits {
 }
 
 impl LoginLimits {
-    pub fn new(rate: Rate, reach: Reach) -> Self {
+    pub fn new(rate: Rate, scope: CountScope) -> Self {
         let address = "more tries to log in from one address than `limits.rate_login`";
         let pair = "more tries to log in to one account from one address than `limits.rate_login`";
         let account = "more tries to log in to one account, from all addresses, than ten times `limits.rate_login`";
@@ -223,27 +239,30 @@ impl LoginLimits {
             ..rate
         };
         Self {
-            address: Rates::new(rate, address, reach.shared(rate, "login-address")),
-            pair: Rates::new(rate, pair, reach.shared(rate, "login-pair")),
-            account: Rates::new(more, account, reach.shared(more, "login-account")),
+            address: Rates::new(rate, address, scope.shared_rate(rate, "login-address")),
+            pair: Rates::new(rate, pair, scope.shared_rate(rate, "login-pair")),
+            account: Rates::new(more, account, scope.shared_rate(more, "login-account")),
         }
     }
 
-    /// The rates that all replicas count together.
-    pub fn shared(&self) -> Vec<Arc<Shared>> {
+    /// Returns the rates that all replicas count together.
+    pub fn shared(&self) -> Vec<Arc<SharedRate>> {
         let all = [&self.address.shared, &self.pair.shared, &self.account.shared];
         all.into_iter().flatten().cloned().collect()
     }
 
-    /// Counts a try, or refuses it. What one address has too many of does not count against the account.
+    /// Counts a try, or refuses it. A try that one address has too many of does not count against the account.
     pub fn check(&self, address: IpAddr, account: &LocalAccount) -> Result<(), Refusal> {
-        let network = network(address);
+        let network = client_network(address);
         self.address.check(&network)?;
-        self.pair.check(&(account.clone(), network))?;
+        self.pair.check(&AccountFromAddress {
+            account: account.clone(),
+            address: network,
+        })?;
         self.account.check(account)
     }
 
-    /// Forgets who has not tried for so long that it makes no difference; to be called now and then.
+    /// Removes the counts of callers whose rate has recovered completely. The caller runs it periodically.
     pub fn sweep(&self) {
         for shared in self.shared() {
             shared.sweep(Instant::now());
@@ -254,8 +273,8 @@ impl LoginLimits {
     }
 }
 
-/// An IPv6 address stands for its /64; whoever has one address of it has them all.
-fn network(address: IpAddr) -> IpAddr {
+/// Counts an IPv6 address as its /64, because a client with one address of it has them all.
+fn client_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << (128 - IPV6_PREFIX)))),
         v4 @ IpAddr::V4(_) => v4,
@@ -263,7 +282,7 @@ fn network(address: IpAddr) -> IpAddr {
 }
 
 impl<K: CountedAs> Rates<K> {
-    fn new(rate: Rate, detail: &'static str, shared: Option<Arc<Shared>>) -> Self {
+    fn new(rate: Rate, detail: &'static str, shared: Option<Arc<SharedRate>>) -> Self {
         let period = (rate.per / rate.requests.get()).max(PERIOD_MIN);
         // INVARIANT: `None` only for a period of zero
         let quota = Quota::with_period(period).unwrap_or(Quota::per_second(rate.requests));
@@ -290,7 +309,7 @@ impl<K: CountedAs> Rates<K> {
     }
 }
 
-/// Rounded up, and never "at once".
+/// Rounded up, and at least one.
 fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1)
 }
@@ -306,11 +325,12 @@ impl<K: Clone + Eq + Hash> Counts<K> {
         }
     }
 
-    fn is_full(&self) -> bool {
-        let taken = self.known.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |known| {
+    /// Reserves one more key; false if `max` keys are known.
+    fn reserve(&self) -> bool {
+        let reserved = self.known.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |known| {
             (known < self.max).then_some(known + 1)
         });
-        taken.is_err()
+        reserved.is_ok()
     }
 
     fn spare(&self, key: &K) -> Option<&InMemoryState> {
@@ -329,7 +349,7 @@ impl<K: Clone + Eq + Hash> StateStore for Counts<K> {
         if let Some(count) = self.own.get(key) {
             return count.measure_and_replace(&NotKeyed::NonKey, measure);
         }
-        if self.is_full()
+        if !self.reserve()
             && let Some(spare) = self.spare(key)
         {
             return spare.measure_and_replace(&NotKeyed::NonKey, measure);
@@ -340,7 +360,7 @@ impl<K: Clone + Eq + Hash> StateStore for Counts<K> {
             InMemoryState::default()
         });
         if !is_new {
-            // another worker was faster
+            // another worker inserted the key first
             self.known.fetch_sub(1, Ordering::Relaxed);
         }
         count.measure_and_replace(&NotKeyed::NonKey, measure)
@@ -351,7 +371,7 @@ impl<K: Clone + Eq + Hash> ShrinkableKeyedStateStore<K> for Counts<K> {
     fn retain_recent(&self, drop_below: Nanos) {
         let mut dropped = 0;
         self.own.retain(|_, count| {
-            // reads, and never replaces: the error is the answer
+            // the closure fails with the stored value, so the count is read and not replaced
             let read = count.measure_and_replace(&NotKeyed::NonKey, Err::<((), Nanos), _>);
             let keep = read.is_err_and(|arrival| arrival.is_some_and(|arrival| arrival > drop_below));
             dropped += usize::from(!keep);
@@ -369,16 +389,16 @@ impl<K: Clone + Eq + Hash> ShrinkableKeyedStateStore<K> for Counts<K> {
     }
 }
 
-impl Places {
-    fn take(&self) -> Option<Place> {
-        // counted first, so that workers never repeat each other's work; one too many is undone by its drop
+impl RequestSlots {
+    fn acquire(&self) -> Option<RequestSlot> {
+        // one addition, so workers never repeat it; the drop of a slot beyond the maximum undoes it
         let before = self.taken.fetch_add(1, Ordering::Relaxed);
-        let place = Place(Arc::clone(&self.taken));
-        (before < self.max).then_some(place)
+        let slot = RequestSlot(Arc::clone(&self.taken));
+        (before < self.max).then_some(slot)
     }
 }
 
-impl Drop for Place {
+impl Drop for RequestSlot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -28,7 +28,7 @@ use crate::doors::admin::Admin;
 use crate::doors::control::Control;
 use crate::gate::Gate;
 use crate::http::listener::{ConnectionCount, Socket, serve};
-use crate::http::tls::{Certificates, Watcher};
+use crate::http::tls::{CertificateWatcher, Certificates};
 use crate::reload::Reloader;
 use cedargate_policy::engine::MatchSet;
 
@@ -47,7 +47,7 @@ struct Operations {
     gate: Arc<Gate>,
     admin: Admin,
     control: Control,
-    certificates: Watcher,
+    certificates: CertificateWatcher,
     shutdown: Shutdown,
 }
 
@@ -60,7 +60,7 @@ impl Background {
         let gate = parts.gate;
         let match_sets = parts.match_sets;
         let operations = Operations {
-            certificates: Watcher {
+            certificates: CertificateWatcher {
                 certificates,
                 poll: gate.config.policies.poll,
                 metrics: gate.metrics.clone(),
@@ -179,7 +179,7 @@ async fn sweep(gate: Arc<Gate>) {
 }
 
 async fn serve_admin(admin: Admin, listener: TcpListener, shutdown: Shutdown) {
-    let context = listener_context(&admin.gate, ConnectionCount::apart(ADMIN_CONNECTIONS));
+    let context = listener_context(&admin.gate, ConnectionCount::unpublished(ADMIN_CONNECTIONS));
     let door = Rc::new(admin);
     let handler = move |request, _| {
         let door = Rc::clone(&door);
@@ -192,7 +192,7 @@ async fn serve_admin(admin: Admin, listener: TcpListener, shutdown: Shutdown) {
 }
 
 async fn serve_control(control: Control, listener: UnixListener, shutdown: Shutdown) {
-    let context = listener_context(&control.gate, ConnectionCount::apart(CONTROL_CONNECTIONS));
+    let context = listener_context(&control.gate, ConnectionCount::unpublished(CONTROL_CONNECTIONS));
     let door = Rc::new(control);
     let handler = move |request, _| {
         let door = Rc::clone(&door);

@@ -22,11 +22,11 @@ use crate::doors::admin::Admin;
 use crate::doors::control::Control;
 use crate::doors::login::LoginDoor;
 use crate::gate::Gate;
-use crate::http::listener::{AddressCount, Entrance};
+use crate::http::listener::{AddressCount, ListenerOptions};
 use crate::http::pages::Theme;
 use crate::http::tls::{CertificateError, Certificates};
 use crate::http::upstream::Apps;
-use crate::limits::{Reach, RequestLimits};
+use crate::limits::{CountScope, RequestLimits};
 use crate::login::RelyingParty;
 use crate::portals::{Portal, Serving};
 use crate::reload::{ReloadRequests, Reloader};
@@ -47,8 +47,8 @@ pub(super) struct ListenerTls {
 /// Options of the two listeners for traffic.
 #[derive(Clone)]
 pub(super) struct TrafficOptions {
-    pub proxy: Entrance,
-    pub decision: Entrance,
+    pub proxy: ListenerOptions,
+    pub decision: ListenerOptions,
 }
 
 /// Everything that `start` needs besides sockets.
@@ -86,7 +86,7 @@ impl ListenerTls {
             listen.decision.as_ref().and_then(|decision| decision.tls.as_ref()),
         )?;
         let options = TrafficOptions {
-            proxy: Entrance {
+            proxy: ListenerOptions {
                 tls: proxy.as_ref().map(Certificates::shared),
                 proxies: match listen.proxy.proxy_protocol {
                     ProxyProtocol::Required => config.trusted_proxies.clone(),
@@ -95,9 +95,9 @@ impl ListenerTls {
                 addresses: AddressCount::new(&config.limits, &config.trusted_proxies),
             },
             // no count per address: all connections come from the app's address
-            decision: Entrance {
+            decision: ListenerOptions {
                 tls: decision.as_ref().map(Certificates::shared),
-                ..Entrance::default()
+                ..ListenerOptions::default()
             },
         };
         Ok(Self {
@@ -160,7 +160,7 @@ fn build_gate(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate
     let issuer = config.public_url.as_deref().unwrap_or("cedargate");
     let assertions = Arc::new(AssertionKeys::load(&config.assertion, issuer)?);
     let serving = ArcSwap::from_pointee(build_portals(&config, &metrics)?);
-    let limits = RequestLimits::new(&config.limits, Reach::of(&config.sessions.store));
+    let limits = RequestLimits::new(&config.limits, CountScope::of(&config.sessions.store));
     let sessions = Sessions::new(&config, &metrics)?;
     let login = RelyingParty::new(&config, &authn, &sessions, &audit)?;
     let theme = Theme::load(&config.identity)?;

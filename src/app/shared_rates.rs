@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::{clock, digest};
 use crate::gate::Gate;
-use crate::limits::{Passed, Shared};
+use crate::limits::{PassedRequests, SharedRate};
 
 const SHARE_INTERVAL: Duration = Duration::from_millis(200);
 /// Counts in one call to the store.
@@ -34,13 +34,13 @@ pub(super) async fn run(gate: Arc<Gate>, stop: CancellationToken) {
 }
 
 /// Stops at the first batch that the store does not take; that batch and the rest are dropped.
-async fn share(gate: &Gate, rate: &Shared) {
-    let (window, left) = rate.window(clock::since_epoch());
-    let end = Instant::now() + left;
+async fn share(gate: &Gate, rate: &SharedRate) {
+    let window = rate.window(clock::since_epoch());
+    let end = Instant::now() + window.left;
     for batch in rate.take().chunks(BATCH) {
         let counts: Vec<([u8; 32], u64)> = batch
             .iter()
-            .map(|passed| (window_key(passed, window), u64::from(passed.count)))
+            .map(|passed| (window_key(passed, window.number), u64::from(passed.count)))
             .collect();
         match gate.sessions.add(rate.area(), &counts, rate.memory()).await {
             Ok(totals) => {
@@ -56,6 +56,6 @@ async fn share(gate: &Gate, rate: &Shared) {
     }
 }
 
-fn window_key(passed: &Passed, window: u64) -> [u8; 32] {
+fn window_key(passed: &PassedRequests, window: u64) -> [u8; 32] {
     digest::sha256_of(&[&passed.key[..], &window.to_be_bytes()])
 }

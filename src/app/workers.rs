@@ -17,7 +17,7 @@ use super::{SWEEP_INTERVAL, StartError, listener_context, runtime, thread};
 use crate::base::lifecycle::Shutdown;
 use crate::doors::authorize;
 use crate::gate::{Gate, Live, Worker};
-use crate::http::listener::{ConnectionCount, Front, Socket, serve};
+use crate::http::listener::{ConnectionCount, ListenerContext, Socket, serve};
 use crate::http::upstream::{Pool, Tunnels};
 
 pub(super) struct Workers {
@@ -103,11 +103,11 @@ impl WorkerParts {
         let proxying = tokio::task::spawn_local(serve_proxy(
             worker,
             self.proxy,
-            Rc::new(listener_context(&gate, self.count.clone()).with(self.options.proxy)),
+            Rc::new(listener_context(&gate, self.count.clone()).with_options(self.options.proxy)),
             self.shutdown.clone(),
         ));
         if let Some(listener) = self.decision {
-            let context = Rc::new(listener_context(&gate, self.count).with(self.options.decision));
+            let context = Rc::new(listener_context(&gate, self.count).with_options(self.options.decision));
             serve_decisions(gate, listener, context, self.shutdown).await;
         }
         let _panicked = proxying.await.is_err();
@@ -124,7 +124,7 @@ async fn sweep(pool: Pool) {
     }
 }
 
-async fn serve_proxy(worker: Rc<Worker>, listener: TcpListener, context: Rc<Front>, shutdown: Shutdown) {
+async fn serve_proxy(worker: Rc<Worker>, listener: TcpListener, context: Rc<ListenerContext>, shutdown: Shutdown) {
     let handler = move |request, peer| {
         let worker = Rc::clone(&worker);
         async move { worker.handle(request, peer).await }
@@ -135,7 +135,7 @@ async fn serve_proxy(worker: Rc<Worker>, listener: TcpListener, context: Rc<Fron
     }
 }
 
-async fn serve_decisions(gate: Arc<Gate>, listener: DecisionListener, context: Rc<Front>, shutdown: Shutdown) {
+async fn serve_decisions(gate: Arc<Gate>, listener: DecisionListener, context: Rc<ListenerContext>, shutdown: Shutdown) {
     let handler = move |request, _| {
         let gate = Arc::clone(&gate);
         async move {

@@ -68,7 +68,7 @@ pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], request: Request<I
     let (head, body) = request.into_parts();
     // of the decision that a refusal is about
     let mut decision_id = Uuid::now_v7();
-    let (request_id, trace) = correlation(&head.headers, decision_id);
+    let crate::http::request::Correlation { request_id, trace } = correlation(&head.headers, decision_id);
     let mut envelope = Envelope {
         request_id,
         trace,

@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use super::live::{DecisionBasis, OriginalRequest};
 use super::record::Progress;
 use super::{Stop, Worker};
-use crate::http::listener::Link;
+use crate::http::listener::ClientConnection;
 use crate::http::request::is_upgrade;
 use crate::http::upstream::{self, Body, CutSignal, ForwardRequest, Sanitized, forward};
 use crate::portals::Portal;
@@ -22,7 +22,7 @@ use cedargate_policy::permit::Permit;
 
 /// A permitted request on its way: the connection it came on, the portal, and the basis of its decision.
 pub(super) struct Forwarding<'a> {
-    pub link: &'a Rc<Link>,
+    pub link: &'a Rc<ClientConnection>,
     pub portal: &'a Arc<Portal>,
     pub original: OriginalRequest,
     /// `None` for a preflight: nothing to re-check later.
@@ -82,7 +82,7 @@ impl Worker {
     /// The entry that a tunnel holds. A tunnel is registered before the app is asked; a streamed answer when its body first waits.
     fn connection_slot(
         &self,
-        link: &Rc<Link>,
+        link: &Rc<ClientConnection>,
         request: &Request<Incoming>,
         original: &OriginalRequest,
         basis: Option<&DecisionBasis>,

@@ -1,31 +1,35 @@
 //! Accepts connections and gives their requests to the path.
 //!
-//! A connection is greeted (`greet`: what comes before HTTP, and which HTTP it is), then driven to its end by `http1` or
-//! `http2`, which agree on everything that concerns requests: `Conversation::answer`.
+//! A connection goes through `handshake` (the steps before HTTP, and which HTTP it speaks), then `http1_connection` or
+//! `http2_connection` drives it to its end. Both answer requests through `ConnectionContext::answer`.
 //!
-//! One listener per worker thread on the same address (SO_REUSEPORT), so workers share nothing but a counter. Over
-//! the connection limit a connection is accepted, told so if it speaks plain text, and closed: with one socket per
-//! worker, a worker that stopped accepting would strand what the kernel queues for it. Nothing that arrives here ends
-//! the process: accept errors back off, panics end one connection.
+//! Each worker thread has its own socket on the same address (SO_REUSEPORT), so workers share only the connection counts.
+//! Over the limit, the listener accepts a connection, answers 503 if it speaks plain text, and closes it: a worker that
+//! stopped accepting would strand the connections that the kernel queues for its socket. No client ends the process:
+//! after a failed accept the listener pauses, and a panic ends one request or one connection.
+//!
+//! When the gate closes, the listener first accepts the connections in the kernel's queue, then returns after the last
+//! one ended. A connection without a request gets `FIRST_REQUEST_GRACE` to send one.
 
-mod file;
-mod greet;
-mod guard;
-mod http1;
-mod http2;
-mod link;
-mod places;
-mod proxy_header;
-mod refusal;
 mod socket;
-mod watched;
-mod wire;
+mod socket_file;
+mod connection_slots;
+mod over_limit;
+mod handshake;
+mod proxy_header;
+mod io_stream;
+mod guarded_stream;
+mod guard;
+mod activity;
+mod client_connection;
+mod http1_connection;
+mod http2_connection;
 
-pub use file::{SocketFile, bind_private};
-pub use greet::ALPN_HTTP2;
-pub use link::Link;
-pub use places::{AddressCount, ConnectionCount};
+pub use client_connection::ClientConnection;
+pub use connection_slots::{AddressCount, ConnectionCount};
+pub use handshake::ALPN_HTTP2;
 pub use socket::{PeerAddr, Socket, bind, bind_unix};
+pub use socket_file::{SocketFile, bind_private};
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -45,32 +49,33 @@ use crate::base::lifecycle::Shutdown;
 use crate::base::metrics::Metrics;
 use crate::config::Limits;
 use crate::http::upstream::Body;
-use greet::{Protocol, Unheard};
-use link::Work;
-use places::Counted;
-use refusal::Refusals;
-use socket::Stream;
-use watched::{Activity, Answering, Patience};
+use activity::{AnswerBody, InFlight, Timeouts};
+use client_connection::ConnectionTasks;
+use connection_slots::TotalSlot;
+use handshake::{HandshakeError, Protocol, handshake};
+use over_limit::OverLimitAnswers;
+use socket::{Accepted, Stream};
 
-/// First and longest pause after the kernel refused an accept (out of file descriptors, memory).
+/// First pause after a failed accept (no file descriptor or memory left); it doubles with every failure.
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(5);
+/// Longest pause after failed accepts.
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
-/// How long a connection that has asked nothing yet may still begin to, once closing: its request may be on the way.
-const LATE_PATIENCE: Duration = Duration::from_secs(1);
+/// Once the gate closes, a connection without a request has so long to send one: it may be on its way.
+const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
-/// Why bytes on a connection never became a request; the label of `http_rejected_total{reason}`.
+/// The reason why bytes on a connection never became a request; the label of `http_rejected_total{reason}`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Rejected {
     Malformed,
     HeadersTooLarge,
     HeaderTimeout,
-    /// A client that took none of what was sent to it.
+    /// A client that did not take the bytes sent to it.
     SendTimeout,
-    /// A client that broke the rules of HTTP/2 for the whole connection.
+    /// A client that violated HTTP/2 in a way that ends the connection.
     Http2Protocol,
-    /// A client that sent more frames without meaning than any needs.
+    /// A client that sent more control frames than any client needs.
     Http2Flood,
-    /// A trusted proxy that did not say whose connection it passes on.
+    /// A trusted proxy that sent no valid PROXY header.
     ProxyHeader,
     TlsHandshake,
     TooManyConnections,
@@ -91,36 +96,37 @@ impl Rejected {
         }
     }
 
-    /// What costs a client nothing at all is only counted: records of it would crowd out those of decisions.
+    /// False for reasons that are only counted: they cost a client nothing, so records of them could crowd out records of
+    /// decisions.
     const fn is_recorded(self) -> bool {
         !matches!(self, Self::TlsHandshake | Self::TooManyConnections)
     }
 }
 
-/// The certificates of a listener as they are now; `tls` swaps them.
+/// The certificates of a listener. `tls` replaces them, a handshake takes those of the moment.
 pub type SharedTls = Arc<ArcSwap<rustls::ServerConfig>>;
 
-/// What is special about one listener; by default nothing is.
+/// Options of one listener. The default is plain text, no PROXY header and no limit per address.
 #[derive(Clone, Default)]
-pub struct Entrance {
+pub struct ListenerOptions {
     /// `None`: plain text.
     pub tls: Option<SharedTls>,
-    /// Whose connections must start with a PROXY header.
+    /// Peers whose connections must start with a PROXY header.
     pub proxies: Vec<IpNet>,
-    /// Who counts connections per address; `None`: nobody.
+    /// Counts connections per client address; `None`: no limit.
     pub addresses: Option<AddressCount>,
 }
 
-/// What every connection of one listener shares.
-pub struct Front {
+/// Settings and counters that all connections of one listener share.
+pub struct ListenerContext {
     header_bytes: usize,
-    patience: Patience,
-    /// Requests at once on one HTTP/2 connection.
+    timeouts: Timeouts,
+    /// Open requests of one HTTP/2 connection.
     streams: u32,
     count: ConnectionCount,
-    entrance: Entrance,
+    options: ListenerOptions,
     metrics: Metrics,
-    refusals: Refusals,
+    over_limit: OverLimitAnswers,
     /// Called for bytes that never became a request (audit kind `http_rejected`).
     on_rejected: OnRejected,
 }
@@ -129,28 +135,29 @@ type OnRejected = Box<dyn Fn(Rejected, PeerAddr)>;
 
 struct Panicked;
 
-impl Front {
+impl ListenerContext {
     pub fn new(limits: &Limits, count: ConnectionCount, metrics: &Metrics, on_rejected: OnRejected) -> Self {
         Self {
             header_bytes: limits.header_bytes,
-            patience: Patience {
+            timeouts: Timeouts {
                 header: limits.header_timeout,
                 idle: limits.idle_timeout,
                 send: limits.send_timeout,
             },
             streams: limits.streams,
             count,
-            entrance: Entrance::default(),
+            options: ListenerOptions::default(),
             metrics: metrics.clone(),
-            refusals: Refusals::new(),
+            over_limit: OverLimitAnswers::new(),
             on_rejected,
         }
     }
 
-    pub fn with(self, entrance: Entrance) -> Self {
-        Self { entrance, ..self }
+    pub fn with_options(self, options: ListenerOptions) -> Self {
+        Self { options, ..self }
     }
 
+    /// Counts a connection whose bytes never became a request, and records it.
     fn reject(&self, reason: Rejected, peer: PeerAddr) {
         self.metrics.http_rejected.with_label_values(&[reason.as_str()]).inc();
         if reason.is_recorded() {
@@ -158,30 +165,30 @@ impl Front {
         }
     }
 
-    /// Ends a connection that there is no place for.
-    fn turn_away(&self, stream: Stream, peer: PeerAddr, tracker: &TaskTracker) {
+    /// Ends a connection over the limit.
+    fn reject_over_limit(&self, stream: Stream, peer: PeerAddr, tracker: &TaskTracker) {
         self.reject(Rejected::TooManyConnections, peer);
-        if self.refusals.warn() {
-            tracing::warn!("`limits.connections` or `limits.connections_per_address` reached; new connections are turned away");
+        if self.over_limit.warning_is_due() {
+            tracing::warn!("`limits.connections` or `limits.connections_per_address` reached; new connections are closed");
         }
-        // who expects TLS would not understand
-        if self.entrance.tls.is_none() {
-            self.refusals.answer(stream, tracker);
+        // a client that expects TLS would not understand the answer
+        if self.options.tls.is_none() {
+            self.over_limit.send(stream, tracker);
         }
     }
 }
 
-/// Serves until closing, then returns when every connection ended or was forced to. Needs a `LocalSet`.
-pub async fn serve<H, F>(socket: Socket, front: Rc<Front>, mut shutdown: Shutdown, handler: H)
+/// Serves until the gate closes, then returns when the last connection ended. Needs a `LocalSet`.
+pub async fn serve<H, F>(socket: Socket, context: Rc<ListenerContext>, mut shutdown: Shutdown, handler: H)
 where
-    H: Fn(Request<Incoming>, Rc<Link>) -> F + 'static,
+    H: Fn(Request<Incoming>, Rc<ClientConnection>) -> F + 'static,
     F: Future<Output = Response<Body>> + 'static,
 {
     let handler = Rc::new(handler);
-    let work = Work {
+    let tasks = ConnectionTasks {
         tracker: TaskTracker::new(),
         shutdown: shutdown.clone(),
-        panics: front.metrics.panics.clone(),
+        panics: context.metrics.panics.clone(),
     };
     let mut pause = ACCEPT_PAUSE_MIN;
     loop {
@@ -193,7 +200,7 @@ where
         match accepted {
             Ok(accepted) => {
                 pause = ACCEPT_PAUSE_MIN;
-                admit(accepted, &front, &work, &handler);
+                spawn_connection(accepted, &context, &tasks, &handler);
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection; pausing");
@@ -203,95 +210,104 @@ where
         }
     }
     for accepted in socket.into_queued() {
-        admit(accepted, &front, &work, &handler);
+        spawn_connection(accepted, &context, &tasks, &handler);
     }
-    work.tracker.close();
-    work.tracker.wait().await;
+    tasks.tracker.close();
+    tasks.tracker.wait().await;
 }
 
-/// Gives a new connection a place and a task.
-fn admit<H, F>((stream, peer): (Stream, PeerAddr), front: &Rc<Front>, work: &Work, handler: &Rc<H>)
+/// Takes a slot for a new connection and serves it in a task of its own.
+fn spawn_connection<H, F>(accepted: Accepted, context: &Rc<ListenerContext>, tasks: &ConnectionTasks, handler: &Rc<H>)
 where
-    H: Fn(Request<Incoming>, Rc<Link>) -> F + 'static,
+    H: Fn(Request<Incoming>, Rc<ClientConnection>) -> F + 'static,
     F: Future<Output = Response<Body>> + 'static,
 {
-    let Ok(counted) = front.count.take() else {
-        return front.turn_away(stream, peer, &work.tracker);
+    let Ok(slot) = context.count.acquire() else {
+        return context.reject_over_limit(accepted.stream, accepted.peer, &tasks.tracker);
     };
-    let (front, work, handler) = (Rc::clone(front), work.clone(), Rc::clone(handler));
-    let tracker = work.tracker.clone();
-    tracker.spawn_local(async move {
-        let panics = work.panics.clone();
-        if caught(converse(stream, peer, (work, counted), front, handler)).await.is_err() {
+    let context = Rc::clone(context);
+    let handler = Rc::clone(handler);
+    let connection_tasks = tasks.clone();
+    tasks.tracker.spawn_local(async move {
+        let panics = connection_tasks.panics.clone();
+        let served = serve_connection(accepted, slot, connection_tasks, context, handler);
+        if catch_panic(served).await.is_err() {
             panics.inc();
             tracing::error!("a connection ended in a panic");
         }
     });
 }
 
-/// One connection from its first byte to its end.
-async fn converse<H, F>(stream: Stream, peer: PeerAddr, (work, counted): (Work, Counted), front: Rc<Front>, handler: Rc<H>)
-where
-    H: Fn(Request<Incoming>, Rc<Link>) -> F + 'static,
+/// Serves one connection from its first byte to its end.
+async fn serve_connection<H, F>(
+    accepted: Accepted,
+    slot: TotalSlot,
+    tasks: ConnectionTasks,
+    context: Rc<ListenerContext>,
+    handler: Rc<H>,
+) where
+    H: Fn(Request<Incoming>, Rc<ClientConnection>) -> F + 'static,
     F: Future<Output = Response<Body>> + 'static,
 {
-    let shutdown = work.shutdown.clone();
-    let greeted = tokio::select! {
+    let shutdown = tasks.shutdown.clone();
+    let peer = accepted.peer;
+    let outcome = tokio::select! {
         biased;
-        greeted = greet::greet(stream, peer, counted, &front) => greeted,
-        () = late(shutdown.clone()) => return,
+        outcome = handshake(accepted.stream, peer, slot, &context) => outcome,
+        () = first_request_grace_over(shutdown.clone()) => return,
     };
-    let greeted = match greeted {
-        Ok(greeted) => greeted,
-        Err(Unheard::Silent) => return,
-        Err(Unheard::Rejected(reason, peer)) => return front.reject(reason, peer),
-        Err(Unheard::Crowded(stream)) => return front.turn_away(stream, peer, &work.tracker),
+    let established = match outcome {
+        Ok(established) => established,
+        Err(HandshakeError::Closed) => return,
+        Err(HandshakeError::Rejected { reason, peer }) => return context.reject(reason, peer),
+        Err(HandshakeError::OverLimit(stream)) => return context.reject_over_limit(stream, peer, &tasks.tracker),
     };
-    let conversation = Conversation {
-        link: Link::new(greeted.peer, greeted.scheme, work, greeted.place),
-        front,
+    let connection = ConnectionContext {
+        client: ClientConnection::new(established.peer, established.scheme, tasks, established.slot),
+        listener: context,
         shutdown,
         handler,
     };
-    match greeted.protocol {
-        Protocol::Http1 => http1::drive(greeted.stream, conversation).await,
-        Protocol::Http2 => http2::drive(greeted.stream, conversation).await,
+    match established.protocol {
+        Protocol::Http1 => http1_connection::drive(established.stream, connection).await,
+        Protocol::Http2 => http2_connection::drive(established.stream, connection).await,
     }
 }
 
-/// What one connection is served with.
-struct Conversation<H> {
-    front: Rc<Front>,
-    link: Rc<Link>,
+/// The parts that serve one connection.
+struct ConnectionContext<H> {
+    listener: Rc<ListenerContext>,
+    client: Rc<ClientConnection>,
     shutdown: Shutdown,
     handler: Rc<H>,
 }
 
-impl<H> Conversation<H> {
-    /// One answer. While draining it asks the client to leave; a panic ends the request, which is all that is left of it.
+impl<H> ConnectionContext<H> {
+    /// Answers one request. While the gate drains, the answer asks the client to leave. A panic of the handler ends the
+    /// request with an error: there is no response to send.
     fn answer<F>(
         &self,
         request: Request<Incoming>,
-        activity: &Arc<Activity>,
-    ) -> impl Future<Output = Result<Response<Answering>, std::io::Error>> + use<H, F>
+        in_flight: InFlight,
+    ) -> impl Future<Output = Result<Response<AnswerBody>, std::io::Error>> + use<H, F>
     where
-        H: Fn(Request<Incoming>, Rc<Link>) -> F + 'static,
+        H: Fn(Request<Incoming>, Rc<ClientConnection>) -> F + 'static,
         F: Future<Output = Response<Body>> + 'static,
     {
-        let busy = activity.request(request.version());
         // on the heap, once: every future around it would hold it twice, and a stream that only sends holds it to its end
-        let answer = Box::pin((self.handler)(request, Rc::clone(&self.link)));
-        let (front, shutdown) = (Rc::clone(&self.front), self.shutdown.clone());
+        let answer = Box::pin((self.handler)(request, Rc::clone(&self.client)));
+        let listener = Rc::clone(&self.listener);
+        let shutdown = self.shutdown.clone();
         async move {
-            match caught(answer).await {
+            match catch_panic(answer).await {
                 Ok(mut response) => {
                     if shutdown.is_draining() {
                         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                     }
-                    Ok(response.map(|body| Answering::new(body, busy)))
+                    Ok(response.map(|body| AnswerBody::new(body, in_flight)))
                 }
                 Err(Panicked) => {
-                    front.metrics.panics.inc();
+                    listener.metrics.panics.inc();
                     Err(std::io::Error::other("the request ended in a panic"))
                 }
             }
@@ -303,17 +319,17 @@ async fn forced(mut shutdown: Shutdown) {
     shutdown.forced().await;
 }
 
-/// Resolves when a connection that has asked nothing yet must not be waited for any longer.
-async fn late(mut shutdown: Shutdown) {
+/// Resolves when the gate is closing and the time for a connection's first request is over.
+async fn first_request_grace_over(mut shutdown: Shutdown) {
     shutdown.closing().await;
     tokio::select! {
         () = shutdown.forced() => {}
-        () = tokio::time::sleep(LATE_PATIENCE) => {}
+        () = tokio::time::sleep(FIRST_REQUEST_GRACE) => {}
     }
 }
 
-/// A panic of the future becomes a value; whatever the future held is dropped while unwinding.
-async fn caught<F: Future>(future: F) -> Result<F::Output, Panicked> {
+/// Turns a panic of the future into an error. Values that the future held are dropped while it unwinds.
+async fn catch_panic<F: Future>(future: F) -> Result<F::Output, Panicked> {
     let mut future = pin!(future);
     poll_fn(move |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(poll) => poll.map(Ok),

@@ -1,16 +1,16 @@
-//! What a request says about itself, after everything ambiguous was refused.
+//! The facts that a request states about itself, after every ambiguous request was refused.
 //!
-//! First step of the path. hyper already refused what no HTTP parser accepts; `check` refuses what two parsers could
-//! read differently (FINDINGS lists the cases), so that the request decided on is the one forwarded. The client's
-//! address and scheme come from the connection, and from headers only where the peer is a trusted proxy. Never
-//! decides who is calling.
+//! First step of the path. hyper has already refused requests that no HTTP parser accepts; `check` refuses requests that
+//! two parsers could read differently (docs/threat-model.md lists the cases), so that the request decided on is the one
+//! forwarded. The client's address and scheme come from the connection, and from headers only if the peer is a trusted
+//! proxy. Nothing here decides which caller sends the request.
 
 mod forwarded;
-mod http2;
+mod http2_request;
 mod origin;
 
 pub use forwarded::client_facts;
-pub use http2::as_http1;
+pub use http2_request::as_http1;
 pub use origin::{is_upgrade, needs_evidence, same_origin};
 
 use std::cell::LazyCell;
@@ -36,7 +36,7 @@ pub static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// Where an unambiguous request goes.
+/// The target of an unambiguous request.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Target<'a> {
     /// Lower case, no port, no trailing dot; an IPv6 address stands in brackets.
@@ -47,7 +47,7 @@ pub struct Target<'a> {
     pub query: Option<&'a str>,
 }
 
-/// What is known of the client beyond its credential.
+/// The client of a request, as far as it is known without its credential.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct ClientFacts {
     /// The rightmost untrusted address; IPv4-mapped IPv6 addresses are IPv4.
@@ -59,16 +59,16 @@ pub struct ClientFacts {
     pub named_by: NamedBy,
 }
 
-/// Where the host of a request was read.
+/// The source of a request's host.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum NamedBy {
-    /// `Host` itself.
+    /// The `Host` header.
     Host,
-    /// What a trusted proxy forwarded.
+    /// A header of a trusted proxy.
     Proxy,
 }
 
-/// One hop of a W3C trace: the caller's trace (or a new one) with our own span.
+/// One hop of a W3C trace: the caller's trace, or a new one, with a span of the gate's own.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Trace {
     pub trace_id: [u8; 16],
@@ -78,22 +78,37 @@ pub struct Trace {
     pub state: Vec<HeaderValue>,
 }
 
-/// Refuses every request that could mean two things.
+/// A host with an optional port.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Authority {
+    /// Lower case, no trailing dot; an IPv6 address stands in brackets.
+    pub host: String,
+    pub port: Option<u16>,
+}
+
+/// The identifiers under which a request is found in logs and traces.
+#[derive(Clone, Debug)]
+pub struct Correlation {
+    pub request_id: HeaderValue,
+    pub trace: Trace,
+}
+
+/// Refuses every request that could be read in two ways.
 pub fn check(parts: &Parts) -> Result<Target<'_>, Refusal> {
     check_method(&parts.method)?;
     check_framing(&parts.headers)?;
     check_expect(&parts.headers)?;
-    let (host, port) = one_host(&parts.headers)?;
-    check_uri(&parts.uri, &host, port)?;
+    let host = one_host(&parts.headers)?;
+    check_uri(&parts.uri, &host)?;
     let path = parts.uri.path();
-    // `?q` alone has a path of `/` for the library, and none for others
+    // for the library a target of `?q` has the path `/`; other parsers find no path in it
     let written = parts.uri.path_and_query().map_or(path, |both| both.as_str());
     if !path.starts_with('/') || !written.starts_with('/') {
         return Err(invalid("the path does not start with `/`"));
     }
     Ok(Target {
-        host,
-        port,
+        host: host.host,
+        port: host.port,
         path,
         query: parts.uri.query(),
     })
@@ -155,7 +170,7 @@ fn check_expect(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-fn one_host(headers: &HeaderMap) -> Result<(String, Option<u16>), Refusal> {
+fn one_host(headers: &HeaderMap) -> Result<Authority, Refusal> {
     let mut hosts = headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(host), None) => host
@@ -168,8 +183,9 @@ fn one_host(headers: &HeaderMap) -> Result<(String, Option<u16>), Refusal> {
     }
 }
 
-/// Absolute-form must agree with `Host`; authority-form and `*` are for methods we do not forward.
-fn check_uri(uri: &Uri, host: &str, port: Option<u16>) -> Result<(), Refusal> {
+/// A target in absolute form must name the same host as `Host`. Authority form and `*` belong to methods that the gate does
+/// not forward.
+fn check_uri(uri: &Uri, host: &Authority) -> Result<(), Refusal> {
     let (scheme, named) = match (uri.scheme_str(), uri.authority()) {
         (None, None) => return Ok(()),
         (Some(scheme), Some(named)) => (scheme, named),
@@ -180,15 +196,15 @@ fn check_uri(uri: &Uri, host: &str, port: Option<u16>) -> Result<(), Refusal> {
         "https" => Scheme::Https.default_port(),
         _ => return Err(invalid("the target's scheme is not http or https")),
     };
-    let (named_host, named_port) = authority(named.as_str()).ok_or_else(|| invalid("the target's authority is malformed"))?;
-    if named_host != host || named_port.unwrap_or(default) != port.unwrap_or(default) {
+    let named = authority(named.as_str()).ok_or_else(|| invalid("the target's authority is malformed"))?;
+    if named.host != host.host || named.port.unwrap_or(default) != host.port.unwrap_or(default) {
         return Err(invalid("the target and `host` name different hosts"));
     }
     Ok(())
 }
 
-/// `host[:port]` → lower-case host without trailing dot, and port. `None` on userinfo or anything odd.
-pub fn authority(text: &str) -> Option<(String, Option<u16>)> {
+/// Parses `host[:port]`. `None` if it has userinfo or is malformed.
+pub fn authority(text: &str) -> Option<Authority> {
     if let Some(bracketed) = text.strip_prefix('[') {
         let (address, rest) = bracketed.split_once(']')?;
         let address: Ipv6Addr = address.parse().ok()?;
@@ -197,12 +213,15 @@ pub fn authority(text: &str) -> Option<(String, Option<u16>)> {
             None if rest.is_empty() => None,
             None => return None,
         };
-        return Some((format!("[{address}]"), port));
+        let host = format!("[{address}]");
+        return Some(Authority { host, port });
     }
-    match text.split_once(':') {
-        Some((host, digits)) => Some((dns_name(host)?, Some(parse_port(digits)?))),
-        None => Some((dns_name(text)?, None)),
-    }
+    let (host, port) = match text.split_once(':') {
+        Some((host, digits)) => (host, Some(parse_port(digits)?)),
+        None => (text, None),
+    };
+    let host = dns_name(host)?;
+    Some(Authority { host, port })
 }
 
 fn parse_port(digits: &str) -> Option<u16> {
@@ -220,8 +239,8 @@ fn dns_name(host: &str) -> Option<String> {
     sane.then(|| host.to_ascii_lowercase())
 }
 
-/// The value of a header that occurs exactly once and is text.
-fn only(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
+/// Returns the value of a header that occurs exactly once and is text.
+fn single_value(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (Some(one), None) => one.to_str().ok(),
@@ -229,11 +248,13 @@ fn only(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
     }
 }
 
-/// The names under which a request is found again: its id, and its place in a trace. What the client did not name itself
-/// is one fresh UUIDv7 for both.
-pub fn correlation(headers: &HeaderMap, decision_id: Uuid) -> (HeaderValue, Trace) {
+/// Returns the request's id and its position in a trace. If the client sent neither, both are one new UUIDv7.
+pub fn correlation(headers: &HeaderMap, decision_id: Uuid) -> Correlation {
     let fresh: Fresh = LazyCell::new(Uuid::now_v7);
-    (request_id(headers, &fresh), Trace::from_headers(headers, decision_id, &fresh))
+    Correlation {
+        request_id: request_id(headers, &fresh),
+        trace: Trace::from_headers(headers, decision_id, &fresh),
+    }
 }
 
 type Fresh = LazyCell<Uuid>;
@@ -262,15 +283,15 @@ pub fn uuid_value(id: Uuid) -> HeaderValue {
 }
 
 impl Trace {
-    /// Continues the caller's trace if `traceparent` is strictly version 00, else starts one. Our span is the random half
-    /// of the decision's id.
+    /// Continues the caller's trace if `traceparent` is strictly version 00, else starts one. The gate's span is the random
+    /// half of the decision's id.
     fn from_headers(headers: &HeaderMap, decision_id: Uuid, fresh: &Fresh) -> Self {
         let [_, _, _, _, _, _, _, _, span_id @ ..] = decision_id.into_bytes();
-        match only(headers, &TRACEPARENT).and_then(parse_traceparent) {
-            Some((trace_id, flags)) => Self {
-                trace_id,
+        match single_value(headers, &TRACEPARENT).and_then(parse_traceparent) {
+            Some(parent) => Self {
+                trace_id: parent.trace_id,
                 span_id,
-                flags,
+                flags: parent.flags,
                 state: headers.get_all(&TRACESTATE).iter().cloned().collect(),
             },
             None => Self {
@@ -282,9 +303,10 @@ impl Trace {
         }
     }
 
-    /// What the app gets: our span as the parent.
+    /// Makes the `traceparent` for the app: the gate's span is the parent.
     pub fn traceparent(&self) -> HeaderValue {
-        let (mut trace, mut span) = ([0; 32], [0; 16]);
+        let mut trace = [0; 32];
+        let mut span = [0; 16];
         let flags: &[u8; 3] = if self.flags & 1 == 1 { b"-01" } else { b"-00" };
         if hex::encode_to_slice(self.trace_id, &mut trace).is_err() || hex::encode_to_slice(self.span_id, &mut span).is_err() {
             return HeaderValue::from_static("");
@@ -294,9 +316,17 @@ impl Trace {
     }
 }
 
-fn parse_traceparent(text: &str) -> Option<([u8; 16], u8)> {
+struct TraceParent {
+    trace_id: [u8; 16],
+    flags: u8,
+}
+
+fn parse_traceparent(text: &str) -> Option<TraceParent> {
     let mut fields = text.split('-');
-    let (version, trace, parent, flags) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+    let version = fields.next()?;
+    let trace = fields.next()?;
+    let parent = fields.next()?;
+    let flags = fields.next()?;
     if version != "00" || fields.next().is_some() || [trace.len(), parent.len(), flags.len()] != [32, 16, 2] {
         return None;
     }
@@ -307,8 +337,11 @@ fn parse_traceparent(text: &str) -> Option<([u8; 16], u8)> {
     let trace = u128::from_str_radix(trace, 16).ok().filter(|id| *id != 0)?;
     u64::from_str_radix(parent, 16).ok().filter(|id| *id != 0)?;
     let flags = u8::from_str_radix(flags, 16).ok()?;
-    // Only `sampled` means anything in version 00.
-    Some((trace.to_be_bytes(), flags & 1))
+    Some(TraceParent {
+        trace_id: trace.to_be_bytes(),
+        // version 00 defines `sampled` only
+        flags: flags & 1,
+    })
 }
 
 #[cfg(test)]
@@ -373,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_requests_have_one_target() {
+    fn a_plain_request_has_one_target() {
         for (uri, host, expected, port) in [
             ("/x?q=1", "A.Test.:8080", "a.test", Some(8080)),
             ("http://a.test/x?q=1", "a.test:80", "a.test", Some(80)),
@@ -396,7 +429,7 @@ mod tests {
     fn request_ids_are_kept_if_well_formed_and_made_otherwise() {
         let id = |values: &[&str]| {
             let headers: Vec<_> = values.iter().map(|v| ("x-request-id", *v)).collect();
-            correlation(&parts("GET", "/", &headers).headers, Uuid::now_v7()).0
+            correlation(&parts("GET", "/", &headers).headers, Uuid::now_v7()).request_id
         };
         assert_eq!(id(&["a.B_c-1"]), "a.B_c-1");
         let long = "x".repeat(129);
@@ -412,7 +445,7 @@ mod tests {
                 &parts("GET", "/", &[("traceparent", value), ("tracestate", "a=b")]).headers,
                 Uuid::now_v7(),
             )
-            .1
+            .trace
         };
         let id = "0af7651916cd43dd8448eb211c80319c";
         let good = trace(&format!("00-{id}-b7ad6b7169203331-01"));

@@ -1,16 +1,19 @@
 //! Certificates of the listeners: read at start, and again when their files change.
 //!
-//! Beside the path. A listener takes whatever `SharedTls` holds when a client connects; only `Watcher` swaps it, and only
-//! for files that make a whole: what cannot be read, parsed or paired leaves the old certificates in force and says so.
-//! Sessions are never resumed under other certificates than those they began with, and not at all where clients must
-//! present certificates: those are checked every time.
+//! Beside the path. A listener takes the certificates that `SharedTls` holds when a client connects. Only
+//! `CertificateWatcher` replaces them, and only with a complete set: if a file cannot be read or parsed, or key and
+//! certificate do not match, the old certificates stay in force, and log, metric and audit say so once per change.
+//!
+//! A deployment replaces the files one after the other. A change therefore counts only if the content is still the same
+//! after `CHANGE_QUIET`; a half-replaced set that is older than that is rejected, and the next look finds the rest.
+//!
+//! TLS sessions are never resumed under other certificates than their own (each configuration has its own ticket keys),
+//! and not at all where clients must present certificates: those are checked on every connection.
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use ::aws_lc_rs::digest::{Context, SHA256};
 use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
@@ -22,19 +25,22 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{AdminEvent, Audit, Event};
+use crate::base::clock::unix_seconds;
+use crate::base::digest::sha256_of;
+use crate::base::files::{ReadError, read_small};
 use crate::base::metrics::Metrics;
 use crate::config::Tls;
 use crate::http::listener::{ALPN_HTTP2, SharedTls};
 
 const ALPN_HTTP1: &[u8] = b"http/1.1";
-/// A client that names only this one is served like any other.
+/// A client that offers only this protocol is served like any other.
 const ALPN_HTTP1_0: &[u8] = b"http/1.0";
-/// Largest file that is read; a thousand certificates fit.
+/// Largest file, in bytes; a thousand certificates fit.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
-/// A change counts if it is still the same after so long.
+/// A change counts if the content is still the same after this time.
 const CHANGE_QUIET: Duration = Duration::from_millis(50);
 
-/// Why files cannot be served with.
+/// A problem of one certificate file, with its configuration key.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("`{}` ({key}) {problem}", file.display())]
 pub struct CertificateError {
@@ -56,46 +62,47 @@ pub struct Certificates {
     listener: &'static str,
     files: Tls,
     shared: SharedTls,
-    /// What the files held when they were last looked at.
+    /// Digest of the files' content at the last look.
     seen: [u8; 32],
-    /// Unix seconds after which the certificate is no good.
+    /// Unix seconds at which the certificate expires.
     expiry: Option<i64>,
 }
 
-/// Looks at the files now and then, and swaps.
-pub struct Watcher {
+/// Looks at the files of all listeners periodically, and replaces certificates that changed.
+pub struct CertificateWatcher {
     pub certificates: Vec<Certificates>,
     pub poll: Duration,
     pub metrics: Metrics,
     pub audit: Audit,
 }
 
-/// The files' content, or why there is none.
+/// The content of the files, or the problem with reading one.
 struct Contents {
     cert: Result<Vec<u8>, String>,
     key: Result<Vec<u8>, String>,
     client_ca: Option<Result<Vec<u8>, String>>,
 }
 
-/// A file with the configuration key that names it.
-struct Place<'a> {
+/// One of a listener's files, with the configuration key that names it.
+struct CertificateFile<'a> {
     listener: &'static str,
+    /// Last part of the key: `cert`, `key` or `client_ca`.
     name: &'static str,
-    file: &'a Path,
+    path: &'a Path,
 }
 
 impl Certificates {
     /// # Errors
-    /// Names the file that is missing, broken or does not fit the others.
+    /// A file is missing, is malformed, or does not match the others; the error names it.
     pub fn load(listener: &'static str, files: &Tls) -> Result<Self, CertificateError> {
         let contents = Contents::read(files);
-        let (config, expiry) = server_config(listener, files, &contents)?;
+        let loaded = server_config(listener, files, &contents)?;
         Ok(Self {
             listener,
             files: files.clone(),
-            shared: Arc::new(ArcSwap::from_pointee(config)),
+            shared: Arc::new(ArcSwap::from_pointee(loaded.config)),
             seen: contents.digest(),
-            expiry,
+            expiry: loaded.expiry,
         })
     }
 
@@ -103,8 +110,8 @@ impl Certificates {
         Arc::clone(&self.shared)
     }
 
-    /// Takes the files if they changed and hold still. `None`: nothing to do.
-    async fn look(&mut self) -> Option<Result<(), CertificateError>> {
+    /// Puts changed files in force once they hold still. `None`: there is no finished change.
+    async fn reload_if_changed(&mut self) -> Option<Result<(), CertificateError>> {
         let digest = self.read().await?.digest();
         if digest == self.seen {
             return None;
@@ -114,15 +121,16 @@ impl Certificates {
         if digest != contents.digest() {
             return None;
         }
-        // a bad pair is said once, not at every look
+        // noted even if it is rejected, so that a bad pair is reported once
         self.seen = digest;
-        Some(server_config(self.listener, &self.files, &contents).map(|(config, expiry)| {
-            self.expiry = expiry;
-            self.shared.store(Arc::new(config));
+        let loaded = server_config(self.listener, &self.files, &contents);
+        Some(loaded.map(|loaded| {
+            self.expiry = loaded.expiry;
+            self.shared.store(Arc::new(loaded.config));
         }))
     }
 
-    /// Off this thread: it answers probes.
+    /// Reads on another thread: this one answers probes.
     async fn read(&self) -> Option<Contents> {
         let files = self.files.clone();
         tokio::task::spawn_blocking(move || Contents::read(&files)).await.ok()
@@ -139,8 +147,8 @@ impl Certificates {
     }
 }
 
-impl Watcher {
-    /// Until stopped.
+impl CertificateWatcher {
+    /// Runs until `stop` is cancelled.
     pub async fn run(mut self, stop: CancellationToken) {
         for certificates in &self.certificates {
             certificates.publish_expiry(&self.metrics);
@@ -154,15 +162,15 @@ impl Watcher {
                 () = tokio::time::sleep(self.poll) => {}
             }
             for certificates in &mut self.certificates {
-                if let Some(outcome) = certificates.look().await {
-                    report(certificates, outcome, (&self.metrics, &self.audit));
+                if let Some(outcome) = certificates.reload_if_changed().await {
+                    report(certificates, outcome, &self.metrics, &self.audit);
                 }
             }
         }
     }
 }
 
-fn report(certificates: &Certificates, outcome: Result<(), CertificateError>, (metrics, audit): (&Metrics, &Audit)) {
+fn report(certificates: &Certificates, outcome: Result<(), CertificateError>, metrics: &Metrics, audit: &Audit) {
     let listener = certificates.listener;
     let (result, event, detail) = match outcome {
         Ok(()) => {
@@ -204,50 +212,51 @@ impl Contents {
         }
     }
 
-    /// Keys are compared without being kept.
+    /// Identifies the content, so that keys are compared without being kept.
     fn digest(&self) -> [u8; 32] {
-        let mut context = Context::new(&SHA256);
-        for content in [Some(&self.cert), Some(&self.key), self.client_ca.as_ref()]
-            .into_iter()
-            .flatten()
-        {
-            let (kind, bytes): (u8, &[u8]) = match content {
-                Ok(bytes) => (1, bytes),
-                Err(why) => (0, why.as_bytes()),
-            };
-            context.update(&[kind]);
-            context.update(&bytes.len().to_be_bytes());
-            context.update(bytes);
+        let contents = [Some(&self.cert), Some(&self.key), self.client_ca.as_ref()];
+        let contents: Vec<Content<'_>> = contents.into_iter().flatten().map(Content::of).collect();
+        let parts: Vec<&[u8]> = contents
+            .iter()
+            .flat_map(|content| [&content.kind[..], &content.length[..], content.bytes])
+            .collect();
+        sha256_of(&parts)
+    }
+}
+
+/// One file's content, or its problem, as the digest takes it.
+struct Content<'a> {
+    kind: [u8; 1],
+    length: [u8; size_of::<usize>()],
+    bytes: &'a [u8],
+}
+
+impl<'a> Content<'a> {
+    fn of(content: &'a Result<Vec<u8>, String>) -> Self {
+        let (kind, bytes): (u8, &[u8]) = match content {
+            Ok(bytes) => (1, bytes),
+            Err(problem) => (0, problem.as_bytes()),
+        };
+        Self {
+            kind: [kind],
+            length: bytes.len().to_be_bytes(),
+            bytes,
         }
-        let mut digest = [0; 32];
-        for (to, from) in digest.iter_mut().zip(context.finish().as_ref()) {
-            *to = *from;
-        }
-        digest
     }
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, String> {
-    let unreadable = |error: std::io::Error| format!("cannot be read: {error}");
-    let about = std::fs::metadata(file).map_err(unreadable)?;
-    // a pipe would be waited for
-    if !about.is_file() {
-        return Err("is no file".to_owned());
-    }
-    let mut bytes = Vec::new();
-    let mut content = std::fs::File::open(file).map_err(unreadable)?.take(FILE_BYTES_MAX + 1);
-    content.read_to_end(&mut bytes).map_err(unreadable)?;
-    if u64::try_from(bytes.len()).is_ok_and(|length| length > FILE_BYTES_MAX) {
-        return Err(format!("is larger than {FILE_BYTES_MAX} bytes"));
-    }
-    Ok(bytes)
+    read_small(file, FILE_BYTES_MAX).map_err(|error| match error {
+        ReadError::Io(error) => format!("cannot be read: {error}"),
+        ReadError::NotSmall { max } => format!("is not a regular file of at most {max} bytes"),
+    })
 }
 
-impl Place<'_> {
+impl CertificateFile<'_> {
     fn error(&self, problem: impl Into<String>) -> CertificateError {
         CertificateError {
             key: format!("listen.{}.tls.{}", self.listener, self.name),
-            file: self.file.to_owned(),
+            file: self.path.to_owned(),
             problem: problem.into(),
         }
     }
@@ -259,40 +268,41 @@ impl Place<'_> {
     fn certificates(&self, content: &Result<Vec<u8>, String>) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
         let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(self.bytes(content)?).collect();
         match all {
-            Ok(certificates) if certificates.is_empty() => Err(self.error("holds no certificate in PEM")),
+            Ok(certificates) if certificates.is_empty() => Err(self.error("contains no certificate in PEM")),
             Ok(certificates) => Ok(certificates),
-            Err(error) => Err(self.error(format!("is no PEM: {error}"))),
+            Err(error) => Err(self.error(format!("is not valid PEM: {error}"))),
         }
     }
 }
 
-/// With the time after which the certificate is no good.
-fn server_config(
-    listener: &'static str,
-    files: &Tls,
-    contents: &Contents,
-) -> Result<(ServerConfig, Option<i64>), CertificateError> {
-    let place = |name, file| Place { listener, name, file };
-    let cert = place("cert", &files.cert);
+/// A configuration that can be put in force.
+struct Loaded {
+    config: ServerConfig,
+    /// Unix seconds at which the certificate expires.
+    expiry: Option<i64>,
+}
+
+fn server_config(listener: &'static str, files: &Tls, contents: &Contents) -> Result<Loaded, CertificateError> {
+    let file = |name, path| CertificateFile { listener, name, path };
+    let cert = file("cert", &files.cert);
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let pair = pair(&cert, &place("key", &files.key), contents, &provider)?;
+    let pair = certified_key(&cert, &file("key", &files.key), contents, &provider)?;
     let expiry = pair.cert.first().and_then(|leaf| not_after(leaf));
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&TLS13, &TLS12])
-        .map_err(|error| cert.error(format!("cannot be served with: {error}")))?;
+        .map_err(|error| cert.error(format!("cannot be used: {error}")))?;
     let authorities = files.client_ca.as_deref().zip(contents.client_ca.as_ref());
     let builder = match &authorities {
         None => builder.with_no_client_auth(),
-        Some((file, content)) => {
-            let place = place("client_ca", file);
+        Some((path, content)) => {
+            let client_ca = file("client_ca", path);
             let mut roots = RootCertStore::empty();
-            for certificate in place.certificates(content)? {
+            for certificate in client_ca.certificates(content)? {
                 let added = roots.add(certificate);
-                added.map_err(|error| place.error(format!("holds a certificate that is no authority: {error}")))?;
+                added.map_err(|error| client_ca.error(format!("contains a certificate that is no authority: {error}")))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-            builder
-                .with_client_cert_verifier(verifier.map_err(|error| place.error(format!("cannot be checked against: {error}")))?)
+            builder.with_client_cert_verifier(verifier.map_err(|error| client_ca.error(format!("cannot be used: {error}")))?)
         }
     };
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
@@ -300,42 +310,37 @@ fn server_config(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     if authorities.is_none() {
         let tickets = aws_lc_rs::Ticketer::new();
-        config.ticketer = tickets.map_err(|error| cert.error(format!("cannot be served with: {error}")))?;
+        config.ticketer = tickets.map_err(|error| cert.error(format!("cannot be used: {error}")))?;
     } else {
         config.send_tls13_tickets = 0;
     }
-    Ok((config, expiry))
+    Ok(Loaded { config, expiry })
 }
 
-fn pair(
-    cert: &Place<'_>,
-    key: &Place<'_>,
+fn certified_key(
+    cert: &CertificateFile<'_>,
+    key: &CertificateFile<'_>,
     contents: &Contents,
     provider: &CryptoProvider,
 ) -> Result<CertifiedKey, CertificateError> {
     let chain = cert.certificates(&contents.cert)?;
     let private = PrivateKeyDer::from_pem_slice(key.bytes(&contents.key)?);
-    // SECURITY: the parser's errors may quote what they found
-    let private = private.map_err(|_may_quote| key.error("holds no private key in PEM"))?;
+    // SECURITY: the parser's errors may quote the file
+    let private = private.map_err(|_may_quote| key.error("contains no private key in PEM"))?;
     let signer = provider.key_provider.load_private_key(private);
-    let signer = signer.map_err(|error| key.error(format!("holds a private key that cannot be used: {error}")))?;
+    let signer = signer.map_err(|error| key.error(format!("contains a private key that cannot be used: {error}")))?;
     let pair = CertifiedKey::new(chain, signer);
     match pair.keys_match() {
         Ok(()) => Ok(pair),
         Err(rustls::Error::InconsistentKeys(_)) => {
-            let file = cert.file.display();
+            let file = cert.path.display();
             Err(key.error(format!("is not the private key of the certificate in `{file}`")))
         }
-        Err(error) => Err(cert.error(format!("cannot be served with: {error}"))),
+        Err(error) => Err(cert.error(format!("cannot be used: {error}"))),
     }
 }
 
 fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
     Some(certificate.validity().not_after.timestamp())
-}
-
-fn unix_seconds() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }

@@ -1,34 +1,37 @@
-//! A rate that all replicas count together: what passed here is told to the others, and what passed there counts here.
+//! A rate that all replicas count together, through the session store.
 //!
-//! A request never waits for it. Each replica lets through what its own count allows, tells how much that was a few times
-//! per second (`app::shared_rates`), and learns the sum over all of them; a caller over the rate is refused until the
-//! window in which that was counted is over. So one caller can exceed the rate by what passes between two tellings, and
-//! without the store every replica counts for itself.
+//! A request never waits for the store. Each replica lets a request pass that its own count allows, and notes it here.
+//! A few times per second `app::shared_rates` publishes the noted counts and learns the totals of all replicas. A caller
+//! whose total is over the rate is refused until the window of that total ends.
+//!
+//! So between two publications one caller can exceed the rate by the requests that the replicas let pass in that time.
+//! While the store does not answer, counts are dropped and each replica counts alone. A request that is noted while a
+//! publication runs belongs to the next one: `take` swaps the whole map under the lock.
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::digest::{SHA256, digest};
+use parking_lot::Mutex;
 
+use crate::base::digest::sha256;
 use crate::config::Rate;
 
-/// Callers that are told of between two tellings; what further ones pass is not told.
+/// Callers whose counts are noted between two publications; requests of further callers count in their replica alone.
 const KEYS_MAX: usize = 50_000;
 
-/// A caller, the same in every replica: a hash of what it is counted by.
+/// The hash of a caller's key, equal in all replicas.
 pub type SharedKey = [u8; 32];
 
-/// Something that every replica writes alike.
+/// A key of a rate with the same bytes in all replicas.
 pub trait CountedAs: Clone + Eq + Hash {
-    /// Unambiguous bytes.
+    /// Bytes that no other key has.
     fn bytes(&self) -> Vec<u8>;
 }
 
-/// What passed here since it was last told, and who is over the rate everywhere.
+/// One shared rate: counts noted since the last publication, and callers over the rate of all replicas.
 #[derive(Debug)]
-pub struct Shared {
+pub struct SharedRate {
     rate: Rate,
     area: &'static str,
     state: Mutex<State>,
@@ -40,14 +43,23 @@ struct State {
     over: HashMap<SharedKey, Instant>,
 }
 
-/// What one replica has to tell of one caller.
+/// The requests of one caller that this replica let pass since the last publication.
 #[derive(Clone, Copy, Debug)]
-pub struct Passed {
+pub struct PassedRequests {
     pub key: SharedKey,
     pub count: u32,
 }
 
-impl Shared {
+/// One window of a rate. All replicas with the same clock number it alike.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Window {
+    /// Windows since 1970.
+    pub number: u64,
+    /// Time until it ends.
+    pub left: Duration,
+}
+
+impl SharedRate {
     pub fn new(rate: Rate, area: &'static str) -> Self {
         Self {
             rate,
@@ -56,29 +68,32 @@ impl Shared {
         }
     }
 
-    /// The window that `now` is in, since 1970, and how long it still is.
-    pub fn window(&self, since_1970: Duration) -> (u64, Duration) {
+    /// Returns the window of a time since 1970.
+    pub fn window(&self, since_1970: Duration) -> Window {
         let per = self.rate.per.as_nanos().max(1);
         let number = since_1970.as_nanos() / per;
         let left = per - since_1970.as_nanos() % per;
         let nanos = |n: u128| u64::try_from(n).unwrap_or(u64::MAX);
-        (nanos(number), Duration::from_nanos(nanos(left)))
+        Window {
+            number: nanos(number),
+            left: Duration::from_nanos(nanos(left)),
+        }
     }
 
-    /// Of `first` and `count`: a short word for the kind of the rate.
+    /// The name of the rate's area in the store.
     pub fn area(&self) -> &'static str {
         self.area
     }
 
-    /// How long a window is remembered by whoever keeps the sums.
+    /// The time for which the store keeps the totals of a window.
     pub fn memory(&self) -> Duration {
         self.rate.per.saturating_mul(2).max(Duration::from_secs(1))
     }
 
-    /// Until when this caller is over the rate of all replicas; else it is counted.
+    /// Counts a request, or returns the time for which the caller is over the rate of all replicas.
     pub fn check(&self, key: &impl CountedAs, now: Instant) -> Result<(), Duration> {
-        let key = hash(&key.bytes());
-        let mut state = self.state();
+        let key = sha256(&key.bytes());
+        let mut state = self.state.lock();
         if let Some(until) = state.over.get(&key) {
             if now < *until {
                 return Err(*until - now);
@@ -91,35 +106,25 @@ impl Shared {
         Ok(())
     }
 
-    /// What is to be told now.
-    pub fn take(&self) -> Vec<Passed> {
-        let passed = std::mem::take(&mut self.state().passed);
-        passed.into_iter().map(|(key, count)| Passed { key, count }).collect()
+    /// Takes the counts to publish.
+    pub fn take(&self) -> Vec<PassedRequests> {
+        let passed = std::mem::take(&mut self.state.lock().passed);
+        passed.into_iter().map(|(key, count)| PassedRequests { key, count }).collect()
     }
 
-    /// What all replicas let through in the window that ends at `end`.
+    /// Notes the total of all replicas in the window that ends at `end`.
     pub fn learn(&self, key: SharedKey, total: u64, end: Instant) {
         let allowed = u64::from(self.rate.requests.max(self.rate.burst).get());
         if total >= allowed {
-            let mut state = self.state();
+            let mut state = self.state.lock();
             if state.over.len() < KEYS_MAX {
                 state.over.insert(key, end);
             }
         }
     }
 
-    /// Forgets whose window is over.
+    /// Removes callers whose window has ended.
     pub fn sweep(&self, now: Instant) {
-        self.state().over.retain(|_, until| now < *until);
+        self.state.lock().over.retain(|_, until| now < *until);
     }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn hash(bytes: &[u8]) -> SharedKey {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    hash
 }

@@ -1,5 +1,6 @@
-//! Counting, with the real clock and long periods: what is over now is over for the whole test.
+//! Tests counting with the real clock and long periods: a caller over the rate stays over it for the whole test.
 
+use super::shared::Window;
 use super::*;
 use std::num::NonZeroU32;
 use std::str::FromStr;
@@ -24,13 +25,13 @@ fn limits(address: Option<Rate>, principal: Option<Rate>, requests: usize) -> Re
         requests,
         ..config.limits
     };
-    RequestLimits::new(&limits, Reach::ThisProcess)
+    RequestLimits::new(&limits, CountScope::ThisProcess)
 }
 
 const HOUR: Duration = Duration::from_hours(1);
 
 #[test]
-fn an_address_gets_its_burst_and_then_a_refusal_that_says_when() {
+fn an_address_gets_its_burst_and_then_a_refusal_with_the_time_to_wait() {
     let limits = limits(Some(rate(6, HOUR, 3)), None, 1);
     let client = address("192.0.2.1");
     for _ in 0..3 {
@@ -60,7 +61,7 @@ fn an_ipv6_network_is_one_client() {
 }
 
 #[test]
-fn principals_of_other_portals_issuers_and_types_are_others() {
+fn equal_names_in_other_portals_issuers_or_types_are_other_principals() {
     let limits = limits(None, Some(rate(1, HOUR, 1)), 1);
     let key = |portal: &str, issuer: &str, principal: &str| PrincipalKey {
         portal: Arc::from(portal),
@@ -84,13 +85,13 @@ fn principals_of_other_portals_issuers_and_types_are_others() {
 }
 
 #[test]
-fn what_is_not_configured_makes_no_key_and_refuses_nobody() {
+fn a_rate_that_is_not_configured_makes_no_key_and_refuses_no_request() {
     let limits = limits(None, None, 1);
     for _ in 0..1000 {
         limits.check_address(address("192.0.2.1")).unwrap();
     }
     limits
-        .check_principal(|| -> PrincipalKey { panic!("nobody counts") })
+        .check_principal(|| -> PrincipalKey { panic!("no rate is configured") })
         .unwrap();
     limits.sweep();
 }
@@ -121,7 +122,7 @@ fn counts(max: usize, period: Duration) -> Limiter<u64> {
 }
 
 #[test]
-fn a_flood_of_keys_takes_a_bounded_memory_is_counted_together_and_leaves_known_keys_alone() {
+fn a_flood_of_keys_takes_bounded_memory_shares_counts_and_leaves_known_keys_alone() {
     let limiter = counts(100, HOUR);
     for known in 0..100 {
         limiter.check_key(&known).unwrap();
@@ -134,7 +135,7 @@ fn a_flood_of_keys_takes_a_bounded_memory_is_counted_together_and_leaves_known_k
 }
 
 #[test]
-fn sweeping_forgets_who_has_recovered_and_nobody_else() {
+fn a_sweep_removes_recovered_keys_only() {
     let limiter = counts(10, Duration::from_millis(1));
     for key in 0..10_u64 {
         limiter.check_key(&key).unwrap();
@@ -148,11 +149,14 @@ fn sweeping_forgets_who_has_recovered_and_nobody_else() {
     slow.check_key(&1).unwrap();
     slow.retain_recent();
     assert_eq!(slow.len(), 1);
-    assert!(slow.check_key(&1).is_err(), "sweeping gives nobody a second turn");
+    assert!(
+        slow.check_key(&1).is_err(),
+        "a sweep does not reset a count that has not recovered"
+    );
 }
 
 #[test]
-fn counting_stays_right_while_many_threads_ask_and_sweep() {
+fn counts_stay_right_while_threads_check_and_sweep_at_once() {
     let limiter = counts(64, HOUR);
     let passed = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -174,54 +178,59 @@ fn counting_stays_right_while_many_threads_ask_and_sweep() {
 }
 
 #[test]
-fn places_are_given_up_to_the_limit_and_come_back_even_from_a_panic() {
+fn request_slots_are_given_up_to_the_limit_and_are_freed_even_by_a_panic() {
     let limits = limits(None, None, 2);
-    let one = limits.place().unwrap();
-    let two = limits.place().unwrap();
-    assert!(limits.place().is_none());
+    let one = limits.acquire_slot().unwrap();
+    let two = limits.acquire_slot().unwrap();
+    assert!(limits.acquire_slot().is_none());
     drop(one);
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let _held = limits.place().unwrap();
-        assert!(limits.place().is_none());
+        let _held = limits.acquire_slot().unwrap();
+        assert!(limits.acquire_slot().is_none());
         std::panic::resume_unwind(Box::new("on purpose"));
     }));
     assert!(caught.is_err());
     drop(two);
-    let all: Vec<Option<Place>> = (0..3).map(|_| limits.place()).collect();
+    let all: Vec<Option<RequestSlot>> = (0..3).map(|_| limits.acquire_slot()).collect();
     assert_eq!(all.iter().flatten().count(), 2);
 }
 
 #[test]
-fn what_others_let_through_counts_here_until_its_window_is_over() {
+fn requests_that_other_replicas_let_pass_count_here_until_their_window_ends() {
     let config = crate::config::Config::from_yaml("upstream: { url: 'http://127.0.0.1:1' }").unwrap();
     let limits = config::Limits {
         rate_per_address: Some(rate(10, HOUR, 10)),
         ..config.limits
     };
-    let limits = RequestLimits::new(&limits, Reach::AllReplicas);
-    let (alice, bob) = (address("192.0.2.1"), address("192.0.2.2"));
+    let limits = RequestLimits::new(&limits, CountScope::AllReplicas);
+    let alice = address("192.0.2.1");
+    let bob = address("192.0.2.2");
     limits.check_address(alice).unwrap();
     limits.check_address(alice).unwrap();
     let shared = limits.shared().pop().unwrap();
-    let told = shared.take();
-    assert_eq!(told.iter().map(|passed| passed.count).collect::<Vec<_>>(), [2]);
-    assert!(shared.take().is_empty(), "told once");
+    let counts = shared.take();
+    assert_eq!(counts.iter().map(|passed| passed.count).collect::<Vec<_>>(), [2]);
+    assert!(shared.take().is_empty(), "a count is published once");
     let end = Instant::now() + HOUR / 2;
-    shared.learn(told[0].key, 9, end);
+    shared.learn(counts[0].key, 9, end);
     limits.check_address(alice).unwrap();
-    shared.learn(told[0].key, 10, end);
+    shared.learn(counts[0].key, 10, end);
     let refusal = limits.check_address(alice).unwrap_err();
     assert!((1795..=1800).contains(&refusal.retry_after.unwrap()));
     limits.check_address(bob).unwrap();
-    shared.learn(told[0].key, 10, Instant::now());
+    shared.learn(counts[0].key, 10, Instant::now());
     limits.check_address(alice).unwrap();
 }
 
 #[test]
-fn windows_are_the_same_for_everybody_and_follow_each_other() {
-    let shared = Shared::new(rate(1, Duration::from_secs(60), 1), "x");
+fn windows_are_numbered_alike_in_all_replicas_and_follow_each_other() {
+    let shared = SharedRate::new(rate(1, Duration::from_secs(60), 1), "x");
     let at = |seconds| shared.window(Duration::from_secs(seconds));
-    assert_eq!(at(120), (2, Duration::from_secs(60)));
-    assert_eq!(at(179), (2, Duration::from_secs(1)));
-    assert_eq!(at(180).0, 3);
+    let window = |number, seconds| Window {
+        number,
+        left: Duration::from_secs(seconds),
+    };
+    assert_eq!(at(120), window(2, 60));
+    assert_eq!(at(179), window(2, 1));
+    assert_eq!(at(180).number, 3);
 }

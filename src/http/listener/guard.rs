@@ -1,8 +1,9 @@
-//! A second look at what clients send, beside hyper and never instead of it.
+//! A second reader of the bytes that clients send, beside hyper and never in its place (docs/decisions/0011).
 //!
-//! `http1` follows the framing of every message byte by byte and refuses what could be read in two ways; `http2` counts
-//! frames that cost us more than they cost the sender. Both only ever say no: what they let pass is still parsed,
-//! bounded and refused by hyper, and they change nothing of what passes.
+//! `http1_framing` follows the framing of every HTTP/1 message byte by byte and refuses bytes that could be read in two
+//! ways; `http2_frames` counts HTTP/2 frames that cost the gate more than their sender. Both can only refuse. Bytes that
+//! they let pass are unchanged, and hyper still parses, bounds and refuses them: a fault in the guard can refuse too
+//! much, but never lets more through than hyper alone.
 
-pub mod http1;
-pub mod http2;
+pub mod http1_framing;
+pub mod http2_frames;

@@ -1,4 +1,4 @@
-//! A panic ends one request and is counted: not its neighbours', not the listener, not the process.
+//! Tests that a panic ends one request and is counted; other requests, the listener and the process go on.
 
 use super::*;
 use crate::base::lifecycle::{ShutdownTrigger, shutdown};
@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::timeout;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 struct Gate {
     address: SocketAddr,
@@ -24,17 +24,18 @@ struct Gate {
     release: Rc<Notify>,
 }
 
-/// Panics at once, after waiting, or after reading a body; answers everything else.
+/// A gate whose handler panics at once, after a wait, or after reading a body, and answers all other paths.
 fn gate() -> Gate {
     let limits = Config::from_yaml("upstream: { url: 'http://127.0.0.1:1' }").unwrap().limits;
-    let (metrics, (trigger, told)) = (Metrics::new().unwrap(), shutdown());
+    let metrics = Metrics::new().unwrap();
+    let (trigger, shutdown) = shutdown();
     let count = ConnectionCount::new(&limits, &metrics);
-    let front = Rc::new(Front::new(&limits, count, &metrics, Box::new(|_, _| {})));
+    let context = Rc::new(ListenerContext::new(&limits, count, &metrics, Box::new(|_, _| {})));
     let socket = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
     let address = socket.local_addr().unwrap();
     let release = Rc::new(Notify::new());
     let released = Rc::clone(&release);
-    let handler = move |request: Request<Incoming>, _link: Rc<Link>| {
+    let handler = move |request: Request<Incoming>, _client: Rc<ClientConnection>| {
         let released = Rc::clone(&released);
         assert!(request.uri().path() != "/panic-unpolled", "on purpose");
         async move {
@@ -55,7 +56,7 @@ fn gate() -> Gate {
             Response::new(Body::full(Bytes::from_static(b"fine")))
         }
     };
-    let served = spawn_local(serve(Socket::tcp(socket).unwrap(), front, told, handler));
+    let served = spawn_local(serve(Socket::tcp(socket).unwrap(), context, shutdown, handler));
     Gate {
         address,
         metrics,
@@ -67,12 +68,12 @@ fn gate() -> Gate {
 
 async fn local<F: Future<Output = ()>>(test: F) {
     LocalSet::new()
-        .run_until(async { timeout(PATIENCE, test).await.expect("the test hangs") })
+        .run_until(async { timeout(TEST_TIMEOUT, test).await.expect("the test hangs") })
         .await;
 }
 
-/// One exchange on a kept connection; what came before the end, if it ends.
-async fn ask(client: &mut TcpStream, head: &str) -> String {
+/// One exchange on a kept connection; returns the bytes before the end if the connection ends.
+async fn exchange(client: &mut TcpStream, head: &str) -> String {
     client.write_all(head.as_bytes()).await.unwrap();
     let mut all = Vec::new();
     while !all.ends_with(b"fine") {
@@ -88,42 +89,46 @@ fn get(path: &str) -> String {
 }
 
 #[tokio::test]
-async fn every_way_to_panic_ends_its_own_request_and_is_counted_once() {
+async fn a_panic_at_any_time_ends_only_its_own_request_and_is_counted_once() {
     local(async {
         let gate = gate();
         let body = "POST /panic-body HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc".to_owned();
-        let ways = [get("/panic"), get("/panic-late"), get("/panic-unpolled"), body];
-        for (before, panicking) in ways.iter().enumerate() {
+        let requests = [get("/panic"), get("/panic-late"), get("/panic-unpolled"), body];
+        for (before, panicking) in requests.iter().enumerate() {
             let mut neighbour = TcpStream::connect(gate.address).await.unwrap();
-            assert!(ask(&mut neighbour, &get("/")).await.contains("200 OK"));
+            assert!(exchange(&mut neighbour, &get("/")).await.contains("200 OK"));
             let mut slow = TcpStream::connect(gate.address).await.unwrap();
             slow.write_all(get("/slow").as_bytes()).await.unwrap();
             let mut client = TcpStream::connect(gate.address).await.unwrap();
             assert!(
-                ask(&mut client, &get("/")).await.contains("200 OK"),
+                exchange(&mut client, &get("/")).await.contains("200 OK"),
                 "an earlier request of its own"
             );
-            assert_eq!(ask(&mut client, panicking).await, "", "{panicking}");
+            assert_eq!(exchange(&mut client, panicking).await, "", "{panicking}");
             assert_eq!(gate.metrics.panics.get(), before as u64 + 1, "{panicking}");
             assert!(
-                ask(&mut neighbour, &get("/")).await.contains("200 OK"),
+                exchange(&mut neighbour, &get("/")).await.contains("200 OK"),
                 "a kept connection goes on"
             );
             gate.release.notify_one();
             let mut answer = Vec::new();
             while !answer.ends_with(b"fine") {
-                assert_ne!(slow.read_buf(&mut answer).await.unwrap(), 0, "what was in flight is answered");
+                assert_ne!(
+                    slow.read_buf(&mut answer).await.unwrap(),
+                    0,
+                    "the request in flight is answered"
+                );
             }
         }
         gate.trigger.close();
-        gate.served.await.expect("the listener ends in peace");
-        assert_eq!(gate.metrics.connections.get(), 0, "no place is lost");
+        gate.served.await.expect("the listener ends without a panic");
+        assert_eq!(gate.metrics.connections.get(), 0, "every slot is free again");
     })
     .await;
 }
 
 #[tokio::test]
-async fn over_http2_a_panic_ends_its_stream_and_no_other() {
+async fn an_http2_panic_ends_only_its_own_stream() {
     local(async {
         let gate = gate();
         let stream = TcpStream::connect(gate.address).await.unwrap();

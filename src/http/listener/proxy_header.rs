@@ -1,7 +1,11 @@
-//! The PROXY protocol header (v1 and v2) with which a balancer says whose connection it passes on.
+//! The PROXY protocol header (v1 and v2), in which a load balancer names the client of the connection it forwards.
 //!
-//! SECURITY: the source in it becomes the client's address, so it is read only from `trusted_proxies` (the caller sees to
-//! that), only whole, and only once. What follows it is the client's own bytes.
+//! SECURITY: the source in it becomes the client's address. So `handshake` reads it only from `trusted_proxies`, only as
+//! the first bytes of a connection, and only once: the bytes behind it are the client's own, and a second header in them
+//! is no header. The parse has one reading: a header is complete, incomplete or malformed. An incomplete one is read on
+//! until `limits.header_timeout`, a malformed one ends the connection; neither falls back to the socket's address, which is
+//! the proxy's and might be trusted with more. A complete header without an address (LOCAL, UNKNOWN) is the
+//! balancer's own health check, and keeps the socket's address.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,86 +13,86 @@ use ppp::{v1, v2};
 
 /// Longest v1 header, line end included (the protocol's own number).
 const TEXT_BYTES_MAX: usize = 107;
-/// Longest v2 header, with all it says beside the addresses (TLVs), which nobody here reads.
+/// Longest v2 header, its extensions (TLVs) included, which the gate does not read.
 const BINARY_BYTES_MAX: usize = 4096;
-/// Length of what stands before the addresses of v2, and where in it the length of the rest stands.
-const BINARY_START: usize = 16;
+/// Bytes before the addresses of v2; the last two of them are the length of the rest.
+const BINARY_PREFIX: usize = 16;
 
-/// What the bytes so far are.
+/// A header as far as it has come.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) enum Read {
-    /// Nothing is wrong yet.
+pub(super) enum Parsed {
+    /// More bytes are needed.
     Partial,
     Whole {
-        /// `None`: the balancer speaks for itself (a health check), or cannot say.
+        /// `None`: a health check of the balancer itself, or it does not know the client.
         source: Option<SocketAddr>,
-        /// Bytes of the header.
+        /// Length of the header in bytes.
         length: usize,
     },
     Malformed,
 }
 
-pub(super) fn read(bytes: &[u8]) -> Read {
-    if agrees(bytes, v2::PROTOCOL_PREFIX) {
-        binary(bytes)
-    } else if agrees(bytes, b"PROXY ") {
-        text(bytes)
+pub(super) fn parse(bytes: &[u8]) -> Parsed {
+    if may_start_with(bytes, v2::PROTOCOL_PREFIX) {
+        parse_v2(bytes)
+    } else if may_start_with(bytes, b"PROXY ") {
+        parse_v1(bytes)
     } else {
-        Read::Malformed
+        Parsed::Malformed
     }
 }
 
-/// Whether the bytes are, or may become, something that starts so.
-fn agrees(bytes: &[u8], prefix: &[u8]) -> bool {
+/// True if the bytes start with the prefix, or may come to.
+fn may_start_with(bytes: &[u8], prefix: &[u8]) -> bool {
     bytes.starts_with(prefix) || prefix.starts_with(bytes)
 }
 
-fn binary(bytes: &[u8]) -> Read {
-    let Some(&[high, low]) = bytes.get(BINARY_START - 2..BINARY_START) else {
-        return Read::Partial;
+fn parse_v2(bytes: &[u8]) -> Parsed {
+    let Some(&[high, low]) = bytes.get(BINARY_PREFIX - 2..BINARY_PREFIX) else {
+        return Parsed::Partial;
     };
-    let length = BINARY_START + usize::from(u16::from_be_bytes([high, low]));
+    let length = BINARY_PREFIX + usize::from(u16::from_be_bytes([high, low]));
     if length > BINARY_BYTES_MAX {
-        return Read::Malformed;
+        return Parsed::Malformed;
     }
     let Some(whole) = bytes.get(..length) else {
-        return Read::Partial;
+        return Parsed::Partial;
     };
     let Ok(header) = v2::Header::try_from(whole) else {
-        return Read::Malformed;
+        return Parsed::Malformed;
     };
     let source = match (header.command, header.protocol, header.addresses) {
         (v2::Command::Local, ..) | (_, _, v2::Addresses::Unspecified) => None,
-        (_, v2::Protocol::Stream, v2::Addresses::IPv4(ip)) => Some(address(ip.source_address, ip.source_port)),
-        (_, v2::Protocol::Stream, v2::Addresses::IPv6(ip)) => Some(address(ip.source_address, ip.source_port)),
-        // a socket file or a datagram is no client of ours
-        _ => return Read::Malformed,
+        (_, v2::Protocol::Stream, v2::Addresses::IPv4(ip)) => Some(socket_addr(ip.source_address, ip.source_port)),
+        (_, v2::Protocol::Stream, v2::Addresses::IPv6(ip)) => Some(socket_addr(ip.source_address, ip.source_port)),
+        // a Unix socket or a datagram is no client of the gate
+        _ => return Parsed::Malformed,
     };
-    Read::Whole { source, length }
+    Parsed::Whole { source, length }
 }
 
-fn text(bytes: &[u8]) -> Read {
+fn parse_v1(bytes: &[u8]) -> Parsed {
     let line = bytes.get(..TEXT_BYTES_MAX).unwrap_or(bytes);
     let Some(end) = line.windows(2).position(|pair| pair == b"\r\n") else {
         return if bytes.len() < TEXT_BYTES_MAX {
-            Read::Partial
+            Parsed::Partial
         } else {
-            Read::Malformed
+            Parsed::Malformed
         };
     };
     let length = end + 2;
     let source = match line.get(..length).map(v1::Header::try_from) {
         Some(Ok(header)) => match header.addresses {
             v1::Addresses::Unknown => None,
-            v1::Addresses::Tcp4(ip) => Some(address(ip.source_address, ip.source_port)),
-            v1::Addresses::Tcp6(ip) => Some(address(ip.source_address, ip.source_port)),
+            v1::Addresses::Tcp4(ip) => Some(socket_addr(ip.source_address, ip.source_port)),
+            v1::Addresses::Tcp6(ip) => Some(socket_addr(ip.source_address, ip.source_port)),
         },
-        _ => return Read::Malformed,
+        _ => return Parsed::Malformed,
     };
-    Read::Whole { source, length }
+    Parsed::Whole { source, length }
 }
 
-fn address(ip: impl Into<IpAddr>, port: u16) -> SocketAddr {
+fn socket_addr(ip: impl Into<IpAddr>, port: u16) -> SocketAddr {
     SocketAddr::new(ip.into().to_canonical(), port)
 }
 
@@ -112,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_of_both_versions() {
+    fn complete_headers_of_both_versions_give_their_source() {
         let six = [&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[1], &[0; 16], &[4, 210, 1, 187]].concat();
         let mapped = [&[0; 10][..], &[0xff, 0xff, 192, 0, 2, 1], &[0; 16], &[4, 210, 1, 187]].concat();
         let with_tlv = [&V4[..], &[4, 0, 1, 42]].concat();
@@ -142,15 +146,15 @@ mod tests {
         for (bytes, source) in cases {
             let length = bytes.len();
             let after = [&bytes[..], b"GET / HTTP/1.1\r\n\r\n"].concat();
-            assert_eq!(read(&after), Read::Whole { source, length }, "{bytes:?}");
+            assert_eq!(parse(&after), Parsed::Whole { source, length }, "{bytes:?}");
             for end in 0..length {
-                assert_eq!(read(&bytes[..end]), Read::Partial, "{bytes:?} up to {end}");
+                assert_eq!(parse(&bytes[..end]), Parsed::Partial, "{bytes:?} up to {end}");
             }
         }
     }
 
     #[test]
-    fn what_is_no_header() {
+    fn malformed_headers_are_refused() {
         let unix = [0; 216];
         let long = vec![0; BINARY_BYTES_MAX];
         let cases: Vec<Vec<u8>> = vec![
@@ -175,19 +179,19 @@ mod tests {
             v2(0x21, 0x11, &long),
         ];
         for bytes in cases {
-            assert_eq!(read(&bytes), Read::Malformed, "{:?}", String::from_utf8_lossy(&bytes));
+            assert_eq!(parse(&bytes), Parsed::Malformed, "{:?}", String::from_utf8_lossy(&bytes));
         }
     }
 
     proptest! {
         #[test]
-        fn nothing_makes_it_panic_and_a_header_is_never_longer_than_what_came(bytes in prop::collection::vec(any::<u8>(), 0..300), kind in 0..3) {
+        fn no_bytes_make_the_parser_panic_and_no_header_is_longer_than_its_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300), kind in 0..3) {
             let bytes = match kind {
                 0 => bytes,
                 1 => [b"PROXY ", &bytes[..]].concat(),
                 _ => [v2::PROTOCOL_PREFIX, &bytes[..]].concat(),
             };
-            if let Read::Whole { length, .. } = read(&bytes) {
+            if let Parsed::Whole { length, .. } = parse(&bytes) {
                 prop_assert!(length <= bytes.len());
             }
         }

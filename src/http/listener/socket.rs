@@ -1,6 +1,7 @@
-//! Sockets: binding them so that a conflict is an error at start, and accepting from them.
+//! Binds sockets so that a conflict is an error at start, and accepts connections from them.
 //!
-//! SO_REUSEPORT would let two gates of one user share a port in silence; so a fixed port is first bound without it.
+//! The workers share one address with SO_REUSEPORT. The same option would let two gates of one user share a port without
+//! an error, so a fixed port is first bound without it.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -13,14 +14,14 @@ use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-/// Connections the kernel keeps for us before it refuses.
+/// Connections that the kernel queues for one socket before it refuses more.
 const BACKLOG: i32 = 1024;
 
-/// Who is on the other end.
+/// The address of a peer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum PeerAddr {
     Tcp(SocketAddr),
-    /// Some process on this machine.
+    /// A process on this machine.
     Unix,
 }
 
@@ -36,18 +37,25 @@ pub enum Stream {
     Unix(UnixStream),
 }
 
-/// `copies` listeners on one address; port 0 is chosen once and shared. Fails if anyone else listens there.
+/// A new connection.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub stream: Stream,
+    pub peer: PeerAddr,
+}
+
+/// Binds `copies` listeners to one address; port 0 is chosen once and shared. Fails if another process listens there.
 pub fn bind(address: SocketAddr, copies: usize) -> io::Result<Vec<std::net::TcpListener>> {
     if address.port() != 0 {
-        // Bound and dropped: a foreign listener, with or without SO_REUSEPORT, makes this fail.
-        let probe = raw(address)?;
+        // bound and dropped: fails if another process listens there, with or without SO_REUSEPORT
+        let probe = new_socket(address)?;
         probe.bind(&address.into())?;
         probe.listen(1)?;
     }
     let mut listeners: Vec<std::net::TcpListener> = Vec::with_capacity(copies);
     for _ in 0..copies {
         let address = listeners.first().map_or(Ok(address), std::net::TcpListener::local_addr)?;
-        let socket = raw(address)?;
+        let socket = new_socket(address)?;
         socket.set_reuse_port(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
@@ -56,7 +64,7 @@ pub fn bind(address: SocketAddr, copies: usize) -> io::Result<Vec<std::net::TcpL
     Ok(listeners)
 }
 
-fn raw(address: SocketAddr) -> io::Result<RawSocket> {
+fn new_socket(address: SocketAddr) -> io::Result<RawSocket> {
     let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
@@ -64,14 +72,14 @@ fn raw(address: SocketAddr) -> io::Result<RawSocket> {
 }
 
 pub fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
-    make_way(path)?;
+    remove_stale_socket(path)?;
     let listener = std::os::unix::net::UnixListener::bind(path)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
 
-/// A stale socket file goes only if it is a socket and nobody answers on it.
-pub(super) fn make_way(path: &Path) -> io::Result<()> {
+/// Removes a stale socket file: a socket on which no process listens. Any other file at the path is an error.
+pub(super) fn remove_stale_socket(path: &Path) -> io::Result<()> {
     if let Ok(found) = std::fs::symlink_metadata(path) {
         let stale = found.file_type().is_socket()
             && std::os::unix::net::UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
@@ -106,60 +114,69 @@ impl Socket {
         UnixListener::from_std(listener).map(Self::Unix)
     }
 
-    pub(super) async fn accept(&self) -> io::Result<(Stream, PeerAddr)> {
+    pub(super) async fn accept(&self) -> io::Result<Accepted> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                // Fails only for a connection that is gone already.
+                // fails only for a connection that is closed already
                 drop(stream.set_nodelay(true));
-                Ok((Stream::Tcp(stream), PeerAddr::Tcp(peer)))
+                Ok(Accepted {
+                    stream: Stream::Tcp(stream),
+                    peer: PeerAddr::Tcp(peer),
+                })
             }
-            Self::Unix(listener) => listener
-                .accept()
-                .await
-                .map(|(stream, _)| (Stream::Unix(stream), PeerAddr::Unix)),
+            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Accepted {
+                stream: Stream::Unix(stream),
+                peer: PeerAddr::Unix,
+            }),
         }
     }
 
-    /// What the kernel had accepted for us, and the end of listening: dropping a listener resets what is in its queue.
-    pub(super) fn into_queued(self) -> Vec<(Stream, PeerAddr)> {
+    /// Accepts the connections in the kernel's queue and stops listening. Dropping a listener would reset them.
+    pub(super) fn into_queued(self) -> Vec<Accepted> {
         match self {
-            Self::Tcp(listener) => listener.into_std().map(|l| queued(|| tcp_queued(&l))),
-            Self::Unix(listener) => listener.into_std().map(|l| queued(|| unix_queued(&l))),
+            Self::Tcp(listener) => listener.into_std().map(|l| accept_all(|| accept_tcp(&l))),
+            Self::Unix(listener) => listener.into_std().map(|l| accept_all(|| accept_unix(&l))),
         }
         .unwrap_or_default()
     }
 }
 
-/// Straight from the kernel: the runtime may not know yet that there is something to accept.
-fn queued(mut accept: impl FnMut() -> io::Result<(Stream, PeerAddr)>) -> Vec<(Stream, PeerAddr)> {
+/// Asks the kernel, not the runtime, which may not know yet that connections are in the queue.
+fn accept_all(mut accept: impl FnMut() -> io::Result<Accepted>) -> Vec<Accepted> {
     let mut all = Vec::new();
     for _ in 0..BACKLOG {
         match accept() {
             Ok(accepted) => all.push(accepted),
-            // gone again while it waited
+            // closed by the client while it waited
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(_none_left) => break,
+            Err(_empty) => break,
         }
     }
     all
 }
 
-fn tcp_queued(listener: &std::net::TcpListener) -> io::Result<(Stream, PeerAddr)> {
+fn accept_tcp(listener: &std::net::TcpListener) -> io::Result<Accepted> {
     let (stream, peer) = listener.accept()?;
     stream.set_nonblocking(true)?;
     drop(stream.set_nodelay(true));
-    Ok((Stream::Tcp(TcpStream::from_std(stream)?), PeerAddr::Tcp(peer)))
+    Ok(Accepted {
+        stream: Stream::Tcp(TcpStream::from_std(stream)?),
+        peer: PeerAddr::Tcp(peer),
+    })
 }
 
-fn unix_queued(listener: &std::os::unix::net::UnixListener) -> io::Result<(Stream, PeerAddr)> {
+fn accept_unix(listener: &std::os::unix::net::UnixListener) -> io::Result<Accepted> {
     let (stream, _) = listener.accept()?;
     stream.set_nonblocking(true)?;
-    Ok((Stream::Unix(UnixStream::from_std(stream)?), PeerAddr::Unix))
+    Ok(Accepted {
+        stream: Stream::Unix(UnixStream::from_std(stream)?),
+        peer: PeerAddr::Unix,
+    })
 }
 
 impl Stream {
-    /// Writes what the kernel takes without waiting.
+    /// Writes as many of the bytes as the kernel takes at once.
     pub(super) fn write_now(&self, bytes: &[u8]) {
         let _best_effort = match self {
             Self::Tcp(stream) => stream.try_write(bytes),

@@ -1,10 +1,10 @@
-//! Binding and counting; serving is tested with forwarding, over the same sockets.
+//! Tests binding and closing. `http::upstream::tests` tests serving, over the same sockets.
 
 use super::*;
 use std::os::unix::net::UnixListener;
 
 #[test]
-fn copies_share_a_port_and_a_foreign_listener_is_a_conflict() {
+fn listeners_of_one_gate_share_a_port_and_a_second_bind_fails() {
     let ours = bind("127.0.0.1:0".parse().unwrap(), 3).unwrap();
     let address = ours.first().unwrap().local_addr().unwrap();
     assert!(ours.iter().all(|listener| listener.local_addr().unwrap() == address));
@@ -27,19 +27,19 @@ fn a_stale_socket_file_is_replaced_and_a_live_one_is_not() {
     assert!(UnixListener::bind(&file).is_err() && file.exists());
 }
 
-/// Serves `ok` on a socket that is closing before anything was accepted from it.
-async fn serve_closing(socket: Socket, trigger: &crate::base::lifecycle::ShutdownTrigger, told: Shutdown) {
+/// Serves `ok` on a socket of a gate that closes before the listener accepts anything.
+async fn serve_closing(socket: Socket, trigger: &crate::base::lifecycle::ShutdownTrigger, shutdown: Shutdown) {
     let config = crate::config::Config::from_yaml("upstream: { url: 'http://127.0.0.1:1' }").unwrap();
     let metrics = Metrics::new().unwrap();
     let count = ConnectionCount::new(&config.limits, &metrics);
-    let front = Front::new(&config.limits, count, &metrics, Box::new(|reason, _| panic!("{reason:?}")));
+    let context = ListenerContext::new(&config.limits, count, &metrics, Box::new(|reason, _| panic!("{reason:?}")));
     trigger.close();
     let answer = |_request, _link| async { Response::new(Body::full("ok".into())) };
-    serve(socket, Rc::new(front), told, answer).await;
+    serve(socket, Rc::new(context), shutdown, answer).await;
 }
 
 #[tokio::test]
-async fn who_waits_in_the_kernel_when_the_gate_closes_is_served_once() {
+async fn connections_queued_in_the_kernel_when_the_gate_closes_are_served_once() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let local = tokio::task::LocalSet::new();
     let test = async {
@@ -51,11 +51,11 @@ async fn who_waits_in_the_kernel_when_the_gate_closes_is_served_once() {
             client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
             early.push(client);
         }
-        // its request is still on the way
+        // sends its request only after the gate has closed
         let mut later = tokio::net::TcpStream::connect(address).await.unwrap();
-        let (trigger, told) = crate::base::lifecycle::shutdown();
+        let (trigger, shutdown) = crate::base::lifecycle::shutdown();
         let socket = Socket::tcp(listener).unwrap();
-        let served = tokio::task::spawn_local(async move { serve_closing(socket, &trigger, told).await });
+        let served = tokio::task::spawn_local(async move { serve_closing(socket, &trigger, shutdown).await });
         for client in &mut early {
             let mut answer = String::new();
             client.read_to_string(&mut answer).await.unwrap();
@@ -76,7 +76,7 @@ async fn who_waits_in_the_kernel_when_the_gate_closes_is_served_once() {
 }
 
 #[tokio::test]
-async fn an_http2_client_that_waits_when_the_gate_closes_is_answered_and_told_to_leave() {
+async fn a_queued_http2_client_is_answered_and_gets_goaway_when_the_gate_closes() {
     let local = tokio::task::LocalSet::new();
     let test = async {
         let listener = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
@@ -85,9 +85,9 @@ async fn an_http2_client_that_waits_when_the_gate_closes_is_answered_and_told_to
         let (mut send, connection) = h2::client::handshake(client).await.unwrap();
         let connection = tokio::task::spawn_local(connection);
         let (answer, _) = send.send_request(Request::get("http://a/").body(()).unwrap(), true).unwrap();
-        let (trigger, told) = crate::base::lifecycle::shutdown();
+        let (trigger, shutdown) = crate::base::lifecycle::shutdown();
         let socket = Socket::tcp(listener).unwrap();
-        let served = tokio::task::spawn_local(async move { serve_closing(socket, &trigger, told).await });
+        let served = tokio::task::spawn_local(async move { serve_closing(socket, &trigger, shutdown).await });
         assert_eq!(answer.await.unwrap().status(), 200);
         connection.await.unwrap().unwrap();
         served.await.unwrap();
@@ -99,15 +99,15 @@ async fn an_http2_client_that_waits_when_the_gate_closes_is_answered_and_told_to
 }
 
 #[tokio::test]
-async fn who_says_nothing_does_not_hold_up_the_end() {
+async fn a_silent_client_does_not_delay_the_close() {
     let local = tokio::task::LocalSet::new();
     let test = async {
         let listener = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
         let _silent = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (trigger, told) = crate::base::lifecycle::shutdown();
+        let (trigger, shutdown) = crate::base::lifecycle::shutdown();
         let began = std::time::Instant::now();
-        serve_closing(Socket::tcp(listener).unwrap(), &trigger, told).await;
-        assert!(began.elapsed() >= LATE_PATIENCE && began.elapsed() < LATE_PATIENCE * 4);
+        serve_closing(Socket::tcp(listener).unwrap(), &trigger, shutdown).await;
+        assert!(began.elapsed() >= FIRST_REQUEST_GRACE && began.elapsed() < FIRST_REQUEST_GRACE * 4);
     };
     local
         .run_until(tokio::time::timeout(Duration::from_secs(10), test))
@@ -116,7 +116,7 @@ async fn who_says_nothing_does_not_hold_up_the_end() {
 }
 
 #[test]
-fn a_private_socket_has_one_owner_however_many_want_it_at_once() {
+fn of_several_gates_that_bind_a_private_socket_at_once_one_succeeds() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control.sock");
@@ -129,20 +129,22 @@ fn a_private_socket_has_one_owner_however_many_want_it_at_once() {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let names = std::fs::read_dir(folder.path()).unwrap().count();
         assert_eq!(names, 1, "nothing else is left");
-        // the file outlives its listener and is stale then
+        // the file outlives its listener, and is stale in the next round
     }
 }
 
 #[test]
-fn a_socket_file_goes_with_its_owner_unless_it_is_another_ones_by_now() {
+fn a_socket_file_is_removed_with_its_owner_unless_another_gate_replaced_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control.sock");
-    let (first, file) = (bind_private(&path).unwrap(), SocketFile::of(&path).unwrap());
+    let first = bind_private(&path).unwrap();
+    let file = SocketFile::of(&path).unwrap();
     drop(first);
-    let (_second, theirs) = (bind_private(&path).unwrap(), SocketFile::of(&path).unwrap());
+    let _second = bind_private(&path).unwrap();
+    let second_file = SocketFile::of(&path).unwrap();
     drop(file);
     assert!(path.exists());
-    drop(theirs);
+    drop(second_file);
     assert!(!path.exists());
     assert!(bind_private(&folder.path().join("absent/control.sock")).is_err());
 }

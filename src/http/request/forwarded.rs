@@ -1,8 +1,8 @@
-//! Who the client is behind trusted proxies: `X-Forwarded-*` and RFC 7239's `Forwarded`.
+//! The client behind trusted proxies: `X-Forwarded-*` and RFC 7239's `Forwarded`.
 //!
-//! Believed only if the peer is in `trusted_proxies`. A proxy that writes one of the two passes a client's forgery of
-//! the other along, so where both are there they must say the same. Anything garbled is refused: to take the proxy's
-//! own address instead could turn a stranger into a neighbour.
+//! The headers count only if the peer is in `trusted_proxies`. A proxy that writes one of the two families passes on a
+//! client's forgery of the other, so if both are there they must agree. A malformed header is refused: falling back to the
+//! proxy's own address could give a foreign client the rights of an internal one.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
-use super::{ClientFacts, NamedBy, Target, authority, invalid, only};
+use super::{Authority, ClientFacts, NamedBy, Target, authority, invalid, single_value};
 use crate::denial::Refusal;
 use crate::types::Scheme;
 
@@ -18,12 +18,12 @@ static FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static NAMED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// What one kind of header says; `None` where it is silent.
+/// The statements of one family of headers; `None` for a fact that it does not state.
 #[derive(Default, PartialEq)]
-struct Said {
+struct Statements {
     source_ip: Option<IpAddr>,
     scheme: Option<Scheme>,
-    host: Option<(String, Option<u16>)>,
+    host: Option<Authority>,
 }
 
 /// One proxy's element of `Forwarded`.
@@ -33,85 +33,95 @@ struct Hop {
     host: Option<String>,
 }
 
-/// Address, scheme and host of the client. `direct` is what the connection itself says.
+/// Returns address, scheme and host of the client. `peer` and `scheme` are those of the connection.
 pub fn client_facts(
     headers: &HeaderMap,
-    direct: (IpAddr, Scheme),
+    peer: IpAddr,
+    scheme: Scheme,
     target: Target<'_>,
     trusted: &[IpNet],
 ) -> Result<ClientFacts, Refusal> {
-    let (peer, scheme) = (direct.0.to_canonical(), direct.1);
-    let said = if is_trusted(peer, trusted) {
-        agreed(x_forwarded(headers, trusted)?, rfc_7239(headers, trusted)?)?
+    let peer = peer.to_canonical();
+    let stated = if is_trusted(peer, trusted) {
+        merge(read_x_forwarded(headers, trusted)?, read_forwarded(headers, trusted)?)?
     } else {
-        Said::default()
+        Statements::default()
     };
-    let scheme = said.scheme.unwrap_or(scheme);
-    let named_by = if said.host.is_some() { NamedBy::Proxy } else { NamedBy::Host };
-    let (host, port) = said.host.unwrap_or((target.host, target.port));
+    let scheme = stated.scheme.unwrap_or(scheme);
+    let named_by = if stated.host.is_some() {
+        NamedBy::Proxy
+    } else {
+        NamedBy::Host
+    };
+    let host = stated.host.unwrap_or(Authority {
+        host: target.host,
+        port: target.port,
+    });
     Ok(ClientFacts {
-        source_ip: said.source_ip.unwrap_or(peer),
+        source_ip: stated.source_ip.unwrap_or(peer),
         scheme,
-        host,
-        port: port.unwrap_or_else(|| scheme.default_port()),
+        host: host.host,
+        port: host.port.unwrap_or_else(|| scheme.default_port()),
         named_by,
     })
 }
 
-/// SECURITY: where both are there they must say the same of everything. On what one is silent about, the other may be
-/// the client's own.
-fn agreed(old: Said, new: Said) -> Result<Said, Refusal> {
-    match (old == Said::default(), new == Said::default()) {
-        (_, true) => Ok(old),
-        (true, _) => Ok(new),
-        _ if old == new => Ok(old),
+/// SECURITY: if both families are there they must state the same facts. A fact that one does not state could be the
+/// client's own in the other.
+fn merge(x_forwarded: Statements, forwarded: Statements) -> Result<Statements, Refusal> {
+    match (x_forwarded == Statements::default(), forwarded == Statements::default()) {
+        (_, true) => Ok(x_forwarded),
+        (true, _) => Ok(forwarded),
+        _ if x_forwarded == forwarded => Ok(x_forwarded),
         _ => Err(invalid("`Forwarded` and `X-Forwarded-*` disagree")),
     }
 }
 
-fn x_forwarded(headers: &HeaderMap, trusted: &[IpNet]) -> Result<Said, Refusal> {
-    let mut said = Said::default();
+fn read_x_forwarded(headers: &HeaderMap, trusted: &[IpNet]) -> Result<Statements, Refusal> {
+    let mut stated = Statements::default();
     if headers.contains_key(&FOR) {
-        let hops = from_the_right(headers, &FOR, |line| Some(line.split(',').collect()));
-        let addresses = hops.map(|hop| hop_address(hop?.trim()));
+        let hops = items_from_right(headers, &FOR, |line| Some(line.split(',').collect()));
+        let addresses = hops.map(|hop| parse_address(hop?.trim()));
         let client = rightmost_untrusted(addresses, |address| *address, trusted);
-        said.source_ip = Some(client.ok_or(invalid("`X-Forwarded-For` is no list of addresses"))?);
+        stated.source_ip = Some(client.ok_or(invalid("`X-Forwarded-For` is no list of addresses"))?);
     }
     if headers.contains_key(&PROTO) {
-        said.scheme = only(headers, &PROTO).and_then(scheme_named);
-        said.scheme.ok_or(invalid("`X-Forwarded-Proto` is neither http nor https"))?;
+        stated.scheme = single_value(headers, &PROTO).and_then(scheme_named);
+        stated
+            .scheme
+            .ok_or(invalid("`X-Forwarded-Proto` is neither http nor https"))?;
     }
     if headers.contains_key(&NAMED_HOST) {
-        said.host = only(headers, &NAMED_HOST).and_then(authority);
-        if said.host.is_none() {
+        stated.host = single_value(headers, &NAMED_HOST).and_then(authority);
+        if stated.host.is_none() {
             return Err(invalid("`X-Forwarded-Host` is not one host"));
         }
     }
-    Ok(said)
+    Ok(stated)
 }
 
-fn rfc_7239(headers: &HeaderMap, trusted: &[IpNet]) -> Result<Said, Refusal> {
-    let garbled = || invalid("`Forwarded` is not a list of hops that each name an address");
+fn read_forwarded(headers: &HeaderMap, trusted: &[IpNet]) -> Result<Statements, Refusal> {
+    let malformed = || invalid("`Forwarded` is not a list of hops that each name an address");
     if !headers.contains_key(FORWARDED) {
-        return Ok(Said::default());
+        return Ok(Statements::default());
     }
-    let hops = from_the_right(headers, &FORWARDED, |line| split(line, ',')).map(|element| hop(element?));
-    let client = rightmost_untrusted(hops, |hop| hop.source_ip, trusted).ok_or_else(garbled)?;
-    Ok(Said {
+    let hops = items_from_right(headers, &FORWARDED, |line| split_unquoted(line, ',')).map(|element| parse_hop(element?));
+    let client = rightmost_untrusted(hops, |hop| hop.source_ip, trusted).ok_or_else(malformed)?;
+    Ok(Statements {
         source_ip: Some(client.source_ip),
         scheme: match &client.proto {
-            Some(proto) => Some(scheme_named(proto).ok_or_else(garbled)?),
+            Some(proto) => Some(scheme_named(proto).ok_or_else(malformed)?),
             None => None,
         },
         host: match &client.host {
-            Some(host) => Some(authority(host).ok_or_else(garbled)?),
+            Some(host) => Some(authority(host).ok_or_else(malformed)?),
             None => None,
         },
     })
 }
 
-/// A header's items, the last line's last one first; `None` in place of a line that cannot be read.
-fn from_the_right<'a>(
+/// Returns a header's items from the last one of the last line on; `None` in place of an unreadable line.
+fn items_from_right<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
     items: impl Fn(&'a str) -> Option<Vec<&'a str>>,
@@ -124,8 +134,8 @@ fn from_the_right<'a>(
     })
 }
 
-/// The hop that a trusted one named last, else the first of all. What stands before it is the client's own writing and
-/// is not read; `None` where a hop that matters is garbled.
+/// Returns the rightmost hop outside `trusted`, else the leftmost hop. Hops left of it may be the client's own text and are
+/// not read. `None` if a hop that is read is malformed.
 fn rightmost_untrusted<T>(hops: impl Iterator<Item = Option<T>>, address: impl Fn(&T) -> IpAddr, trusted: &[IpNet]) -> Option<T> {
     let mut leftmost = None;
     for hop in hops {
@@ -139,7 +149,7 @@ fn rightmost_untrusted<T>(hops: impl Iterator<Item = Option<T>>, address: impl F
 }
 
 /// Splits outside quotes; `None` if a quote stays open.
-fn split(text: &str, at: char) -> Option<Vec<&str>> {
+fn split_unquoted(text: &str, at: char) -> Option<Vec<&str>> {
     let mut quoted = false;
     let mut escaped = false;
     let mut parts = Vec::new();
@@ -165,10 +175,12 @@ fn split(text: &str, at: char) -> Option<Vec<&str>> {
     (!quoted).then_some(parts)
 }
 
-/// `for=192.0.2.1;proto=https;host="shop.test"`. A hop that names no address (`unknown`, `_hidden`) is none we can use.
-fn hop(element: &str) -> Option<Hop> {
-    let (mut address, mut proto, mut host) = (None, None, None);
-    for pair in split(element, ';')? {
+/// Parses `for=192.0.2.1;proto=https;host="shop.test"`. `None` if it is malformed or names no address (`unknown`, `_hidden`).
+fn parse_hop(element: &str) -> Option<Hop> {
+    let mut address = None;
+    let mut proto = None;
+    let mut host = None;
+    for pair in split_unquoted(element, ';')? {
         let (name, value) = pair.trim().split_once('=')?;
         let slot = match name.to_ascii_lowercase().as_str() {
             "for" => &mut address,
@@ -176,23 +188,23 @@ fn hop(element: &str) -> Option<Hop> {
             "host" => &mut host,
             _ => continue,
         };
-        if slot.replace(unquoted(value)?).is_some() {
+        if slot.replace(unquote(value)?).is_some() {
             return None;
         }
     }
     Some(Hop {
-        source_ip: hop_address(&address?)?,
+        source_ip: parse_address(&address?)?,
         proto,
         host,
     })
 }
 
-fn unquoted(value: &str) -> Option<String> {
+fn unquote(value: &str) -> Option<String> {
     let Some(inner) = value.strip_prefix('"') else {
         return (!value.contains('"')).then(|| value.to_owned());
     };
     let inner = inner.strip_suffix('"')?;
-    // none of what we read needs an escape
+    // no value that the gate reads needs an escape
     (!inner.contains(['"', '\\'])).then(|| inner.to_owned())
 }
 
@@ -202,8 +214,8 @@ fn scheme_named(text: &str) -> Option<Scheme> {
         .find(|scheme| text.eq_ignore_ascii_case(scheme.as_str()))
 }
 
-/// An address as proxies write it: bare, `ip:port`, `[ipv6]` or `[ipv6]:port`.
-fn hop_address(hop: &str) -> Option<IpAddr> {
+/// Parses an address as proxies write it: bare, `ip:port`, `[ipv6]` or `[ipv6]:port`.
+fn parse_address(hop: &str) -> Option<IpAddr> {
     let address = hop
         .parse::<IpAddr>()
         .ok()
@@ -231,7 +243,8 @@ mod tests {
         let trusted = ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
         client_facts(
             &parts.headers,
-            (peer.parse().unwrap(), direct),
+            peer.parse().unwrap(),
+            direct,
             check(&parts).unwrap(),
             &trusted,
         )
@@ -242,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_headers_are_believed_only_from_trusted_peers() {
+    fn forwarded_headers_count_only_from_trusted_peers() {
         let headers = [
             ("x-forwarded-for", "6.6.6.6, 1.2.3.4"),
             ("x-forwarded-for", "10.9.9.9"),
@@ -264,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn the_connection_says_the_scheme_where_no_header_does() {
+    fn the_connection_gives_the_scheme_if_no_header_states_it() {
         for (headers, scheme, port) in [
             (&[][..], Scheme::Https, 443),
             (&[("x-forwarded-proto", "http")], Scheme::Http, 80),
@@ -273,12 +286,12 @@ mod tests {
             let facts = facts_from("10.0.0.1", headers, Scheme::Https).unwrap();
             assert_eq!((facts.scheme, facts.port), (scheme, port), "{headers:?}");
         }
-        let lie = facts_from("9.9.9.9", &[("x-forwarded-proto", "http")], Scheme::Https).unwrap();
-        assert_eq!(lie.scheme, Scheme::Https);
+        let forged = facts_from("9.9.9.9", &[("x-forwarded-proto", "http")], Scheme::Https).unwrap();
+        assert_eq!(forged.scheme, Scheme::Https);
     }
 
     #[test]
-    fn the_standard_header_says_the_same_in_its_own_words() {
+    fn the_standard_header_states_address_scheme_and_host() {
         for (value, address, scheme, host) in [
             ("for=1.2.3.4", "1.2.3.4", Scheme::Http, "a.test"),
             (
@@ -340,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_garbled_forwarded_chain_is_refused() {
+    fn a_malformed_forwarded_chain_is_refused() {
         for (name, chain) in [
             ("x-forwarded-for", ""),
             ("x-forwarded-for", "1.2.3.4, unknown"),

@@ -1,7 +1,8 @@
-//! Whether a request that a browser's cookie vouches for was made by a page of this origin.
+//! Evidence that a page of this origin made a request that a cookie authenticates.
 //!
-//! SECURITY: a browser sends the cookie with requests of other sites' making, too. What changes something, and what opens a
-//! connection that lives on, needs evidence that our own page asked: `Sec-Fetch-Site`, which no script can set, or `Origin`.
+//! SECURITY: a browser also sends the cookie with requests that pages of other sites make. A request that changes state, or
+//! opens a long-lived connection, therefore needs evidence that a page of the gate's own origin made it: `Sec-Fetch-Site`,
+//! which no script can set, or `Origin`.
 
 use http::header::{ORIGIN, UPGRADE};
 use http::request::Parts;
@@ -12,21 +13,21 @@ use crate::denial::{Denial, Refusal};
 
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
-/// Whether a request, authenticated by a cookie, needs evidence of its origin.
+/// True if a request that a cookie authenticates needs evidence of its origin.
 pub fn needs_evidence(head: &Parts) -> bool {
     let safe = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
     !safe || is_upgrade(&head.headers, &head.extensions)
 }
 
-/// Whether a request asks to turn its connection, or HTTP/2 stream, into something that lives on.
+/// True if a request asks to turn its connection, or its HTTP/2 stream, into a tunnel.
 pub fn is_upgrade(headers: &HeaderMap, extensions: &Extensions) -> bool {
     headers.contains_key(UPGRADE) || extensions.get::<Protocol>().is_some()
 }
 
-/// `public_url` is the only origin that pages of ours have; without one only `Sec-Fetch-Site` counts.
+/// Checks the evidence. `public_url` is the only origin of the gate's pages; without one only `Sec-Fetch-Site` counts.
 ///
 /// # Errors
-/// `origin_mismatch` where no evidence is given, or several that could be read in two ways.
+/// `origin_mismatch` if the request carries no evidence, or several statements that could be read in two ways.
 pub fn same_origin(headers: &HeaderMap, public_url: Option<&str>) -> Result<(), Refusal> {
     let mut sites = headers.get_all(SEC_FETCH_SITE).iter();
     let mut origins = headers.get_all(ORIGIN).iter();
@@ -55,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn only_one_clear_statement_is_evidence() {
+    fn only_one_unambiguous_statement_is_evidence() {
         let ours = Some("https://shop.example");
         for good in [
             &[("sec-fetch-site", "same-origin")][..],

@@ -21,13 +21,13 @@ use super::cut_signal::{CutSignal, RegisterLive};
 use super::headers::remove_framing;
 use super::pool::Lease;
 use super::request_body::HeldBody;
-use crate::limits::Place;
+use crate::limits::RequestSlot;
 
 /// The body of every response of the gate.
 pub struct Body {
     source: BodySource,
     /// The request's place in `limits.requests`; free again when the body is dropped.
-    request_slot: Option<Place>,
+    request_slot: Option<RequestSlot>,
     live: Option<LiveState>,
 }
 
@@ -85,7 +85,7 @@ impl Body {
 
     /// Keeps the request's place until the app's body has ended or was dropped. The gate's own bodies are small and in memory, so
     /// a client that reads one slowly keeps no place.
-    pub fn with_request_slot(mut self, slot: Option<Place>) -> Self {
+    pub fn with_request_slot(mut self, slot: Option<RequestSlot>) -> Self {
         self.request_slot = slot.filter(|_| matches!(self.source, BodySource::App { .. }));
         self
     }

@@ -5,7 +5,7 @@ use crate::base::lifecycle::{ShutdownTrigger, shutdown};
 use crate::base::metrics::Metrics;
 use crate::config::{Config, Limits, Upstream};
 use crate::denial::Denial;
-use crate::http::listener::{ConnectionCount, Front, Rejected, Socket, bind, serve};
+use crate::http::listener::{ConnectionCount, ListenerContext, Rejected, Socket, bind, serve};
 use crate::http::request::correlation;
 use crate::http::{answer, request};
 use cedargate_policy::decision::http::HttpQuery;
@@ -61,7 +61,7 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
     let metrics = Metrics::new().unwrap();
     let rejected = Rc::new(RefCell::new(Vec::new()));
     let seen = Rc::clone(&rejected);
-    let front = Rc::new(Front::new(
+    let front = Rc::new(ListenerContext::new(
         &limits,
         ConnectionCount::new(&limits, &metrics),
         &metrics,
@@ -82,7 +82,7 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
     };
     let rules = std::sync::Arc::new(HeaderRules::of(&upstream, "x-cedargate-assertion"));
     let app = Apps::default().load(&upstream).unwrap();
-    let handler = move |request: Request<Incoming>, link: Rc<crate::http::listener::Link>| {
+    let handler = move |request: Request<Incoming>, link: Rc<crate::http::listener::ClientConnection>| {
         let pool = pool.clone();
         let rules = std::sync::Arc::clone(&rules);
         let upstream = std::sync::Arc::clone(&app);
@@ -90,7 +90,7 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
         async move {
             assert!(request.uri().path() != "/panic", "on purpose");
             let (mut parts, body) = request.into_parts();
-            let (request_id, trace) = correlation(&parts.headers, Uuid::now_v7());
+            let request::Correlation { request_id, trace } = correlation(&parts.headers, Uuid::now_v7());
             let style = answer::Style::for_request(&parts.method, &parts.headers);
             let answer = answer::AnswerContext {
                 style,
@@ -106,9 +106,8 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
             let (client, path, query) = match request::check(&checked) {
                 Ok(target) => {
                     let (path, query) = (target.path.to_owned(), target.query.map(str::to_owned));
-                    let direct = (link.peer.ip(), link.scheme);
                     (
-                        request::client_facts(&parts.headers, direct, target, &[]).unwrap(),
+                        request::client_facts(&parts.headers, link.peer.ip(), link.scheme, target, &[]).unwrap(),
                         path,
                         query,
                     )

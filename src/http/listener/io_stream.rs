@@ -1,4 +1,4 @@
-//! What HTTP is spoken over: a socket, TLS on it, and bytes that were read too early.
+//! The stream that HTTP is read from: a socket, or TLS on it, with the bytes that the handshake has read already.
 
 use std::io;
 use std::pin::Pin;
@@ -10,38 +10,41 @@ use tokio_rustls::server::TlsStream;
 
 use super::socket::Stream;
 
-/// A connection as it is when HTTP begins.
+/// A connection after the handshake.
 #[derive(Debug)]
-pub(super) enum Wire {
+pub(super) enum IoStream {
     Plain(Stream),
-    Tls(Box<TlsStream<Rewound<Stream>>>),
+    Tls(Box<TlsStream<PrefixedIo<Stream>>>),
 }
 
-/// A stream of which some bytes were read already; they come again first.
+/// A stream from which some bytes were read already; a reader gets `prefix` first.
 #[derive(Debug)]
-pub(super) struct Rewound<S> {
+pub(super) struct PrefixedIo<S> {
     stream: S,
-    first: Bytes,
+    prefix: Bytes,
 }
 
-impl<S> Rewound<S> {
-    pub fn new(stream: S, first: Bytes) -> Self {
-        Self { stream, first }
+impl<S> PrefixedIo<S> {
+    pub fn new(stream: S, prefix: Bytes) -> Self {
+        Self { stream, prefix }
     }
 
-    pub fn into_parts(self) -> (S, Bytes) {
-        (self.stream, self.first)
+    pub fn map<T>(self, stream: impl FnOnce(S) -> T) -> PrefixedIo<T> {
+        PrefixedIo {
+            stream: stream(self.stream),
+            prefix: self.prefix,
+        }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for PrefixedIo<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.first.is_empty() {
-            let length = self.first.len().min(buf.remaining());
-            buf.put_slice(&self.first.split_to(length));
-            if self.first.is_empty() {
-                // the memory goes too
-                self.first = Bytes::new();
+        if !self.prefix.is_empty() {
+            let length = self.prefix.len().min(buf.remaining());
+            buf.put_slice(&self.prefix.split_to(length));
+            if self.prefix.is_empty() {
+                // frees the memory
+                self.prefix = Bytes::new();
             }
             return Poll::Ready(Ok(()));
         }
@@ -49,7 +52,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for PrefixedIo<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
@@ -71,7 +74,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for IoStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -80,7 +83,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for IoStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),

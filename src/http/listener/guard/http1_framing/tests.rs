@@ -1,29 +1,31 @@
-//! The framing by itself, and behind the real stream in front of a real hyper server.
+//! Tests the framing by itself, and in the real stream in front of a real hyper server.
 
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Framing, Verdict};
-use crate::http::listener::watched::{Activity, Watched};
+use crate::http::listener::activity::Activity;
+use crate::http::listener::guarded_stream::GuardedStream;
 
 const GOOD: &[u8] = b"GET /ok HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// A client that says its pieces, one per read, hears everything and leaves when it has waited for a while.
+/// A client that sends its pieces, one per read, records every answer, and closes after `reads_left` empty reads.
 struct Client {
-    patience: usize,
+    reads_left: usize,
     pieces: VecDeque<Vec<u8>>,
-    heard: Arc<Mutex<Vec<u8>>>,
+    received: Arc<Mutex<Vec<u8>>>,
 }
 
 impl AsyncRead for Client {
@@ -41,8 +43,8 @@ impl AsyncRead for Client {
                 buf.put_slice(&piece.drain(..length).collect::<Vec<_>>());
                 Poll::Ready(Ok(()))
             }
-            None if this.patience > 0 => {
-                this.patience -= 1;
+            None if this.reads_left > 0 => {
+                this.reads_left -= 1;
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
@@ -53,7 +55,7 @@ impl AsyncRead for Client {
 
 impl AsyncWrite for Client {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.heard.lock().unwrap().extend_from_slice(buf);
+        self.received.lock().extend_from_slice(buf);
         Poll::Ready(Ok(buf.len()))
     }
 
@@ -69,43 +71,49 @@ impl AsyncWrite for Client {
 /// A request as the service saw it: method, target, body; no body if it broke.
 type Served = (String, String, Option<Vec<u8>>);
 
-/// What a hyper server behind the guard made of the pieces: served requests, the answers' statuses, whether it was refused.
+/// Serves the pieces with hyper behind the guard.
 fn serve(pieces: &[&[u8]]) -> (Vec<Served>, Vec<String>, bool) {
     let served: Arc<Mutex<Vec<Served>>> = Arc::default();
-    let heard: Arc<Mutex<Vec<u8>>> = Arc::default();
+    let received: Arc<Mutex<Vec<u8>>> = Arc::default();
     let activity = Activity::http1();
     let client = Client {
-        patience: 20,
+        reads_left: 20,
         pieces: pieces.iter().map(|piece| piece.to_vec()).collect(),
-        heard: Arc::clone(&heard),
+        received: Arc::clone(&received),
     };
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
-        let (served, activity) = (Arc::clone(&served), Arc::clone(&activity));
+        let served = Arc::clone(&served);
+        let activity = Arc::clone(&activity);
         async move {
-            let (method, target) = (request.method().to_string(), request.uri().to_string());
+            let method = request.method().to_string();
+            let target = request.uri().to_string();
             let at = {
-                let mut all = served.lock().unwrap();
+                let mut all = served.lock();
                 all.push((method, target, None));
                 all.len() - 1
             };
             let Ok(body) = request.into_body().collect().await else {
                 return Err("broken");
             };
-            served.lock().unwrap()[at].2 = Some(body.to_bytes().to_vec());
+            served.lock()[at].2 = Some(body.to_bytes().to_vec());
             activity.answered(http::StatusCode::OK);
             Ok(http::Response::new(Empty::<Bytes>::new()))
         }
     });
-    let watched = TokioIo::new(Watched::http1(client, Arc::clone(&activity)));
+    let guarded = TokioIo::new(GuardedStream::http1(client, Arc::clone(&activity)));
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let connection = hyper::server::conn::http1::Builder::new()
         .max_buf_size(64 * 1024)
         .half_close(false)
-        .serve_connection(watched, service);
+        .serve_connection(guarded, service);
     let _outcome = runtime.block_on(connection);
-    let heard = String::from_utf8(heard.lock().unwrap().clone()).unwrap();
-    let statuses = heard.split("HTTP/1.").skip(1).map(|answer| answer[2..5].to_owned()).collect();
-    let served = served.lock().unwrap().clone();
+    let received = String::from_utf8(received.lock().clone()).unwrap();
+    let statuses = received
+        .split("HTTP/1.")
+        .skip(1)
+        .map(|answer| answer[2..5].to_owned())
+        .collect();
+    let served = served.lock().clone();
     (served, statuses, activity.is_refused())
 }
 
@@ -241,7 +249,7 @@ fn bad_chunks() -> Vec<&'static str> {
     ]
 }
 
-/// The pieces that a read boundary after every byte, at one place or nowhere gives.
+/// Splits the bytes after every byte, nowhere, and at each single position.
 fn splits(all: &[u8]) -> Vec<Vec<&[u8]>> {
     let mut found = vec![all.chunks(1).collect::<Vec<_>>(), vec![all]];
     found.extend((1..all.len()).map(|at| vec![&all[..at], &all[at..]]));
@@ -299,7 +307,7 @@ fn a_bad_chunked_body_stops_its_request_in_one_read_and_breaks_it_later() {
 }
 
 #[test]
-fn what_is_well_formed_is_served_at_every_split() {
+fn well_formed_requests_are_served_at_every_split() {
     let chunked = "POST /c HTTP/1.1\r\nhost: a\r\nTRANSFER-ENCODING: Chunked\r\n\r\n";
     for (all, expected) in [
         (request("GET / HTTP/1.0", ""), vec![("GET", "/", "")]),
@@ -369,7 +377,7 @@ fn what_is_well_formed_is_served_at_every_split() {
     }
 }
 
-/// One well-formed request: its bytes, and what the service must see of it.
+/// One well-formed request: its bytes, and the request that the service must see.
 fn valid_request() -> impl Strategy<Value = (Vec<u8>, Served)> {
     let method = prop_oneof![Just("GET"), Just("POST"), Just("DELETE"), Just("M-SEARCH")];
     let fields = vec(("[A-Za-z][A-Za-z0-9-]{0,20}x", "[ -~\t]{0,40}"), 0..6);
@@ -410,19 +418,20 @@ fn valid_request() -> impl Strategy<Value = (Vec<u8>, Served)> {
     )
 }
 
-fn cut<'a>(bytes: &'a [u8], at: &[prop::sample::Index]) -> Vec<&'a [u8]> {
-    let mut places: Vec<usize> = at.iter().map(|index| index.index(bytes.len() + 1)).collect();
-    places.extend([0, bytes.len()]);
-    places.sort_unstable();
-    places.dedup();
-    places.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
+fn split_at<'a>(bytes: &'a [u8], at: &[prop::sample::Index]) -> Vec<&'a [u8]> {
+    let mut positions: Vec<usize> = at.iter().map(|index| index.index(bytes.len() + 1)).collect();
+    positions.extend([0, bytes.len()]);
+    positions.sort_unstable();
+    positions.dedup();
+    positions.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
 }
 
-/// How a reader without any tolerance takes the first message apart: what it says, and what is left. Written on whole
-/// bytes and lines, to share nothing with the framing.
+/// Parses the first message as a strict reader does; returns the message and the rest. Works on whole lines, so that it
+/// shares nothing with the framing.
 fn reference(bytes: &[u8]) -> Option<(Served, &[u8])> {
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
-    let (head, rest) = (&bytes[..end], &bytes[end + 4..]);
+    let head = &bytes[..end];
+    let rest = &bytes[end + 4..];
     let lines = lines(head)?;
     let (first, fields) = lines.split_first()?;
     let [method, target, version] = first.split(|b| *b == b' ').collect::<Vec<_>>().try_into().ok()?;
@@ -433,7 +442,9 @@ fn reference(bytes: &[u8]) -> Option<(Served, &[u8])> {
     }
     let fields: Vec<(String, &[u8])> = fields.iter().map(|line| field_of(line)).collect::<Option<_>>()?;
     let all = |name: &str| fields.iter().filter(|(n, _)| n.replace('_', "-") == name).collect::<Vec<_>>();
-    let (hosts, lengths, encodings) = (all("host"), all("content-length"), all("transfer-encoding"));
+    let hosts = all("host");
+    let lengths = all("content-length");
+    let encodings = all("transfer-encoding");
     let new = version == b"HTTP/1.1";
     if hosts.len() > 1 || (new && hosts.is_empty()) || lengths.len() + encodings.len() > 1 {
         return None;
@@ -505,7 +516,8 @@ fn lines(text: &[u8]) -> Option<Vec<&[u8]>> {
 
 fn field_of(line: &[u8]) -> Option<(String, &[u8])> {
     let colon = line.iter().position(|b| *b == b':')?;
-    let (name, value) = (&line[..colon], &line[colon + 1..]);
+    let name = &line[..colon];
+    let value = &line[colon + 1..];
     let lawful = is_name(name) && value.iter().all(|b| *b == b'\t' || (*b >= 0x20 && *b != 0x7f));
     lawful.then(|| (String::from_utf8(name.to_ascii_lowercase()).unwrap(), value))
 }
@@ -519,27 +531,27 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn nothing_of_a_valid_pipeline_is_changed_however_it_is_cut(
+    fn a_valid_pipeline_passes_unchanged_however_it_is_split(
         requests in vec(valid_request(), 1..5),
-        places in vec(any::<prop::sample::Index>(), 0..8),
+        positions in vec(any::<prop::sample::Index>(), 0..8),
     ) {
         let bytes: Vec<u8> = requests.iter().flat_map(|(bytes, _)| bytes.clone()).collect();
         let mut framing = Framing::new();
-        for piece in cut(&bytes, &places) {
+        for piece in split_at(&bytes, &positions) {
             let mut rest = piece;
             loop {
                 match framing.scan(rest) {
                     Verdict::Pass => break,
-                    Verdict::Poison(at) => prop_assert!(false, "poison at {at} of {:?}", String::from_utf8_lossy(rest)),
+                    Verdict::Refuse(at) => prop_assert!(false, "refused at {at} of {:?}", String::from_utf8_lossy(rest)),
                     Verdict::Hold(at) => {
-                        framing.resume();
+                        framing.continue_as_http();
                         rest = &rest[at..];
                     }
                 }
             }
         }
         prop_assert_eq!(framing.heads(), requests.len() as u64);
-        let (served, statuses, refused) = serve(&cut(&bytes, &places));
+        let (served, statuses, refused) = serve(&split_at(&bytes, &positions));
         let expected: Vec<Served> = requests.into_iter().map(|(_, served)| served).collect();
         prop_assert_eq!(served, expected);
         prop_assert!(!refused && statuses.iter().all(|status| status == "200"));
@@ -548,7 +560,7 @@ proptest! {
     #[test]
     fn of_a_mutated_pipeline_only_what_a_strict_reader_reads_is_served(
         requests in vec(valid_request(), 1..4),
-        places in vec(any::<prop::sample::Index>(), 0..4),
+        positions in vec(any::<prop::sample::Index>(), 0..4),
         mutations in vec((any::<prop::sample::Index>(), 0..4_u8, prop::sample::select(&b"\r\n\t :;,#\0\x0b0aA_-{\x80"[..])), 1..4),
     ) {
         let mut bytes: Vec<u8> = requests.iter().flat_map(|(bytes, _)| bytes.clone()).collect();
@@ -568,7 +580,7 @@ proptest! {
             lawful.push(said);
             rest = after;
         }
-        let (served, _, _) = serve(&cut(&bytes, &places));
+        let (served, _, _) = serve(&split_at(&bytes, &positions));
         // whole requests are the strict reader's, in its order; one more may have begun and broken
         let whole: Vec<_> = served.iter().filter(|(_, _, body)| body.is_some()).cloned().collect();
         prop_assert!(lawful.starts_with(&whole), "{whole:?} of {lawful:?} in {:?}", String::from_utf8_lossy(&bytes));
@@ -578,11 +590,11 @@ proptest! {
 
 proptest! {
     #[test]
-    fn eight_bytes_at_a_time_stop_where_one_does(
+    fn reading_eight_bytes_at_a_time_stops_at_the_same_byte_as_reading_one(
         bytes in vec(prop_oneof![8 => 0x20..0x7f_u8, 1 => any::<u8>(), 1 => prop::sample::select(&b"\t\x1f\x7f\x80\0"[..])], 0..64),
     ) {
         let outside = |byte: &u8| (*byte < 0x20 && *byte != b'\t') || *byte == 0x7f;
         let expected = bytes.iter().position(outside).unwrap_or(bytes.len());
-        prop_assert_eq!(super::octets::value_run(&bytes), expected);
+        prop_assert_eq!(super::byte_classes::value_run(&bytes), expected);
     }
 }

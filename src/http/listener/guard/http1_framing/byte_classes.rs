@@ -1,17 +1,19 @@
-//! Which bytes may stand where in a head, and how far a run of them goes.
+//! The classes of bytes that a head may hold at each position, and the length of a run of one class.
 
-/// Bits of `CLASS`.
+/// Bit of `CLASS`: bytes of a token (RFC 9110, section 5.6.2).
 pub const TOKEN: u8 = 1;
+/// Bit of `CLASS`: bytes of a request target.
 pub const TARGET: u8 = 2;
 const CLASS: [u8; 256] = classes();
 
-/// How many bytes from the start are of the class.
+/// Length of the run of bytes of the class, from the start.
 pub fn run(bytes: &[u8], class: u8) -> usize {
     let outside = |byte: &u8| CLASS.get(usize::from(*byte)).is_none_or(|found| found & class == 0);
     bytes.iter().position(outside).unwrap_or(bytes.len())
 }
 
-/// How many bytes from the start may stand in a field value: all but controls, HTAB excepted. Eight at a time.
+/// Length of the run of bytes that a field value may hold, from the start: all but controls, HTAB excepted. Reads eight bytes
+/// at a time.
 pub fn value_run(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const HIGH: u64 = ONES << 7;
@@ -20,7 +22,7 @@ pub fn value_run(bytes: &[u8]) -> usize {
     while let Some((word, after)) = rest.split_first_chunk::<8>() {
         let word = u64::from_le_bytes(*word);
         let delete = word ^ (ONES * 0x7f);
-        // Above the first byte that is truly outside, these may err; the first is exact.
+        // exact for the first byte outside; may err for bytes above it
         let below = word.wrapping_sub(ONES * 0x20) & !word;
         let outside = (below | (delete.wrapping_sub(ONES) & !delete)) & HIGH;
         if outside == 0 {
@@ -68,7 +70,7 @@ const fn is_token(byte: u8) -> bool {
         )
 }
 
-/// Visible ASCII but `#`: a fragment is the client's own business and never sent.
+/// Visible ASCII without `#`: clients do not send fragments.
 const fn is_target(byte: u8) -> bool {
     byte.is_ascii_graphic() && byte != b'#'
 }

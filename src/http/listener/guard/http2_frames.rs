@@ -1,9 +1,13 @@
-//! Counts HTTP/2 frames that cost their sender little and us more: pings, settings, resets, priorities, empty data,
-//! header blocks in crumbs.
+//! Counts HTTP/2 frames that cost their sender little and the gate more: pings, settings, resets, priorities, empty data,
+//! header blocks in many small pieces.
 //!
-//! Reads frame headers only, skips payloads, changes nothing; h2 stays the parser and refuses what is malformed. Each
-//! kind has a leaky bucket per connection; a full one ends the connection. No stream is open to a flood: what a
-//! request costs is bounded elsewhere (`limits.streams`, rates).
+//! It reads frame headers only, skips payloads and changes nothing; h2 stays the parser and refuses malformed frames. Each
+//! kind has a leaky bucket per connection. A full bucket ends the connection, because most of these frames belong to the
+//! connection and not to one stream. Requests are not counted here: `limits.streams` and the rates bound them.
+//!
+//! A frame counts when its header is complete, in however many reads that came. Window updates are free as far as bytes
+//! that the gate wrote explain them. A write is noted in the poll in which the socket takes it, so no update is read
+//! before the bytes that it answers are counted.
 
 use std::time::Duration;
 
@@ -15,16 +19,17 @@ const HEADER_BYTES: usize = 9;
 /// PING, SETTINGS, PRIORITY, unknown types and DATA without data. gRPC's keepalive and bandwidth pings are a few per
 /// second, a browser's PRIORITY_UPDATE one per request.
 const CONTROL: Rate = Rate::per_second(200, 2000);
-/// A client that resets more streams than this does not want answers (rapid reset). A page that is left resets its
-/// open requests once.
+/// RST_STREAM. A client that resets more streams wants no answers (rapid reset). A browser that leaves a page resets its open
+/// requests once.
 const RESETS: Rate = Rate::per_second(50, 500);
-/// Window updates beyond what our own bytes explain.
+/// Window updates that the bytes written by the gate do not explain.
 const WINDOW_UPDATES: Rate = Rate::per_second(1000, 5000);
-/// Two window updates, stream and connection, answer one DATA frame of ours: at least a header and some bytes.
+/// A client answers one DATA frame of the gate with two window updates, for stream and connection. A frame is a header and
+/// some bytes, so every so many written bytes explain one update.
 const WINDOW_UPDATE_BYTES: u64 = 8;
-/// Updates that a long download may leave unused.
-const WINDOW_UPDATES_EARNED_MAX: u64 = 1 << 20;
-/// At 16 KiB each far more than any header limit of ours; only crumbs are more.
+/// Explained updates that a client may save up in a long download.
+const WINDOW_UPDATES_FREE_MAX: u64 = 1 << 20;
+/// CONTINUATION frames of one header block. At 16 KiB each they hold far more than any header limit.
 const CONTINUATIONS_MAX: u32 = 64;
 
 const DATA: u8 = 0;
@@ -36,50 +41,51 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 
-/// The client sends more of something than any client needs.
+/// The client sends more frames of a kind than any client needs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Flood;
 
-/// The frames of one client's bytes.
+/// The frames of one connection.
 #[derive(Debug)]
 pub struct Frames {
     step: Step,
     block: Block,
     continuations: u32,
-    greeted: bool,
+    /// True once the first SETTINGS frame began.
+    has_settings: bool,
     counts: Counts,
     control: Bucket,
     resets: Bucket,
     window_updates: Bucket,
-    /// Window updates that bytes of ours explain and the client did not send yet.
-    earned: u64,
-    /// Bytes of ours that `earned` knows of.
+    /// Explained window updates that the client has not sent.
+    free_updates: u64,
+    /// Bytes written by the gate that `free_updates` includes.
     written: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// So many bytes of the preface are to come.
+    /// Bytes of the preface that are to come.
     Preface(usize),
     Header {
         bytes: [u8; HEADER_BYTES],
         have: usize,
     },
-    /// So many bytes of a payload are to come.
+    /// Bytes of a payload that are to come.
     Payload(usize),
 }
 
-/// A header block: what one request's head is sent in.
+/// The header block that the client is sending: one request's head.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Block {
     None,
-    /// More frames of it follow.
+    /// More frames of it must follow.
     Open,
-    /// The frame that is being read ends it.
+    /// The current frame ends it.
     Last,
 }
 
-/// What came in one read.
+/// Frames of one read, by kind.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
     control: u32,
@@ -93,10 +99,11 @@ struct Rate {
     burst: u32,
 }
 
-/// When it will have leaked everything that went in.
+/// A leaky bucket.
 #[derive(Debug)]
 struct Bucket {
     rate: Rate,
+    /// Time at which everything in it will have leaked.
     empty_at: Option<Instant>,
 }
 
@@ -106,23 +113,23 @@ impl Frames {
             step: Step::Preface(PREFACE_BYTES),
             block: Block::None,
             continuations: 0,
-            greeted: false,
+            has_settings: false,
             counts: Counts::default(),
             control: Bucket::new(CONTROL),
             resets: Bucket::new(RESETS),
             window_updates: Bucket::new(WINDOW_UPDATES),
-            earned: 0,
+            free_updates: 0,
             written: 0,
         }
     }
 
-    /// Whether preface and first SETTINGS came and no request's head is half here: nothing that the client owes us.
+    /// True if the client owes nothing: preface and first SETTINGS came, and every header block is complete.
     pub fn is_settled(&self) -> bool {
-        self.greeted && self.block == Block::None
+        self.has_settings && self.block == Block::None
     }
 
-    /// The next bytes of the connection; `written` of ours went the other way so far. The clock is read only if there is
-    /// something to count. Gives the number of frames that are noise.
+    /// Reads the next bytes of the connection and returns the number of control frames in them. `written` is the number of
+    /// bytes that the gate wrote so far. Reads the clock only if there are frames to count.
     pub fn scan(&mut self, bytes: &[u8], written: u64, clock: impl FnOnce() -> Instant) -> Result<u32, Flood> {
         let mut rest = bytes;
         while let Some(after) = self.advance(rest)? {
@@ -130,12 +137,12 @@ impl Frames {
         }
         let counts = std::mem::take(&mut self.counts);
         if counts.control | counts.resets | counts.window_updates > 0 {
-            self.pour(counts, written, clock())?;
+            self.fill_buckets(counts, written, clock())?;
         }
         Ok(counts.control)
     }
 
-    /// One step further; `None` when nothing is left to read.
+    /// Reads the bytes of one step and returns the rest; `None` when no bytes are left.
     fn advance<'a>(&mut self, rest: &'a [u8]) -> Result<Option<&'a [u8]>, Flood> {
         if rest.is_empty() {
             return Ok(None);
@@ -152,13 +159,13 @@ impl Frames {
             }
             Step::Header { bytes, have } => {
                 let length = HEADER_BYTES.saturating_sub(*have).min(rest.len());
-                for (place, byte) in bytes.iter_mut().skip(*have).zip(rest) {
-                    *place = *byte;
+                for (slot, byte) in bytes.iter_mut().skip(*have).zip(rest) {
+                    *slot = *byte;
                 }
                 *have += length;
                 if *have == HEADER_BYTES {
                     let header = *bytes;
-                    self.frame(header)?;
+                    self.count_frame(header)?;
                 }
                 rest.get(length..)
             }
@@ -166,7 +173,7 @@ impl Frames {
         Ok(after)
     }
 
-    fn frame(&mut self, header: [u8; HEADER_BYTES]) -> Result<(), Flood> {
+    fn count_frame(&mut self, header: [u8; HEADER_BYTES]) -> Result<(), Flood> {
         let [a, b, c, kind, flags, ..] = header;
         let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
         let ends = if flags & END_HEADERS == 0 { Block::Open } else { Block::Last };
@@ -186,7 +193,7 @@ impl Frames {
             WINDOW_UPDATE => self.counts.window_updates += 1,
             DATA if length > 0 || flags & END_STREAM != 0 => {}
             _ => {
-                self.greeted |= kind == SETTINGS;
+                self.has_settings |= kind == SETTINGS;
                 self.counts.control += 1;
             }
         }
@@ -207,16 +214,16 @@ impl Frames {
         };
     }
 
-    fn pour(&mut self, counts: Counts, written: u64, now: Instant) -> Result<(), Flood> {
-        let earned = written.saturating_sub(self.written) / WINDOW_UPDATE_BYTES;
-        self.written += earned * WINDOW_UPDATE_BYTES;
-        self.earned = self.earned.saturating_add(earned).min(WINDOW_UPDATES_EARNED_MAX);
+    fn fill_buckets(&mut self, counts: Counts, written: u64, now: Instant) -> Result<(), Flood> {
+        let explained = written.saturating_sub(self.written) / WINDOW_UPDATE_BYTES;
+        self.written += explained * WINDOW_UPDATE_BYTES;
+        self.free_updates = self.free_updates.saturating_add(explained).min(WINDOW_UPDATES_FREE_MAX);
         let updates = u64::from(counts.window_updates);
-        let excess = updates.saturating_sub(self.earned);
-        self.earned = self.earned.saturating_sub(updates);
-        self.control.pour(counts.control, now)?;
-        self.resets.pour(counts.resets, now)?;
-        self.window_updates.pour(u32::try_from(excess).unwrap_or(u32::MAX), now)
+        let excess = updates.saturating_sub(self.free_updates);
+        self.free_updates = self.free_updates.saturating_sub(updates);
+        self.control.add(counts.control, now)?;
+        self.resets.add(counts.resets, now)?;
+        self.window_updates.add(u32::try_from(excess).unwrap_or(u32::MAX), now)
     }
 }
 
@@ -234,10 +241,10 @@ impl Bucket {
         Self { rate, empty_at: None }
     }
 
-    fn pour(&mut self, drops: u32, now: Instant) -> Result<(), Flood> {
+    fn add(&mut self, frames: u32, now: Instant) -> Result<(), Flood> {
         let from = self.empty_at.map_or(now, |empty_at| empty_at.max(now));
         let room = self.rate.interval.saturating_mul(self.rate.burst);
-        let added = self.rate.interval.saturating_mul(drops);
+        let added = self.rate.interval.saturating_mul(frames);
         if from.duration_since(now).saturating_add(added) > room {
             return Err(Flood);
         }

@@ -1,38 +1,48 @@
-//! Where every HTTP/1 message begins and ends, by a grammar with one reading.
+//! The framing of HTTP/1: where every message begins and ends, by a grammar with one reading.
 //!
-//! Sees each byte before hyper does, keeps no copy of them and decides nothing but "not like this". It stands against
-//! what hyper reads generously (bare LF, `Content-Length` beside `Transfer-Encoding`, chunk extensions): between two
-//! readers, generosity is how a request is smuggled. Whoever feeds it puts `POISON` where a verdict says; after any
-//! prefix that passed, hyper refuses those bytes by itself.
+//! Smuggling needs two readers that disagree about the end of a message. hyper reads generously: bare LF,
+//! `Content-Length` beside `Transfer-Encoding`, chunk extensions. This state machine sees each byte before hyper, keeps
+//! no copy of it, and refuses every byte that another reader could read in another way.
+//!
+//! The order that makes a refusal safe: bytes pass to hyper only up to the refused one, and `INVALID_BYTES` follow in its
+//! place. hyper refuses these at every position of a head or chunk line, so it cannot complete the message. If the read
+//! that holds the refused byte also holds the end of the message's head, the whole request is stopped; if hyper already
+//! has the head, only the body breaks. Nothing passes after a refusal.
+//!
+//! One case cannot be decided here: bytes behind a request that asks to upgrade are HTTP or a tunnel, depending on the
+//! answer. `scan` returns `Hold` for them until the caller says `continue_as_http` or `continue_as_tunnel`.
+//!
+//! A fault here can refuse too much. It can never let more pass than hyper accepts by itself (docs/decisions/0011).
 
-mod octets;
+mod byte_classes;
+mod field_name;
 
-use octets::{TARGET, TOKEN, run, value_run};
+use byte_classes::{TARGET, TOKEN, run, value_run};
+use field_name::{Field, SplitName, classify};
 
-/// What a client could never send inside a message: ends every line and head, and is refused at every position of them.
-pub const POISON: &[u8] = b"\0\r\n\r\n";
-/// hyper's own limit of a trailer section, so that a longer one is refused with its head where that is still possible.
+/// Bytes that hyper refuses at every position of a head or a line; they also end every line and head.
+pub const INVALID_BYTES: &[u8] = b"\0\r\n\r\n";
+/// hyper's own limit of a trailer section. The guard refuses a longer one earlier, so that its request can still be stopped.
 const TRAILER_BYTES_MAX: usize = 16 * 1024;
-/// Digits of a `Content-Length`: below 10^18, far from any overflow.
+/// Digits of a `Content-Length`: values below 10^18 cannot overflow.
 const LENGTH_DIGITS_MAX: u8 = 18;
-/// Digits of a chunk size: what a `u64` holds.
+/// Digits of a chunk size that fit a `u64`.
 const CHUNK_DIGITS_MAX: u8 = 16;
 
 const VERSION: &[u8] = b"HTTP/1.";
 const CHUNKED: &[u8] = b"chunked";
-const LONGEST_NAME: usize = b"transfer-encoding".len();
 
-/// What may be done with the bytes of one read.
+/// The verdict on the bytes of one read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Verdict {
     Pass,
-    /// The byte at this offset and all after it must never be seen; `POISON` takes their place.
-    Poison(usize),
-    /// From this offset on, what the bytes mean depends on the answer to the request before them.
+    /// The byte at this offset and all bytes after it must not pass; `INVALID_BYTES` take their place.
+    Refuse(usize),
+    /// From this offset on, the meaning of the bytes depends on the answer to the request before them.
     Hold(usize),
 }
 
-/// The framing of one client's bytes.
+/// The framing of the bytes of one connection.
 #[derive(Clone, Debug)]
 pub struct Framing {
     step: Step,
@@ -45,26 +55,27 @@ pub struct Framing {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Step {
-    /// The method, or nothing of a message yet.
+    /// Before the first byte of a message.
     Start,
     Method,
     TargetStart,
     Target,
-    /// So many bytes of `HTTP/1.x` seen.
+    /// Bytes of `HTTP/1.x` seen.
     Version(usize),
-    /// CR of the request line.
+    /// After the CR of the request line.
     VersionEnd,
     LineStart,
     Name,
     Value,
-    /// So many digits seen.
+    /// Digits seen.
     Length(u8),
-    /// So many bytes of `chunked` seen.
+    /// Bytes of `chunked` seen.
     Encoding(usize),
-    /// LF of a line.
+    /// After the CR of a line.
     LineEnd,
-    /// LF of the empty line.
+    /// After the CR of the empty line.
     SectionEnd,
+    /// Bytes of the body that are to come.
     Body(u64),
     ChunkSize {
         size: u64,
@@ -76,10 +87,10 @@ enum Step {
     ChunkDataLf,
     /// After a message that asked to upgrade, before its answer.
     Held,
-    /// After an upgrade: not HTTP/1.
-    Opaque,
-    /// After `POISON`: nothing passes any more.
-    Poisoned,
+    /// After an upgrade: the bytes are no HTTP/1.
+    Tunnel,
+    /// After a refused byte: nothing passes any more.
+    Refused,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -97,27 +108,9 @@ struct Head {
     upgrade: bool,
 }
 
-/// The start of a field name that came in pieces.
-#[derive(Clone, Copy, Debug, Default)]
-struct SplitName {
-    bytes: [u8; LONGEST_NAME],
-    length: usize,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Field {
-    Other,
-    Host,
-    Length,
-    Encoding,
-    Upgrade,
-    /// A framing name with `_` for `-`, which some apps read as the real one.
-    Alias,
-}
-
-/// The offset of a byte that cannot stand where it stands.
+/// The offset of a byte that the grammar does not allow at its position.
 #[derive(Debug)]
-struct Bad(usize);
+struct BadByte(usize);
 
 impl Framing {
     pub fn new() -> Self {
@@ -131,18 +124,19 @@ impl Framing {
         }
     }
 
-    /// Whole heads so far: the number of the request that the bytes now belong to.
+    /// Number of complete heads, and so of the request that the current bytes belong to.
     pub fn heads(&self) -> u64 {
         self.heads
     }
 
+    /// True if the bytes behind a request that asked to upgrade wait for its answer.
     pub fn is_held(&self) -> bool {
         self.step == Step::Held
     }
 
-    /// Whether the last byte was part of a head, and more of it must follow.
+    /// True if the last byte was part of a head that is not complete.
     pub fn is_in_head(&self) -> bool {
-        let between = matches!(
+        let outside_a_head = matches!(
             self.step,
             Step::Start
                 | Step::Body(_)
@@ -152,99 +146,100 @@ impl Framing {
                 | Step::ChunkDataEnd
                 | Step::ChunkDataLf
                 | Step::Held
-                | Step::Opaque
-                | Step::Poisoned
+                | Step::Tunnel
+                | Step::Refused
         );
-        self.section == Section::Head && !between
+        self.section == Section::Head && !outside_a_head
     }
 
-    /// The request before was answered, and not with 101: what follows is the next one.
-    pub fn resume(&mut self) {
+    /// Continues after `Hold`: the answer was not 101, so the next request follows.
+    pub fn continue_as_http(&mut self) {
         self.step = Step::Start;
     }
 
-    /// The request before was answered with 101: what follows is not HTTP/1.
-    pub fn open(&mut self) {
-        self.step = Step::Opaque;
+    /// Continues after `Hold`: the answer was 101, so no HTTP/1 follows.
+    pub fn continue_as_tunnel(&mut self) {
+        self.step = Step::Tunnel;
     }
 
-    /// The next bytes of the connection. After `Poison` the rest is gone; after `Hold` the held bytes come again.
+    /// Reads the next bytes of the connection. After `Refuse` it reads no more; after `Hold` the caller passes the held bytes
+    /// again.
     pub fn scan(&mut self, bytes: &[u8]) -> Verdict {
         let mut rest = bytes;
-        // Where in this read the head of the current message ended: the last place where its request can still be stopped.
+        // offset at which the current message's head ends in this read: up to there, its request can still be stopped
         let mut head_end = None;
         while !rest.is_empty() {
             let at = bytes.len() - rest.len();
             match self.step {
                 Step::Held => return Verdict::Hold(at),
-                Step::Opaque => return Verdict::Pass,
-                Step::Poisoned => return Verdict::Poison(at),
+                Step::Tunnel => return Verdict::Pass,
+                Step::Refused => return Verdict::Refuse(at),
                 Step::Start => head_end = None,
                 Step::SectionEnd if self.section == Section::Head => head_end = Some(at),
                 _ => {}
             }
             match self.advance(rest) {
                 Ok(after) => rest = after,
-                Err(Bad(offset)) => {
-                    self.step = Step::Poisoned;
-                    return Verdict::Poison(head_end.unwrap_or(at + offset));
+                Err(BadByte(offset)) => {
+                    self.step = Step::Refused;
+                    return Verdict::Refuse(head_end.unwrap_or(at + offset));
                 }
             }
         }
         Verdict::Pass
     }
 
-    /// Reads as far as one step goes; gives what is left.
-    fn advance<'a>(&mut self, rest: &'a [u8]) -> Result<&'a [u8], Bad> {
+    /// Reads the bytes of one step and returns the rest.
+    fn advance<'a>(&mut self, rest: &'a [u8]) -> Result<&'a [u8], BadByte> {
         let after = match self.step {
-            Step::Start | Step::Method | Step::TargetStart | Step::Target => self.request_line(rest),
-            Step::Version(seen) => self.version(rest, seen),
-            Step::LineStart | Step::Name => self.name(rest),
-            Step::Value => self.value(rest),
-            Step::Length(digits) => self.length(rest, digits),
-            Step::Encoding(seen) => self.encoding(rest, seen),
+            Step::Start | Step::Method | Step::TargetStart | Step::Target => self.read_request_line(rest),
+            Step::Version(seen) => self.read_version(rest, seen),
+            Step::LineStart | Step::Name => self.read_name(rest),
+            Step::Value => self.read_value(rest),
+            Step::Length(digits) => self.read_length(rest, digits),
+            Step::Encoding(seen) => self.read_encoding(rest, seen),
             Step::VersionEnd | Step::LineEnd => self.expect(rest, b'\n', Step::LineStart),
-            Step::SectionEnd => self.section_end(rest),
+            Step::SectionEnd => self.end_section(rest),
             Step::Body(left) => self.skip(rest, left, Step::Body, Step::Held),
             Step::ChunkData(left) => self.skip(rest, left, Step::ChunkData, Step::ChunkDataEnd),
-            Step::ChunkSize { size, digits } => self.chunk_size(rest, size, digits),
-            Step::ChunkSizeEnd(size) => self.chunk_size_end(rest, size),
+            Step::ChunkSize { size, digits } => self.read_chunk_size(rest, size, digits),
+            Step::ChunkSizeEnd(size) => self.end_chunk_size(rest, size),
             Step::ChunkDataEnd => self.expect(rest, b'\r', Step::ChunkDataLf),
             Step::ChunkDataLf => self.expect(rest, b'\n', Step::ChunkSize { size: 0, digits: 0 }),
-            Step::Held | Step::Opaque | Step::Poisoned => Err(Bad(0)),
+            Step::Held | Step::Tunnel | Step::Refused => Err(BadByte(0)),
         }?;
         if self.section == Section::Trailers {
             self.trailer_bytes = self.trailer_bytes.saturating_add(rest.len() - after.len());
             if self.trailer_bytes > TRAILER_BYTES_MAX {
-                return Err(Bad(0));
+                return Err(BadByte(0));
             }
         }
         Ok(after)
     }
 
     /// Method and target, each at least one byte and followed by one space.
-    fn request_line<'a>(&mut self, rest: &'a [u8]) -> Result<&'a [u8], Bad> {
-        let (class, going, next) = match self.step {
+    fn read_request_line<'a>(&mut self, rest: &'a [u8]) -> Result<&'a [u8], BadByte> {
+        let (class, current, next) = match self.step {
             Step::Start | Step::Method => (TOKEN, Step::Method, Step::TargetStart),
             _ => (TARGET, Step::Target, Step::Version(0)),
         };
         let length = run(rest, class);
         if length > 0 {
-            self.step = going;
+            self.step = current;
         }
         match rest.split_at_checked(length) {
-            Some((_, [b' ', after @ ..])) if self.step == going => {
+            Some((_, [b' ', after @ ..])) if self.step == current => {
                 self.step = next;
                 Ok(after)
             }
             Some((_, [])) => Ok(&[]),
-            _ => Err(Bad(length)),
+            _ => Err(BadByte(length)),
         }
     }
 
-    fn version<'a>(&mut self, rest: &'a [u8], seen: usize) -> Result<&'a [u8], Bad> {
+    fn read_version<'a>(&mut self, rest: &'a [u8], seen: usize) -> Result<&'a [u8], BadByte> {
         if let (0, [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1', b'\r', after @ ..]) = (seen, rest) {
-            // the usual case in one step
+            // the common case in one step
             self.head = Head {
                 http11: true,
                 ..Head::default()
@@ -265,23 +260,23 @@ impl Framing {
                 Step::Version(seen + 1)
             }
             (None, b'\r') if seen > VERSION.len() => Step::VersionEnd,
-            _ => return Err(Bad(0)),
+            _ => return Err(BadByte(0)),
         };
         Ok(after)
     }
 
     /// A field name up to its colon, or the CR of the empty line.
-    fn name<'a>(&mut self, rest: &'a [u8]) -> Result<&'a [u8], Bad> {
+    fn read_name<'a>(&mut self, rest: &'a [u8]) -> Result<&'a [u8], BadByte> {
         if self.step == Step::LineStart {
             if let [b'\r', after @ ..] = rest {
                 self.step = Step::SectionEnd;
-                return self.end_of_fields().map(|()| after);
+                return self.check_head().map(|()| after);
             }
-            self.name.length = 0;
+            self.name.clear();
         }
         let length = run(rest, TOKEN);
         let Some((piece, after)) = rest.split_at_checked(length) else {
-            return Err(Bad(0));
+            return Err(BadByte(0));
         };
         let split = self.step == Step::Name;
         match after {
@@ -295,26 +290,26 @@ impl Framing {
                     self.name.push(piece);
                     self.name.field()
                 } else {
-                    field(piece)
+                    classify(piece)
                 };
-                self.field(field).map(|()| after).map_err(|Bad(_)| Bad(length))
+                self.apply_field(field).map(|()| after).map_err(|BadByte(_)| BadByte(length))
             }
-            _ => Err(Bad(length)),
+            _ => Err(BadByte(length)),
         }
     }
 
-    /// What a field's name says of the framing, and how its value is read.
-    fn field(&mut self, field: Field) -> Result<(), Bad> {
+    /// Applies a field's name to the framing, and selects how its value is read.
+    fn apply_field(&mut self, field: Field) -> Result<(), BadByte> {
         let head = &mut self.head;
         let trailers = self.section == Section::Trailers;
         self.step = match field {
             Field::Other => Step::Value,
             Field::Upgrade => {
-                // Only HTTP/1.1 can switch.
+                // only HTTP/1.1 can switch protocols
                 head.upgrade |= head.http11 && !trailers;
                 Step::Value
             }
-            _ if trailers => return Err(Bad(0)),
+            _ if trailers => return Err(BadByte(0)),
             Field::Host if !head.host => {
                 head.host = true;
                 Step::Value
@@ -327,15 +322,15 @@ impl Framing {
                 head.chunked = true;
                 Step::Encoding(0)
             }
-            Field::Host | Field::Length | Field::Encoding | Field::Alias => return Err(Bad(0)),
+            Field::Host | Field::Length | Field::Encoding | Field::Alias => return Err(BadByte(0)),
         };
         Ok(())
     }
 
-    fn value<'a>(&mut self, rest: &'a [u8]) -> Result<&'a [u8], Bad> {
+    fn read_value<'a>(&mut self, rest: &'a [u8]) -> Result<&'a [u8], BadByte> {
         let length = value_run(rest);
         match rest.split_at_checked(length) {
-            // the usual case in one step
+            // the common case in one step
             Some((_, [b'\r', b'\n', after @ ..])) => {
                 self.step = Step::LineStart;
                 Ok(after)
@@ -345,30 +340,30 @@ impl Framing {
                 Ok(after)
             }
             Some((_, [])) => Ok(&[]),
-            _ => Err(Bad(length)),
+            _ => Err(BadByte(length)),
         }
     }
 
-    /// Canonical decimal: spaces before it, nothing after it.
-    fn length<'a>(&mut self, rest: &'a [u8], digits: u8) -> Result<&'a [u8], Bad> {
+    /// Reads a canonical decimal: spaces may precede it, only CR may follow it.
+    fn read_length<'a>(&mut self, rest: &'a [u8], digits: u8) -> Result<&'a [u8], BadByte> {
         let Some((byte, after)) = rest.split_first() else {
             return Ok(rest);
         };
         let value = self.head.length.unwrap_or(0);
         self.step = match byte {
             b' ' if digits == 0 => Step::Length(0),
-            // A second digit after a leading zero is another spelling of the same number.
+            // a digit after a leading zero is another spelling of the same number
             b'0'..=b'9' if digits < LENGTH_DIGITS_MAX && (digits == 0 || value > 0) => {
                 self.head.length = Some(value * 10 + u64::from(byte - b'0'));
                 Step::Length(digits + 1)
             }
             b'\r' if digits > 0 => Step::LineEnd,
-            _ => return Err(Bad(0)),
+            _ => return Err(BadByte(0)),
         };
         Ok(after)
     }
 
-    fn encoding<'a>(&mut self, rest: &'a [u8], seen: usize) -> Result<&'a [u8], Bad> {
+    fn read_encoding<'a>(&mut self, rest: &'a [u8], seen: usize) -> Result<&'a [u8], BadByte> {
         let Some((byte, after)) = rest.split_first() else {
             return Ok(rest);
         };
@@ -376,59 +371,59 @@ impl Framing {
             (b' ', _) if seen == 0 => Step::Encoding(0),
             (byte, Some(wanted)) if byte.eq_ignore_ascii_case(wanted) => Step::Encoding(seen + 1),
             (b'\r', None) => Step::LineEnd,
-            _ => return Err(Bad(0)),
+            _ => return Err(BadByte(0)),
         };
         Ok(after)
     }
 
-    fn expect<'a>(&mut self, rest: &'a [u8], wanted: u8, next: Step) -> Result<&'a [u8], Bad> {
+    fn expect<'a>(&mut self, rest: &'a [u8], wanted: u8, next: Step) -> Result<&'a [u8], BadByte> {
         match rest.split_first() {
             Some((byte, after)) if *byte == wanted => {
                 self.step = next;
                 Ok(after)
             }
-            Some(_) => Err(Bad(0)),
+            Some(_) => Err(BadByte(0)),
             None => Ok(rest),
         }
     }
 
-    /// What can only be said of a whole head; its last two bytes are not released yet.
-    fn end_of_fields(&self) -> Result<(), Bad> {
+    /// Checks the complete head. Its last two bytes have not passed yet.
+    fn check_head(&self) -> Result<(), BadByte> {
         if self.section == Section::Head && self.head.http11 && !self.head.host {
-            return Err(Bad(0));
+            return Err(BadByte(0));
         }
         Ok(())
     }
 
-    fn section_end<'a>(&mut self, rest: &'a [u8]) -> Result<&'a [u8], Bad> {
+    fn end_section<'a>(&mut self, rest: &'a [u8]) -> Result<&'a [u8], BadByte> {
         let after = self.expect(rest, b'\n', Step::Start)?;
         if self.section == Section::Trailers {
-            self.finish();
+            self.end_message();
             return Ok(after);
         }
         self.heads = self.heads.saturating_add(1);
         match self.head {
             Head { chunked: true, .. } => self.step = Step::ChunkSize { size: 0, digits: 0 },
             Head { length: Some(left), .. } if left > 0 => self.step = Step::Body(left),
-            _ => self.finish(),
+            _ => self.end_message(),
         }
         Ok(after)
     }
 
-    fn skip<'a>(&mut self, rest: &'a [u8], left: u64, going: fn(u64) -> Step, done: Step) -> Result<&'a [u8], Bad> {
+    fn skip<'a>(&mut self, rest: &'a [u8], left: u64, current: fn(u64) -> Step, next: Step) -> Result<&'a [u8], BadByte> {
         let length = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
         let left = left.saturating_sub(length as u64);
         if left > 0 {
-            self.step = going(left);
-        } else if done == Step::Held {
-            self.finish();
+            self.step = current(left);
+        } else if next == Step::Held {
+            self.end_message();
         } else {
-            self.step = done;
+            self.step = next;
         }
-        rest.get(length..).ok_or(Bad(0))
+        rest.get(length..).ok_or(BadByte(0))
     }
 
-    fn chunk_size<'a>(&mut self, rest: &'a [u8], size: u64, digits: u8) -> Result<&'a [u8], Bad> {
+    fn read_chunk_size<'a>(&mut self, rest: &'a [u8], size: u64, digits: u8) -> Result<&'a [u8], BadByte> {
         let Some((byte, after)) = rest.split_first() else {
             return Ok(rest);
         };
@@ -438,12 +433,12 @@ impl Framing {
                 digits: digits + 1,
             },
             (None, b'\r') if digits > 0 && i64::try_from(size).is_ok() => Step::ChunkSizeEnd(size),
-            _ => return Err(Bad(0)),
+            _ => return Err(BadByte(0)),
         };
         Ok(after)
     }
 
-    fn chunk_size_end<'a>(&mut self, rest: &'a [u8], size: u64) -> Result<&'a [u8], Bad> {
+    fn end_chunk_size<'a>(&mut self, rest: &'a [u8], size: u64) -> Result<&'a [u8], BadByte> {
         let next = if size == 0 { Step::LineStart } else { Step::ChunkData(size) };
         let after = self.expect(rest, b'\n', next)?;
         if size == 0 {
@@ -453,46 +448,10 @@ impl Framing {
         Ok(after)
     }
 
-    /// The message is whole; what follows is the next one, unless the answer makes it something else.
-    fn finish(&mut self) {
+    /// Ends the message. The next one follows, unless this one asked to upgrade: then its answer decides.
+    fn end_message(&mut self) {
         self.step = if self.head.upgrade { Step::Held } else { Step::Start };
         self.section = Section::Head;
-    }
-}
-
-impl SplitName {
-    /// A name longer than any that matters is kept as too long.
-    fn push(&mut self, piece: &[u8]) {
-        for byte in piece {
-            if let Some(place) = self.bytes.get_mut(self.length) {
-                *place = *byte;
-            }
-            self.length = self.length.saturating_add(1);
-        }
-    }
-
-    fn field(&self) -> Field {
-        self.bytes.get(..self.length).map_or(Field::Other, field)
-    }
-}
-
-fn field(name: &[u8]) -> Field {
-    let framing = |wanted: &[u8], found| {
-        let same = |(a, b): (&u8, &u8)| a.eq_ignore_ascii_case(b) || (*a == b'_' && *b == b'-');
-        if name.eq_ignore_ascii_case(wanted) {
-            found
-        } else if name.iter().zip(wanted).all(same) {
-            Field::Alias
-        } else {
-            Field::Other
-        }
-    };
-    match name.len() {
-        4 if name.eq_ignore_ascii_case(b"host") => Field::Host,
-        7 if name.eq_ignore_ascii_case(b"upgrade") => Field::Upgrade,
-        14 => framing(b"content-length", Field::Length),
-        17 => framing(b"transfer-encoding", Field::Encoding),
-        _ => Field::Other,
     }
 }
 

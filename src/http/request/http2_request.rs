@@ -1,7 +1,7 @@
-//! An HTTP/2 request in HTTP/1.1's terms, so that every later step sees one kind of request.
+//! Turns an HTTP/2 request into HTTP/1.1's terms, so that every later step sees one kind of request.
 //!
-//! `:authority` becomes `Host`, cookies that came apart are joined, and the one CONNECT that means something (RFC 8441:
-//! an upgrade) becomes the GET it stands for. What the HTTP library lets through although RFC 9113 forbids it is refused.
+//! `:authority` becomes `Host`, split cookies are joined, and an extended CONNECT (RFC 8441: an upgrade) becomes the GET with
+//! `Upgrade` that it stands for. Requests that the HTTP library accepts although RFC 9113 forbids them are refused.
 
 use http::header::{CONNECTION, COOKIE, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
@@ -11,15 +11,15 @@ use hyper::ext::Protocol;
 use super::invalid;
 use crate::denial::{Denial, Refusal};
 
-/// What one field costs beside its name and value (RFC 9113, 6.5.2).
+/// Bytes that one field counts beside its name and value (RFC 9113, section 6.5.2).
 const FIELD_BYTES: usize = 32;
-/// RFC 9113 8.2.2.
+/// Headers of a connection, malformed in HTTP/2 (RFC 9113, section 8.2.2).
 const CONNECTION_SPECIFIC: [&str; 3] = ["keep-alive", "proxy-connection", "http2-settings"];
 
-/// Leaves an HTTP/1 request as it is. An upgrade keeps its `Protocol` among the extensions.
+/// Leaves an HTTP/1 request as it is. An upgrade keeps its `Protocol` in the extensions.
 pub fn as_http1(parts: &mut Parts, header_bytes_max: usize) -> Result<(), Refusal> {
     if parts.version != Version::HTTP_2 {
-        // SECURITY: what only HTTP/2 can say must come from HTTP/2
+        // SECURITY: only an HTTP/2 request can carry `:protocol`
         parts.extensions.remove::<Protocol>();
         return Ok(());
     }
@@ -34,7 +34,7 @@ pub fn as_http1(parts: &mut Parts, header_bytes_max: usize) -> Result<(), Refusa
     Ok(())
 }
 
-/// As RFC 9113 counts. The library's own limit is a little higher, because its refusals leave no trace.
+/// Counts as RFC 9113 does. The library's own limit is higher, because its refusals leave no record.
 fn check_size(parts: &Parts, max: usize) -> Result<(), Refusal> {
     let fields = parts.headers.iter();
     let fields: usize = fields
@@ -60,7 +60,7 @@ fn check_fields(headers: &HeaderMap) -> Result<(), Refusal> {
     if headers.get_all(TE).iter().any(|te| te.as_bytes() != b"trailers") {
         return Err(invalid("`te` other than `trailers` in HTTP/2"));
     }
-    // HTTP/1.1 would trim the value on the way, and somebody might have looked at it before
+    // HTTP/1.1 would trim the value on the way to the app, after policies had read it untrimmed
     if headers
         .values()
         .any(|value| value.as_bytes().trim_ascii() != value.as_bytes())
@@ -70,7 +70,7 @@ fn check_fields(headers: &HeaderMap) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// CONNECT with `:protocol` opens what `GET` with `Upgrade` opens, and is decided on as that.
+/// CONNECT with `:protocol` opens the same as `GET` with `Upgrade`, so the gate decides on it as a GET.
 fn extended_connect(parts: &mut Parts) -> Result<(), Refusal> {
     if parts.method != Method::CONNECT {
         return match parts.extensions.get::<Protocol>() {
@@ -82,13 +82,14 @@ fn extended_connect(parts: &mut Parts) -> Result<(), Refusal> {
         return Err(invalid("this method is never forwarded"));
     };
     if !is_token(protocol.as_ref()) {
-        return Err(invalid("`:protocol` is no protocol's name"));
+        return Err(invalid("`:protocol` is not a valid protocol name"));
     }
     parts.method = Method::GET;
     Ok(())
 }
 
-/// RFC 9110 5.6.2, without what no registered protocol has: it becomes the value of `Upgrade`.
+/// True for a token (RFC 9110, section 5.6.2) of the characters that registered protocols have: it becomes the value of
+/// `Upgrade`.
 fn is_token(text: &[u8]) -> bool {
     !text.is_empty()
         && text
@@ -96,7 +97,7 @@ fn is_token(text: &[u8]) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'+' | b'/'))
 }
 
-/// Where there is only an `:authority`, it is the `Host`; where there are both, `check` compares them.
+/// Makes an `:authority` without `Host` the `Host`. If both are there, `check` compares them.
 fn one_authority(parts: &mut Parts) -> Result<(), Refusal> {
     let Some(named) = parts.uri.authority().filter(|_| !parts.headers.contains_key(HOST)) else {
         return Ok(());
@@ -106,14 +107,14 @@ fn one_authority(parts: &mut Parts) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// RFC 9113 8.2.3: for anything but HTTP/2, one line with `; ` between the pairs.
+/// Joins cookie lines into one, with `; ` between the pairs (RFC 9113, section 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let mut lines = headers.get_all(COOKIE).iter();
     if lines.next().is_none() || lines.next().is_none() {
         return;
     }
     let lines: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    // pieces of header values, joined by what a header value may hold
+    // INVARIANT: header values joined with allowed bytes are a header value
     if let Ok(joined) = HeaderValue::from_bytes(&lines.join(b"; ".as_slice())) {
         headers.insert(COOKIE, joined);
     }
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_gets_the_host_and_the_cookies_it_would_have_in_http_1() {
+    fn an_http_2_request_gets_the_host_and_cookie_headers_of_http_1() {
         let mut request = parts(
             "GET",
             "https://Shop.test:8443/x?q=1",
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn an_authority_beside_a_host_must_name_the_same() {
+    fn an_authority_and_a_host_must_be_equal() {
         for (uri, host, fine) in [
             ("http://a.test/", "A.test.", true),
             ("http://a.test/", "a.test:80", true),
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_http_2_forbids_is_refused() {
+    fn headers_that_http_2_forbids_are_refused() {
         for (name, value) in [
             ("connection", "close"),
             ("upgrade", "websocket"),
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connect_is_an_upgrade_or_nothing() {
+    fn a_connect_is_an_upgrade_or_is_refused() {
         let mut plain = parts("CONNECT", "a.test:80", &[]);
         assert!(as_http1(&mut plain, 4096).is_err());
         let mut upgrade = parts("CONNECT", "https://a.test/chat", &[]);

@@ -1,4 +1,4 @@
-//! The frame counters, fed in every split.
+//! Tests the frame counters with bytes split in every way.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn frame(length: u16, kind: u8, flags: u8) -> Vec<u8> {
     bytes
 }
 
-fn greeted(now: Instant) -> Frames {
+fn after_settings(now: Instant) -> Frames {
     let mut frames = Frames::new();
     frames.scan(&[b'P'; PREFACE_BYTES], 0, || now).unwrap();
     assert!(!frames.is_settled());
@@ -19,7 +19,7 @@ fn greeted(now: Instant) -> Frames {
 }
 
 #[test]
-fn every_cheap_frame_has_a_bucket_that_fills_and_leaks() {
+fn each_kind_of_cheap_frame_has_a_bucket_that_fills_and_leaks() {
     let now = Instant::now();
     const PING: u8 = 6;
     for (kind, flags, length, burst) in [
@@ -31,7 +31,7 @@ fn every_cheap_frame_has_a_bucket_that_fills_and_leaks() {
         (RST_STREAM, 0, 4, 500),
         (WINDOW_UPDATE, 0, 4, 5000),
     ] {
-        let mut frames = greeted(now);
+        let mut frames = after_settings(now);
         for _ in 0..burst {
             frames.scan(&frame(length, kind, flags), 0, || now).unwrap();
         }
@@ -47,9 +47,9 @@ fn every_cheap_frame_has_a_bucket_that_fills_and_leaks() {
 }
 
 #[test]
-fn requests_bodies_and_the_ends_of_streams_are_free() {
+fn requests_bodies_and_ends_of_streams_are_not_counted() {
     let now = Instant::now();
-    let mut frames = greeted(now);
+    let mut frames = after_settings(now);
     for _ in 0..10_000 {
         frames.scan(&frame(20, HEADERS, END_HEADERS), 0, || now).unwrap();
         frames.scan(&frame(1, DATA, 0), 0, || now).unwrap();
@@ -59,16 +59,16 @@ fn requests_bodies_and_the_ends_of_streams_are_free() {
 }
 
 #[test]
-fn window_updates_that_our_bytes_explain_are_free() {
+fn window_updates_explained_by_written_bytes_are_free() {
     let now = Instant::now();
-    let mut frames = greeted(now);
-    // ten gigabytes in frames of 16 KiB, each acknowledged twice
+    let mut frames = after_settings(now);
+    // ten gigabytes in frames of 16 KiB, each followed by two updates
     for sent in 1..=(10_u64 << 30) / 16_384 {
         frames.scan(&frame(4, WINDOW_UPDATE, 0), sent * 16_384, || now).unwrap();
         frames.scan(&frame(4, WINDOW_UPDATE, 0), sent * 16_384, || now).unwrap();
     }
-    // and many small messages
-    let mut frames = greeted(now);
+    // many small messages
+    let mut frames = after_settings(now);
     for sent in 1..=100_000_u64 {
         frames.scan(&frame(4, WINDOW_UPDATE, 0), sent * 24, || now).unwrap();
         frames.scan(&frame(4, WINDOW_UPDATE, 0), sent * 24, || now).unwrap();
@@ -76,16 +76,16 @@ fn window_updates_that_our_bytes_explain_are_free() {
 }
 
 #[test]
-fn a_header_block_is_a_debt_until_it_ends_and_has_a_number_of_frames() {
+fn a_header_block_is_owed_until_it_ends_and_has_a_limited_number_of_frames() {
     let now = Instant::now();
-    let mut frames = greeted(now);
+    let mut frames = after_settings(now);
     frames.scan(&frame(20, HEADERS, 0), 0, || now).unwrap();
     assert!(!frames.is_settled());
     for _ in 0..CONTINUATIONS_MAX {
         frames.scan(&frame(1, CONTINUATION, 0), 0, || now).unwrap();
     }
     assert_eq!(frames.scan(&frame(1, CONTINUATION, END_HEADERS), 0, || now), Err(Flood));
-    let mut frames = greeted(now);
+    let mut frames = after_settings(now);
     let last = frame(20, HEADERS, END_HEADERS);
     frames.scan(&last[..28], 0, || now).unwrap();
     assert!(!frames.is_settled(), "a byte is missing");
@@ -94,7 +94,7 @@ fn a_header_block_is_a_debt_until_it_ends_and_has_a_number_of_frames() {
 }
 
 #[test]
-fn the_way_the_bytes_are_cut_changes_nothing() {
+fn a_flood_is_found_at_the_same_frame_however_the_bytes_are_split() {
     let now = Instant::now();
     let mut stream = vec![b'P'; PREFACE_BYTES];
     stream.extend(frame(6, SETTINGS, 0));
@@ -114,7 +114,7 @@ fn the_way_the_bytes_are_cut_changes_nothing() {
             frames.scan(bytes, 0, || now).err()
         });
         assert_eq!(flood, Some(Flood), "in pieces of {piece}");
-        // the header of the last frame is what is one too many
+        // the header of the last frame is one frame too many
         assert!(seen >= full - 2 && seen < full - 2 + piece, "in pieces of {piece}: {seen}");
     }
 }

@@ -1,0 +1,424 @@
+//! Activity of one client connection: its open requests, bytes that the client owes, bytes that it does not take.
+//!
+//! The guarded stream, the requests and their response bodies write it; the connection's one timer (`overdue`) and the
+//! stream's guard read it. All of them run on the worker thread of the connection, so nothing waits for the lock. It
+//! exists because hyper moves the stream of an upgraded connection, and therefore asks for `Send`.
+//! INVARIANT: nothing awaits under the lock, and no waker is called or dropped under it.
+//!
+//! Four orders matter:
+//! - `answered` runs before hyper writes a byte of the answer. Bytes that the client sends after it saw the answer are
+//!   read under it; bytes that came earlier were held back by the guard, and `answered` wakes the reader.
+//! - A next head that begins while a request is open starts no head timer. `in_head` remembers it, and the end of the
+//!   request starts the timer. So a client never pays for the time that the gate took.
+//! - `overdue` sleeps until the nearest deadline, but never longer than the shortest timeout: a duty that begins during
+//!   the sleep cannot be overdue before the timer looks again.
+//! - An early hint carries the number of its request. A hint that arrives after the answer, or for an earlier request,
+//!   is dropped, so it never precedes another request's answer.
+
+mod answer_body;
+mod early_hints;
+
+pub(super) use answer_body::AnswerBody;
+pub use early_hints::EarlyHints;
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use http::Version;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::guard::http1_framing::Framing;
+use super::guard::http2_frames::{Flood, Frames};
+use early_hints::PendingHint;
+
+/// A client that takes fewer bytes than this in a whole `limits.send_timeout` does not read.
+const DRIP_BYTES: u64 = 1024;
+/// Bytes that the answer to one PING writes. They do not show that the client reads anything else.
+const NOISE_BYTES: u64 = 17;
+
+/// The times for which a client may owe a head, send no request, or take no bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timeouts {
+    pub header: Duration,
+    pub idle: Duration,
+    pub send: Duration,
+}
+
+/// The timeout that a client exceeded.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Overdue {
+    /// A request's head, or the start of HTTP/2 (preface and first SETTINGS), did not come to its end.
+    Header,
+    /// The client does not take the bytes that the gate sends.
+    Send,
+    /// The client sent no request.
+    Idle,
+}
+
+/// The answer to an HTTP/1 request, as far as it decides how the bytes behind the request are read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum AnswerState {
+    Undecided,
+    /// The bytes behind the request are the next request.
+    Http,
+    /// 101: the bytes behind the request are no HTTP.
+    SwitchedProtocols,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Protocol {
+    Http1,
+    Http2,
+}
+
+#[derive(Debug)]
+pub(super) struct Activity {
+    protocol: Protocol,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Requests and HTTP/2 stream tasks that have not ended.
+    in_flight: u32,
+    /// Since when the client owes the rest of a head.
+    head_since: Option<Instant>,
+    /// True if the HTTP/1 bytes so far end inside a head.
+    in_head: bool,
+    /// End of the last answer, or start of the connection.
+    idle_since: Instant,
+    /// HTTP/1 requests that came, and answers that were decided, in the same order.
+    requests: u64,
+    answers: u64,
+    /// True if the last decided answer is 101.
+    switched_protocols: bool,
+    /// True if the last request may get informational answers (HTTP/1.1).
+    takes_early_hints: bool,
+    /// Bytes written to the client, and how many of them answered only noise.
+    written: u64,
+    noise_written: u64,
+    stuck_write: Option<StuckWrite>,
+    /// HTTP/2 answers that handed out data and were not asked for more: the client's window is closed.
+    blocked_answers: u32,
+    /// True once the guard refused the client's bytes.
+    refused: bool,
+    /// True while the stream holds bytes back until the last request is answered.
+    wake_on_answer: bool,
+    /// Wakes the task that reads and writes the stream.
+    waker: Option<Waker>,
+    early_hint: Option<PendingHint>,
+}
+
+/// A write that found no room.
+#[derive(Clone, Copy, Debug)]
+struct StuckWrite {
+    since: Instant,
+    /// `State::written` at that time.
+    written: u64,
+}
+
+/// The time from which HTTP/2 answers waited for the client's window, and the bytes sent until then.
+#[derive(Clone, Copy, Debug)]
+struct ClosedWindow {
+    since: Instant,
+    sent: u64,
+}
+
+/// Since when the answer of one HTTP/2 stream has data to send and hyper does not ask for it; shared by the stream's
+/// answer and its task.
+pub(super) type StreamStall = Rc<Cell<Option<Instant>>>;
+
+/// A request that has not ended, or the task of an HTTP/2 stream. Dropping it ends it.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    activity: Arc<Activity>,
+    /// `None` for HTTP/1.
+    stall: Option<StreamStall>,
+}
+
+impl Activity {
+    pub fn http1() -> Arc<Self> {
+        Self::start(Protocol::Http1, None)
+    }
+
+    /// The client owes the preface and the first SETTINGS from the start.
+    pub fn http2() -> Arc<Self> {
+        Self::start(Protocol::Http2, Some(Instant::now()))
+    }
+
+    fn start(protocol: Protocol, head_since: Option<Instant>) -> Arc<Self> {
+        Arc::new(Self {
+            protocol,
+            state: Mutex::new(State {
+                in_flight: 0,
+                head_since,
+                in_head: false,
+                idle_since: Instant::now(),
+                requests: 0,
+                answers: 0,
+                switched_protocols: false,
+                takes_early_hints: false,
+                written: 0,
+                noise_written: 0,
+                stuck_write: None,
+                blocked_answers: 0,
+                refused: false,
+                wake_on_answer: false,
+                waker: None,
+                early_hint: None,
+            }),
+        })
+    }
+
+    /// Begins an HTTP/1 request.
+    pub fn begin_request(self: &Arc<Self>, version: Version) -> InFlight {
+        let mut state = self.state.lock();
+        state.requests += 1;
+        state.takes_early_hints = version == Version::HTTP_11;
+        state.head_since = None;
+        state.in_flight += 1;
+        drop(state);
+        InFlight {
+            activity: Arc::clone(self),
+            stall: None,
+        }
+    }
+
+    /// Begins an HTTP/2 request, or the task of its stream: with a tunnel the task outlives the answer.
+    pub fn begin_stream(self: &Arc<Self>, stall: Option<StreamStall>) -> InFlight {
+        self.state.lock().in_flight += 1;
+        InFlight {
+            activity: Arc::clone(self),
+            stall,
+        }
+    }
+
+    /// True until the first request.
+    pub fn has_no_request(&self) -> bool {
+        self.state.lock().requests == 0
+    }
+
+    /// Notes that an HTTP/1 answer was decided. Must run before any byte of it is written.
+    pub fn answered(&self, status: http::StatusCode) {
+        let mut state = self.state.lock();
+        state.switched_protocols = status == http::StatusCode::SWITCHING_PROTOCOLS;
+        state.answers += 1;
+        // a wake that is not needed costs the connection a read
+        let waker = std::mem::take(&mut state.wake_on_answer)
+            .then(|| state.waker.take())
+            .flatten();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// The answer to the HTTP/1 request of this number; the first request is 1.
+    pub fn answer_to(&self, request: u64) -> AnswerState {
+        self.state.lock().answer_to(request)
+    }
+
+    /// True once the guard refused the client's bytes.
+    pub fn is_refused(&self) -> bool {
+        self.state.lock().refused
+    }
+
+    pub fn refuse(&self) {
+        self.state.lock().refused = true;
+    }
+
+    /// Notes whether the HTTP/1 bytes that `framing` has read end inside a head.
+    pub fn http1_bytes_came(&self, framing: &Framing) {
+        let mut state = self.state.lock();
+        state.in_head = framing.is_in_head();
+        if state.in_head && state.in_flight == 0 {
+            state.start_head_timer();
+        }
+    }
+
+    /// Passes HTTP/2 bytes through the flood guard, and notes whether the client owes the rest of a head.
+    ///
+    /// # Errors
+    /// A flood; it is noted as refused.
+    pub fn http2_bytes_came(&self, frames: &mut Frames, bytes: &[u8]) -> Result<(), Flood> {
+        let mut state = self.state.lock();
+        match frames.scan(bytes, state.written, Instant::now) {
+            Ok(noise) => {
+                state.noise_written += u64::from(noise) * NOISE_BYTES;
+                if frames.is_settled() {
+                    state.head_since = None;
+                } else {
+                    state.start_head_timer();
+                }
+                Ok(())
+            }
+            Err(flood) => {
+                state.refused = true;
+                Err(flood)
+            }
+        }
+    }
+
+    /// True if the last write left bytes over.
+    pub fn is_write_stuck(&self) -> bool {
+        self.state.lock().stuck_write.is_some()
+    }
+
+    /// Notes that the socket took `length` of `offered` bytes.
+    pub fn wrote(&self, length: usize, offered: usize) {
+        let mut state = self.state.lock();
+        state.written += length as u64;
+        if length >= offered {
+            state.stuck_write = None;
+        }
+    }
+
+    /// Notes that a write found no room. Starts the send timer, and starts it again only if the client has taken `DRIP_BYTES`.
+    pub fn write_stuck(&self) {
+        let mut state = self.state.lock();
+        let written = state.written;
+        let drips = state
+            .stuck_write
+            .is_some_and(|stuck| written.saturating_sub(stuck.written) < DRIP_BYTES);
+        if !drips {
+            state.stuck_write = Some(StuckWrite {
+                since: Instant::now(),
+                written,
+            });
+        }
+    }
+
+    /// Wakes this task when the last request is answered.
+    pub fn wake_on_answer(&self, cx: &Context<'_>) {
+        let mut state = self.state.lock();
+        state.wake_on_answer = true;
+        let replaced = state.set_waker(cx);
+        drop(state);
+        drop(replaced);
+    }
+
+    /// Returns the early hint to write, if its request is still unanswered. Wakes this task when the next one is there.
+    pub fn take_early_hint(&self, cx: &Context<'_>) -> Option<Vec<u8>> {
+        let mut state = self.state.lock();
+        let replaced = state.set_waker(cx);
+        let hint = state.early_hint.take();
+        let hint = hint.filter(|hint| state.answer_to(hint.request) == AnswerState::Undecided);
+        drop(state);
+        drop(replaced);
+        hint.map(|hint| hint.head)
+    }
+
+    /// Resolves when the client has exceeded a timeout.
+    pub async fn overdue(&self, timeouts: Timeouts) -> Overdue {
+        let mut window = None;
+        loop {
+            match self.next_look(timeouts, &mut window) {
+                Ok(at) => tokio::time::sleep_until(at).await,
+                Err(overdue) => return overdue,
+            }
+        }
+    }
+
+    /// The time at which to look again, or the timeout that is exceeded. `window` keeps the state between two looks.
+    fn next_look(&self, timeouts: Timeouts, window: &mut Option<ClosedWindow>) -> Result<Instant, Overdue> {
+        let now = Instant::now();
+        let state = self.state.lock();
+        let is_busy = state.in_flight > 0;
+        let head = state
+            .head_since
+            .filter(|_| self.protocol == Protocol::Http2 || !is_busy)
+            .map(|since| (since + timeouts.header, Overdue::Header));
+        let stuck = state.stuck_write.map(|stuck| (stuck.since + timeouts.send, Overdue::Send));
+        let closed = self
+            .window_closed_since(&state, now, window)
+            .map(|since| (since + timeouts.send, Overdue::Send));
+        let idle = (!is_busy && head.is_none() && stuck.is_none()).then_some((state.idle_since + timeouts.idle, Overdue::Idle));
+        drop(state);
+        // a duty that begins during the sleep has a deadline of its own, at least this far away
+        let mut next = now + timeouts.header.min(timeouts.idle).min(timeouts.send);
+        for (deadline, overdue) in [head, stuck, closed, idle].into_iter().flatten() {
+            if deadline <= now {
+                return Err(overdue);
+            }
+            next = next.min(deadline);
+        }
+        Ok(next)
+    }
+
+    /// HTTP/2 has a second way not to read: a client that never opens its window. It counts if the window is closed at
+    /// one look and the client took no more than a drip by the next.
+    fn window_closed_since(&self, state: &State, now: Instant, window: &mut Option<ClosedWindow>) -> Option<Instant> {
+        if self.protocol == Protocol::Http1 || state.blocked_answers == 0 {
+            *window = None;
+            return None;
+        }
+        let sent = state.written.saturating_sub(state.noise_written);
+        match *window {
+            Some(closed) if sent.saturating_sub(closed.sent) < DRIP_BYTES => Some(closed.since),
+            _ => {
+                *window = Some(ClosedWindow { since: now, sent });
+                Some(now)
+            }
+        }
+    }
+}
+
+impl State {
+    fn answer_to(&self, request: u64) -> AnswerState {
+        match (self.answers >= request, self.switched_protocols) {
+            (false, _) => AnswerState::Undecided,
+            (true, false) => AnswerState::Http,
+            (true, true) => AnswerState::SwitchedProtocols,
+        }
+    }
+
+    fn start_head_timer(&mut self) {
+        if self.head_since.is_none() {
+            self.head_since = Some(Instant::now());
+        }
+    }
+
+    /// Returns the waker that was replaced, to be dropped after the lock.
+    fn set_waker(&mut self, cx: &Context<'_>) -> Option<Waker> {
+        match &self.waker {
+            Some(waker) if waker.will_wake(cx.waker()) => None,
+            _ => self.waker.replace(cx.waker().clone()),
+        }
+    }
+}
+
+impl InFlight {
+    /// True if the answer's data has waited for so long: the client keeps the window of this stream closed.
+    pub fn is_stalled(&self, timeout: Duration) -> bool {
+        let since = self.stall.as_ref().and_then(|stall| stall.get());
+        since.is_some_and(|since| since.elapsed() >= timeout)
+    }
+
+    fn data_waits(&self) {
+        if let Some(stall) = &self.stall {
+            stall.set(Some(Instant::now()));
+        }
+    }
+
+    fn data_wanted(&self) {
+        if let Some(stall) = &self.stall {
+            stall.set(None);
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let mut state = self.activity.state.lock();
+        state.idle_since = now;
+        state.in_flight = state.in_flight.saturating_sub(1);
+        if state.in_head {
+            state.start_head_timer();
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! The client's stream as hyper sees it: the guard reads along on the way in, `Activity` notes progress on the way out.
+//!
+//! Incoming bytes pass the guard (`guard`) in hyper's own buffer, without a copy. Bytes that the guard refuses never
+//! reach hyper: over HTTP/1 hyper gets `INVALID_BYTES` in their place, refuses by itself and writes the 400; over HTTP/2
+//! the read fails and the connection ends.
+//!
+//! An HTTP/1 client may send bytes behind a request that asks to upgrade, before it knows the answer. They are the next
+//! request or the first bytes of a tunnel, and only the answer tells. The stream holds up to `HELD_BYTES_MAX` of them
+//! back, then stops reading, and continues when `Activity` has the answer: after 101 they pass unread, after any other
+//! status the guard reads them as HTTP.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::activity::{Activity, AnswerState};
+use super::guard::http1_framing::{Framing, INVALID_BYTES, Verdict};
+use super::guard::http2_frames::Frames;
+
+/// Bytes held back behind a request that asks to upgrade; with one read more, reading stops until it is answered.
+const HELD_BYTES_MAX: usize = 64 * 1024;
+/// GOAWAY for the whole connection with ENHANCE_YOUR_CALM.
+const GOAWAY_FRAME: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0xb];
+
+#[derive(Debug)]
+pub(super) struct GuardedStream<S> {
+    stream: S,
+    activity: Arc<Activity>,
+    guard: Guard,
+    /// An informational head that is partly written.
+    early_hint: BytesMut,
+}
+
+#[derive(Debug)]
+enum Guard {
+    Http1(Box<Http1Guard>),
+    Http2(Box<Frames>),
+}
+
+#[derive(Debug)]
+struct Http1Guard {
+    framing: Framing,
+    /// True if the bytes before the last read ended inside a head.
+    was_in_head: bool,
+    held: BytesMut,
+    /// The rest of `INVALID_BYTES` that hyper has not read yet; nothing comes after it.
+    invalid: Option<&'static [u8]>,
+}
+
+impl<S> GuardedStream<S> {
+    pub fn http1(stream: S, activity: Arc<Activity>) -> Self {
+        let guard = Guard::Http1(Box::new(Http1Guard {
+            framing: Framing::new(),
+            was_in_head: false,
+            held: BytesMut::new(),
+            invalid: None,
+        }));
+        Self {
+            stream,
+            activity,
+            guard,
+            early_hint: BytesMut::new(),
+        }
+    }
+
+    pub fn http2(stream: S, activity: Arc<Activity>) -> Self {
+        Self {
+            stream,
+            activity,
+            guard: Guard::Http2(Box::new(Frames::new())),
+            early_hint: BytesMut::new(),
+        }
+    }
+}
+
+impl Http1Guard {
+    fn poll_read<S>(
+        &mut self,
+        stream: &mut S,
+        activity: &Activity,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>>
+    where
+        S: AsyncRead + Unpin,
+    {
+        if self.invalid.is_some() {
+            self.put_invalid(buf);
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            self.take_answer(activity);
+            let before = buf.filled().len();
+            let mut unread = BytesMut::new();
+            if self.held.has_remaining() && !self.framing.is_held() {
+                unread = self.held.split();
+                buf.put_slice(&unread.split_to(unread.len().min(buf.remaining())));
+            } else if self.held.len() >= HELD_BYTES_MAX {
+                activity.wake_on_answer(cx);
+                return Poll::Pending;
+            } else {
+                if self.framing.is_held() {
+                    activity.wake_on_answer(cx);
+                }
+                ready!(Pin::new(&mut *stream).poll_read(cx, buf))?;
+                if buf.filled().len() == before {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            self.inspect(activity, buf, before);
+            // bytes that `inspect` held back again come before those that it has not read
+            self.held.unsplit(unread);
+            // if all bytes are held back, read on: an empty read would mean the end of the stream
+            if buf.filled().len() > before {
+                self.note_head(activity);
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Tells `Activity` whether a head is unfinished. Most reads hold whole heads, and change nothing.
+    fn note_head(&mut self, activity: &Activity) {
+        if self.framing.is_in_head() || self.was_in_head {
+            activity.http1_bytes_came(&self.framing);
+        }
+        self.was_in_head = self.framing.is_in_head();
+    }
+
+    /// Tells the framing what the bytes behind an upgrade request are, once its answer is known.
+    fn take_answer(&mut self, activity: &Activity) {
+        if self.framing.is_held() {
+            match activity.answer_to(self.framing.heads()) {
+                AnswerState::SwitchedProtocols => self.framing.continue_as_tunnel(),
+                AnswerState::Http => self.framing.continue_as_http(),
+                AnswerState::Undecided => {}
+            }
+        }
+    }
+
+    /// Leaves in `buf`, from `before` on, only bytes that may pass.
+    fn inspect(&mut self, activity: &Activity, buf: &mut ReadBuf<'_>, before: usize) {
+        let mut from = before;
+        while let Some(fresh) = buf.filled().get(from..) {
+            match self.framing.scan(fresh) {
+                Verdict::Pass => return,
+                Verdict::Refuse(at) => {
+                    activity.refuse();
+                    buf.set_filled(from + at);
+                    self.invalid = Some(INVALID_BYTES);
+                    self.put_invalid(buf);
+                    return;
+                }
+                Verdict::Hold(at) => {
+                    self.take_answer(activity);
+                    from += at;
+                    if self.framing.is_held() {
+                        self.hold(buf, from);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn hold(&mut self, buf: &mut ReadBuf<'_>, from: usize) {
+        if let Some(fresh) = buf.filled().get(from..) {
+            self.held.extend_from_slice(fresh);
+            buf.set_filled(from);
+        }
+    }
+
+    fn put_invalid(&mut self, buf: &mut ReadBuf<'_>) {
+        let invalid = self.invalid.unwrap_or_default();
+        if let Some((now, rest)) = invalid.split_at_checked(invalid.len().min(buf.remaining())) {
+            buf.put_slice(now);
+            self.invalid = Some(rest);
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for GuardedStream<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let frames = match &mut this.guard {
+            Guard::Http1(guard) => return guard.poll_read(&mut this.stream, &this.activity, cx, buf),
+            Guard::Http2(frames) => frames,
+        };
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        let fresh = buf.filled().get(before..).unwrap_or_default();
+        match this.activity.http2_bytes_came(frames, fresh) {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(_flood) => {
+                buf.set_filled(before);
+                this.send_goaway(cx);
+                Poll::Ready(Err(io::Error::other("a flood of HTTP/2 frames")))
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> GuardedStream<S> {
+    /// Tells a flooding client why the connection ends, unless a frame of hyper's is half written. Does not wait: the
+    /// client may not be reading.
+    fn send_goaway(&mut self, cx: &mut Context<'_>) {
+        let is_free = !self.activity.is_write_stuck();
+        if is_free && matches!(Pin::new(&mut self.stream).poll_write(cx, &GOAWAY_FRAME), Poll::Ready(Ok(_))) {
+            let _best_effort = Pin::new(&mut self.stream).poll_flush(cx);
+        }
+    }
+
+    /// Ready when no informational head is half written.
+    fn poll_early_hint(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.early_hint.has_remaining() {
+            let length = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.early_hint))?;
+            if length == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.early_hint.advance(length);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn note_write(&self, polled: Poll<io::Result<usize>>, offered: usize) -> Poll<io::Result<usize>> {
+        match &polled {
+            Poll::Ready(Ok(length)) => self.activity.wrote(*length, offered),
+            Poll::Ready(Err(_closed)) => {}
+            Poll::Pending => self.activity.write_stuck(),
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for GuardedStream<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = match self.poll_early_hint(cx) {
+            Poll::Ready(Ok(())) => Pin::new(&mut self.stream).poll_write(cx, buf),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        };
+        self.note_write(polled, buf.len())
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let polled = match self.poll_early_hint(cx) {
+            Poll::Ready(Ok(())) => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        };
+        self.note_write(polled, bufs.iter().map(|buf| buf.len()).sum())
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// Hyper flushes when nothing of its own is left to write: the only position for an informational head.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if matches!(self.guard, Guard::Http1(_))
+            && let Some(head) = self.activity.take_early_hint(cx)
+        {
+            self.early_hint.extend_from_slice(&head);
+        }
+        ready!(self.poll_early_hint(cx))?;
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests;
