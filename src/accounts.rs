@@ -28,7 +28,7 @@ use crate::base::metrics::Metrics;
 use crate::config::{self, ProviderKind};
 use crate::limits::{CountScope, LocalAccount, LoginLimits, SharedRate};
 use crate::session::{Revocation, Sessions};
-use crate::types::Redacted;
+use cedargate_policy::types::Redacted;
 
 /// Interval at which rate counts that no longer limit anything are dropped.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);

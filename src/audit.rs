@@ -21,7 +21,7 @@ use tokio::sync::mpsc::{OwnedPermit, Sender, channel};
 
 use crate::base::metrics::Metrics;
 use crate::config::{self, OnFull};
-use crate::denial::{Denial, Refusal};
+use cedargate_policy::denial::{Denial, Refusal};
 use writer::Message;
 
 /// The sending end of the queue; cheap to clone.

@@ -51,10 +51,10 @@ pub use self::signer::SigningKey;
 use crate::base::clock::unix_seconds;
 use crate::base::metrics::Metrics;
 use crate::config::{Algorithm, Issuer, KeySource};
-use crate::denial::{Denial, Refusal};
-use crate::types::Identity;
 pub use cedargate_policy::claims::Window;
 use cedargate_policy::claims::{self, TokenHeader};
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::types::Identity;
 
 /// Interval at which the metric of the keys' age is set.
 const AGE_INTERVAL: Duration = Duration::from_secs(5);

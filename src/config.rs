@@ -33,7 +33,7 @@ use std::time::Duration;
 use cedargate_policy::scope::{IssuerScope, PortalMatch, PortalScope, ProviderScope, TenantSource};
 use ipnet::IpNet;
 
-use crate::types::{PortalSlug, Redacted};
+use cedargate_policy::types::{PortalSlug, Redacted};
 
 /// Everything `cedargate.yaml` decides.
 #[derive(Clone, Debug)]

@@ -47,7 +47,7 @@ use crate::http::request::{self, ClientFacts, Correlation, correlation, is_upgra
 use crate::http::upstream::{Body, Pool, UpstreamError, sanitize};
 use crate::limits::{RequestLimits, RequestSlot};
 use crate::login::RelyingParty;
-use crate::portals::{Active, Portal, SharedServing};
+use crate::portals::{ActiveRevision, Portal, SharedRegistry};
 use crate::session::Sessions;
 
 /// The label and record value for requests that no portal matched.
@@ -56,7 +56,7 @@ pub const NO_PORTAL: &str = "none";
 /// The part that all workers share.
 pub struct Gate {
     pub config: Arc<Config>,
-    pub serving: SharedServing,
+    pub portals: SharedRegistry,
     pub authn: Arc<Authn>,
     pub assertions: Arc<AssertionKeys>,
     pub sessions: Arc<Sessions>,
@@ -96,7 +96,7 @@ pub(crate) struct RequestHead {
 #[derive(Clone, Copy)]
 pub(crate) struct ActivePortal<'a> {
     pub portal: &'a Arc<Portal>,
-    pub active: &'a Arc<Active>,
+    pub active: &'a Arc<ActiveRevision>,
 }
 
 impl From<Refusal> for Stop {
@@ -207,7 +207,7 @@ impl Worker {
             return answer.await.map_err(Stop::from);
         }
         // the portal, and the revision that this request uses to its end
-        let portal = self.gate.serving.load().find(&head.client.host, &head.path).cloned();
+        let portal = self.gate.portals.load().find(&head.client.host, &head.path).cloned();
         let portal = portal.ok_or_else(|| Refusal::new(Denial::PortalUnknown, "no portal matches host and path"))?;
         progress.set_portal(&portal);
         let active = portal.active.load_full().ok_or(Refusal::from(Denial::NoPolicyLoaded))?;

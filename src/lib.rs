@@ -2,15 +2,15 @@
 //!
 //! # The path of a request
 //!
-//! `listener` accepts and speaks HTTP → `gate` is THE path, straight steps with `?`: `request` refuses what could mean
-//! two things → `portal` says whose traffic it is and gives the one canonical path → `authn` proves who calls →
-//! `authz` decides and, alone, makes a `Permit` → `upstream` consumes the permit and forwards. Every step either gives
-//! the next one what it needs, or a `Denial`; `answer` turns that into a response and `audit` into exactly one record.
+//! `http::listener` accepts and speaks HTTP → `gate` is THE path, straight steps with `?`: `http::request` refuses what could
+//! mean two things → the portal table (`portals`) says whose traffic it is → `authn` or `session` proves who calls →
+//! `cedargate_policy::decision` decides and, alone, makes a `Permit` → `http::upstream` consumes the permit and forwards. Every step
+//! either gives the next one what it needs, or a `Denial`; `http::answer` turns that into a response and `audit` into exactly one record.
 //!
 //! # The layer rule
 //!
-//! Imports point one way. The steps (`portal`, `authn`, `authz`, `upstream`) never use each other; `gate` and `doors`
-//! bring them together; foundations use nothing above them. `tests/tidy.rs` holds the table and proves it.
+//! Imports point one way. The steps (`authn`, the decision, `http::upstream`) never use each other; `gate` and `doors` bring them
+//! together; foundations use nothing above them. `tests/tidy/layers.rs` holds the table and proves it.
 //!
 //! Modules are declared in reading order.
 
@@ -50,9 +50,6 @@ mod limits;
 // foundations
 mod config;
 mod base;
-
-// the policy crate's words are the gate's words
-use cedargate_policy::{denial, json, types};
 
 #[cfg(test)]
 mod fuzz_tests;

@@ -28,7 +28,7 @@ use governor::{Quota, RateLimiter};
 use self::shared::CountedAs;
 pub use self::shared::{PassedRequests, SharedRate};
 use crate::config::{self, Rate, SessionStore};
-use crate::denial::{Denial, Refusal};
+use cedargate_policy::denial::{Denial, Refusal};
 
 /// Keys of one rate that have a count of their own. Further keys share `SPARE_COUNTS`: a flood of addresses takes no
 /// memory and does not use up the rate of a known caller, and every caller is counted.

@@ -29,7 +29,7 @@ use crate::base::clock::unix_millis;
 use crate::base::digest::sha256;
 use crate::config::{self, Config};
 use crate::session::{Revocation, SessionData, Sessions};
-use crate::types::Redacted;
+use cedargate_policy::types::Redacted;
 
 /// Interval at which the age of the discovery documents is checked.
 const DISCOVERY_CHECK_INTERVAL: Duration = Duration::from_secs(60);

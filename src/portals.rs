@@ -17,18 +17,18 @@ use crate::audit::EntityRef;
 use crate::authn::{TokenCache, TokenError, TokenProof};
 use crate::base::metrics::Metrics;
 use crate::config;
-use crate::denial::{Denial, Refusal};
 use crate::http::upstream::{App, HeaderRules};
 use crate::session::Session;
-use crate::types::{Door, Identity, PortalSlug, TokenFacts};
+use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::permit::CallerHeaders;
 use cedargate_policy::portal::path::CanonicalPath;
 use cedargate_policy::portal::{PortalError, PortalTable, is_host};
 use cedargate_policy::principal::Principal;
 use cedargate_policy::revision::Revision;
+use cedargate_policy::types::{Door, Identity, PortalSlug, TokenFacts};
 
 /// Every portal, and which request belongs to which.
-pub struct Serving {
+pub struct PortalRegistry {
     pub table: PortalTable,
     pub portals: Vec<Arc<Portal>>,
     by_name: FxHashMap<Arc<str>, usize>,
@@ -37,7 +37,7 @@ pub struct Serving {
 }
 
 /// The portals as they are now; replaced as a whole when a portal appears.
-pub type SharedServing = ArcSwap<Serving>;
+pub type SharedRegistry = ArcSwap<PortalRegistry>;
 
 /// One portal's frame, and what it serves.
 pub struct Portal {
@@ -49,12 +49,12 @@ pub struct Portal {
     pub header_rules: Arc<HeaderRules>,
     pub name: Arc<str>,
     pub header: HeaderValue,
-    pub active: ArcSwapOption<Active>,
+    pub active: ArcSwapOption<ActiveRevision>,
     pub meters: Meters,
 }
 
 /// A revision in force, and the callers known under it.
-pub struct Active {
+pub struct ActiveRevision {
     pub revision: Arc<Revision>,
     pub callers: TokenCache<Caller>,
 }
@@ -105,7 +105,7 @@ pub struct Meters {
     decisions: [[OnceLock<IntCounter>; Denial::ALL.len() + 1]; Door::ALL.len()],
 }
 
-impl Serving {
+impl PortalRegistry {
     pub fn new(portals: Vec<Arc<Portal>>, app: Arc<App>) -> Result<Self, PortalError> {
         Ok(Self {
             table: PortalTable::new(portals.iter().map(|portal| &portal.scope))?,
@@ -185,7 +185,7 @@ impl Portal {
     }
 }
 
-impl Active {
+impl ActiveRevision {
     pub fn new(revision: Arc<Revision>, token_cache: usize) -> Self {
         Self {
             revision,

@@ -45,12 +45,12 @@ use crate::base::lifecycle::{Blocker, Readiness, Shutdown};
 use crate::config;
 use crate::gate::Gate;
 use crate::policy_folders::{PolicyFolders, Readings, Scope};
-use crate::portals::{Active, Portal, Serving};
-use crate::types::PortalSlug;
+use crate::portals::{ActiveRevision, Portal, PortalRegistry};
 use cedargate_policy::load::{Loaded, Loader};
 use cedargate_policy::revision::Revision;
 use cedargate_policy::revision::problem::Problem;
 use cedargate_policy::revision::source::Tree;
+use cedargate_policy::types::PortalSlug;
 
 /// Readings in a row before a tree that keeps changing is left for the next round.
 const READ_ATTEMPTS: usize = 8;
@@ -81,7 +81,7 @@ pub struct Reloader {
     /// Blocks readiness until the first revision of each portal in `policies.require`.
     required: BTreeMap<PortalSlug, Blocker>,
     /// Replaced revisions that requests may still hold.
-    retired: Vec<Arc<Active>>,
+    retired: Vec<Arc<ActiveRevision>>,
     config_files: ConfigFiles,
 }
 
@@ -127,13 +127,13 @@ impl Reloader {
     pub fn first_load(&mut self) {
         let Readings { before, last: tree } = self.places.read_twice(&Tree::default(), &Scope::Everything, READ_ATTEMPTS);
         self.add_portals(&tree);
-        if self.gate.serving.load().portals.is_empty() {
+        if self.gate.portals.load().portals.is_empty() {
             let policies = self.places.policies.display();
             tracing::warn!(
                 "there is no portal folder in `{policies}` (policies.dir); until there is one, every request is denied"
             );
         }
-        for portal in &self.gate.serving.load_full().portals {
+        for portal in &self.gate.portals.load_full().portals {
             match self.state.as_ref().map(|state| state.load(portal.slug())) {
                 Some(Ok(Some(saved))) => self.restore(portal, &saved),
                 None | Some(Ok(None)) => {}
@@ -217,8 +217,8 @@ impl Reloader {
 
     /// Parses changed policies during the quiet time. Most often the files stay the same, and the load finds them parsed.
     fn prepare(&mut self, before: &Tree, tree: &Tree) {
-        let serving = self.gate.serving.load_full();
-        for portal in &serving.portals {
+        let registry = self.gate.portals.load_full();
+        for portal in &registry.portals {
             let slug = portal.slug();
             let is_known = self.last.as_ref().is_some_and(|last| last.is_same_for(tree, slug));
             if !is_known && before.is_same_for(tree, slug) {
@@ -230,8 +230,8 @@ impl Reloader {
     /// Loads each portal that changed and whose files are equal in both readings. A portal that keeps changing does not hold
     /// up the other portals.
     fn load_settled(&mut self, before: &Tree, tree: Tree) {
-        let serving = self.gate.serving.load_full();
-        for portal in &serving.portals {
+        let registry = self.gate.portals.load_full();
+        for portal in &registry.portals {
             let slug = portal.slug();
             if !before.is_same_for(&tree, slug) {
                 let rounds = self.unsettled.entry(slug.clone()).or_default();
@@ -310,7 +310,7 @@ impl Reloader {
             self.retired.push(old);
         }
         info.with_label_values(&[&*portal.name, &*revision.id]).set(1);
-        let active = Active::new(revision, self.gate.config.limits.token_cache);
+        let active = ActiveRevision::new(revision, self.gate.config.limits.token_cache);
         portal.active.store(Some(Arc::new(active)));
         self.gate.reloads.send_modify(|count| *count = count.wrapping_add(1));
         if let Some(blocker) = self.required.remove(portal.slug()) {
@@ -356,8 +356,8 @@ impl Reloader {
         if self.gate.config.portals.is_some() {
             return;
         }
-        let serving = self.gate.serving.load_full();
-        let known = |slug: &PortalSlug| serving.portals.iter().any(|p| p.slug() == slug);
+        let registry = self.gate.portals.load_full();
+        let known = |slug: &PortalSlug| registry.portals.iter().any(|p| p.slug() == slug);
         let fresh: Vec<PortalSlug> = tree.slugs.iter().filter(|slug| !known(slug)).cloned().collect();
         if fresh.is_empty() {
             return;
@@ -365,12 +365,12 @@ impl Reloader {
         let config = &self.gate.config;
         let made = |slug| {
             let portal = config::Portal::discovered(slug, config.issuers.len());
-            Arc::new(Portal::new(portal, Arc::clone(&serving.app), config, &self.gate.metrics))
+            Arc::new(Portal::new(portal, Arc::clone(&registry.app), config, &self.gate.metrics))
         };
         let added = fresh.iter().map(made);
-        let portals = serving.portals.iter().cloned().chain(added).collect();
-        match Serving::new(portals, Arc::clone(&serving.app)) {
-            Ok(serving) => self.gate.serving.store(Arc::new(serving)),
+        let portals = registry.portals.iter().cloned().chain(added).collect();
+        match PortalRegistry::new(portals, Arc::clone(&registry.app)) {
+            Ok(registry) => self.gate.portals.store(Arc::new(registry)),
             Err(error) => tracing::error!(%error, "a new portal folder cannot be served"),
         }
     }

@@ -13,7 +13,7 @@ use argon2::{ARGON2ID_IDENT, Algorithm, Argon2, Params, PasswordHash, PasswordVe
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::types::Redacted;
+use cedargate_policy::types::Redacted;
 
 /// Cost of new hashes, as OWASP recommends: KiB of memory, passes, lanes.
 const NEW_MEMORY_KIB: u32 = 19 * 1024;

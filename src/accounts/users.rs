@@ -16,7 +16,7 @@ use super::Account;
 use super::hash::Hash;
 use crate::base::files::read_small_text;
 use crate::config::{Node, Origin, Shape};
-use crate::types::PortalSlug;
+use cedargate_policy::types::PortalSlug;
 
 /// Bytes of a users file.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;

@@ -28,7 +28,7 @@ use crate::http::tls::{CertificateError, Certificates};
 use crate::http::upstream::Apps;
 use crate::limits::{CountScope, RequestLimits};
 use crate::login::RelyingParty;
-use crate::portals::{Portal, Serving};
+use crate::portals::{Portal, PortalRegistry};
 use crate::reload::{ReloadRequests, Reloader};
 use crate::session::Sessions;
 use cedargate_policy::engine::MatchSet;
@@ -159,7 +159,7 @@ fn build_gate(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate
     let authn = Authn::new(&config.issuers, config.limits.token_bytes, metrics.clone())?;
     let issuer = config.public_url.as_deref().unwrap_or("cedargate");
     let assertions = Arc::new(AssertionKeys::load(&config.assertion, issuer)?);
-    let serving = ArcSwap::from_pointee(build_portals(&config, &metrics)?);
+    let portals = ArcSwap::from_pointee(build_portals(&config, &metrics)?);
     let limits = RequestLimits::new(&config.limits, CountScope::of(&config.sessions.store));
     let sessions = Sessions::new(&config, &metrics)?;
     let login = RelyingParty::new(&config, &authn, &sessions, &audit)?;
@@ -178,7 +178,7 @@ fn build_gate(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate
     };
     Ok(Arc::new(Gate {
         config,
-        serving,
+        portals,
         authn,
         assertions,
         sessions,
@@ -193,7 +193,7 @@ fn build_gate(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate
 }
 
 /// The configured portals, with nothing loaded yet; portals with equal upstreams share one app.
-fn build_portals(config: &Config, metrics: &Metrics) -> Result<Serving, StartError> {
+fn build_portals(config: &Config, metrics: &Metrics) -> Result<PortalRegistry, StartError> {
     let mut apps = Apps::default();
     let default_app = apps.load(&config.upstream)?;
     let mut portals = Vec::new();
@@ -204,5 +204,5 @@ fn build_portals(config: &Config, metrics: &Metrics) -> Result<Serving, StartErr
         };
         portals.push(Arc::new(Portal::new(portal.clone(), app, config, metrics)));
     }
-    Ok(Serving::new(portals, default_app)?)
+    Ok(PortalRegistry::new(portals, default_app)?)
 }

@@ -11,9 +11,9 @@ use serde::ser::{SerializeStruct, Serializer};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::denial::Denial;
-use crate::types::{Door, TokenFacts};
 use cedargate_policy::decision::DecisionContext;
+use cedargate_policy::denial::Denial;
+use cedargate_policy::types::{Door, TokenFacts};
 
 pub const SCHEMA_VERSION: u32 = 1;
 

@@ -21,9 +21,9 @@ use super::signer::{SignerError, SigningKey};
 use crate::base::digest::sha256;
 use crate::base::files::{ReadError, read_small_text};
 use crate::config;
-use crate::types::{AuthFacts, Identity, Redacted, TokenFacts};
 use cedargate_policy::claims::{self, ClaimError};
 use cedargate_policy::digest::short_hash;
+use cedargate_policy::types::{AuthFacts, Identity, Redacted, TokenFacts};
 
 /// Longest assertion that `/authorize` accepts, in bytes.
 pub const ASSERTION_BYTES_MAX: usize = 64 * 1024;
@@ -49,7 +49,7 @@ pub enum AssertionError {
 /// True if a token claims by its `typ` to be an assertion of the gate; nothing is verified.
 pub fn is_assertion(token: &str) -> bool {
     let header = token.split('.').next().and_then(|segment| jws::decode(segment).ok());
-    let header = header.and_then(|bytes| crate::json::object_from_slice(&bytes).ok());
+    let header = header.and_then(|bytes| cedargate_policy::json::object_from_slice(&bytes).ok());
     header.is_some_and(|h| h.get("typ").and_then(Value::as_str) == Some(ASSERTION_TYP))
 }
 

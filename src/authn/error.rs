@@ -7,8 +7,8 @@ use std::borrow::Cow;
 
 use cedargate_policy::claims::ClaimError;
 
-use crate::denial::{Denial, Refusal};
-use crate::json::JsonError;
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::json::JsonError;
 
 /// The reason for which a token was refused.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]

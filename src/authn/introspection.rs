@@ -33,9 +33,9 @@ use crate::base::digest::sha256_of;
 use crate::base::files::read_small_text;
 use crate::base::metrics::Metrics;
 use crate::config::{self, Issuer, Secret};
-use crate::json;
 use crate::session::Sessions;
-use crate::types::Identity;
+use cedargate_policy::json;
+use cedargate_policy::types::Identity;
 
 /// One exchange with an issuer, from connecting to the last byte.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::jws::{KID_BYTES_MAX, algorithm_named, decode};
 use crate::base::digest::sha256;
 use crate::config::Algorithm;
-use crate::json::{self, JsonError};
+use cedargate_policy::json::{self, JsonError};
 
 /// Most keys of one set.
 pub const KEYS_MAX: usize = 100;

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::error::TokenError;
 use crate::config::Algorithm;
-use crate::json;
+use cedargate_policy::json;
 
 /// Longest key id, in bytes.
 pub const KID_BYTES_MAX: usize = 256;

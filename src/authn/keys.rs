@@ -35,7 +35,7 @@ use crate::base::digest::sha256;
 use crate::base::files::{ReadError, read_small};
 use crate::base::metrics::Metrics;
 use crate::config::{Issuer, KeySource, KeyTransport};
-use crate::json;
+use cedargate_policy::json;
 
 /// Shortest interval between two refetches that unknown key ids cause, per issuer.
 pub const REFETCH_INTERVAL: Duration = Duration::from_secs(10);

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::jws::encode;
 use crate::base::digest::sha256;
-use crate::types::Redacted;
+use cedargate_policy::types::Redacted;
 
 const PEM_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
 const PEM_END: &str = "-----END PRIVATE KEY-----";

@@ -43,7 +43,7 @@ fn verifies(token: &str, jwks: &Value) -> bool {
     let (Ok(header), Ok(_), Ok(signature)) = (jws::decode(header), jws::decode(payload), jws::decode(signature)) else {
         return false;
     };
-    let Ok(header) = crate::json::object_from_slice(&header) else {
+    let Ok(header) = cedargate_policy::json::object_from_slice(&header) else {
         return false;
     };
     let Ok(header) = jws::parse_header(&header, TokenKind::Bearer) else {

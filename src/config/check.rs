@@ -22,7 +22,7 @@ use super::raw::{
 use super::tree::Node;
 use super::walk::hint;
 use super::{Assertion, Audit, AuditAllow, AuditSink, Config, Limits, OnFull, Policies, Rate};
-use crate::types::PortalSlug;
+use cedargate_policy::types::PortalSlug;
 
 /// The HTTP library needs this much to read a request's head at all.
 pub const HEADER_BYTES_MIN: u64 = 8 * 1024;

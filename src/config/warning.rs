@@ -1,7 +1,7 @@
 //! What a configuration may say, and had better not.
 
 use super::{Config, KeySource, Portal, Provider, ProviderKind};
-use crate::types::PortalSlug;
+use cedargate_policy::types::PortalSlug;
 
 impl Config {
     /// One sentence each, with the key that it is about.

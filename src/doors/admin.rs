@@ -66,8 +66,8 @@ impl Admin {
         }
         let mut lines = String::new();
         if verbose {
-            let serving = self.gate.serving.load();
-            for portal in &serving.portals {
+            let registry = self.gate.portals.load();
+            for portal in &registry.portals {
                 let revision = portal.active.load();
                 let state = revision.as_ref().map_or("no revision", |a| &a.revision.id);
                 lines.push_str(&format!("portal {}: {state}\n", portal.name));
@@ -93,12 +93,12 @@ impl Admin {
     }
 
     async fn status(&self) -> Value {
-        let serving = self.gate.serving.load_full();
+        let registry = self.gate.portals.load_full();
         let outcomes = self.outcomes.all();
-        let portals: Vec<Value> = serving
+        let portals: Vec<Value> = registry
             .portals
             .iter()
-            .map(|portal| portal_status(portal, &serving.app, outcomes.get(portal.slug())))
+            .map(|portal| portal_status(portal, &registry.app, outcomes.get(portal.slug())))
             .collect();
         let issuers: Vec<Value> = self
             .gate
@@ -114,7 +114,7 @@ impl Admin {
             "portals": portals,
             "issuers": issuers,
             "sessions": session_status(&self.gate.sessions.status()),
-            "upstream": upstream_status(&serving.app).await,
+            "upstream": upstream_status(&registry.app).await,
         })
     }
 }

@@ -189,7 +189,7 @@ fn credential(headers: &HeaderMap, tokens: &[Redacted<String>]) -> Result<Option
 /// Decides one query, and writes its record. `Err` where there is no decision: the query cannot be put, or the caller's
 /// credential proves nothing.
 async fn one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uuid) -> Result<Rendered, Refusal> {
-    let portal = gate.serving.load().named(&ask.portal).cloned();
+    let portal = gate.portals.load().named(&ask.portal).cloned();
     let slot = gate.audit.admit()?;
     let Some(portal) = portal else {
         // a name that the app made up is no label

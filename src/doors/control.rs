@@ -81,11 +81,11 @@ impl Control {
                 return error(status, &reason.to_string());
             }
         };
-        let serving = self.gate.serving.load_full();
+        let registry = self.gate.portals.load_full();
         let mut all_succeeded = true;
         let mut portals = Vec::new();
         let mut detail = Vec::new();
-        for portal in &serving.portals {
+        for portal in &registry.portals {
             let outcome = outcomes.get(portal.slug());
             let revision = portal.active.load().as_ref().map(|active| active.revision.id.to_string());
             let result = outcome.map(|outcome| outcome.result);

@@ -38,14 +38,14 @@ use crate::audit::Audit;
 use crate::authn::{AssertionKeys, Authn, IntrospectionClient};
 use crate::base::metrics::Metrics;
 use crate::config::Config;
-use crate::denial::{Denial, Refusal};
 use crate::http::answer::{self, Style};
 use crate::http::pages::Theme;
 use crate::http::request::{ClientFacts, same_origin};
 use crate::http::upstream::Body;
 use crate::login::RelyingParty;
-use crate::portals::Serving;
+use crate::portals::PortalRegistry;
 use crate::session::Sessions;
+use cedargate_policy::denial::{Denial, Refusal};
 
 /// The parts of the gate that the endpoints use.
 pub struct LoginDoor {
@@ -67,7 +67,7 @@ pub struct EndpointRequest<'a> {
     pub client: &'a ClientFacts,
     pub style: Style,
     pub decision_id: Uuid,
-    pub serving: &'a Serving,
+    pub portals: &'a PortalRegistry,
     /// The path below the prefix, without slashes at its ends.
     pub endpoint: &'a str,
 }

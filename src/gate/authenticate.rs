@@ -9,11 +9,11 @@ use http::header::COOKIE;
 use http::request::Parts;
 
 use super::{ActivePortal, Gate};
-use crate::denial::Refusal;
 use crate::http::request::{needs_evidence, same_origin};
 use crate::login::RelyingParty;
 use crate::portals::Caller;
 use crate::session::IdentifiedSession;
+use cedargate_policy::denial::Refusal;
 
 /// The state of a request's session cookie.
 #[derive(Default)]

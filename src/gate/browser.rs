@@ -14,10 +14,10 @@ use tokio::time::timeout;
 use super::authenticate::Cookie;
 use super::record::Progress;
 use super::{Gate, Worker};
-use crate::denial::{Denial, Refusal};
 use crate::http::answer::{self, AnswerContext};
 use crate::http::upstream::Body;
 use crate::session::{IdentifiedSession, SessionId};
+use cedargate_policy::denial::{Denial, Refusal};
 
 /// Longest `rd` that a login takes.
 const RETURN_BYTES_MAX: usize = 2048;

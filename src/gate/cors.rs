@@ -11,8 +11,8 @@ use http::header::{
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
-use crate::denial::{Denial, Refusal};
 use crate::http::upstream::Body;
+use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::portal::file::Cors;
 
 /// Seconds for which a browser may remember a preflight's answer.

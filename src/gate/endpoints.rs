@@ -10,10 +10,10 @@ use hyper::body::Incoming;
 use super::authenticate::Cookie;
 use super::record::Progress;
 use super::{RequestHead, Worker};
-use crate::denial::{Denial, Refusal};
 use crate::doors::login::EndpointRequest;
 use crate::http::answer::Style;
 use crate::http::upstream::Body;
+use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::portal::path::{CanonicalPath, ancestors_of};
 
 /// Public keys of the assertion.
@@ -75,7 +75,7 @@ impl Worker {
             client: &head.client,
             style: Style::for_request(&head.parts.method, &head.parts.headers),
             decision_id: progress.decision_id,
-            serving: &self.gate.serving.load(),
+            portals: &self.gate.portals.load(),
             endpoint,
         };
         self.gate.identity.handle(&request, body).await

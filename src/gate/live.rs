@@ -31,7 +31,7 @@ use super::{ActivePortal, Gate};
 use crate::audit::{AuthEvent, Event};
 use crate::http::request::ClientFacts;
 use crate::http::upstream::CutSignal;
-use crate::portals::{Active, Caller, Credential, Portal};
+use crate::portals::{ActiveRevision, Caller, Credential, Portal};
 
 /// Entries checked before the worker yields to its other tasks.
 const BATCH: usize = 64;
@@ -214,7 +214,7 @@ impl Live {
 impl DecisionBasis {
     /// True if neither a revocation nor a swap came since the decision.
     pub fn is_current(&self, gate: &Gate) -> bool {
-        let same = |active: &Arc<Active>| active.revision.id == self.revision;
+        let same = |active: &Arc<ActiveRevision>| active.revision.id == self.revision;
         self.epoch == gate.epoch() && self.portal.active.load().as_ref().is_none_or(same)
     }
 }

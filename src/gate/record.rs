@@ -14,7 +14,7 @@ use super::ActivePortal;
 use super::authenticate::Cookie;
 use crate::audit::{AuditGuard, AuditRecord, EntityRef, PolicyError};
 use crate::http::request::Trace;
-use crate::portals::{Active, Caller, Portal};
+use crate::portals::{ActiveRevision, Caller, Portal};
 
 /// The facts of one request that are known so far.
 pub(super) struct Progress {
@@ -24,7 +24,7 @@ pub(super) struct Progress {
     pub trace: Trace,
     pub record: AuditGuard,
     pub portal: Option<Arc<Portal>>,
-    pub active: Option<Arc<Active>>,
+    pub active: Option<Arc<ActiveRevision>>,
     pub origin: Option<HeaderValue>,
     pub upstream_started: Option<Instant>,
     pub gate_ended: Option<Instant>,
@@ -63,7 +63,7 @@ impl Progress {
         self.portal = Some(Arc::clone(portal));
     }
 
-    pub fn set_revision(&mut self, active: &Arc<Active>) {
+    pub fn set_revision(&mut self, active: &Arc<ActiveRevision>) {
         self.active = Some(Arc::clone(active));
         self.record.record.revision = Some(Arc::clone(&active.revision.id));
     }

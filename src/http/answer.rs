@@ -16,10 +16,10 @@ use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::denial::{Denial, Refusal};
 use crate::http::pages::{Html, Theme};
 use crate::http::request::{X_REQUEST_ID, uuid_value};
 use crate::http::upstream::{Body, UpstreamError};
+use cedargate_policy::denial::{Denial, Refusal};
 
 /// `Retry-After` of a 503 whose refusal sets none, in seconds.
 const RETRY_AFTER_SECONDS: u64 = 1;

@@ -22,8 +22,8 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use uuid::Uuid;
 
-use crate::denial::{Denial, Refusal};
-use crate::types::Scheme;
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::types::Scheme;
 
 /// Longest method name, in bytes.
 const METHOD_BYTES_MAX: usize = 32;

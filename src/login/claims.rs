@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::ProviderError;
 use super::provider::OidcProvider;
 use crate::authn::map_claims;
-use crate::types::Redacted;
+use cedargate_policy::types::Redacted;
 
 /// Claims that only the ID token may set; userinfo is not signed.
 const ID_TOKEN_ONLY: [&str; 17] = [

@@ -19,8 +19,8 @@ use crate::authn::{ExpectedIdToken, IdToken, TokenError, map_claims};
 use crate::base::clock::{unix_millis, unix_seconds};
 use crate::base::digest::sha256;
 use crate::session::{Grant, SessionData};
-use crate::types::Redacted;
 use cedargate_policy::claims::ClaimError;
+use cedargate_policy::types::Redacted;
 
 /// Bytes of a callback's query.
 const QUERY_BYTES_MAX: usize = 16 * 1024;

@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::authn::SigningKey;
 use crate::base::files::read_small_text;
 use crate::config::{ClientAuth, Secret};
-use crate::types::Redacted;
+use cedargate_policy::types::Redacted;
 
 /// Lifetime of a client assertion in seconds.
 const ASSERTION_SECONDS: i64 = 60;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::header::{ACCEPT, CONTENT_TYPE};
 
-use crate::types::Redacted;
+use cedargate_policy::types::Redacted;
 
 /// Time for one exchange, from connecting to the last byte. Shorter than the lease of a session renewal.
 const DEADLINE: Duration = Duration::from_secs(10);

@@ -15,7 +15,7 @@ use super::ProviderError;
 use super::http::Http;
 use crate::authn::{check_url, discovery_url};
 use crate::config::KeyTransport;
-use crate::json;
+use cedargate_policy::json;
 
 /// Age at which a document is fetched again.
 const REFRESH_AGE: Duration = Duration::from_secs(60 * 60);

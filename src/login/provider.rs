@@ -23,8 +23,8 @@ use super::metadata::{Discovery, Metadata};
 use super::{LoginError, ProviderError};
 use crate::base::clock::unix_seconds;
 use crate::config::{self, Issuer, ProviderKind};
-use crate::json;
-use crate::types::Redacted;
+use cedargate_policy::json;
+use cedargate_policy::types::Redacted;
 
 /// Characters of a provider's error code in the log.
 const ERROR_CHARS_MAX: usize = 64;

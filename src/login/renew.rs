@@ -15,7 +15,7 @@ use crate::audit::{AuthEvent, Event};
 use crate::authn::{ExpectedIdToken, decode_id_token_claims, map_claims};
 use crate::base::clock::unix_millis;
 use crate::session::{Grant, Handle, RefreshError, SessionData};
-use crate::types::Redacted;
+use cedargate_policy::types::Redacted;
 
 /// Milliseconds until the next renewal if the claims could not be renewed.
 const RETRY_MILLIS: i64 = 30 * 1000;

@@ -138,7 +138,7 @@ fn is_current(begun_at: i64, now_millis: i64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Redacted;
+    use cedargate_policy::types::Redacted;
 
     #[test]
     fn login_state_expires_after_ten_minutes_and_has_its_own_secrets() {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::types::PortalSlug;
 use cedargate_policy::revision::problem::Problem;
+use cedargate_policy::types::PortalSlug;
 
 /// Outcomes by portal; cheap to clone.
 #[derive(Clone, Default)]

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::outcome::{Outcome, Outcomes};
-use crate::types::PortalSlug;
+use cedargate_policy::types::PortalSlug;
 
 const REQUESTS_MAX: usize = 16;
 /// Longest wait of a request for files that keep changing.

@@ -14,9 +14,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use crate::types::PortalSlug;
 use cedargate_policy::revision::Revision;
 use cedargate_policy::revision::source::{Files, SourceFile, Tree};
+use cedargate_policy::types::PortalSlug;
 
 const FORMAT: u32 = 1;
 const FILE_MODE: u32 = 0o600;

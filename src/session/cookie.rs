@@ -10,7 +10,7 @@ use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
 
 use crate::config::CookieSecurity;
-use crate::types::Redacted;
+use cedargate_policy::types::Redacted;
 
 /// Characters of 32 bytes in base64url without padding.
 const TEXT_CHARS: usize = 43;

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::denial::Denial;
+use cedargate_policy::denial::Denial;
 
 /// Why a request cannot go on with the session that it presents.
 #[derive(Clone, Debug, thiserror::Error)]

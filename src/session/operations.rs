@@ -18,8 +18,8 @@ use super::seal::{OpenError, OpenedSession, RotationLinks, Seal, SealError, Seal
 use super::store::outcome::Swap;
 use super::{IdentifiedSession, SessionError, Sessions, StoreError, millis};
 use crate::base::clock::unix_millis;
-use crate::types::Redacted;
 use cedargate_policy::claims;
+use cedargate_policy::types::Redacted;
 
 /// A use is written to the store at most once in this part of the idle timeout.
 const TOUCH_PARTS: u32 = 20;

@@ -16,8 +16,8 @@ use tokio::time::timeout;
 
 use super::{IdentifiedSession, RefreshError, Session, SessionData, SessionError, SessionId, Sessions};
 use crate::base::clock::unix_millis;
-use crate::denial::{Denial, Refusal};
 use crate::session::Handle;
+use cedargate_policy::denial::{Denial, Refusal};
 
 /// Maximum time that a request waits for the renewal of overdue claims.
 const OVERDUE_WAIT: Duration = Duration::from_secs(5);
@@ -167,7 +167,7 @@ mod tests {
 
     use super::*;
     use crate::session::Grant;
-    use crate::types::Redacted;
+    use cedargate_policy::types::Redacted;
 
     #[test]
     fn claims_are_due_at_refresh_at_and_overdue_after_twice_their_life() {

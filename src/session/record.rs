@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::cookie::SessionId;
 use crate::base::digest::sha256;
-use crate::types::{PortalSlug, Redacted};
+use cedargate_policy::types::{PortalSlug, Redacted};
 
 /// Characters of a handle in hex.
 const HEX_CHARS: usize = 64;
@@ -256,7 +256,7 @@ impl RevocationKeys {
 mod secret {
     use serde::{Deserialize, Deserializer, Serializer};
 
-    use crate::types::Redacted;
+    use cedargate_policy::types::Redacted;
 
     pub fn serialize<S: Serializer>(value: &Redacted<String>, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(value.expose())
@@ -270,7 +270,7 @@ mod secret {
 mod optional_secret {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    use crate::types::Redacted;
+    use cedargate_policy::types::Redacted;
 
     pub fn serialize<S: Serializer>(value: &Option<Redacted<String>>, to: S) -> Result<S::Ok, S::Error> {
         value.as_ref().map(Redacted::expose).serialize(to)

@@ -19,7 +19,7 @@ use serde_json::json;
 use super::tests::{config, data, sessions};
 use super::*;
 use crate::base::clock::unix_millis;
-use crate::denial::Denial;
+use cedargate_policy::denial::Denial;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -15,8 +15,8 @@ use super::record::{Handle, Revocation, RevocationKey, Session};
 use super::store::outcome::Replicated;
 use super::{SessionError, Sessions, StoreError};
 use crate::base::clock::unix_millis;
-use crate::denial::Denial;
-use crate::types::Identity;
+use cedargate_policy::denial::Denial;
+use cedargate_policy::types::Identity;
 
 /// The result of a revocation.
 #[derive(Clone, Copy, Debug)]

@@ -292,7 +292,7 @@ mod link {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     use super::SessionId;
-    use crate::types::Redacted;
+    use cedargate_policy::types::Redacted;
 
     pub fn serialize<S: Serializer>(id: &Option<SessionId>, to: S) -> Result<S::Ok, S::Error> {
         id.as_ref().map(|id| URL_SAFE_NO_PAD.encode(id.0.expose())).serialize(to)

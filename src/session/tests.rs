@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 use super::seal::OpenedSession;
 use super::*;
 use crate::base::clock::unix_millis;
-use crate::denial::Denial;
-use crate::types::{Identity, PortalSlug, TokenFacts};
+use cedargate_policy::denial::Denial;
+use cedargate_policy::types::{Identity, PortalSlug, TokenFacts};
 
 pub(super) fn config(sessions: &str) -> Config {
     let yaml = format!(
@@ -39,9 +39,9 @@ pub(super) fn data(subject: &str) -> SessionData {
         created_at: unix_millis(),
         idp_session: Some(format!("sid of {subject}")),
         grant: Some(Grant {
-            id_token: crate::types::Redacted::new(format!("id token of {subject}")),
-            refresh_token: Some(crate::types::Redacted::new(format!("refresh token of {subject}"))),
-            access_token: crate::types::Redacted::new(format!("access token of {subject}")),
+            id_token: cedargate_policy::types::Redacted::new(format!("id token of {subject}")),
+            refresh_token: Some(cedargate_policy::types::Redacted::new(format!("refresh token of {subject}"))),
+            access_token: cedargate_policy::types::Redacted::new(format!("access token of {subject}")),
             refresh_at: Some(0),
         }),
         portals: None,

@@ -4,8 +4,8 @@ use super::Checker;
 use crate::config::raw::{Raw, RawPortal, RawPortalUpstream, RawTenant};
 use crate::config::walk::hint;
 use crate::config::{Portal, Upstream};
-use crate::types::PortalSlug;
 use cedargate_policy::scope::{PortalMatch, TenantSource};
+use cedargate_policy::types::PortalSlug;
 
 pub const SLUG_RULE: &str = "use 1 to 63 of `a-z`, `0-9` and `-`, with no `-` at either end";
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::Checker;
 use crate::config::raw::Secret;
-use crate::types::Redacted;
+use cedargate_policy::types::Redacted;
 
 /// Characters of a decision token: 16 random ones are out of reach of guessing over the network.
 const TOKEN_CHARS_MIN: usize = 16;

@@ -8,7 +8,7 @@ use url::Url;
 use super::Checker;
 use crate::config::raw::{Raw, RawRedis, RawSessionStore, Secret as RawSecret};
 use crate::config::{CookieSecurity, Redis, RedisTls, Secret, SessionStore, Sessions, Topology};
-use crate::types::Redacted;
+use cedargate_policy::types::Redacted;
 
 const PREFIX_BYTES_MAX: usize = 64;
 /// A revocation that takes longer is none.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema as schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::types::Redacted;
+use cedargate_policy::types::Redacted;
 
 /// `5s`, `1m30s`, `24h`, `500ms`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

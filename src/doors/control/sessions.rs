@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{Control, JsonAnswer, error};
 use crate::audit::{AuthEvent, Event};
 use crate::session::{Handle, Revocation, SessionSummary, StoreError};
-use crate::types::PortalSlug;
+use cedargate_policy::types::PortalSlug;
 
 /// Sessions that the store reads for one listing.
 const READ_MAX: usize = 100_000;
@@ -124,7 +124,7 @@ impl Control {
     }
 
     fn known_portal(&self, name: &str) -> Result<PortalSlug, String> {
-        let portals = &self.gate.serving.load().portals;
+        let portals = &self.gate.portals.load().portals;
         let known = portals.iter().any(|portal| &*portal.name == name);
         let slug = PortalSlug::parse(name).filter(|_| known);
         slug.ok_or_else(|| format!("there is no portal `{name}`"))

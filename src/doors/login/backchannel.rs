@@ -13,11 +13,11 @@ use super::input::Parameters;
 use super::record::auth_event;
 use super::{EndpointRequest, LoginDoor};
 use crate::audit::{AuthEvent, Event};
-use crate::denial::Refusal;
 use crate::http::answer;
 use crate::http::upstream::Body;
 use crate::login::{BackchannelLogout, LoginCode, LoginFailure};
 use crate::session::Revocation;
+use cedargate_policy::denial::Refusal;
 
 pub(super) async fn log_out(door: &LoginDoor, request: &EndpointRequest<'_>, body: Incoming) -> Result<Response<Body>, Refusal> {
     let token = Parameters::from_form(request.head, body).await?.required("logout_token")?;

@@ -15,10 +15,10 @@ use super::portal_lookup;
 use super::record::LoginAttempt;
 use super::{EndpointRequest, LoginDoor, ReturnPath, login_loop};
 use crate::config::{self, ProviderKind};
-use crate::denial::{Denial, Refusal};
 use crate::http::upstream::Body;
 use crate::login::{BrowserSecret, LoginCode, LoginFailure, LoginRequest};
 use crate::portals::Portal;
+use cedargate_policy::denial::{Denial, Refusal};
 
 /// Bytes of `acr_values`.
 const ACR_BYTES_MAX: usize = 256;

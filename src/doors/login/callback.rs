@@ -10,10 +10,10 @@ use super::caller::current_session;
 use super::completion::{establish, login_failed, see_other};
 use super::record::LoginAttempt;
 use super::{EndpointRequest, LoginDoor, login_loop};
-use crate::denial::Refusal;
 use crate::http::answer::method_not_allowed;
 use crate::http::upstream::Body;
 use crate::login::{Callback, CallbackOutcome, CompletedLogin, LoginCode, LoginContext, LoginFailure};
+use cedargate_policy::denial::Refusal;
 
 pub(super) async fn complete(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<Response<Body>, Refusal> {
     // a HEAD would use up the callback, and the GET after it would fail

@@ -8,10 +8,10 @@ use http::{HeaderValue, Response, StatusCode};
 use super::caller::current_session;
 use super::record::{LoginAttempt, record_failure, record_success};
 use super::{EndpointRequest, LoginDoor, ReturnPath, login_loop};
-use crate::denial::{Denial, Refusal};
 use crate::http::upstream::Body;
 use crate::login::{LoginCode, LoginFailure};
 use crate::session::{IdentifiedSession, SessionData};
+use cedargate_policy::denial::{Denial, Refusal};
 
 /// Begins the session of a login, ends the browser's former session, and redirects to the return path.
 pub(super) async fn establish(

@@ -47,7 +47,7 @@ fn key(browser: &BrowserSecret) -> hmac::Key {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Redacted;
+    use cedargate_policy::types::Redacted;
 
     #[test]
     fn token_is_accepted_only_with_its_browser_and_fields() {

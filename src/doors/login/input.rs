@@ -13,8 +13,8 @@ use hyper::body::Incoming;
 use serde_json::Value;
 use url::form_urlencoded;
 
-use crate::denial::{Denial, Refusal};
-use crate::json;
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::json;
 
 /// Bytes of a body.
 const BODY_BYTES_MAX: usize = 64 * 1024;

@@ -21,12 +21,12 @@ use super::{EndpointRequest, LoginDoor, ReturnPath};
 use crate::accounts::{Account, CheckError};
 use crate::base::clock::unix_millis;
 use crate::config::ProviderKind;
-use crate::denial::{Denial, Refusal};
 use crate::http::upstream::Body;
 use crate::login::{LoginCode, LoginFailure};
 use crate::portals::Portal;
 use crate::session::SessionData;
-use crate::types::Redacted;
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::types::Redacted;
 
 /// The fields of the form, unchecked.
 struct SubmittedForm {
@@ -130,7 +130,7 @@ impl SubmittedForm {
     fn check_target<'a>(&self, door: &LoginDoor, request: &EndpointRequest<'a>) -> Result<FormTarget<'a>, Refusal> {
         let invalid = |detail: &'static str| Refusal::new(Denial::RequestInvalid, detail);
         let return_to = door.return_path(&self.return_to)?;
-        let portal = request.serving.named(&self.portal).ok_or_else(|| invalid("no such portal"))?;
+        let portal = request.portals.named(&self.portal).ok_or_else(|| invalid("no such portal"))?;
         let provider = door.login.provider(&self.provider);
         let provider = provider.filter(|provider| matches!(provider.kind, ProviderKind::Local(_)));
         let provider = provider.ok_or_else(|| invalid("no such provider of local accounts"))?;

@@ -15,11 +15,11 @@ use super::page::LogoutReach;
 use super::record::session_event;
 use super::{EndpointRequest, LoginDoor, login_loop};
 use crate::audit::Event;
-use crate::denial::{Denial, Refusal};
 use crate::http::answer;
 use crate::http::upstream::Body;
 use crate::login::LogoutCaller;
 use crate::session::{Session, StoreError};
+use cedargate_policy::denial::{Denial, Refusal};
 
 pub(super) async fn log_out(door: &LoginDoor, request: &EndpointRequest<'_>, body: Incoming) -> Result<Response<Body>, Refusal> {
     door.check_same_origin(request)?;

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use super::{EndpointRequest, LoginDoor};
 use crate::config;
-use crate::denial::{Denial, Refusal};
 use crate::portals::Portal;
+use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::portal::file::PortalFile;
 
 /// The portal of this slug; `portal_unknown` if there is none.
 pub(super) fn find<'a>(request: &EndpointRequest<'a>, slug: &str) -> Result<&'a Arc<Portal>, Refusal> {
-    let portal = request.serving.named(slug);
+    let portal = request.portals.named(slug);
     portal.ok_or_else(|| Refusal::new(Denial::PortalUnknown, "there is no portal of this name"))
 }
 

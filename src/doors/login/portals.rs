@@ -8,13 +8,13 @@ use url::form_urlencoded;
 
 use super::page::PortalLink;
 use super::{EndpointRequest, LoginDoor, portal_lookup};
-use crate::denial::{Denial, Refusal};
 use crate::http::answer::{self, Style};
 use crate::http::upstream::Body;
 use crate::portals::Portal;
+use cedargate_policy::denial::{Denial, Refusal};
 
 pub(super) fn list(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<Response<Body>, Refusal> {
-    let portals = request.serving.portals.iter();
+    let portals = request.portals.portals.iter();
     let portals = portals.filter(|portal| portal.is_at(&request.client.host));
     if request.style == Style::Page {
         let links: Vec<PortalLink> = portals.map(|portal| link(portal)).collect();

@@ -3,7 +3,7 @@
 //! SECURITY: the text comes from a link that any site can make. `parse` accepts it only if no browser can read it as another
 //! origin, and never repairs it. The path is canonical, so that every later reader gives it the same meaning.
 
-use crate::denial::{Denial, Refusal};
+use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::portal::path::{CanonicalPath, ancestors_of};
 
 /// Bytes of a return path; it becomes part of the provider's URL.

@@ -6,12 +6,12 @@ use serde_json::{Map, Value, json};
 use super::caller::{CallerCredential, principal_id};
 use super::input::Parameters;
 use super::{EndpointRequest, LoginDoor, portal_lookup};
-use crate::denial::{Denial, Refusal};
 use crate::http::answer;
 use crate::http::upstream::Body;
 use crate::portals::Portal;
-use crate::types::Identity;
 use cedargate_policy::claims;
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::types::Identity;
 
 pub(super) async fn show(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<Response<Body>, Refusal> {
     let credential = CallerCredential::of(door, request).await?;

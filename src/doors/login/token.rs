@@ -15,11 +15,11 @@ use super::record::auth_event;
 use super::{EndpointRequest, LoginDoor, portal_lookup};
 use crate::audit::Event;
 use crate::base::clock::unix_seconds;
-use crate::denial::{Denial, Refusal};
 use crate::http::answer;
 use crate::http::upstream::Body;
 use crate::portals::Portal;
-use crate::types::Identity;
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::types::Identity;
 
 pub(super) async fn mint(door: &LoginDoor, request: &EndpointRequest<'_>, body: Incoming) -> Result<Response<Body>, Refusal> {
     let credential = CallerCredential::of(door, request).await?;

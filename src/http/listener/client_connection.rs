@@ -14,7 +14,7 @@ use super::activity::{Activity, EarlyHints};
 use super::connection_slots::ConnectionSlot;
 use super::{PeerAddr, catch_panic};
 use crate::base::lifecycle::Shutdown;
-use crate::types::Scheme;
+use cedargate_policy::types::Scheme;
 
 /// One client connection. Every holder keeps its slot in `limits.connections` and in its address's limit taken.
 #[derive(Debug)]

@@ -11,8 +11,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use super::{Authority, ClientFacts, NamedBy, Target, authority, invalid, single_value};
-use crate::denial::Refusal;
-use crate::types::Scheme;
+use cedargate_policy::denial::Refusal;
+use cedargate_policy::types::Scheme;
 
 static FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -231,8 +231,8 @@ fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::denial::Denial;
     use crate::http::request::check;
+    use cedargate_policy::denial::Denial;
 
     fn facts_from(peer: &str, headers: &[(&str, &str)], direct: Scheme) -> Result<ClientFacts, Refusal> {
         let mut builder = http::Request::builder().uri("/").header("host", "a.test");

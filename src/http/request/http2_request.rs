@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, Version};
 use hyper::ext::Protocol;
 
 use super::invalid;
-use crate::denial::{Denial, Refusal};
+use cedargate_policy::denial::{Denial, Refusal};
 
 /// Bytes that one field counts beside its name and value (RFC 9113, section 6.5.2).
 const FIELD_BYTES: usize = 32;

@@ -9,7 +9,7 @@ use http::request::Parts;
 use http::{Extensions, HeaderMap, Method};
 use hyper::ext::Protocol;
 
-use crate::denial::{Denial, Refusal};
+use cedargate_policy::denial::{Denial, Refusal};
 
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 

@@ -101,7 +101,7 @@ fn value(text: String) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Scheme;
+    use cedargate_policy::types::Scheme;
 
     #[test]
     fn each_client_gets_its_own_headers_on_every_request() {

@@ -5,7 +5,7 @@ use super::super::renewal::lease::lease_key;
 use super::super::seal::{OpenedSession, RenewalClaim};
 use super::super::store::outcome::Swap;
 use super::*;
-use crate::types::Redacted;
+use cedargate_policy::types::Redacted;
 
 fn memory() -> Arc<Sessions> {
     sessions(&config("sessions: {idle_timeout: 30m, absolute_timeout: 12h}\n"))

@@ -220,7 +220,7 @@ mod tests {
 
     use super::*;
     use crate::session::record::{Revocation, SessionData};
-    use crate::types::PortalSlug;
+    use cedargate_policy::types::PortalSlug;
 
     const DAY: Duration = Duration::from_secs(24 * 3600);
 

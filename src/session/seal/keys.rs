@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use crate::base::digest::{sha256, sha256_of};
 use crate::base::files::read_small_text;
 use crate::session::SessionsError;
-use crate::types::Redacted;
+use cedargate_policy::types::Redacted;
 
 /// Maximum number of keys in a ring.
 const KEYS_MAX: usize = 32;

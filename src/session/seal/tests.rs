@@ -7,7 +7,7 @@ use serde_json::{Map, json};
 use super::keys::ActiveKeyRing;
 use super::*;
 use crate::session::record::{Grant, RevocationKey};
-use crate::types::Redacted;
+use cedargate_policy::types::Redacted;
 
 fn ring(text: &[u8]) -> ActiveKeyRing {
     let folder = tempfile::tempdir().unwrap();

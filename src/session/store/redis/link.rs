@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::files::read;
 use crate::config::{self, Secret, Topology};
 use crate::session::StoreError;
-use crate::types::Redacted;
+use cedargate_policy::types::Redacted;
 
 /// Deadline of connecting, from the first packet to the end of the handshake.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(2);

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::link::{Address, CONNECT_DEADLINE, connect_to_sentinel, with_deadline};
 use crate::config::{self, Topology};
 use crate::session::StoreError;
-use crate::types::Redacted;
+use cedargate_policy::types::Redacted;
 
 /// Questions per `staleness_max`, so that one lost answer changes nothing.
 const QUESTIONS: u32 = 4;
