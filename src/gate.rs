@@ -107,8 +107,8 @@ impl From<Refusal> for Stop {
 
 impl Worker {
     /// Answers one request; never fails.
-    pub async fn handle(&self, request: Request<Incoming>, link: Rc<ClientConnection>) -> Response<Body> {
-        let place = self.gate.limits.acquire_slot();
+    pub async fn handle(&self, request: Request<Incoming>, connection: Rc<ClientConnection>) -> Response<Body> {
+        let request_slot = self.gate.limits.acquire_slot();
         let style = Style::for_request(request.method(), request.headers());
         let decision_id = Uuid::now_v7();
         let Correlation { request_id, trace } = correlation(request.headers(), decision_id);
@@ -152,7 +152,7 @@ impl Worker {
             cookie: Cookie::Absent,
             is_own: false,
         };
-        let outcome = self.gate(request, &link, place.as_ref(), &mut progress).await;
+        let outcome = self.gate(request, &connection, request_slot.as_ref(), &mut progress).await;
         let response = match outcome {
             Ok(mut response) => {
                 if progress.is_own {
@@ -168,35 +168,21 @@ impl Worker {
                 response
             }
         };
-        self.finish(response, progress).map(|body| body.with_request_slot(place))
+        self.finish(response, progress)
+            .map(|body| body.with_request_slot(request_slot))
     }
 
     async fn gate(
         &self,
         request: Request<Incoming>,
-        link: &Rc<ClientConnection>,
-        place: Option<&RequestSlot>,
+        connection: &Rc<ClientConnection>,
+        request_slot: Option<&RequestSlot>,
         progress: &mut Progress,
     ) -> Result<Response<Body>, Stop> {
-        // the request as HTTP: one meaning, or none
-        let (mut parts, body) = request.into_parts();
-        request::as_http1(&mut parts, self.gate.config.limits.header_bytes)?;
-        progress.set_method(&parts.method);
-        progress.origin = cors::origin(&parts.headers);
-        let target = request::check(&parts)?;
-        let path = CanonicalPath::parse(target.path).map_err(|e| Refusal::new(Denial::RequestInvalid, e.to_string()))?;
-        progress.set_path(&path);
-        let client = request::client_facts(
-            &parts.headers,
-            link.peer.ip(),
-            link.scheme,
-            target,
-            &self.gate.config.trusted_proxies,
-        )?;
-        progress.set_client(client.source_ip);
-        let mut head = RequestHead { parts, path, client };
+        let (parts, body) = request.into_parts();
+        let mut head = self.check_head(parts, connection, progress)?;
         // returned later: the 429 needs the portal's CORS headers
-        let rate = match place {
+        let rate = match request_slot {
             Some(_) => self.gate.limits.check_address(head.client.source_ip),
             None => Err(Denial::Overloaded.into()),
         };
@@ -220,7 +206,7 @@ impl Worker {
         };
         // the decision; from here on there is a permit
         let Passed { permit, basis } = match self.allow(&mut head, scope, progress).await? {
-            Allowed::AnswerContext(answer) => return Ok(*answer),
+            Allowed::Answer(answer) => return Ok(*answer),
             Allowed::Pass(passed) => passed,
         };
         self.gate.sessions.cookies.strip(&mut head.parts.headers);
@@ -228,7 +214,7 @@ impl Worker {
         let reads_headers = active.revision.rules.plans.reads_headers();
         let keeps_headers = reads_headers || is_upgrade(&parts.headers, &parts.extensions);
         let forwarding = Forwarding {
-            link,
+            connection,
             portal: &portal,
             original: OriginalRequest {
                 method: parts.method.clone(),
@@ -245,7 +231,31 @@ impl Worker {
             .await
     }
 
-    /// A refusal, or an app that gave no answer, as a response.
+    /// Checks that the head has one meaning, and reads the path and the client from it.
+    fn check_head(
+        &self,
+        mut parts: Parts,
+        connection: &ClientConnection,
+        progress: &mut Progress,
+    ) -> Result<RequestHead, Refusal> {
+        request::as_http1(&mut parts, self.gate.config.limits.header_bytes)?;
+        progress.set_method(&parts.method);
+        progress.origin = cors::origin(&parts.headers);
+        let target = request::check(&parts)?;
+        let path = CanonicalPath::parse(target.path).map_err(|e| Refusal::new(Denial::RequestInvalid, e.to_string()))?;
+        progress.set_path(&path);
+        let client = request::client_facts(
+            &parts.headers,
+            connection.peer.ip(),
+            connection.scheme,
+            target,
+            &self.gate.config.trusted_proxies,
+        )?;
+        progress.set_client(client.source_ip);
+        Ok(RequestHead { parts, path, client })
+    }
+
+    /// Turns a refusal, or a failure of the app, into a response.
     fn stopped(&self, stop: Stop, answer: &AnswerContext, progress: &mut Progress) -> Response<Body> {
         match stop {
             Stop::Refused(refusal) => {

@@ -22,6 +22,7 @@ mod revocations;
 mod rotation;
 mod seal;
 mod store;
+mod store_outcome;
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicI64;

@@ -25,7 +25,7 @@ use crate::portals::Caller;
 /// The outcome for a request that was not refused.
 pub(super) enum Allowed {
     /// The gate's own answer.
-    AnswerContext(Box<Response<Body>>),
+    Answer(Box<Response<Body>>),
     /// The request is forwarded.
     Pass(Passed),
 }
@@ -93,9 +93,9 @@ impl Worker {
     ) -> Result<Allowed, Refusal> {
         let epoch = self.gate.epoch();
         match cors::preflight(&scope.active.revision.file.cors, &head.parts).transpose()? {
-            Some(Preflight::AnswerContext(answer)) => {
+            Some(Preflight::Answer(answer)) => {
                 progress.record.permitted();
-                Ok(Allowed::AnswerContext(answer))
+                Ok(Allowed::Answer(answer))
             }
             Some(Preflight::Pass) => {
                 let decision = scope.query(head.query(), progress.decided_at).decide_preflight();

@@ -22,7 +22,7 @@ use cedargate_policy::permit::Permit;
 
 /// A permitted request on its way: the connection it came on, the portal, and the basis of its decision.
 pub(super) struct Forwarding<'a> {
-    pub link: &'a Rc<ClientConnection>,
+    pub connection: &'a Rc<ClientConnection>,
     pub portal: &'a Arc<Portal>,
     pub original: OriginalRequest,
     /// `None` for a preflight: nothing to re-check later.
@@ -39,14 +39,14 @@ impl Worker {
         progress: &mut Progress,
     ) -> Result<Response<Body>, Stop> {
         let Forwarding {
-            link,
+            connection,
             portal,
             original,
             basis,
             sanitized,
         } = forwarding;
         let cut = Rc::new(CutSignal::default());
-        let send_hints = link.early_hints().map(|hints| move |headers| hints.send(&headers));
+        let send_hints = connection.early_hints().map(|hints| move |headers| hints.send(&headers));
         let to = ForwardRequest {
             app: &portal.upstream,
             path: original.path.as_str(),
@@ -58,7 +58,7 @@ impl Worker {
             sanitized,
             body_bytes_max: self.gate.config.limits.body_bytes,
             send_hints: send_hints.as_ref().map(|send| send as upstream::SendHints<'_>),
-            connection_slot: self.connection_slot(link, &request, &original, basis.as_ref(), &cut),
+            connection_slot: self.connection_slot(connection, &request, &original, basis.as_ref(), &cut),
             cut,
         };
         let now = Instant::now();
@@ -82,19 +82,19 @@ impl Worker {
     /// The entry that a tunnel holds. A tunnel is registered before the app is asked; a streamed answer when its body first waits.
     fn connection_slot(
         &self,
-        link: &Rc<ClientConnection>,
+        connection: &Rc<ClientConnection>,
         request: &Request<Incoming>,
         original: &OriginalRequest,
         basis: Option<&DecisionBasis>,
         cut: &Rc<CutSignal>,
     ) -> Rc<dyn Any> {
-        let link = Rc::clone(link) as Rc<dyn Any>;
+        let connection = Rc::clone(connection) as Rc<dyn Any>;
         match basis.filter(|_| is_upgrade(request.headers(), request.extensions())) {
             Some(basis) => {
                 let entry = self.live.join(&self.gate, original.clone(), basis.clone(), Rc::clone(cut));
-                Rc::new((link, entry))
+                Rc::new((connection, entry))
             }
-            None => link,
+            None => connection,
         }
     }
 

@@ -15,7 +15,7 @@ use super::cache::{CacheGeneration, CachedSession};
 use super::cookie::SessionId;
 use super::record::{Handle, RevocationKeys, Session, SessionData, SessionSummary};
 use super::seal::{OpenError, OpenedSession, RotationLinks, Seal, SealError, SealedHeader};
-use super::store::outcome::Swap;
+use super::store_outcome::Swap;
 use super::{IdentifiedSession, SessionError, Sessions, StoreError, millis};
 use crate::base::clock::unix_millis;
 use cedargate_policy::claims;

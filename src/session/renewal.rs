@@ -29,7 +29,7 @@ use super::cookie::SessionId;
 use super::operations::StoredSession;
 use super::record::{Session, SessionData};
 use super::seal::OpenedSession;
-use super::store::outcome::Swap;
+use super::store_outcome::Swap;
 use super::{RefreshError, SessionError, Sessions, millis};
 use crate::base::clock::unix_millis;
 

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use self::log::RevocationEntry;
 use super::operations::session_key;
 use super::record::{Handle, Revocation, RevocationKey, Session};
-use super::store::outcome::Replicated;
+use super::store_outcome::Replicated;
 use super::{SessionError, Sessions, StoreError};
 use crate::base::clock::unix_millis;
 use cedargate_policy::denial::Denial;

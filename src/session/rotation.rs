@@ -22,7 +22,7 @@ use super::cookie::SessionId;
 use super::operations::{Predecessor, StoredSession, random_id, session_key};
 use super::record::{Handle, Session};
 use super::seal::Seal;
-use super::store::outcome::Swap;
+use super::store_outcome::Swap;
 use super::{IdentifiedSession, SessionError, Sessions, StoreError, millis};
 use crate::base::clock::unix_millis;
 

@@ -4,17 +4,16 @@
 //! `StoreError`, never a guess.
 
 pub(super) mod memory;
-pub(super) mod outcome;
 pub(super) mod redis;
 
 use std::time::Duration;
 
 use self::memory::MemoryStore;
-use self::outcome::{Replicated, Swap, number};
 use self::redis::RedisStore;
 use super::StoreError;
 use super::record::Handle;
 use super::revocations::log::RevocationEntry;
+use super::store_outcome::{Replicated, Swap, number};
 
 pub enum Store {
     Memory(MemoryStore),

@@ -177,7 +177,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "session",
         ],
     ),
-    ("session", &["audit"]),
+    ("session", &["policy::claims"]),
     ("login", &["audit", "authn", "policy::claims", "session"]),
     ("accounts", &["audit", "limits", "session"]),
     ("limits", &[]),

@@ -3,7 +3,7 @@
 use super::super::millis;
 use super::super::renewal::lease::lease_key;
 use super::super::seal::{OpenedSession, RenewalClaim};
-use super::super::store::outcome::Swap;
+use super::super::store_outcome::Swap;
 use super::*;
 use cedargate_policy::types::Redacted;
 

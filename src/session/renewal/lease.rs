@@ -20,7 +20,7 @@ use crate::session::cookie::SessionId;
 use crate::session::operations::{StoredSession, random_id};
 use crate::session::record::Handle;
 use crate::session::seal::{RenewalClaim, SealedHeader};
-use crate::session::store::outcome::Swap;
+use crate::session::store_outcome::Swap;
 use crate::session::{Sessions, StoreError, millis};
 
 /// Time to live of a lease that is not extended.

@@ -19,7 +19,7 @@ use crate::session::operations::{StoredSession, session_key};
 use crate::session::record::{RevocationKey, Session, SessionData};
 use crate::session::revocations::log::RevocationEntry;
 use crate::session::seal::Seal;
-use crate::session::store::outcome::Swap;
+use crate::session::store_outcome::Swap;
 use crate::session::{SessionError, Sessions, StoreError};
 
 /// Pause between two tries to write a renewed grant; doubles from the first to the second.

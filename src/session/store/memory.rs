@@ -9,8 +9,8 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-use super::outcome::{Swap, number};
 use crate::session::StoreError;
+use crate::session::store_outcome::{Swap, number};
 
 /// Maximum number of sessions.
 pub const SESSIONS_MAX: usize = 100_000;

@@ -28,11 +28,11 @@ pub use self::files::check_files as check_redis_files;
 use self::link::{Address, Link};
 use self::log_throttle::LogThrottle;
 use self::sentinels::Sentinels;
-use super::outcome::{Replicated, Swap};
 use crate::base::clock::unix_millis;
 use crate::config;
 use crate::session::record::{Handle, RevocationKey};
 use crate::session::revocations::log::RevocationEntry;
+use crate::session::store_outcome::{Replicated, Swap};
 use crate::session::{FailedWrite, StoreError, millis};
 
 /// Length of the stream of changes. A replica that falls further behind drops its whole cache.
