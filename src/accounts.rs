@@ -33,7 +33,7 @@ use cedargate_policy::types::Redacted;
 /// Interval at which rate counts that no longer limit anything are dropped.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Why the local accounts are not available.
+/// The reason why the local accounts are not available.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountsError {
     #[error("login.providers.{provider}: users_file: {source}")]
@@ -42,7 +42,7 @@ pub enum AccountsError {
     Thread(#[from] std::io::Error),
 }
 
-/// Why a name and password were not accepted. The texts are for the log only.
+/// The reason why a name and password were not accepted. The texts are for the log only.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum CheckError {
     /// Unknown name, wrong password or disabled account: the user gets the same answer for each.

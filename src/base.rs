@@ -2,6 +2,7 @@
 //!
 //! No file in here imports a step of the path or takes part in a decision.
 
+pub mod address;
 pub mod clock;
 pub mod digest;
 pub mod files;

@@ -3,7 +3,7 @@
 //! # The path of a request
 //!
 //! `http::listener` accepts and speaks HTTP → `gate` is THE path, straight steps with `?`: `http::request` refuses what could
-//! mean two things → the portal table (`portals`) says whose traffic it is → `authn` or `session` proves who calls →
+//! mean two things → the portal table (`portals`) finds the portal → `authn` or `session` finds the caller →
 //! `cedargate_policy::decision` decides and, alone, makes a `Permit` → `http::upstream` consumes the permit and forwards. Every step
 //! either gives the next one what it needs, or a `Denial`; `http::answer` turns that into a response and `audit` into exactly one record.
 //!

@@ -11,7 +11,7 @@
 mod shared;
 
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,6 +27,7 @@ use governor::{Quota, RateLimiter};
 
 use self::shared::CountedAs;
 pub use self::shared::{PassedRequests, SharedRate};
+use crate::base::address::client_network;
 use crate::config::{self, Rate, SessionStore};
 use cedargate_policy::denial::{Denial, Refusal};
 
@@ -35,8 +36,6 @@ use cedargate_policy::denial::{Denial, Refusal};
 const KEYS_MAX: usize = 100_000;
 /// Counts that keys beyond `KEYS_MAX` share. The hash that selects one has a secret seed.
 const SPARE_COUNTS: usize = 1024;
-/// Bits of the network part of an IPv6 address: one customer has a whole /64.
-const IPV6_PREFIX: u32 = 64;
 /// One account gets so many times `limits.rate_login` from all addresses together: one address alone cannot lock the
 /// account's owner out, and many addresses together guess no faster than this.
 const ACCOUNT_TIMES: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
@@ -270,14 +269,6 @@ impl LoginLimits {
         self.address.limiter.retain_recent();
         self.pair.limiter.retain_recent();
         self.account.limiter.retain_recent();
-    }
-}
-
-/// Counts an IPv6 address as its /64, because a client with one address of it has them all.
-fn client_network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << (128 - IPV6_PREFIX)))),
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

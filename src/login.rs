@@ -43,7 +43,7 @@ const LOGOUT_TOKEN_USED_TTL: Duration = Duration::from_secs(60 * 60);
 /// The secret in a browser's login cookie. Binds a login to the browser that began it.
 pub type BrowserSecret = Redacted<[u8; 32]>;
 
-/// Why the relying party cannot start.
+/// The reason why the relying party cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
     #[error("login.providers.{provider}: {message}")]
@@ -52,7 +52,7 @@ pub enum LoginError {
     Client(#[from] reqwest::Error),
 }
 
-/// Why a request to a provider gave nothing usable.
+/// The reason why a request to a provider gave nothing usable.
 #[derive(Debug, thiserror::Error)]
 enum ProviderError {
     /// The provider does not answer, or answers with a server error.
@@ -72,7 +72,7 @@ enum ProviderError {
     Mismatch(String),
 }
 
-/// Why a login failed: for the page that explains it, the audit record and the metric.
+/// The reason why a login failed: for the page that explains it, the audit record and the metric.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct LoginFailure {
     pub code: LoginCode,

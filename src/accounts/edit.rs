@@ -25,7 +25,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval between two attempts to take the lock.
 const LOCK_POLL: Duration = Duration::from_millis(10);
 
-/// Why a users file was not changed.
+/// The reason why a users file was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum EditError {
     #[error("{0}")]

@@ -1,7 +1,7 @@
 //! `cedargate authorize`: one decision without a running gate.
 //!
 //! Takes the body of `POST /authorize`, or a token and a request line. A token's claims are read, its signature is not
-//! checked: this asks what the policies *would* say, and lets nobody in.
+//! checked: the command tells what the policies would decide, and admits no caller.
 
 use std::io::Read;
 use std::net::IpAddr;
@@ -49,13 +49,13 @@ pub(crate) struct Args {
     /// The host that the client asked for; default: the portal's first host, else localhost
     #[arg(long, requires = "url")]
     host: Option<String>,
-    /// How the client reached the gate
+    /// The scheme by which the client reached the gate
     #[arg(long, value_enum, default_value = "https")]
     scheme: SchemeArg,
     /// The client's address
     #[arg(long, default_value = "127.0.0.1")]
     source_ip: IpAddr,
-    /// How to report
+    /// The form of the report
     #[arg(long, value_enum, default_value = "human")]
     format: Format,
     #[command(flatten)]

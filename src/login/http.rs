@@ -15,7 +15,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Bytes of a response body.
 const RESPONSE_BYTES_MAX: usize = 256 * 1024;
 
-/// Why there is no usable response. Contains nothing of the request.
+/// The reason why there is no usable response. Contains nothing of the request.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HttpError {
     #[error("cannot reach `{host}`: {why}")]

@@ -5,7 +5,7 @@
 //! `generation()` *before* it reads, `forget_changed` counts `changes` up before it removes, and `insert` compares `changes`
 //! before and after it inserts. So a change that arrives during the read either stops the insert or removes the entry.
 //! `flush` counts both numbers up and drops everything; an entry of an earlier connection is never returned. If the
-//! subscriber stops, the revocation log becomes stale and `Sessions` refuses every entry, whatever is in here.
+//! subscriber stops, the revocation log becomes stale and `Sessions` refuses every entry of the cache.
 //!
 //! An entry proves nothing by itself: `Sessions` checks its timeouts and the revocation log on every request. The cache never
 //! says that a session does not exist; only the store says so.

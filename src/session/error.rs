@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cedargate_policy::denial::Denial;
 
-/// Why a request cannot go on with the session that it presents.
+/// The reason why a request cannot go on with the session that it presents.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SessionError {
     /// The store has no such session, or its value cannot be opened (then an error was logged).
@@ -27,7 +27,7 @@ pub enum SessionError {
     Unavailable(StoreError),
 }
 
-/// Why the store did not carry out a command.
+/// The reason why the store did not carry out a command.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("the session store cannot be reached: {0}")]
@@ -42,14 +42,14 @@ pub enum StoreError {
     Full,
 }
 
-/// Why `Sessions` cannot start.
+/// The reason why `Sessions` cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionsError {
     #[error("cannot read `{path}` (sessions.key_file): {message}")]
     Keys { path: PathBuf, message: String },
 }
 
-/// Why a provider gave no renewed grant.
+/// The reason why a provider gave no renewed grant.
 #[derive(Debug, thiserror::Error)]
 pub enum RefreshError {
     /// The provider revoked the grant (`invalid_grant`). The session ends, unless another replica may hold a newer grant.

@@ -30,7 +30,7 @@ const BODY_LABEL: &[u8] = b"cedargate session body v1";
 const SHARED_LABEL: &[u8] = b"cedargate shared value v1";
 const BROWSER_LABEL: &[u8] = b"cedargate trip v1";
 
-/// Why a value does not open.
+/// The reason why a value does not open.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum OpenError {
     #[error("it is not a sealed value of this version")]

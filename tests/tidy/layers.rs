@@ -6,6 +6,7 @@ use crate::scan::{Edge, ROOMS, code_lines, edges, report, sources};
 
 /// Foundations that every module of the gate may use; they use each other only as `FOUNDATION_EDGES` says.
 const EVERYWHERE: &[&str] = &[
+    "base::address",
     "base::clock",
     "base::digest",
     "base::files",
@@ -51,7 +52,7 @@ const FOUNDATION_EDGES: &[(&str, &[&str])] = &[
             "policy::types",
         ],
     ),
-    ("http::pages", &["base::files", "config"]),
+    ("http::pages", &["base::digest", "base::files", "config"]),
     ("policy::denial", &[]),
     ("policy::digest", &[]),
     ("policy::error_chain", &[]),

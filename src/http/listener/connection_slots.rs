@@ -10,7 +10,7 @@
 //! address gives its total slot back when it closes.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -18,6 +18,7 @@ use ipnet::IpNet;
 use parking_lot::Mutex;
 
 use super::PeerAddr;
+use crate::base::address::client_network;
 use crate::base::metrics::Metrics;
 use crate::config::Limits;
 
@@ -162,14 +163,6 @@ impl ConnectionSlot {
             _address: address,
             _total: total,
         })
-    }
-}
-
-/// One client's address: with IPv6, one client has a whole /64.
-fn client_network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
     }
 }
 

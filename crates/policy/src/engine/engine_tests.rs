@@ -415,7 +415,7 @@ struct Facts<'a> {
     engine: &'a Engine,
 }
 
-/// How a entity is known: by name, with attributes and parents of its own, or (a path) by its place.
+/// The knowledge about an entity: by name, with attributes and parents of its own, or (a path) by its place.
 fn asked(choices: &mut Choices<'_>, facts: &Facts<'_>) -> Asked {
     let mut all: BTreeMap<EntityUid, Entity> = BTreeMap::new();
     for entity in facts.world.supplied.iter().chain(&facts.world.stored) {
@@ -530,7 +530,7 @@ impl From<Evaluation> for Verdict {
     }
 }
 
-/// What plain Cedar says, in our words; the house rule on errored forbids is the only addition.
+/// The outcome of plain Cedar, in the engine's terms; the house rule on errored forbids is the only addition.
 fn by_cedar(policies: &PolicySet, asked: &Asked, rule: ErroredForbids) -> Verdict {
     let uids = (asked.principal.uid.clone(), asked.action.clone(), asked.resource.uid.clone());
     let request = Request::new(uids.0, uids.1, uids.2, full_context(&asked.context), None).unwrap();

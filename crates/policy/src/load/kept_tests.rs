@@ -1,4 +1,4 @@
-//! What a load keeps of the one before, and what it must not.
+//! The parts that a load takes over from the one before, and those that it must not.
 
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;

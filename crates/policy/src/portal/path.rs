@@ -245,7 +245,7 @@ fn check_byte(byte: u8, written: Written) -> Result<(), PathError> {
     }
 }
 
-/// Checks the whole segment, in whatever way its characters were written.
+/// Checks the whole decoded segment: escapes may hide a part of it.
 fn check_decoded(decoded: &[u8]) -> Result<(), PathError> {
     let text = str::from_utf8(decoded).map_err(|_utf8| PathError::InvalidUtf8)?;
     if text == "." || text == ".." {
