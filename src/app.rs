@@ -173,7 +173,7 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
         },
         certificates: Watcher {
             certificates,
-            poll: gate.config.policies.poll,
+            poll: gate.config.policies.poll.get(),
             metrics: gate.metrics.clone(),
             audit: gate.audit.clone(),
         },
@@ -226,7 +226,7 @@ fn begin(gate: &Gate, reading: Blocker) {
 /// What all workers share.
 fn assemble(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>, StartError> {
     let config = Arc::new(config);
-    let authn = Authn::new(&config.issuers, config.limits.token_bytes, metrics.clone())?;
+    let authn = Authn::new(&config.issuers, config.limits.token_bytes.as_usize(), metrics.clone())?;
     let issuer = config.public_url.as_deref().unwrap_or("cedargate");
     let assertions = Arc::new(AssertionKeys::load(&config.assertion, issuer)?);
     let serving = ArcSwap::from_pointee(serving(&config, &metrics)?);
@@ -316,7 +316,7 @@ fn bind_all(config: &Config) -> Result<Bound, StartError> {
             source,
         }
     };
-    let workers = config.limits.workers.max(1);
+    let workers = config.limits.workers().max(1);
     let proxy = bind(listen.proxy.address, workers).map_err(fail("proxy", &listen.proxy.address))?;
     let (mut decision, mut decision_unix, mut files) = (Vec::new(), None, Vec::new());
     match listen.decision.as_ref().map(|d| &d.address) {
@@ -458,7 +458,7 @@ struct Sockets {
 async fn work(gate: Arc<Gate>, (sockets, count): (Sockets, ConnectionCount), shutdown: Shutdown) {
     let traffic = Rc::new(front(&gate, count.clone()).with(sockets.entrances.proxy));
     let questions = Rc::new(front(&gate, count).with(sockets.entrances.decision));
-    let tunnels = Tunnels::new(shutdown.clone(), gate.config.limits.tunnel_idle_timeout);
+    let tunnels = Tunnels::new(shutdown.clone(), gate.config.limits.tunnel_idle_timeout.get());
     let worker = Rc::new(Worker {
         gate: Arc::clone(&gate),
         pool: Pool::new(tunnels.clone()),

@@ -171,7 +171,7 @@ impl Worker {
         progress: &mut Progress,
     ) -> Result<Response<Body>, Stop> {
         let (mut head, body) = request.into_parts();
-        request::as_http1(&mut head, self.gate.config.limits.header_bytes)?;
+        request::as_http1(&mut head, self.gate.config.limits.header_bytes.as_usize())?;
         progress.asked_with(&head.method);
         progress.origin = cors::origin(&head.headers);
         let target = request::check(&head)?;

@@ -161,17 +161,19 @@ pub struct Place(Arc<AtomicUsize>);
 impl RequestLimits {
     pub fn new(limits: &config::Limits, reach: Reach) -> Self {
         Self {
-            address: limits.rate_per_address.map(|rate| {
+            address: limits.rate_per_address.map(|keys| {
+                let rate = keys.rate();
                 let detail = "more requests of one address than `limits.rate_per_address`";
                 Rates::new(rate, detail, reach.shared(rate, "rate-address"))
             }),
-            principal: limits.rate_per_principal.map(|rate| {
+            principal: limits.rate_per_principal.map(|keys| {
+                let rate = keys.rate();
                 let detail = "more requests of one principal than `limits.rate_per_principal`";
                 Rates::new(rate, detail, reach.shared(rate, "rate-principal"))
             }),
             places: Places {
                 taken: Arc::default(),
-                max: limits.requests,
+                max: limits.requests.as_usize(),
             },
         }
     }

@@ -111,8 +111,7 @@ impl Reloader {
     pub fn new(gate: Arc<Gate>, loader: Loader, readiness: &Readiness, config_files: Vec<PathBuf>) -> Self {
         let policies = &gate.config.policies;
         let required = policies
-            .require
-            .iter()
+            .required()
             .map(|slug| (slug.clone(), readiness.block(format!("portal {slug}"))))
             .collect();
         let (outcomes, woken) = (Outcomes::default(), channel());
@@ -170,7 +169,7 @@ impl Reloader {
     pub fn run(mut self, shutdown: &Shutdown) {
         let shutdown = &shutdown.after_draining();
         let mut watch = Watch::new(&self.places, std::mem::replace(&mut self.woken, channel()));
-        let poll = self.gate.config.policies.poll;
+        let poll = self.gate.config.policies.poll.get();
         // the first look is at once: it takes what was edited before the watches stood
         let mut pause = Duration::ZERO;
         while !shutdown.is_draining() {
@@ -322,7 +321,7 @@ impl Reloader {
             self.retired.push(old);
         }
         info.with_label_values(&[&*portal.name, &*revision.id]).set(1);
-        let active = Active::new(revision, self.gate.config.limits.token_cache);
+        let active = Active::new(revision, self.gate.config.limits.token_cache.as_usize());
         portal.active.store(Some(Arc::new(active)));
         self.gate.reloads.send_modify(|count| *count = count.wrapping_add(1));
         if let Some(blocker) = self.required.remove(portal.slug()) {

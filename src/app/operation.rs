@@ -113,7 +113,7 @@ async fn watch_assertion_keys(gate: Arc<Gate>, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(gate.config.policies.poll) => {}
+            () = tokio::time::sleep(gate.config.policies.poll.get()) => {}
         }
         let assertions = Arc::clone(&gate.assertions);
         let Ok(looked) = tokio::task::spawn_blocking(move || assertions.look()).await else {

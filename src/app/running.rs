@@ -64,9 +64,9 @@ impl Running {
         self.trigger.drain();
         self.gate.sessions.stop_renewing();
         let limits = &self.gate.config.limits;
-        self.wait(limits.drain_delay, Shutdown::is_closing);
+        self.wait(limits.drain_delay.get(), Shutdown::is_closing);
         self.trigger.close();
-        self.wait(limits.drain_timeout, Shutdown::is_forced);
+        self.wait(limits.drain_timeout.get(), Shutdown::is_forced);
         self.trigger.force();
         self.reloader.wake();
         // the twin maker ends when the last revision is gone, and these are ways to hold one

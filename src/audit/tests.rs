@@ -202,7 +202,7 @@ fn the_file_is_private_survives_rotation_and_loses_nothing_on_close() {
         allow: AuditAllow::All,
         mask: Vec::new(),
         on_full: OnFull::Drop,
-        queue: 1000,
+        queue: config::Count::of::<1000>(),
     };
     let metrics = Metrics::new().unwrap();
     let written = metrics.audit_events.with_label_values(&["file"]);

@@ -105,7 +105,7 @@ impl Introspection {
         };
         Ok(Arc::new(Self {
             issuers: config.issuers.clone(),
-            token_bytes: config.limits.token_bytes,
+            token_bytes: config.limits.token_bytes.as_usize(),
             client: if asks { Some(client()?) } else { None },
             answers: Cache::new(ANSWERS_MAX),
             asking: Mutex::default(),

@@ -12,6 +12,7 @@ use super::live::{Asked, Standing};
 use super::progress::Progress;
 use super::{Stop, Worker};
 use crate::authz::Permit;
+use crate::config::ByteSize;
 use crate::http::listener::Link;
 use crate::http::request::is_upgrade;
 use crate::http::upstream::{self, Body, Cleansed, Cut, Outward, forward};
@@ -53,7 +54,7 @@ impl Worker {
             request_id: &progress.request_id,
             rules: &portal.header_rules,
             cleansed,
-            body_bytes_max: self.gate.config.limits.body_bytes,
+            body_bytes_max: self.gate.config.limits.body_bytes.map(ByteSize::get),
             early: early.as_ref().map(|tell| tell as upstream::Early<'_>),
             place: self.place(link, &request, (&asked, standing.as_ref()), &cut),
             cut,

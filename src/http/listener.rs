@@ -132,13 +132,13 @@ struct Panicked;
 impl Front {
     pub fn new(limits: &Limits, count: ConnectionCount, metrics: &Metrics, on_rejected: OnRejected) -> Self {
         Self {
-            header_bytes: limits.header_bytes,
+            header_bytes: limits.header_bytes.as_usize(),
             patience: Patience {
-                header: limits.header_timeout,
-                idle: limits.idle_timeout,
-                send: limits.send_timeout,
+                header: limits.header_timeout.get(),
+                idle: limits.idle_timeout.get(),
+                send: limits.send_timeout.get(),
             },
-            streams: limits.streams,
+            streams: limits.streams.get(),
             count,
             entrance: Entrance::default(),
             metrics: metrics.clone(),

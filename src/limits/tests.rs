@@ -4,11 +4,21 @@ use super::*;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 
+use crate::config::{Count, RateLimit, TimeSpan};
+
 fn rate(requests: u32, per: Duration, burst: u32) -> Rate {
     Rate {
         requests: NonZeroU32::new(requests).unwrap(),
         per,
         burst: NonZeroU32::new(burst).unwrap(),
+    }
+}
+
+fn keys(rate: Rate) -> RateLimit {
+    RateLimit {
+        requests: Count::new(rate.requests.get()),
+        per: TimeSpan::new(rate.per).unwrap(),
+        burst: Count::new(rate.burst.get()),
     }
 }
 
@@ -19,9 +29,9 @@ fn address(text: &str) -> IpAddr {
 fn limits(address: Option<Rate>, principal: Option<Rate>, requests: usize) -> RequestLimits {
     let config = crate::config::Config::from_yaml("upstream: { url: 'http://127.0.0.1:1' }").unwrap();
     let limits = config::Limits {
-        rate_per_address: address,
-        rate_per_principal: principal,
-        requests,
+        rate_per_address: address.map(keys),
+        rate_per_principal: principal.map(keys),
+        requests: Count::new(u32::try_from(requests).unwrap()).unwrap(),
         ..config.limits
     };
     RequestLimits::new(&limits, Reach::ThisProcess)
@@ -97,7 +107,7 @@ fn what_is_not_configured_makes_no_key_and_refuses_nobody() {
 
 #[test]
 fn the_fastest_and_the_slowest_rate_that_can_be_configured_work() {
-    let fast = limits(Some(rate(1_000_000, Duration::from_nanos(1), 1_000_000)), None, 1);
+    let fast = limits(Some(rate(1_000_000, Duration::from_millis(1), 1_000_000)), None, 1);
     let slow = limits(Some(rate(1, HOUR, 1_000_000)), None, 1);
     for limits in [fast, slow] {
         for _ in 0..10_000 {
@@ -195,7 +205,7 @@ fn places_are_given_up_to_the_limit_and_come_back_even_from_a_panic() {
 fn what_others_let_through_counts_here_until_its_window_is_over() {
     let config = crate::config::Config::from_yaml("upstream: { url: 'http://127.0.0.1:1' }").unwrap();
     let limits = config::Limits {
-        rate_per_address: Some(rate(10, HOUR, 10)),
+        rate_per_address: Some(keys(rate(10, HOUR, 10))),
         ..config.limits
     };
     let limits = RequestLimits::new(&limits, Reach::AllReplicas);

@@ -97,8 +97,8 @@ impl Accounts {
         Ok(Arc::new(Self {
             books,
             checker,
-            limits: LoginLimits::new(config.limits.rate_login, Reach::of(&config.sessions.store)),
-            poll: config.policies.poll,
+            limits: LoginLimits::new(config.limits.rate_login.rate(), Reach::of(&config.sessions.store)),
+            poll: config.policies.poll.get(),
             sessions: Arc::clone(sessions),
             audit: audit.clone(),
             metrics: metrics.clone(),

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use super::PeerAddr;
 use crate::base::metrics::Metrics;
-use crate::config::Limits;
+use crate::config::{Count, Limits};
 
 /// Connections open on all workers together, up to `limits.connections`.
 #[derive(Clone, Debug)]
@@ -56,7 +56,7 @@ impl ConnectionCount {
     pub fn new(limits: &Limits, metrics: &Metrics) -> Self {
         Self {
             open: Arc::default(),
-            max: limits.connections,
+            max: limits.connections.as_usize(),
             gauge: Some(metrics.connections.clone()),
         }
     }
@@ -98,7 +98,7 @@ impl Drop for Counted {
 impl AddressCount {
     /// `None` without a limit.
     pub fn new(limits: &Limits, exempt: &[IpNet]) -> Option<Self> {
-        limits.connections_per_address.map(|max| Self {
+        limits.connections_per_address.map(Count::as_usize).map(|max| Self {
             open: Arc::default(),
             max,
             exempt: exempt.into(),

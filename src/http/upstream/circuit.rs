@@ -115,7 +115,7 @@ impl Attempt<'_> {
         circuit.last_error.store(Some(Arc::new(text)));
         let failures = circuit.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         if circuit.settings.failures > 0 && failures >= circuit.settings.failures {
-            let pause = u64::try_from(circuit.settings.pause.as_micros()).unwrap_or(u64::MAX);
+            let pause = u64::try_from(circuit.settings.pause.get().as_micros()).unwrap_or(u64::MAX);
             // never the value of a closed one
             let until = circuit.now().saturating_add(pause).max(CLOSED + 1);
             circuit.until.store(until, Ordering::Release);
@@ -137,6 +137,7 @@ mod tests {
     use std::time::Duration;
 
     fn circuit(failures: u32, pause: Duration) -> Circuit {
+        let pause = config::Timeout::new(pause).unwrap();
         Circuit::new(config::Circuit { failures, pause })
     }
 
