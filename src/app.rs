@@ -30,7 +30,6 @@ use tokio::task::LocalSet;
 
 use crate::audit::{self, AdminEvent, Audit, AuditError, Event, HttpRejected};
 use crate::authn::{AssertionError, AssertionKeys, Authn, AuthnError, Introspection};
-use crate::authz::engine::Slice;
 use crate::base::lifecycle::{Blocker, Readiness, Shutdown, shutdown};
 use crate::base::metrics::Metrics;
 use crate::config::{Address, Config, ProxyProtocol};
@@ -48,11 +47,12 @@ use crate::http::upstream::{Apps, Pool, TlsError, Tunnels};
 use crate::limits::{Reach, RequestLimits};
 use crate::login::accounts::Accounts;
 use crate::login::{Login, LoginError};
-use crate::portal::PortalError;
 use crate::portals::{Portal, Serving};
 use crate::reload::Reloader;
-use crate::revision::{Loader, Warnings};
 use crate::session::{Sessions, SessionsError};
+use cedargate_policy::engine::MatchSet;
+use cedargate_policy::load::{Loader, Warnings};
+use cedargate_policy::portal::PortalError;
 
 /// New slices waiting for their twins; past it they go on with the original policies, which decide the same.
 const TWIN_QUEUE: usize = 1024;
@@ -356,12 +356,12 @@ fn bind_all(config: &Config) -> Result<Bound, StartError> {
     })
 }
 
-fn make_twins(waiting: &Receiver<Weak<Slice>>) {
+fn make_twins(waiting: &Receiver<Weak<MatchSet>>) {
     priority::step_back();
     // ends when the last revision that could ask is gone
-    while let Ok(slice) = waiting.recv() {
-        if let Some(slice) = slice.upgrade() {
-            slice.make_twins();
+    while let Ok(match_set) = waiting.recv() {
+        if let Some(match_set) = match_set.upgrade() {
+            match_set.make_condition_only();
         }
     }
 }

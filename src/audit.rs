@@ -10,7 +10,7 @@ mod record;
 mod writer;
 
 pub use record::{
-    AdminEvent, AuditRecord, AuthEvent, EntityRef, Event, HttpFacts, HttpRejected, PolicyError, PolicyEvent, Seen, Verdict,
+    AdminEvent, AuditRecord, AuthEvent, EntityRef, Event, HttpFacts, HttpRejected, PolicyError, PolicyEvent, Verdict,
 };
 pub use writer::{AuditError, AuditWriter};
 

@@ -1,59 +1,59 @@
 //! THE path: one request from its head to the app's answer, or to a refusal.
 //!
 //! `handle` wraps: ids, the audit guard, metrics, and turning a refusal into a response. `gate` is the straight line:
-//! check → path → portal → caller → target → decision → permit → upstream, each step either giving what the next one
-//! needs or ending the request. There is no way to `upstream::forward` around the permit.
+//! check → path → portal → `allow` (caller → decision → permit) → upstream. Each step gives the next one what it needs, or ends
+//! the request. There is no way to `upstream::forward` around the permit.
 
+mod authenticate;
 mod browser;
 mod caller;
 mod cors;
-mod credential;
+mod decide;
 mod endpoints;
+mod forward;
 mod live;
-mod onward;
-mod progress;
+mod record;
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::portal::path::CanonicalPath;
+use cedargate_policy::types::Door;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use self::cors::Preflight;
-use self::credential::Cookie;
+use self::authenticate::Cookie;
+use self::decide::{Allowed, Passed};
+use self::forward::Forwarding;
 pub use self::live::Live;
-use self::live::{Asked, Standing};
-use self::onward::Onward;
-use self::progress::{Progress, micros};
-pub use self::progress::{entity_ref, policy_errors, record_answer};
+use self::live::OriginalRequest;
+use self::record::Progress;
+pub use self::record::{entity_ref, micros, policy_errors, record_caller, record_decision};
 use crate::audit::{Audit, AuditRecord, HttpFacts as HttpRecord};
-use crate::authn::{AssertionKeys, Authn, bearer};
-use crate::authz::context::{Facts, HttpFacts};
-use crate::authz::{Passport, Permit};
+use crate::authn::{AssertionKeys, Authn};
+use crate::base::clock::unix_millis;
 use crate::base::metrics::Metrics;
 use crate::config::{AuditAllow, Config};
-use crate::denial::{Denial, Refusal};
 use crate::doors::login::IdentityDoor;
 use crate::http::answer::{self, Answer, Style};
 use crate::http::listener::Link;
 use crate::http::pages::Theme;
-use crate::http::request::{self, ClientFacts, correlation, is_upgrade, query_pairs};
+use crate::http::request::{self, ClientFacts, correlation, is_upgrade};
 use crate::http::upstream::{Body, Pool, UpstreamError, cleanse};
-use crate::limits::{Place, PrincipalKey, RequestLimits};
+use crate::limits::{Place, RequestLimits};
 use crate::login::Login;
-use crate::portal::path::CanonicalPath;
-use crate::portals::{Active, Caller, Portal, SharedServing};
+use crate::portals::{Active, Portal, SharedServing};
 use crate::session::Sessions;
-use crate::types::{Door, Identity};
 
 /// The label and record value for requests that no portal matched.
 pub const NO_PORTAL: &str = "none";
 
-/// What all workers share.
+/// The part that all workers share.
 pub struct Gate {
     pub config: Arc<Config>,
     pub serving: SharedServing,
@@ -63,7 +63,7 @@ pub struct Gate {
     pub login: Arc<Login>,
     /// Changes whenever a revision is swapped; written by `reload`.
     pub reloads: watch::Sender<u64>,
-    /// What is under `identity.prefix`.
+    /// Answers requests under `identity.prefix`.
     pub identity: IdentityDoor,
     pub theme: Arc<Theme>,
     pub audit: Audit,
@@ -78,18 +78,25 @@ pub struct Worker {
     pub live: Live,
 }
 
-/// How a request ends without the app's answer.
+/// The reason why a request ends without the app's answer.
 enum Stop {
     Refused(Refusal),
     Upstream(UpstreamError),
 }
 
-/// What may become of a request.
-enum Allowed {
-    /// The gate's own answer.
-    Answer(Box<Response<Body>>),
-    /// It goes on; `None`: resting on nobody.
-    Pass(Permit, Option<Standing>),
+/// A request's head after the checks that make it unambiguous.
+pub(crate) struct RequestHead {
+    pub parts: Parts,
+    /// The path that is decided on and forwarded.
+    pub path: CanonicalPath,
+    pub client: ClientFacts,
+}
+
+/// A portal and the revision that a request uses from its start to its end.
+#[derive(Clone, Copy)]
+pub(crate) struct ActivePortal<'a> {
+    pub portal: &'a Arc<Portal>,
+    pub active: &'a Arc<Active>,
 }
 
 impl From<Refusal> for Stop {
@@ -140,12 +147,12 @@ impl Worker {
             origin: None,
             upstream_started: None,
             gate_ended: None,
-            asked_at: now_millis(),
+            decided_at: unix_millis(),
             navigation: (style == Style::Page).then(|| request.uri().clone()),
             cookie: Cookie::Absent,
             is_own: false,
         };
-        let outcome = self.gate(request, (&link, place.as_ref()), &mut progress).await;
+        let outcome = self.gate(request, &link, place.as_ref(), &mut progress).await;
         let response = match outcome {
             Ok(mut response) => {
                 if progress.is_own {
@@ -167,179 +174,74 @@ impl Worker {
     async fn gate(
         &self,
         request: Request<Incoming>,
-        (link, place): (&Rc<Link>, Option<&Place>),
+        link: &Rc<Link>,
+        place: Option<&Place>,
         progress: &mut Progress,
     ) -> Result<Response<Body>, Stop> {
-        let (mut head, body) = request.into_parts();
-        request::as_http1(&mut head, self.gate.config.limits.header_bytes.as_usize())?;
-        progress.asked_with(&head.method);
-        progress.origin = cors::origin(&head.headers);
-        let target = request::check(&head)?;
+        // the request as HTTP: one meaning, or none
+        let (mut parts, body) = request.into_parts();
+        request::as_http1(&mut parts, self.gate.config.limits.header_bytes.as_usize())?;
+        progress.set_method(&parts.method);
+        progress.origin = cors::origin(&parts.headers);
+        let target = request::check(&parts)?;
         let path = CanonicalPath::parse(target.path).map_err(|e| Refusal::new(Denial::RequestInvalid, e.to_string()))?;
-        progress.canonical(&path);
+        progress.set_path(&path);
         let client = request::client_facts(
-            &head.headers,
+            &parts.headers,
             (link.peer.ip(), link.scheme),
             target,
             &self.gate.config.trusted_proxies,
         )?;
-        progress.from(client.source_ip);
-        // refused below, where it is known which scripts may read that
-        let turn = match place {
-            Some(_) => self.gate.limits.check_address(client.source_ip),
+        progress.set_client(client.source_ip);
+        let mut head = RequestHead { parts, path, client };
+        // returned later: the 429 needs the portal's CORS headers
+        let rate = match place {
+            Some(_) => self.gate.limits.check_address(head.client.source_ip),
             None => Err(Denial::Overloaded.into()),
         };
-        if let Some(own) = self.own_endpoint(&path) {
-            turn?;
+        if let Some(own) = self.own_endpoint(&head.path) {
+            rate?;
             // boxed: logins are rare, and every request's future has room for its largest branch
-            let answer = Box::pin(self.answer_own(own, (&head, &client), body, progress));
+            let answer = Box::pin(self.answer_own(own, &head, body, progress));
             return answer.await.map_err(Stop::from);
         }
-        let portal = self.gate.serving.load().find(&client.host, &path).cloned();
+        // the portal, and the revision that this request uses to its end
+        let portal = self.gate.serving.load().find(&head.client.host, &head.path).cloned();
         let portal = portal.ok_or_else(|| Refusal::new(Denial::PortalUnknown, "no portal matches host and path"))?;
-        progress.in_portal(&portal);
+        progress.set_portal(&portal);
         let active = portal.active.load_full().ok_or(Refusal::from(Denial::NoPolicyLoaded))?;
-        progress.under(&active);
-        turn?;
-        let cleansed = cleanse(&mut head.headers, &portal.header_rules);
-        let allowed = self.allow((&mut head, &path), (&portal, &active), &client, progress).await?;
-        let (permit, standing) = match allowed {
-            Allowed::Answer(answer) => return Ok(*answer),
-            Allowed::Pass(permit, standing) => (permit, standing),
+        progress.set_revision(&active);
+        rate?;
+        let cleansed = cleanse(&mut head.parts.headers, &portal.header_rules);
+        let scope = ActivePortal {
+            portal: &portal,
+            active: &active,
         };
-        self.gate.sessions.cookies.strip(&mut head.headers);
+        // the decision; from here on there is a permit
+        let Passed { permit, basis } = match self.allow(&mut head, scope, progress).await? {
+            Allowed::Answer(answer) => return Ok(*answer),
+            Allowed::Pass(passed) => passed,
+        };
+        self.gate.sessions.cookies.strip(&mut head.parts.headers);
+        let RequestHead { parts, path, client } = head;
         let reads_headers = active.revision.rules.plans.reads_headers();
-        let keeps_headers = reads_headers || is_upgrade(&head.headers, &head.extensions);
-        let onward = Onward {
+        let keeps_headers = reads_headers || is_upgrade(&parts.headers, &parts.extensions);
+        let forwarding = Forwarding {
             link,
             portal: &portal,
-            asked: Asked {
-                method: head.method.clone(),
+            original: OriginalRequest {
+                method: parts.method.clone(),
                 path,
-                query: head.uri.query().map(str::to_owned),
+                query: parts.uri.query().map(str::to_owned),
                 client,
-                headers: keeps_headers.then(|| Asked::kept(&head.headers)),
-                at_millis: progress.asked_at,
+                headers: keeps_headers.then(|| OriginalRequest::kept_headers(&parts.headers)),
+                at_millis: progress.decided_at,
             },
-            standing,
+            basis,
             cleansed,
         };
-        self.pass_on(permit, Request::from_parts(head, body), onward, progress).await
-    }
-
-    /// A preflight is answered or passed on without anybody's credentials; everything else is decided.
-    async fn allow(
-        &self,
-        (head, path): (&mut Parts, &CanonicalPath),
-        (portal, active): (&Arc<Portal>, &Active),
-        client: &ClientFacts,
-        progress: &mut Progress,
-    ) -> Result<Allowed, Refusal> {
-        let epoch = self.gate.epoch();
-        match cors::preflight(&active.revision.file.cors, head).transpose()? {
-            Some(Preflight::Answer(answer)) => {
-                progress.record.permitted();
-                Ok(Allowed::Answer(answer))
-            }
-            Some(Preflight::Pass) => {
-                check_brake(active, head, path, progress)?;
-                cors::strip_credentials(&mut head.headers);
-                progress.record.permitted();
-                let passport = self.passport(portal, active, None, progress.decision_id)?;
-                Ok(Allowed::Pass(Permit::public(passport), None))
-            }
-            None => {
-                let (permit, caller) = self.decide((head, path), (portal, active), client, progress).await?;
-                let standing = Standing {
-                    decision_id: progress.decision_id,
-                    portal: Arc::clone(portal),
-                    caller,
-                    revision: Arc::clone(&active.revision.id),
-                    epoch,
-                };
-                Ok(Allowed::Pass(permit, Some(standing)))
-            }
-        }
-    }
-
-    /// Who, what, whether: everything between a portal and a permit.
-    async fn decide(
-        &self,
-        (head, path): (&Parts, &CanonicalPath),
-        (portal, active): (&Arc<Portal>, &Active),
-        client: &ClientFacts,
-        progress: &mut Progress,
-    ) -> Result<(Permit, Option<Arc<Caller>>), Refusal> {
-        let is_public = active.revision.file.public.matches(head.method.as_str(), path);
-        if is_public {
-            check_brake(active, head, path, progress)?;
-        }
-        let caller = match bearer(&head.headers)? {
-            Some(token) => Some(self.gate.caller(portal, active, token).await?),
-            None => match self.gate.by_cookie(head, (portal, active), &mut progress.cookie).await {
-                // a session that cannot be used is nobody, where nobody may come in
-                Err(_) if is_public => None,
-                caller => caller?,
-            },
-        };
-        if caller.is_none() && !is_public {
-            return Err(Denial::TokenMissing.into());
-        }
-        progress.authenticated(caller.as_deref());
-        if let Some(caller) = caller.as_deref() {
-            self.gate.limits.check_principal(|| principal_key(portal, caller))?;
-        }
-        let tenant = portal.scope.tenant.of_request(Some(&client.host));
-        check_tenant(tenant, caller.as_deref().map(|c| &c.identity))?;
-        let passport = self.passport(portal, active, caller.as_ref(), progress.decision_id)?;
-        let Some(caller) = caller.as_ref().filter(|_| !is_public) else {
-            progress.record.permitted();
-            return Ok((Permit::public(passport), caller));
-        };
-        let target = active.revision.target(head.method.as_str(), path)?;
-        progress.asks(&target, active);
-        let query = pairs(active, head);
-        let facts = Facts {
-            portal: &portal.name,
-            tenant: tenant.or(caller.identity.tenant.as_deref()),
-            now_millis: progress.asked_at,
-            auth: Some(&caller.identity.auth),
-            flags: &active.revision.flags,
-            http: Some(HttpFacts {
-                method: head.method.as_str(),
-                path: path.id(),
-                host: &client.host,
-                scheme: client.scheme.as_str(),
-                source_ip: client.source_ip,
-                query: &query,
-                headers: &head.headers,
-            }),
-        };
-        let started = Instant::now();
-        let answer = active.revision.rules.ask(&caller.principal, &target, &facts);
-        progress.decided(portal, started, answer.as_ref().ok());
-        progress.in_context(active, &target, &facts);
-        Ok((answer?.permit(passport)?, Some(Arc::clone(caller))))
-    }
-
-    fn passport(
-        &self,
-        portal: &Portal,
-        active: &Active,
-        caller: Option<&Arc<Caller>>,
-        decision_id: Uuid,
-    ) -> Result<Passport, Refusal> {
-        let assertion = match caller {
-            Some(caller) => self.gate.assertion(portal, active, caller)?,
-            None => HeaderValue::from_static(""),
-        };
-        Ok(Passport {
-            decision_id,
-            portal: portal.header.clone(),
-            revision: active.revision.header.clone(),
-            caller: caller.map(|c| Arc::clone(&c.headers)),
-            assertion,
-        })
+        self.forward(permit, Request::from_parts(parts, body), forwarding, progress)
+            .await
     }
 
     /// A refusal, or an app that gave no answer, as a response.
@@ -429,48 +331,6 @@ impl Gate {
             .with_label_values(&[NO_PORTAL, "proxy", "deny", denial.code()])
             .inc();
     }
-}
-
-fn principal_key(portal: &Portal, caller: &Caller) -> PrincipalKey {
-    PrincipalKey {
-        portal: Arc::clone(&portal.name),
-        issuer: Arc::clone(&caller.identity.issuer),
-        principal: caller.principal.party.uid.clone(),
-    }
-}
-
-/// What needs no identity is asked of no policy, but an emergency forbid for everybody closes it all the same.
-fn check_brake(active: &Active, head: &Parts, path: &CanonicalPath, progress: &mut Progress) -> Result<(), Refusal> {
-    let Some(brake) = active.revision.braked(head.method.as_str(), path) else {
-        return Ok(());
-    };
-    progress.record.record.policies = vec![Arc::clone(&brake.id)];
-    Err(Refusal::new(Denial::Forbidden, format!("closed by {}", brake.id)))
-}
-
-/// A caller of another tenant than the request's has no business here.
-pub fn check_tenant(request: Option<&str>, caller: Option<&Identity>) -> Result<(), Refusal> {
-    match (request, caller.and_then(|c| c.tenant.as_deref())) {
-        (Some(request), Some(own)) if request != own => Err(Refusal::new(
-            Denial::TenantMismatch,
-            format!("the request is for tenant `{request}`, the caller of `{own}`"),
-        )),
-        _ => Ok(()),
-    }
-}
-
-fn pairs(active: &Active, head: &Parts) -> Vec<(String, String)> {
-    if !active.revision.rules.plans.reads_query() {
-        return Vec::new();
-    }
-    let query = head.uri.query().unwrap_or_default();
-    query_pairs(query).map(|(k, v)| (k.into_owned(), v.into_owned())).collect()
-}
-
-/// Unix milliseconds; a clock before 1970 reads as 1970.
-pub fn now_millis() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Methods as a bounded label.

@@ -32,17 +32,15 @@ pub mod app;
 // the path of a request, and what speaks HTTP on it
 mod http;
 mod gate;
-mod portal;
 mod authn;
-mod authz;
 mod audit;
 
 // the other doors to the same decision
 mod doors;
 
 // beside the path
-mod revision;
 mod reload;
+mod policy_folders;
 mod portals;
 mod session;
 mod login;
@@ -54,10 +52,6 @@ mod base;
 
 // the policy crate's words are the gate's words
 use cedargate_policy::{denial, json, types};
-
-// what benches may reach; no part of the library
-#[doc(hidden)]
-pub mod bench;
 
 #[cfg(test)]
 mod fuzz_tests;

@@ -1,4 +1,4 @@
-//! What every portal serves right now: the portal table, each portal's revision, and what was verified under it.
+//! The portals as they are now: the portal table, each portal's revision, and the callers verified under it.
 //!
 //! Written by `reload` alone, read by every request: one atomic load gives a request a snapshot that it keeps to its
 //! end. Callers remembered under a revision go with it, so no identity ever outlives the rules that shaped it.
@@ -14,17 +14,17 @@ use serde_json::{Map, Value};
 
 use crate::audit::EntityRef;
 use crate::authn::{Proof, TokenCache};
-use crate::authz::CallerHeaders;
-use crate::authz::principal::Principal;
 use crate::base::metrics::Metrics;
 use crate::config;
 use crate::denial::Denial;
 use crate::http::upstream::{App, HeaderRules};
-use crate::portal::path::CanonicalPath;
-use crate::portal::{PortalError, PortalTable, is_host};
-use crate::revision::Revision;
 use crate::session::Session;
 use crate::types::{Door, Identity, PortalSlug, TokenFacts};
+use cedargate_policy::permit::CallerHeaders;
+use cedargate_policy::portal::path::CanonicalPath;
+use cedargate_policy::portal::{PortalError, PortalTable, is_host};
+use cedargate_policy::principal::Principal;
+use cedargate_policy::revision::Revision;
 
 /// Every portal, and which request belongs to which.
 pub struct Serving {
@@ -58,7 +58,7 @@ pub struct Active {
     pub callers: TokenCache<Caller>,
 }
 
-/// What a caller is believed for; looked at again on every use.
+/// The proof of a caller; checked again on every use.
 pub enum Credential {
     Token(Proof),
     /// A token that its issuer was asked about, until that must be asked again (unix seconds).
@@ -75,7 +75,7 @@ pub struct Caller {
     pub credential: Credential,
     pub principal: Principal,
     pub headers: Arc<CallerHeaders>,
-    /// What the record says of the caller.
+    /// Roles of the caller, for the record.
     pub roles: Arc<[Arc<str>]>,
     pub entity: EntityRef,
     /// `None`: no token, but a session.
@@ -88,7 +88,7 @@ pub struct Caller {
 /// A signed assertion that is good for some more requests.
 pub struct FreshAssertion {
     pub value: HeaderValue,
-    /// Of the keys it was signed with.
+    /// Generation of the keys it was signed with.
     pub generation: u64,
     /// Unix seconds after which another one is signed.
     pub renew_at: i64,
@@ -153,7 +153,7 @@ impl Portal {
         &self.config.slug
     }
 
-    /// Whether a host is one of this portal's.
+    /// True if a host is one of this portal's.
     pub fn is_at(&self, host: &str) -> bool {
         let hosts = &self.config.matches.hosts;
         hosts.is_empty() || hosts.iter().any(|pattern| is_host(pattern, host))

@@ -24,11 +24,13 @@ use crate::audit::{Event, PolicyEvent};
 use crate::base::lifecycle::{Blocker, Readiness, Shutdown};
 use crate::config;
 use crate::gate::Gate;
+use crate::policy_folders::{PolicyFolders, Readings, Scope};
 use crate::portals::{Active, Portal, Serving};
-use crate::revision::files::{Places, Scope, Tree};
-use crate::revision::problem::Problem;
-use crate::revision::{Loaded, Loader, Revision};
 use crate::types::PortalSlug;
+use cedargate_policy::load::{Loaded, Loader};
+use cedargate_policy::revision::Revision;
+use cedargate_policy::revision::problem::Problem;
+use cedargate_policy::revision::source::Tree;
 
 /// Readings in a row before a tree that keeps changing is left for the next look.
 const READ_ATTEMPTS: usize = 8;
@@ -69,7 +71,7 @@ pub enum ReloadResult {
 pub struct Reloader {
     gate: Arc<Gate>,
     loader: Loader,
-    places: Places,
+    places: PolicyFolders,
     outcomes: Outcomes,
     asks: Asks,
     /// What the watcher and `asks` wake with.
@@ -116,7 +118,7 @@ impl Reloader {
             .collect();
         let (outcomes, woken) = (Outcomes::default(), channel());
         Self {
-            places: Places {
+            places: PolicyFolders {
                 policies: policies.dir.clone(),
                 schemas: policies.schemas.clone(),
             },
@@ -147,7 +149,7 @@ impl Reloader {
 
     /// The first load, before anything is served: last good revisions from before, then the tree as it is.
     pub fn first_look(&mut self) {
-        let (before, tree) = Tree::default().read_twice(&self.places, &Scope::Everything, READ_ATTEMPTS);
+        let Readings { before, last: tree } = self.places.read_twice(&Tree::default(), &Scope::Everything, READ_ATTEMPTS);
         self.add_portals(&tree);
         if self.gate.serving.load().portals.is_empty() {
             let policies = self.places.policies.display();
@@ -212,13 +214,16 @@ impl Reloader {
     fn look(&mut self, scope: &Scope) -> bool {
         let none = Tree::default();
         let (known, scope) = self.last.as_ref().map_or((&none, &Scope::Everything), |last| (last, scope));
-        let (mut before, mut tree) = known.read_twice(&self.places, scope, READ_ATTEMPTS);
+        let Readings {
+            mut before,
+            last: mut tree,
+        } = self.places.read_twice(known, scope, READ_ATTEMPTS);
         if self.last.as_ref() != Some(&tree) {
             // SECURITY: a forbid's file that was truncated and is about to be filled parses, and looks settled in between
             let since = Instant::now();
             self.prepare(&before, &tree);
             quiet(since);
-            let now = tree.read_again(&self.places, scope);
+            let now = self.places.read_again(&tree, scope);
             before = std::mem::replace(&mut tree, now);
         }
         if !self.behind.is_empty() || self.last.as_ref() != Some(&tree) {
@@ -264,7 +269,7 @@ impl Reloader {
     /// A portal whose files never hold still is rejected, so that its emergency forbids join all the same.
     fn load_busy(&mut self, portal: &Arc<Portal>, before: &Tree, tree: &Tree) {
         let slug = portal.slug();
-        if before.brake_files(slug) == tree.brake_files(slug) {
+        if before.emergency_files(slug) == tree.emergency_files(slug) {
             let mut tree = tree.clone();
             let folder = format!("policies/{slug}/");
             tree.problems.push(Problem::new(&folder, "keeps changing while it is read"));

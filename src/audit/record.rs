@@ -11,9 +11,9 @@ use serde::ser::{SerializeStruct, Serializer};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::authz::RecordedContext;
 use crate::denial::Denial;
 use crate::types::{Door, TokenFacts};
+use cedargate_policy::decision::DecisionContext;
 
 pub const SCHEMA_VERSION: u32 = 1;
 
@@ -52,7 +52,7 @@ pub struct AuditRecord {
     pub roles: Arc<[Arc<str>]>,
     pub action: Option<Arc<str>>,
     pub resource: Option<EntityRef>,
-    pub context: Option<Seen>,
+    pub context: Option<DecisionContext>,
     pub verdict: Verdict,
     /// Ids of the determining policies.
     pub policies: Vec<Arc<str>>,
@@ -61,14 +61,6 @@ pub struct AuditRecord {
     pub token: Option<Arc<TokenFacts>>,
     pub http: Option<HttpFacts>,
     pub latency_us: Latency,
-}
-
-/// What the policies could see of a request.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-pub enum Seen {
-    Facts(Box<RecordedContext>),
-    Json(Value),
 }
 
 #[derive(Clone, Debug, Serialize)]

@@ -5,6 +5,7 @@ use super::record::Shadow;
 use super::*;
 use crate::config::{AuditAllow, AuditSink};
 use crate::types::{Door, TokenFacts};
+use cedargate_policy::decision::DecisionContext;
 use serde_json::Value;
 use std::time::Duration;
 use tokio::sync::mpsc::Receiver;
@@ -37,7 +38,9 @@ fn full_record() -> AuditRecord {
         roles: Arc::from(["viewer".into()]),
         action: Some("Action::\"GET\"".into()),
         resource: Some(entity),
-        context: Some(Seen::Json(serde_json::json!({"headers": {"x": "secret"}, "path": "/"}))),
+        context: Some(DecisionContext::Json(
+            serde_json::json!({"headers": {"x": "secret"}, "path": "/"}),
+        )),
         verdict: Verdict::Permitted,
         policies: vec!["p".into()],
         errors: vec![PolicyError {

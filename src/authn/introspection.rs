@@ -26,7 +26,7 @@ use crate::base::metrics::Metrics;
 use crate::config::{self, Issuer, Secret};
 use crate::json;
 use crate::session::Sessions;
-use crate::types::{Identity, TokenFacts};
+use crate::types::Identity;
 
 /// One exchange with an issuer, from connecting to the last byte.
 const DEADLINE: Duration = Duration::from_secs(5);

@@ -19,9 +19,9 @@ use serde_json::{Map, Value, json};
 use super::{Exit, Paint, complain, print, serve};
 use crate::app;
 use crate::authn::{SigningKey, mint};
+use crate::base::clock::unix_seconds;
 use crate::base::telemetry;
 use crate::config::{self, Config};
-use crate::gate::now_millis;
 use crate::login::accounts::{Hash, UserSpec, UsersText};
 
 const ISSUER: &str = "https://issuer.demo.invalid/";
@@ -194,7 +194,7 @@ fn welcome(addresses: &app::Addresses, key: &SigningKey, users: &[(&str, String,
         let claims = json!({"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "tenant": "acme", "roles": roles,
             "email": format!("{subject}@acme.test")});
         let claims: Map<String, Value> = claims.as_object().cloned().unwrap_or_default();
-        mint(key, claims, TOKEN_LIFE, now_millis() / 1000).map_err(|e| e.to_string())
+        mint(key, claims, TOKEN_LIFE, unix_seconds()).map_err(|e| e.to_string())
     };
     let (alice, ed) = (token("alice", &["viewer"])?, token("ed", &["editor"])?);
     let paint = Paint::stdout();

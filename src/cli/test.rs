@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::tree::{PortalLoad, TreeArgs};
 use super::{Exit, Paint, complain, print};
-use crate::revision::Warnings;
-use crate::revision::cases::{self, CaseResult, Verdict};
+use cedargate_policy::decision_tests::{self, CaseResult, Verdict};
+use cedargate_policy::load::Warnings;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -80,7 +80,7 @@ fn suite(load: &PortalLoad<'_>, filter: Option<&str>) -> Suite {
             broken,
         };
     };
-    let mut results = cases::run(load.portal, revision).unwrap_or_else(|error| {
+    let mut results = decision_tests::run(load.portal, revision).unwrap_or_else(|error| {
         broken.extend(error.problems.iter().map(ToString::to_string));
         Vec::new()
     });

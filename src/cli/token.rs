@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Exit, complain, print};
 use crate::authn::{SigningKey, inspect, mint};
-use crate::gate::now_millis;
+use crate::base::clock::unix_seconds;
 
 /// Bytes of a token read from stdin.
 const STDIN_BYTES_MAX: u64 = 1024 * 1024;
@@ -92,7 +92,7 @@ fn minted(args: &MintArgs) -> Result<String, String> {
             serde_json::from_str(value).unwrap_or_else(|_| Value::from(value)),
         );
     }
-    let token = mint(&key, claims, args.ttl, now_millis() / 1000).map_err(|e| e.to_string())?;
+    let token = mint(&key, claims, args.ttl, unix_seconds()).map_err(|e| e.to_string())?;
     Ok(format!("{token}\n"))
 }
 
@@ -127,7 +127,7 @@ fn inspected(token: &str) -> Result<String, String> {
             .read_to_string(&mut text)
             .map_err(|e| e.to_string())?;
     }
-    let report = inspect(text.trim(), now_millis() / 1000);
+    let report = inspect(text.trim(), unix_seconds());
     let shown = json!({"header": report.header, "claims": report.claims, "problems": report.problems});
     Ok(format!("{shown:#}\n"))
 }

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use cedargate_policy::scope::PortalScope;
 
 use crate::config::{self, Config, Loaded};
-use crate::revision::files::{Places, Tree};
-use crate::revision::problem::{Problem, RevisionError};
-use crate::revision::{Loader, Revision, Warnings};
+use crate::policy_folders::PolicyFolders;
+use cedargate_policy::load::{Loader, Warnings};
+use cedargate_policy::revision::Revision;
+use cedargate_policy::revision::problem::{Problem, RevisionError};
+use cedargate_policy::revision::source::Tree;
 
 /// Readings in a row before a tree that keeps changing is taken as it is.
 const READ_ATTEMPTS: usize = 8;
@@ -65,13 +67,13 @@ impl TreeArgs {
         };
         let places = match (&self.dir, &self.config) {
             (Some(dir), _) => places(dir)?,
-            (None, Some(_)) => Places {
+            (None, Some(_)) => PolicyFolders {
                 policies: config.policies.dir.clone(),
                 schemas: config.policies.schemas.clone(),
             },
             (None, None) => places(Path::new("."))?,
         };
-        let tree = Tree::read_settled(&places, READ_ATTEMPTS).unwrap_or_else(|| Tree::read(&places));
+        let tree = places.read_settled(READ_ATTEMPTS).unwrap_or_else(|| places.read());
         let portals: Vec<config::Portal> = match &config.portals {
             Some(portals) => portals.clone(),
             None => {
@@ -135,8 +137,8 @@ impl Workbench {
 }
 
 /// `DIR` is the folder of both trees, or the policy folder with its schemas beside it.
-fn places(dir: &Path) -> Result<Places, String> {
-    let inside = Places {
+fn places(dir: &Path) -> Result<PolicyFolders, String> {
+    let inside = PolicyFolders {
         policies: dir.join("policies"),
         schemas: dir.join("schemas"),
     };
@@ -145,7 +147,7 @@ fn places(dir: &Path) -> Result<Places, String> {
     }
     let beside = dir.parent().unwrap_or(Path::new("")).join("schemas");
     if dir.is_dir() && beside.is_dir() {
-        return Ok(Places {
+        return Ok(PolicyFolders {
             policies: dir.to_owned(),
             schemas: beside,
         });

@@ -5,8 +5,8 @@ use serde_json::json;
 use super::tree::{DEFAULT_CONFIG, PortalLoad, TreeArgs};
 use super::{Exit, Paint, complain, print};
 use crate::app;
-use crate::revision::Warnings;
-use crate::revision::problem::Problem;
+use cedargate_policy::load::Warnings;
+use cedargate_policy::revision::problem::Problem;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

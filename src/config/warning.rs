@@ -59,7 +59,6 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::PortalSlug;
 
     #[test]
     fn a_client_id_among_the_audiences_gives_a_warning() {

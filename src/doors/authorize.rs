@@ -5,12 +5,18 @@
 //! time, the credential's tenant) the app cannot override.
 
 pub mod body;
-pub mod question;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use cedar_policy::EntityUid;
+use cedargate_policy::decision::{self, Asked, Caller as DecisionCaller, Decision, Query};
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::engine::PolicyInfo;
+use cedargate_policy::json;
+use cedargate_policy::principal::Principal;
+use cedargate_policy::types::{Door, Identity, Redacted};
 use http::header::{CONTENT_TYPE, COOKIE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
@@ -23,21 +29,17 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use self::body::{Ask, Who};
-use self::question::{Asker, Place};
 use crate::audit::{AuditGuard, AuditRecord, PolicyError};
 use crate::authn::{Returned, bearer, is_assertion};
-use crate::authz::engine::{self, PolicyInfo};
+use crate::base::clock::{unix_millis, unix_seconds};
 use crate::config::AuditAllow;
-use crate::denial::{Denial, Refusal};
-use crate::gate::{Gate, NO_PORTAL, check_tenant, entity_ref, now_millis, policy_errors, record_answer};
+use crate::gate::{ActivePortal, Gate, NO_PORTAL, entity_ref, micros, policy_errors, record_caller, record_decision};
 use crate::http::answer::{self, Answer, Style};
 use crate::http::request::{Trace, correlation};
 use crate::http::upstream::Body;
-use crate::json;
-use crate::portals::{Active, Caller, Portal};
-use crate::types::{Door, Identity, Redacted};
+use crate::portals::{Caller, Portal};
 
-/// What one request to this door carries besides its body.
+/// The parts of one request to this door besides its body.
 struct Envelope {
     request_id: HeaderValue,
     trace: Trace,
@@ -47,13 +49,13 @@ struct Envelope {
     cookie: HeaderMap,
 }
 
-/// What one request asks.
+/// The queries of one request.
 enum Asks {
     One(Box<Ask>),
     Batch(Vec<Ask>),
 }
 
-/// What it is answered with.
+/// The answer to one request.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Answered {
@@ -73,7 +75,7 @@ pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], request: Request<I
         bearer: None,
         cookie: HeaderMap::new(),
     };
-    let outcome = match read(gate, tokens, (&head, body), &mut envelope).await {
+    let outcome = match read(gate, tokens, &head, body, &mut envelope).await {
         Ok(asks) => respond(gate, &envelope, &asks, &mut decision_id).await,
         Err(refusal) => Err(unasked(gate, &envelope, refusal, decision_id)),
     };
@@ -95,7 +97,8 @@ pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], request: Request<I
 async fn read(
     gate: &Gate,
     tokens: &[Redacted<String>],
-    (head, body): (&Parts, Incoming),
+    head: &Parts,
+    body: Incoming,
     envelope: &mut Envelope,
 ) -> Result<Asks, Refusal> {
     envelope.bearer = credential(&head.headers, tokens)?;
@@ -183,7 +186,8 @@ fn credential(headers: &HeaderMap, tokens: &[Redacted<String>]) -> Result<Option
     }
 }
 
-/// One question, one record.
+/// Decides one query, and writes its record. `Err` where there is no decision: the query cannot be put, or the caller's
+/// credential proves nothing.
 async fn one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uuid) -> Result<Rendered, Refusal> {
     let portal = gate.serving.load().named(&ask.portal).cloned();
     let slot = gate.audit.admit()?;
@@ -200,12 +204,17 @@ async fn one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uuid) -> 
     let record = envelope.record(decision_id, &ask.portal);
     let mut guard = gate.audit.guard(slot, record);
     let started = Instant::now();
-    let outcome = decide(gate, &portal, (envelope, ask), &mut guard).await;
-    guard.record.latency_us.total = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-    let denial = match &outcome {
-        Ok((answer, _)) => answer.denial(),
-        Err(refusal) => Some(refusal.denial),
+    let active = portal.active.load_full();
+    let decision = match &active {
+        None => Decision::unloaded(),
+        Some(active) => {
+            let scope = ActivePortal { portal: &portal, active };
+            let decided = decide(gate, scope, envelope, ask, &mut guard).await;
+            decided.unwrap_or_else(Decision::refused)
+        }
     };
+    guard.record.latency_us.total = micros(started.elapsed());
+    let denial = decision.denial();
     portal.meters.count(Door::Authorize, denial);
     match denial {
         Some(denial) => guard.denied(denial),
@@ -214,113 +223,120 @@ async fn one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uuid) -> 
     if gate.config.audit.allow == AuditAllow::None {
         guard.omit_allowed();
     }
-    let (answer, revision) = match outcome {
-        Ok(decided) => decided,
-        // a decision like any other: only what could not be asked, and who could not be proven, is an error
-        Err(refusal) if refusal.denial.status() == StatusCode::FORBIDDEN => {
-            let revision = portal
-                .active
-                .load()
-                .as_ref()
-                .map_or_else(|| Arc::from(""), |a| Arc::clone(&a.revision.id));
-            (engine::Answer::unloaded(), revision)
-        }
-        Err(refusal) => return Err(refusal),
-    };
-    Ok(rendered(&answer, denial, decision_id, (&portal.name, &revision)))
+    match decision.unevaluated() {
+        Some(refusal) if refusal.denial.status() != StatusCode::FORBIDDEN => return Err(refusal.clone()),
+        _ => {}
+    }
+    let revision = active.map_or_else(|| Arc::from(""), |active| Arc::clone(&active.revision.id));
+    Ok(rendered(&decision, decision_id, &portal.name, &revision))
 }
 
+/// `Err` where the caller's credential proves nothing.
 async fn decide(
     gate: &Gate,
-    portal: &Portal,
-    (envelope, ask): (&Envelope, &Ask),
+    scope: ActivePortal<'_>,
+    envelope: &Envelope,
+    ask: &Ask,
     guard: &mut AuditGuard,
-) -> Result<(engine::Answer, Arc<str>), Refusal> {
-    let Some(active) = portal.active.load_full() else {
-        return Ok((engine::Answer::unloaded(), Arc::from("")));
-    };
-    let revision = &active.revision;
+) -> Result<Decision, Refusal> {
+    let revision = &scope.active.revision;
     guard.record.revision = Some(Arc::clone(&revision.id));
-    let (asker, caller) = asker(gate, (portal, &active), (envelope, ask)).await?;
-    if let Some(caller) = &caller {
-        guard.record.principal = Some(caller.entity.clone());
-        guard.record.roles = Arc::clone(&caller.roles);
-        guard.record.token = caller.token.clone();
+    let subject = subject(gate, scope, envelope, ask).await?;
+    if let Subject::Caller(caller) = &subject {
+        record_caller(&mut guard.record, caller);
     }
-    guard.record.tenant = asker.identity().and_then(|i| i.tenant.as_deref()).map(Arc::from);
+    let caller = subject.for_decision();
+    guard.record.tenant = caller.identity().and_then(|i| i.tenant.as_deref()).map(Arc::from);
     let started = Instant::now();
-    let tenant = portal.config.tenant.of_request(None);
-    check_tenant(tenant, asker.identity())?;
-    let place = Place {
+    let query = Query {
+        portal: &scope.portal.scope,
         revision,
-        portal: &portal.name,
-        tenant,
+        now_millis: unix_millis(),
+        asked: Asked::Named(ask.query()),
     };
-    let put = question::put(&place, ask, &asker, now_millis())?;
-    let took = started.elapsed();
-    guard.record.latency_us.decision = u64::try_from(took.as_micros()).ok();
-    let schema = &revision.rules.schema;
-    guard
-        .record
-        .principal
-        .get_or_insert_with(|| entity_ref(&put.principal, schema));
-    guard.record.action = Some(schema.action_text(&put.action));
-    guard.record.resource = Some(entity_ref(&put.resource, schema));
-    guard.record.context = put.context;
-    if let Some(meter) = portal.meters.decision_duration.get(Door::Authorize as usize) {
-        meter.observe(took.as_secs_f64());
+    let mut decision = decision::decide(&query, caller);
+    if decision.target.is_some() {
+        let took = started.elapsed();
+        guard.record.latency_us.decision = Some(micros(took));
+        let principal = decision.named_principal.as_ref().or(subject.principal());
+        if let Some(principal) = principal.filter(|_| guard.record.principal.is_none()) {
+            guard.record.principal = Some(entity_ref(principal, revision));
+        }
+        if let Some(meter) = scope.portal.meters.decision_duration.get(Door::Authorize as usize) {
+            meter.observe(took.as_secs_f64());
+        }
+        scope.portal.meters.errors(decision.errors().len());
+        record_decision(&mut guard.record, &decision, revision);
+        guard.record.context = decision.context.take();
     }
-    portal.meters.errors(put.answer.errors.len());
-    record_answer(&mut guard.record, &put.answer);
-    Ok((put.answer, Arc::clone(&revision.id)))
+    Ok(decision)
 }
 
-/// Who asks: the named principal, or whoever the token or the header proves.
-async fn asker(
-    gate: &Gate,
-    (portal, active): (&Portal, &Active),
-    (envelope, ask): (&Envelope, &Ask),
-) -> Result<(Asker, Option<Arc<Caller>>), Refusal> {
+/// The principal that a query is about, as the body or a credential says.
+enum Subject {
+    /// The body names it.
+    Named,
+    /// A token or a session proved it.
+    Caller(Arc<Caller>),
+    /// The gate's own assertion proved it.
+    Asserted(Box<Asserted>),
+}
+
+/// The identity that an assertion carries, and its principal in the revision in force.
+struct Asserted {
+    identity: Identity,
+    principal: Principal,
+}
+
+impl Subject {
+    fn for_decision(&self) -> DecisionCaller<'_> {
+        match self {
+            Self::Named => DecisionCaller::Anonymous,
+            Self::Caller(caller) => Caller::for_decision(Some(caller)),
+            Self::Asserted(asserted) => DecisionCaller::Proven {
+                identity: &asserted.identity,
+                principal: &asserted.principal,
+            },
+        }
+    }
+
+    fn principal(&self) -> Option<&EntityUid> {
+        match self {
+            Self::Named => None,
+            Self::Caller(caller) => Some(&caller.principal.entity.uid),
+            Self::Asserted(asserted) => Some(&asserted.principal.entity.uid),
+        }
+    }
+}
+
+async fn subject(gate: &Gate, scope: ActivePortal<'_>, envelope: &Envelope, ask: &Ask) -> Result<Subject, Refusal> {
+    let portal = scope.portal;
     let token = match (&ask.who, &envelope.bearer) {
-        (Who::Principal(_), _) => return Ok((Asker::Named, None)),
+        (Who::Principal(_), _) => return Ok(Subject::Named),
         (Who::Token(token), _) => token.expose().as_str(),
         (Who::Header, Some(token)) => token.as_str(),
         (Who::Header, None) => {
             let found = gate.identity.session(&envelope.cookie).await?;
             let (_, session) = found.ok_or(Refusal::new(Denial::TokenMissing, "name a `principal`, or give a `token`"))?;
-            return Ok(proven(gate.session_caller(portal, active, &session)?));
+            return Ok(Subject::Caller(gate.session_caller(scope, &session)?));
         }
     };
-    if is_assertion(token) {
-        let now = now_millis() / 1000;
-        let returned = gate
-            .assertions
-            .verify(token, &portal.name, &portal.upstream.url.origin(), now)?;
-        let identity = stands(gate, portal, returned)?;
-        if portal.scope.issuer(&identity.issuer).is_none() {
-            let detail = "the assertion's issuer is not trusted by this portal any more";
-            return Err(Refusal::new(Denial::IssuerUnknown, detail));
-        }
-        let prefix = portal.scope.subject_prefix(&identity.issuer);
-        let principal = active.revision.rules.principal(&identity, &prefix)?.party;
-        return Ok((
-            Asker::Proven {
-                principal: Box::new(principal),
-                identity: Box::new(identity),
-            },
-            None,
-        ));
+    if !is_assertion(token) {
+        return Ok(Subject::Caller(gate.caller(scope, token).await?));
     }
-    Ok(proven(gate.caller(portal, active, token).await?))
+    let audience = portal.upstream.url.origin();
+    let returned = gate.assertions.verify(token, &portal.name, &audience, unix_seconds())?;
+    let identity = check_asserted(gate, portal, returned)?;
+    if portal.scope.issuer(&identity.issuer).is_none() {
+        let detail = "the assertion's issuer is not trusted by this portal any more";
+        return Err(Refusal::new(Denial::IssuerUnknown, detail));
+    }
+    let principal = scope.active.revision.principal(&portal.scope, &identity)?;
+    Ok(Subject::Asserted(Box::new(Asserted { identity, principal })))
 }
 
-fn proven(caller: Arc<Caller>) -> (Asker, Option<Arc<Caller>>) {
-    let (principal, identity) = (Box::new(caller.principal.party.clone()), Box::new(caller.identity.clone()));
-    (Asker::Proven { principal, identity }, Some(caller))
-}
-
-/// The identity of an assertion that was handed back, if nothing of it was revoked since the gate stood by it.
-fn stands(gate: &Gate, portal: &Portal, returned: Returned) -> Result<Identity, Refusal> {
+/// The identity of an assertion that the app handed back; an error if a revocation since its issue covers it.
+fn check_asserted(gate: &Gate, portal: &Portal, returned: Returned) -> Result<Identity, Refusal> {
     let Returned { identity, issued_at } = returned;
     let mut dated = identity.clone();
     Arc::make_mut(&mut dated.claims).insert("iat".to_owned(), json!(issued_at));
@@ -371,17 +387,14 @@ impl Serialize for Annotations<'_> {
     }
 }
 
-pub fn rendered(
-    answer: &engine::Answer,
-    denial: Option<Denial>,
-    decision_id: Uuid,
-    (portal, revision): (&Arc<str>, &Arc<str>),
-) -> Rendered {
+/// The answer to one query.
+pub fn rendered(decision: &Decision, decision_id: Uuid, portal: &Arc<str>, revision: &Arc<str>) -> Rendered {
+    let denial = decision.denial();
     Rendered {
         decision: if denial.is_none() { "allow" } else { "deny" },
         reason: denial.map_or("permitted", Denial::code),
-        policies: answer.policies.iter().map(|p| Deciding(Arc::clone(p))).collect(),
-        errors: policy_errors(answer),
+        policies: decision.policies().iter().map(|p| Deciding(Arc::clone(p))).collect(),
+        errors: policy_errors(decision),
         decision_id,
         portal: Arc::clone(portal),
         revision: Arc::clone(revision),

@@ -1,7 +1,7 @@
-//! How a refusal looks to a browser, and which cookies an answer carries.
+//! The form of a refusal for a browser, and the cookies of an answer.
 //!
-//! A navigation is sent to the portal's login; whatever a script asked for gets a problem, never a redirect. A store that does
-//! not answer is no reason to log anybody in again, or out.
+//! The gate redirects a navigation to the portal's login, and answers a script's request with a problem, never a redirect. A
+//! session store that does not answer neither starts a login nor ends a session.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use http::header::{
 use http::{HeaderValue, Response, StatusCode};
 use tokio::time::timeout;
 
-use super::credential::Cookie;
-use super::progress::Progress;
+use super::authenticate::Cookie;
+use super::record::Progress;
 use super::{Gate, Worker};
 use crate::denial::{Denial, Refusal};
 use crate::http::answer::{self, Answer};
@@ -21,7 +21,7 @@ use crate::session::SessionId;
 
 /// Longest `rd` that a login takes.
 const RETURN_BYTES_MAX: usize = 2048;
-/// How long an answer waits for a new session id; the next one tries again.
+/// The time that an answer waits for a new session id; the next answer tries again.
 const ROTATE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Worker {
@@ -75,12 +75,12 @@ impl Worker {
 fn carry(response: &mut Response<Body>, cookie: HeaderValue) {
     let headers = response.headers_mut();
     headers.append(SET_COOKIE, cookie);
-    // SECURITY: nobody in between may keep an answer with a session in it
+    // SECURITY: no cache may keep an answer with a session in it
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
 }
 
 impl Gate {
-    /// Where a browser that navigates can get what its request lacks.
+    /// The login URL for a navigation whose request lacks a credential.
     fn login_location(&self, refusal: &Refusal, progress: &Progress) -> Option<HeaderValue> {
         let uri = progress.navigation.as_ref()?;
         let acr = match refusal.denial {
@@ -117,7 +117,7 @@ fn can_return(query: &str) -> bool {
     query.bytes().all(plain) && percent_encoding::percent_decode_str(query).all(|b| b >= b' ' && b != 0x7f)
 }
 
-/// Whether the cookie is worth nothing any more, to anybody.
+/// True if the session of the cookie is over at every portal.
 fn is_stale(refusal: &Refusal) -> bool {
     let over = [Denial::SessionMissing, Denial::SessionExpired, Denial::SessionRevoked];
     over.contains(&refusal.denial) && !refusal.keeps_cookie

@@ -6,38 +6,41 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
+use cedargate_policy::claims;
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::permit::CallerHeaders;
+use cedargate_policy::principal::Principal;
+use cedargate_policy::revision::Revision;
+use cedargate_policy::types::Identity;
 use http::HeaderValue;
 use serde_json::{Map, Value};
 
-use super::{Gate, now_millis};
+use super::{ActivePortal, Gate};
 use crate::audit::EntityRef;
 use crate::authn::{AssertionClaims, Ground, token_hash};
-use crate::authz::CallerHeaders;
-use crate::authz::principal::{Principal, claim};
-use crate::denial::{Denial, Refusal};
+use crate::base::clock::unix_seconds;
 use crate::doors::login::session_identity;
 use crate::http::upstream::{header_list, header_value};
-use crate::portals::{Active, Caller, Credential, FreshAssertion, Portal};
-use crate::revision::Revision;
+use crate::portals::{Caller, Credential, FreshAssertion, Portal};
 use crate::session::Session;
-use crate::types::Identity;
 
 /// An assertion is signed anew when less than this share of its life is left: one half.
 const RENEW_SHARE: i64 = 2;
 
 impl Gate {
     /// The caller that a bearer token proves, under the revision in force.
-    pub async fn caller(&self, portal: &Portal, active: &Active, token: &str) -> Result<Arc<Caller>, Refusal> {
+    pub async fn caller(&self, scope: ActivePortal<'_>, token: &str) -> Result<Arc<Caller>, Refusal> {
+        let ActivePortal { portal, active } = scope;
         let hash = token_hash(token);
-        let now = now_millis() / 1000;
-        let known = active.callers.get(&hash).filter(|known| self.still_holds(known, now));
+        let now = unix_seconds();
+        let known = active.callers.get(&hash).filter(|known| self.is_proven(known, now));
         let caller = match known {
             Some(known) => known,
             None => {
                 active.callers.remove(&hash);
                 // boxed, as is everything that few requests need: every request's future has room for its largest branch
-                let (identity, credential) = Box::pin(self.proven(portal, token)).await?;
-                let caller = Arc::new(known_by(portal, &active.revision, identity, credential)?);
+                let (identity, credential) = Box::pin(self.verify(portal, token)).await?;
+                let caller = Arc::new(build_caller(portal, &active.revision, identity, credential)?);
                 active.callers.insert(hash, Arc::clone(&caller));
                 caller
             }
@@ -46,17 +49,17 @@ impl Gate {
         Ok(caller)
     }
 
-    /// Whether what a token proved earlier still holds.
-    fn still_holds(&self, caller: &Caller, now: i64) -> bool {
+    /// True if the proof of a remembered token still holds.
+    fn is_proven(&self, caller: &Caller, now: i64) -> bool {
         match &caller.credential {
             Credential::Token(proof) => self.authn.recheck(proof, now).is_ok(),
             Credential::Introspected { until } => now < *until,
-            // INVARIANT: kept by the version of a session, which is no hash of a token
+            // INVARIANT: session callers are cached under the session version, so a token hash never finds one
             Credential::Session(_) => false,
         }
     }
 
-    async fn proven(&self, portal: &Portal, token: &str) -> Result<(Identity, Credential), Refusal> {
+    async fn verify(&self, portal: &Portal, token: &str) -> Result<(Identity, Credential), Refusal> {
         let trusted = &portal.config.issuers;
         let (identity, ground) = self.identity.introspection.proven(&self.authn, token, trusted).await?;
         let credential = match ground {
@@ -67,7 +70,8 @@ impl Gate {
     }
 
     /// The caller that a session proves, which was found for this very request.
-    pub fn session_caller(&self, portal: &Portal, active: &Active, session: &Arc<Session>) -> Result<Arc<Caller>, Refusal> {
+    pub fn session_caller(&self, scope: ActivePortal<'_>, session: &Arc<Session>) -> Result<Arc<Caller>, Refusal> {
+        let ActivePortal { portal, active } = scope;
         if self.sessions.is_revoked(session, &portal.name) {
             return Err(Denial::SessionRevoked.into());
         }
@@ -78,14 +82,15 @@ impl Gate {
         }
         let identity = session_identity(portal, session)?;
         let credential = Credential::Session(Arc::clone(session));
-        let caller = Arc::new(known_by(portal, &active.revision, identity, credential)?);
+        let caller = Arc::new(build_caller(portal, &active.revision, identity, credential)?);
         active.callers.insert(session.version, Arc::clone(&caller));
         Ok(caller)
     }
 
     /// The assertion for a caller: the last one while it is fresh, else a new one.
-    pub fn assertion(&self, portal: &Portal, active: &Active, caller: &Caller) -> Result<HeaderValue, Refusal> {
-        let now = now_millis() / 1000;
+    pub fn assertion(&self, scope: ActivePortal<'_>, caller: &Caller) -> Result<HeaderValue, Refusal> {
+        let ActivePortal { portal, active } = scope;
+        let now = unix_seconds();
         let generation = self.assertions.generation();
         let is_fresh = |fresh: &&Arc<FreshAssertion>| now < fresh.renew_at && fresh.generation == generation;
         if let Some(fresh) = caller.assertion.load().as_ref().filter(is_fresh) {
@@ -93,7 +98,7 @@ impl Gate {
         }
         let claims = AssertionClaims {
             identity: &caller.identity,
-            subject: caller.principal.party.uid.id().unescaped(),
+            subject: caller.principal.entity.uid.id().unescaped(),
             portal: &portal.name,
             audience: &portal.upstream.url.origin(),
             revision: &active.revision.id,
@@ -117,17 +122,16 @@ impl Gate {
     }
 }
 
-fn known_by(portal: &Portal, revision: &Revision, identity: Identity, credential: Credential) -> Result<Caller, Refusal> {
-    let prefix = portal.scope.subject_prefix(&identity.issuer);
-    let principal = revision.rules.principal(&identity, &prefix)?;
-    let asserted = asserted_claims(revision, &identity);
+fn build_caller(portal: &Portal, revision: &Revision, identity: Identity, credential: Credential) -> Result<Caller, Refusal> {
+    let principal = revision.principal(&portal.scope, &identity)?;
+    let asserted = asserted_claims(revision, &identity)?;
     let attrs = (!asserted.is_empty()).then(|| Arc::new(Value::Object(asserted.clone())));
     Ok(Caller {
-        headers: Arc::new(headers(portal, revision, &identity, &principal)),
+        headers: Arc::new(headers(portal, revision, &identity, &principal)?),
         roles: identity.roles.iter().map(|r| Arc::from(r.as_str())).collect(),
         entity: EntityRef {
             attrs,
-            ..super::entity_ref(&principal.party.uid, &revision.rules.schema)
+            ..super::entity_ref(&principal.entity.uid, revision)
         },
         token: (!matches!(credential, Credential::Session(_))).then(|| Arc::new(identity.token.clone())),
         asserted,
@@ -139,27 +143,26 @@ fn known_by(portal: &Portal, revision: &Revision, identity: Identity, credential
 }
 
 /// The claims that the schema turns into attributes: what the app may see of the token.
-fn asserted_claims(revision: &Revision, identity: &Identity) -> Map<String, Value> {
+fn asserted_claims(revision: &Revision, identity: &Identity) -> Result<Map<String, Value>, Refusal> {
     let rules = &revision.rules;
     let ty = rules.schema.resolve_type(&identity.principal_type);
     let declared = ty.and_then(|ty| rules.schema.entity(&ty)).map(|model| &model.attrs.fields);
-    let mut claims = Map::new();
+    let mut asserted = Map::new();
     for name in declared.into_iter().flat_map(|fields| fields.keys()) {
         let path = rules.claims.get(name).unwrap_or(name);
-        if let Some(value) = claim(&identity.claims, path) {
-            claims.insert(path.clone(), value.clone());
+        if let Some(value) = claims::at(&identity.claims, path)? {
+            asserted.insert(path.clone(), value.clone());
         }
     }
-    claims
+    Ok(asserted)
 }
 
 /// The names oauth2-proxy users know. A claim that `portal.yaml` maps to an attribute is the one the policies saw.
-fn headers(portal: &Portal, revision: &Revision, identity: &Identity, principal: &Principal) -> CallerHeaders {
-    let named = |name: &str| claim(&identity.claims, revision.rules.claims.get(name).map_or(name, String::as_str));
+fn headers(portal: &Portal, revision: &Revision, identity: &Identity, principal: &Principal) -> Result<CallerHeaders, Refusal> {
+    let named = |name: &str| claims::at(&identity.claims, revision.rules.claims.get(name).map_or(name, String::as_str));
     let text = |name: &str| {
-        named(name)
-            .and_then(Value::as_str)
-            .map_or(HeaderValue::from_static(""), header_value)
+        let claim = named(name)?.and_then(Value::as_str);
+        Ok::<_, Refusal>(claim.map_or(HeaderValue::from_static(""), header_value))
     };
     let roles = header_list(identity.roles.iter().map(String::as_str));
     let bounded = portal
@@ -167,15 +170,15 @@ fn headers(portal: &Portal, revision: &Revision, identity: &Identity, principal:
         .issuer(&identity.issuer)
         .is_some_and(|issuer| issuer.roles.is_some());
     // groups are not bound by `issuers[].roles`: where an issuer is, only its roles are passed on
-    let groups = named("groups").and_then(Value::as_array).filter(|_| !bounded);
+    let groups = named("groups")?.and_then(Value::as_array).filter(|_| !bounded);
     let groups = groups.and_then(|all| all.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
     let groups = groups.map_or_else(|| roles.clone(), header_list);
-    CallerHeaders {
-        user: header_value(principal.party.uid.id().unescaped()),
-        email: text("email"),
+    Ok(CallerHeaders {
+        user: header_value(principal.entity.uid.id().unescaped()),
+        email: text("email")?,
         groups,
-        preferred_username: text("preferred_username"),
+        preferred_username: text("preferred_username")?,
         tenant: identity.tenant.as_deref().map_or(HeaderValue::from_static(""), header_value),
         roles,
-    }
+    })
 }

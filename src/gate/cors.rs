@@ -13,15 +13,15 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
 use crate::denial::{Denial, Refusal};
 use crate::http::upstream::Body;
-use crate::portal::file::Cors;
+use cedargate_policy::portal::file::Cors;
 
-/// How long a browser may remember a preflight's answer, in seconds.
+/// Seconds for which a browser may remember a preflight's answer.
 const MAX_AGE_SECONDS: &str = "600";
 
 /// Headers of a refusal that a script may read beside its body.
 const EXPOSED: &str = "retry-after, www-authenticate, x-cedargate-decision-id, x-request-id";
 
-/// What to do with a request that is a preflight.
+/// The handling of a preflight.
 pub enum Preflight {
     /// The gate's answer.
     Answer(Box<Response<Body>>),
@@ -94,7 +94,7 @@ fn is_preflight(head: &Parts) -> bool {
     head.method == Method::OPTIONS && one(ORIGIN) && one(ACCESS_CONTROL_REQUEST_METHOD) && bodyless
 }
 
-/// Whatever is asked for may be asked: whether it is allowed is decided when the request itself comes.
+/// Grants every method and header that the preflight names: the request itself is decided when it comes.
 fn granted(origin: &HeaderValue, asked: &HeaderMap) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;

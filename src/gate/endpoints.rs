@@ -1,22 +1,20 @@
-//! What the proxy listener answers itself: the assertion's public keys, and the reserved identity prefix.
+//! Endpoints that the proxy listener answers itself: the assertion's public keys, and the reserved identity prefix.
 //!
 //! Nothing else of the app's address space is the gate's; these paths never reach the app.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::request::Parts;
 use http::{HeaderValue, Method, Response};
 use hyper::body::Incoming;
 
-use super::Worker;
-use super::credential::Cookie;
-use super::progress::Progress;
+use super::authenticate::Cookie;
+use super::record::Progress;
+use super::{RequestHead, Worker};
 use crate::denial::{Denial, Refusal};
 use crate::doors::login::Visit;
 use crate::http::answer::Style;
-use crate::http::request::ClientFacts;
 use crate::http::upstream::Body;
-use crate::portal::path::{CanonicalPath, ancestors_of};
+use cedargate_policy::portal::path::{CanonicalPath, ancestors_of};
 
 /// Public keys of the assertion.
 pub const JWKS_PATH: &str = "/.well-known/cedargate/jwks.json";
@@ -53,17 +51,17 @@ impl Worker {
     pub(super) async fn answer_own(
         &self,
         own: Own<'_>,
-        (head, client): (&Parts, &ClientFacts),
+        head: &RequestHead,
         body: Incoming,
         progress: &mut Progress,
     ) -> Result<Response<Body>, Refusal> {
         progress.record.permitted();
         progress.is_own = true;
-        if self.gate.sessions.cookies.has_session(&head.headers) {
+        if self.gate.sessions.cookies.has_session(&head.parts.headers) {
             progress.cookie = Cookie::Presented;
         }
         let endpoint = match own {
-            Own::Jwks => return self.jwks(&head.method),
+            Own::Jwks => return self.jwks(&head.parts.method),
             Own::Identity(rest) => rest,
             Own::Nothing => {
                 return Err(Refusal::new(
@@ -73,9 +71,9 @@ impl Worker {
             }
         };
         let visit = Visit {
-            head,
-            client,
-            style: Style::of(&head.method, &head.headers),
+            head: &head.parts,
+            client: &head.client,
+            style: Style::of(&head.parts.method, &head.parts.headers),
             decision_id: progress.decision_id,
             serving: &self.gate.serving.load(),
             endpoint,

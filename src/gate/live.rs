@@ -1,58 +1,67 @@
-//! Connections that live on after their decision: tunnels, and answers that stream.
+//! Connections that outlive their decision: tunnels, and answers that stream.
 //!
-//! One registry per worker. An entry keeps what was asked, so that it can be asked again: when something was revoked, whether
-//! its caller still stands; when a revision was swapped, whether that revision still permits it. An entry is what the answer's
-//! body holds from its first wait on, and the tunnel from before the app is asked. Whoever is cut is cut for one of the two
-//! reasons; time that passed, a token that expired or a session whose time is over are none.
+//! One registry per worker. An entry keeps the original request, so that the worker can decide it again. A revocation makes the
+//! worker check the entry's caller; a new revision makes it ask the same query of that revision. If either denies, the worker
+//! cuts the connection. An expired token or a session past its time does not cut: only those two events do.
+//!
+//! What races: a revocation or a swap may come between the decision and the registration. Each entry therefore carries the
+//! epoch of revocations and the revision that it was decided under; the epoch is read *before* the caller is looked at. `join`
+//! compares both with the present and wakes `watch` if they differ, so an event before the registration is seen there and one
+//! after it by `watch` itself. A tunnel is registered before the app is asked; a streamed answer when its body first waits, and
+//! `forward` compares the same two values once more before the head goes out.
+//!
+//! If `watch` ends because its senders are gone (shutdown), connections stay until the drain closes them. If the portal has no
+//! revision any more, the connection is cut.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use cedargate_policy::decision::http::HttpQuery;
+use cedargate_policy::decision::{Access, Caller as DecisionCaller};
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::portal::path::CanonicalPath;
 use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, Method};
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::{Gate, check_tenant};
+use super::{ActivePortal, Gate};
 use crate::audit::{AuthEvent, Event};
-use crate::authz::context::{Facts, HttpFacts};
-use crate::denial::{Denial, Refusal};
-use crate::http::request::{ClientFacts, query_pairs};
+use crate::http::request::ClientFacts;
 use crate::http::upstream::Cut;
-use crate::portal::path::CanonicalPath;
 use crate::portals::{Active, Caller, Credential, Portal};
 
-/// Entries looked at before others on the thread have their turn.
+/// Entries checked before the worker yields to its other tasks.
 const BATCH: usize = 64;
 
-/// What a request asked.
+/// A request as it was decided; enough to decide it again.
 #[derive(Clone)]
-pub(super) struct Asked {
+pub(super) struct OriginalRequest {
     pub method: Method,
     pub path: CanonicalPath,
     pub query: Option<String>,
     pub client: ClientFacts,
-    /// Without credentials. `None`: no policy read them.
+    /// Without credentials. `None`: no policy reads headers, so they were not kept.
     pub headers: Option<HeaderMap>,
     pub at_millis: i64,
 }
 
-/// A request that was permitted, and under what.
+/// The basis of a permit: portal, caller, revision, and the revocations known at the time.
 #[derive(Clone)]
-pub(super) struct Standing {
+pub(super) struct DecisionBasis {
     pub decision_id: Uuid,
     pub portal: Arc<Portal>,
-    /// `None`: on a public path.
+    /// `None` on a public path without a credential.
     pub caller: Option<Arc<Caller>>,
-    /// Of the revision.
+    /// Id of the revision that decided.
     pub revision: Arc<str>,
-    /// Of the revocations, as of before the caller was looked at.
+    /// Epoch of the revocations, read before the caller was looked at.
     pub epoch: u64,
 }
 
-/// Why a connection is cut; the label of `live_connections_cut_total{reason}`.
+/// The reason why a connection is cut; the label of `live_connections_cut_total{reason}`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Reason {
     Revoked,
@@ -60,8 +69,8 @@ pub(super) enum Reason {
 }
 
 struct Entry {
-    asked: Asked,
-    standing: RefCell<Standing>,
+    original: OriginalRequest,
+    basis: RefCell<DecisionBasis>,
     cut: Rc<Cut>,
 }
 
@@ -73,7 +82,7 @@ pub struct Live(Rc<Registry>);
 struct Registry {
     entries: RefCell<FxHashMap<u64, Rc<Entry>>>,
     next: Cell<u64>,
-    /// Somebody joined who was permitted under what is no longer in force.
+    /// Wakes `watch`: an entry joined that was decided under an older revision or epoch.
     stale: Notify,
 }
 
@@ -89,13 +98,49 @@ impl Drop for Registration {
     }
 }
 
-impl Asked {
-    /// What is kept of headers: never a credential.
-    pub fn kept(headers: &HeaderMap) -> HeaderMap {
+impl OriginalRequest {
+    /// The headers that an entry keeps: never a credential.
+    pub fn kept_headers(headers: &HeaderMap) -> HeaderMap {
         let mut kept = headers.clone();
         kept.remove(AUTHORIZATION);
         kept.remove(COOKIE);
         kept
+    }
+}
+
+impl OriginalRequest {
+    /// Asks another revision the same query, at the time of the first decision: only a difference between the revisions can
+    /// change the answer. `None`: still permitted.
+    fn decide_again(&self, scope: ActivePortal<'_>, caller: Option<&Caller>) -> Option<Refusal> {
+        let http = HttpQuery {
+            method: self.method.as_str(),
+            path: &self.path,
+            host: &self.client.host,
+            scheme: self.client.scheme,
+            source_ip: self.client.source_ip,
+            query: self.query.as_deref(),
+            headers: self.headers.as_ref(),
+            context: None,
+        };
+        let query = scope.query(http, self.at_millis);
+        let open = match query.access() {
+            Access::Closed(decision) => return decision.refusal(),
+            // policies are not asked, so the principal of the first decision is as good as a new one
+            Access::Public(open) => return open.decide(Caller::for_decision(caller)).refusal(),
+            Access::Credential(open) => open,
+        };
+        let Some(caller) = caller else {
+            return open.decide(DecisionCaller::Anonymous).refusal();
+        };
+        let identity = &caller.identity;
+        // the principal is made anew: the new revision may map claims in another way
+        match scope.active.revision.principal(&scope.portal.scope, identity) {
+            Ok(principal) => {
+                let principal = &principal;
+                open.decide(DecisionCaller::Proven { identity, principal }).refusal()
+            }
+            Err(refusal) => Some(refusal),
+        }
     }
 }
 
@@ -109,16 +154,22 @@ impl Reason {
 }
 
 impl Live {
-    /// Until what this gives is dropped, `cut` is cut when the request would not be permitted any more.
-    pub(super) fn join(&self, gate: &Gate, asked: Asked, standing: Standing, cut: Rc<Cut>) -> Rc<dyn std::any::Any> {
+    /// Registers a request. Until the returned value is dropped, `cut` is cut when the request would not be permitted any more.
+    pub(super) fn join(
+        &self,
+        gate: &Gate,
+        original: OriginalRequest,
+        basis: DecisionBasis,
+        cut: Rc<Cut>,
+    ) -> Rc<dyn std::any::Any> {
         let registry = &self.0;
         let number = registry.next.get();
         registry.next.set(number.wrapping_add(1));
-        if !standing.is_current(gate) {
+        if !basis.is_current(gate) {
             registry.stale.notify_one();
         }
-        let standing = RefCell::new(standing);
-        let entry = Rc::new(Entry { asked, standing, cut });
+        let basis = RefCell::new(basis);
+        let entry = Rc::new(Entry { original, basis, cut });
         registry.entries.borrow_mut().insert(number, entry);
         Rc::new(Registration {
             registry: Rc::clone(registry),
@@ -126,41 +177,42 @@ impl Live {
         })
     }
 
-    /// Looks at everybody whenever something was revoked or swapped; never ends by itself.
+    /// Checks every entry after each revocation and each swap; ends when both senders are gone.
     pub async fn watch(self, gate: Arc<Gate>) {
-        let (mut revocations, mut reloads) = (gate.sessions.revocations(), gate.reloads.subscribe());
+        let mut revocations = gate.sessions.revocations();
+        let mut reloads = gate.reloads.subscribe();
         loop {
-            let told = tokio::select! {
-                told = revocations.changed() => told,
-                told = reloads.changed() => told,
+            let event = tokio::select! {
+                changed = revocations.changed() => changed,
+                changed = reloads.changed() => changed,
                 () = self.0.stale.notified() => Ok(()),
             };
-            if told.is_err() {
+            if event.is_err() {
                 return;
             }
-            self.look(&gate).await;
+            self.check_all(&gate).await;
         }
     }
 
-    async fn look(&self, gate: &Gate) {
+    async fn check_all(&self, gate: &Gate) {
         let entries: Vec<Rc<Entry>> = self.0.entries.borrow().values().cloned().collect();
         for (n, entry) in entries.iter().enumerate() {
             if n % BATCH == BATCH - 1 {
                 tokio::task::yield_now().await;
             }
             if !entry.cut.is_cut() {
-                let mut standing = entry.standing.borrow_mut();
-                if let Err((reason, refusal)) = gate.recheck(&entry.asked, &mut standing) {
+                let mut basis = entry.basis.borrow_mut();
+                if let Err((reason, refusal)) = gate.recheck(&entry.original, &mut basis) {
                     entry.cut.cut();
-                    gate.tell_cut(&entry.asked, &standing, (reason, &refusal));
+                    gate.record_cut(&entry.original, &basis, reason, &refusal);
                 }
             }
         }
     }
 }
 
-impl Standing {
-    /// Whether nothing happened since that could have changed the answer.
+impl DecisionBasis {
+    /// True if neither a revocation nor a swap came since the decision.
     pub fn is_current(&self, gate: &Gate) -> bool {
         let same = |active: &Arc<Active>| active.revision.id == self.revision;
         self.epoch == gate.epoch() && self.portal.active.load().as_ref().is_none_or(same)
@@ -168,31 +220,37 @@ impl Standing {
 }
 
 impl Gate {
-    /// Changes whenever something was revoked.
+    /// The epoch of revocations: each revocation changes it.
     pub(super) fn epoch(&self) -> u64 {
         self.sessions.epoch()
     }
 
-    /// Whether a request that was permitted still would be; `standing` is then that of now.
-    pub(super) fn recheck(&self, asked: &Asked, standing: &mut Standing) -> Result<(), (Reason, Refusal)> {
+    /// Checks that a permitted request still would be permitted, and moves `basis` to the present epoch and revision.
+    pub(super) fn recheck(&self, original: &OriginalRequest, basis: &mut DecisionBasis) -> Result<(), (Reason, Refusal)> {
         let epoch = self.epoch();
-        if standing.epoch != epoch {
-            if let Some(caller) = &standing.caller {
-                self.still_stands(caller, &standing.portal)
-                    .map_err(|r| (Reason::Revoked, r))?;
+        if basis.epoch != epoch {
+            if let Some(caller) = &basis.caller {
+                self.check_revoked(caller, &basis.portal).map_err(|r| (Reason::Revoked, r))?;
             }
-            standing.epoch = epoch;
+            basis.epoch = epoch;
         }
-        let active = standing.portal.active.load_full();
+        let active = basis.portal.active.load_full();
         let active = active.ok_or_else(|| (Reason::Reload, Denial::NoPolicyLoaded.into()))?;
-        if active.revision.id != standing.revision {
-            permits((&standing.portal, &active), asked, standing.caller.as_deref()).map_err(|r| (Reason::Reload, r))?;
-            standing.revision = Arc::clone(&active.revision.id);
+        if active.revision.id != basis.revision {
+            let scope = ActivePortal {
+                portal: &basis.portal,
+                active: &active,
+            };
+            let refusal = original.decide_again(scope, basis.caller.as_deref());
+            if let Some(refusal) = refusal {
+                return Err((Reason::Reload, refusal));
+            }
+            basis.revision = Arc::clone(&active.revision.id);
         }
         Ok(())
     }
 
-    fn still_stands(&self, caller: &Caller, portal: &Portal) -> Result<(), Refusal> {
+    fn check_revoked(&self, caller: &Caller, portal: &Portal) -> Result<(), Refusal> {
         match &caller.credential {
             Credential::Session(session) if self.sessions.is_revoked(session, &portal.name) => Err(Denial::SessionRevoked.into()),
             Credential::Session(_) => Ok(()),
@@ -202,10 +260,10 @@ impl Gate {
         }
     }
 
-    pub(super) fn tell_cut(&self, asked: &Asked, standing: &Standing, (reason, refusal): (Reason, &Refusal)) {
+    pub(super) fn record_cut(&self, original: &OriginalRequest, basis: &DecisionBasis, reason: Reason, refusal: &Refusal) {
         self.metrics.live_cut.with_label_values(&[reason.as_str()]).inc();
-        let identity = standing.caller.as_ref().map(|caller| &caller.identity);
-        let session = standing.caller.as_ref().and_then(|caller| match &caller.credential {
+        let identity = basis.caller.as_ref().map(|caller| &caller.identity);
+        let session = basis.caller.as_ref().and_then(|caller| match &caller.credential {
             Credential::Session(session) => Some(session.handle.to_hex()),
             Credential::Token(_) | Credential::Introspected { .. } => None,
         });
@@ -214,61 +272,14 @@ impl Gate {
             result: "success",
             reason: refusal.denial.code(),
             detail: Some(format!("a live connection was closed ({})", reason.as_str())),
-            portal: Some(Arc::clone(&standing.portal.name)),
+            portal: Some(Arc::clone(&basis.portal.name)),
             provider: None,
             issuer: identity.map(|identity| Arc::clone(&identity.issuer)),
             subject: identity.map(|identity| identity.subject.clone()),
             tenant: identity.and_then(|identity| identity.tenant.clone()),
             session,
-            client: Some(asked.client.source_ip),
-            decision_id: Some(standing.decision_id),
+            client: Some(original.client.source_ip),
+            decision_id: Some(basis.decision_id),
         })));
-    }
-}
-
-/// The question of `Worker::decide`, asked again of another revision at the time it was asked first: only what the revision
-/// changed can change the answer.
-fn permits((portal, active): (&Portal, &Active), asked: &Asked, caller: Option<&Caller>) -> Result<(), Refusal> {
-    let (revision, method) = (&active.revision, asked.method.as_str());
-    let is_public = revision.file.public.matches(method, &asked.path);
-    if is_public && revision.braked(method, &asked.path).is_some() {
-        return Err(Denial::Forbidden.into());
-    }
-    let tenant = portal.scope.tenant.of_request(Some(&asked.client.host));
-    check_tenant(tenant, caller.map(|c| &c.identity))?;
-    if is_public {
-        return Ok(());
-    }
-    let caller = caller.ok_or(Denial::TokenMissing)?;
-    let plans = &revision.rules.plans;
-    if plans.reads_headers() && asked.headers.is_none() {
-        let detail = "the new policies read headers, which the old ones did not, so that they were not kept";
-        return Err(Refusal::new(Denial::EvaluationError, detail));
-    }
-    let prefix = portal.scope.subject_prefix(&caller.identity.issuer);
-    let principal = revision.rules.principal(&caller.identity, &prefix)?;
-    let target = revision.target(method, &asked.path)?;
-    let query = asked.query.as_deref().filter(|_| plans.reads_query()).unwrap_or_default();
-    let query: Vec<_> = query_pairs(query).map(|(k, v)| (k.into_owned(), v.into_owned())).collect();
-    let none = HeaderMap::new();
-    let facts = Facts {
-        portal: &portal.name,
-        tenant: tenant.or(caller.identity.tenant.as_deref()),
-        now_millis: asked.at_millis,
-        auth: Some(&caller.identity.auth),
-        flags: &revision.flags,
-        http: Some(HttpFacts {
-            method,
-            path: asked.path.id(),
-            host: &asked.client.host,
-            scheme: asked.client.scheme.as_str(),
-            source_ip: asked.client.source_ip,
-            query: &query,
-            headers: asked.headers.as_ref().unwrap_or(&none),
-        }),
-    };
-    match revision.rules.ask(&principal, &target, &facts)?.denial() {
-        Some(denial) => Err(denial.into()),
-        None => Ok(()),
     }
 }

@@ -13,7 +13,6 @@ pub use forwarded::client_facts;
 pub use http2::as_http1;
 pub use origin::{is_upgrade, needs_evidence, same_origin};
 
-use std::borrow::Cow;
 use std::cell::LazyCell;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -312,11 +311,6 @@ fn parse_traceparent(text: &str) -> Option<([u8; 16], u8)> {
     Some((trace.to_be_bytes(), flags & 1))
 }
 
-/// Form-urlencoded pairs in their order.
-pub fn query_pairs(query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
-    url::form_urlencoded::parse(query.as_bytes())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -440,14 +434,5 @@ mod tests {
             assert_ne!(hex::encode(fresh.trace_id), id, "{bad}");
             assert!(fresh.state.is_empty());
         }
-    }
-
-    #[test]
-    fn query_pairs_come_decoded_and_in_order() {
-        let pairs: Vec<_> = query_pairs("a=1&b=%20+2&%61=3").collect();
-        assert_eq!(
-            pairs,
-            [("a".into(), "1".into()), ("b".into(), "  2".into()), ("a".into(), "3".into())]
-        );
     }
 }

@@ -45,10 +45,10 @@ use hyper::client::conn::TrySendError;
 use tokio::time::timeout;
 use tokio_util::either::Either;
 
-use crate::authz::Permit;
 use crate::config::{Protocol, UpstreamUrl};
 use crate::http::request::{ClientFacts, Trace};
 use body::Progress;
+use cedargate_policy::permit::Permit;
 use client::Clients;
 use deadline::{Patience, is_grpc};
 use failure::classified;

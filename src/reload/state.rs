@@ -13,9 +13,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use crate::revision::Revision;
-use crate::revision::files::{Files, SourceFile, Tree};
 use crate::types::PortalSlug;
+use cedargate_policy::revision::Revision;
+use cedargate_policy::revision::source::{Files, SourceFile, Tree};
 
 const FORMAT: u32 = 1;
 const FILE_MODE: u32 = 0o600;

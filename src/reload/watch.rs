@@ -14,7 +14,7 @@ use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use crate::base::lifecycle::Shutdown;
-use crate::revision::files::{Places, Scope};
+use crate::policy_folders::{PolicyFolders, Scope};
 
 /// After an event, quiet for so long means the writer is done.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -97,7 +97,7 @@ fn entry_of(path: &Path, roots: &[PathBuf]) -> Option<String> {
 
 impl Watch {
     /// Whoever has a copy of the sender can wake it, too.
-    pub fn new(places: &Places, (sender, events): (Sender<()>, Receiver<()>)) -> Self {
+    pub fn new(places: &PolicyFolders, (sender, events): (Sender<()>, Receiver<()>)) -> Self {
         let mut watch = Self {
             watcher: None,
             sender,
@@ -114,7 +114,7 @@ impl Watch {
     ///
     /// With a watcher made anew, and the old one dropped only then: taking watches back and setting them again on one
     /// watcher can lose them where a folder is reached by two names, as in kubelet's mounts.
-    pub fn follow(&mut self, places: &Places) {
+    pub fn follow(&mut self, places: &PolicyFolders) {
         let roots = [places.policies.as_path(), places.schemas.as_path()];
         let identity: Vec<_> = roots.iter().map(|root| inode(root)).collect();
         let touched = self.root_touched.swap(false, Ordering::AcqRel);
@@ -193,7 +193,7 @@ impl Watch {
 }
 
 /// As `notify` names them in its events.
-fn absolute_roots(places: &Places) -> Vec<PathBuf> {
+fn absolute_roots(places: &PolicyFolders) -> Vec<PathBuf> {
     let roots = [&places.policies, &places.schemas];
     roots
         .into_iter()
@@ -227,8 +227,8 @@ mod tests {
     use super::*;
     use std::sync::mpsc::channel;
 
-    fn places(root: &Path) -> Places {
-        let places = Places {
+    fn places(root: &Path) -> PolicyFolders {
+        let places = PolicyFolders {
             policies: root.join("policies"),
             schemas: root.join("schemas"),
         };

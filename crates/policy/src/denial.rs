@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use http::StatusCode;
 
-/// Why a request was refused. The code is the metric label, the audit reason and the `code` of problem+json.
+/// The reason why a request was refused. The code is the metric label, the audit reason and the `code` of problem+json.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Denial {
     TokenMissing,
@@ -42,7 +42,7 @@ pub enum Denial {
 #[derive(Clone, Debug)]
 pub struct Refusal {
     pub denial: Denial,
-    /// For the log: never sent to the caller unless the door is the app's own.
+    /// Text for the log: never sent to the caller unless the door is the app's own.
     pub detail: Cow<'static, str>,
     /// From the deciding policy's `@advice` annotation; public by its author's choice.
     pub advice: Option<String>,

@@ -15,7 +15,7 @@ pub const DEPTH_MAX: usize = 64;
 /// Characters of a member's name that an error message shows.
 const MEMBER_CHARS_MAX: usize = 64;
 
-/// Why the text is not JSON that everybody reads alike.
+/// The reason why a text is not JSON that all parsers read alike.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("line {line} column {column}: {reason}")]
 pub struct JsonError {

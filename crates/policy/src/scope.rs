@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::types::PortalSlug;
+use crate::types::{Identity, PortalSlug};
 
 /// One portal as the platform's configuration describes it.
 #[derive(Clone, Debug)]
@@ -14,7 +14,7 @@ pub struct PortalScope {
     pub slug: PortalSlug,
     /// Which traffic the portal gets.
     pub matches: PortalMatch,
-    /// Where the tenant of a request comes from.
+    /// Source of a request's tenant.
     pub tenant: TenantSource,
     /// The issuers that the portal trusts, in the order of its configuration.
     pub issuers: Vec<Arc<IssuerScope>>,
@@ -103,15 +103,17 @@ impl PortalScope {
         self.issuers.iter().find(|issuer| *issuer.name == *name)
     }
 
-    /// The text before every subject of this issuer: nothing, unless the portal trusts several issuers or the issuer asks for it.
-    pub fn subject_prefix(&self, issuer: &str) -> String {
-        let Some(issuer) = self.issuer(issuer) else {
-            return String::new();
-        };
-        match &issuer.subject_prefix {
-            Some(prefix) => prefix.clone(),
-            None if self.issuers.len() > 1 => format!("{}|", issuer.name),
-            None => String::new(),
+    /// The id of an identity's principal: its subject, after `<issuer>|` where the portal trusts several issuers, or after the
+    /// prefix that the issuer asks for.
+    pub fn subject(&self, identity: &Identity) -> String {
+        let subject = &identity.subject;
+        match self.issuer(&identity.issuer).map(|issuer| &**issuer) {
+            Some(IssuerScope {
+                subject_prefix: Some(prefix),
+                ..
+            }) => format!("{prefix}{subject}"),
+            Some(issuer) if self.issuers.len() > 1 => format!("{}|{subject}", issuer.name),
+            _ => subject.clone(),
         }
     }
 }

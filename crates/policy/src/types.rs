@@ -12,21 +12,21 @@ use serde_json::{Map, Value};
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PortalSlug(Arc<str>);
 
-/// Which way a question came in. The label of `decisions_total{door}`.
+/// The way that a query came in. The label of `decisions_total{door}`.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Door {
     Proxy,
     Authorize,
 }
 
-/// How the client reached the first trusted hop.
+/// The scheme by which the client reached the first trusted hop.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Scheme {
     Http,
     Https,
 }
 
-/// Who is calling, as one verified credential says; nothing here came from anywhere else.
+/// The caller's identity, taken from one verified credential and from nothing else.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// `issuers[].name` of the issuer that vouches.
@@ -46,7 +46,7 @@ pub struct Identity {
     pub token: TokenFacts,
 }
 
-/// How the caller proved who they are: the context record `auth`.
+/// The way that the caller logged in: the context record `auth`.
 #[derive(Clone, Debug, Default)]
 pub struct AuthFacts {
     /// `bearer`, `session` or `assertion`.
@@ -58,7 +58,7 @@ pub struct AuthFacts {
     pub scopes: Vec<String>,
 }
 
-/// What a decision record may say of a token: enough to find it at its issuer, nothing that could be used.
+/// A token as decision records show it: enough to find it at its issuer, nothing that could be used.
 #[derive(Clone, Debug, Default)]
 pub struct TokenFacts {
     pub iss: String,

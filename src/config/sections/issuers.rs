@@ -394,7 +394,7 @@ impl Checker<'_> {
         let url = self.parse_url(key, text)?;
         let insecure_ok = url.scheme() == "http" && (is_loopback(&url) || issuer.danger_insecure_jwks);
         if url.host().is_none() || !(url.scheme() == "https" || insecure_ok) {
-            let message = "keys must be fetched over `https://`, or anyone on the way could replace them; \
+            let message = "keys must be fetched over `https://`, or an attacker on the network could replace them; \
                            use https, a loopback host, `jwks: { file: … }`, or set `danger_insecure_jwks: true`";
             self.error(key, message);
             return None;

@@ -1,49 +1,49 @@
-//! The body of a question, read strictly: what is missing, of another type or unknown is named with its place.
+//! The body of `/authorize`, read strictly: an error names the member that is missing, unknown or of another type.
 
-use cedar_policy::{EntityId, EntityUid};
-use serde_json::{Map, Value, json};
+use cedargate_policy::decision::named::{ContextPrecedence, NamedEntity, NamedQuery};
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::types::Redacted;
+use serde_json::{Map, Value};
 
-use crate::authz::schema::SchemaModel;
-use crate::authz::supplied::entity_item;
-use crate::authz::usual::{Described, usual_text};
-use crate::denial::{Denial, Refusal};
-use crate::types::Redacted;
-
-/// Members of a question; anything else is a slip that would change its meaning.
+/// Members of a body; an unknown one is an error, because it would be ignored otherwise.
 const MEMBERS: [&str; 7] = ["portal", "token", "principal", "action", "resource", "context", "entities"];
 
-/// One question, as asked.
+/// One body, as sent.
 pub struct Ask {
     /// `requests[3]` in a batch.
     pub place: String,
     pub portal: String,
     pub who: Who,
     pub action: String,
-    pub resource: Named,
+    pub resource: NamedEntity,
     pub context: Option<Map<String, Value>>,
     pub entities: Vec<Value>,
 }
 
 pub enum Who {
     Token(Redacted<String>),
-    Principal(Named),
-    /// Whoever the `Authorization` header proves.
+    Principal(NamedEntity),
+    /// The caller of the `Authorization` header or the session cookie.
     Header,
 }
 
-/// An entity by name, described or not.
-pub enum Named {
-    /// `Type::"id"`
-    Text(String),
-    Parts {
-        ty: String,
-        id: String,
-        attrs: Option<Value>,
-        parents: Option<Value>,
-    },
-}
-
 impl Ask {
+    /// The query that this body asks.
+    pub fn query(&self) -> NamedQuery<'_> {
+        let principal = match &self.who {
+            Who::Principal(principal) => Some(principal),
+            Who::Token(_) | Who::Header => None,
+        };
+        NamedQuery {
+            action: &self.action,
+            resource: &self.resource,
+            principal,
+            context: self.context.as_ref(),
+            precedence: ContextPrecedence::Gate,
+            entities: &self.entities,
+        }
+    }
+
     pub fn read(mut body: Map<String, Value>, place: &str) -> Result<Self, Refusal> {
         if let Some(unknown) = body.keys().find(|k| !MEMBERS.contains(&k.as_str())) {
             let near = MEMBERS
@@ -59,7 +59,7 @@ impl Ask {
             (Some(_), Some(_)) => return Err(invalid(place, "give `token` or `principal`, not both")),
             (Some(Value::String(token)), None) => Who::Token(Redacted::new(token)),
             (Some(_), None) => return Err(invalid(place, "`token` is not a string")),
-            (None, Some(principal)) => Who::Principal(Named::read(principal, "principal", place)?),
+            (None, Some(principal)) => Who::Principal(NamedEntity::read(principal, "principal").map_err(|r| r.at(place))?),
             (None, None) => Who::Header,
         };
         let context = match take("context") {
@@ -78,7 +78,7 @@ impl Ask {
             portal: text(take("portal"), "portal", place)?,
             who,
             action: text(take("action"), "action", place)?,
-            resource: Named::read(resource, "resource", place)?,
+            resource: NamedEntity::read(resource, "resource").map_err(|r| r.at(place))?,
             context,
             entities,
         })
@@ -113,97 +113,6 @@ impl Ask {
         };
         requests.iter().enumerate().map(read).collect()
     }
-}
-
-impl Named {
-    fn read(value: Value, member: &str, place: &str) -> Result<Self, Refusal> {
-        match value {
-            Value::String(text) => Ok(Self::Text(text)),
-            Value::Object(mut parts) => {
-                if let Some(unknown) = parts
-                    .keys()
-                    .find(|k| !["type", "id", "attrs", "parents"].contains(&k.as_str()))
-                {
-                    return Err(invalid(
-                        place,
-                        &format!("`{member}.{unknown}` is not a member; use type, id, attrs, parents"),
-                    ));
-                }
-                let mut take = |name: &str| parts.get_mut(name).map(Value::take);
-                let mut part = |name: &str| match take(name) {
-                    Some(Value::String(text)) => Ok(text),
-                    _ => Err(invalid(place, &format!("`{member}.{name}` is not a string"))),
-                };
-                Ok(Self::Parts {
-                    ty: part("type")?,
-                    id: part("id")?,
-                    attrs: take("attrs"),
-                    parents: take("parents"),
-                })
-            }
-            _ => Err(invalid(place, &format!("`{member}` is neither `Type::\"id\"` nor an object"))),
-        }
-    }
-
-    /// The name alone.
-    pub fn uid(&self, schema: &SchemaModel, member: &str) -> Result<EntityUid, Refusal> {
-        match self {
-            Self::Text(text) => {
-                if let Some(uid) = usual_text(schema, text) {
-                    return Ok(uid);
-                }
-                let uid: EntityUid = text
-                    .parse()
-                    .map_err(|_why| invalid("", &format!("`{member}`: `{text}` is not `Type::\"id\"`")))?;
-                let ty = schema.declared_type(uid.type_name());
-                let ty = ty.ok_or_else(|| unknown_type(member, &uid.type_name().to_string()))?;
-                Ok(EntityUid::from_type_name_and_id(ty, uid.id().clone()))
-            }
-            Self::Parts { ty, id, .. } => {
-                let ty = schema.resolve_type(ty).ok_or_else(|| unknown_type(member, ty))?;
-                Ok(EntityUid::from_type_name_and_id(ty, EntityId::new(id)))
-            }
-        }
-    }
-
-    /// What is said of the entity of this name.
-    pub fn described<'a>(&'a self, uid: &'a EntityUid) -> Described<'a> {
-        let (attrs, parents) = match self {
-            Self::Text(_) => (None, None),
-            Self::Parts { attrs, parents, .. } => (attrs.as_ref(), parents.as_ref()),
-        };
-        Described { uid, attrs, parents }
-    }
-}
-
-/// A description as an item of Cedar's entity JSON; `None` where nothing is said.
-pub fn item(schema: &SchemaModel, described: &Described<'_>, member: &str) -> Result<Option<Value>, Refusal> {
-    if described.attrs.is_none() && described.parents.is_none() {
-        return Ok(None);
-    }
-    let parents = match described.parents {
-        Some(Value::Array(list)) => list.iter().map(|p| parent(schema, p, member)).collect::<Result<_, _>>()?,
-        Some(_) => return Err(invalid("", &format!("`{member}.parents` is not a list"))),
-        None => Vec::new(),
-    };
-    let attrs = described.attrs.cloned().unwrap_or_else(|| json!({}));
-    Ok(Some(entity_item(described.uid, &attrs, &Value::Array(parents))))
-}
-
-/// A parent as Cedar's JSON wants it; the text form is understood too.
-fn parent(schema: &SchemaModel, value: &Value, member: &str) -> Result<Value, Refusal> {
-    let uid = match value {
-        Value::String(text) => text.parse().ok(),
-        other => EntityUid::from_json(other.clone()).ok(),
-    };
-    let uid = uid.ok_or_else(|| invalid("", &format!("`{member}.parents`: `{value}` is not an entity")))?;
-    let ty = schema.declared_type(uid.type_name());
-    let ty = ty.ok_or_else(|| unknown_type(&format!("{member}.parents"), &uid.type_name().to_string()))?;
-    Ok(json!({"type": ty.to_string(), "id": uid.id().unescaped()}))
-}
-
-fn unknown_type(member: &str, ty: &str) -> Refusal {
-    invalid("", &format!("`{member}`: the schema has no entity type `{ty}`"))
 }
 
 fn text(value: Option<Value>, member: &str, place: &str) -> Result<String, Refusal> {

@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 
 use super::Control;
 use crate::audit::{AuthEvent, Event};
-use crate::http::request::query_pairs;
 use crate::session::{Card, Handle, Revocation, StoreError};
 use crate::types::PortalSlug;
+use cedargate_policy::decision::http::query_pairs;
 
 /// Sessions that are looked through for a listing.
 const LOOKED_AT_MAX: usize = 100_000;
@@ -92,7 +92,7 @@ impl Control {
 
     /// What the query names: exactly one thing.
     fn target(&self, query: &str) -> Result<Revocation, String> {
-        let mut pairs: Vec<(String, String)> = query_pairs(query).map(|(k, v)| (k.into_owned(), v.into_owned())).collect();
+        let mut pairs = query_pairs(query);
         let mut take = |name: &str| {
             let at = pairs.iter().position(|(key, _)| key == name)?;
             Some(pairs.swap_remove(at).1)
@@ -151,7 +151,6 @@ impl Filter {
     fn parse(query: &str) -> Result<Self, String> {
         let mut filter = Self::default();
         for (key, value) in query_pairs(query) {
-            let value = value.into_owned();
             match &*key {
                 "issuer" => filter.issuer = Some(value),
                 "subject" => filter.subject = Some(value),

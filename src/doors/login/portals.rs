@@ -14,8 +14,8 @@ use super::{IdentityDoor, Visit, json};
 use crate::denial::{Denial, Refusal};
 use crate::http::answer::Style;
 use crate::http::upstream::Body;
-use crate::portal::file::PortalFile;
 use crate::portals::Portal;
+use cedargate_policy::portal::file::PortalFile;
 
 impl IdentityDoor {
     pub(super) fn portals(&self, visit: &Visit<'_>) -> Result<Response<Body>, Refusal> {

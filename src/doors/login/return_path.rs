@@ -4,7 +4,7 @@
 //! and never repaired. Its path is canonical, so that it means the same to whoever reads it next.
 
 use crate::denial::{Denial, Refusal};
-use crate::portal::path::{CanonicalPath, ancestors_of};
+use cedargate_policy::portal::path::{CanonicalPath, ancestors_of};
 
 /// Bytes of a target; it travels in the provider's URL.
 const BYTES_MAX: usize = 2048;

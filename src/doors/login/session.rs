@@ -9,11 +9,11 @@ use url::form_urlencoded;
 use super::visitor::principal_id;
 use super::visitor::{Visitor, portal_named};
 use super::{IdentityDoor, Visit, json};
-use crate::authz::principal::claim;
 use crate::denial::{Denial, Refusal};
 use crate::http::upstream::Body;
 use crate::portals::Portal;
 use crate::types::Identity;
+use cedargate_policy::claims;
 
 impl IdentityDoor {
     pub(super) async fn who_am_i(&self, visit: &Visit<'_>) -> Result<Response<Body>, Refusal> {
@@ -71,7 +71,8 @@ fn described(portal: &Arc<Portal>, identity: &Identity) -> Map<String, Value> {
     for name in ["name", "email"] {
         // as `portal.yaml` maps it
         let path = active.as_ref().and_then(|active| active.revision.rules.claims.get(name));
-        let text = claim(&identity.claims, path.map_or(name, String::as_str)).filter(|value| value.is_string());
+        let claim = claims::at(&identity.claims, path.map_or(name, String::as_str)).ok().flatten();
+        let text = claim.filter(|value| value.is_string());
         put(name, text.cloned().unwrap_or_default());
     }
     answer

@@ -8,6 +8,7 @@ use crate::denial::{Denial, Refusal};
 use crate::portals::Portal;
 use crate::session::Session;
 use crate::types::Identity;
+use cedargate_policy::decision::check_tenant;
 
 /// What a visitor came with; nothing is proven yet but the session.
 pub(super) enum Visitor<'a> {
@@ -43,19 +44,14 @@ impl IdentityDoor {
                 session_identity(portal, session)?
             }
         };
-        match (portal.config.tenant.of_request(None), identity.tenant.as_deref()) {
-            (Some(own), Some(tenant)) if own != tenant => Err(Refusal::new(
-                Denial::TenantMismatch,
-                format!("the portal is of tenant `{own}`, the caller of `{tenant}`"),
-            )),
-            _ => Ok(identity),
-        }
+        check_tenant(portal.scope.tenant.of_request(None), identity.tenant.as_deref())?;
+        Ok(identity)
     }
 }
 
 /// What the policies and the app call somebody: with the portal's prefix for the issuer.
 pub(super) fn principal_id(portal: &Portal, identity: &Identity) -> String {
-    format!("{}{}", portal.scope.subject_prefix(&identity.issuer), identity.subject)
+    portal.scope.subject(identity)
 }
 
 /// A portal by its slug.

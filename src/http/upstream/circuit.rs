@@ -183,9 +183,9 @@ mod tests {
 
     #[test]
     fn of_many_threads_one_tries() {
-        let circuit = circuit(1, Duration::from_micros(1));
+        let circuit = circuit(1, Duration::from_millis(1));
         circuit.attempt().unwrap().failed(&"refused");
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::sleep(Duration::from_millis(2));
         let barrier = std::sync::Barrier::new(8);
         let tried: usize = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8)

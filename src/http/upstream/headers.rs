@@ -14,9 +14,9 @@ use smallvec::SmallVec;
 
 use super::client::Clients;
 use super::{Outward, UpstreamError};
-use crate::authz::Permit;
 use crate::config::Upstream;
 use crate::http::request::{TRACEPARENT, TRACESTATE, X_REQUEST_ID, uuid_value};
+use cedargate_policy::permit::Permit;
 
 /// Controls, non-ASCII (always), and what would end or fake an item of a list.
 const ENCODED: &AsciiSet = &CONTROLS.add(b',').add(b'%');
@@ -326,9 +326,11 @@ fn remove_session_cookies(headers: &mut HeaderMap) {
 
 fn set_identity(headers: &mut HeaderMap, permit: Permit, assertion: &HeaderName) {
     let empty = || HeaderValue::from_static("");
-    let passport = permit.passport;
+    let passport = permit.forwarded;
     let caller = passport.caller.as_deref();
-    let of = |pick: fn(&crate::authz::CallerHeaders) -> &HeaderValue| caller.map_or_else(empty, |caller| pick(caller).clone());
+    let of = |pick: fn(&cedargate_policy::permit::CallerHeaders) -> &HeaderValue| {
+        caller.map_or_else(empty, |caller| pick(caller).clone())
+    };
     headers.insert(&USER, of(|c| &c.user));
     headers.insert(&EMAIL, of(|c| &c.email));
     headers.insert(&GROUPS, of(|c| &c.groups));

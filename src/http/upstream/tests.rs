@@ -8,6 +8,14 @@ use crate::denial::Denial;
 use crate::http::listener::{ConnectionCount, Front, Rejected, Socket, bind, serve};
 use crate::http::request::correlation;
 use crate::http::{answer, request};
+use cedargate_policy::decision::http::HttpQuery;
+use cedargate_policy::decision::{Asked, Caller, Query, decide};
+use cedargate_policy::load::{Loader, Warnings};
+use cedargate_policy::permit::{ForwardedIdentity, Permit};
+use cedargate_policy::portal::path::CanonicalPath;
+use cedargate_policy::revision::source::{SourceFile, Tree};
+use cedargate_policy::scope::PortalScope;
+use cedargate_policy::types::{PortalSlug, Scheme};
 use std::cell::RefCell;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -120,7 +128,7 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
                 early: Some(&|headers| hinted.borrow_mut().push(headers)),
                 place: link,
             };
-            match forward(&pool, Permit::for_test(None), Request::from_parts(parts, body), outward).await {
+            match forward(&pool, permit(), Request::from_parts(parts, body), outward).await {
                 Ok(response) => response,
                 Err(error) => answer::upstream_failed(&error, &answer),
             }
@@ -180,6 +188,51 @@ async fn one_exchange(listener: &TcpListener, response: &str) -> (String, TcpStr
 }
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi";
+
+/// A permit as every caller gets it: from a decision, here about a public path.
+fn permit() -> Permit {
+    let portal = PortalScope::at(PortalSlug::parse("customer").unwrap(), "/");
+    let mut tree = Tree::default();
+    for (name, text) in [
+        (
+            "schemas/customer.cedarschema",
+            "entity User; entity Path; action GET appliesTo { principal: User, resource: Path };",
+        ),
+        ("policies/customer/portal.yaml", "public: [ \"GET /**\" ]"),
+        ("policies/customer/none.cedar", ""),
+    ] {
+        tree.files.0.insert(name.to_owned(), SourceFile::new(text.as_bytes()));
+    }
+    tree.slugs.insert(portal.slug.clone());
+    let loaded = Loader::new(Warnings::Show, None).load(&portal, &tree, None);
+    let revision = loaded.revision.expect("the portal loads");
+    let path = CanonicalPath::parse("/x").unwrap();
+    let query = Query {
+        portal: &portal,
+        revision: &revision,
+        now_millis: 0,
+        asked: Asked::Http(HttpQuery {
+            method: "GET",
+            path: &path,
+            host: "localhost",
+            scheme: Scheme::Http,
+            source_ip: [127, 0, 0, 1].into(),
+            query: None,
+            headers: None,
+            context: None,
+        }),
+    };
+    let identity = ForwardedIdentity {
+        decision_id: uuid::Uuid::nil(),
+        portal: HeaderValue::from_static("customer"),
+        revision: HeaderValue::from_static("3f2a"),
+        caller: None,
+        assertion: HeaderValue::from_static("a.b.c"),
+    };
+    decide(&query, Caller::Anonymous)
+        .permit(|| Ok(identity))
+        .expect("a public path is permitted")
+}
 
 #[tokio::test]
 async fn no_spelling_of_an_identity_header_reaches_the_app() {

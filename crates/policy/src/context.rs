@@ -1,0 +1,598 @@
+//! The context of a query: the gate's facts, as far as the schema declares them and conditions read them.
+//!
+//! A field is the gate's if it has one of the gate's names *and* a type that the gate can fill; then only the gate fills it.
+//! Every other field is the app's, and the app can give it only at its own door.
+
+mod recorded;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use cedar_policy::{Context, EntityUid};
+use cedar_policy_core::ast::{Context as CedarContext, Value as CedarValue};
+use http::HeaderMap;
+use rustc_hash::FxHashMap;
+use serde_json::{Map, Value, json};
+use smallvec::SmallVec;
+
+pub use self::recorded::RecordedContext;
+use self::recorded::Shown;
+use crate::denial::{Denial, Refusal};
+use crate::engine::ContextSource;
+use crate::engine::dependencies::ContextDependencies;
+use crate::fast_path::is_plain;
+use crate::schema::{AttrType, Field, RecordType, SchemaModel};
+use crate::types::AuthFacts;
+use crate::value::{SET_ITEMS_MAX, datetime_of, ip_of, value};
+
+/// Headers that never become context: they carry credentials.
+const SECRET_HEADERS: [&str; 5] = [
+    "authorization",
+    "cookie",
+    "proxy-authorization",
+    "set-cookie",
+    "x-cedargate-assertion",
+];
+
+/// Facts that the gate knows of one query; a named query has no `http`.
+#[derive(Clone, Copy)]
+pub struct Facts<'a> {
+    pub portal: &'a str,
+    /// The request's tenant, else the caller's.
+    pub tenant: Option<&'a str>,
+    pub now_millis: i64,
+    pub auth: Option<&'a Arc<AuthFacts>>,
+    pub flags: &'a Arc<Map<String, Value>>,
+    pub http: Option<HttpFacts<'a>>,
+}
+
+#[derive(Clone, Copy)]
+pub struct HttpFacts<'a> {
+    pub method: &'a str,
+    /// The canonical path id.
+    pub path: &'a str,
+    pub host: &'a str,
+    pub scheme: &'static str,
+    pub source_ip: IpAddr,
+    /// Decoded pairs of the query string, in order; empty where no schema asks for them.
+    pub query: &'a [(String, String)],
+    pub headers: &'a HeaderMap,
+}
+
+/// The context fields that the gate fills, by action.
+#[derive(Debug, Default)]
+pub struct ContextPlans(FxHashMap<EntityUid, Arc<ContextPlan>>);
+
+#[derive(Debug, Default)]
+pub struct ContextPlan {
+    owned: Vec<OwnedField>,
+    /// Required fields that only the app could fill.
+    pub foreign_required: Vec<String>,
+    /// True if any field comes from the query string.
+    pub reads_query: bool,
+    /// True if any field is an entity; no field has one inside.
+    names_entities: bool,
+}
+
+#[derive(Debug)]
+struct OwnedField {
+    name: String,
+    fact: Fact,
+    ty: AttrType,
+    required: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Fact {
+    Method,
+    Path,
+    Host,
+    Scheme,
+    Portal,
+    Tenant,
+    SourceIp,
+    Now,
+    Auth,
+    Flags,
+    Query,
+    Headers,
+}
+
+/// The context of one question at the proxy: built when conditions read it.
+#[derive(Clone, Copy)]
+pub struct ProxyContext<'a> {
+    pub plan: &'a ContextPlan,
+    pub facts: &'a Facts<'a>,
+}
+
+/// A context that is already there.
+pub struct ReadyContext(pub Context);
+
+/// The gate's fields and plain fields that the app gave: built when conditions read them.
+pub struct NamedContext<'a> {
+    own: ProxyContext<'a>,
+    given: SmallVec<[Given<'a>; 8]>,
+}
+
+type Given<'a> = (&'a str, &'a AttrType, &'a Value);
+
+impl ContextPlans {
+    pub fn new(schema: &SchemaModel) -> Self {
+        Self(
+            schema
+                .actions()
+                .map(|(uid, model)| (uid.clone(), Arc::new(ContextPlan::new(&model.context))))
+                .collect(),
+        )
+    }
+
+    pub fn get(&self, action: &EntityUid) -> Option<&Arc<ContextPlan>> {
+        self.0.get(action)
+    }
+
+    pub fn reads_headers(&self) -> bool {
+        self.0
+            .values()
+            .any(|plan| plan.owned.iter().any(|field| field.fact == Fact::Headers))
+    }
+
+    pub fn reads_query(&self) -> bool {
+        self.0.values().any(|plan| plan.reads_query)
+    }
+}
+
+impl ContextPlan {
+    fn new(declared: &RecordType) -> Self {
+        let mut plan = Self::default();
+        for (name, field) in &declared.fields {
+            match fact(name, &field.ty) {
+                Some(fact) => {
+                    plan.reads_query |= fact == Fact::Query;
+                    plan.names_entities |= matches!(field.ty, AttrType::Entity(_));
+                    plan.owned.push(OwnedField {
+                        name: name.clone(),
+                        fact,
+                        ty: field.ty.clone(),
+                        required: field.required,
+                    });
+                }
+                None if field.required => plan.foreign_required.push(name.clone()),
+                None => {}
+            }
+        }
+        plan
+    }
+
+    /// The context of an app's question, if all of it is surely there and of its declared type.
+    pub fn fast<'a>(
+        &'a self,
+        facts: &'a Facts<'a>,
+        declared: &'a RecordType,
+        given: Option<&'a Map<String, Value>>,
+    ) -> Option<NamedContext<'a>> {
+        let mut taken = SmallVec::new();
+        let mut left = given.map_or(0, Map::len);
+        for (name, field) in &declared.fields {
+            let value = given.and_then(|given| given.get(name));
+            left -= usize::from(value.is_some());
+            match (self.filled(facts).find(|own| own.name == *name), value) {
+                (Some(own), _) if own.is_text() && (!own.fact.can_fail() || own.is_plain_fact(facts)) => {}
+                (None, Some(value)) if is_plain(&field.ty, value) => taken.push((name.as_str(), &field.ty, value)),
+                (None, None) if !field.required => {}
+                _ => return None,
+            }
+        }
+        let own = ProxyContext { plan: self, facts };
+        // every given field was declared
+        (left == 0).then_some(NamedContext { own, given: taken })
+    }
+
+    /// True if only the gate may fill this field.
+    pub fn owns(&self, name: &str, facts: &Facts<'_>) -> bool {
+        self.owned
+            .iter()
+            .any(|f| f.name == name && (facts.http.is_some() || !f.fact.needs_http()))
+    }
+
+    /// Refuses what could not be decided on: repeated values, required facts that are not there.
+    pub fn check(&self, facts: &Facts<'_>) -> Result<(), Refusal> {
+        if let Some(name) = self.foreign_required.first() {
+            let detail = format!("context `{name}` is required and only the app could give it, at its own door");
+            return Err(Refusal::new(Denial::NotPermitted, detail));
+        }
+        let mut doubtful = self.owned.iter().filter(|f| f.fact.can_fail() && !f.is_plain_fact(facts));
+        doubtful.try_for_each(|field| {
+            let filled = field.json(facts)?;
+            match filled {
+                Some(filled) => value(&field.ty, &filled, &field.name)
+                    .map(drop)
+                    .map_err(|e| field.refusal(e.to_string())),
+                None if field.required => Err(field.refusal(format!("context `{}` is required and not known", field.name))),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// The gate's fields as JSON in Cedar's entity format.
+    pub fn to_json(&self, facts: &Facts<'_>) -> Result<Map<String, Value>, Refusal> {
+        let mut all = Map::new();
+        for field in self.filled(facts) {
+            if let Some(value) = field.json(facts)? {
+                all.insert(field.name.clone(), value);
+            }
+        }
+        Ok(all)
+    }
+
+    fn filled<'f>(&'f self, facts: &Facts<'_>) -> impl Iterator<Item = &'f OwnedField> {
+        let is_http = facts.http.is_some();
+        self.owned.iter().filter(move |f| is_http || !f.fact.needs_http())
+    }
+}
+
+impl Fact {
+    fn needs_http(self) -> bool {
+        !matches!(self, Self::Portal | Self::Tenant | Self::Now | Self::Auth | Self::Flags)
+    }
+
+    /// Facts that a client gives under names of its choice.
+    fn is_given(self) -> bool {
+        matches!(self, Self::Query | Self::Headers)
+    }
+
+    /// Facts that a request can lack or repeat; the others are always there.
+    fn can_fail(self) -> bool {
+        matches!(self, Self::Tenant | Self::Auth | Self::Flags | Self::Query | Self::Headers)
+    }
+}
+
+impl OwnedField {
+    /// True if the fact is surely there and of its type, which is seen without building it: nearly every request.
+    fn is_plain_fact(&self, facts: &Facts<'_>) -> bool {
+        match (self.fact, &self.ty) {
+            (Fact::Tenant, AttrType::String) => facts.tenant.is_some() || !self.required,
+            (Fact::Tenant, _) => facts.tenant.is_none() && !self.required,
+            (Fact::Auth, AttrType::Record(record)) => match facts.auth {
+                Some(auth) => record.fields.iter().all(|(name, field)| is_plain_auth(auth, name, field)),
+                None => !self.required,
+            },
+            (Fact::Flags, AttrType::Record(record)) => record
+                .fields
+                .iter()
+                .all(|(name, field)| facts.flags.get(name).map_or(!field.required, Value::is_boolean)),
+            _ => false,
+        }
+    }
+
+    /// True unless the field is an entity: only a credential may give an entity as a string.
+    fn is_text(&self) -> bool {
+        !matches!(self.ty, AttrType::Entity(_))
+    }
+
+    fn json(&self, facts: &Facts<'_>) -> Result<Option<Value>, Refusal> {
+        let shown = self.shown(facts)?;
+        Ok(shown.map(|shown| serde_json::to_value(shown).unwrap_or_default()))
+    }
+
+    fn shown<'f>(&'f self, facts: &'f Facts<'_>) -> Result<Option<Shown<'f>>, Refusal> {
+        Ok(match (self.fact, &facts.http) {
+            (Fact::Portal, _) => Some(Shown::Text(facts.portal)),
+            (Fact::Tenant, _) => facts.tenant.map(Shown::Text),
+            (Fact::Now, _) => Some(Shown::Now(facts.now_millis)),
+            (Fact::Auth, _) => facts.auth.map(|auth| Shown::Auth(auth, &self.ty)),
+            (Fact::Flags, _) => Some(Shown::Flags(facts.flags)),
+            (_, None) => None,
+            (Fact::Method, Some(http)) => Some(Shown::Text(http.method)),
+            (Fact::Path, Some(http)) => Some(Shown::Text(http.path)),
+            (Fact::Host, Some(http)) => Some(Shown::Text(http.host)),
+            (Fact::Scheme, Some(http)) => Some(Shown::Text(http.scheme)),
+            (Fact::SourceIp, Some(http)) => Some(Shown::Ip(http.source_ip)),
+            (Fact::Query | Fact::Headers, Some(http)) => Some(Shown::Json(self.given(http)?)),
+        })
+    }
+
+    /// The values that the client gave under the declared names.
+    fn given(&self, http: &HttpFacts<'_>) -> Result<Value, Refusal> {
+        if self.fact == Fact::Headers {
+            return self.multi(|name| header_values(http.headers, name));
+        }
+        self.multi(|name| Ok(http.query.iter().filter(|(k, _)| k == name).map(|(_, v)| v.clone()).collect()))
+    }
+
+    /// A record of strings (given once) and sets of strings (all of them).
+    fn multi(&self, values: impl Fn(&str) -> Result<Vec<String>, Refusal>) -> Result<Value, Refusal> {
+        let AttrType::Record(record) = &self.ty else {
+            return Ok(Value::Null);
+        };
+        let mut all = Map::new();
+        for (name, field) in &record.fields {
+            let mut found = values(name)?;
+            match (&field.ty, found.len()) {
+                (AttrType::Set(_), _) => {
+                    all.insert(name.clone(), json!(found));
+                }
+                (_, 0) => {}
+                (_, 1) => {
+                    all.insert(name.clone(), json!(found.pop()));
+                }
+                (_, _) => return Err(self.refusal(format!("`{}.{name}` is given more than once", self.name))),
+            }
+        }
+        Ok(Value::Object(all))
+    }
+
+    fn value(&self, facts: &Facts<'_>) -> Result<Option<CedarValue>, String> {
+        let unfit = || format!("`{}` cannot be expressed", self.name);
+        match (self.shown(facts).map_err(|r| r.detail.into_owned())?, &self.ty) {
+            (None, _) => Ok(None),
+            (Some(Shown::Now(millis)), _) => datetime_of(millis).map(Some).ok_or_else(unfit),
+            (Some(Shown::Ip(address)), _) => ip_of(address).map(Some).ok_or_else(unfit),
+            (Some(Shown::Text(text)), AttrType::String) => Ok(Some(text.into())),
+            (Some(shown), ty) => {
+                let json = serde_json::to_value(shown).unwrap_or_default();
+                value(ty, &json, &self.name).map(Some).map_err(|e| e.to_string())
+            }
+        }
+    }
+
+    /// A fact of the request is a bad request; a fact of the credential is a bad claim.
+    fn refusal(&self, detail: String) -> Refusal {
+        let denial = match self.fact {
+            Fact::Query | Fact::Headers => Denial::RequestInvalid,
+            Fact::Auth | Fact::Tenant => Denial::ClaimInvalid,
+            _ => Denial::NotPermitted,
+        };
+        Refusal::new(denial, detail)
+    }
+}
+
+impl ProxyContext<'_> {
+    fn add(&self, reads: &ContextDependencies, pairs: &mut Vec<(String, CedarValue)>) -> Result<(), String> {
+        for field in self.plan.filled(self.facts).filter(|f| reads.includes(&f.name)) {
+            if let Some(value) = field.value(self.facts)? {
+                pairs.push((field.name.clone(), value));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A context of values, with no expression left to evaluate.
+fn context_of(pairs: Vec<(String, CedarValue)>) -> Context {
+    let fields = pairs.into_iter().map(|(name, value)| (name.into(), value));
+    CedarContext::Value(Arc::new(fields.collect())).into()
+}
+
+impl ContextSource for ProxyContext<'_> {
+    fn context(&self, reads: &ContextDependencies) -> Result<Context, String> {
+        let mut pairs = Vec::with_capacity(self.plan.owned.len());
+        self.add(reads, &mut pairs)?;
+        Ok(context_of(pairs))
+    }
+
+    fn names_entities(&self) -> bool {
+        self.plan.names_entities
+    }
+}
+
+impl NamedContext<'_> {
+    /// The fields that the app gave.
+    pub fn given(&self) -> Map<String, Value> {
+        let given = self.given.iter();
+        given
+            .map(|(name, _, value)| ((*name).to_owned(), Value::clone(value)))
+            .collect()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.given.is_empty() && self.own.plan.filled(self.own.facts).next().is_none()
+    }
+}
+
+impl ContextSource for NamedContext<'_> {
+    fn context(&self, reads: &ContextDependencies) -> Result<Context, String> {
+        let mut pairs = Vec::with_capacity(self.own.plan.owned.len() + self.given.len());
+        self.own.add(reads, &mut pairs)?;
+        for (name, ty, json) in self.given.iter().filter(|(name, ..)| reads.includes(name)) {
+            pairs.push(((*name).to_owned(), value(ty, json, name).map_err(|e| e.to_string())?));
+        }
+        Ok(context_of(pairs))
+    }
+
+    fn names_entities(&self) -> bool {
+        false
+    }
+}
+
+impl ContextSource for ReadyContext {
+    fn context(&self, _: &ContextDependencies) -> Result<Context, String> {
+        Ok(self.0.clone())
+    }
+
+    fn names_entities(&self) -> bool {
+        true
+    }
+}
+
+/// Which fact a declared field asks for; `None`: the field is not the gate's.
+fn fact(name: &str, ty: &AttrType) -> Option<Fact> {
+    let (fact, fits) = match name {
+        "method" => (Fact::Method, *ty == AttrType::String),
+        "path" => (Fact::Path, *ty == AttrType::String),
+        "host" => (Fact::Host, *ty == AttrType::String),
+        "scheme" => (Fact::Scheme, *ty == AttrType::String),
+        "portal" => (Fact::Portal, matches!(ty, AttrType::String | AttrType::Entity(_))),
+        "tenant" => (Fact::Tenant, matches!(ty, AttrType::String | AttrType::Entity(_))),
+        "source_ip" => (Fact::SourceIp, *ty == AttrType::Ip),
+        "now" => (Fact::Now, *ty == AttrType::Datetime),
+        "auth" => (Fact::Auth, record_of(ty, auth_field)),
+        "flags" => (Fact::Flags, record_of(ty, |_, t| *t == AttrType::Bool)),
+        "query" => (Fact::Query, record_of(ty, string_or_set)),
+        "headers" => (
+            Fact::Headers,
+            record_of(ty, |n, t| string_or_set(n, t) && !is_secret_header(n)),
+        ),
+        _ => return None,
+    };
+    fits.then_some(fact)
+}
+
+/// True if a header of this name must never be context.
+pub fn is_secret_header(name: &str) -> bool {
+    let name = name.to_ascii_lowercase().replace('_', "-");
+    SECRET_HEADERS.contains(&name.as_str())
+}
+
+fn record_of(ty: &AttrType, fits: impl Fn(&str, &AttrType) -> bool) -> bool {
+    matches!(ty, AttrType::Record(record) if record.fields.iter().all(|(name, field)| fits(name, &field.ty)))
+}
+
+fn string_or_set(_: &str, ty: &AttrType) -> bool {
+    *ty == AttrType::String || *ty == AttrType::Set(Box::new(AttrType::String))
+}
+
+fn auth_field(name: &str, ty: &AttrType) -> bool {
+    match name {
+        "method" | "acr" => *ty == AttrType::String,
+        "time" => matches!(ty, AttrType::Datetime | AttrType::Long),
+        "amr" | "scopes" => *ty == AttrType::Set(Box::new(AttrType::String)),
+        _ => false,
+    }
+}
+
+fn is_plain_auth(auth: &AuthFacts, name: &str, field: &Field) -> bool {
+    match (name, &field.ty) {
+        ("method", AttrType::String) => true,
+        ("acr", AttrType::String) => auth.acr.is_some() || !field.required,
+        ("time", AttrType::Long) => auth.time.is_some() || !field.required,
+        ("time", _) => auth.time.is_none() && !field.required,
+        ("amr", _) => auth.amr.len() <= SET_ITEMS_MAX,
+        ("scopes", _) => auth.scopes.len() <= SET_ITEMS_MAX,
+        _ => false,
+    }
+}
+
+/// A declared header, `_` in its declared name standing for `-` (a Cedar field name cannot hold one unquoted).
+fn header_values(headers: &HeaderMap, name: &str) -> Result<Vec<String>, Refusal> {
+    let wire = name.replace('_', "-");
+    // what servers that turn headers into variables make one name of
+    let same = |(theirs, ours): (u8, u8)| theirs == ours || (ours == b'-' && !theirs.is_ascii_alphanumeric());
+    let condition_only = |other: &str| other.len() == wire.len() && other != wire && other.bytes().zip(wire.bytes()).all(same);
+    if let Some(other) = headers.keys().find(|k| condition_only(k.as_str())) {
+        // the app may read either spelling as the same header
+        return Err(Refusal::new(
+            Denial::RequestInvalid,
+            format!("header `{other}` is another spelling of `{wire}`"),
+        ));
+    }
+    let values = headers.get_all(wire.as_str()).iter();
+    values
+        .map(|v| v.to_str().map(str::to_owned))
+        .collect::<Result<_, _>>()
+        .map_err(|_why| Refusal::new(Denial::RequestInvalid, format!("header `{wire}` is not visible ASCII")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn declared() -> impl Strategy<Value = (String, AttrType, bool)> {
+        let strings = AttrType::Set(Box::new(AttrType::String));
+        let auth = prop_oneof![
+            Just(("method", AttrType::String)),
+            Just(("acr", AttrType::String)),
+            Just(("time", AttrType::Long)),
+            Just(("time", AttrType::Datetime)),
+            Just(("amr", strings.clone())),
+            Just(("scopes", strings)),
+        ];
+        let auth = prop::collection::vec((auth, any::<bool>()), 0..4).prop_map(|fields| ("auth", record(fields)));
+        let flags = prop::collection::vec(
+            (
+                prop_oneof![Just(("on", AttrType::Bool)), Just(("gone", AttrType::Bool))],
+                any::<bool>(),
+            ),
+            0..3,
+        );
+        let field = prop_oneof![
+            auth,
+            flags.prop_map(|fields| ("flags", record(fields))),
+            Just(("tenant", AttrType::String)),
+            Just(("tenant", AttrType::Entity("Tenant".parse().unwrap()))),
+        ];
+        (field, any::<bool>()).prop_map(|((name, ty), required)| (name.to_owned(), ty, required))
+    }
+
+    fn record(fields: Vec<((&str, AttrType), bool)>) -> AttrType {
+        let fields = fields
+            .into_iter()
+            .map(|((name, ty), required)| (name.to_owned(), Field { ty, required }));
+        AttrType::Record(RecordType {
+            fields: fields.collect::<BTreeMap<_, _>>(),
+        })
+    }
+
+    fn auth_facts() -> impl Strategy<Value = Option<Arc<AuthFacts>>> {
+        let time = prop_oneof![Just(0), Just(1_800_000_000), Just(i64::MAX)];
+        let many = prop_oneof![Just(0), Just(2), Just(SET_ITEMS_MAX), Just(SET_ITEMS_MAX + 1)];
+        let facts = (prop::option::of(time), prop::option::of(Just("2".to_owned())), many);
+        let facts = facts.prop_map(|(time, acr, many)| AuthFacts {
+            method: "bearer",
+            time,
+            acr,
+            amr: vec!["pwd".to_owned(); many],
+            scopes: Vec::new(),
+        });
+        prop::option::of(facts.prop_map(Arc::new))
+    }
+
+    proptest! {
+        #[test]
+        fn what_surely_fits_is_never_refused((name, ty, required) in declared(), auth in auth_facts(), tenant in any::<bool>()) {
+            let Some(fact) = fact(&name, &ty) else { return Ok(()) };
+            let flags = Arc::new(json!({"on": true}).as_object().unwrap().clone());
+            let facts = Facts {
+                portal: "p", tenant: tenant.then_some("acme"), now_millis: 0, auth: auth.as_ref(), flags: &flags, http: None,
+            };
+            let field = OwnedField { name, fact, ty, required };
+            if field.is_plain_fact(&facts) {
+                match field.json(&facts).unwrap() {
+                    Some(json) => prop_assert!(value(&field.ty, &json, &field.name).is_ok()),
+                    None => prop_assert!(!field.required),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_usual_login_needs_no_second_look() {
+        let auth = Arc::new(AuthFacts {
+            method: "bearer",
+            amr: vec!["pwd".to_owned()],
+            ..AuthFacts::default()
+        });
+        let ty = record(vec![(("method", AttrType::String), true), (("acr", AttrType::String), false)]);
+        let mut field = OwnedField {
+            name: "auth".to_owned(),
+            fact: Fact::Auth,
+            ty,
+            required: true,
+        };
+        let flags = Arc::default();
+        let facts = Facts {
+            portal: "p",
+            tenant: None,
+            now_millis: 0,
+            auth: Some(&auth),
+            flags: &flags,
+            http: None,
+        };
+        assert!(field.is_plain_fact(&facts));
+        field.ty = record(vec![(("acr", AttrType::String), true)]);
+        assert!(!field.is_plain_fact(&facts), "a required `acr` that the token lacks");
+    }
+}

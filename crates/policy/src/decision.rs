@@ -1,0 +1,313 @@
+//! THE decision: a query against one portal's revision → a decision. Every door calls it, and none has a copy of a step.
+//!
+//! The proxy, the re-check of live connections, `/authorize`, decision tests and `cedargate authorize` are this function plus
+//! a translation. The steps, in order: emergency forbids on public paths → the request's tenant → public paths → the
+//! caller's credential → action and resource → context → policies. Pure: the time, the caller and the files are given.
+//!
+//! A door that must know whether a credential is needed at all asks `Query::access` first and goes on from its answer;
+//! the others call `decide`.
+
+pub mod http;
+pub mod named;
+
+use std::sync::Arc;
+
+use cedar_policy::EntityUid;
+use serde::Serialize;
+use serde_json::Value;
+
+use self::http::HttpQuery;
+use self::named::NamedQuery;
+use crate::context::RecordedContext;
+use crate::denial::{Denial, Refusal};
+use crate::engine::{Evaluation, PolicyError, PolicyInfo, QueryEntity};
+use crate::permit::{ForwardedIdentity, Permit};
+use crate::principal::Principal;
+use crate::revision::Revision;
+use crate::scope::PortalScope;
+use crate::types::Identity;
+
+/// Everything that one decision depends on besides the caller.
+pub struct Query<'a> {
+    /// The portal that the query belongs to.
+    pub portal: &'a PortalScope,
+    /// The portal's policies as they are in force.
+    pub revision: &'a Revision,
+    /// Unix milliseconds.
+    pub now_millis: i64,
+    /// The question itself.
+    pub asked: Asked<'a>,
+}
+
+/// The two forms of a question.
+pub enum Asked<'a> {
+    /// A request to the app; portal file and path say which action and resource it is.
+    Http(HttpQuery<'a>),
+    /// Action and resource by name.
+    Named(NamedQuery<'a>),
+}
+
+/// The caller whom the decision is about.
+#[derive(Clone, Copy)]
+pub enum Caller<'a> {
+    /// No credential was presented.
+    Anonymous,
+    /// A credential proved this identity; the principal is what the same revision makes of it.
+    Proven {
+        /// Subject, tenant, roles and claims.
+        identity: &'a Identity,
+        /// The Cedar principal.
+        principal: &'a Principal,
+    },
+}
+
+/// The answer to `Query::access`.
+pub enum Access<'q> {
+    /// An emergency forbid closes this public path for every caller.
+    Closed(Box<Decision>),
+    /// The path is public: a caller without a credential is welcome.
+    Public(Open<'q>),
+    /// Only a caller with a credential can be permitted.
+    Credential(Open<'q>),
+}
+
+/// A query that no emergency forbid has closed; the caller is still to be named.
+pub struct Open<'q> {
+    query: &'q Query<'q>,
+    is_public: bool,
+}
+
+/// A decision, its reasons, and what it was about.
+pub struct Decision {
+    /// Action and resource, where the query got that far.
+    pub target: Option<Target>,
+    /// The principal that a named query names itself; `None` where the caller is the principal.
+    pub named_principal: Option<EntityUid>,
+    /// The context that policies saw, for the record.
+    pub context: Option<DecisionContext>,
+    basis: Basis,
+}
+
+/// Action and resource of a query, in Cedar's words.
+pub struct Target {
+    /// The action.
+    pub action: EntityUid,
+    /// The resource, with its ancestors.
+    pub resource: QueryEntity,
+    /// Template of the route that matched, for the record.
+    pub route: Option<Arc<str>>,
+}
+
+/// The context of a decision, as records show it.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum DecisionContext {
+    /// Facts that the gate filled in; turned into text by the writer of the record.
+    Facts(Box<RecordedContext>),
+    /// A context that Cedar's own reader made.
+    Json(Value),
+}
+
+/// The ground that a decision rests on.
+enum Basis {
+    /// `portal.yaml` declares the path public.
+    Public,
+    /// An emergency forbid closes a public path.
+    ClosedBy(Arc<PolicyInfo>),
+    /// Policies were evaluated.
+    Evaluated(Evaluation),
+    /// The query ended before policies were evaluated.
+    Refused(Refusal),
+}
+
+/// The parts of a decision that are known before it is made.
+#[derive(Default)]
+struct Details {
+    target: Option<Target>,
+    named_principal: Option<EntityUid>,
+    context: Option<DecisionContext>,
+}
+
+/// Decides one query for one caller. Never fails: a query that cannot be evaluated is denied.
+pub fn decide(query: &Query<'_>, caller: Caller<'_>) -> Decision {
+    match query.access() {
+        Access::Closed(decision) => *decision,
+        Access::Public(open) | Access::Credential(open) => open.decide(caller),
+    }
+}
+
+impl Query<'_> {
+    /// Tells whether the query needs a credential, and applies emergency forbids to public paths.
+    ///
+    /// Policies are not evaluated on a public path, so an emergency forbid for all principals closes it here.
+    pub fn access(&self) -> Access<'_> {
+        let Asked::Http(http) = &self.asked else {
+            return Access::Credential(Open {
+                query: self,
+                is_public: false,
+            });
+        };
+        if !self.revision.file.public.matches(http.method, http.path) {
+            return Access::Credential(Open {
+                query: self,
+                is_public: false,
+            });
+        }
+        match self.revision.closed_by(http.method, http.path) {
+            Some(forbid) => Access::Closed(Box::new(Decision::on(Basis::ClosedBy(forbid)))),
+            None => Access::Public(Open {
+                query: self,
+                is_public: true,
+            }),
+        }
+    }
+
+    /// Decides a CORS preflight that the app answers: without credentials, so only an emergency forbid can deny it.
+    pub fn decide_preflight(&self) -> Decision {
+        let Asked::Http(http) = &self.asked else {
+            let refusal = Refusal::new(Denial::RequestInvalid, "a preflight is an HTTP request");
+            return Decision::on(Basis::Refused(refusal));
+        };
+        let forbid = self.revision.closed_by(http.method, http.path);
+        Decision::on(forbid.map_or(Basis::Public, Basis::ClosedBy))
+    }
+
+    /// The tenant that the request belongs to; the caller plays no part.
+    fn tenant(&self) -> Option<&str> {
+        let host = match &self.asked {
+            Asked::Http(http) => Some(http.host),
+            Asked::Named(_) => None,
+        };
+        self.portal.tenant.of_request(host)
+    }
+}
+
+impl Open<'_> {
+    /// Decides for this caller.
+    pub fn decide(&self, caller: Caller<'_>) -> Decision {
+        let mut details = Details::default();
+        let basis = self.basis(caller, &mut details).unwrap_or_else(Basis::Refused);
+        Decision {
+            target: details.target,
+            named_principal: details.named_principal,
+            context: details.context,
+            basis,
+        }
+    }
+
+    fn basis(&self, caller: Caller<'_>, details: &mut Details) -> Result<Basis, Refusal> {
+        let query = self.query;
+        let tenant = query.tenant();
+        let own = caller.identity().and_then(|identity| identity.tenant.as_deref());
+        check_tenant(tenant, own)?;
+        if self.is_public {
+            return Ok(Basis::Public);
+        }
+        let evaluation = match &query.asked {
+            Asked::Http(http) => http::evaluate(query, http, caller, tenant, details)?,
+            Asked::Named(named) => named::evaluate(query, named, caller, tenant, details)?,
+        };
+        Ok(Basis::Evaluated(evaluation))
+    }
+}
+
+impl<'a> Caller<'a> {
+    /// The identity that a credential proved.
+    pub fn identity(self) -> Option<&'a Identity> {
+        match self {
+            Self::Anonymous => None,
+            Self::Proven { identity, .. } => Some(identity),
+        }
+    }
+}
+
+impl Decision {
+    /// The decision where the portal has no revision.
+    pub fn unloaded() -> Self {
+        Self::on(Basis::Refused(Denial::NoPolicyLoaded.into()))
+    }
+
+    /// A decision that a door makes before there is a query: the caller could not be established.
+    pub fn refused(refusal: Refusal) -> Self {
+        Self::on(Basis::Refused(refusal))
+    }
+
+    fn on(basis: Basis) -> Self {
+        Self {
+            target: None,
+            named_principal: None,
+            context: None,
+            basis,
+        }
+    }
+
+    /// The denial; `None` if the decision allows.
+    pub fn denial(&self) -> Option<Denial> {
+        match &self.basis {
+            Basis::Public => None,
+            Basis::ClosedBy(_) => Some(Denial::Forbidden),
+            Basis::Evaluated(evaluation) => evaluation.denial(),
+            Basis::Refused(refusal) => Some(refusal.denial),
+        }
+    }
+
+    /// The answer for the caller and the log; `None` if the decision allows.
+    pub fn refusal(&self) -> Option<Refusal> {
+        match &self.basis {
+            Basis::Public => None,
+            Basis::ClosedBy(forbid) => Some(Refusal::new(Denial::Forbidden, format!("closed by {}", forbid.id))),
+            Basis::Evaluated(evaluation) => evaluation.refusal(),
+            Basis::Refused(refusal) => Some(refusal.clone()),
+        }
+    }
+
+    /// The determining policies: the satisfied forbids, or else the satisfied permits.
+    pub fn policies(&self) -> &[Arc<PolicyInfo>] {
+        match &self.basis {
+            Basis::Public | Basis::Refused(_) => &[],
+            Basis::ClosedBy(forbid) => std::slice::from_ref(forbid),
+            Basis::Evaluated(evaluation) => &evaluation.policies,
+        }
+    }
+
+    /// The policies that failed to evaluate.
+    pub fn errors(&self) -> &[PolicyError] {
+        match &self.basis {
+            Basis::Evaluated(evaluation) => &evaluation.errors,
+            Basis::Public | Basis::ClosedBy(_) | Basis::Refused(_) => &[],
+        }
+    }
+
+    /// True if policies were evaluated.
+    pub fn is_evaluated(&self) -> bool {
+        matches!(self.basis, Basis::Evaluated(_))
+    }
+
+    /// The refusal where the query ended before policies were evaluated.
+    pub fn unevaluated(&self) -> Option<&Refusal> {
+        match &self.basis {
+            Basis::Refused(refusal) => Some(refusal),
+            Basis::Public | Basis::ClosedBy(_) | Basis::Evaluated(_) => None,
+        }
+    }
+
+    /// Turns an allowing decision into the key to forwarding; a denying one into its refusal. `identity` is asked only
+    /// where the decision allows.
+    pub fn permit(&self, identity: impl FnOnce() -> Result<ForwardedIdentity, Refusal>) -> Result<Permit, Refusal> {
+        match self.refusal() {
+            Some(refusal) => Err(refusal),
+            None => Ok(Permit::new(identity()?)),
+        }
+    }
+}
+
+/// Denies a caller of another tenant (`own`) than the request's.
+pub fn check_tenant(request: Option<&str>, own: Option<&str>) -> Result<(), Refusal> {
+    match (request, own) {
+        (Some(request), Some(own)) if request != own => Err(Refusal::new(
+            Denial::TenantMismatch,
+            format!("the request is for tenant `{request}`, the caller of `{own}`"),
+        )),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,248 @@
+//! The query of an HTTP request: route and path → action and resource → context → policies.
+//!
+//! A routed request must also survive the forbids of its plain path query, and so must a path with a second spelling: a route
+//! maps a path to a resource of the domain, but it never steps around a rule about the path.
+
+use std::net::IpAddr;
+
+use cedar_policy::{Context, EntityId, EntityUid};
+use http::HeaderMap;
+use serde_json::{Map, Value};
+
+use super::{Caller, DecisionContext, Details, Query, Target};
+use crate::context::{Facts, HttpFacts, ProxyContext, ReadyContext, RecordedContext};
+use crate::denial::{Denial, Refusal};
+use crate::engine::dependencies::ContextDependencies;
+use crate::engine::{ContextSource, Evaluation, Outcome, QueryEntity};
+use crate::portal::PATH_TYPE;
+use crate::portal::path::CanonicalPath;
+use crate::query_entities::{SuppliedEntities, report};
+use crate::revision::Revision;
+use crate::rules::Rules;
+use crate::types::Scheme;
+
+/// One request, as far as policies may see it.
+pub struct HttpQuery<'a> {
+    /// Verbatim.
+    pub method: &'a str,
+    /// The path that is decided on and forwarded.
+    pub path: &'a CanonicalPath,
+    /// Lower case, without port.
+    pub host: &'a str,
+    /// The scheme by which the client reached the first trusted hop.
+    pub scheme: Scheme,
+    /// The rightmost address that no trusted proxy vouches for.
+    pub source_ip: IpAddr,
+    /// The raw query string.
+    pub query: Option<&'a str>,
+    /// `None`: the door did not keep them; then a revision whose policies read headers denies.
+    pub headers: Option<&'a HeaderMap>,
+    /// Context fields that replace the gate's own. Decision tests alone give them.
+    pub context: Option<&'a Map<String, Value>>,
+}
+
+/// The action and resource of a request, and the path queries whose forbids count too.
+struct Located {
+    target: Target,
+    path_queries: Vec<PathQuery>,
+}
+
+/// A request as a plain path: its method as action, its path as resource.
+struct PathQuery {
+    action: EntityUid,
+    path: QueryEntity,
+}
+
+/// The context of one evaluation.
+enum HttpContext<'a> {
+    Facts(ProxyContext<'a>),
+    Given(ReadyContext),
+}
+
+pub(super) fn evaluate(
+    query: &Query<'_>,
+    http: &HttpQuery<'_>,
+    caller: Caller<'_>,
+    tenant: Option<&str>,
+    details: &mut Details,
+) -> Result<Evaluation, Refusal> {
+    let Caller::Proven { identity, principal } = caller else {
+        return Err(Denial::TokenMissing.into());
+    };
+    let revision = query.revision;
+    let plans = &revision.rules.plans;
+    let no_headers = HeaderMap::new();
+    let headers = match http.headers {
+        Some(headers) => headers,
+        None if plans.reads_headers() => {
+            let detail = "the policies read headers, and the headers of this request were not kept";
+            return Err(Refusal::new(Denial::EvaluationError, detail));
+        }
+        None => &no_headers,
+    };
+    let located = locate(revision, http)?;
+    let pairs = match http.query {
+        Some(text) if plans.reads_query() => query_pairs(text),
+        _ => Vec::new(),
+    };
+    let facts = Facts {
+        portal: query.portal.slug.as_str(),
+        tenant: tenant.or(identity.tenant.as_deref()),
+        now_millis: query.now_millis,
+        auth: Some(&identity.auth),
+        flags: &revision.flags,
+        http: Some(HttpFacts {
+            method: http.method,
+            path: http.path.id(),
+            host: http.host,
+            scheme: http.scheme.as_str(),
+            source_ip: http.source_ip,
+            query: &pairs,
+            headers,
+        }),
+    };
+    let evaluation = ask(&revision.rules, &principal.entity, &located, &facts, http.context);
+    let plan = plans.get(&located.target.action);
+    let context = plan.and_then(|plan| RecordedContext::new(plan, &facts).ok());
+    details.context = context.map(|context| DecisionContext::Facts(Box::new(context)));
+    details.target = Some(located.target);
+    evaluation
+}
+
+/// `Err` where the query cannot be put at all; everything else is in the evaluation.
+fn ask(
+    rules: &Rules,
+    principal: &QueryEntity,
+    located: &Located,
+    facts: &Facts<'_>,
+    given: Option<&Map<String, Value>>,
+) -> Result<Evaluation, Refusal> {
+    let action = &located.target.action;
+    let Some(plan) = rules.plans.get(action) else {
+        let detail = format!("action `{action}` is not declared");
+        return Err(Refusal::new(Denial::NotPermitted, detail));
+    };
+    if given.is_none() {
+        plan.check(facts)?;
+    }
+    for PathQuery { action, path } in &located.path_queries {
+        // where the method is no declared action, policies that name no action still count, in the routed context
+        let own_plan = rules.plans.get(action);
+        let context = match given {
+            Some(given) if own_plan.is_some() => {
+                let given = declared_of(rules, action, given);
+                HttpContext::Given(overlaid(rules, action, facts, &given)?)
+            }
+            _ => HttpContext::Facts(ProxyContext {
+                plan: own_plan.unwrap_or(plan),
+                facts,
+            }),
+        };
+        let forbids = rules.evaluate_forbids(principal, action, path, &context);
+        if matches!(forbids.outcome, Outcome::Forbidden | Outcome::EvaluationError) {
+            return Ok(forbids);
+        }
+    }
+    let context = match given {
+        Some(given) => HttpContext::Given(overlaid(rules, action, facts, given)?),
+        None => HttpContext::Facts(ProxyContext { plan, facts }),
+    };
+    let supplied = SuppliedEntities::default();
+    rules.evaluate(principal, action, &located.target.resource, &supplied, &context)
+}
+
+/// The given fields that the action's context declares.
+fn declared_of(rules: &Rules, action: &EntityUid, given: &Map<String, Value>) -> Map<String, Value> {
+    let declared = rules.schema.action(action).map(|model| &model.context.fields);
+    let is_declared = |name: &String| declared.is_some_and(|fields| fields.contains_key(name));
+    let fields = given.iter().filter(|(name, _)| is_declared(name));
+    fields.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// The gate's own fields with the given ones over them.
+fn overlaid(rules: &Rules, action: &EntityUid, facts: &Facts<'_>, given: &Map<String, Value>) -> Result<ReadyContext, Refusal> {
+    let mut all = match rules.plans.get(action) {
+        Some(plan) => plan.to_json(facts)?,
+        None => Map::new(),
+    };
+    all.extend(given.iter().map(|(name, value)| (name.clone(), value.clone())));
+    Context::from_json_value(Value::Object(all), Some((&rules.schema.cedar, action)))
+        .map(ReadyContext)
+        .map_err(|error| Refusal::new(Denial::RequestInvalid, report(&error)))
+}
+
+/// Finds the action and resource of a request in this revision.
+fn locate(revision: &Revision, http: &HttpQuery<'_>) -> Result<Located, Refusal> {
+    let HttpQuery { method, path, .. } = *http;
+    let routed = revision.file.routes.find(method, path);
+    let (action, ty, id) = match &routed {
+        Some(found) => (&*found.route.action, &*found.route.resource_type, &*found.resource_id),
+        None => (method, PATH_TYPE, path.id()),
+    };
+    let rules = &revision.rules;
+    let not_permitted = |detail: String| Refusal::new(Denial::NotPermitted, detail);
+    let action = rules
+        .schema
+        .resolve_action(action)
+        .ok_or_else(|| not_permitted(format!("the schema has no action `{action}`")))?;
+    let ty = rules
+        .schema
+        .resolve_type(ty)
+        .ok_or_else(|| not_permitted(format!("the schema has no type `{ty}`")))?;
+    let resource = rules.resource(EntityUid::from_type_name_and_id(ty, EntityId::new(id)));
+    let mut path_queries = Vec::new();
+    if routed.is_some() {
+        path_queries.extend(path_query(rules, method, path.id()));
+    }
+    if path.plain_id() != path.id() {
+        path_queries.extend(path_query(rules, method, path.plain_id()));
+    }
+    let target = Target {
+        action,
+        resource,
+        route: routed.map(|found| found.route.text.clone()),
+    };
+    Ok(Located { target, path_queries })
+}
+
+/// `None` where the schema knows no paths, so that no policy can name one.
+fn path_query(rules: &Rules, method: &str, id: &str) -> Option<PathQuery> {
+    let ty = rules.names.path.clone()?;
+    Some(PathQuery {
+        path: rules.resource(EntityUid::from_type_name_and_id(ty, EntityId::new(id))),
+        action: rules.schema.method_action(method)?,
+    })
+}
+
+/// Decoded pairs of a form-urlencoded query string, in their order.
+pub fn query_pairs(query: &str) -> Vec<(String, String)> {
+    url::form_urlencoded::parse(query.as_bytes()).into_owned().collect()
+}
+
+impl ContextSource for HttpContext<'_> {
+    fn context(&self, needed: &ContextDependencies) -> Result<Context, String> {
+        match self {
+            Self::Facts(facts) => facts.context(needed),
+            Self::Given(given) => given.context(needed),
+        }
+    }
+
+    fn names_entities(&self) -> bool {
+        match self {
+            Self::Facts(facts) => facts.names_entities(),
+            Self::Given(given) => given.names_entities(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn query_pairs_come_decoded_and_in_order() {
+        let text = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let pairs = query_pairs("a=1&b=%20+2&%61=3");
+        assert_eq!(pairs, [text("a", "1"), text("b", "  2"), text("a", "3")]);
+    }
+}

@@ -1,0 +1,394 @@
+//! The query that names action and resource itself: the app's own question, and decision tests that skip HTTP.
+//!
+//! What the gate knows (portal, time, the credential's tenant) the query cannot override. Entities and context are read by
+//! the fast path where all of it is plainly of the declared types, else by Cedar's own readers; both give the same decisions,
+//! which a property test holds. The fast path exists because Cedar's JSON readers take tens of microseconds for a few values.
+
+use cedar_policy::{Context, EntityId, EntityUid};
+use serde_json::{Map, Value, json};
+use smallvec::SmallVec;
+
+use super::{Caller, DecisionContext, Details, Query, Target};
+use crate::context::{ContextPlan, Facts, NamedContext, ReadyContext, RecordedContext};
+use crate::denial::{Denial, Refusal};
+use crate::engine::{ContextSource, Evaluation};
+use crate::fast_path::{DescribedEntity, fast_text};
+use crate::query_entities::{SuppliedEntities, entity_item, report};
+use crate::rules::Rules;
+use crate::schema::SchemaModel;
+
+/// Action, resource, and the facts that the asker adds.
+pub struct NamedQuery<'a> {
+    /// `viewOrder` or `NS::Action::"viewOrder"`.
+    pub action: &'a str,
+    /// The resource.
+    pub resource: &'a NamedEntity,
+    /// The principal, where no credential proves one.
+    pub principal: Option<&'a NamedEntity>,
+    /// Context fields beside the gate's own.
+    pub context: Option<&'a Map<String, Value>>,
+    /// Decides which value counts where a context field is also the gate's own.
+    pub precedence: ContextPrecedence,
+    /// Further entities, as Cedar's entity JSON.
+    pub entities: &'a [Value],
+}
+
+/// The value that counts where a given context field is also the gate's own.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ContextPrecedence {
+    /// The gate's own: for every running door.
+    Gate,
+    /// The given one: for decision tests.
+    Given,
+    /// The given fields are the whole context: for the tests of the Cedar CLI.
+    GivenAlone,
+}
+
+/// An entity by name, with attributes and parents if the asker describes them.
+#[derive(Clone, Debug)]
+pub enum NamedEntity {
+    /// `Type::"id"`
+    Text(String),
+    /// An object with the members `type`, `id`, `attrs`, `parents`.
+    Parts {
+        /// Name of the type, with or without the namespace.
+        ty: String,
+        /// The id.
+        id: String,
+        /// Cedar's JSON of the attributes.
+        attrs: Option<Value>,
+        /// List of entities, as Cedar's JSON or as text.
+        parents: Option<Value>,
+    },
+}
+
+/// The reader of entities and context; the two differ in cost alone.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Reader {
+    FastPathFirst,
+    #[cfg(test)]
+    CedarAlone,
+}
+
+pub(super) fn evaluate(
+    query: &Query<'_>,
+    named: &NamedQuery<'_>,
+    caller: Caller<'_>,
+    tenant: Option<&str>,
+    details: &mut Details,
+) -> Result<Evaluation, Refusal> {
+    evaluate_by(Reader::FastPathFirst, query, named, caller, tenant, details)
+}
+
+pub(super) fn evaluate_by(
+    reader: Reader,
+    query: &Query<'_>,
+    named: &NamedQuery<'_>,
+    caller: Caller<'_>,
+    tenant: Option<&str>,
+    details: &mut Details,
+) -> Result<Evaluation, Refusal> {
+    let rules = &query.revision.rules;
+    let schema = &rules.schema;
+    let action = schema
+        .resolve_action(named.action)
+        .ok_or_else(|| invalid(format!("`action`: the schema has no action `{}`", named.action)))?;
+    let resource = named.resource.uid(schema, "resource")?;
+    // the principal of the query itself; a credential's principal stands above it
+    let own = match (caller, named.principal) {
+        (Caller::Proven { .. }, _) => None,
+        (Caller::Anonymous, Some(entity)) => Some(OwnPrincipal {
+            uid: entity.uid(schema, "principal")?,
+            entity,
+        }),
+        (Caller::Anonymous, None) => {
+            return Err(Refusal::new(Denial::TokenMissing, "the query names no principal"));
+        }
+    };
+    let proven = match caller {
+        Caller::Proven { principal, .. } => Some(&principal.entity),
+        Caller::Anonymous => None,
+    };
+    let supplied = supplied(
+        reader,
+        rules,
+        named,
+        &resource,
+        own.as_ref(),
+        proven.map(|entity| &entity.uid),
+    )?;
+    let own_entity = own.as_ref().map(|own| rules.named_principal(own.uid.clone(), &supplied));
+    let Some(principal) = proven.or(own_entity.as_ref()) else {
+        return Err(Denial::TokenMissing.into());
+    };
+    let principal_type = principal.uid.type_name();
+    if !schema.applies(principal_type, &action, resource.type_name()) {
+        let resource_type = resource.type_name();
+        return Err(invalid(format!(
+            "the schema does not let a `{principal_type}` do `{action}` on a `{resource_type}`"
+        )));
+    }
+    let identity = caller.identity();
+    let facts = Facts {
+        portal: query.portal.slug.as_str(),
+        tenant: tenant.or_else(|| identity?.tenant.as_deref()),
+        now_millis: query.now_millis,
+        auth: identity.map(|identity| &identity.auth),
+        flags: &query.revision.flags,
+        http: None,
+    };
+    let resource = rules.named_resource(resource, &supplied);
+    let ask = |context: &dyn ContextSource| rules.evaluate(principal, &action, &resource, &supplied, context);
+    let InContext { evaluation, shown } = in_context(reader, rules, &facts, &action, named, ask)?;
+    details.context = shown;
+    details.named_principal = own.map(|own| own.uid);
+    details.target = Some(Target {
+        action,
+        resource,
+        route: None,
+    });
+    Ok(evaluation)
+}
+
+/// An evaluation, and the context that it saw, for the record.
+struct InContext {
+    evaluation: Evaluation,
+    shown: Option<DecisionContext>,
+}
+
+fn in_context(
+    reader: Reader,
+    rules: &Rules,
+    facts: &Facts<'_>,
+    action: &EntityUid,
+    named: &NamedQuery<'_>,
+    ask: impl FnOnce(&dyn ContextSource) -> Result<Evaluation, Refusal>,
+) -> Result<InContext, Refusal> {
+    if let Some(FastContext { plan, context }) = fast_context(reader, rules, facts, action, named) {
+        let shown = match context.is_empty() {
+            true => None,
+            false => Some(RecordedContext::new(plan, facts)?.with(context.given())),
+        };
+        return Ok(InContext {
+            evaluation: ask(&context)?,
+            shown: shown.map(|shown| DecisionContext::Facts(Box::new(shown))),
+        });
+    }
+    let CedarContext { context, json } = read_by_cedar(rules, facts, action, named)?;
+    let is_shown = json.as_object().is_some_and(|fields| !fields.is_empty());
+    Ok(InContext {
+        evaluation: ask(&context)?,
+        shown: is_shown.then_some(DecisionContext::Json(json)),
+    })
+}
+
+/// The principal that a query names itself.
+struct OwnPrincipal<'a> {
+    uid: EntityUid,
+    entity: &'a NamedEntity,
+}
+
+/// An entity that a member of the query describes.
+struct Member<'a> {
+    name: &'static str,
+    described: DescribedEntity<'a>,
+}
+
+impl<'a> Member<'a> {
+    fn new(name: &'static str, described: DescribedEntity<'a>) -> Self {
+        Self { name, described }
+    }
+}
+
+/// The entities that come with a query, by the fast path if all of them are plain. `reserved` is a principal that a credential
+/// proved: the query may not describe it.
+fn supplied(
+    reader: Reader,
+    rules: &Rules,
+    named: &NamedQuery<'_>,
+    resource: &EntityUid,
+    own: Option<&OwnPrincipal<'_>>,
+    reserved: Option<&EntityUid>,
+) -> Result<SuppliedEntities, Refusal> {
+    let mut members: SmallVec<[Member<'_>; 2]> = SmallVec::new();
+    members.push(Member::new("resource", named.resource.described(resource)));
+    members.extend(own.map(|own| Member::new("principal", own.entity.described(&own.uid))));
+    if reader == Reader::FastPathFirst && named.entities.is_empty() {
+        let all: SmallVec<[DescribedEntity<'_>; 2]> = members.iter().map(|member| member.described).collect();
+        if let Some(fast) = rules.fast_entities(&all, reserved) {
+            return Ok(fast);
+        }
+    }
+    let mut items = Vec::new();
+    for member in &members {
+        items.extend(item(&rules.schema, member)?);
+    }
+    items.extend(named.entities.iter().cloned());
+    rules
+        .supplied_entities(&Value::Array(items), reserved)
+        .map_err(|error| invalid(format!("`entities`: {error}")))
+}
+
+/// A context that the fast path read.
+struct FastContext<'a> {
+    plan: &'a std::sync::Arc<ContextPlan>,
+    context: NamedContext<'a>,
+}
+
+fn fast_context<'a>(
+    reader: Reader,
+    rules: &'a Rules,
+    facts: &'a Facts<'a>,
+    action: &EntityUid,
+    named: &'a NamedQuery<'_>,
+) -> Option<FastContext<'a>> {
+    if reader != Reader::FastPathFirst || named.precedence != ContextPrecedence::Gate {
+        return None;
+    }
+    let plan = rules.plans.get(action)?;
+    let declared = &rules.schema.action(action)?.context;
+    let context = plan.fast(facts, declared, named.context)?;
+    Some(FastContext { plan, context })
+}
+
+/// A context that Cedar read, and its JSON for the record.
+struct CedarContext {
+    context: ReadyContext,
+    json: Value,
+}
+
+fn read_by_cedar(rules: &Rules, facts: &Facts<'_>, action: &EntityUid, named: &NamedQuery<'_>) -> Result<CedarContext, Refusal> {
+    let json = Value::Object(filled(rules, facts, action, named)?);
+    let schema = &rules.schema.cedar;
+    let context = Context::from_json_value(json.clone(), Some((schema, action)))
+        .map_err(|error| invalid(format!("`context`: {}", report(&error))))?;
+    // parsing alone lets values of another type through
+    context
+        .validate(schema, action)
+        .map_err(|error| invalid(format!("`context`: {}", report(&error))))?;
+    Ok(CedarContext {
+        context: ReadyContext(context),
+        json,
+    })
+}
+
+/// The given fields and the gate's own.
+fn filled(rules: &Rules, facts: &Facts<'_>, action: &EntityUid, named: &NamedQuery<'_>) -> Result<Map<String, Value>, Refusal> {
+    let mut all = named.context.cloned().unwrap_or_default();
+    let Some(plan) = rules.plans.get(action) else {
+        return Ok(all);
+    };
+    match named.precedence {
+        ContextPrecedence::Gate => {
+            all.retain(|name, _| !plan.owns(name, facts));
+            all.extend(plan.to_json(facts)?);
+        }
+        ContextPrecedence::Given => {
+            for (name, value) in plan.to_json(facts)? {
+                all.entry(name).or_insert(value);
+            }
+        }
+        ContextPrecedence::GivenAlone => {}
+    }
+    Ok(all)
+}
+
+impl NamedEntity {
+    /// Reads `Type::"id"` or an object; `member` names the place in errors.
+    pub fn read(value: Value, member: &str) -> Result<Self, Refusal> {
+        match value {
+            Value::String(text) => Ok(Self::Text(text)),
+            Value::Object(mut parts) => {
+                if let Some(unknown) = parts
+                    .keys()
+                    .find(|key| !["type", "id", "attrs", "parents"].contains(&key.as_str()))
+                {
+                    return Err(invalid(format!(
+                        "`{member}.{unknown}` is not a member; use type, id, attrs, parents"
+                    )));
+                }
+                let mut take = |name: &str| parts.get_mut(name).map(Value::take);
+                let mut part = |name: &str| match take(name) {
+                    Some(Value::String(text)) => Ok(text),
+                    _ => Err(invalid(format!("`{member}.{name}` is not a string"))),
+                };
+                Ok(Self::Parts {
+                    ty: part("type")?,
+                    id: part("id")?,
+                    attrs: take("attrs"),
+                    parents: take("parents"),
+                })
+            }
+            _ => Err(invalid(format!("`{member}` is neither `Type::\"id\"` nor an object"))),
+        }
+    }
+
+    /// The entity's name, its type resolved in the schema.
+    pub fn uid(&self, schema: &SchemaModel, member: &str) -> Result<EntityUid, Refusal> {
+        match self {
+            Self::Text(text) => {
+                if let Some(uid) = fast_text(schema, text) {
+                    return Ok(uid);
+                }
+                let uid: EntityUid = text
+                    .parse()
+                    .map_err(|_why| invalid(format!("`{member}`: `{text}` is not `Type::\"id\"`")))?;
+                let ty = schema.declared_type(uid.type_name());
+                let ty = ty.ok_or_else(|| unknown_type(member, &uid.type_name().to_string()))?;
+                Ok(EntityUid::from_type_name_and_id(ty, uid.id().clone()))
+            }
+            Self::Parts { ty, id, .. } => {
+                let ty = schema.resolve_type(ty).ok_or_else(|| unknown_type(member, ty))?;
+                Ok(EntityUid::from_type_name_and_id(ty, EntityId::new(id)))
+            }
+        }
+    }
+
+    /// The attributes and parents that the asker gives to the entity `uid`.
+    fn described<'a>(&'a self, uid: &'a EntityUid) -> DescribedEntity<'a> {
+        let (attrs, parents) = match self {
+            Self::Text(_) => (None, None),
+            Self::Parts { attrs, parents, .. } => (attrs.as_ref(), parents.as_ref()),
+        };
+        DescribedEntity { uid, attrs, parents }
+    }
+}
+
+/// A description as an item of Cedar's entity JSON; `None` where there are neither attributes nor parents.
+fn item(schema: &SchemaModel, member: &Member<'_>) -> Result<Option<Value>, Refusal> {
+    let Member { name, described } = member;
+    if described.attrs.is_none() && described.parents.is_none() {
+        return Ok(None);
+    }
+    let parents = match described.parents {
+        Some(Value::Array(list)) => list.iter().map(|p| parent(schema, p, name)).collect::<Result<_, _>>()?,
+        Some(_) => return Err(invalid(format!("`{name}.parents` is not a list"))),
+        None => Vec::new(),
+    };
+    let attrs = described.attrs.cloned().unwrap_or_else(|| json!({}));
+    Ok(Some(entity_item(described.uid, &attrs, &Value::Array(parents))))
+}
+
+/// A parent as Cedar's JSON wants it; the text form is understood too.
+fn parent(schema: &SchemaModel, value: &Value, member: &str) -> Result<Value, Refusal> {
+    let uid = match value {
+        Value::String(text) => text.parse().ok(),
+        other => EntityUid::from_json(other.clone()).ok(),
+    };
+    let uid = uid.ok_or_else(|| invalid(format!("`{member}.parents`: `{value}` is not an entity")))?;
+    let ty = schema.declared_type(uid.type_name());
+    let ty = ty.ok_or_else(|| unknown_type(&format!("{member}.parents"), &uid.type_name().to_string()))?;
+    Ok(json!({"type": ty.to_string(), "id": uid.id().unescaped()}))
+}
+
+fn unknown_type(member: &str, ty: &str) -> Refusal {
+    invalid(format!("`{member}`: the schema has no entity type `{ty}`"))
+}
+
+fn invalid(detail: String) -> Refusal {
+    Refusal::new(Denial::RequestInvalid, detail)
+}
+
+#[cfg(test)]
+#[path = "named_tests.rs"]
+mod tests;

@@ -1,0 +1,568 @@
+//! Decision tests: what the portal's team expects of its own policies, run before a candidate is served.
+//!
+//! Reads `tests/*.yaml`, the Cedar CLI's `run-tests` JSON and `ALLOW/`, `DENY/` folders of request JSON. A case is
+//! decided by the same functions as a request. The clock is the case's own, so that tests don't rot.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use serde_saphyr::Spanned;
+
+use crate::claims::unsigned_identity;
+use crate::decision::http::HttpQuery;
+use crate::decision::named::{ContextPrecedence, NamedEntity, NamedQuery};
+use crate::decision::{Asked, Caller, Decision, Query, decide};
+use crate::denial::{Denial, Refusal};
+use crate::portal::path::CanonicalPath;
+use crate::revision::Revision;
+use crate::revision::problem::{Problem, RevisionError};
+use crate::scope::{IssuerScope, PortalScope, TenantSource};
+use crate::types::{AuthFacts, Identity, Scheme, TokenFacts};
+
+/// 2026-01-01T00:00:00Z: the clock of a test that names none.
+const NOW_MILLIS: i64 = 1_767_225_600_000;
+
+/// The result of one case.
+#[derive(Clone, Debug)]
+pub struct CaseResult {
+    pub file: String,
+    pub line: Option<usize>,
+    pub name: String,
+    pub verdict: Verdict,
+    /// Policies that decided.
+    pub deciding: Vec<Arc<str>>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    Passed,
+    Failed(String),
+    Skipped(String),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TestFile {
+    #[serde(default)]
+    principals: BTreeMap<String, Fixture>,
+    now: Option<String>,
+    #[serde(default)]
+    cases: Vec<Spanned<Case>>,
+}
+
+/// A principal by its attributes.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fixture {
+    id: String,
+    #[serde(rename = "type")]
+    ty: Option<String>,
+    tenant: Option<String>,
+    #[serde(default)]
+    roles: Vec<String>,
+    #[serde(default)]
+    attrs: Map<String, Value>,
+}
+
+#[derive(Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    name: Option<String>,
+    principal: Option<String>,
+    claims: Option<Map<String, Value>>,
+    /// The issuer of the claims; default: the portal's first.
+    issuer: Option<String>,
+    http: Option<String>,
+    host: Option<String>,
+    /// The scheme by which the client came; default `https`.
+    scheme: Option<TestScheme>,
+    /// The client's address; default `127.0.0.1`.
+    source_ip: Option<IpAddr>,
+    action: Option<String>,
+    resource: Option<Value>,
+    context: Option<Map<String, Value>>,
+    now: Option<String>,
+    expect: Option<Expect>,
+    because: Option<Vec<String>>,
+    errors: Option<usize>,
+    reason: Option<String>,
+    skip: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum Expect {
+    Allow,
+    Deny,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum TestScheme {
+    Http,
+    #[default]
+    Https,
+}
+
+/// A request of the Cedar CLI, with what its test expects.
+#[derive(Deserialize)]
+struct CliCase {
+    name: Option<String>,
+    request: CliRequest,
+    #[serde(default)]
+    entities: Value,
+    decision: Expect,
+    #[serde(default)]
+    reason: Vec<String>,
+    #[serde(default)]
+    num_errors: usize,
+}
+
+#[derive(Deserialize)]
+struct CliRequest {
+    principal: String,
+    action: String,
+    resource: String,
+    #[serde(default)]
+    context: Value,
+}
+
+/// Fails with every failing case's name.
+pub fn check(portal: &PortalScope, revision: &Revision) -> Result<(), RevisionError> {
+    let failed = run(portal, revision)?.into_iter().filter_map(|result| match result.verdict {
+        Verdict::Failed(why) => {
+            Some(Problem::new(&result.file, format!("test `{}` failed: {why}", result.name)).at_line(result.line))
+        }
+        Verdict::Passed | Verdict::Skipped(_) => None,
+    });
+    RevisionError::check(failed.collect())
+}
+
+/// Runs every decision test of the portal; `Err` if a test file cannot be read as one.
+pub fn run(portal: &PortalScope, revision: &Revision) -> Result<Vec<CaseResult>, RevisionError> {
+    let folder = format!("policies/{}/tests/", portal.slug);
+    let mut results = Vec::new();
+    for (name, file) in revision.portal_files().0.iter().filter(|(name, _)| name.starts_with(&folder)) {
+        let text = file.text(name)?;
+        let runner = Runner {
+            portal,
+            revision,
+            file: name,
+        };
+        match name.rsplit_once('.').map(|(_, suffix)| suffix) {
+            Some("yaml" | "yml") => results.extend(runner.yaml(text)?),
+            Some("json") => results.extend(runner.json(text)?),
+            _ => {}
+        }
+    }
+    Ok(results)
+}
+
+struct Runner<'a> {
+    portal: &'a PortalScope,
+    revision: &'a Revision,
+    file: &'a str,
+}
+
+impl Runner<'_> {
+    fn yaml(&self, text: &str) -> Result<Vec<CaseResult>, RevisionError> {
+        let tests: TestFile = serde_saphyr::from_str(text).map_err(|e| {
+            let line = e.location().and_then(|at| usize::try_from(at.line()).ok());
+            Problem::new(self.file, format!("is not a test file: {e}")).at_line(line)
+        })?;
+        Ok(tests
+            .cases
+            .iter()
+            .enumerate()
+            .map(|(n, case)| self.yaml_case(&tests, n, case))
+            .collect())
+    }
+
+    fn yaml_case(&self, tests: &TestFile, number: usize, case: &Spanned<Case>) -> CaseResult {
+        let line = usize::try_from(case.referenced.line()).ok();
+        let case = &case.value;
+        let name = case.name.clone().unwrap_or_else(|| format!("#{number}"));
+        let mut result = CaseResult {
+            file: self.file.to_owned(),
+            line,
+            name,
+            verdict: Verdict::Passed,
+            deciding: Vec::new(),
+        };
+        if let Some(why) = &case.skip {
+            result.verdict = Verdict::Skipped(why.clone());
+            return result;
+        }
+        match self.decide(tests, case) {
+            Ok(decision) => {
+                result.deciding = deciding(&decision);
+                result.verdict = judge(case, &decision);
+            }
+            Err(message) => result.verdict = Verdict::Failed(message),
+        }
+        result
+    }
+
+    /// `Err` where the case itself makes no sense.
+    fn decide(&self, tests: &TestFile, case: &Case) -> Result<Decision, String> {
+        if case.expect.is_none() {
+            return Err("needs `expect: allow` or `expect: deny`".to_owned());
+        }
+        let identity = match self.identity(tests, case)? {
+            Ok(identity) => identity,
+            Err(refusal) => return Ok(Decision::refused(refusal)),
+        };
+        let now = case.now.as_ref().or(tests.now.as_ref());
+        let now_millis = now.map_or(Ok(NOW_MILLIS), |text| millis(text))?;
+        match (&case.http, &case.action, &case.resource) {
+            (Some(http), None, None) => self.http(identity.as_ref(), case, http, now_millis),
+            (None, Some(action), Some(resource)) => {
+                let identity = identity.as_ref().ok_or("needs either `principal` or `claims`")?;
+                self.named(identity, case, action, resource, now_millis)
+            }
+            _ => Err("needs either `http`, or `action` and `resource`".to_owned()),
+        }
+    }
+
+    /// `None`: the case presents no credential.
+    fn identity(&self, tests: &TestFile, case: &Case) -> Result<Result<Option<Identity>, Refusal>, String> {
+        match (&case.principal, &case.claims) {
+            (Some(name), None) => {
+                let fixture = tests
+                    .principals
+                    .get(name)
+                    .ok_or_else(|| format!("there is no principal `{name}`"))?;
+                Ok(Ok(Some(self.fixture(fixture))))
+            }
+            (None, Some(claims)) => {
+                let identity = unsigned_identity(&*self.issuer(case)?, claims.clone());
+                Ok(identity.map(Some).map_err(Refusal::from))
+            }
+            (None, None) => Ok(Ok(None)),
+            (Some(_), Some(_)) => Err("needs either `principal` or `claims`".to_owned()),
+        }
+    }
+
+    /// The fixture's attributes, as the claims that the portal maps to them.
+    fn fixture(&self, fixture: &Fixture) -> Identity {
+        let mapping = &self.revision.rules.claims;
+        let claims = fixture
+            .attrs
+            .iter()
+            .map(|(name, value)| (mapping.get(name).unwrap_or(name).clone(), value.clone()));
+        Identity {
+            issuer: self
+                .portal
+                .issuers
+                .first()
+                .map_or_else(|| Arc::from("test"), |i| Arc::clone(&i.name)),
+            subject: fixture.id.clone(),
+            principal_type: Arc::from(fixture.ty.as_deref().unwrap_or("User")),
+            tenant: fixture.tenant.clone(),
+            roles: fixture.roles.clone(),
+            claims: Arc::new(claims.collect()),
+            expires_at: i64::MAX,
+            auth: Arc::new(AuthFacts {
+                method: "bearer",
+                ..AuthFacts::default()
+            }),
+            token: TokenFacts::default(),
+        }
+    }
+
+    /// Without any issuer, claims are read by the default names.
+    fn issuer(&self, case: &Case) -> Result<Cow<'_, IssuerScope>, String> {
+        let found = match &case.issuer {
+            Some(name) => self.portal.issuers.iter().find(|i| *i.name == **name),
+            None => self.portal.issuers.first(),
+        };
+        match found {
+            Some(issuer) => Ok(Cow::Borrowed(issuer)),
+            None if self.portal.issuers.is_empty() && case.issuer.is_none() => Ok(Cow::Owned(IssuerScope::unconfigured())),
+            None => Err("the portal trusts no issuer of that name; `claims` need one".to_owned()),
+        }
+    }
+
+    fn http(&self, identity: Option<&Identity>, case: &Case, http: &str, now_millis: i64) -> Result<Decision, String> {
+        let (method, target) = http
+            .split_once(' ')
+            .ok_or("`http` is a method and a path: \"GET /portal/…\"")?;
+        let (raw, query) = match target.split_once('?') {
+            Some((raw, query)) => (raw, Some(query)),
+            None => (target, None),
+        };
+        let path = match CanonicalPath::parse(raw) {
+            Ok(path) => path,
+            Err(error) => return Ok(Decision::refused(Refusal::new(Denial::RequestInvalid, error.to_string()))),
+        };
+        let prefix = &self.portal.matches.path_prefix;
+        if !(path.id() == prefix || path.ancestors().any(|a| a == prefix)) {
+            return Err(format!("`{raw}` is not below this portal's path `{prefix}`"));
+        }
+        let default_host;
+        let host = match &case.host {
+            Some(host) => host.as_str(),
+            None => {
+                default_host = host_for(self.portal, identity);
+                &default_host
+            }
+        };
+        let no_headers = http::HeaderMap::new();
+        let asked = Asked::Http(HttpQuery {
+            method,
+            path: &path,
+            host,
+            scheme: case.scheme.unwrap_or_default().into(),
+            source_ip: case.source_ip.unwrap_or(IpAddr::from([127, 0, 0, 1])),
+            query,
+            headers: Some(&no_headers),
+            context: case.context.as_ref(),
+        });
+        Ok(self.ask(identity, asked, now_millis))
+    }
+
+    fn named(
+        &self,
+        identity: &Identity,
+        case: &Case,
+        action: &str,
+        resource: &Value,
+        now_millis: i64,
+    ) -> Result<Decision, String> {
+        let resource = NamedEntity::read(resource.clone(), "resource").map_err(|refusal| refusal.detail.into_owned())?;
+        let asked = Asked::Named(NamedQuery {
+            action,
+            resource: &resource,
+            principal: None,
+            context: case.context.as_ref(),
+            precedence: ContextPrecedence::Given,
+            entities: &[],
+        });
+        let decision = self.ask(Some(identity), asked, now_millis);
+        // a misspelled action or attribute must not pass as an expected deny
+        match decision.unevaluated() {
+            Some(refusal) if refusal.denial == Denial::RequestInvalid && case.reason.as_deref() != Some("request_invalid") => {
+                Err(refusal.detail.to_string())
+            }
+            _ => Ok(decision),
+        }
+    }
+
+    fn ask(&self, identity: Option<&Identity>, asked: Asked<'_>, now_millis: i64) -> Decision {
+        let query = Query {
+            portal: self.portal,
+            revision: self.revision,
+            now_millis,
+            asked,
+        };
+        let Some(identity) = identity else {
+            return decide(&query, Caller::Anonymous);
+        };
+        match self.revision.principal(self.portal, identity) {
+            Ok(principal) => {
+                let principal = &principal;
+                decide(&query, Caller::Proven { identity, principal })
+            }
+            Err(refusal) => Decision::refused(refusal),
+        }
+    }
+
+    fn json(&self, text: &str) -> Result<Vec<CaseResult>, RevisionError> {
+        let fail = |e: serde_json::Error| Problem::new(self.file, format!("is not a test file: {e}")).at_line(Some(e.line()));
+        let expect = [("/ALLOW/", Expect::Allow), ("/DENY/", Expect::Deny)];
+        if let Some((_, decision)) = expect.into_iter().find(|(folder, _)| self.file.contains(folder)) {
+            let request = serde_json::from_str(text).map_err(fail)?;
+            let case = CliCase {
+                name: None,
+                request,
+                entities: Value::Null,
+                decision,
+                reason: Vec::new(),
+                num_errors: usize::MAX,
+            };
+            return Ok(vec![self.cli_case(0, &case)]);
+        }
+        let cases: Vec<CliCase> = serde_json::from_str(text).map_err(fail)?;
+        Ok(cases
+            .iter()
+            .enumerate()
+            .map(|(number, case)| self.cli_case(number, case))
+            .collect())
+    }
+
+    fn cli_case(&self, number: usize, case: &CliCase) -> CaseResult {
+        let name = case.name.clone().unwrap_or_else(|| format!("#{number}"));
+        let (verdict, deciding) = match self.cli_decision(case) {
+            Err(message) => (Verdict::Failed(message), Vec::new()),
+            Ok(decision) => (judge_cli(case, &decision), deciding(&decision)),
+        };
+        CaseResult {
+            file: self.file.to_owned(),
+            line: None,
+            name,
+            verdict,
+            deciding,
+        }
+    }
+
+    fn cli_decision(&self, case: &CliCase) -> Result<Decision, String> {
+        let CliRequest {
+            principal,
+            action,
+            resource,
+            context,
+        } = &case.request;
+        let (principal, resource) = (NamedEntity::Text(principal.clone()), NamedEntity::Text(resource.clone()));
+        let entities = match &case.entities {
+            Value::Null => &[][..],
+            Value::Array(entities) => entities,
+            _ => return Err("`entities` is not a list".to_owned()),
+        };
+        let context = match context {
+            Value::Null => None,
+            Value::Object(context) => Some(context),
+            _ => return Err("`context` is not an object".to_owned()),
+        };
+        let query = Query {
+            portal: self.portal,
+            revision: self.revision,
+            now_millis: NOW_MILLIS,
+            asked: Asked::Named(NamedQuery {
+                action,
+                resource: &resource,
+                principal: Some(&principal),
+                context,
+                precedence: ContextPrecedence::GivenAlone,
+                entities,
+            }),
+        };
+        let decision = decide(&query, Caller::Anonymous);
+        match decision.unevaluated() {
+            Some(refusal) => Err(refusal.detail.to_string()),
+            None => Ok(decision),
+        }
+    }
+}
+
+impl From<TestScheme> for Scheme {
+    fn from(scheme: TestScheme) -> Self {
+        match scheme {
+            TestScheme::Http => Self::Http,
+            TestScheme::Https => Self::Https,
+        }
+    }
+}
+
+/// The host of a case that names none: the portal's first, a leading `*` standing for the caller's tenant; else `localhost`.
+fn host_for(portal: &PortalScope, identity: Option<&Identity>) -> String {
+    let tenant = identity.and_then(|identity| identity.tenant.as_deref());
+    let first = portal
+        .matches
+        .hosts
+        .first()
+        .map(|host| host.replace('*', tenant.unwrap_or("any")));
+    match (first, &portal.tenant, tenant) {
+        (Some(host), ..) => host,
+        (None, TenantSource::HostLabel, Some(tenant)) => format!("{tenant}.localhost"),
+        (None, ..) => "localhost".to_owned(),
+    }
+}
+
+fn deciding(decision: &Decision) -> Vec<Arc<str>> {
+    decision.policies().iter().map(|policy| Arc::clone(&policy.id)).collect()
+}
+
+fn millis(text: &str) -> Result<i64, String> {
+    let time = humantime::parse_rfc3339(text).map_err(|_why| format!("`now: {text}` is not a time like 2026-01-01T00:00:00Z"))?;
+    let since = time
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_err(|_why| format!("`now: {text}` is before 1970"))?;
+    i64::try_from(since.as_millis()).map_err(|_why| format!("`now: {text}` is too far ahead"))
+}
+
+fn judge(case: &Case, decision: &Decision) -> Verdict {
+    let denial = decision.denial();
+    // a forgotten principal must not pass as an expected deny
+    if denial == Some(Denial::TokenMissing) && case.reason.as_deref() != Some(Denial::TokenMissing.code()) {
+        let message = "needs either `principal` or `claims`; a case without a credential says `reason: token_missing`";
+        return Verdict::Failed(message.to_owned());
+    }
+    let reason = denial.map_or("permitted", Denial::code);
+    let decided = if denial.is_none() { Expect::Allow } else { Expect::Deny };
+    let mut wrong = Vec::new();
+    if Some(decided) != case.expect {
+        let refusal = decision.unevaluated();
+        let detail = refusal.map(|refusal| format!(": {}", refusal.detail)).unwrap_or_default();
+        wrong.push(
+            format!(
+                "decided {decided:?} ({reason}{detail}), expected {:?}",
+                case.expect.unwrap_or(Expect::Deny)
+            )
+            .to_lowercase(),
+        );
+    }
+    let deciding = sorted(decision.policies().iter().map(|policy| &*policy.id));
+    let errors = decision.errors().len();
+    if let Some(because) = case.because.as_ref().map(|b| sorted(b.iter().map(String::as_str)))
+        && because != deciding
+    {
+        wrong.push(format!(
+            "decided by [{}], expected [{}]",
+            deciding.join(", "),
+            because.join(", ")
+        ));
+    }
+    if case.errors.is_some_and(|expected| expected != errors) {
+        wrong.push(format!(
+            "{errors} policies failed to evaluate, expected {}",
+            case.errors.unwrap_or_default()
+        ));
+    }
+    if let Some(expected) = case.reason.as_ref().filter(|expected| *expected != reason) {
+        wrong.push(format!("reason is `{reason}`, expected `{expected}`"));
+    }
+    if wrong.is_empty() {
+        Verdict::Passed
+    } else {
+        Verdict::Failed(wrong.join("; "))
+    }
+}
+
+/// The Cedar CLI's rule: the named reasons must be among the deciding policies.
+fn judge_cli(case: &CliCase, decision: &Decision) -> Verdict {
+    let decided = if decision.denial().is_none() {
+        Expect::Allow
+    } else {
+        Expect::Deny
+    };
+    if decided != case.decision {
+        return Verdict::Failed(format!("decided {decided:?}, expected {:?}", case.decision).to_lowercase());
+    }
+    let missing: Vec<_> = case
+        .reason
+        .iter()
+        .filter(|id| decision.policies().iter().all(|p| *p.id != ***id))
+        .cloned()
+        .collect();
+    if !missing.is_empty() {
+        return Verdict::Failed(format!("missing reason: {}", missing.join(", ")));
+    }
+    if case.num_errors != usize::MAX && case.num_errors != decision.errors().len() {
+        return Verdict::Failed(format!(
+            "{} policies failed to evaluate, expected {}",
+            decision.errors().len(),
+            case.num_errors
+        ));
+    }
+    Verdict::Passed
+}
+
+fn sorted<'a>(ids: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut all: Vec<_> = ids.collect();
+    all.sort_unstable();
+    all
+}

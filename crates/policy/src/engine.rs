@@ -1,0 +1,570 @@
+//! The evaluation of one query by one revision's policies. Pure: no I/O, no clock, no logging.
+//!
+//! Equal to Cedar's authorizer over the full policy set in decision, determining policies and errors, except for the
+//! house rule that an errored `forbid` denies. The index decides scopes; the policies whose scope matches form a *match set*,
+//! kept per scope key. A match set without conditions has a constant answer. For every other one Cedar evaluates the
+//! *condition-only* policies (same policy, scope removed) once they exist, and the original policies until then.
+//!
+//! An example with three policies: P1 `permit (principal in Role::"viewer", action, resource)`; P2 `permit (principal in
+//! Role::"clerk", action == Action::"POST", resource) when { context.hour < 18 }`; F `forbid (principal, action, resource in
+//! Path::"/admin") when { !context.mfa }`. A viewer gets `/orders`: the match set is {P1}, it has no condition, so the answer is
+//! the constant *allow by P1*. A clerk posts to `/admin/x`: the match set is {P2, F}; Cedar evaluates the two conditions
+//! `context.hour < 18` and `!context.mfa` alone, and the answer combines what they gave.
+//!
+//! What races: a request may find a match set before its condition-only policies exist. Both forms decide alike, so the request
+//! takes the one that is there. The preparing thread stores the new form once (`OnceLock`); if its queue is full, the match
+//! set keeps its originals, which costs time and changes no decision.
+
+pub(crate) mod dependencies;
+#[cfg(test)]
+mod engine_tests;
+pub(crate) mod entities;
+mod evaluation;
+pub(crate) mod index;
+pub(crate) mod policy;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, OnceLock, Weak};
+
+use cedar_policy::{
+    AuthorizationError, Authorizer, Context, Decision, Effect, Entities, EntityUid, Policy, PolicyId, PolicySet, Request,
+};
+use quick_cache::Equivalent;
+use quick_cache::sync::Cache;
+use rustc_hash::FxHashMap;
+
+use crate::engine::dependencies::{ContextDependencies, Dependencies};
+use crate::engine::entities::{EntitySetError, EntityStore, ResolvedEntity, push_uids, reachable};
+use crate::engine::index::{PolicyIndex, ScopeKey};
+pub use crate::engine::policy::{PolicyEntry, PolicyInfo};
+use crate::rules::TypeNames;
+
+/// Match sets remembered per revision. Past it the least useful is forgotten and made again when needed (tens of µs).
+const MATCH_SETS_MAX: usize = 16_384;
+
+/// Everything a decision needs of one revision.
+pub struct Engine {
+    policies: Vec<Arc<PolicyEntry>>,
+    index: Arc<PolicyIndex>,
+    /// Keys of the declared actions.
+    actions: FxHashMap<EntityUid, ScopeKey>,
+    pub store: Arc<EntityStore>,
+    errored_forbids: ErroredForbids,
+    match_sets: Cache<MatchKey, Arc<MatchSet>>,
+    condition_only: Option<SyncSender<Weak<MatchSet>>>,
+    names: Arc<TypeNames>,
+}
+
+/// Policies and the index made of them.
+pub struct IndexedPolicies {
+    pub policies: Vec<Arc<PolicyEntry>>,
+    /// A policy's number in it is its place in `policies`.
+    pub index: Arc<PolicyIndex>,
+}
+
+/// The effect of a `forbid` that fails to evaluate.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ErroredForbids {
+    Deny,
+    /// Cedar's own rule (`danger_skip_errors`): it does not forbid.
+    Skip,
+}
+
+/// Which policies take part.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Effects {
+    Both,
+    /// Only what could forbid: a routed request's plain path query.
+    Forbids,
+}
+
+/// The principal or the resource of a query.
+#[derive(Clone, Debug)]
+pub struct QueryEntity {
+    pub uid: EntityUid,
+    pub key: ScopeKey,
+    knowledge: Knowledge,
+}
+
+/// The knowledge about an entity beyond its name.
+#[derive(Clone, Debug)]
+enum Knowledge {
+    /// The store's entity of that name, or none.
+    Stored,
+    /// An unstored path: no attributes, ancestors derived from its id when a condition reads them.
+    Path(Arc<TypeNames>, OnceLock<ResolvedEntity>),
+    Entity(ResolvedEntity),
+}
+
+/// Tells whether conditions read the ancestors of an entity.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ancestors {
+    Read,
+    Unread,
+}
+
+/// One query, in the engine's terms.
+pub struct EntityQuery<'a> {
+    pub principal: &'a QueryEntity,
+    pub action: &'a EntityUid,
+    pub resource: &'a QueryEntity,
+    pub context: &'a dyn ContextSource,
+    /// Entities that came with the query.
+    pub supplied: &'a FxHashMap<EntityUid, ResolvedEntity>,
+    pub effects: Effects,
+}
+
+/// Builds the context when, and as far as, conditions read it.
+pub trait ContextSource {
+    /// Fails only where a fact cannot be expressed; that denies.
+    fn context(&self, reads: &ContextDependencies) -> Result<Context, String>;
+
+    /// True if the context may hold entities.
+    fn names_entities(&self) -> bool;
+}
+
+/// A decision and its reasons.
+#[derive(Clone, Debug)]
+pub struct Evaluation {
+    pub outcome: Outcome,
+    /// The satisfied forbids, or else the satisfied permits.
+    pub policies: Vec<Arc<PolicyInfo>>,
+    pub errors: Vec<PolicyError>,
+    /// A permit whose scope matched and that carries advice for the caller; only where no policy permits.
+    pub advising_permit: Option<Arc<PolicyInfo>>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    Allow,
+    NotPermitted,
+    Forbidden,
+    EvaluationError,
+    /// There is no revision.
+    NothingLoaded,
+}
+
+/// A policy that failed to evaluate; `policy` is empty if Cedar did not take the query itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PolicyError {
+    pub policy: Arc<str>,
+    pub message: String,
+}
+
+/// The key of a match set. Look-ups borrow it, so that a hit copies nothing.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+struct MatchKey<K = ScopeKey> {
+    effects: Effects,
+    principal: K,
+    action: K,
+    resource: K,
+}
+
+/// The policies whose scope matches one key.
+pub struct MatchSet {
+    unconditional: Vec<Arc<PolicyEntry>>,
+    conditional: Vec<Arc<PolicyEntry>>,
+    /// The answer where there are no conditions.
+    constant: Option<Evaluation>,
+    originals: OnceLock<Option<Prepared>>,
+    condition_only: OnceLock<Prepared>,
+}
+
+/// Policies to evaluate and what they read.
+struct Prepared {
+    set: PolicySet,
+    reads: Dependencies,
+}
+
+impl IndexedPolicies {
+    pub fn of(policies: Vec<Arc<PolicyEntry>>) -> Self {
+        let index = Arc::new(PolicyIndex::of(&policies));
+        Self { policies, index }
+    }
+}
+
+impl QueryEntity {
+    /// An entity by name; the store's entity of that name counts.
+    pub fn stored(uid: EntityUid, key: ScopeKey) -> Self {
+        Self {
+            uid,
+            key,
+            knowledge: Knowledge::Stored,
+        }
+    }
+
+    /// A path that the store does not hold.
+    pub fn path(uid: EntityUid, key: ScopeKey, names: Arc<TypeNames>) -> Self {
+        Self {
+            uid,
+            key,
+            knowledge: Knowledge::Path(names, OnceLock::new()),
+        }
+    }
+
+    /// An entity with its attributes and ancestors.
+    pub fn resolved(known: ResolvedEntity, key: ScopeKey) -> Self {
+        Self {
+            uid: known.uid(),
+            key,
+            knowledge: Knowledge::Entity(known),
+        }
+    }
+
+    /// The entity; without its ancestors if no condition reads them and they were not derived yet.
+    pub fn entity(&self, ancestors: Ancestors) -> Option<ResolvedEntity> {
+        match (&self.knowledge, ancestors) {
+            (Knowledge::Stored, _) => None,
+            (Knowledge::Path(..), Ancestors::Unread) => Some(ResolvedEntity::placed(self.uid.clone(), [])),
+            (Knowledge::Path(names, made), Ancestors::Read) => {
+                let made = made.get_or_init(|| ResolvedEntity::placed(self.uid.clone(), names.parents_of_path(&self.uid)));
+                Some(made.clone())
+            }
+            (Knowledge::Entity(known), _) => Some(known.clone()),
+        }
+    }
+}
+
+impl Equivalent<MatchKey> for MatchKey<&ScopeKey> {
+    fn equivalent(&self, key: &MatchKey) -> bool {
+        let keys = [&key.principal, &key.action, &key.resource];
+        self.effects == key.effects && [self.principal, self.action, self.resource] == keys
+    }
+}
+
+impl Engine {
+    /// `actions` are the declared actions with all their groups.
+    pub fn new<'a>(
+        policies: Vec<Arc<PolicyEntry>>,
+        actions: impl IntoIterator<Item = (&'a EntityUid, &'a [EntityUid])>,
+        store: Arc<EntityStore>,
+        errored_forbids: ErroredForbids,
+    ) -> Self {
+        Self::indexed(IndexedPolicies::of(policies), actions, store, errored_forbids)
+    }
+
+    /// Takes policies whose index exists already.
+    pub fn indexed<'a>(
+        IndexedPolicies { policies, index }: IndexedPolicies,
+        actions: impl IntoIterator<Item = (&'a EntityUid, &'a [EntityUid])>,
+        store: Arc<EntityStore>,
+        errored_forbids: ErroredForbids,
+    ) -> Self {
+        let actions = actions
+            .into_iter()
+            .map(|(uid, groups)| (uid.clone(), index.actions.key(uid, groups)))
+            .collect();
+        let match_sets = Cache::new(MATCH_SETS_MAX);
+        Self {
+            policies,
+            index,
+            actions,
+            store,
+            errored_forbids,
+            match_sets,
+            condition_only: None,
+            names: Arc::default(),
+        }
+    }
+
+    /// Sends new match sets to `queue`, whose reader makes their condition-only policies; without a queue the originals are
+    /// evaluated for good.
+    pub fn with_preparation_queue(mut self, queue: Option<SyncSender<Weak<MatchSet>>>) -> Self {
+        self.condition_only = queue;
+        self
+    }
+
+    /// Lets paths be in what their ids say they are in.
+    pub fn with_names(mut self, names: Arc<TypeNames>) -> Self {
+        self.names = names;
+        self
+    }
+
+    pub fn policies(&self) -> &[Arc<PolicyEntry>] {
+        &self.policies
+    }
+
+    pub fn index(&self) -> &PolicyIndex {
+        &self.index
+    }
+
+    /// Decides. Never fails: what cannot be evaluated denies.
+    pub fn decide(&self, query: &EntityQuery<'_>) -> Evaluation {
+        let match_set = self.match_set(query);
+        if let Some(constant) = &match_set.constant {
+            return constant.clone();
+        }
+        let Some(prepared) = match_set.condition_only.get().or_else(|| match_set.originals()) else {
+            return Evaluation::failed("the matching policies do not form a set".to_owned());
+        };
+        match self.evaluate(prepared, query) {
+            Ok((decision, reasons, errors)) => self.combine(&match_set, decision, &reasons, errors),
+            Err(message) => Evaluation::failed(message),
+        }
+    }
+
+    fn match_set(&self, query: &EntityQuery<'_>) -> Arc<MatchSet> {
+        let undeclared;
+        let action = match self.actions.get(query.action) {
+            Some(key) => key,
+            None => {
+                undeclared = self.index.actions.key(query.action, []);
+                &undeclared
+            }
+        };
+        let sought = MatchKey {
+            effects: query.effects,
+            principal: &query.principal.key,
+            action,
+            resource: &query.resource.key,
+        };
+        if let Some(match_set) = self.match_sets.get(&sought) {
+            return match_set;
+        }
+        let key = MatchKey {
+            effects: sought.effects,
+            principal: sought.principal.clone(),
+            action: sought.action.clone(),
+            resource: sought.resource.clone(),
+        };
+        let match_set = Arc::new(self.make_match_set(&key));
+        if let Some(queue) = self.condition_only.as_ref().filter(|_| match_set.is_waiting()) {
+            // full: this match set goes on with its originals, which decide the same
+            let _full = queue.try_send(Arc::downgrade(&match_set));
+        }
+        self.match_sets.insert(key, Arc::clone(&match_set));
+        match_set
+    }
+
+    fn make_match_set(&self, key: &MatchKey) -> MatchSet {
+        let numbers = self.index.candidates(&key.principal, &key.action, &key.resource);
+        let all = numbers.into_iter().filter_map(|n| self.policies.get(n as usize)).cloned();
+        let taking_part = all.filter(|p| key.effects == Effects::Both || p.info.effect == Effect::Forbid);
+        let (conditional, unconditional): (Vec<_>, Vec<_>) = taking_part.partition(|p| p.policy().has_non_scope_constraint());
+        let mut match_set = MatchSet {
+            unconditional,
+            conditional,
+            constant: None,
+            originals: OnceLock::new(),
+            condition_only: OnceLock::new(),
+        };
+        if match_set.conditional.is_empty() {
+            match_set.constant = Some(self.combine(&match_set, Decision::Deny, &[], Vec::new()));
+        } else if self.condition_only.is_some() {
+            match_set.adopt_condition_only();
+        }
+        match_set
+    }
+
+    fn evaluate(&self, prepared: &Prepared, query: &EntityQuery<'_>) -> Result<Evaluated, String> {
+        let context = query.context.context(&prepared.reads.context)?;
+        let entities = self.entities(&prepared.reads, query, &context).map_err(|e| e.to_string())?;
+        let principal = query.principal.uid.clone();
+        let action = query.action.clone();
+        let request = Request::new(principal, action, query.resource.uid.clone(), context, None).map_err(|e| e.to_string())?;
+        let response = Authorizer::new().is_authorized(&request, &prepared.set, &entities);
+        let diagnostics = response.diagnostics();
+        let reasons = diagnostics.reason().cloned().collect();
+        let errors = diagnostics
+            .errors()
+            .map(|AuthorizationError::PolicyEvaluationError(e)| (e.policy_id().clone(), e.to_string()));
+        Ok((response.decision(), reasons, errors.collect()))
+    }
+
+    /// The tiny store that the conditions can see.
+    fn entities(&self, reads: &Dependencies, query: &EntityQuery<'_>, context: &Context) -> Result<Entities, EntitySetError> {
+        if reads.hops == 0 {
+            return Ok(Entities::empty());
+        }
+        let mut roots: Vec<EntityUid> = reads.literals.iter().cloned().collect();
+        roots.extend(reads.principal.then(|| query.principal.uid.clone()));
+        roots.extend(reads.action.then(|| query.action.clone()));
+        roots.extend(reads.resource.then(|| query.resource.uid.clone()));
+        if reads.context != ContextDependencies::Nothing && query.context.names_entities() {
+            push_context_uids(context, &mut roots);
+        }
+        let ancestors = if reads.ancestors { Ancestors::Read } else { Ancestors::Unread };
+        let find = |uid: &EntityUid| {
+            let parties = [query.principal, query.resource];
+            let mut named = parties.into_iter().filter(|p| p.uid == *uid);
+            let entity = named.find_map(|entity| entity.entity(ancestors));
+            entity
+                .or_else(|| self.known(uid))
+                .or_else(|| query.supplied.get(uid).cloned())
+        };
+        reachable(roots, reads.hops, find)
+    }
+
+    /// An entity of the store; a path is in what its id says it is in, stored or not.
+    fn known(&self, uid: &EntityUid) -> Option<ResolvedEntity> {
+        let stored = self.store.get(uid);
+        if self.names.path.as_ref() != Some(uid.type_name()) {
+            return stored.map(|s| s.known.clone());
+        }
+        let parents = self.names.parents_of_path(uid);
+        let higher: Vec<EntityUid> = parents.iter().flat_map(|p| self.store.ancestors(p)).cloned().collect();
+        let mut above: HashSet<EntityUid> = parents.into_iter().chain(higher).collect();
+        let Some(stored) = stored else {
+            return Some(ResolvedEntity::placed(uid.clone(), above));
+        };
+        above.extend(stored.ancestors.iter().cloned());
+        Some(stored.known.below(above))
+    }
+
+    /// Cedar's combining rule, over what was evaluated and what needed no evaluation.
+    fn combine(
+        &self,
+        match_set: &MatchSet,
+        decision: Decision,
+        reasons: &[PolicyId],
+        errors: Vec<(PolicyId, String)>,
+    ) -> Evaluation {
+        let satisfied = |effect: Effect| -> Vec<Arc<PolicyInfo>> {
+            let evaluated = match_set
+                .conditional
+                .iter()
+                .filter(|p| reasons.iter().any(|r| r == p.policy().id()));
+            let all = match_set
+                .unconditional
+                .iter()
+                .chain(evaluated)
+                .filter(|p| p.info.effect == effect);
+            all.map(|p| Arc::clone(&p.info)).collect()
+        };
+        let forbid_failed = errors.iter().any(|(id, _)| {
+            match_set
+                .conditional
+                .iter()
+                .any(|p| p.info.effect == Effect::Forbid && p.policy().id() == id)
+        });
+        let errors = errors
+            .into_iter()
+            .map(|(id, message)| PolicyError {
+                policy: Arc::from(id.as_ref()),
+                message,
+            })
+            .collect();
+        let forbids = satisfied(Effect::Forbid);
+        if !forbids.is_empty() {
+            return Evaluation {
+                outcome: Outcome::Forbidden,
+                policies: forbids,
+                errors,
+                advising_permit: None,
+            };
+        }
+        let policies = satisfied(Effect::Permit);
+        let outcome = match (
+            forbid_failed && self.errored_forbids == ErroredForbids::Deny,
+            policies.is_empty(),
+            decision,
+        ) {
+            (true, ..) => Outcome::EvaluationError,
+            (false, true, Decision::Deny) => Outcome::NotPermitted,
+            // INVARIANT: Cedar allows only with a satisfied permit; without one it is not believed
+            (false, true, Decision::Allow) => Outcome::EvaluationError,
+            (false, false, _) => Outcome::Allow,
+        };
+        let advising_permit = match_set
+            .conditional
+            .iter()
+            .find(|p| p.info.effect == Effect::Permit && p.info.has_advice());
+        let advising_permit = advising_permit
+            .filter(|_| outcome == Outcome::NotPermitted)
+            .map(|p| Arc::clone(&p.info));
+        Evaluation {
+            outcome,
+            policies,
+            errors,
+            advising_permit,
+        }
+    }
+}
+
+type Evaluated = (Decision, Vec<PolicyId>, Vec<(PolicyId, String)>);
+
+impl MatchSet {
+    fn originals(&self) -> Option<&Prepared> {
+        let make = || {
+            let mut reads = Dependencies::everything(1);
+            self.conditional.iter().for_each(|p| reads.merge(p.reads()));
+            Some(Prepared {
+                set: policy_set(self.conditional.iter().map(|p| p.policy()))?,
+                reads,
+            })
+        };
+        self.originals.get_or_init(make).as_ref()
+    }
+
+    /// True if its condition-only policies are still to be made.
+    fn is_waiting(&self) -> bool {
+        self.constant.is_none() && self.condition_only.get().is_none()
+    }
+
+    /// Makes the condition-only policies; 70-500 µs per policy, so never on a request's thread.
+    pub fn make_condition_only(&self) {
+        self.join_condition_only(|policy| policy.condition_only());
+    }
+
+    /// After a reload the condition-only policies of unchanged policies are there: joining them costs no more than joining the
+    /// originals.
+    fn adopt_condition_only(&self) {
+        self.join_condition_only(|policy| policy.ready_condition_only());
+    }
+
+    fn join_condition_only(&self, condition_only: impl Fn(&PolicyEntry) -> Option<&Policy>) {
+        let condition_only = self.conditional.iter().map(|policy| condition_only(policy));
+        let Some(condition_only) = condition_only.collect::<Option<Vec<_>>>() else {
+            return;
+        };
+        let Some(set) = policy_set(condition_only) else { return };
+        let mut reads = Dependencies::default();
+        self.conditional.iter().for_each(|p| reads.merge(p.reads()));
+        self.condition_only.get_or_init(|| Prepared { set, reads });
+    }
+}
+
+/// `None` if any policy cannot join: a set with one forbid less is no set.
+fn policy_set<'a>(policies: impl IntoIterator<Item = &'a Policy>) -> Option<PolicySet> {
+    let mut set = PolicySet::new();
+    for policy in policies {
+        set.add(policy.clone()).ok()?;
+    }
+    Some(set)
+}
+
+fn push_context_uids(context: &Context, roots: &mut Vec<EntityUid>) {
+    let keys: HashMap<String, _> = context.clone().into_iter().collect();
+    for key in keys.keys() {
+        if let Some(value) = context.get(key) {
+            push_uids(&value, roots);
+        }
+    }
+}
+
+impl Evaluation {
+    /// No revision was ever loaded.
+    pub fn unloaded() -> Self {
+        Self {
+            outcome: Outcome::NothingLoaded,
+            policies: Vec::new(),
+            errors: Vec::new(),
+            advising_permit: None,
+        }
+    }
+
+    /// Cedar could not evaluate the query.
+    pub fn failed(message: String) -> Self {
+        let error = PolicyError {
+            policy: Arc::from(""),
+            message,
+        };
+        Self {
+            outcome: Outcome::EvaluationError,
+            policies: Vec::new(),
+            errors: vec![error],
+            advising_permit: None,
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The entities a decision reads, and no others.
+//!
+//! A portal's `entities.json` may hold a million entities; adding one entity to a Cedar store costs as much as the
+//! store is large. So the stored ones live in a map of ours, and each decision gets a tiny store: what its policies'
+//! conditions can reach from the query, and nothing else.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use cedar_policy::{Entities, Entity, EntityTypeName, EntityUid, EvalResult};
+use cedar_policy_core::ast::{self, Literal, PartialValue, Value, ValueKind};
+use cedar_policy_core::entities::{Entities as CoreEntities, NoEntitiesSchema, TCComputation};
+use cedar_policy_core::extensions::Extensions;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+/// An entity as the evaluator takes it, with *all* its ancestors as parents: it answers every `in` without its ancestors
+/// being in the store, and no decision computes the ancestor relation again.
+#[derive(Clone, Debug)]
+pub struct ResolvedEntity(Arc<ast::Entity>);
+
+/// One stored entity, its ancestors made transitive and direct.
+#[derive(Debug)]
+pub struct StoredEntity {
+    pub known: ResolvedEntity,
+    pub ancestors: Vec<EntityUid>,
+}
+
+/// Everything known about entities when a revision was built.
+#[derive(Debug, Default)]
+pub struct EntityStore {
+    by_uid: FxHashMap<EntityUid, StoredEntity>,
+    /// Types of the entities that stand below others; the rest need no look-up of ancestors.
+    placed_types: FxHashSet<EntityTypeName>,
+    /// Everything that a stored entity is below, stored itself or not.
+    above: FxHashSet<EntityUid>,
+}
+
+/// A set of entities could not be put together (duplicate with different content).
+#[derive(Debug, thiserror::Error)]
+#[error("entities do not fit together: {0}")]
+pub struct EntitySetError(String);
+
+impl EntityStore {
+    /// Takes over a checked Cedar store; its ancestor relation is already transitive.
+    pub fn new(entities: Entities) -> Self {
+        let mut ancestors: HashMap<EntityUid, Vec<EntityUid>> = HashMap::new();
+        for entity in entities.iter() {
+            let uid = entity.uid();
+            let all = entities.ancestors(&uid).map(|a| a.cloned().collect()).unwrap_or_default();
+            ancestors.insert(uid, all);
+        }
+        let mut by_uid = FxHashMap::default();
+        let mut placed_types = FxHashSet::default();
+        let mut above = FxHashSet::default();
+        for entity in entities {
+            let uid = entity.uid();
+            let ancestors = ancestors.remove(&uid).unwrap_or_default();
+            if !ancestors.is_empty() {
+                placed_types.insert(uid.type_name().clone());
+                above.extend(ancestors.iter().cloned());
+            }
+            let known = ResolvedEntity::new(&entity).below(ancestors.iter().cloned());
+            by_uid.insert(uid, StoredEntity { known, ancestors });
+        }
+        Self {
+            by_uid,
+            placed_types,
+            above,
+        }
+    }
+
+    pub fn get(&self, uid: &EntityUid) -> Option<&StoredEntity> {
+        self.by_uid.get(uid)
+    }
+
+    pub fn ancestors(&self, uid: &EntityUid) -> &[EntityUid] {
+        self.by_uid.get(uid).map_or(&[], |stored| stored.ancestors.as_slice())
+    }
+
+    /// True if any stored entity is below this one.
+    pub fn is_above(&self, uid: &EntityUid) -> bool {
+        self.above.contains(uid)
+    }
+
+    /// True if any stored entity of this type is below another.
+    pub fn places(&self, ty: &EntityTypeName) -> bool {
+        self.placed_types.contains(ty)
+    }
+}
+
+impl ResolvedEntity {
+    /// Takes an entity that has all its ancestors as parents.
+    pub fn new(entity: &Entity) -> Self {
+        Self(Arc::new(entity.as_ref().clone()))
+    }
+
+    /// Nothing but a name and a place.
+    pub fn placed(uid: EntityUid, ancestors: impl IntoIterator<Item = EntityUid>) -> Self {
+        Self::with(uid, [], ancestors)
+    }
+
+    /// With these attributes, and below these others.
+    pub fn with(
+        uid: EntityUid,
+        attrs: impl IntoIterator<Item = (String, Value)>,
+        ancestors: impl IntoIterator<Item = EntityUid>,
+    ) -> Self {
+        let attrs = attrs
+            .into_iter()
+            .map(|(name, value)| (name.into(), PartialValue::Value(value)));
+        let parents = ancestors.into_iter().map(ast::EntityUID::from).collect();
+        Self(Arc::new(ast::Entity::new_with_attr_partial_value(
+            uid.into(),
+            attrs,
+            HashSet::new(),
+            parents,
+            [],
+        )))
+    }
+
+    pub fn attr(&self, name: &str) -> Option<&Value> {
+        match self.0.get(name)? {
+            PartialValue::Value(value) => Some(value),
+            PartialValue::Residual(_) => None,
+        }
+    }
+
+    /// The same entity below others.
+    pub fn below(&self, ancestors: impl IntoIterator<Item = EntityUid>) -> Self {
+        let owned = |(name, value): (&_, &PartialValue)| (Clone::clone(name), value.clone());
+        Self(Arc::new(ast::Entity::new_with_attr_partial_value(
+            self.0.uid().clone(),
+            self.0.attrs().map(owned),
+            HashSet::new(),
+            ancestors.into_iter().map(ast::EntityUID::from).collect(),
+            self.0.tags().map(owned),
+        )))
+    }
+
+    pub fn uid(&self) -> EntityUid {
+        self.0.uid().clone().into()
+    }
+
+    pub fn ancestors(&self) -> Vec<EntityUid> {
+        self.0.ancestors().map(|uid| uid.clone().into()).collect()
+    }
+
+    /// As Cedar's public interface has it; a copy.
+    pub fn entity(&self) -> Entity {
+        ast::Entity::clone(&self.0).into()
+    }
+
+    fn push_references(&self, into: &mut Vec<EntityUid>) {
+        for (_, value) in self.0.attrs().chain(self.0.tags()) {
+            if let PartialValue::Value(value) = value {
+                push_named(value, into);
+            }
+        }
+    }
+}
+
+/// The entities reachable from `roots` over at most `hops` attribute look-ups.
+///
+/// A condition that nests `hops` look-ups cannot read past them, so the result is all it can see.
+pub fn reachable(
+    roots: impl IntoIterator<Item = EntityUid>,
+    hops: usize,
+    find: impl Fn(&EntityUid) -> Option<ResolvedEntity>,
+) -> Result<Entities, EntitySetError> {
+    let mut found: Vec<ResolvedEntity> = Vec::new();
+    let mut frontier: Vec<EntityUid> = roots.into_iter().collect();
+    let mut seen: FxHashSet<EntityUid> = FxHashSet::default();
+    for hop in 0..hops {
+        let mut next = Vec::new();
+        for uid in frontier.drain(..) {
+            let Some(known) = find(&uid) else { continue };
+            if !seen.insert(uid) {
+                continue;
+            }
+            if hop + 1 < hops {
+                known.push_references(&mut next);
+            }
+            found.push(known);
+        }
+        if next.is_empty() {
+            break;
+        }
+        frontier = next;
+    }
+    let found = found.into_iter().map(|known| known.0);
+    // each has all its ancestors; working them out again costs tens of microseconds
+    let complete = TCComputation::AssumeAlreadyComputed;
+    CoreEntities::new()
+        .add_entities(found, None::<&NoEntitiesSchema>, complete, Extensions::all_available())
+        .map(Entities::from)
+        .map_err(|e| EntitySetError(e.to_string()))
+}
+
+/// Every entity named inside a value of an entity.
+fn push_named(value: &Value, into: &mut Vec<EntityUid>) {
+    match value.value_kind() {
+        ValueKind::Lit(Literal::EntityUID(uid)) => into.push(ast::EntityUID::clone(uid).into()),
+        ValueKind::Lit(_) | ValueKind::ExtensionValue(_) => {}
+        ValueKind::Set(set) => set.iter().for_each(|value| push_named(value, into)),
+        ValueKind::Record(record) => record.values().for_each(|value| push_named(value, into)),
+    }
+}
+
+/// Every entity named inside a value.
+pub fn push_uids(value: &EvalResult, into: &mut Vec<EntityUid>) {
+    match value {
+        EvalResult::EntityUid(uid) => into.push(uid.clone()),
+        EvalResult::Set(set) => set.iter().for_each(|v| push_uids(v, into)),
+        EvalResult::Record(record) => record.iter().for_each(|(_, v)| push_uids(v, into)),
+        EvalResult::Bool(_) | EvalResult::Long(_) | EvalResult::String(_) | EvalResult::ExtensionValue(_) => {}
+    }
+}

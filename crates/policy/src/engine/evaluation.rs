@@ -1,0 +1,52 @@
+//! The outcome of evaluating policies, and the denial that it amounts to.
+
+use super::{Evaluation, Outcome};
+use crate::denial::{Denial, Refusal};
+
+impl Evaluation {
+    /// The denial that this evaluation amounts to; `None` if it allows.
+    pub fn denial(&self) -> Option<Denial> {
+        match self.outcome {
+            Outcome::Allow => None,
+            Outcome::NotPermitted if self.step_up().is_some() => Some(Denial::StepUpRequired),
+            Outcome::NotPermitted => Some(Denial::NotPermitted),
+            Outcome::Forbidden if self.step_up().is_some() => Some(Denial::StepUpRequired),
+            Outcome::Forbidden => Some(Denial::Forbidden),
+            Outcome::EvaluationError => Some(Denial::EvaluationError),
+            Outcome::NothingLoaded => Some(Denial::NoPolicyLoaded),
+        }
+    }
+
+    /// The `acr` that would change the decision: only if every deciding forbid, or the nearest permit, asks for one.
+    fn step_up(&self) -> Option<&str> {
+        match self.outcome {
+            Outcome::Forbidden => {
+                let all = self.policies.iter().all(|p| p.annotation("step_up").is_some());
+                self.policies.first().filter(|_| all)?.annotation("step_up")
+            }
+            Outcome::NotPermitted => self.advising_permit.as_ref()?.annotation("step_up"),
+            Outcome::Allow | Outcome::EvaluationError | Outcome::NothingLoaded => None,
+        }
+    }
+
+    fn advice(&self) -> Option<String> {
+        let speakers = self.policies.iter().chain(&self.advising_permit);
+        speakers.filter_map(|p| p.annotation("advice")).next().map(str::to_owned)
+    }
+
+    /// The refusal for the caller and the log; `None` if the evaluation allows.
+    pub fn refusal(&self) -> Option<Refusal> {
+        let denial = self.denial()?;
+        let deciding: Vec<&str> = self.policies.iter().map(|p| &*p.id).collect();
+        let errors: Vec<&str> = self.errors.iter().map(|e| e.message.as_str()).collect();
+        let detail = match (deciding.as_slice(), errors.as_slice()) {
+            ([], []) => "no permit matched".to_owned(),
+            ([], errors) => errors.join("; "),
+            (ids, _) => format!("decided by {}", ids.join(", ")),
+        };
+        let mut refusal = Refusal::new(denial, detail);
+        refusal.advice = self.advice();
+        refusal.step_up = self.step_up().map(str::to_owned);
+        Some(refusal)
+    }
+}

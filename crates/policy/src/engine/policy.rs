@@ -1,0 +1,129 @@
+//! One policy as the engine takes it: id and annotations for reports, its dependencies, and its condition-only form.
+//!
+//! The loader makes it; revisions share it as long as the text is the same. It is immutable, except that dependencies and the
+//! condition-only form are computed once and kept. Decides nothing.
+
+use std::sync::{Arc, OnceLock};
+
+use cedar_policy::{Effect, Policy};
+use serde_json::json;
+
+use crate::engine::dependencies::Dependencies;
+
+/// A policy as reports and records show it.
+#[derive(Debug)]
+pub struct PolicyInfo {
+    pub id: Arc<str>,
+    pub effect: Effect,
+    pub annotations: Vec<(String, String)>,
+    /// File and line, for reports; never sent to a caller.
+    pub place: String,
+}
+
+/// One policy of one place, ready to be indexed and evaluated. Shared between revisions while it stands where it stood.
+#[derive(Debug)]
+pub struct PolicyEntry {
+    pub info: Arc<PolicyInfo>,
+    body: Arc<PolicyBody>,
+}
+
+/// The part that a policy's text alone determines; shared between revisions while the text does not change.
+#[derive(Debug)]
+struct PolicyBody {
+    original: Policy,
+    reads: OnceLock<Dependencies>,
+    condition_only: OnceLock<Option<Policy>>,
+}
+
+impl PolicyEntry {
+    /// A template link is kept as the static policy it stands for; `None` if it has no such form.
+    pub fn new(policy: &Policy, place: String) -> Option<Self> {
+        let id: &str = policy.id().as_ref();
+        let annotations = policy.annotations().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        let info = Arc::new(PolicyInfo {
+            id: Arc::from(id),
+            effect: policy.effect(),
+            annotations,
+            place,
+        });
+        let original = if policy.is_static() {
+            policy.clone()
+        } else {
+            unlinked(policy)?
+        };
+        let body = PolicyBody {
+            original,
+            reads: OnceLock::new(),
+            condition_only: OnceLock::new(),
+        };
+        Some(Self {
+            info,
+            body: Arc::new(body),
+        })
+    }
+
+    /// The same policy at another place.
+    pub fn at(self: &Arc<Self>, place: String) -> Arc<Self> {
+        if self.info.place == place {
+            return Arc::clone(self);
+        }
+        Arc::new(Self {
+            info: Arc::new(PolicyInfo {
+                id: Arc::clone(&self.info.id),
+                effect: self.info.effect,
+                annotations: self.info.annotations.clone(),
+                place,
+            }),
+            body: Arc::clone(&self.body),
+        })
+    }
+
+    /// True if both were made from one reading of one text.
+    #[cfg(test)]
+    pub fn is_same_reading(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.body, &other.body)
+    }
+
+    pub fn policy(&self) -> &Policy {
+        &self.body.original
+    }
+
+    pub(super) fn reads(&self) -> &Dependencies {
+        let read = || Dependencies::of(self.policy()).unwrap_or_else(|| Dependencies::everything(usize::MAX));
+        self.body.reads.get_or_init(read)
+    }
+
+    /// The same policy with an unconstrained scope; `None` if its JSON form does not read back.
+    pub(super) fn condition_only(&self) -> Option<&Policy> {
+        self.body.condition_only.get_or_init(|| scope_free(self.policy())).as_ref()
+    }
+
+    /// The condition-only form, if it was made already.
+    pub(super) fn ready_condition_only(&self) -> Option<&Policy> {
+        self.body.condition_only.get()?.as_ref()
+    }
+}
+
+impl PolicyInfo {
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.annotations.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+    }
+
+    pub(super) fn has_advice(&self) -> bool {
+        self.annotation("advice").is_some() || self.annotation("step_up").is_some()
+    }
+}
+
+fn scope_free(policy: &Policy) -> Option<Policy> {
+    let mut json = policy.to_json().ok()?;
+    let object = json.as_object_mut()?;
+    for variable in ["principal", "action", "resource"] {
+        object.insert(variable.to_owned(), json!({"op": "All"}));
+    }
+    Policy::from_json(Some(policy.id().clone()), json).ok()
+}
+
+/// A template link as the static policy it stands for.
+fn unlinked(link: &Policy) -> Option<Policy> {
+    Policy::from_json(Some(link.id().clone()), link.to_json().ok()?).ok()
+}

@@ -1,0 +1,413 @@
+//! One portal's files → one revision, or every reason why not.
+//!
+//! A pipeline of parse → validate → conform → test → index. A candidate is taken whole or not at all; only the emergency
+//! forbids of `_deny/` are taken one by one, and join the revision in force. Nothing here reads a file or a clock: the gate
+//! reads folders and passes the files in.
+
+mod checks;
+mod emergency;
+#[cfg(test)]
+mod kept_tests;
+mod nesting;
+mod policies;
+mod schemas;
+mod statements;
+
+use std::collections::HashMap;
+use std::str::FromStr;
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Weak};
+
+use cedar_policy::{Entities, Template, Validator};
+use http::HeaderValue;
+use serde_json::Value;
+
+use self::checks::{
+    duplicates, gone, is_policy_place, link_path_problems, login_problem, namespace_warning, public_problems, route_problems,
+    schema_problems,
+};
+use self::emergency::EmergencyLoad;
+use self::policies::{ParseCache, SharedFiles};
+use self::schemas::Schemas;
+use crate::decision_tests;
+use crate::engine::entities::EntityStore;
+use crate::engine::index::PolicyIndex;
+use crate::engine::{Engine, ErroredForbids, IndexedPolicies, MatchSet, PolicyEntry};
+use crate::portal::file::{PortalFile, SkipErrors};
+use crate::query_entities::report;
+use crate::revision::emergency::EmergencyForbids;
+use crate::revision::problem::{Problem, RevisionError};
+use crate::revision::source::{Files, Tree};
+use crate::revision::{Candidate, PortalSchema, Revision};
+use crate::rules::{Rules, TypeNames};
+use crate::scope::PortalScope;
+use crate::types::PortalSlug;
+
+/// The outcome of one load.
+pub struct Loaded {
+    /// The revision to serve from now on; `None`: keep the present one.
+    pub revision: Option<Arc<Revision>>,
+    /// The reason why the candidate, or one of its emergency forbids, was rejected.
+    pub rejected: Option<RevisionError>,
+}
+
+/// Turns files into revisions, remembering what it parsed.
+pub struct Loader {
+    /// The cache of the portal that is being loaded.
+    cache: ParseCache,
+    caches: HashMap<PortalSlug, ParseCache>,
+    shared: SharedFiles,
+    schemas: Schemas,
+    warnings: Warnings,
+    condition_only: Option<SyncSender<Weak<MatchSet>>>,
+    trial: DecisionTests,
+}
+
+/// The part of decision tests in a load.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum DecisionTests {
+    Run,
+    /// The command runs them itself.
+    Skip,
+}
+
+/// The effect of validation warnings on a candidate.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Warnings {
+    Show,
+    /// `--deny-warnings`
+    Reject,
+}
+
+/// The policies of a portal's files, templates aside.
+#[derive(Default)]
+struct ParsedPolicies {
+    entries: Vec<Arc<PolicyEntry>>,
+    templates: Vec<Template>,
+    warnings: Vec<Problem>,
+}
+
+impl Loaded {
+    fn rejected(problems: Vec<Problem>) -> Self {
+        Self {
+            revision: None,
+            rejected: Some(RevisionError { problems }),
+        }
+    }
+}
+
+impl Loader {
+    pub fn new(warnings: Warnings, condition_only: Option<SyncSender<Weak<MatchSet>>>) -> Self {
+        Self {
+            cache: ParseCache::default(),
+            caches: HashMap::new(),
+            shared: SharedFiles::default(),
+            schemas: Schemas::default(),
+            warnings,
+            condition_only,
+            trial: DecisionTests::Run,
+        }
+    }
+
+    /// Loads candidates without their decision tests; the gate itself never does.
+    pub fn untested(mut self) -> Self {
+        self.trial = DecisionTests::Skip;
+        self
+    }
+
+    /// Loads one portal out of the tree; `previous` is what it serves now.
+    pub fn load(&mut self, portal: &PortalScope, tree: &Tree, previous: Option<&Revision>) -> Loaded {
+        let slug = &portal.slug;
+        self.cache = self.caches.remove(slug).unwrap_or_default();
+        let loaded = self.load_cached(portal, tree, previous);
+        self.cache.retain(|name| tree.files.get(name).is_some());
+        self.caches.insert(slug.clone(), std::mem::take(&mut self.cache));
+        loaded
+    }
+
+    /// Warms the parse cache ahead of a load; does not affect the result of `load`.
+    pub fn prepare(&mut self, portal: &PortalScope, tree: &Tree) {
+        let slug = &portal.slug;
+        let files = tree.portal_files(slug);
+        let namespace = portal_file(slug, &files).map(|file| file.namespace);
+        let Ok(schema) = namespace.and_then(|ns| self.schemas.load(slug, &files, ns.as_deref())) else {
+            return;
+        };
+        self.cache = self.caches.remove(slug).unwrap_or_default();
+        let _found_again_by_the_load = self.policies(slug, &files, &schema, &mut Vec::new());
+        self.caches.insert(slug.clone(), std::mem::take(&mut self.cache));
+    }
+
+    fn load_cached(&mut self, portal: &PortalScope, tree: &Tree, previous: Option<&Revision>) -> Loaded {
+        let slug = &portal.slug;
+        let mut problems = Vec::new();
+        let candidate = match self.candidate_of(portal, tree, previous) {
+            Ok(candidate) => Some(candidate),
+            Err(error) => {
+                problems = error.problems;
+                previous.map(|previous| Arc::clone(&previous.candidate))
+            }
+        };
+        let Some(mut candidate) = candidate else {
+            return Loaded::rejected(problems);
+        };
+        let EmergencyLoad {
+            mut emergency_forbids,
+            problems: found,
+            lost,
+        } = self.emergency_forbids(&candidate, slug, tree, previous);
+        problems.extend(found);
+        // the candidate cannot carry a forbid that is in force: go on with the previous candidate, which can
+        if let Some(previous) = previous.filter(|_| !lost.is_empty()) {
+            problems.extend(lost);
+            candidate = Arc::clone(&previous.candidate);
+            emergency_forbids = self
+                .emergency_forbids(&candidate, slug, tree, Some(previous))
+                .emergency_forbids;
+        }
+        // SECURITY: no revision is served yet, and an emergency forbid that exists would not hold
+        if previous.is_none() && !problems.is_empty() {
+            return Loaded::rejected(problems);
+        }
+        let is_same = previous.is_some_and(|previous| {
+            Arc::ptr_eq(&previous.candidate, &candidate) && previous.emergency_forbids.files == emergency_forbids.files
+        });
+        Loaded {
+            revision: (!is_same).then(|| Arc::new(self.assemble(&candidate, emergency_forbids))),
+            rejected: RevisionError::check(problems).err(),
+        }
+    }
+
+    /// The candidate of the files as they are; the previous one if they did not change.
+    fn candidate_of(
+        &mut self,
+        portal: &PortalScope,
+        tree: &Tree,
+        previous: Option<&Revision>,
+    ) -> Result<Arc<Candidate>, RevisionError> {
+        let files = tree.portal_files(&portal.slug);
+        let mut problems = tree.portal_problems(&portal.slug);
+        problems.extend(gone(&portal.slug, &files, previous));
+        if let Some(previous) = previous.filter(|p| problems.is_empty() && p.candidate.files == files) {
+            return Ok(Arc::clone(&previous.candidate));
+        }
+        RevisionError::check(problems)?;
+        self.candidate(portal, files, previous)
+    }
+
+    fn candidate(
+        &mut self,
+        portal: &PortalScope,
+        files: Files,
+        previous: Option<&Revision>,
+    ) -> Result<Arc<Candidate>, RevisionError> {
+        let slug = &portal.slug;
+        let file = Arc::new(portal_file(slug, &files)?);
+        let schema = self.schemas.load(slug, &files, file.namespace.as_deref())?;
+        let model = &schema.model;
+        let names = Arc::new(TypeNames::new(model, slug.as_str()));
+        let mut problems = schema_problems(slug, model);
+        problems.extend(route_problems(slug, &files, &file, model));
+        problems.extend(login_problem(portal, &file));
+        let ParsedPolicies {
+            entries,
+            templates,
+            mut warnings,
+        } = self.policies(slug, &files, &schema, &mut problems);
+        let links = links(slug, &files, &templates, &schema.validator).unwrap_or_else(|found| {
+            problems.extend(found);
+            Vec::new()
+        });
+        problems.extend(link_path_problems(&links, schema.path.as_ref()));
+        let entries: Vec<_> = entries.into_iter().chain(links).collect();
+        problems.extend(duplicates(&entries));
+        problems.extend(public_problems(slug, &file, &names, &entries));
+        warnings.extend(namespace_warning(slug, model));
+        if self.warnings == Warnings::Reject {
+            problems.extend(warnings.iter().cloned());
+        }
+        let store = entities(slug, &files, &schema, previous).unwrap_or_else(|problem| {
+            problems.push(problem);
+            Arc::default()
+        });
+        RevisionError::check(problems)?;
+        let candidate = Arc::new(Candidate {
+            index: Arc::new(PolicyIndex::of(&entries)),
+            files,
+            schema,
+            names,
+            store,
+            entries,
+            file,
+            warnings,
+        });
+        if self.trial == DecisionTests::Run {
+            decision_tests::check(portal, &self.assemble(&candidate, EmergencyForbids::default()))?;
+        }
+        Ok(candidate)
+    }
+
+    fn policies(
+        &mut self,
+        slug: &PortalSlug,
+        files: &Files,
+        schema: &PortalSchema,
+        problems: &mut Vec<Problem>,
+    ) -> ParsedPolicies {
+        let mut all = ParsedPolicies::default();
+        for (name, file) in files.0.iter().filter(|(name, _)| name.ends_with(".cedar")) {
+            if !is_policy_place(slug, name) {
+                problems.push(
+                    Problem::new(name, "is in a folder whose policies are not loaded")
+                        .with_help(format!("move it to policies/{slug}/, or to _deny/ or candidate/ below it")),
+                );
+                continue;
+            }
+            match self.cache.parse(name, file, schema, "", &mut self.shared) {
+                Ok(parsed) => {
+                    problems.extend(parsed.path_problems.iter().cloned());
+                    all.entries.extend(parsed.entries.iter().cloned());
+                    all.templates.extend(parsed.templates.iter().cloned());
+                    all.warnings.extend(parsed.warnings.iter().cloned());
+                }
+                Err(found) => problems.extend(found),
+            }
+        }
+        let own = format!("policies/{slug}/");
+        if !files.0.keys().any(|name| name.starts_with(&own) && name.ends_with(".cedar")) {
+            problems
+                .push(Problem::new(&own, "has no policy file").with_help("an empty .cedar file says that nothing is permitted"));
+        }
+        all
+    }
+
+    fn assemble(&self, candidate: &Arc<Candidate>, emergency_forbids: EmergencyForbids) -> Revision {
+        let mut all = candidate.files.clone();
+        all.0
+            .extend(emergency_forbids.files.0.iter().map(|(n, f)| (n.clone(), f.clone())));
+        let id: String = all.hash().iter().take(8).map(|b| format!("{b:02x}")).collect();
+        let errored = match candidate.file.danger_skip_errors {
+            SkipErrors::DangerSkip => ErroredForbids::Skip,
+            SkipErrors::Deny => ErroredForbids::Deny,
+        };
+        let model = &candidate.schema.model;
+        let actions = model.actions().map(|(uid, model)| (uid, model.ancestors.as_slice()));
+        let engine = Engine::indexed(
+            candidate.indexed(&emergency_forbids),
+            actions,
+            Arc::clone(&candidate.store),
+            errored,
+        );
+        let engine = engine
+            .with_preparation_queue(self.condition_only.clone())
+            .with_names(Arc::clone(&candidate.names));
+        let rules = Rules {
+            schema: Arc::clone(model),
+            engine,
+            plans: Arc::clone(&candidate.schema.plans),
+            names: Arc::clone(&candidate.names),
+            claims: candidate.file.claims.clone(),
+        };
+        let flags = candidate
+            .file
+            .flags
+            .iter()
+            .map(|(name, flag)| (name.clone(), Value::Bool(flag.value)));
+        // INVARIANT: hex digits are a header value
+        let header = HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static(""));
+        Revision {
+            id: Arc::from(id),
+            header,
+            rules,
+            flags: Arc::new(flags.collect()),
+            file: Arc::clone(&candidate.file),
+            candidate: Arc::clone(candidate),
+            emergency_forbids,
+            warnings: candidate.warnings.clone(),
+        }
+    }
+}
+
+impl Candidate {
+    /// Every policy that takes part, and its index. Emergency forbids come last.
+    fn indexed(&self, emergency_forbids: &EmergencyForbids) -> IndexedPolicies {
+        let entries: Vec<_> = self.entries.iter().chain(&emergency_forbids.entries).cloned().collect();
+        if emergency_forbids.entries.is_empty() {
+            return IndexedPolicies {
+                policies: entries,
+                index: Arc::clone(&self.index),
+            };
+        }
+        let mut index = PolicyIndex::clone(&self.index);
+        index.extend(&emergency_forbids.entries);
+        IndexedPolicies {
+            policies: entries,
+            index: Arc::new(index),
+        }
+    }
+}
+
+fn portal_file(slug: &PortalSlug, files: &Files) -> Result<PortalFile, RevisionError> {
+    let name = format!("policies/{slug}/portal.yaml");
+    let text = match files.get(&name) {
+        Some(file) => file.text(&name)?,
+        None => "",
+    };
+    PortalFile::parse(text).map_err(|errors| RevisionError {
+        problems: errors
+            .into_iter()
+            .map(|e| {
+                let message = if e.key.is_empty() {
+                    e.message
+                } else {
+                    format!("`{}`: {}", e.key, e.message)
+                };
+                Problem::new(&name, message).at_line(e.line)
+            })
+            .collect(),
+    })
+}
+
+fn links(
+    slug: &PortalSlug,
+    files: &Files,
+    templates: &[Template],
+    validator: &Validator,
+) -> Result<Vec<Arc<PolicyEntry>>, Vec<Problem>> {
+    let name = format!("policies/{slug}/links.json");
+    files
+        .get(&name)
+        .map_or_else(|| Ok(Vec::new()), |file| policies::link(&name, file, templates, validator))
+}
+
+/// Takes over unchanged entities: there may be a million of them beside one edited policy.
+fn entities(
+    slug: &PortalSlug,
+    files: &Files,
+    schema: &Arc<PortalSchema>,
+    previous: Option<&Revision>,
+) -> Result<Arc<EntityStore>, Problem> {
+    let name = format!("policies/{slug}/entities.json");
+    let is_same =
+        |candidate: &&Arc<Candidate>| Arc::ptr_eq(&candidate.schema, schema) && candidate.files.get(&name) == files.get(&name);
+    if let Some(candidate) = previous.map(|p| &p.candidate).filter(is_same) {
+        return Ok(Arc::clone(&candidate.store));
+    }
+    let fail = |message: String| Problem::new(&name, message);
+    let cedar = &schema.model.cedar;
+    let parsed = match files.get(&name) {
+        Some(file) => Entities::from_json_str(file.text(&name)?, Some(cedar)).map_err(|e| {
+            let message = report(&e);
+            let line = line_in(&message);
+            fail(message).at_line(line)
+        })?,
+        None => cedar.action_entities().map_err(|e| fail(report(&e)))?,
+    };
+    Ok(Arc::new(EntityStore::new(parsed)))
+}
+
+/// `… at line 3 column 5`, as the JSON parser puts it.
+fn line_in(message: &str) -> Option<usize> {
+    let (_, rest) = message.split_once(" at line ")?;
+    usize::from_str(rest.split_whitespace().next()?).ok()
+}

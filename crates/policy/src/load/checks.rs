@@ -1,0 +1,249 @@
+//! Checks of a candidate beyond Cedar's: each refuses a slip that would quietly widen what is allowed.
+//!
+//! Each check gives problems with their place; none changes anything.
+
+use std::sync::Arc;
+
+use cedar_policy::{Effect, EntityTypeName, EntityUid, ResourceConstraint};
+use rustc_hash::FxHashMap;
+
+use crate::context::is_secret_header;
+use crate::engine::PolicyEntry;
+use crate::portal::file::PortalFile;
+use crate::portal::path::{CanonicalPath, is_canonical_id};
+use crate::portal::route::{Reach, Route};
+use crate::revision::Revision;
+use crate::revision::problem::{Problem, position};
+use crate::revision::source::{Files, SourceFile, Tree};
+use crate::rules::TypeNames;
+use crate::schema::{AttrType, SchemaModel};
+use crate::scope::PortalScope;
+use crate::types::PortalSlug;
+
+/// The prefix of the ids of emergency forbids, so that they never collide with other policies.
+pub(super) const EMERGENCY_PREFIX: &str = "_deny/";
+
+/// Files whose absence would quietly widen what is allowed; emptied first, they may go.
+pub(super) fn gone(slug: &PortalSlug, files: &Files, previous: Option<&Revision>) -> Vec<Problem> {
+    let own = format!("policies/{slug}/");
+    let mut problems = Vec::new();
+    if !has_own(slug, files) {
+        problems.push(Problem::new(&own, "is missing or empty"));
+    }
+    let Some(previous) = previous else { return problems };
+    let portal_yaml = format!("{own}portal.yaml");
+    for (name, file) in &previous.candidate.files.0 {
+        let guarded = name.starts_with("policies/_shared/") || *name == portal_yaml || name.starts_with("schemas/");
+        if guarded && files.get(name).is_none() && says_something(file) {
+            problems.push(Problem::new(name, "was there and is gone").with_help("to remove it for good, empty it first"));
+        }
+    }
+    problems
+}
+
+pub(super) fn has_own(slug: &PortalSlug, files: &Files) -> bool {
+    let own = format!("policies/{slug}/");
+    files.0.keys().any(|name| name.starts_with(&own))
+}
+
+/// A folder that vanished as a whole was not edited: it is being replaced, or its mount is away.
+pub(super) fn is_folder_gone(tree: &Tree, slug: &PortalSlug) -> bool {
+    !has_own(slug, &tree.files)
+}
+
+fn says_something(file: &SourceFile) -> bool {
+    let text = String::from_utf8_lossy(&file.bytes);
+    text.lines()
+        .map(str::trim)
+        .any(|line| !line.is_empty() && !line.starts_with("//") && !line.starts_with('#'))
+}
+
+pub(super) fn is_policy_place(slug: &PortalSlug, name: &str) -> bool {
+    let below = [format!("policies/{slug}/"), "policies/_shared/".to_owned()];
+    below
+        .iter()
+        .any(|folder| name.strip_prefix(folder.as_str()).is_some_and(|rest| !rest.contains('/')))
+}
+
+/// Credentials must not become context.
+pub(super) fn schema_problems(slug: &PortalSlug, model: &SchemaModel) -> Vec<Problem> {
+    let mut secret = std::collections::BTreeSet::new();
+    for (_, action) in model.actions() {
+        if let Some(AttrType::Record(headers)) = action.context.fields.get("headers").map(|f| &f.ty) {
+            secret.extend(headers.fields.keys().filter(|name| is_secret_header(name)).cloned());
+        }
+    }
+    let file = format!("schemas/{slug}.cedarschema");
+    secret
+        .into_iter()
+        .map(|name| Problem::new(&file, format!("header `{name}` carries credentials and cannot be context")))
+        .collect()
+}
+
+/// Without a namespace the gate's own names (HTTP actions, `User`, `Path`) are found in none: such requests deny.
+pub(super) fn namespace_warning(slug: &PortalSlug, model: &SchemaModel) -> Option<Problem> {
+    let several = model.ambiguous.join(", ");
+    let help = "name the one for HTTP actions and principals as `namespace` in portal.yaml";
+    let warning = || {
+        Problem::new(
+            &format!("schemas/{slug}.cedarschema"),
+            format!("has several namespaces: {several}"),
+        )
+    };
+    (!model.ambiguous.is_empty()).then(|| warning().with_help(help))
+}
+
+pub(super) fn route_problems(slug: &PortalSlug, files: &Files, file: &PortalFile, model: &SchemaModel) -> Vec<Problem> {
+    let name = format!("policies/{slug}/portal.yaml");
+    let text = files.get(&name).and_then(|f| f.text(&name).ok()).unwrap_or_default();
+    let mut problems = Vec::new();
+    for route in file.routes.routes() {
+        let line = route_line(text, route);
+        let place =
+            |message: String| Problem::new(&name, format!("route `{} {}`: {message}", route.method, route.text)).at_line(line);
+        if model.resolve_action(&route.action).is_none() {
+            problems.push(place(format!("the schema has no action `{}`", route.action)));
+        }
+        if model.resolve_type(&route.resource_type).is_none() {
+            problems.push(place(format!("the schema has no entity type `{}`", route.resource_type)));
+        }
+    }
+    problems
+}
+
+/// The line of a route in the file; its path may also be another route's, or the beginning of one.
+fn route_line(text: &str, route: &Route) -> Option<usize> {
+    let written = format!("{} {}", route.method, route.text);
+    let is_whole = |after: &str| {
+        let next = after.chars().next();
+        next.is_none_or(|c| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | '}'))
+    };
+    let mut found = text.match_indices(&written);
+    let (offset, _) = found.find(|(offset, _)| is_whole(text.get(offset + written.len()..).unwrap_or_default()))?;
+    Some(position(text, offset).line)
+}
+
+/// A portal's login provider must be one that the portal trusts, or every login would end in a refusal.
+pub(super) fn login_problem(portal: &PortalScope, file: &PortalFile) -> Option<Problem> {
+    let by = file.login.as_ref()?;
+    let name = format!("policies/{}/portal.yaml", portal.slug);
+    let problem = |message: String| Some(Problem::new(&name, message).at_line(by.line));
+    let providers = portal.providers.as_deref()?;
+    let Some(provider) = providers.iter().find(|provider| *provider.name == *by.provider) else {
+        let known: Vec<&str> = providers.iter().map(|provider| &*provider.name).collect();
+        let known = if known.is_empty() {
+            "cedargate.yaml has no `login.providers`".to_owned()
+        } else {
+            format!("cedargate.yaml has {}", known.join(", "))
+        };
+        return problem(format!("login.provider: there is no provider `{}`; {known}", by.provider));
+    };
+    if portal.issuer(&provider.issuer).is_some() {
+        return None;
+    }
+    problem(format!(
+        "login.provider: this portal does not trust the issuer of `{}`; add it to `portals[].issuers` or name another provider",
+        by.provider
+    ))
+}
+
+pub(super) fn duplicates(entries: &[Arc<PolicyEntry>]) -> Vec<Problem> {
+    let mut seen: FxHashMap<&str, &str> = FxHashMap::default();
+    seen.reserve(entries.len());
+    let mut problems = Vec::new();
+    for entry in entries {
+        if entry.info.id.starts_with(EMERGENCY_PREFIX) {
+            let (file, line) = split_place(&entry.info.place);
+            let message = format!(
+                "policy id `{}` starts with `{EMERGENCY_PREFIX}`, which is for emergency forbids",
+                entry.info.id
+            );
+            problems.push(Problem::new(file, message).at_line(line).with_help("give it another `@id`"));
+        }
+        if let Some(first) = seen.insert(&entry.info.id, &entry.info.place) {
+            let (file, line) = split_place(&entry.info.place);
+            problems.push(Problem::new(file, format!("policy id `{}` is already used at {first}", entry.info.id)).at_line(line));
+        }
+    }
+    problems
+}
+
+fn split_place(place: &str) -> (&str, Option<usize>) {
+    match place.rsplit_once(':') {
+        Some((file, line)) => (file, line.parse().ok()),
+        None => (place, None),
+    }
+}
+
+/// A path that no request can have would make its rule look right and never match. The problems have no place yet.
+pub(super) fn path_problems(entry: &PolicyEntry, path: Option<&EntityTypeName>) -> impl Iterator<Item = Problem> {
+    let literals = path.map(|_| entry.policy().entity_literals()).unwrap_or_default();
+    let impossible = literals.into_iter().filter(move |uid| {
+        let id = uid.id().unescaped();
+        let is_possible = |path: &CanonicalPath| is_canonical_id(id) && path.plain_id() == id;
+        path == Some(uid.type_name()) && !CanonicalPath::parse(id).is_ok_and(|path| is_possible(&path))
+    });
+    impossible.map(|uid| {
+        let message = format!("policy `{}` names `{uid}`, which no request's path can be", entry.info.id);
+        let help = "start with `/`, leave out the trailing `/`, escape only what a path must escape";
+        Problem::new("", message).with_help(help)
+    })
+}
+
+/// The same for the policies of `links.json`.
+pub(super) fn link_path_problems(entries: &[Arc<PolicyEntry>], path: Option<&EntityTypeName>) -> Vec<Problem> {
+    let of = |entry: &Arc<PolicyEntry>| {
+        let (file, line) = split_place(&entry.info.place);
+        let placed = |problem: Problem| Problem {
+            file: file.to_owned(),
+            ..problem.at_line(line)
+        };
+        path_problems(entry, path).map(placed).collect::<Vec<_>>()
+    };
+    entries.iter().flat_map(of).collect()
+}
+
+/// A public path must not reach anything that a forbid names: the forbid would never be asked.
+pub(super) fn public_problems(
+    slug: &PortalSlug,
+    file: &PortalFile,
+    names: &TypeNames,
+    entries: &[Arc<PolicyEntry>],
+) -> Vec<Problem> {
+    let portal_yaml = format!("policies/{slug}/portal.yaml");
+    let mut problems = Vec::new();
+    if file.public.is_empty() {
+        return problems;
+    }
+    for entry in entries.iter().filter(|e| e.info.effect == Effect::Forbid) {
+        for (path, reach) in named_paths(entry, names) {
+            if let Some(public) = file.public.overlaps(path.id().unescaped(), reach) {
+                let message = format!(
+                    "public `{public}` reaches `{path}`, which forbid `{}` names ({})",
+                    entry.info.id, entry.info.place
+                );
+                problems.push(Problem::new(&portal_yaml, message));
+            }
+        }
+    }
+    problems
+}
+
+fn named_paths(entry: &PolicyEntry, names: &TypeNames) -> Vec<(EntityUid, Reach)> {
+    let exact = match entry.policy().resource_constraint() {
+        ResourceConstraint::Eq(uid) => Some(uid),
+        _ => None,
+    };
+    let is_path = |uid: &EntityUid| names.path.as_ref() == Some(uid.type_name());
+    let paths = entry.policy().entity_literals().into_iter().filter(is_path);
+    paths
+        .map(|uid| {
+            let reach = if exact.as_ref() == Some(&uid) && !entry.policy().has_non_scope_constraint() {
+                Reach::Exact
+            } else {
+                Reach::Subtree
+            };
+            (uid, reach)
+        })
+        .collect()
+}

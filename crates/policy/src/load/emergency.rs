@@ -1,0 +1,111 @@
+//! Emergency forbids: `_deny/*.cedar`, taken file by file, even when the rest of the candidate is rejected.
+//!
+//! An emergency forbid joins the revision in force. Only removing its file releases it: not a rejected edit, not a file that
+//! cannot be read, not a candidate whose schema it does not fit. It holds on public paths too.
+
+use std::sync::Arc;
+
+use cedar_policy::Effect;
+
+use super::Loader;
+use super::checks::{EMERGENCY_PREFIX, is_folder_gone};
+use crate::engine::PolicyEntry;
+use crate::revision::emergency::EmergencyForbids;
+use crate::revision::problem::Problem;
+use crate::revision::source::{SourceFile, Tree};
+use crate::revision::{Candidate, Revision};
+use crate::types::PortalSlug;
+
+/// The emergency forbids that a candidate can carry.
+pub(super) struct EmergencyLoad {
+    pub emergency_forbids: EmergencyForbids,
+    pub problems: Vec<Problem>,
+    /// Emergency forbids in force that the candidate cannot carry: then it must not be served.
+    pub lost: Vec<Problem>,
+}
+
+impl EmergencyForbids {
+    /// A policy id that is taken already keeps the file out: two policies of one id would be one.
+    fn join(&mut self, name: &str, file: &SourceFile, entries: Vec<Arc<PolicyEntry>>) -> Option<Problem> {
+        let taken = |entry: &&Arc<PolicyEntry>| self.entries.iter().any(|e| e.info.id == entry.info.id);
+        if let Some(entry) = entries.iter().find(taken) {
+            return Some(Problem::new(name, format!("policy id `{}` is already used", entry.info.id)));
+        }
+        self.files.0.insert(name.to_owned(), file.clone());
+        self.entries.extend(entries);
+        None
+    }
+}
+
+impl Loader {
+    /// The emergency forbids: each file on its own, its last good content if the new one is broken or out of sight.
+    pub(super) fn emergency_forbids(
+        &mut self,
+        candidate: &Candidate,
+        slug: &PortalSlug,
+        tree: &Tree,
+        previous: Option<&Revision>,
+    ) -> EmergencyLoad {
+        let mut emergency_forbids = EmergencyForbids::default();
+        let mut problems = Vec::new();
+        let mut lost = Vec::new();
+        let mut kept = Vec::new();
+        let known = previous.map(|p| &p.emergency_forbids.files);
+        let files = tree.emergency_files(slug);
+        for (name, file) in &files.0 {
+            match self.emergency_forbid(candidate, name, file) {
+                Ok(entries) => problems.extend(emergency_forbids.join(name, file, entries)),
+                Err(found) => {
+                    problems.extend(found);
+                    kept.extend(known.and_then(|files| Some((name, files.get(name)?))));
+                }
+            }
+        }
+        // SECURITY: only a file that was removed releases its emergency forbid, not one that cannot be seen
+        let unseen = known.into_iter().flat_map(|known| &known.0);
+        kept.extend(
+            unseen.filter(|(name, _)| files.get(name).is_none() && (tree.is_in_doubt(name) || is_folder_gone(tree, slug))),
+        );
+        for (name, file) in kept {
+            match self.emergency_forbid(candidate, name, file) {
+                Ok(entries) => problems.extend(emergency_forbids.join(name, file, entries)),
+                Err(_) => lost.push(Problem::new(
+                    name,
+                    "is in force and does not fit the candidate's schema any more",
+                )),
+            }
+        }
+        EmergencyLoad {
+            emergency_forbids,
+            problems,
+            lost,
+        }
+    }
+
+    fn emergency_forbid(
+        &mut self,
+        candidate: &Candidate,
+        name: &str,
+        file: &SourceFile,
+    ) -> Result<Vec<Arc<PolicyEntry>>, Vec<Problem>> {
+        let stem = name
+            .rsplit_once("/_deny/")
+            .map_or(name, |(_, f)| f)
+            .trim_end_matches(".cedar");
+        let prefix = format!("{EMERGENCY_PREFIX}{stem}/");
+        let parsed = self.cache.parse(name, file, &candidate.schema, &prefix, &mut self.shared)?;
+        let permits = parsed.entries.iter().filter(|e| e.info.effect == Effect::Permit);
+        let mut problems: Vec<Problem> = permits
+            .map(|e| Problem::new(name, format!("`{}` is a permit; `_deny/` holds forbids only", e.info.id)))
+            .collect();
+        problems.extend(parsed.templates.iter().map(|t| {
+            let id: &str = t.id().as_ref();
+            Problem::new(name, format!("`{id}` is a template; `_deny/` holds plain forbids only"))
+        }));
+        if problems.is_empty() {
+            Ok(parsed.entries.clone())
+        } else {
+            Err(problems)
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Refuses policy text that is nested or chained beyond reason, before anything recursive reads it.
+//!
+//! Cedar's parser and everything that walks its result recurse as deep as the text nests; a stack that overflows ends
+//! the process, for any text. A lexical scan is enough: strings and comments aside, only brackets and
+//! operators can nest. The threads that load policies have the stack for what passes here (`app::STACK_BYTES`).
+
+use crate::revision::problem::Problem;
+
+/// Brackets inside brackets.
+const DEPTH_MAX: usize = 100;
+/// Operators and `if`s in one policy: a chain nests as deep as it is long.
+const OPERATORS_MAX: usize = 4000;
+
+/// Fails at the first place that goes too deep.
+pub fn check(name: &str, text: &str) -> Result<(), Problem> {
+    let (mut depth, mut operators) = (0_usize, 0_usize);
+    let mut chars = text.char_indices().peekable();
+    while let Some((offset, char)) = chars.next() {
+        match char {
+            '"' => skip_string(&mut chars),
+            '/' if chars.peek().is_some_and(|(_, next)| *next == '/') => skip_line(&mut chars),
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth = depth.saturating_sub(1),
+            ';' => operators = 0,
+            '&' | '|' | '+' | '-' | '*' | '!' | '.' | '<' | '>' | '=' => operators += 1,
+            'i' if text
+                .get(offset..)
+                .is_some_and(|rest| rest.starts_with("if ") || rest.starts_with("in ")) =>
+            {
+                operators += 1
+            }
+            _ => {}
+        }
+        if depth > DEPTH_MAX {
+            let problem = Problem::new(name, format!("brackets nest deeper than {DEPTH_MAX}"));
+            return Err(problem
+                .at_offset(text, offset)
+                .with_help("split the condition into several policies"));
+        }
+        if operators > OPERATORS_MAX {
+            let problem = Problem::new(name, format!("a policy has more than {OPERATORS_MAX} operators"));
+            return Err(problem
+                .at_offset(text, offset)
+                .with_help("use a set and `contains`, or split the policy"));
+        }
+    }
+    Ok(())
+}
+
+type Chars<'a> = std::iter::Peekable<std::str::CharIndices<'a>>;
+
+/// To the closing quote; an escaped one does not close.
+pub(super) fn skip_string(chars: &mut Chars<'_>) {
+    while let Some((_, char)) = chars.next() {
+        match char {
+            '\\' => drop(chars.next()),
+            '"' => return,
+            _ => {}
+        }
+    }
+}
+
+/// SECURITY: a lone carriage return ends a comment for Cedar; what follows must not be hidden from the checks.
+pub(super) fn skip_line(chars: &mut Chars<'_>) {
+    for (_, char) in chars.by_ref() {
+        if char == '\n' || char == '\r' {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deep_and_long_texts_are_refused_with_their_place() {
+        let deep = format!(
+            "permit(principal, action, resource)\nwhen {{ {}true{} }};",
+            "(".repeat(200),
+            ")".repeat(200)
+        );
+        assert_eq!(check("x.cedar", &deep).unwrap_err().line, Some(2));
+        let chain = format!(
+            "permit(principal, action, resource) when {{ {} true }};",
+            "true || ".repeat(3000)
+        );
+        assert!(check("x.cedar", &chain).unwrap_err().message.contains("operators"));
+    }
+
+    #[test]
+    fn a_comment_hides_nothing_that_cedar_reads() {
+        let deep = format!(
+            "// note\rpermit(principal, action, resource) when {{ {}true{} }};",
+            "(".repeat(200),
+            ")".repeat(200)
+        );
+        assert!(check("x.cedar", &deep).is_err());
+    }
+
+    #[test]
+    fn strings_comments_and_many_policies_do_not_count() {
+        let quoted = format!(
+            "permit(principal == U::\"{}\\\"\", action, resource); // {}\n",
+            "(".repeat(500),
+            "[".repeat(500)
+        );
+        assert!(check("x.cedar", &quoted).is_ok());
+        let many = "permit(principal, action, resource) when { 1 == 1 && 2 == 2 };\n".repeat(20_000);
+        assert!(check("x.cedar", &many).is_ok());
+    }
+}

@@ -1,0 +1,429 @@
+//! `*.cedar`, `links.json` → policies with their final ids, parsed and strictly validated, statement by statement.
+//!
+//! Ids are `@id("…")`, or `<file stem>#<n>`. A file that did not change is not looked at again; in one that did, a
+//! statement that did not is neither parsed nor (under the same schema) validated again, and keeps what was derived from
+//! it. Nothing is dropped silently: what does not fit is a problem.
+
+use std::collections::{BTreeMap, HashMap};
+use std::str::FromStr;
+use std::sync::{Arc, Weak};
+
+use cedar_policy::{EntityUid, PolicyId, PolicySet, SlotId, Template, ValidationMode, Validator};
+use miette::Diagnostic;
+use rustc_hash::{FxHashMap, FxHashSet};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::checks::path_problems;
+use super::statements::{Statement, split};
+use crate::engine::PolicyEntry;
+use crate::revision::PortalSchema;
+use crate::revision::problem::{Position, Problem, position};
+use crate::revision::source::SourceFile;
+
+/// Files that several portals may load.
+const SHARED: &str = "policies/_shared/";
+
+/// The policies of one file.
+pub struct ParsedFile {
+    pub entries: Vec<Arc<PolicyEntry>>,
+    pub templates: Vec<Template>,
+    pub warnings: Vec<Problem>,
+    /// Paths in it that no request can have.
+    pub path_problems: Vec<Problem>,
+    source: SourceFile,
+    schema: [u8; 32],
+    statements: Vec<KnownStatement>,
+}
+
+/// One portal's parsed files, by name, as they were when they last fitted.
+#[derive(Default)]
+pub struct ParseCache(HashMap<String, Arc<ParsedFile>>);
+
+/// The parsed files of `_shared`, as long as any portal's cache has them.
+#[derive(Default)]
+pub struct SharedFiles(HashMap<String, Vec<Weak<ParsedFile>>>);
+
+/// The parse result of one statement of a file.
+struct KnownStatement {
+    /// Bytes before it, and of it.
+    offset: usize,
+    length: usize,
+    /// First line, from 1.
+    place: Position,
+    number: usize,
+    item: Item,
+    checked: Checked,
+}
+
+/// The content of a statement. Revisions share entries, and with them all that is derived from a policy.
+#[derive(Clone)]
+enum Item {
+    Policy(Arc<PolicyEntry>),
+    Template(Box<Template>),
+}
+
+/// The validation result of one statement; places count from the statement's own beginning.
+#[derive(Clone, Default)]
+struct Checked {
+    errors: Vec<Problem>,
+    warnings: Vec<Problem>,
+    path_problems: Vec<Problem>,
+}
+
+/// One template link of `links.json`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Link {
+    #[serde(alias = "template_id")]
+    template: String,
+    #[serde(alias = "link_id")]
+    id: String,
+    #[serde(alias = "args")]
+    slots: BTreeMap<String, Value>,
+}
+
+impl ParseCache {
+    /// Forgets the files that are not wanted any more.
+    pub fn retain(&mut self, wanted: impl Fn(&str) -> bool) {
+        self.0.retain(|name, _| wanted(name));
+    }
+
+    /// `prefix` goes before every id.
+    pub fn parse(
+        &mut self,
+        name: &str,
+        file: &SourceFile,
+        schema: &PortalSchema,
+        prefix: &str,
+        shared: &mut SharedFiles,
+    ) -> Result<Arc<ParsedFile>, Vec<Problem>> {
+        let mine = self.0.get(name);
+        if let Some(same) = mine.filter(|known| known.is(file, schema)) {
+            return Ok(Arc::clone(same));
+        }
+        let base = mine.cloned().or_else(|| shared.like(name, file));
+        let parsed = match shared.same(name, file, schema) {
+            Some(same) => same,
+            None => Arc::new(parse_file(name, file, schema, prefix, base.as_deref())?),
+        };
+        shared.add(name, &parsed);
+        self.0.insert(name.to_owned(), Arc::clone(&parsed));
+        Ok(parsed)
+    }
+}
+
+impl SharedFiles {
+    fn all(&self, name: &str) -> impl Iterator<Item = Arc<ParsedFile>> {
+        self.0.get(name).into_iter().flatten().filter_map(Weak::upgrade)
+    }
+
+    fn same(&self, name: &str, file: &SourceFile, schema: &PortalSchema) -> Option<Arc<ParsedFile>> {
+        self.all(name).find(|known| known.is(file, schema))
+    }
+
+    /// The same text under another schema: it need not be parsed again.
+    fn like(&self, name: &str, file: &SourceFile) -> Option<Arc<ParsedFile>> {
+        self.all(name).find(|known| known.source == *file)
+    }
+
+    fn add(&mut self, name: &str, parsed: &Arc<ParsedFile>) {
+        if !name.starts_with(SHARED) {
+            return;
+        }
+        let known = self.0.entry(name.to_owned()).or_default();
+        known.retain(|file| file.strong_count() > 0);
+        let parsed = Arc::downgrade(parsed);
+        if !known.iter().any(|file| file.ptr_eq(&parsed)) {
+            known.push(parsed);
+        }
+        self.0.retain(|_, files| files.iter().any(|file| file.strong_count() > 0));
+    }
+}
+
+impl ParsedFile {
+    fn is(&self, file: &SourceFile, schema: &PortalSchema) -> bool {
+        self.schema == schema.id && self.source == *file
+    }
+
+    /// Parse results by statement, to find unchanged ones.
+    fn by_text(&self) -> FxHashMap<&str, &KnownStatement> {
+        let text = std::str::from_utf8(&self.source.bytes).unwrap_or_default();
+        let of = |known: &KnownStatement| text.get(known.offset..known.offset + known.length);
+        self.statements.iter().filter_map(|k| Some((of(k)?, k))).collect()
+    }
+}
+
+impl Item {
+    fn id(&self) -> &PolicyId {
+        match self {
+            Self::Policy(entry) => entry.policy().id(),
+            Self::Template(template) => template.id(),
+        }
+    }
+
+    fn is_named(&self) -> bool {
+        let annotation = match self {
+            Self::Policy(entry) => entry.policy().annotation("id"),
+            Self::Template(template) => template.annotation("id"),
+        };
+        annotation.is_some_and(|id| !id.is_empty())
+    }
+}
+
+/// Parses and validates one file, as far as `base`, the same file earlier, does not know the answer.
+fn parse_file(
+    name: &str,
+    file: &SourceFile,
+    schema: &PortalSchema,
+    prefix: &str,
+    base: Option<&ParsedFile>,
+) -> Result<ParsedFile, Vec<Problem>> {
+    let text = file.text(name).map_err(|p| vec![p])?;
+    super::nesting::check(name, text).map_err(|p| vec![p])?;
+    let before = base.map(ParsedFile::by_text).unwrap_or_default();
+    let is_validated = base.is_some_and(|base| base.schema == schema.id);
+    let naming = Naming { name, text, prefix };
+    let mut statements = Vec::new();
+    for (number, statement) in split(text).ok_or_else(|| naming.broken())?.into_iter().enumerate() {
+        let known = before.get(statement.text);
+        let known = known.filter(|k| k.item.is_named() || k.number == number);
+        let item = known.map(|k| naming.place(&k.item, &statement));
+        let item = item
+            .or_else(|| naming.read(number, &statement))
+            .ok_or_else(|| naming.broken())?;
+        let checked = known.filter(|_| is_validated).map(|k| k.checked.clone());
+        statements.push(KnownStatement {
+            offset: statement.offset,
+            length: statement.text.len(),
+            place: Position {
+                line: statement.line,
+                column: statement.column,
+            },
+            number,
+            checked: checked.unwrap_or_else(|| check(&item, statement.text, schema)),
+            item,
+        });
+    }
+    join(&naming, file, schema, statements)
+}
+
+/// The statements as one file: its policies, and everything that is wrong with it.
+fn join(
+    naming: &Naming<'_>,
+    file: &SourceFile,
+    schema: &PortalSchema,
+    statements: Vec<KnownStatement>,
+) -> Result<ParsedFile, Vec<Problem>> {
+    let mut parsed = ParsedFile {
+        entries: Vec::with_capacity(statements.len()),
+        templates: Vec::new(),
+        warnings: Vec::new(),
+        path_problems: Vec::new(),
+        source: file.clone(),
+        schema: schema.id,
+        statements: Vec::new(),
+    };
+    let (mut problems, mut ids) = (Vec::new(), FxHashSet::default());
+    for known in &statements {
+        if !ids.insert(known.item.id()) {
+            problems.push(naming.duplicate(known.item.id(), known.place));
+        }
+        let placed = |problem: &Problem| problem.clone().within(naming.name, known.place);
+        problems.extend(known.checked.errors.iter().map(placed));
+        parsed.warnings.extend(known.checked.warnings.iter().map(placed));
+        parsed.path_problems.extend(known.checked.path_problems.iter().map(placed));
+        match &known.item {
+            Item::Policy(entry) => parsed.entries.push(Arc::clone(entry)),
+            Item::Template(template) => parsed.templates.push(Template::clone(template)),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    parsed.statements = statements;
+    Ok(parsed)
+}
+
+/// Validates one statement strictly; the rest of the file makes no difference to it.
+fn check(item: &Item, text: &str, schema: &PortalSchema) -> Checked {
+    let mut set = PolicySet::new();
+    let added = match item {
+        Item::Policy(entry) => set.add(entry.policy().clone()),
+        Item::Template(template) => set.add_template(Template::clone(template)),
+    };
+    let (mut errors, warnings) = validate("", text, &set, &schema.validator);
+    errors.extend(added.err().map(|e| Problem::new("", e.to_string())));
+    let path_problems = match item {
+        Item::Policy(entry) => path_problems(entry, schema.path.as_ref()).collect(),
+        Item::Template(_) => Vec::new(),
+    };
+    Checked {
+        errors,
+        warnings,
+        path_problems,
+    }
+}
+
+/// Gives policies the ids users see.
+struct Naming<'a> {
+    name: &'a str,
+    text: &'a str,
+    prefix: &'a str,
+}
+
+impl Naming<'_> {
+    /// One policy or template, with its final id; `None` if the statement is anything else.
+    fn read(&self, number: usize, statement: &Statement<'_>) -> Option<Item> {
+        let set = PolicySet::from_str(statement.text).ok()?;
+        let (mut policies, mut templates) = (set.policies(), set.templates());
+        match (policies.next(), templates.next()) {
+            (Some(policy), None) if policies.next().is_none() => {
+                let policy = policy.new_id(self.id(policy.annotation("id"), number));
+                Some(Item::Policy(Arc::new(PolicyEntry::new(&policy, self.place_of(statement))?)))
+            }
+            (None, Some(template)) if templates.next().is_none() => {
+                let id = self.id(template.annotation("id"), number);
+                Some(Item::Template(Box::new(template.new_id(id))))
+            }
+            _ => None,
+        }
+    }
+
+    /// The known result, moved to its present line.
+    fn place(&self, item: &Item, statement: &Statement<'_>) -> Item {
+        match item {
+            Item::Policy(entry) => Item::Policy(entry.at(self.place_of(statement))),
+            Item::Template(_) => item.clone(),
+        }
+    }
+
+    fn place_of(&self, statement: &Statement<'_>) -> String {
+        format!("{}:{}", self.name, statement.line)
+    }
+
+    fn id(&self, annotation: Option<&str>, number: usize) -> PolicyId {
+        let prefix = self.prefix;
+        match annotation.filter(|id| !id.is_empty()) {
+            Some(id) => PolicyId::new(format!("{prefix}{id}")),
+            None => PolicyId::new(format!("{prefix}{}#{number}", stem(self.name))),
+        }
+    }
+
+    fn duplicate(&self, id: &PolicyId, position: Position) -> Problem {
+        let id: &str = id.as_ref();
+        let mut problem = Problem::new(self.name, format!("policy id `{id}` is used twice"));
+        problem.line = Some(position.line);
+        problem.column = Some(position.column);
+        problem
+    }
+
+    /// Cedar's errors for the whole file: they place a mistake better than those of the pieces.
+    fn broken(&self) -> Vec<Problem> {
+        match PolicySet::from_str(self.text) {
+            Err(errors) => errors
+                .iter()
+                .map(|e| Problem::from_diagnostic(self.name, self.text, e))
+                .collect(),
+            Ok(_) => vec![Problem::new(
+                self.name,
+                "cannot be taken apart into policies; report this as a bug",
+            )],
+        }
+    }
+}
+
+/// `policies/customer/orders.cedar` → `orders`.
+fn stem(name: &str) -> &str {
+    let file = name.rsplit_once('/').map_or(name, |(_, file)| file);
+    file.strip_suffix(".cedar").unwrap_or(file)
+}
+
+fn validate(name: &str, text: &str, set: &PolicySet, validator: &Validator) -> (Vec<Problem>, Vec<Problem>) {
+    let result = validator.validate(set, ValidationMode::Strict);
+    let place = |error: &dyn Diagnostic| Problem::from_diagnostic(name, text, error);
+    let errors = result.validation_errors().map(|e| place(e)).collect();
+    let warnings = result.validation_warnings().map(|w| place(w)).collect();
+    (errors, warnings)
+}
+
+/// Template links from `links.json`, linked against every template of the portal and validated.
+///
+/// The Cedar CLI's names for the members (`template_id`, `link_id`, `args`) are understood too.
+pub fn link(
+    name: &str,
+    file: &SourceFile,
+    templates: &[Template],
+    validator: &Validator,
+) -> Result<Vec<Arc<PolicyEntry>>, Vec<Problem>> {
+    let text = file.text(name).map_err(|p| vec![p])?;
+    let links: Vec<Link> = serde_json::from_str(text).map_err(|e| {
+        let problem = Problem::new(
+            name,
+            format!("{e}; expected [{{\"template\": …, \"id\": …, \"slots\": {{…}}}}]"),
+        );
+        vec![problem.at_line(Some(e.line()))]
+    })?;
+    let mut set = PolicySet::new();
+    for template in templates {
+        // duplicates were found when the files were joined
+        let _known = set.add_template(template.clone());
+    }
+    let mut problems = Vec::new();
+    let lines = lines_of(text, &links);
+    for (link, line) in links.iter().zip(&lines) {
+        if let Err(message) = add_link(&mut set, link) {
+            problems.push(Problem::new(name, format!("link `{}`: {message}", link.id)).at_line(*line));
+        }
+    }
+    let (errors, _) = validate(name, "", &set, validator);
+    problems.extend(errors);
+    let mut entries = Vec::with_capacity(links.len());
+    for (link, line) in links.iter().zip(&lines) {
+        let place = line.map_or_else(|| name.to_owned(), |line| format!("{name}:{line}"));
+        let linked = set.policy(&PolicyId::new(&link.id));
+        entries.extend(linked.and_then(|policy| PolicyEntry::new(policy, place)).map(Arc::new));
+    }
+    if problems.is_empty() && entries.len() != links.len() {
+        problems.push(Problem::new(name, "a link cannot be used as a policy"));
+    }
+    if problems.is_empty() { Ok(entries) } else { Err(problems) }
+}
+
+fn add_link(set: &mut PolicySet, link: &Link) -> Result<(), String> {
+    let mut slots = HashMap::new();
+    for (slot, value) in &link.slots {
+        let slot = match slot.as_str() {
+            "?principal" | "principal" => SlotId::principal(),
+            "?resource" | "resource" => SlotId::resource(),
+            other => return Err(format!("unknown slot `{other}`; a template has `?principal` and `?resource`")),
+        };
+        let uid = match value {
+            Value::String(text) => EntityUid::from_str(text).ok(),
+            other => EntityUid::from_json(other.clone()).ok(),
+        };
+        let uid = uid.ok_or_else(|| format!("`{value}` is not an entity; write `Type::\"id\"` or {{\"type\", \"id\"}}"))?;
+        slots.insert(slot, uid);
+    }
+    let template = PolicyId::new(&link.template);
+    if set.template(&template).is_none() {
+        return Err(format!("there is no template `{}`", link.template));
+    }
+    set.link(template, PolicyId::new(&link.id), slots).map_err(|e| e.to_string())
+}
+
+/// The line of each link's id in the file, for reports; the search goes on from the last one, as they usually come in order.
+fn lines_of(text: &str, links: &[Link]) -> Vec<Option<usize>> {
+    let (mut from, mut line) = (0, 1);
+    let mut find = |link: &Link| {
+        let quoted = serde_json::to_string(&link.id).ok()?;
+        let rest = text.get(from..)?;
+        let Some(distance) = rest.find(&quoted) else {
+            return Some(position(text, text.find(&quoted)?).line);
+        };
+        line += rest.get(..distance)?.matches('\n').count();
+        from += distance;
+        Some(line)
+    };
+    links.iter().map(&mut find).collect()
+}

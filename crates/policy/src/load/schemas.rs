@@ -1,0 +1,125 @@
+//! A portal's schema files → what policies are validated against and values are filled by.
+//!
+//! Shared and own text are joined. Portals with equal schema files share one result, and a change of anything else uses
+//! the one there is: reading a schema costs as much as hundreds of policies.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use cedar_policy::{Schema, SchemaFragment, Validator};
+
+use crate::context::ContextPlans;
+use crate::digest::sha256_of;
+use crate::revision::PortalSchema;
+use crate::revision::problem::{Problem, RevisionError};
+use crate::revision::source::Files;
+use crate::schema::SchemaModel;
+use crate::types::PortalSlug;
+
+/// The schemas that portals serve, and the last one loaded: a load prepared ahead serves its schema only later.
+#[derive(Default)]
+pub struct Schemas {
+    known: HashMap<[u8; 32], Weak<PortalSchema>>,
+    pub(super) recent: Option<Arc<PortalSchema>>,
+}
+
+impl Schemas {
+    pub fn load(
+        &mut self,
+        slug: &PortalSlug,
+        files: &Files,
+        namespace: Option<&str>,
+    ) -> Result<Arc<PortalSchema>, RevisionError> {
+        let names = [
+            "schemas/_shared.cedarschema".to_owned(),
+            format!("schemas/{slug}.cedarschema"),
+        ];
+        let id = id(&names, files, namespace);
+        if let Some(known) = self.known.get(&id).and_then(Weak::upgrade) {
+            self.recent = Some(Arc::clone(&known));
+            return Ok(known);
+        }
+        let [_, own] = &names;
+        let (schema, text) = parse(&names, files)?;
+        let validator = Validator::new(schema.clone());
+        let model = SchemaModel::new(schema, &text, namespace).map_err(|e| Problem::new(own, e.to_string()))?;
+        let made = Arc::new(PortalSchema {
+            id,
+            plans: Arc::new(ContextPlans::new(&model)),
+            path: model.resolve_type("Path"),
+            model: Arc::new(model),
+            validator,
+        });
+        self.recent = Some(Arc::clone(&made));
+        self.known.retain(|_, known| known.strong_count() > 0);
+        self.known.insert(id, Arc::downgrade(&made));
+        Ok(made)
+    }
+}
+
+/// Which of the two files says what makes a difference to where errors are found, so it is part of the identity.
+fn id(names: &[String; 2], files: &Files, namespace: Option<&str>) -> [u8; 32] {
+    let mut content = Vec::new();
+    for name in names {
+        let file = files.get(name);
+        content.push(u8::from(file.is_some()));
+        content.extend(file.map(|file| file.hash).unwrap_or_default());
+    }
+    content.push(u8::from(namespace.is_some()));
+    content.extend(namespace.unwrap_or_default().as_bytes());
+    sha256_of([content.as_slice()])
+}
+
+/// The portal's schema: shared and own text joined, errors placed in the file they are in.
+fn parse(names: &[String; 2], files: &Files) -> Result<(Schema, String), RevisionError> {
+    let [_, own] = names;
+    let mut joined = String::new();
+    let mut problems = Vec::new();
+    for name in names.iter().filter(|name| files.get(name).is_some()) {
+        let Some(file) = files.get(name) else { continue };
+        match file.text(name) {
+            Err(problem) => problems.push(problem),
+            Ok(text) => match SchemaFragment::from_cedarschema_str(text) {
+                Err(error) => problems.push(Problem::from_diagnostic(name, text, &error)),
+                Ok(_) => joined = format!("{joined}{text}\n"),
+            },
+        }
+    }
+    RevisionError::check(problems)?;
+    if joined.is_empty() {
+        return Err(Problem::new(own, "is missing; strict validation needs a schema").into());
+    }
+    match Schema::from_cedarschema_str(&joined) {
+        Ok((schema, _)) => Ok((schema, joined)),
+        Err(error) => Err(in_joined(names, files, &joined, &error).into()),
+    }
+}
+
+/// An error in the joined text belongs to the file that the place falls into.
+fn in_joined(names: &[String], files: &Files, joined: &str, error: &dyn miette::Diagnostic) -> Problem {
+    let problem = Problem::from_diagnostic("schemas/", joined, error);
+    let mut first_line = 0;
+    for name in names {
+        let Some(text) = files.get(name).and_then(|f| f.text(name).ok()) else {
+            continue;
+        };
+        let lines = text.matches('\n').count() + 1;
+        match problem.line {
+            Some(line) if line <= first_line + lines => {
+                return Problem {
+                    file: name.clone(),
+                    line: Some(line - first_line),
+                    ..problem
+                };
+            }
+            None => {
+                return Problem {
+                    file: names.last().cloned().unwrap_or_default(),
+                    ..problem
+                };
+            }
+            Some(_) => first_line += lines,
+        }
+    }
+    problem
+}

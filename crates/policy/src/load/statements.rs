@@ -1,0 +1,134 @@
+//! Cuts policy text into its statements, so that an edit costs what it touches and not what its file holds.
+//!
+//! In Cedar `;` ends a policy and occurs nowhere else but in strings and comments. Whether a statement is a policy is
+//! for Cedar to say; a text that does not end with a statement is given back whole.
+
+use super::nesting::{skip_line, skip_string};
+
+/// One statement, from its first word to its `;`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Statement<'a> {
+    pub text: &'a str,
+    /// Bytes before it.
+    pub offset: usize,
+    /// First line, from 1.
+    pub line: usize,
+    /// In bytes, from 1.
+    pub column: usize,
+}
+
+/// All statements in order; `None` if anything but space and comments stands after the last.
+pub fn split(text: &str) -> Option<Vec<Statement<'_>>> {
+    let mut all = Vec::new();
+    let mut cursor = Cursor::default();
+    let mut start = None;
+    let mut chars = text.char_indices().peekable();
+    while let Some((offset, char)) = chars.next() {
+        match char {
+            '/' if chars.peek().is_some_and(|(_, next)| *next == '/') => skip_line(&mut chars),
+            '"' => {
+                start.get_or_insert(offset);
+                skip_string(&mut chars);
+            }
+            ';' => {
+                let from = start.take().unwrap_or(offset);
+                cursor.advance(text, from);
+                all.push(Statement {
+                    text: text.get(from..=offset)?,
+                    offset: from,
+                    line: cursor.line + 1,
+                    column: from - cursor.line_start + 1,
+                });
+            }
+            _ if char.is_whitespace() => {}
+            _ => {
+                start.get_or_insert(offset);
+            }
+        }
+    }
+    start.is_none().then_some(all)
+}
+
+/// Counts lines once, however many places are asked for.
+#[derive(Default)]
+struct Cursor {
+    offset: usize,
+    line: usize,
+    line_start: usize,
+}
+
+impl Cursor {
+    fn advance(&mut self, text: &str, to: usize) {
+        let passed = text.as_bytes().get(self.offset..to).unwrap_or_default();
+        for (distance, byte) in passed.iter().enumerate() {
+            if *byte == b'\n' {
+                self.line += 1;
+                self.line_start = self.offset + distance + 1;
+            }
+        }
+        self.offset = to;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::str::FromStr;
+
+    use cedar_policy::PolicySet;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::revision::problem::position;
+
+    #[test]
+    fn strings_and_comments_end_no_statement() {
+        let text = "// a; b\n@advice(\"x;\\\";\") permit(principal, // ;\n action, resource);\n\n  forbid(principal, action, resource); // end;";
+        let all = split(text).unwrap();
+        assert_eq!(all.len(), 2);
+        assert!(all[0].text.starts_with("@advice") && all[0].text.ends_with("resource);"));
+        assert_eq!((all[1].line, all[1].column), (5, 3));
+        assert!(split("permit(principal, action, resource)").is_none());
+        assert_eq!(split(" \n// nothing\r\n\u{a0}"), Some(Vec::new()));
+    }
+
+    #[test]
+    fn a_comment_ends_where_it_ends_for_cedar() {
+        let text = "// a\rpermit(principal, action, resource);";
+        assert_eq!(PolicySet::from_str(text).unwrap().num_of_policies(), 1);
+        assert_eq!(split(text).unwrap().len(), 1);
+    }
+
+    /// The policies that Cedar reads from the pieces; `None` if it refuses one.
+    fn pieces(text: &str) -> Option<Vec<String>> {
+        let mut found = Vec::new();
+        for statement in split(text)? {
+            let position = position(text, statement.offset);
+            assert_eq!((statement.line, statement.column), (position.line, position.column));
+            let set = PolicySet::from_str(statement.text).ok()?;
+            found.extend(set.policies().map(ToString::to_string));
+            found.extend(set.templates().map(ToString::to_string));
+        }
+        Some(found)
+    }
+
+    fn whole(text: &str) -> Option<Vec<String>> {
+        let set = PolicySet::from_str(text).ok()?;
+        let number = |id: &cedar_policy::PolicyId| id.to_string().trim_start_matches("policy").parse::<usize>().unwrap();
+        let mut all: Vec<_> = set.policies().map(|p| (number(p.id()), p.to_string())).collect();
+        all.extend(set.templates().map(|t| (number(t.id()), t.to_string())));
+        all.sort();
+        Some(all.into_iter().map(|(_, text)| text).collect())
+    }
+
+    proptest! {
+        #[test]
+        fn the_statements_are_what_cedar_reads_in_the_whole(parts in prop::collection::vec(prop::sample::select(vec![
+            "permit(principal, action, resource);", "forbid(principal == ?principal, action, resource);", "@id(\"a;b\")",
+            "permit(principal, action, resource) when { \"x\\\";\" == \"\n;//\" };", "// note;\n", "// odd\r", "\"", ";", "//", "\n",
+            "\u{a0}", "\u{b}", " ", "permit", "\\", "when { 1 == 1 }", "é", "/",
+        ]), 0..8)) {
+            let text = parts.concat();
+            prop_assert_eq!(pieces(&text), whole(&text), "{:?}", text);
+        }
+    }
+}

@@ -1,0 +1,609 @@
+//! `portal.yaml`: what a portal's own team decides about its traffic.
+//!
+//! Read while a revision loads, never on a request. Every error is reported at once with its line and key; a file with
+//! any error is rejected whole. Must never take a key it does not know: a misspelt `public` would be an open question.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::Spanned;
+use thiserror::Error;
+use url::Url;
+
+use super::route::{PublicPaths, RouteSpec, RouteTable};
+
+/// A checked `portal.yaml`; the default is what an absent key means.
+#[derive(Clone, Debug, Default)]
+pub struct PortalFile {
+    pub title: Option<String>,
+    /// Cedar namespace of actions and types that are written without one.
+    pub namespace: Option<String>,
+    pub public: PublicPaths,
+    pub routes: RouteTable,
+    /// Attribute of the principal → claim.
+    pub claims: BTreeMap<String, String>,
+    pub flags: BTreeMap<String, Flag>,
+    /// The login of a browser without a session; absent: 401 only.
+    pub login: Option<LoginBy>,
+    pub cors: Cors,
+    pub danger_skip_errors: SkipErrors,
+}
+
+/// A switch that policies read.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Flag {
+    pub value: bool,
+    /// True if every client may read it at `portals/<slug>/`.
+    pub public: bool,
+}
+
+/// The provider that a browser is sent to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LoginBy {
+    /// A key of `login.providers`.
+    pub provider: String,
+    pub line: Option<usize>,
+}
+
+/// The component that answers a CORS preflight.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Cors {
+    /// No answer of its own: OPTIONS is a request like any other.
+    #[default]
+    Absent,
+    /// The app: real preflights pass, without credentials.
+    App,
+    /// The gate, for these exact origins.
+    Origins(Vec<String>),
+}
+
+/// The effect of an error in a forbid.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum SkipErrors {
+    /// The answer is a denial.
+    #[default]
+    Deny,
+    /// Cedar's own rule: the policy is skipped.
+    DangerSkip,
+}
+
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[error("{}{key}: {message}", line.map(|line| format!("line {line}: ")).unwrap_or_default())]
+pub struct PortalFileError {
+    pub line: Option<usize>,
+    /// Dotted, list items by index.
+    pub key: String,
+    pub message: String,
+}
+
+const KEYS: [&str; 9] = [
+    "title",
+    "namespace",
+    "public",
+    "routes",
+    "claims",
+    "flags",
+    "login",
+    "cors",
+    "danger_skip_errors",
+];
+
+/// A YAML value that knows where it stands.
+#[derive(Debug)]
+enum Node {
+    Null,
+    Bool(bool),
+    Number,
+    Text(String),
+    List(Vec<Spanned<Node>>),
+    Map(Vec<(Spanned<String>, Spanned<Node>)>),
+}
+
+/// A node with the key that leads to it.
+#[derive(Clone)]
+struct SourceLocation<'a> {
+    key: String,
+    line: Option<usize>,
+    node: &'a Node,
+}
+
+type Errors = Vec<PortalFileError>;
+
+impl PortalFile {
+    /// An empty text is a file without keys.
+    pub fn parse(text: &str) -> Result<Self, Vec<PortalFileError>> {
+        // Only `true` and `false` are booleans: an action may well be called `on`.
+        let options = serde_saphyr::options! { strict_booleans: true };
+        let root: Spanned<Node> =
+            serde_saphyr::from_str_with_options(text, options).map_err(|error| vec![syntax_error(&error)])?;
+        let root = SourceLocation {
+            key: String::new(),
+            line: Some(1),
+            node: &root.value,
+        };
+        let (mut file, mut errors) = (Self::default(), Errors::new());
+        if !matches!(root.node, Node::Null) {
+            for (name, place) in root.entries(Some(&KEYS), &mut errors) {
+                file.take(name, &place, &mut errors);
+            }
+        }
+        if errors.is_empty() { Ok(file) } else { Err(errors) }
+    }
+
+    fn take(&mut self, name: &str, place: &SourceLocation<'_>, errors: &mut Errors) {
+        match name {
+            "title" => self.title = place.text(errors),
+            "namespace" => self.namespace = place.text(errors).filter(|text| is_namespace(text, place, errors)),
+            "public" => self.public = public(place, errors),
+            "routes" => self.routes = routes(place, errors),
+            "claims" => {
+                let entries = place.entries(None, errors);
+                self.claims = entries
+                    .iter()
+                    .filter_map(|(k, v)| Some(((*k).to_owned(), v.text(errors)?)))
+                    .collect();
+            }
+            "flags" => {
+                let entries = place.entries(None, errors);
+                self.flags = entries
+                    .iter()
+                    .filter_map(|(k, v)| Some(((*k).to_owned(), flag(v, errors)?)))
+                    .collect();
+            }
+            "login" => {
+                let entries = place.entries(Some(&["provider"]), errors);
+                let place = required(place, &entries, "provider", errors);
+                self.login = place.and_then(|place| {
+                    let (provider, line) = (place.text(errors)?, place.line);
+                    Some(LoginBy { provider, line })
+                });
+            }
+            "cors" => self.cors = cors(place, errors),
+            "danger_skip_errors" => {
+                self.danger_skip_errors = match place.bool(errors) {
+                    Some(true) => SkipErrors::DangerSkip,
+                    Some(false) | None => SkipErrors::Deny,
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl<'a> SourceLocation<'a> {
+    fn error(&self, message: impl Into<String>) -> PortalFileError {
+        PortalFileError {
+            line: self.line,
+            key: self.key.clone(),
+            message: message.into(),
+        }
+    }
+
+    fn text(&self, errors: &mut Errors) -> Option<String> {
+        match self.node {
+            Node::Text(text) if !text.trim().is_empty() => return Some(text.clone()),
+            Node::Text(_) => errors.push(self.error("is empty; write a text or remove the key")),
+            other => errors.push(self.error(format!("{other} where a text belongs; put it in quotes if it is one"))),
+        }
+        None
+    }
+
+    fn bool(&self, errors: &mut Errors) -> Option<bool> {
+        if let Node::Bool(value) = self.node {
+            return Some(*value);
+        }
+        errors.push(self.error(format!("{} where `true` or `false` belongs", self.node)));
+        None
+    }
+
+    fn items(&self, errors: &mut Errors) -> Vec<SourceLocation<'a>> {
+        let Node::List(items) = self.node else {
+            errors.push(self.error(format!("{} where a list belongs", self.node)));
+            return Vec::new();
+        };
+        let item = |(index, item): (usize, &'a Spanned<Node>)| SourceLocation {
+            key: format!("{}.{index}", self.key),
+            line: line_of(item),
+            node: &item.value,
+        };
+        items.iter().enumerate().map(item).collect()
+    }
+
+    /// The entries of a map, without those whose key is not one of `known`.
+    fn entries(&self, known: Option<&[&str]>, errors: &mut Errors) -> Vec<(&'a str, SourceLocation<'a>)> {
+        let Node::Map(entries) = self.node else {
+            errors.push(self.error(format!("{} where keys and values belong", self.node)));
+            return Vec::new();
+        };
+        let mut places = Vec::new();
+        for (key, value) in entries {
+            let name = key.value.as_str();
+            let place = SourceLocation {
+                key: if self.key.is_empty() {
+                    name.to_owned()
+                } else {
+                    format!("{}.{name}", self.key)
+                },
+                line: line_of(key).or_else(|| line_of(value)),
+                node: &value.value,
+            };
+            match known.filter(|known| !known.contains(&name)) {
+                Some(known) => errors.push(place.error(unknown_key(name, known))),
+                None => places.push((name, place)),
+            }
+        }
+        places
+    }
+}
+
+fn unknown_key(name: &str, known: &[&str]) -> String {
+    let nearest = known.iter().min_by_key(|key| strsim::damerau_levenshtein(key, name));
+    match nearest.filter(|key| strsim::damerau_levenshtein(key, name) <= 3) {
+        Some(key) => format!("unknown key `{name}`; did you mean `{key}`?"),
+        None => format!("unknown key `{name}`; known are {}", known.join(", ")),
+    }
+}
+
+fn is_namespace(text: &str, place: &SourceLocation<'_>, errors: &mut Errors) -> bool {
+    let first = |c: char| c.is_ascii_alphabetic() || c == '_';
+    let name = |part: &str| part.starts_with(first) && part.chars().all(|c| first(c) || c.is_ascii_digit());
+    let valid = text.split("::").all(name);
+    if !valid {
+        errors.push(place.error(format!("`{text}` is not a Cedar namespace; write names with `::` between")));
+    }
+    valid
+}
+
+fn public(place: &SourceLocation<'_>, errors: &mut Errors) -> PublicPaths {
+    let items = place.items(errors);
+    let texts: Vec<(usize, String)> = items
+        .iter()
+        .enumerate()
+        .filter_map(|(i, item)| Some((i, item.text(errors)?)))
+        .collect();
+    let entries: Vec<&str> = texts.iter().map(|(_, text)| text.as_str()).collect();
+    PublicPaths::new(&entries).unwrap_or_else(|refused| {
+        for (at, error) in refused {
+            let item = texts.get(at).and_then(|(index, _)| items.get(*index));
+            errors.push(item.unwrap_or(place).error(error.to_string()));
+        }
+        PublicPaths::default()
+    })
+}
+
+fn routes(place: &SourceLocation<'_>, errors: &mut Errors) -> RouteTable {
+    let specs: Vec<(SourceLocation<'_>, RouteSpec)> = place
+        .items(errors)
+        .into_iter()
+        .filter_map(|item| route(&item, errors).map(|spec| (item, spec)))
+        .collect();
+    let plain: Vec<RouteSpec> = specs.iter().map(|(_, spec)| spec.clone()).collect();
+    RouteTable::new(&plain).unwrap_or_else(|refused| {
+        for (index, error) in refused {
+            let item = specs.get(index).map_or(place, |(item, _)| item);
+            errors.push(item.error(error.to_string()));
+        }
+        RouteTable::default()
+    })
+}
+
+fn route(item: &SourceLocation<'_>, errors: &mut Errors) -> Option<RouteSpec> {
+    let before = errors.len();
+    let entries = item.entries(Some(&["route", "action", "resource"]), errors);
+    let route = required(item, &entries, "route", errors).and_then(|p| p.text(errors));
+    let action = required(item, &entries, "action", errors).and_then(|p| p.text(errors));
+    let resource = required(item, &entries, "resource", errors)?;
+    let parts = resource.entries(Some(&["type", "id"]), errors);
+    let resource_type = required(&resource, &parts, "type", errors).and_then(|p| p.text(errors));
+    let resource_id = required(&resource, &parts, "id", errors).and_then(|p| p.text(errors));
+    let spec = RouteSpec {
+        route: route?,
+        action: action?,
+        resource_type: resource_type?,
+        resource_id: resource_id?,
+    };
+    (errors.len() == before).then_some(spec)
+}
+
+fn required<'a>(
+    parent: &SourceLocation<'a>,
+    entries: &[(&str, SourceLocation<'a>)],
+    name: &str,
+    errors: &mut Errors,
+) -> Option<SourceLocation<'a>> {
+    let found = entries.iter().find(|(key, _)| *key == name);
+    if found.is_none() && matches!(parent.node, Node::Map(_)) {
+        errors.push(parent.error(format!("`{name}` is missing")));
+    }
+    found.map(|(_, place)| place.clone())
+}
+
+/// `true`, or `{ value: true, public: true }`.
+fn flag(place: &SourceLocation<'_>, errors: &mut Errors) -> Option<Flag> {
+    if !matches!(place.node, Node::Map(_)) {
+        let value = place.bool(errors)?;
+        return Some(Flag { value, public: false });
+    }
+    let entries = place.entries(Some(&["value", "public"]), errors);
+    let value = required(place, &entries, "value", errors)?.bool(errors)?;
+    let public = entries.iter().find(|(name, _)| *name == "public");
+    let public = match public {
+        Some((_, place)) => place.bool(errors)?,
+        None => false,
+    };
+    Some(Flag { value, public })
+}
+
+fn cors(place: &SourceLocation<'_>, errors: &mut Errors) -> Cors {
+    if let Node::Text(text) = place.node {
+        if text == "app" {
+            return Cors::App;
+        }
+        errors.push(place.error(format!("`{text}` is neither `app` nor `{{ origins: [...] }}`")));
+        return Cors::Absent;
+    }
+    let entries = place.entries(Some(&["origins"]), errors);
+    let Some(list) = required(place, &entries, "origins", errors) else {
+        return Cors::Absent;
+    };
+    let mut origins = Vec::new();
+    for item in list.items(errors) {
+        match item.text(errors) {
+            Some(text) if is_origin(&text) => origins.push(text),
+            Some(text) => errors.push(item.error(format!(
+                "`{text}` is not an exact origin; write `https://host` or `https://host:port` in lower case, without path or `*`"
+            ))),
+            None => {}
+        }
+    }
+    Cors::Origins(origins)
+}
+
+/// Exactly what a browser sends in `Origin`: serialised again it must be the same text.
+fn is_origin(text: &str) -> bool {
+    let web = |url: &Url| matches!(url.scheme(), "http" | "https") && !text.contains('*');
+    Url::parse(text).is_ok_and(|url| web(&url) && url.origin().ascii_serialization() == text)
+}
+
+fn line_of<T>(spanned: &Spanned<T>) -> Option<usize> {
+    usize::try_from(spanned.referenced.line()).ok().filter(|line| *line > 0)
+}
+
+fn syntax_error(error: &serde_saphyr::Error) -> PortalFileError {
+    let line = error.location().and_then(|at| usize::try_from(at.line()).ok());
+    PortalFileError {
+        line: line.filter(|line| *line > 0),
+        key: "portal.yaml".to_owned(),
+        message: error.without_snippet().to_string(),
+    }
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Null => "nothing",
+            Self::Bool(_) => "a boolean",
+            Self::Number => "a number",
+            Self::Text(_) => "a text",
+            Self::List(_) => "a list",
+            Self::Map(_) => "a map",
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NodeVisitor)
+    }
+}
+
+struct NodeVisitor;
+
+impl<'de> Visitor<'de> for NodeVisitor {
+    type Value = Node;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a YAML value")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Node, E> {
+        Ok(Node::Null)
+    }
+
+    fn visit_none<E: de::Error>(self) -> Result<Node, E> {
+        Ok(Node::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+        Node::deserialize(deserializer)
+    }
+
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Node, E> {
+        Ok(Node::Bool(value))
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Node, E> {
+        Ok(Node::Number)
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<Node, E> {
+        Ok(Node::Number)
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Node, E> {
+        Ok(Node::Number)
+    }
+
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Node, E> {
+        Ok(Node::Text(value.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = access.next_element()? {
+            items.push(item);
+        }
+        Ok(Node::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = access.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Node::Map(entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::portal::path::CanonicalPath;
+
+    const FULL: &str = r#"
+title: Customer portal
+namespace: Shop
+public: [ "GET /portal/customer/assets/**" ]
+routes:
+  - { route: "GET /portal/customer/orders/{order}", action: viewOrder, resource: { type: Order, id: "{order}" } }
+claims: { email: mail }
+flags: { new_checkout: true, banner: { value: false, public: true }, quiet: { value: true } }
+cors: { origins: ["https://ui.example.com", "http://localhost:3000"] }
+danger_skip_errors: false
+"#;
+
+    fn only_error(text: &str) -> PortalFileError {
+        let mut errors = PortalFile::parse(text).unwrap_err();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        errors.remove(0)
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let file = PortalFile::parse(FULL).unwrap();
+        let path = |raw| CanonicalPath::parse(raw).unwrap();
+        assert_eq!(file.title.as_deref(), Some("Customer portal"));
+        assert_eq!(file.namespace.as_deref(), Some("Shop"));
+        assert!(file.public.matches("GET", &path("/portal/customer/assets/x.css")));
+        assert_eq!(
+            file.routes
+                .find("GET", &path("/portal/customer/orders/7"))
+                .unwrap()
+                .resource_id,
+            "7"
+        );
+        assert_eq!(file.claims["email"], "mail");
+        let flag = |value, public| Flag { value, public };
+        assert_eq!(file.flags["new_checkout"], flag(true, false));
+        assert_eq!(file.flags["banner"], flag(false, true));
+        assert_eq!(file.flags["quiet"], flag(true, false));
+        assert!(matches!(&file.cors, Cors::Origins(origins) if origins.len() == 2));
+        assert_eq!(file.danger_skip_errors, SkipErrors::Deny);
+    }
+
+    #[test]
+    fn every_key_is_optional() {
+        for text in ["", "# nothing\n", "{}", "title: x"] {
+            let file = PortalFile::parse(text).unwrap();
+            assert!(file.public.is_empty() && file.routes.routes().is_empty(), "{text}");
+            assert_eq!((file.cors, file.danger_skip_errors), (Cors::Absent, SkipErrors::Deny));
+        }
+        assert_eq!(PortalFile::parse("cors: app").unwrap().cors, Cors::App);
+        let skip = PortalFile::parse("danger_skip_errors: true").unwrap();
+        assert_eq!(skip.danger_skip_errors, SkipErrors::DangerSkip);
+    }
+
+    #[test]
+    fn an_unknown_key_names_its_line_and_the_nearest_key() {
+        let error = only_error("title: x\npublc: []\n");
+        assert_eq!((error.line, error.key.as_str()), (Some(2), "publc"));
+        assert!(error.message.contains("`public`"), "{error}");
+        let error = only_error("routes:\n  - route: GET /a\n    acton: x\n    action: view\n    resource: { type: A, id: b }\n");
+        assert_eq!((error.line, error.key.as_str()), (Some(3), "routes.0.acton"));
+    }
+
+    #[test]
+    fn all_errors_are_reported_at_once_with_their_lines() {
+        let text = "title: 7\npublic:\n  - GET /a\n  - get /b\nflags: { x: 1 }\nrouts: []\nlogin: { provide: corp }\n";
+        let errors = PortalFile::parse(text).unwrap_err();
+        let places: Vec<_> = errors.iter().map(|e| (e.line.unwrap(), e.key.as_str())).collect();
+        for place in [
+            (1, "title"),
+            (4, "public.1"),
+            (5, "flags.x"),
+            (6, "routs"),
+            (7, "login.provide"),
+        ] {
+            assert!(places.contains(&place), "{place:?} is not in {places:?}");
+        }
+        assert!(places.contains(&(7, "login")), "its `provider` is missing: {places:?}");
+        assert_eq!(places.len(), 6);
+    }
+
+    #[test]
+    fn only_true_and_false_are_booleans() {
+        assert_eq!(PortalFile::parse("title: yes").unwrap().title.as_deref(), Some("yes"));
+        assert_eq!(only_error("danger_skip_errors: yes").key, "danger_skip_errors");
+    }
+
+    #[test]
+    fn login_names_a_provider() {
+        let by = PortalFile::parse("title: x\nlogin: { provider: corp }")
+            .unwrap()
+            .login
+            .unwrap();
+        assert_eq!((by.provider.as_str(), by.line), ("corp", Some(2)));
+        for bad in [
+            "{ value: 1 }",
+            "{ public: true }",
+            "{ value: true, publc: true }",
+            "{ value: true, public: x }",
+        ] {
+            PortalFile::parse(&format!("flags: {{ x: {bad} }}")).unwrap_err();
+        }
+        assert!(only_error("login: {}").message.contains("`provider` is missing"));
+    }
+
+    #[test]
+    fn route_errors_carry_the_line_of_their_route() {
+        let row = |route: &str| format!("  - {{ route: \"{route}\", action: a, resource: {{ type: A, id: b }} }}\n");
+        let error = only_error(&format!("routes:\n{}{}", row("GET /{x}"), row("GET /{y}")));
+        assert_eq!((error.line, error.key.as_str()), (Some(3), "routes.1"));
+        assert!(
+            error.message.contains("GET /{x}") && error.message.contains("GET /{y}"),
+            "{error}"
+        );
+        let error = only_error("routes:\n  - { route: GET /a, action: b }\n");
+        assert!(error.message.contains("`resource` is missing"), "{error}");
+    }
+
+    #[test]
+    fn broken_yaml_and_repeated_keys_are_errors() {
+        assert_eq!(only_error("title: x\ntitle: y\n").line, Some(2));
+        only_error("title: [");
+        only_error("- a");
+        only_error("just text");
+    }
+
+    #[test]
+    fn origins_are_exact() {
+        for bad in [
+            "*",
+            "https://*.example.com",
+            "https://a.test/",
+            "https://a.test/x",
+            "a.test",
+            "https://A.test",
+            "https://a.test:443",
+            "https://u@a.test",
+            "null",
+            "ftp://a.test",
+        ] {
+            let error = only_error(&format!("cors: {{ origins: [\"{bad}\"] }}"));
+            assert_eq!(error.key, "cors.origins.0", "{bad}");
+        }
+        only_error("cors: any");
+        only_error("cors: {}");
+    }
+}

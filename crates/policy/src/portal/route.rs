@@ -1,0 +1,634 @@
+//! Routes: method and path template → action and resource; and the public paths.
+//!
+//! Built when a portal's files are loaded, read on every request. Lookup walks a tree by segment, so its cost follows
+//! the path, not the number of routes. Must never give two different sets of captured values the same resource id.
+//!
+//! Resource ids: `"{order}"` alone is the decoded text of the segment. An id put together from more parts escapes in
+//! each value everything but `A-Z a-z 0-9 - . _ ~`, and between two values stands a character outside of these and `%`.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+use thiserror::Error;
+
+use super::path::{CanonicalPath, decoded_segment, escape_all, is_canonical_id, plain_segment, segments_of};
+
+/// A route as `portal.yaml` writes it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RouteSpec {
+    /// `GET /portal/customer/orders/{order}`
+    pub route: String,
+    /// `viewOrder` or `NS::Action::"viewOrder"`
+    pub action: String,
+    pub resource_type: String,
+    pub resource_id: String,
+}
+
+/// A loaded route; action and resource type as written, for the revision to resolve against its schema.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Position in the file, and in [`RouteTable::routes`].
+    pub index: usize,
+    pub method: String,
+    /// The path template as written: the `http.route` of logs.
+    pub text: Arc<str>,
+    pub action: String,
+    pub resource_type: String,
+    resource_id: IdTemplate,
+}
+
+#[derive(Clone, Debug)]
+pub struct RouteMatch {
+    pub route: Arc<Route>,
+    pub resource_id: String,
+}
+
+/// All routes of a portal.
+#[derive(Clone, Debug, Default)]
+pub struct RouteTable {
+    routes: Vec<Arc<Route>>,
+    methods: FxHashMap<String, Node>,
+}
+
+/// Paths that need no identity.
+#[derive(Clone, Debug, Default)]
+pub struct PublicPaths {
+    entries: Vec<(String, Vec<Segment>)>,
+    methods: FxHashMap<String, Node>,
+}
+
+/// The part of the tree below a path that a rule covers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reach {
+    Exact,
+    Subtree,
+}
+
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+pub enum RouteError {
+    #[error("`{0}` is not `METHOD /path`; write the method in upper case, one space, and a path that starts with `/`")]
+    Form(String),
+    #[error("segment `{segment}` of `{route}` is not canonical; write it as the gate forwards it")]
+    Literal { route: String, segment: String },
+    #[error("segment `{segment}` of `{route}` is not a literal, `{{name}}`, `*` or a last `**`")]
+    Template { route: String, segment: String },
+    #[error("`{route}` captures `{name}` twice; give each segment its own name")]
+    CapturedTwice { route: String, name: String },
+    #[error("`{route}` matches exactly what `{other}` matches; keep one of them")]
+    Ambiguous { route: String, other: String },
+    #[error("resource id `{id}` uses `{{{name}}}`, which `{route}` does not capture")]
+    UnknownCapture { route: String, id: String, name: String },
+    #[error("resource id `{0}` has a `{{` or `}}` that belongs to no name")]
+    Braces(String),
+    #[error("resource id `{0}` puts two values side by side, so that two resources could share it; put a `/` or `:` between")]
+    NotInjective(String),
+    #[error("`{0}` has an empty `{1}`")]
+    Empty(String, &'static str),
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Segment {
+    /// In plain spelling: see `CanonicalPath::plain_id`.
+    Literal(String),
+    /// `{name}`; `*` has no name.
+    Any(Option<String>),
+    /// `**`: zero or more, always last.
+    Rest,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Part {
+    Literal(String),
+    /// Which segment of the path.
+    Value(usize),
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct IdTemplate(Vec<Part>);
+
+/// The rule of a method; HEAD takes GET's where it has none of its own.
+struct Methods<'a> {
+    own: Option<&'a Node>,
+    other: Option<&'a Node>,
+}
+
+/// Paths that share a prefix share nodes; each node is visited at most once per lookup.
+#[derive(Clone, Debug, Default)]
+struct Node {
+    literals: FxHashMap<String, Node>,
+    any: Option<Box<Node>>,
+    /// Index of the entry that ends here.
+    here: Option<usize>,
+    /// Index of the entry that goes on with `**`.
+    rest: Option<usize>,
+}
+
+type Segments<'a> = SmallVec<[&'a str; 16]>;
+
+impl RouteTable {
+    /// All errors at once, each with the position of its spec.
+    pub fn new(specs: &[RouteSpec]) -> Result<Self, Vec<(usize, RouteError)>> {
+        let mut table = Self::default();
+        let mut errors = Vec::new();
+        for (index, spec) in specs.iter().enumerate() {
+            if let Err(error) = table.insert(spec) {
+                errors.push((index, error));
+            }
+        }
+        if errors.is_empty() { Ok(table) } else { Err(errors) }
+    }
+
+    fn insert(&mut self, spec: &RouteSpec) -> Result<(), RouteError> {
+        for (value, key) in [
+            (&spec.action, "action"),
+            (&spec.resource_type, "resource.type"),
+            (&spec.resource_id, "resource.id"),
+        ] {
+            if value.trim().is_empty() {
+                return Err(RouteError::Empty(spec.route.clone(), key));
+            }
+        }
+        let (method, text, segments) = parse_entry(&spec.route)?;
+        let index = self.routes.len();
+        let route = Route {
+            index,
+            method: method.to_owned(),
+            text: Arc::from(text),
+            action: spec.action.clone(),
+            resource_type: spec.resource_type.clone(),
+            resource_id: IdTemplate::parse(&spec.resource_id, &segments, &spec.route)?,
+        };
+        let end = self.methods.entry(method.to_owned()).or_default().end_of(&segments);
+        if let Some(other) = end.and_then(|taken| self.routes.get(taken)) {
+            return Err(RouteError::Ambiguous {
+                route: spec.route.clone(),
+                other: other.to_string(),
+            });
+        }
+        *end = Some(index);
+        self.routes.push(Arc::new(route));
+        Ok(())
+    }
+
+    /// The most specific route: segment by segment from the left a literal beats `{name}` and `*`, and these beat `**`.
+    /// Methods compare verbatim; a HEAD without a route of its own takes GET's.
+    pub fn find(&self, method: &str, path: &CanonicalPath) -> Option<RouteMatch> {
+        let methods = Methods::of(&self.methods, method)?;
+        let segments: Segments<'_> = segments_of(path.plain_id()).collect();
+        let index = methods.find(&segments)?;
+        let route = Arc::clone(self.routes.get(index)?);
+        let resource_id = route.resource_id.fill(&segments)?;
+        Some(RouteMatch { route, resource_id })
+    }
+
+    /// In the order of the file.
+    pub fn routes(&self) -> &[Arc<Route>] {
+        &self.routes
+    }
+}
+
+impl PublicPaths {
+    /// All errors at once, each with the position of its entry.
+    pub fn new<S: AsRef<str>>(entries: &[S]) -> Result<Self, Vec<(usize, RouteError)>> {
+        let mut paths = Self::default();
+        let mut errors = Vec::new();
+        for (index, entry) in entries.iter().enumerate() {
+            match parse_entry(entry.as_ref()) {
+                Ok((method, _, segments)) => {
+                    let end = paths.methods.entry(method.to_owned()).or_default().end_of(&segments);
+                    *end = Some(paths.entries.len());
+                    paths.entries.push((entry.as_ref().to_owned(), segments));
+                }
+                Err(error) => errors.push((index, error)),
+            }
+        }
+        if errors.is_empty() { Ok(paths) } else { Err(errors) }
+    }
+
+    /// GET's entries hold for HEAD.
+    pub fn matches(&self, method: &str, path: &CanonicalPath) -> bool {
+        let Some(methods) = Methods::of(&self.methods, method) else {
+            return false;
+        };
+        let segments: Segments<'_> = segments_of(path.plain_id()).collect();
+        methods.find(&segments).is_some()
+    }
+
+    /// The first entry, of any method, that could match the path itself or, with [`Reach::Subtree`], anything under it.
+    pub fn overlaps(&self, path_id: &str, reach: Reach) -> Option<&str> {
+        let entry = self.entries.iter().find(|(_, pattern)| touches(pattern, path_id, reach));
+        entry.map(|(text, _)| text.as_str())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+impl Node {
+    fn end_of(&mut self, segments: &[Segment]) -> &mut Option<usize> {
+        let Some((first, others)) = segments.split_first() else {
+            return &mut self.here;
+        };
+        match first {
+            Segment::Literal(text) => self.literals.entry(text.clone()).or_default().end_of(others),
+            Segment::Any(_) => self.any.get_or_insert_default().end_of(others),
+            Segment::Rest => &mut self.rest,
+        }
+    }
+
+    fn find(&self, segments: &[&str]) -> Option<usize> {
+        let Some((first, others)) = segments.split_first() else {
+            return self.here.or(self.rest);
+        };
+        let literal = self.literals.get(*first).and_then(|node| node.find(others));
+        let found = literal.or_else(|| self.any.as_ref().and_then(|node| node.find(others)));
+        found.or(self.rest)
+    }
+}
+
+impl IdTemplate {
+    fn parse(id: &str, segments: &[Segment], route: &str) -> Result<Self, RouteError> {
+        let mut parts = Vec::new();
+        let mut tail = id;
+        while let Some((literal, after)) = tail.split_once('{') {
+            let (name, others) = after.split_once('}').ok_or_else(|| RouteError::Braces(id.to_owned()))?;
+            push_literal(&mut parts, literal, id)?;
+            let captured = |segment: &Segment| matches!(segment, Segment::Any(Some(own)) if own == name);
+            let value = segments.iter().position(captured).ok_or_else(|| RouteError::UnknownCapture {
+                route: route.to_owned(),
+                id: id.to_owned(),
+                name: name.to_owned(),
+            })?;
+            parts.push(Part::Value(value));
+            tail = others;
+        }
+        push_literal(&mut parts, tail, id)?;
+        check_injective(&parts, id)?;
+        Ok(Self(parts))
+    }
+
+    /// `None` only if a segment is missing, which a matching path cannot do.
+    fn fill(&self, segments: &[&str]) -> Option<String> {
+        if let [Part::Value(value)] = self.0.as_slice() {
+            return segments.get(*value).map(|segment| decoded_segment(segment).into_owned());
+        }
+        let mut id = String::new();
+        for part in &self.0 {
+            match part {
+                Part::Literal(text) => id.push_str(text),
+                Part::Value(value) => id.push_str(&escape_all(&decoded_segment(segments.get(*value)?))),
+            }
+        }
+        Some(id)
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.text)
+    }
+}
+
+fn push_literal(parts: &mut Vec<Part>, literal: &str, id: &str) -> Result<(), RouteError> {
+    if literal.contains(['{', '}']) {
+        return Err(RouteError::Braces(id.to_owned()));
+    }
+    if !literal.is_empty() {
+        parts.push(Part::Literal(literal.to_owned()));
+    }
+    Ok(())
+}
+
+/// The first separator character after a value ends it, so that an id can be taken apart again.
+fn check_injective(parts: &[Part], id: &str) -> Result<(), RouteError> {
+    let separates = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '~' | '%'));
+    let neighbours = parts.iter().zip(parts.iter().skip(1));
+    let side_by_side = neighbours
+        .clone()
+        .any(|pair| matches!(pair, (Part::Value(_), Part::Value(_))));
+    let weak = neighbours.zip(parts.iter().skip(2)).any(
+        |((before, between), after)| matches!((before, between, after), (Part::Value(_), Part::Literal(text), Part::Value(_)) if !text.contains(separates)),
+    );
+    if side_by_side || weak {
+        return Err(RouteError::NotInjective(id.to_owned()));
+    }
+    Ok(())
+}
+
+impl<'a> Methods<'a> {
+    fn of(all: &'a FxHashMap<String, Node>, method: &str) -> Option<Self> {
+        let own = all.get(method);
+        let other = if method == "HEAD" { all.get("GET") } else { None };
+        (own.is_some() || other.is_some()).then_some(Self { own, other })
+    }
+
+    fn find(&self, segments: &[&str]) -> Option<usize> {
+        let find = |node: Option<&Node>| node.and_then(|node| node.find(segments));
+        find(self.own).or_else(|| find(self.other))
+    }
+}
+
+/// `METHOD /template` → method, template as written, segments.
+fn parse_entry(entry: &str) -> Result<(&str, &str, Vec<Segment>), RouteError> {
+    let form = || RouteError::Form(entry.to_owned());
+    let (method, text) = entry.split_once(' ').ok_or_else(form)?;
+    let upper = |b: u8| b.is_ascii_uppercase() || matches!(b, b'-' | b'_');
+    if method.is_empty() || !method.bytes().all(upper) {
+        return Err(form());
+    }
+    let path = text.strip_prefix('/').ok_or_else(form)?;
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let mut segments = Vec::new();
+    let mut raw = path.split('/').filter(|_| !path.is_empty()).peekable();
+    while let Some(segment) = raw.next() {
+        if segments.len() == super::path::PATH_SEGMENTS_MAX || (segment == "**" && raw.peek().is_some()) {
+            return Err(template_error(entry, segment));
+        }
+        segments.push(parse_segment(segment, &segments, entry)?);
+    }
+    Ok((method, text, segments))
+}
+
+fn parse_segment(segment: &str, before: &[Segment], entry: &str) -> Result<Segment, RouteError> {
+    match segment {
+        "*" => return Ok(Segment::Any(None)),
+        "**" => return Ok(Segment::Rest),
+        _ => {}
+    }
+    if let Some(name) = segment.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
+        let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+        if !first || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            return Err(template_error(entry, segment));
+        }
+        let capture = Segment::Any(Some(name.to_owned()));
+        if before.contains(&capture) {
+            return Err(RouteError::CapturedTwice {
+                route: entry.to_owned(),
+                name: name.to_owned(),
+            });
+        }
+        return Ok(capture);
+    }
+    if segment.contains(['{', '}', '*']) {
+        return Err(template_error(entry, segment));
+    }
+    if !is_canonical_id(&format!("/{segment}")) || segment.is_empty() {
+        return Err(RouteError::Literal {
+            route: entry.to_owned(),
+            segment: segment.to_owned(),
+        });
+    }
+    Ok(Segment::Literal(plain_segment(segment).into_owned()))
+}
+
+fn template_error(entry: &str, segment: &str) -> RouteError {
+    RouteError::Template {
+        route: entry.to_owned(),
+        segment: segment.to_owned(),
+    }
+}
+
+fn touches(pattern: &[Segment], path_id: &str, reach: Reach) -> bool {
+    let mut pattern = pattern.iter();
+    for segment in segments_of(path_id) {
+        match pattern.next() {
+            Some(Segment::Rest) => return true,
+            Some(Segment::Any(_)) => {}
+            Some(Segment::Literal(text)) if *text == plain_segment(segment) => {}
+            Some(Segment::Literal(_)) | None => return false,
+        }
+    }
+    match (reach, pattern.next()) {
+        (Reach::Subtree, _) | (Reach::Exact, None | Some(Segment::Rest)) => true,
+        (Reach::Exact, Some(_)) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn spec(route: &str, id: &str) -> RouteSpec {
+        RouteSpec {
+            route: route.to_owned(),
+            action: "view".to_owned(),
+            resource_type: "Order".to_owned(),
+            resource_id: id.to_owned(),
+        }
+    }
+
+    fn table(routes: &[(&str, &str)]) -> RouteTable {
+        RouteTable::new(&routes.iter().map(|(route, id)| spec(route, id)).collect::<Vec<_>>()).unwrap()
+    }
+
+    fn refused(routes: &[(&str, &str)]) -> RouteError {
+        let specs: Vec<_> = routes.iter().map(|(route, id)| spec(route, id)).collect();
+        RouteTable::new(&specs).unwrap_err().remove(0).1
+    }
+
+    fn path(raw: &str) -> CanonicalPath {
+        CanonicalPath::parse(raw).unwrap()
+    }
+
+    fn found(table: &RouteTable, method: &str, raw: &str) -> Option<(String, String)> {
+        table.find(method, &path(raw)).map(|m| (m.route.to_string(), m.resource_id))
+    }
+
+    #[test]
+    fn the_most_specific_route_wins_from_the_left() {
+        let table = table(&[
+            ("GET /a/**", "rest"),
+            ("GET /a/{x}/c", "any-c"),
+            ("GET /a/b/{y}", "b-any"),
+            ("GET /a/b/c", "exact"),
+            ("GET /{z}/b/c", "{z}"),
+        ]);
+        for (raw, id) in [
+            ("/a/b/c", "exact"),
+            ("/a/b/c/", "exact"),
+            ("/a/b/d", "b-any"),
+            ("/a/x/c", "any-c"),
+            ("/a/x/d", "rest"),
+            ("/a", "rest"),
+            ("/a/b/c/d", "rest"),
+            ("/q/b/c", "q"),
+        ] {
+            assert_eq!(found(&table, "GET", raw).unwrap().1, id, "{raw}");
+        }
+        assert_eq!(found(&table, "GET", "/q/b"), None);
+        assert_eq!(found(&table, "POST", "/a/b/c"), None);
+        assert_eq!(found(&table, "get", "/a/b/c"), None);
+    }
+
+    #[test]
+    fn head_uses_gets_route_unless_it_has_its_own() {
+        let table = table(&[("GET /a", "get"), ("GET /b", "get"), ("HEAD /b", "head")]);
+        assert_eq!(found(&table, "HEAD", "/a").unwrap().1, "get");
+        assert_eq!(found(&table, "HEAD", "/b").unwrap().1, "head");
+    }
+
+    #[test]
+    fn a_needless_escape_does_not_step_around_a_literal() {
+        let table = table(&[("GET /reports:export", "export"), ("GET /{id}", "{id}")]);
+        assert_eq!(found(&table, "GET", "/reports%3aexport").unwrap().1, "export");
+        assert_eq!(found(&table, "GET", "/other%3Aexport").unwrap().1, "other:export");
+    }
+
+    #[test]
+    fn a_single_value_is_decoded_and_composed_values_are_escaped() {
+        let table = table(&[("GET /o/{order}", "{order}"), ("GET /t/{tenant}/{order}", "{tenant}/{order}")]);
+        assert_eq!(found(&table, "GET", "/o/caf%c3%a9%20%25").unwrap().1, "café %");
+        assert_eq!(found(&table, "GET", "/t/a:b/c%20d").unwrap().1, "a%3Ab/c%20d");
+    }
+
+    #[test]
+    fn two_routes_of_one_shape_are_an_error_that_names_both() {
+        for (first, second) in [
+            ("GET /a/{x}", "GET /a/{y}"),
+            ("GET /a/*", "GET /a/{y}"),
+            ("GET /a", "GET /a/"),
+            ("GET /a/**", "GET /a/**"),
+            ("GET /a:b", "GET /a%3Ab"),
+        ] {
+            let text = refused(&[(first, "1"), (second, "2")]).to_string();
+            assert!(text.contains(first) && text.contains(second), "{text}");
+        }
+        table(&[("GET /a/{x}", "1"), ("POST /a/{x}", "2"), ("GET /a", "3"), ("GET /a/**", "4")]);
+    }
+
+    #[test]
+    fn bad_templates_are_refused() {
+        for route in ["GET", "/a", "get /a", "GET a", "GET  /a", "GET /a b", "GET /a/", "GET /"] {
+            let good = matches!(route, "GET /a/" | "GET /");
+            assert_eq!(RouteTable::new(&[spec(route, "1")]).is_ok(), good, "{route}");
+        }
+        for route in [
+            "GET /**/a",
+            "GET /{}",
+            "GET /{1a}",
+            "GET /a{x}",
+            "GET /a*",
+            "GET //a",
+            "GET /a//",
+            "GET /../a",
+            "GET /%61",
+            "GET /é",
+            "GET /{x}/{x}",
+            "GET /a;b",
+            "GET /{a/b}",
+        ] {
+            assert!(RouteTable::new(&[spec(route, "1")]).is_err(), "{route}");
+        }
+    }
+
+    #[test]
+    fn bad_resource_ids_are_refused() {
+        let route = "GET /{a}/{b}";
+        assert!(matches!(refused(&[(route, "{c}")]), RouteError::UnknownCapture { .. }));
+        for id in ["{a", "a}", "{a}}", "x}{a}"] {
+            assert!(matches!(refused(&[(route, id)]), RouteError::Braces(_)), "{id}");
+        }
+        for id in ["{a}{b}", "{a}-{b}", "{a}.x%{b}", "x/{a}_{b}"] {
+            assert!(matches!(refused(&[(route, id)]), RouteError::NotInjective(_)), "{id}");
+        }
+        for id in ["{a}/{b}", "x-{a}:y{b}-z", "{a}", "fixed", "{a}é{b}"] {
+            assert!(RouteTable::new(&[spec(route, id)]).is_ok(), "{id}");
+        }
+        assert!(matches!(refused(&[(route, "")]), RouteError::Empty(_, "resource.id")));
+    }
+
+    #[test]
+    fn public_paths_match_like_routes_and_overlap_conservatively() {
+        let public = PublicPaths::new(&["GET /p/assets/**", "POST /p/hook/*", "GET /p"]).unwrap();
+        for (method, raw, expected) in [
+            ("GET", "/p/assets", true),
+            ("HEAD", "/p/assets/a/b.js", true),
+            ("POST", "/p/assets/a", false),
+            ("POST", "/p/hook/1", true),
+            ("POST", "/p/hook/1/2", false),
+            ("GET", "/p/", true),
+            ("GET", "/p/assetsx", false),
+        ] {
+            assert_eq!(public.matches(method, &path(raw)), expected, "{method} {raw}");
+        }
+        for (id, reach, expected) in [
+            ("/p/assets/secret", Reach::Exact, Some("GET /p/assets/**")),
+            ("/p/assets", Reach::Exact, Some("GET /p/assets/**")),
+            ("/p/hook", Reach::Exact, None),
+            ("/p/hook", Reach::Subtree, Some("POST /p/hook/*")),
+            ("/p/hook/1/2", Reach::Subtree, None),
+            ("/", Reach::Exact, None),
+            ("/", Reach::Subtree, Some("GET /p/assets/**")),
+            ("/q", Reach::Subtree, None),
+            ("/p", Reach::Exact, Some("GET /p")),
+        ] {
+            assert_eq!(public.overlaps(id, reach), expected, "{id} {reach:?}");
+        }
+        assert!(PublicPaths::new(&["GET /**/a"]).is_err());
+    }
+
+    /// One rank per segment: literal 0, any 1, rest 2; the smallest list is the most specific.
+    fn naive(table: &RouteTable, method: &str, segments: &[&str]) -> Option<usize> {
+        let rank = |route: &Arc<Route>| {
+            let mut ranks = Vec::new();
+            let mut left = segments.iter();
+            for part in route.text.split('/').filter(|s| !s.is_empty()) {
+                match part {
+                    "**" => return Some([ranks, vec![2]].concat()),
+                    part if part == "*" || part.starts_with('{') => left.next().map(|_| ranks.push(1))?,
+                    part => left.next().filter(|s| **s == part).map(|_| ranks.push(0))?,
+                }
+            }
+            left.next().is_none().then_some(ranks)
+        };
+        let of = |method: &str| {
+            let own = table.routes().iter().filter(|r| r.method == method);
+            own.filter_map(|r| Some((rank(r)?, r.index))).min().map(|(_, index)| index)
+        };
+        of(method).or_else(|| (method == "HEAD").then(|| of("GET")).flatten())
+    }
+
+    fn template() -> impl Strategy<Value = String> {
+        let segment = prop_oneof![3 => "[abc]", 2 => Just("*".to_owned()), 1 => Just("{x}".to_owned())];
+        (proptest::collection::vec(segment, 0..4), any::<bool>()).prop_map(|(segments, rest)| {
+            let mut text: String = segments.iter().map(|s| format!("/{s}")).collect();
+            text.push_str(if rest { "/**" } else { "" });
+            if text.is_empty() { "/".to_owned() } else { text }
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn the_tree_finds_what_a_linear_search_finds(
+            routes in proptest::collection::vec(("GET|HEAD|POST", template()), 0..20),
+            segments in proptest::collection::vec("[abcd]", 0..5),
+            method in "GET|HEAD|POST",
+        ) {
+            let mut table = RouteTable::default();
+            for (method, template) in &routes {
+                // Duplicates are refused; the rest makes the table.
+                let _refused = table.insert(&spec(&format!("{method} {template}"), "1"));
+            }
+            let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+            let path = path(&format!("/{}", segments.join("/")));
+            prop_assert_eq!(table.find(&method, &path).map(|m| m.route.index), naive(&table, &method, &segments));
+        }
+
+        #[test]
+        fn different_values_never_share_a_composed_id(a in "[a%:/. -]{1,4}", b in "[a%:/. -]{1,4}", c in "[a%:/. -]{1,4}", d in "[a%:/. -]{1,4}") {
+            let captures = ["a", "b"].map(|name| Segment::Any(Some(name.to_owned())));
+            for id in ["{a}:{b}", "x{a}-/-{b}y", "{b} {a}"] {
+                let template = IdTemplate::parse(id, &captures, "GET /{a}/{b}").unwrap();
+                let fill = |a: &str, b: &str| template.fill(&[&escape_all(a), &escape_all(b)]).unwrap();
+                prop_assert_eq!(fill(&a, &b) == fill(&c, &d), (&a, &b) == (&c, &d));
+            }
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! An identity → the Cedar principal of one portal.
+//!
+//! Attributes are what the *schema* declares, filled from claims as the declared types; a claim that is missing or of
+//! another type refuses. Runs once per token and revision; never looks at a request.
+
+use cedar_policy::{EntityId, EntityTypeName, EntityUid};
+use cedar_policy_core::ast::Value;
+
+use crate::claims;
+use crate::denial::{Denial, Refusal};
+use crate::engine::QueryEntity;
+use crate::engine::entities::{ResolvedEntity, StoredEntity};
+use crate::rules::Rules;
+use crate::schema::EntityModel;
+use crate::types::Identity;
+use crate::value::value;
+
+/// The principal, and what headers and records say of it.
+#[derive(Debug)]
+pub struct Principal {
+    pub entity: QueryEntity,
+}
+
+impl Rules {
+    /// The principal named `id` that an identity's roles, tenant and claims make.
+    pub(crate) fn principal(&self, identity: &Identity, id: &str) -> Result<Principal, Refusal> {
+        let ty = self.schema.resolve_type(&identity.principal_type).ok_or_else(|| {
+            Refusal::new(
+                Denial::NotPermitted,
+                format!("the schema has no entity type `{}`", identity.principal_type),
+            )
+        })?;
+        let uid = EntityUid::from_type_name_and_id(ty.clone(), EntityId::new(id));
+        let stored = self.engine.store.get(&uid);
+        let ancestors = self.principal_ancestors(identity, &ty, stored);
+        let attrs = match self.schema.entity(&ty) {
+            Some(model) => self.attributes(identity, model, stored)?,
+            None => Vec::new(),
+        };
+        let key = self.engine.index().principals.key(&uid, &ancestors);
+        Ok(Principal {
+            entity: QueryEntity::resolved(ResolvedEntity::with(uid, attrs, ancestors), key),
+        })
+    }
+
+    /// Roles and tenant of the credential, and the groups of the stored entity; with everything above them.
+    fn principal_ancestors(&self, identity: &Identity, ty: &EntityTypeName, stored: Option<&StoredEntity>) -> Vec<EntityUid> {
+        let may_be_in = |group: &Option<EntityTypeName>| {
+            let group = group.as_ref()?;
+            self.schema.entity(ty)?.member_of.contains(group).then(|| group.clone())
+        };
+        let mut direct = Vec::with_capacity(identity.roles.len() + 1);
+        if let Some(role) = may_be_in(&self.names.role) {
+            let uids = identity
+                .roles
+                .iter()
+                .map(|r| EntityUid::from_type_name_and_id(role.clone(), EntityId::new(r)));
+            direct.extend(uids);
+        }
+        if let (Some(ty), Some(tenant)) = (may_be_in(&self.names.tenant), &identity.tenant) {
+            direct.push(EntityUid::from_type_name_and_id(ty, EntityId::new(tenant)));
+        }
+        direct.extend(stored.into_iter().flat_map(|s| s.ancestors.iter().cloned()));
+        self.with_stored_ancestors(direct)
+    }
+
+    /// These and everything the store says is above them, each once.
+    pub fn with_stored_ancestors(&self, direct: Vec<EntityUid>) -> Vec<EntityUid> {
+        let above: Vec<EntityUid> = direct
+            .iter()
+            .flat_map(|uid| self.engine.store.ancestors(uid))
+            .cloned()
+            .collect();
+        let mut all = direct;
+        all.extend(above);
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    fn attributes(
+        &self,
+        identity: &Identity,
+        model: &EntityModel,
+        stored: Option<&StoredEntity>,
+    ) -> Result<Vec<(String, Value)>, Refusal> {
+        let mut attrs = Vec::with_capacity(model.attrs.fields.len());
+        for (name, field) in &model.attrs.fields {
+            let path = self.claims.get(name).map_or(name.as_str(), String::as_str);
+            let kept = stored.and_then(|stored| stored.known.attr(name));
+            let claimed = match claims::at(&identity.claims, path)? {
+                Some(claim) => Some(value(&field.ty, claim, path).map_err(|e| claim_invalid(e.to_string()))?),
+                None => None,
+            };
+            match (claimed, kept) {
+                (Some(claimed), Some(kept)) if claimed != *kept => {
+                    return Err(claim_invalid(format!(
+                        "claim `{path}` contradicts the stored attribute `{name}`"
+                    )));
+                }
+                (Some(claimed), _) => attrs.push((name.clone(), claimed)),
+                (None, Some(kept)) => attrs.push((name.clone(), kept.clone())),
+                (None, None) if field.required => {
+                    return Err(claim_invalid(format!(
+                        "claim `{path}` is missing; the schema requires `{name}`"
+                    )));
+                }
+                (None, None) => {}
+            }
+        }
+        Ok(attrs)
+    }
+}
+
+fn claim_invalid(detail: String) -> Refusal {
+    Refusal::new(Denial::ClaimInvalid, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use crate::claims::unsigned_identity;
+    use crate::denial::{Denial, Refusal};
+    use crate::revision::Revision;
+    use crate::test_support::{portal, revision};
+
+    fn shop() -> Arc<Revision> {
+        revision([
+            (
+                "schemas/bench.cedarschema",
+                "entity User { mail?: String };\nentity Path;\naction GET appliesTo { principal: User, resource: Path };",
+            ),
+            ("policies/bench/portal.yaml", "claims: { mail: profile.mail }\n"),
+            (
+                "policies/bench/all.cedar",
+                "@id(\"all\") permit (principal, action, resource);\n\
+                 @id(\"evil\") forbid (principal, action, resource) when { principal has mail && principal.mail like \"*@evil.test\" };",
+            ),
+        ])
+    }
+
+    fn denial_of(profile: &serde_json::Value) -> Result<(), Denial> {
+        let portal = portal();
+        let claims = json!({"sub": "a", "profile": profile});
+        let identity = unsigned_identity(&portal.issuers[0], claims.as_object().unwrap().clone()).unwrap();
+        let principal = shop().principal(&portal, &identity);
+        principal.map(drop).map_err(|refusal: Refusal| refusal.denial)
+    }
+
+    #[test]
+    fn a_mapped_claim_inside_a_value_that_is_no_object_is_invalid_not_absent() {
+        assert_eq!(denial_of(&json!({"mail": "a@acme.test"})), Ok(()));
+        assert_eq!(denial_of(&json!({})), Ok(()), "an absent optional claim is absent");
+        for wrong in [
+            json!("x@evil.test"),
+            json!(["x@evil.test"]),
+            json!(7),
+            json!(true),
+            json!(null),
+        ] {
+            assert_eq!(denial_of(&wrong), Err(Denial::ClaimInvalid), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! A revision: everything of one portal that is hot-reloaded, as one immutable, content-hashed value.
+//!
+//! `load` makes it, whole or not at all; `decision` asks it. A request uses the revision that it started with.
+
+pub(crate) mod emergency;
+pub mod problem;
+pub mod source;
+
+use std::sync::Arc;
+
+use cedar_policy::{EntityTypeName, Validator};
+use http::HeaderValue;
+use serde_json::{Map, Value};
+
+use self::emergency::EmergencyForbids;
+use self::problem::Problem;
+use self::source::Files;
+use crate::context::ContextPlans;
+use crate::denial::Refusal;
+use crate::engine::PolicyEntry;
+use crate::engine::entities::EntityStore;
+use crate::engine::index::PolicyIndex;
+use crate::portal::file::PortalFile;
+use crate::principal::Principal;
+use crate::rules::{Rules, TypeNames};
+use crate::schema::SchemaModel;
+use crate::scope::PortalScope;
+use crate::types::Identity;
+
+/// Everything of a portal that is hot-reloaded, as one value.
+pub struct Revision {
+    /// First 16 hex digits of the content's SHA-256.
+    pub id: Arc<str>,
+    pub header: HeaderValue,
+    pub rules: Rules,
+    pub file: Arc<PortalFile>,
+    /// `portal.yaml`'s flags, as the context record.
+    pub flags: Arc<Map<String, Value>>,
+    /// The candidate that this revision was made of; a change of emergency forbids alone reuses it.
+    pub(crate) candidate: Arc<Candidate>,
+    pub(crate) emergency_forbids: EmergencyForbids,
+    pub warnings: Vec<Problem>,
+}
+
+/// A candidate without its emergency forbids: parsed, validated, tested.
+pub(crate) struct Candidate {
+    pub files: Files,
+    pub schema: Arc<PortalSchema>,
+    pub names: Arc<TypeNames>,
+    pub store: Arc<EntityStore>,
+    pub entries: Vec<Arc<PolicyEntry>>,
+    pub index: Arc<PolicyIndex>,
+    pub file: Arc<PortalFile>,
+    pub warnings: Vec<Problem>,
+}
+
+/// Everything that is made of the schema files alone.
+pub(crate) struct PortalSchema {
+    /// Keyed by the files' content and the namespace that `portal.yaml` names.
+    pub id: [u8; 32],
+    pub model: Arc<SchemaModel>,
+    pub validator: Validator,
+    pub plans: Arc<ContextPlans>,
+    /// The type of the gate's own paths.
+    pub path: Option<EntityTypeName>,
+}
+
+impl Revision {
+    /// The Cedar principal that this revision makes of a portal's caller.
+    pub fn principal(&self, portal: &PortalScope, identity: &Identity) -> Result<Principal, Refusal> {
+        self.rules.principal(identity, &portal.subject(identity))
+    }
+
+    /// Every file that the revision is made of, to keep it over a restart.
+    pub fn files(&self) -> Files {
+        let mut all = self.candidate.files.clone();
+        all.0.extend(self.emergency_forbids.files.0.clone());
+        all
+    }
+
+    /// All files except the emergency forbids, decision tests included.
+    pub fn portal_files(&self) -> &Files {
+        &self.candidate.files
+    }
+}

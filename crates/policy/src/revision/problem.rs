@@ -1,0 +1,140 @@
+//! A problem of a file that a user owns: its place, and words that say what to do.
+
+use std::fmt;
+
+use miette::Diagnostic;
+use serde::Serialize;
+
+/// One finding. `line` and `column` count from 1; absent where the file as a whole is meant.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Problem {
+    pub file: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<usize>,
+    pub message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
+}
+
+/// Everything that keeps a candidate from becoming a revision; never empty.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, thiserror::Error)]
+#[error("{}", lines(problems))]
+pub struct RevisionError {
+    pub problems: Vec<Problem>,
+}
+
+impl Problem {
+    pub fn new(file: &str, message: impl Into<String>) -> Self {
+        Self {
+            file: file.to_owned(),
+            line: None,
+            column: None,
+            message: message.into(),
+            help: None,
+        }
+    }
+
+    pub fn at_line(mut self, line: Option<usize>) -> Self {
+        self.line = line;
+        self
+    }
+
+    pub fn with_help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    pub fn at_offset(mut self, text: &str, offset: usize) -> Self {
+        let position = position(text, offset);
+        self.line = Some(position.line);
+        self.column = Some(position.column);
+        self
+    }
+
+    /// Moves a problem of a piece of a file to its place in the whole file; `first` is where the piece begins. A problem without
+    /// a place moves to the piece's first line.
+    pub fn within(mut self, file: &str, first: Position) -> Self {
+        file.clone_into(&mut self.file);
+        if self.line.is_none_or(|line| line == 1) {
+            self.column = self.column.map(|column| column + first.column - 1);
+        }
+        self.line = Some(self.line.unwrap_or(1) + first.line - 1);
+        self
+    }
+
+    /// From a Cedar error: its first label is the place, its help the advice.
+    pub fn from_diagnostic(file: &str, text: &str, error: &dyn Diagnostic) -> Self {
+        let label = error.labels().and_then(|mut labels| labels.next());
+        let mut message = error.to_string();
+        if let Some(note) = label.as_ref().and_then(|l| l.label()).filter(|n| !message.contains(n)) {
+            message = format!("{message}: {note}");
+        }
+        let mut problem = Self::new(file, message);
+        problem.help = error.help().map(|h| h.to_string());
+        match label {
+            Some(label) => problem.at_offset(text, label.offset()),
+            None => problem,
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+            if let Some(column) = self.column {
+                write!(f, ":{column}")?;
+            }
+        }
+        write!(f, ": {}", self.message)?;
+        self.help.as_ref().map_or(Ok(()), |help| write!(f, " (help: {help})"))
+    }
+}
+
+impl From<Problem> for RevisionError {
+    fn from(problem: Problem) -> Self {
+        Self { problems: vec![problem] }
+    }
+}
+
+impl RevisionError {
+    /// `Err` if anything was found.
+    pub fn check(problems: Vec<Problem>) -> Result<(), Self> {
+        if problems.is_empty() { Ok(()) } else { Err(Self { problems }) }
+    }
+}
+
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// A place in a text; both count from 1.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Position {
+    pub line: usize,
+    pub column: usize,
+}
+
+/// The position of a byte offset.
+pub fn position(text: &str, offset: usize) -> Position {
+    let before = text.as_bytes().get(..offset.min(text.len())).unwrap_or_default();
+    let line = before.iter().filter(|b| **b == b'\n').count() + 1;
+    let column = before.iter().rev().take_while(|b| **b != b'\n').count() + 1;
+    Position { line, column }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_become_lines_and_columns() {
+        let at = |offset| position("ab\ncd", offset);
+        assert_eq!(at(0), Position { line: 1, column: 1 });
+        assert_eq!(at(4), Position { line: 2, column: 2 });
+        assert_eq!(at(99), Position { line: 2, column: 3 }, "past the end");
+    }
+}

@@ -1,0 +1,151 @@
+//! The policy tree as it stood at one moment: every file a user owns, by name.
+//!
+//! The gate reads folders into it; bundles and tests build it from what they have. Holding a tree says nothing about whether its
+//! files are any good.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::problem::Problem;
+use crate::digest::sha256_of;
+use crate::types::PortalSlug;
+
+/// One file as it was read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SourceFile {
+    pub bytes: Arc<[u8]>,
+    pub hash: [u8; 32],
+}
+
+/// Files by name (`policies/customer/orders.cedar`, `schemas/customer.cedarschema`), in order.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Files(pub BTreeMap<String, SourceFile>);
+
+/// The whole policy tree at one moment.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Tree {
+    pub files: Files,
+    /// Folders of `policies/` that are portals by name.
+    pub slugs: BTreeSet<PortalSlug>,
+    /// Files that could not be read; each belongs to the portal whose name its path holds, or to all portals.
+    pub problems: Vec<Problem>,
+}
+
+impl SourceFile {
+    pub fn new(bytes: &[u8]) -> Self {
+        Self {
+            bytes: bytes.into(),
+            hash: sha256_of([bytes]),
+        }
+    }
+
+    /// The content as text, or a problem that names the file.
+    pub fn text(&self, name: &str) -> Result<&str, Problem> {
+        std::str::from_utf8(&self.bytes).map_err(|e| {
+            Problem::new(
+                name,
+                format!("is not valid UTF-8 (byte {}); save it as UTF-8", e.valid_up_to()),
+            )
+        })
+    }
+}
+
+impl Files {
+    /// Identity of the content: names, lengths and bytes; independent of where the tree is.
+    pub fn hash(&self) -> [u8; 32] {
+        let lengths: Vec<[u8; 8]> = self.0.keys().map(|name| (name.len() as u64).to_be_bytes()).collect();
+        let files = self.0.iter().zip(&lengths);
+        sha256_of(files.flat_map(|((name, file), length)| [length.as_slice(), name.as_bytes(), file.hash.as_slice()]))
+    }
+
+    pub fn get(&self, name: &str) -> Option<&SourceFile> {
+        self.0.get(name)
+    }
+
+    /// The files below a folder, named with its `/`: names are in order, so nothing else is looked at.
+    pub fn below(&self, folder: String) -> impl Iterator<Item = (&String, &SourceFile)> + use<'_> {
+        let from = self.0.range(folder.clone()..);
+        from.take_while(move |(name, _)| name.starts_with(&folder))
+    }
+
+    fn of<'a>(entries: impl Iterator<Item = (&'a String, &'a SourceFile)>) -> Self {
+        Self(entries.map(|(name, file)| (name.clone(), file.clone())).collect())
+    }
+}
+
+impl Tree {
+    /// True if one portal is made of the same files, emergency forbids and problems in both trees.
+    pub fn is_same_for(&self, other: &Self, slug: &PortalSlug) -> bool {
+        self.portal_entries(slug).eq(other.portal_entries(slug))
+            && self.emergency_entries(slug).eq(other.emergency_entries(slug))
+            && self.portal_problems(slug) == other.portal_problems(slug)
+    }
+
+    /// The files of one portal's revision: its folder without the emergency forbids, the shared policies, its schemas.
+    pub fn portal_files(&self, slug: &PortalSlug) -> Files {
+        Files::of(self.portal_entries(slug))
+    }
+
+    /// The emergency forbids of one portal.
+    pub fn emergency_files(&self, slug: &PortalSlug) -> Files {
+        Files::of(self.emergency_entries(slug))
+    }
+
+    fn portal_entries(&self, slug: &PortalSlug) -> impl Iterator<Item = (&String, &SourceFile)> {
+        let own = format!("policies/{slug}/");
+        let apart = [format!("{own}_deny/"), format!("{own}candidate/")];
+        let is_apart = move |name: &str| apart.iter().any(|folder| name.starts_with(folder));
+        let mine = self.files.below(own).filter(move |(name, _)| !is_apart(name));
+        let schemas = [
+            format!("schemas/{slug}.cedarschema"),
+            "schemas/_shared.cedarschema".to_owned(),
+        ];
+        let schemas = schemas.into_iter().filter_map(|name| self.files.0.get_key_value(&name));
+        mine.chain(self.files.below("policies/_shared/".to_owned())).chain(schemas)
+    }
+
+    fn emergency_entries(&self, slug: &PortalSlug) -> impl Iterator<Item = (&String, &SourceFile)> {
+        let folder = format!("policies/{slug}/_deny/");
+        self.files.below(folder).filter(|(name, _)| name.ends_with(".cedar"))
+    }
+
+    /// Problems of one portal: its own files, the shared ones, and the roots themselves.
+    pub fn portal_problems(&self, slug: &PortalSlug) -> Vec<Problem> {
+        let mine = |file: &str| {
+            ["policies/", "schemas/", "schemas/_shared.cedarschema", "policies/_shared"].contains(&file)
+                || file.starts_with("policies/_shared/")
+                || file == format!("policies/{slug}")
+                || file.starts_with(&format!("policies/{slug}/"))
+                || file == format!("schemas/{slug}.cedarschema")
+        };
+        self.problems.iter().filter(|p| mine(&p.file)).cloned().collect()
+    }
+
+    /// True if a missing file may merely be unreadable: it, or a folder above it, could not be read.
+    pub fn is_in_doubt(&self, name: &str) -> bool {
+        self.problems.iter().any(|problem| {
+            let rest = name.strip_prefix(problem.file.trim_end_matches('/'));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_contents_cannot_be_confused_in_the_hash() {
+        let files = |pairs: &[(&str, &str)]| {
+            Files(
+                pairs
+                    .iter()
+                    .map(|(n, t)| ((*n).to_owned(), SourceFile::new(t.as_bytes())))
+                    .collect(),
+            )
+        };
+        assert_ne!(files(&[("a", "bc")]).hash(), files(&[("ab", "c")]).hash());
+        assert_ne!(files(&[("a", ""), ("b", "")]).hash(), files(&[("ab", "")]).hash());
+        assert_eq!(files(&[("a", "x")]).hash(), files(&[("a", "x")]).hash());
+    }
+}

@@ -1,0 +1,148 @@
+//! One portal's rules: schema, policies and entities, and the entities that a query names.
+//!
+//! `decision` asks them; nothing else does. Pure: no I/O, no clock.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cedar_policy::{EntityId, EntityTypeName, EntityUid};
+
+use crate::context::ContextPlans;
+use crate::denial::{Denial, Refusal};
+use crate::engine::entities::ResolvedEntity;
+use crate::engine::{Ancestors, ContextSource, Effects, Engine, EntityQuery, Evaluation, QueryEntity};
+use crate::portal::path::ancestors_of;
+use crate::query_entities::SuppliedEntities;
+use crate::schema::SchemaModel;
+
+/// A portal's policies, schema and entities, ready to be asked.
+pub struct Rules {
+    pub schema: Arc<SchemaModel>,
+    pub engine: Engine,
+    pub plans: Arc<ContextPlans>,
+    pub names: Arc<TypeNames>,
+    /// Principal attribute <- claim, from `portal.yaml`.
+    pub claims: BTreeMap<String, String>,
+}
+
+/// The types that the gate itself names, where the schema declares them.
+#[derive(Clone, Debug, Default)]
+pub struct TypeNames {
+    pub role: Option<EntityTypeName>,
+    pub tenant: Option<EntityTypeName>,
+    pub path: Option<EntityTypeName>,
+    /// `Portal::"<slug>"`.
+    pub portal: Option<EntityUid>,
+}
+
+impl TypeNames {
+    pub fn new(schema: &SchemaModel, slug: &str) -> Self {
+        let portal = schema
+            .resolve_type("Portal")
+            .map(|ty| EntityUid::from_type_name_and_id(ty, EntityId::new(slug)));
+        Self {
+            role: schema.resolve_type("Role"),
+            tenant: schema.resolve_type("Tenant"),
+            path: schema.resolve_type("Path"),
+            portal,
+        }
+    }
+
+    /// The ancestors of a path by its id alone: every parent path up to `/`, and the portal.
+    pub fn parents_of_path(&self, uid: &EntityUid) -> Vec<EntityUid> {
+        let ty = uid.type_name();
+        let parents = ancestors_of(uid.id().unescaped());
+        let parents = parents.map(|p| EntityUid::from_type_name_and_id(ty.clone(), EntityId::new(p)));
+        parents.chain(self.portal.clone()).collect()
+    }
+}
+
+impl Rules {
+    /// Evaluates all policies. `Err` where the schema does not let this principal do this action on this resource.
+    pub(crate) fn evaluate(
+        &self,
+        principal: &QueryEntity,
+        action: &EntityUid,
+        resource: &QueryEntity,
+        supplied: &SuppliedEntities,
+        context: &dyn ContextSource,
+    ) -> Result<Evaluation, Refusal> {
+        let principal_type = principal.uid.type_name();
+        let resource_type = resource.uid.type_name();
+        if !self.schema.applies(principal_type, action, resource_type) {
+            let detail = format!("the schema does not let a `{principal_type}` do `{action}` on a `{resource_type}`");
+            return Err(Refusal::new(Denial::NotPermitted, detail));
+        }
+        let own = (principal.uid == resource.uid).then(|| self.as_resource(principal)).flatten();
+        Ok(self.engine.decide(&EntityQuery {
+            principal,
+            action,
+            resource: own.as_ref().unwrap_or(resource),
+            context,
+            supplied,
+            effects: Effects::Both,
+        }))
+    }
+
+    /// Evaluates only the policies that could forbid.
+    pub(crate) fn evaluate_forbids(
+        &self,
+        principal: &QueryEntity,
+        action: &EntityUid,
+        resource: &QueryEntity,
+        context: &dyn ContextSource,
+    ) -> Evaluation {
+        self.engine.decide(&EntityQuery {
+            principal,
+            action,
+            resource,
+            context,
+            supplied: &SuppliedEntities::default(),
+            effects: Effects::Forbids,
+        })
+    }
+
+    /// A principal that acts on itself is one entity: its ancestors count on both sides.
+    fn as_resource(&self, principal: &QueryEntity) -> Option<QueryEntity> {
+        let resolved = principal.entity(Ancestors::Read)?;
+        let key = self.engine.index().resources.key(&principal.uid, &resolved.ancestors());
+        Some(QueryEntity::resolved(resolved, key))
+    }
+
+    /// A resource by name. A path gets its ancestors from its id; every other resource is the store's entity of that name.
+    pub fn resource(&self, uid: EntityUid) -> QueryEntity {
+        let keys = &self.engine.index().resources;
+        if self.names.path.as_ref() != Some(uid.type_name()) {
+            let key = keys.key(&uid, self.engine.store.ancestors(&uid));
+            return QueryEntity::stored(uid, key);
+        }
+        let stored = self.engine.store.get(&uid);
+        if stored.is_none() && !self.places_paths() {
+            let key = keys.key_among(&uid, ancestors_of(uid.id().unescaped()), &self.names.portal);
+            return QueryEntity::path(uid, key, Arc::clone(&self.names));
+        }
+        let ancestors = self.path_ancestors(&uid);
+        let key = keys.key(&uid, &ancestors);
+        match stored {
+            Some(stored) => QueryEntity::resolved(stored.known.below(ancestors), key),
+            None => QueryEntity::resolved(ResolvedEntity::placed(uid, ancestors), key),
+        }
+    }
+
+    /// Every parent path up to `/`, the portal, and every stored ancestor of any of them.
+    pub fn path_ancestors(&self, uid: &EntityUid) -> Vec<EntityUid> {
+        let mut direct = self.names.parents_of_path(uid);
+        if self.places_paths() {
+            direct.extend(self.engine.store.ancestors(uid).iter().cloned());
+            return self.with_stored_ancestors(direct);
+        }
+        direct
+    }
+
+    /// True if the store may hold ancestors of a path or of the portal.
+    fn places_paths(&self) -> bool {
+        let portal = self.names.portal.as_ref().map(EntityUid::type_name);
+        let mut types = self.names.path.iter().chain(portal);
+        types.any(|ty| self.engine.store.places(ty))
+    }
+}

@@ -1,0 +1,188 @@
+//! From a checked head to a permit: finds the caller, then asks the portal's policies.
+//!
+//! The decision itself is `cedargate_policy::decision`; this file finds the caller for it and keeps the record. The order of
+//! the answers is fixed: an emergency forbid on a public path → the credential → the rate of the principal → the decision.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use cedargate_policy::decision::http::HttpQuery;
+use cedargate_policy::decision::{Access, Asked, Caller as DecisionCaller, Query};
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::permit::{ForwardedIdentity, Permit};
+use http::{HeaderValue, Response};
+use uuid::Uuid;
+
+use super::cors::{self, Preflight};
+use super::live::DecisionBasis;
+use super::record::Progress;
+use super::{ActivePortal, RequestHead, Worker};
+use crate::authn::bearer;
+use crate::http::upstream::Body;
+use crate::limits::PrincipalKey;
+use crate::portals::Caller;
+
+/// The outcome for a request that was not refused.
+pub(super) enum Allowed {
+    /// The gate's own answer.
+    Answer(Box<Response<Body>>),
+    /// The request is forwarded.
+    Pass(Passed),
+}
+
+/// A permit, and the basis that it is looked at again on.
+pub(super) struct Passed {
+    pub permit: Permit,
+    /// `None` for a preflight: nothing to re-check later.
+    pub basis: Option<DecisionBasis>,
+}
+
+/// A permit, and the caller that it was given to; no caller on a public path without a credential.
+struct Permitted {
+    permit: Permit,
+    caller: Option<Arc<Caller>>,
+}
+
+impl RequestHead {
+    fn query(&self) -> HttpQuery<'_> {
+        HttpQuery {
+            method: self.parts.method.as_str(),
+            path: &self.path,
+            host: &self.client.host,
+            scheme: self.client.scheme,
+            source_ip: self.client.source_ip,
+            query: self.parts.uri.query(),
+            headers: Some(&self.parts.headers),
+            context: None,
+        }
+    }
+}
+
+impl<'a> ActivePortal<'a> {
+    /// An HTTP query to this portal's revision, as of `now_millis`.
+    pub fn query(self, http: HttpQuery<'a>, now_millis: i64) -> Query<'a> {
+        Query {
+            portal: &self.portal.scope,
+            revision: &self.active.revision,
+            now_millis,
+            asked: Asked::Http(http),
+        }
+    }
+}
+
+impl Caller {
+    /// The caller as the decision sees it.
+    pub fn for_decision(caller: Option<&Self>) -> DecisionCaller<'_> {
+        match caller {
+            None => DecisionCaller::Anonymous,
+            Some(caller) => DecisionCaller::Proven {
+                identity: &caller.identity,
+                principal: &caller.principal,
+            },
+        }
+    }
+}
+
+impl Worker {
+    /// Answers a preflight or passes it on, both without credentials; every other request is decided.
+    pub(super) async fn allow(
+        &self,
+        head: &mut RequestHead,
+        scope: ActivePortal<'_>,
+        progress: &mut Progress,
+    ) -> Result<Allowed, Refusal> {
+        let epoch = self.gate.epoch();
+        match cors::preflight(&scope.active.revision.file.cors, &head.parts).transpose()? {
+            Some(Preflight::Answer(answer)) => {
+                progress.record.permitted();
+                Ok(Allowed::Answer(answer))
+            }
+            Some(Preflight::Pass) => {
+                let decision = scope.query(head.query(), progress.decided_at).decide_preflight();
+                progress.set_decision(scope, &decision);
+                let decision_id = progress.decision_id;
+                let permit = decision.permit(|| self.forwarded_identity(scope, None, decision_id))?;
+                cors::strip_credentials(&mut head.parts.headers);
+                progress.record.permitted();
+                Ok(Allowed::Pass(Passed { permit, basis: None }))
+            }
+            None => {
+                let Permitted { permit, caller } = self.decide(head, scope, progress).await?;
+                let basis = DecisionBasis {
+                    decision_id: progress.decision_id,
+                    portal: Arc::clone(scope.portal),
+                    caller,
+                    revision: Arc::clone(&scope.active.revision.id),
+                    epoch,
+                };
+                Ok(Allowed::Pass(Passed {
+                    permit,
+                    basis: Some(basis),
+                }))
+            }
+        }
+    }
+
+    async fn decide(&self, head: &RequestHead, scope: ActivePortal<'_>, progress: &mut Progress) -> Result<Permitted, Refusal> {
+        let query = scope.query(head.query(), progress.decided_at);
+        let (open, is_public) = match query.access() {
+            Access::Closed(decision) => {
+                progress.set_decision(scope, &decision);
+                return Err(decision.refusal().unwrap_or(Denial::Forbidden.into()));
+            }
+            Access::Public(open) => (open, true),
+            Access::Credential(open) => (open, false),
+        };
+        let caller = match bearer(&head.parts.headers)? {
+            Some(token) => Some(self.gate.caller(scope, token).await?),
+            None => match self.gate.by_cookie(&head.parts, scope, &mut progress.cookie).await {
+                // on a public path an unusable session counts as anonymous
+                Err(_) if is_public => None,
+                caller => caller?,
+            },
+        };
+        if caller.is_none() && !is_public {
+            return Err(Denial::TokenMissing.into());
+        }
+        progress.set_caller(caller.as_deref());
+        if let Some(caller) = caller.as_deref() {
+            self.gate.limits.check_principal(|| principal_key(scope, caller))?;
+        }
+        let started = Instant::now();
+        let mut decision = open.decide(Caller::for_decision(caller.as_deref()));
+        progress.set_duration(scope.portal, started, &decision);
+        progress.set_decision(scope, &decision);
+        progress.set_context(&mut decision);
+        let decision_id = progress.decision_id;
+        let permit = decision.permit(|| self.forwarded_identity(scope, caller.as_ref(), decision_id))?;
+        progress.record.permitted();
+        Ok(Permitted { permit, caller })
+    }
+
+    fn forwarded_identity(
+        &self,
+        scope: ActivePortal<'_>,
+        caller: Option<&Arc<Caller>>,
+        decision_id: Uuid,
+    ) -> Result<ForwardedIdentity, Refusal> {
+        let assertion = match caller {
+            Some(caller) => self.gate.assertion(scope, caller)?,
+            None => HeaderValue::from_static(""),
+        };
+        Ok(ForwardedIdentity {
+            decision_id,
+            portal: scope.portal.header.clone(),
+            revision: scope.active.revision.header.clone(),
+            caller: caller.map(|c| Arc::clone(&c.headers)),
+            assertion,
+        })
+    }
+}
+
+fn principal_key(scope: ActivePortal<'_>, caller: &Caller) -> PrincipalKey {
+    PrincipalKey {
+        portal: Arc::clone(&scope.portal.name),
+        issuer: Arc::clone(&caller.identity.issuer),
+        principal: caller.principal.entity.uid.clone(),
+    }
+}

@@ -1,0 +1,110 @@
+//! Forwards a permitted request, and checks that its answer may still go out when it comes.
+//!
+//! A revocation or a new revision can come while the app works. The basis of the decision is compared before the answer goes out,
+//! and answers that stream go on being watched by `live`.
+
+use std::any::Any;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use super::live::{DecisionBasis, OriginalRequest};
+use super::record::Progress;
+use super::{Stop, Worker};
+use crate::config::ByteSize;
+use crate::http::listener::Link;
+use crate::http::request::is_upgrade;
+use crate::http::upstream::{self, Body, Cleansed, Cut, Outward, forward};
+use crate::portals::Portal;
+use cedargate_policy::permit::Permit;
+
+/// A permitted request on its way: the connection it came on, the portal, and the basis of its decision.
+pub(super) struct Forwarding<'a> {
+    pub link: &'a Rc<Link>,
+    pub portal: &'a Arc<Portal>,
+    pub original: OriginalRequest,
+    /// `None` for a preflight: nothing to re-check later.
+    pub basis: Option<DecisionBasis>,
+    pub cleansed: Cleansed,
+}
+
+impl Worker {
+    pub(super) async fn forward(
+        &self,
+        permit: Permit,
+        request: Request<Incoming>,
+        forwarding: Forwarding<'_>,
+        progress: &mut Progress,
+    ) -> Result<Response<Body>, Stop> {
+        let Forwarding {
+            link,
+            portal,
+            original,
+            basis,
+            cleansed,
+        } = forwarding;
+        let cut = Rc::new(Cut::default());
+        let early = link.early_hints().map(|hints| move |headers| hints.send(&headers));
+        let outward = Outward {
+            upstream: &portal.upstream,
+            path: original.path.as_str(),
+            query: original.query.as_deref(),
+            client: &original.client,
+            trace: &progress.trace,
+            request_id: &progress.request_id,
+            rules: &portal.header_rules,
+            cleansed,
+            body_bytes_max: self.gate.config.limits.body_bytes.map(ByteSize::get),
+            early: early.as_ref().map(|tell| tell as upstream::Early<'_>),
+            place: self.place(link, &request, &original, basis.as_ref(), &cut),
+            cut,
+        };
+        let now = Instant::now();
+        progress.gate_ended = Some(now);
+        progress.upstream_started = Some(now);
+        let response = forward(&self.pool, permit, request, outward).await.map_err(Stop::Upstream)?;
+        let Some(mut basis) = basis else {
+            return Ok(response);
+        };
+        if !basis.is_current(&self.gate)
+            && let Err((reason, refusal)) = self.gate.recheck(&original, &mut basis)
+        {
+            self.gate.record_cut(&original, &basis, reason, &refusal);
+            return Err(refusal.into());
+        }
+        let mut response = response.map(|body| self.watched(body, original, basis));
+        self.rotate(&mut response, &progress.cookie).await;
+        Ok(response)
+    }
+
+    /// The entry that a tunnel holds. A tunnel is registered before the app is asked; a streamed answer when its body first waits.
+    fn place(
+        &self,
+        link: &Rc<Link>,
+        request: &Request<Incoming>,
+        original: &OriginalRequest,
+        basis: Option<&DecisionBasis>,
+        cut: &Rc<Cut>,
+    ) -> Rc<dyn Any> {
+        let link = Rc::clone(link) as Rc<dyn Any>;
+        match basis.filter(|_| is_upgrade(request.headers(), request.extensions())) {
+            Some(basis) => {
+                let entry = self.live.join(&self.gate, original.clone(), basis.clone(), Rc::clone(cut));
+                Rc::new((link, entry))
+            }
+            None => link,
+        }
+    }
+
+    fn watched(&self, body: Body, original: OriginalRequest, basis: DecisionBasis) -> Body {
+        if !body.is_open() {
+            return body;
+        }
+        let live = self.live.clone();
+        let gate = Arc::clone(&self.gate);
+        body.watched(Box::new(move |cut| live.join(&gate, original, basis, cut)))
+    }
+}

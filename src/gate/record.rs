@@ -1,0 +1,145 @@
+//! The progress of one request: facts for its record, its metrics and its answer, set as they become known.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use cedargate_policy::decision::Decision;
+use cedargate_policy::portal::path::CanonicalPath;
+use cedargate_policy::revision::Revision;
+use cedargate_policy::types::Door;
+use http::{HeaderValue, Uri};
+use uuid::Uuid;
+
+use super::ActivePortal;
+use super::authenticate::Cookie;
+use crate::audit::{AuditGuard, AuditRecord, EntityRef, PolicyError};
+use crate::http::request::Trace;
+use crate::portals::{Active, Caller, Portal};
+
+/// The facts of one request that are known so far.
+pub(super) struct Progress {
+    pub started: Instant,
+    pub decision_id: Uuid,
+    pub request_id: HeaderValue,
+    pub trace: Trace,
+    pub record: AuditGuard,
+    pub portal: Option<Arc<Portal>>,
+    pub active: Option<Arc<Active>>,
+    pub origin: Option<HeaderValue>,
+    pub upstream_started: Option<Instant>,
+    pub gate_ended: Option<Instant>,
+    /// Unix milliseconds: the `now` of the decision.
+    pub decided_at: i64,
+    /// The target of a browser navigation.
+    pub navigation: Option<Uri>,
+    pub cookie: Cookie,
+    /// True if the path is one of the gate's own.
+    pub is_own: bool,
+}
+
+impl Progress {
+    pub fn set_method(&mut self, method: &http::Method) {
+        if let Some(http) = &mut self.record.record.http
+            && http.method != *method
+        {
+            http.method = method.clone();
+        }
+    }
+
+    pub fn set_client(&mut self, client: std::net::IpAddr) {
+        if let Some(http) = &mut self.record.record.http {
+            http.client = Some(client);
+        }
+    }
+
+    pub fn set_path(&mut self, path: &CanonicalPath) {
+        if let Some(http) = &mut self.record.record.http {
+            path.as_str().clone_into(&mut http.path);
+        }
+    }
+
+    pub fn set_portal(&mut self, portal: &Arc<Portal>) {
+        self.record.record.portal = Arc::clone(&portal.name);
+        self.portal = Some(Arc::clone(portal));
+    }
+
+    pub fn set_revision(&mut self, active: &Arc<Active>) {
+        self.active = Some(Arc::clone(active));
+        self.record.record.revision = Some(Arc::clone(&active.revision.id));
+    }
+
+    pub fn set_caller(&mut self, caller: Option<&Caller>) {
+        let record = &mut self.record.record;
+        record.latency_us.authn = Some(micros(self.started.elapsed()));
+        if let Some(caller) = caller {
+            record.tenant = caller.identity.tenant.as_deref().map(Arc::from);
+            record_caller(record, caller);
+        }
+    }
+
+    /// Policies were asked: counts how long that took.
+    pub fn set_duration(&mut self, portal: &Portal, started: Instant, decision: &Decision) {
+        if decision.target.is_none() {
+            return;
+        }
+        let took = started.elapsed();
+        self.record.record.latency_us.decision = Some(micros(took));
+        if let Some(meter) = portal.meters.decision_duration.get(Door::Proxy as usize) {
+            meter.observe(took.as_secs_f64());
+        }
+    }
+
+    pub fn set_decision(&mut self, scope: ActivePortal<'_>, decision: &Decision) {
+        let record = &mut self.record.record;
+        record_decision(record, decision, &scope.active.revision);
+        if let (Some(http), Some(target)) = (&mut record.http, &decision.target) {
+            http.route.clone_from(&target.route);
+        }
+        scope.portal.meters.errors(decision.errors().len());
+    }
+
+    pub fn set_context(&mut self, decision: &mut Decision) {
+        self.record.record.context = decision.context.take();
+    }
+}
+
+/// The caller, for the record.
+pub fn record_caller(record: &mut AuditRecord, caller: &Caller) {
+    record.principal = Some(caller.entity.clone());
+    record.roles = Arc::clone(&caller.roles);
+    record.token = caller.token.clone();
+}
+
+/// Action, resource and reasons of a decision, for the record.
+pub fn record_decision(record: &mut AuditRecord, decision: &Decision, revision: &Revision) {
+    let schema = &revision.rules.schema;
+    if let Some(target) = &decision.target {
+        record.action = Some(schema.action_text(&target.action));
+        record.resource = Some(entity_ref(&target.resource.uid, revision));
+    }
+    record.policies = decision.policies().iter().map(|p| Arc::clone(&p.id)).collect();
+    record.errors = policy_errors(decision);
+}
+
+/// The policies that failed, as records and answers show them.
+pub fn policy_errors(decision: &Decision) -> Vec<PolicyError> {
+    let errors = decision.errors().iter().map(|e| PolicyError {
+        policy: Arc::clone(&e.policy),
+        message: e.message.clone(),
+    });
+    errors.collect()
+}
+
+/// An entity by name, for the record.
+pub fn entity_ref(uid: &cedar_policy::EntityUid, revision: &Revision) -> EntityRef {
+    EntityRef {
+        kind: revision.rules.schema.type_text(uid.type_name()),
+        id: Arc::from(uid.id().unescaped()),
+        attrs: None,
+        parents: Vec::new(),
+    }
+}
+
+pub fn micros(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
