@@ -28,6 +28,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
+use crate::accounts::{Accounts, AccountsError};
 use crate::audit::{self, AdminEvent, Audit, AuditError, Event, HttpRejected};
 use crate::authn::{AssertionError, AssertionKeys, Authn, AuthnError, Introspection};
 use crate::base::lifecycle::{Blocker, Readiness, Shutdown, shutdown};
@@ -36,7 +37,7 @@ use crate::config::{Address, Config, ProxyProtocol};
 use crate::doors::admin::Admin;
 use crate::doors::authorize;
 use crate::doors::control::Control;
-use crate::doors::login::IdentityDoor;
+use crate::doors::login::LoginDoor;
 use crate::gate::{Gate, Live, Worker};
 use crate::http::listener::{
     AddressCount, ConnectionCount, Entrance, Front, PeerAddr, Rejected, Socket, SocketFile, bind, bind_private, bind_unix, serve,
@@ -45,8 +46,7 @@ use crate::http::pages::{Theme, ThemeError};
 use crate::http::tls::{CertificateError, Certificates, Watcher};
 use crate::http::upstream::{Apps, Pool, TlsError, Tunnels};
 use crate::limits::{Reach, RequestLimits};
-use crate::login::accounts::Accounts;
-use crate::login::{Login, LoginError};
+use crate::login::{LoginError, RelyingParty};
 use crate::portals::{Portal, Serving};
 use crate::reload::Reloader;
 use crate::session::{Sessions, SessionsError};
@@ -112,6 +112,9 @@ pub enum StartError {
     /// A way to log in cannot be used.
     #[error(transparent)]
     Login(#[from] LoginError),
+    /// The local accounts cannot be used.
+    #[error(transparent)]
+    Accounts(#[from] AccountsError),
     /// The pages' logo cannot be used.
     #[error(transparent)]
     Theme(#[from] ThemeError),
@@ -232,13 +235,13 @@ fn assemble(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>,
     let serving = ArcSwap::from_pointee(serving(&config, &metrics)?);
     let limits = RequestLimits::new(&config.limits, Reach::of(&config.sessions.store));
     let sessions = Sessions::new(&config, &metrics, &audit)?;
-    let login = Login::new(&config, &authn, &sessions, &audit)?;
+    let login = RelyingParty::new(&config, &authn, &sessions, &audit)?;
     let theme = Theme::load(&config.identity)?;
-    let identity = IdentityDoor {
+    let identity = LoginDoor {
         config: Arc::clone(&config),
         sessions: Arc::clone(&sessions),
         login: Arc::clone(&login),
-        accounts: Accounts::new(&config, &sessions, (&audit, &metrics))?,
+        accounts: Accounts::new(&config, &sessions, &audit, &metrics)?,
         theme: Arc::clone(&theme),
         authn: Arc::clone(&authn),
         introspection: Introspection::new(&config, &sessions, &audit, &metrics).map_err(AuthnError::Client)?,

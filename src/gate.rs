@@ -39,14 +39,14 @@ use crate::authn::{AssertionKeys, Authn};
 use crate::base::clock::unix_millis;
 use crate::base::metrics::Metrics;
 use crate::config::{AuditAllow, Config};
-use crate::doors::login::IdentityDoor;
+use crate::doors::login::LoginDoor;
 use crate::http::answer::{self, Answer, Style};
 use crate::http::listener::Link;
 use crate::http::pages::Theme;
 use crate::http::request::{self, ClientFacts, correlation, is_upgrade};
 use crate::http::upstream::{Body, Pool, UpstreamError, cleanse};
 use crate::limits::{Place, RequestLimits};
-use crate::login::Login;
+use crate::login::RelyingParty;
 use crate::portals::{Active, Portal, SharedServing};
 use crate::session::Sessions;
 
@@ -60,11 +60,11 @@ pub struct Gate {
     pub authn: Arc<Authn>,
     pub assertions: Arc<AssertionKeys>,
     pub sessions: Arc<Sessions>,
-    pub login: Arc<Login>,
+    pub login: Arc<RelyingParty>,
     /// Changes whenever a revision is swapped; written by `reload`.
     pub reloads: watch::Sender<u64>,
     /// Answers requests under `identity.prefix`.
-    pub identity: IdentityDoor,
+    pub identity: LoginDoor,
     pub theme: Arc<Theme>,
     pub audit: Audit,
     pub metrics: Metrics,

@@ -44,6 +44,7 @@ mod policy_folders;
 mod portals;
 mod session;
 mod login;
+mod accounts;
 mod limits;
 
 // foundations

@@ -1,9 +1,9 @@
-//! Login at an OIDC provider: the gate as relying party. And local accounts, for those who have no provider.
+//! Login at an OIDC provider: the gate is the relying party.
 //!
-//! Beside the path; `identity` uses it. OAuth's own steps are the `oauth2` library's; ID tokens are verified by the code
-//! that verifies bearer tokens. Nothing here ends a session because somebody did not answer.
+//! `doors::login` calls it: to send a browser to a provider, to turn the callback into session data, to renew a session's claims
+//! and to verify logout tokens. The `oauth2` library runs the OAuth steps; `authn` verifies ID tokens with the code that
+//! verifies bearer tokens. A provider that does not answer never ends a session.
 
-pub mod accounts;
 mod claims;
 mod complete;
 pub mod credential;
@@ -11,78 +11,80 @@ mod http;
 mod metadata;
 mod provider;
 mod renew;
+mod state;
 #[cfg(test)]
 mod tests;
-mod trip;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use self::complete::sha256;
 use self::http::Http;
-use self::provider::{Departure, Oidc};
-use self::trip::Trip;
+use self::provider::{AuthorizationRequest, OidcProvider};
+use self::state::LoginState;
 use crate::audit::Audit;
-use crate::authn::Authn;
+use crate::authn::{Authn, LogoutToken};
+use crate::base::clock::unix_millis;
+use crate::base::digest::sha256;
 use crate::config::{self, Config};
 use crate::session::{Revocation, SessionData, Sessions};
 use crate::types::Redacted;
 
-/// How often discovery documents are looked at for their age.
-const FRESHEN_INTERVAL: Duration = Duration::from_secs(60);
-/// In place of a browser's secret where there is none; of another length, so that no browser has it.
+/// Interval at which the age of the discovery documents is checked.
+const DISCOVERY_CHECK_INTERVAL: Duration = Duration::from_secs(60);
+/// Key input for the part of `state` that is not bound to a browser; 27 bytes, so it cannot equal a 32-byte cookie secret.
 const DESTINATION_SECRET: &[u8] = b"cedargate login destination";
-/// Between where a login wanted to go and what only its own browser opens.
+/// Separates the two sealed parts of `state`: destination, login state.
 const STATE_SEPARATOR: char = '.';
-/// How long a logout token is remembered as used; longer than one may live.
-const LOGOUT_MARK_LIFE: Duration = Duration::from_secs(60 * 60);
+/// Time for which a logout token counts as used; longer than the lifetime that `authn` accepts.
+const LOGOUT_TOKEN_USED_TTL: Duration = Duration::from_secs(60 * 60);
 
-/// Why nothing can be logged in with.
+/// The secret in a browser's login cookie. Binds a login to the browser that began it.
+pub type BrowserSecret = Redacted<[u8; 32]>;
+
+/// Why the relying party cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
     #[error("login.providers.{provider}: {message}")]
     Provider { provider: String, message: String },
-    #[error("cannot start a thread: {0}")]
-    Thread(#[from] std::io::Error),
     #[error("cannot set up the https client for logins: {0}")]
     Client(#[from] reqwest::Error),
 }
 
-/// Why a provider's part of a login or refresh was not done.
+/// Why a request to a provider gave nothing usable.
 #[derive(Debug, thiserror::Error)]
 enum ProviderError {
-    /// It does not answer, or says that it is out of order.
+    /// The provider does not answer, or answers with a server error.
     #[error("{0}")]
     Unreachable(String),
-    /// The token endpoint's `invalid_grant`: the code or refresh token is used up, over or taken back.
+    /// `invalid_grant` of the token endpoint: the code or refresh token is used, expired or revoked.
     #[error("the provider answered `invalid_grant`")]
     InvalidGrant,
     /// Another error code of the token endpoint.
     #[error("the provider answered `{0}`")]
     Refused(String),
-    /// What it said cannot be true.
+    /// The response is malformed, or its token fails verification.
     #[error("{0}")]
-    Unbelievable(String),
-    /// What it said is about somebody else, or for somebody else.
+    Invalid(String),
+    /// Issuer, subject or audience is not the expected one.
     #[error("{0}")]
-    Other(String),
+    Mismatch(String),
 }
 
-/// Why a login did not come to its end: for the page that explains it, the record and the metric.
+/// Why a login failed: for the page that explains it, the audit record and the metric.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct LoginFailure {
     pub code: LoginCode,
-    /// For the log only.
+    /// Written to the log and the audit record, never shown to the user.
     pub detail: String,
-    /// What was known of the login by then.
-    pub about: Option<Box<About>>,
+    /// The login, where the failure happened after `state` was opened.
+    pub context: Option<Box<LoginContext>>,
 }
 
-/// Which login it was.
+/// The provider, portal and return path of a login.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct About {
+pub struct LoginContext {
     pub provider: String,
     pub portal: String,
     pub return_to: String,
@@ -93,96 +95,96 @@ pub struct About {
 pub enum LoginCode {
     /// The login took too long, or did not begin in this browser.
     LoginExpired,
-    /// The provider said no (`access_denied` and the like).
+    /// The provider refused the login (`access_denied` and similar error codes).
     LoginDenied,
-    /// The provider's answer could not be believed.
+    /// The provider's response failed verification.
     LoginInvalid,
     /// The provider does not answer.
     ProviderUnavailable,
-    /// Logging in succeeded several times and the next request began another one.
+    /// Several logins succeeded in a row, and the next request began another one.
     LoginLoop,
-    /// The provider did not do what a policy asks for.
+    /// The provider did not authenticate the user as strongly as the policy demands.
     StepUpFailed,
     /// The session store does not answer.
     StoreUnavailable,
     /// Name or password of a local account is wrong.
     CredentialsInvalid,
-    /// Too many tries.
+    /// Too many login tries.
     RateLimited,
 }
 
-/// What a browser wants to log in for.
+/// A login that a browser asks for.
 #[derive(Clone, Debug)]
-pub struct Begin<'a> {
+pub struct LoginRequest<'a> {
     pub provider: &'a str,
     pub portal: &'a str,
-    /// Where to go afterwards: a checked path of this origin.
+    /// Path of this origin to return to after the login, checked.
     pub return_to: &'a str,
     /// From a policy's `@step_up`.
     pub acr_values: Option<&'a str>,
-    /// Seconds; from a policy that asks for a recent login.
+    /// Seconds; from a policy that demands a recent login.
     pub max_age: Option<u64>,
-    /// Binds the login to this browser.
-    pub browser: &'a Redacted<[u8; 32]>,
+    pub browser: &'a BrowserSecret,
 }
 
-/// A login that came to its end.
+/// A login that succeeded.
 #[derive(Clone, Debug)]
-pub struct Finished {
+pub struct CompletedLogin {
     pub data: SessionData,
     pub return_to: String,
     pub portal: String,
 }
 
-/// What a callback carries.
+/// A request to `auth/callback`.
 #[derive(Clone, Copy, Debug)]
 pub struct Callback<'a> {
     /// The query, undecoded.
     pub query: &'a str,
-    pub browser: Option<&'a Redacted<[u8; 32]>>,
+    pub browser: Option<&'a BrowserSecret>,
 }
 
-/// What came of a callback.
+/// The result of a callback that did not fail.
 #[derive(Debug)]
-pub enum Outcome {
-    Finished(Box<Finished>),
-    /// The same callback was seen before: the browser goes on to where it wanted.
+pub enum CallbackOutcome {
+    Completed(Box<CompletedLogin>),
+    /// The same callback was used before; the browser continues to the return path.
     Repeated {
         return_to: String,
         portal: String,
     },
-    /// Of a login that this browser did not begin, or with a secret that it does not have any more: nothing in it counts
-    /// but where it wanted to go.
-    Elsewhere {
-        about: About,
-        why: &'static str,
+    /// The browser's login cookie is missing, or is not the one with which the login began. Only the destination is used; the code
+    /// is not redeemed.
+    OtherBrowser {
+        context: LoginContext,
+        reason: &'static str,
     },
 }
 
-/// Who reads the provider's address of a logout.
+/// The kind of client that receives the provider's logout URL.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Reader {
-    /// It is sent there, and shows nobody the address before.
+pub enum LogoutCaller {
+    /// A navigation: the browser follows the redirect and shows the URL to no script.
     Browser,
-    /// A script of a page, whoever wrote it.
+    /// A script of a page of the app.
     Script,
 }
 
-/// What a logout token of a provider ends.
+/// A verified logout token of a provider, as the revocations that it demands.
 #[derive(Debug)]
-pub struct LogoutOrder {
+pub struct BackchannelLogout {
     pub provider: Arc<str>,
     /// `issuers[].name`.
     pub issuer: Arc<str>,
     pub revocations: Vec<Revocation>,
-    /// Under which the token was marked as used: to be forgotten if nothing could be ended.
-    pub mark: [u8; 32],
+    /// Key under which the token is marked as used. The caller removes the mark if the revocations fail, so that the provider can
+    /// send the token again.
+    pub used_key: [u8; 32],
 }
 
-/// Every provider, with what discovery said.
-pub struct Login {
+/// All providers, and the state of the OIDC ones.
+pub struct RelyingParty {
     providers: Vec<config::Provider>,
-    oidc: Vec<Oidc>,
+    oidc: Vec<OidcProvider>,
     public_url: String,
     authn: Arc<Authn>,
     sessions: Arc<Sessions>,
@@ -218,20 +220,21 @@ impl LoginCode {
     }
 }
 
-impl Login {
-    /// Reads secrets and keys once; asks no provider yet.
+impl RelyingParty {
+    /// Reads client secrets and keys; sends no request to a provider yet.
     pub fn new(config: &Config, authn: &Arc<Authn>, sessions: &Arc<Sessions>, audit: &Audit) -> Result<Arc<Self>, LoginError> {
-        Self::with_http(config, authn, (sessions, audit), &Http::new()?)
+        Self::with_http(config, authn, sessions, audit, &Http::new()?)
     }
 
     fn with_http(
         config: &Config,
         authn: &Arc<Authn>,
-        (sessions, audit): (&Arc<Sessions>, &Audit),
+        sessions: &Arc<Sessions>,
+        audit: &Audit,
         http: &Http,
     ) -> Result<Arc<Self>, LoginError> {
         let providers = config.login.providers.iter();
-        let oidc = providers.filter_map(|provider| Oidc::new(provider, config, http).transpose());
+        let oidc = providers.filter_map(|provider| OidcProvider::new(provider, config, http).transpose());
         Ok(Arc::new(Self {
             oidc: oidc.collect::<Result<_, _>>()?,
             providers: config.login.providers.clone(),
@@ -242,17 +245,17 @@ impl Login {
         }))
     }
 
-    /// Keeps discovery fresh until stopped.
+    /// Refreshes old discovery documents until stopped.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(FRESHEN_INTERVAL) => {}
+                () = tokio::time::sleep(DISCOVERY_CHECK_INTERVAL) => {}
             }
             for provider in &self.oidc {
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    () = provider.freshen() => {}
+                    () = provider.refresh_metadata() => {}
                 }
             }
         }
@@ -262,42 +265,49 @@ impl Login {
         self.providers.iter().find(|provider| &*provider.name == name)
     }
 
-    /// The provider's address that a browser is sent to.
-    pub async fn begin(&self, begin: Begin<'_>) -> Result<String, LoginFailure> {
-        let provider = self.oidc(begin.provider)?;
-        let departure = self.departure(&begin);
-        let departure = departure.ok_or_else(|| LoginFailure::new(LoginCode::StoreUnavailable, "no randomness for a login"))?;
-        Ok(provider.departure(departure).await?)
+    /// The provider's URL to which the browser is redirected for the login.
+    pub async fn authorization_url(&self, login: LoginRequest<'_>) -> Result<String, LoginFailure> {
+        let provider = self.oidc(login.provider)?;
+        let request = self
+            .authorization_request(&login)
+            .ok_or_else(|| LoginFailure::new(LoginCode::StoreUnavailable, "no randomness for a login"))?;
+        Ok(provider.authorization_url(request).await?)
     }
 
-    fn departure<'a>(&self, begin: &Begin<'a>) -> Option<Departure<'a>> {
-        let trip = Trip::begin(begin, now_millis())?;
-        let inner = self.sessions.seal_for_trip(begin.browser.expose(), &trip.to_bytes()?);
-        let outer = trip.destination().and_then(|destination| destination.to_bytes());
-        let outer = outer.map(|bytes| self.sessions.seal_for_trip(DESTINATION_SECRET, &bytes));
-        Some(Departure {
-            state: outer.map_or_else(|| inner.clone(), |outer| format!("{outer}{STATE_SEPARATOR}{inner}")),
-            nonce: trip.nonce(begin.browser)?,
-            verifier: trip.verifier(begin.browser)?,
-            acr_values: begin.acr_values,
-            max_age: begin.max_age,
+    fn authorization_request<'a>(&self, login: &LoginRequest<'a>) -> Option<AuthorizationRequest<'a>> {
+        let state = LoginState::new(login, unix_millis())?;
+        let sealed = self.sessions.seal_for_trip(login.browser.expose(), &state.to_bytes()?);
+        let destination = state.destination().and_then(|destination| destination.to_bytes());
+        let destination = destination.map(|bytes| self.sessions.seal_for_trip(DESTINATION_SECRET, &bytes));
+        Some(AuthorizationRequest {
+            state: match destination {
+                Some(destination) => format!("{destination}{STATE_SEPARATOR}{sealed}"),
+                None => sealed,
+            },
+            nonce: state.nonce(login.browser)?,
+            verifier: state.verifier(login.browser)?,
+            acr_values: login.acr_values,
+            max_age: login.max_age,
         })
     }
 
-    /// Where to send a browser so that the session ends at the provider, too; `None`: the provider has no such place.
-    /// It comes back to `<public_url>/` and nowhere else: providers compare with what is registered, whole.
+    /// The provider's URL that ends the session there, too; `None` if the provider has no such endpoint. The provider redirects
+    /// back to `<public_url>/` only: providers compare the whole URL with the registered one.
     ///
-    /// SECURITY: the hint is an ID token, which scripts of the app never get.
-    pub async fn logout_location(&self, data: &SessionData, reader: Reader) -> Option<String> {
+    /// SECURITY: the hint is an ID token, so a script of the app gets a URL without it.
+    pub async fn logout_location(&self, data: &SessionData, caller: LogoutCaller) -> Option<String> {
         let provider = self.oidc(&data.provider).ok()?;
-        let back = format!("{}/", self.public_url);
+        let return_to = format!("{}/", self.public_url);
         let id_token = &data.grant.as_ref()?.id_token;
-        let hint = (reader == Reader::Browser).then_some(id_token);
-        provider.logout_location(hint, &back).await
+        let hint = match caller {
+            LogoutCaller::Browser => Some(id_token),
+            LogoutCaller::Script => None,
+        };
+        provider.logout_location(hint, &return_to).await
     }
 
-    /// What an OIDC back-channel logout token ends. A second use of it ends nothing.
-    pub async fn logout_token(&self, token: &str) -> Result<LogoutOrder, LoginFailure> {
+    /// Verifies an OIDC back-channel logout token and marks it as used; a second use is an error.
+    pub async fn accept_logout_token(&self, token: &str) -> Result<BackchannelLogout, LoginFailure> {
         let invalid = |why: String| LoginFailure::new(LoginCode::LoginInvalid, why);
         let iss = Authn::claimed_issuer(token).map_err(|error| invalid(error.to_string()))?;
         let mut refused = invalid("the logout token is of no configured provider".to_owned());
@@ -307,14 +317,14 @@ impl Login {
                 .verify_logout_token(provider.index, token, &provider.client_id)
                 .await
             {
-                Ok(token) => return self.order(provider, &token).await,
+                Ok(token) => return self.backchannel_logout(provider, &token).await,
                 Err(error) => refused = ProviderError::from(error).into(),
             }
         }
         Err(refused)
     }
 
-    async fn order(&self, provider: &Oidc, token: &crate::authn::LogoutToken) -> Result<LogoutOrder, LoginFailure> {
+    async fn backchannel_logout(&self, provider: &OidcProvider, token: &LogoutToken) -> Result<BackchannelLogout, LoginFailure> {
         let invalid = |why: &str| LoginFailure::new(LoginCode::LoginInvalid, why);
         let issuer = provider.issuer.scope.name.to_string();
         let revocation = match (&token.sid, &token.subject) {
@@ -332,25 +342,21 @@ impl Login {
                 ));
             }
         };
-        let mark = sha256(&format!(
-            "{} {} {}",
-            provider.issuer.scope.issuer.len(),
-            provider.issuer.scope.issuer,
-            token.jti
-        ));
-        let first = self.sessions.first("logout", &mark, LOGOUT_MARK_LIFE).await;
-        if !first.map_err(|error| LoginFailure::new(LoginCode::StoreUnavailable, error.to_string()))? {
+        let iss = &provider.issuer.scope.issuer;
+        let used_key = sha256(format!("{} {iss} {}", iss.len(), token.jti).as_bytes());
+        let first_use = self.sessions.first("logout", &used_key, LOGOUT_TOKEN_USED_TTL).await;
+        if !first_use.map_err(|error| LoginFailure::store_unavailable(&error))? {
             return Err(invalid("the logout token was used before (`jti`)"));
         }
-        Ok(LogoutOrder {
+        Ok(BackchannelLogout {
             provider: Arc::clone(&provider.name),
             issuer: Arc::clone(&provider.issuer.scope.name),
             revocations: vec![revocation],
-            mark,
+            used_key,
         })
     }
 
-    fn oidc(&self, name: &str) -> Result<&Oidc, LoginFailure> {
+    fn oidc(&self, name: &str) -> Result<&OidcProvider, LoginFailure> {
         let found = self.oidc.iter().find(|provider| &*provider.name == name);
         found.ok_or_else(|| LoginFailure::new(LoginCode::LoginInvalid, "there is no such OIDC provider"))
     }
@@ -361,15 +367,19 @@ impl LoginFailure {
         Self {
             code,
             detail: detail.into(),
-            about: None,
+            context: None,
         }
     }
 
-    fn of(mut self, trip: &Trip) -> Self {
-        self.about = Some(Box::new(About {
-            provider: trip.provider.clone(),
-            portal: trip.portal.clone(),
-            return_to: trip.return_to.clone(),
+    pub fn store_unavailable(error: &impl std::fmt::Display) -> Self {
+        Self::new(LoginCode::StoreUnavailable, error.to_string())
+    }
+
+    fn with_context(mut self, state: &LoginState) -> Self {
+        self.context = Some(Box::new(LoginContext {
+            provider: state.provider.clone(),
+            portal: state.portal.clone(),
+            return_to: state.return_to.clone(),
         }));
         self
     }
@@ -380,13 +390,8 @@ impl From<ProviderError> for LoginFailure {
         let code = match &error {
             ProviderError::Unreachable(_) => LoginCode::ProviderUnavailable,
             ProviderError::InvalidGrant => LoginCode::LoginExpired,
-            ProviderError::Refused(_) | ProviderError::Unbelievable(_) | ProviderError::Other(_) => LoginCode::LoginInvalid,
+            ProviderError::Refused(_) | ProviderError::Invalid(_) | ProviderError::Mismatch(_) => LoginCode::LoginInvalid,
         };
         Self::new(code, error.to_string())
     }
-}
-
-fn now_millis() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -6,6 +6,7 @@
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use cedargate_policy::claims::{self, LoginClaims};
 use cedargate_policy::scope::PortalScope;
 use http::HeaderValue;
 use prometheus::{Histogram, IntCounter};
@@ -13,10 +14,10 @@ use rustc_hash::FxHashMap;
 use serde_json::{Map, Value};
 
 use crate::audit::EntityRef;
-use crate::authn::{Proof, TokenCache};
+use crate::authn::{Proof, TokenCache, TokenError};
 use crate::base::metrics::Metrics;
 use crate::config;
-use crate::denial::Denial;
+use crate::denial::{Denial, Refusal};
 use crate::http::upstream::{App, HeaderRules};
 use crate::session::Session;
 use crate::types::{Door, Identity, PortalSlug, TokenFacts};
@@ -157,6 +158,30 @@ impl Portal {
     pub fn is_at(&self, host: &str) -> bool {
         let hosts = &self.config.matches.hosts;
         hosts.is_empty() || hosts.iter().any(|pattern| is_host(pattern, host))
+    }
+}
+
+impl Portal {
+    /// The identity of a session at this portal.
+    ///
+    /// # Errors
+    /// The portal does not trust the issuer of the login, the account may not use the portal, or the claims of the login do
+    /// not fit the issuer's mapping any more.
+    pub fn session_identity(&self, session: &Session) -> Result<Identity, Refusal> {
+        let data = &session.data;
+        let portals = data.portals.as_ref();
+        if portals.is_some_and(|allowed| allowed.iter().all(|portal| **portal != *self.name)) {
+            let detail = "the account may not use this portal (`portals` in the users file)";
+            return Err(Refusal::new(Denial::NotPermitted, detail));
+        }
+        let login = LoginClaims {
+            claims: &data.claims,
+            subject: &data.subject,
+            began_at: data.created_at / 1000,
+            expires_at: session.expires_at,
+        };
+        let issuer = self.scope.issuer(&data.issuer).ok_or(TokenError::IssuerUnknown)?;
+        Ok(claims::login_identity(issuer, &login)?)
     }
 }
 

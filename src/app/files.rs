@@ -4,10 +4,10 @@
 
 use std::path::Path;
 
+use crate::accounts::{Users, read as read_users};
 use crate::authn::{AssertionError, AssertionKeys};
 use crate::config::{ClientAuth, Config, ConfigErrors, Loaded, ProviderKind, Secret, SessionStore};
 use crate::http::pages::Theme;
-use crate::login::accounts::{Users, read as read_users};
 use crate::login::credential;
 use crate::session;
 

@@ -1,7 +1,6 @@
 //! SHA-256, as the array that keys of maps and names in stores are made of.
 
 use aws_lc_rs::digest::{Context, SHA256};
-pub use cedargate_policy::digest::short_hash;
 
 /// SHA-256 of `bytes`.
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {

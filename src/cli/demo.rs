@@ -17,12 +17,12 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Map, Value, json};
 
 use super::{Exit, Paint, complain, print, serve};
+use crate::accounts::{Hash, NewUser, UsersEditor};
 use crate::app;
 use crate::authn::{SigningKey, mint};
 use crate::base::clock::unix_seconds;
 use crate::base::telemetry;
 use crate::config::{self, Config};
-use crate::login::accounts::{Hash, UserSpec, UsersText};
 
 const ISSUER: &str = "https://issuer.demo.invalid/";
 const AUDIENCE: &str = "shop";
@@ -99,16 +99,16 @@ fn users(scratch: &Path) -> Result<Vec<(&'static str, String, &'static str)>, St
         let mut random = [0; PASSWORD_RANDOM_BYTES];
         aws_lc_rs::rand::fill(&mut random).map_err(|_unspecified| "there are no random numbers".to_owned())?;
         let password = URL_SAFE_NO_PAD.encode(random);
-        let spec = UserSpec {
+        let spec = NewUser {
             name: name.to_owned(),
-            password: Hash::of(&password)?,
+            password: Hash::new(&password)?,
             tenant: Some("acme".to_owned()),
             roles: vec![role.to_owned()],
             portals: Vec::new(),
             full_name: None,
             email: Some(format!("{name}@acme.test")),
         };
-        let file = UsersText::open(&scratch.join(USERS_FILE)).map_err(|e| e.to_string())?;
+        let file = UsersEditor::open(&scratch.join(USERS_FILE)).map_err(|e| e.to_string())?;
         file.add(&spec).map_err(|e| e.to_string())?;
         users.push((name, password, role));
     }

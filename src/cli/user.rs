@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use super::{Exit, complain, print};
+use crate::accounts::{self, Hash, NewUser, PASSWORD_BYTES_MAX, UserState, Users, UsersEditor, check_name};
 use crate::config::{self, ProviderKind};
-use crate::login::accounts::{self, Hash, PASSWORD_BYTES_MAX, State, UserSpec, Users, UsersText, check_name};
 
 /// Shorter ones are guessed, however dear a guess is.
 const PASSWORD_CHARS_MIN: usize = 8;
@@ -102,22 +102,22 @@ fn added(args: &AddArgs) -> Result<String, String> {
         return Err(format!("`{several}` is no role: a list is `--role` once for each"));
     }
     // refused before anybody types a password
-    if UsersText::open(&path).map_err(|e| e.to_string())?.has(&args.name) {
+    if UsersEditor::open(&path).map_err(|e| e.to_string())?.has(&args.name) {
         return Err(format!(
-            "`{}` is there already; `cedargate user passwd` sets a new password",
+            "`{}` exists already; `cedargate user passwd` sets a new password",
             args.name
         ));
     }
-    let spec = UserSpec {
+    let spec = NewUser {
         name: args.name.clone(),
-        password: Hash::of(&password(Source::of(args.password_stdin))?)?,
+        password: Hash::new(&password(Source::of(args.password_stdin))?)?,
         tenant: args.tenant.clone(),
         roles: args.role.clone(),
         portals: args.portal.clone(),
         full_name: args.full_name.clone(),
         email: args.email.clone(),
     };
-    let users = UsersText::open(&path).map_err(|e| e.to_string())?;
+    let users = UsersEditor::open(&path).map_err(|e| e.to_string())?;
     users.add(&spec).map_err(|e| e.to_string())?;
     Ok(format!("added `{}` to {}\n", args.name, path.display()))
 }
@@ -125,15 +125,15 @@ fn added(args: &AddArgs) -> Result<String, String> {
 fn changed(args: &PasswdArgs) -> Result<String, String> {
     let path = args.place.path()?;
     existing(&path)?;
-    let is_known = UsersText::open(&path).map_err(|e| e.to_string())?.has(&args.name);
+    let is_known = UsersEditor::open(&path).map_err(|e| e.to_string())?.has(&args.name);
     if !is_known {
         return Err(format!(
             "there is no `{}`; `cedargate user add` adds an account",
             args.name.escape_debug()
         ));
     }
-    let hash = Hash::of(&password(Source::of(args.password_stdin))?)?;
-    let users = UsersText::open(&path).map_err(|e| e.to_string())?;
+    let hash = Hash::new(&password(Source::of(args.password_stdin))?)?;
+    let users = UsersEditor::open(&path).map_err(|e| e.to_string())?;
     users.set_password(&args.name, &hash).map_err(|e| e.to_string())?;
     Ok(format!("`{}` has a new password in {}\n", args.name, path.display()))
 }
@@ -141,7 +141,7 @@ fn changed(args: &PasswdArgs) -> Result<String, String> {
 fn removed(args: &RemoveArgs) -> Result<String, String> {
     let path = args.place.path()?;
     existing(&path)?;
-    let users = UsersText::open(&path).map_err(|e| e.to_string())?;
+    let users = UsersEditor::open(&path).map_err(|e| e.to_string())?;
     users.remove(&args.name).map_err(|e| e.to_string())?;
     Ok(format!("removed `{}` from {}\n", args.name, path.display()))
 }
@@ -162,8 +162,8 @@ fn listed(place: &Place) -> Result<String, String> {
             .as_ref()
             .map_or("all".to_owned(), |portals| portals.join(","));
         let state = match user.state {
-            State::Enabled => "",
-            State::Disabled => "  disabled",
+            UserState::Enabled => "",
+            UserState::Disabled => "  disabled",
         };
         lines.push_str(&format!(
             "{name}  tenant={tenant}  roles={}  portals={portals}{state}\n",

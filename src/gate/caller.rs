@@ -19,7 +19,6 @@ use super::{ActivePortal, Gate};
 use crate::audit::EntityRef;
 use crate::authn::{AssertionClaims, Ground, token_hash};
 use crate::base::clock::unix_seconds;
-use crate::doors::login::session_identity;
 use crate::http::upstream::{header_list, header_value};
 use crate::portals::{Caller, Credential, FreshAssertion, Portal};
 use crate::session::Session;
@@ -80,7 +79,7 @@ impl Gate {
         {
             return Ok(known);
         }
-        let identity = session_identity(portal, session)?;
+        let identity = portal.session_identity(session)?;
         let credential = Credential::Session(Arc::clone(session));
         let caller = Arc::new(build_caller(portal, &active.revision, identity, credential)?);
         active.callers.insert(session.version, Arc::clone(&caller));

@@ -11,7 +11,7 @@ use super::authenticate::Cookie;
 use super::record::Progress;
 use super::{RequestHead, Worker};
 use crate::denial::{Denial, Refusal};
-use crate::doors::login::Visit;
+use crate::doors::login::EndpointRequest;
 use crate::http::answer::Style;
 use crate::http::upstream::Body;
 use cedargate_policy::portal::path::{CanonicalPath, ancestors_of};
@@ -70,7 +70,7 @@ impl Worker {
                 ));
             }
         };
-        let visit = Visit {
+        let request = EndpointRequest {
             head: &head.parts,
             client: &head.client,
             style: Style::of(&head.parts.method, &head.parts.headers),
@@ -78,7 +78,7 @@ impl Worker {
             serving: &self.gate.serving.load(),
             endpoint,
         };
-        self.gate.identity.handle(&visit, body).await
+        self.gate.identity.handle(&request, body).await
     }
 
     fn jwks(&self, method: &Method) -> Result<Response<Body>, Refusal> {

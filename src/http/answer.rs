@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -272,6 +273,26 @@ fn with_body(status: StatusCode, kind: &'static str, body: String) -> Response<B
     let mut response = Response::new(Body::full(Bytes::from(body)));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+/// A JSON response. The body stays empty and the status becomes 500 if the value cannot be written as JSON: a caller must never
+/// take a part of it for the answer.
+pub fn json(status: StatusCode, body: &impl Serialize) -> Response<Body> {
+    let written = serde_json::to_string(body);
+    let status = if written.is_ok() {
+        status
+    } else {
+        StatusCode::INTERNAL_SERVER_ERROR
+    };
+    with_body(status, "application/json", written.unwrap_or_default())
+}
+
+/// 405 with `methods` in the `Allow` header and in the JSON body.
+pub fn method_not_allowed(methods: &'static str) -> Response<Body> {
+    let body = json!({"error": format!("this takes {methods}")});
+    let mut response = json(StatusCode::METHOD_NOT_ALLOWED, &body);
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
     response
 }
 

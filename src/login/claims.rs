@@ -1,14 +1,14 @@
-//! What a login says of a person: the ID token, and userinfo where the ID token does not say what is mapped.
+//! The claims of a login: those of the ID token, completed from userinfo if a mapped claim is missing.
 
 use serde_json::{Map, Value};
 
 use super::ProviderError;
-use super::provider::Oidc;
+use super::provider::OidcProvider;
 use crate::authn::granted;
 use crate::types::Redacted;
 
-/// What only an ID token may say: userinfo is not signed.
-const OF_THE_ID_TOKEN: [&str; 17] = [
+/// Claims that only the ID token may set; userinfo is not signed.
+const ID_TOKEN_ONLY: [&str; 17] = [
     "iss",
     "sub",
     "aud",
@@ -27,24 +27,24 @@ const OF_THE_ID_TOKEN: [&str; 17] = [
     "sid",
     "cnf",
 ];
-/// What a provider leaves out of an ID token after a refresh, although it is as true as before.
-const OF_THE_LOGIN: [&str; 4] = ["auth_time", "acr", "amr", "sid"];
-/// Claims of `scope: email` that headers and schemas most often ask for.
+/// Claims about the login itself. Providers often leave them out of the ID token of a refresh; they stay valid.
+const LOGIN_CLAIMS: [&str; 4] = ["auth_time", "acr", "amr", "sid"];
+/// The scope, and its claim, that headers and schemas use most often.
 const EMAIL: &str = "email";
 
-/// The ID token's claims with what userinfo adds; the ID token's own win.
-pub(super) async fn complete(
-    provider: &Oidc,
+/// Adds userinfo's claims if a mapped claim is missing. A claim of the ID token wins over the one of userinfo.
+pub(super) async fn complete_claims(
+    provider: &OidcProvider,
     mut claims: Map<String, Value>,
     access_token: &Redacted<String>,
 ) -> Result<Map<String, Value>, ProviderError> {
-    if !is_missing(provider, &claims) {
+    if !lacks_mapped_claim(provider, &claims) {
         return Ok(claims);
     }
     let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default().to_owned();
-    if let Some(more) = provider.userinfo(access_token, &subject).await? {
-        for (name, value) in more {
-            if !OF_THE_ID_TOKEN.contains(&name.as_str()) {
+    if let Some(userinfo) = provider.userinfo(access_token, &subject).await? {
+        for (name, value) in userinfo {
+            if !ID_TOKEN_ONLY.contains(&name.as_str()) {
                 claims.entry(name).or_insert(value);
             }
         }
@@ -52,36 +52,29 @@ pub(super) async fn complete(
     Ok(claims)
 }
 
-fn is_missing(provider: &Oidc, claims: &Map<String, Value>) -> bool {
+fn lacks_mapped_claim(provider: &OidcProvider, claims: &Map<String, Value>) -> bool {
     let paths = &provider.issuer.scope.claims;
     let wants_email = provider.scopes.iter().any(|scope| scope == EMAIL);
     let mapped = [&paths.subject, &paths.tenant, &paths.roles];
-    mapped.iter().any(|path| !holds(claims, path)) || (wants_email && !claims.contains_key(EMAIL))
+    mapped.iter().any(|path| !has_value(claims, path)) || (wants_email && !claims.contains_key(EMAIL))
 }
 
-/// Whether a dotted path leads to something; what it leads to is judged later.
-fn holds(claims: &Map<String, Value>, path: &str) -> bool {
-    if claims.contains_key(path) {
-        return true;
-    }
-    let mut parts = path.split('.');
-    let first = parts.next().and_then(|part| claims.get(part));
-    parts
-        .fold(first, |value, part| value.and_then(|value| value.get(part)))
-        .is_some()
+/// True if there is a claim at the path; `authn` checks its type later.
+fn has_value(claims: &Map<String, Value>, path: &str) -> bool {
+    matches!(cedargate_policy::claims::at(claims, path), Ok(Some(_)))
 }
 
-/// Takes over what the login said and a renewed ID token does not repeat.
+/// Copies the claims about the login that the renewed ID token does not repeat.
 pub(super) fn carry_over(from: &Map<String, Value>, to: &mut Map<String, Value>) {
-    for name in OF_THE_LOGIN {
+    for name in LOGIN_CLAIMS {
         if let Some(value) = from.get(name) {
             to.entry(name).or_insert_with(|| value.clone());
         }
     }
 }
 
-/// Whether two sets of claims of one person give different privileges. What cannot be read differs.
-pub(super) fn privileges_differ(provider: &Oidc, one: &Map<String, Value>, other: &Map<String, Value>) -> bool {
+/// True if two sets of claims of one user give different privileges, or if either cannot be read.
+pub(super) fn privileges_differ(provider: &OidcProvider, one: &Map<String, Value>, other: &Map<String, Value>) -> bool {
     match (granted(&provider.issuer, one), granted(&provider.issuer, other)) {
         (Ok(one_granted), Ok(other_granted)) => one_granted != other_granted || one.get("acr") != other.get("acr"),
         _ => true,

@@ -1,36 +1,40 @@
-//! The way back: from a callback's query to a session's data, every step of it able to end the login.
+//! Completes a login: turns the query of a callback into session data.
+//!
+//! The steps run in a fixed order and each can fail the login: open `state` with the browser's cookie; check `iss` before any
+//! other parameter is used (RFC 9207); mark the callback as used; redeem the code; verify the ID token; check the step-up;
+//! complete the claims from userinfo.
 
-use aws_lc_rs::digest;
-use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::time::Duration;
 use url::form_urlencoded;
 
-use super::claims::complete;
-use super::provider::{Oidc, Tokens, printable};
-use super::trip::{Destination, Trip};
+use super::claims::complete_claims;
+use super::provider::{OidcProvider, Tokens, printable};
+use super::state::{Destination, LoginState};
 use super::{
-    About, Callback, DESTINATION_SECRET, Finished, Login, LoginCode, LoginFailure, Outcome, ProviderError, STATE_SEPARATOR,
-    now_millis,
+    BrowserSecret, Callback, CallbackOutcome, CompletedLogin, DESTINATION_SECRET, LoginCode, LoginContext, LoginFailure,
+    ProviderError, RelyingParty, STATE_SEPARATOR,
 };
 use crate::authn::{Expected, IdToken, TokenError, granted};
+use crate::base::clock::{unix_millis, unix_seconds};
+use crate::base::digest::sha256;
 use crate::session::{Grant, SessionData};
 use crate::types::Redacted;
 use cedargate_policy::claims::ClaimError;
 
 /// Bytes of a callback's query.
 const QUERY_BYTES_MAX: usize = 16 * 1024;
-/// How long a callback is remembered as used; longer than a login may take.
-const USED_LIFE: Duration = Duration::from_secs(15 * 60);
+/// Time for which a callback counts as used; longer than a login may take.
+const CALLBACK_USED_TTL: Duration = Duration::from_secs(15 * 60);
 /// Share of an access token's life after which claims are renewed, in tenths.
 const REFRESH_TENTHS: i64 = 8;
-/// Life of an access token whose provider does not say.
+/// Life of an access token without `expires_in`.
 const ACCESS_TOKEN_LIFE: Duration = Duration::from_secs(5 * 60);
-/// A provider that hands out tokens of a second is not asked more often than this.
+/// Bounds of `expires_in`. The minimum limits how often the gate renews at a provider with very short tokens.
 const ACCESS_TOKEN_LIFE_MIN: Duration = Duration::from_secs(10);
 const ACCESS_TOKEN_LIFE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The parameters of a callback that mean something, each at most once.
+/// The parameters of a callback that the gate uses, each at most once.
 #[derive(Default)]
 pub(super) struct Parameters {
     state: Option<String>,
@@ -39,16 +43,38 @@ pub(super) struct Parameters {
     error: Option<String>,
 }
 
-/// What a callback's `state` opens to.
-enum Way<'a> {
-    /// A login of this browser.
-    Here(Trip, &'a Redacted<[u8; 32]>),
-    Elsewhere(About, &'static str),
+/// A callback's `state`, opened.
+enum OpenedState<'a> {
+    ThisBrowser {
+        state: LoginState,
+        browser: &'a BrowserSecret,
+    },
+    /// The login state does not open for this browser; the destination does.
+    OtherBrowser {
+        context: LoginContext,
+        reason: &'static str,
+    },
 }
 
-/// Where a login wanted to go, and what its own browser opens.
-fn parts(state: &str) -> (&str, &str) {
-    state.rsplit_once(STATE_SEPARATOR).unwrap_or(("", state))
+/// The two sealed parts of `state`.
+#[derive(Clone, Copy)]
+struct StateParts<'a> {
+    /// Opens with the server's keys. Empty if the return path was too long.
+    destination: &'a str,
+    /// Opens with the server's keys and the browser's secret.
+    login: &'a str,
+}
+
+impl<'a> StateParts<'a> {
+    fn split(state: &'a str) -> Self {
+        match state.rsplit_once(STATE_SEPARATOR) {
+            Some((destination, login)) => Self { destination, login },
+            None => Self {
+                destination: "",
+                login: state,
+            },
+        }
+    }
 }
 
 impl Parameters {
@@ -57,158 +83,160 @@ impl Parameters {
         if query.len() > QUERY_BYTES_MAX {
             return Err(invalid("the callback is too long"));
         }
-        let mut found = Self::default();
+        let mut parameters = Self::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            let place = match &*name {
-                "state" => &mut found.state,
-                "code" => &mut found.code,
-                "iss" => &mut found.iss,
-                "error" => &mut found.error,
+            let parameter = match &*name {
+                "state" => &mut parameters.state,
+                "code" => &mut parameters.code,
+                "iss" => &mut parameters.iss,
+                "error" => &mut parameters.error,
                 _ => continue,
             };
-            if place.replace(value.into_owned()).is_some() {
+            if parameter.replace(value.into_owned()).is_some() {
                 return Err(invalid("a parameter of the callback is repeated"));
             }
         }
-        Ok(found)
+        Ok(parameters)
     }
 }
 
-impl Login {
-    /// Takes a callback to its end.
-    pub async fn finish(&self, callback: Callback<'_>) -> Result<Outcome, LoginFailure> {
+impl RelyingParty {
+    /// Completes the login of a callback.
+    pub async fn complete(&self, callback: Callback<'_>) -> Result<CallbackOutcome, LoginFailure> {
         let parameters = Parameters::parse(callback.query)?;
-        let (trip, browser) = match self.trip(&parameters, callback)? {
-            Way::Here(trip, browser) => (trip, browser),
-            Way::Elsewhere(about, why) => return Ok(Outcome::Elsewhere { about, why }),
+        let sealed_state = parameters
+            .state
+            .as_deref()
+            .ok_or_else(|| LoginFailure::new(LoginCode::LoginExpired, "the callback has no `state`"))?;
+        let parts = StateParts::split(sealed_state);
+        let (state, browser) = match self.open_state(parts, callback.browser)? {
+            OpenedState::ThisBrowser { state, browser } => (state, browser),
+            OpenedState::OtherBrowser { context, reason } => return Ok(CallbackOutcome::OtherBrowser { context, reason }),
         };
-        let about = |failure: LoginFailure| failure.of(&trip);
-        let provider = self.oidc(&trip.provider).map_err(about)?;
-        self.check_sender(provider, &parameters).await.map_err(about)?;
-        if !self.is_first(&parameters).await.map_err(about)? {
-            return Ok(Outcome::Repeated {
-                return_to: trip.return_to,
-                portal: trip.portal,
+        let with_context = |failure: LoginFailure| failure.with_context(&state);
+        let provider = self.oidc(&state.provider).map_err(with_context)?;
+        self.check_issuer(provider, &parameters).await.map_err(with_context)?;
+        if !self.is_first_use(parts).await.map_err(with_context)? {
+            return Ok(CallbackOutcome::Repeated {
+                return_to: state.return_to,
+                portal: state.portal,
             });
         }
-        let data = self.arrival(provider, &trip, parameters, browser).await.map_err(about)?;
-        Ok(Outcome::Finished(Box::new(Finished {
+        let data = self.redeem_callback(provider, &state, parameters, browser).await;
+        let data = data.map_err(with_context)?;
+        Ok(CallbackOutcome::Completed(Box::new(CompletedLogin {
             data,
-            return_to: trip.return_to,
-            portal: trip.portal,
+            return_to: state.return_to,
+            portal: state.portal,
         })))
     }
 
-    fn trip<'a>(&self, parameters: &Parameters, callback: Callback<'a>) -> Result<Way<'a>, LoginFailure> {
-        let expired = |why: &str| LoginFailure::new(LoginCode::LoginExpired, why);
-        let state = parameters
-            .state
-            .as_deref()
-            .ok_or_else(|| expired("the callback has no `state`"))?;
-        let (outer, inner) = parts(state);
-        let (browser, opened) = match callback.browser {
-            Some(browser) => (browser, self.sessions.open_from_trip(browser.expose(), inner)),
-            None => return self.elsewhere(outer, "the browser has no login cookie"),
+    fn open_state<'a>(&self, parts: StateParts<'_>, browser: Option<&'a BrowserSecret>) -> Result<OpenedState<'a>, LoginFailure> {
+        let Some(browser) = browser else {
+            return self.open_destination(parts, "the browser has no login cookie");
         };
-        match opened.map(|bytes| Trip::from_bytes(&bytes, now_millis())) {
-            Some(Some(trip)) => Ok(Way::Here(trip, browser)),
-            Some(None) => Err(expired("the login began too long ago")),
-            None => self.elsewhere(outer, "`state` is not of a login of this browser"),
+        let Some(bytes) = self.sessions.open_from_trip(browser.expose(), parts.login) else {
+            return self.open_destination(parts, "`state` is not of a login of this browser");
+        };
+        match LoginState::from_bytes(&bytes, unix_millis()) {
+            Some(state) => Ok(OpenedState::ThisBrowser { state, browser }),
+            None => Err(LoginFailure::new(LoginCode::LoginExpired, "the login began too long ago")),
         }
     }
 
-    fn elsewhere<'a>(&self, outer: &str, why: &'static str) -> Result<Way<'a>, LoginFailure> {
-        let opened = self.sessions.open_from_trip(DESTINATION_SECRET, outer);
-        let wanted = opened.and_then(|bytes| Destination::from_bytes(&bytes, now_millis()));
-        let wanted = wanted.ok_or_else(|| LoginFailure::new(LoginCode::LoginExpired, why))?;
-        let about = About {
-            provider: wanted.provider,
-            portal: wanted.portal,
-            return_to: wanted.return_to,
+    fn open_destination<'a>(&self, parts: StateParts<'_>, reason: &'static str) -> Result<OpenedState<'a>, LoginFailure> {
+        let opened = self.sessions.open_from_trip(DESTINATION_SECRET, parts.destination);
+        let destination = opened.and_then(|bytes| Destination::from_bytes(&bytes, unix_millis()));
+        let destination = destination.ok_or_else(|| LoginFailure::new(LoginCode::LoginExpired, reason))?;
+        let context = LoginContext {
+            provider: destination.provider,
+            portal: destination.portal,
+            return_to: destination.return_to,
         };
-        Ok(Way::Elsewhere(about, why))
+        Ok(OpenedState::OtherBrowser { context, reason })
     }
 
-    /// RFC 9207: the answer of another provider ends here, before anything in it is used.
-    pub(super) async fn check_sender(&self, provider: &Oidc, parameters: &Parameters) -> Result<(), LoginFailure> {
+    /// RFC 9207: refuses the response of another provider before any of its parameters is used.
+    pub(super) async fn check_issuer(&self, provider: &OidcProvider, parameters: &Parameters) -> Result<(), LoginFailure> {
         let invalid = |why: &str| Err(LoginFailure::new(LoginCode::LoginInvalid, why));
         match parameters.iss.as_deref() {
             Some(iss) if iss == provider.issuer.scope.issuer => Ok(()),
             Some(_) => invalid("`iss` of the callback names another provider"),
-            None if provider.metadata().await?.names_itself => invalid("the callback does not name its provider (`iss`)"),
+            None if provider.metadata().await?.sends_iss => invalid("the callback does not name its provider (`iss`)"),
             None => Ok(()),
         }
     }
 
-    async fn is_first(&self, parameters: &Parameters) -> Result<bool, LoginFailure> {
-        // what stands before it can be exchanged by whoever brings it
-        let (_, inner) = parts(parameters.state.as_deref().unwrap_or_default());
-        let first = self.sessions.first("state", &sha256(inner), USED_LIFE).await;
-        first.map_err(|error| LoginFailure::new(LoginCode::StoreUnavailable, error.to_string()))
+    /// Marks the callback as used; false if it was used before.
+    async fn is_first_use(&self, parts: StateParts<'_>) -> Result<bool, LoginFailure> {
+        // SECURITY: keyed by the login part alone: a client can replace the destination and would make the callback look new
+        let first = self
+            .sessions
+            .first("state", &sha256(parts.login.as_bytes()), CALLBACK_USED_TTL)
+            .await;
+        first.map_err(|error| LoginFailure::store_unavailable(&error))
     }
 
-    /// From a believed callback to a session's data.
-    pub(super) async fn arrival(
+    /// Redeems the code of a checked callback and verifies the tokens.
+    pub(super) async fn redeem_callback(
         &self,
-        provider: &Oidc,
-        trip: &Trip,
+        provider: &OidcProvider,
+        state: &LoginState,
         parameters: Parameters,
-        browser: &Redacted<[u8; 32]>,
+        browser: &BrowserSecret,
     ) -> Result<SessionData, LoginFailure> {
         if let Some(error) = parameters.error {
-            return Err(said_no(&error));
+            return Err(authorization_failed(&error));
         }
         let invalid = |why: &str| LoginFailure::new(LoginCode::LoginInvalid, why);
         let code = parameters.code.ok_or_else(|| invalid("the callback has no `code`"))?;
-        let (Some(verifier), Some(nonce)) = (trip.verifier(browser), trip.nonce(browser)) else {
+        let (Some(verifier), Some(nonce)) = (state.verifier(browser), state.nonce(browser)) else {
             return Err(invalid("the login's secrets cannot be derived"));
         };
-        let tokens = provider.redeem(code, verifier).await?;
-        let raw = tokens
+        let mut tokens = provider.redeem(code, verifier).await?;
+        let raw_id_token = tokens
             .id_token
-            .clone()
+            .take()
             .ok_or_else(|| invalid("the provider gave no ID token"))?;
         let expected = Expected {
             audience: &provider.client_id,
             nonce: Some(&nonce),
             access_token: tokens.access_token.expose(),
         };
-        let id = self.authn.verify_id_token(provider.index, raw.expose(), expected).await;
-        let id = id.map_err(ProviderError::from)?;
-        check_step_up(trip, &id, leeway(provider))?;
-        let claims = complete(provider, id.claims.clone(), &tokens.access_token).await?;
-        data(provider, trip, &id, (claims, tokens, raw))
+        let id_token = self
+            .authn
+            .verify_id_token(provider.index, raw_id_token.expose(), expected)
+            .await
+            .map_err(ProviderError::from)?;
+        check_step_up(state, &id_token, provider)?;
+        let claims = complete_claims(provider, id_token.claims.clone(), &tokens.access_token).await?;
+        let subject = granted(&provider.issuer, &claims).map_err(ProviderError::from)?.subject;
+        let now = unix_millis();
+        Ok(SessionData {
+            provider: provider.name.to_string(),
+            issuer: provider.issuer.scope.name.to_string(),
+            subject,
+            portal: state.portal.clone(),
+            claims: Arc::new(claims),
+            created_at: now,
+            idp_session: id_token.sid,
+            grant: Some(new_grant(tokens, raw_id_token, now)),
+            portals: None,
+            rotation_due: false,
+        })
     }
 }
 
-fn data(
-    provider: &Oidc,
-    trip: &Trip,
-    id: &IdToken,
-    (claims, tokens, id_token): (Map<String, Value>, Tokens, Redacted<String>),
-) -> Result<SessionData, LoginFailure> {
-    let granted = granted(&provider.issuer, &claims).map_err(ProviderError::from)?;
-    let now = now_millis();
-    Ok(SessionData {
-        provider: provider.name.to_string(),
-        issuer: provider.issuer.scope.name.to_string(),
-        subject: granted.subject,
-        portal: trip.portal.clone(),
-        claims: Arc::new(claims),
-        created_at: now,
-        idp_session: id.sid.clone(),
-        grant: Some(Grant {
-            refresh_at: refresh_at(tokens.refresh_token.is_some(), tokens.expires_in, now),
-            id_token,
-            refresh_token: tokens.refresh_token,
-            access_token: tokens.access_token,
-        }),
-        portals: None,
-        rotation_due: false,
-    })
+fn new_grant(tokens: Tokens, id_token: Redacted<String>, now_millis: i64) -> Grant {
+    Grant {
+        refresh_at: refresh_at(tokens.refresh_token.is_some(), tokens.expires_in, now_millis),
+        id_token,
+        refresh_token: tokens.refresh_token,
+        access_token: tokens.access_token,
+    }
 }
 
-/// Unix milliseconds after which to renew; `None` if there is nothing to renew with.
+/// Unix milliseconds at which a renewal is due; `None` without a refresh token.
 pub(super) fn refresh_at(renewable: bool, expires_in: Option<Duration>, now_millis: i64) -> Option<i64> {
     let life = expires_in
         .unwrap_or(ACCESS_TOKEN_LIFE)
@@ -217,36 +245,33 @@ pub(super) fn refresh_at(renewable: bool, expires_in: Option<Duration>, now_mill
     renewable.then(|| now_millis.saturating_add(life / 10 * REFRESH_TENTHS))
 }
 
-/// The provider must have done what a policy asked for, not only been asked.
-fn check_step_up(trip: &Trip, id: &IdToken, leeway: i64) -> Result<(), LoginFailure> {
+/// Checks that the ID token confirms the requested `max_age` and `acr_values`: a provider may ignore the request.
+fn check_step_up(state: &LoginState, id_token: &IdToken, provider: &OidcProvider) -> Result<(), LoginFailure> {
     let failed = |why: &str| LoginFailure::new(LoginCode::StepUpFailed, why);
-    if let Some(max_age) = trip.max_age {
-        let at = id
+    if let Some(max_age) = state.max_age {
+        let auth_time = id_token
             .auth_time
-            .ok_or_else(|| failed("the ID token has no `auth_time` although `max_age` was asked for"))?;
+            .ok_or_else(|| failed("the ID token has no `auth_time` although the request had `max_age`"))?;
         let max_age = i64::try_from(max_age).unwrap_or(i64::MAX);
-        if (now_millis() / 1000).saturating_sub(at) > max_age.saturating_add(leeway) {
+        let leeway = i64::try_from(provider.issuer.leeway.as_secs()).unwrap_or(i64::MAX);
+        if unix_seconds().saturating_sub(auth_time) > max_age.saturating_add(leeway) {
             return Err(failed("the provider's login is older than `max_age`"));
         }
     }
-    if let Some(wanted) = trip.acr_values.as_deref() {
-        let acr = id
+    if let Some(acr_values) = state.acr_values.as_deref() {
+        let acr = id_token
             .acr
             .as_deref()
-            .ok_or_else(|| failed("the ID token has no `acr` although `acr_values` were asked for"))?;
-        if !wanted.split(' ').any(|value| value == acr) {
-            return Err(failed("the provider's `acr` is none of those asked for"));
+            .ok_or_else(|| failed("the ID token has no `acr` although the request had `acr_values`"))?;
+        if !acr_values.split(' ').any(|value| value == acr) {
+            return Err(failed("the provider's `acr` is not one of the requested `acr_values`"));
         }
     }
     Ok(())
 }
 
-fn leeway(provider: &Oidc) -> i64 {
-    i64::try_from(provider.issuer.leeway.as_secs()).unwrap_or(i64::MAX)
-}
-
-/// An error response of the authorization endpoint (RFC 6749, OpenID Connect Core 1.0).
-fn said_no(error: &str) -> LoginFailure {
+/// The failure of an error response of the authorization endpoint (RFC 6749, OpenID Connect Core 1.0).
+fn authorization_failed(error: &str) -> LoginFailure {
     let code = match error {
         "access_denied" | "login_required" | "interaction_required" | "account_selection_required" | "consent_required" => {
             LoginCode::LoginDenied
@@ -258,19 +283,13 @@ fn said_no(error: &str) -> LoginFailure {
     LoginFailure::new(code, format!("the provider answered `{}`", printable(error)))
 }
 
-pub(super) fn sha256(text: &str) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
-    hash
-}
-
 impl From<TokenError> for ProviderError {
     fn from(error: TokenError) -> Self {
         match error {
             TokenError::KeysUnavailable { .. } => Self::Unreachable(error.to_string()),
-            TokenError::Claims(ClaimError::Audience { .. }) => Self::Other(error.to_string()),
-            TokenError::Claims(ClaimError::Claim { ref claim, .. }) if claim == "iss" => Self::Other(error.to_string()),
-            other => Self::Unbelievable(other.to_string()),
+            TokenError::Claims(ClaimError::Audience { .. }) => Self::Mismatch(error.to_string()),
+            TokenError::Claims(ClaimError::Claim { ref claim, .. }) if claim == "iss" => Self::Mismatch(error.to_string()),
+            other => Self::Invalid(other.to_string()),
         }
     }
 }

@@ -1,34 +1,36 @@
-//! How the gate proves itself to a provider: a secret, or a key of its own (RFC 7523).
+//! The gate's client credential at a provider: a secret, or a private key (RFC 7523).
 //!
-//! Files are read at every use, which is once per login or refresh, so that a rotated secret is a replaced file. One that
-//! cannot be read leaves the last good one in force. Secrets and keys never print.
+//! The file is read at every use, once per login or refresh, so that replacing the file rotates the secret. If the file cannot
+//! be read, the value that was read last stays in force. Secrets and keys never print.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use aws_lc_rs::rand;
 use oauth2::ClientSecret;
+use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::authn::SigningKey;
+use crate::base::files::read_small_text;
 use crate::config::{ClientAuth, Secret};
 use crate::types::Redacted;
 
-/// Seconds that a client assertion is good for.
-const ASSERTION_LIFE: i64 = 60;
+/// Lifetime of a client assertion in seconds.
+const ASSERTION_SECONDS: i64 = 60;
 /// Bytes of a secret or key file.
 const FILE_BYTES_MAX: u64 = 16 * 1024;
 pub(super) const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// The configured way, with what was read last.
-pub(super) enum Credential {
+/// The configured credential.
+pub(super) enum ClientCredential {
     Basic(SecretSource),
     Post(SecretSource),
     Key(KeyFile),
 }
 
-/// What goes with one request to the token endpoint.
-pub(super) enum Proof {
+/// Client authentication of one request to the token endpoint.
+pub(super) enum ClientAuthentication {
     Basic(ClientSecret),
     Post(ClientSecret),
     Assertion(Redacted<String>),
@@ -36,21 +38,23 @@ pub(super) enum Proof {
 
 pub(super) struct SecretSource {
     source: Secret,
+    /// The secret that was read last; used while the file cannot be read.
     last: Mutex<Option<Redacted<String>>>,
 }
 
 pub(super) struct KeyFile {
     path: PathBuf,
+    /// The key that was read last; used while the file cannot be read.
     last: Mutex<Option<Arc<SigningKey>>>,
 }
 
-/// Whether the files of a way can be used.
+/// Reads the credential's file once; the error says why it cannot be used.
 pub fn check(auth: &ClientAuth) -> Result<(), String> {
-    Credential::load(auth).map(drop)
+    ClientCredential::load(auth).map(drop)
 }
 
-impl Credential {
-    /// Reads it once, so that a missing file is a mistake at start.
+impl ClientCredential {
+    /// Reads the file once, so that a missing file is an error at start.
     pub fn load(auth: &ClientAuth) -> Result<Self, String> {
         let secret = |source: &Secret| {
             let source = SecretSource {
@@ -73,12 +77,12 @@ impl Credential {
         })
     }
 
-    /// Proves `client` to `token_endpoint`. Reads a small file.
-    pub fn prove(&self, client: &str, token_endpoint: &str, now: i64) -> Result<Proof, String> {
+    /// Authenticates `client` to `token_endpoint`. Reads a small file. `now` is in Unix seconds.
+    pub fn authenticate(&self, client: &str, token_endpoint: &str, now: i64) -> Result<ClientAuthentication, String> {
         Ok(match self {
-            Self::Basic(source) => Proof::Basic(ClientSecret::new(source.current()?.expose().clone())),
-            Self::Post(source) => Proof::Post(ClientSecret::new(source.current()?.expose().clone())),
-            Self::Key(file) => Proof::Assertion(assertion(&*file.current()?, client, token_endpoint, now)?),
+            Self::Basic(source) => ClientAuthentication::Basic(ClientSecret::new(source.current()?.expose().clone())),
+            Self::Post(source) => ClientAuthentication::Post(ClientSecret::new(source.current()?.expose().clone())),
+            Self::Key(file) => ClientAuthentication::Assertion(assertion(&*file.current()?, client, token_endpoint, now)?),
         })
     }
 }
@@ -94,13 +98,12 @@ impl SecretSource {
             return Err(format!("`{}` (client_secret_file) is empty", path.display()));
         }
         let secret = Redacted::new(secret);
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(secret.clone());
+        *self.last.lock() = Some(secret.clone());
         Ok(secret)
     }
 
     fn current(&self) -> Result<Redacted<String>, String> {
-        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.read().or_else(|error| or_last(error, last()))
+        self.read().or_else(|error| fall_back(error, self.last.lock().clone()))
     }
 }
 
@@ -109,17 +112,17 @@ impl KeyFile {
         let shown = self.path.display();
         let key = SigningKey::from_pem(&read(&self.path)?).map_err(|error| format!("`{shown}` (client_key_file): {error}"))?;
         let key = Arc::new(key);
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&key));
+        *self.last.lock() = Some(Arc::clone(&key));
         Ok(key)
     }
 
     fn current(&self) -> Result<Arc<SigningKey>, String> {
-        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.read().or_else(|error| or_last(error, last()))
+        self.read().or_else(|error| fall_back(error, self.last.lock().clone()))
     }
 }
 
-fn or_last<T>(error: String, last: Option<T>) -> Result<T, String> {
+/// The value that was read last; the error if there is none.
+fn fall_back<T>(error: String, last: Option<T>) -> Result<T, String> {
     if last.is_some() {
         tracing::warn!(error, "the last good client secret or key stays");
     }
@@ -127,12 +130,7 @@ fn or_last<T>(error: String, last: Option<T>) -> Result<T, String> {
 }
 
 fn read(path: &Path) -> Result<String, String> {
-    use std::io::Read as _;
-    let failed = |error: std::io::Error| format!("cannot read `{}`: {error}", path.display());
-    let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(failed)?;
-    file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
-    Ok(text)
+    read_small_text(path, FILE_BYTES_MAX).map_err(|error| format!("cannot read `{}`: {error}", path.display()))
 }
 
 /// OpenID Connect Core 1.0, section 9: `private_key_jwt`.
@@ -146,7 +144,7 @@ fn assertion(key: &SigningKey, client: &str, audience: &str, now: i64) -> Result
         "aud": audience,
         "jti": hex::encode(id),
         "iat": now,
-        "exp": now.saturating_add(ASSERTION_LIFE),
+        "exp": now.saturating_add(ASSERTION_SECONDS),
     });
     let signed = key.sign(&header, &claims).map_err(|error| error.to_string())?;
     Ok(Redacted::new(signed))
@@ -157,14 +155,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_replaced_secret_is_used_at_once_and_a_lost_one_leaves_the_last() {
+    fn replaced_secret_is_used_at_once_and_lost_file_leaves_the_last_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");
         std::fs::write(&path, " one\n").unwrap();
-        let credential = Credential::load(&ClientAuth::SecretPost(Secret::File(path.clone()))).unwrap();
-        let secret = || match credential.prove("me", "https://id.test/t", 0).unwrap() {
-            Proof::Post(secret) => secret.secret().clone(),
-            _ => panic!("another kind of proof"),
+        let credential = ClientCredential::load(&ClientAuth::SecretPost(Secret::File(path.clone()))).unwrap();
+        let secret = || match credential.authenticate("me", "https://id.test/t", 0).unwrap() {
+            ClientAuthentication::Post(secret) => secret.secret().clone(),
+            _ => panic!("another kind of client authentication"),
         };
         assert_eq!(secret(), "one");
         std::fs::write(&path, "two").unwrap();
@@ -173,22 +171,23 @@ mod tests {
         assert_eq!(secret(), "two");
         std::fs::remove_file(&path).unwrap();
         assert_eq!(secret(), "two");
-        assert!(Credential::load(&ClientAuth::SecretBasic(Secret::File(path.clone()))).is_err());
-        assert!(Credential::load(&ClientAuth::PrivateKeyJwt(path)).is_err());
+        assert!(ClientCredential::load(&ClientAuth::SecretBasic(Secret::File(path.clone()))).is_err());
+        assert!(ClientCredential::load(&ClientAuth::PrivateKeyJwt(path)).is_err());
     }
 
     #[test]
-    fn an_assertion_is_short_lived_its_own_and_for_the_token_endpoint() {
+    fn client_assertion_is_short_lived_unique_and_for_the_token_endpoint() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key.pem");
         let key = SigningKey::generate().unwrap();
         std::fs::write(&path, key.to_pem().unwrap().expose()).unwrap();
-        let credential = Credential::load(&ClientAuth::PrivateKeyJwt(path.clone())).unwrap();
-        let made = || match credential.prove("me", "https://id.test/t", 1000).unwrap() {
-            Proof::Assertion(jwt) => jwt.expose().clone(),
-            _ => panic!("another kind of proof"),
+        let credential = ClientCredential::load(&ClientAuth::PrivateKeyJwt(path.clone())).unwrap();
+        let assertion = || match credential.authenticate("me", "https://id.test/t", 1000).unwrap() {
+            ClientAuthentication::Assertion(jwt) => jwt.expose().clone(),
+            _ => panic!("another kind of client authentication"),
         };
-        let (first, second) = (made(), made());
+        let first = assertion();
+        let second = assertion();
         let claims = crate::authn::kept_claims(&first).unwrap();
         assert_eq!(claims["aud"], "https://id.test/t");
         assert_eq!((&claims["iss"], &claims["sub"]), (&json!("me"), &json!("me")));

@@ -1,7 +1,7 @@
-//! One HTTP exchange with a provider: bounded in time and bytes, never redirected, never through a proxy.
+//! One HTTP exchange with a provider: bounded in time and bytes, without redirects and proxies.
 //!
-//! A redirect would lead a code, a token or a secret to whom nobody configured. Connections are not kept: logins are rare, and
-//! each of the gate's threads has a runtime of its own.
+//! A redirect would send a code, a token or a secret to a host that is not configured. Connections are not kept open: logins are
+//! rare, and each worker thread has a runtime of its own.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -10,28 +10,28 @@ use http::header::{ACCEPT, CONTENT_TYPE};
 
 use crate::types::Redacted;
 
-/// One exchange, from connecting to the last byte. Shorter than the lease of a refresh.
+/// Time for one exchange, from connecting to the last byte. Shorter than the lease of a session renewal.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Bytes of an answer.
-const ANSWER_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of a response body.
+const RESPONSE_BYTES_MAX: usize = 256 * 1024;
 
-/// Why there is no answer to go on with. Says nothing of what was sent.
+/// Why there is no usable response. Contains nothing of the request.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HttpError {
     #[error("cannot reach `{host}`: {why}")]
     Unreachable { host: String, why: String },
     #[error("`{host}` answered {status}")]
     Status { host: String, status: u16 },
-    #[error("`{host}` sent more than {ANSWER_BYTES_MAX} bytes")]
+    #[error("`{host}` sent more than {RESPONSE_BYTES_MAX} bytes")]
     TooLong { host: String },
     #[error("the request cannot be made")]
     Request,
 }
 
-/// An answer that came in time and was not too long. Not a redirect, and no failure of the server's own.
-pub(super) struct Reply {
+/// A complete response of status 2xx or 4xx (without 429).
+pub(super) struct ProviderResponse {
     pub status: u16,
-    pub kind: String,
+    pub content_type: String,
     pub body: Vec<u8>,
 }
 
@@ -61,7 +61,7 @@ impl Http {
         self
     }
 
-    pub async fn get(&self, url: &url::Url, bearer: Option<&Redacted<String>>) -> Result<Reply, HttpError> {
+    pub async fn get(&self, url: &url::Url, bearer: Option<&Redacted<String>>) -> Result<ProviderResponse, HttpError> {
         let mut request = self.client.get(url.clone()).header(ACCEPT, "application/json");
         if let Some(token) = bearer {
             request = request.bearer_auth(token.expose());
@@ -69,31 +69,31 @@ impl Http {
         self.exchange(request).await
     }
 
-    async fn answer(&self, request: oauth2::HttpRequest) -> Result<oauth2::HttpResponse, HttpError> {
+    async fn send_oauth(&self, request: oauth2::HttpRequest) -> Result<oauth2::HttpResponse, HttpError> {
         let (head, body) = request.into_parts();
-        let outward = self
+        let request = self
             .client
             .request(head.method, head.uri.to_string())
             .headers(head.headers)
             .body(body);
-        let reply = self.exchange(outward).await?;
-        let mut answer = http::Response::builder().status(reply.status);
-        if !reply.kind.is_empty() {
-            answer = answer.header(CONTENT_TYPE, reply.kind);
+        let response = self.exchange(request).await?;
+        let mut builder = http::Response::builder().status(response.status);
+        if !response.content_type.is_empty() {
+            builder = builder.header(CONTENT_TYPE, response.content_type);
         }
-        answer.body(reply.body).map_err(|_invalid| HttpError::Request)
+        builder.body(response.body).map_err(|_invalid| HttpError::Request)
     }
 
-    async fn exchange(&self, request: reqwest::RequestBuilder) -> Result<Reply, HttpError> {
+    async fn exchange(&self, request: reqwest::RequestBuilder) -> Result<ProviderResponse, HttpError> {
         let request = request
             .timeout(self.deadline)
             .build()
             .map_err(|_invalid| HttpError::Request)?;
         let host = request.url().host_str().unwrap_or_default().to_owned();
-        // SECURITY: the URL of a reqwest error is left out; it may hold what is nobody's business.
+        // SECURITY: leaves out the URL of a reqwest error: its query may hold a code or token
         let failed = |error: reqwest::Error| HttpError::Unreachable {
             host: host.clone(),
-            why: cause(&error.without_url()),
+            why: innermost_cause(&error.without_url()),
         };
         let mut response = self.client.execute(request).await.map_err(failed)?;
         let status = response.status();
@@ -103,18 +103,18 @@ impl Http {
                 status: status.as_u16(),
             });
         }
-        let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-        let kind = kind.unwrap_or_default().to_owned();
+        let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let content_type = content_type.unwrap_or_default().to_owned();
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
-            if body.len() + chunk.len() > ANSWER_BYTES_MAX {
+            if body.len() + chunk.len() > RESPONSE_BYTES_MAX {
                 return Err(HttpError::TooLong { host });
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Reply {
+        Ok(ProviderResponse {
             status: status.as_u16(),
-            kind,
+            content_type,
             body,
         })
     }
@@ -125,12 +125,12 @@ impl<'c> oauth2::AsyncHttpClient<'c> for Http {
     type Future = Pin<Box<dyn Future<Output = Result<oauth2::HttpResponse, HttpError>> + Send + 'c>>;
 
     fn call(&'c self, request: oauth2::HttpRequest) -> Self::Future {
-        Box::pin(self.answer(request))
+        Box::pin(self.send_oauth(request))
     }
 }
 
-/// The innermost reason: `error sending request` alone helps nobody.
-fn cause(error: &reqwest::Error) -> String {
+/// The last error of the chain: the outer text, `error sending request`, does not say what failed.
+fn innermost_cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time".to_owned();
     }

@@ -1,12 +1,13 @@
-//! What a provider says of itself (OpenID Connect Discovery 1.0), fetched when first needed and kept.
+//! A provider's metadata (OpenID Connect Discovery 1.0), fetched at first use and kept.
 //!
-//! The issuer must be exactly the configured one, and every endpoint https or on this very machine. A fetch that fails leaves
-//! the last good document in force, however old: an endpoint that moved is noticed when it is used.
+//! The document's issuer must equal the configured one, and every endpoint must be https or on the loopback. If a later fetch
+//! fails, the last good document stays in force at any age: an endpoint that moved shows up as a failing request.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use url::Url;
 
@@ -16,29 +17,40 @@ use crate::authn::{check_url, discovery_url};
 use crate::config::KeyTransport;
 use crate::json;
 
-/// How old a document may grow before it is fetched again.
+/// Age at which a document is fetched again.
 const REFRESH_AGE: Duration = Duration::from_secs(60 * 60);
-/// Between two attempts after a failure, for all who ask together.
+/// Time after a failed fetch in which all logins get its error instead of another fetch.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The checked part that the gate uses.
+/// The members of the document that the gate uses, checked.
 #[derive(Clone, Debug)]
 pub(super) struct Metadata {
     pub authorization: Url,
     pub token: Url,
     pub userinfo: Option<Url>,
     pub end_session: Option<Url>,
-    /// Whether callbacks must carry `iss` (RFC 9207).
-    pub names_itself: bool,
+    /// True if callbacks must carry `iss` (RFC 9207).
+    pub sends_iss: bool,
 }
 
 /// One provider's document.
 pub(super) struct Discovery {
     issuer: String,
-    known: ArcSwapOption<(Metadata, Instant)>,
-    /// One fetch at a time; others wait for it.
-    turn: tokio::sync::Mutex<()>,
-    failed: Mutex<Option<(Instant, String)>>,
+    /// The last good document; `None` before the first fetch succeeds.
+    fetched: ArcSwapOption<Fetched>,
+    /// Held during a fetch: one fetch at a time, and the other logins wait for its result.
+    fetching: tokio::sync::Mutex<()>,
+    last_failure: Mutex<Option<FailedFetch>>,
+}
+
+struct Fetched {
+    metadata: Metadata,
+    at: Instant,
+}
+
+struct FailedFetch {
+    at: Instant,
+    error: String,
 }
 
 impl Metadata {
@@ -48,17 +60,17 @@ impl Metadata {
             return Err("its `issuer` is not exactly the configured one (issuers[].issuer)".to_owned());
         }
         let required = |name: &str| endpoint(&document, name)?.ok_or_else(|| format!("it has no `{name}`"));
-        let names_itself = match document.get("authorization_response_iss_parameter_supported") {
+        let sends_iss = match document.get("authorization_response_iss_parameter_supported") {
             None => false,
             Some(Value::Bool(named)) => *named,
-            Some(_) => return Err("`authorization_response_iss_parameter_supported` is no boolean".to_owned()),
+            Some(_) => return Err("`authorization_response_iss_parameter_supported` is not a boolean".to_owned()),
         };
         Ok(Self {
             authorization: required("authorization_endpoint")?,
             token: required("token_endpoint")?,
             userinfo: endpoint(&document, "userinfo_endpoint")?,
             end_session: endpoint(&document, "end_session_endpoint")?,
-            names_itself,
+            sends_iss,
         })
     }
 }
@@ -67,9 +79,9 @@ fn endpoint(document: &Map<String, Value>, name: &str) -> Result<Option<Url>, St
     let Some(value) = document.get(name) else {
         return Ok(None);
     };
-    let text = value.as_str().ok_or_else(|| format!("`{name}` is no string"))?;
+    let text = value.as_str().ok_or_else(|| format!("`{name}` is not a string"))?;
     check_url(text, KeyTransport::Tls).map_err(|error| format!("`{name}`: {error}"))?;
-    let url = Url::parse(text).map_err(|_invalid| format!("`{name}` is no URL"))?;
+    let url = Url::parse(text).map_err(|_invalid| format!("`{name}` is not a URL"))?;
     if url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() {
         return Err(format!("`{name}` has a fragment or a user"));
     }
@@ -77,75 +89,79 @@ fn endpoint(document: &Map<String, Value>, name: &str) -> Result<Option<Url>, St
 }
 
 impl Discovery {
-    /// Fails if the issuer's name is no place to ask at.
+    /// Fails if no discovery URL can be made of the issuer.
     pub fn new(issuer: &str) -> Result<Self, String> {
         check_url(&discovery_url(issuer), KeyTransport::Tls).map_err(|error| error.to_string())?;
         Ok(Self {
             issuer: issuer.to_owned(),
-            known: ArcSwapOption::empty(),
-            turn: tokio::sync::Mutex::new(()),
-            failed: Mutex::new(None),
+            fetched: ArcSwapOption::empty(),
+            fetching: tokio::sync::Mutex::new(()),
+            last_failure: Mutex::new(None),
         })
     }
 
-    /// The last good document, or the first one.
+    /// The last good document; fetches it if there is none yet.
     pub async fn metadata(&self, http: &Http) -> Result<Metadata, ProviderError> {
-        if let Some(known) = self.known() {
-            return Ok(known);
+        if let Some(metadata) = self.fetched_metadata() {
+            return Ok(metadata);
         }
-        let _turn = self.turn.lock().await;
-        if let Some(known) = self.known() {
-            return Ok(known);
+        let _fetching = self.fetching.lock().await;
+        // another login may have fetched it while this one waited
+        if let Some(metadata) = self.fetched_metadata() {
+            return Ok(metadata);
         }
-        if let Some((at, why)) = self.failed.lock().unwrap_or_else(PoisonError::into_inner).as_ref()
-            && at.elapsed() < RETRY_INTERVAL
+        if let Some(failure) = self.last_failure.lock().as_ref()
+            && failure.at.elapsed() < RETRY_INTERVAL
         {
-            return Err(ProviderError::Unreachable(why.clone()));
+            return Err(ProviderError::Unreachable(failure.error.clone()));
         }
         self.fetch(http).await
     }
 
-    /// Fetches again what is in use and has grown old. The last good document stays if that fails.
-    pub async fn freshen(&self, http: &Http) {
-        let old = self
-            .known
-            .load()
-            .as_ref()
-            .is_some_and(|known| known.1.elapsed() > REFRESH_AGE);
-        if !old {
+    /// Fetches the document again if it is older than `REFRESH_AGE`. The last good document stays if that fails.
+    pub async fn refresh(&self, http: &Http) {
+        let age = self.fetched.load().as_ref().map(|fetched| fetched.at.elapsed());
+        if age.is_none_or(|age| age <= REFRESH_AGE) {
             return;
         }
-        let _turn = self.turn.lock().await;
+        let _fetching = self.fetching.lock().await;
         if let Err(error) = self.fetch(http).await {
             tracing::warn!(issuer = self.issuer, %error, "discovery not refreshed, the last good document stays");
         }
     }
 
-    fn known(&self) -> Option<Metadata> {
-        self.known.load().as_ref().map(|known| known.0.clone())
+    fn fetched_metadata(&self) -> Option<Metadata> {
+        self.fetched.load().as_ref().map(|fetched| fetched.metadata.clone())
     }
 
     async fn fetch(&self, http: &Http) -> Result<Metadata, ProviderError> {
-        match self.fetched(http).await {
+        match self.request(http).await {
             Ok(metadata) => {
-                self.known.store(Some(Arc::new((metadata.clone(), Instant::now()))));
+                let fetched = Fetched {
+                    metadata: metadata.clone(),
+                    at: Instant::now(),
+                };
+                self.fetched.store(Some(Arc::new(fetched)));
                 Ok(metadata)
             }
             Err(why) => {
-                let why = format!("discovery of `{}`: {why}", self.issuer);
-                *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), why.clone()));
-                Err(ProviderError::Unreachable(why))
+                let error = format!("discovery of `{}`: {why}", self.issuer);
+                *self.last_failure.lock() = Some(FailedFetch {
+                    at: Instant::now(),
+                    error: error.clone(),
+                });
+                Err(ProviderError::Unreachable(error))
             }
         }
     }
 
-    async fn fetched(&self, http: &Http) -> Result<Metadata, String> {
+    async fn request(&self, http: &Http) -> Result<Metadata, String> {
         let url = Url::parse(&discovery_url(&self.issuer)).map_err(|error| error.to_string())?;
-        let reply = http.get(&url, None).await.map_err(|error| error.to_string())?;
-        if reply.status != 200 {
-            return Err(format!("the answer was {}", reply.status));
+        let response = http.get(&url, None).await.map_err(|error| error.to_string())?;
+        if response.status != 200 {
+            return Err(format!("the response has status {}", response.status));
         }
-        Metadata::parse(&reply.body, &self.issuer)
+        Metadata::parse(&response.body, &self.issuer)
     }
 }
 
@@ -158,13 +174,13 @@ mod tests {
         Metadata::parse(document.to_string().as_bytes(), "https://id.test")
     }
 
-    fn good() -> Value {
+    fn valid_document() -> Value {
         json!({"issuer": "https://id.test", "authorization_endpoint": "https://id.test/a?x=1", "token_endpoint": "https://id.test/t"})
     }
 
     #[test]
-    fn a_document_needs_its_issuer_and_endpoints_that_secrets_may_go_to() {
-        assert!(parse(&good()).is_ok());
+    fn document_needs_the_configured_issuer_and_safe_endpoints() {
+        assert!(parse(&valid_document()).is_ok());
         for (name, value) in [
             ("issuer", json!("https://id.test/")),
             ("issuer", json!(null)),
@@ -178,12 +194,12 @@ mod tests {
             ("end_session_endpoint", json!("http://localhost.evil.test/e")),
             ("authorization_response_iss_parameter_supported", json!("true")),
         ] {
-            let mut document = good();
+            let mut document = valid_document();
             document[name] = value.clone();
             assert!(parse(&document).is_err(), "{name}: {value}");
         }
         for name in ["authorization_endpoint", "token_endpoint"] {
-            let mut document = good();
+            let mut document = valid_document();
             document.as_object_mut().unwrap().remove(name);
             assert!(parse(&document).is_err(), "{name}");
         }

@@ -1,7 +1,7 @@
-//! One OIDC provider: where browsers are sent, and what the gate asks it behind their backs.
+//! One OIDC provider: the URLs that browsers are redirected to, and the gate's own requests to its endpoints.
 //!
-//! OAuth's steps are the `oauth2` library's over one bounded HTTP exchange each. What comes back is strings; nothing here
-//! believes them.
+//! The `oauth2` library runs each OAuth step over one bounded HTTP exchange. The tokens that come back are unverified strings;
+//! `complete.rs` and `renew.rs` have `authn` verify them.
 
 use oauth2::basic::{
     BasicErrorResponse, BasicErrorResponseType, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse, BasicTokenType,
@@ -17,40 +17,41 @@ use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
 
-use super::credential::{ASSERTION_TYPE, Credential, Proof};
+use super::credential::{ASSERTION_TYPE, ClientAuthentication, ClientCredential};
 use super::http::{Http, HttpError};
 use super::metadata::{Discovery, Metadata};
-use super::{LoginError, ProviderError, now_millis};
+use super::{LoginError, ProviderError};
+use crate::base::clock::unix_seconds;
 use crate::config::{self, Issuer, ProviderKind};
 use crate::json;
 use crate::types::Redacted;
 
-/// Bytes of a provider's error code in the log.
-const ERROR_BYTES_MAX: usize = 64;
+/// Characters of a provider's error code in the log.
+const ERROR_CHARS_MAX: usize = 64;
 
-/// The token response's member that OpenID Connect adds.
+/// The member that OpenID Connect adds to the token response.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-struct WithIdToken {
-    id_token: Option<Redact>,
+struct IdTokenField {
+    id_token: Option<SecretText>,
 }
 
 /// A string of the response that never prints.
 #[derive(Clone, Deserialize, Serialize)]
 #[serde(transparent)]
-struct Redact(String);
+struct SecretText(String);
 
-impl std::fmt::Debug for Redact {
+impl std::fmt::Debug for SecretText {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("[redacted]")
     }
 }
 
-impl ExtraTokenFields for WithIdToken {}
+impl ExtraTokenFields for IdTokenField {}
 
-type TokenAnswer = StandardTokenResponse<WithIdToken, BasicTokenType>;
-type OAuth = Client<
+type OidcTokenResponse = StandardTokenResponse<IdTokenField, BasicTokenType>;
+type OAuthClient = Client<
     BasicErrorResponse,
-    TokenAnswer,
+    OidcTokenResponse,
     BasicTokenIntrospectionResponse,
     StandardRevocableToken,
     BasicRevocationErrorResponse,
@@ -60,9 +61,9 @@ type OAuth = Client<
     EndpointNotSet,
     EndpointSet,
 >;
-type GrantError = RequestTokenError<HttpError, BasicErrorResponse>;
+type TokenRequestError = RequestTokenError<HttpError, BasicErrorResponse>;
 
-/// What a grant at the token endpoint gave.
+/// The tokens of a response of the token endpoint, unverified.
 pub(super) struct Tokens {
     pub access_token: Redacted<String>,
     pub refresh_token: Option<Redacted<String>>,
@@ -70,30 +71,38 @@ pub(super) struct Tokens {
     pub expires_in: Option<Duration>,
 }
 
-/// What a browser takes along to the provider.
-pub(super) struct Departure<'a> {
+/// The parameters of one authorization request (RFC 6749, section 4.1.1).
+pub(super) struct AuthorizationRequest<'a> {
     pub state: String,
     pub nonce: String,
+    /// The PKCE verifier; only its challenge is sent.
     pub verifier: String,
     pub acr_values: Option<&'a str>,
     pub max_age: Option<u64>,
 }
 
-pub(super) struct Oidc {
+/// The OAuth client with its credential, for one request to the token endpoint.
+struct AuthenticatedClient {
+    client: OAuthClient,
+    /// With `private_key_jwt`: the assertion to send as a parameter.
+    assertion: Option<Redacted<String>>,
+}
+
+pub(super) struct OidcProvider {
     pub name: Arc<str>,
     /// Index into `Config::issuers`.
     pub index: usize,
     pub issuer: Issuer,
     pub client_id: String,
     pub scopes: Vec<String>,
-    credential: Credential,
+    credential: ClientCredential,
     discovery: Discovery,
     /// `<public_url><identity.prefix>/auth/callback`.
-    redirect: String,
+    redirect_uri: String,
     http: Http,
 }
 
-impl Oidc {
+impl OidcProvider {
     /// `None` for local accounts.
     pub fn new(provider: &config::Provider, config: &config::Config, http: &Http) -> Result<Option<Self>, LoginError> {
         let ProviderKind::Oidc { client_id, auth, scopes } = &provider.kind else {
@@ -111,9 +120,9 @@ impl Oidc {
             index: provider.issuer,
             client_id: client_id.clone(),
             scopes: scopes.clone(),
-            credential: Credential::load(auth).map_err(failed)?,
+            credential: ClientCredential::load(auth).map_err(failed)?,
             discovery: Discovery::new(&issuer.scope.issuer).map_err(failed)?,
-            redirect: format!("{public_url}{}/auth/callback", config.identity.prefix),
+            redirect_uri: format!("{public_url}{}/auth/callback", config.identity.prefix),
             http: http.clone(),
             issuer,
         }))
@@ -123,33 +132,33 @@ impl Oidc {
         self.discovery.metadata(&self.http).await
     }
 
-    pub async fn freshen(&self) {
-        self.discovery.freshen(&self.http).await;
+    pub async fn refresh_metadata(&self) {
+        self.discovery.refresh(&self.http).await;
     }
 
-    /// The provider's address for one login.
-    pub async fn departure(&self, departure: Departure<'_>) -> Result<String, ProviderError> {
+    /// The authorization endpoint's URL with the parameters of one login.
+    pub async fn authorization_url(&self, login: AuthorizationRequest<'_>) -> Result<String, ProviderError> {
         let metadata = self.metadata().await?;
-        let challenge = PkceCodeChallenge::from_code_verifier_sha256(&PkceCodeVerifier::new(departure.verifier));
+        let challenge = PkceCodeChallenge::from_code_verifier_sha256(&PkceCodeVerifier::new(login.verifier));
         let client = self.client(&metadata)?;
         let mut request = client
-            .authorize_url(|| CsrfToken::new(departure.state))
+            .authorize_url(|| CsrfToken::new(login.state))
             .set_pkce_challenge(challenge)
             .add_scopes(self.scopes.iter().cloned().map(Scope::new))
-            .add_extra_param("nonce", departure.nonce);
-        if let Some(acr_values) = departure.acr_values {
+            .add_extra_param("nonce", login.nonce);
+        if let Some(acr_values) = login.acr_values {
             request = request.add_extra_param("acr_values", acr_values);
         }
-        if let Some(max_age) = departure.max_age {
+        if let Some(max_age) = login.max_age {
             request = request.add_extra_param("max_age", max_age.to_string());
         }
         Ok(request.url().0.into())
     }
 
-    /// The code for tokens.
+    /// Exchanges an authorization code for tokens.
     pub async fn redeem(&self, code: String, verifier: String) -> Result<Tokens, ProviderError> {
         let metadata = self.metadata().await?;
-        let (client, assertion) = self.proven(&metadata)?;
+        let AuthenticatedClient { client, assertion } = self.authenticated_client(&metadata)?;
         let mut request = client
             .exchange_code(AuthorizationCode::new(code))
             .set_pkce_verifier(PkceCodeVerifier::new(verifier));
@@ -161,10 +170,10 @@ impl Oidc {
         tokens(request.request_async(&self.http).await)
     }
 
-    /// A refresh token for new tokens.
+    /// Exchanges a refresh token for new tokens.
     pub async fn refresh(&self, token: &Redacted<String>) -> Result<Tokens, ProviderError> {
         let metadata = self.metadata().await?;
-        let (client, assertion) = self.proven(&metadata)?;
+        let AuthenticatedClient { client, assertion } = self.authenticated_client(&metadata)?;
         let token = RefreshToken::new(token.expose().clone());
         let mut request = client.exchange_refresh_token(&token);
         if let Some(assertion) = &assertion {
@@ -175,29 +184,31 @@ impl Oidc {
         tokens(request.request_async(&self.http).await)
     }
 
-    /// The claims about `subject` at the userinfo endpoint; `None`: there is none.
+    /// The userinfo endpoint's claims about `subject`; `None` if the provider has no userinfo endpoint.
     pub async fn userinfo(&self, token: &Redacted<String>, subject: &str) -> Result<Option<Map<String, Value>>, ProviderError> {
         let Some(url) = self.metadata().await?.userinfo else {
             return Ok(None);
         };
-        let reply = self.http.get(&url, Some(token)).await?;
-        let invalid = |why: &str| ProviderError::Unbelievable(format!("userinfo {why}"));
-        if reply.status != 200 {
-            return Err(invalid(&format!("answered {}", reply.status)));
+        let response = self.http.get(&url, Some(token)).await?;
+        let invalid = |why: &str| ProviderError::Invalid(format!("userinfo {why}"));
+        if response.status != 200 {
+            return Err(invalid(&format!("answered {}", response.status)));
         }
-        let kind = reply.kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        if kind != "application/json" {
-            return Err(invalid("is no plain JSON (a signed or encrypted one is not understood)"));
+        let media_type = response.content_type.split(';').next().unwrap_or_default().trim();
+        if !media_type.eq_ignore_ascii_case("application/json") {
+            return Err(invalid("is not plain JSON (signed or encrypted userinfo is not supported)"));
         }
-        let claims = json::object_from_slice(&reply.body).map_err(|error| invalid(&error.to_string()))?;
+        let claims = json::object_from_slice(&response.body).map_err(|error| invalid(&error.to_string()))?;
         if claims.get("sub").and_then(Value::as_str) != Some(subject) {
-            return Err(ProviderError::Other("userinfo is about somebody else (`sub`)".to_owned()));
+            return Err(ProviderError::Mismatch(
+                "userinfo is about another subject (`sub`)".to_owned(),
+            ));
         }
         Ok(Some(claims))
     }
 
-    /// Where the provider's own session ends (OpenID Connect RP-Initiated Logout 1.0); `None`: it has no such place. Without
-    /// the hint the provider may ask the user.
+    /// The URL that ends the provider's own session (OpenID Connect RP-Initiated Logout 1.0); `None` if the provider has no such
+    /// endpoint. Without the hint the provider may ask the user for confirmation.
     pub async fn logout_location(&self, hint: Option<&Redacted<String>>, return_to: &str) -> Option<String> {
         let mut url: Url = self.metadata().await.ok()?.end_session?;
         url.query_pairs_mut()
@@ -209,63 +220,73 @@ impl Oidc {
         Some(url.into())
     }
 
-    fn client(&self, metadata: &Metadata) -> Result<OAuth, ProviderError> {
-        let redirect = RedirectUrl::new(self.redirect.clone());
-        let redirect = redirect.map_err(|error| ProviderError::Unbelievable(format!("public_url: {error}")))?;
+    fn client(&self, metadata: &Metadata) -> Result<OAuthClient, ProviderError> {
+        let redirect_uri = RedirectUrl::new(self.redirect_uri.clone());
+        let redirect_uri = redirect_uri.map_err(|error| ProviderError::Invalid(format!("public_url: {error}")))?;
         let client = Client::new(ClientId::new(self.client_id.clone()))
             .set_auth_uri(AuthUrl::from_url(metadata.authorization.clone()))
             .set_token_uri(TokenUrl::from_url(metadata.token.clone()))
-            .set_redirect_uri(redirect);
+            .set_redirect_uri(redirect_uri);
         Ok(client)
     }
 
-    /// The client with its proof, or with an assertion to send along.
-    fn proven(&self, metadata: &Metadata) -> Result<(OAuth, Option<Redacted<String>>), ProviderError> {
+    fn authenticated_client(&self, metadata: &Metadata) -> Result<AuthenticatedClient, ProviderError> {
         let client = self.client(metadata)?;
-        let now = now_millis() / 1000;
-        let proof = self.credential.prove(&self.client_id, metadata.token.as_str(), now);
-        Ok(match proof.map_err(ProviderError::Unreachable)? {
-            Proof::Basic(secret) => (client.set_client_secret(secret).set_auth_type(AuthType::BasicAuth), None),
-            Proof::Post(secret) => (client.set_client_secret(secret).set_auth_type(AuthType::RequestBody), None),
-            Proof::Assertion(jwt) => (client.set_auth_type(AuthType::RequestBody), Some(jwt)),
+        let authentication = self
+            .credential
+            .authenticate(&self.client_id, metadata.token.as_str(), unix_seconds())
+            .map_err(ProviderError::Unreachable)?;
+        Ok(match authentication {
+            ClientAuthentication::Basic(secret) => AuthenticatedClient {
+                client: client.set_client_secret(secret).set_auth_type(AuthType::BasicAuth),
+                assertion: None,
+            },
+            ClientAuthentication::Post(secret) => AuthenticatedClient {
+                client: client.set_client_secret(secret).set_auth_type(AuthType::RequestBody),
+                assertion: None,
+            },
+            ClientAuthentication::Assertion(jwt) => AuthenticatedClient {
+                client: client.set_auth_type(AuthType::RequestBody),
+                assertion: Some(jwt),
+            },
         })
     }
 }
 
-fn tokens(answer: Result<TokenAnswer, GrantError>) -> Result<Tokens, ProviderError> {
-    let answer = answer.map_err(refused)?;
-    if *answer.token_type() != BasicTokenType::Bearer {
-        return Err(ProviderError::Unbelievable("the access token is no bearer token".to_owned()));
+fn tokens(response: Result<OidcTokenResponse, TokenRequestError>) -> Result<Tokens, ProviderError> {
+    let response = response.map_err(token_request_failed)?;
+    if *response.token_type() != BasicTokenType::Bearer {
+        return Err(ProviderError::Invalid("the access token is not a bearer token".to_owned()));
     }
-    let id_token = answer.extra_fields().id_token.as_ref();
+    let id_token = response.extra_fields().id_token.as_ref();
     Ok(Tokens {
-        access_token: Redacted::new(answer.access_token().secret().clone()),
-        refresh_token: answer.refresh_token().map(|token| Redacted::new(token.secret().clone())),
+        access_token: Redacted::new(response.access_token().secret().clone()),
+        refresh_token: response.refresh_token().map(|token| Redacted::new(token.secret().clone())),
         id_token: id_token.map(|token| Redacted::new(token.0.clone())),
-        expires_in: answer.expires_in(),
+        expires_in: response.expires_in(),
     })
 }
 
-/// SECURITY: of what the token endpoint answered, only the error code is repeated anywhere.
-fn refused(error: GrantError) -> ProviderError {
+/// SECURITY: of the token endpoint's response, only the error code goes into a message.
+fn token_request_failed(error: TokenRequestError) -> ProviderError {
     match error {
-        RequestTokenError::ServerResponse(answer) => match answer.error() {
+        RequestTokenError::ServerResponse(response) => match response.error() {
             BasicErrorResponseType::InvalidGrant => ProviderError::InvalidGrant,
             code => ProviderError::Refused(printable(code.as_ref())),
         },
         RequestTokenError::Request(error) => error.into(),
         RequestTokenError::Parse(..) => {
-            ProviderError::Unbelievable("the token endpoint's answer is not the JSON it should be".to_owned())
+            ProviderError::Invalid("the token endpoint's response is not the expected JSON".to_owned())
         }
-        RequestTokenError::Other(_) => ProviderError::Unbelievable("the token endpoint's answer is empty or no JSON".to_owned()),
+        RequestTokenError::Other(_) => ProviderError::Invalid("the token endpoint's response is empty or not JSON".to_owned()),
     }
 }
 
-/// An error code as the RFCs allow it, shortened: it came from outside.
+/// The error code for the log: only the characters that the RFCs allow, shortened, because the provider chose it.
 pub(super) fn printable(code: &str) -> String {
     code.chars()
         .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
-        .take(ERROR_BYTES_MAX)
+        .take(ERROR_CHARS_MAX)
         .collect()
 }
 
@@ -273,7 +294,7 @@ impl From<HttpError> for ProviderError {
     fn from(error: HttpError) -> Self {
         match error {
             HttpError::Unreachable { .. } | HttpError::Status { .. } | HttpError::Request => Self::Unreachable(error.to_string()),
-            HttpError::TooLong { .. } => Self::Unbelievable(error.to_string()),
+            HttpError::TooLong { .. } => Self::Invalid(error.to_string()),
         }
     }
 }

@@ -1,25 +1,27 @@
-//! A session's grant and claims, renewed at the provider.
+//! Renews a session's grant and claims at the provider.
 //!
-//! Only a provider that says the grant is over, or that now speaks of somebody else, ends a session. Whatever else goes wrong
-//! after new tokens were given keeps them, with the old claims: a rotated refresh token that is lost would end it, too.
+//! Two results end the session: the provider says that the grant is over, or the new claims are about another subject. Any other
+//! error after the provider gave new tokens keeps these tokens with the old claims: the provider may have rotated the refresh
+//! token, and losing the new one would end the session at the next renewal.
 
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
-use super::claims::{carry_over, complete, privileges_differ};
+use super::claims::{carry_over, complete_claims, privileges_differ};
 use super::complete::refresh_at;
-use super::provider::{Oidc, Tokens};
-use super::{Login, ProviderError, now_millis};
+use super::provider::{OidcProvider, Tokens};
+use super::{ProviderError, RelyingParty};
 use crate::audit::{AuthEvent, Event};
 use crate::authn::{Expected, granted, kept_claims};
+use crate::base::clock::unix_millis;
 use crate::session::{Grant, Handle, RefreshError, SessionData};
 use crate::types::Redacted;
 
-/// Milliseconds until claims that could not be renewed are tried again.
-const RETRY: i64 = 30 * 1000;
+/// Milliseconds until the next renewal if the claims could not be renewed.
+const RETRY_MILLIS: i64 = 30 * 1000;
 
-impl Login {
-    /// Renews a session's grant and claims at the provider. Recorded, whatever comes of it.
+impl RelyingParty {
+    /// Renews a session's grant and claims at the provider, and writes one audit record of the result.
     pub async fn renew(self: Arc<Self>, session: Handle, data: SessionData) -> Result<SessionData, RefreshError> {
         let mut event = AuthEvent {
             event: "refresh",
@@ -31,7 +33,7 @@ impl Login {
             session: Some(session.to_hex()),
             ..AuthEvent::default()
         };
-        let renewed = self.renewed(data).await;
+        let renewed = self.request_renewal(data).await;
         (event.result, event.reason) = match &renewed {
             Ok(_) => ("success", "renewed"),
             Err(RefreshError::Ended(_) | RefreshError::Foreign(_)) => ("failure", "grant_ended"),
@@ -42,13 +44,13 @@ impl Login {
         renewed
     }
 
-    /// As its provider's issuer says it, if it may.
+    /// The tenant by the claim mapping of the session's issuer.
     fn tenant_of(&self, data: &SessionData) -> Option<String> {
         let provider = self.oidc(&data.provider).ok()?;
         granted(&provider.issuer, &data.claims).ok()?.tenant
     }
 
-    async fn renewed(&self, data: SessionData) -> Result<SessionData, RefreshError> {
+    async fn request_renewal(&self, data: SessionData) -> Result<SessionData, RefreshError> {
         let temporary = |why: &str| RefreshError::Temporary(why.to_owned());
         let provider = self
             .oidc(&data.provider)
@@ -63,7 +65,7 @@ impl Login {
             _ => RefreshError::Temporary(error.to_string()),
         })?;
         let claims = self.renewed_claims(provider, &data, &tokens).await;
-        let now = now_millis();
+        let now = unix_millis();
         let id_token = tokens.id_token.take();
         match claims {
             Ok(claims) => {
@@ -71,27 +73,27 @@ impl Login {
                 renewed.grant = Some(renewed_grant(grant, tokens, id_token, now));
                 Ok(renewed)
             }
-            Err(error @ ProviderError::Other(_)) => Err(RefreshError::Foreign(error.to_string())),
+            Err(error @ ProviderError::Mismatch(_)) => Err(RefreshError::Foreign(error.to_string())),
             Err(error) => {
                 tracing::warn!(provider = &*provider.name, %error, "claims not renewed, the old ones stay for now");
-                let mut kept = data;
+                let mut unchanged = data;
                 let mut grant = renewed_grant(grant, tokens, None, now);
-                grant.refresh_at = Some(now.saturating_add(RETRY));
-                kept.grant = Some(grant);
-                Ok(kept)
+                grant.refresh_at = Some(now.saturating_add(RETRY_MILLIS));
+                unchanged.grant = Some(grant);
+                Ok(unchanged)
             }
         }
     }
 
-    /// New claims; the ID token that was kept says what no new one says.
+    /// The claims of the new ID token; those of the stored ID token if the provider sent no new one.
     async fn renewed_claims(
         &self,
-        provider: &Oidc,
+        provider: &OidcProvider,
         data: &SessionData,
         tokens: &Tokens,
     ) -> Result<Map<String, Value>, ProviderError> {
-        let kept = data.grant.as_ref().and_then(|grant| kept_claims(grant.id_token.expose()));
-        let mut claims = kept.unwrap_or_else(|| (*data.claims).clone());
+        let stored = data.grant.as_ref().and_then(|grant| kept_claims(grant.id_token.expose()));
+        let mut claims = stored.unwrap_or_else(|| (*data.claims).clone());
         if let Some(raw) = &tokens.id_token {
             let expected = Expected {
                 audience: &provider.client_id,
@@ -100,29 +102,31 @@ impl Login {
             };
             let id = self.authn.verify_id_token(provider.index, raw.expose(), expected).await?;
             if claims.get("sub").and_then(Value::as_str) != Some(&id.subject) {
-                return Err(ProviderError::Other(
-                    "the renewed ID token is about somebody else (`sub`)".to_owned(),
+                return Err(ProviderError::Mismatch(
+                    "the renewed ID token is about another subject (`sub`)".to_owned(),
                 ));
             }
             claims = id.claims;
         }
         carry_over(&data.claims, &mut claims);
-        complete(provider, claims, &tokens.access_token).await
+        complete_claims(provider, claims, &tokens.access_token).await
     }
 }
 
-/// The session with its new claims, if they are about the same person.
-fn with_claims(provider: &Oidc, mut data: SessionData, claims: Map<String, Value>) -> Result<SessionData, RefreshError> {
-    // Claims that give nothing any more (a tenant that the issuer may not assert) are kept: every portal refuses them.
+/// The session data with new claims; an error if they are about another subject.
+fn with_claims(provider: &OidcProvider, mut data: SessionData, claims: Map<String, Value>) -> Result<SessionData, RefreshError> {
+    // claims that `granted` refuses (a tenant that the issuer may not assert) are stored: every portal refuses them, too
     if granted(&provider.issuer, &claims).is_ok_and(|granted| granted.subject != data.subject) {
-        return Err(RefreshError::Foreign("the renewed claims are about somebody else".to_owned()));
+        return Err(RefreshError::Foreign(
+            "the renewed claims are about another subject".to_owned(),
+        ));
     }
     data.rotation_due |= privileges_differ(provider, &data.claims, &claims);
     data.claims = Arc::new(claims);
     Ok(data)
 }
 
-/// The old grant with what is new of it. `id_token`: `None` keeps the old one, whose claims are still those of the session.
+/// The grant with the new tokens. Without a new `id_token` the old one stays: the session still has its claims.
 fn renewed_grant(old: Grant, tokens: Tokens, id_token: Option<Redacted<String>>, now: i64) -> Grant {
     let refresh_token = tokens.refresh_token.or(old.refresh_token);
     Grant {

@@ -76,12 +76,16 @@ fn mistakes_change_nothing_and_say_what_to_do() {
     let before = std::fs::read(&path).unwrap();
     for (arguments, stdin, says) in [
         (&["add", "alice"][..], "correct horse", "user passwd"),
-        (&["add", "Bob"], "correct horse", "is no name"),
+        (&["add", "Bob"], "correct horse", "is not a valid name"),
         (&["add", "bob"], "short", "at least 8"),
         (&["add", "bob"], "", "at least 8"),
         (&["add", "bob"], "        ", "at least 8"),
         (&["add", "bob"], "two lines\nof text\n", "one line"),
-        (&["add", "bob", "--portal", "Not A Slug"], "correct horse", "no portal's name"),
+        (
+            &["add", "bob", "--portal", "Not A Slug"],
+            "correct horse",
+            "not a valid portal name",
+        ),
         (&["add", "bob", "--tenant", ""], "correct horse", "is empty"),
         (
             &["add", "bob", "--role", "viewer,editor"],

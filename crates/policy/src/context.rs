@@ -9,7 +9,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use cedar_policy::{Context, EntityUid};
-use cedar_policy_core::ast::{Context as CedarContext, Value as CedarValue};
 use http::HeaderMap;
 use rustc_hash::FxHashMap;
 use serde_json::{Map, Value, json};
@@ -20,10 +19,10 @@ use self::recorded::Shown;
 use crate::denial::{Denial, Refusal};
 use crate::engine::ContextSource;
 use crate::engine::dependencies::ContextDependencies;
-use crate::fast_path::is_plain;
 use crate::schema::{AttrType, Field, RecordType, SchemaModel};
 use crate::types::AuthFacts;
-use crate::value::{SET_ITEMS_MAX, datetime_of, ip_of, value};
+use crate::value::is_plain;
+use crate::value::{SET_ITEMS_MAX, Value as CedarValue, context_of, datetime_of, ip_of, value};
 
 /// Headers that never become context: they carry credentials.
 const SECRET_HEADERS: [&str; 5] = [
@@ -98,14 +97,14 @@ enum Fact {
     Headers,
 }
 
-/// The context of one question at the proxy: built when conditions read it.
+/// The context of one HTTP query: built when conditions read it.
 #[derive(Clone, Copy)]
 pub struct ProxyContext<'a> {
     pub plan: &'a ContextPlan,
     pub facts: &'a Facts<'a>,
 }
 
-/// A context that is already there.
+/// A context that Cedar has read already.
 pub struct ReadyContext(pub Context);
 
 /// The gate's fields and plain fields that the app gave: built when conditions read them.
@@ -163,7 +162,7 @@ impl ContextPlan {
         plan
     }
 
-    /// The context of an app's question, if all of it is surely there and of its declared type.
+    /// The context of a named query, if every field is surely there and of its declared type.
     pub fn fast<'a>(
         &'a self,
         facts: &'a Facts<'a>,
@@ -194,7 +193,7 @@ impl ContextPlan {
             .any(|f| f.name == name && (facts.http.is_some() || !f.fact.needs_http()))
     }
 
-    /// Refuses what could not be decided on: repeated values, required facts that are not there.
+    /// Refuses repeated values and missing required facts: policies could not be evaluated with them.
     pub fn check(&self, facts: &Facts<'_>) -> Result<(), Refusal> {
         if let Some(name) = self.foreign_required.first() {
             let detail = format!("context `{name}` is required and only the app could give it, at its own door");
@@ -357,12 +356,6 @@ impl ProxyContext<'_> {
     }
 }
 
-/// A context of values, with no expression left to evaluate.
-fn context_of(pairs: Vec<(String, CedarValue)>) -> Context {
-    let fields = pairs.into_iter().map(|(name, value)| (name.into(), value));
-    CedarContext::Value(Arc::new(fields.collect())).into()
-}
-
 impl ContextSource for ProxyContext<'_> {
     fn context(&self, reads: &ContextDependencies) -> Result<Context, String> {
         let mut pairs = Vec::with_capacity(self.plan.owned.len());
@@ -414,7 +407,7 @@ impl ContextSource for ReadyContext {
     }
 }
 
-/// Which fact a declared field asks for; `None`: the field is not the gate's.
+/// The fact that a declared field asks for; `None`: the field is not the gate's.
 fn fact(name: &str, ty: &AttrType) -> Option<Fact> {
     let (fact, fits) = match name {
         "method" => (Fact::Method, *ty == AttrType::String),
@@ -475,7 +468,7 @@ fn is_plain_auth(auth: &AuthFacts, name: &str, field: &Field) -> bool {
 /// A declared header, `_` in its declared name standing for `-` (a Cedar field name cannot hold one unquoted).
 fn header_values(headers: &HeaderMap, name: &str) -> Result<Vec<String>, Refusal> {
     let wire = name.replace('_', "-");
-    // what servers that turn headers into variables make one name of
+    // servers that turn headers into variables give these one name
     let same = |(theirs, ours): (u8, u8)| theirs == ours || (ours == b'-' && !theirs.is_ascii_alphanumeric());
     let condition_only = |other: &str| other.len() == wire.len() && other != wire && other.bytes().zip(wire.bytes()).all(same);
     if let Some(other) = headers.keys().find(|k| condition_only(k.as_str())) {

@@ -3,6 +3,9 @@
 //! Reads `tests/*.yaml`, the Cedar CLI's `run-tests` JSON and `ALLOW/`, `DENY/` folders of request JSON. A case is
 //! decided by the same functions as a request. The clock is the case's own, so that tests don't rot.
 
+mod cedar_cli;
+mod judge;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,6 +15,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use serde_saphyr::Spanned;
 
+use self::judge::judge;
 use crate::claims::unsigned_identity;
 use crate::decision::http::HttpQuery;
 use crate::decision::named::{ContextPrecedence, NamedEntity, NamedQuery};
@@ -106,29 +110,6 @@ enum TestScheme {
     Http,
     #[default]
     Https,
-}
-
-/// A request of the Cedar CLI, with what its test expects.
-#[derive(Deserialize)]
-struct CliCase {
-    name: Option<String>,
-    request: CliRequest,
-    #[serde(default)]
-    entities: Value,
-    decision: Expect,
-    #[serde(default)]
-    reason: Vec<String>,
-    #[serde(default)]
-    num_errors: usize,
-}
-
-#[derive(Deserialize)]
-struct CliRequest {
-    principal: String,
-    action: String,
-    resource: String,
-    #[serde(default)]
-    context: Value,
 }
 
 /// Fails with every failing case's name.
@@ -370,82 +351,6 @@ impl Runner<'_> {
             Err(refusal) => Decision::refused(refusal),
         }
     }
-
-    fn json(&self, text: &str) -> Result<Vec<CaseResult>, RevisionError> {
-        let fail = |e: serde_json::Error| Problem::new(self.file, format!("is not a test file: {e}")).at_line(Some(e.line()));
-        let expect = [("/ALLOW/", Expect::Allow), ("/DENY/", Expect::Deny)];
-        if let Some((_, decision)) = expect.into_iter().find(|(folder, _)| self.file.contains(folder)) {
-            let request = serde_json::from_str(text).map_err(fail)?;
-            let case = CliCase {
-                name: None,
-                request,
-                entities: Value::Null,
-                decision,
-                reason: Vec::new(),
-                num_errors: usize::MAX,
-            };
-            return Ok(vec![self.cli_case(0, &case)]);
-        }
-        let cases: Vec<CliCase> = serde_json::from_str(text).map_err(fail)?;
-        Ok(cases
-            .iter()
-            .enumerate()
-            .map(|(number, case)| self.cli_case(number, case))
-            .collect())
-    }
-
-    fn cli_case(&self, number: usize, case: &CliCase) -> CaseResult {
-        let name = case.name.clone().unwrap_or_else(|| format!("#{number}"));
-        let (verdict, deciding) = match self.cli_decision(case) {
-            Err(message) => (Verdict::Failed(message), Vec::new()),
-            Ok(decision) => (judge_cli(case, &decision), deciding(&decision)),
-        };
-        CaseResult {
-            file: self.file.to_owned(),
-            line: None,
-            name,
-            verdict,
-            deciding,
-        }
-    }
-
-    fn cli_decision(&self, case: &CliCase) -> Result<Decision, String> {
-        let CliRequest {
-            principal,
-            action,
-            resource,
-            context,
-        } = &case.request;
-        let (principal, resource) = (NamedEntity::Text(principal.clone()), NamedEntity::Text(resource.clone()));
-        let entities = match &case.entities {
-            Value::Null => &[][..],
-            Value::Array(entities) => entities,
-            _ => return Err("`entities` is not a list".to_owned()),
-        };
-        let context = match context {
-            Value::Null => None,
-            Value::Object(context) => Some(context),
-            _ => return Err("`context` is not an object".to_owned()),
-        };
-        let query = Query {
-            portal: self.portal,
-            revision: self.revision,
-            now_millis: NOW_MILLIS,
-            asked: Asked::Named(NamedQuery {
-                action,
-                resource: &resource,
-                principal: Some(&principal),
-                context,
-                precedence: ContextPrecedence::GivenAlone,
-                entities,
-            }),
-        };
-        let decision = decide(&query, Caller::Anonymous);
-        match decision.unevaluated() {
-            Some(refusal) => Err(refusal.detail.to_string()),
-            None => Ok(decision),
-        }
-    }
 }
 
 impl From<TestScheme> for Scheme {
@@ -482,87 +387,4 @@ fn millis(text: &str) -> Result<i64, String> {
         .duration_since(std::time::UNIX_EPOCH)
         .map_err(|_why| format!("`now: {text}` is before 1970"))?;
     i64::try_from(since.as_millis()).map_err(|_why| format!("`now: {text}` is too far ahead"))
-}
-
-fn judge(case: &Case, decision: &Decision) -> Verdict {
-    let denial = decision.denial();
-    // a forgotten principal must not pass as an expected deny
-    if denial == Some(Denial::TokenMissing) && case.reason.as_deref() != Some(Denial::TokenMissing.code()) {
-        let message = "needs either `principal` or `claims`; a case without a credential says `reason: token_missing`";
-        return Verdict::Failed(message.to_owned());
-    }
-    let reason = denial.map_or("permitted", Denial::code);
-    let decided = if denial.is_none() { Expect::Allow } else { Expect::Deny };
-    let mut wrong = Vec::new();
-    if Some(decided) != case.expect {
-        let refusal = decision.unevaluated();
-        let detail = refusal.map(|refusal| format!(": {}", refusal.detail)).unwrap_or_default();
-        wrong.push(
-            format!(
-                "decided {decided:?} ({reason}{detail}), expected {:?}",
-                case.expect.unwrap_or(Expect::Deny)
-            )
-            .to_lowercase(),
-        );
-    }
-    let deciding = sorted(decision.policies().iter().map(|policy| &*policy.id));
-    let errors = decision.errors().len();
-    if let Some(because) = case.because.as_ref().map(|b| sorted(b.iter().map(String::as_str)))
-        && because != deciding
-    {
-        wrong.push(format!(
-            "decided by [{}], expected [{}]",
-            deciding.join(", "),
-            because.join(", ")
-        ));
-    }
-    if case.errors.is_some_and(|expected| expected != errors) {
-        wrong.push(format!(
-            "{errors} policies failed to evaluate, expected {}",
-            case.errors.unwrap_or_default()
-        ));
-    }
-    if let Some(expected) = case.reason.as_ref().filter(|expected| *expected != reason) {
-        wrong.push(format!("reason is `{reason}`, expected `{expected}`"));
-    }
-    if wrong.is_empty() {
-        Verdict::Passed
-    } else {
-        Verdict::Failed(wrong.join("; "))
-    }
-}
-
-/// The Cedar CLI's rule: the named reasons must be among the deciding policies.
-fn judge_cli(case: &CliCase, decision: &Decision) -> Verdict {
-    let decided = if decision.denial().is_none() {
-        Expect::Allow
-    } else {
-        Expect::Deny
-    };
-    if decided != case.decision {
-        return Verdict::Failed(format!("decided {decided:?}, expected {:?}", case.decision).to_lowercase());
-    }
-    let missing: Vec<_> = case
-        .reason
-        .iter()
-        .filter(|id| decision.policies().iter().all(|p| *p.id != ***id))
-        .cloned()
-        .collect();
-    if !missing.is_empty() {
-        return Verdict::Failed(format!("missing reason: {}", missing.join(", ")));
-    }
-    if case.num_errors != usize::MAX && case.num_errors != decision.errors().len() {
-        return Verdict::Failed(format!(
-            "{} policies failed to evaluate, expected {}",
-            decision.errors().len(),
-            case.num_errors
-        ));
-    }
-    Verdict::Passed
-}
-
-fn sorted<'a>(ids: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-    let mut all: Vec<_> = ids.collect();
-    all.sort_unstable();
-    all
 }

@@ -38,7 +38,7 @@ use crate::engine::dependencies::{ContextDependencies, Dependencies};
 use crate::engine::entities::{EntitySetError, EntityStore, ResolvedEntity, push_uids, reachable};
 use crate::engine::index::{PolicyIndex, ScopeKey};
 pub use crate::engine::policy::{PolicyEntry, PolicyInfo};
-use crate::rules::TypeNames;
+use crate::schema::TypeNames;
 
 /// Match sets remembered per revision. Past it the least useful is forgotten and made again when needed (tens of µs).
 const MATCH_SETS_MAX: usize = 16_384;
@@ -71,11 +71,11 @@ pub enum ErroredForbids {
     Skip,
 }
 
-/// Which policies take part.
+/// The policies that take part.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Effects {
     Both,
-    /// Only what could forbid: a routed request's plain path query.
+    /// Only forbids: for a routed request's plain path query.
     Forbids,
 }
 
@@ -124,7 +124,7 @@ pub trait ContextSource {
     fn names_entities(&self) -> bool;
 }
 
-/// A decision and its reasons.
+/// The outcome of evaluating policies, and its reasons.
 #[derive(Clone, Debug)]
 pub struct Evaluation {
     pub outcome: Outcome,
@@ -275,7 +275,7 @@ impl Engine {
         self
     }
 
-    /// Lets paths be in what their ids say they are in.
+    /// Gives paths the ancestors that their ids name.
     pub fn with_names(mut self, names: Arc<TypeNames>) -> Self {
         self.names = names;
         self
@@ -289,7 +289,7 @@ impl Engine {
         &self.index
     }
 
-    /// Decides. Never fails: what cannot be evaluated denies.
+    /// Evaluates the query. Never fails: a policy that cannot be evaluated denies.
     pub fn decide(&self, query: &EntityQuery<'_>) -> Evaluation {
         let match_set = self.match_set(query);
         if let Some(constant) = &match_set.constant {
@@ -372,7 +372,7 @@ impl Engine {
         Ok((response.decision(), reasons, errors.collect()))
     }
 
-    /// The tiny store that the conditions can see.
+    /// The small entity store that the conditions can reach.
     fn entities(&self, reads: &Dependencies, query: &EntityQuery<'_>, context: &Context) -> Result<Entities, EntitySetError> {
         if reads.hops == 0 {
             return Ok(Entities::empty());
@@ -396,7 +396,7 @@ impl Engine {
         reachable(roots, reads.hops, find)
     }
 
-    /// An entity of the store; a path is in what its id says it is in, stored or not.
+    /// An entity of the store; a path has the ancestors that its id names, stored or not.
     fn known(&self, uid: &EntityUid) -> Option<ResolvedEntity> {
         let stored = self.store.get(uid);
         if self.names.path.as_ref() != Some(uid.type_name()) {
@@ -412,7 +412,7 @@ impl Engine {
         Some(stored.known.below(above))
     }
 
-    /// Cedar's combining rule, over what was evaluated and what needed no evaluation.
+    /// Combines by Cedar's rule the policies that were evaluated and those without conditions.
     fn combine(
         &self,
         match_set: &MatchSet,
@@ -462,7 +462,7 @@ impl Engine {
         ) {
             (true, ..) => Outcome::EvaluationError,
             (false, true, Decision::Deny) => Outcome::NotPermitted,
-            // INVARIANT: Cedar allows only with a satisfied permit; without one it is not believed
+            // INVARIANT: Cedar allows only with a satisfied permit; an allow without one counts as an error
             (false, true, Decision::Allow) => Outcome::EvaluationError,
             (false, false, _) => Outcome::Allow,
         };
@@ -525,7 +525,7 @@ impl MatchSet {
     }
 }
 
-/// `None` if any policy cannot join: a set with one forbid less is no set.
+/// `None` if any policy cannot join: a set without one of its forbids must not decide.
 fn policy_set<'a>(policies: impl IntoIterator<Item = &'a Policy>) -> Option<PolicySet> {
     let mut set = PolicySet::new();
     for policy in policies {

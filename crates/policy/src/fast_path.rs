@@ -9,10 +9,9 @@ use serde_json::{Map, Value};
 use smallvec::SmallVec;
 
 use crate::engine::entities::ResolvedEntity;
-use crate::query_entities::SuppliedEntities;
+use crate::engine::entities::SuppliedEntities;
 use crate::rules::Rules;
-use crate::schema::{AttrType, EntityModel, SchemaModel};
-use crate::value::SET_ITEMS_MAX;
+use crate::schema::{EntityModel, SchemaModel};
 
 /// An entity as a query describes it.
 #[derive(Clone, Copy)]
@@ -20,18 +19,6 @@ pub struct DescribedEntity<'a> {
     pub uid: &'a EntityUid,
     pub attrs: Option<&'a Value>,
     pub parents: Option<&'a Value>,
-}
-
-/// True if a value is a scalar of its declared type, or a set of such.
-pub(super) fn is_plain(ty: &AttrType, value: &Value) -> bool {
-    match (ty, value) {
-        (AttrType::String, Value::String(_)) | (AttrType::Bool, Value::Bool(_)) => true,
-        (AttrType::Long, Value::Number(number)) => number.is_i64(),
-        (AttrType::Set(element), Value::Array(items)) => {
-            items.len() <= SET_ITEMS_MAX && items.iter().all(|item| !item.is_array() && is_plain(element, item))
-        }
-        _ => false,
-    }
 }
 
 /// `Type::"id"` or `{"type": …, "id": …}`, the type written in full and declared.

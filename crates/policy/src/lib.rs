@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The gate, the commands and the benches build on this crate. It has no runtime, socket, file, clock or random number: its
-//! callers pass in files, time and identity. `tests/tidy.rs` holds that over its dependencies and its text. Only this crate can make a
+//! callers pass in files, time and identity. `tests/tidy` holds that over its dependencies and its text. Only this crate can make a
 //! `Permit`, so nothing is forwarded without a decision of it.
 //!
 //! Modules are declared in reading order.
@@ -57,6 +57,7 @@ pub mod scope;
 pub mod types;
 pub mod digest;
 pub mod json;
+mod error_chain;
 
 #[cfg(test)]
 mod test_support;

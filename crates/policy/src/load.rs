@@ -33,13 +33,14 @@ use crate::decision_tests;
 use crate::engine::entities::EntityStore;
 use crate::engine::index::PolicyIndex;
 use crate::engine::{Engine, ErroredForbids, IndexedPolicies, MatchSet, PolicyEntry};
+use crate::error_chain::error_chain;
 use crate::portal::file::{PortalFile, SkipErrors};
-use crate::query_entities::report;
 use crate::revision::emergency::EmergencyForbids;
 use crate::revision::problem::{Problem, RevisionError};
 use crate::revision::source::{Files, Tree};
 use crate::revision::{Candidate, PortalSchema, Revision};
-use crate::rules::{Rules, TypeNames};
+use crate::rules::Rules;
+use crate::schema::TypeNames;
 use crate::scope::PortalScope;
 use crate::types::PortalSlug;
 
@@ -115,7 +116,7 @@ impl Loader {
         self
     }
 
-    /// Loads one portal out of the tree; `previous` is what it serves now.
+    /// Loads one portal out of the tree; `previous` is the revision that it serves now.
     pub fn load(&mut self, portal: &PortalScope, tree: &Tree, previous: Option<&Revision>) -> Loaded {
         let slug = &portal.slug;
         self.cache = self.caches.remove(slug).unwrap_or_default();
@@ -397,11 +398,11 @@ fn entities(
     let cedar = &schema.model.cedar;
     let parsed = match files.get(&name) {
         Some(file) => Entities::from_json_str(file.text(&name)?, Some(cedar)).map_err(|e| {
-            let message = report(&e);
+            let message = error_chain(&e);
             let line = line_in(&message);
             fail(message).at_line(line)
         })?,
-        None => cedar.action_entities().map_err(|e| fail(report(&e)))?,
+        None => cedar.action_entities().map_err(|e| fail(error_chain(&e)))?,
     };
     Ok(Arc::new(EntityStore::new(parsed)))
 }

@@ -4,7 +4,6 @@
 //! another type refuses. Runs once per token and revision; never looks at a request.
 
 use cedar_policy::{EntityId, EntityTypeName, EntityUid};
-use cedar_policy_core::ast::Value;
 
 use crate::claims;
 use crate::denial::{Denial, Refusal};
@@ -13,7 +12,7 @@ use crate::engine::entities::{ResolvedEntity, StoredEntity};
 use crate::rules::Rules;
 use crate::schema::EntityModel;
 use crate::types::Identity;
-use crate::value::value;
+use crate::value::{Value, value};
 
 /// The principal, and what headers and records say of it.
 #[derive(Debug)]

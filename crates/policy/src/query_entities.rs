@@ -4,18 +4,16 @@
 //! Every entity is checked against the schema first.
 
 use cedar_policy::{Entities, EntityUid};
-use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
 
 use crate::engine::QueryEntity;
 use crate::engine::entities::ResolvedEntity;
+use crate::engine::entities::SuppliedEntities;
+use crate::error_chain::error_chain;
 use crate::rules::Rules;
 
 /// Most entities in one query.
 const ENTITIES_MAX: usize = 10_000;
-
-/// Entities of one query.
-pub type SuppliedEntities = FxHashMap<EntityUid, ResolvedEntity>;
 
 /// The reason why sent entities cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +60,7 @@ impl Rules {
     }
 
     fn parse(&self, list: Value) -> Result<Entities, SuppliedError> {
-        Entities::from_json_value(list, Some(&self.schema.cedar)).map_err(|e| SuppliedError::Entities(report(&e)))
+        Entities::from_json_value(list, Some(&self.schema.cedar)).map_err(|e| SuppliedError::Entities(error_chain(&e)))
     }
 
     /// True if the store holds it; the declared actions, which every list gets from the schema, do not count.
@@ -138,19 +136,4 @@ fn names_entity(list: &Value, uid: &EntityUid) -> bool {
 
 fn named(item: &Value) -> Option<EntityUid> {
     EntityUid::from_json(item.get("uid")?.clone()).ok()
-}
-
-/// An error and its causes on one line: Cedar puts the place into the cause.
-pub fn report(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }

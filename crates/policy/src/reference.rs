@@ -6,7 +6,7 @@ use cedar_policy::{Authorizer, Context, Decision as CedarDecision, Entities, Pol
 
 use crate::decision::{Caller, Decision, Query};
 use crate::engine::Ancestors;
-use crate::query_entities::report;
+use crate::error_chain::error_chain;
 
 /// A query as Cedar takes it: all policies, principal and resource with their ancestors, the whole context.
 pub struct Reference {
@@ -26,17 +26,17 @@ impl Reference {
         let schema = &rules.schema.cedar;
         let mut policies = PolicySet::new();
         for entry in rules.engine.policies() {
-            policies.add(entry.policy().clone()).map_err(|error| report(&error))?;
+            policies.add(entry.policy().clone()).map_err(|error| error_chain(&error))?;
         }
         let parties = [&principal.entity, &target.resource].into_iter();
         let parties = parties.filter_map(|entity| entity.entity(Ancestors::Read));
         let parties = parties.map(|resolved| resolved.entity());
-        let entities = Entities::from_entities(parties, Some(schema)).map_err(|error| report(&error))?;
+        let entities = Entities::from_entities(parties, Some(schema)).map_err(|error| error_chain(&error))?;
         let context = match &decision.context {
             None => Context::empty(),
             Some(context) => {
                 let json = serde_json::to_value(context).map_err(|error| error.to_string())?;
-                Context::from_json_value(json, Some((schema, &target.action))).map_err(|error| report(&error))?
+                Context::from_json_value(json, Some((schema, &target.action))).map_err(|error| error_chain(&error))?
             }
         };
         let request = Request::new(
@@ -46,7 +46,7 @@ impl Reference {
             context,
             Some(schema),
         )
-        .map_err(|error| report(&error))?;
+        .map_err(|error| error_chain(&error))?;
         Ok(Self {
             policies,
             entities,

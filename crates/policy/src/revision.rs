@@ -22,8 +22,9 @@ use crate::engine::entities::EntityStore;
 use crate::engine::index::PolicyIndex;
 use crate::portal::file::PortalFile;
 use crate::principal::Principal;
-use crate::rules::{Rules, TypeNames};
+use crate::rules::Rules;
 use crate::schema::SchemaModel;
+use crate::schema::TypeNames;
 use crate::scope::PortalScope;
 use crate::types::Identity;
 

@@ -5,15 +5,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cedar_policy::{EntityId, EntityTypeName, EntityUid};
+use cedar_policy::EntityUid;
 
 use crate::context::ContextPlans;
 use crate::denial::{Denial, Refusal};
 use crate::engine::entities::ResolvedEntity;
+use crate::engine::entities::SuppliedEntities;
 use crate::engine::{Ancestors, ContextSource, Effects, Engine, EntityQuery, Evaluation, QueryEntity};
 use crate::portal::path::ancestors_of;
-use crate::query_entities::SuppliedEntities;
 use crate::schema::SchemaModel;
+use crate::schema::TypeNames;
 
 /// A portal's policies, schema and entities, ready to be asked.
 pub struct Rules {
@@ -23,38 +24,6 @@ pub struct Rules {
     pub names: Arc<TypeNames>,
     /// Principal attribute <- claim, from `portal.yaml`.
     pub claims: BTreeMap<String, String>,
-}
-
-/// The types that the gate itself names, where the schema declares them.
-#[derive(Clone, Debug, Default)]
-pub struct TypeNames {
-    pub role: Option<EntityTypeName>,
-    pub tenant: Option<EntityTypeName>,
-    pub path: Option<EntityTypeName>,
-    /// `Portal::"<slug>"`.
-    pub portal: Option<EntityUid>,
-}
-
-impl TypeNames {
-    pub fn new(schema: &SchemaModel, slug: &str) -> Self {
-        let portal = schema
-            .resolve_type("Portal")
-            .map(|ty| EntityUid::from_type_name_and_id(ty, EntityId::new(slug)));
-        Self {
-            role: schema.resolve_type("Role"),
-            tenant: schema.resolve_type("Tenant"),
-            path: schema.resolve_type("Path"),
-            portal,
-        }
-    }
-
-    /// The ancestors of a path by its id alone: every parent path up to `/`, and the portal.
-    pub fn parents_of_path(&self, uid: &EntityUid) -> Vec<EntityUid> {
-        let ty = uid.type_name();
-        let parents = ancestors_of(uid.id().unescaped());
-        let parents = parents.map(|p| EntityUid::from_type_name_and_id(ty.clone(), EntityId::new(p)));
-        parents.chain(self.portal.clone()).collect()
-    }
 }
 
 impl Rules {

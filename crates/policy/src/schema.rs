@@ -1,8 +1,8 @@
 //! A portal's schema, in a form that the gate fills values by.
 //!
-//! Cedar's own `Schema` validates; this model answers the questions Cedar does not: which attributes a principal type
-//! has and of what type, which fields an action's context declares. Built once per revision from Cedar's resolved
-//! JSON form; never consulted to decide anything.
+//! Cedar's own `Schema` validates; this model holds what Cedar does not tell: the attributes of a principal type
+//! and their types, and the fields that an action's context declares. Built once per revision from Cedar's resolved
+//! JSON form; it decides nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
@@ -11,6 +11,8 @@ use std::sync::Arc;
 use cedar_policy::{EntityId, EntityTypeName, EntityUid, Schema, schema_str_to_json_with_resolved_types};
 use rustc_hash::FxHashMap;
 use serde_json::{Map, Value};
+
+use crate::portal::path::ancestors_of;
 
 /// Deepest nesting of declared types; Cedar forbids recursive types, so only absurd schemas meet it.
 const TYPE_DEPTH_MAX: usize = 64;
@@ -42,7 +44,7 @@ pub struct Field {
     pub required: bool,
 }
 
-/// One action: its context and what it applies to.
+/// One action: its context and the types it applies to.
 #[derive(Clone, Debug, Default)]
 pub struct ActionModel {
     pub context: RecordType,
@@ -73,12 +75,12 @@ pub struct SchemaModel {
     pub ambiguous: Vec<String>,
 }
 
-/// Every usual spelling of what is declared. Finding a name by Cedar's parser costs more than a decision.
+/// The usual spellings of declared names. Finding a name by Cedar's parser costs more than a decision.
 #[derive(Default)]
 struct Names {
     types: FxHashMap<String, EntityTypeName>,
     actions: FxHashMap<String, EntityUid>,
-    /// By their full names alone.
+    /// Types by their full names.
     full_types: FxHashMap<Arc<str>, EntityTypeName>,
     /// Declared names as records show them.
     type_texts: FxHashMap<EntityTypeName, Arc<str>>,
@@ -191,7 +193,7 @@ impl SchemaModel {
         })
     }
 
-    /// Each spelling leads where a search for it leads.
+    /// Every spelling, with the name that a search for it finds.
     fn spellings(&self) -> Names {
         let types = self.entities.keys().flat_map(|ty| [ty.to_string(), ty.basename().to_owned()]);
         let actions = self
@@ -404,6 +406,38 @@ fn type_names(list: Option<&Value>) -> Result<BTreeSet<EntityTypeName>, SchemaEr
                 .and_then(type_name)
         })
         .collect()
+}
+
+/// The types that the gate itself names, where the schema declares them.
+#[derive(Clone, Debug, Default)]
+pub struct TypeNames {
+    pub role: Option<EntityTypeName>,
+    pub tenant: Option<EntityTypeName>,
+    pub path: Option<EntityTypeName>,
+    /// `Portal::"<slug>"`.
+    pub portal: Option<EntityUid>,
+}
+
+impl TypeNames {
+    pub fn new(schema: &SchemaModel, slug: &str) -> Self {
+        let portal = schema
+            .resolve_type("Portal")
+            .map(|ty| EntityUid::from_type_name_and_id(ty, EntityId::new(slug)));
+        Self {
+            role: schema.resolve_type("Role"),
+            tenant: schema.resolve_type("Tenant"),
+            path: schema.resolve_type("Path"),
+            portal,
+        }
+    }
+
+    /// The ancestors of a path by its id alone: every parent path up to `/`, and the portal.
+    pub fn parents_of_path(&self, uid: &EntityUid) -> Vec<EntityUid> {
+        let ty = uid.type_name();
+        let parents = ancestors_of(uid.id().unescaped());
+        let parents = parents.map(|p| EntityUid::from_type_name_and_id(ty.clone(), EntityId::new(p)));
+        parents.chain(self.portal.clone()).collect()
+    }
 }
 
 #[cfg(test)]

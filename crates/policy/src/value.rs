@@ -6,10 +6,11 @@
 
 use std::net::IpAddr;
 use std::str::FromStr;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
-use cedar_policy::{EntityId, EntityTypeName, EntityUid};
-use cedar_policy_core::ast::{self, ExtensionFunction, PartialValue, Value};
+use cedar_policy::{Context, EntityId, EntityTypeName, EntityUid};
+pub use cedar_policy_core::ast::Value;
+use cedar_policy_core::ast::{self, ExtensionFunction, PartialValue};
 use cedar_policy_core::extensions::Extensions;
 use serde_json::{Map, Value as Json};
 
@@ -210,6 +211,24 @@ fn entity(ty: &EntityTypeName, value: &Json) -> Option<EntityUid> {
             EntityId::new(named.get("id")?.as_str()?),
         ))
     })?
+}
+
+/// A context of values, with no expression left to evaluate.
+pub fn context_of(fields: Vec<(String, Value)>) -> Context {
+    let fields = fields.into_iter().map(|(name, value)| (name.into(), value));
+    ast::Context::Value(Arc::new(fields.collect())).into()
+}
+
+/// True if a value is a scalar of its declared type, or a set of such.
+pub fn is_plain(ty: &AttrType, value: &Json) -> bool {
+    match (ty, value) {
+        (AttrType::String, Json::String(_)) | (AttrType::Bool, Json::Bool(_)) => true,
+        (AttrType::Long, Json::Number(number)) => number.is_i64(),
+        (AttrType::Set(element), Json::Array(items)) => {
+            items.len() <= SET_ITEMS_MAX && items.iter().all(|item| !item.is_array() && is_plain(element, item))
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]

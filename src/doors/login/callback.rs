@@ -1,109 +1,115 @@
-//! `GET auth/callback`: the browser comes back from the provider.
+//! `GET auth/callback`: the provider redirects the browser back.
 //!
-//! A callback counts once, in the browser that began the login. One that comes again (a reload, the back button) goes on to
-//! where it wanted if the browser has a session by now, and begins again if not. So does one that another browser began.
+//! A callback logs in once, and only the browser that began the login. A repeated callback (reload, back button) or one of
+//! another browser goes on to the return path if the browser has a session, and begins a new login if it has none.
 
 use http::{Method, Response};
 use url::form_urlencoded;
 
-use super::outcome::Attempt;
-use super::{IdentityDoor, Visit, not_allowed, see_other};
-use crate::denial::{Denial, Refusal};
+use super::caller::current_session;
+use super::completion::{establish, login_failed, see_other};
+use super::record::LoginAttempt;
+use super::{EndpointRequest, LoginDoor, login_loop};
+use crate::denial::Refusal;
+use crate::http::answer::method_not_allowed;
 use crate::http::upstream::Body;
-use crate::login::{About, Callback, LoginCode, LoginFailure, Outcome};
-use crate::session::SessionError;
+use crate::login::{Callback, CallbackOutcome, CompletedLogin, LoginCode, LoginContext, LoginFailure};
 
-impl IdentityDoor {
-    pub(super) async fn callback(&self, visit: &Visit<'_>) -> Result<Response<Body>, Refusal> {
-        // a HEAD must not use up what the GET after it needs
-        if visit.head.method != Method::GET {
-            return Ok(not_allowed("GET"));
-        }
-        let browser = self.sessions.cookies.login(&visit.head.headers);
-        let callback = Callback {
-            query: visit.head.uri.query().unwrap_or_default(),
-            browser: browser.as_ref(),
-        };
-        match self.login.finish(callback).await {
-            Ok(Outcome::Finished(finished)) => {
-                let (provider, return_to) = (finished.data.provider.clone(), self.return_path(&finished.return_to)?);
-                let established = self.establish(visit, finished.data, &return_to).await;
-                Ok(established.unwrap_or_else(|failure| {
-                    let attempt = Attempt {
-                        provider: Some(&provider),
-                        portal: Some(&finished.portal),
-                        return_to: Some(return_to.as_str()),
-                        subject: None,
-                    };
-                    self.login_failed(visit, &failure, attempt)
-                }))
-            }
-            Ok(Outcome::Repeated { return_to, portal }) => self.repeated(visit, &portal, &return_to).await,
-            Ok(Outcome::Elsewhere { about, why }) => self.elsewhere(visit, about, why).await,
-            Err(failure) => Ok(self.login_failed(visit, &failure, Attempt::default())),
-        }
+pub(super) async fn complete(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<Response<Body>, Refusal> {
+    // a HEAD would use up the callback, and the GET after it would fail
+    if request.head.method != Method::GET {
+        return Ok(method_not_allowed("GET"));
     }
+    let browser = door.sessions.cookies.login(&request.head.headers);
+    let callback = Callback {
+        query: request.head.uri.query().unwrap_or_default(),
+        browser: browser.as_ref(),
+    };
+    match door.login.complete(callback).await {
+        Ok(CallbackOutcome::Completed(login)) => completed(door, request, *login).await,
+        Ok(CallbackOutcome::Repeated { return_to, portal }) => repeated(door, request, &portal, &return_to).await,
+        Ok(CallbackOutcome::OtherBrowser { context, reason }) => other_browser(door, request, &context, reason).await,
+        Err(failure) => Ok(login_failed(door, request, &failure, LoginAttempt::default())),
+    }
+}
 
-    /// The callback of a login that this browser cannot finish: of several tabs that began without a cookie, or of somebody
-    /// else. The browser goes where it wanted if it has a session by now, or begins again as itself.
-    ///
-    /// SECURITY: neither the code nor whoever it is about counts, so nobody is logged in as somebody else this way.
-    async fn elsewhere(&self, visit: &Visit<'_>, about: About, why: &'static str) -> Result<Response<Body>, Refusal> {
-        let return_to = self.return_path(&about.return_to)?;
-        let failure = match self.usable_session(visit).await {
-            Ok(()) => return see_other(return_to.as_str()),
-            Err(error @ SessionError::Unavailable(_)) => LoginFailure::new(LoginCode::StoreUnavailable, error.to_string()),
-            // a browser that keeps no cookie would begin again for ever
-            Err(_) if self.sessions.cookies.login(&visit.head.headers).is_none() => {
-                LoginFailure::new(LoginCode::LoginExpired, why)
-            }
-            Err(_) => {
-                self.count_for_loop(visit).await;
-                return self.begin_again(&[
-                    ("portal", &about.portal),
-                    ("provider", &about.provider),
-                    ("rd", return_to.as_str()),
-                ]);
-            }
-        };
-        let attempt = Attempt {
-            provider: Some(&about.provider),
-            portal: Some(&about.portal),
+async fn completed(door: &LoginDoor, request: &EndpointRequest<'_>, login: CompletedLogin) -> Result<Response<Body>, Refusal> {
+    let provider = login.data.provider.clone();
+    let return_to = door.return_path(&login.return_to)?;
+    let established = establish(door, request, login.data, &return_to).await;
+    Ok(established.unwrap_or_else(|failure| {
+        let attempt = LoginAttempt {
+            provider: Some(&provider),
+            portal: Some(&login.portal),
             return_to: Some(return_to.as_str()),
             subject: None,
         };
-        Ok(self.login_failed(visit, &failure, attempt))
-    }
+        login_failed(door, request, &failure, attempt)
+    }))
+}
 
-    async fn usable_session(&self, visit: &Visit<'_>) -> Result<(), SessionError> {
-        match self.sessions.cookies.session(&visit.head.headers) {
-            Some(id) => self.sessions.find(&id).await.map(|_| ()),
-            None => Err(SessionError::Missing),
+async fn repeated(
+    door: &LoginDoor,
+    request: &EndpointRequest<'_>,
+    portal: &str,
+    return_to: &str,
+) -> Result<Response<Body>, Refusal> {
+    let return_to = door.return_path(return_to)?;
+    match current_session(door, request).await {
+        Ok(Some(_session)) => see_other(return_to.as_str()),
+        Ok(None) => begin_again(door, &[("portal", portal), ("rd", return_to.as_str())]),
+        Err(error) => {
+            let attempt = LoginAttempt {
+                portal: Some(portal),
+                return_to: Some(return_to.as_str()),
+                ..LoginAttempt::default()
+            };
+            let failure = LoginFailure::store_unavailable(&error);
+            Ok(login_failed(door, request, &failure, attempt))
         }
     }
+}
 
-    fn begin_again(&self, wish: &[(&str, &str)]) -> Result<Response<Body>, Refusal> {
-        let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(wish).finish();
-        see_other(&format!("{}/auth/login?{query}", self.config.identity.prefix))
-    }
-
-    async fn repeated(&self, visit: &Visit<'_>, portal: &str, return_to: &str) -> Result<Response<Body>, Refusal> {
-        let return_to = self.return_path(return_to)?;
-        match self.usable_session(visit).await {
-            Ok(()) => see_other(return_to.as_str()),
-            Err(SessionError::Missing | SessionError::Expired | SessionError::Revoked | SessionError::OtherKey) => {
-                self.begin_again(&[("portal", portal), ("rd", return_to.as_str())])
-            }
-            Err(error @ SessionError::Unavailable(_)) => {
-                let failure = LoginFailure::new(LoginCode::StoreUnavailable, error.to_string());
-                let attempt = Attempt {
-                    portal: Some(portal),
-                    return_to: Some(return_to.as_str()),
-                    ..Attempt::default()
-                };
-                Ok(self.login_failed(visit, &failure, attempt))
-            }
+/// Answers the callback of a login that this browser cannot complete: another browser began it, or several tabs began logins
+/// before the browser had a login cookie and overwrote each other's.
+///
+/// SECURITY: the code is not redeemed, so an attacker's callback cannot log the victim in as the attacker.
+async fn other_browser(
+    door: &LoginDoor,
+    request: &EndpointRequest<'_>,
+    context: &LoginContext,
+    reason: &'static str,
+) -> Result<Response<Body>, Refusal> {
+    let return_to = door.return_path(&context.return_to)?;
+    let failure = match current_session(door, request).await {
+        Ok(Some(_session)) => return see_other(return_to.as_str()),
+        Err(error) => LoginFailure::store_unavailable(&error),
+        // a browser that keeps no cookies would begin a login again and again
+        Ok(None) if door.sessions.cookies.login(&request.head.headers).is_none() => {
+            LoginFailure::new(LoginCode::LoginExpired, reason)
         }
-        .map_err(|refusal: Refusal| Refusal::new(Denial::RequestInvalid, refusal.detail))
-    }
+        Ok(None) => {
+            login_loop::count(door, request).await;
+            let parameters = [
+                ("portal", context.portal.as_str()),
+                ("provider", context.provider.as_str()),
+                ("rd", return_to.as_str()),
+            ];
+            return begin_again(door, &parameters);
+        }
+    };
+    let attempt = LoginAttempt {
+        provider: Some(&context.provider),
+        portal: Some(&context.portal),
+        return_to: Some(return_to.as_str()),
+        subject: None,
+    };
+    Ok(login_failed(door, request, &failure, attempt))
+}
+
+fn begin_again(door: &LoginDoor, parameters: &[(&str, &str)]) -> Result<Response<Body>, Refusal> {
+    let query = form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(parameters)
+        .finish();
+    see_other(&format!("{}/auth/login?{query}", door.config.identity.prefix))
 }

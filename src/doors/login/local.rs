@@ -1,34 +1,35 @@
-//! `POST auth/local`: the form of a local account.
+//! `POST auth/local`: the submitted form of a local account.
 //!
-//! Only from a form that this origin showed this browser: the request must come from here, and carry a token that only the
-//! browser's login cookie can have made. Whatever is wrong with name or password, the answer is the same.
+//! Accepts only a form that the gate showed to this browser: the request must come from this origin and carry the form token of
+//! the browser's login cookie. A wrong name and a wrong password get the same answer.
 
 use std::sync::Arc;
 
-use aws_lc_rs::hmac;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::Response;
 use http::header::SET_COOKIE;
 use hyper::body::Incoming;
 use serde_json::json;
 
-use super::outcome::Attempt;
+use super::caller::browser_secret;
+use super::completion::establish;
+use super::form_token::FormBinding;
+use super::input::Parameters;
 use super::page::LoginForm;
-use super::{IdentityDoor, ReturnPath, Visit, form};
+use super::portal_lookup;
+use super::record::{LoginAttempt, record_failure};
+use super::{EndpointRequest, LoginDoor, ReturnPath};
+use crate::accounts::{Account, CheckError};
+use crate::base::clock::unix_millis;
 use crate::config::ProviderKind;
 use crate::denial::{Denial, Refusal};
-use crate::http::request::same_origin;
 use crate::http::upstream::Body;
-use crate::login::accounts::Account;
 use crate::login::{LoginCode, LoginFailure};
+use crate::portals::Portal;
 use crate::session::SessionData;
 use crate::types::Redacted;
 
-const TOKEN_LABEL: &[u8] = b"cedargate login form";
-
-/// What a browser filled in.
-struct Filled {
+/// The fields of the form, unchecked.
+struct SubmittedForm {
     provider: String,
     portal: String,
     return_to: String,
@@ -37,187 +38,138 @@ struct Filled {
     token: String,
 }
 
-/// For what the form was, checked.
-struct Asked {
+/// The portal, issuer and return path that the form names, checked.
+struct FormTarget<'a> {
+    portal: &'a Arc<Portal>,
+    /// `issuers[].name`.
     issuer: String,
     return_to: ReturnPath,
-    /// Unix milliseconds from before anything was looked up: a change of the account from then on ends the session.
-    at: i64,
+    /// Unix milliseconds, taken before the account is looked up: a change of the account after that ends the session.
+    started_at: i64,
 }
 
-impl IdentityDoor {
-    pub(super) async fn local_login(&self, visit: &Visit<'_>, body: Incoming) -> Result<Response<Body>, Refusal> {
-        same_origin(&visit.head.headers, self.config.public_url.as_deref())?;
-        let filled = Filled::read(form(visit.head, body).await?)?;
-        let asked = self.asked(visit, &filled)?;
-        // a browser without a secret of its own gets one with the form that it is shown again
-        let browser = self.browser_secret(visit)?;
-        match self.log_in(visit, &filled, &asked).await {
-            Ok(response) => Ok(response),
-            Err(failure) => {
-                // SECURITY: people type passwords into the wrong field; only what is a name is recorded
-                let known = self.accounts.current(&filled.provider, &filled.name);
-                let attempt = Attempt {
-                    provider: Some(&filled.provider),
-                    portal: Some(&filled.portal),
-                    subject: known.as_ref().map(|account| account.name.as_str()),
-                    ..Attempt::default()
-                };
-                self.record_failure(visit, &failure, attempt);
-                let shown = LoginForm {
-                    failure: Some(failure.code),
-                    ..filled.as_form(&browser)
-                };
-                let mut response = self.login_page(visit, &shown);
-                let cookie = self.sessions.cookies.set_login(browser.expose());
-                response.headers_mut().append(SET_COOKIE, cookie);
-                Ok(response)
-            }
-        }
+pub(super) async fn submit(door: &LoginDoor, request: &EndpointRequest<'_>, body: Incoming) -> Result<Response<Body>, Refusal> {
+    door.check_same_origin(request)?;
+    let form = SubmittedForm::parse(&Parameters::from_form(request.head, body).await?)?;
+    let target = form.check_target(door, request)?;
+    // a browser without a login cookie gets one with the form that it is shown again
+    let browser = browser_secret(door, request)?;
+    let failure = match log_in(door, request, &form, &target).await {
+        Ok(response) => return Ok(response),
+        Err(failure) => failure,
+    };
+    // SECURITY: users type passwords into the name field; the record gets the name only if it is an account's
+    let account = door.accounts.current(&form.provider, &form.name);
+    let attempt = LoginAttempt {
+        provider: Some(&form.provider),
+        portal: Some(&form.portal),
+        subject: account.as_ref().map(|account| account.name.as_str()),
+        return_to: None,
+    };
+    record_failure(door, request, &failure, attempt);
+    let mut response = door.pages(request).login_form(&LoginForm {
+        portal_title: &portal_lookup::title(target.portal),
+        binding: form.binding(),
+        token: &form.binding().token(&browser),
+        name: &form.name,
+        failure: Some(failure.code),
+    });
+    let cookie = door.sessions.cookies.set_login(browser.expose());
+    response.headers_mut().append(SET_COOKIE, cookie);
+    Ok(response)
+}
+
+async fn log_in(
+    door: &LoginDoor,
+    request: &EndpointRequest<'_>,
+    form: &SubmittedForm,
+    target: &FormTarget<'_>,
+) -> Result<Response<Body>, LoginFailure> {
+    let expired = |detail: &str| LoginFailure::new(LoginCode::LoginExpired, detail);
+    let browser = door.sessions.cookies.login(&request.head.headers);
+    let browser = browser.ok_or_else(|| expired("the browser has no login cookie"))?;
+    if !form.binding().accepts(&form.token, &browser) {
+        return Err(expired("the form was shown to another browser, or for another login"));
+    }
+    let address = request.client.source_ip;
+    let account = door
+        .accounts
+        .check(&form.provider, &form.name, form.password.expose(), address)
+        .await
+        .map_err(|error| account_refused(&error))?;
+    if !account.may_use(&form.portal) {
+        return Err(LoginFailure::new(
+            LoginCode::CredentialsInvalid,
+            "the account may not use this portal",
+        ));
+    }
+    establish(door, request, form.session_data(target, &account), &target.return_to).await
+}
+
+fn account_refused(error: &CheckError) -> LoginFailure {
+    let code = match error {
+        CheckError::Credentials(_) => LoginCode::CredentialsInvalid,
+        CheckError::RateLimited(_) => LoginCode::RateLimited,
+    };
+    LoginFailure::new(code, error.to_string())
+}
+
+impl SubmittedForm {
+    fn parse(fields: &Parameters) -> Result<Self, Refusal> {
+        Ok(Self {
+            provider: fields.required("provider")?,
+            portal: fields.required("portal")?,
+            return_to: fields.required("rd")?,
+            name: fields.required("name")?,
+            password: Redacted::new(fields.required("password")?),
+            token: fields.required("token")?,
+        })
     }
 
-    /// No form of ours asks for anything else.
-    fn asked(&self, visit: &Visit<'_>, filled: &Filled) -> Result<Asked, Refusal> {
+    /// Refuses values that a form of the gate never has.
+    fn check_target<'a>(&self, door: &LoginDoor, request: &EndpointRequest<'a>) -> Result<FormTarget<'a>, Refusal> {
         let invalid = |detail: &'static str| Refusal::new(Denial::RequestInvalid, detail);
-        let return_to = self.return_path(&filled.return_to)?;
-        let portal = visit.serving.named(&filled.portal).ok_or_else(|| invalid("no such portal"))?;
-        let provider = self.login.provider(&filled.provider);
-        let provider = provider.filter(|one| matches!(one.kind, ProviderKind::Local(_)));
+        let return_to = door.return_path(&self.return_to)?;
+        let portal = request.serving.named(&self.portal).ok_or_else(|| invalid("no such portal"))?;
+        let provider = door.login.provider(&self.provider);
+        let provider = provider.filter(|provider| matches!(provider.kind, ProviderKind::Local(_)));
         let provider = provider.ok_or_else(|| invalid("no such provider of local accounts"))?;
         if !portal.config.issuers.contains(&provider.issuer) {
             return Err(invalid("the portal does not trust the provider"));
         }
-        let issuer = self
-            .config
-            .issuers
-            .get(provider.issuer)
-            .ok_or_else(|| invalid("no such issuer"))?;
-        Ok(Asked {
+        let issuer = door.config.issuers.get(provider.issuer);
+        let issuer = issuer.ok_or_else(|| invalid("no such issuer"))?;
+        Ok(FormTarget {
+            portal,
             issuer: issuer.scope.name.to_string(),
             return_to,
-            at: now_millis(),
+            started_at: unix_millis(),
         })
     }
 
-    async fn log_in(&self, visit: &Visit<'_>, filled: &Filled, asked: &Asked) -> Result<Response<Body>, LoginFailure> {
-        let expired = |detail: &str| LoginFailure::new(LoginCode::LoginExpired, detail);
-        let browser = self.sessions.cookies.login(&visit.head.headers);
-        let browser = browser.ok_or_else(|| expired("the browser has no login cookie"))?;
-        if !is_token_of(&filled.as_form(&browser), &filled.token) {
-            return Err(expired("the form was shown to another browser, or for something else"));
-        }
-        let (provider, name) = (filled.provider.as_str(), filled.name.as_str());
-        let from = visit.client.source_ip;
-        let account = self.accounts.check(provider, name, filled.password.expose(), from).await?;
-        if !account.may_use(&filled.portal) {
-            return Err(LoginFailure::new(
-                LoginCode::CredentialsInvalid,
-                "the account may not use this portal",
-            ));
-        }
-        self.establish(visit, data(filled, asked, &account), &asked.return_to).await
-    }
-}
-
-impl Filled {
-    fn read(fields: Vec<(String, String)>) -> Result<Self, Refusal> {
-        let mut fields: std::collections::BTreeMap<String, String> = fields.into_iter().collect();
-        let mut take = |name: &'static str| {
-            let missing = || Refusal::new(Denial::RequestInvalid, format!("the form has no `{name}`"));
-            fields.remove(name).ok_or_else(missing)
-        };
-        Ok(Self {
-            provider: take("provider")?,
-            portal: take("portal")?,
-            return_to: take("rd")?,
-            name: take("name")?,
-            password: Redacted::new(take("password")?),
-            token: take("token")?,
-        })
-    }
-
-    fn as_form<'a>(&'a self, browser: &'a Redacted<[u8; 32]>) -> LoginForm<'a> {
-        LoginForm {
+    fn binding(&self) -> FormBinding<'_> {
+        FormBinding {
             provider: &self.provider,
             portal: &self.portal,
             return_to: &self.return_to,
-            name: &self.name,
-            failure: None,
-            browser,
         }
     }
-}
 
-fn data(filled: &Filled, asked: &Asked, account: &Account) -> SessionData {
-    let mut claims = account.claims.as_ref().clone();
-    claims.insert("auth_time".to_owned(), json!(asked.at / 1000));
-    claims.insert("amr".to_owned(), json!(["pwd"]));
-    SessionData {
-        provider: filled.provider.clone(),
-        issuer: asked.issuer.clone(),
-        subject: account.name.clone(),
-        portal: filled.portal.clone(),
-        claims: Arc::new(claims),
-        created_at: asked.at,
-        idp_session: None,
-        grant: None,
-        portals: account.portals.clone(),
-        rotation_due: false,
-    }
-}
-
-/// What only this browser's secret makes of this form.
-pub(super) fn form_token(form: &LoginForm<'_>) -> String {
-    URL_SAFE_NO_PAD.encode(hmac::sign(&token_key(form), &token_input(form)))
-}
-
-fn is_token_of(form: &LoginForm<'_>, token: &str) -> bool {
-    let decoded = URL_SAFE_NO_PAD.decode(token).unwrap_or_default();
-    hmac::verify(&token_key(form), &token_input(form), &decoded).is_ok()
-}
-
-fn token_key(form: &LoginForm<'_>) -> hmac::Key {
-    hmac::Key::new(hmac::HMAC_SHA256, form.browser.expose())
-}
-
-fn token_input(form: &LoginForm<'_>) -> Vec<u8> {
-    let mut input = TOKEN_LABEL.to_vec();
-    for part in [form.provider, form.portal, form.return_to] {
-        input.extend_from_slice(&(part.len() as u64).to_be_bytes());
-        input.extend_from_slice(part.as_bytes());
-    }
-    input
-}
-
-fn now_millis() -> i64 {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_form_counts_only_with_the_secret_and_the_fields_it_was_made_with() {
-        let (mine, other) = (Redacted::new([1; 32]), Redacted::new([2; 32]));
-        let form = |browser, portal, return_to| LoginForm {
-            provider: "local",
-            portal,
-            return_to,
-            name: "",
-            failure: None,
-            browser,
-        };
-        let token = form_token(&form(&mine, "a", "/b"));
-        assert!(is_token_of(&form(&mine, "a", "/b"), &token));
-        assert!(!is_token_of(&form(&other, "a", "/b"), &token));
-        assert!(!is_token_of(&form(&mine, "a", "/c"), &token));
-        assert!(!is_token_of(&form(&mine, "a/", "b"), &token));
-        for bad in ["", "AAAA", &format!("{token}A"), "%"] {
-            assert!(!is_token_of(&form(&mine, "a", "/b"), bad), "{bad}");
+    fn session_data(&self, target: &FormTarget<'_>, account: &Account) -> SessionData {
+        let mut claims = account.claims.as_ref().clone();
+        claims.insert("auth_time".to_owned(), json!(target.started_at / 1000));
+        claims.insert("amr".to_owned(), json!(["pwd"]));
+        SessionData {
+            provider: self.provider.clone(),
+            issuer: target.issuer.clone(),
+            subject: account.name.clone(),
+            portal: self.portal.clone(),
+            claims: Arc::new(claims),
+            created_at: target.started_at,
+            idp_session: None,
+            grant: None,
+            portals: account.portals.clone(),
+            rotation_due: false,
         }
     }
 }

@@ -1,45 +1,67 @@
-//! The pages: login form, portal chooser, what went wrong. Plain HTML, no script, nothing from elsewhere.
+//! Renders the pages: login form, portal chooser, failures, logged out.
+//!
+//! Plain HTML without scripts and without resources of other origins. Renders values that it is given; reads no state.
 
 use bytes::Bytes;
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Response, StatusCode};
+use uuid::Uuid;
 
-use super::local::form_token;
-use super::{IdentityDoor, Visit};
-use crate::http::pages::Html;
+use super::form_token::FormBinding;
+use crate::accounts::{NAME_CHARS_MAX, PASSWORD_BYTES_MAX};
+use crate::http::pages::{Html, Theme};
 use crate::http::request::uuid_value;
 use crate::http::upstream::Body;
 use crate::login::LoginCode;
-use crate::login::accounts::{NAME_CHARS_MAX, PASSWORD_BYTES_MAX};
-use crate::types::Redacted;
 
-/// What `Retry-After` says when nobody knows better, in seconds.
+/// `Retry-After` of a temporary failure, in seconds.
 const RETRY_AFTER_SECONDS: u64 = 30;
 
-/// What the page of a local login shows.
-pub(super) struct LoginForm<'a> {
-    pub provider: &'a str,
-    pub portal: &'a str,
-    pub return_to: &'a str,
-    /// Shown again after a failure.
-    pub name: &'a str,
-    pub failure: Option<LoginCode>,
-    /// Of the browser's login cookie.
-    pub browser: &'a Redacted<[u8; 32]>,
+/// The values that all pages of one response need.
+pub(super) struct Pages<'a> {
+    pub theme: &'a Theme,
+    /// `identity.prefix`.
+    pub prefix: &'a str,
+    pub decision_id: Uuid,
 }
 
-/// One portal to choose.
+/// The form of a local account. The response must set the login cookie from which `token` was made.
+pub(super) struct LoginForm<'a> {
+    pub portal_title: &'a str,
+    /// The hidden fields, covered by `token`.
+    pub binding: FormBinding<'a>,
+    pub token: &'a str,
+    /// The submitted name, shown again after a failure.
+    pub name: &'a str,
+    pub failure: Option<LoginCode>,
+}
+
+/// A portal in the chooser.
 #[derive(Clone, Debug)]
-pub(super) struct PortalCard {
+pub(super) struct PortalLink {
     pub slug: String,
     pub title: String,
-    /// Of this origin.
+    /// A path of this origin.
     pub href: String,
 }
 
-/// What a person reads of a failure: what happened, and what to do.
-const fn explained(code: LoginCode) -> (&'static str, &'static str) {
-    match code {
+/// The replicas that know the logout when the response is sent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum LogoutReach {
+    AllReplicas,
+    /// The store did not take the revocation yet; other replicas may accept the session for some minutes.
+    ThisReplica,
+}
+
+/// The text of a failure for the user.
+struct Explanation {
+    heading: &'static str,
+    /// The cause, and the user's next step.
+    text: &'static str,
+}
+
+const fn explain(code: LoginCode) -> Explanation {
+    let (heading, text) = match code {
         LoginCode::LoginExpired => (
             "The login took too long",
             "The login was begun too long ago, or in another browser. Please begin again.",
@@ -76,10 +98,10 @@ const fn explained(code: LoginCode) -> (&'static str, &'static str) {
             "Too many attempts",
             "There were too many attempts to log in. Wait a minute, then try again.",
         ),
-    }
+    };
+    Explanation { heading, text }
 }
 
-/// The status of a page that says so.
 const fn status(code: LoginCode) -> StatusCode {
     match code {
         LoginCode::LoginExpired | LoginCode::LoginInvalid => StatusCode::BAD_REQUEST,
@@ -90,20 +112,17 @@ const fn status(code: LoginCode) -> StatusCode {
     }
 }
 
-impl IdentityDoor {
-    /// The form of a local account, bound to the browser's login cookie; whoever shows it sets the cookie, or sets it again.
-    pub(super) fn login_page(&self, visit: &Visit<'_>, form: &LoginForm<'_>) -> Response<Body> {
-        let mut content = Html::new();
-        let title = self.portal_title(visit, form.portal);
-        content = content.raw("<p class=\"soft\">").text(&title).raw("</p>");
+impl Pages<'_> {
+    pub fn login_form(&self, form: &LoginForm<'_>) -> Response<Body> {
+        let mut content = Html::new().raw("<p class=\"soft\">").text(form.portal_title).raw("</p>");
         let described = match form.failure {
             Some(code) => {
-                let (what, then) = explained(code);
+                let explanation = explain(code);
                 content = content
                     .raw("<div class=\"error\" role=\"alert\" id=\"failure\"><strong>")
-                    .text(what)
+                    .text(explanation.heading)
                     .raw(".</strong> ")
-                    .text(then)
+                    .text(explanation.text)
                     .raw("</div>");
                 " aria-describedby=\"failure\""
             }
@@ -113,117 +132,104 @@ impl IdentityDoor {
             Some(LoginCode::CredentialsInvalid) => " aria-invalid=\"true\"",
             _ => "",
         };
-        // the first field that is not filled in
-        let (on_name, on_password) = if form.name.is_empty() {
-            (" autofocus", "")
-        } else {
-            ("", " autofocus")
-        };
+        // the focus goes to the first empty field
+        let name_focus = if form.name.is_empty() { " autofocus" } else { "" };
+        let password_focus = if form.name.is_empty() { "" } else { " autofocus" };
         let content = content
             .raw("<form method=\"post\"")
-            .attribute("action", &format!("{}/auth/local", self.config.identity.prefix))
+            .attribute("action", &format!("{}/auth/local", self.prefix))
             .raw(">")
-            .hidden("provider", form.provider)
-            .hidden("portal", form.portal)
-            .hidden("rd", form.return_to)
-            .hidden("token", &form_token(form))
+            .hidden("provider", form.binding.provider)
+            .hidden("portal", form.binding.portal)
+            .hidden("rd", form.binding.return_to)
+            .hidden("token", form.token)
             .raw("<label for=\"name\">Name</label><input id=\"name\" name=\"name\" type=\"text\" autocomplete=\"username\" autocapitalize=\"none\" autocorrect=\"off\" spellcheck=\"false\" required")
             .attribute("maxlength", &NAME_CHARS_MAX.to_string())
             .attribute("value", form.name)
-            .raw(on_name)
+            .raw(name_focus)
             .raw(described)
             .raw(invalid)
             .raw("><label for=\"password\">Password</label><input id=\"password\" name=\"password\" type=\"password\" autocomplete=\"current-password\" required")
             .attribute("maxlength", &PASSWORD_BYTES_MAX.to_string())
-            .raw(on_password)
+            .raw(password_focus)
             .raw(described)
             .raw(invalid)
             .raw("><button type=\"submit\">Log in</button></form>");
-        let status = form.failure.map_or(StatusCode::OK, status);
-        self.html((status, form.failure), visit, "Log in", &content)
+        match form.failure {
+            Some(code) => self.html_of_failure(code, "Log in", &content),
+            None => self.html(StatusCode::OK, "Log in", &content),
+        }
     }
 
-    /// Why a login did not come to its end, and a way to try again: `return_to` is where the browser wanted to go, a checked
-    /// path of this origin.
-    pub(super) fn failure_page(&self, visit: &Visit<'_>, code: LoginCode, return_to: Option<&str>) -> Response<Body> {
-        let (heading, explanation) = explained(code);
-        let mut content = Html::new().paragraph(explanation);
-        let portals = format!("{}/portals/", self.config.identity.prefix);
+    /// Explains why a login failed. The link to try again leads to `return_to`, a checked path of this origin.
+    pub fn failure(&self, code: LoginCode, return_to: Option<&str>) -> Response<Body> {
+        let explanation = explain(code);
+        let mut content = Html::new().paragraph(explanation.text);
+        let portals = format!("{}/portals/", self.prefix);
         content = content
             .raw("<p><a class=\"button\"")
             .attribute("href", return_to.unwrap_or(&portals))
             .raw(">Try again</a></p>");
-        let content = reference(content, visit, Some(code));
-        self.html((status(code), Some(code)), visit, heading, &content)
+        // lets support find the record of the failure
+        content = content
+            .raw("<p class=\"small\">Reference <code>")
+            .text(&self.decision_id.to_string())
+            .raw("</code><br>Reason <code>")
+            .text(code.code())
+            .raw("</code></p>");
+        self.html_of_failure(code, explanation.heading, &content)
     }
 
-    /// Where one can go from here.
-    pub(super) fn chooser_page(&self, visit: &Visit<'_>, portals: &[PortalCard]) -> Response<Body> {
+    /// Links to the portals of this host.
+    pub fn chooser(&self, portals: &[PortalLink]) -> Response<Body> {
         let mut content = Html::new();
         if portals.is_empty() {
             content = content.paragraph("There is nothing to choose from here.");
         } else {
             content = content.raw("<ul class=\"portals\">");
-            for card in portals {
-                content = content.raw("<li><a").attribute("href", &card.href).raw("><strong>");
-                content = content.text(&card.title).raw("</strong><span class=\"small\">");
-                content = content.text(&card.slug).raw("</span></a></li>");
+            for portal in portals {
+                content = content.raw("<li><a").attribute("href", &portal.href).raw("><strong>");
+                content = content.text(&portal.title).raw("</strong><span class=\"small\">");
+                content = content.text(&portal.slug).raw("</span></a></li>");
             }
             content = content.raw("</ul>");
         }
-        self.html((StatusCode::OK, None), visit, "Choose a portal", &content)
+        self.html(StatusCode::OK, "Choose a portal", &content)
     }
 
-    /// After a logout that leads nowhere else.
-    pub(super) fn logged_out_page(&self, visit: &Visit<'_>, everywhere: bool) -> Response<Body> {
-        let done = match everywhere {
-            true => "You have been logged out, in all windows of this browser.",
-            false => "You have been logged out of this browser. Not every server knows it yet; it may take some minutes.",
+    pub fn logged_out(&self, reach: LogoutReach) -> Response<Body> {
+        let text = match reach {
+            LogoutReach::AllReplicas => "You have been logged out, in all windows of this browser.",
+            LogoutReach::ThisReplica => {
+                "You have been logged out of this browser. Not every server knows it yet; it may take some minutes."
+            }
         };
         let content = Html::new()
-            .paragraph(done)
+            .paragraph(text)
             .raw("<p><a class=\"button\"")
-            .attribute("href", &format!("{}/portals/", self.config.identity.prefix))
+            .attribute("href", &format!("{}/portals/", self.prefix))
             .raw(">Log in again</a></p>");
-        self.html((StatusCode::OK, None), visit, "Logged out", &content)
+        self.html(StatusCode::OK, "Logged out", &content)
     }
 
-    /// A portal's own title, or its name.
-    pub(super) fn portal_title(&self, visit: &Visit<'_>, portal: &str) -> String {
-        let active = visit.serving.named(portal).and_then(|portal| portal.active.load_full());
-        active
-            .and_then(|active| active.revision.file.title.clone())
-            .unwrap_or_else(|| portal.to_owned())
-    }
-
-    fn html(
-        &self,
-        (status, failure): (StatusCode, Option<LoginCode>),
-        visit: &Visit<'_>,
-        heading: &str,
-        content: &Html,
-    ) -> Response<Body> {
-        let mut response = Response::new(Body::full(Bytes::from(self.theme.page(heading, content))));
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        self.theme.headers(headers);
-        headers.insert("x-cedargate-decision-id", uuid_value(visit.decision_id));
+    fn html_of_failure(&self, code: LoginCode, heading: &str, content: &Html) -> Response<Body> {
+        let mut response = self.html(status(code), heading, content);
         if matches!(
-            failure,
-            Some(LoginCode::RateLimited | LoginCode::StoreUnavailable | LoginCode::ProviderUnavailable)
+            code,
+            LoginCode::RateLimited | LoginCode::StoreUnavailable | LoginCode::ProviderUnavailable
         ) {
+            let headers = response.headers_mut();
             headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
         response
     }
-}
 
-/// What somebody who is asked for help can find in the log.
-fn reference(content: Html, visit: &Visit<'_>, code: Option<LoginCode>) -> Html {
-    let content = content.raw("<p class=\"small\">Reference <code>");
-    let content = content.text(&visit.decision_id.to_string()).raw("</code>");
-    match code {
-        Some(code) => content.raw("<br>Reason <code>").text(code.code()).raw("</code></p>"),
-        None => content.raw("</p>"),
+    fn html(&self, status: StatusCode, heading: &str, content: &Html) -> Response<Body> {
+        let mut response = Response::new(Body::full(Bytes::from(self.theme.page(heading, content))));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        self.theme.headers(headers);
+        headers.insert("x-cedargate-decision-id", uuid_value(self.decision_id));
+        response
     }
 }

@@ -11,13 +11,9 @@ use rustc_hash::FxHashSet;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::IdentityDoor;
-use crate::authn::TokenError;
+use super::LoginDoor;
 use crate::denial::{Denial, Refusal};
-use crate::portals::Portal;
 use crate::session::{Session, SessionData, SessionError, SessionId};
-use crate::types::Identity;
-use cedargate_policy::claims::{self, LoginClaims};
 
 /// How long a request waits for claims that should have been renewed long ago.
 const OVERDUE_WAIT: Duration = Duration::from_secs(5);
@@ -53,28 +49,7 @@ enum Renewal {
     Overdue,
 }
 
-/// The identity of a session at a portal, if the portal trusts who vouched for the login and the session is good for it.
-pub fn session_identity(portal: &Portal, session: &Session) -> Result<Identity, Refusal> {
-    let data = &session.data;
-    if data
-        .portals
-        .as_ref()
-        .is_some_and(|all| all.iter().all(|own| **own != *portal.name))
-    {
-        let detail = "the account may not use this portal (`portals` in the users file)";
-        return Err(Refusal::new(Denial::NotPermitted, detail));
-    }
-    let login = LoginClaims {
-        claims: &data.claims,
-        subject: &data.subject,
-        began_at: data.created_at / 1000,
-        expires_at: session.expires_at,
-    };
-    let issuer = portal.scope.issuer(&data.issuer).ok_or(TokenError::IssuerUnknown)?;
-    Ok(claims::login_identity(issuer, &login)?)
-}
-
-impl IdentityDoor {
+impl LoginDoor {
     /// The session of a cookie, its claims as fresh as they have to be; `None` without a cookie.
     pub async fn session(&self, headers: &HeaderMap) -> Result<Option<(SessionId, Arc<Session>)>, Refusal> {
         if !self.sessions.cookies.has_session(headers) {

@@ -1,49 +1,46 @@
-//! `POST auth/refresh`: renews the session.
+//! `POST auth/refresh`: renews the session's claims now.
 //!
-//! However many ask, the provider is asked once. The answer is what `auth/session` says afterwards.
+//! Concurrent requests share one request to the provider. The response is that of `auth/session` after the renewal.
 
 use std::sync::Arc;
 
 use http::Response;
 use http::header::SET_COOKIE;
 
-use super::{IdentityDoor, Visit};
+use super::{EndpointRequest, LoginDoor, session};
 use crate::denial::{Denial, Refusal};
-use crate::http::request::same_origin;
 use crate::http::upstream::Body;
 use crate::session::SessionError;
 
-impl IdentityDoor {
-    pub(super) async fn refresh(&self, visit: &Visit<'_>) -> Result<Response<Body>, Refusal> {
-        let headers = &visit.head.headers;
-        same_origin(headers, self.config.public_url.as_deref())?;
-        let refuse = |error: SessionError| Refusal::new(Denial::from(&error), error.to_string());
-        let id = self.sessions.cookies.session(headers);
-        let id = id.ok_or_else(|| refuse(SessionError::Missing))?;
-        let mut session = self.sessions.find(&id).await.map_err(refuse)?;
-        let grant = session.data.grant.as_ref();
-        if grant.is_some_and(|grant| grant.refresh_token.is_some()) {
-            let (login, handle) = (Arc::clone(&self.login), session.handle);
-            let renewed = self
-                .sessions
-                .refresh(&id, &session, move |data| login.renew(handle, data))
-                .await;
-            session = renewed.map_err(refuse)?;
-        }
-        let mut response = self.who_am_i(visit).await?;
-        if let Some(next) = &session.next {
-            let cookie = self.sessions.cookies.set_session(next);
-            response.headers_mut().append(SET_COOKIE, cookie);
-        } else if session.data.rotation_due && !response.headers().contains_key(SET_COOKIE) {
-            match self.sessions.rotate(&id, &session).await {
-                Ok((id, _)) => {
-                    let cookie = self.sessions.cookies.set_session(&id);
-                    response.headers_mut().append(SET_COOKIE, cookie);
-                }
-                // it stays due
-                Err(error) => tracing::debug!(%error, "a session got no new id yet"),
-            }
-        }
-        Ok(response)
+pub(super) async fn refresh(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<Response<Body>, Refusal> {
+    door.check_same_origin(request)?;
+    let refuse = |error: SessionError| Refusal::new(Denial::from(&error), error.to_string());
+    let id = door.sessions.cookies.session(&request.head.headers);
+    let id = id.ok_or_else(|| refuse(SessionError::Missing))?;
+    let mut session = door.sessions.find(&id).await.map_err(refuse)?;
+    let grant = session.data.grant.as_ref();
+    if grant.is_some_and(|grant| grant.refresh_token.is_some()) {
+        let login = Arc::clone(&door.login);
+        let handle = session.handle;
+        let renewed = door
+            .sessions
+            .refresh(&id, &session, move |data| login.renew(handle, data))
+            .await;
+        session = renewed.map_err(refuse)?;
     }
+    let mut response = session::show(door, request).await?;
+    if let Some(next) = &session.next {
+        let cookie = door.sessions.cookies.set_session(next);
+        response.headers_mut().append(SET_COOKIE, cookie);
+    } else if session.data.rotation_due && !response.headers().contains_key(SET_COOKIE) {
+        match door.sessions.rotate(&id, &session).await {
+            Ok((new_id, _)) => {
+                let cookie = door.sessions.cookies.set_session(&new_id);
+                response.headers_mut().append(SET_COOKIE, cookie);
+            }
+            // the rotation stays due
+            Err(error) => tracing::debug!(%error, "a session got no new id yet"),
+        }
+    }
+    Ok(response)
 }

@@ -1,12 +1,12 @@
-//! Where a browser goes after a login or logout: a path of this origin, or nowhere.
+//! The return path: the path of this origin to which a browser goes after a login or logout.
 //!
-//! SECURITY: the text comes from a link that anybody can make. It is taken only if no browser could read it as another origin,
-//! and never repaired. Its path is canonical, so that it means the same to whoever reads it next.
+//! SECURITY: the text comes from a link that any site can make. `parse` accepts it only if no browser can read it as another
+//! origin, and never repairs it. The path is canonical, so that every later reader gives it the same meaning.
 
 use crate::denial::{Denial, Refusal};
 use cedargate_policy::portal::path::{CanonicalPath, ancestors_of};
 
-/// Bytes of a target; it travels in the provider's URL.
+/// Bytes of a return path; it becomes part of the provider's URL.
 const BYTES_MAX: usize = 2048;
 
 /// A checked path of this origin, with its query.
@@ -14,12 +14,12 @@ const BYTES_MAX: usize = 2048;
 pub struct ReturnPath(String);
 
 impl ReturnPath {
-    /// `own_prefix` is `identity.prefix`: nobody is sent back to the gate's own endpoints.
+    /// Refuses paths below `own_prefix`, which is `identity.prefix`: a login must not return to an endpoint of the gate.
     ///
     /// # Errors
     /// `request_invalid` with the reason for the log.
     pub fn parse(text: &str, own_prefix: &str) -> Result<Self, Refusal> {
-        let refuse = |why: String| Refusal::new(Denial::RequestInvalid, format!("the return target is refused: {why}"));
+        let refuse = |why: String| Refusal::new(Denial::RequestInvalid, format!("the return path is refused: {why}"));
         if text.len() > BYTES_MAX {
             return Err(refuse(format!("longer than {BYTES_MAX} bytes")));
         }
@@ -51,7 +51,7 @@ impl ReturnPath {
     }
 }
 
-/// Every byte that is written as a percent-escape; a broken escape is one of nothing.
+/// The bytes of all percent-escapes; malformed escapes are skipped.
 fn encoded_bytes(text: &str) -> impl Iterator<Item = u8> {
     text.split('%').skip(1).filter_map(|rest| {
         let digits = rest.get(..2)?;
@@ -66,8 +66,8 @@ mod tests {
     const PREFIX: &str = "/api/v1/identity";
 
     #[test]
-    fn paths_of_this_origin_are_taken_in_their_canonical_spelling() {
-        for (text, meant) in [
+    fn paths_of_this_origin_are_accepted_in_canonical_spelling() {
+        for (text, canonical) in [
             ("/", "/"),
             ("/portal/customer/orders/7", "/portal/customer/orders/7"),
             ("/a/", "/a/"),
@@ -77,17 +77,17 @@ mod tests {
             ("/blue%20shoes", "/blue%20shoes"),
             ("/api/v1/identityx", "/api/v1/identityx"),
         ] {
-            assert_eq!(ReturnPath::parse(text, PREFIX).unwrap().as_str(), meant, "{text}");
+            assert_eq!(ReturnPath::parse(text, PREFIX).unwrap().as_str(), canonical, "{text}");
         }
     }
 
     #[test]
-    fn every_trick_of_the_corpus_is_refused() {
+    fn every_redirect_attack_of_the_corpus_is_refused() {
         let corpus = include_str!("../../../tests/corpus/login/redirects.json");
-        let tricks: Vec<String> = serde_json::from_str(corpus).unwrap();
-        assert!(tricks.len() >= 150, "{}", tricks.len());
-        for trick in &tricks {
-            assert!(ReturnPath::parse(trick, PREFIX).is_err(), "{trick:?}");
+        let attacks: Vec<String> = serde_json::from_str(corpus).unwrap();
+        assert!(attacks.len() >= 150, "{}", attacks.len());
+        for attack in &attacks {
+            assert!(ReturnPath::parse(attack, PREFIX).is_err(), "{attack:?}");
         }
         assert!(ReturnPath::parse(&format!("/{}", "a".repeat(BYTES_MAX)), PREFIX).is_err());
         assert!(ReturnPath::parse(&format!("/{}", "a".repeat(BYTES_MAX - 1)), PREFIX).is_ok());
@@ -95,7 +95,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn whatever_is_taken_stays_on_this_origin(text in "[/\\\\a-z.:@%?#0-9\u{9}\u{a} ]{0,24}") {
+        fn accepted_paths_stay_on_this_origin(text in "[/\\\\a-z.:@%?#0-9\u{9}\u{a} ]{0,24}") {
             if let Ok(path) = ReturnPath::parse(&text, PREFIX) {
                 let base = url::Url::parse("https://shop.example").unwrap();
                 let target = base.join(path.as_str()).unwrap();

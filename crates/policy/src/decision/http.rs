@@ -13,10 +13,11 @@ use super::{Caller, DecisionContext, Details, Query, Target};
 use crate::context::{Facts, HttpFacts, ProxyContext, ReadyContext, RecordedContext};
 use crate::denial::{Denial, Refusal};
 use crate::engine::dependencies::ContextDependencies;
+use crate::engine::entities::SuppliedEntities;
 use crate::engine::{ContextSource, Evaluation, Outcome, QueryEntity};
+use crate::error_chain::error_chain;
 use crate::portal::PATH_TYPE;
 use crate::portal::path::CanonicalPath;
-use crate::query_entities::{SuppliedEntities, report};
 use crate::revision::Revision;
 use crate::rules::Rules;
 use crate::types::Scheme;
@@ -168,7 +169,7 @@ fn overlaid(rules: &Rules, action: &EntityUid, facts: &Facts<'_>, given: &Map<St
     all.extend(given.iter().map(|(name, value)| (name.clone(), value.clone())));
     Context::from_json_value(Value::Object(all), Some((&rules.schema.cedar, action)))
         .map(ReadyContext)
-        .map_err(|error| Refusal::new(Denial::RequestInvalid, report(&error)))
+        .map_err(|error| Refusal::new(Denial::RequestInvalid, error_chain(&error)))
 }
 
 /// Finds the action and resource of a request in this revision.

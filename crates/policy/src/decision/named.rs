@@ -11,9 +11,11 @@ use smallvec::SmallVec;
 use super::{Caller, DecisionContext, Details, Query, Target};
 use crate::context::{ContextPlan, Facts, NamedContext, ReadyContext, RecordedContext};
 use crate::denial::{Denial, Refusal};
+use crate::engine::entities::SuppliedEntities;
 use crate::engine::{ContextSource, Evaluation};
+use crate::error_chain::error_chain;
 use crate::fast_path::{DescribedEntity, fast_text};
-use crate::query_entities::{SuppliedEntities, entity_item, report};
+use crate::query_entities::entity_item;
 use crate::rules::Rules;
 use crate::schema::SchemaModel;
 
@@ -261,11 +263,11 @@ fn read_by_cedar(rules: &Rules, facts: &Facts<'_>, action: &EntityUid, named: &N
     let json = Value::Object(filled(rules, facts, action, named)?);
     let schema = &rules.schema.cedar;
     let context = Context::from_json_value(json.clone(), Some((schema, action)))
-        .map_err(|error| invalid(format!("`context`: {}", report(&error))))?;
+        .map_err(|error| invalid(format!("`context`: {}", error_chain(&error))))?;
     // parsing alone lets values of another type through
     context
         .validate(schema, action)
-        .map_err(|error| invalid(format!("`context`: {}", report(&error))))?;
+        .map_err(|error| invalid(format!("`context`: {}", error_chain(&error))))?;
     Ok(CedarContext {
         context: ReadyContext(context),
         json,

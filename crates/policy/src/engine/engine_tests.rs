@@ -19,10 +19,10 @@ use serde_json::{Map, Value, json};
 
 use crate::context::ReadyContext;
 use crate::engine::dependencies::ContextDependencies;
+use crate::engine::entities::SuppliedEntities;
 use crate::engine::entities::{EntityStore, ResolvedEntity};
 use crate::engine::index::ScopeTable;
 use crate::engine::{ContextSource, Effects, Engine, EntityQuery, ErroredForbids, Evaluation, Outcome, PolicyEntry, QueryEntity};
-use crate::query_entities::SuppliedEntities;
 
 /// Random worlds per run; each is asked several questions in several ways.
 const CASES: u32 = 150;

@@ -35,6 +35,9 @@ pub struct EntityStore {
     above: FxHashSet<EntityUid>,
 }
 
+/// Entities that come with one query.
+pub type SuppliedEntities = FxHashMap<EntityUid, ResolvedEntity>;
+
 /// A set of entities could not be put together (duplicate with different content).
 #[derive(Debug, thiserror::Error)]
 #[error("entities do not fit together: {0}")]

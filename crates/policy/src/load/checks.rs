@@ -15,7 +15,7 @@ use crate::portal::route::{Reach, Route};
 use crate::revision::Revision;
 use crate::revision::problem::{Problem, position};
 use crate::revision::source::{Files, SourceFile, Tree};
-use crate::rules::TypeNames;
+use crate::schema::TypeNames;
 use crate::schema::{AttrType, SchemaModel};
 use crate::scope::PortalScope;
 use crate::types::PortalSlug;
@@ -23,7 +23,7 @@ use crate::types::PortalSlug;
 /// The prefix of the ids of emergency forbids, so that they never collide with other policies.
 pub(super) const EMERGENCY_PREFIX: &str = "_deny/";
 
-/// Files whose absence would quietly widen what is allowed; emptied first, they may go.
+/// Reports removed files whose absence would quietly widen what is allowed; a file that was emptied first may go.
 pub(super) fn gone(slug: &PortalSlug, files: &Files, previous: Option<&Revision>) -> Vec<Problem> {
     let own = format!("policies/{slug}/");
     let mut problems = Vec::new();
@@ -46,7 +46,7 @@ pub(super) fn has_own(slug: &PortalSlug, files: &Files) -> bool {
     files.0.keys().any(|name| name.starts_with(&own))
 }
 
-/// A folder that vanished as a whole was not edited: it is being replaced, or its mount is away.
+/// True if the whole folder vanished: it is being replaced, or its mount is away. An edit does not do that.
 pub(super) fn is_folder_gone(tree: &Tree, slug: &PortalSlug) -> bool {
     !has_own(slug, &tree.files)
 }

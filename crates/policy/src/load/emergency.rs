@@ -25,7 +25,7 @@ pub(super) struct EmergencyLoad {
 }
 
 impl EmergencyForbids {
-    /// A policy id that is taken already keeps the file out: two policies of one id would be one.
+    /// Adds a file's forbids, unless one of their ids is taken: Cedar would keep one policy of the two.
     fn join(&mut self, name: &str, file: &SourceFile, entries: Vec<Arc<PolicyEntry>>) -> Option<Problem> {
         let taken = |entry: &&Arc<PolicyEntry>| self.entries.iter().any(|e| e.info.id == entry.info.id);
         if let Some(entry) = entries.iter().find(taken) {
@@ -38,7 +38,7 @@ impl EmergencyForbids {
 }
 
 impl Loader {
-    /// The emergency forbids: each file on its own, its last good content if the new one is broken or out of sight.
+    /// The emergency forbids: each file on its own, its last good content if the new one is broken or unreadable.
     pub(super) fn emergency_forbids(
         &mut self,
         candidate: &Candidate,

@@ -11,7 +11,7 @@ const DEPTH_MAX: usize = 100;
 /// Operators and `if`s in one policy: a chain nests as deep as it is long.
 const OPERATORS_MAX: usize = 4000;
 
-/// Fails at the first place that goes too deep.
+/// Fails at the first place that is nested too deep.
 pub fn check(name: &str, text: &str) -> Result<(), Problem> {
     let (mut depth, mut operators) = (0_usize, 0_usize);
     let mut chars = text.char_indices().peekable();
@@ -49,7 +49,7 @@ pub fn check(name: &str, text: &str) -> Result<(), Problem> {
 
 type Chars<'a> = std::iter::Peekable<std::str::CharIndices<'a>>;
 
-/// To the closing quote; an escaped one does not close.
+/// Skips to the closing quote; an escaped one does not close.
 pub(super) fn skip_string(chars: &mut Chars<'_>) {
     while let Some((_, char)) = chars.next() {
         match char {
@@ -60,7 +60,7 @@ pub(super) fn skip_string(chars: &mut Chars<'_>) {
     }
 }
 
-/// SECURITY: a lone carriage return ends a comment for Cedar; what follows must not be hidden from the checks.
+/// SECURITY: a lone carriage return ends a comment for Cedar; the checks must see the text after it.
 pub(super) fn skip_line(chars: &mut Chars<'_>) {
     for (_, char) in chars.by_ref() {
         if char == '\n' || char == '\r' {

@@ -1,8 +1,12 @@
 //! `*.cedar`, `links.json` → policies with their final ids, parsed and strictly validated, statement by statement.
 //!
-//! Ids are `@id("…")`, or `<file stem>#<n>`. A file that did not change is not looked at again; in one that did, a
-//! statement that did not is neither parsed nor (under the same schema) validated again, and keeps what was derived from
-//! it. Nothing is dropped silently: what does not fit is a problem.
+//! Ids are `@id("…")`, or `<file stem>#<n>`. An unchanged file is not read again. In a changed file an unchanged statement is
+//! neither parsed nor (under the same schema) validated again, and keeps all that was derived from it. Nothing is dropped
+//! silently: a statement that does not fit is a problem.
+//!
+//! A known statement is found by its text, so it can move within its file: only its line changes. A statement without `@id` is
+//! named by its number, so it counts as unchanged only at the same number. Validation results are kept per schema: another
+//! schema validates every statement again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr;
@@ -36,17 +40,17 @@ pub struct ParsedFile {
     statements: Vec<KnownStatement>,
 }
 
-/// One portal's parsed files, by name, as they were when they last fitted.
+/// One portal's parsed files, by name, as of the last time they parsed.
 #[derive(Default)]
 pub struct ParseCache(HashMap<String, Arc<ParsedFile>>);
 
-/// The parsed files of `_shared`, as long as any portal's cache has them.
+/// The parsed files of `_shared`, as long as any portal's cache holds them.
 #[derive(Default)]
 pub struct SharedFiles(HashMap<String, Vec<Weak<ParsedFile>>>);
 
 /// The parse result of one statement of a file.
 struct KnownStatement {
-    /// Bytes before it, and of it.
+    /// Bytes before the statement; its own length follows.
     offset: usize,
     length: usize,
     /// First line, from 1.
@@ -171,7 +175,7 @@ impl Item {
     }
 }
 
-/// Parses and validates one file, as far as `base`, the same file earlier, does not know the answer.
+/// Parses and validates one file; takes over from `base`, an earlier reading of it, every statement that did not change.
 fn parse_file(
     name: &str,
     file: &SourceFile,
@@ -208,7 +212,7 @@ fn parse_file(
     join(&naming, file, schema, statements)
 }
 
-/// The statements as one file: its policies, and everything that is wrong with it.
+/// Joins the statements of one file: its policies, and every problem of it.
 fn join(
     naming: &Naming<'_>,
     file: &SourceFile,

@@ -1,7 +1,7 @@
-//! A portal's schema files → what policies are validated against and values are filled by.
+//! A portal's schema files → the validator of its policies and the model that values are filled by.
 //!
-//! Shared and own text are joined. Portals with equal schema files share one result, and a change of anything else uses
-//! the one there is: reading a schema costs as much as hundreds of policies.
+//! Shared and own text are joined. Portals with equal schema files share one result, and a change of any other file
+//! keeps it: reading a schema costs as much as hundreds of policies.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -57,7 +57,7 @@ impl Schemas {
     }
 }
 
-/// Which of the two files says what makes a difference to where errors are found, so it is part of the identity.
+/// The identity of a schema. It includes which of the two files holds which text, because errors name their file.
 fn id(names: &[String; 2], files: &Files, namespace: Option<&str>) -> [u8; 32] {
     let mut content = Vec::new();
     for name in names {

@@ -1,7 +1,7 @@
-//! Cuts policy text into its statements, so that an edit costs what it touches and not what its file holds.
+//! Cuts policy text into its statements, so that an edit costs by the statements it touches, not by the size of the file.
 //!
-//! In Cedar `;` ends a policy and occurs nowhere else but in strings and comments. Whether a statement is a policy is
-//! for Cedar to say; a text that does not end with a statement is given back whole.
+//! In Cedar `;` ends a policy and occurs nowhere else but in strings and comments. Cedar decides
+//! whether a statement is a policy; a text that does not end with a statement is not cut.
 
 use super::nesting::{skip_line, skip_string};
 
@@ -9,7 +9,7 @@ use super::nesting::{skip_line, skip_string};
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Statement<'a> {
     pub text: &'a str,
-    /// Bytes before it.
+    /// Bytes before the statement.
     pub offset: usize,
     /// First line, from 1.
     pub line: usize,
@@ -49,7 +49,7 @@ pub fn split(text: &str) -> Option<Vec<Statement<'_>>> {
     start.is_none().then_some(all)
 }
 
-/// Counts lines once, however many places are asked for.
+/// Counts lines in one pass for all statements.
 #[derive(Default)]
 struct Cursor {
     offset: usize,

@@ -1,44 +1,48 @@
-//! Passwords and their argon2id hashes, checked on threads of their own.
+//! Argon2id password hashes, and the threads that check passwords against them.
 //!
-//! A hash is meant to be dear, so there is a bounded queue in front of `THREADS` threads, and nobody waits longer than
-//! `CHECK_TIMEOUT`. A password never prints and is never kept.
+//! One check costs tens of milliseconds and megabytes on purpose. So a bounded queue feeds `THREADS` threads: a full queue
+//! refuses the check at once, and a check that takes longer than `CHECK_TIMEOUT` fails. A password never prints, and the
+//! thread drops it after the check.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use argon2::password_hash::phc::{Output, Salt};
 use argon2::{ARGON2ID_IDENT, Algorithm, Argon2, Params, PasswordHash, PasswordVerifier, Version};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::types::Redacted;
 
-/// What new hashes cost (OWASP): KiB of memory, passes, lanes.
-const NEW_COST: (u32, u32, u32) = (19 * 1024, 2, 1);
-/// Most that a hash of a users file may cost: `THREADS` of them run at once.
+/// Cost of new hashes, as OWASP recommends: KiB of memory, passes, lanes.
+const NEW_MEMORY_KIB: u32 = 19 * 1024;
+const NEW_PASSES: u32 = 2;
+const NEW_LANES: u32 = 1;
+/// Highest cost of a hash in a users file; `THREADS` checks run at once.
 const MEMORY_KIB_MAX: u32 = 256 * 1024;
 const PASSES_MAX: u32 = 16;
 const LANES_MAX: u32 = 16;
-/// Bytes of a hash; shorter ones are too easily met by chance.
+/// Bytes of a hash; a shorter hash matches wrong passwords too often.
 const OUTPUT_BYTES_MIN: usize = 16;
 const NEW_OUTPUT_BYTES: usize = 32;
 const SALT_BYTES: usize = 16;
-/// Bytes of a password.
+/// Bytes of a password; a longer one is refused.
 pub const PASSWORD_BYTES_MAX: usize = 1024;
 /// Hashes computed at once.
 const THREADS: usize = 2;
-/// Passwords waiting for their turn.
+/// Passwords that wait for a thread; more are refused with `Busy`.
 const QUEUE_MAX: usize = 32;
-/// How long a password may wait for its turn and be checked.
+/// Time from submission to result; a later result counts as `Busy`.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An argon2id hash that may be checked against.
+/// A parsed argon2id hash within the cost limits. Never prints.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Hash(Redacted<PasswordHash>);
 
-/// Where passwords are checked; the threads end when this is gone.
+/// The password threads and their queue. Dropping it ends the threads.
 #[derive(Debug)]
-pub struct Checker {
+pub struct PasswordChecker {
     queue: SyncSender<Job>,
 }
 
@@ -46,27 +50,27 @@ pub struct Checker {
 struct Job {
     password: Redacted<String>,
     hash: Hash,
-    answer: oneshot::Sender<bool>,
+    result: oneshot::Sender<bool>,
 }
 
-/// Too many passwords at once.
+/// The check was not made in time: the queue is full, or the threads are slow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Busy;
 
 impl Hash {
-    /// Of a PHC string. The error says what is wrong with it, never what it holds.
+    /// Parses a PHC string. The error names the fault and never quotes the string.
     pub fn parse(text: &str) -> Result<Self, String> {
         let parsed = PasswordHash::new(text).map_err(|_may_quote| {
-            "is no hash in PHC format (`$argon2id$v=19$m=…`); set it with `cedargate user passwd`".to_owned()
+            "is not a hash in PHC format (`$argon2id$v=19$m=…`); set it with `cedargate user passwd`".to_owned()
         })?;
         if parsed.algorithm != ARGON2ID_IDENT {
-            return Err("is a hash of another kind than argon2id; set it with `cedargate user passwd`".to_owned());
+            return Err("is not an argon2id hash; set it with `cedargate user passwd`".to_owned());
         }
         let version = parsed.version.unwrap_or(Version::V0x13.into());
         if Version::try_from(version).is_err() {
-            return Err("has a version of argon2 that is not known here".to_owned());
+            return Err("has an unknown version of argon2".to_owned());
         }
-        let cost = Params::try_from(&parsed).map_err(|_error| "has parameters that are none of argon2".to_owned())?;
+        let cost = Params::try_from(&parsed).map_err(|_error| "has parameters that argon2 does not know".to_owned())?;
         if cost.m_cost() > MEMORY_KIB_MAX || cost.t_cost() > PASSES_MAX || cost.p_cost() > LANES_MAX {
             return Err(format!(
                 "costs too much to check: at most m={MEMORY_KIB_MAX} (KiB), t={PASSES_MAX}, p={LANES_MAX}"
@@ -78,31 +82,28 @@ impl Hash {
         Ok(Self(Redacted::new(parsed)))
     }
 
-    /// Of a new password, with a random salt.
-    pub fn of(password: &str) -> Result<Self, String> {
+    /// Hashes a new password with a random salt.
+    pub fn new(password: &str) -> Result<Self, String> {
         let mut salt = [0; SALT_BYTES];
         let mut output = [0; NEW_OUTPUT_BYTES];
         aws_lc_rs::rand::fill(&mut salt).map_err(|_unspecified| "there are no random numbers".to_owned())?;
-        let (memory, passes, lanes) = NEW_COST;
-        let cost = Params::new(memory, passes, lanes, Some(NEW_OUTPUT_BYTES)).map_err(|error| error.to_string())?;
+        let cost = new_cost()?;
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, cost.clone());
         argon2
             .hash_password_into(password.as_bytes(), &salt, &mut output)
             .map_err(|error| error.to_string())?;
-        Self::made(&cost, &salt, &output)
+        Self::from_parts(&cost, &salt, &output)
     }
 
-    /// A hash that costs what new ones cost, and that no password has.
+    /// A random hash that no password matches, with the cost of a new hash.
     pub fn dummy() -> Result<Self, String> {
-        let (memory, passes, lanes) = NEW_COST;
         let mut random = [0; SALT_BYTES + NEW_OUTPUT_BYTES];
         aws_lc_rs::rand::fill(&mut random).map_err(|_unspecified| "there are no random numbers".to_owned())?;
         let (salt, output) = random.split_at(SALT_BYTES);
-        let cost = Params::new(memory, passes, lanes, Some(NEW_OUTPUT_BYTES)).map_err(|error| error.to_string())?;
-        Self::made(&cost, salt, output)
+        Self::from_parts(&new_cost()?, salt, output)
     }
 
-    fn made(cost: &Params, salt: &[u8], output: &[u8]) -> Result<Self, String> {
+    fn from_parts(cost: &Params, salt: &[u8], output: &[u8]) -> Result<Self, String> {
         Ok(Self(Redacted::new(PasswordHash {
             algorithm: ARGON2ID_IDENT,
             version: Some(Version::V0x13.into()),
@@ -114,12 +115,12 @@ impl Hash {
         })))
     }
 
-    /// What a users file holds.
+    /// The PHC string that a users file holds.
     pub fn to_text(&self) -> String {
         self.0.expose().to_string()
     }
 
-    /// Computes the hash; takes as long as it was made to take.
+    /// True if the hash is of this password. Blocks for as long as the hash's cost takes.
     pub fn accepts(&self, password: &str) -> bool {
         Argon2::default()
             .verify_password(password.as_bytes(), self.0.expose())
@@ -127,7 +128,11 @@ impl Hash {
     }
 }
 
-impl Checker {
+fn new_cost() -> Result<Params, String> {
+    Params::new(NEW_MEMORY_KIB, NEW_PASSES, NEW_LANES, Some(NEW_OUTPUT_BYTES)).map_err(|error| error.to_string())
+}
+
+impl PasswordChecker {
     pub fn start() -> std::io::Result<Self> {
         let (queue, jobs) = sync_channel(QUEUE_MAX);
         let jobs = Arc::new(Mutex::new(jobs));
@@ -135,35 +140,37 @@ impl Checker {
             let jobs = Arc::clone(&jobs);
             std::thread::Builder::new()
                 .name(format!("passwords-{number}"))
-                .spawn(move || work(&jobs))?;
+                .spawn(move || run_checks(&jobs))?;
         }
         Ok(Self { queue })
     }
 
-    /// Whether `hash` is of this password.
+    /// True if `hash` is of this password; `Busy` if the queue is full or the result is late.
     pub async fn check(&self, password: Redacted<String>, hash: Hash) -> Result<bool, Busy> {
-        let (answer, answered) = oneshot::channel();
-        let job = Job { password, hash, answer };
+        let (result_sender, result) = oneshot::channel();
+        let job = Job {
+            password,
+            hash,
+            result: result_sender,
+        };
         self.queue.try_send(job).map_err(|_full_or_closed| Busy)?;
-        let answered = tokio::time::timeout(CHECK_TIMEOUT, answered).await;
-        answered.map_err(|_late| Busy)?.map_err(|_thread_gone| Busy)
+        let result = tokio::time::timeout(CHECK_TIMEOUT, result).await;
+        result.map_err(|_late| Busy)?.map_err(|_thread_gone| Busy)
     }
 }
 
-/// Until the last `Checker` is gone. Whoever holds the lock waits for a job; the others wait for the lock.
-fn work(jobs: &Mutex<Receiver<Job>>) {
+/// Runs on each thread until the `PasswordChecker` is dropped. The thread that holds the lock waits for the next job; the other
+/// threads wait for the lock.
+fn run_checks(jobs: &Mutex<Receiver<Job>>) {
     loop {
-        let next = match jobs.lock() {
-            Ok(jobs) => jobs.recv(),
-            Err(_poisoned) => return,
-        };
+        let next = jobs.lock().recv();
         let Ok(job) = next else { return };
-        // whoever asked may be gone, and nobody else wants to know
-        if job.answer.is_closed() {
+        // the login request timed out or was dropped: its result is not needed
+        if job.result.is_closed() {
             continue;
         }
         let accepted = job.hash.accepts(job.password.expose());
-        let _nobody_waits = job.answer.send(accepted).is_err();
+        let _receiver_dropped = job.result.send(accepted).is_err();
     }
 }
 
@@ -171,23 +178,23 @@ fn work(jobs: &Mutex<Receiver<Job>>) {
 mod tests {
     use super::*;
 
-    /// Cheap, for tests.
+    /// A hash that is cheap to check, without its output.
     const CHEAP: &str = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHRzYWx0$";
 
     #[test]
-    fn a_new_hash_accepts_its_password_and_no_other() {
-        let hash = Hash::of("correct horse").unwrap();
+    fn new_hash_accepts_its_password_and_no_other() {
+        let hash = Hash::new("correct horse").unwrap();
         let text = hash.to_text();
         assert!(text.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{text}");
         let again = Hash::parse(&text).unwrap();
         assert!(again.accepts("correct horse") && again == hash);
         assert!(!again.accepts("correct horse ") && !again.accepts(""));
         assert!(!format!("{hash:?}").contains("argon2id"));
-        assert_ne!(Hash::of("correct horse").unwrap().to_text(), text);
+        assert_ne!(Hash::new("correct horse").unwrap().to_text(), text);
     }
 
     #[test]
-    fn hashes_of_other_tools_are_accepted_up_to_what_a_check_may_cost() {
+    fn hashes_of_other_tools_are_accepted_up_to_the_cost_limit() {
         // made by the reference implementation: `echo -n password | argon2 somesalt -id -t 2 -k 65536 -p 1 -e`
         let reference = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
         assert!(Hash::parse(reference).unwrap().accepts("password"));
@@ -202,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_argon2id_hash_is_refused_without_being_quoted() {
+    fn text_that_is_not_an_argon2id_hash_is_refused_and_not_quoted() {
         for bad in [
             "",
             "hunter2",
@@ -221,9 +228,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_queue_says_busy_and_a_check_goes_on_afterwards() {
-        let checker = Checker::start().unwrap();
-        let slow = Hash::of("x").unwrap();
+    async fn full_queue_refuses_checks_until_it_has_room() {
+        let checker = PasswordChecker::start().unwrap();
+        let slow = Hash::new("x").unwrap();
         let mut waiting = Vec::new();
         let mut refused = 0;
         for _ in 0..QUEUE_MAX + THREADS + 10 {
@@ -237,7 +244,7 @@ mod tests {
         drop(waiting);
         let output = "CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
         let cheap = Hash::parse(&format!("{CHEAP}{output}")).unwrap();
-        // those that gave up are skipped
+        // the threads skip the jobs of dropped checks
         loop {
             match checker.check(Redacted::new("y".to_owned()), cheap.clone()).await {
                 Ok(accepted) => break assert!(!accepted),

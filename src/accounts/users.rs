@@ -1,7 +1,7 @@
-//! A users file: who there is, and what the file says of each. Read whole or refused whole.
+//! The users file: parses its accounts, completely or not at all.
 //!
-//! Every mistake is reported at once with its line. Never takes a key that it does not know: a misspelt `disabled` would
-//! be an open door. Nothing that comes out of here prints a hash.
+//! One pass reports all mistakes, each with its line. Unknown keys are errors: ignoring a misspelt `disabled` would leave a
+//! disabled account enabled. No type of this file prints a hash.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
@@ -14,23 +14,24 @@ use serde_json::{Map, Value, json};
 
 use super::Account;
 use super::hash::Hash;
+use crate::base::files::read_small_text;
 use crate::config::{Node, Origin, Shape};
 use crate::types::PortalSlug;
 
 /// Bytes of a users file.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// Accounts in one file; who has more wants a provider.
+/// Accounts in one file; a larger installation needs an OIDC provider.
 const USERS_MAX: usize = 10_000;
-/// Characters that a misspelt key may have wrong.
-const MISSPELT_MOST: usize = 2;
-/// Characters of a name.
+/// Edit distance up to which an unknown key is taken for a misspelt known one.
+const MISSPELT_DISTANCE_MAX: usize = 2;
+/// Characters of an account name.
 pub const NAME_CHARS_MAX: usize = 64;
 
 const KEYS: [&str; 8] = [
     "password", "tenant", "roles", "portals", "name", "email", "disabled", "claims",
 ];
-/// Claims that the gate makes itself, or that other keys of the file are for.
-const OWN_CLAIMS: [&str; 15] = [
+/// Claims that `claims` of an account may not set: the gate writes them, or another key of the account does.
+const RESERVED_CLAIMS: [&str; 15] = [
     "iss",
     "sub",
     "aud",
@@ -48,57 +49,69 @@ const OWN_CLAIMS: [&str; 15] = [
     "email",
 ];
 
-/// Everybody in one file.
+/// The accounts of one file.
 #[derive(Debug)]
 pub struct Users {
     by_name: BTreeMap<String, User>,
-    /// Whose hash stands in for a name that nobody has; its seed is this process's own.
+    /// Chooses the decoy hash of an unknown name. Seeded per process, so that a client cannot compute the choice.
     hasher: RandomState,
-    /// Stands in where there is nobody at all.
+    /// Decoy hash of a file without accounts.
     dummy: Hash,
 }
 
-/// One entry of the file.
+/// One entry of the file: an account, its password hash and its state.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct User {
     pub account: Account,
     pub password: Hash,
-    pub state: State,
+    pub state: UserState,
 }
 
-/// Whether a user may log in.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum State {
+pub enum UserState {
     Enabled,
     Disabled,
 }
 
-/// Everything that is wrong with a file.
+/// All mistakes of one file.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct UsersError {
     file: String,
-    /// Line, key, message.
-    faults: Vec<(Option<u64>, String, String)>,
+    mistakes: Vec<Mistake>,
 }
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Mistake {
+    /// `None` for a mistake of the whole file.
+    line: Option<u64>,
+    /// Path of the key, such as `users.alice.roles`; empty at the top of the file.
+    key: String,
+    message: String,
+}
+
+impl std::error::Error for UsersError {}
 
 impl fmt::Display for UsersError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, (line, key, message)) in self.faults.iter().enumerate() {
+        for (n, mistake) in self.mistakes.iter().enumerate() {
             let newline = if n == 0 { "" } else { "\n" };
-            let line = line.map(|line| format!(":{line}")).unwrap_or_default();
-            let key = if key.is_empty() { String::new() } else { format!(" {key}:") };
-            write!(f, "{newline}{}{line}:{key} {message}", self.file)?;
+            let line = mistake.line.map(|line| format!(":{line}")).unwrap_or_default();
+            let key = match mistake.key.as_str() {
+                "" => String::new(),
+                key => format!(" {key}:"),
+            };
+            write!(f, "{newline}{}{line}:{key} {}", self.file, mistake.message)?;
         }
         Ok(())
     }
 }
 
-/// Letters a to z, digits, `.`, `_`, `@` and `-`: no two names look alike, and none has two spellings.
+/// Accepts a to z, digits, `.`, `_`, `@` and `-`: in this alphabet no two names look alike and no name has two spellings.
 pub fn check_name(name: &str) -> Result<(), String> {
-    let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'@' | b'-');
-    if name.is_empty() || name.len() > NAME_CHARS_MAX || !name.bytes().all(known) {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'@' | b'-');
+    if name.is_empty() || name.len() > NAME_CHARS_MAX || !name.bytes().all(allowed) {
         return Err(format!(
-            "`{}` is no name: 1 to {NAME_CHARS_MAX} of a-z, 0-9, `.`, `_`, `@`, `-`",
+            "`{}` is not a valid name: 1 to {NAME_CHARS_MAX} of a-z, 0-9, `.`, `_`, `@`, `-`",
             name.escape_debug()
         ));
     }
@@ -106,21 +119,25 @@ pub fn check_name(name: &str) -> Result<(), String> {
 }
 
 impl Users {
-    /// The accounts of a text; `file` is what errors call it.
+    /// Parses the content of a users file; errors name it `file`.
     pub fn parse(text: &str, file: &str) -> Result<Self, UsersError> {
-        let named: Arc<str> = Arc::from(file);
-        let place = |line| Origin::File {
-            file: Arc::clone(&named),
+        let file_name: Arc<str> = Arc::from(file);
+        let origin = |line| Origin::File {
+            file: Arc::clone(&file_name),
             line,
         };
-        let mut reader = Reader::default();
+        let mut parser = Parser::default();
         let mut by_name = BTreeMap::new();
-        match Node::parse_any(text, &place) {
-            Ok(root) => reader.users(&root, &mut by_name),
-            Err(error) => reader.faults.push((Some(error.line), String::new(), error.message)),
+        match Node::parse_any(text, &origin) {
+            Ok(root) => parser.users(&root, &mut by_name),
+            Err(error) => parser.mistakes.push(Mistake {
+                line: Some(error.line),
+                key: String::new(),
+                message: error.message,
+            }),
         }
-        let dummy = Hash::dummy().map_err(|message| UsersError::of(file, message))?;
-        if reader.faults.is_empty() {
+        let dummy = Hash::dummy().map_err(|message| UsersError::new(file, message))?;
+        if parser.mistakes.is_empty() {
             return Ok(Self {
                 by_name,
                 hasher: RandomState::new(),
@@ -129,7 +146,7 @@ impl Users {
         }
         Err(UsersError {
             file: file.to_owned(),
-            faults: reader.faults,
+            mistakes: parser.mistakes,
         })
     }
 
@@ -137,20 +154,20 @@ impl Users {
         self.by_name.get(name)
     }
 
-    /// In the order of their names.
+    /// The accounts, ordered by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &User)> {
         self.by_name.iter().map(|(name, user)| (name.as_str(), user))
     }
 
-    /// What a password for a name that nobody has is checked against: always the same for one name, and of the same costs
-    /// as the file's own hashes.
-    pub fn stand_in(&self, name: &str) -> &Hash {
+    /// The hash to check a password against when the name is unknown, so that the check takes as long as for an account. Always
+    /// the same for one name; taken from the file's own hashes, so that it costs what they cost.
+    pub fn decoy_hash(&self, name: &str) -> &Hash {
         let count = u64::try_from(self.by_name.len()).unwrap_or(u64::MAX).max(1);
         let nth = usize::try_from(self.hasher.hash_one(name) % count).unwrap_or(0);
         self.by_name.values().nth(nth).map_or(&self.dummy, |user| &user.password)
     }
 
-    /// Names whose sessions must not go on under `newer`: gone, disabled, or anything changed.
+    /// Names whose entry is missing in `newer` or differs there; their sessions must end.
     pub fn changed_in<'a>(&'a self, newer: &'a Self) -> impl Iterator<Item = &'a str> {
         self.iter()
             .filter(|(name, user)| newer.find(name) != Some(user))
@@ -159,56 +176,57 @@ impl Users {
 }
 
 impl UsersError {
-    pub fn of(file: &str, message: impl Into<String>) -> Self {
+    /// A mistake of the whole file.
+    pub fn new(file: &str, message: impl Into<String>) -> Self {
+        let mistake = Mistake {
+            line: None,
+            key: String::new(),
+            message: message.into(),
+        };
         Self {
             file: file.to_owned(),
-            faults: vec![(None, String::new(), message.into())],
+            mistakes: vec![mistake],
         }
     }
 }
 
-/// SECURITY: what stands where a key should be may be a password. It is repeated only if it is a key misspelt.
+/// SECURITY: text in the place of a key may be a password. The message quotes it only if it is close to a known key.
 fn unknown_key(found: &str, known: &[&str]) -> String {
-    let near = known.iter().find(|one| strsim::levenshtein(found, one) <= MISSPELT_MOST);
+    let near = known
+        .iter()
+        .find(|one| strsim::levenshtein(found, one) <= MISSPELT_DISTANCE_MAX);
     near.map_or_else(
         || format!("an unknown key; known are: {}", known.join(", ")),
         |near| format!("unknown key `{}`; did you mean `{near}`?", found.escape_debug()),
     )
 }
 
-/// The text of a users file, or why it cannot be read.
+/// Reads the text of a users file.
 pub fn read(path: &Path) -> Result<String, UsersError> {
-    use std::io::Read;
-    let shown = path.display().to_string();
-    let fail = |error: std::io::Error| UsersError::of(&shown, format!("cannot be read: {error}"));
-    // a pipe would be waited for
-    if !std::fs::metadata(path).map_err(fail)?.is_file() {
-        return Err(UsersError::of(&shown, "is no file"));
-    }
-    let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(fail)?;
-    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(fail)?;
-    if u64::try_from(text.len()).is_ok_and(|length| length > FILE_BYTES_MAX) {
-        return Err(UsersError::of(&shown, format!("is larger than {FILE_BYTES_MAX} bytes")));
-    }
-    Ok(text)
+    read_small_text(path, FILE_BYTES_MAX)
+        .map_err(|error| UsersError::new(&path.display().to_string(), format!("cannot be read: {error}")))
 }
 
+/// Walks the YAML tree and collects the mistakes.
 #[derive(Default)]
-struct Reader {
-    faults: Vec<(Option<u64>, String, String)>,
+struct Parser {
+    mistakes: Vec<Mistake>,
 }
 
-impl Reader {
-    fn fault(&mut self, key: &str, origin: &Origin, message: impl Into<String>) {
-        self.faults.push((origin.line(), key.to_owned(), message.into()));
+impl Parser {
+    fn mistake(&mut self, key: &str, origin: &Origin, message: impl Into<String>) {
+        self.mistakes.push(Mistake {
+            line: origin.line(),
+            key: key.to_owned(),
+            message: message.into(),
+        });
     }
 
-    /// The entries of a mapping; repeated keys are faults.
+    /// The entries of a mapping; repeated keys are mistakes.
     fn entries<'a>(&mut self, key: &str, node: &'a Node) -> Vec<(&'a str, &'a Origin, &'a Node)> {
         let Shape::Map(entries) = &node.shape else {
             let got = node.type_name();
-            self.fault(key, &node.origin, format!("expected a mapping of keys, got {got}"));
+            self.mistake(key, &node.origin, format!("expected a mapping of keys, got {got}"));
             return Vec::new();
         };
         let mut seen: BTreeMap<&str, Option<u64>> = BTreeMap::new();
@@ -216,7 +234,7 @@ impl Reader {
         for (name, origin, value) in entries {
             if let Some(first) = seen.insert(name, origin.line()) {
                 let first = first.map(|line| format!(" (first in line {line})")).unwrap_or_default();
-                self.fault(key, origin, format!("`{}` is repeated{first}", name.escape_debug()));
+                self.mistake(key, origin, format!("`{}` is repeated{first}", name.escape_debug()));
                 continue;
             }
             found.push((name.as_str(), origin, value));
@@ -230,7 +248,7 @@ impl Reader {
         }
         for (key, origin, node) in self.entries("", root) {
             if key != "users" {
-                self.fault("", origin, unknown_key(key, &["users"]));
+                self.mistake("", origin, unknown_key(key, &["users"]));
                 continue;
             }
             if matches!(node.shape, Shape::Null) {
@@ -239,12 +257,12 @@ impl Reader {
             let entries = self.entries("users", node);
             if entries.len() > USERS_MAX {
                 let message = format!("{} accounts, at most {USERS_MAX}; use an OIDC provider", entries.len());
-                self.fault("users", &node.origin, message);
+                self.mistake("users", &node.origin, message);
                 return;
             }
             for (name, origin, node) in entries {
                 if let Err(message) = check_name(name) {
-                    self.fault("users", origin, message);
+                    self.mistake("users", origin, message);
                 } else if let Some(user) = self.user(name, origin, node) {
                     users.insert(name.to_owned(), user);
                 }
@@ -253,9 +271,11 @@ impl Reader {
     }
 
     fn user(&mut self, name: &str, origin: &Origin, node: &Node) -> Option<User> {
-        let before = self.faults.len();
+        let before = self.mistakes.len();
         let at = |key: &str| format!("users.{name}.{key}");
-        let (mut password, mut state, mut portals) = (None, State::Enabled, None);
+        let mut password = None;
+        let mut state = UserState::Enabled;
+        let mut portals = None;
         let mut claims = Map::new();
         claims.insert("sub".to_owned(), json!(name));
         claims.insert("roles".to_owned(), json!([]));
@@ -272,20 +292,20 @@ impl Reader {
                 }
                 "portals" => portals = Some(self.portals(&at(key), value)),
                 "disabled" => match value.shape {
-                    Shape::Bool(true) => state = State::Disabled,
+                    Shape::Bool(true) => state = UserState::Disabled,
                     Shape::Bool(false) => {}
-                    _ => self.fault(&at(key), &value.origin, "expected `true` or `false`"),
+                    _ => self.mistake(&at(key), &value.origin, "expected `true` or `false`"),
                 },
                 "claims" => self.claims(&at(key), value, &mut claims),
                 other => {
-                    self.fault(&format!("users.{name}"), origin, unknown_key(other, &KEYS));
+                    self.mistake(&format!("users.{name}"), origin, unknown_key(other, &KEYS));
                 }
             }
         }
         let is_map = matches!(node.shape, Shape::Map(_));
         if password.is_none() && is_map && node.child("password").is_none() {
             let message = "`password` is missing; set it with `cedargate user passwd`";
-            self.fault(&format!("users.{name}"), origin, message);
+            self.mistake(&format!("users.{name}"), origin, message);
         }
         let user = User {
             account: Account {
@@ -296,27 +316,27 @@ impl Reader {
             password: password?,
             state,
         };
-        (self.faults.len() == before).then_some(user)
+        (self.mistakes.len() == before).then_some(user)
     }
 
     fn password(&mut self, key: &str, node: &Node) -> Option<Hash> {
-        // SECURITY: messages never quote what stands here; it may be a password
+        // SECURITY: messages never quote this value; it may be a password
         let Shape::Text(text) = &node.shape else {
-            self.fault(key, &node.origin, "expected a hash; set it with `cedargate user passwd`");
+            self.mistake(key, &node.origin, "expected a hash; set it with `cedargate user passwd`");
             return None;
         };
         Hash::parse(text)
-            .map_err(|message| self.fault(key, &node.origin, message))
+            .map_err(|message| self.mistake(key, &node.origin, message))
             .ok()
     }
 
     fn text(&mut self, key: &str, node: &Node) -> Option<String> {
         match &node.shape {
             Shape::Text(text) if !text.trim().is_empty() => return Some(text.clone()),
-            Shape::Text(_) => self.fault(key, &node.origin, "is empty; leave the key out instead"),
+            Shape::Text(_) => self.mistake(key, &node.origin, "is empty; leave the key out instead"),
             _ => {
                 let got = node.type_name();
-                self.fault(key, &node.origin, format!("expected a text, got {got}"));
+                self.mistake(key, &node.origin, format!("expected a text, got {got}"));
             }
         }
         None
@@ -325,14 +345,14 @@ impl Reader {
     fn texts(&mut self, key: &str, node: &Node) -> Vec<String> {
         let Shape::List(items) = &node.shape else {
             let got = node.type_name();
-            self.fault(key, &node.origin, format!("expected a list, got {got}"));
+            self.mistake(key, &node.origin, format!("expected a list, got {got}"));
             return Vec::new();
         };
         let mut texts: Vec<String> = Vec::new();
         for item in items {
             match self.text(key, item) {
                 Some(text) if texts.contains(&text) => {
-                    self.fault(key, &item.origin, format!("`{}` is repeated", text.escape_debug()));
+                    self.mistake(key, &item.origin, format!("`{}` is repeated", text.escape_debug()));
                 }
                 text => texts.extend(text),
             }
@@ -343,17 +363,17 @@ impl Reader {
     fn portals(&mut self, key: &str, node: &Node) -> Vec<String> {
         let portals = self.texts(key, node);
         for portal in portals.iter().filter(|portal| PortalSlug::parse(portal).is_none()) {
-            let message = format!("`{}` is no portal's name", portal.escape_debug());
-            self.fault(key, &node.origin, message);
+            let message = format!("`{}` is not a valid portal name", portal.escape_debug());
+            self.mistake(key, &node.origin, message);
         }
         portals
     }
 
     fn claims(&mut self, key: &str, node: &Node, claims: &mut Map<String, Value>) {
         for (name, origin, value) in self.entries(key, node) {
-            if OWN_CLAIMS.contains(&name) {
-                let message = format!("`{name}` is made by the gate, or has a key of its own");
-                self.fault(key, origin, message);
+            if RESERVED_CLAIMS.contains(&name) {
+                let message = format!("`{name}` is written by the gate, or has a key of its own");
+                self.mistake(key, origin, message);
             } else if let Some(value) = self.value(&format!("{key}.{name}"), value) {
                 claims.insert(name.to_owned(), value);
             }
@@ -393,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_file_says_are_the_claims() {
+    fn keys_of_an_account_become_its_claims() {
         let users = parse(
             "users:\n  alice.b@acme.test:\n    password: \"HASH\"\n    tenant: acme\n    roles: [viewer, editor]\n    portals: [customer]\n    \
              name: Alice B\n    email: a@acme.test\n    disabled: false\n    claims: { level: 3, org: { unit: x, tags: [a] } }\n  bob: { password: \"HASH\", disabled: true }\n",
@@ -408,22 +428,25 @@ mod tests {
         assert_eq!(alice.account.portals.as_deref(), Some(&["customer".to_owned()][..]));
         assert_eq!(
             (alice.state, users.find("bob").unwrap().state),
-            (State::Enabled, State::Disabled)
+            (UserState::Enabled, UserState::Disabled)
         );
         assert_eq!(users.find("bob").unwrap().account.portals, None);
         assert!(!format!("{users:?}").contains("CTFhFd"));
     }
 
     #[test]
-    fn a_file_may_be_empty() {
-        for text in ["", "# nobody yet\n", "users:\n", "users: {}\n"] {
+    fn empty_file_has_no_accounts() {
+        for text in ["", "# no accounts yet\n", "users:\n", "users: {}\n"] {
             let users = parse(text).unwrap();
-            assert!(users.iter().next().is_none() && !users.stand_in("x").accepts(""), "{text:?}");
+            assert!(
+                users.iter().next().is_none() && !users.decoy_hash("x").accepts(""),
+                "{text:?}"
+            );
         }
     }
 
     #[test]
-    fn every_mistake_has_its_line_and_says_what_to_do() {
+    fn each_mistake_names_its_line_and_the_fix() {
         for (text, line, says) in [
             ("user: {}", 1, "did you mean `users`"),
             (
@@ -451,10 +474,10 @@ mod tests {
             ("users:\n  a: { tenant: x }", 2, "`password` is missing"),
             ("users:\n  a:\n    password: hunter2", 3, "user passwd"),
             ("users:\n  a:\n    password: 7", 3, "expected a hash"),
-            ("users:\n  Alice: { password: \"HASH\" }", 2, "`Alice` is no name"),
-            ("users:\n  \"a b\": { password: \"HASH\" }", 2, "is no name"),
-            ("users:\n  \"ä\": { password: \"HASH\" }", 2, "is no name"),
-            ("users:\n  \"\": { password: \"HASH\" }", 2, "is no name"),
+            ("users:\n  Alice: { password: \"HASH\" }", 2, "`Alice` is not a valid name"),
+            ("users:\n  \"a b\": { password: \"HASH\" }", 2, "is not a valid name"),
+            ("users:\n  \"ä\": { password: \"HASH\" }", 2, "is not a valid name"),
+            ("users:\n  \"\": { password: \"HASH\" }", 2, "is not a valid name"),
             ("users:\n  a: { password: \"HASH\", roles: viewer }", 2, "expected a list"),
             ("users:\n  a: { password: \"HASH\", roles: [x, x] }", 2, "`x` is repeated"),
             ("users:\n  a: { password: \"HASH\", roles: [7] }", 2, "expected a text"),
@@ -462,7 +485,7 @@ mod tests {
             (
                 "users:\n  a: { password: \"HASH\", portals: [Bad_One] }",
                 2,
-                "no portal's name",
+                "not a valid portal name",
             ),
             ("users:\n  a: { password: \"HASH\", disabled: no }", 2, "`true` or `false`"),
             (
@@ -493,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn huge_and_deep_files_are_refused() {
+    fn huge_and_deeply_nested_files_are_refused() {
         assert!(parse(&"[".repeat(100_000)).is_err());
         let deep = format!(
             "users:\n  a: {{ password: \"HASH\", claims: {{ x: {}1{} }} }}",
@@ -506,20 +529,20 @@ mod tests {
     }
 
     #[test]
-    fn a_stand_in_is_always_the_same_for_one_name() {
+    fn decoy_hash_is_stable_per_name_and_covers_all_costs() {
         let users = parse("users:\n  a: { password: \"HASH\" }\n  b: { password: \"$argon2id$v=19$m=16,t=1,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc\" }\n").unwrap();
         let costs: Vec<bool> = (0..100)
             .map(|n| {
-                let name = format!("nobody{n}");
-                assert_eq!(users.stand_in(&name), users.stand_in(&name));
-                users.stand_in(&name) == &users.find("a").unwrap().password
+                let name = format!("unknown{n}");
+                assert_eq!(users.decoy_hash(&name), users.decoy_hash(&name));
+                users.decoy_hash(&name) == &users.find("a").unwrap().password
             })
             .collect();
         assert!(costs.contains(&true) && costs.contains(&false), "both costs occur");
     }
 
     #[test]
-    fn changes_that_sessions_must_hear_of() {
+    fn changed_disabled_and_removed_accounts_are_reported() {
         let base = "users:\n  a: { password: \"HASH\", roles: [x], tenant: t }\n  b: { password: \"HASH\" }\n";
         let other = HASH.replace("CTFh", "CTFi");
         for (text, changed) in [
@@ -536,7 +559,8 @@ mod tests {
             (base.replace("tenant: t", "tenant: t, portals: [p]"), vec!["a"]),
             (String::new(), vec!["a", "b"]),
         ] {
-            let (old, new) = (parse(base).unwrap(), parse(&text).unwrap());
+            let old = parse(base).unwrap();
+            let new = parse(&text).unwrap();
             assert_eq!(old.changed_in(&new).collect::<Vec<_>>(), changed, "{text}");
         }
     }

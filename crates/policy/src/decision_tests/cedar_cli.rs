@@ -1,0 +1,142 @@
+//! Tests in the formats of the Cedar CLI: `run-tests` JSON, and `ALLOW/` and `DENY/` folders of request JSON.
+//!
+//! They skip HTTP and claims: principal, entities and context are those of the file, and the gate adds nothing.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{CaseResult, Expect, NOW_MILLIS, Runner, Verdict, deciding};
+use crate::decision::named::{ContextPrecedence, NamedEntity, NamedQuery};
+use crate::decision::{Asked, Caller, Decision, Query, decide};
+use crate::revision::problem::{Problem, RevisionError};
+
+/// A request of the Cedar CLI, with what its test expects.
+#[derive(Deserialize)]
+struct CliCase {
+    name: Option<String>,
+    request: CliRequest,
+    #[serde(default)]
+    entities: Value,
+    decision: Expect,
+    #[serde(default)]
+    reason: Vec<String>,
+    #[serde(default)]
+    num_errors: usize,
+}
+
+#[derive(Deserialize)]
+struct CliRequest {
+    principal: String,
+    action: String,
+    resource: String,
+    #[serde(default)]
+    context: Value,
+}
+
+impl Runner<'_> {
+    pub(super) fn json(&self, text: &str) -> Result<Vec<CaseResult>, RevisionError> {
+        let fail = |e: serde_json::Error| Problem::new(self.file, format!("is not a test file: {e}")).at_line(Some(e.line()));
+        let expect = [("/ALLOW/", Expect::Allow), ("/DENY/", Expect::Deny)];
+        if let Some((_, decision)) = expect.into_iter().find(|(folder, _)| self.file.contains(folder)) {
+            let request = serde_json::from_str(text).map_err(fail)?;
+            let case = CliCase {
+                name: None,
+                request,
+                entities: Value::Null,
+                decision,
+                reason: Vec::new(),
+                num_errors: usize::MAX,
+            };
+            return Ok(vec![self.cli_case(0, &case)]);
+        }
+        let cases: Vec<CliCase> = serde_json::from_str(text).map_err(fail)?;
+        Ok(cases
+            .iter()
+            .enumerate()
+            .map(|(number, case)| self.cli_case(number, case))
+            .collect())
+    }
+
+    fn cli_case(&self, number: usize, case: &CliCase) -> CaseResult {
+        let name = case.name.clone().unwrap_or_else(|| format!("#{number}"));
+        let (verdict, deciding) = match self.cli_decision(case) {
+            Err(message) => (Verdict::Failed(message), Vec::new()),
+            Ok(decision) => (judge_cli(case, &decision), deciding(&decision)),
+        };
+        CaseResult {
+            file: self.file.to_owned(),
+            line: None,
+            name,
+            verdict,
+            deciding,
+        }
+    }
+
+    fn cli_decision(&self, case: &CliCase) -> Result<Decision, String> {
+        let CliRequest {
+            principal,
+            action,
+            resource,
+            context,
+        } = &case.request;
+        let principal = NamedEntity::Text(principal.clone());
+        let resource = NamedEntity::Text(resource.clone());
+        let entities = match &case.entities {
+            Value::Null => &[][..],
+            Value::Array(entities) => entities,
+            _ => return Err("`entities` is not a list".to_owned()),
+        };
+        let context = match context {
+            Value::Null => None,
+            Value::Object(context) => Some(context),
+            _ => return Err("`context` is not an object".to_owned()),
+        };
+        let query = Query {
+            portal: self.portal,
+            revision: self.revision,
+            now_millis: NOW_MILLIS,
+            asked: Asked::Named(NamedQuery {
+                action,
+                resource: &resource,
+                principal: Some(&principal),
+                context,
+                precedence: ContextPrecedence::GivenAlone,
+                entities,
+            }),
+        };
+        let decision = decide(&query, Caller::Anonymous);
+        match decision.unevaluated() {
+            Some(refusal) => Err(refusal.detail.to_string()),
+            None => Ok(decision),
+        }
+    }
+}
+
+/// The Cedar CLI's rule: the named reasons must be among the deciding policies.
+fn judge_cli(case: &CliCase, decision: &Decision) -> Verdict {
+    let decided = if decision.denial().is_none() {
+        Expect::Allow
+    } else {
+        Expect::Deny
+    };
+    if decided != case.decision {
+        return Verdict::Failed(format!("decided {decided:?}, expected {:?}", case.decision).to_lowercase());
+    }
+    let missing: Vec<_> = case
+        .reason
+        .iter()
+        .filter(|id| decision.policies().iter().all(|p| *p.id != ***id))
+        .cloned()
+        .collect();
+    if !missing.is_empty() {
+        return Verdict::Failed(format!("missing reason: {}", missing.join(", ")));
+    }
+    if case.num_errors != usize::MAX && case.num_errors != decision.errors().len() {
+        return Verdict::Failed(format!(
+            "{} policies failed to evaluate, expected {}",
+            decision.errors().len(),
+            case.num_errors
+        ));
+    }
+    Verdict::Passed
+}

@@ -1,0 +1,153 @@
+//! `GET auth/login?portal=&rd=`: redirects the browser to its provider, or shows the form of a local account.
+//!
+//! Any site can link to this endpoint. So every parameter is checked before anything is done, and `acr_values` and `max_age` can
+//! only demand a stronger login, never a weaker one.
+
+use http::header::SET_COOKIE;
+use http::{HeaderMap, Response};
+
+use super::caller::browser_secret;
+use super::completion::{login_failed, see_other};
+use super::form_token::FormBinding;
+use super::input::Parameters;
+use super::page::LoginForm;
+use super::portal_lookup;
+use super::record::LoginAttempt;
+use super::{EndpointRequest, LoginDoor, ReturnPath, login_loop};
+use crate::config::{self, ProviderKind};
+use crate::denial::{Denial, Refusal};
+use crate::http::upstream::Body;
+use crate::login::{BrowserSecret, LoginCode, LoginFailure, LoginRequest};
+use crate::portals::Portal;
+
+/// Bytes of `acr_values`.
+const ACR_BYTES_MAX: usize = 256;
+/// Digits of `max_age`: three centuries of seconds.
+const MAX_AGE_DIGITS_MAX: usize = 10;
+
+/// The parameters of the link, unchecked.
+struct LinkParameters {
+    portal: Option<String>,
+    return_to: Option<String>,
+    provider: Option<String>,
+    acr_values: Option<String>,
+    max_age: Option<String>,
+}
+
+/// The login that the link asks for, checked.
+struct CheckedLogin<'a> {
+    provider: &'a config::Provider,
+    portal: &'a Portal,
+    return_to: ReturnPath,
+    acr_values: Option<String>,
+    max_age: Option<u64>,
+}
+
+pub(super) async fn begin(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<Response<Body>, Refusal> {
+    check_navigation(&request.head.headers)?;
+    let link = LinkParameters::parse(&Parameters::from_query(request.head))?;
+    let slug = link.portal.as_deref().ok_or_else(|| invalid("`portal` is missing"))?;
+    let login = link.check(door, portal_lookup::find(request, slug)?)?;
+    let browser = browser_secret(door, request)?;
+    let mut response = match redirect_or_form(door, request, &login, &browser).await {
+        Ok(response) => response,
+        Err(failure) => {
+            let attempt = LoginAttempt {
+                provider: Some(&login.provider.name),
+                portal: Some(&login.portal.name),
+                return_to: Some(login.return_to.as_str()),
+                subject: None,
+            };
+            login_failed(door, request, &failure, attempt)
+        }
+    };
+    let cookie = door.sessions.cookies.set_login(browser.expose());
+    response.headers_mut().append(SET_COOKIE, cookie);
+    Ok(response)
+}
+
+async fn redirect_or_form(
+    door: &LoginDoor,
+    request: &EndpointRequest<'_>,
+    login: &CheckedLogin<'_>,
+    browser: &BrowserSecret,
+) -> Result<Response<Body>, LoginFailure> {
+    login_loop::check(door, browser).await?;
+    if let ProviderKind::Local(_) = login.provider.kind {
+        let binding = FormBinding {
+            provider: &login.provider.name,
+            portal: &login.portal.name,
+            return_to: login.return_to.as_str(),
+        };
+        return Ok(door.pages(request).login_form(&LoginForm {
+            portal_title: &portal_lookup::title(login.portal),
+            binding,
+            token: &binding.token(browser),
+            name: "",
+            failure: None,
+        }));
+    }
+    let location = door
+        .login
+        .authorization_url(LoginRequest {
+            provider: &login.provider.name,
+            portal: &login.portal.name,
+            return_to: login.return_to.as_str(),
+            acr_values: login.acr_values.as_deref(),
+            max_age: login.max_age,
+            browser,
+        })
+        .await?;
+    see_other(&location).map_err(|refusal| LoginFailure::new(LoginCode::LoginInvalid, refusal.detail))
+}
+
+impl LinkParameters {
+    fn parse(query: &Parameters) -> Result<Self, Refusal> {
+        Ok(Self {
+            portal: query.optional("portal")?,
+            return_to: query.optional("rd")?,
+            provider: query.optional("provider")?,
+            acr_values: query.optional("acr_values")?,
+            max_age: query.optional("max_age")?,
+        })
+    }
+
+    fn check<'a>(&self, door: &'a LoginDoor, portal: &'a Portal) -> Result<CheckedLogin<'a>, Refusal> {
+        let return_to = self.return_to.as_deref().unwrap_or(&portal.config.matches.path_prefix);
+        let return_to = door.return_path(return_to)?;
+        let acr_values = self.acr_values.clone();
+        if acr_values.as_deref().is_some_and(|values| !is_acr_values(values)) {
+            return Err(invalid("`acr_values` is malformed"));
+        }
+        Ok(CheckedLogin {
+            provider: portal_lookup::provider(door, portal, self.provider.as_deref())?,
+            portal,
+            return_to,
+            acr_values,
+            max_age: self.max_age.as_deref().map(parse_seconds).transpose()?,
+        })
+    }
+}
+
+/// Refuses a script: it could not follow the redirect to the provider, so an error tells its author more.
+fn check_navigation(headers: &HeaderMap) -> Result<(), Refusal> {
+    let navigates = headers.get("sec-fetch-mode").is_none_or(|mode| mode == "navigate");
+    navigates
+        .then_some(())
+        .ok_or_else(|| invalid("only a navigation can log in (`sec-fetch-mode`)"))
+}
+
+fn is_acr_values(values: &str) -> bool {
+    let is_acr = |acr: &str| !acr.is_empty() && acr.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\');
+    values.len() <= ACR_BYTES_MAX && values.split(' ').all(is_acr)
+}
+
+fn parse_seconds(text: &str) -> Result<u64, Refusal> {
+    let digits = (1..=MAX_AGE_DIGITS_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    let parsed = digits.then(|| text.parse().ok()).flatten();
+    parsed.ok_or_else(|| invalid("`max_age` is not a number of seconds"))
+}
+
+fn invalid(detail: &'static str) -> Refusal {
+    Refusal::new(Denial::RequestInvalid, detail)
+}

@@ -1,0 +1,81 @@
+//! The credentials of a request to an endpoint: bearer token, session cookie, login cookie.
+//!
+//! As on the path of every request, a bearer token goes before the session cookie.
+
+use std::sync::Arc;
+
+use super::{EndpointRequest, LoginDoor};
+use crate::authn::bearer;
+use crate::denial::{Denial, Refusal};
+use crate::login::BrowserSecret;
+use crate::portals::Portal;
+use crate::session::{Session, SessionError, StoreError};
+use crate::types::{Identity, Redacted};
+use cedargate_policy::decision::check_tenant;
+
+/// The credential of the caller. The session is verified; the token is not yet.
+pub(super) enum CallerCredential<'a> {
+    Bearer(&'a str),
+    Session(Arc<Session>),
+}
+
+impl<'a> CallerCredential<'a> {
+    /// # Errors
+    /// `token_missing` without token and session; else the fault of the credential.
+    pub async fn of(door: &LoginDoor, request: &EndpointRequest<'a>) -> Result<Self, Refusal> {
+        let headers = &request.head.headers;
+        if let Some(token) = bearer(headers)? {
+            return Ok(Self::Bearer(token));
+        }
+        let presented = door.session(headers).await?;
+        let (_, session) = presented.ok_or_else(|| Refusal::new(Denial::TokenMissing, "neither a token nor a session"))?;
+        Ok(Self::Session(session))
+    }
+
+    /// Verifies the credential for a portal; returns the caller's identity there.
+    pub async fn identity(&self, door: &LoginDoor, portal: &Portal) -> Result<Identity, Refusal> {
+        let identity = match self {
+            Self::Bearer(token) => {
+                let (identity, _) = door.introspection.proven(&door.authn, token, &portal.config.issuers).await?;
+                door.sessions.check_identity(&identity, &portal.name)?;
+                identity
+            }
+            Self::Session(session) => {
+                if door.sessions.is_revoked(session, &portal.name) {
+                    return Err(Denial::SessionRevoked.into());
+                }
+                portal.session_identity(session)?
+            }
+        };
+        check_tenant(portal.scope.tenant.of_request(None), identity.tenant.as_deref())?;
+        Ok(identity)
+    }
+}
+
+/// The principal's id as policies and the app see it: the subject with the portal's prefix for the issuer.
+pub(super) fn principal_id(portal: &Portal, identity: &Identity) -> String {
+    portal.scope.subject(identity)
+}
+
+/// The session of the browser's cookie, without renewing it. `None` without a usable session; an error if the store does not
+/// tell.
+pub(super) async fn current_session(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<Option<Arc<Session>>, StoreError> {
+    let Some(id) = door.sessions.cookies.session(&request.head.headers) else {
+        return Ok(None);
+    };
+    match door.sessions.find(&id).await {
+        Ok(session) => Ok(Some(session)),
+        Err(SessionError::Missing | SessionError::Expired | SessionError::Revoked | SessionError::OtherKey) => Ok(None),
+        Err(SessionError::Unavailable(error)) => Err(error),
+    }
+}
+
+/// The secret of the browser's login cookie; a new one if it has none.
+pub(super) fn browser_secret(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<BrowserSecret, Refusal> {
+    if let Some(secret) = door.sessions.cookies.login(&request.head.headers) {
+        return Ok(secret);
+    }
+    let mut secret = [0; 32];
+    aws_lc_rs::rand::fill(&mut secret).map_err(|_unspecified| Refusal::new(Denial::StoreUnavailable, "no randomness"))?;
+    Ok(Redacted::new(secret))
+}

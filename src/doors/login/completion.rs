@@ -1,0 +1,70 @@
+//! The end of a login, of an OIDC provider or a local account: a new session, or the page that explains the failure.
+//!
+//! Each end writes one audit event and counts once. A new session replaces the browser's former session, whose id stops working.
+
+use http::header::{LOCATION, SET_COOKIE};
+use http::{HeaderValue, Response, StatusCode};
+
+use super::caller::current_session;
+use super::record::{LoginAttempt, record_failure, record_success};
+use super::{EndpointRequest, LoginDoor, ReturnPath, login_loop};
+use crate::denial::{Denial, Refusal};
+use crate::http::upstream::Body;
+use crate::login::{LoginCode, LoginFailure};
+use crate::session::SessionData;
+
+/// Begins the session of a login, ends the browser's former session, and redirects to the return path.
+pub(super) async fn establish(
+    door: &LoginDoor,
+    request: &EndpointRequest<'_>,
+    data: SessionData,
+    return_to: &ReturnPath,
+) -> Result<Response<Body>, LoginFailure> {
+    let created = door.sessions.create(data).await;
+    let (id, session) = created.map_err(|error| LoginFailure::store_unavailable(&error))?;
+    end_former_session(door, request).await;
+    login_loop::count(door, request).await;
+    record_success(door, request, &session);
+    let response = see_other(return_to.as_str());
+    let mut response = response.map_err(|refusal| LoginFailure::new(LoginCode::LoginInvalid, refusal.detail))?;
+    let cookie = door.sessions.cookies.set_session(&id);
+    response.headers_mut().append(SET_COOKIE, cookie);
+    Ok(response)
+}
+
+/// Records the failure and explains it on a page.
+pub(super) fn login_failed(
+    door: &LoginDoor,
+    request: &EndpointRequest<'_>,
+    failure: &LoginFailure,
+    attempt: LoginAttempt<'_>,
+) -> Response<Body> {
+    record_failure(door, request, failure, attempt);
+    let context = failure.context.as_deref();
+    let return_to = attempt.return_to.or(context.map(|context| context.return_to.as_str()));
+    door.pages(request).failure(failure.code, return_to)
+}
+
+/// 303: the browser follows with a GET, also after a POST.
+pub(super) fn see_other(location: &str) -> Result<Response<Body>, Refusal> {
+    let location = HeaderValue::try_from(location)
+        .map_err(|_invalid| Refusal::new(Denial::RequestInvalid, "the redirect target is not a valid header value"))?;
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SEE_OTHER;
+    response.headers_mut().insert(LOCATION, location);
+    Ok(response)
+}
+
+/// Ends the session that the browser had before the login, also for any other holder of its cookie. A failure is logged; the new
+/// session stands.
+async fn end_former_session(door: &LoginDoor, request: &EndpointRequest<'_>) {
+    match current_session(door, request).await {
+        Ok(Some(session)) => {
+            if let Err(error) = door.sessions.end(&session).await {
+                tracing::warn!(session = session.handle.to_hex(), %error, "the session before a login was not ended");
+            }
+        }
+        Ok(None) => {}
+        Err(error) => tracing::warn!(%error, "the session before a login was not ended"),
+    }
+}

@@ -1,0 +1,125 @@
+//! Reads the parameters of the endpoints from query, form or JSON body.
+//!
+//! A parameter that an endpoint uses may occur once: of two values, a proxy in front of the gate and the gate could use different
+//! ones. Bodies are bounded in bytes and time.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use serde_json::Value;
+use url::form_urlencoded;
+
+use crate::denial::{Denial, Refusal};
+use crate::json;
+
+/// Bytes of a body.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Time in which the whole body must arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// The parameters of one request, in the order in which they were sent.
+pub(super) struct Parameters(Vec<Parameter>);
+
+struct Parameter {
+    name: String,
+    value: String,
+}
+
+impl Parameters {
+    pub fn from_query(head: &Parts) -> Self {
+        Self::from_urlencoded(head.uri.query().unwrap_or_default().as_bytes())
+    }
+
+    /// Reads a form; an error if the body is not a form, or if any field is repeated.
+    pub async fn from_form(head: &Parts, body: Incoming) -> Result<Self, Refusal> {
+        if media_type(head) != FORM {
+            return Err(invalid("the body is not a form"));
+        }
+        let parameters = Self::from_urlencoded(&read(body).await?);
+        for (n, parameter) in parameters.0.iter().enumerate() {
+            if parameters.0.iter().take(n).any(|earlier| earlier.name == parameter.name) {
+                return Err(invalid("a form field is repeated"));
+            }
+        }
+        Ok(parameters)
+    }
+
+    /// Reads a form if the body is one; else the query.
+    pub async fn from_form_or_query(head: &Parts, body: Incoming) -> Result<Self, Refusal> {
+        if media_type(head).starts_with(FORM) {
+            Self::from_form(head, body).await
+        } else {
+            Ok(Self::from_query(head))
+        }
+    }
+
+    /// Reads a form, or a JSON object of strings.
+    pub async fn from_form_or_json(head: &Parts, body: Incoming) -> Result<Self, Refusal> {
+        if media_type(head) != "application/json" {
+            return Self::from_form(head, body).await;
+        }
+        let bytes = read(body).await?;
+        let object = json::object_from_slice(&bytes).map_err(|_error| invalid("the body is not a JSON object"))?;
+        let mut parameters = Vec::new();
+        for (name, value) in object {
+            let Value::String(value) = value else {
+                return Err(invalid("a member of the body is not a string"));
+            };
+            parameters.push(Parameter { name, value });
+        }
+        Ok(Self(parameters))
+    }
+
+    fn from_urlencoded(bytes: &[u8]) -> Self {
+        let pairs = form_urlencoded::parse(bytes).into_owned();
+        Self(pairs.map(|(name, value)| Parameter { name, value }).collect())
+    }
+
+    /// The value of a parameter; an error if it is repeated.
+    pub fn optional(&self, name: &str) -> Result<Option<String>, Refusal> {
+        let mut values = self.0.iter().filter(|parameter| parameter.name == name);
+        let first = values.next();
+        if values.next().is_some() {
+            return Err(Refusal::new(Denial::RequestInvalid, format!("`{name}` is repeated")));
+        }
+        Ok(first.map(|parameter| parameter.value.clone()))
+    }
+
+    /// The value of a parameter; an error if it is missing or repeated.
+    pub fn required(&self, name: &str) -> Result<String, Refusal> {
+        self.optional(name)?
+            .ok_or_else(|| Refusal::new(Denial::RequestInvalid, format!("`{name}` is missing")))
+    }
+
+    /// The value of the parameter if there is no other one.
+    pub fn only(&self, name: &str) -> Option<&str> {
+        match self.0.as_slice() {
+            [parameter] if parameter.name == name => Some(&parameter.value),
+            _ => None,
+        }
+    }
+}
+
+fn media_type(head: &Parts) -> &str {
+    let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    content_type
+        .and_then(|text| text.split(';').next())
+        .unwrap_or_default()
+        .trim()
+}
+
+async fn read(body: Incoming) -> Result<Bytes, Refusal> {
+    let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES_MAX).collect()).await;
+    let collected = collected.map_err(|_elapsed| invalid("the body did not arrive in time"))?;
+    let collected = collected.map_err(|_error| Refusal::new(Denial::RequestTooLarge, "the body is too large or incomplete"))?;
+    Ok(collected.to_bytes())
+}
+
+fn invalid(detail: &'static str) -> Refusal {
+    Refusal::new(Denial::RequestInvalid, detail)
+}

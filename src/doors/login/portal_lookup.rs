@@ -1,0 +1,49 @@
+//! Finds the portal that a request names, its title and its login provider.
+
+use std::sync::Arc;
+
+use super::{EndpointRequest, LoginDoor};
+use crate::config;
+use crate::denial::{Denial, Refusal};
+use crate::portals::Portal;
+use cedargate_policy::portal::file::PortalFile;
+
+/// The portal of this slug; `portal_unknown` if there is none.
+pub(super) fn find<'a>(request: &EndpointRequest<'a>, slug: &str) -> Result<&'a Arc<Portal>, Refusal> {
+    let portal = request.serving.named(slug);
+    portal.ok_or_else(|| Refusal::new(Denial::PortalUnknown, "there is no portal of this name"))
+}
+
+/// The `portal.yaml` of the active revision; `None` if no revision is loaded.
+pub(super) fn file(portal: &Portal) -> Option<Arc<PortalFile>> {
+    portal.active.load().as_ref().map(|active| Arc::clone(&active.revision.file))
+}
+
+/// The title in `portal.yaml`; the slug without one.
+pub(super) fn title(portal: &Portal) -> String {
+    let title = file(portal).and_then(|file| file.title.clone());
+    title.unwrap_or_else(|| portal.name.to_string())
+}
+
+/// The login provider of a portal: the `requested` one, else the one of `portal.yaml`, else the only one whose issuer the portal
+/// trusts. Never a provider whose issuer the portal does not trust.
+pub(super) fn provider<'a>(
+    door: &'a LoginDoor,
+    portal: &Portal,
+    requested: Option<&str>,
+) -> Result<&'a config::Provider, Refusal> {
+    let invalid = |detail: &'static str| Refusal::new(Denial::RequestInvalid, detail);
+    let file = file(portal).ok_or(Refusal::from(Denial::NoPolicyLoaded))?;
+    let configured = file.login.as_ref().map(|login| login.provider.as_str());
+    let is_trusted = |provider: &&config::Provider| portal.config.issuers.contains(&provider.issuer);
+    if let Some(name) = requested.or(configured) {
+        let provider = door.login.provider(name).filter(is_trusted);
+        return provider.ok_or_else(|| invalid("the provider is not configured, or the portal does not trust its issuer"));
+    }
+    let mut trusted = door.config.login.providers.iter().filter(is_trusted);
+    match (trusted.next(), trusted.next()) {
+        (Some(only), None) => Ok(only),
+        (None, _) => Err(invalid("this portal has no login (portal.yaml, `login.provider`)")),
+        (Some(_), Some(_)) => Err(invalid("several providers; name one in portal.yaml (`login.provider`)")),
+    }
+}
