@@ -741,6 +741,15 @@ fn a_misspelt_provider_key_and_the_missing_issuer_are_both_reported() {
 }
 
 #[test]
+fn a_bad_scope_is_reported_at_its_own_place_in_the_list() {
+    let provider = "issuer: corp, client_id: gate, client_secret: x, scopes: [email, 'a b']";
+    let yaml = with(&format!(
+        "public_url: 'https://shop.test'\n{ISSUER}login: {{ providers: {{ corp: {{ {provider} }} }} }}\n"
+    ));
+    bad(&yaml, &["login.providers.corp.scopes[1]: `a b` is not a valid scope"]);
+}
+
+#[test]
 fn a_login_over_plain_http_is_refused_where_browsers_drop_its_cookie() {
     let login = |url: &str| {
         with(&format!(

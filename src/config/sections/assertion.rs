@@ -31,11 +31,9 @@ impl Default for Assertion {
 }
 
 impl Checker<'_> {
-    pub fn assertion(&mut self, assertion: Assertion) -> Assertion {
-        Assertion {
-            header: self.header_name("assertion.header", &assertion.header),
-            key_file: self.optional_path("assertion.key_file", assertion.key_file.as_deref()),
-            ..assertion
-        }
+    pub fn assertion(&mut self, mut assertion: Assertion) -> Assertion {
+        assertion.header = self.header_name("assertion.header", &assertion.header);
+        assertion.key_file = self.optional_path("assertion.key_file", assertion.key_file.as_deref());
+        assertion
     }
 }
