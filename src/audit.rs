@@ -1,9 +1,9 @@
-//! Exactly one record per decision, on every exit path.
+//! The decision log: exactly one record for each decision, on every exit path.
 //!
-//! Beside the path: `AuditGuard` is filled as the request goes and sends its record when it drops, also on a panic or
-//! when the client goes away. The path only moves plain values into a bounded queue; one writer thread formats and
-//! writes. A full queue drops the record and counts it, or with `on_full: deny` a place is reserved before deciding.
-//! Never a token, cookie or secret.
+//! The gate fills an `AuditGuard` as a request goes on. The guard sends its record when it drops: after the answer, on a panic,
+//! or when the client goes away. The path only moves plain values into a bounded queue; one writer thread formats and writes
+//! them. A full queue drops the record and counts it; with `on_full: deny` the gate reserves a slot before it decides, and
+//! denies without one. A record never holds a token, cookie or secret.
 
 mod mask;
 mod record;
@@ -24,7 +24,7 @@ use crate::config::{self, OnFull};
 use crate::denial::{Denial, Refusal};
 use writer::Message;
 
-/// The sending end; cheap to clone, one per worker.
+/// The sending end of the queue; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Audit {
     queue: Sender<Message>,
@@ -32,22 +32,22 @@ pub struct Audit {
     dropped: IntCounter,
 }
 
-/// The right to record one decision, taken before deciding.
+/// A reserved slot of the queue for one decision record; empty with `on_full: drop`.
 #[derive(Debug)]
 pub struct Slot(Option<OwnedPermit<Message>>);
 
-/// A decision record that is sent when this drops. `record` starts as a denial with reason `cancelled` and stays one
-/// unless the path says otherwise; unwinding from a panic makes an undecided record `panicked`.
+/// A decision record that is sent when this drops. `record` starts as a denial with reason `cancelled` and keeps it unless the
+/// path sets a verdict. A panic turns a record without a verdict into `panicked`.
 #[derive(Debug)]
 pub struct AuditGuard {
     pub record: Box<AuditRecord>,
     audit: Audit,
     slot: Slot,
-    fate: Fate,
+    on_allow: OnAllow,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Fate {
+enum OnAllow {
     Record,
     Omit,
 }
@@ -65,7 +65,7 @@ pub fn start(config: &config::Audit, metrics: &Metrics) -> Result<(Audit, AuditW
 }
 
 impl Audit {
-    /// With `on_full: deny`, refuses when no record could be kept; the place stays reserved until the guard drops.
+    /// Reserves a slot with `on_full: deny`; the slot stays reserved until the guard drops. `Err` if the queue is full.
     pub fn admit(&self) -> Result<Slot, Refusal> {
         if self.on_full == OnFull::Drop {
             return Ok(Slot(None));
@@ -79,16 +79,17 @@ impl Audit {
         }
     }
 
+    /// A guard that sends `record` when it drops.
     pub fn guard(&self, slot: Slot, record: AuditRecord) -> AuditGuard {
         AuditGuard {
             record: Box::new(record),
             audit: self.clone(),
             slot,
-            fate: Fate::Record,
+            on_allow: OnAllow::Record,
         }
     }
 
-    /// Everything that is not a decision; dropped and counted when the queue is full.
+    /// Sends a record; a full queue drops it and counts it. Decisions go through `guard`.
     pub fn send(&self, event: Event) {
         if self.queue.try_send(Message::Event(event)).is_err() {
             self.dropped.inc();
@@ -97,16 +98,17 @@ impl Audit {
 }
 
 impl AuditGuard {
-    /// `audit.allow: none`: an allowed decision is not recorded. Has no effect on anything but an allow.
+    /// Omits the record if the decision is an allow (`audit.allow: none`).
     pub fn omit_allowed(&mut self) {
-        self.fate = Fate::Omit;
+        self.on_allow = OnAllow::Omit;
     }
 
-    /// Records a refusal: its code, never its private detail.
+    /// Sets the verdict to a denial: its code, never its private detail.
     pub fn denied(&mut self, denial: Denial) {
         self.record.verdict = Verdict::Denied(denial);
     }
 
+    /// Sets the verdict to an allow.
     pub fn permitted(&mut self) {
         self.record.verdict = Verdict::Permitted;
     }
@@ -114,7 +116,7 @@ impl AuditGuard {
 
 impl Drop for AuditGuard {
     fn drop(&mut self) {
-        if self.fate == Fate::Omit && self.record.verdict == Verdict::Permitted {
+        if self.on_allow == OnAllow::Omit && self.record.verdict == Verdict::Permitted {
             return;
         }
         if self.record.verdict == Verdict::Cancelled && std::thread::panicking() {

@@ -1,6 +1,6 @@
-//! Foundations that every module may use: one clock, one digest, one reader of small files, and observability.
+//! Foundations that every module may use: clock, digest, reader of small files, shutdown, metrics, the gate's own log.
 //!
-//! Nothing here imports a step of the path, and nothing here decides.
+//! No file in here imports a step of the path or takes part in a decision.
 
 pub mod clock;
 pub mod digest;

@@ -1,13 +1,16 @@
-//! The command line: one file per command, each calling the library and printing.
+//! The command line: one file per command; each calls the library and prints through `report`.
 //!
 //! Exit codes: 0 ok or allow, 1 failure, 2 deny (`authorize`), 3 validation errors, 4 failed tests, 64 usage or bad
-//! configuration. Reports go to stdout, everything else to stderr.
+//! configuration. Reports go to stdout, messages to stderr.
 
 mod authorize;
+mod client;
 mod config;
 mod control;
 mod demo;
+mod password;
 mod probe;
+mod report;
 mod serve;
 mod sessions;
 mod test;
@@ -20,9 +23,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub(crate) use self::report::{Paint, complain, print};
 use crate::app::STACK_BYTES;
 
-/// What a command ends with.
+/// The outcome of a command, as its exit code tells it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Exit {
     Ok,
@@ -31,6 +35,24 @@ pub(crate) enum Exit {
     Invalid,
     TestsFailed,
     Usage,
+}
+
+impl Exit {
+    /// The outcome, or usage error 64 after its message was written to stderr.
+    fn or_usage(result: Result<Self, String>) -> Self {
+        result.unwrap_or_else(|message| {
+            complain(&message);
+            Self::Usage
+        })
+    }
+
+    /// Prints the text and ends well, or complains and ends with usage error 64.
+    fn print_or_usage(result: Result<String, String>) -> Self {
+        Self::or_usage(result.map(|text| {
+            print(&text);
+            Self::Ok
+        }))
+    }
 }
 
 /// An authorization sidecar: validates tokens, asks Cedar policies, forwards only what is permitted.
@@ -85,7 +107,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let is_help = !error.use_stderr();
-            // stdout or stderr may be closed; there is nobody left to tell
+            // clap's own text; a closed stdout or stderr cannot be reported
             let _closed = error.print().is_err();
             return if is_help { Exit::Ok.into() } else { Exit::Usage.into() };
         }
@@ -132,52 +154,5 @@ impl From<Exit> for ExitCode {
             Exit::TestsFailed => 4,
             Exit::Usage => 64,
         })
-    }
-}
-
-/// Writes a report to stdout; a reader that went away (`| head`) is not an error.
-pub(crate) fn print(text: &str) {
-    use std::io::Write;
-    let _reader_gone = std::io::stdout().lock().write_all(text.as_bytes()).is_err();
-}
-
-/// Tells the user, on stderr.
-pub(crate) fn complain(text: &str) {
-    use std::io::Write;
-    let _reader_gone = writeln!(std::io::stderr().lock(), "{text}").is_err();
-}
-
-/// Colours where a person reads.
-#[derive(Clone, Copy)]
-pub(crate) struct Paint {
-    on: bool,
-}
-
-impl Paint {
-    pub(crate) fn stdout() -> Self {
-        use std::io::IsTerminal;
-        Self {
-            on: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
-        }
-    }
-
-    pub(crate) fn green(self, text: &str) -> String {
-        self.wrap("32", text)
-    }
-
-    pub(crate) fn red(self, text: &str) -> String {
-        self.wrap("31", text)
-    }
-
-    pub(crate) fn dim(self, text: &str) -> String {
-        self.wrap("2", text)
-    }
-
-    fn wrap(self, code: &str, text: &str) -> String {
-        if self.on {
-            format!("\x1b[{code}m{text}\x1b[0m")
-        } else {
-            text.to_owned()
-        }
     }
 }

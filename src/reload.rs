@@ -1,26 +1,46 @@
-//! From an edit to the revision in force, while traffic flows.
+//! The reloader: takes edited policy files into force while traffic flows.
 //!
-//! One thread watches the folders and polls their content; either way it reads everything, loads what changed and swaps.
-//! It is the only writer of what is served. A candidate that is rejected leaves everything as it is, says so in log,
-//! `/status`, metric and record, and never makes the gate unready. Old revisions die here, not on a request's thread.
+//! The thread `reload` watches the folders, reads the files, loads the portals that changed and swaps their revisions. It is
+//! the only writer of revisions. Editors, kubelet and deployments write the files meanwhile, so a reading can see a state that
+//! no owner meant:
+//!
+//! - An editor truncates a file and writes it again. The truncated file parses; a forbid in it would be missing.
+//! - Kubelet swaps one symlink: every file of a mount changes in one moment, and no event names the files.
+//! - Files that belong together are written one after the other.
+//!
+//! Each round prevents it in this order: wait until events stop (`watch`); take the set of changed entries; read until two
+//! readings in a row are equal; if they differ from the last tree, wait `CHANGE_QUIET` and read again. A portal loads only if
+//! its files are equal in the last two readings. A change during the reading is in the next round's set. A change without an
+//! event is found by the rounds that read everything: after each poll, for each reload request, while a portal is unsettled,
+//! and `SECOND_ROUND` after an event. The first load reads without the wait; the first round checks it.
+//!
+//! On failure: a portal whose files keep changing keeps its revision, and the next round tries again; every `UNSETTLED_MAX`
+//! rounds it is reported as rejected, and its emergency forbids join, unless they change as well. A rejected candidate leaves
+//! the last good revision in force and is reported in log, `/status`, metric and record; it never makes the gate unready. A
+//! panic is counted, its reload requests get an error, and the next round tries again. Without kernel watches, polling remains.
+//!
+//! Replaced revisions are dropped on this thread, so that no request pays for it.
 
-mod asks;
+mod config_files;
+mod outcome;
+mod requests;
 mod state;
 mod watch;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
-pub use self::asks::{AskError, Asks};
+use self::config_files::ConfigFiles;
+pub use self::outcome::{Outcome, Outcomes, ReloadResult};
+use self::requests::ReloadRequest;
+pub use self::requests::{ReloadRequestError, ReloadRequests};
 use self::state::StateDir;
-use self::watch::{Watch, Woken};
+use self::watch::{WakeChannel, Wakeup, Watch};
 use crate::audit::{Event, PolicyEvent};
+use crate::base::clock;
 use crate::base::lifecycle::{Blocker, Readiness, Shutdown};
 use crate::config;
 use crate::gate::Gate;
@@ -32,40 +52,17 @@ use cedargate_policy::revision::Revision;
 use cedargate_policy::revision::problem::Problem;
 use cedargate_policy::revision::source::Tree;
 
-/// Readings in a row before a tree that keeps changing is left for the next look.
+/// Readings in a row before a tree that keeps changing is left for the next round.
 const READ_ATTEMPTS: usize = 8;
-/// Looks in a row after which a portal whose files never hold still is reported as rejected.
-const BUSY_LOOKS_MAX: u32 = 20;
-/// A change counts if it is still the same after so long.
+/// Rounds in a row after which a portal whose files keep changing is reported as rejected.
+const UNSETTLED_MAX: u32 = 20;
+/// A change counts if the files are still the same after this time.
 const CHANGE_QUIET: Duration = Duration::from_millis(20);
-/// How soon to look again after an event.
-const SECOND_LOOK: Duration = Duration::from_millis(500);
-/// When somebody keeps writing, how soon to look again.
-const BUSY_PAUSE: Duration = Duration::from_millis(50);
-
-/// How the last load of each portal went; written by the reloader, read by `/status`.
-#[derive(Clone, Default)]
-pub struct Outcomes(Arc<Mutex<BTreeMap<PortalSlug, Outcome>>>);
-
-/// One load, for people.
-#[derive(Clone, Debug, Serialize)]
-pub struct Outcome {
-    pub result: ReloadResult,
-    /// Unix seconds.
-    pub at: f64,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub problems: Vec<Problem>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<Problem>,
-}
-
-/// The label of `reload_total{result}`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ReloadResult {
-    Success,
-    Rejected,
-}
+/// Pause after a round that an event started. The next round reads everything: a file that was written while watches were
+/// set anew may have caused no event.
+const SECOND_ROUND: Duration = Duration::from_millis(500);
+/// Pause after a round that found files still being written.
+const UNSETTLED_PAUSE: Duration = Duration::from_millis(50);
 
 /// Watches, loads, swaps.
 pub struct Reloader {
@@ -73,66 +70,44 @@ pub struct Reloader {
     loader: Loader,
     places: PolicyFolders,
     outcomes: Outcomes,
-    asks: Asks,
-    /// What the watcher and `asks` wake with.
-    woken: (Sender<()>, Receiver<()>),
+    requests: ReloadRequests,
+    /// Wakes the reloader; the senders belong to the watcher and to `requests`.
+    wake: WakeChannel,
     state: Option<StateDir>,
+    /// The last reading. Does not count for the portals in `unsettled`.
     last: Option<Tree>,
-    /// Portals somebody was still writing to, and for how many looks: `last` does not count for them.
-    behind: BTreeMap<PortalSlug, u32>,
+    /// Portals whose files were still being written, and for how many rounds in a row.
+    unsettled: BTreeMap<PortalSlug, u32>,
+    /// Blocks readiness until the first revision of each portal in `policies.require`.
     required: BTreeMap<PortalSlug, Blocker>,
     /// Replaced revisions that requests may still hold.
     retired: Vec<Arc<Active>>,
-    config_files: Vec<(PathBuf, Option<Vec<u8>>)>,
-}
-
-impl Outcomes {
-    pub fn all(&self) -> BTreeMap<PortalSlug, Outcome> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set(&self, slug: &PortalSlug, outcome: Outcome) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(slug.clone(), outcome);
-    }
-}
-
-impl ReloadResult {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Success => "success",
-            Self::Rejected => "rejected",
-        }
-    }
+    config_files: ConfigFiles,
 }
 
 impl Reloader {
-    /// `config_files` are the files whose change only a restart takes up.
+    /// `config_files` are the files whose change only a restart takes up. Blocks readiness for each required portal.
     pub fn new(gate: Arc<Gate>, loader: Loader, readiness: &Readiness, config_files: Vec<PathBuf>) -> Self {
         let policies = &gate.config.policies;
         let required = policies
             .required()
             .map(|slug| (slug.clone(), readiness.block(format!("portal {slug}"))))
             .collect();
-        let (outcomes, woken) = (Outcomes::default(), channel());
+        let outcomes = Outcomes::default();
+        let wake = WakeChannel::default();
         Self {
             places: PolicyFolders {
                 policies: policies.dir.clone(),
                 schemas: policies.schemas.clone(),
             },
             state: policies.state_dir.clone().map(StateDir::new),
-            config_files: config_files
-                .into_iter()
-                .map(|path| (path.clone(), std::fs::read(path).ok()))
-                .collect(),
+            config_files: ConfigFiles::read(config_files),
             loader,
-            asks: Asks::new(woken.0.clone(), outcomes.clone()),
+            requests: ReloadRequests::new(wake.sender.clone(), outcomes.clone()),
             outcomes,
-            woken,
+            wake,
             last: None,
-            behind: BTreeMap::new(),
+            unsettled: BTreeMap::new(),
             required,
             retired: Vec::new(),
             gate,
@@ -143,12 +118,12 @@ impl Reloader {
         self.outcomes.clone()
     }
 
-    pub fn asks(&self) -> Asks {
-        self.asks.clone()
+    pub fn requests(&self) -> ReloadRequests {
+        self.requests.clone()
     }
 
-    /// The first load, before anything is served: last good revisions from before, then the tree as it is.
-    pub fn first_look(&mut self) {
+    /// The first load, before traffic: restores each portal's last good revision, then loads the files as they are.
+    pub fn first_load(&mut self) {
         let Readings { before, last: tree } = self.places.read_twice(&Tree::default(), &Scope::Everything, READ_ATTEMPTS);
         self.add_portals(&tree);
         if self.gate.serving.load().portals.is_empty() {
@@ -164,76 +139,82 @@ impl Reloader {
                 Some(Err(error)) => tracing::warn!(portal = %portal.slug(), %error, "no last good revision could be read"),
             }
         }
-        self.take(&before, tree);
+        self.load_settled(&before, tree);
     }
 
-    /// Watches until the end: the brake works while the gate drains, too.
+    /// Reloads until the shutdown is forced: an emergency forbid must also reach a gate that drains.
     pub fn run(mut self, shutdown: &Shutdown) {
-        let shutdown = &shutdown.after_draining();
-        let mut watch = Watch::new(&self.places, std::mem::replace(&mut self.woken, channel()));
+        let mut watch = Watch::new(&self.places, std::mem::take(&mut self.wake));
         let poll = self.gate.config.policies.poll.get();
-        // the first look is at once: it takes what was edited before the watches stood
+        // the first round begins at once: it finds edits from before the watches were set
         let mut pause = Duration::ZERO;
-        while !shutdown.is_draining() {
-            let woken = watch.wait(pause, shutdown);
-            if woken == Woken::Stopping || shutdown.is_draining() {
+        while !shutdown.is_forced() {
+            let wakeup = watch.wait(pause, shutdown);
+            if wakeup == Wakeup::Stopping || shutdown.is_forced() {
                 break;
             }
-            // before looking: what is written into a new root from here on wakes us again
-            watch.follow(&self.places);
-            // a panic over one tree must not end the brake's way in
-            let asked = self.asks.take();
-            let touched = watch.touched();
-            let scope = match woken {
-                Woken::Event if asked.is_empty() && self.behind.is_empty() => touched,
-                // whatever events missed is found now
-                _ => Scope::Everything,
+            let all_settled = self.round(&mut watch, wakeup);
+            pause = match wakeup {
+                _ if !all_settled => UNSETTLED_PAUSE.min(poll),
+                Wakeup::Event => SECOND_ROUND.min(poll),
+                Wakeup::Poll | Wakeup::Stopping => poll,
             };
-            let looked = catch_unwind(AssertUnwindSafe(|| self.look(&scope)));
-            match looked {
-                Ok(true) => asked.into_iter().for_each(asks::answer),
-                Ok(false) => self.asks.put_back(asked),
-                Err(_) => drop(asked),
-            }
-            if looked.is_err() {
-                self.gate.metrics.panics.inc();
-                tracing::error!("loading ended in a panic; what is served stays, the next change is looked at again");
-            }
-            pause = match (looked.unwrap_or(true), woken) {
-                (false, _) => BUSY_PAUSE.min(poll),
-                // once more soon: what was written while watches were set anew may have told nobody
-                (true, Woken::Event) => SECOND_LOOK.min(poll),
-                (true, Woken::Poll | Woken::Stopping) => poll,
-            };
-            self.bury();
+            self.drop_retired();
             self.check_config();
         }
     }
 
-    /// Reads and, if anything changed, loads. False where somebody is still writing.
-    fn look(&mut self, scope: &Scope) -> bool {
+    /// One round: reads, loads, answers reload requests. False if a portal's files are still being written.
+    fn round(&mut self, watch: &mut Watch, wakeup: Wakeup) -> bool {
+        // Watches, requests and changed entries come before the reading: what changes from here on wakes the next round.
+        watch.renew(&self.places);
+        let requests = self.requests.take();
+        let changed = watch.take_changed();
+        let scope = match wakeup {
+            Wakeup::Event if requests.is_empty() && self.unsettled.is_empty() => changed,
+            // read everything: events may have missed a change
+            _ => Scope::Everything,
+        };
+        // a panic over one tree must not end this thread: emergency forbids arrive through it
+        let loaded = catch_unwind(AssertUnwindSafe(|| self.read_and_load(&scope)));
+        match loaded {
+            Ok(true) => requests.into_iter().for_each(ReloadRequest::answer),
+            Ok(false) => self.requests.put_back(requests),
+            Err(_) => {
+                drop(requests);
+                self.gate.metrics.panics.inc();
+                tracing::error!("loading ended in a panic; the revisions in force stay, and the next round tries again");
+            }
+        }
+        loaded.unwrap_or(true)
+    }
+
+    /// Reads and, if the tree changed, loads. False if a portal's files are still being written.
+    fn read_and_load(&mut self, scope: &Scope) -> bool {
         let none = Tree::default();
-        let (known, scope) = self.last.as_ref().map_or((&none, &Scope::Everything), |last| (last, scope));
+        let known = self.last.as_ref().unwrap_or(&none);
+        let scope = if self.last.is_some() { scope } else { &Scope::Everything };
         let Readings {
             mut before,
             last: mut tree,
         } = self.places.read_twice(known, scope, READ_ATTEMPTS);
         if self.last.as_ref() != Some(&tree) {
-            // SECURITY: a forbid's file that was truncated and is about to be filled parses, and looks settled in between
+            // SECURITY: a policy file that an editor truncated and has not filled yet parses and looks settled; a forbid in
+            // it would be missing
             let since = Instant::now();
             self.prepare(&before, &tree);
-            quiet(since);
+            wait_until_quiet(since);
             let now = self.places.read_again(&tree, scope);
             before = std::mem::replace(&mut tree, now);
         }
-        if !self.behind.is_empty() || self.last.as_ref() != Some(&tree) {
+        if !self.unsettled.is_empty() || self.last.as_ref() != Some(&tree) {
             self.add_portals(&tree);
-            self.take(&before, tree);
+            self.load_settled(&before, tree);
         }
-        self.behind.is_empty()
+        self.unsettled.is_empty()
     }
 
-    /// Reads policies while waiting whether they stay as they are: most often they do, and then little is left to do.
+    /// Parses changed policies during the quiet time. Most often the files stay the same, and the load finds them parsed.
     fn prepare(&mut self, before: &Tree, tree: &Tree) {
         let serving = self.gate.serving.load_full();
         for portal in &serving.portals {
@@ -245,29 +226,31 @@ impl Reloader {
         }
     }
 
-    /// Loads each portal that changed and holds still: one that never does must not hold up the others.
-    fn take(&mut self, before: &Tree, tree: Tree) {
+    /// Loads each portal that changed and whose files are equal in both readings. A portal that keeps changing does not hold
+    /// up the other portals.
+    fn load_settled(&mut self, before: &Tree, tree: Tree) {
         let serving = self.gate.serving.load_full();
         for portal in &serving.portals {
             let slug = portal.slug();
             if !before.is_same_for(&tree, slug) {
-                let looks = self.behind.entry(slug.clone()).or_default();
-                *looks = looks.saturating_add(1);
-                if looks.is_multiple_of(BUSY_LOOKS_MAX) {
-                    self.load_busy(portal, before, &tree);
+                let rounds = self.unsettled.entry(slug.clone()).or_default();
+                *rounds = rounds.saturating_add(1);
+                if rounds.is_multiple_of(UNSETTLED_MAX) {
+                    self.reject_unsettled(portal, before, &tree);
                 }
                 continue;
             }
-            let was_behind = self.behind.remove(slug).is_some();
-            if was_behind || !self.last.as_ref().is_some_and(|last| last.is_same_for(&tree, slug)) {
+            let was_unsettled = self.unsettled.remove(slug).is_some();
+            if was_unsettled || !self.last.as_ref().is_some_and(|last| last.is_same_for(&tree, slug)) {
                 self.load(portal, &tree);
             }
         }
         self.last = Some(tree);
     }
 
-    /// A portal whose files never hold still is rejected, so that its emergency forbids join all the same.
-    fn load_busy(&mut self, portal: &Arc<Portal>, before: &Tree, tree: &Tree) {
+    /// Rejects a portal whose files keep changing, so that its settled emergency forbids join its last good revision. Does
+    /// nothing while the emergency forbids change as well.
+    fn reject_unsettled(&mut self, portal: &Arc<Portal>, before: &Tree, tree: &Tree) {
         let slug = portal.slug();
         if before.emergency_files(slug) == tree.emergency_files(slug) {
             let mut tree = tree.clone();
@@ -302,7 +285,7 @@ impl Reloader {
             portal,
             Outcome {
                 result,
-                at: unix_seconds(),
+                at: clock::unix_seconds_f64(),
                 problems,
                 warnings,
             },
@@ -313,16 +296,16 @@ impl Reloader {
         let policies = revision.rules.engine.policies().len();
         tracing::info!(portal = %portal.slug(), revision = %revision.id, policies, took = ?started.elapsed(), "revision active");
         self.activate(portal, Arc::clone(revision));
-        // not before: a disk may take its time
+        // after the swap: a slow disk must not delay the revision
         if let Some(Err(error)) = self.state.as_ref().map(|state| state.save(portal.slug(), revision)) {
-            tracing::warn!(portal = %portal.slug(), %error, "the revision could not be kept for a restart");
+            tracing::warn!(portal = %portal.slug(), %error, "the revision could not be saved for a restart");
         }
     }
 
     fn activate(&mut self, portal: &Arc<Portal>, revision: Arc<Revision>) {
         let info = &self.gate.metrics.revision_info;
         if let Some(old) = portal.active.load_full() {
-            let _unknown = info.remove_label_values(&[&*portal.name, &*old.revision.id]).is_err();
+            let _was_not_set = info.remove_label_values(&[&*portal.name, &*old.revision.id]).is_err();
             self.retired.push(old);
         }
         info.with_label_values(&[&*portal.name, &*revision.id]).set(1);
@@ -367,7 +350,7 @@ impl Reloader {
         self.outcomes.set(portal.slug(), outcome);
     }
 
-    /// Without `portals` in the configuration, every folder is a portal. One that vanishes keeps its traffic.
+    /// Without `portals` in the configuration, every folder is a portal. A portal whose folder vanishes keeps its traffic.
     fn add_portals(&self, tree: &Tree) {
         if self.gate.config.portals.is_some() {
             return;
@@ -392,15 +375,12 @@ impl Reloader {
     }
 
     /// Drops replaced revisions that no request holds any more.
-    fn bury(&mut self) {
+    fn drop_retired(&mut self) {
         self.retired.retain(|old| Arc::strong_count(old) > 1);
     }
 
     fn check_config(&self) {
-        let changed = self
-            .config_files
-            .iter()
-            .any(|(path, content)| std::fs::read(path).ok() != *content);
+        let changed = self.config_files.have_changed();
         let gauge = &self.gate.metrics.restart_required;
         if changed && gauge.get() == 0 {
             tracing::warn!("the configuration changed since start; restart to take it up");
@@ -409,15 +389,11 @@ impl Reloader {
     }
 }
 
-fn unix_seconds() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
-}
-
-/// Waits until a change is old enough. Nothing but the reloader waits here.
+/// Sleeps until `since` is `CHANGE_QUIET` ago. Only the `reload` thread sleeps here.
 #[expect(
     clippy::disallowed_methods,
     reason = "this thread serves no traffic, and an early wake would defeat the wait"
 )]
-fn quiet(since: Instant) {
+fn wait_until_quiet(since: Instant) {
     std::thread::sleep(CHANGE_QUIET.saturating_sub(since.elapsed()));
 }

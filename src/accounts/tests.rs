@@ -29,7 +29,7 @@ fn lab_with(users: &str, more: &str) -> Result<Lab, AccountsError> {
     let config = config(folder.path(), more);
     let metrics = Metrics::new().unwrap();
     let (audit, _writer) = crate::audit::start(&config.audit, &metrics).unwrap();
-    let sessions = Sessions::new(&config, &metrics, &audit).unwrap();
+    let sessions = Sessions::new(&config, &metrics).unwrap();
     let accounts = Accounts::new(&config, &sessions, &audit, &metrics)?;
     Ok(Lab { folder, accounts })
 }

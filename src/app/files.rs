@@ -1,6 +1,7 @@
-//! Whether every file that the configuration names for sessions, logins and tokens can be used: all that cannot, at once.
+//! Checks every file that the configuration names for sessions, logins, tokens and pages, and reports all unusable ones.
 //!
-//! Asked by `validate` and by `serve` before it binds anything. Each file is read the way that the running gate reads it.
+//! `validate` and `serve` call this before anything is bound. Each file is read by the function that the running gate reads
+//! it with, so a file that passes here is a file that `serve` starts with.
 
 use std::path::Path;
 
@@ -11,16 +12,23 @@ use crate::http::pages::Theme;
 use crate::login::credential;
 use crate::session;
 
-/// What cannot be used, with its key and where that stands. Empty: everything can.
+/// An unusable file, by the configuration key that names it.
+struct Unusable {
+    key: String,
+    message: String,
+}
+
+/// The unusable files, each with its key and the line of the configuration. Empty if all can be used.
 pub(crate) fn check_files(loaded: &Loaded) -> ConfigErrors {
-    let mut wrong = Vec::new();
-    sessions(&loaded.config, &mut wrong);
-    providers(&loaded.config, &mut wrong);
-    tokens(&loaded.config, &mut wrong);
-    let logo = Theme::load(&loaded.config.identity).err();
-    wrong.extend(logo.map(|error| ("identity.logo".to_owned(), error.problem())));
+    let config = &loaded.config;
+    let mut unusable = session_files(config);
+    unusable.extend(provider_files(config));
+    unusable.extend(token_files(config));
+    if let Err(error) = Theme::load(&config.identity) {
+        unusable.push(Unusable::new("identity.logo", error.problem()));
+    }
     let mut errors = ConfigErrors::default();
-    for (key, message) in wrong {
+    for Unusable { key, message } in unusable {
         let origin = loaded.places.get(&key).cloned();
         errors.add(&key, origin, message);
     }
@@ -28,61 +36,86 @@ pub(crate) fn check_files(loaded: &Loaded) -> ConfigErrors {
     errors
 }
 
-type Wrong = Vec<(String, String)>;
-
-fn sessions(config: &Config, wrong: &mut Wrong) {
-    if let Some(path) = &config.sessions.key_file {
-        let error = session::check_key_file(path).err();
-        wrong.extend(error.map(|why| ("sessions.key_file".to_owned(), format!("`{}`: {why}", path.display()))));
-    }
-    if let SessionStore::Redis(redis) = &config.sessions.store {
-        let files = session::check_redis_files(redis).into_iter();
-        wrong.extend(files.map(|(key, why)| (format!("sessions.redis.{key}"), why)));
+impl Unusable {
+    fn new(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            key: key.into(),
+            message: message.into(),
+        }
     }
 }
 
-fn providers(config: &Config, wrong: &mut Wrong) {
+fn session_files(config: &Config) -> Vec<Unusable> {
+    let mut unusable = Vec::new();
+    if let Some(path) = &config.sessions.key_file
+        && let Err(error) = session::check_key_file(path)
+    {
+        unusable.push(Unusable::new("sessions.key_file", format!("`{}`: {error}", path.display())));
+    }
+    if let SessionStore::Redis(redis) = &config.sessions.store {
+        for (key, error) in session::check_redis_files(redis) {
+            unusable.push(Unusable::new(format!("sessions.redis.{key}"), error));
+        }
+    }
+    unusable
+}
+
+fn provider_files(config: &Config) -> Vec<Unusable> {
+    let mut unusable = Vec::new();
     for provider in &config.login.providers {
-        let (key, error) = match &provider.kind {
-            ProviderKind::Local(path) => ("users_file", check_users(path).err()),
-            ProviderKind::Oidc { auth, .. } => {
-                let key = match auth {
-                    ClientAuth::PrivateKeyJwt(_) => "client_key_file",
-                    ClientAuth::SecretBasic(_) | ClientAuth::SecretPost(_) => "client_secret_file",
-                };
-                (key, credential::check(auth).err())
-            }
+        let (key, checked) = match &provider.kind {
+            ProviderKind::Local(path) => ("users_file", check_users(path)),
+            ProviderKind::Oidc { auth, .. } => (secret_key(auth), credential::check(auth)),
         };
-        wrong.extend(error.map(|why| (format!("login.providers.{}.{key}", provider.name), why)));
+        if let Err(error) = checked {
+            unusable.push(Unusable::new(format!("login.providers.{}.{key}", provider.name), error));
+        }
+    }
+    unusable
+}
+
+fn secret_key(auth: &ClientAuth) -> &'static str {
+    match auth {
+        ClientAuth::PrivateKeyJwt(_) => "client_key_file",
+        ClientAuth::SecretBasic(_) | ClientAuth::SecretPost(_) => "client_secret_file",
     }
 }
 
 fn check_users(path: &Path) -> Result<(), String> {
-    // not said while the gate runs: a file of one account in place of one that vanished would end everybody else
+    // A running gate gives no such advice when its users file vanishes: a new file with one account would end the sessions
+    // of all the other accounts.
     let hint = if path.exists() {
         ""
     } else {
         "; `cedargate user add` makes one"
     };
     let text = read_users(path).map_err(|error| format!("{error}{hint}"))?;
-    let parsed = Users::parse(&text, &path.display().to_string());
-    parsed.map(drop).map_err(|error| error.to_string())
+    let users = Users::parse(&text, &path.display().to_string());
+    users.map(drop).map_err(|error| error.to_string())
 }
 
-fn tokens(config: &Config, wrong: &mut Wrong) {
-    for (n, issuer) in config.issuers.iter().enumerate() {
-        let secret = issuer.introspection.as_ref().map(|about| &about.client_secret);
-        if let Some(secret @ Secret::File(_)) = secret {
-            // sent the same way as a login's
-            let error = credential::check(&ClientAuth::SecretBasic(secret.clone())).err();
-            wrong.extend(error.map(|why| (format!("issuers[{n}].introspection.client_secret_file"), why)));
+fn token_files(config: &Config) -> Vec<Unusable> {
+    let mut unusable = Vec::new();
+    for (number, issuer) in config.issuers.iter().enumerate() {
+        let secret = issuer
+            .introspection
+            .as_ref()
+            .map(|introspection| &introspection.client_secret);
+        // introspection sends its secret like a login provider's `SecretBasic`
+        if let Some(secret @ Secret::File(_)) = secret
+            && let Err(error) = credential::check(&ClientAuth::SecretBasic(secret.clone()))
+        {
+            let key = format!("issuers[{number}].introspection.client_secret_file");
+            unusable.push(Unusable::new(key, error));
         }
     }
-    let error = AssertionKeys::load(&config.assertion, "cedargate").err();
-    let message = error.map(|error| match error {
-        AssertionError::File { path, source } => format!("cannot read `{}`: {source}", path.display()),
-        AssertionError::Key { path, source } => format!("`{}`: {source}", path.display()),
-        other @ AssertionError::Generate(_) => other.to_string(),
-    });
-    wrong.extend(message.map(|message| ("assertion.key_file".to_owned(), message)));
+    if let Err(error) = AssertionKeys::load(&config.assertion, "cedargate") {
+        let message = match error {
+            AssertionError::File { path, source } => format!("cannot read `{}`: {source}", path.display()),
+            AssertionError::Key { path, source } => format!("`{}`: {source}", path.display()),
+            other @ AssertionError::Generate(_) => other.to_string(),
+        };
+        unusable.push(Unusable::new("assertion.key_file", message));
+    }
+    unusable
 }

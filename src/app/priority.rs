@@ -1,17 +1,18 @@
-//! Threads that prepare policies step back behind those that serve traffic.
+//! Lowers the priority of threads that prepare policies, so that they make way for workers.
 //!
-//! On a busy core a load would otherwise take half of a worker's time for as long as it lasts. Stepping back is not
-//! stopping: a thread of this priority still gets about a tenth of a saturated core.
+//! On a busy core a load would otherwise take half of a worker's time as long as it lasts. A thread of this priority still
+//! gets about a tenth of a saturated core, so a load always ends.
 
-/// Of the threads `reload` and `twins`.
+/// Nice value of the threads `reload` and `conditions`.
 const BACKGROUND_NICE: i32 = 10;
 
-/// Lowers the priority of the calling thread, and of threads that it starts from here on; there is no way back.
-pub(super) fn step_back() {
-    // on Linux a priority is that of a thread, whatever POSIX says of processes
+/// Lowers the priority of the calling thread, and of threads that it starts later. An unprivileged thread cannot raise it
+/// again.
+pub(super) fn lower() {
+    // on Linux a priority belongs to a thread, although POSIX gives it to the process
     let before = rustix::process::getpriority_process(None).unwrap_or_default();
     if let Err(error) = rustix::process::setpriority_process(None, BACKGROUND_NICE.max(before)) {
-        tracing::debug!(%error, "loading policies competes with traffic");
+        tracing::debug!(%error, "cannot lower the thread's priority; loading policies competes with traffic");
     }
 }
 
@@ -22,10 +23,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_thread_steps_back_and_the_others_stay() {
+    fn lowering_one_thread_leaves_the_priority_of_other_threads() {
         let before = getpriority_process(None).unwrap();
         let other = std::thread::spawn(|| {
-            step_back();
+            lower();
             getpriority_process(None).unwrap()
         });
         assert_eq!(other.join().unwrap(), BACKGROUND_NICE.max(before));

@@ -1,50 +1,51 @@
-//! Tells the store what passed here, and learns what passed everywhere: rates that all replicas count together.
+//! Shares rate-limit counts between replicas through the session store.
+//!
+//! Every `SHARE_INTERVAL` this replica adds its counts to the store and learns the sums over all replicas. While the store
+//! does not answer, each replica limits by its own counts alone; counts of that time are dropped.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use tokio_util::sync::CancellationToken;
 
+use crate::base::{clock, digest};
 use crate::gate::Gate;
 use crate::limits::{Passed, Shared};
 
-/// How often replicas tell each other.
-const TELL_INTERVAL: Duration = Duration::from_millis(200);
-/// What is told at once.
+const SHARE_INTERVAL: Duration = Duration::from_millis(200);
+/// Counts in one call to the store.
 const BATCH: usize = 256;
 
-/// Runs until stopped; does nothing where nothing is shared.
+/// Runs until `stop`; returns at once if no rate is shared.
 pub(super) async fn run(gate: Arc<Gate>, stop: CancellationToken) {
-    let all = [gate.limits.shared(), gate.identity.accounts.shared_rates()].concat();
-    if all.is_empty() {
+    let rates = [gate.limits.shared(), gate.identity.accounts.shared_rates()].concat();
+    if rates.is_empty() {
         return;
     }
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(TELL_INTERVAL) => {}
+            () = tokio::time::sleep(SHARE_INTERVAL) => {}
         }
-        for shared in &all {
-            tell(&gate, shared).await;
+        for rate in &rates {
+            share(&gate, rate).await;
         }
     }
 }
 
-/// What could not be told is forgotten: each replica still counts for itself.
-async fn tell(gate: &Gate, shared: &Shared) {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (window, left) = shared.window(since_1970);
+/// Stops at the first batch that the store does not take; that batch and the rest are dropped.
+async fn share(gate: &Gate, rate: &Shared) {
+    let (window, left) = rate.window(clock::since_epoch());
     let end = Instant::now() + left;
-    for batch in shared.take().chunks(BATCH) {
-        let keys: Vec<([u8; 32], u64)> = batch
+    for batch in rate.take().chunks(BATCH) {
+        let counts: Vec<([u8; 32], u64)> = batch
             .iter()
-            .map(|passed| (in_window(passed, window), u64::from(passed.count)))
+            .map(|passed| (window_key(passed, window), u64::from(passed.count)))
             .collect();
-        match gate.sessions.add(shared.area(), &keys, shared.memory()).await {
+        match gate.sessions.add(rate.area(), &counts, rate.memory()).await {
             Ok(totals) => {
                 for (passed, total) in batch.iter().zip(totals) {
-                    shared.learn(passed.key, total, end);
+                    rate.learn(passed.key, total, end);
                 }
             }
             Err(error) => {
@@ -55,8 +56,6 @@ async fn tell(gate: &Gate, shared: &Shared) {
     }
 }
 
-fn in_window(passed: &Passed, window: u64) -> [u8; 32] {
-    let mut key = [0; 32];
-    key.copy_from_slice(digest(&SHA256, &[&passed.key[..], &window.to_be_bytes()].concat()).as_ref());
-    key
+fn window_key(passed: &Passed, window: u64) -> [u8; 32] {
+    digest::sha256_of(&[&passed.key[..], &window.to_be_bytes()])
 }

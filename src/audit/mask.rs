@@ -1,6 +1,14 @@
-//! Fields named by `audit.mask` are replaced while a record is written, and listed in it.
+//! Masks the fields that `audit.mask` names while a record is written, and lists them in the record.
 //!
-//! What no path leads into is written as if there were no mask: masking costs only where something is masked.
+//! The mask is a serde `Serializer` around the JSON writer. Struct fields and map entries on a masked path are compared with
+//! the mask; every other value passes to the JSON writer untouched. In place of a masked value the JSON writer gets
+//! `[masked]`, so the value itself never reaches the buffer. Most of this file only forwards serde's methods.
+//!
+//! Shorter ways were considered and not taken. The default mask, `context.headers`, must be looked for in every decision
+//! record, so its cost is the usual cost. A `serde_json::Value` with replacement by JSON pointer would allocate the whole
+//! context once more, and keep the order of its keys only while a dependency turns on serde_json's `preserve_order`. Editing
+//! the finished line would scan all of it. Masking when the record is made would give the policy engine a mask to apply on the
+//! request's thread.
 
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
@@ -11,132 +19,134 @@ use serde::ser::{Error as _, Impossible, SerializeMap, SerializeStruct, Serializ
 
 const MASKED: &str = "[masked]";
 
-/// The fields of one object that something is masked in.
+/// The masked fields of one object, by name.
 #[derive(Debug, Default)]
-pub(super) struct Mask(Vec<(String, Hidden)>);
+pub(super) struct Mask(Vec<(String, FieldMask)>);
 
 #[derive(Debug)]
-enum Hidden {
-    Whole(Place),
+enum FieldMask {
+    /// The field as a whole.
+    Whole(MaskPath),
+    /// Fields of the object in it.
     Inside(Mask),
 }
 
+/// One path of `audit.mask`.
 #[derive(Debug)]
-struct Place {
-    /// A JSON pointer.
+struct MaskPath {
+    /// As a JSON pointer (RFC 6901).
     pointer: String,
-    /// Among the configured paths.
-    number: usize,
+    /// Position in the configuration.
+    position: usize,
 }
 
-/// What was masked; written as JSON pointers in the order of the configuration.
+/// The paths that were masked in one record; serializes to their JSON pointers in the order of the configuration.
 #[derive(Debug, Default)]
-pub(super) struct Found<'m>(RefCell<Vec<&'m Place>>);
+pub(super) struct MaskedPaths<'m>(RefCell<Vec<&'m MaskPath>>);
 
-/// A value on its way past a mask.
+/// A value that is written through a mask.
 #[derive(Clone, Copy)]
 pub(super) struct Masked<'a, 'm, T: ?Sized> {
     value: &'a T,
     mask: &'m Mask,
-    found: &'a Found<'m>,
+    found: &'a MaskedPaths<'m>,
 }
 
 impl Mask {
-    /// Of dotted paths.
+    /// A mask of dotted paths. The shorter of two paths hides everything that the longer one names.
     pub fn new(paths: &[String]) -> Self {
         let mut mask = Self::default();
-        for (number, path) in paths.iter().enumerate() {
+        for (position, path) in paths.iter().enumerate() {
             let pointer = String::new();
-            mask.add(Place { pointer, number }, path);
+            mask.add(MaskPath { pointer, position }, path);
         }
         mask
     }
 
-    fn add(&mut self, mut place: Place, path: &str) {
-        let (name, rest) = path.split_once('.').map_or((path, None), |(name, rest)| (name, Some(rest)));
-        place.pointer.push('/');
-        place.pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
-        let at = self.0.iter().position(|(known, _)| known == name);
-        match (rest, at.and_then(|at| self.0.get_mut(at))) {
-            (_, Some((_, Hidden::Whole(_)))) => {}
-            (Some(rest), Some((_, Hidden::Inside(inside)))) => inside.add(place, rest),
-            (None, Some((_, hidden))) => *hidden = Hidden::Whole(place),
-            (None, None) => self.0.push((name.to_owned(), Hidden::Whole(place))),
+    /// Adds the rest of a dotted path, below the pointer that `path` has so far.
+    fn add(&mut self, mut path: MaskPath, dotted: &str) {
+        let (name, rest) = dotted
+            .split_once('.')
+            .map_or((dotted, None), |(name, rest)| (name, Some(rest)));
+        path.pointer.push('/');
+        path.pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
+        let known = self.0.iter_mut().find(|(known, _)| known == name).map(|(_, field)| field);
+        match (rest, known) {
+            (_, Some(FieldMask::Whole(_))) => {}
+            (Some(rest), Some(FieldMask::Inside(inside))) => inside.add(path, rest),
+            (None, Some(field)) => *field = FieldMask::Whole(path),
+            (None, None) => self.0.push((name.to_owned(), FieldMask::Whole(path))),
             (Some(rest), None) => {
                 let mut inside = Self::default();
-                inside.add(place, rest);
-                self.0.push((name.to_owned(), Hidden::Inside(inside)));
+                inside.add(path, rest);
+                self.0.push((name.to_owned(), FieldMask::Inside(inside)));
             }
         }
     }
 
-    /// A serializer that writes through the mask.
-    pub fn over<'a, 'm, S>(&'m self, to: S, found: &'a Found<'m>) -> Masking<'a, 'm, S> {
-        Masking { to, mask: self, found }
+    /// A serializer that writes to `to` through the mask.
+    pub fn over<'a, 'm, S>(&'m self, to: S, found: &'a MaskedPaths<'m>) -> MaskSerializer<'a, 'm, S> {
+        MaskSerializer { to, mask: self, found }
     }
 
-    fn find(&self, name: &str) -> Option<&Hidden> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, hidden)| hidden)
+    fn find(&self, name: &str) -> Option<&FieldMask> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, field)| field)
     }
 }
 
-impl Serialize for Found<'_> {
+impl Serialize for MaskedPaths<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let mut found = self.0.borrow_mut();
-        found.sort_by_key(|place| place.number);
-        to.collect_seq(found.iter().map(|place| &place.pointer))
+        let mut paths = self.0.borrow_mut();
+        paths.sort_by_key(|path| path.position);
+        to.collect_seq(paths.iter().map(|path| &path.pointer))
     }
 }
 
 impl<'a, 'm, T: ?Sized> Masked<'a, 'm, T> {
-    pub fn new(value: &'a T, mask: &'m Mask, found: &'a Found<'m>) -> Self {
+    pub fn new(value: &'a T, mask: &'m Mask, found: &'a MaskedPaths<'m>) -> Self {
         Self { value, mask, found }
     }
 }
 
 impl<T: Serialize + ?Sized> Serialize for Masked<'_, '_, T> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        self.value.serialize(Masking {
-            to,
-            mask: self.mask,
-            found: self.found,
-        })
+        self.value.serialize(self.mask.over(to, self.found))
     }
 }
 
 /// A serializer, or the fields of an object, behind a mask.
-pub(super) struct Masking<'a, 'm, S> {
+pub(super) struct MaskSerializer<'a, 'm, S> {
     to: S,
     mask: &'m Mask,
-    found: &'a Found<'m>,
+    found: &'a MaskedPaths<'m>,
 }
 
-impl<S> Masking<'_, '_, S> {
-    /// What is behind the mask.
-    pub fn bare(&mut self) -> &mut S {
+impl<S> MaskSerializer<'_, '_, S> {
+    /// The serializer without the mask.
+    pub fn unmasked(&mut self) -> &mut S {
         &mut self.to
     }
 }
 
 /// The entries of a map behind a mask.
-pub(super) struct Entries<'a, 'm, S> {
-    map: Masking<'a, 'm, S>,
-    /// Of the entry whose value comes next.
-    hidden: Option<&'m Hidden>,
-    /// Of the entry that came last.
+pub(super) struct MaskMap<'a, 'm, S> {
+    map: MaskSerializer<'a, 'm, S>,
+    /// The mask of the entry whose value comes next.
+    field: Option<&'m FieldMask>,
+    /// The key of the entry that came last.
     name: String,
 }
 
-/// What a key says, whatever it is made of.
-struct Shown<'a, T: ?Sized>(&'a T);
+/// Displays a map key of any type as text.
+struct KeyText<'a, T: ?Sized>(&'a T);
 
-impl<T: Serialize + ?Sized> fmt::Display for Shown<'_, T> {
+impl<T: Serialize + ?Sized> fmt::Display for KeyText<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.serialize(f)
     }
 }
 
-macro_rules! as_it_is {
+macro_rules! forward {
     ($($method:ident: $type:ty),*) => {
         $(fn $method(self, value: $type) -> Result<S::Ok, S::Error> {
             self.to.$method(value)
@@ -144,18 +154,18 @@ macro_rules! as_it_is {
     };
 }
 
-impl<'a, 'm, S: Serializer> Serializer for Masking<'a, 'm, S> {
+impl<'a, 'm, S: Serializer> Serializer for MaskSerializer<'a, 'm, S> {
     type Ok = S::Ok;
     type Error = S::Error;
     type SerializeSeq = S::SerializeSeq;
     type SerializeTuple = S::SerializeTuple;
     type SerializeTupleStruct = S::SerializeTupleStruct;
     type SerializeTupleVariant = Impossible<S::Ok, S::Error>;
-    type SerializeMap = Entries<'a, 'm, S::SerializeMap>;
-    type SerializeStruct = Masking<'a, 'm, S::SerializeStruct>;
+    type SerializeMap = MaskMap<'a, 'm, S::SerializeMap>;
+    type SerializeStruct = MaskSerializer<'a, 'm, S::SerializeStruct>;
     type SerializeStructVariant = Impossible<S::Ok, S::Error>;
 
-    as_it_is!(
+    forward!(
         serialize_bool: bool, serialize_i8: i8, serialize_i16: i16, serialize_i32: i32, serialize_i64: i64,
         serialize_u8: u8, serialize_u16: u16, serialize_u32: u32, serialize_u64: u64, serialize_f32: f32,
         serialize_f64: f64, serialize_char: char, serialize_str: &str, serialize_bytes: &[u8],
@@ -190,7 +200,7 @@ impl<'a, 'm, S: Serializer> Serializer for Masking<'a, 'm, S> {
         variant: &'static str,
         _: &T,
     ) -> Result<S::Ok, S::Error> {
-        Err(no_place(variant))
+        Err(unmaskable_variant(variant))
     }
 
     fn serialize_seq(self, length: Option<usize>) -> Result<S::SerializeSeq, S::Error> {
@@ -212,15 +222,15 @@ impl<'a, 'm, S: Serializer> Serializer for Masking<'a, 'm, S> {
         variant: &'static str,
         _: usize,
     ) -> Result<Self::SerializeTupleVariant, S::Error> {
-        Err(no_place(variant))
+        Err(unmaskable_variant(variant))
     }
 
     fn serialize_map(self, length: Option<usize>) -> Result<Self::SerializeMap, S::Error> {
         let Self { to, mask, found } = self;
         let to = to.serialize_map(length)?;
-        Ok(Entries {
-            map: Masking { to, mask, found },
-            hidden: None,
+        Ok(MaskMap {
+            map: MaskSerializer { to, mask, found },
+            field: None,
             name: String::new(),
         })
     }
@@ -228,7 +238,7 @@ impl<'a, 'm, S: Serializer> Serializer for Masking<'a, 'm, S> {
     fn serialize_struct(self, name: &'static str, length: usize) -> Result<Self::SerializeStruct, S::Error> {
         let Self { to, mask, found } = self;
         let to = to.serialize_struct(name, length)?;
-        Ok(Masking { to, mask, found })
+        Ok(MaskSerializer { to, mask, found })
     }
 
     fn serialize_struct_variant(
@@ -238,21 +248,21 @@ impl<'a, 'm, S: Serializer> Serializer for Masking<'a, 'm, S> {
         variant: &'static str,
         _: usize,
     ) -> Result<Self::SerializeStructVariant, S::Error> {
-        Err(no_place(variant))
+        Err(unmaskable_variant(variant))
     }
 }
 
-impl<S: SerializeStruct> SerializeStruct for Masking<'_, '_, S> {
+impl<S: SerializeStruct> SerializeStruct for MaskSerializer<'_, '_, S> {
     type Ok = S::Ok;
     type Error = S::Error;
 
     fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), S::Error> {
         match self.mask.find(name) {
             None => self.to.serialize_field(name, value),
-            Some(Hidden::Inside(mask)) => self.to.serialize_field(name, &Masked::new(value, mask, self.found)),
-            Some(Hidden::Whole(_)) if is_null(value) => self.to.serialize_field(name, value),
-            Some(Hidden::Whole(place)) => {
-                self.found.0.borrow_mut().push(place);
+            Some(FieldMask::Inside(mask)) => self.to.serialize_field(name, &Masked::new(value, mask, self.found)),
+            Some(FieldMask::Whole(_)) if is_null(value) => self.to.serialize_field(name, value),
+            Some(FieldMask::Whole(path)) => {
+                self.found.0.borrow_mut().push(path);
                 self.to.serialize_field(name, MASKED)
             }
         }
@@ -267,25 +277,25 @@ impl<S: SerializeStruct> SerializeStruct for Masking<'_, '_, S> {
     }
 }
 
-impl<S: SerializeMap> SerializeMap for Entries<'_, '_, S> {
+impl<S: SerializeMap> SerializeMap for MaskMap<'_, '_, S> {
     type Ok = S::Ok;
     type Error = S::Error;
 
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), S::Error> {
         self.name.clear();
-        write!(self.name, "{}", Shown(key)).map_err(|fmt::Error| S::Error::custom("a key that is no text"))?;
-        self.hidden = self.map.mask.find(&self.name);
+        write!(self.name, "{}", KeyText(key)).map_err(|fmt::Error| S::Error::custom("a map key is not text"))?;
+        self.field = self.map.mask.find(&self.name);
         self.map.to.serialize_key(key)
     }
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), S::Error> {
         let map = &mut self.map;
-        match self.hidden.take() {
+        match self.field.take() {
             None => map.to.serialize_value(value),
-            Some(Hidden::Inside(mask)) => map.to.serialize_value(&Masked::new(value, mask, map.found)),
-            Some(Hidden::Whole(_)) if is_null(value) => map.to.serialize_value(value),
-            Some(Hidden::Whole(place)) => {
-                map.found.0.borrow_mut().push(place);
+            Some(FieldMask::Inside(mask)) => map.to.serialize_value(&Masked::new(value, mask, map.found)),
+            Some(FieldMask::Whole(_)) if is_null(value) => map.to.serialize_value(value),
+            Some(FieldMask::Whole(path)) => {
+                map.found.0.borrow_mut().push(path);
                 map.to.serialize_value(MASKED)
             }
         }
@@ -296,12 +306,13 @@ impl<S: SerializeMap> SerializeMap for Entries<'_, '_, S> {
     }
 }
 
-/// An object that a variant makes has no fields here: it is written nowhere rather than past the mask.
-fn no_place<E: serde::ser::Error>(variant: &str) -> E {
+/// No record holds an object made by an enum variant. The record is lost, with an error in the log, rather than written past
+/// the mask.
+fn unmaskable_variant<E: serde::ser::Error>(variant: &str) -> E {
     E::custom(format!("`{variant}` cannot be masked"))
 }
 
-/// Nothing is nothing to hide. Looks at the first byte only.
+/// True for a value that JSON writes as `null`, which is not masked: there is no content to hide. Formats one byte only.
 fn is_null<T: Serialize + ?Sized>(value: &T) -> bool {
     let mut first = FirstByte(None);
     let _cut_short = serde_json::to_writer(&mut first, value).is_err();
@@ -313,7 +324,7 @@ struct FirstByte(Option<u8>);
 impl io::Write for FirstByte {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0 = self.0.or(bytes.first().copied());
-        Err(io::Error::other("one byte is enough"))
+        Err(io::Error::other("only the first byte is wanted"))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -329,25 +340,27 @@ mod tests {
     use super::*;
 
     fn written(value: &Value, paths: &[String]) -> (Value, Vec<String>) {
-        let (mask, found) = (Mask::new(paths), Found::default());
+        let mask = Mask::new(paths);
+        let found = MaskedPaths::default();
         let text = serde_json::to_string(&Masked::new(value, &mask, &found)).unwrap();
         let found = serde_json::to_value(&found).unwrap();
         (serde_json::from_str(&text).unwrap(), serde_json::from_value(found).unwrap())
     }
 
-    /// By hand, on the whole tree.
+    /// The expected result, computed on the whole tree.
     fn expected(value: &mut Value, path: &str, found: &mut Vec<String>) {
-        let (mut place, mut pointer) = (value, String::new());
+        let mut field = value;
+        let mut pointer = String::new();
         for name in path.split('.') {
             pointer.push('/');
             pointer.push_str(name);
-            let Some(inner) = place.as_object_mut().and_then(|object| object.get_mut(name)) else {
+            let Some(inner) = field.as_object_mut().and_then(|object| object.get_mut(name)) else {
                 return;
             };
-            place = inner;
+            field = inner;
         }
-        if !place.is_null() {
-            *place = json!(MASKED);
+        if !field.is_null() {
+            *field = json!(MASKED);
             found.push(pointer);
         }
     }
@@ -370,18 +383,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_the_tree_with_the_masked_places_replaced(
+        fn written_line_equals_the_tree_with_masked_fields_replaced(
             value in tree(),
             path in "[a-c](\\.[a-c]){0,3}",
         ) {
-            let (mut wanted, mut found) = (value.clone(), Vec::new());
+            let mut wanted = value.clone();
+            let mut found = Vec::new();
             expected(&mut wanted, &path, &mut found);
             prop_assert_eq!(written(&value, &[path]), (wanted, found));
         }
     }
 
     #[test]
-    fn the_shorter_of_two_paths_hides_it_all() {
+    fn shorter_of_two_paths_masks_the_whole_field() {
         let value = json!({"a": {"b": 1, "c": 2}, "x/y~": 3});
         for paths in [["a.b", "a"], ["a", "a.b"]] {
             let (line, found) = written(&value, &paths.map(str::to_owned));

@@ -1,6 +1,6 @@
-//! What a record says. Plain values on the path; serde turns them into one JSON line on the writer's thread.
+//! The records of the decision log, as plain values. The writer thread turns each into one JSON line.
 //!
-//! The shape is published as `schemas/audit-event.schema.json` and a test holds every kind against it.
+//! The shape is published as `schemas/audit-event.schema.json`; a test validates a record of every kind against it.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -31,13 +31,13 @@ pub enum Event {
 pub enum Verdict {
     Permitted,
     Denied(Denial),
-    /// The client went away before there was a decision; nothing was forwarded.
+    /// The client went away before the decision; the gate forwarded nothing.
     Cancelled,
-    /// The gate itself failed before there was a decision; nothing was forwarded.
+    /// The gate panicked before the decision and forwarded nothing.
     Panicked,
 }
 
-/// A decision: who asked what, and the answer.
+/// A decision with its principal, action, resource, context and reason.
 #[derive(Debug)]
 pub struct AuditRecord {
     pub ts: SystemTime,
@@ -92,9 +92,9 @@ pub struct HttpFacts {
     pub method: http::Method,
     pub path: String,
     pub route: Option<Arc<str>>,
-    /// Whose request it is, as far as trusted proxies say; `None`: nobody could tell.
+    /// The client's address, taken from trusted proxies where there are some; `None`: unknown.
     pub client: Option<std::net::IpAddr>,
-    /// `None`: the client never got a head.
+    /// `None`: the client got no response head.
     pub status: Option<u16>,
 }
 
@@ -114,18 +114,18 @@ pub struct AuthEvent {
     pub event: &'static str,
     /// `success` or `failure`.
     pub result: &'static str,
-    /// Why, in one word of a closed set.
+    /// One word of a closed set.
     pub reason: &'static str,
-    /// The same for people.
+    /// The reason in a sentence for people.
     pub detail: Option<String>,
     pub portal: Option<Arc<str>>,
     pub provider: Option<Arc<str>>,
     pub issuer: Option<Arc<str>>,
     pub subject: Option<String>,
     pub tenant: Option<String>,
-    /// Hex of the session's handle, which opens nothing.
+    /// Hex of the session's handle, which cannot be used as a cookie.
     pub session: Option<String>,
-    /// Whose request it was; `None`: the gate's own doing, or the operator's.
+    /// The client's address; `None`: the gate or the operator caused the event.
     pub client: Option<std::net::IpAddr>,
     #[serde(serialize_with = "optional_text")]
     pub decision_id: Option<Uuid>,
@@ -146,7 +146,7 @@ pub struct AdminEvent {
     pub detail: Option<String>,
 }
 
-/// Bytes that were no request; there is no identity to name.
+/// Bytes that were not an HTTP request. Such a record has no identity.
 #[derive(Clone, Debug, Serialize)]
 pub struct HttpRejected {
     pub reason: &'static str,
@@ -154,7 +154,7 @@ pub struct HttpRejected {
 }
 
 impl AuditRecord {
-    /// A record of nothing yet: cancelled until told otherwise.
+    /// A record without a decision yet; it says `cancelled` until the path sets its verdict.
     pub fn new(decision_id: Uuid, portal: Arc<str>, door: Door) -> Self {
         Self {
             ts: SystemTime::now(),
@@ -214,7 +214,7 @@ impl Serialize for Timestamp {
 }
 
 impl Verdict {
-    /// Decision and reason.
+    /// The fields `decision` and `reason`.
     const fn words(self) -> (&'static str, &'static str) {
         match self {
             Self::Permitted => ("allow", "permitted"),
@@ -226,10 +226,12 @@ impl Verdict {
 }
 
 impl AuditRecord {
-    /// By hand, into whatever object the line is: going through another one (`#[serde(flatten)]`) costs a sixth of the line.
+    /// Writes the fields one by one into the object of the line. `#[serde(flatten)]` would build another object first, which
+    /// costs a sixth of the line.
     pub(super) fn write_fields<S: SerializeStruct>(&self, fields: &mut S) -> Result<(), S::Error> {
         let (decision, reason) = self.verdict.words();
-        let (mut id, mut trace) = (Uuid::encode_buffer(), Uuid::encode_buffer());
+        let mut id = Uuid::encode_buffer();
+        let mut trace = Uuid::encode_buffer();
         fields.serialize_field("ts", &Timestamp(self.ts))?;
         fields.serialize_field("decision_id", self.decision_id.hyphenated().encode_lower(&mut id))?;
         let request_id = self.request_id.as_ref().and_then(|id| id.to_str().ok());

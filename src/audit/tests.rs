@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::sync::mpsc::Receiver;
 use uuid::Uuid;
 
-fn queue(on_full: OnFull, places: usize) -> (Audit, Receiver<Message>) {
-    let (queue, receiver) = channel(places);
+fn queue(on_full: OnFull, slots: usize) -> (Audit, Receiver<Message>) {
+    let (queue, receiver) = channel(slots);
     let dropped = IntCounter::new("dropped", "test").unwrap();
     (Audit { queue, on_full, dropped }, receiver)
 }
@@ -70,7 +70,7 @@ fn json(event: &Event, mask: &[&str]) -> Value {
     let paths: Vec<String> = mask.iter().map(|path| (*path).to_owned()).collect();
     let mask = Mask::new(&paths);
     let mut out = Vec::new();
-    writer::line(event, &mask, &mut out).unwrap();
+    writer::write_line(event, &mask, &mut out).unwrap();
     assert_eq!(out.iter().filter(|b| **b == b'\n').count(), 1);
     serde_json::from_slice(&out).unwrap()
 }
@@ -133,7 +133,7 @@ fn masked_fields_are_replaced_and_listed() {
 }
 
 #[test]
-fn what_every_line_has_cannot_be_masked() {
+fn mask_leaves_kind_and_schema_version_readable() {
     let event = Event::Decision(Box::new(full_record()));
     let line = json(&event, &["kind", "schema_version", "masked", "ts"]);
     assert_eq!((&line["kind"], &line["schema_version"]), (&"decision".into(), &1.into()));
@@ -144,7 +144,7 @@ fn what_every_line_has_cannot_be_masked() {
 }
 
 #[test]
-fn a_guard_sends_exactly_one_record_however_it_ends() {
+fn guard_sends_exactly_one_record_on_every_exit() {
     let (audit, mut receiver) = queue(OnFull::Drop, 8);
     drop(audit.guard(Slot(None), record()));
     assert_eq!(received(&mut receiver), Verdict::Cancelled);
@@ -177,7 +177,7 @@ fn only_allowed_decisions_can_be_omitted() {
 }
 
 #[test]
-fn a_full_queue_counts_what_it_drops() {
+fn full_queue_counts_the_records_it_drops() {
     let (audit, _receiver) = queue(OnFull::Drop, 1);
     for _ in 0..3 {
         let slot = audit.admit().unwrap();
@@ -187,7 +187,7 @@ fn a_full_queue_counts_what_it_drops() {
 }
 
 #[test]
-fn on_full_deny_reserves_a_place_before_deciding() {
+fn on_full_deny_reserves_a_slot_before_the_decision() {
     let (audit, mut receiver) = queue(OnFull::Deny, 1);
     let slot = audit.admit().unwrap();
     assert_eq!(audit.admit().unwrap_err().denial, Denial::StoreUnavailable);
@@ -197,9 +197,10 @@ fn on_full_deny_reserves_a_place_before_deciding() {
 }
 
 #[test]
-fn the_file_is_private_survives_rotation_and_loses_nothing_on_close() {
+fn file_sink_is_private_survives_rotation_and_writes_every_record_on_close() {
     let folder = tempfile::tempdir().unwrap();
-    let (path, old) = (folder.path().join("audit.jsonl"), folder.path().join("old"));
+    let path = folder.path().join("audit.jsonl");
+    let old = folder.path().join("old");
     let config = config::Audit {
         sink: AuditSink::File(path.clone()),
         allow: AuditAllow::All,

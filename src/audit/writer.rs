@@ -1,7 +1,10 @@
-//! The one thread that formats and writes records.
+//! The writer thread: formats records and writes them to the sink.
 //!
-//! Takes what is queued in batches and writes each batch at once: a record after a quiet moment as it comes, what follows
-//! it closely together. A sink that fails costs records (counted), never the gate.
+//! Workers put records into a bounded queue; this thread is its only reader. It takes all queued records as one batch and writes
+//! the batch at once, then lets records gather for `GATHER_TIME`. A record after a quiet moment is written immediately.
+//!
+//! A record that cannot be formatted or written is dropped and counted in `audit_dropped_total`; the gate goes on. `close` sends
+//! `Stop` behind all queued records, so every accepted record is written, unless the sink blocks longer than `CLOSE_TIMEOUT`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -16,19 +19,20 @@ use serde::ser::{SerializeStruct, Serializer};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender};
 
-use super::mask::{Found, Mask, Masked};
+use super::mask::{Mask, Masked, MaskedPaths};
 use super::record::{AuditRecord, Event, SCHEMA_VERSION, Timestamp};
 use crate::base::metrics::Metrics;
 use crate::config::{self, AuditSink};
 
-/// A batch is written when it holds so much, or when the queue is empty.
+/// A batch is written when it holds this much, or when the queue is empty.
 const BATCH_BYTES: usize = 64 * 1024;
-/// After a batch the next one gathers for so long: under load a thread that waits for each record is woken by each request.
+/// Pause after a batch. Without it, under load, every request would wake the writer thread.
 const GATHER_TIME: Duration = Duration::from_millis(2);
-/// How long leaving waits for a sink that does not take its records.
+/// Longest wait at shutdown for a sink that blocks.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause between two looks at the thread while it ends.
 const CLOSE_POLL: Duration = Duration::from_millis(1);
-/// Only the owner reads decision records.
+/// Decision records are readable by their owner only.
 const FILE_MODE: u32 = 0o600;
 
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +65,7 @@ enum Sink {
     File { path: PathBuf, file: File },
 }
 
-struct Writing {
+struct Writer {
     sink: Sink,
     mask: Mask,
     batch: Vec<u8>,
@@ -95,7 +99,7 @@ impl AuditWriter {
                 })?,
             },
         };
-        let writing = Writing {
+        let writer = Writer {
             sink,
             mask: Mask::new(&config.mask),
             batch: Vec::with_capacity(BATCH_BYTES),
@@ -105,12 +109,13 @@ impl AuditWriter {
         };
         let thread = std::thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || writing.run(receiver))
+            .spawn(move || writer.run(receiver))
             .map_err(AuditError::Thread)?;
         Ok(Self { queue, thread })
     }
 
-    /// Writes everything queued so far, then ends; call after the workers ended. A sink that takes nothing is given up on.
+    /// Writes every record queued so far, then ends the thread. Call it after the workers ended. Returns without the last
+    /// records if the sink blocks longer than `CLOSE_TIMEOUT`.
     pub fn close(self) {
         let deadline = Instant::now() + CLOSE_TIMEOUT;
         let mut stop = Message::Stop;
@@ -125,7 +130,7 @@ impl AuditWriter {
             std::thread::park_timeout(CLOSE_POLL);
         }
         if !self.thread.is_finished() {
-            tracing::error!("the audit sink takes no records; leaving without the last ones");
+            tracing::error!("the audit sink blocks; the process ends without writing the last records");
         } else if self.thread.join().is_err() {
             tracing::error!("the audit writer ended in a panic");
         }
@@ -136,14 +141,14 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(FILE_MODE).open(path)
 }
 
-impl Writing {
+impl Writer {
     fn run(mut self, mut queue: Receiver<Message>) {
         while let Some(message) = queue.blocking_recv() {
             let mut next = Some(message);
             while let Some(message) = next {
-                let mut stop = self.take(message);
+                let mut stop = self.append(message);
                 while let Ok(message) = queue.try_recv() {
-                    stop |= self.take(message);
+                    stop |= self.append(message);
                     if self.batch.len() >= BATCH_BYTES {
                         self.write();
                     }
@@ -158,11 +163,11 @@ impl Writing {
         }
     }
 
-    /// Whether this was the end.
-    fn take(&mut self, message: Message) -> bool {
+    /// Adds a record to the batch. True if the message was `Stop`.
+    fn append(&mut self, message: Message) -> bool {
         let Message::Event(event) = message else { return true };
         let start = self.batch.len();
-        match line(&event, &self.mask, &mut self.batch) {
+        match write_line(&event, &self.mask, &mut self.batch) {
             Ok(()) => self.lines += 1,
             Err(error) => {
                 self.batch.truncate(start);
@@ -198,7 +203,7 @@ impl Sink {
                 out.flush()
             }
             Self::File { path, file } => {
-                if rotated(path, file)? {
+                if is_rotated(path, file)? {
                     *file = open(path)?;
                 }
                 file.write_all(batch)
@@ -207,26 +212,25 @@ impl Sink {
     }
 }
 
-/// Whether the path now names another file, or none.
-fn rotated(path: &Path, file: &File) -> io::Result<bool> {
+/// True if the path now names another file, or none.
+fn is_rotated(path: &Path, file: &File) -> io::Result<bool> {
     let open = file.metadata()?;
     Ok(std::fs::metadata(path).map_or(true, |named| (named.dev(), named.ino()) != (open.dev(), open.ino())))
 }
 
+/// The line of any record that is not a decision.
 #[derive(Serialize)]
 struct Line<'a, T: Serialize> {
     schema_version: u32,
     kind: &'static str,
-    /// Decisions carry the time they began.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ts: Option<Timestamp>,
+    ts: Timestamp,
     #[serde(flatten)]
     event: Masked<'a, 'a, T>,
-    /// Last, because it is known only when everything else is written.
-    masked: &'a Found<'a>,
+    /// The last field, because it is known only when all others are written.
+    masked: &'a MaskedPaths<'a>,
 }
 
-/// A decision's line, in one object from the start.
+/// The line of a decision. Written as one struct: `#[serde(flatten)]` costs a sixth of the line.
 struct DecisionLine<'a> {
     kind: &'static str,
     record: &'a AuditRecord,
@@ -235,50 +239,39 @@ struct DecisionLine<'a> {
 
 impl Serialize for DecisionLine<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let found = Found::default();
+        let found = MaskedPaths::default();
         let mut fields = self.mask.over(to, &found).serialize_struct("decision", 25)?;
-        // what every line has is nobody's secret
-        fields.bare().serialize_field("schema_version", &SCHEMA_VERSION)?;
-        fields.bare().serialize_field("kind", self.kind)?;
+        // not masked: every line has these fields, and a reader needs them
+        fields.unmasked().serialize_field("schema_version", &SCHEMA_VERSION)?;
+        fields.unmasked().serialize_field("kind", self.kind)?;
         self.record.write_fields(&mut fields)?;
-        fields.bare().serialize_field("masked", &found)?;
+        fields.unmasked().serialize_field("masked", &found)?;
         fields.end()
     }
 }
 
-/// Appends one JSON line.
-pub(super) fn line(event: &Event, mask: &Mask, out: &mut Vec<u8>) -> serde_json::Result<()> {
-    let now = Some(Timestamp(SystemTime::now()));
+/// Appends one JSON line to `out`. A decision carries the time at which it began, any other record the current time.
+pub(super) fn write_line(event: &Event, mask: &Mask, out: &mut Vec<u8>) -> serde_json::Result<()> {
+    let kind = event.kind();
     match event {
-        Event::Decision(record) => {
-            let kind = event.kind();
-            serde_json::to_writer(&mut *out, &DecisionLine { kind, record, mask })?;
-            out.push(b'\n');
-            Ok(())
-        }
-        Event::Auth(fields) => append(event.kind(), now, fields, mask, out),
-        Event::Policy(fields) => append(event.kind(), now, fields, mask, out),
-        Event::Admin(fields) => append(event.kind(), now, fields, mask, out),
-        Event::HttpRejected(fields) => append(event.kind(), now, fields, mask, out),
+        Event::Decision(record) => serde_json::to_writer(&mut *out, &DecisionLine { kind, record, mask })?,
+        Event::Auth(fields) => write_fields(kind, fields, mask, out)?,
+        Event::Policy(fields) => write_fields(kind, fields, mask, out)?,
+        Event::Admin(fields) => write_fields(kind, fields, mask, out)?,
+        Event::HttpRejected(fields) => write_fields(kind, fields, mask, out)?,
     }
+    out.push(b'\n');
+    Ok(())
 }
 
-fn append<T: Serialize>(
-    kind: &'static str,
-    ts: Option<Timestamp>,
-    event: &T,
-    mask: &Mask,
-    out: &mut Vec<u8>,
-) -> serde_json::Result<()> {
-    let found = Found::default();
+fn write_fields<T: Serialize>(kind: &'static str, fields: &T, mask: &Mask, out: &mut Vec<u8>) -> serde_json::Result<()> {
+    let found = MaskedPaths::default();
     let line = Line {
         schema_version: SCHEMA_VERSION,
         kind,
-        ts,
-        event: Masked::new(event, mask, &found),
+        ts: Timestamp(SystemTime::now()),
+        event: Masked::new(fields, mask, &found),
         masked: &found,
     };
-    serde_json::to_writer(&mut *out, &line)?;
-    out.push(b'\n');
-    Ok(())
+    serde_json::to_writer(out, &line)
 }

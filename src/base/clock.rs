@@ -1,10 +1,10 @@
-//! The wall clock: the one place that reads it as a number.
+//! The wall clock: the only module that reads it as a number.
 //!
 //! A clock set before 1970 reads as 1970. Durations are measured with `std::time::Instant`, never with this.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Time since 1970.
+/// Time since 1970-01-01T00:00:00Z.
 pub fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
@@ -12,6 +12,11 @@ pub fn since_epoch() -> Duration {
 /// Unix milliseconds.
 pub fn unix_millis() -> i64 {
     i64::try_from(since_epoch().as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Unix seconds with their fraction, as Prometheus gauges and `/status` show a moment.
+pub fn unix_seconds_f64() -> f64 {
+    since_epoch().as_secs_f64()
 }
 
 /// Unix seconds.

@@ -6,7 +6,7 @@
 use std::io::Read as _;
 use std::path::Path;
 
-/// Why a file was not read. The message names no path; the caller knows which file it asked for.
+/// The file was not read. The message names no path; the caller adds it.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     #[error("{0}")]
@@ -15,7 +15,7 @@ pub enum ReadError {
     NotSmall { max: u64 },
 }
 
-/// The bytes of a regular file of at most `max` bytes.
+/// Reads the bytes of a regular file of at most `max` bytes.
 pub fn read_small(path: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
     let about = std::fs::metadata(path)?;
     if !about.is_file() || about.len() > max {
@@ -31,7 +31,7 @@ pub fn read_small(path: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
     Ok(bytes)
 }
 
-/// The text of a regular file of at most `max` bytes; bytes that are not UTF-8 are an error.
+/// Reads the text of a regular file of at most `max` bytes; bytes that are not UTF-8 are an error.
 pub fn read_small_text(path: &Path, max: u64) -> Result<String, ReadError> {
     let bytes = read_small(path, max)?;
     let text = String::from_utf8(bytes).map_err(|_not_utf8| std::io::Error::from(std::io::ErrorKind::InvalidData))?;

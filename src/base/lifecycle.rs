@@ -1,16 +1,21 @@
-//! When the gate is ready, when it stops taking work, and when it stops waiting for it.
+//! Readiness and shutdown: the two states of the process that every listener and task reads.
 //!
-//! Foundation. Shutdown has three moments: *draining* (readiness is gone, answers ask clients to leave, new connections
-//! are still taken until balancers have noticed), *closing* (no new connections, in-flight requests finish) and *forced*
-//! (what is still open is dropped). They only ever move forward, whoever moves them: a signal, the control socket, a
-//! deadline. Readiness is a set of named blockers, so that a
-//! gate that is not ready says what it waits for. Nothing here decides anything about a request.
+//! Shutdown has three phases after *running*. *Draining*: readiness is gone, answers ask clients to leave, listeners still
+//! accept until load balancers have noticed. *Closing*: listeners accept nothing new, requests in flight finish. *Forced*:
+//! what is still open is dropped.
+//!
+//! A signal, the control socket and a deadline may move the phase at the same time. The phase is one `watch` value that
+//! `advance` only raises, so a late `drain` never undoes a `force`, and every reader sees each phase it has reached. A dropped
+//! trigger counts as *forced*: tasks end instead of waiting for a signal that cannot come.
+//!
+//! Readiness is a set of named blockers, so that a gate that is not ready names the steps it waits for.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 #[cfg(test)]
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -21,41 +26,42 @@ enum Phase {
     Forced,
 }
 
-/// The end that starts a shutdown. Dropping it without a drain counts as forced: nobody is left to wait for.
+/// The writing end: moves the phase forward. Dropping it counts as *forced* for every reader.
 #[derive(Debug)]
 pub struct ShutdownTrigger(watch::Sender<Phase>);
 
-/// The end that is told; cheap to clone, one per task.
+/// The reading end; cheap to clone, one per task.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
     receiver: watch::Receiver<Phase>,
-    /// What this end takes for draining.
-    from: Phase,
+    /// The first phase that this end reports; earlier phases look like *running*.
+    first: Phase,
 }
 
+/// A trigger and a reader of its phase.
 pub fn shutdown() -> (ShutdownTrigger, Shutdown) {
     let (sender, receiver) = watch::channel(Phase::Running);
     (
         ShutdownTrigger(sender),
         Shutdown {
             receiver,
-            from: Phase::Draining,
+            first: Phase::Draining,
         },
     )
 }
 
 impl ShutdownTrigger {
-    /// Not ready any more; clients are asked to leave.
+    /// Starts draining: the gate is not ready any more, and answers ask clients to leave.
     pub fn drain(&self) {
         self.advance(Phase::Draining);
     }
 
-    /// No new connections from here on.
+    /// Starts closing: listeners accept no new connection.
     pub fn close(&self) {
         self.advance(Phase::Closing);
     }
 
-    /// Everything still open ends now.
+    /// Forces the end: tasks drop every open connection.
     pub fn force(&self) {
         self.advance(Phase::Forced);
     }
@@ -81,53 +87,56 @@ impl ShutdownTrigger {
 }
 
 impl Shutdown {
-    /// A view that skips draining: told of nothing before the end. For what must answer while the rest drains.
-    pub fn after_draining(&self) -> Self {
+    /// A reader that reports only *forced*, for listeners that must answer while the rest drains: admin, control, reload.
+    pub fn forced_only(&self) -> Self {
         Self {
             receiver: self.receiver.clone(),
-            from: Phase::Forced,
+            first: Phase::Forced,
         }
     }
 
+    /// True from *draining* on.
     pub fn is_draining(&self) -> bool {
-        *self.receiver.borrow() >= self.from
+        *self.receiver.borrow() >= self.first
     }
 
+    /// True from *closing* on.
     pub fn is_closing(&self) -> bool {
-        *self.receiver.borrow() >= self.from.max(Phase::Closing)
+        *self.receiver.borrow() >= self.first.max(Phase::Closing)
     }
 
+    /// True once *forced*.
     pub fn is_forced(&self) -> bool {
         *self.receiver.borrow() == Phase::Forced
     }
 
-    /// Resolves once draining (or worse) began.
+    /// Resolves once draining, or a later phase, began.
     pub async fn draining(&mut self) {
-        self.reached(self.from).await;
+        self.reached(self.first).await;
     }
 
-    /// Resolves once no new work may begin.
+    /// Resolves once no new connection may be accepted.
     pub async fn closing(&mut self) {
-        self.reached(self.from.max(Phase::Closing)).await;
+        self.reached(self.first.max(Phase::Closing)).await;
     }
 
-    /// Resolves once in-flight work must end.
+    /// Resolves once requests in flight must end.
     pub async fn forced(&mut self) {
         self.reached(Phase::Forced).await;
     }
 
     async fn reached(&mut self, phase: Phase) {
-        // An error means the trigger is gone, which is as good as forced.
-        let _gone = self.receiver.wait_for(|now| *now >= phase).await.is_err();
+        // an error means that the trigger was dropped, which counts as forced
+        let _dropped = self.receiver.wait_for(|now| *now >= phase).await.is_err();
     }
 }
 
-/// What `/readyz` asks: ready when no blocker is left.
+/// The blockers that `/readyz` reports; the gate is ready when none is left.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness(Arc<Mutex<BTreeSet<String>>>);
 
-/// One thing that must happen before the gate is ready. Dropped without `done`, it keeps blocking: a task that
-/// died has not finished.
+/// One step that must finish before the gate is ready. Dropped without `done`, it keeps blocking: a task that ended in a
+/// panic has not finished its step.
 #[derive(Debug)]
 pub struct Blocker {
     readiness: Readiness,
@@ -135,33 +144,31 @@ pub struct Blocker {
 }
 
 impl Readiness {
+    /// Adds a blocker.
     pub fn block(&self, name: impl Into<String>) -> Blocker {
         let name = name.into();
-        self.names().insert(name.clone());
+        self.0.lock().insert(name.clone());
         Blocker {
             readiness: self.clone(),
             name,
         }
     }
 
+    /// True if no blocker is left.
     pub fn is_ready(&self) -> bool {
-        self.names().is_empty()
+        self.0.lock().is_empty()
     }
 
-    /// In alphabetical order; empty when ready.
+    /// Names of the remaining blockers in alphabetical order; empty when ready.
     pub fn pending(&self) -> Vec<String> {
-        self.names().iter().cloned().collect()
-    }
-
-    // A set of names has no state that a panic could leave half-written.
-    fn names(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().iter().cloned().collect()
     }
 }
 
 impl Blocker {
+    /// Takes the blocker out of the set.
     pub fn done(self) {
-        self.readiness.names().remove(&self.name);
+        self.readiness.0.lock().remove(&self.name);
     }
 }
 
@@ -170,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn readiness_names_what_is_pending_and_a_dropped_blocker_keeps_blocking() {
+    fn readiness_names_its_blockers_and_a_dropped_blocker_keeps_blocking() {
         let readiness = Readiness::default();
         let policies = readiness.block("policies");
         let keys = readiness.block("jwks corp");
@@ -182,14 +189,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn drain_is_followed_by_force_at_the_deadline() {
-        let (trigger, mut told) = shutdown();
-        assert!(!told.is_draining());
+    async fn trigger_forces_the_end_at_the_deadline_after_draining() {
+        let (trigger, mut shutdown) = shutdown();
+        assert!(!shutdown.is_draining());
         let start = std::time::Instant::now();
         let waiting = tokio::spawn(async move {
-            told.draining().await;
+            shutdown.draining().await;
             let drained = start.elapsed();
-            told.forced().await;
+            shutdown.forced().await;
             (drained, start.elapsed())
         });
         tokio::task::yield_now().await;
@@ -200,11 +207,11 @@ mod tests {
     }
 
     #[test]
-    fn each_phase_is_told_from_the_next_and_some_are_told_of_the_end_only() {
-        let (trigger, told) = shutdown();
-        let last = told.after_draining();
+    fn reader_sees_every_phase_and_forced_only_reader_sees_the_last() {
+        let (trigger, shutdown) = shutdown();
+        let forced_only = shutdown.forced_only();
         let phases = |end: &Shutdown| [end.is_draining(), end.is_closing(), end.is_forced()];
-        for (step, expected, expected_last) in [
+        for (step, expected, expected_forced_only) in [
             (None, [false; 3], [false; 3]),
             (
                 Some(ShutdownTrigger::drain as fn(&ShutdownTrigger)),
@@ -218,16 +225,16 @@ mod tests {
             if let Some(step) = step {
                 step(&trigger);
             }
-            assert_eq!((phases(&told), phases(&last)), (expected, expected_last));
+            assert_eq!((phases(&shutdown), phases(&forced_only)), (expected, expected_forced_only));
         }
     }
 
     #[tokio::test]
-    async fn a_phase_never_goes_back() {
-        let (trigger, mut told) = shutdown();
+    async fn drain_after_force_leaves_the_phase_forced() {
+        let (trigger, mut shutdown) = shutdown();
         trigger.force();
         trigger.drain();
-        told.forced().await;
-        assert!(told.is_draining());
+        shutdown.forced().await;
+        assert!(shutdown.is_draining());
     }
 }

@@ -1,23 +1,22 @@
-//! Every number the gate publishes, named once.
+//! Every metric that the gate publishes, named once.
 //!
-//! Foundation. Labels are bounded: portals come from configuration, everything else from closed sets; never a
-//! user, a path or policy text. Handles are resolved once and kept where they are used, so counting on the
-//! request's path is one atomic add.
+//! Labels are bounded: portals come from the configuration, all other values from closed sets; never a user, a path or policy
+//! text. Callers resolve a metric's handle once and keep it, so that counting on the path of a request is one atomic add.
 
 use prometheus::{
     Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
-/// 5 µs to 10 ms: a decision.
+/// A decision: 5 µs to 10 ms.
 const DECISION_BUCKETS: &[f64] = &[
     0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01,
 ];
-/// 5 µs to 60 s: a whole request.
+/// A whole request: 50 µs to 60 s.
 const REQUEST_BUCKETS: &[f64] = &[
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0,
 ];
 
-/// 100 µs to 5 s: one trip to the session store, or several.
+/// One or several round trips to the session store: 100 µs to 5 s.
 const STORE_BUCKETS: &[f64] = &[
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
 ];
@@ -55,14 +54,14 @@ pub struct Metrics {
     pub build_info: IntGaugeVec,
 }
 
-/// Of the listeners' certificates.
+/// Metrics of the listeners' certificates.
 #[derive(Clone)]
 pub struct TlsMetrics {
     pub reload: IntCounterVec,
     pub certificate_expiry: IntGaugeVec,
 }
 
-/// Of the session store.
+/// Metrics of the session store.
 #[derive(Clone)]
 pub struct SessionMetrics {
     pub operations: IntCounterVec,
@@ -71,7 +70,7 @@ pub struct SessionMetrics {
 }
 
 impl Metrics {
-    /// Fails only if two metrics share a name, which a test would have found.
+    /// Registers every metric; fails only if two of them share a name.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let r = &registry;
@@ -83,7 +82,7 @@ impl Metrics {
                 &["portal", "method", "status_class"],
             )?,
             http_request_duration: Self::http_request_duration(r)?,
-            http_rejected: counters(r, "http_rejected_total", "Requests that were no valid HTTP.", &["reason"])?,
+            http_rejected: counters(r, "http_rejected_total", "Requests that were not valid HTTP.", &["reason"])?,
             gate_duration: Self::gate_duration(r)?,
             decisions: counters(r, "decisions_total", "Decisions.", &["portal", "door", "decision", "reason"])?,
             decision_duration: Self::decision_duration(r)?,
@@ -104,7 +103,7 @@ impl Metrics {
             token_validations: counters(r, "token_validations_total", "Tokens checked.", &["issuer", "result"])?,
             jwks_refresh: counters(r, "jwks_refresh_total", "Fetches of an issuer's keys.", &["issuer", "result"])?,
             jwks_age: gauges(r, "jwks_age_seconds", "Age of an issuer's keys.", &["issuer"])?,
-            logins: counters(r, "logins_total", "Logins that came to an end.", &["provider", "result"])?,
+            logins: counters(r, "logins_total", "Finished logins.", &["provider", "result"])?,
             users_reload: counters(
                 r,
                 "users_reload_total",
@@ -127,7 +126,7 @@ impl Metrics {
             panics: counter(r, "panics_total", "Requests that ended in a panic.")?,
             draining: int_gauge(r, "draining", "1 while shutting down.")?,
             restart_required: int_gauge(r, "restart_required", "1 when cedargate.yaml changed since start.")?,
-            build_info: int_gauges(r, "build_info", "What is running.", &["version"])?,
+            build_info: int_gauges(r, "build_info", "Version of the running gate.", &["version"])?,
             registry,
         };
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
@@ -202,23 +201,23 @@ impl Metrics {
     fn sessions(r: &Registry) -> Result<SessionMetrics, prometheus::Error> {
         let labels = &["op", "result"];
         Ok(SessionMetrics {
-            operations: counters(r, "session_operations_total", "What was asked of the session store.", labels)?,
+            operations: counters(r, "session_operations_total", "Operations on the session store.", labels)?,
             duration: histograms(
                 r,
                 "session_operation_duration_seconds",
-                "Time that the session store took.",
+                "Time an operation on the session store took.",
                 &["op"],
                 STORE_BUCKETS,
             )?,
             feed_age: gauge(
                 r,
                 "session_feed_age_seconds",
-                "Since the feed of revocations was last read to its end.",
+                "Age of the last complete read of the revocation log.",
             )?,
         })
     }
 
-    /// The Prometheus text format.
+    /// All metrics in the Prometheus text format.
     pub fn render(&self) -> Result<String, prometheus::Error> {
         prometheus::TextEncoder::new().encode_to_string(&self.registry.gather())
     }

@@ -1,8 +1,8 @@
 //! The gate's own log: JSON lines on stderr, or readable text on a terminal.
 //!
-//! Foundation; not the decision log, which is `audit`. The level comes from `CEDARGATE_LOG` (tracing's filter
-//! syntax, default `info`). A line is handed to one writer thread through a bounded queue: a stuck terminal or a
-//! full pipe costs log lines, never a request.
+//! Not the decision log, which is `audit`. The level comes from `CEDARGATE_LOG` (tracing's filter syntax, default `info`).
+//! Threads that log put their lines into a bounded queue, and one writer thread writes them. With a stuck terminal or a full
+//! pipe the queue fills and new lines are dropped; no request waits for the log.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -11,12 +11,12 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Lines waiting for stderr; more are dropped.
+/// Lines that wait for stderr; a full queue drops new lines.
 const LOG_QUEUE_LINES: usize = 4096;
-/// How long the end of the process waits for the last lines.
+/// Longest wait for the last lines when the process ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 const DEFAULT_LEVEL: &str = "info";
-/// Crates that report, with paths of the machine that built them, what the gate reports itself.
+/// Silences a crate whose lines carry paths of the build machine; the gate logs the same failures itself.
 const SILENCED: &str = ",rustls_platform_verifier=off";
 
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +29,7 @@ pub enum TelemetryError {
     Thread(#[source] io::Error),
 }
 
-/// Keeps the log alive; dropping it writes out what is queued.
+/// The running log; dropping it writes the queued lines.
 #[derive(Debug)]
 pub struct Telemetry(SyncSender<Message>);
 
@@ -64,13 +64,13 @@ pub fn start(filter: Option<&str>) -> Result<Telemetry, TelemetryError> {
 }
 
 fn write_lines(queue: &Receiver<Message>, mut out: impl Write) {
-    // Errors of the log's own sink have nowhere to go.
+    // an error of stderr itself cannot be reported anywhere
     for message in queue {
         match message {
             Message::Line(line) => drop(out.write_all(&line)),
             Message::Flush(done) => {
                 drop(out.flush());
-                let _nobody_waits = done.try_send(()).is_err();
+                let _wait_given_up = done.try_send(()).is_err();
             }
         }
     }
@@ -86,7 +86,7 @@ impl Drop for Telemetry {
 }
 
 impl Write for Lines {
-    /// One call per event; a full queue swallows the line.
+    /// Called once per event; a full queue drops the line.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         drop(self.0.try_send(Message::Line(line.to_vec())));
         Ok(line.len())
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_queue_loses_lines_and_does_not_block() {
+    fn full_log_queue_drops_lines_and_does_not_block() {
         let (sender, receiver) = sync_channel(2);
         let mut lines = Lines(sender);
         for line in ["one\n", "two\n", "three\n"] {
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_filter_is_an_error() {
+    fn invalid_log_filter_is_an_error() {
         assert!(matches!(start(Some("a=b=c=,,")), Err(TelemetryError::Filter(_))));
     }
 }

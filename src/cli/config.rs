@@ -1,7 +1,8 @@
-//! `cedargate config`: the schema of the file, and what a file and the environment come to.
+//! `cedargate config`: prints the configuration's JSON Schema, or the effective configuration.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::report::{Format, json};
 use super::{Exit, complain, print};
 use crate::config::{self, PrintFormat};
 
@@ -14,40 +15,39 @@ pub(crate) enum ConfigCommand {
         /// The configuration file
         #[arg(long, short, env = "CEDARGATE_CONFIG", default_value = "cedargate.yaml")]
         config: PathBuf,
-        /// How to print
-        #[arg(long, value_enum, default_value = "human")]
+        /// Format of the output
+        #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json]), default_value = "human")]
         format: Format,
     },
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-pub(crate) enum Format {
-    Human,
-    Json,
 }
 
 pub(crate) fn run(command: &ConfigCommand) -> Exit {
     match command {
         ConfigCommand::Schema => {
-            print(&format!("{:#}\n", config::json_schema()));
+            print(&json::text(&config::json_schema()));
             Exit::Ok
         }
-        ConfigCommand::Print { config: path, format } => match config::load(path, config::process_environment()) {
-            Ok(loaded) => {
-                let format = match format {
-                    Format::Human => PrintFormat::Human,
-                    Format::Json => PrintFormat::Json,
-                };
-                print(&config::print(&loaded, format));
-                Exit::Ok
-            }
-            Err(errors) => {
-                match format {
-                    Format::Human => complain(&errors.to_string()),
-                    Format::Json => print(&format!("{:#}\n", errors.to_json())),
-                }
-                Exit::Usage
-            }
-        },
+        ConfigCommand::Print { config, format } => print_config(config, *format),
+    }
+}
+
+fn print_config(path: &Path, format: Format) -> Exit {
+    match (config::load(path, config::process_environment()), format) {
+        (Ok(loaded), format) => {
+            let format = match format {
+                Format::Json => PrintFormat::Json,
+                _ => PrintFormat::Human,
+            };
+            print(&config::print(&loaded, format));
+            Exit::Ok
+        }
+        (Err(errors), Format::Json) => {
+            print(&json::text(&errors.to_json()));
+            Exit::Usage
+        }
+        (Err(errors), _) => {
+            complain(&errors.to_string());
+            Exit::Usage
+        }
     }
 }

@@ -1,30 +1,26 @@
-//! `cedargate drain` and `reload`: talk to a running gate's control socket.
+//! `cedargate drain` and `reload`: act on a running gate through its control socket.
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use http::{Method, StatusCode};
 use tokio::net::UnixStream;
 
+use super::client::{self, ClientError, ClientRequest, ClientResponse};
 use super::{Exit, complain, print};
 use crate::config;
 
-/// A gate that does not say a word in this time is stuck; a reload may take as long as it takes the gate to give up.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
-const RELOAD_DEADLINE: Duration = Duration::from_secs(90);
-/// A store with many sessions takes its time to list them.
-pub(super) const SESSIONS_DEADLINE: Duration = Duration::from_secs(60);
-/// How often `--wait` looks.
+/// A gate that does not answer a drain within this time is stuck.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longer than a reload request may take in the gate, so that the gate's own answer arrives.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(90);
+/// Listing a store with many sessions takes time.
+const SESSIONS_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pause between two looks of `drain --wait`.
 const WAIT_POLL: Duration = Duration::from_millis(50);
-/// A socket file that refuses connections for so long was left behind by a process that was killed.
-const REFUSED_PATIENCE: Duration = Duration::from_secs(2);
-/// Bytes of an answer.
-const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// A socket file that refuses connections for this time belongs to a killed process.
+const REFUSED_MAX: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args)]
 pub(crate) struct Target {
@@ -48,7 +44,7 @@ pub(crate) struct DrainArgs {
     /// Return when the gate is gone
     #[arg(long)]
     wait: bool,
-    /// How long to wait for that
+    /// Longest wait of --wait
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
     timeout: Duration,
 }
@@ -64,32 +60,17 @@ pub(crate) struct ReloadArgs {
     target: Target,
 }
 
-/// Why the gate did not answer.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum AskError {
-    #[error("{0}; does the gate run, with `listen.control`?")]
-    Connect(#[source] std::io::Error),
-    #[error("no answer in time")]
-    Silent,
-    #[error("{0}")]
-    Exchange(#[from] hyper::Error),
-    #[error("{0}")]
-    Answer(String),
-}
-
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) body: String,
-}
+/// A running gate, by its control socket.
+pub(super) struct ControlSocket(PathBuf);
 
 pub(crate) fn drain(args: &DrainArgs) -> Exit {
     with_socket(&args.target, async |socket| {
-        let answer = ask(socket, (Method::POST, "/drain"), DRAIN_DEADLINE).await?;
-        print(&answer.body);
-        if answer.status != StatusCode::ACCEPTED {
+        let response = socket.send(Method::POST, "/drain", DRAIN_TIMEOUT).await?;
+        print(&response.body);
+        if response.status != StatusCode::ACCEPTED {
             return Ok(Exit::Failure);
         }
-        if args.wait && !is_gone(socket, answer.pid(), args.timeout).await {
+        if args.wait && !socket.has_process_ended(pid(&response), args.timeout).await {
             complain("the gate is still there");
             return Ok(Exit::Failure);
         }
@@ -99,9 +80,9 @@ pub(crate) fn drain(args: &DrainArgs) -> Exit {
 
 pub(crate) fn reload(args: &ReloadArgs) -> Exit {
     with_socket(&args.target, async |socket| {
-        let answer = ask(socket, (Method::POST, "/reload"), RELOAD_DEADLINE).await?;
-        print(&answer.body);
-        Ok(if answer.status == StatusCode::OK {
+        let response = socket.send(Method::POST, "/reload", RELOAD_TIMEOUT).await?;
+        print(&response.body);
+        Ok(if response.status == StatusCode::OK {
             Exit::Ok
         } else {
             Exit::Failure
@@ -109,15 +90,13 @@ pub(crate) fn reload(args: &ReloadArgs) -> Exit {
     })
 }
 
-pub(super) fn with_socket(target: &Target, run: impl AsyncFnOnce(&Path) -> Result<Exit, AskError>) -> Exit {
-    let socket = match socket(target) {
-        Ok(socket) => socket,
-        Err(message) => {
-            complain(&message);
-            return Exit::Usage;
-        }
+/// Runs a command against the gate that `target` names. No socket is a usage error; no response is a failure.
+pub(super) fn with_socket(target: &Target, run: impl AsyncFnOnce(&ControlSocket) -> Result<Exit, ClientError>) -> Exit {
+    let socket = match target.socket() {
+        Ok(path) => ControlSocket(path),
+        Err(message) => return Exit::or_usage(Err(message)),
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match client::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             complain(&error.to_string());
@@ -125,67 +104,70 @@ pub(super) fn with_socket(target: &Target, run: impl AsyncFnOnce(&Path) -> Resul
         }
     };
     runtime.block_on(run(&socket)).unwrap_or_else(|error| {
-        complain(&format!("{}: {error}", socket.display()));
+        let hint = match error {
+            ClientError::Connect(_) => "; does the gate run, with `listen.control`?",
+            _ => "",
+        };
+        complain(&format!("{}: {error}{hint}", socket.0.display()));
         Exit::Failure
     })
 }
 
-fn socket(target: &Target) -> Result<PathBuf, String> {
-    if let Some(socket) = &target.socket {
-        let path = socket.to_str().and_then(|text| text.strip_prefix("unix:"));
-        return Ok(path.map_or_else(|| socket.clone(), PathBuf::from));
-    }
-    let loaded = config::load(&target.config, config::process_environment()).map_err(|e| e.to_string())?;
-    let socket = loaded.config.listen.control;
-    socket.ok_or_else(|| "the configuration has no listen.control; name the socket with --socket".to_owned())
-}
-
-/// Whether the process is gone before the time is over. Another process behind the same name is not the one asked.
-async fn is_gone(socket: &Path, pid: Option<u64>, timeout: Duration) -> bool {
-    let deadline = Instant::now() + timeout;
-    let mut refused: Option<Instant> = None;
-    while Instant::now() < deadline {
-        match ask(socket, (Method::GET, "/"), DRAIN_DEADLINE).await {
-            Ok(answer) if answer.pid() != pid => return true,
-            Err(AskError::Connect(error)) if error.kind() == ErrorKind::NotFound => return true,
-            Err(AskError::Connect(error)) if error.kind() == ErrorKind::ConnectionRefused => {
-                if refused.get_or_insert_with(Instant::now).elapsed() > REFUSED_PATIENCE {
-                    return true;
-                }
-            }
-            // an answer cut off by the end; the next look tells
-            Ok(_) | Err(_) => refused = None,
+impl Target {
+    fn socket(&self) -> Result<PathBuf, String> {
+        if let Some(socket) = &self.socket {
+            let path = socket.to_str().and_then(|text| text.strip_prefix("unix:"));
+            return Ok(path.map_or_else(|| socket.clone(), PathBuf::from));
         }
-        tokio::time::sleep(WAIT_POLL).await;
+        let loaded = config::load(&self.config, config::process_environment()).map_err(|e| e.to_string())?;
+        let socket = loaded.config.listen.control;
+        socket.ok_or_else(|| "the configuration has no listen.control; name the socket with --socket".to_owned())
     }
-    false
 }
 
-pub(super) async fn ask(socket: &Path, what: (Method, &str), deadline: Duration) -> Result<Answer, AskError> {
-    tokio::time::timeout(deadline, exchange(socket, what))
-        .await
-        .unwrap_or(Err(AskError::Silent))
-}
-
-async fn exchange(socket: &Path, (method, path): (Method, &str)) -> Result<Answer, AskError> {
-    let stream = UnixStream::connect(socket).await.map_err(AskError::Connect)?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let request = Request::builder().method(method).uri(path).header("host", "control");
-    let request = request
-        .body(Empty::<Bytes>::new())
-        .map_err(|e| AskError::Answer(e.to_string()))?;
-    let response = sender.send_request(request).await?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-    let body = body.map_err(|e| AskError::Answer(e.to_string()))?.to_bytes();
-    let body = String::from_utf8_lossy(&body).into_owned();
-    Ok(Answer { status, body })
-}
-
-impl Answer {
-    fn pid(&self) -> Option<u64> {
-        let body: Value = serde_json::from_str(&self.body).ok()?;
-        body.get("pid")?.as_u64()
+impl ControlSocket {
+    pub async fn get_sessions(&self, target: &str) -> Result<ClientResponse, ClientError> {
+        self.send(Method::GET, target, SESSIONS_TIMEOUT).await
     }
+
+    pub async fn post_sessions(&self, target: &str) -> Result<ClientResponse, ClientError> {
+        self.send(Method::POST, target, SESSIONS_TIMEOUT).await
+    }
+
+    async fn send(&self, method: Method, target: &str, timeout: Duration) -> Result<ClientResponse, ClientError> {
+        let request = ClientRequest {
+            method,
+            target,
+            host: "control".to_owned(),
+            timeout,
+        };
+        request.send(UnixStream::connect(&self.0)).await
+    }
+
+    /// True once the process with this id does not answer on the socket any more: the socket's file is gone, another process
+    /// answers, or connections are refused for `REFUSED_MAX`. False if it still answers after `timeout`.
+    async fn has_process_ended(&self, pid_before: Option<u64>, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        let mut refused_since: Option<Instant> = None;
+        while Instant::now() < deadline {
+            match self.send(Method::GET, "/", DRAIN_TIMEOUT).await {
+                Ok(response) if pid(&response) != pid_before => return true,
+                Err(ClientError::Connect(error)) if error.kind() == ErrorKind::NotFound => return true,
+                Err(ClientError::Connect(error)) if error.kind() == ErrorKind::ConnectionRefused => {
+                    if refused_since.get_or_insert_with(Instant::now).elapsed() > REFUSED_MAX {
+                        return true;
+                    }
+                }
+                // includes a response that the end of the process cut off; the next attempt shows
+                Ok(_) | Err(_) => refused_since = None,
+            }
+            tokio::time::sleep(WAIT_POLL).await;
+        }
+        false
+    }
+}
+
+/// The id of the process that answered.
+fn pid(response: &ClientResponse) -> Option<u64> {
+    response.json()?.get("pid")?.as_u64()
 }

@@ -1,7 +1,7 @@
-//! `cedargate demo`: a gate, a demo app, a token issuer and two accounts in one process, and what to try.
+//! `cedargate demo`: runs a gate, a demo app, a token issuer and two accounts in one process, and prints requests to try.
 //!
-//! Everything is real but the application: the gate is the one `serve` starts, reading the policy tree on disk, so
-//! that an edit shows at once. The issuer's key lives and dies with the process.
+//! Only the app is made up: the gate is the one that `serve` starts, and it reads the policy tree on disk, so that an edit
+//! takes effect at once. The issuer's key exists only in this process.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -20,15 +20,18 @@ use super::{Exit, Paint, complain, print, serve};
 use crate::accounts::{Hash, NewUser, UsersEditor};
 use crate::app;
 use crate::authn::{SigningKey, mint};
-use crate::base::clock::unix_seconds;
-use crate::base::telemetry;
+use crate::base::{clock, telemetry};
 use crate::config::{self, Config};
 
 const ISSUER: &str = "https://issuer.demo.invalid/";
 const AUDIENCE: &str = "shop";
 const USERS_FILE: &str = "users.yaml";
-/// Of a password of the demo.
+/// Random bytes of a demo password.
 const PASSWORD_RANDOM_BYTES: usize = 9;
+/// The edit that turns the second request's 403 into 200.
+const EDIT: &str = r#"policies/customer/orders.cedar: in `editors-place-orders`, change Role::"editor" to Role::"viewer""#;
+/// The body of a `POST /authorize`.
+const APP_QUERY: &str = r#"{"portal": "customer", "principal": {"type": "User", "id": "alice", "parents": ["Role::\"viewer\""]}, "action": "GET", "resource": "Path::\"/portal/customer/orders\""}"#;
 const TOKEN_LIFE: Duration = Duration::from_secs(8 * 3600);
 
 #[derive(clap::Args)]
@@ -60,21 +63,20 @@ pub(crate) fn run(args: &Args) -> Exit {
 }
 
 fn start(args: &Args) -> Result<Exit, String> {
-    let text = |e: &dyn std::fmt::Display| e.to_string();
-    let key = SigningKey::generate().map_err(|e| text(&e))?;
-    let folder = Scratch::new().map_err(|e| text(&e))?;
+    let key = SigningKey::generate().map_err(|e| e.to_string())?;
+    let folder = Scratch::new().map_err(|e| e.to_string())?;
     let jwks = folder.0.join("jwks.json");
-    std::fs::write(&jwks, key.jwks().to_string()).map_err(|e| text(&e))?;
-    let app = demo_app().map_err(|e| text(&e))?;
-    let users = users(&folder.0)?;
+    std::fs::write(&jwks, key.jwks().to_string()).map_err(|e| e.to_string())?;
+    let app = demo_app().map_err(|e| e.to_string())?;
+    let accounts = make_accounts(&folder.0)?;
     let config = config(args, app, &folder.0)?;
-    let signals = serve::Signals::catch().map_err(|e| text(&e))?;
-    let running = app::start(config, Vec::new()).map_err(|e| text(&e))?;
-    print(&welcome(&running.addresses, &key, &users)?);
-    Ok(serve::until_asked(running, signals))
+    let signals = serve::Signals::catch().map_err(|e| e.to_string())?;
+    let running = app::start(config, Vec::new()).map_err(|e| e.to_string())?;
+    print(&welcome(&running.addresses, &key, &accounts)?);
+    Ok(serve::run_until_shutdown(running, signals))
 }
 
-/// A folder that goes with the process.
+/// A temporary folder; dropping it removes the folder.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -87,14 +89,26 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // a leftover public key and log in the temporary folder harm nobody
+        // a leftover public key and decision log in the temporary folder are harmless
         let _left_behind = std::fs::remove_dir_all(&self.0).is_err();
     }
 }
 
-/// Two accounts with passwords of this run, as names with passwords and roles.
-fn users(scratch: &Path) -> Result<Vec<(&'static str, String, &'static str)>, String> {
-    let mut users = Vec::new();
+/// An account with a password of this run.
+struct DemoAccount {
+    name: &'static str,
+    password: String,
+    role: &'static str,
+}
+
+impl DemoAccount {
+    fn line(&self) -> String {
+        format!("{} {}   # {}", self.name, self.password, self.role)
+    }
+}
+
+fn make_accounts(scratch: &Path) -> Result<Vec<DemoAccount>, String> {
+    let mut accounts = Vec::new();
     for (name, role) in [("alice", "viewer"), ("bob", "editor")] {
         let mut random = [0; PASSWORD_RANDOM_BYTES];
         aws_lc_rs::rand::fill(&mut random).map_err(|_unspecified| "there are no random numbers".to_owned())?;
@@ -110,12 +124,12 @@ fn users(scratch: &Path) -> Result<Vec<(&'static str, String, &'static str)>, St
         };
         let file = UsersEditor::open(&scratch.join(USERS_FILE)).map_err(|e| e.to_string())?;
         file.add(&spec).map_err(|e| e.to_string())?;
-        users.push((name, password, role));
+        accounts.push(DemoAccount { name, password, role });
     }
-    Ok(users)
+    Ok(accounts)
 }
 
-/// The port in `public_url`, so it must be known before anything listens.
+/// The proxy's port. It is part of `public_url`, so it must be known before the gate listens.
 fn proxy_port(args: &Args) -> std::io::Result<u16> {
     if args.port != 0 {
         return Ok(args.port);
@@ -143,13 +157,13 @@ fn config(args: &Args, app: SocketAddr, scratch: &Path) -> Result<Config, String
         "identity": {"title": "Demo shop"},
         "audit": {"sink": {"file": scratch.join("decisions.jsonl")}},
     });
-    // JSON is YAML; relative folders are relative to where the user is
+    // JSON is YAML; relative folders start at the current folder
     config::from_str(&text.to_string(), Path::new(""), std::iter::empty())
         .map(|l| l.config)
         .map_err(|e| e.to_string())
 }
 
-/// The application behind the gate: says what it was told about the caller.
+/// The app behind the gate: answers with the identity headers that it received.
 fn demo_app() -> std::io::Result<SocketAddr> {
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     listener.set_nonblocking(true)?;
@@ -162,7 +176,7 @@ fn demo_app() -> std::io::Result<SocketAddr> {
             };
             while let Ok((stream, _)) = listener.accept().await {
                 let service = service_fn(|request: http::Request<hyper::body::Incoming>| async move {
-                    Ok::<_, std::convert::Infallible>(shop(request.method(), request.uri().path(), request.headers()))
+                    Ok::<_, std::convert::Infallible>(demo_response(request.method(), request.uri().path(), request.headers()))
                 });
                 tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
             }
@@ -171,16 +185,16 @@ fn demo_app() -> std::io::Result<SocketAddr> {
     Ok(address)
 }
 
-fn shop(method: &http::Method, path: &str, headers: &HeaderMap) -> Response<Full<Bytes>> {
-    let told = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+fn demo_response(method: &http::Method, path: &str, headers: &HeaderMap) -> Response<Full<Bytes>> {
+    let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     let body = json!({
         "app": "demo shop",
         "did": format!("{method} {path}"),
-        "user": told("x-forwarded-user"),
-        "tenant": told("x-cedargate-tenant"),
-        "roles": told("x-cedargate-roles"),
-        "portal": told("x-cedargate-portal"),
-        "decision_id": told("x-cedargate-decision-id"),
+        "user": header("x-forwarded-user"),
+        "tenant": header("x-cedargate-tenant"),
+        "roles": header("x-cedargate-roles"),
+        "portal": header("x-cedargate-portal"),
+        "decision_id": header("x-cedargate-decision-id"),
     });
     let mut response = Response::new(Full::new(Bytes::from(format!("{body}\n"))));
     response
@@ -189,48 +203,63 @@ fn shop(method: &http::Method, path: &str, headers: &HeaderMap) -> Response<Full
     response
 }
 
-fn welcome(addresses: &app::Addresses, key: &SigningKey, users: &[(&str, String, &str)]) -> Result<String, String> {
+fn welcome(addresses: &app::Addresses, key: &SigningKey, accounts: &[DemoAccount]) -> Result<String, String> {
     let token = |subject: &str, roles: &[&str]| {
         let claims = json!({"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "tenant": "acme", "roles": roles,
             "email": format!("{subject}@acme.test")});
         let claims: Map<String, Value> = claims.as_object().cloned().unwrap_or_default();
-        mint(key, claims, TOKEN_LIFE, unix_seconds()).map_err(|e| e.to_string())
+        mint(key, claims, TOKEN_LIFE, clock::unix_seconds()).map_err(|e| e.to_string())
     };
-    let (alice, ed) = (token("alice", &["viewer"])?, token("ed", &["editor"])?);
-    let paint = Paint::stdout();
-    let url = format!("http://{}/portal/customer/orders", addresses.proxy);
+    let alice = token("alice", &["viewer"])?;
+    let ed = token("ed", &["editor"])?;
+    let orders = format!("http://{}/portal/customer/orders", addresses.proxy);
     let decision = match &addresses.decision {
         Some(config::Address::Tcp(address)) => format!("http://{address}/authorize"),
         _ => String::new(),
     };
-    let admin = addresses.admin.map(|a| format!("http://{a}/status")).unwrap_or_default();
-    let head = |text: &str| paint.green(text);
-    let login = format!(
-        "http://localhost:{}/api/v1/identity/auth/login?portal=customer&rd=/portal/customer/orders",
-        addresses.proxy.port()
-    );
-    let accounts: String = users
-        .iter()
-        .map(|(name, password, role)| format!("\n  {name} {password}   # {role}"))
-        .collect();
-    Ok(format!(
-        "{}\n  proxy     {url}\n  authorize {decision}\n  status    {admin}\n\n{}\n\n{}\n  {}\n\n{}\n  {}\n\n{}\n  {}\n\n{}\n{}\n\n{}\n  {login}{accounts}\n\n{}\n  {}\n",
-        head("cedargate demo: two portals in front of a demo shop. Ctrl-C ends it."),
-        head("Tokens") + &format!("\n  export ALICE={alice}   # viewer\n  export ED={ed}   # editor"),
-        head("1. Nobody: 401"),
-        format_args!("curl -i {url}"),
-        head("2. Alice, a viewer, places an order: 403"),
-        format_args!("curl -i -X POST -H \"Authorization: Bearer $ALICE\" {url}"),
-        head("3. Alice reads the orders: 200"),
-        format_args!("curl -i -H \"Authorization: Bearer $ALICE\" {url}"),
-        head("4. Change one line while it runs, and repeat number 2"),
-        "  policies/customer/orders.cedar: in `editors-place-orders`, change Role::\"editor\" to Role::\"viewer\"",
-        head("In a browser"),
-        head("The app asks for itself"),
-        format_args!(
-            "curl -s {decision} -d '{{\"portal\": \"customer\", \"principal\": {{\"type\": \"User\", \"id\": \"alice\", \
-             \"parents\": [\"Role::\\\"viewer\\\"\"]}}, \"action\": \"GET\", \
-             \"resource\": \"Path::\\\"/portal/customer/orders\\\"\"}}'"
+    let status = addresses.admin.map(|a| format!("http://{a}/status")).unwrap_or_default();
+    let port = addresses.proxy.port();
+    let mut browser = vec![format!(
+        "http://localhost:{port}/api/v1/identity/auth/login?portal=customer&rd=/portal/customer/orders"
+    )];
+    browser.extend(accounts.iter().map(DemoAccount::line));
+    Ok([
+        section(
+            "cedargate demo: two portals in front of a demo shop. Ctrl-C ends it.",
+            &[
+                format!("proxy     {orders}"),
+                format!("authorize {decision}"),
+                format!("status    {status}"),
+            ],
         ),
-    ))
+        section(
+            "Tokens",
+            &[
+                format!("export ALICE={alice}   # viewer"),
+                format!("export ED={ed}   # editor"),
+            ],
+        ),
+        section("1. Without a token: 401", &[format!("curl -i {orders}")]),
+        section(
+            "2. Alice, a viewer, places an order: 403",
+            &[format!("curl -i -X POST -H \"Authorization: Bearer $ALICE\" {orders}")],
+        ),
+        section(
+            "3. Alice reads the orders: 200",
+            &[format!("curl -i -H \"Authorization: Bearer $ALICE\" {orders}")],
+        ),
+        section("4. Change one line while it runs, and repeat number 2", &[EDIT.to_owned()]),
+        section("In a browser", &browser),
+        section(
+            "The app makes its own query",
+            &[format!("curl -s {decision} -d '{APP_QUERY}'")],
+        ),
+    ]
+    .join("\n"))
+}
+
+/// A headline and its lines.
+fn section(headline: &str, lines: &[String]) -> String {
+    let lines: String = lines.iter().map(|line| format!("  {line}\n")).collect();
+    format!("{}\n{lines}", Paint::stdout().green(headline))
 }

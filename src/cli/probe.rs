@@ -1,22 +1,20 @@
-//! `cedargate healthcheck` and `status`: talk to a running gate's admin listener.
+//! `cedargate healthcheck` and `status`: ask a running gate's admin listener.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::TokioIo;
+use http::{Method, StatusCode};
+use tokio::net::TcpStream;
 
+use super::client::{self, ClientError, ClientRequest, ClientResponse};
 use super::{Exit, complain, print};
 use crate::config;
 
-/// A gate that does not answer in this time is not healthy.
-const DEADLINE: Duration = Duration::from_secs(2);
-/// Bytes of an answer.
-const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
-const ADMIN_DEFAULT: &str = "127.0.0.1:8903";
+/// A gate that does not answer within this time counts as unhealthy.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// The admin listener's default address.
+const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8903);
 
 #[derive(clap::Args)]
 pub(crate) struct Target {
@@ -54,23 +52,16 @@ pub(crate) fn status(args: &StatusArgs) -> Exit {
 fn ask(target: &Target, path: &str) -> Exit {
     let address = match address(target) {
         Ok(address) => address,
-        Err(message) => {
-            complain(&message);
-            return Exit::Usage;
-        }
+        Err(message) => return Exit::or_usage(Err(message)),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let answer = runtime.map_err(|e| e.to_string()).and_then(|runtime| {
-        runtime.block_on(async {
-            tokio::time::timeout(DEADLINE, get(address, path))
-                .await
-                .unwrap_or_else(|_| Err("no answer in time".to_owned()))
-        })
-    });
-    match answer {
-        Ok((status, body)) => {
-            print(&body);
-            if status == StatusCode::OK { Exit::Ok } else { Exit::Failure }
+    match get(address, path) {
+        Ok(response) => {
+            print(&response.body);
+            if response.status == StatusCode::OK {
+                Exit::Ok
+            } else {
+                Exit::Failure
+            }
         }
         Err(message) => {
             complain(&format!("{address}: {message}"));
@@ -79,7 +70,7 @@ fn ask(target: &Target, path: &str) -> Exit {
     }
 }
 
-/// A listener on every address is asked on loopback.
+/// The address to connect to. A listener on all addresses (`0.0.0.0`, `::`) is reached on loopback.
 fn address(target: &Target) -> Result<SocketAddr, String> {
     let mut address = match (&target.address, &target.config) {
         (Some(address), _) => *address,
@@ -87,38 +78,30 @@ fn address(target: &Target) -> Result<SocketAddr, String> {
             let loaded = config::load(path, config::process_environment()).map_err(|e| e.to_string())?;
             loaded.config.listen.admin.ok_or("the configuration has no listen.admin")?
         }
-        (None, None) => ADMIN_DEFAULT.parse().map_err(|_why| "no address")?,
+        (None, None) => ADMIN_DEFAULT,
     };
     if address.ip().is_unspecified() {
-        let loopback: std::net::IpAddr = if address.is_ipv4() {
-            std::net::Ipv4Addr::LOCALHOST.into()
+        let loopback: IpAddr = if address.is_ipv4() {
+            Ipv4Addr::LOCALHOST.into()
         } else {
-            std::net::Ipv6Addr::LOCALHOST.into()
+            Ipv6Addr::LOCALHOST.into()
         };
         address.set_ip(loopback);
     }
     Ok(address)
 }
 
-async fn get(address: SocketAddr, path: &str) -> Result<(StatusCode, String), String> {
-    let stream = tokio::net::TcpStream::connect(address).await;
-    let stream =
-        stream.map_err(|error| format!("{error}; does the gate run, and is this its `listen.admin`? (--config, --address)"))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|e| e.to_string())?;
-    tokio::spawn(connection);
-    let request = Request::get(path)
-        .header("host", address.to_string())
-        .body(Empty::<Bytes>::new());
-    let response = sender
-        .send_request(request.map_err(|e| e.to_string())?)
-        .await
-        .map_err(|e| e.to_string())?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
-        .collect()
-        .await
-        .map_err(|e| e.to_string())?;
-    Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
+fn get(address: SocketAddr, path: &str) -> Result<ClientResponse, String> {
+    let request = ClientRequest {
+        method: Method::GET,
+        target: path,
+        host: address.to_string(),
+        timeout: TIMEOUT,
+    };
+    let runtime = client::runtime().map_err(|e| e.to_string())?;
+    let response = runtime.block_on(request.send(TcpStream::connect(address)));
+    response.map_err(|error| match error {
+        ClientError::Connect(_) => format!("{error}; does the gate run, and is this its `listen.admin`? (--config, --address)"),
+        other => other.to_string(),
+    })
 }

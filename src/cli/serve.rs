@@ -1,4 +1,7 @@
-//! `cedargate serve`: runs until a signal or the control socket says so, drains, leaves.
+//! `cedargate serve`: runs the gate until a signal or the control socket starts its shutdown.
+//!
+//! The first SIGTERM, SIGINT or `cedargate drain` drains. SIGINT also skips `limits.drain_delay`, because a user at a terminal
+//! has no load balancer. The next signal forces the end; after `cedargate drain` the next signal still counts as the first.
 
 use std::path::PathBuf;
 
@@ -6,9 +9,9 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Exit, complain};
-use crate::app::{self, Addresses, Ending};
+use crate::app::{self, ShutdownHandle};
 use crate::base::telemetry;
-use crate::config::{self, Address};
+use crate::config;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -46,10 +49,7 @@ pub(crate) fn run(args: &Args) -> Exit {
         }
     };
     let exit = match app::start(loaded.config, loaded.watched) {
-        Ok(running) => {
-            announce(&running.addresses);
-            until_asked(running, signals)
-        }
+        Ok(running) => run_until_shutdown(running, signals),
         Err(error) => {
             complain(&error.to_string());
             Exit::Failure
@@ -59,85 +59,82 @@ pub(crate) fn run(args: &Args) -> Exit {
     exit
 }
 
-fn announce(addresses: &Addresses) {
-    let decision = addresses.decision.as_ref().map(|a| match a {
-        Address::Tcp(address) => address.to_string(),
-        Address::Unix(path) => format!("unix:{}", path.display()),
-    });
-    tracing::info!(proxy = %addresses.proxy, decision = decision, admin = addresses.admin.map(|a| a.to_string()), "listening");
-}
-
-/// SIGTERM and SIGINT, caught from now on: one that comes while the gate starts is obeyed once it has started.
+/// SIGTERM and SIGINT, caught from now on: a signal that arrives while the gate starts takes effect once it has started.
 pub(crate) struct Signals {
     runtime: Runtime,
-    term: Signal,
-    int: Signal,
+    streams: SignalStreams,
+}
+
+struct SignalStreams {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+/// The reason for a shutdown.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum ShutdownCause {
+    Terminate,
+    Interrupt,
+    /// `cedargate drain`, through the control socket.
+    Control,
 }
 
 impl Signals {
     pub(crate) fn catch() -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let inside = runtime.enter();
-        let (term, int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let streams = SignalStreams {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        };
         drop(inside);
-        Ok(Self { runtime, term, int })
+        Ok(Self { runtime, streams })
     }
+}
 
-    async fn next(term: &mut Signal, int: &mut Signal) -> Asked {
+impl SignalStreams {
+    async fn next(&mut self) -> ShutdownCause {
         tokio::select! {
-            _ = term.recv() => Asked::Terminate,
-            _ = int.recv() => Asked::Interrupt,
+            _ = self.terminate.recv() => ShutdownCause::Terminate,
+            _ = self.interrupt.recv() => ShutdownCause::Interrupt,
         }
     }
 }
 
-/// What made the gate leave.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Asked {
-    Terminate,
-    /// Somebody waits at a terminal: balancers are not waited for.
-    Interrupt,
-    /// Through the control socket.
-    Control,
-}
-
-impl Asked {
-    fn obey(self, ending: &Ending) {
-        tracing::info!(asked = ?self, "draining");
-        ending.drain();
+impl ShutdownCause {
+    fn start_draining(self, shutdown: &ShutdownHandle) {
+        tracing::info!(cause = ?self, "draining");
+        shutdown.drain();
         if self == Self::Interrupt {
-            ending.close();
+            shutdown.close();
         }
     }
 }
 
-/// The first signal drains, the second forces; what the control socket asked for is no signal.
-pub(crate) fn until_asked(running: app::Running, signals: Signals) -> Exit {
-    let Signals {
-        runtime,
-        mut term,
-        mut int,
-    } = signals;
-    let (ending, asked_to_leave) = (running.ending(), running.asked_to_leave());
-    let first = runtime.block_on(async {
+/// Waits for the first cause, then stops the gate while another thread waits for the signal that forces the end.
+pub(crate) fn run_until_shutdown(running: app::Running, signals: Signals) -> Exit {
+    let Signals { runtime, mut streams } = signals;
+    let shutdown = running.shutdown_handle();
+    let draining = running.draining();
+    let cause = runtime.block_on(async {
         tokio::select! {
-            asked = Signals::next(&mut term, &mut int) => asked,
-            () = asked_to_leave => Asked::Control,
+            cause = streams.next() => cause,
+            () = draining => ShutdownCause::Control,
         }
     });
-    first.obey(&ending);
-    // ends with the process
-    let watching = std::thread::spawn(move || {
+    cause.start_draining(&shutdown);
+    // never joined; ends with the process
+    let forcing = std::thread::spawn(move || {
         runtime.block_on(async {
-            if first == Asked::Control {
-                Signals::next(&mut term, &mut int).await.obey(&ending);
+            if cause == ShutdownCause::Control {
+                streams.next().await.start_draining(&shutdown);
             }
-            Signals::next(&mut term, &mut int).await;
-            tracing::warn!("a second signal; ending what is in flight");
-            ending.force();
+            streams.next().await;
+            tracing::warn!("a second signal; requests in flight are dropped");
+            shutdown.force();
         });
     });
     running.stop();
-    drop(watching);
+    drop(forcing);
     Exit::Ok
 }

@@ -1,18 +1,23 @@
-//! `cedargate sessions list` and `revoke`: a running gate's sessions, over its control socket.
+//! `cedargate sessions list` and `revoke`: a running gate's sessions, through its control socket.
 
-use std::fmt::Write as _;
 use std::num::NonZeroUsize;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
-use http::{Method, StatusCode};
+use http::StatusCode;
 use serde_json::Value;
 
-use super::control::{Answer, AskError, SESSIONS_DEADLINE, Target, ask, with_socket};
+use super::client::{ClientError, ClientResponse};
+use super::control::{Target, with_socket};
+use super::report::text::{escaped, table};
+use super::report::{Format, Table};
 use super::{Exit, Paint, complain, print};
+
+/// Labels of the listing's columns.
+const COLUMNS: &[&str] = &["", "", "tenant ", "portal ", "via ", "since ", "used "];
 
 #[derive(clap::Subcommand)]
 pub(crate) enum SessionsCommand {
-    /// Show who is logged in
+    /// List the sessions
     List(ListArgs),
     /// End sessions, on every replica and at once; of a subject, tenant or portal also its bearer tokens
     Revoke(RevokeArgs),
@@ -39,14 +44,14 @@ pub(crate) struct ListArgs {
     #[arg(long, default_value = "1000")]
     limit: NonZeroUsize,
     /// `human` or `json`
-    #[arg(long, value_enum, default_value_t = Format::Human)]
+    #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json]), default_value = "human")]
     format: Format,
 }
 
 #[derive(clap::Args)]
 #[command(
     group = clap::ArgGroup::new("what").required(true).args(["session", "subject", "tenant", "portal"]),
-    after_help = "What is revoked is what began before now: who logs in again, or gets a new token, is let in. \
+    after_help = "A revocation ends sessions and tokens from before now: a user who logs in again, or gets a new token, is let in. \
                   Exit codes: 0 revoked, 1 not revoked."
 )]
 pub(crate) struct RevokeArgs {
@@ -58,7 +63,7 @@ pub(crate) struct RevokeArgs {
     /// Every session and bearer token of a subject, as its issuer writes it
     #[arg(long)]
     subject: Option<String>,
-    /// Whose subject; needed where there are several issuers
+    /// The subject's issuer; needed if there are several issuers
     #[arg(long, requires = "subject")]
     issuer: Option<String>,
     /// Every session and bearer token of a tenant
@@ -67,12 +72,6 @@ pub(crate) struct RevokeArgs {
     /// Every session and bearer token at a portal
     #[arg(long)]
     portal: Option<String>,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-pub(crate) enum Format {
-    Human,
-    Json,
 }
 
 pub(crate) fn run(command: &SessionsCommand) -> Exit {
@@ -95,13 +94,13 @@ fn list(args: &ListArgs) -> Exit {
         ],
     );
     with_socket(&args.target, async |socket| {
-        let answer = ask(socket, (Method::GET, &path), SESSIONS_DEADLINE).await?;
-        if answer.status != StatusCode::OK {
-            return refused(&answer);
+        let response = socket.get_sessions(&path).await?;
+        if response.status != StatusCode::OK {
+            return refused(&response);
         }
         match args.format {
-            Format::Json => print(&answer.body),
-            Format::Human => print(&table(&answer.body)?),
+            Format::Json => print(&response.body),
+            _ => print(&listing(&response)?),
         }
         Ok(Exit::Ok)
     })
@@ -119,36 +118,39 @@ fn revoke(args: &RevokeArgs) -> Exit {
         ],
     );
     with_socket(&args.target, async |socket| {
-        let answer = ask(socket, (Method::POST, &path), SESSIONS_DEADLINE).await?;
-        if answer.status != StatusCode::OK {
-            return refused(&answer);
+        let response = socket.post_sessions(&path).await?;
+        if response.status != StatusCode::OK {
+            return refused(&response);
         }
-        print(&revoked(args, &answer.body));
+        print(&format!("revoked {}{}\n", revoked_target(args), reservation(&response)));
         Ok(Exit::Ok)
     })
 }
 
-/// What ended, and how surely. That there was any such subject or tenant nobody can tell: bearer tokens are in no listing.
-fn revoked(args: &RevokeArgs, body: &str) -> String {
+/// The revoked target. The gate does not say if such a subject or tenant exists: no listing holds bearer tokens.
+fn revoked_target(args: &RevokeArgs) -> String {
     let everything =
-        |what: &str, name: &str| format!("every session and bearer token of {what} `{}` from before now", shown(name));
-    let what = match (&args.session, &args.subject, &args.tenant, &args.portal) {
+        |kind: &str, name: &str| format!("every session and bearer token of {kind} `{}` from before now", escaped(name));
+    match (&args.session, &args.subject, &args.tenant, &args.portal) {
         (Some(_), ..) => "the session".to_owned(),
         (_, Some(subject), ..) => everything("subject", subject),
         (_, _, Some(tenant), _) => everything("tenant", tenant),
         (.., Some(portal)) => everything("portal", portal),
         (None, None, None, None) => String::new(),
-    };
-    let body: Option<Value> = serde_json::from_str(body).ok();
-    let said = |key: &str| body.as_ref().and_then(|body| body.get(key)?.as_bool());
-    let doubt = match (said("replicated"), said("everywhere")) {
+    }
+}
+
+/// The reservation that the revocation may not hold everywhere; empty if it holds.
+fn reservation(response: &ClientResponse) -> &'static str {
+    let body = response.json();
+    let flag = |key: &str| body.as_ref().and_then(|body| body.get(key)?.as_bool());
+    match (flag("replicated"), flag("everywhere")) {
         (_, Some(false)) => {
             "; not everywhere yet: the session store does not take it (is it full?), and this gate alone knows and goes on trying"
         }
         (Some(false), _) => "; no replica of the store confirmed it in time: if it fails over now, revoke again",
         (Some(true) | None, _) => "",
-    };
-    format!("revoked {what}{doubt}\n")
+    }
 }
 
 fn target(path: &str, pairs: &[(&str, Option<&str>)]) -> String {
@@ -161,65 +163,51 @@ fn target(path: &str, pairs: &[(&str, Option<&str>)]) -> String {
     query.finish()
 }
 
-fn refused(answer: &Answer) -> Result<Exit, AskError> {
-    let said: Option<Value> = serde_json::from_str(&answer.body).ok();
-    let why = said.as_ref().and_then(|body| body.get("error")?.as_str());
-    complain(why.unwrap_or(&answer.body));
+fn refused(response: &ClientResponse) -> Result<Exit, ClientError> {
+    let body = response.json();
+    let error = body.as_ref().and_then(|body| body.get("error")?.as_str());
+    complain(error.unwrap_or(&response.body));
     Ok(Exit::Failure)
 }
 
-fn table(body: &str) -> Result<String, AskError> {
-    let unreadable = |_error| AskError::Answer("the gate's answer is no JSON".to_owned());
-    let body: Value = serde_json::from_str(body).map_err(unreadable)?;
+fn listing(response: &ClientResponse) -> Result<String, ClientError> {
+    let not_json = || ClientError::Response("the gate's answer is not JSON".to_owned());
+    let body = response.json().ok_or_else(not_json)?;
     let none = Vec::new();
     let sessions = body.get("sessions").and_then(Value::as_array).unwrap_or(&none);
-    let paint = Paint::stdout();
-    let mut text = String::new();
-    for session in sessions {
-        let field = |name: &str| session.get(name).and_then(Value::as_str).unwrap_or("-");
-        let line = format!(
-            "{}  {}|{}  tenant {}  portal {}  via {}  since {}  used {}",
-            field("session"),
-            shown(field("issuer")),
-            shown(field("subject")),
-            shown(field("tenant")),
-            field("portal"),
-            field("provider"),
-            time(session.get("created_at")),
-            time(session.get("used_at")),
-        );
-        // writing to a String cannot fail
-        let _infallible = writeln!(text, "{line}").is_err();
-    }
+    let mut text = table(&Table {
+        columns: COLUMNS,
+        rows: sessions.iter().map(row).collect(),
+    });
     let unreadable = body.get("unreadable").and_then(Value::as_u64).unwrap_or_default();
     if unreadable > 0 {
         let values = if unreadable == 1 { "value" } else { "values" };
-        let line = format!("{unreadable} {values} in the store that no key of the ring opens (sessions.key_file)");
-        let _infallible = writeln!(text, "{line}").is_err();
+        text.push_str(&format!(
+            "{unreadable} {values} in the store that no key of the ring opens (sessions.key_file)\n"
+        ));
     }
     let more = body.get("more").and_then(Value::as_bool) == Some(true);
     let more = if more { "; there are more (--limit)" } else { "" };
     let noun = if sessions.len() == 1 { "session" } else { "sessions" };
-    let total = paint.dim(&format!("{} {noun}{more}", sessions.len()));
-    let _infallible = writeln!(text, "{total}").is_err();
+    let total = Paint::stdout().dim(&format!("{} {noun}{more}", sessions.len()));
+    text.push_str(&format!("{total}\n"));
     Ok(text)
 }
 
-/// A subject is whatever an issuer says: nothing in it may steer the terminal.
-fn shown(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| {
-            if c.is_control() {
-                c.escape_default().collect::<Vec<_>>()
-            } else {
-                vec![c]
-            }
-        })
-        .collect()
+fn row(session: &Value) -> Vec<String> {
+    let field = |name: &str| session.get(name).and_then(Value::as_str).unwrap_or("-");
+    vec![
+        field("session").to_owned(),
+        format!("{}|{}", field("issuer"), field("subject")),
+        field("tenant").to_owned(),
+        field("portal").to_owned(),
+        field("provider").to_owned(),
+        time(session.get("created_at")),
+        time(session.get("used_at")),
+    ]
 }
 
-fn time(millis: Option<&Value>) -> String {
-    let millis = millis.and_then(Value::as_u64).unwrap_or_default();
-    let at: SystemTime = UNIX_EPOCH + Duration::from_millis(millis);
-    humantime::format_rfc3339_seconds(at).to_string()
+fn time(unix_millis: Option<&Value>) -> String {
+    let millis = unix_millis.and_then(Value::as_u64).unwrap_or_default();
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(millis)).to_string()
 }

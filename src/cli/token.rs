@@ -1,14 +1,15 @@
-//! `cedargate token`: a demo signer, and a look into a token that never leaves the machine.
+//! `cedargate token`: mints demo tokens, and decodes tokens without sending them anywhere.
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::{Exit, complain, print};
+use super::Exit;
+use super::report::json as json_report;
 use crate::authn::{SigningKey, inspect, mint};
-use crate::base::clock::unix_seconds;
+use crate::base::clock;
 
 /// Bytes of a token read from stdin.
 const STDIN_BYTES_MAX: u64 = 1024 * 1024;
@@ -17,7 +18,7 @@ const STDIN_BYTES_MAX: u64 = 1024 * 1024;
 pub(crate) enum TokenCommand {
     /// Sign a token with a key file (made if missing); prints the token
     Mint(MintArgs),
-    /// Decode a token and name what is odd about it; verifies nothing and sends nothing
+    /// Decode a token and list its problems; verifies nothing and sends nothing
     Inspect {
         /// The token; `-` reads it from stdin, so that it stays out of the shell's history
         token: String,
@@ -47,33 +48,23 @@ pub(crate) struct MintArgs {
     /// One of the `roles`; may be given several times
     #[arg(long)]
     role: Vec<String>,
-    /// Any other claim, as name=JSON; a value that is no JSON is a string
+    /// Any other claim, as name=JSON; a value that is not JSON is a string
     #[arg(long, value_name = "NAME=VALUE")]
     claim: Vec<String>,
-    /// How long it is valid
+    /// Lifetime of the token
     #[arg(long, default_value = "10m", value_parser = humantime::parse_duration)]
     ttl: Duration,
 }
 
 pub(crate) fn run(command: &TokenCommand) -> Exit {
-    let result = match command {
-        TokenCommand::Mint(args) => minted(args),
-        TokenCommand::Inspect { token } => inspected(token),
-    };
-    match result {
-        Ok(text) => {
-            print(&text);
-            Exit::Ok
-        }
-        Err(message) => {
-            complain(&message);
-            Exit::Usage
-        }
-    }
+    Exit::print_or_usage(match command {
+        TokenCommand::Mint(args) => mint_token(args),
+        TokenCommand::Inspect { token } => inspect_token(token),
+    })
 }
 
-fn minted(args: &MintArgs) -> Result<String, String> {
-    let key = key(&args.key)?;
+fn mint_token(args: &MintArgs) -> Result<String, String> {
+    let key = read_or_make_key(&args.key)?;
     if let Some(path) = &args.jwks {
         std::fs::write(path, format!("{:#}\n", key.jwks())).map_err(|e| format!("`{}`: {e}", path.display()))?;
     }
@@ -92,11 +83,12 @@ fn minted(args: &MintArgs) -> Result<String, String> {
             serde_json::from_str(value).unwrap_or_else(|_| Value::from(value)),
         );
     }
-    let token = mint(&key, claims, args.ttl, unix_seconds()).map_err(|e| e.to_string())?;
+    let token = mint(&key, claims, args.ttl, clock::unix_seconds()).map_err(|e| e.to_string())?;
     Ok(format!("{token}\n"))
 }
 
-fn key(path: &PathBuf) -> Result<SigningKey, String> {
+/// Reads the key file, or makes it with a new key that only its owner can read.
+fn read_or_make_key(path: &Path) -> Result<SigningKey, String> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let named = |e: &dyn std::fmt::Display| format!("`{}`: {e}", path.display());
@@ -118,7 +110,7 @@ fn key(path: &PathBuf) -> Result<SigningKey, String> {
     }
 }
 
-fn inspected(token: &str) -> Result<String, String> {
+fn inspect_token(token: &str) -> Result<String, String> {
     let mut text = token.to_owned();
     if token == "-" {
         text.clear();
@@ -127,7 +119,7 @@ fn inspected(token: &str) -> Result<String, String> {
             .read_to_string(&mut text)
             .map_err(|e| e.to_string())?;
     }
-    let report = inspect(text.trim(), unix_seconds());
-    let shown = json!({"header": report.header, "claims": report.claims, "problems": report.problems});
-    Ok(format!("{shown:#}\n"))
+    let report = inspect(text.trim(), clock::unix_seconds());
+    let report = json!({"header": report.header, "claims": report.claims, "problems": report.problems});
+    Ok(json_report::text(&report))
 }

@@ -1,9 +1,7 @@
-//! Which portals a command is about, and their revisions, without a running gate.
+//! Reads a policy tree and loads its portals for a command, without a running gate.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use cedargate_policy::scope::PortalScope;
 
 use crate::config::{self, Config, Loaded};
 use crate::policy_folders::PolicyFolders;
@@ -11,18 +9,19 @@ use cedargate_policy::load::{Loader, Warnings};
 use cedargate_policy::revision::Revision;
 use cedargate_policy::revision::problem::{Problem, RevisionError};
 use cedargate_policy::revision::source::Tree;
+use cedargate_policy::scope::PortalScope;
 
-/// Readings in a row before a tree that keeps changing is taken as it is.
+/// Readings in a row before a tree that keeps changing is used as it was read last.
 const READ_ATTEMPTS: usize = 8;
-/// Where `serve` looks.
+/// The configuration file that `serve` reads without `--config`.
 pub(crate) const DEFAULT_CONFIG: &str = "cedargate.yaml";
-/// Issuer of decision tests where no configuration names one.
+/// Configuration for a command without one; its issuer stands for the issuer of decision tests.
 const TEST_ISSUER: &str = "
 upstream: { url: 'http://127.0.0.1:1' }
 issuers: [{ name: test, issuer: 'https://test.invalid/', audiences: [test], jwks: { url: 'https://test.invalid/jwks' } }]
 ";
 
-/// Which policy tree.
+/// Arguments that name a policy tree.
 #[derive(clap::Args, Clone)]
 pub(crate) struct TreeArgs {
     /// The configuration: which portals there are, what they match, which issuers they trust
@@ -32,16 +31,16 @@ pub(crate) struct TreeArgs {
     dir: Option<PathBuf>,
 }
 
-/// A policy tree, read, and the configuration it works in.
+/// A policy tree as it was read, with its configuration.
 pub(crate) struct Workbench {
     pub config: Config,
     pub portals: Vec<PortalScope>,
-    /// The configuration, if it is one of somebody's own.
+    /// The configuration file; `None` if the command was given none.
     pub loaded: Option<Loaded>,
     tree: Tree,
 }
 
-/// One portal's load.
+/// One loaded portal.
 pub(crate) struct PortalLoad<'a> {
     pub portal: &'a PortalScope,
     pub revision: Option<Arc<Revision>>,
@@ -49,7 +48,7 @@ pub(crate) struct PortalLoad<'a> {
 }
 
 impl TreeArgs {
-    /// Whether there is a configuration here that nobody named.
+    /// True if the current folder has a configuration file that the command was not given.
     pub(crate) fn ignores_configuration(&self) -> bool {
         self.config.is_none() && self.dir.is_none() && Path::new(DEFAULT_CONFIG).exists()
     }
@@ -74,19 +73,22 @@ impl TreeArgs {
             (None, None) => places(Path::new("."))?,
         };
         let tree = places.read_settled(READ_ATTEMPTS).unwrap_or_else(|| places.read());
-        let portals: Vec<config::Portal> = match &config.portals {
+        let configured: Vec<config::Portal> = match &config.portals {
             Some(portals) => portals.clone(),
             None => {
                 let portal = |slug| config::Portal::discovered(slug, config.issuers.len());
                 tree.slugs.iter().map(portal).collect()
             }
         };
-        let scope = |portal: &config::Portal| PortalScope {
-            // providers are known from a configuration of the user's own only
-            providers: loaded.as_ref().and(config.portal_scope(portal).providers),
-            ..config.portal_scope(portal)
+        let scope = |portal: &config::Portal| {
+            let scope = config.portal_scope(portal);
+            PortalScope {
+                // without a configuration of the user's own, names of providers cannot be checked
+                providers: scope.providers.filter(|_| loaded.is_some()),
+                ..scope
+            }
         };
-        let portals: Vec<PortalScope> = portals.iter().map(scope).collect();
+        let portals: Vec<PortalScope> = configured.iter().map(scope).collect();
         if portals.is_empty() {
             return Err(format!(
                 "there is no portal folder in `{}` (policies.dir); each folder in it is a portal",
@@ -103,13 +105,13 @@ impl TreeArgs {
 }
 
 impl Workbench {
-    /// Loads every portal, decision tests included.
+    /// Loads every portal and runs its decision tests.
     pub(crate) fn load(&self, warnings: Warnings) -> Vec<PortalLoad<'_>> {
         let mut loader = Loader::new(warnings, None);
         self.portals.iter().map(|portal| self.load_one(&mut loader, portal)).collect()
     }
 
-    /// The same without decision tests, for the command that runs them.
+    /// Loads every portal without running its decision tests.
     pub(crate) fn load_untested(&self, warnings: Warnings) -> Vec<PortalLoad<'_>> {
         let mut loader = Loader::new(warnings, None).untested();
         self.portals.iter().map(|portal| self.load_one(&mut loader, portal)).collect()
@@ -125,7 +127,7 @@ impl Workbench {
         }
     }
 
-    /// The one portal of that name.
+    /// Loads the portal of that name without running its decision tests.
     pub(crate) fn load_named(&self, slug: &str) -> Result<PortalLoad<'_>, String> {
         let portal = self.portals.iter().find(|p| p.slug.as_str() == slug);
         let portal = portal.ok_or_else(|| {
@@ -136,7 +138,7 @@ impl Workbench {
     }
 }
 
-/// `DIR` is the folder of both trees, or the policy folder with its schemas beside it.
+/// The two folders of `DIR`: it holds `policies/` and `schemas/`, or it is the policy folder with `schemas/` beside it.
 fn places(dir: &Path) -> Result<PolicyFolders, String> {
     let inside = PolicyFolders {
         policies: dir.join("policies"),

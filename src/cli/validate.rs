@@ -1,12 +1,12 @@
-//! `cedargate validate`: everything that would happen at a reload, without a gate.
+//! `cedargate validate`: loads configuration and portals as a reload would, without a gate.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::report::{Finding, Format, Severity, github, json as json_report, text};
 use super::tree::{DEFAULT_CONFIG, PortalLoad, TreeArgs};
 use super::{Exit, Paint, complain, print};
 use crate::app;
 use cedargate_policy::load::Warnings;
-use cedargate_policy::revision::problem::Problem;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -15,115 +15,116 @@ pub(crate) struct Args {
     /// Treat warnings as errors
     #[arg(long)]
     deny_warnings: bool,
-    /// How to report
-    #[arg(long, value_enum, default_value = "human")]
+    /// Format of the report
+    #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json, Format::Github]), default_value = "human")]
     format: Format,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Format {
-    Human,
-    Json,
-    /// Annotations for GitHub Actions
-    Github,
+/// One portal, loaded or rejected.
+struct PortalReport {
+    slug: String,
+    /// `None`: the portal was rejected and no revision exists.
+    revision: Option<String>,
+    policies: usize,
+    errors: Vec<Finding>,
+    warnings: Vec<Finding>,
 }
 
 pub(crate) fn run(args: &Args) -> Exit {
-    let bench = match args.tree.open() {
-        Ok(bench) => bench,
-        Err(message) => {
-            complain(&message);
-            return Exit::Usage;
-        }
-    };
+    Exit::or_usage(validate(args))
+}
+
+fn validate(args: &Args) -> Result<Exit, String> {
+    let workbench = args.tree.open()?;
     if args.tree.ignores_configuration() {
         complain(&format!(
             "{DEFAULT_CONFIG} was not looked at; `--config {DEFAULT_CONFIG}` does"
         ));
     }
-    let unusable = bench.loaded.as_ref().map(app::check_files).unwrap_or_default();
+    let unusable = workbench.loaded.as_ref().map(app::check_files).unwrap_or_default();
     if !unusable.is_empty() {
-        complain(&unusable.to_string());
-        return Exit::Usage;
+        return Err(unusable.to_string());
     }
     let warnings = if args.deny_warnings {
         Warnings::Reject
     } else {
         Warnings::Show
     };
-    let loads = bench.load(warnings);
-    let doubts = bench.config.warnings();
-    match args.format {
-        Format::Human => human(&loads, &doubts),
-        Format::Json => print(&format!(
-            "{:#}\n",
-            json!({ "portals": loads.iter().map(as_json).collect::<Vec<_>>(), "warnings": doubts })
-        )),
-        Format::Github => {
-            doubts.iter().for_each(|doubt| print(&format!("::warning::{doubt}\n")));
-            loads.iter().for_each(github);
+    let portals: Vec<PortalReport> = workbench.load(warnings).iter().map(PortalReport::of).collect();
+    let configuration: Vec<Finding> = workbench.config.warnings().into_iter().map(Finding::configuration).collect();
+    print(&match args.format {
+        Format::Json => as_json(&configuration, &portals),
+        Format::Github => as_annotations(&configuration, &portals),
+        Format::Human | Format::Junit => as_text(&configuration, &portals),
+    });
+    let is_rejected = portals.iter().any(|portal| !portal.errors.is_empty());
+    let is_denied = args.deny_warnings && !configuration.is_empty();
+    Ok(if is_rejected || is_denied { Exit::Invalid } else { Exit::Ok })
+}
+
+impl PortalReport {
+    fn of(load: &PortalLoad<'_>) -> Self {
+        let slug = load.portal.slug.as_str();
+        let finding = |severity| move |problem| Finding::from_problem(problem, severity, slug);
+        let revision = load.revision.as_deref();
+        let warnings = revision.map_or(&[][..], |revision| &revision.warnings);
+        Self {
+            slug: slug.to_owned(),
+            revision: revision.map(|revision| revision.id.to_string()),
+            policies: revision.map_or(0, |revision| revision.rules.engine.policies().len()),
+            errors: load.problems.iter().map(finding(Severity::Error)).collect(),
+            warnings: warnings.iter().map(finding(Severity::Warning)).collect(),
         }
     }
-    let is_good = doubts.is_empty() || !args.deny_warnings;
-    if is_good && loads.iter().all(|l| l.problems.is_empty()) {
-        Exit::Ok
-    } else {
-        Exit::Invalid
-    }
-}
 
-fn warnings<'a>(load: &'a PortalLoad<'_>) -> &'a [Problem] {
-    load.revision.as_ref().map_or(&[], |r| r.warnings.as_slice())
-}
-
-fn human(loads: &[PortalLoad<'_>], doubts: &[String]) {
-    let paint = Paint::stdout();
-    for doubt in doubts {
-        print(&format!("{} {doubt}\n", paint.dim("warning:")));
-    }
-    for load in loads {
-        let slug = &load.portal.slug;
-        match &load.revision {
-            Some(revision) if load.problems.is_empty() => {
-                let policies = revision.rules.engine.policies().len();
-                print(&format!(
-                    "{} {slug}: revision {}, {policies} policies\n",
-                    paint.green("ok"),
-                    revision.id
-                ));
+    fn headline(&self, paint: Paint) -> String {
+        let Self { slug, policies, .. } = self;
+        match &self.revision {
+            Some(revision) if self.errors.is_empty() => {
+                format!("{} {slug}: revision {revision}, {policies} policies\n", paint.green("ok"))
             }
             _ => {
-                let count = load.problems.len();
+                let count = self.errors.len();
                 let noun = if count == 1 { "error" } else { "errors" };
-                print(&format!("{} {slug}: {count} {noun}\n", paint.red("rejected")));
+                format!("{} {slug}: {count} {noun}\n", paint.red("rejected"))
             }
         }
-        for problem in &load.problems {
-            print(&format!("  {} {problem}\n", paint.red("error:")));
-        }
-        for warning in warnings(load) {
-            print(&format!("  {} {warning}\n", paint.dim("warning:")));
-        }
+    }
+
+    fn as_json(&self) -> Value {
+        let places = |findings: &[Finding]| findings.iter().map(json_report::place_and_text).collect::<Vec<_>>();
+        json!({
+            "portal": self.slug,
+            "valid": self.errors.is_empty(),
+            "revision": self.revision,
+            "errors": places(&self.errors),
+            "warnings": places(&self.warnings),
+        })
     }
 }
 
-fn as_json(load: &PortalLoad<'_>) -> serde_json::Value {
-    json!({
-        "portal": load.portal.slug.as_str(),
-        "valid": load.problems.is_empty(),
-        "revision": load.revision.as_ref().map(|r| r.id.to_string()),
-        "errors": load.problems,
-        "warnings": warnings(load),
-    })
+fn as_text(configuration: &[Finding], portals: &[PortalReport]) -> String {
+    let paint = Paint::stdout();
+    let mut report = text::findings(configuration, "", paint);
+    for portal in portals {
+        report.push_str(&portal.headline(paint));
+        report.push_str(&text::findings(&portal.errors, "  ", paint));
+        report.push_str(&text::findings(&portal.warnings, "  ", paint));
+    }
+    report
 }
 
-fn github(load: &PortalLoad<'_>) {
-    for (level, problems) in [("error", load.problems.as_slice()), ("warning", warnings(load))] {
-        for problem in problems {
-            let line = problem.line.map(|l| format!(",line={l}")).unwrap_or_default();
-            // a newline or percent sign would end the annotation
-            let message = problem.message.replace('%', "%25").replace('\n', "%0A").replace('\r', "%0D");
-            print(&format!("::{level} file={}{line}::{message}\n", problem.file));
-        }
+fn as_json(configuration: &[Finding], portals: &[PortalReport]) -> String {
+    let portals: Vec<Value> = portals.iter().map(PortalReport::as_json).collect();
+    let warnings: Vec<String> = configuration.iter().map(Finding::to_string).collect();
+    json_report::text(&json!({"portals": portals, "warnings": warnings}))
+}
+
+fn as_annotations(configuration: &[Finding], portals: &[PortalReport]) -> String {
+    let mut report = github::findings(configuration);
+    for portal in portals {
+        report.push_str(&github::findings(&portal.errors));
+        report.push_str(&github::findings(&portal.warnings));
     }
+    report
 }

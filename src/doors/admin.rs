@@ -1,7 +1,7 @@
-//! The admin listener: health, metrics, status. Read-only: nothing on it changes anything.
+//! The admin listener: health, metrics, status. Read-only: no endpoint on it changes the gate's state.
 //!
-//! Probes are told apart by path alone. Readiness waits for named blockers and depends on neither the app nor any
-//! store; `/status` reports both.
+//! Probes differ by path alone. Readiness waits for named blockers and depends on neither the app nor the session store;
+//! `/status` reports both.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +19,10 @@ use crate::portals::Portal;
 use crate::reload::{Outcome, Outcomes};
 use crate::session::StoreStatus;
 
-/// How long `/status` waits for the app to accept a connection.
+/// Longest time that `/status` waits for the app to accept a connection.
 const UPSTREAM_PROBE: Duration = Duration::from_millis(200);
 
-/// What the admin listener can see.
+/// The parts of the gate that the admin listener shows.
 pub struct Admin {
     pub gate: Arc<Gate>,
     pub readiness: Readiness,
@@ -56,31 +56,15 @@ impl Admin {
     }
 
     fn startup(&self) -> Response<Body> {
-        let pending = self.readiness.pending();
-        match pending.as_slice() {
-            [] => text(StatusCode::OK, "ok\n".to_owned()),
-            _ => text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                format!("waiting for: {}\n", pending.join(", ")),
-            ),
-        }
+        readiness(&self.readiness.pending(), "")
     }
 
     fn ready(&self, verbose: bool) -> Response<Body> {
-        let mut waiting = self.readiness.pending();
+        let mut pending = self.readiness.pending();
         if self.shutdown.is_draining() {
-            waiting.push("draining".to_owned());
+            pending.push("draining".to_owned());
         }
-        let status = if waiting.is_empty() {
-            StatusCode::OK
-        } else {
-            StatusCode::SERVICE_UNAVAILABLE
-        };
-        let mut lines = if waiting.is_empty() {
-            "ok\n".to_owned()
-        } else {
-            format!("waiting for: {}\n", waiting.join(", "))
-        };
+        let mut lines = String::new();
         if verbose {
             let serving = self.gate.serving.load();
             for portal in &serving.portals {
@@ -89,16 +73,16 @@ impl Admin {
                 lines.push_str(&format!("portal {}: {state}\n", portal.name));
             }
             for issuer in self.gate.authn.status() {
-                let age = issuer
+                let keys = issuer
                     .age
                     .map_or("no keys yet".to_owned(), |age| format!("{} keys, {age} s old", issuer.keys));
-                lines.push_str(&format!("issuer {}: {age}\n", issuer.name));
+                lines.push_str(&format!("issuer {}: {keys}\n", issuer.name));
             }
             let sessions = self.gate.sessions.status();
             let state = if sessions.reachable { "reachable" } else { "not reachable" };
             lines.push_str(&format!("sessions {}: {state}\n", sessions.store));
         }
-        text(status, lines)
+        readiness(&pending, &lines)
     }
 
     fn metrics(&self) -> Response<Body> {
@@ -111,9 +95,10 @@ impl Admin {
     async fn status(&self) -> Value {
         let serving = self.gate.serving.load_full();
         let outcomes = self.outcomes.all();
-        let portals = serving.portals.iter();
-        let portals: Vec<Value> = portals
-            .map(|portal| shown(portal, &serving.app, outcomes.get(portal.slug())))
+        let portals: Vec<Value> = serving
+            .portals
+            .iter()
+            .map(|portal| portal_status(portal, &serving.app, outcomes.get(portal.slug())))
             .collect();
         let issuers: Vec<Value> = self
             .gate
@@ -128,13 +113,13 @@ impl Admin {
             "draining": self.shutdown.is_draining(),
             "portals": portals,
             "issuers": issuers,
-            "sessions": sessions(&self.gate.sessions.status()),
-            "upstream": upstream(&serving.app).await,
+            "sessions": session_status(&self.gate.sessions.status()),
+            "upstream": upstream_status(&serving.app).await,
         })
     }
 }
 
-fn sessions(status: &StoreStatus) -> Value {
+fn session_status(status: &StoreStatus) -> Value {
     json!({
         "store": status.store,
         "reachable": status.reachable,
@@ -147,20 +132,21 @@ fn sessions(status: &StoreStatus) -> Value {
     })
 }
 
-/// A portal; also its upstream, not asked whether it answers, if that is its own.
-fn shown(portal: &Portal, app: &Arc<App>, last: Option<&Outcome>) -> Value {
+/// One portal. An upstream of its own is shown as well, without a probe.
+fn portal_status(portal: &Portal, default_app: &Arc<App>, last: Option<&Outcome>) -> Value {
     let active = portal.active.load();
     let revision = active.as_ref().map(|a| a.revision.id.to_string());
     let policies = active.as_ref().map(|a| a.revision.rules.engine.policies().len());
-    let mut shown = json!({"portal": &*portal.name, "revision": revision, "policies": policies, "last_reload": last});
-    if let (false, Some(shown)) = (Arc::ptr_eq(&portal.upstream, app), shown.as_object_mut()) {
-        let own = json!({"url": portal.upstream.url.origin(), "circuit": circuit(&portal.upstream)});
-        shown.insert("upstream".to_owned(), own);
+    let mut status = json!({"portal": &*portal.name, "revision": revision, "policies": policies, "last_reload": last});
+    let has_own_app = !Arc::ptr_eq(&portal.upstream, default_app);
+    if let (true, Some(status)) = (has_own_app, status.as_object_mut()) {
+        let own = json!({"url": portal.upstream.url.origin(), "circuit": circuit_status(&portal.upstream)});
+        status.insert("upstream".to_owned(), own);
     }
-    shown
+    status
 }
 
-async fn upstream(app: &App) -> Value {
+async fn upstream_status(app: &App) -> Value {
     let connect = async {
         match &app.url {
             UpstreamUrl::Http(at) | UpstreamUrl::Https(at) => {
@@ -170,12 +156,22 @@ async fn upstream(app: &App) -> Value {
         }
     };
     let connected = tokio::time::timeout(UPSTREAM_PROBE, connect).await;
-    json!({"url": app.url.origin(), "reachable": matches!(connected, Ok(Ok(()))), "circuit": circuit(app)})
+    json!({"url": app.url.origin(), "reachable": matches!(connected, Ok(Ok(()))), "circuit": circuit_status(app)})
 }
 
-fn circuit(app: &App) -> Value {
+fn circuit_status(app: &App) -> Value {
     let status = app.circuit.status();
     json!({"state": status.state, "failures": status.failures, "last_error": status.last_error})
+}
+
+/// 200 if nothing is pending, else 503; `details` follow the first line.
+fn readiness(pending: &[String], details: &str) -> Response<Body> {
+    if pending.is_empty() {
+        text(StatusCode::OK, format!("ok\n{details}"))
+    } else {
+        let line = format!("waiting for: {}\n{details}", pending.join(", "));
+        text(StatusCode::SERVICE_UNAVAILABLE, line)
+    }
 }
 
 fn text(status: StatusCode, body: String) -> Response<Body> {

@@ -316,9 +316,9 @@ async fn subject(gate: &Gate, scope: ActivePortal<'_>, envelope: &Envelope, ask:
         (Who::Token(token), _) => token.expose().as_str(),
         (Who::Header, Some(token)) => token.as_str(),
         (Who::Header, None) => {
-            let found = gate.identity.session(&envelope.cookie).await?;
-            let (_, session) = found.ok_or(Refusal::new(Denial::TokenMissing, "name a `principal`, or give a `token`"))?;
-            return Ok(Subject::Caller(gate.session_caller(scope, &session)?));
+            let presented = gate.presented_session(&envelope.cookie).await?;
+            let presented = presented.ok_or(Refusal::new(Denial::TokenMissing, "name a `principal`, or give a `token`"))?;
+            return Ok(Subject::Caller(gate.session_caller(scope, &presented.session)?));
         }
     };
     if !is_assertion(token) {

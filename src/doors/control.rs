@@ -1,7 +1,8 @@
-//! The control socket: what the operator beside the process may change while it runs.
+//! The control socket: the actions that an operator on the same machine may take on a running gate.
 //!
-//! A Unix socket that only its owner can open; the door itself asks for nothing more. `drain` begins the same end as
-//! SIGTERM, `reload` makes the reloader look now, `sessions` lists and ends sessions. Bodies are never read. Whatever is done here is in the decision log.
+//! SECURITY: a Unix socket that only the gate's own user can open; the door itself asks for no further proof. `drain` starts
+//! the same shutdown as SIGTERM, `reload` makes the reloader read the policy files now, `sessions` lists and revokes sessions.
+//! Request bodies are never read. Every action is in the decision log.
 
 mod sessions;
 
@@ -16,7 +17,7 @@ use crate::audit::{AdminEvent, Event};
 use crate::base::lifecycle::{Shutdown, ShutdownTrigger};
 use crate::gate::Gate;
 use crate::http::upstream::Body;
-use crate::reload::{AskError, Asks, ReloadResult};
+use crate::reload::{ReloadRequestError, ReloadRequests, ReloadResult};
 
 const ENDPOINTS: [&str; 5] = [
     "GET /",
@@ -26,43 +27,31 @@ const ENDPOINTS: [&str; 5] = [
     "POST /sessions/revoke",
 ];
 
-/// What the control socket can do.
+/// The parts of the gate that the control socket acts on.
 pub struct Control {
     pub gate: Arc<Gate>,
     pub trigger: Arc<ShutdownTrigger>,
     pub shutdown: Shutdown,
-    pub asks: Asks,
+    pub reload_requests: ReloadRequests,
 }
 
 impl Control {
     /// Answers one request; never fails.
     pub async fn handle<B>(&self, request: Request<B>) -> Response<Body> {
-        let (method, query) = (request.method(), request.uri().query().unwrap_or_default());
-        match request.uri().path() {
-            "/" if *method == Method::GET => answer(StatusCode::OK, &self.index()),
-            "/drain" if *method == Method::POST => answer(StatusCode::ACCEPTED, &self.drain()),
-            "/reload" if *method == Method::POST => {
-                let (status, body) = self.reload().await;
-                answer(status, &body)
-            }
-            "/sessions" if *method == Method::GET => {
-                let (status, body) = self.list_sessions(query).await;
-                answer(status, &body)
-            }
-            "/sessions/revoke" if *method == Method::POST => {
-                let (status, body) = self.revoke(query).await;
-                answer(status, &body)
-            }
-            "/" | "/sessions" => not_allowed("GET"),
-            "/drain" | "/reload" | "/sessions/revoke" => not_allowed("POST"),
-            _ => answer(
-                StatusCode::NOT_FOUND,
-                &json!({"error": format!("there is {}", ENDPOINTS.join(", "))}),
-            ),
+        let query = request.uri().query().unwrap_or_default();
+        match (request.uri().path(), request.method()) {
+            ("/", &Method::GET) => answer(StatusCode::OK, &self.index()),
+            ("/drain", &Method::POST) => answer(StatusCode::ACCEPTED, &self.drain()),
+            ("/reload", &Method::POST) => self.reload().await.into_response(),
+            ("/sessions", &Method::GET) => self.list_sessions(query).await.into_response(),
+            ("/sessions/revoke", &Method::POST) => self.revoke(query).await.into_response(),
+            ("/" | "/sessions", _) => not_allowed("GET"),
+            ("/drain" | "/reload" | "/sessions/revoke", _) => not_allowed("POST"),
+            _ => error(StatusCode::NOT_FOUND, &format!("there is {}", ENDPOINTS.join(", "))).into_response(),
         }
     }
 
-    /// Also how `cedargate drain --wait` knows which process it waits for.
+    /// `cedargate drain --wait` reads `pid` to know which process it waits for.
     fn index(&self) -> Value {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -80,43 +69,64 @@ impl Control {
         json!({"draining": true, "already": already, "pid": std::process::id()})
     }
 
-    async fn reload(&self) -> (StatusCode, Value) {
-        let outcomes = match self.asks.look().await {
+    async fn reload(&self) -> JsonAnswer {
+        let outcomes = match self.reload_requests.reload().await {
             Ok(outcomes) => outcomes,
-            Err(error) => {
-                self.record("reload_requested", Some(error.to_string()));
-                let status = match error {
-                    AskError::TooMany | AskError::Ended => StatusCode::SERVICE_UNAVAILABLE,
-                    AskError::Busy => StatusCode::GATEWAY_TIMEOUT,
+            Err(reason) => {
+                self.record("reload_requested", Some(reason.to_string()));
+                let status = match reason {
+                    ReloadRequestError::TooMany | ReloadRequestError::Ended => StatusCode::SERVICE_UNAVAILABLE,
+                    ReloadRequestError::Busy => StatusCode::GATEWAY_TIMEOUT,
                 };
-                return (status, json!({"error": error.to_string()}));
+                return error(status, &reason.to_string());
             }
         };
         let serving = self.gate.serving.load_full();
-        let (mut fine, mut portals, mut detail) = (true, Vec::new(), Vec::new());
+        let mut all_succeeded = true;
+        let mut portals = Vec::new();
+        let mut detail = Vec::new();
         for portal in &serving.portals {
             let outcome = outcomes.get(portal.slug());
             let revision = portal.active.load().as_ref().map(|active| active.revision.id.to_string());
             let result = outcome.map(|outcome| outcome.result);
-            fine &= result == Some(ReloadResult::Success);
-            detail.push(format!(
-                "{}: {}",
-                portal.name,
-                result.map_or("not loaded", ReloadResult::as_str)
-            ));
+            all_succeeded &= result == Some(ReloadResult::Success);
+            let word = result.map_or("not loaded", ReloadResult::as_str);
+            detail.push(format!("{}: {word}", portal.name));
             portals.push(json!({"portal": &*portal.name, "revision": revision, "last_reload": outcome}));
         }
         self.record("reload_requested", Some(detail.join(", ")));
-        let status = if fine {
+        let status = if all_succeeded {
             StatusCode::OK
         } else {
             StatusCode::UNPROCESSABLE_ENTITY
         };
-        (status, json!({"portals": portals}))
+        JsonAnswer {
+            status,
+            body: json!({"portals": portals}),
+        }
     }
 
     fn record(&self, event: &'static str, detail: Option<String>) {
         self.gate.audit.send(Event::Admin(AdminEvent { event, detail }));
+    }
+}
+
+/// A status and a JSON body, not yet a response.
+struct JsonAnswer {
+    status: StatusCode,
+    body: Value,
+}
+
+impl JsonAnswer {
+    fn into_response(self) -> Response<Body> {
+        answer(self.status, &self.body)
+    }
+}
+
+fn error(status: StatusCode, message: &str) -> JsonAnswer {
+    JsonAnswer {
+        status,
+        body: json!({ "error": message }),
     }
 }
 

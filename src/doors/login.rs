@@ -17,7 +17,6 @@ mod logout;
 mod page;
 mod portal_lookup;
 mod portals;
-mod presented;
 mod record;
 mod refresh;
 mod return_path;
@@ -33,7 +32,6 @@ use hyper::body::Incoming;
 use uuid::Uuid;
 
 use self::page::Pages;
-pub use self::presented::Renewing;
 pub use self::return_path::ReturnPath;
 use crate::accounts::Accounts;
 use crate::audit::Audit;
@@ -61,7 +59,6 @@ pub struct LoginDoor {
     pub assertions: Arc<AssertionKeys>,
     pub audit: Audit,
     pub metrics: Metrics,
-    pub renewing: Arc<Renewing>,
 }
 
 /// One request to an endpoint, after the checks that `gate` makes of every request.

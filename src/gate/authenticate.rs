@@ -4,14 +4,16 @@
 
 use std::sync::Arc;
 
+use http::HeaderMap;
 use http::header::COOKIE;
 use http::request::Parts;
 
 use super::{ActivePortal, Gate};
 use crate::denial::Refusal;
 use crate::http::request::{needs_evidence, same_origin};
+use crate::login::RelyingParty;
 use crate::portals::Caller;
-use crate::session::{Session, SessionId};
+use crate::session::IdentifiedSession;
 
 /// The state of a request's session cookie.
 #[derive(Default)]
@@ -21,7 +23,7 @@ pub(super) enum Cookie {
     Absent,
     /// The request has one; its session is not found yet.
     Presented,
-    Session(Box<(SessionId, Arc<Session>)>),
+    Session(Box<IdentifiedSession>),
 }
 
 impl Gate {
@@ -39,11 +41,16 @@ impl Gate {
         if needs_evidence(head) {
             same_origin(&head.headers, self.config.public_url.as_deref())?;
         }
-        let Some((id, session)) = self.identity.session(&head.headers).await? else {
+        let Some(presented) = self.presented_session(&head.headers).await? else {
             return Ok(None);
         };
-        let caller = self.session_caller(scope, &session);
-        *cookie = Cookie::Session(Box::new((id, session)));
+        let caller = self.session_caller(scope, &presented.session);
+        *cookie = Cookie::Session(Box::new(presented));
         caller.map(Some)
+    }
+
+    /// The session of a request's cookie, its claims renewed if they are due; `None` without a cookie.
+    pub async fn presented_session(&self, headers: &HeaderMap) -> Result<Option<IdentifiedSession>, Refusal> {
+        self.sessions.present(headers, &self.login, RelyingParty::renew).await
     }
 }

@@ -17,7 +17,7 @@ use super::{Gate, Worker};
 use crate::denial::{Denial, Refusal};
 use crate::http::answer::{self, Answer};
 use crate::http::upstream::Body;
-use crate::session::SessionId;
+use crate::session::{IdentifiedSession, SessionId};
 
 /// Longest `rd` that a login takes.
 const RETURN_BYTES_MAX: usize = 2048;
@@ -42,19 +42,19 @@ impl Worker {
     /// Gives the session the new id that it is due, with an answer that can carry it.
     pub(super) async fn rotate(&self, response: &mut Response<Body>, cookie: &Cookie) {
         let Cookie::Session(held) = cookie else { return };
-        let (id, session) = &**held;
+        let IdentifiedSession { id, session } = &**held;
         if session.next.is_some() {
             return self.carry_again(response, id);
         }
         if !session.data.rotation_due {
             return;
         }
-        let Some(_turn) = self.gate.identity.renewing.turn(session.version) else {
+        let Some(_guard) = self.gate.sessions.in_progress.start(session.version) else {
             return;
         };
         let sessions = &self.gate.sessions;
         match timeout(ROTATE_TIMEOUT, Box::pin(sessions.rotate(id, session))).await {
-            Ok(Ok((id, _))) => carry(response, sessions.cookies.set_session(&id)),
+            Ok(Ok(rotated)) => carry(response, sessions.cookies.set_session(&rotated.id)),
             Ok(Err(error)) => tracing::debug!(%error, "a session got no new id yet"),
             Err(_elapsed) => tracing::debug!("a session got no new id in time"),
         }

@@ -211,7 +211,7 @@ fn lab_with(provider: &Provider, issuer: &str, client: &str) -> Lab {
     let metrics = crate::base::metrics::Metrics::new().unwrap();
     let (audit, _writer) = crate::audit::start(&config.audit, &metrics).unwrap();
     let authn = Authn::new(&config.issuers, config.limits.token_bytes.as_usize(), metrics.clone()).unwrap();
-    let sessions = Sessions::new(&config, &metrics, &audit).unwrap();
+    let sessions = Sessions::new(&config, &metrics).unwrap();
     let stop = CancellationToken::new();
     tokio::spawn(Arc::clone(&authn).run(stop.clone()));
     let http = Http::new().unwrap().with_deadline(Duration::from_secs(2));

@@ -1,7 +1,8 @@
-//! Last good revisions on disk, so that a restart into a broken tree keeps serving.
+//! Saves last good revisions on disk (`policies.state_dir`), so that a restart into a broken tree keeps serving.
 //!
-//! One file per portal, written whole and renamed into place, readable by its owner only. It holds the sources, not
-//! the result: what is restored goes through the same pipeline as everything else.
+//! One file per portal, readable by its owner only, written under another name and renamed into place: a crash leaves the old
+//! file or the new one. It holds the policy sources, not the result of loading them; a restored revision passes through the
+//! same pipeline as any other. The `reload` thread is the only reader and writer.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,6 +21,7 @@ use cedargate_policy::revision::source::{Files, SourceFile, Tree};
 const FORMAT: u32 = 1;
 const FILE_MODE: u32 = 0o600;
 
+/// The folder `policies.state_dir`.
 pub struct StateDir(PathBuf);
 
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +36,7 @@ pub enum StateError {
 struct Saved {
     format: u32,
     revision: String,
-    /// Content in base64, by name.
+    /// File contents in base64, by name.
     files: BTreeMap<String, String>,
 }
 
@@ -47,6 +49,7 @@ impl StateDir {
         self.0.join(format!("{slug}.json"))
     }
 
+    /// Replaces the portal's saved revision; made durable before it gets its name.
     pub fn save(&self, slug: &PortalSlug, revision: &Revision) -> Result<(), StateError> {
         let path = self.path(slug);
         let fail = |source| StateError::Io {
@@ -78,6 +81,7 @@ impl StateDir {
         fs::rename(&temporary, &path).map_err(fail)
     }
 
+    /// The saved sources; `None` if the portal has none.
     pub fn load(&self, slug: &PortalSlug) -> Result<Option<Tree>, StateError> {
         let path = self.path(slug);
         let text = match fs::read(&path) {

@@ -1,65 +1,83 @@
-//! Waits for something to happen to the policy tree.
+//! Watches the policy tree: wakes the reloader after changes and names the entries that may have changed.
 //!
-//! Watches folders, never files: a file that is replaced is another file. The roots' parents are watched too, for a
-//! root that is replaced as a whole. Whatever the kernel does not tell is found by polling; an event is only a hint.
+//! Watches are set on folders, never on files: an editor that renames a new file into place makes another file. The parents
+//! of the two roots are watched as well, because a root may be replaced as a whole. Three races matter:
+//!
+//! - Events arrive while a writer still writes. `wait` returns only after `SETTLE` without events, at most `SETTLE_MAX` after
+//!   the first; the reloader then reads twice.
+//! - An event arrives during a reading. The reloader takes the changed entries *before* it reads, so the entry is in the next
+//!   round's set.
+//! - A root is replaced. `renew` compares device, inode and birth of the roots and the watcher's own note that a root was
+//!   touched, because a new folder may get the old one's inode. It sets all watches on a new watcher and drops the old one only
+//!   then; the parents come first, so that a root that appears meanwhile causes an event. All entries then count as changed.
+//!
+//! An event is only a hint. One that names no entry, an overflow of the kernel's queue and a watch error mean that everything
+//! may have changed. What the kernel does not report is found by polling; without a watcher, polling is all there is.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use parking_lot::Mutex;
 
 use crate::base::lifecycle::Shutdown;
 use crate::policy_folders::{PolicyFolders, Scope};
 
-/// After an event, quiet for so long means the writer is done.
+/// Time without events after which a writer counts as done.
 const SETTLE: Duration = Duration::from_millis(20);
-/// Somebody who never stops writing is not waited for.
+/// Longest wait for a writer that never pauses.
 const SETTLE_MAX: Duration = Duration::from_millis(250);
-/// How often a sleeping watcher looks whether it should stop.
+/// Pause between two looks at the shutdown while the reloader waits.
 const STOP_CHECK: Duration = Duration::from_millis(100);
+/// Changed entries remembered between two rounds. More of them count as everything; reading everything costs no more then.
+const CHANGED_MAX: usize = 1000;
 
-/// Entries remembered between two looks; past it everything is read, which costs no more.
-const TOUCHED_MAX: usize = 1000;
-
-/// Why `wait` returned.
+/// The reason why `Watch::wait` returned.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Woken {
+pub enum Wakeup {
     Event,
     Poll,
     Stopping,
 }
 
+/// Wakes the reloader. The watcher and reload requests send; the reloader receives. Unbounded, but each waking empties it.
+pub struct WakeChannel {
+    pub sender: Sender<()>,
+    pub receiver: Receiver<()>,
+}
+
 pub struct Watch {
-    /// `None` where the kernel gives no watches: polling alone remains.
+    /// `None` if the kernel gives no watches.
     watcher: Option<RecommendedWatcher>,
-    sender: Sender<()>,
-    events: Receiver<()>,
-    identity: Vec<Option<Identity>>,
-    touched: Touched,
-    /// A root itself was touched; a new folder may well get the old one's inode. Set by the watcher, cleared by `follow`.
+    wake: WakeChannel,
+    /// The roots that `watcher` was made for; `None` for a root that did not exist.
+    roots: Vec<Option<FolderIdentity>>,
+    changed: ChangedEntries,
+    /// True if an event named a root itself. Set by the watcher's thread, cleared by `renew`.
     root_touched: Arc<AtomicBool>,
 }
 
-/// What events named since the last look. Written by the watcher, emptied by `Watch::touched`.
+/// The entries that events named since the last round. The watcher's thread adds, the reloader takes all.
 #[derive(Clone)]
-struct Touched(Arc<Mutex<Scope>>);
+struct ChangedEntries(Arc<Mutex<Scope>>);
 
-impl Touched {
+impl Default for WakeChannel {
+    fn default() -> Self {
+        let (sender, receiver) = channel();
+        Self { sender, receiver }
+    }
+}
+
+impl ChangedEntries {
     fn new() -> Self {
         Self(Arc::new(Mutex::new(Scope::Entries(BTreeSet::new()))))
     }
 
-    // Every state of it is a whole one.
-    fn scope(&self) -> MutexGuard<'_, Scope> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// An event that names no entry may mean any.
     fn add(&self, event: &notify::Result<notify::Event>, roots: &[PathBuf]) {
         let named = event
             .as_ref()
@@ -72,19 +90,24 @@ impl Touched {
                 .filter(|path| roots.iter().any(|root| path.starts_with(root)));
             inside.map(|path| entry_of(path, roots)).collect::<Option<Vec<_>>>()
         });
-        let mut scope = self.scope();
+        let mut scope = self.0.lock();
         match (&mut *scope, named) {
-            (Scope::Entries(touched), Some(names)) if touched.len() + names.len() <= TOUCHED_MAX => touched.extend(names),
+            (Scope::Entries(entries), Some(names)) if entries.len() + names.len() <= CHANGED_MAX => entries.extend(names),
             _ => *scope = Scope::Everything,
         }
     }
 
+    fn add_everything(&self) {
+        *self.0.lock() = Scope::Everything;
+    }
+
     fn take(&self) -> Scope {
-        std::mem::replace(&mut *self.scope(), Scope::Entries(BTreeSet::new()))
+        std::mem::replace(&mut *self.0.lock(), Scope::Entries(BTreeSet::new()))
     }
 }
 
-/// `policies/customer` for whatever is in that folder. A hidden entry of a root is kubelet's: behind it is everything.
+/// The entry of a root that holds the path, such as `policies/customer`. `None` for a hidden entry: kubelet's `..data` leads
+/// to everything.
 fn entry_of(path: &Path, roots: &[PathBuf]) -> Option<String> {
     let mut named = roots.iter().zip(["policies", "schemas"]);
     let (rest, name) = named.find_map(|(root, name)| Some((path.strip_prefix(root).ok()?, name)))?;
@@ -96,90 +119,92 @@ fn entry_of(path: &Path, roots: &[PathBuf]) -> Option<String> {
 }
 
 impl Watch {
-    /// Whoever has a copy of the sender can wake it, too.
-    pub fn new(places: &PolicyFolders, (sender, events): (Sender<()>, Receiver<()>)) -> Self {
+    /// Sets the watches. Any holder of a copy of `wake.sender` can wake the reloader.
+    pub fn new(places: &PolicyFolders, wake: WakeChannel) -> Self {
         let mut watch = Self {
             watcher: None,
-            sender,
-            events,
-            identity: Vec::new(),
-            touched: Touched::new(),
+            wake,
+            roots: Vec::new(),
+            changed: ChangedEntries::new(),
             root_touched: Arc::default(),
         };
-        watch.follow(places);
+        watch.renew(places);
         watch
     }
 
-    /// Watches the folders as they are now: a replaced folder is another one.
+    /// Sets all watches anew if a root was replaced since the last call.
     ///
-    /// With a watcher made anew, and the old one dropped only then: taking watches back and setting them again on one
-    /// watcher can lose them where a folder is reached by two names, as in kubelet's mounts.
-    pub fn follow(&mut self, places: &PolicyFolders) {
+    /// Makes a new watcher and drops the old one after that. Removing and adding watches on one watcher can lose them where a
+    /// folder is reached by two names, as in kubelet's mounts.
+    pub fn renew(&mut self, places: &PolicyFolders) {
         let roots = [places.policies.as_path(), places.schemas.as_path()];
-        let identity: Vec<_> = roots.iter().map(|root| inode(root)).collect();
-        let touched = self.root_touched.swap(false, Ordering::AcqRel);
-        if identity == self.identity && !touched {
+        let identities: Vec<_> = roots.iter().map(|root| FolderIdentity::of(root)).collect();
+        let root_touched = self.root_touched.swap(false, Ordering::AcqRel);
+        if identities == self.roots && !root_touched {
             return;
         }
-        self.identity = identity;
-        *self.touched.scope() = Scope::Everything;
-        let made = self.watcher(absolute_roots(places));
-        let made = made.inspect_err(|error| tracing::warn!(%error, "no file watches; polling alone"));
-        let Ok(mut watcher) = made else { return };
-        // parents first: a root that appears from here on is announced
+        self.roots = identities;
+        self.changed.add_everything();
+        let watcher = self.watcher(absolute_roots(places));
+        let watcher = watcher.inspect_err(|error| tracing::warn!(%error, "no file watches; changes are found by polling"));
+        let Ok(mut watcher) = watcher else { return };
+        // parents first: a root that appears from here on causes an event
         for root in roots {
             let parent = root.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             if let Err(error) = watcher.watch(parent, RecursiveMode::NonRecursive) {
-                tracing::debug!(%error, parent = %parent.display(), "not watched; polling");
+                tracing::debug!(%error, parent = %parent.display(), "not watched; changes are found by polling");
             }
         }
         for root in roots {
             if let Err(error) = watcher.watch(root, RecursiveMode::Recursive) {
-                tracing::debug!(%error, root = %root.display(), "not watched; polling");
+                tracing::debug!(%error, root = %root.display(), "not watched; changes are found by polling");
             }
         }
         self.watcher = Some(watcher);
     }
 
     fn watcher(&self, roots: Vec<PathBuf>) -> notify::Result<RecommendedWatcher> {
-        let (sender, touched) = (self.sender.clone(), self.touched.clone());
+        let sender = self.wake.sender.clone();
+        let changed = self.changed.clone();
         let root_touched = Arc::clone(&self.root_touched);
         notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // an error is a hint, too: something was missed
+            // an error counts as an event: the kernel may have lost some
             if event.as_ref().is_ok_and(|event| !concerns(event, &roots)) {
                 return;
             }
-            touched.add(&event, &roots);
+            changed.add(&event, &roots);
             if event.is_ok_and(|event| event.paths.iter().any(|path| roots.contains(path))) {
                 root_touched.store(true, Ordering::Release);
             }
-            // the receiver is gone only while stopping
-            let _stopping = sender.send(()).is_err();
+            // fails only after the reloader ended
+            let _ended = sender.send(()).is_err();
         })
     }
 
-    /// What may have changed since this was asked before. Ask before looking: what is touched meanwhile counts next time.
-    pub fn touched(&self) -> Scope {
-        self.touched.take()
+    /// Takes the entries that may have changed since the last call. Call it before reading: a change during the reading is
+    /// then in the next set.
+    pub fn take_changed(&self) -> Scope {
+        self.changed.take()
     }
 
-    /// Returns after `pause`, or sooner once something happened and then stayed quiet.
-    pub fn wait(&self, pause: Duration, shutdown: &Shutdown) -> Woken {
+    /// Returns after `pause`, or sooner once an event came and then `SETTLE` passed without one.
+    pub fn wait(&self, pause: Duration, shutdown: &Shutdown) -> Wakeup {
         let deadline = Instant::now() + pause;
         loop {
-            if shutdown.is_draining() {
-                return Woken::Stopping;
+            if shutdown.is_forced() {
+                return Wakeup::Stopping;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Woken::Poll;
+                return Wakeup::Poll;
             }
-            match self.events.recv_timeout(left.min(STOP_CHECK)) {
+            match self.wake.receiver.recv_timeout(left.min(STOP_CHECK)) {
                 Ok(()) => {
                     self.settle();
-                    return Woken::Event;
+                    return Wakeup::Event;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
+                // INVARIANT: `wake` holds a sender, so this arm never runs; it must not spin if it did
                 Err(RecvTimeoutError::Disconnected) => std::thread::park_timeout(left.min(STOP_CHECK)),
             }
         }
@@ -187,12 +212,12 @@ impl Watch {
 
     fn settle(&self) {
         let started = Instant::now();
-        while started.elapsed() < SETTLE_MAX && self.events.recv_timeout(SETTLE).is_ok() {}
-        while self.events.try_recv().is_ok() {}
+        while started.elapsed() < SETTLE_MAX && self.wake.receiver.recv_timeout(SETTLE).is_ok() {}
+        while self.wake.receiver.try_recv().is_ok() {}
     }
 }
 
-/// As `notify` names them in its events.
+/// The roots as `notify` names them in its events.
 fn absolute_roots(places: &PolicyFolders) -> Vec<PathBuf> {
     let roots = [&places.policies, &places.schemas];
     roots
@@ -201,8 +226,8 @@ fn absolute_roots(places: &PolicyFolders) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Neither our own reading of the tree nor a neighbour of the roots may wake us: a look would cause the next one, and
-/// a decision log beside the policies would make every request a look.
+/// False for reads and for files beside the roots. The reloader's own reading would otherwise wake it again, and a decision
+/// log beside the policies would wake it at every request.
 fn concerns(event: &notify::Event, roots: &[PathBuf]) -> bool {
     let only_read = match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
@@ -213,19 +238,30 @@ fn concerns(event: &notify::Event, roots: &[PathBuf]) -> bool {
     !only_read && (event.need_rescan() || event.paths.is_empty() || event.paths.iter().any(inside))
 }
 
-/// Device, inode and birth: a folder that is made anew may get the old one's inode.
-type Identity = (u64, u64, Option<SystemTime>);
+/// Identity of a folder. `created` is part of it because a folder that is made anew may get the old one's inode.
+#[derive(Debug, Eq, PartialEq)]
+struct FolderIdentity {
+    device: u64,
+    inode: u64,
+    created: Option<SystemTime>,
+}
 
-fn inode(path: &Path) -> Option<Identity> {
-    use std::os::unix::fs::MetadataExt;
-    let meta = std::fs::metadata(path).ok()?;
-    Some((meta.dev(), meta.ino(), meta.created().ok()))
+impl FolderIdentity {
+    /// `None` if there is no such folder.
+    fn of(path: &Path) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            created: metadata.created().ok(),
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc::channel;
 
     fn places(root: &Path) -> PolicyFolders {
         let places = PolicyFolders {
@@ -239,70 +275,70 @@ mod tests {
     }
 
     #[test]
-    fn our_own_reading_and_the_files_beside_the_roots_wake_nobody() {
+    fn reading_the_tree_and_writing_beside_the_roots_do_not_wake_the_reloader() {
         let root = tempfile::tempdir().unwrap();
         let places = places(root.path());
-        let watch = Watch::new(&places, channel());
+        let watch = Watch::new(&places, WakeChannel::default());
         std::fs::read(places.policies.join("a/x.cedar")).unwrap();
         std::fs::write(root.path().join("decisions.jsonl"), "{}").unwrap();
-        let quiet = watch.events.recv_timeout(Duration::from_millis(200));
+        let quiet = watch.wake.receiver.recv_timeout(Duration::from_millis(200));
         assert_eq!(quiet, Err(RecvTimeoutError::Timeout));
         std::fs::write(places.policies.join("a/x.cedar"), "// edited").unwrap();
-        watch.events.recv_timeout(Duration::from_secs(10)).unwrap();
+        watch.wake.receiver.recv_timeout(Duration::from_secs(10)).unwrap();
     }
 
     #[test]
-    fn events_name_the_entry_that_may_have_changed_and_a_doubtful_one_names_all() {
+    fn event_names_the_changed_entry_and_an_unclear_event_names_everything() {
         let root = tempfile::tempdir().unwrap();
         let places = places(root.path());
-        let watch = Watch::new(&places, channel());
+        let watch = Watch::new(&places, WakeChannel::default());
         assert_eq!(
-            watch.touched(),
+            watch.take_changed(),
             Scope::Everything,
-            "nobody knows what was before the watches stood"
+            "changes from before the watches were set are unknown"
         );
         let named = |names: &[&str]| Scope::Entries(names.iter().map(|name| (*name).to_owned()).collect());
-        assert_eq!(watch.touched(), named(&[]));
-        let told = || {
-            watch.events.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_eq!(watch.take_changed(), named(&[]));
+        let changed = || {
+            watch.wake.receiver.recv_timeout(Duration::from_secs(10)).unwrap();
             watch.settle();
-            watch.touched()
+            watch.take_changed()
         };
         std::fs::write(places.policies.join("a/x.cedar"), "// edited").unwrap();
         std::fs::write(places.schemas.join("a.cedarschema"), "").unwrap();
-        assert_eq!(told(), named(&["policies/a", "schemas/a.cedarschema"]));
+        assert_eq!(changed(), named(&["policies/a", "schemas/a.cedarschema"]));
         std::fs::rename(places.policies.join("a"), places.policies.join("b")).unwrap();
-        assert_eq!(told(), named(&["policies/a", "policies/b"]));
+        assert_eq!(changed(), named(&["policies/a", "policies/b"]));
         std::fs::write(places.policies.join("..data"), "").unwrap();
-        assert_eq!(told(), Scope::Everything);
+        assert_eq!(changed(), Scope::Everything);
         let lost = notify::Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan);
-        watch.touched.add(&Ok(lost), &absolute_roots(&places));
-        assert_eq!(watch.touched(), Scope::Everything);
+        watch.changed.add(&Ok(lost), &absolute_roots(&places));
+        assert_eq!(watch.take_changed(), Scope::Everything);
     }
 
     #[test]
-    fn a_root_that_is_replaced_wakes_us() {
+    fn replaced_root_wakes_the_reloader() {
         let root = tempfile::tempdir().unwrap();
         let places = places(root.path());
-        let watch = Watch::new(&places, channel());
+        let watch = Watch::new(&places, WakeChannel::default());
         std::fs::rename(&places.policies, root.path().join("old")).unwrap();
-        watch.events.recv_timeout(Duration::from_secs(10)).unwrap();
+        watch.wake.receiver.recv_timeout(Duration::from_secs(10)).unwrap();
     }
 
     #[test]
-    fn a_root_that_is_made_anew_is_watched_even_with_the_same_inode() {
+    fn recreated_root_is_watched_even_with_the_same_inode() {
         let root = tempfile::tempdir().unwrap();
         let places = places(root.path());
-        let mut watch = Watch::new(&places, channel());
+        let mut watch = Watch::new(&places, WakeChannel::default());
         std::fs::remove_dir_all(&places.policies).unwrap();
         std::fs::create_dir_all(places.policies.join("a")).unwrap();
-        watch.events.recv_timeout(Duration::from_secs(10)).unwrap();
+        watch.wake.receiver.recv_timeout(Duration::from_secs(10)).unwrap();
         watch.settle();
         // as if the file system had given out the same inode again
-        watch.identity = [&places.policies, &places.schemas].map(|p| inode(p)).to_vec();
-        watch.follow(&places);
+        watch.roots = [&places.policies, &places.schemas].map(|p| FolderIdentity::of(p)).into();
+        watch.renew(&places);
         watch.settle();
         std::fs::write(places.policies.join("a/x.cedar"), "// edited").unwrap();
-        watch.events.recv_timeout(Duration::from_secs(10)).unwrap();
+        watch.wake.receiver.recv_timeout(Duration::from_secs(10)).unwrap();
     }
 }

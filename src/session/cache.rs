@@ -1,93 +1,101 @@
-//! The sessions that this process saw lately, so that a request costs no trip to the store.
+//! The sessions that this process read lately, so that a request needs no round trip to the store.
 //!
-//! An entry proves nothing by itself: it counts only in the connection generation it was read in, while the feed is fresh,
-//! its times are not over and nothing revoked it. Never says that there is no session: that is the store's to say.
+//! Three tasks race: a request reads a value from the store and inserts it; the subscriber hears that another replica changed
+//! that session; a connection to the store ends and another begins. The order that prevents a stale entry: a reader takes
+//! `generation()` *before* it reads, `forget_changed` counts `changes` up before it removes, and `insert` compares `changes`
+//! before and after it inserts. So a change that arrives during the read either stops the insert or removes the entry.
+//! `flush` counts both numbers up and drops everything; an entry of an earlier connection is never returned. If the
+//! subscriber stops, the revocation log becomes stale and `Sessions` refuses every entry, whatever is in here.
+//!
+//! An entry proves nothing by itself: `Sessions` checks its timeouts and the revocation log on every request. The cache never
+//! says that a session does not exist; only the store says so.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use quick_cache::sync::Cache as BoundedCache;
 use tokio::time::Instant;
-
-use quick_cache::sync::Cache as Bounded;
 
 use super::record::{Handle, Session};
 
-/// One session, with what must hold for it to count.
-pub struct Cached {
+/// One session with the facts that a request must check before it uses it.
+pub struct CachedSession {
     pub session: Arc<Session>,
-    /// Of the store's connection that it was read through.
-    pub generation: u64,
-    /// The feed's epoch at which it was last found not to be revoked.
-    pub checked: AtomicU64,
-    /// Unix milliseconds of its last use that the store was told of.
+    /// The store connection that the session was read through.
+    pub connection: u64,
+    /// Epoch of the revocation log at which the session was last found not revoked.
+    pub checked_epoch: AtomicU64,
+    /// Unix milliseconds of the last use that was written to the store.
     pub used_at: AtomicI64,
-    /// Unix milliseconds of its end, whatever happens.
+    /// Unix milliseconds of the session's end, however often it is used.
     pub ends_at: i64,
-    /// Whoever comes with it next is the first: the id before it is on its way out.
-    pub unproven: AtomicBool,
+    /// No request has used this rotated id yet; the first use retires the previous id.
+    pub unconfirmed: AtomicBool,
 }
 
-pub struct Cache {
-    entries: Bounded<[u8; 32], Arc<Cached>>,
-    /// The store's connection; another one, and nothing that was read before counts.
-    generation: AtomicU64,
-    /// Counts what was heard of changed sessions: what was read meanwhile may be old.
-    heard: AtomicU64,
-    /// When the store was there again after it was away.
-    back: Mutex<Option<Instant>>,
+/// At most `sessions.cache` entries; requests and the subscriber write, requests read.
+pub struct SessionCache {
+    entries: BoundedCache<[u8; 32], Arc<CachedSession>>,
+    /// Number of the store connection. Entries of another connection do not count.
+    connection: AtomicU64,
+    /// Counts the announced changes of sessions. A value read across a change may be old.
+    changes: AtomicU64,
+    /// Time of the last `flush` after that of the first connection: normally a reconnect.
+    reconnected_at: Mutex<Option<Instant>>,
 }
 
-/// When something was read from the store, for `insert` to tell whether it still counts.
+/// The state of the cache before a read from the store. `insert` refuses the value if it has changed.
 #[derive(Clone, Copy)]
-pub struct Moment {
-    pub generation: u64,
-    heard: u64,
+pub struct CacheGeneration {
+    pub connection: u64,
+    changes: u64,
 }
 
-impl Cache {
+impl SessionCache {
     pub fn new(entries: usize) -> Self {
         Self {
-            entries: Bounded::new(entries.max(1)),
-            generation: AtomicU64::new(0),
-            heard: AtomicU64::new(0),
-            back: Mutex::new(None),
+            entries: BoundedCache::new(entries.max(1)),
+            connection: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
+            reconnected_at: Mutex::new(None),
         }
     }
 
-    pub fn get(&self, handle: Handle) -> Option<Arc<Cached>> {
+    pub fn get(&self, handle: Handle) -> Option<Arc<CachedSession>> {
         let cached = self.entries.get(&handle.0)?;
-        (cached.generation == self.generation.load(Ordering::Acquire)).then_some(cached)
+        (cached.connection == self.connection.load(Ordering::Acquire)).then_some(cached)
     }
 
-    /// To be taken before the store is asked.
-    pub fn moment(&self) -> Moment {
-        Moment {
-            generation: self.generation.load(Ordering::Acquire),
-            heard: self.heard.load(Ordering::Acquire),
+    /// The present generation. Take it before reading from the store.
+    pub fn generation(&self) -> CacheGeneration {
+        CacheGeneration {
+            connection: self.connection.load(Ordering::Acquire),
+            changes: self.changes.load(Ordering::Acquire),
         }
     }
 
-    /// Keeps what was read, unless it may have changed since.
-    pub fn insert(&self, cached: Arc<Cached>, moment: Moment) {
+    /// Inserts a session that was read at `generation`, unless a change was announced since then.
+    pub fn insert(&self, cached: Arc<CachedSession>, generation: CacheGeneration) {
         let handle = cached.session.handle;
-        if self.heard.load(Ordering::Acquire) != moment.heard {
+        if self.changes.load(Ordering::Acquire) != generation.changes {
             return;
         }
         self.entries.insert(handle.0, cached);
-        // the news may have come between the look and the insert
-        if self.heard.load(Ordering::Acquire) != moment.heard {
+        // the change may have been announced between the check and the insert
+        if self.changes.load(Ordering::Acquire) != generation.changes {
             self.remove(handle);
         }
     }
 
-    /// Another replica changed these.
-    pub fn hear(&self, handles: impl IntoIterator<Item = Handle>) {
-        let mut any = false;
+    /// Drops sessions that changed in the store, here or in another replica.
+    pub fn forget_changed(&self, handles: impl IntoIterator<Item = Handle>) {
+        let mut is_counted = false;
         for handle in handles {
-            if !any {
-                self.heard.fetch_add(1, Ordering::AcqRel);
-                any = true;
+            if !is_counted {
+                self.changes.fetch_add(1, Ordering::AcqRel);
+                is_counted = true;
             }
             self.remove(handle);
         }
@@ -97,20 +105,19 @@ impl Cache {
         drop(self.entries.remove(&handle.0));
     }
 
-    /// Nothing that was read so far counts any more.
+    /// Drops every session, also those that are being read: a new store connection, or a server key that left the ring.
     pub fn flush(&self) {
-        let first = self.generation.fetch_add(1, Ordering::AcqRel) == 0;
-        if !first {
-            *self.back.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let is_first = self.connection.fetch_add(1, Ordering::AcqRel) == 0;
+        if !is_first {
+            *self.reconnected_at.lock() = Some(Instant::now());
         }
-        self.heard.fetch_add(1, Ordering::AcqRel);
+        self.changes.fetch_add(1, Ordering::AcqRel);
         self.entries.clear();
     }
 
-    /// For how long the store is there again after it was away; `None`: it never was.
-    pub fn back_for(&self) -> Option<Duration> {
-        let back = *self.back.lock().unwrap_or_else(PoisonError::into_inner);
-        back.map(|at| at.elapsed())
+    /// Time since the last reconnect to the store; `None` if there was none.
+    pub fn since_reconnect(&self) -> Option<Duration> {
+        self.reconnected_at.lock().map(|at| at.elapsed())
     }
 
     pub fn len(&self) -> usize {

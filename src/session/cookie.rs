@@ -1,8 +1,8 @@
-//! The two cookies that the gate sets, and how they are read.
+//! The two cookies that the gate sets, and their reading.
 //!
-//! The session's carries the opaque id; the login's binds a login that is under way to the browser that began it. Nothing
-//! else is ever in a cookie. Reading never guesses: two cookies of a name, or one that is not exactly what the gate writes,
-//! are none.
+//! The session cookie carries the opaque id; the login cookie binds a running login to the browser that began it. The gate
+//! writes nothing else into a cookie. Reading never guesses: two cookies of the same name, or a value that is not exactly in
+//! the form that the gate writes, count as no cookie.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,10 +14,10 @@ use crate::types::Redacted;
 
 /// Characters of 32 bytes in base64url without padding.
 const TEXT_CHARS: usize = 43;
-/// How long a browser keeps its secret for logins under way.
+/// `Max-Age` of the login cookie.
 const LOGIN_SECONDS: u32 = 600;
 
-/// The opaque id that a cookie carries. Never prints.
+/// The opaque id that a session cookie carries. `Debug` does not print it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SessionId(pub(super) Redacted<[u8; 32]>);
 
@@ -28,38 +28,37 @@ pub struct Cookies {
 }
 
 impl Cookies {
-    /// The session id of a request. Two cookies of the name, or one that is no id: none.
+    /// The session id of a request; `None` if there are two session cookies, or if the value is not an id.
     pub fn session(&self, headers: &HeaderMap) -> Option<SessionId> {
         secret(headers, self.session_name()).map(SessionId)
     }
 
-    /// Whether the request carries a session cookie at all, well-formed or not.
+    /// True if the request carries a session cookie, well-formed or not.
     pub fn has_session(&self, headers: &HeaderMap) -> bool {
         values(headers, self.session_name()).next().is_some()
     }
 
-    /// The browser's secret of logins under way.
+    /// The secret of the login cookie.
     pub fn login(&self, headers: &HeaderMap) -> Option<Redacted<[u8; 32]>> {
         secret(headers, self.login_name())
     }
 
-    /// `Set-Cookie` of a session.
+    /// `Set-Cookie` of a session cookie.
     pub fn set_session(&self, id: &SessionId) -> HeaderValue {
         self.set(self.session_name(), &URL_SAFE_NO_PAD.encode(id.0.expose()), None)
     }
 
-    /// `Set-Cookie` that takes the session away.
+    /// `Set-Cookie` that removes the session cookie.
     pub fn clear_session(&self) -> HeaderValue {
         self.set(self.session_name(), "", Some(0))
     }
 
-    /// `Set-Cookie` of a browser's secret for logins under way; short-lived, readable by the identity endpoints only as far
-    /// as `__Host-` allows.
+    /// `Set-Cookie` of a login cookie. Sent to every path of the origin, because `__Host-` allows no narrower path.
     pub fn set_login(&self, secret: &[u8; 32]) -> HeaderValue {
         self.set(self.login_name(), &URL_SAFE_NO_PAD.encode(secret), Some(LOGIN_SECONDS))
     }
 
-    /// Takes the gate's own cookies out of a request's `Cookie` headers: the app never sees them.
+    /// Removes the gate's own cookies from a request's `Cookie` headers: the app never sees them.
     pub fn strip(&self, headers: &mut HeaderMap) {
         let own = [self.session_name(), self.login_name()];
         let is_own = |pair: &[u8]| own.contains(&name_of(pair));
@@ -113,7 +112,7 @@ impl Cookies {
     }
 }
 
-/// The one value of a name, if it is 32 bytes as the gate writes them.
+/// The 32 bytes of the only cookie of a name; `None` if there are several, or if the form is another.
 fn secret(headers: &HeaderMap, name: &[u8]) -> Option<Redacted<[u8; 32]>> {
     let mut values = values(headers, name);
     let (Some(text), None) = (values.next(), values.next()) else {
@@ -123,7 +122,7 @@ fn secret(headers: &HeaderMap, name: &[u8]) -> Option<Redacted<[u8; 32]>> {
         return None;
     }
     let mut bytes = [0; 32];
-    // strict: the two bits that 43 characters have over must be zero, so there is one way to write an id
+    // strict: the two surplus bits of 43 characters must be zero, so an id has exactly one form
     let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
     (length == bytes.len()).then(|| Redacted::new(bytes))
 }
@@ -165,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_read_from_exactly_what_the_gate_writes() {
+    fn session_is_read_only_from_the_exact_form_that_the_gate_writes() {
         let good = written(7);
         let with = |text: &str| format!("__Host-cedargate={text}");
         let id = Some(SessionId(Redacted::new([7; 32])));
@@ -179,7 +178,7 @@ mod tests {
             with(&format!("{good}=")),
             with(&format!("{good}A")),
             with(&good.replace("BwcHBw", "Bwc+/w")),
-            // the same bytes written another way
+            // the same bytes in another form
             with(&format!("{}d", &good[..42])),
             good.clone(),
             format!("cedargate={good}"),
@@ -193,11 +192,9 @@ mod tests {
     }
 
     #[test]
-    fn two_cookies_of_the_name_are_none_wherever_they_stand() {
-        let (one, two) = (
-            format!("__Host-cedargate={}", written(1)),
-            format!("__Host-cedargate={}", written(2)),
-        );
+    fn two_session_cookies_count_as_none_in_any_order() {
+        let one = format!("__Host-cedargate={}", written(1));
+        let two = format!("__Host-cedargate={}", written(2));
         for values in [
             vec![format!("{one}; {two}")],
             vec![one.clone(), two.clone()],
@@ -212,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_is_what_is_read_and_says_no_more() {
+    fn cookies_that_are_set_can_be_read_and_carry_only_the_id() {
         let id = SessionId(Redacted::new([9; 32]));
         let set = COOKIES.set_session(&id);
         let text = set.to_str().unwrap();
@@ -240,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_app_sees_every_cookie_but_the_gates() {
+    fn app_sees_every_cookie_except_the_gates_own() {
         let own = format!("__Host-cedargate={}", written(1));
         let table: &[(&[&str], &[&str])] = &[
             (&["a=b"], &["a=b"]),

@@ -1,4 +1,7 @@
-//! What a session is: what is sealed in the store, and what a process knows of it.
+//! The records of a session: the data that the store seals, the session as this process holds it, and what a revocation names.
+//!
+//! The serde names and the hashed bytes are the stored format of running deployments: a field is renamed only together with
+//! `serde(rename)`, and a hash never changes.
 
 use std::sync::Arc;
 
@@ -6,77 +9,77 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::cookie::SessionId;
-use super::seal::sha256_of_parts;
+use crate::base::digest::sha256;
 use crate::types::{PortalSlug, Redacted};
 
 /// Characters of a handle in hex.
 const HEX_CHARS: usize = 64;
 
-/// Under which a session is stored: a hash of its id.
+/// A hash of the session id, under which the session is stored. Opens nothing, so records and operators may see it.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Handle(pub(super) [u8; 32]);
 
-/// What is sealed in the store with the server's keys and the cookie.
+/// The data of a session, sealed in the store with the server's keys and the cookie.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct SessionData {
-    /// Of `login.providers`.
+    /// Name of an entry of `login.providers`.
     pub provider: String,
-    /// Of `issuers`.
+    /// Name of an entry of `issuers`.
     pub issuer: String,
-    /// Of `issuers[].claims.subject`.
+    /// The claim that `issuers[].claims.subject` names.
     pub subject: String,
-    /// Where the login happened. Other portals may use the session if they trust its issuer and tenant.
+    /// Portal of the login. Other portals may use the session if they trust its issuer and tenant.
     pub portal: String,
-    /// Of the ID token and userinfo, or of the users file.
+    /// Claims of the ID token and userinfo, or of the users file.
     pub claims: Arc<Map<String, Value>>,
     /// Unix milliseconds of the login: `absolute_timeout` counts from here, and revocations end what began before them.
     pub created_at: i64,
     /// The provider's own name of its session (`sid`), for back-channel logout.
     pub idp_session: Option<String>,
-    /// Portals that the account may use; `None`: all that trust the provider.
+    /// Portals that the account may use; `None`: every portal that trusts the provider.
     #[serde(default)]
     pub portals: Option<Vec<String>>,
-    /// What the provider gave; `None`: local accounts.
+    /// Tokens of the provider; `None` for local accounts.
     pub grant: Option<Grant>,
-    /// The privileges changed since the id was made: it is rotated with the next answer that can carry a cookie.
+    /// The privileges changed since the id was made: the next response that can carry a cookie gives the session a new id.
     pub rotation_due: bool,
 }
 
-/// What a provider gave beside claims.
+/// The tokens that a provider gave.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Grant {
-    /// For `id_token_hint`.
+    /// Sent as `id_token_hint` on logout.
     #[serde(with = "secret")]
     pub id_token: Redacted<String>,
-    /// `None`: the provider gives none, and the session lives until its timeouts.
+    /// `None` if the provider gives none; then the session lives until its timeouts.
     #[serde(with = "optional_secret")]
     pub refresh_token: Option<Redacted<String>>,
-    /// For userinfo.
+    /// Sent to userinfo.
     #[serde(with = "secret")]
     pub access_token: Redacted<String>,
     /// Unix milliseconds after which the claims should be renewed; `None`: never.
     pub refresh_at: Option<i64>,
 }
 
-/// A session as this process knows it.
+/// A session as this process holds it.
 #[derive(Clone, Debug)]
 pub struct Session {
     pub handle: Handle,
     pub data: SessionData,
-    /// Differs whenever handle or data differ: what was made of one version must not be used for another.
+    /// Hash of handle and data. Values derived from one version must not be used for another.
     pub version: [u8; 32],
     /// Unix seconds of the absolute end.
     pub expires_at: i64,
-    /// The id that it was rotated to: the browser may not have it yet.
+    /// The id that the session was rotated to, as long as the browser may not have it.
     pub next: Option<SessionId>,
-    /// What revokes it.
-    pub(super) marks: Marks,
+    /// The keys of the revocation log that revoke this session.
+    pub(super) revocation_keys: RevocationKeys,
 }
 
-/// What an operator sees of a session.
+/// A session as operators see it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Card {
-    /// Hex of the handle: what `sessions revoke --session` takes.
+pub struct SessionSummary {
+    /// Hex of the handle; `sessions revoke --session` takes it.
     pub session: String,
     pub provider: String,
     pub issuer: String,
@@ -85,11 +88,11 @@ pub struct Card {
     pub portal: String,
     /// Unix milliseconds.
     pub created_at: i64,
-    /// Unix milliseconds, as far as the store was told.
+    /// Unix milliseconds of the last use that was written to the store.
     pub used_at: i64,
 }
 
-/// What can be revoked. Ends sessions, and all but `Session` and `IdpSession` bearer tokens, too.
+/// The target of a revocation. Every kind ends sessions; `Subject`, `Tenant` and `Portal` end bearer tokens too.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Revocation {
     Session(Handle),
@@ -100,7 +103,7 @@ pub enum Revocation {
     },
     Tenant(String),
     Portal(PortalSlug),
-    /// The provider's own session (`sid`).
+    /// The session at the provider (`sid`).
     IdpSession {
         issuer: String,
         sid: String,
@@ -112,7 +115,7 @@ impl Handle {
         hex::encode(self.0)
     }
 
-    /// Lower-case hex, whole.
+    /// Parses 64 lower-case hex digits.
     pub fn from_hex(text: &str) -> Option<Self> {
         let digit = |b: u8| match b {
             b'0'..=b'9' => Some(b - b'0'),
@@ -132,15 +135,15 @@ impl Handle {
     }
 }
 
-/// What a revocation names, hashed: the feed and its reader compare these and nothing else.
+/// The hashed target of a revocation. The revocation log stores and compares only these.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(super) struct Mark {
-    pub kind: MarkKind,
+pub(super) struct RevocationKey {
+    pub kind: RevocationKind,
     pub hash: [u8; 32],
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(super) enum MarkKind {
+pub(super) enum RevocationKind {
     Session,
     Subject,
     Tenant,
@@ -148,18 +151,18 @@ pub(super) enum MarkKind {
     IdpSession,
 }
 
-/// Every mark that revokes one session, made once.
+/// Every key that revokes one session, computed once when the session is read.
 #[derive(Clone, Debug)]
-pub(super) struct Marks {
-    /// The first id's handle: a session keeps it through every rotation.
+pub(super) struct RevocationKeys {
+    /// Handle of the session's first id. It stays the same through every rotation.
     pub lineage: Handle,
-    pub subject: Mark,
-    pub tenant: Option<Mark>,
-    pub portal: Mark,
-    pub idp_session: Option<Mark>,
+    pub subject: RevocationKey,
+    pub tenant: Option<RevocationKey>,
+    pub portal: RevocationKey,
+    pub idp_session: Option<RevocationKey>,
 }
 
-impl MarkKind {
+impl RevocationKind {
     pub const fn code(self) -> u8 {
         match self {
             Self::Session => b's',
@@ -175,38 +178,43 @@ impl MarkKind {
         all.into_iter().find(|kind| kind.code() == code)
     }
 
-    /// Whether it may end a bearer token as well.
-    pub const fn is_wide(self) -> bool {
+    /// True if a revocation of this kind may end a bearer token as well.
+    pub const fn ends_tokens(self) -> bool {
         matches!(self, Self::Subject | Self::Tenant | Self::Portal)
     }
 }
 
-impl Mark {
-    pub fn new(kind: MarkKind, parts: &[&str]) -> Self {
-        let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).collect();
+impl RevocationKey {
+    pub fn new(kind: RevocationKind, parts: &[&str]) -> Self {
+        // each part goes in with its length: no two lists of parts have the same bytes
+        let mut bytes = vec![kind.code()];
+        for part in parts {
+            bytes.extend_from_slice(&part.len().to_be_bytes());
+            bytes.extend_from_slice(part.as_bytes());
+        }
         Self {
             kind,
-            hash: sha256_of_parts(kind.code(), &parts),
+            hash: sha256(&bytes),
         }
     }
 
     pub const fn session(handle: Handle) -> Self {
         Self {
-            kind: MarkKind::Session,
+            kind: RevocationKind::Session,
             hash: handle.0,
         }
     }
 
     pub fn subject(issuer: &str, subject: &str) -> Self {
-        Self::new(MarkKind::Subject, &[issuer, subject])
+        Self::new(RevocationKind::Subject, &[issuer, subject])
     }
 
     pub fn tenant(tenant: &str) -> Self {
-        Self::new(MarkKind::Tenant, &[tenant])
+        Self::new(RevocationKind::Tenant, &[tenant])
     }
 
     pub fn portal(portal: &str) -> Self {
-        Self::new(MarkKind::Portal, &[portal])
+        Self::new(RevocationKind::Portal, &[portal])
     }
 
     pub fn of(what: &Revocation) -> Self {
@@ -215,25 +223,25 @@ impl Mark {
             Revocation::Subject { issuer, subject } => Self::subject(issuer, subject),
             Revocation::Tenant(tenant) => Self::tenant(tenant),
             Revocation::Portal(portal) => Self::portal(portal.as_str()),
-            Revocation::IdpSession { issuer, sid } => Self::new(MarkKind::IdpSession, &[issuer, sid]),
+            Revocation::IdpSession { issuer, sid } => Self::new(RevocationKind::IdpSession, &[issuer, sid]),
         }
     }
 }
 
-impl Marks {
+impl RevocationKeys {
     pub fn new(lineage: Handle, data: &SessionData, tenant: Option<&str>) -> Self {
         let sid = data.idp_session.as_deref();
         Self {
             lineage,
-            subject: Mark::subject(&data.issuer, &data.subject),
-            tenant: tenant.map(Mark::tenant),
-            portal: Mark::portal(&data.portal),
-            idp_session: sid.map(|sid| Mark::new(MarkKind::IdpSession, &[&data.issuer, sid])),
+            subject: RevocationKey::subject(&data.issuer, &data.subject),
+            tenant: tenant.map(RevocationKey::tenant),
+            portal: RevocationKey::portal(&data.portal),
+            idp_session: sid.map(|sid| RevocationKey::new(RevocationKind::IdpSession, &[&data.issuer, sid])),
         }
     }
 
-    /// Those that end what began before them.
-    pub fn timed(&self) -> impl Iterator<Item = &Mark> {
+    /// The keys that revoke a session only if it began before the revocation.
+    pub fn time_bound(&self) -> impl Iterator<Item = &RevocationKey> {
         [
             Some(&self.subject),
             self.tenant.as_ref(),
@@ -243,16 +251,6 @@ impl Marks {
         .into_iter()
         .flatten()
     }
-}
-
-/// A dotted path into the claims; a claim whose own name holds the dots wins. The same rule as for tokens.
-pub(super) fn claim<'a>(claims: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
-    if let Some(value) = claims.get(path) {
-        return Some(value);
-    }
-    let mut parts = path.split('.');
-    let first = claims.get(parts.next()?)?;
-    parts.try_fold(first, |value, part| value.as_object()?.get(part))
 }
 
 mod secret {
@@ -288,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_handle_is_exactly_its_64_hex_digits() {
+    fn handle_parses_from_exactly_64_lower_case_hex_digits() {
         let handle = Handle([0xa5; 32]);
         assert_eq!(Handle::from_hex(&handle.to_hex()), Some(handle));
         let good = handle.to_hex();
@@ -305,19 +303,19 @@ mod tests {
     }
 
     #[test]
-    fn no_two_revocations_share_a_mark() {
+    fn no_two_revocations_share_a_key() {
         let all = [
-            Mark::subject("a", "bc"),
-            Mark::subject("ab", "c"),
-            Mark::subject("", "abc"),
-            Mark::tenant("abc"),
-            Mark::portal("abc"),
-            Mark::new(MarkKind::IdpSession, &["a", "bc"]),
+            RevocationKey::subject("a", "bc"),
+            RevocationKey::subject("ab", "c"),
+            RevocationKey::subject("", "abc"),
+            RevocationKey::tenant("abc"),
+            RevocationKey::portal("abc"),
+            RevocationKey::new(RevocationKind::IdpSession, &["a", "bc"]),
         ];
         for (n, one) in all.iter().enumerate() {
             assert!(all.iter().skip(n + 1).all(|other| other != one && other.hash != one.hash));
-            assert_eq!(MarkKind::from_code(one.kind.code()), Some(one.kind));
+            assert_eq!(RevocationKind::from_code(one.kind.code()), Some(one.kind));
         }
-        assert_eq!(MarkKind::from_code(b'x'), None);
+        assert_eq!(RevocationKind::from_code(b'x'), None);
     }
 }

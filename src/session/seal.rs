@@ -1,34 +1,39 @@
-//! What leaves the process is sealed: sessions, small shared values, and the state of logins.
+//! Seals every value that leaves the process: sessions, small shared values, and the state of logins.
 //!
-//! A session's value is `version | key id | length | card | body`, each part `nonce | ciphertext | tag` of AES-256-GCM. The
-//! card opens with the ring, so that an operator can list sessions. The body's key comes from the ring *and* the cookie's id,
-//! so neither a dump of the store nor the ring alone opens it. Both are bound to deployment and handle, and the body to
-//! the very card beside it: a value that was moved, mixed or changed does not open.
+//! A session's value is `version | key id | length | header | body`; header and body are each `nonce | ciphertext | tag` of
+//! AES-256-GCM. The server's keys open the header, so that an operator can list sessions. The body's key is derived from the
+//! server's keys *and* the cookie's id, so neither a dump of the store nor the keys alone open it. Both are bound to deployment
+//! and handle, and the body to exactly the header beside it: a value that was moved, mixed or changed does not open.
+//!
+//! The labels and the layout are the stored format of running deployments and never change.
+
+pub mod keys;
 
 use aws_lc_rs::aead::{Aad, Nonce, RandomizedNonceKey};
-use aws_lc_rs::digest::{Context, SHA256};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
+use self::keys::{ActiveKeyRing, KEY_ID_BYTES, RingKey};
+use super::StoreError;
 use super::cookie::SessionId;
-use super::keys::{KEY_ID_BYTES, Keys, RingKey};
-use super::record::{Card, Handle, SessionData};
+use super::record::{Handle, SessionData, SessionSummary};
+use crate::base::digest::sha256_of;
 
 const VERSION: u8 = 1;
 const NONCE_BYTES: usize = 12;
 /// Version and key id.
 const HEAD_BYTES: usize = 1 + KEY_ID_BYTES;
 const HANDLE_LABEL: &[u8] = b"cedargate session handle v1";
-const CARD_LABEL: &[u8] = b"cedargate session card v1";
+const HEADER_LABEL: &[u8] = b"cedargate session card v1";
 const BODY_LABEL: &[u8] = b"cedargate session body v1";
 const SHARED_LABEL: &[u8] = b"cedargate shared value v1";
-const TRIP_LABEL: &[u8] = b"cedargate trip v1";
+const BROWSER_LABEL: &[u8] = b"cedargate trip v1";
 
 /// Why a value does not open.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum OpenError {
-    #[error("it is no sealed value of this version")]
+    #[error("it is not a sealed value of this version")]
     Form,
     #[error("no key of the ring sealed it (sessions.key_file)")]
     UnknownKey,
@@ -41,41 +46,42 @@ pub enum OpenError {
 #[error("the value cannot be sealed")]
 pub struct SealError;
 
-/// What the operator may see, and what the store's keeper needs without a cookie.
+/// The part of a session that the server's keys open without the cookie: the operator's view, and the state of rotation and
+/// renewal.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct StoredCard {
+pub struct SealedHeader {
     #[serde(flatten)]
-    pub card: Card,
-    /// Hex of the first id's handle.
+    pub summary: SessionSummary,
+    /// Hex of the handle of the session's first id.
     pub lineage: String,
-    /// Unix milliseconds after which this id is no good: it was rotated.
+    /// Unix milliseconds after which this id is refused; set once its successor was used.
     pub ends_at: Option<i64>,
-    /// Hex of the handle that came after it.
+    /// Hex of the handle of the id that this one was rotated to.
     pub successor: Option<String>,
-    /// Nobody came with this id yet: the one before it goes on until somebody does.
-    #[serde(default)]
-    pub unproven: bool,
-    /// Those who asked the provider to renew the grant and did not write what came of it: the grant may be spent.
-    #[serde(default)]
-    pub asked: Vec<Asked>,
+    /// No request has used this rotated id yet; the previous id stays valid until one does.
+    #[serde(default, rename = "unproven")]
+    pub unconfirmed: bool,
+    /// Processes that asked the provider to renew the grant and have not written the result: the stored grant may be spent.
+    #[serde(default, rename = "asked")]
+    pub renewal_claims: Vec<RenewalClaim>,
     /// Unix milliseconds of the last renewal.
     #[serde(default)]
     pub renewed_at: Option<i64>,
 }
 
-/// A process that renews a session.
+/// The claim of one process to renew a session.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Asked {
+pub struct RenewalClaim {
     /// Unix milliseconds.
     pub renewing_since: i64,
-    /// The process' random name.
+    /// Random name of the process.
     pub by: String,
 }
 
-impl StoredCard {
-    /// Of several ids of one session the highest is the one that it goes by.
+impl SealedHeader {
+    /// Orders the ids of one session for a listing: the highest rank is the current id.
     pub fn rank(&self) -> u8 {
-        match (self.unproven, &self.successor) {
+        match (self.unconfirmed, &self.successor) {
             (false, None) => 2,
             (false, Some(_)) => 1,
             (true, _) => 0,
@@ -83,139 +89,141 @@ impl StoredCard {
     }
 }
 
-/// The ids around this one. They open with its cookie alone: who has it may have the next, and may end the one before.
+/// The previous and the next id of a rotated session. They are in the body, which only the cookie opens: the holder of an id
+/// may learn the next id and may end the previous one.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct Links {
+pub struct RotationLinks {
     #[serde(with = "link")]
     pub previous: Option<SessionId>,
     #[serde(with = "link")]
     pub next: Option<SessionId>,
 }
 
-/// A session's value, open.
+/// A session's value, opened.
 #[derive(Clone, Debug)]
-pub struct Opened {
-    pub card: StoredCard,
+pub struct OpenedSession {
+    pub header: SealedHeader,
     pub data: SessionData,
-    pub links: Links,
+    pub links: RotationLinks,
     pub version: [u8; 32],
 }
 
 /// Seals and opens for one deployment.
 pub struct Seal {
-    pub keys: Keys,
-    /// `sessions.redis.key_prefix`: what is sealed under one does not open under another.
+    pub keys: ActiveKeyRing,
+    /// `sessions.redis.key_prefix`. A value sealed under one prefix does not open under another.
     pub prefix: String,
 }
 
 impl Seal {
     pub fn handle(id: &SessionId) -> Handle {
-        Handle(sha256(&[HANDLE_LABEL, id.0.expose()]))
+        Handle(sha256_of(&[HANDLE_LABEL, id.0.expose()]))
     }
 
     pub fn session(
         &self,
         id: &SessionId,
-        card: &StoredCard,
-        (data, links): (&SessionData, &Links),
+        header: &SealedHeader,
+        data: &SessionData,
+        links: &RotationLinks,
     ) -> Result<Vec<u8>, SealError> {
         let handle = Self::handle(id);
         let ring = self.keys.ring();
         let key = ring.sealing();
-        let card = serde_json::to_vec(card).map_err(|_unlikely| SealError)?;
+        let header = serde_json::to_vec(header).map_err(|_unlikely| SealError)?;
         let mut data = serde_json::to_vec(data).map_err(|_unlikely| SealError)?;
         data.extend(serde_json::to_vec(links).map_err(|_unlikely| SealError)?);
-        let aad = self.bound(CARD_LABEL, &handle.0, key);
-        let card = seal(&self.card_key(key).ok_or(SealError)?, &aad, card)?;
-        let aad = [self.bound(BODY_LABEL, &handle.0, key), card.clone()].concat();
+        let aad = self.bound_to(HEADER_LABEL, &handle.0, key);
+        let header = seal(&self.header_key(key).ok_or(SealError)?, &aad, header)?;
+        let aad = [self.bound_to(BODY_LABEL, &handle.0, key), header.clone()].concat();
         let body = seal(&self.body_key(key, id, handle).ok_or(SealError)?, &aad, data)?;
-        let length = u32::try_from(card.len()).map_err(|_huge| SealError)?;
-        Ok([&[VERSION][..], &key.id, &length.to_be_bytes(), &card, &body].concat())
+        let length = u32::try_from(header.len()).map_err(|_huge| SealError)?;
+        Ok([&[VERSION][..], &key.id, &length.to_be_bytes(), &header, &body].concat())
     }
 
-    pub fn open_session(&self, id: &SessionId, value: &[u8]) -> Result<Opened, OpenError> {
+    pub fn open_session(&self, id: &SessionId, value: &[u8]) -> Result<OpenedSession, OpenError> {
         let handle = Self::handle(id);
         let ring = self.keys.ring();
-        let parts = Parts::read(value)?;
+        let parts = SealedParts::read(value)?;
         let key = ring.find(parts.key_id).ok_or(OpenError::UnknownKey)?;
-        let card = self.open_parts_card(&parts, key, handle)?;
-        let aad = [&self.bound(BODY_LABEL, &handle.0, key), parts.card].concat();
+        let header = self.open_header_part(&parts, key, handle)?;
+        let aad = [&self.bound_to(BODY_LABEL, &handle.0, key), parts.header].concat();
         let body_key = self.body_key(key, id, handle).ok_or(OpenError::Broken)?;
         let body = open(&body_key, &aad, parts.body)?;
         let mut texts = serde_json::Deserializer::from_slice(&body);
         let data = SessionData::deserialize(&mut texts).map_err(|_may_quote| OpenError::Form)?;
-        // what was sealed before there were any has none
-        let links = Links::deserialize(&mut texts).unwrap_or_default();
-        Ok(Opened {
-            card,
+        // values sealed before rotation existed have no links
+        let links = RotationLinks::deserialize(&mut texts).unwrap_or_default();
+        Ok(OpenedSession {
+            header,
             data,
             links,
-            version: sha256(&[&handle.0, &body]),
+            version: sha256_of(&[&handle.0, &body]),
         })
     }
 
-    /// What can be seen without the cookie.
-    pub fn open_card(&self, handle: Handle, value: &[u8]) -> Result<StoredCard, OpenError> {
+    /// Opens the header, for which no cookie is needed.
+    pub fn open_header(&self, handle: Handle, value: &[u8]) -> Result<SealedHeader, OpenError> {
         let ring = self.keys.ring();
-        let parts = Parts::read(value)?;
+        let parts = SealedParts::read(value)?;
         let key = ring.find(parts.key_id).ok_or(OpenError::UnknownKey)?;
-        self.open_parts_card(&parts, key, handle)
+        self.open_header_part(&parts, key, handle)
     }
 
-    /// A small value for other replicas, bound to where it is kept.
-    pub fn shared(&self, place: &[u8], value: &[u8]) -> Result<Vec<u8>, SealError> {
-        self.seal_with(SHARED_LABEL, b"", place, value)
+    /// Seals a small value for other replicas, bound to the store's key that it is kept under.
+    pub fn shared(&self, store_key: &[u8], value: &[u8]) -> Result<Vec<u8>, SealError> {
+        self.seal_with(SHARED_LABEL, b"", store_key, value)
     }
 
-    pub fn open_shared(&self, place: &[u8], value: &[u8]) -> Result<Vec<u8>, OpenError> {
-        self.open_with(SHARED_LABEL, b"", place, value)
+    pub fn open_shared(&self, store_key: &[u8], value: &[u8]) -> Result<Vec<u8>, OpenError> {
+        self.open_with(SHARED_LABEL, b"", store_key, value)
     }
 
-    /// A value that goes through the browser; only who has the secret as well brings it back.
-    pub fn trip(&self, secret: &[u8], value: &[u8]) -> Result<String, SealError> {
-        let sealed = self.seal_with(TRIP_LABEL, secret, b"", value)?;
+    /// Seals a value that passes through the browser. Opening it needs the same secret.
+    pub fn for_browser(&self, secret: &[u8], value: &[u8]) -> Result<String, SealError> {
+        let sealed = self.seal_with(BROWSER_LABEL, secret, b"", value)?;
         Ok(URL_SAFE_NO_PAD.encode(sealed))
     }
 
-    pub fn open_trip(&self, secret: &[u8], text: &str) -> Result<Vec<u8>, OpenError> {
+    pub fn open_from_browser(&self, secret: &[u8], text: &str) -> Result<Vec<u8>, OpenError> {
         let sealed = URL_SAFE_NO_PAD.decode(text).map_err(|_may_quote| OpenError::Form)?;
-        self.open_with(TRIP_LABEL, secret, b"", &sealed)
+        self.open_with(BROWSER_LABEL, secret, b"", &sealed)
     }
 
-    fn seal_with(&self, label: &[u8], salt: &[u8], place: &[u8], value: &[u8]) -> Result<Vec<u8>, SealError> {
+    fn seal_with(&self, label: &[u8], salt: &[u8], context: &[u8], value: &[u8]) -> Result<Vec<u8>, SealError> {
         let ring = self.keys.ring();
         let key = ring.sealing();
-        let own = key.derive(salt, &[label, self.prefix.as_bytes(), place]).ok_or(SealError)?;
-        let sealed = seal(&own, &self.bound(label, place, key), value.to_vec())?;
+        let own = key.derive(salt, &[label, self.prefix.as_bytes(), context]).ok_or(SealError)?;
+        let sealed = seal(&own, &self.bound_to(label, context, key), value.to_vec())?;
         Ok([&[VERSION][..], &key.id, &sealed].concat())
     }
 
-    fn open_with(&self, label: &[u8], salt: &[u8], place: &[u8], value: &[u8]) -> Result<Vec<u8>, OpenError> {
+    fn open_with(&self, label: &[u8], salt: &[u8], context: &[u8], value: &[u8]) -> Result<Vec<u8>, OpenError> {
         let ring = self.keys.ring();
-        let (key_id, sealed) = head(value)?;
+        let (key_id, sealed) = split_key_id(value)?;
         let key = ring.find(key_id).ok_or(OpenError::UnknownKey)?;
-        let own = key.derive(salt, &[label, self.prefix.as_bytes(), place]);
-        open(&own.ok_or(OpenError::Broken)?, &self.bound(label, place, key), sealed)
+        let own = key.derive(salt, &[label, self.prefix.as_bytes(), context]);
+        open(&own.ok_or(OpenError::Broken)?, &self.bound_to(label, context, key), sealed)
     }
 
-    fn open_parts_card(&self, parts: &Parts<'_>, key: &RingKey, handle: Handle) -> Result<StoredCard, OpenError> {
-        let card_key = self.card_key(key).ok_or(OpenError::Broken)?;
-        let card = open(&card_key, &self.bound(CARD_LABEL, &handle.0, key), parts.card)?;
-        serde_json::from_slice(&card).map_err(|_may_quote| OpenError::Form)
+    fn open_header_part(&self, parts: &SealedParts<'_>, key: &RingKey, handle: Handle) -> Result<SealedHeader, OpenError> {
+        let header_key = self.header_key(key).ok_or(OpenError::Broken)?;
+        let header = open(&header_key, &self.bound_to(HEADER_LABEL, &handle.0, key), parts.header)?;
+        serde_json::from_slice(&header).map_err(|_may_quote| OpenError::Form)
     }
 
-    fn card_key(&self, key: &RingKey) -> Option<RandomizedNonceKey> {
-        key.derive(b"", &[CARD_LABEL, self.prefix.as_bytes()])
+    fn header_key(&self, key: &RingKey) -> Option<RandomizedNonceKey> {
+        key.derive(b"", &[HEADER_LABEL, self.prefix.as_bytes()])
     }
 
     fn body_key(&self, key: &RingKey, id: &SessionId, handle: Handle) -> Option<RandomizedNonceKey> {
         key.derive(id.0.expose(), &[BODY_LABEL, self.prefix.as_bytes(), &handle.0])
     }
 
-    /// What a sealed part belongs to.
-    fn bound(&self, label: &[u8], place: &[u8], key: &RingKey) -> Vec<u8> {
+    /// The associated data of a sealed part: label, deployment, context and key, each with its length.
+    fn bound_to(&self, label: &[u8], context: &[u8], key: &RingKey) -> Vec<u8> {
         let mut aad = vec![VERSION];
-        for part in [label, self.prefix.as_bytes(), place, &key.id] {
+        for part in [label, self.prefix.as_bytes(), context, &key.id] {
             aad.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
             aad.extend_from_slice(part);
         }
@@ -223,24 +231,25 @@ impl Seal {
     }
 }
 
-/// Where the parts of a session's value lie.
-struct Parts<'a> {
+/// The parts of a session's value, still sealed.
+struct SealedParts<'a> {
     key_id: &'a [u8],
-    card: &'a [u8],
+    header: &'a [u8],
     body: &'a [u8],
 }
 
-impl<'a> Parts<'a> {
+impl<'a> SealedParts<'a> {
     fn read(value: &'a [u8]) -> Result<Self, OpenError> {
-        let (key_id, rest) = head(value)?;
+        let (key_id, rest) = split_key_id(value)?;
         let (length, rest) = rest.split_first_chunk::<4>().ok_or(OpenError::Form)?;
         let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_huge| OpenError::Form)?;
-        let (card, body) = rest.split_at_checked(length).ok_or(OpenError::Form)?;
-        Ok(Self { key_id, card, body })
+        let (header, body) = rest.split_at_checked(length).ok_or(OpenError::Form)?;
+        Ok(Self { key_id, header, body })
     }
 }
 
-fn head(value: &[u8]) -> Result<(&[u8], &[u8]), OpenError> {
+/// Checks the version; returns the key id and the rest.
+fn split_key_id(value: &[u8]) -> Result<(&[u8], &[u8]), OpenError> {
     let (head, rest) = value.split_at_checked(HEAD_BYTES).ok_or(OpenError::Form)?;
     match head.split_first() {
         Some((&VERSION, key_id)) => Ok((key_id, rest)),
@@ -265,27 +274,16 @@ fn open(key: &RandomizedNonceKey, aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, 
     Ok(text)
 }
 
-pub(super) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
-    let mut context = Context::new(&SHA256);
-    for part in parts {
-        context.update(part);
+impl From<SealError> for StoreError {
+    fn from(error: SealError) -> Self {
+        Self::Refused(error.to_string())
     }
-    let mut hash = [0; 32];
-    hash.copy_from_slice(context.finish().as_ref());
-    hash
 }
 
-/// No two lists of parts have the same bytes: each goes with its length.
-pub(super) fn sha256_of_parts(kind: u8, parts: &[&[u8]]) -> [u8; 32] {
-    let mut context = Context::new(&SHA256);
-    context.update(&[kind]);
-    for part in parts {
-        context.update(&part.len().to_be_bytes());
-        context.update(part);
+impl From<OpenError> for StoreError {
+    fn from(error: OpenError) -> Self {
+        Self::Refused(error.to_string())
     }
-    let mut hash = [0; 32];
-    hash.copy_from_slice(context.finish().as_ref());
-    hash
 }
 
 mod link {
@@ -309,5 +307,4 @@ mod link {
 }
 
 #[cfg(test)]
-#[path = "seal_tests.rs"]
 mod tests;

@@ -1,31 +1,24 @@
-//! Where sealed values are kept: in this process, or in Redis.
+//! The store of sealed values: in this process, or in Redis.
 //!
-//! Knows keys, bytes and times to live; what they mean is `Sessions`' business. Every answer is what the store said or a
+//! It knows keys, bytes and times to live; `Sessions` knows their meaning. Every result is an answer of the store or a
 //! `StoreError`, never a guess.
+
+pub(super) mod memory;
+pub(super) mod outcome;
+pub(super) mod redis;
 
 use std::time::Duration;
 
+use self::memory::MemoryStore;
+use self::outcome::{Replicated, Swap, number};
+use self::redis::RedisStore;
 use super::StoreError;
-use super::feed::Entry;
-use super::memory::{Memory, number};
 use super::record::Handle;
-use super::redis::Redis;
-
-/// What came of a compare-and-set.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Swap {
-    Done,
-    /// Somebody else changed it.
-    Changed,
-    Gone,
-}
-
-/// Whether a replica of the store has what was written; `None`: there is no replica.
-pub type Replicated = Option<bool>;
+use super::revocations::log::RevocationEntry;
 
 pub enum Store {
-    Memory(Memory),
-    Redis(Box<Redis>),
+    Memory(MemoryStore),
+    Redis(Box<RedisStore>),
 }
 
 impl Store {
@@ -43,7 +36,7 @@ impl Store {
         }
     }
 
-    /// Returns when a replica has it, where there is one.
+    /// Writes, and returns once a replica has it, if the store has replicas.
     pub async fn write_durably(&self, key: &str, value: Vec<u8>, ttl: Duration) -> Result<Replicated, StoreError> {
         match self {
             Self::Memory(memory) => memory.write(key, value, ttl).map(|()| None),
@@ -51,7 +44,7 @@ impl Store {
         }
     }
 
-    /// True if nothing was there.
+    /// Writes only if there is no value; returns true if it wrote.
     pub async fn write_first(&self, key: &str, value: Vec<u8>, ttl: Duration) -> Result<bool, StoreError> {
         match self {
             Self::Memory(memory) => memory.write_first(key, value, ttl),
@@ -59,7 +52,7 @@ impl Store {
         }
     }
 
-    /// Writes only if the value still is what was read.
+    /// Writes only if the value still is `old`.
     pub async fn swap(&self, key: &str, old: &[u8], new: Vec<u8>, ttl: Duration) -> Result<Swap, StoreError> {
         match self {
             Self::Memory(memory) => Ok(memory.swap(key, old, new, ttl)),
@@ -67,7 +60,7 @@ impl Store {
         }
     }
 
-    /// Removes only what is as it was.
+    /// Removes the value only if it still is `old`.
     pub async fn remove_if(&self, key: &str, old: &[u8]) -> Result<(), StoreError> {
         match self {
             Self::Memory(memory) => {
@@ -88,7 +81,7 @@ impl Store {
         }
     }
 
-    /// Counts up; the time begins with the first.
+    /// Adds to a counter and returns the sum. The time to live begins with the first increment.
     pub async fn count(&self, key: &str, by: u64, ttl: Duration) -> Result<u64, StoreError> {
         match self {
             Self::Memory(memory) => memory.count(key, by, ttl),
@@ -100,7 +93,7 @@ impl Store {
         Ok(self.read(key).await?.map_or(0, |value| number(&value)))
     }
 
-    /// Keys with their values, at most `limit`, in no order.
+    /// Returns keys that begin with `prefix` with their values, at most `limit`, in no order.
     pub async fn scan(&self, prefix: &str, limit: usize) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
         match self {
             Self::Memory(memory) => Ok(memory.scan(prefix, limit)),
@@ -108,7 +101,7 @@ impl Store {
         }
     }
 
-    /// Unix milliseconds of the store's clock, if it has one of its own.
+    /// Unix milliseconds of the store's clock; `None` if it has no clock of its own or does not answer.
     pub async fn now(&self) -> Option<i64> {
         match self {
             Self::Memory(_) => None,
@@ -116,15 +109,15 @@ impl Store {
         }
     }
 
-    /// Tells every replica of the gate; returns when a replica of the store has it, where there is one.
-    pub async fn publish(&self, entries: &[Entry]) -> Result<Replicated, StoreError> {
+    /// Publishes revocations to every replica of the gate; returns once a replica of the store has them, if there is one.
+    pub async fn publish(&self, entries: &[RevocationEntry]) -> Result<Replicated, StoreError> {
         match self {
             Self::Memory(_) => Ok(None),
             Self::Redis(redis) => redis.publish(entries).await,
         }
     }
 
-    /// Tells every replica of the gate that what it knows of a session is old.
+    /// Makes every replica of the gate drop the session from its cache.
     pub async fn publish_change(&self, handle: Handle) -> Result<(), StoreError> {
         match self {
             Self::Memory(_) => Ok(()),

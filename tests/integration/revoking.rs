@@ -163,7 +163,7 @@ fn what_is_misspelt_or_unknown_ends_nothing_and_says_so() {
         (&["revoke"][..], 64, "--session"),
         (&["revoke", "--tenant", "acme", "--portal", "p"], 64, "cannot be used with"),
         (&["revoke", "--portal", "q"], 1, "there is no portal `q`"),
-        (&["revoke", "--session", "xyz"], 1, "is no session"),
+        (&["revoke", "--session", "xyz"], 1, "is not a session"),
         (&["revoke", "--subject", "alice"], 1, "say whose subject it is"),
         (
             &["revoke", "--subject", "alice", "--issuer", "corp"],

@@ -1,30 +1,28 @@
-//! Sessions over the control socket: what there are, and ending them.
+//! Sessions over the control socket: lists them and revokes them.
 //!
-//! What to list or revoke is in the query: bodies are never read. A revocation names exactly one thing; one that names
-//! none, or that is misspelt, ends nothing.
+//! The query string names the sessions to list or the target to revoke; bodies are never read. A revocation names exactly one
+//! target. A query that names no target, two targets or an unknown key revokes nothing.
 
+use cedargate_policy::decision::http::query_pairs;
 use std::num::NonZeroUsize;
 
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::Control;
+use super::{Control, JsonAnswer, error};
 use crate::audit::{AuthEvent, Event};
-use crate::session::{Card, Handle, Revocation, StoreError};
+use crate::session::{Handle, Revocation, SessionSummary, StoreError};
 use crate::types::PortalSlug;
-use cedargate_policy::decision::http::query_pairs;
 
-/// Sessions that are looked through for a listing.
-const LOOKED_AT_MAX: usize = 100_000;
-/// Sessions in a listing, if nobody says how many.
-const LISTED: usize = 1000;
+/// Sessions that the store reads for one listing.
+const READ_MAX: usize = 100_000;
+/// Sessions in a listing without `limit`.
+const LIMIT_DEFAULT: usize = 1000;
 
-/// Of a revocation that only this gate knows.
-const NOT_EVERYWHERE: &str = "the session store does not take it yet; it holds at this gate, which goes on trying";
+/// Warning of a revocation that the store did not take yet.
+const NOT_EVERYWHERE: &str = "the session store does not take the revocation yet; it holds at this gate, which keeps trying";
 
-type Answer = (StatusCode, Value);
-
-/// Which sessions to list.
+/// The sessions to list; `None` matches every session.
 #[derive(Default)]
 struct Filter {
     issuer: Option<String>,
@@ -35,48 +33,49 @@ struct Filter {
 }
 
 impl Control {
-    pub(super) async fn list_sessions(&self, query: &str) -> Answer {
+    pub(super) async fn list_sessions(&self, query: &str) -> JsonAnswer {
         let filter = match Filter::parse(query) {
             Ok(filter) => filter,
-            Err(message) => return (StatusCode::BAD_REQUEST, json!({"error": message})),
+            Err(message) => return error(StatusCode::BAD_REQUEST, &message),
         };
         if let Some(Err(message)) = filter.portal.as_deref().map(|portal| self.known_portal(portal)) {
-            return (StatusCode::BAD_REQUEST, json!({"error": message}));
+            return error(StatusCode::BAD_REQUEST, &message);
         }
-        let limit = filter.limit.unwrap_or(LISTED);
-        match self.gate.sessions.list(LOOKED_AT_MAX).await {
+        let limit = filter.limit.unwrap_or(LIMIT_DEFAULT);
+        match self.gate.sessions.list(READ_MAX).await {
             Ok(listing) => {
                 let unreadable = listing.unreadable;
-                let mut fitting: Vec<Card> = listing.cards.into_iter().filter(|card| filter.fits(card)).collect();
-                fitting.sort_by_key(|card| std::cmp::Reverse(card.created_at));
-                let more = !listing.all || fitting.len() > limit;
+                let mut matching: Vec<SessionSummary> =
+                    listing.summaries.into_iter().filter(|card| filter.matches(card)).collect();
+                matching.sort_by_key(|card| std::cmp::Reverse(card.created_at));
+                let more = !listing.all || matching.len() > limit;
                 let complete = !more && unreadable == 0;
-                fitting.truncate(limit);
-                (
-                    StatusCode::OK,
-                    json!({"sessions": fitting, "complete": complete, "more": more, "unreadable": unreadable}),
-                )
+                matching.truncate(limit);
+                ok(json!({"sessions": matching, "complete": complete, "more": more, "unreadable": unreadable}))
             }
             Err(error) => unavailable(&error),
         }
     }
 
-    pub(super) async fn revoke(&self, query: &str) -> Answer {
-        let what = match self.target(query) {
-            Ok(what) => what,
-            Err(message) => return (StatusCode::BAD_REQUEST, json!({"error": message})),
+    pub(super) async fn revoke(&self, query: &str) -> JsonAnswer {
+        let target = match self.target(query) {
+            Ok(target) => target,
+            Err(message) => return error(StatusCode::BAD_REQUEST, &message),
         };
-        let outcome = self.gate.sessions.revoke(what.clone()).await;
-        let mut event = described(&what);
-        event.event = "revocation";
-        (event.result, event.reason) = match &outcome {
-            Ok(_) => ("success", "operator"),
-            Err(_) => ("failure", "store_unavailable"),
-        };
-        event.detail = match &outcome {
-            Ok(revoked) => (!revoked.everywhere).then(|| NOT_EVERYWHERE.to_owned()),
-            Err(error) => Some(error.to_string()),
-        };
+        let outcome = self.gate.sessions.revoke(target.clone()).await;
+        let mut event = revocation_event(&target);
+        match &outcome {
+            Ok(revoked) => {
+                event.result = "success";
+                event.reason = "operator";
+                event.detail = (!revoked.everywhere).then(|| NOT_EVERYWHERE.to_owned());
+            }
+            Err(error) => {
+                event.result = "failure";
+                event.reason = "store_unavailable";
+                event.detail = Some(error.to_string());
+            }
+        }
         self.gate.audit.send(Event::Auth(Box::new(event)));
         match outcome {
             Ok(revoked) => {
@@ -84,47 +83,43 @@ impl Control {
                 if let (false, Some(body)) = (revoked.everywhere, body.as_object_mut()) {
                     body.insert("warning".to_owned(), NOT_EVERYWHERE.into());
                 }
-                (StatusCode::OK, body)
+                ok(body)
             }
             Err(error) => unavailable(&error),
         }
     }
 
-    /// What the query names: exactly one thing.
+    /// The one target that the query names.
     fn target(&self, query: &str) -> Result<Revocation, String> {
         let mut pairs = query_pairs(query);
         let mut take = |name: &str| {
             let at = pairs.iter().position(|(key, _)| key == name)?;
             Some(pairs.swap_remove(at).1)
         };
-        let (issuer, subject) = (take("issuer"), take("subject"));
-        let named = [
-            ("session", take("session")),
-            ("tenant", take("tenant")),
-            ("portal", take("portal")),
-        ];
+        let issuer = take("issuer");
+        let subject = take("subject");
+        let named = ["session", "tenant", "portal"].map(|key| (key, take(key)));
         if let Some((key, _)) = pairs.first() {
             return Err(format!("`{key}` is unknown or given twice"));
         }
-        let mut named = named.into_iter().filter_map(|(key, value)| Some((key, value?)));
-        let (first, second) = (named.next(), named.next());
-        match (first, second, subject, issuer) {
-            (None, None, Some(subject), issuer) if !subject.is_empty() => Ok(Revocation::Subject {
+        let targets: Vec<_> = named.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+        match (targets.as_slice(), subject, issuer) {
+            ([], Some(subject), issuer) if !subject.is_empty() => Ok(Revocation::Subject {
                 issuer: self.issuer(issuer)?,
                 subject,
             }),
-            (Some((key, value)), None, None, None) if !value.is_empty() => self.single(key, value),
+            ([(key, value)], None, None) if !value.is_empty() => self.single_target(key, value),
             _ => Err("name exactly one of `session`, `subject` (with `issuer`), `tenant` and `portal`".to_owned()),
         }
     }
 
-    fn single(&self, key: &str, value: String) -> Result<Revocation, String> {
+    fn single_target(&self, key: &str, value: &str) -> Result<Revocation, String> {
         match key {
-            "session" => Handle::from_hex(&value)
+            "session" => Handle::from_hex(value)
                 .map(Revocation::Session)
-                .ok_or_else(|| format!("`{value}` is no session; take it from the listing")),
-            "tenant" => Ok(Revocation::Tenant(value)),
-            _ => self.known_portal(&value).map(Revocation::Portal),
+                .ok_or_else(|| format!("`{value}` is not a session; take its id from the listing")),
+            "tenant" => Ok(Revocation::Tenant(value.to_owned())),
+            _ => self.known_portal(value).map(Revocation::Portal),
         }
     }
 
@@ -135,7 +130,7 @@ impl Control {
         slug.ok_or_else(|| format!("there is no portal `{name}`"))
     }
 
-    /// Where there is one issuer only, it need not be named.
+    /// The named issuer, or the only one.
     fn issuer(&self, named: Option<String>) -> Result<String, String> {
         let known: Vec<&str> = self.gate.config.issuers.iter().map(|issuer| &*issuer.scope.name).collect();
         match (named, known.as_slice()) {
@@ -158,7 +153,7 @@ impl Filter {
                 "portal" => filter.portal = Some(value),
                 "limit" => {
                     let limit = value.parse::<NonZeroUsize>();
-                    filter.limit = Some(limit.map_err(|_no| format!("`{value}` is no number from 1 on"))?.get());
+                    filter.limit = Some(limit.map_err(|_no| format!("`{value}` is not a number from 1 on"))?.get());
                 }
                 other => {
                     return Err(format!(
@@ -170,22 +165,26 @@ impl Filter {
         Ok(filter)
     }
 
-    fn fits(&self, card: &Card) -> bool {
-        let fits = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|wanted| wanted == is);
-        fits(&self.issuer, &card.issuer)
-            && fits(&self.subject, &card.subject)
-            && fits(&self.tenant, card.tenant.as_deref().unwrap_or_default())
-            && fits(&self.portal, &card.portal)
+    fn matches(&self, card: &SessionSummary) -> bool {
+        let matches = |wanted: &Option<String>, actual: &str| wanted.as_deref().is_none_or(|wanted| wanted == actual);
+        matches(&self.issuer, &card.issuer)
+            && matches(&self.subject, &card.subject)
+            && matches(&self.tenant, card.tenant.as_deref().unwrap_or_default())
+            && matches(&self.portal, &card.portal)
     }
 }
 
-/// A revocation, as its record names it.
-fn described(what: &Revocation) -> AuthEvent {
-    let mut event = AuthEvent::default();
-    match what {
+/// The record of a revocation, without its outcome.
+fn revocation_event(target: &Revocation) -> AuthEvent {
+    let mut event = AuthEvent {
+        event: "revocation",
+        ..AuthEvent::default()
+    };
+    match target {
         Revocation::Session(handle) => event.session = Some(handle.to_hex()),
         Revocation::Subject { issuer, subject } => {
-            (event.issuer, event.subject) = (Some(issuer.as_str().into()), Some(subject.clone()));
+            event.issuer = Some(issuer.as_str().into());
+            event.subject = Some(subject.clone());
         }
         Revocation::Tenant(tenant) => event.tenant = Some(tenant.clone()),
         Revocation::Portal(portal) => event.portal = Some(portal.as_str().into()),
@@ -194,6 +193,13 @@ fn described(what: &Revocation) -> AuthEvent {
     event
 }
 
-fn unavailable(error: &StoreError) -> Answer {
-    (StatusCode::SERVICE_UNAVAILABLE, json!({"error": error.to_string()}))
+fn ok(body: Value) -> JsonAnswer {
+    JsonAnswer {
+        status: StatusCode::OK,
+        body,
+    }
+}
+
+fn unavailable(reason: &StoreError) -> JsonAnswer {
+    error(StatusCode::SERVICE_UNAVAILABLE, &reason.to_string())
 }

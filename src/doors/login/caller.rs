@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{EndpointRequest, LoginDoor};
 use crate::authn::bearer;
 use crate::denial::{Denial, Refusal};
-use crate::login::BrowserSecret;
+use crate::login::{BrowserSecret, RelyingParty};
 use crate::portals::Portal;
 use crate::session::{Session, SessionError, StoreError};
 use crate::types::{Identity, Redacted};
@@ -27,9 +27,9 @@ impl<'a> CallerCredential<'a> {
         if let Some(token) = bearer(headers)? {
             return Ok(Self::Bearer(token));
         }
-        let presented = door.session(headers).await?;
-        let (_, session) = presented.ok_or_else(|| Refusal::new(Denial::TokenMissing, "neither a token nor a session"))?;
-        Ok(Self::Session(session))
+        let presented = door.sessions.present(headers, &door.login, RelyingParty::renew).await?;
+        let presented = presented.ok_or_else(|| Refusal::new(Denial::TokenMissing, "neither a token nor a session"))?;
+        Ok(Self::Session(presented.session))
     }
 
     /// Verifies the credential for a portal; returns the caller's identity there.

@@ -11,7 +11,7 @@ use super::{EndpointRequest, LoginDoor, ReturnPath, login_loop};
 use crate::denial::{Denial, Refusal};
 use crate::http::upstream::Body;
 use crate::login::{LoginCode, LoginFailure};
-use crate::session::SessionData;
+use crate::session::{IdentifiedSession, SessionData};
 
 /// Begins the session of a login, ends the browser's former session, and redirects to the return path.
 pub(super) async fn establish(
@@ -21,7 +21,7 @@ pub(super) async fn establish(
     return_to: &ReturnPath,
 ) -> Result<Response<Body>, LoginFailure> {
     let created = door.sessions.create(data).await;
-    let (id, session) = created.map_err(|error| LoginFailure::store_unavailable(&error))?;
+    let IdentifiedSession { id, session } = created.map_err(|error| LoginFailure::store_unavailable(&error))?;
     end_former_session(door, request).await;
     login_loop::count(door, request).await;
     record_success(door, request, &session);

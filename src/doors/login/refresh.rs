@@ -34,8 +34,8 @@ pub(super) async fn refresh(door: &LoginDoor, request: &EndpointRequest<'_>) -> 
         response.headers_mut().append(SET_COOKIE, cookie);
     } else if session.data.rotation_due && !response.headers().contains_key(SET_COOKIE) {
         match door.sessions.rotate(&id, &session).await {
-            Ok((new_id, _)) => {
-                let cookie = door.sessions.cookies.set_session(&new_id);
+            Ok(rotated) => {
+                let cookie = door.sessions.cookies.set_session(&rotated.id);
                 response.headers_mut().append(SET_COOKIE, cookie);
             }
             // the rotation stays due

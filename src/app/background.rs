@@ -1,0 +1,205 @@
+//! The background threads: everything that serves no traffic.
+//!
+//! - `reload` loads the policies once before traffic, then watches them (`reload`).
+//! - `conditions` prepares policies for cheap evaluation after their first use.
+//! - `operations` has a runtime for the admin listener, the control socket and periodic work: keys, certificates, assertion
+//!   keys, users files, shared rates, expired rate-limit counters.
+//! - `sessions` has a runtime for sessions and logins. They run apart from `operations` so that a slow session store or
+//!   identity provider delays no probe.
+//!
+//! `operations` and `sessions` run until the shutdown is forced: probes must see that the gate drains, and renewals that a
+//! client began must finish.
+
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::rc::Rc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+
+use tokio::task::{LocalSet, spawn_local};
+use tokio_util::sync::CancellationToken;
+
+use super::bind::OperationsListeners;
+use super::build::BackgroundParts;
+use super::{SWEEP_INTERVAL, StartError, assertion_keys, listener_context, priority, runtime, shared_rates, thread};
+use crate::base::lifecycle::{Blocker, Shutdown};
+use crate::doors::admin::Admin;
+use crate::doors::control::Control;
+use crate::gate::Gate;
+use crate::http::listener::{ConnectionCount, Socket, serve};
+use crate::http::tls::{Certificates, Watcher};
+use crate::reload::Reloader;
+use cedargate_policy::engine::MatchSet;
+
+/// Connections of the admin listener. Counted apart from `limits.connections`: probes must get through under load.
+const ADMIN_CONNECTIONS: usize = 256;
+/// Connections of the control socket.
+const CONTROL_CONNECTIONS: usize = 16;
+
+pub(super) struct Background {
+    pub threads: Vec<JoinHandle<()>>,
+    first_load: Receiver<()>,
+}
+
+/// The `operations` thread before it starts.
+struct Operations {
+    gate: Arc<Gate>,
+    admin: Admin,
+    control: Control,
+    certificates: Watcher,
+    shutdown: Shutdown,
+}
+
+impl Background {
+    pub fn spawn(
+        parts: BackgroundParts,
+        certificates: Vec<Certificates>,
+        listeners: OperationsListeners,
+    ) -> Result<Self, StartError> {
+        let gate = parts.gate;
+        let match_sets = parts.match_sets;
+        let operations = Operations {
+            certificates: Watcher {
+                certificates,
+                poll: gate.config.policies.poll.get(),
+                metrics: gate.metrics.clone(),
+                audit: gate.audit.clone(),
+            },
+            admin: parts.admin,
+            control: parts.control,
+            shutdown: parts.shutdown.clone(),
+            gate: Arc::clone(&gate),
+        };
+        let (loaded, first_load) = sync_channel(1);
+        let reload = Reload {
+            reloader: parts.reloader,
+            blocker: parts.first_load,
+            loaded,
+            shutdown: parts.shutdown.clone(),
+        };
+        let threads = vec![
+            thread("conditions", move || prepare_conditions(&match_sets))?,
+            spawn_sessions(&gate, parts.shutdown)?,
+            operations.spawn(listeners)?,
+            thread("reload", move || reload.run())?,
+        ];
+        Ok(Self { threads, first_load })
+    }
+
+    /// Blocks until the `reload` thread tried to load every portal.
+    pub fn wait_for_first_load(&self) -> Result<(), StartError> {
+        self.first_load.recv().map_err(|_thread_ended| StartError::Loading)
+    }
+}
+
+/// The `reload` thread before it starts.
+struct Reload {
+    reloader: Reloader,
+    blocker: Blocker,
+    loaded: SyncSender<()>,
+    shutdown: Shutdown,
+}
+
+impl Reload {
+    fn run(mut self) {
+        self.reloader.first_load();
+        self.blocker.done();
+        // fails only if `start` gave up meanwhile
+        let _start_failed = self.loaded.send(()).is_err();
+        // only now: during the first load there is no traffic to make way for
+        priority::lower();
+        self.reloader.run(&self.shutdown);
+    }
+}
+
+/// Ends when the last revision is dropped, because each revision's engine holds a sender.
+fn prepare_conditions(match_sets: &Receiver<Weak<MatchSet>>) {
+    priority::lower();
+    while let Ok(match_set) = match_sets.recv() {
+        if let Some(match_set) = match_set.upgrade() {
+            match_set.make_condition_only();
+        }
+    }
+}
+
+fn spawn_sessions(gate: &Arc<Gate>, mut shutdown: Shutdown) -> Result<JoinHandle<()>, StartError> {
+    let runtime = runtime()?;
+    let sessions = Arc::clone(&gate.sessions);
+    let login = Arc::clone(&gate.login);
+    let run = async move {
+        let stop = CancellationToken::new();
+        let stop_when_forced = async {
+            shutdown.forced().await;
+            stop.cancel();
+        };
+        tokio::join!(stop_when_forced, sessions.run(stop.clone()), login.run(stop.clone()));
+    };
+    Ok(thread("sessions", move || runtime.block_on(run))?)
+}
+
+impl Operations {
+    fn spawn(self, listeners: OperationsListeners) -> Result<JoinHandle<()>, StartError> {
+        let runtime = runtime()?;
+        let run = move || LocalSet::new().block_on(&runtime, self.run(listeners));
+        Ok(thread("operations", run)?)
+    }
+
+    async fn run(self, listeners: OperationsListeners) {
+        let Self { gate, mut shutdown, .. } = self;
+        let stop = CancellationToken::new();
+        // stop on request, and are waited for: one of them may be writing
+        let stoppable = [
+            spawn_local(Arc::clone(&gate.authn).run(stop.clone())),
+            spawn_local(self.certificates.run(stop.clone())),
+            spawn_local(assertion_keys::watch(Arc::clone(&gate), stop.clone())),
+            spawn_local(Arc::clone(&gate.identity.accounts).run(stop.clone())),
+        ];
+        spawn_local(shared_rates::run(Arc::clone(&gate), stop.clone()));
+        spawn_local(sweep(Arc::clone(&gate)));
+        if let Some(listener) = listeners.admin {
+            spawn_local(serve_admin(self.admin, listener, shutdown.forced_only()));
+        }
+        if let Some(listener) = listeners.control {
+            spawn_local(serve_control(self.control, listener, shutdown.forced_only()));
+        }
+        shutdown.forced().await;
+        stop.cancel();
+        for task in stoppable {
+            let _panicked = task.await.is_err();
+        }
+    }
+}
+
+async fn sweep(gate: Arc<Gate>) {
+    loop {
+        tokio::time::sleep(SWEEP_INTERVAL).await;
+        gate.limits.sweep();
+    }
+}
+
+async fn serve_admin(admin: Admin, listener: TcpListener, shutdown: Shutdown) {
+    let context = listener_context(&admin.gate, ConnectionCount::apart(ADMIN_CONNECTIONS));
+    let door = Rc::new(admin);
+    let handler = move |request, _| {
+        let door = Rc::clone(&door);
+        async move { door.handle(request).await }
+    };
+    match Socket::tcp(listener) {
+        Ok(socket) => serve(socket, Rc::new(context), shutdown, handler).await,
+        Err(error) => tracing::error!(%error, "the admin listener cannot listen"),
+    }
+}
+
+async fn serve_control(control: Control, listener: UnixListener, shutdown: Shutdown) {
+    let context = listener_context(&control.gate, ConnectionCount::apart(CONTROL_CONNECTIONS));
+    let door = Rc::new(control);
+    let handler = move |request, _| {
+        let door = Rc::clone(&door);
+        async move { door.handle(request).await }
+    };
+    match Socket::unix(listener) {
+        Ok(socket) => serve(socket, Rc::new(context), shutdown, handler).await,
+        Err(error) => tracing::error!(%error, "the control socket cannot listen"),
+    }
+}

@@ -1,0 +1,208 @@
+//! Builds the parts that all threads share: the gate with its portals, sessions and logins, and the end of the process.
+//!
+//! Nothing here accepts a connection or starts a thread, except the audit writer, which must be there before the first
+//! record.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Weak;
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::StartError;
+use crate::accounts::Accounts;
+use crate::audit::{self, Audit, AuditWriter};
+use crate::authn::{AssertionKeys, Authn, AuthnError, Introspection};
+use crate::base::lifecycle::{Blocker, Readiness, Shutdown, ShutdownTrigger, shutdown};
+use crate::base::metrics::Metrics;
+use crate::config::{Config, ProxyProtocol};
+use crate::doors::admin::Admin;
+use crate::doors::control::Control;
+use crate::doors::login::LoginDoor;
+use crate::gate::Gate;
+use crate::http::listener::{AddressCount, Entrance};
+use crate::http::pages::Theme;
+use crate::http::tls::{CertificateError, Certificates};
+use crate::http::upstream::Apps;
+use crate::limits::{Reach, RequestLimits};
+use crate::login::RelyingParty;
+use crate::portals::{Portal, Serving};
+use crate::reload::{ReloadRequests, Reloader};
+use crate::session::Sessions;
+use cedargate_policy::engine::MatchSet;
+use cedargate_policy::load::{Loader, Warnings};
+
+/// New match sets whose condition-only policies are not made yet. The engine drops a set that does not fit and goes on with
+/// the original policies, which decide the same, only slower.
+const CONDITION_QUEUE: usize = 1024;
+
+/// The listeners' certificates, and the options that they and the configuration give each listener.
+pub(super) struct ListenerTls {
+    pub certificates: Vec<Certificates>,
+    pub options: TrafficOptions,
+}
+
+/// Options of the two listeners for traffic.
+#[derive(Clone)]
+pub(super) struct TrafficOptions {
+    pub proxy: Entrance,
+    pub decision: Entrance,
+}
+
+/// Everything that `start` needs besides sockets.
+pub(super) struct Parts {
+    pub gate: Arc<Gate>,
+    pub trigger: Arc<ShutdownTrigger>,
+    pub shutdown: Shutdown,
+    /// Blocks readiness until the session store answered or its wait is over.
+    pub session_store: Blocker,
+    pub reload_requests: ReloadRequests,
+    pub audit_writer: AuditWriter,
+    pub background: BackgroundParts,
+}
+
+/// The parts that background threads take over.
+pub(super) struct BackgroundParts {
+    pub gate: Arc<Gate>,
+    pub shutdown: Shutdown,
+    pub admin: Admin,
+    pub control: Control,
+    pub reloader: Reloader,
+    /// Blocks readiness until the first load of the policies.
+    pub first_load: Blocker,
+    /// Match sets whose condition-only policies are wanted; written by the engine, read by the `conditions` thread.
+    pub match_sets: Receiver<Weak<MatchSet>>,
+}
+
+impl ListenerTls {
+    pub fn load(config: &Config) -> Result<Self, CertificateError> {
+        let load = |listener, tls: Option<&_>| tls.map(|tls| Certificates::load(listener, tls)).transpose();
+        let listen = &config.listen;
+        let proxy = load("proxy", listen.proxy.tls.as_ref())?;
+        let decision = load(
+            "decision",
+            listen.decision.as_ref().and_then(|decision| decision.tls.as_ref()),
+        )?;
+        let options = TrafficOptions {
+            proxy: Entrance {
+                tls: proxy.as_ref().map(Certificates::shared),
+                proxies: match listen.proxy.proxy_protocol {
+                    ProxyProtocol::Required => config.trusted_proxies.clone(),
+                    ProxyProtocol::Off => Vec::new(),
+                },
+                addresses: AddressCount::new(&config.limits, &config.trusted_proxies),
+            },
+            // no count per address: all connections come from the app's address
+            decision: Entrance {
+                tls: decision.as_ref().map(Certificates::shared),
+                ..Entrance::default()
+            },
+        };
+        Ok(Self {
+            certificates: proxy.into_iter().chain(decision).collect(),
+            options,
+        })
+    }
+}
+
+impl Parts {
+    pub fn build(config: Config, watched: Vec<PathBuf>) -> Result<Self, StartError> {
+        let metrics = Metrics::new()?;
+        let (audit, audit_writer) = audit::start(&config.audit, &metrics)?;
+        let gate = build_gate(config, metrics, audit)?;
+        let (trigger, shutdown) = shutdown();
+        let trigger = Arc::new(trigger);
+        let readiness = Readiness::default();
+        let first_load = readiness.block("policies");
+        let session_store = readiness.block("sessions");
+        let (condition_queue, match_sets) = sync_channel(CONDITION_QUEUE);
+        let loader = Loader::new(Warnings::Show, Some(condition_queue));
+        let reloader = Reloader::new(Arc::clone(&gate), loader, &readiness, watched);
+        let reload_requests = reloader.requests();
+        let admin = Admin {
+            gate: Arc::clone(&gate),
+            readiness,
+            shutdown: shutdown.clone(),
+            outcomes: reloader.outcomes(),
+        };
+        let control = Control {
+            gate: Arc::clone(&gate),
+            trigger: Arc::clone(&trigger),
+            shutdown: shutdown.clone(),
+            reload_requests: reload_requests.clone(),
+        };
+        let background = BackgroundParts {
+            gate: Arc::clone(&gate),
+            shutdown: shutdown.clone(),
+            admin,
+            control,
+            reloader,
+            first_load,
+            match_sets,
+        };
+        Ok(Self {
+            gate,
+            trigger,
+            shutdown,
+            session_store,
+            reload_requests,
+            audit_writer,
+            background,
+        })
+    }
+}
+
+fn build_gate(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>, StartError> {
+    let config = Arc::new(config);
+    let authn = Authn::new(&config.issuers, config.limits.token_bytes.as_usize(), metrics.clone())?;
+    let issuer = config.public_url.as_deref().unwrap_or("cedargate");
+    let assertions = Arc::new(AssertionKeys::load(&config.assertion, issuer)?);
+    let serving = ArcSwap::from_pointee(build_portals(&config, &metrics)?);
+    let limits = RequestLimits::new(&config.limits, Reach::of(&config.sessions.store));
+    let sessions = Sessions::new(&config, &metrics)?;
+    let login = RelyingParty::new(&config, &authn, &sessions, &audit)?;
+    let theme = Theme::load(&config.identity)?;
+    let identity = LoginDoor {
+        config: Arc::clone(&config),
+        sessions: Arc::clone(&sessions),
+        login: Arc::clone(&login),
+        accounts: Accounts::new(&config, &sessions, &audit, &metrics)?,
+        theme: Arc::clone(&theme),
+        authn: Arc::clone(&authn),
+        introspection: Introspection::new(&config, &sessions, &audit, &metrics).map_err(AuthnError::Client)?,
+        assertions: Arc::clone(&assertions),
+        audit: audit.clone(),
+        metrics: metrics.clone(),
+    };
+    Ok(Arc::new(Gate {
+        config,
+        serving,
+        authn,
+        assertions,
+        sessions,
+        login,
+        reloads: watch::Sender::new(0),
+        identity,
+        theme,
+        audit,
+        metrics,
+        limits,
+    }))
+}
+
+/// The configured portals, with nothing loaded yet; portals with equal upstreams share one app.
+fn build_portals(config: &Config, metrics: &Metrics) -> Result<Serving, StartError> {
+    let mut apps = Apps::default();
+    let default_app = apps.load(&config.upstream)?;
+    let mut portals = Vec::new();
+    for portal in config.portals.iter().flatten() {
+        let app = match &portal.upstream {
+            Some(upstream) => apps.load(upstream)?,
+            None => Arc::clone(&default_app),
+        };
+        portals.push(Arc::new(Portal::new(portal.clone(), app, config, metrics)));
+    }
+    Ok(Serving::new(portals, default_app)?)
+}

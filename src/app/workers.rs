@@ -1,0 +1,151 @@
+//! The worker threads: each one serves its own copy of the proxy listener and of the decision listener.
+//!
+//! A worker has a runtime, a connection pool and a set of live connections of its own; no other thread touches them. It ends
+//! when its listeners closed and every connection and tunnel ended, or at once when the shutdown is forced.
+
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::task::LocalSet;
+
+use super::bind::{DecisionListeners, TrafficListeners};
+use super::build::TrafficOptions;
+use super::{SWEEP_INTERVAL, StartError, listener_context, runtime, thread};
+use crate::base::lifecycle::Shutdown;
+use crate::doors::authorize;
+use crate::gate::{Gate, Live, Worker};
+use crate::http::listener::{ConnectionCount, Front, Socket, serve};
+use crate::http::upstream::{Pool, Tunnels};
+
+pub(super) struct Workers {
+    pub threads: Vec<JoinHandle<()>>,
+}
+
+/// One worker before it starts.
+struct WorkerParts {
+    gate: Arc<Gate>,
+    proxy: TcpListener,
+    decision: Option<DecisionListener>,
+    options: TrafficOptions,
+    /// Connections of all workers together, bounded by `limits.connections`.
+    count: ConnectionCount,
+    shutdown: Shutdown,
+}
+
+enum DecisionListener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Workers {
+    /// Starts one worker for each copy of the proxy listener.
+    pub fn spawn(
+        gate: &Arc<Gate>,
+        listeners: TrafficListeners,
+        options: &TrafficOptions,
+        shutdown: &Shutdown,
+    ) -> Result<Self, StartError> {
+        let count = ConnectionCount::new(&gate.config.limits, &gate.metrics);
+        let mut decision = listeners.decision.into_listeners().into_iter();
+        let mut threads = Vec::with_capacity(listeners.proxy.len());
+        for (number, proxy) in listeners.proxy.into_iter().enumerate() {
+            let runtime = runtime()?;
+            let worker = WorkerParts {
+                gate: Arc::clone(gate),
+                proxy,
+                decision: decision.next(),
+                options: options.clone(),
+                count: count.clone(),
+                shutdown: shutdown.clone(),
+            };
+            let run = move || LocalSet::new().block_on(&runtime, worker.run());
+            threads.push(thread(&format!("worker-{number}"), run)?);
+        }
+        Ok(Self { threads })
+    }
+}
+
+impl DecisionListeners {
+    /// One listener for each worker, as long as there are some.
+    fn into_listeners(self) -> Vec<DecisionListener> {
+        match self {
+            Self::Off => Vec::new(),
+            Self::Tcp(listeners) => listeners.into_iter().map(DecisionListener::Tcp).collect(),
+            Self::Unix(listener) => vec![DecisionListener::Unix(listener)],
+        }
+    }
+}
+
+impl DecisionListener {
+    fn into_socket(self) -> std::io::Result<Socket> {
+        match self {
+            Self::Tcp(listener) => Socket::tcp(listener),
+            Self::Unix(listener) => Socket::unix(listener),
+        }
+    }
+}
+
+impl WorkerParts {
+    /// Serves until closing, then until every connection and tunnel ended.
+    async fn run(self) {
+        let gate = self.gate;
+        let tunnels = Tunnels::new(self.shutdown.clone(), gate.config.limits.tunnel_idle_timeout.get());
+        let worker = Rc::new(Worker {
+            gate: Arc::clone(&gate),
+            pool: Pool::new(tunnels.clone()),
+            live: Live::default(),
+        });
+        let rechecking = tokio::task::spawn_local(worker.live.clone().watch(Arc::clone(&gate)));
+        let sweeping = tokio::task::spawn_local(sweep(worker.pool.clone()));
+        let proxying = tokio::task::spawn_local(serve_proxy(
+            worker,
+            self.proxy,
+            Rc::new(listener_context(&gate, self.count.clone()).with(self.options.proxy)),
+            self.shutdown.clone(),
+        ));
+        if let Some(listener) = self.decision {
+            let context = Rc::new(listener_context(&gate, self.count).with(self.options.decision));
+            serve_decisions(gate, listener, context, self.shutdown).await;
+        }
+        let _panicked = proxying.await.is_err();
+        tunnels.wait().await;
+        sweeping.abort();
+        rechecking.abort();
+    }
+}
+
+async fn sweep(pool: Pool) {
+    loop {
+        tokio::time::sleep(SWEEP_INTERVAL).await;
+        pool.sweep();
+    }
+}
+
+async fn serve_proxy(worker: Rc<Worker>, listener: TcpListener, context: Rc<Front>, shutdown: Shutdown) {
+    let handler = move |request, peer| {
+        let worker = Rc::clone(&worker);
+        async move { worker.handle(request, peer).await }
+    };
+    match Socket::tcp(listener) {
+        Ok(socket) => serve(socket, context, shutdown, handler).await,
+        Err(error) => tracing::error!(%error, "a worker cannot listen"),
+    }
+}
+
+async fn serve_decisions(gate: Arc<Gate>, listener: DecisionListener, context: Rc<Front>, shutdown: Shutdown) {
+    let handler = move |request, _| {
+        let gate = Arc::clone(&gate);
+        async move {
+            let decision = gate.config.listen.decision.as_ref();
+            let tokens = decision.map(|decision| decision.tokens.as_slice()).unwrap_or_default();
+            authorize::handle(&gate, tokens, request).await
+        }
+    };
+    match listener.into_socket() {
+        Ok(socket) => serve(socket, context, shutdown, handler).await,
+        Err(error) => tracing::error!(%error, "a worker cannot listen for decisions"),
+    }
+}

@@ -1,0 +1,301 @@
+//! Reports: findings, decision-test cases and tables, printed the same way by every command.
+//!
+//! A command fills the types of this file and passes them to the writer of the wanted format: `text` for people, `json` for
+//! scripts, `junit` for test reports, `github` for annotations. Reports go to stdout with `print`; messages to the user go to
+//! stderr with `complain`. A new format is one more writer; a new command needs none.
+
+pub(crate) mod github;
+pub(crate) mod json;
+pub(crate) mod junit;
+pub(crate) mod text;
+
+use std::fmt;
+
+use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use serde::Serialize;
+
+use cedargate_policy::decision_tests::{CaseResult, Verdict};
+use cedargate_policy::revision::problem::Problem;
+
+/// Rule of every finding of loading: parse, validation, entities, decision tests.
+const RULE_VALIDATION: &str = "validation";
+/// Rule of every finding about the configuration.
+const RULE_CONFIGURATION: &str = "configuration";
+
+/// The formats of all reports. Each command accepts some of them (`Format::among`).
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Format {
+    Human,
+    Json,
+    Junit,
+    /// Annotations for GitHub Actions
+    Github,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Severity {
+    Error,
+    Warning,
+}
+
+/// One statement about a place in a user's file. Serializes to an entry of `findings` as every command publishes it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Finding {
+    /// The id of the rule that found it.
+    pub rule: &'static str,
+    pub severity: Severity,
+    pub message: String,
+    /// Advice: the next step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
+    /// `None`: the finding is about the configuration as a whole.
+    pub file: Option<String>,
+    /// From 1; `None`: the finding is about the whole file.
+    pub line: Option<usize>,
+    /// From 1.
+    pub column: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_line: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_column: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub portal: Option<String>,
+    /// The id of the policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+}
+
+/// One decision test with its outcome.
+#[derive(Clone, Debug)]
+pub(crate) struct Case {
+    pub name: String,
+    pub file: String,
+    pub line: Option<usize>,
+    pub outcome: CaseOutcome,
+    /// Ids of the policies that decided.
+    pub deciding: Vec<String>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum CaseOutcome {
+    Passed,
+    /// With the difference to what the case expects.
+    Failed(String),
+    /// With the reason that the case gives.
+    Skipped(String),
+}
+
+/// The decision tests of one portal.
+#[derive(Clone, Debug)]
+pub(crate) struct Suite {
+    pub portal: String,
+    pub cases: Vec<Case>,
+    /// Ids of the policies that decided no case.
+    pub uncovered: Vec<String>,
+    /// Errors that kept the portal, or a test file, from loading.
+    pub findings: Vec<Finding>,
+}
+
+/// Rows of cells. A column's label stands before each of its cells, so that one line can be read alone.
+#[derive(Clone, Debug)]
+pub(crate) struct Table {
+    pub columns: &'static [&'static str],
+    pub rows: Vec<Vec<String>>,
+}
+
+impl Format {
+    /// A parser for `--format` that accepts only `formats`.
+    pub fn among(formats: &'static [Self]) -> impl TypedValueParser<Value = Self> {
+        let names = formats.iter().filter_map(Self::to_possible_value);
+        PossibleValuesParser::new(names).try_map(|name| Self::from_str(&name, false))
+    }
+}
+
+impl Finding {
+    /// A finding of loading a portal.
+    pub fn from_problem(problem: &Problem, severity: Severity, portal: &str) -> Self {
+        Self {
+            rule: RULE_VALIDATION,
+            severity,
+            message: problem.message.clone(),
+            help: problem.help.clone(),
+            file: Some(problem.file.clone()),
+            line: problem.line,
+            column: problem.column,
+            end_line: None,
+            end_column: None,
+            portal: Some(portal.to_owned()),
+            policy: None,
+        }
+    }
+
+    /// A warning about the configuration; its message starts with the key.
+    pub fn configuration(message: String) -> Self {
+        Self {
+            rule: RULE_CONFIGURATION,
+            severity: Severity::Warning,
+            message,
+            help: None,
+            file: None,
+            line: None,
+            column: None,
+            end_line: None,
+            end_column: None,
+            portal: None,
+            policy: None,
+        }
+    }
+}
+
+impl Case {
+    pub fn from_result(result: CaseResult) -> Self {
+        Self {
+            name: result.name,
+            file: result.file,
+            line: result.line,
+            outcome: match result.verdict {
+                Verdict::Passed => CaseOutcome::Passed,
+                Verdict::Failed(why) => CaseOutcome::Failed(why),
+                Verdict::Skipped(why) => CaseOutcome::Skipped(why),
+            },
+            deciding: result.deciding.iter().map(|id| id.to_string()).collect(),
+        }
+    }
+
+    pub fn has_failed(&self) -> bool {
+        matches!(self.outcome, CaseOutcome::Failed(_))
+    }
+}
+
+/// `file:line:column: message (help: …)`, as far as known.
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            f.write_str(file)?;
+            if let Some(line) = self.line {
+                write!(f, ":{line}")?;
+                if let Some(column) = self.column {
+                    write!(f, ":{column}")?;
+                }
+            }
+            f.write_str(": ")?;
+        }
+        f.write_str(&self.message)?;
+        match &self.help {
+            Some(help) => write!(f, " (help: {help})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Writes a report to stdout. A reader that closed its end (`| head`) is not an error.
+pub(crate) fn print(text: &str) {
+    use std::io::Write;
+    let _reader_closed = std::io::stdout().lock().write_all(text.as_bytes()).is_err();
+}
+
+/// Writes a message to the user, and a line break, to stderr.
+pub(crate) fn complain(text: &str) {
+    use std::io::Write;
+    let _reader_closed = writeln!(std::io::stderr().lock(), "{text}").is_err();
+}
+
+/// Colours a report if stdout is a terminal and `NO_COLOR` is not set.
+#[derive(Clone, Copy)]
+pub(crate) struct Paint {
+    on: bool,
+}
+
+impl Paint {
+    pub(crate) fn stdout() -> Self {
+        use std::io::IsTerminal;
+        Self {
+            on: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+        }
+    }
+
+    pub(crate) fn green(self, text: &str) -> String {
+        self.wrap("32", text)
+    }
+
+    pub(crate) fn red(self, text: &str) -> String {
+        self.wrap("31", text)
+    }
+
+    pub(crate) fn dim(self, text: &str) -> String {
+        self.wrap("2", text)
+    }
+
+    fn wrap(self, code: &str, text: &str) -> String {
+        if self.on {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    pub(super) const PLAIN: Paint = Paint { on: false };
+
+    pub(super) fn finding() -> Finding {
+        let problem = Problem::new("policies/p/a.cedar", "50% is\nnot a policy").with_help("add `;`");
+        Finding::from_problem(&problem.at_line(Some(3)), Severity::Error, "p")
+    }
+
+    pub(super) fn suite() -> Suite {
+        let case = |name: &str, outcome| Case {
+            name: name.to_owned(),
+            file: "policies/p/tests/t.yaml".to_owned(),
+            line: Some(7),
+            outcome,
+            deciding: vec!["all".to_owned()],
+        };
+        Suite {
+            portal: "p".to_owned(),
+            cases: vec![
+                case("reads", CaseOutcome::Passed),
+                case("writes <x>", CaseOutcome::Failed("expected deny".to_owned())),
+                case("later", CaseOutcome::Skipped("not yet".to_owned())),
+            ],
+            uncovered: vec!["never".to_owned()],
+            findings: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn finding_serializes_to_the_published_shape() {
+        assert_eq!(
+            json!(finding()),
+            json!({"rule": "validation", "severity": "error", "message": "50% is\nnot a policy", "help": "add `;`",
+                "file": "policies/p/a.cedar", "line": 3, "column": null, "portal": "p"})
+        );
+    }
+
+    #[test]
+    fn finding_prints_like_the_problem_it_comes_from() {
+        let problem = Problem::new("a.cedar", "wrong").at_offset("ab\ncd", 4).with_help("fix it");
+        let finding = Finding::from_problem(&problem, Severity::Warning, "p");
+        assert_eq!(finding.to_string(), problem.to_string());
+        assert_eq!(Finding::configuration("a.b: odd".to_owned()).to_string(), "a.b: odd");
+    }
+
+    #[test]
+    fn format_parser_accepts_only_the_formats_of_its_command() {
+        let parser = Format::among(&[Format::Human, Format::Junit]);
+        let command = clap::Command::new("c").arg(clap::Arg::new("format").long("format").value_parser(parser));
+        let parsed = |value: &str| {
+            let matches = command.clone().try_get_matches_from(["c", "--format", value]);
+            matches.ok().and_then(|m| m.get_one::<Format>("format").copied())
+        };
+        assert_eq!(parsed("junit"), Some(Format::Junit));
+        assert_eq!(parsed("json"), None);
+    }
+}

@@ -1,0 +1,150 @@
+//! Revoking sessions and tokens, and asking whether something was revoked.
+//!
+//! A revocation is published to the store before session values are removed. If the process stops in between, a value of a
+//! revoked session is left, not a living session that should be over. If the store refuses to take a revocation (it is full),
+//! the revocation holds in this process at once and the store's client publishes it again until the store takes it. If the
+//! store cannot be reached, the caller gets the error and nothing is revoked.
+
+pub(super) mod log;
+
+use tokio::sync::watch;
+
+use self::log::RevocationEntry;
+use super::operations::session_key;
+use super::record::{Handle, Revocation, RevocationKey, Session};
+use super::store::outcome::Replicated;
+use super::{SessionError, Sessions, StoreError};
+use crate::base::clock::unix_millis;
+use crate::denial::Denial;
+use crate::types::Identity;
+
+/// The result of a revocation.
+#[derive(Clone, Copy, Debug)]
+pub struct Revoked {
+    /// True if a replica of the store has it; `None` if the store has no replica.
+    pub replicated: Option<bool>,
+    /// False if the store does not take it yet. It holds in this process, which publishes it again until the store takes it.
+    pub everywhere: bool,
+}
+
+impl Sessions {
+    /// Ends one session in every replica.
+    pub async fn end(&self, session: &Session) -> Result<Revoked, StoreError> {
+        let ended = self.end_handle(session.handle, Some(session.revocation_keys.lineage));
+        self.meters.measure("end", ended).await
+    }
+
+    /// Ends every session and token that the target names and that began before now.
+    pub async fn revoke(&self, what: Revocation) -> Result<Revoked, StoreError> {
+        self.meters.measure("revoke", self.revoke_target(&what)).await
+    }
+
+    async fn revoke_target(&self, what: &Revocation) -> Result<Revoked, StoreError> {
+        if let Revocation::Session(handle) = what {
+            return self.end_handle(*handle, None).await;
+        }
+        // the later of both clocks: if this replica's clock is behind, the revocation must still end sessions that other
+        // replicas created
+        let store_now = self.store.now().await;
+        let at = store_now.map_or_else(unix_millis, |store_now| store_now.max(unix_millis()));
+        let key = RevocationKey::of(what);
+        self.publish(&[RevocationEntry { key, at }]).await
+    }
+
+    /// Ends a session under every id that it has or had.
+    async fn end_handle(&self, handle: Handle, lineage: Option<Handle>) -> Result<Revoked, StoreError> {
+        let value = self.store.read(&session_key(handle)).await?;
+        let header = value.and_then(|value| self.seal.open_header(handle, &value).ok());
+        let stored = header.as_ref().and_then(|header| Handle::from_hex(&header.lineage));
+        let successor = header.as_ref().and_then(|header| header.successor.as_deref());
+        let successor = successor.and_then(Handle::from_hex);
+        let mut handles: Vec<Handle> = [Some(handle), stored.or(lineage), successor].into_iter().flatten().collect();
+        handles.dedup();
+        let at = unix_millis();
+        let entries: Vec<RevocationEntry> = handles
+            .iter()
+            .map(|handle| RevocationEntry {
+                key: RevocationKey::session(*handle),
+                at,
+            })
+            .collect();
+        let revoked = self.publish(&entries).await?;
+        for handle in handles {
+            self.cache.remove(handle);
+            // the session is revoked already; a value that stays expires by itself
+            if let Err(error) = self.store.remove(&session_key(handle)).await {
+                tracing::debug!(%error, "the value of an ended session stays in the store until it expires");
+            }
+        }
+        Ok(revoked)
+    }
+
+    async fn publish(&self, entries: &[RevocationEntry]) -> Result<Revoked, StoreError> {
+        let published = self.store.publish(entries).await;
+        if let Err(StoreError::Refused(error)) = &published {
+            self.meters.count("publish", "refused");
+            tracing::error!(error, "a revocation holds here and is not known everywhere yet; trying again");
+            self.revocation_log.add(entries.iter().copied(), unix_millis());
+            return Ok(Revoked {
+                replicated: Some(false),
+                everywhere: false,
+            });
+        }
+        let replicated: Replicated = published?;
+        self.revocation_log.add(entries.iter().copied(), unix_millis());
+        if replicated == Some(false) {
+            self.meters.count("replicate", "timeout");
+            tracing::warn!("no replica of the session store confirmed a revocation in time");
+        }
+        Ok(Revoked {
+            replicated,
+            everywhere: true,
+        })
+    }
+
+    /// Refuses a bearer token whose subject, tenant or portal was revoked after the token was issued. A token without `iat`
+    /// counts as older than every revocation. Never waits.
+    pub fn check_identity(&self, identity: &Identity, portal: &str) -> Result<(), Denial> {
+        if self.revocation_log.ends_no_tokens() {
+            return Ok(());
+        }
+        let issued = identity.claims.get("iat").and_then(serde_json::Value::as_f64);
+        // rounded down: a fraction of a millisecond never makes a token younger
+        #[expect(clippy::cast_possible_truncation, reason = "saturates, and a time beyond that is no time")]
+        let began = issued.map_or(i64::MIN, |seconds| (seconds * 1000.0).floor() as i64);
+        let subject = RevocationKey::subject(&identity.issuer, &identity.subject);
+        let tenant = identity.tenant.as_deref().map(RevocationKey::tenant);
+        let keys = [Some(subject), tenant, Some(RevocationKey::portal(portal))];
+        if keys.iter().flatten().any(|key| self.revocation_log.revokes_since(key, began)) {
+            return Err(Denial::SessionRevoked);
+        }
+        Ok(())
+    }
+
+    /// True if a session found earlier was revoked since then, or the portal was. Long-lived connections ask it. Never waits.
+    pub fn is_revoked(&self, session: &Session, portal: &str) -> bool {
+        let log = &self.revocation_log;
+        let began = session.data.created_at;
+        let is_other_portal = portal != session.data.portal && !log.ends_no_tokens();
+        log.revokes(session.handle, &session.revocation_keys, began)
+            || (is_other_portal && log.revokes_since(&RevocationKey::portal(portal), began))
+    }
+
+    /// Changes with every new revocation.
+    pub fn revocations(&self) -> watch::Receiver<u64> {
+        self.revocation_log.subscribe()
+    }
+
+    /// The value that `revocations` holds now. Never waits.
+    pub fn epoch(&self) -> u64 {
+        self.revocation_log.epoch()
+    }
+
+    /// Refuses to use any session if this process may have missed a revocation.
+    pub(super) fn check_revocation_log(&self) -> Result<(), SessionError> {
+        if self.is_revocation_log_fresh() {
+            return Ok(());
+        }
+        Err(SessionError::Unavailable(StoreError::FeedBehind(self.revocation_log.age())))
+    }
+}
