@@ -1,9 +1,11 @@
-//! Who is calling, from a bearer JWT.
+//! Verifies bearer tokens and turns their claims into an `Identity`; on the path after the portal is known, before `authz`.
 //!
-//! On the path after the portal is known, before `authz`. The token is taken apart strictly (`authn/jws.rs`), its
-//! issuer is one that the portal trusts or it ends here, its signature is checked with that issuer's own keys
-//! (`authn/keys.rs`), and only then do its claims become an `Identity`. Must never accept what it cannot prove: every
-//! doubt is a `TokenError`. Nothing here caches a decision; a remembered token is re-checked on every use.
+//! The gate parses the token strictly (`authn/jws.rs`), requires an issuer that the portal trusts, checks the signature with
+//! that issuer's own keys (`authn/keys.rs`), and only then reads the claims (`authn/claims.rs`). Every doubt is a `TokenError`.
+//! Nothing here caches a decision; `recheck` checks a cached token again on every use.
+//!
+//! Verification first runs without waiting. It waits only for the issuer's first keys, or for one refetch after an unknown key
+//! id; each wait has a deadline, and the token is then verified once more. If the wait was in vain, the token is refused.
 
 mod assertion;
 mod cache;
@@ -35,17 +37,18 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use self::assertion::{AssertionClaims, AssertionError, AssertionKeys, Returned, is_assertion};
+pub use self::assertion::{AssertionClaims, AssertionError, AssertionKeys, VerifiedAssertion, is_assertion};
 pub use self::cache::{TokenCache, token_hash};
 pub use self::error::TokenError;
-pub use self::id_token::{Expected, IdToken, LogoutToken, granted, kept_claims};
-pub use self::introspection::{Ground, Introspection};
-use self::jwk::Choice;
-use self::jws::{Compact, Typ};
+pub use self::id_token::{ExpectedIdToken, IdToken, LogoutToken, decode_id_token_claims, map_claims};
+pub use self::introspection::{Evidence, IntrospectionClient};
+use self::jwk::KeyChoice;
+use self::jws::{CompactJws, TokenKind};
 use self::keys::IssuerKeys;
 pub use self::keys::{FetchError, check_url, discovery_url};
 pub use self::mint::{inspect, mint};
 pub use self::signer::SigningKey;
+use crate::base::clock::unix_seconds;
 use crate::base::metrics::Metrics;
 use crate::config::{Algorithm, Issuer, KeySource};
 use crate::denial::{Denial, Refusal};
@@ -53,10 +56,10 @@ use crate::types::Identity;
 pub use cedargate_policy::claims::Window;
 use cedargate_policy::claims::{self, TokenHeader};
 
-/// How often the age of the keys is published.
+/// Interval at which the metric of the keys' age is set.
 const AGE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Why no authenticator could be built.
+/// An error of building the authenticator.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthnError {
     #[error("issuers[{index}]: {source}")]
@@ -65,7 +68,7 @@ pub enum AuthnError {
     Client(#[from] reqwest::Error),
 }
 
-/// Every configured issuer with its keys. Shared by all workers; the keys are refreshed by `run`.
+/// All configured issuers with their keys. All workers share it; `run` refreshes the keys.
 pub struct Authn {
     issuers: Vec<IssuerState>,
     token_bytes: usize,
@@ -79,16 +82,16 @@ struct IssuerState {
     accepted: IntCounter,
 }
 
-/// Who is calling, and what to look at when the same token comes again.
+/// The identity of a verified token, and the proof that `recheck` needs when the same token comes again.
 #[derive(Clone, Debug)]
 pub struct Verified {
     pub identity: Identity,
-    pub proof: Proof,
+    pub proof: TokenProof,
 }
 
-/// What a verified token rests on: its time and its key.
+/// The facts that make a verified token valid: its time window and its key.
 #[derive(Clone, Debug)]
-pub struct Proof {
+pub struct TokenProof {
     /// Index into `Config::issuers`.
     pub issuer: usize,
     pub window: Window,
@@ -97,7 +100,7 @@ pub struct Proof {
     algorithm: Algorithm,
 }
 
-/// What `/status` says of an issuer.
+/// An issuer as `/status` shows it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct IssuerStatus {
     pub name: Arc<str>,
@@ -107,26 +110,28 @@ pub struct IssuerStatus {
     pub last_error: Option<String>,
 }
 
-/// Why a token cannot be judged without waiting.
-enum Pause {
-    FirstKeys,
-    UnknownKid { kid: String, generation: u64 },
+/// The keys that a verification has to wait for.
+enum MissingKeys {
+    /// The issuer's first key set.
+    First,
+    /// A newer key set than `generation`, because that one has no key `kid`.
+    Kid { kid: String, generation: u64 },
 }
 
-/// A synchronous look at a token.
-enum Look {
-    Done(Box<Verified>),
-    Wait(usize, Pause),
+/// Result of a verification that does not wait.
+enum Attempted {
+    Verified(Box<Verified>),
+    NeedsKeys { issuer: usize, missing: MissingKeys },
 }
 
-/// Whose signature it is.
-enum Signed {
-    By { thumbprint: [u8; 32], generation: u64 },
-    Wait(Pause),
+/// Result of a signature check that does not wait.
+enum SignatureCheck {
+    Valid { thumbprint: [u8; 32], generation: u64 },
+    NeedsKeys(MissingKeys),
 }
 
 impl Authn {
-    /// Fails on a key source that may not be used; nothing is fetched yet.
+    /// Fails on a key source that is not permitted; nothing is fetched yet.
     pub fn new(issuers: &[Issuer], token_bytes: usize, metrics: Metrics) -> Result<Arc<Self>, AuthnError> {
         let remote = issuers
             .iter()
@@ -154,13 +159,14 @@ impl Authn {
         }))
     }
 
-    /// Keeps every issuer's keys fresh until stopped. Belongs on the control runtime.
+    /// Refreshes every issuer's keys until stopped. Runs on the control runtime.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut tasks = JoinSet::new();
         let with_keys = self.issuers.iter().enumerate();
         let with_keys = with_keys.filter(|(_, issuer)| issuer.config.keys != KeySource::NoTokens);
         for (index, _) in with_keys {
-            let (authn, stop) = (Arc::clone(&self), stop.clone());
+            let authn = Arc::clone(&self);
+            let stop = stop.clone();
             tasks.spawn(async move {
                 if let Some(issuer) = authn.issuers.get(index) {
                     issuer.keys.refresh(stop).await;
@@ -170,38 +176,39 @@ impl Authn {
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep(AGE_INTERVAL) => self.publish_ages(keys::unix_now()),
+                () = tokio::time::sleep(AGE_INTERVAL) => self.publish_ages(unix_seconds()),
             }
         }
         while tasks.join_next().await.is_some() {}
     }
 
-    /// Checks a token against the issuers a portal trusts (indexes into `Config::issuers`). Waits, with a deadline,
-    /// only for the first keys or for one refetch after an unknown key id.
+    /// Verifies a token of the issuers that a portal trusts (indexes into `Config::issuers`). Waits, with a deadline, only for an
+    /// issuer's first keys or for one refetch after an unknown key id.
     pub async fn verify(&self, token: &str, trusted: &[usize], now: i64) -> Result<Verified, TokenError> {
-        let (outcome, issuer) = self.verify_uncounted(token, trusted, now).await;
+        let mut issuer = None;
+        let outcome = self.verify_uncounted(token, trusted, now, &mut issuer).await;
         self.count(issuer, &outcome);
         outcome
     }
 
-    /// The same without waiting; `None` if only waiting could tell.
+    /// Verifies like `verify` without waiting; `None` if it would have to wait for keys.
     pub fn try_verify(&self, token: &str, trusted: &[usize], now: i64) -> Option<Result<Verified, TokenError>> {
         let mut issuer = None;
-        let outcome = match self.look(token, trusted, now, &mut issuer) {
-            Ok(Look::Done(verified)) => Ok(*verified),
-            Ok(Look::Wait(..)) => return None,
+        let outcome = match self.attempt(token, trusted, now, &mut issuer) {
+            Ok(Attempted::Verified(verified)) => Ok(*verified),
+            Ok(Attempted::NeedsKeys { .. }) => return None,
             Err(error) => Err(error),
         };
         self.count(issuer, &outcome);
         Some(outcome)
     }
 
-    /// Whether what was proven still holds: time, key, age of the keys. For every use of a remembered token.
-    pub fn recheck(&self, proof: &Proof, now: i64) -> Result<(), TokenError> {
+    /// Checks a cached token again: its time window, its key and the age of the keys. Every use of a cached token calls it.
+    pub fn recheck(&self, proof: &TokenProof, now: i64) -> Result<(), TokenError> {
         proof.window.check(now)?;
         let issuer = self.issuers.get(proof.issuer).ok_or(TokenError::IssuerUnknown)?;
         let snapshot = issuer.keys.snapshot();
-        let set = snapshot.as_ref().ok_or_else(|| issuer.unavailable("none were ever read"))?;
+        let set = snapshot.as_ref().ok_or_else(|| issuer.unavailable("none were read yet"))?;
         if issuer.keys.is_stale(now) {
             return Err(issuer.unavailable("the last good ones are past jwks.max_age"));
         }
@@ -211,9 +218,9 @@ impl Authn {
         Err(TokenError::KeyGone { issuer: issuer.name() })
     }
 
-    /// What `/status` shows.
+    /// Returns the issuers for `/status`.
     pub fn status(&self) -> Vec<IssuerStatus> {
-        let now = keys::unix_now();
+        let now = unix_seconds();
         self.issuers
             .iter()
             .filter(|issuer| issuer.config.keys != KeySource::NoTokens)
@@ -229,58 +236,58 @@ impl Authn {
             .collect()
     }
 
-    async fn verify_uncounted(&self, token: &str, trusted: &[usize], now: i64) -> (Result<Verified, TokenError>, Option<usize>) {
-        let mut issuer = None;
-        for attempt in [Attempt::First, Attempt::Last] {
-            match self.look(token, trusted, now, &mut issuer) {
-                Ok(Look::Done(verified)) => return (Ok(*verified), issuer),
-                Err(error) => return (Err(error), issuer),
-                Ok(Look::Wait(index, pause)) => {
-                    if let Some(error) = self.wait(index, pause, attempt).await {
-                        return (Err(error), issuer);
-                    }
-                }
+    /// Verifies a token and stores the index of its issuer in `issuer` as soon as it is known.
+    async fn verify_uncounted(
+        &self,
+        token: &str,
+        trusted: &[usize],
+        now: i64,
+        issuer: &mut Option<usize>,
+    ) -> Result<Verified, TokenError> {
+        for pass in [VerificationPass::First, VerificationPass::Last] {
+            match self.attempt(token, trusted, now, issuer)? {
+                Attempted::Verified(verified) => return Ok(*verified),
+                Attempted::NeedsKeys { issuer, missing } => self.wait_for_keys(issuer, missing, pass).await?,
             }
         }
-        // INVARIANT: waiting on the last attempt always gives an error.
-        (Err(TokenError::malformed("its key could not be settled")), issuer)
+        // INVARIANT: `wait_for_keys` fails on the last attempt
+        Err(TokenError::malformed("its key could not be determined"))
     }
 
-    /// Waits for what is missing; an error if that is in vain.
-    async fn wait(&self, index: usize, pause: Pause, attempt: Attempt) -> Option<TokenError> {
-        let Some(issuer) = self.issuers.get(index) else {
-            return Some(TokenError::IssuerUnknown);
-        };
-        match (pause, attempt) {
-            (Pause::FirstKeys, Attempt::First) => {
+    /// Waits for missing keys. Fails if the wait was in vain, and always on the last attempt.
+    async fn wait_for_keys(&self, issuer: usize, missing: MissingKeys, pass: VerificationPass) -> Result<(), TokenError> {
+        let issuer = self.issuers.get(issuer).ok_or(TokenError::IssuerUnknown)?;
+        match (missing, pass) {
+            (MissingKeys::First, VerificationPass::First) => {
                 issuer.keys.wait_for_first().await;
-                None
+                Ok(())
             }
-            (Pause::FirstKeys, Attempt::Last) => Some(issuer.unavailable("none were read yet")),
-            (Pause::UnknownKid { kid, generation }, Attempt::First) => {
+            (MissingKeys::First, VerificationPass::Last) => Err(issuer.unavailable("none were read yet")),
+            (MissingKeys::Kid { kid, generation }, VerificationPass::First) => {
                 let fetched = issuer.keys.refetch_for(&kid, generation).await;
-                (!fetched).then(|| issuer.unknown_kid())
+                fetched.then_some(()).ok_or_else(|| issuer.unknown_kid())
             }
-            (Pause::UnknownKid { kid, generation }, Attempt::Last) => {
+            (MissingKeys::Kid { kid, generation }, VerificationPass::Last) => {
                 issuer.keys.remember_unknown(&kid, generation);
-                Some(issuer.unknown_kid())
+                Err(issuer.unknown_kid())
             }
         }
     }
 
-    fn look(&self, token: &str, trusted: &[usize], now: i64, who: &mut Option<usize>) -> Result<Look, TokenError> {
-        let parsed = jws::parse(token, self.token_bytes, Typ::Bearer)?;
+    /// Verifies a token without waiting. Stores the index of its issuer in `found` as soon as it is known.
+    fn attempt(&self, token: &str, trusted: &[usize], now: i64, found: &mut Option<usize>) -> Result<Attempted, TokenError> {
+        let parsed = jws::parse(token, self.token_bytes, TokenKind::Bearer)?;
         let iss = match parsed.claims.get("iss") {
             Some(Value::String(iss)) if !iss.is_empty() => iss,
-            _ => return Err(TokenError::claim("iss", "is missing, empty or no string")),
+            _ => return Err(TokenError::claim("iss", "is missing, empty or not a string")),
         };
         let (index, issuer) = trusted
             .iter()
             .filter_map(|index| self.issuers.get(*index).map(|issuer| (*index, issuer)))
             .find(|(_, issuer)| issuer.config.scope.issuer == *iss && issuer.config.keys != KeySource::NoTokens)
             .ok_or(TokenError::IssuerUnknown)?;
-        *who = Some(index);
-        issuer.look(index, parsed, now)
+        *found = Some(index);
+        issuer.attempt(index, parsed, now)
     }
 
     fn count(&self, issuer: Option<usize>, outcome: &Result<Verified, TokenError>) {
@@ -307,63 +314,61 @@ impl Authn {
     }
 }
 
-/// A token is looked at twice at most.
+/// A token is verified twice at most: before and after the wait for keys.
 #[derive(Clone, Copy)]
-enum Attempt {
+enum VerificationPass {
     First,
     Last,
 }
 
 impl IssuerState {
-    fn look(&self, index: usize, token: Compact<'_>, now: i64) -> Result<Look, TokenError> {
-        let (thumbprint, generation) = match self.signed(&token, now)? {
-            Signed::By { thumbprint, generation } => (thumbprint, generation),
-            Signed::Wait(pause) => return Ok(Look::Wait(index, pause)),
+    fn attempt(&self, index: usize, token: CompactJws<'_>, now: i64) -> Result<Attempted, TokenError> {
+        let (thumbprint, generation) = match self.check_signature(&token, now)? {
+            SignatureCheck::Valid { thumbprint, generation } => (thumbprint, generation),
+            SignatureCheck::NeedsKeys(missing) => return Ok(Attempted::NeedsKeys { issuer: index, missing }),
         };
         let window = claims::window(&token.claims, self.leeway)?;
         window.check(now)?;
-        let proof = Proof {
+        let proof = TokenProof {
             issuer: index,
             window,
             generation,
             thumbprint,
             algorithm: token.header.algorithm,
         };
-        let identity = {
-            let header = TokenHeader {
-                kid: token.header.kid,
-                alg: jws::algorithm_name(token.header.algorithm),
-            };
-            claims::token_identity(&self.config.scope, header, token.claims, window)?
+        let header = TokenHeader {
+            kid: token.header.kid,
+            alg: jws::algorithm_name(token.header.algorithm),
         };
-        Ok(Look::Done(Box::new(Verified { identity, proof })))
+        let identity = claims::token_identity(&self.config.scope, header, token.claims, window)?;
+        Ok(Attempted::Verified(Box::new(Verified { identity, proof })))
     }
 
-    /// Which of the issuer's keys made the signature. For every token that it signs, whatever it is for.
-    fn signed(&self, token: &Compact<'_>, now: i64) -> Result<Signed, TokenError> {
+    /// Checks the signature with the issuer's keys and returns the key that made it. Every kind of token comes through here.
+    fn check_signature(&self, token: &CompactJws<'_>, now: i64) -> Result<SignatureCheck, TokenError> {
         let algorithm = token.header.algorithm;
         if !self.config.algorithms.contains(&algorithm) {
             return Err(TokenError::Algorithm { issuer: self.name() });
         }
         let snapshot = self.keys.snapshot();
         let Some(set) = snapshot.as_ref() else {
-            return Ok(Signed::Wait(Pause::FirstKeys));
+            return Ok(SignatureCheck::NeedsKeys(MissingKeys::First));
         };
         if self.keys.is_stale(now) {
             return Err(self.unavailable("the last good ones are past jwks.max_age"));
         }
         let candidates = match set.choose(token.header.kid.as_deref(), algorithm) {
-            Choice::Keys(keys) => keys,
-            Choice::Unusable(why) => {
+            KeyChoice::Keys(keys) => keys,
+            KeyChoice::Unusable(why) => {
                 return Err(TokenError::Key {
                     issuer: self.name(),
                     why,
                 });
             }
-            Choice::UnknownKid => {
+            KeyChoice::UnknownKid => {
                 let kid = token.header.kid.clone().unwrap_or_default();
                 let generation = set.generation;
-                return Ok(Signed::Wait(Pause::UnknownKid { kid, generation }));
+                return Ok(SignatureCheck::NeedsKeys(MissingKeys::Kid { kid, generation }));
             }
         };
         let input = token.signing_input.as_bytes();
@@ -371,7 +376,7 @@ impl IssuerState {
             .into_iter()
             .find(|key| key.verifies(algorithm, input, &token.signature))
             .ok_or_else(|| TokenError::Signature { issuer: self.name() })?;
-        Ok(Signed::By {
+        Ok(SignatureCheck::Valid {
             thumbprint: key.thumbprint,
             generation: set.generation,
         })
@@ -396,7 +401,7 @@ impl IssuerState {
     }
 }
 
-/// The bearer token of a request. `None` without `Authorization`; another scheme is a bad token, not an absent one.
+/// Returns the bearer token of a request. `None` without `Authorization`; another scheme is an error, not an absent token.
 pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else {
@@ -406,7 +411,7 @@ pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
         return Err(Refusal::new(Denial::RequestInvalid, "several `authorization` headers"));
     }
     let invalid = |why| Refusal::new(Denial::TokenInvalid, why);
-    // whether it is ASCII, every character of the token says below
+    // the check of the token's characters below also excludes non-ASCII
     let text = std::str::from_utf8(value.as_bytes()).map_err(|_not_text| invalid("`authorization` is not visible ASCII"))?;
     let (scheme, token) = text
         .split_once(' ')
@@ -414,18 +419,20 @@ pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(invalid("`authorization` has another scheme than Bearer"));
     }
-    // every byte is looked at, so that the compiler looks at many at once
+    // the loop checks every byte and never stops early, so that the compiler can vectorise it
     let is_sound = token.bytes().fold(true, |sound, byte| sound & is_token68(byte));
     if token.is_empty() || !is_sound {
-        return Err(invalid("the bearer token is empty or holds foreign characters"));
+        return Err(invalid(
+            "the bearer token is empty or holds characters that a token may not have",
+        ));
     }
     Ok(Some(token))
 }
 
-/// RFC 9110, section 11.2. Without a branch.
+/// True for a character of `token68` (RFC 9110, section 11.2). Computed without a branch.
 fn is_token68(byte: u8) -> bool {
     let letter = (byte | 0x20).wrapping_sub(b'a') < 26;
-    // `-`, `.`, `/` and the digits are neighbours
+    // `-`, `.`, `/` and the digits are consecutive codes
     let digit = byte.wrapping_sub(b'-') < 13;
     letter | digit | (byte == b'_') | (byte == b'~') | (byte == b'+') | (byte == b'=')
 }

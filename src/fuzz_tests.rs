@@ -1,8 +1,8 @@
-//! A mutational fuzzer for everything that reads what strangers wrote, for a bounded time in every test run.
+//! A mutational fuzzer for every parser of untrusted input. Each target runs for a bounded time in every test run.
 //!
 //! Seeds come from `tests/corpus/<target>/`: a `.lines` file holds one seed a line, any other file is one seed. Input
 //! number `n` depends on the seed number and `n` alone, so a failure can be run again by the two numbers it prints:
-//! `CEDARGATE_FUZZ_SEED=<seed>:<n> cargo test fuzz`. `CEDARGATE_FUZZ_SECONDS` is how long each target runs.
+//! `CEDARGATE_FUZZ_SEED=<seed>:<n> cargo test fuzz`. `CEDARGATE_FUZZ_SECONDS` is the time of each target.
 
 use std::fs;
 use std::io::Write as _;
@@ -34,14 +34,14 @@ use cedargate_policy::scope::{IssuerScope, PortalScope};
 
 const SECONDS_DEFAULT: f64 = 1.0;
 const SEED_DEFAULT: u64 = 0x00ce_da12_6a7e;
-/// One input that takes longer is a finding: strangers send many.
+/// Longest time of one input; a longer one is a finding, because a client can send many.
 const INPUT_TIME_MAX: Duration = Duration::from_secs(10);
 /// Longest mutated input.
 const INPUT_BYTES_MAX: usize = 64 * 1024;
 /// Mutations piled up on one input.
 const MUTATIONS_MAX: usize = 6;
 
-/// One thing that reads strangers' bytes.
+/// One parser of untrusted bytes: its corpus folder, and words that mutations insert.
 pub(crate) struct Fuzz {
     target: &'static str,
     dictionary: &'static [&'static str],
@@ -50,7 +50,7 @@ pub(crate) struct Fuzz {
 /// Splitmix64: small, and the same on every machine.
 struct Random(u64);
 
-/// What is being tried, for the thread that watches the time.
+/// The input under test, for the thread that watches the time.
 type Trying = Arc<Mutex<Option<(u64, Vec<u8>, Instant)>>>;
 
 impl Random {
@@ -62,7 +62,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Below `end`; 0 if there is nothing below.
+    /// A number below `end`; 0 if `end` is 0.
     fn below(&mut self, end: usize) -> usize {
         usize::try_from(self.next() % (end.max(1) as u64)).unwrap()
     }
@@ -73,8 +73,8 @@ impl Fuzz {
         Self { target, dictionary }
     }
 
-    /// Tries every seed as it is, then mutations until the time is over. `check` panics where a law is broken and says
-    /// whether the input was taken. Runs with the stack that the gate's threads have.
+    /// Tries every seed as it is, then mutations until the time is over. `check` panics if a law is broken and
+    /// returns true if the parser accepted the input. Runs with the stack size of the gate's threads.
     pub(crate) fn run(self, check: impl FnMut(&[u8]) -> bool + Send + 'static) {
         let thread = std::thread::Builder::new()
             .stack_size(STACK_BYTES)
@@ -99,7 +99,7 @@ impl Fuzz {
         let mut n = first;
         while Instant::now() < until || n == first {
             let input = self.input(&corpus, seed, n);
-            // what is left of this file when the process dies (stack, memory) says where to look
+            // if the process dies (stack, memory), this file still names the input
             writeln!(note, "CEDARGATE_FUZZ_SEED={seed}:{n}").unwrap();
             *trying.lock().unwrap() = Some((n, input.clone(), Instant::now()));
             taken += u64::from(self.attempt(&mut check, &input, &format!("CEDARGATE_FUZZ_SEED={seed}:{n}")));
@@ -165,7 +165,7 @@ impl Fuzz {
         random.next();
         let pick = |random: &mut Random| corpus[random.below(corpus.len())].1.clone();
         let mut input = pick(&mut random);
-        // one is the most telling: many at once are refused for the first
+        // one mutation tests a parser best: several at once are refused for the first of them
         let several = 1 + random.below(MUTATIONS_MAX) * random.below(2);
         for _ in 0..several {
             let other = pick(&mut random);
@@ -373,7 +373,7 @@ fn a_request_head_names_one_host_and_one_path_or_is_refused() {
     });
 }
 
-/// `METHOD target`, then one header a line: what an HTTP parser would have made of it, if any would.
+/// The request of `METHOD target` and one header a line; `None` if no HTTP parser would accept it.
 fn head(input: &[u8]) -> Option<http::request::Parts> {
     let mut lines = input.split(|b| *b == b'\n');
     let first = lines.next()?;
@@ -533,7 +533,7 @@ fn a_portal_file_is_taken_or_every_mistake_named() {
         let Ok(text) = std::str::from_utf8(input) else { return false };
         match PortalFile::parse(text) {
             Ok(file) => {
-                // what the file makes public or routes is found by canonical paths only
+                // public entries and routes match canonical paths only
                 for path in ["/portal/p/x", "/portal/p/assets/a.css", "/"] {
                     let path = CanonicalPath::parse(path).unwrap();
                     let public = file.public.matches("GET", &path);

@@ -40,11 +40,11 @@ use crate::base::clock::unix_millis;
 use crate::base::metrics::Metrics;
 use crate::config::{AuditAllow, Config};
 use crate::doors::login::LoginDoor;
-use crate::http::answer::{self, Answer, Style};
+use crate::http::answer::{self, AnswerContext, Style};
 use crate::http::listener::Link;
 use crate::http::pages::Theme;
 use crate::http::request::{self, ClientFacts, correlation, is_upgrade};
-use crate::http::upstream::{Body, Pool, UpstreamError, cleanse};
+use crate::http::upstream::{Body, Pool, UpstreamError, sanitize};
 use crate::limits::{Place, RequestLimits};
 use crate::login::RelyingParty;
 use crate::portals::{Active, Portal, SharedServing};
@@ -109,10 +109,10 @@ impl Worker {
     /// Answers one request; never fails.
     pub async fn handle(&self, request: Request<Incoming>, link: Rc<Link>) -> Response<Body> {
         let place = self.gate.limits.place();
-        let style = Style::of(request.method(), request.headers());
+        let style = Style::for_request(request.method(), request.headers());
         let decision_id = Uuid::now_v7();
         let (request_id, trace) = correlation(request.headers(), decision_id);
-        let answer = Answer {
+        let answer = AnswerContext {
             style,
             decision_id,
             request_id: request_id.clone(),
@@ -122,7 +122,7 @@ impl Worker {
             Ok(slot) => slot,
             Err(refusal) => {
                 self.gate.count_unrecorded(request.method(), refusal.denial);
-                return answer::refused(&refusal, &answer);
+                return answer::refusal_response(&refusal, &answer);
             }
         };
         let mut record = AuditRecord::new(decision_id, Arc::from(NO_PORTAL), Door::Proxy);
@@ -156,7 +156,7 @@ impl Worker {
         let response = match outcome {
             Ok(mut response) => {
                 if progress.is_own {
-                    answer::identify(&mut response, &answer);
+                    answer::set_common_headers(&mut response, &answer);
                 }
                 response
             }
@@ -168,7 +168,7 @@ impl Worker {
                 response
             }
         };
-        self.finish(response, progress).map(|body| body.holding(place))
+        self.finish(response, progress).map(|body| body.with_request_slot(place))
     }
 
     async fn gate(
@@ -212,14 +212,14 @@ impl Worker {
         let active = portal.active.load_full().ok_or(Refusal::from(Denial::NoPolicyLoaded))?;
         progress.set_revision(&active);
         rate?;
-        let cleansed = cleanse(&mut head.parts.headers, &portal.header_rules);
+        let sanitized = sanitize(&mut head.parts.headers, &portal.header_rules);
         let scope = ActivePortal {
             portal: &portal,
             active: &active,
         };
         // the decision; from here on there is a permit
         let Passed { permit, basis } = match self.allow(&mut head, scope, progress).await? {
-            Allowed::Answer(answer) => return Ok(*answer),
+            Allowed::AnswerContext(answer) => return Ok(*answer),
             Allowed::Pass(passed) => passed,
         };
         self.gate.sessions.cookies.strip(&mut head.parts.headers);
@@ -238,14 +238,14 @@ impl Worker {
                 at_millis: progress.decided_at,
             },
             basis,
-            cleansed,
+            sanitized,
         };
         self.forward(permit, Request::from_parts(parts, body), forwarding, progress)
             .await
     }
 
     /// A refusal, or an app that gave no answer, as a response.
-    fn stopped(&self, stop: Stop, answer: &Answer, progress: &mut Progress) -> Response<Body> {
+    fn stopped(&self, stop: Stop, answer: &AnswerContext, progress: &mut Progress) -> Response<Body> {
         match stop {
             Stop::Refused(refusal) => {
                 tracing::debug!(decision_id = %progress.decision_id, code = refusal.denial.code(), detail = %refusal.detail, "refused");
@@ -254,7 +254,7 @@ impl Worker {
             }
             Stop::Upstream(error) => {
                 // what clients can bring about at will must not fill the log
-                if error.is_news() {
+                if error.is_worth_logging() {
                     tracing::warn!(decision_id = %progress.decision_id, error = %error, cause = error.cause(), "no answer from the app");
                 } else {
                     tracing::debug!(decision_id = %progress.decision_id, error = %error, "not forwarded");
@@ -265,7 +265,7 @@ impl Worker {
                     UpstreamError::Unavailable { .. } | UpstreamError::Timeout => progress.record.permitted(),
                 }
                 self.gate.metrics.upstream_errors.with_label_values(&[error.reason()]).inc();
-                answer::upstream_failed(&error, answer)
+                answer::upstream_error_response(&error, answer)
             }
         }
     }

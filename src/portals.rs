@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 use serde_json::{Map, Value};
 
 use crate::audit::EntityRef;
-use crate::authn::{Proof, TokenCache, TokenError};
+use crate::authn::{TokenCache, TokenError, TokenProof};
 use crate::base::metrics::Metrics;
 use crate::config;
 use crate::denial::{Denial, Refusal};
@@ -61,7 +61,7 @@ pub struct Active {
 
 /// The proof of a caller; checked again on every use.
 pub enum Credential {
-    Token(Proof),
+    Token(TokenProof),
     /// A token that its issuer was asked about, until that must be asked again (unix seconds).
     Introspected {
         until: i64,

@@ -18,7 +18,7 @@ pub(super) async fn watch(gate: Arc<Gate>, stop: CancellationToken) {
             () = tokio::time::sleep(gate.config.policies.poll.get()) => {}
         }
         let assertions = Arc::clone(&gate.assertions);
-        let Ok(change) = tokio::task::spawn_blocking(move || assertions.look()).await else {
+        let Ok(change) = tokio::task::spawn_blocking(move || assertions.reload()).await else {
             continue;
         };
         let error = change.as_ref().and_then(|result| result.as_ref().err());

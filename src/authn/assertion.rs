@@ -1,8 +1,12 @@
-//! The gate's own statement of who is calling, for the app behind it.
+//! The gate's assertion: a signed statement of the caller's identity for the app.
 //!
-//! A short-lived ES256 JWT with its own `typ`, set on every forwarded request. The app verifies it with the published
-//! JWKS, or hands it back to `/authorize`, where it stands for exactly the identity the proxy used. The proxy listener
-//! never takes it as a credential: its `typ` is refused there.
+//! It is a short-lived ES256 JWT with its own `typ`, set on every forwarded request. The app verifies it with the published JWKS,
+//! or sends it to `/authorize`, where it stands for exactly the identity that the proxy used. The proxy listener never accepts
+//! it as a credential: it refuses the `typ`.
+//!
+//! One task reloads the key file; workers sign with the ring that is in force at that moment. A swap replaces the whole ring,
+//! so a signature never mixes two rings. `generation` then differs, and workers stop handing out assertions of the old
+//! ring. A file that cannot be read or parsed leaves the old ring in force.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,95 +14,112 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 
-use super::cache::sha256;
+use super::error::TokenError;
+use super::jwk::PublicKey;
+use super::jws::{self, ASSERTION_TYP, TokenKind};
+use super::signer::{SignerError, SigningKey};
+use crate::base::digest::sha256;
+use crate::base::files::{ReadError, read_small_text};
+use crate::config;
+use crate::types::{AuthFacts, Identity, Redacted, TokenFacts};
 use cedargate_policy::claims::{self, ClaimError};
 use cedargate_policy::digest::short_hash;
 
-use super::error::TokenError;
-use super::jwk::Key;
-use super::jws::{self, ASSERTION_TYP, Typ};
-use super::signer::{SignerError, SigningKey};
-use crate::config;
-use crate::types::{AuthFacts, Identity, Redacted, TokenFacts};
-
-/// Bytes of an assertion that is handed back.
+/// Longest assertion that `/authorize` accepts, in bytes.
 pub const ASSERTION_BYTES_MAX: usize = 64 * 1024;
-/// RFC 9068.
+/// `typ` of an access token (RFC 9068).
 const TOKEN_TYP: &str = "at+jwt";
-/// Seconds that a token for its subject's own use lives at most.
+/// Longest life of a minted token, in seconds.
 const TOKEN_LIFE: i64 = 300;
+/// Longest key file, in bytes.
+const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
 const NAME: &str = "the gate's assertion";
 
-/// Why there are no assertion keys.
+/// An error of loading the assertion keys.
 #[derive(Debug, thiserror::Error)]
 pub enum AssertionError {
     #[error("cannot read `{path}` (assertion.key_file): {source}")]
-    File { path: PathBuf, source: std::io::Error },
+    File { path: PathBuf, source: ReadError },
     #[error("`{path}` (assertion.key_file): {source}")]
     Key { path: PathBuf, source: SignerError },
     #[error("cannot make an assertion key: {0}")]
     Generate(SignerError),
 }
 
-/// Whether a token calls itself an assertion of the gate; nothing is verified.
+/// True if a token claims by its `typ` to be an assertion of the gate; nothing is verified.
 pub fn is_assertion(token: &str) -> bool {
     let header = token.split('.').next().and_then(|segment| jws::decode(segment).ok());
     let header = header.and_then(|bytes| crate::json::object_from_slice(&bytes).ok());
     header.is_some_and(|h| h.get("typ").and_then(Value::as_str) == Some(ASSERTION_TYP))
 }
 
-/// What one assertion says.
+/// The content of one assertion.
 #[derive(Clone, Copy, Debug)]
 pub struct AssertionClaims<'a> {
     pub identity: &'a Identity,
-    /// The principal's id: with the portal's prefix for the issuer, so that two issuers' subjects never meet.
+    /// The principal's id, with the portal's prefix for the issuer, so that subjects of two issuers never collide.
     pub subject: &'a str,
     pub portal: &'a str,
-    /// Origin of the upstream.
+    /// The origin of the upstream.
     pub audience: &'a str,
     pub revision: &'a str,
-    /// The claims that the app, or a later question, may see.
+    /// The claims that the app, or a later `/authorize` query, may read.
     pub claims: &'a Map<String, Value>,
     /// Unix seconds.
     pub now: i64,
 }
 
-/// An assertion that the app handed back.
+/// An assertion that the app sent to `/authorize`, verified.
 #[derive(Clone, Debug)]
-pub struct Returned {
+pub struct VerifiedAssertion {
     pub identity: Identity,
-    /// Unix seconds at which the gate stood by it.
+    /// Unix seconds at which the gate signed it.
     pub issued_at: i64,
 }
 
-/// Signs assertions and knows its own. The ring is replaced by whoever calls `look`, and read by everybody.
+/// A token that the gate minted for its subject's own use.
+pub struct MintedToken {
+    pub token: String,
+    /// Unix seconds.
+    pub expires_at: i64,
+}
+
+/// Signs and verifies the gate's assertions. One task calls `reload`, which replaces the ring; all workers read the ring.
 pub struct AssertionKeys {
-    ring: ArcSwap<Ring>,
-    /// `None`: one ephemeral key.
+    ring: ArcSwap<KeyRing>,
+    /// `None`: the ring has one ephemeral key.
     file: Option<PathBuf>,
     issuer: String,
     ttl: i64,
 }
 
-/// The keys of one reading: the first signs, all verify. Never empty.
-struct Ring {
+/// The keys of one version of the file: the first signs, all verify. Never empty.
+struct KeyRing {
     signer: SigningKey,
-    verifiers: Vec<(String, Key)>,
+    verifiers: Vec<Verifier>,
     jwks: Value,
     generation: u64,
     /// SHA-256 of the file.
     content: [u8; 32],
 }
 
-impl Ring {
+/// A public key of the ring.
+struct Verifier {
+    kid: String,
+    key: PublicKey,
+}
+
+impl KeyRing {
     fn new(keys: Vec<SigningKey>, content: [u8; 32], generation: u64) -> Result<Self, SignerError> {
-        let mut verifiers: Vec<(String, Key)> = Vec::with_capacity(keys.len());
+        let mut verifiers: Vec<Verifier> = Vec::with_capacity(keys.len());
         for key in &keys {
-            if verifiers.iter().any(|(kid, _)| kid == key.kid()) {
+            if verifiers.iter().any(|known| known.kid == key.kid()) {
                 return Err(SignerError::Repeated);
             }
-            let verifier = Key::parse(key.jwk()).map_err(|_own_key| SignerError::Key)?;
-            verifiers.push((key.kid().to_owned(), verifier));
+            verifiers.push(Verifier {
+                kid: key.kid().to_owned(),
+                key: PublicKey::parse(key.jwk()).map_err(|_own_key| SignerError::Key)?,
+            });
         }
         let jwks = json!({"keys": keys.iter().map(SigningKey::jwk).collect::<Vec<_>>()});
         Ok(Self {
@@ -117,9 +138,9 @@ impl AssertionKeys {
         let ring = match &config.key_file {
             None => {
                 let key = SigningKey::generate().map_err(AssertionError::Generate)?;
-                Ring::new(vec![key], [0; 32], 0).map_err(AssertionError::Generate)?
+                KeyRing::new(vec![key], [0; 32], 0).map_err(AssertionError::Generate)?
             }
-            Some(path) => parsed(path, &read(path)?, 0)?,
+            Some(path) => parse_ring(path, &read(path)?, 0)?,
         };
         Ok(Self {
             ring: ArcSwap::from_pointee(ring),
@@ -129,9 +150,9 @@ impl AssertionKeys {
         })
     }
 
-    /// Reads the file again; `None`: it holds what it held. Keys that cannot be used leave the old ones in force. Reads a file:
-    /// not for a thread that serves.
-    pub fn look(&self) -> Option<Result<(), AssertionError>> {
+    /// Reads the file again and replaces the ring if the content changed; `None`: it did not. Unusable keys leave the old ring in
+    /// force. Blocks on the file, so a worker must not call it.
+    pub fn reload(&self) -> Option<Result<(), AssertionError>> {
         let path = self.file.as_ref()?;
         let before = self.ring.load_full();
         let text = match read(path) {
@@ -141,16 +162,16 @@ impl AssertionKeys {
         if sha256(text.expose().as_bytes()) == before.content {
             return None;
         }
-        let ring = parsed(path, &text, before.generation.wrapping_add(1));
+        let ring = parse_ring(path, &text, before.generation.wrapping_add(1));
         Some(ring.map(|ring| self.ring.store(Arc::new(ring))))
     }
 
-    /// Differs when the keys do: what an older one signed is not handed out any more.
+    /// Returns the number of the ring in force. Assertions of an older ring must not be handed out any more.
     pub fn generation(&self) -> u64 {
         self.ring.load().generation
     }
 
-    /// When an assertion signed now stops being valid: never after the credential.
+    /// Returns the expiry of an assertion that is signed now; never after that of the credential.
     pub fn expires_at(&self, identity: &Identity, now: i64) -> i64 {
         now.saturating_add(self.ttl).min(identity.expires_at)
     }
@@ -175,17 +196,17 @@ impl AssertionKeys {
             "auth": {"method": identity.auth.method, "amr": identity.auth.amr, "scopes": identity.auth.scopes},
         });
         if let Some(members) = claims.as_object_mut() {
-            put(members, "tenant", identity.tenant.as_deref().map(Value::from));
+            insert_some(members, "tenant", identity.tenant.as_deref().map(Value::from));
         }
         if let Some(Value::Object(auth)) = claims.get_mut("auth") {
-            put(auth, "time", identity.auth.time.map(Value::from));
-            put(auth, "acr", identity.auth.acr.as_deref().map(Value::from));
+            insert_some(auth, "time", identity.auth.time.map(Value::from));
+            insert_some(auth, "acr", identity.auth.acr.as_deref().map(Value::from));
         }
-        self.signed(ASSERTION_TYP, &claims)
+        self.sign_claims(ASSERTION_TYP, &claims)
     }
 
-    /// A token for its subject's own use, and when it ends: the same keys, another `typ`, an audience of its own.
-    pub fn mint(&self, (identity, subject): (&Identity, &str), portal: &str, now: i64) -> Result<(String, i64), SignerError> {
+    /// Mints a token for its subject's own use, with the same keys, another `typ` and its own audience.
+    pub fn mint(&self, identity: &Identity, subject: &str, portal: &str, now: i64) -> Result<MintedToken, SignerError> {
         let expires_at = now.saturating_add(TOKEN_LIFE).min(identity.expires_at);
         let mut claims = json!({
             "iss": self.issuer,
@@ -201,39 +222,45 @@ impl AssertionKeys {
             "exp": expires_at,
         });
         if let Some(members) = claims.as_object_mut() {
-            put(members, "tenant", identity.tenant.as_deref().map(Value::from));
-            put(members, "auth_time", identity.auth.time.map(Value::from));
-            put(members, "acr", identity.auth.acr.as_deref().map(Value::from));
+            insert_some(members, "tenant", identity.tenant.as_deref().map(Value::from));
+            insert_some(members, "auth_time", identity.auth.time.map(Value::from));
+            insert_some(members, "acr", identity.auth.acr.as_deref().map(Value::from));
         }
-        Ok((self.signed(TOKEN_TYP, &claims)?, expires_at))
+        Ok(MintedToken {
+            token: self.sign_claims(TOKEN_TYP, &claims)?,
+            expires_at,
+        })
     }
 
-    /// A JWT with claims that the caller made, by the key that signs.
-    fn signed(&self, typ: &str, claims: &Value) -> Result<String, SignerError> {
+    /// Signs claims with the ring's first key.
+    fn sign_claims(&self, typ: &str, claims: &Value) -> Result<String, SignerError> {
         let ring = self.ring.load();
         let header = json!({"alg": "ES256", "typ": typ, "kid": ring.signer.kid()});
         ring.signer.sign(&header, claims)
     }
 
-    /// The public keys, for `/.well-known/cedargate/jwks.json`.
+    /// Returns the public keys, for `/.well-known/cedargate/jwks.json`.
     pub fn jwks(&self) -> Value {
         self.ring.load().jwks.clone()
     }
 
-    /// Whom an assertion of this gate is about, for this portal and upstream. Never remember it beyond this question:
+    /// Verifies an assertion of this gate for this portal and upstream. The caller must not cache the identity beyond this query:
     /// its `expires_at` is the credential's, not the assertion's.
-    pub fn verify(&self, token: &str, portal: &str, audience: &str, now: i64) -> Result<Returned, TokenError> {
-        let parsed = jws::parse(token, ASSERTION_BYTES_MAX, Typ::Assertion)?;
+    pub fn verify(&self, token: &str, portal: &str, audience: &str, now: i64) -> Result<VerifiedAssertion, TokenError> {
+        let parsed = jws::parse(token, ASSERTION_BYTES_MAX, TokenKind::Assertion)?;
         let ring = self.ring.load();
-        let known = parsed.header.kid.as_deref();
-        let known = known.and_then(|kid| ring.verifiers.iter().find(|(own, _)| own == kid));
-        let Some((_, verifier)) = known else {
+        let kid = parsed.header.kid.as_deref();
+        let known = kid.and_then(|kid| ring.verifiers.iter().find(|verifier| verifier.kid == kid));
+        let Some(verifier) = known else {
             return Err(TokenError::Key {
                 issuer: NAME.to_owned(),
                 why: "it was signed with another key",
             });
         };
-        if !verifier.verifies(parsed.header.algorithm, parsed.signing_input.as_bytes(), &parsed.signature) {
+        if !verifier
+            .key
+            .verifies(parsed.header.algorithm, parsed.signing_input.as_bytes(), &parsed.signature)
+        {
             return Err(TokenError::Signature { issuer: NAME.to_owned() });
         }
         let claims = parsed.claims;
@@ -243,7 +270,7 @@ impl AssertionKeys {
         }
         let issued_at = integer(&claims, "iat")?.ok_or(wrong("iat"))?;
         let identity = self.identity(&claims, parsed.header.kid)?;
-        Ok(Returned { identity, issued_at })
+        Ok(VerifiedAssertion { identity, issued_at })
     }
 
     fn identity(&self, claims: &Map<String, Value>, kid: Option<String>) -> Result<Identity, TokenError> {
@@ -275,29 +302,29 @@ impl AssertionKeys {
 }
 
 fn read(path: &Path) -> Result<Redacted<String>, AssertionError> {
-    let read = std::fs::read_to_string(path).map(Redacted::new);
+    let read = read_small_text(path, KEY_FILE_BYTES_MAX).map(Redacted::new);
     read.map_err(|source| AssertionError::File {
         path: path.to_owned(),
         source,
     })
 }
 
-fn parsed(path: &Path, text: &Redacted<String>, generation: u64) -> Result<Ring, AssertionError> {
+fn parse_ring(path: &Path, text: &Redacted<String>, generation: u64) -> Result<KeyRing, AssertionError> {
     let keys = SigningKey::all_from_pem(text.expose());
-    let ring = keys.and_then(|keys| Ring::new(keys, sha256(text.expose().as_bytes()), generation));
+    let ring = keys.and_then(|keys| KeyRing::new(keys, sha256(text.expose().as_bytes()), generation));
     ring.map_err(|source| AssertionError::Key {
         path: path.to_owned(),
         source,
     })
 }
 
-fn put(map: &mut Map<String, Value>, name: &str, value: Option<Value>) {
+fn insert_some(map: &mut Map<String, Value>, name: &str, value: Option<Value>) {
     if let Some(value) = value {
         map.insert(name.to_owned(), value);
     }
 }
 
-/// The closed set of `AuthFacts::method`.
+/// Maps a text to one of the values of `AuthFacts::method`.
 fn method(text: &str) -> Result<&'static str, TokenError> {
     ["bearer", "session", "assertion"]
         .into_iter()
@@ -384,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn an_assertion_lives_no_longer_than_its_ttl_or_the_credential() {
+    fn assertion_expires_with_its_ttl_or_the_credential() {
         let keys = keys();
         let token = sign(&keys, &identity());
         assert!(keys.verify(&token, "customer", APP, NOW + 59).is_ok());
@@ -402,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn an_assertion_is_good_for_its_portal_app_and_gate_only() {
+    fn assertion_is_valid_only_for_its_portal_app_and_gate() {
         let ours = keys();
         let token = sign(&ours, &identity());
         assert!(matches!(
@@ -425,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn the_published_keys_hold_no_private_part() {
+    fn published_keys_have_no_private_part() {
         let jwks = keys().jwks();
         assert!(jwks["keys"][0].get("d").is_none());
         assert_eq!(jwks["keys"][0]["alg"], "ES256");
@@ -449,7 +476,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn an_identity_survives_its_assertion(identity in identities()) {
+        fn identity_is_unchanged_after_its_assertion_is_verified(identity in identities()) {
             let keys = keys();
             let mut back = keys.verify(&sign(&keys, &identity), "customer", APP, NOW).unwrap().identity;
             back.token = TokenFacts::default();

@@ -1,29 +1,26 @@
-//! Remembers what verified tokens led to, so that the signature is checked once.
+//! Caches results of verified tokens, so that the gate checks a token's signature once.
 //!
-//! Keyed by the SHA-256 of the whole token (header, claims and signature). An entry proves nothing by itself:
-//! every hit goes through `Authn::recheck` with the entry's proof. Owned by a revision, so that a new one starts empty.
+//! The key is the SHA-256 of the whole token (header, claims and signature), so a token that differs in its signature only is
+//! another entry. An entry proves nothing by itself: on every hit the caller checks the entry's proof with `Authn::recheck`.
+//! All workers share a cache and may insert the same token twice; both entries are equal, and the later one stays. Each
+//! revision owns a cache, so a new revision starts with an empty one.
 
 use std::sync::Arc;
 
-use aws_lc_rs::digest;
 use quick_cache::sync::Cache;
 
-/// A bounded map from tokens to `T`; the least useful entries leave first.
+use crate::base::digest::sha256;
+
+/// A bounded map from tokens to `T`; a full cache evicts entries that were used least.
 pub struct TokenCache<T>(Cache<[u8; 32], Arc<T>>);
 
-/// SHA-256 of the token, whole.
+/// SHA-256 of the whole token; the key of its cache entry.
 pub fn token_hash(token: &str) -> [u8; 32] {
     sha256(token.as_bytes())
 }
 
-pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
-    hash
-}
-
 impl<T> TokenCache<T> {
-    /// At most `entries` tokens (`limits.token_cache`).
+    /// Makes a cache of at most `entries` tokens (`limits.token_cache`).
     pub fn new(entries: usize) -> Self {
         Self(Cache::new(entries))
     }
@@ -46,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cache_never_holds_more_than_its_limit() {
+    fn cache_never_exceeds_its_limit() {
         let cache = TokenCache::new(100);
         for n in 0..10_000 {
             cache.insert(token_hash(&format!("token {n}")), Arc::new(n));
@@ -55,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_differing_in_its_signature_only_is_another_token() {
+    fn token_that_differs_only_in_its_signature_is_another_entry() {
         let cache = TokenCache::new(8);
         cache.insert(token_hash("a.b.c"), Arc::new(()));
         assert!(cache.get(&token_hash("a.b.c")).is_some());

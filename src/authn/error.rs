@@ -1,7 +1,7 @@
-//! Why a token does not say who is calling.
+//! The reasons for which the gate refuses a token.
 //!
-//! One enum for every way a credential can fail; converts once, exhaustively, into a refusal. The texts go to
-//! the log: they name what was wrong and never contain the token or a signature.
+//! One enum covers every way in which a credential can fail; it converts once, exhaustively, into a refusal. The texts go to the
+//! log: they name the fault and never contain the token or a signature.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use cedargate_policy::claims::ClaimError;
 use crate::denial::{Denial, Refusal};
 use crate::json::JsonError;
 
-/// The reason a token was refused.
+/// The reason for which a token was refused.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum TokenError {
     #[error("token is malformed: {0}")]
@@ -31,7 +31,7 @@ pub enum TokenError {
     KeyGone { issuer: String },
     #[error("issuer of the token is not trusted by this portal")]
     IssuerUnknown,
-    #[error("no issuer that was asked knows the token as active")]
+    #[error("no introspected issuer knows the token as active")]
     Inactive,
     #[error(transparent)]
     Claims(#[from] ClaimError),
@@ -52,7 +52,7 @@ impl TokenError {
         Self::Claims(ClaimError::claim(claim, why))
     }
 
-    /// The public side of it.
+    /// Returns the denial, which is the public part of the error.
     pub fn denial(&self) -> Denial {
         match self {
             Self::Malformed(_)

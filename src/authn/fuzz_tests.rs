@@ -1,17 +1,17 @@
-//! The token parser under the fuzzer: strict form, one reading, and claims that are what they say.
+//! Fuzz tests of the token parser: an accepted token has one spelling and one meaning, and its claims map unchanged.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 
 use super::attack_tests::issuer;
-use super::jws::{Typ, encode, parse};
+use super::jws::{TokenKind, encode, parse};
 use super::{TokenHeader, bearer, claims};
 use crate::fuzz_tests::Fuzz;
 
 const BYTES_MAX: usize = 16 * 1024;
 
 #[test]
-fn a_token_has_one_form_and_one_reading() {
+fn accepted_token_has_one_spelling_and_one_meaning() {
     let words = &[
         ".",
         "..",
@@ -45,19 +45,23 @@ fn a_token_has_one_form_and_one_reading() {
         "\n",
     ];
     Fuzz::new("token", words).run(|input| {
-        // seeds are written open, `header|claims|signature`, so that mutations reach what is inside the base64url
-        let as_it_is = String::from_utf8_lossy(input).into_owned();
-        [as_it_is, sealed(input)].into_iter().filter(|token| look(token)).count() > 0
+        // seeds have the form `header|claims|signature` without base64url, so that mutations reach the JSON
+        let verbatim = String::from_utf8_lossy(input).into_owned();
+        [verbatim, encode_segments(input)]
+            .into_iter()
+            .filter(|token| check(token))
+            .count()
+            > 0
     });
 }
 
-fn sealed(open: &[u8]) -> String {
+fn encode_segments(open: &[u8]) -> String {
     open.splitn(3, |b| *b == b'|').map(encode).collect::<Vec<_>>().join(".")
 }
 
-/// Whether it became an identity.
-fn look(token: &str) -> bool {
-    let mut taken = false;
+/// True if the token became an identity.
+fn check(token: &str) -> bool {
+    let mut accepted = false;
     if let Ok(value) = http::HeaderValue::try_from(format!("Bearer {token}")) {
         let mut headers = http::HeaderMap::new();
         headers.insert(http::header::AUTHORIZATION, value);
@@ -65,8 +69,10 @@ fn look(token: &str) -> bool {
             assert!(token.contains(found) && !found.contains([' ', ',', '"']), "{found}");
         }
     }
-    for typ in [Typ::Bearer, Typ::Assertion] {
-        let Ok(compact) = parse(token, BYTES_MAX, typ) else { continue };
+    for kind in [TokenKind::Bearer, TokenKind::Assertion] {
+        let Ok(compact) = parse(token, BYTES_MAX, kind) else {
+            continue;
+        };
         let segments: Vec<&str> = token.split('.').collect();
         assert_eq!(segments.len(), 3);
         for segment in &segments {
@@ -74,7 +80,7 @@ fn look(token: &str) -> bool {
             assert_eq!(
                 encode(URL_SAFE.decode(padded).expect("base64url")),
                 **segment,
-                "another spelling was taken"
+                "another spelling was accepted"
             );
         }
         assert_eq!(encode(&compact.signature), segments[2]);
@@ -96,9 +102,9 @@ fn look(token: &str) -> bool {
         assert_eq!(signed["sub"], identity.subject.as_str());
         assert!(identity.roles.len() <= claims::NAMES_MAX && !identity.roles.iter().any(String::is_empty));
         assert!(signed.get("cnf").is_none() && signed.get("exp").is_some());
-        taken = true;
+        accepted = true;
     }
-    taken
+    accepted
 }
 
 fn pad(segment: &str) -> String {

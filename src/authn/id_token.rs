@@ -1,37 +1,38 @@
-//! ID tokens and logout tokens: what a provider signs for the gate itself, as its client.
+//! ID tokens and logout tokens, which a provider signs for the gate as its client.
 //!
-//! The same taking apart, keys and signature check as for bearer tokens; the rules differ. They are for the gate's client id and
-//! nobody else, an ID token answers one login's nonce, a logout token names one event. Neither becomes a caller here, and what
-//! is a bearer token by its type is neither.
+//! Parser, keys and signature check are those of bearer tokens; the rules for the claims differ. Both kinds must name the gate's
+//! client id as their audience. An ID token must repeat the nonce of its login; a logout token must name the logout event.
+//! Neither becomes a caller here, and a token whose type marks it as an access token is refused as either.
 
 use aws_lc_rs::digest;
 use serde_json::{Map, Value};
 
 use cedargate_policy::claims::{self, ClaimError, NAME_BYTES_MAX, SUBJECT_BYTES_MAX, audience_list, name, time};
 
-use super::jws::{self, Compact, Typ};
-use super::{Attempt, Authn, IssuerState, Signed, TokenError, keys};
+use super::jws::{self, CompactJws, TokenKind};
+use super::{Authn, IssuerState, SignatureCheck, TokenError, VerificationPass};
+use crate::base::clock::unix_seconds;
 use crate::config::{Algorithm, Issuer};
 
-/// Bytes of an ID token or logout token; they travel in no header, so `limits.token_bytes` is not theirs.
+/// Longest ID token or logout token, in bytes. They do not travel in headers, so `limits.token_bytes` does not apply.
 const BYTES_MAX: usize = 64 * 1024;
-/// How old a logout token may be, in seconds, beside the issuer's leeway.
+/// Oldest logout token, in seconds; the issuer's leeway is added.
 const LOGOUT_AGE_MAX: i64 = 5 * 60;
 /// The member of `events` that makes a logout token.
 const LOGOUT_EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 
-/// What an ID token must say beside its issuer.
+/// The claims that an ID token must have besides its issuer.
 #[derive(Clone, Copy, Debug)]
-pub struct Expected<'a> {
+pub struct ExpectedIdToken<'a> {
     /// The client id.
     pub audience: &'a str,
-    /// `None` after a refresh: there was no request to answer.
+    /// `None` after a refresh: a refresh sends no nonce.
     pub nonce: Option<&'a str>,
-    /// The access token that came with it, for `at_hash`.
+    /// The access token of the same response, for `at_hash`.
     pub access_token: &'a str,
 }
 
-/// An ID token whose every check held.
+/// An ID token that passed every check.
 #[derive(Clone, Debug)]
 pub struct IdToken {
     pub claims: Map<String, Value>,
@@ -39,11 +40,11 @@ pub struct IdToken {
     pub subject: String,
     pub auth_time: Option<i64>,
     pub acr: Option<String>,
-    /// The provider's own session.
+    /// The id of the provider's own session.
     pub sid: Option<String>,
 }
 
-/// A logout token whose every check held, but for `jti` being new.
+/// A logout token that passed every check. The caller still has to check that its `jti` is new.
 #[derive(Clone, Debug)]
 pub struct LogoutToken {
     pub sid: Option<String>,
@@ -51,81 +52,86 @@ pub struct LogoutToken {
     pub jti: String,
 }
 
-/// Whom claims name, by the issuer's mapping and within its bounds.
+/// The subject, tenant and roles of a login, by the issuer's claim mapping and within the issuer's bounds.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Granted {
+pub struct MappedClaims {
     pub subject: String,
     pub tenant: Option<String>,
     pub roles: Vec<String>,
 }
 
-/// What the claims of a login give by the issuer's claim mapping.
-pub fn granted(issuer: &Issuer, claims: &Map<String, Value>) -> Result<Granted, TokenError> {
+/// Maps the claims of a login by the issuer's claim mapping. Fails on a tenant or role that the issuer may not assert.
+pub fn map_claims(issuer: &Issuer, claims: &Map<String, Value>) -> Result<MappedClaims, TokenError> {
     let path = &issuer.scope.claims.subject;
-    Ok(Granted {
+    Ok(MappedClaims {
         subject: name(path, claims::at(claims, path)?, SUBJECT_BYTES_MAX)?.to_owned(),
         tenant: claims::tenant(&issuer.scope, claims)?,
         roles: claims::roles(&issuer.scope, claims)?,
     })
 }
 
-/// The claims of an ID token that was verified before and kept sealed since. Proves nothing.
-pub fn kept_claims(token: &str) -> Option<Map<String, Value>> {
-    jws::parse(token, BYTES_MAX, Typ::Id).ok().map(|token| token.claims)
+/// Decodes the claims of an ID token without verification: for a token that was verified before and stayed sealed since.
+pub fn decode_id_token_claims(token: &str) -> Option<Map<String, Value>> {
+    jws::parse(token, BYTES_MAX, TokenKind::Id).ok().map(|token| token.claims)
+}
+
+/// A token whose signature was verified.
+struct SignedToken<'a, 't> {
+    issuer: &'a IssuerState,
+    token: CompactJws<'t>,
+    /// Unix seconds of the check.
+    now: i64,
 }
 
 impl Authn {
-    /// Checks an ID token of the issuer at `index`. Waits like `verify`.
-    pub async fn verify_id_token(&self, index: usize, token: &str, expected: Expected<'_>) -> Result<IdToken, TokenError> {
-        let (issuer, token, now) = self.signed_by(index, token, Typ::Id).await?;
-        issuer.id_token(token, expected, now)
+    /// Verifies an ID token of the issuer at `index`. Waits like `verify`.
+    pub async fn verify_id_token(&self, index: usize, token: &str, expected: ExpectedIdToken<'_>) -> Result<IdToken, TokenError> {
+        let signed = self.verify_signature(index, token, TokenKind::Id).await?;
+        signed.issuer.check_id_token(signed.token, expected, signed.now)
     }
 
-    /// Checks a logout token of the issuer at `index`. Waits like `verify`.
+    /// Verifies a logout token of the issuer at `index`. Waits like `verify`.
     pub async fn verify_logout_token(&self, index: usize, token: &str, audience: &str) -> Result<LogoutToken, TokenError> {
-        let (issuer, token, now) = self.signed_by(index, token, Typ::Logout).await?;
-        issuer.logout_token(&token, audience, now)
+        let signed = self.verify_signature(index, token, TokenKind::Logout).await?;
+        signed.issuer.check_logout_token(&signed.token, audience, signed.now)
     }
 
-    /// What an unverified logout token says of its issuer: which provider's keys to try.
+    /// Returns the issuer that an unverified logout token names, so that the caller can choose the provider whose keys verify it.
     pub fn claimed_issuer(token: &str) -> Result<String, TokenError> {
-        let token = jws::parse(token, BYTES_MAX, Typ::Logout)?;
+        let token = jws::parse(token, BYTES_MAX, TokenKind::Logout)?;
         Ok(name("iss", token.claims.get("iss"), SUBJECT_BYTES_MAX)?.to_owned())
     }
 
-    async fn signed_by<'t>(
+    /// Checks a token's issuer and signature. Waits like `verify`.
+    async fn verify_signature<'t>(
         &self,
         index: usize,
         token: &'t str,
-        typ: Typ,
-    ) -> Result<(&IssuerState, Compact<'t>, i64), TokenError> {
+        kind: TokenKind,
+    ) -> Result<SignedToken<'_, 't>, TokenError> {
         let issuer = self.issuers.get(index).ok_or(TokenError::IssuerUnknown)?;
-        let token = jws::parse(token, BYTES_MAX, typ)?;
+        let token = jws::parse(token, BYTES_MAX, kind)?;
         if token.claims.get("iss").and_then(Value::as_str) != Some(&issuer.config.scope.issuer) {
             return Err(TokenError::claim("iss", "is not the provider's issuer"));
         }
-        for attempt in [Attempt::First, Attempt::Last] {
-            let now = keys::unix_now();
-            match issuer.signed(&token, now)? {
-                Signed::By { .. } => return Ok((issuer, token, now)),
-                Signed::Wait(pause) => {
-                    if let Some(error) = self.wait(index, pause, attempt).await {
-                        return Err(error);
-                    }
-                }
+        for pass in [VerificationPass::First, VerificationPass::Last] {
+            let now = unix_seconds();
+            match issuer.check_signature(&token, now)? {
+                SignatureCheck::Valid { .. } => return Ok(SignedToken { issuer, token, now }),
+                SignatureCheck::NeedsKeys(missing) => self.wait_for_keys(index, missing, pass).await?,
             }
         }
-        // INVARIANT: waiting on the last attempt always gives an error.
-        Err(TokenError::malformed("its key could not be settled"))
+        // INVARIANT: `wait_for_keys` fails on the last attempt
+        Err(TokenError::malformed("its key could not be determined"))
     }
 }
 
 impl IssuerState {
-    fn id_token(&self, token: Compact<'_>, expected: Expected<'_>, now: i64) -> Result<IdToken, TokenError> {
+    fn check_id_token(&self, token: CompactJws<'_>, expected: ExpectedIdToken<'_>, now: i64) -> Result<IdToken, TokenError> {
         let claims = token.claims;
         claims::window(&claims, self.leeway)?.check(now)?;
         time(&claims, "iat")?.ok_or(TokenError::claim("iat", "is required"))?;
-        self.for_client(&claims, expected.audience)?;
+        self.check_audience(&claims, expected.audience)?;
         if claims.contains_key("events") {
             return Err(TokenError::claim("events", "makes it another kind of token"));
         }
@@ -142,15 +148,15 @@ impl IssuerState {
         Ok(IdToken {
             subject: name("sub", claims.get("sub"), SUBJECT_BYTES_MAX)?.to_owned(),
             auth_time: time(&claims, "auth_time")?,
-            acr: optional(&claims, "acr")?,
-            sid: optional(&claims, "sid")?,
+            acr: optional_name(&claims, "acr")?,
+            sid: optional_name(&claims, "sid")?,
             claims,
         })
     }
 
-    fn logout_token(&self, token: &Compact<'_>, audience: &str, now: i64) -> Result<LogoutToken, TokenError> {
+    fn check_logout_token(&self, token: &CompactJws<'_>, audience: &str, now: i64) -> Result<LogoutToken, TokenError> {
         let claims = &token.claims;
-        self.for_client(claims, audience)?;
+        self.check_audience(claims, audience)?;
         let issued = time(claims, "iat")?.ok_or(TokenError::claim("iat", "is required"))?;
         if issued > now.saturating_add(self.leeway) {
             return Err(ClaimError::NotYetValid.into());
@@ -173,7 +179,7 @@ impl IssuerState {
             None => None,
             value => Some(name("sub", value, SUBJECT_BYTES_MAX)?.to_owned()),
         };
-        let sid = optional(claims, "sid")?;
+        let sid = optional_name(claims, "sid")?;
         if sid.is_none() && subject.is_none() {
             return Err(TokenError::claim("sid", "and `sub` are both missing"));
         }
@@ -181,8 +187,9 @@ impl IssuerState {
         Ok(LogoutToken { sid, subject, jti })
     }
 
-    /// OpenID Connect Core 1.0, section 3.1.3.7: for this client, and if for others too, then said to be used by it.
-    fn for_client(&self, claims: &Map<String, Value>, client: &str) -> Result<(), TokenError> {
+    /// Checks that a token is for this client. With further audiences, `azp` must name the client (OpenID Connect Core 1.0,
+    /// section 3.1.3.7).
+    fn check_audience(&self, claims: &Map<String, Value>, client: &str) -> Result<(), TokenError> {
         let audiences = audience_list(claims)?;
         let azp = claims.get("azp");
         let fits = audiences.iter().any(|audience| audience == client)
@@ -193,14 +200,15 @@ impl IssuerState {
     }
 }
 
-fn optional(claims: &Map<String, Value>, claim: &str) -> Result<Option<String>, TokenError> {
+fn optional_name(claims: &Map<String, Value>, claim: &str) -> Result<Option<String>, TokenError> {
     match claims.get(claim) {
         None => Ok(None),
         value => Ok(Some(name(claim, value, NAME_BYTES_MAX)?.to_owned())),
     }
 }
 
-/// The left half of the hash that the signature's algorithm names (section 3.1.3.6); Ed25519 hashes with SHA-512.
+/// Returns the left half of the hash that the signature's algorithm names (OpenID Connect Core 1.0, section 3.1.3.6); Ed25519
+/// hashes with SHA-512.
 fn half_hash(algorithm: Algorithm, text: &str) -> String {
     let algorithm = match algorithm {
         Algorithm::Rs256 | Algorithm::Ps256 | Algorithm::Es256 => &digest::SHA256,

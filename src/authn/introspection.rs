@@ -1,12 +1,19 @@
-//! Who is calling, from a token that says nothing by itself: its issuer is asked (RFC 7662).
+//! Verifies a bearer token that is not a JWT by asking its issuer (RFC 7662, token introspection).
 //!
-//! On the path where a JWT would be verified. Whoever asks first asks for everybody with the same token. What an issuer says is
-//! remembered for `issuers[].introspection.cache` at most, here and for the other replicas under a hash of token, issuer and
-//! client; a no for some seconds, here only. An issuer that does not answer is no yes and no no.
+//! Runs in the place of JWT verification. An issuer's answer is cached: an active token for `issuers[].introspection.cache` at
+//! most, in this process and, through the session store, for the other replicas; a refused one for `INACTIVE_LIFE`, in this
+//! process only. The key of an entry is a hash of token, issuer and client. A store that fails counts as a miss.
+//!
+//! Requests with the same token race to ask. An async mutex per token orders them: the first asks the issuer, the rest wait for
+//! the mutex and then find the answer in the cache. If the first request is cancelled (its client went away), its mutex is
+//! free and the next request asks. If the issuer fails, the failure is cached for `FAILURE_LIFE`, so that the requests that wait do
+//! not each ask again; the token is denied `key_unavailable`, because a failure says neither that it is active nor that it
+//! is not. Each request waits at most `ANSWER_WAIT`.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use rustc_hash::FxHashMap;
@@ -15,13 +22,15 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use tokio::time::{Instant, timeout};
 use url::form_urlencoded;
 
-use super::cache::sha256;
 use cedargate_policy::claims::{self, TokenHeader, Window};
 
 use super::error::TokenError;
-use super::keys::{check_url, discovery_url, unix_now};
-use super::{Authn, Proof};
+use super::keys::{check_url, discovery_url};
+use super::{Authn, TokenProof};
 use crate::audit::{Audit, AuthEvent, Event};
+use crate::base::clock::unix_seconds;
+use crate::base::digest::sha256_of;
+use crate::base::files::read_small_text;
 use crate::base::metrics::Metrics;
 use crate::config::{self, Issuer, Secret};
 use crate::json;
@@ -29,86 +38,121 @@ use crate::session::Sessions;
 use crate::types::Identity;
 
 /// One exchange with an issuer, from connecting to the last byte.
-const DEADLINE: Duration = Duration::from_secs(5);
-/// How long a request waits for an answer, also one that somebody else is waiting for.
-const WAIT: Duration = Duration::from_secs(6);
-/// How long a no counts, and how long an issuer that did not answer is not asked about the same token.
-const NO_LIFE: Duration = Duration::from_secs(5);
+const CALL_DEADLINE: Duration = Duration::from_secs(5);
+/// Longest time that a request waits for an answer, its own or another request's.
+const ANSWER_WAIT: Duration = Duration::from_secs(6);
+/// Life of a cached refusal: the token is inactive, or active with unacceptable claims.
+const INACTIVE_LIFE: Duration = Duration::from_secs(5);
+/// Pause before the gate asks a failed issuer about the same token again.
 const FAILURE_LIFE: Duration = Duration::from_secs(1);
-/// Bytes of an answer.
+/// Longest answer, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
-/// Answers remembered by this process.
+/// Most cached answers of this process.
 const ANSWERS_MAX: usize = 10_000;
-/// Issuers of one portal that are asked about one token.
+/// Most issuers of one portal that are asked about one token.
 const ISSUERS_MAX: usize = 3;
-/// Questions to issuers at once.
+/// Most concurrent calls to issuers.
 const CALLS_MAX: usize = 64;
-/// How long a discovered endpoint is used.
+/// Life of a discovered endpoint.
 const ENDPOINT_LIFE: Duration = Duration::from_secs(3600);
-/// Bytes of a secret's file.
-const SECRET_BYTES_MAX: usize = 4096;
-const AREA: &str = "introspection";
+/// Longest secret file, in bytes.
+const SECRET_BYTES_MAX: u64 = 4096;
+/// Area of the session store that holds shared answers.
+const STORE_AREA: &str = "introspection";
 
-/// What a bearer token's identity rests on.
+/// The evidence for the identity of a bearer token.
 #[derive(Clone, Debug)]
-pub enum Ground {
-    Token(Proof),
-    /// The issuer's word, until it must be asked again (unix seconds).
-    Word {
-        until: i64,
-    },
+pub enum Evidence {
+    /// A verified JWT.
+    Token(TokenProof),
+    /// The issuer's answer, valid until a time in unix seconds.
+    Introspection { until: i64 },
 }
 
-/// Asks issuers about opaque tokens. Shared by all workers.
-pub struct Introspection {
+/// A bearer token whose identity was verified.
+#[derive(Clone, Debug)]
+pub struct VerifiedBearer {
+    pub identity: Identity,
+    pub evidence: Evidence,
+}
+
+/// Asks issuers about opaque tokens. All workers share it.
+pub struct IntrospectionClient {
     issuers: Vec<Issuer>,
     token_bytes: usize,
     client: Option<reqwest::Client>,
-    answers: Cache<[u8; 32], Remembered>,
-    /// Who is asking about which token; as many as there are requests.
-    asking: Mutex<FxHashMap<[u8; 32], Weak<AsyncMutex<()>>>>,
+    answers: Cache<[u8; 32], IssuerAnswer>,
+    /// The mutexes of tokens that requests ask about now; bounded by the requests in flight.
+    in_flight: Mutex<FxHashMap<[u8; 32], Weak<AsyncMutex<()>>>>,
     calls: Semaphore,
-    endpoints: Mutex<FxHashMap<usize, (String, Instant)>>,
+    /// Discovered endpoints by the index of the issuer.
+    endpoints: Mutex<FxHashMap<usize, DiscoveredEndpoint>>,
     sessions: Arc<Sessions>,
     audit: Audit,
     metrics: Metrics,
 }
 
-/// What was made of an issuer's answer.
+/// The evaluated answer of an issuer.
 #[derive(Clone)]
-enum Remembered {
-    /// Claims, and the unix second until which they count.
-    Yes(Arc<Map<String, Value>>, i64),
-    No(TokenError, Instant),
+enum IssuerAnswer {
+    Active(ActiveToken),
+    /// Inactive, active but unacceptable, or not answered.
+    Refused {
+        error: TokenError,
+        until: Instant,
+    },
 }
 
-/// Why an issuer could not be asked; for the log.
-type Failure = String;
+/// The claims of an active token.
+#[derive(Clone)]
+struct ActiveToken {
+    claims: Arc<Map<String, Value>>,
+    /// Unix second until which the claims may be used.
+    until: i64,
+}
 
-impl Introspection {
+#[derive(Clone)]
+struct DiscoveredEndpoint {
+    url: String,
+    expires_at: Instant,
+}
+
+/// An issuer with introspection, as a portal trusts it.
+#[derive(Clone, Copy)]
+struct IntrospectedIssuer<'a> {
+    /// Index into `Config::issuers`.
+    index: usize,
+    issuer: &'a Issuer,
+    settings: &'a config::Introspection,
+}
+
+/// The reason for which an issuer could not be asked; for the log.
+type CallFailure = String;
+
+impl IntrospectionClient {
     pub fn new(
         config: &config::Config,
         sessions: &Arc<Sessions>,
         audit: &Audit,
         metrics: &Metrics,
     ) -> Result<Arc<Self>, reqwest::Error> {
-        let asks = config.issuers.iter().any(|issuer| issuer.introspection.is_some());
-        // a connection belongs to the thread that made it, so none is kept
+        let needs_client = config.issuers.iter().any(|issuer| issuer.introspection.is_some());
+        // a connection belongs to the runtime that made it, and every worker has its own, so none is pooled
         let client = || {
             reqwest::Client::builder()
                 .redirect(reqwest::redirect::Policy::none())
                 .no_proxy()
                 .pool_max_idle_per_host(0)
-                .timeout(DEADLINE)
+                .timeout(CALL_DEADLINE)
                 .user_agent(concat!("cedargate/", env!("CARGO_PKG_VERSION")))
                 .build()
         };
         Ok(Arc::new(Self {
             issuers: config.issuers.clone(),
             token_bytes: config.limits.token_bytes.as_usize(),
-            client: if asks { Some(client()?) } else { None },
+            client: if needs_client { Some(client()?) } else { None },
             answers: Cache::new(ANSWERS_MAX),
-            asking: Mutex::default(),
+            in_flight: Mutex::default(),
             calls: Semaphore::new(CALLS_MAX),
             endpoints: Mutex::default(),
             sessions: Arc::clone(sessions),
@@ -117,59 +161,72 @@ impl Introspection {
         }))
     }
 
-    /// The identity behind a bearer token of either kind, for a portal that trusts these issuers.
-    pub async fn proven(&self, authn: &Authn, token: &str, trusted: &[usize]) -> Result<(Identity, Ground), TokenError> {
-        if self.asks_about(token, trusted) {
-            return self.introspected(token, trusted).await;
+    /// Verifies a bearer token of either kind, for a portal that trusts these issuers.
+    pub async fn verify(&self, authn: &Authn, token: &str, trusted: &[usize]) -> Result<VerifiedBearer, TokenError> {
+        if self.is_opaque(token, trusted) {
+            return self.introspect(token, trusted).await;
         }
-        let now = unix_now();
+        let now = unix_seconds();
         let verified = match authn.try_verify(token, trusted, now) {
             Some(verified) => verified?,
             None => authn.verify(token, trusted, now).await?,
         };
-        Ok((verified.identity, Ground::Token(verified.proof)))
+        Ok(VerifiedBearer {
+            identity: verified.identity,
+            evidence: Evidence::Token(verified.proof),
+        })
     }
 
-    /// Whether a token is no JWT, and some issuer may be asked about it.
-    fn asks_about(&self, token: &str, trusted: &[usize]) -> bool {
-        token.bytes().filter(|b| *b == b'.').count() != 2 && self.asked(trusted).next().is_some()
+    /// True if a token is not a JWT and a trusted issuer has introspection.
+    fn is_opaque(&self, token: &str, trusted: &[usize]) -> bool {
+        token.bytes().filter(|b| *b == b'.').count() != 2 && self.introspected_issuers(trusted).next().is_some()
     }
 
-    fn asked<'a>(&'a self, trusted: &'a [usize]) -> impl Iterator<Item = (usize, &'a Issuer, &'a config::Introspection)> {
-        let known = trusted.iter().filter_map(|index| Some((*index, self.issuers.get(*index)?)));
-        known
-            .filter_map(|(index, issuer)| Some((index, issuer, issuer.introspection.as_ref()?)))
-            .take(ISSUERS_MAX)
+    fn introspected_issuers<'a>(&'a self, trusted: &'a [usize]) -> impl Iterator<Item = IntrospectedIssuer<'a>> {
+        let with_introspection = trusted.iter().filter_map(|index| {
+            let issuer = self.issuers.get(*index)?;
+            Some(IntrospectedIssuer {
+                index: *index,
+                issuer,
+                settings: issuer.introspection.as_ref()?,
+            })
+        });
+        with_introspection.take(ISSUERS_MAX)
     }
 
-    /// In the portal's order; the first that knows the token has the say.
-    async fn introspected(&self, token: &str, trusted: &[usize]) -> Result<(Identity, Ground), TokenError> {
+    /// Asks the issuers in the portal's order. The first issuer that knows the token as active decides.
+    async fn introspect(&self, token: &str, trusted: &[usize]) -> Result<VerifiedBearer, TokenError> {
         if token.len() > self.token_bytes {
             return Err(TokenError::TooLong { max: self.token_bytes });
         }
-        let mut refused = TokenError::Inactive;
-        for (index, issuer, settings) in self.asked(trusted) {
-            let answer = timeout(WAIT, self.answer((index, issuer, settings), token)).await;
-            let answer = answer
-                .unwrap_or_else(|_elapsed| Remembered::No(unavailable(issuer, "it does not answer in time"), Instant::now()));
-            let outcome = match answer {
-                Remembered::Yes(claims, until) => {
-                    identity(issuer, &claims, until).map(|identity| (identity, Ground::Word { until }))
-                }
-                Remembered::No(error, _) => Err(error),
+        let mut refusal = TokenError::Inactive;
+        for from in self.introspected_issuers(trusted) {
+            let answer = match timeout(ANSWER_WAIT, self.answer(from, token)).await {
+                Ok(answer) => answer,
+                Err(_elapsed) => IssuerAnswer::Refused {
+                    error: unavailable(from.issuer, "it did not answer in time"),
+                    until: Instant::now(),
+                },
             };
-            self.count(issuer, &outcome);
+            let outcome = match answer {
+                IssuerAnswer::Active(active) => identity(from.issuer, &active).map(|identity| VerifiedBearer {
+                    identity,
+                    evidence: Evidence::Introspection { until: active.until },
+                }),
+                IssuerAnswer::Refused { error, .. } => Err(error),
+            };
+            self.count(from.issuer, &outcome);
             match outcome {
                 Err(TokenError::Inactive) => {}
-                // nobody else's yes is asked for once somebody said yes, nor is somebody's silence a no
-                Err(error @ TokenError::KeysUnavailable { .. }) => refused = error,
+                // another issuer may know the token; if none does, the failure is the result, because this one may know it
+                Err(error @ TokenError::KeysUnavailable { .. }) => refusal = error,
                 outcome => return outcome,
             }
         }
-        Err(refused)
+        Err(refusal)
     }
 
-    fn count(&self, issuer: &Issuer, outcome: &Result<(Identity, Ground), TokenError>) {
+    fn count(&self, issuer: &Issuer, outcome: &Result<VerifiedBearer, TokenError>) {
         let result = outcome.as_ref().err().map_or("ok", |error| error.denial().code());
         self.metrics
             .token_validations
@@ -177,111 +234,122 @@ impl Introspection {
             .inc();
     }
 
-    /// What the issuer says, by whoever heard it last.
-    async fn answer(&self, (index, issuer, settings): (usize, &Issuer, &config::Introspection), token: &str) -> Remembered {
-        let key = key(token, issuer, settings);
-        if let Some(known) = self.remembered(&key) {
-            return known;
+    /// Returns the issuer's answer: from this process's cache, from the session store, or by asking.
+    async fn answer(&self, from: IntrospectedIssuer<'_>, token: &str) -> IssuerAnswer {
+        let key = cache_key(token, from);
+        if let Some(cached) = self.cached(&key) {
+            return cached;
         }
-        let turn = self.turn(key);
-        let _mine = turn.lock().await;
-        if let Some(known) = self.remembered(&key) {
-            return known;
+        let token_mutex = self.token_mutex(key);
+        let _guard = token_mutex.lock().await;
+        if let Some(cached) = self.cached(&key) {
+            return cached;
         }
-        let stored = match self.sessions.fetch(AREA, &key).await {
-            Ok(Some(bytes)) => stored(&bytes).filter(|known| known.is_fresh()),
+        let shared = match self.sessions.fetch(STORE_AREA, &key).await {
+            Ok(Some(bytes)) => decode_shared(&bytes).map(IssuerAnswer::Active).filter(IssuerAnswer::is_fresh),
             Ok(None) | Err(_) => None,
         };
-        let answer = match stored {
-            Some(stored) => stored,
-            None => self.ask((index, issuer, settings), token, &key).await,
+        let answer = match shared {
+            Some(shared) => shared,
+            None => self.ask(from, token, &key).await,
         };
         self.answers.insert(key, answer.clone());
         answer
     }
 
-    fn remembered(&self, key: &[u8; 32]) -> Option<Remembered> {
-        self.answers.get(key).filter(Remembered::is_fresh)
+    fn cached(&self, key: &[u8; 32]) -> Option<IssuerAnswer> {
+        self.answers.get(key).filter(IssuerAnswer::is_fresh)
     }
 
-    /// The lock of a token; it goes with the last who holds it.
-    fn turn(&self, key: [u8; 32]) -> Arc<AsyncMutex<()>> {
-        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(turn) = asking.get(&key).and_then(Weak::upgrade) {
-            return turn;
+    /// Returns the mutex of a token. The last request that holds it drops it; a later call removes its entry from the map.
+    fn token_mutex(&self, key: [u8; 32]) -> Arc<AsyncMutex<()>> {
+        let mut in_flight = self.in_flight.lock();
+        if let Some(mutex) = in_flight.get(&key).and_then(Weak::upgrade) {
+            return mutex;
         }
-        asking.retain(|_, turn| turn.strong_count() > 0);
-        let turn = Arc::new(AsyncMutex::new(()));
-        asking.insert(key, Arc::downgrade(&turn));
-        turn
+        in_flight.retain(|_, mutex| mutex.strong_count() > 0);
+        let mutex = Arc::new(AsyncMutex::new(()));
+        in_flight.insert(key, Arc::downgrade(&mutex));
+        mutex
     }
 
-    async fn ask(
-        &self,
-        (index, issuer, settings): (usize, &Issuer, &config::Introspection),
-        token: &str,
-        key: &[u8; 32],
-    ) -> Remembered {
+    /// Asks the issuer, records the answer in the audit log and shares it if the token is active.
+    async fn ask(&self, from: IntrospectedIssuer<'_>, token: &str, key: &[u8; 32]) -> IssuerAnswer {
         let called = match self.calls.acquire().await {
-            Ok(_turn) => timeout(DEADLINE, self.call((index, issuer, settings), token)).await,
-            Err(_closed) => Ok(Err("the gate is ending".to_owned())),
+            Ok(_permit) => timeout(CALL_DEADLINE, self.call(from, token)).await,
+            Err(_closed) => Ok(Err("the gate is shutting down".to_owned())),
         };
         let called = called.unwrap_or_else(|_elapsed| Err("it did not answer in time".to_owned()));
-        let now = Instant::now();
-        let answer = match called {
-            Ok(Some(claims)) => {
-                let cache = i64::try_from(settings.cache.as_secs()).unwrap_or(0);
-                let leeway = i64::try_from(issuer.leeway.as_secs()).unwrap_or(0);
-                match judged(issuer, claims, unix_now().saturating_add(cache), leeway) {
-                    Ok((claims, until)) => Remembered::Yes(claims, until),
-                    Err(error) => Remembered::No(error, now + NO_LIFE),
-                }
-            }
-            Ok(None) => Remembered::No(TokenError::Inactive, now + NO_LIFE),
-            Err(why) => {
-                tracing::warn!(issuer = &*issuer.scope.name, why, "a token could not be introspected");
-                self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).remove(&index);
-                Remembered::No(unavailable(issuer, "it could not be asked about a token"), now + FAILURE_LIFE)
-            }
-        };
-        self.tell(issuer, &answer);
-        if let Remembered::Yes(claims, until) = &answer {
-            let life = u64::try_from(until.saturating_sub(unix_now())).unwrap_or(0);
-            let value = json!({"claims": &**claims, "until": until}).to_string();
-            if life > 0
-                && let Err(error) = self
-                    .sessions
-                    .put(AREA, key, value.as_bytes(), Duration::from_secs(life))
-                    .await
-            {
-                tracing::debug!(%error, "an introspection is not shared");
-            }
+        let answer = self.evaluate(from, called);
+        self.record(from.issuer, &answer);
+        if let IssuerAnswer::Active(active) = &answer {
+            self.share(key, active).await;
         }
         answer
     }
 
-    /// One call; `None`: the token is not active.
-    async fn call(
-        &self,
-        (index, issuer, settings): (usize, &Issuer, &config::Introspection),
-        token: &str,
-    ) -> Result<Option<Map<String, Value>>, Failure> {
-        let client = self.client.as_ref().ok_or("there is no client")?;
-        let url = self.endpoint(client, (index, issuer, settings)).await?;
-        let secret = secret(&settings.client_secret).await?;
+    /// Turns the result of a call into an answer and its life in the cache.
+    fn evaluate(&self, from: IntrospectedIssuer<'_>, called: Result<Option<Map<String, Value>>, CallFailure>) -> IssuerAnswer {
+        let now = Instant::now();
+        match called {
+            Ok(Some(claims)) => {
+                let cache_life = i64::try_from(from.settings.cache.as_secs()).unwrap_or(0);
+                let leeway = i64::try_from(from.issuer.leeway.as_secs()).unwrap_or(0);
+                match check_claims(from.issuer, claims, unix_seconds().saturating_add(cache_life), leeway) {
+                    Ok(active) => IssuerAnswer::Active(active),
+                    Err(error) => IssuerAnswer::Refused {
+                        error,
+                        until: now + INACTIVE_LIFE,
+                    },
+                }
+            }
+            Ok(None) => IssuerAnswer::Refused {
+                error: TokenError::Inactive,
+                until: now + INACTIVE_LIFE,
+            },
+            Err(why) => {
+                tracing::warn!(issuer = &*from.issuer.scope.name, why, "a token could not be introspected");
+                // the endpoint may have moved, so the next call discovers it again
+                self.endpoints.lock().remove(&from.index);
+                IssuerAnswer::Refused {
+                    error: unavailable(from.issuer, "the introspection call failed"),
+                    until: now + FAILURE_LIFE,
+                }
+            }
+        }
+    }
+
+    /// Stores an active token for the other replicas. A failure costs them a call of their own.
+    async fn share(&self, key: &[u8; 32], active: &ActiveToken) {
+        let life = u64::try_from(active.until.saturating_sub(unix_seconds())).unwrap_or(0);
+        if life == 0 {
+            return;
+        }
+        let value = json!({"claims": &*active.claims, "until": active.until}).to_string();
+        let life = Duration::from_secs(life);
+        if let Err(error) = self.sessions.put(STORE_AREA, key, value.as_bytes(), life).await {
+            tracing::debug!(%error, "an introspection answer was not shared with the other replicas");
+        }
+    }
+
+    /// Calls the introspection endpoint. `None`: the token is not active.
+    async fn call(&self, from: IntrospectedIssuer<'_>, token: &str) -> Result<Option<Map<String, Value>>, CallFailure> {
+        let client = self.client.as_ref().ok_or("there is no HTTPS client")?;
+        let url = self.endpoint(client, from).await?;
+        let secret = read_secret(&from.settings.client_secret).await?;
         let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
         let body = form_urlencoded::Serializer::new(String::new())
             .append_pair("token", token)
             .append_pair("token_type_hint", "access_token")
             .finish();
-        // RFC 6749, 2.3.1: both are form-encoded first
+        // RFC 6749, 2.3.1: client id and secret are form-encoded before they go into the header
         let request = client
             .post(url)
-            .basic_auth(encoded(&settings.client_id), Some(encoded(&secret)))
+            .basic_auth(encoded(&from.settings.client_id), Some(encoded(&secret)))
             .header(ACCEPT, "application/json")
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(body);
-        let answer = object_of(request).await?;
+        let answer = fetch_object(request).await?;
         match answer.get("active") {
             Some(Value::Bool(true)) => Ok(Some(answer)),
             Some(Value::Bool(false)) => Ok(None),
@@ -289,77 +357,84 @@ impl Introspection {
         }
     }
 
-    async fn endpoint(
-        &self,
-        client: &reqwest::Client,
-        (index, issuer, settings): (usize, &Issuer, &config::Introspection),
-    ) -> Result<String, Failure> {
-        if let Some(url) = &settings.url {
+    /// Returns the configured endpoint, else the discovered one.
+    async fn endpoint(&self, client: &reqwest::Client, from: IntrospectedIssuer<'_>) -> Result<String, CallFailure> {
+        if let Some(url) = &from.settings.url {
             return Ok(url.clone());
         }
-        let known = self
-            .endpoints
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&index)
-            .cloned();
-        if let Some((url, until)) = known
-            && Instant::now() < until
+        let discovered = self.endpoints.lock().get(&from.index).cloned();
+        if let Some(endpoint) = discovered
+            && Instant::now() < endpoint.expires_at
         {
-            return Ok(url);
+            return Ok(endpoint.url);
         }
         let transport = config::KeyTransport::Tls;
-        let discovery = discovery_url(&issuer.scope.issuer);
+        let discovery = discovery_url(&from.issuer.scope.issuer);
         check_url(&discovery, transport).map_err(|error| error.to_string())?;
-        let document = object_of(client.get(discovery)).await?;
-        if document.get("issuer").and_then(Value::as_str) != Some(&issuer.scope.issuer) {
-            return Err("its discovery document is another issuer's".to_owned());
+        let document = fetch_object(client.get(discovery)).await?;
+        if document.get("issuer").and_then(Value::as_str) != Some(&from.issuer.scope.issuer) {
+            return Err("its discovery document names another issuer".to_owned());
         }
         let url = document.get("introspection_endpoint").and_then(Value::as_str);
         let url = url.ok_or("its discovery document names no `introspection_endpoint`")?;
         check_url(url, transport).map_err(|error| error.to_string())?;
-        let entry = (url.to_owned(), Instant::now() + ENDPOINT_LIFE);
-        self.endpoints
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(index, entry);
+        let endpoint = DiscoveredEndpoint {
+            url: url.to_owned(),
+            expires_at: Instant::now() + ENDPOINT_LIFE,
+        };
+        self.endpoints.lock().insert(from.index, endpoint);
         Ok(url.to_owned())
     }
 
-    fn tell(&self, issuer: &Issuer, answer: &Remembered) {
-        let (result, reason, claims) = match answer {
-            Remembered::Yes(claims, _) => ("success", "active", Some(claims)),
-            Remembered::No(TokenError::Inactive, _) => ("success", "inactive", None),
-            Remembered::No(error, _) => ("failure", error.denial().code(), None),
-        };
-        let subject = claims.and_then(|claims| claims::at(claims, &issuer.scope.claims.subject).ok().flatten());
-        self.audit.send(Event::Auth(Box::new(AuthEvent {
+    /// Sends the audit event of an answer.
+    fn record(&self, issuer: &Issuer, answer: &IssuerAnswer) {
+        let mut event = AuthEvent {
             event: "introspection",
-            result,
-            reason,
+            result: "success",
             issuer: Some(Arc::clone(&issuer.scope.name)),
-            subject: subject.and_then(Value::as_str).map(str::to_owned),
             ..AuthEvent::default()
-        })));
+        };
+        match answer {
+            IssuerAnswer::Active(active) => {
+                event.reason = "active";
+                let subject = claims::at(&active.claims, &issuer.scope.claims.subject).ok().flatten();
+                event.subject = subject.and_then(Value::as_str).map(str::to_owned);
+            }
+            IssuerAnswer::Refused {
+                error: TokenError::Inactive,
+                ..
+            } => event.reason = "inactive",
+            IssuerAnswer::Refused { error, .. } => {
+                event.result = "failure";
+                event.reason = error.denial().code();
+            }
+        }
+        self.audit.send(Event::Auth(Box::new(event)));
     }
 }
 
-impl Remembered {
+impl IssuerAnswer {
     fn is_fresh(&self) -> bool {
         match self {
-            Self::Yes(_, until) => unix_now() < *until,
-            Self::No(_, until) => Instant::now() < *until,
+            Self::Active(active) => unix_seconds() < active.until,
+            Self::Refused { until, .. } => Instant::now() < *until,
         }
     }
 }
 
-fn key(token: &str, issuer: &Issuer, settings: &config::Introspection) -> [u8; 32] {
-    let mut input = Vec::new();
-    for part in [token, &issuer.scope.issuer, &settings.client_id] {
-        input.extend_from_slice(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-        input.extend_from_slice(part.as_bytes());
-    }
-    sha256(&input)
+/// Hashes token, issuer and client; each is preceded by its length, so that two different triples never hash the same bytes.
+fn cache_key(token: &str, from: IntrospectedIssuer<'_>) -> [u8; 32] {
+    let length = |text: &str| u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes();
+    let issuer = &from.issuer.scope.issuer;
+    let client = &from.settings.client_id;
+    sha256_of(&[
+        &length(token),
+        token.as_bytes(),
+        &length(issuer),
+        issuer.as_bytes(),
+        &length(client),
+        client.as_bytes(),
+    ])
 }
 
 fn unavailable(issuer: &Issuer, why: &'static str) -> TokenError {
@@ -369,32 +444,30 @@ fn unavailable(issuer: &Issuer, why: &'static str) -> TokenError {
     }
 }
 
-/// What was put for other replicas.
-fn stored(bytes: &[u8]) -> Option<Remembered> {
+/// Decodes an answer that another replica, or this one, stored.
+fn decode_shared(bytes: &[u8]) -> Option<ActiveToken> {
     let mut value = json::object_from_slice(bytes).ok()?;
     let until = value.get("until")?.as_i64()?;
     let Some(Value::Object(claims)) = value.remove("claims") else {
         return None;
     };
-    Some(Remembered::Yes(Arc::new(claims), until))
+    Some(ActiveToken {
+        claims: Arc::new(claims),
+        until,
+    })
 }
 
-/// The claims of an active token, if they are for us, and until when they count. What RFC 7662 leaves out is filled in: the
-/// issuer that was asked, and the audience of the client that it told.
-fn judged(
-    issuer: &Issuer,
-    mut claims: Map<String, Value>,
-    latest: i64,
-    leeway: i64,
-) -> Result<(Arc<Map<String, Value>>, i64), TokenError> {
+/// Checks the claims of an active token. Claims that RFC 7662 allows the issuer to omit are filled in: `iss` with the asked issuer,
+/// `aud` with its first configured audience, `exp` with `latest`. The result is usable until `exp`, at most until `latest`.
+fn check_claims(issuer: &Issuer, mut claims: Map<String, Value>, latest: i64, leeway: i64) -> Result<ActiveToken, TokenError> {
     for (name, access) in [("token_type", "bearer"), ("token_use", "access_token"), ("typ", "bearer")] {
-        let other = claims.get(name).is_some_and(|kind| {
+        let is_other = claims.get(name).is_some_and(|kind| {
             kind.as_str().is_none_or(|kind| {
                 !(kind.eq_ignore_ascii_case(access) || name == "typ" && kind.to_ascii_lowercase().ends_with("jwt"))
             })
         });
-        if other {
-            return Err(TokenError::claim(name, "says that this is no access token to be borne"));
+        if is_other {
+            return Err(TokenError::claim(name, "is not that of a bearer access token"));
         }
     }
     match claims.get("iss") {
@@ -409,14 +482,22 @@ fn judged(
         claims.insert("exp".to_owned(), json!(latest));
     }
     let window = claims::window(&claims, leeway)?;
-    window.check(unix_now())?;
-    let claims = Arc::new(claims);
-    identity(issuer, &claims, window.until)?;
-    Ok((claims, window.until.min(latest)))
+    window.check(unix_seconds())?;
+    let mut active = ActiveToken {
+        claims: Arc::new(claims),
+        until: window.until,
+    };
+    // an answer whose claims make no identity is refused before it is cached as active
+    identity(issuer, &active)?;
+    active.until = window.until.min(latest);
+    Ok(active)
 }
 
-fn identity(issuer: &Issuer, claims: &Arc<Map<String, Value>>, until: i64) -> Result<Identity, TokenError> {
-    let window = Window { from: i64::MIN, until };
+fn identity(issuer: &Issuer, active: &ActiveToken) -> Result<Identity, TokenError> {
+    let window = Window {
+        from: i64::MIN,
+        until: active.until,
+    };
     let header = TokenHeader {
         kid: None,
         alg: "opaque",
@@ -424,13 +505,14 @@ fn identity(issuer: &Issuer, claims: &Arc<Map<String, Value>>, until: i64) -> Re
     Ok(claims::token_identity(
         &issuer.scope,
         header,
-        claims.as_ref().clone(),
+        active.claims.as_ref().clone(),
         window,
     )?)
 }
 
-async fn object_of(request: reqwest::RequestBuilder) -> Result<Map<String, Value>, Failure> {
-    // an error of reqwest may hold the URL, never the body or the secret
+/// Sends a request and parses its answer as a strict JSON object.
+async fn fetch_object(request: reqwest::RequestBuilder) -> Result<Map<String, Value>, CallFailure> {
+    // a reqwest error may contain the URL, never the body or the secret
     let mut response = request.send().await.map_err(|error| error.without_url().to_string())?;
     if response.status() != reqwest::StatusCode::OK {
         return Err(format!("it answered {}", response.status().as_u16()));
@@ -445,22 +527,16 @@ async fn object_of(request: reqwest::RequestBuilder) -> Result<Map<String, Value
     json::object_from_slice(&body).map_err(|error| format!("its answer is not strict JSON: {error}"))
 }
 
-/// Read anew for every call, so that a changed file counts at once.
-async fn secret(secret: &Secret) -> Result<String, Failure> {
+/// Reads the secret again for every call, so that a changed file is effective at once.
+async fn read_secret(secret: &Secret) -> Result<String, CallFailure> {
     let path = match secret {
         Secret::Value(value) => return Ok(value.expose().clone()),
         Secret::File(path) => path.clone(),
     };
-    let read = tokio::task::spawn_blocking(move || {
-        use std::io::Read as _;
-        let mut text = String::new();
-        let limit = u64::try_from(SECRET_BYTES_MAX).unwrap_or(u64::MAX);
-        std::fs::File::open(path)?.take(limit).read_to_string(&mut text).map(|_| text)
-    });
-    match read.await {
+    match tokio::task::spawn_blocking(move || read_small_text(&path, SECRET_BYTES_MAX)).await {
         Ok(Ok(text)) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
         Ok(Ok(_)) => Err("the client secret's file is empty".to_owned()),
         Ok(Err(error)) => Err(format!("the client secret's file cannot be read: {error}")),
-        Err(_ended) => Err("the client secret's file was not read".to_owned()),
+        Err(_panicked_or_cancelled) => Err("the read of the client secret's file did not finish".to_owned()),
     }
 }

@@ -1,8 +1,8 @@
-//! An issuer's public keys, each bound to what it may be used for.
+//! An issuer's public keys, each bound to the algorithms that it may verify.
 //!
-//! A set is read key by key: a malformed member is skipped and counted, it does not take the others down. A key's
-//! own `kty`, `crv`, `alg`, `use` and `key_ops` decide which algorithms it can verify; the token's header never does.
-//! Symmetric keys and keys published with their private part are never used.
+//! A set is parsed key by key: a malformed member is skipped and counted, and the other keys stay usable. A key's own `kty`, `crv`,
+//! `alg`, `use` and `key_ops` decide which algorithms it can verify; the token's header never does. Symmetric keys and keys
+//! published with their private part are never used.
 
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
@@ -11,16 +11,16 @@ use aws_lc_rs::signature::{
 };
 use serde_json::{Map, Value};
 
-use super::cache::sha256;
 use super::jws::{KID_BYTES_MAX, algorithm_named, decode};
+use crate::base::digest::sha256;
 use crate::config::Algorithm;
 use crate::json::{self, JsonError};
 
-/// Keys in one set.
+/// Most keys of one set.
 pub const KEYS_MAX: usize = 100;
-/// Bytes of one set.
+/// Longest set, in bytes.
 pub const JWKS_BYTES_MAX: usize = 1024 * 1024;
-/// Keys of one `kid` that are tried for a token.
+/// Most keys of one `kid` that are tried for a token.
 pub const CANDIDATES_MAX: usize = 4;
 const RSA_BITS_MIN: usize = 2048;
 const RSA_BITS_MAX: usize = 8192;
@@ -34,7 +34,7 @@ static RSA_ALGORITHMS: [(Algorithm, &RsaParameters); 6] = [
     (Algorithm::Ps512, &RSA_PSS_2048_8192_SHA512),
 ];
 
-/// Why a document is no key set at all.
+/// An error of a document that is not a key set.
 #[derive(Debug, thiserror::Error)]
 pub enum JwksError {
     #[error("key set is longer than {JWKS_BYTES_MAX} bytes")]
@@ -47,7 +47,7 @@ pub enum JwksError {
     TooMany,
 }
 
-/// Why one member of a set is not used.
+/// The reason for which a member of a set is not used.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum KeyError {
     #[error("member `{0}` is missing or malformed")]
@@ -65,28 +65,28 @@ pub enum KeyError {
 }
 
 /// One usable public key.
-pub struct Key {
+pub struct PublicKey {
     pub kid: Option<String>,
-    /// RFC 7638, SHA-256.
+    /// SHA-256 thumbprint (RFC 7638).
     pub thumbprint: [u8; 32],
-    /// Ready for each algorithm it may verify; parsed once, not per token.
+    /// The parsed key for each algorithm that it may verify; parsed once, not per token.
     verifiers: Vec<(Algorithm, ParsedPublicKey)>,
 }
 
-/// What an issuer published at one moment.
+/// An issuer's key set, as published at one time.
 pub struct KeySet {
-    pub keys: Vec<Key>,
-    /// Members that could not be used, with the reason.
+    pub keys: Vec<PublicKey>,
+    /// The reasons of the members that cannot be used.
     pub skipped: Vec<KeyError>,
-    /// Changes whenever the published bytes do.
+    /// Changes when the published bytes change.
     pub generation: u64,
 }
 
-/// Outcome of looking for a token's key.
+/// Result of the search for a token's key.
 #[derive(Debug)]
-pub(super) enum Choice<'a> {
-    Keys(Vec<&'a Key>),
-    /// No key of that id: the only outcome worth a refetch.
+pub(super) enum KeyChoice<'a> {
+    Keys(Vec<&'a PublicKey>),
+    /// The set has no key of that id: the only result that causes a refetch.
     UnknownKid,
     Unusable(&'static str),
 }
@@ -107,7 +107,7 @@ impl KeySet {
             generation,
         };
         for member in members {
-            match Key::parse(member) {
+            match PublicKey::parse(member) {
                 Ok(key) => set.keys.push(key),
                 Err(why) => set.skipped.push(why),
             }
@@ -115,22 +115,22 @@ impl KeySet {
         Ok(set)
     }
 
-    /// Which keys may have signed a token with this header. A `kid` is only ever compared.
-    pub(super) fn choose(&self, kid: Option<&str>, algorithm: Algorithm) -> Choice<'_> {
-        let named = |key: &&Key| kid.is_none() || key.kid.as_deref() == kid;
+    /// Returns the keys that may have signed a token with this header. A `kid` is only compared, never used in another way.
+    pub(super) fn choose(&self, kid: Option<&str>, algorithm: Algorithm) -> KeyChoice<'_> {
+        let named = |key: &&PublicKey| kid.is_none() || key.kid.as_deref() == kid;
         if kid.is_some() && !self.keys.iter().any(|key| named(&key)) {
-            return Choice::UnknownKid;
+            return KeyChoice::UnknownKid;
         }
         let fitting = self.keys.iter().filter(named).filter(|key| key.fits(algorithm));
-        let candidates: Vec<&Key> = fitting.take(CANDIDATES_MAX).collect();
+        let candidates: Vec<&PublicKey> = fitting.take(CANDIDATES_MAX).collect();
         match candidates.len() {
-            0 => Choice::Unusable("none fits the algorithm of the token"),
-            2.. if kid.is_none() => Choice::Unusable("the token names no `kid` and several keys fit"),
-            _ => Choice::Keys(candidates),
+            0 => KeyChoice::Unusable("none fits the algorithm of the token"),
+            2.. if kid.is_none() => KeyChoice::Unusable("the token names no `kid` and several keys fit"),
+            _ => KeyChoice::Keys(candidates),
         }
     }
 
-    /// Whether that very key is still there for that algorithm.
+    /// True if the set still has that key for that algorithm.
     pub(super) fn holds(&self, thumbprint: &[u8; 32], algorithm: Algorithm) -> bool {
         self.keys
             .iter()
@@ -138,14 +138,14 @@ impl KeySet {
     }
 }
 
-impl std::fmt::Debug for Key {
+impl std::fmt::Debug for PublicKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Key").field("kid", &self.kid).finish_non_exhaustive()
+        f.debug_struct("PublicKey").field("kid", &self.kid).finish_non_exhaustive()
     }
 }
 
-impl Key {
-    /// Checks everything a JWK says about itself.
+impl PublicKey {
+    /// Parses a JWK and checks all its members that restrict its use.
     pub fn parse(jwk: &Value) -> Result<Self, KeyError> {
         let jwk = jwk.as_object().ok_or(KeyError::Type)?;
         let kty = text(jwk, "kty")?;
@@ -161,10 +161,13 @@ impl Key {
             Some(Value::String(kid)) if kid.len() <= KID_BYTES_MAX => Some(kid.clone()),
             Some(_) => return Err(KeyError::Member("kid")),
         };
-        let (canonical, mut verifiers) = match kty {
-            "RSA" => rsa(jwk)?,
-            "EC" => elliptic(jwk)?,
-            "OKP" => edwards(jwk)?,
+        let KeyMaterial {
+            canonical,
+            mut verifiers,
+        } = match kty {
+            "RSA" => parse_rsa(jwk)?,
+            "EC" => parse_elliptic(jwk)?,
+            "OKP" => parse_edwards(jwk)?,
             _ => return Err(KeyError::Type),
         };
         if let Some(alg) = jwk.get("alg") {
@@ -185,7 +188,7 @@ impl Key {
         self.verifiers.iter().any(|(known, _)| *known == algorithm)
     }
 
-    /// False for every doubt, also for an algorithm that is not this key's.
+    /// True if the signature holds. False on every doubt, also for an algorithm that the key may not verify.
     pub fn verifies(&self, algorithm: Algorithm, signing_input: &[u8], signature: &[u8]) -> bool {
         self.verifiers
             .iter()
@@ -194,17 +197,28 @@ impl Key {
     }
 }
 
-type Parsed = (String, Vec<(Algorithm, ParsedPublicKey)>);
+/// The parsed members of one key type.
+struct KeyMaterial {
+    /// The canonical JSON whose hash is the thumbprint (RFC 7638).
+    canonical: String,
+    verifiers: Vec<(Algorithm, ParsedPublicKey)>,
+}
+
+/// A base64url member of a JWK.
+struct EncodedMember<'a> {
+    text: &'a str,
+    bytes: Vec<u8>,
+}
 
 fn text<'a>(jwk: &'a Map<String, Value>, name: &'static str) -> Result<&'a str, KeyError> {
     jwk.get(name).and_then(Value::as_str).ok_or(KeyError::Member(name))
 }
 
-/// Strict base64url; the text is then also safe to put into canonical JSON.
-fn bytes<'a>(jwk: &'a Map<String, Value>, name: &'static str) -> Result<(&'a str, Vec<u8>), KeyError> {
-    let encoded = text(jwk, name)?;
-    let bytes = decode(encoded).map_err(|_not_base64| KeyError::Member(name))?;
-    Ok((encoded, bytes))
+/// Reads a strict base64url member; its text is then also safe inside canonical JSON.
+fn encoded_member<'a>(jwk: &'a Map<String, Value>, name: &'static str) -> Result<EncodedMember<'a>, KeyError> {
+    let text = text(jwk, name)?;
+    let bytes = decode(text).map_err(|_not_base64| KeyError::Member(name))?;
+    Ok(EncodedMember { text, bytes })
 }
 
 fn check_purpose(jwk: &Map<String, Value>) -> Result<(), KeyError> {
@@ -223,15 +237,16 @@ fn check_purpose(jwk: &Map<String, Value>) -> Result<(), KeyError> {
     (distinct && verifies).then_some(()).ok_or(KeyError::Use)
 }
 
-fn rsa(jwk: &Map<String, Value>) -> Result<Parsed, KeyError> {
-    let (n_text, n) = bytes(jwk, "n")?;
-    let (e_text, e) = bytes(jwk, "e")?;
-    // Some issuers write the sign octet of a big integer, which RFC 7518 section 6.3.1.1 forbids but harms nobody.
-    let (n, e) = (without_leading_zeros(&n), without_leading_zeros(&e));
+fn parse_rsa(jwk: &Map<String, Value>) -> Result<KeyMaterial, KeyError> {
+    let modulus = encoded_member(jwk, "n")?;
+    let exponent = encoded_member(jwk, "e")?;
+    // some issuers write the sign octet of a big integer, which RFC 7518, section 6.3.1.1, forbids; it is harmless
+    let n = without_leading_zeros(&modulus.bytes);
+    let e = without_leading_zeros(&exponent.bytes);
     let bits = n.len() * 8 - n.first().map_or(0, |byte| byte.leading_zeros() as usize);
-    let exponent = e.iter().fold(0_u128, |value, byte| (value << 8) | u128::from(*byte));
-    let odd = n.last().is_some_and(|byte| byte & 1 == 1) && exponent & 1 == 1;
-    if !(RSA_BITS_MIN..=RSA_BITS_MAX).contains(&bits) || e.len() > 4 || exponent < 3 || !odd || is_roca(n) {
+    let exponent_value = e.iter().fold(0_u128, |value, byte| (value << 8) | u128::from(*byte));
+    let are_odd = n.last().is_some_and(|byte| byte & 1 == 1) && exponent_value & 1 == 1;
+    if !(RSA_BITS_MIN..=RSA_BITS_MAX).contains(&bits) || e.len() > 4 || exponent_value < 3 || !are_odd || is_roca(n) {
         return Err(KeyError::Weak);
     }
     let components = RsaPublicKeyComponents { n, e };
@@ -240,7 +255,8 @@ fn rsa(jwk: &Map<String, Value>) -> Result<Parsed, KeyError> {
         .map(|(algorithm, parameters)| Ok((*algorithm, components.to_parsed_public_key(parameters)?)))
         .collect::<Result<_, aws_lc_rs::error::KeyRejected>>()
         .map_err(|_rejected| KeyError::Weak)?;
-    Ok((format!(r#"{{"e":"{e_text}","kty":"RSA","n":"{n_text}"}}"#), verifiers))
+    let canonical = format!(r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#, exponent.text, modulus.text);
+    Ok(KeyMaterial { canonical, verifiers })
 }
 
 fn without_leading_zeros(bytes: &[u8]) -> &[u8] {
@@ -248,8 +264,8 @@ fn without_leading_zeros(bytes: &[u8]) -> &[u8] {
     bytes.get(zeros..).unwrap_or_default()
 }
 
-/// The fingerprint of moduli made by the broken generator of CVE-2017-15361: modulo every small prime they lie in
-/// the subgroup that 65537 generates. One good key in 2^27 looks like it too; that one is refused as well.
+/// True for moduli of the broken generator of CVE-2017-15361: modulo every small prime they lie in the subgroup that 65537
+/// generates. One good key in 2^27 has the same property and is refused as well.
 fn is_roca(modulus: &[u8]) -> bool {
     const PRIMES: [u32; 17] = [11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157];
     PRIMES.iter().all(|prime| {
@@ -262,33 +278,39 @@ fn is_roca(modulus: &[u8]) -> bool {
     })
 }
 
-fn elliptic(jwk: &Map<String, Value>) -> Result<Parsed, KeyError> {
+fn parse_elliptic(jwk: &Map<String, Value>) -> Result<KeyMaterial, KeyError> {
     let curve = text(jwk, "crv")?;
     let (algorithm, verification, length): (_, &'static dyn VerificationAlgorithm, _) = match curve {
         "P-256" => (Algorithm::Es256, &ECDSA_P256_SHA256_FIXED, 32),
         "P-384" => (Algorithm::Es384, &ECDSA_P384_SHA384_FIXED, 48),
         _ => return Err(KeyError::Type),
     };
-    let (x_text, x) = bytes(jwk, "x")?;
-    let (y_text, y) = bytes(jwk, "y")?;
-    if x.len() != length || y.len() != length {
+    let x = encoded_member(jwk, "x")?;
+    let y = encoded_member(jwk, "y")?;
+    if x.bytes.len() != length || y.bytes.len() != length {
         return Err(KeyError::Weak);
     }
-    let point = [&[4], x.as_slice(), y.as_slice()].concat();
+    let point = [&[4], x.bytes.as_slice(), y.bytes.as_slice()].concat();
     let key = ParsedPublicKey::new(verification, point).map_err(|_rejected| KeyError::Weak)?;
-    let canonical = format!(r#"{{"crv":"{curve}","kty":"EC","x":"{x_text}","y":"{y_text}"}}"#);
-    Ok((canonical, vec![(algorithm, key)]))
+    let canonical = format!(r#"{{"crv":"{curve}","kty":"EC","x":"{}","y":"{}"}}"#, x.text, y.text);
+    Ok(KeyMaterial {
+        canonical,
+        verifiers: vec![(algorithm, key)],
+    })
 }
 
-fn edwards(jwk: &Map<String, Value>) -> Result<Parsed, KeyError> {
+fn parse_edwards(jwk: &Map<String, Value>) -> Result<KeyMaterial, KeyError> {
     if text(jwk, "crv")? != "Ed25519" {
         return Err(KeyError::Type);
     }
-    let (x_text, x) = bytes(jwk, "x")?;
-    if x.len() != 32 {
+    let x = encoded_member(jwk, "x")?;
+    if x.bytes.len() != 32 {
         return Err(KeyError::Weak);
     }
-    let key = ParsedPublicKey::new(&ED25519, x).map_err(|_rejected| KeyError::Weak)?;
-    let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x_text}"}}"#);
-    Ok((canonical, vec![(Algorithm::EdDsa, key)]))
+    let key = ParsedPublicKey::new(&ED25519, &x.bytes).map_err(|_rejected| KeyError::Weak)?;
+    let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, x.text);
+    Ok(KeyMaterial {
+        canonical,
+        verifiers: vec![(Algorithm::EdDsa, key)],
+    })
 }

@@ -1,8 +1,8 @@
-//! A compact JWS, taken apart as strictly as the RFCs allow.
+//! Parses a compact JWS as strictly as the RFCs allow.
 //!
-//! Knows nothing of issuers and checks no signature: it answers what the token *says*. Exactly three segments of
-//! unpadded base64url, strict JSON objects inside, no header member that would change their meaning. No `none`
-//! and no HMAC: the algorithm type has no such variant.
+//! The parser knows no issuers and checks no signature; its result is unverified. A token has exactly three segments of unpadded
+//! base64url, with strict JSON objects inside, and no header member that would change their meaning. `none` and HMAC do
+//! not parse: the algorithm type has no such variant.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,15 +12,15 @@ use super::error::TokenError;
 use crate::config::Algorithm;
 use crate::json;
 
-/// Bytes of a key id.
+/// Longest key id, in bytes.
 pub const KID_BYTES_MAX: usize = 256;
-/// `typ` of the gate's own assertion, which is no bearer token.
+/// `typ` of the gate's own assertion, which is not a bearer token.
 pub const ASSERTION_TYP: &str = "cedargate-assertion+jwt";
 
-/// Header members that would need us to read the token otherwise, or to take keys from it.
+/// Header members that would change how the token is read, or that carry keys.
 const REFUSED_MEMBERS: [&str; 9] = ["crit", "b64", "zip", "enc", "cty", "jwk", "jku", "x5u", "epk"];
 
-/// Every algorithm with its JOSE name.
+/// The algorithms with their JOSE names.
 const NAMES: [(Algorithm, &str); 9] = [
     (Algorithm::Rs256, "RS256"),
     (Algorithm::Rs384, "RS384"),
@@ -33,20 +33,20 @@ const NAMES: [(Algorithm, &str); 9] = [
     (Algorithm::EdDsa, "EdDSA"),
 ];
 
-/// Which tokens a door takes.
+/// The kind of token that the caller of the parser expects.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Typ {
+pub(super) enum TokenKind {
     Bearer,
     Assertion,
-    /// Of a login (OpenID Connect Core 1.0, section 2).
+    /// An ID token (OpenID Connect Core 1.0, section 2).
     Id,
-    /// OpenID Connect Back-Channel Logout 1.0, section 2.4.
+    /// A logout token (OpenID Connect Back-Channel Logout 1.0, section 2.4).
     Logout,
 }
 
 /// An unverified token.
 #[derive(Debug)]
-pub(super) struct Compact<'a> {
+pub(super) struct CompactJws<'a> {
     pub header: Header,
     pub claims: Map<String, Value>,
     pub signing_input: &'a str,
@@ -59,29 +59,29 @@ pub(super) struct Header {
     pub kid: Option<String>,
 }
 
-/// Takes the token apart; nothing is decoded before its length is known to be within bounds.
-pub(super) fn parse(token: &str, bytes_max: usize, typ: Typ) -> Result<Compact<'_>, TokenError> {
+/// Parses a token. It checks the length before it decodes anything.
+pub(super) fn parse(token: &str, bytes_max: usize, kind: TokenKind) -> Result<CompactJws<'_>, TokenError> {
     if token.len() > bytes_max {
         return Err(TokenError::TooLong { max: bytes_max });
     }
     let (signing_input, signature) = token
         .rsplit_once('.')
-        .ok_or(TokenError::malformed("it has no three segments"))?;
+        .ok_or(TokenError::malformed("it does not have three segments"))?;
     let (header, claims) = signing_input
         .split_once('.')
-        .ok_or(TokenError::malformed("it has no three segments"))?;
+        .ok_or(TokenError::malformed("it does not have three segments"))?;
     if claims.contains('.') {
         return Err(TokenError::malformed("it has more than three segments"));
     }
-    Ok(Compact {
-        header: parse_header(&object("header", header)?, typ)?,
+    Ok(CompactJws {
+        header: parse_header(&object("header", header)?, kind)?,
         claims: object("claims", claims)?,
         signing_input,
         signature: decode(signature)?,
     })
 }
 
-/// Unpadded base64url without trailing bits, white space or foreign characters.
+/// Decodes unpadded base64url; trailing bits, white space and other characters are errors.
 pub(super) fn decode(text: &str) -> Result<Vec<u8>, TokenError> {
     URL_SAFE_NO_PAD
         .decode(text)
@@ -110,18 +110,18 @@ fn object(part: &'static str, segment: &str) -> Result<Map<String, Value>, Token
     json::object_from_slice(&decode(segment)?).map_err(|source| TokenError::Json { part, source })
 }
 
-pub(super) fn parse_header(header: &Map<String, Value>, typ: Typ) -> Result<Header, TokenError> {
+pub(super) fn parse_header(header: &Map<String, Value>, kind: TokenKind) -> Result<Header, TokenError> {
     if let Some(member) = REFUSED_MEMBERS.into_iter().find(|member| header.contains_key(*member)) {
-        return Err(TokenError::header(member, "no such extension is understood here"));
+        return Err(TokenError::header(member, "the gate supports no such extension"));
     }
-    check_typ(header.get("typ"), typ)?;
+    check_typ(header.get("typ"), kind)?;
     let algorithm = header
         .get("alg")
         .and_then(Value::as_str)
         .and_then(algorithm_named)
         .ok_or(TokenError::header(
             "alg",
-            "not the name of an asymmetric algorithm this gate knows",
+            "not the name of an asymmetric algorithm that the gate supports",
         ))?;
     let kid = match header.get("kid") {
         None => None,
@@ -131,25 +131,25 @@ pub(super) fn parse_header(header: &Map<String, Value>, typ: Typ) -> Result<Head
     Ok(Header { algorithm, kid })
 }
 
-/// Absent, `JWT` or `at+jwt` for bearers; exactly our own type for assertions (RFC 8725, section 3.11). An access token is no
-/// ID token, and nothing else may call itself a logout token.
-fn check_typ(typ: Option<&Value>, wanted: Typ) -> Result<(), TokenError> {
-    let known: &[&str] = match wanted {
-        Typ::Bearer => &["jwt", "at+jwt"],
-        Typ::Id => &["jwt"],
-        Typ::Logout => &["jwt", "logout+jwt"],
-        Typ::Assertion => &[],
+/// Checks `typ` (RFC 8725, section 3.11): absent, `JWT` or `at+jwt` for bearer tokens; exactly the gate's own type for
+/// assertions. An access token's type is refused for an ID token, and a logout token's type for every other kind.
+fn check_typ(typ: Option<&Value>, kind: TokenKind) -> Result<(), TokenError> {
+    let known: &[&str] = match kind {
+        TokenKind::Bearer => &["jwt", "at+jwt"],
+        TokenKind::Id => &["jwt"],
+        TokenKind::Logout => &["jwt", "logout+jwt"],
+        TokenKind::Assertion => &[],
     };
-    let fits = match (typ, wanted) {
-        (Some(Value::String(typ)), Typ::Assertion) => typ == ASSERTION_TYP,
-        (_, Typ::Assertion) => false,
-        (None, Typ::Bearer | Typ::Id | Typ::Logout) => true,
-        (Some(Value::String(typ)), Typ::Bearer | Typ::Id | Typ::Logout) => {
+    let fits = match (typ, kind) {
+        (Some(Value::String(typ)), TokenKind::Assertion) => typ == ASSERTION_TYP,
+        (_, TokenKind::Assertion) => false,
+        (None, TokenKind::Bearer | TokenKind::Id | TokenKind::Logout) => true,
+        (Some(Value::String(typ)), TokenKind::Bearer | TokenKind::Id | TokenKind::Logout) => {
             let lower = typ.to_ascii_lowercase();
             known.contains(&lower.strip_prefix("application/").unwrap_or(&lower))
         }
-        (Some(_), Typ::Bearer | Typ::Id | Typ::Logout) => false,
+        (Some(_), TokenKind::Bearer | TokenKind::Id | TokenKind::Logout) => false,
     };
     fits.then_some(())
-        .ok_or(TokenError::header("typ", "another type of token is expected here"))
+        .ok_or(TokenError::header("typ", "not the type of token that is expected here"))
 }

@@ -1,15 +1,27 @@
-//! Where an issuer's keys come from and how they stay fresh.
+//! Fetches an issuer's keys and keeps them fresh.
 //!
-//! One task per issuer on the control runtime reads or fetches and publishes an immutable `KeySet`; the workers take
-//! snapshots. A worker that meets an unknown key id asks for ONE refetch per `REFETCH_INTERVAL`, whoever else asks in
-//! that time shares it or is told no. A failed fetch keeps the last good keys until their maximum age.
+//! One refresher task per issuer, on the control runtime, reads a file or fetches a URL and publishes an immutable `KeySet`. The
+//! workers load snapshots of it. A failed fetch leaves the last good keys in force until `jwks.max_age`; after that the
+//! issuer's tokens are denied `key_unavailable`.
+//!
+//! A token with an unknown key id may be signed with a new key, so its request asks for a refetch. Requests race for that
+//! refetch, and the lock of `RefetchRequests` orders them. While a requested fetch is not finished, every request shares its
+//! ticket. Else the first request makes a new ticket, at most one per `REFETCH_INTERVAL`; within that interval a request is
+//! refused at once. So tokens with random key ids cost one fetch per interval.
+//!
+//! The refresher reads the newest ticket before it fetches and marks that ticket served afterwards. A fetch that was already
+//! under way when a ticket was made therefore never serves it. A failed fetch serves its tickets too: the requests wake, do
+//! not find the key id and refuse their tokens. A fetch slower than `REFETCH_WAIT` refuses the tokens of the requests
+//! that wait. A key id that a fresh set does not have is refused without a refetch for `UNKNOWN_KID_LIFE`, or until the
+//! published keys change.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use arc_swap::{ArcSwapOption, Guard};
+use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
@@ -17,37 +29,41 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::cache::sha256;
 use super::jwk::{JWKS_BYTES_MAX, JwksError, KeySet};
+use crate::base::clock::unix_seconds;
+use crate::base::digest::sha256;
+use crate::base::files::{ReadError, read_small};
 use crate::base::metrics::Metrics;
 use crate::config::{Issuer, KeySource, KeyTransport};
 use crate::json;
 
-/// Between two refetches that unknown key ids cause, per issuer.
+/// Shortest interval between two refetches that unknown key ids cause, per issuer.
 pub const REFETCH_INTERVAL: Duration = Duration::from_secs(10);
-/// How long a token with an unknown key id waits for that refetch.
+/// Longest time that a token with an unknown key id waits for that refetch.
 pub const REFETCH_WAIT: Duration = Duration::from_secs(3);
-/// How long a token waits for the very first keys.
+/// Longest time that a token waits for an issuer's first keys.
 pub const FIRST_FETCH_WAIT: Duration = Duration::from_secs(2);
 /// One HTTP exchange, from connecting to the last byte.
 const FETCH_DEADLINE: Duration = Duration::from_secs(5);
 const REFRESH_MIN: Duration = Duration::from_secs(60);
 const REFRESH_MAX: Duration = Duration::from_secs(5 * 60);
-/// How often a key file is read; reading goes through the path each time, so swapped symlinks are seen.
+/// Interval of reading a key file. Each read follows the path again, so it sees a swapped symlink.
 const FILE_POLL: Duration = Duration::from_secs(1);
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
-/// Key ids known to be unknown, per issuer.
+/// Most cached unknown key ids, per issuer.
 const UNKNOWN_KIDS_MAX: usize = 1024;
-/// How long such a key id is not asked for again.
+/// Life of a cached unknown key id; within it the id causes no refetch.
 const UNKNOWN_KID_LIFE: Duration = Duration::from_secs(30);
 const DISCOVERY_BYTES_MAX: usize = 256 * 1024;
 
-/// Why keys could not be had. Shown in `/status`; holds no key material.
+/// An error of reading or fetching keys. `/status` shows it; it contains no key material.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     #[error("cannot read `{path}`: {source}")]
-    File { path: PathBuf, source: std::io::Error },
+    File { path: PathBuf, source: ReadError },
+    #[error("cannot read `{path}`: the read did not finish")]
+    Interrupted { path: PathBuf },
     #[error("cannot fetch `{url}`: {source}")]
     Http { url: String, source: reqwest::Error },
     #[error("`{url}` answered {status}, expected 200")]
@@ -56,7 +72,7 @@ pub enum FetchError {
     TooLong { url: String, max: usize },
     #[error("`{url}` is not https: plain http is accepted for loopback only")]
     Insecure { url: String },
-    #[error("`{url}` is no usable URL")]
+    #[error("`{url}` is not a usable URL")]
     Url { url: String },
     #[error("discovery document of `{issuer}` is not usable: {why}")]
     Discovery { issuer: String, why: String },
@@ -66,21 +82,30 @@ pub enum FetchError {
     Jwks(#[from] JwksError),
 }
 
-/// How far the refresher got; the workers wait on it.
+/// Progress of the refresher; requests wait for it to change.
 #[derive(Clone, Copy, Debug, Default)]
-struct Progress {
+struct RefreshProgress {
     attempts: u64,
-    /// The highest request that a finished attempt, begun after it, has served.
+    /// The newest ticket that a finished attempt has served. The attempt began after the ticket was made.
     served: u64,
 }
 
+/// Refetches that requests asked for.
 #[derive(Default)]
-struct Requests {
-    last: u64,
-    at: Option<Instant>,
+struct RefetchRequests {
+    newest_ticket: u64,
+    requested_at: Option<Instant>,
 }
 
-/// The keys of one issuer. Written by its refresher, read by every worker.
+/// A key id that the issuer does not have.
+#[derive(Clone, Copy)]
+struct UnknownKid {
+    /// The key set that was searched.
+    generation: u64,
+    expires_at: Instant,
+}
+
+/// The keys of one issuer. Its refresher writes them, every worker reads them.
 pub(super) struct IssuerKeys {
     name: Arc<str>,
     issuer: String,
@@ -92,11 +117,13 @@ pub(super) struct IssuerKeys {
     /// Unix seconds of the last successful read; meaningful once `set` is.
     fetched_at: AtomicI64,
     last_error: Mutex<Option<String>>,
-    wanted: Notify,
-    requests: Mutex<Requests>,
-    progress: watch::Sender<Progress>,
-    unknown: Cache<[u8; 32], (u64, Instant)>,
-    /// Absent for files.
+    /// Wakes the refresher for a requested refetch.
+    refetch_requested: Notify,
+    requests: Mutex<RefetchRequests>,
+    progress: watch::Sender<RefreshProgress>,
+    /// Keyed by the SHA-256 of the key id.
+    unknown_kids: Cache<[u8; 32], UnknownKid>,
+    /// `None` for files.
     client: Option<reqwest::Client>,
     metrics: Metrics,
 }
@@ -113,21 +140,21 @@ impl IssuerKeys {
             generation: AtomicU64::new(0),
             fetched_at: AtomicI64::new(0),
             last_error: Mutex::new(None),
-            wanted: Notify::new(),
-            requests: Mutex::new(Requests::default()),
-            progress: watch::Sender::new(Progress::default()),
-            unknown: Cache::new(UNKNOWN_KIDS_MAX),
+            refetch_requested: Notify::new(),
+            requests: Mutex::new(RefetchRequests::default()),
+            progress: watch::Sender::new(RefreshProgress::default()),
+            unknown_kids: Cache::new(UNKNOWN_KIDS_MAX),
             client,
             metrics,
         }
     }
 
-    /// The keys as they are now; `None` before the first success.
+    /// Returns the keys in force; `None` before the first successful fetch.
     pub(super) fn snapshot(&self) -> Guard<Option<Arc<KeySet>>> {
         self.set.load()
     }
 
-    /// Whether the keys were last confirmed too long ago.
+    /// True if the last successful fetch is older than `jwks.max_age`.
     pub(super) fn is_stale(&self, now: i64) -> bool {
         self.age(now) > i64::try_from(self.max_age.as_secs()).unwrap_or(i64::MAX)
     }
@@ -137,28 +164,25 @@ impl IssuerKeys {
     }
 
     pub(super) fn last_error(&self) -> Option<String> {
-        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.last_error.lock().clone()
     }
 
-    /// Waits, once and shortly, for the first attempt to end.
+    /// Waits for the first attempt to end, at most `FIRST_FETCH_WAIT`.
     pub(super) async fn wait_for_first(&self) {
         let mut progress = self.progress.subscribe();
         let first = progress.wait_for(|progress| progress.attempts > 0);
-        // Ready, failed or late: the caller looks at the snapshot.
+        // after success, failure or time-out the caller reads the snapshot again
         drop(tokio::time::timeout(FIRST_FETCH_WAIT, first).await);
     }
 
-    /// Asks for fresh keys on behalf of an unknown key id. `false`: not now, the id stays unknown.
+    /// Requests fresh keys for an unknown key id and waits for them. `false`: refused or too slow, the id stays unknown.
     pub(super) async fn refetch_for(&self, kid: &str, generation: u64) -> bool {
         let hash = sha256(kid.as_bytes());
-        if self
-            .unknown
-            .get(&hash)
-            .is_some_and(|(known, until)| known == generation && Instant::now() < until)
-        {
+        let is_known_unknown = |kid: UnknownKid| kid.generation == generation && Instant::now() < kid.expires_at;
+        if self.unknown_kids.get(&hash).is_some_and(is_known_unknown) {
             return false;
         }
-        let Some(ticket) = self.request(Instant::now()) else {
+        let Some(ticket) = self.request_refetch(Instant::now()) else {
             return false;
         };
         let mut progress = self.progress.subscribe();
@@ -166,60 +190,68 @@ impl IssuerKeys {
         matches!(tokio::time::timeout(REFETCH_WAIT, served).await, Ok(Ok(_)))
     }
 
-    /// Remembers that a fresh set does not have this key id either.
+    /// Caches that a fresh set does not have this key id.
     pub(super) fn remember_unknown(&self, kid: &str, generation: u64) {
-        self.unknown
-            .insert(sha256(kid.as_bytes()), (generation, Instant::now() + UNKNOWN_KID_LIFE));
+        let unknown = UnknownKid {
+            generation,
+            expires_at: Instant::now() + UNKNOWN_KID_LIFE,
+        };
+        self.unknown_kids.insert(sha256(kid.as_bytes()), unknown);
     }
 
-    /// A ticket of the fetch under way, or of a new one; `None` within `REFETCH_INTERVAL` of the last.
-    fn request(&self, now: Instant) -> Option<u64> {
-        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        if requests.last > self.progress.borrow().served {
-            return Some(requests.last);
+    /// Returns the ticket of the requested fetch that is not finished, or a new ticket; `None` within `REFETCH_INTERVAL` of the
+    /// last one.
+    fn request_refetch(&self, now: Instant) -> Option<u64> {
+        let mut requests = self.requests.lock();
+        if requests.newest_ticket > self.progress.borrow().served {
+            return Some(requests.newest_ticket);
         }
-        if requests.at.is_some_and(|at| now.duration_since(at) < REFETCH_INTERVAL) {
+        if requests
+            .requested_at
+            .is_some_and(|at| now.duration_since(at) < REFETCH_INTERVAL)
+        {
             return None;
         }
-        requests.at = Some(now);
-        requests.last += 1;
-        self.wanted.notify_one();
-        Some(requests.last)
+        requests.requested_at = Some(now);
+        requests.newest_ticket += 1;
+        self.refetch_requested.notify_one();
+        Some(requests.newest_ticket)
     }
 
-    /// Keeps the keys fresh until stopped. Runs on the control runtime.
+    /// Refreshes the keys until stopped. Runs on the control runtime.
     pub(super) async fn refresh(&self, stop: CancellationToken) {
         let mut digest = None;
         let mut failures = 0_u32;
         loop {
-            let serving = self.requests.lock().unwrap_or_else(PoisonError::into_inner).last;
-            let outcome = tokio::select! {
+            // before the fetch: a ticket that is made during it needs another one
+            let served_ticket = self.requests.lock().newest_ticket;
+            let succeeded = tokio::select! {
                 () = stop.cancelled() => return,
-                outcome = self.attempt(&mut digest) => outcome,
+                succeeded = self.attempt(&mut digest) => succeeded,
             };
-            failures = if outcome { 0 } else { failures.saturating_add(1) };
+            failures = if succeeded { 0 } else { failures.saturating_add(1) };
             self.progress.send_modify(|progress| {
                 progress.attempts += 1;
-                progress.served = serving;
+                progress.served = served_ticket;
             });
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(self.pause(failures)) => {}
-                () = self.wanted.notified() => {}
+                () = self.refetch_requested.notified() => {}
             }
         }
     }
 
-    /// One read or fetch; true if the keys are now known to be current.
+    /// Reads or fetches once; true if the keys in force are confirmed.
     async fn attempt(&self, digest: &mut Option<[u8; 32]>) -> bool {
         let outcome = match self.fetch().await {
             Ok(bytes) => self.accept(&bytes, digest),
             Err(error) => Err(error),
         };
         let is_file = matches!(self.source, KeySource::File(_));
-        let mut last_error = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last_error = self.last_error.lock();
         let (result, error) = match &outcome {
-            // A file is looked at every second: only what changed is worth a count.
+            // a file is read every second, so only a change counts in the metric
             Ok(false) if is_file && last_error.is_none() => return true,
             Ok(_) => ("ok", None),
             Err(error) => ("error", Some(error.to_string())),
@@ -227,14 +259,18 @@ impl IssuerKeys {
         if !(is_file && error.is_some() && *last_error == error) {
             self.metrics.jwks_refresh.with_label_values(&[&*self.name, result]).inc();
             if let Some(error) = &error {
-                tracing::warn!(issuer = &*self.name, error, "keys not refreshed, the last good ones stay");
+                tracing::warn!(
+                    issuer = &*self.name,
+                    error,
+                    "keys not refreshed; the last good keys stay in force"
+                );
             }
         }
         *last_error = error;
         outcome.is_ok()
     }
 
-    /// Publishes what was read; true if it differs from what was there.
+    /// Publishes a key set; true if it differs from the one in force.
     pub(super) fn accept(&self, bytes: &[u8], digest: &mut Option<[u8; 32]>) -> Result<bool, FetchError> {
         let hash = sha256(bytes);
         let changed = *digest != Some(hash);
@@ -244,12 +280,12 @@ impl IssuerKeys {
             if !set.skipped.is_empty() || set.keys.is_empty() {
                 tracing::warn!(issuer = &*self.name, usable = set.keys.len(), skipped = ?set.skipped, "some published keys are not used");
             }
-            // The age first: a set must never be visible with the age of nothing.
-            self.fetched_at.store(unix_now(), Ordering::Release);
+            // the time first: a worker that sees the first set must not see the time zero with it
+            self.fetched_at.store(unix_seconds(), Ordering::Release);
             self.set.store(Some(Arc::new(set)));
             *digest = Some(hash);
         }
-        self.fetched_at.store(unix_now(), Ordering::Release);
+        self.fetched_at.store(unix_seconds(), Ordering::Release);
         Ok(changed)
     }
 
@@ -258,6 +294,7 @@ impl IssuerKeys {
         self.fetched_at.store(at, Ordering::Release);
     }
 
+    /// The time until the next attempt.
     fn pause(&self, failures: u32) -> Duration {
         if matches!(self.source, KeySource::File(_)) {
             return FILE_POLL;
@@ -276,7 +313,7 @@ impl IssuerKeys {
         match &self.source {
             KeySource::File(path) => read_file(path.clone()).await,
             KeySource::Url(url) => self.get(url, JWKS_BYTES_MAX).await,
-            // INVARIANT: nobody refreshes or asks for keys of an issuer without tokens
+            // INVARIANT: `Authn` never refreshes or requests keys of an issuer without tokens
             KeySource::NoTokens => Err(FetchError::NoTokens),
             KeySource::Discovery => {
                 let document = self.get(&discovery_url(&self.issuer), DISCOVERY_BYTES_MAX).await?;
@@ -313,7 +350,7 @@ impl IssuerKeys {
     }
 }
 
-/// No redirects: a key set that moved is a configuration to change, not a server to follow.
+/// Makes the HTTPS client. It follows no redirects: if a key set moves, the operator must change the configuration.
 pub(super) fn client() -> Result<reqwest::Client, reqwest::Error> {
     reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
@@ -323,7 +360,7 @@ pub(super) fn client() -> Result<reqwest::Client, reqwest::Error> {
         .build()
 }
 
-/// https, or http to this very machine, unless the operator took the danger.
+/// Checks that a URL is https, or http to the loopback interface. `DangerPlain` permits http to any host.
 pub fn check_url(text: &str, transport: KeyTransport) -> Result<(), FetchError> {
     let insecure = || FetchError::Insecure { url: text.to_owned() };
     let url = Url::parse(text).map_err(|_not_a_url| FetchError::Url { url: text.to_owned() })?;
@@ -340,7 +377,8 @@ pub fn check_url(text: &str, transport: KeyTransport) -> Result<(), FetchError> 
     }
 }
 
-/// OpenID Connect Discovery 1.0, section 4: a trailing slash of the issuer is dropped first.
+/// Returns the URL of the discovery document (OpenID Connect Discovery 1.0, section 4). A trailing slash of the issuer is dropped
+/// first.
 pub fn discovery_url(issuer: &str) -> String {
     format!(
         "{}/.well-known/openid-configuration",
@@ -366,27 +404,17 @@ fn jwks_uri(issuer: &str, document: &[u8]) -> Result<String, FetchError> {
 
 async fn read_file(path: PathBuf) -> Result<Vec<u8>, FetchError> {
     let shown = path.clone();
-    // Bounded, so that a path that turns into an endless device does not fill the memory.
-    let read = tokio::task::spawn_blocking(move || {
-        use std::io::Read as _;
-        let mut bytes = Vec::new();
-        let limit = u64::try_from(JWKS_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
-        std::fs::File::open(path)?.take(limit).read_to_end(&mut bytes).map(|_| bytes)
-    });
-    read.await
-        .unwrap_or_else(|error| Err(std::io::Error::other(error)))
-        .map_err(|source| FetchError::File { path: shown, source })
+    let bytes_max = u64::try_from(JWKS_BYTES_MAX).unwrap_or(u64::MAX);
+    match tokio::task::spawn_blocking(move || read_small(&path, bytes_max)).await {
+        Ok(read) => read.map_err(|source| FetchError::File { path: shown, source }),
+        Err(_panicked_or_cancelled) => Err(FetchError::Interrupted { path: shown }),
+    }
 }
 
-pub(super) fn unix_now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-}
-
-/// 0.9 to 1.1, so that replicas do not fetch in step.
+/// A random factor from 0.9 to 1.1, so that replicas do not fetch at the same time.
 fn jitter() -> f64 {
     let mut byte = [128];
-    // Without randomness the pause is merely not jittered.
+    // without randomness the pause has no jitter
     let filled = aws_lc_rs::rand::fill(&mut byte);
     debug_assert!(filled.is_ok(), "randomness");
     0.9 + f64::from(u8::from_be_bytes(byte)) / 255.0 * 0.2
@@ -406,32 +434,36 @@ mod tests {
     }
 
     #[test]
-    fn refetches_are_shared_while_under_way_and_throttled_after() {
-        let (keys, start) = (keys(), Instant::now());
-        assert_eq!(keys.request(start), Some(1));
-        assert_eq!(keys.request(start), Some(1), "shared");
+    fn refetch_is_shared_while_it_runs_and_throttled_afterwards() {
+        let keys = keys();
+        let start = Instant::now();
+        assert_eq!(keys.request_refetch(start), Some(1));
+        assert_eq!(keys.request_refetch(start), Some(1), "shared");
         finish(&keys, 1);
-        assert_eq!(keys.request(start + REFETCH_INTERVAL - Duration::from_millis(1)), None);
-        assert_eq!(keys.request(start + REFETCH_INTERVAL), Some(2));
+        assert_eq!(
+            keys.request_refetch(start + REFETCH_INTERVAL - Duration::from_millis(1)),
+            None
+        );
+        assert_eq!(keys.request_refetch(start + REFETCH_INTERVAL), Some(2));
     }
 
     #[tokio::test]
-    async fn a_kid_known_to_be_unknown_asks_for_nothing_until_the_keys_change() {
+    async fn cached_unknown_kid_causes_no_refetch_until_the_keys_change() {
         let keys = keys();
         keys.remember_unknown("x", 1);
         assert!(!keys.refetch_for("x", 1).await);
-        assert_eq!(keys.requests.lock().unwrap().last, 0);
+        assert_eq!(keys.requests.lock().newest_ticket, 0);
         for n in 0..10 * UNKNOWN_KIDS_MAX {
             keys.remember_unknown(&n.to_string(), 1);
         }
-        assert!(keys.unknown.len() <= UNKNOWN_KIDS_MAX);
-        let (asked, ()) = tokio::join!(keys.refetch_for("x", 2), async { finish(&keys, 1) });
-        assert!(asked);
-        assert_eq!(keys.requests.lock().unwrap().last, 1);
+        assert!(keys.unknown_kids.len() <= UNKNOWN_KIDS_MAX);
+        let (fetched, ()) = tokio::join!(keys.refetch_for("x", 2), async { finish(&keys, 1) });
+        assert!(fetched);
+        assert_eq!(keys.requests.lock().newest_ticket, 1);
     }
 
     #[test]
-    fn pauses_grow_with_failures_and_stay_below_the_maximum_age() {
+    fn pause_grows_with_failures_and_stays_below_the_maximum_age() {
         let mut keys = keys();
         keys.source = KeySource::Discovery;
         let bound = |pause: Duration| pause.mul_f64(1.11);

@@ -1,20 +1,20 @@
-//! Tokens for demos, and a look inside any token.
+//! Mints tokens for demos, and decodes any token for inspection.
 //!
-//! For `cedargate demo` and `cedargate token mint|inspect`; nothing on a request's path uses it. `inspect` only decodes:
-//! it verifies nothing and never sends a token anywhere.
+//! Used by `cedargate demo` and `cedargate token mint|inspect`, never on the path of a request. `inspect` only decodes: it verifies
+//! nothing and sends the token nowhere.
 
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::jws::{self, Typ};
+use super::jws::{self, TokenKind};
 use super::signer::{SignerError, SigningKey};
 use crate::json;
 
-/// Bytes of a token that `inspect` reads.
+/// Longest token that `inspect` reads, in bytes.
 const INSPECT_BYTES_MAX: usize = 1024 * 1024;
 
-/// What a token says, unverified, and what a gate would dislike about it.
+/// The unverified content of a token, and the reasons for which a gate would refuse it.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct InspectReport {
     pub header: Option<Value>,
@@ -23,7 +23,7 @@ pub struct InspectReport {
     pub problems: Vec<String>,
 }
 
-/// An ES256 bearer token; `iat`, `exp` and `jti` are added where the claims lack them.
+/// Mints an ES256 bearer token; adds `iat`, `exp` and `jti` where the claims lack them.
 pub fn mint(key: &SigningKey, mut claims: Map<String, Value>, ttl: Duration, now: i64) -> Result<String, SignerError> {
     let ttl = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
     claims.entry("iat").or_insert(json!(now));
@@ -33,7 +33,7 @@ pub fn mint(key: &SigningKey, mut claims: Map<String, Value>, ttl: Duration, now
     key.sign(&header, &claims)
 }
 
-/// Decodes without verifying.
+/// Decodes a token without verification.
 pub fn inspect(token: &str, now: i64) -> InspectReport {
     let mut problems = vec![];
     let token = token.trim();
@@ -49,18 +49,18 @@ pub fn inspect(token: &str, now: i64) -> InspectReport {
         };
     }
     let mut segments = token.split('.');
-    let header = segment("header", segments.next(), &mut problems);
-    let claims = segment("claims", segments.next(), &mut problems);
+    let header = decode_segment("header", segments.next(), &mut problems);
+    let claims = decode_segment("claims", segments.next(), &mut problems);
     match segments.next().map(jws::decode) {
         Some(Ok(signature)) if signature.is_empty() => problems.push("the signature is empty".to_owned()),
         Some(Err(error)) => problems.push(format!("signature: {error}")),
         Some(Ok(_)) | None => {}
     }
-    if let Some(Err(error)) = header.as_ref().map(|header| jws::parse_header(header, Typ::Bearer)) {
+    if let Some(Err(error)) = header.as_ref().map(|header| jws::parse_header(header, TokenKind::Bearer)) {
         problems.push(error.to_string());
     }
     if let Some(claims) = &claims {
-        judge(claims, now, &mut problems);
+        check_claims(claims, now, &mut problems);
     }
     InspectReport {
         header: header.map(Value::Object),
@@ -69,14 +69,14 @@ pub fn inspect(token: &str, now: i64) -> InspectReport {
     }
 }
 
-fn segment(name: &str, segment: Option<&str>, problems: &mut Vec<String>) -> Option<Map<String, Value>> {
+fn decode_segment(name: &str, segment: Option<&str>, problems: &mut Vec<String>) -> Option<Map<String, Value>> {
     let decoded = jws::decode(segment?)
         .map_err(|error| error.to_string())
         .and_then(|bytes| json::object_from_slice(&bytes).map_err(|error| error.to_string()));
     decoded.map_err(|error| problems.push(format!("{name}: {error}"))).ok()
 }
 
-fn judge(claims: &Map<String, Value>, now: i64, problems: &mut Vec<String>) {
+fn check_claims(claims: &Map<String, Value>, now: i64, problems: &mut Vec<String>) {
     for claim in ["iss", "sub", "aud", "exp"] {
         if !claims.contains_key(claim) {
             problems.push(format!("claim `{claim}` is missing"));
@@ -87,7 +87,7 @@ fn judge(claims: &Map<String, Value>, now: i64, problems: &mut Vec<String>) {
             .get(claim)
             .is_some_and(|value| value.as_str().is_none_or(str::is_empty))
         {
-            problems.push(format!("claim `{claim}` is no non-empty string"));
+            problems.push(format!("claim `{claim}` is not a non-empty string"));
         }
     }
     if claims.contains_key("cnf") {
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fresh_token_has_no_problems_and_an_old_one_has() {
+    fn fresh_token_has_no_problems_and_expired_token_has() {
         let key = SigningKey::generate().unwrap();
         let token = mint(&key, claims(), Duration::from_secs(60), NOW).unwrap();
         let report = inspect(&token, NOW);
@@ -128,14 +128,14 @@ mod tests {
     }
 
     #[test]
-    fn inspect_names_what_is_wrong() {
+    fn inspect_names_each_problem() {
         let token = format!(
             "{}.{}.",
             jws::encode(r#"{"alg":"none"}"#),
             jws::encode(r#"{"exp":1.5,"sub":""}"#)
         );
         let problems = inspect(&token, NOW).problems.join("\n");
-        for expected in ["signature is empty", "`alg`", "`iss` is missing", "`exp`", "`sub` is no"] {
+        for expected in ["signature is empty", "`alg`", "`iss` is missing", "`exp`", "`sub` is not"] {
             assert!(problems.contains(expected), "{expected} not in {problems}");
         }
         assert!(!inspect("x", NOW).problems.is_empty());

@@ -1,7 +1,7 @@
 //! A P-256 key that signs ES256 tokens: the gate's assertion key and the demo issuer's.
 //!
-//! Knows keys, PEM and compact serialisation, no claims. The private part never prints and never leaves but as the PEM that
-//! the demo asks for.
+//! This module handles keys, PEM and the compact serialisation, not claims. The private part never prints; `to_pem` is the only
+//! function that returns it, for the demo.
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
@@ -9,18 +9,18 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::cache::sha256;
 use super::jws::encode;
+use crate::base::digest::sha256;
 use crate::types::Redacted;
 
 const PEM_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
 const PEM_END: &str = "-----END PRIVATE KEY-----";
-/// Keys of one file.
+/// Most keys of one file.
 const KEYS_MAX: usize = 16;
 /// Characters of a PEM line (RFC 7468).
 const PEM_LINE: usize = 64;
 
-/// Why there is no signing key or no signature.
+/// An error of reading a signing key, or of signing.
 #[derive(Debug, thiserror::Error)]
 pub enum SignerError {
     #[error(
@@ -52,7 +52,7 @@ impl SigningKey {
         Self::new(pair)
     }
 
-    /// PKCS#8 in PEM, P-256.
+    /// Reads a P-256 key, PKCS#8 in PEM.
     pub fn from_pem(pem: &str) -> Result<Self, SignerError> {
         let body = pem
             .trim()
@@ -65,7 +65,7 @@ impl SigningKey {
         Self::new(pair)
     }
 
-    /// One PEM block after the other; at least one, and nothing else.
+    /// Reads consecutive PEM blocks; at least one, and nothing else.
     pub fn all_from_pem(text: &str) -> Result<Vec<Self>, SignerError> {
         let blocks: Vec<&str> = text
             .split_inclusive(PEM_END)
@@ -80,7 +80,7 @@ impl SigningKey {
         blocks.into_iter().map(Self::from_pem).collect()
     }
 
-    /// The private key, for the demo issuer to keep.
+    /// Returns the private key as PEM, for the demo issuer's file.
     pub fn to_pem(&self) -> Result<Redacted<String>, SignerError> {
         let document = self.pair.to_pkcs8v1().map_err(|_unspecified| SignerError::Library)?;
         let mut pem = PEM_BEGIN.to_owned();
@@ -98,7 +98,8 @@ impl SigningKey {
         let (Some(4), Some(x), Some(y), 65) = (point.first(), point.get(1..33), point.get(33..), point.len()) else {
             return Err(SignerError::Key);
         };
-        let (x, y) = (encode(x), encode(y));
+        let x = encode(x);
+        let y = encode(y);
         let canonical = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
         let kid = encode(sha256(canonical.as_bytes()));
         let jwk = json!({"kty": "EC", "crv": "P-256", "x": x, "y": y, "kid": kid, "use": "sig", "alg": "ES256"});
@@ -109,17 +110,17 @@ impl SigningKey {
         &self.kid
     }
 
-    /// The public key, as a JWK.
+    /// Returns the public key as a JWK.
     pub fn jwk(&self) -> &Value {
         &self.jwk
     }
 
-    /// The public key as a set of one.
+    /// Returns the public key as a JWK set of one key.
     pub fn jwks(&self) -> Value {
         json!({"keys": [self.jwk]})
     }
 
-    /// A compact ES256 JWS over exactly this header and these claims.
+    /// Signs exactly this header and these claims as a compact ES256 JWS.
     pub fn sign(&self, header: &Value, claims: &impl serde::Serialize) -> Result<String, SignerError> {
         self.sign_input(format!(
             "{}.{}",
@@ -151,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_survives_its_pem() {
+    fn key_is_unchanged_after_its_pem_is_read() {
         let key = SigningKey::generate().unwrap();
         let pem = key.to_pem().unwrap();
         let again = SigningKey::from_pem(pem.expose()).unwrap();

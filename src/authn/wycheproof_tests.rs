@@ -1,20 +1,20 @@
-//! Wycheproof's JWS and JWK vectors, at the level of one token against one key set.
+//! Wycheproof's JWS and JWK vectors, one token against one key set each.
 //!
-//! The data lies outside the project, in `CEDARGATE_TEST_DATA`; without it the tests say that they skipped. Their payloads are no
-//! claims, so they go through `jws` and `jwk` only.
+//! The data lies outside the project, in `CEDARGATE_TEST_DATA`; without it the tests print that they skipped. The payloads are not
+//! claims, so the vectors go through `jws` and `jwk` only.
 
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::jwk::{Choice, KeySet};
-use super::jws::{self, Typ};
+use super::jwk::{KeyChoice, KeySet};
+use super::jws::{self, TokenKind};
 use crate::config::Algorithm;
 
-/// Marked valid although the JWK's `alg` differs from the header's.
+/// Vectors that are marked valid although the JWK's `alg` differs from the header's.
 const ALG_DIFFERS: [u64; 4] = [346, 347, 350, 351];
-/// Wrong `use` or `key_ops`.
-const TELLING: std::ops::RangeInclusive<u64> = 353..=356;
+/// Vectors with a wrong `use` or `key_ops`.
+const WRONG_USE: std::ops::RangeInclusive<u64> = 353..=356;
 
 fn vectors(file: &str) -> Option<Value> {
     let Some(dir) = std::env::var_os("CEDARGATE_TEST_DATA") else {
@@ -32,7 +32,7 @@ fn algorithms() -> [Algorithm; 9] {
     .map(|name| jws::algorithm_named(name).unwrap())
 }
 
-/// Header, key choice and signature, as the verifier does them; the payload may be anything.
+/// Checks header, key choice and signature as the verifier does; the payload may be anything.
 fn verifies(token: &str, jwks: &Value) -> bool {
     let Some((input, signature)) = token.rsplit_once('.') else {
         return false;
@@ -46,7 +46,7 @@ fn verifies(token: &str, jwks: &Value) -> bool {
     let Ok(header) = crate::json::object_from_slice(&header) else {
         return false;
     };
-    let Ok(header) = jws::parse_header(&header, Typ::Bearer) else {
+    let Ok(header) = jws::parse_header(&header, TokenKind::Bearer) else {
         return false;
     };
     assert!(algorithms().contains(&header.algorithm));
@@ -54,14 +54,15 @@ fn verifies(token: &str, jwks: &Value) -> bool {
         return false;
     };
     match set.choose(header.kid.as_deref(), header.algorithm) {
-        Choice::Keys(keys) => keys
+        KeyChoice::Keys(keys) => keys
             .iter()
             .any(|key| key.verifies(header.algorithm, input.as_bytes(), &signature)),
-        Choice::UnknownKid | Choice::Unusable(_) => false,
+        KeyChoice::UnknownKid | KeyChoice::Unusable(_) => false,
     }
 }
 
-/// Groups with a public part are asymmetric; the others are `oct`, of which nothing may pass.
+/// True if the gate must accept the vector. Groups with a public part are asymmetric; the other groups are
+/// `oct`, which the gate never accepts.
 fn expected(group: &Value, test: &Value) -> bool {
     let algorithm_known = test["jws"]
         .as_str()
@@ -79,7 +80,9 @@ fn run(file: &str, as_set: fn(&Value) -> Value, exception: fn(u64) -> bool) {
     let Some(data) = vectors(file) else {
         return;
     };
-    let (mut accepted, mut refused, mut wrong) = (0, 0, Vec::new());
+    let mut accepted = 0;
+    let mut refused = 0;
+    let mut wrong = Vec::new();
     for group in data["testGroups"].as_array().unwrap() {
         let public = group.get("public").or_else(|| group.get("private")).unwrap();
         for test in group["tests"].as_array().unwrap() {
@@ -107,19 +110,19 @@ fn run(file: &str, as_set: fn(&Value) -> Value, exception: fn(u64) -> bool) {
 }
 
 #[test]
-fn wycheproof_signatures_are_judged_as_published_except_where_the_keys_alg_differs() {
+fn wycheproof_signatures_verify_as_published_except_where_the_keys_alg_differs() {
     run(
         "json_web_signature_test.json",
         |jwk| json!({"keys": [jwk]}),
         |id| {
-            assert!(!(ALG_DIFFERS.contains(&id) && TELLING.contains(&id)));
+            assert!(!(ALG_DIFFERS.contains(&id) && WRONG_USE.contains(&id)));
             ALG_DIFFERS.contains(&id)
         },
     );
 }
 
 #[test]
-fn wycheproof_key_sets_are_judged_as_published() {
+fn wycheproof_key_sets_verify_as_published() {
     run("json_web_key_test.json", Value::clone, |_| false);
 }
 

@@ -30,11 +30,11 @@ use uuid::Uuid;
 
 use self::body::{Ask, Who};
 use crate::audit::{AuditGuard, AuditRecord, PolicyError};
-use crate::authn::{Returned, bearer, is_assertion};
+use crate::authn::{VerifiedAssertion, bearer, is_assertion};
 use crate::base::clock::{unix_millis, unix_seconds};
 use crate::config::AuditAllow;
 use crate::gate::{ActivePortal, Gate, NO_PORTAL, entity_ref, micros, policy_errors, record_caller, record_decision};
-use crate::http::answer::{self, Answer, Style};
+use crate::http::answer::{self, AnswerContext, Style};
 use crate::http::request::{Trace, correlation};
 use crate::http::upstream::Body;
 use crate::portals::{Caller, Portal};
@@ -82,13 +82,13 @@ pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], request: Request<I
     match outcome {
         Ok(body) => json_response(&body, envelope.request_id),
         Err(refusal) => {
-            let answer = Answer {
+            let answer = AnswerContext {
                 style: Style::Problem,
                 decision_id,
                 request_id: envelope.request_id,
                 theme: Arc::clone(&gate.theme),
             };
-            answer::refused_in_detail(&refusal, &answer)
+            answer::detailed_refusal_response(&refusal, &answer)
         }
     }
 }
@@ -336,8 +336,8 @@ async fn subject(gate: &Gate, scope: ActivePortal<'_>, envelope: &Envelope, ask:
 }
 
 /// The identity of an assertion that the app handed back; an error if a revocation since its issue covers it.
-fn check_asserted(gate: &Gate, portal: &Portal, returned: Returned) -> Result<Identity, Refusal> {
-    let Returned { identity, issued_at } = returned;
+fn check_asserted(gate: &Gate, portal: &Portal, returned: VerifiedAssertion) -> Result<Identity, Refusal> {
+    let VerifiedAssertion { identity, issued_at } = returned;
     let mut dated = identity.clone();
     Arc::make_mut(&mut dated.claims).insert("iat".to_owned(), json!(issued_at));
     gate.sessions.check_identity(&dated, &portal.name)?;

@@ -35,7 +35,7 @@ use self::page::Pages;
 pub use self::return_path::ReturnPath;
 use crate::accounts::Accounts;
 use crate::audit::Audit;
-use crate::authn::{AssertionKeys, Authn, Introspection};
+use crate::authn::{AssertionKeys, Authn, IntrospectionClient};
 use crate::base::metrics::Metrics;
 use crate::config::Config;
 use crate::denial::{Denial, Refusal};
@@ -55,7 +55,7 @@ pub struct LoginDoor {
     pub accounts: Arc<Accounts>,
     pub theme: Arc<Theme>,
     pub authn: Arc<Authn>,
-    pub introspection: Arc<Introspection>,
+    pub introspection: Arc<IntrospectionClient>,
     pub assertions: Arc<AssertionKeys>,
     pub audit: Audit,
     pub metrics: Metrics,

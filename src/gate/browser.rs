@@ -15,7 +15,7 @@ use super::authenticate::Cookie;
 use super::record::Progress;
 use super::{Gate, Worker};
 use crate::denial::{Denial, Refusal};
-use crate::http::answer::{self, Answer};
+use crate::http::answer::{self, AnswerContext};
 use crate::http::upstream::Body;
 use crate::session::{IdentifiedSession, SessionId};
 
@@ -25,8 +25,8 @@ const RETURN_BYTES_MAX: usize = 2048;
 const ROTATE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Worker {
-    pub(super) fn refused(&self, refusal: &Refusal, answer: &Answer, progress: &Progress) -> Response<Body> {
-        let mut response = answer::refused(refusal, answer);
+    pub(super) fn refused(&self, refusal: &Refusal, answer: &AnswerContext, progress: &Progress) -> Response<Body> {
+        let mut response = answer::refusal_response(refusal, answer);
         // SECURITY: not with the answer to a script: it may have been asked before a login that just set another cookie
         let may_clear = progress.navigation.is_some() || progress.portal.is_none();
         if may_clear && is_stale(refusal) && !matches!(progress.cookie, Cookie::Absent) {

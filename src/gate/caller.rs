@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 
 use super::{ActivePortal, Gate};
 use crate::audit::EntityRef;
-use crate::authn::{AssertionClaims, Ground, token_hash};
+use crate::authn::{AssertionClaims, Evidence, token_hash};
 use crate::base::clock::unix_seconds;
 use crate::http::upstream::{header_list, header_value};
 use crate::portals::{Caller, Credential, FreshAssertion, Portal};
@@ -60,12 +60,12 @@ impl Gate {
 
     async fn verify(&self, portal: &Portal, token: &str) -> Result<(Identity, Credential), Refusal> {
         let trusted = &portal.config.issuers;
-        let (identity, ground) = self.identity.introspection.proven(&self.authn, token, trusted).await?;
-        let credential = match ground {
-            Ground::Token(proof) => Credential::Token(proof),
-            Ground::Word { until } => Credential::Introspected { until },
+        let verified = self.identity.introspection.verify(&self.authn, token, trusted).await?;
+        let credential = match verified.evidence {
+            Evidence::Token(proof) => Credential::Token(proof),
+            Evidence::Introspection { until } => Credential::Introspected { until },
         };
-        Ok((identity, credential))
+        Ok((verified.identity, credential))
     }
 
     /// The caller that a session proves, which was found for this very request.

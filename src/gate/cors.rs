@@ -24,7 +24,7 @@ const EXPOSED: &str = "retry-after, www-authenticate, x-cedargate-decision-id, x
 /// The handling of a preflight.
 pub enum Preflight {
     /// The gate's answer.
-    Answer(Box<Response<Body>>),
+    AnswerContext(Box<Response<Body>>),
     /// The app answers it, without credentials.
     Pass,
 }
@@ -38,7 +38,7 @@ pub fn preflight(cors: &Cors, head: &Parts) -> Option<Result<Preflight, Refusal>
         return Some(Ok(Preflight::Pass));
     }
     match shared_with(cors, head.headers.get(ORIGIN)) {
-        Some(origin) => Some(Ok(Preflight::Answer(Box::new(granted(origin, &head.headers))))),
+        Some(origin) => Some(Ok(Preflight::AnswerContext(Box::new(granted(origin, &head.headers))))),
         None => Some(Err(Refusal::new(
             Denial::OriginMismatch,
             "the origin is not in `cors.origins`",

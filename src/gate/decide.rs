@@ -25,7 +25,7 @@ use crate::portals::Caller;
 /// The outcome for a request that was not refused.
 pub(super) enum Allowed {
     /// The gate's own answer.
-    Answer(Box<Response<Body>>),
+    AnswerContext(Box<Response<Body>>),
     /// The request is forwarded.
     Pass(Passed),
 }
@@ -93,9 +93,9 @@ impl Worker {
     ) -> Result<Allowed, Refusal> {
         let epoch = self.gate.epoch();
         match cors::preflight(&scope.active.revision.file.cors, &head.parts).transpose()? {
-            Some(Preflight::Answer(answer)) => {
+            Some(Preflight::AnswerContext(answer)) => {
                 progress.record.permitted();
-                Ok(Allowed::Answer(answer))
+                Ok(Allowed::AnswerContext(answer))
             }
             Some(Preflight::Pass) => {
                 let decision = scope.query(head.query(), progress.decided_at).decide_preflight();

@@ -73,7 +73,7 @@ impl Worker {
         let request = EndpointRequest {
             head: &head.parts,
             client: &head.client,
-            style: Style::of(&head.parts.method, &head.parts.headers),
+            style: Style::for_request(&head.parts.method, &head.parts.headers),
             decision_id: progress.decision_id,
             serving: &self.gate.serving.load(),
             endpoint,

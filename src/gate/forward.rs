@@ -17,7 +17,7 @@ use super::{Stop, Worker};
 use crate::config::ByteSize;
 use crate::http::listener::Link;
 use crate::http::request::is_upgrade;
-use crate::http::upstream::{self, Body, Cleansed, Cut, Outward, forward};
+use crate::http::upstream::{self, Body, CutSignal, ForwardRequest, Sanitized, forward};
 use crate::portals::Portal;
 use cedargate_policy::permit::Permit;
 
@@ -28,7 +28,7 @@ pub(super) struct Forwarding<'a> {
     pub original: OriginalRequest,
     /// `None` for a preflight: nothing to re-check later.
     pub basis: Option<DecisionBasis>,
-    pub cleansed: Cleansed,
+    pub sanitized: Sanitized,
 }
 
 impl Worker {
@@ -44,28 +44,28 @@ impl Worker {
             portal,
             original,
             basis,
-            cleansed,
+            sanitized,
         } = forwarding;
-        let cut = Rc::new(Cut::default());
-        let early = link.early_hints().map(|hints| move |headers| hints.send(&headers));
-        let outward = Outward {
-            upstream: &portal.upstream,
+        let cut = Rc::new(CutSignal::default());
+        let send_hints = link.early_hints().map(|hints| move |headers| hints.send(&headers));
+        let to = ForwardRequest {
+            app: &portal.upstream,
             path: original.path.as_str(),
             query: original.query.as_deref(),
             client: &original.client,
             trace: &progress.trace,
             request_id: &progress.request_id,
             rules: &portal.header_rules,
-            cleansed,
+            sanitized,
             body_bytes_max: self.gate.config.limits.body_bytes.map(ByteSize::get),
-            early: early.as_ref().map(|tell| tell as upstream::Early<'_>),
-            place: self.place(link, &request, &original, basis.as_ref(), &cut),
+            send_hints: send_hints.as_ref().map(|send| send as upstream::SendHints<'_>),
+            connection_slot: self.connection_slot(link, &request, &original, basis.as_ref(), &cut),
             cut,
         };
         let now = Instant::now();
         progress.gate_ended = Some(now);
         progress.upstream_started = Some(now);
-        let response = forward(&self.pool, permit, request, outward).await.map_err(Stop::Upstream)?;
+        let response = forward(&self.pool, permit, request, to).await.map_err(Stop::Upstream)?;
         let Some(mut basis) = basis else {
             return Ok(response);
         };
@@ -75,19 +75,19 @@ impl Worker {
             self.gate.record_cut(&original, &basis, reason, &refusal);
             return Err(refusal.into());
         }
-        let mut response = response.map(|body| self.watched(body, original, basis));
+        let mut response = response.map(|body| self.register(body, original, basis));
         self.rotate(&mut response, &progress.cookie).await;
         Ok(response)
     }
 
     /// The entry that a tunnel holds. A tunnel is registered before the app is asked; a streamed answer when its body first waits.
-    fn place(
+    fn connection_slot(
         &self,
         link: &Rc<Link>,
         request: &Request<Incoming>,
         original: &OriginalRequest,
         basis: Option<&DecisionBasis>,
-        cut: &Rc<Cut>,
+        cut: &Rc<CutSignal>,
     ) -> Rc<dyn Any> {
         let link = Rc::clone(link) as Rc<dyn Any>;
         match basis.filter(|_| is_upgrade(request.headers(), request.extensions())) {
@@ -99,12 +99,12 @@ impl Worker {
         }
     }
 
-    fn watched(&self, body: Body, original: OriginalRequest, basis: DecisionBasis) -> Body {
+    fn register(&self, body: Body, original: OriginalRequest, basis: DecisionBasis) -> Body {
         if !body.is_open() {
             return body;
         }
         let live = self.live.clone();
         let gate = Arc::clone(&self.gate);
-        body.watched(Box::new(move |cut| live.join(&gate, original, basis, cut)))
+        body.registered_as_live(Box::new(move |cut| live.join(&gate, original, basis, cut)))
     }
 }

@@ -30,7 +30,7 @@ use uuid::Uuid;
 use super::{ActivePortal, Gate};
 use crate::audit::{AuthEvent, Event};
 use crate::http::request::ClientFacts;
-use crate::http::upstream::Cut;
+use crate::http::upstream::CutSignal;
 use crate::portals::{Active, Caller, Credential, Portal};
 
 /// Entries checked before the worker yields to its other tasks.
@@ -71,7 +71,7 @@ pub(super) enum Reason {
 struct Entry {
     original: OriginalRequest,
     basis: RefCell<DecisionBasis>,
-    cut: Rc<Cut>,
+    cut: Rc<CutSignal>,
 }
 
 /// The live requests of one worker; bounded by `limits.requests` and `limits.connections`.
@@ -160,7 +160,7 @@ impl Live {
         gate: &Gate,
         original: OriginalRequest,
         basis: DecisionBasis,
-        cut: Rc<Cut>,
+        cut: Rc<CutSignal>,
     ) -> Rc<dyn std::any::Any> {
         let registry = &self.0;
         let number = registry.next.get();

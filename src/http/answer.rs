@@ -1,8 +1,9 @@
-//! What a caller gets: a refusal or an upstream failure becomes one HTTP response.
+//! Renders a refusal or an upstream failure as one HTTP response; the last step of the path when nothing was forwarded.
 //!
-//! Last step of the path when nothing was forwarded. Problem+json for programs, trailers-only for gRPC, a small page
-//! for a person in a browser. Only `Denial`'s public texts and a policy author's `@advice` leave the gate: never the
-//! private detail, never policy text. Redirects to a login are not made here.
+//! Programs get problem+json, gRPC callers get trailers only, a person in a browser gets a small page. A response contains only
+//! the public texts of `Denial` and a policy author's `@advice`: never the private detail, never policy text. Statuses come from
+//! two closed sets: a `Denial`'s own 4xx or 5xx (`refusal_response`), and 502 or 504 for an upstream failure
+//! (`upstream_error_response`). The gate makes the redirects to a login, not this module.
 
 use std::sync::Arc;
 
@@ -20,10 +21,10 @@ use crate::http::pages::{Html, Theme};
 use crate::http::request::{X_REQUEST_ID, uuid_value};
 use crate::http::upstream::{Body, UpstreamError};
 
-/// What `Retry-After` says beside a 503 that does not know better, in seconds.
+/// `Retry-After` of a 503 whose refusal sets none, in seconds.
 const RETRY_AFTER_SECONDS: u64 = 1;
 
-/// In which language the caller wants to be refused.
+/// The form of the gate's own answers to one request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Style {
     Problem,
@@ -31,17 +32,18 @@ pub enum Style {
     Page,
 }
 
-/// What every answer of the gate's own carries.
+/// The request's facts that every answer of the gate contains.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct AnswerContext {
     pub style: Style,
     pub decision_id: Uuid,
     pub request_id: HeaderValue,
-    /// What a page looks like.
+    /// Looks of a page.
     pub theme: Arc<Theme>,
 }
 
-struct Text<'a> {
+/// The public texts of one answer.
+struct PublicText<'a> {
     status: StatusCode,
     code: &'static str,
     title: &'static str,
@@ -49,9 +51,9 @@ struct Text<'a> {
 }
 
 impl Style {
-    /// A page only for a navigation: GET, asks for HTML, and not `fetch`. Nothing that says 200 for CONNECT: whoever is in
-    /// between would take it for a tunnel.
-    pub fn of(method: &Method, headers: &HeaderMap) -> Self {
+    /// Chooses the form by the request's headers. A page is for a navigation only: a GET that accepts HTML and is not a `fetch`.
+    /// A CONNECT never gets gRPC's 200, because a proxy on the way would treat it as a tunnel.
+    pub fn for_request(method: &Method, headers: &HeaderMap) -> Self {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let is_grpc = |kind: &str| kind == "application/grpc" || kind.starts_with("application/grpc+");
         if *method != Method::CONNECT && text(CONTENT_TYPE).is_some_and(is_grpc) {
@@ -66,7 +68,7 @@ impl Style {
     }
 }
 
-/// Whether HTML is acceptable, and JSON, where it is named, not more so (RFC 9110, section 12.5.1).
+/// True if `accept` allows HTML and does not weigh JSON higher (RFC 9110, section 12.5.1).
 fn prefers_html(accept: &str) -> bool {
     let weight = |wanted: &str| {
         let ranges = accept.split(',').filter_map(|range| {
@@ -81,18 +83,18 @@ fn prefers_html(accept: &str) -> bool {
     html > 0.0 && html >= weight("application/json").unwrap_or(0.0)
 }
 
-/// What every answer of the gate's own endpoints says about itself.
-pub fn identify(response: &mut Response<Body>, answer: &Answer) {
+/// Sets the headers that every answer of the gate has: `nosniff`, the request id and the decision id.
+pub fn set_common_headers(response: &mut Response<Body>, answer: &AnswerContext) {
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(&X_REQUEST_ID, answer.request_id.clone());
     headers.insert("x-cedargate-decision-id", uuid_value(answer.decision_id));
 }
 
-/// The response of a refused request.
-pub fn refused(refusal: &Refusal, answer: &Answer) -> Response<Body> {
+/// Renders a refusal.
+pub fn refusal_response(refusal: &Refusal, answer: &AnswerContext) -> Response<Body> {
     let denial = refusal.denial;
-    let text = Text {
+    let text = PublicText {
         status: denial.status(),
         code: denial.code(),
         title: denial.title(),
@@ -100,7 +102,7 @@ pub fn refused(refusal: &Refusal, answer: &Answer) -> Response<Body> {
     };
     let mut response = render(&text, answer);
     let headers = response.headers_mut();
-    // SECURITY: framing, not language: whoever speaks gRPC must not keep an ambiguous connection open.
+    // SECURITY: ambiguous framing closes the connection in every style, for gRPC too
     match denial {
         Denial::RequestInvalid | Denial::RequestTooLarge | Denial::HeadersTooLarge | Denial::Draining => {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -124,8 +126,8 @@ fn retry_after(refusal: &Refusal) -> Option<u64> {
     refusal.retry_after.or(temporary.then_some(RETRY_AFTER_SECONDS))
 }
 
-/// The same for the app's own door, which may know the private detail.
-pub fn refused_in_detail(refusal: &Refusal, answer: &Answer) -> Response<Body> {
+/// Renders a refusal with its private detail, for the app's own door.
+pub fn detailed_refusal_response(refusal: &Refusal, answer: &AnswerContext) -> Response<Body> {
     let denial = refusal.denial;
     let body = json!({
         "type": format!("urn:cedargate:denial:{}", denial.code()),
@@ -135,14 +137,14 @@ pub fn refused_in_detail(refusal: &Refusal, answer: &Answer) -> Response<Body> {
         "detail": refusal.detail,
         "decision_id": answer.decision_id.to_string(),
     });
-    let mut response = refused(refusal, answer);
+    let mut response = refusal_response(refusal, answer);
     let (parts, _) = with_body(denial.status(), "application/problem+json", body.to_string()).into_parts();
     response.headers_mut().extend(parts.headers);
     response.map(|_| Body::full(Bytes::from(body.to_string())))
 }
 
-/// The response when a permitted request got no answer from the app: an outcome, not a denial.
-pub fn upstream_failed(error: &UpstreamError, answer: &Answer) -> Response<Body> {
+/// Renders the failure of a permitted request that got no answer from the app: an outcome, not a denial.
+pub fn upstream_error_response(error: &UpstreamError, answer: &AnswerContext) -> Response<Body> {
     let (status, code, title) = match error {
         UpstreamError::Unavailable { .. } => (
             StatusCode::BAD_GATEWAY,
@@ -154,11 +156,11 @@ pub fn upstream_failed(error: &UpstreamError, answer: &Answer) -> Response<Body>
             "upstream_timeout",
             "the application did not answer in time",
         ),
-        UpstreamError::BodyTooLarge => return refused(&Denial::RequestTooLarge.into(), answer),
-        UpstreamError::ClientBody => return refused(&Denial::RequestInvalid.into(), answer),
+        UpstreamError::BodyTooLarge => return refusal_response(&Denial::RequestTooLarge.into(), answer),
+        UpstreamError::ClientBody => return refusal_response(&Denial::RequestInvalid.into(), answer),
     };
     render(
-        &Text {
+        &PublicText {
             status,
             code,
             title,
@@ -168,7 +170,7 @@ pub fn upstream_failed(error: &UpstreamError, answer: &Answer) -> Response<Body>
     )
 }
 
-fn render(text: &Text<'_>, answer: &Answer) -> Response<Body> {
+fn render(text: &PublicText<'_>, answer: &AnswerContext) -> Response<Body> {
     let mut response = match answer.style {
         Style::Grpc => grpc(text),
         Style::Page => page(text, answer).unwrap_or_else(|| problem(text, answer.decision_id)),
@@ -177,11 +179,11 @@ fn render(text: &Text<'_>, answer: &Answer) -> Response<Body> {
     response
         .headers_mut()
         .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    identify(&mut response, answer);
+    set_common_headers(&mut response, answer);
     response
 }
 
-fn problem(text: &Text<'_>, decision_id: Uuid) -> Response<Body> {
+fn problem(text: &PublicText<'_>, decision_id: Uuid) -> Response<Body> {
     let mut body = json!({
         "type": format!("urn:cedargate:denial:{}", text.code),
         "title": text.title,
@@ -195,8 +197,8 @@ fn problem(text: &Text<'_>, decision_id: Uuid) -> Response<Body> {
     with_body(text.status, "application/problem+json", body.to_string())
 }
 
-/// Trailers-only: the status travels in the head of a 200 without a body.
-fn grpc(text: &Text<'_>) -> Response<Body> {
+/// Renders trailers only: the gRPC status stands in the head of a 200 without a body.
+fn grpc(text: &PublicText<'_>) -> Response<Body> {
     let status = match text.status.as_u16() {
         400 => "3",
         401 => "16",
@@ -214,9 +216,9 @@ fn grpc(text: &Text<'_>) -> Response<Body> {
     response
 }
 
-/// For a person, where there is more to say than that the address was wrong.
-fn page(text: &Text<'_>, answer: &Answer) -> Option<Response<Body>> {
-    let (heading, what_now) = match text.status {
+/// Renders a page for a person; `None` for a status without a page, such as a wrong address.
+fn page(text: &PublicText<'_>, answer: &AnswerContext) -> Option<Response<Body>> {
+    let (heading, explanation) = match text.status {
         StatusCode::FORBIDDEN => ("Access denied", "You are not allowed to see this page."),
         StatusCode::TOO_MANY_REQUESTS => ("Too many requests", "Wait a moment, then try again."),
         StatusCode::SERVICE_UNAVAILABLE => (
@@ -228,12 +230,12 @@ fn page(text: &Text<'_>, answer: &Answer) -> Option<Response<Body>> {
         }
         _ => return None,
     };
-    let mut content = Html::new().paragraph(what_now);
+    let mut content = Html::new().paragraph(explanation);
     if let Some(advice) = text.advice {
         content = content.paragraph(advice);
     }
     if text.status != StatusCode::FORBIDDEN {
-        // the address that was asked for
+        // an empty `href` is the address of the page itself
         content = content.raw("<p><a class=\"button\" href=\"\">Try again</a></p>");
     }
     content = content
@@ -250,7 +252,7 @@ fn page(text: &Text<'_>, answer: &Answer) -> Option<Response<Body>> {
     Some(response)
 }
 
-/// RFC 6750 and RFC 9470; a missing token gets a challenge without an error.
+/// The `WWW-Authenticate` challenge of RFC 6750 and RFC 9470; a missing token gets one without an error.
 fn challenge(refusal: &Refusal) -> HeaderValue {
     let mut text = String::from("Bearer realm=\"cedargate\"");
     if let Some(error) = refusal.denial.bearer_error() {
@@ -301,8 +303,8 @@ mod tests {
     use super::*;
     use http_body_util::BodyExt;
 
-    fn answer(style: Style) -> Answer {
-        Answer {
+    fn answer(style: Style) -> AnswerContext {
+        AnswerContext {
             style,
             decision_id: Uuid::nil(),
             request_id: HeaderValue::from_static("r-1"),
@@ -315,10 +317,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_denial_is_a_problem_without_the_private_detail() {
+    async fn every_denial_renders_as_a_problem_without_the_private_detail() {
         for denial in Denial::ALL {
             let refusal = Refusal::new(denial, "private-detail");
-            let response = refused(&refusal, &answer(Style::Problem));
+            let response = refusal_response(&refusal, &answer(Style::Problem));
             assert_eq!(response.status(), denial.status());
             assert_eq!(response.headers()["cache-control"], "no-store");
             assert_eq!(response.headers()["x-request-id"], "r-1");
@@ -345,34 +347,34 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_request_closes_the_connection() {
-        let response = refused(&Denial::RequestInvalid.into(), &answer(Style::Problem));
+    fn malformed_request_closes_the_connection() {
+        let response = refusal_response(&Denial::RequestInvalid.into(), &answer(Style::Problem));
         assert_eq!(response.headers()["connection"], "close");
     }
 
     #[test]
-    fn who_may_come_back_is_told_when_in_every_style() {
+    fn retry_after_is_set_in_every_style() {
         for style in [Style::Problem, Style::Grpc, Style::Page] {
-            let told = |refusal: &Refusal| {
-                let response = refused(refusal, &answer(style));
+            let retry_after = |refusal: &Refusal| {
+                let response = refusal_response(refusal, &answer(style));
                 response.headers().get("retry-after").map(|v| v.to_str().unwrap().to_owned())
             };
             let mut limited = Refusal::from(Denial::RateLimited);
             limited.retry_after = Some(17);
-            assert_eq!(told(&limited).as_deref(), Some("17"), "{style:?}");
-            assert_eq!(told(&Denial::Overloaded.into()).as_deref(), Some("1"), "{style:?}");
-            assert_eq!(told(&Denial::Forbidden.into()), None, "{style:?}");
+            assert_eq!(retry_after(&limited).as_deref(), Some("17"), "{style:?}");
+            assert_eq!(retry_after(&Denial::Overloaded.into()).as_deref(), Some("1"), "{style:?}");
+            assert_eq!(retry_after(&Denial::Forbidden.into()), None, "{style:?}");
         }
     }
 
     #[test]
-    fn grpc_gets_trailers_only() {
+    fn grpc_caller_gets_trailers_only() {
         for (denial, status) in [
             (Denial::TokenMissing, "16"),
             (Denial::Forbidden, "7"),
             (Denial::KeyUnavailable, "14"),
         ] {
-            let response = refused(&denial.into(), &answer(Style::Grpc));
+            let response = refusal_response(&denial.into(), &answer(Style::Grpc));
             assert_eq!(
                 (response.status().as_u16(), &response.headers()["grpc-status"]),
                 (200, &HeaderValue::from_static(status))
@@ -381,10 +383,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_person_gets_a_page_whose_advice_is_escaped() {
+    async fn page_of_a_denial_escapes_its_advice() {
         let mut refusal = Refusal::from(Denial::Forbidden);
         refusal.advice = Some("<script>".to_owned());
-        let response = refused(&refusal, &answer(Style::Page));
+        let response = refusal_response(&refusal, &answer(Style::Page));
         assert!(response.headers().contains_key("content-security-policy"));
         let body = text(response).await;
         assert!(
@@ -394,26 +396,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_person_is_told_what_is_not_available_and_can_try_again() {
+    async fn page_of_a_temporary_denial_offers_to_try_again() {
         for denial in [Denial::StoreUnavailable, Denial::Overloaded, Denial::RateLimited] {
-            let response = refused(&Refusal::new(denial, "private-detail"), &answer(Style::Page));
+            let response = refusal_response(&Refusal::new(denial, "private-detail"), &answer(Style::Page));
             assert_eq!(response.status(), denial.status());
             assert!(response.headers().contains_key("retry-after") || denial == Denial::RateLimited);
             let body = text(response).await;
             assert!(body.contains("Try again") && body.contains(denial.code()) && !body.contains("private-detail"));
         }
-        let response = refused(&Denial::PortalUnknown.into(), &answer(Style::Page));
+        let response = refusal_response(&Denial::PortalUnknown.into(), &answer(Style::Page));
         assert_eq!(response.headers()["content-type"], "application/problem+json");
     }
 
     #[test]
-    fn only_navigations_get_pages() {
+    fn only_a_navigation_gets_a_page() {
         let of = |method: Method, pairs: &[(&'static str, &str)]| {
             let mut headers = HeaderMap::new();
             for (name, value) in pairs {
                 headers.insert(*name, value.parse().unwrap());
             }
-            Style::of(&method, &headers)
+            Style::for_request(&method, &headers)
         };
         let html = ("accept", "text/html,*/*");
         assert_eq!(of(Method::GET, &[html]), Style::Page);

@@ -1,8 +1,8 @@
-//! Pages for people: one frame, one style, everything escaped.
+//! HTML pages for people: one frame, one style, every value escaped.
 //!
-//! Foundation, used by `answer` and `identity`. No script, nothing from elsewhere, and a content security policy that says
-//! so. Whatever is put into a page goes through `Html::text` or an attribute's escaping; only fixed texts of this crate
-//! go in as they are.
+//! Foundation, used by `answer` and the login endpoints. A page has no script and loads nothing from another origin, and its
+//! content security policy enforces that. Values enter a page through `Html::text` or an attribute's escaping; only fixed texts
+//! of this crate enter it unescaped.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,14 +14,16 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::base::digest::sha256;
+use crate::base::files::{ReadError, read_small};
 use crate::config::IdentityPages;
 
-/// Bytes of a logo.
+/// Largest logo, in bytes.
 const LOGO_BYTES_MAX: u64 = 64 * 1024;
 const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
 const STYLE: &str = include_str!("pages/style.css");
 
-/// Why there is no logo.
+/// An error of reading the logo.
 #[derive(Debug, thiserror::Error)]
 #[error("identity.logo: `{file}` {problem}")]
 pub struct ThemeError {
@@ -30,13 +32,13 @@ pub struct ThemeError {
 }
 
 impl ThemeError {
-    /// Without the key.
+    /// The text without the configuration key.
     pub fn problem(&self) -> String {
         format!("`{}` {}", self.file, self.problem)
     }
 }
 
-/// What all pages of a gate share.
+/// The looks that all pages of a gate share.
 #[derive(Clone, Debug)]
 pub struct Theme {
     pub title: String,
@@ -54,13 +56,13 @@ impl Html {
         Self::default()
     }
 
-    /// Fixed markup.
+    /// Appends fixed markup.
     pub fn raw(mut self, markup: &'static str) -> Self {
         self.0.push_str(markup);
         self
     }
 
-    /// Any text, escaped for content and quoted attributes. What could hide or reorder other text is left out.
+    /// Appends a text, escaped for content and quoted attributes. Characters that could hide or reorder text are left out.
     pub fn text(mut self, text: &str) -> Self {
         for c in text.chars() {
             match c {
@@ -76,17 +78,17 @@ impl Html {
         self
     }
 
-    /// ` name="value"`.
+    /// Appends ` name="value"`.
     pub fn attribute(self, name: &'static str, value: &str) -> Self {
         self.raw(" ").raw(name).raw("=\"").text(value).raw("\"")
     }
 
-    /// `<p>text</p>`.
+    /// Appends `<p>text</p>`.
     pub fn paragraph(self, text: &str) -> Self {
         self.raw("<p>").text(text).raw("</p>")
     }
 
-    /// A field that nobody sees.
+    /// Appends a hidden form field.
     pub fn hidden(self, name: &'static str, value: &str) -> Self {
         self.raw("<input type=\"hidden\"")
             .attribute("name", name)
@@ -100,40 +102,39 @@ impl Html {
     }
 }
 
-/// Controls, and characters that turn the direction of what follows or have no width.
+/// True for controls, and for characters that change the text direction or have no width.
 fn is_deceptive(c: char) -> bool {
     (c.is_control() && !matches!(c, '\n' | '\t'))
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 impl Theme {
-    /// Reads the logo; a file that is none is an error.
+    /// Reads the logo; a file that is not a PNG or SVG image is an error.
     pub fn load(pages: &IdentityPages) -> Result<Arc<Self>, ThemeError> {
-        let logo = pages.logo.as_deref().map(logo).transpose()?;
+        let logo = pages.logo.as_deref().map(read_logo).transpose()?;
         Ok(Arc::new(Self::new(&pages.title, logo)))
     }
 
-    /// Without a configuration.
+    /// A theme without a configuration.
     #[cfg(test)]
     pub fn plain() -> Arc<Self> {
         Arc::new(Self::new("cedargate", None))
     }
 
     fn new(title: &str, logo: Option<String>) -> Self {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, STYLE.as_bytes());
-        let style = STANDARD.encode(digest.as_ref());
+        let style = STANDARD.encode(sha256(STYLE.as_bytes()));
         let policy = format!(
             "default-src 'none'; style-src 'sha256-{style}'; img-src data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
         );
         Self {
             title: title.to_owned(),
             logo,
-            // INVARIANT: base64 and fixed text
+            // INVARIANT: base64 and fixed text are a valid header value
             policy: HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'")),
         }
     }
 
-    /// A whole page; `heading` is its one `h1` and its title.
+    /// Renders a whole page; `heading` is its one `h1` and its title.
     pub fn page(&self, heading: &str, content: &Html) -> String {
         let brand = match &self.logo {
             Some(logo) => Html::new().raw("<img alt=\"\"").attribute("src", logo).raw(">"),
@@ -160,13 +161,13 @@ impl Theme {
             .0
     }
 
-    /// What every page is sent with.
+    /// Sets the headers of a page.
     pub fn headers(&self, headers: &mut HeaderMap) {
         headers.insert(CONTENT_SECURITY_POLICY, self.policy.clone());
         for (name, value) in [
             (CONTENT_TYPE, "text/html; charset=utf-8"),
             (CACHE_CONTROL, "no-store"),
-            // with `no-referrer` a browser would say `Origin: null` when it sends our own form
+            // with `no-referrer` a browser sends `Origin: null` with the gate's own forms
             (REFERRER_POLICY, "same-origin"),
             (X_CONTENT_TYPE_OPTIONS, "nosniff"),
             (X_FRAME_OPTIONS, "DENY"),
@@ -177,23 +178,18 @@ impl Theme {
     }
 }
 
-/// The file as a `data:` URL.
-fn logo(path: &Path) -> Result<String, ThemeError> {
-    use std::io::Read;
+/// Reads the logo as a `data:` URL.
+fn read_logo(path: &Path) -> Result<String, ThemeError> {
     let fail = |problem: String| ThemeError {
         file: path.display().to_string(),
         problem,
     };
-    let unreadable = |error: std::io::Error| fail(format!("cannot be read: {error}"));
-    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
-        return Err(fail("is no file".to_owned()));
-    }
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    file.take(LOGO_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if u64::try_from(bytes.len()).is_ok_and(|length| length > LOGO_BYTES_MAX) {
-        return Err(fail(format!("is larger than {LOGO_BYTES_MAX} bytes")));
-    }
+    let bytes = read_small(path, LOGO_BYTES_MAX).map_err(|error| {
+        fail(match error {
+            ReadError::Io(error) => format!("cannot be read: {error}"),
+            ReadError::NotSmall { max } => format!("is not a file of at most {max} bytes"),
+        })
+    })?;
     let text = std::str::from_utf8(&bytes).unwrap_or_default().trim_start();
     let is_svg = text.starts_with("<svg") || (text.starts_with("<?xml") && text.contains("<svg"));
     let kind = match (bytes.starts_with(b"\x89PNG\r\n\x1a\n"), is_svg) {
@@ -209,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_from_outside_becomes_markup() {
+    fn hostile_text_never_becomes_markup() {
         let hostile = "<script>alert(1)</script>\"' onfocus='x\u{202e}\u{0}&amp;";
         let content = Html::new().paragraph(hostile).hidden("rd", hostile);
         let page = Theme::new(hostile, None).page(hostile, &content);
@@ -222,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_allows_the_one_style_and_nothing_else() {
+    fn content_security_policy_allows_only_the_one_style() {
         let mut headers = HeaderMap::new();
         Theme::new("t", None).headers(&mut headers);
         let policy = headers["content-security-policy"].to_str().unwrap();
@@ -235,12 +231,12 @@ mod tests {
     }
 
     #[test]
-    fn a_logo_is_a_small_png_or_svg() {
+    fn logo_must_be_a_small_png_or_svg_file() {
         let folder = tempfile::tempdir().unwrap();
         let load = |bytes: &[u8]| {
             let path = folder.path().join("logo");
             std::fs::write(&path, bytes).unwrap();
-            logo(&path).map_err(|error| error.to_string())
+            read_logo(&path).map_err(|error| error.to_string())
         };
         assert!(load(b"\x89PNG\r\n\x1a\nrest").unwrap().starts_with("data:image/png;base64,"));
         let svg = "<?xml version=\"1.0\"?>\n<svg xmlns=\"http://www.w3.org/2000/svg\"/>";
@@ -250,11 +246,16 @@ mod tests {
             assert!(error.starts_with("identity.logo: `"), "{error}");
         }
         assert!(
-            logo(Path::new("/nonexistent"))
+            read_logo(Path::new("/nonexistent"))
                 .unwrap_err()
                 .to_string()
                 .contains("cannot be read")
         );
-        assert!(logo(folder.path()).unwrap_err().to_string().contains("is no file"));
+        assert!(
+            read_logo(folder.path())
+                .unwrap_err()
+                .to_string()
+                .contains("is not a file of at most")
+        );
     }
 }

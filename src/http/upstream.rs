@@ -1,33 +1,40 @@
-//! Forwards one permitted request to the app and streams the answer back.
+//! Forwards one permitted request to the app and streams the answer back; the last step of a permitted request's path.
 //!
-//! Last step of the path; the permit is consumed, so a decision forwards at most once. Sends exactly one freshly
-//! framed request per permit, by HTTP/1.1 or HTTP/2: a retry happens only if hyper gives the whole request back because
-//! a connection died before any of it was written. Must never add to what the permit says about the caller.
+//! `forward` consumes the permit, so one decision forwards at most one request. It writes the identity headers from the permit
+//! only and never from the client's request. The request goes out by HTTP/1.1 or HTTP/2, as the leased connection requires.
+//!
+//! A pooled connection can die while the request is on its way to it. Only if hyper gives the whole request back, which means
+//! that no byte of it was written, `send_with_retry` sends it once more, on a new connection. Every other failure is final:
+//! the app may have seen the request. While the answer is awaited, three futures race in a fixed order: interim responses,
+//! the answer, the deadline. If the client goes away, the drop of the `forward` future closes the app's connection, or
+//! resets the HTTP/2 stream.
 
-mod app;
-mod body;
+mod apps;
 mod circuit;
-mod client;
-mod cut;
-mod deadline;
+mod client_headers;
+mod client_tls;
+mod cut_signal;
 mod failure;
 mod headers;
-mod http2;
-mod interim;
+mod http2_connection;
+mod interim_responses;
 mod pool;
-mod tls;
+mod request_body;
+mod response_body;
+mod response_deadline;
 mod transport;
 mod tunnel;
 mod upgrade;
 
-pub use app::{App, Apps};
-pub use body::{Body, RequestBody};
-pub use cut::Cut;
-pub use failure::{Failure, UpstreamError};
-pub use headers::{Cleansed, HeaderRules, cleanse, header_list, header_value};
-pub use interim::Early;
+pub use apps::{App, Apps};
+pub use client_tls::TlsError;
+pub use cut_signal::CutSignal;
+pub use failure::{FailureReason, UpstreamError};
+pub use headers::{HeaderRules, Sanitized, header_list, header_value, sanitize};
+pub use interim_responses::SendHints;
 pub use pool::Pool;
-pub use tls::TlsError;
+pub use request_body::RequestBody;
+pub use response_body::Body;
 pub use tunnel::Tunnels;
 
 use std::any::Any;
@@ -47,269 +54,292 @@ use tokio_util::either::Either;
 
 use crate::config::{Protocol, UpstreamUrl};
 use crate::http::request::{ClientFacts, Trace};
-use body::Progress;
 use cedargate_policy::permit::Permit;
-use client::Clients;
-use deadline::{Patience, is_grpc};
-use failure::classified;
-use interim::{Interims, is_final, listen};
+use client_headers::ClientHeaderCache;
+use failure::classify;
+use interim_responses::InterimResponses;
 use pool::Lease;
-use transport::Offer;
+use request_body::BodyProgress;
+use response_deadline::{ResponseDeadline, is_grpc};
+use transport::VersionOffer;
 use upgrade::Upgrade;
 
-/// Where and how one request goes out.
-pub struct Outward<'a> {
-    pub upstream: &'a App,
-    /// The canonical path that was decided on.
+/// The target of one permitted request, and the facts that its headers need.
+pub struct ForwardRequest<'a> {
+    pub app: &'a App,
+    /// The canonical path that the decision used.
     pub path: &'a str,
     pub query: Option<&'a str>,
     pub client: &'a ClientFacts,
     pub trace: &'a Trace,
     pub request_id: &'a HeaderValue,
     pub rules: &'a Arc<HeaderRules>,
-    /// By the same rules.
-    pub cleansed: Cleansed,
-    /// `limits.body_bytes`; `None`: the app's business.
+    /// Proof that `sanitize` ran with these rules.
+    pub sanitized: Sanitized,
+    /// `limits.body_bytes`; `None`: the gate sets no limit.
     pub body_bytes_max: Option<u64>,
-    /// Takes the app's early hints; `None` where the client cannot be told.
-    pub early: Option<Early<'a>>,
+    /// Sends the app's early hints to the client; `None` if the client's protocol cannot receive them.
+    pub send_hints: Option<SendHints<'a>>,
     /// The connection's place in `limits.connections`; a tunnel keeps it.
-    pub place: Rc<dyn Any>,
+    pub connection_slot: Rc<dyn Any>,
     /// Ends a tunnel.
-    pub cut: Rc<Cut>,
+    pub cut: Rc<CutSignal>,
 }
 
-/// One request on its way, whatever connection it takes.
+/// One request and its answer, over whichever connection.
 struct Exchange<'a> {
     app: &'a App,
-    progress: Rc<Progress>,
-    patience: Patience,
-    interims: Interims,
-    early: Option<Early<'a>>,
+    progress: Rc<BodyProgress>,
+    deadline: ResponseDeadline,
+    interim_responses: InterimResponses,
+    send_hints: Option<SendHints<'a>>,
 }
 
-/// Sends the request and waits for the response's head; the body streams. Cancelling the future (client gone) closes
+/// The head of the app's answer, and the connection that its body comes over.
+struct AppResponse {
+    response: Response<Incoming>,
+    lease: Lease,
+}
+
+/// Sends the request and waits for the head of the app's answer; the bodies stream. The drop of the future (client gone) closes
 /// the app's connection, or resets the stream.
 pub async fn forward(
     pool: &Pool,
     permit: Permit,
     request: Request<Incoming>,
-    outward: Outward<'_>,
+    to: ForwardRequest<'_>,
 ) -> Result<Response<Body>, UpstreamError> {
-    if exceeds(&request, outward.body_bytes_max) {
+    if is_too_large(&request, to.body_bytes_max) {
         return Err(UpstreamError::BodyTooLarge);
     }
     let (mut head, mut incoming) = request.into_parts();
-    let came_by = head.version;
-    let response_timeout = outward.upstream.settings.response_timeout;
-    ends_as_announced(&mut incoming, response_timeout).await?;
-    let mut upgrade = upgrade::asked(&mut head)?;
-    let progress = Progress::start();
-    rebuild(&mut head, permit, &outward, &pool.clients)?;
+    let client_version = head.version;
+    let response_timeout = to.app.settings.response_timeout;
+    check_empty_body(&mut incoming, response_timeout).await?;
+    let mut upgrade = upgrade::requested_upgrade(&mut head)?;
+    let progress = BodyProgress::start();
+    rebuild_head(&mut head, permit, &to, &pool.client_headers)?;
     if let Some(upgrade) = &mut upgrade {
-        upgrade.ask(&mut head);
+        upgrade.write_request(&mut head);
     }
-    let mut request = Request::from_parts(head, request_body(incoming, &outward, &progress));
+    let mut request = Request::from_parts(head, request_body(incoming, &to, &progress));
     let exchange = Exchange {
-        app: outward.upstream,
-        patience: Patience::of(request.headers(), response_timeout),
-        interims: listen(&mut request, (came_by, response_timeout), outward.early),
-        early: outward.early,
+        app: to.app,
+        deadline: ResponseDeadline::from_headers(request.headers(), response_timeout),
+        interim_responses: InterimResponses::subscribe(&mut request, client_version, response_timeout, to.send_hints),
+        send_hints: to.send_hints,
         progress,
     };
     match upgrade {
-        None => exchange.plain(pool, request, outward.request_id).await,
-        Some(upgrade) => exchange.upgrading(pool, request, (upgrade, outward)).await,
+        None => exchange.forward_ordinary(pool, request, to.request_id).await,
+        Some(upgrade) => exchange.forward_upgrade(pool, request, upgrade, to).await,
     }
 }
 
-/// Over HTTP/2 a body can go on that was announced as empty. The app must not take the request for whole before that is known.
-async fn ends_as_announced(body: &mut Incoming, patience: Duration) -> Result<(), UpstreamError> {
+/// Checks that a body announced as empty is empty. Over HTTP/2 frames may follow all the same, and the app must not take the
+/// request for complete before that is excluded.
+async fn check_empty_body(body: &mut Incoming, wait_max: Duration) -> Result<(), UpstreamError> {
     if body.is_end_stream() || body.size_hint().exact() != Some(0) {
         return Ok(());
     }
-    match timeout(patience, body.frame()).await {
+    match timeout(wait_max, body.frame()).await {
         Ok(None) => Ok(()),
         Ok(Some(Ok(frame))) if frame.is_trailers() => Ok(()),
         Ok(Some(_)) | Err(_) => Err(UpstreamError::ClientBody),
     }
 }
 
-fn exceeds(request: &Request<Incoming>, max: Option<u64>) -> bool {
+/// True if the announced length exceeds the limit.
+fn is_too_large(request: &Request<Incoming>, bytes_max: Option<u64>) -> bool {
     let announced = request
         .headers()
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    matches!((announced, max), (Some(bytes), Some(max)) if bytes > max)
+    matches!((announced, bytes_max), (Some(bytes), Some(max)) if bytes > max)
 }
 
-/// In HTTP/1.1's form; `send` turns it into HTTP/2's if the connection is one.
-fn rebuild(head: &mut Parts, permit: Permit, outward: &Outward<'_>, clients: &Clients) -> Result<(), UpstreamError> {
+/// Writes the head for the app in HTTP/1.1's form; `start_request` converts it for an HTTP/2 connection.
+fn rebuild_head(
+    head: &mut Parts,
+    permit: Permit,
+    to: &ForwardRequest<'_>,
+    client_headers: &ClientHeaderCache,
+) -> Result<(), UpstreamError> {
     head.uri = match head.uri.path_and_query() {
-        // as it came, without scheme and authority
-        Some(target) if target.path() == outward.path && target.query() == outward.query => Uri::from(target.clone()),
+        // the client's own target, without scheme and authority
+        Some(target) if target.path() == to.path && target.query() == to.query => Uri::from(target.clone()),
         _ => {
-            let target = match outward.query {
-                Some(query) => format!("{}?{query}", outward.path),
-                None => outward.path.to_owned(),
+            let target = match to.query {
+                Some(query) => format!("{}?{query}", to.path),
+                None => to.path.to_owned(),
             };
-            // the path was checked before; if it is no URI after all, nothing is sent
+            // `request` already checked the path; if it is not a URI after all, nothing is sent
             Uri::try_from(target).map_err(|_not_a_uri| UpstreamError::ClientBody)?
         }
     };
     head.version = Version::HTTP_11;
     head.extensions.clear();
-    headers::outward(&mut head.headers, permit, outward, clients);
+    headers::write_request_headers(&mut head.headers, permit, to, client_headers);
     Ok(())
 }
 
-fn request_body(incoming: Incoming, outward: &Outward<'_>, progress: &Rc<Progress>) -> RequestBody {
+fn request_body(incoming: Incoming, to: &ForwardRequest<'_>, progress: &Rc<BodyProgress>) -> RequestBody {
     RequestBody {
         incoming,
-        left: outward.body_bytes_max.unwrap_or(u64::MAX),
-        rules: Arc::clone(outward.rules),
+        bytes_left: to.body_bytes_max.unwrap_or(u64::MAX),
+        rules: Arc::clone(to.rules),
         progress: Rc::clone(progress),
     }
 }
 
-enum Exchanged {
+/// The outcome of one send.
+enum SendOutcome {
     Answered(Response<Incoming>),
     Failed(UpstreamError),
-    /// A connection died before anything was written.
-    Unsent(Box<Request<RequestBody>>),
+    /// A reused connection died before any byte of the request was written.
+    NotSent(Box<Request<RequestBody>>),
+}
+
+impl SendOutcome {
+    fn into_response(self) -> Result<Response<Incoming>, UpstreamError> {
+        match self {
+            Self::Answered(response) => Ok(response),
+            Self::Failed(error) => Err(error),
+            Self::NotSent(_) => Err(UpstreamError::unavailable(FailureReason::Closed)),
+        }
+    }
 }
 
 impl Exchange<'_> {
-    async fn plain(
+    async fn forward_ordinary(
         mut self,
         pool: &Pool,
         request: Request<RequestBody>,
         request_id: &HeaderValue,
     ) -> Result<Response<Body>, UpstreamError> {
-        let (offer, method) = (offer(self.app, &request), request.method().clone());
-        let mut lease = pool.lease(self.app, offer).await?;
-        let response = match self.exchange(&mut lease, request).await {
-            Exchanged::Answered(response) => response,
-            Exchanged::Failed(error) => return Err(error),
-            Exchanged::Unsent(request) => {
-                lease = pool.connect(self.app, offer).await?;
-                match self.exchange(&mut lease, *request).await {
-                    Exchanged::Answered(response) => response,
-                    Exchanged::Failed(error) => return Err(error),
-                    Exchanged::Unsent(_) => return Err(UpstreamError::unavailable(Failure::Closed)),
-                }
-            }
-        };
+        let method = request.method().clone();
+        let AppResponse { response, lease } = self.send_with_retry(pool, request).await?;
         let (mut head, incoming) = response.into_parts();
-        if !is_final(head.status) {
+        if head.status.is_informational() {
             return Err(UpstreamError::malformed("the app switched protocols without being asked"));
         }
-        // an app that sends what must not come would send it where the next answer begins
-        let lease = (!headers::announces_no_body(&head, &method)).then_some(lease);
-        headers::inward(&mut head, request_id)?;
-        let unasked = if head.status.is_client_error() || head.status.is_server_error() {
-            self.progress.unasked()
+        // an app that sends a forbidden body sends it in the place of the next answer: do not use the connection again
+        let lease = (!headers::announces_forbidden_body(&head, &method)).then_some(lease);
+        headers::write_response_headers(&mut head, request_id)?;
+        let held_body = if head.status.is_client_error() || head.status.is_server_error() {
+            self.progress.held_body()
         } else {
-            // an app that took the request may still read its body
+            // an app that accepted the request may still read its body
             self.progress.release();
             None
         };
-        Ok(Response::from_parts(head, Body::app(incoming, lease, unasked)))
+        Ok(Response::from_parts(head, Body::from_app(incoming, lease, held_body)))
     }
 
-    async fn upgrading(
+    async fn forward_upgrade(
         mut self,
         pool: &Pool,
         request: Request<RequestBody>,
-        (upgrade, outward): (Upgrade, Outward<'_>),
+        upgrade: Upgrade,
+        to: ForwardRequest<'_>,
     ) -> Result<Response<Body>, UpstreamError> {
         let mut lease = pool.connect_for_upgrade(self.app).await?;
-        let mut response = match self.exchange(&mut lease, request).await {
-            Exchanged::Answered(response) => response,
-            Exchanged::Failed(error) => return Err(error),
-            Exchanged::Unsent(_) => return Err(UpstreamError::unavailable(Failure::Closed)),
-        };
+        let mut response = self.send(&mut lease, request).await.into_response()?;
         let app = hyper::upgrade::on(&mut response);
         let (mut head, incoming) = response.into_parts();
-        upgrade.check(&head)?;
+        upgrade.check_response(&head)?;
         if head.status != StatusCode::SWITCHING_PROTOCOLS {
-            headers::inward(&mut head, outward.request_id)?;
-            return Ok(Response::from_parts(head, Body::app(incoming, Some(lease), None)));
+            headers::write_response_headers(&mut head, to.request_id)?;
+            return Ok(Response::from_parts(head, Body::from_app(incoming, Some(lease), None)));
         }
-        // a 101 has no body, whatever it says of one
+        // a 101 has no body, even if its headers announce one
         head.headers.remove(CONTENT_LENGTH);
         head.headers.remove(TRANSFER_ENCODING);
-        headers::inward(&mut head, outward.request_id)?;
-        let client = upgrade.agree(&mut head);
-        pool.tunnels.open(client, app, (outward.place, outward.cut));
+        headers::write_response_headers(&mut head, to.request_id)?;
+        let client = upgrade.accept(&mut head);
+        pool.tunnels.open(client, app, to.connection_slot, to.cut);
         Ok(Response::from_parts(head, Body::empty()))
     }
 
-    async fn exchange(&mut self, lease: &mut Lease, request: Request<RequestBody>) -> Exchanged {
+    /// Sends the request on a leased connection, and once more on a new one if the lease died before any byte was written.
+    async fn send_with_retry(&mut self, pool: &Pool, request: Request<RequestBody>) -> Result<AppResponse, UpstreamError> {
+        let offer = version_offer(self.app, &request);
+        let mut lease = pool.lease(self.app, offer).await?;
+        let mut outcome = self.send(&mut lease, request).await;
+        if let SendOutcome::NotSent(request) = outcome {
+            lease = pool.connect(self.app, offer).await?;
+            outcome = self.send(&mut lease, *request).await;
+        }
+        let response = outcome.into_response()?;
+        Ok(AppResponse { response, lease })
+    }
+
+    /// Sends the request once and waits for the head of the answer, or for the deadline.
+    async fn send(&mut self, lease: &mut Lease, request: Request<RequestBody>) -> SendOutcome {
         let reused = lease.is_reused();
         let progress = &self.progress;
-        progress.last.set(tokio::time::Instant::now());
-        let answer = match send(lease, request, &self.app.url) {
+        progress.last_activity.set(tokio::time::Instant::now());
+        let answer = match start_request(lease, request, &self.app.url) {
             Ok(answer) => answer,
-            Err(error) => return Exchanged::Failed(error),
+            Err(error) => return SendOutcome::Failed(error),
         };
         let outcome = tokio::select! {
             biased;
-            // hints that came before the answer go before it
-            never = self.interims.pass_on(progress, self.early) => match never {},
+            // hints that arrived before the answer go to the client before it
+            never = self.interim_responses.pass_on(progress, self.send_hints) => match never {},
             outcome = answer => outcome,
-            error = self.patience.end(progress) => return Exchanged::Failed(error),
+            error = self.deadline.expire(progress) => return SendOutcome::Failed(error),
         };
         match outcome {
             Ok(mut response) => {
-                // the version is of each connection, and the client's is another (RFC 9110, 6.2)
+                // the version belongs to each connection (RFC 9110, 6.2)
                 *response.version_mut() = Version::HTTP_11;
-                Exchanged::Answered(response)
+                SendOutcome::Answered(response)
             }
-            Err(mut unsent) => match unsent.take_message() {
-                Some(request) if reused => Exchanged::Unsent(Box::new(request)),
-                _ => Exchanged::Failed(classified(unsent.into_error(), progress)),
+            Err(mut error) => match error.take_message() {
+                Some(request) if reused => SendOutcome::NotSent(Box::new(request)),
+                _ => SendOutcome::Failed(classify(error.into_error(), progress)),
             },
         }
     }
 }
 
-/// gRPC needs HTTP/2; what else a plain-text app speaks cannot be asked.
-fn offer(app: &App, request: &Request<RequestBody>) -> Offer {
+/// Chooses the HTTP versions to offer. Over plain text the app cannot say which it speaks; gRPC requires HTTP/2.
+fn version_offer(app: &App, request: &Request<RequestBody>) -> VersionOffer {
     match (app.settings.protocol, &app.url) {
-        (Protocol::Http1, _) => Offer::Http1,
-        (Protocol::Http2, _) => Offer::Http2,
-        (Protocol::Auto, UpstreamUrl::Https(_)) => Offer::Either,
-        (Protocol::Auto, _) if *request.method() == Method::POST && is_grpc(request.headers()) => Offer::Http2,
-        (Protocol::Auto, _) => Offer::Http1,
+        (Protocol::Http1, _) => VersionOffer::Http1,
+        (Protocol::Http2, _) => VersionOffer::Http2,
+        (Protocol::Auto, UpstreamUrl::Https(_)) => VersionOffer::Either,
+        (Protocol::Auto, _) if *request.method() == Method::POST && is_grpc(request.headers()) => VersionOffer::Http2,
+        (Protocol::Auto, _) => VersionOffer::Http1,
     }
 }
 
-type Sent = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
+type AnswerResult = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
 
-/// Hands the request to the connection, in the connection's form.
-fn send(
+/// Hands the request to the connection, in the connection's form, and returns the future of the answer.
+fn start_request(
     lease: &mut Lease,
     mut request: Request<RequestBody>,
     url: &UpstreamUrl,
-) -> Result<impl Future<Output = Sent>, UpstreamError> {
+) -> Result<impl Future<Output = AnswerResult>, UpstreamError> {
     match lease {
-        Lease::Http1(exclusive) => {
-            http2::put_host(&mut request);
+        Lease::Http1(connection) => {
+            http2_connection::put_host(&mut request);
             announce_body(&mut request);
-            Ok(Either::Left(exclusive.sender.try_send_request(request)))
+            Ok(Either::Left(connection.sender.try_send_request(request)))
         }
         Lease::Http2(stream) => {
-            http2::put_authority(&mut request, url)?;
+            http2_connection::put_authority(&mut request, url)?;
             Ok(Either::Right(stream.sender.try_send_request(request)))
         }
     }
 }
 
-/// hyper takes a GET whose body has no known length for one without a body.
+/// Announces the body of a GET or HEAD as chunked; hyper would drop a body of unknown length.
 fn announce_body(request: &mut Request<RequestBody>) {
-    let bodiless = matches!(*request.method(), Method::GET | Method::HEAD);
-    if bodiless && !request.body().is_end_stream() && request.body().size_hint().exact().is_none() {
+    let usually_bodiless = matches!(*request.method(), Method::GET | Method::HEAD);
+    if usually_bodiless && !request.body().is_end_stream() && request.body().size_hint().exact().is_none() {
         request
             .headers_mut()
             .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));

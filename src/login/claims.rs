@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::ProviderError;
 use super::provider::OidcProvider;
-use crate::authn::granted;
+use crate::authn::map_claims;
 use crate::types::Redacted;
 
 /// Claims that only the ID token may set; userinfo is not signed.
@@ -75,7 +75,7 @@ pub(super) fn carry_over(from: &Map<String, Value>, to: &mut Map<String, Value>)
 
 /// True if two sets of claims of one user give different privileges, or if either cannot be read.
 pub(super) fn privileges_differ(provider: &OidcProvider, one: &Map<String, Value>, other: &Map<String, Value>) -> bool {
-    match (granted(&provider.issuer, one), granted(&provider.issuer, other)) {
+    match (map_claims(&provider.issuer, one), map_claims(&provider.issuer, other)) {
         (Ok(one_granted), Ok(other_granted)) => one_granted != other_granted || one.get("acr") != other.get("acr"),
         _ => true,
     }

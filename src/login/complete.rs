@@ -15,7 +15,7 @@ use super::{
     BrowserSecret, Callback, CallbackOutcome, CompletedLogin, DESTINATION_SECRET, LoginCode, LoginContext, LoginFailure,
     ProviderError, RelyingParty, STATE_SEPARATOR,
 };
-use crate::authn::{Expected, IdToken, TokenError, granted};
+use crate::authn::{ExpectedIdToken, IdToken, TokenError, map_claims};
 use crate::base::clock::{unix_millis, unix_seconds};
 use crate::base::digest::sha256;
 use crate::session::{Grant, SessionData};
@@ -198,7 +198,7 @@ impl RelyingParty {
             .id_token
             .take()
             .ok_or_else(|| invalid("the provider gave no ID token"))?;
-        let expected = Expected {
+        let expected = ExpectedIdToken {
             audience: &provider.client_id,
             nonce: Some(&nonce),
             access_token: tokens.access_token.expose(),
@@ -210,7 +210,7 @@ impl RelyingParty {
             .map_err(ProviderError::from)?;
         check_step_up(state, &id_token, provider)?;
         let claims = complete_claims(provider, id_token.claims.clone(), &tokens.access_token).await?;
-        let subject = granted(&provider.issuer, &claims).map_err(ProviderError::from)?.subject;
+        let subject = map_claims(&provider.issuer, &claims).map_err(ProviderError::from)?.subject;
         let now = unix_millis();
         Ok(SessionData {
             provider: provider.name.to_string(),

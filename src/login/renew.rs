@@ -12,7 +12,7 @@ use super::complete::refresh_at;
 use super::provider::{OidcProvider, Tokens};
 use super::{ProviderError, RelyingParty};
 use crate::audit::{AuthEvent, Event};
-use crate::authn::{Expected, granted, kept_claims};
+use crate::authn::{ExpectedIdToken, decode_id_token_claims, map_claims};
 use crate::base::clock::unix_millis;
 use crate::session::{Grant, Handle, RefreshError, SessionData};
 use crate::types::Redacted;
@@ -47,7 +47,7 @@ impl RelyingParty {
     /// The tenant by the claim mapping of the session's issuer.
     fn tenant_of(&self, data: &SessionData) -> Option<String> {
         let provider = self.oidc(&data.provider).ok()?;
-        granted(&provider.issuer, &data.claims).ok()?.tenant
+        map_claims(&provider.issuer, &data.claims).ok()?.tenant
     }
 
     async fn request_renewal(&self, data: SessionData) -> Result<SessionData, RefreshError> {
@@ -92,10 +92,13 @@ impl RelyingParty {
         data: &SessionData,
         tokens: &Tokens,
     ) -> Result<Map<String, Value>, ProviderError> {
-        let stored = data.grant.as_ref().and_then(|grant| kept_claims(grant.id_token.expose()));
+        let stored = data
+            .grant
+            .as_ref()
+            .and_then(|grant| decode_id_token_claims(grant.id_token.expose()));
         let mut claims = stored.unwrap_or_else(|| (*data.claims).clone());
         if let Some(raw) = &tokens.id_token {
-            let expected = Expected {
+            let expected = ExpectedIdToken {
                 audience: &provider.client_id,
                 nonce: None,
                 access_token: tokens.access_token.expose(),
@@ -116,7 +119,7 @@ impl RelyingParty {
 /// The session data with new claims; an error if they are about another subject.
 fn with_claims(provider: &OidcProvider, mut data: SessionData, claims: Map<String, Value>) -> Result<SessionData, RefreshError> {
     // claims that `granted` refuses (a tenant that the issuer may not assert) are stored: every portal refuses them, too
-    if granted(&provider.issuer, &claims).is_ok_and(|granted| granted.subject != data.subject) {
+    if map_claims(&provider.issuer, &claims).is_ok_and(|granted| granted.subject != data.subject) {
         return Err(RefreshError::Foreign(
             "the renewed claims are about another subject".to_owned(),
         ));

@@ -1,7 +1,13 @@
-//! Integration tests: one binary, so that it links once. Each module says what belongs in it.
+//! Integration tests: one binary, so that it links once.
 //!
-//! `support` starts the real gate in-process on free ports, with a recording app and a local issuer whose keys are
-//! made for the test. Tests that need a process (signals, exit codes) run the built binary.
+//! - `support`: the harness; no tests but those of the harness itself
+//! - `http`: requests and answers on the wire, TLS, upgrades, limits, the connection to the app
+//! - `tokens`: bearer tokens, issuers' keys, introspection, minted tokens
+//! - `policy`: decisions, contexts, `POST /authorize`, loading and reloading of policies
+//! - `sessions`: session cookies, renewal, revocation, the store, live connections
+//! - `login`: logging in and out, at OpenID providers and with local accounts
+//! - `operations`: decision log, metrics, control socket, draining
+//! - `cli`: the built binary, its messages, the README
 
 #![expect(
     clippy::unwrap_used,
@@ -18,59 +24,11 @@
     reason = "a test that cannot go on must stop and say where"
 )]
 
-mod app_failures;
-mod attacks;
-mod bench_answers;
-mod audit;
-mod auth_token;
-mod authorize;
-mod both;
-mod browser;
-mod cedar_data;
-mod chaos;
-mod chromium;
 mod cli;
-mod connections;
-mod control;
-mod cors;
-mod doubt;
-mod failover;
-mod forwarding;
-mod frames;
-mod http2;
-mod identity_mapping;
-mod interop;
-mod introspection;
-mod keys;
-mod kubelet;
-mod leaving;
-mod limits;
+mod http;
 mod login;
-mod live;
-mod login_pages;
-mod login_rates;
-mod login_tabs;
-mod logout;
-mod mistakes;
-mod oidc;
-mod path;
-mod processes;
-mod proxy_protocol;
-mod readme;
-mod redis;
-mod refusals;
-mod reload;
-mod renewing;
-mod revoking;
+mod operations;
+mod policy;
 mod sessions;
-mod slow_clients;
-mod smuggling;
-mod store;
 mod support;
-mod tls;
 mod tokens;
-mod upgrade;
-mod upstream_protocols;
-mod unusable_files;
-mod users_cli;
-mod wire;

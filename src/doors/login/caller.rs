@@ -36,7 +36,8 @@ impl<'a> CallerCredential<'a> {
     pub async fn identity(&self, door: &LoginDoor, portal: &Portal) -> Result<Identity, Refusal> {
         let identity = match self {
             Self::Bearer(token) => {
-                let (identity, _) = door.introspection.proven(&door.authn, token, &portal.config.issuers).await?;
+                let verified = door.introspection.verify(&door.authn, token, &portal.config.issuers).await?;
+                let identity = verified.identity;
                 door.sessions.check_identity(&identity, &portal.name)?;
                 identity
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{EndpointRequest, LoginDoor};
 use crate::audit::{AuthEvent, Event};
-use crate::authn::granted;
+use crate::authn::map_claims;
 use crate::login::{LoginCode, LoginFailure};
 use crate::session::{Session, SessionData};
 
@@ -88,7 +88,7 @@ pub(super) fn record_failure(door: &LoginDoor, request: &EndpointRequest<'_>, fa
 /// The tenant by the claim mapping of the session's issuer.
 fn tenant_of(door: &LoginDoor, data: &SessionData) -> Option<String> {
     let issuer = door.config.issuers.iter().find(|issuer| *issuer.scope.name == *data.issuer)?;
-    granted(issuer, &data.claims).ok()?.tenant
+    map_claims(issuer, &data.claims).ok()?.tenant
 }
 
 fn count(door: &LoginDoor, provider: Option<&str>, result: &str) {

@@ -38,13 +38,13 @@ pub(super) async fn mint(door: &LoginDoor, request: &EndpointRequest<'_>, body: 
     let now = unix_seconds();
     let minted = door
         .assertions
-        .mint((&identity, &principal_id(portal, &identity)), &portal.name, now);
-    let (token, expires_at) =
+        .mint(&identity, &principal_id(portal, &identity), &portal.name, now);
+    let minted =
         minted.map_err(|error| Refusal::new(Denial::KeyUnavailable, format!("the token could not be signed: {error}")))?;
     let body = json!({
-        "access_token": token,
+        "access_token": minted.token,
         "token_type": "Bearer",
-        "expires_in": expires_at.saturating_sub(now).max(0),
+        "expires_in": minted.expires_at.saturating_sub(now).max(0),
     });
     Ok(answer::json(StatusCode::OK, &body))
 }

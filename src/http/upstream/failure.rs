@@ -1,36 +1,36 @@
-//! Why the app gave no answer: a closed set for the metric, and what the path turns into a response.
+//! The failures of an exchange with the app: a closed set for the metric, which the gate turns into a response.
 //!
-//! `classified` is the one place where hyper's errors become ours. It looks at the request's body first: an exchange
-//! that broke because the client stopped is not the app's failure.
+//! `classify` is the one place that converts hyper's errors. It looks at the request's body first: if the client stopped sending
+//! or sent too much, the exchange broke because of the client, and the app is not at fault.
 
 use std::error::Error as StdError;
 
-use super::body::Progress;
+use super::request_body::BodyProgress;
 
-/// What went wrong between the gate and the app; the label of `upstream_errors_total{reason}`.
+/// The reason of a failure between the gate and the app; the label of `upstream_errors_total{reason}`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Failure {
+pub enum FailureReason {
     Connect,
     ConnectTimeout,
-    /// The handshake failed, or the app does not speak the protocol that it must.
+    /// The handshake failed, or the app does not speak the HTTP version that the configuration requires.
     Tls,
-    /// Too many connection attempts failed; none was made for this request.
+    /// Too many connection attempts failed; the gate made none for this request.
     CircuitOpen,
     /// The connection or stream ended before the response's head.
     Closed,
-    /// The app refused the HTTP/2 stream without looking at it.
+    /// The app refused the HTTP/2 stream without processing it.
     RefusedStream,
-    /// The app's answer was no valid HTTP, or could be read in two ways.
+    /// The app's response was not valid HTTP, or its framing was ambiguous.
     Malformed,
-    /// The answer's head is larger than `upstream.response_header_bytes`.
+    /// The response's head is larger than `upstream.response_header_bytes`.
     HeadersTooLarge,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
-    #[error("{}", reason.advice())]
+    #[error("{}", reason.message())]
     Unavailable {
-        reason: Failure,
+        reason: FailureReason,
         source: Option<Box<dyn StdError + Send + Sync>>,
     },
     #[error("the app did not answer within `upstream.response_timeout`")]
@@ -41,7 +41,7 @@ pub enum UpstreamError {
     ClientBody,
 }
 
-impl Failure {
+impl FailureReason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
@@ -54,23 +54,23 @@ impl Failure {
             Self::HeadersTooLarge => "headers_too_large",
         }
     }
-}
 
-impl Failure {
-    /// For the operator: what happened and where to look.
-    const fn advice(self) -> &'static str {
+    /// The text for the operator: the event, and the setting or log to check.
+    const fn message(self) -> &'static str {
         match self {
             Self::Connect => "no connection to the app; check that it listens at `upstream.url`",
             Self::ConnectTimeout => {
                 "no connection to the app within `upstream.connect_timeout`; check `upstream.url` and the network"
             }
             Self::Tls => "no TLS connection to the app; check its certificate, `upstream.tls` and `upstream.protocol`",
-            Self::CircuitOpen => "the app could not be reached lately, and was not asked; see `upstream.circuit` in /status",
+            Self::CircuitOpen => {
+                "the app could not be reached, so the gate makes no new connection for now; see `upstream.circuit` in /status"
+            }
             Self::Closed => {
-                "the app ended the connection before it answered; look at the app's log, and whether it wants a certificate"
+                "the app ended the connection before it answered; check the app's log, and whether it requires a client certificate"
             }
             Self::RefusedStream => "the app refused the HTTP/2 stream",
-            Self::Malformed => "the app's answer is no HTTP that can be passed on; check `upstream.protocol`",
+            Self::Malformed => "the app's answer is not valid HTTP, or its framing is ambiguous; check `upstream.protocol`",
             Self::HeadersTooLarge => {
                 "the head of the app's answer is larger than `upstream.response_header_bytes`, or has more than 100 headers"
             }
@@ -79,32 +79,33 @@ impl Failure {
 }
 
 impl UpstreamError {
-    pub(super) fn unavailable(reason: Failure) -> Self {
+    pub(super) fn unavailable(reason: FailureReason) -> Self {
         Self::Unavailable { reason, source: None }
     }
 
-    pub(super) fn failed(reason: Failure, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+    pub(super) fn failed(reason: FailureReason, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::Unavailable {
             reason,
             source: Some(source.into()),
         }
     }
 
-    /// An answer that is HTTP to somebody, but not one that may be passed on.
-    pub(super) fn malformed(what: &'static str) -> Self {
-        Self::failed(Failure::Malformed, what)
+    /// An answer that the gate must not pass on, although hyper could parse it.
+    pub(super) fn malformed(detail: &'static str) -> Self {
+        Self::failed(FailureReason::Malformed, detail)
     }
 
-    /// Whether it says something of the app that the log does not say already.
-    pub const fn is_news(&self) -> bool {
+    /// True if the log does not contain this failure of the app yet. An open circuit repeats an earlier failure; the errors of
+    /// the client's body say nothing about the app.
+    pub const fn is_worth_logging(&self) -> bool {
         match self {
-            Self::Unavailable { reason, .. } => !matches!(reason, Failure::CircuitOpen),
+            Self::Unavailable { reason, .. } => !matches!(reason, FailureReason::CircuitOpen),
             Self::Timeout => true,
             Self::BodyTooLarge | Self::ClientBody => false,
         }
     }
 
-    /// What it failed of, for the log and `/status`.
+    /// The reason and its source on one line, for the log and `/status`.
     pub fn cause(&self) -> String {
         match self {
             Self::Unavailable {
@@ -126,8 +127,8 @@ impl UpstreamError {
     }
 }
 
-/// What an exchange that broke says about app and client.
-pub(super) fn classified(error: hyper::Error, progress: &Progress) -> UpstreamError {
+/// Converts hyper's error of a broken exchange.
+pub(super) fn classify(error: hyper::Error, progress: &BodyProgress) -> UpstreamError {
     if progress.too_large.get() {
         return UpstreamError::BodyTooLarge;
     }
@@ -135,33 +136,33 @@ pub(super) fn classified(error: hyper::Error, progress: &Progress) -> UpstreamEr
         return UpstreamError::ClientBody;
     }
     let reason = if error.is_parse_too_large() {
-        Failure::HeadersTooLarge
+        FailureReason::HeadersTooLarge
     } else if error.is_parse() {
-        Failure::Malformed
+        FailureReason::Malformed
     } else if is_tls(&error) {
-        Failure::Tls
+        FailureReason::Tls
     } else {
-        stream_failure(&error).unwrap_or(Failure::Closed)
+        http2_reason(&error).unwrap_or(FailureReason::Closed)
     };
     UpstreamError::failed(reason, error)
 }
 
-/// With TLS 1.3 an app that does not like the gate's certificate says so only after the handshake.
+/// True for a TLS alert after the handshake: with TLS 1.3 an app refuses the gate's certificate only then.
 fn is_tls(error: &hyper::Error) -> bool {
     let io = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
     io.and_then(std::io::Error::get_ref)
         .is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
-/// `None` for HTTP/1.1, and where the connection just ended.
-fn stream_failure(error: &hyper::Error) -> Option<Failure> {
+/// The reason of an HTTP/2 error; `None` for HTTP/1.1, and for a connection that ended without an HTTP/2 error code.
+fn http2_reason(error: &hyper::Error) -> Option<FailureReason> {
     let error = error.source()?.downcast_ref::<h2::Error>()?;
     match error.reason()? {
-        h2::Reason::REFUSED_STREAM => Some(Failure::RefusedStream),
-        // also where the head is too large: h2 does not tell one from the other
+        h2::Reason::REFUSED_STREAM => Some(FailureReason::RefusedStream),
+        // h2 reports a head that is too large with the same codes
         h2::Reason::PROTOCOL_ERROR | h2::Reason::FRAME_SIZE_ERROR | h2::Reason::COMPRESSION_ERROR if !error.is_remote() => {
-            Some(Failure::Malformed)
+            Some(FailureReason::Malformed)
         }
-        _ => Some(Failure::Closed),
+        _ => Some(FailureReason::Closed),
     }
 }

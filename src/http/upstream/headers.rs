@@ -1,8 +1,12 @@
-//! What of a request's head reaches the app, and what of the app's head reaches the client.
+//! Rewrites the head of a request for the app, and the head of the app's answer for the client.
 //!
-//! The order is the point (LESSONS: GHSA-w9mr-28mw-j8hg, CVE-2025-64484): hop-by-hop first, then every copy of our own
-//! headers in any spelling, then all of ours are set, empty if unknown. So nothing a client sends can remove, repeat
-//! or pre-empt what the gate says.
+//! The order prevents forged identities (GHSA-w9mr-28mw-j8hg, CVE-2025-64484). First the gate removes the headers that
+//! `Connection` names, so the client cannot use `Connection` to remove a header that the gate sets. Then it removes every
+//! copy of its own headers in any spelling. Last it sets all of its own headers, with an empty value if it has none. So a
+//! client can neither remove nor repeat nor preset a header of the gate.
+//!
+//! `sanitize` does the first two steps before the decision, so that no policy reads a forged header or one that `Connection`
+//! takes away from the app. `write_request_headers` does the rest after the decision and needs the permit.
 
 use std::borrow::Cow;
 
@@ -12,16 +16,16 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use smallvec::SmallVec;
 
-use super::client::Clients;
-use super::{Outward, UpstreamError};
+use super::client_headers::ClientHeaderCache;
+use super::{ForwardRequest, UpstreamError};
 use crate::config::Upstream;
 use crate::http::request::{TRACEPARENT, TRACESTATE, X_REQUEST_ID, uuid_value};
 use cedargate_policy::permit::Permit;
 
-/// Controls, non-ASCII (always), and what would end or fake an item of a list.
+/// Characters that are percent-encoded: controls, non-ASCII (always), and those that separate or fake items of a list.
 const ENCODED: &AsciiSet = &CONTROLS.add(b',').add(b'%');
-/// How many headers the gate adds.
-const OURS: usize = 18;
+/// Headers that the gate adds.
+const GATE_HEADERS: usize = 18;
 const HOP_BY_HOP: [&str; 4] = ["keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"];
 
 static USER: HeaderName = HeaderName::from_static("x-forwarded-user");
@@ -35,27 +39,27 @@ static DECISION_ID: HeaderName = HeaderName::from_static("x-cedargate-decision-i
 static REVISION: HeaderName = HeaderName::from_static("x-cedargate-revision");
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Credential {
+enum Authorization {
     Strip,
     Forward,
 }
 
-/// Made once per portal from its upstream's configuration.
+/// The header rules of one portal, made once from its upstream's configuration.
 #[derive(Clone, Debug)]
 pub struct HeaderRules {
     assertion: HeaderName,
-    /// Every further name to remove, normalised.
+    /// Further names to remove, normalised.
     strip: Vec<String>,
-    authorization: Credential,
+    authorization: Authorization,
 }
 
 impl HeaderRules {
-    /// What an upstream's configuration says. INVARIANT: `config` has checked every name, so the fallback is never taken.
+    /// Builds the rules of an upstream's configuration. INVARIANT: `config` has checked every name, so the fallback is never taken.
     pub fn of(upstream: &Upstream, assertion: &str) -> Self {
         let authorization = if upstream.forward_authorization {
-            Credential::Forward
+            Authorization::Forward
         } else {
-            Credential::Strip
+            Authorization::Strip
         };
         let assertion = HeaderName::try_from(assertion).unwrap_or(HeaderName::from_static("x-cedargate-assertion"));
         let names = upstream.strip_headers.iter().map(String::as_str).chain([assertion.as_str()]);
@@ -66,8 +70,8 @@ impl HeaderRules {
         }
     }
 
-    /// Whether a client's header of this name, however spelled, must not reach the app.
-    fn claims_ours(&self, name: &HeaderName) -> bool {
+    /// True if a client's header of this name, in any spelling, must not reach the app.
+    fn is_reserved(&self, name: &HeaderName) -> bool {
         let name = normalised(name.as_str());
         name.starts_with("x-cedargate-")
             || name.starts_with("x-forwarded-")
@@ -78,7 +82,7 @@ impl HeaderRules {
     pub(super) fn remove_from_trailers(&self, trailers: &mut HeaderMap) {
         let forbidden: SmallVec<[HeaderName; 4]> = trailers
             .keys()
-            .filter(|name| self.claims_ours(name) || is_framing_or_credential(name))
+            .filter(|name| self.is_reserved(name) || is_framing_or_credential(name))
             .cloned()
             .collect();
         for name in forbidden {
@@ -87,14 +91,14 @@ impl HeaderRules {
     }
 }
 
-/// Proof that a head holds nothing that the app would not get: what is decided on is what is forwarded.
+/// Proof that `sanitize` ran on a head before the decision.
 #[derive(Debug)]
-pub struct Cleansed(());
+pub struct Sanitized(());
 
-/// Removes what the client says only to this hop, and what only the gate may say. SECURITY: before anything is decided,
-/// or a policy would see a header that `Connection` then takes away from the app. What frames the body or asks for an
-/// upgrade stays for `outward`.
-pub fn cleanse(headers: &mut HeaderMap, rules: &HeaderRules) -> Cleansed {
+/// Removes the headers that `Connection` names, and the headers that only the gate may set. SECURITY: it runs before the
+/// decision; otherwise a policy would read a header that `Connection` then takes away from the app. Headers that frame the
+/// body or ask for an upgrade stay for `write_request_headers`.
+pub fn sanitize(headers: &mut HeaderMap, rules: &HeaderRules) -> Sanitized {
     let kept = [
         HOST,
         CONNECTION,
@@ -102,7 +106,7 @@ pub fn cleanse(headers: &mut HeaderMap, rules: &HeaderRules) -> Cleansed {
         TE,
         TRANSFER_ENCODING,
         CONTENT_LENGTH,
-        // for the gate, which no policy reads
+        // the gate reads these two, and no policy can
         AUTHORIZATION,
         COOKIE,
     ];
@@ -111,14 +115,15 @@ pub fn cleanse(headers: &mut HeaderMap, rules: &HeaderRules) -> Cleansed {
     for name in named {
         headers.remove(name);
     }
-    let claimed: SmallVec<[HeaderName; 8]> = headers.keys().filter(|name| rules.claims_ours(name)).cloned().collect();
-    for name in claimed {
+    let reserved: SmallVec<[HeaderName; 8]> = headers.keys().filter(|name| rules.is_reserved(name)).cloned().collect();
+    for name in reserved {
         headers.remove(name);
     }
-    Cleansed(())
+    Sanitized(())
 }
 
-/// Servers that turn headers into variables make one name of `-`, `_`, `.` and the like.
+/// Lower-cases a name and replaces every other character by `-`: servers that turn headers into variables (CGI) do not
+/// distinguish `-`, `_`, `.` and the like.
 fn normalised(name: &str) -> Cow<'_, str> {
     if name
         .bytes()
@@ -126,14 +131,14 @@ fn normalised(name: &str) -> Cow<'_, str> {
     {
         return Cow::Borrowed(name);
     }
-    let same = |c: char| {
+    let replace = |c: char| {
         if c.is_ascii_alphanumeric() {
             c.to_ascii_lowercase()
         } else {
             '-'
         }
     };
-    Cow::Owned(name.chars().map(same).collect())
+    Cow::Owned(name.chars().map(replace).collect())
 }
 
 fn is_framing_or_credential(name: &HeaderName) -> bool {
@@ -150,27 +155,33 @@ fn is_framing_or_credential(name: &HeaderName) -> bool {
     known.contains(name) || HOP_BY_HOP.contains(&name.as_str())
 }
 
-/// The head the app sees, of one that was cleansed. Needs the permit because its values are the permit's.
-pub(super) fn outward(headers: &mut HeaderMap, permit: Permit, to: &Outward<'_>, clients: &Clients) {
-    let Cleansed(()) = to.cleansed;
-    headers.reserve(OURS);
+/// Turns the sanitized headers of a request into those that the app gets. Takes the permit, because the permit holds the
+/// identity.
+pub(super) fn write_request_headers(
+    headers: &mut HeaderMap,
+    permit: Permit,
+    to: &ForwardRequest<'_>,
+    client_headers: &ClientHeaderCache,
+) {
+    let Sanitized(()) = to.sanitized;
+    headers.reserve(GATE_HEADERS);
     remove_hop_by_hop(headers);
     headers.remove(CONTENT_LENGTH);
-    if to.rules.authorization == Credential::Strip {
+    if to.rules.authorization == Authorization::Strip {
         headers.remove(AUTHORIZATION);
     }
     remove_session_cookies(headers);
     set_identity(headers, permit, &to.rules.assertion);
-    clients.set(headers, to.client);
+    client_headers.set(headers, to.client);
     set_trace(headers, to);
 }
 
-/// The app's head as the client sees it.
+/// Turns the head of the app's answer into the one that the client gets.
 ///
 /// # Errors
-/// A head whose body's end two readers could see in two places. SECURITY: hyper's client takes the chunked framing and
-/// keeps the length, its server would frame by the length: the client's connection would be out of step.
-pub(super) fn inward(answer: &mut Parts, request_id: &HeaderValue) -> Result<(), UpstreamError> {
+/// A head with ambiguous framing. SECURITY: hyper's client reads the body as chunked and keeps the `content-length`; hyper's
+/// server would frame the client's body by that length, and the client's connection would be out of step.
+pub(super) fn write_response_headers(answer: &mut Parts, request_id: &HeaderValue) -> Result<(), UpstreamError> {
     let headers = &mut answer.headers;
     check_framing(headers)?;
     remove_hop_by_hop(headers);
@@ -179,20 +190,21 @@ pub(super) fn inward(answer: &mut Parts, request_id: &HeaderValue) -> Result<(),
         headers.remove(CONTENT_LENGTH);
     }
     headers.insert(&X_REQUEST_ID, request_id.clone());
-    keep_our_cookies_ours(headers);
+    remove_set_session_cookies(headers);
     Ok(())
 }
 
-/// SECURITY: an app that could set our cookies could put one user into another's session.
-fn keep_our_cookies_ours(headers: &mut HeaderMap) {
-    let sets_ours = |value: &&HeaderValue| is_session_cookie(value.as_bytes());
-    if !headers.get_all(SET_COOKIE).iter().any(|value| sets_ours(&value)) {
+/// Removes the `Set-Cookie` headers of the app that name a session cookie. SECURITY: an app that could set the gate's cookies
+/// could put one user into another user's session.
+fn remove_set_session_cookies(headers: &mut HeaderMap) {
+    let sets_session = |value: &&HeaderValue| is_session_cookie(value.as_bytes());
+    if !headers.get_all(SET_COOKIE).iter().any(|value| sets_session(&value)) {
         return;
     }
     let kept: Vec<HeaderValue> = headers
         .get_all(SET_COOKIE)
         .iter()
-        .filter(|v| !sets_ours(v))
+        .filter(|v| !sets_session(v))
         .cloned()
         .collect();
     headers.remove(SET_COOKIE);
@@ -201,9 +213,9 @@ fn keep_our_cookies_ours(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether an answer announces a body to a request, or with a status, that has none: an app that sends it all the same
-/// sends it where the next answer should begin.
-pub(super) fn announces_no_body(answer: &Parts, method: &Method) -> bool {
+/// True if an answer announces a body although its request (HEAD) or its status (204, 304) allows none. An app that sends the
+/// body would send it in the place of the next answer.
+pub(super) fn announces_forbidden_body(answer: &Parts, method: &Method) -> bool {
     let bodiless = *method == Method::HEAD || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&answer.status);
     let length = answer.headers.get(CONTENT_LENGTH);
     let announced = answer.headers.contains_key(TRANSFER_ENCODING) || length.is_some_and(|length| length != "0");
@@ -232,13 +244,13 @@ fn check_framing(headers: &HeaderMap) -> Result<(), UpstreamError> {
     Ok(())
 }
 
-/// What an early hint of the app may say to the client.
-pub(super) fn early(headers: &mut HeaderMap) {
+/// Removes the headers of an early hint that must not reach the client.
+pub(super) fn prepare_hints(headers: &mut HeaderMap) {
     remove_hop_by_hop(headers);
     headers.remove(CONTENT_LENGTH);
 }
 
-/// What no trailer may be.
+/// Removes the trailers that would change the framing or the connection.
 pub(super) fn remove_framing(trailers: &mut HeaderMap) {
     for name in [HOST, CONNECTION, CONTENT_LENGTH, TE, TRANSFER_ENCODING, UPGRADE] {
         trailers.remove(name);
@@ -248,18 +260,18 @@ pub(super) fn remove_framing(trailers: &mut HeaderMap) {
     }
 }
 
-/// The tokens of a list header, over all its lines.
+/// Iterates over the tokens of a list header, over all its lines.
 pub(super) fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     let lines = headers.get_all(name).iter();
     let items = lines.flat_map(|line| line.as_bytes().split(|b| *b == b','));
     items.map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
 }
 
-/// `Trailer` stays: hyper sends no trailers without it. `TE` stays as far as it announces trailers.
+/// Removes the hop-by-hop headers. `Trailer` stays, because hyper sends no trailers without it. `TE` keeps `trailers` only.
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let trailers = tokens(headers, &TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
     let named: SmallVec<[HeaderName; 4]> = tokens(headers, &CONNECTION)
-        // the word of most apps; such a header goes in any case
+        // the token that most apps send; the header `keep-alive` is removed below in any case
         .filter(|name| !name.eq_ignore_ascii_case(b"keep-alive"))
         .filter_map(|name| HeaderName::from_bytes(name).ok())
         .filter(|name| *name != HOST)
@@ -282,13 +294,14 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
         || name.as_str() == "http2-settings"
 }
 
-/// SECURITY: a browser keeps `=cedargate=x` as a cookie without a name and sends it back as `cedargate=x`, so what stands
-/// before a name does not count. Nor does case: whoever reads cookies next may not tell it apart.
+/// True if a cookie pair has the name of a session cookie. SECURITY: a browser stores `=cedargate=x` as a cookie without a name
+/// and sends it back as `cedargate=x`, so characters before a name are skipped. The case is ignored, because the app may
+/// read cookie names without regard to case.
 fn is_session_cookie(pair: &[u8]) -> bool {
     let before = pair.iter().take_while(|b| b.is_ascii_whitespace() || b"=;\x0b\0".contains(b));
     let name = pair.get(before.count()..).unwrap_or_default();
     let rest = without_prefix(without_prefix(name, b"__Host-").unwrap_or(name), b"cedargate");
-    // an app may well have a `cedargateway`
+    // an app may use a cookie `cedargateway`
     rest.is_some_and(|rest| rest.first().is_none_or(|b| b"=_-;".contains(b) || !b.is_ascii_graphic()))
 }
 
@@ -297,10 +310,10 @@ fn without_prefix<'a>(text: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
     start.eq_ignore_ascii_case(prefix).then_some(rest)
 }
 
-/// Removes our cookie pairs only; the app's own stay byte for byte.
+/// Removes the session cookies; the app's own cookies stay byte for byte.
 fn remove_session_cookies(headers: &mut HeaderMap) {
-    let pairs = |value: &HeaderValue| value.as_bytes().split(|b| *b == b';').any(is_session_cookie);
-    if !headers.get_all(COOKIE).iter().any(pairs) {
+    let has_session_cookie = |value: &HeaderValue| value.as_bytes().split(|b| *b == b';').any(is_session_cookie);
+    if !headers.get_all(COOKIE).iter().any(has_session_cookie) {
         return;
     }
     let kept: Vec<HeaderValue> = headers
@@ -326,24 +339,24 @@ fn remove_session_cookies(headers: &mut HeaderMap) {
 
 fn set_identity(headers: &mut HeaderMap, permit: Permit, assertion: &HeaderName) {
     let empty = || HeaderValue::from_static("");
-    let passport = permit.forwarded;
-    let caller = passport.caller.as_deref();
-    let of = |pick: fn(&cedargate_policy::permit::CallerHeaders) -> &HeaderValue| {
+    let identity = permit.forwarded;
+    let caller = identity.caller.as_deref();
+    let value = |pick: fn(&cedargate_policy::permit::CallerHeaders) -> &HeaderValue| {
         caller.map_or_else(empty, |caller| pick(caller).clone())
     };
-    headers.insert(&USER, of(|c| &c.user));
-    headers.insert(&EMAIL, of(|c| &c.email));
-    headers.insert(&GROUPS, of(|c| &c.groups));
-    headers.insert(&PREFERRED_USERNAME, of(|c| &c.preferred_username));
-    headers.insert(&TENANT, of(|c| &c.tenant));
-    headers.insert(&ROLES, of(|c| &c.roles));
-    headers.insert(&PORTAL, passport.portal);
-    headers.insert(&REVISION, passport.revision);
-    headers.insert(&DECISION_ID, uuid_value(passport.decision_id));
-    headers.insert(assertion, passport.assertion);
+    headers.insert(&USER, value(|c| &c.user));
+    headers.insert(&EMAIL, value(|c| &c.email));
+    headers.insert(&GROUPS, value(|c| &c.groups));
+    headers.insert(&PREFERRED_USERNAME, value(|c| &c.preferred_username));
+    headers.insert(&TENANT, value(|c| &c.tenant));
+    headers.insert(&ROLES, value(|c| &c.roles));
+    headers.insert(&PORTAL, identity.portal);
+    headers.insert(&REVISION, identity.revision);
+    headers.insert(&DECISION_ID, uuid_value(identity.decision_id));
+    headers.insert(assertion, identity.assertion);
 }
 
-fn set_trace(headers: &mut HeaderMap, to: &Outward<'_>) {
+fn set_trace(headers: &mut HeaderMap, to: &ForwardRequest<'_>) {
     headers.insert(&X_REQUEST_ID, to.request_id.clone());
     headers.insert(&TRACEPARENT, to.trace.traceparent());
     headers.remove(&TRACESTATE);
@@ -352,12 +365,13 @@ fn set_trace(headers: &mut HeaderMap, to: &Outward<'_>) {
     }
 }
 
-/// A value of ours for a header: commas, `%`, controls and non-ASCII percent-encoded.
+/// Encodes a value for a header of the gate: commas, `%`, controls and non-ASCII are percent-encoded.
 pub fn header_value(text: &str) -> HeaderValue {
     HeaderValue::from_str(&encoded(text)).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-/// SECURITY: receivers trim values and items, so a space at an edge is encoded too: `alice ` must not arrive as `alice`.
+/// Percent-encodes one value. SECURITY: receivers trim values and items, so a space at an edge is encoded too: `alice ` must not
+/// arrive as `alice`.
 fn encoded(text: &str) -> Cow<'_, str> {
     let inner = text.trim_matches(' ');
     if inner.len() == text.len() {
@@ -365,11 +379,12 @@ fn encoded(text: &str) -> Cow<'_, str> {
     }
     let before = text.len() - text.trim_start_matches(' ').len();
     let after = text.len() - inner.len() - before;
-    let (before, after) = ("%20".repeat(before), "%20".repeat(after));
-    format!("{before}{}{after}", utf8_percent_encode(inner, ENCODED)).into()
+    let leading = "%20".repeat(before);
+    let trailing = "%20".repeat(after);
+    format!("{leading}{}{trailing}", utf8_percent_encode(inner, ENCODED)).into()
 }
 
-/// Items encoded one by one and joined with `,`.
+/// Encodes each item and joins them with `,`.
 pub fn header_list<'a>(items: impl IntoIterator<Item = &'a str>) -> HeaderValue {
     let items: Vec<Cow<'_, str>> = items.into_iter().map(encoded).collect();
     HeaderValue::from_str(&items.join(",")).unwrap_or_else(|_| HeaderValue::from_static(""))
@@ -380,7 +395,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn our_values_are_encoded() {
+    fn gate_header_values_are_percent_encoded() {
         assert_eq!(header_value("a,b%\r\né"), "a%2Cb%25%0D%0A%C3%A9");
         assert_eq!(header_list(["a,b", "c"]), "a%2Cb,c");
         assert_eq!(header_list([]), "");
@@ -389,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn only_our_cookies_are_removed() {
+    fn session_cookies_are_removed_and_the_apps_cookies_stay() {
         let mut headers = HeaderMap::new();
         headers.append(COOKIE, "a=1; __Host-cedargate=x; b=\"2; cedargate_csrf=y".parse().unwrap());
         headers.append(COOKIE, "__Host-cedargate_s=z".parse().unwrap());
@@ -407,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn an_app_cannot_set_our_cookies() {
+    fn app_cannot_set_a_session_cookie() {
         let mut headers = HeaderMap::new();
         for value in [
             "a=1; Path=/",
@@ -417,13 +432,13 @@ mod tests {
         ] {
             headers.append(SET_COOKIE, value.parse().unwrap());
         }
-        keep_our_cookies_ours(&mut headers);
+        remove_set_session_cookies(&mut headers);
         let left: Vec<_> = headers.get_all(SET_COOKIE).iter().collect();
         assert_eq!(left, ["a=1; Path=/", "b=cedargate"]);
     }
 
     #[test]
-    fn no_spelling_of_our_cookies_gets_into_a_browser_or_to_the_app() {
+    fn no_spelling_of_a_session_cookie_reaches_the_browser_or_the_app() {
         for ours in [
             "=cedargate=x",
             "=__Host-cedargate=x; Path=/; Secure",
@@ -443,7 +458,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.append(SET_COOKIE, "a=1".parse().unwrap());
             headers.append(SET_COOKIE, ours.parse().unwrap());
-            keep_our_cookies_ours(&mut headers);
+            remove_set_session_cookies(&mut headers);
             let left: Vec<_> = headers.get_all(SET_COOKIE).iter().collect();
             assert_eq!(left, ["a=1"], "{ours:?}");
             let mut headers = HeaderMap::new();
@@ -462,13 +477,13 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.append(SET_COOKIE, other.parse().unwrap());
-            keep_our_cookies_ours(&mut headers);
+            remove_set_session_cookies(&mut headers);
             assert!(headers.contains_key(SET_COOKIE), "{other:?}");
         }
     }
 
     #[test]
-    fn hop_by_hop_headers_go_and_trailers_can_still_be_announced() {
+    fn hop_by_hop_headers_are_removed_and_te_keeps_trailers() {
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("connection", "x-a, te"),

@@ -1,8 +1,17 @@
-//! Connections to the apps, one pool per worker thread: unused HTTP/1.1 ones, and shared HTTP/2 ones.
+//! Connections to the apps, one pool per worker: idle HTTP/1.1 connections, and shared HTTP/2 connections.
 //!
-//! No locks: a pool never leaves its thread. The HTTP/1.1 connection used last is used next, so that surplus ones age
-//! and go; one returns only after its answer was read to the end, anything else closes it. Of several requests that
-//! find no HTTP/2 connection, one makes it. Every new connection asks the app's circuit first and tells it how it went.
+//! A pool never leaves its thread, so it needs no lock; a borrow of it never spans an await. A request leases a connection, and
+//! the lease decides its end: `give_back` after the answer was read to the end, the drop closes an HTTP/1.1 connection or
+//! resets an HTTP/2 stream. The most recently used HTTP/1.1 connection and the first HTTP/2 connection with room come first,
+//! so surplus connections stay unused and `sweep` closes them.
+//!
+//! Requests that find no HTTP/2 connection with room race to make one. A semaphore with one permit serialises them: the
+//! first connects, the rest wait, look again and take a stream of its connection. If it fails, the next waiter connects; the
+//! wait counts against `upstream.connect_timeout`. Where the app chose HTTP/1.1, waiting has no use: a waiter then
+//! gives the permit back and connects at once. Every new connection asks the circuit breaker first and records its result there.
+//!
+//! A pooled connection may die between its look-up and the write. hyper then gives the whole request back, and
+//! `Exchange::send_with_retry` sends it on a new connection.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -14,109 +23,110 @@ use rustc_hash::FxHashMap;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use super::app::App;
-use super::client::Clients;
-use super::http2::{CONNECTIONS_MAX, Shared, Stream};
-use super::transport::{Offer, Speaks, Transport, dial};
+use super::apps::App;
+use super::client_headers::ClientHeaderCache;
+use super::http2_connection::{CONNECTIONS_MAX, Http2Connection, Http2Stream};
+use super::transport::{HttpVersion, Transport, VersionOffer, dial};
 use super::tunnel::Tunnels;
-use super::{Failure, RequestBody, UpstreamError};
+use super::{FailureReason, RequestBody, UpstreamError};
 use crate::config::Protocol;
 
-/// Unused HTTP/1.1 connections kept per upstream and thread.
+/// Idle HTTP/1.1 connections kept per upstream and thread; more are closed.
 pub const IDLE_CONNECTIONS_MAX: usize = 256;
 /// hyper's smallest buffer.
 const BUFFER_BYTES_MIN: usize = 8192;
 
-/// What one worker holds towards the apps.
+/// One worker's connections to the apps.
 #[derive(Clone, Debug)]
 pub struct Pool {
-    slots: Slots,
+    apps: AppConnectionsMap,
     pub(super) tunnels: Tunnels,
-    pub(super) clients: Clients,
+    pub(super) client_headers: ClientHeaderCache,
 }
 
-/// By `App::number`; apps are as many as the configuration has.
-type Slots = Rc<RefCell<FxHashMap<usize, Slot>>>;
+/// Keyed by `App::number`; as many entries as the configuration has apps.
+type AppConnectionsMap = Rc<RefCell<FxHashMap<usize, AppConnections>>>;
 
+/// One worker's connections to one app.
 #[derive(Debug)]
-struct Slot {
-    idle: Vec<Idle>,
-    shared: Vec<Rc<Shared>>,
-    /// One permit: who makes the next HTTP/2 connection.
-    turn: Rc<Semaphore>,
-    /// What the app chose last, where it can choose.
-    speaks: Option<Speaks>,
+struct AppConnections {
+    idle: Vec<IdleConnection>,
+    http2: Vec<Rc<Http2Connection>>,
+    /// One permit: its holder makes the next HTTP/2 connection.
+    connect_permit: Rc<Semaphore>,
+    /// The version that the app chose last, where it can choose.
+    chosen_version: Option<HttpVersion>,
     idle_timeout: Duration,
 }
 
 #[derive(Debug)]
-struct Idle {
+struct IdleConnection {
     sender: SendRequest<RequestBody>,
-    until: Instant,
+    expires_at: Instant,
 }
 
-/// A connection, or a stream of one, in use.
+/// An HTTP/1.1 connection, or a stream of an HTTP/2 connection, in use by one request.
 #[derive(Debug)]
 pub(super) enum Lease {
-    Http1(Exclusive),
-    Http2(Stream),
+    Http1(Http1Lease),
+    Http2(Http2Stream),
 }
 
-/// An HTTP/1.1 connection in use; dropping it closes the connection.
+/// An HTTP/1.1 connection in use; its drop closes the connection.
 #[derive(Debug)]
-pub(super) struct Exclusive {
+pub(super) struct Http1Lease {
     pub sender: SendRequest<RequestBody>,
-    /// Whether an earlier request used it, so that its death says nothing about this one.
+    /// True if an earlier request used the connection: it may have been dead before this request.
     pub reused: bool,
-    slots: Slots,
-    number: usize,
+    apps: AppConnectionsMap,
+    app_number: usize,
 }
 
 impl Pool {
     pub fn new(tunnels: Tunnels) -> Self {
         Self {
-            slots: Slots::default(),
+            apps: AppConnectionsMap::default(),
             tunnels,
-            clients: Clients::default(),
+            client_headers: ClientHeaderCache::default(),
         }
     }
 
-    /// A connection that is alive, else a new one.
-    pub(super) async fn lease(&self, app: &App, offer: Offer) -> Result<Lease, UpstreamError> {
-        let exclusive = match offer {
-            Offer::Http1 => true,
-            Offer::Http2 => false,
-            Offer::Either => self.slot(app, |slot| slot.speaks) == Some(Speaks::Http1),
+    /// Leases a pooled connection that is alive, else a new one.
+    pub(super) async fn lease(&self, app: &App, offer: VersionOffer) -> Result<Lease, UpstreamError> {
+        let is_http1 = match offer {
+            VersionOffer::Http1 => true,
+            VersionOffer::Http2 => false,
+            VersionOffer::Either => self.chosen_version(app) == Some(HttpVersion::Http1),
         };
-        if !exclusive {
-            return self.share(app, offer).await;
+        if !is_http1 {
+            return self.lease_stream(app, offer).await;
         }
-        match self.slot(app, Slot::newest) {
-            Some(sender) => Ok(Lease::Http1(self.exclusive(app, sender, true))),
+        match self.with_connections(app, AppConnections::take_newest_idle) {
+            Some(sender) => Ok(Lease::Http1(self.http1_lease(app, sender, true))),
             None => self.connect(app, offer).await,
         }
     }
 
-    /// Always a new connection.
-    pub(super) async fn connect(&self, app: &App, offer: Offer) -> Result<Lease, UpstreamError> {
-        match reach(app, offer).await? {
-            Reached::Http1(handshake) => {
-                let (sender, connection) = *handshake;
-                self.slot(app, |slot| slot.speaks = Some(Speaks::Http1));
-                // Ends by itself: when its lease or pool entry is dropped, or the app closes.
+    /// Leases a new connection, even if a pooled one is free.
+    pub(super) async fn connect(&self, app: &App, offer: VersionOffer) -> Result<Lease, UpstreamError> {
+        match connect(app, offer).await? {
+            NewConnection::Http1(handshake) => {
+                let Http1Handshake { sender, connection } = *handshake;
+                self.with_connections(app, |connections| connections.chosen_version = Some(HttpVersion::Http1));
+                // the task ends when the lease or the idle entry is dropped, or the app closes
                 tokio::task::spawn_local(async move {
                     if let Err(error) = connection.await {
                         tracing::debug!(%error, "connection to the app ended");
                     }
                 });
-                Ok(Lease::Http1(self.exclusive(app, sender, false)))
+                Ok(Lease::Http1(self.http1_lease(app, sender, false)))
             }
-            Reached::Http2(shared) => {
-                let stream = shared.stream();
-                self.slot(app, |slot| {
-                    slot.speaks = Some(Speaks::Http2);
-                    if slot.shared.len() < CONNECTIONS_MAX {
-                        slot.shared.push(shared);
+            NewConnection::Http2(connection) => {
+                let stream = connection.open_stream();
+                self.with_connections(app, |connections| {
+                    connections.chosen_version = Some(HttpVersion::Http2);
+                    if connections.http2.len() < CONNECTIONS_MAX {
+                        connections.http2.push(connection);
                     }
                 });
                 Ok(Lease::Http2(stream))
@@ -124,173 +134,194 @@ impl Pool {
         }
     }
 
-    /// A new HTTP/1.1 connection that may be upgraded.
+    /// Leases a new HTTP/1.1 connection that may be upgraded.
     pub(super) async fn connect_for_upgrade(&self, app: &App) -> Result<Lease, UpstreamError> {
-        let Reached::Http1(handshake) = reach(app, Offer::Http1).await? else {
-            return Err(UpstreamError::unavailable(Failure::Connect));
+        let NewConnection::Http1(handshake) = connect(app, VersionOffer::Http1).await? else {
+            return Err(UpstreamError::unavailable(FailureReason::Connect));
         };
-        let (sender, connection) = *handshake;
+        let Http1Handshake { sender, connection } = *handshake;
         tokio::task::spawn_local(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "connection to the app ended");
             }
         });
-        Ok(Lease::Http1(self.exclusive(app, sender, false)))
+        Ok(Lease::Http1(self.http1_lease(app, sender, false)))
     }
 
-    /// Closes what has been unused for too long; workers call it once a second.
+    /// Closes connections that were unused for longer than the idle timeout. Each worker calls it once a second.
     pub fn sweep(&self) {
         let now = Instant::now();
-        for slot in self.slots.borrow_mut().values_mut() {
-            slot.idle.retain(|idle| idle.until > now && !idle.sender.is_closed());
-            slot.shared
-                .retain(|shared| !shared.is_closed() && !shared.is_unused(slot.idle_timeout, now));
+        for connections in self.apps.borrow_mut().values_mut() {
+            connections
+                .idle
+                .retain(|idle| idle.expires_at > now && !idle.sender.is_closed());
+            let idle_timeout = connections.idle_timeout;
+            connections
+                .http2
+                .retain(|connection| !connection.is_closed() && !connection.is_unused(idle_timeout, now));
         }
     }
 
-    /// A stream of a connection that is there or that somebody is just making. Waiting for it counts as connecting.
-    async fn share(&self, app: &App, offer: Offer) -> Result<Lease, UpstreamError> {
-        if let Some(stream) = self.slot(app, Slot::stream) {
+    /// Leases a stream of an HTTP/2 connection that exists or that another request is making. The wait counts as connecting.
+    async fn lease_stream(&self, app: &App, offer: VersionOffer) -> Result<Lease, UpstreamError> {
+        if let Some(stream) = self.with_connections(app, AppConnections::open_stream) {
             return Ok(Lease::Http2(stream));
         }
-        let turn = self.slot(app, |slot| Rc::clone(&slot.turn));
-        let mine = timeout(app.settings.connect_timeout, turn.acquire())
+        let semaphore = self.with_connections(app, |connections| Rc::clone(&connections.connect_permit));
+        let permit = timeout(app.settings.connect_timeout, semaphore.acquire())
             .await
-            .map_err(|_elapsed| UpstreamError::unavailable(Failure::ConnectTimeout))?;
-        if let Some(stream) = self.slot(app, Slot::stream) {
+            .map_err(|_elapsed| UpstreamError::unavailable(FailureReason::ConnectTimeout))?;
+        if let Some(stream) = self.with_connections(app, AppConnections::open_stream) {
             return Ok(Lease::Http2(stream));
         }
-        if offer == Offer::Either && self.slot(app, |slot| slot.speaks) == Some(Speaks::Http1) {
-            // everybody has one to themselves: no need to wait for each other
-            drop(mine);
+        if offer == VersionOffer::Either && self.chosen_version(app) == Some(HttpVersion::Http1) {
+            // an HTTP/1.1 connection serves one request, so the other waiters need not wait for it
+            drop(permit);
         }
         self.connect(app, offer).await
     }
 
-    fn slot<T>(&self, app: &App, look: impl FnOnce(&mut Slot) -> T) -> T {
-        let mut slots = self.slots.borrow_mut();
-        look(slots.entry(app.number).or_insert_with(|| Slot {
+    fn chosen_version(&self, app: &App) -> Option<HttpVersion> {
+        self.with_connections(app, |connections| connections.chosen_version)
+    }
+
+    /// Calls `use_connections` with the app's connections; the borrow ends before it returns.
+    fn with_connections<T>(&self, app: &App, use_connections: impl FnOnce(&mut AppConnections) -> T) -> T {
+        let mut apps = self.apps.borrow_mut();
+        use_connections(apps.entry(app.number).or_insert_with(|| AppConnections {
             idle: Vec::new(),
-            shared: Vec::new(),
-            turn: Rc::new(Semaphore::new(1)),
-            speaks: None,
+            http2: Vec::new(),
+            connect_permit: Rc::new(Semaphore::new(1)),
+            chosen_version: None,
             idle_timeout: app.settings.idle_timeout,
         }))
     }
 
-    fn exclusive(&self, app: &App, sender: SendRequest<RequestBody>, reused: bool) -> Exclusive {
-        Exclusive {
+    fn http1_lease(&self, app: &App, sender: SendRequest<RequestBody>, reused: bool) -> Http1Lease {
+        Http1Lease {
             sender,
             reused,
-            slots: Rc::clone(&self.slots),
-            number: app.number,
+            apps: Rc::clone(&self.apps),
+            app_number: app.number,
         }
     }
 }
 
-impl Slot {
-    /// The newest unused HTTP/1.1 connection that is alive.
-    fn newest(&mut self) -> Option<SendRequest<RequestBody>> {
+impl AppConnections {
+    /// Takes the most recently used idle HTTP/1.1 connection that is alive.
+    fn take_newest_idle(&mut self) -> Option<SendRequest<RequestBody>> {
         let now = Instant::now();
-        self.idle.retain(|idle| idle.until > now && !idle.sender.is_closed());
-        // One that is still finishing its last exchange stays for later.
+        self.idle.retain(|idle| idle.expires_at > now && !idle.sender.is_closed());
+        // a connection that still finishes its last exchange stays for a later request
         let newest = self.idle.iter().rposition(|idle| idle.sender.is_ready())?;
         Some(self.idle.remove(newest).sender)
     }
 
-    /// A stream where there is room. With every connection there may be, also where there is none: it waits.
-    fn stream(&mut self) -> Option<Stream> {
-        self.shared.retain(|shared| !shared.is_closed() && !shared.is_worn());
-        let least = self.shared.iter().min_by_key(|shared| shared.load())?;
-        // filled one after the other, so that surplus ones age and go
-        let free = self.shared.iter().find(|shared| shared.has_room());
-        let chosen = match free {
-            Some(free) => free,
-            None if self.shared.len() >= CONNECTIONS_MAX => least,
+    /// Opens a stream on the first connection with room. With `CONNECTIONS_MAX` full connections it opens one on the connection
+    /// with the fewest streams, where the request waits for room. `None`: the caller makes a new connection.
+    fn open_stream(&mut self) -> Option<Http2Stream> {
+        self.http2
+            .retain(|connection| !connection.is_closed() && !connection.has_too_many_resets());
+        let least_loaded = self.http2.iter().min_by_key(|connection| connection.open_streams())?;
+        // connections fill one after the other, so that surplus ones stay unused
+        let with_room = self.http2.iter().find(|connection| connection.has_room());
+        let chosen = match with_room {
+            Some(connection) => connection,
+            None if self.http2.len() >= CONNECTIONS_MAX => least_loaded,
             None => return None,
         };
-        Some(chosen.stream())
+        Some(chosen.open_stream())
     }
 }
 
 impl Lease {
     pub fn is_reused(&self) -> bool {
         match self {
-            Self::Http1(exclusive) => exclusive.reused,
+            Self::Http1(lease) => lease.reused,
             Self::Http2(stream) => stream.reused,
         }
     }
 
-    /// The answer was read to its end.
+    /// Returns the connection or stream after its answer was read to the end.
     pub fn give_back(self) {
         match self {
-            Self::Http1(exclusive) => exclusive.give_back(),
-            Self::Http2(stream) => stream.end(),
+            Self::Http1(lease) => lease.give_back(),
+            Self::Http2(stream) => stream.complete(),
         }
     }
 }
 
-impl Exclusive {
+impl Http1Lease {
     fn give_back(self) {
         if self.sender.is_closed() {
             return;
         }
-        if let Some(slot) = self.slots.borrow_mut().get_mut(&self.number)
-            && slot.idle.len() < IDLE_CONNECTIONS_MAX
+        if let Some(connections) = self.apps.borrow_mut().get_mut(&self.app_number)
+            && connections.idle.len() < IDLE_CONNECTIONS_MAX
         {
-            slot.idle.push(Idle {
+            connections.idle.push(IdleConnection {
                 sender: self.sender,
-                until: Instant::now() + slot.idle_timeout,
+                expires_at: Instant::now() + connections.idle_timeout,
             });
         }
     }
 }
 
-enum Reached {
-    Http1(Box<Handshake>),
-    Http2(Rc<Shared>),
+enum NewConnection {
+    Http1(Box<Http1Handshake>),
+    Http2(Rc<Http2Connection>),
 }
 
-type Handshake = (SendRequest<RequestBody>, http1::Connection<TokioIo<Transport>, RequestBody>);
+struct Http1Handshake {
+    sender: SendRequest<RequestBody>,
+    connection: http1::Connection<TokioIo<Transport>, RequestBody>,
+}
 
-/// The deadline covers name lookup, TCP, TLS and what HTTP/2 says before the first request.
-async fn reach(app: &App, offer: Offer) -> Result<Reached, UpstreamError> {
+/// Makes a connection if the circuit breaker permits one. The deadline covers name look-up, TCP, TLS and HTTP/2's SETTINGS.
+async fn connect(app: &App, offer: VersionOffer) -> Result<NewConnection, UpstreamError> {
     let Some(attempt) = app.circuit.attempt() else {
-        return Err(UpstreamError::unavailable(Failure::CircuitOpen));
+        return Err(UpstreamError::unavailable(FailureReason::CircuitOpen));
     };
-    // in plain text a caller's content type chose HTTP/2: that an app does not speak it says nothing of whether it is there
-    let chosen = app.settings.protocol == Protocol::Auto && offer == Offer::Http2;
+    // With `protocol: auto` and no TLS, the client's content type selected HTTP/2. An app that accepts TCP and does not speak
+    // HTTP/2 is reachable, so a failure after `dial` must not count against it.
+    let client_selected_http2 = app.settings.protocol == Protocol::Auto && offer == VersionOffer::Http2;
     let mut attempt = Some(attempt);
-    let reaching = async {
-        let (transport, speaks) = dial(app, offer).await?;
-        if let Some(attempt) = attempt.take_if(|_| chosen) {
-            attempt.succeeded();
+    let connecting = async {
+        let dialed = dial(app, offer).await?;
+        if let Some(attempt) = attempt.take_if(|_| client_selected_http2) {
+            attempt.record_success();
         }
-        match speaks {
-            Speaks::Http1 => handshake(app, transport).await.map(Box::new).map(Reached::Http1),
-            Speaks::Http2 => Shared::handshake(app, transport).await.map(Reached::Http2),
+        match dialed.version {
+            HttpVersion::Http1 => http1_handshake(app, dialed.transport)
+                .await
+                .map(Box::new)
+                .map(NewConnection::Http1),
+            HttpVersion::Http2 => Http2Connection::handshake(app, dialed.transport)
+                .await
+                .map(NewConnection::Http2),
         }
     };
-    let reached = match timeout(app.settings.connect_timeout, reaching).await {
-        Ok(reached) => reached,
-        Err(_elapsed) => Err(UpstreamError::unavailable(Failure::ConnectTimeout)),
+    let connected = match timeout(app.settings.connect_timeout, connecting).await {
+        Ok(connected) => connected,
+        Err(_elapsed) => Err(UpstreamError::unavailable(FailureReason::ConnectTimeout)),
     };
-    match (attempt, &reached) {
-        (Some(attempt), Ok(_)) => attempt.succeeded(),
-        (Some(attempt), Err(error)) => attempt.failed(&error.cause()),
+    match (attempt, &connected) {
+        (Some(attempt), Ok(_)) => attempt.record_success(),
+        (Some(attempt), Err(error)) => attempt.record_failure(&error.cause()),
         (None, _) => {}
     }
-    reached
+    connected
 }
 
-/// Headers beyond hyper's hundred are an error, as a head beyond `upstream.response_header_bytes` is: raising the number
-/// would cost every answer an allocation.
-async fn handshake(app: &App, transport: Transport) -> Result<Handshake, UpstreamError> {
+/// Sets HTTP/1.1 up on a new transport. An answer with more than hyper's hundred headers is an error, as is a head beyond
+/// `upstream.response_header_bytes`: a higher header limit would cost every answer an allocation.
+async fn http1_handshake(app: &App, transport: Transport) -> Result<Http1Handshake, UpstreamError> {
     let header_bytes = app.settings.response_header_bytes;
-    http1::Builder::new()
+    let (sender, connection) = http1::Builder::new()
         .max_buf_size(header_bytes.max(BUFFER_BYTES_MIN))
         .max_header_size(header_bytes)
         .handshake(TokioIo::new(transport))
         .await
-        .map_err(|error| UpstreamError::failed(Failure::Connect, error))
+        .map_err(|error| UpstreamError::failed(FailureReason::Connect, error))?;
+    Ok(Http1Handshake { sender, connection })
 }

@@ -1,4 +1,4 @@
-//! The whole way over real sockets: raw client bytes → `listener::serve` → `forward` → an app that records bytes.
+//! Forwarding over real sockets: raw client bytes → `listener::serve` → `forward` → an app that records bytes.
 
 use super::*;
 use crate::base::lifecycle::{ShutdownTrigger, shutdown};
@@ -34,7 +34,7 @@ struct Gate {
     served: JoinHandle<()>,
     metrics: Metrics,
     rejected: Rc<RefCell<Vec<Rejected>>>,
-    /// What the app's 103s said.
+    /// The headers of the app's 103s.
     hints: Rc<RefCell<Vec<http::HeaderMap>>>,
     tunnels: Tunnels,
 }
@@ -57,7 +57,7 @@ async fn local<F: Future<Output = ()>>(test: F) {
 
 fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
     let limits = limits();
-    let (trigger, told) = shutdown();
+    let (trigger, shutdown) = shutdown();
     let metrics = Metrics::new().unwrap();
     let rejected = Rc::new(RefCell::new(Vec::new()));
     let seen = Rc::clone(&rejected);
@@ -69,7 +69,7 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
     ));
     let socket = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
     let address = socket.local_addr().unwrap();
-    let tunnels = Tunnels::new(told.clone(), Duration::from_secs(5));
+    let tunnels = Tunnels::new(shutdown.clone(), Duration::from_secs(5));
     let pool = Pool::new(tunnels.clone());
     let hints: Rc<RefCell<Vec<http::HeaderMap>>> = Rc::default();
     let hinted = Rc::clone(&hints);
@@ -83,20 +83,22 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
     let rules = std::sync::Arc::new(HeaderRules::of(&upstream, "x-cedargate-assertion"));
     let app = Apps::default().load(&upstream).unwrap();
     let handler = move |request: Request<Incoming>, link: Rc<crate::http::listener::Link>| {
-        let (pool, rules, upstream) = (pool.clone(), std::sync::Arc::clone(&rules), std::sync::Arc::clone(&app));
+        let pool = pool.clone();
+        let rules = std::sync::Arc::clone(&rules);
+        let upstream = std::sync::Arc::clone(&app);
         let hinted = Rc::clone(&hinted);
         async move {
             assert!(request.uri().path() != "/panic", "on purpose");
             let (mut parts, body) = request.into_parts();
             let (request_id, trace) = correlation(&parts.headers, Uuid::now_v7());
-            let style = answer::Style::of(&parts.method, &parts.headers);
-            let answer = answer::Answer {
+            let style = answer::Style::for_request(&parts.method, &parts.headers);
+            let answer = answer::AnswerContext {
                 style,
                 decision_id: uuid::Uuid::nil(),
                 request_id: request_id.clone(),
                 theme: crate::http::pages::Theme::plain(),
             };
-            // an extended CONNECT is checked as what it stands for
+            // an extended CONNECT is checked as the GET that it stands for
             let mut checked = parts.clone();
             if checked.method == Method::CONNECT {
                 checked.method = Method::GET;
@@ -111,30 +113,30 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
                         query,
                     )
                 }
-                Err(refusal) => return answer::refused(&refusal, &answer),
+                Err(refusal) => return answer::refusal_response(&refusal, &answer),
             };
-            let cleansed = cleanse(&mut parts.headers, &rules);
-            let outward = Outward {
+            let sanitized = sanitize(&mut parts.headers, &rules);
+            let to = ForwardRequest {
                 cut: Rc::default(),
-                upstream: &upstream,
+                app: &upstream,
                 path: &path,
                 query: query.as_deref(),
                 client: &client,
                 trace: &trace,
                 request_id: &request_id,
                 rules: &rules,
-                cleansed,
+                sanitized,
                 body_bytes_max,
-                early: Some(&|headers| hinted.borrow_mut().push(headers)),
-                place: link,
+                send_hints: Some(&|headers| hinted.borrow_mut().push(headers)),
+                connection_slot: link,
             };
-            match forward(&pool, permit(), Request::from_parts(parts, body), outward).await {
+            match forward(&pool, permit(), Request::from_parts(parts, body), to).await {
                 Ok(response) => response,
-                Err(error) => answer::upstream_failed(&error, &answer),
+                Err(error) => answer::upstream_error_response(&error, &answer),
             }
         }
     };
-    let served = spawn_local(serve(Socket::tcp(socket).unwrap(), front, told, handler));
+    let served = spawn_local(serve(Socket::tcp(socket).unwrap(), front, shutdown, handler));
     Gate {
         address,
         trigger,
@@ -146,7 +148,7 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
     }
 }
 
-/// One message: the head and what its framing announces.
+/// Reads one message: the head and the body that its framing announces.
 async fn message(stream: &mut TcpStream) -> Option<String> {
     let mut bytes = Vec::new();
     loop {
@@ -179,7 +181,7 @@ async fn app() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// Answers one request on a new connection and returns what it saw.
+/// Answers one request on a new connection and returns the request's bytes.
 async fn one_exchange(listener: &TcpListener, response: &str) -> (String, TcpStream) {
     let (mut stream, _) = listener.accept().await.unwrap();
     let seen = message(&mut stream).await.unwrap();
@@ -256,7 +258,7 @@ async fn no_spelling_of_an_identity_header_reaches_the_app() {
 }
 
 #[tokio::test]
-async fn connections_to_the_app_are_reused_and_a_dead_one_is_replaced() {
+async fn app_connection_is_reused_and_a_dead_one_is_replaced() {
     local(async {
         let (listener, address) = app().await;
         let gate = gate(address, None);
@@ -277,7 +279,7 @@ async fn connections_to_the_app_are_reused_and_a_dead_one_is_replaced() {
 }
 
 #[tokio::test]
-async fn an_absent_app_is_502_and_a_slow_one_504() {
+async fn absent_app_gives_502_and_slow_app_gives_504() {
     local(async {
         let (listener, address) = app().await;
         let raw = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -298,7 +300,7 @@ async fn an_absent_app_is_502_and_a_slow_one_504() {
 }
 
 #[tokio::test]
-async fn trailers_pass_both_ways_but_none_that_claims_an_identity() {
+async fn trailers_pass_in_both_directions_but_identity_trailers_are_removed() {
     local(async {
         let (listener, address) = app().await;
         let gate = gate(address, None);
@@ -313,7 +315,7 @@ async fn trailers_pass_both_ways_but_none_that_claims_an_identity() {
 }
 
 #[tokio::test]
-async fn bodies_over_the_limit_are_413_announced_or_not() {
+async fn body_over_the_limit_gets_413_with_and_without_an_announced_length() {
     local(async {
         let (listener, address) = app().await;
         let gate = gate(address, Some(4));
@@ -334,7 +336,7 @@ async fn bodies_over_the_limit_are_413_announced_or_not() {
 }
 
 #[tokio::test]
-async fn a_large_answer_waits_for_a_slow_reader() {
+async fn large_answer_is_not_buffered_for_a_slow_client() {
     local(async {
         let (listener, address) = app().await;
         let gate = gate(address, None);
@@ -369,7 +371,7 @@ async fn a_large_answer_waits_for_a_slow_reader() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_http_are_counted_and_reported() {
+async fn malformed_bytes_are_counted_and_reported() {
     local(async {
         let (_listener, address) = app().await;
         let gate = gate(address, None);
@@ -396,7 +398,7 @@ async fn bytes_that_are_no_http_are_counted_and_reported() {
 }
 
 #[tokio::test]
-async fn a_malformed_request_is_refused_and_its_connection_closed() {
+async fn malformed_request_is_refused_and_its_connection_is_closed() {
     local(async {
         let (listener, address) = app().await;
         let gate = gate(address, None);
@@ -418,7 +420,7 @@ async fn a_malformed_request_is_refused_and_its_connection_closed() {
 }
 
 #[tokio::test]
-async fn a_panic_ends_one_connection_and_is_counted() {
+async fn panic_ends_one_connection_and_is_counted() {
     local(async {
         let (listener, address) = app().await;
         let gate = gate(address, None);
@@ -434,7 +436,7 @@ async fn a_panic_ends_one_connection_and_is_counted() {
 }
 
 #[tokio::test]
-async fn drain_waits_for_what_is_in_flight() {
+async fn drain_waits_for_requests_in_flight() {
     local(async {
         let (listener, address) = app().await;
         let gate = gate(address, None);
@@ -455,7 +457,7 @@ async fn drain_waits_for_what_is_in_flight() {
 }
 
 #[tokio::test]
-async fn what_outlives_the_drain_is_ended() {
+async fn request_that_outlives_the_drain_is_ended() {
     local(async {
         let (listener, address) = app().await;
         let gate = gate(address, None);
@@ -471,7 +473,7 @@ async fn what_outlives_the_drain_is_ended() {
 }
 
 #[tokio::test]
-async fn early_hints_go_ahead_of_the_answer_a_few_of_them_and_without_hop_by_hop_headers() {
+async fn at_most_eight_early_hints_reach_the_client_before_the_answer_without_hop_by_hop_headers() {
     local(async {
         let (listener, address) = app().await;
         let gate = gate(address, None);
@@ -495,7 +497,7 @@ async fn early_hints_go_ahead_of_the_answer_a_few_of_them_and_without_hop_by_hop
     .await;
 }
 
-/// Asks by extended CONNECT for a WebSocket; gives the status, the app's view, and the stream if there is one.
+/// Asks for a WebSocket by extended CONNECT; returns the answer, the request that the app received, and the app's connection.
 async fn websocket(
     gate: &Gate,
     listener: &TcpListener,
@@ -554,11 +556,11 @@ fn switched(accept: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_websocket_over_http2_is_asked_of_the_app_as_an_upgrade_of_http1() {
+async fn websocket_over_http2_reaches_the_app_as_an_http1_upgrade() {
     local(async {
         let (listener, address) = app().await;
         let gate = gate(address, None);
-        let (mut answer, seen, mut stream) = websocket(&gate, &listener, |key| switched(&upgrade::accept_of(key))).await;
+        let (mut answer, seen, mut stream) = websocket(&gate, &listener, |key| switched(&upgrade::websocket_accept(key))).await;
         assert_eq!(answer.status(), 200);
         assert!(!answer.headers().contains_key("sec-websocket-accept") && !answer.headers().contains_key("upgrade"));
         assert_eq!(answer.headers()["sec-websocket-protocol"], "chat");
@@ -592,18 +594,18 @@ async fn a_websocket_over_http2_is_asked_of_the_app_as_an_upgrade_of_http1() {
 }
 
 #[tokio::test]
-async fn an_app_that_does_not_agree_to_a_websocket_over_http2_opens_no_tunnel() {
+async fn app_that_does_not_accept_a_websocket_over_http2_opens_no_tunnel() {
     local(async {
         let (listener, address) = app().await;
         let gate = gate(address, None);
         for (response, status) in [
             (switched("wrong"), 502),
-            (switched(&upgrade::accept_of("clients")), 502),
+            (switched(&upgrade::websocket_accept("clients")), 502),
             (
                 "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\r\n".to_owned(),
                 502,
             ),
-            // the client would take these for a tunnel
+            // the client would treat these as a tunnel
             (OK.to_owned(), 502),
             ("HTTP/1.1 204 No Content\r\n\r\n".to_owned(), 502),
             ("HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno".to_owned(), 403),

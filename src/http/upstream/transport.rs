@@ -1,6 +1,12 @@
-//! The way to the app: TCP, a Unix socket, or TLS over TCP.
+//! A connection's byte stream to the app: TCP, a Unix socket, or TLS over TCP.
 //!
-//! `dial` makes one and says which HTTP it will carry. The deadline is the caller's; nothing here waits on its own.
+//! `dial` opens one and reports the HTTP version that it will carry. The caller sets the deadline; no function here waits with a
+//! timeout of its own.
+//!
+//! An app may answer early (a 413, say) and close while hyper still writes the request. The write error then races with the
+//! answer, which may already lie in the kernel's receive buffer. `after_write` drops the rest of the request if an answer is
+//! there, so that hyper reads it. Before the first byte of a request is written the error is reported as it is: hyper then
+//! gives the request back, the pool may send it again, and unread bytes cannot be its answer.
 
 use std::io;
 use std::pin::Pin;
@@ -11,24 +17,24 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::app::App;
-use super::tls::{Tls, chose_http2};
-use super::{Failure, UpstreamError};
+use super::apps::App;
+use super::client_tls::{ClientTls, chose_http2};
+use super::{FailureReason, UpstreamError};
 use crate::config::{Authority, Protocol, UpstreamUrl};
 
-/// The HTTP of one connection.
+/// The HTTP version of one connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Speaks {
+pub(super) enum HttpVersion {
     Http1,
     Http2,
 }
 
-/// What a connection may turn out to speak.
+/// The versions that a new connection may have.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Offer {
+pub(super) enum VersionOffer {
     Http1,
     Http2,
-    /// What the app chooses by ALPN; only over TLS.
+    /// The app chooses by ALPN; only over TLS.
     Either,
 }
 
@@ -36,74 +42,93 @@ pub(super) enum Offer {
 pub(super) enum Transport {
     Tcp {
         stream: TcpStream,
-        /// Whether something was written since anything was read: what is read next answers it.
-        asked: bool,
+        /// True if bytes were written since the last read, so that the next read belongs to them.
+        awaits_answer: bool,
     },
     Unix(UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// A new connection. Without TLS it speaks what is offered: there is nobody to ask.
-pub(super) async fn dial(app: &App, offer: Offer) -> Result<(Transport, Speaks), UpstreamError> {
-    let known = match offer {
-        Offer::Http2 => Speaks::Http2,
-        Offer::Http1 | Offer::Either => Speaks::Http1,
-    };
-    match (&app.url, &app.tls) {
-        (UpstreamUrl::Http(at), _) => {
-            let (stream, asked) = (tcp(at).await?, false);
-            Ok((Transport::Tcp { stream, asked }, known))
-        }
-        (UpstreamUrl::Unix(path), _) => {
-            let stream = UnixStream::connect(path).await.map_err(refused)?;
-            Ok((Transport::Unix(stream), known))
-        }
-        (UpstreamUrl::Https(at), Some(tls)) => secured(tcp(at).await?, tls, offer, app.settings.protocol).await,
-        // INVARIANT: an app with an https URL was made with TLS
-        (UpstreamUrl::Https(_), None) => Err(UpstreamError::unavailable(Failure::Tls)),
-    }
+/// A new connection and its HTTP version.
+#[derive(Debug)]
+pub(super) struct Dialed {
+    pub transport: Transport,
+    pub version: HttpVersion,
 }
 
-async fn tcp(at: &Authority) -> Result<TcpStream, UpstreamError> {
-    let stream = TcpStream::connect((at.dialled(), at.port)).await.map_err(refused)?;
-    stream.set_nodelay(true).map_err(refused)?;
+/// Opens a connection. Without TLS there is no negotiation: the connection has the offered version, HTTP/1.1 for `Either`.
+pub(super) async fn dial(app: &App, offer: VersionOffer) -> Result<Dialed, UpstreamError> {
+    let version = match offer {
+        VersionOffer::Http2 => HttpVersion::Http2,
+        VersionOffer::Http1 | VersionOffer::Either => HttpVersion::Http1,
+    };
+    let transport = match (&app.url, &app.tls) {
+        (UpstreamUrl::Http(authority), _) => Transport::Tcp {
+            stream: connect_tcp(authority).await?,
+            awaits_answer: false,
+        },
+        (UpstreamUrl::Unix(path), _) => Transport::Unix(UnixStream::connect(path).await.map_err(connect_failed)?),
+        (UpstreamUrl::Https(authority), Some(tls)) => {
+            return connect_tls(connect_tcp(authority).await?, tls, offer, app.settings.protocol).await;
+        }
+        // INVARIANT: `Apps::load` sets up TLS for every https URL
+        (UpstreamUrl::Https(_), None) => return Err(UpstreamError::unavailable(FailureReason::Tls)),
+    };
+    Ok(Dialed { transport, version })
+}
+
+async fn connect_tcp(authority: &Authority) -> Result<TcpStream, UpstreamError> {
+    let address = (authority.dialled(), authority.port);
+    let stream = TcpStream::connect(address).await.map_err(connect_failed)?;
+    stream.set_nodelay(true).map_err(connect_failed)?;
     Ok(stream)
 }
 
-fn refused(error: io::Error) -> UpstreamError {
-    UpstreamError::failed(Failure::Connect, error)
+fn connect_failed(error: io::Error) -> UpstreamError {
+    UpstreamError::failed(FailureReason::Connect, error)
 }
 
-async fn secured(stream: TcpStream, tls: &Tls, offer: Offer, protocol: Protocol) -> Result<(Transport, Speaks), UpstreamError> {
-    let config = if offer == Offer::Http1 { &tls.http1 } else { &tls.any };
+async fn connect_tls(
+    stream: TcpStream,
+    tls: &ClientTls,
+    offer: VersionOffer,
+    protocol: Protocol,
+) -> Result<Dialed, UpstreamError> {
+    let config = if offer == VersionOffer::Http1 {
+        &tls.http1_only
+    } else {
+        &tls.all_versions
+    };
     let connector = TlsConnector::from(std::sync::Arc::clone(config));
     let stream = connector
-        .connect(tls.name.clone(), stream)
+        .connect(tls.server_name.clone(), stream)
         .await
-        .map_err(|error| UpstreamError::failed(Failure::Tls, error))?;
+        .map_err(|error| UpstreamError::failed(FailureReason::Tls, error))?;
     let http2 = chose_http2(stream.get_ref().1.alpn_protocol());
-    let speaks = if http2 { Speaks::Http2 } else { Speaks::Http1 };
-    let wrong = match offer {
-        Offer::Http1 => http2,
-        Offer::Http2 => !http2,
-        Offer::Either => protocol == Protocol::Http2 && !http2,
+    let is_wrong = match offer {
+        VersionOffer::Http1 => http2,
+        VersionOffer::Http2 => !http2,
+        VersionOffer::Either => protocol == Protocol::Http2 && !http2,
     };
-    if wrong {
+    if is_wrong {
         return Err(UpstreamError::failed(
-            Failure::Tls,
-            "the app did not choose the HTTP version that `upstream.protocol` asks for",
+            FailureReason::Tls,
+            "the app did not choose the HTTP version that `upstream.protocol` requires",
         ));
     }
-    Ok((Transport::Tls(Box::new(stream)), speaks))
+    Ok(Dialed {
+        transport: Transport::Tls(Box::new(stream)),
+        version: if http2 { HttpVersion::Http2 } else { HttpVersion::Http1 },
+    })
 }
 
 impl AsyncRead for Transport {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp { stream, asked } => {
+            Self::Tcp { stream, awaits_answer } => {
                 let before = buf.filled().len();
                 let polled = Pin::new(stream).poll_read(cx, buf);
-                *asked &= buf.filled().len() == before;
+                *awaits_answer &= buf.filled().len() == before;
                 polled
             }
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -113,16 +138,16 @@ impl AsyncRead for Transport {
 }
 
 impl Transport {
-    /// An app may answer (413) and hang up before it has read the whole request. Then what cannot be written any more is
-    /// dropped, and the answer is read. Before the first byte of a request the error stays one: such a request may be sent
-    /// again, and what waits to be read is no answer to it.
+    /// Turns a write error into success if the app closed its side after an early answer; see the header.
     fn after_write(&mut self, polled: Poll<io::Result<usize>>, offered: usize) -> Poll<io::Result<usize>> {
-        let Self::Tcp { stream, asked } = self else {
+        let Self::Tcp { stream, awaits_answer } = self else {
             return polled;
         };
         match polled {
-            Poll::Ready(Ok(1..)) => *asked = true,
-            Poll::Ready(Err(ref error)) if *asked && is_closed(error) && has_answer(stream) => return Poll::Ready(Ok(offered)),
+            Poll::Ready(Ok(1..)) => *awaits_answer = true,
+            Poll::Ready(Err(ref error)) if *awaits_answer && is_closed(error) && has_unread_bytes(stream) => {
+                return Poll::Ready(Ok(offered));
+            }
             _ => {}
         }
         polled
@@ -133,8 +158,8 @@ fn is_closed(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
-/// Asks the kernel: the runtime may not have heard of it yet.
-fn has_answer(stream: &TcpStream) -> bool {
+/// Asks the kernel, because tokio may not have processed the readiness event yet.
+fn has_unread_bytes(stream: &TcpStream) -> bool {
     let mut byte = [std::mem::MaybeUninit::uninit()];
     matches!(socket2::SockRef::from(stream).peek(&mut byte), Ok(1..))
 }

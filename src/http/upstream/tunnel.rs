@@ -1,8 +1,12 @@
-//! Upgraded connections: bytes both ways between a client and the app, after the app agreed.
+//! Tunnels: bytes in both directions between a client and an app that agreed to an upgrade. The gate does not interpret them.
 //!
-//! Nothing in here knows what the bytes mean. A tunnel holds its client's place in `limits.connections`, ends after
-//! `limits.tunnel_idle_timeout` of silence in both directions or when the shutdown is forced, and passes a half-close
-//! on. Buffers are fixed: a side that does not read stops the side that writes.
+//! A tunnel begins after the app's 101 and runs as its own task, because the request that opened it ends with the response. Both
+//! sides hand their connections over first; if one does not within `HANDOVER_TIMEOUT`, the tunnel ends.
+//!
+//! The first of four events ends a tunnel: the forced shutdown, the gate's cut signal, the end or an error of the copy, or
+//! `limits.tunnel_idle_timeout` without a byte in either direction. A half-close passes through: the other direction goes on.
+//! Every end drops both connections and gives the client's place in `limits.connections` back. Buffers have a fixed size, so
+//! a side that does not read stops the side that writes.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -18,15 +22,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 
-use super::cut::Cut;
+use super::cut_signal::CutSignal;
 use crate::base::lifecycle::Shutdown;
 
-/// Bytes on their way, per direction.
+/// Bytes buffered per direction.
 const BUFFER_BYTES: usize = 16 * 1024;
-/// How long both ends may take to hand over their connection once the app said 101.
+/// Longest time for both sides to hand over their connections after the app's 101.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Every tunnel of one worker.
+/// The tunnels of one worker.
 #[derive(Clone, Debug)]
 pub struct Tunnels {
     tracker: TaskTracker,
@@ -43,17 +47,18 @@ impl Tunnels {
         }
     }
 
-    /// Returns when every tunnel has ended: by itself, or by force.
+    /// Returns when every tunnel has ended, by itself or by the forced shutdown.
     pub async fn wait(&self) {
         self.tracker.close();
         self.tracker.wait().await;
     }
 
-    /// Begins one; `place` lives as long as it does. Whoever cuts it closes both ends.
-    pub(super) fn open(&self, client: OnUpgrade, app: OnUpgrade, (place, cut): (Rc<dyn Any>, Rc<Cut>)) {
-        let (mut shutdown, idle_timeout) = (self.shutdown.clone(), self.idle_timeout);
+    /// Starts a tunnel. It holds `connection_slot` until it ends; `cut` ends it from outside.
+    pub(super) fn open(&self, client: OnUpgrade, app: OnUpgrade, connection_slot: Rc<dyn Any>, cut: Rc<CutSignal>) {
+        let mut shutdown = self.shutdown.clone();
+        let idle_timeout = self.idle_timeout;
         self.tracker.spawn_local(async move {
-            let _place = place;
+            let _connection_slot = connection_slot;
             tokio::select! {
                 biased;
                 () = shutdown.forced() => {}
@@ -69,25 +74,24 @@ async fn run(client: OnUpgrade, app: OnUpgrade, idle_timeout: Duration) {
         tracing::debug!("an upgraded connection was not handed over");
         return;
     };
-    let moved = Rc::new(Cell::new(Instant::now()));
-    let end = |io| End {
-        io: TokioIo::new(io),
-        moved: Rc::clone(&moved),
-    };
-    let (mut client, mut app) = (end(client), end(app));
+    let last_transfer = Rc::new(Cell::new(Instant::now()));
+    let mut client = TunnelEnd::new(client, &last_transfer);
+    let mut app = TunnelEnd::new(app, &last_transfer);
     tokio::select! {
         outcome = copy_bidirectional_with_sizes(&mut client, &mut app, BUFFER_BYTES, BUFFER_BYTES) => {
             if let Err(error) = outcome {
                 tracing::debug!(%error, "a tunnel broke");
             }
         }
-        () = silence(&moved, idle_timeout) => tracing::debug!("a tunnel was silent for `limits.tunnel_idle_timeout`"),
+        () = wait_until_idle(&last_transfer, idle_timeout) => {
+            tracing::debug!("a tunnel was idle for `limits.tunnel_idle_timeout`");
+        }
     }
 }
 
-async fn silence(moved: &Cell<Instant>, timeout: Duration) {
+async fn wait_until_idle(last_transfer: &Cell<Instant>, timeout: Duration) {
     loop {
-        let deadline = moved.get() + timeout;
+        let deadline = last_transfer.get() + timeout;
         if deadline <= Instant::now() {
             return;
         }
@@ -95,27 +99,36 @@ async fn silence(moved: &Cell<Instant>, timeout: Duration) {
     }
 }
 
-/// One side of a tunnel; notes when bytes last moved.
-struct End {
+/// One side of a tunnel; records the time of the last byte.
+struct TunnelEnd {
     io: TokioIo<Upgraded>,
-    moved: Rc<Cell<Instant>>,
+    last_transfer: Rc<Cell<Instant>>,
 }
 
-impl AsyncRead for End {
+impl TunnelEnd {
+    fn new(io: Upgraded, last_transfer: &Rc<Cell<Instant>>) -> Self {
+        Self {
+            io: TokioIo::new(io),
+            last_transfer: Rc::clone(last_transfer),
+        }
+    }
+}
+
+impl AsyncRead for TunnelEnd {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
         if buf.filled().len() > before {
-            self.moved.set(Instant::now());
+            self.last_transfer.set(Instant::now());
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for End {
+impl AsyncWrite for TunnelEnd {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
-        self.moved.set(Instant::now());
+        self.last_transfer.set(Instant::now());
         Poll::Ready(Ok(written))
     }
 

@@ -1,9 +1,12 @@
-//! Upgrades: which requests ask for one, how the app is asked, and when it counts as agreed.
+//! Upgrades: detects the requests that ask for one, writes the app's request, and checks the app's answer.
 //!
-//! SECURITY: a request that asks for an upgrade must have no body, what the app is asked is written here and never
-//! copied from the client's `Connection`, and a tunnel begins only after the app's own 101 that names the same
-//! protocol. An extended CONNECT (RFC 8441) is asked of the app as the HTTP/1.1 upgrade it stands for; no other 2xx may
-//! pass as its success.
+//! SECURITY: a request that asks for an upgrade must have no body. The gate writes the upgrade headers of the app's request
+//! itself and never copies the client's `Connection`. A tunnel begins only after the app's own 101 that names the same
+//! protocol.
+//!
+//! An extended CONNECT (RFC 8441) goes to the app as the HTTP/1.1 upgrade that it stands for. The client treats any 2xx as
+//! success, so an app that answers it with a 2xx other than the matching 101 gets a 502 for the client. An app that refuses
+//! (3xx, 4xx, 5xx) answers the client as an ordinary request.
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine;
@@ -23,37 +26,37 @@ const WEBSOCKET: &str = "websocket";
 const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 const WEBSOCKET_KEY_BYTES: usize = 16;
 
-/// What a client asks to turn its connection, or HTTP/2 stream, into.
+/// An upgrade that the client asked for.
 #[derive(Debug)]
 pub(super) struct Upgrade {
-    token: HeaderValue,
-    form: Form,
+    protocol: HeaderValue,
+    request_form: RequestForm,
     client: OnUpgrade,
 }
 
+/// The form in which the client asked.
 #[derive(Debug)]
-enum Form {
+enum RequestForm {
+    /// `Upgrade` and `Connection` headers.
     Http1,
-    /// Extended CONNECT; for a WebSocket with the answer to the key that the gate sends.
-    Http2 {
-        accept: Option<String>,
-    },
+    /// An extended CONNECT. For a WebSocket with the `sec-websocket-accept` that the app must answer.
+    Http2 { websocket_accept: Option<String> },
 }
 
-/// Whether a request asks for an upgrade that can be passed on. What asks for another is an ordinary request.
+/// Returns the upgrade that a request asks for. `None`: the request is forwarded as an ordinary one, without its `Upgrade`.
 ///
 /// # Errors
-/// One over HTTP/2 for what cannot be passed on: as an ordinary request it would mean something else. And one that comes
-/// with a body: where its bytes end and the new protocol's begin is not for us to guess.
-pub(super) fn asked(head: &mut Parts) -> Result<Option<Upgrade>, UpstreamError> {
-    // only HTTP/2's extended CONNECT leaves one: `request` turned it into the GET it stands for
+/// An extended CONNECT that cannot be passed on, because as an ordinary request it would mean something else. An upgrade with
+/// a body, because the end of the body and the start of the new protocol are ambiguous.
+pub(super) fn requested_upgrade(head: &mut Parts) -> Result<Option<Upgrade>, UpstreamError> {
+    // only an extended CONNECT carries this extension; `request` changed its method to GET
     if head.extensions.get::<Protocol>().is_some() {
-        return extended(head).map(Some).ok_or(UpstreamError::ClientBody);
+        return extended_connect(head).map(Some).ok_or(UpstreamError::ClientBody);
     }
     if head.version != Version::HTTP_11 || !head.headers.contains_key(UPGRADE) {
         return Ok(None);
     }
-    let Some(token) = one_token(&head.headers) else {
+    let Some(protocol) = requested_protocol(&head.headers) else {
         return Ok(None);
     };
     let has_length = head.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
@@ -61,82 +64,85 @@ pub(super) fn asked(head: &mut Parts) -> Result<Option<Upgrade>, UpstreamError> 
         return Err(UpstreamError::ClientBody);
     }
     Ok(head.extensions.remove::<OnUpgrade>().map(|client| Upgrade {
-        token,
-        form: Form::Http1,
+        protocol,
+        request_form: RequestForm::Http1,
         client,
     }))
 }
 
-fn extended(head: &mut Parts) -> Option<Upgrade> {
+fn extended_connect(head: &mut Parts) -> Option<Upgrade> {
     let protocol = head.extensions.remove::<Protocol>()?;
-    let token = HeaderValue::from_str(protocol.as_str()).ok().filter(is_upgradable)?;
+    let protocol = HeaderValue::from_str(protocol.as_str()).ok().filter(is_upgradable)?;
     Some(Upgrade {
-        token,
-        form: Form::Http2 { accept: None },
+        protocol,
+        request_form: RequestForm::Http2 { websocket_accept: None },
         client: head.extensions.remove::<OnUpgrade>()?,
     })
 }
 
-/// The one protocol of `Upgrade`, if `Connection` names the header.
-fn one_token(headers: &HeaderMap) -> Option<HeaderValue> {
-    let named = tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
-    let mut asked = tokens(headers, &UPGRADE);
-    match (asked.next(), asked.next()) {
-        (Some(token), None) if named => HeaderValue::from_bytes(token).ok().filter(is_upgradable),
+/// The protocol that `Upgrade` names, if it is one and `Connection` names the header.
+fn requested_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
+    let is_named = tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
+    let mut protocols = tokens(headers, &UPGRADE);
+    match (protocols.next(), protocols.next()) {
+        (Some(protocol), None) if is_named => HeaderValue::from_bytes(protocol).ok().filter(is_upgradable),
         _ => None,
     }
 }
 
-/// Not another version of HTTP, and not TLS: those would take the gate out of the way.
-fn is_upgradable(token: &HeaderValue) -> bool {
-    let lower = token.as_bytes().to_ascii_lowercase();
-    let plain = lower
+/// False for other versions of HTTP and for TLS: requests inside them would bypass the gate.
+fn is_upgradable(protocol: &HeaderValue) -> bool {
+    let lower = protocol.as_bytes().to_ascii_lowercase();
+    let is_token = lower
         .iter()
         .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~/".contains(b));
-    let others = [b"h2".as_slice(), b"h3", b"http", b"spdy", b"tls"];
-    let is_other = |part: &[u8]| others.iter().any(|other| part.starts_with(other));
-    plain && !lower.is_empty() && !lower.split(|b| *b == b'/').any(is_other)
+    let refused = [b"h2".as_slice(), b"h3", b"http", b"spdy", b"tls"];
+    let is_refused = |part: &[u8]| refused.iter().any(|name| part.starts_with(name));
+    is_token && !lower.is_empty() && !lower.split(|b| *b == b'/').any(is_refused)
 }
 
 impl Upgrade {
-    /// Writes the question into a head that is otherwise ready.
-    pub fn ask(&mut self, head: &mut Parts) {
-        if let Form::Http2 { accept } = &mut self.form {
+    /// Writes the upgrade into the app's request; the rest of the head is complete.
+    pub fn write_request(&mut self, head: &mut Parts) {
+        if let RequestForm::Http2 { websocket_accept } = &mut self.request_form {
             head.method = Method::GET;
-            if self.token.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes()) {
-                let (key, answer) = websocket_key();
-                *accept = Some(answer);
-                head.headers.insert(SEC_WEBSOCKET_KEY, key);
+            if self.protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes()) {
+                let challenge = WebSocketChallenge::generate();
+                *websocket_accept = Some(challenge.accept);
+                head.headers.insert(SEC_WEBSOCKET_KEY, challenge.key);
             }
         }
         for name in [EXPECT, TE] {
             head.headers.remove(name);
         }
         head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        head.headers.insert(UPGRADE, self.token.clone());
+        head.headers.insert(UPGRADE, self.protocol.clone());
     }
 
-    /// Whether this answer may go back to the one who asked. A 101 must agree to exactly what was asked.
-    pub fn check(&self, answer: &ResponseParts) -> Result<(), UpstreamError> {
+    /// Checks that the app's answer may go to the client. A 101 must name exactly the protocol that the client asked for.
+    pub fn check_response(&self, answer: &ResponseParts) -> Result<(), UpstreamError> {
         if answer.status != StatusCode::SWITCHING_PROTOCOLS {
-            return match self.form {
-                // the client would take it for a tunnel
-                Form::Http2 { .. } if answer.status.is_success() => Err(UpstreamError::malformed(
+            return match self.request_form {
+                // the client would treat it as a tunnel
+                RequestForm::Http2 { .. } if answer.status.is_success() => Err(UpstreamError::malformed(
                     "the app answered an upgrade with neither 101 nor a refusal",
                 )),
                 _ => Ok(()),
             };
         }
-        let mut agreed = tokens(&answer.headers, &UPGRADE);
-        let same = agreed
+        let mut protocols = tokens(&answer.headers, &UPGRADE);
+        let is_same = protocols
             .next()
-            .is_some_and(|token| token.eq_ignore_ascii_case(self.token.as_bytes()));
-        if !same || agreed.next().is_some() {
+            .is_some_and(|protocol| protocol.eq_ignore_ascii_case(self.protocol.as_bytes()));
+        if !is_same || protocols.next().is_some() {
             return Err(UpstreamError::malformed(
-                "the app agreed to another upgrade than was asked for",
+                "the app agreed to another upgrade than the client asked for",
             ));
         }
-        if let Form::Http2 { accept: Some(expected) } = &self.form {
+        if let RequestForm::Http2 {
+            websocket_accept: Some(expected),
+        } = &self.request_form
+        {
             let mut accepts = answer.headers.get_all(SEC_WEBSOCKET_ACCEPT).iter();
             if accepts.next().is_none_or(|accept| accept != expected.as_str()) || accepts.next().is_some() {
                 return Err(UpstreamError::malformed("the app's `sec-websocket-accept` is wrong"));
@@ -145,15 +151,15 @@ impl Upgrade {
         Ok(())
     }
 
-    /// Turns the app's 101, hop-by-hop headers removed, into the client's answer; gives the client's side of the tunnel.
-    pub fn agree(self, answer: &mut ResponseParts) -> OnUpgrade {
+    /// Turns the app's 101, without its hop-by-hop headers, into the client's answer, and returns the client's side of the tunnel.
+    pub fn accept(self, answer: &mut ResponseParts) -> OnUpgrade {
         answer.headers.remove(CONTENT_LENGTH);
-        match self.form {
-            Form::Http1 => {
+        match self.request_form {
+            RequestForm::Http1 => {
                 answer.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-                answer.headers.insert(UPGRADE, self.token);
+                answer.headers.insert(UPGRADE, self.protocol);
             }
-            Form::Http2 { .. } => {
+            RequestForm::Http2 { .. } => {
                 answer.status = StatusCode::OK;
                 answer.headers.remove(SEC_WEBSOCKET_ACCEPT);
             }
@@ -162,19 +168,28 @@ impl Upgrade {
     }
 }
 
-/// A fresh key, and what an app that understands answers.
-fn websocket_key() -> (HeaderValue, String) {
-    let mut bytes = [0; WEBSOCKET_KEY_BYTES];
-    // the process's generator cannot fail once seeded; a key is no secret, it only has to be fresh
-    if aws_lc_rs::rand::fill(&mut bytes).is_err() {
-        bytes = uuid::Uuid::now_v7().into_bytes();
-    }
-    let key = STANDARD.encode(bytes);
-    let value = HeaderValue::from_str(&key).unwrap_or(HeaderValue::from_static(""));
-    (value, accept_of(&key))
+/// A fresh `sec-websocket-key` and the `sec-websocket-accept` that answers it.
+struct WebSocketChallenge {
+    key: HeaderValue,
+    accept: String,
 }
 
-pub(super) fn accept_of(key: &str) -> String {
+impl WebSocketChallenge {
+    fn generate() -> Self {
+        let mut bytes = [0; WEBSOCKET_KEY_BYTES];
+        // the process's generator cannot fail once seeded; the key is not a secret, it only has to be fresh
+        if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+            bytes = uuid::Uuid::now_v7().into_bytes();
+        }
+        let key = STANDARD.encode(bytes);
+        Self {
+            accept: websocket_accept(&key),
+            key: HeaderValue::from_str(&key).unwrap_or(HeaderValue::from_static("")),
+        }
+    }
+}
+
+pub(super) fn websocket_accept(key: &str) -> String {
     let text = [key.as_bytes(), WEBSOCKET_GUID].concat();
     STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, &text))
 }
@@ -184,25 +199,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_answer_to_a_websocket_key_is_that_of_the_rfc() {
-        assert_eq!(accept_of("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-        let (one, two) = (websocket_key().0, websocket_key().0);
-        assert_ne!(one, two);
-        assert_eq!(STANDARD.decode(one).unwrap().len(), WEBSOCKET_KEY_BYTES);
+    fn websocket_accept_is_the_rfcs_example_and_each_key_is_fresh() {
+        assert_eq!(websocket_accept("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        let first = WebSocketChallenge::generate().key;
+        let second = WebSocketChallenge::generate().key;
+        assert_ne!(first, second);
+        assert_eq!(STANDARD.decode(first).unwrap().len(), WEBSOCKET_KEY_BYTES);
     }
 
     #[test]
-    fn one_protocol_that_is_no_http_and_that_connection_names_is_an_upgrade() {
-        let asked = |lines: &[(&str, &str)]| {
+    fn upgrade_is_one_protocol_that_connection_names_and_that_is_not_http_or_tls() {
+        let requested = |lines: &[(&str, &str)]| {
             let mut headers = HeaderMap::new();
             for (name, value) in lines {
                 headers.append(http::HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
             }
-            one_token(&headers).map(|token| token.to_str().unwrap().to_owned())
+            requested_protocol(&headers).map(|token| token.to_str().unwrap().to_owned())
         };
         let named = ("connection", "keep-alive, Upgrade");
-        assert_eq!(asked(&[named, ("upgrade", "websocket")]).as_deref(), Some("websocket"));
-        assert_eq!(asked(&[named, ("upgrade", " my-proto/2 ")]).as_deref(), Some("my-proto/2"));
+        assert_eq!(requested(&[named, ("upgrade", "websocket")]).as_deref(), Some("websocket"));
+        assert_eq!(
+            requested(&[named, ("upgrade", " my-proto/2 ")]).as_deref(),
+            Some("my-proto/2")
+        );
         for refused in [
             "h2c",
             "H2C",
@@ -220,10 +239,10 @@ mod tests {
             "spdy/3.1",
             "websocket/h2c",
         ] {
-            assert_eq!(asked(&[named, ("upgrade", refused)]), None, "{refused}");
+            assert_eq!(requested(&[named, ("upgrade", refused)]), None, "{refused}");
         }
-        assert_eq!(asked(&[named, ("upgrade", "websocket"), ("upgrade", "h2c")]), None);
-        assert_eq!(asked(&[("connection", "keep-alive"), ("upgrade", "websocket")]), None);
-        assert_eq!(asked(&[("upgrade", "websocket")]), None);
+        assert_eq!(requested(&[named, ("upgrade", "websocket"), ("upgrade", "h2c")]), None);
+        assert_eq!(requested(&[("connection", "keep-alive"), ("upgrade", "websocket")]), None);
+        assert_eq!(requested(&[("upgrade", "websocket")]), None);
     }
 }

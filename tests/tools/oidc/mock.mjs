@@ -1,4 +1,4 @@
-// A provider that misbehaves as told: `oauth2-mock-server`, which asks nobody and gives a code for anything.
+// A provider with chosen faults: `oauth2-mock-server`, which needs no account and gives a code for every request.
 //
 // Arguments: the folder of the tools, options as JSON. `lie` chooses one misbehaviour by name until the next `lie`;
 // `{}` is the truth. Delays, errors and closed connections are faults, as with the real one.
@@ -16,7 +16,7 @@ await issuer.keys.generate('RS256');
 const now = () => Math.floor(Date.now() / 1000);
 const encoded = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
 
-/** What is done to the claims of an ID token. */
+/** Changes of the claims of an ID token. */
 const claims = {
   'wrong-iss': (payload) => { payload.iss = 'https://elsewhere.test'; },
   'wrong-aud': (payload) => { payload.aud = 'somebody-else'; },
@@ -32,10 +32,10 @@ const claims = {
   'missing-iat': (payload) => { delete payload.iat; },
 };
 
-/** What is done to a signed ID token. */
+/** Changes of a signed ID token. */
 const tokens = {
   'alg-none': (token) => `${encoded({ alg: 'none', typ: 'JWT' })}.${token.split('.')[1]}.`,
-  // signed with what everybody knows, the public key
+  // signed with the public key, which every client knows
   'alg-hs256': (token) => {
     const input = `${encoded({ alg: 'HS256', typ: 'JWT' })}.${token.split('.')[1]}`;
     const secret = JSON.stringify(issuer.keys.toJSON()[0]);
@@ -48,7 +48,7 @@ const tokens = {
   'not-a-token': () => 'n.o.token',
 };
 
-/** What is done to the answer of the token endpoint. */
+/** Changes of the answer of the token endpoint. */
 const answers = {
   'missing-id-token': (answer) => { delete answer.body.id_token; },
   'missing-access-token': (answer) => { delete answer.body.access_token; },
@@ -57,7 +57,7 @@ const answers = {
   'token-type': (answer) => { answer.body.token_type = 'mac'; },
 };
 
-/** What is done to the way back from the authorization endpoint. */
+/** Changes of the redirect from the authorization endpoint to the client. */
 const redirects = {
   'wrong-state': (url) => url.searchParams.set('state', 'n0t-yours'),
   'missing-state': (url) => url.searchParams.delete('state'),
@@ -72,7 +72,7 @@ const userinfos = {
   'userinfo-500': (answer) => { answer.statusCode = 500; answer.body = {}; },
 };
 
-/** Access tokens are nobody's business but this provider's; only ID tokens have an audience here. */
+/** Only this provider reads its access tokens; only ID tokens have an audience here. */
 service.on(Events.BeforeTokenSigning, ({ payload }) => {
   if (!payload.aud) return;
   Object.assign(payload, { auth_time: now() }, options.claims, { sub: options.subject });

@@ -1,6 +1,6 @@
 // A real OpenID provider for the tests: `oidc-provider` with accounts that need no password and consent to everything.
 //
-// Arguments: the folder of the tools, options as JSON (`tests/integration/oidc.rs` says which). Clients and accounts
+// Arguments: the folder of the tools, options as JSON (see `tests/integration/support/openid.rs`). Clients and accounts
 // come through the control port, also later; `set` changes most options of a running provider.
 
 import { generateKeyPairSync, randomUUID } from 'node:crypto';
@@ -121,7 +121,7 @@ const server = frontDoor(async (request, response) => {
   }
 });
 
-/** Ends every session of an account; clients that asked for it are told. Answers with whom it told and what they said. */
+/** Ends every session of an account; clients with a logout address are notified. Answers with each notified client and its answer. */
 async function logout({ account }) {
   const told = [];
   for (const [id, session] of all('Session').filter(([, found]) => found.accountId === account)) {

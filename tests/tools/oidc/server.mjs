@@ -1,6 +1,6 @@
-// What both identity providers of the tests share: loading them, faults, counting, and the control port.
+// The common part of both OpenID providers of the tests: loading, faults, counting, and the control port.
 //
-// A provider says where it is in one line, `ready {"port":…,"control":…}`. Whoever started it ends it.
+// A provider prints its ports in one line, `ready {"port":…,"control":…}`. The test that started it ends it.
 
 import { createServer } from 'node:http';
 import { pathToFileURL } from 'node:url';
@@ -11,7 +11,7 @@ export const options = JSON.parse(process.argv[3]);
 
 export const load = (file) => import(pathToFileURL(`${tools}/node_modules/${file}`));
 
-/** `token`, `jwks`, … → what is done to its requests, and how often still. */
+/** `token`, `jwks`, … → the fault of its requests, and the number of requests that still get it. */
 const faults = new Map();
 const counts = {};
 

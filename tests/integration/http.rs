@@ -1,0 +1,19 @@
+//! Requests and answers on the wire: HTTP/1.1 and HTTP/2, TLS, upgrades, framing, limits, and the connection to the app.
+
+mod app_failures;
+mod attack_regressions;
+mod chromium_http2;
+mod connection_limits;
+mod cross_origin;
+mod forwarding;
+mod http2_streams;
+mod interoperability;
+mod listener_tls;
+mod protocol_parity;
+mod proxy_protocol;
+mod rate_limits;
+mod refusals;
+mod slow_clients;
+mod smuggling;
+mod upgrades;
+mod upstream_protocols;

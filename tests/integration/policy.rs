@@ -1,0 +1,9 @@
+//! Decisions: principals, resources and context, `POST /authorize`, loading and reloading of policies.
+
+mod authorize_endpoint;
+mod cedar_suite;
+mod example_portals;
+mod fail_closed;
+mod five_doors;
+mod policy_reload;
+mod principal_mapping;

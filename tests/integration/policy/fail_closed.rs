@@ -1,0 +1,203 @@
+//! Regressions of a review: each fault turned a deny into an allow, or took the gate down.
+
+use serde_json::json;
+
+use crate::support::{Gate, ISSUER, Setup, claims, eventually};
+
+const SCHEMA: &str = r#"
+    entity Tenant; entity Role; entity Portal; entity Path in [Path, Portal];
+    entity User in [Role, Tenant] { mail?: String, home?: Path };
+    type Facts = { tenant?: String, headers?: { x_risk?: String } };
+    action GET appliesTo { principal: [User], resource: [Path], context: Facts };
+    action see appliesTo { principal: [User], resource: [User], context: Facts };
+"#;
+const OPEN: &str = "@id(\"open\") permit(principal, action, resource);";
+
+fn rejected(gate: &Gate, cause: &str) {
+    eventually(cause, || {
+        let last = gate.status()["portals"][0]["last_reload"].clone();
+        let found = last["result"] == "rejected" && last.to_string().contains(cause);
+        if found { Ok(()) } else { Err(last.to_string()) }
+    });
+}
+
+#[test]
+fn a_policy_that_nests_without_end_is_rejected_and_ends_nothing() {
+    let gate = Setup::portal(SCHEMA, OPEN).start();
+    let token = gate.issuer.token("alice", &[]);
+    for (deep, cause) in [
+        (format!("{}true{}", "(".repeat(5000), ")".repeat(5000)), "nest deeper"),
+        (format!("{}true", "true || ".repeat(50_000)), "operators"),
+        (format!("{}true", "!".repeat(50_000)), "operators"),
+    ] {
+        gate.put(
+            "policies/p/main.cedar",
+            &format!("@id(\"deep\") forbid(principal, action, resource) when {{ {deep} }};"),
+        );
+        rejected(&gate, cause);
+        assert_eq!(gate.get("/portal/p/x", &token).status, 200);
+    }
+}
+
+#[test]
+fn policies_just_within_the_limits_are_loaded_and_decided() {
+    let nested = format!("{}true{}", "(".repeat(90), ")".repeat(90));
+    let chained = format!("{}true", "false || ".repeat(1900));
+    let policies = format!(
+        "@id(\"a\") permit(principal, action, resource) when {{ {nested} }};\n\
+         @id(\"b\") permit(principal, action, resource) when {{ {chained} }};"
+    );
+    let gate = Setup::portal(SCHEMA, &policies).start();
+    let token = gate.issuer.token("alice", &[]);
+    for _ in 0..3 {
+        assert_eq!(gate.get("/portal/p/x", &token).status, 200);
+    }
+}
+
+#[test]
+fn an_emergency_forbid_closes_public_paths_too() {
+    let gate = Setup::portal(SCHEMA, OPEN)
+        .file("policies/p/portal.yaml", "public: [\"GET /portal/p/open/**\"]")
+        .start();
+    assert_eq!(gate.send("GET", "/portal/p/open/x", &[]).status, 200);
+    for brake in [
+        "forbid(principal, action, resource);",
+        "forbid(principal, action == Action::\"GET\", resource in Path::\"/portal/p/open\");",
+        "forbid(principal is User, action, resource in Portal::\"p\") when { context has tenant };",
+    ] {
+        gate.put("policies/p/_deny/stop.cedar", brake);
+        eventually("the brake closes the public path", || {
+            let answer = gate.send("GET", "/portal/p/open/x", &[]);
+            if answer.status == 403 && answer.code() == "forbidden" {
+                Ok(())
+            } else {
+                Err(format!("{brake}: {}", answer.status))
+            }
+        });
+        std::fs::remove_file(gate.path("policies/p/_deny/stop.cedar")).unwrap();
+        eventually("the brake is released", || {
+            let status = gate.send("GET", "/portal/p/open/x", &[]).status;
+            if status == 200 { Ok(()) } else { Err(status.to_string()) }
+        });
+    }
+    let elsewhere = "forbid(principal == User::\"mallory\", action, resource); forbid(principal, action, resource in Path::\"/portal/p/other\");";
+    gate.put("policies/p/_deny/stop.cedar", elsewhere);
+    eventually("the other brake joins", || {
+        if gate.status().to_string().contains("\"policies\": 3") || gate.status()["portals"][0]["policies"] == 3 {
+            Ok(())
+        } else {
+            Err(String::new())
+        }
+    });
+    assert_eq!(gate.send("GET", "/portal/p/open/x", &[]).status, 200);
+}
+
+#[test]
+fn a_candidate_that_an_emergency_forbid_does_not_fit_is_rejected() {
+    let gate = Setup::portal(SCHEMA, OPEN).start();
+    let token = gate.issuer.token("alice", &[]);
+    gate.put("policies/p/_deny/stop.cedar", "forbid(principal, action, resource is Path);");
+    eventually("the brake holds", || {
+        let status = gate.get("/portal/p/x", &token).status;
+        if status == 403 { Ok(()) } else { Err(status.to_string()) }
+    });
+    let renamed = SCHEMA
+        .replace("entity Path in [Path, Portal]", "entity Page in [Page, Portal]")
+        .replace("home?: Path", "home?: Page");
+    gate.put(
+        "schemas/p.cedarschema",
+        &renamed.replace("resource: [Path]", "resource: [Page]"),
+    );
+    rejected(&gate, "does not fit the candidate");
+    assert_eq!(gate.get("/portal/p/x", &token).status, 403);
+}
+
+#[test]
+fn a_broken_emergency_forbid_at_the_first_load_denies() {
+    let gate = Setup::portal(SCHEMA, OPEN)
+        .file("policies/p/_deny/stop.cedar", "forbid(principal, action, resource")
+        .start();
+    let answer = gate.get("/portal/p/x", &gate.issuer.token("alice", &[]));
+    assert_eq!((answer.status, answer.code().as_str()), (403, "no_policy_loaded"));
+}
+
+#[test]
+fn the_authorize_endpoint_checks_the_portals_tenant() {
+    let config = "portals: { p: { match: { path_prefix: /portal/p }, tenant: { fixed: acme } } }";
+    let gate = Setup::portal(SCHEMA, OPEN).config(config).start();
+    let ask = |tenant: &str| {
+        let mut claims = claims("alice", &[]);
+        claims["tenant"] = json!(tenant);
+        let token = gate.issuer.sign(&claims);
+        gate.authorize(&json!({"portal": "p", "token": token, "action": "GET", "resource": "Path::\"/x\""}))
+    };
+    assert_eq!(ask("acme")["decision"], "allow");
+    let foreign = ask("beta");
+    assert_eq!(
+        (foreign["decision"].as_str(), foreign["reason"].as_str()),
+        (Some("deny"), Some("tenant_mismatch"))
+    );
+}
+
+#[test]
+fn a_caller_that_acts_on_itself_is_one_entity_as_principal_and_resource() {
+    let policies =
+        format!("{OPEN} @id(\"not-on-admins\") forbid(principal, action == Action::\"see\", resource in Role::\"admin\");");
+    let gate = Setup::portal(SCHEMA, &policies).start();
+    let token = gate.issuer.token("root", &["admin"]);
+    let answer = gate.authorize(&json!({"portal": "p", "token": token, "action": "see", "resource": "User::\"root\""}));
+    assert_eq!(answer["policies"][0]["id"], "not-on-admins", "{answer}");
+}
+
+#[test]
+fn a_path_in_an_attribute_has_its_ancestors() {
+    let policies = format!(
+        "{OPEN} @id(\"at-home\") forbid(principal, action, resource) when {{ principal has home && principal.home in Path::\"/secret\" }};"
+    );
+    let gate = Setup::portal(SCHEMA, &policies).start();
+    let mut claims = claims("alice", &[]);
+    assert_eq!(gate.get("/portal/p/x", &gate.issuer.sign(&claims)).status, 200);
+    claims["home"] = json!("/secret/room");
+    assert_eq!(gate.get("/portal/p/x", &gate.issuer.sign(&claims)).status, 403);
+}
+
+#[test]
+fn another_spelling_of_a_header_that_policies_read_is_refused() {
+    let policies = format!(
+        "{OPEN} @id(\"risky\") forbid(principal, action, resource) when {{ context has headers && context.headers has x_risk && context.headers.x_risk == \"high\" }};"
+    );
+    let gate = Setup::portal(SCHEMA, &policies).start();
+    let bearer = format!("Bearer {}", gate.issuer.token("alice", &[]));
+    let send = |name: &str, value: &str| {
+        gate.send("GET", "/portal/p/x", &[("authorization", &bearer), (name, value)])
+            .status
+    };
+    assert_eq!(
+        (send("x-risk", "low"), send("X-Risk", "high"), send("x_risk", "high")),
+        (200, 403, 400)
+    );
+}
+
+#[test]
+fn the_app_gets_the_mail_address_that_the_policies_read() {
+    let gate = Setup::portal(SCHEMA, OPEN)
+        .file("policies/p/portal.yaml", "claims: { email: mail }")
+        .start();
+    let mut claims = claims("alice", &["viewer"]);
+    claims["mail"] = json!("alice@acme.test");
+    claims["email"] = json!("ceo@acme.test");
+    claims["iss"] = json!(ISSUER);
+    assert_eq!(gate.get("/portal/p/x", &gate.issuer.sign(&claims)).status, 200);
+    assert_eq!(gate.app.last().headers["x-forwarded-email"], "alice@acme.test");
+}
+
+#[test]
+fn the_example_portals_load_without_any_issuer() {
+    let mut setup = Setup::examples();
+    setup.issuers = Some(String::new());
+    let gate = setup.start();
+    let who = json!({"type": "User", "id": "alice", "parents": ["Role::\"viewer\""]});
+    let path = "Path::\"/portal/customer/orders\"";
+    let answer = gate.authorize(&json!({"portal": "customer", "principal": who, "action": "GET", "resource": path}));
+    assert_eq!(answer["decision"], "allow", "{answer}");
+}
