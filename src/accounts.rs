@@ -131,8 +131,8 @@ impl Accounts {
         Ok(Arc::new(Self {
             files,
             checker,
-            limits: LoginLimits::new(config.limits.rate_login, CountScope::of(&config.sessions.store)),
-            poll: config.policies.poll,
+            limits: LoginLimits::new(config.limits.rate_login.rate(), CountScope::of(&config.sessions.store)),
+            poll: config.policies.poll.get(),
             sessions: Arc::clone(sessions),
             audit: audit.clone(),
             metrics: metrics.clone(),

@@ -54,7 +54,7 @@ enum OnAllow {
 
 /// Opens the sink and starts the writer thread.
 pub fn start(config: &config::Audit, metrics: &Metrics) -> Result<(Audit, AuditWriter), AuditError> {
-    let (queue, receiver) = channel(config.queue.max(1));
+    let (queue, receiver) = channel(config.queue.as_usize());
     let dropped = metrics.audit_dropped.with_label_values(&[writer::label(&config.sink)]);
     let audit = Audit {
         queue: queue.clone(),

@@ -485,7 +485,7 @@ fn a_configuration_is_taken_or_every_mistake_named() {
                     "two readings differ"
                 );
                 let config = loaded.config;
-                assert!(config.limits.header_bytes >= 8192 && config.limits.connections > 0);
+                assert!(config.limits.header_bytes.get() >= 8192 && config.limits.connections.get() > 0);
                 true
             }
             Err(errors) => {

@@ -238,7 +238,7 @@ impl Worker {
         connection: &ClientConnection,
         progress: &mut Progress,
     ) -> Result<RequestHead, Refusal> {
-        request::as_http1(&mut parts, self.gate.config.limits.header_bytes)?;
+        request::as_http1(&mut parts, self.gate.config.limits.header_bytes.as_usize())?;
         progress.set_method(&parts.method);
         progress.origin = cors::origin(&parts.headers);
         let target = request::check(&parts)?;

@@ -174,17 +174,19 @@ pub struct RequestSlot(Arc<AtomicUsize>);
 impl RequestLimits {
     pub fn new(limits: &config::Limits, scope: CountScope) -> Self {
         Self {
-            address: limits.rate_per_address.map(|rate| {
+            address: limits.rate_per_address.map(|keys| {
+                let rate = keys.rate();
                 let detail = "more requests of one address than `limits.rate_per_address`";
                 Rates::new(rate, detail, scope.shared_rate(rate, "rate-address"))
             }),
-            principal: limits.rate_per_principal.map(|rate| {
+            principal: limits.rate_per_principal.map(|keys| {
+                let rate = keys.rate();
                 let detail = "more requests of one principal than `limits.rate_per_principal`";
                 Rates::new(rate, detail, scope.shared_rate(rate, "rate-principal"))
             }),
             slots: RequestSlots {
                 taken: Arc::default(),
-                max: limits.requests,
+                max: limits.requests.as_usize(),
             },
         }
     }

@@ -90,8 +90,7 @@ impl Reloader {
     pub fn new(gate: Arc<Gate>, loader: Loader, readiness: &Readiness, config_files: Vec<PathBuf>) -> Self {
         let policies = &gate.config.policies;
         let required = policies
-            .require
-            .iter()
+            .required()
             .map(|slug| (slug.clone(), readiness.block(format!("portal {slug}"))))
             .collect();
         let outcomes = Outcomes::default();
@@ -146,7 +145,7 @@ impl Reloader {
     /// Reloads until the shutdown is forced: an emergency forbid must also reach a gate that drains.
     pub fn run(mut self, shutdown: &Shutdown) {
         let mut watch = Watch::new(&self.places, std::mem::take(&mut self.wake));
-        let poll = self.gate.config.policies.poll;
+        let poll = self.gate.config.policies.poll.get();
         // the first round begins at once: it finds edits from before the watches were set
         let mut pause = Duration::ZERO;
         while !shutdown.is_forced() {
@@ -310,7 +309,7 @@ impl Reloader {
             self.retired.push(old);
         }
         info.with_label_values(&[&*portal.name, &*revision.id]).set(1);
-        let active = ActiveRevision::new(revision, self.gate.config.limits.token_cache);
+        let active = ActiveRevision::new(revision, self.gate.config.limits.token_cache.as_usize());
         portal.active.store(Some(Arc::new(active)));
         self.gate.reloads.send_modify(|count| *count = count.wrapping_add(1));
         if let Some(blocker) = self.required.remove(portal.slug()) {

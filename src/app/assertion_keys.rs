@@ -15,7 +15,7 @@ pub(super) async fn watch(gate: Arc<Gate>, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(gate.config.policies.poll) => {}
+            () = tokio::time::sleep(gate.config.policies.poll.get()) => {}
         }
         let assertions = Arc::clone(&gate.assertions);
         let Ok(change) = tokio::task::spawn_blocking(move || assertions.reload()).await else {

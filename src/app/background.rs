@@ -62,7 +62,7 @@ impl Background {
         let operations = Operations {
             certificates: CertificateWatcher {
                 certificates,
-                poll: gate.config.policies.poll,
+                poll: gate.config.policies.poll.get(),
                 metrics: gate.metrics.clone(),
                 audit: gate.audit.clone(),
             },

@@ -58,7 +58,7 @@ pub(super) struct OperationsListeners {
 impl Bound {
     pub fn bind(config: &Config) -> Result<Self, StartError> {
         let listen = &config.listen;
-        let workers = config.limits.workers.max(1);
+        let workers = config.limits.workers().max(1);
         let mut files = Vec::new();
         let proxy = bind_tcp("proxy", listen.proxy.address, workers)?;
         let decision = match listen.decision.as_ref().map(|decision| &decision.address) {

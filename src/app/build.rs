@@ -156,7 +156,7 @@ impl Parts {
 
 fn build_gate(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>, StartError> {
     let config = Arc::new(config);
-    let authn = Authn::new(&config.issuers, config.limits.token_bytes, metrics.clone())?;
+    let authn = Authn::new(&config.issuers, config.limits.token_bytes.as_usize(), metrics.clone())?;
     let issuer = config.public_url.as_deref().unwrap_or("cedargate");
     let assertions = Arc::new(AssertionKeys::load(&config.assertion, issuer)?);
     let portals = ArcSwap::from_pointee(build_portals(&config, &metrics)?);

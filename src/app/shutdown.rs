@@ -65,9 +65,9 @@ impl Running {
     pub fn stop(self) {
         let limits = &self.gate.config.limits;
         self.start_draining();
-        self.wait(limits.drain_delay, Shutdown::is_closing);
+        self.wait(limits.drain_delay.get(), Shutdown::is_closing);
         self.trigger.close();
-        self.wait(limits.drain_timeout, Shutdown::is_forced);
+        self.wait(limits.drain_timeout.get(), Shutdown::is_forced);
         self.trigger.force();
         self.reload_requests.wake();
         // the `conditions` thread ends when the last revision is dropped; both of these hold revisions

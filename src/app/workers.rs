@@ -92,7 +92,7 @@ impl WorkerParts {
     /// Serves until closing, then until every connection and tunnel ended.
     async fn run(self) {
         let gate = self.gate;
-        let tunnels = Tunnels::new(self.shutdown.clone(), gate.config.limits.tunnel_idle_timeout);
+        let tunnels = Tunnels::new(self.shutdown.clone(), gate.config.limits.tunnel_idle_timeout.get());
         let worker = Rc::new(Worker {
             gate: Arc::clone(&gate),
             pool: Pool::new(tunnels.clone()),

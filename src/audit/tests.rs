@@ -206,7 +206,7 @@ fn file_sink_is_private_survives_rotation_and_writes_every_record_on_close() {
         allow: AuditAllow::All,
         mask: Vec::new(),
         on_full: OnFull::Drop,
-        queue: 1000,
+        queue: config::Count::of::<1000>(),
     };
     let metrics = Metrics::new().unwrap();
     let written = metrics.audit_events.with_label_values(&["file"]);

@@ -146,7 +146,7 @@ impl AssertionKeys {
             ring: ArcSwap::from_pointee(ring),
             file: config.key_file.clone(),
             issuer: issuer.to_owned(),
-            ttl: i64::try_from(config.ttl.as_secs()).unwrap_or(i64::MAX),
+            ttl: i64::try_from(config.ttl.get().as_secs()).unwrap_or(i64::MAX),
         })
     }
 
@@ -374,7 +374,7 @@ mod tests {
     fn keys() -> AssertionKeys {
         let config = config::Assertion {
             header: "x-cedargate-assertion".into(),
-            ttl: Duration::from_secs(60),
+            ttl: config::TimeSpan::seconds::<60>(),
             key_file: None,
         };
         AssertionKeys::load(&config, "cedargate").unwrap()

@@ -149,7 +149,7 @@ impl IntrospectionClient {
         };
         Ok(Arc::new(Self {
             issuers: config.issuers.clone(),
-            token_bytes: config.limits.token_bytes,
+            token_bytes: config.limits.token_bytes.as_usize(),
             client: if needs_client { Some(client()?) } else { None },
             answers: Cache::new(ANSWERS_MAX),
             in_flight: Mutex::default(),

@@ -1,19 +1,19 @@
 //! The environment as a layer over the file: `CEDARGATE_SECTION__KEY=value` is written into the tree.
 //!
-//! The schema says how a value reads (a number, a list …) but judges nothing: an unknown key is written down like any
-//! other and `walk` reports it. Variables that Kubernetes makes for a service named cedargate are not ours.
+//! The schema says how a value reads (a number, a list …), but nothing is checked here: an unknown key is written like any
+//! other, and `schema` reports it. Variables that Kubernetes makes for a service named cedargate are ignored.
 
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::error::ConfigErrors;
+use super::schema::{allows, forms, is_not_available, keys, property_names, step_schema};
 use super::tree::{Node, Origin, Shape, join};
-use super::walk::{allows, forms, is_not_available, keys, property_names, step_schema};
 
 const PREFIX: &str = "CEDARGATE_";
 
-/// Ours, but not configuration keys.
+/// Variables of the gate that are not configuration keys.
 const NOT_KEYS: [&str; 3] = ["CONFIG", "LOG", "TEST_DATA"];
 
 /// A variable that stands for a key, such as `["issuers", "0", "name"]`.
@@ -24,7 +24,7 @@ struct Variable {
     value: String,
 }
 
-/// The process's environment; what is not Unicode is made readable, where `std::env::vars` would panic.
+/// The process's environment. Names and values that are not Unicode are made readable; `std::env::vars` would panic.
 pub fn process_environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
 }
@@ -72,7 +72,7 @@ fn variable(schema: &Value, name: String, value: String, errors: &mut ConfigErro
     })
 }
 
-/// The key that `limits_batch` was meant to be; a restriction must not be lost to a missing underscore.
+/// The key that `limits_batch` means: a missing underscore must not lose a restriction.
 fn flat_key(schema: &Value, flat: &str) -> Option<String> {
     static_keys(schema)
         .into_iter()
@@ -127,7 +127,7 @@ fn write(tree: &mut Node, root: &Value, variable: &Variable, errors: &mut Config
     node.origin = variable.origin.clone();
 }
 
-/// Reads a text as the type that the schema expects; a text that is none is kept, for `walk` to refuse.
+/// Reads a text as the type that the schema expects. A text of another type stays a text, and `schema` refuses it.
 fn parse_value(root: &Value, schema: Option<&Value>, text: &str, origin: &Origin) -> Option<Shape> {
     let here = schema.map(|schema| forms(root, schema)).unwrap_or_default();
     let allowed = |name| here.iter().any(|form| allows(form, name));

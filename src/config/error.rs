@@ -1,6 +1,6 @@
-//! What is wrong with a configuration: every mistake at once, each with its key, its place and what to do.
+//! The mistakes of a configuration: all at once, each with its key, its origin and the remedy.
 //!
-//! Messages never repeat a secret: whoever reports an error at a secret's key names its type, not its value.
+//! Messages never repeat a secret: an error at the key of a secret names the value's type only.
 
 use std::fmt;
 
@@ -64,7 +64,7 @@ impl ConfigErrors {
         self.0.sort_by_key(|error| error.origin.as_ref().map(Origin::order));
     }
 
-    /// For machines: a list of `{key, origin, file, line, message}`.
+    /// The errors as a list of `{key, origin, file, line, message}`.
     pub fn to_json(&self) -> Value {
         let one = |error: &ConfigError| {
             let origin = error.origin.as_ref();

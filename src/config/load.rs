@@ -1,7 +1,7 @@
-//! File and environment to a checked configuration, with where each value came from.
+//! The step from file and environment to a checked configuration, with the origin of each value.
 //!
-//! The only part of the configuration that reads files (the secrets' are read by `check`). All mistakes come back
-//! together; nothing is half-loaded.
+//! This file and `secret` are the only parts of the configuration that read files. All mistakes come back together; nothing
+//! is half-loaded.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -11,30 +11,30 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::check::Checker;
+use super::document::Document;
 use super::error::ConfigErrors;
-use super::raw::{Raw, json_schema};
+use super::schema::{SchemaCheck, json_schema};
 use super::tree::{Node, Origin, Shape, join};
-use super::walk::Walk;
 use super::{Config, env};
 
 /// Bytes of a configuration file.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// A configuration that may be used, and what people want to know about it.
+/// A usable configuration, with its values as text and their origins.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     pub config: Config,
     /// Every key with its value, defaults included, secrets redacted.
     pub effective: Value,
-    /// Where each value of `effective` came from: `cedargate.yaml:12`, `environment CEDARGATE_X`, `default`.
+    /// The origin of each value of `effective`: `cedargate.yaml:12`, `environment CEDARGATE_X`, `default`.
     pub origins: BTreeMap<String, String>,
-    /// The same for whoever reports an error at a key; those of defaults are not here.
+    /// The same as values, for errors that are reported at a key later; defaults have none.
     pub places: BTreeMap<String, Origin>,
     /// Files whose change means the configuration changed: the file itself and the secrets'.
     pub watched: Vec<PathBuf>,
 }
 
-/// How `config print` shows a configuration.
+/// The formats of `config print`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum PrintFormat {
     /// One `key = value  # origin` per line.
@@ -63,7 +63,7 @@ pub fn from_str(text: &str, folder: &Path, env: impl Iterator<Item = (String, St
     load_text(text, "cedargate.yaml", folder, env)
 }
 
-/// What `cedargate config print` writes.
+/// The output of `cedargate config print`.
 pub fn print(loaded: &Loaded, format: PrintFormat) -> String {
     match format {
         PrintFormat::Json => {
@@ -115,16 +115,16 @@ fn load_text(text: &str, name: &str, folder: &Path, env: impl Iterator<Item = (S
     }
     let schema = json_schema();
     env::apply(&mut tree, &schema, env, &mut errors);
-    let value = Walk::new(&schema, &mut errors)
+    let value = SchemaCheck::new(&schema, &mut errors)
         .value("", &tree, &schema)
         .unwrap_or_else(|| json!({}));
     checked(&tree, value, folder, errors)
 }
 
 fn checked(tree: &Node, value: Value, folder: &Path, mut errors: ConfigErrors) -> Result<Loaded, ConfigErrors> {
-    // what `walk` let through reads as `Raw`; if not, that is still a refusal and never a guess
-    let raw: Raw = match serde_json::from_value(value) {
-        Ok(raw) => raw,
+    // `schema` let only readable values through; if one cannot be read all the same, the configuration is refused
+    let document: Document = match serde_json::from_value(value) {
+        Ok(document) => document,
         Err(error) => {
             if errors.is_empty() {
                 errors.add("", None, format!("the configuration cannot be read: {error}"));
@@ -138,12 +138,12 @@ fn checked(tree: &Node, value: Value, folder: &Path, mut errors: ConfigErrors) -
         folder,
         secret_files: Vec::new(),
     };
-    let config = checker.config(&raw);
+    let config = checker.config(&document);
     let watched = checker.secret_files;
     errors.sort();
     match config {
         Some(config) if errors.is_empty() => {
-            let effective = effective(&raw, &config);
+            let effective = effective(&document, &config);
             let places = places(&effective, tree);
             let origins = origins(&effective, &places);
             Ok(Loaded {
@@ -163,10 +163,12 @@ fn checked(tree: &Node, value: Value, folder: &Path, mut errors: ConfigErrors) -
     }
 }
 
-fn effective(raw: &Raw, config: &Config) -> Value {
-    let mut raw = raw.clone();
-    raw.limits.workers = Some(config.limits.workers);
-    serde_json::to_value(raw).unwrap_or(Value::Null)
+fn effective(document: &Document, config: &Config) -> Value {
+    let mut effective = serde_json::to_value(document).unwrap_or(Value::Null);
+    if let Some(workers) = effective.pointer_mut("/limits/workers") {
+        *workers = json!(config.limits.workers());
+    }
+    effective
 }
 
 fn places(effective: &Value, tree: &Node) -> BTreeMap<String, Origin> {

@@ -1,8 +1,9 @@
-//! The configuration as its users meet it: a text and an environment in, values or messages out.
+//! Tests of the configuration as a whole: a text and an environment in, values or messages out.
 
 use std::path::Path;
 use std::time::Duration;
 
+use cedargate_policy::scope::TenantSource;
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -39,7 +40,7 @@ fn bad(text: &str, parts: &[&str]) {
 }
 
 #[test]
-fn an_upstream_is_all_that_is_needed() {
+fn an_upstream_alone_is_a_complete_configuration() {
     let config = good(MINIMAL);
     assert_eq!(config.listen.proxy.address.to_string(), "0.0.0.0:8900");
     assert_eq!(
@@ -53,24 +54,28 @@ fn an_upstream_is_all_that_is_needed() {
     assert!(config.upstream.strip_headers.contains(&"x-original-url".to_owned()));
     assert!(!config.upstream.forward_authorization);
     assert_eq!(config.policies.dir, Path::new("/etc/cedargate/policies"));
-    assert_eq!(config.policies.poll, Duration::from_secs(5));
-    assert_eq!(config.limits.header_bytes, 32 * 1024);
-    assert_eq!(config.limits.decision_body_bytes, 1024 * 1024);
-    assert_eq!(config.limits.token_bytes, 16 * 1024);
+    assert_eq!(config.policies.poll.get(), Duration::from_secs(5));
+    assert_eq!(config.limits.header_bytes.get(), 32 * 1024);
+    assert_eq!(config.limits.decision_body_bytes.get(), 1024 * 1024);
+    assert_eq!(config.limits.token_bytes.get(), 16 * 1024);
     assert_eq!(
-        (config.limits.connections, config.limits.batch, config.limits.token_cache),
+        (
+            config.limits.connections.get(),
+            config.limits.batch.get(),
+            config.limits.token_cache.get()
+        ),
         (10_000, 200, 10_000)
     );
-    assert!(config.limits.workers >= 1 && config.limits.body_bytes.is_none());
+    assert!(config.limits.workers() >= 1 && config.limits.body_bytes.is_none());
     assert_eq!(config.audit.sink, AuditSink::Stdout);
-    assert_eq!((config.audit.on_full, config.audit.queue), (OnFull::Drop, 8192));
+    assert_eq!((config.audit.on_full, config.audit.queue.get()), (OnFull::Drop, 8192));
     assert_eq!(config.assertion.header, "x-cedargate-assertion");
     assert_eq!(config.identity.prefix, "/api/v1/identity");
     assert!(config.portals.is_none() && config.issuers.is_empty());
 }
 
 #[test]
-fn the_example_of_the_contract_reads() {
+fn the_example_of_the_contract_loads() {
     let config = good(
         r#"
 public_url: https://Shop.example.com:443/
@@ -128,7 +133,7 @@ limits: { header_bytes: 65536, body_bytes: 10MiB, workers: 2 }
     assert_eq!(config.issuers[0].scope.claims.subject, "sub");
     assert_eq!(config.issuers[1].keys, KeySource::Discovery);
     assert_eq!(config.audit.sink, AuditSink::File("/etc/cedargate/audit.jsonl".into()));
-    assert_eq!(config.limits.body_bytes, Some(10 * 1024 * 1024));
+    assert_eq!(config.limits.body_bytes.map(ByteSize::get), Some(10 * 1024 * 1024));
 }
 
 #[test]
@@ -151,7 +156,7 @@ fn all_mistakes_are_reported_at_once_each_with_its_line() {
 }
 
 #[test]
-fn structure_mistakes_say_what_to_do() {
+fn errors_of_structure_name_the_remedy() {
     bad("", &["upstream: this key is required"]);
     bad("[a, b]", &["expected a mapping of keys, got a list"]);
     bad("a: [", &["cedargate.yaml:"]);
@@ -186,7 +191,7 @@ fn structure_mistakes_say_what_to_do() {
 }
 
 #[test]
-fn what_this_version_does_not_have_is_refused() {
+fn a_key_of_a_missing_feature_is_refused() {
     bad(
         &with("listen: { ext_authz: { address: x } }"),
         &["not available in this version"],
@@ -281,7 +286,7 @@ fn bad_urls_are_explained_and_never_show_a_password() {
 }
 
 #[test]
-fn an_upstream_speaks_what_its_url_and_protocol_say() {
+fn url_and_protocol_decide_the_http_version_of_an_upstream() {
     let upstream = |text: &str| good(&format!("upstream: {{ {text} }}")).upstream;
     for (text, origin, protocol) in [
         ("url: 'http://App'", "http://app:80", Protocol::Auto),
@@ -321,7 +326,97 @@ fn an_upstream_speaks_what_its_url_and_protocol_say() {
 }
 
 #[test]
-fn listeners_with_tls_and_a_control_socket() {
+fn a_portal_takes_the_upstream_keys_that_it_leaves_out_from_the_top_level() {
+    let portal = |base: &str, own: &str| {
+        let text = format!("upstream: {{ {base} }}\nportals: {{ a: {{ upstream: {own} }} }}");
+        good(&text).portals.unwrap().remove(0).upstream.unwrap()
+    };
+    let base = "url: 'https://app', tls: { ca: ca.pem }, connect_timeout: 3s, circuit: { failures: 9, pause: 9s }";
+    for own in [
+        "'https://b'",
+        "{ url: 'https://b' }",
+        "{ url: 'https://b', tls: null, circuit: null }",
+    ] {
+        let upstream = portal(base, own);
+        assert_eq!(upstream.connect_timeout, Duration::from_secs(3), "{own}");
+        assert_eq!(upstream.tls.ca.as_deref(), Some(Path::new("/etc/cedargate/ca.pem")), "{own}");
+        assert_eq!(upstream.circuit.failures, 9, "{own}");
+    }
+    let upstream = portal(base, "{ url: 'https://b', tls: {}, circuit: { failures: 2 } }");
+    assert_eq!(upstream.tls, UpstreamTls::default(), "a given mapping replaces the whole one");
+    assert_eq!(upstream.circuit.pause.get(), Duration::from_millis(200));
+    let upstream = portal(base, "'http://b'");
+    assert_eq!(upstream.tls, UpstreamTls::default(), "the files are for an `https` URL");
+    let upstream = portal("url: 'http://app', protocol: http1", "'h2c://b'");
+    assert_eq!(upstream.protocol, Protocol::Http2, "the portal's own scheme says it");
+}
+
+#[test]
+fn mistakes_of_the_top_level_upstream_are_not_repeated_for_portals() {
+    let text = "upstream: { url: 'https://app', tls: { cert: a }, connect_timeout: 0s, strip_headers: ['a b'] }\n\
+                portals: { a: { upstream: 'https://b' }, b: { upstream: { url: 'https://b', idle_timeout: 0s } } }";
+    let errors = from_env(text, &[]).unwrap_err();
+    let mut keys: Vec<&str> = errors.iter().map(|error| error.key.as_str()).collect();
+    keys.sort_unstable();
+    assert_eq!(
+        keys,
+        [
+            "portals.b.upstream.idle_timeout",
+            "upstream.connect_timeout",
+            "upstream.strip_headers[0]",
+            "upstream.tls.cert"
+        ]
+    );
+}
+
+#[test]
+fn relative_paths_start_at_the_folder_of_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("relative"), "a-token-of-16-characters").unwrap();
+    let tls = "{ cert: relative, key: relative, client_ca: relative }";
+    let client = "client_id: gate, client_secret_file: relative";
+    let text = format!(
+        "public_url: https://shop.test\n\
+         listen: {{ proxy: {{ tls: {tls} }}, decision: {{ tls: {tls}, auth: {{ tokens_file: relative }} }}, control: {{ address: 'unix:relative' }} }}\n\
+         upstream: {{ url: 'https://app', tls: {{ ca: relative, cert: relative, key: relative }} }}\n\
+         portals: {{ a: {{ upstream: {{ url: 'https://b', tls: {{ ca: relative, cert: relative, key: relative }} }} }}, b: {{ upstream: 'unix:relative' }} }}\n\
+         policies: {{ dir: relative, schemas: relative, state_dir: relative }}\n\
+         issuers: [{{ name: corp, issuer: 'https://id.test', audiences: [x], jwks: {{ file: relative }}, introspection: {{ {client} }} }}]\n\
+         sessions: {{ store: redis, key_file: relative, redis: {{ url: 'rediss://r', key_prefix: 'x:', password_file: relative, tls: {{ ca: relative, cert: relative, key: relative }} }} }}\n\
+         login: {{ providers: {{ a: {{ issuer: corp, {client} }}, b: {{ issuer: corp, client_id: gate, client_key_file: relative }}, c: {{ users_file: relative }} }} }}\n\
+         identity: {{ logo: relative }}\nassertion: {{ key_file: relative }}\naudit: {{ sink: {{ file: relative }} }}\n"
+    );
+    let loaded = from_str(&text, folder.path(), std::iter::empty()).unwrap_or_else(|errors| panic!("{errors}"));
+    let shown = format!("{:?}", loaded.config);
+    assert!(!shown.contains("\"relative\""), "a path was not resolved: {shown}");
+    assert_eq!(loaded.effective["policies"]["dir"], "relative", "printed as written");
+    // a new key for a file joins the text above
+    let keys = schema::keys(&json_schema());
+    let files = keys.iter().filter(|key| key.ends_with("_file") || key.ends_with(".file"));
+    assert_eq!(files.count(), 10);
+}
+
+#[test]
+fn the_published_schema_is_the_generated_one() {
+    let published = include_str!("../../schemas/config.schema.json");
+    assert!(
+        format!("{:#}\n", json_schema()) == published,
+        "run `cedargate config schema > schemas/config.schema.json`"
+    );
+}
+
+#[test]
+fn the_schema_carries_the_bounds_of_durations_and_sizes() {
+    let schema = json_schema();
+    let key = |section: &str, key: &str| schema["$defs"][section]["properties"][key].clone();
+    assert_eq!(key("Policies", "poll")["x-minimum"], "100ms");
+    assert_eq!(key("Assertion", "ttl")["x-maximum"], "1h");
+    assert_eq!(key("Limits", "header_bytes")["x-minimum"], 8192);
+    assert_eq!(key("Limits", "drain_delay").get("x-minimum"), None);
+}
+
+#[test]
+fn listeners_take_tls_files_and_a_control_socket() {
     let tls = "cert: tls.pem, key: tls.key, client_ca: ca.pem";
     let config = good(&with(&format!(
         "trusted_proxies: [10.0.0.0/8]\nlisten: {{ proxy: {{ tls: {{ {tls} }}, proxy_protocol: true }}, decision: {{ address: '0.0.0.0:1', tls: {{ {tls} }} }}, control: {{ address: 'unix:c.sock' }} }}"
@@ -363,7 +458,10 @@ fn rates_have_a_time_and_a_burst() {
     let config = good(&with(
         "limits: { rate_per_address: { requests: 10 }, rate_per_principal: { requests: 1, per: 1m, burst: 5 } }",
     ));
-    let numbers = |rate: Option<Rate>| rate.map(|r| (r.requests.get(), r.per.as_secs(), r.burst.get()));
+    let numbers = |rate: Option<RateLimit>| {
+        rate.map(|rate| rate.rate())
+            .map(|r| (r.requests.get(), r.per.as_secs(), r.burst.get()))
+    };
     assert_eq!(numbers(config.limits.rate_per_address), Some((10, 1, 10)));
     assert_eq!(numbers(config.limits.rate_per_principal), Some((1, 60, 5)));
     bad(
@@ -381,7 +479,7 @@ fn rates_have_a_time_and_a_burst() {
 }
 
 #[test]
-fn issuers_must_be_safe() {
+fn unsafe_issuers_are_refused() {
     let issuer = |more: &str| {
         with(&format!(
             "issuers:\n  - {{ name: corp, issuer: 'https://id.test', {more} }}\n"
@@ -434,7 +532,7 @@ fn issuers_must_be_safe() {
 }
 
 #[test]
-fn portals_must_be_unambiguous() {
+fn ambiguous_portals_are_refused() {
     let portal = |more: &str| with(&format!("{ISSUER}portals: {{ shop: {{ {more} }} }}"));
     for (host, part) in [
         ("shop.test:80", "has a port"),
@@ -528,9 +626,9 @@ fn the_environment_overrides_the_file() {
     let config = &loaded.config;
     assert_eq!(
         (
-            config.limits.batch,
-            config.limits.token_bytes,
-            config.limits.decision_body_bytes
+            config.limits.batch.get(),
+            config.limits.token_bytes.get(),
+            config.limits.decision_body_bytes.get()
         ),
         (7, 8192, 4096)
     );
@@ -622,14 +720,14 @@ fn secrets_come_in_place_or_by_file_and_never_print() {
 }
 
 #[test]
-fn a_misspelt_store_is_the_only_mistake_of_what_belongs_to_it() {
+fn a_misspelt_store_causes_no_further_errors() {
     let yaml = with("sessions: { store: reddis, redis: { url: 'redis://r:6379', key_prefix: 'cedargate:shop:' } }\n");
     assert_eq!(Config::from_yaml(&yaml).unwrap_err().len(), 1);
     bad(&yaml, &["sessions.store: unknown value `reddis`; did you mean `redis`?"]);
 }
 
 #[test]
-fn a_provider_whose_only_key_is_misspelt_is_told_that_and_what_it_lacks() {
+fn a_misspelt_provider_key_and_the_missing_issuer_are_both_reported() {
     let yaml = with("public_url: 'https://shop.test'\nlogin: { providers: { staff: { user_file: u.yaml } } }\n");
     let errors = Config::from_yaml(&yaml).unwrap_err();
     assert_eq!(errors.iter().count(), 2, "{errors}");
@@ -640,6 +738,15 @@ fn a_provider_whose_only_key_is_misspelt_is_told_that_and_what_it_lacks() {
             "login.providers.staff.issuer: is missing: name one of `issuers`, or set `users_file`",
         ],
     );
+}
+
+#[test]
+fn a_bad_scope_is_reported_at_its_own_place_in_the_list() {
+    let provider = "issuer: corp, client_id: gate, client_secret: x, scopes: [email, 'a b']";
+    let yaml = with(&format!(
+        "public_url: 'https://shop.test'\n{ISSUER}login: {{ providers: {{ corp: {{ {provider} }} }} }}\n"
+    ));
+    bad(&yaml, &["login.providers.corp.scopes[1]: `a b` is not a valid scope"]);
 }
 
 #[test]
@@ -656,7 +763,7 @@ fn a_login_over_plain_http_is_refused_where_browsers_drop_its_cookie() {
 }
 
 #[test]
-fn what_redis_would_misunderstand_is_refused_at_its_key() {
+fn ambiguous_redis_settings_are_refused_at_their_key() {
     let redis = |redis: &str| with(&format!("sessions: {{ store: redis, key_file: k, redis: {{ {redis} }} }}\n"));
     let prefixed = |more: &str| redis(&format!("key_prefix: 'x:', {more}"));
     bad(&redis("url: 'redis://r'"), &["sessions.redis.key_prefix: is missing"]);
@@ -700,7 +807,7 @@ fn what_redis_would_misunderstand_is_refused_at_its_key() {
 }
 
 #[test]
-fn a_file_that_is_read_again_while_the_gate_runs_asks_for_no_restart() {
+fn files_that_the_gate_reads_again_need_no_restart() {
     let folder = tempfile::tempdir().unwrap();
     let files = [
         "secret",
@@ -758,7 +865,7 @@ fn bad_secrets_are_errors_that_do_not_show_them() {
     ] {
         let path = folder.path().join("t");
         std::fs::write(&path, content).unwrap();
-        let message = check::secret::read_tokens(&path).unwrap_err();
+        let message = secret::read_tokens(&path).unwrap_err();
         assert!(message.contains(part) && !message.contains("hunter2"), "{message}");
     }
 }
@@ -802,7 +909,7 @@ fn the_effective_configuration_loads_to_itself() {
 #[test]
 fn every_key_is_documented() {
     let docs = include_str!("../../docs/configuration.md");
-    for key in walk::keys(&json_schema()) {
+    for key in schema::keys(&json_schema()) {
         assert!(docs.contains(&format!("`{key}`")), "docs/configuration.md lacks `{key}`");
     }
 }
@@ -845,7 +952,7 @@ fn yamlish() -> impl Strategy<Value = String> {
         "'[a-z/:*.@%é]{0,12}'".prop_map(|text| text),
     ];
     scalars.prop_recursive(4, 32, 4, |inner| {
-        let keys = walk::keys(&json_schema());
+        let keys = schema::keys(&json_schema());
         let names: Vec<String> = keys
             .iter()
             .filter_map(|key| key.rsplit('.').next())
@@ -887,7 +994,7 @@ proptest! {
 
     #[test]
     fn any_value_at_any_key_gives_values_or_messages(at in any::<prop::sample::Index>(), value in yamlish()) {
-        let keys: Vec<String> = walk::keys(&json_schema());
+        let keys: Vec<String> = schema::keys(&json_schema());
         let name = keys[at.index(keys.len())].replace("[]", "__0").replace("<slug>", "a").replace('.', "__").to_uppercase();
         let name = format!("CEDARGATE_{name}");
         if let Err(errors) = from_env(&with(ISSUER), &[(&name, value.trim_matches('\''))]) {

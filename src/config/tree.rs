@@ -1,7 +1,7 @@
 //! A YAML document as a tree whose every node knows where it was written.
 //!
-//! No types and no meaning yet: that is `walk`'s and `check`'s. Duplicate keys are kept here, so that they are reported
-//! beside all other mistakes instead of hiding them.
+//! The tree has no types and no meaning yet; `schema` and `check` add them. Duplicate keys are kept, so that they are reported
+//! beside all other mistakes.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use serde_saphyr::{DuplicateKeyPolicy, Spanned};
 /// Levels of nesting that a configuration may have; the deepest real one has 6.
 const DEPTH_MAX: usize = 32;
 
-/// Where a value was written.
+/// The place where a value was written.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Origin {
     File {
@@ -41,7 +41,7 @@ pub enum Shape {
     Map(Vec<(String, Origin, Node)>),
 }
 
-/// What cannot be read as YAML at all.
+/// A text that is not YAML.
 #[derive(Debug)]
 pub struct SyntaxError {
     pub line: u64,
@@ -82,14 +82,14 @@ impl fmt::Display for Origin {
 }
 
 impl Node {
-    /// Reads one YAML document whose keys can be written as a path. `place` turns a line into the origin of what stands there.
+    /// Reads one YAML document whose keys can be written as a path. `place` turns a line into an origin.
     pub fn parse(text: &str, place: &dyn Fn(u64) -> Origin) -> Result<Self, SyntaxError> {
         let node = Self::parse_any(text, place)?;
         node.check_keys()?;
         Ok(node)
     }
 
-    /// The same, whatever the keys are.
+    /// Reads one YAML document with any keys.
     pub fn parse_any(text: &str, place: &dyn Fn(u64) -> Origin) -> Result<Self, SyntaxError> {
         let options = serde_saphyr::options! {
             budget: serde_saphyr::budget! { max_depth: DEPTH_MAX },
@@ -180,7 +180,7 @@ impl Node {
         let mut origin = None;
         for step in steps(path) {
             let Some(next) = node.child(step) else { break };
-            // a scalar's own place; of a mapping or list the line of its key, not that of its first item
+            // a scalar has its own line; a mapping or list the line of its key, not that of its first item
             let nested = matches!(next.shape, Shape::Map(_) | Shape::List(_));
             origin = Some(node.key_origin(step).filter(|_| nested).unwrap_or(&next.origin).clone());
             node = next;
@@ -195,7 +195,7 @@ impl Node {
         }
     }
 
-    /// What a person would call this value: its type alone.
+    /// The type of this value in words.
     pub fn type_name(&self) -> &'static str {
         match self.shape {
             Shape::Null => "nothing (null)",

@@ -1,4 +1,4 @@
-//! What a configuration may say, and had better not.
+//! Settings that are valid but probably a mistake.
 
 use super::{Config, KeySource, Portal, Provider, ProviderKind};
 use cedargate_policy::types::PortalSlug;
@@ -30,8 +30,8 @@ impl Config {
         })
     }
 
-    /// Local accounts vouch as an issuer of their own: a portal that trusts whoever there is trusts two, and what policies and the
-    /// app call the users of the first changes with that.
+    /// Local accounts are an issuer of their own. A portal that trusts every issuer then trusts two, and the subjects of the
+    /// first get a prefix, which policies and the app see.
     fn subjects_renamed(&self) -> Option<String> {
         let of_tokens = |index: &usize| {
             let issuer = self.issuers.get(*index);
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_that_is_an_audience_too_is_warned_of() {
+    fn a_client_id_among_the_audiences_gives_a_warning() {
         let config = |audiences: &str| {
             let yaml = format!(
                 "upstream: {{ url: 'http://127.0.0.1:1' }}\npublic_url: 'https://shop.test'\n\
@@ -75,8 +75,9 @@ mod tests {
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(warnings[0].starts_with("login.providers.corp.client_id: "), "{warnings:?}");
     }
+
     #[test]
-    fn local_accounts_that_rename_the_users_of_an_issuer_are_warned_of() {
+    fn local_accounts_that_rename_the_subjects_of_an_issuer_give_a_warning() {
         let warnings = |issuers: &str, more: &str| {
             let yaml = format!(
                 "upstream: {{ url: 'http://127.0.0.1:1' }}\npublic_url: 'https://shop.test'\nissuers: [{issuers}]\n\
@@ -95,7 +96,7 @@ mod tests {
         assert_eq!(warnings(corp, "portals: { a: { issuers: [corp] }, b: {} }\n").len(), 1);
         for (issuers, more) in [
             ("", ""),
-            // they had a prefix before
+            // these subjects had a prefix before
             (&format!("{corp}, {other}"), ""),
             (&corp.replace(" }", ", subject_prefix: '' }"), ""),
             (&corp.replace(" }", ", subject_prefix: 'corp|' }"), ""),

@@ -113,14 +113,14 @@ async fn read(
     if head.method != Method::POST {
         return Err(invalid(format!("`{}` takes POST", head.uri.path())));
     }
-    let max = gate.config.limits.decision_body_bytes;
+    let max = gate.config.limits.decision_body_bytes.as_usize();
     let limits = &gate.config.limits;
-    let bytes = timeout(limits.header_timeout, Limited::new(body, max).collect()).await;
+    let bytes = timeout(limits.header_timeout.get(), Limited::new(body, max).collect()).await;
     let bytes = bytes.map_err(|_elapsed| invalid("the body did not come within `limits.header_timeout`".to_owned()))?;
     let bytes = bytes.map_err(|_why| Refusal::new(Denial::RequestTooLarge, format!("the body is larger than {max} bytes")))?;
     let parsed = json::object_from_slice(&bytes.to_bytes()).map_err(|e| invalid(format!("the body is not strict JSON: {e}")))?;
     if batch {
-        return Ask::read_batch(parsed, gate.config.limits.batch).map(Asks::Batch);
+        return Ask::read_batch(parsed, gate.config.limits.batch.as_usize()).map(Asks::Batch);
     }
     Ok(Asks::One(Box::new(Ask::read(parsed, "")?)))
 }

@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use super::live::{DecisionBasis, OriginalRequest};
 use super::record::Progress;
 use super::{Stop, Worker};
+use crate::config::ByteSize;
 use crate::http::listener::ClientConnection;
 use crate::http::request::is_upgrade;
 use crate::http::upstream::{self, Body, CutSignal, ForwardRequest, Sanitized, forward};
@@ -56,7 +57,7 @@ impl Worker {
             request_id: &progress.request_id,
             rules: &portal.header_rules,
             sanitized,
-            body_bytes_max: self.gate.config.limits.body_bytes,
+            body_bytes_max: self.gate.config.limits.body_bytes.map(ByteSize::get),
             send_hints: send_hints.as_ref().map(|send| send as upstream::SendHints<'_>),
             connection_slot: self.connection_slot(connection, &request, &original, basis.as_ref(), &cut),
             cut,

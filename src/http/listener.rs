@@ -138,13 +138,13 @@ struct Panicked;
 impl ListenerContext {
     pub fn new(limits: &Limits, count: ConnectionCount, metrics: &Metrics, on_rejected: OnRejected) -> Self {
         Self {
-            header_bytes: limits.header_bytes,
+            header_bytes: limits.header_bytes.as_usize(),
             timeouts: Timeouts {
-                header: limits.header_timeout,
-                idle: limits.idle_timeout,
-                send: limits.send_timeout,
+                header: limits.header_timeout.get(),
+                idle: limits.idle_timeout.get(),
+                send: limits.send_timeout.get(),
             },
-            streams: limits.streams,
+            streams: limits.streams.get(),
             count,
             options: ListenerOptions::default(),
             metrics: metrics.clone(),

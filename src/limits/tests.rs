@@ -5,11 +5,21 @@ use super::*;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 
+use crate::config::{Count, RateLimit, TimeSpan};
+
 fn rate(requests: u32, per: Duration, burst: u32) -> Rate {
     Rate {
         requests: NonZeroU32::new(requests).unwrap(),
         per,
         burst: NonZeroU32::new(burst).unwrap(),
+    }
+}
+
+fn keys(rate: Rate) -> RateLimit {
+    RateLimit {
+        requests: Count::new(rate.requests.get()),
+        per: TimeSpan::new(rate.per).unwrap(),
+        burst: Count::new(rate.burst.get()),
     }
 }
 
@@ -20,9 +30,9 @@ fn address(text: &str) -> IpAddr {
 fn limits(address: Option<Rate>, principal: Option<Rate>, requests: usize) -> RequestLimits {
     let config = crate::config::Config::from_yaml("upstream: { url: 'http://127.0.0.1:1' }").unwrap();
     let limits = config::Limits {
-        rate_per_address: address,
-        rate_per_principal: principal,
-        requests,
+        rate_per_address: address.map(keys),
+        rate_per_principal: principal.map(keys),
+        requests: Count::new(u32::try_from(requests).unwrap()).unwrap(),
         ..config.limits
     };
     RequestLimits::new(&limits, CountScope::ThisProcess)
@@ -98,7 +108,7 @@ fn a_rate_that_is_not_configured_makes_no_key_and_refuses_no_request() {
 
 #[test]
 fn the_fastest_and_the_slowest_rate_that_can_be_configured_work() {
-    let fast = limits(Some(rate(1_000_000, Duration::from_nanos(1), 1_000_000)), None, 1);
+    let fast = limits(Some(rate(1_000_000, Duration::from_millis(1), 1_000_000)), None, 1);
     let slow = limits(Some(rate(1, HOUR, 1_000_000)), None, 1);
     for limits in [fast, slow] {
         for _ in 0..10_000 {
@@ -199,7 +209,7 @@ fn request_slots_are_given_up_to_the_limit_and_are_freed_even_by_a_panic() {
 fn requests_that_other_replicas_let_pass_count_here_until_their_window_ends() {
     let config = crate::config::Config::from_yaml("upstream: { url: 'http://127.0.0.1:1' }").unwrap();
     let limits = config::Limits {
-        rate_per_address: Some(rate(10, HOUR, 10)),
+        rate_per_address: Some(keys(rate(10, HOUR, 10))),
         ..config.limits
     };
     let limits = RequestLimits::new(&limits, CountScope::AllReplicas);

@@ -210,7 +210,7 @@ fn lab_with(provider: &Provider, issuer: &str, client: &str) -> Lab {
     let config = Config::from_yaml(&yaml).unwrap_or_else(|errors| panic!("{yaml}\n{errors}"));
     let metrics = crate::base::metrics::Metrics::new().unwrap();
     let (audit, _writer) = crate::audit::start(&config.audit, &metrics).unwrap();
-    let authn = Authn::new(&config.issuers, config.limits.token_bytes, metrics.clone()).unwrap();
+    let authn = Authn::new(&config.issuers, config.limits.token_bytes.as_usize(), metrics.clone()).unwrap();
     let sessions = Sessions::new(&config, &metrics).unwrap();
     let stop = CancellationToken::new();
     tokio::spawn(Arc::clone(&authn).run(stop.clone()));

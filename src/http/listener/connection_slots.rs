@@ -65,7 +65,7 @@ impl ConnectionCount {
     pub fn new(limits: &Limits, metrics: &Metrics) -> Self {
         Self {
             open: Arc::default(),
-            max: limits.connections,
+            max: limits.connections.as_usize(),
             gauge: Some(metrics.connections.clone()),
         }
     }
@@ -109,7 +109,7 @@ impl AddressCount {
     pub fn new(limits: &Limits, exempt: &[IpNet]) -> Option<Self> {
         limits.connections_per_address.map(|max| Self {
             open: Arc::default(),
-            max,
+            max: max.as_usize(),
             exempt: exempt.into(),
         })
     }

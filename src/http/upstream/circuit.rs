@@ -126,7 +126,7 @@ impl ConnectAttempt<'_> {
         circuit.last_error.store(Some(Arc::new(text)));
         let failures = circuit.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         if circuit.settings.failures > 0 && failures >= circuit.settings.failures {
-            let pause = u64::try_from(circuit.settings.pause.as_micros()).unwrap_or(u64::MAX);
+            let pause = u64::try_from(circuit.settings.pause.get().as_micros()).unwrap_or(u64::MAX);
             // INVARIANT: never the value of a closed circuit
             let open_until = circuit.now().saturating_add(pause).max(CLOSED + 1);
             circuit.open_until.store(open_until, Ordering::Release);
@@ -148,6 +148,7 @@ mod tests {
     use std::time::Duration;
 
     fn circuit(failures: u32, pause: Duration) -> CircuitBreaker {
+        let pause = config::Timeout::new(pause).unwrap();
         CircuitBreaker::new(config::Circuit { failures, pause })
     }
 
@@ -193,9 +194,9 @@ mod tests {
 
     #[test]
     fn one_of_many_threads_probes() {
-        let circuit = circuit(1, Duration::from_micros(1));
+        let circuit = circuit(1, Duration::from_millis(1));
         circuit.attempt().unwrap().record_failure(&"refused");
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::sleep(Duration::from_millis(2));
         let barrier = std::sync::Barrier::new(8);
         let tried: usize = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8)

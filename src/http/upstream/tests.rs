@@ -3,7 +3,7 @@
 use super::*;
 use crate::base::lifecycle::{ShutdownTrigger, shutdown};
 use crate::base::metrics::Metrics;
-use crate::config::{Config, Limits, Upstream};
+use crate::config::{Config, Count, Limits, Timeout, Upstream};
 use crate::http::listener::{ConnectionCount, ListenerContext, Rejected, Socket, bind, serve};
 use crate::http::request::correlation;
 use crate::http::{answer, request};
@@ -42,9 +42,9 @@ struct Gate {
 fn limits() -> Limits {
     let config = Config::from_yaml("upstream: { url: 'http://127.0.0.1:1' }").unwrap();
     Limits {
-        connections: 100,
-        header_timeout: Duration::from_millis(300),
-        idle_timeout: Duration::from_secs(10),
+        connections: Count::of::<100>(),
+        header_timeout: Timeout::millis::<300>(),
+        idle_timeout: Timeout::seconds::<10>(),
         ..config.limits
     }
 }

@@ -1,68 +1,106 @@
-//! Portals: which traffic each gets. Two that could claim the same request are a mistake, not a race.
+//! `portals`: which traffic each portal gets. Two portals that match the same request equally well are a start error.
 
-use super::Checker;
-use crate::config::raw::{Raw, RawPortal, RawPortalUpstream, RawTenant};
-use crate::config::walk::hint;
-use crate::config::{Portal, Upstream};
 use cedargate_policy::scope::{PortalMatch, TenantSource};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::upstream::{PortalUpstream, Upstream};
+use crate::config::check::Checker;
+use crate::config::document::Document;
+use crate::config::schema::hint;
 use cedargate_policy::types::PortalSlug;
 
-pub const SLUG_RULE: &str = "use 1 to 63 of `a-z`, `0-9` and `-`, with no `-` at either end";
-
 /// The gate's own paths on the proxy listener.
-const RESERVED_PREFIX: &str = "/.well-known/cedargate";
+pub const RESERVED_PREFIX: &str = "/.well-known/cedargate";
 
-/// What all portals are checked against.
-struct Around<'a> {
-    raw: &'a Raw,
-    upstream: Option<&'a Upstream>,
-    identity_prefix: Option<&'a str>,
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawPortal {
+    /// The requests that belong to the portal. Absent: any host, `/portal/<slug>`.
+    #[serde(default, rename = "match")]
+    pub matches: RawMatch,
+    /// Names of the issuers the portal trusts. Absent: all of them.
+    #[serde(default)]
+    pub issuers: Option<Vec<String>>,
+    /// The source of the request's tenant.
+    #[serde(default)]
+    pub tenant: RawTenant,
+    /// The portal's own app: a URL, or a mapping. Absent: the top-level `upstream`.
+    #[serde(default)]
+    pub upstream: Option<PortalUpstream>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawMatch {
+    /// Host names without port; `*` stands for one whole label. Empty: any host.
+    pub hosts: Vec<String>,
+    /// Canonical path; compared by whole segments. Absent: `/portal/<slug>`.
+    pub path_prefix: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RawTenant {
+    /// The request has no tenant of its own.
+    #[default]
+    Claim,
+    /// The first label of the host.
+    HostLabel,
+    /// Always this tenant.
+    Fixed(String),
+}
+
+#[derive(Clone, Debug)]
+pub struct Portal {
+    pub slug: PortalSlug,
+    pub matches: PortalMatch,
+    /// Indexes into `Config::issuers`.
+    pub issuers: Vec<usize>,
+    pub tenant: TenantSource,
+    /// `None`: the top-level upstream.
+    pub upstream: Option<Upstream>,
+}
+
+impl Portal {
+    /// A portal that only its folder announces: at `/portal/<slug>` of any host, every issuer, no tenant of the request's own.
+    pub fn discovered(slug: &PortalSlug, issuers: usize) -> Self {
+        Self {
+            slug: slug.clone(),
+            matches: PortalMatch {
+                hosts: Vec::new(),
+                path_prefix: format!("/portal/{slug}"),
+            },
+            issuers: (0..issuers).collect(),
+            tenant: TenantSource::Claim,
+            upstream: None,
+        }
+    }
 }
 
 impl Checker<'_> {
-    pub fn portals(&mut self, raw: &Raw, upstream: Option<&Upstream>, identity_prefix: Option<&str>) -> Option<Vec<Portal>> {
-        let listed = raw.portals.as_ref()?;
-        if listed.is_empty() && !self.errors.iter().any(|error| error.key.starts_with("portals.")) {
+    pub fn portals(&mut self, document: &Document, identity_prefix: Option<&str>) -> Option<Vec<Portal>> {
+        let listed = document.portals.as_ref()?;
+        if listed.is_empty() && !self.has_error_under("portals") {
             self.error(
                 "portals",
                 "is empty, so nothing would be served; name a portal, or remove the key to serve every folder of policies",
             );
         }
-        let around = Around {
-            raw,
-            upstream,
-            identity_prefix,
-        };
         let portals: Vec<Portal> = listed
             .iter()
-            .filter_map(|(slug, portal)| self.portal(slug, portal, &around))
+            .filter_map(|(slug, portal)| self.portal(slug, portal, document, identity_prefix))
             .collect();
         self.ties(&portals);
         Some(portals)
     }
 
-    pub fn identity_prefix(&mut self, text: &str) -> Option<String> {
-        let key = "identity.prefix";
-        let prefix = self.canonical_prefix(key, text)?;
-        if prefix == "/" || is_under(&prefix, RESERVED_PREFIX) || is_under(RESERVED_PREFIX, &prefix) {
-            self.error(
-                key,
-                format!("`{text}` would cover other paths; choose one such as `/api/v1/identity`"),
-            );
-            return None;
-        }
-        Some(prefix)
-    }
-
-    fn portal(&mut self, slug: &str, raw: &RawPortal, around: &Around<'_>) -> Option<Portal> {
+    fn portal(&mut self, slug: &str, raw: &RawPortal, document: &Document, identity_prefix: Option<&str>) -> Option<Portal> {
         let section = format!("portals.{slug}");
-        let parsed = PortalSlug::parse(slug);
-        if parsed.is_none() {
-            self.error(&section, format!("`{slug}` is not a portal's slug; {SLUG_RULE}"));
-        }
+        let parsed = parse_slug(slug).map_err(|message| self.error(&section, message)).ok();
         let hosts = self.hosts(&format!("{section}.match.hosts"), &raw.matches.hosts);
-        let path_prefix = self.path_prefix(slug, raw, around);
-        let issuers = self.trusted(&format!("{section}.issuers"), raw.issuers.as_deref(), around.raw);
+        let path_prefix = self.path_prefix(slug, raw, identity_prefix);
+        let issuers = self.trusted(&format!("{section}.issuers"), raw.issuers.as_deref(), document);
         let tenant = match &raw.tenant {
             RawTenant::Claim => TenantSource::Claim,
             RawTenant::HostLabel => TenantSource::HostLabel,
@@ -71,10 +109,9 @@ impl Checker<'_> {
                 TenantSource::Fixed(tenant.clone())
             }
         };
-        let upstream = raw
-            .upstream
-            .as_ref()
-            .and_then(|upstream| self.portal_upstream(&section, upstream, around.upstream));
+        let base = document.upstream.as_ref();
+        let own = raw.upstream.as_ref().zip(base);
+        let upstream = own.and_then(|(own, base)| self.portal_upstream(&format!("{section}.upstream"), own, base));
         Some(Portal {
             slug: parsed?,
             matches: PortalMatch {
@@ -87,27 +124,19 @@ impl Checker<'_> {
         })
     }
 
-    fn portal_upstream(&mut self, section: &str, raw: &RawPortalUpstream, base: Option<&Upstream>) -> Option<Upstream> {
-        let key = format!("{section}.upstream");
-        match raw {
-            RawPortalUpstream::Url(text) => self.upstream_at(&key, text, base?),
-            RawPortalUpstream::Full(full) => self.upstream_override(&key, full, base?),
-        }
-    }
-
     /// Indexes of the issuers a portal trusts.
-    fn trusted(&mut self, key: &str, names: Option<&[String]>, raw: &Raw) -> Vec<usize> {
+    fn trusted(&mut self, key: &str, names: Option<&[String]>, document: &Document) -> Vec<usize> {
         let Some(names) = names else {
-            return (0..raw.issuers.len() + Self::local_issuers(raw).count()).collect();
+            return (0..document.issuers.len() + Self::local_issuers(document).count()).collect();
         };
-        let listed = raw.issuers.iter().map(|issuer| issuer.name.as_deref());
-        let known: Vec<Option<&str>> = listed.chain(Self::local_issuers(raw).map(Some)).collect();
+        let listed = document.issuers.iter().map(|issuer| issuer.name.as_deref());
+        let known: Vec<Option<&str>> = listed.chain(Self::local_issuers(document).map(Some)).collect();
         let mut found = Vec::new();
         for (n, name) in names.iter().enumerate() {
             match known.iter().position(|one| *one == Some(name.as_str())) {
                 Some(index) if found.contains(&index) => {}
                 Some(index) => found.push(index),
-                // an issuer without a name was reported, and may be the one meant
+                // an issuer without a name was reported, and may be the one that this name means
                 None if known.contains(&None) => {}
                 None => {
                     let known: Vec<&str> = known.iter().copied().flatten().collect();
@@ -121,13 +150,13 @@ impl Checker<'_> {
         found
     }
 
-    fn path_prefix(&mut self, slug: &str, raw: &RawPortal, around: &Around<'_>) -> Option<String> {
+    fn path_prefix(&mut self, slug: &str, raw: &RawPortal, identity_prefix: Option<&str>) -> Option<String> {
         let key = format!("portals.{slug}.match.path_prefix");
         let prefix = match &raw.matches.path_prefix {
             Some(text) => self.canonical_prefix(&key, text)?,
             None => format!("/portal/{slug}"),
         };
-        for own in [around.identity_prefix, Some(RESERVED_PREFIX)].into_iter().flatten() {
+        for own in [identity_prefix, Some(RESERVED_PREFIX)].into_iter().flatten() {
             if is_under(&prefix, own) {
                 self.error(
                     &key,
@@ -139,8 +168,8 @@ impl Checker<'_> {
         Some(prefix)
     }
 
-    /// `/` or `/a/b`: what a canonical request path can start with. A slash at the end is dropped.
-    fn canonical_prefix(&mut self, key: &str, text: &str) -> Option<String> {
+    /// A prefix of canonical request paths: `/` or `/a/b`. A slash at the end is dropped.
+    pub fn canonical_prefix(&mut self, key: &str, text: &str) -> Option<String> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,=:@".contains(&b);
         let trimmed = text.strip_suffix('/').unwrap_or(text);
         let segment = |segment: &str| !["", ".", ".."].contains(&segment) && segment.bytes().all(plain);
@@ -191,6 +220,12 @@ impl Checker<'_> {
     }
 }
 
+/// Reads the slug of a portal.
+pub fn parse_slug(text: &str) -> Result<PortalSlug, String> {
+    const RULE: &str = "use 1 to 63 of `a-z`, `0-9` and `-`, with no `-` at either end";
+    PortalSlug::parse(text).ok_or_else(|| format!("`{text}` is not a portal's slug; {RULE}"))
+}
+
 fn normal_host(text: &str) -> Result<String, &'static str> {
     let lower = text.to_ascii_lowercase();
     if lower.starts_with('[') {
@@ -221,7 +256,7 @@ fn normal_host(text: &str) -> Result<String, &'static str> {
     Ok(host.to_owned())
 }
 
-/// What both sets of hosts match with the same precision.
+/// A host pattern of `a` that matches the same hosts as one of `b` with the same precision.
 fn tied_host(a: &[String], b: &[String]) -> Option<String> {
     if a.is_empty() && b.is_empty() {
         return Some("any host".to_owned());
@@ -238,8 +273,8 @@ fn tied_host(a: &[String], b: &[String]) -> Option<String> {
         .map(|(x, _)| format!("`{x}`"))
 }
 
-/// Whether `path` is `prefix` or below it, by whole segments.
-fn is_under(path: &str, prefix: &str) -> bool {
+/// True if `path` is `prefix` or below it, by whole segments.
+pub fn is_under(path: &str, prefix: &str) -> bool {
     path.strip_prefix(prefix)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

@@ -1,35 +1,39 @@
 //! Secrets: given in place as `x`, or by file as `x_file`, never both.
 //!
-//! They live in `Redacted` from the moment they are read; messages name the file and line, never the content.
+//! They live in `Redacted` from the moment they are read. Messages name the file and line, never the content.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::Checker;
-use crate::config::raw::Secret;
+use super::check::Checker;
+use super::values::SecretText;
+use crate::base::files::{ReadError, read_small_text};
 use cedargate_policy::types::Redacted;
 
-/// Characters of a decision token: 16 random ones are out of reach of guessing over the network.
+/// Least characters of a decision token: 16 random ones cannot be guessed over the network.
 const TOKEN_CHARS_MIN: usize = 16;
 /// Bytes of a secret file.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 
+/// A secret of the configuration.
+#[derive(Clone, Debug)]
+pub enum Secret {
+    Value(Redacted<String>),
+    /// Trimmed; read again when it changes.
+    File(PathBuf),
+}
+
 type Secrets = Vec<Redacted<String>>;
 
-/// Reads a tokens file: one per line, blank lines and `#` lines ignored. Also for reading it again after a change.
+/// Reads a tokens file: one token per line; blank lines and `#` lines are ignored. Also reads it again after a change.
 ///
 /// # Errors
 /// A text that says what to do, if the file cannot be read, holds no token, or holds one too short.
 pub fn read_tokens(path: &Path) -> Result<Vec<Redacted<String>>, String> {
     let shown = path.display();
-    let size = std::fs::metadata(path)
-        .map_err(|error| format!("cannot read `{shown}`: {error}"))?
-        .len();
-    if size > FILE_BYTES_MAX {
-        return Err(format!(
-            "`{shown}` is larger than {FILE_BYTES_MAX} bytes; is it the right file?"
-        ));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read `{shown}`: {error}"))?;
+    let text = read_small_text(path, FILE_BYTES_MAX).map_err(|error| match error {
+        ReadError::Io(error) => format!("cannot read `{shown}`: {error}"),
+        ReadError::NotSmall { max } => format!("`{shown}` is not a file of at most {max} bytes; is it the right file?"),
+    })?;
     let mut tokens = Vec::new();
     for (n, line) in text.lines().map(str::trim).enumerate() {
         if line.is_empty() || line.starts_with('#') {
@@ -58,7 +62,7 @@ fn check_token(token: &str) -> Result<(), String> {
 
 impl Checker<'_> {
     /// The tokens at `<section>.tokens` or in the file at `<section>.tokens_file`; empty if neither is given.
-    pub fn tokens(&mut self, section: &str, inline: Option<&[Secret]>, file: Option<&str>) -> Secrets {
+    pub fn tokens(&mut self, section: &str, inline: Option<&[SecretText]>, file: Option<&Path>) -> Secrets {
         let key = format!("{section}.tokens");
         let file_key = format!("{key}_file");
         if inline.is_some() && file.is_some() {
@@ -71,7 +75,7 @@ impl Checker<'_> {
                 Err(message) => self.error(&format!("{key}[{n}]"), format!("this token {message}")),
             }
         }
-        if inline.is_some_and(<[Secret]>::is_empty) {
+        if inline.is_some_and(<[SecretText]>::is_empty) {
             self.error(&key, "is empty; write a token or remove the key");
         }
         if let Some(file) = file {
@@ -83,5 +87,30 @@ impl Checker<'_> {
             self.secret_files.push(path);
         }
         tokens
+    }
+
+    /// The secret at `key` or in the file at `<key>_file`. `None`: a mistake was reported; `Some(None)`: neither is given.
+    pub fn secret(&mut self, key: &str, inline: Option<&SecretText>, file: Option<&Path>) -> Option<Option<Secret>> {
+        let file_key = format!("{key}_file");
+        match (inline, file) {
+            (Some(_), Some(_)) => {
+                self.error(&file_key, format!("`{key}` is given, too; keep one of them"));
+                None
+            }
+            (Some(secret), None) if secret.0.expose().trim().is_empty() => {
+                self.error(key, "is empty; write the secret or remove the key");
+                None
+            }
+            (Some(secret), None) => Some(Some(Secret::Value(secret.0.clone()))),
+            (None, Some(file)) => {
+                let path = self.path(&file_key, file);
+                if let Err(error) = std::fs::metadata(&path) {
+                    self.error(&file_key, format!("cannot read `{}`: {error}", path.display()));
+                    return None;
+                }
+                Some(Some(Secret::File(path)))
+            }
+            (None, None) => Some(None),
+        }
     }
 }

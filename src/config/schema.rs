@@ -1,22 +1,28 @@
-//! Holds the tree against the JSON Schema of the raw types and says everything that does not fit.
+//! The JSON Schema of `cedargate.yaml`, and the check of a file against it.
 //!
-//! Unknown and repeated keys, wrong types, ranges, texts with a format. What does not fit is left out of the JSON that
-//! comes back, so that the checks after this one still run on the rest and all mistakes appear together.
+//! The check reports unknown, repeated and missing keys, wrong types, values outside their bounds, and texts that do not have
+//! their format. A value with a mistake is left out of the JSON that comes back, so that the checks after this one still run
+//! on the rest and all mistakes appear together.
+
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::document::Document;
 use super::error::ConfigErrors;
-use super::raw::{ALGORITHMS, DurationText, SizeText};
+use super::sections::issuers::ALGORITHMS;
 use super::tree::{Node, Origin, Shape, join};
+use super::values::{TEXT_MAXIMUM, TEXT_MINIMUM, check_size, check_span, parse_size, parse_span};
 
-/// Keys of the contract whose feature this version does not have: refused, because a setting without effect is worse
-/// than an error. To make one available, remove its line and add the key to `raw`. `key=value` refuses one value.
+/// Keys of the contract whose feature this version does not have. They are refused, because a setting without effect is
+/// worse than an error. To make one available, remove it here and add the key to its section. `key=value` refuses one value.
 const NOT_AVAILABLE: [&str; 1] = ["listen.ext_authz"];
 
-/// Two words are similar enough to suggest one for the other.
+/// The least similarity of two words at which one is suggested for the other.
 const SIMILARITY_MIN: f64 = 0.8;
 
-pub struct Walk<'a> {
+/// A check of a tree against the schema `root`.
+pub struct SchemaCheck<'a> {
     root: &'a Value,
     pub errors: &'a mut ConfigErrors,
 }
@@ -46,7 +52,7 @@ pub fn forms<'a>(root: &'a Value, schema: &'a Value) -> Vec<Form<'a>> {
     found
 }
 
-/// Whether `form` allows values of the JSON type `name`.
+/// True if `form` allows values of the JSON type `name`.
 pub fn allows(form: Form<'_>, name: &str) -> bool {
     match form.get("type") {
         Some(Value::String(only)) => only == name,
@@ -65,7 +71,7 @@ pub fn step_schema<'a>(forms: &[Form<'a>], step: &str) -> Option<&'a Value> {
         .find_map(|form| property(form).or_else(|| any(form)).or_else(|| item(form)))
 }
 
-/// ` did you mean …` or an empty text.
+/// The most similar of the `known` words, if one is similar enough.
 pub fn suggestion<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = word.to_lowercase();
     let scored = known
@@ -77,7 +83,7 @@ pub fn suggestion<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> O
         .map(|(_, one)| one)
 }
 
-/// `did you mean x?`, or else what there is to choose from.
+/// `did you mean x?`, or else the list of the known words.
 pub fn hint(word: &str, known: &[&str]) -> String {
     match suggestion(word, known.iter().copied()) {
         Some(one) => format!("did you mean `{one}`?"),
@@ -86,7 +92,7 @@ pub fn hint(word: &str, known: &[&str]) -> String {
     }
 }
 
-impl<'a> Walk<'a> {
+impl<'a> SchemaCheck<'a> {
     pub fn new(root: &'a Value, errors: &'a mut ConfigErrors) -> Self {
         Self { root, errors }
     }
@@ -106,7 +112,7 @@ impl<'a> Walk<'a> {
                 is_secret(schema) || all.iter().any(|form| form.contains_key("writeOnly")),
             );
             self.error(path, &node.origin, format!("expected {}, got {got}", expected(&all)));
-            // a mapping that is none still stands in its list, so that the items after it keep their numbers
+            // an empty mapping takes the place of a wrong item in a list, so that the items after it keep their numbers
             return all
                 .iter()
                 .any(|form| allows(form, "object"))
@@ -138,12 +144,16 @@ impl<'a> Walk<'a> {
             self.error(path, &node.origin, format!("`{number}` is too large; the most is {max}"));
             return None;
         }
+        let bytes = number.as_u64().filter(|_| fitting.iter().any(|form| format(form) == "size"));
+        if let Some(Err(message)) = bytes.map(|bytes| check_size(bytes, size_minimum(fitting))) {
+            self.error(path, &node.origin, message);
+            return None;
+        }
         Some(Value::Number(number.clone()))
     }
 
     fn text(&mut self, path: &str, node: &Node, text: &str, fitting: &[Form<'_>]) -> Option<Value> {
-        let format = fitting.iter().find_map(|form| form.get("format")).and_then(Value::as_str);
-        let checked = check_format(format.unwrap_or_default(), text).and_then(|()| {
+        let checked = check_format(fitting, text).and_then(|()| {
             let known = choices(fitting);
             let open = fitting
                 .iter()
@@ -204,7 +214,7 @@ impl<'a> Walk<'a> {
             seen.push((key, key_origin));
             match step_schema(fitting, key) {
                 Some(schema) => result.extend(self.value(&child, node, schema).map(|value| (key.clone(), value))),
-                None => self.unknown_key(path, (key, key_origin, node), fitting),
+                None => self.unknown_key(path, key, key_origin, node, fitting),
             }
         }
         let required = fitting.iter().filter_map(|form| form.get("required")?.as_array()).flatten();
@@ -217,7 +227,7 @@ impl<'a> Walk<'a> {
         result
     }
 
-    fn unknown_key(&mut self, path: &str, (key, origin, node): (&str, &Origin, &Node), fitting: &[Form<'_>]) {
+    fn unknown_key(&mut self, path: &str, key: &str, origin: &Origin, node: &Node, fitting: &[Form<'_>]) {
         let child = join(path, key);
         if is_not_available(&child) {
             // `null` restricts nothing, so there is nothing to refuse
@@ -229,6 +239,11 @@ impl<'a> Walk<'a> {
         let known: Vec<&str> = fitting.iter().flat_map(|form| property_names(form)).collect();
         self.error(&child, origin, format!("unknown key; {}", hint(key, &known)));
     }
+}
+
+/// The JSON Schema of `cedargate.yaml`.
+pub fn json_schema() -> Value {
+    schemars::schema_for!(Document).to_value()
 }
 
 /// Every key of the schema, as documentation writes it: `listen.proxy.address`, `issuers[].name`, `portals.<slug>.tenant`.
@@ -265,7 +280,7 @@ pub fn property_names(form: Form<'_>) -> impl Iterator<Item = &str> {
         .flat_map(|properties| properties.keys().map(String::as_str))
 }
 
-/// Whether values at this schema must never be shown.
+/// True if values at this schema must never be shown.
 pub fn is_secret(schema: &Value) -> bool {
     schema.get("writeOnly") == Some(&Value::Bool(true))
 }
@@ -282,12 +297,31 @@ fn json_types(node: &Node) -> &'static [&'static str] {
     }
 }
 
-fn check_format(format: &str, text: &str) -> Result<(), String> {
-    match format {
-        "short-duration" => DurationText::parse(text).map(|_| ()),
-        "size" => SizeText::parse(text).map(|_| ()),
+fn format<'a>(form: Form<'a>) -> &'a str {
+    form.get("format").and_then(Value::as_str).unwrap_or_default()
+}
+
+fn span_bound(fitting: &[Form<'_>], keyword: &str) -> Option<Duration> {
+    let bound = fitting.iter().find_map(|form| form.get(keyword))?;
+    parse_span(bound.as_str()?).ok()
+}
+
+fn size_minimum(fitting: &[Form<'_>]) -> u64 {
+    let bound = fitting.iter().find_map(|form| form.get(TEXT_MINIMUM));
+    bound.and_then(Value::as_u64).unwrap_or_default()
+}
+
+fn check_format(fitting: &[Form<'_>], text: &str) -> Result<(), String> {
+    let format = fitting.iter().map(|form| format(form)).find(|format| !format.is_empty());
+    match format.unwrap_or_default() {
+        "short-duration" => parse_span(text).and_then(|span| {
+            let min = span_bound(fitting, TEXT_MINIMUM);
+            let max = span_bound(fitting, TEXT_MAXIMUM);
+            check_span(span, min, max)
+        }),
+        "size" => parse_size(text).and_then(|bytes| check_size(bytes, size_minimum(fitting))),
         "jws-algorithm" if text.starts_with("HS") => Err(format!(
-            "`{text}` is symmetric: whoever can verify a token could also make one; use one of {}",
+            "`{text}` is symmetric: a party that can verify a token could also make one; use one of {}",
             ALGORITHMS.join(", ")
         )),
         "jws-algorithm" if text.eq_ignore_ascii_case("none") => Err(format!(

@@ -1,0 +1,159 @@
+//! The keys of `cedargate.yaml`, and the step from them to a `Config`.
+//!
+//! The JSON Schema is generated from these types, and `schema` holds a file against it, so a key that is added to a section
+//! is known everywhere at once: suggestions for unknown keys, environment variables, `config schema`, `config print`.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Config;
+use super::check::Checker;
+use super::sections::assertion::Assertion;
+use super::sections::audit::Audit;
+use super::sections::identity::IdentityPages;
+use super::sections::issuers::RawIssuer;
+use super::sections::limits::Limits;
+use super::sections::listen::RawListen;
+use super::sections::login::RawLogin;
+use super::sections::policies::Policies;
+use super::sections::portals::RawPortal;
+use super::sections::sessions::RawSessions;
+use super::sections::upstream::RawUpstream;
+
+/// The keys of cedargate.yaml.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "cedargate.yaml")]
+pub struct Document {
+    /// Scheme and authority under which browsers reach the gate, such as `https://shop.example.com`.
+    #[serde(default)]
+    pub public_url: Option<String>,
+    /// The addresses at which the gate listens.
+    #[serde(default)]
+    pub listen: RawListen,
+    /// The app behind the gate.
+    #[schemars(required)]
+    pub upstream: Option<RawUpstream>,
+    /// The portals and the requests that each matches, by slug. Absent: every folder of `policies.dir` is a portal at `/portal/<slug>`.
+    #[serde(default)]
+    pub portals: Option<BTreeMap<String, RawPortal>>,
+    /// The folders of policies and schemas, and how the gate watches them.
+    #[serde(default)]
+    pub policies: Policies,
+    /// The issuers whose tokens the gate accepts. Empty: only public paths answer.
+    #[serde(default)]
+    pub issuers: Vec<RawIssuer>,
+    /// Browser sessions.
+    #[serde(default)]
+    pub sessions: RawSessions,
+    /// The login of browsers.
+    #[serde(default)]
+    pub login: RawLogin,
+    /// The identity endpoints that the gate serves itself.
+    #[serde(default)]
+    pub identity: IdentityPages,
+    /// Networks (`10.0.0.0/8`) whose forwarded headers the proxy listener believes.
+    #[serde(default)]
+    pub trusted_proxies: Vec<String>,
+    /// The signed identity that the app receives.
+    #[serde(default)]
+    pub assertion: Assertion,
+    /// The decision log.
+    #[serde(default)]
+    pub audit: Audit,
+    /// Limits of sizes, counts and times.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+impl Checker<'_> {
+    /// `None` if and only if a mistake was reported, here or by `schema`.
+    pub fn config(&mut self, document: &Document) -> Option<Config> {
+        let public_url = self.public_url(document.public_url.as_deref());
+        let listen = self.listen(&document.listen);
+        let upstream = document
+            .upstream
+            .as_ref()
+            .and_then(|upstream| self.upstream("upstream", "upstream.url", upstream));
+        let mut issuers = self.issuers(&document.issuers);
+        let listed = issuers.len();
+        let identity_prefix = self.identity_prefix(&document.identity.prefix);
+        let portals = self.portals(document, identity_prefix.as_deref());
+        let slugs: Option<Vec<&str>> = document
+            .portals
+            .as_ref()
+            .map(|portals| portals.keys().map(String::as_str).collect());
+        let policies = self.policies(document.policies.clone(), slugs.as_deref());
+        let trusted_proxies = self.trusted_proxies(&document.trusted_proxies);
+        let lacks_proxies = document.listen.proxy.proxy_protocol && document.trusted_proxies.is_empty();
+        if lacks_proxies {
+            let message = "is believed only from `trusted_proxies`, and there are none; name the balancers there";
+            self.error("listen.proxy.proxy_protocol", message);
+        }
+        let assertion = self.assertion(document.assertion.clone());
+        let audit = self.audit(document.audit.clone());
+        let sessions = self.sessions(document);
+        let login = self.login(document, &mut issuers);
+        let identity = self.identity(document.identity.clone(), identity_prefix);
+        self.not_our_own(&document.issuers, public_url.as_deref());
+        // INVARIANT: portals refer to issuers by index, so none may be missing; a left-out issuer or portal was reported
+        let complete = !lacks_proxies
+            && listed == document.issuers.len()
+            && portals.as_ref().map(Vec::len) == document.portals.as_ref().map(BTreeMap::len);
+        if !complete {
+            return None;
+        }
+        Some(Config {
+            public_url,
+            listen: listen?,
+            upstream: upstream?,
+            portals,
+            policies,
+            issuers,
+            sessions: sessions?,
+            login: login?,
+            identity: identity?,
+            trusted_proxies,
+            assertion,
+            audit,
+            limits: document.limits.clone(),
+        })
+    }
+
+    fn public_url(&mut self, text: Option<&str>) -> Option<String> {
+        let text = text?;
+        let key = "public_url";
+        let url = self.parse_url(key, text)?;
+        let whole = format!("{}://", url.scheme());
+        let bare = text.trim_end_matches('/').matches('/').count() == 2;
+        if !["http", "https"].contains(&url.scheme()) || !text.to_ascii_lowercase().starts_with(&whole) || url.host().is_none() {
+            self.error(key, "write `https://` and the host that browsers use");
+            return None;
+        }
+        if !bare || url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+            self.error(key, "has a path or query; write scheme and host only");
+            return None;
+        }
+        Some(url.origin().ascii_serialization())
+    }
+
+    fn trusted_proxies(&mut self, texts: &[String]) -> Vec<IpNet> {
+        let mut nets = Vec::new();
+        for (n, text) in texts.iter().enumerate() {
+            match text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
+                Ok(net) => nets.push(net.trunc()),
+                Err(_) => {
+                    let message = format!(
+                        "`{text}` is not a network; write an address, such as `10.0.0.7`, or a range, such as `10.0.0.0/8`"
+                    );
+                    self.error(&format!("trusted_proxies[{n}]"), message);
+                }
+            }
+        }
+        nets
+    }
+}

@@ -1,0 +1,20 @@
+//! The sections of `cedargate.yaml`, one file each: the keys, their defaults, and the checks of one key beside the others.
+//!
+//! A section of plain values is one struct: serde reads it, schemars describes it, and the gate uses it. A section that needs
+//! more (addresses to parse, files to read, keys that exclude each other) has a `Raw…` struct as the file says it and a
+//! checked one for the gate. Doc comments of keys become the descriptions of the JSON Schema.
+//!
+//! A required key is an `Option` marked `schemars(required)`: `schema` reports its absence, and the checks still run on
+//! the rest, so that all mistakes appear together.
+
+pub mod assertion;
+pub mod audit;
+pub mod identity;
+pub mod issuers;
+pub mod limits;
+pub mod listen;
+pub mod login;
+pub mod policies;
+pub mod portals;
+pub mod sessions;
+pub mod upstream;

@@ -1,0 +1,55 @@
+//! `identity`: the endpoints and pages that the gate serves itself.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::portals::{RESERVED_PREFIX, is_under};
+use crate::config::check::Checker;
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IdentityPages {
+    /// Path prefix of the identity endpoints; no portal can lie under it.
+    // a canonical path without trailing slash once the section is checked
+    pub prefix: String,
+    /// Heading of the login pages.
+    pub title: String,
+    /// PNG or SVG file for the head of the login pages, 64KiB at most.
+    pub logo: Option<PathBuf>,
+}
+
+impl Default for IdentityPages {
+    fn default() -> Self {
+        Self {
+            prefix: "/api/v1/identity".to_owned(),
+            title: "Sign in".to_owned(),
+            logo: None,
+        }
+    }
+}
+
+impl Checker<'_> {
+    pub fn identity_prefix(&mut self, text: &str) -> Option<String> {
+        let key = "identity.prefix";
+        let prefix = self.canonical_prefix(key, text)?;
+        if prefix == "/" || is_under(&prefix, RESERVED_PREFIX) || is_under(RESERVED_PREFIX, &prefix) {
+            let message = format!("`{text}` would cover other paths; choose one such as `/api/v1/identity`");
+            self.error(key, message);
+            return None;
+        }
+        Some(prefix)
+    }
+
+    /// `prefix`: the checked one; `None`: a mistake in it was reported.
+    pub fn identity(&mut self, pages: IdentityPages, prefix: Option<String>) -> Option<IdentityPages> {
+        self.not_blank("identity.title", &pages.title);
+        let logo = self.optional_path("identity.logo", pages.logo.as_deref());
+        Some(IdentityPages {
+            prefix: prefix?,
+            logo,
+            ..pages
+        })
+    }
+}

@@ -1,0 +1,440 @@
+//! `issuers`: whose tokens the gate accepts, for which audiences, and with which keys.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cedar_policy::EntityTypeName;
+use cedargate_policy::scope::{ClaimPaths, IssuerScope};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema as schema};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Secret;
+use crate::config::check::{Checker, is_loopback};
+use crate::config::values::{SecretText, TimeSpan};
+
+/// `iss` of the gate's own tokens without a `public_url`.
+const OWN_ISSUER: &str = "cedargate";
+
+/// At most 5 minutes: longer would keep expired tokens alive.
+type Leeway = TimeSpan<0, 300_000>;
+/// At most 5 minutes: longer would keep revoked tokens alive.
+type CacheTime = TimeSpan<0, 300_000>;
+/// At least a minute.
+type JwksMaxAge = TimeSpan<60_000>;
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawIssuer {
+    /// Unique name for logs and metrics: `[a-z0-9_-]+`.
+    #[schemars(required)]
+    pub name: Option<String>,
+    /// Exactly the `iss` of its tokens.
+    #[schemars(required)]
+    pub issuer: Option<String>,
+    /// The `aud` values accepted; at least one.
+    #[schemars(required)]
+    pub audiences: Option<Vec<String>>,
+    /// The source of its keys. Absent: OIDC discovery at `issuer`.
+    #[serde(default)]
+    pub jwks: Option<RawJwks>,
+    /// Signature algorithms accepted; asymmetric ones only.
+    #[serde(default = "algorithms")]
+    pub algorithms: Vec<Algorithm>,
+    /// Tolerated difference of clocks, 5m at most.
+    #[serde(default = "Leeway::seconds::<30>")]
+    pub leeway: Leeway,
+    /// Dotted paths of the claims that hold subject, tenant and roles.
+    #[serde(default)]
+    pub claims: RawClaims,
+    /// Cedar entity type of its principals.
+    #[serde(default = "principal")]
+    pub principal: String,
+    /// Put before every subject. Absent: `<name>|` where a portal trusts several issuers, else nothing.
+    #[serde(default)]
+    pub subject_prefix: Option<String>,
+    /// Tenants it may assert. Absent: any.
+    #[serde(default)]
+    pub tenants: Option<Vec<String>>,
+    /// Roles it may assert. Absent: any.
+    #[serde(default)]
+    pub roles: Option<Vec<String>>,
+    /// Allow fetching keys without TLS from another host. An attacker who can answer there can sign in as any user.
+    #[serde(default)]
+    pub danger_insecure_jwks: bool,
+    /// Ask the issuer about bearer tokens that are no JWTs (RFC 7662). Absent: such tokens are refused.
+    #[serde(default)]
+    pub introspection: Option<RawIntrospection>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawIntrospection {
+    /// `https` URL of the introspection endpoint. Absent: OIDC discovery at `issuer`.
+    #[serde(default)]
+    pub url: Option<String>,
+    /// The gate's own client at the issuer.
+    #[schemars(required)]
+    pub client_id: Option<String>,
+    /// Its secret. Better kept in `client_secret_file`.
+    #[serde(default)]
+    #[schemars(extend("writeOnly" = true))]
+    pub client_secret: Option<SecretText>,
+    /// The same as a file; read at each use.
+    #[serde(default)]
+    pub client_secret_file: Option<PathBuf>,
+    /// Time for which an answer may be used again, 5m at most.
+    #[serde(default = "CacheTime::seconds::<30>")]
+    pub cache: CacheTime,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawJwks {
+    /// `https` URL of the key set. Either this or `file`.
+    #[serde(default)]
+    pub url: Option<String>,
+    /// File of the key set, watched. Either this or `url`.
+    #[serde(default)]
+    pub file: Option<PathBuf>,
+    /// Time for which the last good keys are used when they cannot be fetched.
+    #[serde(default = "jwks_max_age")]
+    pub max_age: JwksMaxAge,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawClaims {
+    /// The subject.
+    pub subject: String,
+    /// The principal's tenant.
+    pub tenant: String,
+    /// The principal's roles.
+    pub roles: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct Issuer {
+    /// The part that policies depend on: name, audiences, claims and bounds.
+    pub scope: Arc<IssuerScope>,
+    pub keys: KeySource,
+    /// The transports over which they may be fetched.
+    pub key_transport: KeyTransport,
+    /// Time for which the last good keys are used when they cannot be fetched.
+    pub jwks_max_age: Duration,
+    /// Never empty.
+    pub algorithms: Vec<Algorithm>,
+    pub leeway: Duration,
+    /// `None`: bearer tokens that are no JWTs are refused.
+    pub introspection: Option<Introspection>,
+}
+
+/// The endpoint that the gate asks about opaque tokens of an issuer (RFC 7662).
+#[derive(Clone, Debug)]
+pub struct Introspection {
+    /// `None`: discovery.
+    pub url: Option<String>,
+    pub client_id: String,
+    pub client_secret: Secret,
+    /// Time for which an answer may be used again.
+    pub cache: Duration,
+}
+
+/// The transports over which an issuer's keys may be fetched.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum KeyTransport {
+    /// https, or http to this very machine.
+    Tls,
+    /// `danger_insecure_jwks`: http to any host. An attacker who can answer there can sign in as any user.
+    DangerPlain,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum KeySource {
+    Discovery,
+    Url(String),
+    File(PathBuf),
+    /// Local accounts: this issuer has no tokens, so the gate accepts none.
+    NoTokens,
+}
+
+/// JWS algorithms by their names in RFC 7518 and 8037; symmetric ones (HS*) are not offered.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Algorithm {
+    Rs256,
+    Rs384,
+    Rs512,
+    Ps256,
+    Ps384,
+    Ps512,
+    Es256,
+    Es384,
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+}
+
+pub const ALGORITHMS: [&str; 9] = [
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA",
+];
+
+fn algorithms() -> Vec<Algorithm> {
+    vec![Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa]
+}
+
+fn principal() -> String {
+    "User".to_owned()
+}
+
+fn jwks_max_age() -> JwksMaxAge {
+    TimeSpan::seconds::<86_400>()
+}
+
+impl Default for RawClaims {
+    fn default() -> Self {
+        Self {
+            subject: "sub".to_owned(),
+            tenant: "tenant".to_owned(),
+            roles: "roles".to_owned(),
+        }
+    }
+}
+
+impl Issuer {
+    /// An issuer whose tokens the gate never accepts: the one of local accounts.
+    pub fn without_tokens(scope: IssuerScope) -> Self {
+        Self {
+            scope: Arc::new(scope),
+            keys: KeySource::NoTokens,
+            key_transport: KeyTransport::Tls,
+            jwks_max_age: Duration::ZERO,
+            algorithms: vec![Algorithm::Es256],
+            leeway: Duration::ZERO,
+            introspection: None,
+        }
+    }
+}
+
+impl JsonSchema for Algorithm {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Algorithm".into()
+    }
+
+    // the format makes `schema` explain why symmetric algorithms and `none` are refused
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        schema!({ "type": "string", "format": "jws-algorithm", "enum": ALGORITHMS })
+    }
+}
+
+impl Checker<'_> {
+    pub fn issuers(&mut self, raw: &[RawIssuer]) -> Vec<Issuer> {
+        self.unique_issuers(raw);
+        raw.iter()
+            .enumerate()
+            .filter_map(|(n, issuer)| self.issuer(&format!("issuers[{n}]"), issuer))
+            .collect()
+    }
+
+    /// SECURITY: tokens that `auth/token` mints are for apps. Accepted as a credential, such a token would lose the issuer of
+    /// its subject, the portal it is for, and the revocation of its session.
+    pub fn not_our_own(&mut self, issuers: &[RawIssuer], public_url: Option<&str>) {
+        for (n, issuer) in issuers.iter().enumerate() {
+            if issuer.issuer.as_deref() == Some(public_url.unwrap_or(OWN_ISSUER)) {
+                let message = "is the gate's own `iss`: its tokens are for apps, and no credential here; remove this issuer";
+                self.error(&format!("issuers[{n}].issuer"), message);
+            }
+        }
+    }
+
+    fn unique_issuers(&mut self, raw: &[RawIssuer]) {
+        for (n, issuer) in raw.iter().enumerate() {
+            let before = raw.iter().take(n);
+            if issuer.name.is_some() && before.clone().any(|other| other.name == issuer.name) {
+                self.error(
+                    &format!("issuers[{n}].name"),
+                    "another issuer has this name; names must differ",
+                );
+            }
+            if issuer.issuer.is_some() && before.clone().any(|other| other.issuer == issuer.issuer) {
+                let message =
+                    "another issuer has this `issuer`, so a token could not be told apart; merge their audiences into one entry";
+                self.error(&format!("issuers[{n}].issuer"), message);
+            }
+        }
+    }
+
+    fn issuer(&mut self, section: &str, raw: &RawIssuer) -> Option<Issuer> {
+        let key = |name: &str| format!("{section}.{name}");
+        if let Some(name) = &raw.name {
+            self.name(&key("name"), name);
+        }
+        let keys = self.keys(section, raw);
+        self.audiences(&key("audiences"), raw.audiences.as_deref());
+        self.principal(&key("principal"), &raw.principal);
+        for (name, path) in [
+            ("subject", &raw.claims.subject),
+            ("tenant", &raw.claims.tenant),
+            ("roles", &raw.claims.roles),
+        ] {
+            self.not_blank(&key(&format!("claims.{name}")), path);
+        }
+        let introspection = self.introspection(&key("introspection"), raw.introspection.as_ref());
+        let max_age = raw.jwks.as_ref().map_or_else(jwks_max_age, |jwks| jwks.max_age);
+        let scope = IssuerScope {
+            name: Arc::from(raw.name.as_deref()?),
+            issuer: raw.issuer.clone()?,
+            audiences: raw.audiences.clone()?,
+            claims: ClaimPaths {
+                subject: raw.claims.subject.clone(),
+                tenant: raw.claims.tenant.clone(),
+                roles: raw.claims.roles.clone(),
+            },
+            principal: Arc::from(raw.principal.as_str()),
+            subject_prefix: raw.subject_prefix.clone(),
+            tenants: raw.tenants.clone(),
+            roles: raw.roles.clone(),
+        };
+        Some(Issuer {
+            scope: Arc::new(scope),
+            keys: keys?,
+            key_transport: if raw.danger_insecure_jwks {
+                KeyTransport::DangerPlain
+            } else {
+                KeyTransport::Tls
+            },
+            jwks_max_age: max_age.get(),
+            algorithms: self.algorithms(&key("algorithms"), &raw.algorithms),
+            leeway: raw.leeway.get(),
+            introspection: introspection?,
+        })
+    }
+
+    fn audiences(&mut self, key: &str, audiences: Option<&[String]>) {
+        if audiences.is_some_and(<[String]>::is_empty) {
+            self.error(
+                key,
+                "is empty, so tokens made for any other service would be accepted; name at least one audience",
+            );
+        }
+        for (n, audience) in audiences.unwrap_or_default().iter().enumerate() {
+            self.not_blank(&format!("{key}[{n}]"), audience);
+        }
+    }
+
+    fn principal(&mut self, key: &str, name: &str) {
+        if !EntityTypeName::from_str(name).is_ok_and(|parsed| parsed.to_string() == name) {
+            self.error(
+                key,
+                format!("`{name}` is not a Cedar entity type; write a name such as `User` or `Shop::Service`"),
+            );
+        }
+    }
+
+    /// The algorithms without repetitions.
+    fn algorithms(&mut self, key: &str, named: &[Algorithm]) -> Vec<Algorithm> {
+        let mut found = Vec::new();
+        for algorithm in named {
+            if !found.contains(algorithm) {
+                found.push(*algorithm);
+            }
+        }
+        if named.is_empty() {
+            self.error(
+                key,
+                "is empty, so no token could be accepted; remove the key for the default, or name one",
+            );
+        }
+        found
+    }
+
+    fn keys(&mut self, section: &str, raw: &RawIssuer) -> Option<KeySource> {
+        let jwks_key = format!("{section}.jwks");
+        let issuer_key = format!("{section}.issuer");
+        if let Some(issuer) = &raw.issuer {
+            self.not_blank(&issuer_key, issuer);
+        }
+        match &raw.jwks {
+            None => {
+                let issuer = raw.issuer.as_deref()?;
+                self.safe_url(&issuer_key, issuer, raw)?;
+                Some(KeySource::Discovery)
+            }
+            Some(RawJwks {
+                url: Some(url),
+                file: None,
+                ..
+            }) => {
+                self.safe_url(&format!("{jwks_key}.url"), url, raw)?;
+                Some(KeySource::Url(url.clone()))
+            }
+            Some(RawJwks {
+                url: None,
+                file: Some(file),
+                ..
+            }) => Some(KeySource::File(self.path(&format!("{jwks_key}.file"), file))),
+            Some(_) => {
+                // a key of the wrong type was reported, and may be the one that is missing here
+                let is_reported = self.has_error_under(&jwks_key) && !self.has_error_under(&format!("{jwks_key}.max_age"));
+                if !is_reported {
+                    self.error(&jwks_key, "needs exactly one of `url` and `file`");
+                }
+                None
+            }
+        }
+    }
+
+    /// A URL that keys may be fetched from.
+    fn safe_url(&mut self, key: &str, text: &str, issuer: &RawIssuer) -> Option<()> {
+        let url = self.parse_url(key, text)?;
+        let insecure_ok = url.scheme() == "http" && (is_loopback(&url) || issuer.danger_insecure_jwks);
+        if url.host().is_none() || !(url.scheme() == "https" || insecure_ok) {
+            let message = "keys must be fetched over `https://`, or an attacker on the network could replace them; \
+                           use https, a loopback host, `jwks: { file: … }`, or set `danger_insecure_jwks: true`";
+            self.error(key, message);
+            return None;
+        }
+        Some(())
+    }
+
+    /// `None` if something was reported; `Some(None)` if there is none.
+    pub fn introspection(&mut self, section: &str, raw: Option<&RawIntrospection>) -> Option<Option<Introspection>> {
+        let Some(raw) = raw else { return Some(None) };
+        let key = |name: &str| format!("{section}.{name}");
+        let secret = self.secret(
+            &key("client_secret"),
+            raw.client_secret.as_ref(),
+            raw.client_secret_file.as_deref(),
+        )?;
+        if secret.is_none() {
+            self.error(
+                &key("client_secret_file"),
+                "is required: the introspection endpoint authenticates the gate",
+            );
+        }
+        if let Some(url) = &raw.url {
+            self.secret_url(&key("url"), url)?;
+        }
+        Some(Some(Introspection {
+            url: raw.url.clone(),
+            client_id: raw.client_id.clone()?,
+            client_secret: secret?,
+            cache: raw.cache.get(),
+        }))
+    }
+
+    /// A URL that secrets are sent to.
+    fn secret_url(&mut self, key: &str, text: &str) -> Option<()> {
+        let url = self.parse_url(key, text)?;
+        if url.host().is_none() || !(url.scheme() == "https" || is_loopback(&url)) {
+            self.error(key, "must be `https://`: a secret is sent there");
+            return None;
+        }
+        Some(())
+    }
+}

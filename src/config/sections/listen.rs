@@ -1,0 +1,306 @@
+//! `listen`: the addresses of the listeners, their TLS files, and the tokens that callers of the decision listener present.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::check::{Checker, UNIX, transpose};
+use crate::config::values::SecretText;
+use cedargate_policy::types::Redacted;
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawListen {
+    /// The listener for clients.
+    pub proxy: RawProxyListen,
+    /// The listener for the app: `/authorize`. Null: off.
+    pub decision: Option<RawDecisionListen>,
+    /// Health, metrics, status; read-only. Null: off.
+    pub admin: Option<RawAdminListen>,
+    /// The socket for the operator on the same machine: drain, reload. Absent: off.
+    pub control: Option<RawControlListen>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawProxyListen {
+    /// IP address and port.
+    pub address: String,
+    /// Serve TLS. Absent: plain HTTP.
+    pub tls: Option<RawTls>,
+    /// Expect a PROXY protocol header (v1 or v2) on every connection from `trusted_proxies`.
+    pub proxy_protocol: bool,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawTls {
+    /// PEM file of the certificate chain, leaf first; watched.
+    #[schemars(required)]
+    pub cert: Option<PathBuf>,
+    /// PEM file of the private key; watched.
+    #[schemars(required)]
+    pub key: Option<PathBuf>,
+    /// PEM file of the authorities that clients' certificates must come from; watched. Absent: clients need none.
+    #[serde(default)]
+    pub client_ca: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawControlListen {
+    /// `unix:/path`: only the socket's owner may use it.
+    #[schemars(required)]
+    pub address: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawDecisionListen {
+    /// IP address and port, or `unix:/path`. Off loopback it needs `auth` or `tls.client_ca`.
+    pub address: String,
+    /// The tokens that callers must present.
+    pub auth: RawDecisionAuth,
+    /// Serve TLS. Absent: plain HTTP.
+    pub tls: Option<RawTls>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawDecisionAuth {
+    /// Bearer tokens that callers must present, each of 16 characters or more. Better kept in `tokens_file`.
+    #[schemars(extend("writeOnly" = true))]
+    pub tokens: Option<Vec<SecretText>>,
+    /// The same as a file, one token per line; blank lines and lines that start with `#` are ignored.
+    pub tokens_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawAdminListen {
+    /// IP address and port.
+    pub address: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct Listen {
+    pub proxy: ProxyListen,
+    pub decision: Option<DecisionListen>,
+    pub admin: Option<SocketAddr>,
+    /// Path of the Unix socket.
+    pub control: Option<PathBuf>,
+}
+
+/// The listener for clients.
+#[derive(Clone, Debug)]
+pub struct ProxyListen {
+    pub address: SocketAddr,
+    pub tls: Option<Tls>,
+    pub proxy_protocol: ProxyProtocol,
+}
+
+/// `Required`: connections from `trusted_proxies` start with a PROXY protocol header.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ProxyProtocol {
+    Off,
+    Required,
+}
+
+/// PEM files of one listener; read at start and again when they change.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Tls {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    /// `None`: clients need no certificate.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// The listener for the app. Off loopback `tokens` is never empty, or `tls` has a `client_ca`.
+#[derive(Clone, Debug)]
+pub struct DecisionListen {
+    pub address: Address,
+    /// Bearer tokens that callers must present (`auth.tokens_file`, one per line); empty: no check.
+    pub tokens: Vec<Redacted<String>>,
+    pub tls: Option<Tls>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl Default for RawListen {
+    fn default() -> Self {
+        Self {
+            proxy: RawProxyListen::default(),
+            decision: Some(RawDecisionListen::default()),
+            admin: Some(RawAdminListen::default()),
+            control: None,
+        }
+    }
+}
+
+impl Default for RawProxyListen {
+    fn default() -> Self {
+        Self {
+            address: "0.0.0.0:8900".to_owned(),
+            tls: None,
+            proxy_protocol: false,
+        }
+    }
+}
+
+impl Default for RawDecisionListen {
+    fn default() -> Self {
+        Self {
+            address: "127.0.0.1:8901".to_owned(),
+            auth: RawDecisionAuth::default(),
+            tls: None,
+        }
+    }
+}
+
+impl Default for RawAdminListen {
+    fn default() -> Self {
+        Self {
+            address: "127.0.0.1:8903".to_owned(),
+        }
+    }
+}
+
+impl Checker<'_> {
+    pub fn listen(&mut self, raw: &RawListen) -> Option<Listen> {
+        let proxy = self.proxy(&raw.proxy);
+        let decision = raw.decision.as_ref().map(|decision| self.decision(decision));
+        let admin = raw
+            .admin
+            .as_ref()
+            .map(|admin| self.socket_address("listen.admin.address", &admin.address));
+        let control = raw.control.as_ref().map(|control| self.control(control));
+        let listen = Listen {
+            proxy: proxy?,
+            decision: transpose(decision)?,
+            admin: transpose(admin)?,
+            control: transpose(control)?,
+        };
+        self.distinct(&listen);
+        Some(listen)
+    }
+
+    fn distinct(&mut self, listen: &Listen) {
+        let tcp = |address: &Address| match address {
+            Address::Tcp(address) => Some(*address),
+            Address::Unix(_) => None,
+        };
+        let decision = listen.decision.as_ref().and_then(|decision| tcp(&decision.address));
+        let named = [("listen.decision.address", decision), ("listen.admin.address", listen.admin)];
+        let mut taken = vec![("listen.proxy.address", listen.proxy.address)];
+        for (key, address) in named.into_iter().filter_map(|(key, address)| Some((key, address?))) {
+            if let Some((other, _)) = taken.iter().find(|(_, other)| overlaps(*other, address)) {
+                self.error(key, format!("`{address}` is also taken by `{other}`; choose another port"));
+            }
+            taken.push((key, address));
+        }
+    }
+
+    fn proxy(&mut self, raw: &RawProxyListen) -> Option<ProxyListen> {
+        let address = self.socket_address("listen.proxy.address", &raw.address);
+        let tls = raw.tls.as_ref().map(|tls| self.tls("listen.proxy.tls", tls));
+        let proxy_protocol = if raw.proxy_protocol {
+            ProxyProtocol::Required
+        } else {
+            ProxyProtocol::Off
+        };
+        Some(ProxyListen {
+            address: address?,
+            tls: transpose(tls)?,
+            proxy_protocol,
+        })
+    }
+
+    fn control(&mut self, raw: &RawControlListen) -> Option<PathBuf> {
+        let key = "listen.control.address";
+        match raw.address.as_ref()?.strip_prefix(UNIX) {
+            Some(path) if !path.is_empty() => Some(self.path(key, path)),
+            _ => {
+                self.error(key, "is a Unix socket only; write it as `unix:/run/cedargate/control.sock`");
+                None
+            }
+        }
+    }
+
+    /// The paths alone; `http::tls` reads the files at start and whenever they change.
+    fn tls(&mut self, section: &str, raw: &RawTls) -> Option<Tls> {
+        let mut file = |name: &str, path: &Option<PathBuf>| {
+            let path = path.as_ref()?;
+            Some(self.path(&format!("{section}.{name}"), path))
+        };
+        let cert = file("cert", &raw.cert);
+        let key = file("key", &raw.key);
+        let client_ca = file("client_ca", &raw.client_ca);
+        Some(Tls {
+            cert: cert?,
+            key: key?,
+            client_ca,
+        })
+    }
+
+    fn decision(&mut self, raw: &RawDecisionListen) -> Option<DecisionListen> {
+        let key = "listen.decision.address";
+        let section = "listen.decision.auth";
+        let address = match raw.address.strip_prefix(UNIX) {
+            Some("") => {
+                self.error(key, "`unix:` needs a path, such as `unix:/run/cedargate/decision.sock`");
+                None
+            }
+            Some(path) => Some(Address::Unix(self.path(key, path))),
+            None => self.socket_address(key, &raw.address).map(Address::Tcp),
+        };
+        let tokens = self.tokens(section, raw.auth.tokens.as_deref(), raw.auth.tokens_file.as_deref());
+        let tls = transpose(raw.tls.as_ref().map(|tls| self.tls("listen.decision.tls", tls)))?;
+        if tls.is_some() && matches!(address, Some(Address::Unix(_))) {
+            self.error("listen.decision.tls", "is for TCP; a Unix socket needs none, so remove it");
+            return None;
+        }
+        let asks_certificate = tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        let address = address?;
+        let open = matches!(&address, Address::Tcp(tcp) if !tcp.ip().to_canonical().is_loopback());
+        // INVARIANT: off loopback there are tokens; a mistake in them was reported with their key
+        if open && tokens.is_empty() && !asks_certificate {
+            if !self.has_error_under(section) {
+                let message = format!(
+                    "`{}` is reachable from other hosts, so callers must present a token or a certificate: set this key or \
+                     `listen.decision.tls.client_ca`, or listen on 127.0.0.1",
+                    raw.address
+                );
+                self.error(&format!("{section}.tokens_file"), message);
+            }
+            return None;
+        }
+        Some(DecisionListen { address, tokens, tls })
+    }
+
+    fn socket_address(&mut self, key: &str, text: &str) -> Option<SocketAddr> {
+        let problem = match text.parse() {
+            Ok(address) => return Some(address),
+            Err(_) if text.starts_with(UNIX) => {
+                "is a Unix socket, which only `listen.decision` and `listen.control` can use; write an IP address and port"
+            }
+            Err(_) if text.parse::<IpAddr>().is_ok() => "has no port; write it as `127.0.0.1:8900` or `[::1]:8900`",
+            Err(_) if text.starts_with(':') => "has no address; write `0.0.0.0` before it to listen on all",
+            Err(_) if text.starts_with("localhost:") => "is a name; write the IP address, `127.0.0.1`",
+            Err(_) => "is not an IP address and port, such as `127.0.0.1:8900` or `[::1]:8900`",
+        };
+        self.error(key, format!("`{text}` {problem}"));
+        None
+    }
+}
+
+fn overlaps(a: SocketAddr, b: SocketAddr) -> bool {
+    // port 0 asks the system for a free one
+    let either_any = a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || either_any)
+}

@@ -1,0 +1,67 @@
+//! `policies`: where policies and schemas are, and how the gate notices changes.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::portals::parse_slug;
+use crate::config::check::Checker;
+use crate::config::schema::hint;
+use crate::config::values::TimeSpan;
+use cedargate_policy::types::PortalSlug;
+
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policies {
+    /// Folder of the portals' folders, from the configuration file's folder.
+    pub dir: PathBuf,
+    /// Folder of the schemas.
+    pub schemas: PathBuf,
+    /// Interval at which the gate reads the folders, 100ms or more.
+    pub poll: TimeSpan<100>,
+    /// Portals that readiness waits for.
+    pub require: Vec<String>,
+    /// Folder where the last good revisions survive a restart. Null: they do not.
+    pub state_dir: Option<PathBuf>,
+}
+
+impl Default for Policies {
+    fn default() -> Self {
+        Self {
+            dir: PathBuf::from("policies"),
+            schemas: PathBuf::from("schemas"),
+            poll: TimeSpan::seconds::<5>(),
+            require: Vec::new(),
+            state_dir: None,
+        }
+    }
+}
+
+impl Policies {
+    /// The slugs of `require`.
+    pub fn required(&self) -> impl Iterator<Item = PortalSlug> {
+        self.require.iter().filter_map(|slug| PortalSlug::parse(slug))
+    }
+}
+
+impl Checker<'_> {
+    /// `portals`: the slugs of the configuration; `None`: every folder of `policies.dir` is a portal.
+    pub fn policies(&mut self, policies: Policies, portals: Option<&[&str]>) -> Policies {
+        for (n, slug) in policies.require.iter().enumerate() {
+            let key = format!("policies.require[{n}]");
+            if let Err(message) = parse_slug(slug) {
+                self.error(&key, message);
+            } else if let Some(known) = portals.filter(|known| !known.contains(&slug.as_str())) {
+                let message = format!("there is no portal `{slug}` in `portals`; {}", hint(slug, known));
+                self.error(&key, message);
+            }
+        }
+        Policies {
+            dir: self.path("policies.dir", &policies.dir),
+            schemas: self.path("policies.schemas", &policies.schemas),
+            state_dir: self.optional_path("policies.state_dir", policies.state_dir.as_deref()),
+            ..policies
+        }
+    }
+}
