@@ -10,6 +10,7 @@ use crate::base::lifecycle::{Shutdown, ShutdownTrigger};
 use crate::gate::Gate;
 use crate::http::listener::SocketFile;
 use crate::reload::Asks;
+use crate::session::Sessions;
 
 /// How long threads may take to notice that everything was forced to end; past it the process goes without them.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -83,6 +84,12 @@ impl Running {
         while Instant::now() < deadline && !ended() && !far_enough(&self.shutdown) {
             std::thread::park_timeout(WAIT_POLL);
         }
+    }
+
+    /// The gate's sessions: `benches/` creates thousands of them without a login each.
+    #[doc(hidden)]
+    pub fn sessions(&self) -> &Arc<Sessions> {
+        &self.gate.sessions
     }
 
     /// A handle on the end, for another thread.
