@@ -24,8 +24,6 @@ struct Sized {
 
 pub fn section(extent: Extent) -> Section {
     let sized: Vec<Sized> = super::sizes(extent, &SIZES, 2).iter().map(|size| prepare(*size)).collect();
-    let reads = |sized: &Sized| &sized.reads;
-    let writes = |sized: &Sized| &sized.writes;
     let curves: Vec<Curve> = vec![
         Curve::new("unconditional, one of them", one(extent, &sized, reads)),
         Curve::new("conditional with an ip, one of them", one(extent, &sized, writes)),
@@ -50,6 +48,14 @@ pub fn section(extent: Extent) -> Section {
         goals,
         ..Section::default()
     }
+}
+
+fn reads(sized: &Sized) -> &Vec<CallerRequest> {
+    &sized.reads
+}
+
+fn writes(sized: &Sized) -> &Vec<CallerRequest> {
+    &sized.writes
 }
 
 fn prepare(size: usize) -> Sized {
