@@ -18,7 +18,7 @@ counts-accept: tools ## what is counted now becomes the baseline
 	$(INSTRUCTIONS) accept
 
 lint:
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo lint
 	@if command -v cargo-deny >/dev/null; then cargo deny --config .deny.toml check bans licenses sources; \
 	else echo "cargo-deny is not installed: skipped (cargo install cargo-deny --locked)"; fi
