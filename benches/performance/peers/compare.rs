@@ -311,7 +311,7 @@ impl Compared {
             (true, 3.5, "the whole job, against Envoy with its token cache"),
         ] {
             let envoy = |policies| ProxyKind::Envoy(EnvoyOptions { policies, token_cache });
-            let what = format!("{what}, Envoy with {FEW_POLICIES} policies");
+            let what = format!("{what}, which has {FEW_POLICIES} policies");
             let mut goal = self.throughput(1, &what, envoy(FEW_POLICIES), wanted);
             if let Some((same, _)) = self.gate_ratio(envoy(largest)).filter(|_| largest > FEW_POLICIES) {
                 goal.measured += &format!("; {} with {largest} policies", times(same));
