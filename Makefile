@@ -8,7 +8,7 @@ demo: ## two portals, a demo app, a token issuer; prints three curls
 
 test: tools lint ## everything: format, lints, all tests, instruction counts
 	cargo test --locked --workspace --all-targets
-	cargo test --locked --doc
+	cargo test --locked --workspace --doc
 	$(INSTRUCTIONS) check
 
 counts: tools ## instructions per operation, compared with benches/instructions/baseline.json
