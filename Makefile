@@ -1,14 +1,14 @@
 # Thin on purpose: cargo knows how. `make test` is everything CI runs before a merge.
 .PHONY: demo test lint bench bench-parts bench-tools tools counts counts-accept
 
-INSTRUCTIONS = cargo run --locked --quiet --profile counts --features counts --bin instructions --
+INSTRUCTIONS = cargo run --locked --quiet --profile counts --package cedargate-benches --bin instructions --
 
 demo: ## two portals, a demo app, a token issuer; prints three curls
 	cargo run --locked --quiet -- demo
 
 test: tools lint ## everything: format, lints, all tests, instruction counts
-	cargo test --locked --all-targets
-	cargo test --locked --doc
+	cargo test --locked --workspace --all-targets
+	cargo test --locked --workspace --doc
 	$(INSTRUCTIONS) check
 
 counts: tools ## instructions per operation, compared with benches/instructions/baseline.json
@@ -18,16 +18,17 @@ counts-accept: tools ## what is counted now becomes the baseline
 	$(INSTRUCTIONS) accept
 
 lint:
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo lint
 	@if command -v cargo-deny >/dev/null; then cargo deny --config .deny.toml check bans licenses sources; \
 	else echo "cargo-deny is not installed: skipped (cargo install cargo-deny --locked)"; fi
 
 bench: bench-tools ## the gate beside its peers and as its work grows; writes docs/performance.md
-	cargo bench --locked --profile release --bench performance -- --write $(BENCH)
+	cargo build --locked --release --bin cedargate
+	cargo bench --locked --profile release --package cedargate-benches --bench performance -- --write $(BENCH)
 
 bench-parts: ## the parts that decide the gate's speed
-	cargo bench --locked --profile quick --bench gate
+	cargo bench --locked --profile quick --package cedargate-benches --bench gate
 
 bench-tools: ## what the gate is compared with; names what cannot be installed
 	@.ci/bench-tools

@@ -32,6 +32,7 @@ pub mod app;
 // the path of a request, and what speaks HTTP on it
 mod http;
 mod gate;
+#[doc(hidden)] // `measured` re-exports some of it
 mod authn;
 mod audit;
 
@@ -47,9 +48,20 @@ mod login;
 mod accounts;
 mod limits;
 
-// foundations
+// foundations; `measured` re-exports some of them
+#[doc(hidden)]
 mod config;
+#[doc(hidden)]
 mod base;
+
+/// The parts that `benches/` measures one by one; no interface.
+#[doc(hidden)]
+pub mod measured {
+    pub use crate::authn::{Authn, TokenCache, Verified, token_hash};
+    pub use crate::base::metrics::Metrics;
+    pub use crate::config::{Algorithm, Issuer, KeySource};
+    pub use crate::session::SessionData;
+}
 
 #[cfg(test)]
 mod fuzz_tests;

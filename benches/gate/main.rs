@@ -1,15 +1,13 @@
-//! What the gate costs where it costs: deciding, knowing the caller, loading policies. See `benches/README.md`.
+//! The parts that decide the gate's speed: decisions, tokens, loading policies. See `benches/README.md`.
 //!
-//! One program, so that one link serves all. Run without `--bench` (as `cargo test` does) it asks every question once,
-//! over small sets only; a bench that no longer sets up fails there.
+//! One program, so that the linker runs once. Without `--bench` (as under `cargo test`) every measured function runs once over
+//! small policy sets, so that a bench whose setup fails is found there.
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot set up must stop and say so")]
 
 mod decision;
-mod issuer;
 mod reload;
 mod token;
-mod world;
 
 use std::time::Duration;
 
@@ -28,9 +26,8 @@ fn main() {
     criterion.final_summary();
 }
 
-/// Numbers of policies; few where nothing is measured.
+/// Numbers of policies; only the first where nothing is measured.
 fn sizes(all: &'static [usize]) -> &'static [usize] {
-    let measured = std::env::args().any(|arg| arg == "--bench");
-    let few = all.split_at(1).0;
-    if measured { all } else { few }
+    let is_measured = std::env::args().any(|arg| arg == "--bench");
+    if is_measured { all } else { all.split_at(1).0 }
 }

@@ -1,11 +1,9 @@
-//! A token's first sight, per algorithm, and every later one.
+//! The first sight of a token, per algorithm, and every later one.
 
-use cedargate::bench::Tokens;
+use cedargate_benches::issuer::{ALGORITHMS, Keys};
+use cedargate_benches::tokens::Tokens;
 use criterion::{BenchmarkId, Criterion};
 
-use crate::issuer::{ALGORITHMS, Keys};
-
-/// Whose tokens these are.
 const SUBJECT: &str = "alice";
 
 pub fn bench(criterion: &mut Criterion) {
@@ -24,9 +22,9 @@ pub fn bench(criterion: &mut Criterion) {
     }
     let token = keys.token("RS256", SUBJECT);
     tokens.remember(&token).unwrap();
-    assert!(tokens.seen_before(&token), "the token is not remembered");
+    assert!(tokens.seen_before(&token), "the token is not in the cache");
     group.bench_function(BenchmarkId::new("seen before", "RS256"), |b| {
-        b.iter(|| tokens.seen_before(&token))
+        b.iter(|| tokens.seen_before(&token));
     });
     group.finish();
 }

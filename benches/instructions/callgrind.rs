@@ -3,27 +3,28 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// All of the environment besides `PATH`. What glibc and aws-lc make of the processor needs no pinning: callgrind shows
-/// every program the same one (a Haswell, on anything with AVX2). glibc's arenas would follow the number of processors.
+/// The whole environment besides `PATH`. The processor features that glibc and aws-lc detect need no pinning: callgrind
+/// emulates the same processor everywhere (a Haswell, on any host with AVX2). glibc would make its number of arenas depend on
+/// the number of processors.
 const ENVIRONMENT: [(&str, &str); 1] = [("GLIBC_TUNABLES", "glibc.malloc.arena_max=16")];
 
-/// What the program said, and what it cost.
+/// The output of a program, and its instruction counts.
 pub struct Run {
-    pub said: String,
+    pub printed: String,
     pub parts: Vec<Part>,
 }
 
-/// What one thread did between two calls of the marked function.
+/// The instructions of one thread between two calls of the marked function.
 pub struct Part {
     pub number: usize,
     pub thread: u64,
     pub instructions: u64,
-    /// Names of the functions that ran are in here.
+    /// The file of callgrind, with the names of the functions that ran.
     text: String,
 }
 
 impl Part {
-    /// `prefix` of a function's path, like `cedargate::gate::`.
+    /// True if a function ran whose path contains `prefix`, like `cedargate::gate::`.
     pub fn ran(&self, prefix: &str) -> bool {
         self.text.contains(prefix)
     }
@@ -35,7 +36,9 @@ impl Part {
             line.and_then(|number| number.trim().parse::<u64>().ok())
                 .ok_or_else(|| format!("`{}` has no number `{key}`", path.display()))
         };
-        let (part, thread, instructions) = (number("part: ")?, number("thread: ")?, number("totals: ")?);
+        let part = number("part: ")?;
+        let thread = number("thread: ")?;
+        let instructions = number("totals: ")?;
         Ok(Self {
             number: usize::try_from(part).map_err(|e| e.to_string())?,
             thread,
@@ -45,7 +48,7 @@ impl Part {
     }
 }
 
-/// Runs `program arguments` in `folder`, which it empties first; cut at every call of `mark`.
+/// Empties `folder` and runs `program arguments` in it under callgrind, which cuts the run at every call of `mark`.
 pub fn count(program: &Path, arguments: &[&str], mark: &str, folder: &Path) -> Result<Run, String> {
     let fail = |e: std::io::Error| format!("cannot use `{}`: {e}", folder.display());
     if folder.exists() {
@@ -65,16 +68,16 @@ pub fn count(program: &Path, arguments: &[&str], mark: &str, folder: &Path) -> R
         .output()
         .map_err(|e| format!("cannot run valgrind ({e}); `make tools` installs it"))?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("the program under valgrind ended with {}:\n{said}", output.status));
+        let errors = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("the program under valgrind ended with {}:\n{errors}", output.status));
     }
     Ok(Run {
-        said: String::from_utf8(output.stdout).map_err(|e| e.to_string())?,
+        printed: String::from_utf8(output.stdout).map_err(|e| e.to_string())?,
         parts: parts(folder)?,
     })
 }
 
-/// callgrind names what it writes `out.<part>-<thread>`.
+/// Reads the files that callgrind wrote: `out.<part>-<thread>`.
 fn parts(folder: &Path) -> Result<Vec<Part>, String> {
     let entries = std::fs::read_dir(folder).map_err(|e| e.to_string())?;
     let paths: Result<Vec<PathBuf>, _> = entries.map(|entry| entry.map(|entry| entry.path())).collect();
@@ -87,12 +90,12 @@ fn parts(folder: &Path) -> Result<Vec<Part>, String> {
 }
 
 pub fn version() -> Result<String, String> {
-    said("valgrind", &["--version"]).map(|line| line.trim().trim_start_matches("valgrind-").to_owned())
+    output_of("valgrind", &["--version"]).map(|line| line.trim().trim_start_matches("valgrind-").to_owned())
 }
 
-/// What a command prints.
-pub fn said(command: &str, arguments: &[&str]) -> Result<String, String> {
+/// The standard output of a command.
+pub fn output_of(command: &str, arguments: &[&str]) -> Result<String, String> {
     let output = Command::new(command).args(arguments).output();
-    let output = output.map_err(|e| format!("cannot run {command}: {e}; `make tools` installs what is missing"))?;
+    let output = output.map_err(|e| format!("cannot run {command}: {e}; `make tools` installs it"))?;
     String::from_utf8(output.stdout).map_err(|e| e.to_string())
 }

@@ -1,17 +1,15 @@
 //! Instructions per operation of the decision, the token and a whole request, against a committed baseline.
 //!
-//! `check` compares, `accept` writes the baseline; both run this program again under callgrind: once for everything that
-//! runs on one thread (`operations`, which says on stdout what it does in which order), and as a gate that is asked, with
-//! and without the requests that are counted (`requests`). See `benches/README.md`.
+//! `check` compares, `accept` writes the baseline. Both run this program again under callgrind: once for the operations that run
+//! on one thread (`operations`, which prints each operation before it runs), and three times as a gate under requests
+//! (`requests`): without the counted requests, with the permitted ones, with the denied ones. See `benches/README.md`.
 
-#![expect(clippy::unwrap_used, reason = "what cannot be set up or counted must stop and say so")]
+#![expect(clippy::unwrap_used, reason = "a count that cannot be taken must stop and say so")]
 
 mod callgrind;
 mod operations;
 mod request;
 mod verdict;
-#[path = "../gate/world.rs"]
-mod world;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,10 +17,10 @@ use std::process::ExitCode;
 use self::callgrind::Run;
 use self::verdict::{ACCEPT, Baseline, Counts};
 
-const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions/baseline.json");
-/// The function whose calls cut a run into parts.
+const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions/baseline.json");
+/// The function at whose calls callgrind cuts a run into parts.
 const MARK: &str = "instructions::mark";
-/// Requests of a kind.
+/// Counted requests of each kind.
 const REQUESTS: &str = "500";
 
 fn main() -> ExitCode {
@@ -50,12 +48,12 @@ fn main() -> ExitCode {
 }
 
 fn check() -> Result<(), String> {
-    let text = std::fs::read_to_string(BASELINE).map_err(|e| format!("there is no baseline ({e}); `{ACCEPT}` makes one"))?;
+    let text = std::fs::read_to_string(BASELINE).map_err(|e| format!("cannot read the baseline ({e}); `{ACCEPT}` writes one"))?;
     let before: Baseline = serde_json::from_str(&text).map_err(|e| format!("`{BASELINE}`: {e}"))?;
     let report = verdict::compare(&before, &counted()?);
     print!("{}", report.text);
     if report.failed {
-        return Err("not as cheap as the baseline, or not what it holds".to_owned());
+        return Err("counts exceed the baseline, or the workloads differ from it".to_owned());
     }
     Ok(())
 }
@@ -66,7 +64,7 @@ fn accept() -> Result<(), String> {
 }
 
 fn counted() -> Result<Baseline, String> {
-    let versions = callgrind::said("rustc", &["-vV"])?;
+    let versions = callgrind::output_of("rustc", &["-vV"])?;
     let line = |key: &str| {
         versions
             .lines()
@@ -82,7 +80,7 @@ fn counted() -> Result<Baseline, String> {
     })
 }
 
-/// The runs do not know of each other and count the same however many there are at once.
+/// The runs are separate processes: each counts the same, however many run at once.
 fn instructions() -> Result<Counts, String> {
     std::thread::scope(|scope| {
         let operations = scope.spawn(|| run(&["operations"]));
@@ -90,7 +88,8 @@ fn instructions() -> Result<Counts, String> {
         let permitted = scope.spawn(|| run(&["requests", REQUESTS, "0"]));
         let denied = scope.spawn(|| run(&["requests", "0", REQUESTS]));
         let mut counts = per_operation(&operations.join().unwrap()?);
-        let (without, times) = (worker(&requests.join().unwrap()?), REQUESTS.parse::<u64>().unwrap());
+        let without = worker(&requests.join().unwrap()?);
+        let times = REQUESTS.parse::<u64>().unwrap();
         for (name, with) in [("permitted", permitted), ("denied", denied)] {
             counts.insert(format!("request/{name}"), (worker(&with.join().unwrap()?) - without) / times);
         }
@@ -104,12 +103,12 @@ fn run(arguments: &[&str]) -> Result<Run, String> {
     callgrind::count(&program, arguments, MARK, &folder)
 }
 
-/// What the run said it did, and what callgrind saw.
+/// Instructions per operation: the run printed names and repetitions, callgrind wrote the counts.
 fn per_operation(run: &Run) -> Counts {
     let mut counts = Counts::new();
-    for (nth, line) in run.said.lines().enumerate() {
+    for (nth, line) in run.printed.lines().enumerate() {
         let (name, times) = line.rsplit_once(' ').unwrap();
-        // every operation lies between two marks; the first part is what was before all of them
+        // every operation lies between two marks; the first part lies before all of them
         let number = 2 * nth + 2;
         let part = run
             .parts
@@ -121,7 +120,7 @@ fn per_operation(run: &Run) -> Counts {
     counts
 }
 
-/// All that the worker did, from start to end: marks cut the calling thread alone.
+/// Instructions of the worker thread from start to end: a mark cuts only the thread that calls it.
 fn worker(run: &Run) -> u64 {
     let workers: Vec<_> = run.parts.iter().filter(|part| part.ran(request::WORKER)).collect();
     assert_eq!(
@@ -133,7 +132,7 @@ fn worker(run: &Run) -> u64 {
     workers.iter().map(|part| part.instructions).sum()
 }
 
-/// Has `operation` counted, `times` in a row, once it has run often enough for what it makes the first time to exist.
+/// Counts `operation`, `times` in a row, after a warm-up: caches and lazily made values are filled then.
 fn measure(name: &str, times: usize, mut operation: impl FnMut()) {
     (0..times.div_ceil(4)).for_each(|_| operation());
     println!("{name} {times}");

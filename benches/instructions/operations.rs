@@ -1,50 +1,48 @@
-//! What is counted on one thread: decisions as the gate makes them, what is made for them, and tokens.
+//! The operations that are counted on one thread: decisions, the parts of a decision, and tokens.
 
 use std::hint::black_box;
 use std::path::Path;
 
-use cedargate::bench::{Question, Tokens, World};
+use cedargate_benches::portal::{CallerRequest, LoadedPortal};
+use cedargate_benches::shop::{NamedRequest, REQUESTS, claims, load};
+use cedargate_benches::tokens::Tokens;
 use serde_json::{Value, json};
 
 use crate::measure;
-use crate::world::{QUESTIONS, claims, world};
 
-/// Made once with keys that nobody has any more, for the claims of `world`; they expire in 2100.
+/// Signed for the claims of `shop` with keys whose private parts were deleted; the tokens expire in 2100.
 const TOKENS: &str = include_str!("tokens.json");
 const POLICIES: usize = 1_000;
+const DENIED: NamedRequest = NamedRequest::new("denied by a condition", "PUT", "/shop/cart");
 
 pub fn decisions() {
-    let world = world(POLICIES);
-    for (name, method, path) in QUESTIONS {
-        let question = world.question(&claims(), method, path).unwrap();
-        decision(&world, name, &question, true);
-    }
+    let portal = load(POLICIES);
+    let allowed = REQUESTS.map(|case| (case.name, portal.request(&claims(), case.method, case.path).unwrap()));
     let mut suspended = claims();
     suspended.insert("department".to_owned(), json!("suspended"));
-    let denied = world.question(&suspended, "PUT", "/shop/cart").unwrap();
-    decision(&world, "denied by a condition", &denied, false);
-    let question = world.question(&claims(), "GET", "/a/b/c/d/e/f/g/h").unwrap();
-    measure("target/deep path", 200, || {
-        black_box(world.target(&question).unwrap());
-    });
-    let question = world.question(&claims(), "GET", "/orders/17").unwrap();
-    measure("target/routed", 200, || {
-        black_box(world.target(&question).unwrap());
-    });
+    let denied = portal.request(&suspended, DENIED.method, DENIED.path).unwrap();
+    // the match sets are there since the requests were prepared
+    portal.make_condition_only();
+    for (name, request) in &allowed {
+        decision(&portal, name, request, true);
+    }
+    decision(&portal, DENIED.name, &denied, false);
+    let request = portal.request(&claims(), "GET", "/orders/17").unwrap();
     measure("principal", 200, || {
-        black_box(world.principal(&question).unwrap());
+        black_box(portal.principal(&request).unwrap());
     });
     measure("context", 200, || {
-        black_box(world.context(&question).unwrap());
+        black_box(portal.context(&request).unwrap());
     });
 }
 
-fn decision(world: &World, name: &str, question: &Question, allowed: bool) {
-    assert_eq!(world.decide(question), allowed, "{name}");
-    // the first question made the slices, which wait for their twins
-    world.make_twins();
+/// The whole decision function, and of it the evaluation of the policies alone.
+fn decision(portal: &LoadedPortal, name: &str, request: &CallerRequest, is_allowed: bool) {
     measure(&format!("decide/{name}"), 200, || {
-        assert_eq!(black_box(world.decide(black_box(question))), allowed);
+        assert_eq!(black_box(portal.decide(black_box(request))), is_allowed);
+    });
+    measure(&format!("evaluate/{name}"), 200, || {
+        assert_eq!(black_box(portal.evaluate(black_box(request))), is_allowed);
     });
 }
 

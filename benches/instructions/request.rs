@@ -1,26 +1,26 @@
 //! Whole requests through a running gate with one worker: one keep-alive client, an app that answers two bytes.
 //!
-//! Only the worker is counted. Client and app are plain threads of the same process, and never do anything at once with
-//! the worker: the client asks again when it has the answer.
+//! Only the worker thread is counted. Client and app are plain threads of the same process. The client sends a request only
+//! after it has read the answer to the one before, so the worker never runs while the client does.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 
 use cedargate::app::{Running, start_from_yaml};
-use cedargate::bench::{AUDIENCE, ISSUER};
+use cedargate_benches::shop::files;
+use cedargate_benches::{AUDIENCE, ISSUER};
 
 use crate::operations::{jwks, token};
-use crate::world::files;
 
-/// Runs on the worker and nowhere else.
+/// The type whose functions only the worker thread calls.
 pub const WORKER: &str = "cedargate::gate::Worker";
-/// Few, so that it starts soon: deciding costs the same at any number.
+/// A small number, so that the gate starts soon: a decision costs the same at any number.
 const POLICIES: usize = 100;
-/// Requests of each kind before: connections are open then, the token is known, and slices exist.
+/// Uncounted requests of each kind: they open the connections, verify the token and make the match sets.
 const WARM: usize = 50;
 
-/// As many requests of each kind as asked for, and those that nobody counts.
+/// Sends the warm-up and the given numbers of requests through a gate, then stops the gate.
 pub fn requests(folder: &Path, permitted: usize, denied: usize) {
     let gate = start(folder);
     let mut client = Client {
@@ -35,10 +35,10 @@ pub fn requests(folder: &Path, permitted: usize, denied: usize) {
 }
 
 fn start(folder: &Path) -> Running {
-    for (name, text) in files(POLICIES, "") {
-        let path = folder.join(name);
+    for file in files(POLICIES, "") {
+        let path = folder.join(file.name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
+        std::fs::write(path, file.text).unwrap();
     }
     std::fs::write(folder.join("jwks.json"), jwks()).unwrap();
     let yaml = format!(
@@ -60,7 +60,7 @@ struct Client {
 }
 
 impl Client {
-    /// The status.
+    /// Sends one request and returns the status of its answer.
     fn ask(&mut self, method: &str, path: &str) -> u16 {
         let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: shop.example.test\r\nuser-agent: instructions\r\naccept: */*\r\n\
@@ -68,13 +68,16 @@ impl Client {
             self.credential
         );
         self.stream.write_all(request.as_bytes()).unwrap();
-        assert!(read_message(&mut self.stream, &mut self.read), "the gate hung up");
+        assert!(
+            read_message(&mut self.stream, &mut self.read),
+            "the gate closed the connection"
+        );
         let head = String::from_utf8_lossy(&self.read);
         head.split(' ').nth(1).unwrap().parse().unwrap()
     }
 }
 
-/// Answers everything with two bytes.
+/// Starts an app that answers every request with two bytes.
 fn app() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -99,7 +102,7 @@ fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Reads one message into `read`; false when the other side has left.
+/// Reads one message into `read`; false if the peer closed the connection.
 fn read_message(stream: &mut TcpStream, read: &mut Vec<u8>) -> bool {
     read.clear();
     let mut bytes = [0; 16 * 1024];

@@ -1,15 +1,23 @@
 //! A gate as users run it: the program, a configuration file, its own process.
 
-use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::load;
 use crate::process::{Process, free_address};
 
-/// The program built with this bench, or the one named by `BENCH_GATE`, to compare two builds.
-fn program() -> OsString {
-    std::env::var_os("BENCH_GATE").unwrap_or_else(|| env!("CARGO_BIN_EXE_cedargate").into())
+/// The program that cargo built into the folder of this bench's profile, or the one that `BENCH_GATE` names, to compare two
+/// builds.
+pub fn program() -> Result<PathBuf, String> {
+    if let Some(program) = std::env::var_os("BENCH_GATE") {
+        return Ok(program.into());
+    }
+    let own = std::env::current_exe().map_err(|e| e.to_string())?;
+    // a bench is in `deps` beside it
+    let program = own.ancestors().nth(2).map(|folder| folder.join("cedargate"));
+    program
+        .filter(|program| program.is_file())
+        .ok_or_else(|| "the program `cedargate` is not built in the profile of this bench: run `cargo build` first".to_owned())
 }
 
 pub struct Gate {
@@ -20,9 +28,11 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// `config` is the configuration without `listen`; paths in it start at `folder`. Returns once it is ready.
+    /// Starts a gate and returns once it is ready. `config` is the configuration without `listen`; paths in it start at `folder`.
     pub fn start(folder: &Path, name: &str, config: &str, core: Option<usize>) -> Result<Self, String> {
-        let (proxy, decision, admin) = (free_address(), free_address(), free_address());
+        let proxy = free_address();
+        let decision = free_address();
+        let admin = free_address();
         let listen = format!(
             "listen: {{ proxy: {{ address: '{proxy}' }}, decision: {{ address: '{decision}' }}, admin: {{ address: '{admin}' }} }}\n"
         );
@@ -30,9 +40,9 @@ impl Gate {
         std::fs::write(&file, listen + config).map_err(|e| format!("`{}`: {e}", file.display()))?;
         let log = folder.join(format!("{name}.log"));
         let args = ["serve".as_ref(), "--config".as_ref(), file.as_os_str()];
-        let mut process = Process::start_logged(core, program(), &args, &log)?;
-        let question = load::request("GET", "/readyz", &[], None);
-        let ready = || load::ask(admin, &question).is_ok_and(|(status, _)| status == 200);
+        let mut process = Process::start_logged(core, program()?, &args, &log)?;
+        let probe = load::request("GET", "/readyz", &[], None);
+        let ready = || load::ask(admin, &probe).is_ok_and(|(status, _)| status == 200);
         process
             .wait_until(ready)
             .map_err(|e| format!("{e}: {}", std::fs::read_to_string(&log).unwrap_or_default()))?;

@@ -1,13 +1,11 @@
-//! What the gate costs as policies, entities, roles, portals, tokens and connections grow.
+//! The cost of the gate as policies, entities, roles, portals, tokens and connections grow.
 //!
-//! First what can be measured in this process, then whole gates, each a process of its own.
+//! First the functions that can be called in this process, then whole gates, each a process of its own.
 
 mod batch;
 mod connections;
 mod draw;
 mod entities;
-#[path = "../gate/issuer.rs"]
-mod issuer;
 mod many_portals;
 mod measure;
 mod policies;
@@ -20,62 +18,63 @@ mod setting;
 mod start;
 mod tokens;
 mod traffic;
-// one generator of policies for both programs
-#[path = "../gate/world.rs"]
-mod world;
 
 use std::time::Instant;
 
-use self::draw::{grouped, percent};
-use self::measure::Cost;
+use self::draw::{Curve, grouped, percent};
 use crate::Extent;
-use crate::machine::{REST, Spinners, pin_thread, pinned};
+use crate::machine::{REST, pin_thread, pinned};
 use crate::report::{Goal, Section};
+use crate::spinners::Spinners;
 
-type Part = (&'static str, fn(Extent) -> Section);
+/// One section of the report, by the name that `GROWTH_ONLY` takes.
+struct Part {
+    name: &'static str,
+    section: fn(Extent) -> Section,
+}
 
-const IN_PROCESS: [Part; 5] = [
-    ("policies", policies::section),
-    ("entities", entities::section),
-    ("roles", roles::section),
-    ("portals", portals::section),
-    ("tokens", tokens::section),
+/// Functions called in this process, then whole gates.
+const PARTS: [Part; 12] = [
+    Part::new("policies", policies::section),
+    Part::new("entities", entities::section),
+    Part::new("roles", roles::section),
+    Part::new("portals", portals::section),
+    Part::new("tokens", tokens::section),
+    Part::new("gate-portals", many_portals::section),
+    Part::new("reload", reload::section),
+    Part::new("traffic", traffic::section),
+    Part::new("start", start::section),
+    Part::new("batch", batch::section),
+    Part::new("connections", connections::section),
+    Part::new("sessions", sessions::section),
 ];
 
 pub fn sections(extent: Extent) -> Vec<Section> {
-    // the gates that come later have the other core
+    // the gates that start later run on the other core
     pin_thread(pinned(REST)).unwrap();
     let _awake = Spinners::start();
-    IN_PROCESS
-        .into_iter()
-        .chain(WHOLE)
-        .filter_map(|part| run(part, extent))
-        .collect()
+    PARTS.iter().filter_map(|part| part.run(extent)).collect()
 }
 
-const WHOLE: [Part; 7] = [
-    ("gate-portals", many_portals::section),
-    ("reload", reload::section),
-    ("traffic", traffic::section),
-    ("start", start::section),
-    ("batch", batch::section),
-    ("connections", connections::section),
-    ("sessions", sessions::section),
-];
-
-/// One part, or none where `GROWTH_ONLY` names others (`policies,tokens`).
-fn run((name, part): Part, extent: Extent) -> Option<Section> {
-    let wanted = std::env::var("GROWTH_ONLY").ok();
-    if !wanted.is_none_or(|only| only.split(',').any(|only| only == name)) {
-        return None;
+impl Part {
+    const fn new(name: &'static str, section: fn(Extent) -> Section) -> Self {
+        Self { name, section }
     }
-    let begun = Instant::now();
-    let section = part(extent);
-    println!("growth: {name} took {:.1} s", begun.elapsed().as_secs_f64());
-    Some(section)
+
+    /// Measures the part; `None` if `GROWTH_ONLY` names other parts (`policies,tokens`).
+    fn run(&self, extent: Extent) -> Option<Section> {
+        let wanted = std::env::var("GROWTH_ONLY").ok();
+        if !wanted.is_none_or(|only| only.split(',').any(|only| only == self.name)) {
+            return None;
+        }
+        let begun = Instant::now();
+        let section = (self.section)(extent);
+        println!("growth: {} took {:.1} s", self.name, begun.elapsed().as_secs_f64());
+        Some(section)
+    }
 }
 
-/// Sizes to measure; only the first few where nothing is.
+/// The sizes to measure; the first `few` in a smoke run.
 fn sizes(extent: Extent, all: &[usize], few: usize) -> &[usize] {
     all.split_at_checked(few)
         .filter(|_| extent == Extent::Smoke)
@@ -83,12 +82,13 @@ fn sizes(extent: Extent, all: &[usize], few: usize) -> &[usize] {
 }
 
 /// Goal 4: the largest size costs at most `limit` times the smallest.
-fn flat(name: &str, of: &str, costs: &[Cost], limit: f64) -> Option<Goal> {
-    let (first, last) = (costs.first()?, costs.last()?);
+fn flat(curve: &Curve, of: &str, limit: f64) -> Option<Goal> {
+    let first = curve.costs.first()?;
+    let last = curve.costs.last()?;
     let ratio = last.ratio(first);
     Some(Goal {
         number: 4,
-        what: format!("a decision is flat in {of}: {name}"),
+        what: format!("a decision is flat in {of}: {}", curve.name),
         wanted: format!(
             "{} {of} within {:.0} % of {}",
             grouped(last.x),

@@ -1,8 +1,8 @@
-//! The load: pre-rendered HTTP/1.1 requests over keep-alive connections, from one thread, as light as can be.
+//! The load generator: pre-rendered HTTP/1.1 requests over keep-alive connections, from one thread, with little CPU.
 //!
-//! It shares its core with the app, so that whatever is measured has its own core. Closed loop: each connection asks again
-//! as soon as it was answered (what the other side can do at most). Open loop: requests are due at fixed times, and the time
-//! of each counts from when it was *due*, so that a stall is charged to all requests it held up.
+//! It shares its core with the app, so that the measured program has a core of its own. Closed loop: each connection sends its
+//! next request as soon as the answer arrived, which shows the highest rate of the server. Open loop: requests are due at fixed
+//! times, and the latency of each counts from the time when it was *due*, so that a stall delays all requests behind it.
 
 mod answer;
 mod connection;
@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
 
-use self::connection::{Connection, Got};
+use self::connection::{Connection, Received};
 
-/// Longest time without any answer before a run is given up.
+/// Longest time without any answer; then the run fails.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long an open loop may go on beyond its time to send and answer what was due.
+/// Time that an open loop gets beyond its end to send the requests that were due and to read their answers.
 const OVERTIME: Duration = Duration::from_secs(2);
 
 /// Requests that take turns, and how they are sent.
@@ -26,7 +26,7 @@ pub struct Load<'a> {
     pub address: SocketAddr,
     /// Whole requests, head and body; the first is sent again after the last.
     pub requests: &'a [Vec<u8>],
-    /// Any other status is counted as unexpected.
+    /// The status of a right answer; answers with another status are counted as unexpected.
     pub expected: u16,
     pub connections: usize,
     pub pace: Pace,
@@ -36,7 +36,7 @@ pub struct Load<'a> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pace {
     Closed,
-    /// Per second.
+    /// So many requests per second.
     Open(f64),
 }
 
@@ -47,17 +47,17 @@ pub enum Until {
     AllOnce,
 }
 
-/// What came back.
+/// The answers of one run.
 #[derive(Clone, Debug, Default)]
 pub struct Answers {
     pub count: usize,
     pub took: Duration,
-    /// Nanoseconds, in ascending order.
+    /// Latencies in nanoseconds, in ascending order.
     pub times: Vec<u32>,
     pub unexpected: BTreeMap<u16, usize>,
     /// Requests that were due and not sent before the overtime was over (open loop).
     pub unsent: usize,
-    /// Connections that the other side had closed between two requests.
+    /// Connections that the server closed between two requests.
     pub reopened: usize,
 }
 
@@ -67,7 +67,7 @@ impl Answers {
         count(self.count) / self.took.as_secs_f64()
     }
 
-    /// Microseconds; `share` from 0 to 1.
+    /// A quantile of the latency in microseconds; `share` from 0 to 1.
     pub fn time(&self, share: f64) -> f64 {
         let last = self.times.len().saturating_sub(1);
         let at = (0..=last)
@@ -77,7 +77,7 @@ impl Answers {
         self.times.get(at).map_or(f64::NAN, |nanos| f64::from(*nanos) / 1e3)
     }
 
-    /// Itself, if every answer was the expected one.
+    /// Returns the answers if every status was the expected one.
     pub fn all_expected(self) -> Result<Self, String> {
         match self.unexpected.is_empty() && self.count > 0 {
             true => Ok(self),
@@ -86,7 +86,7 @@ impl Answers {
     }
 }
 
-/// A whole request.
+/// Renders a whole request.
 pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body: Option<&str>) -> Vec<u8> {
     let mut text = format!("{method} {path} HTTP/1.1\r\nhost: bench.test\r\n");
     for (name, value) in headers {
@@ -103,16 +103,16 @@ pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body: Option<
     text.into_bytes()
 }
 
-/// Status and body of the answer to one request, on a connection of its own.
+/// Sends one request on a connection of its own and returns status and body of the answer.
 pub fn ask(address: SocketAddr, request: &[u8]) -> Result<(u16, String), String> {
     let mut connection = Connection::open(address)?;
     connection.send(request, Instant::now())?;
     let until = Instant::now() + PATIENCE;
     while Instant::now() < until {
         match connection.receive()? {
-            Got::Answer(status) => return Ok((status, connection.body())),
-            Got::Nothing => crate::machine::pause(Duration::from_micros(200)),
-            Got::End => return Err(format!("{address} hung up")),
+            Received::Answer(status) => return Ok((status, connection.body())),
+            Received::Nothing => crate::machine::pause(Duration::from_micros(200)),
+            Received::End => return Err(format!("{address} closed the connection")),
         }
     }
     Err(format!("{address} did not answer"))
@@ -205,7 +205,7 @@ impl<'a> Run<'a> {
     }
 
     fn open_loop(&mut self, rate: f64) -> Result<Answers, String> {
-        // else a timer is up to 50 us late
+        // without it a timer is up to 50 µs late
         rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1)).map_err(|e| e.to_string())?;
         let mut idle: Vec<usize> = (0..self.connections.len()).collect();
         let total = match self.load.until {
@@ -236,7 +236,7 @@ impl<'a> Run<'a> {
         Ok(std::mem::take(&mut self.answers))
     }
 
-    /// Until something can be read, or `until`.
+    /// Waits until a connection can be read, or until `until`.
     fn wait(&mut self, until: Option<Instant>) -> Result<(), String> {
         let time = until.map_or(PATIENCE, |until| until.saturating_duration_since(Instant::now()));
         let timeout = Timespec::try_from(time).map_err(|e| e.to_string())?;
@@ -261,16 +261,16 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Whether the connection may ask again.
+    /// Reads from a connection; true if the answer is complete, so that the connection can send again.
     fn receive(&mut self, at: usize, now: Instant) -> Result<bool, String> {
         let connection = self.connections.get_mut(at).unwrap();
         if !connection.busy {
             return Ok(false);
         }
         match connection.receive()? {
-            Got::Nothing => Ok(false),
-            Got::End => self.reopen(at).map(|()| false),
-            Got::Answer(status) => {
+            Received::Nothing => Ok(false),
+            Received::End => self.reopen(at).map(|()| false),
+            Received::Answer(status) => {
                 let nanos = now.saturating_duration_since(connection.since).as_nanos();
                 self.answers.times.push(u32::try_from(nanos).unwrap_or(u32::MAX));
                 if status != self.load.expected {
@@ -282,10 +282,12 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// A server may close a connection between two requests: the request goes over a new one, its time goes on.
+    /// Replaces a connection that the server closed between two requests. The request goes over the new one; its latency still
+    /// counts from the time when it was due.
     fn reopen(&mut self, at: usize) -> Result<(), String> {
         let load = self.load;
-        let (since, request) = (self.at(at).since, self.at(at).request);
+        let since = self.at(at).since;
+        let request = self.at(at).request;
         *self.at_mut(at) = Connection::open(load.address)?;
         self.watch(at)?;
         self.answers.reopened += 1;
@@ -294,7 +296,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// A count as a number to reckon with.
+/// A count as a floating-point number.
 pub fn count(number: usize) -> f64 {
     f64::from(u32::try_from(number).unwrap_or(u32::MAX))
 }

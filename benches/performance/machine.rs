@@ -1,30 +1,28 @@
-//! The machine: which core does what, what a process used of it, and what it is.
+//! The machine: which core runs which program, and the facts that the report states about it.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use crate::process::Process;
-
-/// What is measured runs alone on the first core; app and load share the second. Without two cores nothing is pinned.
+/// The core of the measured program, which runs alone there. On a machine with one core nothing is pinned.
 pub const DEVICE: usize = 0;
+/// The core of the app and the load generator.
 pub const REST: usize = 1;
 
-/// As many as this process had before it was pinned.
+/// The number of cores that this process had before it was pinned.
 pub fn cores() -> usize {
     static CORES: OnceLock<usize> = OnceLock::new();
     *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get))
 }
 
-/// `None` where there are not enough cores to give them away.
+/// The core to pin to; `None` on a machine with one core.
 pub fn pinned(core: usize) -> Option<usize> {
     (cores() > 1).then_some(core)
 }
 
-/// The calling thread, and what it starts from now on, run on this core only, or again on all.
+/// Pins the calling thread, and the threads and processes that it starts from now on, to this core, or to all cores.
 pub fn pin_thread(core: Option<usize>) -> Result<(), String> {
     let mut set = CpuSet::new();
     match core {
@@ -35,73 +33,13 @@ pub fn pin_thread(core: Option<usize>) -> Result<(), String> {
 }
 
 /// Waits without using the CPU.
-#[expect(clippy::disallowed_methods, reason = "nobody else runs on this thread")]
+#[expect(clippy::disallowed_methods, reason = "no runtime uses this thread")]
 pub fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// One busy loop per core that runs only when nobody else wants to. An idle virtual CPU is put to sleep by the host and takes
-/// up to a millisecond to wake, which would be measured instead of the gate.
-pub struct Spinners {
-    _processes: Vec<Process>,
-}
-
-impl Spinners {
-    pub fn start() -> Self {
-        let all = (0..cores()).filter_map(|core| {
-            let core = pinned(core);
-            Process::start(core, "chrt", &["-i", "0", "sh", "-c", "while :; do :; done"]).ok()
-        });
-        Self {
-            _processes: all.collect(),
-        }
-    }
-}
-
-/// CPU time of all threads of a process that live.
-pub fn cpu_time(pid: u32) -> Duration {
-    thread_times(pid).values().sum()
-}
-
-/// CPU time of each thread that lives.
-pub fn thread_times(pid: u32) -> BTreeMap<u32, Duration> {
-    schedule(pid, 0)
-}
-
-/// How long its threads could have run and waited for a core.
-pub fn waited(pid: u32) -> Duration {
-    schedule(pid, 1).values().sum()
-}
-
-fn schedule(pid: u32, column: usize) -> BTreeMap<u32, Duration> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let times = tasks.filter_map(|task| {
-        let thread = task.file_name().to_str()?.parse().ok()?;
-        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
-        let nanos = text.split_whitespace().nth(column)?.parse().ok()?;
-        Some((thread, Duration::from_nanos(nanos)))
-    });
-    times.collect()
-}
-
-/// Resident memory in MiB.
-pub fn resident(pid: u32) -> f64 {
-    memory(pid, "VmRSS:")
-}
-
-/// What of it is no file's: the program's text is shared by all that run it.
-pub fn anonymous(pid: u32) -> f64 {
-    memory(pid, "RssAnon:")
-}
-
-fn memory(pid: u32, kind: &str) -> f64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let kib = status.lines().find_map(|line| line.strip_prefix(kind));
-    let kib = kib.and_then(|kib| kib.split_whitespace().next()?.parse::<u32>().ok());
-    f64::from(kib.unwrap_or_default()) / 1024.0
-}
-
-/// Share of the time that the host gave to others since the machine started: take two, and subtract.
+/// CPU ticks since the machine started, and of them those that the host gave to other machines. The difference of two readings
+/// tells the share that was stolen in between.
 #[derive(Clone, Copy, Debug)]
 pub struct Ticks {
     stolen: f64,
@@ -119,7 +57,7 @@ impl Ticks {
         }
     }
 
-    /// Per cent stolen since `before`.
+    /// Returns the per cent of CPU time that the host gave to other machines since `before`.
     pub fn stolen_since(self, before: Self) -> f64 {
         let all = self.all - before.all;
         if all > 0.0 {
@@ -130,7 +68,7 @@ impl Ticks {
     }
 }
 
-/// What a reader has to know of the machine, as names and values.
+/// Names and values of the machine for the report.
 pub fn facts() -> Vec<(String, String)> {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpus

@@ -1,7 +1,8 @@
-//! The gate beside what a user would pick instead, and the gate beside itself as its work grows: one run, one report.
+//! The gate beside other products that do the same job, and the gate beside itself as its work grows: one run, one report.
 //!
-//! `make bench` runs it whole and writes `docs/performance.md`. Ratios of one run count, not its times. Without `--bench`
-//! (as `cargo test` does) every part runs once, small, and nothing is written. Linux only: it reads what the kernel counts.
+//! `make bench` runs it whole and writes `docs/performance.md`. The report compares numbers of one run; times of different runs
+//! are not comparable. Without `--bench` (as under `cargo test`) every part runs once, small, and nothing is written. Linux only:
+//! it reads CPU time and memory of processes from `/proc`.
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot set up must stop and say so")]
 
@@ -13,22 +14,23 @@ mod options;
 mod peers;
 mod process;
 mod report;
+mod spinners;
 
-use std::path::Path;
 use std::time::Instant;
 
+use cedargate_benches::repository;
 use clap::Parser;
 
 use self::machine::Ticks;
 use self::options::{Options, Part};
 use self::report::Section;
 
-/// How much is measured.
+/// The extent of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// Enough for numbers that can be published.
+    /// Long enough for numbers that can be published.
     Whole,
-    /// Enough to see that every part works.
+    /// Every part once, to see that it works.
     Smoke,
 }
 
@@ -43,7 +45,8 @@ fn main() {
         println!("performance: a filter names other benches; `--only` names a part of this one");
         return;
     }
-    let (started, before) = (Instant::now(), Ticks::now());
+    let started = Instant::now();
+    let before = Ticks::now();
     let mut sections: Vec<Section> = Vec::new();
     if options.has(Part::Peers) {
         sections.extend(peers::sections(&options));
@@ -62,11 +65,11 @@ fn main() {
     facts.push(("stolen by the host".to_owned(), format!("{stolen:.2} % of the CPU time")));
     let text = report::markdown(&facts, &sections);
     match options.extent {
-        // that it can be written is seen here; nobody reads it
+        // proves that the report can be written
         Extent::Smoke => report::write(tempfile::tempdir().unwrap().path(), &facts, &sections).unwrap(),
         Extent::Whole => println!("{text}"),
     }
     if options.write {
-        report::write(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs"), &facts, &sections).unwrap();
+        report::write(&repository().join("docs"), &facts, &sections).unwrap();
     }
 }

@@ -1,17 +1,20 @@
-//! What the command line asks for.
+//! The command line, and the facts of a run that follow from it.
 
+use std::ffi::OsStr;
 use std::process::Command;
 use std::time::Duration;
 
+use cedargate_benches::repository;
 use clap::{Parser, ValueEnum};
 
 use crate::Extent;
+use crate::gate;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Part {
-    /// Beside what a user would pick instead
+    /// The gate beside other products that do the same job
     Peers,
-    /// Beside itself as its work grows
+    /// The gate beside itself as its work grows
     Growth,
 }
 
@@ -22,7 +25,7 @@ pub struct Options {
     /// Only these parts; may be given several times
     #[arg(long)]
     pub only: Vec<Part>,
-    /// How often everybody is measured, in turn
+    /// How often each peer is measured, in turn
     #[arg(long, default_value_t = 5)]
     pub rounds: usize,
     /// How long each round lasts
@@ -34,7 +37,7 @@ pub struct Options {
     /// Set by cargo
     #[arg(long, hide = true)]
     bench: bool,
-    /// Of other benches
+    /// A filter for other benches
     #[arg(hide = true)]
     pub filter: Vec<String>,
     #[arg(skip = Extent::Whole)]
@@ -42,7 +45,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Everything once, small.
+    /// Every part once, small.
     pub fn smoke() -> Self {
         Self {
             only: Vec::new(),
@@ -63,51 +66,41 @@ impl Options {
         Duration::from_secs_f64(self.seconds.max(0.01))
     }
 
-    /// What was run, of which version.
+    /// Versions, date and command of this run, for the report.
     pub fn facts(&self) -> Vec<(String, String)> {
-        let said = |program: &str, args: &[&str]| {
-            let output = Command::new(program)
-                .args(args)
-                .output()
-                .ok()
-                .filter(|output| output.status.success());
-            output.map_or_else(
-                || "unknown".to_owned(),
-                |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-            )
-        };
-        let mut commit = said("git", &["rev-parse", "--short=12", "HEAD"]);
-        let changed = said(
-            "git",
-            &[
-                "status",
-                "--porcelain",
-                "--untracked-files=no",
-                "--",
-                "src",
-                "benches",
-                "Cargo.lock",
-            ],
-        );
+        let mut commit = output_of("git", &["rev-parse", "--short=12", "HEAD"]);
+        let sources = ["src", "crates", "benches", "Cargo.lock"];
+        let status = ["status", "--porcelain", "--untracked-files=no", "--"];
+        let changed = output_of("git", &[status.as_slice(), &sources].concat());
         if !changed.is_empty() {
             commit += ", with changes";
         }
         let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
         let command = format!(
-            "cargo bench --locked --profile release --bench performance -- {}",
+            "cargo bench --locked --profile release --package cedargate-benches --bench performance -- {}",
             arguments.join(" ")
         );
-        let program = std::env::var("BENCH_GATE")
+        let version = gate::program()
+            .map(|program| output_of(program, &["--version"]))
+            .unwrap_or_default();
+        let version = version.trim_start_matches("cedargate ");
+        let build = std::env::var("BENCH_GATE")
             .map(|_| ", gate: another build".to_owned())
             .unwrap_or_default();
         vec![
-            ("Rust".to_owned(), said("rustc", &["--version"])),
-            (
-                "cedargate".to_owned(),
-                format!("{} ({commit}){program}", env!("CARGO_PKG_VERSION")),
-            ),
-            ("date".to_owned(), said("date", &["-u", "+%Y-%m-%d"])),
+            ("Rust".to_owned(), output_of("rustc", &["--version"])),
+            ("cedargate".to_owned(), format!("{version} ({commit}){build}")),
+            ("date".to_owned(), output_of("date", &["-u", "+%Y-%m-%d"])),
             ("command".to_owned(), format!("`{}`", command.trim_end_matches([' ', '-']))),
         ]
+    }
+}
+
+/// The standard output of a command that runs in the repository; `unknown` if it fails.
+fn output_of(program: impl AsRef<OsStr>, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).current_dir(repository()).output();
+    match output {
+        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        _ => "unknown".to_owned(),
     }
 }

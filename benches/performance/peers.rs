@@ -1,4 +1,4 @@
-//! The same job done by the gate and by its peers, after each of them has proved that it gives the right answers.
+//! The same job done by the gate and by its peers. A peer is measured only after it has given the right answers.
 
 mod apis;
 mod cells;
@@ -18,35 +18,36 @@ use self::http::Site;
 use self::rounds::Plan;
 use self::servers::App;
 use self::token::Issuer;
+use self::workers::MemoryGoal;
 use crate::Extent;
-use crate::machine::{REST, Spinners, pin_thread, pinned};
+use crate::machine::{REST, pin_thread, pinned};
 use crate::options::Options;
 use crate::report::Section;
+use crate::spinners::Spinners;
 
-/// How much of everything.
+/// Numbers of policies and tokens.
 struct Sizes {
     policies: usize,
-    /// Of those who only decide.
+    /// Policies of the decision services.
     decisions: &'static [usize],
-    /// Policies, and the MiB that a gate may use with them.
-    memory: &'static [(usize, f64)],
+    memory: &'static [MemoryGoal],
     tokens: usize,
 }
 
 const WHOLE: Sizes = Sizes {
     policies: 1000,
     decisions: &[10, 100, 1000],
-    memory: &[(1000, 25.0), (10_000, 90.0)],
+    memory: &[MemoryGoal::new(1000, 25.0), MemoryGoal::new(10_000, 90.0)],
     tokens: 5000,
 };
 const SMOKE: Sizes = Sizes {
     policies: 10,
     decisions: &[10],
-    memory: &[(10, 25.0)],
+    memory: &[MemoryGoal::new(10, 25.0)],
     tokens: 20,
 };
 
-/// Peers that could not be had at all, whatever was installed.
+/// Peers that may be missing.
 const OPTIONAL: [&str; 7] = ["nginx", "haproxy", "envoy", "cedar-agent", "cerbos", "opa", "oauth2-proxy"];
 
 pub fn sections(options: &Options) -> Vec<Section> {
@@ -63,7 +64,7 @@ pub fn sections(options: &Options) -> Vec<Section> {
     let spinners = (options.extent == Extent::Whole).then(Spinners::start);
     let app = match App::start(folder.path()) {
         Ok(app) => app,
-        Err(reason) => return vec![nothing(&reason)],
+        Err(reason) => return vec![not_measured(&reason)],
     };
     let issuer = Issuer::new();
     shop::write(folder.path(), "jwks.json", &issuer.jwks());
@@ -85,9 +86,9 @@ pub fn sections(options: &Options) -> Vec<Section> {
         assert!(failed.is_none(), "{failed:?}");
     }
     let mut sections = vec![compared.section(&site)];
-    sections.extend(cold::section(&site, &mut compared.peers, (plan.rounds, sizes.tokens)));
+    sections.extend(cold::section(&site, &mut compared.peers, plan.rounds, sizes.tokens));
     drop(compared);
-    eprintln!("those who only decide");
+    eprintln!("decision services");
     let short = Plan {
         time: plan.time / 2,
         ..plan
@@ -103,15 +104,15 @@ pub fn sections(options: &Options) -> Vec<Section> {
     sections
 }
 
-fn nothing(reason: &str) -> Section {
+fn not_measured(reason: &str) -> Section {
     Section {
-        title: "The same job, done by others".to_owned(),
+        title: "The same job, done by other products".to_owned(),
         text: vec![format!("Not measured, because the app (nginx) did not start: {reason}")],
         ..Section::default()
     }
 }
 
-/// Rows for those that are in no comparison because there is no program to start.
+/// Rows for peers that are in no comparison because their program is missing.
 fn out_of_reach() -> Vec<Vec<String>> {
     let missing = installed::program("oauth2-proxy").err();
     let row = |reason| {
@@ -124,7 +125,7 @@ fn out_of_reach() -> Vec<Vec<String>> {
     missing.map(row).into_iter().collect()
 }
 
-/// Of everybody who was there.
+/// The versions of all peers.
 pub fn versions() -> Vec<(String, String)> {
     let versions: Vec<String> = OPTIONAL
         .iter()

@@ -1,4 +1,4 @@
-//! What was measured, as tables, plots and goals, before it is written down; writing it down is below.
+//! The report as data: sections with tables, plots and goals. `markdown`, `bars` and `lines` write it.
 
 mod bars;
 mod lines;
@@ -10,7 +10,7 @@ pub use self::markdown::{markdown, write};
 #[derive(Clone, Debug, Default)]
 pub struct Section {
     pub title: String,
-    /// Paragraphs of Markdown: what was measured, how, what is not in it.
+    /// Paragraphs of Markdown.
     pub text: Vec<String>,
     pub tables: Vec<Table>,
     pub plots: Vec<Plot>,
@@ -26,7 +26,7 @@ pub struct Table {
 
 #[derive(Clone, Debug)]
 pub struct Plot {
-    /// Of the file, without `.svg`.
+    /// Name of the file, without `.svg`.
     pub name: String,
     pub title: String,
     pub x: Axis,
@@ -47,13 +47,13 @@ pub struct Series {
     pub points: Vec<(f64, f64)>,
 }
 
-/// One bar for each of those who are compared.
+/// One bar for each compared program.
 #[derive(Clone, Debug)]
 pub struct Bars {
-    /// Of the file, without `.svg`.
+    /// Name of the file, without `.svg`.
     pub name: String,
     pub title: String,
-    /// Of the values, with the unit.
+    /// Label of the values, with the unit.
     pub label: String,
     pub bars: Vec<Bar>,
 }
@@ -62,12 +62,13 @@ pub struct Bars {
 pub struct Bar {
     pub name: String,
     pub value: f64,
-    /// Of all rounds.
+    /// Smallest value of all rounds.
     pub low: f64,
+    /// Largest value of all rounds.
     pub high: f64,
 }
 
-/// Something that was promised, and what came of it.
+/// A goal, and the measured result.
 #[derive(Clone, Debug)]
 pub struct Goal {
     pub number: u8,
@@ -75,6 +76,6 @@ pub struct Goal {
     pub wanted: String,
     pub measured: String,
     pub met: bool,
-    /// What bounds it where it is not met.
+    /// The cost that bounds the result, where the goal is not met.
     pub bound: Option<String>,
 }

@@ -17,6 +17,7 @@ use crate::base::lifecycle::{Shutdown, ShutdownTrigger};
 use crate::gate::Gate;
 use crate::http::listener::SocketFile;
 use crate::reload::ReloadRequests;
+use crate::session::Sessions;
 
 /// Longest wait for threads to end after the shutdown was forced; the process ends without a thread that takes longer.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,6 +60,12 @@ impl ShutdownHandle {
 }
 
 impl Running {
+    /// The gate's sessions: `benches/` creates thousands of them without a login each.
+    #[doc(hidden)]
+    pub fn sessions(&self) -> &Arc<Sessions> {
+        &self.gate.sessions
+    }
+
     /// Drains for `limits.drain_delay` (new connections are still accepted), closes for at most `limits.drain_timeout`
     /// (requests in flight and session renewals finish, because a rotated refresh token cannot be fetched again), forces what
     /// is left, and returns when every accepted record is written. A `ShutdownHandle` cuts each phase short.

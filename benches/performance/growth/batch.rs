@@ -1,4 +1,4 @@
-//! What one question of an `/authorize/batch` costs against how many come together.
+//! The cost of one query of an `/authorize/batch` against the size of the batch.
 
 use std::time::Duration;
 
@@ -23,9 +23,9 @@ struct Curve {
 struct Sized {
     size: usize,
     request: Vec<u8>,
-    /// Microseconds of the gate's processor for each question, a number per round.
+    /// CPU microseconds of the gate per query, a number per round.
     cpu: Vec<f64>,
-    /// Questions per second.
+    /// Queries per second.
     rate: Vec<f64>,
 }
 
@@ -37,13 +37,13 @@ pub fn section(extent: Extent) -> Section {
     let token = setting.token();
     let caller = json!({"type": "User", "id": "alice", "parents": [{"type": "Role", "id": "viewer"}]});
     let mut curves = [
-        ("as a token says", json!({"token": token})),
-        ("as a named principal", json!({"principal": caller})),
+        ("caller by token", json!({"token": token})),
+        ("principal by name", json!({"principal": caller})),
     ]
-    .map(|(name, who)| {
+    .map(|(name, caller)| {
         let sizes = super::sizes(extent, &SIZES, 2)
             .iter()
-            .map(|size| Sized::new(*size, &who))
+            .map(|size| Sized::new(*size, &caller))
             .collect();
         Curve { name, sizes }
     });
@@ -60,10 +60,10 @@ pub fn section(extent: Extent) -> Section {
         }
     }
     Section {
-        title: "Questions in a batch".to_owned(),
+        title: "Queries in a batch".to_owned(),
         text: vec![format!(
-            "The whole program on one core, {} policies, `POST /authorize/batch` over 16 connections. Each question has its own decision, \
-             decision id and record; what is shared is the request, and who asks. Time of the gate's processor per question.",
+            "The whole program on one core, {} policies, `POST /authorize/batch` over 16 connections. Each query has its own decision, \
+             decision id and record; the queries of a batch share the request and the caller. CPU time of the gate per query.",
             grouped(policies)
         )],
         tables: vec![table(&curves)],
@@ -73,12 +73,12 @@ pub fn section(extent: Extent) -> Section {
 }
 
 impl Sized {
-    fn new(size: usize, who: &Value) -> Self {
+    fn new(size: usize, caller: &Value) -> Self {
         let mut body = json!({"portal": "bench", "action": "GET"});
-        let ask = |n: usize| json!({"resource": {"type": "Path", "id": format!("/shop/item-{n}")}});
-        if let (Some(body), Some(who)) = (body.as_object_mut(), who.as_object()) {
-            body.extend(who.clone());
-            body.insert("requests".to_owned(), (0..size).map(ask).collect());
+        let query = |n: usize| json!({"resource": {"type": "Path", "id": format!("/shop/item-{n}")}});
+        if let (Some(body), Some(caller)) = (body.as_object_mut(), caller.as_object()) {
+            body.extend(caller.clone());
+            body.insert("requests".to_owned(), (0..size).map(query).collect());
         }
         let request = load::request("POST", "/authorize/batch", &[], Some(&body.to_string()));
         Self {
@@ -111,7 +111,7 @@ fn table(curves: &[Curve]) -> Table {
         std::iter::once(grouped(*size)).chain(cells).collect()
     };
     Table {
-        head: std::iter::once("questions".to_owned()).chain(columns).collect(),
+        head: std::iter::once("queries".to_owned()).chain(columns).collect(),
         rows: sizes.iter().map(row).collect(),
     }
 }
@@ -127,9 +127,9 @@ fn plot(curves: &[Curve]) -> Plot {
     });
     Plot {
         name: "growth-batch".to_owned(),
-        title: "A question of a batch".to_owned(),
+        title: "A query of a batch".to_owned(),
         x: Axis {
-            label: "questions in one batch".to_owned(),
+            label: "queries in one batch".to_owned(),
             logarithmic: true,
         },
         y: Axis {

@@ -1,4 +1,4 @@
-//! What a connection costs, idle and used, and whether many of them slow down the rest.
+//! The cost of a connection, idle and used, and the CPU time of requests against the number of connections.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,23 +13,32 @@ use crate::machine::{DEVICE, pinned};
 use crate::report::{Axis, Plot, Section, Series, Table};
 
 const SIZES: [usize; 5] = [1, 10, 100, 1_000, 10_000];
-/// Requests in flight at once, over connections that take turns.
+/// Requests in flight at once; the connections take turns.
 const IN_FLIGHT: usize = 32;
 const ROUNDS: usize = 5;
-/// Open files of a process that are no connections to the gate: 32 to the app, and some.
+/// Open files of a process besides the connections to the gate: 32 connections to the app, and some more.
 const FILES_APART: usize = 200;
 const READ_BYTES: usize = 16 * 1024;
-/// How long the gate may take for one answer.
+/// Time within which the gate must answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 struct Measured {
     connections: usize,
-    /// MiB: before anybody connected, all connected and silent, each has asked.
+    /// MiB before the first connection.
     before: f64,
+    /// MiB with all connections open and silent.
     idle: f64,
+    /// MiB after one request on each connection.
     used: f64,
     rate: Vec<f64>,
     cpu: Vec<f64>,
+}
+
+/// A gate and the open connections to it.
+struct Connected {
+    gate: Gate,
+    streams: Vec<TcpStream>,
+    measured: Measured,
 }
 
 pub fn section(extent: Extent) -> Section {
@@ -39,8 +48,8 @@ pub fn section(extent: Extent) -> Section {
     let most = files_max();
     let fits = |size: &&usize| *size + FILES_APART <= most;
     let sizes = super::sizes(extent, &SIZES, 2).iter().filter(fits);
-    // all at once, so that their rounds take turns
-    let mut all: Vec<(Gate, Vec<TcpStream>, Measured)> = sizes
+    // all gates run at once, so that their rounds take turns
+    let mut all: Vec<Connected> = sizes
         .map(|size| {
             let gate = setting.start(&files, pinned(DEVICE), super::setting::ONE_PORTAL);
             connect(gate, *size, &request)
@@ -52,17 +61,17 @@ pub fn section(extent: Extent) -> Section {
         (1, Duration::from_millis(10))
     };
     for _ in 0..rounds {
-        for (gate, streams, measured) in &mut all {
-            drive(gate, streams, &request, (measured, time));
+        for connected in &mut all {
+            connected.drive(&request, time);
         }
     }
-    let all: Vec<Measured> = all.into_iter().map(|(_, _, measured)| measured).collect();
+    let all: Vec<Measured> = all.into_iter().map(|connected| connected.measured).collect();
     Section {
         title: "Connections".to_owned(),
         text: vec![format!(
-            "The whole program on one core with ten policies; a gate of its own for each row. Connections are opened and left silent, then each asks once, then all take \
-             turns with at most {IN_FLIGHT} requests in flight, all of a lot answered before the next lot is asked. Both ends are on this machine; \
-             what the kernel keeps for a connection is not in RSS. CPU is the gate's, per request. A process may have {} files open here.",
+            "The whole program on one core with ten policies; a gate of its own for each row. Connections are opened and left silent, then each sends one request, then all take \
+             turns: {IN_FLIGHT} connections send a request each, and the next ones send when all of these have their answers. Both ends are on this machine; \
+             kernel memory of connections is not in RSS. CPU is the gate's, per request. A process may have {} files open here.",
             grouped(most)
         )],
         tables: vec![table(&all)],
@@ -71,7 +80,7 @@ pub fn section(extent: Extent) -> Section {
     }
 }
 
-/// `ulimit -n`; without `/proc` what every system gives.
+/// `ulimit -n`; 1,024 if `/proc` cannot be read.
 fn files_max() -> usize {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
@@ -79,15 +88,15 @@ fn files_max() -> usize {
     soft.unwrap_or(1_024)
 }
 
-fn connect(gate: Gate, connections: usize, request: &[u8]) -> (Gate, Vec<TcpStream>, Measured) {
-    // the first request makes what is made once
+fn connect(gate: Gate, connections: usize, request: &[u8]) -> Connected {
+    // the first request fills the caches
     let mut first = [open(gate.proxy)];
     ask(&mut first, request);
     drop(first);
     let before = gate.process.resident();
     let mut streams: Vec<TcpStream> = (0..connections).map(|_| open(gate.proxy)).collect();
     if let Some(last) = streams.last_mut() {
-        // accepted in order: when the last is answered all are there
+        // the gate accepts in order: when it answers the last connection, it has accepted all
         ask(std::slice::from_mut(last), request);
     }
     let idle = gate.process.resident();
@@ -101,7 +110,7 @@ fn connect(gate: Gate, connections: usize, request: &[u8]) -> (Gate, Vec<TcpStre
         rate: Vec::new(),
         cpu: Vec::new(),
     };
-    (gate, streams, measured)
+    Connected { gate, streams, measured }
 }
 
 fn open(address: SocketAddr) -> TcpStream {
@@ -111,7 +120,7 @@ fn open(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// All of them at once, then every answer.
+/// Sends the request on every connection, then reads every answer.
 fn ask(streams: &mut [TcpStream], request: &[u8]) {
     for stream in &mut *streams {
         stream.write_all(request).unwrap();
@@ -119,12 +128,12 @@ fn ask(streams: &mut [TcpStream], request: &[u8]) {
     let mut buffer = [0; READ_BYTES];
     for stream in streams {
         let mut filled = 0;
-        // the app's answer is `ok` and says how long it is
+        // the app answers `ok`
         while !buffer.get(..filled).unwrap().ends_with(b"\r\n\r\nok") {
             let read = stream.read(buffer.get_mut(filled..).unwrap()).unwrap();
             assert!(
                 read > 0,
-                "the gate hung up or refused: {}",
+                "the gate closed the connection or refused: {}",
                 String::from_utf8_lossy(buffer.get(..filled).unwrap())
             );
             filled += read;
@@ -132,20 +141,25 @@ fn ask(streams: &mut [TcpStream], request: &[u8]) {
     }
 }
 
-fn drive(gate: &Gate, streams: &mut [TcpStream], request: &[u8], (measured, time): (&mut Measured, Duration)) {
-    let (begun, before, mut asked) = (Instant::now(), gate.process.cpu_time(), 0);
-    'time: loop {
-        for chunk in streams.chunks_mut(IN_FLIGHT) {
-            ask(chunk, request);
-            asked += chunk.len();
-            if begun.elapsed() > time {
-                break 'time;
+impl Connected {
+    fn drive(&mut self, request: &[u8], time: Duration) {
+        let process = &self.gate.process;
+        let before = process.cpu_time();
+        let begun = Instant::now();
+        let mut sent = 0;
+        'time: loop {
+            for chunk in self.streams.chunks_mut(IN_FLIGHT) {
+                ask(chunk, request);
+                sent += chunk.len();
+                if begun.elapsed() > time {
+                    break 'time;
+                }
             }
         }
+        let used = process.cpu_time().saturating_sub(before);
+        self.measured.rate.push(number(sent) / begun.elapsed().as_secs_f64());
+        self.measured.cpu.push(used.as_secs_f64() * 1e6 / number(sent));
     }
-    let used = gate.process.cpu_time().saturating_sub(before);
-    measured.rate.push(number(asked) / begun.elapsed().as_secs_f64());
-    measured.cpu.push(used.as_secs_f64() * 1e6 / number(asked));
 }
 
 fn table(all: &[Measured]) -> Table {

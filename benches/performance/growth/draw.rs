@@ -1,21 +1,36 @@
-//! From costs to tables and plots.
+//! Costs as tables and plots.
 
 use super::measure::{Cost, number};
 use crate::report::{Axis, Plot, Series, Table};
 
-/// A named curve.
-pub type Curve = (String, Vec<Cost>);
+/// Costs of one thing at several sizes.
+pub struct Curve {
+    pub name: String,
+    pub costs: Vec<Cost>,
+}
 
-/// Costs by x: a row per x, a column per curve with median and spread, in microseconds.
+impl Curve {
+    pub fn new(name: impl Into<String>, costs: Vec<Cost>) -> Self {
+        Self {
+            name: name.into(),
+            costs,
+        }
+    }
+}
+
+/// A row per size, a column per curve with median and spread, in microseconds.
 pub fn table(of: &str, curves: &[Curve]) -> Table {
-    let mut xs: Vec<usize> = curves.iter().flat_map(|(_, costs)| costs.iter().map(|cost| cost.x)).collect();
+    let mut xs: Vec<usize> = curves
+        .iter()
+        .flat_map(|curve| curve.costs.iter().map(|cost| cost.x))
+        .collect();
     xs.sort_unstable();
     xs.dedup();
-    let head = std::iter::once(of.to_owned()).chain(curves.iter().map(|(name, _)| format!("{name}, µs")));
+    let head = std::iter::once(of.to_owned()).chain(curves.iter().map(|curve| format!("{}, µs", curve.name)));
     let row = |x: &usize| {
         let cell = |costs: &Vec<Cost>| costs.iter().find(|cost| cost.x == *x).map_or("–".to_owned(), shown);
         std::iter::once(grouped(*x))
-            .chain(curves.iter().map(|(_, costs)| cell(costs)))
+            .chain(curves.iter().map(|curve| cell(&curve.costs)))
             .collect()
     };
     Table {
@@ -28,11 +43,11 @@ fn shown(cost: &Cost) -> String {
     format!("{} ± {:.0} %", short(cost.median()), cost.spread() * 50.0)
 }
 
-/// Both axes logarithmic: a straight level line is what we want to see.
+/// Both axes are logarithmic, so that costs that do not grow are a level line.
 pub fn plot(name: &str, title: &str, of: &str, curves: &[Curve]) -> Plot {
-    let series = curves.iter().map(|(name, costs)| Series {
-        name: name.clone(),
-        points: costs.iter().map(|cost| (number(cost.x), cost.median())).collect(),
+    let series = curves.iter().map(|curve| Series {
+        name: curve.name.clone(),
+        points: curve.costs.iter().map(|cost| (number(cost.x), cost.median())).collect(),
     });
     Plot {
         name: name.to_owned(),
@@ -49,7 +64,7 @@ pub fn plot(name: &str, title: &str, of: &str, curves: &[Curve]) -> Plot {
     }
 }
 
-/// Three digits that count.
+/// Three significant digits.
 pub fn short(value: f64) -> String {
     match value.abs() {
         v if v >= 100.0 => format!("{value:.0}"),

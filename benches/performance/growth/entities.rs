@@ -1,9 +1,10 @@
-//! What a decision costs against how many entities the portal knows, and what they cost to load.
+//! The cost of a decision, and of a load, against the number of entities of the portal.
 
 use std::fmt::Write;
 use std::time::Instant;
 
-use cedargate::bench::{Folder, Question, World};
+use cedargate_benches::portal::{CallerRequest, LoadedPortal, PolicyFile, PolicyFiles};
+use cedargate_benches::shop::NamedRequest;
 use serde_json::json;
 
 use super::draw::{Curve, grouped, plot, short, table};
@@ -12,7 +13,7 @@ use crate::Extent;
 use crate::report::{Section, Table};
 
 const SIZES: [usize; 6] = [10, 100, 1_000, 10_000, 100_000, 1_000_000];
-/// One of so many entities is a group or a role, the rest are what is in them.
+/// One of so many entities is a group or a role; the rest are their members.
 const GROUP_EVERY: usize = 10;
 
 const SCHEMA: &str = r#"
@@ -40,39 +41,38 @@ when { resource.owner == "nobody" };
 "#;
 /// A path that the viewer may read, here and in sets of policies.
 pub const PERMITTED: &str = "/shop/cart";
-/// Name, method, path.
-const QUESTIONS: [(&str, &str, &str); 2] = [
-    ("by role and group", "GET", "/orders/order-7"),
-    ("and by the order's attributes", "PUT", "/orders/order-7"),
+const REQUESTS: [NamedRequest; 2] = [
+    NamedRequest::new("by role and group", "GET", "/orders/order-7"),
+    NamedRequest::new("and by the order's attributes", "PUT", "/orders/order-7"),
 ];
 
 struct Loaded {
     entities: usize,
     bytes: usize,
     seconds: f64,
-    world: World,
-    questions: Vec<Question>,
+    portal: LoadedPortal,
+    requests: Vec<CallerRequest>,
 }
 
 pub fn section(extent: Extent) -> Section {
     let loaded: Vec<Loaded> = super::sizes(extent, &SIZES, 3).iter().map(|size| load(*size)).collect();
-    let curves: Vec<Curve> = QUESTIONS
+    let curves: Vec<Curve> = REQUESTS
         .iter()
         .enumerate()
-        .map(|(n, (name, ..))| ((*name).to_owned(), costs(extent, &loaded, n)))
+        .map(|(n, case)| Curve::new(case.name, costs(extent, &loaded, n)))
         .collect();
     let goals = curves
         .iter()
-        .filter_map(|(name, costs)| super::flat(name, "entities", costs, 1.10))
+        .filter_map(|curve| super::flat(curve, "entities", 1.10))
         .collect();
     Section {
         title: "A decision against entities".to_owned(),
         text: vec![
             "In process, one thread; as in the section on policies. All entities come from `entities.json`: orders with two attributes in \
-             groups, groups in a chain under one, and users in a role under the role that is asked for. The caller and the order that are asked about are the same \
-             at every size. One file may make its folder 256 MiB large, which bounds how many entities a portal can have."
+             groups, groups below one group, and a user in a role below the role that the policies name. Caller and order of the request are the same \
+             at every size. A folder may be 256 MiB large, which bounds the number of entities of a portal."
                 .to_owned(),
-            "Loading is reading JSON, checking it against the schema, working out what is above what, and indexing; it happens beside the \
+            "Loading parses JSON, checks it against the schema, computes the ancestors of each entity, and indexes; it happens beside the \
              traffic, at start and when a file of the portal changes."
                 .to_owned(),
         ],
@@ -85,46 +85,46 @@ pub fn section(extent: Extent) -> Section {
 
 fn costs(extent: Extent, loaded: &[Loaded], nth: usize) -> Vec<Cost> {
     let works = loaded.iter().filter_map(|loaded| {
-        let question = loaded.questions.get(nth)?;
-        Some(Work::new(loaded.entities, move || loaded.world.decide(question)))
+        let request = loaded.requests.get(nth)?;
+        Some(Work::new(loaded.entities, move || loaded.portal.evaluate(request)))
     });
     in_turns(extent, works.collect())
 }
 
 fn load(entities: usize) -> Loaded {
     let files = files(entities);
-    let bytes = files.iter().map(|(_, text)| text.len()).max().unwrap_or_default();
-    let folder = Folder::new(files.iter().map(|(name, text)| (*name, text.as_str())));
+    let bytes = files.iter().map(|file| file.text.len()).max().unwrap_or_default();
+    let files = PolicyFiles::new(&files);
     let begun = Instant::now();
-    let world = World::load(&folder).unwrap();
+    let portal = LoadedPortal::load(&files).unwrap();
     let seconds = begun.elapsed().as_secs_f64();
     let claims = json!({"sub": "alice", "roles": ["night-shift"]});
-    let questions = QUESTIONS.map(|(name, method, path)| {
-        let question = world.question(claims.as_object().unwrap(), method, path).unwrap();
-        assert!(world.decide(&question), "{name} is not allowed at {entities} entities");
-        question
+    let requests = REQUESTS.map(|case| {
+        let request = portal.request(claims.as_object().unwrap(), case.method, case.path).unwrap();
+        assert!(portal.decide(&request), "{} is not allowed at {entities} entities", case.name);
+        request
     });
-    world.make_twins();
+    portal.make_condition_only();
     Loaded {
         entities,
         bytes,
         seconds,
-        world,
-        questions: questions.into(),
+        portal,
+        requests: requests.into(),
     }
 }
 
-/// A portal that has so many entities.
-pub fn files(entities: usize) -> [(&'static str, String); 4] {
+/// The files of a portal with `entities` entities.
+pub fn files(entities: usize) -> [PolicyFile; 4] {
     [
-        ("schemas/bench.cedarschema", SCHEMA.to_owned()),
-        ("policies/bench/portal.yaml", ROUTES.to_owned()),
-        ("policies/bench/main.cedar", POLICIES.to_owned()),
-        ("policies/bench/entities.json", file(entities)),
+        PolicyFile::new("schemas/bench.cedarschema", SCHEMA),
+        PolicyFile::new("policies/bench/portal.yaml", ROUTES),
+        PolicyFile::new("policies/bench/main.cedar", POLICIES),
+        PolicyFile::new("policies/bench/entities.json", file(entities)),
     ]
 }
 
-/// What the questions need, then orders and a group for each few of them, to the number.
+/// `entities.json` with the four entities of the requests, then orders, and a group for every nine of them.
 fn file(entities: usize) -> String {
     let mut text = String::from(
         r#"[{"uid":{"type":"Role","id":"night-shift"},"attrs":{},"parents":[{"type":"Role","id":"staff"}]},

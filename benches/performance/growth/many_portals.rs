@@ -1,10 +1,11 @@
-//! A whole gate against how many portals it has: requests, and what a change in one of them sets off.
+//! A whole gate against its number of portals: requests, and a policy change in one portal.
 
 use std::time::Duration;
 
 use super::draw::{grouped, percent, short};
 use super::measure::{median, number};
 use super::portals;
+use super::reload::permit;
 use super::setting::{Files, Setting, Spent, spend, until_permitted};
 use crate::Extent;
 use crate::gate::Gate;
@@ -14,15 +15,15 @@ use crate::report::{Axis, Goal, Plot, Section, Series, Table};
 
 const SIZES: [usize; 4] = [1, 10, 100, 1_000];
 const ROUNDS: usize = 7;
-/// Of how many portals one changes.
+/// Numbers of portals, of which one changes.
 const CHANGED: [usize; 3] = [1, 200, 1_000];
 const CHANGES: usize = 5;
-/// For how long a gate is left alone: two looks at its files, unless configured otherwise.
-const ALONE: Duration = Duration::from_secs(10);
-/// So that looking at the files is not counted among the requests.
+/// Time in which a gate gets no request: it looks at its files twice.
+const IDLE: Duration = Duration::from_secs(10);
+/// The gate does not look at its files while requests are measured.
 const SELDOM: &str = "poll: 1h,";
 
-struct Asked {
+struct Sized {
     portals: usize,
     gate: Gate,
     one: Vec<Spent>,
@@ -32,16 +33,23 @@ struct Asked {
 struct Changed {
     portals: usize,
     millis: Vec<f64>,
-    /// Loads of the portal that changed, and of all others, per change.
+    /// Loads of the portal that changed, and of all other portals, per change.
     own: f64,
     others: f64,
-    /// Milliseconds of a processor in a second, of a gate that is left alone.
-    alone: f64,
+    /// CPU milliseconds per second of a gate without requests.
+    idle: f64,
+}
+
+/// Loads of one portal, and of all other portals together.
+#[derive(Default)]
+struct Loads {
+    own: f64,
+    others: f64,
 }
 
 pub fn section(extent: Extent) -> Section {
     let setting = Setting::new();
-    let asked = asked(extent, &setting);
+    let sized = measure(extent, &setting);
     let changed: Vec<Changed> = super::sizes(extent, &CHANGED, 1)
         .iter()
         .map(|size| change(extent, &setting, *size))
@@ -49,42 +57,42 @@ pub fn section(extent: Extent) -> Section {
     Section {
         title: "A whole gate against portals".to_owned(),
         text: vec![
-            "The whole program on one core, 16 connections, tokens that were seen before; a gate of its own for each row, their rounds in turn. \
-             Processor time of the gate per request; the share of a decision in it is in the section above."
+            "The whole program on one core, 16 connections, tokens that are in the cache; a gate of its own for each row, their rounds in turn. \
+             CPU time of the gate per request; the share of a decision in it is in the section above."
                 .to_owned(),
             "Then the policies of one portal change: from renaming its file into place to the first request that is answered by the new \
-             policies, and how often portals were loaded because of it (`cedargate_reload_total`). Left alone, a gate looks at its files every five seconds."
+             policies, and how often portals were loaded because of it (`cedargate_reload_total`). Without requests, a gate looks at its files every five seconds."
                 .to_owned(),
         ],
-        tables: vec![requests(&asked), changes(&changed)],
-        plots: vec![plot(&asked)],
-        goals: goals(&asked),
+        tables: vec![requests(&sized), changes(&changed)],
+        plots: vec![plot(&sized)],
+        goals: goals(&sized),
         ..Section::default()
     }
 }
 
-fn asked(extent: Extent, setting: &Setting) -> Vec<Asked> {
+fn measure(extent: Extent, setting: &Setting) -> Vec<Sized> {
     let sizes = super::sizes(extent, &SIZES, 2);
-    let start = |portals: &usize| Asked {
+    let start = |portals: &usize| Sized {
         portals: *portals,
         gate: start(setting, &files(setting, *portals), SELDOM),
         one: Vec::new(),
         all: Vec::new(),
     };
-    let mut all: Vec<Asked> = sizes.iter().map(start).collect();
+    let mut all: Vec<Sized> = sizes.iter().map(start).collect();
     let (rounds, time) = if extent == Extent::Whole {
         (ROUNDS, Duration::from_millis(500))
     } else {
         (1, Duration::from_millis(10))
     };
     for _ in 0..rounds {
-        for asked in &mut all {
-            let requests: Vec<Vec<u8>> = (0..asked.portals)
-                .map(|n| setting.get(&format!("/portal/p-{n}/shop/cart")))
+        for sized in &mut all {
+            let requests: Vec<Vec<u8>> = (0..sized.portals)
+                .map(|n| setting.get(&format!("/portal/{}/shop/cart", portals::slug(n))))
                 .collect();
-            let one = requests.get(asked.portals / 2..=asked.portals / 2).unwrap();
-            asked.one.push(spend(&asked.gate, asked.gate.proxy, one, time));
-            asked.all.push(spend(&asked.gate, asked.gate.proxy, &requests, time));
+            let one = requests.get(sized.portals / 2..=sized.portals / 2).unwrap();
+            sized.one.push(spend(&sized.gate, sized.gate.proxy, one, time));
+            sized.all.push(spend(&sized.gate, sized.gate.proxy, &requests, time));
         }
     }
     all
@@ -93,10 +101,7 @@ fn asked(extent: Extent, setting: &Setting) -> Vec<Asked> {
 fn files(setting: &Setting, portals: usize) -> Files {
     let files = setting.no_files();
     for n in 0..portals {
-        let name = format!("p-{n}");
-        let (schema, policies) = portals::files(&name);
-        files.put(&format!("schemas/{name}.cedarschema"), schema);
-        files.put(&format!("policies/{name}/main.cedar"), &policies);
+        files.put_all(&portals::files(&portals::slug(n)));
     }
     files
 }
@@ -105,9 +110,9 @@ fn start(setting: &Setting, files: &Files, more: &str) -> Gate {
     setting.start(files, pinned(DEVICE), &format!("policies: {{ {more} require: [p-0] }}\n"))
 }
 
-/// Milliseconds of a processor in a second.
-fn alone(extent: Extent, gate: &Gate) -> f64 {
-    let time = if extent == Extent::Whole { ALONE } else { ALONE / 1_000 };
+/// CPU milliseconds per second without requests.
+fn idle(extent: Extent, gate: &Gate) -> f64 {
+    let time = if extent == Extent::Whole { IDLE } else { IDLE / 1_000 };
     let before = gate.process.cpu_time();
     pause(time);
     gate.process.cpu_time().saturating_sub(before).as_secs_f64() * 1e3 / time.as_secs_f64()
@@ -121,70 +126,66 @@ fn change(extent: Extent, setting: &Setting, portals: usize) -> Changed {
         millis: Vec::new(),
         own: 0.0,
         others: 0.0,
-        alone: 0.0,
+        idle: 0.0,
     };
     let changes = if extent == Extent::Whole { CHANGES } else { 1 };
-    let name = format!("p-{}", portals / 2);
+    let name = portals::slug(portals / 2);
     let before = loads(&gate, &name);
     for n in 0..changes {
-        let place = format!("/portal/{name}/new-{n}");
-        let (_, policies) = portals::files(&name);
-        let more = format!(
-            "@id(\"new\") permit (principal in Role::\"viewer\", action == Action::\"GET\", resource in Path::\"{place}\");\n"
-        );
-        files.put(&format!("policies/{name}/main.cedar"), &(policies + &more));
+        let path = format!("/portal/{name}/new-{n}");
+        files.put(&portals::policies_file(&name), &(portals::policies(&name) + &permit(&path)));
         changed
             .millis
-            .push(until_permitted(&gate, &setting.get(&place)).as_secs_f64() * 1e3);
+            .push(until_permitted(&gate, &setting.get(&path)).as_secs_f64() * 1e3);
     }
     let after = loads(&gate, &name);
-    changed.own = (after.0 - before.0) / number(changes);
-    changed.others = (after.1 - before.1) / number(changes);
-    changed.alone = alone(extent, &gate);
+    changed.own = (after.own - before.own) / number(changes);
+    changed.others = (after.others - before.others) / number(changes);
+    changed.idle = idle(extent, &gate);
     changed
 }
 
-/// How often this portal was loaded, and all others.
-fn loads(gate: &Gate, portal: &str) -> (f64, f64) {
+/// Counts the loads since the gate started.
+fn loads(gate: &Gate, portal: &str) -> Loads {
     let (_, metrics) = load::ask(gate.admin, &load::request("GET", "/metrics", &[], None)).unwrap();
     let lines = metrics
         .lines()
         .filter_map(|line| line.strip_prefix("cedargate_reload_total{")?.rsplit_once(' '));
-    let (mut own, mut others) = (0.0, 0.0);
+    let mut loads = Loads::default();
     for (labels, value) in lines {
         let counted: f64 = value.parse().unwrap();
         let is_own = labels.contains(&format!("portal=\"{portal}\""));
-        *(if is_own { &mut own } else { &mut others }) += counted;
+        *(if is_own { &mut loads.own } else { &mut loads.others }) += counted;
     }
-    (own, others)
+    loads
 }
 
 fn middle(spent: &[Spent], of: fn(&Spent) -> f64) -> f64 {
     median(spent.iter().map(of))
 }
 
-/// Of the processor's time, round by round.
+/// Ratio of CPU times, round by round.
 fn ratio(spent: &[Spent], base: &[Spent]) -> f64 {
     median(spent.iter().zip(base).map(|(own, other)| own.cpu / other.cpu))
 }
 
-fn requests(all: &[Asked]) -> Table {
+fn requests(all: &[Sized]) -> Table {
     let base = all.first();
-    let row = |asked: &Asked| {
-        let against = base.map_or("–".to_owned(), |base| percent(ratio(&asked.one, &base.one)));
+    let row = |sized: &Sized| {
+        let against = base.map_or("–".to_owned(), |base| percent(ratio(&sized.one, &base.one)));
         vec![
-            grouped(asked.portals),
-            short(middle(&asked.one, |spent| spent.cpu)),
+            grouped(sized.portals),
+            short(middle(&sized.one, |spent| spent.cpu)),
             against,
-            short(middle(&asked.one, |spent| spent.rate)),
-            short(middle(&asked.all, |spent| spent.cpu)),
-            short(middle(&asked.all, |spent| spent.rate)),
-            short(asked.gate.process.resident()),
+            short(middle(&sized.one, |spent| spent.rate)),
+            short(middle(&sized.all, |spent| spent.cpu)),
+            short(middle(&sized.all, |spent| spent.rate)),
+            short(sized.gate.process.resident()),
         ]
     };
     let head = [
         "portals",
-        "one asked: CPU, µs",
+        "one of them: CPU, µs",
         "against one portal",
         "requests/s",
         "all in turn: CPU, µs",
@@ -204,7 +205,7 @@ fn changes(all: &[Changed]) -> Table {
             short(median(changed.millis.iter().copied())),
             short(changed.own),
             short(changed.others),
-            short(changed.alone),
+            short(changed.idle),
         ]
     };
     Table {
@@ -212,8 +213,8 @@ fn changes(all: &[Changed]) -> Table {
             "portals",
             "change of one to active, ms",
             "loads of it",
-            "loads of others",
-            "left alone: CPU, ms/s",
+            "loads of the rest",
+            "without requests: CPU, ms/s",
         ]
         .map(str::to_owned)
         .into(),
@@ -221,12 +222,12 @@ fn changes(all: &[Changed]) -> Table {
     }
 }
 
-fn plot(all: &[Asked]) -> Plot {
-    let series = |name: &str, of: fn(&Asked) -> &Vec<Spent>| Series {
+fn plot(all: &[Sized]) -> Plot {
+    let series = |name: &str, of: fn(&Sized) -> &Vec<Spent>| Series {
         name: name.to_owned(),
         points: all
             .iter()
-            .map(|asked| (number(asked.portals), middle(of(asked), |spent| spent.cpu)))
+            .map(|sized| (number(sized.portals), middle(of(sized), |spent| spent.cpu)))
             .collect(),
     };
     Plot {
@@ -241,20 +242,20 @@ fn plot(all: &[Asked]) -> Plot {
             logarithmic: true,
         },
         series: vec![
-            series("one of them asked", |asked| &asked.one),
-            series("all in turn", |asked| &asked.all),
+            series("one of them", |sized| &sized.one),
+            series("all in turn", |sized| &sized.all),
         ],
     }
 }
 
-fn goals(all: &[Asked]) -> Vec<Goal> {
+fn goals(all: &[Sized]) -> Vec<Goal> {
     let (Some(first), Some(last)) = (all.first(), all.last()) else {
         return Vec::new();
     };
     let ratio = ratio(&last.one, &first.one);
     vec![Goal {
         number: 4,
-        what: "processor time of a request is flat in portals".to_owned(),
+        what: "CPU time of a request is flat in portals".to_owned(),
         wanted: format!("{} portals within 5 % of {}", grouped(last.portals), grouped(first.portals)),
         measured: percent(ratio),
         met: ratio <= 1.05,

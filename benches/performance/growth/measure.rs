@@ -1,26 +1,26 @@
-//! Costs in this process: many short batches of each thing in turn, so that a noisy moment of the machine meets all of
-//! them alike and the median of batches leaves it out.
+//! Costs in this process: many short batches of each function in turn, so that a slow moment of the machine meets all functions
+//! alike, and the median of the batches leaves it out.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use crate::Extent;
 
-/// Long against the clock, short against the pauses that a virtual machine makes.
+/// Duration of a batch: long against the resolution of the clock, short against the pauses of a virtual machine.
 const BATCH: Duration = Duration::from_micros(200);
-/// For each thing in each round.
+/// Time of each function in each round.
 const TURN: Duration = Duration::from_millis(40);
 const BATCHES_MIN: usize = 3;
 const BATCHES_MAX: usize = 100;
 const ROUNDS: usize = 7;
 
-/// Something that is measured: its place on the x axis, and one go of it.
+/// A function to measure, and its position on the x axis.
 pub struct Work<'a> {
     pub x: usize,
-    go: Box<dyn FnMut() -> bool + 'a>,
+    call: Box<dyn FnMut() -> bool + 'a>,
 }
 
-/// What one go costs, a number per round.
+/// The cost of one call, a number per round.
 #[derive(Clone, Debug, Default)]
 pub struct Cost {
     pub x: usize,
@@ -29,22 +29,23 @@ pub struct Cost {
 }
 
 impl<'a> Work<'a> {
-    /// `go` answers whether it went right; one that does not ends the program.
-    pub fn new(x: usize, go: impl FnMut() -> bool + 'a) -> Self {
-        Self { x, go: Box::new(go) }
+    /// `call` returns false if its result was wrong; that ends the program.
+    pub fn new(x: usize, call: impl FnMut() -> bool + 'a) -> Self {
+        Self { x, call: Box::new(call) }
     }
 
     fn batch(&mut self, times: usize) -> Duration {
-        let (begun, mut right) = (Instant::now(), true);
+        let begun = Instant::now();
+        let mut is_right = true;
         for _ in 0..times {
-            right &= black_box((self.go)());
+            is_right &= black_box((self.call)());
         }
         let took = begun.elapsed();
-        assert!(right, "what is measured at {} went wrong", self.x);
+        assert!(is_right, "the measured function returned a wrong result at {}", self.x);
         took
     }
 
-    /// How many goes make a batch.
+    /// The number of calls in a batch.
     fn calibrate(&mut self) -> usize {
         let mut times = 1;
         while times < 1 << 20 && self.batch(times) < BATCH {
@@ -60,20 +61,20 @@ impl Cost {
         median(self.rounds.iter().copied())
     }
 
-    /// How far apart the rounds are, as a share of the median.
+    /// The distance of the extreme rounds, as a share of the median.
     pub fn spread(&self) -> f64 {
         let low = self.rounds.iter().copied().fold(f64::INFINITY, f64::min);
         let high = self.rounds.iter().copied().fold(0.0, f64::max);
         (high - low) / self.median()
     }
 
-    /// Against another, round by round.
+    /// The ratio to another cost, round by round.
     pub fn ratio(&self, base: &Self) -> f64 {
         median(self.rounds.iter().zip(&base.rounds).map(|(own, other)| own / other))
     }
 }
 
-/// Everything in turn, round by round.
+/// Measures all functions in turn, round by round.
 pub fn in_turns(extent: Extent, mut works: Vec<Work<'_>>) -> Vec<Cost> {
     let rounds = if extent == Extent::Whole { ROUNDS } else { 1 };
     let mut costs: Vec<Cost> = works
@@ -96,7 +97,8 @@ pub fn in_turns(extent: Extent, mut works: Vec<Work<'_>>) -> Vec<Cost> {
 }
 
 fn turn(extent: Extent, work: &mut Work<'_>, times: usize) -> f64 {
-    let (begun, mut batches) = (Instant::now(), Vec::new());
+    let begun = Instant::now();
+    let mut batches = Vec::new();
     let enough = if extent == Extent::Whole { BATCHES_MIN } else { 1 };
     while batches.len() < enough || (extent == Extent::Whole && begun.elapsed() < TURN && batches.len() < BATCHES_MAX) {
         batches.push(work.batch(times).as_secs_f64() * 1e6 / number(times));
@@ -115,7 +117,7 @@ pub fn quantile(values: impl IntoIterator<Item = f64>, percent: usize) -> f64 {
     all.get(place).copied().unwrap_or(f64::NAN)
 }
 
-/// For plots and ratios; nothing that is counted here comes near where this would round.
+/// A count as a floating-point number, for plots and ratios.
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
 pub const fn number(count: usize) -> f64 {
     count as f64

@@ -1,45 +1,56 @@
-//! What a decision costs against how many policies there are that cannot apply.
+//! The cost of an evaluation against the number of policies that cannot apply.
 
-use cedargate::bench::{Plain, Question, World};
+use cedargate_benches::portal::{CallerRequest, LoadedPortal};
+use cedargate_benches::shop::{self, NamedRequest};
 
 use super::draw::{Curve, plot, short, table};
 use super::measure::{Cost, Work, in_turns};
-use super::world;
 use crate::Extent;
 use crate::report::{Goal, Section};
 
 const SIZES: [usize; 5] = [10, 100, 1_000, 10_000, 100_000];
-/// Past it plain Cedar takes a tenth of a second and more.
+/// With more policies plain Cedar takes a tenth of a second and more.
 const PLAIN_MAX: usize = 10_000;
-/// Name, method, path.
-const DENIED: (&str, &str, &str) = ("nothing permits", "DELETE", "/shop/cart");
+const DENIED: NamedRequest = NamedRequest::new("nothing permits", "DELETE", "/shop/cart");
 /// Microseconds.
 const LIMITS: [(&str, f64); 3] = [("unconditional", 0.3), ("conditional with ip", 5.0), ("forbids", 5.0)];
 
-struct Asked<'a> {
+/// A portal with a number of policies, and requests to it.
+struct Sized {
     policies: usize,
-    world: &'a World,
-    questions: Vec<(Question, bool)>,
+    portal: LoadedPortal,
+    requests: Vec<Prepared>,
+}
+
+struct Prepared {
+    name: &'static str,
+    request: CallerRequest,
+    is_allowed: bool,
 }
 
 pub fn section(extent: Extent) -> Section {
     let sizes = super::sizes(extent, &SIZES, 2);
-    let worlds: Vec<(usize, World)> = sizes.iter().map(|size| (*size, world::world(*size))).collect();
-    let asked: Vec<Asked<'_>> = worlds.iter().map(|(policies, world)| ask(*policies, world)).collect();
-    let mut curves: Vec<Curve> = questions()
+    let all: Vec<Sized> = sizes.iter().map(|policies| prepare(*policies)).collect();
+    let names: Vec<&str> = all
+        .iter()
+        .take(1)
+        .flat_map(|sized| sized.requests.iter().map(|one| one.name))
+        .collect();
+    let mut curves: Vec<Curve> = names
+        .iter()
         .enumerate()
-        .map(|(n, ((name, ..), _))| (name.to_owned(), gate(extent, &asked, n)))
+        .map(|(n, name)| Curve::new(*name, gate(extent, &all, n)))
         .collect();
     let goals = goals(&curves);
-    for (n, ((name, ..), _)) in questions().enumerate().take(2) {
-        curves.push((format!("plain Cedar, {name}"), plain(extent, &asked, n)));
+    for (n, name) in names.iter().enumerate().take(2) {
+        curves.push(Curve::new(format!("plain Cedar, {name}"), plain(extent, &all, n)));
     }
     Section {
         title: "A decision against policies".to_owned(),
         text: vec![
-            "In process, one thread. *Forbids* is a permit and two forbids, whose conditions read an attribute of the caller and an ip. Caller and target are known as they are when a request gets here: what is measured is reading \
-             facts, building as much of the context as is read, and deciding. HTTP, the token and the record are not in it. Every set \
-             has the same ten policies that the questions meet; the others name roles and subtrees of others, a tenth are forbids and \
+            "In process, one thread. *Forbids* is a permit and two forbids, whose conditions read an attribute of the caller and an ip. Caller, action and resource \
+             are known: the measured work is reading facts, building the part of the context that conditions read, and evaluating policies. HTTP, the token and the record are \
+             not in it. Every set has the same ten policies that the requests meet; the rest name roles and subtrees that no request touches, a tenth are forbids and \
              a quarter have conditions. Plain Cedar is `is_authorized` over the whole set with entities and request prepared."
                 .to_owned(),
         ],
@@ -50,61 +61,56 @@ pub fn section(extent: Extent) -> Section {
     }
 }
 
-/// With whether they are allowed.
-fn questions() -> impl Iterator<Item = ((&'static str, &'static str, &'static str), bool)> {
-    let allowed = world::QUESTIONS.into_iter().take(3);
-    allowed.map(|question| (question, true)).chain([(DENIED, false)])
-}
-
-fn ask(policies: usize, world: &World) -> Asked<'_> {
-    let questions = questions().map(|((name, method, path), allowed)| {
-        let question = world.question(&world::claims(), method, path).unwrap();
-        // the first time makes the slice, which then waits for its twins
-        assert_eq!(world.decide(&question), allowed, "{name} at {policies} policies");
-        (question, allowed)
+fn prepare(policies: usize) -> Sized {
+    let portal = shop::load(policies);
+    let allowed = shop::REQUESTS.into_iter().take(3).map(|case| (case, true));
+    let requests = allowed.chain([(DENIED, false)]).map(|(case, is_allowed)| {
+        let request = portal.request(&shop::claims(), case.method, case.path).unwrap();
+        assert_eq!(portal.decide(&request), is_allowed, "{} at {policies} policies", case.name);
+        Prepared {
+            name: case.name,
+            request,
+            is_allowed,
+        }
     });
-    let questions = questions.collect();
-    world.make_twins();
-    Asked {
+    let requests = requests.collect();
+    portal.make_condition_only();
+    Sized {
         policies,
-        world,
-        questions,
+        portal,
+        requests,
     }
 }
 
-fn gate(extent: Extent, asked: &[Asked<'_>], nth: usize) -> Vec<Cost> {
-    let works = asked.iter().filter_map(|asked| {
-        let (question, allowed) = asked.questions.get(nth)?;
-        Some(Work::new(asked.policies, move || asked.world.decide(question) == *allowed))
+fn gate(extent: Extent, all: &[Sized], nth: usize) -> Vec<Cost> {
+    let works = all.iter().filter_map(|sized| {
+        let prepared = sized.requests.get(nth)?;
+        let run = move || sized.portal.evaluate(&prepared.request) == prepared.is_allowed;
+        Some(Work::new(sized.policies, run))
     });
     in_turns(extent, works.collect())
 }
 
-fn plain(extent: Extent, asked: &[Asked<'_>], nth: usize) -> Vec<Cost> {
-    let prepared: Vec<(usize, Plain, bool)> = asked
-        .iter()
-        .filter(|asked| asked.policies <= PLAIN_MAX)
-        .filter_map(|asked| {
-            let (question, allowed) = asked.questions.get(nth)?;
-            Some((asked.policies, asked.world.plain(question).unwrap(), *allowed))
-        })
-        .collect();
-    let works = prepared
-        .iter()
-        .map(|(size, plain, allowed)| Work::new(*size, move || plain.decide() == *allowed));
+fn plain(extent: Extent, all: &[Sized], nth: usize) -> Vec<Cost> {
+    let few = all.iter().filter(|sized| sized.policies <= PLAIN_MAX);
+    let works = few.filter_map(|sized| {
+        let prepared = sized.requests.get(nth)?;
+        let reference = sized.portal.reference(&prepared.request).unwrap();
+        Some(Work::new(sized.policies, move || reference.allows() == prepared.is_allowed))
+    });
     in_turns(extent, works.collect())
 }
 
 fn goals(curves: &[Curve]) -> Vec<Goal> {
     let mut goals: Vec<Goal> = curves
         .iter()
-        .filter_map(|(name, costs)| super::flat(name, "policies", costs, 1.10))
+        .filter_map(|curve| super::flat(curve, "policies", 1.10))
         .collect();
     for (name, limit) in LIMITS {
-        let Some(costs) = curves.iter().find(|(n, _)| n == name).map(|(_, costs)| costs) else {
+        let Some(curve) = curves.iter().find(|curve| curve.name == name) else {
             continue;
         };
-        let worst = costs.iter().map(Cost::median).fold(0.0, f64::max);
+        let worst = curve.costs.iter().map(Cost::median).fold(0.0, f64::max);
         goals.push(Goal {
             number: 5,
             what: format!("a decision, token known: {name}"),
@@ -112,7 +118,7 @@ fn goals(curves: &[Curve]) -> Vec<Goal> {
             measured: format!("{} µs at the slowest size", short(worst)),
             met: worst <= limit,
             bound: (worst > limit).then(|| {
-                "Cedar's evaluator over the conditions that are left, and the values made for them; scopes are decided before"
+                "Cedar's evaluator over the conditions that remain, and the values made for them; the index has decided the scopes before"
                     .to_owned()
             }),
         });

@@ -1,8 +1,8 @@
-//! What finding the portal and deciding cost against how many portals there are.
+//! The cost of finding the portal and deciding against the number of portals.
 
 use std::cell::Cell;
 
-use cedargate::bench::{Folder, Portals, Question};
+use cedargate_benches::portal::{CallerRequest, LoadedPortals, PolicyFile, PolicyFiles};
 use serde_json::{Map, Value, json};
 
 use super::draw::{Curve, plot, table};
@@ -14,45 +14,33 @@ const SIZES: [usize; 4] = [1, 10, 100, 1_000];
 const SCHEMA: &str = "entity Role; entity User in [Role]; entity Path in [Path, Portal]; entity Portal; \
                       action GET, POST appliesTo { principal: User, resource: Path, context: { source_ip?: ipaddr } };";
 
-struct Asked {
+struct Sized {
     size: usize,
-    portals: Portals,
-    /// The same question to each portal.
-    reads: Vec<Question>,
-    writes: Vec<Question>,
+    portals: LoadedPortals,
+    /// The same request to each portal.
+    reads: Vec<CallerRequest>,
+    writes: Vec<CallerRequest>,
 }
 
 pub fn section(extent: Extent) -> Section {
-    let asked: Vec<Asked> = super::sizes(extent, &SIZES, 2).iter().map(|size| ask(*size)).collect();
+    let sized: Vec<Sized> = super::sizes(extent, &SIZES, 2).iter().map(|size| prepare(*size)).collect();
     let curves: Vec<Curve> = vec![
-        (
-            "unconditional, one portal asked".to_owned(),
-            one(extent, &asked, |asked| &asked.reads),
-        ),
-        (
-            "conditional with an ip, one portal asked".to_owned(),
-            one(extent, &asked, |asked| &asked.writes),
-        ),
-        (
-            "unconditional, all portals in turn".to_owned(),
-            all(extent, &asked, |asked| &asked.reads),
-        ),
-        (
-            "conditional with an ip, all portals in turn".to_owned(),
-            all(extent, &asked, |asked| &asked.writes),
-        ),
+        Curve::new("unconditional, one of them", one(extent, &sized, reads)),
+        Curve::new("conditional with an ip, one of them", one(extent, &sized, writes)),
+        Curve::new("unconditional, all in turn", all(extent, &sized, reads)),
+        Curve::new("conditional with an ip, all in turn", all(extent, &sized, writes)),
     ];
     let goals = curves
         .iter()
         .take(2)
-        .filter_map(|(name, costs)| super::flat(name, "portals", costs, 1.05))
+        .filter_map(|curve| super::flat(curve, "portals", 1.05))
         .collect();
     Section {
         title: "A decision against portals".to_owned(),
         text: vec![
-            "In process, one thread: the portal is found by host and path, the path becomes action and resource, the portal's own revision \
-             decides. Each portal has its own schema and ten policies. Where all portals are asked in turn, each finds the processor's \
-             caches filled by the others: that is what the machine's memory costs, not a search."
+            "In process, one thread: the portal is found by host and path, method and path become action and resource, the portal's own revision \
+             decides. Each portal has its own schema and ten policies. Where requests go to all portals in turn, each portal finds the processor's \
+             caches filled with the data of the other portals: the difference is the cost of memory, not of a search."
                 .to_owned(),
         ],
         tables: vec![table("portals", &curves)],
@@ -62,25 +50,30 @@ pub fn section(extent: Extent) -> Section {
     }
 }
 
-fn ask(size: usize) -> Asked {
-    let folders: Vec<(String, Folder)> = (0..size).map(|n| (format!("p-{n}"), folder(&format!("p-{n}")))).collect();
-    let portals = Portals::load(folders.iter().map(|(name, folder)| (name.as_str(), folder))).unwrap();
-    let questions = |method: &str| -> Vec<Question> {
-        let made = portals.worlds().iter().zip(&folders).map(|(world, (name, _))| {
-            let question = world
-                .question(&claims(), method, &format!("/portal/{name}/shop/cart"))
-                .unwrap();
-            assert!(
-                world.decide(&question) && portals.decide(&question),
-                "{method} in {name} of {size}"
-            );
-            world.make_twins();
-            question
+fn reads(sized: &Sized) -> &Vec<CallerRequest> {
+    &sized.reads
+}
+
+fn writes(sized: &Sized) -> &Vec<CallerRequest> {
+    &sized.writes
+}
+
+fn prepare(size: usize) -> Sized {
+    let trees: Vec<PolicyFiles> = (0..size).map(|n| PolicyFiles::of(&slug(n), &files(&slug(n)))).collect();
+    let portals = LoadedPortals::load(&trees).unwrap();
+    let requests = |method: &str| -> Vec<CallerRequest> {
+        let made = portals.portals().iter().enumerate().map(|(n, portal)| {
+            let path = format!("/portal/{}/shop/cart", slug(n));
+            let request = portal.request(&claims(), method, &path).unwrap();
+            assert!(portals.decide(&request), "{method} {path} of {size}");
+            portal.make_condition_only();
+            request
         });
         made.collect()
     };
-    let (reads, writes) = (questions("GET"), questions("POST"));
-    Asked {
+    let reads = requests("GET");
+    let writes = requests("POST");
+    Sized {
         size,
         portals,
         reads,
@@ -88,40 +81,47 @@ fn ask(size: usize) -> Asked {
     }
 }
 
-fn one(extent: Extent, asked: &[Asked], of: fn(&Asked) -> &Vec<Question>) -> Vec<Cost> {
-    let works = asked.iter().filter_map(|asked| {
-        let question = of(asked).get(asked.size / 2)?;
-        Some(Work::new(asked.size, || asked.portals.decide(question)))
+fn one(extent: Extent, all: &[Sized], of: fn(&Sized) -> &Vec<CallerRequest>) -> Vec<Cost> {
+    let works = all.iter().filter_map(|sized| {
+        let request = of(sized).get(sized.size / 2)?;
+        Some(Work::new(sized.size, || sized.portals.decide(request)))
     });
     in_turns(extent, works.collect())
 }
 
-fn all(extent: Extent, asked: &[Asked], of: fn(&Asked) -> &Vec<Question>) -> Vec<Cost> {
-    let works = asked.iter().map(|asked| {
-        let (next, questions) = (Cell::new(0_usize), of(asked));
-        Work::new(asked.size, move || {
+fn all(extent: Extent, all: &[Sized], of: fn(&Sized) -> &Vec<CallerRequest>) -> Vec<Cost> {
+    let works = all.iter().map(|sized| {
+        let next = Cell::new(0_usize);
+        let requests = of(sized);
+        Work::new(sized.size, move || {
             let turn = next.replace(next.get().wrapping_add(1));
-            questions
-                .get(turn % questions.len())
-                .is_some_and(|question| asked.portals.decide(question))
+            let request = requests.get(turn % requests.len());
+            request.is_some_and(|request| sized.portals.decide(request))
         })
     });
     in_turns(extent, works.collect())
 }
 
-pub fn folder(name: &str) -> Folder {
-    let (schema, policies) = files(name);
-    Folder::of(
-        name,
-        [
-            (format!("schemas/{name}.cedarschema").as_str(), schema),
-            (format!("policies/{name}/main.cedar").as_str(), policies.as_str()),
-        ],
-    )
+/// The slug of the portal of this number.
+pub fn slug(number: usize) -> String {
+    format!("p-{number}")
 }
 
 /// Schema and policies of one portal.
-pub fn files(name: &str) -> (&'static str, String) {
+pub fn files(slug: &str) -> [PolicyFile; 2] {
+    [
+        PolicyFile::new(format!("schemas/{slug}.cedarschema"), SCHEMA),
+        PolicyFile::new(policies_file(slug), policies(slug)),
+    ]
+}
+
+/// The name of the file with a portal's policies.
+pub fn policies_file(slug: &str) -> String {
+    format!("policies/{slug}/main.cedar")
+}
+
+/// The policies of one portal.
+pub fn policies(name: &str) -> String {
     let shop = format!("/portal/{name}/shop");
     let mut policies = format!(
         "@id(\"read\") permit (principal in Role::\"viewer\", action == Action::\"GET\", resource in Path::\"{shop}\");\n\
@@ -134,7 +134,7 @@ pub fn files(name: &str) -> (&'static str, String) {
         );
         policies.push_str(&other);
     }
-    (SCHEMA, policies)
+    policies
 }
 
 fn claims() -> Map<String, Value> {

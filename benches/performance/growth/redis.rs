@@ -1,4 +1,4 @@
-//! A Redis of our own, which can stop answering without going away.
+//! A Redis server of this bench, which can be paused: it then keeps its connections and does not answer.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -15,12 +15,14 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// `None` without a `redis-server`.
+    /// `None` if `redis-server` is not installed.
     pub fn start() -> Option<Self> {
         Command::new("redis-server").arg("--version").output().ok()?;
-        let (folder, address) = (tempfile::tempdir().unwrap(), free_address());
-        let (port, place) = (address.port().to_string(), folder.path().to_string_lossy());
-        let args = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--dir", &place];
+        let folder = tempfile::tempdir().unwrap();
+        let address = free_address();
+        let port = address.port().to_string();
+        let home = folder.path().to_string_lossy();
+        let args = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--dir", &home];
         let mut process = Process::start(pinned(REST), "redis-server", &args).unwrap();
         process.wait_for(address).unwrap();
         Some(Self {

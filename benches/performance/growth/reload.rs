@@ -1,13 +1,14 @@
-//! From a change to its being in force: in this process, in a whole gate, and what the traffic notices of it.
+//! The time from a policy change until it is in force: in this process, and in a whole gate.
 
 use std::time::Instant;
 
-use cedargate::bench::Reload;
+use cedargate_benches::portal::PolicyFile;
+use cedargate_benches::reload::Reload;
+use cedargate_benches::shop;
 
 use super::draw::{Curve, grouped, short};
 use super::measure::{Cost, median, number};
 use super::setting::{Files, Setting, until_permitted};
-use super::world;
 use crate::Extent;
 use crate::gate::Gate;
 use crate::report::{Axis, Goal, Plot, Section, Series, Table};
@@ -15,21 +16,34 @@ use crate::report::{Axis, Goal, Plot, Section, Series, Table};
 const SIZES: [usize; 4] = [10, 100, 1_000, 10_000];
 const ROUNDS: usize = 5;
 const FILE: &str = "policies/bench/new.cedar";
-/// Policies, which column, ms.
-const GOALS: [(usize, &str, f64); 3] = [
-    (1_000, EVERYTHING, 80.0),
-    (10_000, EVERYTHING, 500.0),
-    (10_000, ONE_FILE, 150.0),
+const GOALS: [LoadGoal; 3] = [
+    LoadGoal::new(1_000, EVERYTHING, 80.0),
+    LoadGoal::new(10_000, EVERYTHING, 500.0),
+    LoadGoal::new(10_000, ONE_FILE, 150.0),
 ];
 const EVERYTHING: &str = "all files changed";
 const ONE_FILE: &str = "one file changed";
+
+/// The time within which a change must be in force.
+struct LoadGoal {
+    policies: usize,
+    column: &'static str,
+    /// Milliseconds.
+    limit: f64,
+}
+
+impl LoadGoal {
+    const fn new(policies: usize, column: &'static str, limit: f64) -> Self {
+        Self { policies, column, limit }
+    }
+}
 
 struct Changed {
     policies: usize,
     /// Milliseconds.
     one: Vec<f64>,
     all: Vec<f64>,
-    /// MiB: at start, and when all changes are in force.
+    /// MiB at start, and after all changes.
     before: f64,
     after: f64,
 }
@@ -51,7 +65,7 @@ pub fn section(extent: Extent) -> Section {
              changed while the loader remembers the rest."
                 .to_owned(),
             "The whole program on one core, without traffic: from renaming the last changed file into place to the first request that is answered by the new policies. That \
-             includes noticing, reading the folder until it holds still and waiting 20 ms to see that it does."
+             includes the notification, reading the folder until two readings agree, and the 20 ms between them."
                 .to_owned(),
         ],
         tables: vec![loading(&loads), changes(&changed)],
@@ -73,14 +87,13 @@ fn loads(extent: Extent, sizes: &[usize]) -> Vec<Curve> {
             })
             .collect()
     };
-    let (mut everything, mut one) = (empty(), empty());
-    let folders = sizes
-        .iter()
-        .map(|size| [world::folder(*size, ""), world::folder(*size, "one")]);
+    let mut everything = empty();
+    let mut one = empty();
+    let folders = sizes.iter().map(|size| [shop::tree(*size, ""), shop::tree(*size, "one")]);
     let folders: Vec<_> = folders.collect();
     for _ in 0..rounds {
         for ((everything, one), [first, second]) in everything.iter_mut().zip(&mut one).zip(&folders) {
-            let mut reload = Reload::new().unwrap();
+            let mut reload = Reload::default();
             let begun = Instant::now();
             reload.load(first).unwrap();
             everything.rounds.push(begun.elapsed().as_secs_f64() * 1e3);
@@ -90,14 +103,14 @@ fn loads(extent: Extent, sizes: &[usize]) -> Vec<Curve> {
             drop(old);
         }
     }
-    vec![("everything new".to_owned(), everything), (ONE_FILE.to_owned(), one)]
+    vec![Curve::new("everything new", everything), Curve::new(ONE_FILE, one)]
 }
 
 /// A gate whose files change.
 struct Running {
     files: Files,
     gate: Gate,
-    policies: Vec<(String, String)>,
+    policies: Vec<PolicyFile>,
     changes: usize,
     changed: Changed,
 }
@@ -107,8 +120,8 @@ impl Running {
         let files = setting.files(policies);
         let gate = setting.start_one(&files);
         let before = gate.process.resident();
-        let mut texts = world::files(policies, "");
-        texts.retain(|(name, _)| name.ends_with(".cedar"));
+        let mut texts = shop::files(policies, "");
+        texts.retain(|file| file.name.ends_with(".cedar"));
         Self {
             files,
             gate,
@@ -124,18 +137,18 @@ impl Running {
         }
     }
 
-    /// One file, then every one of them.
+    /// Changes one file, then all files.
     fn change(&mut self, setting: &Setting) {
         let one = self.permit_more(setting);
         self.changed.one.push(one);
-        for (name, text) in &self.policies {
-            self.files.put(name, &format!("{text}// {}\n", self.changes));
+        for file in &self.policies {
+            self.files.put(&file.name, &format!("{}// {}\n", file.text, self.changes));
         }
         let all = self.permit_more(setting);
         self.changed.all.push(all);
     }
 
-    /// Milliseconds until it is permitted.
+    /// Adds a permit and returns the milliseconds until it is in force.
     fn permit_more(&mut self, setting: &Setting) -> f64 {
         self.changes += 1;
         let path = format!("/new-{}", self.changes);
@@ -151,7 +164,7 @@ impl Running {
     }
 }
 
-/// One policy about a path that no other names.
+/// A permit for a path that no other policy names.
 pub fn permit(path: &str) -> String {
     format!("@id(\"new\") permit (principal in Role::\"viewer\", action == Action::\"GET\", resource in Path::\"{path}\");\n")
 }
@@ -160,7 +173,7 @@ fn loading(curves: &[Curve]) -> Table {
     let sizes = curves
         .first()
         .into_iter()
-        .flat_map(|(_, costs)| costs.iter().map(|cost| cost.x));
+        .flat_map(|curve| curve.costs.iter().map(|cost| cost.x));
     let row = |x: usize| {
         let cell = |costs: &[Cost]| {
             costs
@@ -169,12 +182,12 @@ fn loading(curves: &[Curve]) -> Table {
                 .map_or("–".to_owned(), |cost| short(cost.median()))
         };
         std::iter::once(grouped(x))
-            .chain(curves.iter().map(|(_, costs)| cell(costs)))
+            .chain(curves.iter().map(|curve| cell(&curve.costs)))
             .collect()
     };
     Table {
         head: std::iter::once("policies".to_owned())
-            .chain(curves.iter().map(|(name, _)| format!("in process, {name}, ms")))
+            .chain(curves.iter().map(|curve| format!("in process, {}, ms", curve.name)))
             .collect(),
         rows: sizes.map(row).collect(),
     }
@@ -207,9 +220,9 @@ fn changes(all: &[Changed]) -> Table {
 fn plot(loads: &[Curve], changed: &[Changed]) -> Plot {
     let mut series: Vec<Series> = loads
         .iter()
-        .map(|(name, costs)| Series {
-            name: format!("in process, {name}"),
-            points: costs.iter().map(|cost| (number(cost.x), cost.median())).collect(),
+        .map(|curve| Series {
+            name: format!("in process, {}", curve.name),
+            points: curve.costs.iter().map(|cost| (number(cost.x), cost.median())).collect(),
         })
         .collect();
     for (name, of) in [(EVERYTHING, all as fn(&Changed) -> &Vec<f64>), (ONE_FILE, one)] {
@@ -245,13 +258,14 @@ fn all(changed: &Changed) -> &Vec<f64> {
 }
 
 fn goals(changed: &[Changed]) -> Vec<Goal> {
-    let goal = |(size, what, limit): (usize, &str, f64)| {
-        let found = changed.iter().find(|changed| changed.policies == size)?;
-        let of = if what == EVERYTHING { &found.all } else { &found.one };
+    let goal = |goal: LoadGoal| {
+        let LoadGoal { policies, column, limit } = goal;
+        let found = changed.iter().find(|changed| changed.policies == policies)?;
+        let of = if column == EVERYTHING { &found.all } else { &found.one };
         let millis = median(of.iter().copied());
         Some(Goal {
             number: 10,
-            what: format!("change to active at {} policies, {what}", grouped(size)),
+            what: format!("change to active at {} policies, {column}", grouped(policies)),
             wanted: format!("≤ {limit} ms"),
             measured: format!("{} ms", short(millis)),
             met: millis <= limit,

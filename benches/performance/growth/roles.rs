@@ -1,45 +1,44 @@
-//! What a decision costs against how many roles the caller has.
+//! The cost of a decision against the number of roles of the caller.
 
-use cedargate::bench::{Question, World};
+use cedargate_benches::portal::{CallerRequest, LoadedPortal};
+use cedargate_benches::shop;
 use serde_json::json;
 
 use super::draw::{Curve, plot, table};
 use super::measure::{Cost, Work, in_turns};
-use super::world;
 use crate::Extent;
 use crate::report::Section;
 
-/// A token whose claim names more is refused.
+/// Roles of the caller; the gate refuses a token with more than 256.
 const SIZES: [usize; 4] = [1, 10, 100, 256];
 const POLICIES: usize = 10_000;
 
+/// A request of a caller with this number of roles.
+struct Sized {
+    roles: usize,
+    request: CallerRequest,
+}
+
 pub fn section(extent: Extent) -> Section {
     let policies = if extent == Extent::Whole { POLICIES } else { 200 };
-    let (sizes, world) = (super::sizes(extent, &SIZES, 2), world::world(policies));
-    let named = ask(&world, sizes, "GET", "role");
-    let unnamed = ask(&world, sizes, "GET", "stranger");
-    let conditional = ask(&world, sizes, "POST", "role");
-    let decide = |asked: &[(usize, Question)]| -> Vec<Cost> {
-        in_turns(
-            extent,
-            asked
-                .iter()
-                .map(|(x, question)| Work::new(*x, || world.decide(question)))
-                .collect(),
-        )
+    let sizes = super::sizes(extent, &SIZES, 2);
+    let portal = shop::load(policies);
+    let named = requests(&portal, sizes, "GET", "role");
+    let unnamed = requests(&portal, sizes, "GET", "stranger");
+    let conditional = requests(&portal, sizes, "POST", "role");
+    let evaluate = |all: &[Sized]| -> Vec<Cost> {
+        let works = all.iter().map(|one| Work::new(one.roles, || portal.evaluate(&one.request)));
+        in_turns(extent, works.collect())
     };
     let principal = named
         .iter()
-        .map(|(x, question)| Work::new(*x, || world.principal(question).is_some()));
+        .map(|one| Work::new(one.roles, || portal.principal(&one.request).is_some()));
     let curves: Vec<Curve> = vec![
-        ("unconditional, policies name the roles".to_owned(), decide(&named)),
-        ("unconditional, no policy names them".to_owned(), decide(&unnamed)),
-        (
-            "conditional with an ip, policies name the roles".to_owned(),
-            decide(&conditional),
-        ),
-        (
-            "once per token and revision: the principal".to_owned(),
+        Curve::new("unconditional, policies name the roles", evaluate(&named)),
+        Curve::new("unconditional, no policy names them", evaluate(&unnamed)),
+        Curve::new("conditional with an ip, policies name the roles", evaluate(&conditional)),
+        Curve::new(
+            "once per token and revision: the principal",
             in_turns(extent, principal.collect()),
         ),
     ];
@@ -47,7 +46,7 @@ pub fn section(extent: Extent) -> Section {
         title: "A decision against the caller's roles".to_owned(),
         text: vec![format!(
             "In process, one thread; as in the section on policies, with {} of them. The caller has the role that permits and so many \
-             more, each of which some policies name, or none does. The principal is made once per token (or session) and revision. A \
+             more; some policies name each of them, or no policy does. The principal is made once per token (or session) and revision. A \
              token with more than 256 roles is refused.",
             super::draw::grouped(policies)
         )],
@@ -62,16 +61,16 @@ pub fn section(extent: Extent) -> Section {
     }
 }
 
-fn ask(world: &World, sizes: &[usize], method: &str, role: &str) -> Vec<(usize, Question)> {
+fn requests(portal: &LoadedPortal, sizes: &[usize], method: &str, role: &str) -> Vec<Sized> {
     let one = |size: &usize| {
-        let mut claims = world::claims();
+        let mut claims = shop::claims();
         let more = (1..*size).map(|n| format!("{role}-{n}"));
         let roles: Vec<String> = std::iter::once("viewer".to_owned()).chain(more).collect();
         claims.insert("roles".to_owned(), json!(roles));
-        let question = world.question(&claims, method, "/shop/cart").unwrap();
-        assert!(world.decide(&question), "with {size} roles");
-        world.make_twins();
-        (*size, question)
+        let request = portal.request(&claims, method, "/shop/cart").unwrap();
+        assert!(portal.decide(&request), "with {size} roles");
+        portal.make_condition_only();
+        Sized { roles: *size, request }
     };
     sizes.iter().map(one).collect()
 }

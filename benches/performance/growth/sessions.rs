@@ -1,10 +1,12 @@
-//! What a session costs beside a token, over a real Redis: found in this process, fetched from Redis, Redis not answering.
+//! The cost of a session beside a token, over a real Redis: cached in this process, fetched from Redis, Redis not answering.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use cedargate::app::{Running, start_from_yaml};
-use cedargate::bench;
+use cedargate_benches::issuer::Keys;
+use cedargate_benches::sessions::create_sessions;
+use cedargate_benches::{AUDIENCE, ISSUER};
 
 use super::draw::{grouped, short};
 use super::measure::median;
@@ -15,11 +17,11 @@ use crate::load::{self, Answers, Load, Pace, Until};
 use crate::machine::{DEVICE, REST, pause, pin_thread, pinned};
 use crate::report::{Goal, Section, Table};
 
-/// Sessions that live while anything is measured.
+/// Sessions in the store.
 const SESSIONS: usize = 10_000;
 const ROUNDS: usize = 7;
 const CONNECTIONS: usize = 16;
-/// How long the gate may take to notice that Redis is away, or back.
+/// Time within which the gate must notice that Redis stopped answering, or answers again.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LIMIT: f64 = 0.9;
 const PATH: &str = "/portal/bench/page";
@@ -28,7 +30,7 @@ const SCHEMA: &str = "entity Tenant, Role; entity User in [Role, Tenant]; entity
                       action GET appliesTo { principal: User, resource: Path };";
 const POLICY: &str = "@id(\"viewers\") permit(principal in Role::\"viewer\", action == Action::\"GET\", resource);";
 
-/// Two gates on one Redis and one app: one that remembers sessions, one that can remember a single one.
+/// Two gates on one Redis and one app: one caches all sessions, the other caches one.
 struct Setting {
     redis: Redis,
     cached: Gate,
@@ -38,7 +40,7 @@ struct Setting {
     _files: Files,
 }
 
-/// A gate in this process, so that sessions can be made without logging in.
+/// A gate in this process, so that the bench can create its sessions without logins.
 struct Gate {
     running: Option<Running>,
     address: SocketAddr,
@@ -79,7 +81,7 @@ pub fn section(extent: Extent) -> Section {
         text: vec![
             format!(
                 "Whole gates with one worker on one core, in one process, over one Redis; {CONNECTIONS} connections; Redis, app and load generator share the other \
-                 core. A session that this process remembers is good without a trip to Redis while the feed of revocations is fresh."
+                 core. A session in the cache of the process needs no request to Redis while the log of revocations is fresh."
             ),
             paused(&setting, extent),
         ],
@@ -97,14 +99,16 @@ impl Setting {
         files.put("schemas/bench.cedarschema", SCHEMA);
         files.put("policies/bench/main.cedar", POLICY);
         files.put("keys", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n");
-        let (jwks, token) = bench::token(&["viewer"]).unwrap();
-        files.put("jwks.json", &jwks);
+        let keys = Keys::generate();
+        let token = keys.token("ES256", "alice");
+        files.put("jwks.json", &keys.jwks().to_string());
         let app = app();
-        let gate = |cache: usize| Gate::start(&files, (app, redis.address), cache);
-        let (cached, uncached) = (gate(SESSIONS * 10), gate(1));
-        let ids = bench::create_sessions(cached.running.as_ref().unwrap(), sessions, &["viewer"]).unwrap();
+        let gate = |cache: usize| Gate::start(&files, app, redis.address, cache);
+        let cached = gate(SESSIONS * 10);
+        let uncached = gate(1);
+        let cookies = create_sessions(cached.running.as_ref().unwrap(), sessions, &["viewer"]).unwrap();
         let with = |name: &str, value: &str| load::request("GET", PATH, &[(name, value)], None);
-        let cookies = ids.iter().map(|id| with("cookie", &format!("__Host-cedargate={id}")));
+        let cookies = cookies.iter().map(|cookie| with("cookie", cookie));
         Some(Self {
             cookies: cookies.collect(),
             token: with("authorization", &format!("Bearer {token}")),
@@ -138,7 +142,7 @@ impl Kind {
         }
     }
 
-    /// Every session was seen once by its gate, and every answer is the app's.
+    /// Sends every request once, so that the gate has seen each session; every answer must be the app's.
     fn each_once(&self) {
         let load = Load {
             address: self.gate,
@@ -153,19 +157,17 @@ impl Kind {
 }
 
 impl Gate {
-    fn start(files: &Files, (app, redis): (SocketAddr, SocketAddr), cache: usize) -> Self {
+    fn start(files: &Files, app: SocketAddr, redis: SocketAddr, cache: usize) -> Self {
         let yaml = format!(
             "listen: {{ proxy: {{ address: '127.0.0.1:0' }}, decision: null, admin: null }}\n\
              upstream: {{ url: 'http://{app}' }}\n\
              policies: {{ poll: 1s }}\n\
-             issuers: [{{ name: corp, issuer: '{}', audiences: [{}], jwks: {{ file: jwks.json }} }}]\n\
+             issuers: [{{ name: corp, issuer: '{ISSUER}', audiences: [{AUDIENCE}], jwks: {{ file: jwks.json }} }}]\n\
              sessions: {{ store: redis, key_file: keys, cache: {cache}, redis: {{ url: 'redis://{redis}', key_prefix: 'cedargate:bench:' }} }}\n\
              audit: {{ sink: {{ file: '/dev/null' }} }}\n\
-             limits: {{ workers: 1, drain_delay: 0s }}\n",
-            bench::ISSUER,
-            bench::AUDIENCE
+             limits: {{ workers: 1, drain_delay: 0s }}\n"
         );
-        // its threads stay where they were started
+        // the gate's threads inherit the core
         pin_thread(pinned(DEVICE)).unwrap();
         let running = start_from_yaml(&yaml, files.path()).unwrap();
         pin_thread(pinned(REST)).unwrap();
@@ -184,16 +186,18 @@ impl Drop for Gate {
     }
 }
 
-/// Redis stops answering: how soon callers are told, and how soon they are served again.
+/// Pauses Redis: the time until the first 503, and after resuming until the first 200.
 fn paused(setting: &Setting, extent: Extent) -> String {
-    let (gate, request) = (setting.cached.address, setting.cookies.first().unwrap());
+    let gate = setting.cached.address;
+    let request = setting.cookies.first().unwrap();
     let status = || load::ask(gate, request).unwrap().0;
     setting.redis.pause();
-    let (begun, mut slowest) = (Instant::now(), Duration::ZERO);
-    let told = loop {
-        let asked = Instant::now();
+    let begun = Instant::now();
+    let mut slowest = Duration::ZERO;
+    let unavailable_after = loop {
+        let sent = Instant::now();
         let status = status();
-        slowest = slowest.max(asked.elapsed());
+        slowest = slowest.max(sent.elapsed());
         assert!([200, 503].contains(&status), "{status} while Redis is paused");
         if status == 503 {
             break begun.elapsed();
@@ -218,8 +222,8 @@ fn paused(setting: &Setting, extent: Extent) -> String {
     }
     format!(
         "Redis paused: first 503 after {:.0} ms, slowest answer until then {:.1} ms, then {:.0} refusals/s at a median of {:.0} µs; served \
-         again {:.0} ms after it went on.",
-        told.as_secs_f64() * 1e3,
+         again {:.0} ms after Redis resumed.",
+        unavailable_after.as_secs_f64() * 1e3,
         slowest.as_secs_f64() * 1e3,
         refused.rate(),
         refused.time(0.5),
@@ -227,7 +231,7 @@ fn paused(setting: &Setting, extent: Extent) -> String {
     )
 }
 
-/// Of the rate, round by round.
+/// Ratio of the rates, round by round.
 fn ratio(kind: &Kind, base: &Kind) -> f64 {
     median(
         kind.rounds
@@ -246,7 +250,9 @@ fn table(kinds: &[Kind]) -> Table {
         cells.chain([format!("{:.2}×", ratio(kind, token))]).collect()
     };
     Table {
-        head: ["", "requests/s", "p50, µs", "p99, µs", "of token"].map(str::to_owned).into(),
+        head: ["", "requests/s", "p50, µs", "p99, µs", "against token"]
+            .map(str::to_owned)
+            .into(),
         rows: kinds.iter().map(row).collect(),
     }
 }
@@ -255,7 +261,7 @@ fn goal(kinds: &[Kind]) -> Option<Goal> {
     let ratio = ratio(kinds.get(1)?, kinds.first()?);
     Some(Goal {
         number: 8,
-        what: "a session that this process remembers, against a token".to_owned(),
+        what: "a session in the cache of the process, against a token".to_owned(),
         wanted: "requests/s within 10 %".to_owned(),
         measured: format!("{ratio:.2}×"),
         met: ratio >= LIMIT,

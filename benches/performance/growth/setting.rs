@@ -1,40 +1,40 @@
-//! What a whole gate needs around it: files, an app, an issuer; and what is asked of it.
+//! The surroundings of a whole gate: files, an app, an issuer; and requests to it.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cedargate::bench::{AUDIENCE, ISSUER};
+use cedargate_benches::issuer::Keys;
+use cedargate_benches::portal::PolicyFile;
+use cedargate_benches::{AUDIENCE, ISSUER, shop};
 use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
 
-use super::issuer::Keys;
-use super::world;
 use crate::gate::Gate;
 use crate::load::{self, Answers, Load, Pace, Until};
 use crate::machine::{DEVICE, pause, pinned};
 
-/// Longest wait for a change to be in force.
+/// Longest wait until a policy change is in force.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// An app and an issuer, for as many gates as are wanted.
+/// An app and an issuer for any number of gates.
 pub struct Setting {
     app: SocketAddr,
     keys: Keys,
     token: String,
 }
 
-/// Files of one gate.
+/// The folder of one gate.
 pub struct Files(TempDir);
 
-/// CPU and wall time that one request took.
+/// CPU time and rate of a closed loop.
 #[derive(Clone, Copy, Debug)]
 pub struct Spent {
-    /// Microseconds of the gate's processor.
+    /// CPU time of the gate per request, in microseconds.
     pub cpu: f64,
-    /// Per second.
+    /// Requests per second.
     pub rate: f64,
 }
 
@@ -45,12 +45,10 @@ impl Setting {
         Self { app: app(), keys, token }
     }
 
-    /// `n` policies for the one portal there is.
+    /// The files of a gate with one portal of so many policies.
     pub fn files(&self, policies: usize) -> Files {
         let files = self.no_files();
-        for (name, text) in world::files(policies, "") {
-            files.put(&name, &text);
-        }
+        files.put_all(&shop::files(policies, ""));
         files
     }
 
@@ -60,7 +58,7 @@ impl Setting {
         files
     }
 
-    /// One worker and nothing else to do. `more` is further configuration.
+    /// Starts a gate with one worker. `more` is further configuration.
     pub fn start(&self, files: &Files, core: Option<usize>, more: &str) -> Gate {
         let config = format!(
             "upstream: {{ url: 'http://{}' }}\n\
@@ -72,7 +70,7 @@ impl Setting {
         Gate::start(files.0.path(), "gate", &config, core).unwrap()
     }
 
-    /// A gate with one portal at `/`, alone on its core.
+    /// Starts a gate with one portal at `/`, alone on its core.
     pub fn start_one(&self, files: &Files) -> Gate {
         self.start(files, pinned(DEVICE), ONE_PORTAL)
     }
@@ -81,13 +79,13 @@ impl Setting {
         &self.token
     }
 
-    /// A request that comes with a good token.
+    /// A GET request with a valid token.
     pub fn get(&self, path: &str) -> Vec<u8> {
         load::request("GET", path, &[("authorization", &format!("Bearer {}", self.token))], None)
     }
 }
 
-/// Configuration of a single portal that has every path.
+/// Configuration of one portal that has every path.
 pub const ONE_PORTAL: &str = "portals: { bench: { match: { path_prefix: '/' } } }\npolicies: { require: [bench] }\n";
 
 impl Files {
@@ -99,17 +97,21 @@ impl Files {
         self.0.path()
     }
 
+    pub fn put_all(&self, files: &[PolicyFile]) {
+        files.iter().for_each(|file| self.put(&file.name, &file.text));
+    }
+
     pub fn put(&self, name: &str, text: &str) {
         let path = self.0.path().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        // as deployments do: it is there whole or not at all
+        // as deployments do: a rename makes the file appear whole
         let beside = path.with_file_name(".new");
         std::fs::write(&beside, text).unwrap();
         std::fs::rename(beside, path).unwrap();
     }
 }
 
-/// As fast as the gate can, over so many connections.
+/// Sends requests as fast as the gate answers, over so many connections.
 pub fn closed(address: SocketAddr, requests: &[Vec<u8>], connections: usize, time: Duration) -> Answers {
     let load = Load {
         address,
@@ -122,7 +124,7 @@ pub fn closed(address: SocketAddr, requests: &[Vec<u8>], connections: usize, tim
     load.run().and_then(Answers::all_expected).unwrap()
 }
 
-/// The same, with what it cost the gate.
+/// The same over 16 connections, with the CPU time of the gate.
 pub fn spend(gate: &Gate, address: SocketAddr, requests: &[Vec<u8>], time: Duration) -> Spent {
     let before = gate.process.cpu_time();
     let answers = closed(address, requests, 16, time);
@@ -133,7 +135,7 @@ pub fn spend(gate: &Gate, address: SocketAddr, requests: &[Vec<u8>], time: Durat
     }
 }
 
-/// How long until a request is answered with 200.
+/// Waits until a request is answered with 200, and returns the time.
 pub fn until_permitted(gate: &Gate, request: &[u8]) -> Duration {
     let begun = Instant::now();
     while load::ask(gate.proxy, request).unwrap().0 != 200 {
@@ -143,7 +145,7 @@ pub fn until_permitted(gate: &Gate, request: &[u8]) -> Duration {
     begun.elapsed()
 }
 
-/// Answers everything with two bytes, from a thread of its own.
+/// Starts an app that answers every request with two bytes, on a thread of its own.
 pub fn app() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();

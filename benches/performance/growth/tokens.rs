@@ -1,11 +1,11 @@
-//! A token's first sight per algorithm, and every later one against how many are remembered.
+//! The first sight of a token per algorithm, and every later one against the number of tokens in the cache.
 
 use std::cell::Cell;
 
-use cedargate::bench::Tokens;
+use cedargate_benches::issuer::{ALGORITHMS, Keys};
+use cedargate_benches::tokens::Tokens;
 
 use super::draw::{Curve, grouped, plot, short, table};
-use super::issuer::{ALGORITHMS, Keys};
 use super::measure::{Cost, Work, in_turns};
 use crate::Extent;
 use crate::report::{Goal, Section, Table};
@@ -13,6 +13,12 @@ use crate::report::{Goal, Section, Table};
 const SIZES: [usize; 6] = [1, 10, 100, 1_000, 10_000, 100_000];
 const FIRST_MICROS: f64 = 35.0;
 const HIT_MICROS: f64 = 1.0;
+
+/// A cache, and the tokens in it.
+struct Remembered {
+    tokens: Tokens,
+    minted: Vec<String>,
+}
 
 pub fn section(extent: Extent) -> Section {
     let keys = Keys::generate();
@@ -27,28 +33,28 @@ pub fn section(extent: Extent) -> Section {
         .map(|(n, token)| Work::new(n, || tokens.verify(token).is_some()));
     let first = in_turns(extent, works.collect());
     let remembered = super::sizes(extent, &SIZES, 3).iter().map(|size| {
-        // a cache of many parts is never quite full when it says that it is
-        let tokens = Tokens::with_room(&file, size * 2 + 64).unwrap();
+        // each shard of the cache has its own limit, so a cache of exactly this size would evict some of the tokens
+        let tokens = Tokens::with_cache(&file, size * 2 + 64).unwrap();
         let minted: Vec<String> = (0..*size).map(|n| keys.token("EdDSA", &format!("user-{n}"))).collect();
         assert!(
             minted.iter().all(|token| tokens.remember(token).is_some()),
             "a token is refused"
         );
-        (tokens, minted)
+        Remembered { tokens, minted }
     });
-    let remembered: Vec<(Tokens, Vec<String>)> = remembered.collect();
+    let remembered: Vec<Remembered> = remembered.collect();
     let curves: Vec<Curve> = vec![
-        ("one of them".to_owned(), hits(extent, &remembered, 1)),
-        ("a thousand of them in turn".to_owned(), hits(extent, &remembered, 1_000)),
-        ("all in turn".to_owned(), hits(extent, &remembered, usize::MAX)),
+        Curve::new("one of them", hits(extent, &remembered, 1)),
+        Curve::new("a thousand of them in turn", hits(extent, &remembered, 1_000)),
+        Curve::new("all in turn", hits(extent, &remembered, usize::MAX)),
     ];
     Section {
         title: "Tokens".to_owned(),
         text: vec![
-            "In process, one thread. First sight is taking the token apart, the signature and the claims; a hit is the hash of the whole \
+            "In process, one thread. First sight is parsing the token and checking signature and claims; a hit is the hash of the whole \
              token, the look-up, and checking time and key again. Making the principal and reading the header are not in it. The gate \
-             remembers 10,000 tokens per portal and revision unless `limits.token_cache` says otherwise; past it, tokens are seen for \
-             the first time again. Where all are asked for in turn, tokens and entries come out of the machine's memory."
+             remembers 10,000 tokens per portal and revision unless `limits.token_cache` says otherwise; a token that left the cache is \
+             verified again. Where all tokens are used in turn, tokens and cache entries come from the machine's memory instead of the processor's caches."
                 .to_owned(),
         ],
         tables: vec![sights(&first), table("tokens remembered", &curves)],
@@ -58,9 +64,10 @@ pub fn section(extent: Extent) -> Section {
     }
 }
 
-fn hits(extent: Extent, remembered: &[(Tokens, Vec<String>)], many: usize) -> Vec<Cost> {
-    let works = remembered.iter().map(|(tokens, minted)| {
-        let (next, many) = (Cell::new(0_usize), many.min(minted.len()));
+fn hits(extent: Extent, remembered: &[Remembered], many: usize) -> Vec<Cost> {
+    let works = remembered.iter().map(|Remembered { tokens, minted }| {
+        let next = Cell::new(0_usize);
+        let many = many.min(minted.len());
         // spread over all of them
         let step = minted.len() / many;
         Work::new(minted.len(), move || {
@@ -97,7 +104,7 @@ fn goals(first: &[Cost], curves: &[Curve]) -> Vec<Goal> {
     let sight = first
         .first()
         .map(|cost| goal("first sight of an RS256 token".to_owned(), FIRST_MICROS, cost));
-    let hit = curves.first().and_then(|(_, costs)| costs.last());
+    let hit = curves.first().and_then(|curve| curve.costs.last());
     let hit = hit.map(|cost| goal(format!("a token seen before, of {}", grouped(cost.x)), HIT_MICROS, cost));
     sight.into_iter().chain(hit).collect()
 }

@@ -1,4 +1,4 @@
-//! What requests notice of reloads: the same traffic, with and without changes beside it, in turn.
+//! The latency of requests during reloads: the same traffic with and without policy changes, in turn.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,18 +15,34 @@ use crate::report::{Goal, Section, Table};
 
 const SIZES: [usize; 2] = [1_000, 10_000];
 const ROUNDS: usize = 5;
-/// Requests per second: far from what a core can do, so that waiting is not the rule.
+/// Requests per second: far below the capacity of a core, so that requests rarely wait.
 const RATE: f64 = 2_000.0;
 const CONNECTIONS: usize = 32;
-/// Between two changes of one file.
+/// Time between two changes of one file.
 const EVERY: Duration = Duration::from_secs(1);
 const LIMIT: f64 = 1.10;
 
-/// Where the gate may run.
-const LAYOUTS: [(&str, Option<usize>); 2] = [("one core", Some(DEVICE)), ("both cores", None)];
+/// The cores that the gate may use.
+#[derive(Clone, Copy)]
+struct Layout {
+    name: &'static str,
+    /// `None`: all.
+    core: Option<usize>,
+}
+
+const LAYOUTS: [Layout; 2] = [
+    Layout {
+        name: "one core",
+        core: Some(DEVICE),
+    },
+    Layout {
+        name: "both cores",
+        core: None,
+    },
+];
 
 struct Observed {
-    layout: &'static str,
+    layout: Layout,
     policies: usize,
     quiet: Vec<Times>,
     changing: Vec<Times>,
@@ -43,16 +59,16 @@ pub fn section(extent: Extent) -> Section {
     let setting = Setting::new();
     let mut all = Vec::new();
     let sizes = if extent == Extent::Whole { SIZES.as_slice() } else { &[20] };
-    for (layout, core) in LAYOUTS {
+    for layout in LAYOUTS {
         for size in sizes {
-            all.push(observe(extent, &setting, (layout, core), *size));
+            all.push(observe(extent, &setting, layout, *size));
         }
     }
     Section {
         title: "Traffic while policies change".to_owned(),
         text: vec![format!(
-            "The whole program with one worker; {RATE} requests a second over {CONNECTIONS} connections, timed from when each was due. In turn nothing changes, or one file \
-             does every {EVERY:?}. Where the gate has *one core*, reloading and requests share it; with *both cores* it also meets the load generator and the app. \
+            "The whole program with one worker; {RATE} requests a second over {CONNECTIONS} connections, each timed from the moment when it was due. In turn no file changes, or one file \
+             changes every {EVERY:?}. Where the gate has *one core*, reloading and requests share it; with *both cores* it shares one of them with the load generator and the app. \
              Medians of the rounds."
         )],
         tables: vec![table(&all)],
@@ -61,9 +77,9 @@ pub fn section(extent: Extent) -> Section {
     }
 }
 
-fn observe(extent: Extent, setting: &Setting, (layout, core): (&'static str, Option<usize>), policies: usize) -> Observed {
+fn observe(extent: Extent, setting: &Setting, layout: Layout, policies: usize) -> Observed {
     let files = setting.files(policies);
-    let gate = setting.start(&files, core.and_then(pinned), ONE_PORTAL);
+    let gate = setting.start(&files, layout.core.and_then(pinned), ONE_PORTAL);
     let mut observed = Observed {
         layout,
         policies,
@@ -80,7 +96,7 @@ fn observe(extent: Extent, setting: &Setting, (layout, core): (&'static str, Opt
     for _ in 0..rounds {
         observed.quiet.push(send(&gate, &requests, time));
         observed.changing.push(changing(&files, || send(&gate, &requests, time)));
-        // the last change is over before it is quiet again
+        // the last reload ends before the next round without changes
         pause(if extent == Extent::Whole { EVERY } else { Duration::ZERO });
     }
     observed
@@ -103,12 +119,13 @@ fn send(gate: &Gate, requests: &[Vec<u8>], time: Duration) -> Times {
     }
 }
 
-/// One file changes again and again while something is done.
+/// Changes one file again and again while `work` runs.
 fn changing<T>(files: &Files, work: impl FnOnce() -> T) -> T {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let (begun, mut changes) = (Instant::now(), 0_u32);
+            let begun = Instant::now();
+            let mut changes = 0_u32;
             while !over.load(Ordering::Relaxed) {
                 if begun.elapsed() >= EVERY * changes {
                     files.put(
@@ -132,7 +149,7 @@ fn table(all: &[Observed]) -> Table {
         let cells = columns
             .into_iter()
             .flat_map(|of| [&observed.quiet, &observed.changing].map(|rounds| short(median(rounds.iter().map(of)))));
-        let all = [observed.layout.to_owned(), grouped(observed.policies)]
+        let all = [observed.layout.name.to_owned(), grouped(observed.policies)]
             .into_iter()
             .chain(cells);
         all.chain([percent(ratio(observed))]).collect()
@@ -154,7 +171,7 @@ fn table(all: &[Observed]) -> Table {
     }
 }
 
-/// Of the 99th percentile, round by round.
+/// Ratio of the 99th percentiles, round by round.
 fn ratio(observed: &Observed) -> f64 {
     median(
         observed
@@ -172,14 +189,14 @@ fn goal(observed: &Observed) -> Goal {
         what: format!(
             "p99 while files change, {} policies, gate on {}",
             grouped(observed.policies),
-            observed.layout
+            observed.layout.name
         ),
         wanted: format!("within {:.0} % of quiet", (LIMIT - 1.0) * 100.0),
         measured: percent(ratio),
         met: ratio <= LIMIT,
         bound: (ratio > LIMIT).then(|| {
-            "while policies are prepared, requests share cores and caches with it: a thread that steps back still finishes its turn; and a new \
-             revision begins without callers: each token is verified, and its assertion signed, once more"
+            "the thread that prepares policies shares cores and caches with requests, and a thread of low priority still finishes its time slice; a new \
+             revision has an empty caller cache: each token is verified, and its assertion signed, once more"
                 .to_owned()
         }),
     }

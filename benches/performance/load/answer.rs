@@ -1,12 +1,14 @@
-//! Where an answer ends: just enough HTTP/1.1 for the servers that are measured here.
+//! Finds the end of an HTTP/1.1 answer, as far as the measured servers need it.
+
+use std::ops::Range;
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answer {
     Partial,
-    /// `body`: from and to, as it came.
+    /// A complete answer. `body` is the range of the body's bytes, as they arrived.
     Whole {
         status: u16,
-        body: (usize, usize),
+        body: Range<usize>,
     },
 }
 
@@ -31,7 +33,7 @@ pub fn parse(bytes: &[u8]) -> Result<Answer, String> {
         Some(end) if end < bytes.len() => Err("more bytes than one answer".to_owned()),
         Some(end) if end == bytes.len() => Ok(Answer::Whole {
             status,
-            body: (start, end),
+            body: start..end,
         }),
         _ => Ok(Answer::Partial),
     }
@@ -52,7 +54,7 @@ fn length(head: &[u8]) -> Result<Length, String> {
             let length = std::str::from_utf8(value).ok().and_then(|value| value.parse().ok());
             return length
                 .map(Length::Known)
-                .ok_or_else(|| "content-length is no number".to_owned());
+                .ok_or_else(|| "content-length is not a number".to_owned());
         }
         if name.eq_ignore_ascii_case(b"transfer-encoding") {
             return Ok(Length::Chunked);
@@ -61,7 +63,7 @@ fn length(head: &[u8]) -> Result<Length, String> {
     Err(format!("an answer without a length: {}", String::from_utf8_lossy(head)))
 }
 
-/// Where the last chunk ends, if it is there; no trailers.
+/// The end of the last chunk; `None` if it has not arrived. Trailers are not supported.
 fn chunked_end(body: &[u8]) -> Result<Option<usize>, String> {
     let mut at = 0;
     loop {

@@ -1,33 +1,34 @@
-//! One keep-alive connection: a request out, its answer in.
+//! One keep-alive connection: sends a request, receives its answer.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
 use std::time::Instant;
 
 use super::answer::{Answer, parse};
 
-/// A request must fit in at once: it is written without waiting.
+/// The send buffer takes a whole request: `send` writes once and does not wait.
 const SEND_BUFFER_BYTES: usize = 1024 * 1024;
 const READ_BYTES: usize = 64 * 1024;
 
 pub struct Connection {
     pub stream: TcpStream,
-    /// When the request that is being answered was due.
+    /// The time when the pending request was due.
     pub since: Instant,
     pub busy: bool,
-    /// Which request is being answered.
+    /// Index of the pending request.
     pub request: usize,
     read: Vec<u8>,
     filled: usize,
-    body: (usize, usize),
+    body: Range<usize>,
 }
 
-/// What reading brought.
-pub enum Got {
+/// The result of reading.
+pub enum Received {
     Nothing,
-    /// The other side closed without answering.
+    /// The server closed the connection without an answer.
     End,
-    /// The whole of it was read; its status.
+    /// A whole answer with this status.
     Answer(u16),
 }
 
@@ -48,7 +49,7 @@ impl Connection {
             request: 0,
             read: vec![0; READ_BYTES],
             filled: 0,
-            body: (0, 0),
+            body: 0..0,
         })
     }
 
@@ -63,29 +64,29 @@ impl Connection {
         }
     }
 
-    pub fn receive(&mut self) -> Result<Got, String> {
+    pub fn receive(&mut self) -> Result<Received, String> {
         loop {
             if self.filled == self.read.len() {
                 self.read.resize(self.filled * 2, 0);
             }
             match self.stream.read(self.read.get_mut(self.filled..).unwrap()) {
-                Ok(0) if self.filled == 0 => return Ok(Got::End),
+                Ok(0) if self.filled == 0 => return Ok(Received::End),
                 Ok(0) => return Err("the connection ended within an answer".to_owned()),
                 Ok(more) => self.filled += more,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Got::Nothing),
-                Err(error) if error.kind() == ErrorKind::ConnectionReset && self.filled == 0 => return Ok(Got::End),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Received::Nothing),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset && self.filled == 0 => return Ok(Received::End),
                 Err(error) => return Err(error.to_string()),
             }
             if let Answer::Whole { status, body } = parse(self.read.get(..self.filled).unwrap())? {
                 self.busy = false;
                 self.body = body;
-                return Ok(Got::Answer(status));
+                return Ok(Received::Answer(status));
             }
         }
     }
 
-    /// Of the last answer, as it came.
+    /// The body of the last answer, as it arrived.
     pub fn body(&self) -> String {
-        String::from_utf8_lossy(self.read.get(self.body.0..self.body.1).unwrap()).into_owned()
+        String::from_utf8_lossy(self.read.get(self.body.clone()).unwrap()).into_owned()
     }
 }

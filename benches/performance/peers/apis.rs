@@ -1,4 +1,4 @@
-//! Those who only decide, asked over HTTP with JSON: may this user view this document?
+//! Decision services over HTTP and JSON: may this user view this document?
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,11 +13,38 @@ use crate::load::{ask, request};
 use crate::machine::{DEVICE, pinned};
 use crate::process::{Process, free_address};
 
-/// Name, user, document and its folder, and whether it is allowed.
-const QUESTIONS: [(&str, &str, &str, &str, bool); 3] = [
-    ("a viewer and a document of the catalogue", "alice", "17", "catalogue", true),
-    ("a viewer and a document of team 5", "alice", "18", "team-5", false),
-    ("nobody in particular", "bob", "17", "catalogue", false),
+/// A query of a user about a document, and its right answer.
+#[derive(Clone, Copy)]
+struct Query {
+    name: &'static str,
+    user: &'static str,
+    document: &'static str,
+    folder: &'static str,
+    is_allowed: bool,
+}
+
+/// The query under load: a viewer may view a document of the catalogue.
+const ALLOWED: Query = Query {
+    name: "a viewer and a document of the catalogue",
+    user: "alice",
+    document: "17",
+    folder: "catalogue",
+    is_allowed: true,
+};
+const DENIED: [Query; 2] = [
+    Query {
+        name: "a viewer and a document of team 5",
+        document: "18",
+        folder: "team-5",
+        is_allowed: false,
+        ..ALLOWED
+    },
+    Query {
+        name: "a user without a role",
+        user: "bob",
+        is_allowed: false,
+        ..ALLOWED
+    },
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +67,7 @@ impl Api {
         }
     }
 
-    /// With `policies` policies, on the core of what is measured.
+    /// Starts the service with `policies` policies, on the core of the measured program.
     pub fn start(self, folder: &Path, policies: usize) -> Result<Server, String> {
         let folder = folder.join(format!("{self:?}-{policies}"));
         std::fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
@@ -52,13 +79,15 @@ impl Api {
         }
     }
 
-    /// What is asked under load: the question that is allowed.
-    pub fn question(self) -> Vec<u8> {
-        let (_, user, document, folder, _) = *QUESTIONS.first().unwrap();
-        self.ask_about((user, document, folder))
+    /// The request under load.
+    pub fn request(self) -> Vec<u8> {
+        self.request_for(ALLOWED)
     }
 
-    fn ask_about(self, (user, document, folder): (&str, &str, &str)) -> Vec<u8> {
+    fn request_for(self, query: Query) -> Vec<u8> {
+        let Query {
+            user, document, folder, ..
+        } = query;
         let roles: &[&str] = if user == "alice" { &["viewer"] } else { &["stranger"] };
         let (path, body) = match self {
             Self::Gate => (
@@ -91,12 +120,12 @@ impl Api {
         }
     }
 
-    /// Every question answered as it must be, and nonsense refused.
+    /// Checks that the service answers every query rightly and refuses a truncated one.
     pub fn check(self, server: &Server) -> Result<(), String> {
-        for (name, user, document, folder, allowed) in QUESTIONS {
-            let (status, body) = ask(server.address, &self.ask_about((user, document, folder)))?;
-            if status != 200 || self.allows(&body) != Some(allowed) {
-                return Err(format!("{name} should be {allowed}: {status} {body}"));
+        for query in [ALLOWED].into_iter().chain(DENIED) {
+            let (status, body) = ask(server.address, &self.request_for(query))?;
+            if status != 200 || self.allows(&body) != Some(query.is_allowed) {
+                return Err(format!("{} should be {}: {status} {body}", query.name, query.is_allowed));
             }
         }
         let path = match self {
@@ -107,7 +136,7 @@ impl Api {
         };
         match ask(server.address, &request("POST", path, &[], Some("{\"principal\":")))? {
             (400..=499, _) => Ok(()),
-            (status, body) => Err(format!("half a question was answered {status} {body}")),
+            (status, body) => Err(format!("a truncated query was answered {status} {body}")),
         }
     }
 }
@@ -130,9 +159,11 @@ fn cedar_agent(folder: &Path, policies: usize) -> Result<Server, String> {
     write(folder, "policies.json", &json!(all).to_string());
     write(folder, "data.json", &shop::documents_entities().to_string());
     let address = free_address();
-    let (policies, data) = (folder.join("policies.json"), folder.join("data.json"));
     let port = address.port().to_string();
-    let (policies, data) = (policies.to_string_lossy(), data.to_string_lossy());
+    let policies = folder.join("policies.json");
+    let policies = policies.to_string_lossy();
+    let data = folder.join("data.json");
+    let data = data.to_string_lossy();
     let args = [
         "--addr",
         "127.0.0.1",
@@ -151,7 +182,8 @@ fn cedar_agent(folder: &Path, policies: usize) -> Result<Server, String> {
 
 fn cerbos(folder: &Path, policies: usize) -> Result<Server, String> {
     shop::write_cerbos(folder, policies);
-    let (http, grpc) = (free_address(), free_address());
+    let http = free_address();
+    let grpc = free_address();
     let config = json!({
         "server": {"httpListenAddr": http.to_string(), "grpcListenAddr": grpc.to_string()},
         "storage": {"driver": "disk", "disk": {"directory": folder.join("policies"), "watchForChanges": false}},
@@ -168,7 +200,8 @@ fn cerbos(folder: &Path, policies: usize) -> Result<Server, String> {
 fn opa(folder: &Path, policies: usize) -> Result<Server, String> {
     write(folder, "shop.rego", &shop::rego(policies));
     let address = free_address();
-    let (at, file) = (address.to_string(), folder.join("shop.rego"));
+    let at = address.to_string();
+    let file = folder.join("shop.rego");
     let file = file.to_string_lossy();
     let args = [
         "run",
@@ -184,9 +217,9 @@ fn opa(folder: &Path, policies: usize) -> Result<Server, String> {
     ready(process, address, "/health")
 }
 
-/// Once `path` is answered with success.
+/// Waits until `path` is answered with success.
 fn ready(mut process: Process, address: SocketAddr, path: &str) -> Result<Server, String> {
-    let question = request("GET", path, &[], None);
-    process.wait_until(|| ask(address, &question).is_ok_and(|(status, _)| (200..300).contains(&status)))?;
+    let probe = request("GET", path, &[], None);
+    process.wait_until(|| ask(address, &probe).is_ok_and(|(status, _)| (200..300).contains(&status)))?;
     Ok(Server { process, address })
 }

@@ -1,4 +1,4 @@
-//! Numbers as they stand in a table.
+//! Numbers as text of tables, and the ratios of rounds.
 
 use super::rounds::{Round, Spread};
 use crate::report::{Bar, Bars, Table};
@@ -10,7 +10,7 @@ pub fn table<const N: usize>(head: [&str; N], rows: Vec<Vec<String>>) -> Table {
     }
 }
 
-/// With commas; one digit behind the point where it is small.
+/// A number with commas between thousands; small ones have one decimal place.
 pub fn number(value: f64) -> String {
     match value {
         _ if !value.is_finite() => "–".to_owned(),
@@ -35,7 +35,7 @@ pub fn range(spread: Spread) -> String {
     format!("{}–{}", number(spread.low), number(spread.high))
 }
 
-/// How many times the one is the other, round by round.
+/// The ratio of two peers, round by round.
 pub fn ratio(of: &[Round], to: &[Round], what: impl Fn(&Round) -> f64) -> Option<Spread> {
     let ratios = of.iter().zip(to).map(|(of, to)| Round {
         rate: what(of) / what(to),
@@ -45,11 +45,11 @@ pub fn ratio(of: &[Round], to: &[Round], what: impl Fn(&Round) -> f64) -> Option
     Spread::of(&ratios, |round| round.rate)
 }
 
-/// Less than this share of its core, and something else was the limit.
+/// A peer that used a smaller share of its core was limited by app or load.
 pub const BUSY_MIN: f64 = 0.95;
 
-/// How many times as many requests the gate does. Where either was not limited by its core, the CPU time per request says it,
-/// and the text says so.
+/// The ratio of the request rates, the gate's to the peer's. Where one of them was not limited by its core, the ratio of the CPU
+/// times per request instead; the text says which.
 pub fn gain(gate: &[Round], other: &[Round]) -> Option<(Spread, &'static str)> {
     let busy = |rounds: &[Round]| Spread::of(rounds, |round| round.busy).is_some_and(|busy| busy.median >= BUSY_MIN);
     match busy(gate) && busy(other) {
@@ -66,7 +66,9 @@ pub fn times(ratio: Spread) -> String {
 }
 
 pub fn bars<'a>(
-    (name, title, label): (&str, &str, &str),
+    name: &str,
+    title: &str,
+    label: &str,
     all: impl Iterator<Item = (&'a str, &'a [Round])>,
     what: impl Fn(&Round) -> f64,
 ) -> Bars {

@@ -1,23 +1,24 @@
-//! Tokens that nobody has seen before: every request pays for a signature.
+//! Tokens that no peer has seen before: every request costs the check of a signature.
 
 use super::cells::{number, range, ratio, table, times};
-use super::http::{Site, Who, asking};
+use super::http::{ProxyKind, Site, get};
 use super::rounds::{CONNECTIONS, Peer, Round, Shape, Spread};
+use super::servers::EnvoyOptions;
 use super::shop;
 use crate::load::Until;
 use crate::report::Section;
 
-/// `None` where nobody is there to be compared.
-pub fn section(site: &Site<'_>, peers: &mut [Peer], (rounds, tokens): (usize, usize)) -> Option<Section> {
+/// `None` if the gate was not measured.
+pub fn section(site: &Site<'_>, peers: &mut [Peer], rounds: usize, tokens: usize) -> Option<Section> {
     let names = [
-        Who::Gate,
-        Who::Haproxy,
-        Who::Envoy {
+        ProxyKind::Gate,
+        ProxyKind::Haproxy,
+        ProxyKind::Envoy(EnvoyOptions {
             policies: 10,
             token_cache: false,
-        },
+        }),
     ]
-    .map(Who::name);
+    .map(ProxyKind::name);
     let mut all: Vec<(&mut Peer, Vec<Round>)> = peers
         .iter_mut()
         .filter(|peer| names.contains(&peer.name) && peer.failed.is_none())
@@ -25,11 +26,11 @@ pub fn section(site: &Site<'_>, peers: &mut [Peer], (rounds, tokens): (usize, us
         .collect();
     for round in 0..rounds {
         let fresh = (0..tokens).map(|n| site.issuer.token(&["viewer", "buyer"], (round + 1) * 1_000_000 + n));
-        let requests: Vec<Vec<u8>> = fresh.map(|token| asking(shop::ALLOWED, Some(&token))).collect();
+        let requests: Vec<Vec<u8>> = fresh.map(|token| get(shop::ALLOWED, Some(&token))).collect();
         for (peer, rounds) in &mut all {
-            let usual = std::mem::replace(&mut peer.requests, requests.clone());
+            let before = std::mem::replace(&mut peer.requests, requests.clone());
             let measured = peer.measure(&peer.load(Shape::Closed(CONNECTIONS), Until::AllOnce));
-            peer.requests = usual;
+            peer.requests = before;
             match measured {
                 Ok(measured) => rounds.push(measured),
                 Err(error) => eprintln!("  {}: {error}", peer.name),
@@ -37,7 +38,7 @@ pub fn section(site: &Site<'_>, peers: &mut [Peer], (rounds, tokens): (usize, us
         }
         eprintln!("  new tokens, round {} of {rounds}", round + 1);
     }
-    let gate = all.iter().find(|(peer, _)| peer.name == Who::Gate.name());
+    let gate = all.iter().find(|(peer, _)| peer.name == ProxyKind::Gate.name());
     let gate = gate.map(|(_, rounds)| rounds.clone())?;
     let rows = all.iter().filter(|(_, rounds)| !rounds.is_empty()).map(|(peer, rounds)| {
         let of = |what: fn(&Round) -> f64| Spread::of(rounds, what).unwrap_or_default();
@@ -53,13 +54,13 @@ pub fn section(site: &Site<'_>, peers: &mut [Peer], (rounds, tokens): (usize, us
         "every token new",
         "requests/s",
         "of all rounds",
-        "the gate does times as many",
+        "gate / peer",
         "CPU µs/request",
     ];
     Some(Section {
         title: "Tokens never seen before".to_owned(),
         text: vec![format!(
-            "{} RS256 tokens per round, each sent once, closed loop over {CONNECTIONS} connections; the same ones for everybody. The gate also signs an assertion for each.",
+            "{} RS256 tokens per round, each sent once, closed loop over {CONNECTIONS} connections; every peer gets the same tokens. The gate also signs an assertion for each.",
             number(crate::load::count(tokens))
         )],
         tables: vec![table(head, rows.collect())],

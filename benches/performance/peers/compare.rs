@@ -1,64 +1,72 @@
-//! Those in front of the app, in every shape of load: tables, plots and the goals about them.
+//! The proxies in front of the app, under every shape of load: tables, plots and goals.
 
 use super::cells::{BUSY_MIN, bars, gain, number, range, ratio, table, times};
-use super::http::{Missing, Site, Who};
+use super::http::{Missing, ProxyKind, Site};
 use super::rounds::{CONNECTIONS, Peer, Plan, Round, Shape, Spread, interleave};
+use super::servers::EnvoyOptions;
 use crate::report::{Goal, Section, Table};
 
-/// An open loop at this share of what the slowest can do at most leaves everybody room.
+/// Rate of the first open loop, as a share of the slowest peer's highest rate: every peer can keep it.
 const SHARE_OF_SLOWEST: f64 = 0.5;
-/// And one that only the faster ones keep.
+/// Rate of the second open loop, as a share of the gate's highest rate: only the faster peers can keep it.
 const SHARE_OF_GATE: f64 = 0.5;
-/// Policies of an Envoy that is spared the others.
+/// Policies of the Envoy with few.
 const FEW_POLICIES: usize = 10;
-/// Answering less than this share of what was due per second is not keeping the rate.
+/// A peer that answers a smaller share of the requests that were due does not keep the rate.
 const KEPT_MIN: f64 = 0.98;
 
-/// Everybody who came up and answered rightly, in the order of the tables.
+/// The peers that started and answered rightly, in the order of the tables.
 pub struct Compared {
-    who: Vec<Who>,
+    kinds: Vec<ProxyKind>,
     pub peers: Vec<Peer>,
     missing: Vec<Missing>,
     closed: Vec<Vec<Round>>,
     single: Vec<Vec<Round>>,
-    /// Rate, and what came of it.
-    open: Vec<(f64, Vec<Vec<Round>>)>,
+    open: Vec<OpenLoop>,
+}
+
+/// The rounds of an open loop with this many requests per second.
+struct OpenLoop {
+    rate: f64,
+    rounds: Vec<Vec<Round>>,
 }
 
 impl Compared {
     pub fn start(site: &Site<'_>) -> Self {
-        let envoy = |policies, token_cache| Who::Envoy { policies, token_cache };
+        let envoy = |policies, token_cache| ProxyKind::Envoy(EnvoyOptions { policies, token_cache });
         let mut wanted = vec![
-            Who::Gate,
-            Who::GateConditional,
-            Who::GatePublic,
-            Who::Nginx,
-            Who::NginxAuthRequest,
-            Who::Haproxy,
+            ProxyKind::Gate,
+            ProxyKind::GateConditional,
+            ProxyKind::GatePublic,
+            ProxyKind::Nginx,
+            ProxyKind::NginxAuthRequest,
+            ProxyKind::Haproxy,
             envoy(FEW_POLICIES, false),
             envoy(FEW_POLICIES, true),
         ];
         if site.policies > FEW_POLICIES {
             wanted.extend([envoy(site.policies, false), envoy(site.policies, true)]);
         }
-        let (mut who, mut peers, mut missing) = (Vec::new(), Vec::new(), Vec::new());
-        for one in wanted {
-            match one.start(site) {
+        let mut kinds = Vec::new();
+        let mut peers = Vec::new();
+        let mut missing = Vec::new();
+        for kind in wanted {
+            match kind.start(site) {
                 Ok(peer) => {
-                    who.push(one);
+                    kinds.push(kind);
                     peers.push(peer);
                 }
                 Err(reason) => {
-                    let ours = matches!(one, Who::Gate | Who::GateConditional | Who::GatePublic);
-                    assert!(!ours, "{}: {reason}", one.name());
-                    eprintln!("  {}: {reason}", one.name());
-                    let name = one.name();
+                    let name = kind.name();
+                    let is_gate = matches!(kind, ProxyKind::Gate | ProxyKind::GateConditional | ProxyKind::GatePublic);
+                    assert!(!is_gate, "{name}: {reason}");
+                    eprintln!("  {name}: {reason}");
                     missing.push(Missing { name, reason });
                 }
             }
         }
         Self {
-            who,
+            kinds,
             peers,
             missing,
             closed: Vec::new(),
@@ -72,13 +80,13 @@ impl Compared {
         let rates = self.closed.iter().filter_map(|rounds| Spread::of(rounds, |round| round.rate));
         let slowest = rates.map(|rate| rate.median).fold(f64::INFINITY, f64::min);
         let gate = self
-            .closed(Who::Gate)
+            .closed(ProxyKind::Gate)
             .and_then(|rounds| Spread::of(rounds, |round| round.rate));
         if slowest.is_finite() {
             let rates = [Some(slowest * SHARE_OF_SLOWEST), gate.map(|gate| gate.median * SHARE_OF_GATE)];
             for rate in rates.into_iter().flatten() {
                 let rounds = interleave(&mut self.peers, plan, Shape::Open(rate));
-                self.open.push((rate, rounds));
+                self.open.push(OpenLoop { rate, rounds });
             }
         }
         let short = Plan {
@@ -88,13 +96,13 @@ impl Compared {
         self.single = interleave(&mut self.peers, short, Shape::Closed(1));
     }
 
-    fn of<'a>(&self, all: &'a [Vec<Round>], who: Who) -> Option<&'a [Round]> {
-        let at = self.who.iter().position(|one| *one == who)?;
+    fn of<'a>(&self, all: &'a [Vec<Round>], kind: ProxyKind) -> Option<&'a [Round]> {
+        let at = self.kinds.iter().position(|one| *one == kind)?;
         Some(all.get(at)?.as_slice()).filter(|rounds| !rounds.is_empty())
     }
 
-    fn closed(&self, who: Who) -> Option<&[Round]> {
-        self.of(&self.closed, who)
+    fn closed(&self, kind: ProxyKind) -> Option<&[Round]> {
+        self.of(&self.closed, kind)
     }
 
     fn rows<'a>(&'a self, all: &'a [Vec<Round>]) -> impl Iterator<Item = (&'a str, &'a [Round])> {
@@ -106,48 +114,46 @@ impl Compared {
 
     pub fn section(&self, site: &Site<'_>) -> Section {
         let mut tables = vec![self.jobs(), self.closed_table()];
-        tables.extend(self.open.iter().map(|(rate, rounds)| self.open_table(*rate, rounds)));
+        tables.extend(self.open.iter().map(|open| self.open_table(open)));
         tables.push(self.single_table());
         let charts = vec![
             bars(
-                (
-                    "throughput",
-                    "Requests per second, one core",
-                    "requests/s, 32 connections, closed loop",
-                ),
+                "throughput",
+                "Requests per second, one core",
+                "requests/s, 32 connections, closed loop",
                 self.rows(&self.closed),
                 |round| round.rate,
             ),
             bars(
-                ("cpu", "CPU time per request", "microseconds of CPU per request"),
+                "cpu",
+                "CPU time per request",
+                "microseconds of CPU per request",
                 self.rows(&self.closed),
                 |round| round.cpu,
             ),
             bars(
-                (
-                    "latency",
-                    "Median latency, one request at a time",
-                    "microseconds, one connection",
-                ),
+                "latency",
+                "Median latency, one request at a time",
+                "microseconds, one connection",
                 self.rows(&self.single),
                 |round| round.p50,
             ),
         ];
         let recorded = self.records();
         Section {
-            title: "The same job, done by others".to_owned(),
+            title: "The same job, done by other products".to_owned(),
             text: vec![
                 format!(
-                    "Everybody forwards the same GET to the same app (nginx, a small answer) on one core of its own; app and load share the other. \
-                     The gate has {} policies, of which one applies. Before anything is measured, everybody who checks has allowed what is allowed and refused \
-                     another subtree, another role, a forged signature, an expired token and no token. Who is missing, or answered wrongly, is named in the first table and not measured.",
+                    "Each peer forwards the same GET to the same app (nginx, a small answer) on one core of its own; app and load share the other. \
+                     The gate has {} policies, of which one applies. Before the measurement, each peer that checks requests has allowed the permitted request and refused \
+                     another subtree, another role, a forged signature, an expired token and no token. The first table names each peer that is missing or answered wrongly; such a peer is not measured.",
                     number(crate::load::count(site.policies)).trim_end_matches(".0")
                 ),
-                "Envoy has the same rules as the gate as far as its RBAC can say them: one policy per role and path prefix in an ALLOW filter, every tenth in a DENY \
-                 filter, the one that applies in the middle of the order in which it tries them. For who would write fewer, it is measured with few as well. It writes no \
-                 access log and signs nothing. nginx's `auth_request` asks a service that decides nothing and runs on the other core, outside of nginx's CPU time.".to_owned(),
-                "First: closed loop, as many requests as will go. *busy* is the share of its core that the peer used: below 95 % something else was the limit and the CPU time per \
-                 request is the better measure. All requests carry the same valid token; new ones have their own section. Then open loops: requests are due at fixed times and their latency counts from when they were due. Last: one request at a time."
+                "Envoy has the same rules as the gate as far as its RBAC can express them: one policy per role and path prefix in an ALLOW filter, every tenth in a DENY \
+                 filter, the one that applies in the middle of the order in which Envoy tries them. It is also measured with ten policies, for sites that need few. It writes no \
+                 access log and signs nothing. nginx's `auth_request` calls a service that decides nothing and runs on the other core, outside of nginx's CPU time.".to_owned(),
+                "First a closed loop: each connection sends its next request as soon as it has the answer. *busy* is the share of its core that the peer used: below 95 % app or load was the limit and the CPU time per \
+                 request is the better measure. All requests carry the same valid token; new tokens have their own section. Then open loops: requests are due at fixed times and their latency counts from then. Last: one request at a time."
                     .to_owned(),
                 recorded,
                 self.idleness(),
@@ -160,26 +166,26 @@ impl Compared {
     }
 
     fn jobs(&self) -> Table {
-        let measured = self.who.iter().zip(&self.peers);
-        let rows = measured.map(|(who, peer)| {
+        let measured = self.kinds.iter().zip(&self.peers);
+        let rows = measured.map(|(kind, peer)| {
             let state = peer
                 .failed
                 .as_ref()
                 .map_or_else(|| "right answers, measured".to_owned(), |why| format!("failed: {why}"));
-            vec![peer.name.clone(), who.job().to_owned(), state]
+            vec![peer.name.clone(), kind.job().to_owned(), state]
         });
         let missing = self
             .missing
             .iter()
             .map(|one| vec![one.name.clone(), String::new(), format!("**missing**: {}", one.reason)]);
         table(
-            ["who", "what it does", ""],
+            ["peer", "what it does", ""],
             rows.chain(missing).chain(super::out_of_reach()).collect(),
         )
     }
 
     fn closed_table(&self) -> Table {
-        let gate = self.closed(Who::Gate);
+        let gate = self.closed(ProxyKind::Gate);
         let rows = self.rows(&self.closed).map(|(name, rounds)| {
             let of = |what: fn(&Round) -> f64| Spread::of(rounds, what).unwrap_or_default();
             let busy = of(|round| round.busy).median;
@@ -201,20 +207,21 @@ impl Compared {
             "32 connections, closed loop",
             "requests/s",
             "of all rounds",
-            "the gate does times as many",
+            "gate / peer",
             "CPU µs/request",
-            "times the gate's",
+            "peer / gate",
             "busy",
             "memory MiB",
         ];
         table(head, rows.collect())
     }
 
-    fn open_table(&self, rate: f64, all: &[Vec<Round>]) -> Table {
-        let rows = self.rows(all).map(|(name, rounds)| {
+    fn open_table(&self, open: &OpenLoop) -> Table {
+        let rate = open.rate;
+        let rows = self.rows(&open.rounds).map(|(name, rounds)| {
             let of = |what: fn(&Round) -> f64| Spread::of(rounds, what).unwrap_or_default();
             let kept = of(|round| round.rate).median >= rate * KEPT_MIN && of(|round| round.unsent).median == 0.0;
-            // who falls behind is later and later: the numbers would be those of the run's length
+            // the latency of a peer that falls behind grows all the time: it would only show the length of the run
             let time = |text: String| if kept { text } else { "–".to_owned() };
             vec![
                 name.to_owned(),
@@ -262,14 +269,12 @@ impl Compared {
         )
     }
 
-    /// Exactly one record each was promised.
+    /// Compares the number of decision records with the number of answers: the gate writes exactly one for each.
     fn records(&self) -> String {
-        let gates = [Who::Gate, Who::GateConditional].into_iter();
-        let rounds: Vec<&Round> = gates.filter_map(|who| self.closed(who)).flatten().collect();
-        let (answered, recorded) = (
-            rounds.iter().map(|round| round.answered),
-            rounds.iter().map(|round| round.recorded),
-        );
+        let gates = [ProxyKind::Gate, ProxyKind::GateConditional].into_iter();
+        let rounds: Vec<&Round> = gates.filter_map(|kind| self.closed(kind)).flatten().collect();
+        let answered = rounds.iter().map(|round| round.answered);
+        let recorded = rounds.iter().map(|round| round.recorded);
         format!(
             "Of {} requests that the recording gates answered in the closed loops, {} decision records were in their files afterwards.",
             number(answered.sum()),
@@ -277,16 +282,16 @@ impl Compared {
         )
     }
 
-    /// Whether the machine did anything else: nginx has one thread, and its core to itself.
+    /// Tells whether the machine was idle otherwise: nginx has one thread and a core of its own, so it should never wait for it.
     fn idleness(&self) -> String {
         let waited = self
-            .closed(Who::Nginx)
+            .closed(ProxyKind::Nginx)
             .and_then(|rounds| Spread::of(rounds, |round| round.waited));
         waited.map_or_else(
-            || "Whether the machine was idle is not known, because nginx was not measured.".to_owned(),
+            || "It is unknown whether the machine was idle, because nginx was not measured.".to_owned(),
             |waited| {
                 format!(
-                    "nginx, alone on its core, waited for it {:.1} % of the time: on an idle machine that is close to nothing, and if it is not, believe no number here.",
+                    "nginx, alone on its core, waited for the core {:.1} % of the time. On an idle machine that is close to zero; a larger share means that other programs ran and the numbers here are wrong.",
                     waited.median * 100.0
                 )
             },
@@ -295,8 +300,8 @@ impl Compared {
 
     /// Envoy's goals are judged by the easier Envoy: the one with few policies.
     fn goals(&self) -> Vec<Goal> {
-        let largest = self.who.iter().filter_map(|who| match who {
-            Who::Envoy { policies, .. } => Some(*policies),
+        let largest = self.kinds.iter().filter_map(|kind| match kind {
+            ProxyKind::Envoy(options) => Some(options.policies),
             _ => None,
         });
         let largest = largest.max().unwrap_or(FEW_POLICIES);
@@ -305,32 +310,37 @@ impl Compared {
             (false, 6.0, "the whole job, against Envoy `jwt_authn` + RBAC"),
             (true, 3.5, "the whole job, against Envoy with its token cache"),
         ] {
-            let envoy = |policies| Who::Envoy { policies, token_cache };
-            let what = format!("{what}, {FEW_POLICIES} policies there");
+            let envoy = |policies| ProxyKind::Envoy(EnvoyOptions { policies, token_cache });
+            let what = format!("{what}, which has {FEW_POLICIES} policies");
             let mut goal = self.throughput(1, &what, envoy(FEW_POLICIES), wanted);
             if let Some((same, _)) = self.gate_ratio(envoy(largest)).filter(|_| largest > FEW_POLICIES) {
-                goal.measured += &format!("; {} where Envoy has {largest}", times(same));
+                goal.measured += &format!("; {} with {largest} policies", times(same));
             }
             goals.push(goal);
         }
-        goals.push(self.throughput(2, "the whole job, against nginx that checks nothing", Who::Nginx, 0.85));
-        goals.push(self.throughput(2, "the whole job, against nginx `auth_request`", Who::NginxAuthRequest, 1.2));
+        goals.push(self.throughput(2, "the whole job, against nginx that checks nothing", ProxyKind::Nginx, 0.85));
+        goals.push(self.throughput(
+            2,
+            "the whole job, against nginx `auth_request`",
+            ProxyKind::NginxAuthRequest,
+            1.2,
+        ));
         goals.extend(self.added());
         goals
     }
 
-    fn gate_ratio(&self, to: Who) -> Option<(Spread, &'static str)> {
-        gain(self.closed(Who::Gate)?, self.closed(to)?)
+    fn gate_ratio(&self, to: ProxyKind) -> Option<(Spread, &'static str)> {
+        gain(self.closed(ProxyKind::Gate)?, self.closed(to)?)
     }
 
-    fn throughput(&self, number: u8, what: &str, to: Who, wanted: f64) -> Goal {
+    fn throughput(&self, number: u8, what: &str, to: ProxyKind, wanted: f64) -> Goal {
         let ratio = self.gate_ratio(to);
         let met = ratio.is_some_and(|(ratio, _)| ratio.median >= wanted);
-        let cpu = |who| {
-            let rounds = self.closed(who)?;
+        let cpu = |kind| {
+            let rounds = self.closed(kind)?;
             Some(format!("{:.1} µs", Spread::of(rounds, |round| round.cpu)?.median))
         };
-        let bound = match (cpu(Who::Gate), cpu(to), cpu(Who::GatePublic)) {
+        let bound = match (cpu(ProxyKind::Gate), cpu(to), cpu(ProxyKind::GatePublic)) {
             (Some(gate), Some(other), Some(public)) => format!(
                 "the gate's whole job takes {gate} of CPU per request, of which {public} are forwarding alone; {} takes {other}",
                 to.name()
@@ -347,10 +357,11 @@ impl Compared {
         }
     }
 
-    /// What the whole job costs beyond passing through.
+    /// The cost of the whole job beyond forwarding alone.
     fn added(&self) -> Vec<Goal> {
         let more = |all: &[Vec<Round>], what: fn(&Round) -> f64| {
-            let (whole, public) = (self.of(all, Who::Gate)?, self.of(all, Who::GatePublic)?);
+            let whole = self.of(all, ProxyKind::Gate)?;
+            let public = self.of(all, ProxyKind::GatePublic)?;
             let each = whole.iter().zip(public).map(|(whole, public)| Round {
                 rate: what(whole) - what(public),
                 ..Round::default()

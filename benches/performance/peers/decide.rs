@@ -1,4 +1,4 @@
-//! Those who only decide, at several numbers of policies.
+//! Decision services at several numbers of policies.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::http::Missing;
 use super::rounds::{CONNECTIONS, Peer, Plan, Round, Shape, Spread, interleave};
 use crate::report::{Goal, Section};
 
-/// At one number of policies.
+/// The services at one number of policies.
 struct Sized {
     policies: usize,
     apis: Vec<Api>,
@@ -24,11 +24,11 @@ pub fn section(folder: &Path, sizes: &[usize], plan: Plan) -> Section {
     let rows = measured.iter().flat_map(Sized::rows);
     let mut tables = vec![table(
         [
-            "asked",
+            "service",
             "policies",
             "decisions/s",
             "of all rounds",
-            "the gate does times as many",
+            "gate / peer",
             "CPU µs/decision",
             "memory MiB",
         ],
@@ -46,7 +46,7 @@ pub fn section(folder: &Path, sizes: &[usize], plan: Plan) -> Section {
             .iter()
             .zip(&size.rounds)
             .map(|(api, rounds)| (api.name(), rounds.as_slice()));
-        bars((&name, &title, "decisions/s over HTTP, 32 connections"), all, |round| {
+        bars(&name, &title, "decisions/s over HTTP, 32 connections", all, |round| {
             round.rate
         })
     });
@@ -54,8 +54,8 @@ pub fn section(folder: &Path, sizes: &[usize], plan: Plan) -> Section {
         title: "Decisions over HTTP".to_owned(),
         text: vec![
             "JSON in, JSON out, 32 connections, closed loop, each on one core: may alice, a viewer, view a document of the catalogue? cedar-agent has the same Cedar policies and \
-             entities as the gate; Cerbos has a resource policy per kind, OPA a rule per policy whose first condition it can index, and both are told the roles with the question. \
-             The gate writes a decision record for each answer, the others none. Each has first allowed what is allowed, refused two other questions and not accepted half a question."
+             entities as the gate; Cerbos has a resource policy per kind, OPA a rule per policy whose first condition it can index, and both get the roles with the query. \
+             The gate writes a decision record for each answer, the other services write none. Before the measurement, each service has allowed this query, denied two others and refused a truncated one."
                 .to_owned(),
         ],
         tables,
@@ -66,7 +66,8 @@ pub fn section(folder: &Path, sizes: &[usize], plan: Plan) -> Section {
 }
 
 fn measure(folder: &Path, policies: usize, plan: Plan, missing: &mut Vec<Missing>) -> Sized {
-    let (mut apis, mut peers) = (Vec::new(), Vec::new());
+    let mut apis = Vec::new();
+    let mut peers = Vec::new();
     for api in Api::ALL {
         let started = api.start(folder, policies);
         match started.and_then(|server| api.check(&server).map(|()| server)) {
@@ -75,7 +76,7 @@ fn measure(folder: &Path, policies: usize, plan: Plan, missing: &mut Vec<Missing
                 peers.push(Peer {
                     name: format!("{} at {policies}", api.name()),
                     server,
-                    requests: vec![api.question()],
+                    requests: vec![api.request()],
                     records: None,
                     failed: None,
                 });
@@ -138,7 +139,7 @@ fn goals(all: &[Sized]) -> Vec<Goal> {
             .median;
         let met = measured.is_some_and(|(ratio, _)| ratio.median >= wanted);
         let bound = match measured {
-            Some(_) => format!("{cpu:.1} µs of CPU per question of the gate, HTTP, JSON and the record included"),
+            Some(_) => format!("{cpu:.1} µs of CPU per query of the gate, HTTP, JSON and the record included"),
             None => format!("{} was not measured; the table says why", api.name()),
         };
         Goal {

@@ -1,13 +1,15 @@
-//! Where the peers are, or why one is not there.
+//! The programs of the peers: where they are installed, or the reason why one is missing.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use cedargate_benches::repository;
+
 pub fn tools() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/bench")
+    repository().join("target/tools/bench")
 }
 
-/// What could be installed: `Err` says why it is not.
+/// The path of a peer's program. The error says why it is not installed.
 pub fn program(name: &str) -> Result<PathBuf, String> {
     let tools = tools();
     let found = match name {
@@ -26,7 +28,7 @@ pub fn program(name: &str) -> Result<PathBuf, String> {
     })
 }
 
-/// What a program says of its version.
+/// The version that a program prints.
 pub fn version(name: &str) -> String {
     let Ok(path) = program(name) else {
         return "missing".to_owned();
@@ -47,7 +49,7 @@ pub fn version(name: &str) -> String {
     version.map_or_else(|| first.to_owned(), |word| short(word).to_owned())
 }
 
-/// Envoy says commit/version/state.
+/// The version in Envoy's `commit/version/state`.
 fn short(word: &str) -> &str {
     let mut parts = word.split('/').filter(|part| part.contains('.'));
     parts.next().unwrap_or(word)

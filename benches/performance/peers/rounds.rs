@@ -1,4 +1,4 @@
-//! Interleaved rounds: A B C A B C …, so that the machine's moods fall on all alike.
+//! Interleaved rounds: A B C A B C …, so that slow moments of the machine meet all peers alike.
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::servers::Server;
 use crate::load::{Load, Pace, Until, count};
-use crate::machine::{pause, waited};
+use crate::machine::pause;
 
 /// Connections in every run with more than one.
 pub const CONNECTIONS: usize = 32;
@@ -15,12 +15,12 @@ pub const CONNECTIONS: usize = 32;
 const OPEN_CONNECTIONS: usize = 256;
 const WARM_UP: Duration = Duration::from_millis(300);
 
-/// Someone to measure. Who failed once is not measured again, and the report says why.
+/// A server to measure. A peer that failed once is not measured again, and the report says why.
 pub struct Peer {
     pub name: String,
     pub server: Server,
     pub requests: Vec<Vec<u8>>,
-    /// Decision records, of a gate.
+    /// The file of decision records, if the peer is a gate that writes them.
     pub records: Option<PathBuf>,
     pub failed: Option<String>,
 }
@@ -50,15 +50,15 @@ pub struct Round {
     /// Microseconds.
     pub p50: f64,
     pub p99: f64,
-    /// CPU of the peer per request, in microseconds.
+    /// CPU time of the peer per request, in microseconds.
     pub cpu: f64,
     /// Share of one core that the peer used.
     pub busy: f64,
     /// Share of the time in which the peer could have run and did not get its core.
     pub waited: f64,
-    /// Due and not sent in time, of all that were due.
+    /// Share of the requests that were due and not sent in time.
     pub unsent: f64,
-    /// MiB right after.
+    /// Resident memory right after the round, in MiB.
     pub resident: f64,
     pub answered: f64,
     /// Decision records in the file.
@@ -85,14 +85,14 @@ impl Spread {
     }
 }
 
-/// How often and how long.
+/// The number of rounds and the time of each.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     pub rounds: usize,
     pub time: Duration,
 }
 
-/// One list of rounds per peer; empty for who failed.
+/// Measures the peers in turn. Returns one list of rounds per peer, empty for a peer that failed.
 pub fn interleave(peers: &mut [Peer], plan: Plan, shape: Shape) -> Vec<Vec<Round>> {
     let mut all: Vec<Vec<Round>> = peers.iter().map(|_| Vec::new()).collect();
     for round in 0..plan.rounds {
@@ -140,14 +140,17 @@ impl Peer {
     }
 
     pub fn measure(&self, load: &Load<'_>) -> Result<Round, String> {
-        let (before, waited_before) = (self.server.process.cpu_time(), waited(self.server.process.pid()));
+        let process = &self.server.process;
+        let cpu_before = process.cpu_time();
+        let waited_before = process.waited();
         let answers = load.run()?.all_expected()?;
-        let waited = waited(self.server.process.pid()).saturating_sub(waited_before);
-        let resident = self.server.process.resident();
+        let waited = process.waited().saturating_sub(waited_before);
+        let resident = process.resident();
         let recorded = self.take_records(answers.count);
-        // the CPU time of what is written after the last answer belongs to the requests as well
-        let cpu = self.server.process.cpu_time().saturating_sub(before);
-        let (answered, unsent) = (count(answers.count), count(answers.unsent));
+        // records that are written after the last answer cost CPU time of the requests, too
+        let cpu = process.cpu_time().saturating_sub(cpu_before);
+        let answered = count(answers.count);
+        let unsent = count(answers.unsent);
         Ok(Round {
             rate: answers.rate(),
             p50: answers.time(0.5),
@@ -162,7 +165,7 @@ impl Peer {
         })
     }
 
-    /// How many records are in the file once `expected` are, or soon after; leaves it empty.
+    /// Waits for `expected` records in the file, at most half a second. Returns their number and empties the file.
     fn take_records(&self, expected: usize) -> usize {
         let Some(file) = &self.records else { return 0 };
         let until = Instant::now() + Duration::from_millis(500);

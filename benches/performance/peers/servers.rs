@@ -1,4 +1,4 @@
-//! The app, and every peer that stands in front of it, as processes with their configuration files.
+//! The app and every proxy in front of it, as processes with their configuration files.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,19 +11,26 @@ use super::token::{AUDIENCE, ISSUER};
 use crate::machine::{DEVICE, REST, pinned};
 use crate::process::{Process, free_address};
 
-/// Verified tokens that Envoy remembers, where it does: as many as the gate.
+/// Entries of Envoy's token cache: as many as the gate's.
 const TOKEN_CACHE: usize = 10_000;
+
+/// The rules and the token cache of an Envoy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EnvoyOptions {
+    pub policies: usize,
+    pub token_cache: bool,
+}
 
 pub struct Server {
     pub process: Process,
     pub address: SocketAddr,
 }
 
-/// The app and the service that nginx asks: answers at once, on the core of the load.
+/// The app, and the service that nginx calls with `auth_request`; both run on the core of the load.
 pub struct App {
     _process: Process,
     pub address: SocketAddr,
-    pub asked: SocketAddr,
+    pub authorizer: SocketAddr,
 }
 
 const NGINX: &str = "worker_processes 1; daemon off; master_process off; error_log stderr crit; pid PID;
@@ -38,18 +45,20 @@ fn nginx(folder: &Path, name: &str, core: usize, servers: &str) -> Result<Proces
     let head = NGINX.replace("FOLDER", &home.to_string_lossy());
     let head = head.replace("PID", &home.join("pid").to_string_lossy());
     write(&home, "nginx.conf", &format!("{head}{servers}}}\n"));
-    let (home, file) = (home.to_string_lossy(), home.join("nginx.conf"));
+    let file = home.join("nginx.conf");
+    let home = home.to_string_lossy();
     let args = ["-p", &*home, "-c", &*file.to_string_lossy()];
     Process::start_logged(pinned(core), program("nginx")?, &args, &folder.join(format!("{name}.log")))
 }
 
 impl App {
     pub fn start(folder: &Path) -> Result<Self, String> {
-        let (address, asked) = (free_address(), free_address());
+        let address = free_address();
+        let authorizer = free_address();
         let servers = format!(
             "server {{ listen {address}; default_type text/plain; location / {{ return 200 \"ok\\n\"; }}
                 location = {} {{ return 200 \"$http_x_cedargate_assertion\"; }} }}
-             server {{ listen {asked}; location / {{ if ($http_authorization = \"\") {{ return 401; }} return 204; }} }}\n",
+             server {{ listen {authorizer}; location / {{ if ($http_authorization = \"\") {{ return 401; }} return 204; }} }}\n",
             shop::ECHO
         );
         let mut process = nginx(folder, "app", REST, &servers)?;
@@ -57,12 +66,12 @@ impl App {
         Ok(Self {
             _process: process,
             address,
-            asked,
+            authorizer,
         })
     }
 }
 
-/// Checks nothing.
+/// nginx without any check.
 pub fn nginx_plain(folder: &Path, app: &App) -> Result<Server, String> {
     let address = free_address();
     let servers = format!(
@@ -73,7 +82,7 @@ pub fn nginx_plain(folder: &Path, app: &App) -> Result<Server, String> {
     started(nginx(folder, "nginx-plain", DEVICE, &servers)?, address)
 }
 
-/// Asks a service that wants any credential and answers 204.
+/// nginx with `auth_request` to a service that answers 204 to any credential.
 pub fn nginx_auth_request(folder: &Path, app: &App) -> Result<Server, String> {
     let address = free_address();
     let servers = format!(
@@ -83,12 +92,12 @@ pub fn nginx_auth_request(folder: &Path, app: &App) -> Result<Server, String> {
             location / {{ auth_request /asked; proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection \"\"; }}
             location = /asked {{ internal; proxy_pass http://asked; proxy_pass_request_body off; proxy_http_version 1.1;
                 proxy_set_header Connection \"\"; proxy_set_header Content-Length \"\"; proxy_set_header X-Original-URI $request_uri; }} }}\n",
-        app.address, app.asked
+        app.address, app.authorizer
     );
     started(nginx(folder, "nginx-auth-request", DEVICE, &servers)?, address)
 }
 
-/// Verifies every token anew, and knows one role and one prefix.
+/// HAProxy, which verifies every token anew and checks one role and one prefix.
 pub fn haproxy(folder: &Path, app: &App) -> Result<Server, String> {
     let address = free_address();
     let pem = folder.join("issuer.pem");
@@ -130,15 +139,15 @@ backend app
     started(process, address)
 }
 
-/// `jwt_authn` and RBAC, and the subject as a header for the app. One worker.
-pub fn envoy(folder: &Path, app: &App, policies: usize, token_cache: bool) -> Result<Server, String> {
+/// Envoy with one worker: `jwt_authn`, RBAC, and the subject as a header for the app.
+pub fn envoy(folder: &Path, app: &App, options: EnvoyOptions) -> Result<Server, String> {
     let address = free_address();
-    let name = format!("envoy-{policies}-{token_cache}");
+    let name = format!("envoy-{}-{}", options.policies, options.token_cache);
     let file = folder.join(format!("{name}.json"));
     write(
         folder,
         &format!("{name}.json"),
-        &envoy_config((address, app.address), folder, policies, token_cache).to_string(),
+        &envoy_config(address, app.address, folder, options).to_string(),
     );
     let args = [
         "-c",
@@ -153,13 +162,13 @@ pub fn envoy(folder: &Path, app: &App, policies: usize, token_cache: bool) -> Re
     started(process, address)
 }
 
-fn envoy_config((address, app): (SocketAddr, SocketAddr), folder: &Path, policies: usize, token_cache: bool) -> Value {
+fn envoy_config(address: SocketAddr, app: SocketAddr, folder: &Path, options: EnvoyOptions) -> Value {
     let at = |address: SocketAddr| json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}});
     let mut provider = json!({
         "issuer": ISSUER, "audiences": [AUDIENCE], "local_jwks": {"filename": folder.join("jwks.json")}, "forward": false,
         "payload_in_metadata": "jwt", "claim_to_headers": [{"header_name": "x-user", "claim_name": "sub"}],
     });
-    if token_cache {
+    if options.token_cache {
         provider
             .as_object_mut()
             .unwrap()
@@ -172,7 +181,7 @@ fn envoy_config((address, app): (SocketAddr, SocketAddr), folder: &Path, policie
         json!({"name": name, "typed_config": config})
     };
     let rbac = |action: &str, wanted: &str| {
-        let rules = json!({"rules": {"action": action, "policies": shop::envoy_rbac(policies, wanted)}});
+        let rules = json!({"rules": {"action": action, "policies": shop::envoy_rbac(options.policies, wanted)}});
         filter("envoy.filters.http.rbac", "http.rbac.v3.RBAC", rules)
     };
     let jwt =
@@ -182,8 +191,8 @@ fn envoy_config((address, app): (SocketAddr, SocketAddr), folder: &Path, policie
         "http.jwt_authn.v3.JwtAuthentication",
         jwt,
     )];
-    // a filter without policies would refuse everything, or nothing
-    if policies >= 10 {
+    // a DENY filter needs a policy: the first forbid is the tenth
+    if options.policies >= 10 {
         filters.push(rbac("DENY", "forbid"));
     }
     filters.push(rbac("ALLOW", "permit"));

@@ -1,18 +1,18 @@
-//! One portal of `n` policies, as each of the peers takes it.
+//! One portal of `n` policies, in the format of each peer.
 //!
-//! One policy permits what is asked (viewers read the catalogue). The others are of other roles and other subtrees; every
-//! tenth is a forbid. None of them can apply, all of them are loaded.
+//! One policy permits the measured request (viewers read the catalogue). The rest names other roles and other subtrees, and
+//! cannot apply; every tenth policy is a forbid.
 
 use std::fmt::Write;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-/// What viewers may read.
+/// A path that viewers may read.
 pub const ALLOWED: &str = "/portal/shop/catalogue/items/17";
-/// What they may not.
+/// A path that viewers may not read.
 pub const DENIED: &str = "/portal/shop/team-5/items/17";
-/// Needs no identity.
+/// A public path.
 pub const PUBLIC: &str = "/portal/shop/assets/logo.svg";
 /// The app answers with the signed assertion that it received.
 pub const ECHO: &str = "/portal/shop/catalogue/echo";
@@ -53,7 +53,7 @@ pub enum Kind {
     Conditional,
 }
 
-/// The folders of a gate below `folder`.
+/// Writes the policy tree of a gate below `folder`.
 pub fn write_gate(folder: &Path, kind: Kind, policies: usize) {
     let own = match kind {
         Kind::Unconditional => UNCONDITIONAL,
@@ -61,9 +61,9 @@ pub fn write_gate(folder: &Path, kind: Kind, policies: usize) {
     };
     let mut text = own.to_owned();
     for n in 1..=policies.saturating_sub(own.matches("@id").count()) {
-        let (effect, role) = (effect(n), n);
+        let effect = effect(n);
         let scope =
-            format!("principal in Role::\"role-{role}\", action == Action::\"GET\", resource in Path::\"/portal/shop/team-{n}\"");
+            format!("principal in Role::\"role-{n}\", action == Action::\"GET\", resource in Path::\"/portal/shop/team-{n}\"");
         writeln!(text, "@id(\"team-{n}\") {effect} ({scope});").unwrap();
     }
     write(folder, "schemas/shop.cedarschema", SCHEMA);
@@ -79,7 +79,7 @@ fn effect(n: usize) -> &'static str {
     if n.is_multiple_of(10) { "forbid" } else { "permit" }
 }
 
-/// The same question with nouns of its own, for those who only decide: may alice, a viewer, view document 17 of the catalogue?
+/// The policies of the decision services: may alice, a viewer, view document 17 of the catalogue?
 pub fn documents_cedar(policies: usize) -> Vec<(String, String)> {
     let policy = |name: String, effect: &str, role: &str, folder: &str| {
         let scope = format!("principal in Role::\"{role}\", action == Action::\"view\", resource in Folder::\"{folder}\"");
@@ -117,7 +117,7 @@ pub fn write_documents_gate(folder: &Path, policies: usize) {
     write(folder, "policies/shop/entities.json", &documents_entities().to_string());
 }
 
-/// One resource policy per kind, which is how Cerbos finds what applies.
+/// Writes one resource policy per kind, because Cerbos finds policies by kind.
 pub fn write_cerbos(folder: &Path, policies: usize) {
     for n in 0..policies {
         let (kind, role) = match n {
@@ -160,7 +160,7 @@ pub fn rego(policies: usize) -> String {
     text
 }
 
-/// Envoy's RBAC knows one list of permits and one of forbids; the claims come from its JWT filter.
+/// The policies of one RBAC filter, which either permits or forbids; the claims come from the JWT filter.
 pub fn envoy_rbac(policies: usize, wanted: &str) -> Value {
     let policy = |role: &str, prefix: &str| {
         json!({
@@ -176,7 +176,7 @@ pub fn envoy_rbac(policies: usize, wanted: &str) -> Value {
     };
     let mut all = serde_json::Map::new();
     for n in 0..policies {
-        // Envoy tries them in the order of their names: what applies is in the middle
+        // Envoy tries policies in the order of their names: the one that applies is in the middle
         let name = format!("policy-{n:06}");
         let of = |n: usize| policy(&format!("role-{n}"), &format!("/portal/shop/team-{n}"));
         let own = n == policies / 2;

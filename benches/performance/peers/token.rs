@@ -1,4 +1,4 @@
-//! RS256 tokens of an issuer made for this run, and its keys in the forms that the peers read.
+//! RS256 tokens of an issuer with a new key, and the key in the formats that the peers read.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -48,7 +48,7 @@ impl Issuer {
         format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
     }
 
-    /// Alice of acme, who logged in with a second factor; `number` makes it another token.
+    /// A token of Alice of acme, logged in with a second factor; tokens with different numbers differ.
     pub fn token(&self, roles: &[&str], number: usize) -> String {
         self.signed(roles, number, now() + LIFE_SECONDS)
     }

@@ -1,4 +1,4 @@
-//! One worker and two, and memory by policies: the gate alone.
+//! The gate with one worker and with two, and its memory by number of policies.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,16 +7,33 @@ use super::cells::{number, range, table, times};
 use super::http::{Site, gate_with_workers};
 use super::rounds::{CONNECTIONS, Peer, Plan, Round, Shape, Spread, interleave};
 use crate::load::Until;
-use crate::machine::{DEVICE, pinned, thread_times};
+use crate::machine::{DEVICE, pinned};
 use crate::report::{Goal, Section};
 
-/// Wanted of two cores.
+/// Goal of two cores against one.
 const GAIN_MIN: f64 = 1.8;
 
-/// Of one round: requests per second, CPU per request of all threads and of the busiest one.
-type Shares = (Round, f64);
+/// One round, and the CPU microseconds per request of the busiest thread.
+struct Shares {
+    round: Round,
+    busiest: f64,
+}
 
-/// Two workers beside app and load on as many cores cannot show twice the requests, so the gate's own time is compared.
+/// Memory that a gate may use with so many policies.
+pub struct MemoryGoal {
+    policies: usize,
+    /// MiB.
+    limit: f64,
+}
+
+impl MemoryGoal {
+    pub const fn new(policies: usize, limit: f64) -> Self {
+        Self { policies, limit }
+    }
+}
+
+/// Compares the CPU time per request of one worker and of two. App and load run on the same two cores, so the request rate of two
+/// workers cannot be twice that of one.
 pub fn section(site: &Site<'_>, plan: Plan) -> Section {
     let peers: Result<Vec<Peer>, String> = [1, 2]
         .into_iter()
@@ -36,13 +53,13 @@ pub fn section(site: &Site<'_>, plan: Plan) -> Section {
         }
         eprintln!("  workers, round {} of {}", round + 1, plan.rounds);
     }
-    let rounds = |at: usize| -> Vec<Round> { all.get(at).into_iter().flatten().map(|(round, _)| *round).collect() };
+    let rounds = |at: usize| -> Vec<Round> { all.get(at).into_iter().flatten().map(|shares| shares.round).collect() };
     let busiest = |at: usize| {
         Spread::of(
             &all.get(at)
                 .into_iter()
                 .flatten()
-                .map(|(_, busiest)| rate(*busiest))
+                .map(|shares| rate(shares.busiest))
                 .collect::<Vec<_>>(),
             |round| round.rate,
         )
@@ -67,9 +84,9 @@ pub fn section(site: &Site<'_>, plan: Plan) -> Section {
     Section {
         title: "Two workers".to_owned(),
         text: vec![
-            "App and load need CPU too, so that on two cores two workers cannot show twice the requests of one. What the gate itself allows is computed from its CPU time: with one \
-             worker on a core of its own, a request takes all of its CPU time; with two, half of that, or what the busiest thread has of it if that is more. Whatever two workers \
-             cost each other (locks, shared cache lines, an uneven spread of connections) is in these times; the last column is what came through on these cores."
+            "App and load need CPU too, so that on two cores two workers cannot show twice the requests of one. The goal is therefore computed from the gate's CPU time: with one \
+             worker on a core of its own, a request takes all of its CPU time; with two, half of that, or the part of the busiest thread if that is more. The costs that two workers \
+             cause each other (locks, shared cache lines, an uneven spread of connections) are in these times; the last column is the rate on these cores."
                 .to_owned(),
         ],
         tables: vec![table(head, rows.collect())],
@@ -94,23 +111,24 @@ fn rate(rate: f64) -> Round {
 }
 
 fn measured(peer: &Peer, time: Duration) -> Result<Shares, String> {
-    let pid = peer.server.process.pid();
-    let before = thread_times(pid);
+    let process = &peer.server.process;
+    let before = process.thread_times();
     let round = peer.measure(&peer.load(Shape::Closed(CONNECTIONS), Until::Time(time)))?;
-    let after: BTreeMap<u32, Duration> = thread_times(pid);
+    let after: BTreeMap<u32, Duration> = process.thread_times();
     let used = after
         .iter()
         .map(|(thread, time)| time.saturating_sub(before.get(thread).copied().unwrap_or_default()));
     let busiest = used.max().unwrap_or_default().as_secs_f64() * 1e6 / round.answered;
-    Ok((round, busiest))
+    Ok(Shares { round, busiest })
 }
 
 fn goal(all: &[Vec<Shares>]) -> Option<Goal> {
-    let (one, two) = (all.first()?, all.get(1)?);
+    let one = all.first()?;
+    let two = all.get(1)?;
     let gains = one
         .iter()
         .zip(two)
-        .map(|((one, _), (two, busiest))| rate(one.cpu / (two.cpu / 2.0).max(*busiest)));
+        .map(|(one, two)| rate(one.round.cpu / (two.round.cpu / 2.0).max(two.busiest)));
     let gain = Spread::of(&gains.collect::<Vec<_>>(), |round| round.rate)?;
     let met = gain.median >= GAIN_MIN;
     let of = |all: &[Shares], what: fn(&Shares) -> f64| {
@@ -119,9 +137,9 @@ fn goal(all: &[Vec<Shares>]) -> Option<Goal> {
     };
     let bound = format!(
         "with two workers a request takes {:.1} µs of CPU instead of {:.1}, and the busiest thread has {:.1} µs of it",
-        of(two, |(round, _)| round.cpu),
-        of(one, |(round, _)| round.cpu),
-        of(two, |(_, busiest)| *busiest),
+        of(two, |shares| shares.round.cpu),
+        of(one, |shares| shares.round.cpu),
+        of(two, |shares| shares.busiest),
     );
     Some(Goal {
         number: 11,
@@ -133,11 +151,11 @@ fn goal(all: &[Vec<Shares>]) -> Option<Goal> {
     })
 }
 
-/// What a gate needs under load, by policies.
-pub fn memory(site: &Site<'_>, sizes: &[(usize, f64)], plan: Plan) -> Section {
+/// Memory of a gate under load, by number of policies.
+pub fn memory(site: &Site<'_>, all: &[MemoryGoal], plan: Plan) -> Section {
     let mut rows = Vec::new();
     let mut goals = Vec::new();
-    for (policies, limit) in sizes {
+    for MemoryGoal { policies, limit } in all {
         let sized = Site {
             policies: *policies,
             ..*site
@@ -160,13 +178,13 @@ pub fn memory(site: &Site<'_>, sizes: &[(usize, f64)], plan: Plan) -> Section {
             measured: format!("{:.1} MiB", resident.median),
             met,
             bound: (!met).then(|| {
-                "program, allocator and buffers of the connections are in it; growth per policy is in the other row".to_owned()
+                "program, allocator and connection buffers are in it; the other row shows the growth per policy".to_owned()
             }),
         });
     }
     Section {
         title: "Memory under load".to_owned(),
-        text: vec!["Resident, with one worker, right after a closed loop over 32 connections.".to_owned()],
+        text: vec!["Resident memory with one worker, right after a closed loop over 32 connections.".to_owned()],
         tables: vec![table(["policies", "memory MiB"], rows)],
         goals,
         ..Section::default()

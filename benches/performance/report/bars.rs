@@ -1,5 +1,5 @@
-//! A bar for each of those who are compared, with the spread of its rounds. Readable at any width and in dark pages: it has its
-//! own background, and names stand above their bars.
+//! A bar chart: one bar for each compared program, with the spread of its rounds. It has its own background and puts names above
+//! their bars, so that it is readable at any width and on dark pages.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use super::Bars;
 
 const WIDTH: f64 = 480.0;
 const LEFT: f64 = 16.0;
-/// Room for the number behind the longest bar.
+/// Width left for the number behind the longest bar.
 const RIGHT: f64 = 84.0;
 const TOP: f64 = 56.0;
 const STEP: f64 = 42.0;
@@ -30,7 +30,10 @@ pub fn svg(chart: &Bars) -> String {
     for (row, bar) in chart.bars.iter().enumerate() {
         let top = TOP + crate::load::count(row) * STEP;
         let colour = if bar.name.starts_with("cedargate") { OURS } else { THEIRS };
-        let (end, low, high, middle) = (at(bar.value), at(bar.low), at(bar.high), top + 5.0 + BAR / 2.0);
+        let end = at(bar.value);
+        let low = at(bar.low);
+        let high = at(bar.high);
+        let middle = top + 5.0 + BAR / 2.0;
         write!(
             text,
             "<text x='{LEFT}' y='{top:.1}'>{}</text>\n<rect x='{LEFT}' y='{:.1}' width='{:.1}' height='{BAR}' fill='{colour}'/>\n\
@@ -75,7 +78,7 @@ pub fn escape(text: &str) -> String {
     text.replace('\'', "&#39;")
 }
 
-/// Three digits, and a letter for thousands.
+/// Three significant digits, with `k` for thousands and `M` for millions.
 pub fn number(value: f64) -> String {
     let size = value.abs();
     match size {

@@ -1,4 +1,4 @@
-//! Curves: how something grows with something else, on linear or logarithmic axes.
+//! A line plot: one curve per series, on linear or logarithmic axes.
 
 use std::fmt::Write;
 
@@ -9,11 +9,11 @@ const LEFT: f64 = 64.0;
 const RIGHT: f64 = 456.0;
 const TOP: f64 = 44.0;
 const BOTTOM: f64 = 300.0;
-/// Distinguishable by the colour-blind too; and each has its own mark.
+/// Colours that colour-blind readers can tell apart; each series has a mark of its own, too.
 const COLOURS: [&str; 7] = ["#0b6bcb", "#d55e00", "#009e73", "#a0418a", "#b8860b", "#333333", "#56a0d3"];
 const LEGEND_STEP: f64 = 20.0;
 
-/// An axis over the values it has to show.
+/// An axis, and the range of the values on it.
 struct Scale {
     low: f64,
     high: f64,
@@ -28,10 +28,8 @@ pub fn svg(plot: &Plot) -> String {
     let legend = BOTTOM + 62.0;
     let height = legend + crate::load::count(plot.series.len()) * LEGEND_STEP;
     let mut text = head(&plot.title, height);
-    let (across, up) = (
-        |value: f64| LEFT + x.share(value) * (RIGHT - LEFT),
-        |value: f64| BOTTOM - y.share(value) * (BOTTOM - TOP),
-    );
+    let across = |value: f64| LEFT + x.share(value) * (RIGHT - LEFT);
+    let up = |value: f64| BOTTOM - y.share(value) * (BOTTOM - TOP);
     for tick in &x.ticks {
         let at = across(*tick);
         let label = number(*tick);
@@ -76,10 +74,10 @@ pub fn svg(plot: &Plot) -> String {
         )
         .unwrap();
         for (a, b) in &corners {
-            text += &mark(at, (*a, *b), colour);
+            text += &mark(at, *a, *b, colour);
         }
         let row = legend + crate::load::count(at) * LEGEND_STEP;
-        text += &mark(at, (LEFT, row - 4.0), colour);
+        text += &mark(at, LEFT, row - 4.0, colour);
         writeln!(
             text,
             "<text x='{:.1}' y='{row:.1}' font-size='14'>{}</text>",
@@ -91,7 +89,7 @@ pub fn svg(plot: &Plot) -> String {
     text + "</svg>\n"
 }
 
-fn mark(series: usize, (x, y): (f64, f64), colour: &str) -> String {
+fn mark(series: usize, x: f64, y: f64, colour: &str) -> String {
     let shape = match series % 3 {
         0 => format!("<circle cx='{x:.1}' cy='{y:.1}' r='4'"),
         1 => format!("<rect x='{:.1}' y='{:.1}' width='7' height='7'", x - 3.5, y - 3.5),
@@ -113,7 +111,7 @@ impl Scale {
         }
     }
 
-    /// From zero.
+    /// A scale from zero.
     fn linear(high: f64) -> Self {
         let high = if high > 0.0 { high } else { 1.0 };
         let rough = high / 5.0;
@@ -132,14 +130,15 @@ impl Scale {
         }
     }
 
-    /// Whole decades; what spans less than one shows its 1, 2 and 5.
+    /// A scale of whole decades. A short range also gets ticks at 2 and 5.
     fn logarithmic(low: f64, high: f64) -> Self {
         let from = low.log10().floor();
         let to = high.log10().ceil().max(from + 1.0);
         let decades = (-12..=15).map(f64::from).filter(|power| *power >= from && *power <= to);
         let between: &[f64] = if to - from > 2.5 { &[1.0] } else { &[1.0, 2.0, 5.0] };
         let ticks = decades.flat_map(|power| between.iter().map(move |times| times * 10_f64.powf(power)));
-        let (low, high) = (10_f64.powf(from), 10_f64.powf(to));
+        let low = 10_f64.powf(from);
+        let high = 10_f64.powf(to);
         Self {
             low,
             high,
@@ -148,7 +147,7 @@ impl Scale {
         }
     }
 
-    /// Where a value lies between the ends, from 0 to 1.
+    /// The position of a value between the ends, from 0 to 1.
     fn share(&self, value: f64) -> f64 {
         let share = match self.logarithmic {
             true => (value.max(self.low) / self.low).log10() / (self.high / self.low).log10(),

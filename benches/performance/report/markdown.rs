@@ -5,10 +5,10 @@ use std::path::Path;
 
 use super::{Goal, Section, Table, bars, lines};
 
-/// Names and values that a reader has to know: machine, versions, command.
+/// Names and values of the run: machine, versions, command.
 pub type Facts = Vec<(String, String)>;
 
-/// The report is `<folder>/performance.md`, its plots are in `<folder>/performance/`.
+/// Writes the report to `<folder>/performance.md` and its plots to `<folder>/performance/`.
 pub fn write(folder: &Path, facts: &Facts, sections: &[Section]) -> std::io::Result<()> {
     let plots = folder.join("performance");
     std::fs::create_dir_all(&plots)?;
@@ -29,12 +29,12 @@ pub fn write(folder: &Path, facts: &Facts, sections: &[Section]) -> std::io::Res
 }
 
 pub fn markdown(facts: &Facts, sections: &[Section]) -> String {
-    let mut text = "# Performance\n\nWritten by `make bench`: every number below comes from one run of it. Ratios count, times are this machine's. \
-                    How it is measured: [benches/README.md](../benches/README.md).\n\n"
+    let mut text = "# Performance\n\nWritten by `make bench`: every number below comes from one run of it. Compare ratios: absolute times depend on the machine. \
+                    The method: [benches/README.md](../benches/README.md).\n\n"
         .to_owned();
     let rows = facts.iter().map(|(name, value)| vec![name.clone(), value.clone()]);
     text += &table(&Table {
-        head: vec!["what".to_owned(), "of this run".to_owned()],
+        head: vec!["fact".to_owned(), "this run".to_owned()],
         rows: rows.collect(),
     });
     text += &goals(sections);
@@ -76,7 +76,7 @@ fn goals(sections: &[Section]) -> String {
         }
     }
     if !bounds.is_empty() {
-        text += &format!("What bounds them:\n\n{}\n\n", bounds.join("\n"));
+        text += &format!("What bounds the goals that are not met:\n\n{}\n\n", bounds.join("\n"));
     }
     text
 }

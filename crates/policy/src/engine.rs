@@ -15,10 +15,10 @@
 //! takes the one that is there. The preparing thread stores the new form once (`OnceLock`); if its queue is full, the match
 //! set keeps its originals, which costs time and changes no decision.
 
-pub(crate) mod dependencies;
+pub mod dependencies;
 #[cfg(test)]
 mod engine_tests;
-pub(crate) mod entities;
+pub mod entities;
 mod evaluation;
 pub(crate) mod index;
 pub(crate) mod policy;

@@ -45,7 +45,7 @@ mod schema;
 
 // the evaluation
 pub mod engine;
-mod context;
+pub mod context;
 mod query_entities;
 mod fast_path;
 mod value;

@@ -1,4 +1,4 @@
-//! The answer parser of the benches' load generator: a wrong end of an answer would falsify every measurement.
+//! The benches' load generator finds the end of an answer: with a wrong end, all its measurements would be wrong.
 
 #[path = "../../../benches/performance/load/answer.rs"]
 mod answer;
@@ -8,7 +8,7 @@ use self::answer::{Answer, parse};
 fn whole(status: u16, head: usize, length: usize) -> Result<Answer, String> {
     Ok(Answer::Whole {
         status,
-        body: (head, head + length),
+        body: head..head + length,
     })
 }
 
@@ -27,7 +27,7 @@ fn the_load_generator_takes_an_answer_as_whole_only_with_its_last_byte() {
 }
 
 #[test]
-fn bytes_that_are_not_exactly_one_answer_are_an_error() {
+fn bytes_that_are_not_one_answer_are_an_error() {
     for bytes in [
         b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nab".as_slice(),
         b"HTTP/1.1 204 No Content\r\n\r\nx",

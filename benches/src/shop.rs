@@ -1,17 +1,18 @@
-//! A portal of any size: what the questions need, and the rest about others.
+//! The files of a portal with any number of policies: ten that the requests here meet, and a rest that cannot apply.
 //!
-//! The rest has the mix of a real set (roles, methods, subtrees; some conditions, some forbids) but names roles and
-//! subtrees that no question here touches, so that every size is asked the same thing.
+//! The rest has the mix of a real set (roles, methods, subtrees; some conditions, some forbids) but names roles and subtrees
+//! that no request here touches, so that portals of every size decide the same requests.
 
 use std::fmt::Write;
 
-use cedargate::bench::{Folder, World};
 use serde_json::{Map, Value, json};
 
-/// The file with the mark.
-pub const MARKED: &str = "policies/bench/ours.cedar";
+use crate::portal::{LoadedPortal, PolicyFile, PolicyFiles};
+
+/// The file that ends with the mark.
+const MARKED: &str = "policies/bench/ours.cedar";
 /// Policies in one file.
-pub const PER_FILE: usize = 100;
+const PER_FILE: usize = 100;
 
 const SCHEMA: &str = r#"
 entity Tenant;
@@ -35,7 +36,7 @@ routes:
   - { route: "GET /orders/{order}", action: viewOrder, resource: { type: Order, id: "{order}" } }
 "#;
 
-/// What the questions of `QUESTIONS` meet.
+/// The policies that the requests of `REQUESTS` meet.
 const OURS: &str = r#"
 @id("read") permit (principal in Role::"viewer", action == Action::"GET", resource in Path::"/shop");
 @id("write") permit (principal in Role::"viewer", action == Action::"POST", resource in Path::"/shop")
@@ -53,15 +54,34 @@ when { principal has department && principal.department == "suspended" };
 @id("closed") forbid (principal, action, resource in Path::"/orders/closed");
 "#;
 
-/// Name, method, path: each is allowed.
-pub const QUESTIONS: [(&str, &str, &str); 5] = [
-    ("unconditional", "GET", "/shop/cart"),
-    ("conditional with ip", "POST", "/shop/cart"),
-    ("forbids", "PUT", "/shop/cart"),
-    ("deep path", "GET", "/a/b/c/d/e/f/g/h"),
-    ("routed", "GET", "/orders/17"),
+/// A request by method and path.
+#[derive(Clone, Copy, Debug)]
+pub struct NamedRequest {
+    /// Name in reports.
+    pub name: &'static str,
+    /// HTTP method.
+    pub method: &'static str,
+    /// Path, in its canonical form.
+    pub path: &'static str,
+}
+
+/// Requests that the portal allows to the caller of `claims`.
+pub const REQUESTS: [NamedRequest; 5] = [
+    NamedRequest::new("unconditional", "GET", "/shop/cart"),
+    NamedRequest::new("conditional with ip", "POST", "/shop/cart"),
+    NamedRequest::new("forbids", "PUT", "/shop/cart"),
+    NamedRequest::new("deep path", "GET", "/a/b/c/d/e/f/g/h"),
+    NamedRequest::new("routed", "GET", "/orders/17"),
 ];
 
+impl NamedRequest {
+    /// A request of this name, method and path.
+    pub const fn new(name: &'static str, method: &'static str, path: &'static str) -> Self {
+        Self { name, method, path }
+    }
+}
+
+/// Claims of a viewer of the tenant acme.
 pub fn claims() -> Map<String, Value> {
     let claims = json!({
         "sub": "alice", "tenant": "acme", "department": "sales", "roles": ["viewer", "buyer", "auditor"],
@@ -70,32 +90,32 @@ pub fn claims() -> Map<String, Value> {
     claims.as_object().unwrap().clone()
 }
 
-/// The files of a portal with `policies` policies, one of them saying `mark`.
-pub fn folder(policies: usize, mark: &str) -> Folder {
-    let files = files(policies, mark);
-    Folder::new(files.iter().map(|(name, text)| (name.as_str(), text.as_str())))
+/// Loads a portal with `policies` policies.
+pub fn load(policies: usize) -> LoadedPortal {
+    LoadedPortal::load(&tree(policies, "")).unwrap()
 }
 
-/// The same by name and text.
-pub fn files(policies: usize, mark: &str) -> Vec<(String, String)> {
+/// The files of a portal with `policies` policies, ready to load; one file ends with the comment `mark`.
+pub fn tree(policies: usize, mark: &str) -> PolicyFiles {
+    PolicyFiles::new(&files(policies, mark))
+}
+
+/// The same files by name and text.
+pub fn files(policies: usize, mark: &str) -> Vec<PolicyFile> {
     let others: Vec<usize> = (0..policies.saturating_sub(OURS.matches("@id").count())).collect();
     let mut files = vec![
-        ("schemas/bench.cedarschema".to_owned(), SCHEMA.to_owned()),
-        ("policies/bench/portal.yaml".to_owned(), ROUTES.to_owned()),
-        (MARKED.to_owned(), format!("{OURS}// {mark}\n")),
+        PolicyFile::new("schemas/bench.cedarschema", SCHEMA),
+        PolicyFile::new("policies/bench/portal.yaml", ROUTES),
+        PolicyFile::new(MARKED, format!("{OURS}// {mark}\n")),
     ];
     for (number, chunk) in others.chunks(PER_FILE).enumerate() {
         let text = chunk.iter().fold(String::new(), |mut text, n| {
             write!(text, "{}", other(*n)).unwrap();
             text
         });
-        files.push((format!("policies/bench/others-{number}.cedar"), text));
+        files.push(PolicyFile::new(format!("policies/bench/others-{number}.cedar"), text));
     }
     files
-}
-
-pub fn world(policies: usize) -> World {
-    World::load(&folder(policies, "")).unwrap()
 }
 
 fn other(n: usize) -> String {

@@ -9,13 +9,15 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use cedargate::bench::{AUDIENCE, ISSUER};
 use serde_json::{Value, json};
 
-use super::world::claims;
+use crate::shop::claims;
+use crate::{AUDIENCE, ISSUER};
 
+/// Signature algorithms; each is also the `kid` of its key.
 pub const ALGORITHMS: [&str; 3] = ["RS256", "ES256", "EdDSA"];
 
+/// One key of each algorithm.
 pub struct Keys {
     rsa: RsaKeyPair,
     ec: EcdsaKeyPair,
@@ -23,6 +25,7 @@ pub struct Keys {
 }
 
 impl Keys {
+    /// Makes new keys.
     pub fn generate() -> Self {
         Self {
             rsa: RsaKeyPair::generate(KeySize::Rsa2048).unwrap(),
@@ -31,6 +34,7 @@ impl Keys {
         }
     }
 
+    /// The public keys, as an issuer publishes them.
     pub fn jwks(&self) -> Value {
         let public = self.rsa.public_key();
         let n = encode(public.modulus().big_endian_without_leading_zero());
@@ -45,7 +49,7 @@ impl Keys {
         ]})
     }
 
-    /// Lives for an hour.
+    /// A token for the caller of `shop::claims` under another subject; it is valid for an hour.
     pub fn token(&self, algorithm: &str, subject: &str) -> String {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
         let mut claims = claims();
