@@ -6,6 +6,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::string_slice,
     reason = "a tidy test that cannot read the tree must stop and say so"
 )]
 
