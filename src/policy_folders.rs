@@ -162,7 +162,8 @@ impl Reader<'_> {
             Scope::Entries(touched) if touched.contains(child) => return false,
             Scope::Entries(_) => {}
         }
-        let (known, folder) = (self.known, format!("{child}/"));
+        let known = self.known;
+        let folder = format!("{child}/");
         let files: Vec<_> = match known.files.0.get_key_value(child) {
             Some(file) => vec![file],
             None => known.files.below(folder.clone()).collect(),

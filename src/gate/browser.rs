@@ -90,7 +90,8 @@ impl Gate {
             Denial::StepUpRequired if matches!(progress.cookie, Cookie::Session(_)) => Some(refusal.step_up.as_deref()?),
             _ => return None,
         };
-        let (portal, active) = (progress.portal.as_ref()?, progress.active.as_ref()?);
+        let portal = progress.portal.as_ref()?;
+        let active = progress.active.as_ref()?;
         active.revision.file.login.as_ref()?;
         let path = progress.record.record.http.as_ref().map(|http| http.path.as_str())?;
         let return_to = match uri.query().filter(|query| can_return(query)) {

@@ -85,7 +85,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("app", &["*"]),
     // the path of a request
-    ("http::listener", &["http::upstream"]),
+    ("http::listener", &["base::address", "http::upstream"]),
     (
         "gate",
         &[
@@ -181,7 +181,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("session", &["policy::claims"]),
     ("login", &["audit", "authn", "policy::claims", "session"]),
     ("accounts", &["audit", "limits", "session"]),
-    ("limits", &[]),
+    ("limits", &["base::address"]),
     ("http::tls", &["audit", "http::listener"]),
     ("base", &[]),
     ("doors", &[]),

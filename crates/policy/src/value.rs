@@ -158,7 +158,10 @@ pub fn datetime_text(unix_millis: i64) -> Option<String> {
     if !(0..=9999).contains(&year) {
         return None;
     }
-    let (hour, minute, second, milli) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60, rest % 1000);
+    let hour = rest / 3_600_000;
+    let minute = rest / 60_000 % 60;
+    let second = rest / 1000 % 60;
+    let milli = rest % 1000;
     let mut text = String::with_capacity("2026-01-31T23:59:59.999Z".len());
     // by hand: every decision's record has one, and formatting costs ten times as much
     for (number, digits, after) in [

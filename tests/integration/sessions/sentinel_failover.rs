@@ -41,7 +41,7 @@ fn wait_for_status(what: &str, gate: &Gate, cookie: &str, wanted: u16) {
 }
 
 /// Asserts, until `long` after the end of a session, that the gate answers no 200 to its cookie once it must know the end.
-fn assert_never_served(gate: &Gate, cookie: &str, (ended, long): (Instant, Duration)) {
+fn assert_never_served(gate: &Gate, cookie: &str, ended: Instant, long: Duration) {
     while ended.elapsed() < long {
         let asked = ended.elapsed();
         let status = status(gate, cookie);
@@ -70,7 +70,7 @@ fn a_gate_leaves_a_master_that_the_sentinels_left() {
     let second = gate(&servers, &servers.sentinel_ports());
     wait_for_status("the other gate serves", &second, &alice, 200);
     let ended = log_out_at(&second, &alice);
-    assert_never_served(&first, &alice, (ended, Duration::from_secs(3)));
+    assert_never_served(&first, &alice, ended, Duration::from_secs(3));
     wait_for_status("it knows", &first, &alice, 401);
     wait_for_status("a session that was not ended is still served", &first, &bob, 200);
 }
@@ -92,7 +92,7 @@ fn an_old_master_that_wakes_up_serves_no_ended_session() {
     let ended = log_out_at(&gates[0], &alice);
     stopped.resume();
     for gate in &gates {
-        assert_never_served(gate, &alice, (ended, Duration::from_secs(4)));
+        assert_never_served(gate, &alice, ended, Duration::from_secs(4));
         wait_for_status("a session that was not ended is still served", gate, &bob, 200);
         wait_for_status("it knows", gate, &alice, 401);
     }
@@ -124,7 +124,7 @@ fn a_gate_cut_off_with_the_old_master_serves_no_session_and_ends_none() {
     let second = gate(&servers, &ports);
     wait_for_status("the other gate serves", &second, &alice, 200);
     let ended = log_out_at(&second, &alice);
-    assert_never_served(&first, &alice, (ended, Duration::from_secs(2)));
+    assert_never_served(&first, &alice, ended, Duration::from_secs(2));
     assert_eq!((status(&first, &alice), status(&first, &bob)), (503, 503));
     one.heal();
     two.heal();

@@ -1,7 +1,7 @@
 //! Redis and the provider fail at random under load: no session ends by itself, and no revoked session is served.
 //!
 //! Two gates on one Redis that keeps what it confirmed, users whose tokens must be renewed all the time, logouts in
-//! between. Whatever is stopped, killed or cut, a session without a logout is answered 200 or 503, and one whose logout
+//! between. While processes are stopped and killed and connections cut, a session without a logout is answered 200 or 503, and one whose logout
 //! was confirmed is never answered 200 after `staleness_max`.
 
 use std::sync::Mutex;
@@ -58,9 +58,9 @@ fn under_random_failures_no_session_ends_and_no_revoked_session_is_served() {
     std::thread::scope(|scope| {
         for n in 0..LOADERS {
             let (users, tally, over) = (&users, &tally, &over);
-            scope.spawn(move || load(StdRng::seed_from_u64(seed + n as u64), gates, (users, tally), over));
+            scope.spawn(move || load(StdRng::seed_from_u64(seed + n as u64), gates, users, tally, over));
         }
-        let ender = scope.spawn(|| log_out_some(StdRng::seed_from_u64(seed + 100), (gates, &origin), &users, &over));
+        let ender = scope.spawn(|| log_out_some(StdRng::seed_from_u64(seed + 100), gates, &origin, &users, &over));
         let random = &mut StdRng::seed_from_u64(seed + 200);
         let begun = Instant::now();
         // once in each run, Redis is away for longer than `sessions.staleness_max`
@@ -152,7 +152,7 @@ pub fn ask(gate: &Gate, cookie: &str) -> u16 {
     raw(gate.proxy, "GET", PAGE, &[("cookie", cookie)], b"").status
 }
 
-fn load(mut random: StdRng, gates: [&Gate; 2], (users, tally): (&[User], &Tally), over: &AtomicBool) {
+fn load(mut random: StdRng, gates: [&Gate; 2], users: &[User], tally: &Tally, over: &AtomicBool) {
     while !over.load(Ordering::Relaxed) {
         let user = users.choose(&mut random).unwrap();
         let gate = gates.choose(&mut random).unwrap();
@@ -174,7 +174,7 @@ fn load(mut random: StdRng, gates: [&Gate; 2], (users, tally): (&[User], &Tally)
 }
 
 /// Logs out one user after the other, until half are gone; asks again until it is confirmed.
-fn log_out_some(mut random: StdRng, (gates, origin): ([&Gate; 2], &str), users: &[User], over: &AtomicBool) {
+fn log_out_some(mut random: StdRng, gates: [&Gate; 2], origin: &str, users: &[User], over: &AtomicBool) {
     for user in users.iter().take(USERS / 2) {
         pause(&mut random, 500..2500);
         if over.load(Ordering::Relaxed) {

@@ -1,7 +1,7 @@
 //! Servers that tests start. They end with their test, even if the whole test process is killed; no other process is ended.
 //!
 //! A shell stands between: it starts the server, then reads from a pipe that only this process holds open. When the
-//! pipe closes, for whatever reason, the shell kills the one process that it started and has not reaped.
+//! pipe closes, also because this process died, the shell kills the one process that it started and has not reaped.
 
 #![allow(dead_code, reason = "a harness has more handles than each of its users needs")]
 

@@ -1,6 +1,6 @@
 //! Keys of issuers that arrive, change, vanish and fail, with a running gate and a key server that counts requests.
 //!
-//! The key server is scripted: it answers, hangs, lies or is not there. Whatever it does, valid tokens of other issuers
+//! The key server is scripted: it answers, hangs, lies or is not there. In each case valid tokens of other issuers
 //! are answered at once, and no token is let in on a key that is not published any more.
 
 use std::net::TcpListener;

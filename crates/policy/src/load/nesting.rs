@@ -13,7 +13,8 @@ const OPERATORS_MAX: usize = 4000;
 
 /// Fails at the first place that is nested too deep.
 pub fn check(name: &str, text: &str) -> Result<(), Problem> {
-    let (mut depth, mut operators) = (0_usize, 0_usize);
+    let mut depth = 0_usize;
+    let mut operators = 0_usize;
     let mut chars = text.char_indices().peekable();
     while let Some((offset, char)) = chars.next() {
         match char {

@@ -228,7 +228,8 @@ fn join(
         schema: schema.id,
         statements: Vec::new(),
     };
-    let (mut problems, mut ids) = (Vec::new(), FxHashSet::default());
+    let mut problems = Vec::new();
+    let mut ids = FxHashSet::default();
     for known in &statements {
         if !ids.insert(known.item.id()) {
             problems.push(naming.duplicate(known.item.id(), known.place));
@@ -280,7 +281,8 @@ impl Naming<'_> {
     /// One policy or template, with its final id; `None` if the statement is anything else.
     fn read(&self, number: usize, statement: &Statement<'_>) -> Option<Item> {
         let set = PolicySet::from_str(statement.text).ok()?;
-        let (mut policies, mut templates) = (set.policies(), set.templates());
+        let mut policies = set.policies();
+        let mut templates = set.templates();
         match (policies.next(), templates.next()) {
             (Some(policy), None) if policies.next().is_none() => {
                 let policy = policy.new_id(self.id(policy.annotation("id"), number));
@@ -418,7 +420,8 @@ fn add_link(set: &mut PolicySet, link: &Link) -> Result<(), String> {
 
 /// The line of each link's id in the file, for reports; the search goes on from the last one, as they usually come in order.
 fn lines_of(text: &str, links: &[Link]) -> Vec<Option<usize>> {
-    let (mut from, mut line) = (0, 1);
+    let mut from = 0;
+    let mut line = 1;
     let mut find = |link: &Link| {
         let quoted = serde_json::to_string(&link.id).ok()?;
         let rest = text.get(from..)?;

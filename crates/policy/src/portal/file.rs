@@ -122,7 +122,8 @@ impl PortalFile {
             line: Some(1),
             node: &root.value,
         };
-        let (mut file, mut errors) = (Self::default(), Errors::new());
+        let mut file = Self::default();
+        let mut errors = Errors::new();
         if !matches!(root.node, Node::Null) {
             for (name, place) in root.entries(Some(&KEYS), &mut errors) {
                 file.take(name, &place, &mut errors);
@@ -155,7 +156,8 @@ impl PortalFile {
                 let entries = place.entries(Some(&["provider"]), errors);
                 let place = required(place, &entries, "provider", errors);
                 self.login = place.and_then(|place| {
-                    let (provider, line) = (place.text(errors)?, place.line);
+                    let provider = place.text(errors)?;
+                    let line = place.line;
                     Some(LoginBy { provider, line })
                 });
             }

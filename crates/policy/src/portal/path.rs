@@ -154,7 +154,9 @@ fn trim_id(text: &str) -> &str {
 
 /// The path after its first `/`, if nothing needs rewriting. An error here is one that rewriting would find as well.
 fn is_plain(tail: &str) -> Result<bool, PathError> {
-    let (mut length, mut dots, mut segments) = (0_usize, 0_usize, 1_usize);
+    let mut length = 0_usize;
+    let mut dots = 0_usize;
+    let mut segments = 1_usize;
     for byte in tail.bytes() {
         if byte == b'/' {
             check_shape(length, dots)?;
