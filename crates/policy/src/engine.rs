@@ -52,7 +52,7 @@ pub struct Engine {
     pub store: Arc<EntityStore>,
     errored_forbids: ErroredForbids,
     match_sets: Cache<MatchKey, Arc<MatchSet>>,
-    condition_only: Option<SyncSender<Weak<MatchSet>>>,
+    preparation_queue: Option<SyncSender<Weak<MatchSet>>>,
     names: Arc<TypeNames>,
 }
 
@@ -263,7 +263,7 @@ impl Engine {
             store,
             errored_forbids,
             match_sets,
-            condition_only: None,
+            preparation_queue: None,
             names: Arc::default(),
         }
     }
@@ -271,7 +271,7 @@ impl Engine {
     /// Sends new match sets to `queue`, whose reader makes their condition-only policies; without a queue the originals are
     /// evaluated for good.
     pub fn with_preparation_queue(mut self, queue: Option<SyncSender<Weak<MatchSet>>>) -> Self {
-        self.condition_only = queue;
+        self.preparation_queue = queue;
         self
     }
 
@@ -329,7 +329,7 @@ impl Engine {
             resource: sought.resource.clone(),
         };
         let match_set = Arc::new(self.make_match_set(&key));
-        if let Some(queue) = self.condition_only.as_ref().filter(|_| match_set.is_waiting()) {
+        if let Some(queue) = self.preparation_queue.as_ref().filter(|_| match_set.is_waiting()) {
             // full: this match set goes on with its originals, which decide the same
             let _full = queue.try_send(Arc::downgrade(&match_set));
         }
@@ -351,7 +351,7 @@ impl Engine {
         };
         if match_set.conditional.is_empty() {
             match_set.constant = Some(self.combine(&match_set, Decision::Deny, &[], Vec::new()));
-        } else if self.condition_only.is_some() {
+        } else if self.preparation_queue.is_some() {
             match_set.adopt_condition_only();
         }
         match_set

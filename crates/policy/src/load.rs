@@ -60,7 +60,7 @@ pub struct Loader {
     shared: SharedFiles,
     schemas: Schemas,
     warnings: Warnings,
-    condition_only: Option<SyncSender<Weak<MatchSet>>>,
+    preparation_queue: Option<SyncSender<Weak<MatchSet>>>,
     trial: DecisionTests,
 }
 
@@ -98,14 +98,14 @@ impl Loaded {
 }
 
 impl Loader {
-    pub fn new(warnings: Warnings, condition_only: Option<SyncSender<Weak<MatchSet>>>) -> Self {
+    pub fn new(warnings: Warnings, preparation_queue: Option<SyncSender<Weak<MatchSet>>>) -> Self {
         Self {
             cache: ParseCache::default(),
             caches: HashMap::new(),
             shared: SharedFiles::default(),
             schemas: Schemas::default(),
             warnings,
-            condition_only,
+            preparation_queue,
             trial: DecisionTests::Run,
         }
     }
@@ -300,7 +300,7 @@ impl Loader {
             errored,
         );
         let engine = engine
-            .with_preparation_queue(self.condition_only.clone())
+            .with_preparation_queue(self.preparation_queue.clone())
             .with_names(Arc::clone(&candidate.names));
         let rules = Rules {
             schema: Arc::clone(model),
