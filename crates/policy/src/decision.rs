@@ -35,11 +35,11 @@ pub struct Query<'a> {
     pub revision: &'a Revision,
     /// Unix milliseconds.
     pub now_millis: i64,
-    /// The question itself.
+    /// The request, or the named action and resource.
     pub asked: Asked<'a>,
 }
 
-/// The two forms of a question.
+/// The two forms of a query.
 pub enum Asked<'a> {
     /// A request to the app; portal file and path say which action and resource it is.
     Http(HttpQuery<'a>),
@@ -52,7 +52,7 @@ pub enum Asked<'a> {
 pub enum Caller<'a> {
     /// No credential was presented.
     Anonymous,
-    /// A credential proved this identity; the principal is what the same revision makes of it.
+    /// A credential proved this identity; `principal` is the principal that the same revision makes of it.
     Proven {
         /// Subject, tenant, roles and claims.
         identity: &'a Identity,
@@ -79,7 +79,7 @@ pub struct Open<'q> {
 
 /// A decision, its reasons, and what it was about.
 pub struct Decision {
-    /// Action and resource, where the query got that far.
+    /// Action and resource; `None` if the query ended before they were known.
     pub target: Option<Target>,
     /// The principal that a named query names itself; `None` where the caller is the principal.
     pub named_principal: Option<EntityUid>,
@@ -108,7 +108,7 @@ pub enum DecisionContext {
     Json(Value),
 }
 
-/// The ground that a decision rests on.
+/// The step that determined a decision.
 enum Basis {
     /// `portal.yaml` declares the path public.
     Public,
@@ -172,7 +172,7 @@ impl Query<'_> {
         Decision::on(forbid.map_or(Basis::Public, Basis::ClosedBy))
     }
 
-    /// The tenant that the request belongs to; the caller plays no part.
+    /// The tenant that the request belongs to; it does not depend on the caller.
     fn tenant(&self) -> Option<&str> {
         let host = match &self.asked {
             Asked::Http(http) => Some(http.host),
@@ -227,7 +227,7 @@ impl Decision {
         Self::on(Basis::Refused(Denial::NoPolicyLoaded.into()))
     }
 
-    /// A decision that a door makes before there is a query: the caller could not be established.
+    /// A decision that a door makes before there is a query: the caller could not be authenticated.
     pub fn refused(refusal: Refusal) -> Self {
         Self::on(Basis::Refused(refusal))
     }

@@ -1,9 +1,9 @@
 //! The evaluation of one query by one revision's policies. Pure: no I/O, no clock, no logging.
 //!
-//! Equal to Cedar's authorizer over the full policy set in decision, determining policies and errors, except for the
-//! house rule that an errored `forbid` denies. The index decides scopes; the policies whose scope matches form a *match set*,
-//! kept per scope key. A match set without conditions has a constant answer. For every other one Cedar evaluates the
-//! *condition-only* policies (same policy, scope removed) once they exist, and the original policies until then.
+//! Equal to Cedar's authorizer over the full policy set in decision, determining policies and errors, except for the house rule
+//! that an errored `forbid` denies. The index decides scopes; the policies whose scope matches form a *match set*, cached per
+//! scope key. A match set without conditions has a constant answer. For every other one Cedar evaluates the *condition-only*
+//! policies (same policy, scope removed) once they exist, and the original policies until then.
 //!
 //! An example with three policies: P1 `permit (principal in Role::"viewer", action, resource)`; P2 `permit (principal in
 //! Role::"clerk", action == Action::"POST", resource) when { context.hour < 18 }`; F `forbid (principal, action, resource in
@@ -40,7 +40,8 @@ use crate::engine::index::{PolicyIndex, ScopeKey};
 pub use crate::engine::policy::{PolicyEntry, PolicyInfo};
 use crate::schema::TypeNames;
 
-/// Match sets remembered per revision. Past it the least useful is forgotten and made again when needed (tens of µs).
+/// Match sets remembered per revision. Beyond it the cache evicts the least useful one, and the engine makes it again when
+/// needed (tens of µs).
 const MATCH_SETS_MAX: usize = 16_384;
 
 /// Everything a decision needs of one revision.
@@ -59,7 +60,7 @@ pub struct Engine {
 /// Policies and the index made of them.
 pub struct IndexedPolicies {
     pub policies: Vec<Arc<PolicyEntry>>,
-    /// A policy's number in it is its place in `policies`.
+    /// A policy's number in it is its position in `policies`.
     pub index: Arc<PolicyIndex>,
 }
 

@@ -1,8 +1,8 @@
-//! Strict JSON: what two parsers could read differently is refused, not guessed.
+//! Strict JSON: text that two parsers could read differently is refused.
 //!
-//! Foundation, used for tokens, key sets and the bodies of questions. Refuses duplicate members at every depth,
-//! trailing data, invalid UTF-8, lone surrogates and nesting beyond `DEPTH_MAX`. Numbers beyond 64 bits and
-//! fractions arrive as floats, so that a caller who wants an integer can refuse them.
+//! Foundation, used for tokens, key sets and the bodies of queries. Refuses duplicate members at every depth, trailing data,
+//! invalid UTF-8, lone surrogates and nesting beyond `DEPTH_MAX`. Numbers beyond 64 bits and fractions arrive as floats, so
+//! that a caller who wants an integer can refuse them.
 
 use std::cell::RefCell;
 use std::fmt;

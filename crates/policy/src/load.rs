@@ -1,7 +1,7 @@
-//! One portal's files → one revision, or every reason why not.
+//! One portal's files → one revision, or every reason why they are rejected.
 //!
-//! A pipeline of parse → validate → conform → test → index. A candidate is taken whole or not at all; only the emergency
-//! forbids of `_deny/` are taken one by one, and join the revision in force. Nothing here reads a file or a clock: the gate
+//! A pipeline of parse → validate → conform → test → index. A candidate is accepted or rejected as a whole; only the emergency
+//! forbids of `_deny/` are accepted one by one, and join the revision in force. Nothing here reads a file or a clock: the gate
 //! reads folders and passes the files in.
 
 mod checks;

@@ -1,8 +1,8 @@
-//! Which portal a request belongs to, and what it means there: action and resource.
+//! Finds the portal of a request, and the request's action and resource there.
 //!
-//! Second step of the path: after `gate` has the request's host and path, before `authn`. Reads configuration and a
-//! portal's routes only. Must never match by string prefix (`/shop` is not `/shopping`) and never fall back to a
-//! portal that an odd spelling of host or path would reach.
+//! The gate calls it with the request's host and path, before it looks for a credential. Reads configuration and a portal's
+//! routes only. Must never match by string prefix (`/shop` is not `/shopping`) and never fall back to a portal that an odd
+//! spelling of host or path would reach.
 
 pub mod file;
 pub mod path;
@@ -28,7 +28,7 @@ const HOST_LABELS_MAX: usize = 64;
 pub struct PortalTable {
     /// Keyed by host pattern, labels as configured.
     hosts: FxHashMap<String, Prefixes>,
-    /// Which places of a host may be `*`, the most specific first.
+    /// The positions of a host pattern that may be `*`; the most specific shape first.
     shapes: Vec<Shape>,
     anywhere: Prefixes,
 }
@@ -58,7 +58,7 @@ pub enum PortalError {
 }
 
 impl PortalTable {
-    /// The index that `find` answers is the portal's position in `portals`.
+    /// `find` returns a portal's position in `portals`.
     pub fn new<'a>(portals: impl IntoIterator<Item = &'a PortalScope>) -> Result<Self, PortalError> {
         let portals: Vec<&PortalScope> = portals.into_iter().collect();
         let mut table = Self::default();

@@ -1,7 +1,7 @@
 //! An identity → the Cedar principal of one portal.
 //!
-//! Attributes are what the *schema* declares, filled from claims as the declared types; a claim that is missing or of
-//! another type refuses. Runs once per token and revision; never looks at a request.
+//! The *schema* declares the attributes; claims fill them as the declared types. A required claim that is missing, or a claim
+//! of another type, is an error. Runs once per token and revision; never looks at a request.
 
 use cedar_policy::{EntityId, EntityTypeName, EntityUid};
 
@@ -14,7 +14,7 @@ use crate::schema::EntityModel;
 use crate::types::Identity;
 use crate::value::{Value, value};
 
-/// The principal, and what headers and records say of it.
+/// The principal of a caller.
 #[derive(Debug)]
 pub struct Principal {
     pub entity: QueryEntity,
@@ -63,7 +63,7 @@ impl Rules {
         self.with_stored_ancestors(direct)
     }
 
-    /// These and everything the store says is above them, each once.
+    /// These entities and their stored ancestors, each once.
     pub fn with_stored_ancestors(&self, direct: Vec<EntityUid>) -> Vec<EntityUid> {
         let above: Vec<EntityUid> = direct
             .iter()

@@ -1,6 +1,6 @@
 //! One portal's rules: schema, policies and entities, and the entities that a query names.
 //!
-//! `decision` asks them; nothing else does. Pure: no I/O, no clock.
+//! Only `decision` evaluates queries with them. Pure: no I/O, no clock.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::portal::path::ancestors_of;
 use crate::schema::SchemaModel;
 use crate::schema::TypeNames;
 
-/// A portal's policies, schema and entities, ready to be asked.
+/// A portal's policies, schema and entities, ready to evaluate queries.
 pub struct Rules {
     pub schema: Arc<SchemaModel>,
     pub engine: Engine,

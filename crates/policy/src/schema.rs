@@ -1,8 +1,8 @@
-//! A portal's schema, in a form that the gate fills values by.
+//! A portal's schema, in the form by which the gate builds values.
 //!
-//! Cedar's own `Schema` validates; this model holds what Cedar does not tell: the attributes of a principal type
-//! and their types, and the fields that an action's context declares. Built once per revision from Cedar's resolved
-//! JSON form; it decides nothing.
+//! Cedar's own `Schema` validates; this model holds the parts that Cedar's interface does not show: the attributes of a
+//! principal type and their types, and the fields that an action's context declares. Built once per revision from Cedar's
+//! resolved JSON form; it decides nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::portal::path::ancestors_of;
 
-/// Deepest nesting of declared types; Cedar forbids recursive types, so only absurd schemas meet it.
+/// Deepest nesting of declared types; Cedar forbids recursive types, so only an absurd schema reaches it.
 const TYPE_DEPTH_MAX: usize = 64;
 
 /// A declared type.
@@ -71,7 +71,7 @@ pub struct SchemaModel {
     /// Namespace of the types and actions that the gate itself names; empty: none.
     namespace: String,
     names: Names,
-    /// Namespaces, where there are several and `portal.yaml` names none.
+    /// All namespaces, if there are several and `portal.yaml` names none; else empty.
     pub ambiguous: Vec<String>,
 }
 
@@ -362,7 +362,7 @@ fn builtin(name: &str) -> Option<AttrType> {
     })
 }
 
-/// The namespace, and the several there are where none can be chosen: then the gate's own names are in none.
+/// The namespace of the gate's own names. If it is ambiguous: an empty namespace, and the list of all namespaces.
 fn choose_namespace(root: &Map<String, Value>, named: Option<&str>) -> Result<(String, Vec<String>), SchemaError> {
     let all: Vec<String> = root.keys().filter(|k| !k.is_empty()).cloned().collect();
     match named {

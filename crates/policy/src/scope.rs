@@ -1,4 +1,4 @@
-//! The parts of the platform's configuration that policies depend on: one portal, the issuers it trusts, its ways to log in.
+//! The parts of the platform's configuration that policies depend on: one portal, the issuers it trusts, its login providers.
 //!
 //! The gate builds a `PortalScope` from `cedargate.yaml`; commands without a configuration build one from defaults. Nothing
 //! here says how keys are fetched or where the app is.

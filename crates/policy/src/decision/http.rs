@@ -1,7 +1,7 @@
 //! The query of an HTTP request: route and path → action and resource → context → policies.
 //!
-//! A routed request must also survive the forbids of its plain path query, and so must a path with a second spelling: a route
-//! maps a path to a resource of the domain, but it never steps around a rule about the path.
+//! For a routed request, and for a path with a second spelling, the forbids of the plain path query are evaluated as well. So a
+//! route, which maps a path to a resource of the domain, never bypasses a forbid on the path.
 
 use std::net::IpAddr;
 
@@ -110,7 +110,7 @@ pub(super) fn evaluate(
     evaluation
 }
 
-/// `Err` where the query cannot be put at all; everything else is in the evaluation.
+/// `Err` if the query cannot be evaluated; every other outcome is in the evaluation.
 fn ask(
     rules: &Rules,
     principal: &QueryEntity,

@@ -1,8 +1,9 @@
-//! The query that names action and resource itself: the app's own question, and decision tests that skip HTTP.
+//! The query that names action and resource itself: a query of the app, or a decision test that skips HTTP.
 //!
-//! What the gate knows (portal, time, the credential's tenant) the query cannot override. Entities and context are read by
-//! the fast path where all of it is plainly of the declared types, else by Cedar's own readers; both give the same decisions,
-//! which a property test holds. The fast path exists because Cedar's JSON readers take tens of microseconds for a few values.
+//! At a running door a query cannot override the gate's facts (portal, time, the credential's tenant). The fast path reads
+//! entities and context if all of them are plain values of the declared types; else Cedar's own readers do. Both give the same
+//! decisions; a property test checks this. The fast path exists because Cedar's JSON readers take tens of microseconds for a
+//! few values.
 
 use cedar_policy::{Context, EntityId, EntityUid};
 use serde_json::{Map, Value, json};
@@ -19,7 +20,7 @@ use crate::query_entities::entity_item;
 use crate::rules::Rules;
 use crate::schema::SchemaModel;
 
-/// Action, resource, and the facts that the asker adds.
+/// Action, resource, and the facts that the query adds.
 pub struct NamedQuery<'a> {
     /// `viewOrder` or `NS::Action::"viewOrder"`.
     pub action: &'a str,
@@ -46,7 +47,7 @@ pub enum ContextPrecedence {
     GivenAlone,
 }
 
-/// An entity by name, with attributes and parents if the asker describes them.
+/// An entity by name, with attributes and parents if the query describes them.
 #[derive(Clone, Debug)]
 pub enum NamedEntity {
     /// `Type::"id"`
@@ -346,7 +347,7 @@ impl NamedEntity {
         }
     }
 
-    /// The attributes and parents that the asker gives to the entity `uid`.
+    /// The attributes and parents that the query gives to the entity `uid`.
     fn described<'a>(&'a self, uid: &'a EntityUid) -> DescribedEntity<'a> {
         let (attrs, parents) = match self {
             Self::Text(_) => (None, None),

@@ -1,8 +1,8 @@
 //! The entities a decision reads, and no others.
 //!
-//! A portal's `entities.json` may hold a million entities; adding one entity to a Cedar store costs as much as the
-//! store is large. So the stored ones live in a map of ours, and each decision gets a tiny store: what its policies'
-//! conditions can reach from the query, and nothing else.
+//! A portal's `entities.json` may hold a million entities; adding one entity to a Cedar store costs as much as the store is
+//! large. So a map of this file holds the stored entities, and each decision gets a small Cedar store that holds only the
+//! entities that its policies' conditions can reach from the query.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -25,13 +25,13 @@ pub struct StoredEntity {
     pub ancestors: Vec<EntityUid>,
 }
 
-/// Everything known about entities when a revision was built.
+/// The entities of a revision, with all their ancestors.
 #[derive(Debug, Default)]
 pub struct EntityStore {
     by_uid: FxHashMap<EntityUid, StoredEntity>,
-    /// Types of the entities that stand below others; the rest need no look-up of ancestors.
+    /// Types of stored entities that have ancestors; entities of other types need no look-up.
     placed_types: FxHashSet<EntityTypeName>,
-    /// Everything that a stored entity is below, stored itself or not.
+    /// Every ancestor of a stored entity, whether or not it is stored itself.
     above: FxHashSet<EntityUid>,
 }
 
@@ -97,12 +97,12 @@ impl ResolvedEntity {
         Self(Arc::new(entity.as_ref().clone()))
     }
 
-    /// Nothing but a name and a place.
+    /// An entity without attributes, below these ancestors.
     pub fn placed(uid: EntityUid, ancestors: impl IntoIterator<Item = EntityUid>) -> Self {
         Self::with(uid, [], ancestors)
     }
 
-    /// With these attributes, and below these others.
+    /// An entity with these attributes, below these ancestors.
     pub fn with(
         uid: EntityUid,
         attrs: impl IntoIterator<Item = (String, Value)>,
@@ -128,7 +128,7 @@ impl ResolvedEntity {
         }
     }
 
-    /// The same entity below others.
+    /// The same entity below other ancestors.
     pub fn below(&self, ancestors: impl IntoIterator<Item = EntityUid>) -> Self {
         let owned = |(name, value): (&_, &PartialValue)| (Clone::clone(name), value.clone());
         Self(Arc::new(ast::Entity::new_with_attr_partial_value(

@@ -1,4 +1,4 @@
-//! The parts that a load takes over from the one before, and those that it must not.
+//! The parts that a load reuses from the load before, and the parts that it must not reuse.
 
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -240,7 +240,7 @@ fn what_was_prepared_is_not_read_again_and_decides_nothing() {
     let after = loaded(&mut loader, "a", &next, Some(&before));
     assert!(Arc::ptr_eq(&ahead.model, &after.rules.schema));
     assert!(entry(&before, "older").is_same_reading(entry(&after, "older")));
-    // what was prepared and then written over once more is not served
+    // a prepared tree that is overwritten before the load is not served
     prepare(&mut loader, "a", &files(SCHEMA, &rule("two")));
     let last = loaded(&mut loader, "a", &files(SCHEMA, &rule("three")), Some(&after));
     assert_eq!(last.rules.engine.policies().len(), 1);

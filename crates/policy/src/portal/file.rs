@@ -1,7 +1,7 @@
-//! `portal.yaml`: what a portal's own team decides about its traffic.
+//! `portal.yaml`: the settings that a portal's own team makes for its traffic.
 //!
-//! Read while a revision loads, never on a request. Every error is reported at once with its line and key; a file with
-//! any error is rejected whole. Must never take a key it does not know: a misspelt `public` would be an open question.
+//! Read while a revision loads, never on a request. Every error is reported at once with its line and key; a file with any
+//! error is rejected whole. An unknown key is an error: a misspelt key would otherwise silently have no effect.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use url::Url;
 
 use super::route::{PublicPaths, RouteSpec, RouteTable};
 
-/// A checked `portal.yaml`; the default is what an absent key means.
+/// A checked `portal.yaml`; a default is the meaning of an absent key.
 #[derive(Clone, Debug, Default)]
 pub struct PortalFile {
     pub title: Option<String>,
@@ -89,7 +89,7 @@ const KEYS: [&str; 9] = [
     "danger_skip_errors",
 ];
 
-/// A YAML value that knows where it stands.
+/// A YAML value with its position in the file.
 #[derive(Debug)]
 enum Node {
     Null,

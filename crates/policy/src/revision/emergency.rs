@@ -1,6 +1,6 @@
-//! Emergency forbids on public paths, where policies are not asked.
+//! Emergency forbids on public paths, where policies are not evaluated.
 //!
-//! `load` takes the files of `_deny/` one by one. Here a public path asks whether one of them closes it for every caller.
+//! `load` takes the files of `_deny/` one by one. This file finds the one that closes a public path for every caller.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(crate) struct EmergencyForbids {
 impl Revision {
     /// The emergency forbid that closes a public path, where no caller is known: one whose scope covers every principal.
     ///
-    /// Its conditions are not evaluated: a condition that may hold is taken to hold.
+    /// Its conditions are not evaluated: every condition counts as satisfied.
     pub fn closed_by(&self, method: &str, path: &CanonicalPath) -> Option<Arc<PolicyInfo>> {
         let closes = |entry: &&Arc<PolicyEntry>| {
             let everybody = matches!(

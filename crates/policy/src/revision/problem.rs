@@ -1,4 +1,4 @@
-//! A problem of a file that a user owns: its place, and words that say what to do.
+//! A problem of a file that a user owns: its place, and advice.
 
 use std::fmt;
 

@@ -1,7 +1,6 @@
 //! The policy tree as it stood at one moment: every file a user owns, by name.
 //!
-//! The gate reads folders into it; bundles and tests build it from what they have. Holding a tree says nothing about whether its
-//! files are any good.
+//! The gate reads folders into it; bundles and tests build it from what they have. The files of a tree are not checked yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
