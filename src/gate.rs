@@ -1,8 +1,8 @@
 //! THE path: one request from its head to the app's answer, or to a refusal.
 //!
-//! `handle` wraps: ids, the audit guard, metrics, and turning a refusal into a response. `gate` is the straight line:
-//! check → path → portal → `allow` (caller → decision → permit) → upstream. Each step gives the next one what it needs, or ends
-//! the request. There is no way to `upstream::forward` around the permit.
+//! `handle` wraps: ids, the audit guard, metrics, and turning a refusal into a response. `gate` is the straight line: check →
+//! path → portal → `allow` (caller → decision → permit) → upstream. Each step gives the next one what it needs, or ends the
+//! request. `upstream::forward` takes a permit, so no request reaches it without a decision.
 
 mod authenticate;
 mod browser;
@@ -53,7 +53,7 @@ use crate::session::Sessions;
 /// The label and record value for requests that no portal matched.
 pub const NO_PORTAL: &str = "none";
 
-/// The part that all workers share.
+/// The parts that all workers share.
 pub struct Gate {
     pub config: Arc<Config>,
     pub portals: SharedRegistry,
@@ -264,7 +264,7 @@ impl Worker {
                 self.refused(&refusal, answer, progress)
             }
             Stop::Upstream(error) => {
-                // what clients can bring about at will must not fill the log
+                // failures that a client can cause at will must not fill the log
                 if error.is_worth_logging() {
                     tracing::warn!(decision_id = %progress.decision_id, error = %error, cause = error.cause(), "no answer from the app");
                 } else {
@@ -281,7 +281,7 @@ impl Worker {
         }
     }
 
-    /// Counts, completes the record and sends both on their way.
+    /// Counts the request, completes its record, and returns the response.
     fn finish(&self, mut response: Response<Body>, mut progress: Progress) -> Response<Body> {
         if let Some(active) = &progress.active {
             cors::share(&active.revision.file.cors, progress.origin.as_ref(), response.headers_mut());
@@ -330,7 +330,7 @@ impl Worker {
 }
 
 impl Gate {
-    /// A request that could not even be recorded still counts.
+    /// Counts a request that got no slot for its record.
     fn count_unrecorded(&self, method: &http::Method, denial: Denial) {
         let class = status_class(denial.status());
         self.metrics
@@ -344,7 +344,7 @@ impl Gate {
     }
 }
 
-/// Methods as a bounded label.
+/// The method as a metric label with a bounded set of values.
 fn method_label(method: &http::Method) -> &'static str {
     ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
         .into_iter()

@@ -276,9 +276,9 @@ impl RelyingParty {
 
     fn authorization_request<'a>(&self, login: &LoginRequest<'a>) -> Option<AuthorizationRequest<'a>> {
         let state = LoginState::new(login, unix_millis())?;
-        let sealed = self.sessions.seal_for_trip(login.browser.expose(), &state.to_bytes()?);
+        let sealed = self.sessions.seal_for_browser(login.browser.expose(), &state.to_bytes()?);
         let destination = state.destination().and_then(|destination| destination.to_bytes());
-        let destination = destination.map(|bytes| self.sessions.seal_for_trip(DESTINATION_SECRET, &bytes));
+        let destination = destination.map(|bytes| self.sessions.seal_for_browser(DESTINATION_SECRET, &bytes));
         Some(AuthorizationRequest {
             state: match destination {
                 Some(destination) => format!("{destination}{STATE_SEPARATOR}{sealed}"),

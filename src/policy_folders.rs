@@ -1,8 +1,8 @@
 //! Reads the policy tree from folders: the only I/O of loading policies.
 //!
-//! Follows symlinks (kubelet mounts are made of them), ignores what editors leave lying about, and reads within bounds. An
-//! editor may be writing while the gate reads: `read_twice` reads until two readings are identical, so that no half-written file
-//! counts.
+//! Follows symlinks (kubelet mounts are made of them), ignores the temporary files of editors, and reads within bounds. An
+//! editor may be writing while the gate reads: `read_twice` reads until two readings are identical, so that no half-written
+//! file counts.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,9 +14,10 @@ use cedargate_policy::revision::problem::Problem;
 use cedargate_policy::revision::source::{SourceFile, Tree};
 use cedargate_policy::types::PortalSlug;
 
-/// Bytes of all files of one folder below `policies/`, or of `schemas/`: what one portal's owner can make the gate hold.
+/// Bytes of all files of one folder below `policies/`, or of `schemas/`: the memory that one portal's owner can use.
 pub const FOLDER_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// Directory entries of one such folder, so that neither many files nor symlinks in circles hold up the others.
+/// Directory entries of one such folder, so that neither many files nor circular symlinks in one folder delay the other
+/// folders.
 const FOLDER_ENTRIES_MAX: usize = 100_000;
 /// Folders below the policy folder: portal, then `tests`, `_deny`, `candidate`, then `ALLOW`, `DENY`.
 const DEPTH_MAX: usize = 4;
@@ -25,11 +26,11 @@ const DEPTH_MAX: usize = 4;
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Scope {
     Everything,
-    /// These entries of the two roots, named like files (`policies/customer`); the others are as they were.
+    /// These entries of the two roots, named like files (`policies/customer`); every other entry is unchanged.
     Entries(BTreeSet<String>),
 }
 
-/// One reading: what was known before, what may have changed since, and what is there.
+/// One reading of the tree: the reading before, the part that may have changed since, and the result.
 struct Reader<'a> {
     tree: Tree,
     known: &'a Tree,
@@ -63,8 +64,8 @@ impl PolicyFolders {
         self.read_again(&Tree::default(), &Scope::Everything)
     }
 
-    /// Reads once what may have changed since `known`. A file with the content it had is the same file: neither
-    /// hashed again nor held twice.
+    /// Reads once the part of the tree that may have changed since `known`. A file with unchanged content is taken over: it is
+    /// neither hashed again nor stored twice.
     pub fn read_again(&self, known: &Tree, scope: &Scope) -> Tree {
         let roots = [&self.policies, &self.schemas];
         // an entry that is a link may change under another name than its own
@@ -123,7 +124,7 @@ impl Reader<'_> {
             if ["policies", "schemas"].contains(&name) && self.take_over(&child, budget) {
                 continue;
             }
-            // what lies directly in `policies/` has a budget of its own
+            // the files directly in `policies/` have a budget of their own
             let mut own = Budget::full();
             let budget = if depth == 0 { &mut own } else { &mut *budget };
             if budget.entries == 0 {
@@ -227,7 +228,7 @@ fn has_links(root: &Path) -> bool {
     fs::read_dir(root).is_ok_and(|mut entries| entries.any(is_link))
 }
 
-/// A FIFO that was put in a file's place after it was looked at would hold up every reload.
+/// Opens a regular file without blocking: a FIFO that replaced the file after it was listed would block every reload.
 fn open(path: &Path) -> io::Result<fs::File> {
     let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if file.metadata()?.is_file() {
@@ -237,12 +238,12 @@ fn open(path: &Path) -> io::Result<fs::File> {
     }
 }
 
-/// Hidden files, kubelet's `..data`, editors' swap and backup files.
+/// True for hidden files, kubelet's `..data`, and editors' swap and backup files.
 fn is_litter(name: &str) -> bool {
     name.starts_with('.') || name.ends_with('~') || (name.starts_with('#') && name.ends_with('#'))
 }
 
-/// Kinds of file that mean something to a revision; a README beside them does not.
+/// True for the kinds of file that a revision can contain; a README beside them is ignored.
 fn is_ours(name: &str) -> bool {
     [".cedar", ".cedarschema", ".yaml", ".yml", ".json"]
         .iter()

@@ -1,8 +1,8 @@
-//! `POST /authorize` and `/authorize/batch`: the app's own question, on the decision listener.
+//! `POST /authorize` and `/authorize/batch`: a query of the app, on the decision listener.
 //!
-//! Who is a token, the gate's own assertion, or a principal the app names; then action, resource, context, entities.
-//! Every decision is a 200; what cannot be asked is a 400 that names the place. What the gate knows itself (portal,
-//! time, the credential's tenant) the app cannot override.
+//! The query names the subject (a token, the gate's own assertion, or a principal that the app describes), action, resource,
+//! context and entities. Every decision is a 200; a malformed query is a 400 that names the wrong member. The app cannot
+//! override the gate's own facts (portal, time, the credential's tenant).
 
 pub mod body;
 
@@ -39,13 +39,13 @@ use crate::http::request::{Trace, correlation};
 use crate::http::upstream::Body;
 use crate::portals::{Caller, Portal};
 
-/// The parts of one request to this door besides its body.
+/// The facts of one request to this door besides its body.
 struct Envelope {
     request_id: HeaderValue,
     trace: Trace,
     /// The caller's credential from the `Authorization` header.
     bearer: Option<String>,
-    /// The caller's `Cookie`, where the app passes it on.
+    /// The caller's `Cookie` headers, if the app passes them on.
     cookie: HeaderMap,
 }
 
@@ -63,10 +63,10 @@ enum Answered {
     Batch { decisions: Vec<Rendered> },
 }
 
-/// Answers one request on the decision listener; never fails. `tokens` are what callers must present, if any.
+/// Answers one request on the decision listener; never fails. A caller must present one of `tokens`, unless the list is empty.
 pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], request: Request<Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
-    // of the decision that a refusal is about
+    // the id of the decision that a refusal belongs to; `respond` moves it on
     let mut decision_id = Uuid::now_v7();
     let crate::http::request::Correlation { request_id, trace } = correlation(&head.headers, decision_id);
     let mut envelope = Envelope {
@@ -93,7 +93,7 @@ pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], request: Request<I
     }
 }
 
-/// Reads what is asked; nothing is decided yet.
+/// Reads credential and queries of a request, without deciding.
 async fn read(
     gate: &Gate,
     tokens: &[Redacted<String>],
@@ -125,7 +125,7 @@ async fn read(
     Ok(Asks::One(Box::new(Ask::read(parsed, "")?)))
 }
 
-/// Decides everything asked; `decision_id` is left at the last one.
+/// Decides every query; afterwards `decision_id` is that of the last decision.
 async fn respond(gate: &Gate, envelope: &Envelope, asks: &Asks, decision_id: &mut Uuid) -> Result<Answered, Refusal> {
     let asks = match asks {
         Asks::One(ask) => return one(gate, envelope, ask, *decision_id).await.map(Answered::One),
@@ -140,7 +140,7 @@ async fn respond(gate: &Gate, envelope: &Envelope, asks: &Asks, decision_id: &mu
     Ok(Answered::Batch { decisions })
 }
 
-/// Records a request that asked nothing that could be read.
+/// Records a request without a readable query.
 fn unasked(gate: &Gate, envelope: &Envelope, refusal: Refusal, decision_id: Uuid) -> Refusal {
     match gate.audit.admit() {
         Err(full) => full,
@@ -186,13 +186,13 @@ fn credential(headers: &HeaderMap, tokens: &[Redacted<String>]) -> Result<Option
     }
 }
 
-/// Decides one query, and writes its record. `Err` where there is no decision: the query cannot be put, or the caller's
-/// credential proves nothing.
+/// Decides one query, and writes its record. `Err` if there is no decision: the query cannot be evaluated, or the caller's
+/// credential is not valid.
 async fn one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uuid) -> Result<Rendered, Refusal> {
     let portal = gate.portals.load().named(&ask.portal).cloned();
     let slot = gate.audit.admit()?;
     let Some(portal) = portal else {
-        // a name that the app made up is no label
+        // an unknown name from the app must not become a metric label
         let record = envelope.record(decision_id, NO_PORTAL);
         gate.audit.guard(slot, record).denied(Denial::PortalUnknown);
         count_without_portal(gate, Denial::PortalUnknown);
@@ -231,7 +231,7 @@ async fn one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uuid) -> 
     Ok(rendered(&decision, decision_id, &portal.name, &revision))
 }
 
-/// `Err` where the caller's credential proves nothing.
+/// `Err` if the caller's credential is not valid.
 async fn decide(
     gate: &Gate,
     scope: ActivePortal<'_>,
@@ -272,7 +272,7 @@ async fn decide(
     Ok(decision)
 }
 
-/// The principal that a query is about, as the body or a credential says.
+/// The principal of a query, named by the body or proved by a credential.
 enum Subject {
     /// The body names it.
     Named,
@@ -404,7 +404,8 @@ pub fn rendered(decision: &Decision, decision_id: Uuid, portal: &Arc<str>, revis
 fn json_response(body: &Answered, request_id: HeaderValue) -> Response<Body> {
     let (status, body) = match serde_json::to_vec(body) {
         Ok(body) => (StatusCode::OK, body),
-        // texts, which JSON can say; but what could not be said must not look like an answer
+        // INVARIANT: the body holds texts only, so serializing does not fail; if it did, a part of it must not pass for an
+        // answer
         Err(_unsaid) => (StatusCode::INTERNAL_SERVER_ERROR, Vec::new()),
     };
     let mut response = Response::new(Body::full(Bytes::from(body)));

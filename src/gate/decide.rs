@@ -1,6 +1,6 @@
-//! From a checked head to a permit: finds the caller, then asks the portal's policies.
+//! From a checked head to a permit: finds the caller, then has the portal's policies decide.
 //!
-//! The decision itself is `cedargate_policy::decision`; this file finds the caller for it and keeps the record. The order of
+//! The decision itself is `cedargate_policy::decision`; this file finds the caller for it and fills the record. The order of
 //! the answers is fixed: an emergency forbid on a public path → the credential → the rate of the principal → the decision.
 
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub(super) enum Allowed {
     Pass(Passed),
 }
 
-/// A permit, and the basis that it is looked at again on.
+/// A permit, and the basis on which it is re-checked later.
 pub(super) struct Passed {
     pub permit: Permit,
     /// `None` for a preflight: nothing to re-check later.

@@ -1,6 +1,6 @@
 //! Endpoints that the proxy listener answers itself: the assertion's public keys, and the reserved identity prefix.
 //!
-//! Nothing else of the app's address space is the gate's; these paths never reach the app.
+//! Requests for these paths never reach an app; requests for every other path go to a portal.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -18,7 +18,7 @@ use cedargate_policy::portal::path::{CanonicalPath, ancestors_of};
 
 /// Public keys of the assertion.
 pub const JWKS_PATH: &str = "/.well-known/cedargate/jwks.json";
-/// Everything below it is the gate's.
+/// Paths below it belong to the gate.
 const OWN_PREFIX: &str = "/.well-known/cedargate";
 
 /// A path of the gate's own.
@@ -31,7 +31,7 @@ pub(super) enum Own<'a> {
 }
 
 impl Worker {
-    /// Which of the gate's own paths it is, if it is one.
+    /// The gate's own endpoint at this path; `None` for a path of a portal.
     pub(super) fn own_endpoint<'a>(&self, path: &'a CanonicalPath) -> Option<Own<'a>> {
         let id = path.plain_id();
         if id == JWKS_PATH {

@@ -33,7 +33,7 @@ pub(super) struct Progress {
     /// The target of a browser navigation.
     pub navigation: Option<Uri>,
     pub cookie: Cookie,
-    /// True if the path is one of the gate's own.
+    /// True if the path belongs to the gate and not to a portal.
     pub is_own: bool,
 }
 
@@ -77,7 +77,7 @@ impl Progress {
         }
     }
 
-    /// Policies were asked: counts how long that took.
+    /// Records the duration of the decision, unless the query ended before action and resource were known.
     pub fn set_duration(&mut self, portal: &Portal, started: Instant, decision: &Decision) {
         if decision.target.is_none() {
             return;

@@ -423,7 +423,7 @@ async fn marks_and_counters_are_shared_and_can_be_removed() {
     sessions.put("introspection", &key, b"active", minute).await.unwrap();
     assert_eq!(sessions.fetch("introspection", &key).await.unwrap().unwrap(), b"active");
     assert_eq!(sessions.fetch("introspection", &[2; 32]).await.unwrap(), None);
-    let trip = sessions.seal_for_trip(b"cookie", b"state");
-    assert_eq!(sessions.open_from_trip(b"cookie", &trip).unwrap(), b"state");
-    assert_eq!(sessions.open_from_trip(b"cookie", ""), None);
+    let sealed = sessions.seal_for_browser(b"cookie", b"state");
+    assert_eq!(sessions.open_from_browser(b"cookie", &sealed).unwrap(), b"state");
+    assert_eq!(sessions.open_from_browser(b"cookie", ""), None);
 }

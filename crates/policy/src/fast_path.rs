@@ -32,7 +32,7 @@ pub fn fast_name(schema: &SchemaModel, value: &Value) -> Option<EntityUid> {
     }
 }
 
-/// `Type::"id"`, without anything in the id that has to be read twice.
+/// `Type::"id"`, whose id contains no escape and no quote.
 pub fn fast_text(schema: &SchemaModel, text: &str) -> Option<EntityUid> {
     let (ty, rest) = text.split_once("::\"")?;
     let id = rest.strip_suffix('"').filter(|id| !id.contains(['"', '\\']))?;

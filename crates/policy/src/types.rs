@@ -105,7 +105,7 @@ impl PortalSlug {
         &self.0
     }
 
-    /// A placeholder until the real slug is known.
+    /// A placeholder slug, for texts about a portal without a name.
     pub fn placeholder() -> Self {
         Self(Arc::from("portal"))
     }

@@ -18,7 +18,7 @@ use crate::config::values::SecretText;
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawLogin {
-    /// TrustedProviders to log in, by name; `portal.yaml` names the one that a portal uses.
+    /// Providers to log in, by name; `portal.yaml` names the one that a portal uses.
     pub providers: BTreeMap<String, RawProvider>,
 }
 

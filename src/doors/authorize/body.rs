@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 /// Members of a body; an unknown one is an error, because it would be ignored otherwise.
 const MEMBERS: [&str; 7] = ["portal", "token", "principal", "action", "resource", "context", "entities"];
 
-/// One body, as sent.
+/// One query as the body states it.
 pub struct Ask {
     /// `requests[3]` in a batch.
     pub place: String,
@@ -28,7 +28,7 @@ pub enum Who {
 }
 
 impl Ask {
-    /// The query that this body asks.
+    /// The query for the decision.
     pub fn query(&self) -> NamedQuery<'_> {
         let principal = match &self.who {
             Who::Principal(principal) => Some(principal),
