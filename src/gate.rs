@@ -221,7 +221,7 @@ impl Worker {
                 path,
                 query: parts.uri.query().map(str::to_owned),
                 client,
-                headers: keeps_headers.then(|| OriginalRequest::kept_headers(&parts.headers)),
+                headers: keeps_headers.then(|| OriginalRequest::without_credentials(&parts.headers)),
                 at_millis: progress.decided_at,
             },
             basis,

@@ -52,7 +52,7 @@ pub struct PolicyFolders {
     pub schemas: PathBuf,
 }
 
-/// The two last readings of a tree. Where they differ, an editor was still writing: that part must not be used.
+/// The two last readings of a tree. A part that differs between them was still being written and must not be used.
 pub struct Readings {
     pub before: Tree,
     pub last: Tree,
@@ -117,7 +117,7 @@ impl Reader<'_> {
         for entry in entries {
             let file_name = entry.file_name();
             let shown = file_name.to_string_lossy();
-            if is_litter(&shown) {
+            if is_temporary(&shown) {
                 continue;
             }
             let child = format!("{name}/{shown}");
@@ -137,10 +137,10 @@ impl Reader<'_> {
             // metadata follows symlinks: kubelet's files are symlinks into `..data`
             match fs::metadata(entry.path()) {
                 Err(error) => self.problem(&child, format!("cannot be read: {error}")),
-                Ok(meta) if (meta.is_dir() || is_ours(&child)) && file_name.to_str().is_none() => {
+                Ok(meta) if (meta.is_dir() || is_policy_file(&child)) && file_name.to_str().is_none() => {
                     self.problem(&child, "has a name that is not UTF-8; rename it");
                 }
-                Ok(meta) if meta.is_dir() && is_ours(&child) => {
+                Ok(meta) if meta.is_dir() && is_policy_file(&child) => {
                     self.problem(&child, "is a folder with the name of a file; rename it");
                 }
                 Ok(meta) if meta.is_dir() && depth < DEPTH_MAX => {
@@ -150,7 +150,7 @@ impl Reader<'_> {
                     self.walk(&entry.path(), &child, depth + 1, budget);
                 }
                 Ok(meta) if meta.is_file() => self.read_file(&entry.path(), child, meta.len(), budget),
-                Ok(_) if is_ours(&child) => self.problem(&child, "is not a regular file"),
+                Ok(_) if is_policy_file(&child) => self.problem(&child, "is not a regular file"),
                 Ok(_) => {}
             }
         }
@@ -189,7 +189,7 @@ impl Reader<'_> {
     }
 
     fn read_file(&mut self, path: &Path, name: String, length: u64, budget: &mut Budget) {
-        if !is_ours(&name) {
+        if !is_policy_file(&name) {
             return;
         }
         let too_large = format!("makes its folder larger than {FOLDER_BYTES_MAX} bytes");
@@ -239,12 +239,12 @@ fn open(path: &Path) -> io::Result<fs::File> {
 }
 
 /// True for hidden files, kubelet's `..data`, and editors' swap and backup files.
-fn is_litter(name: &str) -> bool {
+fn is_temporary(name: &str) -> bool {
     name.starts_with('.') || name.ends_with('~') || (name.starts_with('#') && name.ends_with('#'))
 }
 
 /// True for the kinds of file that a revision can contain; a README beside them is ignored.
-fn is_ours(name: &str) -> bool {
+fn is_policy_file(name: &str) -> bool {
     [".cedar", ".cedarschema", ".yaml", ".yml", ".json"]
         .iter()
         .any(|suffix| name.ends_with(suffix))
@@ -370,7 +370,7 @@ mod tests {
         assert_eq!(
             places.read_again(&third, &touched(&[])),
             places.read(),
-            "what is gone is gone"
+            "a removed folder is not in the tree any more"
         );
     }
 

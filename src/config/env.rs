@@ -58,7 +58,7 @@ fn variable(schema: &Value, name: String, value: String, errors: &mut ConfigErro
             errors.add(
                 &key,
                 Some(origin),
-                format!("two underscores stand between levels; write `{PREFIX}{right}`"),
+                format!("two underscores separate levels; write `{PREFIX}{right}`"),
             );
         }
         return None;

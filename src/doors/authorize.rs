@@ -28,7 +28,7 @@ use serde_json::json;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use self::body::{Ask, Who};
+use self::body::{Ask, SubjectSource};
 use crate::audit::{AuditGuard, AuditRecord, PolicyError};
 use crate::authn::{VerifiedAssertion, bearer, is_assertion};
 use crate::base::clock::{unix_millis, unix_seconds};
@@ -311,11 +311,11 @@ impl Subject {
 
 async fn subject(gate: &Gate, scope: ActivePortal<'_>, envelope: &Envelope, ask: &Ask) -> Result<Subject, Refusal> {
     let portal = scope.portal;
-    let token = match (&ask.who, &envelope.bearer) {
-        (Who::Principal(_), _) => return Ok(Subject::Named),
-        (Who::Token(token), _) => token.expose().as_str(),
-        (Who::Header, Some(token)) => token.as_str(),
-        (Who::Header, None) => {
+    let token = match (&ask.subject, &envelope.bearer) {
+        (SubjectSource::Principal(_), _) => return Ok(Subject::Named),
+        (SubjectSource::Token(token), _) => token.expose().as_str(),
+        (SubjectSource::Header, Some(token)) => token.as_str(),
+        (SubjectSource::Header, None) => {
             let presented = gate.presented_session(&envelope.cookie).await?;
             let presented = presented.ok_or(Refusal::new(Denial::TokenMissing, "name a `principal`, or give a `token`"))?;
             return Ok(Subject::Caller(gate.session_caller(scope, &presented.session)?));

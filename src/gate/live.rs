@@ -100,11 +100,11 @@ impl Drop for Registration {
 
 impl OriginalRequest {
     /// A copy of the headers for an entry, without credentials.
-    pub fn kept_headers(headers: &HeaderMap) -> HeaderMap {
-        let mut kept = headers.clone();
-        kept.remove(AUTHORIZATION);
-        kept.remove(COOKIE);
-        kept
+    pub fn without_credentials(headers: &HeaderMap) -> HeaderMap {
+        let mut copy = headers.clone();
+        copy.remove(AUTHORIZATION);
+        copy.remove(COOKIE);
+        copy
     }
 }
 

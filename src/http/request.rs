@@ -39,7 +39,7 @@ pub static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// The target of an unambiguous request.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Target<'a> {
-    /// Lower case, no port, no trailing dot; an IPv6 address stands in brackets.
+    /// Lower case, no port, no trailing dot; an IPv6 address is in brackets.
     pub host: String,
     pub port: Option<u16>,
     /// As sent; always starts with `/`.
@@ -81,7 +81,7 @@ pub struct Trace {
 /// A host with an optional port.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Authority {
-    /// Lower case, no trailing dot; an IPv6 address stands in brackets.
+    /// Lower case, no trailing dot; an IPv6 address is in brackets.
     pub host: String,
     pub port: Option<u16>,
 }

@@ -1,4 +1,4 @@
-//! A session and its store: find it, read it, admit it, create it, note its use.
+//! A session and its store: finds, reads, admits and creates a session, and records its use.
 //!
 //! Every request with a session cookie enters here through `try_find`, which never waits; only if this process cannot answer
 //! does `find` read the store. A value that was read counts only after `admit` checked its timeouts, the revocation log, and

@@ -170,7 +170,7 @@ impl Seal {
         self.open_header_part(&parts, key, handle)
     }
 
-    /// Seals a small value for other replicas, bound to the store's key that it is kept under.
+    /// Seals a small value for other replicas, bound to the store's key under which it is stored.
     pub fn shared(&self, store_key: &[u8], value: &[u8]) -> Result<Vec<u8>, SealError> {
         self.seal_with(SHARED_LABEL, b"", store_key, value)
     }

@@ -241,7 +241,7 @@ pub fn at<'a>(claims: &'a Map<String, Value>, path: &str) -> Result<Option<&'a V
             None => return Ok(None),
             Some(Value::Object(inner)) => map = inner,
             Some(_) if parts.peek().is_some() => {
-                return Err(ClaimError::claim(path, "is looked for inside a value that is no object"));
+                return Err(ClaimError::claim(path, "is looked up inside a value that is not an object"));
             }
             Some(_) => {}
         }
@@ -280,7 +280,7 @@ pub fn audience_list(claims: &Map<String, Value>) -> Result<Vec<String>, ClaimEr
             .iter()
             .map(|audience| audience.as_str().map(str::to_owned))
             .collect::<Option<_>>()
-            .ok_or(ClaimError::claim("aud", "holds something that is no string"))?,
+            .ok_or(ClaimError::claim("aud", "holds a value that is not a string"))?,
         Some(_) => {
             return Err(ClaimError::claim(
                 "aud",
@@ -371,7 +371,7 @@ fn auth_facts(claims: &Map<String, Value>) -> Result<AuthFacts, ClaimError> {
     let amr = match claims.get("amr") {
         None => Vec::new(),
         Some(value @ Value::Array(_)) => names("amr", value)?,
-        Some(_) => return Err(ClaimError::claim("amr", "is no array of strings")),
+        Some(_) => return Err(ClaimError::claim("amr", "is not an array of strings")),
     };
     Ok(AuthFacts {
         method: "bearer",

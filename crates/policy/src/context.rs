@@ -196,7 +196,7 @@ impl ContextPlan {
     /// Refuses repeated values and missing required facts: policies could not be evaluated with them.
     pub fn check(&self, facts: &Facts<'_>) -> Result<(), Refusal> {
         if let Some(name) = self.foreign_required.first() {
-            let detail = format!("context `{name}` is required and only the app could give it, at its own door");
+            let detail = format!("context `{name}` is required, and only a named query of the app can give it");
             return Err(Refusal::new(Denial::NotPermitted, detail));
         }
         let mut doubtful = self.owned.iter().filter(|f| f.fact.can_fail() && !f.is_plain_fact(facts));

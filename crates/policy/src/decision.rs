@@ -198,8 +198,8 @@ impl Open<'_> {
     fn basis(&self, caller: Caller<'_>, details: &mut Details) -> Result<Basis, Refusal> {
         let query = self.query;
         let tenant = query.tenant();
-        let own = caller.identity().and_then(|identity| identity.tenant.as_deref());
-        check_tenant(tenant, own)?;
+        let caller_tenant = caller.identity().and_then(|identity| identity.tenant.as_deref());
+        check_tenant(tenant, caller_tenant)?;
         if self.is_public {
             return Ok(Basis::Public);
         }
@@ -301,12 +301,12 @@ impl Decision {
     }
 }
 
-/// Denies a caller of another tenant (`own`) than the request's.
-pub fn check_tenant(request: Option<&str>, own: Option<&str>) -> Result<(), Refusal> {
-    match (request, own) {
-        (Some(request), Some(own)) if request != own => Err(Refusal::new(
+/// Denies a caller whose tenant is not the request's.
+pub fn check_tenant(request: Option<&str>, caller: Option<&str>) -> Result<(), Refusal> {
+    match (request, caller) {
+        (Some(request), Some(caller)) if request != caller => Err(Refusal::new(
             Denial::TenantMismatch,
-            format!("the request is for tenant `{request}`, the caller of `{own}`"),
+            format!("the request is for tenant `{request}`, the caller of `{caller}`"),
         )),
         _ => Ok(()),
     }

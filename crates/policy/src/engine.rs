@@ -1,9 +1,9 @@
 //! The evaluation of one query by one revision's policies. Pure: no I/O, no clock, no logging.
 //!
-//! Equal to Cedar's authorizer over the full policy set in decision, determining policies and errors, except for the house rule
-//! that an errored `forbid` denies. The index decides scopes; the policies whose scope matches form a *match set*, cached per
-//! scope key. A match set without conditions has a constant answer. For every other one Cedar evaluates the *condition-only*
-//! policies (same policy, scope removed) once they exist, and the original policies until then.
+//! Equal to Cedar's authorizer over the full policy set in decision, determining policies and errors, except for one rule: a
+//! `forbid` that fails to evaluate denies. The index decides scopes; the policies whose scope matches form a *match set*,
+//! cached per scope key. A match set without conditions has a constant answer. For every other one Cedar evaluates the
+//! *condition-only* policies (same policy, scope removed) once they exist, and the original policies until then.
 //!
 //! An example with three policies: P1 `permit (principal in Role::"viewer", action, resource)`; P2 `permit (principal in
 //! Role::"clerk", action == Action::"POST", resource) when { context.hour < 18 }`; F `forbid (principal, action, resource in

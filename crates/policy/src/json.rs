@@ -2,7 +2,7 @@
 //!
 //! Foundation, used for tokens, key sets and the bodies of queries. Refuses duplicate members at every depth, trailing data,
 //! invalid UTF-8, lone surrogates and nesting beyond `DEPTH_MAX`. Numbers beyond 64 bits and fractions arrive as floats, so
-//! that a caller who wants an integer can refuse them.
+//! that a caller that needs an integer can refuse them.
 
 use std::cell::RefCell;
 use std::fmt;

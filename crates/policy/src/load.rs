@@ -7,7 +7,7 @@
 mod checks;
 mod emergency;
 #[cfg(test)]
-mod kept_tests;
+mod reuse_tests;
 mod nesting;
 mod policies;
 mod schemas;
@@ -23,8 +23,8 @@ use http::HeaderValue;
 use serde_json::Value;
 
 use self::checks::{
-    duplicates, gone, is_policy_place, link_path_problems, login_problem, namespace_warning, public_problems, route_problems,
-    schema_problems,
+    duplicates, is_policy_place, link_path_problems, login_problem, namespace_warning, public_problems, removed_files,
+    route_problems, schema_problems,
 };
 use self::emergency::EmergencyLoad;
 use self::policies::{ParseCache, SharedFiles};
@@ -188,7 +188,7 @@ impl Loader {
     ) -> Result<Arc<Candidate>, RevisionError> {
         let files = tree.portal_files(&portal.slug);
         let mut problems = tree.portal_problems(&portal.slug);
-        problems.extend(gone(&portal.slug, &files, previous));
+        problems.extend(removed_files(&portal.slug, &files, previous));
         if let Some(previous) = previous.filter(|p| problems.is_empty() && p.candidate.files == files) {
             return Ok(Arc::clone(&previous.candidate));
         }

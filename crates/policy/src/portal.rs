@@ -159,7 +159,7 @@ pub fn normal_host(host: &str) -> Option<String> {
     valid.then(|| name.to_ascii_lowercase())
 }
 
-/// Nothing, or `:` and a port number (RFC 3986 allows none after the colon; we don't).
+/// True for an empty text, or `:` and a port number. RFC 3986 allows a colon without a number; the gate does not.
 fn is_port(text: &str) -> bool {
     match text.strip_prefix(':') {
         Some(digits) => digits.bytes().all(|b| b.is_ascii_digit()) && digits.parse::<u16>().is_ok(),

@@ -113,8 +113,8 @@ impl Rules {
 
     /// A resource that the app names; the ancestors of a path come from its id alone.
     pub fn named_resource(&self, uid: EntityUid, supplied: &SuppliedEntities) -> QueryEntity {
-        let own = supplied.get(&uid).filter(|_| self.engine.store.get(&uid).is_none());
-        let Some(known) = own else { return self.resource(uid) };
+        let sent = supplied.get(&uid).filter(|_| self.engine.store.get(&uid).is_none());
+        let Some(known) = sent else { return self.resource(uid) };
         let mut above = known.ancestors();
         if self.names.path.as_ref() == Some(uid.type_name()) {
             above.extend(self.path_ancestors(&uid));

@@ -12,7 +12,7 @@ use crate::types::{Identity, PortalSlug};
 pub struct PortalScope {
     /// The portal's name.
     pub slug: PortalSlug,
-    /// Which traffic the portal gets.
+    /// The requests that belong to the portal.
     pub matches: PortalMatch,
     /// Source of a request's tenant.
     pub tenant: TenantSource,

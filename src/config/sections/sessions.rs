@@ -379,7 +379,7 @@ impl Checker<'_> {
                 None
             }
             Some(url) if url.query().is_some() || url.fragment().is_some() || !has_database_at_most(&url) => {
-                let message = "has more in it than a host, a port and the number of a database; the rest is in keys of its own";
+                let message = "may hold only a host, a port and the number of a database; other settings have keys of their own";
                 self.error(key, message);
                 None
             }

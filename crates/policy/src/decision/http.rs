@@ -127,7 +127,8 @@ fn ask(
         plan.check(facts)?;
     }
     for PathQuery { action, path } in &located.path_queries {
-        // where the method is no declared action, policies that name no action still count, in the routed context
+        // if the method is not a declared action, policies without an action constraint still count, with the context of the
+        // route's action
         let own_plan = rules.plans.get(action);
         let context = match given {
             Some(given) if own_plan.is_some() => {

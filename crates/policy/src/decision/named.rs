@@ -97,7 +97,7 @@ pub(super) fn evaluate_by(
         .resolve_action(named.action)
         .ok_or_else(|| invalid(format!("`action`: the schema has no action `{}`", named.action)))?;
     let resource = named.resource.uid(schema, "resource")?;
-    // the principal of the query itself; a credential's principal stands above it
+    // the principal that the query names; a credential's principal takes precedence
     let own = match (caller, named.principal) {
         (Caller::Proven { .. }, _) => None,
         (Caller::Anonymous, Some(entity)) => Some(OwnPrincipal {

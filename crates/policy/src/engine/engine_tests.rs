@@ -530,7 +530,7 @@ impl From<Evaluation> for Verdict {
     }
 }
 
-/// The outcome of plain Cedar, in the engine's terms; the house rule on errored forbids is the only addition.
+/// The outcome of plain Cedar, in the engine's terms; the rule that a failed forbid denies is the only addition.
 fn by_cedar(policies: &PolicySet, asked: &Asked, rule: ErroredForbids) -> Verdict {
     let uids = (asked.principal.uid.clone(), asked.action.clone(), asked.resource.uid.clone());
     let request = Request::new(uids.0, uids.1, uids.2, full_context(&asked.context), None).unwrap();

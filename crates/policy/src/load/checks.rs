@@ -25,7 +25,7 @@ pub(super) const EMERGENCY_PREFIX: &str = "_deny/";
 
 /// Reports removed files whose absence would silently allow more. A file that had no content in the previous revision may be
 /// removed.
-pub(super) fn gone(slug: &PortalSlug, files: &Files, previous: Option<&Revision>) -> Vec<Problem> {
+pub(super) fn removed_files(slug: &PortalSlug, files: &Files, previous: Option<&Revision>) -> Vec<Problem> {
     let own = format!("policies/{slug}/");
     let mut problems = Vec::new();
     if !has_own(slug, files) {
@@ -35,8 +35,11 @@ pub(super) fn gone(slug: &PortalSlug, files: &Files, previous: Option<&Revision>
     let portal_yaml = format!("{own}portal.yaml");
     for (name, file) in &previous.candidate.files.0 {
         let guarded = name.starts_with("policies/_shared/") || *name == portal_yaml || name.starts_with("schemas/");
-        if guarded && files.get(name).is_none() && says_something(file) {
-            problems.push(Problem::new(name, "was there and is gone").with_help("to remove it for good, empty it first"));
+        if guarded && files.get(name).is_none() && has_content(file) {
+            problems.push(
+                Problem::new(name, "was removed, and the revision in force has it")
+                    .with_help("to remove it for good, empty it first"),
+            );
         }
     }
     problems
@@ -52,7 +55,7 @@ pub(super) fn is_folder_gone(tree: &Tree, slug: &PortalSlug) -> bool {
     !has_own(slug, &tree.files)
 }
 
-fn says_something(file: &SourceFile) -> bool {
+fn has_content(file: &SourceFile) -> bool {
     let text = String::from_utf8_lossy(&file.bytes);
     text.lines()
         .map(str::trim)

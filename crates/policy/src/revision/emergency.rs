@@ -24,11 +24,11 @@ impl Revision {
     /// Its conditions are not evaluated: every condition counts as satisfied.
     pub fn closed_by(&self, method: &str, path: &CanonicalPath) -> Option<Arc<PolicyInfo>> {
         let closes = |entry: &&Arc<PolicyEntry>| {
-            let everybody = matches!(
+            let covers_all_principals = matches!(
                 entry.policy().principal_constraint(),
                 PrincipalConstraint::Any | PrincipalConstraint::Is(_)
             );
-            everybody && self.names_method(entry, method) && self.names_path(entry, path)
+            covers_all_principals && self.names_method(entry, method) && self.names_path(entry, path)
         };
         self.emergency_forbids
             .entries

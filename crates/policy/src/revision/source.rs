@@ -94,13 +94,15 @@ impl Tree {
         let own = format!("policies/{slug}/");
         let apart = [format!("{own}_deny/"), format!("{own}candidate/")];
         let is_apart = move |name: &str| apart.iter().any(|folder| name.starts_with(folder));
-        let mine = self.files.below(own).filter(move |(name, _)| !is_apart(name));
+        let own_files = self.files.below(own).filter(move |(name, _)| !is_apart(name));
         let schemas = [
             format!("schemas/{slug}.cedarschema"),
             "schemas/_shared.cedarschema".to_owned(),
         ];
         let schemas = schemas.into_iter().filter_map(|name| self.files.0.get_key_value(&name));
-        mine.chain(self.files.below("policies/_shared/".to_owned())).chain(schemas)
+        own_files
+            .chain(self.files.below("policies/_shared/".to_owned()))
+            .chain(schemas)
     }
 
     fn emergency_entries(&self, slug: &PortalSlug) -> impl Iterator<Item = (&String, &SourceFile)> {
@@ -110,14 +112,14 @@ impl Tree {
 
     /// Problems of one portal: its own files, the shared ones, and the roots themselves.
     pub fn portal_problems(&self, slug: &PortalSlug) -> Vec<Problem> {
-        let mine = |file: &str| {
+        let is_own = |file: &str| {
             ["policies/", "schemas/", "schemas/_shared.cedarschema", "policies/_shared"].contains(&file)
                 || file.starts_with("policies/_shared/")
                 || file == format!("policies/{slug}")
                 || file.starts_with(&format!("policies/{slug}/"))
                 || file == format!("schemas/{slug}.cedarschema")
         };
-        self.problems.iter().filter(|p| mine(&p.file)).cloned().collect()
+        self.problems.iter().filter(|p| is_own(&p.file)).cloned().collect()
     }
 
     /// True if a missing file may merely be unreadable: it, or a folder above it, could not be read.
