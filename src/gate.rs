@@ -200,12 +200,12 @@ impl Worker {
         progress.set_revision(&active);
         rate?;
         let sanitized = sanitize(&mut head.parts.headers, &portal.header_rules);
-        let scope = ActivePortal {
+        let active_portal = ActivePortal {
             portal: &portal,
             active: &active,
         };
         // the decision; from here on there is a permit
-        let Passed { permit, basis } = match self.allow(&mut head, scope, progress).await? {
+        let Passed { permit, basis } = match self.allow(&mut head, active_portal, progress).await? {
             Allowed::Answer(answer) => return Ok(*answer),
             Allowed::Pass(passed) => passed,
         };

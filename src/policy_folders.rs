@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_touched_is_taken_over_and_the_same_content_is_the_same_file() {
+    fn an_untouched_entry_is_taken_over_and_equal_content_is_the_same_file() {
         let root = tempfile::tempdir().unwrap();
         for name in [
             "policies/a/x.cedar",

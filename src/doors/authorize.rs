@@ -208,8 +208,8 @@ async fn one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uuid) -> 
     let decision = match &active {
         None => Decision::unloaded(),
         Some(active) => {
-            let scope = ActivePortal { portal: &portal, active };
-            let decided = decide(gate, scope, envelope, ask, &mut guard).await;
+            let active_portal = ActivePortal { portal: &portal, active };
+            let decided = decide(gate, active_portal, envelope, ask, &mut guard).await;
             decided.unwrap_or_else(Decision::refused)
         }
     };
@@ -234,14 +234,14 @@ async fn one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uuid) -> 
 /// `Err` if the caller's credential is not valid.
 async fn decide(
     gate: &Gate,
-    scope: ActivePortal<'_>,
+    active_portal: ActivePortal<'_>,
     envelope: &Envelope,
     ask: &Ask,
     guard: &mut AuditGuard,
 ) -> Result<Decision, Refusal> {
-    let revision = &scope.active.revision;
+    let revision = &active_portal.active.revision;
     guard.record.revision = Some(Arc::clone(&revision.id));
-    let subject = subject(gate, scope, envelope, ask).await?;
+    let subject = subject(gate, active_portal, envelope, ask).await?;
     if let Subject::Caller(caller) = &subject {
         record_caller(&mut guard.record, caller);
     }
@@ -249,7 +249,7 @@ async fn decide(
     guard.record.tenant = caller.identity().and_then(|i| i.tenant.as_deref()).map(Arc::from);
     let started = Instant::now();
     let query = Query {
-        portal: &scope.portal.scope,
+        portal: &active_portal.portal.scope,
         revision,
         now_millis: unix_millis(),
         asked: Asked::Named(ask.query()),
@@ -262,10 +262,10 @@ async fn decide(
         if let Some(principal) = principal.filter(|_| guard.record.principal.is_none()) {
             guard.record.principal = Some(entity_ref(principal, revision));
         }
-        if let Some(meter) = scope.portal.meters.decision_duration.get(Door::Authorize as usize) {
+        if let Some(meter) = active_portal.portal.meters.decision_duration.get(Door::Authorize as usize) {
             meter.observe(took.as_secs_f64());
         }
-        scope.portal.meters.errors(decision.errors().len());
+        active_portal.portal.meters.errors(decision.errors().len());
         record_decision(&mut guard.record, &decision, revision);
         guard.record.context = decision.context.take();
     }
@@ -309,8 +309,8 @@ impl Subject {
     }
 }
 
-async fn subject(gate: &Gate, scope: ActivePortal<'_>, envelope: &Envelope, ask: &Ask) -> Result<Subject, Refusal> {
-    let portal = scope.portal;
+async fn subject(gate: &Gate, active_portal: ActivePortal<'_>, envelope: &Envelope, ask: &Ask) -> Result<Subject, Refusal> {
+    let portal = active_portal.portal;
     let token = match (&ask.subject, &envelope.bearer) {
         (SubjectSource::Principal(_), _) => return Ok(Subject::Named),
         (SubjectSource::Token(token), _) => token.expose().as_str(),
@@ -318,11 +318,11 @@ async fn subject(gate: &Gate, scope: ActivePortal<'_>, envelope: &Envelope, ask:
         (SubjectSource::Header, None) => {
             let presented = gate.presented_session(&envelope.cookie).await?;
             let presented = presented.ok_or(Refusal::new(Denial::TokenMissing, "name a `principal`, or give a `token`"))?;
-            return Ok(Subject::Caller(gate.session_caller(scope, &presented.session)?));
+            return Ok(Subject::Caller(gate.session_caller(active_portal, &presented.session)?));
         }
     };
     if !is_assertion(token) {
-        return Ok(Subject::Caller(gate.caller(scope, token).await?));
+        return Ok(Subject::Caller(gate.caller(active_portal, token).await?));
     }
     let audience = portal.upstream.url.origin();
     let returned = gate.assertions.verify(token, &portal.name, &audience, unix_seconds())?;
@@ -331,7 +331,7 @@ async fn subject(gate: &Gate, scope: ActivePortal<'_>, envelope: &Envelope, ask:
         let detail = "the assertion's issuer is not trusted by this portal any more";
         return Err(Refusal::new(Denial::IssuerUnknown, detail));
     }
-    let principal = scope.active.revision.principal(&portal.scope, &identity)?;
+    let principal = active_portal.active.revision.principal(&portal.scope, &identity)?;
     Ok(Subject::Asserted(Box::new(Asserted { identity, principal })))
 }
 

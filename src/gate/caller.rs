@@ -28,8 +28,8 @@ const RENEW_SHARE: i64 = 2;
 
 impl Gate {
     /// The caller that a bearer token proves, under the revision in force.
-    pub async fn caller(&self, scope: ActivePortal<'_>, token: &str) -> Result<Arc<Caller>, Refusal> {
-        let ActivePortal { portal, active } = scope;
+    pub async fn caller(&self, active_portal: ActivePortal<'_>, token: &str) -> Result<Arc<Caller>, Refusal> {
+        let ActivePortal { portal, active } = active_portal;
         let hash = token_hash(token);
         let now = unix_seconds();
         let known = active.callers.get(&hash).filter(|known| self.is_proven(known, now));
@@ -69,8 +69,8 @@ impl Gate {
     }
 
     /// The caller of a session that was looked up for this request.
-    pub fn session_caller(&self, scope: ActivePortal<'_>, session: &Arc<Session>) -> Result<Arc<Caller>, Refusal> {
-        let ActivePortal { portal, active } = scope;
+    pub fn session_caller(&self, active_portal: ActivePortal<'_>, session: &Arc<Session>) -> Result<Arc<Caller>, Refusal> {
+        let ActivePortal { portal, active } = active_portal;
         if self.sessions.is_revoked(session, &portal.name) {
             return Err(Denial::SessionRevoked.into());
         }
@@ -87,8 +87,8 @@ impl Gate {
     }
 
     /// The assertion for a caller: the last one while it is fresh, else a new one.
-    pub fn assertion(&self, scope: ActivePortal<'_>, caller: &Caller) -> Result<HeaderValue, Refusal> {
-        let ActivePortal { portal, active } = scope;
+    pub fn assertion(&self, active_portal: ActivePortal<'_>, caller: &Caller) -> Result<HeaderValue, Refusal> {
+        let ActivePortal { portal, active } = active_portal;
         let now = unix_seconds();
         let generation = self.assertions.generation();
         let is_fresh = |fresh: &&Arc<FreshAssertion>| now < fresh.renew_at && fresh.generation == generation;

@@ -111,7 +111,7 @@ impl OriginalRequest {
 impl OriginalRequest {
     /// Decides the same query under another revision, as of the time of the first decision: only a difference between the
     /// revisions can change the decision. `None`: still permitted.
-    fn decide_again(&self, scope: ActivePortal<'_>, caller: Option<&Caller>) -> Option<Refusal> {
+    fn decide_again(&self, active_portal: ActivePortal<'_>, caller: Option<&Caller>) -> Option<Refusal> {
         let http = HttpQuery {
             method: self.method.as_str(),
             path: &self.path,
@@ -122,7 +122,7 @@ impl OriginalRequest {
             headers: self.headers.as_ref(),
             context: None,
         };
-        let query = scope.query(http, self.at_millis);
+        let query = active_portal.query(http, self.at_millis);
         let open = match query.access() {
             Access::Closed(decision) => return decision.refusal(),
             // policies are not evaluated, so the principal of the first decision suffices
@@ -134,7 +134,7 @@ impl OriginalRequest {
         };
         let identity = &caller.identity;
         // the principal is made anew: the new revision may map claims in another way
-        match scope.active.revision.principal(&scope.portal.scope, identity) {
+        match active_portal.active.revision.principal(&active_portal.portal.scope, identity) {
             Ok(principal) => {
                 let principal = &principal;
                 open.decide(DecisionCaller::Proven { identity, principal }).refusal()
@@ -237,11 +237,11 @@ impl Gate {
         let active = basis.portal.active.load_full();
         let active = active.ok_or_else(|| (Reason::Reload, Denial::NoPolicyLoaded.into()))?;
         if active.revision.id != basis.revision {
-            let scope = ActivePortal {
+            let active_portal = ActivePortal {
                 portal: &basis.portal,
                 active: &active,
             };
-            let refusal = original.decide_again(scope, basis.caller.as_deref());
+            let refusal = original.decide_again(active_portal, basis.caller.as_deref());
             if let Some(refusal) = refusal {
                 return Err((Reason::Reload, refusal));
             }

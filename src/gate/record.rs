@@ -89,13 +89,13 @@ impl Progress {
         }
     }
 
-    pub fn set_decision(&mut self, scope: ActivePortal<'_>, decision: &Decision) {
+    pub fn set_decision(&mut self, active_portal: ActivePortal<'_>, decision: &Decision) {
         let record = &mut self.record.record;
-        record_decision(record, decision, &scope.active.revision);
+        record_decision(record, decision, &active_portal.active.revision);
         if let (Some(http), Some(target)) = (&mut record.http, &decision.target) {
             http.route.clone_from(&target.route);
         }
-        scope.portal.meters.errors(decision.errors().len());
+        active_portal.portal.meters.errors(decision.errors().len());
     }
 
     pub fn set_context(&mut self, decision: &mut Decision) {

@@ -66,7 +66,7 @@ pub struct ContextPlans(FxHashMap<EntityUid, Arc<ContextPlan>>);
 pub struct ContextPlan {
     owned: Vec<OwnedField>,
     /// Required fields that only the app could fill.
-    pub foreign_required: Vec<String>,
+    pub app_required: Vec<String>,
     /// True if any field comes from the query string.
     pub reads_query: bool,
     /// True if any field is an entity. No field is a record or set that holds entities.
@@ -155,7 +155,7 @@ impl ContextPlan {
                         required: field.required,
                     });
                 }
-                None if field.required => plan.foreign_required.push(name.clone()),
+                None if field.required => plan.app_required.push(name.clone()),
                 None => {}
             }
         }
@@ -195,7 +195,7 @@ impl ContextPlan {
 
     /// Refuses repeated values and missing required facts: policies could not be evaluated with them.
     pub fn check(&self, facts: &Facts<'_>) -> Result<(), Refusal> {
-        if let Some(name) = self.foreign_required.first() {
+        if let Some(name) = self.app_required.first() {
             let detail = format!("context `{name}` is required, and only a named query of the app can give it");
             return Err(Refusal::new(Denial::NotPermitted, detail));
         }
@@ -546,7 +546,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_surely_fits_is_never_refused((name, ty, required) in declared(), auth in auth_facts(), tenant in any::<bool>()) {
+        fn a_fact_that_passes_the_quick_check_is_never_refused((name, ty, required) in declared(), auth in auth_facts(), tenant in any::<bool>()) {
             let Some(fact) = fact(&name, &ty) else { return Ok(()) };
             let flags = Arc::new(json!({"on": true}).as_object().unwrap().clone());
             let facts = Facts {

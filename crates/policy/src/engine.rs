@@ -217,9 +217,10 @@ impl QueryEntity {
     pub fn entity(&self, ancestors: Ancestors) -> Option<ResolvedEntity> {
         match (&self.knowledge, ancestors) {
             (Knowledge::Stored, _) => None,
-            (Knowledge::Path(..), Ancestors::Unread) => Some(ResolvedEntity::placed(self.uid.clone(), [])),
+            (Knowledge::Path(..), Ancestors::Unread) => Some(ResolvedEntity::without_attributes(self.uid.clone(), [])),
             (Knowledge::Path(names, made), Ancestors::Read) => {
-                let made = made.get_or_init(|| ResolvedEntity::placed(self.uid.clone(), names.parents_of_path(&self.uid)));
+                let made =
+                    made.get_or_init(|| ResolvedEntity::without_attributes(self.uid.clone(), names.parents_of_path(&self.uid)));
                 Some(made.clone())
             }
             (Knowledge::Entity(known), _) => Some(known.clone()),
@@ -407,7 +408,7 @@ impl Engine {
         let higher: Vec<EntityUid> = parents.iter().flat_map(|p| self.store.ancestors(p)).cloned().collect();
         let mut above: HashSet<EntityUid> = parents.into_iter().chain(higher).collect();
         let Some(stored) = stored else {
-            return Some(ResolvedEntity::placed(uid.clone(), above));
+            return Some(ResolvedEntity::without_attributes(uid.clone(), above));
         };
         above.extend(stored.ancestors.iter().cloned());
         Some(stored.known.below(above))

@@ -61,7 +61,7 @@ impl Rules {
                 return None;
             }
             let above = self.with_stored_ancestors(parents.into_vec());
-            supplied.insert(one.uid.clone(), ResolvedEntity::placed(one.uid.clone(), above));
+            supplied.insert(one.uid.clone(), ResolvedEntity::without_attributes(one.uid.clone(), above));
         }
         Some(supplied)
     }

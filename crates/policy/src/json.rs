@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_one_clean_value_is_refused() {
+    fn text_that_is_not_exactly_one_strict_value_is_refused() {
         for text in [
             "",
             "{} {}",

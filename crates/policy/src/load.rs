@@ -60,8 +60,8 @@ pub struct Loader {
     shared: SharedFiles,
     schemas: Schemas,
     warnings: Warnings,
-    condition_only: Option<SyncSender<Weak<MatchSet>>>,
-    trial: DecisionTests,
+    preparation_queue: Option<SyncSender<Weak<MatchSet>>>,
+    decision_tests: DecisionTests,
 }
 
 /// The part of decision tests in a load.
@@ -98,21 +98,21 @@ impl Loaded {
 }
 
 impl Loader {
-    pub fn new(warnings: Warnings, condition_only: Option<SyncSender<Weak<MatchSet>>>) -> Self {
+    pub fn new(warnings: Warnings, preparation_queue: Option<SyncSender<Weak<MatchSet>>>) -> Self {
         Self {
             cache: ParseCache::default(),
             caches: HashMap::new(),
             shared: SharedFiles::default(),
             schemas: Schemas::default(),
             warnings,
-            condition_only,
-            trial: DecisionTests::Run,
+            preparation_queue,
+            decision_tests: DecisionTests::Run,
         }
     }
 
     /// Loads candidates without their decision tests; the gate itself never does.
     pub fn untested(mut self) -> Self {
-        self.trial = DecisionTests::Skip;
+        self.decision_tests = DecisionTests::Skip;
         self
     }
 
@@ -242,7 +242,7 @@ impl Loader {
             file,
             warnings,
         });
-        if self.trial == DecisionTests::Run {
+        if self.decision_tests == DecisionTests::Run {
             decision_tests::check(portal, &self.assemble(&candidate, EmergencyForbids::default()))?;
         }
         Ok(candidate)
@@ -300,7 +300,7 @@ impl Loader {
             errored,
         );
         let engine = engine
-            .with_preparation_queue(self.condition_only.clone())
+            .with_preparation_queue(self.preparation_queue.clone())
             .with_names(Arc::clone(&candidate.names));
         let rules = Rules {
             schema: Arc::clone(model),

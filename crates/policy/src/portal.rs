@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn many_portals_are_told_apart() {
+    fn a_table_of_many_portals_finds_the_right_one() {
         let host = |n: usize| format!("*.t{n}.example.com");
         let portals: Vec<_> = (0..1000).map(|n| portal(&format!("p{n}"), &[&host(n)], "/app")).collect();
         let table = PortalTable::new(&portals).unwrap();

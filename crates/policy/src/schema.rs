@@ -526,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn actions_know_context_groups_and_what_they_apply_to() {
+    fn the_model_has_context_groups_and_types_of_each_action() {
         let model = model(SHOP, None).unwrap();
         let view = model.resolve_action("view").unwrap();
         assert_eq!(view.to_string(), "Shop::Action::\"view\"");

@@ -36,7 +36,7 @@ pub struct RecordedContext {
     /// Values that the client gave in headers and the query string, by field.
     given: Vec<(Fact, Value)>,
     /// Fields that an app gave.
-    asked: Map<String, Value>,
+    app_fields: Map<String, Value>,
 }
 
 /// Portal, tenant, method, path and host, one after the other in one allocation, because every request stores them.
@@ -88,14 +88,14 @@ impl RecordedContext {
             flags: Arc::clone(facts.flags),
             http: facts.http.as_ref().map(|http| (http.scheme, http.source_ip)),
             given,
-            asked: Map::new(),
+            app_fields: Map::new(),
         })
     }
 
     /// Adds the fields that the app gave.
     #[must_use]
-    pub fn with(mut self, asked: Map<String, Value>) -> Self {
-        self.asked = asked;
+    pub fn with(mut self, app_fields: Map<String, Value>) -> Self {
+        self.app_fields = app_fields;
         self
     }
 }
@@ -128,7 +128,7 @@ impl Serialize for RecordedContext {
                 map.serialize_entry(&field.name, &shown)?;
             }
         }
-        for (name, value) in &self.asked {
+        for (name, value) in &self.app_fields {
             map.serialize_entry(name, value)?;
         }
         map.end()

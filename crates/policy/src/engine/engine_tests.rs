@@ -454,7 +454,7 @@ fn asked(choices: &mut Choices<'_>, facts: &Facts<'_>) -> Asked {
     let resource = if above.is_empty() {
         QueryEntity::stored(what, resource_key)
     } else {
-        QueryEntity::resolved(ResolvedEntity::placed(what, above), resource_key)
+        QueryEntity::resolved(ResolvedEntity::without_attributes(what, above), resource_key)
     };
     let supplied = facts.world.supplied.iter().map(|e| {
         let above = closed(&e.uid());
@@ -747,7 +747,7 @@ fn one_more_forbid_never_allows_and_an_errored_forbid_denies() {
 }
 
 #[test]
-fn forbids_alone_are_what_the_forbids_of_the_set_say() {
+fn evaluating_only_forbids_gives_the_forbids_of_the_full_evaluation() {
     for_all(|choices| {
         let world = world(choices);
         let engine = engine(entries(&world.policies), &world, ErroredForbids::Deny);

@@ -30,7 +30,7 @@ pub struct StoredEntity {
 pub struct EntityStore {
     by_uid: FxHashMap<EntityUid, StoredEntity>,
     /// Types of stored entities that have ancestors; entities of other types need no look-up.
-    placed_types: FxHashSet<EntityTypeName>,
+    types_with_ancestors: FxHashSet<EntityTypeName>,
     /// Every ancestor of a stored entity, whether or not it is stored itself.
     above: FxHashSet<EntityUid>,
 }
@@ -53,13 +53,13 @@ impl EntityStore {
             ancestors.insert(uid, all);
         }
         let mut by_uid = FxHashMap::default();
-        let mut placed_types = FxHashSet::default();
+        let mut types_with_ancestors = FxHashSet::default();
         let mut above = FxHashSet::default();
         for entity in entities {
             let uid = entity.uid();
             let ancestors = ancestors.remove(&uid).unwrap_or_default();
             if !ancestors.is_empty() {
-                placed_types.insert(uid.type_name().clone());
+                types_with_ancestors.insert(uid.type_name().clone());
                 above.extend(ancestors.iter().cloned());
             }
             let known = ResolvedEntity::new(&entity).below(ancestors.iter().cloned());
@@ -67,7 +67,7 @@ impl EntityStore {
         }
         Self {
             by_uid,
-            placed_types,
+            types_with_ancestors,
             above,
         }
     }
@@ -86,8 +86,8 @@ impl EntityStore {
     }
 
     /// True if any stored entity of this type is below another.
-    pub fn places(&self, ty: &EntityTypeName) -> bool {
-        self.placed_types.contains(ty)
+    pub fn has_ancestors(&self, ty: &EntityTypeName) -> bool {
+        self.types_with_ancestors.contains(ty)
     }
 }
 
@@ -98,7 +98,7 @@ impl ResolvedEntity {
     }
 
     /// An entity without attributes, below these ancestors.
-    pub fn placed(uid: EntityUid, ancestors: impl IntoIterator<Item = EntityUid>) -> Self {
+    pub fn without_attributes(uid: EntityUid, ancestors: impl IntoIterator<Item = EntityUid>) -> Self {
         Self::with(uid, [], ancestors)
     }
 

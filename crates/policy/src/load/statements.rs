@@ -123,7 +123,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_statements_are_what_cedar_reads_in_the_whole(parts in prop::collection::vec(prop::sample::select(vec![
+        fn the_statements_are_those_that_cedar_reads_in_the_whole_text(parts in prop::collection::vec(prop::sample::select(vec![
             "permit(principal, action, resource);", "forbid(principal == ?principal, action, resource);", "@id(\"a;b\")",
             "permit(principal, action, resource) when { \"x\\\";\" == \"\n;//\" };", "// note;\n", "// odd\r", "\"", ";", "//", "\n",
             "\u{a0}", "\u{b}", " ", "permit", "\\", "when { 1 == 1 }", "é", "/",
