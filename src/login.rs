@@ -78,7 +78,7 @@ pub struct LoginFailure {
     pub code: LoginCode,
     /// Written to the log and the audit record, never shown to the user.
     pub detail: String,
-    /// The login, where the failure happened after `state` was opened.
+    /// The login, if `state` was opened before the failure.
     pub context: Option<Box<LoginContext>>,
 }
 

@@ -86,7 +86,7 @@ pub struct Caller {
     pub assertion: ArcSwapOption<FreshAssertion>,
 }
 
-/// A signed assertion that is good for some more requests.
+/// A signed assertion that further requests of the caller reuse.
 pub struct FreshAssertion {
     pub value: HeaderValue,
     /// Generation of the keys it was signed with.

@@ -1,4 +1,4 @@
-//! Browser sessions: found by an opaque id, kept in a store that all replicas share, revocable within `staleness_max`.
+//! Browser sessions: found by an opaque id, stored in a store that all replicas share, revocable within `staleness_max`.
 //!
 //! Beside the path; the gate, the doors, login, limits and introspection use it. The cookie carries 256 random bits and nothing
 //! else. The store holds one sealed value per session under a hashed handle; opening it needs the server's keys *and* the

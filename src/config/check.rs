@@ -1,8 +1,8 @@
 //! Checks that several sections share, and the list of their mistakes.
 //!
-//! A check returns the checked value, or has reported why there is none; a required key that is absent or of the wrong type
-//! was reported by `schema` and is passed over here. Any doubt about a restriction is an error, never a guess. Messages show
-//! no URL that could hold a password: one with `@` in it is described, not repeated.
+//! A check returns the checked value, or reports a mistake and returns `None`. `schema` has already reported a required key
+//! that is absent or of the wrong type, so a check skips it. A restriction that could be read in two ways is an error. Messages
+//! show no URL that could hold a password: a URL with `@` in it is described and not repeated.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! From a checked head to a permit: finds the caller, then has the portal's policies decide.
 //!
 //! The decision itself is `cedargate_policy::decision`; this file finds the caller for it and fills the record. The order of
-//! the answers is fixed: an emergency forbid on a public path → the credential → the rate of the principal → the decision.
+//! the steps is fixed: an emergency forbid on a public path → the credential → the rate of the principal → the decision.
 
 use std::sync::Arc;
 use std::time::Instant;

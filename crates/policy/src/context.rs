@@ -408,7 +408,7 @@ impl ContextSource for ReadyContext {
     }
 }
 
-/// The fact that a declared field asks for; `None`: the field is not the gate's.
+/// The fact for a declared field; `None` if the app fills the field.
 fn fact(name: &str, ty: &AttrType) -> Option<Fact> {
     let (fact, fits) = match name {
         "method" => (Fact::Method, *ty == AttrType::String),

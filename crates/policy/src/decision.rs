@@ -4,8 +4,8 @@
 //! a translation. The steps, in order: emergency forbids on public paths → the request's tenant → public paths → the
 //! caller's credential → action and resource → context → policies. Pure: the time, the caller and the files are given.
 //!
-//! A door that must know whether a credential is needed at all asks `Query::access` first and goes on from its answer;
-//! the others call `decide`.
+//! A door that must know whether a credential is needed at all calls `Query::access` first and continues with its result; the
+//! others call `decide`.
 
 pub mod http;
 pub mod named;
@@ -61,17 +61,17 @@ pub enum Caller<'a> {
     },
 }
 
-/// The answer to `Query::access`.
+/// The result of `Query::access`.
 pub enum Access<'q> {
     /// An emergency forbid closes this public path for every caller.
     Closed(Box<Decision>),
-    /// The path is public: a caller without a credential is welcome.
+    /// The path is public: a caller without a credential is allowed.
     Public(Open<'q>),
     /// Only a caller with a credential can be permitted.
     Credential(Open<'q>),
 }
 
-/// A query that no emergency forbid has closed; the caller is still to be named.
+/// A query that no emergency forbid has closed; the caller is not known yet.
 pub struct Open<'q> {
     query: &'q Query<'q>,
     is_public: bool,
@@ -81,14 +81,14 @@ pub struct Open<'q> {
 pub struct Decision {
     /// Action and resource; `None` if the query ended before they were known.
     pub target: Option<Target>,
-    /// The principal that a named query names itself; `None` where the caller is the principal.
+    /// The principal that a named query names itself; `None` if the caller is the principal.
     pub named_principal: Option<EntityUid>,
     /// The context that policies saw, for the record.
     pub context: Option<DecisionContext>,
     basis: Basis,
 }
 
-/// Action and resource of a query, in Cedar's words.
+/// Action and resource of a query, as Cedar entities.
 pub struct Target {
     /// The action.
     pub action: EntityUid,
@@ -222,7 +222,7 @@ impl<'a> Caller<'a> {
 }
 
 impl Decision {
-    /// The decision where the portal has no revision.
+    /// The denial of a query to a portal without a revision.
     pub fn unloaded() -> Self {
         Self::on(Basis::Refused(Denial::NoPolicyLoaded.into()))
     }
@@ -251,7 +251,7 @@ impl Decision {
         }
     }
 
-    /// The answer for the caller and the log; `None` if the decision allows.
+    /// The refusal for the caller and the log; `None` if the decision allows.
     pub fn refusal(&self) -> Option<Refusal> {
         match &self.basis {
             Basis::Public => None,
@@ -283,7 +283,7 @@ impl Decision {
         matches!(self.basis, Basis::Evaluated(_))
     }
 
-    /// The refusal where the query ended before policies were evaluated.
+    /// The refusal of a query that ended before policies were evaluated.
     pub fn unevaluated(&self) -> Option<&Refusal> {
         match &self.basis {
             Basis::Refused(refusal) => Some(refusal),
@@ -291,8 +291,8 @@ impl Decision {
         }
     }
 
-    /// Turns an allowing decision into the key to forwarding; a denying one into its refusal. `identity` is asked only
-    /// where the decision allows.
+    /// Turns an allowing decision into a permit, and a denying one into its refusal. `identity` is called only if the decision
+    /// allows.
     pub fn permit(&self, identity: impl FnOnce() -> Result<ForwardedIdentity, Refusal>) -> Result<Permit, Refusal> {
         match self.refusal() {
             Some(refusal) => Err(refusal),

@@ -48,7 +48,7 @@ pub struct Refusal {
     pub advice: Option<String>,
     /// From `@step_up("acr")`: the authentication context the caller should come back with.
     pub step_up: Option<String>,
-    /// Seconds after which the caller may try again, where that is known.
+    /// Seconds after which the caller may try again, if that is known.
     pub retry_after: Option<u64>,
     /// True if the browser keeps its session cookie: another replica may accept the session, or this one may later.
     pub keeps_cookie: bool,
@@ -168,7 +168,7 @@ impl Denial {
         self.row().2
     }
 
-    /// The `error` of `WWW-Authenticate: Bearer` (RFC 6750, RFC 9470); `None` where the challenge carries none.
+    /// The `error` of `WWW-Authenticate: Bearer` (RFC 6750, RFC 9470); `None` if the challenge carries none.
     pub const fn bearer_error(self) -> Option<&'static str> {
         match self {
             Self::TokenInvalid | Self::TokenExpired | Self::IssuerUnknown | Self::AudienceMismatch | Self::ClaimInvalid => {

@@ -2,14 +2,14 @@
 //!
 //! Equal to Cedar's authorizer over the full policy set in decision, determining policies and errors, except for one rule: a
 //! `forbid` that fails to evaluate denies. The index decides scopes; the policies whose scope matches form a *match set*,
-//! cached per scope key. A match set without conditions has a constant answer. For every other one Cedar evaluates the
+//! cached per scope key. A match set without conditions has a constant evaluation. For every other one Cedar evaluates the
 //! *condition-only* policies (same policy, scope removed) once they exist, and the original policies until then.
 //!
 //! An example with three policies: P1 `permit (principal in Role::"viewer", action, resource)`; P2 `permit (principal in
 //! Role::"clerk", action == Action::"POST", resource) when { context.hour < 18 }`; F `forbid (principal, action, resource in
-//! Path::"/admin") when { !context.mfa }`. A viewer gets `/orders`: the match set is {P1}, it has no condition, so the answer is
-//! the constant *allow by P1*. A clerk posts to `/admin/x`: the match set is {P2, F}; Cedar evaluates the two conditions
-//! `context.hour < 18` and `!context.mfa` alone, and the answer combines what they gave.
+//! Path::"/admin") when { !context.mfa }`. A viewer gets `/orders`: the match set is {P1}, it has no condition, so the
+//! evaluation is the constant *allow by P1*. A clerk posts to `/admin/x`: the match set is {P2, F}; Cedar evaluates the two
+//! conditions `context.hour < 18` and `!context.mfa` alone, and the evaluation combines their results.
 //!
 //! What races: a request may find a match set before its condition-only policies exist. Both forms decide alike, so the request
 //! takes the one that is there. The preparing thread stores the new form once (`OnceLock`); if its queue is full, the match
@@ -53,11 +53,11 @@ pub struct Engine {
     pub store: Arc<EntityStore>,
     errored_forbids: ErroredForbids,
     match_sets: Cache<MatchKey, Arc<MatchSet>>,
-    condition_only: Option<SyncSender<Weak<MatchSet>>>,
+    preparation_queue: Option<SyncSender<Weak<MatchSet>>>,
     names: Arc<TypeNames>,
 }
 
-/// Policies and the index made of them.
+/// Policies and their index.
 pub struct IndexedPolicies {
     pub policies: Vec<Arc<PolicyEntry>>,
     /// A policy's number in it is its position in `policies`.
@@ -118,7 +118,7 @@ pub struct EntityQuery<'a> {
 
 /// Builds the context when, and as far as, conditions read it.
 pub trait ContextSource {
-    /// Fails only where a fact cannot be expressed; that denies.
+    /// Fails only if a fact cannot be expressed as a Cedar value; then the query is denied.
     fn context(&self, reads: &ContextDependencies) -> Result<Context, String>;
 
     /// True if the context may hold entities.
@@ -132,7 +132,7 @@ pub struct Evaluation {
     /// The satisfied forbids, or else the satisfied permits.
     pub policies: Vec<Arc<PolicyInfo>>,
     pub errors: Vec<PolicyError>,
-    /// A permit whose scope matched and that carries advice for the caller; only where no policy permits.
+    /// A permit whose scope matched and that carries advice for the caller; only if no policy permits.
     pub advising_permit: Option<Arc<PolicyInfo>>,
 }
 
@@ -166,7 +166,7 @@ struct MatchKey<K = ScopeKey> {
 pub struct MatchSet {
     unconditional: Vec<Arc<PolicyEntry>>,
     conditional: Vec<Arc<PolicyEntry>>,
-    /// The answer where there are no conditions.
+    /// The evaluation of a set without conditions; `None` if any policy has one.
     constant: Option<Evaluation>,
     originals: OnceLock<Option<Prepared>>,
     condition_only: OnceLock<Prepared>,
@@ -265,7 +265,7 @@ impl Engine {
             store,
             errored_forbids,
             match_sets,
-            condition_only: None,
+            preparation_queue: None,
             names: Arc::default(),
         }
     }
@@ -273,7 +273,7 @@ impl Engine {
     /// Sends new match sets to `queue`, whose reader makes their condition-only policies; without a queue the originals are
     /// evaluated for good.
     pub fn with_preparation_queue(mut self, queue: Option<SyncSender<Weak<MatchSet>>>) -> Self {
-        self.condition_only = queue;
+        self.preparation_queue = queue;
         self
     }
 
@@ -331,7 +331,7 @@ impl Engine {
             resource: sought.resource.clone(),
         };
         let match_set = Arc::new(self.make_match_set(&key));
-        if let Some(queue) = self.condition_only.as_ref().filter(|_| match_set.is_waiting()) {
+        if let Some(queue) = self.preparation_queue.as_ref().filter(|_| match_set.is_waiting()) {
             // full: this match set goes on with its originals, which decide the same
             let _full = queue.try_send(Arc::downgrade(&match_set));
         }
@@ -353,7 +353,7 @@ impl Engine {
         };
         if match_set.conditional.is_empty() {
             match_set.constant = Some(self.combine(&match_set, Decision::Deny, &[], Vec::new()));
-        } else if self.condition_only.is_some() {
+        } else if self.preparation_queue.is_some() {
             match_set.adopt_condition_only();
         }
         match_set

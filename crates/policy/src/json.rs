@@ -21,7 +21,7 @@ const MEMBER_CHARS_MAX: usize = 64;
 pub struct JsonError {
     pub line: usize,
     pub column: usize,
-    /// The duplicated member, where that is the fault.
+    /// The duplicated member, if that is the fault.
     pub member: Option<String>,
     pub reason: String,
 }

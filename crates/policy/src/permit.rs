@@ -39,7 +39,7 @@ pub struct CallerHeaders {
     pub user: HeaderValue,
     /// Claim `email`, or the one that `portal.yaml` maps to it; empty if unknown.
     pub email: HeaderValue,
-    /// Claim `groups`; the roles where the caller has no groups.
+    /// Claim `groups`; the roles if the caller has no groups.
     pub groups: HeaderValue,
     /// Claim `preferred_username`; empty if unknown.
     pub preferred_username: HeaderValue,

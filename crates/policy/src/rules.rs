@@ -27,7 +27,7 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Evaluates all policies. `Err` where the schema does not let this principal do this action on this resource.
+    /// Evaluates all policies. `Err` if the schema does not let this principal do this action on this resource.
     pub(crate) fn evaluate(
         &self,
         principal: &QueryEntity,

@@ -185,7 +185,7 @@ impl SchemaModel {
             .find(|u| self.actions.contains_key(u))
     }
 
-    /// `Action::"<METHOD>"` where the portal's HTTP actions are, declared or not.
+    /// `Action::"<METHOD>"` in the namespace of the portal's HTTP actions, declared or not.
     pub fn method_action(&self, method: &str) -> Option<EntityUid> {
         self.resolve_action(method).or_else(|| {
             let ty = self.names.action_type.clone()?;
@@ -408,7 +408,7 @@ fn type_names(list: Option<&Value>) -> Result<BTreeSet<EntityTypeName>, SchemaEr
         .collect()
 }
 
-/// The types that the gate itself names, where the schema declares them.
+/// The types that the gate itself names; `None` for a type that the schema does not declare.
 #[derive(Clone, Debug, Default)]
 pub struct TypeNames {
     pub role: Option<EntityTypeName>,

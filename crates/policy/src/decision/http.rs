@@ -207,7 +207,7 @@ fn locate(revision: &Revision, http: &HttpQuery<'_>) -> Result<Located, Refusal>
     Ok(Located { target, path_queries })
 }
 
-/// `None` where the schema knows no paths, so that no policy can name one.
+/// `None` if the schema does not declare paths: then no policy can name one.
 fn path_query(rules: &Rules, method: &str, id: &str) -> Option<PathQuery> {
     let ty = rules.names.path.clone()?;
     Some(PathQuery {

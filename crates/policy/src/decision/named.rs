@@ -26,17 +26,17 @@ pub struct NamedQuery<'a> {
     pub action: &'a str,
     /// The resource.
     pub resource: &'a NamedEntity,
-    /// The principal, where no credential proves one.
+    /// The principal, used if no credential proves one.
     pub principal: Option<&'a NamedEntity>,
     /// Context fields beside the gate's own.
     pub context: Option<&'a Map<String, Value>>,
-    /// Decides which value counts where a context field is also the gate's own.
+    /// The value that counts if a context field is also the gate's own.
     pub precedence: ContextPrecedence,
     /// Further entities, as Cedar's entity JSON.
     pub entities: &'a [Value],
 }
 
-/// The value that counts where a given context field is also the gate's own.
+/// The value that counts if a given context field is also the gate's own.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ContextPrecedence {
     /// The gate's own: for every running door.
@@ -357,7 +357,7 @@ impl NamedEntity {
     }
 }
 
-/// A description as an item of Cedar's entity JSON; `None` where there are neither attributes nor parents.
+/// A description as an item of Cedar's entity JSON; `None` without attributes and parents.
 fn item(schema: &SchemaModel, member: &Member<'_>) -> Result<Option<Value>, Refusal> {
     let Member { name, described } = member;
     if described.attrs.is_none() && described.parents.is_none() {

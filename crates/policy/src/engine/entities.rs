@@ -1,4 +1,4 @@
-//! The entities a decision reads, and no others.
+//! The entities that a decision reads: the stored ones, and the small Cedar store of each decision.
 //!
 //! A portal's `entities.json` may hold a million entities; adding one entity to a Cedar store costs as much as the store is
 //! large. So a map of this file holds the stored entities, and each decision gets a small Cedar store that holds only the
@@ -13,8 +13,8 @@ use cedar_policy_core::entities::{Entities as CoreEntities, NoEntitiesSchema, TC
 use cedar_policy_core::extensions::Extensions;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-/// An entity as the evaluator takes it, with *all* its ancestors as parents: it answers every `in` without its ancestors
-/// being in the store, and no decision computes the ancestor relation again.
+/// An entity as the evaluator takes it, with *all* its ancestors as parents: Cedar evaluates every `in` without its ancestors
+/// in the store, and no decision computes the ancestor relation again.
 #[derive(Clone, Debug)]
 pub struct ResolvedEntity(Arc<ast::Entity>);
 

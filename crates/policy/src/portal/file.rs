@@ -49,10 +49,10 @@ pub struct LoginBy {
 /// The component that answers a CORS preflight.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum Cors {
-    /// No answer of its own: OPTIONS is a request like any other.
+    /// No component: an OPTIONS request is decided as every other request.
     #[default]
     Absent,
-    /// The app: real preflights pass, without credentials.
+    /// The app: the gate forwards preflights to it, without credentials.
     App,
     /// The gate, for these exact origins.
     Origins(Vec<String>),
@@ -61,7 +61,7 @@ pub enum Cors {
 /// The effect of an error in a forbid.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum SkipErrors {
-    /// The answer is a denial.
+    /// The query is denied.
     #[default]
     Deny,
     /// Cedar's own rule: the policy is skipped.

@@ -24,7 +24,7 @@ pub const PATH_SEGMENTS_MAX: usize = 128;
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct CanonicalPath {
     text: String,
-    /// `plain_id()` where it differs from `id()`.
+    /// `plain_id()` if it differs from `id()`; else `None`.
     plain: Option<Box<str>>,
 }
 

@@ -108,7 +108,7 @@ enum Part {
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct IdTemplate(Vec<Part>);
 
-/// The rule of a method; HEAD takes GET's where it has none of its own.
+/// The rule of a method; HEAD takes GET's if it has none of its own.
 struct Methods<'a> {
     own: Option<&'a Node>,
     other: Option<&'a Node>,

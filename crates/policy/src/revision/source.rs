@@ -1,4 +1,4 @@
-//! The policy tree as it stood at one moment: every file a user owns, by name.
+//! The policy tree at one moment: every policy, schema, entity and test file, by name.
 //!
 //! The gate reads folders into it; bundles and tests build it from what they have. The files of a tree are not checked yet.
 
@@ -50,7 +50,7 @@ impl SourceFile {
 }
 
 impl Files {
-    /// Identity of the content: names, lengths and bytes; independent of where the tree is.
+    /// Identity of the content: names, lengths and bytes; independent of the folder of the tree.
     pub fn hash(&self) -> [u8; 32] {
         let lengths: Vec<[u8; 8]> = self.0.keys().map(|name| (name.len() as u64).to_be_bytes()).collect();
         let files = self.0.iter().zip(&lengths);
@@ -122,7 +122,7 @@ impl Tree {
         self.problems.iter().filter(|p| is_own(&p.file)).cloned().collect()
     }
 
-    /// True if a missing file may merely be unreadable: it, or a folder above it, could not be read.
+    /// True if a missing file may exist: the file, or a folder above it, could not be read.
     pub fn is_in_doubt(&self, name: &str) -> bool {
         self.problems.iter().any(|problem| {
             let rest = name.strip_prefix(problem.file.trim_end_matches('/'));
