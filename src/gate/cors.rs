@@ -19,7 +19,7 @@ use cedargate_policy::portal::file::Cors;
 /// Seconds for which a browser may remember a preflight's answer.
 const MAX_AGE_SECONDS: &str = "600";
 
-/// Headers of a refusal that a script may read beside its body.
+/// Headers of a refusal that a script may read, besides its body.
 const EXPOSED: &str = "retry-after, www-authenticate, x-cedargate-decision-id, x-request-id";
 
 /// The handling of a preflight.

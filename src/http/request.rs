@@ -74,7 +74,7 @@ pub struct Trace {
     pub trace_id: [u8; 16],
     pub span_id: [u8; 8],
     pub flags: u8,
-    /// Only beside a valid `traceparent`.
+    /// Empty without a valid `traceparent`.
     pub state: Vec<HeaderValue>,
 }
 

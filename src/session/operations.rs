@@ -208,7 +208,7 @@ impl Sessions {
     /// The tenant, read from the claims as for the issuer's tokens.
     fn tenant_of(&self, data: &SessionData) -> Option<String> {
         let path = &self.claims.get(data.issuer.as_str())?.tenant;
-        // a tenant of the wrong shape is none: `login_identity` refuses such a session at every portal
+        // a tenant of the wrong type counts as absent here: `login_identity` refuses such a session at every portal
         let tenant = claims::at(&data.claims, path).ok().flatten();
         tenant.and_then(Value::as_str).map(str::to_owned)
     }

@@ -381,7 +381,7 @@ fn links(
         .map_or_else(|| Ok(Vec::new()), |file| policies::link(&name, file, templates, validator))
 }
 
-/// Takes over unchanged entities: there may be a million of them beside one edited policy.
+/// Takes over unchanged entities: a portal may have a million of them, and an edit of one policy must not read them again.
 fn entities(
     slug: &PortalSlug,
     files: &Files,

@@ -63,7 +63,7 @@ pub struct EntityModel {
     pub is_enum: bool,
 }
 
-/// A portal's schema: Cedar's, and the model beside it.
+/// A portal's schema: Cedar's `Schema`, and this file's model of it.
 pub struct SchemaModel {
     pub cedar: Schema,
     entities: FxHashMap<EntityTypeName, EntityModel>,

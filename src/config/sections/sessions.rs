@@ -120,7 +120,7 @@ pub enum SessionStore {
     Redis(Box<Redis>),
 }
 
-/// The protection of the session cookie beside HttpOnly and SameSite.
+/// The protection of the session cookie in addition to HttpOnly and SameSite.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum CookieSecurity {
     /// `Secure`, and a `__Host-` name.

@@ -118,7 +118,7 @@ pub enum PortalUpstream {
     Keys(Map<String, Value>),
 }
 
-/// The app beside the gate.
+/// The app behind the gate.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Upstream {
     pub url: UpstreamUrl,

@@ -28,7 +28,7 @@ pub struct NamedQuery<'a> {
     pub resource: &'a NamedEntity,
     /// The principal, used if no credential proves one.
     pub principal: Option<&'a NamedEntity>,
-    /// Context fields beside the gate's own.
+    /// Context fields in addition to the gate's own.
     pub context: Option<&'a Map<String, Value>>,
     /// The value that counts if a context field is also the gate's own.
     pub precedence: ContextPrecedence,
