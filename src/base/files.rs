@@ -11,7 +11,7 @@ use std::path::Path;
 pub enum ReadError {
     #[error("{0}")]
     Io(#[from] std::io::Error),
-    #[error("it is no file of at most {max} bytes")]
+    #[error("it is not a regular file of at most {max} bytes")]
     NotSmall { max: u64 },
 }
 

@@ -20,9 +20,9 @@ const ENTITIES_MAX: usize = 10_000;
 pub enum SuppliedError {
     #[error("{0}")]
     Entities(String),
-    #[error("`{0}` cannot be supplied: actions, roles, tenants, portals and the token's principal are not the app's to define")]
+    #[error("`{0}` cannot be supplied: the app may not define actions, roles, tenants, portals and the token's principal")]
     Reserved(String),
-    #[error("`{0}` cannot be given parents: stored entities are below it, so where it stands is for entities.json to say")]
+    #[error("`{0}` cannot be given parents: stored entities are below it; name its parents in entities.json")]
     Above(String),
     #[error("more than {ENTITIES_MAX} entities")]
     TooMany,

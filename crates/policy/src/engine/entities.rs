@@ -40,7 +40,7 @@ pub type SuppliedEntities = FxHashMap<EntityUid, ResolvedEntity>;
 
 /// A set of entities could not be put together (duplicate with different content).
 #[derive(Debug, thiserror::Error)]
-#[error("entities do not fit together: {0}")]
+#[error("entities contradict each other: {0}")]
 pub struct EntitySetError(String);
 
 impl EntityStore {
