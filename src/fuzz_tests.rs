@@ -8,10 +8,11 @@ use std::fs;
 use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
+use parking_lot::Mutex;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -101,11 +102,11 @@ impl Fuzz {
             let input = self.input(&corpus, seed, n);
             // if the process dies (stack, memory), this file still names the input
             writeln!(note, "CEDARGATE_FUZZ_SEED={seed}:{n}").unwrap();
-            *trying.lock().unwrap() = Some((n, input.clone(), Instant::now()));
+            *trying.lock() = Some((n, input.clone(), Instant::now()));
             taken += u64::from(self.attempt(&mut check, &input, &format!("CEDARGATE_FUZZ_SEED={seed}:{n}")));
             n += 1;
         }
-        *trying.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *trying.lock() = None;
         println!(
             "fuzz {}: {} seeds, {} mutations, {taken} taken",
             self.target,
@@ -146,7 +147,7 @@ impl Fuzz {
         let (trying, target) = (Arc::downgrade(trying), self.target);
         std::thread::spawn(move || {
             while let Some(trying) = trying.upgrade() {
-                let now = trying.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let now = trying.lock().clone();
                 if let Some((n, input, since)) = now
                     && since.elapsed() > INPUT_TIME_MAX
                 {

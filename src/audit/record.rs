@@ -11,6 +11,7 @@ use serde::ser::{SerializeStruct, Serializer};
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::base::clock;
 use cedargate_policy::decision::DecisionContext;
 use cedargate_policy::denial::Denial;
 use cedargate_policy::types::{Door, TokenFacts};
@@ -157,7 +158,7 @@ impl AuditRecord {
     /// A record without a decision yet; it says `cancelled` until the path sets its verdict.
     pub fn new(decision_id: Uuid, portal: Arc<str>, door: Door) -> Self {
         Self {
-            ts: SystemTime::now(),
+            ts: clock::now(),
             decision_id,
             request_id: None,
             trace_id: None,

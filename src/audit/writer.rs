@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
 use serde::Serialize;
@@ -21,6 +21,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::mask::{Mask, Masked, MaskedPaths};
 use super::record::{AuditRecord, Event, SCHEMA_VERSION, Timestamp};
+use crate::base::clock;
 use crate::base::metrics::Metrics;
 use crate::config::{self, AuditSink};
 
@@ -269,7 +270,7 @@ fn write_fields<T: Serialize>(kind: &'static str, fields: &T, mask: &Mask, out: 
     let line = Line {
         schema_version: SCHEMA_VERSION,
         kind,
-        ts: Timestamp(SystemTime::now()),
+        ts: Timestamp(clock::now()),
         event: Masked::new(fields, mask, &found),
         masked: &found,
     };

@@ -4,9 +4,14 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// The time as records show it.
+pub fn now() -> SystemTime {
+    SystemTime::now()
+}
+
 /// Time since 1970-01-01T00:00:00Z.
 pub fn since_epoch() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Unix milliseconds.

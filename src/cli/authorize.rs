@@ -14,7 +14,6 @@ use cedargate_policy::decision::{Asked, Caller, Decision, Query, decide};
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::json as strict;
 use cedargate_policy::portal::path::CanonicalPath;
-use cedargate_policy::revision::Revision;
 use cedargate_policy::types::{Identity, Scheme};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -46,7 +45,7 @@ pub(crate) struct Args {
     /// The request's path and query
     #[arg(long)]
     url: Option<String>,
-    /// The host that the client asked for; default: the portal's first host, else localhost
+    /// The host that the client asked for; default: the portal's first (`*` is the caller's tenant), else localhost
     #[arg(long, requires = "url")]
     host: Option<String>,
     /// The scheme by which the client reached the gate
@@ -117,7 +116,7 @@ fn from_request(args: &Args, path: &Path) -> Result<Decided, String> {
         SubjectSource::Token(token) => Some(token.expose().as_str()),
         SubjectSource::Header => return Err("the request needs a `principal` or a `token`".to_owned()),
     };
-    decided(&load, token, Asked::Named(ask.query()))
+    decided(&load, &caller(&load, token), Asked::Named(ask.query()))
 }
 
 /// `Err` is a message for the user.
@@ -140,25 +139,44 @@ fn from_line(args: &Args, url: &str) -> Result<Decided, String> {
         }
     };
     let load = workbench.load_named(&slug)?;
-    let host = args.host.clone().unwrap_or_else(|| {
-        let first = load.portal.matches.hosts.first().filter(|host| !host.contains('*'));
-        first.map_or("localhost", String::as_str).to_owned()
-    });
+    let caller = caller(&load, args.token.as_deref());
+    let tenant = match &caller {
+        OfflineCaller::Claimed(identity) => identity.tenant.as_deref(),
+        OfflineCaller::Anonymous | OfflineCaller::Refused(_) => None,
+    };
+    let default_host = load.portal.default_host(tenant);
+    let host = args.host.as_deref().unwrap_or(&default_host);
     let headers = http::HeaderMap::new();
     let asked = Asked::Http(HttpQuery {
         method: &args.method,
         path: &path,
-        host: &host,
+        host,
         scheme: args.scheme.into(),
         source_ip: args.source_ip,
         query,
         headers: Some(&headers),
         context: None,
     });
-    decided(&load, args.token.as_deref(), asked)
+    decided(&load, &caller, asked)
 }
 
-fn decided(load: &PortalLoad<'_>, token: Option<&str>, asked: Asked<'_>) -> Result<Decided, String> {
+/// The caller of an offline decision: no signature was checked.
+enum OfflineCaller {
+    Anonymous,
+    Claimed(Box<Identity>),
+    /// The claims give no identity.
+    Refused(Refusal),
+}
+
+fn caller(load: &PortalLoad<'_>, token: Option<&str>) -> OfflineCaller {
+    match token.map(|token| identity(load, token)) {
+        None => OfflineCaller::Anonymous,
+        Some(Ok(identity)) => OfflineCaller::Claimed(Box::new(identity)),
+        Some(Err(refusal)) => OfflineCaller::Refused(refusal),
+    }
+}
+
+fn decided(load: &PortalLoad<'_>, caller: &OfflineCaller, asked: Asked<'_>) -> Result<Decided, String> {
     let problems = || load.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     let revision = load.revision.as_deref().ok_or_else(problems)?;
     let query = Query {
@@ -167,21 +185,22 @@ fn decided(load: &PortalLoad<'_>, token: Option<&str>, asked: Asked<'_>) -> Resu
         now_millis: unix_millis(),
         asked,
     };
-    let decision = match token {
-        None => decide(&query, Caller::Anonymous),
-        Some(token) => decide_for(&query, load, revision, token).unwrap_or_else(Decision::refused),
+    let decision = match caller {
+        OfflineCaller::Anonymous => decide(&query, Caller::Anonymous),
+        OfflineCaller::Claimed(identity) => match revision.principal(load.portal, identity) {
+            Ok(principal) => {
+                let principal = &principal;
+                decide(&query, Caller::Proven { identity, principal })
+            }
+            Err(refusal) => Decision::refused(refusal),
+        },
+        OfflineCaller::Refused(refusal) => Decision::refused(refusal.clone()),
     };
     Ok(Decided {
         decision,
         portal: Arc::from(load.portal.slug.as_str()),
         revision: Arc::clone(&revision.id),
     })
-}
-
-fn decide_for(query: &Query<'_>, load: &PortalLoad<'_>, revision: &Revision, token: &str) -> Result<Decision, Refusal> {
-    let identity = &identity(load, token)?;
-    let principal = &revision.principal(load.portal, identity)?;
-    Ok(decide(query, Caller::Proven { identity, principal }))
 }
 
 /// The identity that a token claims, without proof.

@@ -471,8 +471,8 @@ fn header_values(headers: &HeaderMap, name: &str) -> Result<Vec<String>, Refusal
     let wire = name.replace('_', "-");
     // servers that turn headers into environment variables give these spellings the same name
     let same = |(theirs, ours): (u8, u8)| theirs == ours || (ours == b'-' && !theirs.is_ascii_alphanumeric());
-    let condition_only = |other: &str| other.len() == wire.len() && other != wire && other.bytes().zip(wire.bytes()).all(same);
-    if let Some(other) = headers.keys().find(|k| condition_only(k.as_str())) {
+    let is_other_spelling = |other: &str| other.len() == wire.len() && other != wire && other.bytes().zip(wire.bytes()).all(same);
+    if let Some(other) = headers.keys().find(|k| is_other_spelling(k.as_str())) {
         // the app may read either spelling as the same header
         return Err(Refusal::new(
             Denial::RequestInvalid,

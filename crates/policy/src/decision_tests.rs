@@ -24,7 +24,7 @@ use crate::denial::{Denial, Refusal};
 use crate::portal::path::CanonicalPath;
 use crate::revision::Revision;
 use crate::revision::problem::{Problem, RevisionError};
-use crate::scope::{IssuerScope, PortalScope, TenantSource};
+use crate::scope::{IssuerScope, PortalScope};
 use crate::types::{AuthFacts, Identity, Scheme, TokenFacts};
 
 /// 2026-01-01T00:00:00Z: the clock of a test that names none.
@@ -288,7 +288,8 @@ impl Runner<'_> {
         let host = match &case.host {
             Some(host) => host.as_str(),
             None => {
-                default_host = host_for(self.portal, identity);
+                let tenant = identity.and_then(|identity| identity.tenant.as_deref());
+                default_host = self.portal.default_host(tenant);
                 &default_host
             }
         };
@@ -359,21 +360,6 @@ impl From<TestScheme> for Scheme {
             TestScheme::Http => Self::Http,
             TestScheme::Https => Self::Https,
         }
-    }
-}
-
-/// The host of a case that names none: the portal's first, a leading `*` standing for the caller's tenant; else `localhost`.
-fn host_for(portal: &PortalScope, identity: Option<&Identity>) -> String {
-    let tenant = identity.and_then(|identity| identity.tenant.as_deref());
-    let first = portal
-        .matches
-        .hosts
-        .first()
-        .map(|host| host.replace('*', tenant.unwrap_or("any")));
-    match (first, &portal.tenant, tenant) {
-        (Some(host), ..) => host,
-        (None, TenantSource::HostLabel, Some(tenant)) => format!("{tenant}.localhost"),
-        (None, ..) => "localhost".to_owned(),
     }
 }
 

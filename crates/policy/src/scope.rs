@@ -98,6 +98,17 @@ impl PortalScope {
         }
     }
 
+    /// The host of a request that names none, where no client sent it: the portal's first, a leading `*` standing for the
+    /// caller's tenant; else `localhost`.
+    pub fn default_host(&self, tenant: Option<&str>) -> String {
+        let first = self.matches.hosts.first();
+        match (first, &self.tenant, tenant) {
+            (Some(host), ..) => host.replace('*', tenant.unwrap_or("any")),
+            (None, TenantSource::HostLabel, Some(tenant)) => format!("{tenant}.localhost"),
+            (None, ..) => "localhost".to_owned(),
+        }
+    }
+
     /// The trusted issuer of this name.
     pub fn issuer(&self, name: &str) -> Option<&Arc<IssuerScope>> {
         self.issuers.iter().find(|issuer| *issuer.name == *name)
@@ -157,5 +168,38 @@ impl TenantSource {
             Self::HostLabel => host?.split('.').next().filter(|label| !label.is_empty()),
             Self::Fixed(tenant) => Some(tenant),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn portal(hosts: &[&str], tenant: TenantSource) -> PortalScope {
+        let mut portal = PortalScope::at(PortalSlug::parse("shop").unwrap(), "/shop");
+        portal.matches.hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        portal.tenant = tenant;
+        portal
+    }
+
+    #[test]
+    fn a_request_that_names_no_host_gets_one_that_the_portal_matches() {
+        let host = |hosts: &[&str], tenant, caller| portal(hosts, tenant).default_host(caller);
+        assert_eq!(host(&["shop.test", "b.test"], TenantSource::Claim, None), "shop.test");
+        assert_eq!(
+            host(&["*.shop.test"], TenantSource::HostLabel, Some("acme")),
+            "acme.shop.test"
+        );
+        assert_eq!(host(&["*.shop.test"], TenantSource::HostLabel, None), "any.shop.test");
+        assert_eq!(host(&[], TenantSource::HostLabel, Some("acme")), "acme.localhost");
+        assert_eq!(host(&[], TenantSource::Fixed("acme".to_owned()), Some("other")), "localhost");
+    }
+
+    #[test]
+    fn the_tenant_of_a_request_comes_from_its_source_alone() {
+        assert_eq!(TenantSource::Claim.of_request(Some("acme.test")), None);
+        assert_eq!(TenantSource::HostLabel.of_request(Some("acme.test")), Some("acme"));
+        assert_eq!(TenantSource::HostLabel.of_request(None), None, "a named query has no host");
+        assert_eq!(TenantSource::Fixed("acme".to_owned()).of_request(None), Some("acme"));
     }
 }

@@ -19,7 +19,7 @@ pub struct RawListen {
     pub decision: Option<RawDecisionListen>,
     /// Health, metrics, status; read-only. Null: off.
     pub admin: Option<RawAdminListen>,
-    /// The socket for the operator on the same machine: drain, reload. Absent: off.
+    /// The socket for the operator on the same machine: drain, reload, sessions. Absent: off.
     pub control: Option<RawControlListen>,
 }
 

@@ -12,7 +12,11 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 use rustls_platform_verifier::BuilderVerifierExt;
 
+use crate::base::files::read_small;
 use crate::config::{Protocol, Upstream, UpstreamTls, UpstreamUrl};
+
+/// Bytes of a certificate or key file.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 const H2: &[u8] = b"h2";
 const HTTP_1_1: &[u8] = b"http/1.1";
@@ -98,7 +102,8 @@ fn client_config(tls: &UpstreamTls, origin: &str) -> Result<ClientConfig, TlsErr
         None => Ok(builder.with_no_client_auth()),
         Some((cert, key)) => {
             let chain = read_certificates("cert", cert)?;
-            let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable_file("key", key, &error))?;
+            let pem = read_file("key", key)?;
+            let private = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| unusable_file("key", key, &error))?;
             builder
                 .with_client_auth_cert(chain, private)
                 .map_err(|error| unusable_file("key", key, &error))
@@ -117,12 +122,17 @@ fn with_authorities(builder: ConfigBuilder<ClientConfig, WantsVerifier>, file: &
 }
 
 fn read_certificates(key: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let pem = read_file(key, file)?;
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let certificates = read.map_err(|error| unusable_file(key, file, &error))?;
     if certificates.is_empty() {
         return Err(unusable_file(key, file, &"holds no certificate in PEM"));
     }
     Ok(certificates)
+}
+
+fn read_file(key: &'static str, file: &Path) -> Result<Vec<u8>, TlsError> {
+    read_small(file, FILE_BYTES_MAX).map_err(|error| unusable_file(key, file, &error))
 }
 
 fn unusable_file(key: &'static str, file: &Path, reason: &dyn std::fmt::Display) -> TlsError {
