@@ -150,18 +150,18 @@ impl Worker {
             decided_at: unix_millis(),
             navigation: (style == Style::Page).then(|| request.uri().clone()),
             cookie: Cookie::Absent,
-            is_own: false,
+            is_gate_endpoint: false,
         };
         let outcome = self.gate(request, &connection, request_slot.as_ref(), &mut progress).await;
         let response = match outcome {
             Ok(mut response) => {
-                if progress.is_own {
+                if progress.is_gate_endpoint {
                     answer::set_common_headers(&mut response, &answer);
                 }
                 response
             }
             Err(stop) => {
-                let mut response = self.stopped(stop, &answer, &mut progress);
+                let mut response = self.render_stop(stop, &answer, &mut progress);
                 if let Some(active) = &progress.active {
                     cors::expose(&active.revision.file.cors, progress.origin.as_ref(), response.headers_mut());
                 }
@@ -186,10 +186,10 @@ impl Worker {
             Some(_) => self.gate.limits.check_address(head.client.source_ip),
             None => Err(Denial::Overloaded.into()),
         };
-        if let Some(own) = self.own_endpoint(&head.path) {
+        if let Some(endpoint) = self.gate_endpoint(&head.path) {
             rate?;
             // boxed: logins are rare, and every request's future has room for its largest branch
-            let answer = Box::pin(self.answer_own(own, &head, body, progress));
+            let answer = Box::pin(self.answer_endpoint(endpoint, &head, body, progress));
             return answer.await.map_err(Stop::from);
         }
         // the portal, and the revision that this request uses to its end
@@ -256,7 +256,7 @@ impl Worker {
     }
 
     /// Turns a refusal, or a failure of the app, into a response.
-    fn stopped(&self, stop: Stop, answer: &AnswerContext, progress: &mut Progress) -> Response<Body> {
+    fn render_stop(&self, stop: Stop, answer: &AnswerContext, progress: &mut Progress) -> Response<Body> {
         match stop {
             Stop::Refused(refusal) => {
                 tracing::debug!(decision_id = %progress.decision_id, code = refusal.denial.code(), detail = %refusal.detail, "refused");

@@ -77,7 +77,7 @@ pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], request: Request<I
     };
     let outcome = match read(gate, tokens, &head, body, &mut envelope).await {
         Ok(asks) => respond(gate, &envelope, &asks, &mut decision_id).await,
-        Err(refusal) => Err(unasked(gate, &envelope, refusal, decision_id)),
+        Err(refusal) => Err(record_unreadable(gate, &envelope, refusal, decision_id)),
     };
     match outcome {
         Ok(body) => json_response(&body, envelope.request_id),
@@ -128,20 +128,20 @@ async fn read(
 /// Decides every query; afterwards `decision_id` is that of the last decision.
 async fn respond(gate: &Gate, envelope: &Envelope, asks: &Asks, decision_id: &mut Uuid) -> Result<Answered, Refusal> {
     let asks = match asks {
-        Asks::One(ask) => return one(gate, envelope, ask, *decision_id).await.map(Answered::One),
+        Asks::One(ask) => return decide_one(gate, envelope, ask, *decision_id).await.map(Answered::One),
         Asks::Batch(asks) => asks,
     };
     let mut decisions = Vec::with_capacity(asks.len());
     for ask in asks {
         *decision_id = Uuid::now_v7();
-        let decision = one(gate, envelope, ask, *decision_id).await;
+        let decision = decide_one(gate, envelope, ask, *decision_id).await;
         decisions.push(decision.map_err(|r| r.at(&ask.place))?);
     }
     Ok(Answered::Batch { decisions })
 }
 
 /// Records a request without a readable query.
-fn unasked(gate: &Gate, envelope: &Envelope, refusal: Refusal, decision_id: Uuid) -> Refusal {
+fn record_unreadable(gate: &Gate, envelope: &Envelope, refusal: Refusal, decision_id: Uuid) -> Refusal {
     match gate.audit.admit() {
         Err(full) => full,
         Ok(slot) => {
@@ -188,7 +188,7 @@ fn credential(headers: &HeaderMap, tokens: &[Redacted<String>]) -> Result<Option
 
 /// Decides one query, and writes its record. `Err` if there is no decision: the query cannot be evaluated, or the caller's
 /// credential is not valid.
-async fn one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uuid) -> Result<Rendered, Refusal> {
+async fn decide_one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uuid) -> Result<Rendered, Refusal> {
     let portal = gate.portals.load().named(&ask.portal).cloned();
     let slot = gate.audit.admit()?;
     let Some(portal) = portal else {

@@ -44,7 +44,7 @@ impl Worker {
         let Cookie::Session(held) = cookie else { return };
         let IdentifiedSession { id, session } = &**held;
         if session.next.is_some() {
-            return self.carry_again(response, id);
+            return self.set_cookie_again(response, id);
         }
         if !session.data.rotation_due {
             return;
@@ -54,7 +54,7 @@ impl Worker {
         };
         let sessions = &self.gate.sessions;
         match timeout(ROTATE_TIMEOUT, Box::pin(sessions.rotate(id, session))).await {
-            Ok(Ok(rotated)) => carry(response, sessions.cookies.set_session(&rotated.id)),
+            Ok(Ok(rotated)) => set_session_cookie(response, sessions.cookies.set_session(&rotated.id)),
             Ok(Err(error)) => tracing::debug!(%error, "a session got no new id yet"),
             Err(_elapsed) => tracing::debug!("a session got no new id in time"),
         }
@@ -63,16 +63,16 @@ impl Worker {
 
 impl Worker {
     /// Sets the cookie of the new id again, because the answer that carried it may have been lost.
-    fn carry_again(&self, response: &mut Response<Body>, id: &SessionId) {
+    fn set_cookie_again(&self, response: &mut Response<Body>, id: &SessionId) {
         // SECURITY: looks the session up again: if the browser logged in or out meanwhile, it must keep its other cookie
         let now = self.gate.sessions.try_find(id).and_then(Result::ok);
         if let Some(next) = now.as_ref().and_then(|session| session.next.as_ref()) {
-            carry(response, self.gate.sessions.cookies.set_session(next));
+            set_session_cookie(response, self.gate.sessions.cookies.set_session(next));
         }
     }
 }
 
-fn carry(response: &mut Response<Body>, cookie: HeaderValue) {
+fn set_session_cookie(response: &mut Response<Body>, cookie: HeaderValue) {
     let headers = response.headers_mut();
     headers.append(SET_COOKIE, cookie);
     // SECURITY: no cache may store an answer that carries a session id

@@ -38,8 +38,8 @@ pub fn preflight(cors: &Cors, head: &Parts) -> Option<Result<Preflight, Refusal>
     if *cors == Cors::App {
         return Some(Ok(Preflight::Pass));
     }
-    match shared_with(cors, head.headers.get(ORIGIN)) {
-        Some(origin) => Some(Ok(Preflight::Answer(Box::new(granted(origin, &head.headers))))),
+    match allowed_origin(cors, head.headers.get(ORIGIN)) {
+        Some(origin) => Some(Ok(Preflight::Answer(Box::new(preflight_response(origin, &head.headers))))),
         None => Some(Err(Refusal::new(
             Denial::OriginMismatch,
             "the origin is not in `cors.origins`",
@@ -61,20 +61,20 @@ pub fn share(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut HeaderMap)
     headers.append(VARY, HeaderValue::from_static("Origin"));
     headers.remove(ACCESS_CONTROL_ALLOW_ORIGIN);
     headers.remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
-    let Some(origin) = shared_with(cors, origin) else { return };
+    let Some(origin) = allowed_origin(cors, origin) else { return };
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
 }
 
 /// Lets such a script read some headers of the gate's own answer, too. The app decides about the headers of its answers.
 pub fn expose(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
-    if shared_with(cors, origin).is_some() {
+    if allowed_origin(cors, origin).is_some() {
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
     }
 }
 
 /// The origin, if its scripts may read answers.
-fn shared_with<'a>(cors: &Cors, origin: Option<&'a HeaderValue>) -> Option<&'a HeaderValue> {
+fn allowed_origin<'a>(cors: &Cors, origin: Option<&'a HeaderValue>) -> Option<&'a HeaderValue> {
     let Cors::Origins(allowed) = cors else { return None };
     origin.filter(|origin| allowed.iter().any(|a| a.as_bytes() == origin.as_bytes()))
 }
@@ -96,7 +96,7 @@ fn is_preflight(head: &Parts) -> bool {
 }
 
 /// Grants every method and header that the preflight names: the request itself is decided when it comes.
-fn granted(origin: &HeaderValue, asked: &HeaderMap) -> Response<Body> {
+fn preflight_response(origin: &HeaderValue, asked: &HeaderMap) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();

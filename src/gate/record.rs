@@ -34,7 +34,7 @@ pub(super) struct Progress {
     pub navigation: Option<Uri>,
     pub cookie: Cookie,
     /// True if the path belongs to the gate and not to a portal.
-    pub is_own: bool,
+    pub is_gate_endpoint: bool,
 }
 
 impl Progress {
