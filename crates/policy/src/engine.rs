@@ -388,8 +388,8 @@ impl Engine {
         }
         let ancestors = if reads.ancestors { Ancestors::Read } else { Ancestors::Unread };
         let find = |uid: &EntityUid| {
-            let parties = [query.principal, query.resource];
-            let mut named = parties.into_iter().filter(|p| p.uid == *uid);
+            let query_entities = [query.principal, query.resource];
+            let mut named = query_entities.into_iter().filter(|p| p.uid == *uid);
             let entity = named.find_map(|entity| entity.entity(ancestors));
             entity
                 .or_else(|| self.known(uid))

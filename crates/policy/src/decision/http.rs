@@ -76,7 +76,7 @@ pub(super) fn evaluate(
     let headers = match http.headers {
         Some(headers) => headers,
         None if plans.reads_headers() => {
-            let detail = "the policies read headers, and the headers of this request were not kept";
+            let detail = "the policies read headers, and the headers of this request were not stored";
             return Err(Refusal::new(Denial::EvaluationError, detail));
         }
         None => &no_headers,
@@ -102,7 +102,7 @@ pub(super) fn evaluate(
             headers,
         }),
     };
-    let evaluation = ask(&revision.rules, &principal.entity, &located, &facts, http.context);
+    let evaluation = evaluate_located(&revision.rules, &principal.entity, &located, &facts, http.context);
     let plan = plans.get(&located.target.action);
     let context = plan.and_then(|plan| RecordedContext::new(plan, &facts).ok());
     details.context = context.map(|context| DecisionContext::Facts(Box::new(context)));
@@ -111,7 +111,7 @@ pub(super) fn evaluate(
 }
 
 /// `Err` if the query cannot be evaluated; every other outcome is in the evaluation.
-fn ask(
+fn evaluate_located(
     rules: &Rules,
     principal: &QueryEntity,
     located: &Located,

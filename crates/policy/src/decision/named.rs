@@ -98,9 +98,9 @@ pub(super) fn evaluate_by(
         .ok_or_else(|| invalid(format!("`action`: the schema has no action `{}`", named.action)))?;
     let resource = named.resource.uid(schema, "resource")?;
     // the principal that the query names; a credential's principal takes precedence
-    let own = match (caller, named.principal) {
+    let query_principal = match (caller, named.principal) {
         (Caller::Proven { .. }, _) => None,
-        (Caller::Anonymous, Some(entity)) => Some(OwnPrincipal {
+        (Caller::Anonymous, Some(entity)) => Some(QueryPrincipal {
             uid: entity.uid(schema, "principal")?,
             entity,
         }),
@@ -117,11 +117,13 @@ pub(super) fn evaluate_by(
         rules,
         named,
         &resource,
-        own.as_ref(),
+        query_principal.as_ref(),
         proven.map(|entity| &entity.uid),
     )?;
-    let own_entity = own.as_ref().map(|own| rules.named_principal(own.uid.clone(), &supplied));
-    let Some(principal) = proven.or(own_entity.as_ref()) else {
+    let principal_entity = query_principal
+        .as_ref()
+        .map(|principal| rules.named_principal(principal.uid.clone(), &supplied));
+    let Some(principal) = proven.or(principal_entity.as_ref()) else {
         return Err(Denial::TokenMissing.into());
     };
     let principal_type = principal.uid.type_name();
@@ -141,10 +143,10 @@ pub(super) fn evaluate_by(
         http: None,
     };
     let resource = rules.named_resource(resource, &supplied);
-    let ask = |context: &dyn ContextSource| rules.evaluate(principal, &action, &resource, &supplied, context);
-    let InContext { evaluation, shown } = in_context(reader, rules, &facts, &action, named, ask)?;
+    let evaluate_with = |context: &dyn ContextSource| rules.evaluate(principal, &action, &resource, &supplied, context);
+    let InContext { evaluation, shown } = in_context(reader, rules, &facts, &action, named, evaluate_with)?;
     details.context = shown;
-    details.named_principal = own.map(|own| own.uid);
+    details.named_principal = query_principal.map(|principal| principal.uid);
     details.target = Some(Target {
         action,
         resource,
@@ -165,7 +167,7 @@ fn in_context(
     facts: &Facts<'_>,
     action: &EntityUid,
     named: &NamedQuery<'_>,
-    ask: impl FnOnce(&dyn ContextSource) -> Result<Evaluation, Refusal>,
+    evaluate_with: impl FnOnce(&dyn ContextSource) -> Result<Evaluation, Refusal>,
 ) -> Result<InContext, Refusal> {
     if let Some(FastContext { plan, context }) = fast_context(reader, rules, facts, action, named) {
         let shown = match context.is_empty() {
@@ -173,20 +175,20 @@ fn in_context(
             false => Some(RecordedContext::new(plan, facts)?.with(context.given())),
         };
         return Ok(InContext {
-            evaluation: ask(&context)?,
+            evaluation: evaluate_with(&context)?,
             shown: shown.map(|shown| DecisionContext::Facts(Box::new(shown))),
         });
     }
     let CedarContext { context, json } = read_by_cedar(rules, facts, action, named)?;
     let is_shown = json.as_object().is_some_and(|fields| !fields.is_empty());
     Ok(InContext {
-        evaluation: ask(&context)?,
+        evaluation: evaluate_with(&context)?,
         shown: is_shown.then_some(DecisionContext::Json(json)),
     })
 }
 
 /// The principal that a query names itself.
-struct OwnPrincipal<'a> {
+struct QueryPrincipal<'a> {
     uid: EntityUid,
     entity: &'a NamedEntity,
 }
@@ -210,12 +212,12 @@ fn supplied(
     rules: &Rules,
     named: &NamedQuery<'_>,
     resource: &EntityUid,
-    own: Option<&OwnPrincipal<'_>>,
+    query_principal: Option<&QueryPrincipal<'_>>,
     reserved: Option<&EntityUid>,
 ) -> Result<SuppliedEntities, Refusal> {
     let mut members: SmallVec<[Member<'_>; 2]> = SmallVec::new();
     members.push(Member::new("resource", named.resource.described(resource)));
-    members.extend(own.map(|own| Member::new("principal", own.entity.described(&own.uid))));
+    members.extend(query_principal.map(|principal| Member::new("principal", principal.entity.described(&principal.uid))));
     if reader == Reader::FastPathFirst && named.entities.is_empty() {
         let all: SmallVec<[DescribedEntity<'_>; 2]> = members.iter().map(|member| member.described).collect();
         if let Some(fast) = rules.fast_entities(&all, reserved) {
