@@ -1,6 +1,6 @@
 //! The other listeners and endpoints of the gate: queries by the app, logins, administration.
 //!
-//! A door that decides translates its wire form into a query for `cedargate_policy::decision`, and the decision back. It has no
+//! A door that decides translates its wire form into a query for the one decision function, and the decision back. It has no
 //! rule of its own and stores no state of a request.
 
 pub mod admin;

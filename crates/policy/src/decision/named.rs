@@ -120,10 +120,9 @@ pub(super) fn evaluate_by(
         query_principal.as_ref(),
         proven.map(|entity| &entity.uid),
     )?;
-    let principal_entity = query_principal
-        .as_ref()
-        .map(|principal| rules.named_principal(principal.uid.clone(), &supplied));
-    let Some(principal) = proven.or(principal_entity.as_ref()) else {
+    let named_entity = |principal: &QueryPrincipal<'_>| rules.named_principal(principal.uid.clone(), &supplied);
+    let described = query_principal.as_ref().map(named_entity);
+    let Some(principal) = proven.or(described.as_ref()) else {
         return Err(Denial::TokenMissing.into());
     };
     let principal_type = principal.uid.type_name();
