@@ -13,7 +13,7 @@ use cedargate_policy::decision::http::HttpQuery;
 use cedargate_policy::decision::{Asked, Caller, Decision, Query, decide};
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::json as strict;
-use cedargate_policy::portal::path::CanonicalPath;
+use cedargate_policy::portal::path::{CanonicalPath, is_at_or_below};
 use cedargate_policy::types::{Identity, Scheme};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -127,11 +127,13 @@ fn from_line(args: &Args, url: &str) -> Result<Decided, String> {
         None => (url, None),
     };
     let path = CanonicalPath::parse(raw).map_err(|e| format!("`{raw}`: {e}"))?;
-    let is_below = |prefix: &str| path.id() == prefix || path.ancestors().any(|a| a == prefix);
     let slug = match &args.portal {
         Some(slug) => slug.clone(),
         None => {
-            let found = workbench.portals.iter().filter(|p| is_below(&p.matches.path_prefix));
+            let found = workbench
+                .portals
+                .iter()
+                .filter(|p| is_at_or_below(path.id(), &p.matches.path_prefix));
             let found = found.max_by_key(|p| p.matches.path_prefix.len());
             found
                 .map(|p| p.slug.to_string())

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::base::lifecycle::{Readiness, Shutdown};
 use crate::config::UpstreamUrl;
 use crate::gate::Gate;
+use crate::http::answer::json_for_operator;
 use crate::http::upstream::{App, Body};
 use crate::portals::Portal;
 use crate::reload::{Outcome, Outcomes};
@@ -47,7 +48,7 @@ impl Admin {
             "/startupz" => self.startup(),
             "/readyz" | "/ready" => self.ready(verbose),
             "/metrics" => self.metrics(),
-            "/status" => json_body(&self.status().await),
+            "/status" => json_for_operator(StatusCode::OK, &self.status().await),
             _ => text(
                 StatusCode::NOT_FOUND,
                 "livez readyz startupz healthz metrics status\n".to_owned(),
@@ -176,10 +177,6 @@ fn readiness(pending: &[String], details: &str) -> Response<Body> {
 
 fn text(status: StatusCode, body: String) -> Response<Body> {
     with_type(status, "text/plain; charset=utf-8", body)
-}
-
-fn json_body(value: &Value) -> Response<Body> {
-    with_type(StatusCode::OK, "application/json", format!("{value:#}\n"))
 }
 
 fn with_type(status: StatusCode, kind: &'static str, body: String) -> Response<Body> {

@@ -9,7 +9,6 @@ pub mod body;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use cedar_policy::EntityUid;
 use cedargate_policy::decision::{self, Asked, Caller as DecisionCaller, Decision, Query};
 use cedargate_policy::denial::{Denial, Refusal};
@@ -17,7 +16,7 @@ use cedargate_policy::engine::PolicyInfo;
 use cedargate_policy::json;
 use cedargate_policy::principal::Principal;
 use cedargate_policy::types::{Door, Identity, Redacted};
-use http::header::{CONTENT_TYPE, COOKIE};
+use http::header::{CACHE_CONTROL, COOKIE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
@@ -402,17 +401,9 @@ pub fn rendered(decision: &Decision, decision_id: Uuid, portal: &Arc<str>, revis
 }
 
 fn json_response(body: &Answered, request_id: HeaderValue) -> Response<Body> {
-    let (status, body) = match serde_json::to_vec(body) {
-        Ok(body) => (StatusCode::OK, body),
-        // INVARIANT: the body holds texts only, so serializing does not fail; if it did, a part of it must not pass for an
-        // answer
-        Err(_unsaid) => (StatusCode::INTERNAL_SERVER_ERROR, Vec::new()),
-    };
-    let mut response = Response::new(Body::full(Bytes::from(body)));
-    *response.status_mut() = status;
+    let mut response = answer::json(StatusCode::OK, body);
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert("x-request-id", request_id);
     response
 }

@@ -8,14 +8,14 @@ mod sessions;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::ALLOW;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::audit::{AdminEvent, Event};
 use crate::base::lifecycle::{Shutdown, ShutdownTrigger};
 use crate::gate::Gate;
+use crate::http::answer::json_for_operator;
 use crate::http::upstream::Body;
 use crate::reload::{ReloadRequestError, ReloadRequests, ReloadResult};
 
@@ -40,8 +40,8 @@ impl Control {
     pub async fn handle<B>(&self, request: Request<B>) -> Response<Body> {
         let query = request.uri().query().unwrap_or_default();
         match (request.uri().path(), request.method()) {
-            ("/", &Method::GET) => answer(StatusCode::OK, &self.index()),
-            ("/drain", &Method::POST) => answer(StatusCode::ACCEPTED, &self.drain()),
+            ("/", &Method::GET) => json_for_operator(StatusCode::OK, &self.index()),
+            ("/drain", &Method::POST) => json_for_operator(StatusCode::ACCEPTED, &self.drain()),
             ("/reload", &Method::POST) => self.reload().await.into_response(),
             ("/sessions", &Method::GET) => self.list_sessions(query).await.into_response(),
             ("/sessions/revoke", &Method::POST) => self.revoke(query).await.into_response(),
@@ -119,7 +119,7 @@ struct JsonAnswer {
 
 impl JsonAnswer {
     fn into_response(self) -> Response<Body> {
-        answer(self.status, &self.body)
+        json_for_operator(self.status, &self.body)
     }
 }
 
@@ -132,16 +132,7 @@ fn error(status: StatusCode, message: &str) -> JsonAnswer {
 
 fn not_allowed(allowed: &'static str) -> Response<Body> {
     let body = json!({"error": format!("this takes {allowed}")});
-    let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, &body);
+    let mut response = json_for_operator(StatusCode::METHOD_NOT_ALLOWED, &body);
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
-    response
-}
-
-fn answer(status: StatusCode, body: &Value) -> Response<Body> {
-    let mut response = Response::new(Body::full(Bytes::from(format!("{body:#}\n"))));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -14,7 +14,7 @@ use crate::doors::login::EndpointRequest;
 use crate::http::answer::Style;
 use crate::http::upstream::Body;
 use cedargate_policy::denial::{Denial, Refusal};
-use cedargate_policy::portal::path::{CanonicalPath, ancestors_of};
+use cedargate_policy::portal::path::{CanonicalPath, is_at_or_below};
 
 /// Public keys of the assertion.
 pub const JWKS_PATH: &str = "/.well-known/cedargate/jwks.json";
@@ -44,8 +44,7 @@ impl Worker {
         if let Some(rest) = below {
             return Some(GateEndpoint::Identity(rest.trim_matches('/')));
         }
-        let is_reserved = id == RESERVED_PREFIX || ancestors_of(id).any(|a| a == RESERVED_PREFIX);
-        is_reserved.then_some(GateEndpoint::Nothing)
+        is_at_or_below(id, RESERVED_PREFIX).then_some(GateEndpoint::Nothing)
     }
 
     pub(super) async fn answer_endpoint(

@@ -13,7 +13,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::http::pages::{Html, Theme};
@@ -288,6 +288,15 @@ pub fn json(status: StatusCode, body: &impl Serialize) -> Response<Body> {
         StatusCode::INTERNAL_SERVER_ERROR
     };
     with_body(status, "application/json", written.unwrap_or_default())
+}
+
+/// A JSON response for an operator: indented, with a line end, and never cached.
+pub fn json_for_operator(status: StatusCode, body: &Value) -> Response<Body> {
+    let mut response = with_body(status, "application/json", format!("{body:#}\n"));
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// 405 with `methods` in the `Allow` header and in the JSON body.

@@ -146,10 +146,21 @@ const LAYERS: &[(&str, &[&str])] = &[
             "session",
         ],
     ),
-    ("doors::admin", &["gate", "http::upstream", "portals", "reload", "session"]),
+    (
+        "doors::admin",
+        &["gate", "http::answer", "http::upstream", "portals", "reload", "session"],
+    ),
     (
         "doors::control",
-        &["audit", "gate", "http::upstream", "policy::decision", "reload", "session"],
+        &[
+            "audit",
+            "gate",
+            "http::answer",
+            "http::upstream",
+            "policy::decision",
+            "reload",
+            "session",
+        ],
     ),
     // beside the path
     (

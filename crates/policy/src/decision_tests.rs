@@ -21,7 +21,7 @@ use crate::decision::http::HttpQuery;
 use crate::decision::named::{ContextPrecedence, NamedEntity, NamedQuery};
 use crate::decision::{Asked, Caller, Decision, Query, decide};
 use crate::denial::{Denial, Refusal};
-use crate::portal::path::CanonicalPath;
+use crate::portal::path::{CanonicalPath, is_at_or_below};
 use crate::revision::Revision;
 use crate::revision::problem::{Problem, RevisionError};
 use crate::scope::{IssuerScope, PortalScope};
@@ -281,7 +281,7 @@ impl Runner<'_> {
             Err(error) => return Ok(Decision::refused(Refusal::new(Denial::RequestInvalid, error.to_string()))),
         };
         let prefix = &self.portal.matches.path_prefix;
-        if !(path.id() == prefix || path.ancestors().any(|a| a == prefix)) {
+        if !is_at_or_below(path.id(), prefix) {
             return Err(format!("`{raw}` is not below this portal's path `{prefix}`"));
         }
         let default_host;

@@ -122,6 +122,11 @@ pub fn ancestors_of(id: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(parent(id), |id| parent(id))
 }
 
+/// True if a canonical id is `prefix` or lies below it, by whole segments.
+pub fn is_at_or_below(id: &str, prefix: &str) -> bool {
+    id == prefix || ancestors_of(id).any(|ancestor| ancestor == prefix)
+}
+
 /// The encoded segments of a canonical id; none for the root.
 pub fn segments_of(id: &str) -> impl Iterator<Item = &str> {
     id.split('/').filter(|segment| !segment.is_empty())
