@@ -270,7 +270,7 @@ impl RelyingParty {
         let provider = self.oidc(login.provider)?;
         let request = self
             .authorization_request(&login)
-            .ok_or_else(|| LoginFailure::new(LoginCode::StoreUnavailable, "no randomness for a login"))?;
+            .ok_or_else(|| LoginFailure::new(LoginCode::StoreUnavailable, "the random number generator failed"))?;
         Ok(provider.authorization_url(request).await?)
     }
 

@@ -772,7 +772,7 @@ fn ambiguous_redis_settings_are_refused_at_their_key() {
         ("url: 'redis://r/?protocol=resp2'", "url: has more in it"),
         ("url: 'redis://r/#insecure'", "url: has more in it"),
         ("url: 'redis://r/prod'", "url: has more in it"),
-        ("url: 'unix:/run/redis.sock?db=1'", "url: has more in it"),
+        ("url: 'unix:/run/redis.sock?db=1'", "url: may hold only"),
         (
             "cluster: ['redis://a', 'rediss://b']",
             "cluster: has `redis://` and `rediss://`",
