@@ -43,8 +43,8 @@ use crate::login::LoginError;
 use crate::session::SessionsError;
 use cedargate_policy::portal::PortalError;
 
-/// Stack of every thread: policies are read and evaluated recursively, and `revision::nesting` accepts only policies that
-/// fit into it. The kernel backs only pages that were touched.
+/// Stack of every thread: policies are read and evaluated recursively, and `load::nesting` of the policy crate accepts only
+/// policies that fit into it. The kernel backs only pages that were touched.
 pub(crate) const STACK_BYTES: usize = 64 * 1024 * 1024;
 /// Pause between two sweeps of idle connections to the app and of rate-limit counters.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,8 +1,9 @@
-//! Verifies bearer tokens and turns their claims into an `Identity`; on the path after the portal is known, before the decision.
+//! Verifies bearer tokens and turns their claims into an `Identity`; on the path after the portal is known, before the
+//! decision.
 //!
 //! The gate parses the token strictly (`authn/jws.rs`), requires an issuer that the portal trusts, checks the signature with
-//! that issuer's own keys (`authn/keys.rs`), and only then reads the claims (`cedargate_policy::claims`). Every doubt is a `TokenError`.
-//! Nothing here caches a decision; `recheck` checks a cached token again on every use.
+//! that issuer's own keys (`authn/keys.rs`), and only then reads the claims (`cedargate_policy::claims`). Every doubt is a
+//! `TokenError`. Nothing here caches a decision; `recheck` checks a cached token again on every use.
 //!
 //! Verification first runs without waiting. It waits only for the issuer's first keys, or for one refetch after an unknown key
 //! id; each wait has a deadline, and the token is then verified once more. If the wait was in vain, the token is refused.

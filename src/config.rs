@@ -3,8 +3,8 @@
 //! Foundation. Turning `cedargate.yaml` into these values is the only place where configuration can fail. Nothing here reads
 //! the environment or a file after start.
 //!
-//! `load` reads file and environment into a tree whose nodes know their lines (`tree`, `env`), holds it against the JSON
-//! Schema of the sections (`schema`: unknown keys, types, bounds), and checks each section beside the others (`document`,
+//! `load` reads file and environment into a tree whose nodes know their lines (`tree`, `env`), checks it against the JSON
+//! Schema of the sections (`schema`: unknown keys, types, bounds), and checks each section against the others (`document`,
 //! `check`, `sections`). All mistakes come back together.
 
 mod check;

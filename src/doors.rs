@@ -1,6 +1,7 @@
-//! The other ways to the same decision, and the listener that shows how the gate is doing.
+//! The other listeners and endpoints of the gate: queries by the app, logins, administration.
 //!
-//! A door translates: its wire form into a question, the answer back. It decides nothing and keeps nothing.
+//! A door that decides translates its wire form into a query for the one decision function, and the decision back. It has no
+//! rule of its own and stores no state of a request.
 
 pub mod admin;
 pub mod authorize;

@@ -39,7 +39,7 @@ const SEED_DEFAULT: u64 = 0x00ce_da12_6a7e;
 const INPUT_TIME_MAX: Duration = Duration::from_secs(10);
 /// Longest mutated input.
 const INPUT_BYTES_MAX: usize = 64 * 1024;
-/// Mutations piled up on one input.
+/// Most mutations of one input.
 const MUTATIONS_MAX: usize = 6;
 
 /// One parser of untrusted bytes: its corpus folder, and words that mutations insert.

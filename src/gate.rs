@@ -1,8 +1,8 @@
 //! THE path: one request from its head to the app's answer, or to a refusal.
 //!
-//! `handle` wraps: ids, the audit guard, metrics, and turning a refusal into a response. `gate` is the straight line:
-//! check → path → portal → `allow` (caller → decision → permit) → upstream. Each step gives the next one what it needs, or ends
-//! the request. There is no way to `upstream::forward` around the permit.
+//! `handle` wraps: ids, the audit guard, metrics, and turning a refusal into a response. `gate` is the straight line: check →
+//! path → portal → `allow` (caller → decision → permit) → upstream. Each step gives the next one what it needs, or ends the
+//! request. `upstream::forward` takes a permit, so no request reaches it without a decision.
 
 mod authenticate;
 mod browser;
@@ -53,7 +53,7 @@ use crate::session::Sessions;
 /// The label and record value for requests that no portal matched.
 pub const NO_PORTAL: &str = "none";
 
-/// The part that all workers share.
+/// The parts that all workers share.
 pub struct Gate {
     pub config: Arc<Config>,
     pub portals: SharedRegistry,
@@ -150,18 +150,18 @@ impl Worker {
             decided_at: unix_millis(),
             navigation: (style == Style::Page).then(|| request.uri().clone()),
             cookie: Cookie::Absent,
-            is_own: false,
+            is_gate_endpoint: false,
         };
         let outcome = self.gate(request, &connection, request_slot.as_ref(), &mut progress).await;
         let response = match outcome {
             Ok(mut response) => {
-                if progress.is_own {
+                if progress.is_gate_endpoint {
                     answer::set_common_headers(&mut response, &answer);
                 }
                 response
             }
             Err(stop) => {
-                let mut response = self.stopped(stop, &answer, &mut progress);
+                let mut response = self.render_stop(stop, &answer, &mut progress);
                 if let Some(active) = &progress.active {
                     cors::expose(&active.revision.file.cors, progress.origin.as_ref(), response.headers_mut());
                 }
@@ -186,10 +186,10 @@ impl Worker {
             Some(_) => self.gate.limits.check_address(head.client.source_ip),
             None => Err(Denial::Overloaded.into()),
         };
-        if let Some(own) = self.own_endpoint(&head.path) {
+        if let Some(endpoint) = self.gate_endpoint(&head.path) {
             rate?;
             // boxed: logins are rare, and every request's future has room for its largest branch
-            let answer = Box::pin(self.answer_own(own, &head, body, progress));
+            let answer = Box::pin(self.answer_endpoint(endpoint, &head, body, progress));
             return answer.await.map_err(Stop::from);
         }
         // the portal, and the revision that this request uses to its end
@@ -200,12 +200,12 @@ impl Worker {
         progress.set_revision(&active);
         rate?;
         let sanitized = sanitize(&mut head.parts.headers, &portal.header_rules);
-        let scope = ActivePortal {
+        let active_portal = ActivePortal {
             portal: &portal,
             active: &active,
         };
         // the decision; from here on there is a permit
-        let Passed { permit, basis } = match self.allow(&mut head, scope, progress).await? {
+        let Passed { permit, basis } = match self.allow(&mut head, active_portal, progress).await? {
             Allowed::Answer(answer) => return Ok(*answer),
             Allowed::Pass(passed) => passed,
         };
@@ -221,7 +221,7 @@ impl Worker {
                 path,
                 query: parts.uri.query().map(str::to_owned),
                 client,
-                headers: keeps_headers.then(|| OriginalRequest::kept_headers(&parts.headers)),
+                headers: keeps_headers.then(|| OriginalRequest::without_credentials(&parts.headers)),
                 at_millis: progress.decided_at,
             },
             basis,
@@ -256,7 +256,7 @@ impl Worker {
     }
 
     /// Turns a refusal, or a failure of the app, into a response.
-    fn stopped(&self, stop: Stop, answer: &AnswerContext, progress: &mut Progress) -> Response<Body> {
+    fn render_stop(&self, stop: Stop, answer: &AnswerContext, progress: &mut Progress) -> Response<Body> {
         match stop {
             Stop::Refused(refusal) => {
                 tracing::debug!(decision_id = %progress.decision_id, code = refusal.denial.code(), detail = %refusal.detail, "refused");
@@ -264,7 +264,7 @@ impl Worker {
                 self.refused(&refusal, answer, progress)
             }
             Stop::Upstream(error) => {
-                // what clients can bring about at will must not fill the log
+                // failures that a client can cause at will must not fill the log
                 if error.is_worth_logging() {
                     tracing::warn!(decision_id = %progress.decision_id, error = %error, cause = error.cause(), "no answer from the app");
                 } else {
@@ -281,7 +281,7 @@ impl Worker {
         }
     }
 
-    /// Counts, completes the record and sends both on their way.
+    /// Counts the request, completes its record, and returns the response.
     fn finish(&self, mut response: Response<Body>, mut progress: Progress) -> Response<Body> {
         if let Some(active) = &progress.active {
             cors::share(&active.revision.file.cors, progress.origin.as_ref(), response.headers_mut());
@@ -330,7 +330,7 @@ impl Worker {
 }
 
 impl Gate {
-    /// A request that could not even be recorded still counts.
+    /// Counts a request that got no slot for its record.
     fn count_unrecorded(&self, method: &http::Method, denial: Denial) {
         let class = status_class(denial.status());
         self.metrics
@@ -344,7 +344,7 @@ impl Gate {
     }
 }
 
-/// Methods as a bounded label.
+/// The method as a metric label with a bounded set of values.
 fn method_label(method: &http::Method) -> &'static str {
     ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
         .into_iter()

@@ -2,10 +2,11 @@
 //!
 //! # The path of a request
 //!
-//! `http::listener` accepts and speaks HTTP → `gate` is THE path, straight steps with `?`: `http::request` refuses what could
-//! mean two things → the portal table (`portals`) finds the portal → `authn` or `session` finds the caller →
-//! `cedargate_policy::decision` decides and, alone, makes a `Permit` → `http::upstream` consumes the permit and forwards. Every step
-//! either gives the next one what it needs, or a `Denial`; `http::answer` turns that into a response and `audit` into exactly one record.
+//! `http::listener` accepts connections and reads requests → `gate` is THE path, straight steps with `?`: `http::request`
+//! refuses ambiguous requests → the portal table (`portals`) finds the portal → `authn` or `session` finds the caller →
+//! `cedargate_policy::decision` decides and, alone, makes a `Permit` → `http::upstream` consumes the permit and forwards. Every
+//! step returns either the input of the next step or a `Denial`; `http::answer` turns that into a response and `audit` into
+//! exactly one record.
 //!
 //! # The layer rule
 //!
@@ -29,7 +30,7 @@
 pub mod cli;
 pub mod app;
 
-// the path of a request, and what speaks HTTP on it
+// the path of a request
 mod http;
 mod gate;
 #[doc(hidden)] // `measured` re-exports some of it
@@ -54,7 +55,7 @@ mod config;
 #[doc(hidden)]
 mod base;
 
-/// The parts that `benches/` measures one by one; no interface.
+/// The parts that `benches/` measures one by one; not a public interface.
 #[doc(hidden)]
 pub mod measured {
     pub use crate::authn::{Authn, TokenCache, Verified, token_hash};

@@ -36,7 +36,7 @@ use cedargate_policy::denial::{Denial, Refusal};
 const KEYS_MAX: usize = 100_000;
 /// Counts that keys beyond `KEYS_MAX` share. The hash that selects one has a secret seed.
 const SPARE_COUNTS: usize = 1024;
-/// One account gets so many times `limits.rate_login` from all addresses together: one address alone cannot lock the
+/// One account gets this many times `limits.rate_login` from all addresses together: one address alone cannot lock the
 /// account's owner out, and many addresses together guess no faster than this.
 const ACCOUNT_TIMES: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 /// Shortest time between two requests that a rate can express.

@@ -78,7 +78,7 @@ pub struct LoginFailure {
     pub code: LoginCode,
     /// Written to the log and the audit record, never shown to the user.
     pub detail: String,
-    /// The login, where the failure happened after `state` was opened.
+    /// The login, if `state` was opened before the failure.
     pub context: Option<Box<LoginContext>>,
 }
 
@@ -270,15 +270,15 @@ impl RelyingParty {
         let provider = self.oidc(login.provider)?;
         let request = self
             .authorization_request(&login)
-            .ok_or_else(|| LoginFailure::new(LoginCode::StoreUnavailable, "no randomness for a login"))?;
+            .ok_or_else(|| LoginFailure::new(LoginCode::StoreUnavailable, "the random number generator failed"))?;
         Ok(provider.authorization_url(request).await?)
     }
 
     fn authorization_request<'a>(&self, login: &LoginRequest<'a>) -> Option<AuthorizationRequest<'a>> {
         let state = LoginState::new(login, unix_millis())?;
-        let sealed = self.sessions.seal_for_trip(login.browser.expose(), &state.to_bytes()?);
+        let sealed = self.sessions.seal_for_browser(login.browser.expose(), &state.to_bytes()?);
         let destination = state.destination().and_then(|destination| destination.to_bytes());
-        let destination = destination.map(|bytes| self.sessions.seal_for_trip(DESTINATION_SECRET, &bytes));
+        let destination = destination.map(|bytes| self.sessions.seal_for_browser(DESTINATION_SECRET, &bytes));
         Some(AuthorizationRequest {
             state: match destination {
                 Some(destination) => format!("{destination}{STATE_SEPARATOR}{sealed}"),

@@ -1,8 +1,8 @@
 //! Reads the policy tree from folders: the only I/O of loading policies.
 //!
-//! Follows symlinks (kubelet mounts are made of them), ignores what editors leave lying about, and reads within bounds. An
-//! editor may be writing while the gate reads: `read_twice` reads until two readings are identical, so that no half-written file
-//! counts.
+//! Follows symlinks (kubelet mounts are made of them), ignores the temporary files of editors, and reads within bounds. An
+//! editor may be writing while the gate reads: `read_twice` reads until two readings are identical, so that no half-written
+//! file counts.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,9 +14,10 @@ use cedargate_policy::revision::problem::Problem;
 use cedargate_policy::revision::source::{SourceFile, Tree};
 use cedargate_policy::types::PortalSlug;
 
-/// Bytes of all files of one folder below `policies/`, or of `schemas/`: what one portal's owner can make the gate hold.
+/// Bytes of all files of one folder below `policies/`, or of `schemas/`: the memory that one portal's owner can use.
 pub const FOLDER_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// Directory entries of one such folder, so that neither many files nor symlinks in circles hold up the others.
+/// Directory entries of one such folder, so that neither many files nor circular symlinks in one folder delay the other
+/// folders.
 const FOLDER_ENTRIES_MAX: usize = 100_000;
 /// Folders below the policy folder: portal, then `tests`, `_deny`, `candidate`, then `ALLOW`, `DENY`.
 const DEPTH_MAX: usize = 4;
@@ -25,11 +26,11 @@ const DEPTH_MAX: usize = 4;
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Scope {
     Everything,
-    /// These entries of the two roots, named like files (`policies/customer`); the others are as they were.
+    /// These entries of the two roots, named like files (`policies/customer`); every other entry is unchanged.
     Entries(BTreeSet<String>),
 }
 
-/// One reading: what was known before, what may have changed since, and what is there.
+/// One reading of the tree: the reading before, the part that may have changed since, and the result.
 struct Reader<'a> {
     tree: Tree,
     known: &'a Tree,
@@ -51,7 +52,7 @@ pub struct PolicyFolders {
     pub schemas: PathBuf,
 }
 
-/// The two last readings of a tree. Where they differ, an editor was still writing: that part must not be used.
+/// The two last readings of a tree. A part that differs between them was still being written and must not be used.
 pub struct Readings {
     pub before: Tree,
     pub last: Tree,
@@ -63,8 +64,8 @@ impl PolicyFolders {
         self.read_again(&Tree::default(), &Scope::Everything)
     }
 
-    /// Reads once what may have changed since `known`. A file with the content it had is the same file: neither
-    /// hashed again nor held twice.
+    /// Reads once the part of the tree that may have changed since `known`. A file with unchanged content is taken over: it is
+    /// neither hashed again nor stored twice.
     pub fn read_again(&self, known: &Tree, scope: &Scope) -> Tree {
         let roots = [&self.policies, &self.schemas];
         // an entry that is a link may change under another name than its own
@@ -116,14 +117,14 @@ impl Reader<'_> {
         for entry in entries {
             let file_name = entry.file_name();
             let shown = file_name.to_string_lossy();
-            if is_litter(&shown) {
+            if is_temporary(&shown) {
                 continue;
             }
             let child = format!("{name}/{shown}");
             if ["policies", "schemas"].contains(&name) && self.take_over(&child, budget) {
                 continue;
             }
-            // what lies directly in `policies/` has a budget of its own
+            // the files directly in `policies/` have a budget of their own
             let mut own = Budget::full();
             let budget = if depth == 0 { &mut own } else { &mut *budget };
             if budget.entries == 0 {
@@ -136,10 +137,10 @@ impl Reader<'_> {
             // metadata follows symlinks: kubelet's files are symlinks into `..data`
             match fs::metadata(entry.path()) {
                 Err(error) => self.problem(&child, format!("cannot be read: {error}")),
-                Ok(meta) if (meta.is_dir() || is_ours(&child)) && file_name.to_str().is_none() => {
+                Ok(meta) if (meta.is_dir() || is_policy_file(&child)) && file_name.to_str().is_none() => {
                     self.problem(&child, "has a name that is not UTF-8; rename it");
                 }
-                Ok(meta) if meta.is_dir() && is_ours(&child) => {
+                Ok(meta) if meta.is_dir() && is_policy_file(&child) => {
                     self.problem(&child, "is a folder with the name of a file; rename it");
                 }
                 Ok(meta) if meta.is_dir() && depth < DEPTH_MAX => {
@@ -149,7 +150,7 @@ impl Reader<'_> {
                     self.walk(&entry.path(), &child, depth + 1, budget);
                 }
                 Ok(meta) if meta.is_file() => self.read_file(&entry.path(), child, meta.len(), budget),
-                Ok(_) if is_ours(&child) => self.problem(&child, "is not a regular file"),
+                Ok(_) if is_policy_file(&child) => self.problem(&child, "is not a regular file"),
                 Ok(_) => {}
             }
         }
@@ -188,7 +189,7 @@ impl Reader<'_> {
     }
 
     fn read_file(&mut self, path: &Path, name: String, length: u64, budget: &mut Budget) {
-        if !is_ours(&name) {
+        if !is_policy_file(&name) {
             return;
         }
         let too_large = format!("makes its folder larger than {FOLDER_BYTES_MAX} bytes");
@@ -227,7 +228,7 @@ fn has_links(root: &Path) -> bool {
     fs::read_dir(root).is_ok_and(|mut entries| entries.any(is_link))
 }
 
-/// A FIFO that was put in a file's place after it was looked at would hold up every reload.
+/// Opens a regular file without blocking: a FIFO that replaced the file after it was listed would block every reload.
 fn open(path: &Path) -> io::Result<fs::File> {
     let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if file.metadata()?.is_file() {
@@ -237,13 +238,13 @@ fn open(path: &Path) -> io::Result<fs::File> {
     }
 }
 
-/// Hidden files, kubelet's `..data`, editors' swap and backup files.
-fn is_litter(name: &str) -> bool {
+/// True for hidden files, kubelet's `..data`, and editors' swap and backup files.
+fn is_temporary(name: &str) -> bool {
     name.starts_with('.') || name.ends_with('~') || (name.starts_with('#') && name.ends_with('#'))
 }
 
-/// Kinds of file that mean something to a revision; a README beside them does not.
-fn is_ours(name: &str) -> bool {
+/// True for the kinds of file that a revision can contain; a README beside them is ignored.
+fn is_policy_file(name: &str) -> bool {
     [".cedar", ".cedarschema", ".yaml", ".yml", ".json"]
         .iter()
         .any(|suffix| name.ends_with(suffix))
@@ -327,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_touched_is_taken_over_and_the_same_content_is_the_same_file() {
+    fn an_untouched_entry_is_taken_over_and_equal_content_is_the_same_file() {
         let root = tempfile::tempdir().unwrap();
         for name in [
             "policies/a/x.cedar",
@@ -369,7 +370,7 @@ mod tests {
         assert_eq!(
             places.read_again(&third, &touched(&[])),
             places.read(),
-            "what is gone is gone"
+            "a removed folder is not in the tree any more"
         );
     }
 

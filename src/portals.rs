@@ -1,7 +1,7 @@
-//! The portals as they are now: the portal table, each portal's revision, and the callers verified under it.
+//! The registry of portals: the portal table, each portal's active revision, and the callers verified under it.
 //!
-//! Written by `reload` alone, read by every request: one atomic load gives a request a snapshot that it keeps to its
-//! end. Callers remembered under a revision go with it, so no identity ever outlives the rules that shaped it.
+//! Only `reload` writes it, and every request reads it: one atomic load gives a request a snapshot that it uses to its end. A
+//! revision owns the cache of its callers, so a new revision starts with an empty cache.
 
 use std::sync::{Arc, OnceLock};
 
@@ -27,7 +27,7 @@ use cedargate_policy::principal::Principal;
 use cedargate_policy::revision::Revision;
 use cedargate_policy::types::{Door, Identity, PortalSlug, TokenFacts};
 
-/// Every portal, and which request belongs to which.
+/// Every portal, and the table that finds the portal of a request.
 pub struct PortalRegistry {
     pub table: PortalTable,
     pub portals: Vec<Arc<Portal>>,
@@ -36,10 +36,10 @@ pub struct PortalRegistry {
     pub app: Arc<App>,
 }
 
-/// The portals as they are now; replaced as a whole when a portal appears.
+/// The registry in force; replaced as a whole when a portal appears.
 pub type SharedRegistry = ArcSwap<PortalRegistry>;
 
-/// One portal's frame, and what it serves.
+/// One portal: its configuration, its app, and its active revision.
 pub struct Portal {
     pub config: config::Portal,
     /// The portal as its policies see it.
@@ -53,7 +53,7 @@ pub struct Portal {
     pub meters: Meters,
 }
 
-/// A revision in force, and the callers known under it.
+/// A revision in force, and the cache of callers verified under it.
 pub struct ActiveRevision {
     pub revision: Arc<Revision>,
     pub callers: TokenCache<Caller>,
@@ -62,11 +62,11 @@ pub struct ActiveRevision {
 /// The proof of a caller; checked again on every use.
 pub enum Credential {
     Token(TokenProof),
-    /// A token that its issuer was asked about, until that must be asked again (unix seconds).
+    /// A token that its issuer confirmed; the gate asks the issuer again after `until` (unix seconds).
     Introspected {
         until: i64,
     },
-    /// Looked up in the store, or among what is known of it, for every request.
+    /// A session, looked up in this process's cache or in the store for every request.
     Session(Arc<Session>),
 }
 
@@ -81,12 +81,12 @@ pub struct Caller {
     pub entity: EntityRef,
     /// `None`: no token, but a session.
     pub token: Option<Arc<TokenFacts>>,
-    /// The claims that the assertion carries: what the schema asks for.
+    /// The claims that the assertion carries: those that the schema declares as attributes.
     pub asserted: Map<String, Value>,
     pub assertion: ArcSwapOption<FreshAssertion>,
 }
 
-/// A signed assertion that is good for some more requests.
+/// A signed assertion that further requests of the caller reuse.
 pub struct FreshAssertion {
     pub value: HeaderValue,
     /// Generation of the keys it was signed with.

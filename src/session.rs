@@ -1,12 +1,12 @@
-//! Browser sessions: found by an opaque id, kept in a store that all replicas share, revocable within `staleness_max`.
+//! Browser sessions: found by an opaque id, stored in a store that all replicas share, revocable within `staleness_max`.
 //!
 //! Beside the path; the gate, the doors, login, limits and introspection use it. The cookie carries 256 random bits and nothing
 //! else. The store holds one sealed value per session under a hashed handle; opening it needs the server's keys *and* the
 //! cookie. A session that this process holds counts only while the revocation log was read within `staleness_max`. A store
 //! error is never a decision: absent, unreachable and corrupt are three different answers.
 //!
-//! A cookie's way: `present` → `operations` (cache, revocation log, store, seal) → `renewal` if the claims are due →
-//! `rotation` if the id is due.
+//! The steps of a session cookie: `present` → `operations` (cache, revocation log, store, seal) → `renewal` if the claims are
+//! due → `rotation` if the id is due.
 
 mod cache;
 mod cookie;
@@ -214,13 +214,13 @@ impl Sessions {
     }
 
     /// Seals a value that passes through the browser (the `state` of a login), bound to `secret`, with the server's keys.
-    pub fn seal_for_trip(&self, secret: &[u8], value: &[u8]) -> String {
-        // an empty text opens nowhere: if sealing fails, the login fails
+    pub fn seal_for_browser(&self, secret: &[u8], value: &[u8]) -> String {
+        // no replica opens an empty text: if sealing fails, the login fails
         self.seal.for_browser(secret, value).unwrap_or_default()
     }
 
-    /// Opens a text that `seal_for_trip` sealed, here or in another replica; `None` for any other text.
-    pub fn open_from_trip(&self, secret: &[u8], text: &str) -> Option<Vec<u8>> {
+    /// Opens a text that `seal_for_browser` sealed, here or in another replica; `None` for any other text.
+    pub fn open_from_browser(&self, secret: &[u8], text: &str) -> Option<Vec<u8>> {
         self.seal.open_from_browser(secret, text).ok()
     }
 

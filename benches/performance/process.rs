@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::machine::pause;
 
-/// How long a server may take to start.
+/// Longest time for a server to start.
 const START_MAX: Duration = Duration::from_secs(30);
 
 pub struct Process {

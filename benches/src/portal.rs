@@ -103,7 +103,7 @@ impl PolicyFiles {
 }
 
 impl LoadedPortal {
-    /// Loads a portal that has every path. Fails where the files are not accepted.
+    /// Loads a portal that has every path. Fails if the files are rejected.
     pub fn load(files: &PolicyFiles) -> Result<Self, String> {
         Self::load_below("/", files)
     }

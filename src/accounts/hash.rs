@@ -86,7 +86,7 @@ impl Hash {
     pub fn new(password: &str) -> Result<Self, String> {
         let mut salt = [0; SALT_BYTES];
         let mut output = [0; NEW_OUTPUT_BYTES];
-        aws_lc_rs::rand::fill(&mut salt).map_err(|_unspecified| "there are no random numbers".to_owned())?;
+        aws_lc_rs::rand::fill(&mut salt).map_err(|_unspecified| "the random number generator failed".to_owned())?;
         let cost = new_cost()?;
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, cost.clone());
         argon2
@@ -98,7 +98,7 @@ impl Hash {
     /// A random hash that no password matches, with the cost of a new hash.
     pub fn dummy() -> Result<Self, String> {
         let mut random = [0; SALT_BYTES + NEW_OUTPUT_BYTES];
-        aws_lc_rs::rand::fill(&mut random).map_err(|_unspecified| "there are no random numbers".to_owned())?;
+        aws_lc_rs::rand::fill(&mut random).map_err(|_unspecified| "the random number generator failed".to_owned())?;
         let (salt, output) = random.split_at(SALT_BYTES);
         Self::from_parts(&new_cost()?, salt, output)
     }

@@ -192,12 +192,12 @@ impl UsersError {
 
 /// SECURITY: text in the place of a key may be a password. The message quotes it only if it is close to a known key.
 fn unknown_key(found: &str, known: &[&str]) -> String {
-    let near = known
+    let closest = known
         .iter()
         .find(|one| strsim::levenshtein(found, one) <= MISSPELT_DISTANCE_MAX);
-    near.map_or_else(
+    closest.map_or_else(
         || format!("an unknown key; known are: {}", known.join(", ")),
-        |near| format!("unknown key `{}`; did you mean `{near}`?", found.escape_debug()),
+        |closest| format!("unknown key `{}`; did you mean `{closest}`?", found.escape_debug()),
     )
 }
 

@@ -51,7 +51,7 @@ pub(super) struct TrafficOptions {
     pub decision: ListenerOptions,
 }
 
-/// Everything that `start` needs besides sockets.
+/// The parts that `start` needs in addition to sockets.
 pub(super) struct Parts {
     pub gate: Arc<Gate>,
     pub trigger: Arc<ShutdownTrigger>,

@@ -93,7 +93,7 @@ pub struct HttpFacts {
     pub method: http::Method,
     pub path: String,
     pub route: Option<Arc<str>>,
-    /// The client's address, taken from trusted proxies where there are some; `None`: unknown.
+    /// The client's address, as trusted proxies state it if there are some; `None`: unknown.
     pub client: Option<std::net::IpAddr>,
     /// `None`: the client got no response head.
     pub status: Option<u16>,

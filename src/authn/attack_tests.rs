@@ -1,7 +1,7 @@
 //! Attacks on a token, against the whole verifier with real keys.
 //!
-//! `tests/corpus/token_cases` holds the tokens as data; `tests/integration/tokens/token_attacks.rs` sends the same tokens to
-//! a running gate. Here stand the whole table, with a clock that stands still, and the tests that look inside the verifier.
+//! `tests/corpus/token_cases` holds the tokens as data; `tests/integration/tokens/token_attacks.rs` sends the same tokens to a
+//! running gate. This file runs the whole table with a fixed clock, and the tests that look inside the verifier.
 
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
@@ -153,7 +153,7 @@ fn each_family_of_keys_proves_the_same_identity() {
 }
 
 #[test]
-fn jwks_rotation_kills_tokens_of_a_removed_key_at_once() {
+fn tokens_of_a_key_that_left_the_jwks_are_denied_at_once() {
     let authn = authn();
     let verified = judge(&authn, &es(claims())).unwrap();
     publish(&authn, &json!({"keys": [KEYS.rsa.jwk, KEYS.ec.jwk]}));
@@ -169,7 +169,7 @@ fn jwks_rotation_kills_tokens_of_a_removed_key_at_once() {
 }
 
 #[test]
-fn timing_cache_a_remembered_token_dies_with_its_time_and_its_keys_age() {
+fn a_cached_token_is_denied_after_its_time_and_after_its_keys_age() {
     let authn = authn();
     let verified = judge(&authn, &es(claims())).unwrap();
     let end = NOW + 300 + LEEWAY;

@@ -1,4 +1,4 @@
-//! Reads a small file whole: keys, certificates, users, tokens.
+//! Reads a small file completely: keys, certificates, users, tokens.
 //!
 //! Refuses anything but a regular file, because opening a FIFO would block, and stops at the caller's limit even if the file
 //! grows while it is read.
@@ -11,7 +11,7 @@ use std::path::Path;
 pub enum ReadError {
     #[error("{0}")]
     Io(#[from] std::io::Error),
-    #[error("it is no file of at most {max} bytes")]
+    #[error("it is not a regular file of at most {max} bytes")]
     NotSmall { max: u64 },
 }
 

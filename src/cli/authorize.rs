@@ -22,7 +22,7 @@ use super::tree::{PortalLoad, TreeArgs};
 use super::{Exit, Paint, complain, print};
 use crate::authn::inspect;
 use crate::base::clock::{unix_millis, unix_seconds};
-use crate::doors::authorize::body::{Ask, Who};
+use crate::doors::authorize::body::{Ask, SubjectSource};
 use crate::doors::authorize::rendered;
 
 /// Bytes of a request file.
@@ -111,10 +111,10 @@ fn from_request(args: &Args, path: &Path) -> Result<Decided, String> {
     let ask = Ask::read(body, "").map_err(|r| r.detail.into_owned())?;
     let workbench = args.tree.open()?;
     let load = workbench.load_named(&ask.portal)?;
-    let token = match &ask.who {
-        Who::Principal(_) => None,
-        Who::Token(token) => Some(token.expose().as_str()),
-        Who::Header => return Err("the request needs a `principal` or a `token`".to_owned()),
+    let token = match &ask.subject {
+        SubjectSource::Principal(_) => None,
+        SubjectSource::Token(token) => Some(token.expose().as_str()),
+        SubjectSource::Header => return Err("the request needs a `principal` or a `token`".to_owned()),
     };
     decided(&load, &caller(&load, token), Asked::Named(ask.query()))
 }

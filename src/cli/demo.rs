@@ -111,7 +111,7 @@ fn make_accounts(scratch: &Path) -> Result<Vec<DemoAccount>, String> {
     let mut accounts = Vec::new();
     for (name, role) in [("alice", "viewer"), ("bob", "editor")] {
         let mut random = [0; PASSWORD_RANDOM_BYTES];
-        aws_lc_rs::rand::fill(&mut random).map_err(|_unspecified| "there are no random numbers".to_owned())?;
+        aws_lc_rs::rand::fill(&mut random).map_err(|_unspecified| "the random number generator failed".to_owned())?;
         let password = URL_SAFE_NO_PAD.encode(random);
         let spec = NewUser {
             name: name.to_owned(),

@@ -98,7 +98,7 @@ pub(crate) struct Suite {
     pub findings: Vec<Finding>,
 }
 
-/// Rows of cells. A column's label stands before each of its cells, so that one line can be read alone.
+/// Rows of cells. A column's label precedes each of its cells, so that one line can be read alone.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
     pub columns: &'static [&'static str],

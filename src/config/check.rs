@@ -1,8 +1,8 @@
-//! Checks that several sections share, and the place where their mistakes go.
+//! Checks that several sections share, and the list of their mistakes.
 //!
-//! A check returns the checked value, or has reported why there is none; a required key that is absent or of the wrong type
-//! was reported by `schema` and is passed over here. Any doubt about a restriction is an error, never a guess. Messages show
-//! no URL that could hold a password: one with `@` in it is described, not repeated.
+//! A check returns the checked value, or reports a mistake and returns `None`. `schema` has already reported a required key
+//! that is absent or of the wrong type, so a check skips it. A restriction that could be read in two ways is an error. Messages
+//! show no URL that could hold a password: a URL with `@` in it is described and not repeated.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use super::tree::Node;
 /// The prefix of addresses and URLs that are Unix sockets.
 pub const UNIX: &str = "unix:";
 
-/// Hop-by-hop and framing headers are the HTTP library's; stripping or replacing them would break requests.
+/// The HTTP library sets hop-by-hop and framing headers; stripping or replacing them would break requests.
 const RESERVED_HEADERS: [&str; 11] = [
     "authorization",
     "connection",
@@ -80,16 +80,16 @@ impl Checker<'_> {
         }
     }
 
-    /// Parses what is meant as a URL; one with credentials in it is refused, so that none can end up in a log.
+    /// Parses a URL; a URL with credentials is refused, so that no credential can end up in a log.
     pub fn parse_url(&mut self, key: &str, text: &str) -> Option<Url> {
-        // the parser would quietly drop or turn these
-        let odd = text.chars().any(|c| c.is_whitespace() || c.is_control() || c == '\\');
+        // the parser would silently drop or replace these characters
+        let is_unsafe = text.chars().any(|c| c.is_whitespace() || c.is_control() || c == '\\');
         match Url::parse(text) {
             Ok(url) if !url.username().is_empty() || url.password().is_some() || text.contains('@') => {
                 self.error(key, "has a user name or password in it; remove it");
                 None
             }
-            Ok(url) if !odd => Some(url),
+            Ok(url) if !is_unsafe => Some(url),
             _ if text.contains('@') => {
                 self.error(key, "is not a URL such as `http://127.0.0.1:3000`");
                 None

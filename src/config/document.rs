@@ -1,7 +1,7 @@
-//! The keys of `cedargate.yaml`, and the step from them to a `Config`.
+//! The keys of `cedargate.yaml`, and their conversion to a `Config`.
 //!
-//! The JSON Schema is generated from these types, and `schema` holds a file against it, so a key that is added to a section
-//! is known everywhere at once: suggestions for unknown keys, environment variables, `config schema`, `config print`.
+//! The JSON Schema is generated from these types, and `schema` checks a file against it, so a key that is added to a section is
+//! known everywhere at once: suggestions for unknown keys, environment variables, `config schema`, `config print`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,7 +1,7 @@
 //! The environment as a layer over the file: `CEDARGATE_SECTION__KEY=value` is written into the tree.
 //!
-//! The schema says how a value reads (a number, a list …), but nothing is checked here: an unknown key is written like any
-//! other, and `schema` reports it. Variables that Kubernetes makes for a service named cedargate are ignored.
+//! The schema says how a value reads (a number, a list …), but nothing is checked here: an unknown key is written as well, and
+//! `schema` reports it. Variables that Kubernetes makes for a service named cedargate are ignored.
 
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ fn variable(schema: &Value, name: String, value: String, errors: &mut ConfigErro
             errors.add(
                 &key,
                 Some(origin),
-                format!("two underscores stand between levels; write `{PREFIX}{right}`"),
+                format!("two underscores separate levels; write `{PREFIX}{right}`"),
             );
         }
         return None;

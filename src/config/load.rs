@@ -1,4 +1,4 @@
-//! The step from file and environment to a checked configuration, with the origin of each value.
+//! Loads the configuration: from file and environment to checked values, with the origin of each value.
 //!
 //! This file and `secret` are the only parts of the configuration that read files. All mistakes come back together; nothing
 //! is half-loaded.
@@ -122,7 +122,7 @@ fn load_text(text: &str, name: &str, folder: &Path, env: impl Iterator<Item = (S
 }
 
 fn checked(tree: &Node, value: Value, folder: &Path, mut errors: ConfigErrors) -> Result<Loaded, ConfigErrors> {
-    // `schema` let only readable values through; if one cannot be read all the same, the configuration is refused
+    // `schema` accepts only values that can be read; if a value still cannot be read, the configuration is refused
     let document: Document = match serde_json::from_value(value) {
         Ok(document) => document,
         Err(error) => {

@@ -181,14 +181,14 @@ impl<'a> SchemaCheck<'a> {
     /// A list with a scalar item that does not fit is left out as a whole: shorter, it would mean something else.
     fn list(&mut self, path: &str, items: &[Node], fitting: &[Form<'_>]) -> Option<Value> {
         let schema = step_schema(fitting, "0").cloned().unwrap_or_default();
-        let mut whole = Some(Vec::with_capacity(items.len()));
+        let mut complete = Some(Vec::with_capacity(items.len()));
         for (n, item) in items.iter().enumerate() {
-            match (self.value(&format!("{path}[{n}]"), item, &schema), &mut whole) {
+            match (self.value(&format!("{path}[{n}]"), item, &schema), &mut complete) {
                 (Some(value), Some(values)) => values.push(value),
-                _ => whole = None,
+                _ => complete = None,
             }
         }
-        whole.map(Value::Array)
+        complete.map(Value::Array)
     }
 
     fn map(

@@ -1,4 +1,4 @@
-//! The sections of `cedargate.yaml`, one file each: the keys, their defaults, and the checks of one key beside the others.
+//! The sections of `cedargate.yaml`, one file each: the keys, their defaults, and the checks of a key against other keys.
 //!
 //! A section of plain values is one struct: serde reads it, schemars describes it, and the gate uses it. A section that needs
 //! more (addresses to parse, files to read, keys that exclude each other) has a `Raw…` struct as the file says it and a

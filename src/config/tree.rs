@@ -1,4 +1,4 @@
-//! A YAML document as a tree whose every node knows where it was written.
+//! A YAML document as a tree; every node has the file and line where it was written.
 //!
 //! The tree has no types and no meaning yet; `schema` and `check` add them. Duplicate keys are kept, so that they are reported
 //! beside all other mistakes.

@@ -1,8 +1,8 @@
-//! `POST /authorize` and `/authorize/batch`: the app's own question, on the decision listener.
+//! `POST /authorize` and `/authorize/batch`: a query of the app, on the decision listener.
 //!
-//! Who is a token, the gate's own assertion, or a principal the app names; then action, resource, context, entities.
-//! Every decision is a 200; what cannot be asked is a 400 that names the place. What the gate knows itself (portal,
-//! time, the credential's tenant) the app cannot override.
+//! The query names the subject (a token, the gate's own assertion, or a principal that the app describes), action, resource,
+//! context and entities. Every decision is a 200; a malformed query is a 400 that names the wrong member. The app cannot
+//! override the gate's own facts (portal, time, the credential's tenant).
 
 pub mod body;
 
@@ -27,7 +27,7 @@ use serde_json::json;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use self::body::{Ask, Who};
+use self::body::{Ask, SubjectSource};
 use crate::audit::{AuditGuard, AuditRecord, PolicyError};
 use crate::authn::{VerifiedAssertion, bearer, is_assertion};
 use crate::base::clock::{unix_millis, unix_seconds};
@@ -38,13 +38,13 @@ use crate::http::request::{Trace, correlation};
 use crate::http::upstream::Body;
 use crate::portals::{Caller, Portal};
 
-/// The parts of one request to this door besides its body.
+/// The facts of one request to this door besides its body.
 struct Envelope {
     request_id: HeaderValue,
     trace: Trace,
     /// The caller's credential from the `Authorization` header.
     bearer: Option<String>,
-    /// The caller's `Cookie`, where the app passes it on.
+    /// The caller's `Cookie` headers, if the app passes them on.
     cookie: HeaderMap,
 }
 
@@ -62,10 +62,10 @@ enum Answered {
     Batch { decisions: Vec<Rendered> },
 }
 
-/// Answers one request on the decision listener; never fails. `tokens` are what callers must present, if any.
+/// Answers one request on the decision listener; never fails. A caller must present one of `tokens`, unless the list is empty.
 pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], request: Request<Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
-    // of the decision that a refusal is about
+    // the id of the decision that a refusal belongs to; `respond` moves it on
     let mut decision_id = Uuid::now_v7();
     let crate::http::request::Correlation { request_id, trace } = correlation(&head.headers, decision_id);
     let mut envelope = Envelope {
@@ -76,7 +76,7 @@ pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], request: Request<I
     };
     let outcome = match read(gate, tokens, &head, body, &mut envelope).await {
         Ok(asks) => respond(gate, &envelope, &asks, &mut decision_id).await,
-        Err(refusal) => Err(unasked(gate, &envelope, refusal, decision_id)),
+        Err(refusal) => Err(record_unreadable(gate, &envelope, refusal, decision_id)),
     };
     match outcome {
         Ok(body) => json_response(&body, envelope.request_id),
@@ -92,7 +92,7 @@ pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], request: Request<I
     }
 }
 
-/// Reads what is asked; nothing is decided yet.
+/// Reads credential and queries of a request, without deciding.
 async fn read(
     gate: &Gate,
     tokens: &[Redacted<String>],
@@ -124,23 +124,23 @@ async fn read(
     Ok(Asks::One(Box::new(Ask::read(parsed, "")?)))
 }
 
-/// Decides everything asked; `decision_id` is left at the last one.
+/// Decides every query; afterwards `decision_id` is that of the last decision.
 async fn respond(gate: &Gate, envelope: &Envelope, asks: &Asks, decision_id: &mut Uuid) -> Result<Answered, Refusal> {
     let asks = match asks {
-        Asks::One(ask) => return one(gate, envelope, ask, *decision_id).await.map(Answered::One),
+        Asks::One(ask) => return decide_one(gate, envelope, ask, *decision_id).await.map(Answered::One),
         Asks::Batch(asks) => asks,
     };
     let mut decisions = Vec::with_capacity(asks.len());
     for ask in asks {
         *decision_id = Uuid::now_v7();
-        let decision = one(gate, envelope, ask, *decision_id).await;
+        let decision = decide_one(gate, envelope, ask, *decision_id).await;
         decisions.push(decision.map_err(|r| r.at(&ask.place))?);
     }
     Ok(Answered::Batch { decisions })
 }
 
-/// Records a request that asked nothing that could be read.
-fn unasked(gate: &Gate, envelope: &Envelope, refusal: Refusal, decision_id: Uuid) -> Refusal {
+/// Records a request without a readable query.
+fn record_unreadable(gate: &Gate, envelope: &Envelope, refusal: Refusal, decision_id: Uuid) -> Refusal {
     match gate.audit.admit() {
         Err(full) => full,
         Ok(slot) => {
@@ -185,13 +185,13 @@ fn credential(headers: &HeaderMap, tokens: &[Redacted<String>]) -> Result<Option
     }
 }
 
-/// Decides one query, and writes its record. `Err` where there is no decision: the query cannot be put, or the caller's
-/// credential proves nothing.
-async fn one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uuid) -> Result<Rendered, Refusal> {
+/// Decides one query, and writes its record. `Err` if there is no decision: the query cannot be evaluated, or the caller's
+/// credential is not valid.
+async fn decide_one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uuid) -> Result<Rendered, Refusal> {
     let portal = gate.portals.load().named(&ask.portal).cloned();
     let slot = gate.audit.admit()?;
     let Some(portal) = portal else {
-        // a name that the app made up is no label
+        // an unknown name from the app must not become a metric label
         let record = envelope.record(decision_id, NO_PORTAL);
         gate.audit.guard(slot, record).denied(Denial::PortalUnknown);
         count_without_portal(gate, Denial::PortalUnknown);
@@ -207,8 +207,8 @@ async fn one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uuid) -> 
     let decision = match &active {
         None => Decision::unloaded(),
         Some(active) => {
-            let scope = ActivePortal { portal: &portal, active };
-            let decided = decide(gate, scope, envelope, ask, &mut guard).await;
+            let active_portal = ActivePortal { portal: &portal, active };
+            let decided = decide(gate, active_portal, envelope, ask, &mut guard).await;
             decided.unwrap_or_else(Decision::refused)
         }
     };
@@ -230,17 +230,17 @@ async fn one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uuid) -> 
     Ok(rendered(&decision, decision_id, &portal.name, &revision))
 }
 
-/// `Err` where the caller's credential proves nothing.
+/// `Err` if the caller's credential is not valid.
 async fn decide(
     gate: &Gate,
-    scope: ActivePortal<'_>,
+    active_portal: ActivePortal<'_>,
     envelope: &Envelope,
     ask: &Ask,
     guard: &mut AuditGuard,
 ) -> Result<Decision, Refusal> {
-    let revision = &scope.active.revision;
+    let revision = &active_portal.active.revision;
     guard.record.revision = Some(Arc::clone(&revision.id));
-    let subject = subject(gate, scope, envelope, ask).await?;
+    let subject = subject(gate, active_portal, envelope, ask).await?;
     if let Subject::Caller(caller) = &subject {
         record_caller(&mut guard.record, caller);
     }
@@ -248,7 +248,7 @@ async fn decide(
     guard.record.tenant = caller.identity().and_then(|i| i.tenant.as_deref()).map(Arc::from);
     let started = Instant::now();
     let query = Query {
-        portal: &scope.portal.scope,
+        portal: &active_portal.portal.scope,
         revision,
         now_millis: unix_millis(),
         asked: Asked::Named(ask.query()),
@@ -261,17 +261,17 @@ async fn decide(
         if let Some(principal) = principal.filter(|_| guard.record.principal.is_none()) {
             guard.record.principal = Some(entity_ref(principal, revision));
         }
-        if let Some(meter) = scope.portal.meters.decision_duration.get(Door::Authorize as usize) {
+        if let Some(meter) = active_portal.portal.meters.decision_duration.get(Door::Authorize as usize) {
             meter.observe(took.as_secs_f64());
         }
-        scope.portal.meters.errors(decision.errors().len());
+        active_portal.portal.meters.errors(decision.errors().len());
         record_decision(&mut guard.record, &decision, revision);
         guard.record.context = decision.context.take();
     }
     Ok(decision)
 }
 
-/// The principal that a query is about, as the body or a credential says.
+/// The principal of a query, named by the body or proved by a credential.
 enum Subject {
     /// The body names it.
     Named,
@@ -308,20 +308,20 @@ impl Subject {
     }
 }
 
-async fn subject(gate: &Gate, scope: ActivePortal<'_>, envelope: &Envelope, ask: &Ask) -> Result<Subject, Refusal> {
-    let portal = scope.portal;
-    let token = match (&ask.who, &envelope.bearer) {
-        (Who::Principal(_), _) => return Ok(Subject::Named),
-        (Who::Token(token), _) => token.expose().as_str(),
-        (Who::Header, Some(token)) => token.as_str(),
-        (Who::Header, None) => {
+async fn subject(gate: &Gate, active_portal: ActivePortal<'_>, envelope: &Envelope, ask: &Ask) -> Result<Subject, Refusal> {
+    let portal = active_portal.portal;
+    let token = match (&ask.subject, &envelope.bearer) {
+        (SubjectSource::Principal(_), _) => return Ok(Subject::Named),
+        (SubjectSource::Token(token), _) => token.expose().as_str(),
+        (SubjectSource::Header, Some(token)) => token.as_str(),
+        (SubjectSource::Header, None) => {
             let presented = gate.presented_session(&envelope.cookie).await?;
             let presented = presented.ok_or(Refusal::new(Denial::TokenMissing, "name a `principal`, or give a `token`"))?;
-            return Ok(Subject::Caller(gate.session_caller(scope, &presented.session)?));
+            return Ok(Subject::Caller(gate.session_caller(active_portal, &presented.session)?));
         }
     };
     if !is_assertion(token) {
-        return Ok(Subject::Caller(gate.caller(scope, token).await?));
+        return Ok(Subject::Caller(gate.caller(active_portal, token).await?));
     }
     let audience = portal.upstream.url.origin();
     let returned = gate.assertions.verify(token, &portal.name, &audience, unix_seconds())?;
@@ -330,7 +330,7 @@ async fn subject(gate: &Gate, scope: ActivePortal<'_>, envelope: &Envelope, ask:
         let detail = "the assertion's issuer is not trusted by this portal any more";
         return Err(Refusal::new(Denial::IssuerUnknown, detail));
     }
-    let principal = scope.active.revision.principal(&portal.scope, &identity)?;
+    let principal = active_portal.active.revision.principal(&portal.scope, &identity)?;
     Ok(Subject::Asserted(Box::new(Asserted { identity, principal })))
 }
 

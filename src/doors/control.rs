@@ -90,8 +90,8 @@ impl Control {
             let revision = portal.active.load().as_ref().map(|active| active.revision.id.to_string());
             let result = outcome.map(|outcome| outcome.result);
             all_succeeded &= result == Some(ReloadResult::Success);
-            let word = result.map_or("not loaded", ReloadResult::as_str);
-            detail.push(format!("{}: {word}", portal.name));
+            let result_text = result.map_or("not loaded", ReloadResult::as_str);
+            detail.push(format!("{}: {result_text}", portal.name));
             portals.push(json!({"portal": &*portal.name, "revision": revision, "last_reload": outcome}));
         }
         self.record("reload_requested", Some(detail.join(", ")));

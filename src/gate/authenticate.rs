@@ -31,7 +31,7 @@ impl Gate {
     pub(super) async fn by_cookie(
         &self,
         head: &Parts,
-        scope: ActivePortal<'_>,
+        active_portal: ActivePortal<'_>,
         cookie: &mut Cookie,
     ) -> Result<Option<Arc<Caller>>, Refusal> {
         if !head.headers.contains_key(COOKIE) || !self.sessions.cookies.has_session(&head.headers) {
@@ -44,7 +44,7 @@ impl Gate {
         let Some(presented) = self.presented_session(&head.headers).await? else {
             return Ok(None);
         };
-        let caller = self.session_caller(scope, &presented.session);
+        let caller = self.session_caller(active_portal, &presented.session);
         *cookie = Cookie::Session(Box::new(presented));
         caller.map(Some)
     }

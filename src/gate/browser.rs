@@ -27,7 +27,7 @@ const ROTATE_TIMEOUT: Duration = Duration::from_secs(2);
 impl Worker {
     pub(super) fn refused(&self, refusal: &Refusal, answer: &AnswerContext, progress: &Progress) -> Response<Body> {
         let mut response = answer::refusal_response(refusal, answer);
-        // SECURITY: not with the answer to a script: it may have been asked before a login that just set another cookie
+        // SECURITY: an answer to a script clears no cookie: a login may have set a new cookie after the script sent its request
         let may_clear = progress.navigation.is_some() || progress.portal.is_none();
         if may_clear && is_stale(refusal) && !matches!(progress.cookie, Cookie::Absent) {
             let cookie = self.gate.sessions.cookies.clear_session();
@@ -39,12 +39,12 @@ impl Worker {
         }
     }
 
-    /// Gives the session the new id that it is due, with an answer that can carry it.
+    /// Gives the session a new id if one is due, and sets its cookie on the answer.
     pub(super) async fn rotate(&self, response: &mut Response<Body>, cookie: &Cookie) {
         let Cookie::Session(held) = cookie else { return };
         let IdentifiedSession { id, session } = &**held;
         if session.next.is_some() {
-            return self.carry_again(response, id);
+            return self.set_cookie_again(response, id);
         }
         if !session.data.rotation_due {
             return;
@@ -54,7 +54,7 @@ impl Worker {
         };
         let sessions = &self.gate.sessions;
         match timeout(ROTATE_TIMEOUT, Box::pin(sessions.rotate(id, session))).await {
-            Ok(Ok(rotated)) => carry(response, sessions.cookies.set_session(&rotated.id)),
+            Ok(Ok(rotated)) => set_session_cookie(response, sessions.cookies.set_session(&rotated.id)),
             Ok(Err(error)) => tracing::debug!(%error, "a session got no new id yet"),
             Err(_elapsed) => tracing::debug!("a session got no new id in time"),
         }
@@ -62,20 +62,20 @@ impl Worker {
 }
 
 impl Worker {
-    /// The answer that carried the new id may not have arrived.
-    fn carry_again(&self, response: &mut Response<Body>, id: &SessionId) {
-        // SECURITY: as it is now: who logged in or out meanwhile has another cookie, and must keep it
+    /// Sets the cookie of the new id again, because the answer that carried it may have been lost.
+    fn set_cookie_again(&self, response: &mut Response<Body>, id: &SessionId) {
+        // SECURITY: looks the session up again: if the browser logged in or out meanwhile, it must keep its other cookie
         let now = self.gate.sessions.try_find(id).and_then(Result::ok);
         if let Some(next) = now.as_ref().and_then(|session| session.next.as_ref()) {
-            carry(response, self.gate.sessions.cookies.set_session(next));
+            set_session_cookie(response, self.gate.sessions.cookies.set_session(next));
         }
     }
 }
 
-fn carry(response: &mut Response<Body>, cookie: HeaderValue) {
+fn set_session_cookie(response: &mut Response<Body>, cookie: HeaderValue) {
     let headers = response.headers_mut();
     headers.append(SET_COOKIE, cookie);
-    // SECURITY: no cache may keep an answer with a session in it
+    // SECURITY: no cache may store an answer that carries a session id
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
 }
 
@@ -112,7 +112,7 @@ impl Gate {
     }
 }
 
-/// A login takes no target with controls, encoded or not; what else a query may hold, it takes.
+/// True if the login accepts a return path with this query: no controls, encoded or not, and no unsafe characters.
 fn can_return(query: &str) -> bool {
     let plain = |b: u8| b.is_ascii_graphic() && !b"\\#<>\"".contains(&b);
     query.bytes().all(plain) && percent_encoding::percent_decode_str(query).all(|b| b >= b' ' && b != 0x7f)

@@ -1,7 +1,7 @@
-//! From a credential to everything that depends on the credential alone, remembered per portal and revision.
+//! Builds the caller of a credential: everything that depends on the credential alone. Cached per portal and revision.
 //!
-//! A remembered caller is the same caller: found by the hash of the whole token, or the version of the session, under one
-//! portal's one revision, and only after time, key, issuer and revocations were looked at again. Nothing of a request is ever remembered here.
+//! The cache key is the hash of the whole token, or the version of the session; each revision of a portal has its own cache. A
+//! cached caller is used only after time, key, issuer and revocations were checked again. The cache holds no fact of a request.
 
 use std::sync::Arc;
 
@@ -28,8 +28,8 @@ const RENEW_SHARE: i64 = 2;
 
 impl Gate {
     /// The caller that a bearer token proves, under the revision in force.
-    pub async fn caller(&self, scope: ActivePortal<'_>, token: &str) -> Result<Arc<Caller>, Refusal> {
-        let ActivePortal { portal, active } = scope;
+    pub async fn caller(&self, active_portal: ActivePortal<'_>, token: &str) -> Result<Arc<Caller>, Refusal> {
+        let ActivePortal { portal, active } = active_portal;
         let hash = token_hash(token);
         let now = unix_seconds();
         let known = active.callers.get(&hash).filter(|known| self.is_proven(known, now));
@@ -48,7 +48,7 @@ impl Gate {
         Ok(caller)
     }
 
-    /// True if the proof of a remembered token still holds.
+    /// True if the proof of a cached token still holds.
     fn is_proven(&self, caller: &Caller, now: i64) -> bool {
         match &caller.credential {
             Credential::Token(proof) => self.authn.recheck(proof, now).is_ok(),
@@ -68,9 +68,9 @@ impl Gate {
         Ok((verified.identity, credential))
     }
 
-    /// The caller that a session proves, which was found for this very request.
-    pub fn session_caller(&self, scope: ActivePortal<'_>, session: &Arc<Session>) -> Result<Arc<Caller>, Refusal> {
-        let ActivePortal { portal, active } = scope;
+    /// The caller of a session that was looked up for this request.
+    pub fn session_caller(&self, active_portal: ActivePortal<'_>, session: &Arc<Session>) -> Result<Arc<Caller>, Refusal> {
+        let ActivePortal { portal, active } = active_portal;
         if self.sessions.is_revoked(session, &portal.name) {
             return Err(Denial::SessionRevoked.into());
         }
@@ -87,8 +87,8 @@ impl Gate {
     }
 
     /// The assertion for a caller: the last one while it is fresh, else a new one.
-    pub fn assertion(&self, scope: ActivePortal<'_>, caller: &Caller) -> Result<HeaderValue, Refusal> {
-        let ActivePortal { portal, active } = scope;
+    pub fn assertion(&self, active_portal: ActivePortal<'_>, caller: &Caller) -> Result<HeaderValue, Refusal> {
+        let ActivePortal { portal, active } = active_portal;
         let now = unix_seconds();
         let generation = self.assertions.generation();
         let is_fresh = |fresh: &&Arc<FreshAssertion>| now < fresh.renew_at && fresh.generation == generation;
@@ -141,7 +141,7 @@ fn build_caller(portal: &Portal, revision: &Revision, identity: Identity, creden
     })
 }
 
-/// The claims that the schema turns into attributes: what the app may see of the token.
+/// The claims that the schema turns into attributes; the app sees no other claim of the token.
 fn asserted_claims(revision: &Revision, identity: &Identity) -> Result<Map<String, Value>, Refusal> {
     let rules = &revision.rules;
     let ty = rules.schema.resolve_type(&identity.principal_type);
@@ -156,7 +156,8 @@ fn asserted_claims(revision: &Revision, identity: &Identity) -> Result<Map<Strin
     Ok(asserted)
 }
 
-/// The names oauth2-proxy users know. A claim that `portal.yaml` maps to an attribute is the one the policies saw.
+/// The identity headers, named as in oauth2-proxy. A claim that `portal.yaml` maps to an attribute is the claim that the
+/// policies saw.
 fn headers(portal: &Portal, revision: &Revision, identity: &Identity, principal: &Principal) -> Result<CallerHeaders, Refusal> {
     let named = |name: &str| claims::at(&identity.claims, revision.rules.claims.get(name).map_or(name, String::as_str));
     let text = |name: &str| {
@@ -168,7 +169,7 @@ fn headers(portal: &Portal, revision: &Revision, identity: &Identity, principal:
         .scope
         .issuer(&identity.issuer)
         .is_some_and(|issuer| issuer.roles.is_some());
-    // groups are not bound by `issuers[].roles`: where an issuer is, only its roles are passed on
+    // `issuers[].roles` does not bound groups, so the roles of a bounded issuer are passed on in their place
     let groups = named("groups")?.and_then(Value::as_array).filter(|_| !bounded);
     let groups = groups.and_then(|all| all.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
     let groups = groups.map_or_else(|| roles.clone(), header_list);

@@ -1,7 +1,8 @@
 //! Cross-origin requests, as `portal.yaml` says: preflights answered here or passed on, answers readable by allowed origins.
 //!
-//! A preflight carries no credential and asks for nothing but permission to ask; only a real one (a bodyless OPTIONS
-//! with `Origin` and `Access-Control-Request-Method`) is treated as one, and only where the portal wants it.
+//! A preflight carries no credential and changes nothing: the browser asks whether it may send a request. The gate treats a
+//! request as a preflight only if it is a bodyless OPTIONS with `Origin` and `Access-Control-Request-Method`, and only if the
+//! portal's `cors` says so.
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -18,7 +19,7 @@ use cedargate_policy::portal::file::Cors;
 /// Seconds for which a browser may remember a preflight's answer.
 const MAX_AGE_SECONDS: &str = "600";
 
-/// Headers of a refusal that a script may read beside its body.
+/// Headers of a refusal that a script may read, besides its body.
 const EXPOSED: &str = "retry-after, www-authenticate, x-cedargate-decision-id, x-request-id";
 
 /// The handling of a preflight.
@@ -29,7 +30,7 @@ pub enum Preflight {
     Pass,
 }
 
-/// `None`: a request like any other.
+/// Answers a preflight, or passes it to the app; `None` for every other request.
 pub fn preflight(cors: &Cors, head: &Parts) -> Option<Result<Preflight, Refusal>> {
     if *cors == Cors::Absent || !is_preflight(head) {
         return None;
@@ -37,8 +38,8 @@ pub fn preflight(cors: &Cors, head: &Parts) -> Option<Result<Preflight, Refusal>
     if *cors == Cors::App {
         return Some(Ok(Preflight::Pass));
     }
-    match shared_with(cors, head.headers.get(ORIGIN)) {
-        Some(origin) => Some(Ok(Preflight::Answer(Box::new(granted(origin, &head.headers))))),
+    match allowed_origin(cors, head.headers.get(ORIGIN)) {
+        Some(origin) => Some(Ok(Preflight::Answer(Box::new(preflight_response(origin, &head.headers))))),
         None => Some(Err(Refusal::new(
             Denial::OriginMismatch,
             "the origin is not in `cors.origins`",
@@ -46,7 +47,7 @@ pub fn preflight(cors: &Cors, head: &Parts) -> Option<Result<Preflight, Refusal>
     }
 }
 
-/// Takes what a preflight must not carry to the app.
+/// Removes the credentials that a preflight must not carry to the app.
 pub fn strip_credentials(headers: &mut HeaderMap) {
     headers.remove(AUTHORIZATION);
     headers.remove(COOKIE);
@@ -60,25 +61,25 @@ pub fn share(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut HeaderMap)
     headers.append(VARY, HeaderValue::from_static("Origin"));
     headers.remove(ACCESS_CONTROL_ALLOW_ORIGIN);
     headers.remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
-    let Some(origin) = shared_with(cors, origin) else { return };
+    let Some(origin) = allowed_origin(cors, origin) else { return };
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
 }
 
-/// The same for the headers of an answer of the gate's own; what the app's answers expose is the app's to say.
+/// Lets such a script read some headers of the gate's own answer, too. The app decides about the headers of its answers.
 pub fn expose(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
-    if shared_with(cors, origin).is_some() {
+    if allowed_origin(cors, origin).is_some() {
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
     }
 }
 
 /// The origin, if its scripts may read answers.
-fn shared_with<'a>(cors: &Cors, origin: Option<&'a HeaderValue>) -> Option<&'a HeaderValue> {
+fn allowed_origin<'a>(cors: &Cors, origin: Option<&'a HeaderValue>) -> Option<&'a HeaderValue> {
     let Cors::Origins(allowed) = cors else { return None };
     origin.filter(|origin| allowed.iter().any(|a| a.as_bytes() == origin.as_bytes()))
 }
 
-/// The one `Origin` of a request.
+/// The `Origin` of a request; `None` without one or with several.
 pub fn origin(headers: &HeaderMap) -> Option<HeaderValue> {
     let mut origins = headers.get_all(ORIGIN).iter();
     origins.next().filter(|_| origins.next().is_none()).cloned()
@@ -95,7 +96,7 @@ fn is_preflight(head: &Parts) -> bool {
 }
 
 /// Grants every method and header that the preflight names: the request itself is decided when it comes.
-fn granted(origin: &HeaderValue, asked: &HeaderMap) -> Response<Body> {
+fn preflight_response(origin: &HeaderValue, asked: &HeaderMap) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();

@@ -1,7 +1,7 @@
-//! From a checked head to a permit: finds the caller, then asks the portal's policies.
+//! From a checked head to a permit: finds the caller, then has the portal's policies decide.
 //!
-//! The decision itself is `cedargate_policy::decision`; this file finds the caller for it and keeps the record. The order of
-//! the answers is fixed: an emergency forbid on a public path → the credential → the rate of the principal → the decision.
+//! The decision itself is `cedargate_policy::decision`; this file finds the caller for it and fills the record. The order of
+//! the steps is fixed: an emergency forbid on a public path → the credential → the rate of the principal → the decision.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,7 +30,7 @@ pub(super) enum Allowed {
     Pass(Passed),
 }
 
-/// A permit, and the basis that it is looked at again on.
+/// A permit, and the basis on which it is re-checked later.
 pub(super) struct Passed {
     pub permit: Permit,
     /// `None` for a preflight: nothing to re-check later.
@@ -88,31 +88,31 @@ impl Worker {
     pub(super) async fn allow(
         &self,
         head: &mut RequestHead,
-        scope: ActivePortal<'_>,
+        active_portal: ActivePortal<'_>,
         progress: &mut Progress,
     ) -> Result<Allowed, Refusal> {
         let epoch = self.gate.epoch();
-        match cors::preflight(&scope.active.revision.file.cors, &head.parts).transpose()? {
+        match cors::preflight(&active_portal.active.revision.file.cors, &head.parts).transpose()? {
             Some(Preflight::Answer(answer)) => {
                 progress.record.permitted();
                 Ok(Allowed::Answer(answer))
             }
             Some(Preflight::Pass) => {
-                let decision = scope.query(head.query(), progress.decided_at).decide_preflight();
-                progress.set_decision(scope, &decision);
+                let decision = active_portal.query(head.query(), progress.decided_at).decide_preflight();
+                progress.set_decision(active_portal, &decision);
                 let decision_id = progress.decision_id;
-                let permit = decision.permit(|| self.forwarded_identity(scope, None, decision_id))?;
+                let permit = decision.permit(|| self.forwarded_identity(active_portal, None, decision_id))?;
                 cors::strip_credentials(&mut head.parts.headers);
                 progress.record.permitted();
                 Ok(Allowed::Pass(Passed { permit, basis: None }))
             }
             None => {
-                let Permitted { permit, caller } = self.decide(head, scope, progress).await?;
+                let Permitted { permit, caller } = self.decide(head, active_portal, progress).await?;
                 let basis = DecisionBasis {
                     decision_id: progress.decision_id,
-                    portal: Arc::clone(scope.portal),
+                    portal: Arc::clone(active_portal.portal),
                     caller,
-                    revision: Arc::clone(&scope.active.revision.id),
+                    revision: Arc::clone(&active_portal.active.revision.id),
                     epoch,
                 };
                 Ok(Allowed::Pass(Passed {
@@ -123,19 +123,24 @@ impl Worker {
         }
     }
 
-    async fn decide(&self, head: &RequestHead, scope: ActivePortal<'_>, progress: &mut Progress) -> Result<Permitted, Refusal> {
-        let query = scope.query(head.query(), progress.decided_at);
+    async fn decide(
+        &self,
+        head: &RequestHead,
+        active_portal: ActivePortal<'_>,
+        progress: &mut Progress,
+    ) -> Result<Permitted, Refusal> {
+        let query = active_portal.query(head.query(), progress.decided_at);
         let (open, is_public) = match query.access() {
             Access::Closed(decision) => {
-                progress.set_decision(scope, &decision);
+                progress.set_decision(active_portal, &decision);
                 return Err(decision.refusal().unwrap_or(Denial::Forbidden.into()));
             }
             Access::Public(open) => (open, true),
             Access::Credential(open) => (open, false),
         };
         let caller = match bearer(&head.parts.headers)? {
-            Some(token) => Some(self.gate.caller(scope, token).await?),
-            None => match self.gate.by_cookie(&head.parts, scope, &mut progress.cookie).await {
+            Some(token) => Some(self.gate.caller(active_portal, token).await?),
+            None => match self.gate.by_cookie(&head.parts, active_portal, &mut progress.cookie).await {
                 // on a public path an unusable session counts as anonymous
                 Err(_) if is_public => None,
                 caller => caller?,
@@ -146,42 +151,42 @@ impl Worker {
         }
         progress.set_caller(caller.as_deref());
         if let Some(caller) = caller.as_deref() {
-            self.gate.limits.check_principal(|| principal_key(scope, caller))?;
+            self.gate.limits.check_principal(|| principal_key(active_portal, caller))?;
         }
         let started = Instant::now();
         let mut decision = open.decide(Caller::for_decision(caller.as_deref()));
-        progress.set_duration(scope.portal, started, &decision);
-        progress.set_decision(scope, &decision);
+        progress.set_duration(active_portal.portal, started, &decision);
+        progress.set_decision(active_portal, &decision);
         progress.set_context(&mut decision);
         let decision_id = progress.decision_id;
-        let permit = decision.permit(|| self.forwarded_identity(scope, caller.as_ref(), decision_id))?;
+        let permit = decision.permit(|| self.forwarded_identity(active_portal, caller.as_ref(), decision_id))?;
         progress.record.permitted();
         Ok(Permitted { permit, caller })
     }
 
     fn forwarded_identity(
         &self,
-        scope: ActivePortal<'_>,
+        active_portal: ActivePortal<'_>,
         caller: Option<&Arc<Caller>>,
         decision_id: Uuid,
     ) -> Result<ForwardedIdentity, Refusal> {
         let assertion = match caller {
-            Some(caller) => self.gate.assertion(scope, caller)?,
+            Some(caller) => self.gate.assertion(active_portal, caller)?,
             None => HeaderValue::from_static(""),
         };
         Ok(ForwardedIdentity {
             decision_id,
-            portal: scope.portal.header.clone(),
-            revision: scope.active.revision.header.clone(),
+            portal: active_portal.portal.header.clone(),
+            revision: active_portal.active.revision.header.clone(),
             caller: caller.map(|c| Arc::clone(&c.headers)),
             assertion,
         })
     }
 }
 
-fn principal_key(scope: ActivePortal<'_>, caller: &Caller) -> PrincipalKey {
+fn principal_key(active_portal: ActivePortal<'_>, caller: &Caller) -> PrincipalKey {
     PrincipalKey {
-        portal: Arc::clone(&scope.portal.name),
+        portal: Arc::clone(&active_portal.portal.name),
         issuer: Arc::clone(&caller.identity.issuer),
         principal: caller.principal.entity.uid.clone(),
     }

@@ -1,6 +1,6 @@
 //! Endpoints that the proxy listener answers itself: the assertion's public keys, and the reserved identity prefix.
 //!
-//! Nothing else of the app's address space is the gate's; these paths never reach the app.
+//! Requests for these paths never reach an app; requests for every other path go to a portal.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -18,12 +18,12 @@ use cedargate_policy::portal::path::{CanonicalPath, is_at_or_below};
 
 /// Public keys of the assertion.
 pub const JWKS_PATH: &str = "/.well-known/cedargate/jwks.json";
-/// Everything below it is the gate's.
-const OWN_PREFIX: &str = "/.well-known/cedargate";
+/// Paths below it belong to the gate.
+const RESERVED_PREFIX: &str = "/.well-known/cedargate";
 
 /// A path of the gate's own.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Own<'a> {
+pub(super) enum GateEndpoint<'a> {
     Jwks,
     /// The rest of the path below `identity.prefix`.
     Identity(&'a str),
@@ -31,38 +31,38 @@ pub(super) enum Own<'a> {
 }
 
 impl Worker {
-    /// Which of the gate's own paths it is, if it is one.
-    pub(super) fn own_endpoint<'a>(&self, path: &'a CanonicalPath) -> Option<Own<'a>> {
+    /// The gate's own endpoint at this path; `None` for a path of a portal.
+    pub(super) fn gate_endpoint<'a>(&self, path: &'a CanonicalPath) -> Option<GateEndpoint<'a>> {
         let id = path.plain_id();
         if id == JWKS_PATH {
-            return Some(Own::Jwks);
+            return Some(GateEndpoint::Jwks);
         }
         let prefix = &*self.gate.config.identity.prefix;
         let below = id
             .strip_prefix(prefix)
             .filter(|rest| rest.is_empty() || rest.starts_with('/'));
         if let Some(rest) = below {
-            return Some(Own::Identity(rest.trim_matches('/')));
+            return Some(GateEndpoint::Identity(rest.trim_matches('/')));
         }
-        is_at_or_below(id, OWN_PREFIX).then_some(Own::Nothing)
+        is_at_or_below(id, RESERVED_PREFIX).then_some(GateEndpoint::Nothing)
     }
 
-    pub(super) async fn answer_own(
+    pub(super) async fn answer_endpoint(
         &self,
-        own: Own<'_>,
+        endpoint: GateEndpoint<'_>,
         head: &RequestHead,
         body: Incoming,
         progress: &mut Progress,
     ) -> Result<Response<Body>, Refusal> {
         progress.record.permitted();
-        progress.is_own = true;
+        progress.is_gate_endpoint = true;
         if self.gate.sessions.cookies.has_session(&head.parts.headers) {
             progress.cookie = Cookie::Presented;
         }
-        let endpoint = match own {
-            Own::Jwks => return self.jwks(&head.parts.method),
-            Own::Identity(rest) => rest,
-            Own::Nothing => {
+        let endpoint = match endpoint {
+            GateEndpoint::Jwks => return self.jwks(&head.parts.method),
+            GateEndpoint::Identity(rest) => rest,
+            GateEndpoint::Nothing => {
                 return Err(Refusal::new(
                     Denial::PortalUnknown,
                     "this path is the gate's and has no endpoint",

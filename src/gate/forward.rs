@@ -1,7 +1,7 @@
 //! Forwards a permitted request, and checks that its answer may still go out when it comes.
 //!
-//! A revocation or a new revision can come while the app works. The basis of the decision is compared before the answer goes out,
-//! and answers that stream go on being watched by `live`.
+//! A revocation or a new revision can come while the app works. The basis of the decision is compared before the answer goes
+//! out, and `live` watches answers that stream.
 
 use std::any::Any;
 use std::rc::Rc;
@@ -21,7 +21,7 @@ use crate::http::upstream::{self, Body, CutSignal, ForwardRequest, Sanitized, fo
 use crate::portals::Portal;
 use cedargate_policy::permit::Permit;
 
-/// A permitted request on its way: the connection it came on, the portal, and the basis of its decision.
+/// A permitted request before it is forwarded: its connection, its portal, and the basis of its decision.
 pub(super) struct Forwarding<'a> {
     pub connection: &'a Rc<ClientConnection>,
     pub portal: &'a Arc<Portal>,
@@ -80,7 +80,8 @@ impl Worker {
         Ok(response)
     }
 
-    /// The entry that a tunnel holds. A tunnel is registered before the app is asked; a streamed answer when its body first waits.
+    /// The value that a tunnel holds until it ends: the connection, and the tunnel's entry in `live`. A tunnel is registered
+    /// before the app is asked; a streamed answer when its body first waits.
     fn connection_slot(
         &self,
         connection: &Rc<ClientConnection>,

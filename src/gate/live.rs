@@ -1,11 +1,11 @@
 //! Connections that outlive their decision: tunnels, and answers that stream.
 //!
 //! One registry per worker. An entry keeps the original request, so that the worker can decide it again. A revocation makes the
-//! worker check the entry's caller; a new revision makes it ask the same query of that revision. If either denies, the worker
-//! cuts the connection. An expired token or a session past its time does not cut: only those two events do.
+//! worker check the entry's caller; a new revision makes it decide the same query under that revision. If either denies, the
+//! worker cuts the connection. An expired token or a session past its time does not cut: only those two events do.
 //!
 //! What races: a revocation or a swap may come between the decision and the registration. Each entry therefore carries the
-//! epoch of revocations and the revision that it was decided under; the epoch is read *before* the caller is looked at. `join`
+//! epoch of revocations and the revision that it was decided under; the epoch is read *before* the caller is checked. `join`
 //! compares both with the present and wakes `watch` if they differ, so an event before the registration is seen there and one
 //! after it by `watch` itself. A tunnel is registered before the app is asked; a streamed answer when its body first waits, and
 //! `forward` compares the same two values once more before the head goes out.
@@ -43,7 +43,7 @@ pub(super) struct OriginalRequest {
     pub path: CanonicalPath,
     pub query: Option<String>,
     pub client: ClientFacts,
-    /// Without credentials. `None`: no policy reads headers, so they were not kept.
+    /// Without credentials. `None`: no policy reads headers, so none were stored.
     pub headers: Option<HeaderMap>,
     pub at_millis: i64,
 }
@@ -57,7 +57,7 @@ pub(super) struct DecisionBasis {
     pub caller: Option<Arc<Caller>>,
     /// Id of the revision that decided.
     pub revision: Arc<str>,
-    /// Epoch of the revocations, read before the caller was looked at.
+    /// Epoch of the revocations, read before the caller was checked.
     pub epoch: u64,
 }
 
@@ -99,19 +99,19 @@ impl Drop for Registration {
 }
 
 impl OriginalRequest {
-    /// The headers that an entry keeps: never a credential.
-    pub fn kept_headers(headers: &HeaderMap) -> HeaderMap {
-        let mut kept = headers.clone();
-        kept.remove(AUTHORIZATION);
-        kept.remove(COOKIE);
-        kept
+    /// A copy of the headers for an entry, without credentials.
+    pub fn without_credentials(headers: &HeaderMap) -> HeaderMap {
+        let mut copy = headers.clone();
+        copy.remove(AUTHORIZATION);
+        copy.remove(COOKIE);
+        copy
     }
 }
 
 impl OriginalRequest {
-    /// Asks another revision the same query, at the time of the first decision: only a difference between the revisions can
-    /// change the answer. `None`: still permitted.
-    fn decide_again(&self, scope: ActivePortal<'_>, caller: Option<&Caller>) -> Option<Refusal> {
+    /// Decides the same query under another revision, as of the time of the first decision: only a difference between the
+    /// revisions can change the decision. `None`: still permitted.
+    fn decide_again(&self, active_portal: ActivePortal<'_>, caller: Option<&Caller>) -> Option<Refusal> {
         let http = HttpQuery {
             method: self.method.as_str(),
             path: &self.path,
@@ -122,10 +122,10 @@ impl OriginalRequest {
             headers: self.headers.as_ref(),
             context: None,
         };
-        let query = scope.query(http, self.at_millis);
+        let query = active_portal.query(http, self.at_millis);
         let open = match query.access() {
             Access::Closed(decision) => return decision.refusal(),
-            // policies are not asked, so the principal of the first decision is as good as a new one
+            // policies are not evaluated, so the principal of the first decision suffices
             Access::Public(open) => return open.decide(Caller::for_decision(caller)).refusal(),
             Access::Credential(open) => open,
         };
@@ -134,7 +134,7 @@ impl OriginalRequest {
         };
         let identity = &caller.identity;
         // the principal is made anew: the new revision may map claims in another way
-        match scope.active.revision.principal(&scope.portal.scope, identity) {
+        match active_portal.active.revision.principal(&active_portal.portal.scope, identity) {
             Ok(principal) => {
                 let principal = &principal;
                 open.decide(DecisionCaller::Proven { identity, principal }).refusal()
@@ -237,11 +237,11 @@ impl Gate {
         let active = basis.portal.active.load_full();
         let active = active.ok_or_else(|| (Reason::Reload, Denial::NoPolicyLoaded.into()))?;
         if active.revision.id != basis.revision {
-            let scope = ActivePortal {
+            let active_portal = ActivePortal {
                 portal: &basis.portal,
                 active: &active,
             };
-            let refusal = original.decide_again(scope, basis.caller.as_deref());
+            let refusal = original.decide_again(active_portal, basis.caller.as_deref());
             if let Some(refusal) = refusal {
                 return Err((Reason::Reload, refusal));
             }

@@ -33,8 +33,8 @@ pub(super) struct Progress {
     /// The target of a browser navigation.
     pub navigation: Option<Uri>,
     pub cookie: Cookie,
-    /// True if the path is one of the gate's own.
-    pub is_own: bool,
+    /// True if the path belongs to the gate and not to a portal.
+    pub is_gate_endpoint: bool,
 }
 
 impl Progress {
@@ -77,7 +77,7 @@ impl Progress {
         }
     }
 
-    /// Policies were asked: counts how long that took.
+    /// Records the duration of the decision, unless the query ended before action and resource were known.
     pub fn set_duration(&mut self, portal: &Portal, started: Instant, decision: &Decision) {
         if decision.target.is_none() {
             return;
@@ -89,13 +89,13 @@ impl Progress {
         }
     }
 
-    pub fn set_decision(&mut self, scope: ActivePortal<'_>, decision: &Decision) {
+    pub fn set_decision(&mut self, active_portal: ActivePortal<'_>, decision: &Decision) {
         let record = &mut self.record.record;
-        record_decision(record, decision, &scope.active.revision);
+        record_decision(record, decision, &active_portal.active.revision);
         if let (Some(http), Some(target)) = (&mut record.http, &decision.target) {
             http.route.clone_from(&target.route);
         }
-        scope.portal.meters.errors(decision.errors().len());
+        active_portal.portal.meters.errors(decision.errors().len());
     }
 
     pub fn set_context(&mut self, decision: &mut Decision) {

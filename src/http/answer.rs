@@ -197,7 +197,7 @@ fn problem(text: &PublicText<'_>, decision_id: Uuid) -> Response<Body> {
     with_body(text.status, "application/problem+json", body.to_string())
 }
 
-/// Renders trailers only: the gRPC status stands in the head of a 200 without a body.
+/// Renders trailers only: the gRPC status is in the head of a 200 without a body.
 fn grpc(text: &PublicText<'_>) -> Response<Body> {
     let status = match text.status.as_u16() {
         400 => "3",

@@ -60,7 +60,7 @@ use socket::{Accepted, Stream};
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(5);
 /// Longest pause after failed accepts.
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Once the gate closes, a connection without a request has so long to send one: it may be on its way.
+/// Once the gate closes, a connection without a request has this long to send one: the request may be on its way.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
 /// The reason why bytes on a connection never became a request; the label of `http_rejected_total{reason}`.

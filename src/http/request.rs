@@ -39,7 +39,7 @@ pub static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// The target of an unambiguous request.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Target<'a> {
-    /// Lower case, no port, no trailing dot; an IPv6 address stands in brackets.
+    /// Lower case, no port, no trailing dot; an IPv6 address is in brackets.
     pub host: String,
     pub port: Option<u16>,
     /// As sent; always starts with `/`.
@@ -74,14 +74,14 @@ pub struct Trace {
     pub trace_id: [u8; 16],
     pub span_id: [u8; 8],
     pub flags: u8,
-    /// Only beside a valid `traceparent`.
+    /// Empty without a valid `traceparent`.
     pub state: Vec<HeaderValue>,
 }
 
 /// A host with an optional port.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Authority {
-    /// Lower case, no trailing dot; an IPv6 address stands in brackets.
+    /// Lower case, no trailing dot; an IPv6 address is in brackets.
     pub host: String,
     pub port: Option<u16>,
 }

@@ -212,7 +212,7 @@ impl Contents {
         }
     }
 
-    /// Identifies the content, so that keys are compared without being kept.
+    /// Identifies the content, so that private keys are compared without being stored.
     fn digest(&self) -> [u8; 32] {
         let contents = [Some(&self.cert), Some(&self.key), self.client_ca.as_ref()];
         let contents: Vec<Content<'_>> = contents.into_iter().flatten().map(Content::of).collect();
@@ -299,7 +299,7 @@ fn server_config(listener: &'static str, files: &Tls, contents: &Contents) -> Re
             let mut roots = RootCertStore::empty();
             for certificate in client_ca.certificates(content)? {
                 let added = roots.add(certificate);
-                added.map_err(|error| client_ca.error(format!("contains a certificate that is no authority: {error}")))?;
+                added.map_err(|error| client_ca.error(format!("contains a certificate that is not an authority: {error}")))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
             builder.with_client_cert_verifier(verifier.map_err(|error| client_ca.error(format!("cannot be used: {error}")))?)

@@ -135,7 +135,7 @@ impl RelyingParty {
         let Some(browser) = browser else {
             return self.open_destination(parts, "the browser has no login cookie");
         };
-        let Some(bytes) = self.sessions.open_from_trip(browser.expose(), parts.login) else {
+        let Some(bytes) = self.sessions.open_from_browser(browser.expose(), parts.login) else {
             return self.open_destination(parts, "`state` is not of a login of this browser");
         };
         match LoginState::from_bytes(&bytes, unix_millis()) {
@@ -145,7 +145,7 @@ impl RelyingParty {
     }
 
     fn open_destination<'a>(&self, parts: StateParts<'_>, reason: &'static str) -> Result<OpenedState<'a>, LoginFailure> {
-        let opened = self.sessions.open_from_trip(DESTINATION_SECRET, parts.destination);
+        let opened = self.sessions.open_from_browser(DESTINATION_SECRET, parts.destination);
         let destination = opened.and_then(|bytes| Destination::from_bytes(&bytes, unix_millis()));
         let destination = destination.ok_or_else(|| LoginFailure::new(LoginCode::LoginExpired, reason))?;
         let context = LoginContext {

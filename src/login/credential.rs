@@ -136,7 +136,7 @@ fn read(path: &Path) -> Result<String, String> {
 /// OpenID Connect Core 1.0, section 9: `private_key_jwt`.
 fn assertion(key: &SigningKey, client: &str, audience: &str, now: i64) -> Result<Redacted<String>, String> {
     let mut id = [0; 16];
-    rand::fill(&mut id).map_err(|_unspecified| "no randomness".to_owned())?;
+    rand::fill(&mut id).map_err(|_unspecified| "the random number generator failed".to_owned())?;
     let header = json!({"alg": "ES256", "typ": "JWT", "kid": key.kid()});
     let claims = json!({
         "iss": client,

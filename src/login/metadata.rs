@@ -1,7 +1,7 @@
-//! A provider's metadata (OpenID Connect Discovery 1.0), fetched at first use and kept.
+//! A provider's metadata (OpenID Connect Discovery 1.0), fetched at first use and cached.
 //!
 //! The document's issuer must equal the configured one, and every endpoint must be https or on the loopback. If a later fetch
-//! fails, the last good document stays in force at any age: an endpoint that moved shows up as a failing request.
+//! fails, the last good document stays in force at any age; if an endpoint moved, requests to it fail.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

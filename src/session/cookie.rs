@@ -66,21 +66,21 @@ impl Cookies {
         if !headers.get_all(COOKIE).iter().any(found) {
             return;
         }
-        let kept: Vec<HeaderValue> = headers
+        let remaining: Vec<HeaderValue> = headers
             .get_all(COOKIE)
             .iter()
             .filter_map(|value| {
                 if !found(value) {
                     return Some(value.clone());
                 }
-                let rest: Vec<&[u8]> = pairs(value).filter(|pair| !pair.is_empty() && !is_own(pair)).collect();
-                HeaderValue::from_bytes(&rest.join(&b"; "[..]))
+                let app_pairs: Vec<&[u8]> = pairs(value).filter(|pair| !pair.is_empty() && !is_own(pair)).collect();
+                HeaderValue::from_bytes(&app_pairs.join(&b"; "[..]))
                     .ok()
                     .filter(|value| !value.is_empty())
             })
             .collect();
         headers.remove(COOKIE);
-        for value in kept {
+        for value in remaining {
             headers.append(COOKIE, value);
         }
     }

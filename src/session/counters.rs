@@ -1,4 +1,4 @@
-//! State that replicas share beside sessions: one-time marks, counters and small sealed values.
+//! State that replicas share in addition to sessions: one-time marks, counters and small sealed values.
 //!
 //! The callers (login, limits, introspection) make the keys as hashes; `area` keeps the callers apart. Every entry has a time
 //! to live. A store error is returned as an error; the caller decides.

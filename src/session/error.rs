@@ -1,7 +1,7 @@
 //! The errors of sessions and of their store, and the denial that each of them becomes.
 //!
-//! Absent, unreachable and corrupt are three different answers: only `SessionError` speaks about a session, a `StoreError`
-//! says nothing about any session.
+//! Absent, unreachable and corrupt are three different answers: a `SessionError` is about one session, a `StoreError` says
+//! nothing about any session.
 
 use std::path::PathBuf;
 use std::time::Duration;

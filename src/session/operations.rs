@@ -1,4 +1,4 @@
-//! A session and its store: find it, read it, admit it, create it, note its use.
+//! A session and its store: finds, reads, admits and creates a session, and records its use.
 //!
 //! Every request with a session cookie enters here through `try_find`, which never waits; only if this process cannot answer
 //! does `find` read the store. A value that was read counts only after `admit` checked its timeouts, the revocation log, and
@@ -208,7 +208,7 @@ impl Sessions {
     /// The tenant, read from the claims as for the issuer's tokens.
     fn tenant_of(&self, data: &SessionData) -> Option<String> {
         let path = &self.claims.get(data.issuer.as_str())?.tenant;
-        // a tenant of the wrong shape is none: `login_identity` refuses such a session at every portal
+        // a tenant of the wrong type counts as absent here: `login_identity` refuses such a session at every portal
         let tenant = claims::at(&data.claims, path).ok().flatten();
         tenant.and_then(Value::as_str).map(str::to_owned)
     }

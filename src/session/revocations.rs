@@ -1,4 +1,4 @@
-//! Revoking sessions and tokens, and asking whether something was revoked.
+//! Revoking sessions and tokens, and checks of sessions and tokens against revocations.
 //!
 //! A revocation is published to the store before session values are removed. If the process stops in between, a value of a
 //! revoked session is left, not a living session that should be over. If the store refuses to take a revocation (it is full),
@@ -121,7 +121,7 @@ impl Sessions {
         Ok(())
     }
 
-    /// True if a session found earlier was revoked since then, or the portal was. Long-lived connections ask it. Never waits.
+    /// True if a session found earlier was revoked since then, or the portal was. Long-lived connections use it. Never waits.
     pub fn is_revoked(&self, session: &Session, portal: &str) -> bool {
         let log = &self.revocation_log;
         let began = session.data.created_at;

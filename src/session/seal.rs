@@ -3,7 +3,7 @@
 //! A session's value is `version | key id | length | header | body`; header and body are each `nonce | ciphertext | tag` of
 //! AES-256-GCM. The server's keys open the header, so that an operator can list sessions. The body's key is derived from the
 //! server's keys *and* the cookie's id, so neither a dump of the store nor the keys alone open it. Both are bound to deployment
-//! and handle, and the body to exactly the header beside it: a value that was moved, mixed or changed does not open.
+//! and handle, and the body to exactly the header of the same value: a value that was moved, mixed or changed does not open.
 //!
 //! The labels and the layout are the stored format of running deployments and never change.
 
@@ -170,7 +170,7 @@ impl Seal {
         self.open_header_part(&parts, key, handle)
     }
 
-    /// Seals a small value for other replicas, bound to the store's key that it is kept under.
+    /// Seals a small value for other replicas, bound to the store's key under which it is stored.
     pub fn shared(&self, store_key: &[u8], value: &[u8]) -> Result<Vec<u8>, SealError> {
         self.seal_with(SHARED_LABEL, b"", store_key, value)
     }

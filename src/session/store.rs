@@ -1,7 +1,7 @@
 //! The store of sealed values: in this process, or in Redis.
 //!
-//! It knows keys, bytes and times to live; `Sessions` knows their meaning. Every result is an answer of the store or a
-//! `StoreError`, never a guess.
+//! It knows keys, bytes and times to live; `Sessions` knows their meaning. Every function returns the store's answer or a
+//! `StoreError`.
 
 pub(super) mod memory;
 pub(super) mod redis;

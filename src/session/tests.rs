@@ -153,17 +153,17 @@ async fn corrupt_and_moved_values_count_as_missing_and_are_not_deleted() {
     let sessions = memory();
     let (ann, ann_session) = sessions.create(data("ann")).await.unwrap().into_parts();
     let (bob, bob_session) = sessions.create(data("bob")).await.unwrap().into_parts();
-    let place = |session: &Session| operations::session_key(session.handle);
-    let value = sessions.store.read(&place(&ann_session)).await.unwrap().unwrap();
+    let key_of = |session: &Session| operations::session_key(session.handle);
+    let value = sessions.store.read(&key_of(&ann_session)).await.unwrap().unwrap();
     for bad in [value.clone(), b"junk".to_vec(), Vec::new()] {
         sessions
             .store
-            .write(&place(&bob_session), bad.clone(), Duration::from_secs(60))
+            .write(&key_of(&bob_session), bad.clone(), Duration::from_secs(60))
             .await
             .unwrap();
         sessions.cache.flush();
         assert!(matches!(sessions.find(&bob).await, Err(SessionError::Missing)));
-        assert_eq!(sessions.store.read(&place(&bob_session)).await.unwrap(), Some(bad));
+        assert_eq!(sessions.store.read(&key_of(&bob_session)).await.unwrap(), Some(bad));
     }
     assert!(sessions.find(&ann).await.is_ok());
     assert_eq!(sessions.list(10).await.unwrap().summaries.len(), 1);
@@ -175,19 +175,19 @@ async fn session_sealed_with_another_replicas_key_counts_as_missing_here_only() 
     let other = memory();
     let (id, session) = sessions.create(data("ann")).await.unwrap().into_parts();
     let OpenedSession { header, data, links, .. } = sessions.read(&id).await.unwrap().unwrap().opened;
-    let place = operations::session_key(session.handle);
+    let store_key = operations::session_key(session.handle);
     let minute = Duration::from_secs(60);
     let theirs = other.seal.session(&id, &header, &data, &links).unwrap();
-    sessions.store.write(&place, theirs.clone(), minute).await.unwrap();
+    sessions.store.write(&store_key, theirs.clone(), minute).await.unwrap();
     sessions.cache.flush();
     let error = sessions.find(&id).await.unwrap_err();
     assert!(matches!(error, SessionError::OtherKey), "{error:?}");
     assert_eq!(Denial::from(&error), Denial::SessionMissing);
     assert!(sessions.rotate(&id, &session).await.is_err());
     assert!(sessions.list(10).await.unwrap().summaries.is_empty());
-    assert_eq!(sessions.store.read(&place).await.unwrap(), Some(theirs.clone()));
+    assert_eq!(sessions.store.read(&store_key).await.unwrap(), Some(theirs.clone()));
     // the replica that has the key serves the session
-    other.store.write(&place, theirs, minute).await.unwrap();
+    other.store.write(&store_key, theirs, minute).await.unwrap();
     assert_eq!(other.find(&id).await.unwrap().data.subject, "ann");
     // a revocation ends the session even if this replica cannot open it
     assert!(sessions.revoke(Revocation::Session(session.handle)).await.is_ok());
@@ -220,13 +220,13 @@ async fn rotated_session_keeps_its_old_id_and_a_logout_ends_both_ids() {
     for _ in 0..20 {
         tokio::task::yield_now().await;
     }
-    let kept = sessions.read(&old).await.unwrap().unwrap().opened.header;
-    assert_eq!(kept.ends_at, None, "no request used the new id");
+    let old_header = sessions.read(&old).await.unwrap().unwrap().opened.header;
+    assert_eq!(old_header.ends_at, None, "no request used the new id");
     let listed = sessions.list(10).await.unwrap();
     assert_eq!(listed.summaries.len(), 1, "{listed:?}");
     // uses of the old id do not extend its idle time
     let cached = sessions.cache.get(first.handle).unwrap();
-    assert!(cached.ends_at <= kept.summary.used_at + 30 * 60_000);
+    assert!(cached.ends_at <= old_header.summary.used_at + 30 * 60_000);
     // a logout with either id ends both ids and the session found under the first id
     sessions.end(&meanwhile).await.unwrap();
     for id in [&old, &new] {
@@ -423,7 +423,7 @@ async fn marks_and_counters_are_shared_and_can_be_removed() {
     sessions.put("introspection", &key, b"active", minute).await.unwrap();
     assert_eq!(sessions.fetch("introspection", &key).await.unwrap().unwrap(), b"active");
     assert_eq!(sessions.fetch("introspection", &[2; 32]).await.unwrap(), None);
-    let trip = sessions.seal_for_trip(b"cookie", b"state");
-    assert_eq!(sessions.open_from_trip(b"cookie", &trip).unwrap(), b"state");
-    assert_eq!(sessions.open_from_trip(b"cookie", ""), None);
+    let sealed = sessions.seal_for_browser(b"cookie", b"state");
+    assert_eq!(sessions.open_from_browser(b"cookie", &sealed).unwrap(), b"state");
+    assert_eq!(sessions.open_from_browser(b"cookie", ""), None);
 }

@@ -1,8 +1,8 @@
 //! Claims: the one look-up of a claim by its path, and the identity that an issuer's claims give.
 //!
 //! Every registered claim is checked here: times, audience, subject, tenant, roles and how the caller logged in. A claim that
-//! is there and not of its type is an error, never an absence; so is a path that runs through a value that is no object.
-//! Signatures and the clock are the caller's business.
+//! is present and has the wrong type is an error and never counts as absent. A path that runs through a value that is not an
+//! object is an error too. The caller checks signatures and reads the clock.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -46,12 +46,12 @@ pub enum ClaimError {
     /// `cnf` is present.
     #[error("token is bound to a key (`cnf`) and was presented as a plain bearer")]
     Bound,
-    /// A claim is missing, or is not what it must be.
+    /// A claim is missing or malformed.
     #[error("claim `{claim}` {why}")]
     Claim {
         /// The claim's path.
         claim: String,
-        /// The rest of the sentence.
+        /// The end of the sentence that begins with the claim's name.
         why: Cow<'static, str>,
     },
 }
@@ -100,7 +100,7 @@ pub struct TokenHeader {
     pub alg: &'static str,
 }
 
-/// The part of a login that its session keeps.
+/// The part of a login that its session stores.
 #[derive(Clone, Copy, Debug)]
 pub struct LoginClaims<'a> {
     /// All claims of the login.
@@ -226,7 +226,7 @@ pub fn login_identity(issuer: &IssuerScope, login: &LoginClaims<'_>) -> Result<I
 
 /// The claim at a dotted path; a claim whose own name holds the dots wins. `None`: absent.
 ///
-/// A path that runs through a value that is no object is an error: if it counted as absent, a forbid that reads the claim
+/// A path that runs through a value that is not an object is an error: if it counted as absent, a forbid that reads the claim
 /// would silently not apply.
 pub fn at<'a>(claims: &'a Map<String, Value>, path: &str) -> Result<Option<&'a Value>, ClaimError> {
     if let Some(value) = claims.get(path) {
@@ -241,7 +241,7 @@ pub fn at<'a>(claims: &'a Map<String, Value>, path: &str) -> Result<Option<&'a V
             None => return Ok(None),
             Some(Value::Object(inner)) => map = inner,
             Some(_) if parts.peek().is_some() => {
-                return Err(ClaimError::claim(path, "is looked for inside a value that is no object"));
+                return Err(ClaimError::claim(path, "is looked up inside a value that is not an object"));
             }
             Some(_) => {}
         }
@@ -280,7 +280,7 @@ pub fn audience_list(claims: &Map<String, Value>) -> Result<Vec<String>, ClaimEr
             .iter()
             .map(|audience| audience.as_str().map(str::to_owned))
             .collect::<Option<_>>()
-            .ok_or(ClaimError::claim("aud", "holds something that is no string"))?,
+            .ok_or(ClaimError::claim("aud", "holds a value that is not a string"))?,
         Some(_) => {
             return Err(ClaimError::claim(
                 "aud",
@@ -371,7 +371,7 @@ fn auth_facts(claims: &Map<String, Value>) -> Result<AuthFacts, ClaimError> {
     let amr = match claims.get("amr") {
         None => Vec::new(),
         Some(value @ Value::Array(_)) => names("amr", value)?,
-        Some(_) => return Err(ClaimError::claim("amr", "is no array of strings")),
+        Some(_) => return Err(ClaimError::claim("amr", "is not an array of strings")),
     };
     Ok(AuthFacts {
         method: "bearer",

@@ -1,7 +1,7 @@
 //! The context of a query: the gate's facts, as far as the schema declares them and conditions read them.
 //!
-//! A field is the gate's if it has one of the gate's names *and* a type that the gate can fill; then only the gate fills it.
-//! Every other field is the app's, and the app can give it only at its own door.
+//! The gate fills a field that has one of the gate's names *and* a type that the gate can fill; no other source may fill that
+//! field. The app fills every other field, and only in a named query.
 
 mod recorded;
 
@@ -53,7 +53,7 @@ pub struct HttpFacts<'a> {
     pub host: &'a str,
     pub scheme: &'static str,
     pub source_ip: IpAddr,
-    /// Decoded pairs of the query string, in order; empty where no schema asks for them.
+    /// Decoded pairs of the query string, in order; empty if the schema declares no field for them.
     pub query: &'a [(String, String)],
     pub headers: &'a HeaderMap,
 }
@@ -66,10 +66,10 @@ pub struct ContextPlans(FxHashMap<EntityUid, Arc<ContextPlan>>);
 pub struct ContextPlan {
     owned: Vec<OwnedField>,
     /// Required fields that only the app could fill.
-    pub foreign_required: Vec<String>,
+    pub app_required: Vec<String>,
     /// True if any field comes from the query string.
     pub reads_query: bool,
-    /// True if any field is an entity; no field has one inside.
+    /// True if any field is an entity. No field is a record or set that holds entities.
     names_entities: bool,
 }
 
@@ -155,14 +155,14 @@ impl ContextPlan {
                         required: field.required,
                     });
                 }
-                None if field.required => plan.foreign_required.push(name.clone()),
+                None if field.required => plan.app_required.push(name.clone()),
                 None => {}
             }
         }
         plan
     }
 
-    /// The context of a named query, if every field is surely there and of its declared type.
+    /// The context of a named query; `None` unless a quick check shows that every field is present and of its declared type.
     pub fn fast<'a>(
         &'a self,
         facts: &'a Facts<'a>,
@@ -195,8 +195,8 @@ impl ContextPlan {
 
     /// Refuses repeated values and missing required facts: policies could not be evaluated with them.
     pub fn check(&self, facts: &Facts<'_>) -> Result<(), Refusal> {
-        if let Some(name) = self.foreign_required.first() {
-            let detail = format!("context `{name}` is required and only the app could give it, at its own door");
+        if let Some(name) = self.app_required.first() {
+            let detail = format!("context `{name}` is required, and only a named query of the app can give it");
             return Err(Refusal::new(Denial::NotPermitted, detail));
         }
         let mut doubtful = self.owned.iter().filter(|f| f.fact.can_fail() && !f.is_plain_fact(facts));
@@ -234,19 +234,20 @@ impl Fact {
         !matches!(self, Self::Portal | Self::Tenant | Self::Now | Self::Auth | Self::Flags)
     }
 
-    /// Facts that a client gives under names of its choice.
+    /// True for facts whose names the client chooses.
     fn is_given(self) -> bool {
         matches!(self, Self::Query | Self::Headers)
     }
 
-    /// Facts that a request can lack or repeat; the others are always there.
+    /// True for facts that a request can lack or repeat; every other fact is always present.
     fn can_fail(self) -> bool {
         matches!(self, Self::Tenant | Self::Auth | Self::Flags | Self::Query | Self::Headers)
     }
 }
 
 impl OwnedField {
-    /// True if the fact is surely there and of its type, which is seen without building it: nearly every request.
+    /// True if a quick check shows, without building the value, that the fact is present and of its type. Nearly every request
+    /// passes.
     fn is_plain_fact(&self, facts: &Facts<'_>) -> bool {
         match (self.fact, &self.ty) {
             (Fact::Tenant, AttrType::String) => facts.tenant.is_some() || !self.required,
@@ -407,7 +408,7 @@ impl ContextSource for ReadyContext {
     }
 }
 
-/// The fact that a declared field asks for; `None`: the field is not the gate's.
+/// The fact for a declared field; `None` if the app fills the field.
 fn fact(name: &str, ty: &AttrType) -> Option<Fact> {
     let (fact, fits) = match name {
         "method" => (Fact::Method, *ty == AttrType::String),
@@ -468,7 +469,7 @@ fn is_plain_auth(auth: &AuthFacts, name: &str, field: &Field) -> bool {
 /// A declared header, `_` in its declared name standing for `-` (a Cedar field name cannot hold one unquoted).
 fn header_values(headers: &HeaderMap, name: &str) -> Result<Vec<String>, Refusal> {
     let wire = name.replace('_', "-");
-    // servers that turn headers into variables give these one name
+    // servers that turn headers into environment variables give these spellings the same name
     let same = |(theirs, ours): (u8, u8)| theirs == ours || (ours == b'-' && !theirs.is_ascii_alphanumeric());
     let is_other_spelling = |other: &str| other.len() == wire.len() && other != wire && other.bytes().zip(wire.bytes()).all(same);
     if let Some(other) = headers.keys().find(|k| is_other_spelling(k.as_str())) {
@@ -545,7 +546,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_surely_fits_is_never_refused((name, ty, required) in declared(), auth in auth_facts(), tenant in any::<bool>()) {
+        fn a_fact_that_passes_the_quick_check_is_never_refused((name, ty, required) in declared(), auth in auth_facts(), tenant in any::<bool>()) {
             let Some(fact) = fact(&name, &ty) else { return Ok(()) };
             let flags = Arc::new(json!({"on": true}).as_object().unwrap().clone());
             let facts = Facts {

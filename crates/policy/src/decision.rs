@@ -4,8 +4,8 @@
 //! a translation. The steps, in order: emergency forbids on public paths → the request's tenant → public paths → the
 //! caller's credential → action and resource → context → policies. Pure: the time, the caller and the files are given.
 //!
-//! A door that must know whether a credential is needed at all asks `Query::access` first and goes on from its answer;
-//! the others call `decide`.
+//! A door that must know whether a credential is needed at all calls `Query::access` first and continues with its result; the
+//! others call `decide`.
 
 pub mod http;
 pub mod named;
@@ -35,11 +35,11 @@ pub struct Query<'a> {
     pub revision: &'a Revision,
     /// Unix milliseconds.
     pub now_millis: i64,
-    /// The question itself.
+    /// The request, or the named action and resource.
     pub asked: Asked<'a>,
 }
 
-/// The two forms of a question.
+/// The two forms of a query.
 pub enum Asked<'a> {
     /// A request to the app; portal file and path say which action and resource it is.
     Http(HttpQuery<'a>),
@@ -52,7 +52,7 @@ pub enum Asked<'a> {
 pub enum Caller<'a> {
     /// No credential was presented.
     Anonymous,
-    /// A credential proved this identity; the principal is what the same revision makes of it.
+    /// A credential proved this identity; `principal` is the principal that the same revision makes of it.
     Proven {
         /// Subject, tenant, roles and claims.
         identity: &'a Identity,
@@ -61,17 +61,17 @@ pub enum Caller<'a> {
     },
 }
 
-/// The answer to `Query::access`.
+/// The result of `Query::access`.
 pub enum Access<'q> {
     /// An emergency forbid closes this public path for every caller.
     Closed(Box<Decision>),
-    /// The path is public: a caller without a credential is welcome.
+    /// The path is public: a caller without a credential is allowed.
     Public(Open<'q>),
     /// Only a caller with a credential can be permitted.
     Credential(Open<'q>),
 }
 
-/// A query that no emergency forbid has closed; the caller is still to be named.
+/// A query that no emergency forbid has closed; the caller is not known yet.
 pub struct Open<'q> {
     query: &'q Query<'q>,
     is_public: bool,
@@ -79,16 +79,16 @@ pub struct Open<'q> {
 
 /// A decision, its reasons, and what it was about.
 pub struct Decision {
-    /// Action and resource, where the query got that far.
+    /// Action and resource; `None` if the query ended before they were known.
     pub target: Option<Target>,
-    /// The principal that a named query names itself; `None` where the caller is the principal.
+    /// The principal that a named query names itself; `None` if the caller is the principal.
     pub named_principal: Option<EntityUid>,
     /// The context that policies saw, for the record.
     pub context: Option<DecisionContext>,
     basis: Basis,
 }
 
-/// Action and resource of a query, in Cedar's words.
+/// Action and resource of a query, as Cedar entities.
 pub struct Target {
     /// The action.
     pub action: EntityUid,
@@ -108,7 +108,7 @@ pub enum DecisionContext {
     Json(Value),
 }
 
-/// The ground that a decision rests on.
+/// The step that determined a decision.
 enum Basis {
     /// `portal.yaml` declares the path public.
     Public,
@@ -172,7 +172,7 @@ impl Query<'_> {
         Decision::on(forbid.map_or(Basis::Public, Basis::ClosedBy))
     }
 
-    /// The tenant that the request belongs to; the caller plays no part.
+    /// The tenant that the request belongs to; it does not depend on the caller.
     fn tenant(&self) -> Option<&str> {
         let host = match &self.asked {
             Asked::Http(http) => Some(http.host),
@@ -198,8 +198,8 @@ impl Open<'_> {
     fn basis(&self, caller: Caller<'_>, details: &mut Details) -> Result<Basis, Refusal> {
         let query = self.query;
         let tenant = query.tenant();
-        let own = caller.identity().and_then(|identity| identity.tenant.as_deref());
-        check_tenant(tenant, own)?;
+        let caller_tenant = caller.identity().and_then(|identity| identity.tenant.as_deref());
+        check_tenant(tenant, caller_tenant)?;
         if self.is_public {
             return Ok(Basis::Public);
         }
@@ -222,12 +222,12 @@ impl<'a> Caller<'a> {
 }
 
 impl Decision {
-    /// The decision where the portal has no revision.
+    /// The denial of a query to a portal without a revision.
     pub fn unloaded() -> Self {
         Self::on(Basis::Refused(Denial::NoPolicyLoaded.into()))
     }
 
-    /// A decision that a door makes before there is a query: the caller could not be established.
+    /// A decision that a door makes before there is a query: the caller could not be authenticated.
     pub fn refused(refusal: Refusal) -> Self {
         Self::on(Basis::Refused(refusal))
     }
@@ -251,7 +251,7 @@ impl Decision {
         }
     }
 
-    /// The answer for the caller and the log; `None` if the decision allows.
+    /// The refusal for the caller and the log; `None` if the decision allows.
     pub fn refusal(&self) -> Option<Refusal> {
         match &self.basis {
             Basis::Public => None,
@@ -283,7 +283,7 @@ impl Decision {
         matches!(self.basis, Basis::Evaluated(_))
     }
 
-    /// The refusal where the query ended before policies were evaluated.
+    /// The refusal of a query that ended before policies were evaluated.
     pub fn unevaluated(&self) -> Option<&Refusal> {
         match &self.basis {
             Basis::Refused(refusal) => Some(refusal),
@@ -291,8 +291,8 @@ impl Decision {
         }
     }
 
-    /// Turns an allowing decision into the key to forwarding; a denying one into its refusal. `identity` is asked only
-    /// where the decision allows.
+    /// Turns an allowing decision into a permit, and a denying one into its refusal. `identity` is called only if the decision
+    /// allows.
     pub fn permit(&self, identity: impl FnOnce() -> Result<ForwardedIdentity, Refusal>) -> Result<Permit, Refusal> {
         match self.refusal() {
             Some(refusal) => Err(refusal),
@@ -301,12 +301,12 @@ impl Decision {
     }
 }
 
-/// Denies a caller of another tenant (`own`) than the request's.
-pub fn check_tenant(request: Option<&str>, own: Option<&str>) -> Result<(), Refusal> {
-    match (request, own) {
-        (Some(request), Some(own)) if request != own => Err(Refusal::new(
+/// Denies a caller whose tenant is not the request's.
+pub fn check_tenant(request: Option<&str>, caller: Option<&str>) -> Result<(), Refusal> {
+    match (request, caller) {
+        (Some(request), Some(caller)) if request != caller => Err(Refusal::new(
             Denial::TenantMismatch,
-            format!("the request is for tenant `{request}`, the caller of `{own}`"),
+            format!("the request is for tenant `{request}`, the caller of `{caller}`"),
         )),
         _ => Ok(()),
     }

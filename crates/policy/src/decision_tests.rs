@@ -1,7 +1,7 @@
-//! Decision tests: what the portal's team expects of its own policies, run before a candidate is served.
+//! Decision tests: the expectations of the portal's team about its policies, checked before a candidate is served.
 //!
-//! Reads `tests/*.yaml`, the Cedar CLI's `run-tests` JSON and `ALLOW/`, `DENY/` folders of request JSON. A case is
-//! decided by the same functions as a request. The clock is the case's own, so that tests don't rot.
+//! Reads `tests/*.yaml`, the Cedar CLI's `run-tests` JSON and `ALLOW/`, `DENY/` folders of request JSON. A case is decided by
+//! the same functions as a request. Each case sets the clock, so that a test gives the same result at any time.
 
 mod cedar_cli;
 mod judge;
@@ -188,7 +188,7 @@ impl Runner<'_> {
         result
     }
 
-    /// `Err` where the case itself makes no sense.
+    /// `Err` if the case itself is malformed.
     fn decide(&self, tests: &TestFile, case: &Case) -> Result<Decision, String> {
         if case.expect.is_none() {
             return Err("needs `expect: allow` or `expect: deny`".to_owned());

@@ -1,4 +1,4 @@
-//! Every reason to refuse, and the one table that says what each looks like from outside.
+//! Every reason to refuse, and the one table of their codes, statuses and public texts.
 //!
 //! `Denial` is closed: a new reason does not compile until it has a status, a public text and a code, and the
 //! tidy test wants it in the docs. `Refusal` pairs the public denial with the private detail, which goes to the
@@ -38,7 +38,7 @@ pub enum Denial {
     Draining,
 }
 
-/// A denial with what only the operator may read, and what a policy author chose to tell the caller.
+/// A denial with its private detail for the operator, and the advice that a policy author publishes to the caller.
 #[derive(Clone, Debug)]
 pub struct Refusal {
     pub denial: Denial,
@@ -48,9 +48,9 @@ pub struct Refusal {
     pub advice: Option<String>,
     /// From `@step_up("acr")`: the authentication context the caller should come back with.
     pub step_up: Option<String>,
-    /// Seconds after which the caller may try again, where that is known.
+    /// Seconds after which the caller may try again, if that is known.
     pub retry_after: Option<u64>,
-    /// The session may be good elsewhere, or here later.
+    /// True if the browser keeps its session cookie: another replica may accept the session, or this one may later.
     pub keeps_cookie: bool,
 }
 
@@ -168,7 +168,7 @@ impl Denial {
         self.row().2
     }
 
-    /// The `error` of `WWW-Authenticate: Bearer` (RFC 6750, RFC 9470); `None` where the challenge carries none.
+    /// The `error` of `WWW-Authenticate: Bearer` (RFC 6750, RFC 9470); `None` if the challenge carries none.
     pub const fn bearer_error(self) -> Option<&'static str> {
         match self {
             Self::TokenInvalid | Self::TokenExpired | Self::IssuerUnknown | Self::AudienceMismatch | Self::ClaimInvalid => {

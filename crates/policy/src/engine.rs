@@ -1,15 +1,15 @@
 //! The evaluation of one query by one revision's policies. Pure: no I/O, no clock, no logging.
 //!
-//! Equal to Cedar's authorizer over the full policy set in decision, determining policies and errors, except for the
-//! house rule that an errored `forbid` denies. The index decides scopes; the policies whose scope matches form a *match set*,
-//! kept per scope key. A match set without conditions has a constant answer. For every other one Cedar evaluates the
+//! Equal to Cedar's authorizer over the full policy set in decision, determining policies and errors, except for one rule: a
+//! `forbid` that fails to evaluate denies. The index decides scopes; the policies whose scope matches form a *match set*,
+//! cached per scope key. A match set without conditions has a constant evaluation. For every other one Cedar evaluates the
 //! *condition-only* policies (same policy, scope removed) once they exist, and the original policies until then.
 //!
 //! An example with three policies: P1 `permit (principal in Role::"viewer", action, resource)`; P2 `permit (principal in
 //! Role::"clerk", action == Action::"POST", resource) when { context.hour < 18 }`; F `forbid (principal, action, resource in
-//! Path::"/admin") when { !context.mfa }`. A viewer gets `/orders`: the match set is {P1}, it has no condition, so the answer is
-//! the constant *allow by P1*. A clerk posts to `/admin/x`: the match set is {P2, F}; Cedar evaluates the two conditions
-//! `context.hour < 18` and `!context.mfa` alone, and the answer combines what they gave.
+//! Path::"/admin") when { !context.mfa }`. A viewer gets `/orders`: the match set is {P1}, it has no condition, so the
+//! evaluation is the constant *allow by P1*. A clerk posts to `/admin/x`: the match set is {P2, F}; Cedar evaluates the two
+//! conditions `context.hour < 18` and `!context.mfa` alone, and the evaluation combines their results.
 //!
 //! What races: a request may find a match set before its condition-only policies exist. Both forms decide alike, so the request
 //! takes the one that is there. The preparing thread stores the new form once (`OnceLock`); if its queue is full, the match
@@ -40,7 +40,8 @@ use crate::engine::index::{PolicyIndex, ScopeKey};
 pub use crate::engine::policy::{PolicyEntry, PolicyInfo};
 use crate::schema::TypeNames;
 
-/// Match sets remembered per revision. Past it the least useful is forgotten and made again when needed (tens of µs).
+/// Match sets remembered per revision. Beyond it the cache evicts the least useful one, and the engine makes it again when
+/// needed (tens of µs).
 const MATCH_SETS_MAX: usize = 16_384;
 
 /// Everything a decision needs of one revision.
@@ -56,10 +57,10 @@ pub struct Engine {
     names: Arc<TypeNames>,
 }
 
-/// Policies and the index made of them.
+/// Policies and their index.
 pub struct IndexedPolicies {
     pub policies: Vec<Arc<PolicyEntry>>,
-    /// A policy's number in it is its place in `policies`.
+    /// A policy's number in it is its position in `policies`.
     pub index: Arc<PolicyIndex>,
 }
 
@@ -117,7 +118,7 @@ pub struct EntityQuery<'a> {
 
 /// Builds the context when, and as far as, conditions read it.
 pub trait ContextSource {
-    /// Fails only where a fact cannot be expressed; that denies.
+    /// Fails only if a fact cannot be expressed as a Cedar value; then the query is denied.
     fn context(&self, reads: &ContextDependencies) -> Result<Context, String>;
 
     /// True if the context may hold entities.
@@ -131,7 +132,7 @@ pub struct Evaluation {
     /// The satisfied forbids, or else the satisfied permits.
     pub policies: Vec<Arc<PolicyInfo>>,
     pub errors: Vec<PolicyError>,
-    /// A permit whose scope matched and that carries advice for the caller; only where no policy permits.
+    /// A permit whose scope matched and that carries advice for the caller; only if no policy permits.
     pub advising_permit: Option<Arc<PolicyInfo>>,
 }
 
@@ -165,7 +166,7 @@ struct MatchKey<K = ScopeKey> {
 pub struct MatchSet {
     unconditional: Vec<Arc<PolicyEntry>>,
     conditional: Vec<Arc<PolicyEntry>>,
-    /// The answer where there are no conditions.
+    /// The evaluation of a set without conditions; `None` if any policy has one.
     constant: Option<Evaluation>,
     originals: OnceLock<Option<Prepared>>,
     condition_only: OnceLock<Prepared>,
@@ -216,9 +217,10 @@ impl QueryEntity {
     pub fn entity(&self, ancestors: Ancestors) -> Option<ResolvedEntity> {
         match (&self.knowledge, ancestors) {
             (Knowledge::Stored, _) => None,
-            (Knowledge::Path(..), Ancestors::Unread) => Some(ResolvedEntity::placed(self.uid.clone(), [])),
+            (Knowledge::Path(..), Ancestors::Unread) => Some(ResolvedEntity::without_attributes(self.uid.clone(), [])),
             (Knowledge::Path(names, made), Ancestors::Read) => {
-                let made = made.get_or_init(|| ResolvedEntity::placed(self.uid.clone(), names.parents_of_path(&self.uid)));
+                let made =
+                    made.get_or_init(|| ResolvedEntity::without_attributes(self.uid.clone(), names.parents_of_path(&self.uid)));
                 Some(made.clone())
             }
             (Knowledge::Entity(known), _) => Some(known.clone()),
@@ -386,8 +388,8 @@ impl Engine {
         }
         let ancestors = if reads.ancestors { Ancestors::Read } else { Ancestors::Unread };
         let find = |uid: &EntityUid| {
-            let parties = [query.principal, query.resource];
-            let mut named = parties.into_iter().filter(|p| p.uid == *uid);
+            let query_entities = [query.principal, query.resource];
+            let mut named = query_entities.into_iter().filter(|p| p.uid == *uid);
             let entity = named.find_map(|entity| entity.entity(ancestors));
             entity
                 .or_else(|| self.known(uid))
@@ -406,7 +408,7 @@ impl Engine {
         let higher: Vec<EntityUid> = parents.iter().flat_map(|p| self.store.ancestors(p)).cloned().collect();
         let mut above: HashSet<EntityUid> = parents.into_iter().chain(higher).collect();
         let Some(stored) = stored else {
-            return Some(ResolvedEntity::placed(uid.clone(), above));
+            return Some(ResolvedEntity::without_attributes(uid.clone(), above));
         };
         above.extend(stored.ancestors.iter().cloned());
         Some(stored.known.below(above))

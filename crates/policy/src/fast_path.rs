@@ -1,8 +1,8 @@
 //! Reads the plain part of a named query without Cedar's JSON parser.
 //!
 //! That parser takes tens of microseconds for a few values, and most queries hold scalars and names only. A value that this
-//! file reads, Cedar reads the same way. Every other value, right or wrong, is left to Cedar, which also words the error. A property
-//! test (`decision/named_tests.rs`) holds that both give the same decisions, records and errors.
+//! file reads, Cedar reads the same way. Every other value, right or wrong, is left to Cedar, which also writes the error
+//! message. A property test (`decision/named_tests.rs`) holds that both give the same decisions, records and errors.
 
 use cedar_policy::{EntityId, EntityTypeName, EntityUid};
 use serde_json::{Map, Value};
@@ -32,7 +32,7 @@ pub fn fast_name(schema: &SchemaModel, value: &Value) -> Option<EntityUid> {
     }
 }
 
-/// `Type::"id"`, without anything in the id that has to be read twice.
+/// `Type::"id"`, whose id contains no escape and no quote.
 pub fn fast_text(schema: &SchemaModel, text: &str) -> Option<EntityUid> {
     let (ty, rest) = text.split_once("::\"")?;
     let id = rest.strip_suffix('"').filter(|id| !id.contains(['"', '\\']))?;
@@ -61,7 +61,7 @@ impl Rules {
                 return None;
             }
             let above = self.with_stored_ancestors(parents.into_vec());
-            supplied.insert(one.uid.clone(), ResolvedEntity::placed(one.uid.clone(), above));
+            supplied.insert(one.uid.clone(), ResolvedEntity::without_attributes(one.uid.clone(), above));
         }
         Some(supplied)
     }

@@ -1,8 +1,8 @@
-//! Strict JSON: what two parsers could read differently is refused, not guessed.
+//! Strict JSON: text that two parsers could read differently is refused.
 //!
-//! Foundation, used for tokens, key sets and the bodies of questions. Refuses duplicate members at every depth,
-//! trailing data, invalid UTF-8, lone surrogates and nesting beyond `DEPTH_MAX`. Numbers beyond 64 bits and
-//! fractions arrive as floats, so that a caller who wants an integer can refuse them.
+//! Foundation, used for tokens, key sets and the bodies of queries. Refuses duplicate members at every depth, trailing data,
+//! invalid UTF-8, lone surrogates and nesting beyond `DEPTH_MAX`. Numbers beyond 64 bits and fractions arrive as floats, so
+//! that a caller that needs an integer can refuse them.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -21,7 +21,7 @@ const MEMBER_CHARS_MAX: usize = 64;
 pub struct JsonError {
     pub line: usize,
     pub column: usize,
-    /// The duplicated member, where that is the fault.
+    /// The duplicated member, if that is the fault.
     pub member: Option<String>,
     pub reason: String,
 }
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_one_clean_value_is_refused() {
+    fn text_that_is_not_exactly_one_strict_value_is_refused() {
         for text in [
             "",
             "{} {}",

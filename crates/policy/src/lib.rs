@@ -33,7 +33,7 @@ pub mod decision_tests;
 // which portal and which path
 pub mod portal;
 
-// who: claims become an identity, an identity becomes a principal
+// the caller: claims become an identity, an identity becomes a principal
 pub mod claims;
 pub mod principal;
 
@@ -51,7 +51,7 @@ mod fast_path;
 mod value;
 pub mod reference;
 
-// words that every part uses
+// types that every part uses
 pub mod denial;
 pub mod scope;
 pub mod types;

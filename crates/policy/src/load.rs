@@ -1,13 +1,13 @@
-//! One portal's files → one revision, or every reason why not.
+//! One portal's files → one revision, or every reason why they are rejected.
 //!
-//! A pipeline of parse → validate → conform → test → index. A candidate is taken whole or not at all; only the emergency
-//! forbids of `_deny/` are taken one by one, and join the revision in force. Nothing here reads a file or a clock: the gate
+//! A pipeline of parse → validate → conform → test → index. A candidate is accepted or rejected as a whole; only the emergency
+//! forbids of `_deny/` are accepted one by one, and join the revision in force. Nothing here reads a file or a clock: the gate
 //! reads folders and passes the files in.
 
 mod checks;
 mod emergency;
 #[cfg(test)]
-mod kept_tests;
+mod reuse_tests;
 mod nesting;
 mod policies;
 mod schemas;
@@ -23,8 +23,8 @@ use http::HeaderValue;
 use serde_json::Value;
 
 use self::checks::{
-    duplicates, gone, is_policy_place, link_path_problems, login_problem, namespace_warning, public_problems, route_problems,
-    schema_problems,
+    duplicates, is_policy_place, link_path_problems, login_problem, namespace_warning, public_problems, removed_files,
+    route_problems, schema_problems,
 };
 use self::emergency::EmergencyLoad;
 use self::policies::{ParseCache, SharedFiles};
@@ -61,7 +61,7 @@ pub struct Loader {
     schemas: Schemas,
     warnings: Warnings,
     preparation_queue: Option<SyncSender<Weak<MatchSet>>>,
-    trial: DecisionTests,
+    decision_tests: DecisionTests,
 }
 
 /// The part of decision tests in a load.
@@ -106,13 +106,13 @@ impl Loader {
             schemas: Schemas::default(),
             warnings,
             preparation_queue,
-            trial: DecisionTests::Run,
+            decision_tests: DecisionTests::Run,
         }
     }
 
     /// Loads candidates without their decision tests; the gate itself never does.
     pub fn untested(mut self) -> Self {
-        self.trial = DecisionTests::Skip;
+        self.decision_tests = DecisionTests::Skip;
         self
     }
 
@@ -188,7 +188,7 @@ impl Loader {
     ) -> Result<Arc<Candidate>, RevisionError> {
         let files = tree.portal_files(&portal.slug);
         let mut problems = tree.portal_problems(&portal.slug);
-        problems.extend(gone(&portal.slug, &files, previous));
+        problems.extend(removed_files(&portal.slug, &files, previous));
         if let Some(previous) = previous.filter(|p| problems.is_empty() && p.candidate.files == files) {
             return Ok(Arc::clone(&previous.candidate));
         }
@@ -242,7 +242,7 @@ impl Loader {
             file,
             warnings,
         });
-        if self.trial == DecisionTests::Run {
+        if self.decision_tests == DecisionTests::Run {
             decision_tests::check(portal, &self.assemble(&candidate, EmergencyForbids::default()))?;
         }
         Ok(candidate)
@@ -381,7 +381,7 @@ fn links(
         .map_or_else(|| Ok(Vec::new()), |file| policies::link(&name, file, templates, validator))
 }
 
-/// Takes over unchanged entities: there may be a million of them beside one edited policy.
+/// Takes over unchanged entities: a portal may have a million of them, and an edit of one policy must not read them again.
 fn entities(
     slug: &PortalSlug,
     files: &Files,

@@ -1,4 +1,4 @@
-//! The permit: proof that a decision allowed one request, and the identity that the app is told with it.
+//! The permit: proof that a decision allowed one request, and the identity that the forwarded request carries.
 //!
 //! Forwarding consumes a `Permit`. Only this crate can make one, and in it only `decision` does.
 
@@ -17,7 +17,7 @@ pub struct Permit {
     pub forwarded: ForwardedIdentity,
 }
 
-/// The identity that the app is told with a permitted request.
+/// The identity that a permitted request carries to the app.
 #[derive(Clone, Debug)]
 pub struct ForwardedIdentity {
     /// Names the decision in the app's logs and in the gate's record.
@@ -32,14 +32,14 @@ pub struct ForwardedIdentity {
     pub assertion: HeaderValue,
 }
 
-/// The caller as the app is told: values already encoded for headers.
+/// The caller's identity for the app: values already encoded for headers.
 #[derive(Clone, Debug)]
 pub struct CallerHeaders {
     /// Id of the principal.
     pub user: HeaderValue,
     /// Claim `email`, or the one that `portal.yaml` maps to it; empty if unknown.
     pub email: HeaderValue,
-    /// Claim `groups`; the roles where the caller has no groups.
+    /// Claim `groups`; the roles if the caller has no groups.
     pub groups: HeaderValue,
     /// Claim `preferred_username`; empty if unknown.
     pub preferred_username: HeaderValue,

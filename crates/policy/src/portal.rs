@@ -1,8 +1,8 @@
-//! Which portal a request belongs to, and what it means there: action and resource.
+//! Finds the portal of a request, and the request's action and resource there.
 //!
-//! Second step of the path: after `gate` has the request's host and path, before `authn`. Reads configuration and a
-//! portal's routes only. Must never match by string prefix (`/shop` is not `/shopping`) and never fall back to a
-//! portal that an odd spelling of host or path would reach.
+//! The gate calls it with the request's host and path, before it looks for a credential. Reads configuration and a portal's
+//! routes only. Must never match by string prefix (`/shop` is not `/shopping`) and never fall back to a portal that an odd
+//! spelling of host or path would reach.
 
 pub mod file;
 pub mod path;
@@ -28,7 +28,7 @@ const HOST_LABELS_MAX: usize = 64;
 pub struct PortalTable {
     /// Keyed by host pattern, labels as configured.
     hosts: FxHashMap<String, Prefixes>,
-    /// Which places of a host may be `*`, the most specific first.
+    /// The positions of a host pattern that may be `*`; the most specific shape first.
     shapes: Vec<Shape>,
     anywhere: Prefixes,
 }
@@ -58,7 +58,7 @@ pub enum PortalError {
 }
 
 impl PortalTable {
-    /// The index that `find` answers is the portal's position in `portals`.
+    /// `find` returns a portal's position in `portals`.
     pub fn new<'a>(portals: impl IntoIterator<Item = &'a PortalScope>) -> Result<Self, PortalError> {
         let portals: Vec<&PortalScope> = portals.into_iter().collect();
         let mut table = Self::default();
@@ -159,7 +159,7 @@ pub fn normal_host(host: &str) -> Option<String> {
     valid.then(|| name.to_ascii_lowercase())
 }
 
-/// Nothing, or `:` and a port number (RFC 3986 allows none after the colon; we don't).
+/// True for an empty text, or `:` and a port number. RFC 3986 allows a colon without a number; the gate does not.
 fn is_port(text: &str) -> bool {
     match text.strip_prefix(':') {
         Some(digits) => digits.bytes().all(|b| b.is_ascii_digit()) && digits.parse::<u16>().is_ok(),
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn many_portals_are_told_apart() {
+    fn a_table_of_many_portals_finds_the_right_one() {
         let host = |n: usize| format!("*.t{n}.example.com");
         let portals: Vec<_> = (0..1000).map(|n| portal(&format!("p{n}"), &[&host(n)], "/app")).collect();
         let table = PortalTable::new(&portals).unwrap();

@@ -1,7 +1,7 @@
 //! An identity → the Cedar principal of one portal.
 //!
-//! Attributes are what the *schema* declares, filled from claims as the declared types; a claim that is missing or of
-//! another type refuses. Runs once per token and revision; never looks at a request.
+//! The *schema* declares the attributes; claims and the stored entity fill them as the declared types. A required claim that is
+//! missing, or a claim of another type, is an error. Runs once per token and revision; never looks at a request.
 
 use cedar_policy::{EntityId, EntityTypeName, EntityUid};
 
@@ -14,7 +14,7 @@ use crate::schema::EntityModel;
 use crate::types::Identity;
 use crate::value::{Value, value};
 
-/// The principal, and what headers and records say of it.
+/// The principal of a caller.
 #[derive(Debug)]
 pub struct Principal {
     pub entity: QueryEntity,
@@ -63,7 +63,7 @@ impl Rules {
         self.with_stored_ancestors(direct)
     }
 
-    /// These and everything the store says is above them, each once.
+    /// These entities and their stored ancestors, each once.
     pub fn with_stored_ancestors(&self, direct: Vec<EntityUid>) -> Vec<EntityUid> {
         let above: Vec<EntityUid> = direct
             .iter()
@@ -86,19 +86,19 @@ impl Rules {
         let mut attrs = Vec::with_capacity(model.attrs.fields.len());
         for (name, field) in &model.attrs.fields {
             let path = self.claims.get(name).map_or(name.as_str(), String::as_str);
-            let kept = stored.and_then(|stored| stored.known.attr(name));
+            let stored_attr = stored.and_then(|stored| stored.known.attr(name));
             let claimed = match claims::at(&identity.claims, path)? {
                 Some(claim) => Some(value(&field.ty, claim, path).map_err(|e| claim_invalid(e.to_string()))?),
                 None => None,
             };
-            match (claimed, kept) {
-                (Some(claimed), Some(kept)) if claimed != *kept => {
+            match (claimed, stored_attr) {
+                (Some(claimed), Some(stored_attr)) if claimed != *stored_attr => {
                     return Err(claim_invalid(format!(
                         "claim `{path}` contradicts the stored attribute `{name}`"
                     )));
                 }
                 (Some(claimed), _) => attrs.push((name.clone(), claimed)),
-                (None, Some(kept)) => attrs.push((name.clone(), kept.clone())),
+                (None, Some(stored_attr)) => attrs.push((name.clone(), stored_attr.clone())),
                 (None, None) if field.required => {
                     return Err(claim_invalid(format!(
                         "claim `{path}` is missing; the schema requires `{name}`"

@@ -1,7 +1,7 @@
 //! Entities, principals and resources that come with a named query.
 //!
-//! Stored entities win over sent ones. The app never defines the principal of a token, actions, roles, tenants or portals.
-//! Every entity is checked against the schema first.
+//! A stored entity replaces a sent one of the same name. The app may not define the principal of a token, actions, roles,
+//! tenants or portals. Every entity is checked against the schema.
 
 use cedar_policy::{Entities, EntityUid};
 use serde_json::{Value, json};
@@ -20,9 +20,9 @@ const ENTITIES_MAX: usize = 10_000;
 pub enum SuppliedError {
     #[error("{0}")]
     Entities(String),
-    #[error("`{0}` cannot be supplied: actions, roles, tenants, portals and the token's principal are not the app's to define")]
+    #[error("`{0}` cannot be supplied: the app may not define actions, roles, tenants, portals and the token's principal")]
     Reserved(String),
-    #[error("`{0}` cannot be given parents: stored entities are below it, so where it stands is for entities.json to say")]
+    #[error("`{0}` cannot be given parents: stored entities are below it; name its parents in entities.json")]
     Above(String),
     #[error("more than {ENTITIES_MAX} entities")]
     TooMany,
@@ -113,8 +113,8 @@ impl Rules {
 
     /// A resource that the app names; the ancestors of a path come from its id alone.
     pub fn named_resource(&self, uid: EntityUid, supplied: &SuppliedEntities) -> QueryEntity {
-        let own = supplied.get(&uid).filter(|_| self.engine.store.get(&uid).is_none());
-        let Some(known) = own else { return self.resource(uid) };
+        let sent = supplied.get(&uid).filter(|_| self.engine.store.get(&uid).is_none());
+        let Some(known) = sent else { return self.resource(uid) };
         let mut above = known.ancestors();
         if self.names.path.as_ref() == Some(uid.type_name()) {
             above.extend(self.path_ancestors(&uid));

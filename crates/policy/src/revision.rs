@@ -1,6 +1,7 @@
 //! A revision: everything of one portal that is hot-reloaded, as one immutable, content-hashed value.
 //!
-//! `load` makes it, whole or not at all; `decision` asks it. A request uses the revision that it started with.
+//! `load` makes it from a complete candidate; `decision` evaluates queries with it. A request uses the revision that it started
+//! with.
 
 pub(crate) mod emergency;
 pub mod problem;
@@ -72,7 +73,7 @@ impl Revision {
         self.rules.principal(identity, &portal.subject(identity))
     }
 
-    /// Every file that the revision is made of, to keep it over a restart.
+    /// Every file that the revision is made of; the gate saves them for a restart.
     pub fn files(&self) -> Files {
         let mut all = self.candidate.files.clone();
         all.0.extend(self.emergency_forbids.files.0.clone());

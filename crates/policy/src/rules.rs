@@ -1,6 +1,6 @@
 //! One portal's rules: schema, policies and entities, and the entities that a query names.
 //!
-//! `decision` asks them; nothing else does. Pure: no I/O, no clock.
+//! Only `decision` evaluates queries with them. Pure: no I/O, no clock.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::portal::path::ancestors_of;
 use crate::schema::SchemaModel;
 use crate::schema::TypeNames;
 
-/// A portal's policies, schema and entities, ready to be asked.
+/// A portal's policies, schema and entities, ready to evaluate queries.
 pub struct Rules {
     pub schema: Arc<SchemaModel>,
     pub engine: Engine,
@@ -27,7 +27,7 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Evaluates all policies. `Err` where the schema does not let this principal do this action on this resource.
+    /// Evaluates all policies. `Err` if the schema does not let this principal do this action on this resource.
     pub(crate) fn evaluate(
         &self,
         principal: &QueryEntity,
@@ -86,7 +86,7 @@ impl Rules {
             return QueryEntity::stored(uid, key);
         }
         let stored = self.engine.store.get(&uid);
-        if stored.is_none() && !self.places_paths() {
+        if stored.is_none() && !self.may_have_stored_ancestors() {
             let key = keys.key_among(&uid, ancestors_of(uid.id().unescaped()), &self.names.portal);
             return QueryEntity::path(uid, key, Arc::clone(&self.names));
         }
@@ -94,14 +94,14 @@ impl Rules {
         let key = keys.key(&uid, &ancestors);
         match stored {
             Some(stored) => QueryEntity::resolved(stored.known.below(ancestors), key),
-            None => QueryEntity::resolved(ResolvedEntity::placed(uid, ancestors), key),
+            None => QueryEntity::resolved(ResolvedEntity::without_attributes(uid, ancestors), key),
         }
     }
 
     /// Every parent path up to `/`, the portal, and every stored ancestor of any of them.
     pub fn path_ancestors(&self, uid: &EntityUid) -> Vec<EntityUid> {
         let mut direct = self.names.parents_of_path(uid);
-        if self.places_paths() {
+        if self.may_have_stored_ancestors() {
             direct.extend(self.engine.store.ancestors(uid).iter().cloned());
             return self.with_stored_ancestors(direct);
         }
@@ -109,9 +109,9 @@ impl Rules {
     }
 
     /// True if the store may hold ancestors of a path or of the portal.
-    fn places_paths(&self) -> bool {
+    fn may_have_stored_ancestors(&self) -> bool {
         let portal = self.names.portal.as_ref().map(EntityUid::type_name);
         let mut types = self.names.path.iter().chain(portal);
-        types.any(|ty| self.engine.store.places(ty))
+        types.any(|ty| self.engine.store.has_ancestors(ty))
     }
 }

@@ -1,8 +1,8 @@
-//! A portal's schema, in a form that the gate fills values by.
+//! A portal's schema, in the form by which the gate builds values.
 //!
-//! Cedar's own `Schema` validates; this model holds what Cedar does not tell: the attributes of a principal type
-//! and their types, and the fields that an action's context declares. Built once per revision from Cedar's resolved
-//! JSON form; it decides nothing.
+//! Cedar's own `Schema` validates; this model holds the parts that Cedar's interface does not show: the attributes of a
+//! principal type and their types, and the fields that an action's context declares. Built once per revision from Cedar's
+//! resolved JSON form; it decides nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::portal::path::ancestors_of;
 
-/// Deepest nesting of declared types; Cedar forbids recursive types, so only absurd schemas meet it.
+/// Deepest nesting of declared types; Cedar forbids recursive types, so only an absurd schema reaches it.
 const TYPE_DEPTH_MAX: usize = 64;
 
 /// A declared type.
@@ -63,7 +63,7 @@ pub struct EntityModel {
     pub is_enum: bool,
 }
 
-/// A portal's schema: Cedar's, and the model beside it.
+/// A portal's schema: Cedar's `Schema`, and this file's model of it.
 pub struct SchemaModel {
     pub cedar: Schema,
     entities: FxHashMap<EntityTypeName, EntityModel>,
@@ -71,7 +71,7 @@ pub struct SchemaModel {
     /// Namespace of the types and actions that the gate itself names; empty: none.
     namespace: String,
     names: Names,
-    /// Namespaces, where there are several and `portal.yaml` names none.
+    /// All namespaces, if there are several and `portal.yaml` names none; else empty.
     pub ambiguous: Vec<String>,
 }
 
@@ -185,7 +185,7 @@ impl SchemaModel {
             .find(|u| self.actions.contains_key(u))
     }
 
-    /// `Action::"<METHOD>"` where the portal's HTTP actions are, declared or not.
+    /// `Action::"<METHOD>"` in the namespace of the portal's HTTP actions, declared or not.
     pub fn method_action(&self, method: &str) -> Option<EntityUid> {
         self.resolve_action(method).or_else(|| {
             let ty = self.names.action_type.clone()?;
@@ -362,7 +362,7 @@ fn builtin(name: &str) -> Option<AttrType> {
     })
 }
 
-/// The namespace, and the several there are where none can be chosen: then the gate's own names are in none.
+/// The namespace of the gate's own names. If it is ambiguous: an empty namespace, and the list of all namespaces.
 fn choose_namespace(root: &Map<String, Value>, named: Option<&str>) -> Result<(String, Vec<String>), SchemaError> {
     let all: Vec<String> = root.keys().filter(|k| !k.is_empty()).cloned().collect();
     match named {
@@ -408,7 +408,7 @@ fn type_names(list: Option<&Value>) -> Result<BTreeSet<EntityTypeName>, SchemaEr
         .collect()
 }
 
-/// The types that the gate itself names, where the schema declares them.
+/// The types that the gate itself names; `None` for a type that the schema does not declare.
 #[derive(Clone, Debug, Default)]
 pub struct TypeNames {
     pub role: Option<EntityTypeName>,
@@ -526,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn actions_know_context_groups_and_what_they_apply_to() {
+    fn the_model_has_context_groups_and_types_of_each_action() {
         let model = model(SHOP, None).unwrap();
         let view = model.resolve_action("view").unwrap();
         assert_eq!(view.to_string(), "Shop::Action::\"view\"");

@@ -1,7 +1,7 @@
-//! The parts of the platform's configuration that policies depend on: one portal, the issuers it trusts, its ways to log in.
+//! The parts of the platform's configuration that policies depend on: one portal, the issuers it trusts, its login providers.
 //!
-//! The gate builds a `PortalScope` from `cedargate.yaml`; commands without a configuration build one from defaults. Nothing
-//! here says how keys are fetched or where the app is.
+//! The gate builds a `PortalScope` from `cedargate.yaml`; commands without a configuration build one from defaults. These types
+//! do not contain key sources or upstreams.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::types::{Identity, PortalSlug};
 pub struct PortalScope {
     /// The portal's name.
     pub slug: PortalSlug,
-    /// Which traffic the portal gets.
+    /// The requests that belong to the portal.
     pub matches: PortalMatch,
     /// Source of a request's tenant.
     pub tenant: TenantSource,
@@ -115,7 +115,7 @@ impl PortalScope {
     }
 
     /// The id of an identity's principal: its subject, after `<issuer>|` where the portal trusts several issuers, or after the
-    /// prefix that the issuer asks for.
+    /// prefix that the issuer's configuration names.
     pub fn subject(&self, identity: &Identity) -> String {
         let subject = &identity.subject;
         match self.issuer(&identity.issuer).map(|issuer| &**issuer) {
@@ -161,7 +161,7 @@ impl Default for ClaimPaths {
 }
 
 impl TenantSource {
-    /// The tenant that a request for `host` belongs to; `None` where the request has no tenant of its own.
+    /// The tenant that a request for `host` belongs to; `None` if the request has no tenant of its own.
     pub fn of_request<'a>(&'a self, host: Option<&'a str>) -> Option<&'a str> {
         match self {
             Self::Claim => None,

@@ -1,7 +1,7 @@
 //! Plain values that the steps of a request's path hand to each other.
 //!
-//! Foundation: imports nothing of ours. No behaviour beyond construction checks and formatting; above all
-//! nothing here performs I/O, reads a clock or makes a decision.
+//! Foundation: imports no other module of this crate. The types check their construction and format themselves; no function
+//! here performs I/O, reads a clock or makes a decision.
 
 use std::fmt;
 use std::sync::Arc;
@@ -105,7 +105,7 @@ impl PortalSlug {
         &self.0
     }
 
-    /// Stands where a name is yet to come.
+    /// A placeholder slug, for texts about a portal without a name.
     pub fn placeholder() -> Self {
         Self(Arc::from("portal"))
     }
@@ -133,7 +133,7 @@ impl<T> Redacted<T> {
         Self(value)
     }
 
-    /// The secret itself; every call site is a place to look at in a review.
+    /// The secret itself; a review should look at every call site.
     pub fn expose(&self) -> &T {
         &self.0
     }

@@ -1,8 +1,8 @@
 //! JSON values from claims and requests → Cedar values of the type that the schema declares.
 //!
-//! Pure. A value that is not exactly of its declared type is refused, never converted: a string does not become a
-//! number or a truth value. The two readings that are not literal (a string naming an entity, an integer as a
-//! datetime in Unix seconds) are there because tokens cannot say it otherwise.
+//! Pure. A value that is not exactly of its declared type is refused, never converted: a string does not become a number or a
+//! truth value. The two readings that are not literal (a string naming an entity, an integer as a datetime in Unix seconds)
+//! exist because tokens have no other form for these values.
 
 use std::net::IpAddr;
 use std::str::FromStr;

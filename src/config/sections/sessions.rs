@@ -120,7 +120,7 @@ pub enum SessionStore {
     Redis(Box<Redis>),
 }
 
-/// The protection of the session cookie beside HttpOnly and SameSite.
+/// The protection of the session cookie in addition to HttpOnly and SameSite.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum CookieSecurity {
     /// `Secure`, and a `__Host-` name.
@@ -379,7 +379,7 @@ impl Checker<'_> {
                 None
             }
             Some(url) if url.query().is_some() || url.fragment().is_some() || !has_database_at_most(&url) => {
-                let message = "has more in it than a host, a port and the number of a database; the rest is in keys of its own";
+                let message = "may hold only a host, a port and the number of a database; other settings have keys of their own";
                 self.error(key, message);
                 None
             }

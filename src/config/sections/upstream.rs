@@ -13,7 +13,7 @@ use super::limits::HEADER_BYTES_MIN;
 use crate::config::check::{Checker, UNIX};
 use crate::config::values::{ByteSize, Timeout};
 
-/// The scheme that stands for `http` with `protocol: http2`.
+/// The scheme that means `http` with `protocol: http2`.
 const H2C: &str = "h2c";
 const FORMS: &str = "write it as `http://host:port`, `https://host:port`, `h2c://host:port` or `unix:/path`";
 /// Headers by which frameworks replace the method, path or host that was decided on.
@@ -118,7 +118,7 @@ pub enum PortalUpstream {
     Keys(Map<String, Value>),
 }
 
-/// The app beside the gate.
+/// The app behind the gate.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Upstream {
     pub url: UpstreamUrl,
@@ -158,7 +158,7 @@ pub enum UpstreamUrl {
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Authority {
-    /// Name or address as it stands in a URL: IPv6 in brackets.
+    /// Name or address as a URL writes it: IPv6 in brackets.
     pub host: String,
     pub port: u16,
 }

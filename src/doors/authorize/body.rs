@@ -8,19 +8,20 @@ use serde_json::{Map, Value};
 /// Members of a body; an unknown one is an error, because it would be ignored otherwise.
 const MEMBERS: [&str; 7] = ["portal", "token", "principal", "action", "resource", "context", "entities"];
 
-/// One body, as sent.
+/// One query as the body states it.
 pub struct Ask {
     /// `requests[3]` in a batch.
     pub place: String,
     pub portal: String,
-    pub who: Who,
+    pub subject: SubjectSource,
     pub action: String,
     pub resource: NamedEntity,
     pub context: Option<Map<String, Value>>,
     pub entities: Vec<Value>,
 }
 
-pub enum Who {
+/// The source of a query's principal.
+pub enum SubjectSource {
     Token(Redacted<String>),
     Principal(NamedEntity),
     /// The caller of the `Authorization` header or the session cookie.
@@ -28,11 +29,11 @@ pub enum Who {
 }
 
 impl Ask {
-    /// The query that this body asks.
+    /// The query for the decision.
     pub fn query(&self) -> NamedQuery<'_> {
-        let principal = match &self.who {
-            Who::Principal(principal) => Some(principal),
-            Who::Token(_) | Who::Header => None,
+        let principal = match &self.subject {
+            SubjectSource::Principal(principal) => Some(principal),
+            SubjectSource::Token(_) | SubjectSource::Header => None,
         };
         NamedQuery {
             action: &self.action,
@@ -46,21 +47,23 @@ impl Ask {
 
     pub fn read(mut body: Map<String, Value>, place: &str) -> Result<Self, Refusal> {
         if let Some(unknown) = body.keys().find(|k| !MEMBERS.contains(&k.as_str())) {
-            let near = MEMBERS
+            let closest = MEMBERS
                 .iter()
                 .max_by(|a, b| strsim::jaro(a, unknown).total_cmp(&strsim::jaro(b, unknown)));
             return Err(invalid(
                 place,
-                &format!("`{unknown}` is not a member; did you mean `{}`?", near.unwrap_or(&"")),
+                &format!("`{unknown}` is not a member; did you mean `{}`?", closest.unwrap_or(&"")),
             ));
         }
         let mut take = |member: &str| body.get_mut(member).map(Value::take);
-        let who = match (take("token"), take("principal")) {
+        let subject = match (take("token"), take("principal")) {
             (Some(_), Some(_)) => return Err(invalid(place, "give `token` or `principal`, not both")),
-            (Some(Value::String(token)), None) => Who::Token(Redacted::new(token)),
+            (Some(Value::String(token)), None) => SubjectSource::Token(Redacted::new(token)),
             (Some(_), None) => return Err(invalid(place, "`token` is not a string")),
-            (None, Some(principal)) => Who::Principal(NamedEntity::read(principal, "principal").map_err(|r| r.at(place))?),
-            (None, None) => Who::Header,
+            (None, Some(principal)) => {
+                SubjectSource::Principal(NamedEntity::read(principal, "principal").map_err(|r| r.at(place))?)
+            }
+            (None, None) => SubjectSource::Header,
         };
         let context = match take("context") {
             None => None,
@@ -76,7 +79,7 @@ impl Ask {
         Ok(Self {
             place: place.to_owned(),
             portal: text(take("portal"), "portal", place)?,
-            who,
+            subject,
             action: text(take("action"), "action", place)?,
             resource: NamedEntity::read(resource, "resource").map_err(|r| r.at(place))?,
             context,

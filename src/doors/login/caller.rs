@@ -77,6 +77,7 @@ pub(super) fn browser_secret(door: &LoginDoor, request: &EndpointRequest<'_>) ->
         return Ok(secret);
     }
     let mut secret = [0; 32];
-    aws_lc_rs::rand::fill(&mut secret).map_err(|_unspecified| Refusal::new(Denial::StoreUnavailable, "no randomness"))?;
+    aws_lc_rs::rand::fill(&mut secret)
+        .map_err(|_unspecified| Refusal::new(Denial::StoreUnavailable, "the random number generator failed"))?;
     Ok(Redacted::new(secret))
 }

@@ -55,8 +55,8 @@ pub(super) fn see_other(location: &str) -> Result<Response<Body>, Refusal> {
     Ok(response)
 }
 
-/// Ends the session that the browser had before the login, also for any other holder of its cookie. A failure is logged; the new
-/// session stands.
+/// Ends the session that the browser had before the login, also for any other holder of its cookie. A failure is logged; the
+/// new session stays valid.
 async fn end_former_session(door: &LoginDoor, request: &EndpointRequest<'_>) {
     match current_session(door, request).await {
         Ok(Some(session)) => {

@@ -68,7 +68,7 @@ const fn explain(code: LoginCode) -> Explanation {
         ),
         LoginCode::LoginDenied => (
             "You were not logged in",
-            "The login provider did not let you in. If you think that it should have, ask whoever manages your account.",
+            "The login provider did not let you in. If you think that it should have, ask the administrator of your account.",
         ),
         LoginCode::LoginInvalid => (
             "The login could not be verified",

@@ -1,4 +1,4 @@
-//! A second reader of the bytes that clients send, beside hyper and never in its place (docs/decisions/0011).
+//! A second check of the bytes that clients send, in addition to hyper's and never in its place (docs/decisions/0011).
 //!
 //! `http1_framing` follows the framing of every HTTP/1 message byte by byte and refuses bytes that could be read in two
 //! ways; `http2_frames` counts HTTP/2 frames that cost the gate more than their sender. Both can only refuse. Bytes that

@@ -1,4 +1,5 @@
-//! The client's stream as hyper sees it: the guard reads along on the way in, `Activity` notes progress on the way out.
+//! The client's stream as hyper uses it: the guard checks the bytes that hyper reads, `Activity` notes the bytes that hyper
+//! writes.
 //!
 //! Incoming bytes pass the guard (`guard`) in hyper's own buffer, without a copy. Bytes that the guard refuses never
 //! reach hyper: over HTTP/1 hyper gets `INVALID_BYTES` in their place, refuses by itself and writes the 400; over HTTP/2

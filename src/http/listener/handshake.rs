@@ -6,10 +6,10 @@
 //! needs ALPN.
 //!
 //! Every wait has a deadline: `limits.header_timeout` for the PROXY header, for TLS and for the rest of the preface,
-//! `limits.idle_timeout` for the first byte. A peer that closes, or sends nothing, is no error worth a record: load
-//! balancers open connections only to see that the port is open. Bytes that cannot be right end the connection with a
-//! counted `Rejected`. When the gate closes, the caller drops a handshake that is not done after `FIRST_REQUEST_GRACE`.
-//! Bytes that a step read beyond its own end belong to the next step (`PrefixedIo`).
+//! `limits.idle_timeout` for the first byte. A peer that closes, or sends nothing, leaves no record: load balancers open
+//! connections only to see that the port is open. Malformed bytes end the connection with a counted `Rejected`. When the gate
+//! closes, the caller drops a handshake that is not done after `FIRST_REQUEST_GRACE`. Bytes that a step read beyond its own end
+//! belong to the next step (`PrefixedIo`).
 
 use std::time::Duration;
 

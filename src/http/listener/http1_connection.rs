@@ -66,7 +66,7 @@ where
             }
         }
     };
-    // bytes that the guard refused inside a body are no parse error of hyper's
+    // hyper reports no parse error for bytes that the guard refused inside a body
     let refused = || activity.is_refused().then_some(Rejected::Malformed);
     if let Some(reason) = outcome.err().as_ref().and_then(rejection).or_else(refused) {
         listener.reject(reason, peer);

@@ -83,7 +83,7 @@ fn read_x_forwarded(headers: &HeaderMap, trusted: &[IpNet]) -> Result<Statements
         let hops = items_from_right(headers, &FOR, |line| Some(line.split(',').collect()));
         let addresses = hops.map(|hop| parse_address(hop?.trim()));
         let client = rightmost_untrusted(addresses, |address| *address, trusted);
-        stated.source_ip = Some(client.ok_or(invalid("`X-Forwarded-For` is no list of addresses"))?);
+        stated.source_ip = Some(client.ok_or(invalid("`X-Forwarded-For` is not a list of addresses"))?);
     }
     if headers.contains_key(&PROTO) {
         stated.scheme = single_value(headers, &PROTO).and_then(scheme_named);

@@ -1,6 +1,6 @@
 //! The headers that tell the app about the client: `Forwarded`, `X-Forwarded-*` and, behind a proxy, `Host`.
 //!
-//! Each worker encodes them once per client and keeps them for the client's next requests.
+//! Each worker encodes them once per client and caches them for the client's next requests.
 
 use std::borrow::Cow;
 use std::cell::RefCell;

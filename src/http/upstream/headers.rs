@@ -99,7 +99,7 @@ pub struct Sanitized(());
 /// decision; otherwise a policy would read a header that `Connection` then takes away from the app. Headers that frame the
 /// body or ask for an upgrade stay for `write_request_headers`.
 pub fn sanitize(headers: &mut HeaderMap, rules: &HeaderRules) -> Sanitized {
-    let kept = [
+    let exempt = [
         HOST,
         CONNECTION,
         UPGRADE,
@@ -111,7 +111,7 @@ pub fn sanitize(headers: &mut HeaderMap, rules: &HeaderRules) -> Sanitized {
         COOKIE,
     ];
     let named = tokens(headers, &CONNECTION).filter_map(|name| HeaderName::from_bytes(name).ok());
-    let named: SmallVec<[HeaderName; 4]> = named.filter(|name| !kept.contains(name)).collect();
+    let named: SmallVec<[HeaderName; 4]> = named.filter(|name| !exempt.contains(name)).collect();
     for name in named {
         headers.remove(name);
     }
@@ -201,14 +201,14 @@ fn remove_set_session_cookies(headers: &mut HeaderMap) {
     if !headers.get_all(SET_COOKIE).iter().any(|value| sets_session(&value)) {
         return;
     }
-    let kept: Vec<HeaderValue> = headers
+    let remaining: Vec<HeaderValue> = headers
         .get_all(SET_COOKIE)
         .iter()
         .filter(|v| !sets_session(v))
         .cloned()
         .collect();
     headers.remove(SET_COOKIE);
-    for value in kept {
+    for value in remaining {
         headers.append(SET_COOKIE, value);
     }
 }
@@ -316,23 +316,23 @@ fn remove_session_cookies(headers: &mut HeaderMap) {
     if !headers.get_all(COOKIE).iter().any(has_session_cookie) {
         return;
     }
-    let kept: Vec<HeaderValue> = headers
+    let remaining: Vec<HeaderValue> = headers
         .get_all(COOKIE)
         .iter()
         .filter_map(|value| {
-            let kept: Vec<&[u8]> = value
+            let app_pairs: Vec<&[u8]> = value
                 .as_bytes()
                 .split(|b| *b == b';')
                 .filter(|pair| !is_session_cookie(pair) && !pair.trim_ascii().is_empty())
                 .collect();
-            let joined = kept.join(&b';');
+            let joined = app_pairs.join(&b';');
             Some(joined.trim_ascii())
                 .filter(|rest| !rest.is_empty())
                 .and_then(|rest| HeaderValue::from_bytes(rest).ok())
         })
         .collect();
     headers.remove(COOKIE);
-    for value in kept {
+    for value in remaining {
         headers.append(COOKIE, value);
     }
 }

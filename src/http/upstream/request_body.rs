@@ -55,7 +55,7 @@ pub(super) struct BodyProgress {
     waker: RefCell<Option<Waker>>,
 }
 
-/// Kept beside an answer that came while the body was held. Its drop refuses the body, so that the exchange ends.
+/// Stored with an answer that came while the body was held. Its drop refuses the body, so that the exchange ends.
 #[derive(Debug)]
 pub(super) struct HeldBody(Rc<BodyProgress>);
 

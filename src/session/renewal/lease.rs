@@ -62,7 +62,8 @@ impl Sessions {
         self.has_foreign_claim(header, CLAIM_MAX_AGE)
     }
 
-    /// Ignores our own claim: our renewal is in the single-flight map and callers join it there.
+    /// True if another process claimed the session within `max_age`. A claim of this process does not count: its renewal is in
+    /// the single-flight map, and callers join it there.
     fn has_foreign_claim(&self, header: &SealedHeader, max_age: Duration) -> bool {
         let now = unix_millis();
         // another replica's clock may be ahead: compare absolute differences

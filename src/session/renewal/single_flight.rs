@@ -4,7 +4,7 @@
 //! inserts a receiver and gets the sender, every later request gets a copy of the receiver. `close` sets its flag first, and
 //! `join_or_start` reads it under the lock; so after `close` a caller that then sees `is_idle` knows that no renewal will run.
 //! The guard removes the entry however the renewal ends, also by a panic; then the sender is dropped and the waiting requests
-//! go on with the session as it was. Past `RENEWALS_MAX` sessions go on unrenewed.
+//! go on with the session as it was. While `RENEWALS_MAX` renewals run, further sessions are not renewed and go on as they are.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -64,7 +64,7 @@ impl Sessions {
                 return Err(SessionError::Missing);
             };
             if let Some(next) = opened.links.next.take() {
-                // rotated meanwhile, and the grant went along
+                // the session was rotated meanwhile, and the new id has the grant
                 id = next;
                 continue;
             }
@@ -96,7 +96,7 @@ impl Sessions {
     }
 
     /// Ends a session because its provider ended the grant: in this process at once, in the store with retries for as long as a
-    /// lease lives. If the store stays away longer, only this process knows it.
+    /// lease lives. If the store does not answer for longer, only this process knows that the session ended.
     pub(super) async fn end_refused(&self, session: &Session, cause: &str) -> SessionError {
         tracing::info!(session = session.handle.to_hex(), why = cause, "the provider ended a session");
         let at = unix_millis();

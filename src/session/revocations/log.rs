@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use crate::session::millis;
 use crate::session::record::{Handle, RevocationKey, RevocationKeys, RevocationKind};
 
-/// Entries kept. Past it the oldest entries of single sessions are dropped first.
+/// Maximum number of entries. Beyond it the oldest entries of single sessions are dropped first.
 pub const ENTRIES_MAX: usize = 1_000_000;
 
 /// One revocation.

@@ -355,7 +355,7 @@ fn a_shared_file_or_a_portal_yaml_may_go_only_after_it_was_emptied() {
         .start();
     for (name, text, deciding) in [(yaml, "title: P\n", "shared"), (shared, &*forbid("shared"), "v0")] {
         remove(&gate, name);
-        let problem = rejected(&gate, "p", "was there and is gone");
+        let problem = rejected(&gate, "p", "was removed, and the revision in force has it");
         assert_eq!(problem["file"], name);
         serves(&gate, "p", "shared");
         gate.put(name, text);

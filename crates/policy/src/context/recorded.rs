@@ -1,4 +1,4 @@
-//! The context of a decision, for its record: kept as facts on the request's thread, turned into text by the audit writer.
+//! The context of a decision, for its record: stored as facts on the request's thread, turned into text by the audit writer.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(super) enum Shown<'a> {
     Json(Value),
 }
 
-/// The gate's fields of one question.
+/// The gate's fields of one query.
 #[derive(Debug)]
 pub struct RecordedContext {
     plan: Arc<ContextPlan>,
@@ -33,13 +33,13 @@ pub struct RecordedContext {
     auth: Option<Arc<AuthFacts>>,
     flags: Arc<Map<String, Value>>,
     http: Option<(&'static str, IpAddr)>,
-    /// By field: what was read from headers and the query string.
+    /// Values that the client gave in headers and the query string, by field.
     given: Vec<(Fact, Value)>,
     /// Fields that an app gave.
-    asked: Map<String, Value>,
+    app_fields: Map<String, Value>,
 }
 
-/// Portal, tenant, method, path and host, one after the other: what is kept for each request is kept in one place.
+/// Portal, tenant, method, path and host, one after the other in one allocation, because every request stores them.
 #[derive(Debug)]
 struct Texts {
     all: Box<str>,
@@ -88,14 +88,14 @@ impl RecordedContext {
             flags: Arc::clone(facts.flags),
             http: facts.http.as_ref().map(|http| (http.scheme, http.source_ip)),
             given,
-            asked: Map::new(),
+            app_fields: Map::new(),
         })
     }
 
-    /// Beside what the gate fills.
+    /// Adds the fields that the app gave.
     #[must_use]
-    pub fn with(mut self, asked: Map<String, Value>) -> Self {
-        self.asked = asked;
+    pub fn with(mut self, app_fields: Map<String, Value>) -> Self {
+        self.app_fields = app_fields;
         self
     }
 }
@@ -128,7 +128,7 @@ impl Serialize for RecordedContext {
                 map.serialize_entry(&field.name, &shown)?;
             }
         }
-        for (name, value) in &self.asked {
+        for (name, value) in &self.app_fields {
             map.serialize_entry(name, value)?;
         }
         map.end()
@@ -140,7 +140,7 @@ impl Serialize for Shown<'_> {
         match self {
             Self::Text(text) => to.serialize_str(text),
             Self::Ip(ip) => to.collect_str(ip),
-            // INVARIANT: no clock leaves the years that the text can say
+            // INVARIANT: the clock stays within the years 0-9999, which the text can express
             Self::Now(millis) => to.serialize_str(&datetime_text(*millis).unwrap_or_default()),
             Self::Auth(auth, ty) => auth_fields(auth, ty, to),
             Self::Flags(flags) => flags.serialize(to),

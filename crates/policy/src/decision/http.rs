@@ -1,7 +1,7 @@
 //! The query of an HTTP request: route and path → action and resource → context → policies.
 //!
-//! A routed request must also survive the forbids of its plain path query, and so must a path with a second spelling: a route
-//! maps a path to a resource of the domain, but it never steps around a rule about the path.
+//! For a routed request, and for a path with a second spelling, the forbids of the plain path query are evaluated as well. So a
+//! route, which maps a path to a resource of the domain, never bypasses a forbid on the path.
 
 use std::net::IpAddr;
 
@@ -76,7 +76,7 @@ pub(super) fn evaluate(
     let headers = match http.headers {
         Some(headers) => headers,
         None if plans.reads_headers() => {
-            let detail = "the policies read headers, and the headers of this request were not kept";
+            let detail = "the policies read headers, and the headers of this request were not stored";
             return Err(Refusal::new(Denial::EvaluationError, detail));
         }
         None => &no_headers,
@@ -102,7 +102,7 @@ pub(super) fn evaluate(
             headers,
         }),
     };
-    let evaluation = ask(&revision.rules, &principal.entity, &located, &facts, http.context);
+    let evaluation = evaluate_located(&revision.rules, &principal.entity, &located, &facts, http.context);
     let plan = plans.get(&located.target.action);
     let context = plan.and_then(|plan| RecordedContext::new(plan, &facts).ok());
     details.context = context.map(|context| DecisionContext::Facts(Box::new(context)));
@@ -110,8 +110,8 @@ pub(super) fn evaluate(
     evaluation
 }
 
-/// `Err` where the query cannot be put at all; everything else is in the evaluation.
-fn ask(
+/// `Err` if the query cannot be evaluated; every other outcome is in the evaluation.
+fn evaluate_located(
     rules: &Rules,
     principal: &QueryEntity,
     located: &Located,
@@ -127,7 +127,8 @@ fn ask(
         plan.check(facts)?;
     }
     for PathQuery { action, path } in &located.path_queries {
-        // where the method is no declared action, policies that name no action still count, in the routed context
+        // if the method is not a declared action, policies without an action constraint still count, with the context of the
+        // route's action
         let own_plan = rules.plans.get(action);
         let context = match given {
             Some(given) if own_plan.is_some() => {
@@ -206,7 +207,7 @@ fn locate(revision: &Revision, http: &HttpQuery<'_>) -> Result<Located, Refusal>
     Ok(Located { target, path_queries })
 }
 
-/// `None` where the schema knows no paths, so that no policy can name one.
+/// `None` if the schema does not declare paths: then no policy can name one.
 fn path_query(rules: &Rules, method: &str, id: &str) -> Option<PathQuery> {
     let ty = rules.names.path.clone()?;
     Some(PathQuery {

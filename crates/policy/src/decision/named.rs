@@ -1,8 +1,9 @@
-//! The query that names action and resource itself: the app's own question, and decision tests that skip HTTP.
+//! The query that names action and resource itself: a query of the app, or a decision test that skips HTTP.
 //!
-//! What the gate knows (portal, time, the credential's tenant) the query cannot override. Entities and context are read by
-//! the fast path where all of it is plainly of the declared types, else by Cedar's own readers; both give the same decisions,
-//! which a property test holds. The fast path exists because Cedar's JSON readers take tens of microseconds for a few values.
+//! At a running door a query cannot override the gate's facts (portal, time, the credential's tenant). The fast path reads
+//! entities and context if all of them are plain values of the declared types; else Cedar's own readers do. Both give the same
+//! decisions; a property test checks this. The fast path exists because Cedar's JSON readers take tens of microseconds for a
+//! few values.
 
 use cedar_policy::{Context, EntityId, EntityUid};
 use serde_json::{Map, Value, json};
@@ -19,23 +20,23 @@ use crate::query_entities::entity_item;
 use crate::rules::Rules;
 use crate::schema::SchemaModel;
 
-/// Action, resource, and the facts that the asker adds.
+/// Action, resource, and the facts that the query adds.
 pub struct NamedQuery<'a> {
     /// `viewOrder` or `NS::Action::"viewOrder"`.
     pub action: &'a str,
     /// The resource.
     pub resource: &'a NamedEntity,
-    /// The principal, where no credential proves one.
+    /// The principal, used if no credential proves one.
     pub principal: Option<&'a NamedEntity>,
-    /// Context fields beside the gate's own.
+    /// Context fields in addition to the gate's own.
     pub context: Option<&'a Map<String, Value>>,
-    /// Decides which value counts where a context field is also the gate's own.
+    /// The value that counts if a context field is also the gate's own.
     pub precedence: ContextPrecedence,
     /// Further entities, as Cedar's entity JSON.
     pub entities: &'a [Value],
 }
 
-/// The value that counts where a given context field is also the gate's own.
+/// The value that counts if a given context field is also the gate's own.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ContextPrecedence {
     /// The gate's own: for every running door.
@@ -46,7 +47,7 @@ pub enum ContextPrecedence {
     GivenAlone,
 }
 
-/// An entity by name, with attributes and parents if the asker describes them.
+/// An entity by name, with attributes and parents if the query describes them.
 #[derive(Clone, Debug)]
 pub enum NamedEntity {
     /// `Type::"id"`
@@ -96,10 +97,10 @@ pub(super) fn evaluate_by(
         .resolve_action(named.action)
         .ok_or_else(|| invalid(format!("`action`: the schema has no action `{}`", named.action)))?;
     let resource = named.resource.uid(schema, "resource")?;
-    // the principal of the query itself; a credential's principal stands above it
-    let own = match (caller, named.principal) {
+    // the principal that the query names; a credential's principal takes precedence
+    let query_principal = match (caller, named.principal) {
         (Caller::Proven { .. }, _) => None,
-        (Caller::Anonymous, Some(entity)) => Some(OwnPrincipal {
+        (Caller::Anonymous, Some(entity)) => Some(QueryPrincipal {
             uid: entity.uid(schema, "principal")?,
             entity,
         }),
@@ -116,11 +117,12 @@ pub(super) fn evaluate_by(
         rules,
         named,
         &resource,
-        own.as_ref(),
+        query_principal.as_ref(),
         proven.map(|entity| &entity.uid),
     )?;
-    let own_entity = own.as_ref().map(|own| rules.named_principal(own.uid.clone(), &supplied));
-    let Some(principal) = proven.or(own_entity.as_ref()) else {
+    let named_entity = |principal: &QueryPrincipal<'_>| rules.named_principal(principal.uid.clone(), &supplied);
+    let described = query_principal.as_ref().map(named_entity);
+    let Some(principal) = proven.or(described.as_ref()) else {
         return Err(Denial::TokenMissing.into());
     };
     let principal_type = principal.uid.type_name();
@@ -140,10 +142,10 @@ pub(super) fn evaluate_by(
         http: None,
     };
     let resource = rules.named_resource(resource, &supplied);
-    let ask = |context: &dyn ContextSource| rules.evaluate(principal, &action, &resource, &supplied, context);
-    let InContext { evaluation, shown } = in_context(reader, rules, &facts, &action, named, ask)?;
+    let evaluate_with = |context: &dyn ContextSource| rules.evaluate(principal, &action, &resource, &supplied, context);
+    let InContext { evaluation, shown } = in_context(reader, rules, &facts, &action, named, evaluate_with)?;
     details.context = shown;
-    details.named_principal = own.map(|own| own.uid);
+    details.named_principal = query_principal.map(|principal| principal.uid);
     details.target = Some(Target {
         action,
         resource,
@@ -164,7 +166,7 @@ fn in_context(
     facts: &Facts<'_>,
     action: &EntityUid,
     named: &NamedQuery<'_>,
-    ask: impl FnOnce(&dyn ContextSource) -> Result<Evaluation, Refusal>,
+    evaluate_with: impl FnOnce(&dyn ContextSource) -> Result<Evaluation, Refusal>,
 ) -> Result<InContext, Refusal> {
     if let Some(FastContext { plan, context }) = fast_context(reader, rules, facts, action, named) {
         let shown = match context.is_empty() {
@@ -172,20 +174,20 @@ fn in_context(
             false => Some(RecordedContext::new(plan, facts)?.with(context.given())),
         };
         return Ok(InContext {
-            evaluation: ask(&context)?,
+            evaluation: evaluate_with(&context)?,
             shown: shown.map(|shown| DecisionContext::Facts(Box::new(shown))),
         });
     }
     let CedarContext { context, json } = read_by_cedar(rules, facts, action, named)?;
     let is_shown = json.as_object().is_some_and(|fields| !fields.is_empty());
     Ok(InContext {
-        evaluation: ask(&context)?,
+        evaluation: evaluate_with(&context)?,
         shown: is_shown.then_some(DecisionContext::Json(json)),
     })
 }
 
 /// The principal that a query names itself.
-struct OwnPrincipal<'a> {
+struct QueryPrincipal<'a> {
     uid: EntityUid,
     entity: &'a NamedEntity,
 }
@@ -209,12 +211,12 @@ fn supplied(
     rules: &Rules,
     named: &NamedQuery<'_>,
     resource: &EntityUid,
-    own: Option<&OwnPrincipal<'_>>,
+    query_principal: Option<&QueryPrincipal<'_>>,
     reserved: Option<&EntityUid>,
 ) -> Result<SuppliedEntities, Refusal> {
     let mut members: SmallVec<[Member<'_>; 2]> = SmallVec::new();
     members.push(Member::new("resource", named.resource.described(resource)));
-    members.extend(own.map(|own| Member::new("principal", own.entity.described(&own.uid))));
+    members.extend(query_principal.map(|principal| Member::new("principal", principal.entity.described(&principal.uid))));
     if reader == Reader::FastPathFirst && named.entities.is_empty() {
         let all: SmallVec<[DescribedEntity<'_>; 2]> = members.iter().map(|member| member.described).collect();
         if let Some(fast) = rules.fast_entities(&all, reserved) {
@@ -346,7 +348,7 @@ impl NamedEntity {
         }
     }
 
-    /// The attributes and parents that the asker gives to the entity `uid`.
+    /// The attributes and parents that the query gives to the entity `uid`.
     fn described<'a>(&'a self, uid: &'a EntityUid) -> DescribedEntity<'a> {
         let (attrs, parents) = match self {
             Self::Text(_) => (None, None),
@@ -356,7 +358,7 @@ impl NamedEntity {
     }
 }
 
-/// A description as an item of Cedar's entity JSON; `None` where there are neither attributes nor parents.
+/// A description as an item of Cedar's entity JSON; `None` without attributes and parents.
 fn item(schema: &SchemaModel, member: &Member<'_>) -> Result<Option<Value>, Refusal> {
     let Member { name, described } = member;
     if described.attrs.is_none() && described.parents.is_none() {

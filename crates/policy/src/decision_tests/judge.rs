@@ -1,4 +1,4 @@
-//! Compares a decision with what a case expects, and says every difference.
+//! Compares a decision with what a case expects, and reports every difference.
 
 use super::{Case, Expect, Verdict};
 use crate::decision::Decision;

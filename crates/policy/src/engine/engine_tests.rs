@@ -1,8 +1,8 @@
-//! The decision is Cedar's: random worlds, policies and questions, decided by the engine and by plain Cedar.
+//! The decision is Cedar's: random worlds, policies and queries, decided by the engine and by plain Cedar.
 //!
 //! The engine leaves out policies (index), entities (reach) and context fields (lazily built) and removes scopes
-//! (condition_only); plain Cedar gets the whole policy set, all entities and the whole context. Decision, determining policies
-//! and errors must be equal. `CEDARGATE_TEST_CASES` raises the number of worlds.
+//! (condition-only policies); plain Cedar gets the whole policy set, all entities and the whole context. Decision, determining
+//! policies and errors must be equal. `CEDARGATE_TEST_CASES` raises the number of worlds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -24,7 +24,7 @@ use crate::engine::entities::{EntityStore, ResolvedEntity};
 use crate::engine::index::ScopeTable;
 use crate::engine::{ContextSource, Effects, Engine, EntityQuery, ErroredForbids, Evaluation, Outcome, PolicyEntry, QueryEntity};
 
-/// Random worlds per run; each is asked several questions in several ways.
+/// Random worlds per run; each decides several queries in several ways.
 const CASES: u32 = 150;
 const QUESTIONS: usize = 4;
 
@@ -346,7 +346,7 @@ fn world(choices: &mut Choices<'_>) -> World {
             .unwrap();
     }
     let (mut stored, mut supplied) = (actions(), Vec::new());
-    // what is stored stands below stored things only: nothing supplied can move it
+    // stored entities have stored ancestors only: no supplied entity can change them
     for group in 0..4 {
         let parents = choices.groups_above(group + 1);
         if choices.below(4) != 3 || !parents.is_empty() {
@@ -400,7 +400,7 @@ fn uid(text: &str) -> EntityUid {
     text.parse().unwrap()
 }
 
-/// One question to a world, and all entities as plain Cedar gets them.
+/// One query to a world, and all entities as plain Cedar gets them.
 struct Asked {
     principal: QueryEntity,
     action: EntityUid,
@@ -415,7 +415,7 @@ struct Facts<'a> {
     engine: &'a Engine,
 }
 
-/// The knowledge about an entity: by name, with attributes and parents of its own, or (a path) by its place.
+/// A random query whose principal and resource are known by name, by attributes and parents, or (a path) by the id alone.
 fn asked(choices: &mut Choices<'_>, facts: &Facts<'_>) -> Asked {
     let mut all: BTreeMap<EntityUid, Entity> = BTreeMap::new();
     for entity in facts.world.supplied.iter().chain(&facts.world.stored) {
@@ -454,7 +454,7 @@ fn asked(choices: &mut Choices<'_>, facts: &Facts<'_>) -> Asked {
     let resource = if above.is_empty() {
         QueryEntity::stored(what, resource_key)
     } else {
-        QueryEntity::resolved(ResolvedEntity::placed(what, above), resource_key)
+        QueryEntity::resolved(ResolvedEntity::without_attributes(what, above), resource_key)
     };
     let supplied = facts.world.supplied.iter().map(|e| {
         let above = closed(&e.uid());
@@ -530,7 +530,7 @@ impl From<Evaluation> for Verdict {
     }
 }
 
-/// The outcome of plain Cedar, in the engine's terms; the house rule on errored forbids is the only addition.
+/// The outcome of plain Cedar, in the engine's terms; the rule that a failed forbid denies is the only addition.
 fn by_cedar(policies: &PolicySet, asked: &Asked, rule: ErroredForbids) -> Verdict {
     let uids = (asked.principal.uid.clone(), asked.action.clone(), asked.resource.uid.clone());
     let request = Request::new(uids.0, uids.1, uids.2, full_context(&asked.context), None).unwrap();
@@ -660,7 +660,7 @@ fn engine_and_cedar_agree_before_and_after_twins_and_on_every_ask() {
                     "condition_only, lazy context: {}",
                     note()
                 );
-                // the same policies after a reload, standing elsewhere: their condition_only are taken over
+                // the same policies after a reload, at another place: their condition-only forms are taken over
                 let moved = engine.policies().iter().map(|p| p.at("moved.cedar:1".to_owned())).collect();
                 let (sender, waiting) = sync_channel(64);
                 let reloaded = made(moved, sender);
@@ -692,7 +692,7 @@ fn the_order_of_policies_changes_nothing() {
                 engine: &one,
             },
         );
-        // keys are numbers of one index: the same question is made anew for the other
+        // keys are numbers of one index: the same query is made again for the other index
         let same = asked(
             &mut Choices(std::mem::take(&mut again)),
             &Facts {
@@ -747,7 +747,7 @@ fn one_more_forbid_never_allows_and_an_errored_forbid_denies() {
 }
 
 #[test]
-fn forbids_alone_are_what_the_forbids_of_the_set_say() {
+fn evaluating_only_forbids_gives_the_forbids_of_the_full_evaluation() {
     for_all(|choices| {
         let world = world(choices);
         let engine = engine(entries(&world.policies), &world, ErroredForbids::Deny);
@@ -780,7 +780,7 @@ fn forbids_alone_are_what_the_forbids_of_the_set_say() {
     });
 }
 
-/// Conditions that look far: each must see the entity at the end of its chain, and nothing must be cut off before it.
+/// Conditions with long chains of look-ups: each must reach the entity at the end of its chain.
 #[test]
 fn look_ups_reach_as_far_as_conditions_nest() {
     let named = |ty: &str, id: &str| json!({"__entity": {"type": ty, "id": id}});
@@ -878,7 +878,7 @@ fn parse_actions() -> Vec<Entity> {
         .collect()
 }
 
-/// The generator must produce what the property is about: allowed, forbidden, erring questions.
+/// The generator must produce what the property is about: allowed, forbidden and failing queries.
 #[test]
 fn random_worlds_are_not_all_alike() {
     let seen = std::cell::RefCell::new(BTreeMap::<String, usize>::new());

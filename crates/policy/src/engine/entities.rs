@@ -1,8 +1,8 @@
-//! The entities a decision reads, and no others.
+//! The entities that a decision reads: the stored ones, and the small Cedar store of each decision.
 //!
-//! A portal's `entities.json` may hold a million entities; adding one entity to a Cedar store costs as much as the
-//! store is large. So the stored ones live in a map of ours, and each decision gets a tiny store: what its policies'
-//! conditions can reach from the query, and nothing else.
+//! A portal's `entities.json` may hold a million entities; adding one entity to a Cedar store costs as much as the store is
+//! large. So a map of this file holds the stored entities, and each decision gets a small Cedar store that holds only the
+//! entities that its policies' conditions can reach from the query.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use cedar_policy_core::entities::{Entities as CoreEntities, NoEntitiesSchema, TC
 use cedar_policy_core::extensions::Extensions;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-/// An entity as the evaluator takes it, with *all* its ancestors as parents: it answers every `in` without its ancestors
-/// being in the store, and no decision computes the ancestor relation again.
+/// An entity as the evaluator takes it, with *all* its ancestors as parents: Cedar evaluates every `in` without its ancestors
+/// in the store, and no decision computes the ancestor relation again.
 #[derive(Clone, Debug)]
 pub struct ResolvedEntity(Arc<ast::Entity>);
 
@@ -25,13 +25,13 @@ pub struct StoredEntity {
     pub ancestors: Vec<EntityUid>,
 }
 
-/// Everything known about entities when a revision was built.
+/// The entities of a revision, with all their ancestors.
 #[derive(Debug, Default)]
 pub struct EntityStore {
     by_uid: FxHashMap<EntityUid, StoredEntity>,
-    /// Types of the entities that stand below others; the rest need no look-up of ancestors.
-    placed_types: FxHashSet<EntityTypeName>,
-    /// Everything that a stored entity is below, stored itself or not.
+    /// Types of stored entities that have ancestors; entities of other types need no look-up.
+    types_with_ancestors: FxHashSet<EntityTypeName>,
+    /// Every ancestor of a stored entity, whether or not it is stored itself.
     above: FxHashSet<EntityUid>,
 }
 
@@ -40,7 +40,7 @@ pub type SuppliedEntities = FxHashMap<EntityUid, ResolvedEntity>;
 
 /// A set of entities could not be put together (duplicate with different content).
 #[derive(Debug, thiserror::Error)]
-#[error("entities do not fit together: {0}")]
+#[error("entities contradict each other: {0}")]
 pub struct EntitySetError(String);
 
 impl EntityStore {
@@ -53,13 +53,13 @@ impl EntityStore {
             ancestors.insert(uid, all);
         }
         let mut by_uid = FxHashMap::default();
-        let mut placed_types = FxHashSet::default();
+        let mut types_with_ancestors = FxHashSet::default();
         let mut above = FxHashSet::default();
         for entity in entities {
             let uid = entity.uid();
             let ancestors = ancestors.remove(&uid).unwrap_or_default();
             if !ancestors.is_empty() {
-                placed_types.insert(uid.type_name().clone());
+                types_with_ancestors.insert(uid.type_name().clone());
                 above.extend(ancestors.iter().cloned());
             }
             let known = ResolvedEntity::new(&entity).below(ancestors.iter().cloned());
@@ -67,7 +67,7 @@ impl EntityStore {
         }
         Self {
             by_uid,
-            placed_types,
+            types_with_ancestors,
             above,
         }
     }
@@ -86,8 +86,8 @@ impl EntityStore {
     }
 
     /// True if any stored entity of this type is below another.
-    pub fn places(&self, ty: &EntityTypeName) -> bool {
-        self.placed_types.contains(ty)
+    pub fn has_ancestors(&self, ty: &EntityTypeName) -> bool {
+        self.types_with_ancestors.contains(ty)
     }
 }
 
@@ -97,12 +97,12 @@ impl ResolvedEntity {
         Self(Arc::new(entity.as_ref().clone()))
     }
 
-    /// Nothing but a name and a place.
-    pub fn placed(uid: EntityUid, ancestors: impl IntoIterator<Item = EntityUid>) -> Self {
+    /// An entity without attributes, below these ancestors.
+    pub fn without_attributes(uid: EntityUid, ancestors: impl IntoIterator<Item = EntityUid>) -> Self {
         Self::with(uid, [], ancestors)
     }
 
-    /// With these attributes, and below these others.
+    /// An entity with these attributes, below these ancestors.
     pub fn with(
         uid: EntityUid,
         attrs: impl IntoIterator<Item = (String, Value)>,
@@ -128,7 +128,7 @@ impl ResolvedEntity {
         }
     }
 
-    /// The same entity below others.
+    /// The same entity below other ancestors.
     pub fn below(&self, ancestors: impl IntoIterator<Item = EntityUid>) -> Self {
         let owned = |(name, value): (&_, &PartialValue)| (Clone::clone(name), value.clone());
         Self(Arc::new(ast::Entity::new_with_attr_partial_value(

@@ -17,7 +17,7 @@ impl Evaluation {
         }
     }
 
-    /// The `acr` that would change the decision: only if every deciding forbid, or the nearest permit, asks for one.
+    /// The `acr` that would change the decision: only if every deciding forbid, or the advising permit, names one.
     fn step_up(&self) -> Option<&str> {
         match self.outcome {
             Outcome::Forbidden => {
@@ -30,8 +30,8 @@ impl Evaluation {
     }
 
     fn advice(&self) -> Option<String> {
-        let speakers = self.policies.iter().chain(&self.advising_permit);
-        speakers.filter_map(|p| p.annotation("advice")).next().map(str::to_owned)
+        let policies = self.policies.iter().chain(&self.advising_permit);
+        policies.filter_map(|p| p.annotation("advice")).next().map(str::to_owned)
     }
 
     /// The refusal for the caller and the log; `None` if the evaluation allows.

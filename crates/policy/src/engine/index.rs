@@ -33,7 +33,7 @@ type Ids = SmallVec<[u32; 8]>;
 pub struct ScopeTable {
     next: u32,
     is_type: FxHashMap<EntityTypeName, u32>,
-    /// By type and id, so that a path finds what is above it without putting a name together for each.
+    /// By type and id, so that a path finds its ancestors without building an entity name for each.
     named: FxHashMap<EntityTypeName, FxHashMap<Arc<str>, Named>>,
 }
 
@@ -170,19 +170,19 @@ fn push(ids: &mut Ids, id: Option<u32>) {
 }
 
 impl PolicyIndex {
-    /// A policy's place in the list is its number, which `candidates` gives back.
+    /// Numbers the policies by their position in the list; `candidates` returns these numbers.
     pub fn of(policies: &[Arc<PolicyEntry>]) -> Self {
         let mut index = Self::default();
         index.extend(policies);
         index
     }
 
-    /// Numbers go on where they ended.
+    /// Adds policies; their numbers continue after the last one.
     pub fn extend(&mut self, policies: &[Arc<PolicyEntry>]) {
         policies.iter().for_each(|entry| self.push(entry.policy()));
     }
 
-    /// Files a policy under its scope.
+    /// Adds a policy under the constraints of its scope.
     fn push(&mut self, policy: &Policy) {
         let number = self.length;
         self.length += 1;

@@ -1,7 +1,7 @@
 //! One policy as the engine takes it: id and annotations for reports, its dependencies, and its condition-only form.
 //!
 //! The loader makes it; revisions share it as long as the text is the same. It is immutable, except that dependencies and the
-//! condition-only form are computed once and kept. Decides nothing.
+//! condition-only form are computed once and stored. Decides nothing.
 
 use std::sync::{Arc, OnceLock};
 
@@ -20,7 +20,7 @@ pub struct PolicyInfo {
     pub place: String,
 }
 
-/// One policy of one place, ready to be indexed and evaluated. Shared between revisions while it stands where it stood.
+/// One policy of one place, ready to be indexed and evaluated. Revisions share it while its text and place stay the same.
 #[derive(Debug)]
 pub struct PolicyEntry {
     pub info: Arc<PolicyInfo>,
@@ -36,7 +36,7 @@ struct PolicyBody {
 }
 
 impl PolicyEntry {
-    /// A template link is kept as the static policy it stands for; `None` if it has no such form.
+    /// A template link becomes the static policy that it stands for; `None` if it has no such form.
     pub fn new(policy: &Policy, place: String) -> Option<Self> {
         let id: &str = policy.id().as_ref();
         let annotations = policy.annotations().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
@@ -78,7 +78,7 @@ impl PolicyEntry {
         })
     }
 
-    /// True if both were made from one reading of one text.
+    /// True if both were made from the same parse of the same text.
     #[cfg(test)]
     pub fn is_same_reading(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.body, &other.body)

@@ -1,6 +1,6 @@
-//! Checks of a candidate beyond Cedar's: each refuses a slip that would quietly widen what is allowed.
+//! Checks of a candidate beyond Cedar's: each refuses a mistake that would silently allow more.
 //!
-//! Each check gives problems with their place; none changes anything.
+//! Each check returns problems with their place and changes nothing.
 
 use std::sync::Arc;
 
@@ -23,8 +23,9 @@ use crate::types::PortalSlug;
 /// The prefix of the ids of emergency forbids, so that they never collide with other policies.
 pub(super) const EMERGENCY_PREFIX: &str = "_deny/";
 
-/// Reports removed files whose absence would quietly widen what is allowed; a file that was emptied first may go.
-pub(super) fn gone(slug: &PortalSlug, files: &Files, previous: Option<&Revision>) -> Vec<Problem> {
+/// Reports removed files whose absence would silently allow more. A file that had no content in the previous revision may be
+/// removed.
+pub(super) fn removed_files(slug: &PortalSlug, files: &Files, previous: Option<&Revision>) -> Vec<Problem> {
     let own = format!("policies/{slug}/");
     let mut problems = Vec::new();
     if !has_own(slug, files) {
@@ -34,8 +35,11 @@ pub(super) fn gone(slug: &PortalSlug, files: &Files, previous: Option<&Revision>
     let portal_yaml = format!("{own}portal.yaml");
     for (name, file) in &previous.candidate.files.0 {
         let guarded = name.starts_with("policies/_shared/") || *name == portal_yaml || name.starts_with("schemas/");
-        if guarded && files.get(name).is_none() && says_something(file) {
-            problems.push(Problem::new(name, "was there and is gone").with_help("to remove it for good, empty it first"));
+        if guarded && files.get(name).is_none() && has_content(file) {
+            problems.push(
+                Problem::new(name, "was removed, and the revision in force has it")
+                    .with_help("to remove it for good, empty it first"),
+            );
         }
     }
     problems
@@ -46,12 +50,12 @@ pub(super) fn has_own(slug: &PortalSlug, files: &Files) -> bool {
     files.0.keys().any(|name| name.starts_with(&own))
 }
 
-/// True if the whole folder vanished: it is being replaced, or its mount is away. An edit does not do that.
+/// True if the portal has no file left: its folder is being replaced or unmounted. An edit does not remove every file.
 pub(super) fn is_folder_gone(tree: &Tree, slug: &PortalSlug) -> bool {
     !has_own(slug, &tree.files)
 }
 
-fn says_something(file: &SourceFile) -> bool {
+fn has_content(file: &SourceFile) -> bool {
     let text = String::from_utf8_lossy(&file.bytes);
     text.lines()
         .map(str::trim)
@@ -65,7 +69,7 @@ pub(super) fn is_policy_place(slug: &PortalSlug, name: &str) -> bool {
         .any(|folder| name.strip_prefix(folder.as_str()).is_some_and(|rest| !rest.contains('/')))
 }
 
-/// Credentials must not become context.
+/// Refuses context fields that would hold credentials.
 pub(super) fn schema_problems(slug: &PortalSlug, model: &SchemaModel) -> Vec<Problem> {
     let mut secret = std::collections::BTreeSet::new();
     for (_, action) in model.actions() {
@@ -80,7 +84,8 @@ pub(super) fn schema_problems(slug: &PortalSlug, model: &SchemaModel) -> Vec<Pro
         .collect()
 }
 
-/// Without a namespace the gate's own names (HTTP actions, `User`, `Path`) are found in none: such requests deny.
+/// Warns about several namespaces without a choice in `portal.yaml`: the gate then finds none of its own names (HTTP actions,
+/// `User`, `Path`) and denies such requests.
 pub(super) fn namespace_warning(slug: &PortalSlug, model: &SchemaModel) -> Option<Problem> {
     let several = model.ambiguous.join(", ");
     let help = "name the one for HTTP actions and principals as `namespace` in portal.yaml";
@@ -203,7 +208,7 @@ pub(super) fn link_path_problems(entries: &[Arc<PolicyEntry>], path: Option<&Ent
     entries.iter().flat_map(of).collect()
 }
 
-/// A public path must not reach anything that a forbid names: the forbid would never be asked.
+/// A public path must not reach anything that a forbid names: the forbid would never be evaluated.
 pub(super) fn public_problems(
     slug: &PortalSlug,
     file: &PortalFile,

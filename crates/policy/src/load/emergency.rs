@@ -49,7 +49,7 @@ impl Loader {
         let mut emergency_forbids = EmergencyForbids::default();
         let mut problems = Vec::new();
         let mut lost = Vec::new();
-        let mut kept = Vec::new();
+        let mut last_good = Vec::new();
         let known = previous.map(|p| &p.emergency_forbids.files);
         let files = tree.emergency_files(slug);
         for (name, file) in &files.0 {
@@ -57,16 +57,16 @@ impl Loader {
                 Ok(entries) => problems.extend(emergency_forbids.join(name, file, entries)),
                 Err(found) => {
                     problems.extend(found);
-                    kept.extend(known.and_then(|files| Some((name, files.get(name)?))));
+                    last_good.extend(known.and_then(|files| Some((name, files.get(name)?))));
                 }
             }
         }
         // SECURITY: only a file that was removed releases its emergency forbid, not one that cannot be seen
         let unseen = known.into_iter().flat_map(|known| &known.0);
-        kept.extend(
+        last_good.extend(
             unseen.filter(|(name, _)| files.get(name).is_none() && (tree.is_in_doubt(name) || is_folder_gone(tree, slug))),
         );
-        for (name, file) in kept {
+        for (name, file) in last_good {
             match self.emergency_forbid(candidate, name, file) {
                 Ok(entries) => problems.extend(emergency_forbids.join(name, file, entries)),
                 Err(_) => lost.push(Problem::new(

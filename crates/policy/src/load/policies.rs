@@ -102,11 +102,11 @@ impl ParseCache {
         prefix: &str,
         shared: &mut SharedFiles,
     ) -> Result<Arc<ParsedFile>, Vec<Problem>> {
-        let mine = self.0.get(name);
-        if let Some(same) = mine.filter(|known| known.is(file, schema)) {
+        let cached = self.0.get(name);
+        if let Some(same) = cached.filter(|known| known.is(file, schema)) {
             return Ok(Arc::clone(same));
         }
-        let base = mine.cloned().or_else(|| shared.like(name, file));
+        let base = cached.cloned().or_else(|| shared.like(name, file));
         let parsed = match shared.same(name, file, schema) {
             Some(same) => same,
             None => Arc::new(parse_file(name, file, schema, prefix, base.as_deref())?),

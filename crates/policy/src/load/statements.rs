@@ -1,4 +1,5 @@
-//! Cuts policy text into its statements, so that an edit costs by the statements it touches, not by the size of the file.
+//! Cuts policy text into its statements, so that the cost of an edit depends on the changed statements, not on the size of the
+//! file.
 //!
 //! In Cedar `;` ends a policy and occurs nowhere else but in strings and comments. Cedar decides
 //! whether a statement is a policy; a text that does not end with a statement is not cut.
@@ -17,7 +18,7 @@ pub struct Statement<'a> {
     pub column: usize,
 }
 
-/// All statements in order; `None` if anything but space and comments stands after the last.
+/// All statements in order; `None` if anything but space and comments follows the last.
 pub fn split(text: &str) -> Option<Vec<Statement<'_>>> {
     let mut all = Vec::new();
     let mut cursor = Cursor::default();
@@ -122,7 +123,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_statements_are_what_cedar_reads_in_the_whole(parts in prop::collection::vec(prop::sample::select(vec![
+        fn the_statements_are_those_that_cedar_reads_in_the_whole_text(parts in prop::collection::vec(prop::sample::select(vec![
             "permit(principal, action, resource);", "forbid(principal == ?principal, action, resource);", "@id(\"a;b\")",
             "permit(principal, action, resource) when { \"x\\\";\" == \"\n;//\" };", "// note;\n", "// odd\r", "\"", ";", "//", "\n",
             "\u{a0}", "\u{b}", " ", "permit", "\\", "when { 1 == 1 }", "é", "/",

@@ -1,7 +1,7 @@
-//! `portal.yaml`: what a portal's own team decides about its traffic.
+//! `portal.yaml`: the settings that a portal's own team makes for its traffic.
 //!
-//! Read while a revision loads, never on a request. Every error is reported at once with its line and key; a file with
-//! any error is rejected whole. Must never take a key it does not know: a misspelt `public` would be an open question.
+//! Read while a revision loads, never on a request. Every error is reported at once with its line and key; a file with any
+//! error is rejected whole. An unknown key is an error: a misspelt key would otherwise silently have no effect.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use url::Url;
 
 use super::route::{PublicPaths, RouteSpec, RouteTable};
 
-/// A checked `portal.yaml`; the default is what an absent key means.
+/// A checked `portal.yaml`; a default is the meaning of an absent key.
 #[derive(Clone, Debug, Default)]
 pub struct PortalFile {
     pub title: Option<String>,
@@ -49,10 +49,10 @@ pub struct LoginBy {
 /// The component that answers a CORS preflight.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum Cors {
-    /// No answer of its own: OPTIONS is a request like any other.
+    /// No component: an OPTIONS request is decided as every other request.
     #[default]
     Absent,
-    /// The app: real preflights pass, without credentials.
+    /// The app: the gate forwards preflights to it, without credentials.
     App,
     /// The gate, for these exact origins.
     Origins(Vec<String>),
@@ -61,7 +61,7 @@ pub enum Cors {
 /// The effect of an error in a forbid.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum SkipErrors {
-    /// The answer is a denial.
+    /// The query is denied.
     #[default]
     Deny,
     /// Cedar's own rule: the policy is skipped.
@@ -89,7 +89,7 @@ const KEYS: [&str; 9] = [
     "danger_skip_errors",
 ];
 
-/// A YAML value that knows where it stands.
+/// A YAML value with its position in the file.
 #[derive(Debug)]
 enum Node {
     Null,

@@ -1,8 +1,8 @@
-//! One canonical path: what policies decide on is what the app receives.
+//! The canonical path: policies decide on the same path that the app receives.
 //!
-//! First thing `portal` does with a request. A path that two parsers could read differently is refused, never
-//! repaired; every accepted path has one spelling. Must never guess, and must never decode anything into a separator.
-//! The whole file is pure: no configuration, no request types.
+//! The gate parses the path before it looks for the portal. A path that two parsers could read differently is refused, never
+//! repaired; every accepted path has one spelling. Must never guess, and must never decode anything into a separator. The whole
+//! file is pure: no configuration, no request types.
 
 use std::borrow::Cow;
 use std::str;
@@ -24,7 +24,7 @@ pub const PATH_SEGMENTS_MAX: usize = 128;
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct CanonicalPath {
     text: String,
-    /// `plain_id()` where it differs from `id()`.
+    /// `plain_id()` if it differs from `id()`; else `None`.
     plain: Option<Box<str>>,
 }
 
@@ -99,9 +99,9 @@ impl CanonicalPath {
 
     /// The id with every escape decoded that a segment can do without (`%3A`, `%40`, `%2B`…).
     ///
-    /// SECURITY: `/a%3Ab` and `/a:b` have different ids, as RFC 3986 wants, but most apps read them alike. Every
-    /// look-up by path (portal, route, public entry) compares this one, and where it differs from `id()` a forbid on either
-    /// must hold; else an escape would step around a rule.
+    /// SECURITY: `/a%3Ab` and `/a:b` have different ids, as RFC 3986 wants, but most apps read them alike. Every look-up by
+    /// path (portal, route, public entry) compares this one, and where it differs from `id()` a forbid on either must hold;
+    /// else an escape would bypass a rule.
     pub fn plain_id(&self) -> &str {
         self.plain.as_deref().unwrap_or_else(|| self.id())
     }

@@ -3,8 +3,8 @@
 //! Built when a portal's files are loaded, read on every request. Lookup walks a tree by segment, so its cost follows
 //! the path, not the number of routes. Must never give two different sets of captured values the same resource id.
 //!
-//! Resource ids: `"{order}"` alone is the decoded text of the segment. An id put together from more parts escapes in
-//! each value everything but `A-Z a-z 0-9 - . _ ~`, and between two values stands a character outside of these and `%`.
+//! Resource ids: `"{order}"` alone is the decoded text of the segment. An id put together from more parts escapes in each value
+//! everything but `A-Z a-z 0-9 - . _ ~`, and between two values there is a character outside of these and `%`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -101,14 +101,14 @@ enum Segment {
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Part {
     Literal(String),
-    /// Which segment of the path.
+    /// The segment of the path at this position.
     Value(usize),
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct IdTemplate(Vec<Part>);
 
-/// The rule of a method; HEAD takes GET's where it has none of its own.
+/// The rule of a method; HEAD takes GET's if it has none of its own.
 struct Methods<'a> {
     own: Option<&'a Node>,
     other: Option<&'a Node>,

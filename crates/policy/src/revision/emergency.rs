@@ -1,6 +1,6 @@
-//! Emergency forbids on public paths, where policies are not asked.
+//! Emergency forbids on public paths, where policies are not evaluated.
 //!
-//! `load` takes the files of `_deny/` one by one. Here a public path asks whether one of them closes it for every caller.
+//! `load` takes the files of `_deny/` one by one. This file finds the one that closes a public path for every caller.
 
 use std::sync::Arc;
 
@@ -21,14 +21,14 @@ pub(crate) struct EmergencyForbids {
 impl Revision {
     /// The emergency forbid that closes a public path, where no caller is known: one whose scope covers every principal.
     ///
-    /// Its conditions are not evaluated: a condition that may hold is taken to hold.
+    /// Its conditions are not evaluated: every condition counts as satisfied.
     pub fn closed_by(&self, method: &str, path: &CanonicalPath) -> Option<Arc<PolicyInfo>> {
         let closes = |entry: &&Arc<PolicyEntry>| {
-            let everybody = matches!(
+            let covers_all_principals = matches!(
                 entry.policy().principal_constraint(),
                 PrincipalConstraint::Any | PrincipalConstraint::Is(_)
             );
-            everybody && self.names_method(entry, method) && self.names_path(entry, path)
+            covers_all_principals && self.names_method(entry, method) && self.names_path(entry, path)
         };
         self.emergency_forbids
             .entries

@@ -1,11 +1,11 @@
-//! A problem of a file that a user owns: its place, and words that say what to do.
+//! A problem of a file that a user owns: its place, and advice.
 
 use std::fmt;
 
 use miette::Diagnostic;
 use serde::Serialize;
 
-/// One finding. `line` and `column` count from 1; absent where the file as a whole is meant.
+/// One problem. `line` and `column` count from 1; absent for a problem of the whole file.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct Problem {
     pub file: String,

@@ -1,7 +1,6 @@
-//! The policy tree as it stood at one moment: every file a user owns, by name.
+//! The policy tree at one moment: every policy, schema, entity and test file, by name.
 //!
-//! The gate reads folders into it; bundles and tests build it from what they have. Holding a tree says nothing about whether its
-//! files are any good.
+//! The gate reads folders into it; bundles and tests build it from what they have. The files of a tree are not checked yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -51,7 +50,7 @@ impl SourceFile {
 }
 
 impl Files {
-    /// Identity of the content: names, lengths and bytes; independent of where the tree is.
+    /// Identity of the content: names, lengths and bytes; independent of the folder of the tree.
     pub fn hash(&self) -> [u8; 32] {
         let lengths: Vec<[u8; 8]> = self.0.keys().map(|name| (name.len() as u64).to_be_bytes()).collect();
         let files = self.0.iter().zip(&lengths);
@@ -95,13 +94,15 @@ impl Tree {
         let own = format!("policies/{slug}/");
         let apart = [format!("{own}_deny/"), format!("{own}candidate/")];
         let is_apart = move |name: &str| apart.iter().any(|folder| name.starts_with(folder));
-        let mine = self.files.below(own).filter(move |(name, _)| !is_apart(name));
+        let own_files = self.files.below(own).filter(move |(name, _)| !is_apart(name));
         let schemas = [
             format!("schemas/{slug}.cedarschema"),
             "schemas/_shared.cedarschema".to_owned(),
         ];
         let schemas = schemas.into_iter().filter_map(|name| self.files.0.get_key_value(&name));
-        mine.chain(self.files.below("policies/_shared/".to_owned())).chain(schemas)
+        own_files
+            .chain(self.files.below("policies/_shared/".to_owned()))
+            .chain(schemas)
     }
 
     fn emergency_entries(&self, slug: &PortalSlug) -> impl Iterator<Item = (&String, &SourceFile)> {
@@ -111,17 +112,17 @@ impl Tree {
 
     /// Problems of one portal: its own files, the shared ones, and the roots themselves.
     pub fn portal_problems(&self, slug: &PortalSlug) -> Vec<Problem> {
-        let mine = |file: &str| {
+        let is_own = |file: &str| {
             ["policies/", "schemas/", "schemas/_shared.cedarschema", "policies/_shared"].contains(&file)
                 || file.starts_with("policies/_shared/")
                 || file == format!("policies/{slug}")
                 || file.starts_with(&format!("policies/{slug}/"))
                 || file == format!("schemas/{slug}.cedarschema")
         };
-        self.problems.iter().filter(|p| mine(&p.file)).cloned().collect()
+        self.problems.iter().filter(|p| is_own(&p.file)).cloned().collect()
     }
 
-    /// True if a missing file may merely be unreadable: it, or a folder above it, could not be read.
+    /// True if a missing file may exist: the file, or a folder above it, could not be read.
     pub fn is_in_doubt(&self, name: &str) -> bool {
         self.problems.iter().any(|problem| {
             let rest = name.strip_prefix(problem.file.trim_end_matches('/'));

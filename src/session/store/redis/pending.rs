@@ -1,4 +1,4 @@
-//! Revocations that Redis refused: kept here and published again until Redis takes them.
+//! Revocations that Redis refused: stored here and published again until Redis takes them.
 //!
 //! Redis refuses entries if it is full, or if a stream is at its last possible id. A refused revocation holds in this process
 //! at once (`Sessions::publish` adds it to the revocation log); the other replicas do not know it yet. Workers enqueue, the

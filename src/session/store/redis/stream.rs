@@ -13,7 +13,8 @@ use crate::session::millis;
 use crate::session::record::{Handle, RevocationKey, RevocationKind};
 use crate::session::revocations::log::RevocationEntry;
 
-/// A revocation's time may be this far ahead of the store's clock and of ours; further ahead, the clock of a gate is wrong.
+/// A revocation's time may be this far ahead of the store's clock and of this process's clock; further ahead, the clock of
+/// another gate is wrong.
 const AHEAD_MAX: Duration = Duration::from_secs(5);
 /// An entry id may be this far ahead of the store's clock; further ahead, another client made the id up.
 const ID_AHEAD_MAX: Duration = Duration::from_secs(3600);

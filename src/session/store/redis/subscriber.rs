@@ -1,7 +1,7 @@
 //! Keeps the connection to Redis and reads its two streams: revocations, and changes of sessions.
 //!
 //! The subscriber races with a failover: a new master may lack the newest entries of a stream, or have other entries under the
-//! same ids. So every poll asks, beside new entries, whether the last entry that was read is still there, unchanged. If it is
+//! same ids. So every poll reads new entries, and checks that the last entry that was read is still there, unchanged. If it is
 //! not, `catch_up` reads the stream of revocations again from its beginning and publishes again the revocations that this
 //! process knows and the stream lacks. It does the same if a revocation that this process published, and Redis acknowledged,
 //! cannot be read back.

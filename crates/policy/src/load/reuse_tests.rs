@@ -1,4 +1,4 @@
-//! The parts that a load takes over from the one before, and those that it must not.
+//! The parts that a load reuses from the load before, and the parts that it must not reuse.
 
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -148,7 +148,7 @@ fn a_statement_that_did_not_change_is_validated_under_every_new_schema() {
 }
 
 #[test]
-fn warnings_stay_and_move_with_what_did_not_change() {
+fn warnings_of_unchanged_statements_stay_and_move_with_them() {
     let files = |text: &str| tree(&[("schemas/a.cedarschema", SCHEMA), ("policies/a/x.cedar", text)]);
     let never = "@id(\"never\") permit(principal, action, resource) when { false };\n";
     let mut loader = loader();
@@ -228,7 +228,7 @@ fn entities_are_taken_over_unless_they_or_the_schema_changed() {
 }
 
 #[test]
-fn what_was_prepared_is_not_read_again_and_decides_nothing() {
+fn a_prepared_file_is_not_parsed_again_and_does_not_affect_the_load() {
     let files = |schema: &str, text: &str| tree(&[("schemas/a.cedarschema", schema), ("policies/a/x.cedar", text)]);
     let mut loader = loader();
     let before = loaded(&mut loader, "a", &files(SCHEMA, OLDER), None);
@@ -240,7 +240,7 @@ fn what_was_prepared_is_not_read_again_and_decides_nothing() {
     let after = loaded(&mut loader, "a", &next, Some(&before));
     assert!(Arc::ptr_eq(&ahead.model, &after.rules.schema));
     assert!(entry(&before, "older").is_same_reading(entry(&after, "older")));
-    // what was prepared and then written over once more is not served
+    // a prepared tree that is overwritten before the load is not served
     prepare(&mut loader, "a", &files(SCHEMA, &rule("two")));
     let last = loaded(&mut loader, "a", &files(SCHEMA, &rule("three")), Some(&after));
     assert_eq!(last.rules.engine.policies().len(), 1);
