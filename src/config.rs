@@ -34,11 +34,12 @@ pub use sections::limits::{Limits, Rate};
 pub use sections::listen::{Address, Listen, ProxyProtocol, Tls};
 pub use sections::login::{ClientAuth, Login, Provider, ProviderKind};
 pub use sections::policies::Policies;
-pub use sections::portals::Portal;
+pub use sections::portals::{Portal, RESERVED_PREFIX};
 pub use sections::sessions::{CookieSecurity, Redis, SessionStore, Sessions, Topology};
 pub use sections::upstream::{Authority, Circuit, Protocol, Upstream, UpstreamTls, UpstreamUrl};
 pub use tree::{Node, Origin, Shape};
 pub use values::ByteSize;
+
 #[cfg(test)]
 pub use values::Count;
 #[cfg(test)]

@@ -14,11 +14,13 @@ use cedargate_policy::decision::{Asked, Caller, Decision, Query, decide};
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::json as strict;
 use cedargate_policy::portal::path::{CanonicalPath, is_at_or_below};
+use cedargate_policy::portal::{PortalTable, normal_host};
+use cedargate_policy::scope::PortalScope;
 use cedargate_policy::types::{Identity, Scheme};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::tree::{PortalLoad, TreeArgs};
+use super::tree::{PortalLoad, TreeArgs, Workbench};
 use super::{Exit, Paint, complain, print};
 use crate::authn::inspect;
 use crate::base::clock::{unix_millis, unix_seconds};
@@ -110,7 +112,7 @@ fn from_request(args: &Args, path: &Path) -> Result<Decided, String> {
     }
     let ask = Ask::read(body, "").map_err(|r| r.detail.into_owned())?;
     let workbench = args.tree.open()?;
-    let load = workbench.load_named(&ask.portal)?;
+    let load = workbench.load_untested_one(workbench.named(&ask.portal)?);
     let token = match &ask.subject {
         SubjectSource::Principal(_) => None,
         SubjectSource::Token(token) => Some(token.expose().as_str()),
@@ -127,32 +129,33 @@ fn from_line(args: &Args, url: &str) -> Result<Decided, String> {
         None => (url, None),
     };
     let path = CanonicalPath::parse(raw).map_err(|e| format!("`{raw}`: {e}"))?;
-    let slug = match &args.portal {
-        Some(slug) => slug.clone(),
-        None => {
-            let found = workbench
-                .portals
-                .iter()
-                .filter(|p| is_at_or_below(path.id(), &p.matches.path_prefix));
-            let found = found.max_by_key(|p| p.matches.path_prefix.len());
-            found
-                .map(|p| p.slug.to_string())
-                .ok_or_else(|| format!("no portal matches `{raw}`; name one with --portal"))?
-        }
+    let host = match &args.host {
+        Some(host) => Some(normal_host(host).ok_or_else(|| format!("`--host {host}` is not a host name"))?),
+        None => None,
     };
-    let load = workbench.load_named(&slug)?;
+    let portal = match &args.portal {
+        Some(slug) => workbench.named(slug)?,
+        None => matching(&workbench, host.as_deref(), &path)?,
+    };
+    let prefix = &portal.matches.path_prefix;
+    if !is_at_or_below(path.id(), prefix) {
+        return Err(format!(
+            "`{raw}` is not below `{prefix}`, the path of portal `{}`",
+            portal.slug
+        ));
+    }
+    let load = workbench.load_untested_one(portal);
     let caller = caller(&load, args.token.as_deref());
     let tenant = match &caller {
         OfflineCaller::Claimed(identity) => identity.tenant.as_deref(),
         OfflineCaller::Anonymous | OfflineCaller::Refused(_) => None,
     };
-    let default_host = load.portal.default_host(tenant);
-    let host = args.host.as_deref().unwrap_or(&default_host);
+    let host = host.unwrap_or_else(|| portal.default_host(tenant));
     let headers = http::HeaderMap::new();
     let asked = Asked::Http(HttpQuery {
         method: &args.method,
         path: &path,
-        host,
+        host: &host,
         scheme: args.scheme.into(),
         source_ip: args.source_ip,
         query,
@@ -160,6 +163,23 @@ fn from_line(args: &Args, url: &str) -> Result<Decided, String> {
         context: None,
     });
     decided(&load, &caller, asked)
+}
+
+/// The portal that the gate gives this request. Without a host: the one with the longest prefix on any host.
+fn matching<'a>(workbench: &'a Workbench, host: Option<&str>, path: &CanonicalPath) -> Result<&'a PortalScope, String> {
+    let portals = &workbench.portals;
+    let found = match host {
+        Some(host) => {
+            let table = PortalTable::new(portals).map_err(|e| e.to_string())?;
+            table.find(host, path).and_then(|index| portals.get(index))
+        }
+        None => portals
+            .iter()
+            .filter(|portal| is_at_or_below(path.id(), &portal.matches.path_prefix))
+            .max_by_key(|portal| portal.matches.path_prefix.len()),
+    };
+    let host = host.map_or_else(String::new, |host| format!(" of host `{host}`"));
+    found.ok_or_else(|| format!("no portal matches `{}`{host}; name one with --portal", path.id()))
 }
 
 /// The caller of an offline decision: no signature was checked.

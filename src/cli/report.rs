@@ -11,12 +11,11 @@ pub(crate) mod text;
 
 use std::fmt;
 
+use cedargate_policy::decision_tests::{CaseResult, Verdict};
+use cedargate_policy::revision::problem::Problem;
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
-
-use cedargate_policy::decision_tests::{CaseResult, Verdict};
-use cedargate_policy::revision::problem::Problem;
 
 /// Rule of every finding of loading: parse, validation, entities, decision tests.
 const RULE_VALIDATION: &str = "validation";

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use cedargate_policy::decision_tests;
+use cedargate_policy::load::Warnings;
+
 use super::report::text::Coverage;
 use super::report::{Case, Finding, Format, Severity, Suite, json, junit, text};
 use super::tree::{PortalLoad, TreeArgs};
 use super::{Exit, Paint, print};
-use cedargate_policy::decision_tests;
-use cedargate_policy::load::Warnings;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::{self, Config, Loaded};
-use crate::policy_folders::PolicyFolders;
 use cedargate_policy::load::{Loader, Warnings};
 use cedargate_policy::revision::Revision;
 use cedargate_policy::revision::problem::{Problem, RevisionError};
 use cedargate_policy::revision::source::Tree;
 use cedargate_policy::scope::PortalScope;
+
+use crate::config::{self, Config, Loaded};
+use crate::policy_folders::PolicyFolders;
 
 /// Readings in a row before a tree that keeps changing is used as it was read last.
 const READ_ATTEMPTS: usize = 8;
@@ -127,14 +128,18 @@ impl Workbench {
         }
     }
 
-    /// Loads the portal of that name without running its decision tests.
-    pub(crate) fn load_named(&self, slug: &str) -> Result<PortalLoad<'_>, String> {
+    /// The portal of that name.
+    pub(crate) fn named(&self, slug: &str) -> Result<&PortalScope, String> {
         let portal = self.portals.iter().find(|p| p.slug.as_str() == slug);
-        let portal = portal.ok_or_else(|| {
+        portal.ok_or_else(|| {
             let known: Vec<_> = self.portals.iter().map(|p| p.slug.as_str()).collect();
             format!("there is no portal `{slug}`; known: {}", known.join(", "))
-        })?;
-        Ok(self.load_one(&mut Loader::new(Warnings::Show, None).untested(), portal))
+        })
+    }
+
+    /// Loads one portal without running its decision tests.
+    pub(crate) fn load_untested_one<'a>(&'a self, portal: &'a PortalScope) -> PortalLoad<'a> {
+        self.load_one(&mut Loader::new(Warnings::Show, None).untested(), portal)
     }
 }
 

@@ -1,12 +1,12 @@
 //! `cedargate validate`: loads configuration and portals as a reload would, without a gate.
 
+use cedargate_policy::load::Warnings;
 use serde_json::{Value, json};
 
 use super::report::{Finding, Format, Severity, github, json as json_report, text};
 use super::tree::{DEFAULT_CONFIG, PortalLoad, TreeArgs};
 use super::{Exit, Paint, complain, print};
 use crate::app;
-use cedargate_policy::load::Warnings;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

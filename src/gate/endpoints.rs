@@ -3,6 +3,8 @@
 //! Requests for these paths never reach an app; requests for every other path go to a portal.
 
 use bytes::Bytes;
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::portal::path::{CanonicalPath, is_at_or_below};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Response};
 use hyper::body::Incoming;
@@ -10,16 +12,13 @@ use hyper::body::Incoming;
 use super::authenticate::Cookie;
 use super::record::Progress;
 use super::{RequestHead, Worker};
+use crate::config::RESERVED_PREFIX;
 use crate::doors::login::EndpointRequest;
 use crate::http::answer::Style;
 use crate::http::upstream::Body;
-use cedargate_policy::denial::{Denial, Refusal};
-use cedargate_policy::portal::path::{CanonicalPath, is_at_or_below};
 
 /// Public keys of the assertion.
 pub const JWKS_PATH: &str = "/.well-known/cedargate/jwks.json";
-/// Paths below it belong to the gate.
-const RESERVED_PREFIX: &str = "/.well-known/cedargate";
 
 /// A path of the gate's own.
 #[derive(Clone, Copy, Debug)]

@@ -21,6 +21,7 @@ use crate::decision::http::HttpQuery;
 use crate::decision::named::{ContextPrecedence, NamedEntity, NamedQuery};
 use crate::decision::{Asked, Caller, Decision, Query, decide};
 use crate::denial::{Denial, Refusal};
+use crate::portal::normal_host;
 use crate::portal::path::{CanonicalPath, is_at_or_below};
 use crate::revision::Revision;
 use crate::revision::problem::{Problem, RevisionError};
@@ -284,27 +285,26 @@ impl Runner<'_> {
         if !is_at_or_below(path.id(), prefix) {
             return Err(format!("`{raw}` is not below this portal's path `{prefix}`"));
         }
-        let default_host;
         let host = match &case.host {
-            Some(host) => host.as_str(),
-            None => {
-                let tenant = identity.and_then(|identity| identity.tenant.as_deref());
-                default_host = self.portal.default_host(tenant);
-                &default_host
-            }
+            Some(host) => normal_host(host).ok_or_else(|| format!("`host: {host}` is not a host name"))?,
+            None => self
+                .portal
+                .default_host(identity.and_then(|identity| identity.tenant.as_deref())),
         };
         let no_headers = http::HeaderMap::new();
         let asked = Asked::Http(HttpQuery {
             method,
             path: &path,
-            host,
+            host: &host,
             scheme: case.scheme.unwrap_or_default().into(),
             source_ip: case.source_ip.unwrap_or(IpAddr::from([127, 0, 0, 1])),
             query,
             headers: Some(&no_headers),
             context: case.context.as_ref(),
         });
-        Ok(self.ask(identity, asked, now_millis))
+        let decision = self.ask(identity, asked, now_millis);
+        fail_unasked(case, &decision, Denial::NotPermitted)?;
+        Ok(decision)
     }
 
     fn named(
@@ -325,13 +325,8 @@ impl Runner<'_> {
             entities: &[],
         });
         let decision = self.ask(Some(identity), asked, now_millis);
-        // a misspelled action or attribute must not pass as an expected deny
-        match decision.unevaluated() {
-            Some(refusal) if refusal.denial == Denial::RequestInvalid && case.reason.as_deref() != Some("request_invalid") => {
-                Err(refusal.detail.to_string())
-            }
-            _ => Ok(decision),
-        }
+        fail_unasked(case, &decision, Denial::RequestInvalid)?;
+        Ok(decision)
     }
 
     fn ask(&self, identity: Option<&Identity>, asked: Asked<'_>, now_millis: i64) -> Decision {
@@ -360,6 +355,17 @@ impl From<TestScheme> for Scheme {
             TestScheme::Http => Self::Http,
             TestScheme::Https => Self::Https,
         }
+    }
+}
+
+/// A misspelled method, action or attribute must not pass as an expected deny: `Err` if the gate answers the case with
+/// `denial` before it evaluates a policy, and the case does not say so.
+fn fail_unasked(case: &Case, decision: &Decision, denial: Denial) -> Result<(), String> {
+    match decision.unevaluated() {
+        Some(refusal) if refusal.denial == denial && case.reason.as_deref() != Some(denial.code()) => {
+            Err(refusal.detail.to_string())
+        }
+        _ => Ok(()),
     }
 }
 

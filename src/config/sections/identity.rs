@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use cedargate_policy::portal::path::is_at_or_below;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::portals::{RESERVED_PREFIX, is_under};
+use super::portals::RESERVED_PREFIX;
 use crate::config::check::Checker;
 
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
@@ -34,7 +35,7 @@ impl Checker<'_> {
     pub fn identity_prefix(&mut self, text: &str) -> Option<String> {
         let key = "identity.prefix";
         let prefix = self.canonical_prefix(key, text)?;
-        if prefix == "/" || is_under(&prefix, RESERVED_PREFIX) || is_under(RESERVED_PREFIX, &prefix) {
+        if prefix == "/" || is_at_or_below(&prefix, RESERVED_PREFIX) || is_at_or_below(RESERVED_PREFIX, &prefix) {
             let message = format!("`{text}` would cover other paths; choose one such as `/api/v1/identity`");
             self.error(key, message);
             return None;

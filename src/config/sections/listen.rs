@@ -3,12 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use cedargate_policy::types::Redacted;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::check::{Checker, UNIX, transpose};
 use crate::config::values::SecretText;
-use cedargate_policy::types::Redacted;
 
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]

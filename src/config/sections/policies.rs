@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use cedargate_policy::types::PortalSlug;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +10,6 @@ use super::portals::parse_slug;
 use crate::config::check::Checker;
 use crate::config::schema::hint;
 use crate::config::values::TimeSpan;
-use cedargate_policy::types::PortalSlug;
 
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]

@@ -1,6 +1,8 @@
 //! `portals`: which traffic each portal gets. Two portals that match the same request equally well are a start error.
 
+use cedargate_policy::portal::path::is_at_or_below;
 use cedargate_policy::scope::{PortalMatch, TenantSource};
+use cedargate_policy::types::PortalSlug;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +10,6 @@ use super::upstream::{PortalUpstream, Upstream};
 use crate::config::check::Checker;
 use crate::config::document::Document;
 use crate::config::schema::hint;
-use cedargate_policy::types::PortalSlug;
 
 /// The gate's own paths on the proxy listener.
 pub const RESERVED_PREFIX: &str = "/.well-known/cedargate";
@@ -157,7 +158,7 @@ impl Checker<'_> {
             None => format!("/portal/{slug}"),
         };
         for own in [identity_prefix, Some(RESERVED_PREFIX)].into_iter().flatten() {
-            if is_under(&prefix, own) {
+            if is_at_or_below(&prefix, own) {
                 self.error(
                     &key,
                     format!("`{prefix}` lies under `{own}`, which the gate answers itself; choose another"),
@@ -271,10 +272,4 @@ fn tied_host(a: &[String], b: &[String]) -> Option<String> {
         .filter(|(x, y)| stars(x) == stars(y))
         .find(|(x, y)| overlap(x, y))
         .map(|(x, _)| format!("`{x}`"))
-}
-
-/// True if `path` is `prefix` or below it, by whole segments.
-pub fn is_under(path: &str, prefix: &str) -> bool {
-    path.strip_prefix(prefix)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

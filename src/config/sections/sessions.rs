@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cedargate_policy::types::Redacted;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -11,7 +12,6 @@ use crate::config::Secret;
 use crate::config::check::{Checker, is_loopback};
 use crate::config::document::Document;
 use crate::config::values::{Count, SecretText, TimeSpan, Timeout};
-use cedargate_policy::types::Redacted;
 
 const PREFIX_BYTES_MAX: usize = 64;
 /// A revocation that takes longer than this would not protect the app.

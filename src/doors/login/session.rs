@@ -1,5 +1,8 @@
 //! `GET auth/session`: the caller's identity at a portal. The response never contains a token.
 
+use cedargate_policy::claims;
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::types::Identity;
 use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
@@ -9,9 +12,6 @@ use super::{EndpointRequest, LoginDoor, portal_lookup};
 use crate::http::answer;
 use crate::http::upstream::Body;
 use crate::portals::Portal;
-use cedargate_policy::claims;
-use cedargate_policy::denial::{Denial, Refusal};
-use cedargate_policy::types::Identity;
 
 pub(super) async fn show(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<Response<Body>, Refusal> {
     let credential = CallerCredential::of(door, request).await?;
@@ -25,7 +25,7 @@ pub(super) async fn show(door: &LoginDoor, request: &EndpointRequest<'_>) -> Res
     };
     let portal = portal_lookup::find(request, &slug)?;
     let identity = credential.identity(door, portal).await?;
-    let mut body = describe(portal, &identity);
+    let mut body = describe(portal, &identity)?;
     if let CallerCredential::Session(session) = &credential {
         body.insert("provider".to_owned(), json!(session.data.provider));
         let idle_timeout = door.config.sessions.idle_timeout.as_secs();
@@ -34,7 +34,7 @@ pub(super) async fn show(door: &LoginDoor, request: &EndpointRequest<'_>) -> Res
     Ok(answer::json(StatusCode::OK, &body))
 }
 
-fn describe(portal: &Portal, identity: &Identity) -> Map<String, Value> {
+fn describe(portal: &Portal, identity: &Identity) -> Result<Map<String, Value>, Refusal> {
     let auth = &identity.auth;
     let mut body = Map::new();
     let mut insert = |name: &str, value: Value| {
@@ -56,9 +56,9 @@ fn describe(portal: &Portal, identity: &Identity) -> Map<String, Value> {
     for name in ["name", "email"] {
         // the claim path that `portal.yaml` maps; the claim of the same name without a mapping
         let path = active.as_ref().and_then(|active| active.revision.rules.claims.get(name));
-        let claim = claims::at(&identity.claims, path.map_or(name, String::as_str)).ok().flatten();
+        let claim = claims::at(&identity.claims, path.map_or(name, String::as_str))?;
         let text = claim.filter(|value| value.is_string());
         insert(name, text.cloned().unwrap_or_default());
     }
-    body
+    Ok(body)
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::Value;
 
 use crate::support::binary::{GateFolder, GateProcess, cedargate, run};
-use crate::support::{PAGE, RawConnection, ScriptedServer, eventually, raw, response};
+use crate::support::{OPEN_SCHEMA, PAGE, RawConnection, ScriptedServer, eventually, raw, response};
 
 #[test]
 fn help_of_every_command_exits_0_and_nonsense_exits_64() {
@@ -156,6 +156,31 @@ fn test_exits_0_when_all_hold_and_4_when_one_fails() {
 }
 
 #[test]
+fn a_test_fails_if_it_misspells_the_method_or_the_host() {
+    let gate_folder = GateFolder::new("http://127.0.0.1:1", "");
+    for (more, expected, message) in [
+        ("http: \"GTE /portal/p/page\", expect: deny", 4, "GTE"),
+        ("http: \"GTE /portal/p/page\", expect: deny, reason: not_permitted", 0, ""),
+        (
+            "http: \"GET /portal/p/page\", host: \"a host\", expect: allow",
+            4,
+            "is not a host name",
+        ),
+        (
+            "http: \"GET /portal/p/page\", host: APP.Example.com:8443, expect: allow",
+            0,
+            "",
+        ),
+    ] {
+        let file = format!("principals:\n  a: {{ id: a, roles: [] }}\ncases:\n  - {{ name: c, principal: a, {more} }}\n");
+        gate_folder.put("policies/p/tests/t.yaml", &file);
+        let (code, out, error) = gate_folder.run(&["test", "."]);
+        assert_eq!(code, expected, "{more}: {out}{error}");
+        assert!(out.contains(message), "{more}: {out}");
+    }
+}
+
+#[test]
 fn authorize_exits_0_for_allow_2_for_deny_and_64_for_nonsense() {
     let gate_folder = GateFolder::new("http://127.0.0.1:1", "");
     gate_folder.put(
@@ -185,6 +210,37 @@ fn authorize_exits_0_for_allow_2_for_deny_and_64_for_nonsense() {
         let (code, out, error) = gate_folder.run(&["authorize", "--config", "cedargate.yaml", "--token", &token, "--url", PAGE]);
         assert_eq!(code, expected, "{out}{error}");
         assert!(!format!("{out}{error}").contains(&token));
+    }
+}
+
+#[test]
+fn authorize_takes_the_portal_that_the_gate_takes() {
+    let gate_folder = GateFolder::new("http://127.0.0.1:1", "");
+    gate_folder.put(
+        "policies/p/main.cedar",
+        "@id(\"p-rule\") permit (principal, action, resource);",
+    );
+    gate_folder.put("schemas/q.cedarschema", OPEN_SCHEMA);
+    gate_folder.put(
+        "policies/q/main.cedar",
+        "@id(\"q-rule\") permit (principal, action, resource);",
+    );
+    let here = std::fs::read_to_string(gate_folder.folder.path().join("cedargate.yaml")).unwrap();
+    let two = "portals:\n  p: { match: { path_prefix: / } }\n  q: { match: { hosts: [q.example], path_prefix: /app } }\n";
+    assert!(!here.contains("\nportals:"));
+    gate_folder.put("two.yaml", &format!("{here}{two}"));
+    let token = gate_folder.issuer.token("alice", &[]);
+    for (more, expected, word) in [
+        (&["--url", "/app/x", "--host", "Q.example:443"][..], 0, "q-rule"),
+        (&["--url", "/app/x", "--host", "other.example"], 0, "p-rule"),
+        (&["--url", "/app/x", "--host", "q example"], 64, "is not a host name"),
+        (&["--url", "/other", "--portal", "q"], 64, "is not below `/app`"),
+    ] {
+        let mut arguments = vec!["authorize", "--config", "two.yaml", "--token", &token];
+        arguments.extend(more);
+        let (code, out, error) = gate_folder.run(&arguments);
+        assert_eq!(code, expected, "{more:?}: {out}{error}");
+        assert!(format!("{out}{error}").contains(word), "{more:?}: {out}{error}");
     }
 }
 
