@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use cedargate_policy::types::Redacted;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +29,6 @@ use crate::base::metrics::Metrics;
 use crate::config::{self, ProviderKind};
 use crate::limits::{CountScope, LocalAccount, LoginLimits, SharedRate};
 use crate::session::{Revocation, Sessions};
-use cedargate_policy::types::Redacted;
 
 /// Interval at which rate counts that no longer limit anything are dropped.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);

@@ -16,19 +16,12 @@ mod shared_rates;
 mod shutdown;
 mod workers;
 
-pub use bind::Addresses;
-pub(crate) use files::check_files;
-pub use shutdown::{Running, ShutdownHandle};
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use background::Background;
-use bind::Bound;
-use build::{ListenerTls, Parts};
-use workers::Workers;
+use cedargate_policy::portal::PortalError;
 
 use crate::accounts::AccountsError;
 use crate::audit::{AdminEvent, AuditError, Event, HttpRejected};
@@ -41,7 +34,13 @@ use crate::http::tls::CertificateError;
 use crate::http::upstream::TlsError;
 use crate::login::LoginError;
 use crate::session::SessionsError;
-use cedargate_policy::portal::PortalError;
+use background::Background;
+pub use bind::Addresses;
+use bind::Bound;
+use build::{ListenerTls, Parts};
+pub(crate) use files::check_files;
+pub use shutdown::{Running, ShutdownHandle};
+use workers::Workers;
 
 /// Stack of every thread: policies are read and evaluated recursively, and `load::nesting` of the policy crate accepts only
 /// policies that fit into it. The kernel backs only pages that were touched.

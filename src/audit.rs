@@ -9,20 +9,19 @@ mod mask;
 mod record;
 mod writer;
 
-pub use record::{
-    AdminEvent, AuditRecord, AuthEvent, EntityRef, Event, HttpFacts, HttpRejected, PolicyError, PolicyEvent, Verdict,
-};
-pub use writer::{AuditError, AuditWriter};
-
 use std::sync::Arc;
 
+use cedargate_policy::denial::{Denial, Refusal};
 use prometheus::IntCounter;
 use tokio::sync::mpsc::{OwnedPermit, Sender, channel};
 
 use crate::base::metrics::Metrics;
 use crate::config::{self, OnFull};
-use cedargate_policy::denial::{Denial, Refusal};
+pub use record::{
+    AdminEvent, AuditRecord, AuthEvent, EntityRef, Event, HttpFacts, HttpRejected, PolicyError, PolicyEvent, Verdict,
+};
 use writer::Message;
+pub use writer::{AuditError, AuditWriter};
 
 /// The sending end of the queue; cheap to clone.
 #[derive(Clone, Debug)]

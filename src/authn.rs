@@ -31,6 +31,10 @@ mod wycheproof_tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use cedargate_policy::claims::Window;
+use cedargate_policy::claims::{self, TokenHeader};
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::types::Identity;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use prometheus::IntCounter;
@@ -52,10 +56,6 @@ pub use self::signer::SigningKey;
 use crate::base::clock::unix_seconds;
 use crate::base::metrics::Metrics;
 use crate::config::{Algorithm, Issuer, KeySource};
-pub use cedargate_policy::claims::Window;
-use cedargate_policy::claims::{self, TokenHeader};
-use cedargate_policy::denial::{Denial, Refusal};
-use cedargate_policy::types::Identity;
 
 /// Interval at which the metric of the keys' age is set.
 const AGE_INTERVAL: Duration = Duration::from_secs(5);

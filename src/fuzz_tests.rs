@@ -11,15 +11,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderName, HeaderValue, Method, Request, Uri};
-use parking_lot::Mutex;
-use serde_json::Value;
-use uuid::Uuid;
-
-use crate::app::STACK_BYTES;
-use crate::config;
-use crate::doors::authorize::body::Ask;
-use crate::http::request::{self, authority, correlation};
 use cedargate_policy::claims::unsigned_identity;
 use cedargate_policy::decision::http::HttpQuery;
 use cedargate_policy::decision::{Asked, Caller, Query, decide};
@@ -32,6 +23,15 @@ use cedargate_policy::revision::Revision;
 use cedargate_policy::revision::source::{SourceFile, Tree};
 use cedargate_policy::scope::{IssuerScope, PortalScope};
 use cedargate_policy::types::{PortalSlug, Scheme};
+use http::{HeaderName, HeaderValue, Method, Request, Uri};
+use parking_lot::Mutex;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::app::STACK_BYTES;
+use crate::config;
+use crate::doors::authorize::body::Ask;
+use crate::http::request::{self, authority, correlation};
 
 const SECONDS_DEFAULT: f64 = 1.0;
 const SEED_DEFAULT: u64 = 0x00ce_da12_6a7e;

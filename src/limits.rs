@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use cedar_policy::EntityUid;
+use cedargate_policy::denial::{Denial, Refusal};
 use governor::clock::{Clock, DefaultClock};
 use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
@@ -29,7 +30,6 @@ use self::shared::CountedAs;
 pub use self::shared::{PassedRequests, SharedRate};
 use crate::base::address::client_network;
 use crate::config::{self, Rate, SessionStore};
-use cedargate_policy::denial::{Denial, Refusal};
 
 /// Keys of one rate that have a count of their own. Further keys share `SPARE_COUNTS`: a flood of addresses takes no
 /// memory and does not use up the rate of a known caller, and every caller is counted.

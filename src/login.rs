@@ -18,6 +18,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cedargate_policy::types::Redacted;
 use tokio_util::sync::CancellationToken;
 
 use self::http::Http;
@@ -29,7 +30,6 @@ use crate::base::clock::unix_millis;
 use crate::base::digest::sha256;
 use crate::config::{self, Config};
 use crate::session::{Revocation, SessionData, Sessions};
-use cedargate_policy::types::Redacted;
 
 /// Interval at which the age of the discovery documents is checked.
 const DISCOVERY_CHECK_INTERVAL: Duration = Duration::from_secs(60);

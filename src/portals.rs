@@ -7,7 +7,14 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use cedargate_policy::claims::{self, LoginClaims};
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::permit::CallerHeaders;
+use cedargate_policy::portal::path::CanonicalPath;
+use cedargate_policy::portal::{PortalError, PortalTable, is_host};
+use cedargate_policy::principal::Principal;
+use cedargate_policy::revision::Revision;
 use cedargate_policy::scope::PortalScope;
+use cedargate_policy::types::{Door, Identity, PortalSlug, TokenFacts};
 use http::HeaderValue;
 use prometheus::{Histogram, IntCounter};
 use rustc_hash::FxHashMap;
@@ -19,13 +26,6 @@ use crate::base::metrics::Metrics;
 use crate::config;
 use crate::http::upstream::{App, HeaderRules};
 use crate::session::Session;
-use cedargate_policy::denial::{Denial, Refusal};
-use cedargate_policy::permit::CallerHeaders;
-use cedargate_policy::portal::path::CanonicalPath;
-use cedargate_policy::portal::{PortalError, PortalTable, is_host};
-use cedargate_policy::principal::Principal;
-use cedargate_policy::revision::Revision;
-use cedargate_policy::types::{Door, Identity, PortalSlug, TokenFacts};
 
 /// Every portal, and the table that finds the portal of a request.
 pub struct PortalRegistry {

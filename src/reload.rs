@@ -33,6 +33,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cedargate_policy::load::{Loaded, Loader};
+use cedargate_policy::revision::Revision;
+use cedargate_policy::revision::problem::Problem;
+use cedargate_policy::revision::source::Tree;
+use cedargate_policy::types::PortalSlug;
+
 use self::config_files::ConfigFiles;
 pub use self::outcome::{Outcome, Outcomes, ReloadResult};
 use self::requests::ReloadRequest;
@@ -46,11 +52,6 @@ use crate::config;
 use crate::gate::Gate;
 use crate::policy_folders::{PolicyFolders, Readings, Scope};
 use crate::portals::{ActiveRevision, Portal, PortalRegistry};
-use cedargate_policy::load::{Loaded, Loader};
-use cedargate_policy::revision::Revision;
-use cedargate_policy::revision::problem::Problem;
-use cedargate_policy::revision::source::Tree;
-use cedargate_policy::types::PortalSlug;
 
 /// Readings in a row before a tree that keeps changing is left for the next round.
 const READ_ATTEMPTS: usize = 8;

@@ -29,6 +29,7 @@ use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use cedargate_policy::scope::ClaimPaths;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -48,8 +49,6 @@ use self::store::memory::MemoryStore;
 use self::store::redis::RedisStore;
 pub use self::store::redis::check_redis_files;
 use crate::base::metrics::Metrics;
-use cedargate_policy::scope::ClaimPaths;
-
 use crate::config::{Config, SessionStore};
 
 /// Minimum retention of revocations: bearer tokens may live longer than sessions.

@@ -10,10 +10,9 @@ use std::time::Duration;
 
 use argon2::password_hash::phc::{Output, Salt};
 use argon2::{ARGON2ID_IDENT, Algorithm, Argon2, Params, PasswordHash, PasswordVerifier, Version};
+use cedargate_policy::types::Redacted;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-
-use cedargate_policy::types::Redacted;
 
 /// Cost of new hashes, as OWASP recommends: KiB of memory, passes, lanes.
 const NEW_MEMORY_KIB: u32 = 19 * 1024;

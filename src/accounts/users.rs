@@ -10,13 +10,13 @@ use std::hash::BuildHasher;
 use std::path::Path;
 use std::sync::Arc;
 
+use cedargate_policy::types::PortalSlug;
 use serde_json::{Map, Value, json};
 
 use super::Account;
 use super::hash::Hash;
 use crate::base::files::read_small_text;
 use crate::config::{Node, Origin, Shape};
-use cedargate_policy::types::PortalSlug;
 
 /// Bytes of a users file.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;

@@ -17,6 +17,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
+use cedargate_policy::engine::MatchSet;
 use tokio::task::{LocalSet, spawn_local};
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +31,6 @@ use crate::gate::Gate;
 use crate::http::listener::{ConnectionCount, Socket, serve};
 use crate::http::tls::{CertificateWatcher, Certificates};
 use crate::reload::Reloader;
-use cedargate_policy::engine::MatchSet;
 
 /// Connections of the admin listener. Counted apart from `limits.connections`: probes must get through under load.
 const ADMIN_CONNECTIONS: usize = 256;

@@ -9,6 +9,8 @@ use std::sync::Weak;
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use arc_swap::ArcSwap;
+use cedargate_policy::engine::MatchSet;
+use cedargate_policy::load::{Loader, Warnings};
 use tokio::sync::watch;
 
 use super::StartError;
@@ -31,8 +33,6 @@ use crate::login::RelyingParty;
 use crate::portals::{Portal, PortalRegistry};
 use crate::reload::{ReloadRequests, Reloader};
 use crate::session::Sessions;
-use cedargate_policy::engine::MatchSet;
-use cedargate_policy::load::{Loader, Warnings};
 
 /// New match sets whose condition-only policies are not made yet. The engine drops a set that does not fit and goes on with
 /// the original policies, which decide the same, only slower.

@@ -5,6 +5,9 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use cedargate_policy::decision::DecisionContext;
+use cedargate_policy::denial::Denial;
+use cedargate_policy::types::{Door, TokenFacts};
 use http::HeaderValue;
 use serde::Serialize;
 use serde::ser::{SerializeStruct, Serializer};
@@ -12,9 +15,6 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::base::clock;
-use cedargate_policy::decision::DecisionContext;
-use cedargate_policy::denial::Denial;
-use cedargate_policy::types::{Door, TokenFacts};
 
 pub const SCHEMA_VERSION: u32 = 1;
 

@@ -1,15 +1,17 @@
 //! Records on every exit path, and every record against the published schema.
 
+use std::time::Duration;
+
+use cedargate_policy::decision::DecisionContext;
+use cedargate_policy::types::{Door, TokenFacts};
+use serde_json::Value;
+use tokio::sync::mpsc::Receiver;
+use uuid::Uuid;
+
 use super::mask::Mask;
 use super::record::Shadow;
 use super::*;
 use crate::config::{AuditAllow, AuditSink};
-use cedargate_policy::decision::DecisionContext;
-use cedargate_policy::types::{Door, TokenFacts};
-use serde_json::Value;
-use std::time::Duration;
-use tokio::sync::mpsc::Receiver;
-use uuid::Uuid;
 
 fn queue(on_full: OnFull, slots: usize) -> (Audit, Receiver<Message>) {
     let (queue, receiver) = channel(slots);

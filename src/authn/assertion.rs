@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use cedargate_policy::claims::{self, ClaimError};
+use cedargate_policy::digest::short_hash;
+use cedargate_policy::types::{AuthFacts, Identity, Redacted, TokenFacts};
 use serde_json::{Map, Value, json};
 
 use super::error::TokenError;
@@ -21,9 +24,6 @@ use super::signer::{SignerError, SigningKey};
 use crate::base::digest::sha256;
 use crate::base::files::{ReadError, read_small_text};
 use crate::config;
-use cedargate_policy::claims::{self, ClaimError};
-use cedargate_policy::digest::short_hash;
-use cedargate_policy::types::{AuthFacts, Identity, Redacted, TokenFacts};
 
 /// Longest assertion that `/authorize` accepts, in bytes.
 pub const ASSERTION_BYTES_MAX: usize = 64 * 1024;

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use cedargate_policy::claims::ClaimError;
+use cedargate_policy::scope::IssuerScope;
 use http::{HeaderMap, HeaderValue};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -14,8 +16,6 @@ use serde_json::{Value, json};
 use self::token_cases::{ALGORITHMS, AUDIENCE, ISSUER, KEYS, Level, files, good_claims, groups};
 use super::jws::encode;
 use super::*;
-use cedargate_policy::claims::ClaimError;
-use cedargate_policy::scope::IssuerScope;
 
 #[path = "../../tests/integration/support/signer.rs"]
 mod signer;

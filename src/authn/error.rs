@@ -6,7 +6,6 @@
 use std::borrow::Cow;
 
 use cedargate_policy::claims::ClaimError;
-
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::json::JsonError;
 

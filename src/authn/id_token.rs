@@ -5,9 +5,8 @@
 //! Neither becomes a caller here, and a token whose type marks it as an access token is refused as either.
 
 use aws_lc_rs::digest;
-use serde_json::{Map, Value};
-
 use cedargate_policy::claims::{self, ClaimError, NAME_BYTES_MAX, SUBJECT_BYTES_MAX, audience_list, name, time};
+use serde_json::{Map, Value};
 
 use super::jws::{self, CompactJws, TokenKind};
 use super::{Authn, IssuerState, SignatureCheck, TokenError, VerificationPass};

@@ -13,6 +13,9 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use cedargate_policy::claims::{self, TokenHeader, Window};
+use cedargate_policy::json;
+use cedargate_policy::types::Identity;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
@@ -21,8 +24,6 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use tokio::time::{Instant, timeout};
 use url::form_urlencoded;
-
-use cedargate_policy::claims::{self, TokenHeader, Window};
 
 use super::error::TokenError;
 use super::keys::{check_url, discovery_url};
@@ -34,8 +35,6 @@ use crate::base::files::read_small_text;
 use crate::base::metrics::Metrics;
 use crate::config::{self, Issuer, Secret};
 use crate::session::Sessions;
-use cedargate_policy::json;
-use cedargate_policy::types::Identity;
 
 /// One exchange with an issuer, from connecting to the last byte.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);

@@ -9,12 +9,12 @@ use aws_lc_rs::signature::{
     RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384,
     RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents, VerificationAlgorithm,
 };
+use cedargate_policy::json::{self, JsonError};
 use serde_json::{Map, Value};
 
 use super::jws::{KID_BYTES_MAX, algorithm_named, decode};
 use crate::base::digest::sha256;
 use crate::config::Algorithm;
-use cedargate_policy::json::{self, JsonError};
 
 /// Most keys of one set.
 pub const KEYS_MAX: usize = 100;

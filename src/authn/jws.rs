@@ -6,11 +6,11 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use cedargate_policy::json;
 use serde_json::{Map, Value};
 
 use super::error::TokenError;
 use crate::config::Algorithm;
-use cedargate_policy::json;
 
 /// Longest key id, in bytes.
 pub const KID_BYTES_MAX: usize = 256;

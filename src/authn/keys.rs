@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwapOption, Guard};
+use cedargate_policy::json;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use serde_json::Value;
@@ -35,7 +36,6 @@ use crate::base::digest::sha256;
 use crate::base::files::{ReadError, read_small};
 use crate::base::metrics::Metrics;
 use crate::config::{Issuer, KeySource, KeyTransport};
-use cedargate_policy::json;
 
 /// Shortest interval between two refetches that unknown key ids cause, per issuer.
 pub const REFETCH_INTERVAL: Duration = Duration::from_secs(10);

@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
+use cedargate_policy::json;
 use serde_json::{Map, Value, json};
 
 use super::jws::{self, TokenKind};
 use super::signer::{SignerError, SigningKey};
-use cedargate_policy::json;
 
 /// Longest token that `inspect` reads, in bytes.
 const INSPECT_BYTES_MAX: usize = 1024 * 1024;

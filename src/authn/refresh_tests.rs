@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use cedargate_policy::scope::IssuerScope;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -14,7 +15,6 @@ use tokio::net::TcpListener;
 
 use super::attack_tests::issuer;
 use super::*;
-use cedargate_policy::scope::IssuerScope;
 
 /// Longest time for a change to take effect.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -7,11 +7,11 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use cedargate_policy::types::Redacted;
 use serde_json::{Value, json};
 
 use super::jws::encode;
 use crate::base::digest::sha256;
-use cedargate_policy::types::Redacted;
 
 const PEM_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
 const PEM_END: &str = "-----END PRIVATE KEY-----";

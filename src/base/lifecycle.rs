@@ -12,6 +12,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+
 #[cfg(test)]
 use std::time::Duration;
 

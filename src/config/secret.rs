@@ -4,10 +4,11 @@
 
 use std::path::{Path, PathBuf};
 
+use cedargate_policy::types::Redacted;
+
 use super::check::Checker;
 use super::values::SecretText;
 use crate::base::files::{ReadError, read_small_text};
-use cedargate_policy::types::Redacted;
 
 /// Least characters of a decision token: 16 random ones cannot be guessed over the network.
 const TOKEN_CHARS_MIN: usize = 16;

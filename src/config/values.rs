@@ -8,11 +8,10 @@ use std::borrow::Cow;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use cedargate_policy::types::Redacted;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema as schema};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-use cedargate_policy::types::Redacted;
 
 /// Keywords of the schema for the bounds of values that are written as texts.
 pub const TEXT_MINIMUM: &str = "x-minimum";

@@ -1,7 +1,8 @@
 //! Settings that are valid but probably a mistake.
 
-use super::{Config, KeySource, Portal, Provider, ProviderKind};
 use cedargate_policy::types::PortalSlug;
+
+use super::{Config, KeySource, Portal, Provider, ProviderKind};
 
 impl Config {
     /// One sentence each, with the key that it is about.

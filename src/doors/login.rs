@@ -25,6 +25,7 @@ mod token;
 
 use std::sync::Arc;
 
+use cedargate_policy::denial::{Denial, Refusal};
 use http::header::CACHE_CONTROL;
 use http::request::Parts;
 use http::{HeaderValue, Response};
@@ -45,7 +46,6 @@ use crate::http::upstream::Body;
 use crate::login::RelyingParty;
 use crate::portals::PortalRegistry;
 use crate::session::Sessions;
-use cedargate_policy::denial::{Denial, Refusal};
 
 /// The parts of the gate that the endpoints use.
 pub struct LoginDoor {

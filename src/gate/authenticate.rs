@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use cedargate_policy::denial::Refusal;
 use http::HeaderMap;
 use http::header::COOKIE;
 use http::request::Parts;
@@ -13,7 +14,6 @@ use crate::http::request::{needs_evidence, same_origin};
 use crate::login::RelyingParty;
 use crate::portals::Caller;
 use crate::session::IdentifiedSession;
-use cedargate_policy::denial::Refusal;
 
 /// The state of a request's session cookie.
 #[derive(Default)]

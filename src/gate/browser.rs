@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use cedargate_policy::denial::{Denial, Refusal};
 use http::header::{
     CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, SET_COOKIE, WWW_AUTHENTICATE,
 };
@@ -17,7 +18,6 @@ use super::{Gate, Worker};
 use crate::http::answer::{self, AnswerContext};
 use crate::http::upstream::Body;
 use crate::session::{IdentifiedSession, SessionId};
-use cedargate_policy::denial::{Denial, Refusal};
 
 /// Longest `rd` that a login takes.
 const RETURN_BYTES_MAX: usize = 2048;

@@ -4,6 +4,8 @@
 //! request as a preflight only if it is a bodyless OPTIONS with `Origin` and `Access-Control-Request-Method`, and only if the
 //! portal's `cors` says so.
 
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::portal::file::Cors;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD,
@@ -13,8 +15,6 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
 use crate::http::upstream::Body;
-use cedargate_policy::denial::{Denial, Refusal};
-use cedargate_policy::portal::file::Cors;
 
 /// Seconds for which a browser may remember a preflight's answer.
 const MAX_AGE_SECONDS: &str = "600";

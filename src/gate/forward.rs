@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use cedargate_policy::permit::Permit;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
@@ -19,7 +20,6 @@ use crate::http::listener::ClientConnection;
 use crate::http::request::is_upgrade;
 use crate::http::upstream::{self, Body, CutSignal, ForwardRequest, Sanitized, forward};
 use crate::portals::Portal;
-use cedargate_policy::permit::Permit;
 
 /// A permitted request before it is forwarded: its connection, its portal, and the basis of its decision.
 pub(super) struct Forwarding<'a> {

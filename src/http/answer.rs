@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cedargate_policy::denial::{Denial, Refusal};
 use http::header::{
     ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
@@ -19,7 +20,6 @@ use uuid::Uuid;
 use crate::http::pages::{Html, Theme};
 use crate::http::request::{X_REQUEST_ID, uuid_value};
 use crate::http::upstream::{Body, UpstreamError};
-use cedargate_policy::denial::{Denial, Refusal};
 
 /// `Retry-After` of a 503 whose refusal sets none, in seconds.
 const RETRY_AFTER_SECONDS: u64 = 1;

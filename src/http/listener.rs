@@ -25,12 +25,6 @@ mod client_connection;
 mod http1_connection;
 mod http2_connection;
 
-pub use client_connection::ClientConnection;
-pub use connection_slots::{AddressCount, ConnectionCount};
-pub use handshake::ALPN_HTTP2;
-pub use socket::{PeerAddr, Socket, bind, bind_unix};
-pub use socket_file::{SocketFile, bind_private};
-
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -50,11 +44,16 @@ use crate::base::metrics::Metrics;
 use crate::config::Limits;
 use crate::http::upstream::Body;
 use activity::{AnswerBody, InFlight, Timeouts};
+pub use client_connection::ClientConnection;
 use client_connection::ConnectionTasks;
 use connection_slots::TotalSlot;
+pub use connection_slots::{AddressCount, ConnectionCount};
+pub use handshake::ALPN_HTTP2;
 use handshake::{HandshakeError, Protocol, handshake};
 use over_limit::OverLimitAnswers;
 use socket::{Accepted, Stream};
+pub use socket::{PeerAddr, Socket, bind, bind_unix};
+pub use socket_file::{SocketFile, bind_private};
 
 /// First pause after a failed accept (no file descriptor or memory left); it doubles with every failure.
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(5);

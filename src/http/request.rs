@@ -9,21 +9,20 @@ mod forwarded;
 mod http2_request;
 mod origin;
 
-pub use forwarded::client_facts;
-pub use http2_request::as_http1;
-pub use origin::{is_upgrade, needs_evidence, same_origin};
-
 use std::cell::LazyCell;
 use std::net::{IpAddr, Ipv6Addr};
 
 use bytes::Bytes;
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::types::Scheme;
 use http::header::{AsHeaderName, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use uuid::Uuid;
 
-use cedargate_policy::denial::{Denial, Refusal};
-use cedargate_policy::types::Scheme;
+pub use forwarded::client_facts;
+pub use http2_request::as_http1;
+pub use origin::{is_upgrade, needs_evidence, same_origin};
 
 /// Longest method name, in bytes.
 const METHOD_BYTES_MAX: usize = 32;

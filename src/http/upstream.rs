@@ -26,22 +26,12 @@ mod transport;
 mod tunnel;
 mod upgrade;
 
-pub use apps::{App, Apps};
-pub use client_tls::TlsError;
-pub use cut_signal::CutSignal;
-pub use failure::{FailureReason, UpstreamError};
-pub use headers::{HeaderRules, Sanitized, header_list, header_value, sanitize};
-pub use interim_responses::SendHints;
-pub use pool::Pool;
-pub use request_body::RequestBody;
-pub use response_body::Body;
-pub use tunnel::Tunnels;
-
 use std::any::Any;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cedargate_policy::permit::Permit;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
@@ -54,14 +44,23 @@ use tokio_util::either::Either;
 
 use crate::config::{Protocol, UpstreamUrl};
 use crate::http::request::{ClientFacts, Trace};
-use cedargate_policy::permit::Permit;
+pub use apps::{App, Apps};
 use client_headers::ClientHeaderCache;
+pub use client_tls::TlsError;
+pub use cut_signal::CutSignal;
 use failure::classify;
+pub use failure::{FailureReason, UpstreamError};
+pub use headers::{HeaderRules, Sanitized, header_list, header_value, sanitize};
 use interim_responses::InterimResponses;
+pub use interim_responses::SendHints;
 use pool::Lease;
+pub use pool::Pool;
 use request_body::BodyProgress;
+pub use request_body::RequestBody;
+pub use response_body::Body;
 use response_deadline::{ResponseDeadline, is_grpc};
 use transport::VersionOffer;
+pub use tunnel::Tunnels;
 use upgrade::Upgrade;
 
 /// The target of one permitted request, and the facts that its headers need.

@@ -1,10 +1,10 @@
 //! Tests counting with the real clock and long periods: a caller over the rate stays over it for the whole test.
 
-use super::shared::Window;
-use super::*;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 
+use super::shared::Window;
+use super::*;
 use crate::config::{Count, RateLimit, TimeSpan};
 
 fn rate(requests: u32, per: Duration, burst: u32) -> Rate {

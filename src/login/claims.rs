@@ -1,11 +1,11 @@
 //! The claims of a login: those of the ID token, completed from userinfo if a mapped claim is missing.
 
+use cedargate_policy::types::Redacted;
 use serde_json::{Map, Value};
 
 use super::ProviderError;
 use super::provider::OidcProvider;
 use crate::authn::map_claims;
-use cedargate_policy::types::Redacted;
 
 /// Claims that only the ID token may set; userinfo is not signed.
 const ID_TOKEN_ONLY: [&str; 17] = [

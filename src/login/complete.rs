@@ -6,6 +6,9 @@
 
 use std::sync::Arc;
 use std::time::Duration;
+
+use cedargate_policy::claims::ClaimError;
+use cedargate_policy::types::Redacted;
 use url::form_urlencoded;
 
 use super::claims::complete_claims;
@@ -19,8 +22,6 @@ use crate::authn::{ExpectedIdToken, IdToken, TokenError, map_claims};
 use crate::base::clock::{unix_millis, unix_seconds};
 use crate::base::digest::sha256;
 use crate::session::{Grant, SessionData};
-use cedargate_policy::claims::ClaimError;
-use cedargate_policy::types::Redacted;
 
 /// Bytes of a callback's query.
 const QUERY_BYTES_MAX: usize = 16 * 1024;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_lc_rs::rand;
+use cedargate_policy::types::Redacted;
 use oauth2::ClientSecret;
 use parking_lot::Mutex;
 use serde_json::json;
@@ -14,7 +15,6 @@ use serde_json::json;
 use crate::authn::SigningKey;
 use crate::base::files::read_small_text;
 use crate::config::{ClientAuth, Secret};
-use cedargate_policy::types::Redacted;
 
 /// Lifetime of a client assertion in seconds.
 const ASSERTION_SECONDS: i64 = 60;

@@ -6,9 +6,8 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use http::header::{ACCEPT, CONTENT_TYPE};
-
 use cedargate_policy::types::Redacted;
+use http::header::{ACCEPT, CONTENT_TYPE};
 
 /// Time for one exchange, from connecting to the last byte. Shorter than the lease of a session renewal.
 const DEADLINE: Duration = Duration::from_secs(10);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use cedargate_policy::json;
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use url::Url;
@@ -15,7 +16,6 @@ use super::ProviderError;
 use super::http::Http;
 use crate::authn::{check_url, discovery_url};
 use crate::config::KeyTransport;
-use cedargate_policy::json;
 
 /// Age at which a document is fetched again.
 const REFRESH_AGE: Duration = Duration::from_secs(60 * 60);

@@ -3,6 +3,11 @@
 //! The `oauth2` library runs each OAuth step over one bounded HTTP exchange. The tokens that come back are unverified strings;
 //! `complete.rs` and `renew.rs` have `authn` verify them.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use cedargate_policy::json;
+use cedargate_policy::types::Redacted;
 use oauth2::basic::{
     BasicErrorResponse, BasicErrorResponseType, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse, BasicTokenType,
 };
@@ -13,8 +18,6 @@ use oauth2::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::sync::Arc;
-use std::time::Duration;
 use url::Url;
 
 use super::credential::{ASSERTION_TYPE, ClientAuthentication, ClientCredential};
@@ -23,8 +26,6 @@ use super::metadata::{Discovery, Metadata};
 use super::{LoginError, ProviderError};
 use crate::base::clock::unix_seconds;
 use crate::config::{self, Issuer, ProviderKind};
-use cedargate_policy::json;
-use cedargate_policy::types::Redacted;
 
 /// Characters of a provider's error code in the log.
 const ERROR_CHARS_MAX: usize = 64;

@@ -4,8 +4,10 @@
 //! error after the provider gave new tokens keeps these tokens with the old claims: the provider may have rotated the refresh
 //! token, and losing the new one would end the session at the next renewal.
 
-use serde_json::{Map, Value};
 use std::sync::Arc;
+
+use cedargate_policy::types::Redacted;
+use serde_json::{Map, Value};
 
 use super::claims::{carry_over, complete_claims, privileges_differ};
 use super::complete::refresh_at;
@@ -15,7 +17,6 @@ use crate::audit::{AuthEvent, Event};
 use crate::authn::{ExpectedIdToken, decode_id_token_claims, map_claims};
 use crate::base::clock::unix_millis;
 use crate::session::{Grant, Handle, RefreshError, SessionData};
-use cedargate_policy::types::Redacted;
 
 /// Milliseconds until the next renewal if the claims could not be renewed.
 const RETRY_MILLIS: i64 = 30 * 1000;

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-use serde::Serialize;
-
 use cedargate_policy::revision::problem::Problem;
 use cedargate_policy::types::PortalSlug;
+use parking_lot::Mutex;
+use serde::Serialize;
 
 /// Outcomes by portal; cheap to clone.
 #[derive(Clone, Default)]

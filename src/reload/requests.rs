@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use cedargate_policy::types::PortalSlug;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::outcome::{Outcome, Outcomes};
-use cedargate_policy::types::PortalSlug;
 
 const REQUESTS_MAX: usize = 16;
 /// Longest wait of a request for files that keep changing.

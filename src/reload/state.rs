@@ -12,11 +12,10 @@ use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
-
 use cedargate_policy::revision::Revision;
 use cedargate_policy::revision::source::{Files, SourceFile, Tree};
 use cedargate_policy::types::PortalSlug;
+use serde::{Deserialize, Serialize};
 
 const FORMAT: u32 = 1;
 const FILE_MODE: u32 = 0o600;

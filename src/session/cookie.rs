@@ -6,11 +6,11 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use cedargate_policy::types::Redacted;
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
 
 use crate::config::CookieSecurity;
-use cedargate_policy::types::Redacted;
 
 /// Characters of 32 bytes in base64url without padding.
 const TEXT_CHARS: usize = 43;

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use cedargate_policy::claims;
+use cedargate_policy::types::Redacted;
 use serde_json::Value;
 
 use super::cache::{CacheGeneration, CachedSession};
@@ -18,8 +20,6 @@ use super::seal::{OpenError, OpenedSession, RotationLinks, Seal, SealError, Seal
 use super::store_outcome::Swap;
 use super::{IdentifiedSession, SessionError, Sessions, StoreError, millis};
 use crate::base::clock::unix_millis;
-use cedargate_policy::claims;
-use cedargate_policy::types::Redacted;
 
 /// A use is written to the store at most once in this part of the idle timeout.
 const TOUCH_PARTS: u32 = 20;

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cedargate_policy::denial::{Denial, Refusal};
 use http::HeaderMap;
 use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
@@ -17,7 +18,6 @@ use tokio::time::timeout;
 use super::{IdentifiedSession, RefreshError, Session, SessionData, SessionError, SessionId, Sessions};
 use crate::base::clock::unix_millis;
 use crate::session::Handle;
-use cedargate_policy::denial::{Denial, Refusal};
 
 /// Maximum time that a request waits for the renewal of overdue claims.
 const OVERDUE_WAIT: Duration = Duration::from_secs(5);

@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
+use cedargate_policy::types::{PortalSlug, Redacted};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::cookie::SessionId;
 use crate::base::digest::sha256;
-use cedargate_policy::types::{PortalSlug, Redacted};
 
 /// Characters of a handle in hex.
 const HEX_CHARS: usize = 64;

@@ -14,12 +14,12 @@ use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use cedargate_policy::denial::Denial;
 use serde_json::json;
 
 use super::tests::{config, data, sessions};
 use super::*;
 use crate::base::clock::unix_millis;
-use cedargate_policy::denial::Denial;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

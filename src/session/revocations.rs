@@ -7,6 +7,8 @@
 
 pub(super) mod log;
 
+use cedargate_policy::denial::Denial;
+use cedargate_policy::types::Identity;
 use tokio::sync::watch;
 
 use self::log::RevocationEntry;
@@ -15,8 +17,6 @@ use super::record::{Handle, Revocation, RevocationKey, Session};
 use super::store_outcome::Replicated;
 use super::{SessionError, Sessions, StoreError};
 use crate::base::clock::unix_millis;
-use cedargate_policy::denial::Denial;
-use cedargate_policy::types::Identity;
 
 /// The result of a revocation.
 #[derive(Clone, Copy, Debug)]

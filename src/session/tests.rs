@@ -2,14 +2,14 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use cedargate_policy::denial::Denial;
+use cedargate_policy::types::{Identity, PortalSlug, TokenFacts};
 use futures_util::FutureExt as _;
 use serde_json::{Map, Value, json};
 
 use super::seal::OpenedSession;
 use super::*;
 use crate::base::clock::unix_millis;
-use cedargate_policy::denial::Denial;
-use cedargate_policy::types::{Identity, PortalSlug, TokenFacts};
 
 pub(super) fn config(sessions: &str) -> Config {
     let yaml = format!(

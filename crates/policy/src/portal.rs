@@ -11,10 +11,9 @@ pub(crate) mod route;
 use rustc_hash::FxHashMap;
 use thiserror::Error;
 
+use self::path::{CanonicalPath, ancestors_of, is_canonical_id};
 use crate::scope::PortalScope;
 use crate::types::PortalSlug;
-
-use self::path::{CanonicalPath, ancestors_of, is_canonical_id};
 
 /// Cedar type of a resource that no route names.
 pub const PATH_TYPE: &str = "Path";

@@ -3,16 +3,16 @@
 //! The query string names the sessions to list or the target to revoke; bodies are never read. A revocation names exactly one
 //! target. A query that names no target, two targets or an unknown key revokes nothing.
 
-use cedargate_policy::decision::http::query_pairs;
 use std::num::NonZeroUsize;
 
+use cedargate_policy::decision::http::query_pairs;
+use cedargate_policy::types::PortalSlug;
 use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{Control, JsonAnswer, error};
 use crate::audit::{AuthEvent, Event};
 use crate::session::{Handle, Revocation, SessionSummary, StoreError};
-use cedargate_policy::types::PortalSlug;
 
 /// Sessions that the store reads for one listing.
 const READ_MAX: usize = 100_000;

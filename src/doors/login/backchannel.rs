@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use cedargate_policy::denial::Refusal;
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
@@ -17,7 +18,6 @@ use crate::http::answer;
 use crate::http::upstream::Body;
 use crate::login::{BackchannelLogout, LoginCode, LoginFailure};
 use crate::session::Revocation;
-use cedargate_policy::denial::Refusal;
 
 pub(super) async fn log_out(door: &LoginDoor, request: &EndpointRequest<'_>, body: Incoming) -> Result<Response<Body>, Refusal> {
     let token = Parameters::from_form(request.head, body).await?.required("logout_token")?;

@@ -3,6 +3,7 @@
 //! Any site can link to this endpoint. So every parameter is checked before anything is done, and `acr_values` and `max_age` can
 //! only demand a stronger login, never a weaker one.
 
+use cedargate_policy::denial::{Denial, Refusal};
 use http::header::SET_COOKIE;
 use http::{HeaderMap, Response};
 
@@ -18,7 +19,6 @@ use crate::config::{self, ProviderKind};
 use crate::http::upstream::Body;
 use crate::login::{BrowserSecret, LoginCode, LoginFailure, LoginRequest};
 use crate::portals::Portal;
-use cedargate_policy::denial::{Denial, Refusal};
 
 /// Bytes of `acr_values`.
 const ACR_BYTES_MAX: usize = 256;

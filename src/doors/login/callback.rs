@@ -3,6 +3,7 @@
 //! A callback logs in once, and only the browser that began the login. A repeated callback (reload, back button) or one of
 //! another browser goes on to the return path if the browser has a session, and begins a new login if it has none.
 
+use cedargate_policy::denial::Refusal;
 use http::{Method, Response};
 use url::form_urlencoded;
 
@@ -13,7 +14,6 @@ use super::{EndpointRequest, LoginDoor, login_loop};
 use crate::http::answer::method_not_allowed;
 use crate::http::upstream::Body;
 use crate::login::{Callback, CallbackOutcome, CompletedLogin, LoginCode, LoginContext, LoginFailure};
-use cedargate_policy::denial::Refusal;
 
 pub(super) async fn complete(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<Response<Body>, Refusal> {
     // a HEAD would use up the callback, and the GET after it would fail

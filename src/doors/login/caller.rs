@@ -4,14 +4,15 @@
 
 use std::sync::Arc;
 
+use cedargate_policy::decision::check_tenant;
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::types::{Identity, Redacted};
+
 use super::{EndpointRequest, LoginDoor};
 use crate::authn::bearer;
 use crate::login::{BrowserSecret, RelyingParty};
 use crate::portals::Portal;
 use crate::session::{Session, SessionError, StoreError};
-use cedargate_policy::decision::check_tenant;
-use cedargate_policy::denial::{Denial, Refusal};
-use cedargate_policy::types::{Identity, Redacted};
 
 /// The credential of the caller. The session is verified; the token is not yet.
 pub(super) enum CallerCredential<'a> {

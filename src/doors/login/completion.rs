@@ -2,6 +2,7 @@
 //!
 //! Each end writes one audit event and counts once. A new session replaces the browser's former session, whose id stops working.
 
+use cedargate_policy::denial::{Denial, Refusal};
 use http::header::{LOCATION, SET_COOKIE};
 use http::{HeaderValue, Response, StatusCode};
 
@@ -11,7 +12,6 @@ use super::{EndpointRequest, LoginDoor, ReturnPath, login_loop};
 use crate::http::upstream::Body;
 use crate::login::{LoginCode, LoginFailure};
 use crate::session::{IdentifiedSession, SessionData};
-use cedargate_policy::denial::{Denial, Refusal};
 
 /// Begins the session of a login, ends the browser's former session, and redirects to the return path.
 pub(super) async fn establish(

@@ -6,15 +6,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::json;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde_json::Value;
 use url::form_urlencoded;
-
-use cedargate_policy::denial::{Denial, Refusal};
-use cedargate_policy::json;
 
 /// Bytes of a body.
 const BODY_BYTES_MAX: usize = 64 * 1024;

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::types::Redacted;
 use http::Response;
 use http::header::SET_COOKIE;
 use hyper::body::Incoming;
@@ -25,8 +27,6 @@ use crate::http::upstream::Body;
 use crate::login::{LoginCode, LoginFailure};
 use crate::portals::Portal;
 use crate::session::SessionData;
-use cedargate_policy::denial::{Denial, Refusal};
-use cedargate_policy::types::Redacted;
 
 /// The fields of the form, unchecked.
 struct SubmittedForm {

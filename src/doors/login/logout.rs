@@ -3,6 +3,7 @@
 //! Needs evidence that a page of this origin sent the request. Without a session the answer is that of a successful logout. If
 //! the store does not answer, nothing ends: the browser keeps its cookie and can try again.
 
+use cedargate_policy::denial::{Denial, Refusal};
 use http::header::{ACCEPT, SET_COOKIE};
 use http::{HeaderMap, Response, StatusCode};
 use hyper::body::Incoming;
@@ -19,7 +20,6 @@ use crate::http::answer;
 use crate::http::upstream::Body;
 use crate::login::LogoutCaller;
 use crate::session::{Session, StoreError};
-use cedargate_policy::denial::{Denial, Refusal};
 
 pub(super) async fn log_out(door: &LoginDoor, request: &EndpointRequest<'_>, body: Incoming) -> Result<Response<Body>, Refusal> {
     door.check_same_origin(request)?;

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::portal::file::PortalFile;
+
 use super::{EndpointRequest, LoginDoor};
 use crate::config;
 use crate::portals::Portal;
-use cedargate_policy::denial::{Denial, Refusal};
-use cedargate_policy::portal::file::PortalFile;
 
 /// The portal of this slug; `portal_unknown` if there is none.
 pub(super) fn find<'a>(request: &EndpointRequest<'a>, slug: &str) -> Result<&'a Arc<Portal>, Refusal> {

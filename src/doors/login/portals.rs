@@ -2,6 +2,7 @@
 //!
 //! The response has public data only: portals of the requested host, and those of their flags that are marked public.
 
+use cedargate_policy::denial::{Denial, Refusal};
 use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 use url::form_urlencoded;
@@ -11,7 +12,6 @@ use super::{EndpointRequest, LoginDoor, portal_lookup};
 use crate::http::answer::{self, Style};
 use crate::http::upstream::Body;
 use crate::portals::Portal;
-use cedargate_policy::denial::{Denial, Refusal};
 
 pub(super) fn list(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<Response<Body>, Refusal> {
     let portals = request.portals.portals.iter();

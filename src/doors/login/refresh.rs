@@ -4,13 +4,13 @@
 
 use std::sync::Arc;
 
+use cedargate_policy::denial::{Denial, Refusal};
 use http::Response;
 use http::header::SET_COOKIE;
 
 use super::{EndpointRequest, LoginDoor, session};
 use crate::http::upstream::Body;
 use crate::session::SessionError;
-use cedargate_policy::denial::{Denial, Refusal};
 
 pub(super) async fn refresh(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<Response<Body>, Refusal> {
     door.check_same_origin(request)?;

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::types::Identity;
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
@@ -18,8 +20,6 @@ use crate::base::clock::unix_seconds;
 use crate::http::answer;
 use crate::http::upstream::Body;
 use crate::portals::Portal;
-use cedargate_policy::denial::{Denial, Refusal};
-use cedargate_policy::types::Identity;
 
 pub(super) async fn mint(door: &LoginDoor, request: &EndpointRequest<'_>, body: Incoming) -> Result<Response<Body>, Refusal> {
     let credential = CallerCredential::of(door, request).await?;

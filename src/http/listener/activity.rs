@@ -18,9 +18,6 @@
 mod answer_body;
 mod early_hints;
 
-pub(super) use answer_body::AnswerBody;
-pub use early_hints::EarlyHints;
-
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,6 +30,8 @@ use tokio::time::Instant;
 
 use super::guard::http1_framing::Framing;
 use super::guard::http2_frames::{Flood, Frames};
+pub(super) use answer_body::AnswerBody;
+pub use early_hints::EarlyHints;
 use early_hints::PendingHint;
 
 /// A client that takes fewer bytes than this in a whole `limits.send_timeout` does not read.

@@ -8,13 +8,13 @@ use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use cedargate_policy::types::Scheme;
 use tokio_util::task::TaskTracker;
 
 use super::activity::{Activity, EarlyHints};
 use super::connection_slots::ConnectionSlot;
 use super::{PeerAddr, catch_panic};
 use crate::base::lifecycle::Shutdown;
-use cedargate_policy::types::Scheme;
 
 /// One client connection. Every holder keeps its slot in `limits.connections` and in its address's limit taken.
 #[derive(Debug)]

@@ -14,6 +14,7 @@
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use cedargate_policy::types::Scheme;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
@@ -23,7 +24,6 @@ use super::connection_slots::{ConnectionSlot, LimitReached, TotalSlot};
 use super::io_stream::{IoStream, PrefixedIo};
 use super::socket::Stream;
 use super::{ListenerContext, PeerAddr, Rejected, SharedTls, Timeouts, proxy_header};
-use cedargate_policy::types::Scheme;
 
 /// Every HTTP/2 connection starts with it (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -1,17 +1,19 @@
 //! Tests that a panic ends one request and is counted; other requests, the listener and the process go on.
 
-use super::*;
-use crate::base::lifecycle::{ShutdownTrigger, shutdown};
-use crate::config::Config;
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::timeout;
+
+use super::*;
+use crate::base::lifecycle::{ShutdownTrigger, shutdown};
+use crate::config::Config;
 
 const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 

@@ -1,7 +1,8 @@
 //! Tests binding and closing. `http::upstream::tests` tests serving, over the same sockets.
 
-use super::*;
 use std::os::unix::net::UnixListener;
+
+use super::*;
 
 #[test]
 fn listeners_of_one_gate_share_a_port_and_a_second_bind_fails() {

@@ -6,13 +6,13 @@
 
 use std::net::IpAddr;
 
+use cedargate_policy::denial::Refusal;
+use cedargate_policy::types::Scheme;
 use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use super::{Authority, ClientFacts, NamedBy, Target, authority, invalid, single_value};
-use cedargate_policy::denial::Refusal;
-use cedargate_policy::types::Scheme;
 
 static FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");

@@ -3,13 +3,13 @@
 //! `:authority` becomes `Host`, split cookies are joined, and an extended CONNECT (RFC 8441: an upgrade) becomes the GET with
 //! `Upgrade` that it stands for. Requests that the HTTP library accepts although RFC 9113 forbids them are refused.
 
+use cedargate_policy::denial::{Denial, Refusal};
 use http::header::{CONNECTION, COOKIE, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Version};
 use hyper::ext::Protocol;
 
 use super::invalid;
-use cedargate_policy::denial::{Denial, Refusal};
 
 /// Bytes that one field counts beside its name and value (RFC 9113, section 6.5.2).
 const FIELD_BYTES: usize = 32;

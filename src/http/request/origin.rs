@@ -4,12 +4,11 @@
 //! opens a long-lived connection, therefore needs evidence that a page of the gate's own origin made it: `Sec-Fetch-Site`,
 //! which no script can set, or `Origin`.
 
+use cedargate_policy::denial::{Denial, Refusal};
 use http::header::{ORIGIN, UPGRADE};
 use http::request::Parts;
 use http::{Extensions, HeaderMap, Method};
 use hyper::ext::Protocol;
-
-use cedargate_policy::denial::{Denial, Refusal};
 
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 

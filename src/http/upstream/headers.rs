@@ -10,6 +10,7 @@
 
 use std::borrow::Cow;
 
+use cedargate_policy::permit::Permit;
 use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE};
 use http::response::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -20,7 +21,6 @@ use super::client_headers::ClientHeaderCache;
 use super::{ForwardRequest, UpstreamError};
 use crate::config::Upstream;
 use crate::http::request::{TRACEPARENT, TRACESTATE, X_REQUEST_ID, uuid_value};
-use cedargate_policy::permit::Permit;
 
 /// Characters that are percent-encoded: controls, non-ASCII (always), and those that separate or fake items of a list.
 const ENCODED: &AsciiSet = &CONTROLS.add(b',').add(b'%');

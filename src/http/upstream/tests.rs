@@ -1,12 +1,10 @@
 //! Forwarding over real sockets: raw client bytes → `listener::serve` → `forward` → an app that records bytes.
 
-use super::*;
-use crate::base::lifecycle::{ShutdownTrigger, shutdown};
-use crate::base::metrics::Metrics;
-use crate::config::{Config, Count, Limits, Timeout, Upstream};
-use crate::http::listener::{ConnectionCount, ListenerContext, Rejected, Socket, bind, serve};
-use crate::http::request::correlation;
-use crate::http::{answer, request};
+use std::cell::RefCell;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use cedargate_policy::decision::http::HttpQuery;
 use cedargate_policy::decision::{Asked, Caller, Query, decide};
 use cedargate_policy::denial::Denial;
@@ -16,15 +14,19 @@ use cedargate_policy::portal::path::CanonicalPath;
 use cedargate_policy::revision::source::{SourceFile, Tree};
 use cedargate_policy::scope::PortalScope;
 use cedargate_policy::types::{PortalSlug, Scheme};
-use std::cell::RefCell;
-use std::future::Future;
-use std::net::SocketAddr;
-use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::timeout;
 use uuid::Uuid;
+
+use super::*;
+use crate::base::lifecycle::{ShutdownTrigger, shutdown};
+use crate::base::metrics::Metrics;
+use crate::config::{Config, Count, Limits, Timeout, Upstream};
+use crate::http::listener::{ConnectionCount, ListenerContext, Rejected, Socket, bind, serve};
+use crate::http::request::correlation;
+use crate::http::{answer, request};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -1,11 +1,12 @@
 //! Renewals over a real Redis: leases, claims, and grants whose write fails or comes late.
 
+use cedargate_policy::types::Redacted;
+
 use super::super::millis;
 use super::super::renewal::lease::lease_key;
 use super::super::seal::{OpenedSession, RenewalClaim};
 use super::super::store_outcome::Swap;
 use super::*;
-use cedargate_policy::types::Redacted;
 
 fn memory() -> Arc<Sessions> {
     sessions(&config("sessions: {idle_timeout: 30m, absolute_timeout: 12h}\n"))

@@ -11,12 +11,12 @@ use aws_lc_rs::aead::{AES_256_GCM, RandomizedNonceKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use cedargate_policy::types::Redacted;
 use parking_lot::Mutex;
 
 use crate::base::digest::{sha256, sha256_of};
 use crate::base::files::read_small_text;
 use crate::session::SessionsError;
-use cedargate_policy::types::Redacted;
 
 /// Maximum number of keys in a ring.
 const KEYS_MAX: usize = 32;

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use cedargate_policy::types::Redacted;
 use serde_json::{Map, json};
 
 use super::keys::ActiveKeyRing;
 use super::*;
 use crate::session::record::{Grant, RevocationKey};
-use cedargate_policy::types::Redacted;
 
 fn ring(text: &[u8]) -> ActiveKeyRing {
     let folder = tempfile::tempdir().unwrap();

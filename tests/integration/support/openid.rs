@@ -13,11 +13,10 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-pub use user_agent::{Browser, Hop, Request};
-
 use crate::support::processes::Supervised;
 use crate::support::tools::tool;
 use crate::support::{Answer, once_started, raw};
+pub use user_agent::{Browser, Hop, Request};
 
 /// A provider of either kind.
 #[derive(Debug)]

@@ -13,13 +13,12 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-pub use partition::Partition;
-pub use topologies::{Cluster, Sentinel};
-
 use crate::support::certificates::Authority;
 use crate::support::processes::{Supervised, free_port};
 use crate::support::tools::tool;
 use crate::support::{eventually, put};
+pub use partition::Partition;
+pub use topologies::{Cluster, Sentinel};
 
 /// Name and password of `cli` where an ACL file restricts access.
 const HARNESS: (&str, &str) = ("harness", "h4rness");

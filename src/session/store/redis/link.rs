@@ -14,12 +14,12 @@ use ::redis::{
     IntoConnectionInfo, Pipeline, ProtocolVersion, RedisConnectionInfo, RedisError, TlsCertificates, Value, cmd,
     from_redis_value,
 };
+use cedargate_policy::types::Redacted;
 use tokio::time::timeout;
 
 use super::files::read;
 use crate::config::{self, Secret, Topology};
 use crate::session::StoreError;
-use cedargate_policy::types::Redacted;
 
 /// Deadline of connecting, from the first packet to the end of the handshake.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(2);

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::cmd;
+use cedargate_policy::types::Redacted;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -21,7 +22,6 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::link::{Address, CONNECT_DEADLINE, connect_to_sentinel, with_deadline};
 use crate::config::{self, Topology};
 use crate::session::StoreError;
-use cedargate_policy::types::Redacted;
 
 /// Questions per `staleness_max`, so that one lost answer changes nothing.
 const QUESTIONS: u32 = 4;
