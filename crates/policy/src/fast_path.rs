@@ -56,8 +56,9 @@ impl Rules {
             let parents = self.fast_parents(model, one.parents)?;
             // one entity is the parent of another: leave the closure to Cedar
             let entangled = described.iter().any(|other| parents.contains(other.uid));
+            let is_path_below = !parents.is_empty() && self.is_path(one.uid);
             let is_twice = supplied.contains_key(one.uid);
-            if entangled || is_twice || (!parents.is_empty() && self.engine.store.is_above(one.uid)) {
+            if entangled || is_twice || is_path_below || (!parents.is_empty() && self.engine.store.is_above(one.uid)) {
                 return None;
             }
             let above = self.with_stored_ancestors(parents.into_vec());

@@ -24,6 +24,8 @@ pub enum SuppliedError {
     Reserved(String),
     #[error("`{0}` cannot be given parents: stored entities are below it; name its parents in entities.json")]
     Above(String),
+    #[error("`{0}` cannot be given parents: the parents of a path follow from its id")]
+    Path(String),
     #[error("more than {ENTITIES_MAX} entities")]
     TooMany,
 }
@@ -49,6 +51,9 @@ impl Rules {
             let uid = entity.uid();
             if self.schema.action(&uid).is_none() && !self.is_known(&uid) {
                 let above: Vec<EntityUid> = parsed.ancestors(&uid).map(|a| a.cloned().collect()).unwrap_or_default();
+                if !above.is_empty() && self.is_path(&uid) {
+                    return Err(SuppliedError::Path(uid.to_string()));
+                }
                 if !above.is_empty() && self.engine.store.is_above(&uid) {
                     return Err(SuppliedError::Above(uid.to_string()));
                 }
@@ -115,10 +120,11 @@ impl Rules {
     pub fn named_resource(&self, uid: EntityUid, supplied: &SuppliedEntities) -> QueryEntity {
         let sent = supplied.get(&uid).filter(|_| self.engine.store.get(&uid).is_none());
         let Some(known) = sent else { return self.resource(uid) };
-        let mut above = known.ancestors();
-        if self.names.path.as_ref() == Some(uid.type_name()) {
-            above.extend(self.path_ancestors(&uid));
-        }
+        let above = if self.is_path(&uid) {
+            self.path_ancestors(&uid)
+        } else {
+            known.ancestors()
+        };
         let key = self.engine.index().resources.key(&uid, &above);
         QueryEntity::resolved(known.below(above), key)
     }

@@ -81,7 +81,7 @@ impl Rules {
     /// A resource by name. A path gets its ancestors from its id; every other resource is the store's entity of that name.
     pub fn resource(&self, uid: EntityUid) -> QueryEntity {
         let keys = &self.engine.index().resources;
-        if self.names.path.as_ref() != Some(uid.type_name()) {
+        if !self.is_path(&uid) {
             let key = keys.key(&uid, self.engine.store.ancestors(&uid));
             return QueryEntity::stored(uid, key);
         }
@@ -96,6 +96,11 @@ impl Rules {
             Some(stored) => QueryEntity::resolved(stored.known.below(ancestors), key),
             None => QueryEntity::resolved(ResolvedEntity::without_attributes(uid, ancestors), key),
         }
+    }
+
+    /// True if an entity is a path of the HTTP tree.
+    pub(crate) fn is_path(&self, uid: &EntityUid) -> bool {
+        self.names.path.as_ref() == Some(uid.type_name())
     }
 
     /// Every parent path up to `/`, the portal, and every stored ancestor of any of them.

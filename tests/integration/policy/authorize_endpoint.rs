@@ -403,6 +403,65 @@ fn a_path_has_its_ancestors_at_this_door_too() {
 }
 
 #[test]
+fn a_path_is_read_as_the_proxy_reads_it() {
+    let gate = setup().start();
+    let viewer = json!({"type": "User", "id": "v", "parents": ["Role::\"viewer\""]});
+    let ask = |path: &str| json!({"principal": viewer, "action": "GET", "context": {}, "resource": {"type": "Path", "id": path}});
+    for path in [
+        "/portal/p/docs/../secret",
+        "/portal/p/docs/%2e%2e/secret",
+        "/portal/p/docs//x",
+        "/portal/p/docs/x?y",
+        "/portal/p/docs\\..\\x",
+        "/portal/p/docs/a%2Fb",
+        "/portal/p/docs/%252e",
+        "/portal/p/docs/x;y",
+        "portal/p/docs",
+        "",
+    ] {
+        bad(&gate, &ask(path), "`resource`");
+    }
+    for path in ["/portal/p/docs/", "/portal/p/docs/%7ex", "/portal/p/docs/a%3ab"] {
+        assert_eq!(decided(&gate, &ask(path)), is("permitted", &["viewers"]), "{path}");
+    }
+}
+
+#[test]
+fn a_forbid_on_a_path_holds_for_its_escaped_spellings() {
+    let policies = "permit(principal, action, resource);\n\
+                    @id(\"closed\") forbid(principal, action, resource == Path::\"/portal/p/a:b\");";
+    let gate = Setup::portal(SCHEMA, policies).start();
+    for path in ["/portal/p/a:b", "/portal/p/a%3Ab", "/portal/p/a%3ab/"] {
+        let resource = json!({"type": "Path", "id": path});
+        let changes = json!({"action": "GET", "context": {}, "resource": resource});
+        assert_eq!(decided(&gate, &changes), is("forbidden", &["closed"]), "{path}");
+    }
+}
+
+#[test]
+fn a_query_gives_a_path_no_parents() {
+    let gate = setup().start();
+    let viewer = json!({"type": "User", "id": "v", "parents": ["Role::\"viewer\""]});
+    let ask = |changes: Value| {
+        let mut all = json!({"principal": viewer, "action": "GET", "context": {}});
+        all.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        all
+    };
+    let place = "parents of a path follow from its id";
+    for parent in ["Path::\"/portal/p/docs\"", "Portal::\"p\""] {
+        let resource = json!({"type": "Path", "id": "/portal/p/x", "parents": [parent]});
+        bad(&gate, &ask(json!({"resource": resource})), place);
+    }
+    let parent = json!({"type": "Path", "id": "/portal/p/docs"});
+    let entity = json!({"uid": {"type": "Path", "id": "/portal/p/x"}, "attrs": {}, "parents": [parent]});
+    bad(
+        &gate,
+        &ask(json!({"resource": "Path::\"/portal/p/x\"", "entities": [entity]})),
+        place,
+    );
+}
+
+#[test]
 fn bodies_are_read_strictly() {
     let gate = setup().start();
     let send = |body: &[u8]| raw(gate.decision, "POST", "/authorize", &[], body);

@@ -13,9 +13,10 @@ use super::{Caller, DecisionContext, Details, Query, Target};
 use crate::context::{ContextPlan, Facts, NamedContext, ReadyContext, RecordedContext};
 use crate::denial::{Denial, Refusal};
 use crate::engine::entities::SuppliedEntities;
-use crate::engine::{ContextSource, Evaluation};
+use crate::engine::{ContextSource, Evaluation, Outcome};
 use crate::error_chain::error_chain;
 use crate::fast_path::{DescribedEntity, fast_text};
+use crate::portal::path::CanonicalPath;
 use crate::query_entities::entity_item;
 use crate::rules::Rules;
 use crate::schema::SchemaModel;
@@ -96,7 +97,7 @@ pub(super) fn evaluate_by(
     let action = schema
         .resolve_action(named.action)
         .ok_or_else(|| invalid(format!("`action`: the schema has no action `{}`", named.action)))?;
-    let resource = named.resource.uid(schema, "resource")?;
+    let NamedResource { uid: resource, plain } = NamedResource::of(rules, named.resource.uid(schema, "resource")?)?;
     // the principal that the query names; a credential's principal takes precedence
     let query_principal = match (caller, named.principal) {
         (Caller::Proven { .. }, _) => None,
@@ -142,7 +143,15 @@ pub(super) fn evaluate_by(
         http: None,
     };
     let resource = rules.named_resource(resource, &supplied);
-    let evaluate_with = |context: &dyn ContextSource| rules.evaluate(principal, &action, &resource, &supplied, context);
+    let evaluate_with = |context: &dyn ContextSource| {
+        if let Some(plain) = plain.map(|plain| rules.resource(plain)) {
+            let forbids = rules.evaluate_forbids(principal, &action, &plain, context);
+            if matches!(forbids.outcome, Outcome::Forbidden | Outcome::EvaluationError) {
+                return Ok(forbids);
+            }
+        }
+        rules.evaluate(principal, &action, &resource, &supplied, context)
+    };
     let InContext { evaluation, shown } = in_context(reader, rules, &facts, &action, named, evaluate_with)?;
     details.context = shown;
     details.named_principal = query_principal.map(|principal| principal.uid);
@@ -152,6 +161,30 @@ pub(super) fn evaluate_by(
         route: None,
     });
     Ok(evaluation)
+}
+
+/// The resource of a query. A path has the spelling that the proxy decides on.
+struct NamedResource {
+    uid: EntityUid,
+    /// The path without the escapes that it can do without, if it has any: a forbid on this spelling holds, too.
+    plain: Option<EntityUid>,
+}
+
+impl NamedResource {
+    /// SECURITY: `Path::"/open/../secret"` is below `/open` by its text and at `/secret` for the app. The query's path obeys
+    /// the rules of a request's path.
+    fn of(rules: &Rules, uid: EntityUid) -> Result<Self, Refusal> {
+        if !rules.is_path(&uid) {
+            return Ok(Self { uid, plain: None });
+        }
+        let id = uid.id().unescaped();
+        let path = CanonicalPath::parse(id).map_err(|error| invalid(format!("`resource`: `{id}` is no path: {error}")))?;
+        let named = |id: &str| EntityUid::from_type_name_and_id(uid.type_name().clone(), EntityId::new(id));
+        Ok(Self {
+            plain: (path.plain_id() != path.id()).then(|| named(path.plain_id())),
+            uid: if id == path.id() { uid } else { named(path.id()) },
+        })
+    }
 }
 
 /// An evaluation, and the context that it saw, for the record.
