@@ -104,6 +104,20 @@ impl Running {
         }
     }
 
+    /// Makes the reloader read the policy files now, because of SIGHUP; resolves when it has.
+    pub(crate) fn reload(&self) -> impl Future<Output = ()> + use<> {
+        self.gate.audit.send(Event::Admin(AdminEvent {
+            event: "reload_requested",
+            detail: Some("SIGHUP".to_owned()),
+        }));
+        let requests = self.reload_requests.clone();
+        async move {
+            if let Err(error) = requests.reload().await {
+                tracing::warn!(%error, "the reload that SIGHUP asked for did not finish");
+            }
+        }
+    }
+
     /// A handle that moves the shutdown forward from another thread.
     pub fn shutdown_handle(&self) -> ShutdownHandle {
         ShutdownHandle(Arc::clone(&self.trigger))

@@ -2,6 +2,7 @@
 //!
 //! The first SIGTERM, SIGINT or `cedargate drain` drains. SIGINT also skips `limits.drain_delay`, because a user at a terminal
 //! has no load balancer. The next signal forces the end; after `cedargate drain` the next signal still counts as the first.
+//! SIGHUP reloads the policy files. SIGUSR1 and SIGUSR2 do nothing.
 
 use std::path::PathBuf;
 
@@ -59,7 +60,7 @@ pub(crate) fn run(args: &Args) -> Exit {
     exit
 }
 
-/// SIGTERM and SIGINT, caught from now on: a signal that arrives while the gate starts takes effect once it has started.
+/// The signals that the gate catches from now on: one that arrives while the gate starts takes effect once it has started.
 pub(crate) struct Signals {
     runtime: Runtime,
     streams: SignalStreams,
@@ -68,6 +69,7 @@ pub(crate) struct Signals {
 struct SignalStreams {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 /// The reason for a shutdown.
@@ -86,7 +88,12 @@ impl Signals {
         let streams = SignalStreams {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
         };
+        // a signal that was caught once never ends the process again
+        for ignored in [SignalKind::user_defined1(), SignalKind::user_defined2()] {
+            drop(signal(ignored)?);
+        }
         drop(inside);
         Ok(Self { runtime, streams })
     }
@@ -97,6 +104,17 @@ impl SignalStreams {
         tokio::select! {
             _ = self.terminate.recv() => ShutdownCause::Terminate,
             _ = self.interrupt.recv() => ShutdownCause::Interrupt,
+        }
+    }
+
+    /// Reloads at every SIGHUP until a signal asks for the end.
+    async fn next_while_reloading(&mut self, running: &app::Running) -> ShutdownCause {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return ShutdownCause::Terminate,
+                _ = self.interrupt.recv() => return ShutdownCause::Interrupt,
+                _ = self.hangup.recv() => drop(tokio::spawn(running.reload())),
+            }
         }
     }
 }
@@ -118,7 +136,7 @@ pub(crate) fn run_until_shutdown(running: app::Running, signals: Signals) -> Exi
     let draining = running.draining();
     let cause = runtime.block_on(async {
         tokio::select! {
-            cause = streams.next() => cause,
+            cause = streams.next_while_reloading(&running) => cause,
             () = draining => ShutdownCause::Control,
         }
     });

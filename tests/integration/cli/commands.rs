@@ -377,6 +377,29 @@ fn sigterm_lets_requests_in_flight_finish_refuses_new_ones_and_exits_0() {
 }
 
 #[test]
+fn sighup_reloads_and_the_users_signals_are_ignored() {
+    let script = ScriptedServer::start(|_, wire| {
+        wire.send(response("200 OK", b"hello"));
+    });
+    let gate_folder = GateFolder::new(&script.url(), "");
+    let mut gate_process = gate_folder.serve();
+    for signal in ["-HUP", "-USR1", "-USR2", "-HUP"] {
+        gate_process.signal(signal);
+    }
+    let mut wire = RawConnection::open(gate_folder.proxy);
+    wire.send(gate_folder.request());
+    assert_eq!(wire.read_answer("GET").unwrap().text(), "hello");
+    gate_process.signal("-INT");
+    gate_process.signal("-HUP");
+    assert_eq!(gate_process.exit_code(), 0);
+    let records = std::fs::read_to_string(gate_folder.folder.path().join("decisions.jsonl")).unwrap();
+    let reloads = records
+        .lines()
+        .filter(|line| line.contains("reload_requested") && line.contains("SIGHUP"));
+    assert!(reloads.count() >= 1, "{records}");
+}
+
+#[test]
 fn a_second_sigterm_ends_what_is_in_flight() {
     let script = ScriptedServer::start(|_, wire| {
         wire.read_until("never");
