@@ -420,6 +420,8 @@ pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(invalid("`authorization` has another scheme than Bearer"));
     }
+    // RFC 6750, 2.1: one space or more
+    let token = token.trim_start_matches(' ');
     // the loop checks every byte and never stops early, so that the compiler can vectorise it
     let is_sound = token.bytes().fold(true, |sound, byte| sound & is_token68(byte));
     if token.is_empty() || !is_sound {

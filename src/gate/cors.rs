@@ -9,7 +9,7 @@ use cedargate_policy::portal::file::Cors;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD,
-    AUTHORIZATION, CONTENT_LENGTH, COOKIE, ORIGIN, TRANSFER_ENCODING, VARY,
+    AUTHORIZATION, CONTENT_LENGTH, COOKIE, ORIGIN, TRANSFER_ENCODING, UPGRADE, VARY,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
@@ -47,10 +47,12 @@ pub fn preflight(cors: &Cors, head: &Parts) -> Option<Result<Preflight, Refusal>
     }
 }
 
-/// Removes the credentials that a preflight must not carry to the app.
-pub fn strip_credentials(headers: &mut HeaderMap) {
-    headers.remove(AUTHORIZATION);
-    headers.remove(COOKIE);
+/// Removes what a preflight must not carry to the app: credentials, and an upgrade. SECURITY: no policy decides on a
+/// preflight, so its answer must not become a tunnel.
+pub fn strip_for_app(headers: &mut HeaderMap) {
+    for name in [AUTHORIZATION, COOKIE, UPGRADE] {
+        headers.remove(name);
+    }
 }
 
 /// Lets a script of an allowed origin read an answer, also a refusal.

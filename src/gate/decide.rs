@@ -102,7 +102,7 @@ impl Worker {
                 progress.set_decision(active_portal, &decision);
                 let decision_id = progress.decision_id;
                 let permit = decision.permit(|| self.forwarded_identity(active_portal, None, decision_id))?;
-                cors::strip_credentials(&mut head.parts.headers);
+                cors::strip_for_app(&mut head.parts.headers);
                 progress.record.permitted();
                 Ok(Allowed::Pass(Passed { permit, basis: None }))
             }

@@ -81,6 +81,10 @@ fn parse_v1(bytes: &[u8]) -> Parsed {
         };
     };
     let length = end + 2;
+    // the library reads ports with `str::parse`, which takes a sign
+    if line.contains(&b'+') {
+        return Parsed::Malformed;
+    }
     let source = match line.get(..length).map(v1::Header::try_from) {
         Some(Ok(header)) => match header.addresses {
             v1::Addresses::Unknown => None,
@@ -162,6 +166,8 @@ mod tests {
             b"PROXY TCP4 192.0.2.1 127.0.0.1 1234\r\n".to_vec(),
             b"PROXY TCP4 192.0.2.1 127.0.0.1 1234 443 5\r\n".to_vec(),
             b"PROXY TCP4 192.0.2.1 127.0.0.1 1234 70000\r\n".to_vec(),
+            b"PROXY TCP4 192.0.2.1 127.0.0.1 +1 443\r\n".to_vec(),
+            b"PROXY TCP4 192.0.2.1 127.0.0.1 1234 +443\r\n".to_vec(),
             b"PROXY TCP4 192.0.2.01 127.0.0.1 1234 443\r\n".to_vec(),
             b"PROXY TCP4  192.0.2.1 127.0.0.1 1234 443\r\n".to_vec(),
             b"PROXY TCP4 2001:db8::1 ::1 1234 443\r\n".to_vec(),

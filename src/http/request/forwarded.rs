@@ -120,7 +120,8 @@ fn read_forwarded(headers: &HeaderMap, trusted: &[IpNet]) -> Result<Statements, 
     })
 }
 
-/// Returns a header's items from the last one of the last line on; `None` in place of an unreadable line.
+/// Returns a header's items from the last one of the last line on; `None` in place of an unreadable line. Empty items are
+/// ignored (RFC 9110, 5.6.1).
 fn items_from_right<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
@@ -130,7 +131,8 @@ fn items_from_right<'a>(
     lines.into_iter().rev().flat_map(move |line| {
         let items = line.to_str().ok().and_then(&items);
         let items = items.map_or_else(|| vec![None], |items| items.into_iter().map(Some).collect());
-        items.into_iter().rev()
+        let is_empty = |item: &Option<&str>| item.is_some_and(|item| item.trim().is_empty());
+        items.into_iter().rev().filter(move |item| !is_empty(item))
     })
 }
 
@@ -277,6 +279,23 @@ mod tests {
     }
 
     #[test]
+    fn empty_items_of_a_list_of_addresses_are_ignored() {
+        for value in ["203.0.113.7, ", "203.0.113.7,", ", 203.0.113.7", "6.6.6.6, 203.0.113.7 ,, "] {
+            let proxied = facts("10.0.0.1", &[("x-forwarded-for", value)]);
+            assert_eq!(proxied.source_ip.to_string(), "203.0.113.7", "{value}");
+            let value = value.replace("6.6.6.6", "for=6.6.6.6").replace("203", "for=203");
+            let proxied = facts("10.0.0.1", &[("forwarded", &value)]);
+            assert_eq!(proxied.source_ip.to_string(), "203.0.113.7", "{value}");
+        }
+        for value in ["", " , "] {
+            assert!(
+                facts_from("10.0.0.1", &[("x-forwarded-for", value)], Scheme::Http).is_err(),
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
     fn the_connection_gives_the_scheme_if_no_header_states_it() {
         for (headers, scheme, port) in [
             (&[][..], Scheme::Https, 443),
@@ -357,7 +376,7 @@ mod tests {
         for (name, chain) in [
             ("x-forwarded-for", ""),
             ("x-forwarded-for", "1.2.3.4, unknown"),
-            ("x-forwarded-for", "1.2.3.4,"),
+            ("x-forwarded-for", " , "),
             ("x-forwarded-for", "%00"),
             ("x-forwarded-proto", "https, http"),
             ("x-forwarded-host", "a.test, b.test"),
@@ -365,7 +384,7 @@ mod tests {
             ("forwarded", "for=unknown"),
             ("forwarded", "for=_hidden"),
             ("forwarded", "proto=https"),
-            ("forwarded", "for=1.2.3.4, "),
+            ("forwarded", " ,"),
             ("forwarded", "for=1.2.3.4;for=1.2.3.5"),
             ("forwarded", "for=1.2.3.4;proto=https;proto=http"),
             ("forwarded", "for=\"1.2.3.4"),

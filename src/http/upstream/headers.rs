@@ -11,7 +11,10 @@
 use std::borrow::Cow;
 
 use cedargate_policy::permit::Permit;
-use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE, EXPECT,
+    HOST, MAX_FORWARDS, ORIGIN, RANGE, REFERER, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
 use http::response::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -82,7 +85,7 @@ impl HeaderRules {
     pub(super) fn remove_from_trailers(&self, trailers: &mut HeaderMap) {
         let forbidden: SmallVec<[HeaderName; 4]> = trailers
             .keys()
-            .filter(|name| self.is_reserved(name) || is_framing_or_credential(name))
+            .filter(|name| self.is_reserved(name) || !is_allowed_trailer(name))
             .cloned()
             .collect();
         for name in forbidden {
@@ -141,8 +144,10 @@ fn normalised(name: &str) -> Cow<'_, str> {
     Cow::Owned(name.chars().map(replace).collect())
 }
 
-fn is_framing_or_credential(name: &HeaderName) -> bool {
-    let known = [
+/// False for what a server reads before the body (RFC 9110, 6.5.1: framing, routing, conditions, credentials, content), and
+/// for the headers that the gate sets itself.
+fn is_allowed_trailer(name: &HeaderName) -> bool {
+    let before_the_body = [
         HOST,
         TRANSFER_ENCODING,
         CONTENT_LENGTH,
@@ -150,9 +155,22 @@ fn is_framing_or_credential(name: &HeaderName) -> bool {
         COOKIE,
         CONNECTION,
         TE,
+        TRAILER,
         UPGRADE,
+        EXPECT,
+        MAX_FORWARDS,
+        RANGE,
+        CACHE_CONTROL,
+        CONTENT_ENCODING,
+        CONTENT_TYPE,
+        CONTENT_RANGE,
+        ORIGIN,
+        REFERER,
     ];
-    known.contains(name) || HOP_BY_HOP.contains(&name.as_str())
+    let own = [&X_REQUEST_ID, &TRACEPARENT, &TRACESTATE].contains(&name);
+    let spelled = normalised(name.as_str());
+    let known = before_the_body.iter().any(|known| known.as_str() == spelled) || spelled.starts_with("if-");
+    !own && !known && !HOP_BY_HOP.contains(&&*spelled) && spelled != X_REQUEST_ID.as_str()
 }
 
 /// Turns the sanitized headers of a request into those that the app gets. Takes the permit, because the permit holds the
@@ -166,7 +184,10 @@ pub(super) fn write_request_headers(
     let Sanitized(()) = to.sanitized;
     headers.reserve(GATE_HEADERS);
     remove_hop_by_hop(headers);
-    headers.remove(CONTENT_LENGTH);
+    // without a body hyper writes no length, and some apps refuse a POST that has none
+    if headers.get(CONTENT_LENGTH).is_none_or(|length| length.as_bytes() != b"0") {
+        headers.remove(CONTENT_LENGTH);
+    }
     if to.rules.authorization == Authorization::Strip {
         headers.remove(AUTHORIZATION);
     }
@@ -248,10 +269,12 @@ fn check_framing(headers: &HeaderMap) -> Result<(), UpstreamError> {
 pub(super) fn prepare_hints(headers: &mut HeaderMap) {
     remove_hop_by_hop(headers);
     headers.remove(CONTENT_LENGTH);
+    remove_set_session_cookies(headers);
 }
 
-/// Removes the trailers that would change the framing or the connection.
-pub(super) fn remove_framing(trailers: &mut HeaderMap) {
+/// Removes the trailers that would change the framing, the connection or the client's session.
+pub(super) fn prepare_response_trailers(trailers: &mut HeaderMap) {
+    remove_set_session_cookies(trailers);
     for name in [HOST, CONNECTION, CONTENT_LENGTH, TE, TRANSFER_ENCODING, UPGRADE] {
         trailers.remove(name);
     }
@@ -401,6 +424,18 @@ mod tests {
         assert_eq!(header_list([]), "");
         assert_eq!(header_value(" a b  "), "%20a b%20%20");
         assert_eq!(header_list(["x", " ", " y"]), "x,%20,%20y");
+    }
+
+    #[test]
+    fn hints_and_trailers_of_the_app_set_no_session_cookie() {
+        for prepare in [prepare_hints, prepare_response_trailers] {
+            let mut headers = HeaderMap::new();
+            for value in ["__Host-cedargate=x; Secure", "own=1", "CEDARGATE_s=y"] {
+                headers.append(SET_COOKIE, value.parse().unwrap());
+            }
+            prepare(&mut headers);
+            assert_eq!(headers.get_all(SET_COOKIE).iter().collect::<Vec<_>>(), ["own=1"]);
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::cut_signal::{CutSignal, RegisterLive};
-use super::headers::remove_framing;
+use super::headers::prepare_response_trailers;
 use super::pool::Lease;
 use super::request_body::HeldBody;
 use crate::limits::RequestSlot;
@@ -162,10 +162,10 @@ impl Body {
     }
 }
 
-/// SECURITY: a trailer of the app must not change the framing of the client's connection.
-fn without_framing(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+/// SECURITY: a trailer of the app must not change the framing of the client's connection, and not the client's session.
+fn with_clean_trailers(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
-        remove_framing(trailers);
+        prepare_response_trailers(trailers);
     }
     frame
 }
@@ -196,7 +196,7 @@ impl HttpBody for Body {
             return Poll::Ready(Some(Err(ResponseBodyError::Cut)));
         }
         let frame = ready!(polled).map(|frame| frame.map_err(ResponseBodyError::App));
-        let frame = frame.map(|frame| frame.map(without_framing));
+        let frame = frame.map(|frame| frame.map(with_clean_trailers));
         let ended = frame
             .as_ref()
             .is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));

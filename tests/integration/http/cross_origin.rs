@@ -1,6 +1,6 @@
 //! Cross-origin requests: preflights answered by the gate or the app, answers readable by allowed origins only.
 
-use crate::support::{Answer, Gate, Setup};
+use crate::support::{Answer, Gate, PAGE, RawConnection, ScriptedServer, Setup, open_portal};
 
 const ORIGIN: &str = "https://ui.example.com";
 const ORDERS: &str = "/portal/customer/orders";
@@ -80,6 +80,29 @@ fn the_app_answers_preflights_without_credentials_and_nothing_else_passes() {
     );
     let with_body = crate::support::raw(gate.proxy, "OPTIONS", ORDERS, &headers[..2], b"x");
     assert_eq!(with_body.status, 401, "a preflight has no body");
+}
+
+#[test]
+fn a_preflight_that_asks_for_an_upgrade_gets_no_tunnel() {
+    let script = ScriptedServer::start(|head, wire| {
+        let answer = match head.to_ascii_lowercase().contains("upgrade") {
+            true => "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+            false => "HTTP/1.1 204 No Content\r\n\r\n",
+        };
+        wire.send(answer);
+    });
+    let gate = open_portal()
+        .file("policies/p/portal.yaml", "cors: app\n")
+        .config(&format!("upstream: {{ url: '{}' }}", script.url()))
+        .start();
+    for protocol in ["websocket", "my-protocol/1", "WebSocket"] {
+        let mut wire = RawConnection::open(gate.proxy);
+        wire.send(format!(
+            "OPTIONS {PAGE} HTTP/1.1\r\nhost: a\r\norigin: {ORIGIN}\r\naccess-control-request-method: GET\r\n\
+             connection: Upgrade\r\nupgrade: {protocol}\r\nsec-websocket-key: x\r\n\r\n"
+        ));
+        assert_eq!(wire.read_answer("OPTIONS").unwrap().status, 204, "{protocol}");
+    }
 }
 
 #[test]

@@ -120,11 +120,56 @@ fn trailers_carry_no_header_that_is_stripped() {
         "transfer-encoding: chunked\r\ntrailer: x-forwarded-user, x-sum, authorization\r\n",
     ));
     wire.send(
-        "5\r\nhello\r\n0\r\nx-forwarded-user: root\r\nX_Forwarded_User: root\r\nx-sum: 7\r\nauthorization: Bearer root\r\n\r\n",
+        "5\r\nhello\r\n0\r\nx-forwarded-user: root\r\nX_Forwarded_User: root\r\nx-sum: 7\r\nauthorization: Bearer root\r\n\
+         x-request-id: root\r\nX_Request_Id: root\r\nexpect: root\r\ncontent-type: root\r\nif-match: root\r\ntraceparent: root\r\n\r\n",
     );
     let echoed = wire.read_answer("POST").unwrap().text();
     assert!(echoed.contains("x-sum: 7"), "an honest trailer passes: {echoed}");
     assert!(!echoed.contains("root"), "{echoed}");
+}
+
+#[test]
+fn a_stated_length_of_zero_reaches_the_app() {
+    let script = ScriptedServer::start(|_, wire| {
+        wire.send(response("200 OK", b""));
+    });
+    let gate = gate_before(&script, "");
+    for (method, length, expected) in [
+        ("POST", "content-length: 0\r\n", 1),
+        ("PUT", "Content-Length: 0\r\n", 1),
+        ("GET", "", 0),
+    ] {
+        let mut wire = RawConnection::open(gate.proxy);
+        wire.send(get(&gate, method, PAGE, length));
+        assert_eq!(wire.read_answer(method).unwrap().status, 200, "{method}");
+        let head = script.heads.lock().unwrap().pop().unwrap().to_ascii_lowercase();
+        assert_eq!(head.matches("content-length: 0\r\n").count(), expected, "{head}");
+        assert!(!head.contains("transfer-encoding"), "{head}");
+    }
+}
+
+#[test]
+fn the_app_sets_no_session_cookie_in_hints_and_trailers() {
+    let script = ScriptedServer::start(|_, wire| {
+        let hint = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\nset-cookie: __Host-cedargate=evil; Path=/; Secure\r\n\r\n";
+        let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: set-cookie, x-sum\r\n\r\n";
+        let trailers = "set-cookie: cedargate=evil\r\nx-sum: 7\r\n\r\n";
+        wire.send(hint);
+        // an answer that arrives together with a hint makes the hint late
+        std::thread::sleep(Duration::from_millis(300));
+        wire.send(format!("{head}2\r\nok\r\n0\r\n{trailers}"));
+    });
+    let gate = gate_before(&script, "");
+    let mut wire = RawConnection::open(gate.proxy);
+    wire.send(get(&gate, "GET", PAGE, "te: trailers\r\nconnection: te\r\n"));
+    let hint = String::from_utf8(wire.read_until("\r\n\r\n")).unwrap();
+    assert!(
+        hint.contains("103") && hint.contains("link: </a.css>") && !hint.contains("evil"),
+        "{hint}"
+    );
+    let head = String::from_utf8(wire.read_until("\r\n\r\n")).unwrap();
+    let rest = String::from_utf8(wire.read_until("x-sum: 7\r\n\r\n")).unwrap();
+    assert!(rest.contains("x-sum: 7") && !rest.contains("evil"), "{head}{rest}");
 }
 
 #[test]
@@ -430,7 +475,7 @@ fn a_trusted_proxys_chain_is_read_from_the_right_and_garbage_is_refused() {
     for garbage in [
         "",
         "unknown",
-        "1.2.3.4,",
+        " , ",
         "1.2.3.4, _hidden",
         "999.1.1.1",
         "1.2.3.4 5.6.7.8",
