@@ -403,7 +403,9 @@ fn transport_a_token_is_taken_from_one_authorization_header_and_nowhere_else() {
     ] {
         assert_eq!(send(PAGE, &[("authorization", bad)]), invalid, "{bad}");
     }
-    assert_eq!(send(PAGE, &[("AUTHORIZATION", &format!("bEARER {token}"))]).0, 200);
+    for good in [format!("bEARER {token}"), format!("Bearer  {token}")] {
+        assert_eq!(send(PAGE, &[("AUTHORIZATION", &good)]).0, 200, "{good}");
+    }
 }
 
 #[test]
