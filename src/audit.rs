@@ -3,13 +3,14 @@
 //! The gate fills an `AuditGuard` as a request goes on. The guard sends its record when it drops: after the answer, on a panic,
 //! or when the client goes away. The path only moves plain values into a bounded queue; one writer thread formats and writes
 //! them. A full queue drops the record and counts it; with `on_full: deny` the gate reserves a slot before it decides, and
-//! denies without one. A record never holds a token, cookie or secret.
+//! denies without one, or while the sink cannot write. A record never holds a token, cookie or secret.
 
 mod mask;
 mod record;
 mod writer;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cedargate_policy::denial::{Denial, Refusal};
 use prometheus::IntCounter;
@@ -28,6 +29,8 @@ pub use writer::{AuditError, AuditWriter};
 pub struct Audit {
     queue: Sender<Message>,
     on_full: OnFull,
+    /// Set by the writer with `on_full: deny`, while it holds records that the sink does not take.
+    sink_fails: Arc<AtomicBool>,
     dropped: IntCounter,
 }
 
@@ -56,18 +59,25 @@ pub fn start(config: &config::Audit, metrics: &Metrics) -> Result<(Audit, AuditW
     let (queue, receiver) = channel(config.queue.as_usize());
     let dropped = metrics.audit_dropped.with_label_values(&[writer::label(&config.sink)]);
     let audit = Audit {
-        queue: queue.clone(),
+        queue,
         on_full: config.on_full,
+        sink_fails: Arc::default(),
         dropped,
     };
-    Ok((audit, AuditWriter::start(config, metrics, queue, receiver)?))
+    let writer = AuditWriter::start(config, metrics, &audit, receiver)?;
+    Ok((audit, writer))
 }
 
 impl Audit {
-    /// Reserves a slot with `on_full: deny`; the slot stays reserved until the guard drops. `Err` if the queue is full.
+    /// Reserves a slot with `on_full: deny`; the slot stays reserved until the guard drops. `Err` if the queue is full, or
+    /// the sink cannot write.
     pub fn admit(&self) -> Result<Slot, Refusal> {
         if self.on_full == OnFull::Drop {
             return Ok(Slot(None));
+        }
+        if self.sink_fails.load(Ordering::Relaxed) {
+            self.dropped.inc();
+            return Err(Refusal::new(Denial::StoreUnavailable, "the audit sink cannot write"));
         }
         match self.queue.clone().try_reserve_owned() {
             Ok(permit) => Ok(Slot(Some(permit))),

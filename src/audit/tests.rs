@@ -16,7 +16,14 @@ use crate::config::{AuditAllow, AuditSink};
 fn queue(on_full: OnFull, slots: usize) -> (Audit, Receiver<Message>) {
     let (queue, receiver) = channel(slots);
     let dropped = IntCounter::new("dropped", "test").unwrap();
-    (Audit { queue, on_full, dropped }, receiver)
+    let sink_fails = Arc::default();
+    let audit = Audit {
+        queue,
+        on_full,
+        sink_fails,
+        dropped,
+    };
+    (audit, receiver)
 }
 
 fn record() -> AuditRecord {

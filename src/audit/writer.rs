@@ -3,13 +3,17 @@
 //! Workers put records into a bounded queue; this thread is its only reader. It takes all queued records as one batch and writes
 //! the batch at once, then lets records gather for `GATHER_TIME`. A record after a quiet moment is written immediately.
 //!
-//! A record that cannot be formatted or written is dropped and counted in `audit_dropped_total`; the gate goes on. `close` sends
+//! A record that cannot be formatted is dropped and counted in `audit_dropped_total`. A batch that the sink does not take, whole
+//! or in part, is dropped and counted too, and the gate goes on. With `on_full: deny` the writer keeps the rest of the batch
+//! instead and tries again every `RETRY_TIME`; until then the gate admits no request (`Audit::admit`). `close` sends
 //! `Stop` behind all queued records, so every accepted record is written, unless the sink blocks longer than `CLOSE_TIMEOUT`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,16 +23,19 @@ use serde::ser::{SerializeStruct, Serializer};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender};
 
+use super::Audit;
 use super::mask::{Mask, Masked, MaskedPaths};
 use super::record::{AuditRecord, Event, SCHEMA_VERSION, Timestamp};
 use crate::base::clock;
 use crate::base::metrics::Metrics;
-use crate::config::{self, AuditSink};
+use crate::config::{self, AuditSink, OnFull};
 
 /// A batch is written when it holds this much, or when the queue is empty.
 const BATCH_BYTES: usize = 64 * 1024;
 /// Pause after a batch. Without it, under load, every request would wake the writer thread.
 const GATHER_TIME: Duration = Duration::from_millis(2);
+/// Pause before the writer offers a batch again that the sink did not take.
+const RETRY_TIME: Duration = Duration::from_millis(100);
 /// Longest wait at shutdown for a sink that blocks.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause between two looks at the thread while it ends.
@@ -69,6 +76,8 @@ enum Sink {
 struct Writer {
     sink: Sink,
     mask: Mask,
+    on_full: OnFull,
+    fails: Arc<AtomicBool>,
     batch: Vec<u8>,
     lines: u64,
     written: IntCounter,
@@ -86,7 +95,7 @@ impl AuditWriter {
     pub(super) fn start(
         config: &config::Audit,
         metrics: &Metrics,
-        queue: Sender<Message>,
+        audit: &Audit,
         receiver: Receiver<Message>,
     ) -> Result<Self, AuditError> {
         let name = label(&config.sink);
@@ -103,6 +112,8 @@ impl AuditWriter {
         let writer = Writer {
             sink,
             mask: Mask::new(&config.mask),
+            on_full: audit.on_full,
+            fails: Arc::clone(&audit.sink_fails),
             batch: Vec::with_capacity(BATCH_BYTES),
             lines: 0,
             written: metrics.audit_events.with_label_values(&[name]),
@@ -112,6 +123,7 @@ impl AuditWriter {
             .name("audit".to_owned())
             .spawn(move || writer.run(receiver))
             .map_err(AuditError::Thread)?;
+        let queue = audit.queue.clone();
         Ok(Self { queue, thread })
     }
 
@@ -183,7 +195,20 @@ impl Writer {
         if self.batch.is_empty() {
             return;
         }
-        match self.sink.write(&self.batch) {
+        let mut written = self.sink.write(&mut self.batch);
+        if self.on_full == OnFull::Deny
+            && let Err(error) = &written
+        {
+            tracing::error!(%error, "the audit sink cannot write; requests are refused until it can");
+            self.fails.store(true, Ordering::Relaxed);
+            while written.is_err() {
+                std::thread::park_timeout(RETRY_TIME);
+                written = self.sink.write(&mut self.batch);
+            }
+            self.fails.store(false, Ordering::Relaxed);
+            tracing::info!("the audit sink writes again");
+        }
+        match written {
             Ok(()) => self.written.inc_by(self.lines),
             Err(error) => {
                 self.dropped.inc_by(self.lines);
@@ -196,21 +221,34 @@ impl Writer {
 }
 
 impl Sink {
-    fn write(&mut self, batch: &[u8]) -> io::Result<()> {
+    /// Writes the batch, and removes from it what was written, also if an error ends the writing.
+    fn write(&mut self, batch: &mut Vec<u8>) -> io::Result<()> {
         match self {
             Self::Stdout => {
                 let mut out = io::stdout().lock();
-                out.write_all(batch)?;
+                drain_into(&mut out, batch)?;
                 out.flush()
             }
             Self::File { path, file } => {
                 if is_rotated(path, file)? {
                     *file = open(path)?;
                 }
-                file.write_all(batch)
+                drain_into(file, batch)
             }
         }
     }
+}
+
+fn drain_into(to: &mut impl Write, batch: &mut Vec<u8>) -> io::Result<()> {
+    while !batch.is_empty() {
+        match to.write(batch) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(bytes) => drop(batch.drain(..bytes)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// True if the path now names another file, or none.

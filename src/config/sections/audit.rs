@@ -17,7 +17,7 @@ pub struct Audit {
     pub allow: AuditAllow,
     /// Dotted paths of the record that are masked.
     pub mask: Vec<String>,
-    /// The reaction when the queue is full because of a slow sink: drop and count, or deny.
+    /// The reaction when the queue is full or the sink cannot write: drop and count, or deny.
     pub on_full: OnFull,
     /// Records that may wait for the writer.
     pub queue: Count<1, 1_000_000>,

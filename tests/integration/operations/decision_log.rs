@@ -154,6 +154,42 @@ fn a_client_that_goes_away_leaves_exactly_one_record() {
 }
 
 #[test]
+fn on_full_deny_refuses_requests_while_the_sink_cannot_write_and_loses_no_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let (sink, good) = (folder.path().join("sink"), folder.path().join("good"));
+    std::os::unix::fs::symlink("/dev/full", &sink).unwrap();
+    let gate = open_portal()
+        .config(&format!("audit: {{ sink: {{ file: '{}' }}, on_full: deny }}", sink.display()))
+        .start();
+    let authorization = bearer(&gate);
+    let proxy = gate.proxy;
+    let ask = || raw(proxy, "GET", PAGE, &[("authorization", &authorization)], b"");
+    let mut let_in = 0;
+    eventually("the gate refuses", || match ask() {
+        answer if answer.code() == "store_unavailable" => Ok(()),
+        answer => {
+            let_in += 1;
+            Err(answer.status.to_string())
+        }
+    });
+    for _ in 0..20 {
+        assert_eq!((ask().status, gate.app.count()), (503, let_in));
+    }
+    std::fs::write(&good, "").unwrap();
+    std::fs::remove_file(&sink).unwrap();
+    std::os::unix::fs::symlink(&good, &sink).unwrap();
+    eventually("the gate lets callers in again", || match ask().status {
+        200 => Ok(()),
+        status => Err(status.to_string()),
+    });
+    let_in += 1;
+    gate.stop();
+    let lines = valid_lines(&std::fs::read_to_string(&good).unwrap());
+    let allowed = lines.iter().filter(|line| line["decision"] == "allow").count();
+    assert_eq!(allowed, let_in, "{lines:?}");
+}
+
+#[test]
 fn on_full_deny_refuses_unrecorded_requests_and_recovers() {
     let folder = tempfile::tempdir().unwrap();
     let fifo = folder.path().join("fifo");
