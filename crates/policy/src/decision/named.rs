@@ -98,17 +98,7 @@ pub(super) fn evaluate_by(
         .resolve_action(named.action)
         .ok_or_else(|| invalid(format!("`action`: the schema has no action `{}`", named.action)))?;
     let NamedResource { uid: resource, plain } = NamedResource::of(rules, named.resource.uid(schema, "resource")?)?;
-    // the principal that the query names; a credential's principal takes precedence
-    let query_principal = match (caller, named.principal) {
-        (Caller::Proven { .. }, _) => None,
-        (Caller::Anonymous, Some(entity)) => Some(QueryPrincipal {
-            uid: entity.uid(schema, "principal")?,
-            entity,
-        }),
-        (Caller::Anonymous, None) => {
-            return Err(Refusal::new(Denial::TokenMissing, "the query names no principal"));
-        }
-    };
+    let query_principal = QueryPrincipal::of(schema, named, caller)?;
     let proven = match caller {
         Caller::Proven { principal, .. } => Some(&principal.entity),
         Caller::Anonymous => None,
@@ -223,6 +213,20 @@ fn in_context(
 struct QueryPrincipal<'a> {
     uid: EntityUid,
     entity: &'a NamedEntity,
+}
+
+impl<'a> QueryPrincipal<'a> {
+    /// `None` if a credential proves the principal: it takes precedence.
+    fn of(schema: &SchemaModel, named: &NamedQuery<'a>, caller: Caller<'_>) -> Result<Option<Self>, Refusal> {
+        match (caller, named.principal) {
+            (Caller::Proven { .. }, _) => Ok(None),
+            (Caller::Anonymous, Some(entity)) => Ok(Some(Self {
+                uid: entity.uid(schema, "principal")?,
+                entity,
+            })),
+            (Caller::Anonymous, None) => Err(Refusal::new(Denial::TokenMissing, "the query names no principal")),
+        }
+    }
 }
 
 /// An entity that a member of the query describes.
