@@ -6,15 +6,16 @@
 //! replaces the old one by a rename, under a lock of the folder.
 
 use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::hash::Hash;
 use super::users::{User, Users, UsersError, check_name, read};
+use crate::base::files::lock_folder;
 use crate::config::{Node, Origin, Shape};
 
 /// Mode of a new users file.
@@ -22,8 +23,6 @@ const NEW_MODE: u32 = 0o600;
 const MODE_BITS: u32 = 0o7777;
 /// Time to wait for another command that holds the folder's lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
-/// Interval between two attempts to take the lock.
-const LOCK_POLL: Duration = Duration::from_millis(10);
 
 /// The reason why a users file was not changed.
 #[derive(Debug, thiserror::Error)]
@@ -108,7 +107,7 @@ impl UsersEditor {
             Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
             Err(error) => return Err(failed(error)),
         };
-        let lock = lock_folder(folder_of(&path)).map_err(failed)?;
+        let lock = lock_folder(folder_of(&path), LOCK_TIMEOUT).map_err(failed)?;
         let text = if path.try_exists().map_err(failed)? {
             read(&path).map_err(EditError::File)?
         } else {
@@ -336,19 +335,6 @@ fn remove_user(text: &str, name: &str) -> Option<String> {
 
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Locks the folder until the returned file is dropped; fails after `LOCK_TIMEOUT`.
-fn lock_folder(folder: &Path) -> io::Result<File> {
-    let file = File::open(folder)?;
-    let deadline = Instant::now() + LOCK_TIMEOUT;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::park_timeout(LOCK_POLL),
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 /// Replaces the file by a rename: a reader of the path sees the complete old or the complete new content. Mode and owner stay.

@@ -1,10 +1,15 @@
-//! Reads a small file completely: keys, certificates, users, tokens.
+//! Reads a small file completely (keys, certificates, users, tokens), and locks folders.
 //!
-//! Refuses anything but a regular file, because opening a FIFO would block, and stops at the caller's limit even if the file
+//! Reading refuses anything but a regular file, because opening a FIFO would block, and stops at the caller's limit even if the file
 //! grows while it is read.
 
-use std::io::Read as _;
+use std::fs::{File, TryLockError};
+use std::io::{self, Read as _};
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Time between two tries of a lock.
+const LOCK_POLL: Duration = Duration::from_millis(5);
 
 /// The file was not read. The message names no path; the caller adds it.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +34,20 @@ pub fn read_small(path: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
         return Err(ReadError::NotSmall { max });
     }
     Ok(bytes)
+}
+
+/// Locks a folder against other processes of the gate until the returned file is dropped. `Err` if another process holds the
+/// lock for all of `timeout`.
+pub fn lock_folder(folder: &Path, timeout: Duration) -> io::Result<File> {
+    let file = File::open(folder)?;
+    let deadline = Instant::now() + timeout;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::park_timeout(LOCK_POLL),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Reads the text of a regular file of at most `max` bytes; bytes that are not UTF-8 are an error.

@@ -5,24 +5,23 @@
 //! the lock on the folder makes the second look only after the first has put its own socket there, so it finds a live
 //! socket and fails. The name is a hard link, which never replaces a file.
 
-use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::socket::{bind_unix, remove_stale_socket};
+use crate::base::files::lock_folder;
 
 /// Mode of the socket, and of the folder in which it is bound.
 const SOCKET_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
 /// Longest wait for another gate that starts in the same folder.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
-/// Time between two tries of the lock.
-const LOCK_POLL: Duration = Duration::from_millis(5);
 
 /// The file of a bound socket. Dropping it removes the file, unless another file has replaced it.
 #[derive(Debug)]
@@ -74,23 +73,10 @@ pub fn bind_private(path: &Path) -> io::Result<UnixListener> {
     let listener = bind_unix(&bound)?;
     fs::set_permissions(&bound, Permissions::from_mode(SOCKET_MODE))?;
     // without the lock, a second gate could remove the socket that the first has just linked
-    let _lock = lock_folder(folder)?;
+    let _lock = lock_folder(folder, LOCK_TIMEOUT)?;
     remove_stale_socket(path)?;
     fs::hard_link(&bound, path)?;
     Ok(listener)
-}
-
-/// Locks the folder for this gate until the file is dropped.
-fn lock_folder(folder: &Path) -> io::Result<File> {
-    let file = File::open(folder)?;
-    let deadline = Instant::now() + LOCK_TIMEOUT;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::park_timeout(LOCK_POLL),
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 fn identity(path: &Path) -> io::Result<FileIdentity> {
