@@ -158,7 +158,8 @@ fn load(mut random: StdRng, gates: [&Gate; 2], users: &[User], tally: &Tally, ov
         let gate = gates.choose(&mut random).unwrap();
         let asked = Instant::now();
         let may_serve = user.ended.lock().unwrap().is_none_or(|at| asked < at + STALENESS + SLACK);
-        let status = ask(gate, &user.cookie);
+        let answer = raw(gate.proxy, "GET", PAGE, &[("cookie", &user.cookie)], b"");
+        let status = answer.status;
         let must_serve = !user.ending.load(Ordering::Relaxed);
         let (count, right) = match status {
             200 => (&tally.served, may_serve),
@@ -167,7 +168,8 @@ fn load(mut random: StdRng, gates: [&Gate; 2], users: &[User], tally: &Tally, ov
         };
         count.fetch_add(1, Ordering::Relaxed);
         if !right {
-            let what = format!("{status}; may serve: {may_serve}, must serve: {must_serve}");
+            let text = answer.text();
+            let what = format!("{status} {text}; may serve: {may_serve}, must serve: {must_serve}");
             tally.wrong.lock().unwrap().push(what);
         }
     }
