@@ -37,8 +37,8 @@ const DISCOVERY_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 const DESTINATION_SECRET: &[u8] = b"cedargate login destination";
 /// Separates the two sealed parts of `state`: destination, login state.
 const STATE_SEPARATOR: char = '.';
-/// Time for which a logout token counts as used; longer than the lifetime that `authn` accepts.
-const LOGOUT_TOKEN_USED_TTL: Duration = Duration::from_secs(60 * 60);
+/// Time for which the first arrival of a logout token is remembered; longer than the lifetime that `authn` accepts.
+const LOGOUT_TOKEN_SEEN_TTL: Duration = Duration::from_secs(60 * 60);
 
 /// The secret in a browser's login cookie. Binds a login to the browser that began it.
 pub type BrowserSecret = Redacted<[u8; 32]>;
@@ -169,16 +169,15 @@ pub enum LogoutCaller {
     Script,
 }
 
-/// A verified logout token of a provider, as the revocations that it demands.
+/// A verified logout token of a provider, as the revocation that it demands. Carrying it out twice ends nothing more.
 #[derive(Debug)]
 pub struct BackchannelLogout {
     pub provider: Arc<str>,
     /// `issuers[].name`.
     pub issuer: Arc<str>,
-    pub revocations: Vec<Revocation>,
-    /// Key under which the token is marked as used. The caller removes the mark if the revocations fail, so that the provider can
-    /// send the token again.
-    pub used_key: [u8; 32],
+    pub revocation: Revocation,
+    /// Unix milliseconds: ends what began at this time or before.
+    pub at: i64,
 }
 
 /// All providers, and the state of the OIDC ones.
@@ -306,7 +305,7 @@ impl RelyingParty {
         provider.logout_location(hint, &return_to).await
     }
 
-    /// Verifies an OIDC back-channel logout token and marks it as used; a second use is an error.
+    /// Verifies an OIDC back-channel logout token.
     pub async fn accept_logout_token(&self, token: &str) -> Result<BackchannelLogout, LoginFailure> {
         let invalid = |why: String| LoginFailure::new(LoginCode::LoginInvalid, why);
         let iss = Authn::claimed_issuer(token).map_err(|error| invalid(error.to_string()))?;
@@ -317,43 +316,44 @@ impl RelyingParty {
                 .verify_logout_token(provider.index, token, &provider.client_id)
                 .await
             {
-                Ok(token) => return self.backchannel_logout(provider, &token).await,
+                Ok(token) => return self.backchannel_logout(provider, token).await,
                 Err(error) => refused = ProviderError::from(error).into(),
             }
         }
         Err(refused)
     }
 
-    async fn backchannel_logout(&self, provider: &OidcProvider, token: &LogoutToken) -> Result<BackchannelLogout, LoginFailure> {
-        let invalid = |why: &str| LoginFailure::new(LoginCode::LoginInvalid, why);
+    async fn backchannel_logout(&self, provider: &OidcProvider, token: LogoutToken) -> Result<BackchannelLogout, LoginFailure> {
         let issuer = provider.issuer.scope.name.to_string();
-        let revocation = match (&token.sid, &token.subject) {
-            (Some(sid), _) => Revocation::IdpSession {
-                issuer,
-                sid: sid.clone(),
-            },
-            (None, Some(subject)) if provider.issuer.scope.claims.subject == "sub" => Revocation::Subject {
-                issuer,
-                subject: subject.clone(),
-            },
+        let at = self.logout_time(provider, &token).await;
+        let revocation = match (token.sid, token.subject) {
+            (Some(sid), _) => Revocation::IdpSession { issuer, sid },
+            (None, Some(subject)) if provider.issuer.scope.claims.subject == "sub" => Revocation::Subject { issuer, subject },
             _ => {
-                return Err(invalid(
+                return Err(LoginFailure::new(
+                    LoginCode::LoginInvalid,
                     "without `sid`, a session is found by `sub` only where `issuers[].claims.subject` is `sub`",
                 ));
             }
         };
-        let iss = &provider.issuer.scope.issuer;
-        let used_key = sha256(format!("{} {iss} {}", iss.len(), token.jti).as_bytes());
-        let first_use = self.sessions.first("logout", &used_key, LOGOUT_TOKEN_USED_TTL).await;
-        if !first_use.map_err(|error| LoginFailure::store_unavailable(&error))? {
-            return Err(invalid("the logout token was used before (`jti`)"));
-        }
         Ok(BackchannelLogout {
             provider: Arc::clone(&provider.name),
             issuer: Arc::clone(&provider.issuer.scope.name),
-            revocations: vec![revocation],
-            used_key,
+            revocation,
+            at,
         })
+    }
+
+    /// Unix milliseconds up to which a logout token ends what began: the end of its `iat`'s second, by the issuer's clock, which
+    /// may be behind by the issuer's leeway; never later than the token's first arrival. So a token that arrives late or again
+    /// does not end the login after it.
+    async fn logout_time(&self, provider: &OidcProvider, token: &LogoutToken) -> i64 {
+        let iss = &provider.issuer.scope.issuer;
+        let key = sha256(format!("{} {iss} {}", iss.len(), token.jti).as_bytes());
+        let first_seen = self.sessions.first_seen("logout", &key, LOGOUT_TOKEN_SEEN_TTL).await;
+        let leeway = i64::try_from(provider.issuer.leeway.as_secs()).unwrap_or(i64::MAX);
+        let next_second = token.issued.saturating_add(leeway).saturating_add(1);
+        first_seen.min(next_second.saturating_mul(1000).saturating_sub(1))
     }
 
     fn oidc(&self, name: &str) -> Result<&OidcProvider, LoginFailure> {

@@ -43,12 +43,14 @@ pub struct IdToken {
     pub sid: Option<String>,
 }
 
-/// A logout token that passed every check. The caller still has to check that its `jti` is new.
+/// A logout token that passed every check.
 #[derive(Clone, Debug)]
 pub struct LogoutToken {
     pub sid: Option<String>,
     pub subject: Option<String>,
     pub jti: String,
+    /// `iat`, in Unix seconds of the issuer's clock.
+    pub issued: i64,
 }
 
 /// The subject, tenant and roles of a login, by the issuer's claim mapping and within the issuer's bounds.
@@ -183,7 +185,12 @@ impl IssuerState {
             return Err(TokenError::claim("sid", "and `sub` are both missing"));
         }
         let jti = name("jti", claims.get("jti"), SUBJECT_BYTES_MAX)?.to_owned();
-        Ok(LogoutToken { sid, subject, jti })
+        Ok(LogoutToken {
+            sid,
+            subject,
+            jti,
+            issued,
+        })
     }
 
     /// Checks that a token is for this client. With further audiences, `azp` must name the client (OpenID Connect Core 1.0,

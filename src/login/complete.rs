@@ -194,6 +194,8 @@ impl RelyingParty {
         let (Some(verifier), Some(nonce)) = (state.verifier(browser), state.nonce(browser)) else {
             return Err(invalid("the login's secrets cannot be derived"));
         };
+        // SECURITY: before the provider is asked: a logout that arrives from now on ends this session
+        let begun_at = unix_millis();
         let mut tokens = provider.redeem(code, verifier).await?;
         let raw_id_token = tokens
             .id_token
@@ -212,16 +214,15 @@ impl RelyingParty {
         check_step_up(state, &id_token, provider)?;
         let claims = complete_claims(provider, id_token.claims.clone(), &tokens.access_token).await?;
         let subject = map_claims(&provider.issuer, &claims).map_err(ProviderError::from)?.subject;
-        let now = unix_millis();
         Ok(SessionData {
             provider: provider.name.to_string(),
             issuer: provider.issuer.scope.name.to_string(),
             subject,
             portal: state.portal.clone(),
             claims: Arc::new(claims),
-            created_at: now,
+            created_at: begun_at,
             idp_session: id_token.sid,
-            grant: Some(new_grant(tokens, raw_id_token, now)),
+            grant: Some(new_grant(tokens, raw_id_token, unix_millis())),
             portals: None,
             rotation_due: false,
         })

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::store_outcome::number;
 use super::{Sessions, StoreError};
 
 const MARK: &[u8] = b"1";
@@ -16,6 +17,29 @@ impl Sessions {
         self.meters
             .measure("first", self.store.write_first(&key, MARK.to_vec(), ttl))
             .await
+    }
+
+    /// Unix milliseconds at which `key` was first seen by any replica within `ttl`; now if the store does not tell. Reads the
+    /// clock of `later_clock`.
+    pub async fn first_seen(&self, area: &'static str, key: &[u8; 32], ttl: Duration) -> i64 {
+        let now = self.later_clock().await;
+        let key = shared_key("seen", area, key);
+        let noted = self.meters.measure("first", self.note_or_read(&key, now, ttl)).await;
+        match noted {
+            Ok(first) => first.min(now),
+            Err(error) => {
+                tracing::debug!(%error, area, "the store does not tell when this was first seen; it counts as first seen now");
+                now
+            }
+        }
+    }
+
+    async fn note_or_read(&self, key: &str, now: i64, ttl: Duration) -> Result<i64, StoreError> {
+        if self.store.write_first(key, now.to_string().into_bytes(), ttl).await? {
+            return Ok(now);
+        }
+        let noted = self.store.read(key).await?;
+        Ok(noted.map_or(now, |noted| i64::try_from(number(&noted)).unwrap_or(now)))
     }
 
     /// Adds one to a counter of all replicas and returns the sum. The counter expires `ttl` after its first increment.

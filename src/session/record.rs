@@ -32,7 +32,8 @@ pub struct SessionData {
     pub portal: String,
     /// Claims of the ID token and userinfo, or of the users file.
     pub claims: Arc<Map<String, Value>>,
-    /// Unix milliseconds of the login: `absolute_timeout` counts from here, and revocations end what began before them.
+    /// Unix milliseconds of the login, taken before its proof (code, password) is checked: `absolute_timeout` counts from here,
+    /// and revocations end what began before them.
     pub created_at: i64,
     /// The provider's own name of its session (`sid`), for back-channel logout.
     pub idp_session: Option<String>,
@@ -103,7 +104,7 @@ pub enum Revocation {
     },
     Tenant(String),
     Portal(PortalSlug),
-    /// The session at the provider (`sid`).
+    /// The session at the provider (`sid`). Also ends a session whose login completes after the revocation.
     IdpSession {
         issuer: String,
         sid: String,
@@ -240,16 +241,18 @@ impl RevocationKeys {
         }
     }
 
+    /// The keys that revoke a session whenever it began.
+    pub fn untimed(&self) -> impl Iterator<Item = RevocationKey> {
+        [Some(RevocationKey::session(self.lineage)), self.idp_session]
+            .into_iter()
+            .flatten()
+    }
+
     /// The keys that revoke a session only if it began before the revocation.
     pub fn time_bound(&self) -> impl Iterator<Item = &RevocationKey> {
-        [
-            Some(&self.subject),
-            self.tenant.as_ref(),
-            Some(&self.portal),
-            self.idp_session.as_ref(),
-        ]
-        .into_iter()
-        .flatten()
+        [Some(&self.subject), self.tenant.as_ref(), Some(&self.portal)]
+            .into_iter()
+            .flatten()
     }
 }
 

@@ -3,7 +3,8 @@
 //! A revocation is published to the store before session values are removed. If the process stops in between, a value of a
 //! revoked session is left, not a living session that should be over. If the store refuses to take a revocation (it is full),
 //! the revocation holds in this process at once and the store's client publishes it again until the store takes it. If the
-//! store cannot be reached, the caller gets the error and nothing is revoked.
+//! store cannot be reached, the caller gets the error and nothing is revoked; only what a provider demands
+//! (`revoke_until_stored`) then holds here and is published later, because most providers do not ask twice.
 
 pub(super) mod log;
 
@@ -43,12 +44,31 @@ impl Sessions {
         if let Revocation::Session(handle) = what {
             return self.end_handle(*handle, None).await;
         }
-        // the later of both clocks: if this replica's clock is behind, the revocation must still end sessions that other
-        // replicas created
-        let store_now = self.store.now().await;
-        let at = store_now.map_or_else(unix_millis, |store_now| store_now.max(unix_millis()));
+        let at = self.later_clock().await;
         let key = RevocationKey::of(what);
         self.publish(&[RevocationEntry { key, at }]).await
+    }
+
+    /// Unix milliseconds: the later of the store's clock and this process's. If this replica's clock is behind, a revocation must
+    /// still end sessions that other replicas created.
+    pub(super) async fn later_clock(&self) -> i64 {
+        let store_now = self.store.now().await;
+        store_now.map_or_else(unix_millis, |store_now| store_now.max(unix_millis()))
+    }
+
+    /// Ends every session and token that the target names and that began at `at` (Unix milliseconds) or before. For a demand
+    /// that may come only once: also if the store takes nothing, it holds in this process at once, and this process publishes it
+    /// until the store takes it. Repeating it changes nothing.
+    pub async fn revoke_until_stored(&self, what: &Revocation, at: i64) -> Result<Revoked, StoreError> {
+        let key = RevocationKey::of(what);
+        let entries = [RevocationEntry { key, at }];
+        self.revocation_log.add(entries, unix_millis());
+        let published = self.meters.measure("revoke", self.publish(&entries)).await;
+        if let Err(error) = &published {
+            tracing::error!(%error, "a revocation holds here and is not known everywhere yet; trying again");
+            self.store.publish_later(&entries);
+        }
+        published
     }
 
     /// Ends a session under every id that it has or had.

@@ -116,6 +116,14 @@ impl Store {
         }
     }
 
+    /// Publishes revocations as soon as the store takes them.
+    pub fn publish_later(&self, entries: &[RevocationEntry]) {
+        match self {
+            Self::Memory(_) => {}
+            Self::Redis(redis) => redis.publish_later(entries),
+        }
+    }
+
     /// Makes every replica of the gate drop the session from its cache.
     pub async fn publish_change(&self, handle: Handle) -> Result<(), StoreError> {
         match self {

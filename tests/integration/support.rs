@@ -19,6 +19,7 @@ pub mod openid;
 pub mod processes;
 mod raw_connection;
 pub mod redis;
+pub mod scripted_provider;
 mod scripted_server;
 pub mod session_client;
 pub mod signer;

@@ -1,9 +1,8 @@
 //! `POST auth/backchannel-logout`: the provider ends sessions (OIDC Back-Channel Logout 1.0).
 //!
-//! The signed logout token is the only credential; cookie and origin are not used. 200 once every session that it names has
-//! ended, else 400.
-
-use std::sync::Arc;
+//! The signed logout token is the only credential; cookie and origin are not used. 200 once the sessions that it names have
+//! ended, else 400. The effect is the same however often the token arrives: it ends what began before it. If the store does
+//! not answer, the logout holds in this gate at once and is published later; the 400 lets the provider try again.
 
 use cedargate_policy::denial::Refusal;
 use http::{Response, StatusCode};
@@ -35,25 +34,16 @@ pub(super) async fn log_out(door: &LoginDoor, request: &EndpointRequest<'_>, bod
 }
 
 async fn revoke(door: &LoginDoor, request: &EndpointRequest<'_>, logout: BackchannelLogout) -> Result<(), LoginFailure> {
-    for revocation in logout.revocations {
-        let mut event = auth_event(request, "logout");
-        event.provider = Some(Arc::clone(&logout.provider));
-        event.issuer = Some(Arc::clone(&logout.issuer));
-        if let Revocation::Subject { subject, .. } = &revocation {
-            event.subject = Some(subject.clone());
-        }
-        let revoked = door.sessions.revoke(revocation).await;
-        let revoked = revoked.map_err(|error| LoginFailure::store_unavailable(&error));
-        record(door, event, revoked.as_ref().map(|_revoked| ()));
-        if let Err(failure) = revoked {
-            // removes the mark, so that the provider can send the same token again
-            if let Err(error) = door.sessions.forget("logout", &logout.used_key).await {
-                tracing::warn!(%error, "a logout token that ended nothing stays marked as used");
-            }
-            return Err(failure);
-        }
+    let mut event = auth_event(request, "logout");
+    event.provider = Some(logout.provider);
+    event.issuer = Some(logout.issuer);
+    if let Revocation::Subject { subject, .. } = &logout.revocation {
+        event.subject = Some(subject.clone());
     }
-    Ok(())
+    let revoked = door.sessions.revoke_until_stored(&logout.revocation, logout.at).await;
+    let revoked = revoked.map_err(|error| LoginFailure::store_unavailable(&error));
+    record(door, event, revoked.as_ref().map(|_revoked| ()));
+    revoked.map(drop)
 }
 
 fn record(door: &LoginDoor, mut event: AuthEvent, outcome: Result<(), &LoginFailure>) {

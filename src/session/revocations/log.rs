@@ -8,8 +8,8 @@
 //! entries of single sessions are dropped; their values were removed from the store when they were revoked. Entries older
 //! than the retention are dropped, because everything that they could end has expired.
 //!
-//! An entry ends the sessions and tokens that began before it. An entry of a handle ends that session whenever it began,
-//! because a handle is never used twice. Documentation and metrics call this log the feed of revocations.
+//! An entry ends the sessions and tokens that began before it. An entry of a handle, or of a provider's session (`sid`), ends
+//! its sessions whenever they began, because neither is used again; so it also ends a session whose login completes later. Documentation and metrics call this log the feed of revocations.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
@@ -158,7 +158,7 @@ impl RevocationLog {
     pub fn revokes(&self, handle: Handle, keys: &RevocationKeys, created_at: i64) -> bool {
         let known = self.entries.read();
         known.at.contains_key(&RevocationKey::session(handle))
-            || known.at.contains_key(&RevocationKey::session(keys.lineage))
+            || keys.untimed().any(|key| known.at.contains_key(&key))
             || keys.time_bound().any(|key| known.revokes_since(key, created_at))
     }
 
@@ -267,6 +267,7 @@ mod tests {
             (Revocation::Portal(slug("shop")), 1, true),
             (Revocation::Portal(slug("acme")), 1, false),
             (sid("corp", "sid"), 1, true),
+            (sid("corp", "sid"), -5, true),
             (sid("other", "sid"), 1, false),
             (sid("corp", "other"), 1, false),
         ];

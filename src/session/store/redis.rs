@@ -73,7 +73,7 @@ pub struct RedisStore {
     replicas_late_until: Mutex<Option<Instant>>,
     /// Revocations published here and not yet read back; `true` once Redis acknowledged. Bounded by one poll interval.
     unread: Mutex<HashMap<RevocationKey, bool>>,
-    /// Revocations that Redis refused, with their times, until Redis takes them. At most as many as the revocation log holds.
+    /// Revocations that Redis did not take, with their times, until Redis takes them. At most as many as the revocation log holds.
     pending: Mutex<HashMap<RevocationKey, i64>>,
 }
 
@@ -201,7 +201,7 @@ impl RedisStore {
                 published = self.run_durable(&stream, self.append_commands(&stream, entries)).await;
             }
             if let Err(StoreError::Refused(_)) = &published {
-                self.enqueue_pending(entries);
+                self.publish_later(entries);
             }
         }
         let mut unread = self.unread.lock();

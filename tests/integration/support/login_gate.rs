@@ -31,19 +31,61 @@ pub fn start_login_gate(provider: &Server, more: &str) -> LoginGate {
 
 /// Like `start_login_gate`, with more keys of the issuer's configuration.
 pub fn start_login_gate_with(provider: &Server, issuer: &str, more: &str) -> LoginGate {
+    start_gate_for(&LoginSetup {
+        issuer_url: &provider.issuer(),
+        issuer,
+        more,
+        ..LoginSetup::default()
+    })
+}
+
+/// The configuration of a gate whose portal logs in at an OpenID provider.
+#[derive(Clone, Copy, Debug)]
+pub struct LoginSetup<'a> {
+    pub issuer_url: &'a str,
+    /// More keys of the issuer, beginning with a comma.
+    pub issuer: &'a str,
+    /// More keys of the provider, beginning with a comma.
+    pub provider: &'a str,
+    /// More sections.
+    pub more: &'a str,
+}
+
+impl Default for LoginSetup<'_> {
+    fn default() -> Self {
+        Self {
+            issuer_url: "",
+            issuer: "",
+            provider: ", scopes: [openid, email]",
+            more: "",
+        }
+    }
+}
+
+pub fn start_gate_for(login: &LoginSetup<'_>) -> LoginGate {
+    start_gate_in(login, Setup::portal(SCHEMA, POLICIES))
+}
+
+/// Like `start_gate_for`, with more files.
+pub fn start_gate_in(login: &LoginSetup<'_>, setup: Setup) -> LoginGate {
+    let LoginSetup {
+        issuer_url,
+        issuer,
+        provider,
+        more,
+    } = login;
     let port = free_port();
     let origin = format!("http://127.0.0.1:{port}");
-    let mut setup = Setup::portal(SCHEMA, POLICIES)
+    let mut setup = setup
         .file("policies/p/portal.yaml", "login: { provider: corp }\n")
         .config(&format!("public_url: '{origin}'"))
         .config(&format!("listen: {{ proxy: {{ address: '127.0.0.1:{port}' }}, decision: {{ address: '127.0.0.1:0' }}, admin: {{ address: '127.0.0.1:0' }} }}"))
         .config(&format!(
-            "login: {{ providers: {{ corp: {{ issuer: corp, client_id: gate, client_secret: {SECRET}, scopes: [openid, email] }} }} }}"
+            "login: {{ providers: {{ corp: {{ issuer: corp, client_id: gate, client_secret: {SECRET} {provider} }} }} }}"
         ))
         .config(more);
     setup.issuers = Some(format!(
-        "issuers: [{{ name: corp, issuer: '{}', audiences: [api], leeway: 5s {issuer} }}]",
-        provider.issuer()
+        "issuers: [{{ name: corp, issuer: '{issuer_url}', audiences: [api], leeway: 5s {issuer} }}]"
     ));
     LoginGate {
         gate: setup.start(),

@@ -42,6 +42,12 @@ impl RawConnection {
         }
     }
 
+    /// Reads so many bytes, or fewer if the connection ends first.
+    pub fn read_exactly(&mut self, length: usize) -> Vec<u8> {
+        while self.left.len() < length && self.more() {}
+        self.left.drain(..length.min(self.left.len())).collect()
+    }
+
     /// One response with its body; `None` if the connection ends first. `HEAD` answers have no body.
     pub fn read_answer(&mut self, method: &str) -> Option<Answer> {
         loop {

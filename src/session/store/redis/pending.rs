@@ -1,7 +1,8 @@
-//! Revocations that Redis refused: stored here and published again until Redis takes them.
+//! Revocations that Redis did not take: stored here and published again until Redis takes them.
 //!
-//! Redis refuses entries if it is full, or if a stream is at its last possible id. A refused revocation holds in this process
-//! at once (`Sessions::publish` adds it to the revocation log); the other replicas do not know it yet. Workers enqueue, the
+//! Redis refuses entries if it is full, or if a stream is at its last possible id; a provider's logout is also kept if Redis
+//! did not answer. Such a revocation holds in this process at once (`Sessions` adds it to the revocation log); the other
+//! replicas do not know it yet. Workers enqueue, the
 //! subscriber flushes at intervals; both take the lock of `pending`, and a flushed entry is removed only if its time is
 //! unchanged, so an entry that a worker renewed meanwhile stays. If Redis still refuses, the entries stay pending; if this
 //! process stops before that, they are lost.
@@ -31,7 +32,7 @@ const RENEW_SCRIPT: &str = "local r = redis.pcall('XADD', KEYS[1], '*', 'x', 'x'
 
 impl RedisStore {
     /// Keeps entries for the next flush. At most as many as the revocation log holds; more are dropped.
-    pub(super) fn enqueue_pending(&self, entries: &[RevocationEntry]) {
+    pub fn publish_later(&self, entries: &[RevocationEntry]) {
         let mut pending = self.pending.lock();
         for entry in entries {
             if pending.len() >= ENTRIES_MAX && !pending.contains_key(&entry.key) {
@@ -108,7 +109,7 @@ impl RedisStore {
                 Ok(_) => self.remove_pending(chunk),
                 Err(error) => {
                     // the chunks before this one were taken
-                    self.enqueue_pending(entries.get(number * CHUNK..).unwrap_or_default());
+                    self.publish_later(entries.get(number * CHUNK..).unwrap_or_default());
                     self.record_failed_write(&error);
                     if let StoreError::Refused(cause) = &error
                         && is_exhausted(cause)

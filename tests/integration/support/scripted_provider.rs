@@ -1,0 +1,214 @@
+//! An OpenID provider whose documents and tokens a test writes member by member, as the providers of the market shape them.
+//!
+//! It asks for no account: every login is `alice`. Tokens are signed with one ES256 key. A `null` in the script removes a member.
+//! For a provider's own rules (consent, rotation, PKCE) use `openid::Provider`.
+
+#![allow(dead_code, reason = "a harness has more handles than each of its users needs")]
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use url::form_urlencoded;
+
+use super::{Issuer, RawConnection, ScriptedServer, now};
+
+/// Members to set in the provider's answers.
+#[derive(Clone, Debug, Default)]
+pub struct Script {
+    pub discovery: Value,
+    /// The answer of the token endpoint to a code.
+    pub token: Value,
+    /// The answer to a refresh token, over that to a code.
+    pub refreshed: Value,
+    pub id_claims: Value,
+    /// Claims of the access token; an access token without any is opaque.
+    pub access_claims: Value,
+    /// Members of the access token's header.
+    pub access_header: Value,
+    pub userinfo: Value,
+}
+
+/// One request, as the provider got it.
+#[derive(Clone, Debug)]
+pub struct ProviderRequest {
+    pub path: String,
+    pub head: String,
+    /// The parameters of query and form.
+    pub parameters: HashMap<String, String>,
+}
+
+type Hook = Box<dyn FnOnce() + Send>;
+
+pub struct ScriptedProvider {
+    server: ScriptedServer,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    key: Issuer,
+    script: Mutex<Script>,
+    /// The nonce of each code.
+    nonces: Mutex<HashMap<String, String>>,
+    seen: Mutex<Vec<ProviderRequest>>,
+    /// Called before the next answer to a code is sent.
+    before_tokens: Mutex<Option<Hook>>,
+}
+
+impl ScriptedProvider {
+    pub fn start(script: Script) -> Self {
+        let shared = Arc::new(Shared {
+            key: Issuer::new("scripted"),
+            script: Mutex::new(script),
+            nonces: Mutex::default(),
+            seen: Mutex::default(),
+            before_tokens: Mutex::default(),
+        });
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let serving = Arc::clone(&shared);
+        let server = ScriptedServer::on(listener, move |head, connection| {
+            let answer = serving.answer(&base, head, connection);
+            connection.send(answer);
+        });
+        Self { server, shared }
+    }
+
+    pub fn issuer(&self) -> String {
+        self.server.url()
+    }
+
+    pub fn script(&self, script: Script) {
+        *self.shared.script.lock().unwrap() = script;
+    }
+
+    /// Calls `hook` after the next code was redeemed and before the gate gets the tokens.
+    pub fn before_tokens(&self, hook: impl FnOnce() + Send + 'static) {
+        *self.shared.before_tokens.lock().unwrap() = Some(Box::new(hook));
+    }
+
+    /// The requests that a path got.
+    pub fn requests(&self, path: &str) -> Vec<ProviderRequest> {
+        let seen = self.shared.seen.lock().unwrap();
+        seen.iter().filter(|request| request.path == path).cloned().collect()
+    }
+
+    /// A logout token for the client `gate`.
+    pub fn logout_token(&self, claims: &Value) -> String {
+        let event = json!({"http://schemas.openid.net/event/backchannel-logout": {}});
+        let usual = json!({"iss": self.issuer(), "aud": "gate", "iat": now(), "exp": now() + 120, "jti": format!("{:x}", rand::random::<u64>()),
+            "events": event});
+        let header = json!({"typ": "logout+jwt"});
+        self.shared.key.sign_with(&header, &with(usual, claims))
+    }
+}
+
+impl Shared {
+    fn answer(&self, base: &str, head: &str, connection: &mut RawConnection) -> Vec<u8> {
+        let length = head.to_ascii_lowercase();
+        let length = length.split("\r\ncontent-length: ").nth(1).map_or(0, |rest| {
+            rest.split("\r\n").next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
+        });
+        let body = connection.read_exactly(length);
+        let target = head.split(' ').nth(1).unwrap_or("/");
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let pairs = form_urlencoded::parse(query.as_bytes()).chain(form_urlencoded::parse(&body));
+        let pairs = pairs.map(|(name, value)| (name.into_owned(), value.into_owned()));
+        let request = ProviderRequest {
+            path: path.to_owned(),
+            head: head.to_owned(),
+            parameters: pairs.collect(),
+        };
+        self.seen.lock().unwrap().push(request.clone());
+        let script = self.script.lock().unwrap().clone();
+        match path {
+            "/.well-known/openid-configuration" => json_response(&with(discovery(base), &script.discovery)),
+            "/jwks" => json_response(&self.key.jwks()),
+            "/authorize" => self.authorize(&request),
+            "/token" => {
+                let answer = json_response(&self.tokens(base, &script, &request));
+                let hook = self.before_tokens.lock().unwrap().take();
+                hook.into_iter().for_each(|hook| hook());
+                answer
+            }
+            "/userinfo" => json_response(&with(json!({"sub": "alice"}), &script.userinfo)),
+            "/logout" => redirect(request.parameters.get("post_logout_redirect_uri").map_or("/", String::as_str)),
+            _ => response("404 Not Found", "text/plain", "no such endpoint"),
+        }
+    }
+
+    fn authorize(&self, request: &ProviderRequest) -> Vec<u8> {
+        let parameter = |name: &str| request.parameters.get(name).cloned().unwrap_or_default();
+        let code = format!("code-{:x}", rand::random::<u64>());
+        self.nonces.lock().unwrap().insert(code.clone(), parameter("nonce"));
+        let (target, state) = (parameter("redirect_uri"), parameter("state"));
+        if parameter("response_mode") == "form_post" {
+            let page = format!(
+                "<form method=\"post\" action=\"{target}\"><input type=\"hidden\" name=\"code\" value=\"{code}\">\
+                 <input type=\"hidden\" name=\"state\" value=\"{state}\"></form>"
+            );
+            return response("200 OK", "text/html", &page);
+        }
+        let query = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs([("code", code), ("state", state)])
+            .finish();
+        redirect(&format!("{target}?{query}"))
+    }
+
+    fn tokens(&self, base: &str, script: &Script, request: &ProviderRequest) -> Value {
+        let is_refresh = request
+            .parameters
+            .get("grant_type")
+            .is_some_and(|grant| grant == "refresh_token");
+        let code = request.parameters.get("code").cloned().unwrap_or_default();
+        let nonce = self.nonces.lock().unwrap().remove(&code);
+        let usual = json!({"iss": base, "aud": "gate", "sub": "alice", "iat": now(), "exp": now() + 300, "nonce": nonce});
+        let usual = if is_refresh {
+            with(usual, &json!({"nonce": null}))
+        } else {
+            usual
+        };
+        let id_token = self.key.sign(&with(usual, &script.id_claims));
+        let access = json!({"iss": base, "aud": "api", "sub": "alice", "iat": now(), "exp": now() + 300});
+        let access_token = match &script.access_claims {
+            Value::Null => format!("opaque-{:x}", rand::random::<u64>()),
+            claims => self
+                .key
+                .sign_with(&with(json!({"typ": "at+jwt"}), &script.access_header), &with(access, claims)),
+        };
+        let answer = json!({"access_token": access_token, "token_type": "Bearer", "expires_in": 300, "id_token": id_token});
+        let answer = with(answer, &script.token);
+        if is_refresh { with(answer, &script.refreshed) } else { answer }
+    }
+}
+
+fn discovery(base: &str) -> Value {
+    json!({"issuer": base, "authorization_endpoint": format!("{base}/authorize"), "token_endpoint": format!("{base}/token"),
+        "jwks_uri": format!("{base}/jwks"), "userinfo_endpoint": format!("{base}/userinfo"),
+        "end_session_endpoint": format!("{base}/logout")})
+}
+
+/// `value` with the members of `changes`; a `null` removes a member.
+pub fn with(mut value: Value, changes: &Value) -> Value {
+    for (name, change) in changes.as_object().into_iter().flatten() {
+        match change {
+            Value::Null => drop(value.as_object_mut().unwrap().remove(name)),
+            change => value[name] = change.clone(),
+        }
+    }
+    value
+}
+
+fn json_response(body: &Value) -> Vec<u8> {
+    response("200 OK", "application/json", &body.to_string())
+}
+
+fn redirect(target: &str) -> Vec<u8> {
+    format!("HTTP/1.1 303 See Other\r\nlocation: {target}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").into_bytes()
+}
+
+fn response(status: &str, kind: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}")
+        .into_bytes()
+}
