@@ -68,6 +68,8 @@ pub struct Accounts {
 /// One provider's users file: the accounts in force, and the content that was read last.
 struct UsersFile {
     provider: Arc<str>,
+    /// Name of the issuer whose users the accounts are.
+    issuer: Arc<str>,
     path: PathBuf,
     users: ArcSwap<Users>,
     /// Text or error of the last read, so that unchanged content is not parsed again. Written by `run` alone.
@@ -78,6 +80,7 @@ struct UsersFile {
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 struct ChangedAccount {
     provider: Arc<str>,
+    issuer: Arc<str>,
     name: String,
 }
 
@@ -115,12 +118,12 @@ impl Accounts {
     ) -> Result<Arc<Self>, AccountsError> {
         let mut files = Vec::new();
         for provider in &config.login.providers {
-            if let ProviderKind::Local(path) = &provider.kind {
-                let file = UsersFile::open(&provider.name, path).map_err(|source| AccountsError::UsersFile {
+            if let (ProviderKind::Local(path), Some(issuer)) = (&provider.kind, config.issuers.get(provider.issuer)) {
+                let file = UsersFile::open(&provider.name, &issuer.scope.name, path);
+                files.push(file.map_err(|source| AccountsError::UsersFile {
                     provider: provider.name.to_string(),
                     source,
-                })?;
-                files.push(file);
+                })?);
             }
         }
         let checker = if files.is_empty() {
@@ -213,6 +216,7 @@ impl Accounts {
                     let detail = format!("provider {provider}: {} accounts changed or gone", names.len());
                     changed.extend(names.into_iter().map(|name| ChangedAccount {
                         provider: Arc::clone(&file.provider),
+                        issuer: Arc::clone(&file.issuer),
                         name,
                     }));
                     ("success", "users_reloaded", detail)
@@ -235,7 +239,7 @@ impl Accounts {
     async fn revoke(&self, pending: &mut BTreeSet<ChangedAccount>) {
         for account in pending.clone() {
             let revocation = Revocation::Subject {
-                issuer: account.provider.to_string(),
+                issuer: account.issuer.to_string(),
                 subject: account.name.clone(),
             };
             match self.sessions.revoke(revocation).await {
@@ -261,7 +265,7 @@ impl Accounts {
             result: "success",
             reason: if is_in_file { "account_changed" } else { "account_removed" },
             provider: Some(Arc::clone(&account.provider)),
-            issuer: Some(Arc::clone(&account.provider)),
+            issuer: Some(Arc::clone(&account.issuer)),
             subject: Some(account.name.clone()),
             ..AuthEvent::default()
         })));
@@ -273,11 +277,12 @@ impl Accounts {
 }
 
 impl UsersFile {
-    fn open(provider: &Arc<str>, path: &std::path::Path) -> Result<Self, UsersError> {
+    fn open(provider: &Arc<str>, issuer: &Arc<str>, path: &std::path::Path) -> Result<Self, UsersError> {
         let text = read(path)?;
         let users = Users::parse(&text, &path.display().to_string())?;
         Ok(Self {
             provider: Arc::clone(provider),
+            issuer: Arc::clone(issuer),
             path: path.to_owned(),
             users: ArcSwap::from_pointee(users),
             last_read: ArcSwapOption::from_pointee(Ok(text)),

@@ -741,6 +741,59 @@ fn a_misspelt_provider_key_and_the_missing_issuer_are_both_reported() {
 }
 
 #[test]
+fn accounts_of_a_configured_issuer_need_one_with_the_default_claims() {
+    let login = |issuer: &str, provider: &str| {
+        with(&format!(
+            "public_url: 'https://shop.test'\nissuers: [{{ name: corp, issuer: 'https://id.test/', audiences: [a] {issuer} }}]\n\
+             login: {{ {provider} }}\n"
+        ))
+    };
+    let config = good(&login("", "providers: { staff: { users_file: u.yaml, issuer: corp } }"));
+    assert_eq!(config.issuers.len(), 1, "the file is no issuer of its own");
+    bad(
+        &login("", "providers: { staff: { users_file: u.yaml, issuer: crop } }"),
+        &["login.providers.staff.issuer: there is no issuer `crop`; did you mean `corp`?"],
+    );
+    bad(
+        &login(
+            ", claims: { roles: realm_access.roles }",
+            "providers: { staff: { users_file: u.yaml, issuer: corp } }",
+        ),
+        &["login.providers.staff.issuer: `corp` maps claims (issuers[0].claims)"],
+    );
+    bad(
+        &login("", "providers: { corp: { users_file: u.yaml } }"),
+        &["login.providers.corp: an issuer is called `corp`, too", "`issuer: corp`"],
+    );
+}
+
+#[test]
+fn the_default_login_is_one_of_the_providers_and_trusted_by_the_portal() {
+    let login = |default: &str| {
+        with(&format!(
+            "public_url: 'https://shop.test'\n{ISSUER}login: {{ default: {default}, providers: {{ staff: {{ users_file: u.yaml }} }} }}\n\
+             portals: {{ shop: {{}}, api: {{ issuers: [corp] }} }}\n"
+        ))
+    };
+    bad(
+        &login("stuff"),
+        &["login.default: there is no provider `stuff`; did you mean `staff`?"],
+    );
+    let config = good(&login("staff"));
+    let of = |slug: &str| {
+        let portal = config
+            .portals
+            .iter()
+            .flatten()
+            .find(|portal| portal.slug.as_str() == slug)
+            .unwrap();
+        config.login.default_of(portal).map(|provider| provider.name.to_string())
+    };
+    assert_eq!(of("shop").as_deref(), Some("staff"));
+    assert_eq!(of("api"), None, "it does not trust the accounts");
+}
+
+#[test]
 fn a_bad_scope_is_reported_at_its_own_place_in_the_list() {
     let provider = "issuer: corp, client_id: gate, client_secret: x, scopes: [email, 'a b']";
     let yaml = with(&format!(

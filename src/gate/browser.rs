@@ -92,7 +92,9 @@ impl Gate {
         };
         let portal = progress.portal.as_ref()?;
         let active = progress.active.as_ref()?;
-        active.revision.file.login.as_ref()?;
+        if active.revision.file.login.is_none() {
+            self.config.login.default_of(&portal.config)?;
+        }
         let path = progress.record.record.http.as_ref().map(|http| http.path.as_str())?;
         let return_to = match uri.query().filter(|query| can_return(query)) {
             Some(query) => format!("{path}?{query}"),

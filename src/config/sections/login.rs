@@ -8,7 +8,8 @@ use cedargate_policy::scope::IssuerScope;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::issuers::Issuer;
+use super::issuers::{Issuer, RawClaims};
+use super::portals::Portal;
 use crate::config::Secret;
 use crate::config::check::Checker;
 use crate::config::document::Document;
@@ -18,6 +19,8 @@ use crate::config::values::SecretText;
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawLogin {
+    /// The provider of the portals whose `portal.yaml` names none. Absent: such portals never redirect to a login.
+    pub default: Option<String>,
     /// Providers to log in, by name; `portal.yaml` names the one that a portal uses.
     pub providers: BTreeMap<String, RawProvider>,
 }
@@ -28,7 +31,7 @@ pub struct RawLogin {
 pub struct RawProvider {
     /// The name on the login page. Absent: its key.
     pub title: Option<String>,
-    /// Name of the issuer, one of `issuers`.
+    /// Name of the issuer, one of `issuers`. Absent beside `users_file`: the file is an issuer of its own.
     pub issuer: Option<String>,
     /// The gate's client at the provider.
     pub client_id: Option<String>,
@@ -60,8 +63,18 @@ pub enum RawAuthMethod {
 
 #[derive(Clone, Debug, Default)]
 pub struct Login {
+    /// The provider of portals that name none: an index into `providers`.
+    default: Option<usize>,
     /// In the order of their names, which are `[a-z0-9_-]+`.
     pub providers: Vec<Provider>,
+}
+
+impl Login {
+    /// The provider of a portal that names none. `None` if the portal does not trust it.
+    pub fn default_of(&self, portal: &Portal) -> Option<&Provider> {
+        let provider = self.providers.get(self.default?)?;
+        portal.issuers.contains(&provider.issuer).then_some(provider)
+    }
 }
 
 /// A way to log in.
@@ -128,13 +141,14 @@ impl RawProvider {
 }
 
 impl Checker<'_> {
-    /// The names of the providers with local accounts. Each is also the name of an issuer without tokens.
+    /// The names of the providers whose local accounts belong to no configured issuer. Each is also the name of an issuer without
+    /// tokens.
     pub fn local_issuers(document: &Document) -> impl Iterator<Item = &str> {
         let local = document
             .login
             .providers
             .iter()
-            .filter(|(_, provider)| provider.users_file.is_some());
+            .filter(|(_, provider)| provider.users_file.is_some() && provider.issuer.is_none());
         local.map(|(name, _)| name.as_str())
     }
 
@@ -145,7 +159,7 @@ impl Checker<'_> {
             let section = format!("login.providers.{name}");
             self.name(&section, name);
             let found = match &provider.users_file {
-                Some(file) => self.local(name, provider, file, issuers),
+                Some(file) => self.local(name, provider, file, issuers, document),
                 None => self.oidc(&section, provider, document),
             };
             providers.extend(found.map(|trusted| Provider {
@@ -158,13 +172,29 @@ impl Checker<'_> {
         if !document.login.providers.is_empty() && document.public_url.is_none() {
             self.error("public_url", "is missing; a login must know where browsers come back to");
         }
-        (self.errors.iter().count() == before).then_some(Login { providers })
+        let default = document.login.default.as_deref().and_then(|name| {
+            let known: Vec<&str> = document.login.providers.keys().map(String::as_str).collect();
+            if !known.contains(&name) {
+                self.error(
+                    "login.default",
+                    format!("there is no provider `{name}`; {}", hint(name, &known)),
+                );
+            }
+            providers.iter().position(|provider| *provider.name == *name)
+        });
+        (self.errors.iter().count() == before).then_some(Login { default, providers })
     }
 
-    fn local(&mut self, name: &str, raw: &RawProvider, file: &Path, issuers: &mut Vec<Issuer>) -> Option<TrustedProvider> {
+    fn local(
+        &mut self,
+        name: &str,
+        raw: &RawProvider,
+        file: &Path,
+        issuers: &mut Vec<Issuer>,
+        document: &Document,
+    ) -> Option<TrustedProvider> {
         let section = format!("login.providers.{name}");
         for (key, given) in [
-            ("issuer", raw.issuer.is_some()),
             ("client_id", raw.client_id.is_some()),
             (
                 "client_secret",
@@ -179,21 +209,54 @@ impl Checker<'_> {
                 );
             }
         }
-        if issuers.iter().any(|issuer| &*issuer.scope.name == name) {
-            self.error(&section, format!("an issuer is called `{name}`, too; names must differ"));
-            return None;
-        }
         let path = self.path(&format!("{section}.users_file"), file);
-        issuers.push(local_issuer(name));
+        let issuer = match &raw.issuer {
+            Some(issuer) => self.issuer_of_accounts(&format!("{section}.issuer"), issuer, document)?,
+            None if issuers.iter().any(|issuer| &*issuer.scope.name == name) => {
+                let message = format!(
+                    "an issuer is called `{name}`, too; choose another name, or write `issuer: {name}` if the accounts are its users"
+                );
+                self.error(&section, message);
+                return None;
+            }
+            None => {
+                issuers.push(local_issuer(name));
+                issuers.len() - 1
+            }
+        };
         Some(TrustedProvider {
-            issuer: issuers.len() - 1,
+            issuer,
             kind: ProviderKind::Local(path),
         })
     }
 
+    /// The index of the configured issuer whose users the accounts of a file are. The file knows the default claims only.
+    fn issuer_of_accounts(&mut self, key: &str, name: &str, document: &Document) -> Option<usize> {
+        let index = self.issuer_named(key, name, document)?;
+        let claims = &document.issuers.get(index)?.claims;
+        let default = RawClaims::default();
+        if (&claims.subject, &claims.tenant, &claims.roles) != (&default.subject, &default.tenant, &default.roles) {
+            let message =
+                format!("`{name}` maps claims (issuers[{index}].claims) that accounts of a file do not have; remove this key");
+            self.error(key, message);
+            return None;
+        }
+        Some(index)
+    }
+
+    /// The index of an issuer that a provider names.
+    fn issuer_named(&mut self, key: &str, name: &str, document: &Document) -> Option<usize> {
+        let mut names = document.issuers.iter().map(|issuer| issuer.name.as_deref());
+        let found = names.position(|one| one == Some(name));
+        if found.is_none() {
+            let known: Vec<&str> = document.issuers.iter().filter_map(|issuer| issuer.name.as_deref()).collect();
+            self.error(key, format!("there is no issuer `{name}`; {}", hint(name, &known)));
+        }
+        found
+    }
+
     fn oidc(&mut self, section: &str, provider: &RawProvider, document: &Document) -> Option<TrustedProvider> {
         let key = |name: &str| format!("{section}.{name}");
-        let known: Vec<&str> = document.issuers.iter().filter_map(|issuer| issuer.name.as_deref()).collect();
         let issuer = match provider.issuer.as_deref() {
             None => {
                 let message = "is missing: name one of `issuers`, or set `users_file` for local accounts";
@@ -204,17 +267,7 @@ impl Checker<'_> {
                 }
                 None
             }
-            Some(name) => {
-                let found = document
-                    .issuers
-                    .iter()
-                    .position(|issuer| issuer.name.as_deref() == Some(name));
-                if found.is_none() {
-                    let message = format!("there is no issuer `{name}`; {}", hint(name, &known));
-                    self.error(&key("issuer"), message);
-                }
-                found
-            }
+            Some(name) => self.issuer_named(&key("issuer"), name, document),
         };
         if provider.client_id.is_none() {
             self.error(&key("client_id"), "is missing: the gate's client at the provider");

@@ -26,8 +26,8 @@ pub(super) fn title(portal: &Portal) -> String {
     title.unwrap_or_else(|| portal.name.to_string())
 }
 
-/// The login provider of a portal: the `requested` one, else the one of `portal.yaml`, else the only one whose issuer the portal
-/// trusts. Never a provider whose issuer the portal does not trust.
+/// The login provider of a portal: the `requested` one, else the one of `portal.yaml`, else the configuration's default, else the
+/// only one whose issuer the portal trusts. Never a provider whose issuer the portal does not trust.
 pub(super) fn provider<'a>(
     door: &'a LoginDoor,
     portal: &Portal,
@@ -40,6 +40,9 @@ pub(super) fn provider<'a>(
     if let Some(name) = requested.or(configured) {
         let provider = door.login.provider(name).filter(is_trusted);
         return provider.ok_or_else(|| invalid("the provider is not configured, or the portal does not trust its issuer"));
+    }
+    if let Some(default) = door.config.login.default_of(&portal.config) {
+        return Ok(default);
     }
     let mut trusted = door.config.login.providers.iter().filter(is_trusted);
     match (trusted.next(), trusted.next()) {
