@@ -3,8 +3,9 @@
 
 INSTRUCTIONS = cargo run --locked --quiet --profile counts --package cedargate-benches --bin instructions --
 
-demo: ## two portals, a demo app, a token issuer; prints three curls
-	cargo run --locked --quiet -- demo
+demo: ## two portals, a demo app, a token issuer, a login; prints what to try
+	@.ci/demo-needs
+	cargo run --locked -- demo
 
 test: tools lint ## everything: format, lints, all tests, instruction counts
 	cargo test --locked --workspace --all-targets

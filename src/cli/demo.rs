@@ -1,7 +1,8 @@
 //! `cedargate demo`: runs a gate, a demo app, a token issuer and two accounts in one process, and prints requests to try.
 //!
 //! Only the app is made up: the gate is the one that `serve` starts, and it reads the policy tree on disk, so that an edit
-//! takes effect at once. The issuer's key exists only in this process.
+//! takes effect at once. The issuer's key exists only in this process. The accounts are users of that issuer: `alice` is the
+//! same principal with her token and with her session.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -23,9 +24,12 @@ use crate::authn::{SigningKey, mint};
 use crate::base::{clock, telemetry};
 use crate::config::{self, Config};
 
+const ISSUER_NAME: &str = "demo";
 const ISSUER: &str = "https://issuer.demo.invalid/";
 const AUDIENCE: &str = "shop";
+const TENANT: &str = "acme";
 const USERS_FILE: &str = "users.yaml";
+const DECISION_LOG: &str = "decisions.jsonl";
 /// Random bytes of a demo password.
 const PASSWORD_RANDOM_BYTES: usize = 9;
 /// The edit that turns the second request's 403 into 200.
@@ -72,7 +76,13 @@ fn start(args: &Args) -> Result<Exit, String> {
     let config = config(args, app, &folder.0)?;
     let signals = serve::Signals::catch().map_err(|e| e.to_string())?;
     let running = app::start(config, Vec::new()).map_err(|e| e.to_string())?;
-    print(&welcome(&running.addresses, &key, &accounts)?);
+    let demo = Demo {
+        addresses: &running.addresses,
+        key: &key,
+        accounts: &accounts,
+        decision_log: folder.0.join(DECISION_LOG),
+    };
+    print(&demo.welcome()?);
     Ok(serve::run_until_shutdown(running, signals))
 }
 
@@ -116,11 +126,11 @@ fn make_accounts(scratch: &Path) -> Result<Vec<DemoAccount>, String> {
         let spec = NewUser {
             name: name.to_owned(),
             password: Hash::new(&password)?,
-            tenant: Some("acme".to_owned()),
+            tenant: Some(TENANT.to_owned()),
             roles: vec![role.to_owned()],
             portals: Vec::new(),
             full_name: None,
-            email: Some(format!("{name}@acme.test")),
+            email: Some(email(name)),
         };
         let file = UsersEditor::open(&scratch.join(USERS_FILE)).map_err(|e| e.to_string())?;
         file.add(&spec).map_err(|e| e.to_string())?;
@@ -150,12 +160,11 @@ fn config(args: &Args, app: SocketAddr, scratch: &Path) -> Result<Config, String
         },
         "upstream": {"url": format!("http://{app}")},
         "policies": {"dir": args.dir.join("policies"), "schemas": args.dir.join("schemas"), "poll": "1s"},
-        "issuers": [{"name": "demo", "issuer": ISSUER, "audiences": [AUDIENCE], "jwks": {"file": scratch.join("jwks.json")},
-            "subject_prefix": ""}],
+        "issuers": [{"name": ISSUER_NAME, "issuer": ISSUER, "audiences": [AUDIENCE], "jwks": {"file": scratch.join("jwks.json")}}],
         "sessions": {"danger_insecure_cookie": true},
-        "login": {"providers": {"local": {"title": "Demo accounts", "users_file": scratch.join(USERS_FILE)}}},
+        "login": {"default": "local", "providers": {"local": {"title": "Demo accounts", "issuer": ISSUER_NAME, "users_file": scratch.join(USERS_FILE)}}},
         "identity": {"title": "Demo shop"},
-        "audit": {"sink": {"file": scratch.join("decisions.jsonl")}},
+        "audit": {"sink": {"file": scratch.join(DECISION_LOG)}},
     });
     // JSON is YAML; relative folders start at the current folder
     config::from_str(&text.to_string(), Path::new(""), std::iter::empty())
@@ -203,59 +212,70 @@ fn demo_response(method: &http::Method, path: &str, headers: &HeaderMap) -> Resp
     response
 }
 
-fn welcome(addresses: &app::Addresses, key: &SigningKey, accounts: &[DemoAccount]) -> Result<String, String> {
-    let token = |subject: &str, roles: &[&str]| {
-        let claims = json!({"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "tenant": "acme", "roles": roles,
-            "email": format!("{subject}@acme.test")});
+/// A running demo, as the welcome text describes it.
+struct Demo<'a> {
+    addresses: &'a app::Addresses,
+    key: &'a SigningKey,
+    accounts: &'a [DemoAccount],
+    decision_log: PathBuf,
+}
+
+impl Demo<'_> {
+    fn welcome(&self) -> Result<String, String> {
+        let orders = format!("http://{}/portal/customer/orders", self.addresses.proxy);
+        let decision = match &self.addresses.decision {
+            Some(config::Address::Tcp(address)) => format!("http://{address}/authorize"),
+            _ => String::new(),
+        };
+        let status = self.addresses.admin.map(|a| format!("http://{a}/status")).unwrap_or_default();
+        let mut browser = vec![format!("http://localhost:{}/", self.addresses.proxy.port())];
+        browser.extend(self.accounts.iter().map(DemoAccount::line));
+        Ok([
+            section(
+                "cedargate demo: two portals in front of a demo shop. Ctrl-C ends it.",
+                &[
+                    format!("proxy     {orders}"),
+                    format!("authorize {decision}"),
+                    format!("status    {status}"),
+                    format!("decisions {}", self.decision_log.display()),
+                ],
+            ),
+            section(
+                "Tokens",
+                &[
+                    format!("export ALICE={}   # viewer", self.token("alice", "viewer")?),
+                    format!("export BOB={}   # editor", self.token("bob", "editor")?),
+                ],
+            ),
+            section("1. Without a token: 401", &[format!("curl -i {orders}")]),
+            section(
+                "2. Alice, a viewer, places an order: 403",
+                &[format!("curl -i -X POST -H \"Authorization: Bearer $ALICE\" {orders}")],
+            ),
+            section(
+                "3. Alice reads the orders: 200",
+                &[format!("curl -i -H \"Authorization: Bearer $ALICE\" {orders}")],
+            ),
+            section("4. Change one line while it runs, and repeat number 2", &[EDIT.to_owned()]),
+            section("In a browser, as one of these", &browser),
+            section(
+                "The app makes its own query",
+                &[format!("curl -s {decision} -d '{APP_QUERY}'")],
+            ),
+        ]
+        .join("\n"))
+    }
+
+    fn token(&self, subject: &str, role: &str) -> Result<String, String> {
+        let claims = json!({"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "tenant": TENANT, "roles": [role],
+            "email": email(subject)});
         let claims: Map<String, Value> = claims.as_object().cloned().unwrap_or_default();
-        mint(key, claims, TOKEN_LIFE, clock::unix_seconds()).map_err(|e| e.to_string())
-    };
-    let alice = token("alice", &["viewer"])?;
-    let ed = token("ed", &["editor"])?;
-    let orders = format!("http://{}/portal/customer/orders", addresses.proxy);
-    let decision = match &addresses.decision {
-        Some(config::Address::Tcp(address)) => format!("http://{address}/authorize"),
-        _ => String::new(),
-    };
-    let status = addresses.admin.map(|a| format!("http://{a}/status")).unwrap_or_default();
-    let port = addresses.proxy.port();
-    let mut browser = vec![format!(
-        "http://localhost:{port}/api/v1/identity/auth/login?portal=customer&rd=/portal/customer/orders"
-    )];
-    browser.extend(accounts.iter().map(DemoAccount::line));
-    Ok([
-        section(
-            "cedargate demo: two portals in front of a demo shop. Ctrl-C ends it.",
-            &[
-                format!("proxy     {orders}"),
-                format!("authorize {decision}"),
-                format!("status    {status}"),
-            ],
-        ),
-        section(
-            "Tokens",
-            &[
-                format!("export ALICE={alice}   # viewer"),
-                format!("export ED={ed}   # editor"),
-            ],
-        ),
-        section("1. Without a token: 401", &[format!("curl -i {orders}")]),
-        section(
-            "2. Alice, a viewer, places an order: 403",
-            &[format!("curl -i -X POST -H \"Authorization: Bearer $ALICE\" {orders}")],
-        ),
-        section(
-            "3. Alice reads the orders: 200",
-            &[format!("curl -i -H \"Authorization: Bearer $ALICE\" {orders}")],
-        ),
-        section("4. Change one line while it runs, and repeat number 2", &[EDIT.to_owned()]),
-        section("In a browser", &browser),
-        section(
-            "The app makes its own query",
-            &[format!("curl -s {decision} -d '{APP_QUERY}'")],
-        ),
-    ]
-    .join("\n"))
+        mint(self.key, claims, TOKEN_LIFE, clock::unix_seconds()).map_err(|e| e.to_string())
+    }
+}
+
+fn email(name: &str) -> String {
+    format!("{name}@acme.test")
 }
 
 /// A headline and its lines.
