@@ -224,10 +224,20 @@ impl Sessions {
     }
 
     /// Creates a session under a new id; returns once a replica of the store has it, if the store has replicas.
-    pub async fn create(&self, data: SessionData) -> Result<IdentifiedSession, StoreError> {
+    pub async fn create(&self, mut data: SessionData) -> Result<IdentifiedSession, StoreError> {
         let id = random_id()?;
+        data.created_at = self.no_later_than_store(data.created_at).await;
         let session = self.meters.measure("create", self.create_under(&id, data, None)).await?;
         Ok(IdentifiedSession { id, session })
+    }
+
+    /// A time of this process's clock, moved back by as much as that clock is ahead of the store's. Otherwise a session of a gate
+    /// whose clock is ahead would survive revocations that come after it.
+    async fn no_later_than_store(&self, at: i64) -> i64 {
+        // before the store's answer: the difference is never too large, so the result is never before the true beginning
+        let now = unix_millis();
+        let ahead = self.store.now().await.map_or(0, |store_now| now.saturating_sub(store_now));
+        at.saturating_sub(ahead.max(0))
     }
 
     /// Creates a session under `id`, which no session may have. With a predecessor the id is unconfirmed until its first use.

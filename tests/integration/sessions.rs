@@ -6,4 +6,5 @@ mod revocations;
 mod sentinel_failover;
 mod session_requests;
 mod session_store;
+mod skewed_clocks;
 mod store_faults;

@@ -1,5 +1,7 @@
 //! A portal with local accounts, and a client that logs in there and sends its session cookie.
 
+use std::net::SocketAddr;
+
 use serde_json::Value;
 
 use super::{Answer, Gate, PAGE, Setup, eventually, open_portal, raw};
@@ -10,19 +12,19 @@ pub const ORIGIN: &str = "https://shop.test";
 /// Prefix of the gate's own login and identity endpoints.
 pub const IDENTITY_PATH: &str = "/api/v1/identity";
 
+/// Accounts of alice and bob.
+pub fn users() -> String {
+    format!(
+        "users:\n  alice: {{ password: '{HASH}', tenant: acme, roles: [viewer], name: Alice, email: alice@shop.test }}\n\
+         \x20 bob: {{ password: '{HASH}', tenant: acme, roles: [viewer] }}\n"
+    )
+}
+
 /// A portal `p` where users of a file log in.
 pub fn with_accounts(setup: Setup) -> Setup {
-    setup
-        .file(
-            "users.yaml",
-            &format!(
-                "users:\n  alice: {{ password: '{HASH}', tenant: acme, roles: [viewer], name: Alice, email: alice@shop.test }}\n\
-                 \x20 bob: {{ password: '{HASH}', tenant: acme, roles: [viewer] }}\n"
-            ),
-        )
-        .config(&format!(
-            "public_url: '{ORIGIN}'\nlogin: {{ providers: {{ local: {{ users_file: users.yaml }} }} }}"
-        ))
+    setup.file("users.yaml", &users()).config(&format!(
+        "public_url: '{ORIGIN}'\nlogin: {{ providers: {{ local: {{ users_file: users.yaml }} }} }}"
+    ))
 }
 
 pub const PORTAL_YAML: &str = "title: Shop\nlogin: { provider: local }\npublic: [ \"GET /portal/p/assets/**\", \"POST /portal/p/assets/**\" ]\n\
@@ -55,8 +57,19 @@ pub fn set_cookie(answer: &Answer, name: &str) -> Option<String> {
 
 /// Logs a user in as a browser does; returns the session cookie.
 pub fn log_in(gate: &Gate, name: &str) -> String {
-    let form = browse(gate, &format!("{IDENTITY_PATH}/auth/login?portal=p&rd={PAGE}"), "");
-    assert_eq!(form.status, 200, "{}", gate.status());
+    log_in_at(gate.proxy, name)
+}
+
+pub fn log_in_at(proxy: SocketAddr, name: &str) -> String {
+    let navigation = [("accept", "text/html"), ("sec-fetch-mode", "navigate")];
+    let form = raw(
+        proxy,
+        "GET",
+        &format!("{IDENTITY_PATH}/auth/login?portal=p&rd={PAGE}"),
+        &navigation,
+        b"",
+    );
+    assert_eq!(form.status, 200, "{}", form.text());
     let login = set_cookie(&form, "__Host-cedargate-login").unwrap();
     let text = form.text();
     let token = text
@@ -73,7 +86,7 @@ pub fn log_in(gate: &Gate, name: &str) -> String {
         ("content-type", "application/x-www-form-urlencoded"),
     ];
     let done = raw(
-        gate.proxy,
+        proxy,
         "POST",
         &format!("{IDENTITY_PATH}/auth/local"),
         &headers,
