@@ -35,6 +35,7 @@ pub use sections::listen::{Address, Listen, ProxyProtocol, Tls};
 pub use sections::login::{ClientAuth, Login, Provider, ProviderKind};
 pub use sections::policies::Policies;
 pub use sections::portals::{Portal, RESERVED_PREFIX};
+pub use sections::public_url::host_of;
 pub use sections::sessions::{CookieSecurity, Redis, SessionStore, Sessions, Topology};
 pub use sections::upstream::{Authority, Circuit, Protocol, Upstream, UpstreamTls, UpstreamUrl};
 pub use tree::{Node, Origin, Shape};
@@ -96,6 +97,7 @@ impl Config {
             tenant: portal.tenant.clone(),
             issuers: portal.issuers.iter().filter_map(|index| scope(*index)).collect(),
             providers: Some(self.login.providers.iter().filter_map(provider).collect()),
+            login_obstacle: self.login_obstacle(portal),
         }
     }
 }

@@ -118,6 +118,8 @@ pub enum LoginCode {
 pub struct LoginRequest<'a> {
     pub provider: &'a str,
     pub portal: &'a str,
+    /// Origin of the portal, to which the provider sends the browser back.
+    pub origin: &'a str,
     /// Path of this origin to return to after the login, checked.
     pub return_to: &'a str,
     /// From a policy's `@step_up`.
@@ -184,6 +186,7 @@ pub struct BackchannelLogout {
 pub struct RelyingParty {
     providers: Vec<config::Provider>,
     oidc: Vec<OidcProvider>,
+    /// Origin of the callbacks of logins that an older version began.
     public_url: String,
     authn: Arc<Authn>,
     sessions: Arc<Sessions>,
@@ -279,6 +282,7 @@ impl RelyingParty {
         let destination = state.destination().and_then(|destination| destination.to_bytes());
         let destination = destination.map(|bytes| self.sessions.seal_for_browser(DESTINATION_SECRET, &bytes));
         Some(AuthorizationRequest {
+            origin: login.origin,
             state: match destination {
                 Some(destination) => format!("{destination}{STATE_SEPARATOR}{sealed}"),
                 None => sealed,
@@ -291,12 +295,12 @@ impl RelyingParty {
     }
 
     /// The provider's URL that ends the session there, too; `None` if the provider has no such endpoint. The provider redirects
-    /// back to `<public_url>/` only: providers compare the whole URL with the registered one.
+    /// back to `<origin>/` only: providers compare the whole URL with the registered one.
     ///
     /// SECURITY: the hint is an ID token, so a script of the app gets a URL without it.
-    pub async fn logout_location(&self, data: &SessionData, caller: LogoutCaller) -> Option<String> {
+    pub async fn logout_location(&self, data: &SessionData, caller: LogoutCaller, origin: &str) -> Option<String> {
         let provider = self.oidc(&data.provider).ok()?;
-        let return_to = format!("{}/", self.public_url);
+        let return_to = format!("{origin}/");
         let id_token = &data.grant.as_ref()?.id_token;
         let hint = match caller {
             LogoutCaller::Browser => Some(id_token),

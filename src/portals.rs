@@ -10,7 +10,7 @@ use cedargate_policy::claims::{self, LoginClaims};
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::permit::CallerHeaders;
 use cedargate_policy::portal::path::CanonicalPath;
-use cedargate_policy::portal::{PortalError, PortalTable, is_host};
+use cedargate_policy::portal::{PortalError, PortalTable};
 use cedargate_policy::principal::Principal;
 use cedargate_policy::revision::Revision;
 use cedargate_policy::scope::PortalScope;
@@ -156,8 +156,7 @@ impl Portal {
 
     /// True if a host is one of this portal's.
     pub fn is_at(&self, host: &str) -> bool {
-        let hosts = &self.config.matches.hosts;
-        hosts.is_empty() || hosts.iter().any(|pattern| is_host(pattern, host))
+        self.config.is_at(host)
     }
 }
 

@@ -73,7 +73,7 @@ pub struct Document {
 impl Checker<'_> {
     /// `None` if and only if a mistake was reported, here or by `schema`.
     pub fn config(&mut self, document: &Document) -> Option<Config> {
-        let public_url = self.public_url(document.public_url.as_deref());
+        let public_url = self.public_url("public_url", document.public_url.as_deref());
         let listen = self.listen(&document.listen);
         let upstream = document
             .upstream
@@ -107,7 +107,7 @@ impl Checker<'_> {
         if !complete {
             return None;
         }
-        Some(Config {
+        let config = Config {
             public_url,
             listen: listen?,
             upstream: upstream?,
@@ -121,24 +121,9 @@ impl Checker<'_> {
             assertion,
             audit,
             limits: document.limits.clone(),
-        })
-    }
-
-    fn public_url(&mut self, text: Option<&str>) -> Option<String> {
-        let text = text?;
-        let key = "public_url";
-        let url = self.parse_url(key, text)?;
-        let whole = format!("{}://", url.scheme());
-        let bare = text.trim_end_matches('/').matches('/').count() == 2;
-        if !["http", "https"].contains(&url.scheme()) || !text.to_ascii_lowercase().starts_with(&whole) || url.host().is_none() {
-            self.error(key, "write `https://` and the host that browsers use");
-            return None;
-        }
-        if !bare || url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-            self.error(key, "has a path or query; write scheme and host only");
-            return None;
-        }
-        Some(url.origin().ascii_serialization())
+        };
+        self.default_logins(&config);
+        Some(config)
     }
 
     fn trusted_proxies(&mut self, texts: &[String]) -> Vec<IpNet> {

@@ -16,5 +16,6 @@ pub mod listen;
 pub mod login;
 pub mod policies;
 pub mod portals;
+pub mod public_url;
 pub mod sessions;
 pub mod upstream;

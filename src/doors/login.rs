@@ -159,7 +159,8 @@ impl LoginDoor {
 
     /// Refuses a request without evidence that a page of this origin sent it.
     fn check_same_origin(&self, request: &EndpointRequest<'_>) -> Result<(), Refusal> {
-        same_origin(&request.head.headers, self.config.public_url.as_deref())
+        let host = &request.client.host;
+        same_origin(&request.head.headers, |origin| self.config.is_own_origin(host, origin))
     }
 
     /// Checks the return path of a link or form.

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use cedargate_policy::denial::Refusal;
 use http::HeaderMap;
 use http::header::COOKIE;
-use http::request::Parts;
 
-use super::{ActivePortal, Gate};
+use super::{ActivePortal, Gate, RequestHead};
 use crate::http::request::{needs_evidence, same_origin};
 use crate::login::RelyingParty;
 use crate::portals::Caller;
@@ -30,18 +29,21 @@ impl Gate {
     /// The caller of the session cookie; `None` without one.
     pub(super) async fn by_cookie(
         &self,
-        head: &Parts,
+        head: &RequestHead,
         active_portal: ActivePortal<'_>,
         cookie: &mut Cookie,
     ) -> Result<Option<Arc<Caller>>, Refusal> {
-        if !head.headers.contains_key(COOKIE) || !self.sessions.cookies.has_session(&head.headers) {
+        let RequestHead { parts, client, .. } = head;
+        if !parts.headers.contains_key(COOKIE) || !self.sessions.cookies.has_session(&parts.headers) {
             return Ok(None);
         }
         *cookie = Cookie::Presented;
-        if needs_evidence(head) {
-            same_origin(&head.headers, self.config.public_url.as_deref())?;
+        if needs_evidence(parts) {
+            let config = &self.config;
+            let ours = |origin: &str| config.origin_of(&active_portal.portal.config, &client.host).as_deref() == Some(origin);
+            same_origin(&parts.headers, ours)?;
         }
-        let Some(presented) = self.presented_session(&head.headers).await? else {
+        let Some(presented) = self.presented_session(&parts.headers).await? else {
             return Ok(None);
         };
         let caller = self.session_caller(active_portal, &presented.session);

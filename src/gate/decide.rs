@@ -140,7 +140,7 @@ impl Worker {
         };
         let caller = match bearer(&head.parts.headers)? {
             Some(token) => Some(self.gate.caller(active_portal, token).await?),
-            None => match self.gate.by_cookie(&head.parts, active_portal, &mut progress.cookie).await {
+            None => match self.gate.by_cookie(head, active_portal, &mut progress.cookie).await {
                 // on a public path an unusable session counts as anonymous
                 Err(_) if is_public => None,
                 caller => caller?,

@@ -196,7 +196,8 @@ impl RelyingParty {
         };
         // SECURITY: before the provider is asked: a logout that arrives from now on ends this session
         let begun_at = unix_millis();
-        let mut tokens = provider.redeem(code, verifier).await?;
+        let origin = state.origin.as_deref().unwrap_or(&self.public_url);
+        let mut tokens = provider.redeem(code, verifier, origin).await?;
         let raw_id_token = tokens
             .id_token
             .take()

@@ -29,6 +29,8 @@ use crate::config::{self, Issuer, ProviderKind};
 
 /// Characters of a provider's error code in the log.
 const ERROR_CHARS_MAX: usize = 64;
+/// Bytes of an ID token that goes into the provider's logout URL.
+const LOGOUT_HINT_BYTES_MAX: usize = 2048;
 
 /// The member that OpenID Connect adds to the token response.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -74,6 +76,8 @@ pub(super) struct Tokens {
 
 /// The parameters of one authorization request (RFC 6749, section 4.1.1).
 pub(super) struct AuthorizationRequest<'a> {
+    /// Origin of the callback.
+    pub origin: &'a str,
     pub state: String,
     pub nonce: String,
     /// The PKCE verifier; only its challenge is sent.
@@ -98,8 +102,8 @@ pub(super) struct OidcProvider {
     pub scopes: Vec<String>,
     credential: ClientCredential,
     discovery: Discovery,
-    /// `<public_url><identity.prefix>/auth/callback`.
-    redirect_uri: String,
+    /// The callback's path.
+    callback: String,
     http: Http,
 }
 
@@ -115,7 +119,6 @@ impl OidcProvider {
         };
         let issuer = config.issuers.get(provider.issuer);
         let issuer = issuer.ok_or_else(|| failed("its issuer is missing".to_owned()))?.clone();
-        let public_url = config.public_url.as_deref().unwrap_or_default();
         Ok(Some(Self {
             name: Arc::clone(&provider.name),
             index: provider.issuer,
@@ -123,7 +126,7 @@ impl OidcProvider {
             scopes: scopes.clone(),
             credential: ClientCredential::load(auth).map_err(failed)?,
             discovery: Discovery::new(&issuer.scope.issuer).map_err(failed)?,
-            redirect_uri: format!("{public_url}{}/auth/callback", config.identity.prefix),
+            callback: format!("{}/auth/callback", config.identity.prefix),
             http: http.clone(),
             issuer,
         }))
@@ -141,7 +144,7 @@ impl OidcProvider {
     pub async fn authorization_url(&self, login: AuthorizationRequest<'_>) -> Result<String, ProviderError> {
         let metadata = self.metadata().await?;
         let challenge = PkceCodeChallenge::from_code_verifier_sha256(&PkceCodeVerifier::new(login.verifier));
-        let client = self.client(&metadata)?;
+        let client = self.client(&metadata)?.set_redirect_uri(self.redirect_uri(login.origin)?);
         let mut request = client
             .authorize_url(|| CsrfToken::new(login.state))
             .set_pkce_challenge(challenge)
@@ -156,10 +159,11 @@ impl OidcProvider {
         Ok(request.url().0.into())
     }
 
-    /// Exchanges an authorization code for tokens.
-    pub async fn redeem(&self, code: String, verifier: String) -> Result<Tokens, ProviderError> {
+    /// Exchanges an authorization code for tokens; `origin` is that of the authorization request.
+    pub async fn redeem(&self, code: String, verifier: String, origin: &str) -> Result<Tokens, ProviderError> {
         let metadata = self.metadata().await?;
         let AuthenticatedClient { client, assertion } = self.authenticated_client(&metadata)?;
+        let client = client.set_redirect_uri(self.redirect_uri(origin)?);
         let mut request = client
             .exchange_code(AuthorizationCode::new(code))
             .set_pkce_verifier(PkceCodeVerifier::new(verifier));
@@ -209,26 +213,29 @@ impl OidcProvider {
     }
 
     /// The URL that ends the provider's own session (OpenID Connect RP-Initiated Logout 1.0); `None` if the provider has no such
-    /// endpoint. Without the hint the provider may ask the user for confirmation.
+    /// endpoint. Without the hint the provider may ask the user for confirmation. A hint longer than `LOGOUT_HINT_BYTES_MAX` is left
+    /// out: providers refuse long URLs, and then the user would be logged out only here.
     pub async fn logout_location(&self, hint: Option<&Redacted<String>>, return_to: &str) -> Option<String> {
         let mut url: Url = self.metadata().await.ok()?.end_session?;
         url.query_pairs_mut()
             .append_pair("client_id", &self.client_id)
             .append_pair("post_logout_redirect_uri", return_to);
-        if let Some(id_token) = hint {
+        if let Some(id_token) = hint.filter(|hint| hint.expose().len() <= LOGOUT_HINT_BYTES_MAX) {
             url.query_pairs_mut().append_pair("id_token_hint", id_token.expose());
         }
         Some(url.into())
     }
 
     fn client(&self, metadata: &Metadata) -> Result<OAuthClient, ProviderError> {
-        let redirect_uri = RedirectUrl::new(self.redirect_uri.clone());
-        let redirect_uri = redirect_uri.map_err(|error| ProviderError::Invalid(format!("public_url: {error}")))?;
         let client = Client::new(ClientId::new(self.client_id.clone()))
             .set_auth_uri(AuthUrl::from_url(metadata.authorization.clone()))
-            .set_token_uri(TokenUrl::from_url(metadata.token.clone()))
-            .set_redirect_uri(redirect_uri);
+            .set_token_uri(TokenUrl::from_url(metadata.token.clone()));
         Ok(client)
+    }
+
+    fn redirect_uri(&self, origin: &str) -> Result<RedirectUrl, ProviderError> {
+        let uri = RedirectUrl::new(format!("{origin}{}", self.callback));
+        uri.map_err(|error| ProviderError::Invalid(format!("public_url: {error}")))
     }
 
     fn authenticated_client(&self, metadata: &Metadata) -> Result<AuthenticatedClient, ProviderError> {

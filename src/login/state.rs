@@ -30,6 +30,9 @@ pub(super) struct LoginState {
     pub provider: String,
     pub portal: String,
     pub return_to: String,
+    /// Origin of the callback. Absent in the state of an older version: that of the top-level `public_url`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
     pub acr_values: Option<String>,
     pub max_age: Option<u64>,
     /// Unix milliseconds.
@@ -73,6 +76,7 @@ impl LoginState {
             provider: login.provider.to_owned(),
             portal: login.portal.to_owned(),
             return_to: login.return_to.to_owned(),
+            origin: Some(login.origin.to_owned()),
             acr_values: login.acr_values.map(str::to_owned),
             max_age: login.max_age,
             begun_at: now_millis,
@@ -146,6 +150,7 @@ mod tests {
         let login = LoginRequest {
             provider: "corp",
             portal: "customer",
+            origin: "https://shop.test",
             return_to: "/a",
             acr_values: None,
             max_age: None,
@@ -174,6 +179,7 @@ mod tests {
         let login = |return_to| LoginRequest {
             provider: "corp",
             portal: "customer",
+            origin: "https://shop.test",
             return_to,
             acr_values: None,
             max_age: None,

@@ -174,6 +174,7 @@ fn login_state(acr_values: Option<&str>, max_age: Option<u64>) -> LoginState {
     let login = LoginRequest {
         provider: "corp",
         portal: "customer",
+        origin: "https://shop.test",
         return_to: "/orders",
         acr_values,
         max_age,
@@ -582,6 +583,7 @@ async fn authorization_url_has_every_parameter_and_hides_the_return_path() {
     let login = LoginRequest {
         provider: "corp",
         portal: "customer",
+        origin: "https://shop.test",
         return_to: "/orders?x=1",
         acr_values: Some("urn:mfa"),
         max_age: Some(300),

@@ -2,6 +2,7 @@
 
 mod accounts_of_an_issuer;
 mod backchannel_logout;
+mod login_origins;
 mod login_pages;
 mod login_rates;
 mod login_tabs;

@@ -48,7 +48,7 @@ const FOUNDATION_EDGES: &[(&str, &[&str])] = &[
             "base::files",
             "policy::claims",
             "policy::json",
-            "policy::portal::path",
+            "policy::portal",
             "policy::scope",
             "policy::types",
         ],

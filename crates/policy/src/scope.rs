@@ -20,6 +20,8 @@ pub struct PortalScope {
     pub issuers: Vec<Arc<IssuerScope>>,
     /// Providers of `login.providers`. `None`: there is no configuration, so names of providers cannot be checked.
     pub providers: Option<Vec<ProviderScope>>,
+    /// The reason why no browser can log in at this portal, for a portal file that names a login; `None` if browsers can.
+    pub login_obstacle: Option<String>,
 }
 
 /// Hosts and path prefix of a portal.
@@ -95,6 +97,7 @@ impl PortalScope {
             tenant: TenantSource::Claim,
             issuers: Vec::new(),
             providers: None,
+            login_obstacle: None,
         }
     }
 

@@ -29,6 +29,10 @@ pub struct RawPortal {
     /// The portal's own app: a URL, or a mapping. Absent: the top-level `upstream`.
     #[serde(default)]
     pub upstream: Option<PortalUpstream>,
+    /// Scheme and authority under which browsers reach the portal. Absent: the requested host if `match.hosts` names it, with
+    /// scheme and port of the top-level `public_url`; else that one.
+    #[serde(default)]
+    pub public_url: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
@@ -61,6 +65,8 @@ pub struct Portal {
     pub tenant: TenantSource,
     /// `None`: the top-level upstream.
     pub upstream: Option<Upstream>,
+    /// The portal's own; without a trailing slash.
+    pub public_url: Option<String>,
 }
 
 impl Portal {
@@ -75,6 +81,7 @@ impl Portal {
             issuers: (0..issuers).collect(),
             tenant: TenantSource::Claim,
             upstream: None,
+            public_url: None,
         }
     }
 }
@@ -93,6 +100,7 @@ impl Checker<'_> {
             .filter_map(|(slug, portal)| self.portal(slug, portal, document, identity_prefix))
             .collect();
         self.ties(&portals);
+        self.reachable_portals(&portals);
         Some(portals)
     }
 
@@ -113,6 +121,7 @@ impl Checker<'_> {
         let base = document.upstream.as_ref();
         let own = raw.upstream.as_ref().zip(base);
         let upstream = own.and_then(|(own, base)| self.portal_upstream(&format!("{section}.upstream"), own, base));
+        let public_url = self.public_url(&format!("{section}.public_url"), raw.public_url.as_deref());
         Some(Portal {
             slug: parsed?,
             matches: PortalMatch {
@@ -122,6 +131,7 @@ impl Checker<'_> {
             issuers,
             tenant,
             upstream,
+            public_url,
         })
     }
 

@@ -245,18 +245,31 @@ impl Checker<'_> {
 
     /// Without `Secure` an attacker on the network can take the session over.
     fn cookie(&mut self, document: &Document) -> CookieSecurity {
-        let url = document.public_url.as_deref().and_then(|text| Url::parse(text).ok());
-        let local = |url: &Url| is_loopback(url) || url.host_str() == Some("localhost");
+        let parsed = |text: &String| Url::parse(text).ok();
+        let mut urls: Vec<(String, Url)> = Vec::new();
+        urls.extend(
+            document
+                .public_url
+                .as_ref()
+                .and_then(parsed)
+                .map(|url| ("public_url".to_owned(), url)),
+        );
+        for (slug, portal) in document.portals.iter().flatten() {
+            let url = portal.public_url.as_ref().and_then(parsed);
+            urls.extend(url.map(|url| (format!("portals.{slug}.public_url"), url)));
+        }
         if !document.sessions.danger_insecure_cookie {
             // browsers accept `Secure` cookies over plain HTTP from localhost; from other hosts they drop them silently
-            let dropped = url.is_some_and(|url| url.scheme() == "http" && !local(&url));
-            if dropped && !document.login.providers.is_empty() {
-                let message = "must be `https://`: browsers drop the session's `Secure` cookie over plain HTTP, so that no login could succeed";
-                self.error("public_url", message);
+            let dropped = urls.iter().filter(|(_, url)| url.scheme() == "http" && !is_loopback(url));
+            if !document.login.providers.is_empty() {
+                for (key, _) in dropped {
+                    let message = "must be `https://`: browsers drop the session's `Secure` cookie over plain HTTP, so that no login could succeed";
+                    self.error(key, message);
+                }
             }
             return CookieSecurity::Host;
         }
-        if !url.is_some_and(|url| url.scheme() == "http" && local(&url)) {
+        if urls.is_empty() || !urls.iter().all(|(_, url)| url.scheme() == "http" && is_loopback(url)) {
             let message = "is for a `public_url` such as `http://localhost:8900` only; anywhere else serve https";
             self.error("sessions.danger_insecure_cookie", message);
         }

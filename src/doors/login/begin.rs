@@ -3,6 +3,8 @@
 //! Any site can link to this endpoint. So every parameter is checked before anything is done, and `acr_values` and `max_age` can
 //! only demand a stronger login, never a weaker one.
 
+use std::borrow::Cow;
+
 use cedargate_policy::denial::{Denial, Refusal};
 use http::header::SET_COOKIE;
 use http::{HeaderMap, Response};
@@ -15,7 +17,7 @@ use super::page::LoginForm;
 use super::portal_lookup;
 use super::record::LoginAttempt;
 use super::{EndpointRequest, LoginDoor, ReturnPath, login_loop};
-use crate::config::{self, ProviderKind};
+use crate::config::{self, ProviderKind, host_of};
 use crate::http::upstream::Body;
 use crate::login::{BrowserSecret, LoginCode, LoginFailure, LoginRequest};
 use crate::portals::Portal;
@@ -32,12 +34,15 @@ struct LinkParameters {
     provider: Option<String>,
     acr_values: Option<String>,
     max_age: Option<String>,
+    /// Present in a link that the gate moved to the portal's origin.
+    moved: Option<String>,
 }
 
 /// The login that the link asks for, checked.
 struct CheckedLogin<'a> {
     provider: &'a config::Provider,
     portal: &'a Portal,
+    origin: Cow<'a, str>,
     return_to: ReturnPath,
     acr_values: Option<String>,
     max_age: Option<u64>,
@@ -47,7 +52,11 @@ pub(super) async fn begin(door: &LoginDoor, request: &EndpointRequest<'_>) -> Re
     check_navigation(&request.head.headers)?;
     let link = LinkParameters::parse(&Parameters::from_query(request.head))?;
     let slug = link.portal.as_deref().ok_or_else(|| invalid("`portal` is missing"))?;
-    let login = link.check(door, portal_lookup::find(request, slug)?)?;
+    let portal = portal_lookup::find(request, slug)?;
+    if let Some(elsewhere) = link.at_the_portals_origin(door, request, portal)? {
+        return see_other(&elsewhere);
+    }
+    let login = link.check(door, request, portal)?;
     let browser = browser_secret(door, request)?;
     let mut response = match redirect_or_form(door, request, &login, &browser).await {
         Ok(response) => response,
@@ -92,6 +101,7 @@ async fn redirect_or_form(
         .authorization_url(LoginRequest {
             provider: &login.provider.name,
             portal: &login.portal.name,
+            origin: &login.origin,
             return_to: login.return_to.as_str(),
             acr_values: login.acr_values.as_deref(),
             max_age: login.max_age,
@@ -109,10 +119,37 @@ impl LinkParameters {
             provider: query.optional("provider")?,
             acr_values: query.optional("acr_values")?,
             max_age: query.optional("max_age")?,
+            moved: query.optional("moved")?,
         })
     }
 
-    fn check<'a>(&self, door: &'a LoginDoor, portal: &'a Portal) -> Result<CheckedLogin<'a>, Refusal> {
+    /// The same link at the portal's origin, if the browser asked for another host: cookies of one host never reach the callback at
+    /// another. A browser is moved once, because a proxy in front may replace every host by one of its own.
+    fn at_the_portals_origin(
+        &self,
+        door: &LoginDoor,
+        request: &EndpointRequest<'_>,
+        portal: &Portal,
+    ) -> Result<Option<String>, Refusal> {
+        let is_anywhere = portal.config.public_url.is_none() && portal.config.matches.hosts.is_empty();
+        if is_anywhere || self.moved.is_some() {
+            return Ok(None);
+        }
+        let origin = portal_lookup::origin(door, request, portal)?;
+        if host_of(&origin) == request.client.host {
+            return Ok(None);
+        }
+        let prefix = &door.config.identity.prefix;
+        let query = request.head.uri.query().unwrap_or_default();
+        Ok(Some(format!("{origin}{prefix}/auth/login?{query}&moved=1")))
+    }
+
+    fn check<'a>(
+        &self,
+        door: &'a LoginDoor,
+        request: &EndpointRequest<'_>,
+        portal: &'a Portal,
+    ) -> Result<CheckedLogin<'a>, Refusal> {
         let return_to = self.return_to.as_deref().unwrap_or(&portal.config.matches.path_prefix);
         let return_to = door.return_path(return_to)?;
         let acr_values = self.acr_values.clone();
@@ -122,6 +159,7 @@ impl LinkParameters {
         Ok(CheckedLogin {
             provider: portal_lookup::provider(door, portal, self.provider.as_deref())?,
             portal,
+            origin: portal_lookup::origin(door, request, portal)?,
             return_to,
             acr_values,
             max_age: self.max_age.as_deref().map(parse_seconds).transpose()?,

@@ -3,6 +3,8 @@
 //! Needs evidence that a page of this origin sent the request. Without a session the answer is that of a successful logout. If
 //! the store does not answer, nothing ends: the browser keeps its cookie and can try again.
 
+use std::borrow::Cow;
+
 use cedargate_policy::denial::{Denial, Refusal};
 use http::header::{ACCEPT, SET_COOKIE};
 use http::{HeaderMap, Response, StatusCode};
@@ -31,7 +33,12 @@ pub(super) async fn log_out(door: &LoginDoor, request: &EndpointRequest<'_>, bod
     let mut reach = LogoutReach::AllReplicas;
     if let Some(session) = &session {
         reach = end(door, request, session).await?;
-        provider_location = door.login.logout_location(&session.data, caller).await;
+        let portal = request.portals.named(&session.data.portal);
+        let origin = portal.and_then(|portal| door.config.origin_of(&portal.config, &request.client.host));
+        let origin = origin
+            .or(door.config.public_url.as_deref().map(Cow::Borrowed))
+            .unwrap_or_default();
+        provider_location = door.login.logout_location(&session.data, caller, &origin).await;
     }
     login_loop::reset(door, request).await;
     let mut response = match (caller, provider_location, return_to) {

@@ -1,5 +1,6 @@
 //! Finds the portal that a request names, its title and its login provider.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use cedargate_policy::denial::{Denial, Refusal};
@@ -18,6 +19,16 @@ pub(super) fn find<'a>(request: &EndpointRequest<'a>, slug: &str) -> Result<&'a 
 /// The `portal.yaml` of the active revision; `None` if no revision is loaded.
 pub(super) fn file(portal: &Portal) -> Option<Arc<PortalFile>> {
     portal.active.load().as_ref().map(|active| Arc::clone(&active.revision.file))
+}
+
+/// The origin of a portal for this request's browser.
+pub(super) fn origin<'a>(
+    door: &'a LoginDoor,
+    request: &EndpointRequest<'_>,
+    portal: &'a Portal,
+) -> Result<Cow<'a, str>, Refusal> {
+    let origin = door.config.origin_of(&portal.config, &request.client.host);
+    origin.ok_or_else(|| Refusal::new(Denial::PortalUnknown, "the portal is at other hosts (`match.hosts`)"))
 }
 
 /// The title in `portal.yaml`; the slug without one.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use url::Url;
 
-use crate::support::login_gate::{COOKIE, LoginGate, alice, real, start_login_gate_with};
+use crate::support::login_gate::{COOKIE, LoginGate, alice, real, start_login_gate, start_login_gate_with};
 use crate::support::openid::user_agent::query;
 use crate::support::openid::{Browser, Hop, MockProvider, Provider, Request};
 use crate::support::session_client::IDENTITY_PATH;
@@ -74,4 +74,23 @@ fn the_record_of_a_login_names_the_tenant_by_the_issuers_mapping() {
     let mut browser = Browser::new();
     assert_eq!(login_gate.open(&mut browser, "/portal/p/x").status, 200);
     assert_eq!(login_gate.events("login", 1)[0]["tenant"], "globex");
+}
+
+#[test]
+fn an_id_token_that_is_too_long_for_an_address_stays_out_of_the_logout() {
+    let mock = MockProvider::start("alice", &alice(&[]));
+    let login_gate = start_login_gate(&mock, "");
+    let logout = login_gate.url(&format!("{IDENTITY_PATH}/auth/logout"));
+    for (groups, has_hint) in [(0, true), (30, true), (100, false), (4000, false)] {
+        let mut claims = alice(&[]);
+        claims["groups"] = json!(vec!["a-group-name-01"; groups]);
+        mock.subject("alice", &claims);
+        let mut browser = Browser::new();
+        assert_eq!(login_gate.open(&mut browser, "/portal/p/x").status, 200);
+        let out = browser.send(&logout, &Request::navigation("same-origin").form(&[]));
+        let there = out.location().unwrap();
+        assert_eq!(query(&there, "id_token_hint").is_some(), has_hint, "{groups}: {there}");
+        assert_eq!(query(&there, "client_id").as_deref(), Some("gate"));
+        assert!(there.as_str().len() < 3000, "{}", there.as_str().len());
+    }
 }

@@ -133,6 +133,9 @@ pub(super) fn login_problem(portal: &PortalScope, file: &PortalFile) -> Option<P
     let by = file.login.as_ref()?;
     let name = format!("policies/{}/portal.yaml", portal.slug);
     let problem = |message: String| Some(Problem::new(&name, message).at_line(by.line));
+    if let Some(obstacle) = &portal.login_obstacle {
+        return problem(format!("login: {obstacle}"));
+    }
     let providers = portal.providers.as_deref()?;
     let Some(provider) = providers.iter().find(|provider| *provider.name == *by.provider) else {
         let known: Vec<&str> = providers.iter().map(|provider| &*provider.name).collect();
