@@ -147,13 +147,16 @@ impl Query<'_> {
                 is_public: false,
             });
         };
-        if !self.revision.file.public.matches(http.method, http.path) {
+        let Some(entry_method) = self.revision.file.public.find(http.method, http.path) else {
             return Access::Credential(Open {
                 query: self,
                 is_public: false,
             });
-        }
-        match self.revision.closed_by(http.method, http.path) {
+        };
+        let closed_by = |method: &str| self.revision.closed_by(method, http.path);
+        // a HEAD that borrows GET's entry is closed with it
+        let borrowed = (entry_method != http.method).then(|| closed_by(entry_method));
+        match closed_by(http.method).or(borrowed.flatten()) {
             Some(forbid) => Access::Closed(Box::new(Decision::on(Basis::ClosedBy(forbid)))),
             None => Access::Public(Open {
                 query: self,

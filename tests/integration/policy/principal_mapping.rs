@@ -471,6 +471,37 @@ fn a_routed_request_survives_the_forbids_of_its_plain_path_in_every_spelling() {
 }
 
 #[test]
+fn a_borrowed_head_meets_the_forbids_of_get_where_the_schema_has_no_head() {
+    let gate = Setup::portal(
+        &ROUTED.replace("GET, HEAD, POST", "GET"),
+        r#"@id("reports") permit(principal, action == Action::"viewReport", resource is Report);
+           @id("closed") forbid(principal, action == Action::"GET", resource in Path::"/portal/p/reports/closed");"#,
+    )
+    .file(
+        "policies/p/portal.yaml",
+        "public: [ 'GET /portal/p/open/**' ]\nroutes:\n  - { route: 'GET /portal/p/reports/{id}', action: viewReport, resource: { type: Report, id: '{id}' } }\n",
+    )
+    .file(
+        "policies/p/_deny/incident.cedar",
+        r#"forbid(principal, action == Action::"GET", resource in Path::"/portal/p/open/shut");"#,
+    )
+    .start();
+    let bearer = format!("Bearer {}", gate.issuer.sign(&with(&json!({}))));
+    for (path, status) in [
+        ("/portal/p/reports/1", 200),
+        ("/portal/p/reports/closed", 403),
+        ("/portal/p/open/a", 200),
+        ("/portal/p/open/shut/a", 403),
+        ("/portal/p/elsewhere", 403),
+    ] {
+        for method in ["HEAD", "GET"] {
+            let answer = gate.send(method, path, &[("authorization", &bearer)]);
+            assert_eq!(answer.status, status, "{method} {path}");
+        }
+    }
+}
+
+#[test]
 fn an_undeclared_action_denies() {
     let gate = Setup::portal(ROUTED, "permit(principal, action, resource);").start();
     let bearer = format!("Bearer {}", gate.issuer.sign(&with(&json!({}))));

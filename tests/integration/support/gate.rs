@@ -171,7 +171,7 @@ impl Gate {
             // the permit was withdrawn before the app answered, so the answer was not forwarded
             reached_app = 0;
         }
-        answer.check(reached_app);
+        answer.check(method, reached_app);
         answer
     }
 

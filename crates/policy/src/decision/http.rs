@@ -1,7 +1,8 @@
 //! The query of an HTTP request: route and path → action and resource → context → policies.
 //!
 //! For a routed request, and for a path with a second spelling, the forbids of the plain path query are evaluated as well. So a
-//! route, which maps a path to a resource of the domain, never bypasses a forbid on the path.
+//! route, which maps a path to a resource of the domain, never bypasses a forbid on the path. A HEAD that borrows GET's route
+//! must survive the forbids of the GET, too.
 
 use std::net::IpAddr;
 
@@ -10,7 +11,7 @@ use http::HeaderMap;
 use serde_json::{Map, Value};
 
 use super::{Caller, DecisionContext, Details, Query, Target};
-use crate::context::{Facts, HttpFacts, ProxyContext, ReadyContext, RecordedContext};
+use crate::context::{ContextPlan, Facts, HttpFacts, ProxyContext, ReadyContext, RecordedContext};
 use crate::denial::{Denial, Refusal};
 use crate::engine::dependencies::ContextDependencies;
 use crate::engine::entities::SuppliedEntities;
@@ -18,6 +19,7 @@ use crate::engine::{ContextSource, Evaluation, Outcome, QueryEntity};
 use crate::error_chain::error_chain;
 use crate::portal::PATH_TYPE;
 use crate::portal::path::CanonicalPath;
+use crate::portal::route::lender;
 use crate::revision::Revision;
 use crate::rules::Rules;
 use crate::types::Scheme;
@@ -42,16 +44,18 @@ pub struct HttpQuery<'a> {
     pub context: Option<&'a Map<String, Value>>,
 }
 
-/// The action and resource of a request, and the path queries whose forbids count too.
-struct Located {
+/// The action and resource of a request, and the further queries whose forbids count too.
+struct Located<'a> {
     target: Target,
-    path_queries: Vec<PathQuery>,
+    forbid_queries: Vec<ForbidQuery<'a>>,
 }
 
-/// A request as a plain path: its method as action, its path as resource.
-struct PathQuery {
+/// A second reading of a request: only its forbids count.
+struct ForbidQuery<'a> {
+    /// The request's method, or the one that lends it a route.
+    method: &'a str,
     action: EntityUid,
-    path: QueryEntity,
+    resource: QueryEntity,
 }
 
 /// The context of one evaluation.
@@ -114,7 +118,7 @@ pub(super) fn evaluate(
 fn evaluate_located(
     rules: &Rules,
     principal: &QueryEntity,
-    located: &Located,
+    located: &Located<'_>,
     facts: &Facts<'_>,
     given: Option<&Map<String, Value>>,
 ) -> Result<Evaluation, Refusal> {
@@ -126,21 +130,8 @@ fn evaluate_located(
     if given.is_none() {
         plan.check(facts)?;
     }
-    for PathQuery { action, path } in &located.path_queries {
-        // if the method is not a declared action, policies without an action constraint still count, with the context of the
-        // route's action
-        let own_plan = rules.plans.get(action);
-        let context = match given {
-            Some(given) if own_plan.is_some() => {
-                let given = declared_of(rules, action, given);
-                HttpContext::Given(overlaid(rules, action, facts, &given)?)
-            }
-            _ => HttpContext::Facts(ProxyContext {
-                plan: own_plan.unwrap_or(plan),
-                facts,
-            }),
-        };
-        let forbids = rules.evaluate_forbids(principal, action, path, &context);
+    for query in &located.forbid_queries {
+        let forbids = evaluate_forbids(rules, principal, query, &BorrowedContext { plan, facts, given })?;
         if matches!(forbids.outcome, Outcome::Forbidden | Outcome::EvaluationError) {
             return Ok(forbids);
         }
@@ -151,6 +142,46 @@ fn evaluate_located(
     };
     let supplied = SuppliedEntities::default();
     rules.evaluate(principal, action, &located.target.resource, &supplied, &context)
+}
+
+/// The context of a request, for a second reading of it.
+struct BorrowedContext<'a> {
+    /// The plan of the request's own action.
+    plan: &'a ContextPlan,
+    facts: &'a Facts<'a>,
+    given: Option<&'a Map<String, Value>>,
+}
+
+fn evaluate_forbids(
+    rules: &Rules,
+    principal: &QueryEntity,
+    query: &ForbidQuery<'_>,
+    of_request: &BorrowedContext<'_>,
+) -> Result<Evaluation, Refusal> {
+    let BorrowedContext { plan, facts, given } = *of_request;
+    let ForbidQuery {
+        method,
+        action,
+        resource,
+    } = query;
+    let facts = &Facts {
+        http: facts.http.map(|http| HttpFacts { method, ..http }),
+        ..*facts
+    };
+    // if the method is not a declared action, policies without an action constraint still count, with the context of the
+    // route's action
+    let own_plan = rules.plans.get(action).map(|plan| &**plan);
+    let context = match given {
+        Some(given) if own_plan.is_some() => {
+            let given = declared_of(rules, action, given);
+            HttpContext::Given(overlaid(rules, action, facts, &given)?)
+        }
+        _ => HttpContext::Facts(ProxyContext {
+            plan: own_plan.unwrap_or(plan),
+            facts,
+        }),
+    };
+    Ok(rules.evaluate_forbids(principal, action, resource, &context))
 }
 
 /// The given fields that the action's context declares.
@@ -174,7 +205,7 @@ fn overlaid(rules: &Rules, action: &EntityUid, facts: &Facts<'_>, given: &Map<St
 }
 
 /// Finds the action and resource of a request in this revision.
-fn locate(revision: &Revision, http: &HttpQuery<'_>) -> Result<Located, Refusal> {
+fn locate<'a>(revision: &Revision, http: &HttpQuery<'a>) -> Result<Located<'a>, Refusal> {
     let HttpQuery { method, path, .. } = *http;
     let routed = revision.file.routes.find(method, path);
     let (action, ty, id) = match &routed {
@@ -192,26 +223,35 @@ fn locate(revision: &Revision, http: &HttpQuery<'_>) -> Result<Located, Refusal>
         .resolve_type(ty)
         .ok_or_else(|| not_permitted(format!("the schema has no type `{ty}`")))?;
     let resource = rules.resource(EntityUid::from_type_name_and_id(ty, EntityId::new(id)));
-    let mut path_queries = Vec::new();
-    if routed.is_some() {
-        path_queries.extend(path_query(rules, method, path.id()));
+    let borrowed = lender(method).filter(|lender| routed.as_ref().is_some_and(|found| found.route.method == *lender));
+    let mut forbid_queries = Vec::new();
+    if let Some(lender) = borrowed {
+        forbid_queries.push(ForbidQuery {
+            method: lender,
+            action: action.clone(),
+            resource: rules.resource(resource.uid.clone()),
+        });
     }
-    if path.plain_id() != path.id() {
-        path_queries.extend(path_query(rules, method, path.plain_id()));
+    let id = routed.is_some().then(|| path.id());
+    let plain_id = (path.plain_id() != path.id()).then(|| path.plain_id());
+    for id in id.into_iter().chain(plain_id) {
+        let methods = std::iter::once(method).chain(borrowed);
+        forbid_queries.extend(methods.filter_map(|method| path_query(rules, method, id)));
     }
     let target = Target {
         action,
         resource,
         route: routed.map(|found| found.route.text.clone()),
     };
-    Ok(Located { target, path_queries })
+    Ok(Located { target, forbid_queries })
 }
 
-/// `None` if the schema does not declare paths: then no policy can name one.
-fn path_query(rules: &Rules, method: &str, id: &str) -> Option<PathQuery> {
+/// A request as a plain path: its method as action, its path as resource. `None` if the schema does not declare paths: then no policy can name one.
+fn path_query<'a>(rules: &Rules, method: &'a str, id: &str) -> Option<ForbidQuery<'a>> {
     let ty = rules.names.path.clone()?;
-    Some(PathQuery {
-        path: rules.resource(EntityUid::from_type_name_and_id(ty, EntityId::new(id))),
+    Some(ForbidQuery {
+        method,
+        resource: rules.resource(EntityUid::from_type_name_and_id(ty, EntityId::new(id))),
         action: rules.schema.method_action(method)?,
     })
 }

@@ -108,7 +108,15 @@ enum Part {
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct IdTemplate(Vec<Part>);
 
-/// The rule of a method; HEAD takes GET's if it has none of its own.
+/// The method whose routes and public entries hold for this method too: a HEAD is a GET whose answer has no body (RFC 9110,
+/// 9.3.2).
+///
+/// SECURITY: a request that borrows an entry must also survive every forbid of the method that lends it.
+pub fn lender(method: &str) -> Option<&'static str> {
+    (method == "HEAD").then_some("GET")
+}
+
+/// The rule of a method, and that of its lender.
 struct Methods<'a> {
     own: Option<&'a Node>,
     other: Option<&'a Node>,
@@ -207,13 +215,12 @@ impl PublicPaths {
         if errors.is_empty() { Ok(paths) } else { Err(errors) }
     }
 
-    /// GET's entries hold for HEAD.
-    pub fn matches(&self, method: &str, path: &CanonicalPath) -> bool {
-        let Some(methods) = Methods::of(&self.methods, method) else {
-            return false;
-        };
+    /// The method of the entry that makes this path public; GET's entries hold for HEAD.
+    pub fn find(&self, method: &str, path: &CanonicalPath) -> Option<&str> {
+        let methods = Methods::of(&self.methods, method)?;
         let segments: Segments<'_> = segments_of(path.plain_id()).collect();
-        methods.find(&segments).is_some()
+        let (text, _) = self.entries.get(methods.find(&segments)?)?;
+        text.split_once(' ').map(|(method, _)| method)
     }
 
     /// The first entry, of any method, that could match the path itself or, with [`Reach::Subtree`], anything under it.
@@ -321,7 +328,7 @@ fn check_injective(parts: &[Part], id: &str) -> Result<(), RouteError> {
 impl<'a> Methods<'a> {
     fn of(all: &'a FxHashMap<String, Node>, method: &str) -> Option<Self> {
         let own = all.get(method);
-        let other = if method == "HEAD" { all.get("GET") } else { None };
+        let other = lender(method).and_then(|lender| all.get(lender));
         (own.is_some() || other.is_some()).then_some(Self { own, other })
     }
 
@@ -554,8 +561,11 @@ mod tests {
             ("GET", "/p/", true),
             ("GET", "/p/assetsx", false),
         ] {
-            assert_eq!(public.matches(method, &path(raw)), expected, "{method} {raw}");
+            assert_eq!(public.find(method, &path(raw)).is_some(), expected, "{method} {raw}");
         }
+        let own = PublicPaths::new(&["GET /p", "HEAD /p"]).unwrap();
+        assert_eq!(own.find("HEAD", &path("/p")), Some("HEAD"));
+        assert_eq!(public.find("HEAD", &path("/p")), Some("GET"));
         for (id, reach, expected) in [
             ("/p/assets/secret", Reach::Exact, Some("GET /p/assets/**")),
             ("/p/assets", Reach::Exact, Some("GET /p/assets/**")),
