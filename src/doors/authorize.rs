@@ -1,11 +1,12 @@
 //! `POST /authorize` and `/authorize/batch`: a query of the app, on the decision listener.
 //!
 //! The query names the subject (a token, the gate's own assertion, or a principal that the app describes), action, resource,
-//! context and entities. Every decision is a 200; a malformed query is a 400 that names the wrong member. The app cannot
-//! override the gate's own facts (portal, time, the credential's tenant).
+//! context and entities. Every decision is a 200; a malformed query is a 400 that names the wrong member. In a batch, an item
+//! that cannot be decided is denied with its reason, and the other items are decided. The app cannot override the gate's own facts (portal, time, the credential's tenant).
 
 pub mod body;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -51,7 +52,8 @@ struct Envelope {
 /// The queries of one request.
 enum Asks {
     One(Box<Ask>),
-    Batch(Vec<Ask>),
+    /// An item that cannot be read is refused alone.
+    Batch(Vec<Result<Ask, Refusal>>),
 }
 
 /// The answer to one request.
@@ -65,8 +67,7 @@ enum Answered {
 /// Answers one request on the decision listener; never fails. A caller must present one of `tokens`, unless the list is empty.
 pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], request: Request<Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
-    // the id of the decision that a refusal belongs to; `respond` moves it on
-    let mut decision_id = Uuid::now_v7();
+    let decision_id = Uuid::now_v7();
     let crate::http::request::Correlation { request_id, trace } = correlation(&head.headers, decision_id);
     let mut envelope = Envelope {
         request_id,
@@ -75,7 +76,7 @@ pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], request: Request<I
         cookie: HeaderMap::new(),
     };
     let outcome = match read(gate, tokens, &head, body, &mut envelope).await {
-        Ok(asks) => respond(gate, &envelope, &asks, &mut decision_id).await,
+        Ok(asks) => respond(gate, &envelope, &asks, decision_id).await,
         Err(refusal) => Err(record_unreadable(gate, &envelope, refusal, decision_id)),
     };
     match outcome {
@@ -124,19 +125,31 @@ async fn read(
     Ok(Asks::One(Box::new(Ask::read(parsed, "")?)))
 }
 
-/// Decides every query; afterwards `decision_id` is that of the last decision.
-async fn respond(gate: &Gate, envelope: &Envelope, asks: &Asks, decision_id: &mut Uuid) -> Result<Answered, Refusal> {
-    let asks = match asks {
-        Asks::One(ask) => return decide_one(gate, envelope, ask, *decision_id).await.map(Answered::One),
-        Asks::Batch(asks) => asks,
+/// Decides every query. The only query is decided under `decision_id`; each item of a batch has an id of its own.
+async fn respond(gate: &Gate, envelope: &Envelope, asks: &Asks, decision_id: Uuid) -> Result<Answered, Refusal> {
+    let items = match asks {
+        Asks::One(ask) => return decide_one(gate, envelope, ask, decision_id).await.map(Answered::One),
+        Asks::Batch(items) => items,
     };
-    let mut decisions = Vec::with_capacity(asks.len());
-    for ask in asks {
-        *decision_id = Uuid::now_v7();
-        let decision = decide_one(gate, envelope, ask, *decision_id).await;
-        decisions.push(decision.map_err(|r| r.at(&ask.place))?);
+    let mut decisions = Vec::with_capacity(items.len());
+    for item in items {
+        decisions.push(decide_item(gate, envelope, item, Uuid::now_v7()).await);
     }
     Ok(Answered::Batch { decisions })
+}
+
+/// Decides one item of a batch; an item without a decision is denied, and says why.
+async fn decide_item(gate: &Gate, envelope: &Envelope, item: &Result<Ask, Refusal>, decision_id: Uuid) -> Rendered {
+    match item {
+        Ok(ask) => match decide_one(gate, envelope, ask, decision_id).await {
+            Ok(rendered) => rendered,
+            Err(refusal) => Rendered::undecided(refusal.at(&ask.place), decision_id, &ask.portal),
+        },
+        Err(refusal) => {
+            let refusal = record_unreadable(gate, envelope, refusal.clone(), decision_id);
+            Rendered::undecided(refusal, decision_id, "")
+        }
+    }
 }
 
 /// Records a request without a readable query.
@@ -352,12 +365,31 @@ fn invalid(detail: String) -> Refusal {
 pub struct Rendered {
     decision: &'static str,
     reason: &'static str,
+    /// The cause, if an item of a batch has no decision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<Cow<'static, str>>,
     policies: Vec<Deciding>,
     errors: Vec<PolicyError>,
     #[serde(serialize_with = "text")]
     decision_id: Uuid,
     portal: Arc<str>,
     revision: Arc<str>,
+}
+
+impl Rendered {
+    /// The answer to an item of a batch that has no decision.
+    fn undecided(refusal: Refusal, decision_id: Uuid, portal: &str) -> Self {
+        Self {
+            decision: "deny",
+            reason: refusal.denial.code(),
+            detail: Some(refusal.detail),
+            policies: Vec::new(),
+            errors: Vec::new(),
+            decision_id,
+            portal: Arc::from(portal),
+            revision: Arc::from(""),
+        }
+    }
 }
 
 /// A policy that decided.
@@ -392,6 +424,7 @@ pub fn rendered(decision: &Decision, decision_id: Uuid, portal: &Arc<str>, revis
     Rendered {
         decision: if denial.is_none() { "allow" } else { "deny" },
         reason: denial.map_or("permitted", Denial::code),
+        detail: None,
         policies: decision.policies().iter().map(|p| Deciding(Arc::clone(p))).collect(),
         errors: policy_errors(decision),
         decision_id,

@@ -168,7 +168,7 @@ impl SchemaModel {
             .find(|t| self.entities.contains_key(t))
     }
 
-    /// An action as a user writes it: `viewOrder` or `NS::Action::"viewOrder"`; `None` if it is not declared.
+    /// An action as a user writes it: `viewOrder`, `Action::"viewOrder"` or `NS::Action::"viewOrder"`; `None` if it is not declared.
     pub fn resolve_action(&self, name: &str) -> Option<EntityUid> {
         let known = self.names.actions.get(name).cloned();
         // every declared id is known by itself; only a quoted id can be spelt otherwise
@@ -177,7 +177,11 @@ impl SchemaModel {
 
     fn search_action(&self, name: &str) -> Option<EntityUid> {
         if let Ok(uid) = EntityUid::from_str(name) {
-            return self.actions.contains_key(&uid).then_some(uid);
+            // as for types: a name without a namespace is looked up in the portal's as well
+            let own = EntityTypeName::from_str(&self.qualified(&uid.type_name().to_string())).ok();
+            let own = own.map(|ty| EntityUid::from_type_name_and_id(ty, uid.id().clone()));
+            let mut uids = std::iter::once(uid).chain(own);
+            return uids.find(|uid| self.actions.contains_key(uid));
         }
         let types = [self.qualified("Action"), "Action".to_owned()];
         let uids = types.iter().filter_map(|t| EntityTypeName::from_str(t).ok());

@@ -1,6 +1,8 @@
 //! The body of `/authorize`, read strictly: an error names the member that is missing, unknown or of another type.
+//!
+//! In a batch each item is read by itself: an item that is malformed is refused alone.
 
-use cedargate_policy::decision::named::{ContextPrecedence, NamedEntity, NamedQuery};
+use cedargate_policy::decision::named::{ContextPrecedence, NamedEntity, NamedQuery, action_name};
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::types::Redacted;
 use serde_json::{Map, Value};
@@ -46,15 +48,7 @@ impl Ask {
     }
 
     pub fn read(mut body: Map<String, Value>, place: &str) -> Result<Self, Refusal> {
-        if let Some(unknown) = body.keys().find(|k| !MEMBERS.contains(&k.as_str())) {
-            let closest = MEMBERS
-                .iter()
-                .max_by(|a, b| strsim::jaro(a, unknown).total_cmp(&strsim::jaro(b, unknown)));
-            return Err(invalid(
-                place,
-                &format!("`{unknown}` is not a member; did you mean `{}`?", closest.unwrap_or(&"")),
-            ));
-        }
+        check_members(&body, place)?;
         let mut take = |member: &str| body.get_mut(member).map(Value::take);
         let subject = match (take("token"), take("principal")) {
             (Some(_), Some(_)) => return Err(invalid(place, "give `token` or `principal`, not both")),
@@ -75,20 +69,24 @@ impl Ask {
             Some(Value::Array(entities)) => entities,
             Some(_) => return Err(invalid(place, "`entities` is not a list")),
         };
-        let resource = take("resource").ok_or_else(|| invalid(place, "`resource` is missing"))?;
+        let resource = required(take("resource"), "resource", place)?;
         Ok(Self {
             place: place.to_owned(),
-            portal: text(take("portal"), "portal", place)?,
+            portal: match required(take("portal"), "portal", place)? {
+                Value::String(portal) => portal,
+                _ => return Err(invalid(place, "`portal` is not a string")),
+            },
             subject,
-            action: text(take("action"), "action", place)?,
+            action: action_name(required(take("action"), "action", place)?).map_err(|r| r.at(place))?,
             resource: NamedEntity::read(resource, "resource").map_err(|r| r.at(place))?,
             context,
             entities,
         })
     }
 
-    /// Shared fields, each overridden as a whole by an item's own; `token` and `principal` are one field.
-    pub fn read_batch(mut shared: Map<String, Value>, max: usize) -> Result<Vec<Self>, Refusal> {
+    /// Shared fields, each overridden as a whole by an item's own; `token` and `principal` are one field. An item that cannot
+    /// be read is an error of its own; `Err` if the batch itself cannot be read.
+    pub fn read_batch(mut shared: Map<String, Value>, max: usize) -> Result<Vec<Result<Self, Refusal>>, Refusal> {
         let requests = match shared.remove("requests") {
             Some(Value::Array(requests)) => requests,
             Some(_) => return Err(invalid("", "`requests` is not a list")),
@@ -103,27 +101,40 @@ impl Ask {
                 ),
             ));
         }
-        let read = |(n, item): (usize, &Value)| {
-            let place = format!("requests[{n}]");
-            let item = item.as_object().ok_or_else(|| invalid(&place, "is not an object"))?;
-            let mut merged = shared.clone();
-            if item.contains_key("token") || item.contains_key("principal") {
-                merged.remove("token");
-                merged.remove("principal");
-            }
-            merged.extend(item.iter().map(|(k, v)| (k.clone(), v.clone())));
-            Self::read(merged, &place)
-        };
-        requests.iter().enumerate().map(read).collect()
+        check_members(&shared, "")?;
+        let items = requests.iter().enumerate();
+        Ok(items
+            .map(|(n, item)| Self::read_item(&shared, item, &format!("requests[{n}]")))
+            .collect())
+    }
+
+    fn read_item(shared: &Map<String, Value>, item: &Value, place: &str) -> Result<Self, Refusal> {
+        let item = item.as_object().ok_or_else(|| invalid(place, "is not an object"))?;
+        let mut merged = shared.clone();
+        if item.contains_key("token") || item.contains_key("principal") {
+            merged.remove("token");
+            merged.remove("principal");
+        }
+        merged.extend(item.iter().map(|(k, v)| (k.clone(), v.clone())));
+        Self::read(merged, place)
     }
 }
 
-fn text(value: Option<Value>, member: &str, place: &str) -> Result<String, Refusal> {
-    match value {
-        Some(Value::String(text)) => Ok(text),
-        Some(_) => Err(invalid(place, &format!("`{member}` is not a string"))),
-        None => Err(invalid(place, &format!("`{member}` is missing"))),
-    }
+fn check_members(body: &Map<String, Value>, place: &str) -> Result<(), Refusal> {
+    let Some(unknown) = body.keys().find(|k| !MEMBERS.contains(&k.as_str())) else {
+        return Ok(());
+    };
+    let closest = MEMBERS
+        .iter()
+        .max_by(|a, b| strsim::jaro(a, unknown).total_cmp(&strsim::jaro(b, unknown)));
+    Err(invalid(
+        place,
+        &format!("`{unknown}` is not a member; did you mean `{}`?", closest.unwrap_or(&"")),
+    ))
+}
+
+fn required(value: Option<Value>, member: &str, place: &str) -> Result<Value, Refusal> {
+    value.ok_or_else(|| invalid(place, &format!("`{member}` is missing")))
 }
 
 fn invalid(place: &str, detail: &str) -> Refusal {

@@ -577,15 +577,14 @@ fn a_batch_merges_whole_fields_and_answers_in_order() {
     assert_eq!(ids.len(), 6, "each decision has its own id");
     // whole fields: an item's context does not inherit the shared members
     let partial = question(&json!({"requests": [{}, {"context": {"note": "x"}}]}));
-    refused(&gate.ask("/authorize/batch", &partial), 400, "request_invalid", "requests[1]");
+    let decisions = gate.ask("/authorize/batch", &partial).json()["decisions"].clone();
+    assert_eq!(
+        (&decisions[0]["reason"], &decisions[1]["reason"]),
+        (&json!("permitted"), &json!("request_invalid"))
+    );
     for (requests, place) in [
         (json!(null), "`requests` is missing"),
         (json!({}), "`requests` is not a list"),
-        (json!([{}, 1]), "requests[1]"),
-        (json!([{}, {"principel": 1}]), "requests[1]"),
-        (json!([{"token": "x", "principal": "User::\"a\""}]), "requests[0]"),
-        (json!([{}, {}, {"resource": "Nope::\"x\""}]), "requests[2]"),
-        (json!([{}, {"requests": []}]), "requests[1]"),
     ] {
         refused(
             &gate.ask("/authorize/batch", &question(&json!({"requests": requests}))),
@@ -594,10 +593,135 @@ fn a_batch_merges_whole_fields_and_answers_in_order() {
             place,
         );
     }
+    let misspelt = question(&json!({"principel": "User::\"a\"", "requests": [{}]}));
+    refused(&gate.ask("/authorize/batch", &misspelt), 400, "request_invalid", "principel");
     let of = |n: usize| gate.ask("/authorize/batch", &question(&json!({"requests": vec![json!({}); n]})));
     assert_eq!(of(200).json()["decisions"].as_array().unwrap().len(), 200);
     refused(&of(201), 400, "request_invalid", "limits.batch allows (200)");
     assert_eq!(of(0).json(), json!({"decisions": []}));
+}
+
+#[test]
+fn an_item_of_a_batch_that_cannot_be_decided_is_denied_alone() {
+    let gate = setup().start();
+    let expired = gate
+        .issuer
+        .sign(&json!({"iss": crate::support::ISSUER, "aud": "shop", "sub": "alice", "exp": 1}));
+    let bad = [
+        (json!(1), "request_invalid", "is not an object"),
+        (json!({"principel": 1}), "request_invalid", "`principel` is not a member"),
+        (
+            json!({"token": "x", "principal": "User::\"a\""}),
+            "request_invalid",
+            "not both",
+        ),
+        (json!({"resource": "Nope::\"x\""}), "request_invalid", "no entity type `Nope`"),
+        (json!({"resource": "Path::\"/a/../b\""}), "request_invalid", "is no path"),
+        (json!({"resource": null}), "request_invalid", "`resource`"),
+        (json!({"requests": []}), "request_invalid", "`requests` is not a member"),
+        (json!({"action": "fly"}), "request_invalid", "no action `fly`"),
+        (json!({"action": 7}), "request_invalid", "`action` is neither"),
+        (json!({"context": {"note": "x"}}), "request_invalid", "`context`"),
+        (json!({"context": 7}), "request_invalid", "`context` is not an object"),
+        (json!({"entities": [{}]}), "request_invalid", "`entities`"),
+        (json!({"portal": "q"}), "portal_unknown", "no portal `q`"),
+        (json!({"portal": 7}), "request_invalid", "`portal` is not a string"),
+        (json!({"token": "x"}), "token_invalid", ""),
+        (json!({"token": expired}), "token_expired", ""),
+    ];
+    // a good item before, between and after
+    let mut requests = vec![json!({})];
+    for (item, ..) in &bad {
+        requests.extend([item.clone(), json!({"resource": "Doc::\"closed\""})]);
+    }
+    let answer = gate.ask("/authorize/batch", &question(&json!({ "requests": requests })));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let decisions = answer.json()["decisions"].as_array().unwrap().clone();
+    assert_eq!(decisions.len(), requests.len());
+    assert_eq!(decisions[0]["reason"], "permitted");
+    assert_eq!(decisions[0].get("detail"), None);
+    let mut ids = vec![decisions[0]["decision_id"].clone()];
+    for (n, (item, reason, detail)) in bad.iter().enumerate() {
+        let (denied, good) = (&decisions[2 * n + 1], &decisions[2 * n + 2]);
+        assert_eq!(
+            (&denied["decision"], &denied["reason"]),
+            (&json!("deny"), &json!(reason)),
+            "{item}: {denied}"
+        );
+        let text = denied["detail"].as_str().unwrap();
+        assert!(
+            text.starts_with(&format!("requests[{}]: ", 2 * n + 1)) && text.contains(detail),
+            "{item}: {text}"
+        );
+        assert_eq!((&denied["policies"], &denied["errors"]), (&json!([]), &json!([])));
+        assert_eq!(good["reason"], "forbidden", "{item}: {good}");
+        ids.extend([denied["decision_id"].clone(), good["decision_id"].clone()]);
+    }
+    // each item has one record under its own id
+    let records = gate.records(ids.len());
+    for (id, decision) in ids.iter().zip(&decisions) {
+        let found: Vec<&Value> = records.iter().filter(|record| record["decision_id"] == *id).collect();
+        assert_eq!(found.len(), 1, "{decision}");
+        assert_eq!(found[0]["reason"], decision["reason"]);
+    }
+    // without any member in common, each item is a whole question
+    let whole = question(&json!({}));
+    let answer = gate.ask("/authorize/batch", &json!({"requests": [whole, {}, whole]})).json();
+    let reasons: Vec<&Value> = answer["decisions"].as_array().unwrap().iter().map(|d| &d["reason"]).collect();
+    assert_eq!(reasons, ["permitted", "request_invalid", "permitted"]);
+}
+
+#[test]
+fn an_action_has_the_forms_of_an_entity() {
+    let gate = setup().start();
+    for action in [
+        json!("read"),
+        json!("Action::\"read\""),
+        json!({"type": "Action", "id": "read"}),
+    ] {
+        assert_eq!(
+            decided(&gate, &json!({"action": action})),
+            is("permitted", &["owner"]),
+            "{action}"
+        );
+    }
+    for (action, place) in [
+        (json!({"type": "Action", "id": "fly"}), "no action `Action::\"fly\"`"),
+        (json!({"type": "User", "id": "read"}), "no action `User::\"read\"`"),
+        (
+            json!({"type": "Other::Action", "id": "read"}),
+            "no action `Other::Action::\"read\"`",
+        ),
+        (json!({"type": "no type", "id": "read"}), "`action.type`"),
+        (json!({"id": "read"}), "`action.type` is not a string"),
+        (json!({"type": "Action", "id": 7}), "`action.id` is not a string"),
+        (
+            json!({"type": "Action", "id": "read", "attrs": {}}),
+            "`action.attrs` is not a member",
+        ),
+        (json!({"type": "Action", "id": "x\"] || true"}), "no action"),
+        (json!(["read"]), "`action` is neither"),
+        (json!(null), "`action` is missing"),
+    ] {
+        bad(&gate, &json!({ "action": action }), place);
+    }
+    // a schema with a namespace: a name without it is the portal's
+    let spaced = format!("namespace Shop {{ {SCHEMA} }}");
+    let gate = Setup::portal(
+        &spaced,
+        "@id(\"all\") permit(principal, action == Shop::Action::\"GET\", resource);",
+    )
+    .start();
+    for action in [
+        json!("GET"),
+        json!("Action::\"GET\""),
+        json!("Shop::Action::\"GET\""),
+        json!({"type": "Action", "id": "GET"}),
+        json!({"type": "Shop::Action", "id": "GET"}),
+    ] {
+        let asked = json!({"portal": "p", "principal": "User::\"alice\"", "action": action, "resource": "Path::\"/x\""});
+        assert_eq!(gate.authorize(&asked)["reason"], "permitted", "{action}");
+    }
 }
 
 #[test]
@@ -655,8 +779,8 @@ fn every_answer_leaves_one_record_under_its_decision_id() {
     note(raw(gate.decision, "POST", "/authorize", &[], b"{"), "request_invalid");
     note(raw(gate.decision, "GET", "/authorize", &[], b""), "request_invalid");
     note(
-        gate.ask("/authorize/batch", &question(&json!({"requests": [{"portal": "q"}]}))),
-        "portal_unknown",
+        gate.ask("/authorize/batch", &question(&json!({"requests": 1}))),
+        "request_invalid",
     );
     let batch = gate.ask("/authorize/batch", &question(&json!({"requests": [{}, {}]}))).json();
     for decision in batch["decisions"].as_array().unwrap() {

@@ -5,7 +5,7 @@
 //! decisions; a property test checks this. The fast path exists because Cedar's JSON readers take tens of microseconds for a
 //! few values.
 
-use cedar_policy::{Context, EntityId, EntityUid};
+use cedar_policy::{Context, EntityId, EntityTypeName, EntityUid};
 use serde_json::{Map, Value, json};
 use smallvec::SmallVec;
 
@@ -332,6 +332,28 @@ fn filled(rules: &Rules, facts: &Facts<'_>, action: &EntityUid, named: &NamedQue
         ContextPrecedence::GivenAlone => {}
     }
     Ok(all)
+}
+
+/// Reads the name of an action: `viewOrder`, `NS::Action::"viewOrder"`, or an object with the members `type` and `id`.
+pub fn action_name(value: Value) -> Result<String, Refusal> {
+    let mut parts = match value {
+        Value::String(text) => return Ok(text),
+        Value::Object(parts) => parts,
+        _ => return Err(invalid("`action` is neither a string nor an object".to_owned())),
+    };
+    if let Some(unknown) = parts.keys().find(|key| !["type", "id"].contains(&key.as_str())) {
+        return Err(invalid(format!("`action.{unknown}` is not a member; use type, id")));
+    }
+    let mut part = |name: &str| match parts.get_mut(name).map(Value::take) {
+        Some(Value::String(text)) => Ok(text),
+        _ => Err(invalid(format!("`action.{name}` is not a string"))),
+    };
+    let ty = part("type")?;
+    let id = part("id")?;
+    let ty: EntityTypeName = ty
+        .parse()
+        .map_err(|_why| invalid(format!("`action.type`: `{ty}` is not the name of a type")))?;
+    Ok(EntityUid::from_type_name_and_id(ty, EntityId::new(id)).to_string())
 }
 
 impl NamedEntity {
