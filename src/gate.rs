@@ -216,6 +216,7 @@ impl Worker {
         let forwarding = Forwarding {
             connection,
             portal: &portal,
+            plans: &active.revision.rules.plans,
             original: OriginalRequest {
                 method: parts.method.clone(),
                 path,

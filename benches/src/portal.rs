@@ -239,6 +239,7 @@ impl LoadedPortal {
                 scheme: Scheme::Https.as_str(),
                 source_ip: [10, 1, 2, 3].into(),
                 query: &[],
+                beside_semicolons: &[],
                 headers: &request.headers,
             }),
         }

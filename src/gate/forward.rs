@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use cedargate_policy::context::ContextPlans;
 use cedargate_policy::permit::Permit;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -25,6 +26,8 @@ use crate::portals::Portal;
 pub(super) struct Forwarding<'a> {
     pub connection: &'a Rc<ClientConnection>,
     pub portal: &'a Arc<Portal>,
+    /// The headers that policies read.
+    pub plans: &'a Arc<ContextPlans>,
     pub original: OriginalRequest,
     /// `None` for a preflight: nothing to re-check later.
     pub basis: Option<DecisionBasis>,
@@ -42,6 +45,7 @@ impl Worker {
         let Forwarding {
             connection,
             portal,
+            plans,
             original,
             basis,
             sanitized,
@@ -56,6 +60,7 @@ impl Worker {
             trace: &progress.trace,
             request_id: &progress.request_id,
             rules: &portal.header_rules,
+            plans,
             sanitized,
             body_bytes_max: self.gate.config.limits.body_bytes.map(ByteSize::get),
             send_hints: send_hints.as_ref().map(|send| send as upstream::SendHints<'_>),

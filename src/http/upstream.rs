@@ -31,6 +31,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cedargate_policy::context::ContextPlans;
 use cedargate_policy::permit::Permit;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;
@@ -73,6 +74,8 @@ pub struct ForwardRequest<'a> {
     pub trace: &'a Trace,
     pub request_id: &'a HeaderValue,
     pub rules: &'a Arc<HeaderRules>,
+    /// The headers that policies read: a trailer may not add one after the decision.
+    pub plans: &'a Arc<ContextPlans>,
     /// Proof that `sanitize` ran with these rules.
     pub sanitized: Sanitized,
     /// `limits.body_bytes`; `None`: the gate sets no limit.
@@ -187,6 +190,7 @@ fn request_body(incoming: Incoming, to: &ForwardRequest<'_>, progress: &Rc<BodyP
         incoming,
         bytes_left: to.body_bytes_max.unwrap_or(u64::MAX),
         rules: Arc::clone(to.rules),
+        plans: Arc::clone(to.plans),
         progress: Rc::clone(progress),
     }
 }

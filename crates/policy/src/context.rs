@@ -3,6 +3,7 @@
 //! The gate fills a field that has one of the gate's names *and* a type that the gate can fill; no other source may fill that
 //! field. The app fills every other field, and only in a named query.
 
+mod client_names;
 mod recorded;
 
 use std::net::IpAddr;
@@ -14,6 +15,7 @@ use rustc_hash::FxHashMap;
 use serde_json::{Map, Value, json};
 use smallvec::SmallVec;
 
+use self::client_names::{header_values, parameter_values};
 pub use self::recorded::RecordedContext;
 use self::recorded::Shown;
 use crate::denial::{Denial, Refusal};
@@ -55,6 +57,8 @@ pub struct HttpFacts<'a> {
     pub source_ip: IpAddr,
     /// Decoded pairs of the query string, in order; empty if the schema declares no field for them.
     pub query: &'a [(String, String)],
+    /// Names of the parameters that an app reads otherwise if it splits the query string at `;`, too.
+    pub beside_semicolons: &'a [String],
     pub headers: &'a HeaderMap,
 }
 
@@ -296,7 +300,7 @@ impl OwnedField {
         if self.fact == Fact::Headers {
             return self.multi(|name| header_values(http.headers, name));
         }
-        self.multi(|name| Ok(http.query.iter().filter(|(k, _)| k == name).map(|(_, v)| v.clone()).collect()))
+        self.multi(|name| parameter_values(http, name))
     }
 
     /// A record of strings (given once) and sets of strings (all of them).
@@ -464,26 +468,6 @@ fn is_plain_auth(auth: &AuthFacts, name: &str, field: &Field) -> bool {
         ("scopes", _) => auth.scopes.len() <= SET_ITEMS_MAX,
         _ => false,
     }
-}
-
-/// A declared header, `_` in its declared name standing for `-` (a Cedar field name cannot hold one unquoted).
-fn header_values(headers: &HeaderMap, name: &str) -> Result<Vec<String>, Refusal> {
-    let wire = name.replace('_', "-");
-    // servers that turn headers into environment variables give these spellings the same name
-    let same = |(theirs, ours): (u8, u8)| theirs == ours || (ours == b'-' && !theirs.is_ascii_alphanumeric());
-    let is_other_spelling = |other: &str| other.len() == wire.len() && other != wire && other.bytes().zip(wire.bytes()).all(same);
-    if let Some(other) = headers.keys().find(|k| is_other_spelling(k.as_str())) {
-        // the app may read either spelling as the same header
-        return Err(Refusal::new(
-            Denial::RequestInvalid,
-            format!("header `{other}` is another spelling of `{wire}`"),
-        ));
-    }
-    let values = headers.get_all(wire.as_str()).iter();
-    values
-        .map(|v| v.to_str().map(str::to_owned))
-        .collect::<Result<_, _>>()
-        .map_err(|_why| Refusal::new(Denial::RequestInvalid, format!("header `{wire}` is not visible ASCII")))
 }
 
 #[cfg(test)]

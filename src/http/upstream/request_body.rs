@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
+use cedargate_policy::context::ContextPlans;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -114,6 +115,8 @@ pub struct RequestBody {
     /// Bytes left of the limit.
     pub(super) bytes_left: u64,
     pub(super) rules: Arc<HeaderRules>,
+    /// The headers that policies read.
+    pub(super) plans: Arc<ContextPlans>,
     pub(super) progress: Rc<BodyProgress>,
 }
 
@@ -163,9 +166,9 @@ impl RequestBody {
                 RequestBodyError::TooLarge
             })?;
         }
-        // SECURITY: a trailer must not carry a name that the client may not send as a header
+        // SECURITY: a trailer must not carry a name that the client may not send as a header, or that a policy has read
         if let Some(trailers) = frame.trailers_mut() {
-            self.rules.remove_from_trailers(trailers);
+            self.rules.remove_from_trailers(trailers, &self.plans);
         }
         Ok(frame)
     }

@@ -117,6 +117,7 @@ impl Serialize for RecordedContext {
                 scheme,
                 source_ip,
                 query: &[],
+                beside_semicolons: &[],
                 headers: &headers,
             }),
         };

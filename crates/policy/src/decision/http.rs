@@ -86,10 +86,9 @@ pub(super) fn evaluate(
         None => &no_headers,
     };
     let located = locate(revision, http)?;
-    let pairs = match http.query {
-        Some(text) if plans.reads_query() => query_pairs(text),
-        _ => Vec::new(),
-    };
+    let query_text = http.query.filter(|_| plans.reads_query()).unwrap_or_default();
+    let pairs = query_pairs(query_text);
+    let beside_semicolons = names_beside_semicolons(query_text);
     let facts = Facts {
         portal: query.portal.slug.as_str(),
         tenant: tenant.or(identity.tenant.as_deref()),
@@ -103,6 +102,7 @@ pub(super) fn evaluate(
             scheme: http.scheme.as_str(),
             source_ip: http.source_ip,
             query: &pairs,
+            beside_semicolons: &beside_semicolons,
             headers,
         }),
     };
@@ -261,6 +261,14 @@ pub fn query_pairs(query: &str) -> Vec<(String, String)> {
     url::form_urlencoded::parse(query.as_bytes()).into_owned().collect()
 }
 
+/// Decoded names of the parameters beside a `;`, which some apps read as `&`: for these apps the value before it ends there, and
+/// another parameter begins.
+fn names_beside_semicolons(query: &str) -> Vec<String> {
+    let split = query.split('&').filter(|piece| piece.contains(';'));
+    let parts = split.flat_map(|piece| piece.split(';'));
+    parts.flat_map(query_pairs).map(|(name, _)| name).collect()
+}
+
 impl ContextSource for HttpContext<'_> {
     fn context(&self, needed: &ContextDependencies) -> Result<Context, String> {
         match self {
@@ -286,5 +294,7 @@ mod tests {
         let text = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let pairs = query_pairs("a=1&b=%20+2&%61=3");
         assert_eq!(pairs, [text("a", "1"), text("b", "  2"), text("a", "3")]);
+        assert_eq!(names_beside_semicolons("a=1;b=2&c;%64=3;&e=%3Bf"), ["a", "b", "c", "d"]);
+        assert!(names_beside_semicolons("a=1&b=2").is_empty());
     }
 }
