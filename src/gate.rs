@@ -216,7 +216,7 @@ impl Worker {
         let forwarding = Forwarding {
             connection,
             portal: &portal,
-            plans: &active.revision.rules.plans,
+            policy_headers: active.revision.rules.plans.headers(),
             original: OriginalRequest {
                 method: parts.method.clone(),
                 path,

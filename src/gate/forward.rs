@@ -8,8 +8,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use cedargate_policy::context::ContextPlans;
 use cedargate_policy::permit::Permit;
+use cedargate_policy::types::HeaderNames;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
@@ -27,7 +27,7 @@ pub(super) struct Forwarding<'a> {
     pub connection: &'a Rc<ClientConnection>,
     pub portal: &'a Arc<Portal>,
     /// The headers that policies read.
-    pub plans: &'a Arc<ContextPlans>,
+    pub policy_headers: &'a HeaderNames,
     pub original: OriginalRequest,
     /// `None` for a preflight: nothing to re-check later.
     pub basis: Option<DecisionBasis>,
@@ -45,7 +45,7 @@ impl Worker {
         let Forwarding {
             connection,
             portal,
-            plans,
+            policy_headers,
             original,
             basis,
             sanitized,
@@ -60,7 +60,7 @@ impl Worker {
             trace: &progress.trace,
             request_id: &progress.request_id,
             rules: &portal.header_rules,
-            plans,
+            policy_headers,
             sanitized,
             body_bytes_max: self.gate.config.limits.body_bytes.map(ByteSize::get),
             send_hints: send_hints.as_ref().map(|send| send as upstream::SendHints<'_>),

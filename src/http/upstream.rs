@@ -31,8 +31,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cedargate_policy::context::ContextPlans;
 use cedargate_policy::permit::Permit;
+use cedargate_policy::types::HeaderNames;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
@@ -75,7 +75,7 @@ pub struct ForwardRequest<'a> {
     pub request_id: &'a HeaderValue,
     pub rules: &'a Arc<HeaderRules>,
     /// The headers that policies read: a trailer may not add one after the decision.
-    pub plans: &'a Arc<ContextPlans>,
+    pub policy_headers: &'a HeaderNames,
     /// Proof that `sanitize` ran with these rules.
     pub sanitized: Sanitized,
     /// `limits.body_bytes`; `None`: the gate sets no limit.
@@ -190,7 +190,7 @@ fn request_body(incoming: Incoming, to: &ForwardRequest<'_>, progress: &Rc<BodyP
         incoming,
         bytes_left: to.body_bytes_max.unwrap_or(u64::MAX),
         rules: Arc::clone(to.rules),
-        plans: Arc::clone(to.plans),
+        policy_headers: to.policy_headers.clone(),
         progress: Rc::clone(progress),
     }
 }

@@ -22,7 +22,7 @@ use crate::denial::{Denial, Refusal};
 use crate::engine::ContextSource;
 use crate::engine::dependencies::ContextDependencies;
 use crate::schema::{AttrType, Field, RecordType, SchemaModel};
-use crate::types::AuthFacts;
+use crate::types::{AuthFacts, HeaderNames};
 use crate::value::is_plain;
 use crate::value::{SET_ITEMS_MAX, Value as CedarValue, context_of, datetime_of, ip_of, value};
 
@@ -64,7 +64,10 @@ pub struct HttpFacts<'a> {
 
 /// The context fields that the gate fills, by action.
 #[derive(Debug, Default)]
-pub struct ContextPlans(FxHashMap<EntityUid, Arc<ContextPlan>>);
+pub struct ContextPlans {
+    by_action: FxHashMap<EntityUid, Arc<ContextPlan>>,
+    headers: HeaderNames,
+}
 
 #[derive(Debug, Default)]
 pub struct ContextPlan {
@@ -121,26 +124,40 @@ type Given<'a> = (&'a str, &'a AttrType, &'a Value);
 
 impl ContextPlans {
     pub fn new(schema: &SchemaModel) -> Self {
-        Self(
-            schema
-                .actions()
-                .map(|(uid, model)| (uid.clone(), Arc::new(ContextPlan::new(&model.context))))
-                .collect(),
-        )
+        let plans = schema.actions();
+        let by_action: FxHashMap<_, _> = plans
+            .map(|(uid, model)| (uid.clone(), Arc::new(ContextPlan::new(&model.context))))
+            .collect();
+        let fields = by_action.values().flat_map(|plan| &plan.owned);
+        let headers = fields
+            .filter(|field| field.fact == Fact::Headers)
+            .flat_map(|field| match &field.ty {
+                AttrType::Record(record) => record.fields.keys().cloned().collect(),
+                _ => Vec::new(),
+            });
+        Self {
+            headers: headers.collect(),
+            by_action,
+        }
     }
 
     pub fn get(&self, action: &EntityUid) -> Option<&Arc<ContextPlan>> {
-        self.0.get(action)
+        self.by_action.get(action)
+    }
+
+    /// The headers that policies read.
+    pub fn headers(&self) -> &HeaderNames {
+        &self.headers
     }
 
     pub fn reads_headers(&self) -> bool {
-        self.0
+        self.by_action
             .values()
             .any(|plan| plan.owned.iter().any(|field| field.fact == Fact::Headers))
     }
 
     pub fn reads_query(&self) -> bool {
-        self.0.values().any(|plan| plan.reads_query)
+        self.by_action.values().any(|plan| plan.reads_query)
     }
 }
 

@@ -151,9 +151,46 @@ impl<T> fmt::Display for Redacted<T> {
     }
 }
 
+/// Names of headers that policies read; every spelling of a name counts.
+#[derive(Clone, Debug, Default)]
+pub struct HeaderNames(Arc<[String]>);
+
+impl HeaderNames {
+    /// True if a header of this name, in any spelling, is one of them.
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.iter().any(|own| is_same_header(own, name))
+    }
+}
+
+impl FromIterator<String> for HeaderNames {
+    fn from_iter<I: IntoIterator<Item = String>>(names: I) -> Self {
+        Self(names.into_iter().collect())
+    }
+}
+
+/// True if servers that turn headers into variables (CGI, WSGI, Rack, PHP) give both names the same one: they distinguish
+/// neither case nor `-`, `_`, `.` and the like.
+pub fn is_same_header(one: &str, other: &str) -> bool {
+    let fold = |byte: u8| match byte.is_ascii_alphanumeric() {
+        true => byte.to_ascii_lowercase(),
+        false => b'-',
+    };
+    one.len() == other.len() && one.bytes().map(fold).eq(other.bytes().map(fold))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spellings_that_servers_merge_are_one_header() {
+        for other in ["x-dept", "X_Dept", "x.dept", "x!dept", "X-DEPT"] {
+            assert!(is_same_header(other, "x-dept"), "{other}");
+        }
+        for other in ["xdept", "x--dept", "x-depth", "y-dept"] {
+            assert!(!is_same_header(other, "x-dept"), "{other}");
+        }
+    }
 
     #[test]
     fn slugs_are_dns_labels() {

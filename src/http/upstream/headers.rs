@@ -10,8 +10,8 @@
 
 use std::borrow::Cow;
 
-use cedargate_policy::context::ContextPlans;
 use cedargate_policy::permit::Permit;
+use cedargate_policy::types::HeaderNames;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE, EXPECT,
     HOST, MAX_FORWARDS, ORIGIN, RANGE, REFERER, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
@@ -83,10 +83,10 @@ impl HeaderRules {
             || self.strip.iter().any(|stripped| *stripped == name)
     }
 
-    pub(super) fn remove_from_trailers(&self, trailers: &mut HeaderMap, plans: &ContextPlans) {
+    pub(super) fn remove_from_trailers(&self, trailers: &mut HeaderMap, policy_headers: &HeaderNames) {
         let forbidden: SmallVec<[HeaderName; 4]> = trailers
             .keys()
-            .filter(|name| self.is_reserved(name) || !is_allowed_trailer(name) || plans.reads_header(name.as_str()))
+            .filter(|name| self.is_reserved(name) || !is_allowed_trailer(name) || policy_headers.contains(name.as_str()))
             .cloned()
             .collect();
         for name in forbidden {

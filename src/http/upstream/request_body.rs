@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
-use cedargate_policy::context::ContextPlans;
+use cedargate_policy::types::HeaderNames;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -116,7 +116,7 @@ pub struct RequestBody {
     pub(super) bytes_left: u64,
     pub(super) rules: Arc<HeaderRules>,
     /// The headers that policies read.
-    pub(super) plans: Arc<ContextPlans>,
+    pub(super) policy_headers: HeaderNames,
     pub(super) progress: Rc<BodyProgress>,
 }
 
@@ -168,7 +168,7 @@ impl RequestBody {
         }
         // SECURITY: a trailer must not carry a name that the client may not send as a header, or that a policy has read
         if let Some(trailers) = frame.trailers_mut() {
-            self.rules.remove_from_trailers(trailers, &self.plans);
+            self.rules.remove_from_trailers(trailers, &self.policy_headers);
         }
         Ok(frame)
     }

@@ -126,7 +126,7 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
                 trace: &trace,
                 request_id: &request_id,
                 rules: &rules,
-                plans: &std::sync::Arc::default(),
+                policy_headers: &cedargate_policy::types::HeaderNames::default(),
                 sanitized,
                 body_bytes_max,
                 send_hints: Some(&|headers| hinted.borrow_mut().push(headers)),
