@@ -68,7 +68,7 @@ pub struct IndexedPolicies {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ErroredForbids {
     Deny,
-    /// Cedar's own rule (`danger_skip_errors`): it does not forbid.
+    /// Cedar's own rule (`danger_skip_errors`): it does not forbid, unless it is a shared policy or an emergency forbid.
     Skip,
 }
 
@@ -434,11 +434,12 @@ impl Engine {
                 .filter(|p| p.info.effect == effect);
             all.map(|p| Arc::clone(&p.info)).collect()
         };
+        let denies_by_error = |info: &PolicyInfo| {
+            info.effect == Effect::Forbid && (self.errored_forbids == ErroredForbids::Deny || info.is_above_portal())
+        };
         let forbid_failed = errors.iter().any(|(id, _)| {
-            match_set
-                .conditional
-                .iter()
-                .any(|p| p.info.effect == Effect::Forbid && p.policy().id() == id)
+            let mut failed = match_set.conditional.iter().filter(|p| p.policy().id() == id);
+            failed.any(|p| denies_by_error(&p.info))
         });
         let errors = errors
             .into_iter()
@@ -457,11 +458,7 @@ impl Engine {
             };
         }
         let policies = satisfied(Effect::Permit);
-        let outcome = match (
-            forbid_failed && self.errored_forbids == ErroredForbids::Deny,
-            policies.is_empty(),
-            decision,
-        ) {
+        let outcome = match (forbid_failed, policies.is_empty(), decision) {
             (true, ..) => Outcome::EvaluationError,
             (false, true, Decision::Deny) => Outcome::NotPermitted,
             // INVARIANT: Cedar allows only with a satisfied permit; an allow without one counts as an error

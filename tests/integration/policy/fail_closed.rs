@@ -277,3 +277,31 @@ fn the_example_portals_load_without_any_issuer() {
     let answer = gate.authorize(&json!({"portal": "customer", "principal": who, "action": "GET", "resource": path}));
     assert_eq!(answer["decision"], "allow", "{answer}");
 }
+
+#[test]
+fn a_portal_that_skips_errors_still_obeys_shared_and_emergency_forbids() {
+    let errs = "forbid(principal, action, resource) when { 9223372036854775807 + 1 > 0 };";
+    let own = format!("{OPEN}\n@id(\"own\") {errs}");
+    let gate = Setup::portal(SCHEMA, &own)
+        .file("policies/p/portal.yaml", "danger_skip_errors: true")
+        .start();
+    let token = gate.issuer.token("alice", &[]);
+    assert_eq!(gate.get("/portal/p/x", &token).status, 200, "its own forbid is skipped");
+    for file in ["policies/_shared/stop.cedar", "policies/p/_deny/stop.cedar"] {
+        gate.put(file, &format!("@id(\"stop\") {errs}"));
+        eventually(file, || {
+            let answer = gate.get("/portal/p/x", &token);
+            if (answer.status, answer.code().as_str()) == (403, "evaluation_error") {
+                Ok(())
+            } else {
+                Err(answer.status.to_string())
+            }
+        });
+        // a shared file may go only after it was emptied
+        gate.put(file, "");
+        eventually("the forbid is gone", || match gate.get("/portal/p/x", &token).status {
+            200 => Ok(()),
+            other => Err(other.to_string()),
+        });
+    }
+}

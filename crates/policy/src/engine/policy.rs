@@ -109,6 +109,12 @@ impl PolicyInfo {
         self.annotations.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
     }
 
+    /// True for a shared policy and for an emergency forbid: the portal's own `portal.yaml` must not weaken them.
+    pub(super) fn is_above_portal(&self) -> bool {
+        let mut folders = self.place.split('/').skip(1);
+        folders.next() == Some("_shared") || folders.next() == Some("_deny")
+    }
+
     pub(super) fn has_advice(&self) -> bool {
         self.annotation("advice").is_some() || self.annotation("step_up").is_some()
     }
