@@ -45,7 +45,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::assertion::{AssertionClaims, AssertionError, AssertionKeys, VerifiedAssertion, is_assertion};
 pub use self::cache::{TokenCache, token_hash};
 pub use self::error::TokenError;
-pub use self::id_token::{ExpectedIdToken, IdToken, LogoutToken, decode_id_token_claims, map_claims};
+pub use self::id_token::{ExpectedAccessToken, ExpectedIdToken, IdToken, LogoutToken, decode_id_token_claims, map_claims};
 pub use self::introspection::{Evidence, IntrospectionClient};
 use self::jwk::KeyChoice;
 use self::jws::{CompactJws, TokenKind};

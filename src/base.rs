@@ -1,4 +1,5 @@
-//! Foundations that every module may use: clock, digest, reader of small files, shutdown, metrics, the gate's own log.
+//! Foundations that every module may use: clock, digest, reader of small files, client of the gate's own requests, shutdown, metrics,
+//! the gate's own log.
 //!
 //! No file in here imports a step of the path or takes part in a decision.
 
@@ -8,4 +9,5 @@ pub mod digest;
 pub mod files;
 pub mod lifecycle;
 pub mod metrics;
+pub mod outbound;
 pub mod telemetry;

@@ -12,6 +12,7 @@ mod metadata;
 mod provider;
 mod renew;
 mod state;
+mod token_response;
 #[cfg(test)]
 mod tests;
 
@@ -21,7 +22,7 @@ use std::time::Duration;
 use cedargate_policy::types::Redacted;
 use tokio_util::sync::CancellationToken;
 
-use self::http::Http;
+pub use self::complete::CALLBACK_PARAMETERS;
 use self::provider::{AuthorizationRequest, OidcProvider};
 use self::state::LoginState;
 use crate::audit::Audit;
@@ -48,8 +49,6 @@ pub type BrowserSecret = Redacted<[u8; 32]>;
 pub enum LoginError {
     #[error("login.providers.{provider}: {message}")]
     Provider { provider: String, message: String },
-    #[error("cannot set up the https client for logins: {0}")]
-    Client(#[from] reqwest::Error),
 }
 
 /// The reason why a request to a provider gave nothing usable.
@@ -126,6 +125,10 @@ pub struct LoginRequest<'a> {
     pub acr_values: Option<&'a str>,
     /// Seconds; from a policy that demands a recent login.
     pub max_age: Option<u64>,
+    /// The account that the login page should suggest.
+    pub login_hint: Option<&'a str>,
+    /// What the provider must ask the user, as in `prompt` of OpenID Connect.
+    pub prompt: Option<&'a str>,
     pub browser: &'a BrowserSecret,
 }
 
@@ -225,18 +228,18 @@ impl LoginCode {
 impl RelyingParty {
     /// Reads client secrets and keys; sends no request to a provider yet.
     pub fn new(config: &Config, authn: &Arc<Authn>, sessions: &Arc<Sessions>, audit: &Audit) -> Result<Arc<Self>, LoginError> {
-        Self::with_http(config, authn, sessions, audit, &Http::new()?)
+        Self::with_deadline(config, authn, sessions, audit, http::DEADLINE)
     }
 
-    fn with_http(
+    fn with_deadline(
         config: &Config,
         authn: &Arc<Authn>,
         sessions: &Arc<Sessions>,
         audit: &Audit,
-        http: &Http,
+        deadline: Duration,
     ) -> Result<Arc<Self>, LoginError> {
         let providers = config.login.providers.iter();
-        let oidc = providers.filter_map(|provider| OidcProvider::new(provider, config, http).transpose());
+        let oidc = providers.filter_map(|provider| OidcProvider::new(provider, config, deadline).transpose());
         Ok(Arc::new(Self {
             oidc: oidc.collect::<Result<_, _>>()?,
             providers: config.login.providers.clone(),
@@ -291,6 +294,8 @@ impl RelyingParty {
             verifier: state.verifier(login.browser)?,
             acr_values: login.acr_values,
             max_age: login.max_age,
+            login_hint: login.login_hint,
+            prompt: login.prompt,
         })
     }
 

@@ -3,7 +3,11 @@
 //! One check costs tens of milliseconds and megabytes on purpose. So a bounded queue feeds `THREADS` threads: a full queue
 //! refuses the check at once, and a check that takes longer than `CHECK_TIMEOUT` fails. A password never prints, and the
 //! thread drops it after the check.
+//!
+//! Keyboards and systems write one password in different code points. `prepare` brings it into one form before it is hashed
+//! (RFC 8265, `OpaqueString`).
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
@@ -13,6 +17,7 @@ use argon2::{ARGON2ID_IDENT, Algorithm, Argon2, Params, PasswordHash, PasswordVe
 use cedargate_policy::types::Redacted;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use unicode_normalization::{UnicodeNormalization as _, is_nfc};
 
 /// Cost of new hashes, as OWASP recommends: KiB of memory, passes, lanes.
 const NEW_MEMORY_KIB: u32 = 19 * 1024;
@@ -89,7 +94,7 @@ impl Hash {
         let cost = new_cost()?;
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, cost.clone());
         argon2
-            .hash_password_into(password.as_bytes(), &salt, &mut output)
+            .hash_password_into(prepare(password).as_bytes(), &salt, &mut output)
             .map_err(|error| error.to_string())?;
         Self::from_parts(&cost, &salt, &output)
     }
@@ -119,12 +124,35 @@ impl Hash {
         self.0.expose().to_string()
     }
 
-    /// True if the hash is of this password. Blocks for as long as the hash's cost takes.
+    /// True if the hash is of this password, prepared or as it was sent: other tools hash what they are given. Blocks for as long
+    /// as the hash's cost takes, twice if the two forms differ and the first does not match.
     pub fn accepts(&self, password: &str) -> bool {
+        let prepared = prepare(password);
+        self.is_of(&prepared) || (prepared != password && self.is_of(password))
+    }
+
+    fn is_of(&self, password: &str) -> bool {
         Argon2::default()
             .verify_password(password.as_bytes(), self.0.expose())
             .is_ok()
     }
+}
+
+/// The one form of a password (RFC 8265, section 4.2): every space is the ASCII space, and the text is in NFC.
+fn prepare(password: &str) -> Cow<'_, str> {
+    if password.is_ascii() || (is_nfc(password) && !password.chars().any(is_other_space)) {
+        return Cow::Borrowed(password);
+    }
+    let spaced = password.chars().map(|c| if is_other_space(c) { ' ' } else { c });
+    Cow::Owned(spaced.nfc().collect())
+}
+
+/// A space of Unicode (general category Zs) besides the ASCII one.
+const fn is_other_space(c: char) -> bool {
+    matches!(
+        c,
+        '\u{a0}' | '\u{1680}' | '\u{2000}'..='\u{200a}' | '\u{202f}' | '\u{205f}' | '\u{3000}'
+    )
 }
 
 fn new_cost() -> Result<Params, String> {
@@ -190,6 +218,36 @@ mod tests {
         assert!(!again.accepts("correct horse ") && !again.accepts(""));
         assert!(!format!("{hash:?}").contains("argon2id"));
         assert_ne!(Hash::new("correct horse").unwrap().to_text(), text);
+    }
+
+    #[test]
+    fn password_matches_in_every_unicode_form_in_which_it_can_be_typed() {
+        for (set, typed) in [
+            ("Zo\u{eb} caf\u{e9} 1", "Zoe\u{308} cafe\u{301} 1"),
+            ("Zoe\u{308} cafe\u{301} 1", "Zo\u{eb} caf\u{e9} 1"),
+            ("\u{c5}ngstr\u{f6}m!", "\u{212b}ngstro\u{308}m!"),
+            (
+                "\u{ac00}\u{b098}\u{b2e4} xyz",
+                "\u{1100}\u{1161}\u{1102}\u{1161}\u{1103}\u{1161}\u{3000}xyz",
+            ),
+            ("two\u{a0}words", "two words"),
+        ] {
+            let hash = Hash::new(set).unwrap();
+            assert!(hash.accepts(typed) && hash.accepts(set), "{set} {typed}");
+        }
+        let hash = Hash::new("caf\u{e9} 12345").unwrap();
+        for other in ["cafe 12345", "CAF\u{c9} 12345", "caf\u{e9}  12345", "caf\u{e9} \u{ff11}2345"] {
+            assert!(!hash.accepts(other), "{other}");
+        }
+        // made by a tool that hashes the bytes that it is given, here in NFD
+        let cost = Params::new(8, 1, 1, Some(NEW_OUTPUT_BYTES)).unwrap();
+        let mut output = [0; NEW_OUTPUT_BYTES];
+        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, cost.clone());
+        argon2
+            .hash_password_into("cafe\u{301}".as_bytes(), &[7; SALT_BYTES], &mut output)
+            .unwrap();
+        let foreign = Hash::from_parts(&cost, &[7; SALT_BYTES], &output).unwrap();
+        assert!(foreign.accepts("cafe\u{301}") && !foreign.accepts("cafe"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use crate::accounts::{Users, read as read_users};
 use crate::authn::{AssertionError, AssertionKeys};
+use crate::base::outbound::check_ca_file;
 use crate::config::{ClientAuth, Config, ConfigErrors, Loaded, ProviderKind, Secret, SessionStore};
 use crate::http::pages::Theme;
 use crate::login::credential;
@@ -63,13 +64,19 @@ fn session_files(config: &Config) -> Vec<Unusable> {
 fn provider_files(config: &Config) -> Vec<Unusable> {
     let mut unusable = Vec::new();
     for provider in &config.login.providers {
-        let (key, checked) = match &provider.kind {
-            ProviderKind::Local(path) => ("users_file", check_users(path)),
-            ProviderKind::Oidc { auth, .. } => (secret_key(auth), credential::check(auth)),
+        let checked = match &provider.kind {
+            ProviderKind::Local(path) => vec![("users_file", check_users(path))],
+            ProviderKind::Oidc(client) => {
+                let ca_file = client.egress.ca_file.as_deref();
+                let ca_file = ca_file.map(|path| ("ca_file", check_ca_file(path)));
+                [Some((secret_key(&client.auth), credential::check(&client.auth))), ca_file]
+                    .into_iter()
+                    .flatten()
+                    .collect()
+            }
         };
-        if let Err(error) = checked {
-            unusable.push(Unusable::new(format!("login.providers.{}.{key}", provider.name), error));
-        }
+        let faults = checked.into_iter().filter_map(|(key, checked)| Some((key, checked.err()?)));
+        unusable.extend(faults.map(|(key, error)| Unusable::new(format!("login.providers.{}.{key}", provider.name), error)));
     }
     unusable
 }

@@ -31,7 +31,7 @@ use super::{Authn, TokenProof};
 use crate::audit::{Audit, AuthEvent, Event};
 use crate::base::clock::unix_seconds;
 use crate::base::digest::sha256_of;
-use crate::base::files::read_small_text;
+use crate::base::files;
 use crate::base::metrics::Metrics;
 use crate::config::{self, Issuer, Secret};
 use crate::session::Sessions;
@@ -532,9 +532,8 @@ async fn read_secret(secret: &Secret) -> Result<String, CallFailure> {
         Secret::Value(value) => return Ok(value.expose().clone()),
         Secret::File(path) => path.clone(),
     };
-    match tokio::task::spawn_blocking(move || read_small_text(&path, SECRET_BYTES_MAX)).await {
-        Ok(Ok(text)) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
-        Ok(Ok(_)) => Err("the client secret's file is empty".to_owned()),
+    match tokio::task::spawn_blocking(move || files::read_secret(&path, SECRET_BYTES_MAX)).await {
+        Ok(Ok(secret)) => Ok(secret.expose().clone()),
         Ok(Err(error)) => Err(format!("the client secret's file cannot be read: {error}")),
         Err(_panicked_or_cancelled) => Err("the read of the client secret's file did not finish".to_owned()),
     }

@@ -8,6 +8,10 @@ use std::io::{self, Read as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use cedargate_policy::types::Redacted;
+
+/// Some editors put it at the beginning of a file (U+FEFF).
+const BYTE_ORDER_MARK: char = '\u{feff}';
 /// Time between two tries of a lock.
 const LOCK_POLL: Duration = Duration::from_millis(5);
 
@@ -18,6 +22,17 @@ pub enum ReadError {
     Io(#[from] std::io::Error),
     #[error("it is not a regular file of at most {max} bytes")]
     NotSmall { max: u64 },
+}
+
+/// The file holds no usable secret. The message names no path and nothing of the content.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretFileError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("it is empty")]
+    Empty,
+    #[error("it has several lines; write the secret alone, in one line")]
+    SeveralLines,
 }
 
 /// Reads the bytes of a regular file of at most `max` bytes.
@@ -50,9 +65,30 @@ pub fn lock_folder(folder: &Path, timeout: Duration) -> io::Result<File> {
     }
 }
 
-/// Reads the text of a regular file of at most `max` bytes; bytes that are not UTF-8 are an error.
+/// Reads the text of a regular file of at most `max` bytes, without a byte order mark; bytes that are not UTF-8 are an error.
 pub fn read_small_text(path: &Path, max: u64) -> Result<String, ReadError> {
     let bytes = read_small(path, max)?;
-    let text = String::from_utf8(bytes).map_err(|_not_utf8| std::io::Error::from(std::io::ErrorKind::InvalidData))?;
+    let mut text = String::from_utf8(bytes).map_err(|_not_utf8| std::io::Error::from(std::io::ErrorKind::InvalidData))?;
+    if text.starts_with(BYTE_ORDER_MARK) {
+        text.drain(..BYTE_ORDER_MARK.len_utf8());
+    }
     Ok(text)
+}
+
+/// Reads a secret from a file. A byte order mark, a line break at the end and white space around it are not part of the secret.
+pub fn read_secret(path: &Path, max: u64) -> Result<Redacted<String>, SecretFileError> {
+    let text = read_small_text(path, max)?;
+    let secret = text.trim();
+    if secret.is_empty() {
+        return Err(SecretFileError::Empty);
+    }
+    if secret.contains(['\n', '\r']) {
+        return Err(SecretFileError::SeveralLines);
+    }
+    Ok(Redacted::new(secret.to_owned()))
+}
+
+/// True if the file begins with a byte order mark; false for a file that cannot be read.
+pub fn has_byte_order_mark(path: &Path, max: u64) -> bool {
+    read_small(path, max).is_ok_and(|bytes| bytes.starts_with(BYTE_ORDER_MARK.encode_utf8(&mut [0; 4]).as_bytes()))
 }

@@ -12,6 +12,8 @@ use super::schema::{allows, forms, is_not_available, keys, property_names, step_
 use super::tree::{Node, Origin, Shape, join};
 
 const PREFIX: &str = "CEDARGATE_";
+/// Keyword of the schema for a mapping whose keys are no slugs.
+const VERBATIM_KEYS: &str = "x-verbatim-keys";
 
 /// Variables of the gate that are not configuration keys.
 const NOT_KEYS: [&str; 3] = ["CONFIG", "LOG", "TEST_DATA"];
@@ -94,8 +96,9 @@ fn write(tree: &mut Node, root: &Value, variable: &Variable, errors: &mut Config
         let free_keys = here
             .iter()
             .any(|form| form.get("additionalProperties").is_some_and(Value::is_object));
+        let are_slugs = free_keys && !here.iter().any(|form| form.get(VERBATIM_KEYS).is_some());
         // slugs have no underscore, variables no hyphen
-        let key = if free_keys { step.replace('_', "-") } else { step.clone() };
+        let key = if are_slugs { step.replace('_', "-") } else { step.clone() };
         schema = step_schema(&here, &key);
         path = if is_list {
             format!("{path}[{key}]")

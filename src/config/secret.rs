@@ -18,6 +18,7 @@ const FILE_BYTES_MAX: u64 = 64 * 1024;
 /// A secret of the configuration.
 #[derive(Clone, Debug)]
 pub enum Secret {
+    /// Trimmed.
     Value(Redacted<String>),
     /// Trimmed; read again when it changes.
     File(PathBuf),
@@ -102,7 +103,8 @@ impl Checker<'_> {
                 self.error(key, "is empty; write the secret or remove the key");
                 None
             }
-            (Some(secret), None) => Some(Some(Secret::Value(secret.0.clone()))),
+            // a YAML block and `echo` end with a line break
+            (Some(secret), None) => Some(Some(Secret::Value(Redacted::new(secret.0.expose().trim().to_owned())))),
             (None, Some(file)) => {
                 let path = self.path(&file_key, file);
                 if let Err(error) = std::fs::metadata(&path) {

@@ -9,6 +9,7 @@
 
 pub mod assertion;
 pub mod audit;
+pub mod egress;
 pub mod identity;
 pub mod issuers;
 pub mod limits;

@@ -2,7 +2,11 @@
 
 use cedargate_policy::types::PortalSlug;
 
-use super::{Config, KeySource, Portal, Provider, ProviderKind};
+use super::{ClientAuth, Config, KeySource, Portal, Provider, ProviderKind, Secret};
+use crate::base::files::has_byte_order_mark;
+
+/// Bytes of a secret file.
+const SECRET_BYTES_MAX: u64 = 64 * 1024;
 
 impl Config {
     /// One sentence each, with the key that it is about.
@@ -14,20 +18,47 @@ impl Config {
             .filter_map(|one| self.client_as_audience(one))
             .collect();
         warnings.extend(self.subjects_renamed());
+        warnings.extend(self.marked_secrets());
         warnings
     }
 
     fn client_as_audience(&self, provider: &Provider) -> Option<String> {
-        let ProviderKind::Oidc { client_id, .. } = &provider.kind else {
+        let ProviderKind::Oidc(client) = &provider.kind else {
             return None;
         };
         let issuer = self.issuers.get(provider.issuer)?;
-        issuer.scope.audiences.contains(client_id).then(|| {
+        issuer.scope.audiences.contains(&client.client_id).then(|| {
             format!(
                 "login.providers.{}.client_id: is among the `audiences` of its issuer, so every ID token made for this login is a bearer token as well; \
                  give the API an audience of its own",
                 provider.name
             )
+        })
+    }
+
+    /// Secret files that begin with a byte order mark: most programs would send it as a part of the secret.
+    fn marked_secrets(&self) -> impl Iterator<Item = String> {
+        let clients = self.login.providers.iter().filter_map(|provider| {
+            let ProviderKind::Oidc(client) = &provider.kind else {
+                return None;
+            };
+            match &client.auth {
+                ClientAuth::SecretBasic(secret) | ClientAuth::SecretPost(secret) => {
+                    Some((format!("login.providers.{}.client_secret_file", provider.name), secret))
+                }
+                ClientAuth::PrivateKeyJwt(_) => None,
+            }
+        });
+        let introspections = self.issuers.iter().enumerate().filter_map(|(n, issuer)| {
+            let secret = &issuer.introspection.as_ref()?.client_secret;
+            Some((format!("issuers[{n}].introspection.client_secret_file"), secret))
+        });
+        clients.chain(introspections).filter_map(|(key, secret)| {
+            let Secret::File(path) = secret else { return None };
+            has_byte_order_mark(path, SECRET_BYTES_MAX).then(|| {
+                let shown = path.display();
+                format!("{key}: `{shown}` begins with a byte order mark, which the gate leaves out of the secret; save the file without it")
+            })
         })
     }
 

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use cedargate_policy::denial::{Denial, Refusal};
 use http::header::CACHE_CONTROL;
 use http::request::Parts;
-use http::{HeaderValue, Response};
+use http::{HeaderValue, Method, Response};
 use hyper::body::Incoming;
 use uuid::Uuid;
 
@@ -109,7 +109,8 @@ impl<'a> Endpoint<'a> {
     /// The methods of the endpoint, as the `Allow` header lists them.
     const fn methods(self) -> &'static str {
         match self {
-            Self::Portals | Self::Portal { .. } | Self::Login | Self::Callback | Self::Session => "GET, HEAD",
+            Self::Portals | Self::Portal { .. } | Self::Login | Self::Session => "GET, HEAD",
+            Self::Callback => "GET, HEAD, POST",
             Self::LocalLogin | Self::Logout | Self::BackchannelLogout | Self::Refresh | Self::Token => "POST",
         }
     }
@@ -140,6 +141,7 @@ impl LoginDoor {
             Endpoint::Portal { slug } => portals::show(self, request, slug),
             Endpoint::Login => begin::begin(self, request).await,
             Endpoint::LocalLogin => local::submit(self, request, body).await,
+            Endpoint::Callback if request.head.method == Method::POST => callback::receive_form(self, request, body).await,
             Endpoint::Callback => callback::complete(self, request).await,
             Endpoint::Logout => logout::log_out(self, request, body).await,
             Endpoint::BackchannelLogout => backchannel::log_out(self, request, body).await,

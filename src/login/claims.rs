@@ -1,13 +1,17 @@
-//! The claims of a login: those of the ID token, completed from userinfo if a mapped claim is missing.
+//! The claims of a login: those of the ID token, of the source that `claims_from` names, and of userinfo if a mapped claim is
+//! missing.
+//!
+//! SECURITY: the claims that identify the user and the login come from the ID token alone; no other source replaces them.
 
 use cedargate_policy::types::Redacted;
 use serde_json::{Map, Value};
 
-use super::ProviderError;
 use super::provider::OidcProvider;
-use crate::authn::map_claims;
+use super::{ProviderError, RelyingParty};
+use crate::authn::{ExpectedAccessToken, TokenError, map_claims};
+use crate::config::ClaimsFrom;
 
-/// Claims that only the ID token may set; userinfo is not signed.
+/// Claims that only the ID token may set: userinfo is not signed, and an access token is made for an API.
 const ID_TOKEN_ONLY: [&str; 17] = [
     "iss",
     "sub",
@@ -32,24 +36,61 @@ const LOGIN_CLAIMS: [&str; 4] = ["auth_time", "acr", "amr", "sid"];
 /// The scope, and its claim, that headers and schemas use most often.
 const EMAIL: &str = "email";
 
-/// Adds userinfo's claims if a mapped claim is missing. A claim of the ID token wins over the one of userinfo.
-pub(super) async fn complete_claims(
-    provider: &OidcProvider,
-    mut claims: Map<String, Value>,
-    access_token: &Redacted<String>,
-) -> Result<Map<String, Value>, ProviderError> {
-    if !lacks_mapped_claim(provider, &claims) {
-        return Ok(claims);
-    }
-    let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default().to_owned();
-    if let Some(userinfo) = provider.userinfo(access_token, &subject).await? {
-        for (name, value) in userinfo {
-            if !ID_TOKEN_ONLY.contains(&name.as_str()) {
+impl RelyingParty {
+    /// The claims of a login: those of the ID token, and of the source that the provider's `claims_from` names. Userinfo adds what
+    /// a mapping lacks.
+    pub(super) async fn login_claims(
+        &self,
+        provider: &OidcProvider,
+        id_token: Map<String, Value>,
+        access_token: &Redacted<String>,
+    ) -> Result<Map<String, Value>, ProviderError> {
+        let mut claims = id_token;
+        let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default().to_owned();
+        match provider.claims_from {
+            ClaimsFrom::IdToken => {}
+            ClaimsFrom::AccessToken => {
+                let expected = ExpectedAccessToken {
+                    client: &provider.client_id,
+                    subject: &subject,
+                };
+                let verified = self
+                    .authn
+                    .verify_access_token(provider.index, access_token.expose(), expected);
+                let verified = verified.await.map_err(access_token_unusable)?;
+                claims.extend(verified.into_iter().filter(|(name, _)| !is_of_id_token(name)));
+            }
+            ClaimsFrom::Userinfo => {
+                let userinfo = provider.userinfo(access_token, &subject).await?;
+                let userinfo = userinfo.ok_or_else(|| {
+                    ProviderError::Invalid("`claims_from` is `userinfo`, and the provider has no userinfo endpoint".to_owned())
+                })?;
+                claims.extend(userinfo.into_iter().filter(|(name, _)| !is_of_id_token(name)));
+                return Ok(claims);
+            }
+        }
+        if lacks_mapped_claim(provider, &claims)
+            && let Some(userinfo) = provider.userinfo(access_token, &subject).await?
+        {
+            for (name, value) in userinfo.into_iter().filter(|(name, _)| !is_of_id_token(name)) {
                 claims.entry(name).or_insert(value);
             }
         }
+        Ok(claims)
     }
-    Ok(claims)
+}
+
+fn is_of_id_token(claim: &str) -> bool {
+    ID_TOKEN_ONLY.contains(&claim)
+}
+
+fn access_token_unusable(error: TokenError) -> ProviderError {
+    let text = format!("the access token gives no claims (`claims_from`): {error}");
+    match ProviderError::from(error) {
+        ProviderError::Unreachable(_) => ProviderError::Unreachable(text),
+        ProviderError::Mismatch(_) => ProviderError::Mismatch(text),
+        _ => ProviderError::Invalid(text),
+    }
 }
 
 fn lacks_mapped_claim(provider: &OidcProvider, claims: &Map<String, Value>) -> bool {

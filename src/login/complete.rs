@@ -2,7 +2,7 @@
 //!
 //! The steps run in a fixed order and each can fail the login: open `state` with the browser's cookie; check `iss` before any
 //! other parameter is used (RFC 9207); mark the callback as used; redeem the code; verify the ID token; check the step-up;
-//! complete the claims from userinfo.
+//! complete the claims from access token and userinfo.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,6 @@ use cedargate_policy::claims::ClaimError;
 use cedargate_policy::types::Redacted;
 use url::form_urlencoded;
 
-use super::claims::complete_claims;
 use super::provider::{OidcProvider, Tokens, printable};
 use super::state::{Destination, LoginState};
 use super::{
@@ -34,6 +33,11 @@ const ACCESS_TOKEN_LIFE: Duration = Duration::from_secs(5 * 60);
 /// Bounds of `expires_in`. The minimum limits how often the gate renews at a provider with very short tokens.
 const ACCESS_TOKEN_LIFE_MIN: Duration = Duration::from_secs(10);
 const ACCESS_TOKEN_LIFE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The names of the parameters of a callback that the gate uses.
+pub const CALLBACK_PARAMETERS: [&str; 4] = ["state", "code", "iss", "error"];
+/// The claims that say whose token it is, and for whom.
+const IDENTIFYING: [&str; 3] = ["iss", "aud", "azp"];
 
 /// The parameters of a callback that the gate uses, each at most once.
 #[derive(Default)]
@@ -86,15 +90,16 @@ impl Parameters {
         }
         let mut parameters = Self::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            let [state, code, iss, error] = CALLBACK_PARAMETERS;
             let parameter = match &*name {
-                "state" => &mut parameters.state,
-                "code" => &mut parameters.code,
-                "iss" => &mut parameters.iss,
-                "error" => &mut parameters.error,
+                name if name == state => &mut parameters.state,
+                name if name == code => &mut parameters.code,
+                name if name == iss => &mut parameters.iss,
+                name if name == error => &mut parameters.error,
                 _ => continue,
             };
             if parameter.replace(value.into_owned()).is_some() {
-                return Err(invalid("a parameter of the callback is repeated"));
+                return Err(invalid(&format!("`{name}` is repeated in the callback")));
             }
         }
         Ok(parameters)
@@ -201,7 +206,7 @@ impl RelyingParty {
         let raw_id_token = tokens
             .id_token
             .take()
-            .ok_or_else(|| invalid("the provider gave no ID token"))?;
+            .ok_or_else(|| invalid("the token endpoint's response has no `id_token`; is `openid` among the scopes?"))?;
         let expected = ExpectedIdToken {
             audience: &provider.client_id,
             nonce: Some(&nonce),
@@ -213,7 +218,9 @@ impl RelyingParty {
             .await
             .map_err(ProviderError::from)?;
         check_step_up(state, &id_token, provider)?;
-        let claims = complete_claims(provider, id_token.claims.clone(), &tokens.access_token).await?;
+        let claims = self
+            .login_claims(provider, id_token.claims.clone(), &tokens.access_token)
+            .await?;
         let subject = map_claims(&provider.issuer, &claims).map_err(ProviderError::from)?.subject;
         Ok(SessionData {
             provider: provider.name.to_string(),
@@ -290,8 +297,9 @@ impl From<TokenError> for ProviderError {
     fn from(error: TokenError) -> Self {
         match error {
             TokenError::KeysUnavailable { .. } => Self::Unreachable(error.to_string()),
-            TokenError::Claims(ClaimError::Audience { .. }) => Self::Mismatch(error.to_string()),
-            TokenError::Claims(ClaimError::Claim { ref claim, .. }) if claim == "iss" => Self::Mismatch(error.to_string()),
+            TokenError::Claims(ClaimError::Claim { ref claim, .. }) if IDENTIFYING.contains(&claim.as_str()) => {
+                Self::Mismatch(error.to_string())
+            }
             other => Self::Invalid(other.to_string()),
         }
     }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::authn::SigningKey;
-use crate::base::files::read_small_text;
+use crate::base::files::{read_secret, read_small_text};
 use crate::config::{ClientAuth, Secret};
 
 /// Lifetime of a client assertion in seconds.
@@ -93,11 +93,8 @@ impl SecretSource {
             Secret::Value(secret) => return Ok(secret.clone()),
             Secret::File(path) => path,
         };
-        let secret = read(path)?.trim().to_owned();
-        if secret.is_empty() {
-            return Err(format!("`{}` (client_secret_file) is empty", path.display()));
-        }
-        let secret = Redacted::new(secret);
+        let secret = read_secret(path, FILE_BYTES_MAX);
+        let secret = secret.map_err(|error| format!("cannot read `{}` (client_secret_file): {error}", path.display()))?;
         *self.last.lock() = Some(secret.clone());
         Ok(secret)
     }

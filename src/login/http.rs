@@ -1,7 +1,6 @@
-//! One HTTP exchange with a provider: bounded in time and bytes, without redirects and proxies.
+//! One HTTP exchange with a provider: bounded in time and bytes.
 //!
-//! A redirect would send a code, a token or a secret to a host that is not configured. Connections are not kept open: logins are
-//! rare, and each worker thread has a runtime of its own.
+//! Connections are not kept open: logins are rare, and each worker thread has a runtime of its own.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -9,8 +8,11 @@ use std::time::Duration;
 use cedargate_policy::types::Redacted;
 use http::header::{ACCEPT, CONTENT_TYPE};
 
+use crate::base::outbound::{cause, client_builder};
+use crate::config::Egress;
+
 /// Time for one exchange, from connecting to the last byte. Shorter than the lease of a session renewal.
-const DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 /// Bytes of a response body.
 const RESPONSE_BYTES_MAX: usize = 256 * 1024;
 
@@ -41,23 +43,13 @@ pub(super) struct Http {
 }
 
 impl Http {
-    pub fn new() -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .pool_max_idle_per_host(0)
-            .user_agent(concat!("cedargate/", env!("CARGO_PKG_VERSION")))
-            .build()?;
-        Ok(Self {
-            client,
-            deadline: DEADLINE,
-        })
-    }
-
-    #[cfg(test)]
-    pub fn with_deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
-        self
+    /// The error says which file or which part cannot be used.
+    pub fn new(egress: &Egress, deadline: Duration) -> Result<Self, String> {
+        let builder = client_builder(egress)?.pool_max_idle_per_host(0);
+        let client = builder
+            .build()
+            .map_err(|error| format!("cannot set up its https client: {}", cause(&error)))?;
+        Ok(Self { client, deadline })
     }
 
     pub async fn get(&self, url: &url::Url, bearer: Option<&Redacted<String>>) -> Result<ProviderResponse, HttpError> {
@@ -76,10 +68,8 @@ impl Http {
             .headers(head.headers)
             .body(body);
         let response = self.exchange(request).await?;
-        let mut builder = http::Response::builder().status(response.status);
-        if !response.content_type.is_empty() {
-            builder = builder.header(CONTENT_TYPE, response.content_type);
-        }
+        // without the content type, which `oauth2` would hold against `application/json`: the body says whether it is JSON
+        let builder = http::Response::builder().status(response.status);
         builder.body(response.body).map_err(|_invalid| HttpError::Request)
     }
 
@@ -92,7 +82,7 @@ impl Http {
         // SECURITY: leaves out the URL of a reqwest error: its query may hold a code or token
         let failed = |error: reqwest::Error| HttpError::Unreachable {
             host: host.clone(),
-            why: innermost_cause(&error.without_url()),
+            why: cause(&error.without_url()),
         };
         let mut response = self.client.execute(request).await.map_err(failed)?;
         let status = response.status();
@@ -126,13 +116,4 @@ impl<'c> oauth2::AsyncHttpClient<'c> for Http {
     fn call(&'c self, request: oauth2::HttpRequest) -> Self::Future {
         Box::pin(self.send_oauth(request))
     }
-}
-
-/// The last error of the chain: the outer text, `error sending request`, does not say what failed.
-fn innermost_cause(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "no answer in time".to_owned();
-    }
-    let chain = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-    chain.last().map(ToString::to_string).unwrap_or_default()
 }

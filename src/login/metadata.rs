@@ -1,6 +1,7 @@
 //! A provider's metadata (OpenID Connect Discovery 1.0), fetched at first use and cached.
 //!
-//! The document's issuer must equal the configured one, and every endpoint must be https or on the loopback. If a later fetch
+//! The document's issuer must equal the configured one, wherever the document lies, and every endpoint must be https or on the
+//! loopback. Endpoints of the configuration go before those of the document; with enough of them no document is read. If a later fetch
 //! fails, the last good document stays in force at any age; if an endpoint moved, requests to it fail.
 
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use url::Url;
 use super::ProviderError;
 use super::http::Http;
 use crate::authn::{check_url, discovery_url};
-use crate::config::KeyTransport;
+use crate::config::{Endpoints, KeyTransport, OidcClient};
 
 /// Age at which a document is fetched again.
 const REFRESH_AGE: Duration = Duration::from_secs(60 * 60);
@@ -36,6 +37,9 @@ pub(super) struct Metadata {
 /// One provider's document.
 pub(super) struct Discovery {
     issuer: String,
+    url: String,
+    transport: KeyTransport,
+    given: Endpoints,
     /// The last good document; `None` before the first fetch succeeds.
     fetched: ArcSwapOption<Fetched>,
     /// Held during a fetch: one fetch at a time, and the other logins wait for its result.
@@ -54,33 +58,49 @@ struct FailedFetch {
 }
 
 impl Metadata {
-    fn parse(document: &[u8], issuer: &str) -> Result<Self, String> {
+    /// The metadata of a provider without a document, if the configuration has what a login needs.
+    fn of_configuration(given: &Endpoints) -> Option<Self> {
+        Some(Self {
+            authorization: given.authorization.clone()?,
+            token: given.token.clone()?,
+            userinfo: given.userinfo.clone(),
+            end_session: given.end_session.clone(),
+            sends_iss: false,
+        })
+    }
+
+    fn parse(document: &[u8], discovery: &Discovery) -> Result<Self, String> {
         let document = json::object_from_slice(document).map_err(|error| error.to_string())?;
-        if document.get("issuer").and_then(Value::as_str) != Some(issuer) {
+        if document.get("issuer").and_then(Value::as_str) != Some(&discovery.issuer) {
             return Err("its `issuer` is not exactly the configured one (issuers[].issuer)".to_owned());
         }
-        let required = |name: &str| endpoint(&document, name)?.ok_or_else(|| format!("it has no `{name}`"));
+        let given = &discovery.given;
+        let optional = |given: &Option<Url>, name: &str| match given {
+            Some(url) => Ok(Some(url.clone())),
+            None => endpoint(&document, name, discovery.transport),
+        };
+        let required = |given, name: &str| optional(given, name)?.ok_or_else(|| format!("it has no `{name}`"));
         let sends_iss = match document.get("authorization_response_iss_parameter_supported") {
-            None => false,
+            None | Some(Value::Null) => false,
             Some(Value::Bool(named)) => *named,
             Some(_) => return Err("`authorization_response_iss_parameter_supported` is not a boolean".to_owned()),
         };
         Ok(Self {
-            authorization: required("authorization_endpoint")?,
-            token: required("token_endpoint")?,
-            userinfo: endpoint(&document, "userinfo_endpoint")?,
-            end_session: endpoint(&document, "end_session_endpoint")?,
+            authorization: required(&given.authorization, "authorization_endpoint")?,
+            token: required(&given.token, "token_endpoint")?,
+            userinfo: optional(&given.userinfo, "userinfo_endpoint")?,
+            end_session: optional(&given.end_session, "end_session_endpoint")?,
             sends_iss,
         })
     }
 }
 
-fn endpoint(document: &Map<String, Value>, name: &str) -> Result<Option<Url>, String> {
-    let Some(value) = document.get(name) else {
+fn endpoint(document: &Map<String, Value>, name: &str, transport: KeyTransport) -> Result<Option<Url>, String> {
+    let Some(value) = document.get(name).filter(|value| !value.is_null()) else {
         return Ok(None);
     };
     let text = value.as_str().ok_or_else(|| format!("`{name}` is not a string"))?;
-    check_url(text, KeyTransport::Tls).map_err(|error| format!("`{name}`: {error}"))?;
+    check_url(text, transport).map_err(|error| format!("`{name}`: {error}"))?;
     let url = Url::parse(text).map_err(|_invalid| format!("`{name}` is not a URL"))?;
     if url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() {
         return Err(format!("`{name}` has a fragment or a user"));
@@ -89,19 +109,28 @@ fn endpoint(document: &Map<String, Value>, name: &str) -> Result<Option<Url>, St
 }
 
 impl Discovery {
-    /// Fails if no discovery URL can be made of the issuer.
-    pub fn new(issuer: &str) -> Result<Self, String> {
-        check_url(&discovery_url(issuer), KeyTransport::Tls).map_err(|error| error.to_string())?;
+    /// Fails if no discovery URL can be made of the issuer, and none is needed.
+    pub fn new(issuer: &str, client: &OidcClient) -> Result<Self, String> {
+        let url = client.discovery_url.clone().unwrap_or_else(|| discovery_url(issuer));
+        if Metadata::of_configuration(&client.endpoints).is_none() {
+            check_url(&url, client.transport).map_err(|error| error.to_string())?;
+        }
         Ok(Self {
             issuer: issuer.to_owned(),
+            url,
+            transport: client.transport,
+            given: client.endpoints.clone(),
             fetched: ArcSwapOption::empty(),
             fetching: tokio::sync::Mutex::new(()),
             last_failure: Mutex::new(None),
         })
     }
 
-    /// The last good document; fetches it if there is none yet.
+    /// The endpoints; fetches the document if they need one and there is none yet.
     pub async fn metadata(&self, http: &Http) -> Result<Metadata, ProviderError> {
+        if let Some(metadata) = Metadata::of_configuration(&self.given) {
+            return Ok(metadata);
+        }
         if let Some(metadata) = self.fetched_metadata() {
             return Ok(metadata);
         }
@@ -145,7 +174,7 @@ impl Discovery {
                 Ok(metadata)
             }
             Err(why) => {
-                let error = format!("discovery of `{}`: {why}", self.issuer);
+                let error = format!("discovery at `{}`: {why}", self.url);
                 *self.last_failure.lock() = Some(FailedFetch {
                     at: Instant::now(),
                     error: error.clone(),
@@ -156,12 +185,12 @@ impl Discovery {
     }
 
     async fn request(&self, http: &Http) -> Result<Metadata, String> {
-        let url = Url::parse(&discovery_url(&self.issuer)).map_err(|error| error.to_string())?;
+        let url = Url::parse(&self.url).map_err(|error| error.to_string())?;
         let response = http.get(&url, None).await.map_err(|error| error.to_string())?;
         if response.status != 200 {
             return Err(format!("the response has status {}", response.status));
         }
-        Metadata::parse(&response.body, &self.issuer)
+        Metadata::parse(&response.body, self)
     }
 }
 
@@ -170,8 +199,21 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn discovery(given: Endpoints, transport: KeyTransport) -> Discovery {
+        Discovery {
+            issuer: "https://id.test".to_owned(),
+            url: String::new(),
+            transport,
+            given,
+            fetched: ArcSwapOption::empty(),
+            fetching: tokio::sync::Mutex::new(()),
+            last_failure: Mutex::new(None),
+        }
+    }
+
     fn parse(document: &Value) -> Result<Metadata, String> {
-        Metadata::parse(document.to_string().as_bytes(), "https://id.test")
+        let discovery = discovery(Endpoints::default(), KeyTransport::Tls);
+        Metadata::parse(document.to_string().as_bytes(), &discovery)
     }
 
     fn valid_document() -> Value {
@@ -203,5 +245,34 @@ mod tests {
             document.as_object_mut().unwrap().remove(name);
             assert!(parse(&document).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn null_counts_as_absent_and_configured_endpoints_go_first() {
+        let mut document = valid_document();
+        for name in [
+            "userinfo_endpoint",
+            "end_session_endpoint",
+            "authorization_response_iss_parameter_supported",
+        ] {
+            document[name] = json!(null);
+        }
+        let parsed = parse(&document).unwrap();
+        assert!(parsed.userinfo.is_none() && parsed.end_session.is_none() && !parsed.sends_iss);
+        let internal = Url::parse("http://id.internal:8080/t").unwrap();
+        let given = Endpoints {
+            token: Some(internal.clone()),
+            ..Endpoints::default()
+        };
+        document["token_endpoint"] = json!(7);
+        let parsed = Metadata::parse(document.to_string().as_bytes(), &discovery(given, KeyTransport::Tls)).unwrap();
+        assert_eq!(
+            (parsed.token, parsed.authorization.as_str()),
+            (internal, "https://id.test/a?x=1")
+        );
+        document["token_endpoint"] = json!("http://id.internal:8080/t");
+        assert!(parse(&document).is_err());
+        let plain = discovery(Endpoints::default(), KeyTransport::DangerPlain);
+        assert!(Metadata::parse(document.to_string().as_bytes(), &plain).is_ok());
     }
 }

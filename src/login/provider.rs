@@ -3,55 +3,34 @@
 //! The `oauth2` library runs each OAuth step over one bounded HTTP exchange. The tokens that come back are unverified strings;
 //! `complete.rs` and `renew.rs` have `authn` verify them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cedargate_policy::json;
 use cedargate_policy::types::Redacted;
-use oauth2::basic::{
-    BasicErrorResponse, BasicErrorResponseType, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse, BasicTokenType,
-};
+use oauth2::basic::{BasicErrorResponse, BasicErrorResponseType, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse};
 use oauth2::{
-    AuthType, AuthUrl, AuthorizationCode, Client, ClientId, CsrfToken, EndpointNotSet, EndpointSet, ExtraTokenFields,
-    PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError, Scope, StandardRevocableToken,
-    StandardTokenResponse, TokenResponse, TokenUrl,
+    AuthType, AuthUrl, AuthorizationCode, Client, ClientId, CsrfToken, EndpointNotSet, EndpointSet, PkceCodeChallenge,
+    PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError, Scope, StandardRevocableToken, TokenResponse as _, TokenUrl,
 };
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use url::Url;
 
 use super::credential::{ASSERTION_TYPE, ClientAuthentication, ClientCredential};
 use super::http::{Http, HttpError};
 use super::metadata::{Discovery, Metadata};
+use super::token_response::OidcTokenResponse;
 use super::{LoginError, ProviderError};
 use crate::base::clock::unix_seconds;
-use crate::config::{self, Issuer, ProviderKind};
+use crate::config::{self, ClaimsFrom, Issuer, ProviderKind};
 
 /// Characters of a provider's error code in the log.
 const ERROR_CHARS_MAX: usize = 64;
 /// Bytes of an ID token that goes into the provider's logout URL.
 const LOGOUT_HINT_BYTES_MAX: usize = 2048;
+const PROMPT: &str = "prompt";
 
-/// The member that OpenID Connect adds to the token response.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-struct IdTokenField {
-    id_token: Option<SecretText>,
-}
-
-/// A string of the response that never prints.
-#[derive(Clone, Deserialize, Serialize)]
-#[serde(transparent)]
-struct SecretText(String);
-
-impl std::fmt::Debug for SecretText {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("[redacted]")
-    }
-}
-
-impl ExtraTokenFields for IdTokenField {}
-
-type OidcTokenResponse = StandardTokenResponse<IdTokenField, BasicTokenType>;
 type OAuthClient = Client<
     BasicErrorResponse,
     OidcTokenResponse,
@@ -84,6 +63,8 @@ pub(super) struct AuthorizationRequest<'a> {
     pub verifier: String,
     pub acr_values: Option<&'a str>,
     pub max_age: Option<u64>,
+    pub login_hint: Option<&'a str>,
+    pub prompt: Option<&'a str>,
 }
 
 /// The OAuth client with its credential, for one request to the token endpoint.
@@ -100,6 +81,9 @@ pub(super) struct OidcProvider {
     pub issuer: Issuer,
     pub client_id: String,
     pub scopes: Vec<String>,
+    pub claims_from: ClaimsFrom,
+    /// More parameters of every authorization request.
+    parameters: BTreeMap<String, String>,
     credential: ClientCredential,
     discovery: Discovery,
     /// The callback's path.
@@ -109,8 +93,8 @@ pub(super) struct OidcProvider {
 
 impl OidcProvider {
     /// `None` for local accounts.
-    pub fn new(provider: &config::Provider, config: &config::Config, http: &Http) -> Result<Option<Self>, LoginError> {
-        let ProviderKind::Oidc { client_id, auth, scopes } = &provider.kind else {
+    pub fn new(provider: &config::Provider, config: &config::Config, deadline: Duration) -> Result<Option<Self>, LoginError> {
+        let ProviderKind::Oidc(client) = &provider.kind else {
             return Ok(None);
         };
         let failed = |message: String| LoginError::Provider {
@@ -122,12 +106,14 @@ impl OidcProvider {
         Ok(Some(Self {
             name: Arc::clone(&provider.name),
             index: provider.issuer,
-            client_id: client_id.clone(),
-            scopes: scopes.clone(),
-            credential: ClientCredential::load(auth).map_err(failed)?,
-            discovery: Discovery::new(&issuer.scope.issuer).map_err(failed)?,
+            client_id: client.client_id.clone(),
+            scopes: client.scopes.clone(),
+            claims_from: client.claims_from,
+            parameters: client.authorization_params.clone(),
+            credential: ClientCredential::load(&client.auth).map_err(failed)?,
+            discovery: Discovery::new(&issuer.scope.issuer, client).map_err(failed)?,
             callback: format!("{}/auth/callback", config.identity.prefix),
-            http: http.clone(),
+            http: Http::new(&client.egress, deadline).map_err(failed)?,
             issuer,
         }))
     }
@@ -143,6 +129,7 @@ impl OidcProvider {
     /// The authorization endpoint's URL with the parameters of one login.
     pub async fn authorization_url(&self, login: AuthorizationRequest<'_>) -> Result<String, ProviderError> {
         let metadata = self.metadata().await?;
+        let parameters = self.parameters(&login);
         let challenge = PkceCodeChallenge::from_code_verifier_sha256(&PkceCodeVerifier::new(login.verifier));
         let client = self.client(&metadata)?.set_redirect_uri(self.redirect_uri(login.origin)?);
         let mut request = client
@@ -150,13 +137,33 @@ impl OidcProvider {
             .set_pkce_challenge(challenge)
             .add_scopes(self.scopes.iter().cloned().map(Scope::new))
             .add_extra_param("nonce", login.nonce);
-        if let Some(acr_values) = login.acr_values {
-            request = request.add_extra_param("acr_values", acr_values);
-        }
-        if let Some(max_age) = login.max_age {
-            request = request.add_extra_param("max_age", max_age.to_string());
+        for (name, value) in parameters {
+            request = request.add_extra_param(name, value);
         }
         Ok(request.url().0.into())
+    }
+
+    /// The configured parameters with those of this login in their place. The prompts of both count: a link can demand more of the
+    /// user, never less.
+    fn parameters(&self, login: &AuthorizationRequest<'_>) -> BTreeMap<String, String> {
+        let mut parameters = self.parameters.clone();
+        for (name, value) in [
+            ("acr_values", login.acr_values.map(str::to_owned)),
+            ("max_age", login.max_age.map(|seconds| seconds.to_string())),
+            ("login_hint", login.login_hint.map(str::to_owned)),
+        ] {
+            if let Some(value) = value {
+                parameters.insert(name.to_owned(), value);
+            }
+        }
+        if let Some(prompt) = login.prompt {
+            let merged = match parameters.get(PROMPT) {
+                Some(configured) => merge_prompts(configured, prompt),
+                None => prompt.to_owned(),
+            };
+            parameters.insert(PROMPT.to_owned(), merged);
+        }
+        parameters
     }
 
     /// Exchanges an authorization code for tokens; `origin` is that of the authorization request.
@@ -263,14 +270,10 @@ impl OidcProvider {
 
 fn tokens(response: Result<OidcTokenResponse, TokenRequestError>) -> Result<Tokens, ProviderError> {
     let response = response.map_err(token_request_failed)?;
-    if *response.token_type() != BasicTokenType::Bearer {
-        return Err(ProviderError::Invalid("the access token is not a bearer token".to_owned()));
-    }
-    let id_token = response.extra_fields().id_token.as_ref();
     Ok(Tokens {
         access_token: Redacted::new(response.access_token().secret().clone()),
         refresh_token: response.refresh_token().map(|token| Redacted::new(token.secret().clone())),
-        id_token: id_token.map(|token| Redacted::new(token.0.clone())),
+        id_token: response.id_token().map(|token| Redacted::new(token.to_owned())),
         expires_in: response.expires_in(),
     })
 }
@@ -283,10 +286,26 @@ fn token_request_failed(error: TokenRequestError) -> ProviderError {
             code => ProviderError::Refused(printable(code.as_ref())),
         },
         RequestTokenError::Request(error) => error.into(),
-        RequestTokenError::Parse(..) => {
-            ProviderError::Invalid("the token endpoint's response is not the expected JSON".to_owned())
+        // the texts of `OidcTokenResponse` and of a JSON parser that reads a `Value`; neither repeats a value
+        RequestTokenError::Parse(error, _) => {
+            ProviderError::Invalid(format!("the token endpoint's response cannot be used: {}", error.inner()))
         }
-        RequestTokenError::Other(_) => ProviderError::Invalid("the token endpoint's response is empty or not JSON".to_owned()),
+        RequestTokenError::Other(_) => ProviderError::Invalid("the token endpoint's response is empty".to_owned()),
+    }
+}
+
+/// The values of `prompt` in both lists; `none` forbids every other value, so it gives way.
+fn merge_prompts(configured: &str, asked: &str) -> String {
+    let mut prompts: Vec<&str> = Vec::new();
+    for prompt in configured.split(' ').chain(asked.split(' ')) {
+        if !prompt.is_empty() && prompt != "none" && !prompts.contains(&prompt) {
+            prompts.push(prompt);
+        }
+    }
+    if prompts.is_empty() {
+        "none".to_owned()
+    } else {
+        prompts.join(" ")
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use cedargate_policy::types::Redacted;
 use serde_json::{Map, Value};
 
-use super::claims::{carry_over, complete_claims, privileges_differ};
+use super::claims::{carry_over, privileges_differ};
 use super::complete::refresh_at;
 use super::provider::{OidcProvider, Tokens};
 use super::{ProviderError, RelyingParty};
@@ -113,7 +113,7 @@ impl RelyingParty {
             claims = id.claims;
         }
         carry_over(&data.claims, &mut claims);
-        complete_claims(provider, claims, &tokens.access_token).await
+        self.login_claims(provider, claims, &tokens.access_token).await
     }
 }
 

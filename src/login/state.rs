@@ -154,6 +154,8 @@ mod tests {
             return_to: "/a",
             acr_values: None,
             max_age: None,
+            login_hint: None,
+            prompt: None,
             browser: &browser,
         };
         let one = LoginState::new(&login, 0).unwrap();
@@ -183,6 +185,8 @@ mod tests {
             return_to,
             acr_values: None,
             max_age: None,
+            login_hint: None,
+            prompt: None,
             browser: &browser,
         };
         let state = LoginState::new(&login("/a"), 0).unwrap();

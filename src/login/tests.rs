@@ -178,6 +178,8 @@ fn login_state(acr_values: Option<&str>, max_age: Option<u64>) -> LoginState {
         return_to: "/orders",
         acr_values,
         max_age,
+        login_hint: None,
+        prompt: None,
         browser: &browser,
     };
     let random = LoginState::new(&login, unix_millis()).unwrap().to_bytes().unwrap();
@@ -215,8 +217,8 @@ fn lab_with(provider: &Provider, issuer: &str, client: &str) -> Lab {
     let sessions = Sessions::new(&config, &metrics).unwrap();
     let stop = CancellationToken::new();
     tokio::spawn(Arc::clone(&authn).run(stop.clone()));
-    let http = Http::new().unwrap().with_deadline(Duration::from_secs(2));
-    let login = RelyingParty::with_http(&config, &authn, &sessions, &audit, &http).unwrap();
+    let deadline = Duration::from_secs(2);
+    let login = RelyingParty::with_deadline(&config, &authn, &sessions, &audit, deadline).unwrap();
     Lab { login, stop }
 }
 
@@ -306,7 +308,7 @@ async fn wrong_id_token_fails_the_login() {
         json!({"aud": "other"}),
         json!({"aud": null}),
         json!({"aud": []}),
-        json!({"aud": [CLIENT, "other"]}),
+        json!({"aud": ["other", "another"]}),
         json!({"aud": [CLIENT, "other"], "azp": "other"}),
         json!({"azp": "other"}),
         json!({"azp": 7}),
@@ -327,12 +329,18 @@ async fn wrong_id_token_fails_the_login() {
         json!({"events": {"http://schemas.openid.net/event/backchannel-logout": {}}}),
         json!({"roles": [7]}),
         json!({"tenant": ["a", "b"]}),
-        json!({"auth_time": "yesterday"}),
-        json!({"acr": 1}),
-        json!({"sid": 1}),
+        json!({"sid": {}}),
+        json!({"sid": true}),
     ] {
         provider.set(|script| script.claims = claims.clone());
         assert_eq!(lab.failure_code().await, LoginCode::LoginInvalid, "{claims}");
+        let member = claims.as_object().unwrap().keys().next_back().unwrap();
+        let failure = lab.log_in().await.unwrap_err();
+        assert!(
+            failure.detail.contains(member) || failure.detail.contains("token expired"),
+            "{}",
+            failure.detail
+        );
     }
     for header in [
         json!({"alg": "none"}),
@@ -358,6 +366,33 @@ async fn wrong_id_token_fails_the_login() {
         lab.log_in().await.is_ok(),
         "several audiences, used by the gate, of this access token"
     );
+}
+
+#[tokio::test]
+async fn claim_that_no_check_needs_fails_no_login() {
+    let provider = Provider::start().await;
+    let lab = lab(&provider, "");
+    for claims in [
+        json!({"aud": [CLIENT, "account"]}),
+        json!({"acr": 1, "amr": "pwd"}),
+        json!({"acr": null, "amr": null, "sid": null, "auth_time": null, "nbf": null}),
+        json!({"acr": ["a"], "amr": 7, "auth_time": "yesterday"}),
+    ] {
+        provider.set(|script| script.claims = claims.clone());
+        lab.log_in()
+            .await
+            .unwrap_or_else(|failure| panic!("{claims}: {}", failure.detail));
+    }
+    // what a check needs is read in either form
+    provider.set(|script| script.claims = json!({"acr": 2, "sid": 17}));
+    let data = lab.log_in_with(Some("1 2"), None).await.unwrap();
+    assert_eq!(data.idp_session.as_deref(), Some("17"));
+    provider.set(|script| script.claims = json!({"acr": ["2"]}));
+    let failure = lab.log_in_with(Some("2"), None).await.unwrap_err();
+    assert_eq!(failure.code, LoginCode::StepUpFailed);
+    provider.set(|script| script.claims = json!({"auth_time": "now"}));
+    let failure = lab.log_in_with(None, Some(60)).await.unwrap_err();
+    assert_eq!(failure.code, LoginCode::StepUpFailed);
 }
 
 fn at_hash(text: &str) -> String {
@@ -409,11 +444,23 @@ async fn wrong_token_response_fails_the_login_with_its_own_code() {
     for tokens in [
         json!({"id_token": null}),
         json!({"token_type": "mac"}),
-        json!({"token_type": null}),
         json!({"access_token": null}),
     ] {
         provider.set(|script| script.tokens = tokens.clone());
         assert_eq!(lab.failure_code().await, LoginInvalid, "{tokens}");
+        let member = tokens.as_object().unwrap().keys().next().unwrap();
+        let detail = lab.log_in().await.unwrap_err().detail;
+        assert!(detail.contains(&format!("`{member}`")), "{detail}");
+    }
+    for tokens in [
+        json!({"token_type": null, "refresh_token": null, "expires_in": "3600", "scope": ["openid", "email"]}),
+        json!({"token_type": "BEARER", "expires_in": null, "scope": null}),
+        json!({"expires_in": "soon", "refresh_token": ""}),
+    ] {
+        provider.set(|script| script.tokens = tokens.clone());
+        lab.log_in()
+            .await
+            .unwrap_or_else(|failure| panic!("{tokens}: {}", failure.detail));
     }
     provider.set(|script| script.slow = Some(Duration::from_secs(60)));
     let started = Instant::now();
@@ -587,6 +634,8 @@ async fn authorization_url_has_every_parameter_and_hides_the_return_path() {
         return_to: "/orders?x=1",
         acr_values: Some("urn:mfa"),
         max_age: Some(300),
+        login_hint: None,
+        prompt: None,
         browser: &browser,
     };
     let url = url::Url::parse(&lab.login.authorization_url(login).await.unwrap()).unwrap();
@@ -629,7 +678,7 @@ async fn provider_gets_the_configured_client_authentication() {
         login: { providers: { corp: { issuer: corp, client_id: x, client_secret: x } } }\n";
     let config = Config::from_yaml(yaml).unwrap();
     let provider = &config.login.providers[0];
-    let refused = OidcProvider::new(provider, &config, &Http::new().unwrap());
+    let refused = OidcProvider::new(provider, &config, Duration::from_secs(1));
     assert!(
         matches!(refused, Err(LoginError::Provider { .. })),
         "plain http is for loopback"

@@ -8,3 +8,5 @@ mod login_rates;
 mod login_tabs;
 mod provider_login;
 mod provider_logout;
+mod provider_network;
+mod provider_shapes;

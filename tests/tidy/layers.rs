@@ -12,6 +12,7 @@ const EVERYWHERE: &[&str] = &[
     "base::files",
     "base::lifecycle",
     "base::metrics",
+    "base::outbound",
     "base::telemetry",
     "config",
     "http::pages",
@@ -40,6 +41,8 @@ const FOUNDATION_EDGES: &[(&str, &[&str])] = &[
         "base::lifecycle",
         &["base::metrics", "base::telemetry", "config", "policy::types"],
     ),
+    ("base::files", &["policy::types"]),
+    ("base::outbound", &["base::files", "config"]),
     ("base::telemetry", &["config", "policy::types"]),
     (
         "config",

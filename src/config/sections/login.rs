@@ -7,11 +7,13 @@ use std::sync::Arc;
 use cedargate_policy::scope::IssuerScope;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
-use super::issuers::{Issuer, RawClaims};
+use super::egress::Egress;
+use super::issuers::{Issuer, KeyTransport, RawClaims};
 use super::portals::Portal;
 use crate::config::Secret;
-use crate::config::check::Checker;
+use crate::config::check::{Checker, is_loopback};
 use crate::config::document::Document;
 use crate::config::schema::hint;
 use crate::config::values::SecretText;
@@ -46,8 +48,50 @@ pub struct RawProvider {
     pub auth_method: Option<RawAuthMethod>,
     /// Scopes to ask for; the gate always adds `openid`.
     pub scopes: Vec<String>,
+    /// The token or endpoint whose claims are mapped.
+    pub claims_from: ClaimsFrom,
+    /// More parameters of the authorization request, such as `prompt`, `access_type`, `audience` or `response_mode: form_post`.
+    #[schemars(extend("x-verbatim-keys" = true))]
+    pub authorization_params: BTreeMap<String, String>,
+    /// URL of the discovery document, such as one inside the cluster. Absent: at `issuer`.
+    pub discovery_url: Option<String>,
+    /// Endpoints in place of those of the discovery document.
+    pub endpoints: RawEndpoints,
+    /// PEM file of the only authorities that the gate trusts for requests to the provider. Absent: those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// HTTP proxy for requests to the provider, such as `http://proxy.example.com:3128`.
+    pub proxy: Option<String>,
+    /// Allow requests to the provider without TLS. Client secret, codes and tokens can then be read on the way.
+    pub danger_insecure_endpoints: bool,
     /// Users of local accounts: YAML, made with `cedargate user add`; watched.
     pub users_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawEndpoints {
+    /// Where browsers log in. With this and `token`, the gate reads no discovery document.
+    pub authorization: Option<String>,
+    /// Where the gate redeems codes and refresh tokens.
+    pub token: Option<String>,
+    /// Where the gate asks for claims.
+    pub userinfo: Option<String>,
+    /// Where browsers log out.
+    pub end_session: Option<String>,
+}
+
+/// The claims of a login that are mapped. The claims that identify user and login (`sub`, `acr`, `auth_time`, `sid` …) always come
+/// from the ID token.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClaimsFrom {
+    /// The ID token; userinfo adds mapped claims that it lacks.
+    #[default]
+    IdToken,
+    /// The access token, which must be a JWT of the issuer; it goes before the ID token.
+    AccessToken,
+    /// Userinfo; it goes before the ID token.
+    Userinfo,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
@@ -89,14 +133,36 @@ pub struct Provider {
 
 #[derive(Clone, Debug)]
 pub enum ProviderKind {
-    Oidc {
-        client_id: String,
-        auth: ClientAuth,
-        /// With `openid`.
-        scopes: Vec<String>,
-    },
+    Oidc(Box<OidcClient>),
     /// Accounts in this file.
     Local(PathBuf),
+}
+
+/// The gate as the client of an OIDC provider.
+#[derive(Clone, Debug)]
+pub struct OidcClient {
+    pub client_id: String,
+    pub auth: ClientAuth,
+    /// With `openid`.
+    pub scopes: Vec<String>,
+    pub claims_from: ClaimsFrom,
+    /// None of them is one that the gate sets itself.
+    pub authorization_params: BTreeMap<String, String>,
+    /// `None`: at the issuer.
+    pub discovery_url: Option<String>,
+    pub endpoints: Endpoints,
+    /// The transports over which discovery and endpoints may be reached.
+    pub transport: KeyTransport,
+    pub egress: Egress,
+}
+
+/// Endpoints of a provider that the configuration gives.
+#[derive(Clone, Debug, Default)]
+pub struct Endpoints {
+    pub authorization: Option<Url>,
+    pub token: Option<Url>,
+    pub userinfo: Option<Url>,
+    pub end_session: Option<Url>,
 }
 
 /// The proof of identity that the gate gives to a provider.
@@ -125,8 +191,39 @@ impl Default for RawProvider {
             client_key_file: None,
             auth_method: None,
             scopes: ["openid", "profile", "email"].map(str::to_owned).to_vec(),
+            claims_from: ClaimsFrom::default(),
+            authorization_params: BTreeMap::new(),
+            discovery_url: None,
+            endpoints: RawEndpoints::default(),
+            ca_file: None,
+            proxy: None,
+            danger_insecure_endpoints: false,
             users_file: None,
         }
+    }
+}
+
+/// Parameters of an authorization request that bind it to its login.
+const OWN_PARAMETERS: [&str; 9] = [
+    "response_type",
+    "client_id",
+    "redirect_uri",
+    "state",
+    "nonce",
+    "code_challenge",
+    "code_challenge_method",
+    "request",
+    "request_uri",
+];
+const RESPONSE_MODES: [&str; 2] = ["query", "form_post"];
+/// Bytes of the value of an `authorization_params` entry.
+const PARAMETER_BYTES_MAX: usize = 1024;
+
+impl RawEndpoints {
+    fn is_given(&self) -> bool {
+        [&self.authorization, &self.token, &self.userinfo, &self.end_session]
+            .iter()
+            .any(|endpoint| endpoint.is_some())
     }
 }
 
@@ -201,6 +298,13 @@ impl Checker<'_> {
                 raw.client_secret.is_some() || raw.client_secret_file.is_some(),
             ),
             ("client_key_file", raw.client_key_file.is_some()),
+            ("authorization_params", !raw.authorization_params.is_empty()),
+            ("claims_from", raw.claims_from != ClaimsFrom::default()),
+            ("discovery_url", raw.discovery_url.is_some()),
+            ("endpoints", raw.endpoints.is_given()),
+            ("ca_file", raw.ca_file.is_some()),
+            ("proxy", raw.proxy.is_some()),
+            ("danger_insecure_endpoints", raw.danger_insecure_endpoints),
         ] {
             if given {
                 self.error(
@@ -272,6 +376,14 @@ impl Checker<'_> {
         if provider.client_id.is_none() {
             self.error(&key("client_id"), "is missing: the gate's client at the provider");
         }
+        let client = self.client(section, provider);
+        Some(TrustedProvider {
+            kind: ProviderKind::Oidc(Box::new(client?)),
+            issuer: issuer?,
+        })
+    }
+
+    fn client(&mut self, section: &str, provider: &RawProvider) -> Option<OidcClient> {
         let auth = self.client_auth(section, provider);
         for (n, scope) in provider.scopes.iter().enumerate() {
             if scope.is_empty() || !scope.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\') {
@@ -282,14 +394,82 @@ impl Checker<'_> {
         if !scopes.iter().any(|scope| scope == "openid") {
             scopes.insert(0, "openid".to_owned());
         }
-        Some(TrustedProvider {
-            kind: ProviderKind::Oidc {
-                client_id: provider.client_id.clone()?,
-                auth: auth?,
-                scopes,
-            },
-            issuer: issuer?,
+        self.authorization_params(section, &provider.authorization_params);
+        let transport = if provider.danger_insecure_endpoints {
+            KeyTransport::DangerPlain
+        } else {
+            KeyTransport::Tls
+        };
+        let discovery_url = provider.discovery_url.as_deref();
+        let is_usable = discovery_url.is_none_or(|url| {
+            self.provider_url(&format!("{section}.discovery_url"), url, transport)
+                .is_some()
+        });
+        let endpoints = self.endpoints(&format!("{section}.endpoints"), &provider.endpoints, transport);
+        let egress = self.egress(section, provider.ca_file.as_deref(), provider.proxy.as_deref());
+        Some(OidcClient {
+            client_id: provider.client_id.clone()?,
+            auth: auth?,
+            scopes,
+            claims_from: provider.claims_from,
+            authorization_params: provider.authorization_params.clone(),
+            discovery_url: discovery_url.filter(|_| is_usable).map(str::to_owned),
+            endpoints: endpoints?,
+            transport,
+            egress: egress?,
         })
+    }
+
+    fn authorization_params(&mut self, section: &str, params: &BTreeMap<String, String>) {
+        for (name, value) in params {
+            let key = format!("{section}.authorization_params.{name}");
+            let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
+            if !is_name {
+                self.error(
+                    &key,
+                    format!("`{name}` is not a parameter name; use letters, digits, `_`, `-` and `.`"),
+                );
+            } else if OWN_PARAMETERS.contains(&name.as_str()) {
+                self.error(&key, format!("the gate sets `{name}` itself; remove it"));
+            } else if name == "scope" {
+                self.error(&key, format!("list the scopes in `{section}.scopes`"));
+            } else if name == "response_mode" && !RESPONSE_MODES.contains(&value.as_str()) {
+                let message = format!("`{value}` does not reach the gate; use `query` or `form_post`");
+                self.error(&key, message);
+            } else if value.len() > PARAMETER_BYTES_MAX || value.chars().any(char::is_control) {
+                let message = format!("is longer than {PARAMETER_BYTES_MAX} bytes or holds a control character");
+                self.error(&key, message);
+            }
+        }
+    }
+
+    fn endpoints(&mut self, section: &str, raw: &RawEndpoints, transport: KeyTransport) -> Option<Endpoints> {
+        let before = self.errors.iter().count();
+        let mut endpoint = |name: &str, text: Option<&String>| {
+            let key = format!("{section}.{name}");
+            text.and_then(|text| self.provider_url(&key, text, transport))
+        };
+        let endpoints = Endpoints {
+            authorization: endpoint("authorization", raw.authorization.as_ref()),
+            token: endpoint("token", raw.token.as_ref()),
+            userinfo: endpoint("userinfo", raw.userinfo.as_ref()),
+            end_session: endpoint("end_session", raw.end_session.as_ref()),
+        };
+        (self.errors.iter().count() == before).then_some(endpoints)
+    }
+
+    /// A URL that secrets, codes or browsers are sent to.
+    fn provider_url(&mut self, key: &str, text: &str, transport: KeyTransport) -> Option<Url> {
+        let url = self.parse_url(key, text)?;
+        let is_safe =
+            url.scheme() == "https" || (url.scheme() == "http" && (is_loopback(&url) || transport == KeyTransport::DangerPlain));
+        if url.host().is_none() || !is_safe || url.fragment().is_some() {
+            let message = "must be `https://` without a fragment: secrets and codes are sent there; \
+                           use https, a loopback host, or set `danger_insecure_endpoints: true`";
+            self.error(key, message);
+            return None;
+        }
+        Some(url)
     }
 
     fn client_auth(&mut self, section: &str, raw: &RawProvider) -> Option<ClientAuth> {

@@ -1,7 +1,7 @@
 //! `GET auth/login?portal=&rd=`: redirects the browser to its provider, or shows the form of a local account.
 //!
-//! Any site can link to this endpoint. So every parameter is checked before anything is done, and `acr_values` and `max_age` can
-//! only demand a stronger login, never a weaker one.
+//! Any site can link to this endpoint. So every parameter is checked before anything is done; `acr_values`, `max_age` and `prompt`
+//! can only demand a stronger login, never a weaker one, and `login_hint` only fills in a field of the provider's page.
 
 use std::borrow::Cow;
 
@@ -24,6 +24,10 @@ use crate::portals::Portal;
 
 /// Bytes of `acr_values`.
 const ACR_BYTES_MAX: usize = 256;
+/// Bytes of `login_hint`: an address, or an id of the provider.
+const HINT_BYTES_MAX: usize = 320;
+/// The values of `prompt` (OpenID Connect Core 1.0, section 3.1.2.1, and Prompt Create 1.0).
+const PROMPTS: [&str; 5] = ["none", "login", "consent", "select_account", "create"];
 /// Digits of `max_age`: three centuries of seconds.
 const MAX_AGE_DIGITS_MAX: usize = 10;
 
@@ -36,6 +40,8 @@ struct LinkParameters {
     max_age: Option<String>,
     /// Present in a link that the gate moved to the portal's origin.
     moved: Option<String>,
+    login_hint: Option<String>,
+    prompt: Option<String>,
 }
 
 /// The login that the link asks for, checked.
@@ -46,6 +52,8 @@ struct CheckedLogin<'a> {
     return_to: ReturnPath,
     acr_values: Option<String>,
     max_age: Option<u64>,
+    login_hint: Option<String>,
+    prompt: Option<String>,
 }
 
 pub(super) async fn begin(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<Response<Body>, Refusal> {
@@ -105,6 +113,8 @@ async fn redirect_or_form(
             return_to: login.return_to.as_str(),
             acr_values: login.acr_values.as_deref(),
             max_age: login.max_age,
+            login_hint: login.login_hint.as_deref(),
+            prompt: login.prompt.as_deref(),
             browser,
         })
         .await?;
@@ -120,6 +130,8 @@ impl LinkParameters {
             acr_values: query.optional("acr_values")?,
             max_age: query.optional("max_age")?,
             moved: query.optional("moved")?,
+            login_hint: query.optional("login_hint")?,
+            prompt: query.optional("prompt")?,
         })
     }
 
@@ -156,6 +168,14 @@ impl LinkParameters {
         if acr_values.as_deref().is_some_and(|values| !is_acr_values(values)) {
             return Err(invalid("`acr_values` is malformed"));
         }
+        if self.login_hint.as_deref().is_some_and(|hint| !is_login_hint(hint)) {
+            return Err(invalid("`login_hint` is empty, too long, or holds a control character"));
+        }
+        if self.prompt.as_deref().is_some_and(|prompt| !is_prompt(prompt)) {
+            return Err(invalid(
+                "`prompt` is not `none`, nor a list of `login`, `consent`, `select_account` and `create`",
+            ));
+        }
         Ok(CheckedLogin {
             provider: portal_lookup::provider(door, portal, self.provider.as_deref())?,
             portal,
@@ -163,6 +183,8 @@ impl LinkParameters {
             return_to,
             acr_values,
             max_age: self.max_age.as_deref().map(parse_seconds).transpose()?,
+            login_hint: self.login_hint.clone(),
+            prompt: self.prompt.clone(),
         })
     }
 }
@@ -178,6 +200,15 @@ fn check_navigation(headers: &HeaderMap) -> Result<(), Refusal> {
 fn is_acr_values(values: &str) -> bool {
     let is_acr = |acr: &str| !acr.is_empty() && acr.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\');
     values.len() <= ACR_BYTES_MAX && values.split(' ').all(is_acr)
+}
+
+fn is_login_hint(hint: &str) -> bool {
+    (1..=HINT_BYTES_MAX).contains(&hint.len()) && !hint.chars().any(char::is_control)
+}
+
+fn is_prompt(prompt: &str) -> bool {
+    let all_known = prompt.split(' ').all(|value| PROMPTS.contains(&value));
+    all_known && (prompt == "none" || !prompt.split(' ').any(|value| value == "none"))
 }
 
 fn parse_seconds(text: &str) -> Result<u64, Refusal> {

@@ -1,24 +1,44 @@
-//! `GET auth/callback`: the provider redirects the browser back.
+//! `GET auth/callback`: the provider redirects the browser back. `POST auth/callback`: it sends a form (`response_mode=form_post`).
 //!
+//! The form is redirected to the GET: a browser sends no `SameSite=Lax` cookie with a POST of another site, and the login cookie
+//! must come along. With `SameSite=None` every site could send it.
 //! A callback logs in once, and only the browser that began the login. A repeated callback (reload, back button) or one of
 //! another browser goes on to the return path if the browser has a session, and begins a new login if it has none.
 
 use cedargate_policy::denial::Refusal;
 use http::{Method, Response};
+use hyper::body::Incoming;
 use url::form_urlencoded;
 
 use super::caller::current_session;
 use super::completion::{establish, login_failed, see_other};
+use super::input::Parameters;
 use super::record::LoginAttempt;
 use super::{EndpointRequest, LoginDoor, login_loop};
 use crate::http::answer::method_not_allowed;
 use crate::http::upstream::Body;
-use crate::login::{Callback, CallbackOutcome, CompletedLogin, LoginCode, LoginContext, LoginFailure};
+use crate::login::{CALLBACK_PARAMETERS, Callback, CallbackOutcome, CompletedLogin, LoginCode, LoginContext, LoginFailure};
+
+/// Redirects the form of the provider to the callback by GET.
+pub(super) async fn receive_form(
+    door: &LoginDoor,
+    request: &EndpointRequest<'_>,
+    body: Incoming,
+) -> Result<Response<Body>, Refusal> {
+    let form = Parameters::from_form(request.head, body).await?;
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    for name in CALLBACK_PARAMETERS {
+        if let Some(value) = form.optional(name)? {
+            query.append_pair(name, &value);
+        }
+    }
+    see_other(&format!("{}/auth/callback?{}", door.config.identity.prefix, query.finish()))
+}
 
 pub(super) async fn complete(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<Response<Body>, Refusal> {
     // a HEAD would use up the callback, and the GET after it would fail
     if request.head.method != Method::GET {
-        return Ok(method_not_allowed("GET"));
+        return Ok(method_not_allowed("GET, POST"));
     }
     let browser = door.sessions.cookies.login(&request.head.headers);
     let callback = Callback {

@@ -6,11 +6,17 @@
 #![allow(dead_code, reason = "a harness has more handles than each of its users needs")]
 
 use std::collections::HashMap;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
+use super::certificates::Pair;
 use super::{Issuer, RawConnection, ScriptedServer, now};
 
 /// Members to set in the provider's answers.
@@ -47,6 +53,7 @@ pub struct ScriptedProvider {
 
 struct Shared {
     key: Issuer,
+    issuer: String,
     script: Mutex<Script>,
     /// The nonce of each code.
     nonces: Mutex<HashMap<String, String>>,
@@ -57,24 +64,51 @@ struct Shared {
 
 impl ScriptedProvider {
     pub fn start(script: Script) -> Self {
+        Self::start_below("", script)
+    }
+
+    /// Starts with an issuer that has a path, such as `/realms/acme` or `/`.
+    pub fn start_below(path: &str, script: Script) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let issuer = format!("http://{}{path}", listener.local_addr().unwrap());
+        Self::on(listener, issuer, script)
+    }
+
+    /// Starts with an issuer that does not name this server's address.
+    pub fn start_as(issuer: &str, script: Script) -> Self {
+        Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), issuer.to_owned(), script)
+    }
+
+    /// Starts behind TLS, at `https://localhost:<port>`.
+    pub fn start_tls(certificate: &Pair, script: Script) -> Self {
+        let plain = TcpListener::bind("127.0.0.1:0").unwrap();
+        let front = tls_front(certificate, plain.local_addr().unwrap());
+        Self::on(plain, format!("https://localhost:{}", front.port()), script)
+    }
+
+    fn on(listener: TcpListener, issuer: String, script: Script) -> Self {
         let shared = Arc::new(Shared {
             key: Issuer::new("scripted"),
             script: Mutex::new(script),
+            issuer,
             nonces: Mutex::default(),
             seen: Mutex::default(),
             before_tokens: Mutex::default(),
         });
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let base = format!("http://{}", listener.local_addr().unwrap());
         let serving = Arc::clone(&shared);
         let server = ScriptedServer::on(listener, move |head, connection| {
-            let answer = serving.answer(&base, head, connection);
+            let answer = serving.answer(head, connection);
             connection.send(answer);
         });
         Self { server, shared }
     }
 
     pub fn issuer(&self) -> String {
+        self.shared.issuer.clone()
+    }
+
+    /// The address at which the server really is.
+    pub fn url(&self) -> String {
         self.server.url()
     }
 
@@ -104,14 +138,21 @@ impl ScriptedProvider {
 }
 
 impl Shared {
-    fn answer(&self, base: &str, head: &str, connection: &mut RawConnection) -> Vec<u8> {
+    fn answer(&self, head: &str, connection: &mut RawConnection) -> Vec<u8> {
         let length = head.to_ascii_lowercase();
         let length = length.split("\r\ncontent-length: ").nth(1).map_or(0, |rest| {
             rest.split("\r\n").next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
         });
         let body = connection.read_exactly(length);
         let target = head.split(' ').nth(1).unwrap_or("/");
+        // a proxy gets the whole URL
+        let target = target
+            .strip_prefix("http://")
+            .map_or(target, |rest| &rest[rest.find('/').unwrap()..]);
+        let base = self.issuer.trim_end_matches('/');
+        let below = base.splitn(4, '/').nth(3).map(|path| format!("/{path}")).unwrap_or_default();
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let path = path.strip_prefix(below.as_str()).unwrap_or(path);
         let pairs = form_urlencoded::parse(query.as_bytes()).chain(form_urlencoded::parse(&body));
         let pairs = pairs.map(|(name, value)| (name.into_owned(), value.into_owned()));
         let request = ProviderRequest {
@@ -122,11 +163,11 @@ impl Shared {
         self.seen.lock().unwrap().push(request.clone());
         let script = self.script.lock().unwrap().clone();
         match path {
-            "/.well-known/openid-configuration" => json_response(&with(discovery(base), &script.discovery)),
+            "/.well-known/openid-configuration" => json_response(&with(discovery(&self.issuer), &script.discovery)),
             "/jwks" => json_response(&self.key.jwks()),
             "/authorize" => self.authorize(&request),
             "/token" => {
-                let answer = json_response(&self.tokens(base, &script, &request));
+                let answer = json_response(&self.tokens(&script, &request));
                 let hook = self.before_tokens.lock().unwrap().take();
                 hook.into_iter().for_each(|hook| hook());
                 answer
@@ -155,7 +196,8 @@ impl Shared {
         redirect(&format!("{target}?{query}"))
     }
 
-    fn tokens(&self, base: &str, script: &Script, request: &ProviderRequest) -> Value {
+    fn tokens(&self, script: &Script, request: &ProviderRequest) -> Value {
+        let base = &self.issuer;
         let is_refresh = request
             .parameters
             .get("grant_type")
@@ -182,10 +224,54 @@ impl Shared {
     }
 }
 
-fn discovery(base: &str) -> Value {
-    json!({"issuer": base, "authorization_endpoint": format!("{base}/authorize"), "token_endpoint": format!("{base}/token"),
+fn discovery(issuer: &str) -> Value {
+    let base = issuer.trim_end_matches('/');
+    json!({"issuer": issuer, "authorization_endpoint": format!("{base}/authorize"), "token_endpoint": format!("{base}/token"),
         "jwks_uri": format!("{base}/jwks"), "userinfo_endpoint": format!("{base}/userinfo"),
         "end_session_endpoint": format!("{base}/logout")})
+}
+
+/// Ends TLS and passes one request of each connection on.
+fn tls_front(certificate: &Pair, target: SocketAddr) -> SocketAddr {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate.cert.as_bytes())
+        .map(Result::unwrap)
+        .collect();
+    let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes()).unwrap();
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+            std::thread::spawn(move || pass_on(&mut StreamOwned::new(connection, stream), target));
+        }
+    });
+    address
+}
+
+/// `None` if the client leaves, for example because it does not trust the certificate.
+fn pass_on(client: &mut StreamOwned<ServerConnection, TcpStream>, target: SocketAddr) -> Option<()> {
+    let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        let length = client.read(&mut buffer).ok().filter(|length| *length > 0)?;
+        request.extend_from_slice(&buffer[..length]);
+        let text = String::from_utf8_lossy(&request).to_ascii_lowercase();
+        let body = text.split("\r\ncontent-length: ").nth(1);
+        let body: usize = body.map_or(0, |rest| rest.split("\r\n").next().unwrap().parse().unwrap());
+        if text.find("\r\n\r\n").is_some_and(|at| request.len() >= at + 4 + body) {
+            break;
+        }
+    }
+    let (mut server, mut answer) = (TcpStream::connect(target).ok()?, Vec::new());
+    server.write_all(&request).ok()?;
+    server.read_to_end(&mut answer).ok()?;
+    client.write_all(&answer).ok()?;
+    client.conn.send_close_notify();
+    client.flush().ok()
 }
 
 /// `value` with the members of `changes`; a `null` removes a member.

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
+use cedargate_policy::types::Redacted;
 use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use crate::base::files::{ReadError, read_small};
+use crate::base::files::{ReadError, read_secret, read_small};
 use crate::config::{self, Secret};
 
 /// Maximum size of a password or PEM file in bytes.
@@ -18,7 +19,7 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 pub fn check_files(config: &config::Redis) -> Vec<(&'static str, String)> {
     let mut unusable = Vec::new();
     if let Some(Secret::File(path)) = &config.password {
-        unusable.extend(check_password(path).err().map(|error| ("password_file", error)));
+        unusable.extend(read_password(path).err().map(|error| ("password_file", error)));
     }
     if let Some(ca) = &config.tls.ca {
         unusable.extend(check_authorities(ca).err().map(|error| ("tls.ca", error)));
@@ -37,12 +38,9 @@ pub fn check_files(config: &config::Redis) -> Vec<(&'static str, String)> {
     unusable
 }
 
-fn check_password(path: &Path) -> Result<(), String> {
-    let text = String::from_utf8(read(path)?).map_err(|_may_quote| format!("`{}` is not UTF-8 text", path.display()))?;
-    if text.trim().is_empty() {
-        return Err(format!("`{}` is empty", path.display()));
-    }
-    Ok(())
+/// Reads the password; the error names the file.
+pub(super) fn read_password(path: &Path) -> Result<Redacted<String>, String> {
+    read_secret(path, FILE_BYTES_MAX).map_err(|error| format!("cannot read `{}`: {error}", path.display()))
 }
 
 fn check_authorities(path: &Path) -> Result<(), String> {

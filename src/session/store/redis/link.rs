@@ -17,7 +17,7 @@ use ::redis::{
 use cedargate_policy::types::Redacted;
 use tokio::time::timeout;
 
-use super::files::read;
+use super::files::{read, read_password};
 use crate::config::{self, Secret, Topology};
 use crate::session::StoreError;
 
@@ -322,11 +322,7 @@ impl Secrets {
         let password = match &config.password {
             None => None,
             Some(Secret::Value(value)) => Some(value.clone()),
-            Some(Secret::File(path)) => {
-                let text =
-                    String::from_utf8(read(path)?).map_err(|_may_quote| format!("`{}` is not UTF-8 text", path.display()))?;
-                Some(Redacted::new(text.trim().to_owned()))
-            }
+            Some(Secret::File(path)) => Some(read_password(path)?),
         };
         let identity = match &config.tls.identity {
             None => None,

@@ -1,0 +1,60 @@
+//! The HTTPS client of the gate's own requests to issuers and providers: its authorities, its proxy, and the cause of a failure.
+//!
+//! It follows no redirect, because a redirect would send a code, a token or a secret to a host that is not configured, and it
+//! reads no proxy from the environment. The caller adds deadlines.
+
+use std::path::Path;
+
+use reqwest::{Certificate, ClientBuilder, Proxy};
+
+use super::files::read_small;
+use crate::config::Egress;
+
+/// Bytes of a `ca_file`.
+const CA_BYTES_MAX: u64 = 1024 * 1024;
+/// Text of rustls for a certificate of an authority that is not trusted.
+const UNKNOWN_AUTHORITY: &str = "UnknownIssuer";
+
+/// Begins a client with the trust and the proxy of `egress`. The error names the file or URL.
+pub fn client_builder(egress: &Egress) -> Result<ClientBuilder, String> {
+    let mut builder = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .user_agent(concat!("cedargate/", env!("CARGO_PKG_VERSION")));
+    if let Some(path) = &egress.ca_file {
+        builder = builder.tls_certs_only(read_authorities(path)?);
+    }
+    if let Some(url) = &egress.proxy {
+        let proxy = Proxy::all(url).map_err(|error| format!("`{url}` cannot be used as a proxy: {}", cause(&error)))?;
+        builder = builder.proxy(proxy);
+    }
+    Ok(builder)
+}
+
+/// Checks a `ca_file` at start; the error names the file.
+pub fn check_ca_file(path: &Path) -> Result<(), String> {
+    read_authorities(path).map(drop)
+}
+
+fn read_authorities(path: &Path) -> Result<Vec<Certificate>, String> {
+    let shown = path.display();
+    let pem = read_small(path, CA_BYTES_MAX).map_err(|error| format!("cannot read `{shown}`: {error}"))?;
+    let authorities = Certificate::from_pem_bundle(&pem).map_err(|error| format!("`{shown}`: {}", cause(&error)))?;
+    if authorities.is_empty() {
+        return Err(format!("`{shown}` holds no certificate in PEM"));
+    }
+    Ok(authorities)
+}
+
+/// The last error of the chain: the outer text, `error sending request`, does not say what failed. Contains no URL.
+pub fn cause(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "no answer in time".to_owned();
+    }
+    let chain = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    let innermost = chain.last().map(ToString::to_string).unwrap_or_default();
+    if innermost.contains(UNKNOWN_AUTHORITY) {
+        return format!("{innermost}; if the certificate is of a private authority, name it in `ca_file`");
+    }
+    innermost
+}
