@@ -33,7 +33,9 @@ pub use sections::identity::IdentityPages;
 pub use sections::issuers::{Algorithm, Introspection, Issuer, KeySource, KeyTransport};
 pub use sections::limits::{Limits, Rate};
 pub use sections::listen::{Address, Listen, ProxyProtocol, Tls};
-pub use sections::login::{ClaimsFrom, ClientAuth, Endpoints, Login, OidcClient, Provider, ProviderKind};
+pub use sections::login::{
+    AccessTokenUse, ClaimsFrom, ClientAuth, Endpoints, Login, OidcClient, Provider, ProviderKind, SessionCookie,
+};
 pub use sections::policies::Policies;
 pub use sections::portals::{Portal, RESERVED_PREFIX};
 pub use sections::public_url::host_of;

@@ -127,7 +127,7 @@ pub struct LoginRequest<'a> {
     pub max_age: Option<u64>,
     /// The account that the login page should suggest.
     pub login_hint: Option<&'a str>,
-    /// What the provider must ask the user, as in `prompt` of OpenID Connect.
+    /// The questions that the provider must ask the user, as in `prompt` of OpenID Connect.
     pub prompt: Option<&'a str>,
     pub browser: &'a BrowserSecret,
 }

@@ -24,12 +24,13 @@ mod seal;
 mod store;
 mod store_outcome;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use cedargate_policy::scope::ClaimPaths;
+use http::HeaderValue;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -48,8 +49,9 @@ use self::store::Store;
 use self::store::memory::MemoryStore;
 use self::store::redis::RedisStore;
 pub use self::store::redis::check_redis_files;
+use crate::base::clock::unix_seconds;
 use crate::base::metrics::Metrics;
-use crate::config::{Config, SessionStore};
+use crate::config::{Config, SessionCookie, SessionStore};
 
 /// Minimum retention of revocations: bearer tokens may live longer than sessions.
 const RETENTION_MIN: Duration = Duration::from_secs(24 * 3600);
@@ -106,6 +108,8 @@ pub struct Sessions {
     renewals: Renewals,
     idle_timeout: Duration,
     absolute_timeout: Duration,
+    /// Names of the providers whose session cookies outlive the browser's session.
+    persistent: HashSet<Arc<str>>,
     /// Claim paths of every issuer, by its name.
     claims: HashMap<Arc<str>, ClaimPaths>,
     /// Set once by `run`; read by `spawn`.
@@ -136,6 +140,9 @@ impl Sessions {
         let claims = claims
             .map(|issuer| (Arc::clone(&issuer.scope.name), issuer.scope.claims.clone()))
             .collect();
+        let providers = config.login.providers.iter();
+        let persistent = providers.filter(|provider| provider.cookie == SessionCookie::Persistent);
+        let persistent = persistent.map(|provider| Arc::clone(&provider.name)).collect();
         Ok(Arc::new_cyclic(|this| Self {
             cookies: Cookies {
                 security: sessions.cookie,
@@ -149,6 +156,7 @@ impl Sessions {
             renewals: Renewals::default(),
             idle_timeout: sessions.idle_timeout,
             absolute_timeout: sessions.absolute_timeout,
+            persistent,
             claims,
             runtime: OnceLock::new(),
             this: Weak::clone(this),
@@ -221,6 +229,14 @@ impl Sessions {
     /// Opens a text that `seal_for_browser` sealed, here or in another replica; `None` for any other text.
     pub fn open_from_browser(&self, secret: &[u8], text: &str) -> Option<Vec<u8>> {
         self.seal.open_from_browser(secret, text).ok()
+    }
+
+    /// `Set-Cookie` of a session under `id`, which may be another id than the one that the browser sent.
+    pub fn session_cookie(&self, id: &SessionId, session: &Session) -> HeaderValue {
+        let is_persistent = self.persistent.contains(session.data.provider.as_str());
+        let seconds_left = session.expires_at.saturating_sub(unix_seconds());
+        let max_age = is_persistent.then(|| u32::try_from(seconds_left.max(0)).unwrap_or(u32::MAX));
+        self.cookies.set_session(id, max_age)
     }
 
     pub fn status(&self) -> StoreStatus {

@@ -17,6 +17,8 @@ use crate::config::{Algorithm, Issuer};
 const BYTES_MAX: usize = 64 * 1024;
 /// Oldest logout token, in seconds; the issuer's leeway is added.
 const LOGOUT_AGE_MAX: i64 = 5 * 60;
+/// The claims of an ID token about the login.
+const LOGIN_CLAIMS: [&str; 4] = ["acr", "amr", "auth_time", "sid"];
 /// The claims by which access tokens name the client that they were given to.
 const CLIENT_CLAIMS: [&str; 4] = ["azp", "client_id", "cid", "appid"];
 /// The member of `events` that makes a logout token.
@@ -165,7 +167,8 @@ impl Authn {
 
 impl IssuerState {
     fn check_id_token(&self, token: CompactJws<'_>, expected: ExpectedIdToken<'_>, now: i64) -> Result<IdToken, TokenError> {
-        let claims = token.claims;
+        let mut claims = token.claims;
+        write_login_claims_alike(&mut claims);
         claims::window(&claims, self.leeway)?.check(now)?;
         time(&claims, "iat")?.ok_or(TokenError::claim("iat", "is required"))?;
         Self::check_audience(&claims, expected.audience)?;
@@ -245,6 +248,18 @@ impl IssuerState {
             Some(azp) if azp.as_str() == Some(client) => Ok(()),
             Some(_) => Err(TokenError::claim("azp", format!("is not the gate's client `{client}`"))),
         }
+    }
+}
+
+/// Brings the claims about the login into the form of OpenID Connect Core 1.0, section 2, which policies read: some providers write
+/// `acr` as a number, `amr` as one text, and `null` for a claim that they do not have.
+fn write_login_claims_alike(claims: &mut Map<String, Value>) {
+    claims.retain(|name, value| !(value.is_null() && LOGIN_CLAIMS.contains(&name.as_str())));
+    if let Some(acr @ Value::Number(_)) = claims.get_mut("acr") {
+        *acr = Value::String(acr.to_string());
+    }
+    if let Some(amr @ Value::String(_)) = claims.get_mut("amr") {
+        *amr = Value::Array(vec![amr.take()]);
     }
 }
 

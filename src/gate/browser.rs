@@ -54,7 +54,7 @@ impl Worker {
         };
         let sessions = &self.gate.sessions;
         match timeout(ROTATE_TIMEOUT, Box::pin(sessions.rotate(id, session))).await {
-            Ok(Ok(rotated)) => set_session_cookie(response, sessions.cookies.set_session(&rotated.id)),
+            Ok(Ok(rotated)) => set_session_cookie(response, sessions.session_cookie(&rotated.id, &rotated.session)),
             Ok(Err(error)) => tracing::debug!(%error, "a session got no new id yet"),
             Err(_elapsed) => tracing::debug!("a session got no new id in time"),
         }
@@ -66,8 +66,10 @@ impl Worker {
     fn set_cookie_again(&self, response: &mut Response<Body>, id: &SessionId) {
         // SECURITY: looks the session up again: if the browser logged in or out meanwhile, it must keep its other cookie
         let now = self.gate.sessions.try_find(id).and_then(Result::ok);
-        if let Some(next) = now.as_ref().and_then(|session| session.next.as_ref()) {
-            set_session_cookie(response, self.gate.sessions.cookies.set_session(next));
+        if let Some(session) = now
+            && let Some(next) = &session.next
+        {
+            set_session_cookie(response, self.gate.sessions.session_cookie(next, &session));
         }
     }
 }
@@ -92,7 +94,8 @@ impl Gate {
         };
         let portal = progress.portal.as_ref()?;
         let active = progress.active.as_ref()?;
-        if active.revision.file.login.is_none() {
+        let login = active.revision.file.login.as_ref();
+        if login.is_none() {
             self.config.login.default_of(&portal.config)?;
         }
         let path = progress.record.record.http.as_ref().map(|http| http.path.as_str())?;
@@ -108,6 +111,13 @@ impl Gate {
         query.append_pair("portal", &portal.name).append_pair("rd", &return_to);
         if let Some(acr) = acr {
             query.append_pair("acr_values", acr);
+        }
+        // a step-up is of the same user: the provider of the session, where the user could choose another one
+        if let (Denial::StepUpRequired, Cookie::Session(held)) = (refusal.denial, &progress.cookie)
+            && let Some(login) = login.filter(|login| login.providers.len() > 1)
+            && let Some(provider) = login.providers.iter().find(|one| one.name == held.session.data.provider)
+        {
+            query.append_pair("provider", &provider.name);
         }
         let location = format!("{}/auth/login?{}", self.config.identity.prefix, query.finish());
         HeaderValue::try_from(location).ok()

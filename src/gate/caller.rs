@@ -19,6 +19,7 @@ use super::{ActivePortal, Gate};
 use crate::audit::EntityRef;
 use crate::authn::{AssertionClaims, Evidence, token_hash};
 use crate::base::clock::unix_seconds;
+use crate::config::{AccessTokenUse, ProviderKind};
 use crate::http::upstream::{header_list, header_value};
 use crate::portals::{Caller, Credential, FreshAssertion, Portal};
 use crate::session::Session;
@@ -81,9 +82,28 @@ impl Gate {
         }
         let identity = portal.session_identity(session)?;
         let credential = Credential::Session(Arc::clone(session));
-        let caller = Arc::new(build_caller(portal, &active.revision, identity, credential)?);
+        let mut caller = build_caller(portal, &active.revision, identity, credential)?;
+        if let Some(headers) = Arc::get_mut(&mut caller.headers) {
+            headers.access_token = self.access_token_for_app(session);
+        }
+        let caller = Arc::new(caller);
         active.callers.insert(session.version, Arc::clone(&caller));
         Ok(caller)
+    }
+
+    /// The provider's access token of a session, if the provider's configuration passes it on.
+    fn access_token_for_app(&self, session: &Session) -> Option<HeaderValue> {
+        let provider = self.login.provider(&session.data.provider)?;
+        let ProviderKind::Oidc(client) = &provider.kind else {
+            return None;
+        };
+        if client.access_token == AccessTokenUse::GateOnly {
+            return None;
+        }
+        let token = session.data.grant.as_ref()?.access_token.expose();
+        let mut value = HeaderValue::from_str(token).ok()?;
+        value.set_sensitive(true);
+        Some(value)
     }
 
     /// The assertion for a caller: the last one while it is fresh, else a new one.
@@ -180,5 +200,6 @@ fn headers(portal: &Portal, revision: &Revision, identity: &Identity, principal:
         preferred_username: text("preferred_username")?,
         tenant: identity.tenant.as_deref().map_or(HeaderValue::from_static(""), header_value),
         roles,
+        access_token: None,
     })
 }

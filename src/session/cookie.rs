@@ -43,9 +43,9 @@ impl Cookies {
         secret(headers, self.login_name())
     }
 
-    /// `Set-Cookie` of a session cookie.
-    pub fn set_session(&self, id: &SessionId) -> HeaderValue {
-        self.set(self.session_name(), &URL_SAFE_NO_PAD.encode(id.0.expose()), None)
+    /// `Set-Cookie` of a session cookie; without `max_age` (seconds) until the browser closes.
+    pub(super) fn set_session(&self, id: &SessionId, max_age: Option<u32>) -> HeaderValue {
+        self.set(self.session_name(), &URL_SAFE_NO_PAD.encode(id.0.expose()), max_age)
     }
 
     /// `Set-Cookie` that removes the session cookie.
@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn cookies_that_are_set_can_be_read_and_carry_only_the_id() {
         let id = SessionId(Redacted::new([9; 32]));
-        let set = COOKIES.set_session(&id);
+        let set = COOKIES.set_session(&id, None);
         let text = set.to_str().unwrap();
         let (pair, attributes) = text.split_once("; ").unwrap();
         assert_eq!(attributes, "Path=/; HttpOnly; SameSite=Lax; Secure");

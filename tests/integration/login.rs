@@ -6,6 +6,7 @@ mod login_origins;
 mod login_pages;
 mod login_rates;
 mod login_tabs;
+mod provider_choice;
 mod provider_login;
 mod provider_logout;
 mod provider_network;

@@ -23,7 +23,7 @@ use http::HeaderValue;
 use serde_json::Value;
 
 use self::checks::{
-    duplicates, is_policy_place, link_path_problems, login_problem, namespace_warning, public_problems, removed_files,
+    duplicates, is_policy_place, link_path_problems, login_problems, namespace_warning, public_problems, removed_files,
     route_problems, schema_problems,
 };
 use self::emergency::EmergencyLoad;
@@ -209,7 +209,7 @@ impl Loader {
         let names = Arc::new(TypeNames::new(model, slug.as_str()));
         let mut problems = schema_problems(slug, model);
         problems.extend(route_problems(slug, &files, &file, model));
-        problems.extend(login_problem(portal, &file));
+        problems.extend(login_problems(portal, &file));
         let ParsedPolicies {
             entries,
             templates,

@@ -47,6 +47,8 @@ pub struct CallerHeaders {
     pub tenant: HeaderValue,
     /// Roles, comma-separated.
     pub roles: HeaderValue,
+    /// The provider's access token, for an app that calls the provider's APIs; usually `None`.
+    pub access_token: Option<HeaderValue>,
 }
 
 impl Permit {

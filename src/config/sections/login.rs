@@ -63,6 +63,10 @@ pub struct RawProvider {
     pub proxy: Option<String>,
     /// Allow requests to the provider without TLS. Client secret, codes and tokens can then be read on the way.
     pub danger_insecure_endpoints: bool,
+    /// Pass the provider's access token to the app, in the header `x-forwarded-access-token`.
+    pub pass_access_token: bool,
+    /// Keep the session cookie when the browser closes, until the session's absolute timeout.
+    pub persistent: bool,
     /// Users of local accounts: YAML, made with `cedargate user add`; watched.
     pub users_file: Option<PathBuf>,
 }
@@ -70,13 +74,13 @@ pub struct RawProvider {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawEndpoints {
-    /// Where browsers log in. With this and `token`, the gate reads no discovery document.
+    /// URL at which browsers log in. With this and `token`, the gate reads no discovery document.
     pub authorization: Option<String>,
-    /// Where the gate redeems codes and refresh tokens.
+    /// URL at which the gate redeems codes and refresh tokens.
     pub token: Option<String>,
-    /// Where the gate asks for claims.
+    /// URL at which the gate asks for claims.
     pub userinfo: Option<String>,
-    /// Where browsers log out.
+    /// URL at which browsers log out.
     pub end_session: Option<String>,
 }
 
@@ -129,6 +133,15 @@ pub struct Provider {
     /// Index into `Config::issuers`.
     pub issuer: usize,
     pub kind: ProviderKind,
+    pub cookie: SessionCookie,
+}
+
+/// The life of a session cookie in the browser.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SessionCookie {
+    UntilBrowserCloses,
+    /// Until the session's absolute timeout.
+    Persistent,
 }
 
 #[derive(Clone, Debug)]
@@ -154,6 +167,15 @@ pub struct OidcClient {
     /// The transports over which discovery and endpoints may be reached.
     pub transport: KeyTransport,
     pub egress: Egress,
+    pub access_token: AccessTokenUse,
+}
+
+/// The parties that see the access token of a session.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AccessTokenUse {
+    GateOnly,
+    /// Every request of the session carries it to the app.
+    PassToApp,
 }
 
 /// Endpoints of a provider that the configuration gives.
@@ -198,6 +220,8 @@ impl Default for RawProvider {
             ca_file: None,
             proxy: None,
             danger_insecure_endpoints: false,
+            pass_access_token: false,
+            persistent: false,
             users_file: None,
         }
     }
@@ -264,6 +288,11 @@ impl Checker<'_> {
                 title: provider.title.clone().unwrap_or_else(|| name.clone()),
                 issuer: trusted.issuer,
                 kind: trusted.kind,
+                cookie: if provider.persistent {
+                    SessionCookie::Persistent
+                } else {
+                    SessionCookie::UntilBrowserCloses
+                },
             }));
         }
         if !document.login.providers.is_empty() && document.public_url.is_none() {
@@ -305,6 +334,7 @@ impl Checker<'_> {
             ("ca_file", raw.ca_file.is_some()),
             ("proxy", raw.proxy.is_some()),
             ("danger_insecure_endpoints", raw.danger_insecure_endpoints),
+            ("pass_access_token", raw.pass_access_token),
         ] {
             if given {
                 self.error(
@@ -417,6 +447,11 @@ impl Checker<'_> {
             endpoints: endpoints?,
             transport,
             egress: egress?,
+            access_token: if provider.pass_access_token {
+                AccessTokenUse::PassToApp
+            } else {
+                AccessTokenUse::GateOnly
+            },
         })
     }
 

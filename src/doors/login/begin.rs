@@ -1,4 +1,5 @@
-//! `GET auth/login?portal=&rd=`: redirects the browser to its provider, or shows the form of a local account.
+//! `GET auth/login?portal=&rd=`: redirects the browser to its provider, or shows the form of a local account. Where a portal has
+//! several providers and the link names none, a page lets the user choose.
 //!
 //! Any site can link to this endpoint. So every parameter is checked before anything is done; `acr_values`, `max_age` and `prompt`
 //! can only demand a stronger login, never a weaker one, and `login_hint` only fills in a field of the provider's page.
@@ -13,8 +14,8 @@ use super::caller::browser_secret;
 use super::completion::{login_failed, see_other};
 use super::form_token::FormBinding;
 use super::input::Parameters;
-use super::page::LoginForm;
-use super::portal_lookup;
+use super::page::{LoginForm, ProviderLink};
+use super::portal_lookup::{self, LoginChoice};
 use super::record::LoginAttempt;
 use super::{EndpointRequest, LoginDoor, ReturnPath, login_loop};
 use crate::config::{self, ProviderKind, host_of};
@@ -64,7 +65,15 @@ pub(super) async fn begin(door: &LoginDoor, request: &EndpointRequest<'_>) -> Re
     if let Some(elsewhere) = link.at_the_portals_origin(door, request, portal)? {
         return see_other(&elsewhere);
     }
-    let login = link.check(door, request, portal)?;
+    let login = match portal_lookup::provider(door, portal, link.provider.as_deref())? {
+        LoginChoice::One(provider) => link.check(door, request, portal, provider)?,
+        LoginChoice::Several(providers) => {
+            if let Some(first) = providers.first() {
+                link.check(door, request, portal, first)?;
+            }
+            return Ok(choose_provider(door, request, portal, &providers));
+        }
+    };
     let browser = browser_secret(door, request)?;
     let mut response = match redirect_or_form(door, request, &login, &browser).await {
         Ok(response) => response,
@@ -81,6 +90,26 @@ pub(super) async fn begin(door: &LoginDoor, request: &EndpointRequest<'_>) -> Re
     let cookie = door.sessions.cookies.set_login(browser.expose());
     response.headers_mut().append(SET_COOKIE, cookie);
     Ok(response)
+}
+
+/// Links to this login at each provider.
+fn choose_provider(
+    door: &LoginDoor,
+    request: &EndpointRequest<'_>,
+    portal: &Portal,
+    providers: &[&config::Provider],
+) -> Response<Body> {
+    let query = request.head.uri.query().unwrap_or_default();
+    let links = providers.iter().map(|provider| ProviderLink {
+        title: provider.title.clone(),
+        // INVARIANT: a provider's name is `[a-z0-9_-]+`
+        href: format!(
+            "{}/auth/login?{query}&provider={}",
+            door.config.identity.prefix, provider.name
+        ),
+    });
+    let links: Vec<ProviderLink> = links.collect();
+    door.pages(request).provider_chooser(&portal_lookup::title(portal), &links)
 }
 
 async fn redirect_or_form(
@@ -161,6 +190,7 @@ impl LinkParameters {
         door: &'a LoginDoor,
         request: &EndpointRequest<'_>,
         portal: &'a Portal,
+        provider: &'a config::Provider,
     ) -> Result<CheckedLogin<'a>, Refusal> {
         let return_to = self.return_to.as_deref().unwrap_or(&portal.config.matches.path_prefix);
         let return_to = door.return_path(return_to)?;
@@ -177,7 +207,7 @@ impl LinkParameters {
             ));
         }
         Ok(CheckedLogin {
-            provider: portal_lookup::provider(door, portal, self.provider.as_deref())?,
+            provider,
             portal,
             origin: portal_lookup::origin(door, request, portal)?,
             return_to,

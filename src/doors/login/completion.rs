@@ -27,7 +27,7 @@ pub(super) async fn establish(
     record_success(door, request, &session);
     let response = see_other(return_to.as_str());
     let mut response = response.map_err(|refusal| LoginFailure::new(LoginCode::LoginInvalid, refusal.detail))?;
-    let cookie = door.sessions.cookies.set_session(&id);
+    let cookie = door.sessions.session_cookie(&id, &session);
     response.headers_mut().append(SET_COOKIE, cookie);
     Ok(response)
 }

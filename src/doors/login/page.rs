@@ -45,6 +45,14 @@ pub(super) struct PortalLink {
     pub href: String,
 }
 
+/// A provider in the chooser.
+#[derive(Clone, Debug)]
+pub(super) struct ProviderLink {
+    pub title: String,
+    /// A path of this origin.
+    pub href: String,
+}
+
 /// The replicas that know the logout when the response is sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum LogoutReach {
@@ -195,6 +203,19 @@ impl Pages<'_> {
             content = content.raw("</ul>");
         }
         self.html(StatusCode::OK, "Choose a portal", &content)
+    }
+
+    /// Links to the ways to log in at one portal.
+    pub fn provider_chooser(&self, portal_title: &str, providers: &[ProviderLink]) -> Response<Body> {
+        let mut content = Html::new()
+            .raw("<p class=\"soft\">")
+            .text(portal_title)
+            .raw("</p><ul class=\"portals\">");
+        for provider in providers {
+            content = content.raw("<li><a").attribute("href", &provider.href).raw("><strong>");
+            content = content.text(&provider.title).raw("</strong></a></li>");
+        }
+        self.html(StatusCode::OK, "Choose how to log in", &content.raw("</ul>"))
     }
 
     pub fn logged_out(&self, reach: LogoutReach) -> Response<Body> {

@@ -37,28 +37,44 @@ pub(super) fn title(portal: &Portal) -> String {
     title.unwrap_or_else(|| portal.name.to_string())
 }
 
-/// The login provider of a portal: the `requested` one, else the one of `portal.yaml`, else the configuration's default, else the
-/// only one whose issuer the portal trusts. Never a provider whose issuer the portal does not trust.
-pub(super) fn provider<'a>(
-    door: &'a LoginDoor,
-    portal: &Portal,
-    requested: Option<&str>,
-) -> Result<&'a config::Provider, Refusal> {
+/// The ways to log in at a portal, after the request's own choice.
+pub(super) enum LoginChoice<'a> {
+    One(&'a config::Provider),
+    /// The user chooses.
+    Several(Vec<&'a config::Provider>),
+}
+
+/// The login provider of a portal: the `requested` one, else those of `portal.yaml`, else the configuration's default, else every
+/// one whose issuer the portal trusts. Never a provider whose issuer the portal does not trust; where `portal.yaml` offers several, none besides these.
+pub(super) fn provider<'a>(door: &'a LoginDoor, portal: &Portal, requested: Option<&str>) -> Result<LoginChoice<'a>, Refusal> {
     let invalid = |detail: &'static str| Refusal::new(Denial::RequestInvalid, detail);
     let file = file(portal).ok_or(Refusal::from(Denial::NoPolicyLoaded))?;
-    let configured = file.login.as_ref().map(|login| login.provider.as_str());
+    let offered = file.login.as_ref().map_or(&[][..], |login| login.providers.as_slice());
     let is_trusted = |provider: &&config::Provider| portal.config.issuers.contains(&provider.issuer);
-    if let Some(name) = requested.or(configured) {
+    let named = |name: &str| {
         let provider = door.login.provider(name).filter(is_trusted);
-        return provider.ok_or_else(|| invalid("the provider is not configured, or the portal does not trust its issuer"));
+        provider.ok_or_else(|| invalid("the provider is not configured, or the portal does not trust its issuer"))
+    };
+    if let Some(name) = requested {
+        if offered.len() > 1 && offered.iter().all(|one| one.name != name) {
+            return Err(invalid(
+                "the portal does not offer this provider (portal.yaml, `login.providers`)",
+            ));
+        }
+        return named(name).map(LoginChoice::One);
     }
-    if let Some(default) = door.config.login.default_of(&portal.config) {
-        return Ok(default);
-    }
-    let mut trusted = door.config.login.providers.iter().filter(is_trusted);
-    match (trusted.next(), trusted.next()) {
-        (Some(only), None) => Ok(only),
+    let default = door.config.login.default_of(&portal.config);
+    let mut providers: Vec<&config::Provider> = match (offered, default) {
+        ([], Some(default)) => vec![default],
+        ([], None) => door.config.login.providers.iter().filter(is_trusted).collect(),
+        (offered, _) => offered.iter().map(|one| named(&one.name)).collect::<Result<_, _>>()?,
+    };
+    match (providers.pop(), providers.is_empty()) {
         (None, _) => Err(invalid("this portal has no login (portal.yaml, `login.provider`)")),
-        (Some(_), Some(_)) => Err(invalid("several providers; name one in portal.yaml (`login.provider`)")),
+        (Some(only), true) => Ok(LoginChoice::One(only)),
+        (Some(last), false) => {
+            providers.push(last);
+            Ok(LoginChoice::Several(providers))
+        }
     }
 }

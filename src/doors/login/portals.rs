@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 use url::form_urlencoded;
 
 use super::page::PortalLink;
-use super::{EndpointRequest, LoginDoor, portal_lookup};
+use super::portal_lookup::{self, LoginChoice};
+use super::{EndpointRequest, LoginDoor};
 use crate::http::answer::{self, Style};
 use crate::http::upstream::Body;
 use crate::portals::Portal;
@@ -35,12 +36,19 @@ pub(super) fn show(door: &LoginDoor, request: &EndpointRequest<'_>, slug: &str) 
 fn describe(door: &LoginDoor, portal: &Portal) -> Value {
     let prefix = &door.config.identity.prefix;
     let slug = &*portal.name;
-    let login = portal_lookup::provider(door, portal, None).ok().map(|provider| {
-        let query = form_urlencoded::Serializer::new(String::new())
-            .append_pair("portal", slug)
-            .append_pair("rd", &portal.config.matches.path_prefix)
-            .finish();
-        json!({"provider": provider.title, "url": format!("{prefix}/auth/login?{query}")})
+    let query = form_urlencoded::Serializer::new(String::new())
+        .append_pair("portal", slug)
+        .append_pair("rd", &portal.config.matches.path_prefix)
+        .finish();
+    let url = format!("{prefix}/auth/login?{query}");
+    let login = portal_lookup::provider(door, portal, None).ok().map(|choice| match choice {
+        LoginChoice::One(provider) => json!({"provider": provider.title, "url": url}),
+        LoginChoice::Several(providers) => {
+            let each = providers
+                .iter()
+                .map(|provider| json!({"provider": provider.title, "url": format!("{url}&provider={}", provider.name)}));
+            json!({"url": url, "providers": each.collect::<Value>()})
+        }
     });
     let file = portal_lookup::file(portal);
     let flags = file.iter().flat_map(|file| &file.flags).filter(|(_, flag)| flag.public);

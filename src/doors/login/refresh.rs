@@ -30,12 +30,12 @@ pub(super) async fn refresh(door: &LoginDoor, request: &EndpointRequest<'_>) -> 
     }
     let mut response = session::show(door, request).await?;
     if let Some(next) = &session.next {
-        let cookie = door.sessions.cookies.set_session(next);
+        let cookie = door.sessions.session_cookie(next, &session);
         response.headers_mut().append(SET_COOKIE, cookie);
     } else if session.data.rotation_due && !response.headers().contains_key(SET_COOKIE) {
         match door.sessions.rotate(&id, &session).await {
             Ok(rotated) => {
-                let cookie = door.sessions.cookies.set_session(&rotated.id);
+                let cookie = door.sessions.session_cookie(&rotated.id, &rotated.session);
                 response.headers_mut().append(SET_COOKIE, cookie);
             }
             // the rotation stays due

@@ -36,6 +36,7 @@ static USER: HeaderName = HeaderName::from_static("x-forwarded-user");
 static EMAIL: HeaderName = HeaderName::from_static("x-forwarded-email");
 static GROUPS: HeaderName = HeaderName::from_static("x-forwarded-groups");
 static PREFERRED_USERNAME: HeaderName = HeaderName::from_static("x-forwarded-preferred-username");
+static ACCESS_TOKEN: HeaderName = HeaderName::from_static("x-forwarded-access-token");
 static TENANT: HeaderName = HeaderName::from_static("x-cedargate-tenant");
 static PORTAL: HeaderName = HeaderName::from_static("x-cedargate-portal");
 static ROLES: HeaderName = HeaderName::from_static("x-cedargate-roles");
@@ -374,6 +375,10 @@ fn set_identity(headers: &mut HeaderMap, permit: Permit, assertion: &HeaderName)
     headers.insert(&PREFERRED_USERNAME, value(|c| &c.preferred_username));
     headers.insert(&TENANT, value(|c| &c.tenant));
     headers.insert(&ROLES, value(|c| &c.roles));
+    // `sanitize` removed every header of this name, so an app without a token sees none
+    if let Some(token) = caller.and_then(|caller| caller.access_token.as_ref()) {
+        headers.insert(&ACCESS_TOKEN, token.clone());
+    }
     headers.insert(&PORTAL, identity.portal);
     headers.insert(&REVISION, identity.revision);
     headers.insert(&DECISION_ID, uuid_value(identity.decision_id));

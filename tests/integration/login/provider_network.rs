@@ -61,7 +61,7 @@ fn a_callback_by_form_post_logs_in_although_the_login_cookie_does_not_come_with_
         let answer = raw(login_gate.gate.proxy, "POST", &path, headers, body.as_bytes());
         assert_eq!((answer.status, answer.header("location")), (400, ""), "{body}");
     }
-    // whatever the form says, the target is the gate's own callback
+    // the target is the gate's own callback, also for a form of another site
     let answer = raw(
         login_gate.gate.proxy,
         "POST",

@@ -47,6 +47,8 @@ pub struct LoginSetup<'a> {
     pub issuer: &'a str,
     /// More keys of the provider, beginning with a comma.
     pub provider: &'a str,
+    /// `portal.yaml`.
+    pub portal: &'a str,
     /// More sections.
     pub more: &'a str,
 }
@@ -57,6 +59,7 @@ impl Default for LoginSetup<'_> {
             issuer_url: "",
             issuer: "",
             provider: ", scopes: [openid, email]",
+            portal: "login: { provider: corp }\n",
             more: "",
         }
     }
@@ -72,12 +75,13 @@ pub fn start_gate_in(login: &LoginSetup<'_>, setup: Setup) -> LoginGate {
         issuer_url,
         issuer,
         provider,
+        portal,
         more,
     } = login;
     let port = free_port();
     let origin = format!("http://127.0.0.1:{port}");
     let mut setup = setup
-        .file("policies/p/portal.yaml", "login: { provider: corp }\n")
+        .file("policies/p/portal.yaml", portal)
         .config(&format!("public_url: '{origin}'"))
         .config(&format!("listen: {{ proxy: {{ address: '127.0.0.1:{port}' }}, decision: {{ address: '127.0.0.1:0' }}, admin: {{ address: '127.0.0.1:0' }} }}"))
         .config(&format!(

@@ -20,7 +20,7 @@ const encoded = (value) => Buffer.from(JSON.stringify(value)).toString('base64ur
 const claims = {
   'wrong-iss': (payload) => { payload.iss = 'https://elsewhere.test'; },
   'wrong-aud': (payload) => { payload.aud = 'somebody-else'; },
-  'two-audiences': (payload) => { payload.aud = [payload.aud, 'somebody-else']; },
+  'two-audiences-of-others': (payload) => { payload.aud = ['somebody-else', 'another']; },
   'wrong-azp': (payload) => { payload.azp = 'somebody-else'; },
   'missing-nonce': (payload) => { delete payload.nonce; },
   'wrong-nonce': (payload) => { payload.nonce = 'n0t-yours'; },

@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 
 use crate::context::is_secret_header;
 use crate::engine::PolicyEntry;
-use crate::portal::file::PortalFile;
+use crate::portal::file::{NamedProvider, PortalFile};
 use crate::portal::path::{CanonicalPath, is_canonical_id};
 use crate::portal::route::{Reach, Route};
 use crate::revision::Revision;
@@ -128,30 +128,35 @@ fn route_line(text: &str, route: &Route) -> Option<usize> {
     Some(position(text, offset).line)
 }
 
-/// A portal's login provider must be one that the portal trusts, or every login would end in a refusal.
-pub(super) fn login_problem(portal: &PortalScope, file: &PortalFile) -> Option<Problem> {
-    let by = file.login.as_ref()?;
-    let name = format!("policies/{}/portal.yaml", portal.slug);
-    let problem = |message: String| Some(Problem::new(&name, message).at_line(by.line));
-    if let Some(obstacle) = &portal.login_obstacle {
-        return problem(format!("login: {obstacle}"));
+/// A portal's login providers must be ones that the portal trusts, or their logins would end in a refusal.
+pub(super) fn login_problems(portal: &PortalScope, file: &PortalFile) -> Vec<Problem> {
+    let named = file.login.iter().flat_map(|by| &by.providers);
+    if let (Some(obstacle), Some(first)) = (&portal.login_obstacle, named.clone().next()) {
+        let name = format!("policies/{}/portal.yaml", portal.slug);
+        return vec![Problem::new(&name, format!("login: {obstacle}")).at_line(first.line)];
     }
+    named.filter_map(|provider| login_problem(portal, provider)).collect()
+}
+
+fn login_problem(portal: &PortalScope, named: &NamedProvider) -> Option<Problem> {
+    let file = format!("policies/{}/portal.yaml", portal.slug);
+    let problem = |message: String| Some(Problem::new(&file, message).at_line(named.line));
     let providers = portal.providers.as_deref()?;
-    let Some(provider) = providers.iter().find(|provider| *provider.name == *by.provider) else {
+    let Some(provider) = providers.iter().find(|provider| *provider.name == *named.name) else {
         let known: Vec<&str> = providers.iter().map(|provider| &*provider.name).collect();
         let known = if known.is_empty() {
             "cedargate.yaml has no `login.providers`".to_owned()
         } else {
             format!("cedargate.yaml has {}", known.join(", "))
         };
-        return problem(format!("login.provider: there is no provider `{}`; {known}", by.provider));
+        return problem(format!("login.provider: there is no provider `{}`; {known}", named.name));
     };
     if portal.issuer(&provider.issuer).is_some() {
         return None;
     }
     problem(format!(
         "login.provider: this portal does not trust the issuer of `{}`; add it to `portals[].issuers` or name another provider",
-        by.provider
+        named.name
     ))
 }
 

@@ -38,11 +38,18 @@ pub struct Flag {
     pub public: bool,
 }
 
-/// The provider that a browser is sent to.
+/// The providers at which a browser can log in. With several, the user chooses.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct LoginBy {
+    /// Not empty; no name is there twice.
+    pub providers: Vec<NamedProvider>,
+}
+
+/// A provider that the file names.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NamedProvider {
     /// A key of `login.providers`.
-    pub provider: String,
+    pub name: String,
     pub line: Option<usize>,
 }
 
@@ -152,15 +159,7 @@ impl PortalFile {
                     .filter_map(|(k, v)| Some(((*k).to_owned(), flag(v, errors)?)))
                     .collect();
             }
-            "login" => {
-                let entries = place.entries(Some(&["provider"]), errors);
-                let place = required(place, &entries, "provider", errors);
-                self.login = place.and_then(|place| {
-                    let provider = place.text(errors)?;
-                    let line = place.line;
-                    Some(LoginBy { provider, line })
-                });
-            }
+            "login" => self.login = login(place, errors),
             "cors" => self.cors = cors(place, errors),
             "danger_skip_errors" => {
                 self.danger_skip_errors = match place.bool(errors) {
@@ -306,6 +305,35 @@ fn route(item: &SourceLocation<'_>, errors: &mut Errors) -> Option<RouteSpec> {
         resource_id: resource_id?,
     };
     (errors.len() == before).then_some(spec)
+}
+
+/// `{ provider: corp }`, or `{ providers: [corp, partner] }`.
+fn login(place: &SourceLocation<'_>, errors: &mut Errors) -> Option<LoginBy> {
+    let entries = place.entries(Some(&["provider", "providers"]), errors);
+    let named = |name: &str| entries.iter().find(|(key, _)| *key == name).map(|(_, place)| place);
+    let places = match (named("provider"), named("providers")) {
+        (Some(_), Some(list)) => {
+            errors.push(list.error("`provider` is given, too; keep one of them"));
+            return None;
+        }
+        (None, Some(list)) => {
+            let items = list.items(errors);
+            if items.is_empty() {
+                errors.push(list.error("names no provider; name one, or remove `login`"));
+            }
+            items
+        }
+        (_, None) => required(place, &entries, "provider", errors).into_iter().collect(),
+    };
+    let mut providers: Vec<NamedProvider> = Vec::new();
+    for place in places {
+        let Some(name) = place.text(errors) else { continue };
+        if providers.iter().any(|known| known.name == name) {
+            errors.push(place.error(format!("`{name}` is named twice; remove one of them")));
+        }
+        providers.push(NamedProvider { name, line: place.line });
+    }
+    (!providers.is_empty()).then_some(LoginBy { providers })
 }
 
 fn required<'a>(
@@ -555,7 +583,22 @@ danger_skip_errors: false
             .unwrap()
             .login
             .unwrap();
-        assert_eq!((by.provider.as_str(), by.line), ("corp", Some(2)));
+        let names = |by: &LoginBy| by.providers.iter().map(|one| one.name.clone()).collect::<Vec<_>>();
+        assert_eq!((names(&by), by.providers[0].line), (vec!["corp".to_owned()], Some(2)));
+        let several = PortalFile::parse("login: { providers: [corp, partner] }")
+            .unwrap()
+            .login
+            .unwrap();
+        assert_eq!(names(&several), ["corp", "partner"]);
+        for (bad, says) in [
+            ("{ providers: [] }", "names no provider"),
+            ("{ providers: [a, a] }", "named twice"),
+            ("{ providers: [a], provider: b }", "keep one"),
+            ("{ providers: corp }", "where a list belongs"),
+        ] {
+            let error = only_error(&format!("login: {bad}"));
+            assert!(error.message.contains(says), "{bad}: {}", error.message);
+        }
         for bad in [
             "{ value: 1 }",
             "{ public: true }",
