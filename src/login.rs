@@ -325,16 +325,22 @@ impl RelyingParty {
                 .verify_logout_token(provider.index, token, &provider.client_id)
                 .await
             {
-                Ok(token) => return self.backchannel_logout(provider, token).await,
+                Ok(verified) => return self.backchannel_logout(provider, verified, token).await,
                 Err(error) => refused = ProviderError::from(error).into(),
             }
         }
         Err(refused)
     }
 
-    async fn backchannel_logout(&self, provider: &OidcProvider, token: LogoutToken) -> Result<BackchannelLogout, LoginFailure> {
+    /// `raw`: the token as it came.
+    async fn backchannel_logout(
+        &self,
+        provider: &OidcProvider,
+        token: LogoutToken,
+        raw: &str,
+    ) -> Result<BackchannelLogout, LoginFailure> {
         let issuer = provider.issuer.scope.name.to_string();
-        let at = self.logout_time(provider, &token).await;
+        let at = self.logout_time(provider, &token, raw).await;
         let revocation = match (token.sid, token.subject) {
             (Some(sid), _) => Revocation::IdpSession { issuer, sid },
             (None, Some(subject)) if provider.issuer.scope.claims.subject == "sub" => Revocation::Subject { issuer, subject },
@@ -356,9 +362,10 @@ impl RelyingParty {
     /// Unix milliseconds up to which a logout token ends what began: the end of its `iat`'s second, by the issuer's clock, which
     /// may be behind by the issuer's leeway; never later than the token's first arrival. So a token that arrives late or again
     /// does not end the login after it.
-    async fn logout_time(&self, provider: &OidcProvider, token: &LogoutToken) -> i64 {
-        let iss = &provider.issuer.scope.issuer;
-        let key = sha256(format!("{} {iss} {}", iss.len(), token.jti).as_bytes());
+    ///
+    /// SECURITY: the whole token is remembered, not its `jti`: a provider that gave two tokens one `jti` would lose the second logout.
+    async fn logout_time(&self, provider: &OidcProvider, token: &LogoutToken, raw: &str) -> i64 {
+        let key = sha256(raw.as_bytes());
         let first_seen = self.sessions.first_seen("logout", &key, LOGOUT_TOKEN_SEEN_TTL).await;
         let leeway = i64::try_from(provider.issuer.leeway.as_secs()).unwrap_or(i64::MAX);
         let next_second = token.issued.saturating_add(leeway).saturating_add(1);

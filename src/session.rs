@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use cedargate_policy::scope::ClaimPaths;
 use http::HeaderValue;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -41,6 +42,7 @@ use self::meters::SessionMeters;
 pub use self::present::InProgress;
 pub use self::record::{Grant, Handle, Revocation, Session, SessionData, SessionSummary};
 use self::renewal::single_flight::Renewals;
+pub use self::revocations::Revoked;
 use self::revocations::log::RevocationLog;
 use self::seal::Seal;
 pub use self::seal::keys::check_key_file;
@@ -108,6 +110,8 @@ pub struct Sessions {
     renewals: Renewals,
     idle_timeout: Duration,
     absolute_timeout: Duration,
+    /// Held while a user's own sessions are listed.
+    own_listings: Semaphore,
     /// Names of the providers whose session cookies outlive the browser's session.
     persistent: HashSet<Arc<str>>,
     /// Claim paths of every issuer, by its name.
@@ -156,6 +160,7 @@ impl Sessions {
             renewals: Renewals::default(),
             idle_timeout: sessions.idle_timeout,
             absolute_timeout: sessions.absolute_timeout,
+            own_listings: Semaphore::new(1),
             persistent,
             claims,
             runtime: OnceLock::new(),

@@ -803,6 +803,107 @@ fn a_bad_scope_is_reported_at_its_own_place_in_the_list() {
 }
 
 #[test]
+fn mistakes_in_how_a_provider_is_reached_and_asked_name_their_key() {
+    let yaml = |keys: &str| {
+        with(&format!(
+            "public_url: 'https://shop.test'\n{ISSUER}login: {{ providers: {{ corp: {{ issuer: corp, client_id: gate, client_secret: x, {keys} }} }} }}\n"
+        ))
+    };
+    for (keys, part) in [
+        (
+            "authorization_params: { state: x }",
+            "authorization_params.state: the gate sets `state` itself",
+        ),
+        (
+            "authorization_params: { redirect_uri: x }",
+            "the gate sets `redirect_uri` itself",
+        ),
+        (
+            "authorization_params: { request_uri: x }",
+            "the gate sets `request_uri` itself",
+        ),
+        (
+            "authorization_params: { scope: x }",
+            "list the scopes in `login.providers.corp.scopes`",
+        ),
+        (
+            "authorization_params: { response_mode: fragment }",
+            "`fragment` does not reach the gate",
+        ),
+        ("authorization_params: { 'a b': x }", "`a b` is not a parameter name"),
+        ("authorization_params: { prompt: \"a\\nb\" }", "holds a control character"),
+        ("discovery_url: 'http://keycloak:8080/x'", "discovery_url: must be `https://`"),
+        (
+            "endpoints: { token: 'http://keycloak:8080/t' }",
+            "endpoints.token: must be `https://`",
+        ),
+        (
+            "endpoints: { userinfo: 'https://id.test/u#x' }",
+            "endpoints.userinfo: must be `https://` without a fragment",
+        ),
+        ("endpoints: { tokens: 'https://id.test/t' }", "did you mean `token`?"),
+        (
+            "proxy: 'socks5://proxy:1080'",
+            "proxy: `socks5://proxy:1080` is not an HTTP proxy",
+        ),
+        ("proxy: 'http://user:pw@proxy:3128'", "has a user name or password in it"),
+        ("proxy: 'http://proxy:3128/path'", "is not an HTTP proxy"),
+        ("claims_from: saml", "claims_from"),
+        (
+            "users_file: u, pass_access_token: true",
+            "pass_access_token: has no effect beside `users_file`",
+        ),
+        (
+            "users_file: u, claims_from: userinfo",
+            "claims_from: has no effect beside `users_file`",
+        ),
+    ] {
+        bad(&yaml(keys), &[part]);
+    }
+    for keys in [
+        "danger_insecure_endpoints: true, discovery_url: 'http://keycloak:8080/x', endpoints: { token: 'http://keycloak:8080/t' }",
+        "proxy: 'https://proxy.test:3128', ca_file: ca.pem, claims_from: access_token",
+        "endpoints: { authorization: 'https://id.test/a', token: 'http://127.0.0.1:1/t' }",
+        "authorization_params: { response_mode: form_post, prompt: login, acr_values: '2' }, persistent: true",
+    ] {
+        good(&yaml(keys));
+    }
+    // names of parameters are no slugs: an underscore stays one
+    let name = "CEDARGATE_LOGIN__PROVIDERS__CORP__AUTHORIZATION_PARAMS__ACCESS_TYPE";
+    let loaded = from_env(&yaml("title: x"), &[(name, "offline")]).unwrap();
+    let ProviderKind::Oidc(client) = &loaded.config.login.providers[0].kind else {
+        panic!("not an OIDC provider");
+    };
+    assert_eq!(client.authorization_params["access_type"], "offline");
+}
+
+#[test]
+fn secrets_lose_a_byte_order_mark_and_white_space_and_a_mark_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("secret"), "\u{feff}s3cret\r\n").unwrap();
+    let text = with(&format!(
+        "public_url: 'https://shop.test'\n{ISSUER}login: {{ providers: {{ corp: {{ issuer: corp, client_id: gate, client_secret_file: secret }}, \
+         inline: {{ issuer: corp, client_id: gate, client_secret: \"s3cret\\n\" }} }} }}\n"
+    ));
+    let config = from_str(&text, folder.path(), std::iter::empty()).unwrap().config;
+    let warnings = config.warnings();
+    assert!(
+        warnings
+            .iter()
+            .any(|one| one.contains("login.providers.corp.client_secret_file") && one.contains("byte order mark")),
+        "{warnings:?}"
+    );
+    assert!(warnings.iter().all(|one| !one.contains("s3cret")));
+    let ProviderKind::Oidc(client) = &config.login.providers[1].kind else {
+        panic!("not an OIDC provider");
+    };
+    let ClientAuth::SecretBasic(Secret::Value(secret)) = &client.auth else {
+        panic!("another kind of client authentication");
+    };
+    assert_eq!(secret.expose(), "s3cret");
+}
+
+#[test]
 fn a_login_over_plain_http_is_refused_where_browsers_drop_its_cookie() {
     let login = |url: &str| {
         with(&format!(

@@ -14,6 +14,7 @@ mod input;
 mod local;
 mod login_loop;
 mod logout;
+mod own_sessions;
 mod page;
 mod portal_lookup;
 mod portals;
@@ -83,6 +84,7 @@ enum Endpoint<'a> {
     Logout,
     BackchannelLogout,
     Session,
+    OwnSessions,
     Refresh,
     Token,
 }
@@ -97,6 +99,7 @@ impl<'a> Endpoint<'a> {
             "auth/logout" => Self::Logout,
             "auth/backchannel-logout" => Self::BackchannelLogout,
             "auth/session" => Self::Session,
+            "auth/sessions" => Self::OwnSessions,
             "auth/refresh" => Self::Refresh,
             "auth/token" => Self::Token,
             other => match other.strip_prefix("portals/") {
@@ -110,7 +113,7 @@ impl<'a> Endpoint<'a> {
     const fn methods(self) -> &'static str {
         match self {
             Self::Portals | Self::Portal { .. } | Self::Login | Self::Session => "GET, HEAD",
-            Self::Callback => "GET, HEAD, POST",
+            Self::Callback | Self::OwnSessions => "GET, HEAD, POST",
             Self::LocalLogin | Self::Logout | Self::BackchannelLogout | Self::Refresh | Self::Token => "POST",
         }
     }
@@ -146,6 +149,8 @@ impl LoginDoor {
             Endpoint::Logout => logout::log_out(self, request, body).await,
             Endpoint::BackchannelLogout => backchannel::log_out(self, request, body).await,
             Endpoint::Session => session::show(self, request).await,
+            Endpoint::OwnSessions if request.head.method == Method::POST => own_sessions::end(self, request, body).await,
+            Endpoint::OwnSessions => own_sessions::show(self, request).await,
             Endpoint::Refresh => refresh::refresh(self, request).await,
             Endpoint::Token => token::mint(self, request, body).await,
         }

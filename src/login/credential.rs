@@ -162,8 +162,10 @@ mod tests {
             _ => panic!("another kind of client authentication"),
         };
         assert_eq!(secret(), "one");
-        std::fs::write(&path, "two").unwrap();
+        std::fs::write(&path, "\u{feff}two\r\n").unwrap();
         assert_eq!(secret(), "two");
+        std::fs::write(&path, "three\nlines\n").unwrap();
+        assert_eq!(secret(), "two", "a file of several lines holds no secret");
         std::fs::write(&path, "\n").unwrap();
         assert_eq!(secret(), "two");
         std::fs::remove_file(&path).unwrap();

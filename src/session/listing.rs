@@ -1,10 +1,12 @@
-//! The sessions of this deployment, for the operator.
+//! The sessions of this deployment, for the operator; those of one user, for the user.
 //!
 //! Reads the store's values and opens only their headers, for which the server's keys suffice. A listing needs no cookie and
 //! shows no claim or token.
 
 use std::collections::{HashMap, hash_map};
+use std::time::Duration;
 
+use super::operations::session_key;
 use super::record::{Handle, RevocationKey, SessionSummary};
 use super::seal::SealedHeader;
 use super::{Sessions, StoreError, millis};
@@ -20,7 +22,31 @@ pub struct Listing {
     pub all: bool,
 }
 
+/// Values that a listing of one user's sessions looks at. The store has no index of users, so a listing costs in proportion to all
+/// sessions.
+const OWN_READ_MAX: usize = 20_000;
+/// Time that a listing waits for the one before it.
+const OWN_WAIT: Duration = Duration::from_secs(2);
+
 impl Sessions {
+    /// Lists the sessions of one user. One listing at a time in this process: users can ask for it at will.
+    pub async fn list_of(&self, issuer: &str, subject: &str) -> Result<Listing, StoreError> {
+        let turn = tokio::time::timeout(OWN_WAIT, self.own_listings.acquire()).await;
+        let _turn = turn.map_err(|_elapsed| StoreError::Timeout)?;
+        let mut listing = self.list(OWN_READ_MAX).await?;
+        listing
+            .summaries
+            .retain(|summary| summary.issuer == issuer && summary.subject == subject);
+        Ok(listing)
+    }
+
+    /// True if the store has a session of this handle, and it is this user's.
+    pub async fn is_session_of(&self, handle: Handle, issuer: &str, subject: &str) -> Result<bool, StoreError> {
+        let value = self.store.read(&session_key(handle)).await?;
+        let header = value.and_then(|value| self.seal.open_header(handle, &value).ok());
+        Ok(header.is_some_and(|header| header.summary.issuer == issuer && header.summary.subject == subject))
+    }
+
     /// Lists sessions; looks at no more than `limit` values. A session that is being rotated has several ids and is listed
     /// once.
     pub async fn list(&self, limit: usize) -> Result<Listing, StoreError> {

@@ -1,6 +1,7 @@
 //! Session cookies: requests with them, renewal, revocation, the store and its failures, live connections.
 
 mod live_connections;
+mod own_sessions;
 mod renewals;
 mod revocations;
 mod sentinel_failover;

@@ -17,7 +17,7 @@ use super::completion::establish;
 use super::form_token::FormBinding;
 use super::input::Parameters;
 use super::page::LoginForm;
-use super::portal_lookup;
+use super::portal_lookup::{self, LoginChoice};
 use super::record::{LoginAttempt, record_failure};
 use super::{EndpointRequest, LoginDoor, ReturnPath};
 use crate::accounts::{Account, CheckError};
@@ -131,12 +131,10 @@ impl SubmittedForm {
         let invalid = |detail: &'static str| Refusal::new(Denial::RequestInvalid, detail);
         let return_to = door.return_path(&self.return_to)?;
         let portal = request.portals.named(&self.portal).ok_or_else(|| invalid("no such portal"))?;
-        let provider = door.login.provider(&self.provider);
-        let provider = provider.filter(|provider| matches!(provider.kind, ProviderKind::Local(_)));
-        let provider = provider.ok_or_else(|| invalid("no such provider of local accounts"))?;
-        if !portal.config.issuers.contains(&provider.issuer) {
-            return Err(invalid("the portal does not trust the provider"));
-        }
+        let provider = match portal_lookup::provider(door, portal, Some(&self.provider))? {
+            LoginChoice::One(provider) if matches!(provider.kind, ProviderKind::Local(_)) => provider,
+            _ => return Err(invalid("no such provider of local accounts")),
+        };
         let issuer = door.config.issuers.get(provider.issuer);
         let issuer = issuer.ok_or_else(|| invalid("no such issuer"))?;
         Ok(FormTarget {

@@ -89,7 +89,7 @@ fn unavailable(error: &StoreError) -> Refusal {
 }
 
 /// A form or link shows the response to the user and gets redirects and pages; a script gets JSON.
-fn logout_caller(headers: &HeaderMap) -> LogoutCaller {
+pub(super) fn logout_caller(headers: &HeaderMap) -> LogoutCaller {
     let navigates = match headers.get("sec-fetch-mode") {
         Some(mode) => mode == "navigate",
         None => headers

@@ -2,6 +2,8 @@
 //!
 //! Plain HTML without scripts and without resources of other origins. Renders values that it is given; reads no state.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use bytes::Bytes;
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Response, StatusCode};
@@ -51,6 +53,19 @@ pub(super) struct ProviderLink {
     pub title: String,
     /// A path of this origin.
     pub href: String,
+}
+
+/// One of the user's own sessions.
+#[derive(Clone, Debug)]
+pub(super) struct OwnSession {
+    pub handle: String,
+    pub portal_title: String,
+    /// Unix seconds.
+    pub began_at: i64,
+    /// Unix seconds.
+    pub used_at: i64,
+    /// True for the session of this browser.
+    pub is_current: bool,
 }
 
 /// The replicas that know the logout when the response is sent.
@@ -108,6 +123,16 @@ const fn explain(code: LoginCode) -> Explanation {
         ),
     };
     Explanation { heading, text }
+}
+
+/// A time as `2026-01-31 23:59 UTC`.
+fn utc(seconds: i64) -> String {
+    let since_epoch = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
+    let text = humantime::format_rfc3339_seconds(UNIX_EPOCH + since_epoch).to_string();
+    match text.split_once('T').and_then(|(date, time)| Some((date, time.get(..5)?))) {
+        Some((date, time)) => format!("{date} {time} UTC"),
+        None => text,
+    }
 }
 
 const fn status(code: LoginCode) -> StatusCode {
@@ -216,6 +241,40 @@ impl Pages<'_> {
             content = content.text(&provider.title).raw("</strong></a></li>");
         }
         self.html(StatusCode::OK, "Choose how to log in", &content.raw("</ul>"))
+    }
+
+    /// Lists the user's own sessions, each with a button that ends it.
+    pub fn own_sessions(&self, sessions: &[OwnSession]) -> Response<Body> {
+        let action = format!("{}/auth/sessions", self.prefix);
+        let mut content = Html::new().raw("<ul class=\"portals\">");
+        for session in sessions {
+            let label = if session.is_current {
+                "This browser"
+            } else {
+                "Another browser"
+            };
+            content = content
+                .raw("<li><strong>")
+                .text(label)
+                .raw("</strong><span class=\"small\">")
+                .text(&session.portal_title)
+                .raw("<br>Logged in ")
+                .text(&utc(session.began_at))
+                .raw("<br>Last used ")
+                .text(&utc(session.used_at))
+                .raw("</span><form method=\"post\"")
+                .attribute("action", &action)
+                .raw(">")
+                .hidden("session", &session.handle)
+                .raw("<button type=\"submit\">End this session</button></form></li>");
+        }
+        content = content
+            .raw("</ul><form method=\"post\"")
+            .attribute("action", &action)
+            .raw(">")
+            .hidden("all", "true")
+            .raw("<button type=\"submit\">Log out everywhere</button></form>");
+        self.html(StatusCode::OK, "Your sessions", &content)
     }
 
     pub fn logged_out(&self, reach: LogoutReach) -> Response<Body> {

@@ -4,12 +4,13 @@
 use serde_json::json;
 
 use crate::support::certificates::Authority;
-use crate::support::login_gate::{COOKIE, LoginGate, LoginSetup, start_gate_for, start_gate_in};
+use crate::support::chromium::Chromium;
+use crate::support::login_gate::{COOKIE, LoginGate, LoginSetup, header, start_gate_for, start_gate_in};
 use crate::support::openid::{Browser, Request};
 use crate::support::processes::free_port;
 use crate::support::scripted_provider::{Script, ScriptedProvider};
 use crate::support::session_client::IDENTITY_PATH;
-use crate::support::{OPEN_POLICY, OPEN_SCHEMA, Setup, raw};
+use crate::support::{OPEN_POLICY, OPEN_SCHEMA, Setup, eventually, raw};
 
 fn alice() -> Script {
     Script {
@@ -76,6 +77,25 @@ fn a_callback_by_form_post_logs_in_although_the_login_cookie_does_not_come_with_
     );
     let answer = raw(login_gate.gate.proxy, "PUT", &path, &[], b"");
     assert_eq!((answer.status, answer.header("allow")), (405, "GET, HEAD, POST"));
+}
+
+#[test]
+fn a_real_browser_brings_its_login_cookie_after_a_form_post_of_another_site() {
+    let provider = ScriptedProvider::start_at_localhost(alice());
+    let login_gate = start_gate_for(&LoginSetup {
+        issuer_url: &provider.issuer(),
+        provider: ", scopes: [openid], authorization_params: { response_mode: form_post }",
+        ..LoginSetup::default()
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let mut chromium = Chromium::start(folder.path());
+    chromium.open(login_gate.url("/portal/p/x?after=login").as_str());
+    eventually("the app is reached", || {
+        let seen = login_gate.gate.app.count();
+        (seen > 0).then_some(()).ok_or_else(|| login_gate.written())
+    });
+    assert_eq!(header(&login_gate.gate.app.last(), "x-forwarded-user"), "alice");
+    assert!(login_gate.counted("success") && !login_gate.counted("login_expired"));
 }
 
 #[test]

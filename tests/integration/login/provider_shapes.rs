@@ -9,7 +9,7 @@ use crate::support::openid::user_agent::query;
 use crate::support::openid::{Browser, Request};
 use crate::support::scripted_provider::{Script, ScriptedProvider, with};
 use crate::support::session_client::IDENTITY_PATH;
-use crate::support::{now, raw};
+use crate::support::{eventually, now, raw};
 
 /// One provider of the market, and the configuration that fits it.
 struct Shape {
@@ -46,6 +46,8 @@ fn keycloak() -> Shape {
                 "allowed-origins": ["https://shop.test"], "realm_access": {"roles": ["viewer"]},
                 "resource_access": {"account": {"roles": ["manage-account"]}}, "scope": "openid email profile"}),
             access_header: json!({"typ": "JWT"}),
+            key: json!({"use": "sig", "alg": "RS256", "x5c": ["MIIC"], "x5t": "t", "x5t#S256": "s"}),
+            keys_before: vec![json!({"kid": "enc", "use": "enc", "alg": "RSA-OAEP", "x5c": ["MIIC"]})],
             ..Script::default()
         },
         issuer: ", claims: { roles: realm_access.roles }",
@@ -69,6 +71,9 @@ fn entra() -> Shape {
                 "aio": "x", "nbf": now(), "acct": 0}),
             access_claims: json!({"aud": "00000003-0000-0000-c000-000000000000", "iss": "https://sts.windows.net/72f988bf/"}),
             access_header: json!({"typ": "JWT", "nonce": "n"}),
+            // no `alg`, and an issuer that is a template
+            key: json!({"use": "sig", "x5t": "t", "x5c": ["MIIC"], "issuer": "https://login.microsoftonline.com/{tenantid}/v2.0"}),
+            keys_before: vec![json!({"kid": "old", "use": "sig", "x5t": "o"})],
             userinfo: json!({"sub": "pairwise"}),
             ..Script::default()
         },
@@ -89,6 +94,8 @@ fn google() -> Shape {
             token: json!({"expires_in": 3599, "refresh_token": "1//0g", "refresh_token_expires_in": 604799,
                 "scope": "openid https://www.googleapis.com/auth/userinfo.email"}),
             refreshed: json!({"refresh_token": null}),
+            key: json!({"use": "sig", "alg": "RS256"}),
+            keys_before: vec![json!({"kid": "next", "use": "sig", "alg": "RS256"})],
             id_claims: json!({"azp": "gate", "hd": "acme", "email": "alice@acme.test", "email_verified": true, "roles": ["viewer"]}),
             ..Script::default()
         },
@@ -107,6 +114,7 @@ fn okta() -> Shape {
         script: Script {
             token: json!({"scope": "offline_access openid email", "expires_in": 3600, "refresh_token": "okta-1"}),
             refreshed: json!({"refresh_token": "okta-2"}),
+            key: json!({"use": "sig", "alg": "RS256", "status": "ACTIVE"}),
             id_claims: json!({"ver": 1, "idp": "00o1", "amr": ["mfa", "pwd"], "auth_time": now(), "jti": "ID.1", "tenant": "acme",
                 "groups": ["viewer"], "email": "alice@acme.test", "sid": "idx1"}),
             access_claims: json!({"ver": 1, "cid": "gate", "uid": "00u1", "scp": ["openid", "email"], "aud": "api://default"}),
@@ -126,6 +134,7 @@ fn auth0() -> Shape {
         path: "/",
         script: Script {
             token: json!({"scope": "openid email offline_access", "expires_in": 86400, "refresh_token": "v1.M"}),
+            key: json!({"use": "sig", "alg": "RS256", "x5t": "t", "x5c": ["MIIC"]}),
             id_claims: json!({"https://shop.example/roles": ["viewer"], "https://shop.example/tenant": "acme", "nickname": "alice",
                 "updated_at": "2026-01-01T00:00:00.000Z", "email": "alice@acme.test", "sid": "auth0-sid"}),
             ..Script::default()
@@ -150,6 +159,7 @@ fn cognito() -> Shape {
             access_claims: json!({"aud": null, "client_id": "gate", "token_use": "access", "scope": "openid email", "version": 2,
                 "cognito:groups": ["viewer"], "username": "alice"}),
             access_header: json!({"typ": null}),
+            key: json!({"use": "sig", "alg": "RS256"}),
             ..Script::default()
         },
         issuer: ", claims: { roles: 'cognito:groups', tenant: 'custom:tenant' }",
@@ -252,14 +262,15 @@ fn claims_of_an_access_token_count_only_if_it_is_of_this_login() {
     let shape = keycloak();
     let (provider, login_gate) = start(&shape);
     let long_ago = json!({"iat": now() - 900, "exp": now() - 600});
-    for (claims, says) in [
+    let faults = [
         (json!({"sub": "mallory"}), "sub"),
         (json!({"azp": "another-client"}), "azp"),
         (json!({"iss": "https://elsewhere.test"}), "iss"),
         (long_ago, "expired"),
-    ] {
+    ];
+    for (n, (claims, says)) in faults.iter().enumerate() {
         let mut script = shape.script.clone();
-        script.access_claims = with(script.access_claims, &claims);
+        script.access_claims = with(script.access_claims, claims);
         provider.script(script);
         let mut browser = Browser::new();
         let page = login_gate.open(&mut browser, "/portal/p/x");
@@ -268,7 +279,7 @@ fn claims_of_an_access_token_count_only_if_it_is_of_this_login() {
             "{claims}: {page:?}"
         );
         assert!(browser.cookie(COOKIE).is_none());
-        let detail = last_detail(&login_gate);
+        let detail = detail_of_failure(&login_gate, n + 1);
         assert!(detail.contains("access token") && detail.contains(says), "{claims}: {detail}");
     }
     let mut script = shape.script.clone();
@@ -276,11 +287,8 @@ fn claims_of_an_access_token_count_only_if_it_is_of_this_login() {
     provider.script(script);
     let page = login_gate.open(&mut Browser::new(), "/portal/p/x");
     assert!(page.text().contains("login_invalid"), "{page:?}");
-    assert!(
-        last_detail(&login_gate).contains("claims_from"),
-        "{}",
-        last_detail(&login_gate)
-    );
+    let detail = detail_of_failure(&login_gate, faults.len() + 1);
+    assert!(detail.contains("claims_from"), "{detail}");
     // the login itself is described by the ID token alone
     let mut script = shape.script.clone();
     script.access_claims = with(script.access_claims, &json!({"acr": "9", "sid": "another", "auth_time": 1}));
@@ -294,10 +302,14 @@ fn claims_of_an_access_token_count_only_if_it_is_of_this_login() {
     assert!(session.text().contains("\"acr\":\"1\""), "{}", session.text());
 }
 
-fn last_detail(login_gate: &LoginGate) -> String {
-    let failures = login_gate.events("login", 1);
-    let last = failures.iter().rev().find(|event| event["result"] == "failure");
-    last.and_then(|event| event["detail"].as_str()).unwrap_or_default().to_owned()
+/// Waits for so many failed logins; the detail of the last.
+fn detail_of_failure(login_gate: &LoginGate, number: usize) -> String {
+    eventually("the failed login is recorded", || {
+        let mut failures = login_gate.events("login", 1);
+        failures.retain(|event| event["result"] == "failure");
+        let last = failures.get(number - 1).ok_or("not yet")?;
+        Ok(last["detail"].as_str().unwrap_or_default().to_owned())
+    })
 }
 
 #[test]
@@ -330,14 +342,15 @@ fn sloppy_token_responses_log_in() {
         let page = login_gate.open(&mut Browser::new(), "/portal/p/x");
         assert_eq!(page.status, 200, "{token} {id_claims}: {}", login_gate.written());
     }
-    for (token, id_claims, says) in [
+    let faults = [
         (json!({"access_token": null}), json!({}), "access_token"),
         (json!({"id_token": 7}), json!({}), "id_token"),
         (json!({"token_type": "mac"}), json!({}), "token_type"),
         (json!({}), json!({"aud": ["account"]}), "aud"),
         (json!({}), json!({"aud": ["gate", "account"], "azp": "account"}), "azp"),
         (json!({}), json!({"nonce": "another"}), "nonce"),
-    ] {
+    ];
+    for (n, (token, id_claims, says)) in faults.iter().enumerate() {
         provider.script(Script {
             token: token.clone(),
             id_claims: id_claims.clone(),
@@ -345,7 +358,7 @@ fn sloppy_token_responses_log_in() {
         });
         let page = login_gate.open(&mut Browser::new(), "/portal/p/x");
         assert!(page.text().contains("login_invalid"), "{token} {id_claims}: {page:?}");
-        let detail = last_detail(&login_gate);
+        let detail = detail_of_failure(&login_gate, n + 1);
         assert!(detail.contains(&format!("`{says}`")), "{detail}");
     }
 }

@@ -1,6 +1,6 @@
 //! An OpenID provider whose documents and tokens a test writes member by member, as the providers of the market shape them.
 //!
-//! It asks for no account: every login is `alice`. Tokens are signed with one ES256 key. A `null` in the script removes a member.
+//! It asks for no account: every login is `alice`. Tokens are signed with one RS256 key. A `null` in the script removes a member.
 //! For a provider's own rules (consent, rotation, PKCE) use `openid::Provider`.
 
 #![allow(dead_code, reason = "a harness has more handles than each of its users needs")]
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use super::certificates::Pair;
-use super::{Issuer, RawConnection, ScriptedServer, now};
+use super::{RawConnection, ScriptedServer, Signer, now};
 
 /// Members to set in the provider's answers.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +33,10 @@ pub struct Script {
     /// Members of the access token's header.
     pub access_header: Value,
     pub userinfo: Value,
+    /// Members of the published key.
+    pub key: Value,
+    /// Keys that are published before it, each as changes of the signing key.
+    pub keys_before: Vec<Value>,
 }
 
 /// One request, as the provider got it.
@@ -52,7 +56,7 @@ pub struct ScriptedProvider {
 }
 
 struct Shared {
-    key: Issuer,
+    key: Signer,
     issuer: String,
     script: Mutex<Script>,
     /// The nonce of each code.
@@ -74,6 +78,13 @@ impl ScriptedProvider {
         Self::on(listener, issuer, script)
     }
 
+    /// Starts at `http://localhost:<port>`, which is another site than `http://127.0.0.1`.
+    pub fn start_at_localhost(script: Script) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let issuer = format!("http://localhost:{}", listener.local_addr().unwrap().port());
+        Self::on(listener, issuer, script)
+    }
+
     /// Starts with an issuer that does not name this server's address.
     pub fn start_as(issuer: &str, script: Script) -> Self {
         Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), issuer.to_owned(), script)
@@ -88,7 +99,7 @@ impl ScriptedProvider {
 
     fn on(listener: TcpListener, issuer: String, script: Script) -> Self {
         let shared = Arc::new(Shared {
-            key: Issuer::new("scripted"),
+            key: Signer::rsa("scripted"),
             script: Mutex::new(script),
             issuer,
             nonces: Mutex::default(),
@@ -133,7 +144,7 @@ impl ScriptedProvider {
         let usual = json!({"iss": self.issuer(), "aud": "gate", "iat": now(), "exp": now() + 120, "jti": format!("{:x}", rand::random::<u64>()),
             "events": event});
         let header = json!({"typ": "logout+jwt"});
-        self.shared.key.sign_with(&header, &with(usual, claims))
+        self.shared.sign(&header, &with(usual, claims))
     }
 }
 
@@ -164,7 +175,11 @@ impl Shared {
         let script = self.script.lock().unwrap().clone();
         match path {
             "/.well-known/openid-configuration" => json_response(&with(discovery(&self.issuer), &script.discovery)),
-            "/jwks" => json_response(&self.key.jwks()),
+            "/jwks" => {
+                let before = script.keys_before.iter().map(|changes| with(self.key.jwk.clone(), changes));
+                let keys: Vec<Value> = before.chain([with(self.key.jwk.clone(), &script.key)]).collect();
+                json_response(&json!({ "keys": keys }))
+            }
             "/authorize" => self.authorize(&request),
             "/token" => {
                 let answer = json_response(&self.tokens(&script, &request));
@@ -178,6 +193,10 @@ impl Shared {
         }
     }
 
+    fn sign(&self, header: &Value, claims: &Value) -> String {
+        self.key.token_with(&with(self.key.header(), header), claims)
+    }
+
     fn authorize(&self, request: &ProviderRequest) -> Vec<u8> {
         let parameter = |name: &str| request.parameters.get(name).cloned().unwrap_or_default();
         let code = format!("code-{:x}", rand::random::<u64>());
@@ -186,7 +205,7 @@ impl Shared {
         if parameter("response_mode") == "form_post" {
             let page = format!(
                 "<form method=\"post\" action=\"{target}\"><input type=\"hidden\" name=\"code\" value=\"{code}\">\
-                 <input type=\"hidden\" name=\"state\" value=\"{state}\"></form>"
+                 <input type=\"hidden\" name=\"state\" value=\"{state}\"></form><script>document.forms[0].submit()</script>"
             );
             return response("200 OK", "text/html", &page);
         }
@@ -210,13 +229,11 @@ impl Shared {
         } else {
             usual
         };
-        let id_token = self.key.sign(&with(usual, &script.id_claims));
+        let id_token = self.sign(&json!({}), &with(usual, &script.id_claims));
         let access = json!({"iss": base, "aud": "api", "sub": "alice", "iat": now(), "exp": now() + 300});
         let access_token = match &script.access_claims {
             Value::Null => format!("opaque-{:x}", rand::random::<u64>()),
-            claims => self
-                .key
-                .sign_with(&with(json!({"typ": "at+jwt"}), &script.access_header), &with(access, claims)),
+            claims => self.sign(&with(json!({"typ": "at+jwt"}), &script.access_header), &with(access, claims)),
         };
         let answer = json!({"access_token": access_token, "token_type": "Bearer", "expires_in": 300, "id_token": id_token});
         let answer = with(answer, &script.token);

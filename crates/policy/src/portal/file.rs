@@ -318,7 +318,7 @@ fn login(place: &SourceLocation<'_>, errors: &mut Errors) -> Option<LoginBy> {
         }
         (None, Some(list)) => {
             let items = list.items(errors);
-            if items.is_empty() {
+            if matches!(list.node, Node::List(none) if none.is_empty()) {
                 errors.push(list.error("names no provider; name one, or remove `login`"));
             }
             items
