@@ -38,7 +38,7 @@ async fn create_session(running: &Running, subject: &str, roles: &[&str]) -> Res
         rotation_due: false,
     };
     let created = sessions.create(data).await.map_err(|error| error.to_string())?;
-    let cookie = sessions.cookies.set_session(&created.id);
+    let cookie = sessions.session_cookie(&created.id, &created.session);
     let cookie = cookie.to_str().map_err(|error| error.to_string())?;
     Ok(cookie.split(';').next().unwrap_or_default().to_owned())
 }
