@@ -20,6 +20,7 @@ use std::time::Instant;
 
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::portal::path::CanonicalPath;
+use cedargate_policy::portal::path::rules::path_refused;
 use cedargate_policy::types::Door;
 use http::request::Parts;
 use http::{Request, Response};
@@ -186,19 +187,21 @@ impl Worker {
             Some(_) => self.gate.limits.check_address(head.client.source_ip),
             None => Err(Denial::Overloaded.into()),
         };
-        if let Some(endpoint) = self.gate_endpoint(&head.path) {
+        if let Some(endpoint) = self.gate_endpoint(&head.path)? {
             rate?;
             // boxed: logins are rare, and every request's future has room for its largest branch
             let answer = Box::pin(self.answer_endpoint(endpoint, &head, body, progress));
             return answer.await.map_err(Stop::from);
         }
         // the portal, and the revision that this request uses to its end
-        let portal = self.gate.portals.load().find(&head.client.host, &head.path).cloned();
-        let portal = portal.ok_or_else(|| Refusal::new(Denial::PortalUnknown, "no portal matches host and path"))?;
+        let portal = self.gate.portals.load().find(&head.client.host, &head.path)?.cloned();
+        let portal = portal.ok_or_else(|| unmatched(&head.path))?;
         progress.set_portal(&portal);
         let active = portal.active.load_full().ok_or(Refusal::from(Denial::NoPolicyLoaded))?;
         progress.set_revision(&active);
         rate?;
+        // also for a preflight that the gate answers; the decision reads the path again
+        active.revision.file.paths.read(&head.path)?;
         let sanitized = sanitize(&mut head.parts.headers, &portal.header_rules);
         let active_portal = ActivePortal {
             portal: &portal,
@@ -243,7 +246,7 @@ impl Worker {
         progress.set_method(&parts.method);
         progress.origin = cors::origin(&parts.headers);
         let target = request::check(&parts)?;
-        let path = CanonicalPath::parse(target.path).map_err(|e| Refusal::new(Denial::RequestInvalid, e.to_string()))?;
+        let path = CanonicalPath::parse_request(target.path).map_err(|error| path_refused(error.to_string()))?;
         progress.set_path(&path);
         let client = request::client_facts(
             &parts.headers,
@@ -342,6 +345,14 @@ impl Gate {
             .decisions
             .with_label_values(&[NO_PORTAL, "proxy", "deny", denial.code()])
             .inc();
+    }
+}
+
+/// The refusal of a request that no portal matches.
+fn unmatched(path: &CanonicalPath) -> Refusal {
+    match path.opaque() {
+        Some(_) => path.not_opaque(),
+        None => Refusal::new(Denial::PortalUnknown, "no portal matches host and path"),
     }
 }
 

@@ -7,5 +7,6 @@ pub mod answer;
 pub mod listener;
 pub mod pages;
 pub mod request;
+pub mod target;
 pub mod tls;
 pub mod upstream;

@@ -10,6 +10,7 @@ use cedargate_policy::claims::{self, LoginClaims};
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::permit::CallerHeaders;
 use cedargate_policy::portal::path::CanonicalPath;
+use cedargate_policy::portal::path::rules::Case;
 use cedargate_policy::portal::{PortalError, PortalTable};
 use cedargate_policy::principal::Principal;
 use cedargate_policy::revision::Revision;
@@ -119,8 +120,11 @@ impl PortalRegistry {
         })
     }
 
-    pub fn find(&self, host: &str, path: &CanonicalPath) -> Option<&Arc<Portal>> {
-        self.portals.get(self.table.find(host, path)?)
+    /// The portal of a request, if there is one. `Err` if its app could take the path for another portal's.
+    pub fn find(&self, host: &str, path: &CanonicalPath) -> Result<Option<&Arc<Portal>>, Refusal> {
+        let ignores_case = |index: usize| self.portals.get(index).is_some_and(|portal| portal.ignores_case());
+        let found = self.table.choose(host, path, ignores_case)?;
+        Ok(found.and_then(|index| self.portals.get(index)))
     }
 
     pub fn named(&self, slug: &str) -> Option<&Arc<Portal>> {
@@ -148,6 +152,14 @@ impl Portal {
             active: ArcSwapOption::empty(),
             meters,
         }
+    }
+
+    /// True if the app ignores the case of paths, by the revision in force; without one it could.
+    fn ignores_case(&self) -> bool {
+        let active = self.active.load();
+        active
+            .as_ref()
+            .is_none_or(|active| active.revision.file.paths.case == Case::Ignored)
     }
 
     pub fn slug(&self) -> &PortalSlug {

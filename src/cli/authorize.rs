@@ -13,7 +13,8 @@ use cedargate_policy::decision::http::HttpQuery;
 use cedargate_policy::decision::{Asked, Caller, Decision, Query, decide};
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::json as strict;
-use cedargate_policy::portal::path::{CanonicalPath, is_at_or_below};
+use cedargate_policy::portal::path::CanonicalPath;
+use cedargate_policy::portal::path::rules::{Case, PathRules};
 use cedargate_policy::portal::{PortalTable, normal_host};
 use cedargate_policy::scope::PortalScope;
 use cedargate_policy::types::{Identity, Scheme};
@@ -128,7 +129,7 @@ fn from_line(args: &Args, url: &str) -> Result<Decided, String> {
         Some((raw, query)) => (raw, Some(query)),
         None => (url, None),
     };
-    let path = CanonicalPath::parse(raw).map_err(|e| format!("`{raw}`: {e}"))?;
+    let path = CanonicalPath::parse_request(raw).map_err(|e| format!("`{raw}`: {e}"))?;
     let host = match &args.host {
         Some(host) => Some(normal_host(host).ok_or_else(|| format!("`--host {host}` is not a host name"))?),
         None => None,
@@ -137,14 +138,14 @@ fn from_line(args: &Args, url: &str) -> Result<Decided, String> {
         Some(slug) => workbench.named(slug)?,
         None => matching(&workbench, host.as_deref(), &path)?,
     };
+    let load = workbench.load_untested_one(portal);
     let prefix = &portal.matches.path_prefix;
-    if !is_at_or_below(path.id(), prefix) {
+    if !path_rules(&load).is_below(&path, prefix) {
         return Err(format!(
             "`{raw}` is not below `{prefix}`, the path of portal `{}`",
             portal.slug
         ));
     }
-    let load = workbench.load_untested_one(portal);
     let caller = caller(&load, args.token.as_deref());
     let tenant = match &caller {
         OfflineCaller::Claimed(identity) => identity.tenant.as_deref(),
@@ -168,18 +169,29 @@ fn from_line(args: &Args, url: &str) -> Result<Decided, String> {
 /// The portal that the gate gives this request. Without a host: the one with the longest prefix on any host.
 fn matching<'a>(workbench: &'a Workbench, host: Option<&str>, path: &CanonicalPath) -> Result<&'a PortalScope, String> {
     let portals = &workbench.portals;
+    let rules = |portal: &'a PortalScope| path_rules(&workbench.load_untested_one(portal));
     let found = match host {
         Some(host) => {
             let table = PortalTable::new(portals).map_err(|e| e.to_string())?;
-            table.find(host, path).and_then(|index| portals.get(index))
+            let ignores_case = |index: usize| portals.get(index).is_some_and(|portal| rules(portal).case == Case::Ignored);
+            let found = table
+                .choose(host, path, ignores_case)
+                .map_err(|refusal| refusal.detail.into_owned())?;
+            found.and_then(|index| portals.get(index))
         }
         None => portals
             .iter()
-            .filter(|portal| is_at_or_below(path.id(), &portal.matches.path_prefix))
+            .filter(|portal| rules(portal).is_below(path, &portal.matches.path_prefix))
             .max_by_key(|portal| portal.matches.path_prefix.len()),
     };
     let host = host.map_or_else(String::new, |host| format!(" of host `{host}`"));
     found.ok_or_else(|| format!("no portal matches `{}`{host}; name one with --portal", path.id()))
+}
+
+/// How the portal reads paths; the default for a portal that does not load.
+fn path_rules(load: &PortalLoad<'_>) -> PathRules {
+    let revision = load.revision.as_ref();
+    revision.map(|revision| revision.file.paths.clone()).unwrap_or_default()
 }
 
 /// The caller of an offline decision: no signature was checked.

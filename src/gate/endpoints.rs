@@ -31,8 +31,17 @@ pub(super) enum GateEndpoint<'a> {
 
 impl Worker {
     /// The gate's own endpoint at this path; `None` for a path of a portal.
-    pub(super) fn gate_endpoint<'a>(&self, path: &'a CanonicalPath) -> Option<GateEndpoint<'a>> {
-        let id = path.plain_id();
+    pub(super) fn gate_endpoint<'a>(&self, path: &'a CanonicalPath) -> Result<Option<GateEndpoint<'a>>, Refusal> {
+        let found = self.endpoint_at(path.plain_id());
+        let readings = path.opaque().map(|part| part.readings.as_slice()).unwrap_or_default();
+        let could_be_one = found.is_some() || readings.iter().any(|id| self.endpoint_at(id).is_some());
+        match path.opaque() {
+            Some(_) if could_be_one => Err(path.not_opaque()),
+            _ => Ok(found),
+        }
+    }
+
+    fn endpoint_at<'a>(&self, id: &'a str) -> Option<GateEndpoint<'a>> {
         if id == JWKS_PATH {
             return Some(GateEndpoint::Jwks);
         }

@@ -48,6 +48,8 @@ struct PublicText<'a> {
     code: &'static str,
     title: &'static str,
     advice: Option<&'a str>,
+    /// The cause, where the caller may read it.
+    detail: Option<&'a str>,
 }
 
 impl Style {
@@ -99,6 +101,7 @@ pub fn refusal_response(refusal: &Refusal, answer: &AnswerContext) -> Response<B
         code: denial.code(),
         title: denial.title(),
         advice: refusal.advice.as_deref(),
+        detail: refusal.is_told.then_some(&*refusal.detail),
     };
     let mut response = render(&text, answer);
     let headers = response.headers_mut();
@@ -165,6 +168,7 @@ pub fn upstream_error_response(error: &UpstreamError, answer: &AnswerContext) ->
             code,
             title,
             advice: None,
+            detail: None,
         },
         answer,
     )
@@ -193,6 +197,9 @@ fn problem(text: &PublicText<'_>, decision_id: Uuid) -> Response<Body> {
     });
     if let (Some(advice), Some(fields)) = (text.advice, body.as_object_mut()) {
         fields.insert("advice".to_owned(), advice.into());
+    }
+    if let (Some(detail), Some(fields)) = (text.detail, body.as_object_mut()) {
+        fields.insert("detail".to_owned(), detail.into());
     }
     with_body(text.status, "application/problem+json", body.to_string())
 }

@@ -5,5 +5,6 @@ mod cedar_suite;
 mod example_portals;
 mod fail_closed;
 mod five_doors;
+mod path_rules;
 mod policy_reload;
 mod principal_mapping;

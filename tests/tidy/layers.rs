@@ -89,7 +89,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("app", &["*"]),
     // the path of a request
-    ("http::listener", &["base::address", "http::upstream"]),
+    ("http::listener", &["base::address", "http::target", "http::upstream"]),
     (
         "gate",
         &[
@@ -112,7 +112,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "session",
         ],
     ),
-    ("http::request", &[]),
+    ("http::request", &["http::target"]),
+    ("http::target", &[]),
     ("authn", &["audit", "policy::claims", "session"]),
     ("http::upstream", &["http::request", "limits", "policy::permit"]),
     ("http::answer", &["http::request", "http::upstream"]),

@@ -22,6 +22,7 @@ use crate::context::RecordedContext;
 use crate::denial::{Denial, Refusal};
 use crate::engine::{Evaluation, PolicyError, PolicyInfo, QueryEntity};
 use crate::permit::{ForwardedIdentity, Permit};
+use crate::portal::path::rules::PathReading;
 use crate::principal::Principal;
 use crate::revision::Revision;
 use crate::scope::PortalScope;
@@ -63,7 +64,7 @@ pub enum Caller<'a> {
 
 /// The result of `Query::access`.
 pub enum Access<'q> {
-    /// An emergency forbid closes this public path for every caller.
+    /// An emergency forbid closes this public path for every caller, or the portal's rules do not allow the path.
     Closed(Box<Decision>),
     /// The path is public: a caller without a credential is allowed.
     Public(Open<'q>),
@@ -74,6 +75,8 @@ pub enum Access<'q> {
 /// A query that no emergency forbid has closed; the caller is not known yet.
 pub struct Open<'q> {
     query: &'q Query<'q>,
+    /// The path of a request as the portal reads it.
+    path: Option<PathReading<'q>>,
     is_public: bool,
 }
 
@@ -144,22 +147,29 @@ impl Query<'_> {
         let Asked::Http(http) = &self.asked else {
             return Access::Credential(Open {
                 query: self,
+                path: None,
                 is_public: false,
             });
         };
-        let Some(entry_method) = self.revision.file.public.find(http.method, http.path) else {
+        let path = match self.revision.file.paths.read(http.path) {
+            Ok(path) => path,
+            Err(refusal) => return Access::Closed(Box::new(Decision::refused(refusal))),
+        };
+        let Some(entry_method) = self.revision.file.public.find(http.method, &path) else {
             return Access::Credential(Open {
                 query: self,
+                path: Some(path),
                 is_public: false,
             });
         };
-        let closed_by = |method: &str| self.revision.closed_by(method, http.path);
+        let closed_by = |method: &str| self.revision.closed_by(method, &path);
         // a HEAD that borrows GET's entry is closed with it
         let borrowed = (entry_method != http.method).then(|| closed_by(entry_method));
         match closed_by(http.method).or(borrowed.flatten()) {
             Some(forbid) => Access::Closed(Box::new(Decision::on(Basis::ClosedBy(forbid)))),
             None => Access::Public(Open {
                 query: self,
+                path: Some(path),
                 is_public: true,
             }),
         }
@@ -171,8 +181,13 @@ impl Query<'_> {
             let refusal = Refusal::new(Denial::RequestInvalid, "a preflight is an HTTP request");
             return Decision::on(Basis::Refused(refusal));
         };
-        let forbid = self.revision.closed_by(http.method, http.path);
-        Decision::on(forbid.map_or(Basis::Public, Basis::ClosedBy))
+        match self.revision.file.paths.read(http.path) {
+            Ok(path) => {
+                let forbid = self.revision.closed_by(http.method, &path);
+                Decision::on(forbid.map_or(Basis::Public, Basis::ClosedBy))
+            }
+            Err(refusal) => Decision::refused(refusal),
+        }
     }
 
     /// The tenant that the request belongs to; it does not depend on the caller.
@@ -206,9 +221,10 @@ impl Open<'_> {
         if self.is_public {
             return Ok(Basis::Public);
         }
-        let evaluation = match &query.asked {
-            Asked::Http(http) => http::evaluate(query, http, caller, tenant, details)?,
-            Asked::Named(named) => named::evaluate(query, named, caller, tenant, details)?,
+        let evaluation = match (&query.asked, &self.path) {
+            (Asked::Http(http), Some(path)) => http::evaluate(query, http, path, caller, tenant, details)?,
+            (Asked::Named(named), _) => named::evaluate(query, named, caller, tenant, details)?,
+            (Asked::Http(_), None) => return Err(Refusal::new(Denial::RequestInvalid, "the path was not read")),
         };
         Ok(Basis::Evaluated(evaluation))
     }

@@ -22,7 +22,8 @@ use crate::decision::named::{ContextPrecedence, NamedEntity, NamedQuery};
 use crate::decision::{Asked, Caller, Decision, Query, decide};
 use crate::denial::{Denial, Refusal};
 use crate::portal::normal_host;
-use crate::portal::path::{CanonicalPath, is_at_or_below};
+use crate::portal::path::CanonicalPath;
+use crate::portal::path::rules::path_refused;
 use crate::revision::Revision;
 use crate::revision::problem::{Problem, RevisionError};
 use crate::scope::{IssuerScope, PortalScope};
@@ -277,12 +278,12 @@ impl Runner<'_> {
             Some((raw, query)) => (raw, Some(query)),
             None => (target, None),
         };
-        let path = match CanonicalPath::parse(raw) {
+        let path = match CanonicalPath::parse_request(raw) {
             Ok(path) => path,
-            Err(error) => return Ok(Decision::refused(Refusal::new(Denial::RequestInvalid, error.to_string()))),
+            Err(error) => return Ok(Decision::refused(path_refused(error.to_string()))),
         };
         let prefix = &self.portal.matches.path_prefix;
-        if !is_at_or_below(path.id(), prefix) {
+        if !self.revision.file.paths.is_below(&path, prefix) {
             return Err(format!("`{raw}` is not below this portal's path `{prefix}`"));
         }
         let host = match &case.host {

@@ -50,6 +50,8 @@ pub struct Refusal {
     pub step_up: Option<String>,
     /// Seconds after which the caller may try again, if that is known.
     pub retry_after: Option<u64>,
+    /// True if the caller may read `detail`: it speaks of the request alone.
+    pub is_told: bool,
     /// True if the browser keeps its session cookie: another replica may accept the session, or this one may later.
     pub keeps_cookie: bool,
 }
@@ -188,8 +190,14 @@ impl Refusal {
             advice: None,
             step_up: None,
             retry_after: None,
+            is_told: false,
             keeps_cookie: false,
         }
+    }
+
+    /// The same, with a detail that the caller may read.
+    pub fn told(self) -> Self {
+        Self { is_told: true, ..self }
     }
 
     /// The same, with the place of a batch's item before the detail.

@@ -23,8 +23,8 @@ use http::HeaderValue;
 use serde_json::Value;
 
 use self::checks::{
-    duplicates, is_policy_place, link_path_problems, login_problems, namespace_warning, public_problems, removed_files,
-    route_problems, schema_problems,
+    duplicates, is_policy_place, login_problems, namespace_warning, placed_path_problems, public_problems, removed_files,
+    route_problems, schema_problems, stored_path_problems,
 };
 use self::emergency::EmergencyLoad;
 use self::policies::{ParseCache, SharedFiles};
@@ -35,6 +35,7 @@ use crate::engine::index::PolicyIndex;
 use crate::engine::{Engine, ErroredForbids, IndexedPolicies, MatchSet, PolicyEntry};
 use crate::error_chain::error_chain;
 use crate::portal::file::{PortalFile, SkipErrors};
+use crate::portal::path::rules::PathRules;
 use crate::revision::emergency::EmergencyForbids;
 use crate::revision::problem::{Problem, RevisionError};
 use crate::revision::source::{Files, Tree};
@@ -86,6 +87,8 @@ struct ParsedPolicies {
     entries: Vec<Arc<PolicyEntry>>,
     templates: Vec<Template>,
     warnings: Vec<Problem>,
+    /// Paths that no request can have, by the default `paths` of a portal.
+    path_problems: Vec<Problem>,
 }
 
 impl Loaded {
@@ -214,12 +217,17 @@ impl Loader {
             entries,
             templates,
             mut warnings,
+            path_problems,
         } = self.policies(slug, &files, &schema, &mut problems);
+        match file.paths == PathRules::default() {
+            true => problems.extend(path_problems),
+            false => problems.extend(placed_path_problems(&entries, schema.path.as_ref(), &file.paths)),
+        }
         let links = links(slug, &files, &templates, &schema.validator).unwrap_or_else(|found| {
             problems.extend(found);
             Vec::new()
         });
-        problems.extend(link_path_problems(&links, schema.path.as_ref()));
+        problems.extend(placed_path_problems(&links, schema.path.as_ref(), &file.paths));
         let entries: Vec<_> = entries.into_iter().chain(links).collect();
         problems.extend(duplicates(&entries));
         problems.extend(public_problems(slug, &file, &names, &entries));
@@ -231,6 +239,7 @@ impl Loader {
             problems.push(problem);
             Arc::default()
         });
+        problems.extend(stored_path_problems(slug, &store, schema.path.as_ref(), &file.paths));
         RevisionError::check(problems)?;
         let candidate = Arc::new(Candidate {
             index: Arc::new(PolicyIndex::of(&entries)),
@@ -266,7 +275,7 @@ impl Loader {
             }
             match self.cache.parse(name, file, schema, "", &mut self.shared) {
                 Ok(parsed) => {
-                    problems.extend(parsed.path_problems.iter().cloned());
+                    all.path_problems.extend(parsed.path_problems.iter().cloned());
                     all.entries.extend(parsed.entries.iter().cloned());
                     all.templates.extend(parsed.templates.iter().cloned());
                     all.warnings.extend(parsed.warnings.iter().cloned());

@@ -11,7 +11,10 @@ pub(crate) mod route;
 use rustc_hash::FxHashMap;
 use thiserror::Error;
 
+use self::path::case::folded_where_clear;
+use self::path::rules::path_refused;
 use self::path::{CanonicalPath, ancestors_of, is_canonical_id};
+use crate::denial::Refusal;
 use crate::scope::PortalScope;
 use crate::types::PortalSlug;
 
@@ -25,6 +28,15 @@ const HOST_LABELS_MAX: usize = 64;
 /// Portals by host and path prefix; lookups do not depend on the number of portals.
 #[derive(Clone, Debug, Default)]
 pub struct PortalTable {
+    prefixes: PrefixTable,
+    /// With every prefix in lower case; `None` if they all are.
+    folded: Option<PrefixTable>,
+    /// By the position of the portal, its prefix in lower case.
+    folded_prefixes: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct PrefixTable {
     /// Keyed by host pattern, labels as configured.
     hosts: FxHashMap<String, Prefixes>,
     /// The positions of a host pattern that may be `*`; the most specific shape first.
@@ -69,29 +81,96 @@ impl PortalTable {
                     prefix: prefix.to_owned(),
                 });
             };
-            if portal.matches.hosts.is_empty() {
-                claim(&mut table.anywhere, path.plain_id(), index, &portals)?;
-            }
-            for host in &portal.matches.hosts {
-                let shape = Shape::of(host).ok_or_else(|| PortalError::Host {
-                    slug: portal.slug.clone(),
-                    host: host.clone(),
-                })?;
-                if !table.shapes.contains(&shape) {
-                    table.shapes.push(shape);
-                }
-                claim(table.hosts.entry(host.clone()).or_default(), path.plain_id(), index, &portals)?;
-            }
+            table.prefixes.add(path.plain_id(), index, &portals)?;
+            table.folded_prefixes.push(folded_where_clear(path.plain_id()).into_owned());
         }
-        table.shapes.sort_by_key(|shape| shape.rank());
+        table.prefixes.sort();
+        let is_folded = |(portal, folded): (&&PortalScope, &String)| portal.matches.path_prefix == *folded;
+        if !portals.iter().zip(&table.folded_prefixes).all(is_folded) {
+            let mut folded = PrefixTable::default();
+            for (index, prefix) in table.folded_prefixes.iter().enumerate() {
+                // two prefixes that differ in case alone: `choose` compares them
+                let _first_stays = folded.add(prefix, index, &portals);
+            }
+            folded.sort();
+            table.folded = Some(folded);
+        }
         Ok(table)
     }
 
     /// The most specific host wins (more literal labels, then literals further right, then no `hosts` at all), and within
     /// it the longest prefix; a host without a fitting prefix leaves the path to less specific ones.
-    /// `host` is a [`normal_host`].
+    /// `host` is a [`normal_host`]. A path with opaque segments has the portal of its ordinary part.
     pub fn find(&self, host: &str, path: &CanonicalPath) -> Option<usize> {
-        let id = path.plain_id();
+        self.prefixes.find(host, path.ordinary_id())
+    }
+
+    /// As `find`, for apps that read paths in other ways: `ignores_case` says it of a portal's app. `Err` if an app could take
+    /// the path for one of another portal.
+    ///
+    /// SECURITY: else the policies of a portal at `/` would decide on `/SHOP`, which an app that ignores case takes for `/shop`.
+    pub fn choose(
+        &self,
+        host: &str,
+        path: &CanonicalPath,
+        ignores_case: impl Fn(usize) -> bool,
+    ) -> Result<Option<usize>, Refusal> {
+        let found = self.find(host, path);
+        let readings = path.opaque().map(|part| part.readings.as_slice()).unwrap_or_default();
+        if readings.iter().any(|reading| self.prefixes.find(host, reading) != found) {
+            return Err(path_refused(
+                "an app that decodes the path could take it for one of another portal".to_owned(),
+            ));
+        }
+        let id = path.ordinary_id();
+        let folded_id = folded_where_clear(id);
+        if self.folded.is_none() && folded_id == id {
+            return Ok(found);
+        }
+        let folded = self.folded.as_ref().unwrap_or(&self.prefixes).find(host, &folded_id);
+        let prefix = |found: Option<usize>| found.and_then(|index| self.folded_prefixes.get(index));
+        if prefix(folded) == prefix(found) {
+            return Ok(found);
+        }
+        if folded.is_some_and(&ignores_case) {
+            return Ok(folded);
+        }
+        if found.is_some_and(ignores_case) {
+            return Err(path_refused(
+                "an app that ignores case could take the path for one of another portal".to_owned(),
+            ));
+        }
+        Ok(found)
+    }
+}
+
+impl PrefixTable {
+    /// Adds the hosts of one portal with this prefix.
+    fn add(&mut self, prefix: &str, index: usize, portals: &[&PortalScope]) -> Result<(), PortalError> {
+        let Some(portal) = portals.get(index) else {
+            return Ok(());
+        };
+        if portal.matches.hosts.is_empty() {
+            claim(&mut self.anywhere, prefix, index, portals)?;
+        }
+        for host in &portal.matches.hosts {
+            let shape = Shape::of(host).ok_or_else(|| PortalError::Host {
+                slug: portal.slug.clone(),
+                host: host.clone(),
+            })?;
+            if !self.shapes.contains(&shape) {
+                self.shapes.push(shape);
+            }
+            claim(self.hosts.entry(host.clone()).or_default(), prefix, index, portals)?;
+        }
+        Ok(())
+    }
+
+    fn sort(&mut self) {
+        self.shapes.sort_by_key(|shape| shape.rank());
+    }
+
+    fn find(&self, host: &str, id: &str) -> Option<usize> {
         let labels = label_count(host);
         let shapes = self.shapes.iter().filter(|shape| Some(shape.labels) == labels);
         let by_host = |shape: &Shape| match shape.wild {
@@ -251,6 +330,46 @@ mod tests {
     }
 
     #[test]
+    fn a_path_that_an_app_could_take_for_another_portals_goes_to_that_portal_or_is_refused() {
+        let portals = [
+            portal("site", &[], "/"),
+            portal("shop", &[], "/shop"),
+            portal("big", &[], "/Big"),
+        ];
+        let table = PortalTable::new(&portals).unwrap();
+        let choose = |raw: &str, ignoring: &[usize]| {
+            let path = CanonicalPath::parse_request(raw).unwrap();
+            let chosen = table.choose("h", &path, |index| ignoring.contains(&index));
+            chosen
+                .map(|found| found.unwrap())
+                .map_err(|refusal| refusal.detail.into_owned())
+        };
+        for (raw, ignoring, index) in [
+            ("/shop/x", &[][..], 1),
+            ("/SHOP/x", &[], 0),
+            ("/SHOP/x", &[1], 1),
+            ("/Shop", &[0, 1], 1),
+            ("/X", &[0], 0),
+            ("/Big/x", &[0, 1], 2),
+            ("/big/x", &[], 0),
+            ("/big/x", &[2], 2),
+            ("/shop/a%2Fb", &[], 1),
+            ("/a;b", &[], 0),
+        ] {
+            assert_eq!(choose(raw, ignoring), Ok(index), "{raw} {ignoring:?}");
+        }
+        for (raw, ignoring) in [
+            ("/SHOP/x", &[0][..]),
+            ("/big", &[0]),
+            ("/;x/shop", &[]),
+            ("//shop/x", &[]),
+            ("/shop%2fx", &[]),
+        ] {
+            assert!(choose(raw, ignoring).is_err(), "{raw} {ignoring:?}");
+        }
+    }
+
+    #[test]
     fn ties_and_bad_matches_are_errors() {
         let tie = [portal("a", &["h.test"], "/x"), portal("b", &["i.test", "h.test"], "/x")];
         let text = PortalTable::new(&tie).unwrap_err().to_string();
@@ -270,7 +389,7 @@ mod tests {
         let host = |n: usize| format!("*.t{n}.example.com");
         let portals: Vec<_> = (0..1000).map(|n| portal(&format!("p{n}"), &[&host(n)], "/app")).collect();
         let table = PortalTable::new(&portals).unwrap();
-        assert_eq!(table.shapes.len(), 1);
+        assert_eq!(table.prefixes.shapes.len(), 1);
         let path = CanonicalPath::parse("/app/x").unwrap();
         for n in [0, 500, 999] {
             assert_eq!(table.find(&format!("www.t{n}.example.com"), &path), Some(n));

@@ -19,8 +19,9 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::activity::{Activity, AnswerState};
-use super::guard::http1_framing::{Framing, INVALID_BYTES, Verdict};
+use super::guard::http1_framing::{Framing, INVALID_BYTES, Unescaped, Verdict};
 use super::guard::http2_frames::Frames;
+use crate::http::target::escaped;
 
 /// Bytes held back behind a request that asks to upgrade; with one read more, reading stops until it is answered.
 const HELD_BYTES_MAX: usize = 64 * 1024;
@@ -155,6 +156,10 @@ impl Http1Guard {
                     self.put_invalid(buf);
                     return;
                 }
+                Verdict::Escape(Unescaped { at, length }) => {
+                    self.escape(buf, Unescaped { at: from + at, length });
+                    return;
+                }
                 Verdict::Hold(at) => {
                     self.take_answer(activity);
                     from += at;
@@ -165,6 +170,18 @@ impl Http1Guard {
                 }
             }
         }
+    }
+
+    /// Takes the bytes from an unescaped one on out of `buf`, and keeps them for the next read with their escapes.
+    fn escape(&mut self, buf: &mut ReadBuf<'_>, Unescaped { at, length }: Unescaped) {
+        let fresh = buf.filled().get(at..).unwrap_or_default();
+        let Some((target, after)) = fresh.split_at_checked(length) else {
+            return;
+        };
+        let escaped = escaped(target);
+        self.held.extend_from_slice(escaped.as_deref().unwrap_or(target));
+        self.held.extend_from_slice(after);
+        buf.set_filled(at);
     }
 
     fn hold(&mut self, buf: &mut ReadBuf<'_>, from: usize) {

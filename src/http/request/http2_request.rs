@@ -6,10 +6,12 @@
 use cedargate_policy::denial::{Denial, Refusal};
 use http::header::{CONNECTION, COOKIE, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Version};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 use hyper::ext::Protocol;
 
 use super::invalid;
+use crate::http::target::escaped;
 
 /// Bytes that one field counts beside its name and value (RFC 9113, section 6.5.2).
 const FIELD_BYTES: usize = 32;
@@ -30,6 +32,7 @@ pub fn as_http1(parts: &mut Parts, header_bytes_max: usize) -> Result<(), Refusa
         return Err(invalid("no `:scheme`"));
     }
     one_authority(parts)?;
+    escape_target(parts)?;
     join_cookies(&mut parts.headers);
     Ok(())
 }
@@ -97,6 +100,21 @@ fn is_token(text: &[u8]) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'+' | b'/'))
 }
 
+/// Writes the escapes that the guard writes into the target of an HTTP/1 request.
+fn escape_target(parts: &mut Parts) -> Result<(), Refusal> {
+    let Some(target) = parts.uri.path_and_query() else {
+        return Ok(());
+    };
+    let Some(escaped) = escaped(target.as_str().as_bytes()) else {
+        return Ok(());
+    };
+    let malformed = || invalid("`:path` is malformed");
+    let mut uri = parts.uri.clone().into_parts();
+    uri.path_and_query = Some(PathAndQuery::try_from(escaped).map_err(|_not_a_path| malformed())?);
+    parts.uri = Uri::from_parts(uri).map_err(|_not_a_uri| malformed())?;
+    Ok(())
+}
+
 /// Makes an `:authority` without `Host` the `Host`. If both are there, `check` compares them.
 fn one_authority(parts: &mut Parts) -> Result<(), Refusal> {
     let Some(named) = parts.uri.authority().filter(|_| !parts.headers.contains_key(HOST)) else {
@@ -149,6 +167,15 @@ mod tests {
             (target.host.as_str(), target.port, target.path),
             ("shop.test", Some(8443), "/x")
         );
+    }
+
+    #[test]
+    fn a_target_gets_the_escapes_that_its_client_left_out() {
+        let mut request = parts("GET", "https://a.test/x{1}?q={}|^`", &[]);
+        as_http1(&mut request, 4096).unwrap();
+        assert_eq!(request.uri, "https://a.test/x%7B1%7D?q=%7B%7D%7C%5E%60");
+        let target = check(&request).unwrap();
+        assert_eq!((target.path, target.query), ("/x%7B1%7D", Some("q=%7B%7D%7C%5E%60")));
     }
 
     #[test]

@@ -243,7 +243,7 @@ const REQUEST_LINES: [&str; 35] = [
     "POST",
     "POST /portal/p/page#fragment HTTP/1.1",
     "POST /portal/p/page?a#b HTTP/1.1",
-    "POST /portal/p/p\u{e4}ge HTTP/1.1",
+    "POST /portal/p/p\u{e4}\u{0}ge HTTP/1.1",
     "POST /portal/p/pa\u{0}ge HTTP/1.1",
     "POST /portal/p/pa\u{7f}ge HTTP/1.1",
     "PO(ST /portal/p/page HTTP/1.1",

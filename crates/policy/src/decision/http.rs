@@ -19,6 +19,7 @@ use crate::engine::{ContextSource, Evaluation, Outcome, QueryEntity};
 use crate::error_chain::error_chain;
 use crate::portal::PATH_TYPE;
 use crate::portal::path::CanonicalPath;
+use crate::portal::path::rules::PathReading;
 use crate::portal::route::lender;
 use crate::revision::Revision;
 use crate::rules::Rules;
@@ -67,6 +68,7 @@ enum HttpContext<'a> {
 pub(super) fn evaluate(
     query: &Query<'_>,
     http: &HttpQuery<'_>,
+    path: &PathReading<'_>,
     caller: Caller<'_>,
     tenant: Option<&str>,
     details: &mut Details,
@@ -85,7 +87,7 @@ pub(super) fn evaluate(
         }
         None => &no_headers,
     };
-    let located = locate(revision, http)?;
+    let located = locate(revision, http.method, path)?;
     let query_text = http.query.filter(|_| plans.reads_query()).unwrap_or_default();
     let pairs = query_pairs(query_text);
     let beside_semicolons = names_beside_semicolons(query_text);
@@ -97,7 +99,7 @@ pub(super) fn evaluate(
         flags: &revision.flags,
         http: Some(HttpFacts {
             method: http.method,
-            path: http.path.id(),
+            path: path.id(),
             host: http.host,
             scheme: http.scheme.as_str(),
             source_ip: http.source_ip,
@@ -205,8 +207,7 @@ fn overlaid(rules: &Rules, action: &EntityUid, facts: &Facts<'_>, given: &Map<St
 }
 
 /// Finds the action and resource of a request in this revision.
-fn locate<'a>(revision: &Revision, http: &HttpQuery<'a>) -> Result<Located<'a>, Refusal> {
-    let HttpQuery { method, path, .. } = *http;
+fn locate<'a>(revision: &Revision, method: &'a str, path: &PathReading<'_>) -> Result<Located<'a>, Refusal> {
     let routed = revision.file.routes.find(method, path);
     let (action, ty, id) = match &routed {
         Some(found) => (&*found.route.action, &*found.route.resource_type, &*found.resource_id),
@@ -222,7 +223,7 @@ fn locate<'a>(revision: &Revision, http: &HttpQuery<'a>) -> Result<Located<'a>, 
         .schema
         .resolve_type(ty)
         .ok_or_else(|| not_permitted(format!("the schema has no type `{ty}`")))?;
-    let resource = rules.resource(EntityUid::from_type_name_and_id(ty, EntityId::new(id)));
+    let resource = rules.resource(EntityUid::from_type_name_and_id(ty.clone(), EntityId::new(id)));
     let borrowed = lender(method).filter(|lender| routed.as_ref().is_some_and(|found| found.route.method == *lender));
     let mut forbid_queries = Vec::new();
     if let Some(lender) = borrowed {
@@ -232,11 +233,18 @@ fn locate<'a>(revision: &Revision, http: &HttpQuery<'a>) -> Result<Located<'a>, 
             resource: rules.resource(resource.uid.clone()),
         });
     }
-    let id = routed.is_some().then(|| path.id());
-    let plain_id = (path.plain_id() != path.id()).then(|| path.plain_id());
-    for id in id.into_iter().chain(plain_id) {
-        let methods = std::iter::once(method).chain(borrowed);
-        forbid_queries.extend(methods.filter_map(|method| path_query(rules, method, id)));
+    let methods = std::iter::once(method).chain(borrowed);
+    if let Some(id) = routed.as_ref().and_then(|found| found.folded_id.as_deref()) {
+        let folded = EntityUid::from_type_name_and_id(ty, EntityId::new(id));
+        forbid_queries.extend(methods.clone().map(|method| ForbidQuery {
+            method,
+            action: action.clone(),
+            resource: rules.resource(folded.clone()),
+        }));
+    }
+    let own_id = routed.is_some().then(|| path.id());
+    for id in own_id.into_iter().chain(path.further_ids()) {
+        forbid_queries.extend(methods.clone().filter_map(|method| path_query(rules, method, id)));
     }
     let target = Target {
         action,

@@ -17,6 +17,7 @@ use crate::engine::{ContextSource, Evaluation, Outcome};
 use crate::error_chain::error_chain;
 use crate::fast_path::{DescribedEntity, fast_text};
 use crate::portal::path::CanonicalPath;
+use crate::portal::path::rules::PathRules;
 use crate::query_entities::entity_item;
 use crate::rules::Rules;
 use crate::schema::SchemaModel;
@@ -97,7 +98,8 @@ pub(super) fn evaluate_by(
     let action = schema
         .resolve_action(named.action)
         .ok_or_else(|| invalid(format!("`action`: the schema has no action `{}`", named.action)))?;
-    let NamedResource { uid: resource, plain } = NamedResource::of(rules, named.resource.uid(schema, "resource")?)?;
+    let paths = &query.revision.file.paths;
+    let NamedResource { uid: resource, others } = NamedResource::of(rules, paths, named.resource.uid(schema, "resource")?)?;
     let query_principal = QueryPrincipal::of(schema, named, caller)?;
     let proven = match caller {
         Caller::Proven { principal, .. } => Some(&principal.entity),
@@ -134,8 +136,8 @@ pub(super) fn evaluate_by(
     };
     let resource = rules.named_resource(resource, &supplied);
     let evaluate_with = |context: &dyn ContextSource| {
-        if let Some(plain) = plain.map(|plain| rules.resource(plain)) {
-            let forbids = rules.evaluate_forbids(principal, &action, &plain, context);
+        for other in others {
+            let forbids = rules.evaluate_forbids(principal, &action, &rules.resource(other), context);
             if matches!(forbids.outcome, Outcome::Forbidden | Outcome::EvaluationError) {
                 return Ok(forbids);
             }
@@ -156,23 +158,25 @@ pub(super) fn evaluate_by(
 /// The resource of a query. A path has the spelling that the proxy decides on.
 struct NamedResource {
     uid: EntityUid,
-    /// The path without the escapes that it can do without, if it has any: a forbid on this spelling holds, too.
-    plain: Option<EntityUid>,
+    /// The other spellings and readings of the path: a forbid on one of them holds, too.
+    others: Vec<EntityUid>,
 }
 
 impl NamedResource {
     /// SECURITY: `Path::"/open/../secret"` is below `/open` by its text and at `/secret` for the app. The query's path obeys
     /// the rules of a request's path.
-    fn of(rules: &Rules, uid: EntityUid) -> Result<Self, Refusal> {
+    fn of(rules: &Rules, paths: &PathRules, uid: EntityUid) -> Result<Self, Refusal> {
         if !rules.is_path(&uid) {
-            return Ok(Self { uid, plain: None });
+            return Ok(Self { uid, others: Vec::new() });
         }
         let id = uid.id().unescaped();
-        let path = CanonicalPath::parse(id).map_err(|error| invalid(format!("`resource`: `{id}` is no path: {error}")))?;
+        let no_path = |why: &str| invalid(format!("`resource`: `{id}` is no path: {why}"));
+        let path = CanonicalPath::parse_request(id).map_err(|error| no_path(&error.to_string()))?;
+        let reading = paths.read(&path).map_err(|refusal| no_path(&refusal.detail))?;
         let named = |id: &str| EntityUid::from_type_name_and_id(uid.type_name().clone(), EntityId::new(id));
         Ok(Self {
-            plain: (path.plain_id() != path.id()).then(|| named(path.plain_id())),
-            uid: if id == path.id() { uid } else { named(path.id()) },
+            others: reading.further_ids().map(named).collect(),
+            uid: if id == reading.id() { uid } else { named(reading.id()) },
         })
     }
 }

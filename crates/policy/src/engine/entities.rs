@@ -76,6 +76,11 @@ impl EntityStore {
         self.by_uid.get(uid)
     }
 
+    /// Every stored entity and every ancestor of one.
+    pub fn uids(&self) -> impl Iterator<Item = &EntityUid> {
+        self.by_uid.keys().chain(&self.above)
+    }
+
     pub fn ancestors(&self, uid: &EntityUid) -> &[EntityUid] {
         self.by_uid.get(uid).map_or(&[], |stored| stored.ancestors.as_slice())
     }

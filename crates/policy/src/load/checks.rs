@@ -9,8 +9,10 @@ use rustc_hash::FxHashMap;
 
 use crate::context::is_secret_header;
 use crate::engine::PolicyEntry;
+use crate::engine::entities::EntityStore;
 use crate::portal::file::{NamedProvider, PortalFile};
-use crate::portal::path::{CanonicalPath, is_canonical_id};
+use crate::portal::path::CanonicalPath;
+use crate::portal::path::rules::{Case, PathRules};
 use crate::portal::route::{Reach, Route};
 use crate::revision::Revision;
 use crate::revision::problem::{Problem, position};
@@ -189,31 +191,76 @@ fn split_place(place: &str) -> (&str, Option<usize>) {
 }
 
 /// A path that no request can have would make its rule look right and never match. The problems have no place yet.
-pub(super) fn path_problems(entry: &PolicyEntry, path: Option<&EntityTypeName>) -> impl Iterator<Item = Problem> {
+pub(super) fn path_problems(entry: &PolicyEntry, path: Option<&EntityTypeName>, rules: &PathRules) -> Vec<Problem> {
     let literals = path.map(|_| entry.policy().entity_literals()).unwrap_or_default();
-    let impossible = literals.into_iter().filter(move |uid| {
-        let id = uid.id().unescaped();
-        let is_possible = |path: &CanonicalPath| is_canonical_id(id) && path.plain_id() == id;
-        path == Some(uid.type_name()) && !CanonicalPath::parse(id).is_ok_and(|path| is_possible(&path))
+    let impossible = literals.into_iter().filter(|uid| {
+        let is_possible = is_possible_path(uid.id().unescaped(), entry.info.effect, rules);
+        path == Some(uid.type_name()) && !is_possible
     });
-    impossible.map(|uid| {
-        let message = format!("policy `{}` names `{uid}`, which no request's path can be", entry.info.id);
-        let help = "start with `/`, leave out the trailing `/`, escape only what a path must escape";
-        Problem::new("", message).with_help(help)
-    })
+    impossible
+        .map(|uid| {
+            let message = format!("policy `{}` names `{uid}`, which no request's path can be", entry.info.id);
+            Problem::new("", message).with_help(path_help(rules))
+        })
+        .collect()
 }
 
-/// The same for the policies of `links.json`.
-pub(super) fn link_path_problems(entries: &[Arc<PolicyEntry>], path: Option<&EntityTypeName>) -> Vec<Problem> {
+fn path_help(rules: &PathRules) -> &'static str {
+    match rules.case {
+        Case::Distinguished => "start with `/`, leave out the trailing `/`, escape only what a path must escape",
+        Case::Ignored => {
+            "start with `/`, leave out the trailing `/`, escape only what a path must escape, and write letters in lower case: \
+             `paths.case` of portal.yaml is `ignored`"
+        }
+    }
+}
+
+/// A permit may name an opaque path in the bytes that a client sends; a forbid names its plain spelling, which holds for all.
+fn is_possible_path(id: &str, effect: Effect, rules: &PathRules) -> bool {
+    let Ok(path) = CanonicalPath::parse_request(id) else {
+        return false;
+    };
+    let is_as_sent = effect == Effect::Permit && path.opaque().is_some();
+    let is_read = rules
+        .read(&path)
+        .is_ok_and(|reading| reading.id() == id && (reading.plain_id() == id || is_as_sent));
+    is_read && path.id() == id
+}
+
+/// The same, each with the place of its policy: for the policies of `links.json`, and for every policy of a portal whose
+/// `paths` are not the default.
+pub(super) fn placed_path_problems(
+    entries: &[Arc<PolicyEntry>],
+    path: Option<&EntityTypeName>,
+    rules: &PathRules,
+) -> Vec<Problem> {
     let of = |entry: &Arc<PolicyEntry>| {
         let (file, line) = split_place(&entry.info.place);
         let placed = |problem: Problem| Problem {
             file: file.to_owned(),
             ..problem.at_line(line)
         };
-        path_problems(entry, path).map(placed).collect::<Vec<_>>()
+        path_problems(entry, path, rules).into_iter().map(placed).collect::<Vec<_>>()
     };
     entries.iter().flat_map(of).collect()
+}
+
+/// Where the app ignores case, a stored path in another case would be an entity that no request reaches.
+pub(super) fn stored_path_problems(
+    slug: &PortalSlug,
+    store: &EntityStore,
+    path: Option<&EntityTypeName>,
+    rules: &PathRules,
+) -> Vec<Problem> {
+    if rules.case == Case::Distinguished {
+        return Vec::new();
+    }
+    let name = format!("policies/{slug}/entities.json");
+    let paths = store.uids().filter(|uid| path == Some(uid.type_name()));
+    let other_case = paths.filter(|uid| rules.fold(uid.id().unescaped()).map_or(true, |id| id != uid.id().unescaped()));
+    other_case
+        .map(|uid| Problem::new(&name, format!("names `{uid}`, which no request's path can be")).with_help(path_help(rules)))
+        .collect()
 }
 
 /// A public path must not reach anything that a forbid names: the forbid would never be evaluated.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use cedar_policy::Effect;
 
 use super::Loader;
-use super::checks::{EMERGENCY_PREFIX, is_folder_gone};
+use super::checks::{EMERGENCY_PREFIX, is_folder_gone, placed_path_problems};
 use crate::engine::PolicyEntry;
 use crate::revision::emergency::EmergencyForbids;
 use crate::revision::problem::Problem;
@@ -102,6 +102,11 @@ impl Loader {
             let id: &str = t.id().as_ref();
             Problem::new(name, format!("`{id}` is a template; `_deny/` holds plain forbids only"))
         }));
+        problems.extend(placed_path_problems(
+            &parsed.entries,
+            candidate.schema.path.as_ref(),
+            &candidate.file.paths,
+        ));
         if problems.is_empty() {
             Ok(parsed.entries.clone())
         } else {

@@ -21,6 +21,7 @@ use serde_json::Value;
 use super::checks::path_problems;
 use super::statements::{Statement, split};
 use crate::engine::PolicyEntry;
+use crate::portal::path::rules::PathRules;
 use crate::revision::PortalSchema;
 use crate::revision::problem::{Position, Problem, position};
 use crate::revision::source::SourceFile;
@@ -33,7 +34,7 @@ pub struct ParsedFile {
     pub entries: Vec<Arc<PolicyEntry>>,
     pub templates: Vec<Template>,
     pub warnings: Vec<Problem>,
-    /// Paths in it that no request can have.
+    /// Paths in it that no request can have, unless `paths` of `portal.yaml` says otherwise.
     pub path_problems: Vec<Problem>,
     source: SourceFile,
     schema: [u8; 32],
@@ -260,7 +261,7 @@ fn check(item: &Item, text: &str, schema: &PortalSchema) -> Checked {
     let (mut errors, warnings) = validate("", text, &set, &schema.validator);
     errors.extend(added.err().map(|e| Problem::new("", e.to_string())));
     let path_problems = match item {
-        Item::Policy(entry) => path_problems(entry, schema.path.as_ref()).collect(),
+        Item::Policy(entry) => path_problems(entry, schema.path.as_ref(), &PathRules::default()),
         Item::Template(_) => Vec::new(),
     };
     Checked {

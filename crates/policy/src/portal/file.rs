@@ -11,6 +11,8 @@ use serde_saphyr::Spanned;
 use thiserror::Error;
 use url::Url;
 
+use super::path::rules::{Case, PathRules};
+use super::path::{CanonicalPath, is_canonical_id};
 use super::route::{PublicPaths, RouteSpec, RouteTable};
 
 /// A checked `portal.yaml`; a default is the meaning of an absent key.
@@ -21,6 +23,8 @@ pub struct PortalFile {
     pub namespace: Option<String>,
     pub public: PublicPaths,
     pub routes: RouteTable,
+    /// How the app reads paths.
+    pub paths: PathRules,
     /// Attribute of the principal → claim.
     pub claims: BTreeMap<String, String>,
     pub flags: BTreeMap<String, Flag>,
@@ -84,11 +88,12 @@ pub struct PortalFileError {
     pub message: String,
 }
 
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "title",
     "namespace",
     "public",
     "routes",
+    "paths",
     "claims",
     "flags",
     "login",
@@ -132,7 +137,12 @@ impl PortalFile {
         let mut file = Self::default();
         let mut errors = Errors::new();
         if !matches!(root.node, Node::Null) {
-            for (name, place) in root.entries(Some(&KEYS), &mut errors) {
+            let entries = root.entries(Some(&KEYS), &mut errors);
+            // routes and public entries are compared as these rules say
+            if let Some((_, place)) = entries.iter().find(|(name, _)| *name == "paths") {
+                file.paths = paths(place, &mut errors);
+            }
+            for (name, place) in entries {
                 file.take(name, &place, &mut errors);
             }
         }
@@ -143,8 +153,8 @@ impl PortalFile {
         match name {
             "title" => self.title = place.text(errors),
             "namespace" => self.namespace = place.text(errors).filter(|text| is_namespace(text, place, errors)),
-            "public" => self.public = public(place, errors),
-            "routes" => self.routes = routes(place, errors),
+            "public" => self.public = public(place, self.paths.case, errors),
+            "routes" => self.routes = routes(place, self.paths.case, errors),
             "claims" => {
                 let entries = place.entries(None, errors);
                 self.claims = entries
@@ -256,7 +266,53 @@ fn is_namespace(text: &str, place: &SourceLocation<'_>, errors: &mut Errors) -> 
     valid
 }
 
-fn public(place: &SourceLocation<'_>, errors: &mut Errors) -> PublicPaths {
+fn paths(place: &SourceLocation<'_>, errors: &mut Errors) -> PathRules {
+    let mut rules = PathRules::default();
+    let entries = place.entries(Some(&["case", "opaque"]), errors);
+    for (name, place) in &entries {
+        match *name {
+            "case" => match place.text(errors).as_deref() {
+                Some("ignored") => rules.case = Case::Ignored,
+                Some("distinguished") | None => {}
+                Some(text) => errors.push(place.error(format!("`{text}` is neither `ignored` nor `distinguished`"))),
+            },
+            _ => {
+                for item in place.items(errors) {
+                    rules.opaque.extend(opaque_prefix(&item, errors));
+                }
+            }
+        }
+    }
+    for prefix in &mut rules.opaque {
+        *prefix = match (PathRules {
+            case: rules.case,
+            opaque: Vec::new(),
+        })
+        .fold(prefix)
+        {
+            Ok(folded) => folded.into_owned(),
+            Err(refusal) => {
+                errors.push(place.error(format!("`{prefix}`: {}", refusal.detail)));
+                continue;
+            }
+        };
+    }
+    rules
+}
+
+fn opaque_prefix(item: &SourceLocation<'_>, errors: &mut Errors) -> Option<String> {
+    let text = item.text(errors)?;
+    let is_plain = |path: &CanonicalPath| is_canonical_id(&text) && path.plain_id() == text;
+    if CanonicalPath::parse(&text).is_ok_and(|path| is_plain(&path)) {
+        return Some(text);
+    }
+    errors.push(item.error(format!(
+        "`{text}` is not a canonical path; write it with a leading and without a trailing `/`, without needless escapes"
+    )));
+    None
+}
+
+fn public(place: &SourceLocation<'_>, case: Case, errors: &mut Errors) -> PublicPaths {
     let items = place.items(errors);
     let texts: Vec<(usize, String)> = items
         .iter()
@@ -264,7 +320,7 @@ fn public(place: &SourceLocation<'_>, errors: &mut Errors) -> PublicPaths {
         .filter_map(|(i, item)| Some((i, item.text(errors)?)))
         .collect();
     let entries: Vec<&str> = texts.iter().map(|(_, text)| text.as_str()).collect();
-    PublicPaths::new(&entries).unwrap_or_else(|refused| {
+    PublicPaths::new(&entries, case).unwrap_or_else(|refused| {
         for (at, error) in refused {
             let item = texts.get(at).and_then(|(index, _)| items.get(*index));
             errors.push(item.unwrap_or(place).error(error.to_string()));
@@ -273,14 +329,14 @@ fn public(place: &SourceLocation<'_>, errors: &mut Errors) -> PublicPaths {
     })
 }
 
-fn routes(place: &SourceLocation<'_>, errors: &mut Errors) -> RouteTable {
+fn routes(place: &SourceLocation<'_>, case: Case, errors: &mut Errors) -> RouteTable {
     let specs: Vec<(SourceLocation<'_>, RouteSpec)> = place
         .items(errors)
         .into_iter()
         .filter_map(|item| route(&item, errors).map(|spec| (item, spec)))
         .collect();
     let plain: Vec<RouteSpec> = specs.iter().map(|(_, spec)| spec.clone()).collect();
-    RouteTable::new(&plain).unwrap_or_else(|refused| {
+    RouteTable::new(&plain, case).unwrap_or_else(|refused| {
         for (index, error) in refused {
             let item = specs.get(index).map_or(place, |(item, _)| item);
             errors.push(item.error(error.to_string()));
@@ -497,6 +553,7 @@ namespace: Shop
 public: [ "GET /portal/customer/assets/**" ]
 routes:
   - { route: "GET /portal/customer/orders/{order}", action: viewOrder, resource: { type: Order, id: "{order}" } }
+paths: { case: distinguished, opaque: [ "/portal/customer/files" ] }
 claims: { email: mail }
 flags: { new_checkout: true, banner: { value: false, public: true }, quiet: { value: true } }
 cors: { origins: ["https://ui.example.com", "http://localhost:3000"] }
@@ -512,16 +569,23 @@ danger_skip_errors: false
     #[test]
     fn every_key_is_read() {
         let file = PortalFile::parse(FULL).unwrap();
-        let path = |raw| CanonicalPath::parse(raw).unwrap();
+        let path = |raw: &str| CanonicalPath::parse(raw).unwrap();
+        let found = |raw: &str| {
+            let path = path(raw);
+            let reading = file.paths.read(&path).unwrap();
+            file.routes.find("GET", &reading).map(|found| found.resource_id)
+        };
         assert_eq!(file.title.as_deref(), Some("Customer portal"));
         assert_eq!(file.namespace.as_deref(), Some("Shop"));
-        assert!(file.public.find("GET", &path("/portal/customer/assets/x.css")).is_some());
+        let asset = path("/portal/customer/assets/x.css");
+        assert!(file.public.find("GET", &file.paths.read(&asset).unwrap()).is_some());
+        assert_eq!(found("/portal/customer/orders/7").as_deref(), Some("7"));
         assert_eq!(
-            file.routes
-                .find("GET", &path("/portal/customer/orders/7"))
-                .unwrap()
-                .resource_id,
-            "7"
+            file.paths,
+            PathRules {
+                case: Case::Distinguished,
+                opaque: vec!["/portal/customer/files".to_owned()]
+            }
         );
         assert_eq!(file.claims["email"], "mail");
         let flag = |value, public| Flag { value, public };
@@ -542,6 +606,30 @@ danger_skip_errors: false
         assert_eq!(PortalFile::parse("cors: app").unwrap().cors, Cors::App);
         let skip = PortalFile::parse("danger_skip_errors: true").unwrap();
         assert_eq!(skip.danger_skip_errors, SkipErrors::DangerSkip);
+    }
+
+    #[test]
+    fn paths_say_how_the_app_reads_them() {
+        let file = PortalFile::parse("routes: []\npaths: { opaque: [\"/Api\", /], case: ignored }").unwrap();
+        assert_eq!(file.paths.case, Case::Ignored);
+        assert_eq!(file.paths.opaque, ["/api", "/"]);
+        for (bad, key) in [
+            ("{ case: lower }", "paths.case"),
+            ("{ case: true }", "paths.case"),
+            ("{ opaque: /a }", "paths.opaque"),
+            ("{ opaque: [a] }", "paths.opaque.0"),
+            ("{ opaque: [/b, /a/] }", "paths.opaque.1"),
+            ("{ opaque: [/a%2Fb] }", "paths.opaque.0"),
+            ("{ opaque: [/a//b] }", "paths.opaque.0"),
+            ("{ opaque: [/a%3Ab] }", "paths.opaque.0"),
+            ("{ opaq: [/a] }", "paths.opaq"),
+            ("[]", "paths"),
+        ] {
+            assert_eq!(only_error(&format!("paths: {bad}")).key, key, "{bad}");
+        }
+        // a route is read by the rules, wherever they stand
+        let text = "routes:\n  - { route: GET /A, action: b, resource: { type: T, id: x } }\n  - { route: GET /a, action: b, resource: { type: T, id: x } }\npaths: { case: ignored }\n";
+        assert_eq!(only_error(text).key, "routes.1");
     }
 
     #[test]

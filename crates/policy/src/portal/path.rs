@@ -3,6 +3,12 @@
 //! The gate parses the path before it looks for the portal. A path that two parsers could read differently is refused, never
 //! repaired; every accepted path has one spelling. Must never guess, and must never decode anything into a separator. The whole
 //! file is pure: no configuration, no request types.
+//!
+//! `opaque` reads the paths that only some portals take, `rules` says how a portal reads a path.
+
+pub(crate) mod case;
+mod opaque;
+pub mod rules;
 
 use std::borrow::Cow;
 use std::str;
@@ -11,25 +17,30 @@ use percent_encoding::percent_decode_str;
 use smallvec::SmallVec;
 use thiserror::Error;
 
+pub use self::opaque::OpaquePart;
+
 /// Longest path, in bytes, as received and in canonical form.
 pub const PATH_BYTES_MAX: usize = 8 * 1024;
 
 /// Most segments in a path; each one is an ancestor that a policy may name.
 pub const PATH_SEGMENTS_MAX: usize = 128;
 
-/// A request's path with one meaning and one spelling. Built by [`CanonicalPath::parse`] only.
+/// A request's path with one meaning and one spelling. Built by [`CanonicalPath::parse`] and
+/// [`CanonicalPath::parse_request`] only.
 ///
-/// INVARIANT: starts with `/`; no empty, `.` or `..` segment; every escape is upper-case, complete, and decodes within its
+/// INVARIANT: if no segment is opaque, it starts with `/`; no empty, `.` or `..` segment; every escape is upper-case, complete, and decodes within its
 /// segment to valid UTF-8 without controls, `/`, `\` or `;`.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct CanonicalPath {
     text: String,
     /// `plain_id()` if it differs from `id()`; else `None`.
     plain: Option<Box<str>>,
+    /// Segments that apps read in different ways.
+    opaque: Option<Box<OpaquePart>>,
 }
 
 /// The reason why a path is refused; all of them are `request_invalid`.
-#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Error, Hash, PartialEq)]
 pub enum PathError {
     #[error("the path does not start with `/`")]
     NotAbsolute,
@@ -59,6 +70,8 @@ pub enum PathError {
     EdgeWhitespace,
     #[error("the path has a raw `?` or `#`")]
     Delimiter,
+    #[error("the path has a letter without a single partner in the other case, and the app ignores case")]
+    Case,
 }
 
 /// The spelling of one byte of a segment.
@@ -80,11 +93,43 @@ impl CanonicalPath {
             return Ok(Self {
                 text: raw.to_owned(),
                 plain: None,
+                opaque: None,
             });
         }
         let text = rewrite(tail)?;
         let plain = plain_of(trim_id(&text));
-        Ok(Self { text, plain })
+        Ok(Self {
+            text,
+            plain,
+            opaque: None,
+        })
+    }
+
+    /// As `parse`, but keeps segments that apps read in different ways (`a%2Fb`, `a;b`, an empty one, `%25xx`).
+    ///
+    /// SECURITY: only a portal that names a prefix of such a path may decide on it: [`rules::PathRules::read`] checks that.
+    pub fn parse_request(raw: &str) -> Result<Self, PathError> {
+        let rule = match Self::parse(raw) {
+            Err(rule) if opaque::is_opaque(rule) => rule,
+            parsed => return parsed,
+        };
+        let kept = opaque::rewrite(raw.strip_prefix('/').ok_or(PathError::NotAbsolute)?)?;
+        let part = kept.part.ok_or(rule)?;
+        Ok(Self {
+            plain: plain_of(trim_id(&kept.text)),
+            text: kept.text,
+            opaque: Some(Box::new(part)),
+        })
+    }
+
+    /// The segments that apps read in different ways; `None` for an ordinary path.
+    pub fn opaque(&self) -> Option<&OpaquePart> {
+        self.opaque.as_deref()
+    }
+
+    /// The plain id of the path up to its first opaque segment; of an ordinary path the whole.
+    pub fn ordinary_id(&self) -> &str {
+        self.opaque().map_or_else(|| self.plain_id(), |part| part.ordinary.as_str())
     }
 
     /// The path that is forwarded: the canonical spelling, with the trailing slash that the client sent.
@@ -127,9 +172,10 @@ pub fn is_at_or_below(id: &str, prefix: &str) -> bool {
     id == prefix || ancestors_of(id).any(|ancestor| ancestor == prefix)
 }
 
-/// The encoded segments of a canonical id; none for the root.
+/// The encoded segments of a canonical id; none for the root. Only an opaque path has empty ones.
 pub fn segments_of(id: &str) -> impl Iterator<Item = &str> {
-    id.split('/').filter(|segment| !segment.is_empty())
+    let tail = id.strip_prefix('/').unwrap_or(id);
+    tail.split('/').filter(move |_| !tail.is_empty())
 }
 
 /// The text of one canonical segment; never holds a `/`.

@@ -13,7 +13,9 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use thiserror::Error;
 
-use super::path::{CanonicalPath, decoded_segment, escape_all, is_canonical_id, plain_segment, segments_of};
+use super::path::case::folded;
+use super::path::rules::{Case, PathReading};
+use super::path::{decoded_segment, escape_all, is_canonical_id, plain_segment, segments_of};
 
 /// A route as `portal.yaml` writes it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -42,7 +44,10 @@ pub struct Route {
 #[derive(Clone, Debug)]
 pub struct RouteMatch {
     pub route: Arc<Route>,
+    /// Made of the values as the client wrote them.
     pub resource_id: String,
+    /// Made of the values in lower case, where the app ignores case and this id differs: its forbids count, too.
+    pub folded_id: Option<String>,
 }
 
 /// All routes of a portal.
@@ -90,7 +95,7 @@ pub enum RouteError {
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Segment {
-    /// In plain spelling: see `CanonicalPath::plain_id`.
+    /// In plain spelling: see `CanonicalPath::plain_id`; in lower case where the app ignores case.
     Literal(String),
     /// `{name}`; `*` has no name.
     Any(Option<String>),
@@ -137,18 +142,18 @@ type Segments<'a> = SmallVec<[&'a str; 16]>;
 
 impl RouteTable {
     /// All errors at once, each with the position of its spec.
-    pub fn new(specs: &[RouteSpec]) -> Result<Self, Vec<(usize, RouteError)>> {
+    pub fn new(specs: &[RouteSpec], case: Case) -> Result<Self, Vec<(usize, RouteError)>> {
         let mut table = Self::default();
         let mut errors = Vec::new();
         for (index, spec) in specs.iter().enumerate() {
-            if let Err(error) = table.insert(spec) {
+            if let Err(error) = table.insert(spec, case) {
                 errors.push((index, error));
             }
         }
         if errors.is_empty() { Ok(table) } else { Err(errors) }
     }
 
-    fn insert(&mut self, spec: &RouteSpec) -> Result<(), RouteError> {
+    fn insert(&mut self, spec: &RouteSpec, case: Case) -> Result<(), RouteError> {
         for (value, key) in [
             (&spec.action, "action"),
             (&spec.resource_type, "resource.type"),
@@ -158,7 +163,7 @@ impl RouteTable {
                 return Err(RouteError::Empty(spec.route.clone(), key));
             }
         }
-        let (method, text, segments) = parse_entry(&spec.route)?;
+        let (method, text, segments) = parse_entry(&spec.route, case)?;
         let index = self.routes.len();
         let route = Route {
             index,
@@ -182,13 +187,27 @@ impl RouteTable {
 
     /// The most specific route: segment by segment from the left a literal beats `{name}` and `*`, and these beat `**`.
     /// Methods compare verbatim; a HEAD without a route of its own takes GET's.
-    pub fn find(&self, method: &str, path: &CanonicalPath) -> Option<RouteMatch> {
+    pub fn find(&self, method: &str, path: &PathReading<'_>) -> Option<RouteMatch> {
         let methods = Methods::of(&self.methods, method)?;
         let segments: Segments<'_> = segments_of(path.plain_id()).collect();
         let index = methods.find(&segments)?;
         let route = Arc::clone(self.routes.get(index)?);
-        let resource_id = route.resource_id.fill(&segments)?;
-        Some(RouteMatch { route, resource_id })
+        if path.written() == path.plain_id() {
+            let resource_id = route.resource_id.fill(&segments)?;
+            return Some(RouteMatch {
+                route,
+                resource_id,
+                folded_id: None,
+            });
+        }
+        let written: Segments<'_> = segments_of(path.written()).collect();
+        let resource_id = route.resource_id.fill(&written)?;
+        let folded_id = route.resource_id.fill(&segments).filter(|folded| *folded != resource_id);
+        Some(RouteMatch {
+            route,
+            resource_id,
+            folded_id,
+        })
     }
 
     /// In the order of the file.
@@ -199,11 +218,11 @@ impl RouteTable {
 
 impl PublicPaths {
     /// All errors at once, each with the position of its entry.
-    pub fn new<S: AsRef<str>>(entries: &[S]) -> Result<Self, Vec<(usize, RouteError)>> {
+    pub fn new<S: AsRef<str>>(entries: &[S], case: Case) -> Result<Self, Vec<(usize, RouteError)>> {
         let mut paths = Self::default();
         let mut errors = Vec::new();
         for (index, entry) in entries.iter().enumerate() {
-            match parse_entry(entry.as_ref()) {
+            match parse_entry(entry.as_ref(), case) {
                 Ok((method, _, segments)) => {
                     let end = paths.methods.entry(method.to_owned()).or_default().end_of(&segments);
                     *end = Some(paths.entries.len());
@@ -216,7 +235,7 @@ impl PublicPaths {
     }
 
     /// The method of the entry that makes this path public; GET's entries hold for HEAD.
-    pub fn find(&self, method: &str, path: &CanonicalPath) -> Option<&str> {
+    pub fn find(&self, method: &str, path: &PathReading<'_>) -> Option<&str> {
         let methods = Methods::of(&self.methods, method)?;
         let segments: Segments<'_> = segments_of(path.plain_id()).collect();
         let (text, _) = self.entries.get(methods.find(&segments)?)?;
@@ -251,7 +270,9 @@ impl Node {
             return self.here.or(self.rest);
         };
         let literal = self.literals.get(*first).and_then(|node| node.find(others));
-        let found = literal.or_else(|| self.any.as_ref().and_then(|node| node.find(others)));
+        // an empty segment of an opaque path is no value
+        let any = self.any.as_ref().filter(|_| !first.is_empty());
+        let found = literal.or_else(|| any.and_then(|node| node.find(others)));
         found.or(self.rest)
     }
 }
@@ -339,7 +360,7 @@ impl<'a> Methods<'a> {
 }
 
 /// `METHOD /template` → method, template as written, segments.
-fn parse_entry(entry: &str) -> Result<(&str, &str, Vec<Segment>), RouteError> {
+fn parse_entry(entry: &str, case: Case) -> Result<(&str, &str, Vec<Segment>), RouteError> {
     let form = || RouteError::Form(entry.to_owned());
     let (method, text) = entry.split_once(' ').ok_or_else(form)?;
     let upper = |b: u8| b.is_ascii_uppercase() || matches!(b, b'-' | b'_');
@@ -354,12 +375,12 @@ fn parse_entry(entry: &str) -> Result<(&str, &str, Vec<Segment>), RouteError> {
         if segments.len() == super::path::PATH_SEGMENTS_MAX || (segment == "**" && raw.peek().is_some()) {
             return Err(template_error(entry, segment));
         }
-        segments.push(parse_segment(segment, &segments, entry)?);
+        segments.push(parse_segment(segment, &segments, entry, case)?);
     }
     Ok((method, text, segments))
 }
 
-fn parse_segment(segment: &str, before: &[Segment], entry: &str) -> Result<Segment, RouteError> {
+fn parse_segment(segment: &str, before: &[Segment], entry: &str, case: Case) -> Result<Segment, RouteError> {
     match segment {
         "*" => return Ok(Segment::Any(None)),
         "**" => return Ok(Segment::Rest),
@@ -382,13 +403,19 @@ fn parse_segment(segment: &str, before: &[Segment], entry: &str) -> Result<Segme
     if segment.contains(['{', '}', '*']) {
         return Err(template_error(entry, segment));
     }
+    let literal = || RouteError::Literal {
+        route: entry.to_owned(),
+        segment: segment.to_owned(),
+    };
     if !is_canonical_id(&format!("/{segment}")) || segment.is_empty() {
-        return Err(RouteError::Literal {
-            route: entry.to_owned(),
-            segment: segment.to_owned(),
-        });
+        return Err(literal());
     }
-    Ok(Segment::Literal(plain_segment(segment).into_owned()))
+    let plain = plain_segment(segment);
+    let compared = match case {
+        Case::Distinguished => plain,
+        Case::Ignored => folded(&plain).map_err(|_no_pair| literal())?.into_owned().into(),
+    };
+    Ok(Segment::Literal(compared.into_owned()))
 }
 
 fn template_error(entry: &str, segment: &str) -> RouteError {
@@ -419,6 +446,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::portal::path::CanonicalPath;
+    use crate::portal::path::rules::PathRules;
 
     fn spec(route: &str, id: &str) -> RouteSpec {
         RouteSpec {
@@ -430,20 +459,27 @@ mod tests {
     }
 
     fn table(routes: &[(&str, &str)]) -> RouteTable {
-        RouteTable::new(&routes.iter().map(|(route, id)| spec(route, id)).collect::<Vec<_>>()).unwrap()
+        let specs = routes.iter().map(|(route, id)| spec(route, id)).collect::<Vec<_>>();
+        RouteTable::new(&specs, Case::Distinguished).unwrap()
     }
 
     fn refused(routes: &[(&str, &str)]) -> RouteError {
         let specs: Vec<_> = routes.iter().map(|(route, id)| spec(route, id)).collect();
-        RouteTable::new(&specs).unwrap_err().remove(0).1
+        RouteTable::new(&specs, Case::Distinguished).unwrap_err().remove(0).1
     }
 
     fn path(raw: &str) -> CanonicalPath {
         CanonicalPath::parse(raw).unwrap()
     }
 
+    fn reading(path: &CanonicalPath) -> PathReading<'_> {
+        PathRules::default().read(path).unwrap()
+    }
+
     fn found(table: &RouteTable, method: &str, raw: &str) -> Option<(String, String)> {
-        table.find(method, &path(raw)).map(|m| (m.route.to_string(), m.resource_id))
+        table
+            .find(method, &reading(&path(raw)))
+            .map(|m| (m.route.to_string(), m.resource_id))
     }
 
     #[test]
@@ -494,6 +530,33 @@ mod tests {
     }
 
     #[test]
+    fn an_app_that_ignores_case_has_one_route_for_every_case_and_keeps_values() {
+        let rules = PathRules {
+            case: Case::Ignored,
+            opaque: vec!["/o".to_owned()],
+        };
+        let specs = [spec("GET /Orders/{order}", "{order}"), spec("GET /o/{a}/x", "{a}")];
+        let table = RouteTable::new(&specs, Case::Ignored).unwrap();
+        let find = |raw: &str| {
+            let path = CanonicalPath::parse_request(raw).unwrap();
+            table
+                .find("GET", &rules.read(&path).unwrap())
+                .map(|m| (m.resource_id, m.folded_id))
+        };
+        let ids = |id: &str, folded: Option<&str>| Some((id.to_owned(), folded.map(str::to_owned)));
+        assert_eq!(find("/orders/A7"), ids("A7", Some("a7")));
+        assert_eq!(find("/ORDERS/7"), ids("7", None));
+        assert_eq!(find("/O/G%2FP/X"), ids("G/P", Some("g/p")));
+        assert_eq!(find("/o//x"), None);
+        let twice = [spec("GET /a", "1"), spec("GET /A", "2")];
+        assert!(RouteTable::new(&twice, Case::Distinguished).is_ok());
+        assert!(matches!(
+            RouteTable::new(&twice, Case::Ignored).unwrap_err()[0].1,
+            RouteError::Ambiguous { .. }
+        ));
+    }
+
+    #[test]
     fn two_routes_of_one_shape_are_an_error_that_names_both() {
         for (first, second) in [
             ("GET /a/{x}", "GET /a/{y}"),
@@ -512,7 +575,11 @@ mod tests {
     fn bad_templates_are_refused() {
         for route in ["GET", "/a", "get /a", "GET a", "GET  /a", "GET /a b", "GET /a/", "GET /"] {
             let good = matches!(route, "GET /a/" | "GET /");
-            assert_eq!(RouteTable::new(&[spec(route, "1")]).is_ok(), good, "{route}");
+            assert_eq!(
+                RouteTable::new(&[spec(route, "1")], Case::Distinguished).is_ok(),
+                good,
+                "{route}"
+            );
         }
         for route in [
             "GET /**/a",
@@ -529,7 +596,7 @@ mod tests {
             "GET /a;b",
             "GET /{a/b}",
         ] {
-            assert!(RouteTable::new(&[spec(route, "1")]).is_err(), "{route}");
+            assert!(RouteTable::new(&[spec(route, "1")], Case::Distinguished).is_err(), "{route}");
         }
     }
 
@@ -544,14 +611,14 @@ mod tests {
             assert!(matches!(refused(&[(route, id)]), RouteError::NotInjective(_)), "{id}");
         }
         for id in ["{a}/{b}", "x-{a}:y{b}-z", "{a}", "fixed", "{a}é{b}"] {
-            assert!(RouteTable::new(&[spec(route, id)]).is_ok(), "{id}");
+            assert!(RouteTable::new(&[spec(route, id)], Case::Distinguished).is_ok(), "{id}");
         }
         assert!(matches!(refused(&[(route, "")]), RouteError::Empty(_, "resource.id")));
     }
 
     #[test]
     fn public_paths_match_like_routes_and_overlap_conservatively() {
-        let public = PublicPaths::new(&["GET /p/assets/**", "POST /p/hook/*", "GET /p"]).unwrap();
+        let public = PublicPaths::new(&["GET /p/assets/**", "POST /p/hook/*", "GET /p"], Case::Distinguished).unwrap();
         for (method, raw, expected) in [
             ("GET", "/p/assets", true),
             ("HEAD", "/p/assets/a/b.js", true),
@@ -561,11 +628,15 @@ mod tests {
             ("GET", "/p/", true),
             ("GET", "/p/assetsx", false),
         ] {
-            assert_eq!(public.find(method, &path(raw)).is_some(), expected, "{method} {raw}");
+            assert_eq!(
+                public.find(method, &reading(&path(raw))).is_some(),
+                expected,
+                "{method} {raw}"
+            );
         }
-        let own = PublicPaths::new(&["GET /p", "HEAD /p"]).unwrap();
-        assert_eq!(own.find("HEAD", &path("/p")), Some("HEAD"));
-        assert_eq!(public.find("HEAD", &path("/p")), Some("GET"));
+        let own = PublicPaths::new(&["GET /p", "HEAD /p"], Case::Distinguished).unwrap();
+        assert_eq!(own.find("HEAD", &reading(&path("/p"))), Some("HEAD"));
+        assert_eq!(public.find("HEAD", &reading(&path("/p"))), Some("GET"));
         for (id, reach, expected) in [
             ("/p/assets/secret", Reach::Exact, Some("GET /p/assets/**")),
             ("/p/assets", Reach::Exact, Some("GET /p/assets/**")),
@@ -579,7 +650,7 @@ mod tests {
         ] {
             assert_eq!(public.overlaps(id, reach), expected, "{id} {reach:?}");
         }
-        assert!(PublicPaths::new(&["GET /**/a"]).is_err());
+        assert!(PublicPaths::new(&["GET /**/a"], Case::Distinguished).is_err());
     }
 
     /// One rank per segment: literal 0, any 1, rest 2; the smallest list is the most specific.
@@ -624,11 +695,11 @@ mod tests {
             let mut table = RouteTable::default();
             for (method, template) in &routes {
                 // Duplicates are refused; the rest makes the table.
-                let _refused = table.insert(&spec(&format!("{method} {template}"), "1"));
+                let _refused = table.insert(&spec(&format!("{method} {template}"), "1"), Case::Distinguished);
             }
             let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
             let path = path(&format!("/{}", segments.join("/")));
-            prop_assert_eq!(table.find(&method, &path).map(|m| m.route.index), naive(&table, &method, &segments));
+            prop_assert_eq!(table.find(&method, &reading(&path)).map(|m| m.route.index), naive(&table, &method, &segments));
         }
 
         #[test]

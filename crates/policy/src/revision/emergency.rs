@@ -9,7 +9,8 @@ use cedar_policy::{ActionConstraint, EntityUid, PrincipalConstraint, ResourceCon
 use super::Revision;
 use super::source::Files;
 use crate::engine::{PolicyEntry, PolicyInfo};
-use crate::portal::path::{CanonicalPath, ancestors_of};
+use crate::portal::path::ancestors_of;
+use crate::portal::path::rules::PathReading;
 
 /// Emergency forbids in force: the last good content of each file.
 #[derive(Clone, Default)]
@@ -22,7 +23,7 @@ impl Revision {
     /// The emergency forbid that closes a public path, where no caller is known: one whose scope covers every principal.
     ///
     /// Its conditions are not evaluated: every condition counts as satisfied.
-    pub fn closed_by(&self, method: &str, path: &CanonicalPath) -> Option<Arc<PolicyInfo>> {
+    pub fn closed_by(&self, method: &str, path: &PathReading<'_>) -> Option<Arc<PolicyInfo>> {
         let closes = |entry: &&Arc<PolicyEntry>| {
             let covers_all_principals = matches!(
                 entry.policy().principal_constraint(),
@@ -54,13 +55,13 @@ impl Revision {
         }
     }
 
-    fn names_path(&self, entry: &PolicyEntry, path: &CanonicalPath) -> bool {
+    fn names_path(&self, entry: &PolicyEntry, path: &PathReading<'_>) -> bool {
         let names = &self.rules.names;
-        let ids = [path.id(), path.plain_id()];
-        let is = |uid: &EntityUid| names.path.as_ref() == Some(uid.type_name()) && ids.contains(&uid.id().unescaped());
+        let is_path = |uid: &EntityUid| names.path.as_ref() == Some(uid.type_name());
+        let is = |uid: &EntityUid| is_path(uid) && path.ids().any(|id| id == uid.id().unescaped());
         let within = |uid: &EntityUid| {
-            let above = ids.iter().flat_map(|id| ancestors_of(id));
-            is(uid) || names.portal.as_ref() == Some(uid) || above.into_iter().any(|id| id == uid.id().unescaped())
+            let mut above = path.ids().flat_map(ancestors_of);
+            is(uid) || names.portal.as_ref() == Some(uid) || above.any(|id| id == uid.id().unescaped())
         };
         match entry.policy().resource_constraint() {
             ResourceConstraint::Any => true,

@@ -9,6 +9,9 @@
 //! that holds the refused byte also holds the end of the message's head, the whole request is stopped; if hyper already
 //! has the head, only the body breaks. Nothing passes after a refusal.
 //!
+//! Bytes of a target that clients should have escaped (`é`, `<`, `"`) are not refused: `scan` returns `Escape`, and the caller
+//! writes the escapes before any reader sees the target.
+//!
 //! One case cannot be decided here: bytes behind a request that asks to upgrade are HTTP or a tunnel, depending on the
 //! answer. `scan` returns `Hold` for them until the caller says `continue_as_http` or `continue_as_tunnel`.
 //!
@@ -17,7 +20,7 @@
 mod byte_classes;
 mod field_name;
 
-use byte_classes::{TARGET, TOKEN, run, value_run};
+use byte_classes::{TARGET, TOKEN, UNESCAPED, run, value_run};
 use field_name::{Field, SplitName, classify};
 
 /// Bytes that hyper refuses at every position of a head or a line; they also end every line and head.
@@ -40,6 +43,16 @@ pub enum Verdict {
     Refuse(usize),
     /// From this offset on, the meaning of the bytes depends on the answer to the request before them.
     Hold(usize),
+    /// Bytes of a target that must be percent-encoded. The caller puts the escapes in their place and passes them, and what
+    /// follows, again.
+    Escape(Unescaped),
+}
+
+/// A run of bytes of a target, some of which are unescaped.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Unescaped {
+    pub at: usize,
+    pub length: usize,
 }
 
 /// The framing of the bytes of one connection.
@@ -181,12 +194,31 @@ impl Framing {
             match self.advance(rest) {
                 Ok(after) => rest = after,
                 Err(BadByte(offset)) => {
+                    if let Some(length) = self.unescaped(rest, offset) {
+                        return Verdict::Escape(Unescaped { at: at + offset, length });
+                    }
                     self.step = Step::Refused;
                     return Verdict::Refuse(head_end.unwrap_or(at + offset));
                 }
             }
         }
         Verdict::Pass
+    }
+
+    /// The length of the run of bytes of the target from `offset` on, if it begins with an unescaped one.
+    ///
+    /// SECURITY: hyper and every later reader see the escapes alone, so the target that is decided on is the one that is
+    /// forwarded.
+    fn unescaped(&mut self, rest: &[u8], offset: usize) -> Option<usize> {
+        if !matches!(self.step, Step::TargetStart | Step::Target) {
+            return None;
+        }
+        let bytes = rest.get(offset..)?;
+        if run(bytes, UNESCAPED) == 0 {
+            return None;
+        }
+        self.step = Step::Target;
+        Some(run(bytes, TARGET | UNESCAPED))
     }
 
     /// Reads the bytes of one step and returns the rest.

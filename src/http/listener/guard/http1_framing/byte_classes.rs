@@ -1,9 +1,13 @@
 //! The classes of bytes that a head may hold at each position, and the length of a run of one class.
 
+use crate::http::target::is_unescaped;
+
 /// Bit of `CLASS`: bytes of a token (RFC 9110, section 5.6.2).
 pub const TOKEN: u8 = 1;
 /// Bit of `CLASS`: bytes of a request target.
 pub const TARGET: u8 = 2;
+/// Bit of `CLASS`: bytes that clients write into a target although they belong there as escapes only.
+pub const UNESCAPED: u8 = 4;
 const CLASS: [u8; 256] = classes();
 
 /// Length of the run of bytes of the class, from the start.
@@ -54,7 +58,8 @@ const fn classes() -> [u8; 256] {
     loop {
         let token = if is_token(byte) { TOKEN } else { 0 };
         let target = if is_target(byte) { TARGET } else { 0 };
-        table[byte as usize] = token | target;
+        let unescaped = if is_unescaped(byte) { UNESCAPED } else { 0 };
+        table[byte as usize] = token | target | unescaped;
         if byte == u8::MAX {
             return table;
         }
@@ -70,7 +75,7 @@ const fn is_token(byte: u8) -> bool {
         )
 }
 
-/// Visible ASCII without `#`: clients do not send fragments.
+/// Visible ASCII without `#`, because clients do not send fragments, and without unescaped bytes.
 const fn is_target(byte: u8) -> bool {
-    byte.is_ascii_graphic() && byte != b'#'
+    byte.is_ascii_graphic() && byte != b'#' && !is_unescaped(byte)
 }
