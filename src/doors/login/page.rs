@@ -266,10 +266,12 @@ impl Pages<'_> {
                 .attribute("action", &action)
                 .raw(">")
                 .hidden("session", &session.handle)
-                .raw("<button type=\"submit\">End this session</button></form></li>");
+                .raw("<button type=\"submit\"")
+                .attribute("aria-label", &format!("End the session of {}", utc(session.began_at)))
+                .raw(">End this session</button></form></li>");
         }
         content = content
-            .raw("</ul><form method=\"post\"")
+            .raw("</ul><p class=\"small\"><br>If one of them is not yours, log out everywhere.</p><form method=\"post\"")
             .attribute("action", &action)
             .raw(">")
             .hidden("all", "true")

@@ -110,3 +110,28 @@ async fn unreachable_store_is_logged_once_and_has_no_feed_age() {
     let error = gate.create(data("ann")).await.unwrap_err().to_string();
     assert_eq!(error.matches("cannot be reached").count(), 1, "{error}");
 }
+
+#[tokio::test]
+async fn demand_that_may_come_only_once_holds_at_once_and_reaches_redis_later() {
+    let mut server = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let told = started(&server).await;
+    let other = started(&server).await;
+    let began = unix_millis();
+    let (id, _) = told.create(data("ann")).await.unwrap().into_parts();
+    let (late, _) = told.create(data("bob")).await.unwrap().into_parts();
+    let what = |subject: &str| Revocation::Subject {
+        issuer: "corp".to_owned(),
+        subject: subject.to_owned(),
+    };
+    server.kill();
+    eventually("noticed", || async { !told.status().reachable }).await;
+    assert!(told.revoke_until_stored(&what("ann"), unix_millis()).await.is_err());
+    assert!(told.revoke_until_stored(&what("bob"), began - 1).await.is_err());
+    assert!(matches!(told.try_find(&id), Some(Err(SessionError::Revoked))));
+    server.run();
+    eventually("the other gate knows", || async {
+        matches!(other.find(&id).await, Err(SessionError::Revoked))
+    })
+    .await;
+    assert!(other.find(&late).await.is_ok(), "it began after the time of the demand");
+}

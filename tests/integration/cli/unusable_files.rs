@@ -17,7 +17,7 @@ assertion: { key_file: junk }
 identity: { logo: junk }
 login:
   providers:
-    post: { issuer: corp, client_id: gate, client_secret_file: empty, auth_method: client_secret_post }
+    post: { issuer: corp, client_id: gate, client_secret_file: empty, auth_method: client_secret_post, ca_file: junk }
     signed: { issuer: corp, client_id: gate, client_key_file: absent }
     staff: { users_file: junk }
     more: { users_file: nowhere.yaml }
@@ -57,6 +57,7 @@ fn validate_and_serve_name_every_file_that_cannot_be_used() {
             (9, "assertion.key_file"),
             (10, "identity.logo"),
             (13, "login.providers.post.client_secret_file"),
+            (13, "login.providers.post.ca_file"),
             (14, "login.providers.signed.client_key_file"),
             (15, "login.providers.staff.users_file"),
             (19, "sessions.key_file"),
