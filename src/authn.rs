@@ -55,6 +55,7 @@ pub use self::mint::{inspect, mint};
 pub use self::signer::SigningKey;
 use crate::base::clock::unix_seconds;
 use crate::base::metrics::Metrics;
+use crate::base::outbound::Clients;
 use crate::config::{Algorithm, Issuer, KeySource};
 
 /// Interval at which the metric of the keys' age is set.
@@ -65,8 +66,8 @@ const AGE_INTERVAL: Duration = Duration::from_secs(5);
 pub enum AuthnError {
     #[error("issuers[{index}]: {source}")]
     Source { index: usize, source: FetchError },
-    #[error("cannot set up the https client: {0}")]
-    Client(#[from] reqwest::Error),
+    #[error("issuers[{index}]: {message}")]
+    Client { index: usize, message: String },
 }
 
 /// All configured issuers with their keys. All workers share it; `run` refreshes the keys.
@@ -134,10 +135,7 @@ enum SignatureCheck {
 impl Authn {
     /// Fails on a key source that is not permitted; nothing is fetched yet.
     pub fn new(issuers: &[Issuer], token_bytes: usize, metrics: Metrics) -> Result<Arc<Self>, AuthnError> {
-        let remote = issuers
-            .iter()
-            .any(|issuer| !matches!(issuer.keys, KeySource::File(_) | KeySource::NoTokens));
-        let client = if remote { Some(keys::client()?) } else { None };
+        let mut clients = Clients::default();
         let mut states = Vec::with_capacity(issuers.len());
         for (index, issuer) in issuers.iter().enumerate() {
             match &issuer.keys {
@@ -146,10 +144,17 @@ impl Authn {
                 KeySource::File(_) | KeySource::NoTokens => Ok(()),
             }
             .map_err(|source| AuthnError::Source { index, source })?;
+            let client = match &issuer.keys {
+                KeySource::File(_) | KeySource::NoTokens => None,
+                KeySource::Url(_) | KeySource::Discovery => {
+                    let client = clients.of(&issuer.egress, keys::with_deadline);
+                    Some(client.map_err(|message| AuthnError::Client { index, message })?)
+                }
+            };
             states.push(IssuerState {
                 config: issuer.clone(),
                 leeway: i64::try_from(issuer.leeway.as_secs()).unwrap_or(i64::MAX),
-                keys: IssuerKeys::new(issuer, client.clone(), metrics.clone()),
+                keys: IssuerKeys::new(issuer, client, metrics.clone()),
                 accepted: metrics.token_validations.with_label_values(&[&*issuer.scope.name, "ok"]),
             });
         }

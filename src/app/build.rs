@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::StartError;
 use crate::accounts::Accounts;
 use crate::audit::{self, Audit, AuditWriter};
-use crate::authn::{AssertionKeys, Authn, AuthnError, IntrospectionClient};
+use crate::authn::{AssertionKeys, Authn, IntrospectionClient};
 use crate::base::lifecycle::{Blocker, Readiness, Shutdown, ShutdownTrigger, shutdown};
 use crate::base::metrics::Metrics;
 use crate::config::{Config, ProxyProtocol};
@@ -171,7 +171,7 @@ fn build_gate(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate
         accounts: Accounts::new(&config, &sessions, &audit, &metrics)?,
         theme: Arc::clone(&theme),
         authn: Arc::clone(&authn),
-        introspection: IntrospectionClient::new(&config, &sessions, &audit, &metrics).map_err(AuthnError::Client)?,
+        introspection: IntrospectionClient::new(&config, &sessions, &audit, &metrics)?,
         assertions: Arc::clone(&assertions),
         audit: audit.clone(),
         metrics: metrics.clone(),

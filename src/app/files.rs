@@ -104,6 +104,9 @@ fn check_users(path: &Path) -> Result<(), String> {
 fn token_files(config: &Config) -> Vec<Unusable> {
     let mut unusable = Vec::new();
     for (number, issuer) in config.issuers.iter().enumerate() {
+        if let Some(Err(error)) = issuer.egress.ca_file.as_deref().map(check_ca_file) {
+            unusable.push(Unusable::new(format!("issuers[{number}].ca_file"), error));
+        }
         let secret = issuer
             .introspection
             .as_ref()

@@ -27,12 +27,13 @@ use url::form_urlencoded;
 
 use super::error::TokenError;
 use super::keys::{check_url, discovery_url};
-use super::{Authn, TokenProof};
+use super::{Authn, AuthnError, TokenProof};
 use crate::audit::{Audit, AuthEvent, Event};
 use crate::base::clock::unix_seconds;
 use crate::base::digest::sha256_of;
 use crate::base::files;
 use crate::base::metrics::Metrics;
+use crate::base::outbound::{Clients, cause};
 use crate::config::{self, Issuer, Secret};
 use crate::session::Sessions;
 
@@ -79,7 +80,8 @@ pub struct VerifiedBearer {
 pub struct IntrospectionClient {
     issuers: Vec<Issuer>,
     token_bytes: usize,
-    client: Option<reqwest::Client>,
+    /// By the index of the issuer; `None` for an issuer that is not asked.
+    clients: Vec<Option<reqwest::Client>>,
     answers: Cache<[u8; 32], IssuerAnswer>,
     /// The mutexes of tokens that requests ask about now; bounded by the requests in flight.
     in_flight: Mutex<FxHashMap<[u8; 32], Weak<AsyncMutex<()>>>>,
@@ -134,22 +136,20 @@ impl IntrospectionClient {
         sessions: &Arc<Sessions>,
         audit: &Audit,
         metrics: &Metrics,
-    ) -> Result<Arc<Self>, reqwest::Error> {
-        let needs_client = config.issuers.iter().any(|issuer| issuer.introspection.is_some());
-        // a connection belongs to the runtime that made it, and every worker has its own, so none is pooled
-        let client = || {
-            reqwest::Client::builder()
-                .redirect(reqwest::redirect::Policy::none())
-                .no_proxy()
-                .pool_max_idle_per_host(0)
-                .timeout(CALL_DEADLINE)
-                .user_agent(concat!("cedargate/", env!("CARGO_PKG_VERSION")))
-                .build()
-        };
+    ) -> Result<Arc<Self>, AuthnError> {
+        let mut known = Clients::default();
+        let mut clients = Vec::with_capacity(config.issuers.len());
+        for (index, issuer) in config.issuers.iter().enumerate() {
+            // a connection belongs to the runtime that made it, and every worker has its own, so none is pooled
+            let finish = |builder: reqwest::ClientBuilder| builder.pool_max_idle_per_host(0).timeout(CALL_DEADLINE);
+            let client = issuer.introspection.as_ref().map(|_| known.of(&issuer.egress, finish));
+            let client = client.transpose();
+            clients.push(client.map_err(|message| AuthnError::Client { index, message })?);
+        }
         Ok(Arc::new(Self {
             issuers: config.issuers.clone(),
             token_bytes: config.limits.token_bytes.as_usize(),
-            client: if needs_client { Some(client()?) } else { None },
+            clients,
             answers: Cache::new(ANSWERS_MAX),
             in_flight: Mutex::default(),
             calls: Semaphore::new(CALLS_MAX),
@@ -333,7 +333,8 @@ impl IntrospectionClient {
 
     /// Calls the introspection endpoint. `None`: the token is not active.
     async fn call(&self, from: IntrospectedIssuer<'_>, token: &str) -> Result<Option<Map<String, Value>>, CallFailure> {
-        let client = self.client.as_ref().ok_or("there is no HTTPS client")?;
+        let client = self.clients.get(from.index).and_then(Option::as_ref);
+        let client = client.ok_or("there is no HTTPS client")?;
         let url = self.endpoint(client, from).await?;
         let secret = read_secret(&from.settings.client_secret).await?;
         let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
@@ -512,12 +513,12 @@ fn identity(issuer: &Issuer, active: &ActiveToken) -> Result<Identity, TokenErro
 /// Sends a request and parses its answer as a strict JSON object.
 async fn fetch_object(request: reqwest::RequestBuilder) -> Result<Map<String, Value>, CallFailure> {
     // a reqwest error may contain the URL, never the body or the secret
-    let mut response = request.send().await.map_err(|error| error.without_url().to_string())?;
+    let mut response = request.send().await.map_err(|error| cause(&error))?;
     if response.status() != reqwest::StatusCode::OK {
         return Err(format!("it answered {}", response.status().as_u16()));
     }
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| error.without_url().to_string())? {
+    while let Some(chunk) = response.chunk().await.map_err(|error| cause(&error))? {
         if body.len() + chunk.len() > ANSWER_BYTES_MAX {
             return Err(format!("it sent more than {ANSWER_BYTES_MAX} bytes"));
         }

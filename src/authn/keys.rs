@@ -35,6 +35,7 @@ use crate::base::clock::unix_seconds;
 use crate::base::digest::sha256;
 use crate::base::files::{ReadError, read_small};
 use crate::base::metrics::Metrics;
+use crate::base::outbound::cause;
 use crate::config::{Issuer, KeySource, KeyTransport};
 
 /// Shortest interval between two refetches that unknown key ids cause, per issuer.
@@ -64,8 +65,8 @@ pub enum FetchError {
     File { path: PathBuf, source: ReadError },
     #[error("cannot read `{path}`: the read did not finish")]
     Interrupted { path: PathBuf },
-    #[error("cannot fetch `{url}`: {source}")]
-    Http { url: String, source: reqwest::Error },
+    #[error("cannot fetch `{url}`: {why}")]
+    Http { url: String, why: String },
     #[error("`{url}` answered {status}, expected 200")]
     Status { url: String, status: u16 },
     #[error("`{url}` sent more than {max} bytes")]
@@ -325,9 +326,9 @@ impl IssuerKeys {
     async fn get(&self, url: &str, bytes_max: usize) -> Result<Vec<u8>, FetchError> {
         check_url(url, self.transport)?;
         let client = self.client.as_ref().ok_or_else(|| FetchError::Url { url: url.to_owned() })?;
-        let failed = |source| FetchError::Http {
+        let failed = |error: reqwest::Error| FetchError::Http {
             url: url.to_owned(),
-            source,
+            why: cause(&error),
         };
         let mut response = client.get(url).send().await.map_err(failed)?;
         if response.status() != reqwest::StatusCode::OK {
@@ -350,14 +351,9 @@ impl IssuerKeys {
     }
 }
 
-/// Makes the HTTPS client. It follows no redirects: if a key set moves, the operator must change the configuration.
-pub(super) fn client() -> Result<reqwest::Client, reqwest::Error> {
-    reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .timeout(FETCH_DEADLINE)
-        .user_agent(concat!("cedargate/", env!("CARGO_PKG_VERSION")))
-        .build()
+/// Adds the deadline of one exchange.
+pub(super) fn with_deadline(client: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
+    client.timeout(FETCH_DEADLINE)
 }
 
 /// Checks that a URL is https, or http to the loopback interface. `DangerPlain` permits http to any host.

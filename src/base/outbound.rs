@@ -15,8 +15,29 @@ const CA_BYTES_MAX: u64 = 1024 * 1024;
 /// Text of rustls for a certificate of an authority that is not trusted.
 const UNKNOWN_AUTHORITY: &str = "UnknownIssuer";
 
+/// The clients of one component: one for each way, because each reads the system's authorities.
+#[derive(Default)]
+pub struct Clients(Vec<(Egress, reqwest::Client)>);
+
+impl Clients {
+    /// The client of a way; `finish` adds the component's own settings. The error names file or URL.
+    pub fn of(
+        &mut self,
+        egress: &Egress,
+        finish: impl FnOnce(ClientBuilder) -> ClientBuilder,
+    ) -> Result<reqwest::Client, String> {
+        if let Some((_, client)) = self.0.iter().find(|(known, _)| known == egress) {
+            return Ok(client.clone());
+        }
+        let client = finish(client_builder(egress)?).build();
+        let client = client.map_err(|error| format!("cannot set up the https client: {}", cause(&error)))?;
+        self.0.push((egress.clone(), client.clone()));
+        Ok(client)
+    }
+}
+
 /// Begins a client with the trust and the proxy of `egress`. The error names the file or URL.
-pub fn client_builder(egress: &Egress) -> Result<ClientBuilder, String> {
+fn client_builder(egress: &Egress) -> Result<ClientBuilder, String> {
     let mut builder = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()

@@ -381,7 +381,7 @@ fn relative_paths_start_at_the_folder_of_the_file() {
          upstream: {{ url: 'https://app', tls: {{ ca: relative, cert: relative, key: relative }} }}\n\
          portals: {{ a: {{ upstream: {{ url: 'https://b', tls: {{ ca: relative, cert: relative, key: relative }} }} }}, b: {{ upstream: 'unix:relative' }} }}\n\
          policies: {{ dir: relative, schemas: relative, state_dir: relative }}\n\
-         issuers: [{{ name: corp, issuer: 'https://id.test', audiences: [x], jwks: {{ file: relative }}, introspection: {{ {client} }} }}]\n\
+         issuers: [{{ name: corp, issuer: 'https://id.test', audiences: [x], jwks: {{ file: relative }}, ca_file: relative, introspection: {{ {client} }} }}]\n\
          sessions: {{ store: redis, key_file: relative, redis: {{ url: 'rediss://r', key_prefix: 'x:', password_file: relative, tls: {{ ca: relative, cert: relative, key: relative }} }} }}\n\
          login: {{ providers: {{ a: {{ issuer: corp, {client}, ca_file: relative }}, b: {{ issuer: corp, client_id: gate, client_key_file: relative }}, c: {{ users_file: relative }} }} }}\n\
          identity: {{ logo: relative }}\nassertion: {{ key_file: relative }}\naudit: {{ sink: {{ file: relative }} }}\n"
@@ -393,7 +393,7 @@ fn relative_paths_start_at_the_folder_of_the_file() {
     // a new key for a file joins the text above
     let keys = schema::keys(&json_schema());
     let files = keys.iter().filter(|key| key.ends_with("_file") || key.ends_with(".file"));
-    assert_eq!(files.count(), 11);
+    assert_eq!(files.count(), 12);
 }
 
 #[test]

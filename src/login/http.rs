@@ -8,7 +8,7 @@ use std::time::Duration;
 use cedargate_policy::types::Redacted;
 use http::header::{ACCEPT, CONTENT_TYPE};
 
-use crate::base::outbound::{cause, client_builder};
+use crate::base::outbound::{Clients, cause};
 use crate::config::Egress;
 
 /// Time for one exchange, from connecting to the last byte. Shorter than the lease of a session renewal.
@@ -45,10 +45,7 @@ pub(super) struct Http {
 impl Http {
     /// The error says which file or which part cannot be used.
     pub fn new(egress: &Egress, deadline: Duration) -> Result<Self, String> {
-        let builder = client_builder(egress)?.pool_max_idle_per_host(0);
-        let client = builder
-            .build()
-            .map_err(|error| format!("cannot set up its https client: {}", cause(&error)))?;
+        let client = Clients::default().of(egress, |builder| builder.pool_max_idle_per_host(0))?;
         Ok(Self { client, deadline })
     }
 

@@ -113,7 +113,7 @@ impl OidcProvider {
             credential: ClientCredential::load(&client.auth).map_err(failed)?,
             discovery: Discovery::new(&issuer.scope.issuer, client).map_err(failed)?,
             callback: format!("{}/auth/callback", config.identity.prefix),
-            http: Http::new(&client.egress, deadline).map_err(failed)?,
+            http: Http::new(&client.egress.or(&issuer.egress), deadline).map_err(failed)?,
             issuer,
         }))
     }

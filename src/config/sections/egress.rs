@@ -15,6 +15,16 @@ pub struct Egress {
     pub proxy: Option<String>,
 }
 
+impl Egress {
+    /// This way, as far as it is given; for the rest the other one.
+    pub fn or(&self, other: &Self) -> Self {
+        Self {
+            ca_file: self.ca_file.clone().or_else(|| other.ca_file.clone()),
+            proxy: self.proxy.clone().or_else(|| other.proxy.clone()),
+        }
+    }
+}
+
 impl Checker<'_> {
     /// Checks `<section>.ca_file` and `<section>.proxy`; `None` if a mistake was reported.
     pub fn egress(&mut self, section: &str, ca_file: Option<&Path>, proxy: Option<&str>) -> Option<Egress> {

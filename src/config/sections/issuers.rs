@@ -11,6 +11,7 @@ use cedargate_policy::scope::{ClaimPaths, IssuerScope};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema as schema};
 use serde::{Deserialize, Serialize};
 
+use super::egress::Egress;
 use crate::config::Secret;
 use crate::config::check::{Checker, is_loopback};
 use crate::config::values::{SecretText, TimeSpan};
@@ -64,6 +65,12 @@ pub struct RawIssuer {
     /// Allow fetching keys without TLS from another host. An attacker who can answer there can sign in as any user.
     #[serde(default)]
     pub danger_insecure_jwks: bool,
+    /// PEM file of the only authorities that the gate trusts for requests to the issuer. Absent: those of the system.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// HTTP proxy for requests to the issuer, such as `http://proxy.example.com:3128`.
+    #[serde(default)]
+    pub proxy: Option<String>,
     /// Ask the issuer about bearer tokens that are no JWTs (RFC 7662). Absent: such tokens are refused.
     #[serde(default)]
     pub introspection: Option<RawIntrospection>,
@@ -127,6 +134,8 @@ pub struct Issuer {
     /// Never empty.
     pub algorithms: Vec<Algorithm>,
     pub leeway: Duration,
+    /// The way of requests for keys, introspection and, unless the provider has its own, logins.
+    pub egress: Egress,
     /// `None`: bearer tokens that are no JWTs are refused.
     pub introspection: Option<Introspection>,
 }
@@ -212,6 +221,7 @@ impl Issuer {
             jwks_max_age: Duration::ZERO,
             algorithms: vec![Algorithm::Es256],
             leeway: Duration::ZERO,
+            egress: Egress::default(),
             introspection: None,
         }
     }
@@ -284,6 +294,7 @@ impl Checker<'_> {
         ] {
             self.not_blank(&key(&format!("claims.{name}")), path);
         }
+        let egress = self.egress(section, raw.ca_file.as_deref(), raw.proxy.as_deref());
         let introspection = self.introspection(&key("introspection"), raw.introspection.as_ref());
         let max_age = raw.jwks.as_ref().map_or_else(jwks_max_age, |jwks| jwks.max_age);
         let scope = IssuerScope {
@@ -311,6 +322,7 @@ impl Checker<'_> {
             jwks_max_age: max_age.get(),
             algorithms: self.algorithms(&key("algorithms"), &raw.algorithms),
             leeway: raw.leeway.get(),
+            egress: egress?,
             introspection: introspection?,
         })
     }

@@ -57,9 +57,9 @@ pub struct RawProvider {
     pub discovery_url: Option<String>,
     /// Endpoints in place of those of the discovery document.
     pub endpoints: RawEndpoints,
-    /// PEM file of the only authorities that the gate trusts for requests to the provider. Absent: those of the system.
+    /// PEM file of the only authorities that the gate trusts for requests to the provider. Absent: as for the issuer.
     pub ca_file: Option<PathBuf>,
-    /// HTTP proxy for requests to the provider, such as `http://proxy.example.com:3128`.
+    /// HTTP proxy for requests to the provider, such as `http://proxy.example.com:3128`. Absent: as for the issuer.
     pub proxy: Option<String>,
     /// Allow requests to the provider without TLS. Client secret, codes and tokens can then be read on the way.
     pub danger_insecure_endpoints: bool,
@@ -166,6 +166,7 @@ pub struct OidcClient {
     pub endpoints: Endpoints,
     /// The transports over which discovery and endpoints may be reached.
     pub transport: KeyTransport,
+    /// What it leaves open is as for the issuer.
     pub egress: Egress,
     pub access_token: AccessTokenUse,
 }

@@ -12,6 +12,7 @@ issuers:
     issuer: https://id.test/
     audiences: [a]
     jwks: { url: 'https://id.test/keys' }
+    ca_file: junk
     introspection: { client_id: gate, client_secret_file: empty }
 assertion: { key_file: junk }
 identity: { logo: junk }
@@ -53,18 +54,19 @@ fn validate_and_serve_name_every_file_that_cannot_be_used() {
         let (code, error) = run_output(folder.path(), command);
         assert_eq!(code, 64, "{command:?}: {error}");
         for (line, key) in [
-            (8, "issuers[0].introspection.client_secret_file"),
-            (9, "assertion.key_file"),
-            (10, "identity.logo"),
-            (13, "login.providers.post.client_secret_file"),
-            (13, "login.providers.post.ca_file"),
-            (14, "login.providers.signed.client_key_file"),
-            (15, "login.providers.staff.users_file"),
-            (19, "sessions.key_file"),
-            (24, "sessions.redis.password_file"),
-            (25, "sessions.redis.tls.ca"),
-            (25, "sessions.redis.tls.cert"),
-            (25, "sessions.redis.tls.key"),
+            (8, "issuers[0].ca_file"),
+            (9, "issuers[0].introspection.client_secret_file"),
+            (10, "assertion.key_file"),
+            (11, "identity.logo"),
+            (14, "login.providers.post.client_secret_file"),
+            (14, "login.providers.post.ca_file"),
+            (15, "login.providers.signed.client_key_file"),
+            (16, "login.providers.staff.users_file"),
+            (20, "sessions.key_file"),
+            (25, "sessions.redis.password_file"),
+            (26, "sessions.redis.tls.ca"),
+            (26, "sessions.redis.tls.cert"),
+            (26, "sessions.redis.tls.key"),
         ] {
             let place = format!("cedargate.yaml:{line}: {key}: ");
             assert!(error.contains(&place), "{command:?} does not say `{place}`:\n{error}");

@@ -155,31 +155,57 @@ fn discovery_and_token_endpoint_may_be_at_an_internal_address() {
 fn a_provider_of_a_private_authority_is_trusted_by_its_file_alone() {
     let authority = Authority::new("private");
     let provider = ScriptedProvider::start_tls(&authority.issue("localhost"), alice());
-    let jwks = format!(", jwks: {{ url: '{}/jwks' }}", provider.url());
-    let gate = |keys: &str, pem: &str| {
+    let gate = |issuer: &str, provider_keys: &str, pem: &str| {
         let setup = Setup::portal(OPEN_SCHEMA, OPEN_POLICY).file("ca.pem", pem);
         let login = LoginSetup {
             issuer_url: &provider.issuer(),
-            issuer: &jwks,
-            provider: &format!(", scopes: [openid] {keys}"),
+            issuer,
+            provider: &format!(", scopes: [openid] {provider_keys}"),
             ..LoginSetup::default()
         };
         start_gate_in(&login, setup)
     };
-    let mut browser = Browser::new().trusting(&authority.pem);
-    let trusting = gate(", ca_file: ca.pem", &authority.pem);
-    assert_eq!(
-        trusting.open(&mut browser, "/portal/p/x").status,
-        200,
-        "{}",
-        trusting.written()
-    );
+    let plain_keys = format!(", jwks: {{ url: '{}/jwks' }}", provider.url());
+    // for the provider alone, and for the issuer with its keys and its provider
+    for (issuer, keys) in [(plain_keys.as_str(), ", ca_file: ca.pem"), (", ca_file: ca.pem", "")] {
+        let mut browser = Browser::new().trusting(&authority.pem);
+        let login_gate = gate(issuer, keys, &authority.pem);
+        let page = login_gate.open(&mut browser, "/portal/p/x");
+        assert_eq!(page.status, 200, "{issuer} {keys}: {}", login_gate.written());
+    }
     let other = Authority::new("other");
-    for (keys, pem) in [(", ca_file: ca.pem", &other.pem), ("", &authority.pem)] {
-        let login_gate = gate(keys, pem);
-        assert_eq!(login_gate.open(&mut browser, "/portal/p/x").status, 503, "{keys}");
+    let mut browser = Browser::new().trusting(&authority.pem);
+    for (issuer, keys, pem) in [
+        (plain_keys.as_str(), ", ca_file: ca.pem", &other.pem),
+        (&plain_keys, "", &authority.pem),
+        (", ca_file: ca.pem", "", &other.pem),
+    ] {
+        let login_gate = gate(issuer, keys, pem);
+        assert_eq!(login_gate.open(&mut browser, "/portal/p/x").status, 503, "{issuer} {keys}");
         let detail = detail(&login_gate);
         assert!(detail.contains("UnknownIssuer") && detail.contains("ca_file"), "{detail}");
+    }
+}
+
+#[test]
+fn the_cause_of_keys_that_cannot_be_fetched_is_named() {
+    let authority = Authority::new("private");
+    let unknown = ScriptedProvider::start_tls(&authority.issue("localhost"), alice());
+    let refused = format!("http://127.0.0.1:{}/jwks", free_port());
+    for (url, says) in [
+        (refused, "refused"),
+        ("https://no-such-host.invalid/jwks".to_owned(), "lookup"),
+        (format!("{}/jwks", unknown.issuer()), "UnknownIssuer"),
+    ] {
+        let login_gate = start_gate_for(&LoginSetup {
+            issuer_url: "https://id.test",
+            issuer: &format!(", jwks: {{ url: '{url}' }}"),
+            ..LoginSetup::default()
+        });
+        eventually("the cause is in the status", || {
+            let status = login_gate.gate.status().to_string();
+            status.contains(says).then_some(()).ok_or(status)
+        });
     }
 }
 
@@ -187,22 +213,36 @@ fn a_provider_of_a_private_authority_is_trusted_by_its_file_alone() {
 fn a_provider_is_asked_through_the_configured_proxy() {
     // the scripted provider answers requests for any host, as a proxy does
     let provider = ScriptedProvider::start_as("http://127.0.0.1:9", alice());
-    let issuer = format!(", jwks: {{ url: '{}/jwks' }}", provider.url());
-    let login_gate = start_gate_for(&LoginSetup {
-        issuer_url: "http://127.0.0.1:9",
-        issuer: &issuer,
-        provider: &format!(
-            ", scopes: [openid], proxy: '{}', endpoints: {{ authorization: '{}/authorize' }}",
-            provider.url(),
-            provider.url()
+    let proxy = format!(", proxy: '{}'", provider.url());
+    let browsers = format!(
+        ", scopes: [openid], endpoints: {{ authorization: '{}/authorize' }}",
+        provider.url()
+    );
+    let plain_keys = format!(", jwks: {{ url: '{}/jwks' }}", provider.url());
+    for (issuer, keys, paths) in [
+        (
+            plain_keys,
+            format!("{browsers}{proxy}"),
+            &["/.well-known/openid-configuration", "/token"][..],
         ),
-        ..LoginSetup::default()
-    });
-    let page = login_gate.open(&mut Browser::new(), "/portal/p/x");
-    assert_eq!(page.status, 200, "{}", login_gate.written());
-    for path in ["/.well-known/openid-configuration", "/token"] {
-        let head = provider.requests(path).remove(0).head;
-        assert!(head.contains(&format!("http://127.0.0.1:9{path}")), "{head}");
+        (
+            proxy.clone(),
+            browsers,
+            &["/.well-known/openid-configuration", "/token", "/jwks"],
+        ),
+    ] {
+        let login_gate = start_gate_for(&LoginSetup {
+            issuer_url: "http://127.0.0.1:9",
+            issuer: &issuer,
+            provider: &keys,
+            ..LoginSetup::default()
+        });
+        let page = login_gate.open(&mut Browser::new(), "/portal/p/x");
+        assert_eq!(page.status, 200, "{}", login_gate.written());
+        for path in paths {
+            let head = provider.requests(path).pop().unwrap().head;
+            assert!(head.contains(&format!("http://127.0.0.1:9{path}")), "{head}");
+        }
     }
 }
 
