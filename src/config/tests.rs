@@ -50,7 +50,7 @@ fn an_upstream_alone_is_a_complete_configuration() {
     assert_eq!(config.listen.admin.unwrap().to_string(), "127.0.0.1:8903");
     assert_eq!(config.upstream.connect_timeout, Duration::from_secs(1));
     assert_eq!(config.upstream.response_timeout, Duration::from_secs(60));
-    assert_eq!(config.upstream.idle_timeout, Duration::from_secs(30));
+    assert_eq!(config.upstream.idle_timeout, Duration::from_secs(4));
     assert!(config.upstream.strip_headers.contains(&"x-original-url".to_owned()));
     assert!(!config.upstream.forward_authorization);
     assert_eq!(config.policies.dir, Path::new("/etc/cedargate/policies"));

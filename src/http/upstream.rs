@@ -3,9 +3,10 @@
 //! `forward` consumes the permit, so one decision forwards at most one request. It writes the identity headers from the permit
 //! only and never from the client's request. The request goes out by HTTP/1.1 or HTTP/2, as the leased connection requires.
 //!
-//! A pooled connection can die while the request is on its way to it. Only if hyper gives the whole request back, which means
-//! that no byte of it was written, `send_with_retry` sends it once more, on a new connection. Every other failure is final:
-//! the app may have seen the request. While the answer is awaited, three futures race in a fixed order: interim responses,
+//! A pooled connection can die while the request is on its way to it: apps close connections that were idle. `send_with_retry`
+//! sends such a request once more, on a fresh connection, in two cases. Either hyper gives the whole request back, which means
+//! that no byte of it was written. Or the app may have seen it, but it is idempotent (RFC 9110, 9.2.2) and without a body, and
+//! no byte of an answer came. Every other failure is final. While the answer is awaited, three futures race in a fixed order: interim responses,
 //! the answer, the deadline. If the client goes away, the drop of the `forward` future closes the app's connection, or
 //! resets the HTTP/2 stream.
 
@@ -49,8 +50,8 @@ pub use apps::{App, Apps};
 use client_headers::ClientHeaderCache;
 pub use client_tls::TlsError;
 pub use cut_signal::CutSignal;
-use failure::classify;
 pub use failure::{FailureReason, UpstreamError};
+use failure::{classify, is_lost_connection};
 pub use headers::{HeaderRules, Sanitized, header_list, header_value, sanitize};
 use interim_responses::InterimResponses;
 pub use interim_responses::SendHints;
@@ -187,7 +188,7 @@ fn rebuild_head(
 
 fn request_body(incoming: Incoming, to: &ForwardRequest<'_>, progress: &Rc<BodyProgress>) -> RequestBody {
     RequestBody {
-        incoming,
+        incoming: (!incoming.is_end_stream()).then_some(incoming),
         bytes_left: to.body_bytes_max.unwrap_or(u64::MAX),
         rules: Arc::clone(to.rules),
         policy_headers: to.policy_headers.clone(),
@@ -199,16 +200,18 @@ fn request_body(incoming: Incoming, to: &ForwardRequest<'_>, progress: &Rc<BodyP
 enum SendOutcome {
     Answered(Response<Incoming>),
     Failed(UpstreamError),
-    /// A reused connection died before any byte of the request was written.
-    NotSent(Box<Request<RequestBody>>),
+    /// A reused connection was lost, and the request may be sent once more.
+    Lost {
+        request: Box<Request<RequestBody>>,
+        error: UpstreamError,
+    },
 }
 
 impl SendOutcome {
     fn into_response(self) -> Result<Response<Incoming>, UpstreamError> {
         match self {
             Self::Answered(response) => Ok(response),
-            Self::Failed(error) => Err(error),
-            Self::NotSent(_) => Err(UpstreamError::unavailable(FailureReason::Closed)),
+            Self::Failed(error) | Self::Lost { error, .. } => Err(error),
         }
     }
 }
@@ -247,6 +250,7 @@ impl Exchange<'_> {
         to: ForwardRequest<'_>,
     ) -> Result<Response<Body>, UpstreamError> {
         let mut lease = pool.connect_for_upgrade(self.app).await?;
+        self.start_waiting();
         let mut response = self.send(&mut lease, request).await.into_response()?;
         let app = hyper::upgrade::on(&mut response);
         let (mut head, incoming) = response.into_parts();
@@ -264,24 +268,35 @@ impl Exchange<'_> {
         Ok(Response::from_parts(head, Body::empty()))
     }
 
-    /// Sends the request on a leased connection, and once more on a new one if the lease died before any byte was written.
+    /// Sends the request on a leased connection, and once more on a fresh one if the first was lost and the request allows it.
     async fn send_with_retry(&mut self, pool: &Pool, request: Request<RequestBody>) -> Result<AppResponse, UpstreamError> {
         let offer = version_offer(self.app, &request);
         let mut lease = pool.lease(self.app, offer).await?;
+        // once: a second send gives the app no second `response_timeout`
+        self.start_waiting();
         let mut outcome = self.send(&mut lease, request).await;
-        if let SendOutcome::NotSent(request) = outcome {
-            lease = pool.connect(self.app, offer).await?;
+        if let SendOutcome::Lost { request, error } = outcome {
+            tracing::debug!(
+                cause = error.cause(),
+                "a reused connection to the app was lost; sending the request once more"
+            );
+            lease = pool.lease_fresh(self.app, offer, lease).await?;
             outcome = self.send(&mut lease, *request).await;
         }
         let response = outcome.into_response()?;
         Ok(AppResponse { response, lease })
     }
 
+    /// The time for the app's answer begins.
+    fn start_waiting(&self) {
+        self.progress.last_activity.set(tokio::time::Instant::now());
+    }
+
     /// Sends the request once and waits for the head of the answer, or for the deadline.
     async fn send(&mut self, lease: &mut Lease, request: Request<RequestBody>) -> SendOutcome {
         let reused = lease.is_reused();
+        let copy = if reused { copy_of_repeatable(&request) } else { None };
         let progress = &self.progress;
-        progress.last_activity.set(tokio::time::Instant::now());
         let answer = match start_request(lease, request, &self.app.url) {
             Ok(answer) => answer,
             Err(error) => return SendOutcome::Failed(error),
@@ -293,18 +308,36 @@ impl Exchange<'_> {
             outcome = answer => outcome,
             error = self.deadline.expire(progress) => return SendOutcome::Failed(error),
         };
-        match outcome {
+        let mut failed = match outcome {
             Ok(mut response) => {
                 // the version belongs to each connection (RFC 9110, 6.2)
                 *response.version_mut() = Version::HTTP_11;
-                SendOutcome::Answered(response)
+                return SendOutcome::Answered(response);
             }
-            Err(mut error) => match error.take_message() {
-                Some(request) if reused => SendOutcome::NotSent(Box::new(request)),
-                _ => SendOutcome::Failed(classify(error.into_error(), progress)),
-            },
+            Err(failed) => failed,
+        };
+        let unsent = failed.take_message().filter(|_| reused).map(Box::new);
+        let error = failed.into_error();
+        let repeatable = copy.filter(|_| lease.is_unanswered() && is_lost_connection(&error));
+        let error = classify(error, progress);
+        match unsent.or(repeatable) {
+            Some(request) => SendOutcome::Lost { request, error },
+            None => SendOutcome::Failed(error),
         }
     }
+}
+
+/// A copy of a request that the app may get twice: it is idempotent and has no body.
+fn copy_of_repeatable(request: &Request<RequestBody>) -> Option<Box<Request<RequestBody>>> {
+    if !request.method().is_idempotent() {
+        return None;
+    }
+    let mut copy = Request::new(request.body().copy_of_empty()?);
+    request.method().clone_into(copy.method_mut());
+    request.uri().clone_into(copy.uri_mut());
+    request.headers().clone_into(copy.headers_mut());
+    request.extensions().clone_into(copy.extensions_mut());
+    Some(Box::new(copy))
 }
 
 /// Chooses the HTTP versions to offer. Over plain text the app cannot say which it speaks; gRPC requires HTTP/2.
@@ -327,9 +360,11 @@ fn start_request(
     url: &UpstreamUrl,
 ) -> Result<impl Future<Output = AnswerResult>, UpstreamError> {
     match lease {
-        Lease::Http1(connection) => {
+        Lease::Http1(lease) => {
             http2_connection::put_host(&mut request);
             announce_body(&mut request);
+            let connection = &mut lease.connection;
+            connection.answer_start.reset();
             Ok(Either::Left(connection.sender.try_send_request(request)))
         }
         Lease::Http2(stream) => {

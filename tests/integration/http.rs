@@ -9,6 +9,7 @@ mod forwarding;
 mod http2_streams;
 mod interoperability;
 mod listener_tls;
+mod lost_connections;
 mod protocol_parity;
 mod proxy_protocol;
 mod rate_limits;

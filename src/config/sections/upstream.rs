@@ -56,7 +56,7 @@ pub struct RawUpstream {
     #[serde(default = "Timeout::seconds::<60>")]
     pub response_timeout: Timeout,
     /// Time after which an unused connection is closed; keep it below the app's own keep-alive.
-    #[serde(default = "Timeout::seconds::<30>")]
+    #[serde(default = "Timeout::seconds::<4>")]
     pub idle_timeout: Timeout,
     /// Request headers that the app never sees, beside the identity headers: those by which some frameworks let a
     /// client replace the method or path that was decided on.

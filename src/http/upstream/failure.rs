@@ -4,6 +4,7 @@
 //! or sent too much, the exchange broke because of the client, and the app is not at fault.
 
 use std::error::Error as StdError;
+use std::io;
 
 use super::request_body::BodyProgress;
 
@@ -147,10 +148,31 @@ pub(super) fn classify(error: hyper::Error, progress: &BodyProgress) -> Upstream
     UpstreamError::failed(reason, error)
 }
 
+/// True if the connection ended under the request, or the app refused the stream without processing it. False for an app that
+/// answered wrongly, reset the stream for a reason of its own, or did not answer a ping.
+pub(super) fn is_lost_connection(error: &hyper::Error) -> bool {
+    let source = error.source();
+    if let Some(http2) = source.and_then(|source| source.downcast_ref::<h2::Error>()) {
+        let is_refused = http2.reason() == Some(h2::Reason::REFUSED_STREAM);
+        return http2.is_io() || (http2.is_remote() && (http2.is_go_away() || is_refused));
+    }
+    if let Some(io) = source.and_then(|source| source.downcast_ref::<io::Error>()) {
+        return matches!(
+            io.kind(),
+            io::ErrorKind::BrokenPipe
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::NotConnected
+                | io::ErrorKind::UnexpectedEof
+        );
+    }
+    error.is_incomplete_message()
+}
+
 /// True for a TLS alert after the handshake: with TLS 1.3 an app refuses the gate's certificate only then.
 fn is_tls(error: &hyper::Error) -> bool {
-    let io = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
-    io.and_then(std::io::Error::get_ref)
+    let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    io.and_then(io::Error::get_ref)
         .is_some_and(|inner| inner.is::<rustls::Error>())
 }
 

@@ -75,6 +75,9 @@ pub(super) struct Http2Connection {
     unused_since: Cell<Instant>,
     was_used: Cell<bool>,
     resets: Cell<u32>,
+    made_at: Instant,
+    /// True once a request was lost on it.
+    lost_request: Cell<bool>,
 }
 
 /// `None` once the connection has ended.
@@ -117,6 +120,8 @@ impl Http2Connection {
             unused_since: Cell::new(Instant::now()),
             was_used: Cell::new(false),
             resets: Cell::new(0),
+            made_at: Instant::now(),
+            lost_request: Cell::new(false),
         });
         // with TLS 1.3 an app refuses the gate's certificate only after the handshake
         let closed_reason = if app.tls.is_some() {
@@ -153,9 +158,13 @@ impl Http2Connection {
         self.sender.is_closed()
     }
 
-    /// True if the gate reset so many streams that the pool must not open more; open streams go on.
-    pub fn has_too_many_resets(&self) -> bool {
-        self.resets.get() >= RESETS_MAX
+    /// True if the pool must not open more streams, because a request was lost or the gate reset too many; open streams go on.
+    pub fn is_retired(&self) -> bool {
+        self.lost_request.get() || self.resets.get() >= RESETS_MAX
+    }
+
+    pub fn is_newer_than(&self, instant: Instant) -> bool {
+        self.made_at > instant
     }
 
     pub fn open_streams(&self) -> usize {
@@ -196,6 +205,11 @@ impl Http2Stream {
     /// Marks the answer as read to the end, so that the drop does not count as a reset.
     pub fn complete(mut self) {
         self.is_complete = true;
+    }
+
+    /// Takes the connection of a lost request out of use.
+    pub fn retire_connection(self) {
+        self.connection.lost_request.set(true);
     }
 }
 

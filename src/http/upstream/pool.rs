@@ -10,8 +10,8 @@
 //! wait counts against `upstream.connect_timeout`. Where the app chose HTTP/1.1, waiting has no use: a waiter then
 //! gives the permit back and connects at once. Every new connection asks the circuit breaker first and records its result there.
 //!
-//! A pooled connection may die between its look-up and the write. hyper then gives the whole request back, and
-//! `Exchange::send_with_retry` sends it on a new connection.
+//! A pooled connection may die while a request is on its way to it. `Exchange::send_with_retry` then sends some requests once
+//! more, on a connection from `lease_fresh`: one that is younger than the loss, because an app that restarts ends all of them.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -26,7 +26,7 @@ use tokio::time::{Instant, timeout};
 use super::apps::App;
 use super::client_headers::ClientHeaderCache;
 use super::http2_connection::{CONNECTIONS_MAX, Http2Connection, Http2Stream};
-use super::transport::{HttpVersion, Transport, VersionOffer, dial};
+use super::transport::{AnswerStart, HttpVersion, Transport, VersionOffer, dial};
 use super::tunnel::Tunnels;
 use super::{FailureReason, RequestBody, UpstreamError};
 use crate::config::Protocol;
@@ -61,8 +61,15 @@ struct AppConnections {
 
 #[derive(Debug)]
 struct IdleConnection {
-    sender: SendRequest<RequestBody>,
+    connection: Http1Connection,
     expires_at: Instant,
+}
+
+/// The gate's end of an HTTP/1.1 connection; hyper's task drives the other.
+#[derive(Debug)]
+pub(super) struct Http1Connection {
+    pub sender: SendRequest<RequestBody>,
+    pub answer_start: AnswerStart,
 }
 
 /// An HTTP/1.1 connection, or a stream of an HTTP/2 connection, in use by one request.
@@ -75,7 +82,7 @@ pub(super) enum Lease {
 /// An HTTP/1.1 connection in use; its drop closes the connection.
 #[derive(Debug)]
 pub(super) struct Http1Lease {
-    pub sender: SendRequest<RequestBody>,
+    pub connection: Http1Connection,
     /// True if an earlier request used the connection: it may have been dead before this request.
     pub reused: bool,
     apps: AppConnectionsMap,
@@ -99,19 +106,31 @@ impl Pool {
             VersionOffer::Either => self.chosen_version(app) == Some(HttpVersion::Http1),
         };
         if !is_http1 {
-            return self.lease_stream(app, offer).await;
+            return self.lease_stream(app, offer, None).await;
         }
         match self.with_connections(app, AppConnections::take_newest_idle) {
-            Some(sender) => Ok(Lease::Http1(self.http1_lease(app, sender, true))),
+            Some(connection) => Ok(Lease::Http1(self.http1_lease(app, connection, true))),
             None => self.connect(app, offer).await,
         }
     }
 
+    /// Leases a connection for a request whose first one was lost: a new one, or a stream of an HTTP/2 connection that was made
+    /// since. No later request uses the lost connection.
+    pub(super) async fn lease_fresh(&self, app: &App, offer: VersionOffer, lost: Lease) -> Result<Lease, UpstreamError> {
+        match lost {
+            Lease::Http1(_closes) => self.connect(app, offer).await,
+            Lease::Http2(stream) => {
+                stream.retire_connection();
+                self.lease_stream(app, offer, Some(Instant::now())).await
+            }
+        }
+    }
+
     /// Leases a new connection, even if a pooled one is free.
-    pub(super) async fn connect(&self, app: &App, offer: VersionOffer) -> Result<Lease, UpstreamError> {
+    async fn connect(&self, app: &App, offer: VersionOffer) -> Result<Lease, UpstreamError> {
         match connect(app, offer).await? {
             NewConnection::Http1(handshake) => {
-                let Http1Handshake { sender, connection } = *handshake;
+                let Http1Handshake { own_end, connection } = *handshake;
                 self.with_connections(app, |connections| connections.chosen_version = Some(HttpVersion::Http1));
                 // the task ends when the lease or the idle entry is dropped, or the app closes
                 tokio::task::spawn_local(async move {
@@ -119,7 +138,7 @@ impl Pool {
                         tracing::debug!(%error, "connection to the app ended");
                     }
                 });
-                Ok(Lease::Http1(self.http1_lease(app, sender, false)))
+                Ok(Lease::Http1(self.http1_lease(app, own_end, false)))
             }
             NewConnection::Http2(connection) => {
                 let stream = connection.open_stream();
@@ -139,13 +158,13 @@ impl Pool {
         let NewConnection::Http1(handshake) = connect(app, VersionOffer::Http1).await? else {
             return Err(UpstreamError::unavailable(FailureReason::Connect));
         };
-        let Http1Handshake { sender, connection } = *handshake;
+        let Http1Handshake { own_end, connection } = *handshake;
         tokio::task::spawn_local(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "connection to the app ended");
             }
         });
-        Ok(Lease::Http1(self.http1_lease(app, sender, false)))
+        Ok(Lease::Http1(self.http1_lease(app, own_end, false)))
     }
 
     /// Closes connections that were unused for longer than the idle timeout. Each worker calls it once a second.
@@ -154,7 +173,7 @@ impl Pool {
         for connections in self.apps.borrow_mut().values_mut() {
             connections
                 .idle
-                .retain(|idle| idle.expires_at > now && !idle.sender.is_closed());
+                .retain(|idle| idle.expires_at > now && !idle.connection.sender.is_closed());
             let idle_timeout = connections.idle_timeout;
             connections
                 .http2
@@ -162,16 +181,18 @@ impl Pool {
         }
     }
 
-    /// Leases a stream of an HTTP/2 connection that exists or that another request is making. The wait counts as connecting.
-    async fn lease_stream(&self, app: &App, offer: VersionOffer) -> Result<Lease, UpstreamError> {
-        if let Some(stream) = self.with_connections(app, AppConnections::open_stream) {
+    /// Leases a stream of an HTTP/2 connection that exists or that another request is making, made after `newer_than` if that is
+    /// given. The wait counts as connecting.
+    async fn lease_stream(&self, app: &App, offer: VersionOffer, newer_than: Option<Instant>) -> Result<Lease, UpstreamError> {
+        let open_stream = |connections: &mut AppConnections| connections.open_stream(newer_than);
+        if let Some(stream) = self.with_connections(app, open_stream) {
             return Ok(Lease::Http2(stream));
         }
         let semaphore = self.with_connections(app, |connections| Rc::clone(&connections.connect_permit));
         let permit = timeout(app.settings.connect_timeout, semaphore.acquire())
             .await
             .map_err(|_elapsed| UpstreamError::unavailable(FailureReason::ConnectTimeout))?;
-        if let Some(stream) = self.with_connections(app, AppConnections::open_stream) {
+        if let Some(stream) = self.with_connections(app, open_stream) {
             return Ok(Lease::Http2(stream));
         }
         if offer == VersionOffer::Either && self.chosen_version(app) == Some(HttpVersion::Http1) {
@@ -197,9 +218,9 @@ impl Pool {
         }))
     }
 
-    fn http1_lease(&self, app: &App, sender: SendRequest<RequestBody>, reused: bool) -> Http1Lease {
+    fn http1_lease(&self, app: &App, connection: Http1Connection, reused: bool) -> Http1Lease {
         Http1Lease {
-            sender,
+            connection,
             reused,
             apps: Rc::clone(&self.apps),
             app_number: app.number,
@@ -209,22 +230,26 @@ impl Pool {
 
 impl AppConnections {
     /// Takes the most recently used idle HTTP/1.1 connection that is alive.
-    fn take_newest_idle(&mut self) -> Option<SendRequest<RequestBody>> {
+    fn take_newest_idle(&mut self) -> Option<Http1Connection> {
         let now = Instant::now();
-        self.idle.retain(|idle| idle.expires_at > now && !idle.sender.is_closed());
+        self.idle
+            .retain(|idle| idle.expires_at > now && !idle.connection.sender.is_closed());
         // a connection that still finishes its last exchange stays for a later request
-        let newest = self.idle.iter().rposition(|idle| idle.sender.is_ready())?;
-        Some(self.idle.remove(newest).sender)
+        let newest = self.idle.iter().rposition(|idle| idle.connection.sender.is_ready())?;
+        Some(self.idle.remove(newest).connection)
     }
 
     /// Opens a stream on the first connection with room. With `CONNECTIONS_MAX` full connections it opens one on the connection
-    /// with the fewest streams, where the request waits for room. `None`: the caller makes a new connection.
-    fn open_stream(&mut self) -> Option<Http2Stream> {
+    /// with the fewest streams, where the request waits for room. Connections that are not newer than `newer_than` do not count.
+    /// `None`: the caller makes a new connection.
+    fn open_stream(&mut self, newer_than: Option<Instant>) -> Option<Http2Stream> {
         self.http2
-            .retain(|connection| !connection.is_closed() && !connection.has_too_many_resets());
-        let least_loaded = self.http2.iter().min_by_key(|connection| connection.open_streams())?;
+            .retain(|connection| !connection.is_closed() && !connection.is_retired());
+        let is_new = |connection: &&Rc<Http2Connection>| newer_than.is_none_or(|loss| connection.is_newer_than(loss));
+        let fresh = || self.http2.iter().filter(is_new);
+        let least_loaded = fresh().min_by_key(|connection| connection.open_streams())?;
         // connections fill one after the other, so that surplus ones stay unused
-        let with_room = self.http2.iter().find(|connection| connection.has_room());
+        let with_room = fresh().find(|connection| connection.has_room());
         let chosen = match with_room {
             Some(connection) => connection,
             None if self.http2.len() >= CONNECTIONS_MAX => least_loaded,
@@ -242,6 +267,15 @@ impl Lease {
         }
     }
 
+    /// True if nothing of an answer has come since the last request began, as far as the transport shows it. For HTTP/2 the
+    /// answer's own future shows it.
+    pub fn is_unanswered(&self) -> bool {
+        match self {
+            Self::Http1(lease) => !lease.connection.answer_start.has_come(),
+            Self::Http2(_) => true,
+        }
+    }
+
     /// Returns the connection or stream after its answer was read to the end.
     pub fn give_back(self) {
         match self {
@@ -253,14 +287,14 @@ impl Lease {
 
 impl Http1Lease {
     fn give_back(self) {
-        if self.sender.is_closed() {
+        if self.connection.sender.is_closed() {
             return;
         }
         if let Some(connections) = self.apps.borrow_mut().get_mut(&self.app_number)
             && connections.idle.len() < IDLE_CONNECTIONS_MAX
         {
             connections.idle.push(IdleConnection {
-                sender: self.sender,
+                connection: self.connection,
                 expires_at: Instant::now() + connections.idle_timeout,
             });
         }
@@ -273,7 +307,7 @@ enum NewConnection {
 }
 
 struct Http1Handshake {
-    sender: SendRequest<RequestBody>,
+    own_end: Http1Connection,
     connection: http1::Connection<TokioIo<Transport>, RequestBody>,
 }
 
@@ -317,11 +351,15 @@ async fn connect(app: &App, offer: VersionOffer) -> Result<NewConnection, Upstre
 /// `upstream.response_header_bytes`: a higher header limit would cost every answer an allocation.
 async fn http1_handshake(app: &App, transport: Transport) -> Result<Http1Handshake, UpstreamError> {
     let header_bytes = app.settings.response_header_bytes;
+    let answer_start = transport.answer_start();
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(header_bytes.max(BUFFER_BYTES_MIN))
         .max_header_size(header_bytes)
         .handshake(TokioIo::new(transport))
         .await
         .map_err(|error| UpstreamError::failed(FailureReason::Connect, error))?;
-    Ok(Http1Handshake { sender, connection })
+    Ok(Http1Handshake {
+        own_end: Http1Connection { sender, answer_start },
+        connection,
+    })
 }

@@ -111,7 +111,8 @@ impl Drop for HeldBody {
 /// The client's body with a size limit.
 #[derive(Debug)]
 pub struct RequestBody {
-    pub(super) incoming: Incoming,
+    /// `None`: the request has no body.
+    pub(super) incoming: Option<Incoming>,
     /// Bytes left of the limit.
     pub(super) bytes_left: u64,
     pub(super) rules: Arc<HeaderRules>,
@@ -133,7 +134,10 @@ impl HttpBody for RequestBody {
             }
             BodyDemand::Refused => return Poll::Ready(Some(Err(RequestBodyError::NotRequested))),
         }
-        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        let Some(incoming) = &mut self.incoming else {
+            return Poll::Ready(None);
+        };
+        let polled = Pin::new(incoming).poll_frame(cx);
         self.progress.waits_for_client.set(polled.is_pending());
         let frame = ready!(polled);
         self.progress.last_activity.set(Instant::now());
@@ -148,15 +152,25 @@ impl HttpBody for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.incoming.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.incoming.as_ref().map_or(SizeHint::with_exact(0), HttpBody::size_hint)
     }
 }
 
 impl RequestBody {
+    /// A second body for a request without one; `None` if this one may have content, which can be read only once.
+    pub fn copy_of_empty(&self) -> Option<Self> {
+        self.is_end_stream().then(|| Self {
+            incoming: None,
+            bytes_left: self.bytes_left,
+            rules: Arc::clone(&self.rules),
+            progress: Rc::clone(&self.progress),
+        })
+    }
+
     /// Counts the bytes of a frame and removes reserved trailers.
     fn check_frame(&mut self, mut frame: Frame<Bytes>) -> Result<Frame<Bytes>, RequestBodyError> {
         if let Some(data) = frame.data_ref() {

@@ -3,6 +3,8 @@
 //! `dial` opens one and reports the HTTP version that it will carry. The caller sets the deadline; no function here waits with a
 //! timeout of its own.
 //!
+//! `AnswerStart` tells whether a byte came from the app since a request began: only without one may the request be sent again.
+//!
 //! An app may answer early (a 413, say) and close while hyper still writes the request. The write error then races with the
 //! answer, which may already lie in the kernel's receive buffer. `after_write` drops the rest of the request if an answer is
 //! there, so that hyper reads it. Before the first byte of a request is written the error is reported as it is: hyper then
@@ -10,6 +12,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -39,7 +43,13 @@ pub(super) enum VersionOffer {
 }
 
 #[derive(Debug)]
-pub(super) enum Transport {
+pub(super) struct Transport {
+    stream: AppStream,
+    answer_start: AnswerStart,
+}
+
+#[derive(Debug)]
+enum AppStream {
     Tcp {
         stream: TcpStream,
         /// True if bytes were written since the last read, so that the next read belongs to them.
@@ -48,6 +58,11 @@ pub(super) enum Transport {
     Unix(UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
+
+/// Shows whether the app sent a byte since the last request began. The transport writes it, the request reads it. Both run on
+/// one thread; hyper moves the transport of an upgraded connection, and therefore asks for `Send`.
+#[derive(Clone, Debug, Default)]
+pub(super) struct AnswerStart(Arc<AtomicBool>);
 
 /// A new connection and its HTTP version.
 #[derive(Debug)]
@@ -62,19 +77,22 @@ pub(super) async fn dial(app: &App, offer: VersionOffer) -> Result<Dialed, Upstr
         VersionOffer::Http2 => HttpVersion::Http2,
         VersionOffer::Http1 | VersionOffer::Either => HttpVersion::Http1,
     };
-    let transport = match (&app.url, &app.tls) {
-        (UpstreamUrl::Http(authority), _) => Transport::Tcp {
+    let stream = match (&app.url, &app.tls) {
+        (UpstreamUrl::Http(authority), _) => AppStream::Tcp {
             stream: connect_tcp(authority).await?,
             awaits_answer: false,
         },
-        (UpstreamUrl::Unix(path), _) => Transport::Unix(UnixStream::connect(path).await.map_err(connect_failed)?),
+        (UpstreamUrl::Unix(path), _) => AppStream::Unix(UnixStream::connect(path).await.map_err(connect_failed)?),
         (UpstreamUrl::Https(authority), Some(tls)) => {
             return connect_tls(connect_tcp(authority).await?, tls, offer, app.settings.protocol).await;
         }
         // INVARIANT: `Apps::load` sets up TLS for every https URL
         (UpstreamUrl::Https(_), None) => return Err(UpstreamError::unavailable(FailureReason::Tls)),
     };
-    Ok(Dialed { transport, version })
+    Ok(Dialed {
+        transport: Transport::new(stream),
+        version,
+    })
 }
 
 async fn connect_tcp(authority: &Authority) -> Result<TcpStream, UpstreamError> {
@@ -117,30 +135,57 @@ async fn connect_tls(
         ));
     }
     Ok(Dialed {
-        transport: Transport::Tls(Box::new(stream)),
+        transport: Transport::new(AppStream::Tls(Box::new(stream))),
         version: if http2 { HttpVersion::Http2 } else { HttpVersion::Http1 },
     })
 }
 
+impl AnswerStart {
+    /// A request begins: no byte of its answer has come.
+    pub fn reset(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    pub fn has_come(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 impl AsyncRead for Transport {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp { stream, awaits_answer } => {
-                let before = buf.filled().len();
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let polled = match &mut this.stream {
+            AppStream::Tcp { stream, awaits_answer } => {
                 let polled = Pin::new(stream).poll_read(cx, buf);
                 *awaits_answer &= buf.filled().len() == before;
                 polled
             }
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            AppStream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            AppStream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        };
+        if buf.filled().len() > before {
+            this.answer_start.0.store(true, Ordering::Relaxed);
         }
+        polled
     }
 }
 
 impl Transport {
+    fn new(stream: AppStream) -> Self {
+        Self {
+            stream,
+            answer_start: AnswerStart::default(),
+        }
+    }
+
+    pub fn answer_start(&self) -> AnswerStart {
+        self.answer_start.clone()
+    }
+
     /// Turns a write error into success if the app closed its side after an early answer; see the header.
     fn after_write(&mut self, polled: Poll<io::Result<usize>>, offered: usize) -> Poll<io::Result<usize>> {
-        let Self::Tcp { stream, awaits_answer } = self else {
+        let AppStream::Tcp { stream, awaits_answer } = &mut self.stream else {
             return polled;
         };
         match polled {
@@ -167,46 +212,46 @@ fn has_unread_bytes(stream: &TcpStream) -> bool {
 impl AsyncWrite for Transport {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let polled = match this {
-            Self::Tcp { stream, .. } => Pin::new(stream).poll_write(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        let polled = match &mut this.stream {
+            AppStream::Tcp { stream, .. } => Pin::new(stream).poll_write(cx, buf),
+            AppStream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            AppStream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         };
         this.after_write(polled, buf.len())
     }
 
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let polled = match this {
-            Self::Tcp { stream, .. } => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        let polled = match &mut this.stream {
+            AppStream::Tcp { stream, .. } => Pin::new(stream).poll_write_vectored(cx, bufs),
+            AppStream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            AppStream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         };
         let offered = bufs.iter().map(|buf| buf.len()).sum();
         this.after_write(polled, offered)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Tcp { stream, .. } => stream.is_write_vectored(),
-            Self::Unix(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
+        match &self.stream {
+            AppStream::Tcp { stream, .. } => stream.is_write_vectored(),
+            AppStream::Unix(stream) => stream.is_write_vectored(),
+            AppStream::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp { stream, .. } => Pin::new(stream).poll_flush(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        match &mut self.get_mut().stream {
+            AppStream::Tcp { stream, .. } => Pin::new(stream).poll_flush(cx),
+            AppStream::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            AppStream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp { stream, .. } => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        match &mut self.get_mut().stream {
+            AppStream::Tcp { stream, .. } => Pin::new(stream).poll_shutdown(cx),
+            AppStream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            AppStream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
