@@ -18,6 +18,7 @@ mod over_limit;
 mod handshake;
 mod proxy_header;
 mod io_stream;
+mod linger;
 mod guarded_stream;
 mod guard;
 mod activity;
@@ -50,6 +51,7 @@ use connection_slots::TotalSlot;
 pub use connection_slots::{AddressCount, ConnectionCount};
 pub use handshake::ALPN_HTTP2;
 use handshake::{HandshakeError, Protocol, handshake};
+use linger::Linger;
 use over_limit::OverLimitAnswers;
 use socket::{Accepted, Stream};
 pub use socket::{PeerAddr, Socket, bind, bind_unix};
@@ -120,6 +122,7 @@ pub struct ListenerOptions {
 pub struct ListenerContext {
     header_bytes: usize,
     timeouts: Timeouts,
+    linger: Linger,
     /// Open requests of one HTTP/2 connection.
     streams: u32,
     count: ConnectionCount,
@@ -136,18 +139,25 @@ struct Panicked;
 
 impl ListenerContext {
     pub fn new(limits: &Limits, count: ConnectionCount, metrics: &Metrics, on_rejected: OnRejected) -> Self {
+        let linger = Linger {
+            timeout: limits.linger_timeout.get(),
+            idle_timeout: limits.linger_idle_timeout.get(),
+            bytes: limits.linger_bytes.get(),
+        };
         Self {
             header_bytes: limits.header_bytes.as_usize(),
             timeouts: Timeouts {
                 header: limits.header_timeout.get(),
                 idle: limits.idle_timeout.get(),
                 send: limits.send_timeout.get(),
+                half_close: limits.half_close_timeout.get(),
             },
+            linger,
             streams: limits.streams.get(),
             count,
             options: ListenerOptions::default(),
             metrics: metrics.clone(),
-            over_limit: OverLimitAnswers::new(),
+            over_limit: OverLimitAnswers::new(linger),
             on_rejected,
         }
     }

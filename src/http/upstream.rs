@@ -23,6 +23,7 @@ mod pool;
 mod request_body;
 mod response_body;
 mod response_deadline;
+mod spare_request;
 mod transport;
 mod tunnel;
 mod upgrade;
@@ -61,6 +62,7 @@ use request_body::BodyProgress;
 pub use request_body::RequestBody;
 pub use response_body::Body;
 use response_deadline::{ResponseDeadline, is_grpc};
+use spare_request::SpareRequest;
 use transport::VersionOffer;
 pub use tunnel::Tunnels;
 use upgrade::Upgrade;
@@ -295,7 +297,7 @@ impl Exchange<'_> {
     /// Sends the request once and waits for the head of the answer, or for the deadline.
     async fn send(&mut self, lease: &mut Lease, request: Request<RequestBody>) -> SendOutcome {
         let reused = lease.is_reused();
-        let copy = if reused { copy_of_repeatable(&request) } else { None };
+        let spare = if reused { SpareRequest::of(&request) } else { None };
         let progress = &self.progress;
         let answer = match start_request(lease, request, &self.app.url) {
             Ok(answer) => answer,
@@ -316,28 +318,25 @@ impl Exchange<'_> {
             }
             Err(failed) => failed,
         };
-        let unsent = failed.take_message().filter(|_| reused).map(Box::new);
+        let unsent = failed.take_message().filter(|_| reused);
         let error = failed.into_error();
-        let repeatable = copy.filter(|_| lease.is_unanswered() && is_lost_connection(&error));
+        let repeatable = spare.filter(|_| lease.is_unanswered() && is_lost_connection(&error));
         let error = classify(error, progress);
-        match unsent.or(repeatable) {
-            Some(request) => SendOutcome::Lost { request, error },
+        match unsent.or_else(|| self.repeat(repeatable?)) {
+            Some(request) => SendOutcome::Lost {
+                request: Box::new(request),
+                error,
+            },
             None => SendOutcome::Failed(error),
         }
     }
-}
 
-/// A copy of a request that the app may get twice: it is idempotent and has no body.
-fn copy_of_repeatable(request: &Request<RequestBody>) -> Option<Box<Request<RequestBody>>> {
-    if !request.method().is_idempotent() {
-        return None;
+    /// Makes the spare copy ready to be sent.
+    fn repeat(&self, spare: SpareRequest) -> Option<Request<RequestBody>> {
+        let mut request = spare.into_request()?;
+        self.interim_responses.subscribe_again(&mut request);
+        Some(request)
     }
-    let mut copy = Request::new(request.body().copy_of_empty()?);
-    request.method().clone_into(copy.method_mut());
-    request.uri().clone_into(copy.uri_mut());
-    request.headers().clone_into(copy.headers_mut());
-    request.extensions().clone_into(copy.extensions_mut());
-    Some(Box::new(copy))
 }
 
 /// Chooses the HTTP versions to offer. Over plain text the app cannot say which it speaks; gRPC requires HTTP/2.

@@ -3,6 +3,7 @@
 mod app_failures;
 mod attack_regressions;
 mod chromium_http2;
+mod connection_ends;
 mod connection_limits;
 mod cross_origin;
 mod forwarding;

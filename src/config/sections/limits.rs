@@ -45,6 +45,14 @@ pub struct Limits {
     pub idle_timeout: Timeout,
     /// Longest time in which a client takes nothing of a response.
     pub send_timeout: Timeout,
+    /// Longest silence of an answer to a client that has closed its sending side, as a client that left does, too.
+    pub half_close_timeout: Timeout,
+    /// Longest time in which the gate reads and drops what a refused client still sends, so that it sees its answer.
+    pub linger_timeout: Timeout,
+    /// Time in which such a client sends at least 1KiB.
+    pub linger_idle_timeout: Timeout,
+    /// Bytes that the gate reads and drops for it.
+    pub linger_bytes: ByteSize,
     /// Longest silence of an upgraded connection (WebSocket) in both directions.
     pub tunnel_idle_timeout: Timeout,
     /// Size of a token.
@@ -103,6 +111,10 @@ impl Default for Limits {
             header_timeout: Timeout::seconds::<10>(),
             idle_timeout: Timeout::seconds::<75>(),
             send_timeout: Timeout::seconds::<60>(),
+            half_close_timeout: Timeout::seconds::<10>(),
+            linger_timeout: Timeout::seconds::<30>(),
+            linger_idle_timeout: Timeout::seconds::<5>(),
+            linger_bytes: ByteSize::kib::<{ 64 * 1024 }>(),
             tunnel_idle_timeout: Timeout::seconds::<3600>(),
             token_bytes: ByteSize::kib::<16>(),
             token_cache: Count::of::<10_000>(),

@@ -19,6 +19,7 @@ mod answer_body;
 mod early_hints;
 
 use std::cell::Cell;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -39,12 +40,14 @@ const DRIP_BYTES: u64 = 1024;
 /// Bytes that the answer to one PING writes. They do not show that the client reads anything else.
 const NOISE_BYTES: u64 = 17;
 
-/// The times for which a client may owe a head, send no request, or take no bytes.
+/// The times for which a client may owe a head, send no request, or take no bytes, and for which an answer may be silent that
+/// goes to a client which sends no more.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeouts {
     pub header: Duration,
     pub idle: Duration,
     pub send: Duration,
+    pub half_close: Duration,
 }
 
 /// The timeout that a client exceeded.
@@ -66,6 +69,19 @@ pub(super) enum AnswerState {
     Http,
     /// 101: the bytes behind the request are no HTTP.
     SwitchedProtocols,
+}
+
+/// The answers of an HTTP/1 connection, for a client that sends no more.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum AnswerProgress {
+    /// The last request has no answer yet.
+    Awaited,
+    /// The answer is on its way, and the client took all bytes so far.
+    Sending { written: u64 },
+    /// The client does not take the bytes that wait.
+    Stuck,
+    /// No request is open.
+    Done,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -107,6 +123,10 @@ struct State {
     refused: bool,
     /// True while the stream holds bytes back until the last request is answered.
     wake_on_answer: bool,
+    /// True while the stream keeps the client's end from hyper, until no request is open.
+    wake_on_end: bool,
+    /// The client's socket, if it may still be sending at the connection's end.
+    lingering: Option<OwnedFd>,
     /// Wakes the task that reads and writes the stream.
     waker: Option<Waker>,
     early_hint: Option<PendingHint>,
@@ -167,6 +187,8 @@ impl Activity {
                 blocked_answers: 0,
                 refused: false,
                 wake_on_answer: false,
+                wake_on_end: false,
+                lingering: None,
                 waker: None,
                 early_hint: None,
             }),
@@ -214,6 +236,41 @@ impl Activity {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// The progress of the answers. Wakes this task when no request is open any more.
+    pub fn wait_for_end(&self, cx: &Context<'_>) -> AnswerProgress {
+        let mut state = self.state.lock();
+        if state.in_flight == 0 {
+            return AnswerProgress::Done;
+        }
+        state.wake_on_end = true;
+        let replaced = state.set_waker(cx);
+        let progress = if state.answer_to(state.requests) == AnswerState::Undecided {
+            AnswerProgress::Awaited
+        } else if state.stuck_write.is_some() {
+            AnswerProgress::Stuck
+        } else {
+            AnswerProgress::Sending { written: state.written }
+        };
+        drop(state);
+        drop(replaced);
+        progress
+    }
+
+    /// True if fewer HTTP/1 requests than `heads` came to hyper.
+    pub fn has_requests_beyond(&self, heads: u64) -> bool {
+        heads > self.state.lock().requests
+    }
+
+    /// Keeps the client's socket beyond the end of the connection, because closing it would destroy the answer.
+    pub fn linger(&self, socket: OwnedFd) {
+        self.state.lock().lingering = Some(socket);
+    }
+
+    /// The socket that `linger` kept.
+    pub fn take_lingering(&self) -> Option<OwnedFd> {
+        self.state.lock().lingering.take()
     }
 
     /// The answer to the HTTP/1 request of this number; the first request is 1.
@@ -418,6 +475,12 @@ impl Drop for InFlight {
         state.in_flight = state.in_flight.saturating_sub(1);
         if state.in_head {
             state.start_head_timer();
+        }
+        let is_wanted = state.in_flight == 0 && std::mem::take(&mut state.wake_on_end);
+        let waker = is_wanted.then(|| state.waker.take()).flatten();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
         }
     }
 }

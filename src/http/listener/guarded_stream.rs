@@ -9,11 +9,19 @@
 //! request or the first bytes of a tunnel, and only the answer tells. The stream holds up to `HELD_BYTES_MAX` of them
 //! back, then stops reading, and continues when `Activity` has the answer: after 101 they pass unread, after any other
 //! status the guard reads them as HTTP.
+//!
+//! The end of an HTTP/1 client's bytes between two messages waits for the answers (`half_close`). At its own end of the
+//! connection the stream tells whether the client may still be sending: closing the socket then would destroy the answer
+//! (`linger`).
+
+mod half_close;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -22,6 +30,7 @@ use super::activity::{Activity, AnswerState};
 use super::guard::http1_framing::{Framing, INVALID_BYTES, Unescaped, Verdict};
 use super::guard::http2_frames::Frames;
 use crate::http::target::escaped;
+use half_close::HalfClose;
 
 /// Bytes held back behind a request that asks to upgrade; with one read more, reading stops until it is answered.
 const HELD_BYTES_MAX: usize = 64 * 1024;
@@ -33,8 +42,19 @@ pub(super) struct GuardedStream<S> {
     stream: S,
     activity: Arc<Activity>,
     guard: Guard,
+    /// `None` over HTTP/2.
+    client_end: Option<ClientEnd<S>>,
     /// An informational head that is partly written.
     early_hint: BytesMut,
+}
+
+/// What the stream needs to know about the end of an HTTP/1 connection.
+#[derive(Debug)]
+pub(super) struct ClientEnd<S> {
+    /// Longest silence of an answer to a client that sends no more.
+    pub half_close_timeout: Duration,
+    /// A second descriptor of the client's socket.
+    pub duplicate: fn(&S) -> io::Result<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -51,20 +71,29 @@ struct Http1Guard {
     held: BytesMut,
     /// The rest of `INVALID_BYTES` that hyper has not read yet; nothing comes after it.
     invalid: Option<&'static [u8]>,
+    /// Set once the client sends no more, while an answer is owed.
+    half_close: Option<HalfClose>,
+    half_close_timeout: Duration,
+    /// True once the client's end was read.
+    is_ended: bool,
 }
 
 impl<S> GuardedStream<S> {
-    pub fn http1(stream: S, activity: Arc<Activity>) -> Self {
+    pub fn http1(stream: S, activity: Arc<Activity>, client_end: ClientEnd<S>) -> Self {
         let guard = Guard::Http1(Box::new(Http1Guard {
             framing: Framing::new(),
             was_in_head: false,
             held: BytesMut::new(),
             invalid: None,
+            half_close: None,
+            half_close_timeout: client_end.half_close_timeout,
+            is_ended: false,
         }));
         Self {
             stream,
             activity,
             guard,
+            client_end: Some(client_end),
             early_hint: BytesMut::new(),
         }
     }
@@ -74,6 +103,7 @@ impl<S> GuardedStream<S> {
             stream,
             activity,
             guard: Guard::Http2(Box::new(Frames::new())),
+            client_end: None,
             early_hint: BytesMut::new(),
         }
     }
@@ -110,7 +140,7 @@ impl Http1Guard {
                 }
                 ready!(Pin::new(&mut *stream).poll_read(cx, buf))?;
                 if buf.filled().len() == before {
-                    return Poll::Ready(Ok(()));
+                    return self.poll_end(activity, cx);
                 }
             }
             self.inspect(activity, buf, before);
@@ -122,6 +152,30 @@ impl Http1Guard {
                 return Poll::Ready(Ok(()));
             }
         }
+    }
+
+    /// The client sends no more. Ready when hyper may know it.
+    fn poll_end(&mut self, activity: &Activity, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.is_ended = true;
+        if !self.framing.is_between_messages() {
+            return Poll::Ready(Ok(()));
+        }
+        let half_close = self.half_close.get_or_insert_with(HalfClose::start);
+        half_close.poll_answered(activity, self.half_close_timeout, cx)
+    }
+
+    /// True if the client may still be sending, although the gate reads no more: the rest of a message, or another request.
+    fn may_be_sending<S: AsyncRead + Unpin>(&self, stream: &mut S, activity: &Activity, cx: &mut Context<'_>) -> bool {
+        if self.is_ended || self.framing.is_tunnel() {
+            return false;
+        }
+        if !self.framing.is_between_messages() || activity.has_requests_beyond(self.framing.heads()) {
+            return true;
+        }
+        let mut byte = [0];
+        let mut unread = ReadBuf::new(&mut byte);
+        let polled = Pin::new(stream).poll_read(cx, &mut unread);
+        matches!(polled, Poll::Ready(Ok(()))) && !unread.filled().is_empty()
     }
 
     /// Tells `Activity` whether a head is unfinished. Most reads hold whole heads, and change nothing.
@@ -253,7 +307,7 @@ impl<S: AsyncWrite + Unpin> GuardedStream<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for GuardedStream<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for GuardedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = match self.poll_early_hint(cx) {
             Poll::Ready(Ok(())) => Pin::new(&mut self.stream).poll_write(cx, buf),
@@ -288,7 +342,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for GuardedStream<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        let this = &mut *self;
+        if let Guard::Http1(guard) = &this.guard
+            && guard.may_be_sending(&mut this.stream, &this.activity, cx)
+            && let Some(client_end) = &this.client_end
+            // without a descriptor left, the answer may be lost
+            && let Ok(socket) = (client_end.duplicate)(&this.stream)
+        {
+            this.activity.linger(socket);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -3,8 +3,10 @@
 //! hyper parses, answers and keeps the connection alive. This adds the timeouts (`Activity::overdue`, because hyper has one
 //! timer for head and idle time), the reasons of refused bytes, and the order of a shutdown. When the gate closes, a
 //! connection with a request is told at once to close after its answer. One without a request first gets
-//! `FIRST_REQUEST_GRACE`, because hyper ends such a connection immediately. A forced shutdown drops it at any time.
+//! `FIRST_REQUEST_GRACE`, because hyper ends such a connection immediately. A forced shutdown drops it at any time. A socket
+//! whose client may still be sending lingers after all that (`linger`).
 
+use std::os::fd::AsFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::activity::{Activity, Overdue};
-use super::guarded_stream::GuardedStream;
+use super::guarded_stream::{ClientEnd, GuardedStream};
 use super::{ClientConnection, ConnectionContext, ListenerContext, Rejected, first_request_grace_over, forced};
 use crate::base::lifecycle::Shutdown;
 use crate::http::upstream::Body;
@@ -28,7 +30,7 @@ const BUFFER_BYTES_MIN: usize = 8192;
 /// Returns when the connection ended, a timeout or a forced shutdown ended it, or it was upgraded.
 pub async fn drive<S, H, F>(stream: S, context: ConnectionContext<H>)
 where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static,
     H: Fn(Request<Incoming>, Rc<ClientConnection>) -> F + 'static,
     F: Future<Output = Response<Body>> + 'static,
 {
@@ -37,7 +39,11 @@ where
     let peer = context.client.peer;
     let activity = Activity::http1();
     context.client.enable_early_hints(&activity);
-    let guarded = TokioIo::new(GuardedStream::http1(stream, Arc::clone(&activity)));
+    let client_end = ClientEnd {
+        half_close_timeout: listener.timeouts.half_close,
+        duplicate: |stream: &S| stream.as_fd().try_clone_to_owned(),
+    };
+    let guarded = TokioIo::new(GuardedStream::http1(stream, Arc::clone(&activity), client_end));
     let service = service_fn(|request: Request<Incoming>| {
         let in_flight = activity.begin_request(request.version());
         let answer = context.answer(request, in_flight);
@@ -66,6 +72,9 @@ where
             }
         }
     };
+    if let Some(socket) = activity.take_lingering() {
+        listener.linger.spawn(socket, &context.client, shutdown.clone());
+    }
     // hyper reports no parse error for bytes that the guard refused inside a body
     let refused = || activity.is_refused().then_some(Rejected::Malformed);
     if let Some(reason) = outcome.err().as_ref().and_then(rejection).or_else(refused) {
@@ -86,7 +95,7 @@ fn settings(listener: &ListenerContext) -> http1::Builder {
     builder
         .header_read_timeout(None)
         .max_buf_size(listener.header_bytes.max(BUFFER_BYTES_MIN))
-        // no `pipeline_flush`: it lifts hyper's limit on the bytes buffered for a client that does not read, and never
+        // `half_close` of hyper would not notice a reset either; see `guarded_stream`. No `pipeline_flush`: it lifts hyper's limit on the bytes buffered for a client that does not read, and never
         // writes the last answer of a connection that closes on pipelined bytes
         .half_close(false);
     builder

@@ -1,6 +1,7 @@
 //! The stream that HTTP is read from: a socket, or TLS on it, with the bytes that the handshake has read already.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -33,6 +34,21 @@ impl<S> PrefixedIo<S> {
         PrefixedIo {
             stream: stream(self.stream),
             prefix: self.prefix,
+        }
+    }
+}
+
+impl<S: AsFd> AsFd for PrefixedIo<S> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+impl AsFd for IoStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Plain(stream) => stream.as_fd(),
+            Self::Tls(stream) => stream.get_ref().0.as_fd(),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The 503 for a connection over the limit, so that the client learns why it is closed.
 //!
-//! Closing a socket with unread bytes sends a reset, which destroys the answer on its way. So a task per connection, for
-//! up to `LINGERING_MAX` connections of a worker, reads the request and closes only then. Further connections get the
-//! answer if the kernel takes it at once. Neither ever holds up the accept loop.
+//! The connection holds no slot, so this has limits of its own: a task per connection, for up to `LINGERING_MAX` connections
+//! of a worker, answers and closes as `linger` does, within `LINGER_TIMEOUT`. Further connections get the answer if the kernel
+//! takes it at once. Neither ever holds up the accept loop.
 
 use std::cell::Cell;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,14 +14,13 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
+use super::linger::Linger;
 use super::socket::Stream;
 
 /// Connections of one worker that linger at a time.
 const LINGERING_MAX: usize = 64;
 /// Longest time that one of them lingers.
 const LINGER_TIMEOUT: Duration = Duration::from_millis(500);
-/// Bytes of its request that are read and dropped.
-const LINGER_BYTES_MAX: usize = 64 * 1024;
 /// Shortest time between two warnings in the log.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -34,13 +34,15 @@ const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
 #[derive(Debug)]
 pub(super) struct OverLimitAnswers {
     lingering: Arc<Semaphore>,
+    linger: Linger,
     warned_at: Cell<Option<Instant>>,
 }
 
 impl OverLimitAnswers {
-    pub fn new() -> Self {
+    pub fn new(linger: Linger) -> Self {
         Self {
             lingering: Arc::new(Semaphore::new(LINGERING_MAX)),
+            linger,
             warned_at: Cell::new(None),
         }
     }
@@ -48,10 +50,13 @@ impl OverLimitAnswers {
     /// Answers in plain HTTP/1 and closes.
     pub fn send(&self, stream: Stream, tracker: &TaskTracker) {
         match Arc::clone(&self.lingering).try_acquire_owned() {
-            Ok(permit) => drop(tracker.spawn_local(async move {
-                let _late_or_closed = timeout(LINGER_TIMEOUT, linger(stream)).await;
-                drop(permit);
-            })),
+            Ok(permit) => {
+                let linger = self.linger;
+                drop(tracker.spawn_local(async move {
+                    let _late_or_closed = timeout(LINGER_TIMEOUT, answer(stream, linger)).await;
+                    drop(permit);
+                }));
+            }
             Err(_too_many) => stream.write_now(ANSWER),
         }
     }
@@ -68,17 +73,11 @@ impl OverLimitAnswers {
 }
 
 /// Waits for the request first: some clients ignore an answer that comes before they have sent it.
-async fn linger(mut stream: Stream) -> std::io::Result<()> {
-    let mut sink = [0; 4096];
-    let _request_or_late = timeout(LINGER_TIMEOUT / 2, stream.read(&mut sink)).await;
+async fn answer(mut stream: Stream, linger: Linger) -> std::io::Result<()> {
+    let _request_or_late = timeout(LINGER_TIMEOUT / 2, stream.read(&mut [0; 4096])).await;
     stream.write_all(ANSWER).await?;
     stream.shutdown().await?;
-    let mut read = 0;
-    while read < LINGER_BYTES_MAX {
-        match stream.read(&mut sink).await? {
-            0 => break,
-            length => read += length,
-        }
-    }
-    Ok(())
+    let socket = stream.as_fd().try_clone_to_owned()?;
+    drop(stream);
+    linger.drain(socket).await
 }

@@ -82,6 +82,13 @@ impl InterimResponses {
         }
     }
 
+    /// Lets the second send of the request fill the same queue.
+    pub fn subscribe_again(&self, request: &mut Request<RequestBody>) {
+        if let Some(queue) = &self.queue {
+            queue.fill_from(request);
+        }
+    }
+
     /// Releases the body and passes hints on as interim responses arrive. Never returns; the caller drops it when the app's
     /// answer is there. Cancel-safe.
     pub async fn pass_on(&mut self, progress: &BodyProgress, send_hints: Option<SendHints<'_>>) -> std::convert::Infallible {
@@ -107,7 +114,12 @@ impl InterimQueue {
     /// Makes a queue that hyper fills with the interim responses to `request`.
     fn attach(request: &mut Request<RequestBody>) -> Arc<Self> {
         let queue = Arc::new(Self::default());
-        let filled = Arc::clone(&queue);
+        queue.fill_from(request);
+        queue
+    }
+
+    fn fill_from(self: &Arc<Self>, request: &mut Request<RequestBody>) {
+        let filled = Arc::clone(self);
         hyper::ext::on_informational(request, move |interim| {
             filled.push(match interim.status().as_u16() {
                 CONTINUE => Interim::Continue,
@@ -115,7 +127,6 @@ impl InterimQueue {
                 _ => return,
             });
         });
-        queue
     }
 
     /// Drops the response when the queue is full.

@@ -161,14 +161,15 @@ impl HttpBody for RequestBody {
 }
 
 impl RequestBody {
-    /// A second body for a request without one; `None` if this one may have content, which can be read only once.
-    pub fn copy_of_empty(&self) -> Option<Self> {
-        self.is_end_stream().then(|| Self {
+    /// A second body for a request without one.
+    pub fn copy_of_empty(&self) -> Self {
+        Self {
             incoming: None,
             bytes_left: self.bytes_left,
             rules: Arc::clone(&self.rules),
+            policy_headers: self.policy_headers.clone(),
             progress: Rc::clone(&self.progress),
-        })
+        }
     }
 
     /// Counts the bytes of a frame and removes reserved trailers.

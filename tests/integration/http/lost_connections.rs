@@ -132,7 +132,7 @@ fn what_the_app_may_have_done_is_never_sent_twice() {
 #[test]
 fn an_answer_that_began_or_a_fresh_connection_that_ends_is_502_after_one_try() {
     for began in ["HTTP/1.1 200 OK\r\n", "H", "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"] {
-        let (script, seen) = app(move |wire| drop(wire.send(began)), Lost::Kept);
+        let (script, seen) = app(move |wire| assert!(wire.send(began)), Lost::Kept);
         let gate = gate_before(&script.url(), "");
         let mut wire = RawConnection::open(gate.proxy);
         assert_eq!(ask(&gate, &mut wire, "GET", "\r\n").status, 200);

@@ -1,4 +1,5 @@
-//! `103 Early Hints`: sent for one HTTP/1.1 request while it has no answer.
+//! Interim responses: `103 Early Hints`, and the `100 Continue` that asks whether a client is still there, sent for one HTTP/1.1
+//! request while it has no answer.
 //!
 //! `EarlyHints::send` leaves the head in `Activity`, and the stream writes it at its next flush: hyper flushes when
 //! nothing of its own is half written. Best effort: a hint that comes too late, is too long, or meets a client that does
@@ -13,6 +14,9 @@ use super::{Activity, AnswerState, Protocol};
 
 /// Longest `103 Early Hints` head; a longer one is not sent. Also the limit of all that wait together.
 const HINT_BYTES_MAX: usize = 8 * 1024;
+
+/// The bytes by which `probe` asks the client's kernel whether the client is still there.
+const PROBE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Sends `103 Early Hints` for one HTTP/1.1 request, while it has no answer.
 #[derive(Clone, Debug)]
@@ -36,6 +40,17 @@ impl Activity {
             activity: Arc::clone(self),
             request: state.requests,
         })
+    }
+
+    /// Leaves a `100 Continue` for the stream's next flush, in the request that came last. The caller runs on the task that
+    /// flushes.
+    pub fn probe(&self) {
+        let mut state = self.state.lock();
+        let request = state.requests;
+        if state.takes_early_hints && state.stuck_write.is_none() && state.early_hint.is_none() {
+            let head = PROBE.to_vec();
+            state.early_hint = Some(PendingHint { request, head });
+        }
     }
 }
 

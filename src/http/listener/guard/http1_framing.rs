@@ -147,6 +147,16 @@ impl Framing {
         self.step == Step::Held
     }
 
+    /// True if no message is half read.
+    pub fn is_between_messages(&self) -> bool {
+        matches!(self.step, Step::Start | Step::Held | Step::Tunnel)
+    }
+
+    /// True after an upgrade.
+    pub fn is_tunnel(&self) -> bool {
+        self.step == Step::Tunnel
+    }
+
     /// True if the last byte was part of a head that is not complete.
     pub fn is_in_head(&self) -> bool {
         let outside_a_head = matches!(

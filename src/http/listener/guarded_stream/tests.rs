@@ -15,6 +15,13 @@ use crate::http::listener::activity::EarlyHints;
 
 const LINK: &str = "</style.css>; rel=preload";
 
+fn no_socket<S>() -> ClientEnd<S> {
+    ClientEnd {
+        half_close_timeout: Duration::from_secs(10),
+        duplicate: |_| Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
 fn hints() -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert("link", HeaderValue::from_static(LINK));
@@ -26,7 +33,7 @@ fn hints() -> HeaderMap {
 async fn exchange(sent: &str, answers: usize, before: impl Fn(Option<EarlyHints>) + Clone + 'static) -> String {
     let (mut client, server) = tokio::io::duplex(1 << 16);
     let activity = Activity::http1();
-    let guarded = TokioIo::new(GuardedStream::http1(server, Arc::clone(&activity)));
+    let guarded = TokioIo::new(GuardedStream::http1(server, Arc::clone(&activity), no_socket()));
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let in_flight = activity.begin_request(request.version());
         let activity = Arc::clone(&activity);
@@ -129,7 +136,7 @@ async fn no_early_hints_for_http_1_0_for_answered_requests_or_beyond_the_size_li
 async fn upgrade(status: StatusCode, early: &str) -> (usize, Vec<u8>) {
     let activity = Activity::http1();
     let _in_flight = activity.begin_request(http::Version::HTTP_11);
-    let mut guarded = GuardedStream::http1(stream_with(early.as_bytes()), Arc::clone(&activity));
+    let mut guarded = GuardedStream::http1(stream_with(early.as_bytes()), Arc::clone(&activity), no_socket());
     let mut seen = Vec::new();
     read_available(&mut guarded, &mut seen).await;
     let before = seen.len();

@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
@@ -17,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Framing, Unescaped, Verdict};
 use crate::http::listener::activity::Activity;
-use crate::http::listener::guarded_stream::GuardedStream;
+use crate::http::listener::guarded_stream::{ClientEnd, GuardedStream};
 
 const GOOD: &[u8] = b"GET /ok HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -100,8 +101,12 @@ fn serve(pieces: &[&[u8]]) -> (Vec<Served>, Vec<String>, bool) {
             Ok(http::Response::new(Empty::<Bytes>::new()))
         }
     });
-    let guarded = TokioIo::new(GuardedStream::http1(client, Arc::clone(&activity)));
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let client_end = ClientEnd {
+        half_close_timeout: Duration::from_secs(10),
+        duplicate: |_| Err(io::ErrorKind::Unsupported.into()),
+    };
+    let guarded = TokioIo::new(GuardedStream::http1(client, Arc::clone(&activity), client_end));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let connection = hyper::server::conn::http1::Builder::new()
         .max_buf_size(64 * 1024)
         .half_close(false)
