@@ -1,6 +1,7 @@
 //! Reads the policy tree from folders: the only I/O of loading policies.
 //!
-//! Follows symlinks (kubelet mounts are made of them), ignores the temporary files of editors, and reads within bounds. An
+//! Follows symlinks that stay inside their portal's folder (kubelet mounts are made of them), ignores the temporary files of
+//! editors, and reads within bounds. An
 //! editor may be writing while the gate reads: `read_twice` reads until two readings are identical, so that no half-written
 //! file counts.
 
@@ -39,10 +40,12 @@ struct Reader<'a> {
     bytes: Vec<u8>,
 }
 
-/// The entries and bytes that may still be read from one folder.
+/// The entries and bytes that may still be read from one folder, and the folder itself.
 struct Budget {
     entries: usize,
     bytes: u64,
+    /// No link below it may lead out of it.
+    folder: PathBuf,
 }
 
 /// The two roots of the tree.
@@ -80,8 +83,8 @@ impl PolicyFolders {
             scope,
             bytes: Vec::new(),
         };
-        reader.walk(&self.policies, "policies", 0, &mut Budget::full());
-        reader.walk(&self.schemas, "schemas", DEPTH_MAX, &mut Budget::full());
+        reader.walk(&self.policies, "policies", 0, &mut Budget::full(&self.policies));
+        reader.walk(&self.schemas, "schemas", DEPTH_MAX, &mut Budget::full(&self.schemas));
         reader.tree
     }
 
@@ -125,7 +128,7 @@ impl Reader<'_> {
                 continue;
             }
             // the files directly in `policies/` have a budget of their own
-            let mut own = Budget::full();
+            let mut own = Budget::full(&entry.path());
             let budget = if depth == 0 { &mut own } else { &mut *budget };
             if budget.entries == 0 {
                 return self.problem(
@@ -134,6 +137,12 @@ impl Reader<'_> {
                 );
             }
             budget.entries -= 1;
+            let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+            let is_read = is_policy_file(&child) || entry.path().is_dir();
+            if is_link && is_read && budget.is_left_by(&entry.path()) {
+                self.problem(&child, "is a link that leads out of its folder; copy the file instead");
+                continue;
+            }
             // metadata follows symlinks: kubelet's files are symlinks into `..data`
             match fs::metadata(entry.path()) {
                 Err(error) => self.problem(&child, format!("cannot be read: {error}")),
@@ -214,11 +223,22 @@ impl Reader<'_> {
 }
 
 impl Budget {
-    const fn full() -> Self {
+    fn full(folder: &Path) -> Self {
         Self {
             entries: FOLDER_ENTRIES_MAX,
             bytes: FOLDER_BYTES_MAX,
+            folder: folder.to_owned(),
         }
+    }
+
+    /// SECURITY: True for a link out of the folder. The owner of one portal's folder must not have the gate read, and show in an
+    /// error message, files of other portals and secrets of the pod.
+    fn is_left_by(&self, link: &Path) -> bool {
+        let (Ok(target), Ok(folder)) = (fs::canonicalize(link), fs::canonicalize(&self.folder)) else {
+            // it cannot be read, which is reported as such
+            return false;
+        };
+        !target.starts_with(folder)
     }
 }
 
@@ -318,6 +338,52 @@ mod tests {
         fs::create_dir_all(root.path().join("schemas")).unwrap();
         let tree = places(root.path()).read();
         assert_eq!(tree.files.0.keys().collect::<Vec<_>>(), ["policies/a/x.cedar"]);
+    }
+
+    #[test]
+    fn a_link_out_of_a_portals_folder_is_a_problem_and_is_not_read() {
+        let root = tempfile::tempdir().unwrap();
+        put(root.path(), "secret.cedar", "hunter2");
+        put(root.path(), "secrets/x.cedar", "hunter2");
+        put(root.path(), "policies/b/x.cedar", "hunter2");
+        put(root.path(), "mounted/x.cedar", "permit(principal, action, resource);");
+        put(root.path(), "policies/a/own.cedar", "permit(principal, action, resource);");
+        put(root.path(), "schemas/b.cedarschema", "entity B;");
+        let link = |to: &str, name: &str| std::os::unix::fs::symlink(root.path().join(to), root.path().join(name)).unwrap();
+        link("secret.cedar", "policies/a/file.cedar");
+        link("policies/b/x.cedar", "policies/a/other.cedar");
+        link("secrets", "policies/a/tests");
+        link("secret.cedar", "policies/a/README.md");
+        link("policies/a/own.cedar", "policies/a/again.cedar");
+        link("secret.cedar", "schemas/a.cedarschema");
+        link("schemas/b.cedarschema", "schemas/c.cedarschema");
+        // an entry of the root belongs to the operator, who may mount it from elsewhere
+        link("mounted", "policies/m");
+        let tree = places(root.path()).read();
+        let read: Vec<_> = tree.files.0.keys().map(String::as_str).collect();
+        let expected = [
+            "policies/a/again.cedar",
+            "policies/a/own.cedar",
+            "policies/b/x.cedar",
+            "policies/m/x.cedar",
+            "schemas/b.cedarschema",
+            "schemas/c.cedarschema",
+        ];
+        assert_eq!(read, expected);
+        let mut problems: Vec<_> = tree.problems.iter().map(|problem| problem.file.as_str()).collect();
+        problems.sort_unstable();
+        let out = [
+            "policies/a/file.cedar",
+            "policies/a/other.cedar",
+            "policies/a/tests",
+            "schemas/a.cedarschema",
+        ];
+        assert_eq!(problems, out);
+        assert!(
+            tree.problems
+                .iter()
+                .all(|problem| problem.message.contains("leads out of its folder"))
+        );
     }
 
     #[test]
