@@ -1,14 +1,18 @@
 # Thin on purpose: cargo knows how. `make test` is everything CI runs before a merge.
 .PHONY: demo test lint bench bench-parts bench-tools tools counts counts-accept
 
-INSTRUCTIONS = cargo run --locked --quiet --profile counts --package cedargate-benches --bin instructions --
+COUNTER = --locked --quiet --profile counts --package cedargate-benches --bin instructions
+INSTRUCTIONS = cargo run $(COUNTER) --
 
 demo: ## two portals, a demo app, a token issuer, a login; prints what to try
 	@.ci/demo-needs
 	cargo run --locked -- demo
 
-test: tools lint ## everything: format, lints, all tests, instruction counts
-	cargo test --locked --workspace --all-targets
+test: ## everything: format, lints, all tests, instruction counts
+	$(MAKE) --jobs 2 --output-sync=target tools lint
+	cargo test --locked --workspace --all-targets --no-run
+	@# tests wait most of their time; meanwhile cargo builds the counter at a low priority
+	nice cargo build $(COUNTER) & build=$$!; cargo test --locked --workspace --all-targets; tests=$$?; wait $$build; exit $$((tests || $$?))
 	cargo test --locked --workspace --doc
 	$(INSTRUCTIONS) check
 
