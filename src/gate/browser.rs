@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::portal::path::CanonicalPath;
 use http::header::{
     CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, SET_COOKIE, WWW_AUTHENTICATE,
 };
@@ -105,7 +106,7 @@ impl Gate {
         };
         let return_to = [return_to.as_str(), path, portal.config.matches.path_prefix.as_str()]
             .into_iter()
-            .find(|place| place.len() <= RETURN_BYTES_MAX)?
+            .find(|place| place.len() <= RETURN_BYTES_MAX && is_ordinary(place))?
             .to_owned();
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         query.append_pair("portal", &portal.name).append_pair("rd", &return_to);
@@ -122,6 +123,12 @@ impl Gate {
         let location = format!("{}/auth/login?{}", self.config.identity.prefix, query.finish());
         HeaderValue::try_from(location).ok()
     }
+}
+
+/// True if the login accepts this return path: a link of any site can name one, so it takes no opaque segments.
+fn is_ordinary(place: &str) -> bool {
+    let path = place.split('?').next().unwrap_or(place);
+    CanonicalPath::parse(path).is_ok()
 }
 
 /// True if the login accepts a return path with this query: no controls, encoded or not, and no unsafe characters.

@@ -116,11 +116,13 @@ impl PortalTable {
         ignores_case: impl Fn(usize) -> bool,
     ) -> Result<Option<usize>, Refusal> {
         let found = self.find(host, path);
-        let readings = path.opaque().map(|part| part.readings.as_slice()).unwrap_or_default();
-        if readings.iter().any(|reading| self.prefixes.find(host, reading) != found) {
-            return Err(path_refused(
-                "an app that decodes the path could take it for one of another portal".to_owned(),
-            ));
+        if let Some(part) = path.opaque()
+            && part.readings.iter().any(|reading| self.prefixes.find(host, reading) != found)
+        {
+            return Err(path_refused(format!(
+                "{}; `paths.opaque` cannot allow it here, because an app that decodes the path could take it for another portal's",
+                part.rule
+            )));
         }
         let id = path.ordinary_id();
         let folded_id = folded_where_clear(id);
@@ -137,7 +139,7 @@ impl PortalTable {
         }
         if found.is_some_and(ignores_case) {
             return Err(path_refused(
-                "an app that ignores case could take the path for one of another portal".to_owned(),
+                "the app ignores case (`paths.case`) and could take the path for another portal's".to_owned(),
             ));
         }
         Ok(found)

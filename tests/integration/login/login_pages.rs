@@ -169,6 +169,28 @@ fn a_local_login_gives_a_session_that_the_portal_takes() {
 }
 
 #[test]
+fn a_navigation_to_an_opaque_path_can_log_in() {
+    let gate = setup(free_port())
+        .file(
+            "policies/p/portal.yaml",
+            "login: { provider: local }\npaths: { opaque: [/portal/p/files] }\n",
+        )
+        .start();
+    for (path, back) in [
+        ("/portal/p/files/a?x=1", "%2Fportal%2Fp%2Ffiles%2Fa%3Fx%3D1"),
+        ("/portal/p/files/a%2Fb?x=1", "%2Fportal%2Fp"),
+        ("/portal/p/files//b", "%2Fportal%2Fp"),
+        ("/portal/p/files/caf\u{e9}", "%2Fportal%2Fp%2Ffiles%2Fcaf%25C3%25A9"),
+    ] {
+        let mut browser = Browser::new(&gate);
+        let answer = browser.send("GET", path, &[], "");
+        let location = answer.header("location").to_owned();
+        assert_eq!(location, format!("/api/v1/identity/auth/login?portal=p&rd={back}"), "{path}");
+        assert_eq!(browser.send("GET", &location, &[], "").status, 200, "{path}");
+    }
+}
+
+#[test]
 fn every_wrong_login_is_answered_alike_and_begins_no_session() {
     let gate = start();
     let mut texts = Vec::new();
