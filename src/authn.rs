@@ -33,10 +33,7 @@ use std::time::Duration;
 
 pub use cedargate_policy::claims::Window;
 use cedargate_policy::claims::{self, TokenHeader};
-use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::types::Identity;
-use http::HeaderMap;
-use http::header::AUTHORIZATION;
 use prometheus::IntCounter;
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -47,7 +44,7 @@ pub use self::cache::{TokenCache, token_hash};
 pub use self::error::TokenError;
 pub use self::id_token::{ExpectedAccessToken, ExpectedIdToken, IdToken, LogoutToken, decode_id_token_claims, map_claims};
 pub use self::introspection::{Evidence, IntrospectionClient};
-use self::jwk::KeyChoice;
+use self::jwk::{KeyChoice, PublicKey};
 use self::jws::{CompactJws, TokenKind};
 use self::keys::IssuerKeys;
 pub use self::keys::{FetchError, check_url, discovery_url};
@@ -363,25 +360,27 @@ impl IssuerState {
         if self.keys.is_stale(now) {
             return Err(self.unavailable("the last good ones are past jwks.max_age"));
         }
-        let candidates = match set.choose(token.header.kid.as_deref(), algorithm) {
-            KeyChoice::Keys(keys) => keys,
+        let signed = |key: &&PublicKey| key.verifies(algorithm, token.signing_input.as_bytes(), &token.signature);
+        let key = match set.choose(token.header.kid.as_deref(), algorithm) {
+            KeyChoice::Keys(keys) => keys
+                .into_iter()
+                .find(signed)
+                .ok_or_else(|| TokenError::Signature { issuer: self.name() })?,
             KeyChoice::Unusable(why) => {
                 return Err(TokenError::Key {
                     issuer: self.name(),
                     why,
                 });
             }
-            KeyChoice::UnknownKid => {
-                let kid = token.header.kid.clone().unwrap_or_default();
-                let generation = set.generation;
-                return Ok(SignatureCheck::NeedsKeys(MissingKeys::Kid { kid, generation }));
-            }
+            KeyChoice::UnknownKid { unnamed } => match unnamed.filter(signed) {
+                Some(key) => key,
+                None => {
+                    let kid = token.header.kid.clone().unwrap_or_default();
+                    let generation = set.generation;
+                    return Ok(SignatureCheck::NeedsKeys(MissingKeys::Kid { kid, generation }));
+                }
+            },
         };
-        let input = token.signing_input.as_bytes();
-        let key = candidates
-            .into_iter()
-            .find(|key| key.verifies(algorithm, input, &token.signature))
-            .ok_or_else(|| TokenError::Signature { issuer: self.name() })?;
         Ok(SignatureCheck::Valid {
             thumbprint: key.thumbprint,
             generation: set.generation,
@@ -405,42 +404,4 @@ impl IssuerState {
             why: "no published key has the token's `kid`",
         }
     }
-}
-
-/// Returns the bearer token of a request. `None` without `Authorization`; another scheme is an error, not an absent token.
-pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    let Some(value) = values.next() else {
-        return Ok(None);
-    };
-    if values.next().is_some() {
-        return Err(Refusal::new(Denial::RequestInvalid, "several `authorization` headers"));
-    }
-    let invalid = |why| Refusal::new(Denial::TokenInvalid, why);
-    // the check of the token's characters below also excludes non-ASCII
-    let text = std::str::from_utf8(value.as_bytes()).map_err(|_not_text| invalid("`authorization` is not visible ASCII"))?;
-    let (scheme, token) = text
-        .split_once(' ')
-        .ok_or_else(|| invalid("`authorization` holds no credential"))?;
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(invalid("`authorization` has another scheme than Bearer"));
-    }
-    // RFC 6750, 2.1: one space or more
-    let token = token.trim_start_matches(' ');
-    // the loop checks every byte and never stops early, so that the compiler can vectorise it
-    let is_sound = token.bytes().fold(true, |sound, byte| sound & is_token68(byte));
-    if token.is_empty() || !is_sound {
-        return Err(invalid(
-            "the bearer token is empty or holds characters that a token may not have",
-        ));
-    }
-    Ok(Some(token))
-}
-
-/// True for a character of `token68` (RFC 9110, section 11.2). Computed without a branch.
-fn is_token68(byte: u8) -> bool {
-    let letter = (byte | 0x20).wrapping_sub(b'a') < 26;
-    // `-`, `.`, `/` and the digits are consecutive codes
-    let digit = byte.wrapping_sub(b'-') < 13;
-    letter | digit | (byte == b'_') | (byte == b'~') | (byte == b'+') | (byte == b'=')
 }

@@ -30,7 +30,7 @@ pub use sections::assertion::Assertion;
 pub use sections::audit::{Audit, AuditAllow, AuditSink, OnFull};
 pub use sections::egress::Egress;
 pub use sections::identity::IdentityPages;
-pub use sections::issuers::{Algorithm, Introspection, Issuer, KeySource, KeyTransport};
+pub use sections::issuers::{Algorithm, Introspection, Issuer, KeySource, KeyTransport, TokenSource};
 pub use sections::limits::{Limits, Rate};
 pub use sections::listen::{Address, Listen, ProxyProtocol, Tls};
 pub use sections::login::{

@@ -202,13 +202,15 @@ impl Worker {
         rate?;
         // also for a preflight that the gate answers; the decision reads the path again
         active.revision.file.paths.read(&head.path)?;
+        // before `sanitize`, which removes the headers that hold tokens
+        let token = portal.token_sources.take(&mut head.parts.headers)?;
         let sanitized = sanitize(&mut head.parts.headers, &portal.header_rules);
         let active_portal = ActivePortal {
             portal: &portal,
             active: &active,
         };
         // the decision; from here on there is a permit
-        let Passed { permit, basis } = match self.allow(&mut head, active_portal, progress).await? {
+        let Passed { permit, basis } = match self.allow(&mut head, token.as_ref(), active_portal, progress).await? {
             Allowed::Answer(answer) => return Ok(*answer),
             Allowed::Pass(passed) => passed,
         };

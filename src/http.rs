@@ -4,6 +4,7 @@
 //! `answer` and `pages` render the gate's own answers. Nothing here decides; `gate` and `doors` do.
 
 pub mod answer;
+pub mod credentials;
 pub mod listener;
 pub mod pages;
 pub mod request;

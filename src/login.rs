@@ -343,7 +343,9 @@ impl RelyingParty {
         let at = self.logout_time(provider, &token, raw).await;
         let revocation = match (token.sid, token.subject) {
             (Some(sid), _) => Revocation::IdpSession { issuer, sid },
-            (None, Some(subject)) if provider.issuer.scope.claims.subject == "sub" => Revocation::Subject { issuer, subject },
+            (None, Some(subject)) if provider.issuer.scope.claims.subject.as_str() == "sub" => {
+                Revocation::Subject { issuer, subject }
+            }
             _ => {
                 return Err(LoginFailure::new(
                     LoginCode::LoginInvalid,

@@ -25,6 +25,7 @@ use crate::audit::EntityRef;
 use crate::authn::{TokenCache, TokenError, TokenProof};
 use crate::base::metrics::Metrics;
 use crate::config;
+use crate::http::credentials::TokenSources;
 use crate::http::upstream::{App, HeaderRules};
 use crate::session::Session;
 
@@ -48,6 +49,8 @@ pub struct Portal {
     /// Shared with every portal whose upstream is equal.
     pub upstream: Arc<App>,
     pub header_rules: Arc<HeaderRules>,
+    /// The places of tokens besides `Authorization`.
+    pub token_sources: TokenSources,
     pub name: Arc<str>,
     pub header: HeaderValue,
     pub active: ArcSwapOption<ActiveRevision>,
@@ -137,7 +140,12 @@ impl Portal {
     pub fn new(portal: config::Portal, app: Arc<App>, config: &config::Config, metrics: &Metrics) -> Self {
         let scope = config.portal_scope(&portal);
         let upstream = portal.upstream.as_ref().unwrap_or(&config.upstream);
-        let header_rules = Arc::new(HeaderRules::of(upstream, &config.assertion.header));
+        let issuers = portal
+            .issuers
+            .iter()
+            .filter_map(|index| Some((*index, config.issuers.get(*index)?.token_from.as_slice())));
+        let token_sources = TokenSources::of(issuers);
+        let header_rules = Arc::new(HeaderRules::of(upstream, &config.assertion.header, &token_sources));
         let name: Arc<str> = Arc::from(portal.slug.as_str());
         // INVARIANT: a slug is lower-case letters, digits and `-`
         let header = HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static(""));
@@ -147,6 +155,7 @@ impl Portal {
             scope,
             upstream: app,
             header_rules,
+            token_sources,
             name,
             header,
             active: ArcSwapOption::empty(),

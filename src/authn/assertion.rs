@@ -14,7 +14,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use cedargate_policy::claims::{self, ClaimError};
 use cedargate_policy::digest::short_hash;
-use cedargate_policy::types::{AuthFacts, Identity, Redacted, TokenFacts};
+use cedargate_policy::types::{AuthFacts, Identity, Redacted, TokenFacts, UnreadableFact};
 use serde_json::{Map, Value, json};
 
 use super::error::TokenError;
@@ -201,6 +201,8 @@ impl AssertionKeys {
         if let Some(Value::Object(auth)) = claims.get_mut("auth") {
             insert_some(auth, "time", identity.auth.time.map(Value::from));
             insert_some(auth, "acr", identity.auth.acr.as_deref().map(Value::from));
+            let unreadable: Vec<&str> = identity.auth.unreadable.iter().map(|fact| fact.field).collect();
+            insert_some(auth, "unreadable", (!unreadable.is_empty()).then(|| json!(unreadable)));
         }
         self.sign_claims(ASSERTION_TYP, &claims)
     }
@@ -289,6 +291,7 @@ impl AssertionKeys {
                 acr: optional_text(auth, "acr")?,
                 amr: texts(auth, "amr")?,
                 scopes: texts(auth, "scopes")?,
+                unreadable: unreadable(auth)?,
             }),
             token: TokenFacts {
                 iss: self.issuer.clone(),
@@ -322,6 +325,22 @@ fn insert_some(map: &mut Map<String, Value>, name: &str, value: Option<Value>) {
     if let Some(value) = value {
         map.insert(name.to_owned(), value);
     }
+}
+
+/// The fields that the credential had in a form that the gate could not read.
+fn unreadable(auth: &Map<String, Value>) -> Result<Vec<UnreadableFact>, TokenError> {
+    if !auth.contains_key("unreadable") {
+        return Ok(Vec::new());
+    }
+    let named = texts(auth, "unreadable")?;
+    let fact = |name: &String| {
+        let field = ["time", "acr", "amr", "scopes"].into_iter().find(|field| field == name);
+        field.map(|field| UnreadableFact {
+            field,
+            detail: format!("`auth.{field}` of the asserted credential is malformed"),
+        })
+    };
+    named.iter().map(fact).collect::<Option<_>>().ok_or(wrong("auth.unreadable"))
 }
 
 /// Maps a text to one of the values of `AuthFacts::method`.
@@ -468,7 +487,7 @@ mod tests {
             let claims = claims.into_iter().map(|(name, value)| (name, Value::from(value))).collect();
             Identity {
                 subject, tenant, roles, claims: Arc::new(claims), expires_at: NOW + life,
-                auth: Arc::new(AuthFacts { method: "session", time, acr, amr, scopes }), ..identity()
+                auth: Arc::new(AuthFacts { method: "session", time, acr, amr, scopes, unreadable: Vec::new() }), ..identity()
             }
         }
     }

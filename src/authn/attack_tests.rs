@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use cedargate_policy::claim_path::ClaimPath;
 use cedargate_policy::claims::ClaimError;
-use cedargate_policy::scope::IssuerScope;
-use http::{HeaderMap, HeaderValue};
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::scope::{IssuerScope, RoleClaim};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -27,7 +28,7 @@ const LEEWAY: i64 = 30;
 
 pub(super) fn issuer(name: &str) -> Issuer {
     let mut scope = IssuerScope::new(name, "https://id.example.test/", vec!["orders".into(), "billing".into()]);
-    scope.claims.roles = "realm_access.roles".into();
+    scope.claims.roles = vec![RoleClaim::values(ClaimPath::unquoted("realm_access.roles"))];
     Issuer {
         keys: KeySource::File(PathBuf::from("unused")),
         jwks_max_age: Duration::from_secs(86_400),
@@ -231,6 +232,31 @@ fn jwks_bad_keys_are_skipped_and_do_not_take_the_set_down() {
 }
 
 #[test]
+fn a_key_set_with_a_byte_order_mark_or_padded_keys_is_read_and_utf_16_is_named() {
+    let pad = |text: &Value| {
+        let text = text.as_str().unwrap().replace('-', "+").replace('_', "/");
+        json!(format!("{text}{}", "=".repeat((4 - text.len() % 4) % 4)))
+    };
+    let padded = ["x", "y"]
+        .into_iter()
+        .fold(KEYS.ec.jwk.clone(), |jwk, name| with(jwk.clone(), name, pad(&jwk[name])));
+    let plain = jwk::KeySet::parse(KEYS.ec.jwks().to_string().as_bytes(), 1).unwrap();
+    let marked = jwk::KeySet::parse(format!("\u{feff}{}", json!({"keys": [padded]})).as_bytes(), 1).unwrap();
+    assert_eq!((marked.keys.len(), marked.skipped.len()), (1, 0));
+    assert_eq!(marked.keys[0].thumbprint, plain.keys[0].thumbprint, "the same key");
+    for wrong in ["=", "AQAB=", "AQAB====", "=AQAB", "AQ=B", "AQ==="] {
+        let set = json!({"keys": [with(KEYS.rsa.jwk.clone(), "e", json!(wrong))]});
+        assert!(
+            jwk::KeySet::parse(set.to_string().as_bytes(), 1).unwrap().keys.is_empty(),
+            "{wrong}"
+        );
+    }
+    let utf16: Vec<u8> = "\u{feff}{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let error = jwk::KeySet::parse(&utf16, 1).err().unwrap().to_string();
+    assert!(error.contains("UTF-16"), "{error}");
+}
+
+#[test]
 fn an_issuer_that_the_portal_does_not_trust_is_unknown() {
     let authn = authn();
     for trusted in [[].as_slice(), &[7]] {
@@ -305,38 +331,6 @@ fn proto_keys_are_just_data() {
         (identity.subject.as_str(), identity.roles),
         ("alice", vec!["viewer".to_owned()])
     );
-}
-
-#[test]
-fn transport_the_header_is_read_strictly() {
-    let read = |values: &[&'static str]| {
-        let mut headers = HeaderMap::new();
-        for value in values {
-            headers.append("authorization", HeaderValue::from_static(value));
-        }
-        bearer(&headers)
-            .map(|token| token.map(str::to_owned))
-            .map_err(|refusal| refusal.denial)
-    };
-    assert_eq!(read(&[]), Ok(None));
-    assert_eq!(read(&["Bearer a.b.c"]), Ok(Some("a.b.c".to_owned())));
-    assert_eq!(read(&["bEARER a-_~+/=="]), Ok(Some("a-_~+/==".to_owned())));
-    assert_eq!(read(&["Bearer  a"]), Ok(Some("a".to_owned())));
-    assert_eq!(read(&["Bearer a", "Bearer a"]), Err(Denial::RequestInvalid));
-    for bad in [
-        "",
-        "Bearer",
-        "Bearer ",
-        "Bearer   ",
-        "Bearer a b",
-        "Bearer a,b",
-        "Bearer\ta",
-        "Basic YTpi",
-        "DPoP a.b.c",
-        "a.b.c",
-    ] {
-        assert_eq!(read(&[bad]), Err(Denial::TokenInvalid), "{bad}");
-    }
 }
 
 #[test]

@@ -75,9 +75,8 @@ pub struct MappedClaims {
 
 /// Maps the claims of a login by the issuer's claim mapping. Fails on a tenant or role that the issuer may not assert.
 pub fn map_claims(issuer: &Issuer, claims: &Map<String, Value>) -> Result<MappedClaims, TokenError> {
-    let path = &issuer.scope.claims.subject;
     Ok(MappedClaims {
-        subject: name(path, claims::at(claims, path)?, SUBJECT_BYTES_MAX)?.to_owned(),
+        subject: claims::subject(&issuer.scope, claims)?.to_owned(),
         tenant: claims::tenant(&issuer.scope, claims)?,
         roles: claims::roles(&issuer.scope, claims)?,
     })

@@ -397,8 +397,7 @@ impl IntrospectionClient {
         match answer {
             IssuerAnswer::Active(active) => {
                 event.reason = "active";
-                let subject = claims::at(&active.claims, &issuer.scope.claims.subject).ok().flatten();
-                event.subject = subject.and_then(Value::as_str).map(str::to_owned);
+                event.subject = claims::subject(&issuer.scope, &active.claims).ok().map(str::to_owned);
             }
             IssuerAnswer::Refused {
                 error: TokenError::Inactive,
@@ -475,7 +474,7 @@ fn check_claims(issuer: &Issuer, mut claims: Map<String, Value>, latest: i64, le
         Some(Value::String(iss)) if *iss == issuer.scope.issuer => {}
         Some(_) => return Err(TokenError::claim("iss", "is not the issuer that was asked")),
     }
-    if !claims.contains_key("aud") {
+    if issuer.scope.audience_claim.as_str() == "aud" && !claims.contains_key("aud") {
         claims.insert("aud".to_owned(), json!(issuer.scope.audiences.first()));
     }
     if !claims.contains_key("exp") {

@@ -87,7 +87,10 @@ pub struct KeySet {
 pub(super) enum KeyChoice<'a> {
     Keys(Vec<&'a PublicKey>),
     /// The set has no key of that id: the only result that causes a refetch.
-    UnknownKid,
+    UnknownKid {
+        /// The only fitting key without an id, if there is exactly one: it may be the token's key all the same.
+        unnamed: Option<&'a PublicKey>,
+    },
     Unusable(&'static str),
 }
 
@@ -96,7 +99,7 @@ impl KeySet {
         if bytes.len() > JWKS_BYTES_MAX {
             return Err(JwksError::TooLong);
         }
-        let document = json::object_from_slice(bytes)?;
+        let document = json::object_from_slice(json::without_bom(bytes)?)?;
         let members = document.get("keys").and_then(Value::as_array).ok_or(JwksError::NoKeys)?;
         if members.len() > KEYS_MAX {
             return Err(JwksError::TooMany);
@@ -119,7 +122,10 @@ impl KeySet {
     pub(super) fn choose(&self, kid: Option<&str>, algorithm: Algorithm) -> KeyChoice<'_> {
         let named = |key: &&PublicKey| kid.is_none() || key.kid.as_deref() == kid;
         if kid.is_some() && !self.keys.iter().any(|key| named(&key)) {
-            return KeyChoice::UnknownKid;
+            let mut unnamed = self.keys.iter().filter(|key| key.kid.is_none() && key.fits(algorithm));
+            return KeyChoice::UnknownKid {
+                unnamed: unnamed.next().filter(|_| unnamed.next().is_none()),
+            };
         }
         let fitting = self.keys.iter().filter(named).filter(|key| key.fits(algorithm));
         let candidates: Vec<&PublicKey> = fitting.take(CANDIDATES_MAX).collect();
@@ -157,7 +163,7 @@ impl PublicKey {
         }
         check_purpose(jwk)?;
         let kid = match jwk.get("kid") {
-            None => None,
+            None | Some(Value::Null) => None,
             Some(Value::String(kid)) if kid.len() <= KID_BYTES_MAX => Some(kid.clone()),
             Some(_) => return Err(KeyError::Member("kid")),
         };
@@ -205,8 +211,9 @@ struct KeyMaterial {
 }
 
 /// A base64url member of a JWK.
-struct EncodedMember<'a> {
-    text: &'a str,
+struct EncodedMember {
+    /// Unpadded base64url.
+    text: String,
     bytes: Vec<u8>,
 }
 
@@ -214,10 +221,16 @@ fn text<'a>(jwk: &'a Map<String, Value>, name: &'static str) -> Result<&'a str, 
     jwk.get(name).and_then(Value::as_str).ok_or(KeyError::Member(name))
 }
 
-/// Reads a strict base64url member; its text is then also safe inside canonical JSON.
-fn encoded_member<'a>(jwk: &'a Map<String, Value>, name: &'static str) -> Result<EncodedMember<'a>, KeyError> {
+/// Reads a base64url member. RFC 7518 forbids padding and the characters `+` and `/`; some issuers write them, and they change
+/// no byte of a key.
+fn encoded_member(jwk: &Map<String, Value>, name: &'static str) -> Result<EncodedMember, KeyError> {
     let text = text(jwk, name)?;
-    let bytes = decode(text).map_err(|_not_base64| KeyError::Member(name))?;
+    let unpadded = text.trim_end_matches('=');
+    if unpadded.len() != text.len() && text.len() != unpadded.len().next_multiple_of(4) {
+        return Err(KeyError::Member(name));
+    }
+    let text = unpadded.replace('+', "-").replace('/', "_");
+    let bytes = decode(&text).map_err(|_not_base64| KeyError::Member(name))?;
     Ok(EncodedMember { text, bytes })
 }
 

@@ -17,8 +17,9 @@ pub const KID_BYTES_MAX: usize = 256;
 /// `typ` of the gate's own assertion, which is not a bearer token.
 pub const ASSERTION_TYP: &str = "cedargate-assertion+jwt";
 
-/// Header members that would change how the token is read, or that carry keys.
-const REFUSED_MEMBERS: [&str; 9] = ["crit", "b64", "zip", "enc", "cty", "jwk", "jku", "x5u", "epk"];
+/// Header members that would change how the token is read. Members that bring or name a key (`jwk`, `jku`, `x5c`, `x5t`, `x5u`)
+/// change nothing: the gate reads a header's `alg`, `kid` and `typ` alone, so they are ignored like every other member.
+const REFUSED_MEMBERS: [&str; 6] = ["crit", "b64", "zip", "enc", "cty", "epk"];
 
 /// The algorithms with their JOSE names.
 const NAMES: [(Algorithm, &str); 9] = [

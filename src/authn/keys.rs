@@ -387,7 +387,8 @@ fn jwks_uri(issuer: &str, document: &[u8]) -> Result<String, FetchError> {
         issuer: issuer.to_owned(),
         why,
     };
-    let document = json::object_from_slice(document).map_err(|error| refuse(error.to_string()))?;
+    let document = json::without_bom(document).and_then(json::object_from_slice);
+    let document = document.map_err(|error| refuse(error.to_string()))?;
     if document.get("issuer").and_then(Value::as_str) != Some(issuer) {
         return Err(refuse(
             "its `issuer` is not exactly the configured one (issuers[].issuer)".to_owned(),

@@ -132,7 +132,7 @@ mod tests {
         let token = format!(
             "{}.{}.",
             jws::encode(r#"{"alg":"none"}"#),
-            jws::encode(r#"{"exp":1.5,"sub":""}"#)
+            jws::encode(r#"{"exp":"1","sub":""}"#)
         );
         let problems = inspect(&token, NOW).problems.join("\n");
         for expected in ["signature is empty", "`alg`", "`iss` is missing", "`exp`", "`sub` is not"] {

@@ -14,6 +14,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::attack_tests::issuer;
+use cedargate_policy::denial::Denial;
+
 use super::*;
 
 /// Longest time for a change to take effect.

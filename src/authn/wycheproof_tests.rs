@@ -57,7 +57,7 @@ fn verifies(token: &str, jwks: &Value) -> bool {
         KeyChoice::Keys(keys) => keys
             .iter()
             .any(|key| key.verifies(header.algorithm, input.as_bytes(), &signature)),
-        KeyChoice::UnknownKid | KeyChoice::Unusable(_) => false,
+        KeyChoice::UnknownKid { .. } | KeyChoice::Unusable(_) => false,
     }
 }
 

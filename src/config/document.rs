@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use cedargate_policy::scope::SamePrefix;
+use cedargate_policy::types::PortalSlug;
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Config;
 use super::check::Checker;
 use super::sections::assertion::Assertion;
 use super::sections::audit::Audit;
@@ -23,6 +24,7 @@ use super::sections::policies::Policies;
 use super::sections::portals::RawPortal;
 use super::sections::sessions::RawSessions;
 use super::sections::upstream::RawUpstream;
+use super::{Config, Portal};
 
 /// The keys of cedargate.yaml.
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
@@ -79,7 +81,7 @@ impl Checker<'_> {
             .upstream
             .as_ref()
             .and_then(|upstream| self.upstream("upstream", "upstream.url", upstream));
-        let mut issuers = self.issuers(&document.issuers);
+        let mut issuers = self.issuers(&document.issuers, document.limits.roles());
         let listed = issuers.len();
         let identity_prefix = self.identity_prefix(&document.identity.prefix);
         let portals = self.portals(document, identity_prefix.as_deref());
@@ -123,7 +125,32 @@ impl Checker<'_> {
             limits: document.limits.clone(),
         };
         self.default_logins(&config);
+        self.subjects_differ(&config)?;
         Some(config)
+    }
+
+    /// SECURITY: two issuers of a portal whose subjects have the same prefix could each name the other's users.
+    fn subjects_differ(&mut self, config: &Config) -> Option<()> {
+        let template = Portal::discovered(&PortalSlug::placeholder(), config.issuers.len());
+        let portals = config.portals.as_deref().unwrap_or(std::slice::from_ref(&template));
+        let same = portals.iter().find_map(|portal| config.portal_scope(portal).same_prefix());
+        let Some(SamePrefix { issuers, prefix }) = same else {
+            return Some(());
+        };
+        let [one, other] = &issuers;
+        let at = config
+            .issuers
+            .iter()
+            .position(|issuer| issuer.scope.name == *other)
+            .unwrap_or_default();
+        self.error(
+            &format!("issuers[{at}].subject_prefix"),
+            format!(
+                "the subjects of `{one}` and `{other}` both begin with `{prefix}` where one portal trusts both, so either could name the \
+                 other's users; give them different prefixes, or list `portals.<slug>.issuers`"
+            ),
+        );
+        None
     }
 
     fn trusted_proxies(&mut self, texts: &[String]) -> Vec<IpNet> {

@@ -11,6 +11,7 @@ pub mod assertion;
 pub mod audit;
 pub mod egress;
 pub mod identity;
+pub mod issuer_claims;
 pub mod issuers;
 pub mod limits;
 pub mod listen;

@@ -130,7 +130,7 @@ limits: { header_bytes: 65536, body_bytes: 10MiB, workers: 2 }
     assert_eq!(portal("partner").matches.path_prefix, "/portal/partner");
     assert_eq!(config.issuers[0].keys, KeySource::File("/etc/cedargate/keys.json".into()));
     assert_eq!(config.issuers[0].algorithms, [Algorithm::Es256]);
-    assert_eq!(config.issuers[0].scope.claims.subject, "sub");
+    assert_eq!(config.issuers[0].scope.claims.subject.as_str(), "sub");
     assert_eq!(config.issuers[1].keys, KeySource::Discovery);
     assert_eq!(config.audit.sink, AuditSink::File("/etc/cedargate/audit.jsonl".into()));
     assert_eq!(config.limits.body_bytes.map(ByteSize::get), Some(10 * 1024 * 1024));
@@ -528,6 +528,86 @@ fn unsafe_issuers_are_refused() {
     bad(
         &with(twice),
         &["issuers[1].name: another issuer", "issuers[1].issuer: another issuer"],
+    );
+}
+
+#[test]
+fn role_claims_are_a_path_a_mapping_or_a_list() {
+    let claims = |roles: &str| {
+        with(&format!(
+            "issuers:\n  - {{ name: corp, issuer: 'https://id.test', audiences: [x], claims: {{ roles: {roles} }} }}\n"
+        ))
+    };
+    let paths = |text: &str| -> Vec<String> {
+        let config = good(&claims(text));
+        let roles = &config.issuers[0].scope.claims.roles;
+        roles.iter().map(|claim| format!("{} {:?}", claim.path, claim.form)).collect()
+    };
+    assert_eq!(paths("a.b"), ["a.b Values"]);
+    assert_eq!(paths("{ claim: a, take: keys }"), ["a Keys"]);
+    assert_eq!(paths("{ claim: a, split: ' ' }"), ["a Split(\" \")"]);
+    assert_eq!(
+        paths("[a, '\"b.c\".d', { claim: e }]"),
+        ["a Values", "\"b.c\".d Values", "e Values"]
+    );
+    for (wrong, parts) in [
+        ("''", vec!["issuers[0].claims.roles: is empty"]),
+        ("'\"a'", vec!["issuers[0].claims.roles: `\"a` has a quote without its end"]),
+        ("[a, '\"b\"c']", vec!["issuers[0].claims.roles[1]: `\"b\"c` has text after"]),
+        ("{ take: keys }", vec!["issuers[0].claims.roles.claim: this key is required"]),
+        ("{ claim: a, take: key }", vec!["issuers[0].claims.roles.take", "keys"]),
+        (
+            "{ claim: a, take: keys, split: ',' }",
+            vec!["issuers[0].claims.roles.split: has no meaning"],
+        ),
+        ("{ claim: a, split: '' }", vec!["issuers[0].claims.roles.split: is empty"]),
+        (
+            "{ claim: a, spilt: ',' }",
+            vec!["issuers[0].claims.roles.spilt", "did you mean `split`?"],
+        ),
+        ("7", vec!["issuers[0].claims.roles: expected"]),
+    ] {
+        bad(&claims(wrong), &parts);
+    }
+    let env = from_env(
+        &with(ISSUER),
+        &[("CEDARGATE_ISSUERS__0__CLAIMS__ROLES", "realm_access.roles")],
+    )
+    .unwrap();
+    assert_eq!(
+        env.config.issuers[0].scope.claims.roles[0].path.as_str(),
+        "realm_access.roles"
+    );
+}
+
+#[test]
+fn issuers_of_one_portal_whose_subjects_could_be_the_same_are_refused() {
+    let two = |one: &str, other: &str, more: &str| {
+        with(&format!(
+            "issuers:\n  - {{ name: a, issuer: 'https://a.test', audiences: [x]{one} }}\n  - {{ name: b, issuer: 'https://b.test', audiences: [x]{other} }}\n{more}"
+        ))
+    };
+    let none = ", subject_prefix: ''";
+    good(&two(none, "", ""));
+    good(&two("", "", ""));
+    bad(
+        &two(none, none, ""),
+        &["issuers[1].subject_prefix: the subjects of `a` and `b`"],
+    );
+    bad(&two(", subject_prefix: 'B|'", "", ""), &["issuers[1].subject_prefix"]);
+    bad(
+        &two(none, ", subject_prefix: '', principal: Service", ""),
+        &["issuers[1].subject_prefix"],
+    );
+    good(&two(none, none, "portals: { p: { issuers: [a] }, q: { issuers: [b] } }\n"));
+    bad(
+        &two(none, none, "portals: { p: { issuers: [a] }, q: {} }\n"),
+        &["issuers[1].subject_prefix"],
+    );
+    let accounts = "public_url: 'https://shop.test'\nlogin: { providers: { staff: { users_file: u.yaml } } }\n";
+    bad(
+        &two(", subject_prefix: 'staff|'", "", accounts),
+        &["subject_prefix", "`staff`"],
     );
 }
 

@@ -30,11 +30,12 @@ use uuid::Uuid;
 
 use self::body::{Ask, SubjectSource};
 use crate::audit::{AuditGuard, AuditRecord, PolicyError};
-use crate::authn::{VerifiedAssertion, bearer, is_assertion};
+use crate::authn::{VerifiedAssertion, is_assertion};
 use crate::base::clock::{unix_millis, unix_seconds};
 use crate::config::AuditAllow;
 use crate::gate::{ActivePortal, Gate, NO_PORTAL, entity_ref, micros, policy_errors, record_caller, record_decision};
 use crate::http::answer::{self, AnswerContext, Style};
+use crate::http::credentials::{Authorization, bearer, foreign_scheme};
 use crate::http::request::{Trace, correlation};
 use crate::http::upstream::Body;
 use crate::portals::{Caller, Portal};
@@ -181,11 +182,16 @@ impl Envelope {
 
 /// Off loopback the `Authorization` header is the listener's own token; otherwise it is the caller's credential.
 fn credential(headers: &HeaderMap, tokens: &[Redacted<String>]) -> Result<Option<String>, Refusal> {
-    let presented = bearer(headers)?;
     if tokens.is_empty() {
-        return Ok(presented.map(str::to_owned));
+        return Ok(match Authorization::of(headers)? {
+            Authorization::Bearer(token) => Some(token.to_owned()),
+            // an app may pass its own credential on beside the session cookie
+            Authorization::Foreign if headers.contains_key(COOKIE) => None,
+            Authorization::Foreign => return Err(foreign_scheme()),
+            Authorization::Absent => None,
+        });
     }
-    let presented = presented.ok_or(Refusal::new(Denial::TokenMissing, "this listener needs one of its tokens"))?;
+    let presented = bearer(headers)?.ok_or(Refusal::new(Denial::TokenMissing, "this listener needs one of its tokens"))?;
     let known = tokens.iter().fold(false, |known, token| {
         // every token is compared, each in constant time
         let same = aws_lc_rs::constant_time::verify_slices_are_equal(token.expose().as_bytes(), presented.as_bytes()).is_ok();

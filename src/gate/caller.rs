@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use cedargate_policy::claims;
+use cedargate_policy::claims::ClaimError;
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::permit::CallerHeaders;
 use cedargate_policy::principal::Principal;
@@ -168,9 +168,12 @@ fn asserted_claims(revision: &Revision, identity: &Identity) -> Result<Map<Strin
     let declared = ty.and_then(|ty| rules.schema.entity(&ty)).map(|model| &model.attrs.fields);
     let mut asserted = Map::new();
     for name in declared.into_iter().flat_map(|fields| fields.keys()) {
-        let path = rules.claims.get(name).unwrap_or(name);
-        if let Some(value) = claims::at(&identity.claims, path)? {
-            asserted.insert(path.clone(), value.clone());
+        let Some(value) = rules.claims.claim(&identity.claims, name)? else {
+            continue;
+        };
+        match rules.claims.get(name) {
+            Some(path) => path.insert(&mut asserted, value.clone()),
+            None => drop(asserted.insert(name.clone(), value.clone())),
         }
     }
     Ok(asserted)
@@ -179,7 +182,11 @@ fn asserted_claims(revision: &Revision, identity: &Identity) -> Result<Map<Strin
 /// The identity headers, named as in oauth2-proxy. A claim that `portal.yaml` maps to an attribute is the claim that the
 /// policies saw.
 fn headers(portal: &Portal, revision: &Revision, identity: &Identity, principal: &Principal) -> Result<CallerHeaders, Refusal> {
-    let named = |name: &str| claims::at(&identity.claims, revision.rules.claims.get(name).map_or(name, String::as_str));
+    // a claim that is elsewhere is no fault here: the principal was refused for it if the policies read it
+    let named = |name: &str| match revision.rules.claims.claim(&identity.claims, name) {
+        Err(ClaimError::Elsewhere { .. }) => Ok(None),
+        found => found,
+    };
     let text = |name: &str| {
         let claim = named(name)?.and_then(Value::as_str);
         Ok::<_, Refusal>(claim.map_or(HeaderValue::from_static(""), header_value))

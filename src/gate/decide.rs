@@ -17,7 +17,7 @@ use super::cors::{self, Preflight};
 use super::live::DecisionBasis;
 use super::record::Progress;
 use super::{ActivePortal, RequestHead, Worker};
-use crate::authn::bearer;
+use crate::http::credentials::{Authorization, FoundToken, OriginEvidence, foreign_scheme};
 use crate::http::upstream::Body;
 use crate::limits::PrincipalKey;
 use crate::portals::Caller;
@@ -88,6 +88,7 @@ impl Worker {
     pub(super) async fn allow(
         &self,
         head: &mut RequestHead,
+        token: Option<&FoundToken>,
         active_portal: ActivePortal<'_>,
         progress: &mut Progress,
     ) -> Result<Allowed, Refusal> {
@@ -107,7 +108,7 @@ impl Worker {
                 Ok(Allowed::Pass(Passed { permit, basis: None }))
             }
             None => {
-                let Permitted { permit, caller } = self.decide(head, active_portal, progress).await?;
+                let Permitted { permit, caller } = self.decide(head, token, active_portal, progress).await?;
                 let basis = DecisionBasis {
                     decision_id: progress.decision_id,
                     portal: Arc::clone(active_portal.portal),
@@ -126,6 +127,7 @@ impl Worker {
     async fn decide(
         &self,
         head: &RequestHead,
+        token: Option<&FoundToken>,
         active_portal: ActivePortal<'_>,
         progress: &mut Progress,
     ) -> Result<Permitted, Refusal> {
@@ -138,16 +140,24 @@ impl Worker {
             Access::Public(open) => (open, true),
             Access::Credential(open) => (open, false),
         };
-        let caller = match bearer(&head.parts.headers)? {
-            Some(token) => Some(self.gate.caller(active_portal, token).await?),
-            None => match self.gate.by_cookie(head, active_portal, &mut progress.cookie).await {
-                // on a public path an unusable session counts as anonymous
+        let authorization = Authorization::of(&head.parts.headers)?;
+        let caller = match (authorization, token) {
+            (Authorization::Bearer(token), _) => Some(self.gate.caller(active_portal, token).await?),
+            // on a public path an unusable cookie counts as anonymous
+            (_, Some(found)) => match self.gate.by_found_token(head, active_portal, found).await {
+                Err(_) if is_public && found.origin == OriginEvidence::AsForCookies => None,
+                caller => Some(caller?),
+            },
+            (_, None) => match self.gate.by_cookie(head, active_portal, &mut progress.cookie).await {
                 Err(_) if is_public => None,
                 caller => caller?,
             },
         };
         if caller.is_none() && !is_public {
-            return Err(Denial::TokenMissing.into());
+            return Err(match authorization {
+                Authorization::Foreign => foreign_scheme(),
+                Authorization::Absent | Authorization::Bearer(_) => Denial::TokenMissing.into(),
+            });
         }
         progress.set_caller(caller.as_deref());
         if let Some(caller) = caller.as_deref() {

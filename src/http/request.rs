@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 pub use forwarded::client_facts;
 pub use http2_request::as_http1;
-pub use origin::{is_upgrade, needs_evidence, same_origin};
+pub use origin::{SEC_FETCH_SITE, is_upgrade, needs_evidence, same_origin};
 
 /// Longest method name, in bytes.
 const METHOD_BYTES_MAX: usize = 32;

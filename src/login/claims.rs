@@ -3,6 +3,7 @@
 //!
 //! SECURITY: the claims that identify the user and the login come from the ID token alone; no other source replaces them.
 
+use cedargate_policy::claim_path::ClaimPath;
 use cedargate_policy::types::Redacted;
 use serde_json::{Map, Value};
 
@@ -96,12 +97,13 @@ fn access_token_unusable(error: TokenError) -> ProviderError {
 fn lacks_mapped_claim(provider: &OidcProvider, claims: &Map<String, Value>) -> bool {
     let paths = &provider.issuer.scope.claims;
     let wants_email = provider.scopes.iter().any(|scope| scope == EMAIL);
-    let mapped = [&paths.subject, &paths.tenant, &paths.roles];
-    mapped.iter().any(|path| !has_value(claims, path)) || (wants_email && !claims.contains_key(EMAIL))
+    let roles = paths.roles.iter().map(|claim| &claim.path);
+    let mut mapped = [&paths.subject, &paths.tenant].into_iter().chain(roles);
+    mapped.any(|path| !has_value(claims, path)) || (wants_email && !claims.contains_key(EMAIL))
 }
 
 /// True if there is a claim at the path; `authn` checks its type later.
-fn has_value(claims: &Map<String, Value>, path: &str) -> bool {
+fn has_value(claims: &Map<String, Value>, path: &ClaimPath) -> bool {
     matches!(cedargate_policy::claims::at(claims, path), Ok(Some(_)))
 }
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cedargate_policy::claims;
+use cedargate_policy::scope::ClaimPaths;
 use cedargate_policy::types::Redacted;
 use serde_json::Value;
 
@@ -215,12 +216,13 @@ impl Sessions {
 
     /// True if roles, tenant or `acr` differ: policies may decide differently.
     pub(super) fn privileges_differ(&self, old: &SessionData, new: &SessionData) -> bool {
-        let paths = self.claims.get(old.issuer.as_str());
-        let paths = paths.map(|paths| [paths.roles.as_str(), paths.tenant.as_str(), "acr"]);
-        let paths = paths.unwrap_or(["roles", "tenant", "acr"]);
-        paths
-            .iter()
+        let default = ClaimPaths::default();
+        let paths = self.claims.get(old.issuer.as_str()).unwrap_or(&default);
+        let roles = paths.roles.iter().map(|claim| &claim.path);
+        roles
+            .chain([&paths.tenant])
             .any(|path| claims::at(&old.claims, path) != claims::at(&new.claims, path))
+            || old.claims.get("acr") != new.claims.get("acr")
     }
 
     /// Creates a session under a new id; returns once a replica of the store has it, if the store has replicas.

@@ -3,5 +3,6 @@
 mod introspection;
 mod issuer_keys;
 mod minted_tokens;
+mod provider_tokens;
 mod token_attacks;
 mod wycheproof;

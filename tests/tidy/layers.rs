@@ -17,6 +17,7 @@ const EVERYWHERE: &[&str] = &[
     "config",
     "http::pages",
     // the words of the policy crate are the words of the gate
+    "policy::claim_path",
     "policy::denial",
     "policy::digest",
     "policy::json",
@@ -26,6 +27,7 @@ const EVERYWHERE: &[&str] = &[
 
 /// Foundations that every module of the policy crate may use.
 const POLICY_EVERYWHERE: &[&str] = &[
+    "policy::claim_path",
     "policy::denial",
     "policy::digest",
     "policy::error_chain",
@@ -49,6 +51,7 @@ const FOUNDATION_EDGES: &[(&str, &[&str])] = &[
         &[
             "base::clock",
             "base::files",
+            "policy::claim_path",
             "policy::claims",
             "policy::json",
             "policy::portal",
@@ -61,7 +64,8 @@ const FOUNDATION_EDGES: &[(&str, &[&str])] = &[
     ("policy::digest", &[]),
     ("policy::error_chain", &[]),
     ("policy::json", &[]),
-    ("policy::scope", &["policy::types"]),
+    ("policy::claim_path", &[]),
+    ("policy::scope", &["policy::claim_path", "policy::types"]),
     ("policy::types", &["policy::json"]),
 ];
 
@@ -97,6 +101,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "authn",
             "doors::login",
             "http::answer",
+            "http::credentials",
             "http::listener",
             "http::request",
             "http::upstream",
@@ -115,7 +120,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("http::request", &["http::target"]),
     ("http::target", &[]),
     ("authn", &["audit", "policy::claims", "session"]),
-    ("http::upstream", &["http::request", "limits", "policy::permit"]),
+    ("http::credentials", &[]),
+    (
+        "http::upstream",
+        &["http::credentials", "http::request", "limits", "policy::permit"],
+    ),
     ("http::answer", &["http::request", "http::upstream"]),
     ("audit", &["policy::decision"]),
     // the other doors to the same decision
@@ -126,6 +135,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "authn",
             "gate",
             "http::answer",
+            "http::credentials",
             "http::request",
             "http::upstream",
             "policy::decision",
@@ -141,10 +151,10 @@ const LAYERS: &[(&str, &[&str])] = &[
             "audit",
             "authn",
             "http::answer",
+            "http::credentials",
             "http::request",
             "http::upstream",
             "login",
-            "policy::claims",
             "policy::decision",
             "policy::portal",
             "portals",
@@ -185,6 +195,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &[
             "audit",
             "authn",
+            "http::credentials",
             "http::upstream",
             "policy::claims",
             "policy::permit",
@@ -249,13 +260,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "policy::principal",
-        &[
-            "policy::claims",
-            "policy::engine",
-            "policy::rules",
-            "policy::schema",
-            "policy::value",
-        ],
+        &["policy::engine", "policy::rules", "policy::schema", "policy::value"],
     ),
     ("policy::fast_path", &["policy::engine", "policy::rules", "policy::schema"]),
     ("policy::query_entities", &["policy::engine", "policy::rules"]),

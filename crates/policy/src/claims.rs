@@ -1,24 +1,33 @@
 //! Claims: the one look-up of a claim by its path, and the identity that an issuer's claims give.
 //!
-//! Every registered claim is checked here: times, audience, subject, tenant, roles and how the caller logged in. A claim that
-//! is present and has the wrong type is an error and never counts as absent. A path that runs through a value that is not an
-//! object is an error too. The caller checks signatures and reads the clock.
+//! Every claim that the gate itself reads is checked here: times, audience, subject, tenant and roles. A claim that is present
+//! and has the wrong type is an error and never counts as absent (`claims/lookup.rs`). The claims about the login are an error
+//! only for a portal whose policies read them (`claims/facts.rs`). The caller checks signatures and reads the clock.
+
+mod facts;
+mod lookup;
+mod roles;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+pub use self::lookup::at;
+use self::lookup::{forget_elsewhere, of_issuer};
+pub use self::roles::roles;
 use crate::denial::{Denial, Refusal};
 use crate::digest::short_hash;
 use crate::scope::IssuerScope;
-use crate::types::{AuthFacts, Identity, TokenFacts};
+use crate::types::{Identity, TokenFacts};
 
 /// Bytes of a subject.
 pub const SUBJECT_BYTES_MAX: usize = 1024;
-/// Bytes of a tenant, a role, a scope, an `acr` and an entry of `amr`.
+/// Bytes of a tenant, a scope, an `acr` and an entry of `amr`.
 pub const NAME_BYTES_MAX: usize = 256;
-/// Roles, scopes, audiences and `amr` entries of one token.
+/// Scopes, audiences and `amr` entries of one token.
 pub const NAMES_MAX: usize = 256;
 /// The last second of the year 9999.
 const TIME_MAX: i64 = 253_402_300_799;
@@ -46,6 +55,15 @@ pub enum ClaimError {
     /// `cnf` is present.
     #[error("token is bound to a key (`cnf`) and was presented as a plain bearer")]
     Bound,
+    /// A claim that is mapped or read is not in the token; its issuer offers it elsewhere.
+    #[error(
+        "claim `{claim}` is not in the token: its issuer left it out (group overage, `_claim_names` or `hasgroups`); have the issuer send \
+         fewer groups or app roles, or set issuers[].danger_ignore_overage"
+    )]
+    Elsewhere {
+        /// The claim's path.
+        claim: String,
+    },
     /// A claim is missing or malformed.
     #[error("claim `{claim}` {why}")]
     Claim {
@@ -71,7 +89,7 @@ impl ClaimError {
             Self::NotYetValid | Self::Bound => Denial::TokenInvalid,
             Self::Expired { .. } => Denial::TokenExpired,
             Self::Audience { .. } => Denial::AudienceMismatch,
-            Self::Claim { .. } => Denial::ClaimInvalid,
+            Self::Elsewhere { .. } | Self::Claim { .. } => Denial::ClaimInvalid,
         }
     }
 }
@@ -129,7 +147,7 @@ impl Window {
 /// The times of a token: `exp` is required, `nbf` and `iat` must not lie ahead. `leeway` is in seconds.
 pub fn window(claims: &Map<String, Value>, leeway: i64) -> Result<Window, ClaimError> {
     let until = time(claims, "exp")?.ok_or(ClaimError::claim("exp", "is required"))?;
-    let begins = time(claims, "nbf")?.max(time(claims, "iat")?);
+    let begins = seconds(claims, "nbf", f64::ceil)?.max(time(claims, "iat")?);
     Ok(Window {
         from: begins.map_or(i64::MIN, |begins| begins.saturating_sub(leeway)),
         until: until.saturating_add(leeway),
@@ -147,50 +165,72 @@ pub fn token_identity(
         return Err(ClaimError::Bound);
     }
     let audiences = audiences(issuer, &claims)?;
-    let path = &issuer.claims.subject;
-    if claims.contains_key("sub") || path == "sub" {
+    identity_for(issuer, header, claims, window, audiences)
+}
+
+/// The identity of claims whose audience was judged.
+fn identity_for(
+    issuer: &IssuerScope,
+    header: TokenHeader,
+    claims: Map<String, Value>,
+    window: Window,
+    audiences: Vec<String>,
+) -> Result<Identity, ClaimError> {
+    if claims.contains_key("sub") || issuer.claims.subject.as_str() == "sub" {
         name("sub", claims.get("sub"), SUBJECT_BYTES_MAX)?;
     }
-    let subject = name(path, at(&claims, path)?, SUBJECT_BYTES_MAX)?;
-    let jti_hash = match claims.get("jti") {
-        None => None,
-        Some(Value::String(jti)) => Some(short_hash(jti)),
-        Some(_) => return Err(ClaimError::claim("jti", "is not a string")),
-    };
+    let mut claims = Arc::new(claims);
+    forget_elsewhere(issuer, &mut claims);
     Ok(Identity {
         issuer: Arc::clone(&issuer.name),
-        subject: subject.to_owned(),
+        subject: subject(issuer, &claims)?.to_owned(),
         principal_type: Arc::clone(&issuer.principal),
         tenant: tenant(issuer, &claims)?,
         roles: roles(issuer, &claims)?,
         expires_at: time(&claims, "exp")?.unwrap_or(window.until),
-        auth: Arc::new(auth_facts(&claims)?),
+        auth: Arc::new(facts::auth_facts(&claims)?),
         token: TokenFacts {
             iss: issuer.issuer.clone(),
             aud: audiences,
             kid: header.kid,
             alg: header.alg,
-            jti_hash,
+            jti_hash: jti_hash(&claims),
         },
-        claims: Arc::new(claims),
+        claims,
     })
+}
+
+/// The subject that the claims name.
+pub fn subject<'a>(issuer: &IssuerScope, claims: &'a Map<String, Value>) -> Result<&'a str, ClaimError> {
+    let path = &issuer.claims.subject;
+    name(path.as_str(), of_issuer(issuer, claims, path)?, SUBJECT_BYTES_MAX)
+}
+
+/// The hash of the token's id, for the record alone. `None` without an id that can be shown.
+fn jti_hash(claims: &Map<String, Value>) -> Option<String> {
+    match claims.get("jti")? {
+        Value::String(jti) => Some(short_hash(jti)),
+        Value::Number(jti) => Some(short_hash(&jti.to_string())),
+        _ => None,
+    }
 }
 
 /// The identity that claims without a token would give: for decision tests and offline decisions. `iss`, `aud` and `exp` need
 /// not be there.
 pub fn unsigned_identity(issuer: &IssuerScope, mut claims: Map<String, Value>) -> Result<Identity, ClaimError> {
-    let audience = issuer.audiences.first().cloned().unwrap_or_default();
-    let registered = [
-        ("iss", json!(issuer.issuer)),
-        ("aud", json!(audience)),
-        ("exp", json!(UNSIGNED_EXPIRES_AT)),
-    ];
-    for (name, value) in registered {
+    for (name, value) in [("iss", json!(issuer.issuer)), ("exp", json!(UNSIGNED_EXPIRES_AT))] {
         claims.entry(name).or_insert(value);
     }
     let header = TokenHeader { kid: None, alg: "ES256" };
     let window = window(&claims, 0)?;
-    token_identity(issuer, header, claims, window)
+    if claims.contains_key("aud") || of_issuer(issuer, &claims, &issuer.audience_claim)?.is_some() {
+        return token_identity(issuer, header, claims, window);
+    }
+    let audience = issuer.audiences.first().cloned().into_iter().collect();
+    if claims.contains_key("cnf") {
+        return Err(ClaimError::Bound);
+    }
+    identity_for(issuer, header, claims, window, audience)
 }
 
 /// The identity that the claims of a login give under the issuer's mapping as it is configured now.
@@ -198,73 +238,68 @@ pub fn unsigned_identity(issuer: &IssuerScope, mut claims: Map<String, Value>) -
 /// The claims were checked when the session began. They are checked again, because a session may be older than the configuration:
 /// the claims must still name the session's subject, and only a tenant and roles that the issuer may assert.
 pub fn login_identity(issuer: &IssuerScope, login: &LoginClaims<'_>) -> Result<Identity, ClaimError> {
-    let LoginClaims { claims, subject, .. } = *login;
-    let path = &issuer.claims.subject;
-    if name(path, at(claims, path)?, SUBJECT_BYTES_MAX)? != subject {
-        return Err(ClaimError::claim(path, "is not the subject that the session is for"));
+    let mut claims = Arc::clone(login.claims);
+    forget_elsewhere(issuer, &mut claims);
+    if subject(issuer, &claims)? != login.subject {
+        let path = &issuer.claims.subject;
+        return Err(ClaimError::claim(path.as_str(), "is not the subject that the session is for"));
     }
-    let mut auth = auth_facts(claims)?;
+    let mut auth = facts::auth_facts(&claims)?;
     auth.method = "session";
-    auth.time = time(claims, "auth_time")?.or(Some(login.began_at));
+    if !facts::has_time(&claims) {
+        auth.time = Some(login.began_at);
+    }
     // scopes were given to the login's client, not to the user
     auth.scopes = Vec::new();
     Ok(Identity {
         issuer: Arc::clone(&issuer.name),
-        subject: subject.to_owned(),
+        subject: login.subject.to_owned(),
         principal_type: Arc::clone(&issuer.principal),
-        tenant: tenant(issuer, claims)?,
-        roles: roles(issuer, claims)?,
+        tenant: tenant(issuer, &claims)?,
+        roles: roles(issuer, &claims)?,
         expires_at: login.expires_at,
         auth: Arc::new(auth),
         token: TokenFacts {
             iss: issuer.issuer.clone(),
             ..TokenFacts::default()
         },
-        claims: Arc::clone(claims),
+        claims,
     })
 }
 
-/// The claim at a dotted path; a claim whose own name holds the dots wins. `None`: absent.
-///
-/// A path that runs through a value that is not an object is an error: if it counted as absent, a forbid that reads the claim
-/// would silently not apply.
-pub fn at<'a>(claims: &'a Map<String, Value>, path: &str) -> Result<Option<&'a Value>, ClaimError> {
-    if let Some(value) = claims.get(path) {
-        return Ok(Some(value));
-    }
-    let mut map = claims;
-    let mut found = None;
-    let mut parts = path.split('.').peekable();
-    while let Some(part) = parts.next() {
-        found = map.get(part);
-        match found {
-            None => return Ok(None),
-            Some(Value::Object(inner)) => map = inner,
-            Some(_) if parts.peek().is_some() => {
-                return Err(ClaimError::claim(path, "is looked up inside a value that is not an object"));
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(found)
+/// A claim that holds unix seconds, rounded down (RFC 7519's `NumericDate` may have a fraction). `null` counts as absent.
+pub fn time(claims: &Map<String, Value>, claim: &str) -> Result<Option<i64>, ClaimError> {
+    seconds(claims, claim, f64::floor)
 }
 
-/// A claim that holds unix seconds.
-pub fn time(claims: &Map<String, Value>, claim: &str) -> Result<Option<i64>, ClaimError> {
-    let Some(value) = claims.get(claim) else {
-        return Ok(None);
+fn seconds(claims: &Map<String, Value>, claim: &str, round: fn(f64) -> f64) -> Result<Option<i64>, ClaimError> {
+    let value = match claims.get(claim) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(value) => value,
     };
+    #[expect(clippy::cast_possible_truncation, reason = "saturates, and the range is checked afterwards")]
+    let rounded = |seconds: f64| round(seconds) as i64;
+    let fraction = || value.as_f64().filter(|seconds| *seconds >= 0.0).map(rounded);
     value
         .as_i64()
+        .or_else(fraction)
         .filter(|seconds| (0..=TIME_MAX).contains(seconds))
         .map(Some)
-        .ok_or(ClaimError::claim(claim, "is not an integer of seconds before the year 10000"))
+        .ok_or(ClaimError::claim(claim, "is not a number of seconds before the year 10000"))
 }
 
+/// The audiences that the issuer's audience claim names. An `aud` beside it must fit as well (RFC 7519, section 4.1.3).
 fn audiences(issuer: &IssuerScope, claims: &Map<String, Value>) -> Result<Vec<String>, ClaimError> {
-    let audiences = audience_list(claims)?;
-    if audiences.iter().any(|audience| issuer.audiences.contains(audience)) {
-        return Ok(audiences);
+    let fits = |audiences: &[String]| audiences.iter().any(|audience| issuer.audiences.contains(audience));
+    let path = &issuer.audience_claim;
+    let named = audience_values(path.as_str(), of_issuer(issuer, claims, path)?)?;
+    let own = if path.as_str() == "aud" {
+        &named
+    } else {
+        &audience_list(claims)?
+    };
+    if fits(&named) && (fits(own) || own.is_empty() && !claims.contains_key("aud")) {
+        return Ok(named);
     }
     Err(ClaimError::Audience {
         issuer: issuer.name.to_string(),
@@ -273,17 +308,21 @@ fn audiences(issuer: &IssuerScope, claims: &Map<String, Value>) -> Result<Vec<St
 
 /// The audiences of a token; empty without `aud`.
 pub fn audience_list(claims: &Map<String, Value>) -> Result<Vec<String>, ClaimError> {
-    Ok(match claims.get("aud") {
+    audience_values("aud", claims.get("aud"))
+}
+
+fn audience_values(claim: &str, value: Option<&Value>) -> Result<Vec<String>, ClaimError> {
+    Ok(match value {
         None => Vec::new(),
         Some(Value::String(audience)) => vec![audience.clone()],
         Some(Value::Array(audiences)) if audiences.len() <= NAMES_MAX => audiences
             .iter()
             .map(|audience| audience.as_str().map(str::to_owned))
             .collect::<Option<_>>()
-            .ok_or(ClaimError::claim("aud", "holds a value that is not a string"))?,
+            .ok_or(ClaimError::claim(claim, "holds a value that is not a string"))?,
         Some(_) => {
             return Err(ClaimError::claim(
-                "aud",
+                claim,
                 "is neither a string nor an array of at most 256 strings",
             ));
         }
@@ -304,97 +343,22 @@ pub fn name<'a>(claim: &str, value: Option<&'a Value>, bytes_max: usize) -> Resu
     Ok(text)
 }
 
-/// A string or an array of strings, in order, without repetitions.
-fn names(claim: &str, value: &Value) -> Result<Vec<String>, ClaimError> {
-    let values = match value {
-        Value::Array(values) => values.as_slice(),
-        single => std::slice::from_ref(single),
-    };
-    if values.len() > NAMES_MAX {
-        return Err(ClaimError::claim(claim, format!("has more than {NAMES_MAX} entries")));
-    }
-    let mut names: Vec<String> = Vec::with_capacity(values.len());
-    for value in values {
-        let text = name(claim, Some(value), NAME_BYTES_MAX)?;
-        if !names.iter().any(|known| known == text) {
-            names.push(text.to_owned());
-        }
-    }
-    Ok(names)
-}
-
 /// The tenant that the claims assert; an error if the issuer may not assert it.
 pub fn tenant(issuer: &IssuerScope, claims: &Map<String, Value>) -> Result<Option<String>, ClaimError> {
     let path = &issuer.claims.tenant;
-    let Some(value) = at(claims, path)? else {
+    let Some(value) = of_issuer(issuer, claims, path)? else {
         return Ok(None);
     };
-    let tenant = name(path, Some(value), NAME_BYTES_MAX)?;
+    let tenant = name(path.as_str(), Some(value), NAME_BYTES_MAX)?;
     if issuer
         .tenants
         .as_ref()
         .is_some_and(|allowed| !allowed.iter().any(|known| known == tenant))
     {
         return Err(ClaimError::claim(
-            path,
+            path.as_str(),
             "names a tenant the issuer may not assert (issuers[].tenants)",
         ));
     }
     Ok(Some(tenant.to_owned()))
-}
-
-/// The roles that the claims assert; an error if the issuer may not assert one of them.
-pub fn roles(issuer: &IssuerScope, claims: &Map<String, Value>) -> Result<Vec<String>, ClaimError> {
-    let path = &issuer.claims.roles;
-    let Some(value) = at(claims, path)? else {
-        return Ok(Vec::new());
-    };
-    let roles = names(path, value)?;
-    if issuer
-        .roles
-        .as_ref()
-        .is_some_and(|allowed| roles.iter().any(|role| !allowed.contains(role)))
-    {
-        return Err(ClaimError::claim(
-            path,
-            "names a role the issuer may not assert (issuers[].roles)",
-        ));
-    }
-    Ok(roles)
-}
-
-fn auth_facts(claims: &Map<String, Value>) -> Result<AuthFacts, ClaimError> {
-    let acr = match claims.get("acr") {
-        None => None,
-        value => Some(name("acr", value, NAME_BYTES_MAX)?.to_owned()),
-    };
-    let amr = match claims.get("amr") {
-        None => Vec::new(),
-        Some(value @ Value::Array(_)) => names("amr", value)?,
-        Some(_) => return Err(ClaimError::claim("amr", "is not an array of strings")),
-    };
-    Ok(AuthFacts {
-        method: "bearer",
-        time: time(claims, "auth_time")?.or(time(claims, "iat")?),
-        acr,
-        amr,
-        scopes: scopes(claims)?,
-    })
-}
-
-/// `scope` (RFC 8693) or, without it, `scp`.
-fn scopes(claims: &Map<String, Value>) -> Result<Vec<String>, ClaimError> {
-    let (claim, value) = match (claims.get("scope"), claims.get("scp")) {
-        (Some(value), _) => ("scope", value),
-        (None, Some(value)) => ("scp", value),
-        (None, None) => return Ok(Vec::new()),
-    };
-    match value {
-        Value::String(text) => {
-            let parts = text.split(' ').filter(|part| !part.is_empty()).map(Value::from).collect();
-            names(claim, &Value::Array(parts))
-        }
-        Value::Array(_) if claim == "scp" => names(claim, value),
-        _ => Err(ClaimError::claim(claim, "is not a list of scopes")),
-    }
 }

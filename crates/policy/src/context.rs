@@ -300,7 +300,10 @@ impl OwnedField {
             (Fact::Portal, _) => Some(Shown::Text(facts.portal)),
             (Fact::Tenant, _) => facts.tenant.map(Shown::Text),
             (Fact::Now, _) => Some(Shown::Now(facts.now_millis)),
-            (Fact::Auth, _) => facts.auth.map(|auth| Shown::Auth(auth, &self.ty)),
+            (Fact::Auth, _) => match facts.auth {
+                Some(auth) => Some(Shown::Auth(self.readable(auth)?, &self.ty)),
+                None => None,
+            },
             (Fact::Flags, _) => Some(Shown::Flags(facts.flags)),
             (_, None) => None,
             (Fact::Method, Some(http)) => Some(Shown::Text(http.method)),
@@ -310,6 +313,15 @@ impl OwnedField {
             (Fact::SourceIp, Some(http)) => Some(Shown::Ip(http.source_ip)),
             (Fact::Query | Fact::Headers, Some(http)) => Some(Shown::Json(self.given(http)?)),
         })
+    }
+
+    /// The facts about the login. Fails if a declared one comes from a malformed claim: it must not count as absent.
+    fn readable<'f>(&self, auth: &'f Arc<AuthFacts>) -> Result<&'f Arc<AuthFacts>, Refusal> {
+        let AttrType::Record(record) = &self.ty else { return Ok(auth) };
+        match auth.unreadable.iter().find(|fact| record.fields.contains_key(fact.field)) {
+            Some(fact) => Err(self.refusal(fact.detail.clone())),
+            None => Ok(auth),
+        }
     }
 
     /// The values that the client gave under the declared names.
@@ -476,7 +488,9 @@ fn auth_field(name: &str, ty: &AttrType) -> bool {
 }
 
 fn is_plain_auth(auth: &AuthFacts, name: &str, field: &Field) -> bool {
+    let is_readable = auth.unreadable.iter().all(|fact| fact.field != name);
     match (name, &field.ty) {
+        _ if !is_readable => false,
         ("method", AttrType::String) => true,
         ("acr", AttrType::String) => auth.acr.is_some() || !field.required,
         ("time", AttrType::Long) => auth.time.is_some() || !field.required,
@@ -541,6 +555,7 @@ mod tests {
             acr,
             amr: vec!["pwd".to_owned(); many],
             scopes: Vec::new(),
+            unreadable: Vec::new(),
         });
         prop::option::of(facts.prop_map(Arc::new))
     }

@@ -233,10 +233,13 @@ impl Runner<'_> {
     /// The fixture's attributes, as the claims that the portal maps to them.
     fn fixture(&self, fixture: &Fixture) -> Identity {
         let mapping = &self.revision.rules.claims;
-        let claims = fixture
-            .attrs
-            .iter()
-            .map(|(name, value)| (mapping.get(name).unwrap_or(name).clone(), value.clone()));
+        let mut claims = Map::new();
+        for (name, value) in &fixture.attrs {
+            match mapping.get(name) {
+                Some(path) => path.insert(&mut claims, value.clone()),
+                None => drop(claims.insert(name.clone(), value.clone())),
+            }
+        }
         Identity {
             issuer: self
                 .portal
@@ -247,7 +250,7 @@ impl Runner<'_> {
             principal_type: Arc::from(fixture.ty.as_deref().unwrap_or("User")),
             tenant: fixture.tenant.clone(),
             roles: fixture.roles.clone(),
-            claims: Arc::new(claims.collect()),
+            claims: Arc::new(claims),
             expires_at: i64::MAX,
             auth: Arc::new(AuthFacts {
                 method: "bearer",

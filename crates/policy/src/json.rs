@@ -59,6 +59,21 @@ pub fn object_from_slice(bytes: &[u8]) -> Result<Map<String, Value>, JsonError> 
     }
 }
 
+/// The bytes without a UTF-8 byte order mark, for documents that people and their editors write. UTF-16 is an error that says
+/// so. A token or a query never has a mark: `from_slice` refuses it.
+pub fn without_bom(bytes: &[u8]) -> Result<&[u8], JsonError> {
+    match bytes {
+        [0xef, 0xbb, 0xbf, text @ ..] => Ok(text),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Err(JsonError {
+            line: 1,
+            column: 1,
+            member: None,
+            reason: "the text is UTF-16; save it as UTF-8".to_owned(),
+        }),
+        text => Ok(text),
+    }
+}
+
 fn not_utf8(bytes: &[u8], valid: usize) -> JsonError {
     let before = bytes.get(..valid).unwrap_or_default();
     let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;

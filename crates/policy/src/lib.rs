@@ -54,6 +54,7 @@ pub mod reference;
 // types that every part uses
 pub mod denial;
 pub mod scope;
+pub mod claim_path;
 pub mod types;
 pub mod digest;
 pub mod json;

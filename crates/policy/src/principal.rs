@@ -5,12 +5,13 @@
 
 use cedar_policy::{EntityId, EntityTypeName, EntityUid};
 
-use crate::claims;
+use crate::claim_path::ClaimPath;
 use crate::denial::{Denial, Refusal};
 use crate::engine::QueryEntity;
 use crate::engine::entities::{ResolvedEntity, StoredEntity};
 use crate::rules::Rules;
 use crate::schema::EntityModel;
+use crate::scope::ForeignSubject;
 use crate::types::Identity;
 use crate::value::{Value, value};
 
@@ -85,9 +86,9 @@ impl Rules {
     ) -> Result<Vec<(String, Value)>, Refusal> {
         let mut attrs = Vec::with_capacity(model.attrs.fields.len());
         for (name, field) in &model.attrs.fields {
-            let path = self.claims.get(name).map_or(name.as_str(), String::as_str);
+            let path = self.claims.get(name).map_or(name.as_str(), ClaimPath::as_str);
             let stored_attr = stored.and_then(|stored| stored.known.attr(name));
-            let claimed = match claims::at(&identity.claims, path)? {
+            let claimed = match self.claims.claim(&identity.claims, name)? {
                 Some(claim) => Some(value(&field.ty, claim, path).map_err(|e| claim_invalid(e.to_string()))?),
                 None => None,
             };
@@ -108,6 +109,12 @@ impl Rules {
             }
         }
         Ok(attrs)
+    }
+}
+
+impl From<ForeignSubject> for Refusal {
+    fn from(error: ForeignSubject) -> Self {
+        claim_invalid(error.to_string())
     }
 }
 

@@ -70,7 +70,7 @@ pub(crate) struct PortalSchema {
 impl Revision {
     /// The Cedar principal that this revision makes of a portal's caller.
     pub fn principal(&self, portal: &PortalScope, identity: &Identity) -> Result<Principal, Refusal> {
-        self.rules.principal(identity, &portal.subject(identity))
+        self.rules.principal(identity, &portal.subject(identity)?)
     }
 
     /// Every file that the revision is made of; the gate saves them for a restart.

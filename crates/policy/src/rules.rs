@@ -2,11 +2,11 @@
 //!
 //! Only `decision` evaluates queries with them. Pure: no I/O, no clock.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cedar_policy::EntityUid;
 
+use crate::claim_path::ClaimMapping;
 use crate::context::ContextPlans;
 use crate::denial::{Denial, Refusal};
 use crate::engine::entities::ResolvedEntity;
@@ -23,7 +23,7 @@ pub struct Rules {
     pub plans: Arc<ContextPlans>,
     pub names: Arc<TypeNames>,
     /// Principal attribute <- claim, from `portal.yaml`.
-    pub claims: BTreeMap<String, String>,
+    pub claims: ClaimMapping,
 }
 
 impl Rules {

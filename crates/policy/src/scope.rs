@@ -3,8 +3,10 @@
 //! The gate builds a `PortalScope` from `cedargate.yaml`; commands without a configuration build one from defaults. These types
 //! do not contain key sources or upstreams.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
+use crate::claim_path::ClaimPath;
 use crate::types::{Identity, PortalSlug};
 
 /// One portal as the platform's configuration describes it.
@@ -53,8 +55,14 @@ pub struct IssuerScope {
     pub issuer: String,
     /// Never empty.
     pub audiences: Vec<String>,
+    /// The claim that must name one of `audiences`; `aud` must do so as well wherever a token has it.
+    pub audience_claim: ClaimPath,
     /// Claims that hold subject, tenant and roles.
     pub claims: ClaimPaths,
+    /// The effect of a claim that the issuer left out of the token and offers elsewhere.
+    pub overage: Overage,
+    /// Bounds on the roles of one credential.
+    pub role_limits: RoleLimits,
     /// Cedar type of its principals.
     pub principal: Arc<str>,
     /// `None`: `<name>|` where a portal trusts several issuers, else nothing.
@@ -65,15 +73,53 @@ pub struct IssuerScope {
     pub roles: Option<Vec<String>>,
 }
 
-/// Dotted paths into the claims (`realm_access.roles`); a claim whose name holds the dots wins.
-#[derive(Clone, Debug)]
+/// The claims that hold subject, tenant and roles.
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ClaimPaths {
     /// Path of the subject.
-    pub subject: String,
+    pub subject: ClaimPath,
     /// Path of the tenant.
-    pub tenant: String,
-    /// Path of the roles.
-    pub roles: String,
+    pub tenant: ClaimPath,
+    /// The claims whose roles a credential has, all together.
+    pub roles: Vec<RoleClaim>,
+}
+
+/// One claim that holds roles.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RoleClaim {
+    /// Path of the claim.
+    pub path: ClaimPath,
+    /// The part of the claim that names the roles.
+    pub form: RoleForm,
+}
+
+/// The part of a claim that names roles.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum RoleForm {
+    /// A string, or an array of strings: one role each.
+    Values,
+    /// The same, each string split at this separator.
+    Split(String),
+    /// The names of an object's members.
+    Keys,
+}
+
+/// The effect of a claim that is mapped or read, and that the issuer left out of the token because it is too long.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Overage {
+    /// The credential is refused.
+    Refuse,
+    /// The claim counts as absent, so a forbid that reads it does not apply.
+    DangerIgnore,
+}
+
+/// Bounds on the roles of one credential.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RoleLimits {
+    /// Most roles.
+    pub count: usize,
+    /// Most bytes of one role.
+    pub bytes: usize,
 }
 
 /// A way to log in, as far as a portal file may name it.
@@ -119,17 +165,81 @@ impl PortalScope {
 
     /// The id of an identity's principal: its subject, after `<issuer>|` where the portal trusts several issuers, or after the
     /// prefix that the issuer's configuration names.
-    pub fn subject(&self, identity: &Identity) -> String {
-        let subject = &identity.subject;
-        match self.issuer(&identity.issuer).map(|issuer| &**issuer) {
-            Some(IssuerScope {
-                subject_prefix: Some(prefix),
-                ..
-            }) => format!("{prefix}{subject}"),
-            Some(issuer) if self.issuers.len() > 1 => format!("{}|{subject}", issuer.name),
-            _ => subject.clone(),
+    ///
+    /// # Errors
+    /// SECURITY: an id belongs to the issuer with the longest prefix that it begins with. A subject whose id belongs to another
+    /// issuer is refused: policies, revocations and the app know a principal by this id alone.
+    pub fn subject(&self, identity: &Identity) -> Result<String, ForeignSubject> {
+        let Some(own) = self.issuer(&identity.issuer) else {
+            return Ok(identity.subject.clone());
+        };
+        let id = format!("{}{}", self.prefix(own), identity.subject);
+        let begins = |issuer: &&Arc<IssuerScope>| begins_with(&id, &self.prefix(issuer));
+        let owner = self
+            .issuers
+            .iter()
+            .filter(begins)
+            .max_by_key(|issuer| self.prefix(issuer).len());
+        match owner.filter(|owner| owner.name != own.name) {
+            Some(owner) => Err(ForeignSubject {
+                issuer: own.name.to_string(),
+                owner: owner.name.to_string(),
+                prefix: self.prefix(owner).into_owned(),
+            }),
+            None => Ok(id),
         }
     }
+
+    /// The text before every subject of an issuer.
+    fn prefix<'a>(&self, issuer: &'a IssuerScope) -> Cow<'a, str> {
+        match &issuer.subject_prefix {
+            Some(prefix) => Cow::Borrowed(prefix),
+            None if self.issuers.len() > 1 => Cow::Owned(format!("{}|", issuer.name)),
+            None => Cow::Borrowed(""),
+        }
+    }
+
+    /// Two trusted issuers whose subjects have the same prefix, so that no subject would tell them apart.
+    pub fn same_prefix(&self) -> Option<SamePrefix> {
+        let equal = |one: &IssuerScope, other: &IssuerScope| self.prefix(one).eq_ignore_ascii_case(&self.prefix(other));
+        self.issuers.iter().enumerate().find_map(|(n, issuer)| {
+            let earlier = self.issuers.iter().take(n).find(|earlier| equal(earlier, issuer))?;
+            Some(SamePrefix {
+                issuers: [Arc::clone(&earlier.name), Arc::clone(&issuer.name)],
+                prefix: self.prefix(issuer).into_owned(),
+            })
+        })
+    }
+}
+
+/// Two issuers of one portal whose subjects have the same prefix.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SamePrefix {
+    /// `issuers[].name` of both.
+    pub issuers: [Arc<str>; 2],
+    /// The prefix.
+    pub prefix: String,
+}
+
+/// A subject that reads as one of another issuer that the portal trusts.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "the subject of issuer `{issuer}` reads as one of issuer `{owner}`, whose subjects begin with `{prefix}`; give `{issuer}` a prefix of its \
+     own (issuers[].subject_prefix)"
+)]
+pub struct ForeignSubject {
+    /// `issuers[].name` of the issuer of the credential.
+    pub issuer: String,
+    /// `issuers[].name` of the issuer that the id belongs to.
+    pub owner: String,
+    /// The owner's prefix.
+    pub prefix: String,
+}
+
+/// True if a prefix is at the start of an id. Case does not count: some apps compare names of users without it.
+fn begins_with(id: &str, prefix: &str) -> bool {
+    let start = id.as_bytes().get(..prefix.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
 }
 
 impl IssuerScope {
@@ -139,7 +249,10 @@ impl IssuerScope {
             name: name.into(),
             issuer: issuer.into(),
             audiences,
+            audience_claim: ClaimPath::unquoted("aud"),
             claims: ClaimPaths::default(),
+            overage: Overage::Refuse,
+            role_limits: RoleLimits::default(),
             principal: Arc::from("User"),
             subject_prefix: None,
             tenants: None,
@@ -156,9 +269,28 @@ impl IssuerScope {
 impl Default for ClaimPaths {
     fn default() -> Self {
         Self {
-            subject: "sub".to_owned(),
-            tenant: "tenant".to_owned(),
-            roles: "roles".to_owned(),
+            subject: ClaimPath::unquoted("sub"),
+            tenant: ClaimPath::unquoted("tenant"),
+            roles: vec![RoleClaim::values(ClaimPath::unquoted("roles"))],
+        }
+    }
+}
+
+impl RoleClaim {
+    /// A claim whose value is one role or a list of them.
+    pub fn values(path: ClaimPath) -> Self {
+        Self {
+            path,
+            form: RoleForm::Values,
+        }
+    }
+}
+
+impl Default for RoleLimits {
+    fn default() -> Self {
+        Self {
+            count: 1000,
+            bytes: 1024,
         }
     }
 }
@@ -196,6 +328,79 @@ mod tests {
         assert_eq!(host(&["*.shop.test"], TenantSource::HostLabel, None), "any.shop.test");
         assert_eq!(host(&[], TenantSource::HostLabel, Some("acme")), "acme.localhost");
         assert_eq!(host(&[], TenantSource::Fixed("acme".to_owned()), Some("other")), "localhost");
+    }
+
+    fn issued(portal: &PortalScope, issuer: &str, subject: &str) -> Result<String, String> {
+        let scope = portal
+            .issuer(issuer)
+            .cloned()
+            .unwrap_or_else(|| Arc::new(IssuerScope::unconfigured()));
+        let claims = serde_json::json!({ "sub": subject });
+        let identity = crate::claims::unsigned_identity(&scope, claims.as_object().unwrap().clone()).unwrap();
+        portal.subject(&identity).map_err(|error| error.owner)
+    }
+
+    fn trusting(prefixes: &[(&str, Option<&str>)]) -> PortalScope {
+        let mut portal = portal(&[], TenantSource::Claim);
+        let issuer = |(name, prefix): &(&str, Option<&str>)| {
+            let mut issuer = IssuerScope::new(*name, format!("https://{name}.test/"), vec!["shop".to_owned()]);
+            issuer.subject_prefix = prefix.map(str::to_owned);
+            Arc::new(issuer)
+        };
+        portal.issuers = prefixes.iter().map(issuer).collect();
+        portal
+    }
+
+    #[test]
+    fn a_subject_that_reads_as_one_of_another_issuer_is_refused() {
+        let portal = trusting(&[
+            ("corp", None),
+            ("partner", Some("")),
+            ("eu", Some("corp|eu|")),
+            ("x", Some("x:")),
+        ]);
+        for (issuer, subject, expected) in [
+            ("corp", "alice", Ok("corp|alice")),
+            ("corp", "eu|alice", Err("eu")),
+            ("corp", "partner|alice", Ok("corp|partner|alice")),
+            ("partner", "alice", Ok("alice")),
+            ("partner", "auth0|alice", Ok("auth0|alice")),
+            ("partner", "corp|alice", Err("corp")),
+            ("partner", "CORP|alice", Err("corp")),
+            ("partner", "corp|", Err("corp")),
+            ("partner", "corp", Ok("corp")),
+            ("partner", "corp|eu|alice", Err("eu")),
+            ("partner", "x:", Err("x")),
+            ("eu", "alice", Ok("corp|eu|alice")),
+            ("x", "corp|alice", Ok("x:corp|alice")),
+        ] {
+            let found = issued(&portal, issuer, subject);
+            assert_eq!(
+                found,
+                expected.map(str::to_owned).map_err(str::to_owned),
+                "{issuer} {subject}"
+            );
+        }
+        let one = trusting(&[("corp", None)]);
+        assert_eq!(
+            issued(&one, "corp", "partner|alice"),
+            Ok("partner|alice".to_owned()),
+            "there is no other issuer"
+        );
+    }
+
+    #[test]
+    fn issuers_of_one_portal_have_different_prefixes() {
+        for (prefixes, same) in [
+            (vec![("a", None), ("b", None)], false),
+            (vec![("a", Some("")), ("b", None)], false),
+            (vec![("a", Some("")), ("b", Some(""))], true),
+            (vec![("a", Some("b|")), ("b", None)], true),
+            (vec![("a", Some("B|")), ("c", None), ("b", None)], true),
+            (vec![("a", Some(""))], false),
+        ] {
+            assert_eq!(trusting(&prefixes).same_prefix().is_some(), same, "{prefixes:?}");
+        }
     }
 
     #[test]

@@ -56,6 +56,17 @@ pub struct AuthFacts {
     pub acr: Option<String>,
     pub amr: Vec<String>,
     pub scopes: Vec<String>,
+    /// Fields that the credential has in a form that the gate cannot read. A query that reads one is refused.
+    pub unreadable: Vec<UnreadableFact>,
+}
+
+/// A field of `AuthFacts` that a malformed claim would fill.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UnreadableFact {
+    /// Name of the field in the context record.
+    pub field: &'static str,
+    /// The fault, with the claim's name.
+    pub detail: String,
 }
 
 /// A token as decision records show it: enough to find it at its issuer, nothing that could be used.

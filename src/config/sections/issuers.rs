@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cedar_policy::EntityTypeName;
-use cedargate_policy::scope::{ClaimPaths, IssuerScope};
+use cedargate_policy::scope::{IssuerScope, Overage, RoleLimits};
+use http::HeaderName;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema as schema};
 use serde::{Deserialize, Serialize};
 
 use super::egress::Egress;
 use crate::config::Secret;
 use crate::config::check::{Checker, is_loopback};
+use crate::config::sections::issuer_claims::RawClaims;
 use crate::config::values::{SecretText, TimeSpan};
 
 /// `iss` of the gate's own tokens without a `public_url`.
@@ -41,15 +43,21 @@ pub struct RawIssuer {
     /// The source of its keys. Absent: OIDC discovery at `issuer`.
     #[serde(default)]
     pub jwks: Option<RawJwks>,
+    /// The claim that must hold one of `audiences`; an `aud` in the same token must fit as well.
+    #[serde(default = "audience_claim")]
+    pub audience_claim: String,
     /// Signature algorithms accepted; asymmetric ones only.
     #[serde(default = "algorithms")]
     pub algorithms: Vec<Algorithm>,
     /// Tolerated difference of clocks, 5m at most.
     #[serde(default = "Leeway::seconds::<30>")]
     pub leeway: Leeway,
-    /// Dotted paths of the claims that hold subject, tenant and roles.
+    /// Paths of the claims that hold subject, tenant and roles.
     #[serde(default)]
     pub claims: RawClaims,
+    /// The places of its tokens besides `Authorization: Bearer`, which goes first.
+    #[serde(default)]
+    pub token_from: Vec<RawTokenSource>,
     /// Cedar entity type of its principals.
     #[serde(default = "principal")]
     pub principal: String,
@@ -62,6 +70,10 @@ pub struct RawIssuer {
     /// Roles it may assert. Absent: any.
     #[serde(default)]
     pub roles: Option<Vec<String>>,
+    /// Count a mapped claim that the issuer left out of the token (group overage) as absent. A forbid that reads it, or one of its
+    /// roles, then does not apply.
+    #[serde(default)]
+    pub danger_ignore_overage: bool,
     /// Allow fetching keys without TLS from another host. An attacker who can answer there can sign in as any user.
     #[serde(default)]
     pub danger_insecure_jwks: bool,
@@ -74,6 +86,31 @@ pub struct RawIssuer {
     /// Ask the issuer about bearer tokens that are no JWTs (RFC 7662). Absent: such tokens are refused.
     #[serde(default)]
     pub introspection: Option<RawIntrospection>,
+}
+
+/// A place of tokens: exactly one of the keys.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawTokenSource {
+    /// A request header, with or without `Bearer` before the token.
+    #[serde(default)]
+    pub header: Option<String>,
+    /// A cookie. A request that changes something needs the same evidence of its origin as with a session.
+    #[serde(default)]
+    pub cookie: Option<String>,
+    /// A WebSocket subprotocol: the one after it is the token.
+    #[serde(default)]
+    pub websocket_protocol: Option<String>,
+}
+
+/// A place of tokens besides `Authorization`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum TokenSource {
+    Header(HeaderName),
+    /// The cookie's name.
+    Cookie(String),
+    /// The subprotocol in front of the token.
+    WebsocketProtocol(String),
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
@@ -111,17 +148,6 @@ pub struct RawJwks {
     pub max_age: JwksMaxAge,
 }
 
-#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RawClaims {
-    /// The subject.
-    pub subject: String,
-    /// The principal's tenant.
-    pub tenant: String,
-    /// The principal's roles.
-    pub roles: String,
-}
-
 #[derive(Clone, Debug)]
 pub struct Issuer {
     /// The part that policies depend on: name, audiences, claims and bounds.
@@ -136,6 +162,8 @@ pub struct Issuer {
     pub leeway: Duration,
     /// The way of requests for keys, introspection and, unless the provider has its own, logins.
     pub egress: Egress,
+    /// The places of its tokens besides `Authorization`.
+    pub token_from: Vec<TokenSource>,
     /// `None`: bearer tokens that are no JWTs are refused.
     pub introspection: Option<Introspection>,
 }
@@ -193,22 +221,16 @@ fn algorithms() -> Vec<Algorithm> {
     vec![Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa]
 }
 
+fn audience_claim() -> String {
+    "aud".to_owned()
+}
+
 fn principal() -> String {
     "User".to_owned()
 }
 
 fn jwks_max_age() -> JwksMaxAge {
     TimeSpan::seconds::<86_400>()
-}
-
-impl Default for RawClaims {
-    fn default() -> Self {
-        Self {
-            subject: "sub".to_owned(),
-            tenant: "tenant".to_owned(),
-            roles: "roles".to_owned(),
-        }
-    }
 }
 
 impl Issuer {
@@ -222,6 +244,7 @@ impl Issuer {
             algorithms: vec![Algorithm::Es256],
             leeway: Duration::ZERO,
             egress: Egress::default(),
+            token_from: Vec::new(),
             introspection: None,
         }
     }
@@ -243,11 +266,11 @@ impl JsonSchema for Algorithm {
 }
 
 impl Checker<'_> {
-    pub fn issuers(&mut self, raw: &[RawIssuer]) -> Vec<Issuer> {
+    pub fn issuers(&mut self, raw: &[RawIssuer], role_limits: RoleLimits) -> Vec<Issuer> {
         self.unique_issuers(raw);
         raw.iter()
             .enumerate()
-            .filter_map(|(n, issuer)| self.issuer(&format!("issuers[{n}]"), issuer))
+            .filter_map(|(n, issuer)| self.issuer(&format!("issuers[{n}]"), issuer, role_limits))
             .collect()
     }
 
@@ -279,7 +302,7 @@ impl Checker<'_> {
         }
     }
 
-    fn issuer(&mut self, section: &str, raw: &RawIssuer) -> Option<Issuer> {
+    fn issuer(&mut self, section: &str, raw: &RawIssuer, role_limits: RoleLimits) -> Option<Issuer> {
         let key = |name: &str| format!("{section}.{name}");
         if let Some(name) = &raw.name {
             self.name(&key("name"), name);
@@ -287,25 +310,24 @@ impl Checker<'_> {
         let keys = self.keys(section, raw);
         self.audiences(&key("audiences"), raw.audiences.as_deref());
         self.principal(&key("principal"), &raw.principal);
-        for (name, path) in [
-            ("subject", &raw.claims.subject),
-            ("tenant", &raw.claims.tenant),
-            ("roles", &raw.claims.roles),
-        ] {
-            self.not_blank(&key(&format!("claims.{name}")), path);
-        }
         let egress = self.egress(section, raw.ca_file.as_deref(), raw.proxy.as_deref());
+        let audience_claim = self.claim_path(&key("audience_claim"), &raw.audience_claim);
+        let claims = self.claim_paths(&key("claims"), &raw.claims);
+        let token_from = self.token_sources(&key("token_from"), &raw.token_from);
         let introspection = self.introspection(&key("introspection"), raw.introspection.as_ref());
         let max_age = raw.jwks.as_ref().map_or_else(jwks_max_age, |jwks| jwks.max_age);
         let scope = IssuerScope {
             name: Arc::from(raw.name.as_deref()?),
             issuer: raw.issuer.clone()?,
             audiences: raw.audiences.clone()?,
-            claims: ClaimPaths {
-                subject: raw.claims.subject.clone(),
-                tenant: raw.claims.tenant.clone(),
-                roles: raw.claims.roles.clone(),
+            audience_claim: audience_claim?,
+            claims: claims?,
+            overage: if raw.danger_ignore_overage {
+                Overage::DangerIgnore
+            } else {
+                Overage::Refuse
             },
+            role_limits,
             principal: Arc::from(raw.principal.as_str()),
             subject_prefix: raw.subject_prefix.clone(),
             tenants: raw.tenants.clone(),
@@ -323,8 +345,62 @@ impl Checker<'_> {
             algorithms: self.algorithms(&key("algorithms"), &raw.algorithms),
             leeway: raw.leeway.get(),
             egress: egress?,
+            token_from: token_from?,
             introspection: introspection?,
         })
+    }
+
+    fn token_sources(&mut self, key: &str, raw: &[RawTokenSource]) -> Option<Vec<TokenSource>> {
+        let each = raw.iter().enumerate();
+        let checked: Vec<_> = each.map(|(n, raw)| self.token_source(&format!("{key}[{n}]"), raw)).collect();
+        checked.into_iter().collect()
+    }
+
+    fn token_source(&mut self, key: &str, raw: &RawTokenSource) -> Option<TokenSource> {
+        let is_token = |text: &str| {
+            !text.is_empty()
+                && text
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+        };
+        match (&raw.header, &raw.cookie, &raw.websocket_protocol) {
+            (Some(header), None, None) => {
+                let place = format!("{key}.header");
+                let name = self.header_name(&place, header);
+                if name.starts_with("sec-") || name.starts_with("x-cedargate-") {
+                    self.error(
+                        &place,
+                        format!("`{header}` is set by the browser or the gate itself; name another header"),
+                    );
+                }
+                HeaderName::try_from(name).ok().map(TokenSource::Header)
+            }
+            (None, Some(cookie), None) => {
+                let place = format!("{key}.cookie");
+                if !is_token(cookie) {
+                    self.error(&place, format!("`{cookie}` is not the name of a cookie"));
+                } else if cookie.starts_with("cedargate") || cookie.starts_with("__Host-cedargate") {
+                    self.error(
+                        &place,
+                        format!("`{cookie}` is a name of the gate's own cookies; name another cookie"),
+                    );
+                }
+                Some(TokenSource::Cookie(cookie.clone()))
+            }
+            (None, None, Some(protocol)) => {
+                if !is_token(protocol) {
+                    let message = format!("`{protocol}` is not a subprotocol; use letters, digits, `-` and `.`");
+                    self.error(&format!("{key}.websocket_protocol"), message);
+                }
+                Some(TokenSource::WebsocketProtocol(protocol.clone()))
+            }
+            _ => {
+                if !self.has_error_under(key) {
+                    self.error(key, "needs exactly one of `header`, `cookie` and `websocket_protocol`");
+                }
+                None
+            }
+        }
     }
 
     fn audiences(&mut self, key: &str, audiences: Option<&[String]>) {

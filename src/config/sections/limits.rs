@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use cedargate_policy::scope::RoleLimits;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +58,10 @@ pub struct Limits {
     pub tunnel_idle_timeout: Timeout,
     /// Size of a token.
     pub token_bytes: ByteSize<1>,
+    /// Roles of one credential.
+    pub roles: Count<1, 100_000>,
+    /// Size of one role.
+    pub role_bytes: ByteSize<1>,
     /// Verified tokens remembered per portal.
     pub token_cache: Count<1, 10_000_000>,
     /// Time after SIGTERM in which the gate still accepts connections, so that balancers see the readiness go first.
@@ -117,6 +122,8 @@ impl Default for Limits {
             linger_bytes: ByteSize::kib::<{ 64 * 1024 }>(),
             tunnel_idle_timeout: Timeout::seconds::<3600>(),
             token_bytes: ByteSize::kib::<16>(),
+            roles: Count::of::<1000>(),
+            role_bytes: ByteSize::kib::<1>(),
             token_cache: Count::of::<10_000>(),
             drain_delay: TimeSpan::seconds::<2>(),
             drain_timeout: TimeSpan::seconds::<30>(),
@@ -126,6 +133,14 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// The bounds on the roles of one credential.
+    pub fn roles(&self) -> RoleLimits {
+        RoleLimits {
+            count: self.roles.as_usize(),
+            bytes: self.role_bytes.as_usize(),
+        }
+    }
+
     /// The number of threads that serve traffic.
     pub fn workers(&self) -> usize {
         self.workers.map_or_else(

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::egress::Egress;
-use super::issuers::{Issuer, KeyTransport, RawClaims};
+use super::issuer_claims::RawClaims;
+use super::issuers::{Issuer, KeyTransport};
 use super::portals::Portal;
 use crate::config::Secret;
 use crate::config::check::{Checker, is_loopback};
@@ -369,8 +370,7 @@ impl Checker<'_> {
     fn issuer_of_accounts(&mut self, key: &str, name: &str, document: &Document) -> Option<usize> {
         let index = self.issuer_named(key, name, document)?;
         let claims = &document.issuers.get(index)?.claims;
-        let default = RawClaims::default();
-        if (&claims.subject, &claims.tenant, &claims.roles) != (&default.subject, &default.tenant, &default.roles) {
+        if *claims != RawClaims::default() {
             let message =
                 format!("`{name}` maps claims (issuers[{index}].claims) that accounts of a file do not have; remove this key");
             self.error(key, message);

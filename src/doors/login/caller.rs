@@ -9,7 +9,7 @@ use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::types::{Identity, Redacted};
 
 use super::{EndpointRequest, LoginDoor};
-use crate::authn::bearer;
+use crate::http::credentials::{Authorization, foreign_scheme};
 use crate::login::{BrowserSecret, RelyingParty};
 use crate::portals::Portal;
 use crate::session::{Session, SessionError, StoreError};
@@ -25,11 +25,17 @@ impl<'a> CallerCredential<'a> {
     /// `token_missing` without token and session; else the fault of the credential.
     pub async fn of(door: &LoginDoor, request: &EndpointRequest<'a>) -> Result<Self, Refusal> {
         let headers = &request.head.headers;
-        if let Some(token) = bearer(headers)? {
+        let authorization = Authorization::of(headers)?;
+        if let Authorization::Bearer(token) = authorization {
             return Ok(Self::Bearer(token));
         }
         let presented = door.sessions.present(headers, &door.login, RelyingParty::renew).await?;
-        let presented = presented.ok_or_else(|| Refusal::new(Denial::TokenMissing, "neither a token nor a session"))?;
+        let presented = presented.ok_or_else(|| match authorization {
+            Authorization::Foreign => foreign_scheme(),
+            Authorization::Absent | Authorization::Bearer(_) => {
+                Refusal::new(Denial::TokenMissing, "neither a token nor a session")
+            }
+        })?;
         Ok(Self::Session(presented.session))
     }
 
@@ -55,8 +61,8 @@ impl<'a> CallerCredential<'a> {
 }
 
 /// The principal's id as policies and the app see it: the subject with the portal's prefix for the issuer.
-pub(super) fn principal_id(portal: &Portal, identity: &Identity) -> String {
-    portal.scope.subject(identity)
+pub(super) fn principal_id(portal: &Portal, identity: &Identity) -> Result<String, Refusal> {
+    Ok(portal.scope.subject(identity)?)
 }
 
 /// The session of the browser's cookie, without renewing it. `None` without a usable session; an error if the store does not

@@ -1,6 +1,5 @@
 //! `GET auth/session`: the caller's identity at a portal. The response never contains a token.
 
-use cedargate_policy::claims;
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::types::Identity;
 use http::{Response, StatusCode};
@@ -42,7 +41,7 @@ fn describe(portal: &Portal, identity: &Identity) -> Result<Map<String, Value>, 
             body.insert(name.to_owned(), value);
         }
     };
-    insert("subject", json!(principal_id(portal, identity)));
+    insert("subject", json!(principal_id(portal, identity)?));
     insert("issuer", json!(&*identity.issuer));
     insert("tenant", json!(identity.tenant));
     insert("portal", json!(&*portal.name));
@@ -54,9 +53,11 @@ fn describe(portal: &Portal, identity: &Identity) -> Result<Map<String, Value>, 
     );
     let active = portal.active.load();
     for name in ["name", "email"] {
-        // the claim path that `portal.yaml` maps; the claim of the same name without a mapping
-        let path = active.as_ref().and_then(|active| active.revision.rules.claims.get(name));
-        let claim = claims::at(&identity.claims, path.map_or(name, String::as_str))?;
+        // the claim that `portal.yaml` maps; the claim of the same name without a mapping
+        let claim = match active.as_ref() {
+            Some(active) => active.revision.rules.claims.claim(&identity.claims, name)?,
+            None => identity.claims.get(name),
+        };
         let text = claim.filter(|value| value.is_string());
         insert(name, text.cloned().unwrap_or_default());
     }

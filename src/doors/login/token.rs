@@ -38,7 +38,7 @@ pub(super) async fn mint(door: &LoginDoor, request: &EndpointRequest<'_>, body: 
     let now = unix_seconds();
     let minted = door
         .assertions
-        .mint(&identity, &principal_id(portal, &identity), &portal.name, now);
+        .mint(&identity, &principal_id(portal, &identity)?, &portal.name, now);
     let minted =
         minted.map_err(|error| Refusal::new(Denial::KeyUnavailable, format!("the token could not be signed: {error}")))?;
     let body = json!({

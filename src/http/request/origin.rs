@@ -10,7 +10,8 @@ use http::request::Parts;
 use http::{Extensions, HeaderMap, Method};
 use hyper::ext::Protocol;
 
-const SEC_FETCH_SITE: &str = "sec-fetch-site";
+/// The header in which a browser says where a request comes from.
+pub const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
 /// True if a request that a cookie authenticates needs evidence of its origin.
 pub fn needs_evidence(head: &Parts) -> bool {

@@ -24,6 +24,7 @@ use smallvec::SmallVec;
 use super::client_headers::ClientHeaderCache;
 use super::{ForwardRequest, UpstreamError};
 use crate::config::Upstream;
+use crate::http::credentials::{self, TokenSources};
 use crate::http::request::{TRACEPARENT, TRACESTATE, X_REQUEST_ID, uuid_value};
 
 /// Characters that are percent-encoded: controls, non-ASCII (always), and those that separate or fake items of a list.
@@ -60,7 +61,7 @@ pub struct HeaderRules {
 
 impl HeaderRules {
     /// Builds the rules of an upstream's configuration. INVARIANT: `config` has checked every name, so the fallback is never taken.
-    pub fn of(upstream: &Upstream, assertion: &str) -> Self {
+    pub fn of(upstream: &Upstream, assertion: &str, tokens: &TokenSources) -> Self {
         let authorization = if upstream.forward_authorization {
             Authorization::Forward
         } else {
@@ -68,6 +69,7 @@ impl HeaderRules {
         };
         let assertion = HeaderName::try_from(assertion).unwrap_or(HeaderName::from_static("x-cedargate-assertion"));
         let names = upstream.strip_headers.iter().map(String::as_str).chain([assertion.as_str()]);
+        let names = names.chain(tokens.header_names());
         Self {
             strip: names.map(|name| normalised(name).into_owned()).collect(),
             assertion,
@@ -190,7 +192,14 @@ pub(super) fn write_request_headers(
     if headers.get(CONTENT_LENGTH).is_none_or(|length| length.as_bytes() != b"0") {
         headers.remove(CONTENT_LENGTH);
     }
-    if to.rules.authorization == Authorization::Strip {
+    // a permitted request has the gate's own scheme, or one that is the app's
+    let is_foreign = || {
+        matches!(
+            credentials::Authorization::of(headers),
+            Ok(credentials::Authorization::Foreign)
+        )
+    };
+    if to.rules.authorization == Authorization::Strip && !is_foreign() {
         headers.remove(AUTHORIZATION);
     }
     remove_session_cookies(headers);

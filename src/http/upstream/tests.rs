@@ -24,6 +24,7 @@ use super::*;
 use crate::base::lifecycle::{ShutdownTrigger, shutdown};
 use crate::base::metrics::Metrics;
 use crate::config::{Config, Count, Limits, Timeout, Upstream};
+use crate::http::credentials::TokenSources;
 use crate::http::listener::{ConnectionCount, ListenerContext, Rejected, Socket, bind, serve};
 use crate::http::request::correlation;
 use crate::http::{answer, request};
@@ -82,7 +83,7 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
             .unwrap()
             .upstream
     };
-    let rules = std::sync::Arc::new(HeaderRules::of(&upstream, "x-cedargate-assertion"));
+    let rules = std::sync::Arc::new(HeaderRules::of(&upstream, "x-cedargate-assertion", &TokenSources::default()));
     let app = Apps::default().load(&upstream).unwrap();
     let handler = move |request: Request<Incoming>, link: Rc<crate::http::listener::ClientConnection>| {
         let pool = pool.clone();

@@ -235,6 +235,112 @@ fn subjects_of_several_issuers_do_not_meet() {
 }
 
 #[test]
+fn a_subject_that_reads_as_one_of_another_issuer_is_refused_at_every_door() {
+    let mut setup = portal("", "", "permit(principal, action, resource);");
+    setup.issuers = Some(two_issuers(", subject_prefix: ''"));
+    let gate = setup.start();
+    let token = |sub: &str| gate.issuer.sign(&partner(&json!({ "sub": sub })));
+    let passes = |sub: &str| get(&gate, "/portal/p/x", &partner(&json!({ "sub": sub })));
+    assert_eq!(passes("alice"), ok());
+    assert_eq!(gate.app.last().headers["x-forwarded-user"], "alice");
+    assert_eq!(passes("auth0|alice"), ok(), "not a prefix of an issuer");
+    let count = gate.app.count();
+    for sub in ["corp|alice", "corp|", "Corp|alice", "corp|corp|alice"] {
+        assert_eq!(passes(sub), no(401, "claim_invalid"), "{sub}");
+        let asked =
+            json!({"portal": "p", "token": token(sub), "action": "GET", "resource": {"type": "Path", "id": "/portal/p/x"}});
+        let answer = gate.ask("/authorize", &asked);
+        assert_eq!((answer.status, answer.code().as_str()), (401, "claim_invalid"), "{sub}");
+        let session = gate.get("/api/v1/identity/auth/session?portal=p", &token(sub));
+        assert_eq!((session.status, session.code().as_str()), (401, "claim_invalid"), "{sub}");
+    }
+    assert_eq!(gate.app.count(), count, "the app saw none of them");
+    assert_eq!(get(&gate, "/portal/p/x", &with(&json!({}))), ok());
+    assert_eq!(
+        gate.app.last().headers["x-forwarded-user"],
+        "corp|alice",
+        "the issuer's own user"
+    );
+}
+
+#[test]
+fn a_group_overage_is_refused_where_the_groups_are_read_and_nowhere_else() {
+    let start = |more: &str, attributes: &str| {
+        let mut setup = portal(
+            attributes,
+            "",
+            r#"permit(principal, action, resource); forbid(principal in Role::"suspended", action, resource);"#,
+        );
+        setup.issuers = Some(format!(
+            "issuers:\n  - {{ name: corp, issuer: '{ISSUER}', audiences: [shop], jwks: {{ file: jwks.json }}{more} }}"
+        ));
+        setup.start()
+    };
+    let overage = [
+        json!({"_claim_names": {"groups": "src1"}, "_claim_sources": {"src1": {"endpoint": "https://graph.test/"}}}),
+        json!({"hasgroups": true}),
+        json!({"groups:src1": "https://graph.test/"}),
+    ];
+    let mapped = start(", claims: { roles: groups }", "");
+    let ignoring = start(
+        ", claims: { roles: groups }, danger_ignore_overage: true",
+        "groups?: Set<String>",
+    );
+    let unread = start("", "");
+    let attribute = start("", "groups?: Set<String>");
+    for claims in overage {
+        assert_eq!(
+            get(&mapped, "/portal/p/x", &with(&claims)),
+            no(401, "claim_invalid"),
+            "{claims}"
+        );
+        assert_eq!(
+            get(&attribute, "/portal/p/x", &with(&claims)),
+            no(401, "claim_invalid"),
+            "{claims}"
+        );
+        assert_eq!(get(&unread, "/portal/p/x", &with(&claims)), ok(), "{claims}");
+        assert_eq!(get(&ignoring, "/portal/p/x", &with(&claims)), ok(), "{claims}");
+    }
+    assert_eq!(
+        get(&mapped, "/portal/p/x", &with(&json!({"groups": ["suspended"]}))),
+        no(403, "forbidden")
+    );
+}
+
+#[test]
+fn a_malformed_claim_about_the_login_refuses_only_where_the_context_declares_it() {
+    let fields = [
+        ("acr", json!({})),
+        ("amr", json!([1])),
+        ("scope", json!(1)),
+        ("auth_time", json!("1")),
+    ];
+    let all = portal(
+        "",
+        "auth: { acr?: String, amr?: Set<String>, scopes?: Set<String>, time?: Long }",
+        "permit(principal, action, resource);",
+    )
+    .start();
+    let method = portal("", "auth: { method: String }", "permit(principal, action, resource);").start();
+    for (claim, value) in fields {
+        let claims = with(&json!({ claim: value }));
+        assert_eq!(get(&all, "/portal/p/x", &claims), no(401, "claim_invalid"), "{claim}");
+        assert_eq!(get(&method, "/portal/p/x", &claims), ok(), "{claim}");
+        // the same identity as the app's assertion of it
+        let assertion = method.app.last().headers["x-cedargate-assertion"]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        let asked =
+            json!({"portal": "p", "token": assertion, "action": "GET", "resource": {"type": "Path", "id": "/portal/p/x"}});
+        assert_eq!(method.authorize(&asked)["decision"], "allow", "{claim}");
+    }
+    let forms = with(&json!({"acr": 2, "amr": "pwd", "scope": ["a"], "auth_time": 7.5}));
+    assert_eq!(get(&all, "/portal/p/x", &forms), ok());
+}
+
+#[test]
 fn an_issuer_asserts_only_the_tenants_and_roles_it_may() {
     let mut setup = portal(
         "",

@@ -45,6 +45,39 @@ fn a_bearer_token_beats_the_cookie_and_a_bad_one_is_no_fallback() {
 }
 
 #[test]
+fn beside_a_session_another_scheme_is_the_apps_own_and_reaches_it() {
+    let gate = portal().start();
+    let cookie = log_in(&gate, "alice");
+    for scheme in ["Basic YTpi", "Token x", "ApiKey k=1, v=\"2\"", "Negotiate YII="] {
+        let own = &[("authorization", scheme)][..];
+        assert_eq!(with_cookie(&gate, "GET", PAGE, &cookie, own).status, 200, "{scheme}");
+        let seen = gate.app.last().headers;
+        assert_eq!(seen["x-forwarded-user"], "test|alice");
+        assert_eq!(seen["authorization"], scheme);
+        let change = with_cookie(&gate, "POST", PAGE, &cookie, own);
+        assert_eq!(
+            (change.status, change.code()),
+            (403, "origin_mismatch".to_owned()),
+            "the cookie is still the credential"
+        );
+        let me = with_cookie(&gate, "GET", &format!("{IDENTITY_PATH}/auth/session"), &cookie, own);
+        assert_eq!(me.status, 200, "{scheme}");
+        let alone = raw(gate.proxy, "GET", PAGE, own, b"");
+        assert_eq!((alone.status, alone.code()), (401, "token_invalid".to_owned()), "{scheme}");
+    }
+    let dead = with_cookie(&gate, "GET", PAGE, "__Host-cedargate=x", &[("authorization", "Basic YTpi")]);
+    assert_eq!((dead.status, dead.code()), (401, "session_missing".to_owned()));
+    let two = with_cookie(
+        &gate,
+        "GET",
+        PAGE,
+        &cookie,
+        &[("authorization", "Basic YTpi"), ("authorization", "Basic YTpi")],
+    );
+    assert_eq!(two.status, 400);
+}
+
+#[test]
 fn only_a_navigation_is_redirected_to_the_login_with_its_return_path() {
     let gate = portal().start();
     let sent = browse(&gate, "/portal/p/page?x=1&y=a%20b", "");

@@ -14,6 +14,7 @@ use url::Url;
 use super::path::rules::{Case, PathRules};
 use super::path::{CanonicalPath, is_canonical_id};
 use super::route::{PublicPaths, RouteSpec, RouteTable};
+use crate::claim_path::{ClaimMapping, ClaimPath};
 
 /// A checked `portal.yaml`; a default is the meaning of an absent key.
 #[derive(Clone, Debug, Default)]
@@ -26,7 +27,7 @@ pub struct PortalFile {
     /// How the app reads paths.
     pub paths: PathRules,
     /// Attribute of the principal → claim.
-    pub claims: BTreeMap<String, String>,
+    pub claims: ClaimMapping,
     pub flags: BTreeMap<String, Flag>,
     /// The login of a browser without a session; absent: 401 only.
     pub login: Option<LoginBy>,
@@ -159,7 +160,7 @@ impl PortalFile {
                 let entries = place.entries(None, errors);
                 self.claims = entries
                     .iter()
-                    .filter_map(|(k, v)| Some(((*k).to_owned(), v.text(errors)?)))
+                    .filter_map(|(k, v)| Some(((*k).to_owned(), claim_path(v, errors)?)))
                     .collect();
             }
             "flags" => {
@@ -254,6 +255,13 @@ fn unknown_key(name: &str, known: &[&str]) -> String {
         Some(key) => format!("unknown key `{name}`; did you mean `{key}`?"),
         None => format!("unknown key `{name}`; known are {}", known.join(", ")),
     }
+}
+
+fn claim_path(place: &SourceLocation<'_>, errors: &mut Errors) -> Option<ClaimPath> {
+    let text = place.text(errors)?;
+    let path = ClaimPath::parse(&text);
+    path.map_err(|error| errors.push(place.error(format!("`{text}` {error}"))))
+        .ok()
 }
 
 fn is_namespace(text: &str, place: &SourceLocation<'_>, errors: &mut Errors) -> bool {
@@ -587,7 +595,7 @@ danger_skip_errors: false
                 opaque: vec!["/portal/customer/files".to_owned()]
             }
         );
-        assert_eq!(file.claims["email"], "mail");
+        assert_eq!(file.claims.get("email").unwrap().as_str(), "mail");
         let flag = |value, public| Flag { value, public };
         assert_eq!(file.flags["new_checkout"], flag(true, false));
         assert_eq!(file.flags["banner"], flag(false, true));

@@ -1,0 +1,123 @@
+//! `issuers[].claims`: the claims that hold subject, tenant and roles, and how roles are read from them.
+
+use cedargate_policy::claim_path::ClaimPath;
+use cedargate_policy::scope::{ClaimPaths, RoleClaim, RoleForm};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::check::Checker;
+
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawClaims {
+    /// The subject.
+    pub subject: String,
+    /// The principal's tenant.
+    pub tenant: String,
+    /// The principal's roles: a path, a mapping with `claim`, or a list of both.
+    pub roles: RawRoleClaims,
+}
+
+/// One claim that holds roles, or several whose roles are joined.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum RawRoleClaims {
+    One(RawRoleClaim),
+    Several(Vec<RawRoleClaim>),
+}
+
+/// A claim that holds roles: its path alone, or how the roles are read from it.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum RawRoleClaim {
+    Path(String),
+    Mapping(RawRoleMapping),
+}
+
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawRoleMapping {
+    /// Path of the claim.
+    #[schemars(required)]
+    pub claim: Option<String>,
+    /// `values`: the strings of the claim. `keys`: the names of its members.
+    #[serde(default)]
+    pub take: Take,
+    /// Text between the roles of one string, such as `,` or a space. Absent: each string is one role.
+    #[serde(default)]
+    pub split: Option<String>,
+}
+
+/// The part of a claim that names roles.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum Take {
+    #[default]
+    Values,
+    Keys,
+}
+
+impl Default for RawClaims {
+    fn default() -> Self {
+        Self {
+            subject: "sub".to_owned(),
+            tenant: "tenant".to_owned(),
+            roles: RawRoleClaims::One(RawRoleClaim::Path("roles".to_owned())),
+        }
+    }
+}
+
+impl Checker<'_> {
+    pub fn claim_path(&mut self, key: &str, text: &str) -> Option<ClaimPath> {
+        self.not_blank(key, text);
+        let path = ClaimPath::parse(text);
+        path.map_err(|error| self.error(key, format!("`{text}` {error}"))).ok()
+    }
+
+    pub fn claim_paths(&mut self, section: &str, raw: &RawClaims) -> Option<ClaimPaths> {
+        let subject = self.claim_path(&format!("{section}.subject"), &raw.subject);
+        let tenant = self.claim_path(&format!("{section}.tenant"), &raw.tenant);
+        let key = format!("{section}.roles");
+        let roles = match &raw.roles {
+            RawRoleClaims::One(claim) => self.role_claim(&key, claim).map(|claim| vec![claim]),
+            RawRoleClaims::Several(claims) => {
+                let each = claims.iter().enumerate();
+                let checked: Vec<_> = each
+                    .map(|(n, claim)| self.role_claim(&format!("{key}[{n}]"), claim))
+                    .collect();
+                checked.into_iter().collect()
+            }
+        };
+        Some(ClaimPaths {
+            subject: subject?,
+            tenant: tenant?,
+            roles: roles?,
+        })
+    }
+
+    fn role_claim(&mut self, key: &str, raw: &RawRoleClaim) -> Option<RoleClaim> {
+        let mapping = match raw {
+            RawRoleClaim::Path(path) => return self.claim_path(key, path).map(RoleClaim::values),
+            RawRoleClaim::Mapping(mapping) => mapping,
+        };
+        let split = format!("{key}.split");
+        if mapping.split.as_deref().is_some_and(str::is_empty) {
+            self.error(&split, "is empty; write the text between two roles, or remove the key");
+        }
+        let form = match (mapping.take, &mapping.split) {
+            (Take::Values, None) => RoleForm::Values,
+            (Take::Values, Some(separator)) => RoleForm::Split(separator.clone()),
+            (Take::Keys, None) => RoleForm::Keys,
+            (Take::Keys, Some(_)) => {
+                self.error(
+                    &split,
+                    "has no meaning with `take: keys`: each key is one role; remove one of the two",
+                );
+                RoleForm::Keys
+            }
+        };
+        let path = self.claim_path(&format!("{key}.claim"), mapping.claim.as_deref()?)?;
+        Some(RoleClaim { path, form })
+    }
+}
