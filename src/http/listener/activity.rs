@@ -30,7 +30,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::guard::http1_framing::Framing;
-use super::guard::http2_frames::{Flood, Frames};
+use super::guard::http2_frames::{Frames, Violation};
 pub(super) use answer_body::AnswerBody;
 pub use early_hints::EarlyHints;
 use early_hints::PendingHint;
@@ -121,6 +121,10 @@ struct State {
     blocked_answers: u32,
     /// True once the guard refused the client's bytes.
     refused: bool,
+    /// The reason, over HTTP/2.
+    violation: Option<Violation>,
+    /// True once an HTTP/2 connection has had so many malformed streams that it should end with grace.
+    is_worn: bool,
     /// True while the stream holds bytes back until the last request is answered.
     wake_on_answer: bool,
     /// True while the stream keeps the client's end from hyper, until no request is open.
@@ -186,6 +190,8 @@ impl Activity {
                 stuck_write: None,
                 blocked_answers: 0,
                 refused: false,
+                violation: None,
+                is_worn: false,
                 wake_on_answer: false,
                 wake_on_end: false,
                 lingering: None,
@@ -296,11 +302,16 @@ impl Activity {
         }
     }
 
-    /// Passes HTTP/2 bytes through the flood guard, and notes whether the client owes the rest of a head.
+    /// The reason why the guard refused the client's HTTP/2 bytes.
+    pub fn violation(&self) -> Option<Violation> {
+        self.state.lock().violation
+    }
+
+    /// Passes HTTP/2 bytes through the guard, and notes whether the client owes the rest of a head.
     ///
     /// # Errors
-    /// A flood; it is noted as refused.
-    pub fn http2_bytes_came(&self, frames: &mut Frames, bytes: &[u8]) -> Result<(), Flood> {
+    /// The connection must end; noted as the violation.
+    pub fn http2_bytes_came(&self, frames: &mut Frames, bytes: &mut [u8]) -> Result<(), Violation> {
         let mut state = self.state.lock();
         match frames.scan(bytes, state.written, Instant::now) {
             Ok(noise) => {
@@ -312,11 +323,25 @@ impl Activity {
                 }
                 Ok(())
             }
-            Err(flood) => {
-                state.refused = true;
-                Err(flood)
+            Err(violation) => {
+                state.violation = Some(violation);
+                Err(violation)
             }
         }
+    }
+
+    /// Notes that the connection should end with grace. The task that drives the connection sees it in the same poll.
+    pub fn wear_out(&self) {
+        self.state.lock().is_worn = true;
+    }
+
+    /// Resolves once `wear_out` was called while the connection was polled.
+    pub async fn worn_out(&self) {
+        std::future::poll_fn(|_cx| match self.state.lock().is_worn {
+            true => std::task::Poll::Ready(()),
+            false => std::task::Poll::Pending,
+        })
+        .await;
     }
 
     /// True if the last write left bytes over.

@@ -3,7 +3,8 @@
 //!
 //! Incoming bytes pass the guard (`guard`) in hyper's own buffer, without a copy. Bytes that the guard refuses never
 //! reach hyper: over HTTP/1 hyper gets `INVALID_BYTES` in their place, refuses by itself and writes the 400; over HTTP/2
-//! the read fails and the connection ends.
+//! the read fails and the connection ends, or h2 gets a frame that it answers with a reset of the stream. Outgoing HTTP/2
+//! bytes are read for resets (`SentFrames`), after the socket took them.
 //!
 //! An HTTP/1 client may send bytes behind a request that asks to upgrade, before it knows the answer. They are the next
 //! request or the first bytes of a tunnel, and only the answer tells. The stream holds up to `HELD_BYTES_MAX` of them
@@ -28,14 +29,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::activity::{Activity, AnswerState};
 use super::guard::http1_framing::{Framing, INVALID_BYTES, Unescaped, Verdict};
-use super::guard::http2_frames::Frames;
+use super::guard::http2_frames::{Frames, SentFrames, Violation};
 use crate::http::target::escaped;
 use half_close::HalfClose;
 
 /// Bytes held back behind a request that asks to upgrade; with one read more, reading stops until it is answered.
 const HELD_BYTES_MAX: usize = 64 * 1024;
-/// GOAWAY for the whole connection with ENHANCE_YOUR_CALM.
-const GOAWAY_FRAME: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0xb];
+/// GOAWAY for the whole connection, up to the last byte of its code.
+const GOAWAY_START: [u8; 16] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0];
+const PROTOCOL_ERROR: u8 = 1;
+const ENHANCE_YOUR_CALM: u8 = 0xb;
 
 #[derive(Debug)]
 pub(super) struct GuardedStream<S> {
@@ -60,7 +63,13 @@ pub(super) struct ClientEnd<S> {
 #[derive(Debug)]
 enum Guard {
     Http1(Box<Http1Guard>),
-    Http2(Box<Frames>),
+    Http2(Box<Http2Guard>),
+}
+
+#[derive(Debug)]
+struct Http2Guard {
+    received: Frames,
+    sent: SentFrames,
 }
 
 #[derive(Debug)]
@@ -102,7 +111,10 @@ impl<S> GuardedStream<S> {
         Self {
             stream,
             activity,
-            guard: Guard::Http2(Box::new(Frames::new())),
+            guard: Guard::Http2(Box::new(Http2Guard {
+                received: Frames::new(),
+                sent: SentFrames::new(),
+            })),
             client_end: None,
             early_hint: BytesMut::new(),
         }
@@ -259,28 +271,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for GuardedStream<S> {
         let this = &mut *self;
         let frames = match &mut this.guard {
             Guard::Http1(guard) => return guard.poll_read(&mut this.stream, &this.activity, cx, buf),
-            Guard::Http2(frames) => frames,
+            Guard::Http2(guard) => &mut guard.received,
         };
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-        let fresh = buf.filled().get(before..).unwrap_or_default();
+        let fresh = buf.filled_mut().get_mut(before..).unwrap_or_default();
         match this.activity.http2_bytes_came(frames, fresh) {
             Ok(()) => Poll::Ready(Ok(())),
-            Err(_flood) => {
+            Err(violation) => {
                 buf.set_filled(before);
-                this.send_goaway(cx);
-                Poll::Ready(Err(io::Error::other("a flood of HTTP/2 frames")))
+                this.send_goaway(cx, violation);
+                Poll::Ready(Err(io::Error::other("the client broke a rule of HTTP/2")))
             }
         }
     }
 }
 
 impl<S: AsyncWrite + Unpin> GuardedStream<S> {
-    /// Tells a flooding client why the connection ends, unless a frame of hyper's is half written. Does not wait: the
-    /// client may not be reading.
-    fn send_goaway(&mut self, cx: &mut Context<'_>) {
+    /// Tells a client why the connection ends, unless a frame of hyper's is half written. Does not wait: the client may
+    /// not be reading.
+    fn send_goaway(&mut self, cx: &mut Context<'_>, violation: Violation) {
+        let code = match violation {
+            Violation::Flood => ENHANCE_YOUR_CALM,
+            Violation::MalformedTrailers => PROTOCOL_ERROR,
+        };
+        let frame = [&GOAWAY_START[..], &[code]].concat();
         let is_free = !self.activity.is_write_stuck();
-        if is_free && matches!(Pin::new(&mut self.stream).poll_write(cx, &GOAWAY_FRAME), Poll::Ready(Ok(_))) {
+        if is_free && matches!(Pin::new(&mut self.stream).poll_write(cx, &frame), Poll::Ready(Ok(_))) {
             let _best_effort = Pin::new(&mut self.stream).poll_flush(cx);
         }
     }
@@ -297,13 +314,30 @@ impl<S: AsyncWrite + Unpin> GuardedStream<S> {
         Poll::Ready(Ok(()))
     }
 
-    fn note_write(&self, polled: Poll<io::Result<usize>>, offered: usize) -> Poll<io::Result<usize>> {
+    fn note_write(&mut self, polled: Poll<io::Result<usize>>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match &polled {
-            Poll::Ready(Ok(length)) => self.activity.wrote(*length, offered),
+            Poll::Ready(Ok(length)) => {
+                self.activity.wrote(*length, bufs.iter().map(|buf| buf.len()).sum());
+                self.read_sent(*length, bufs);
+            }
             Poll::Ready(Err(_closed)) => {}
             Poll::Pending => self.activity.write_stuck(),
         }
         polled
+    }
+
+    /// Counts the resets in the `length` bytes that the socket took.
+    fn read_sent(&mut self, mut length: usize, bufs: &[io::IoSlice<'_>]) {
+        let Guard::Http2(guard) = &mut self.guard else { return };
+        let mut mistakes = 0;
+        for buf in bufs {
+            let taken = buf.get(..length).unwrap_or(buf);
+            mistakes += guard.sent.scan(taken);
+            length -= taken.len();
+        }
+        if mistakes > 0 && guard.received.note_mistakes(mistakes) {
+            self.activity.wear_out();
+        }
     }
 }
 
@@ -314,7 +348,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for GuardedStream<S> {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => Poll::Pending,
         };
-        self.note_write(polled, buf.len())
+        self.note_write(polled, &[io::IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
@@ -323,7 +357,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for GuardedStream<S> {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => Poll::Pending,
         };
-        self.note_write(polled, bufs.iter().map(|buf| buf.len()).sum())
+        self.note_write(polled, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -4,9 +4,9 @@
 //! below times `limits.streams` bound the memory that a client can make the gate hold. h2 itself and
 //! `guard::http2_frames` bound floods of resets, pings, settings and continuations: they end the connection.
 //!
-//! A connection leaves in two steps. First GOAWAY: because the gate drains, or the connection is idle. Then the open
-//! streams end and the connection with them; the timeouts still hold, and a client that neither sends nor closes after
-//! GOAWAY is dropped after `GOAWAY_TIMEOUT`. A forced shutdown drops the connection at once.
+//! A connection leaves in two steps. First GOAWAY: because the gate drains, or the connection is idle or had very many
+//! malformed streams. Then the open streams end and the connection with them; the timeouts still hold, and a client that
+//! neither sends nor closes after GOAWAY is dropped after `GOAWAY_TIMEOUT`. A forced shutdown drops the connection at once.
 
 use std::cell::Cell;
 use std::error::Error as _;
@@ -26,6 +26,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::activity::{Activity, AnswerBody, Overdue, StreamStall, Timeouts};
+use super::guard::http2_frames::{MISTAKES_MAX, Violation};
 use super::guarded_stream::GuardedStream;
 use super::{ClientConnection, ConnectionContext, ListenerContext, Rejected, forced};
 use crate::base::lifecycle::Shutdown;
@@ -39,14 +40,17 @@ const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Bytes of one answer that may wait for the client's window.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// The library's limit of a head is so much higher than `limits.header_bytes`: its refusals leave no record, so the gate
-/// refuses first (`request::as_http1`).
+/// refuses first (`request::check_head_size`).
 const HEADER_BYTES_MARGIN: usize = 16 * 1024;
 /// Largest frame that a client may send; HTTP/2's own minimum of that limit.
 const FRAME_BYTES: u32 = 16 * 1024;
 /// Streams that a client opened and reset before the gate accepted them (rapid reset); more end the connection.
 const RESETS_PENDING_MAX: usize = 20;
-/// Streams that the library reset because of a protocol error; more end the connection.
-const RESETS_FOR_ERRORS_MAX: usize = 64;
+/// Streams that the library reset because of the client's mistakes; more end the connection. The count never falls, so the
+/// gate ends the connection with grace long before (`MISTAKES_MAX`), and floods by their rate (`guard::http2_frames`). It
+/// ends a client that makes more mistakes in one read, or does not read the resets: each takes some hundred bytes until
+/// then.
+const RESETS_FOR_ERRORS_MAX: usize = 2 * MISTAKES_MAX as usize;
 /// Memory of the task that answers one stream, without the buffers above and the answer itself.
 const STREAM_BYTES_MAX: usize = 4 * 1024;
 /// Longest time that a client may keep a connection open after GOAWAY when no stream is open.
@@ -137,6 +141,7 @@ where
         biased;
         outcome = connection.as_mut() => Some(ConnectionEnd::Closed(outcome)),
         () = goaway_is_due(shutdown.clone()) => None,
+        () = activity.worn_out() => None,
         overdue = activity.overdue(listener.timeouts) => match overdue {
             Overdue::Idle => None,
             overdue => Some(ConnectionEnd::Overdue(overdue)),
@@ -237,8 +242,12 @@ fn strip_connection_headers(headers: &mut HeaderMap) {
 /// The reason why the gate ended the connection; `None` if the client or the network did.
 fn rejection(error: &hyper::Error, activity: &Activity) -> Option<Rejected> {
     let h2 = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    match activity.violation() {
+        Some(Violation::Flood) => return Some(Rejected::Http2Flood),
+        Some(Violation::MalformedTrailers) => return Some(Rejected::Http2Protocol),
+        None => {}
+    }
     match h2 {
-        _ if activity.is_refused() => Some(Rejected::Http2Flood),
         Some(error) if !(error.is_go_away() && error.is_library()) => None,
         Some(error) if error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) => Some(Rejected::Http2Flood),
         Some(_) => Some(Rejected::Http2Protocol),

@@ -1,26 +1,41 @@
 //! Counts HTTP/2 frames that cost their sender little and the gate more: pings, settings, resets, priorities, empty data,
-//! header blocks in many small pieces.
+//! header blocks in many small pieces, and streams that the gate resets because of the client's mistakes.
 //!
-//! It reads frame headers only, skips payloads and changes nothing; h2 stays the parser and refuses malformed frames. Each
-//! kind has a leaky bucket per connection. A full bucket ends the connection, because most of these frames belong to the
-//! connection and not to one stream. Requests are not counted here: `limits.streams` and the rates bound them.
+//! It reads frame headers, and of header blocks what `header_blocks` needs; h2 stays the parser and refuses malformed
+//! frames. Each kind has a leaky bucket per connection. A full bucket ends the connection, because most of these frames
+//! belong to the connection and not to one stream. Requests are not counted here: `limits.streams` and the rates bound
+//! them.
 //!
 //! A frame counts when its header is complete, in however many reads that came. Window updates are free as far as bytes
 //! that the gate wrote explain them. A write is noted in the poll in which the socket takes it, so no update is read
 //! before the bytes that it answers are counted.
+//!
+//! A reset costs the same whether the client sends it (rapid reset) or makes the gate send it (MadeYouReset), so both fill
+//! one bucket: a rate, so that a proxy's long connection survives the mistakes of single clients behind it.
+//!
+//! Trailers that begin with a pseudo-header are malformed, and h2 would drop the pseudo-header. The guard takes END_STREAM
+//! off such a frame, which makes h2 reset the stream with PROTOCOL_ERROR and keep the connection. If the frame's header
+//! came in an earlier read, h2 has it already, and the connection ends instead.
 
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::time::Instant;
+
+use super::frame_reader::{FrameHeader, FrameReader, HEADER_BYTES, Piece};
+use super::header_blocks::HeaderBlocks;
 
 /// The client's connection preface, before the first frame.
 const PREFACE_BYTES: usize = 24;
-const HEADER_BYTES: usize = 9;
+/// The position of the flags in a frame's header.
+const FLAGS_AT: usize = 4;
+/// Bytes of a priority in a HEADERS frame.
+const PRIORITY_BYTES: usize = 5;
 /// PING, SETTINGS, PRIORITY, unknown types and DATA without data. gRPC's keepalive and bandwidth pings are a few per
 /// second, a browser's PRIORITY_UPDATE one per request.
 const CONTROL: Rate = Rate::per_second(200, 2000);
-/// RST_STREAM. A client that resets more streams wants no answers (rapid reset). A browser that leaves a page resets its open
-/// requests once.
+/// RST_STREAM, in either direction. A client that resets more streams wants no answers (rapid reset). A browser that leaves a
+/// page resets its open requests once.
 const RESETS: Rate = Rate::per_second(50, 500);
 /// Window updates that the bytes written by the gate do not explain.
 const WINDOW_UPDATES: Rate = Rate::per_second(1000, 5000);
@@ -31,6 +46,10 @@ const WINDOW_UPDATE_BYTES: u64 = 8;
 const WINDOW_UPDATES_FREE_MAX: u64 = 1 << 20;
 /// CONTINUATION frames of one header block. At 16 KiB each they hold far more than any header limit.
 const CONTINUATIONS_MAX: u32 = 64;
+/// Streams that the gate reset because of the client's mistakes, after which the connection ends with grace: open streams
+/// are answered, and the client continues on a new connection. h2 has a count that never falls and would end it without
+/// grace (`http2_connection`).
+pub const MISTAKES_MAX: u32 = 2048;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -40,17 +59,32 @@ const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
+const PADDED: u8 = 0x8;
+const PRIORITY: u8 = 0x20;
+/// Codes with which h2 resets a stream because of the client: PROTOCOL_ERROR, FLOW_CONTROL_ERROR, STREAM_CLOSED,
+/// FRAME_SIZE_ERROR.
+const MISTAKES: [u32; 4] = [1, 3, 5, 6];
 
-/// The client sends more frames of a kind than any client needs.
+/// The reason why the connection must end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Flood;
+pub enum Violation {
+    /// The client sends more frames of a kind than any client needs.
+    Flood,
+    /// Trailers begin with a pseudo-header, and the stream alone cannot be reset any more.
+    MalformedTrailers,
+}
 
 /// The frames of one connection.
 #[derive(Debug)]
 pub struct Frames {
-    step: Step,
+    reader: FrameReader,
+    blocks: HeaderBlocks,
     block: Block,
+    section: Section,
+    payload: Payload,
     continuations: u32,
+    /// The newest stream that the client opened.
+    newest_stream: u32,
     /// True once the first SETTINGS frame began.
     has_settings: bool,
     counts: Counts,
@@ -61,18 +95,16 @@ pub struct Frames {
     free_updates: u64,
     /// Bytes written by the gate that `free_updates` includes.
     written: u64,
+    /// Streams that the gate reset because of the client.
+    mistakes: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    /// Bytes of the preface that are to come.
-    Preface(usize),
-    Header {
-        bytes: [u8; HEADER_BYTES],
-        have: usize,
-    },
-    /// Bytes of a payload that are to come.
-    Payload(usize),
+/// The frames that the gate sends on one connection, read for the resets in them.
+#[derive(Debug)]
+pub struct SentFrames {
+    reader: FrameReader,
+    /// The code of the RST_STREAM frame that is being sent, as far as it was sent.
+    code: Option<u32>,
 }
 
 /// The header block that the client is sending: one request's head.
@@ -83,6 +115,31 @@ enum Block {
     Open,
     /// The current frame ends it.
     Last,
+}
+
+/// The section that the current header block is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Section {
+    Head,
+    Trailers {
+        /// Position of the HEADERS frame's flags in the bytes of this read; `None`: they came earlier.
+        flags_at: Option<usize>,
+    },
+}
+
+/// The payload of the frame that is being read.
+#[derive(Clone, Copy, Debug)]
+struct Payload {
+    /// Bytes that are to come.
+    left: usize,
+    /// True if the next byte is the length of the padding.
+    has_padding: bool,
+    /// Bytes of a priority before the block.
+    priority: usize,
+    /// Bytes of padding behind the block.
+    padding: usize,
+    /// True if it belongs to a header block.
+    is_block: bool,
 }
 
 /// Frames of one read, by kind.
@@ -110,9 +167,13 @@ struct Bucket {
 impl Frames {
     pub fn new() -> Self {
         Self {
-            step: Step::Preface(PREFACE_BYTES),
+            reader: FrameReader::after_preface(PREFACE_BYTES),
+            blocks: HeaderBlocks::new(),
             block: Block::None,
+            section: Section::Head,
+            payload: Payload::NONE,
             continuations: 0,
+            newest_stream: 0,
             has_settings: false,
             counts: Counts::default(),
             control: Bucket::new(CONTROL),
@@ -120,6 +181,7 @@ impl Frames {
             window_updates: Bucket::new(WINDOW_UPDATES),
             free_updates: 0,
             written: 0,
+            mistakes: 0,
         }
     }
 
@@ -128,12 +190,37 @@ impl Frames {
         self.has_settings && self.block == Block::None
     }
 
+    /// Notes streams that the gate reset because of the client; the next `scan` counts them. Returns true if the
+    /// connection should end with grace.
+    pub fn note_mistakes(&mut self, resets: u32) -> bool {
+        self.counts.resets = self.counts.resets.saturating_add(resets);
+        self.mistakes = self.mistakes.saturating_add(resets);
+        self.mistakes >= MISTAKES_MAX
+    }
+
     /// Reads the next bytes of the connection and returns the number of control frames in them. `written` is the number of
-    /// bytes that the gate wrote so far. Reads the clock only if there are frames to count.
-    pub fn scan(&mut self, bytes: &[u8], written: u64, clock: impl FnOnce() -> Instant) -> Result<u32, Flood> {
-        let mut rest = bytes;
-        while let Some(after) = self.advance(rest)? {
-            rest = after;
+    /// bytes that the gate wrote so far. Reads the clock only if there are frames to count. Changes nothing but the flags
+    /// of malformed trailers.
+    pub fn scan(&mut self, bytes: &mut [u8], written: u64, clock: impl FnOnce() -> Instant) -> Result<u32, Violation> {
+        if let Section::Trailers { flags_at } = &mut self.section {
+            *flags_at = None;
+        }
+        let mut malformed: SmallVec<[usize; 2]> = SmallVec::new();
+        let mut rest: &[u8] = bytes;
+        while let Some(piece) = self.reader.next(&mut rest) {
+            match piece {
+                Piece::Preface => {}
+                Piece::Header(header) => self.begin_frame(header, (bytes.len() - rest.len()).checked_sub(HEADER_BYTES))?,
+                Piece::Payload(payload) => malformed.extend(self.read_payload(payload)?),
+            }
+            if self.reader.is_at_start() && self.block == Block::Last {
+                self.block = Block::None;
+            }
+        }
+        for flags_at in malformed {
+            if let Some(flags) = bytes.get_mut(flags_at) {
+                *flags &= !END_STREAM;
+            }
         }
         let counts = std::mem::take(&mut self.counts);
         if counts.control | counts.resets | counts.window_updates > 0 {
@@ -142,52 +229,24 @@ impl Frames {
         Ok(counts.control)
     }
 
-    /// Reads the bytes of one step and returns the rest; `None` when no bytes are left.
-    fn advance<'a>(&mut self, rest: &'a [u8]) -> Result<Option<&'a [u8]>, Flood> {
-        if rest.is_empty() {
-            return Ok(None);
-        }
-        let after = match &mut self.step {
-            Step::Preface(left) | Step::Payload(left) => {
-                let length = (*left).min(rest.len());
-                *left -= length;
-                let done = *left == 0;
-                if done {
-                    self.end_payload();
-                }
-                rest.get(length..)
-            }
-            Step::Header { bytes, have } => {
-                let length = HEADER_BYTES.saturating_sub(*have).min(rest.len());
-                for (slot, byte) in bytes.iter_mut().skip(*have).zip(rest) {
-                    *slot = *byte;
-                }
-                *have += length;
-                if *have == HEADER_BYTES {
-                    let header = *bytes;
-                    self.count_frame(header)?;
-                }
-                rest.get(length..)
-            }
-        };
-        Ok(after)
-    }
-
-    fn count_frame(&mut self, header: [u8; HEADER_BYTES]) -> Result<(), Flood> {
-        let [a, b, c, kind, flags, ..] = header;
-        let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+    /// Begins a frame. `at`: where its header begins in this read, if it does.
+    fn begin_frame(&mut self, header: FrameHeader, at: Option<usize>) -> Result<(), Violation> {
+        let FrameHeader { length, kind, flags, .. } = header;
         let ends = if flags & END_HEADERS == 0 { Block::Open } else { Block::Last };
+        self.payload = Payload::NONE;
         match kind {
             HEADERS => {
                 self.continuations = 0;
                 self.block = ends;
+                self.begin_block(header, at);
             }
             CONTINUATION => {
                 self.continuations += 1;
                 if self.continuations > CONTINUATIONS_MAX {
-                    return Err(Flood);
+                    return Err(Violation::Flood);
                 }
                 self.block = ends;
+                self.payload = Payload::block(length, 0);
             }
             RST_STREAM => self.counts.resets += 1,
             WINDOW_UPDATE => self.counts.window_updates += 1,
@@ -197,24 +256,40 @@ impl Frames {
                 self.counts.control += 1;
             }
         }
-        self.step = Step::Payload(length);
-        if length == 0 {
-            self.end_payload();
-        }
         Ok(())
     }
 
-    fn end_payload(&mut self) {
-        if self.block == Block::Last {
-            self.block = Block::None;
-        }
-        self.step = Step::Header {
-            bytes: [0; HEADER_BYTES],
-            have: 0,
+    fn begin_block(&mut self, header: FrameHeader, at: Option<usize>) {
+        self.blocks.begin();
+        self.payload = Payload::block(header.length, header.flags);
+        // a client opens streams in ascending order, so a second head of an older one is its trailers
+        self.section = if header.stream > self.newest_stream {
+            self.newest_stream = header.stream;
+            Section::Head
+        } else {
+            Section::Trailers {
+                flags_at: at.map(|at| at + FLAGS_AT),
+            }
         };
     }
 
-    fn fill_buckets(&mut self, counts: Counts, written: u64, now: Instant) -> Result<(), Flood> {
+    /// Reads bytes of a payload. Returns the position of the flags of trailers that turned out to be malformed.
+    fn read_payload(&mut self, payload: &[u8]) -> Result<Option<usize>, Violation> {
+        let fragment = self.payload.fragment(payload);
+        if fragment.is_empty() {
+            return Ok(None);
+        }
+        let was_known = self.blocks.begins_with_pseudo_header();
+        self.blocks.read(fragment);
+        match self.section {
+            Section::Trailers { flags_at } if !was_known && self.blocks.begins_with_pseudo_header() => {
+                flags_at.map(Some).ok_or(Violation::MalformedTrailers)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn fill_buckets(&mut self, counts: Counts, written: u64, now: Instant) -> Result<(), Violation> {
         let explained = written.saturating_sub(self.written) / WINDOW_UPDATE_BYTES;
         self.written += explained * WINDOW_UPDATE_BYTES;
         self.free_updates = self.free_updates.saturating_add(explained).min(WINDOW_UPDATES_FREE_MAX);
@@ -224,6 +299,79 @@ impl Frames {
         self.control.add(counts.control, now)?;
         self.resets.add(counts.resets, now)?;
         self.window_updates.add(u32::try_from(excess).unwrap_or(u32::MAX), now)
+    }
+}
+
+impl Payload {
+    /// A payload that is not read.
+    const NONE: Self = Self {
+        left: 0,
+        has_padding: false,
+        priority: 0,
+        padding: 0,
+        is_block: false,
+    };
+
+    const fn block(length: usize, flags: u8) -> Self {
+        Self {
+            left: length,
+            has_padding: flags & PADDED != 0,
+            priority: if flags & PRIORITY == 0 { 0 } else { PRIORITY_BYTES },
+            padding: 0,
+            is_block: true,
+        }
+    }
+
+    /// Takes the next bytes of the payload and returns those that belong to the header block.
+    fn fragment<'a>(&mut self, payload: &'a [u8]) -> &'a [u8] {
+        if !self.is_block {
+            return &[];
+        }
+        let mut rest = payload;
+        if self.has_padding {
+            let Some((padding, after)) = rest.split_first() else {
+                return &[];
+            };
+            self.has_padding = false;
+            self.padding = usize::from(*padding);
+            self.left = self.left.saturating_sub(1);
+            rest = after;
+        }
+        let skipped = self.priority.min(rest.len());
+        self.priority -= skipped;
+        let fragment = self.left.saturating_sub(skipped + self.padding);
+        self.left = self.left.saturating_sub(rest.len());
+        let rest = rest.get(skipped..).unwrap_or_default();
+        rest.get(..fragment.min(rest.len())).unwrap_or_default()
+    }
+}
+
+impl SentFrames {
+    pub const fn new() -> Self {
+        Self {
+            reader: FrameReader::new(),
+            code: None,
+        }
+    }
+
+    /// Reads the next bytes that the client gets, and returns how many of the resets in them are the client's fault.
+    pub fn scan(&mut self, mut bytes: &[u8]) -> u32 {
+        let mut mistakes = 0;
+        while let Some(piece) = self.reader.next(&mut bytes) {
+            match piece {
+                Piece::Header(header) => self.code = (header.kind == RST_STREAM).then_some(0),
+                Piece::Payload(payload) => {
+                    if let Some(code) = &mut self.code {
+                        *code = payload.iter().fold(*code, |code, byte| code << 8 | u32::from(*byte));
+                        if self.reader.is_at_start() && MISTAKES.contains(code) {
+                            mistakes += 1;
+                        }
+                    }
+                }
+                Piece::Preface => {}
+            }
+        }
+        mistakes
     }
 }
 
@@ -241,12 +389,12 @@ impl Bucket {
         Self { rate, empty_at: None }
     }
 
-    fn add(&mut self, frames: u32, now: Instant) -> Result<(), Flood> {
+    fn add(&mut self, frames: u32, now: Instant) -> Result<(), Violation> {
         let from = self.empty_at.map_or(now, |empty_at| empty_at.max(now));
         let room = self.rate.interval.saturating_mul(self.rate.burst);
         let added = self.rate.interval.saturating_mul(frames);
         if from.duration_since(now).saturating_add(added) > room {
-            return Err(Flood);
+            return Err(Violation::Flood);
         }
         self.empty_at = Some(from + added);
         Ok(())

@@ -1,0 +1,262 @@
+//! Reads as much of a client's header blocks (HPACK, RFC 7541) as it takes to know whether a block begins with a
+//! pseudo-header.
+//!
+//! h2 refuses a pseudo-header behind another field, but drops those at the beginning of trailers without a word, although
+//! such trailers are malformed (RFC 9113, section 8.1). A field can stand in the client's table, so every block must be
+//! followed, but only in this: which entries are pseudo-headers. The table is a bit for each insertion; sizes and evictions
+//! do not matter, because an index that points to an evicted entry is an error that h2 finds. Values and the rest of names
+//! are skipped, not decoded. What this reader cannot follow is malformed, and h2 ends the connection.
+
+/// Static entries whose names are pseudo-headers (RFC 7541, appendix A).
+const PSEUDO_STATIC: std::ops::RangeInclusive<u32> = 1..=14;
+/// The index of the newest entry of the dynamic table.
+const DYNAMIC_START: u32 = 62;
+/// The Huffman code of `:`, in the upper seven bits of a byte.
+const HUFFMAN_COLON: u8 = 0x5c;
+/// Bit 7 of a string's length: the string is Huffman-coded.
+const HUFFMAN: u8 = 0x80;
+/// Bits of a number beyond which it is no length or index that any limit allows.
+const NUMBER_BITS_MAX: u32 = 28;
+
+/// The blocks of one connection.
+#[derive(Debug)]
+pub struct HeaderBlocks {
+    /// Bit n: the entry of n insertions ago is a pseudo-header. A table of 4 KiB, which the gate allows, has at most 128
+    /// entries.
+    table: u128,
+    step: Step,
+    /// True if the first field of the current block is a pseudo-header; `None`: it has not come yet.
+    first: Option<bool>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// A field or a change of the table's size begins.
+    Field,
+    /// Further bytes of an index.
+    Index {
+        form: Form,
+        number: Number,
+    },
+    /// The length of a name begins.
+    NameLength(Form),
+    NameNumber {
+        form: Form,
+        huffman: bool,
+        number: Number,
+    },
+    /// The first byte of a name comes.
+    Name {
+        form: Form,
+        huffman: bool,
+        length: usize,
+    },
+    /// Bytes of the name that are skipped before the value.
+    NameRest(usize),
+    ValueLength,
+    ValueNumber(Number),
+    Value(usize),
+    /// The block is malformed.
+    Lost,
+}
+
+/// The way in which a field is written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Form {
+    /// Name and value of an entry.
+    Indexed,
+    /// A literal that becomes an entry.
+    Added,
+    Literal,
+    /// No field: a change of the table's size.
+    Resize,
+}
+
+/// A number whose first byte was full.
+#[derive(Clone, Copy, Debug)]
+struct Number {
+    value: u32,
+    bits: u32,
+}
+
+impl HeaderBlocks {
+    pub const fn new() -> Self {
+        Self {
+            table: 0,
+            step: Step::Field,
+            first: None,
+        }
+    }
+
+    /// Begins a block.
+    pub fn begin(&mut self) {
+        self.step = Step::Field;
+        self.first = None;
+    }
+
+    /// True if the current block begins with a pseudo-header, as far as its bytes have come.
+    pub fn begins_with_pseudo_header(&self) -> bool {
+        self.first == Some(true)
+    }
+
+    /// Reads the next bytes of the current block.
+    pub fn read(&mut self, mut rest: &[u8]) {
+        while let Some((byte, after)) = rest.split_first() {
+            rest = match &mut self.step {
+                Step::NameRest(left) | Step::Value(left) => {
+                    let skipped = rest.get((*left).min(rest.len())..).unwrap_or_default();
+                    *left -= rest.len() - skipped.len();
+                    if *left == 0 {
+                        self.end_string();
+                    }
+                    skipped
+                }
+                Step::Lost => return,
+                _ => {
+                    self.take(*byte);
+                    after
+                }
+            };
+        }
+    }
+
+    fn take(&mut self, byte: u8) {
+        self.step = match self.step {
+            Step::Field => self.begin_field(byte),
+            Step::Index { form, mut number } => match number.add(byte) {
+                Some(index) => self.indexed(form, index),
+                None if number.is_too_large() => Step::Lost,
+                None => Step::Index { form, number },
+            },
+            Step::NameLength(form) => {
+                let huffman = byte & HUFFMAN != 0;
+                match Number::begin(byte, 7) {
+                    Ok(length) => self.name(form, huffman, length),
+                    Err(number) => Step::NameNumber { form, huffman, number },
+                }
+            }
+            Step::NameNumber {
+                form,
+                huffman,
+                mut number,
+            } => match number.add(byte) {
+                Some(length) => self.name(form, huffman, length),
+                None if number.is_too_large() => Step::Lost,
+                None => Step::NameNumber { form, huffman, number },
+            },
+            Step::Name { form, huffman, length } => {
+                let is_pseudo = if huffman { byte >> 1 == HUFFMAN_COLON } else { byte == b':' };
+                self.found(form, is_pseudo);
+                match length.saturating_sub(1) {
+                    0 => Step::ValueLength,
+                    left => Step::NameRest(left),
+                }
+            }
+            Step::ValueLength => match Number::begin(byte, 7) {
+                Ok(length) => value(length),
+                Err(number) => Step::ValueNumber(number),
+            },
+            Step::ValueNumber(mut number) => match number.add(byte) {
+                Some(length) => value(length),
+                None if number.is_too_large() => Step::Lost,
+                None => Step::ValueNumber(number),
+            },
+            // `read` skips these
+            step @ (Step::NameRest(_) | Step::Value(_) | Step::Lost) => step,
+        };
+    }
+
+    fn begin_field(&mut self, byte: u8) -> Step {
+        let (form, bits) = match byte {
+            0x80.. => (Form::Indexed, 7),
+            0x40.. => (Form::Added, 6),
+            0x20.. => (Form::Resize, 5),
+            _ => (Form::Literal, 4),
+        };
+        match Number::begin(byte, bits) {
+            Ok(0) if matches!(form, Form::Added | Form::Literal) => Step::NameLength(form),
+            Ok(index) => self.indexed(form, index),
+            Err(number) => Step::Index { form, number },
+        }
+    }
+
+    /// Takes a complete index.
+    fn indexed(&mut self, form: Form, index: u32) -> Step {
+        if form == Form::Resize {
+            return Step::Field;
+        }
+        let is_pseudo = match index.checked_sub(DYNAMIC_START) {
+            None => PSEUDO_STATIC.contains(&index),
+            Some(age) => self.table.checked_shr(age).unwrap_or_default() & 1 == 1,
+        };
+        self.found(form, is_pseudo);
+        match form {
+            Form::Indexed | Form::Resize => Step::Field,
+            Form::Added | Form::Literal => Step::ValueLength,
+        }
+    }
+
+    /// Notes the name of a field. An entry counts from here on: nothing can point to it before its value ended.
+    fn found(&mut self, form: Form, is_pseudo: bool) {
+        self.first.get_or_insert(is_pseudo);
+        if form == Form::Added {
+            self.table = self.table << 1 | u128::from(is_pseudo);
+        }
+    }
+
+    /// Takes the length of a name.
+    fn name(&mut self, form: Form, huffman: bool, length: u32) -> Step {
+        match usize::try_from(length) {
+            Ok(length @ 1..) => Step::Name { form, huffman, length },
+            _ => {
+                self.found(form, false);
+                Step::ValueLength
+            }
+        }
+    }
+
+    fn end_string(&mut self) {
+        self.step = match self.step {
+            Step::NameRest(_) => Step::ValueLength,
+            _ => Step::Field,
+        };
+    }
+}
+
+fn value(length: u32) -> Step {
+    match usize::try_from(length) {
+        Ok(0) => Step::Field,
+        Ok(length) => Step::Value(length),
+        Err(_too_large) => Step::Lost,
+    }
+}
+
+impl Number {
+    /// Reads a number's first byte, whose lower `bits` belong to it.
+    fn begin(byte: u8, bits: u8) -> Result<u32, Self> {
+        let full = u8::MAX >> (8 - bits);
+        let value = byte & full;
+        if value < full {
+            return Ok(value.into());
+        }
+        Err(Self {
+            value: value.into(),
+            bits: 0,
+        })
+    }
+
+    /// Adds a further byte; returns the number if it is complete.
+    fn add(&mut self, byte: u8) -> Option<u32> {
+        let part = u32::from(byte & 0x7f).checked_shl(self.bits).unwrap_or(u32::MAX);
+        self.value = self.value.saturating_add(part);
+        self.bits += 7;
+        (byte & 0x80 == 0).then_some(self.value)
+    }
+
+    const fn is_too_large(self) -> bool {
+        self.bits > NUMBER_BITS_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests;
