@@ -40,6 +40,7 @@ pub use sections::policies::Policies;
 pub use sections::portals::{Portal, RESERVED_PREFIX};
 pub use sections::public_url::host_of;
 pub use sections::sessions::{CookieSecurity, Redis, SessionStore, Sessions, Topology};
+pub use sections::strip_headers;
 pub use sections::upstream::{Authority, Circuit, Protocol, Upstream, UpstreamTls, UpstreamUrl};
 pub use tree::{Node, Origin, Shape};
 pub use values::ByteSize;

@@ -1,15 +1,24 @@
-//! `cedargate config`: prints the configuration's JSON Schema, or the effective configuration.
+//! `cedargate config`: prints the configuration's JSON Schema, the effective configuration, or the built-in header lists.
 
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
+
 use super::report::{Format, json};
 use super::{Exit, complain, print};
+use crate::config::strip_headers::{ALWAYS, DEFAULT};
 use crate::config::{self, PrintFormat};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum ConfigCommand {
     /// The JSON Schema of cedargate.yaml, for editors and CI
     Schema,
+    /// The request headers that are removed by default, and why; `upstream.strip_headers` names them `default`
+    Headers {
+        /// Format of the output
+        #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json]), default_value = "human")]
+        format: Format,
+    },
     /// The effective configuration, secrets redacted, each value with where it came from
     Print {
         /// The configuration file
@@ -27,8 +36,23 @@ pub(crate) fn run(command: &ConfigCommand) -> Exit {
             print(&json::text(&config::json_schema()));
             Exit::Ok
         }
+        ConfigCommand::Headers { format } => {
+            print(&headers(*format));
+            Exit::Ok
+        }
         ConfigCommand::Print { config, format } => print_config(config, *format),
     }
+}
+
+/// The built-in lists of headers.
+fn headers(format: Format) -> String {
+    let groups = || std::iter::once(&ALWAYS).chain(DEFAULT);
+    if format == Format::Json {
+        let shown = groups().map(|group| json!({"why": group.why, "names": group.names, "always": group.why == ALWAYS.why}));
+        return json::text(&shown.collect());
+    }
+    let shown = groups().map(|group| format!("# {}\n{}\n", group.why, group.names.join("\n")));
+    shown.collect::<Vec<String>>().join("\n")
 }
 
 fn print_config(path: &Path, format: Format) -> Exit {

@@ -101,11 +101,6 @@ impl Checker<'_> {
         }
     }
 
-    pub fn strip_headers(&mut self, key: &str, names: &[String]) -> Vec<String> {
-        let each = names.iter().enumerate();
-        each.map(|(n, name)| self.header_name(&format!("{key}[{n}]"), name)).collect()
-    }
-
     /// A header's name in lower case.
     pub fn header_name(&mut self, key: &str, text: &str) -> String {
         let name = text.to_ascii_lowercase();

@@ -20,4 +20,5 @@ pub mod policies;
 pub mod portals;
 pub mod public_url;
 pub mod sessions;
+pub mod strip_headers;
 pub mod upstream;

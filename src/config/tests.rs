@@ -51,7 +51,7 @@ fn an_upstream_alone_is_a_complete_configuration() {
     assert_eq!(config.upstream.connect_timeout, Duration::from_secs(1));
     assert_eq!(config.upstream.response_timeout, Duration::from_secs(60));
     assert_eq!(config.upstream.idle_timeout, Duration::from_secs(4));
-    assert!(config.upstream.strip_headers.contains(&"x-original-url".to_owned()));
+    assert!(config.upstream.strip_headers.contains(&"x-original-*".to_owned()));
     assert!(!config.upstream.forward_authorization);
     assert_eq!(config.policies.dir, Path::new("/etc/cedargate/policies"));
     assert_eq!(config.policies.poll.get(), Duration::from_secs(5));

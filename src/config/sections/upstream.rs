@@ -9,32 +9,14 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 use url::Url;
 
-use super::limits::HEADER_BYTES_MIN;
+use super::limits::{HEADER_BYTES_MIN, HeaderCount};
+use super::strip_headers::{DEFAULT_ITEM, OWN, default_names};
 use crate::config::check::{Checker, UNIX};
 use crate::config::values::{ByteSize, Timeout};
 
 /// The scheme that means `http` with `protocol: http2`.
 const H2C: &str = "h2c";
 const FORMS: &str = "write it as `http://host:port`, `https://host:port`, `h2c://host:port` or `unix:/path`";
-/// Headers by which frameworks replace the method, path or host that was decided on.
-const STRIP_HEADERS: [&str; 16] = [
-    "x-http-method-override",
-    "x-http-method",
-    "x-method-override",
-    "x-original-url",
-    "x-rewrite-url",
-    "x-original-uri",
-    "x-original-method",
-    "x-original-host",
-    "x-override-url",
-    "x-real-ip",
-    "x-client-ip",
-    "x-cluster-client-ip",
-    "true-client-ip",
-    "cf-connecting-ip",
-    "x-envoy-original-path",
-    "proxy",
-];
 
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -58,16 +40,23 @@ pub struct RawUpstream {
     /// Time after which an unused connection is closed; keep it below the app's own keep-alive.
     #[serde(default = "Timeout::seconds::<4>")]
     pub idle_timeout: Timeout,
-    /// Request headers that the app never sees, beside the identity headers: those by which some frameworks let a
-    /// client replace the method or path that was decided on.
+    /// Request headers that the app never gets from a client, beside the gate's own; `x-name-*` stands for all names with
+    /// this start, and `default` for the built-in list (`cedargate config headers`).
     #[serde(default = "strip_headers")]
     pub strip_headers: Vec<String>,
+    /// Headers of that list that pass if they come from `trusted_proxies`. These proxies must set or remove each of them on
+    /// every request.
+    #[serde(default)]
+    pub pass_headers: Vec<String>,
     /// Forward the client's bearer token to the app.
     #[serde(default)]
     pub forward_authorization: bool,
     /// Size of the head of the app's answer, 8KiB or more.
     #[serde(default = "ByteSize::<HEADER_BYTES_MIN>::kib::<64>")]
     pub response_header_bytes: ByteSize<HEADER_BYTES_MIN>,
+    /// Headers of the app's answer.
+    #[serde(default = "HeaderCount::of::<256>")]
+    pub response_header_count: HeaderCount,
     /// The point at which the gate stops trying an app that cannot be reached.
     #[serde(default)]
     pub circuit: Circuit,
@@ -130,12 +119,16 @@ pub struct Upstream {
     pub response_timeout: Duration,
     /// Time after which an unused connection is closed.
     pub idle_timeout: Duration,
-    /// Lower-case names of request headers the app never sees, beside the identity headers.
+    /// Lower-case names, or starts with `-*`, of request headers that the app never gets from a client, beside the gate's own.
     pub strip_headers: Vec<String>,
+    /// Those of them that pass if they come from a trusted proxy.
+    pub pass_headers: Vec<String>,
     /// True if the client's bearer token reaches the app.
     pub forward_authorization: bool,
     /// Largest head of an answer.
     pub response_header_bytes: usize,
+    /// Most headers of an answer.
+    pub response_header_count: usize,
     pub circuit: Circuit,
 }
 
@@ -164,7 +157,7 @@ pub struct Authority {
 }
 
 fn strip_headers() -> Vec<String> {
-    STRIP_HEADERS.map(str::to_owned).to_vec()
+    vec![DEFAULT_ITEM.to_owned()]
 }
 
 impl Default for Circuit {
@@ -201,6 +194,7 @@ impl Checker<'_> {
         let key = |name: &str| format!("{section}.{name}");
         let url = raw.url.as_ref().and_then(|url| self.upstream_url(url_key, url));
         let strip_headers = self.strip_headers(&key("strip_headers"), &raw.strip_headers);
+        let pass_headers = self.pass_headers(&key("pass_headers"), &raw.pass_headers);
         let tls = self.upstream_tls(&key("tls"), &raw.tls, raw.url.as_deref());
         let protocol = self.protocol(&key("protocol"), raw.protocol, raw.url.as_deref());
         Some(Upstream {
@@ -211,8 +205,10 @@ impl Checker<'_> {
             response_timeout: raw.response_timeout.get(),
             idle_timeout: raw.idle_timeout.get(),
             strip_headers,
+            pass_headers,
             forward_authorization: raw.forward_authorization,
             response_header_bytes: raw.response_header_bytes.as_usize(),
+            response_header_count: raw.response_header_count.as_usize(),
             circuit: raw.circuit,
         })
     }
@@ -231,6 +227,57 @@ impl Checker<'_> {
                 None
             }
         }
+    }
+
+    /// The names of `strip_headers`, with the built-in list in the place of its item.
+    fn strip_headers(&mut self, key: &str, items: &[String]) -> Vec<String> {
+        let mut names = Vec::new();
+        for (n, item) in items.iter().enumerate() {
+            if item == DEFAULT_ITEM {
+                names.extend(default_names().map(str::to_owned));
+            } else {
+                names.push(self.header_pattern(&format!("{key}[{n}]"), item));
+            }
+        }
+        names
+    }
+
+    fn pass_headers(&mut self, key: &str, items: &[String]) -> Vec<String> {
+        let mut names = Vec::new();
+        for (n, item) in items.iter().enumerate() {
+            let key = format!("{key}[{n}]");
+            let name = self.header_pattern(&key, item);
+            // servers that turn headers into variables read `_` as `-`
+            let spelled = name.replace('_', "-");
+            let is_own = |own: &str| {
+                spelled
+                    .strip_suffix('*')
+                    .map_or(own == spelled, |start| own.starts_with(start))
+            };
+            if spelled.starts_with("x-cedargate") || OWN.iter().any(|own| is_own(own)) {
+                self.error(
+                    &key,
+                    format!("`{item}` is a header that the gate sets itself; it cannot pass"),
+                );
+            }
+            names.push(name);
+        }
+        names
+    }
+
+    /// A header's name, or the start of names: `x-name-*`.
+    fn header_pattern(&mut self, key: &str, text: &str) -> String {
+        let Some((start, after)) = text.split_once('*') else {
+            return self.header_name(key, text);
+        };
+        if !after.is_empty() || !start.ends_with(['-', '_']) || start.len() < 2 {
+            self.error(
+                key,
+                format!("`{text}` has a `*` that is not the end of a start such as `x-name-*`"),
+            );
+            return text.to_owned();
+        }
+        format!("{}*", self.header_name(key, start))
     }
 
     fn upstream_url(&mut self, key: &str, text: &str) -> Option<UpstreamUrl> {

@@ -226,7 +226,9 @@ fn parse_address(hop: &str) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+/// True if this peer's statements about a client count.
+pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+    let address = address.to_canonical();
     trusted.iter().any(|net| net.contains(&address))
 }
 

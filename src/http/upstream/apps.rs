@@ -32,6 +32,7 @@ impl Apps {
         // header settings belong to the portal, so they do not make two apps different
         let settings = Upstream {
             strip_headers: Vec::new(),
+            pass_headers: Vec::new(),
             forward_authorization: false,
             ..upstream.clone()
         };

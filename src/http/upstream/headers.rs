@@ -22,8 +22,9 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use smallvec::SmallVec;
 
 use super::client_headers::ClientHeaderCache;
+use super::header_names::{HeaderNames, normalised};
 use super::{ForwardRequest, UpstreamError};
-use crate::config::Upstream;
+use crate::config::{Upstream, strip_headers};
 use crate::http::credentials::{self, TokenSources};
 use crate::http::request::{TRACEPARENT, TRACESTATE, X_REQUEST_ID, uuid_value};
 
@@ -54,9 +55,19 @@ enum Authorization {
 #[derive(Clone, Debug)]
 pub struct HeaderRules {
     assertion: HeaderName,
-    /// Further names to remove, normalised.
-    strip: Vec<String>,
+    /// Headers that the app gets from the gate or not at all.
+    reserved: HeaderNames,
+    /// Those of them that pass if they come from a trusted proxy.
+    passed: HeaderNames,
     authorization: Authorization,
+}
+
+/// The peer that sent a request's headers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Sender {
+    Client,
+    /// One of `trusted_proxies`.
+    TrustedProxy,
 }
 
 impl HeaderRules {
@@ -68,10 +79,11 @@ impl HeaderRules {
             Authorization::Strip
         };
         let assertion = HeaderName::try_from(assertion).unwrap_or(HeaderName::from_static("x-cedargate-assertion"));
-        let names = upstream.strip_headers.iter().map(String::as_str).chain([assertion.as_str()]);
-        let names = names.chain(tokens.header_names());
+        let always = strip_headers::ALWAYS.names.iter().copied().chain([assertion.as_str()]);
+        let always = always.chain(tokens.header_names());
         Self {
-            strip: names.map(|name| normalised(name).into_owned()).collect(),
+            reserved: HeaderNames::in_any_spelling(upstream.strip_headers.iter().map(String::as_str).chain(always)),
+            passed: HeaderNames::as_written(upstream.pass_headers.iter().map(String::as_str)),
             assertion,
             authorization,
         }
@@ -79,11 +91,15 @@ impl HeaderRules {
 
     /// True if a client's header of this name, in any spelling, must not reach the app.
     fn is_reserved(&self, name: &HeaderName) -> bool {
-        let name = normalised(name.as_str());
-        name.starts_with("x-cedargate-")
-            || name.starts_with("x-forwarded-")
-            || name == "forwarded"
-            || self.strip.iter().any(|stripped| *stripped == name)
+        self.reserved.contains(&normalised(name.as_str()))
+    }
+
+    /// True if the header must not reach the app although it comes from this sender.
+    fn removes(&self, name: &HeaderName, sender: Sender) -> bool {
+        // a proxy sets a header in the spelling that is configured; another one is the client's
+        let is_passed =
+            || self.passed.contains(name.as_str()) && normalised(name.as_str()) != normalised(self.assertion.as_str());
+        self.is_reserved(name) && !(sender == Sender::TrustedProxy && is_passed())
     }
 
     pub(super) fn remove_from_trailers(&self, trailers: &mut HeaderMap, policy_headers: &HeaderNames) {
@@ -105,7 +121,7 @@ pub struct Sanitized(());
 /// Removes the headers that `Connection` names, and the headers that only the gate may set. SECURITY: it runs before the
 /// decision; otherwise a policy would read a header that `Connection` then takes away from the app. Headers that frame the
 /// body or ask for an upgrade stay for `write_request_headers`.
-pub fn sanitize(headers: &mut HeaderMap, rules: &HeaderRules) -> Sanitized {
+pub fn sanitize(headers: &mut HeaderMap, rules: &HeaderRules, sender: Sender) -> Sanitized {
     let exempt = [
         HOST,
         CONNECTION,
@@ -122,30 +138,11 @@ pub fn sanitize(headers: &mut HeaderMap, rules: &HeaderRules) -> Sanitized {
     for name in named {
         headers.remove(name);
     }
-    let reserved: SmallVec<[HeaderName; 8]> = headers.keys().filter(|name| rules.is_reserved(name)).cloned().collect();
+    let reserved: SmallVec<[HeaderName; 8]> = headers.keys().filter(|name| rules.removes(name, sender)).cloned().collect();
     for name in reserved {
         headers.remove(name);
     }
     Sanitized(())
-}
-
-/// Lower-cases a name and replaces every other character by `-`: servers that turn headers into variables (CGI) do not
-/// distinguish `-`, `_`, `.` and the like.
-fn normalised(name: &str) -> Cow<'_, str> {
-    if name
-        .bytes()
-        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-    {
-        return Cow::Borrowed(name);
-    }
-    let replace = |c: char| {
-        if c.is_ascii_alphanumeric() {
-            c.to_ascii_lowercase()
-        } else {
-            '-'
-        }
-    };
-    Cow::Owned(name.chars().map(replace).collect())
 }
 
 /// False for what a server reads before the body (RFC 9110, 6.5.1: framing, routing, conditions, credentials, content), and

@@ -66,7 +66,7 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
     let seen = Rc::clone(&rejected);
     let front = Rc::new(ListenerContext::new(
         &limits,
-        ConnectionCount::new(&limits, &metrics),
+        ConnectionCount::new("limits.connections", 100),
         &metrics,
         Box::new(move |reason, _| seen.borrow_mut().push(reason)),
     ));
@@ -117,7 +117,7 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
                 }
                 Err(refusal) => return answer::refusal_response(&refusal, &answer),
             };
-            let sanitized = sanitize(&mut parts.headers, &rules);
+            let sanitized = sanitize(&mut parts.headers, &rules, Sender::Client);
             let to = ForwardRequest {
                 cut: Rc::default(),
                 app: &upstream,
