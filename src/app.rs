@@ -26,7 +26,8 @@ use cedargate_policy::portal::PortalError;
 use crate::accounts::AccountsError;
 use crate::audit::{AdminEvent, AuditError, Event, HttpRejected};
 use crate::authn::{AssertionError, AuthnError};
-use crate::config::Config;
+use crate::base::descriptors::{self, Shares};
+use crate::config::{Config, Limits};
 use crate::gate::Gate;
 use crate::http::listener::{ConnectionCount, ListenerContext, PeerAddr, Rejected};
 use crate::http::pages::ThemeError;
@@ -113,7 +114,8 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    let tls = ListenerTls::load(&config)?;
+    let shares = share_descriptors(&config.limits);
+    let tls = ListenerTls::load(&config, &shares)?;
     let bound = Bound::bind(&config)?;
     let parts = Parts::build(config, watched)?;
     let background = Background::spawn(parts.background, tls.certificates, bound.operations)?;
@@ -121,7 +123,7 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
     wait_for_session_store(&parts.gate);
     parts.session_store.done();
     record_start(&parts.gate);
-    let workers = Workers::spawn(&parts.gate, bound.traffic, &tls.options, &parts.shutdown)?;
+    let workers = Workers::spawn(&parts.gate, bound.traffic, &tls.options, &shares, &parts.shutdown)?;
     bound.addresses.log();
     Ok(Running {
         addresses: bound.addresses,
@@ -145,6 +147,26 @@ pub fn start_from_yaml(text: &str, folder: &Path) -> Result<Running, Box<dyn std
     Ok(start(loaded.config, loaded.watched)?)
 }
 
+/// Raises the limit of open files and divides it; says so if it is too small for the configuration.
+fn share_descriptors(limits: &Limits) -> Shares {
+    let limit = descriptors::raise();
+    let wanted = descriptors::Wanted {
+        workers: u64::try_from(limits.workers()).unwrap_or(u64::MAX),
+        clients: limits.connections.get().into(),
+        decisions: limits.decision_connections.get().into(),
+        operations: u64::from(limits.admin_connections.get()) + u64::from(limits.control_connections.get()),
+    };
+    let shares = descriptors::share(limit, &wanted);
+    let connections = shares.connections;
+    let text = "the limit of open files (`ulimit -n`) is too small for `limits.connections`, so the proxy listener accepts fewer";
+    match connections {
+        enough if enough >= wanted.clients => {}
+        most if most >= wanted.clients / 2 => tracing::info!(limit, needed = shares.needed, connections, "{text}"),
+        _few => tracing::warn!(limit, needed = shares.needed, connections, "{text}"),
+    }
+    shares
+}
+
 fn wait_for_session_store(gate: &Gate) {
     if !gate.sessions.wait_for_store(SESSION_STORE_WAIT) {
         tracing::warn!("the session store does not answer yet; starting without it");
@@ -164,6 +186,7 @@ fn listener_context(gate: &Arc<Gate>, count: ConnectionCount) -> ListenerContext
     let on_rejected = move |reason: Rejected, peer: PeerAddr| {
         audit.send(Event::HttpRejected(HttpRejected {
             reason: reason.as_str(),
+            limit: reason.limit(),
             peer: Some(peer.ip()),
         }));
     };

@@ -1,10 +1,11 @@
-//! Foundations that every module may use: clock, digest, reader of small files, client of the gate's own requests, shutdown, metrics,
-//! the gate's own log.
+//! Foundations that every module may use: clock, digest, reader of small files, file descriptors, client of the gate's own
+//! requests, shutdown, metrics, the gate's own log.
 //!
 //! No file in here imports a step of the path or takes part in a decision.
 
 pub mod address;
 pub mod clock;
+pub mod descriptors;
 pub mod digest;
 pub mod files;
 pub mod lifecycle;

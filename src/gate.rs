@@ -45,7 +45,7 @@ use crate::http::answer::{self, AnswerContext, Style};
 use crate::http::listener::ClientConnection;
 use crate::http::pages::Theme;
 use crate::http::request::{self, ClientFacts, Correlation, correlation, is_upgrade};
-use crate::http::upstream::{Body, Pool, UpstreamError, sanitize};
+use crate::http::upstream::{Body, Pool, Sender, UpstreamError, sanitize};
 use crate::limits::{RequestLimits, RequestSlot};
 use crate::login::RelyingParty;
 use crate::portals::{ActiveRevision, Portal, SharedRegistry};
@@ -185,7 +185,7 @@ impl Worker {
         // returned later: the 429 needs the portal's CORS headers
         let rate = match request_slot {
             Some(_) => self.gate.limits.check_address(head.client.source_ip),
-            None => Err(Denial::Overloaded.into()),
+            None => Err(Refusal::over_limit(Denial::Overloaded, "limits.requests")),
         };
         if let Some(endpoint) = self.gate_endpoint(&head.path)? {
             rate?;
@@ -204,7 +204,7 @@ impl Worker {
         active.revision.file.paths.read(&head.path)?;
         // before `sanitize`, which removes the headers that hold tokens
         let token = portal.token_sources.take(&mut head.parts.headers)?;
-        let sanitized = sanitize(&mut head.parts.headers, &portal.header_rules);
+        let sanitized = sanitize(&mut head.parts.headers, &portal.header_rules, self.sender(connection));
         let active_portal = ActivePortal {
             portal: &portal,
             active: &active,
@@ -237,6 +237,13 @@ impl Worker {
             .await
     }
 
+    fn sender(&self, connection: &ClientConnection) -> Sender {
+        match request::is_trusted(connection.peer.ip(), &self.gate.config.trusted_proxies) {
+            true => Sender::TrustedProxy,
+            false => Sender::Client,
+        }
+    }
+
     /// Checks that the head has one meaning, and reads the path and the client from it.
     fn check_head(
         &self,
@@ -244,7 +251,8 @@ impl Worker {
         connection: &ClientConnection,
         progress: &mut Progress,
     ) -> Result<RequestHead, Refusal> {
-        request::as_http1(&mut parts, self.gate.config.limits.header_bytes.as_usize())?;
+        request::check_head_size(&parts, &self.gate.config.limits)?;
+        request::as_http1(&mut parts)?;
         progress.set_method(&parts.method);
         progress.origin = cors::origin(&parts.headers);
         let target = request::check(&parts)?;
@@ -267,6 +275,7 @@ impl Worker {
             Stop::Refused(refusal) => {
                 tracing::debug!(decision_id = %progress.decision_id, code = refusal.denial.code(), detail = %refusal.detail, "refused");
                 progress.record.denied(refusal.denial);
+                progress.record.record.limit = refusal.limit;
                 self.refused(&refusal, answer, progress)
             }
             Stop::Upstream(error) => {
@@ -276,6 +285,7 @@ impl Worker {
                 } else {
                     tracing::debug!(decision_id = %progress.decision_id, error = %error, "not forwarded");
                 }
+                progress.record.record.limit = error.limit();
                 match error {
                     UpstreamError::BodyTooLarge => progress.record.denied(Denial::RequestTooLarge),
                     UpstreamError::ClientBody => progress.record.denied(Denial::RequestInvalid),

@@ -143,6 +143,8 @@ type Limiter<K> = RateLimiter<K, Counts<K>, DefaultClock, NoOpMiddleware<<Defaul
 struct Rates<K: CountedAs> {
     limiter: Limiter<K>,
     clock: DefaultClock,
+    /// The rate's name in the configuration.
+    key: &'static str,
     detail: &'static str,
     /// `None`: this process counts alone.
     shared: Option<Arc<SharedRate>>,
@@ -177,12 +179,22 @@ impl RequestLimits {
             address: limits.rate_per_address.map(|keys| {
                 let rate = keys.rate();
                 let detail = "more requests of one address than `limits.rate_per_address`";
-                Rates::new(rate, detail, scope.shared_rate(rate, "rate-address"))
+                Rates::new(
+                    rate,
+                    "limits.rate_per_address",
+                    detail,
+                    scope.shared_rate(rate, "rate-address"),
+                )
             }),
             principal: limits.rate_per_principal.map(|keys| {
                 let rate = keys.rate();
                 let detail = "more requests of one principal than `limits.rate_per_principal`";
-                Rates::new(rate, detail, scope.shared_rate(rate, "rate-principal"))
+                Rates::new(
+                    rate,
+                    "limits.rate_per_principal",
+                    detail,
+                    scope.shared_rate(rate, "rate-principal"),
+                )
             }),
             slots: RequestSlots {
                 taken: Arc::default(),
@@ -231,6 +243,7 @@ impl RequestLimits {
 
 impl LoginLimits {
     pub fn new(rate: Rate, scope: CountScope) -> Self {
+        let key = "limits.rate_login";
         let address = "more tries to log in from one address than `limits.rate_login`";
         let pair = "more tries to log in to one account from one address than `limits.rate_login`";
         let account = "more tries to log in to one account, from all addresses, than ten times `limits.rate_login`";
@@ -240,9 +253,9 @@ impl LoginLimits {
             ..rate
         };
         Self {
-            address: Rates::new(rate, address, scope.shared_rate(rate, "login-address")),
-            pair: Rates::new(rate, pair, scope.shared_rate(rate, "login-pair")),
-            account: Rates::new(more, account, scope.shared_rate(more, "login-account")),
+            address: Rates::new(rate, key, address, scope.shared_rate(rate, "login-address")),
+            pair: Rates::new(rate, key, pair, scope.shared_rate(rate, "login-pair")),
+            account: Rates::new(more, key, account, scope.shared_rate(more, "login-account")),
         }
     }
 
@@ -275,7 +288,7 @@ impl LoginLimits {
 }
 
 impl<K: CountedAs> Rates<K> {
-    fn new(rate: Rate, detail: &'static str, shared: Option<Arc<SharedRate>>) -> Self {
+    fn new(rate: Rate, key: &'static str, detail: &'static str, shared: Option<Arc<SharedRate>>) -> Self {
         let period = (rate.per / rate.requests.get()).max(PERIOD_MIN);
         // INVARIANT: `None` only for a period of zero
         let quota = Quota::with_period(period).unwrap_or(Quota::per_second(rate.requests));
@@ -283,6 +296,7 @@ impl<K: CountedAs> Rates<K> {
         Self {
             limiter: RateLimiter::new(quota.allow_burst(rate.burst), Counts::up_to(KEYS_MAX), clock.clone()),
             clock,
+            key,
             detail,
             shared,
         }
@@ -297,6 +311,7 @@ impl<K: CountedAs> Rates<K> {
         };
         own.and_then(|()| all()).map_err(|wait| Refusal {
             retry_after: Some(whole_seconds(wait)),
+            limit: Some(self.key),
             ..Refusal::new(Denial::RateLimited, self.detail)
         })
     }

@@ -32,11 +32,6 @@ use crate::http::listener::{ConnectionCount, Socket, serve};
 use crate::http::tls::{CertificateWatcher, Certificates};
 use crate::reload::Reloader;
 
-/// Connections of the admin listener. Counted apart from `limits.connections`: probes must get through under load.
-const ADMIN_CONNECTIONS: usize = 256;
-/// Connections of the control socket.
-const CONTROL_CONNECTIONS: usize = 16;
-
 pub(super) struct Background {
     pub threads: Vec<JoinHandle<()>>,
     first_load: Receiver<()>,
@@ -179,7 +174,8 @@ async fn sweep(gate: Arc<Gate>) {
 }
 
 async fn serve_admin(admin: Admin, listener: TcpListener, shutdown: Shutdown) {
-    let context = listener_context(&admin.gate, ConnectionCount::unpublished(ADMIN_CONNECTIONS));
+    let max = admin.gate.config.limits.admin_connections.as_usize();
+    let context = listener_context(&admin.gate, ConnectionCount::new("limits.admin_connections", max));
     let door = Rc::new(admin);
     let handler = move |request, _| {
         let door = Rc::clone(&door);
@@ -192,7 +188,8 @@ async fn serve_admin(admin: Admin, listener: TcpListener, shutdown: Shutdown) {
 }
 
 async fn serve_control(control: Control, listener: UnixListener, shutdown: Shutdown) {
-    let context = listener_context(&control.gate, ConnectionCount::unpublished(CONTROL_CONNECTIONS));
+    let max = control.gate.config.limits.control_connections.as_usize();
+    let context = listener_context(&control.gate, ConnectionCount::new("limits.control_connections", max));
     let door = Rc::new(control);
     let handler = move |request, _| {
         let door = Rc::clone(&door);

@@ -17,6 +17,7 @@ use super::StartError;
 use crate::accounts::Accounts;
 use crate::audit::{self, Audit, AuditWriter};
 use crate::authn::{AssertionKeys, Authn, IntrospectionClient};
+use crate::base::descriptors::Shares;
 use crate::base::lifecycle::{Blocker, Readiness, Shutdown, ShutdownTrigger, shutdown};
 use crate::base::metrics::Metrics;
 use crate::config::{Config, ProxyProtocol};
@@ -77,7 +78,7 @@ pub(super) struct BackgroundParts {
 }
 
 impl ListenerTls {
-    pub fn load(config: &Config) -> Result<Self, CertificateError> {
+    pub fn load(config: &Config, shares: &Shares) -> Result<Self, CertificateError> {
         let load = |listener, tls: Option<&_>| tls.map(|tls| Certificates::load(listener, tls)).transpose();
         let listen = &config.listen;
         let proxy = load("proxy", listen.proxy.tls.as_ref())?;
@@ -93,10 +94,14 @@ impl ListenerTls {
                     ProxyProtocol::Off => Vec::new(),
                 },
                 addresses: AddressCount::new(&config.limits, &config.trusted_proxies),
+                descriptors: shares.clients,
+                lingering: shares.lingering,
             },
             // no count per address: all connections come from the app's address
             decision: ListenerOptions {
                 tls: decision.as_ref().map(Certificates::shared),
+                descriptors: shares.decisions,
+                lingering: shares.lingering,
                 ..ListenerOptions::default()
             },
         };

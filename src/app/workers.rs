@@ -14,6 +14,7 @@ use tokio::task::LocalSet;
 use super::bind::{DecisionListeners, TrafficListeners};
 use super::build::TrafficOptions;
 use super::{SWEEP_INTERVAL, StartError, listener_context, runtime, thread};
+use crate::base::descriptors::{Ceiling, Shares};
 use crate::base::lifecycle::Shutdown;
 use crate::doors::authorize;
 use crate::gate::{Gate, Live, Worker};
@@ -30,9 +31,17 @@ struct WorkerParts {
     proxy: TcpListener,
     decision: Option<DecisionListener>,
     options: TrafficOptions,
-    /// Connections of all workers together, bounded by `limits.connections`.
-    count: ConnectionCount,
+    counts: ConnectionCounts,
+    /// The descriptors that connections to apps may use.
+    descriptors: Ceiling,
     shutdown: Shutdown,
+}
+
+/// Connections of all workers together, for each listener.
+#[derive(Clone)]
+struct ConnectionCounts {
+    proxy: ConnectionCount,
+    decision: ConnectionCount,
 }
 
 enum DecisionListener {
@@ -46,9 +55,16 @@ impl Workers {
         gate: &Arc<Gate>,
         listeners: TrafficListeners,
         options: &TrafficOptions,
+        shares: &Shares,
         shutdown: &Shutdown,
     ) -> Result<Self, StartError> {
-        let count = ConnectionCount::new(&gate.config.limits, &gate.metrics);
+        let limits = &gate.config.limits;
+        let proxies = usize::try_from(shares.connections).unwrap_or(usize::MAX);
+        let decisions = limits.decision_connections.as_usize();
+        let counts = ConnectionCounts {
+            proxy: ConnectionCount::new("limits.connections", proxies).published(&gate.metrics.connections),
+            decision: ConnectionCount::new("limits.decision_connections", decisions).published(&gate.metrics.connections),
+        };
         let mut decision = listeners.decision.into_listeners().into_iter();
         let mut threads = Vec::with_capacity(listeners.proxy.len());
         for (number, proxy) in listeners.proxy.into_iter().enumerate() {
@@ -58,7 +74,8 @@ impl Workers {
                 proxy,
                 decision: decision.next(),
                 options: options.clone(),
-                count: count.clone(),
+                counts: counts.clone(),
+                descriptors: shares.clients,
                 shutdown: shutdown.clone(),
             };
             let run = move || LocalSet::new().block_on(&runtime, worker.run());
@@ -95,7 +112,7 @@ impl WorkerParts {
         let tunnels = Tunnels::new(self.shutdown.clone(), gate.config.limits.tunnel_idle_timeout.get());
         let worker = Rc::new(Worker {
             gate: Arc::clone(&gate),
-            pool: Pool::new(tunnels.clone()),
+            pool: Pool::new(tunnels.clone()).with_descriptors(self.descriptors),
             live: Live::default(),
         });
         let rechecking = tokio::task::spawn_local(worker.live.clone().watch(Arc::clone(&gate)));
@@ -103,11 +120,11 @@ impl WorkerParts {
         let proxying = tokio::task::spawn_local(serve_proxy(
             worker,
             self.proxy,
-            Rc::new(listener_context(&gate, self.count.clone()).with_options(self.options.proxy)),
+            Rc::new(listener_context(&gate, self.counts.proxy).with_options(self.options.proxy)),
             self.shutdown.clone(),
         ));
         if let Some(listener) = self.decision {
-            let context = Rc::new(listener_context(&gate, self.count).with_options(self.options.decision));
+            let context = Rc::new(listener_context(&gate, self.counts.decision).with_options(self.options.decision));
             serve_decisions(gate, listener, context, self.shutdown).await;
         }
         let _panicked = proxying.await.is_err();

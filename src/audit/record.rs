@@ -61,6 +61,8 @@ pub struct AuditRecord {
     pub shadow: Option<Shadow>,
     pub token: Option<Arc<TokenFacts>>,
     pub http: Option<HttpFacts>,
+    /// Key of the limit that refused the request, or that the app exceeded.
+    pub limit: Option<&'static str>,
     pub latency_us: Latency,
 }
 
@@ -151,6 +153,9 @@ pub struct AdminEvent {
 #[derive(Clone, Debug, Serialize)]
 pub struct HttpRejected {
     pub reason: &'static str,
+    /// Key of the limit that was exceeded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<&'static str>,
     pub peer: Option<std::net::IpAddr>,
 }
 
@@ -177,6 +182,7 @@ impl AuditRecord {
             shadow: None,
             token: None,
             http: None,
+            limit: None,
             latency_us: Latency::default(),
         }
     }
@@ -258,6 +264,10 @@ impl AuditRecord {
         }
         fields.serialize_field("token", &self.token.as_deref().map(TokenRecord::of))?;
         fields.serialize_field("http", &self.http)?;
+        match self.limit {
+            Some(limit) => fields.serialize_field("limit", limit)?,
+            None => fields.skip_field("limit")?,
+        }
         fields.serialize_field("latency_us", &self.latency_us)
     }
 }

@@ -108,6 +108,7 @@ fn every_kind_of_record_matches_the_published_schema() {
             detail: None,
         }),
         Event::HttpRejected(HttpRejected {
+            limit: Some("limits.header_timeout"),
             reason: "malformed",
             peer: Some("::1".parse().unwrap()),
         }),

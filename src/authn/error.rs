@@ -72,6 +72,10 @@ impl TokenError {
 
 impl From<TokenError> for Refusal {
     fn from(error: TokenError) -> Self {
-        Self::new(error.denial(), error.to_string())
+        let limit = matches!(error, TokenError::TooLong { .. }).then_some("limits.token_bytes");
+        Self {
+            limit,
+            ..Self::new(error.denial(), error.to_string())
+        }
     }
 }

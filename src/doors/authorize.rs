@@ -36,7 +36,7 @@ use crate::config::AuditAllow;
 use crate::gate::{ActivePortal, Gate, NO_PORTAL, entity_ref, micros, policy_errors, record_caller, record_decision};
 use crate::http::answer::{self, AnswerContext, Style};
 use crate::http::credentials::{Authorization, bearer, foreign_scheme};
-use crate::http::request::{Trace, correlation};
+use crate::http::request::{Trace, check_head_size, correlation};
 use crate::http::upstream::Body;
 use crate::portals::{Caller, Portal};
 
@@ -102,6 +102,7 @@ async fn read(
     body: Incoming,
     envelope: &mut Envelope,
 ) -> Result<Asks, Refusal> {
+    check_head_size(head, &gate.config.limits)?;
     envelope.bearer = credential(&head.headers, tokens)?;
     for value in head.headers.get_all(COOKIE) {
         envelope.cookie.append(COOKIE, value.clone());
@@ -118,7 +119,7 @@ async fn read(
     let limits = &gate.config.limits;
     let bytes = timeout(limits.header_timeout.get(), Limited::new(body, max).collect()).await;
     let bytes = bytes.map_err(|_elapsed| invalid("the body did not come within `limits.header_timeout`".to_owned()))?;
-    let bytes = bytes.map_err(|_why| Refusal::new(Denial::RequestTooLarge, format!("the body is larger than {max} bytes")))?;
+    let bytes = bytes.map_err(|_why| Refusal::over_limit(Denial::RequestTooLarge, "limits.decision_body_bytes"))?;
     let parsed = json::object_from_slice(&bytes.to_bytes()).map_err(|e| invalid(format!("the body is not strict JSON: {e}")))?;
     if batch {
         return Ask::read_batch(parsed, gate.config.limits.batch.as_usize()).map(Asks::Batch);
@@ -159,7 +160,9 @@ fn record_unreadable(gate: &Gate, envelope: &Envelope, refusal: Refusal, decisio
         Err(full) => full,
         Ok(slot) => {
             let record = envelope.record(decision_id, NO_PORTAL);
-            gate.audit.guard(slot, record).denied(refusal.denial);
+            let mut guard = gate.audit.guard(slot, record);
+            guard.record.limit = refusal.limit;
+            guard.denied(refusal.denial);
             count_without_portal(gate, refusal.denial);
             refusal
         }

@@ -5,10 +5,11 @@
 //! two closed sets: a `Denial`'s own 4xx or 5xx (`refusal_response`), and 502 or 504 for an upstream failure
 //! (`upstream_error_response`). The gate makes the redirects to a login, not this module.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::denial::{Denial, Refusal, over_limit};
 use http::header::{
     ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
@@ -49,7 +50,7 @@ struct PublicText<'a> {
     title: &'static str,
     advice: Option<&'a str>,
     /// The cause, where the caller may read it.
-    detail: Option<&'a str>,
+    detail: Option<Cow<'a, str>>,
 }
 
 impl Style {
@@ -101,7 +102,10 @@ pub fn refusal_response(refusal: &Refusal, answer: &AnswerContext) -> Response<B
         code: denial.code(),
         title: denial.title(),
         advice: refusal.advice.as_deref(),
-        detail: refusal.is_told.then_some(&*refusal.detail),
+        detail: match refusal.limit {
+            _ if refusal.is_told => Some(Cow::Borrowed(&*refusal.detail)),
+            limit => limit.map(|limit| over_limit(limit).into()),
+        },
     };
     let mut response = render(&text, answer);
     let headers = response.headers_mut();
@@ -159,7 +163,10 @@ pub fn upstream_error_response(error: &UpstreamError, answer: &AnswerContext) ->
             "upstream_timeout",
             "the application did not answer in time",
         ),
-        UpstreamError::BodyTooLarge => return refusal_response(&Denial::RequestTooLarge.into(), answer),
+        UpstreamError::BodyTooLarge => {
+            let refusal = Refusal::over_limit(Denial::RequestTooLarge, "limits.body_bytes");
+            return refusal_response(&refusal, answer);
+        }
         UpstreamError::ClientBody => return refusal_response(&Denial::RequestInvalid.into(), answer),
     };
     render(
@@ -168,7 +175,7 @@ pub fn upstream_error_response(error: &UpstreamError, answer: &AnswerContext) ->
             code,
             title,
             advice: None,
-            detail: None,
+            detail: error.limit().map(|limit| over_limit(limit).into()),
         },
         answer,
     )
@@ -198,8 +205,8 @@ fn problem(text: &PublicText<'_>, decision_id: Uuid) -> Response<Body> {
     if let (Some(advice), Some(fields)) = (text.advice, body.as_object_mut()) {
         fields.insert("advice".to_owned(), advice.into());
     }
-    if let (Some(detail), Some(fields)) = (text.detail, body.as_object_mut()) {
-        fields.insert("detail".to_owned(), detail.into());
+    if let (Some(detail), Some(fields)) = (&text.detail, body.as_object_mut()) {
+        fields.insert("detail".to_owned(), detail.clone().into());
     }
     with_body(text.status, "application/problem+json", body.to_string())
 }
@@ -250,7 +257,9 @@ fn page(text: &PublicText<'_>, answer: &AnswerContext) -> Option<Response<Body>>
         .text(text.title)
         .raw(" (<code>")
         .text(text.code)
-        .raw("</code>)<br>Reference <code>")
+        .raw("</code>)")
+        .text(&text.detail.as_ref().map(|detail| format!(", {detail}")).unwrap_or_default())
+        .raw("<br>Reference <code>")
         .text(&answer.decision_id.to_string())
         .raw("</code></p>");
     let html = answer.theme.page(heading, &content);

@@ -5,8 +5,9 @@
 //!
 //! Each worker thread has its own socket on the same address (SO_REUSEPORT), so workers share only the connection counts.
 //! Over the limit, the listener accepts a connection, answers 503 if it speaks plain text, and closes it: a worker that
-//! stopped accepting would strand the connections that the kernel queues for its socket. No client ends the process:
-//! after a failed accept the listener pauses, and a panic ends one request or one connection.
+//! stopped accepting would strand the connections that the kernel queues for its socket. The same happens when only
+//! descriptors are free that are kept back for other listeners (`base::descriptors`). No client ends the process: after a
+//! failed accept the listener pauses, and a panic ends one request or one connection.
 //!
 //! When the gate closes, the listener first accepts the connections in the kernel's queue, then returns after the last
 //! one ended. A connection without a request gets `FIRST_REQUEST_GRACE` to send one.
@@ -40,6 +41,7 @@ use hyper::body::Incoming;
 use ipnet::IpNet;
 use tokio_util::task::TaskTracker;
 
+use crate::base::descriptors::Ceiling;
 use crate::base::lifecycle::Shutdown;
 use crate::base::metrics::Metrics;
 use crate::config::Limits;
@@ -47,8 +49,8 @@ use crate::http::upstream::Body;
 use activity::{AnswerBody, InFlight, Timeouts};
 pub use client_connection::ClientConnection;
 use client_connection::ConnectionTasks;
-use connection_slots::TotalSlot;
 pub use connection_slots::{AddressCount, ConnectionCount};
+use connection_slots::{LimitReached, TotalSlot};
 pub use handshake::ALPN_HTTP2;
 use handshake::{HandshakeError, Protocol, handshake};
 use linger::Linger;
@@ -97,6 +99,17 @@ impl Rejected {
         }
     }
 
+    /// The key of the limit that the client exceeded.
+    pub const fn limit(self) -> Option<&'static str> {
+        match self {
+            Self::HeadersTooLarge => Some("limits.header_bytes or limits.header_count"),
+            Self::HeaderTimeout => Some("limits.header_timeout"),
+            Self::SendTimeout => Some("limits.send_timeout"),
+            Self::TooManyConnections => Some("limits.connections"),
+            Self::Malformed | Self::Http2Protocol | Self::Http2Flood | Self::ProxyHeader | Self::TlsHandshake => None,
+        }
+    }
+
     /// False for reasons that are only counted: they cost a client nothing, so records of them could crowd out records of
     /// decisions.
     const fn is_recorded(self) -> bool {
@@ -107,7 +120,10 @@ impl Rejected {
 /// The certificates of a listener. `tls` replaces them, a handshake takes those of the moment.
 pub type SharedTls = Arc<ArcSwap<rustls::ServerConfig>>;
 
-/// Options of one listener. The default is plain text, no PROXY header and no limit per address.
+/// The limit that a connection exceeds whose descriptor is kept back.
+const DESCRIPTORS: LimitReached = LimitReached("ulimit -n");
+
+/// Options of one listener. The default is plain text, no PROXY header, no limit per address, and all descriptors.
 #[derive(Clone, Default)]
 pub struct ListenerOptions {
     /// `None`: plain text.
@@ -116,11 +132,16 @@ pub struct ListenerOptions {
     pub proxies: Vec<IpNet>,
     /// Counts connections per client address; `None`: no limit.
     pub addresses: Option<AddressCount>,
+    /// The descriptors that its connections may use.
+    pub descriptors: Ceiling,
+    /// Those that its refused connections may use while they linger.
+    pub lingering: Ceiling,
 }
 
 /// Settings and counters that all connections of one listener share.
 pub struct ListenerContext {
     header_bytes: usize,
+    header_count: usize,
     timeouts: Timeouts,
     linger: Linger,
     /// Open requests of one HTTP/2 connection.
@@ -146,6 +167,7 @@ impl ListenerContext {
         };
         Self {
             header_bytes: limits.header_bytes.as_usize(),
+            header_count: limits.header_count.as_usize(),
             timeouts: Timeouts {
                 header: limits.header_timeout.get(),
                 idle: limits.idle_timeout.get(),
@@ -175,15 +197,31 @@ impl ListenerContext {
     }
 
     /// Ends a connection over the limit.
-    fn reject_over_limit(&self, stream: Stream, peer: PeerAddr, tracker: &TaskTracker) {
+    fn reject_over_limit(&self, stream: Stream, peer: PeerAddr, limit: &LimitReached, tracker: &TaskTracker) {
         self.reject(Rejected::TooManyConnections, peer);
         if self.over_limit.warning_is_due() {
-            tracing::warn!("`limits.connections` or `limits.connections_per_address` reached; new connections are closed");
+            tracing::warn!(
+                limit = limit.0,
+                "a limit of connections is reached; new connections are closed"
+            );
         }
         // a client that expects TLS would not understand the answer
-        if self.options.tls.is_none() {
-            self.over_limit.send(stream, tracker);
+        if self.options.tls.is_some() {
+            return;
         }
+        if self.options.lingering.is_reached_by(&stream) {
+            self.over_limit.send_now(&stream, limit);
+        } else {
+            self.over_limit.send(stream, limit, tracker);
+        }
+    }
+
+    /// Takes a slot for a new connection.
+    fn admit(&self, stream: &Stream) -> Result<TotalSlot, LimitReached> {
+        if self.options.descriptors.is_reached_by(stream) {
+            return Err(DESCRIPTORS);
+        }
+        self.count.acquire()
     }
 }
 
@@ -231,8 +269,9 @@ where
     H: Fn(Request<Incoming>, Rc<ClientConnection>) -> F + 'static,
     F: Future<Output = Response<Body>> + 'static,
 {
-    let Ok(slot) = context.count.acquire() else {
-        return context.reject_over_limit(accepted.stream, accepted.peer, &tasks.tracker);
+    let slot = match context.admit(&accepted.stream) {
+        Ok(slot) => slot,
+        Err(limit) => return context.reject_over_limit(accepted.stream, accepted.peer, &limit, &tasks.tracker),
     };
     let context = Rc::clone(context);
     let handler = Rc::clone(handler);
@@ -269,7 +308,9 @@ async fn serve_connection<H, F>(
         Ok(established) => established,
         Err(HandshakeError::Closed) => return,
         Err(HandshakeError::Rejected { reason, peer }) => return context.reject(reason, peer),
-        Err(HandshakeError::OverLimit(stream)) => return context.reject_over_limit(stream, peer, &tasks.tracker),
+        Err(HandshakeError::OverLimit { stream, limit }) => {
+            return context.reject_over_limit(stream, peer, &limit, &tasks.tracker);
+        }
     };
     let connection = ConnectionContext {
         client: ClientConnection::new(established.peer, established.scheme, tasks, established.slot),

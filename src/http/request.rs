@@ -20,8 +20,8 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use uuid::Uuid;
 
-pub use forwarded::client_facts;
-pub use http2_request::as_http1;
+pub use forwarded::{client_facts, is_trusted};
+pub use http2_request::{as_http1, check_head_size};
 pub use origin::{SEC_FETCH_SITE, is_upgrade, needs_evidence, same_origin};
 
 /// Longest method name, in bytes.

@@ -16,6 +16,7 @@ mod client_headers;
 mod client_tls;
 mod cut_signal;
 mod failure;
+mod name_set;
 mod headers;
 mod http2_connection;
 mod interim_responses;
@@ -53,7 +54,7 @@ pub use client_tls::TlsError;
 pub use cut_signal::CutSignal;
 pub use failure::{FailureReason, UpstreamError};
 use failure::{classify, is_lost_connection};
-pub use headers::{HeaderRules, Sanitized, header_list, header_value, sanitize};
+pub use headers::{HeaderRules, Sanitized, Sender, header_list, header_value, sanitize};
 use interim_responses::InterimResponses;
 pub use interim_responses::SendHints;
 use pool::Lease;
@@ -286,6 +287,10 @@ impl Exchange<'_> {
             outcome = self.send(&mut lease, *request).await;
         }
         let response = outcome.into_response()?;
+        // over HTTP/1.1 hyper refuses them
+        if response.headers().len() > self.app.settings.response_header_count {
+            return Err(UpstreamError::unavailable(FailureReason::HeadersTooLarge));
+        }
         Ok(AppResponse { response, lease })
     }
 

@@ -8,6 +8,7 @@ use crate::scan::{Edge, ROOMS, code_lines, edges, report, sources};
 const EVERYWHERE: &[&str] = &[
     "base::address",
     "base::clock",
+    "base::descriptors",
     "base::digest",
     "base::files",
     "base::lifecycle",

@@ -52,6 +52,8 @@ pub struct Refusal {
     pub retry_after: Option<u64>,
     /// True if the caller may read `detail`: it speaks of the request alone.
     pub is_told: bool,
+    /// Key of the configuration whose limit refuses the request: public, and part of the record.
+    pub limit: Option<&'static str>,
     /// True if the browser keeps its session cookie: another replica may accept the session, or this one may later.
     pub keeps_cookie: bool,
 }
@@ -191,6 +193,7 @@ impl Refusal {
             step_up: None,
             retry_after: None,
             is_told: false,
+            limit: None,
             keeps_cookie: false,
         }
     }
@@ -200,6 +203,14 @@ impl Refusal {
         Self { is_told: true, ..self }
     }
 
+    /// A refusal because of the limit that the configuration names `key`.
+    pub fn over_limit(denial: Denial, key: &'static str) -> Self {
+        Self {
+            limit: Some(key),
+            ..Self::new(denial, over_limit(key))
+        }
+    }
+
     /// The same, with the place of a batch's item before the detail.
     pub fn at(mut self, place: &str) -> Self {
         if !self.detail.starts_with(place) {
@@ -207,6 +218,11 @@ impl Refusal {
         }
         self
     }
+}
+
+/// The text for a caller whose request is beyond the limit `key`.
+pub fn over_limit(key: &str) -> String {
+    format!("beyond the limit `{key}`")
 }
 
 impl From<Denial> for Refusal {

@@ -12,6 +12,8 @@ use crate::config::values::{ByteSize, Count, TimeSpan, Timeout};
 /// The HTTP library needs this much to read the head of a message at all.
 pub const HEADER_BYTES_MIN: u64 = 8 * 1024;
 
+/// Headers of one message.
+pub type HeaderCount = Count<16, 4096>;
 /// The time in which requests of a rate are counted, at most an hour.
 type RatePeriod = TimeSpan<1, 3_600_000>;
 
@@ -20,10 +22,18 @@ type RatePeriod = TimeSpan<1, 3_600_000>;
 pub struct Limits {
     /// Size of a request's head, 8KiB or more.
     pub header_bytes: ByteSize<HEADER_BYTES_MIN>,
+    /// Headers of a request.
+    pub header_count: HeaderCount,
     /// Size of a request's body on the proxy listener. Null: no limit.
     pub body_bytes: Option<ByteSize>,
-    /// Open client connections.
+    /// Open connections of the proxy listener.
     pub connections: Count<1, 1_000_000>,
+    /// Open connections of the decision listener.
+    pub decision_connections: Count<1, 1_000_000>,
+    /// Open connections of the admin listener.
+    pub admin_connections: Count<1, 10_000>,
+    /// Open connections of the control socket.
+    pub control_connections: Count<1, 10_000>,
     /// Open connections of one client address (IPv6: one /64); `trusted_proxies` are exempt. Null: no limit of its own.
     pub connections_per_address: Option<Count<1, 1_000_000>>,
     /// Requests being answered at once; more are shed with 503.
@@ -99,8 +109,12 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             header_bytes: ByteSize::kib::<32>(),
+            header_count: HeaderCount::of::<256>(),
             body_bytes: None,
             connections: Count::of::<10_000>(),
+            decision_connections: Count::of::<1024>(),
+            admin_connections: Count::of::<64>(),
+            control_connections: Count::of::<16>(),
             connections_per_address: None,
             requests: Count::of::<10_000>(),
             streams: Count::of::<128>(),

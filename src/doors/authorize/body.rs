@@ -93,13 +93,14 @@ impl Ask {
             None => return Err(invalid("", "`requests` is missing")),
         };
         if requests.len() > max {
-            return Err(invalid(
-                "",
-                &format!(
-                    "`requests` has {} items, more than limits.batch allows ({max})",
-                    requests.len()
-                ),
-            ));
+            let detail = format!(
+                "`requests` has {} items, more than limits.batch allows ({max})",
+                requests.len()
+            );
+            return Err(Refusal {
+                limit: Some("limits.batch"),
+                ..invalid("", &detail)
+            });
         }
         check_members(&shared, "")?;
         let items = requests.iter().enumerate();

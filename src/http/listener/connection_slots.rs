@@ -1,4 +1,4 @@
-//! Slots for connections: a total over all workers, and a limit per client address.
+//! Slots for connections: a total of one listener over all workers, and a limit per client address.
 //!
 //! A new connection acquires the total slot before a byte of it is read, and the address's slot as soon as its address is
 //! known (`handshake`). Both are freed when the last holder of the connection drops them, tunnels and panics included.
@@ -19,14 +19,16 @@ use parking_lot::Mutex;
 
 use super::PeerAddr;
 use crate::base::address::client_network;
-use crate::base::metrics::Metrics;
 use crate::config::Limits;
 
-/// Connections open on all workers together, up to `limits.connections`.
+/// Open connections of one listener, on all workers together. Each listener has a count of its own, so that clients of one
+/// cannot starve another.
 #[derive(Clone, Debug)]
 pub struct ConnectionCount {
     open: Arc<AtomicUsize>,
     max: usize,
+    /// The key of `max`.
+    key: &'static str,
     gauge: Option<prometheus::IntGauge>,
 }
 
@@ -57,25 +59,26 @@ pub struct ConnectionSlot {
     _total: TotalSlot,
 }
 
-/// No slot is free.
+/// No slot is free; holds the key of the limit.
 #[derive(Debug)]
-pub struct LimitReached;
+pub struct LimitReached(pub &'static str);
 
 impl ConnectionCount {
-    pub fn new(limits: &Limits, metrics: &Metrics) -> Self {
-        Self {
-            open: Arc::default(),
-            max: limits.connections.as_usize(),
-            gauge: Some(metrics.connections.clone()),
-        }
-    }
-
-    /// A count of its own, outside the published number: for the admin listener and the control socket.
-    pub fn unpublished(max: usize) -> Self {
+    /// `key`: the name of `max` in the configuration.
+    pub fn new(key: &'static str, max: usize) -> Self {
         Self {
             open: Arc::default(),
             max,
+            key,
             gauge: None,
+        }
+    }
+
+    /// The same, added to a published number.
+    pub fn published(self, gauge: &prometheus::IntGauge) -> Self {
+        Self {
+            gauge: Some(gauge.clone()),
+            ..self
         }
     }
 
@@ -90,7 +93,7 @@ impl ConnectionCount {
                 }
                 Ok(TotalSlot(self.clone()))
             }
-            Err(_open) => Err(LimitReached),
+            Err(_open) => Err(LimitReached(self.key)),
         }
     }
 }
@@ -125,7 +128,7 @@ impl AddressCount {
         let mut open = self.open.lock();
         let count = open.entry(address).or_default();
         if *count >= self.max {
-            return Err(LimitReached);
+            return Err(LimitReached("limits.connections_per_address"));
         }
         *count += 1;
         drop(open);
@@ -184,15 +187,11 @@ mod tests {
 
     #[test]
     fn total_slots_are_given_up_to_the_limit_and_come_back() {
-        let metrics = Metrics::new().unwrap();
-        let count = ConnectionCount {
-            open: Arc::default(),
-            max: 1,
-            gauge: Some(metrics.connections.clone()),
-        };
+        let gauge = prometheus::IntGauge::new("open", "open").unwrap();
+        let count = ConnectionCount::new("limits.connections", 1).published(&gauge);
         let one = count.acquire().unwrap();
-        assert!(count.acquire().is_err());
-        assert_eq!(metrics.connections.get(), 1);
+        assert_eq!(count.acquire().unwrap_err().0, "limits.connections");
+        assert_eq!(gauge.get(), 1);
         drop(one);
         assert!(count.acquire().is_ok());
     }

@@ -56,7 +56,10 @@ pub(super) enum HandshakeError {
         peer: PeerAddr,
     },
     /// The client's address has too many connections.
-    OverLimit(Stream),
+    OverLimit {
+        stream: Stream,
+        limit: LimitReached,
+    },
 }
 
 /// Brings one accepted connection to its first HTTP byte.
@@ -73,7 +76,7 @@ pub(super) async fn handshake(
     let peer = source.peer;
     let slot = match ConnectionSlot::acquire(slot, context.options.addresses.as_ref(), peer) {
         Ok(slot) => slot,
-        Err(LimitReached) => return Err(HandshakeError::OverLimit(stream)),
+        Err(limit) => return Err(HandshakeError::OverLimit { stream, limit }),
     };
     let (secured, scheme) = match &context.options.tls {
         None => {

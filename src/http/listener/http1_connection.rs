@@ -26,6 +26,10 @@ use crate::http::upstream::Body;
 
 /// hyper's smallest buffer.
 const BUFFER_BYTES_MIN: usize = 8192;
+/// hyper's limits of a head are so much higher than `limits.header_bytes` and `limits.header_count`: its refusals have no
+/// body, so the gate refuses first (`request::check_head_size`).
+const HEADER_BYTES_MARGIN: usize = 8 * 1024;
+const HEADER_COUNT_MARGIN: usize = 64;
 
 /// Returns when the connection ended, a timeout or a forced shutdown ended it, or it was upgraded.
 pub async fn drive<S, H, F>(stream: S, context: ConnectionContext<H>)
@@ -94,7 +98,13 @@ fn settings(listener: &ListenerContext) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .header_read_timeout(None)
-        .max_buf_size(listener.header_bytes.max(BUFFER_BYTES_MIN))
+        .max_buf_size(
+            listener
+                .header_bytes
+                .saturating_add(HEADER_BYTES_MARGIN)
+                .max(BUFFER_BYTES_MIN),
+        )
+        .max_headers(listener.header_count.saturating_add(HEADER_COUNT_MARGIN))
         // `half_close` of hyper would not notice a reset either; see `guarded_stream`. No `pipeline_flush`: it lifts hyper's limit on the bytes buffered for a client that does not read, and never
         // writes the last answer of a connection that closes on pipelined bytes
         .half_close(false);

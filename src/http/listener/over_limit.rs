@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
+use super::connection_slots::LimitReached;
 use super::linger::Linger;
 use super::socket::Stream;
 
@@ -23,12 +24,6 @@ const LINGERING_MAX: usize = 64;
 const LINGER_TIMEOUT: Duration = Duration::from_millis(500);
 /// Shortest time between two warnings in the log.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
-
-const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
-    retry-after: 1\r\n\
-    connection: close\r\n\
-    cache-control: no-store\r\n\
-    content-length: 0\r\n\r\n";
 
 /// Answers the connections of one worker that are over the limit.
 #[derive(Debug)]
@@ -48,17 +43,23 @@ impl OverLimitAnswers {
     }
 
     /// Answers in plain HTTP/1 and closes.
-    pub fn send(&self, stream: Stream, tracker: &TaskTracker) {
+    pub fn send(&self, stream: Stream, limit: &LimitReached, tracker: &TaskTracker) {
         match Arc::clone(&self.lingering).try_acquire_owned() {
             Ok(permit) => {
                 let linger = self.linger;
+                let text = answer(limit);
                 drop(tracker.spawn_local(async move {
-                    let _late_or_closed = timeout(LINGER_TIMEOUT, answer(stream, linger)).await;
+                    let _late_or_closed = timeout(LINGER_TIMEOUT, answer_and_linger(stream, text, linger)).await;
                     drop(permit);
                 }));
             }
-            Err(_too_many) => stream.write_now(ANSWER),
+            Err(_too_many) => self.send_now(&stream, limit),
         }
+    }
+
+    /// The same for a connection that may not linger, because its descriptor is needed.
+    pub fn send_now(&self, stream: &Stream, limit: &LimitReached) {
+        stream.write_now(answer(limit).as_bytes());
     }
 
     /// True if a warning is due; then the next one is due after `WARNING_INTERVAL`.
@@ -72,10 +73,27 @@ impl OverLimitAnswers {
     }
 }
 
+/// The whole answer: a problem that names the limit.
+fn answer(limit: &LimitReached) -> String {
+    let body = serde_json::json!({
+        "type": "urn:cedargate:denial:overloaded",
+        "title": "too many connections",
+        "status": 503,
+        "code": "overloaded",
+        "detail": format!("`{}` is reached", limit.0),
+    })
+    .to_string();
+    let length = body.len();
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncache-control: no-store\r\n\
+         content-type: application/problem+json\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+}
+
 /// Waits for the request first: some clients ignore an answer that comes before they have sent it.
-async fn answer(mut stream: Stream, linger: Linger) -> std::io::Result<()> {
+async fn answer_and_linger(mut stream: Stream, text: String, linger: Linger) -> std::io::Result<()> {
     let _request_or_late = timeout(LINGER_TIMEOUT / 2, stream.read(&mut [0; 4096])).await;
-    stream.write_all(ANSWER).await?;
+    stream.write_all(text.as_bytes()).await?;
     stream.shutdown().await?;
     let socket = stream.as_fd().try_clone_to_owned()?;
     drop(stream);

@@ -31,7 +31,7 @@ fn gate() -> Gate {
     let limits = Config::from_yaml("upstream: { url: 'http://127.0.0.1:1' }").unwrap().limits;
     let metrics = Metrics::new().unwrap();
     let (trigger, shutdown) = shutdown();
-    let count = ConnectionCount::new(&limits, &metrics);
+    let count = ConnectionCount::new("limits.connections", 100);
     let context = Rc::new(ListenerContext::new(&limits, count, &metrics, Box::new(|_, _| {})));
     let socket = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
     let address = socket.local_addr().unwrap();

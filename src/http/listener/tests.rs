@@ -32,7 +32,7 @@ fn a_stale_socket_file_is_replaced_and_a_live_one_is_not() {
 async fn serve_closing(socket: Socket, trigger: &crate::base::lifecycle::ShutdownTrigger, shutdown: Shutdown) {
     let config = crate::config::Config::from_yaml("upstream: { url: 'http://127.0.0.1:1' }").unwrap();
     let metrics = Metrics::new().unwrap();
-    let count = ConnectionCount::new(&config.limits, &metrics);
+    let count = ConnectionCount::new("limits.connections", 100);
     let context = ListenerContext::new(&config.limits, count, &metrics, Box::new(|reason, _| panic!("{reason:?}")));
     trigger.close();
     let answer = |_request, _link| async { Response::new(Body::full("ok".into())) };

@@ -11,21 +11,43 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 use hyper::ext::Protocol;
 
 use super::invalid;
+use crate::config::Limits;
 use crate::http::target::escaped;
 
 /// Bytes that one field counts beside its name and value (RFC 9113, section 6.5.2).
 const FIELD_BYTES: usize = 32;
+/// The same in HTTP/1.1: a colon, a space and a line end.
+const LINE_BYTES: usize = 4;
 /// Headers of a connection, malformed in HTTP/2 (RFC 9113, section 8.2.2).
 const CONNECTION_SPECIFIC: [&str; 3] = ["keep-alive", "proxy-connection", "http2-settings"];
 
+/// Checks the size of a request's head.
+///
+/// The library's own limits are higher, because its refusals have neither a record nor a body that says which limit it is.
+pub fn check_head_size(parts: &Parts, limits: &Limits) -> Result<(), Refusal> {
+    if parts.headers.len() > limits.header_count.as_usize() {
+        return Err(Refusal::over_limit(Denial::HeadersTooLarge, "limits.header_count"));
+    }
+    let field = match parts.version {
+        Version::HTTP_2 => FIELD_BYTES,
+        _ => LINE_BYTES,
+    };
+    let fields = parts.headers.iter();
+    let fields: usize = fields.map(|(name, value)| name.as_str().len() + value.len() + field).sum();
+    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    if fields.saturating_add(target) > limits.header_bytes.as_usize() {
+        return Err(Refusal::over_limit(Denial::HeadersTooLarge, "limits.header_bytes"));
+    }
+    Ok(())
+}
+
 /// Leaves an HTTP/1 request as it is. An upgrade keeps its `Protocol` in the extensions.
-pub fn as_http1(parts: &mut Parts, header_bytes_max: usize) -> Result<(), Refusal> {
+pub fn as_http1(parts: &mut Parts) -> Result<(), Refusal> {
     if parts.version != Version::HTTP_2 {
         // SECURITY: only an HTTP/2 request can carry `:protocol`
         parts.extensions.remove::<Protocol>();
         return Ok(());
     }
-    check_size(parts, header_bytes_max)?;
     check_fields(&parts.headers)?;
     extended_connect(parts)?;
     if parts.uri.scheme().is_none() && parts.uri.authority().is_some() {
@@ -34,22 +56,6 @@ pub fn as_http1(parts: &mut Parts, header_bytes_max: usize) -> Result<(), Refusa
     one_authority(parts)?;
     escape_target(parts)?;
     join_cookies(&mut parts.headers);
-    Ok(())
-}
-
-/// Counts as RFC 9113 does. The library's own limit is higher, because its refusals leave no record.
-fn check_size(parts: &Parts, max: usize) -> Result<(), Refusal> {
-    let fields = parts.headers.iter();
-    let fields: usize = fields
-        .map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES)
-        .sum();
-    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
-    if fields.saturating_add(target) > max {
-        return Err(Refusal::new(
-            Denial::HeadersTooLarge,
-            "the head is larger than `limits.header_bytes`",
-        ));
-    }
     Ok(())
 }
 
@@ -158,7 +164,7 @@ mod tests {
             "https://Shop.test:8443/x?q=1",
             &[("cookie", "a=1"), ("x-a", "1"), ("cookie", "b=2; c=3"), ("te", "trailers")],
         );
-        as_http1(&mut request, 4096).unwrap();
+        as_http1(&mut request).unwrap();
         assert_eq!(request.headers["host"], "Shop.test:8443");
         let cookies: Vec<_> = request.headers.get_all("cookie").iter().collect();
         assert_eq!(cookies, ["a=1; b=2; c=3"]);
@@ -172,7 +178,7 @@ mod tests {
     #[test]
     fn a_target_gets_the_escapes_that_its_client_left_out() {
         let mut request = parts("GET", "https://a.test/x{1}?q={}|^`", &[]);
-        as_http1(&mut request, 4096).unwrap();
+        as_http1(&mut request).unwrap();
         assert_eq!(request.uri, "https://a.test/x%7B1%7D?q=%7B%7D%7C%5E%60");
         let target = check(&request).unwrap();
         assert_eq!((target.path, target.query), ("/x%7B1%7D", Some("q=%7B%7D%7C%5E%60")));
@@ -190,7 +196,7 @@ mod tests {
             ("/", "u@a.test", false),
         ] {
             let mut request = parts("GET", uri, &[("host", host)]);
-            let outcome = as_http1(&mut request, 4096).and_then(|()| check(&request).map(drop));
+            let outcome = as_http1(&mut request).and_then(|()| check(&request).map(drop));
             assert_eq!(outcome.is_ok(), fine, "{uri} {host}");
         }
         for (uri, headers) in [
@@ -200,7 +206,7 @@ mod tests {
             ("http://a.test/", &[("host", "a.test"), ("host", "a.test")]),
         ] {
             let mut request = parts("GET", uri, headers);
-            let outcome = as_http1(&mut request, 4096).and_then(|()| check(&request).map(drop));
+            let outcome = as_http1(&mut request).and_then(|()| check(&request).map(drop));
             assert!(outcome.is_err(), "{uri} {headers:?}");
         }
     }
@@ -220,25 +226,43 @@ mod tests {
             ("x-a", " "),
         ] {
             let mut request = parts("GET", "http://a.test/", &[(name, value)]);
-            assert!(as_http1(&mut request, 4096).is_err(), "{name}: {value}");
+            assert!(as_http1(&mut request).is_err(), "{name}: {value}");
         }
+    }
+
+    #[test]
+    fn a_head_is_measured_as_its_version_writes_it() {
+        let limits = |bytes: u64, count: u32| -> Limits {
+            serde_json::from_value(serde_json::json!({"header_bytes": bytes, "header_count": count})).unwrap()
+        };
+        let limit = |parts: &Parts, limits: &Limits| check_head_size(parts, limits).err().and_then(|refusal| refusal.limit);
+        let value = "v".repeat(497);
+        let headers: Vec<(&str, &str)> = (0..20).map(|_| ("x-a", value.as_str())).collect();
+        let http2 = parts("GET", "http://a.test/", &headers);
+        assert_eq!(limit(&http2, &limits(20 * 532 + 1, 20)), None);
+        assert_eq!(limit(&http2, &limits(20 * 532, 20)), Some("limits.header_bytes"));
+        assert_eq!(limit(&http2, &limits(20 * 532, 19)), Some("limits.header_count"));
+        let mut http1 = parts("GET", "/", &headers);
+        http1.version = Version::HTTP_11;
+        assert_eq!(limit(&http1, &limits(20 * 504 + 1, 20)), None);
+        assert_eq!(limit(&http1, &limits(20 * 504, 20)), Some("limits.header_bytes"));
     }
 
     #[test]
     fn a_connect_is_an_upgrade_or_is_refused() {
         let mut plain = parts("CONNECT", "a.test:80", &[]);
-        assert!(as_http1(&mut plain, 4096).is_err());
+        assert!(as_http1(&mut plain).is_err());
         let mut upgrade = parts("CONNECT", "https://a.test/chat", &[]);
         upgrade.extensions.insert(Protocol::from_static("websocket"));
-        as_http1(&mut upgrade, 4096).unwrap();
+        as_http1(&mut upgrade).unwrap();
         assert_eq!((upgrade.method.as_str(), check(&upgrade).unwrap().path), ("GET", "/chat"));
         for broken in ["", "web socket", "web\r\nsocket", "a, b", "é"] {
             let mut upgrade = parts("CONNECT", "https://a.test/chat", &[]);
             upgrade.extensions.insert(Protocol::from_static(broken));
-            assert!(as_http1(&mut upgrade, 4096).is_err(), "{broken:?}");
+            assert!(as_http1(&mut upgrade).is_err(), "{broken:?}");
         }
         let mut odd = parts("GET", "https://a.test/chat", &[]);
         odd.extensions.insert(Protocol::from_static("websocket"));
-        assert!(as_http1(&mut odd, 4096).is_err());
+        assert!(as_http1(&mut odd).is_err());
     }
 }

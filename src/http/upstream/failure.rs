@@ -17,13 +17,15 @@ pub enum FailureReason {
     Tls,
     /// Too many connection attempts failed; the gate made none for this request.
     CircuitOpen,
+    /// The descriptors that are left are kept back for other parts of the gate.
+    Descriptors,
     /// The connection or stream ended before the response's head.
     Closed,
     /// The app refused the HTTP/2 stream without processing it.
     RefusedStream,
     /// The app's response was not valid HTTP, or its framing was ambiguous.
     Malformed,
-    /// The response's head is larger than `upstream.response_header_bytes`.
+    /// The response's head is beyond `upstream.response_header_bytes` or `upstream.response_header_count`.
     HeadersTooLarge,
 }
 
@@ -49,6 +51,7 @@ impl FailureReason {
             Self::ConnectTimeout => "connect_timeout",
             Self::Tls => "tls",
             Self::CircuitOpen => "circuit_open",
+            Self::Descriptors => "descriptors",
             Self::Closed => "closed",
             Self::RefusedStream => "refused_stream",
             Self::Malformed => "malformed",
@@ -67,13 +70,16 @@ impl FailureReason {
             Self::CircuitOpen => {
                 "the app could not be reached, so the gate makes no new connection for now; see `upstream.circuit` in /status"
             }
+            Self::Descriptors => {
+                "no file descriptor is free for a connection to the app; raise the limit of open files (`ulimit -n`)"
+            }
             Self::Closed => {
                 "the app ended the connection before it answered; check the app's log, and whether it requires a client certificate"
             }
             Self::RefusedStream => "the app refused the HTTP/2 stream",
             Self::Malformed => "the app's answer is not valid HTTP, or its framing is ambiguous; check `upstream.protocol`",
             Self::HeadersTooLarge => {
-                "the head of the app's answer is larger than `upstream.response_header_bytes`, or has more than 100 headers"
+                "the head of the app's answer is beyond `upstream.response_header_bytes` or `upstream.response_header_count`"
             }
         }
     }
@@ -114,6 +120,21 @@ impl UpstreamError {
                 source: Some(source),
             } => format!("{}: {source}", reason.as_str()),
             other => other.reason().to_owned(),
+        }
+    }
+
+    /// The key of the limit that was exceeded.
+    pub const fn limit(&self) -> Option<&'static str> {
+        match self {
+            Self::Unavailable { reason, .. } => match reason {
+                FailureReason::ConnectTimeout => Some("upstream.connect_timeout"),
+                FailureReason::HeadersTooLarge => Some("upstream.response_header_bytes or upstream.response_header_count"),
+                FailureReason::CircuitOpen => Some("upstream.circuit.failures"),
+                _ => None,
+            },
+            Self::Timeout => Some("upstream.response_timeout"),
+            Self::BodyTooLarge => Some("limits.body_bytes"),
+            Self::ClientBody => None,
         }
     }
 

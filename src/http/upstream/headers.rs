@@ -22,7 +22,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use smallvec::SmallVec;
 
 use super::client_headers::ClientHeaderCache;
-use super::header_names::{HeaderNames, normalised};
+use super::name_set::{NameSet, normalised};
 use super::{ForwardRequest, UpstreamError};
 use crate::config::{Upstream, strip_headers};
 use crate::http::credentials::{self, TokenSources};
@@ -56,9 +56,9 @@ enum Authorization {
 pub struct HeaderRules {
     assertion: HeaderName,
     /// Headers that the app gets from the gate or not at all.
-    reserved: HeaderNames,
+    reserved: NameSet,
     /// Those of them that pass if they come from a trusted proxy.
-    passed: HeaderNames,
+    passed: NameSet,
     authorization: Authorization,
 }
 
@@ -82,8 +82,8 @@ impl HeaderRules {
         let always = strip_headers::ALWAYS.names.iter().copied().chain([assertion.as_str()]);
         let always = always.chain(tokens.header_names());
         Self {
-            reserved: HeaderNames::in_any_spelling(upstream.strip_headers.iter().map(String::as_str).chain(always)),
-            passed: HeaderNames::as_written(upstream.pass_headers.iter().map(String::as_str)),
+            reserved: NameSet::in_any_spelling(upstream.strip_headers.iter().map(String::as_str).chain(always)),
+            passed: NameSet::as_written(upstream.pass_headers.iter().map(String::as_str)),
             assertion,
             authorization,
         }

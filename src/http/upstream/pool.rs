@@ -29,6 +29,7 @@ use super::http2_connection::{CONNECTIONS_MAX, Http2Connection, Http2Stream};
 use super::transport::{AnswerStart, HttpVersion, Transport, VersionOffer, dial};
 use super::tunnel::Tunnels;
 use super::{FailureReason, RequestBody, UpstreamError};
+use crate::base::descriptors::Ceiling;
 use crate::config::Protocol;
 
 /// Idle HTTP/1.1 connections kept per upstream and thread; more are closed.
@@ -42,6 +43,8 @@ pub struct Pool {
     apps: AppConnectionsMap,
     pub(super) tunnels: Tunnels,
     pub(super) client_headers: ClientHeaderCache,
+    /// The descriptors that connections to apps may use.
+    descriptors: Ceiling,
 }
 
 /// Keyed by `App::number`; as many entries as the configuration has apps.
@@ -95,7 +98,12 @@ impl Pool {
             apps: AppConnectionsMap::default(),
             tunnels,
             client_headers: ClientHeaderCache::default(),
+            descriptors: Ceiling::NONE,
         }
+    }
+
+    pub fn with_descriptors(self, descriptors: Ceiling) -> Self {
+        Self { descriptors, ..self }
     }
 
     /// Leases a pooled connection that is alive, else a new one.
@@ -128,7 +136,7 @@ impl Pool {
 
     /// Leases a new connection, even if a pooled one is free.
     async fn connect(&self, app: &App, offer: VersionOffer) -> Result<Lease, UpstreamError> {
-        match connect(app, offer).await? {
+        match connect(app, offer, self.descriptors).await? {
             NewConnection::Http1(handshake) => {
                 let Http1Handshake { own_end, connection } = *handshake;
                 self.with_connections(app, |connections| connections.chosen_version = Some(HttpVersion::Http1));
@@ -155,7 +163,7 @@ impl Pool {
 
     /// Leases a new HTTP/1.1 connection that may be upgraded.
     pub(super) async fn connect_for_upgrade(&self, app: &App) -> Result<Lease, UpstreamError> {
-        let NewConnection::Http1(handshake) = connect(app, VersionOffer::Http1).await? else {
+        let NewConnection::Http1(handshake) = connect(app, VersionOffer::Http1, self.descriptors).await? else {
             return Err(UpstreamError::unavailable(FailureReason::Connect));
         };
         let Http1Handshake { own_end, connection } = *handshake;
@@ -312,7 +320,7 @@ struct Http1Handshake {
 }
 
 /// Makes a connection if the circuit breaker permits one. The deadline covers name look-up, TCP, TLS and HTTP/2's SETTINGS.
-async fn connect(app: &App, offer: VersionOffer) -> Result<NewConnection, UpstreamError> {
+async fn connect(app: &App, offer: VersionOffer, descriptors: Ceiling) -> Result<NewConnection, UpstreamError> {
     let Some(attempt) = app.circuit.attempt() else {
         return Err(UpstreamError::unavailable(FailureReason::CircuitOpen));
     };
@@ -324,6 +332,13 @@ async fn connect(app: &App, offer: VersionOffer) -> Result<NewConnection, Upstre
         let dialed = dial(app, offer).await?;
         if let Some(attempt) = attempt.take_if(|_| client_selected_http2) {
             attempt.record_success();
+        }
+        if descriptors.is_reached_by(&dialed.transport) {
+            // the app was reached: this says nothing against it
+            if let Some(attempt) = attempt.take() {
+                attempt.record_success();
+            }
+            return Err(UpstreamError::unavailable(FailureReason::Descriptors));
         }
         match dialed.version {
             HttpVersion::Http1 => http1_handshake(app, dialed.transport)
@@ -347,14 +362,14 @@ async fn connect(app: &App, offer: VersionOffer) -> Result<NewConnection, Upstre
     connected
 }
 
-/// Sets HTTP/1.1 up on a new transport. An answer with more than hyper's hundred headers is an error, as is a head beyond
-/// `upstream.response_header_bytes`: a higher header limit would cost every answer an allocation.
+/// Sets HTTP/1.1 up on a new transport.
 async fn http1_handshake(app: &App, transport: Transport) -> Result<Http1Handshake, UpstreamError> {
     let header_bytes = app.settings.response_header_bytes;
     let answer_start = transport.answer_start();
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(header_bytes.max(BUFFER_BYTES_MIN))
         .max_header_size(header_bytes)
+        .max_headers(app.settings.response_header_count)
         .handshake(TokioIo::new(transport))
         .await
         .map_err(|error| UpstreamError::failed(FailureReason::Connect, error))?;

@@ -11,6 +11,7 @@
 //! gives the request back, the pool may send it again, and unread bytes cannot be its answer.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -148,6 +149,16 @@ impl AnswerStart {
 
     pub fn has_come(&self) -> bool {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl AsFd for Transport {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.stream {
+            AppStream::Tcp { stream, .. } => stream.as_fd(),
+            AppStream::Unix(stream) => stream.as_fd(),
+            AppStream::Tls(stream) => stream.get_ref().0.as_fd(),
+        }
     }
 }
 

@@ -131,7 +131,7 @@ fn a_head_that_is_cut_too_large_too_long_or_no_http_is_502_or_504_with_its_reaso
         ("many headers", 502, "headers_too_large", |wire| {
             wire.send(format!(
                 "HTTP/1.1 200 OK\r\n{}content-length: 0\r\n\r\n",
-                "x: y\r\n".repeat(150)
+                "x: y\r\n".repeat(300)
             ));
             wire.read_until("never");
         }),

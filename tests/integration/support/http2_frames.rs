@@ -32,7 +32,6 @@ pub type Field = (Vec<u8>, Vec<u8>);
 
 /// The end of a request. The codes show in the message of a failed test.
 #[derive(Debug)]
-#[expect(dead_code, reason = "printed by `Debug` only")]
 pub enum Outcome {
     Answer(Answer),
     /// The stream was reset, with this code.

@@ -16,13 +16,17 @@ pub struct RawConnection {
 
 impl RawConnection {
     pub fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
+        Self::try_open(address).unwrap()
+    }
+
+    pub fn try_open(address: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
         stream.set_nodelay(true).unwrap();
-        Self {
+        Ok(Self {
             stream,
             left: Vec::new(),
-        }
+        })
     }
 
     /// Returns false if the peer no longer takes bytes.

@@ -85,6 +85,8 @@ pub struct Frames {
     continuations: u32,
     /// The newest stream that the client opened.
     newest_stream: u32,
+    /// Bit n: the client ended the stream that it opened n streams before the newest.
+    ended: u128,
     /// True once the first SETTINGS frame began.
     has_settings: bool,
     counts: Counts,
@@ -174,6 +176,7 @@ impl Frames {
             payload: Payload::NONE,
             continuations: 0,
             newest_stream: 0,
+            ended: 0,
             has_settings: false,
             counts: Counts::default(),
             control: Bucket::new(CONTROL),
@@ -250,7 +253,8 @@ impl Frames {
             }
             RST_STREAM => self.counts.resets += 1,
             WINDOW_UPDATE => self.counts.window_updates += 1,
-            DATA if length > 0 || flags & END_STREAM != 0 => {}
+            DATA if flags & END_STREAM != 0 => self.end_stream(header.stream),
+            DATA if length > 0 => {}
             _ => {
                 self.has_settings |= kind == SETTINGS;
                 self.counts.control += 1;
@@ -263,14 +267,35 @@ impl Frames {
         self.blocks.begin();
         self.payload = Payload::block(header.length, header.flags);
         // a client opens streams in ascending order, so a second head of an older one is its trailers
-        self.section = if header.stream > self.newest_stream {
-            self.newest_stream = header.stream;
-            Section::Head
-        } else {
-            Section::Trailers {
-                flags_at: at.map(|at| at + FLAGS_AT),
+        self.section = match self.age(header.stream) {
+            None => {
+                let newer = (header.stream - self.newest_stream).div_ceil(2);
+                self.ended = self.ended.checked_shl(newer).unwrap_or_default();
+                self.newest_stream = header.stream;
+                Section::Head
             }
+            // h2 refuses frames of a stream that ended, with a code of its own
+            Some(age) if self.ended.checked_shr(age).unwrap_or_default() & 1 == 1 => Section::Head,
+            Some(_age) => Section::Trailers {
+                flags_at: at.map(|at| at + FLAGS_AT),
+            },
         };
+        if header.flags & END_STREAM != 0 {
+            self.end_stream(header.stream);
+        }
+    }
+
+    fn end_stream(&mut self, stream: u32) {
+        let bit = self.age(stream).and_then(|age| 1_u128.checked_shl(age));
+        self.ended |= bit.unwrap_or_default();
+    }
+
+    /// The number of streams that the client could have opened after this one; `None`: it is a new one.
+    const fn age(&self, stream: u32) -> Option<u32> {
+        match self.newest_stream.checked_sub(stream) {
+            Some(difference) => Some(difference / 2),
+            None => None,
+        }
     }
 
     /// Reads bytes of a payload. Returns the position of the flags of trailers that turned out to be malformed.

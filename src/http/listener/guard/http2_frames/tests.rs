@@ -278,3 +278,40 @@ fn mistakes_fill_the_bucket_of_resets_and_wear_the_connection_out() {
     }
     assert!(frames.note_mistakes(1));
 }
+
+#[test]
+fn a_second_head_of_a_stream_that_ended_is_left_to_h2() {
+    let now = Instant::now();
+    let second = of_stream(1, HEADERS, TRAILERS, b"\x82\x84\x86");
+    for ended in [
+        of_stream(1, HEADERS, TRAILERS, b"\x82\x84\x86"),
+        [
+            of_stream(1, HEADERS, END_HEADERS, b"\x82"),
+            of_stream(1, DATA, END_STREAM, b"x"),
+        ]
+        .concat(),
+        [
+            of_stream(1, HEADERS, END_HEADERS, b"\x82"),
+            of_stream(1, HEADERS, TRAILERS, b"\x90"),
+        ]
+        .concat(),
+        [
+            of_stream(1, HEADERS, TRAILERS, b"\x82"),
+            of_stream(3, HEADERS, END_HEADERS, b"\x82"),
+            of_stream(255, HEADERS, END_HEADERS, b"\x82"),
+        ]
+        .concat(),
+    ] {
+        let mut frames = after_settings(now);
+        frames.scan(&mut ended.clone(), 0, || now).unwrap();
+        let mut bytes = second.clone();
+        frames.scan(&mut bytes, 0, || now).unwrap();
+        assert_eq!(bytes, second);
+        // the others are still open
+        if ended.len() > 50 {
+            let mut bytes = of_stream(3, HEADERS, TRAILERS, b"\x84");
+            frames.scan(&mut bytes, 0, || now).unwrap();
+            assert_eq!(bytes[4], END_HEADERS);
+        }
+    }
+}

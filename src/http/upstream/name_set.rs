@@ -14,7 +14,7 @@ const STAR: char = '*';
 
 /// Names and starts of names, compared in one spelling (`normalised`).
 #[derive(Clone, Debug, Default)]
-pub(super) struct HeaderNames {
+pub(super) struct NameSet {
     /// By the class of the first byte.
     by_first: Vec<SameFirst>,
 }
@@ -31,7 +31,7 @@ struct SameFirst {
     starts: Vec<Box<str>>,
 }
 
-impl HeaderNames {
+impl NameSet {
     /// A set of names, and of starts as `x-name-*`, compared in the spelling of `normalised`: any spelling counts.
     pub fn in_any_spelling<'a>(items: impl IntoIterator<Item = &'a str>) -> Self {
         let spelled = |item: &'a str| match item.strip_suffix(STAR) {
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn names_and_starts_are_found_in_any_spelling() {
-        let names = HeaderNames::in_any_spelling(["X-Real_IP", "x-auth-request-*", "$wsru", "proxy", "x-a_*"]);
+        let names = NameSet::in_any_spelling(["X-Real_IP", "x-auth-request-*", "$wsru", "proxy", "x-a_*"]);
         for found in [
             "x-real-ip",
             "x-auth-request-user",
@@ -160,8 +160,8 @@ mod tests {
         ] {
             assert!(!names.contains(other), "{other}");
         }
-        assert!(!HeaderNames::default().contains("x"));
-        let written = HeaderNames::as_written(["ssl_cert", "x_a_*"]);
+        assert!(!NameSet::default().contains("x"));
+        let written = NameSet::as_written(["ssl_cert", "x_a_*"]);
         assert!(written.contains("ssl_cert") && written.contains("x_a_b"));
         assert!(!written.contains("ssl-cert") && !written.contains("x-a-b"));
     }
@@ -172,7 +172,7 @@ mod tests {
             items in proptest::collection::vec("[a-c-]{1,4}(-[*])?|[ax]{60,70}(-[*])?", 0..8),
             name in "[a-c-]{0,8}|[ax]{60,70}(-b)?",
         ) {
-            let names = HeaderNames::in_any_spelling(items.iter().map(String::as_str));
+            let names = NameSet::in_any_spelling(items.iter().map(String::as_str));
             let expected = items.iter().any(|item| match item.strip_suffix('*') {
                 Some(start) => name.starts_with(start),
                 None => *item == name,
