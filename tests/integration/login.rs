@@ -11,3 +11,4 @@ mod provider_login;
 mod provider_logout;
 mod provider_network;
 mod provider_shapes;
+mod typed_passwords;
