@@ -107,6 +107,29 @@ fn a_logout_while_the_login_completes_ends_the_new_session() {
 }
 
 #[test]
+fn a_logout_at_another_gate_while_the_login_completes_ends_the_new_session() {
+    let redis = Redis::start();
+    for (sid, logout) in [
+        (json!("sid-1"), json!({"sid": "sid-1"})),
+        (Value::Null, json!({"sub": "alice"})),
+    ] {
+        let provider = ScriptedProvider::start(claims(&sid));
+        let one = gate(&provider, &on_redis(&redis));
+        let other = Arc::new(gate(&provider, &on_redis(&redis)));
+        let mut browser = Browser::new();
+        let callback = to_callback(&one, &mut browser, "/portal/p/x");
+        let (token, told) = (provider.logout_token(&logout), Arc::clone(&other));
+        provider.before_tokens(move || assert_eq!(tell(&told, &token).status, 200));
+        let done = browser.send(&callback, &Request::navigation("cross-site"));
+        assert_eq!(done.status, 303, "{done:?}");
+        let cookie = browser.cookies_for(&one.url("/portal/p/x"));
+        for gate in [&one, &*other] {
+            until_status(gate, &cookie, 401);
+        }
+    }
+}
+
+#[test]
 fn a_logout_that_redis_does_not_take_holds_at_once_and_reaches_every_gate_later() {
     let redis = Redis::start();
     let provider = ScriptedProvider::start(claims(&json!("sid-1")));
