@@ -174,13 +174,13 @@ pub enum LogoutCaller {
     Script,
 }
 
-/// A verified logout token of a provider, as the revocation that it demands. Carrying it out twice ends nothing more.
+/// A verified logout token of a provider, as the revocations that it demands. Carrying it out twice ends nothing more.
 #[derive(Debug)]
 pub struct BackchannelLogout {
     pub provider: Arc<str>,
     /// `issuers[].name`.
     pub issuer: Arc<str>,
-    pub revocation: Revocation,
+    pub revocations: Vec<Revocation>,
     /// Unix milliseconds: ends what began at this time or before.
     pub at: i64,
 }
@@ -341,12 +341,20 @@ impl RelyingParty {
     ) -> Result<BackchannelLogout, LoginFailure> {
         let issuer = provider.issuer.scope.name.to_string();
         let at = self.logout_time(provider, &token, raw).await;
-        let revocation = match (token.sid, token.subject) {
-            (Some(sid), _) => Revocation::IdpSession { issuer, sid },
-            (None, Some(subject)) if provider.issuer.scope.claims.subject.as_str() == "sub" => {
-                Revocation::Subject { issuer, subject }
+        // a session is stored under the claim that `issuers[].claims.subject` names
+        let subject = token
+            .subject
+            .filter(|_| provider.issuer.scope.claims.subject.as_str() == "sub");
+        let revocations = match (token.sid, subject) {
+            (Some(sid), subject) => {
+                let unnamed = subject.map(|subject| Revocation::Unnamed {
+                    issuer: issuer.clone(),
+                    subject,
+                });
+                [Revocation::IdpSession { issuer, sid }].into_iter().chain(unnamed).collect()
             }
-            _ => {
+            (None, Some(subject)) => vec![Revocation::Subject { issuer, subject }],
+            (None, None) => {
                 return Err(LoginFailure::new(
                     LoginCode::LoginInvalid,
                     "without `sid`, a session is found by `sub` only where `issuers[].claims.subject` is `sub`",
@@ -356,7 +364,7 @@ impl RelyingParty {
         Ok(BackchannelLogout {
             provider: Arc::clone(&provider.name),
             issuer: Arc::clone(&provider.issuer.scope.name),
-            revocation,
+            revocations,
             at,
         })
     }

@@ -109,6 +109,11 @@ pub enum Revocation {
         issuer: String,
         sid: String,
     },
+    /// The sessions of a subject whose ID token named no session of the provider (`sid`), so that `IdpSession` cannot find them.
+    Unnamed {
+        issuer: String,
+        subject: String,
+    },
 }
 
 impl Handle {
@@ -150,6 +155,7 @@ pub(super) enum RevocationKind {
     Tenant,
     Portal,
     IdpSession,
+    Unnamed,
 }
 
 /// Every key that revokes one session, computed once when the session is read.
@@ -161,6 +167,8 @@ pub(super) struct RevocationKeys {
     pub tenant: Option<RevocationKey>,
     pub portal: RevocationKey,
     pub idp_session: Option<RevocationKey>,
+    /// `None` for a session with an `idp_session`.
+    pub unnamed: Option<RevocationKey>,
 }
 
 impl RevocationKind {
@@ -171,11 +179,19 @@ impl RevocationKind {
             Self::Tenant => b't',
             Self::Portal => b'p',
             Self::IdpSession => b'i',
+            Self::Unnamed => b'n',
         }
     }
 
     pub fn from_code(code: u8) -> Option<Self> {
-        let all = [Self::Session, Self::Subject, Self::Tenant, Self::Portal, Self::IdpSession];
+        let all = [
+            Self::Session,
+            Self::Subject,
+            Self::Tenant,
+            Self::Portal,
+            Self::IdpSession,
+            Self::Unnamed,
+        ];
         all.into_iter().find(|kind| kind.code() == code)
     }
 
@@ -225,6 +241,7 @@ impl RevocationKey {
             Revocation::Tenant(tenant) => Self::tenant(tenant),
             Revocation::Portal(portal) => Self::portal(portal.as_str()),
             Revocation::IdpSession { issuer, sid } => Self::new(RevocationKind::IdpSession, &[issuer, sid]),
+            Revocation::Unnamed { issuer, subject } => Self::new(RevocationKind::Unnamed, &[issuer, subject]),
         }
     }
 }
@@ -238,6 +255,9 @@ impl RevocationKeys {
             tenant: tenant.map(RevocationKey::tenant),
             portal: RevocationKey::portal(&data.portal),
             idp_session: sid.map(|sid| RevocationKey::new(RevocationKind::IdpSession, &[&data.issuer, sid])),
+            unnamed: sid
+                .is_none()
+                .then(|| RevocationKey::new(RevocationKind::Unnamed, &[&data.issuer, &data.subject])),
         }
     }
 
@@ -250,9 +270,10 @@ impl RevocationKeys {
 
     /// The keys that revoke a session only if it began before the revocation.
     pub fn time_bound(&self) -> impl Iterator<Item = &RevocationKey> {
-        [Some(&self.subject), self.tenant.as_ref(), Some(&self.portal)]
+        let optional = [self.tenant.as_ref(), self.unnamed.as_ref()];
+        [&self.subject, &self.portal]
             .into_iter()
-            .flatten()
+            .chain(optional.into_iter().flatten())
     }
 }
 

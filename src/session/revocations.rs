@@ -56,13 +56,13 @@ impl Sessions {
         store_now.map_or_else(unix_millis, |store_now| store_now.max(unix_millis()))
     }
 
-    /// Ends every session and token that the target names and that began at `at` (Unix milliseconds) or before. For a demand
+    /// Ends every session and token that the targets name and that began at `at` (Unix milliseconds) or before. For a demand
     /// that may come only once: also if the store takes nothing, it holds in this process at once, and this process publishes it
     /// until the store takes it. Repeating it changes nothing.
-    pub async fn revoke_until_stored(&self, what: &Revocation, at: i64) -> Result<Revoked, StoreError> {
-        let key = RevocationKey::of(what);
-        let entries = [RevocationEntry { key, at }];
-        self.revocation_log.add(entries, unix_millis());
+    pub async fn revoke_until_stored(&self, targets: &[Revocation], at: i64) -> Result<Revoked, StoreError> {
+        let keys = targets.iter().map(RevocationKey::of);
+        let entries: Vec<RevocationEntry> = keys.map(|key| RevocationEntry { key, at }).collect();
+        self.revocation_log.add(entries.iter().copied(), unix_millis());
         let published = self.meters.measure("revoke", self.publish(&entries)).await;
         if let Err(error) = &published {
             tracing::error!(%error, "a revocation holds here and is not known everywhere yet; trying again");

@@ -188,7 +188,7 @@ fn revocation_event(target: &Revocation) -> AuthEvent {
         }
         Revocation::Tenant(tenant) => event.tenant = Some(tenant.clone()),
         Revocation::Portal(portal) => event.portal = Some(portal.as_str().into()),
-        Revocation::IdpSession { issuer, .. } => event.issuer = Some(issuer.as_str().into()),
+        Revocation::IdpSession { issuer, .. } | Revocation::Unnamed { issuer, .. } => event.issuer = Some(issuer.as_str().into()),
     }
     event
 }

@@ -37,10 +37,11 @@ async fn revoke(door: &LoginDoor, request: &EndpointRequest<'_>, logout: Backcha
     let mut event = auth_event(request, "logout");
     event.provider = Some(logout.provider);
     event.issuer = Some(logout.issuer);
-    if let Revocation::Subject { subject, .. } = &logout.revocation {
-        event.subject = Some(subject.clone());
-    }
-    let revoked = door.sessions.revoke_until_stored(&logout.revocation, logout.at).await;
+    event.subject = logout.revocations.iter().find_map(|revocation| match revocation {
+        Revocation::Subject { subject, .. } | Revocation::Unnamed { subject, .. } => Some(subject.clone()),
+        _ => None,
+    });
+    let revoked = door.sessions.revoke_until_stored(&logout.revocations, logout.at).await;
     let revoked = revoked.map_err(|error| LoginFailure::store_unavailable(&error));
     record(door, event, revoked.as_ref().map(|_revoked| ()));
     revoked.map(drop)

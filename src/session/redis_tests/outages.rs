@@ -125,8 +125,8 @@ async fn demand_that_may_come_only_once_holds_at_once_and_reaches_redis_later() 
     };
     server.kill();
     eventually("noticed", || async { !told.status().reachable }).await;
-    assert!(told.revoke_until_stored(&what("ann"), unix_millis()).await.is_err());
-    assert!(told.revoke_until_stored(&what("bob"), began - 1).await.is_err());
+    assert!(told.revoke_until_stored(&[what("ann")], unix_millis()).await.is_err());
+    assert!(told.revoke_until_stored(&[what("bob")], began - 1).await.is_err());
     assert!(matches!(told.try_find(&id), Some(Err(SessionError::Revoked))));
     server.run();
     eventually("the other gate knows", || async {

@@ -250,6 +250,10 @@ mod tests {
             issuer: issuer.to_owned(),
             sid: sid.to_owned(),
         };
+        let unnamed = Revocation::Unnamed {
+            issuer: "corp".to_owned(),
+            subject: "ann".to_owned(),
+        };
         let slug = |text: &str| PortalSlug::parse(text).unwrap();
         // target, milliseconds after the session began, and the expected result
         let table = [
@@ -268,6 +272,7 @@ mod tests {
             (Revocation::Portal(slug("acme")), 1, false),
             (sid("corp", "sid"), 1, true),
             (sid("corp", "sid"), -5, true),
+            (unnamed.clone(), 1, false),
             (sid("other", "sid"), 1, false),
             (sid("corp", "other"), 1, false),
         ];
@@ -281,12 +286,28 @@ mod tests {
             };
             assert!(log.add([entry], now));
             assert_eq!(log.revokes(handle, &keys, now), ends, "{what:?} {after}");
-            let of_sessions = matches!(what, Revocation::Session(_) | Revocation::IdpSession { .. });
+            let of_sessions = matches!(
+                what,
+                Revocation::Session(_) | Revocation::IdpSession { .. } | Revocation::Unnamed { .. }
+            );
             assert_eq!(log.ends_no_tokens(), of_sessions);
             assert_eq!(log.epoch(), 1);
             assert!(!log.add([entry], now), "the same entry again is not new");
             assert_eq!(log.epoch(), 1);
         }
+        // a session without a `sid` is found by its subject
+        let log = RevocationLog::new(Duration::from_secs(1), DAY);
+        let without = SessionData {
+            idp_session: None,
+            ..data(now)
+        };
+        let keys = RevocationKeys::new(lineage, &without, Some("acme"));
+        let entry = RevocationEntry {
+            key: RevocationKey::of(&unnamed),
+            at: now,
+        };
+        log.add([entry], now);
+        assert!(log.revokes(handle, &keys, now) && !log.revokes(handle, &keys, now + 1));
     }
 
     #[test]

@@ -92,6 +92,8 @@ fn a_logout_while_the_login_completes_ends_the_new_session() {
         // made by a clock that is behind, which matters to no `sid`
         (json!("sid-1"), json!({"sid": "sid-1", "iat": now() - 100, "exp": null})),
         (Value::Null, json!({"sub": "alice"})),
+        // the ID token did not say which session of the provider it belongs to
+        (Value::Null, json!({"sid": "sid-1", "sub": "alice"})),
     ] {
         let provider = ScriptedProvider::start(claims(&sid));
         let login_gate = Arc::new(gate(&provider, ""));
@@ -104,6 +106,19 @@ fn a_logout_while_the_login_completes_ends_the_new_session() {
         assert!(browser.cookie(COOKIE).is_some());
         assert_eq!(status(&login_gate, &mut browser), 401, "{logout}");
     }
+}
+
+#[test]
+fn a_logout_of_one_session_of_the_provider_leaves_the_users_other_sessions() {
+    let provider = ScriptedProvider::start(claims(&json!("sid-1")));
+    let login_gate = gate(&provider, "");
+    let (mut one, mut other) = (Browser::new(), Browser::new());
+    assert_eq!(login_gate.open(&mut one, "/portal/p/x").status, 200);
+    provider.script(claims(&json!("sid-2")));
+    assert_eq!(login_gate.open(&mut other, "/portal/p/x").status, 200);
+    let token = provider.logout_token(&json!({"sid": "sid-1", "sub": "alice"}));
+    assert_eq!(tell(&login_gate, &token).status, 200);
+    assert_eq!((status(&login_gate, &mut one), status(&login_gate, &mut other)), (401, 200));
 }
 
 #[test]
