@@ -113,11 +113,12 @@ impl Worker {
         let style = Style::for_request(request.method(), request.headers());
         let decision_id = Uuid::now_v7();
         let Correlation { request_id, trace } = correlation(request.headers(), decision_id);
-        let answer = AnswerContext {
+        let mut answer = AnswerContext {
             style,
             decision_id,
             request_id: request_id.clone(),
             theme: Arc::clone(&self.gate.theme),
+            ways_on: None,
         };
         let slot = match self.gate.audit.admit() {
             Ok(slot) => slot,
@@ -149,7 +150,7 @@ impl Worker {
             upstream_started: None,
             gate_ended: None,
             decided_at: unix_millis(),
-            navigation: (style == Style::Page).then(|| request.uri().clone()),
+            visit: (style == Style::Page).then(|| self.gate.visit(&request)),
             cookie: Cookie::Absent,
             is_gate_endpoint: false,
         };
@@ -159,9 +160,11 @@ impl Worker {
                 if progress.is_gate_endpoint {
                     answer::set_common_headers(&mut response, &answer);
                 }
+                self.gate.forget_logins(&mut response, &progress);
                 response
             }
             Err(stop) => {
+                answer.ways_on = self.gate.ways_on(&progress);
                 let mut response = self.render_stop(stop, &answer, &mut progress);
                 if let Some(active) = &progress.active {
                     cors::expose(&active.revision.file.cors, progress.origin.as_ref(), response.headers_mut());
@@ -195,7 +198,14 @@ impl Worker {
         }
         // the portal, and the revision that this request uses to its end
         let portal = self.gate.portals.load().find(&head.client.host, &head.path)?.cloned();
-        let portal = portal.ok_or_else(|| unmatched(&head.path))?;
+        let Some(portal) = portal else {
+            let endpoint = self
+                .endpoint_without_portal(&head, progress)
+                .ok_or_else(|| unmatched(&head.path))?;
+            rate?;
+            let answer = Box::pin(self.answer_endpoint(endpoint, &head, body, progress));
+            return answer.await.map_err(Stop::from);
+        };
         progress.set_portal(&portal);
         let active = portal.active.load_full().ok_or(Refusal::from(Denial::NoPolicyLoaded))?;
         progress.set_revision(&active);
@@ -265,7 +275,7 @@ impl Worker {
             target,
             &self.gate.config.trusted_proxies,
         )?;
-        progress.set_client(client.source_ip);
+        progress.set_client(&client);
         Ok(RequestHead { parts, path, client })
     }
 

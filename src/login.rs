@@ -94,6 +94,8 @@ pub struct LoginContext {
 pub enum LoginCode {
     /// The login took too long, or did not begin in this browser.
     LoginExpired,
+    /// The browser did not send the login cookie. Shares the code of `LoginExpired`.
+    CookieMissing,
     /// The provider refused the login (`access_denied` and similar error codes).
     LoginDenied,
     /// The provider's response failed verification.
@@ -121,6 +123,8 @@ pub struct LoginRequest<'a> {
     pub origin: &'a str,
     /// Path of this origin to return to after the login, checked.
     pub return_to: &'a str,
+    /// True if `return_to` is a part of an address that was too long.
+    pub is_cut: bool,
     /// From a policy's `@step_up`.
     pub acr_values: Option<&'a str>,
     /// Seconds; from a policy that demands a recent login.
@@ -137,6 +141,7 @@ pub struct LoginRequest<'a> {
 pub struct CompletedLogin {
     pub data: SessionData,
     pub return_to: String,
+    pub is_cut: bool,
     pub portal: String,
 }
 
@@ -161,7 +166,8 @@ pub enum CallbackOutcome {
     /// is not redeemed.
     OtherBrowser {
         context: LoginContext,
-        reason: &'static str,
+        /// The reason for the page, if the login cannot go on.
+        failure: LoginFailure,
     },
 }
 
@@ -198,8 +204,9 @@ pub struct RelyingParty {
 
 impl LoginCode {
     #[cfg(test)]
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::LoginExpired,
+        Self::CookieMissing,
         Self::LoginDenied,
         Self::LoginInvalid,
         Self::ProviderUnavailable,
@@ -212,7 +219,7 @@ impl LoginCode {
 
     pub const fn code(self) -> &'static str {
         match self {
-            Self::LoginExpired => "login_expired",
+            Self::LoginExpired | Self::CookieMissing => "login_expired",
             Self::LoginDenied => "login_denied",
             Self::LoginInvalid => "login_invalid",
             Self::ProviderUnavailable => "provider_unavailable",

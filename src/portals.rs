@@ -6,7 +6,7 @@
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use cedargate_policy::claims::{self, LoginClaims};
+use cedargate_policy::claims::{self, ClaimError, LoginClaims};
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::permit::CallerHeaders;
 use cedargate_policy::portal::path::CanonicalPath;
@@ -72,6 +72,12 @@ pub enum Credential {
     },
     /// A session, looked up in this process's cache or in the store for every request.
     Session(Arc<Session>),
+}
+
+/// The user of a session, as pages say it.
+pub struct SessionUser {
+    pub name: String,
+    pub detail: Option<String>,
 }
 
 /// A verified caller under one revision: everything that depends on the credential alone.
@@ -202,6 +208,47 @@ impl Portal {
         };
         let issuer = self.scope.issuer(&data.issuer).ok_or(TokenError::IssuerUnknown)?;
         Ok(claims::login_identity(issuer, &login)?)
+    }
+}
+
+impl Portal {
+    /// The texts by which pages name the user of a session: name and email address, or the subject.
+    pub fn user_of(&self, session: &Session) -> SessionUser {
+        let data = &session.data;
+        let text = |name: &str| {
+            let claim = self.claim(&data.claims, name).ok().flatten();
+            claim
+                .and_then(Value::as_str)
+                .filter(|text| !text.trim().is_empty())
+                .map(str::to_owned)
+        };
+        let mut texts = [text("name"), text("email")].into_iter().flatten();
+        SessionUser {
+            name: texts.next().unwrap_or_else(|| data.subject.clone()),
+            detail: texts.next(),
+        }
+    }
+
+    /// The claim for an attribute: the one that `portal.yaml` maps, else the one of that name.
+    pub fn claim<'a>(&self, claims: &'a Map<String, Value>, name: &str) -> Result<Option<&'a Value>, ClaimError> {
+        match self.active.load().as_ref() {
+            Some(active) => active.revision.rules.claims.claim(claims, name),
+            None => Ok(claims.get(name)),
+        }
+    }
+
+    /// The title in `portal.yaml`; the slug without one.
+    pub fn title(&self) -> String {
+        let active = self.active.load();
+        let title = active.as_ref().and_then(|active| active.revision.file.title.clone());
+        title.unwrap_or_else(|| self.name.to_string())
+    }
+
+    /// True if a browser without a session is sent to a login.
+    pub fn has_login(&self, config: &config::Config) -> bool {
+        let active = self.active.load();
+        let named = active.as_ref().is_some_and(|active| active.revision.file.login.is_some());
+        active.is_some() && (named || config.login.default_of(&self.config).is_some())
     }
 }
 

@@ -88,6 +88,7 @@ pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], request: Request<I
                 decision_id,
                 request_id: envelope.request_id,
                 theme: Arc::clone(&gate.theme),
+                ways_on: None,
             };
             answer::detailed_refusal_response(&refusal, &answer)
         }

@@ -33,6 +33,7 @@ use http::{HeaderValue, Method, Response};
 use hyper::body::Incoming;
 use uuid::Uuid;
 
+use self::input::Parameters;
 use self::page::Pages;
 pub use self::return_path::ReturnPath;
 use crate::accounts::Accounts;
@@ -82,6 +83,7 @@ enum Endpoint<'a> {
     LocalLogin,
     Callback,
     Logout,
+    LoggedOut,
     BackchannelLogout,
     Session,
     OwnSessions,
@@ -97,6 +99,7 @@ impl<'a> Endpoint<'a> {
             "auth/local" => Self::LocalLogin,
             "auth/callback" => Self::Callback,
             "auth/logout" => Self::Logout,
+            "auth/logged-out" => Self::LoggedOut,
             "auth/backchannel-logout" => Self::BackchannelLogout,
             "auth/session" => Self::Session,
             "auth/sessions" => Self::OwnSessions,
@@ -112,7 +115,7 @@ impl<'a> Endpoint<'a> {
     /// The methods of the endpoint, as the `Allow` header lists them.
     const fn methods(self) -> &'static str {
         match self {
-            Self::Portals | Self::Portal { .. } | Self::Login | Self::Session => "GET, HEAD",
+            Self::Portals | Self::Portal { .. } | Self::Login | Self::LoggedOut | Self::Session => "GET, HEAD",
             Self::Callback | Self::OwnSessions => "GET, HEAD, POST",
             Self::LocalLogin | Self::Logout | Self::BackchannelLogout | Self::Refresh | Self::Token => "POST",
         }
@@ -137,7 +140,10 @@ impl LoginDoor {
         };
         let methods = endpoint.methods();
         if !methods.split(", ").any(|method| request.head.method == *method) {
-            return Ok(answer::method_not_allowed(methods));
+            return Ok(match request.style {
+                Style::Page => self.pages(request).method_not_allowed(methods, endpoint),
+                _ => answer::method_not_allowed(methods),
+            });
         }
         match endpoint {
             Endpoint::Portals => portals::list(self, request),
@@ -147,6 +153,7 @@ impl LoginDoor {
             Endpoint::Callback if request.head.method == Method::POST => callback::receive_form(self, request, body).await,
             Endpoint::Callback => callback::complete(self, request).await,
             Endpoint::Logout => logout::log_out(self, request, body).await,
+            Endpoint::LoggedOut => Ok(logout::logged_out(self, request)),
             Endpoint::BackchannelLogout => backchannel::log_out(self, request, body).await,
             Endpoint::Session => session::show(self, request).await,
             Endpoint::OwnSessions if request.head.method == Method::POST => own_sessions::end(self, request, body).await,
@@ -161,6 +168,7 @@ impl LoginDoor {
             theme: &self.theme,
             prefix: &self.config.identity.prefix,
             decision_id: request.decision_id,
+            portal: None,
         }
     }
 
@@ -170,9 +178,14 @@ impl LoginDoor {
         same_origin(&request.head.headers, |origin| self.config.is_own_origin(host, origin))
     }
 
-    /// Checks the return path of a link or form.
-    fn return_path(&self, text: &str) -> Result<ReturnPath, Refusal> {
-        ReturnPath::parse(text, &self.config.identity.prefix)
+    /// Checks the return path of a link or form; `None` without one.
+    fn return_path(&self, parameters: &Parameters) -> Result<Option<ReturnPath>, Refusal> {
+        ReturnPath::from_parameters(parameters, &self.config.identity.prefix)
+    }
+
+    /// Checks the return path of a login state, which the gate sealed.
+    fn own_return_path(&self, text: &str) -> Result<ReturnPath, Refusal> {
+        ReturnPath::parse_own(text, &self.config.identity.prefix)
     }
 }
 

@@ -6,22 +6,23 @@
 use std::time::Duration;
 
 use cedargate_policy::denial::{Denial, Refusal};
-use cedargate_policy::portal::path::CanonicalPath;
 use http::header::{
     CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, SET_COOKIE, WWW_AUTHENTICATE,
 };
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tokio::time::timeout;
+use url::form_urlencoded::Serializer;
 
 use super::authenticate::Cookie;
-use super::record::Progress;
+use super::record::{Progress, Visit};
 use super::{Gate, Worker};
-use crate::http::answer::{self, AnswerContext};
+use crate::doors::login::ReturnPath;
+use crate::http::answer::{self, AnswerContext, WaysOn};
+use crate::http::pages::PageUser;
 use crate::http::upstream::Body;
+use crate::portals::Portal;
 use crate::session::{IdentifiedSession, SessionId};
 
-/// Longest `rd` that a login takes.
-const RETURN_BYTES_MAX: usize = 2048;
 /// The time that an answer waits for a new session id; the next answer tries again.
 const ROTATE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -29,12 +30,12 @@ impl Worker {
     pub(super) fn refused(&self, refusal: &Refusal, answer: &AnswerContext, progress: &Progress) -> Response<Body> {
         let mut response = answer::refusal_response(refusal, answer);
         // SECURITY: an answer to a script clears no cookie: a login may have set a new cookie after the script sent its request
-        let may_clear = progress.navigation.is_some() || progress.portal.is_none();
+        let may_clear = progress.navigation().is_some() || progress.portal.is_none();
         if may_clear && is_stale(refusal) && !matches!(progress.cookie, Cookie::Absent) {
             let cookie = self.gate.sessions.cookies.clear_session();
             response.headers_mut().append(SET_COOKIE, cookie);
         }
-        match self.gate.login_location(refusal, progress) {
+        match self.gate.way_on(refusal, progress) {
             Some(location) => redirected(response, location),
             None => response,
         }
@@ -83,58 +84,145 @@ fn set_session_cookie(response: &mut Response<Body>, cookie: HeaderValue) {
 }
 
 impl Gate {
+    /// The facts of a navigation, before its head is checked.
+    pub(super) fn visit<T>(&self, request: &Request<T>) -> Box<Visit> {
+        let cookies = &self.sessions.cookies;
+        Box::new(Visit {
+            target: (request.method() == Method::GET).then(|| request.uri().clone()),
+            host: String::new(),
+            is_after_logout: cookies.is_after_logout(request.headers()),
+            logins: cookies.logins(request.headers()),
+            is_let_in: false,
+        })
+    }
+
+    /// Removes the count of logins that did not help: this one did.
+    pub(super) fn forget_logins(&self, response: &mut Response<Body>, progress: &Progress) {
+        if progress
+            .visit
+            .as_ref()
+            .is_some_and(|visit| visit.is_let_in && visit.logins > 0)
+        {
+            response
+                .headers_mut()
+                .append(SET_COOKIE, self.sessions.cookies.clear_logins());
+        }
+    }
+
+    /// The redirect of a navigation that another page helps on: the confirmation of a logout, or the portal's login.
+    fn way_on(&self, refusal: &Refusal, progress: &Progress) -> Option<HeaderValue> {
+        progress.navigation()?;
+        // a provider's logout ends at `/`, which may be a portal's
+        let is_after_logout = progress.visit.as_ref().is_some_and(|visit| visit.is_after_logout);
+        let location = if is_after_logout && lacks_session(refusal) && path_of(progress) == Some("/") {
+            format!("{}/auth/logged-out", self.config.identity.prefix)
+        } else {
+            self.login_location(refusal, progress)?
+        };
+        HeaderValue::try_from(location).ok()
+    }
+
     /// The login URL for a navigation whose request lacks a credential.
-    fn login_location(&self, refusal: &Refusal, progress: &Progress) -> Option<HeaderValue> {
-        let uri = progress.navigation.as_ref()?;
+    fn login_location(&self, refusal: &Refusal, progress: &Progress) -> Option<String> {
         let acr = match refusal.denial {
-            Denial::TokenMissing | Denial::SessionMissing | Denial::SessionExpired | Denial::SessionRevoked => None,
+            _ if lacks_session(refusal) => None,
             // a session of another portal's provider: this portal has a login of its own
             Denial::IssuerUnknown if matches!(progress.cookie, Cookie::Session(_)) => None,
             Denial::StepUpRequired if matches!(progress.cookie, Cookie::Session(_)) => Some(refusal.step_up.as_deref()?),
             _ => return None,
         };
-        let portal = progress.portal.as_ref()?;
-        let active = progress.active.as_ref()?;
-        let login = active.revision.file.login.as_ref();
-        if login.is_none() {
-            self.config.login.default_of(&portal.config)?;
-        }
-        let path = progress.record.record.http.as_ref().map(|http| http.path.as_str())?;
-        let return_to = match uri.query().filter(|query| can_return(query)) {
-            Some(query) => format!("{path}?{query}"),
-            None => path.to_owned(),
+        let portal = progress.portal.as_ref().filter(|portal| portal.has_login(&self.config))?;
+        let login = self
+            .return_path(progress)?
+            .login_at(&portal.name, &self.config.identity.prefix);
+        let Some(acr) = acr else {
+            return Some(login);
         };
-        let return_to = [return_to.as_str(), path, portal.config.matches.path_prefix.as_str()]
-            .into_iter()
-            .find(|place| place.len() <= RETURN_BYTES_MAX && is_ordinary(place))?
-            .to_owned();
-        let mut query = url::form_urlencoded::Serializer::new(String::new());
-        query.append_pair("portal", &portal.name).append_pair("rd", &return_to);
-        if let Some(acr) = acr {
-            query.append_pair("acr_values", acr);
+        let mut query = Serializer::new(String::new());
+        query.append_pair("acr_values", acr);
+        if let Some(provider) = provider_of_step_up(portal, progress) {
+            query.append_pair("provider", &provider);
         }
-        // a step-up is of the same user: the provider of the session, where the user could choose another one
-        if let (Denial::StepUpRequired, Cookie::Session(held)) = (refusal.denial, &progress.cookie)
-            && let Some(login) = login.filter(|login| login.providers.len() > 1)
-            && let Some(provider) = login.providers.iter().find(|one| one.name == held.session.data.provider)
-        {
-            query.append_pair("provider", &provider.name);
+        Some(format!("{login}&{}", query.finish()))
+    }
+
+    /// The path to which a login returns: that of the navigation, or the portal's prefix after a form.
+    fn return_path(&self, progress: &Progress) -> Option<ReturnPath> {
+        let portal = progress.portal.as_ref()?;
+        let entry = &portal.config.matches.path_prefix;
+        let prefix = &self.config.identity.prefix;
+        match progress.navigation() {
+            Some(uri) => ReturnPath::of_navigation(path_of(progress)?, uri.query(), entry, prefix),
+            None => ReturnPath::of_navigation(entry, None, entry, prefix),
         }
-        let location = format!("{}/auth/login?{}", self.config.identity.prefix, query.finish());
-        HeaderValue::try_from(location).ok()
+    }
+
+    /// The links of the page of a refusal; `None` if no person sees it.
+    pub(super) fn ways_on(&self, progress: &Progress) -> Option<Box<WaysOn>> {
+        let visit = progress.visit.as_ref()?;
+        let prefix = &self.config.identity.prefix;
+        let mut ways = WaysOn {
+            chooser: self.has_chooser(&visit.host).then(|| format!("{prefix}/portals/")),
+            ..WaysOn::default()
+        };
+        let Some(portal) = &progress.portal else {
+            return Some(Box::new(ways));
+        };
+        ways.portal = Some(portal.title());
+        let return_to = self.return_path(progress).filter(|_| portal.has_login(&self.config));
+        let login = |return_to: &ReturnPath| return_to.login_at(&portal.name, prefix);
+        ways.login = return_to.as_ref().map(login);
+        if let Cookie::Session(held) = &progress.cookie {
+            let user = portal.user_of(&held.session);
+            let other_account = return_to
+                .as_ref()
+                .map(|return_to| return_to.login_as_another(&portal.name, prefix));
+            ways.user = Some(PageUser {
+                name: user.name,
+                detail: user.detail,
+                logout: format!("{prefix}/auth/logout"),
+                other_account,
+            });
+        }
+        Some(Box::new(ways))
+    }
+
+    /// True if the chooser of a host has a portal.
+    pub(super) fn has_chooser(&self, host: &str) -> bool {
+        let registry = self.portals.load();
+        let mut portals = registry.portals.iter();
+        portals.any(|portal| portal.is_at(host) && portal.has_login(&self.config))
     }
 }
 
-/// True if the login accepts this return path: a link of any site can name one, so it takes no opaque segments.
-fn is_ordinary(place: &str) -> bool {
-    let path = place.split('?').next().unwrap_or(place);
-    CanonicalPath::parse(path).is_ok()
+/// A step-up is of the same user: the provider of the session, where the user could choose another one.
+fn provider_of_step_up(portal: &Portal, progress: &Progress) -> Option<String> {
+    let Cookie::Session(held) = &progress.cookie else {
+        return None;
+    };
+    let active = portal.active.load();
+    let login = active
+        .as_ref()?
+        .revision
+        .file
+        .login
+        .as_ref()
+        .filter(|login| login.providers.len() > 1)?;
+    let provider = login.providers.iter().find(|one| one.name == held.session.data.provider);
+    provider.map(|provider| provider.name.clone())
 }
 
-/// True if the login accepts a return path with this query: no controls, encoded or not, and no unsafe characters.
-fn can_return(query: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_graphic() && !b"\\#<>\"".contains(&b);
-    query.bytes().all(plain) && percent_encoding::percent_decode_str(query).all(|b| b >= b' ' && b != 0x7f)
+/// The canonical path, or the one that was sent if it has no canonical form.
+fn path_of(progress: &Progress) -> Option<&str> {
+    progress.record.record.http.as_ref().map(|http| http.path.as_str())
+}
+
+/// True if the request has no usable session and no token.
+fn lacks_session(refusal: &Refusal) -> bool {
+    matches!(
+        refusal.denial,
+        Denial::TokenMissing | Denial::SessionMissing | Denial::SessionExpired | Denial::SessionRevoked
+    )
 }
 
 /// True if the session of the cookie is over at every portal.

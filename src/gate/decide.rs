@@ -13,6 +13,7 @@ use cedargate_policy::permit::{ForwardedIdentity, Permit};
 use http::{HeaderValue, Response};
 use uuid::Uuid;
 
+use super::authenticate::Cookie;
 use super::cors::{self, Preflight};
 use super::live::DecisionBasis;
 use super::record::Progress;
@@ -171,6 +172,9 @@ impl Worker {
         let decision_id = progress.decision_id;
         let permit = decision.permit(|| self.forwarded_identity(active_portal, caller.as_ref(), decision_id))?;
         progress.record.permitted();
+        if let (Some(visit), Cookie::Session(_), false) = (&mut progress.visit, &progress.cookie, is_public) {
+            visit.is_let_in = true;
+        }
         Ok(Permitted { permit, caller })
     }
 

@@ -55,6 +55,22 @@ impl Worker {
         is_at_or_below(id, RESERVED_PREFIX).then_some(GateEndpoint::Nothing)
     }
 
+    /// The endpoint that answers where no portal does: at `/` a person chooses a portal, or reads that a logout at a provider is
+    /// done.
+    pub(super) fn endpoint_without_portal(&self, head: &RequestHead, progress: &Progress) -> Option<GateEndpoint<'static>> {
+        let visit = progress.visit.as_ref().filter(|visit| visit.target.is_some())?;
+        if head.path.as_str() != "/" {
+            return None;
+        }
+        match visit.is_after_logout {
+            true => Some(GateEndpoint::Identity("auth/logged-out")),
+            false => self
+                .gate
+                .has_chooser(&visit.host)
+                .then_some(GateEndpoint::Identity("portals")),
+        }
+    }
+
     pub(super) async fn answer_endpoint(
         &self,
         endpoint: GateEndpoint<'_>,

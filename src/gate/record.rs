@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::ActivePortal;
 use super::authenticate::Cookie;
 use crate::audit::{AuditGuard, AuditRecord, EntityRef, PolicyError};
-use crate::http::request::Trace;
+use crate::http::request::{ClientFacts, Trace};
 use crate::portals::{ActiveRevision, Caller, Portal};
 
 /// The facts of one request that are known so far.
@@ -30,14 +30,33 @@ pub(super) struct Progress {
     pub gate_ended: Option<Instant>,
     /// Unix milliseconds: the `now` of the decision.
     pub decided_at: i64,
-    /// The target of a browser navigation.
-    pub navigation: Option<Uri>,
+    /// `None`: no person sees the answer.
+    pub visit: Option<Box<Visit>>,
     pub cookie: Cookie,
     /// True if the path belongs to the gate and not to a portal.
     pub is_gate_endpoint: bool,
 }
 
+/// A navigation, whose answer a person sees.
+pub(super) struct Visit {
+    /// The target; `None` for the POST of a form, to which no redirect leads back.
+    pub target: Option<Uri>,
+    /// The requested host; empty before the head is checked.
+    pub host: String,
+    /// True if the browser comes from a logout at a provider.
+    pub is_after_logout: bool,
+    /// The browser's count of logins that did not help.
+    pub logins: u32,
+    /// True if the session lets the user in here.
+    pub is_let_in: bool,
+}
+
 impl Progress {
+    /// The target of a navigation that a redirect can lead back to.
+    pub fn navigation(&self) -> Option<&Uri> {
+        self.visit.as_ref()?.target.as_ref()
+    }
+
     pub fn set_method(&mut self, method: &http::Method) {
         if let Some(http) = &mut self.record.record.http
             && http.method != *method
@@ -46,9 +65,12 @@ impl Progress {
         }
     }
 
-    pub fn set_client(&mut self, client: std::net::IpAddr) {
+    pub fn set_client(&mut self, client: &ClientFacts) {
         if let Some(http) = &mut self.record.record.http {
-            http.client = Some(client);
+            http.client = Some(client.source_ip);
+        }
+        if let Some(visit) = &mut self.visit {
+            visit.host.clone_from(&client.host);
         }
     }
 

@@ -5,20 +5,24 @@
 //! two closed sets: a `Denial`'s own 4xx or 5xx (`refusal_response`), and 502 or 504 for an upstream failure
 //! (`upstream_error_response`). The gate makes the redirects to a login, not this module.
 
+mod page;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use cedargate_policy::denial::{Denial, Refusal, over_limit};
 use http::header::{
-    ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::http::pages::{Html, Theme};
+pub use self::page::WaysOn;
+use crate::http::pages::Theme;
 use crate::http::request::{X_REQUEST_ID, uuid_value};
 use crate::http::upstream::{Body, UpstreamError};
 
@@ -41,6 +45,8 @@ pub struct AnswerContext {
     pub request_id: HeaderValue,
     /// Looks of a page.
     pub theme: Arc<Theme>,
+    /// `None`: a page offers no ways on.
+    pub ways_on: Option<Box<WaysOn>>,
 }
 
 /// The public texts of one answer.
@@ -54,18 +60,22 @@ struct PublicText<'a> {
 }
 
 impl Style {
-    /// Chooses the form by the request's headers. A page is for a navigation only: a GET that accepts HTML and is not a `fetch`.
-    /// A CONNECT never gets gRPC's 200, because a proxy on the way would treat it as a tunnel.
+    /// Chooses the form by the request's headers. A page is for a navigation only: a GET that accepts HTML and is not a `fetch`, or
+    /// the POST of a form, of which `sec-fetch-mode` must say so, and which no browser sends with a token. A CONNECT never gets gRPC's 200, because a proxy on the way would treat it as a tunnel.
     pub fn for_request(method: &Method, headers: &HeaderMap) -> Self {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let is_grpc = |kind: &str| kind == "application/grpc" || kind.starts_with("application/grpc+");
         if *method != Method::CONNECT && text(CONTENT_TYPE).is_some_and(is_grpc) {
             return Self::Grpc;
         }
-        if *method != Method::GET || !text(ACCEPT).is_some_and(prefers_html) {
+        if !text(ACCEPT).is_some_and(prefers_html) {
             return Self::Problem;
         }
-        let navigates = headers.get("sec-fetch-mode").is_none_or(|mode| mode == "navigate");
+        let navigates = match headers.get("sec-fetch-mode") {
+            Some(mode) if *method == Method::POST => mode == "navigate" && !headers.contains_key(AUTHORIZATION),
+            Some(mode) => mode == "navigate" && *method == Method::GET,
+            None => *method == Method::GET,
+        };
         let is_script = headers.contains_key("x-requested-with") || headers.contains_key(UPGRADE);
         if navigates && !is_script { Self::Page } else { Self::Problem }
     }
@@ -184,7 +194,7 @@ pub fn upstream_error_response(error: &UpstreamError, answer: &AnswerContext) ->
 fn render(text: &PublicText<'_>, answer: &AnswerContext) -> Response<Body> {
     let mut response = match answer.style {
         Style::Grpc => grpc(text),
-        Style::Page => page(text, answer).unwrap_or_else(|| problem(text, answer.decision_id)),
+        Style::Page => page::page(text, answer),
         Style::Problem => problem(text, answer.decision_id),
     };
     response
@@ -228,44 +238,6 @@ fn grpc(text: &PublicText<'_>) -> Response<Body> {
     headers.insert("grpc-status", HeaderValue::from_static(status));
     headers.insert("grpc-message", HeaderValue::from_static(text.code));
     response
-}
-
-/// Renders a page for a person; `None` for a status without a page, such as a wrong address.
-fn page(text: &PublicText<'_>, answer: &AnswerContext) -> Option<Response<Body>> {
-    let (heading, explanation) = match text.status {
-        StatusCode::FORBIDDEN => ("Access denied", "You are not allowed to see this page."),
-        StatusCode::TOO_MANY_REQUESTS => ("Too many requests", "Wait a moment, then try again."),
-        StatusCode::SERVICE_UNAVAILABLE => (
-            "Not available right now",
-            "This is a problem on our side, and usually a short one. You have not been logged out.",
-        ),
-        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => {
-            ("Not available right now", "The application behind this page does not answer.")
-        }
-        _ => return None,
-    };
-    let mut content = Html::new().paragraph(explanation);
-    if let Some(advice) = text.advice {
-        content = content.paragraph(advice);
-    }
-    if text.status != StatusCode::FORBIDDEN {
-        // an empty `href` is the address of the page itself
-        content = content.raw("<p><a class=\"button\" href=\"\">Try again</a></p>");
-    }
-    content = content
-        .raw("<p class=\"small\">Reason: ")
-        .text(text.title)
-        .raw(" (<code>")
-        .text(text.code)
-        .raw("</code>)")
-        .text(&text.detail.as_ref().map(|detail| format!(", {detail}")).unwrap_or_default())
-        .raw("<br>Reference <code>")
-        .text(&answer.decision_id.to_string())
-        .raw("</code></p>");
-    let html = answer.theme.page(heading, &content);
-    let mut response = with_body(text.status, "text/html; charset=utf-8", html);
-    answer.theme.headers(response.headers_mut());
-    Some(response)
 }
 
 /// The `WWW-Authenticate` challenge of RFC 6750 and RFC 9470; a missing token gets one without an error.
@@ -334,6 +306,7 @@ mod tests {
             decision_id: Uuid::nil(),
             request_id: HeaderValue::from_static("r-1"),
             theme: Theme::plain(),
+            ways_on: None,
         }
     }
 
@@ -429,8 +402,19 @@ mod tests {
             let body = text(response).await;
             assert!(body.contains("Try again") && body.contains(denial.code()) && !body.contains("private-detail"));
         }
-        let response = refusal_response(&Denial::PortalUnknown.into(), &answer(Style::Page));
-        assert_eq!(response.headers()["content-type"], "application/problem+json");
+    }
+
+    #[tokio::test]
+    async fn page_of_every_denial_has_a_heading_the_code_and_the_reference() {
+        for denial in Denial::ALL {
+            let response = refusal_response(&Refusal::new(denial, "private-detail"), &answer(Style::Page));
+            assert_eq!(response.status(), denial.status());
+            assert_eq!(response.headers()["content-type"], "text/html; charset=utf-8", "{denial:?}");
+            assert!(response.headers().contains_key("content-security-policy"), "{denial:?}");
+            let body = text(response).await;
+            assert!(body.contains("<h1>") && body.contains(denial.code()) && body.contains(&Uuid::nil().to_string()));
+            assert!(!body.contains("private-detail"));
+        }
     }
 
     #[test]
@@ -457,6 +441,14 @@ mod tests {
         );
         assert_eq!(of(Method::GET, &[html, ("upgrade", "websocket")]), Style::Problem);
         assert_eq!(of(Method::POST, &[html]), Style::Problem);
+        assert_eq!(of(Method::POST, &[html, ("sec-fetch-mode", "navigate")]), Style::Page);
+        assert_eq!(of(Method::POST, &[html, ("sec-fetch-mode", "cors")]), Style::Problem);
+        let token = ("authorization", "Bearer x");
+        assert_eq!(
+            of(Method::POST, &[html, ("sec-fetch-mode", "navigate"), token]),
+            Style::Problem
+        );
+        assert_eq!(of(Method::PUT, &[html, ("sec-fetch-mode", "navigate")]), Style::Problem);
         assert_eq!(of(Method::POST, &[("content-type", "application/grpc+proto")]), Style::Grpc);
     }
 }

@@ -41,10 +41,32 @@ impl ThemeError {
 /// The looks that all pages of a gate share.
 #[derive(Clone, Debug)]
 pub struct Theme {
-    pub title: String,
+    /// `identity.title`.
+    title: Option<String>,
     /// A `data:` URL.
     logo: Option<String>,
     policy: HeaderValue,
+}
+
+/// The texts of a whole page.
+#[derive(Clone, Copy, Debug)]
+pub struct Page<'a> {
+    /// Title of the portal that the page is about; the brand of a page without `identity.title`.
+    pub portal: Option<&'a str>,
+    pub heading: &'a str,
+    pub content: &'a Html,
+}
+
+/// The user that a page names, and where that user can go from it. Addresses are paths of this origin.
+#[derive(Clone, Debug)]
+pub struct PageUser {
+    pub name: String,
+    /// Tells users of one name apart; an email address or the subject.
+    pub detail: Option<String>,
+    /// Takes the form that ends the session.
+    pub logout: String,
+    /// The login at which the user can choose another account.
+    pub other_account: Option<String>,
 }
 
 /// A piece of HTML. Grows by fixed markup and by escaped texts.
@@ -96,6 +118,38 @@ impl Html {
             .raw(">")
     }
 
+    /// Appends a link that looks like a button.
+    pub fn button(self, href: &str, text: &'static str) -> Self {
+        self.raw("<p><a class=\"button\"")
+            .attribute("href", href)
+            .raw(">")
+            .raw(text)
+            .raw("</a></p>")
+    }
+
+    /// Appends the user who is logged in, with the ways to another account and out.
+    pub fn user(self, user: &PageUser) -> Self {
+        let mut html = self
+            .raw("<section class=\"user\"><p>You are logged in as <strong>")
+            .text(&user.name)
+            .raw("</strong>");
+        if let Some(detail) = &user.detail {
+            html = html.raw(" <span class=\"soft\">(").text(detail).raw(")</span>");
+        }
+        html = html.raw(".</p><div class=\"actions\">");
+        if let Some(other) = &user.other_account {
+            html = html
+                .raw("<a class=\"button\"")
+                .attribute("href", other)
+                .raw(">Use another account</a>");
+        }
+        html.raw("<form method=\"post\"")
+            .attribute("action", &user.logout)
+            .raw(">")
+            .hidden("from", "page")
+            .raw("<button class=\"quiet\" type=\"submit\">Log out</button></form></div></section>")
+    }
+
     pub fn with(mut self, other: &Self) -> Self {
         self.0.push_str(&other.0);
         self
@@ -112,51 +166,60 @@ impl Theme {
     /// Reads the logo; a file that is not a PNG or SVG image is an error.
     pub fn load(pages: &IdentityPages) -> Result<Arc<Self>, ThemeError> {
         let logo = pages.logo.as_deref().map(read_logo).transpose()?;
-        Ok(Arc::new(Self::new(&pages.title, logo)))
+        Ok(Arc::new(Self::new(pages.title.as_deref(), logo)))
     }
 
     /// A theme without a configuration.
     #[cfg(test)]
     pub fn plain() -> Arc<Self> {
-        Arc::new(Self::new("cedargate", None))
+        Arc::new(Self::new(None, None))
     }
 
-    fn new(title: &str, logo: Option<String>) -> Self {
+    fn new(title: Option<&str>, logo: Option<String>) -> Self {
         let style = STANDARD.encode(sha256(STYLE.as_bytes()));
         let policy = format!(
             "default-src 'none'; style-src 'sha256-{style}'; img-src data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
         );
         Self {
-            title: title.to_owned(),
+            title: title.map(str::to_owned),
             logo,
             // INVARIANT: base64 and fixed text are a valid header value
             policy: HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'")),
         }
     }
 
-    /// Renders a whole page; `heading` is its one `h1` and its title.
-    pub fn page(&self, heading: &str, content: &Html) -> String {
-        let brand = match &self.logo {
-            Some(logo) => Html::new().raw("<img alt=\"\"").attribute("src", logo).raw(">"),
-            None => Html::new(),
+    pub fn has_title(&self) -> bool {
+        self.title.is_some()
+    }
+
+    /// Renders a whole page; `heading` is its one `h1`, and its title together with the brand.
+    pub fn page(&self, page: &Page<'_>) -> String {
+        let brand = self.title.as_deref().or(page.portal);
+        let mut header = Html::new();
+        if self.logo.is_some() || brand.is_some() {
+            header = header.raw("<header class=\"brand\">");
+            if let Some(logo) = &self.logo {
+                header = header.raw("<img alt=\"\"").attribute("src", logo).raw(">");
+            }
+            header = header.raw("<span>").text(brand.unwrap_or_default()).raw("</span></header>");
+        }
+        let title = match brand {
+            Some(brand) => Html::new().text(page.heading).raw(" · ").text(brand),
+            None => Html::new().text(page.heading),
         };
         Html::new()
             .raw("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>")
-            .text(heading)
-            .raw(" · ")
-            .text(&self.title)
+            .with(&title)
             .raw("</title><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">")
             .raw("<meta name=\"color-scheme\" content=\"light dark\"><meta name=\"robots\" content=\"noindex\">")
             .raw("<link rel=\"icon\" href=\"data:,\"><style>")
             .raw(STYLE)
-            .raw("</style></head><body><div class=\"card\"><header class=\"brand\">")
-            .with(&brand)
-            .raw("<span>")
-            .text(&self.title)
-            .raw("</span></header><main><h1>")
-            .text(heading)
+            .raw("</style></head><body><div class=\"card\">")
+            .with(&header)
+            .raw("<main><h1>")
+            .text(page.heading)
             .raw("</h1>")
-            .with(content)
+            .with(page.content)
             .raw("</main></div></body></html>\n")
             .0
     }
@@ -208,7 +271,18 @@ mod tests {
     fn hostile_text_never_becomes_markup() {
         let hostile = "<script>alert(1)</script>\"' onfocus='x\u{202e}\u{0}&amp;";
         let content = Html::new().paragraph(hostile).hidden("rd", hostile);
-        let page = Theme::new(hostile, None).page(hostile, &content);
+        let user = PageUser {
+            name: hostile.to_owned(),
+            detail: Some(hostile.to_owned()),
+            logout: "/out".to_owned(),
+            other_account: Some(hostile.to_owned()),
+        };
+        let content = content.user(&user);
+        let page = Theme::new(None, None).page(&Page {
+            portal: Some(hostile),
+            heading: hostile,
+            content: &content,
+        });
         assert!(!page.contains("<script") && !page.contains("onfocus='") && !page.contains(['\u{202e}', '\u{0}']));
         assert_eq!(page.matches("<h1>").count(), 1);
         assert!(
@@ -218,9 +292,35 @@ mod tests {
     }
 
     #[test]
+    fn brand_is_the_configured_title_or_the_portals_and_never_a_made_up_one() {
+        let rendered = |title: Option<&str>, portal: Option<&str>| {
+            Theme::new(title, None).page(&Page {
+                portal,
+                heading: "Access denied",
+                content: &Html::new(),
+            })
+        };
+        let both = rendered(Some("Acme"), Some("Shop"));
+        assert!(
+            both.contains("<title>Access denied · Acme</title>") && both.contains("<span>Acme</span>"),
+            "{both}"
+        );
+        let portal = rendered(None, Some("Shop"));
+        assert!(
+            portal.contains("<title>Access denied · Shop</title>") && portal.contains("<span>Shop</span>"),
+            "{portal}"
+        );
+        let none = rendered(None, None);
+        assert!(
+            none.contains("<title>Access denied</title>") && !none.contains("<header"),
+            "{none}"
+        );
+    }
+
+    #[test]
     fn content_security_policy_allows_only_the_one_style() {
         let mut headers = HeaderMap::new();
-        Theme::new("t", None).headers(&mut headers);
+        Theme::new(None, None).headers(&mut headers);
         let policy = headers["content-security-policy"].to_str().unwrap();
         assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
         assert!(!policy.contains("unsafe"), "{policy}");

@@ -57,7 +57,7 @@ enum OpenedState<'a> {
     /// The login state does not open for this browser; the destination does.
     OtherBrowser {
         context: LoginContext,
-        reason: &'static str,
+        failure: LoginFailure,
     },
 }
 
@@ -117,7 +117,7 @@ impl RelyingParty {
         let parts = StateParts::split(sealed_state);
         let (state, browser) = match self.open_state(parts, callback.browser)? {
             OpenedState::ThisBrowser { state, browser } => (state, browser),
-            OpenedState::OtherBrowser { context, reason } => return Ok(CallbackOutcome::OtherBrowser { context, reason }),
+            OpenedState::OtherBrowser { context, failure } => return Ok(CallbackOutcome::OtherBrowser { context, failure }),
         };
         let with_context = |failure: LoginFailure| failure.with_context(&state);
         let provider = self.oidc(&state.provider).map_err(with_context)?;
@@ -133,33 +133,38 @@ impl RelyingParty {
         Ok(CallbackOutcome::Completed(Box::new(CompletedLogin {
             data,
             return_to: state.return_to,
+            is_cut: state.is_cut,
             portal: state.portal,
         })))
     }
 
     fn open_state<'a>(&self, parts: StateParts<'_>, browser: Option<&'a BrowserSecret>) -> Result<OpenedState<'a>, LoginFailure> {
         let Some(browser) = browser else {
-            return self.open_destination(parts, "the browser has no login cookie");
+            let missing = LoginFailure::new(LoginCode::CookieMissing, "the browser has no login cookie");
+            return self.open_destination(parts, missing);
         };
+        let expired = |why: &str| LoginFailure::new(LoginCode::LoginExpired, why);
         let Some(bytes) = self.sessions.open_from_browser(browser.expose(), parts.login) else {
-            return self.open_destination(parts, "`state` is not of a login of this browser");
+            return self.open_destination(parts, expired("`state` is not of a login of this browser"));
         };
         match LoginState::from_bytes(&bytes, unix_millis()) {
             Some(state) => Ok(OpenedState::ThisBrowser { state, browser }),
-            None => Err(LoginFailure::new(LoginCode::LoginExpired, "the login began too long ago")),
+            None => Err(expired("the login began too long ago")),
         }
     }
 
-    fn open_destination<'a>(&self, parts: StateParts<'_>, reason: &'static str) -> Result<OpenedState<'a>, LoginFailure> {
+    fn open_destination<'a>(&self, parts: StateParts<'_>, failure: LoginFailure) -> Result<OpenedState<'a>, LoginFailure> {
         let opened = self.sessions.open_from_browser(DESTINATION_SECRET, parts.destination);
         let destination = opened.and_then(|bytes| Destination::from_bytes(&bytes, unix_millis()));
-        let destination = destination.ok_or_else(|| LoginFailure::new(LoginCode::LoginExpired, reason))?;
+        let Some(destination) = destination else {
+            return Err(failure);
+        };
         let context = LoginContext {
             provider: destination.provider,
             portal: destination.portal,
             return_to: destination.return_to,
         };
-        Ok(OpenedState::OtherBrowser { context, reason })
+        Ok(OpenedState::OtherBrowser { context, failure })
     }
 
     /// RFC 9207: refuses the response of another provider before any of its parameters is used.

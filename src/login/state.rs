@@ -33,6 +33,9 @@ pub(super) struct LoginState {
     /// Origin of the callback. Absent in the state of an older version: that of the top-level `public_url`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
+    /// True if `return_to` is a part of an address that was too long.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_cut: bool,
     pub acr_values: Option<String>,
     pub max_age: Option<u64>,
     /// Unix milliseconds.
@@ -77,6 +80,7 @@ impl LoginState {
             portal: login.portal.to_owned(),
             return_to: login.return_to.to_owned(),
             origin: Some(login.origin.to_owned()),
+            is_cut: login.is_cut,
             acr_values: login.acr_values.map(str::to_owned),
             max_age: login.max_age,
             begun_at: now_millis,
@@ -151,6 +155,7 @@ mod tests {
             provider: "corp",
             portal: "customer",
             origin: "https://shop.test",
+            is_cut: false,
             return_to: "/a",
             acr_values: None,
             max_age: None,
@@ -182,6 +187,7 @@ mod tests {
             provider: "corp",
             portal: "customer",
             origin: "https://shop.test",
+            is_cut: false,
             return_to,
             acr_values: None,
             max_age: None,

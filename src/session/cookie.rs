@@ -1,7 +1,7 @@
-//! The two cookies that the gate sets, and their reading.
+//! The cookies that the gate sets, and their reading.
 //!
-//! The session cookie carries the opaque id; the login cookie binds a running login to the browser that began it. The gate
-//! writes nothing else into a cookie. Reading never guesses: two cookies of the same name, or a value that is not exactly in
+//! The session cookie carries the opaque id; the login cookie binds a running login to the browser that began it. Two notes of the
+//! browser to itself prove nothing: the count of logins that did not help, and the mark that a logout ends at `/`. Reading never guesses: two cookies of the same name, or a value that is not exactly in
 //! the form that the gate writes, count as no cookie.
 
 use base64::Engine as _;
@@ -12,6 +12,10 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::config::CookieSecurity;
 
+/// `Max-Age` of the count of logins: logins within a minute belong together.
+const LOGINS_SECONDS: u32 = 60;
+/// Highest count of logins that a cookie holds.
+const LOGINS_MAX: u32 = 99;
 /// Characters of 32 bytes in base64url without padding.
 const TEXT_CHARS: usize = 43;
 /// `Max-Age` of the login cookie.
@@ -20,6 +24,19 @@ const LOGIN_SECONDS: u32 = 600;
 /// The opaque id that a session cookie carries. `Debug` does not print it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SessionId(pub(super) Redacted<[u8; 32]>);
+
+/// The gate's own cookies.
+#[derive(Clone, Copy)]
+enum Own {
+    Session,
+    Login,
+    Logins,
+    Logout,
+}
+
+impl Own {
+    const ALL: [Self; 4] = [Self::Session, Self::Login, Self::Logins, Self::Logout];
+}
 
 /// Names and attributes of the cookies.
 #[derive(Clone, Debug)]
@@ -43,6 +60,38 @@ impl Cookies {
         secret(headers, self.login_name())
     }
 
+    /// The count of logins that did not help; zero without a well-formed cookie.
+    pub fn logins(&self, headers: &HeaderMap) -> u32 {
+        let count = only(headers, self.name(Own::Logins)).and_then(|text| std::str::from_utf8(text).ok());
+        let digits = count.filter(|text| text.len() <= 2 && text.bytes().all(|b| b.is_ascii_digit()));
+        digits.and_then(|text| text.parse().ok()).unwrap_or_default()
+    }
+
+    pub fn set_logins(&self, count: u32) -> HeaderValue {
+        self.set(
+            self.name(Own::Logins),
+            &count.min(LOGINS_MAX).to_string(),
+            Some(LOGINS_SECONDS),
+        )
+    }
+
+    pub fn clear_logins(&self) -> HeaderValue {
+        self.set(self.name(Own::Logins), "", Some(0))
+    }
+
+    /// True if the browser comes from a logout at a provider.
+    pub fn is_after_logout(&self, headers: &HeaderMap) -> bool {
+        only(headers, self.name(Own::Logout)).is_some()
+    }
+
+    pub fn set_after_logout(&self) -> HeaderValue {
+        self.set(self.name(Own::Logout), "1", Some(LOGIN_SECONDS))
+    }
+
+    pub fn clear_after_logout(&self) -> HeaderValue {
+        self.set(self.name(Own::Logout), "", Some(0))
+    }
+
     /// `Set-Cookie` of a session cookie; without `max_age` (seconds) until the browser closes.
     pub(super) fn set_session(&self, id: &SessionId, max_age: Option<u32>) -> HeaderValue {
         self.set(self.session_name(), &URL_SAFE_NO_PAD.encode(id.0.expose()), max_age)
@@ -60,7 +109,7 @@ impl Cookies {
 
     /// Removes the gate's own cookies from a request's `Cookie` headers: the app never sees them.
     pub fn strip(&self, headers: &mut HeaderMap) {
-        let own = [self.session_name(), self.login_name()];
+        let own = Own::ALL.map(|cookie| self.name(cookie));
         let is_own = |pair: &[u8]| own.contains(&name_of(pair));
         let found = |value: &HeaderValue| pairs(value).any(is_own);
         if !headers.get_all(COOKIE).iter().any(found) {
@@ -86,16 +135,23 @@ impl Cookies {
     }
 
     fn session_name(&self) -> &'static [u8] {
-        match self.security {
-            CookieSecurity::Host => b"__Host-cedargate",
-            CookieSecurity::DangerInsecure => b"cedargate",
-        }
+        self.name(Own::Session)
     }
 
     fn login_name(&self) -> &'static [u8] {
+        self.name(Own::Login)
+    }
+
+    fn name(&self, cookie: Own) -> &'static [u8] {
+        let host: &[u8] = match cookie {
+            Own::Session => b"__Host-cedargate",
+            Own::Login => b"__Host-cedargate-login",
+            Own::Logins => b"__Host-cedargate-logins",
+            Own::Logout => b"__Host-cedargate-logout",
+        };
         match self.security {
-            CookieSecurity::Host => b"__Host-cedargate-login",
-            CookieSecurity::DangerInsecure => b"cedargate-login",
+            CookieSecurity::Host => host,
+            CookieSecurity::DangerInsecure => host.strip_prefix(b"__Host-").unwrap_or(host),
         }
     }
 
@@ -114,10 +170,7 @@ impl Cookies {
 
 /// The 32 bytes of the only cookie of a name; `None` if there are several, or if the form is another.
 fn secret(headers: &HeaderMap, name: &[u8]) -> Option<Redacted<[u8; 32]>> {
-    let mut values = values(headers, name);
-    let (Some(text), None) = (values.next(), values.next()) else {
-        return None;
-    };
+    let text = only(headers, name)?;
     if text.len() != TEXT_CHARS {
         return None;
     }
@@ -125,6 +178,15 @@ fn secret(headers: &HeaderMap, name: &[u8]) -> Option<Redacted<[u8; 32]>> {
     // strict: the two surplus bits of 43 characters must be zero, so an id has exactly one form
     let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
     (length == bytes.len()).then(|| Redacted::new(bytes))
+}
+
+/// The value of the only cookie of a name; `None` if there are several.
+fn only<'a>(headers: &'a HeaderMap, name: &'a [u8]) -> Option<&'a [u8]> {
+    let mut values = values(headers, name);
+    match (values.next(), values.next()) {
+        (Some(value), None) => Some(value),
+        _ => None,
+    }
 }
 
 fn values<'a>(headers: &'a HeaderMap, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
@@ -258,5 +320,29 @@ mod tests {
             let left: Vec<&str> = headers.get_all(COOKIE).iter().map(|v| v.to_str().unwrap()).collect();
             assert_eq!(&left, after, "{before:?}");
         }
+    }
+
+    #[test]
+    fn count_of_logins_is_read_only_from_the_form_that_the_gate_writes() {
+        let with = |text: &str| headers(&[&format!("__Host-cedargate-logins={text}")]);
+        assert_eq!((COOKIES.logins(&with("7")), COOKIES.logins(&with("42"))), (7, 42));
+        for bad in ["", "-1", "+1", "100", "x", "1.0", "99999999999999999999"] {
+            assert_eq!(COOKIES.logins(&with(bad)), 0, "{bad}");
+        }
+        assert_eq!(
+            COOKIES.logins(&headers(&["__Host-cedargate-logins=7", "__Host-cedargate-logins=8"])),
+            0
+        );
+        assert_eq!(COOKIES.logins(&HeaderMap::new()), 0);
+        let set = COOKIES.set_logins(1000);
+        assert!(
+            set.to_str()
+                .unwrap()
+                .starts_with("__Host-cedargate-logins=99; Path=/; HttpOnly; SameSite=Lax; Max-Age=60")
+        );
+        let mut sent = headers(&["a=1; __Host-cedargate-logins=7; __Host-cedargate-logout=1"]);
+        assert!(COOKIES.is_after_logout(&sent));
+        COOKIES.strip(&mut sent);
+        assert_eq!(sent[COOKIE], "a=1");
     }
 }

@@ -7,6 +7,7 @@ mod login_pages;
 mod login_rates;
 mod login_tabs;
 mod provider_choice;
+mod navigations;
 mod provider_login;
 mod provider_logout;
 mod provider_network;

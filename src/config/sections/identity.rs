@@ -15,8 +15,8 @@ pub struct IdentityPages {
     /// Path prefix of the identity endpoints; no portal can lie under it.
     // a canonical path without trailing slash once the section is checked
     pub prefix: String,
-    /// Heading of the login pages.
-    pub title: String,
+    /// The brand on the gate's own pages. Absent: the portal's title.
+    pub title: Option<String>,
     /// PNG or SVG file for the head of the login pages, 64KiB at most.
     pub logo: Option<PathBuf>,
 }
@@ -25,7 +25,7 @@ impl Default for IdentityPages {
     fn default() -> Self {
         Self {
             prefix: "/api/v1/identity".to_owned(),
-            title: "Sign in".to_owned(),
+            title: None,
             logo: None,
         }
     }
@@ -45,7 +45,9 @@ impl Checker<'_> {
 
     /// `prefix`: the checked one; `None`: a mistake in it was reported.
     pub fn identity(&mut self, pages: IdentityPages, prefix: Option<String>) -> Option<IdentityPages> {
-        self.not_blank("identity.title", &pages.title);
+        if let Some(title) = &pages.title {
+            self.not_blank("identity.title", title);
+        }
         let logo = self.optional_path("identity.logo", pages.logo.as_deref());
         Some(IdentityPages {
             prefix: prefix?,

@@ -35,7 +35,7 @@ const MAX_AGE_DIGITS_MAX: usize = 10;
 /// The parameters of the link, unchecked.
 struct LinkParameters {
     portal: Option<String>,
-    return_to: Option<String>,
+    return_to: Option<ReturnPath>,
     provider: Option<String>,
     acr_values: Option<String>,
     max_age: Option<String>,
@@ -59,7 +59,7 @@ struct CheckedLogin<'a> {
 
 pub(super) async fn begin(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<Response<Body>, Refusal> {
     check_navigation(&request.head.headers)?;
-    let link = LinkParameters::parse(&Parameters::from_query(request.head))?;
+    let link = LinkParameters::parse(door, &Parameters::from_query(request.head))?;
     let slug = link.portal.as_deref().ok_or_else(|| invalid("`portal` is missing"))?;
     let portal = portal_lookup::find(request, slug)?;
     if let Some(elsewhere) = link.at_the_portals_origin(door, request, portal)? {
@@ -84,7 +84,7 @@ pub(super) async fn begin(door: &LoginDoor, request: &EndpointRequest<'_>) -> Re
                 return_to: Some(login.return_to.as_str()),
                 subject: None,
             };
-            login_failed(door, request, &failure, attempt)
+            login_failed(door, request, &failure, attempt).await
         }
     };
     let cookie = door.sessions.cookies.set_login(browser.expose());
@@ -118,7 +118,7 @@ async fn redirect_or_form(
     login: &CheckedLogin<'_>,
     browser: &BrowserSecret,
 ) -> Result<Response<Body>, LoginFailure> {
-    login_loop::check(door, browser).await?;
+    login_loop::check(door, request)?;
     if let ProviderKind::Local(_) = login.provider.kind {
         let binding = FormBinding {
             provider: &login.provider.name,
@@ -128,6 +128,7 @@ async fn redirect_or_form(
         return Ok(door.pages(request).login_form(&LoginForm {
             portal_title: &portal_lookup::title(login.portal),
             binding,
+            return_to: &login.return_to,
             token: &binding.token(browser),
             name: "",
             failure: None,
@@ -140,6 +141,7 @@ async fn redirect_or_form(
             portal: &login.portal.name,
             origin: &login.origin,
             return_to: login.return_to.as_str(),
+            is_cut: login.return_to.is_cut,
             acr_values: login.acr_values.as_deref(),
             max_age: login.max_age,
             login_hint: login.login_hint.as_deref(),
@@ -151,10 +153,10 @@ async fn redirect_or_form(
 }
 
 impl LinkParameters {
-    fn parse(query: &Parameters) -> Result<Self, Refusal> {
+    fn parse(door: &LoginDoor, query: &Parameters) -> Result<Self, Refusal> {
         Ok(Self {
             portal: query.optional("portal")?,
-            return_to: query.optional("rd")?,
+            return_to: door.return_path(query)?,
             provider: query.optional("provider")?,
             acr_values: query.optional("acr_values")?,
             max_age: query.optional("max_age")?,
@@ -192,8 +194,10 @@ impl LinkParameters {
         portal: &'a Portal,
         provider: &'a config::Provider,
     ) -> Result<CheckedLogin<'a>, Refusal> {
-        let return_to = self.return_to.as_deref().unwrap_or(&portal.config.matches.path_prefix);
-        let return_to = door.return_path(return_to)?;
+        let return_to = match &self.return_to {
+            Some(return_to) => return_to.clone(),
+            None => door.own_return_path(&portal.config.matches.path_prefix)?,
+        };
         let acr_values = self.acr_values.clone();
         if acr_values.as_deref().is_some_and(|values| !is_acr_values(values)) {
             return Err(invalid("`acr_values` is malformed"));

@@ -6,6 +6,7 @@
 //! another browser goes on to the return path if the browser has a session, and begins a new login if it has none.
 
 use cedargate_policy::denial::Refusal;
+use http::header::SET_COOKIE;
 use http::{Method, Response};
 use hyper::body::Incoming;
 use url::form_urlencoded;
@@ -14,7 +15,7 @@ use super::caller::current_session;
 use super::completion::{establish, login_failed, see_other};
 use super::input::Parameters;
 use super::record::LoginAttempt;
-use super::{EndpointRequest, LoginDoor, login_loop};
+use super::{EndpointRequest, LoginDoor, ReturnPath, login_loop};
 use crate::http::answer::method_not_allowed;
 use crate::http::upstream::Body;
 use crate::login::{CALLBACK_PARAMETERS, Callback, CallbackOutcome, CompletedLogin, LoginCode, LoginContext, LoginFailure};
@@ -48,24 +49,26 @@ pub(super) async fn complete(door: &LoginDoor, request: &EndpointRequest<'_>) ->
     match door.login.complete(callback).await {
         Ok(CallbackOutcome::Completed(login)) => completed(door, request, *login).await,
         Ok(CallbackOutcome::Repeated { return_to, portal }) => repeated(door, request, &portal, &return_to).await,
-        Ok(CallbackOutcome::OtherBrowser { context, reason }) => other_browser(door, request, &context, reason).await,
-        Err(failure) => Ok(login_failed(door, request, &failure, LoginAttempt::default())),
+        Ok(CallbackOutcome::OtherBrowser { context, failure }) => other_browser(door, request, &context, failure).await,
+        Err(failure) => Ok(login_failed(door, request, &failure, LoginAttempt::default()).await),
     }
 }
 
 async fn completed(door: &LoginDoor, request: &EndpointRequest<'_>, login: CompletedLogin) -> Result<Response<Body>, Refusal> {
     let provider = login.data.provider.clone();
-    let return_to = door.return_path(&login.return_to)?;
-    let established = establish(door, request, login.data, &return_to).await;
-    Ok(established.unwrap_or_else(|failure| {
-        let attempt = LoginAttempt {
-            provider: Some(&provider),
-            portal: Some(&login.portal),
-            return_to: Some(return_to.as_str()),
-            subject: None,
-        };
-        login_failed(door, request, &failure, attempt)
-    }))
+    let mut return_to = door.own_return_path(&login.return_to)?;
+    return_to.is_cut = login.is_cut;
+    let failure = match establish(door, request, login.data, &return_to).await {
+        Ok(response) => return Ok(response),
+        Err(failure) => failure,
+    };
+    let attempt = LoginAttempt {
+        provider: Some(&provider),
+        portal: Some(&login.portal),
+        return_to: Some(return_to.as_str()),
+        subject: None,
+    };
+    Ok(login_failed(door, request, &failure, attempt).await)
 }
 
 async fn repeated(
@@ -74,10 +77,10 @@ async fn repeated(
     portal: &str,
     return_to: &str,
 ) -> Result<Response<Body>, Refusal> {
-    let return_to = door.return_path(return_to)?;
+    let return_to = door.own_return_path(return_to)?;
     match current_session(door, request).await {
         Ok(Some(_session)) => see_other(return_to.as_str()),
-        Ok(None) => begin_again(door, &[("portal", portal), ("rd", return_to.as_str())]),
+        Ok(None) => begin_again(door, &[("portal", portal)], &return_to),
         Err(error) => {
             let attempt = LoginAttempt {
                 portal: Some(portal),
@@ -85,7 +88,7 @@ async fn repeated(
                 ..LoginAttempt::default()
             };
             let failure = LoginFailure::store_unavailable(&error);
-            Ok(login_failed(door, request, &failure, attempt))
+            Ok(login_failed(door, request, &failure, attempt).await)
         }
     }
 }
@@ -98,24 +101,19 @@ async fn other_browser(
     door: &LoginDoor,
     request: &EndpointRequest<'_>,
     context: &LoginContext,
-    reason: &'static str,
+    failure: LoginFailure,
 ) -> Result<Response<Body>, Refusal> {
-    let return_to = door.return_path(&context.return_to)?;
+    let return_to = door.own_return_path(&context.return_to)?;
     let failure = match current_session(door, request).await {
         Ok(Some(_session)) => return see_other(return_to.as_str()),
         Err(error) => LoginFailure::store_unavailable(&error),
         // a browser that keeps no cookies would begin a login again and again
-        Ok(None) if door.sessions.cookies.login(&request.head.headers).is_none() => {
-            LoginFailure::new(LoginCode::LoginExpired, reason)
-        }
+        Ok(None) if failure.code == LoginCode::CookieMissing => failure,
         Ok(None) => {
-            login_loop::count(door, request).await;
-            let parameters = [
-                ("portal", context.portal.as_str()),
-                ("provider", context.provider.as_str()),
-                ("rd", return_to.as_str()),
-            ];
-            return begin_again(door, &parameters);
+            let parameters = [("portal", context.portal.as_str()), ("provider", context.provider.as_str())];
+            let mut response = begin_again(door, &parameters, &return_to)?;
+            response.headers_mut().append(SET_COOKIE, login_loop::count(door, request));
+            return Ok(response);
         }
     };
     let attempt = LoginAttempt {
@@ -124,12 +122,12 @@ async fn other_browser(
         return_to: Some(return_to.as_str()),
         subject: None,
     };
-    Ok(login_failed(door, request, &failure, attempt))
+    Ok(login_failed(door, request, &failure, attempt).await)
 }
 
-fn begin_again(door: &LoginDoor, parameters: &[(&str, &str)]) -> Result<Response<Body>, Refusal> {
-    let query = form_urlencoded::Serializer::new(String::new())
-        .extend_pairs(parameters)
-        .finish();
-    see_other(&format!("{}/auth/login?{query}", door.config.identity.prefix))
+fn begin_again(door: &LoginDoor, parameters: &[(&str, &str)], return_to: &ReturnPath) -> Result<Response<Body>, Refusal> {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.extend_pairs(parameters);
+    return_to.append_to(&mut query);
+    see_other(&format!("{}/auth/login?{}", door.config.identity.prefix, query.finish()))
 }

@@ -74,7 +74,7 @@ impl Parameters {
         Ok(Self(parameters))
     }
 
-    fn from_urlencoded(bytes: &[u8]) -> Self {
+    pub fn from_urlencoded(bytes: &[u8]) -> Self {
         let pairs = form_urlencoded::parse(bytes).into_owned();
         Self(pairs.map(|(name, value)| Parameter { name, value }).collect())
     }

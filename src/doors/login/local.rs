@@ -32,7 +32,7 @@ use crate::session::SessionData;
 struct SubmittedForm {
     provider: String,
     portal: String,
-    return_to: String,
+    return_to: ReturnPath,
     name: String,
     password: Redacted<String>,
     token: String,
@@ -43,14 +43,13 @@ struct FormTarget<'a> {
     portal: &'a Arc<Portal>,
     /// `issuers[].name`.
     issuer: String,
-    return_to: ReturnPath,
     /// Unix milliseconds, taken before the account is looked up: a change of the account after that ends the session.
     started_at: i64,
 }
 
 pub(super) async fn submit(door: &LoginDoor, request: &EndpointRequest<'_>, body: Incoming) -> Result<Response<Body>, Refusal> {
     door.check_same_origin(request)?;
-    let form = SubmittedForm::parse(&Parameters::from_form(request.head, body).await?)?;
+    let form = SubmittedForm::parse(door, &Parameters::from_form(request.head, body).await?)?;
     let target = form.check_target(door, request)?;
     // a browser without a login cookie gets one with the form that it is shown again
     let browser = browser_secret(door, request)?;
@@ -70,6 +69,7 @@ pub(super) async fn submit(door: &LoginDoor, request: &EndpointRequest<'_>, body
     let mut response = door.pages(request).login_form(&LoginForm {
         portal_title: &portal_lookup::title(target.portal),
         binding: form.binding(),
+        return_to: &form.return_to,
         token: &form.binding().token(&browser),
         name: &form.name,
         failure: Some(failure.code),
@@ -87,7 +87,7 @@ async fn log_in(
 ) -> Result<Response<Body>, LoginFailure> {
     let expired = |detail: &str| LoginFailure::new(LoginCode::LoginExpired, detail);
     let browser = door.sessions.cookies.login(&request.head.headers);
-    let browser = browser.ok_or_else(|| expired("the browser has no login cookie"))?;
+    let browser = browser.ok_or_else(|| LoginFailure::new(LoginCode::CookieMissing, "the browser has no login cookie"))?;
     if !form.binding().accepts(&form.token, &browser) {
         return Err(expired("the form was shown to another browser, or for another login"));
     }
@@ -103,7 +103,11 @@ async fn log_in(
             "the account may not use this portal",
         ));
     }
-    establish(door, request, form.session_data(target, &account), &target.return_to).await
+    establish(door, request, form.session_data(target, &account), &form.return_to).await
+}
+
+fn invalid(detail: &'static str) -> Refusal {
+    Refusal::new(Denial::RequestInvalid, detail)
 }
 
 fn account_refused(error: &CheckError) -> LoginFailure {
@@ -115,11 +119,11 @@ fn account_refused(error: &CheckError) -> LoginFailure {
 }
 
 impl SubmittedForm {
-    fn parse(fields: &Parameters) -> Result<Self, Refusal> {
+    fn parse(door: &LoginDoor, fields: &Parameters) -> Result<Self, Refusal> {
         Ok(Self {
             provider: fields.required("provider")?,
             portal: fields.required("portal")?,
-            return_to: fields.required("rd")?,
+            return_to: door.return_path(fields)?.ok_or_else(|| invalid("`rd` is missing"))?,
             name: fields.required("name")?,
             password: Redacted::new(fields.required("password")?),
             token: fields.required("token")?,
@@ -128,8 +132,6 @@ impl SubmittedForm {
 
     /// Refuses values that a form of the gate never has.
     fn check_target<'a>(&self, door: &LoginDoor, request: &EndpointRequest<'a>) -> Result<FormTarget<'a>, Refusal> {
-        let invalid = |detail: &'static str| Refusal::new(Denial::RequestInvalid, detail);
-        let return_to = door.return_path(&self.return_to)?;
         let portal = request.portals.named(&self.portal).ok_or_else(|| invalid("no such portal"))?;
         let provider = match portal_lookup::provider(door, portal, Some(&self.provider))? {
             LoginChoice::One(provider) if matches!(provider.kind, ProviderKind::Local(_)) => provider,
@@ -140,7 +142,6 @@ impl SubmittedForm {
         Ok(FormTarget {
             portal,
             issuer: issuer.scope.name.to_string(),
-            return_to,
             started_at: unix_millis(),
         })
     }
@@ -149,7 +150,7 @@ impl SubmittedForm {
         FormBinding {
             provider: &self.provider,
             portal: &self.portal,
-            return_to: &self.return_to,
+            return_to: self.return_to.as_str(),
         }
     }
 

@@ -1,25 +1,25 @@
 //! Stops login loops: logins of one browser that succeed again and again because each next request asks for another one.
 //!
-//! The session store counts the logins of a browser in a window; the key is a hash of the browser's login cookie. A count that
-//! the store refuses is logged and skipped.
+//! The browser itself counts, in a cookie that lives for a minute: each login adds one, and the first page that the new session may
+//! see (`gate/browser`), or a logout, removes the cookie. So logins that helped never count. The count protects the user from a
+//! browser that goes round in circles; it protects nothing of the gate, so the browser may hold it.
 
-use std::time::Duration;
+use http::HeaderValue;
 
+use super::input::Parameters;
 use super::{EndpointRequest, LoginDoor};
-use crate::base::digest::sha256;
-use crate::login::{BrowserSecret, LoginCode, LoginFailure};
+use crate::login::{LoginCode, LoginFailure};
 
-/// Window in which logins of one browser count together.
-const WINDOW: Duration = Duration::from_secs(60);
-/// Logins in one window; more are a loop.
-const LOGINS_MAX: u64 = 5;
-const COUNTER: &str = "loop";
+/// Logins in a minute that did not help; more are a loop. A circle has four redirects, and browsers give up after twenty: the page
+/// must come before.
+const LOGINS_MAX: u32 = 3;
+/// The values of `prompt` with which a user chose this login: a provider shows a page, so there is no circle.
+const INTERACTIVE: [&str; 2] = ["login", "select_account"];
 
-/// Fails with `login_loop` if this browser has made too many logins in the window.
-pub(super) async fn check(door: &LoginDoor, browser: &BrowserSecret) -> Result<(), LoginFailure> {
-    let count = door.sessions.counted(COUNTER, &sha256(browser.expose())).await;
-    let logins = count.map_err(|error| LoginFailure::store_unavailable(&error))?;
-    if logins > LOGINS_MAX {
+/// Fails with `login_loop` if too many logins of this browser did not help.
+pub(super) fn check(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<(), LoginFailure> {
+    let logins = door.sessions.cookies.logins(&request.head.headers);
+    if logins > LOGINS_MAX && !is_interactive(request) {
         return Err(LoginFailure::new(
             LoginCode::LoginLoop,
             format!("{logins} logins within a minute, each followed by another one"),
@@ -28,20 +28,14 @@ pub(super) async fn check(door: &LoginDoor, browser: &BrowserSecret) -> Result<(
     Ok(())
 }
 
-/// Counts a login that succeeded or was begun again.
-pub(super) async fn count(door: &LoginDoor, request: &EndpointRequest<'_>) {
-    if let Some(browser) = door.sessions.cookies.login(&request.head.headers)
-        && let Err(error) = door.sessions.count(COUNTER, &sha256(browser.expose()), WINDOW).await
-    {
-        tracing::debug!(%error, "a login was not counted");
-    }
+fn is_interactive(request: &EndpointRequest<'_>) -> bool {
+    let prompt = Parameters::from_query(request.head).optional("prompt");
+    let prompt = prompt.ok().flatten().unwrap_or_default();
+    prompt.split(' ').any(|value| INTERACTIVE.contains(&value))
 }
 
-/// Resets the count after a logout: the next login is not part of a loop.
-pub(super) async fn reset(door: &LoginDoor, request: &EndpointRequest<'_>) {
-    if let Some(browser) = door.sessions.cookies.login(&request.head.headers)
-        && let Err(error) = door.sessions.forget(COUNTER, &sha256(browser.expose())).await
-    {
-        tracing::debug!(%error, "a count of logins was not reset");
-    }
+/// The cookie that counts a login that succeeded or was begun again.
+pub(super) fn count(door: &LoginDoor, request: &EndpointRequest<'_>) -> HeaderValue {
+    let cookies = &door.sessions.cookies;
+    cookies.set_logins(cookies.logins(&request.head.headers) + 1)
 }

@@ -16,7 +16,7 @@ use super::completion::see_other;
 use super::input::Parameters;
 use super::page::LogoutReach;
 use super::record::session_event;
-use super::{EndpointRequest, LoginDoor, login_loop};
+use super::{EndpointRequest, LoginDoor};
 use crate::audit::Event;
 use crate::http::answer;
 use crate::http::upstream::Body;
@@ -25,8 +25,9 @@ use crate::session::{Session, StoreError};
 
 pub(super) async fn log_out(door: &LoginDoor, request: &EndpointRequest<'_>, body: Incoming) -> Result<Response<Body>, Refusal> {
     door.check_same_origin(request)?;
-    let return_to = Parameters::from_form_or_query(request.head, body).await?.optional("rd")?;
-    let return_to = return_to.map(|text| door.return_path(&text)).transpose()?;
+    let parameters = Parameters::from_form_or_query(request.head, body).await?;
+    let return_to = door.return_path(&parameters)?;
+    let is_from_page = parameters.optional("from")?.is_some_and(|from| from == "page");
     let caller = logout_caller(&request.head.headers);
     let session = current_session(door, request).await.map_err(|error| unavailable(&error))?;
     let mut provider_location = None;
@@ -40,8 +41,10 @@ pub(super) async fn log_out(door: &LoginDoor, request: &EndpointRequest<'_>, bod
             .unwrap_or_default();
         provider_location = door.login.logout_location(&session.data, caller, &origin).await;
     }
-    login_loop::reset(door, request).await;
+    let is_at_provider = provider_location.is_some();
     let mut response = match (caller, provider_location, return_to) {
+        // a browser refuses to follow a form of a page of the gate to another origin
+        (LogoutCaller::Browser, Some(location), _) if is_from_page => door.pages(request).logging_out(&location)?,
         (LogoutCaller::Browser, Some(location), _) => see_other(&location)?,
         (LogoutCaller::Browser, None, Some(return_to)) => see_other(return_to.as_str())?,
         (LogoutCaller::Browser, None, None) => door.pages(request).logged_out(reach),
@@ -55,9 +58,22 @@ pub(super) async fn log_out(door: &LoginDoor, request: &EndpointRequest<'_>, bod
     if reach == LogoutReach::ThisReplica && response.status().is_success() {
         *response.status_mut() = StatusCode::ACCEPTED;
     }
-    let cookie = door.sessions.cookies.clear_session();
-    response.headers_mut().append(SET_COOKIE, cookie);
+    let cookies = &door.sessions.cookies;
+    let headers = response.headers_mut();
+    headers.append(SET_COOKIE, cookies.clear_session());
+    headers.append(SET_COOKIE, cookies.clear_logins());
+    if is_at_provider {
+        headers.append(SET_COOKIE, cookies.set_after_logout());
+    }
     Ok(response)
+}
+
+/// `GET auth/logged-out`: the page after a logout at a provider.
+pub(super) fn logged_out(door: &LoginDoor, request: &EndpointRequest<'_>) -> Response<Body> {
+    let mut response = door.pages(request).logged_out(LogoutReach::AllReplicas);
+    let cookie = door.sessions.cookies.clear_after_logout();
+    response.headers_mut().append(SET_COOKIE, cookie);
+    response
 }
 
 /// Ends the session and records it.

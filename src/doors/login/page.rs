@@ -5,13 +5,15 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::RETRY_AFTER;
+use cedargate_policy::denial::{Denial, Refusal};
+use http::header::{ALLOW, REFRESH, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use uuid::Uuid;
 
 use super::form_token::FormBinding;
+use super::{Endpoint, ReturnPath};
 use crate::accounts::{NAME_CHARS_MAX, PASSWORD_BYTES_MAX};
-use crate::http::pages::{Html, Theme};
+use crate::http::pages::{Html, Page, PageUser, Theme};
 use crate::http::request::uuid_value;
 use crate::http::upstream::Body;
 use crate::login::LoginCode;
@@ -25,6 +27,8 @@ pub(super) struct Pages<'a> {
     /// `identity.prefix`.
     pub prefix: &'a str,
     pub decision_id: Uuid,
+    /// Title of the portal that the page is about.
+    pub portal: Option<String>,
 }
 
 /// The form of a local account. The response must set the login cookie from which `token` was made.
@@ -32,6 +36,7 @@ pub(super) struct LoginForm<'a> {
     pub portal_title: &'a str,
     /// The hidden fields, covered by `token`.
     pub binding: FormBinding<'a>,
+    pub return_to: &'a ReturnPath,
     pub token: &'a str,
     /// The submitted name, shown again after a failure.
     pub name: &'a str,
@@ -41,9 +46,8 @@ pub(super) struct LoginForm<'a> {
 /// A portal in the chooser.
 #[derive(Clone, Debug)]
 pub(super) struct PortalLink {
-    pub slug: String,
     pub title: String,
-    /// A path of this origin.
+    /// A path of this origin, or the portal's URL at its own.
     pub href: String,
 }
 
@@ -88,6 +92,10 @@ const fn explain(code: LoginCode) -> Explanation {
         LoginCode::LoginExpired => (
             "The login took too long",
             "The login was begun too long ago, or in another browser. Please begin again.",
+        ),
+        LoginCode::CookieMissing => (
+            "Your browser sent no cookie",
+            "Logging in needs a cookie of this site, and your browser did not send it. Allow cookies for this site, then begin again. If cookies are allowed, you may have begun at another address of this site, or in another browser.",
         ),
         LoginCode::LoginDenied => (
             "You were not logged in",
@@ -137,7 +145,7 @@ fn utc(seconds: i64) -> String {
 
 const fn status(code: LoginCode) -> StatusCode {
     match code {
-        LoginCode::LoginExpired | LoginCode::LoginInvalid => StatusCode::BAD_REQUEST,
+        LoginCode::LoginExpired | LoginCode::CookieMissing | LoginCode::LoginInvalid => StatusCode::BAD_REQUEST,
         LoginCode::CredentialsInvalid => StatusCode::UNAUTHORIZED,
         LoginCode::LoginDenied | LoginCode::LoginLoop | LoginCode::StepUpFailed => StatusCode::FORBIDDEN,
         LoginCode::RateLimited => StatusCode::TOO_MANY_REQUESTS,
@@ -147,7 +155,11 @@ const fn status(code: LoginCode) -> StatusCode {
 
 impl Pages<'_> {
     pub fn login_form(&self, form: &LoginForm<'_>) -> Response<Body> {
-        let mut content = Html::new().raw("<p class=\"soft\">").text(form.portal_title).raw("</p>");
+        let mut content = Html::new();
+        // without a title of the gate's own, the portal's title is the brand
+        if self.theme.has_title() {
+            content = content.raw("<p class=\"soft\">").text(form.portal_title).raw("</p>");
+        }
         let described = match form.failure {
             Some(code) => {
                 let explanation = explain(code);
@@ -168,13 +180,16 @@ impl Pages<'_> {
         // the focus goes to the first empty field
         let name_focus = if form.name.is_empty() { " autofocus" } else { "" };
         let password_focus = if form.name.is_empty() { "" } else { " autofocus" };
-        let content = content
+        let mut content = content
             .raw("<form method=\"post\"")
             .attribute("action", &format!("{}/auth/local", self.prefix))
             .raw(">")
             .hidden("provider", form.binding.provider)
-            .hidden("portal", form.binding.portal)
-            .hidden("rd", form.binding.return_to)
+            .hidden("portal", form.binding.portal);
+        for field in form.return_to.parameters() {
+            content = content.hidden(field.name, &field.value);
+        }
+        let content = content
             .hidden("token", form.token)
             .raw("<label for=\"name\">Name</label><input id=\"name\" name=\"name\" type=\"text\" autocomplete=\"username\" autocapitalize=\"none\" autocorrect=\"off\" spellcheck=\"false\" required")
             .attribute("maxlength", &NAME_CHARS_MAX.to_string())
@@ -188,21 +203,31 @@ impl Pages<'_> {
             .raw(described)
             .raw(invalid)
             .raw("><button type=\"submit\">Log in</button></form>");
+        let pages = Self {
+            portal: Some(form.portal_title.to_owned()),
+            ..*self
+        };
         match form.failure {
-            Some(code) => self.html_of_failure(code, "Log in", &content),
-            None => self.html(StatusCode::OK, "Log in", &content),
+            Some(code) => pages.html_of_failure(code, "Log in", &content),
+            None => pages.html(StatusCode::OK, "Log in", &content),
         }
     }
 
     /// Explains why a login failed. The link to try again leads to `return_to`, a checked path of this origin.
-    pub fn failure(&self, code: LoginCode, return_to: Option<&str>) -> Response<Body> {
+    pub fn failure(&self, code: LoginCode, return_to: Option<&str>, user: Option<&PageUser>) -> Response<Body> {
         let explanation = explain(code);
         let mut content = Html::new().paragraph(explanation.text);
-        let portals = format!("{}/portals/", self.prefix);
-        content = content
-            .raw("<p><a class=\"button\"")
-            .attribute("href", return_to.unwrap_or(&portals))
-            .raw(">Try again</a></p>");
+        let chooser = self.chooser_address();
+        content = content.button(return_to.unwrap_or(&chooser), "Try again");
+        if let Some(user) = user {
+            content = content.user(user);
+        }
+        if return_to.is_some() {
+            content = content
+                .raw("<p><a")
+                .attribute("href", &chooser)
+                .raw(">Choose another portal</a></p>");
+        }
         // lets support find the record of the failure
         content = content
             .raw("<p class=\"small\">Reference <code>")
@@ -217,13 +242,12 @@ impl Pages<'_> {
     pub fn chooser(&self, portals: &[PortalLink]) -> Response<Body> {
         let mut content = Html::new();
         if portals.is_empty() {
-            content = content.paragraph("There is nothing to choose from here.");
+            content = content.paragraph("No portal at this address has a login.");
         } else {
             content = content.raw("<ul class=\"portals\">");
             for portal in portals {
                 content = content.raw("<li><a").attribute("href", &portal.href).raw("><strong>");
-                content = content.text(&portal.title).raw("</strong><span class=\"small\">");
-                content = content.text(&portal.slug).raw("</span></a></li>");
+                content = content.text(&portal.title).raw("</strong></a></li>");
             }
             content = content.raw("</ul>");
         }
@@ -286,12 +310,55 @@ impl Pages<'_> {
                 "You have been logged out of this browser. Not every server knows it yet; it may take some minutes."
             }
         };
-        let content = Html::new()
-            .paragraph(text)
-            .raw("<p><a class=\"button\"")
-            .attribute("href", &format!("{}/portals/", self.prefix))
-            .raw(">Log in again</a></p>");
+        let content = Html::new().paragraph(text).button(&self.chooser_address(), "Log in again");
         self.html(StatusCode::OK, "Logged out", &content)
+    }
+
+    /// Leads the browser to the provider's logout. `Refresh`, because a content security policy forbids the redirect of a form to
+    /// another origin.
+    pub fn logging_out(&self, location: &str) -> Result<Response<Body>, Refusal> {
+        let content = Html::new()
+            .paragraph("You have been logged out here. Your login provider ends its own session now.")
+            .button(location, "Continue");
+        let mut response = self.html(StatusCode::OK, "Logging out", &content);
+        let refresh = HeaderValue::try_from(format!("0; url={location}"))
+            .map_err(|_invalid| Refusal::new(Denial::RequestInvalid, "the provider's address is not a valid header value"))?;
+        response.headers_mut().insert(REFRESH, refresh);
+        Ok(response)
+    }
+
+    /// Says after a login that the address did not survive it.
+    pub fn logged_in(&self, return_to: &str) -> Response<Body> {
+        let content = Html::new()
+            .paragraph("The address that you came from is too long, or has a form that a login cannot keep. Open your link again, or continue without the rest of it.")
+            .button(return_to, "Continue");
+        self.html(StatusCode::OK, "You are logged in", &content)
+    }
+
+    /// 405 for a person; at the logout with the button that logs out.
+    pub fn method_not_allowed(&self, methods: &'static str, endpoint: Endpoint<'_>) -> Response<Body> {
+        let (heading, content) = if endpoint == Endpoint::Logout {
+            let content = Html::new()
+                .paragraph("You will be logged out, in all windows of this browser.")
+                .raw("<form method=\"post\"")
+                .attribute("action", &format!("{}/auth/logout", self.prefix))
+                .raw(">")
+                .hidden("from", "page")
+                .raw("<button type=\"submit\">Log out</button></form>");
+            ("Log out?", content)
+        } else {
+            let content = Html::new()
+                .paragraph("This address is for forms and programs. A link cannot open it.")
+                .button(&self.chooser_address(), "Choose a portal");
+            ("This address does not work", content)
+        };
+        let mut response = self.html(StatusCode::METHOD_NOT_ALLOWED, heading, &content);
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+        response
+    }
+
+    fn chooser_address(&self) -> String {
+        format!("{}/portals/", self.prefix)
     }
 
     fn html_of_failure(&self, code: LoginCode, heading: &str, content: &Html) -> Response<Body> {
@@ -307,7 +374,12 @@ impl Pages<'_> {
     }
 
     fn html(&self, status: StatusCode, heading: &str, content: &Html) -> Response<Body> {
-        let mut response = Response::new(Body::full(Bytes::from(self.theme.page(heading, content))));
+        let html = self.theme.page(&Page {
+            portal: self.portal.as_deref(),
+            heading,
+            content,
+        });
+        let mut response = Response::new(Body::full(Bytes::from(html)));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         self.theme.headers(headers);

@@ -33,8 +33,7 @@ pub(super) fn origin<'a>(
 
 /// The title in `portal.yaml`; the slug without one.
 pub(super) fn title(portal: &Portal) -> String {
-    let title = file(portal).and_then(|file| file.title.clone());
-    title.unwrap_or_else(|| portal.name.to_string())
+    portal.title()
 }
 
 /// The ways to log in at a portal, after the request's own choice.

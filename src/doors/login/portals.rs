@@ -10,6 +10,7 @@ use url::form_urlencoded;
 use super::page::PortalLink;
 use super::portal_lookup::{self, LoginChoice};
 use super::{EndpointRequest, LoginDoor};
+use crate::config::host_of;
 use crate::http::answer::{self, Style};
 use crate::http::upstream::Body;
 use crate::portals::Portal;
@@ -18,10 +19,11 @@ pub(super) fn list(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<Re
     let portals = request.portals.portals.iter();
     let portals = portals.filter(|portal| portal.is_at(&request.client.host));
     if request.style == Style::Page {
-        let links: Vec<PortalLink> = portals.map(|portal| link(portal)).collect();
+        let with_login = portals.filter(|portal| portal.has_login(&door.config));
+        let links: Vec<PortalLink> = with_login.map(|portal| link(request, portal)).collect();
         return Ok(door.pages(request).chooser(&links));
     }
-    let all: Vec<Value> = portals.map(|portal| describe(door, portal)).collect();
+    let all: Vec<Value> = portals.map(|portal| describe(door, request, portal)).collect();
     Ok(answer::json(StatusCode::OK, &json!({"portals": all})))
 }
 
@@ -30,17 +32,18 @@ pub(super) fn show(door: &LoginDoor, request: &EndpointRequest<'_>, slug: &str) 
     if !portal.is_at(&request.client.host) {
         return Err(Refusal::new(Denial::PortalUnknown, "the portal is at another host"));
     }
-    Ok(answer::json(StatusCode::OK, &describe(door, portal)))
+    Ok(answer::json(StatusCode::OK, &describe(door, request, portal)))
 }
 
-fn describe(door: &LoginDoor, portal: &Portal) -> Value {
+fn describe(door: &LoginDoor, request: &EndpointRequest<'_>, portal: &Portal) -> Value {
     let prefix = &door.config.identity.prefix;
+    let origin = elsewhere(request, portal);
     let slug = &*portal.name;
     let query = form_urlencoded::Serializer::new(String::new())
         .append_pair("portal", slug)
         .append_pair("rd", &portal.config.matches.path_prefix)
         .finish();
-    let url = format!("{prefix}/auth/login?{query}");
+    let url = format!("{origin}{prefix}/auth/login?{query}");
     let login = portal_lookup::provider(door, portal, None).ok().map(|choice| match choice {
         LoginChoice::One(provider) => json!({"provider": provider.title, "url": url}),
         LoginChoice::Several(providers) => {
@@ -61,16 +64,23 @@ fn describe(door: &LoginDoor, portal: &Portal) -> Value {
         "flags": flags,
         "links": {
             "self": format!("{prefix}/portals/{slug}/"),
-            "portal": portal.config.matches.path_prefix,
+            "portal": format!("{origin}{}", portal.config.matches.path_prefix),
             "session": format!("{prefix}/auth/session?portal={slug}"),
         },
     })
 }
 
-fn link(portal: &Portal) -> PortalLink {
+fn link(request: &EndpointRequest<'_>, portal: &Portal) -> PortalLink {
     PortalLink {
-        slug: portal.name.to_string(),
-        title: portal_lookup::title(portal),
-        href: portal.config.matches.path_prefix.clone(),
+        title: portal.title(),
+        href: format!("{}{}", elsewhere(request, portal), portal.config.matches.path_prefix),
     }
+}
+
+/// The portal's origin if `public_url` puts it at another host; else empty: the portal is at the requested one.
+fn elsewhere(request: &EndpointRequest<'_>, portal: &Portal) -> String {
+    let own = portal.config.public_url.as_ref();
+    own.filter(|own| host_of(own) != request.client.host)
+        .cloned()
+        .unwrap_or_default()
 }

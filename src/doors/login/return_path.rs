@@ -2,16 +2,45 @@
 //!
 //! SECURITY: the text comes from a link that any site can make. `parse` accepts it only if no browser can read it as another
 //! origin, and never repairs it. The path is canonical, so that every later reader gives it the same meaning.
+//!
+//! A navigation that the gate sends to the login may have a query that a link may not (encoded line ends, great length). It
+//! travels in a parameter of its own, in base64url, so that no reader on the way meets it as text. A query cannot lead to another
+//! origin: the path before it is checked as strictly as in a link.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::portal::path::{CanonicalPath, ancestors_of};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use url::form_urlencoded::Serializer;
 
-/// Bytes of a return path; it becomes part of the provider's URL.
+use super::input::Parameters;
+
+/// Bytes of a return path in a link; it becomes part of the provider's URL.
 const BYTES_MAX: usize = 2048;
+/// Bytes of a return path with the query of a navigation. With `state` around it, the provider's URL stays below 8 KiB.
+const NAVIGATION_BYTES_MAX: usize = 4096;
+/// Characters that a query carries only encoded.
+const ENCODED: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'<')
+    .add(b'>')
+    .add(b'\\')
+    .add(b'`');
+/// Names of the parameters: the path or the whole return path, the query in base64url, the mark that the query was left out.
+const PATH: &str = "rd";
+const QUERY: &str = "rq";
+const CUT: &str = "cut";
 
 /// A checked path of this origin, with its query.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ReturnPath(String);
+pub struct ReturnPath {
+    text: String,
+    /// True if the return path is only a part of the navigation's address, which could not be kept.
+    pub is_cut: bool,
+}
 
 impl ReturnPath {
     /// Refuses paths below `own_prefix`, which is `identity.prefix`: a login must not return to an endpoint of the gate.
@@ -19,36 +48,138 @@ impl ReturnPath {
     /// # Errors
     /// `request_invalid` with the reason for the log.
     pub fn parse(text: &str, own_prefix: &str) -> Result<Self, Refusal> {
-        let refuse = |why: String| Refusal::new(Denial::RequestInvalid, format!("the return path is refused: {why}"));
         if text.len() > BYTES_MAX {
-            return Err(refuse(format!("longer than {BYTES_MAX} bytes")));
+            return Err(refuse(&format!("longer than {BYTES_MAX} bytes")));
         }
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(refuse(
-                "white space, a control character or a letter that must be encoded".to_owned(),
-            ));
+            return Err(refuse("white space, a control character or a letter that must be encoded"));
         }
         if text.contains(['\\', '#', '<', '>', '"']) {
-            return Err(refuse("a character that has no place in a path or query".to_owned()));
+            return Err(refuse("a character that has no place in a path or query"));
         }
         if encoded_bytes(text).any(|byte| byte < b' ' || byte == 0x7f) {
-            return Err(refuse("an encoded control character".to_owned()));
+            return Err(refuse("an encoded control character"));
         }
-        let (path, query) = text.split_once('?').map_or((text, None), |(path, query)| (path, Some(query)));
-        let path = CanonicalPath::parse(path).map_err(|error| refuse(error.to_string()))?;
+        let (path, query) = split(text);
+        Self::of(path, query, own_prefix)
+    }
+
+    /// The return path of a navigation: its address, or as much of it as fits; `entry` is the prefix of its portal.
+    pub fn of_navigation(path: &str, query: Option<&str>, entry: &str, own_prefix: &str) -> Option<Self> {
+        let query = query.map(|query| utf8_percent_encode(query, ENCODED).to_string());
+        let whole = path.len() + 1 + query.as_deref().map_or(0, str::len);
+        if path.len() <= BYTES_MAX && whole <= NAVIGATION_BYTES_MAX {
+            match Self::of(path, query.as_deref(), own_prefix) {
+                Ok(kept) => return Some(kept),
+                Err(refusal) => tracing::debug!(detail = %refusal.detail, "a login does not return to its whole address"),
+            }
+        }
+        let of_path = Some(path).filter(|path| path.len() <= BYTES_MAX);
+        let of_path = of_path.and_then(|path| Self::of(path, None, own_prefix).ok());
+        let part = of_path.or_else(|| Self::of(entry, None, own_prefix).ok())?;
+        Some(Self { is_cut: true, ..part })
+    }
+
+    /// Reads the return path of a link or form; `None` without one.
+    pub(super) fn from_parameters(parameters: &Parameters, own_prefix: &str) -> Result<Option<Self>, Refusal> {
+        let Some(text) = parameters.optional(PATH)? else {
+            return Ok(None);
+        };
+        let query = parameters.optional(QUERY)?;
+        let is_cut = parameters.optional(CUT)?.is_some();
+        let mut parsed = Self::parse(&text, own_prefix)?;
+        if let Some(query) = query {
+            let query = URL_SAFE_NO_PAD
+                .decode(query)
+                .ok()
+                .and_then(|bytes| String::from_utf8(bytes).ok());
+            let query = query.ok_or_else(|| refuse("its query is not base64url"))?;
+            parsed = Self::parse_own(&format!("{}?{query}", split(&text).0), own_prefix)?;
+        }
+        Ok(Some(Self { is_cut, ..parsed }))
+    }
+
+    /// Reads a return path that the gate wrote: what `of_navigation` makes.
+    pub(super) fn parse_own(text: &str, own_prefix: &str) -> Result<Self, Refusal> {
+        let (path, query) = split(text);
+        let is_encoded = |query: &str| utf8_percent_encode(query, ENCODED).to_string() == query;
+        if text.len() > NAVIGATION_BYTES_MAX || !query.is_none_or(is_encoded) {
+            return Err(refuse("its query is too long, or has a character that must be encoded"));
+        }
+        Self::of(path, query, own_prefix)
+    }
+
+    fn of(path: &str, query: Option<&str>, own_prefix: &str) -> Result<Self, Refusal> {
+        let path = CanonicalPath::parse(path).map_err(|error| refuse(&error.to_string()))?;
         let plain = path.plain_id();
         if plain == own_prefix || ancestors_of(plain).any(|parent| parent == own_prefix) {
-            return Err(refuse("an endpoint of the gate's own".to_owned()));
+            return Err(refuse("an endpoint of the gate's own"));
         }
-        Ok(Self(match query {
+        let text = match query {
             Some(query) => format!("{}?{query}", path.as_str()),
             None => path.as_str().to_owned(),
-        }))
+        };
+        Ok(Self { text, is_cut: false })
     }
 
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
+
+    /// The parameters that `from_parameters` reads.
+    pub(super) fn parameters(&self) -> impl Iterator<Item = Parameter> + use<> {
+        let fits = Self::parse(&self.text, "").is_ok();
+        let (path, query) = split(&self.text);
+        let path = if fits { &self.text } else { path };
+        let query = query.filter(|_| !fits).map(|query| URL_SAFE_NO_PAD.encode(query));
+        [
+            query.map(|query| Parameter::new(QUERY, query)),
+            self.is_cut.then(|| Parameter::new(CUT, "1".to_owned())),
+            Some(Parameter::new(PATH, path.to_owned())),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// The address of a portal's login that returns here.
+    pub fn login_at(&self, portal: &str, own_prefix: &str) -> String {
+        let mut query = Serializer::new(String::new());
+        query.append_pair("portal", portal);
+        self.append_to(&mut query);
+        format!("{own_prefix}/auth/login?{}", query.finish())
+    }
+
+    /// The same for a user who wants another account: the provider asks again.
+    pub fn login_as_another(&self, portal: &str, own_prefix: &str) -> String {
+        format!("{}&prompt=login", self.login_at(portal, own_prefix))
+    }
+
+    /// Appends the parameters to a query.
+    pub fn append_to(&self, query: &mut Serializer<'_, String>) {
+        for parameter in self.parameters() {
+            query.append_pair(parameter.name, &parameter.value);
+        }
+    }
+}
+
+/// A parameter of a link, or a field of a form.
+pub(super) struct Parameter {
+    pub name: &'static str,
+    pub value: String,
+}
+
+impl Parameter {
+    fn new(name: &'static str, value: String) -> Self {
+        Self { name, value }
+    }
+}
+
+fn split(text: &str) -> (&str, Option<&str>) {
+    text.split_once('?').map_or((text, None), |(path, query)| (path, Some(query)))
+}
+
+fn refuse(why: &str) -> Refusal {
+    Refusal::new(Denial::RequestInvalid, format!("the return path is refused: {why}"))
 }
 
 /// The bytes of all percent-escapes; malformed escapes are skipped.
@@ -93,10 +224,91 @@ mod tests {
         assert!(ReturnPath::parse(&format!("/{}", "a".repeat(BYTES_MAX - 1)), PREFIX).is_ok());
     }
 
+    fn read(query: &str) -> Result<Option<ReturnPath>, Refusal> {
+        ReturnPath::from_parameters(&Parameters::from_urlencoded(query.as_bytes()), PREFIX)
+    }
+
+    fn written(path: &ReturnPath) -> String {
+        let mut query = Serializer::new(String::new());
+        path.append_to(&mut query);
+        query.finish()
+    }
+
+    #[test]
+    fn address_of_a_navigation_survives_its_way_through_a_link() {
+        let long = format!("q={}", "a".repeat(2500));
+        for (query, kept) in [
+            ("a=b", "a=b"),
+            ("text=one%0Atwo%0D%0A&x=%00", "text=one%0Atwo%0D%0A&x=%00"),
+            ("f={%22a%22:1}", "f={%22a%22:1}"),
+            ("f={\"a\":1}", "f={%22a%22:1}"),
+            ("q=<b>&p=a\\b", "q=%3Cb%3E&p=a%5Cb"),
+            ("q=caf\u{e9}", "q=caf%C3%A9"),
+            ("next=https://x.test/?a#b", "next=https://x.test/?a%23b"),
+            (long.as_str(), long.as_str()),
+        ] {
+            let path = ReturnPath::of_navigation("/portal/p/x", Some(query), "/portal/p", PREFIX).unwrap();
+            assert_eq!((path.as_str(), path.is_cut), (format!("/portal/p/x?{kept}").as_str(), false));
+            assert_eq!(read(&written(&path)).unwrap(), Some(path.clone()), "{query}");
+            assert_eq!(ReturnPath::parse_own(path.as_str(), PREFIX).unwrap(), path);
+        }
+        // the usual return path stays readable
+        let plain = ReturnPath::of_navigation("/a", Some("b=c"), "/", PREFIX).unwrap();
+        assert_eq!(written(&plain), "rd=%2Fa%3Fb%3Dc");
+    }
+
+    #[test]
+    fn address_that_is_too_long_ends_at_its_path_and_says_so() {
+        let query = "a".repeat(5000);
+        let path = ReturnPath::of_navigation("/portal/p/x", Some(&query), "/portal/p", PREFIX).unwrap();
+        assert_eq!((path.as_str(), path.is_cut), ("/portal/p/x", true));
+        assert_eq!(written(&path), "cut=1&rd=%2Fportal%2Fp%2Fx");
+        assert_eq!(read(&written(&path)).unwrap(), Some(path));
+        let long = format!("/portal/p/{}", "a".repeat(3000));
+        let path = ReturnPath::of_navigation(&long, None, "/portal/p", PREFIX).unwrap();
+        assert_eq!((path.as_str(), path.is_cut), ("/portal/p", true));
+        // a path that the portal takes as opaque data has no place in a link
+        let path = ReturnPath::of_navigation("/portal/p/a%2Fb", Some("c=d"), "/portal/p", PREFIX).unwrap();
+        assert_eq!((path.as_str(), path.is_cut), ("/portal/p", true));
+    }
+
+    #[test]
+    fn query_in_a_parameter_of_its_own_leads_nowhere_else() {
+        let of = |rd: &str, query: &str| {
+            let mut text = Serializer::new(String::new());
+            text.append_pair("rd", rd).append_pair("rq", &URL_SAFE_NO_PAD.encode(query));
+            read(&text.finish())
+        };
+        assert_eq!(of("/a", "b=%0A").unwrap().unwrap().as_str(), "/a?b=%0A");
+        assert_eq!(of("/a?old", "//evil.test").unwrap().unwrap().as_str(), "/a?//evil.test");
+        for (rd, query) in [
+            ("//evil.test", "a"),
+            ("/a", "b\r\nx: y"),
+            ("/a", "b#c"),
+            ("/a", "<script>"),
+            ("/a", "\\"),
+            (PREFIX, "a"),
+        ] {
+            assert!(of(rd, query).is_err(), "{rd} {query}");
+        }
+        assert!(of("/a", &"a".repeat(5000)).is_err());
+        for bad in [
+            "rd=/a&rq=%25",
+            "rd=/a&rq=YQ==",
+            "rd=/a&rq=YQ&rq=YQ",
+            "rd=/a&cut=1&cut=1",
+            "rd=/a&rq=_w",
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        assert_eq!(read("rq=YQ").unwrap(), None);
+    }
+
     proptest::proptest! {
         #[test]
         fn accepted_paths_stay_on_this_origin(text in "[/\\\\a-z.:@%?#0-9\u{9}\u{a} ]{0,24}") {
             if let Ok(path) = ReturnPath::parse(&text, PREFIX) {
+                proptest::prop_assert_eq!(read(&written(&path)).unwrap(), Some(path.clone()));
                 let base = url::Url::parse("https://shop.example").unwrap();
                 let target = base.join(path.as_str()).unwrap();
                 proptest::prop_assert_eq!(target.origin(), base.origin());

@@ -51,13 +51,8 @@ fn describe(portal: &Portal, identity: &Identity) -> Result<Map<String, Value>, 
         "auth",
         json!({"method": auth.method, "time": auth.time, "acr": auth.acr, "amr": auth.amr}),
     );
-    let active = portal.active.load();
     for name in ["name", "email"] {
-        // the claim that `portal.yaml` maps; the claim of the same name without a mapping
-        let claim = match active.as_ref() {
-            Some(active) => active.revision.rules.claims.claim(&identity.claims, name)?,
-            None => identity.claims.get(name),
-        };
+        let claim = portal.claim(&identity.claims, name)?;
         let text = claim.filter(|value| value.is_string());
         insert(name, text.cloned().unwrap_or_default());
     }

@@ -100,6 +100,7 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
                 decision_id: uuid::Uuid::nil(),
                 request_id: request_id.clone(),
                 theme: crate::http::pages::Theme::plain(),
+                ways_on: None,
             };
             // an extended CONNECT is checked as the GET that it stands for
             let mut checked = parts.clone();

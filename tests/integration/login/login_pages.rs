@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::chromium::Chromium;
-use crate::support::openid::Provider;
+use crate::support::openid::{MockProvider, Provider};
 use crate::support::processes::free_port;
 use crate::support::session_client::HASH;
 use crate::support::{Answer, Gate, OPEN_SCHEMA, PAGE, Setup, eventually, raw};
@@ -185,7 +185,11 @@ fn a_navigation_to_an_opaque_path_can_log_in() {
         let mut browser = Browser::new(&gate);
         let answer = browser.send("GET", path, &[], "");
         let location = answer.header("location").to_owned();
-        assert_eq!(location, format!("/api/v1/identity/auth/login?portal=p&rd={back}"), "{path}");
+        assert_eq!(
+            location.replace("cut=1&", ""),
+            format!("/api/v1/identity/auth/login?portal=p&rd={back}"),
+            "{path}"
+        );
         assert_eq!(browser.send("GET", &location, &[], "").status, 200, "{path}");
     }
 }
@@ -525,8 +529,89 @@ fn chromium_logs_in_at_a_real_provider_and_out_there_too() {
     browser.press("Enter");
     browser.arrived("/portal/p/x?a=b");
     assert_eq!(gate.app.last().headers["x-forwarded-user"], "corp|alice");
-    submit_logout(&mut browser);
+    // out by the button of a page that denies
+    browser.open(&format!("{origin}/portal/p/closed"));
+    assert_eq!(browser.heading(), "Access denied");
+    check(&mut browser, "denied-at-provider");
+    while browser.focus() != "submit" {
+        browser.press("Tab");
+    }
+    browser.press("Enter");
     at_provider(&mut browser);
     let session = raw(gate.proxy, "GET", "/portal/p/x", &[("accept", "application/json")], b"");
     assert_eq!(session.status, 401);
+    browser.eval("document.querySelector('button[name=logout]').click()");
+    browser.arrived("/");
+    assert_eq!(browser.heading(), "Logged out");
+    browser.open(&format!("{origin}/"));
+    assert_eq!(browser.heading(), "Choose a portal");
+    let expected = ["status of 401", "status of 403", "/favicon.ico"];
+    browser
+        .complaints
+        .retain(|text| !expected.iter().any(|known| text.contains(known)));
+    assert_eq!(browser.complaints, Vec::<String>::new());
+}
+
+#[test]
+fn chromium_keeps_the_fragment_of_an_address_across_a_login_without_questions() {
+    let mock = MockProvider::start("alice", &json!({"tenant": "acme", "roles": ["viewer"]}));
+    let port = free_port();
+    let origin = format!("http://localhost:{port}");
+    let mut setup = setup(port).file("policies/p/portal.yaml", "login: { provider: corp }\n");
+    setup.issuers = Some(format!(
+        "issuers: [{{ name: corp, issuer: '{}', audiences: [api] }}]",
+        mock.issuer()
+    ));
+    setup.config = setup.config.replace(
+        "providers: {",
+        "providers: { corp: { issuer: corp, client_id: gate, client_secret: its-secret, scopes: [openid] },",
+    );
+    let gate = setup.start();
+    let mut browser = Chromium::start(&gate.path("profile"));
+    for (query, fragment) in [("", "#part"), ("?text=one%0Atwo&f={\"a\":1}", "#/orders/7?tab=2")] {
+        browser.call("Network.clearBrowserCookies", json!({}));
+        browser.open(&format!("{origin}/portal/p/x{query}{fragment}"));
+        let written = query.replace('"', "%22").replace('{', "%7B").replace('}', "%7D");
+        browser.arrived(&format!("/portal/p/x{written}"));
+        assert_eq!(browser.eval("location.hash"), fragment);
+    }
+}
+
+#[test]
+fn chromium_shows_every_refusal_as_a_readable_page() {
+    let gate = setup(free_port())
+        .file("schemas/api.cedarschema", OPEN_SCHEMA)
+        .file(
+            "policies/api/main.cedar",
+            "@id(\"viewers\") permit (principal in Role::\"viewer\", action, resource);",
+        )
+        .start();
+    let origin = format!("http://localhost:{}", gate.proxy.port());
+    let mut browser = Chromium::start(&gate.path("profile"));
+    let long = format!("/portal/p/x?q={}", "a".repeat(33 * 1024));
+    for (path, heading, name) in [
+        ("/nowhere", "Page not found", "not-found"),
+        ("/portal/p/a//b", "This address does not work", "bad-address"),
+        ("/portal/api/x", "Please log in", "no-login"),
+        ("/api/v1/identity/auth/refresh", "This address does not work", "no-visits"),
+        ("/api/v1/identity/auth/logout", "Log out?", "log-out"),
+        (long.as_str(), "Address or cookies are too long", "too-long"),
+    ] {
+        browser.open(&format!("{origin}{path}"));
+        assert_eq!(browser.heading(), heading);
+        check(&mut browser, name);
+    }
+    // the button of the page logs out
+    browser.open(&format!("{origin}/api/v1/identity/auth/logout"));
+    browser.press("Tab");
+    assert_eq!(browser.focus(), "submit");
+    browser.press("Enter");
+    browser.shows("Logged out");
+    // a form that is too large for the gate, and one without a session
+    browser.open(&format!("{origin}/nowhere"));
+    browser.eval(
+        "(() => { document.body.innerHTML = '<form method=post action=/portal/p/x></form>'; document.forms[0].submit(); })()",
+    );
+    browser.shows("Please log in");
+    check(&mut browser, "form-without-session");
 }

@@ -89,7 +89,7 @@ fn only_a_navigation_is_redirected_to_the_login_with_its_return_path() {
     );
     assert!(sent.body.is_empty());
     assert_eq!(browse(&gate, sent.header("location"), "").status, 200, "the login takes it");
-    // a query that no login takes is left out
+    // a query that no link may have travels beside its path
     let sent = browse(&gate, "/portal/p/page?x=%00", "");
     assert!(sent.header("location").ends_with("rd=%2Fportal%2Fp%2Fpage"), "{sent:?}");
     let long = format!("/portal/p/page?x={}", "y".repeat(4000));

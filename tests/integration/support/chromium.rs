@@ -80,6 +80,12 @@ impl Chromium {
     }
 
     pub fn call(&mut self, method: &str, params: Value) -> Value {
+        self.try_call(method, params)
+            .unwrap_or_else(|event| panic!("{method}: {event}"))
+    }
+
+    /// Fails while the page makes way for another one.
+    fn try_call(&mut self, method: &str, params: Value) -> Result<Value, Value> {
         self.next += 1;
         let id = self.next;
         let mut message = json!({"id": id, "method": method, "params": params});
@@ -96,8 +102,11 @@ impl Chromium {
                 };
                 let event: Value = serde_json::from_str(&text).unwrap();
                 if event["id"] == id {
-                    assert!(event["error"].is_null(), "{method}: {event}");
-                    return event["result"].clone();
+                    return if event["error"].is_null() {
+                        Ok(event["result"].clone())
+                    } else {
+                        Err(event)
+                    };
                 }
                 note(&event, complaints);
             }
@@ -119,22 +128,30 @@ impl Chromium {
 
     /// Waits until the page is loaded.
     pub fn settled(&mut self) {
-        eventually("the page is loaded", || {
-            let state = self.call(
-                "Runtime.evaluate",
-                json!({"expression": "document.readyState", "returnByValue": true}),
-            );
-            let state = state["result"]["value"].as_str().unwrap_or("none").to_owned();
-            if state == "complete" { Ok(()) } else { Err(state) }
-        });
+        self.waits("document.readyState", "complete");
     }
 
     /// Waits until the page's address ends like this.
     pub fn arrived(&mut self, end: &str) {
-        eventually(end, || {
-            let at = self.eval("location.pathname + location.search + ' ' + document.readyState");
-            let at = at.as_str().unwrap_or_default().to_owned();
-            if at == format!("{end} complete") { Ok(()) } else { Err(at) }
+        let expression = "location.pathname + location.search + ' ' + document.readyState";
+        self.waits(expression, &format!("{end} complete"));
+    }
+
+    /// Waits until a page with this heading is loaded.
+    pub fn shows(&mut self, heading: &str) {
+        let expression = "document.querySelector('h1')?.textContent + ' ' + document.readyState";
+        self.waits(expression, &format!("{heading} complete"));
+    }
+
+    /// Waits until a JavaScript expression has this value.
+    fn waits(&mut self, expression: &str, value: &str) {
+        eventually(value, || {
+            let result = self.try_call("Runtime.evaluate", json!({"expression": expression, "returnByValue": true}));
+            let now = result.map_err(|event| event.to_string())?["result"]["value"]
+                .as_str()
+                .unwrap_or("none")
+                .to_owned();
+            if now == value { Ok(()) } else { Err(now) }
         });
     }
 
