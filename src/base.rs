@@ -4,6 +4,7 @@
 //! No file in here imports a step of the path or takes part in a decision.
 
 pub mod address;
+pub mod certificates;
 pub mod clock;
 pub mod descriptors;
 pub mod digest;

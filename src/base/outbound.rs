@@ -7,6 +7,7 @@ use std::path::Path;
 
 use reqwest::{Certificate, ClientBuilder, Proxy};
 
+use super::certificates::has_system_authorities;
 use super::files::read_small;
 use crate::config::Egress;
 
@@ -44,6 +45,8 @@ fn client_builder(egress: &Egress) -> Result<ClientBuilder, String> {
         .user_agent(concat!("cedargate/", env!("CARGO_PKG_VERSION")));
     if let Some(path) = &egress.ca_file {
         builder = builder.tls_certs_only(read_authorities(path)?);
+    } else if !has_system_authorities() {
+        builder = builder.tls_certs_only([]);
     }
     if let Some(url) = &egress.proxy {
         let proxy = Proxy::all(url).map_err(|error| format!("`{url}` cannot be used as a proxy: {}", cause(&error)))?;
@@ -74,6 +77,11 @@ pub fn cause(error: &reqwest::Error) -> String {
     }
     let chain = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
     let innermost = chain.last().map(ToString::to_string).unwrap_or_default();
+    if innermost.contains(UNKNOWN_AUTHORITY) && !has_system_authorities() {
+        return format!(
+            "{innermost}; this system trusts no public authority: install `ca-certificates`, or name the authority in `ca_file`"
+        );
+    }
     if innermost.contains(UNKNOWN_AUTHORITY) {
         return format!("{innermost}; if the certificate is of a private authority, name it in `ca_file`");
     }

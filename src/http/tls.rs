@@ -2,7 +2,9 @@
 //!
 //! Beside the path. A listener takes the certificates that `SharedTls` holds when a client connects. Only
 //! `CertificateWatcher` replaces them, and only with a complete set: if a file cannot be read or parsed, or key and
-//! certificate do not match, the old certificates stay in force, and log, metric and audit say so once per change.
+//! certificate do not match, the old certificates stay in force, and log, metric and audit say so once per change. The same
+//! holds for a certificate that expired or is not valid yet, while the old one is valid: clients would refuse it. One that is
+//! not valid yet is taken up when it becomes valid. At start there is no better certificate, so the gate starts and warns.
 //!
 //! A deployment replaces the files one after the other. A change therefore counts only if the content is still the same
 //! after `CHANGE_QUIET`; a half-replaced set that is older than that is rejected, and the next look finds the rest.
@@ -25,6 +27,7 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{AdminEvent, Audit, Event};
+use crate::base::certificates::Validity;
 use crate::base::clock::unix_seconds;
 use crate::base::digest::sha256_of;
 use crate::base::files::{ReadError, read_small};
@@ -64,8 +67,10 @@ pub struct Certificates {
     shared: SharedTls,
     /// Digest of the files' content at the last look.
     seen: [u8; 32],
-    /// Unix seconds at which the certificate expires.
-    expiry: Option<i64>,
+    /// Of the certificate in force.
+    validity: Option<Validity>,
+    /// Unix seconds at which a rejected certificate is looked at again although its files did not change.
+    look_again_at: Option<i64>,
 }
 
 /// Looks at the files of all listeners periodically, and replaces certificates that changed.
@@ -102,7 +107,8 @@ impl Certificates {
             files: files.clone(),
             shared: Arc::new(ArcSwap::from_pointee(loaded.config)),
             seen: contents.digest(),
-            expiry: loaded.expiry,
+            validity: loaded.validity,
+            look_again_at: None,
         })
     }
 
@@ -113,7 +119,8 @@ impl Certificates {
     /// Puts changed files in force once they hold still. `None`: there is no finished change.
     async fn reload_if_changed(&mut self) -> Option<Result<(), CertificateError>> {
         let digest = self.read().await?.digest();
-        if digest == self.seen {
+        let is_due = self.look_again_at.is_some_and(|at| at <= unix_seconds());
+        if digest == self.seen && !is_due {
             return None;
         }
         tokio::time::sleep(CHANGE_QUIET).await;
@@ -123,11 +130,31 @@ impl Certificates {
         }
         // noted even if it is rejected, so that a bad pair is reported once
         self.seen = digest;
+        self.look_again_at = None;
         let loaded = server_config(self.listener, &self.files, &contents);
-        Some(loaded.map(|loaded| {
-            self.expiry = loaded.expiry;
-            self.shared.store(Arc::new(loaded.config));
-        }))
+        Some(loaded.and_then(|loaded| self.put_in_force(loaded)))
+    }
+
+    /// # Errors
+    /// The certificate is not valid now, and the one in force is.
+    fn put_in_force(&mut self, loaded: Loaded) -> Result<(), CertificateError> {
+        let now = unix_seconds();
+        let in_force = self.validity.filter(|validity| validity.problem_at(now).is_none());
+        if let (Some(in_force), Some(new)) = (in_force, loaded.validity)
+            && let Some(problem) = new.problem_at(now)
+        {
+            // after that second the one in force is no better
+            self.look_again_at = (new.not_before > now).then(|| new.not_before.min(in_force.not_after.saturating_add(1)));
+            let cert = CertificateFile {
+                listener: self.listener,
+                name: "cert",
+                path: &self.files.cert,
+            };
+            return Err(cert.error(problem));
+        }
+        self.validity = loaded.validity;
+        self.shared.store(Arc::new(loaded.config));
+        Ok(())
     }
 
     /// Reads on another thread: this one answers probes.
@@ -137,12 +164,12 @@ impl Certificates {
     }
 
     fn publish_expiry(&self, metrics: &Metrics) {
-        let Some(expiry) = self.expiry else { return };
+        let Some(validity) = self.validity else { return };
         let gauge = &metrics.tls.certificate_expiry;
-        gauge.with_label_values(&[self.listener]).set(expiry);
-        if expiry <= unix_seconds() {
+        gauge.with_label_values(&[self.listener]).set(validity.not_after);
+        if let Some(problem) = validity.problem_at(unix_seconds()) {
             let file = self.files.cert.display();
-            tracing::warn!(listener = self.listener, %file, "the certificate has expired; clients will refuse it");
+            tracing::warn!(listener = self.listener, %file, "the certificate {problem}; clients will refuse it");
         }
     }
 }
@@ -278,8 +305,7 @@ impl CertificateFile<'_> {
 /// A configuration that can be put in force.
 struct Loaded {
     config: ServerConfig,
-    /// Unix seconds at which the certificate expires.
-    expiry: Option<i64>,
+    validity: Option<Validity>,
 }
 
 fn server_config(listener: &'static str, files: &Tls, contents: &Contents) -> Result<Loaded, CertificateError> {
@@ -287,7 +313,7 @@ fn server_config(listener: &'static str, files: &Tls, contents: &Contents) -> Re
     let cert = file("cert", &files.cert);
     let provider = Arc::new(aws_lc_rs::default_provider());
     let pair = certified_key(&cert, &file("key", &files.key), contents, &provider)?;
-    let expiry = pair.cert.first().and_then(|leaf| not_after(leaf));
+    let validity = pair.cert.first().and_then(Validity::of);
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&TLS13, &TLS12])
         .map_err(|error| cert.error(format!("cannot be used: {error}")))?;
@@ -314,7 +340,7 @@ fn server_config(listener: &'static str, files: &Tls, contents: &Contents) -> Re
     } else {
         config.send_tls13_tickets = 0;
     }
-    Ok(Loaded { config, expiry })
+    Ok(Loaded { config, validity })
 }
 
 fn certified_key(
@@ -338,9 +364,4 @@ fn certified_key(
         }
         Err(error) => Err(cert.error(format!("cannot be used: {error}"))),
     }
-}
-
-fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
-    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    Some(certificate.validity().not_after.timestamp())
 }

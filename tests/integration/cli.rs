@@ -2,6 +2,7 @@
 
 mod commands;
 mod configuration_mistakes;
+mod no_authorities;
 mod readme_examples;
 mod unusable_files;
 mod user_command;

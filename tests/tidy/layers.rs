@@ -7,6 +7,7 @@ use crate::scan::{Edge, ROOMS, code_lines, edges, report, sources};
 /// Foundations that every module of the gate may use; they use each other only as `FOUNDATION_EDGES` says.
 const EVERYWHERE: &[&str] = &[
     "base::address",
+    "base::certificates",
     "base::clock",
     "base::descriptors",
     "base::digest",
@@ -45,7 +46,8 @@ const FOUNDATION_EDGES: &[(&str, &[&str])] = &[
         &["base::metrics", "base::telemetry", "config", "policy::types"],
     ),
     ("base::files", &["policy::types"]),
-    ("base::outbound", &["base::files", "config"]),
+    ("base::certificates", &[]),
+    ("base::outbound", &["base::certificates", "base::files", "config"]),
     ("base::telemetry", &["config", "policy::types"]),
     (
         "config",

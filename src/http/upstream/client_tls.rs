@@ -12,6 +12,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 use rustls_platform_verifier::BuilderVerifierExt;
 
+use crate::base::certificates::{Validity, has_system_authorities};
+use crate::base::clock::unix_seconds;
 use crate::base::files::read_small;
 use crate::config::{Protocol, Upstream, UpstreamTls, UpstreamUrl};
 
@@ -96,18 +98,29 @@ fn client_config(tls: &UpstreamTls, origin: &str) -> Result<ClientConfig, TlsErr
         .map_err(library)?;
     let builder = match &tls.ca {
         Some(file) => with_authorities(builder, file)?,
-        None => builder.with_platform_verifier().map_err(library)?,
+        None if has_system_authorities() => builder.with_platform_verifier().map_err(library)?,
+        None => builder.with_root_certificates(RootCertStore::empty()),
     };
     match &tls.identity {
         None => Ok(builder.with_no_client_auth()),
         Some((cert, key)) => {
             let chain = read_certificates("cert", cert)?;
+            warn_outside_validity(cert, &chain);
             let pem = read_file("key", key)?;
             let private = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| unusable_file("key", key, &error))?;
             builder
                 .with_client_auth_cert(chain, private)
                 .map_err(|error| unusable_file("key", key, &error))
         }
+    }
+}
+
+/// The gate starts all the same: an app may not check the time, and requests to other apps must work.
+fn warn_outside_validity(file: &Path, chain: &[CertificateDer<'_>]) {
+    let validity = chain.first().and_then(Validity::of);
+    if let Some(problem) = validity.and_then(|validity| validity.problem_at(unix_seconds())) {
+        let file = file.display();
+        tracing::warn!(%file, "the gate's certificate for the app {problem}; the app will refuse it (`upstream.tls.cert`)");
     }
 }
 

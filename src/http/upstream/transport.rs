@@ -11,14 +11,18 @@
 //! gives the request back, the pool may send it again, and unread bytes cannot be its answer.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -26,6 +30,9 @@ use super::apps::App;
 use super::client_tls::{ClientTls, chose_http2};
 use super::{FailureReason, UpstreamError};
 use crate::config::{Authority, Protocol, UpstreamUrl};
+
+/// Time after which the next address of a name is tried, too.
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// The HTTP version of one connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -97,10 +104,34 @@ pub(super) async fn dial(app: &App, offer: VersionOffer) -> Result<Dialed, Upstr
 }
 
 async fn connect_tcp(authority: &Authority) -> Result<TcpStream, UpstreamError> {
-    let address = (authority.dialled(), authority.port);
-    let stream = TcpStream::connect(address).await.map_err(connect_failed)?;
+    let addresses = lookup_host((authority.dialled(), authority.port))
+        .await
+        .map_err(connect_failed)?;
+    let stream = connect_any(addresses.collect()).await.map_err(connect_failed)?;
     stream.set_nodelay(true).map_err(connect_failed)?;
     Ok(stream)
+}
+
+/// Connects to the first address that answers. The attempts begin in the resolver's order; the next one when an earlier one
+/// failed, or has not answered for `ATTEMPT_DELAY` (RFC 8305, 5).
+async fn connect_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let mut rest = addresses.into_iter();
+    let mut attempts = JoinSet::new();
+    loop {
+        if let Some(address) = rest.next() {
+            attempts.spawn_local(TcpStream::connect(address));
+        }
+        tokio::select! {
+            Some(ended) = attempts.join_next() => match ended {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => failure = error,
+                Err(panicked) => failure = panicked.into(),
+            },
+            () = sleep(ATTEMPT_DELAY), if rest.len() > 0 => {}
+            else => return Err(failure),
+        }
+    }
 }
 
 fn connect_failed(error: io::Error) -> UpstreamError {
@@ -264,5 +295,59 @@ impl AsyncWrite for Transport {
             AppStream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             AppStream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use socket2::{Domain, Socket, Type};
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    /// A listener whose queue is full: the kernel drops further connections, as a firewall does.
+    fn silent() -> (Vec<Socket>, SocketAddr) {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        listener.bind(&any.into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut held = vec![listener];
+        for _ in 0..4 {
+            let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            client.set_nonblocking(true).unwrap();
+            let _in_progress = client.connect(&address).is_err();
+            held.push(client);
+        }
+        (held, address.as_socket().unwrap())
+    }
+
+    #[tokio::test]
+    async fn every_address_of_a_name_is_tried_and_a_silent_one_delays_the_next_only_a_little() {
+        let live = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let live = live.local_addr().map(|address| (live, address)).unwrap();
+        let refused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (_held, silent) = silent();
+        LocalSet::new()
+            .run_until(async {
+                for addresses in [
+                    vec![live.1],
+                    vec![refused, live.1],
+                    vec![live.1, refused],
+                    vec![silent, live.1],
+                    vec![refused, silent, live.1],
+                ] {
+                    let started = Instant::now();
+                    let stream = connect_any(addresses.clone()).await.unwrap();
+                    assert_eq!(stream.peer_addr().unwrap(), live.1, "{addresses:?}");
+                    assert!(started.elapsed() < Duration::from_millis(900), "{addresses:?}");
+                }
+                let error = connect_any(vec![refused, refused]).await.unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+                assert_eq!(connect_any(Vec::new()).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+            })
+            .await;
     }
 }

@@ -397,6 +397,55 @@ fn bad_files_leave_the_old_certificate_in_force_and_are_logged_once() {
 }
 
 #[test]
+fn a_certificate_that_is_not_valid_now_never_replaces_a_good_one() {
+    let authority = Authority::new("ours");
+    let good = authority.issue("shop.test");
+    let gate = with(open_portal().config(LISTEN), &good).start();
+    let config = Trust::in_(&authority).config();
+    let now = u64::try_from(crate::support::now()).unwrap();
+    let renewed = |from, to| authority.renew(&good, "shop.test", from, to);
+    let rejected = |n| {
+        counts(
+            &gate,
+            &format!("cedargate_tls_reload_total{{listener=\"proxy\",result=\"rejected\"}} {n}"),
+        )
+    };
+    replace(&gate, "tls.pem", &renewed(now - 100, now - 10));
+    rejected(1);
+    assert_eq!(leaf(&gate, &config), der(&good), "an expired one");
+    let early = renewed(now + 6, now + 10_000);
+    replace(&gate, "tls.pem", &early);
+    rejected(2);
+    assert_eq!(leaf(&gate, &config), der(&good), "one that is not valid yet");
+    let log = std::fs::read_to_string(gate.path("decisions.jsonl")).unwrap();
+    assert!(log.contains("expired at ") && log.contains("is not valid before "), "{log}");
+    // it is taken up at its time, although no file changes
+    counts(&gate, "cedargate_tls_reload_total{listener=\"proxy\",result=\"success\"} 1");
+    let early = Pair {
+        cert: early,
+        key: good.key.clone(),
+    };
+    assert_eq!(leaf(&gate, &config), der(&early));
+    rejected(2);
+}
+
+#[test]
+fn a_gate_whose_certificate_expired_starts_and_takes_the_next_one() {
+    let authority = Authority::new("ours");
+    let good = authority.issue("shop.test");
+    let now = u64::try_from(crate::support::now()).unwrap();
+    let expired = authority.renew(&good, "shop.test", now - 100, now - 10);
+    let expired = Pair {
+        cert: expired,
+        key: good.key.clone(),
+    };
+    let gate = with(open_portal().config(LISTEN), &expired).start();
+    replace(&gate, "tls.pem", &good.cert);
+    counts(&gate, "cedargate_tls_reload_total{listener=\"proxy\",result=\"success\"} 1");
+    assert!(answered(&Trust::in_(&authority).config(), &gate));
+}
+
+#[test]
 fn a_folder_swapped_by_a_symbolic_link_is_followed() {
     let authority = Authority::new("ours");
     let (first, second) = (authority.issue("shop.test"), authority.issue("shop.test"));

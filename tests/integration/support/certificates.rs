@@ -32,6 +32,16 @@ impl Authority {
         self.issue_for(&[name])
     }
 
+    /// A certificate for the key of `pair`, valid between two times in Unix seconds.
+    pub fn renew(&self, pair: &Pair, name: &str, from: u64, to: u64) -> String {
+        let at = |seconds| rcgen::date_time_ymd(1970, 1, 1) + std::time::Duration::from_secs(seconds);
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.not_before = at(from);
+        params.not_after = at(to);
+        let key = KeyPair::from_pem(&pair.key).unwrap();
+        params.signed_by(&key, &self.issuer).unwrap().pem()
+    }
+
     pub fn issue_for(&self, names: &[&str]) -> Pair {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();

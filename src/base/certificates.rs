@@ -1,0 +1,73 @@
+//! Facts about certificates that listeners and clients share: the time of their validity, and the system's own authorities.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, UNIX_EPOCH};
+
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::CertificateDer;
+use rustls_platform_verifier::Verifier;
+
+/// The time of a certificate's validity, in Unix seconds, both ends included.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Validity {
+    pub not_before: i64,
+    pub not_after: i64,
+}
+
+impl Validity {
+    /// `None` for a certificate that cannot be parsed.
+    pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+        let validity = certificate.validity();
+        Some(Self {
+            not_before: validity.not_before.timestamp(),
+            not_after: validity.not_after.timestamp(),
+        })
+    }
+
+    /// The reason why the certificate is not valid at this time; `None` if it is.
+    pub fn problem_at(self, unix_seconds: i64) -> Option<String> {
+        if unix_seconds > self.not_after {
+            Some(format!("expired at {}", time(self.not_after)))
+        } else if unix_seconds < self.not_before {
+            Some(format!("is not valid before {}", time(self.not_before)))
+        } else {
+            None
+        }
+    }
+}
+
+fn time(unix_seconds: i64) -> String {
+    let since = Duration::from_secs(u64::try_from(unix_seconds).unwrap_or_default());
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()
+}
+
+/// True if the system has certificates of public authorities; a minimal image has none. Looked up once, and a lack is logged
+/// then. Without them a client trusts no authority, so that only TLS to a server of a public authority fails.
+pub fn has_system_authorities() -> bool {
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| {
+        let found = Verifier::new(Arc::new(aws_lc_rs::default_provider()));
+        if let Err(error) = &found {
+            tracing::warn!(%error, "no public authority is trusted, so TLS to issuers, providers and apps fails unless a key names their authority; install `ca-certificates` or set SSL_CERT_FILE");
+        }
+        found.is_ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_valid_from_its_first_to_its_last_second() {
+        let validity = Validity {
+            not_before: 100,
+            not_after: 200,
+        };
+        assert_eq!(validity.problem_at(99).unwrap(), "is not valid before 1970-01-01T00:01:40Z");
+        assert_eq!(validity.problem_at(100), None);
+        assert_eq!(validity.problem_at(200), None);
+        assert_eq!(validity.problem_at(201).unwrap(), "expired at 1970-01-01T00:03:20Z");
+    }
+}
