@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use cedargate_policy::revision::problem::Problem;
 use cedargate_policy::revision::source::{SourceFile, Tree};
+use cedargate_policy::revision::unread::Unread;
 use cedargate_policy::types::PortalSlug;
 
 /// Bytes of all files of one folder below `policies/`, or of `schemas/`: the memory that one portal's owner can use.
@@ -84,7 +85,8 @@ impl PolicyFolders {
             bytes: Vec::new(),
         };
         reader.walk(&self.policies, "policies", 0, &mut Budget::full(&self.policies));
-        reader.walk(&self.schemas, "schemas", DEPTH_MAX, &mut Budget::full(&self.schemas));
+        // one level below `schemas/` is read only to name what lies there
+        reader.walk(&self.schemas, "schemas", DEPTH_MAX - 1, &mut Budget::full(&self.schemas));
         reader.tree
     }
 
@@ -158,7 +160,11 @@ impl Reader<'_> {
                     }
                     self.walk(&entry.path(), &child, depth + 1, budget);
                 }
-                Ok(meta) if meta.is_file() => self.read_file(&entry.path(), child, meta.len(), budget),
+                Ok(meta) if meta.is_dir() => self.tree.unread.push(Unread::too_deep(&child)),
+                Ok(meta) if meta.is_file() => {
+                    self.tree.unread.extend(Unread::of(&child));
+                    self.read_file(&entry.path(), child, meta.len(), budget);
+                }
                 Ok(_) if is_policy_file(&child) => self.problem(&child, "is not a regular file"),
                 Ok(_) => {}
             }
@@ -185,6 +191,8 @@ impl Reader<'_> {
         self.tree.slugs.extend(slug.filter(|slug| known.slugs.contains(slug)));
         let of_child = |problem: &&Problem| problem.file == child || problem.file.starts_with(&folder);
         self.tree.problems.extend(known.problems.iter().filter(of_child).cloned());
+        let unread = known.unread.iter().filter(|unread| of_child(&&unread.problem));
+        self.tree.unread.extend(unread.cloned());
         for (name, file) in files {
             budget.entries = budget.entries.saturating_sub(usize::from(name == child));
             budget.bytes = budget.bytes.saturating_sub(file.bytes.len() as u64);
@@ -258,9 +266,17 @@ fn open(path: &Path) -> io::Result<fs::File> {
     }
 }
 
+/// The endings of files that editors and tools write beside the one that they change.
+const TEMPORARY: [&str; 9] = ["~", ".swp", ".swo", ".swx", ".tmp", ".bak", ".orig", ".rej", ".part"];
+
 /// True for hidden files, kubelet's `..data`, and editors' swap and backup files.
 fn is_temporary(name: &str) -> bool {
-    name.starts_with('.') || name.ends_with('~') || (name.starts_with('#') && name.ends_with('#'))
+    name.starts_with('.')
+        || TEMPORARY.iter().any(|ending| name.ends_with(ending))
+        || (name.starts_with('#') && name.ends_with('#'))
+        // the file by which vim tests a folder, and the copies that IntelliJ makes
+        || name == "4913"
+        || name.contains("___jb_")
 }
 
 /// True for the kinds of file that a revision can contain; a README beside them is ignored.

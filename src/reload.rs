@@ -9,13 +9,13 @@
 //! - Files that belong together are written one after the other.
 //!
 //! Each round prevents it in this order: wait until events stop (`watch`); take the set of changed entries; read until two
-//! readings in a row are equal; if they differ from the last tree, wait `CHANGE_QUIET` and read again. A portal loads only if
-//! its files are equal in the last two readings. A change during the reading is in the next round's set. A change without an
+//! readings in a row are equal; if they differ from the last tree, wait `CHANGE_QUIET` and read again. A candidate loads only if
+//! all its files are equal in the last two readings; an emergency forbid joins if its own file is (`settled`). A change during the reading is in the next round's set. A change without an
 //! event is found by the rounds that read everything: after each poll, for each reload request, while a portal is unsettled,
 //! and `SECOND_ROUND` after an event. The first load reads without the wait; the first round checks it.
 //!
 //! On failure: a portal whose files keep changing keeps its revision, and the next round tries again; every `UNSETTLED_MAX`
-//! rounds it is reported as rejected, and its emergency forbids join, unless they change as well. A rejected candidate leaves
+//! rounds it is reported as rejected. Its settled emergency forbids join in the first round. A rejected candidate leaves
 //! the last good revision in force and is reported in log, `/status`, metric and record; it never makes the gate unready. A
 //! panic is counted, its reload requests get an error, and the next round tries again. Without kernel watches, polling remains.
 //!
@@ -24,6 +24,7 @@
 mod config_files;
 mod outcome;
 mod requests;
+mod settled;
 mod state;
 mod watch;
 
@@ -43,6 +44,7 @@ use self::config_files::ConfigFiles;
 pub use self::outcome::{Outcome, Outcomes, ReloadResult};
 use self::requests::ReloadRequest;
 pub use self::requests::{ReloadRequestError, ReloadRequests};
+use self::settled::{Settled, Unsettled};
 use self::state::StateDir;
 use self::watch::{WakeChannel, Wakeup, Watch};
 use crate::audit::{Event, PolicyEvent};
@@ -53,8 +55,10 @@ use crate::gate::Gate;
 use crate::policy_folders::{PolicyFolders, Readings, Scope};
 use crate::portals::{ActiveRevision, Portal, PortalRegistry};
 
-/// Readings in a row before a tree that keeps changing is left for the next round.
-const READ_ATTEMPTS: usize = 8;
+/// Readings in a row before the first load takes a tree that keeps changing as far as it is settled.
+const FIRST_READ_ATTEMPTS: usize = 8;
+/// The same for every later round; an emergency forbid that is settled waits for no other file.
+const READ_ATTEMPTS: usize = 3;
 /// Rounds in a row after which a portal whose files keep changing is reported as rejected.
 const UNSETTLED_MAX: u32 = 20;
 /// A change counts if the files are still the same after this time.
@@ -77,13 +81,21 @@ pub struct Reloader {
     state: Option<StateDir>,
     /// The last reading. Does not count for the portals in `unsettled`.
     last: Option<Tree>,
-    /// Portals whose files were still being written, and for how many rounds in a row.
-    unsettled: BTreeMap<PortalSlug, u32>,
+    /// Portals whose files were still being written.
+    unsettled: BTreeMap<PortalSlug, Unsettled>,
     /// Blocks readiness until the first revision of each portal in `policies.require`.
     required: BTreeMap<PortalSlug, Blocker>,
     /// Replaced revisions that requests may still hold.
     retired: Vec<Arc<ActiveRevision>>,
     config_files: ConfigFiles,
+}
+
+/// The result of one load.
+struct Swapped {
+    /// True if a new revision is in force.
+    is_swapped: bool,
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
 }
 
 impl Reloader {
@@ -125,7 +137,9 @@ impl Reloader {
 
     /// The first load, before traffic: restores each portal's last good revision, then loads the files as they are.
     pub fn first_load(&mut self) {
-        let Readings { before, last: tree } = self.places.read_twice(&Tree::default(), &Scope::Everything, READ_ATTEMPTS);
+        let Readings { before, last: tree } = self
+            .places
+            .read_twice(&Tree::default(), &Scope::Everything, FIRST_READ_ATTEMPTS);
         self.add_portals(&tree);
         if self.gate.portals.load().portals.is_empty() {
             let policies = self.places.policies.display();
@@ -227,70 +241,69 @@ impl Reloader {
         }
     }
 
-    /// Loads each portal that changed and whose files are equal in both readings. A portal that keeps changing does not hold
+    /// Loads each portal that changed, as far as its files are equal in both readings. A portal that keeps changing does not hold
     /// up the other portals.
     fn load_settled(&mut self, before: &Tree, tree: Tree) {
         let registry = self.gate.portals.load_full();
         for portal in &registry.portals {
             let slug = portal.slug();
-            if !before.is_same_for(&tree, slug) {
-                let rounds = self.unsettled.entry(slug.clone()).or_default();
-                *rounds = rounds.saturating_add(1);
-                if rounds.is_multiple_of(UNSETTLED_MAX) {
-                    self.reject_unsettled(portal, before, &tree);
-                }
+            let settled = Settled::of(before, &tree, slug);
+            if !settled.is_complete() {
+                self.load_unsettled(portal, settled, &tree);
                 continue;
             }
             let was_unsettled = self.unsettled.remove(slug).is_some();
             if was_unsettled || !self.last.as_ref().is_some_and(|last| last.is_same_for(&tree, slug)) {
-                self.load(portal, &tree);
+                let swapped = self.load(portal, &tree);
+                self.report(portal, swapped);
             }
         }
         self.last = Some(tree);
     }
 
-    /// Rejects a portal whose files keep changing, so that its settled emergency forbids join its last good revision. Does
-    /// nothing while the emergency forbids change as well.
-    fn reject_unsettled(&mut self, portal: &Arc<Portal>, before: &Tree, tree: &Tree) {
+    /// Loads the settled part of a portal that is still being written: its candidate, if all of that is settled, and every
+    /// emergency forbid that is. Reports what it changed, and every `UNSETTLED_MAX` rounds what keeps changing.
+    fn load_unsettled(&mut self, portal: &Arc<Portal>, settled: Settled, tree: &Tree) {
         let slug = portal.slug();
-        if before.emergency_files(slug) == tree.emergency_files(slug) {
-            let mut tree = tree.clone();
-            let folder = format!("policies/{slug}/");
-            tree.problems.push(Problem::new(&folder, "keeps changing while it is read"));
-            self.load(portal, &tree);
+        let state = self.unsettled.entry(slug.clone()).or_default();
+        state.rounds = state.rounds.saturating_add(1);
+        let is_due = state.rounds.is_multiple_of(UNSETTLED_MAX);
+        // SECURITY: without a revision in force, a brake that is being written has no last good content to hold
+        let is_open = settled.candidate && portal.active.load().is_some();
+        let keeps_changing = |name: &str| Problem::new(name, "keeps changing while it is read");
+        let changing: Vec<Problem> = settled.unsettled.iter().map(|name| keeps_changing(name)).collect();
+        let mut part = tree.without_unsettled(settled.unsettled);
+        if !is_open {
+            part.problems.push(keeps_changing(&format!("policies/{slug}/")));
+        }
+        if !is_due && state.tried.as_ref().is_some_and(|tried| tried.is_same_for(&part, slug)) {
+            return;
+        }
+        let is_new = !state.tried.as_ref().is_some_and(|tried| tried.is_same_for(&part, slug));
+        state.tried = Some(part.clone());
+        let mut swapped = self.load(portal, &part);
+        if is_due {
+            swapped.problems.extend(changing);
+        }
+        if is_due || swapped.is_swapped || (is_open && is_new) {
+            self.report(portal, swapped);
         }
     }
 
-    fn load(&mut self, portal: &Arc<Portal>, tree: &Tree) {
+    /// Loads one portal and swaps its revision, if there is a new one.
+    fn load(&mut self, portal: &Arc<Portal>, tree: &Tree) -> Swapped {
         let started = Instant::now();
         let active = portal.active.load_full();
         let previous = active.as_ref().map(|a| &*a.revision);
         let Loaded { revision, rejected } = self.loader.load(&portal.scope, tree, previous);
-        let warnings = revision.as_ref().map(|r| r.warnings.clone()).unwrap_or_default();
-        if let Some(revision) = revision {
-            self.swap(portal, &revision, started);
+        if let Some(revision) = &revision {
+            self.swap(portal, revision, started);
         }
-        let result = if rejected.is_some() {
-            ReloadResult::Rejected
-        } else {
-            ReloadResult::Success
-        };
-        let problems = rejected.map(|e| e.problems).unwrap_or_default();
-        for problem in &problems {
-            tracing::error!(portal = %portal.slug(), file = problem.file, line = problem.line, "candidate rejected: {problem}");
+        Swapped {
+            is_swapped: revision.is_some(),
+            problems: rejected.map(|e| e.problems).unwrap_or_default(),
+            warnings: revision.map(|r| r.warnings.clone()).unwrap_or_default(),
         }
-        for warning in &warnings {
-            tracing::warn!(portal = %portal.slug(), file = warning.file, line = warning.line, "{warning}");
-        }
-        self.report(
-            portal,
-            Outcome {
-                result,
-                at: clock::unix_seconds_f64(),
-                problems,
-                warnings,
-            },
-        );
     }
 
     fn swap(&mut self, portal: &Arc<Portal>, revision: &Arc<Revision>, started: Instant) {
@@ -332,7 +345,24 @@ impl Reloader {
         }
     }
 
-    fn report(&self, portal: &Portal, outcome: Outcome) {
+    fn report(&self, portal: &Portal, swapped: Swapped) {
+        let Swapped { problems, warnings, .. } = swapped;
+        for problem in &problems {
+            tracing::error!(portal = %portal.slug(), file = problem.file, line = problem.line, "candidate rejected: {problem}");
+        }
+        for warning in &warnings {
+            tracing::warn!(portal = %portal.slug(), file = warning.file, line = warning.line, "{warning}");
+        }
+        let outcome = Outcome {
+            result: if problems.is_empty() {
+                ReloadResult::Success
+            } else {
+                ReloadResult::Rejected
+            },
+            at: clock::unix_seconds_f64(),
+            problems,
+            warnings,
+        };
         let metrics = &self.gate.metrics;
         metrics
             .reload

@@ -101,7 +101,7 @@ impl StateDir {
         Ok(Some(Tree {
             files,
             slugs: [slug.clone()].into(),
-            problems: Vec::new(),
+            ..Tree::default()
         }))
     }
 }

@@ -31,7 +31,7 @@ use crate::policy_folders::{PolicyFolders, Scope};
 /// Time without events after which a writer counts as done.
 const SETTLE: Duration = Duration::from_millis(20);
 /// Longest wait for a writer that never pauses.
-const SETTLE_MAX: Duration = Duration::from_millis(250);
+const SETTLE_MAX: Duration = Duration::from_millis(100);
 /// Pause between two looks at the shutdown while the reloader waits.
 const STOP_CHECK: Duration = Duration::from_millis(100);
 /// Changed entries remembered between two rounds. More of them count as everything; reading everything costs no more then.

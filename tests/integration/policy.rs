@@ -1,10 +1,12 @@
 //! Decisions: principals, resources and context, `POST /authorize`, loading and reloading of policies.
 
 mod authorize_endpoint;
+mod brakes;
 mod cedar_suite;
 mod example_portals;
 mod fail_closed;
 mod five_doors;
 mod path_rules;
 mod policy_reload;
+mod portal_files;
 mod principal_mapping;

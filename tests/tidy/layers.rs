@@ -24,6 +24,7 @@ const EVERYWHERE: &[&str] = &[
     "policy::digest",
     "policy::json",
     "policy::scope",
+    "policy::text",
     "policy::types",
 ];
 
@@ -35,6 +36,7 @@ const POLICY_EVERYWHERE: &[&str] = &[
     "policy::error_chain",
     "policy::json",
     "policy::scope",
+    "policy::text",
     "policy::types",
 ];
 
@@ -69,6 +71,7 @@ const FOUNDATION_EDGES: &[(&str, &[&str])] = &[
     ("policy::json", &[]),
     ("policy::claim_path", &[]),
     ("policy::scope", &["policy::claim_path", "policy::types"]),
+    ("policy::text", &[]),
     ("policy::types", &["policy::json"]),
 ];
 

@@ -4,6 +4,7 @@
 //! field. The app fills every other field, and only in a named query.
 
 mod client_names;
+mod declared;
 mod recorded;
 
 use std::net::IpAddr;
@@ -16,6 +17,8 @@ use serde_json::{Map, Value, json};
 use smallvec::SmallVec;
 
 use self::client_names::{header_values, parameter_values};
+use self::declared::fact;
+pub use self::declared::{Misfit, Unfilled, gate_names, misfits};
 pub use self::recorded::RecordedContext;
 use self::recorded::Shown;
 use crate::denial::{Denial, Refusal};
@@ -25,15 +28,6 @@ use crate::schema::{AttrType, Field, RecordType, SchemaModel};
 use crate::types::{AuthFacts, HeaderNames};
 use crate::value::is_plain;
 use crate::value::{SET_ITEMS_MAX, Value as CedarValue, context_of, datetime_of, ip_of, value};
-
-/// Headers that never become context: they carry credentials.
-const SECRET_HEADERS: [&str; 5] = [
-    "authorization",
-    "cookie",
-    "proxy-authorization",
-    "set-cookie",
-    "x-cedargate-assertion",
-];
 
 /// Facts that the gate knows of one query; a named query has no `http`.
 #[derive(Clone, Copy)]
@@ -72,7 +66,9 @@ pub struct ContextPlans {
 #[derive(Debug, Default)]
 pub struct ContextPlan {
     owned: Vec<OwnedField>,
-    /// Required fields that only the app could fill.
+    /// Fields that only the app can fill, in a named query.
+    supplied: Vec<String>,
+    /// Those of them that are required.
     pub app_required: Vec<String>,
     /// True if any field comes from the query string.
     pub reads_query: bool,
@@ -176,8 +172,10 @@ impl ContextPlan {
                         required: field.required,
                     });
                 }
-                None if field.required => plan.app_required.push(name.clone()),
-                None => {}
+                None => {
+                    plan.supplied.push(name.clone());
+                    plan.app_required.extend(field.required.then(|| name.clone()));
+                }
             }
         }
         plan
@@ -205,6 +203,11 @@ impl ContextPlan {
         let own = ProxyContext { plan: self, facts };
         // every given field was declared
         (left == 0).then_some(NamedContext { own, given: taken })
+    }
+
+    /// Fields that no request fills: only the app knows them.
+    pub fn supplied(&self) -> &[String] {
+        &self.supplied
     }
 
     /// True if only the gate may fill this field.
@@ -400,6 +403,13 @@ impl ContextSource for ProxyContext<'_> {
     fn names_entities(&self) -> bool {
         self.plan.names_entities
     }
+
+    fn unknown(&self) -> &[String] {
+        match self.facts.http {
+            Some(_) => &self.plan.supplied,
+            None => &[],
+        }
+    }
 }
 
 impl NamedContext<'_> {
@@ -438,52 +448,6 @@ impl ContextSource for ReadyContext {
 
     fn names_entities(&self) -> bool {
         true
-    }
-}
-
-/// The fact for a declared field; `None` if the app fills the field.
-fn fact(name: &str, ty: &AttrType) -> Option<Fact> {
-    let (fact, fits) = match name {
-        "method" => (Fact::Method, *ty == AttrType::String),
-        "path" => (Fact::Path, *ty == AttrType::String),
-        "host" => (Fact::Host, *ty == AttrType::String),
-        "scheme" => (Fact::Scheme, *ty == AttrType::String),
-        "portal" => (Fact::Portal, matches!(ty, AttrType::String | AttrType::Entity(_))),
-        "tenant" => (Fact::Tenant, matches!(ty, AttrType::String | AttrType::Entity(_))),
-        "source_ip" => (Fact::SourceIp, *ty == AttrType::Ip),
-        "now" => (Fact::Now, *ty == AttrType::Datetime),
-        "auth" => (Fact::Auth, record_of(ty, auth_field)),
-        "flags" => (Fact::Flags, record_of(ty, |_, t| *t == AttrType::Bool)),
-        "query" => (Fact::Query, record_of(ty, string_or_set)),
-        "headers" => (
-            Fact::Headers,
-            record_of(ty, |n, t| string_or_set(n, t) && !is_secret_header(n)),
-        ),
-        _ => return None,
-    };
-    fits.then_some(fact)
-}
-
-/// True if a header of this name must never be context.
-pub fn is_secret_header(name: &str) -> bool {
-    let name = name.to_ascii_lowercase().replace('_', "-");
-    SECRET_HEADERS.contains(&name.as_str())
-}
-
-fn record_of(ty: &AttrType, fits: impl Fn(&str, &AttrType) -> bool) -> bool {
-    matches!(ty, AttrType::Record(record) if record.fields.iter().all(|(name, field)| fits(name, &field.ty)))
-}
-
-fn string_or_set(_: &str, ty: &AttrType) -> bool {
-    *ty == AttrType::String || *ty == AttrType::Set(Box::new(AttrType::String))
-}
-
-fn auth_field(name: &str, ty: &AttrType) -> bool {
-    match name {
-        "method" | "acr" => *ty == AttrType::String,
-        "time" => matches!(ty, AttrType::Datetime | AttrType::Long),
-        "amr" | "scopes" => *ty == AttrType::Set(Box::new(AttrType::String)),
-        _ => false,
     }
 }
 

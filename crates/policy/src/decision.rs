@@ -9,6 +9,7 @@
 
 pub mod http;
 pub mod named;
+mod public;
 
 use std::sync::Arc;
 
@@ -77,7 +78,8 @@ pub struct Open<'q> {
     query: &'q Query<'q>,
     /// The path of a request as the portal reads it.
     path: Option<PathReading<'q>>,
-    is_public: bool,
+    /// The method of the entry of `public` that the path matches.
+    public_by: Option<&'q str>,
 }
 
 /// A decision, its reasons, and what it was about.
@@ -113,7 +115,7 @@ pub enum DecisionContext {
 
 /// The step that determined a decision.
 enum Basis {
-    /// `portal.yaml` declares the path public.
+    /// `portal.yaml` declares the path public, and no forbid holds for the caller.
     Public,
     /// An emergency forbid closes a public path.
     ClosedBy(Arc<PolicyInfo>),
@@ -142,36 +144,30 @@ pub fn decide(query: &Query<'_>, caller: Caller<'_>) -> Decision {
 impl Query<'_> {
     /// Tells whether the query needs a credential, and applies emergency forbids to public paths.
     ///
-    /// Policies are not evaluated on a public path, so an emergency forbid for all principals closes it here.
+    /// The caller of a public path is not known yet, so an emergency forbid for all principals closes it here.
     pub fn access(&self) -> Access<'_> {
         let Asked::Http(http) = &self.asked else {
             return Access::Credential(Open {
                 query: self,
                 path: None,
-                is_public: false,
+                public_by: None,
             });
         };
         let path = match self.revision.file.paths.read(http.path) {
             Ok(path) => path,
             Err(refusal) => return Access::Closed(Box::new(Decision::refused(refusal))),
         };
-        let Some(entry_method) = self.revision.file.public.find(http.method, &path) else {
-            return Access::Credential(Open {
-                query: self,
-                path: Some(path),
-                is_public: false,
-            });
+        let public_by = self.revision.file.public.find(http.method, &path);
+        let closed = public_by.and_then(|_| public::closed_by(self.revision, http.method, &path, public_by));
+        let open = Open {
+            query: self,
+            path: Some(path),
+            public_by,
         };
-        let closed_by = |method: &str| self.revision.closed_by(method, &path);
-        // a HEAD that borrows GET's entry is closed with it
-        let borrowed = (entry_method != http.method).then(|| closed_by(entry_method));
-        match closed_by(http.method).or(borrowed.flatten()) {
-            Some(forbid) => Access::Closed(Box::new(Decision::on(Basis::ClosedBy(forbid)))),
-            None => Access::Public(Open {
-                query: self,
-                path: Some(path),
-                is_public: true,
-            }),
+        match (closed, public_by) {
+            (Some(forbid), _) => Access::Closed(Box::new(Decision::on(Basis::ClosedBy(forbid)))),
+            (None, Some(_)) => Access::Public(open),
+            (None, None) => Access::Credential(open),
         }
     }
 
@@ -183,7 +179,7 @@ impl Query<'_> {
         };
         match self.revision.file.paths.read(http.path) {
             Ok(path) => {
-                let forbid = self.revision.closed_by(http.method, &path);
+                let forbid = public::closed_by(self.revision, http.method, &path, None);
                 Decision::on(forbid.map_or(Basis::Public, Basis::ClosedBy))
             }
             Err(refusal) => Decision::refused(refusal),
@@ -218,13 +214,20 @@ impl Open<'_> {
         let tenant = query.tenant();
         let caller_tenant = caller.identity().and_then(|identity| identity.tenant.as_deref());
         check_tenant(tenant, caller_tenant)?;
-        if self.is_public {
-            return Ok(Basis::Public);
-        }
-        let evaluation = match (&query.asked, &self.path) {
-            (Asked::Http(http), Some(path)) => http::evaluate(query, http, path, caller, tenant, details)?,
-            (Asked::Named(named), _) => named::evaluate(query, named, caller, tenant, details)?,
-            (Asked::Http(_), None) => return Err(Refusal::new(Denial::RequestInvalid, "the path was not read")),
+        let evaluation = match (&query.asked, &self.path, self.public_by) {
+            (Asked::Http(http), Some(path), Some(entry_method)) => {
+                let request = public::PublicRequest {
+                    query,
+                    http,
+                    path,
+                    entry_method,
+                };
+                let forbids = public::evaluate(&request, caller, tenant, details)?;
+                return Ok(forbids.map_or(Basis::Public, Basis::Evaluated));
+            }
+            (Asked::Http(http), Some(path), None) => http::evaluate(query, http, path, caller, tenant, details)?,
+            (Asked::Named(named), ..) => named::evaluate(query, named, caller, tenant, details)?,
+            (Asked::Http(_), None, _) => return Err(Refusal::new(Denial::RequestInvalid, "the path was not read")),
         };
         Ok(Basis::Evaluated(evaluation))
     }

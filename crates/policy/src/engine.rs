@@ -47,6 +47,7 @@ const MATCH_SETS_MAX: usize = 16_384;
 /// Everything a decision needs of one revision.
 pub struct Engine {
     policies: Vec<Arc<PolicyEntry>>,
+    has_forbids: bool,
     index: Arc<PolicyIndex>,
     /// Keys of the declared actions.
     actions: FxHashMap<EntityUid, ScopeKey>,
@@ -123,6 +124,12 @@ pub trait ContextSource {
 
     /// True if the context may hold entities.
     fn names_entities(&self) -> bool;
+
+    /// Fields that policies may read and that nothing tells at this door. Their absence says nothing about the query, so a forbid
+    /// that reads one cannot be evaluated.
+    fn unknown(&self) -> &[String] {
+        &[]
+    }
 }
 
 /// The outcome of evaluating policies, and its reasons.
@@ -259,6 +266,7 @@ impl Engine {
             .collect();
         let match_sets = Cache::new(MATCH_SETS_MAX);
         Self {
+            has_forbids: policies.iter().any(|policy| policy.info.effect == Effect::Forbid),
             policies,
             index,
             actions,
@@ -291,11 +299,28 @@ impl Engine {
         &self.index
     }
 
+    /// The policies whose scope covers every principal, this action and this resource; conditions are not looked at.
+    pub fn covering_all_principals(&self, action: &EntityUid, resource: &QueryEntity) -> impl Iterator<Item = &Arc<PolicyEntry>> {
+        let principal = self.index.principals.key_of_any_type();
+        let undeclared = || self.index.actions.key(action, []);
+        let action = self.actions.get(action).cloned().unwrap_or_else(undeclared);
+        let numbers = self.index.candidates(&principal, &action, &resource.key);
+        numbers.into_iter().filter_map(|number| self.policies.get(number as usize))
+    }
+
+    /// True if any policy forbids.
+    pub fn has_forbids(&self) -> bool {
+        self.has_forbids
+    }
+
     /// Evaluates the query. Never fails: a policy that cannot be evaluated denies.
     pub fn decide(&self, query: &EntityQuery<'_>) -> Evaluation {
         let match_set = self.match_set(query);
         if let Some(constant) = &match_set.constant {
             return constant.clone();
+        }
+        if let Some(failed) = self.unknown_read(&match_set, query.context.unknown()) {
+            return failed;
         }
         let Some(prepared) = match_set.condition_only.get().or_else(|| match_set.originals()) else {
             return Evaluation::failed("the matching policies do not form a set".to_owned());
@@ -304,6 +329,29 @@ impl Engine {
             Ok((decision, reasons, errors)) => self.combine(&match_set, decision, &reasons, errors),
             Err(message) => Evaluation::failed(message),
         }
+    }
+
+    /// True for a forbid that denies if it cannot be evaluated.
+    fn denies_by_error(&self, info: &PolicyInfo) -> bool {
+        info.effect == Effect::Forbid && (self.errored_forbids == ErroredForbids::Deny || info.is_above_portal())
+    }
+
+    /// SECURITY: behind `has` a forbid that reads an unknown field would not apply, and no error would say so.
+    fn unknown_read(&self, match_set: &MatchSet, unknown: &[String]) -> Option<Evaluation> {
+        if unknown.is_empty() {
+            return None;
+        }
+        let forbids = match_set.conditional.iter().filter(|p| self.denies_by_error(&p.info));
+        let read = |policy: &Arc<PolicyEntry>| unknown.iter().find(|field| policy.reads().context.includes(field)).cloned();
+        let (policy, field) = forbids.filter_map(|policy| Some((policy, read(policy)?))).next()?;
+        let error = PolicyError {
+            policy: Arc::clone(&policy.info.id),
+            message: format!(
+                "`{}` reads context `{field}`, which only the app's own questions have",
+                policy.info.id
+            ),
+        };
+        Some(Evaluation::failed_by(error))
     }
 
     fn match_set(&self, query: &EntityQuery<'_>) -> Arc<MatchSet> {
@@ -434,12 +482,9 @@ impl Engine {
                 .filter(|p| p.info.effect == effect);
             all.map(|p| Arc::clone(&p.info)).collect()
         };
-        let denies_by_error = |info: &PolicyInfo| {
-            info.effect == Effect::Forbid && (self.errored_forbids == ErroredForbids::Deny || info.is_above_portal())
-        };
         let forbid_failed = errors.iter().any(|(id, _)| {
             let mut failed = match_set.conditional.iter().filter(|p| p.policy().id() == id);
-            failed.any(|p| denies_by_error(&p.info))
+            failed.any(|p| self.denies_by_error(&p.info))
         });
         let errors = errors
             .into_iter()
@@ -538,32 +583,6 @@ fn push_context_uids(context: &Context, roots: &mut Vec<EntityUid>) {
     for key in keys.keys() {
         if let Some(value) = context.get(key) {
             push_uids(&value, roots);
-        }
-    }
-}
-
-impl Evaluation {
-    /// No revision was ever loaded.
-    pub fn unloaded() -> Self {
-        Self {
-            outcome: Outcome::NothingLoaded,
-            policies: Vec::new(),
-            errors: Vec::new(),
-            advising_permit: None,
-        }
-    }
-
-    /// Cedar could not evaluate the query.
-    pub fn failed(message: String) -> Self {
-        let error = PolicyError {
-            policy: Arc::from(""),
-            message,
-        };
-        Self {
-            outcome: Outcome::EvaluationError,
-            policies: Vec::new(),
-            errors: vec![error],
-            advising_permit: None,
         }
     }
 }

@@ -26,13 +26,66 @@ pub struct JsonError {
     pub reason: String,
 }
 
+/// The numbers that a text may hold.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Numbers {
+    Any,
+    /// Integers of 64 bits: the only numbers that are Cedar values.
+    Integers,
+}
+
 /// Parses exactly one JSON value.
 pub fn from_slice(bytes: &[u8]) -> Result<Value, JsonError> {
     let text = std::str::from_utf8(bytes).map_err(|error| not_utf8(bytes, error.valid_up_to()))?;
+    parse(text, Numbers::Any)
+}
+
+/// The place of the first mistake of a JSON text that must not hold numbers other than Cedar's.
+pub fn check_integers(text: &str) -> Result<(), JsonError> {
+    parse(text, Numbers::Integers).map(drop)
+}
+
+/// A number inside a value that is not one of Cedar's.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("`{place}`: {}", not_an_integer(number))]
+pub struct NumberError {
+    /// Dotted, list items by index.
+    pub place: String,
+    pub number: Number,
+}
+
+/// The same for a value that was parsed already; `place` names it.
+pub fn check_integers_in(value: &Value, place: &str) -> Result<(), NumberError> {
+    match value {
+        Value::Number(number) if !number.is_i64() => Err(NumberError {
+            place: place.to_owned(),
+            number: number.clone(),
+        }),
+        Value::Array(items) => {
+            let mut items = items.iter().enumerate();
+            items.try_for_each(|(index, item)| check_integers_in(item, &format!("{place}.{index}")))
+        }
+        Value::Object(members) => {
+            let mut members = members.iter();
+            members.try_for_each(|(name, member)| check_integers_in(member, &format!("{place}.{name}")))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Ok(()),
+    }
+}
+
+fn not_an_integer(number: &dyn fmt::Display) -> String {
+    format!(
+        "`{number}` is not an integer of 64 bits, and Cedar has no other numbers; write a fraction as \
+         {{\"__extn\": {{\"fn\": \"decimal\", \"arg\": \"1.5\"}}}} and a longer number as a string"
+    )
+}
+
+fn parse(text: &str, numbers: Numbers) -> Result<Value, JsonError> {
     let duplicate = RefCell::new(None);
     let strict = Strict {
         depth: 0,
         duplicate: &duplicate,
+        numbers,
     };
     let mut parser = serde_json::Deserializer::from_str(text);
     strict
@@ -97,6 +150,7 @@ fn without_place(message: &str) -> String {
 struct Strict<'a> {
     depth: usize,
     duplicate: &'a RefCell<Option<String>>,
+    numbers: Numbers,
 }
 
 impl Strict<'_> {
@@ -138,11 +192,19 @@ impl<'de> Visitor<'de> for Strict<'_> {
         Ok(Value::Number(value.into()))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
+        if self.numbers == Numbers::Integers && i64::try_from(value).is_err() {
+            return Err(E::custom(not_an_integer(&value)));
+        }
         Ok(Value::Number(value.into()))
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        if self.numbers == Numbers::Integers {
+            return Err(E::custom(
+                Number::from_f64(value).map_or_else(|| "number out of range".to_owned(), |number| not_an_integer(&number)),
+            ));
+        }
         Number::from_f64(value)
             .map(Value::Number)
             .ok_or_else(|| E::custom("number out of range"))
@@ -243,6 +305,17 @@ mod tests {
         assert!(from_slice(nested(DEPTH_MAX).as_bytes()).is_ok());
         assert!(from_slice(nested(DEPTH_MAX + 1).as_bytes()).is_err());
         assert!(from_slice(&vec![b'['; 1_000_000]).is_err());
+    }
+
+    #[test]
+    fn numbers_that_are_no_cedar_values_are_named_with_their_place() {
+        let error = check_integers("[1,\n {\"a\": 1.50}]").unwrap_err();
+        assert_eq!(error.line, 2);
+        assert!(error.reason.starts_with("`1.5` is not an integer of 64 bits"), "{error}");
+        assert!(check_integers("[-9223372036854775808, 9223372036854775807]").is_ok());
+        let value = serde_json::json!({"a": [1, {"b": u64::MAX}]});
+        assert_eq!(check_integers_in(&value, "context").unwrap_err().place, "context.a.1.b");
+        assert_eq!(check_integers_in(&serde_json::json!({"a": i64::MIN}), "context"), Ok(()));
     }
 
     #[test]

@@ -58,6 +58,7 @@ pub mod claim_path;
 pub mod types;
 pub mod digest;
 pub mod json;
+pub mod text;
 mod error_chain;
 
 #[cfg(test)]

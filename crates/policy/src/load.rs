@@ -6,34 +6,35 @@
 
 mod checks;
 mod emergency;
-#[cfg(test)]
-mod reuse_tests;
+mod entities;
+mod facts;
 mod nesting;
 mod policies;
+#[cfg(test)]
+mod reuse_tests;
 mod schemas;
 mod statements;
 
 use std::collections::HashMap;
-use std::str::FromStr;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Weak};
 
-use cedar_policy::{Entities, Template, Validator};
+use cedar_policy::{Template, Validator};
 use http::HeaderValue;
 use serde_json::Value;
 
 use self::checks::{
-    duplicates, is_policy_place, login_problems, namespace_warning, placed_path_problems, public_problems, removed_files,
-    route_problems, schema_problems, stored_path_problems,
+    ForbiddenPaths, duplicates, is_policy_place, login_problems, namespace_warning, placed_path_problems, removed_files,
+    route_problems, stored_path_problems,
 };
 use self::emergency::EmergencyLoad;
+use self::entities::EntityFile;
+use self::facts::DeclaredFacts;
 use self::policies::{ParseCache, SharedFiles};
 use self::schemas::Schemas;
 use crate::decision_tests;
-use crate::engine::entities::EntityStore;
 use crate::engine::index::PolicyIndex;
 use crate::engine::{Engine, ErroredForbids, IndexedPolicies, MatchSet, PolicyEntry};
-use crate::error_chain::error_chain;
 use crate::portal::file::{PortalFile, SkipErrors};
 use crate::portal::path::rules::PathRules;
 use crate::revision::emergency::EmergencyForbids;
@@ -89,6 +90,12 @@ struct ParsedPolicies {
     warnings: Vec<Problem>,
     /// Paths that no request can have, by the default `paths` of a portal.
     path_problems: Vec<Problem>,
+}
+
+/// The policies of a portal's files and links.
+struct JoinedPolicies {
+    entries: Vec<Arc<PolicyEntry>>,
+    warnings: Vec<Problem>,
 }
 
 impl Loaded {
@@ -192,17 +199,20 @@ impl Loader {
         let files = tree.portal_files(&portal.slug);
         let mut problems = tree.portal_problems(&portal.slug);
         problems.extend(removed_files(&portal.slug, &files, previous));
-        if let Some(previous) = previous.filter(|p| problems.is_empty() && p.candidate.files == files) {
+        let strays = tree.portal_strays(&portal.slug);
+        let is_same = |previous: &&Revision| previous.candidate.files == files && previous.candidate.strays == strays;
+        if let Some(previous) = previous.filter(|_| problems.is_empty()).filter(is_same) {
             return Ok(Arc::clone(&previous.candidate));
         }
         RevisionError::check(problems)?;
-        self.candidate(portal, files, previous)
+        self.candidate(portal, files, strays, previous)
     }
 
     fn candidate(
         &mut self,
         portal: &PortalScope,
         files: Files,
+        strays: Vec<Problem>,
         previous: Option<&Revision>,
     ) -> Result<Arc<Candidate>, RevisionError> {
         let slug = &portal.slug;
@@ -210,36 +220,38 @@ impl Loader {
         let schema = self.schemas.load(slug, &files, file.namespace.as_deref())?;
         let model = &schema.model;
         let names = Arc::new(TypeNames::new(model, slug.as_str()));
-        let mut problems = schema_problems(slug, model);
+        let declared = DeclaredFacts {
+            slug,
+            files: &files,
+            file: &file,
+            model,
+            path: schema.path.as_ref(),
+        };
+        let mut problems = declared.problems();
         problems.extend(route_problems(slug, &files, &file, model));
         problems.extend(login_problems(portal, &file));
-        let ParsedPolicies {
-            entries,
-            templates,
-            mut warnings,
-            path_problems,
-        } = self.policies(slug, &files, &schema, &mut problems);
-        match file.paths == PathRules::default() {
-            true => problems.extend(path_problems),
-            false => problems.extend(placed_path_problems(&entries, schema.path.as_ref(), &file.paths)),
-        }
-        let links = links(slug, &files, &templates, &schema.validator).unwrap_or_else(|found| {
-            problems.extend(found);
-            Vec::new()
-        });
-        problems.extend(placed_path_problems(&links, schema.path.as_ref(), &file.paths));
-        let entries: Vec<_> = entries.into_iter().chain(links).collect();
-        problems.extend(duplicates(&entries));
-        problems.extend(public_problems(slug, &file, &names, &entries));
+        let JoinedPolicies { entries, mut warnings } = self.entries(slug, &files, &file, &schema, &mut problems);
+        let store = EntityFile::of(slug, &files)
+            .load(&schema, &names, previous)
+            .unwrap_or_else(|found| {
+                problems.extend(found);
+                Arc::default()
+            });
+        problems.extend(stored_path_problems(slug, &store, schema.path.as_ref(), &file.paths));
+        let forbidden = ForbiddenPaths {
+            names: &names,
+            model,
+            store: &store,
+            entries: &entries,
+        };
+        problems.extend(forbidden.problems(slug, &file));
+        warnings.extend(forbidden.warnings(slug, &file));
         warnings.extend(namespace_warning(slug, model));
+        warnings.extend(strays.iter().cloned());
+        warnings.extend(declared.unknown_at_proxy(&schema.plans, &entries));
         if self.warnings == Warnings::Reject {
             problems.extend(warnings.iter().cloned());
         }
-        let store = entities(slug, &files, &schema, previous).unwrap_or_else(|problem| {
-            problems.push(problem);
-            Arc::default()
-        });
-        problems.extend(stored_path_problems(slug, &store, schema.path.as_ref(), &file.paths));
         RevisionError::check(problems)?;
         let candidate = Arc::new(Candidate {
             index: Arc::new(PolicyIndex::of(&entries)),
@@ -250,11 +262,41 @@ impl Loader {
             entries,
             file,
             warnings,
+            strays,
         });
         if self.decision_tests == DecisionTests::Run {
             decision_tests::check(portal, &self.assemble(&candidate, EmergencyForbids::default()))?;
         }
         Ok(candidate)
+    }
+
+    /// The policies of all files and links, and every problem that they have by themselves.
+    fn entries(
+        &mut self,
+        slug: &PortalSlug,
+        files: &Files,
+        file: &PortalFile,
+        schema: &PortalSchema,
+        problems: &mut Vec<Problem>,
+    ) -> JoinedPolicies {
+        let ParsedPolicies {
+            entries,
+            templates,
+            warnings,
+            path_problems,
+        } = self.policies(slug, files, schema, problems);
+        match file.paths == PathRules::default() {
+            true => problems.extend(path_problems),
+            false => problems.extend(placed_path_problems(&entries, schema.path.as_ref(), &file.paths)),
+        }
+        let links = links(slug, files, &templates, &schema.validator).unwrap_or_else(|found| {
+            problems.extend(found);
+            Vec::new()
+        });
+        problems.extend(placed_path_problems(&links, schema.path.as_ref(), &file.paths));
+        let entries: Vec<_> = entries.into_iter().chain(links).collect();
+        problems.extend(duplicates(&entries));
+        JoinedPolicies { entries, warnings }
     }
 
     fn policies(
@@ -388,36 +430,4 @@ fn links(
     files
         .get(&name)
         .map_or_else(|| Ok(Vec::new()), |file| policies::link(&name, file, templates, validator))
-}
-
-/// Takes over unchanged entities: a portal may have a million of them, and an edit of one policy must not read them again.
-fn entities(
-    slug: &PortalSlug,
-    files: &Files,
-    schema: &Arc<PortalSchema>,
-    previous: Option<&Revision>,
-) -> Result<Arc<EntityStore>, Problem> {
-    let name = format!("policies/{slug}/entities.json");
-    let is_same =
-        |candidate: &&Arc<Candidate>| Arc::ptr_eq(&candidate.schema, schema) && candidate.files.get(&name) == files.get(&name);
-    if let Some(candidate) = previous.map(|p| &p.candidate).filter(is_same) {
-        return Ok(Arc::clone(&candidate.store));
-    }
-    let fail = |message: String| Problem::new(&name, message);
-    let cedar = &schema.model.cedar;
-    let parsed = match files.get(&name) {
-        Some(file) => Entities::from_json_str(file.text(&name)?, Some(cedar)).map_err(|e| {
-            let message = error_chain(&e);
-            let line = line_in(&message);
-            fail(message).at_line(line)
-        })?,
-        None => cedar.action_entities().map_err(|e| fail(error_chain(&e)))?,
-    };
-    Ok(Arc::new(EntityStore::new(parsed)))
-}
-
-/// `… at line 3 column 5`, as the JSON parser puts it.
-fn line_in(message: &str) -> Option<usize> {
-    let (_, rest) = message.split_once(" at line ")?;
-    usize::from_str(rest.split_whitespace().next()?).ok()
 }

@@ -4,6 +4,7 @@
 //! tenants or portals. Every entity is checked against the schema.
 
 use cedar_policy::{Entities, EntityUid};
+use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
 
 use crate::engine::QueryEntity;
@@ -26,6 +27,8 @@ pub enum SuppliedError {
     Above(String),
     #[error("`{0}` cannot be given parents: the parents of a path follow from its id")]
     Path(String),
+    #[error("`{name}` is described twice, at {first} and at {second}; describe it once")]
+    Twice { name: String, first: usize, second: usize },
     #[error("more than {ENTITIES_MAX} entities")]
     TooMany,
 }
@@ -133,6 +136,27 @@ impl Rules {
 /// A named entity with its own attributes and parents, as an item of Cedar's entity JSON.
 pub fn entity_item(uid: &EntityUid, attrs: &Value, parents: &Value) -> Value {
     json!({"uid": {"type": uid.type_name().to_string(), "id": uid.id().unescaped()}, "attrs": attrs, "parents": parents})
+}
+
+/// Refuses a list that describes an entity twice, also with equal content. Places count from 0.
+pub fn check_distinct(list: &[Value]) -> Result<(), SuppliedError> {
+    let mut seen = FxHashMap::default();
+    for (second, item) in list.iter().enumerate() {
+        let Some(named) = item.get("uid") else { continue };
+        let named = named.get("__entity").unwrap_or(named);
+        let name = (
+            named.get("type").and_then(Value::as_str),
+            named.get("id").and_then(Value::as_str),
+        );
+        if let ((Some(ty), Some(id)), Some(first)) = (name, seen.insert(name, second)) {
+            return Err(SuppliedError::Twice {
+                name: format!("{ty}::{id:?}"),
+                first,
+                second,
+            });
+        }
+    }
+    Ok(())
 }
 
 fn names_entity(list: &Value, uid: &EntityUid) -> bool {

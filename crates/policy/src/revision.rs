@@ -6,6 +6,7 @@
 pub(crate) mod emergency;
 pub mod problem;
 pub mod source;
+pub mod unread;
 
 use std::sync::Arc;
 
@@ -54,6 +55,8 @@ pub(crate) struct Candidate {
     pub index: Arc<PolicyIndex>,
     pub file: Arc<PortalFile>,
     pub warnings: Vec<Problem>,
+    /// Files beside it that are not read; they are in `warnings`, too.
+    pub strays: Vec<Problem>,
 }
 
 /// Everything that is made of the schema files alone.

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use cedar_policy::EntityUid;
+use cedar_policy::{EntityId, EntityTypeName, EntityUid};
 
 use crate::claim_path::ClaimMapping;
 use crate::context::ContextPlans;
@@ -69,6 +69,18 @@ impl Rules {
             supplied: &SuppliedEntities::default(),
             effects: Effects::Forbids,
         })
+    }
+
+    /// A caller without a credential: an entity without attributes and ancestors, of each type that principals have. Subjects are
+    /// never empty, so its id is no caller's.
+    pub(crate) fn anonymous(&self) -> Vec<QueryEntity> {
+        let keys = &self.engine.index().principals;
+        let entity = |ty: &EntityTypeName| {
+            let uid = EntityUid::from_type_name_and_id(ty.clone(), EntityId::new(""));
+            let key = keys.key(&uid, []);
+            QueryEntity::resolved(ResolvedEntity::without_attributes(uid, []), key)
+        };
+        self.schema.principal_types().iter().map(entity).collect()
     }
 
     /// A principal that acts on itself is one entity: its ancestors count on both sides.

@@ -5,6 +5,7 @@
 //! resolved JSON form; it decides nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -30,6 +31,24 @@ pub enum AttrType {
     Entity(EntityTypeName),
     Set(Box<AttrType>),
     Record(RecordType),
+}
+
+impl fmt::Display for AttrType {
+    /// As Cedar's schema syntax writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::String => f.write_str("String"),
+            Self::Long => f.write_str("Long"),
+            Self::Bool => f.write_str("Bool"),
+            Self::Ip => f.write_str("ipaddr"),
+            Self::Decimal => f.write_str("decimal"),
+            Self::Datetime => f.write_str("datetime"),
+            Self::Duration => f.write_str("duration"),
+            Self::Entity(ty) => write!(f, "{ty}"),
+            Self::Set(element) => write!(f, "Set<{element}>"),
+            Self::Record(_) => f.write_str("{ … }"),
+        }
+    }
 }
 
 /// The fields of a record, an entity type or a context.
@@ -73,6 +92,8 @@ pub struct SchemaModel {
     names: Names,
     /// All namespaces, if there are several and `portal.yaml` names none; else empty.
     pub ambiguous: Vec<String>,
+    /// Every type that an action has for principals, and `User`.
+    principal_types: BTreeSet<EntityTypeName>,
 }
 
 /// The usual spellings of declared names. Finding a name by Cedar's parser costs more than a decision.
@@ -113,13 +134,21 @@ impl SchemaModel {
             cedar,
             names: Names::default(),
             ambiguous,
+            principal_types: BTreeSet::new(),
         };
         for (name, body) in root {
             model.add_namespace(Resolver { root }, name, body)?;
         }
         model.add_action_ancestors()?;
         model.names = model.spellings();
+        let of_actions = model.actions.values().flat_map(|action| action.principals.iter().cloned());
+        model.principal_types = of_actions.chain(model.resolve_type("User")).collect();
         Ok(model)
+    }
+
+    /// Every type that an action has for principals, and `User`.
+    pub fn principal_types(&self) -> &BTreeSet<EntityTypeName> {
+        &self.principal_types
     }
 
     pub fn entity(&self, ty: &EntityTypeName) -> Option<&EntityModel> {

@@ -10,20 +10,20 @@ use cedar_policy::{Context, EntityId, EntityUid};
 use http::HeaderMap;
 use serde_json::{Map, Value};
 
+use super::named::read_context;
 use super::{Caller, DecisionContext, Details, Query, Target};
 use crate::context::{ContextPlan, Facts, HttpFacts, ProxyContext, ReadyContext, RecordedContext};
 use crate::denial::{Denial, Refusal};
 use crate::engine::dependencies::ContextDependencies;
 use crate::engine::entities::SuppliedEntities;
 use crate::engine::{ContextSource, Evaluation, Outcome, QueryEntity};
-use crate::error_chain::error_chain;
 use crate::portal::PATH_TYPE;
 use crate::portal::path::CanonicalPath;
 use crate::portal::path::rules::PathReading;
 use crate::portal::route::lender;
 use crate::revision::Revision;
 use crate::rules::Rules;
-use crate::types::Scheme;
+use crate::types::{Identity, Scheme};
 
 /// One request, as far as policies may see it.
 pub struct HttpQuery<'a> {
@@ -51,18 +51,19 @@ struct Located<'a> {
     forbid_queries: Vec<ForbidQuery<'a>>,
 }
 
-/// A second reading of a request: only its forbids count.
-struct ForbidQuery<'a> {
+/// A reading of a request of which only the forbids count.
+pub(super) struct ForbidQuery<'a> {
     /// The request's method, or the one that lends it a route.
-    method: &'a str,
-    action: EntityUid,
-    resource: QueryEntity,
+    pub method: &'a str,
+    pub action: EntityUid,
+    pub resource: QueryEntity,
 }
 
 /// The context of one evaluation.
 enum HttpContext<'a> {
     Facts(ProxyContext<'a>),
-    Given(ReadyContext),
+    /// A context that a decision test gives, and the fields of it that no request has.
+    Given(ReadyContext, &'a [String]),
 }
 
 pub(super) fn evaluate(
@@ -78,42 +79,67 @@ pub(super) fn evaluate(
     };
     let revision = query.revision;
     let plans = &revision.rules.plans;
-    let no_headers = HeaderMap::new();
-    let headers = match http.headers {
-        Some(headers) => headers,
-        None if plans.reads_headers() => {
-            let detail = "the policies read headers, and the headers of this request were not stored";
-            return Err(Refusal::new(Denial::EvaluationError, detail));
-        }
-        None => &no_headers,
-    };
+    let given = GivenFacts::of(query, http)?;
     let located = locate(revision, http.method, path)?;
-    let query_text = http.query.filter(|_| plans.reads_query()).unwrap_or_default();
-    let pairs = query_pairs(query_text);
-    let beside_semicolons = names_beside_semicolons(query_text);
-    let facts = Facts {
-        portal: query.portal.slug.as_str(),
-        tenant: tenant.or(identity.tenant.as_deref()),
-        now_millis: query.now_millis,
-        auth: Some(&identity.auth),
-        flags: &revision.flags,
-        http: Some(HttpFacts {
-            method: http.method,
-            path: path.id(),
-            host: http.host,
-            scheme: http.scheme.as_str(),
-            source_ip: http.source_ip,
-            query: &pairs,
-            beside_semicolons: &beside_semicolons,
-            headers,
-        }),
-    };
+    let facts = given.facts(query, http, path, Some(identity), tenant);
     let evaluation = evaluate_located(&revision.rules, &principal.entity, &located, &facts, http.context);
     let plan = plans.get(&located.target.action);
     let context = plan.and_then(|plan| RecordedContext::new(plan, &facts).ok());
     details.context = context.map(|context| DecisionContext::Facts(Box::new(context)));
     details.target = Some(located.target);
     evaluation
+}
+
+/// The facts whose names the client chooses, as far as policies read them.
+pub(super) struct GivenFacts<'a> {
+    pairs: Vec<(String, String)>,
+    beside_semicolons: Vec<String>,
+    headers: Option<&'a HeaderMap>,
+    no_headers: HeaderMap,
+}
+
+impl<'a> GivenFacts<'a> {
+    pub(super) fn of(query: &Query<'_>, http: &HttpQuery<'a>) -> Result<Self, Refusal> {
+        let plans = &query.revision.rules.plans;
+        if http.headers.is_none() && plans.reads_headers() {
+            let detail = "the policies read headers, and the headers of this request were not stored";
+            return Err(Refusal::new(Denial::EvaluationError, detail));
+        }
+        let query_text = http.query.filter(|_| plans.reads_query()).unwrap_or_default();
+        Ok(Self {
+            pairs: query_pairs(query_text),
+            beside_semicolons: names_beside_semicolons(query_text),
+            headers: http.headers,
+            no_headers: HeaderMap::new(),
+        })
+    }
+
+    pub(super) fn facts<'f>(
+        &'f self,
+        query: &'f Query<'_>,
+        http: &'f HttpQuery<'_>,
+        path: &'f PathReading<'_>,
+        identity: Option<&'f Identity>,
+        tenant: Option<&'f str>,
+    ) -> Facts<'f> {
+        Facts {
+            portal: query.portal.slug.as_str(),
+            tenant: tenant.or_else(|| identity?.tenant.as_deref()),
+            now_millis: query.now_millis,
+            auth: identity.map(|identity| &identity.auth),
+            flags: &query.revision.flags,
+            http: Some(HttpFacts {
+                method: http.method,
+                path: path.id(),
+                host: http.host,
+                scheme: http.scheme.as_str(),
+                source_ip: http.source_ip,
+                query: &self.pairs,
+                beside_semicolons: &self.beside_semicolons,
+                headers: self.headers.unwrap_or(&self.no_headers),
+            }),
+        }
+    }
 }
 
 /// `Err` if the query cannot be evaluated; every other outcome is in the evaluation.
@@ -139,7 +165,7 @@ fn evaluate_located(
         }
     }
     let context = match given {
-        Some(given) => HttpContext::Given(overlaid(rules, action, facts, given)?),
+        Some(given) => HttpContext::Given(overlaid(rules, action, facts, given)?, plan.supplied()),
         None => HttpContext::Facts(ProxyContext { plan, facts }),
     };
     let supplied = SuppliedEntities::default();
@@ -147,14 +173,14 @@ fn evaluate_located(
 }
 
 /// The context of a request, for a second reading of it.
-struct BorrowedContext<'a> {
+pub(super) struct BorrowedContext<'a> {
     /// The plan of the request's own action.
-    plan: &'a ContextPlan,
-    facts: &'a Facts<'a>,
-    given: Option<&'a Map<String, Value>>,
+    pub plan: &'a ContextPlan,
+    pub facts: &'a Facts<'a>,
+    pub given: Option<&'a Map<String, Value>>,
 }
 
-fn evaluate_forbids(
+pub(super) fn evaluate_forbids(
     rules: &Rules,
     principal: &QueryEntity,
     query: &ForbidQuery<'_>,
@@ -176,7 +202,7 @@ fn evaluate_forbids(
     let context = match given {
         Some(given) if own_plan.is_some() => {
             let given = declared_of(rules, action, given);
-            HttpContext::Given(overlaid(rules, action, facts, &given)?)
+            HttpContext::Given(overlaid(rules, action, facts, &given)?, own_plan.unwrap_or(plan).supplied())
         }
         _ => HttpContext::Facts(ProxyContext {
             plan: own_plan.unwrap_or(plan),
@@ -201,9 +227,7 @@ fn overlaid(rules: &Rules, action: &EntityUid, facts: &Facts<'_>, given: &Map<St
         None => Map::new(),
     };
     all.extend(given.iter().map(|(name, value)| (name.clone(), value.clone())));
-    Context::from_json_value(Value::Object(all), Some((&rules.schema.cedar, action)))
-        .map(ReadyContext)
-        .map_err(|error| Refusal::new(Denial::RequestInvalid, error_chain(&error)))
+    read_context(Value::Object(all), rules, action).map(ReadyContext)
 }
 
 /// Finds the action and resource of a request in this revision.
@@ -281,14 +305,21 @@ impl ContextSource for HttpContext<'_> {
     fn context(&self, needed: &ContextDependencies) -> Result<Context, String> {
         match self {
             Self::Facts(facts) => facts.context(needed),
-            Self::Given(given) => given.context(needed),
+            Self::Given(given, _) => given.context(needed),
         }
     }
 
     fn names_entities(&self) -> bool {
         match self {
             Self::Facts(facts) => facts.names_entities(),
-            Self::Given(given) => given.names_entities(),
+            Self::Given(given, _) => given.names_entities(),
+        }
+    }
+
+    fn unknown(&self) -> &[String] {
+        match self {
+            Self::Facts(facts) => facts.unknown(),
+            Self::Given(_, unknown) => unknown,
         }
     }
 }

@@ -16,9 +16,10 @@ use crate::engine::entities::SuppliedEntities;
 use crate::engine::{ContextSource, Evaluation, Outcome};
 use crate::error_chain::error_chain;
 use crate::fast_path::{DescribedEntity, fast_text};
+use crate::json::{NumberError, check_integers_in};
 use crate::portal::path::CanonicalPath;
 use crate::portal::path::rules::PathRules;
-use crate::query_entities::entity_item;
+use crate::query_entities::{check_distinct, entity_item};
 use crate::rules::Rules;
 use crate::schema::SchemaModel;
 
@@ -264,6 +265,7 @@ fn supplied(
             return Ok(fast);
         }
     }
+    check_distinct(named.entities).map_err(|error| invalid(format!("`entities`: {error}")))?;
     let mut items = Vec::new();
     for member in &members {
         items.extend(item(&rules.schema, member)?);
@@ -271,7 +273,20 @@ fn supplied(
     items.extend(named.entities.iter().cloned());
     rules
         .supplied_entities(&Value::Array(items), reserved)
-        .map_err(|error| invalid(format!("`entities`: {error}")))
+        .map_err(|error| match number_error(&members, named.entities) {
+            Some(number) => invalid(number.to_string()),
+            None => invalid(format!("`entities`: {error}")),
+        })
+}
+
+/// The number that Cedar does not take, if there is one: its own message does not say where it is.
+fn number_error(members: &[Member<'_>], entities: &[Value]) -> Option<NumberError> {
+    let attrs = members
+        .iter()
+        .filter_map(|member| check_integers_in(member.described.attrs?, &format!("{}.attrs", member.name)).err());
+    let entities = entities.iter().enumerate();
+    let supplied = entities.filter_map(|(at, entity)| check_integers_in(entity, &format!("entities.{at}")).err());
+    attrs.chain(supplied).next()
 }
 
 /// A context that the fast path read.
@@ -305,8 +320,7 @@ struct CedarContext {
 fn read_by_cedar(rules: &Rules, facts: &Facts<'_>, action: &EntityUid, named: &NamedQuery<'_>) -> Result<CedarContext, Refusal> {
     let json = Value::Object(filled(rules, facts, action, named)?);
     let schema = &rules.schema.cedar;
-    let context = Context::from_json_value(json.clone(), Some((schema, action)))
-        .map_err(|error| invalid(format!("`context`: {}", error_chain(&error))))?;
+    let context = read_context(json.clone(), rules, action)?;
     // parsing alone lets values of another type through
     context
         .validate(schema, action)
@@ -314,6 +328,15 @@ fn read_by_cedar(rules: &Rules, facts: &Facts<'_>, action: &EntityUid, named: &N
     Ok(CedarContext {
         context: ReadyContext(context),
         json,
+    })
+}
+
+/// Has Cedar read a context; a refusal names the place of a number that Cedar does not take.
+pub(super) fn read_context(json: Value, rules: &Rules, action: &EntityUid) -> Result<Context, Refusal> {
+    let numbers = check_integers_in(&json, "context");
+    Context::from_json_value(json, Some((&rules.schema.cedar, action))).map_err(|error| match numbers {
+        Err(number) => invalid(number.to_string()),
+        Ok(()) => invalid(format!("`context`: {}", error_chain(&error))),
     })
 }
 

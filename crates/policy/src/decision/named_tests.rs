@@ -56,7 +56,10 @@ const STORED: &str = r#"[
 fn shop() -> Arc<Revision> {
     revision([
         ("schemas/bench.cedarschema", SCHEMA),
-        ("policies/bench/portal.yaml", "namespace: Shop\n"),
+        (
+            "policies/bench/portal.yaml",
+            "namespace: Shop\ncontext: { supplied: [amount, gift, nested, shade, tags, until] }\n",
+        ),
         ("policies/bench/all.cedar", POLICIES),
         ("policies/bench/entities.json", STORED),
     ])

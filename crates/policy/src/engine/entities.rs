@@ -85,6 +85,20 @@ impl EntityStore {
         self.by_uid.get(uid).map_or(&[], |stored| stored.ancestors.as_slice())
     }
 
+    /// The stored entities of one type, by each entity that they are below.
+    pub fn members(&self, ty: Option<&EntityTypeName>) -> FxHashMap<EntityUid, Vec<EntityUid>> {
+        let mut members: FxHashMap<EntityUid, Vec<EntityUid>> = FxHashMap::default();
+        let Some(ty) = ty.filter(|ty| self.has_ancestors(ty)) else {
+            return members;
+        };
+        for (uid, stored) in self.by_uid.iter().filter(|(uid, _)| uid.type_name() == ty) {
+            for above in &stored.ancestors {
+                members.entry(above.clone()).or_default().push(uid.clone());
+            }
+        }
+        members
+    }
+
     /// True if any stored entity is below this one.
     pub fn is_above(&self, uid: &EntityUid) -> bool {
         self.above.contains(uid)

@@ -1,6 +1,8 @@
 //! The outcome of evaluating policies, and the denial that it amounts to.
 
-use super::{Evaluation, Outcome};
+use std::sync::Arc;
+
+use super::{Evaluation, Outcome, PolicyError};
 use crate::denial::{Denial, Refusal};
 
 impl Evaluation {
@@ -48,5 +50,34 @@ impl Evaluation {
         refusal.advice = self.advice();
         refusal.step_up = self.step_up().map(str::to_owned);
         Some(refusal)
+    }
+}
+
+impl Evaluation {
+    /// No revision was ever loaded.
+    pub fn unloaded() -> Self {
+        Self {
+            outcome: Outcome::NothingLoaded,
+            policies: Vec::new(),
+            errors: Vec::new(),
+            advising_permit: None,
+        }
+    }
+
+    /// Cedar could not evaluate the query.
+    pub fn failed(message: String) -> Self {
+        Self::failed_by(PolicyError {
+            policy: Arc::from(""),
+            message,
+        })
+    }
+
+    pub(super) fn failed_by(error: PolicyError) -> Self {
+        Self {
+            outcome: Outcome::EvaluationError,
+            policies: Vec::new(),
+            errors: vec![error],
+            advising_permit: None,
+        }
     }
 }

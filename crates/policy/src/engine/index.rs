@@ -121,6 +121,12 @@ impl ScopeTable {
         self.key_among(uid, [], ancestors)
     }
 
+    /// The key of an entity of whose type, name and ancestors nothing is known: it satisfies each constraint that needs a type
+    /// alone.
+    pub fn key_of_any_type(&self) -> ScopeKey {
+        ScopeKey::new(self.is_type.values().copied().collect())
+    }
+
     /// The key of an entity that is below the entities `above` of its own type, and below `others`.
     pub fn key_among<'a>(
         &self,

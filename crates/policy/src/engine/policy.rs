@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use cedar_policy::{Effect, Policy};
+use cedar_policy::{ActionConstraint, Effect, EntityUid, Policy};
 use serde_json::json;
 
 use crate::engine::dependencies::Dependencies;
@@ -88,9 +88,19 @@ impl PolicyEntry {
         &self.body.original
     }
 
-    pub(super) fn reads(&self) -> &Dependencies {
+    /// The parts of a query that the conditions read.
+    pub fn reads(&self) -> &Dependencies {
         let read = || Dependencies::of(self.policy()).unwrap_or_else(|| Dependencies::everything(usize::MAX));
         self.body.reads.get_or_init(read)
+    }
+
+    /// True if the scope lets the policy apply to an action that is in these groups.
+    pub fn covers_action(&self, action: &EntityUid, groups: &[EntityUid]) -> bool {
+        match self.policy().action_constraint() {
+            ActionConstraint::Any => true,
+            ActionConstraint::Eq(uid) => uid == *action,
+            ActionConstraint::In(all) => all.iter().any(|uid| uid == action || groups.contains(uid)),
+        }
     }
 
     /// The same policy with an unconstrained scope; `None` if its JSON form does not read back.

@@ -4,10 +4,9 @@
 
 use std::sync::Arc;
 
-use cedar_policy::{Effect, EntityTypeName, EntityUid, ResourceConstraint};
+use cedar_policy::{Effect, EntityTypeName, EntityUid, PrincipalConstraint, ResourceConstraint};
 use rustc_hash::FxHashMap;
 
-use crate::context::is_secret_header;
 use crate::engine::PolicyEntry;
 use crate::engine::entities::EntityStore;
 use crate::portal::file::{NamedProvider, PortalFile};
@@ -17,8 +16,7 @@ use crate::portal::route::{Reach, Route};
 use crate::revision::Revision;
 use crate::revision::problem::{Problem, position};
 use crate::revision::source::{Files, SourceFile, Tree};
-use crate::schema::TypeNames;
-use crate::schema::{AttrType, SchemaModel};
+use crate::schema::{SchemaModel, TypeNames};
 use crate::scope::PortalScope;
 use crate::types::PortalSlug;
 
@@ -69,21 +67,6 @@ pub(super) fn is_policy_place(slug: &PortalSlug, name: &str) -> bool {
     below
         .iter()
         .any(|folder| name.strip_prefix(folder.as_str()).is_some_and(|rest| !rest.contains('/')))
-}
-
-/// Refuses context fields that would hold credentials.
-pub(super) fn schema_problems(slug: &PortalSlug, model: &SchemaModel) -> Vec<Problem> {
-    let mut secret = std::collections::BTreeSet::new();
-    for (_, action) in model.actions() {
-        if let Some(AttrType::Record(headers)) = action.context.fields.get("headers").map(|f| &f.ty) {
-            secret.extend(headers.fields.keys().filter(|name| is_secret_header(name)).cloned());
-        }
-    }
-    let file = format!("schemas/{slug}.cedarschema");
-    secret
-        .into_iter()
-        .map(|name| Problem::new(&file, format!("header `{name}` carries credentials and cannot be context")))
-        .collect()
 }
 
 /// Warns about several namespaces without a choice in `portal.yaml`: the gate then finds none of its own names (HTTP actions,
@@ -168,19 +151,24 @@ pub(super) fn duplicates(entries: &[Arc<PolicyEntry>]) -> Vec<Problem> {
     let mut problems = Vec::new();
     for entry in entries {
         if entry.info.id.starts_with(EMERGENCY_PREFIX) {
-            let (file, line) = split_place(&entry.info.place);
             let message = format!(
                 "policy id `{}` starts with `{EMERGENCY_PREFIX}`, which is for emergency forbids",
                 entry.info.id
             );
-            problems.push(Problem::new(file, message).at_line(line).with_help("give it another `@id`"));
+            problems.push(at_place(&entry.info.place, message).with_help("give it another `@id`"));
         }
         if let Some(first) = seen.insert(&entry.info.id, &entry.info.place) {
-            let (file, line) = split_place(&entry.info.place);
-            problems.push(Problem::new(file, format!("policy id `{}` is already used at {first}", entry.info.id)).at_line(line));
+            let message = format!("policy id `{}` is already used at {first}", entry.info.id);
+            problems.push(at_place(&entry.info.place, message));
         }
     }
     problems
+}
+
+/// A problem at a policy's place.
+pub(super) fn at_place(place: &str, message: String) -> Problem {
+    let (file, line) = split_place(place);
+    Problem::new(file, message).at_line(line)
 }
 
 fn split_place(place: &str) -> (&str, Option<usize>) {
@@ -263,30 +251,102 @@ pub(super) fn stored_path_problems(
         .collect()
 }
 
-/// A public path must not reach anything that a forbid names: the forbid would never be evaluated.
-pub(super) fn public_problems(
-    slug: &PortalSlug,
-    file: &PortalFile,
-    names: &TypeNames,
-    entries: &[Arc<PolicyEntry>],
-) -> Vec<Problem> {
-    let portal_yaml = format!("policies/{slug}/portal.yaml");
-    let mut problems = Vec::new();
-    if file.public.is_empty() {
-        return problems;
-    }
-    for entry in entries.iter().filter(|e| e.info.effect == Effect::Forbid) {
-        for (path, reach) in named_paths(entry, names) {
-            if let Some(public) = file.public.overlaps(path.id().unescaped(), reach) {
-                let message = format!(
-                    "public `{public}` reaches `{path}`, which forbid `{}` names ({})",
-                    entry.info.id, entry.info.place
-                );
-                problems.push(Problem::new(&portal_yaml, message));
+/// The parts of a candidate that say which paths its forbids name.
+pub(super) struct ForbiddenPaths<'a> {
+    pub names: &'a TypeNames,
+    pub model: &'a SchemaModel,
+    pub store: &'a EntityStore,
+    pub entries: &'a [Arc<PolicyEntry>],
+}
+
+impl ForbiddenPaths<'_> {
+    /// A public entry must not reach a path that a forbid names: one of the two is a mistake.
+    pub(super) fn problems(&self, slug: &PortalSlug, file: &PortalFile) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if file.public.is_empty() {
+            return problems;
+        }
+        for entry in self.forbids() {
+            for (path, reach) in named_paths(entry, self.names) {
+                if let Some(public) = file.public.overlaps(path.id().unescaped(), reach) {
+                    let message = format!("public `{public}` reaches `{path}`, which {} names", forbid_text(entry));
+                    problems.push(Problem::new(&portal_yaml(slug), message));
+                }
             }
         }
+        problems
     }
-    problems
+
+    /// Warns of forbids that close a public entry for every caller, or through a group. They hold: an author who closes a portal
+    /// expects it.
+    pub(super) fn warnings(&self, slug: &PortalSlug, file: &PortalFile) -> Vec<Problem> {
+        let mut warnings = Vec::new();
+        if file.public.is_empty() {
+            return warnings;
+        }
+        let warning = |message: String| Problem::new(&portal_yaml(slug), message);
+        let members = self.store.members(self.names.path.as_ref());
+        for entry in self.forbids() {
+            let closed = file.public.entries().find(|public| self.closes_all(entry, public.method));
+            if let Some(public) = closed {
+                let message = format!(
+                    "public `{}` is closed for every caller by {}",
+                    public.text,
+                    forbid_text(entry)
+                );
+                warnings.push(warning(message));
+                continue;
+            }
+            for group in entry.policy().entity_literals() {
+                let paths = members.get(&group).into_iter().flatten();
+                warnings.extend(paths.filter_map(|path| {
+                    let public = file.public.overlaps(path.id().unescaped(), Reach::Subtree)?;
+                    let forbid = forbid_text(entry);
+                    Some(warning(format!(
+                        "public `{public}` reaches `{path}`, which entities.json puts into `{group}`, which {forbid} names"
+                    )))
+                }));
+            }
+        }
+        warnings
+    }
+
+    fn forbids(&self) -> impl Iterator<Item = &Arc<PolicyEntry>> {
+        self.entries.iter().filter(|entry| entry.info.effect == Effect::Forbid)
+    }
+
+    /// True for a forbid without conditions whose scope covers every principal and every path of the portal.
+    fn closes_all(&self, entry: &PolicyEntry, method: &str) -> bool {
+        let policy = entry.policy();
+        let is_portal = |uid: &EntityUid| self.names.portal.as_ref() == Some(uid);
+        let is_path = |ty: &EntityTypeName| self.names.path.as_ref() == Some(ty);
+        let covers_paths = match policy.resource_constraint() {
+            ResourceConstraint::Any => true,
+            ResourceConstraint::Is(ty) => is_path(&ty),
+            ResourceConstraint::In(uid) => is_portal(&uid),
+            ResourceConstraint::IsIn(ty, uid) => is_path(&ty) && is_portal(&uid),
+            ResourceConstraint::Eq(_) => false,
+        };
+        let covers_principals = matches!(
+            policy.principal_constraint(),
+            PrincipalConstraint::Any | PrincipalConstraint::Is(_)
+        );
+        let covers_method = || {
+            self.model.method_action(method).is_none_or(|action| {
+                let groups = self.model.action(&action).map(|declared| declared.ancestors.as_slice());
+                entry.covers_action(&action, groups.unwrap_or_default())
+            })
+        };
+        covers_paths && covers_principals && !policy.has_non_scope_constraint() && covers_method()
+    }
+}
+
+fn portal_yaml(slug: &PortalSlug) -> String {
+    format!("policies/{slug}/portal.yaml")
+}
+
+fn forbid_text(entry: &PolicyEntry) -> String {
+    format!("forbid `{}` ({})", entry.info.id, entry.info.place)
 }
 
 fn named_paths(entry: &PolicyEntry, names: &TypeNames) -> Vec<(EntityUid, Reach)> {

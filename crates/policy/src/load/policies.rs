@@ -153,7 +153,7 @@ impl ParsedFile {
 
     /// Parse results by statement, to find unchanged ones.
     fn by_text(&self) -> FxHashMap<&str, &KnownStatement> {
-        let text = std::str::from_utf8(&self.source.bytes).unwrap_or_default();
+        let text = self.source.text("").unwrap_or_default();
         let of = |known: &KnownStatement| text.get(known.offset..known.offset + known.length);
         self.statements.iter().filter_map(|k| Some((of(k)?, k))).collect()
     }

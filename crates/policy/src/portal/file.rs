@@ -29,6 +29,8 @@ pub struct PortalFile {
     /// Attribute of the principal → claim.
     pub claims: ClaimMapping,
     pub flags: BTreeMap<String, Flag>,
+    /// Context fields that only the app gives, at `/authorize`, with their lines.
+    pub supplied: BTreeMap<String, Option<usize>>,
     /// The login of a browser without a session; absent: 401 only.
     pub login: Option<LoginBy>,
     pub cors: Cors,
@@ -89,7 +91,7 @@ pub struct PortalFileError {
     pub message: String,
 }
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "title",
     "namespace",
     "public",
@@ -97,6 +99,7 @@ const KEYS: [&str; 10] = [
     "paths",
     "claims",
     "flags",
+    "context",
     "login",
     "cors",
     "danger_skip_errors",
@@ -170,6 +173,7 @@ impl PortalFile {
                     .filter_map(|(k, v)| Some(((*k).to_owned(), flag(v, errors)?)))
                     .collect();
             }
+            "context" => self.supplied = supplied(place, errors),
             "login" => self.login = login(place, errors),
             "cors" => self.cors = cors(place, errors),
             "danger_skip_errors" => {
@@ -205,7 +209,14 @@ impl<'a> SourceLocation<'a> {
         if let Node::Bool(value) = self.node {
             return Some(*value);
         }
-        errors.push(self.error(format!("{} where `true` or `false` belongs", self.node)));
+        let message = match self.node {
+            Node::Text(text) => match spelt_boolean(text) {
+                Some(meant) => format!("`{text}` is a text in YAML; write `{meant}`, without quotes"),
+                None => format!("the text `{text}` where `true` or `false` belongs"),
+            },
+            other => format!("{other} where `true` or `false` belongs"),
+        };
+        errors.push(self.error(message));
         None
     }
 
@@ -246,6 +257,15 @@ impl<'a> SourceLocation<'a> {
             }
         }
         places
+    }
+}
+
+/// The boolean that a text stands for in older versions of YAML, or in quotes.
+fn spelt_boolean(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "y" => Some(true),
+        "false" | "no" | "off" | "n" => Some(false),
+        _ => None,
     }
 }
 
@@ -413,6 +433,17 @@ fn required<'a>(
     found.map(|(_, place)| place.clone())
 }
 
+/// `{ supplied: [name, …] }`: the names with their lines.
+fn supplied(place: &SourceLocation<'_>, errors: &mut Errors) -> BTreeMap<String, Option<usize>> {
+    let entries = place.entries(Some(&["supplied"]), errors);
+    let list = required(place, &entries, "supplied", errors);
+    let names = list.map(|list| list.items(errors)).unwrap_or_default();
+    names
+        .iter()
+        .filter_map(|name| Some((name.text(errors)?, name.line)))
+        .collect()
+}
+
 /// `true`, or `{ value: true, public: true }`.
 fn flag(place: &SourceLocation<'_>, errors: &mut Errors) -> Option<Flag> {
     if !matches!(place.node, Node::Map(_)) {
@@ -563,6 +594,7 @@ routes:
   - { route: "GET /portal/customer/orders/{order}", action: viewOrder, resource: { type: Order, id: "{order}" } }
 paths: { case: distinguished, opaque: [ "/portal/customer/files" ] }
 claims: { email: mail }
+context: { supplied: [cart_total] }
 flags: { new_checkout: true, banner: { value: false, public: true }, quiet: { value: true } }
 cors: { origins: ["https://ui.example.com", "http://localhost:3000"] }
 danger_skip_errors: false
@@ -600,6 +632,7 @@ danger_skip_errors: false
         assert_eq!(file.flags["new_checkout"], flag(true, false));
         assert_eq!(file.flags["banner"], flag(false, true));
         assert_eq!(file.flags["quiet"], flag(true, false));
+        assert_eq!(file.supplied.keys().collect::<Vec<_>>(), ["cart_total"]);
         assert!(matches!(&file.cors, Cors::Origins(origins) if origins.len() == 2));
         assert_eq!(file.danger_skip_errors, SkipErrors::Deny);
     }
@@ -670,7 +703,24 @@ danger_skip_errors: false
     #[test]
     fn only_true_and_false_are_booleans() {
         assert_eq!(PortalFile::parse("title: yes").unwrap().title.as_deref(), Some("yes"));
-        assert_eq!(only_error("danger_skip_errors: yes").key, "danger_skip_errors");
+        for (text, advice) in [
+            ("yes", "write `true`"),
+            ("On", "write `true`"),
+            ("no", "write `false`"),
+            ("'true'", "without quotes"),
+            ("maybe", "the text `maybe` where"),
+            ("1", "a number where"),
+        ] {
+            let error = only_error(&format!("danger_skip_errors: {text}"));
+            assert_eq!(error.key, "danger_skip_errors");
+            assert!(error.message.contains(advice), "{text}: {error}");
+            let error = only_error(&format!("flags: {{ beta: {text} }}"));
+            assert!(error.message.contains(advice), "{text}: {error}");
+        }
+        for text in ["true", "True", "TRUE"] {
+            let file = PortalFile::parse(&format!("danger_skip_errors: {text}")).unwrap();
+            assert_eq!(file.danger_skip_errors, SkipErrors::DangerSkip, "{text}");
+        }
     }
 
     #[test]

@@ -64,6 +64,14 @@ pub struct PublicPaths {
     methods: FxHashMap<String, Node>,
 }
 
+/// One entry of `public`.
+#[derive(Clone, Copy, Debug)]
+pub struct PublicEntry<'a> {
+    /// As written.
+    pub text: &'a str,
+    pub method: &'a str,
+}
+
 /// The part of the tree below a path that a rule covers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Reach {
@@ -240,6 +248,14 @@ impl PublicPaths {
         let segments: Segments<'_> = segments_of(path.plain_id()).collect();
         let (text, _) = self.entries.get(methods.find(&segments)?)?;
         text.split_once(' ').map(|(method, _)| method)
+    }
+
+    /// In the order of the file.
+    pub fn entries(&self) -> impl Iterator<Item = PublicEntry<'_>> {
+        self.entries.iter().filter_map(|(text, _)| {
+            let (method, _) = text.split_once(' ')?;
+            Some(PublicEntry { text, method })
+        })
     }
 
     /// The first entry, of any method, that could match the path itself or, with [`Reach::Subtree`], anything under it.

@@ -4,13 +4,11 @@
 
 use std::sync::Arc;
 
-use cedar_policy::{ActionConstraint, EntityUid, PrincipalConstraint, ResourceConstraint};
+use cedar_policy::EntityUid;
 
 use super::Revision;
 use super::source::Files;
-use crate::engine::{PolicyEntry, PolicyInfo};
-use crate::portal::path::ancestors_of;
-use crate::portal::path::rules::PathReading;
+use crate::engine::{PolicyEntry, PolicyInfo, QueryEntity};
 
 /// Emergency forbids in force: the last good content of each file.
 #[derive(Clone, Default)]
@@ -23,52 +21,13 @@ impl Revision {
     /// The emergency forbid that closes a public path, where no caller is known: one whose scope covers every principal.
     ///
     /// Its conditions are not evaluated: every condition counts as satisfied.
-    pub fn closed_by(&self, method: &str, path: &PathReading<'_>) -> Option<Arc<PolicyInfo>> {
-        let closes = |entry: &&Arc<PolicyEntry>| {
-            let covers_all_principals = matches!(
-                entry.policy().principal_constraint(),
-                PrincipalConstraint::Any | PrincipalConstraint::Is(_)
-            );
-            covers_all_principals && self.names_method(entry, method) && self.names_path(entry, path)
-        };
-        self.emergency_forbids
-            .entries
-            .iter()
-            .find(closes)
-            .map(|entry| Arc::clone(&entry.info))
-    }
-
-    fn names_method(&self, entry: &PolicyEntry, method: &str) -> bool {
-        let schema = &self.rules.schema;
-        let Some(action) = schema.method_action(method) else {
-            return true;
-        };
-        let groups = schema
-            .action(&action)
-            .map(|model| model.ancestors.as_slice())
-            .unwrap_or_default();
-        let covers = |uid: &EntityUid| *uid == action || groups.contains(uid);
-        match entry.policy().action_constraint() {
-            ActionConstraint::Any => true,
-            ActionConstraint::Eq(uid) => uid == action,
-            ActionConstraint::In(all) => all.iter().any(covers),
+    pub(crate) fn closed_by(&self, action: &EntityUid, resource: &QueryEntity) -> Option<Arc<PolicyInfo>> {
+        let known = &self.emergency_forbids.entries;
+        if known.is_empty() {
+            return None;
         }
-    }
-
-    fn names_path(&self, entry: &PolicyEntry, path: &PathReading<'_>) -> bool {
-        let names = &self.rules.names;
-        let is_path = |uid: &EntityUid| names.path.as_ref() == Some(uid.type_name());
-        let is = |uid: &EntityUid| is_path(uid) && path.ids().any(|id| id == uid.id().unescaped());
-        let within = |uid: &EntityUid| {
-            let mut above = path.ids().flat_map(ancestors_of);
-            is(uid) || names.portal.as_ref() == Some(uid) || above.any(|id| id == uid.id().unescaped())
-        };
-        match entry.policy().resource_constraint() {
-            ResourceConstraint::Any => true,
-            ResourceConstraint::Is(ty) => names.path.as_ref() == Some(&ty),
-            ResourceConstraint::Eq(uid) => is(&uid),
-            ResourceConstraint::In(uid) => within(&uid),
-            ResourceConstraint::IsIn(ty, uid) => names.path.as_ref() == Some(&ty) && within(&uid),
-        }
+        let mut covering = self.rules.engine.covering_all_principals(action, resource);
+        let forbid = covering.find(|entry| known.iter().any(|forbid| Arc::ptr_eq(forbid, entry)))?;
+        Some(Arc::clone(&forbid.info))
     }
 }

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::problem::Problem;
+use super::unread::{Severity, Unread};
 use crate::digest::sha256_of;
+use crate::text;
 use crate::types::PortalSlug;
 
 /// One file as it was read.
@@ -28,6 +30,10 @@ pub struct Tree {
     pub slugs: BTreeSet<PortalSlug>,
     /// Files that could not be read; each belongs to the portal whose name its path holds, or to all portals.
     pub problems: Vec<Problem>,
+    /// Files that no revision reads.
+    pub unread: Vec<Unread>,
+    /// Emergency forbids that are being written. Their last good content counts.
+    pub unsettled: BTreeSet<String>,
 }
 
 impl SourceFile {
@@ -40,12 +46,7 @@ impl SourceFile {
 
     /// The content as text, or a problem that names the file.
     pub fn text(&self, name: &str) -> Result<&str, Problem> {
-        std::str::from_utf8(&self.bytes).map_err(|e| {
-            Problem::new(
-                name,
-                format!("is not valid UTF-8 (byte {}); save it as UTF-8", e.valid_up_to()),
-            )
-        })
+        text::decode(&self.bytes).map_err(|error| Problem::new(name, error.to_string()))
     }
 }
 
@@ -75,9 +76,23 @@ impl Files {
 impl Tree {
     /// True if one portal is made of the same files, emergency forbids and problems in both trees.
     pub fn is_same_for(&self, other: &Self, slug: &PortalSlug) -> bool {
+        self.is_same_candidate(other, slug) && self.emergency_entries(slug).eq(other.emergency_entries(slug))
+    }
+
+    /// The same, emergency forbids left out.
+    pub fn is_same_candidate(&self, other: &Self, slug: &PortalSlug) -> bool {
         self.portal_entries(slug).eq(other.portal_entries(slug))
-            && self.emergency_entries(slug).eq(other.emergency_entries(slug))
             && self.portal_problems(slug) == other.portal_problems(slug)
+            && self.portal_strays(slug) == other.portal_strays(slug)
+    }
+
+    /// Marks emergency forbids as being written: their content of this reading does not count.
+    #[must_use]
+    pub fn without_unsettled(&self, names: BTreeSet<String>) -> Self {
+        let mut tree = self.clone();
+        names.iter().for_each(|name| drop(tree.files.0.remove(name)));
+        tree.unsettled = names;
+        tree
     }
 
     /// The files of one portal's revision: its folder without the emergency forbids, the shared policies, its schemas.
@@ -110,7 +125,21 @@ impl Tree {
         self.files.below(folder).filter(|(name, _)| name.ends_with(".cedar"))
     }
 
-    /// Problems of one portal: its own files, the shared ones, and the roots themselves.
+    /// Files of one portal that are not read and look like nothing that decides.
+    pub fn portal_strays(&self, slug: &PortalSlug) -> Vec<Problem> {
+        self.unread_of(slug, Severity::Stray)
+    }
+
+    fn unread_of(&self, slug: &PortalSlug, severity: Severity) -> Vec<Problem> {
+        let found = self
+            .unread
+            .iter()
+            .filter(|unread| unread.severity == severity && unread.concerns(slug));
+        found.map(|unread| unread.problem.clone()).collect()
+    }
+
+    /// Problems of one portal: its own files, the shared ones, the roots themselves, and files that look like policies and are not
+    /// read.
     pub fn portal_problems(&self, slug: &PortalSlug) -> Vec<Problem> {
         let is_own = |file: &str| {
             ["policies/", "schemas/", "schemas/_shared.cedarschema", "policies/_shared"].contains(&file)
@@ -119,11 +148,16 @@ impl Tree {
                 || file.starts_with(&format!("policies/{slug}/"))
                 || file == format!("schemas/{slug}.cedarschema")
         };
-        self.problems.iter().filter(|p| is_own(&p.file)).cloned().collect()
+        let mut problems: Vec<Problem> = self.problems.iter().filter(|p| is_own(&p.file)).cloned().collect();
+        problems.extend(self.unread_of(slug, Severity::Mistake));
+        problems
     }
 
-    /// True if a missing file may exist: the file, or a folder above it, could not be read.
+    /// True if a missing file may exist: it is being written, or the file or a folder above it could not be read.
     pub fn is_in_doubt(&self, name: &str) -> bool {
+        if self.unsettled.contains(name) {
+            return true;
+        }
         self.problems.iter().any(|problem| {
             let rest = name.strip_prefix(problem.file.trim_end_matches('/'));
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

@@ -1,0 +1,43 @@
+//! The bytes of a file that a user wrote → its text.
+//!
+//! Foundation. Editors and shells of Windows begin a file with a byte order mark, or write UTF-16. The mark is no part of the
+//! text. UTF-16 is refused by its name: a parser's own message about it ("invalid token") does not lead to the cause.
+
+/// The reason why bytes are no text.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum TextError {
+    #[error("is UTF-16; save it as UTF-8")]
+    Utf16,
+    #[error("is not valid UTF-8 (byte {0}); save it as UTF-8")]
+    NotUtf8(usize),
+}
+
+/// The text of a file, without a byte order mark.
+pub fn decode(bytes: &[u8]) -> Result<&str, TextError> {
+    // without a mark, the first character of UTF-16 shows as a zero byte: these files begin with ASCII
+    let is_utf16 = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) || bytes.iter().take(2).any(|b| *b == 0);
+    if is_utf16 {
+        return Err(TextError::Utf16);
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| TextError::NotUtf8(error.valid_up_to()))?;
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_order_mark_is_no_text_and_utf_16_is_named() {
+        assert_eq!(decode(b"\xef\xbb\xbfpermit"), Ok("permit"));
+        assert_eq!(decode(b"permit"), Ok("permit"));
+        assert_eq!(decode(b"\xef\xbb\xbf"), Ok(""));
+        assert_eq!(decode(b""), Ok(""));
+        let wide = |text: &str, bytes: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
+        for text in ["\u{feff}permit", "permit", "\u{feff}é"] {
+            assert_eq!(decode(&wide(text, u16::to_le_bytes)), Err(TextError::Utf16), "{text}");
+            assert_eq!(decode(&wide(text, u16::to_be_bytes)), Err(TextError::Utf16), "{text}");
+        }
+        assert_eq!(decode(b"a\xff"), Err(TextError::NotUtf8(1)));
+    }
+}
