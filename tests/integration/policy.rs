@@ -7,6 +7,7 @@ mod example_portals;
 mod fail_closed;
 mod five_doors;
 mod path_rules;
+mod nested_entities;
 mod policy_reload;
 mod portal_files;
 mod principal_mapping;

@@ -227,6 +227,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "policy::context",
             "policy::decision_tests",
             "policy::engine",
+            "policy::hierarchy",
             "policy::portal",
             "policy::revision",
             "policy::rules",
@@ -269,7 +270,10 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["policy::engine", "policy::rules", "policy::schema", "policy::value"],
     ),
     ("policy::fast_path", &["policy::engine", "policy::rules", "policy::schema"]),
-    ("policy::query_entities", &["policy::engine", "policy::rules"]),
+    (
+        "policy::query_entities",
+        &["policy::engine", "policy::hierarchy", "policy::rules"],
+    ),
     (
         "policy::rules",
         &["policy::context", "policy::engine", "policy::portal", "policy::schema"],
@@ -279,6 +283,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("policy::value", &["policy::schema"]),
     ("policy::schema", &["policy::portal"]),
     ("policy::portal", &[]),
+    ("policy::hierarchy", &[]),
     ("policy::permit", &[]),
     ("policy::claims", &[]),
 ];

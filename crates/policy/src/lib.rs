@@ -47,6 +47,7 @@ mod schema;
 pub mod engine;
 pub mod context;
 mod query_entities;
+mod hierarchy;
 mod fast_path;
 mod value;
 pub mod reference;

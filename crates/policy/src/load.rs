@@ -293,6 +293,7 @@ impl Loader {
             problems.extend(found);
             Vec::new()
         });
+        problems.extend(duplicate_templates(slug, &templates, &entries));
         problems.extend(placed_path_problems(&links, schema.path.as_ref(), &file.paths));
         let entries: Vec<_> = entries.into_iter().chain(links).collect();
         problems.extend(duplicates(&entries));

@@ -11,6 +11,7 @@ use crate::engine::QueryEntity;
 use crate::engine::entities::ResolvedEntity;
 use crate::engine::entities::SuppliedEntities;
 use crate::error_chain::error_chain;
+use crate::hierarchy::{self, HierarchyError};
 use crate::rules::Rules;
 
 /// Most entities in one query.
@@ -31,6 +32,8 @@ pub enum SuppliedError {
     Twice { name: String, first: usize, second: usize },
     #[error("more than {ENTITIES_MAX} entities")]
     TooMany,
+    #[error(transparent)]
+    TooDeep(#[from] HierarchyError),
 }
 
 impl Rules {
@@ -42,6 +45,7 @@ impl Rules {
         if list.as_array().is_some_and(|l| l.len() > ENTITIES_MAX) {
             return Err(SuppliedError::TooMany);
         }
+        hierarchy::check_query(list)?;
         let mut parsed = self.parse(list.clone())?;
         if parsed.iter().any(|e| self.is_known(&e.uid())) {
             // a stored entity counts as the store has it, also as a parent of a sent one

@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use cedar_policy::{Effect, EntityTypeName, EntityUid, PrincipalConstraint, ResourceConstraint};
-use rustc_hash::FxHashMap;
+use cedar_policy::{Effect, EntityTypeName, EntityUid, PrincipalConstraint, ResourceConstraint, Template};
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::engine::PolicyEntry;
 use crate::engine::entities::EntityStore;
@@ -19,6 +19,9 @@ use crate::revision::source::{Files, SourceFile, Tree};
 use crate::schema::{SchemaModel, TypeNames};
 use crate::scope::PortalScope;
 use crate::types::PortalSlug;
+
+/// Problems of routes that are reported.
+const ROUTE_PROBLEMS_MAX: usize = 50;
 
 /// The prefix of the ids of emergency forbids, so that they never collide with other policies.
 pub(super) const EMERGENCY_PREFIX: &str = "_deny/";
@@ -88,9 +91,13 @@ pub(super) fn route_problems(slug: &PortalSlug, files: &Files, file: &PortalFile
     let text = files.get(&name).and_then(|f| f.text(&name).ok()).unwrap_or_default();
     let mut problems = Vec::new();
     for route in file.routes.routes() {
-        let line = route_line(text, route);
-        let place =
-            |message: String| Problem::new(&name, format!("route `{} {}`: {message}", route.method, route.text)).at_line(line);
+        if problems.len() >= ROUTE_PROBLEMS_MAX {
+            break;
+        }
+        // looks for the line only where there is a problem: it reads the file once more
+        let place = |message: String| {
+            Problem::new(&name, format!("route `{} {}`: {message}", route.method, route.text)).at_line(route_line(text, route))
+        };
         if model.resolve_action(&route.action).is_none() {
             problems.push(place(format!("the schema has no action `{}`", route.action)));
         }
@@ -160,6 +167,20 @@ pub(super) fn duplicates(entries: &[Arc<PolicyEntry>]) -> Vec<Problem> {
         if let Some(first) = seen.insert(&entry.info.id, &entry.info.place) {
             let message = format!("policy id `{}` is already used at {first}", entry.info.id);
             problems.push(at_place(&entry.info.place, message));
+        }
+    }
+    problems
+}
+
+/// Templates have ids of their own: a link must not name one of two.
+pub(super) fn duplicate_templates(slug: &PortalSlug, templates: &[Template], entries: &[Arc<PolicyEntry>]) -> Vec<Problem> {
+    let mut seen: FxHashSet<&str> = entries.iter().map(|entry| &*entry.info.id).collect();
+    let mut problems = Vec::new();
+    for template in templates {
+        let id: &str = template.id().as_ref();
+        if !seen.insert(id) {
+            let message = format!("template id `{id}` is already used, here or in policies/_shared/");
+            problems.push(Problem::new(&format!("policies/{slug}/"), message).with_help("give the template another `@id`"));
         }
     }
     problems

@@ -16,12 +16,16 @@ use serde_json::{Deserializer, Value};
 
 use crate::engine::entities::EntityStore;
 use crate::error_chain::error_chain;
+use crate::hierarchy;
 use crate::json;
 use crate::revision::problem::{Problem, position};
 use crate::revision::source::{Files, SourceFile};
 use crate::revision::{PortalSchema, Revision};
 use crate::schema::{SchemaModel, TypeNames};
 use crate::types::PortalSlug;
+
+/// Wrong relations that are reported. Finding the line of each means reading the file once more.
+const RELATION_PROBLEMS_MAX: usize = 50;
 
 /// A portal's `entities.json`; without `file` the portal has no entities of its own.
 pub(super) struct EntityFile<'a> {
@@ -66,6 +70,7 @@ impl<'a> EntityFile<'a> {
             return Ok(Arc::new(EntityStore::new(actions)));
         };
         let text = file.text(&self.name).map_err(|problem| vec![problem])?;
+        hierarchy::check_file(text).map_err(|error| vec![Problem::new(&self.name, error.to_string())])?;
         let parsed = Entities::from_json_str(text, Some(&model.cedar)).map_err(|e| self.unreadable(text, &error_chain(&e)))?;
         let mut problems = self.duplicates_of(text, model, &parsed);
         problems.extend(self.relations(text, &CallerTypes::new(model, names), &parsed));
@@ -127,6 +132,9 @@ impl<'a> EntityFile<'a> {
     fn relations(&self, text: &str, types: &CallerTypes, parsed: &Entities) -> Vec<Problem> {
         let mut problems = Vec::new();
         for entity in parsed.iter() {
+            if problems.len() >= RELATION_PROBLEMS_MAX {
+                break;
+            }
             let uid = entity.uid();
             if !types.below.contains(uid.type_name()) {
                 continue;
