@@ -21,6 +21,9 @@ pub const FOLDER_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Directory entries of one such folder, so that neither many files nor circular symlinks in one folder delay the other
 /// folders.
 const FOLDER_ENTRIES_MAX: usize = 100_000;
+/// The same for the emergency forbids of one portal, where they are read apart from everything else.
+const EMERGENCY_BYTES_MAX: u64 = 1024 * 1024;
+const EMERGENCY_ENTRIES_MAX: usize = 1000;
 /// Folders below the policy folder: portal, then `tests`, `_deny`, `candidate`, then `ALLOW`, `DENY`.
 const DEPTH_MAX: usize = 4;
 
@@ -87,6 +90,25 @@ impl PolicyFolders {
         reader.walk(&self.policies, "policies", 0, &mut Budget::full(&self.policies));
         // one level below `schemas/` is read only to name what lies there
         reader.walk(&self.schemas, "schemas", DEPTH_MAX - 1, &mut Budget::full(&self.schemas));
+        reader.tree
+    }
+
+    /// Reads the emergency forbids of one portal, as far as they are few and small: `EMERGENCY_ENTRIES_MAX` and
+    /// `EMERGENCY_BYTES_MAX`. The others wait for a reading of the whole tree.
+    pub fn read_emergency_forbids(&self, slug: &PortalSlug, known: &Tree) -> Tree {
+        let folder = self.policies.join(slug.as_str());
+        let mut reader = Reader {
+            tree: Tree::default(),
+            known,
+            scope: &Scope::Everything,
+            bytes: Vec::new(),
+        };
+        let mut budget = Budget {
+            entries: EMERGENCY_ENTRIES_MAX,
+            bytes: EMERGENCY_BYTES_MAX,
+            folder: folder.clone(),
+        };
+        reader.walk(&folder.join("_deny"), &format!("policies/{slug}/_deny"), 2, &mut budget);
         reader.tree
     }
 

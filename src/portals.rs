@@ -1,9 +1,12 @@
 //! The registry of portals: the portal table, each portal's active revision, and the callers verified under it.
 //!
-//! Only `reload` writes it, and every request reads it: one atomic load gives a request a snapshot that it uses to its end. A
+//! Only `reload` writes it (its thread of that name, and `brakes`), and every request reads it: one atomic load gives a request a snapshot that it uses to its end. A
 //! revision owns the cache of its callers, so a new revision starts with an empty cache.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use cedargate_policy::claims::{self, ClaimError, LoginClaims};
@@ -14,9 +17,11 @@ use cedargate_policy::portal::path::rules::Case;
 use cedargate_policy::portal::{PortalError, PortalTable};
 use cedargate_policy::principal::Principal;
 use cedargate_policy::revision::Revision;
+use cedargate_policy::revision::source::{Files, SourceFile, Tree};
 use cedargate_policy::scope::PortalScope;
 use cedargate_policy::types::{Door, Identity, PortalSlug, TokenFacts};
 use http::HeaderValue;
+use parking_lot::Mutex;
 use prometheus::{Histogram, IntCounter};
 use rustc_hash::FxHashMap;
 use serde_json::{Map, Value};
@@ -54,7 +59,20 @@ pub struct Portal {
     pub name: Arc<str>,
     pub header: HeaderValue,
     pub active: ArcSwapOption<ActiveRevision>,
+    /// Held by a thread while it replaces `active` by a revision that it made of it.
+    pub writer: Mutex<JoinedForbids>,
     pub meters: Meters,
+}
+
+/// Emergency forbids that joined the revision in force and that the reloader has not read yet, by file name.
+#[derive(Default)]
+pub struct JoinedForbids(BTreeMap<String, JoinedForbid>);
+
+/// One file with emergency forbids.
+struct JoinedForbid {
+    file: SourceFile,
+    /// The file was there before this time and after it.
+    at: Instant,
 }
 
 /// A revision in force, and the cache of callers verified under it.
@@ -165,6 +183,7 @@ impl Portal {
             name,
             header,
             active: ArcSwapOption::empty(),
+            writer: Mutex::default(),
             meters,
         }
     }
@@ -184,6 +203,44 @@ impl Portal {
     /// True if a host is one of this portal's.
     pub fn is_at(&self, host: &str) -> bool {
         self.config.is_at(host)
+    }
+}
+
+impl JoinedForbids {
+    /// Notes the emergency forbids that `revision` has and `before` did not have.
+    pub fn add(&mut self, revision: &Revision, before: &Revision, at: Instant) {
+        let known = before.emergency_files();
+        for (name, file) in &revision.emergency_files().0 {
+            if known.get(name) != Some(file) {
+                let file = file.clone();
+                self.0.insert(name.clone(), JoinedForbid { file, at });
+            }
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The tree, read at `read_at`, with the files that joined since then. Forgets the others: that reading saw what became of
+    /// them.
+    pub fn laid_over<'a>(&mut self, tree: &'a Tree, read_at: Instant) -> Cow<'a, Tree> {
+        self.0.retain(|_, joined| joined.at >= read_at);
+        if self.0.is_empty() {
+            return Cow::Borrowed(tree);
+        }
+        let mut tree = tree.clone();
+        let joined = self.0.iter().map(|(name, joined)| (name.clone(), joined.file.clone()));
+        tree.files.0.extend(joined);
+        Cow::Owned(tree)
+    }
+}
+
+impl Portal {
+    /// True if each of the files holds in the revision as it is.
+    pub fn has_in_force(&self, active: &ActiveRevision, files: &Files) -> bool {
+        let known = active.revision.emergency_files();
+        files.0.iter().all(|(name, file)| known.get(name) == Some(file))
     }
 }
 

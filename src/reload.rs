@@ -21,17 +21,20 @@
 //!
 //! Replaced revisions are dropped on this thread, so that no request pays for it.
 
+mod brakes;
 mod config_files;
 mod outcome;
 mod requests;
 mod settled;
 mod state;
+mod swaps;
 mod watch;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use cedargate_policy::load::{Loaded, Loader};
@@ -39,13 +42,16 @@ use cedargate_policy::revision::Revision;
 use cedargate_policy::revision::problem::Problem;
 use cedargate_policy::revision::source::Tree;
 use cedargate_policy::types::PortalSlug;
+use parking_lot::MutexGuard;
 
+pub use self::brakes::Brakes;
 use self::config_files::ConfigFiles;
 pub use self::outcome::{Outcome, Outcomes, ReloadResult};
 use self::requests::ReloadRequest;
 pub use self::requests::{ReloadRequestError, ReloadRequests};
 use self::settled::{Settled, Unsettled};
 use self::state::StateDir;
+use self::swaps::Swaps;
 use self::watch::{WakeChannel, Wakeup, Watch};
 use crate::audit::{Event, PolicyEvent};
 use crate::base::clock;
@@ -53,7 +59,7 @@ use crate::base::lifecycle::{Blocker, Readiness, Shutdown};
 use crate::config;
 use crate::gate::Gate;
 use crate::policy_folders::{PolicyFolders, Readings, Scope};
-use crate::portals::{ActiveRevision, Portal, PortalRegistry};
+use crate::portals::{JoinedForbids, Portal, PortalRegistry};
 
 /// Readings in a row before the first load takes a tree that keeps changing as far as it is settled.
 const FIRST_READ_ATTEMPTS: usize = 8;
@@ -78,6 +84,8 @@ pub struct Reloader {
     requests: ReloadRequests,
     /// Wakes the reloader; the senders belong to the watcher and to `requests`.
     wake: WakeChannel,
+    /// The part of the thread `brakes`, until it starts.
+    brakes_wake: Option<Receiver<()>>,
     state: Option<StateDir>,
     /// The last reading. Does not count for the portals in `unsettled`.
     last: Option<Tree>,
@@ -85,8 +93,11 @@ pub struct Reloader {
     unsettled: BTreeMap<PortalSlug, Unsettled>,
     /// Blocks readiness until the first revision of each portal in `policies.require`.
     required: BTreeMap<PortalSlug, Blocker>,
-    /// Replaced revisions that requests may still hold.
-    retired: Vec<Arc<ActiveRevision>>,
+    swaps: Swaps,
+    /// Begin of the last reading.
+    read_at: Instant,
+    /// The revision that each portal's state file holds.
+    saved: BTreeMap<PortalSlug, Arc<str>>,
     config_files: ConfigFiles,
 }
 
@@ -107,7 +118,11 @@ impl Reloader {
             .map(|slug| (slug.clone(), readiness.block(format!("portal {slug}"))))
             .collect();
         let outcomes = Outcomes::default();
-        let wake = WakeChannel::default();
+        let (brakes, brakes_wake) = sync_channel(1);
+        let wake = WakeChannel {
+            brakes,
+            ..WakeChannel::default()
+        };
         Self {
             places: PolicyFolders {
                 policies: policies.dir.clone(),
@@ -119,12 +134,28 @@ impl Reloader {
             requests: ReloadRequests::new(wake.sender.clone(), outcomes.clone()),
             outcomes,
             wake,
+            brakes_wake: Some(brakes_wake),
             last: None,
             unsettled: BTreeMap::new(),
             required,
-            retired: Vec::new(),
+            swaps: Swaps::new(Arc::clone(&gate)),
+            read_at: Instant::now(),
+            saved: BTreeMap::new(),
             gate,
         }
+    }
+
+    /// The thread `brakes` before it starts; `None` when it was taken before. Its loader must not be the reloader's, which may be
+    /// busy for long.
+    pub fn brakes(&mut self, loader: Loader) -> Option<Brakes> {
+        Some(Brakes {
+            gate: Arc::clone(&self.gate),
+            loader,
+            places: self.places.clone(),
+            swaps: self.swaps.clone(),
+            wake: self.brakes_wake.take()?,
+            last: BTreeMap::new(),
+        })
     }
 
     pub fn outcomes(&self) -> Outcomes {
@@ -174,7 +205,7 @@ impl Reloader {
                 Wakeup::Event => SECOND_ROUND.min(poll),
                 Wakeup::Poll | Wakeup::Stopping => poll,
             };
-            self.drop_retired();
+            self.swaps.drop_retired();
             self.check_config();
         }
     }
@@ -186,7 +217,7 @@ impl Reloader {
         let requests = self.requests.take();
         let changed = watch.take_changed();
         let scope = match wakeup {
-            Wakeup::Event if requests.is_empty() && self.unsettled.is_empty() => changed,
+            Wakeup::Event if requests.is_empty() && self.unsettled.is_empty() && !self.has_joined_forbids() => changed,
             // read everything: events may have missed a change
             _ => Scope::Everything,
         };
@@ -206,6 +237,7 @@ impl Reloader {
 
     /// Reads and, if the tree changed, loads. False if a portal's files are still being written.
     fn read_and_load(&mut self, scope: &Scope) -> bool {
+        self.read_at = Instant::now();
         let none = Tree::default();
         let known = self.last.as_ref().unwrap_or(&none);
         let scope = if self.last.is_some() { scope } else { &Scope::Everything };
@@ -219,14 +251,21 @@ impl Reloader {
             let since = Instant::now();
             self.prepare(&before, &tree);
             wait_until_quiet(since);
+            self.read_at = Instant::now();
             let now = self.places.read_again(&tree, scope);
             before = std::mem::replace(&mut tree, now);
         }
-        if !self.unsettled.is_empty() || self.last.as_ref() != Some(&tree) {
+        if !self.unsettled.is_empty() || self.has_joined_forbids() || self.last.as_ref() != Some(&tree) {
             self.add_portals(&tree);
             self.load_settled(&before, tree);
         }
         self.unsettled.is_empty()
+    }
+
+    /// True if emergency forbids joined a revision since a reading that would have seen their files.
+    fn has_joined_forbids(&self) -> bool {
+        let registry = self.gate.portals.load();
+        registry.portals.iter().any(|portal| !portal.writer.lock().is_empty())
     }
 
     /// Parses changed policies during the quiet time. Most often the files stay the same, and the load finds them parsed.
@@ -253,7 +292,8 @@ impl Reloader {
                 continue;
             }
             let was_unsettled = self.unsettled.remove(slug).is_some();
-            if was_unsettled || !self.last.as_ref().is_some_and(|last| last.is_same_for(&tree, slug)) {
+            let is_behind = !portal.writer.lock().is_empty();
+            if was_unsettled || is_behind || !self.last.as_ref().is_some_and(|last| last.is_same_for(&tree, slug)) {
                 let swapped = self.load(portal, &tree);
                 self.report(portal, swapped);
             }
@@ -294,11 +334,19 @@ impl Reloader {
     fn load(&mut self, portal: &Arc<Portal>, tree: &Tree) -> Swapped {
         let started = Instant::now();
         let active = portal.active.load_full();
+        let built = self.loader.build(&portal.scope, tree, active.as_ref().map(|a| &*a.revision));
+        let mut writer = portal.writer.lock();
+        // the thread `brakes` may have joined emergency forbids since the files were read
+        let tree = writer.laid_over(tree, self.read_at);
+        let active = portal.active.load_full();
         let previous = active.as_ref().map(|a| &*a.revision);
-        let Loaded { revision, rejected } = self.loader.load(&portal.scope, tree, previous);
+        let Loaded { revision, rejected } = self.loader.join(&portal.scope, built, &tree, previous);
         if let Some(revision) = &revision {
-            self.swap(portal, revision, started);
+            self.swap(portal, revision, started, &writer);
         }
+        drop(writer);
+        // after the swap: a slow disk must not delay the revision
+        self.save(portal);
         Swapped {
             is_swapped: revision.is_some(),
             problems: rejected.map(|e| e.problems).unwrap_or_default(),
@@ -306,26 +354,31 @@ impl Reloader {
         }
     }
 
-    fn swap(&mut self, portal: &Arc<Portal>, revision: &Arc<Revision>, started: Instant) {
+    fn swap(&mut self, portal: &Arc<Portal>, revision: &Arc<Revision>, started: Instant, writer: &MutexGuard<'_, JoinedForbids>) {
         let policies = revision.rules.engine.policies().len();
         tracing::info!(portal = %portal.slug(), revision = %revision.id, policies, took = ?started.elapsed(), "revision active");
-        self.activate(portal, Arc::clone(revision));
-        // after the swap: a slow disk must not delay the revision
-        if let Some(Err(error)) = self.state.as_ref().map(|state| state.save(portal.slug(), revision)) {
-            tracing::warn!(portal = %portal.slug(), %error, "the revision could not be saved for a restart");
+        self.activate(portal, Arc::clone(revision), writer);
+    }
+
+    /// Saves the revision in force, if it is not the saved one.
+    fn save(&mut self, portal: &Portal) {
+        let (Some(state), Some(active)) = (&self.state, portal.active.load_full()) else {
+            return;
+        };
+        let revision = &active.revision;
+        if self.saved.get(portal.slug()) == Some(&revision.id) {
+            return;
+        }
+        match state.save(portal.slug(), revision) {
+            Ok(()) => drop(self.saved.insert(portal.slug().clone(), Arc::clone(&revision.id))),
+            Err(error) => {
+                tracing::warn!(portal = %portal.slug(), %error, "the revision could not be saved for a restart");
+            }
         }
     }
 
-    fn activate(&mut self, portal: &Arc<Portal>, revision: Arc<Revision>) {
-        let info = &self.gate.metrics.revision_info;
-        if let Some(old) = portal.active.load_full() {
-            let _was_not_set = info.remove_label_values(&[&*portal.name, &*old.revision.id]).is_err();
-            self.retired.push(old);
-        }
-        info.with_label_values(&[&*portal.name, &*revision.id]).set(1);
-        let active = ActiveRevision::new(revision, self.gate.config.limits.token_cache.as_usize());
-        portal.active.store(Some(Arc::new(active)));
-        self.gate.reloads.send_modify(|count| *count = count.wrapping_add(1));
+    fn activate(&mut self, portal: &Arc<Portal>, revision: Arc<Revision>, writer: &MutexGuard<'_, JoinedForbids>) {
+        self.swaps.activate(portal, revision, writer);
         if let Some(blocker) = self.required.remove(portal.slug()) {
             blocker.done();
         }
@@ -336,7 +389,8 @@ impl Reloader {
         match revision {
             Some(revision) => {
                 tracing::info!(portal = %portal.slug(), revision = %revision.id, "last good revision restored");
-                self.activate(portal, revision);
+                self.saved.insert(portal.slug().clone(), Arc::clone(&revision.id));
+                self.activate(portal, revision, &portal.writer.lock());
             }
             None => {
                 let why = rejected.map(|e| e.to_string()).unwrap_or_default();
@@ -405,11 +459,6 @@ impl Reloader {
         }
     }
 
-    /// Drops replaced revisions that no request holds any more.
-    fn drop_retired(&mut self) {
-        self.retired.retain(|old| Arc::strong_count(old) > 1);
-    }
-
     fn check_config(&self) {
         let changed = self.config_files.have_changed();
         let gauge = &self.gate.metrics.restart_required;
@@ -420,10 +469,10 @@ impl Reloader {
     }
 }
 
-/// Sleeps until `since` is `CHANGE_QUIET` ago. Only the `reload` thread sleeps here.
+/// Sleeps until `since` is `CHANGE_QUIET` ago. Only the threads `reload` and `brakes` sleep here.
 #[expect(
     clippy::disallowed_methods,
-    reason = "this thread serves no traffic, and an early wake would defeat the wait"
+    reason = "these threads serve no traffic, and an early wake would defeat the wait"
 )]
 fn wait_until_quiet(since: Instant) {
     std::thread::sleep(CHANGE_QUIET.saturating_sub(since.elapsed()));

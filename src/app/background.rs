@@ -1,6 +1,7 @@
 //! The background threads: everything that serves no traffic.
 //!
 //! - `reload` loads the policies once before traffic, then watches them (`reload`).
+//! - `brakes` takes emergency forbids into force apart from `reload` (`reload/brakes`).
 //! - `conditions` prepares policies for cheap evaluation after their first use.
 //! - `operations` has a runtime for the admin listener, the control socket and periodic work: keys, certificates, assertion
 //!   keys, users files, shared rates, expired rate-limit counters.
@@ -73,12 +74,16 @@ impl Background {
             loaded,
             shutdown: parts.shutdown.clone(),
         };
-        let threads = vec![
+        let mut threads = vec![
             thread("conditions", move || prepare_conditions(&match_sets))?,
-            spawn_sessions(&gate, parts.shutdown)?,
+            spawn_sessions(&gate, parts.shutdown.clone())?,
             operations.spawn(listeners)?,
             thread("reload", move || reload.run())?,
         ];
+        if let Some(brakes) = parts.brakes {
+            let shutdown = parts.shutdown.clone();
+            threads.push(thread("brakes", move || brakes.run(&shutdown))?);
+        }
         Ok(Self { threads, first_load })
     }
 

@@ -32,7 +32,7 @@ use crate::http::upstream::Apps;
 use crate::limits::{CountScope, RequestLimits};
 use crate::login::RelyingParty;
 use crate::portals::{Portal, PortalRegistry};
-use crate::reload::{ReloadRequests, Reloader};
+use crate::reload::{Brakes, ReloadRequests, Reloader};
 use crate::session::Sessions;
 
 /// New match sets whose condition-only policies are not made yet. The engine drops a set that does not fit and goes on with
@@ -71,6 +71,7 @@ pub(super) struct BackgroundParts {
     pub admin: Admin,
     pub control: Control,
     pub reloader: Reloader,
+    pub brakes: Option<Brakes>,
     /// Blocks readiness until the first load of the policies.
     pub first_load: Blocker,
     /// Match sets whose condition-only policies are wanted; written by the engine, read by the `conditions` thread.
@@ -123,8 +124,9 @@ impl Parts {
         let first_load = readiness.block("policies");
         let session_store = readiness.block("sessions");
         let (condition_queue, match_sets) = sync_channel(CONDITION_QUEUE);
-        let loader = Loader::new(Warnings::Show, Some(condition_queue));
-        let reloader = Reloader::new(Arc::clone(&gate), loader, &readiness, watched);
+        let loader = Loader::new(Warnings::Show, Some(condition_queue.clone()));
+        let mut reloader = Reloader::new(Arc::clone(&gate), loader, &readiness, watched);
+        let brakes = reloader.brakes(Loader::new(Warnings::Show, Some(condition_queue)));
         let reload_requests = reloader.requests();
         let admin = Admin {
             gate: Arc::clone(&gate),
@@ -144,6 +146,7 @@ impl Parts {
             admin,
             control,
             reloader,
+            brakes,
             first_load,
             match_sets,
         };

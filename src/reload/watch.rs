@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use notify::event::{AccessKind, AccessMode};
@@ -49,6 +49,8 @@ pub enum Wakeup {
 pub struct WakeChannel {
     pub sender: Sender<()>,
     pub receiver: Receiver<()>,
+    /// Wakes the thread `brakes`. One message that waits stands for all.
+    pub brakes: SyncSender<()>,
 }
 
 pub struct Watch {
@@ -69,7 +71,12 @@ struct ChangedEntries(Arc<Mutex<Scope>>);
 impl Default for WakeChannel {
     fn default() -> Self {
         let (sender, receiver) = channel();
-        Self { sender, receiver }
+        let (brakes, _no_thread_waits) = sync_channel(1);
+        Self {
+            sender,
+            receiver,
+            brakes,
+        }
     }
 }
 
@@ -165,6 +172,7 @@ impl Watch {
 
     fn watcher(&self, roots: Vec<PathBuf>) -> notify::Result<RecommendedWatcher> {
         let sender = self.wake.sender.clone();
+        let brakes = self.wake.brakes.clone();
         let changed = self.changed.clone();
         let root_touched = Arc::clone(&self.root_touched);
         notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -173,6 +181,10 @@ impl Watch {
                 return;
             }
             changed.add(&event, &roots);
+            if event.as_ref().map_or(true, |event| may_be_brake(event, &roots)) {
+                // fails if a message waits, or after the thread ended
+                let _waits_or_ended = brakes.try_send(()).is_err();
+            }
             if event.is_ok_and(|event| event.paths.iter().any(|path| roots.contains(path))) {
                 root_touched.store(true, Ordering::Release);
             }
@@ -224,6 +236,20 @@ fn absolute_roots(places: &PolicyFolders) -> Vec<PathBuf> {
         .into_iter()
         .map(|root| std::path::absolute(root).unwrap_or_else(|_| root.clone()))
         .collect()
+}
+
+/// True if the event may be about an emergency forbid: it names a folder `_deny/` or something in it, a portal's folder as a
+/// whole, or nothing exact.
+fn may_be_brake(event: &notify::Event, roots: &[PathBuf]) -> bool {
+    let is_brake = |path: &PathBuf| {
+        let below = roots.iter().find_map(|root| path.strip_prefix(root).ok());
+        below.is_some_and(|below| {
+            // hidden: kubelet's `..data` leads to everything
+            let is_telling = |name: &str| name == "_deny" || name.starts_with('.');
+            below.components().count() < 2 || below.iter().any(|name| name.to_str().is_none_or(is_telling))
+        })
+    };
+    event.need_rescan() || event.paths.is_empty() || event.paths.iter().any(is_brake)
 }
 
 /// False for reads and for files beside the roots. The reloader's own reading would otherwise wake it again, and a decision

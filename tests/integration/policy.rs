@@ -1,6 +1,7 @@
 //! Decisions: principals, resources and context, `POST /authorize`, loading and reloading of policies.
 
 mod authorize_endpoint;
+mod brake_delays;
 mod brakes;
 mod cedar_suite;
 mod example_portals;

@@ -24,8 +24,8 @@ use http::HeaderValue;
 use serde_json::Value;
 
 use self::checks::{
-    ForbiddenPaths, duplicates, is_policy_place, login_problems, namespace_warning, placed_path_problems, removed_files,
-    route_problems, stored_path_problems,
+    ForbiddenPaths, duplicate_templates, duplicates, is_policy_place, login_problems, namespace_warning, placed_path_problems,
+    removed_files, route_problems, stored_path_problems,
 };
 use self::emergency::EmergencyLoad;
 use self::entities::EntityFile;
@@ -53,6 +53,9 @@ pub struct Loaded {
     /// The reason why the candidate, or one of its emergency forbids, was rejected.
     pub rejected: Option<RevisionError>,
 }
+
+/// A candidate before the emergency forbids join it, or the reason why there is none.
+pub struct Built(Result<Arc<Candidate>, RevisionError>);
 
 /// Turns files into revisions, remembering what it parsed.
 pub struct Loader {
@@ -128,12 +131,23 @@ impl Loader {
 
     /// Loads one portal out of the tree; `previous` is the revision that it serves now.
     pub fn load(&mut self, portal: &PortalScope, tree: &Tree, previous: Option<&Revision>) -> Loaded {
-        let slug = &portal.slug;
-        self.cache = self.caches.remove(slug).unwrap_or_default();
-        let loaded = self.load_cached(portal, tree, previous);
-        self.cache.retain(|name| tree.files.get(name).is_some());
-        self.caches.insert(slug.clone(), std::mem::take(&mut self.cache));
-        loaded
+        let built = self.build(portal, tree, previous);
+        self.join(portal, built, tree, previous)
+    }
+
+    /// The slow part of a load: parses, validates and tests everything but the emergency forbids.
+    pub fn build(&mut self, portal: &PortalScope, tree: &Tree, previous: Option<&Revision>) -> Built {
+        self.with_cache(&portal.slug, |loader| Built(loader.candidate_of(portal, tree, previous)))
+    }
+
+    /// The fast part of a load: joins the emergency forbids of the tree to what was built. `previous` is the revision that is in
+    /// force now; it may have got further emergency forbids since the building began.
+    pub fn join(&mut self, portal: &PortalScope, built: Built, tree: &Tree, previous: Option<&Revision>) -> Loaded {
+        self.with_cache(&portal.slug, |loader| {
+            let loaded = loader.join_cached(&portal.slug, built, tree, previous);
+            loader.cache.retain(|name| tree.files.get(name).is_some());
+            loaded
+        })
     }
 
     /// Warms the parse cache ahead of a load; does not affect the result of `load`.
@@ -144,15 +158,22 @@ impl Loader {
         let Ok(schema) = namespace.and_then(|ns| self.schemas.load(slug, &files, ns.as_deref())) else {
             return;
         };
-        self.cache = self.caches.remove(slug).unwrap_or_default();
-        let _found_again_by_the_load = self.policies(slug, &files, &schema, &mut Vec::new());
-        self.caches.insert(slug.clone(), std::mem::take(&mut self.cache));
+        self.with_cache(slug, |loader| {
+            let _found_again_by_the_load = loader.policies(slug, &files, &schema, &mut Vec::new());
+        });
     }
 
-    fn load_cached(&mut self, portal: &PortalScope, tree: &Tree, previous: Option<&Revision>) -> Loaded {
-        let slug = &portal.slug;
+    /// Runs with the cache of one portal in place.
+    fn with_cache<T>(&mut self, slug: &PortalSlug, run: impl FnOnce(&mut Self) -> T) -> T {
+        self.cache = self.caches.remove(slug).unwrap_or_default();
+        let result = run(self);
+        self.caches.insert(slug.clone(), std::mem::take(&mut self.cache));
+        result
+    }
+
+    fn join_cached(&mut self, slug: &PortalSlug, built: Built, tree: &Tree, previous: Option<&Revision>) -> Loaded {
         let mut problems = Vec::new();
-        let candidate = match self.candidate_of(portal, tree, previous) {
+        let candidate = match built.0 {
             Ok(candidate) => Some(candidate),
             Err(error) => {
                 problems = error.problems;

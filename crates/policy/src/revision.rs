@@ -83,6 +83,11 @@ impl Revision {
         all
     }
 
+    /// The files of the emergency forbids in force, each with its last good content.
+    pub fn emergency_files(&self) -> &Files {
+        &self.emergency_forbids.files
+    }
+
     /// All files except the emergency forbids, decision tests included.
     pub fn portal_files(&self) -> &Files {
         &self.candidate.files

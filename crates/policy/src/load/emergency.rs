@@ -12,7 +12,7 @@ use super::checks::{EMERGENCY_PREFIX, is_folder_gone, placed_path_problems};
 use crate::engine::PolicyEntry;
 use crate::revision::emergency::EmergencyForbids;
 use crate::revision::problem::Problem;
-use crate::revision::source::{SourceFile, Tree};
+use crate::revision::source::{Files, SourceFile, Tree};
 use crate::revision::{Candidate, Revision};
 use crate::types::PortalSlug;
 
@@ -38,6 +38,30 @@ impl EmergencyForbids {
 }
 
 impl Loader {
+    /// The revision in force with further or changed emergency forbids, without a look at any other file of the portal. `None` if
+    /// none of `files` brings a forbid, or if one in force would be lost: both are left to `load`.
+    pub fn with_emergency_forbids(&mut self, slug: &PortalSlug, files: &Files, active: &Revision) -> Option<Arc<Revision>> {
+        self.with_cache(slug, |loader| {
+            let known = &active.emergency_forbids.files;
+            let mut tree = Tree {
+                files: known.clone(),
+                ..Tree::default()
+            };
+            for (name, file) in files.0.iter().filter(|(name, file)| known.get(name) != Some(*file)) {
+                // SECURITY: a file without a forbid may be one that is being written again; its last good content holds
+                let parsed = loader.emergency_forbid(&active.candidate, name, file);
+                if parsed.is_ok_and(|entries| !entries.is_empty()) {
+                    tree.files.0.insert(name.clone(), file.clone());
+                }
+            }
+            let joined = loader.emergency_forbids(&active.candidate, slug, &tree, Some(active));
+            loader.cache.retain(|name| tree.files.get(name).is_some());
+            let joined = joined.emergency_forbids;
+            let holds_all = known.0.keys().all(|name| joined.files.get(name).is_some());
+            (holds_all && joined.files != *known).then(|| Arc::new(loader.assemble(&active.candidate, joined)))
+        })
+    }
+
     /// The emergency forbids: each file on its own, its last good content if the new one is broken or unreadable.
     pub(super) fn emergency_forbids(
         &mut self,
