@@ -43,6 +43,7 @@ pub use self::present::InProgress;
 pub use self::record::{Grant, Handle, Revocation, Session, SessionData, SessionSummary};
 use self::renewal::single_flight::Renewals;
 pub use self::revocations::Revoked;
+use self::revocations::issuer_clocks::IssuerClocks;
 use self::revocations::log::RevocationLog;
 use self::seal::Seal;
 pub use self::seal::keys::check_key_file;
@@ -105,6 +106,7 @@ pub struct Sessions {
     seal: Seal,
     store: Store,
     revocation_log: RevocationLog,
+    issuer_clocks: IssuerClocks,
     cache: SessionCache,
     meters: SessionMeters,
     renewals: Renewals,
@@ -155,6 +157,7 @@ impl Sessions {
             seal: Seal { keys, prefix },
             store,
             revocation_log: RevocationLog::new(sessions.staleness_max, retention),
+            issuer_clocks: IssuerClocks::new(config.issuers.iter().map(|issuer| Arc::clone(&issuer.scope.name))),
             cache: SessionCache::new(sessions.cache),
             meters: SessionMeters::new(metrics),
             renewals: Renewals::default(),

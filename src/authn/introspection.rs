@@ -162,6 +162,12 @@ impl IntrospectionClient {
 
     /// Verifies a bearer token of either kind, for a portal that trusts these issuers.
     pub async fn verify(&self, authn: &Authn, token: &str, trusted: &[usize]) -> Result<VerifiedBearer, TokenError> {
+        let verified = self.verify_either(authn, token, trusted).await?;
+        self.sessions.note_issued(&verified.identity);
+        Ok(verified)
+    }
+
+    async fn verify_either(&self, authn: &Authn, token: &str, trusted: &[usize]) -> Result<VerifiedBearer, TokenError> {
         if self.is_opaque(token, trusted) {
             return self.introspect(token, trusted).await;
         }

@@ -6,6 +6,7 @@
 //! store cannot be reached, the caller gets the error and nothing is revoked; only what a provider demands
 //! (`revoke_until_stored`) then holds here and is published later, because most providers do not ask twice.
 
+pub(super) mod issuer_clocks;
 pub(super) mod log;
 
 use cedargate_policy::denial::Denial;
@@ -128,10 +129,9 @@ impl Sessions {
         if self.revocation_log.ends_no_tokens() {
             return Ok(());
         }
-        let issued = identity.claims.get("iat").and_then(serde_json::Value::as_f64);
-        // rounded down: a fraction of a millisecond never makes a token younger
-        #[expect(clippy::cast_possible_truncation, reason = "saturates, and a time beyond that is no time")]
-        let began = issued.map_or(i64::MIN, |seconds| (seconds * 1000.0).floor() as i64);
+        // SECURITY: the clock of the issuer may be ahead, and its tokens would survive a revocation that comes after them
+        let ahead = self.issuer_clocks.ahead(&identity.issuer);
+        let began = issued_at(identity).map_or(i64::MIN, |at| at.saturating_sub(ahead));
         let subject = RevocationKey::subject(&identity.issuer, &identity.subject);
         let tenant = identity.tenant.as_deref().map(RevocationKey::tenant);
         let keys = [Some(subject), tenant, Some(RevocationKey::portal(portal))];
@@ -139,6 +139,13 @@ impl Sessions {
             return Err(Denial::SessionRevoked);
         }
         Ok(())
+    }
+
+    /// Notes how far the clock of a token's issuer is ahead. For each token that was just verified.
+    pub fn note_issued(&self, identity: &Identity) {
+        if let Some(at) = issued_at(identity) {
+            self.issuer_clocks.note(&identity.issuer, at, unix_millis());
+        }
     }
 
     /// True if a session found earlier was revoked since then, or the portal was. Long-lived connections use it. Never waits.
@@ -167,4 +174,12 @@ impl Sessions {
         }
         Err(SessionError::Unavailable(StoreError::FeedBehind(self.revocation_log.age())))
     }
+}
+
+/// `iat` in Unix milliseconds, rounded down: a fraction of a millisecond never makes a token younger.
+fn issued_at(identity: &Identity) -> Option<i64> {
+    let seconds = identity.claims.get("iat")?.as_f64()?;
+    #[expect(clippy::cast_possible_truncation, reason = "saturates, and a time beyond that is no time")]
+    let millis = (seconds * 1000.0).floor() as i64;
+    Some(millis)
 }

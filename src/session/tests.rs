@@ -280,6 +280,27 @@ async fn old_id_works_until_seconds_after_the_first_use_of_the_new_id() {
 }
 
 #[tokio::test]
+async fn a_token_of_an_issuer_whose_clock_is_ahead_ends_with_a_later_revocation() {
+    let sessions = memory();
+    let now = unix_millis() / 1000;
+    let token = identity("ann", Some(now + 20));
+    sessions.note_issued(&token);
+    let subject = Revocation::Subject {
+        issuer: "corp".to_owned(),
+        subject: "ann".to_owned(),
+    };
+    sessions.revoke(subject).await.unwrap();
+    assert!(
+        sessions.check_identity(&token, "shop").is_err(),
+        "it was here before the revocation"
+    );
+    assert!(sessions.check_identity(&identity("ann", Some(now + 10)), "shop").is_err());
+    // the issuer's clock shows this time a second after the revocation
+    assert!(sessions.check_identity(&identity("ann", Some(now + 22)), "shop").is_ok());
+    assert!(sessions.check_identity(&identity("bob", Some(now)), "shop").is_ok());
+}
+
+#[tokio::test]
 async fn revocation_ends_sessions_and_tokens_that_began_before_it() {
     let sessions = memory();
     let (id, session) = sessions.create(data("ann")).await.unwrap().into_parts();
