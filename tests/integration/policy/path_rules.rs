@@ -268,6 +268,35 @@ fn a_forbid_holds_for_every_reading_of_an_opaque_path() {
 }
 
 #[test]
+fn a_portal_at_the_root_may_keep_opaque_segments_everywhere_but_at_the_gates_own_endpoints() {
+    let gate = Setup::portal(SCHEMA, POLICIES)
+        .config("portals: { p: { match: { path_prefix: / } } }")
+        .file("policies/p/portal.yaml", "paths: { opaque: [/] }")
+        .start();
+    for (path, status) in [
+        ("/@scope%2fpkg", 200),
+        ("/app;jsessionid=1/list", 200),
+        ("//x", 200),
+        ("//shop.test/x", 200),
+        ("/a//", 200),
+        ("/a//b?next=//c;d", 200),
+        ("/files/50%25ab.txt", 200),
+        ("/portal/p//secret", 403),
+        ("//portal/p/secret", 403),
+        ("/portal%2fp%2fsecret/x", 403),
+        ("//..//x", 400),
+        ("/..;/x", 400),
+        ("/%2e%2e%2fx", 400),
+        ("//api/v1/identity/auth/session", 400),
+        ("/api/v1/identity;x/auth/session", 400),
+        ("/api/v1%2fidentity/auth/session", 400),
+        ("/.well-known/cedargate/jwks.json;x", 400),
+    ] {
+        assert_eq!(statuses(&gate, path), (status, status), "{path}");
+    }
+}
+
+#[test]
 fn a_policy_may_name_an_opaque_path_where_requests_can_have_it() {
     let policies = |id: &str, effect: &str| format!("@id(\"one\") {effect}(principal, action, resource == Path::\"{id}\");");
     for (effect, id, loads) in [
