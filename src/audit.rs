@@ -19,7 +19,8 @@ use tokio::sync::mpsc::{OwnedPermit, Sender, channel};
 use crate::base::metrics::Metrics;
 use crate::config::{self, OnFull};
 pub use record::{
-    AdminEvent, AuditRecord, AuthEvent, EntityRef, Event, HttpFacts, HttpRejected, PolicyError, PolicyEvent, Verdict,
+    AdminEvent, AuditRecord, AuthEvent, EntityRef, Event, HttpFacts, HttpRejected, PolicyError, PolicyEvent, RefusedRecord,
+    Verdict,
 };
 use writer::Message;
 pub use writer::{AuditError, AuditWriter};
@@ -115,6 +116,20 @@ impl AuditGuard {
     /// Sets the verdict to a denial: its code, never its private detail.
     pub fn denied(&mut self, denial: Denial) {
         self.record.verdict = Verdict::Denied(denial);
+    }
+
+    /// Sets the verdict to a denial and shows the credential that was refused, with the private detail.
+    pub fn refused(&mut self, refusal: &Refusal) {
+        self.denied(refusal.denial);
+        self.record.refused = refusal.credential.as_deref().map(|credential| {
+            Box::new(RefusedRecord {
+                check: credential.check,
+                issuer: credential.issuer.clone(),
+                kid: credential.kid.clone(),
+                claim: credential.claim.clone(),
+                detail: refusal.detail.to_string(),
+            })
+        });
     }
 
     /// Sets the verdict to an allow.

@@ -284,7 +284,7 @@ impl Worker {
         match stop {
             Stop::Refused(refusal) => {
                 tracing::debug!(decision_id = %progress.decision_id, code = refusal.denial.code(), detail = %refusal.detail, "refused");
-                progress.record.denied(refusal.denial);
+                progress.record.refused(&refusal);
                 progress.record.record.limit = refusal.limit;
                 self.refused(&refusal, answer, progress)
             }

@@ -60,10 +60,22 @@ pub struct AuditRecord {
     pub errors: Vec<PolicyError>,
     pub shadow: Option<Shadow>,
     pub token: Option<Arc<TokenFacts>>,
+    /// The credential that was refused.
+    pub refused: Option<Box<RefusedRecord>>,
     pub http: Option<HttpFacts>,
     /// Key of the limit that refused the request, or that the app exceeded.
     pub limit: Option<&'static str>,
     pub latency_us: Latency,
+}
+
+/// A refused credential: the check that failed, and what the credential claims of itself, unverified.
+#[derive(Clone, Debug, Serialize)]
+pub struct RefusedRecord {
+    pub check: &'static str,
+    pub issuer: Option<String>,
+    pub kid: Option<String>,
+    pub claim: Option<String>,
+    pub detail: String,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -181,6 +193,7 @@ impl AuditRecord {
             errors: Vec::new(),
             shadow: None,
             token: None,
+            refused: None,
             http: None,
             limit: None,
             latency_us: Latency::default(),
@@ -263,6 +276,10 @@ impl AuditRecord {
             None => fields.skip_field("shadow")?,
         }
         fields.serialize_field("token", &self.token.as_deref().map(TokenRecord::of))?;
+        match &self.refused {
+            Some(refused) => fields.serialize_field("refused", refused)?,
+            None => fields.skip_field("refused")?,
+        }
         fields.serialize_field("http", &self.http)?;
         match self.limit {
             Some(limit) => fields.serialize_field("limit", limit)?,

@@ -239,7 +239,10 @@ async fn decide_one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uu
     let denial = decision.denial();
     portal.meters.count(Door::Authorize, denial);
     match denial {
-        Some(denial) => guard.denied(denial),
+        Some(denial) => match decision.unevaluated() {
+            Some(refusal) => guard.refused(refusal),
+            None => guard.denied(denial),
+        },
         None => guard.permitted(),
     }
     if gate.config.audit.allow == AuditAllow::None {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use cedargate_policy::claims::ClaimError;
-use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::denial::{Denial, Refusal, RefusedCredential};
 use cedargate_policy::permit::CallerHeaders;
 use cedargate_policy::principal::Principal;
 use cedargate_policy::revision::Revision;
@@ -40,7 +40,14 @@ impl Gate {
                 active.callers.remove(&hash);
                 // boxed, as is everything that few requests need: every request's future has room for its largest branch
                 let (identity, credential) = Box::pin(self.verify(portal, token)).await?;
-                let caller = Arc::new(build_caller(portal, &active.revision, identity, credential)?);
+                let shown = RefusedCredential {
+                    check: "principal",
+                    issuer: Some(identity.token.iss.clone()),
+                    kid: identity.token.kid.clone(),
+                    claim: None,
+                };
+                let caller = build_caller(portal, &active.revision, identity, credential);
+                let caller = Arc::new(caller.map_err(|refusal| refusal.of_credential(shown))?);
                 active.callers.insert(hash, Arc::clone(&caller));
                 caller
             }
@@ -61,7 +68,8 @@ impl Gate {
 
     async fn verify(&self, portal: &Portal, token: &str) -> Result<(Identity, Credential), Refusal> {
         let trusted = &portal.config.issuers;
-        let verified = self.identity.introspection.verify(&self.authn, token, trusted).await?;
+        let verified = self.identity.introspection.verify(&self.authn, token, trusted).await;
+        let verified = verified.map_err(|error| error.refusal_of(token))?;
         let credential = match verified.evidence {
             Evidence::Token(proof) => Credential::Token(proof),
             Evidence::Introspection { until } => Credential::Introspected { until },

@@ -56,6 +56,21 @@ pub struct Refusal {
     pub limit: Option<&'static str>,
     /// True if the browser keeps its session cookie: another replica may accept the session, or this one may later.
     pub keeps_cookie: bool,
+    /// The credential that was refused, for the record.
+    pub credential: Option<Box<RefusedCredential>>,
+}
+
+/// A refused credential as decision records show it: enough to find the fault, nothing that could be used.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct RefusedCredential {
+    /// The check that failed, in one word.
+    pub check: &'static str,
+    /// `iss` as the credential claims it, unverified.
+    pub issuer: Option<String>,
+    /// `kid` as the credential claims it, unverified.
+    pub kid: Option<String>,
+    /// The path of the claim at fault.
+    pub claim: Option<String>,
 }
 
 impl Denial {
@@ -195,6 +210,15 @@ impl Refusal {
             is_told: false,
             limit: None,
             keeps_cookie: false,
+            credential: None,
+        }
+    }
+
+    /// The same, with the credential that was refused.
+    pub fn of_credential(self, credential: RefusedCredential) -> Self {
+        Self {
+            credential: Some(Box::new(credential)),
+            ..self
         }
     }
 

@@ -288,6 +288,52 @@ fn another_scheme_than_bearer_is_the_apps_and_proves_no_caller() {
 }
 
 #[test]
+fn the_record_of_a_refused_token_names_the_check_issuer_key_and_claim() {
+    let gate = places();
+    let good = json!({"iss": ISSUER_A, "sub": "alice", "aud": "shop", "exp": now() + 300, "iat": now()});
+    let with = |name: &str, value: Value| {
+        let mut claims = good.clone();
+        claims[name] = value;
+        KEYS.ec.token(&claims)
+    };
+    let cases = [
+        (with("aud", json!("other")), "audience", Value::Null),
+        (with("exp", json!(7)), "time", Value::Null),
+        (with("tenant", json!(7)), "claim", json!("tenant")),
+        (with("iss", json!("https://other.test/")), "issuer", Value::Null),
+        (KEYS.other.token(&good), "signature", Value::Null),
+        ("x.y.z".to_owned(), "form", Value::Null),
+    ];
+    for (token, ..) in &cases {
+        assert_eq!(gate.get(PAGE, token).status, 401);
+    }
+    let records = gate.records(cases.len());
+    for (record, (token, check, claim)) in records.iter().zip(&cases) {
+        let refused = &record["refused"];
+        assert_eq!((&refused["check"], &refused["claim"]), (&json!(check), claim), "{record}");
+        assert!(
+            refused["detail"].as_str().is_some_and(|detail| !detail.is_empty()),
+            "{record}"
+        );
+        if *check != "form" {
+            assert_eq!(refused["kid"], "c", "{record}");
+            assert!(
+                refused["issuer"]
+                    .as_str()
+                    .is_some_and(|issuer| issuer.starts_with("https://")),
+                "{record}"
+            );
+            assert!(token.split('.').all(|piece| !record.to_string().contains(piece)), "{record}");
+        }
+    }
+    is(
+        answered(&gate, &[("authorization", &format!("Bearer {}", KEYS.ec.token(&good)))]),
+        (200, ""),
+    );
+    assert!(gate.records(cases.len() + 1).last().unwrap().get("refused").is_none());
+}
+
+#[test]
 fn a_header_that_connection_names_is_still_taken_as_the_token_and_stays_at_the_gate() {
     let gate = places();
     let token = token_of(ISSUER_A, "alice");
