@@ -353,7 +353,6 @@ async fn wrong_id_token_fails_the_login() {
         json!({"typ": "at+jwt"}),
         json!({"typ": "logout+jwt"}),
         json!({"crit": ["x"]}),
-        json!({"jwk": {}}),
     ] {
         provider.set(|script| script.header = header.clone());
         assert_eq!(lab.failure_code().await, LoginCode::LoginInvalid, "{header}");

@@ -52,7 +52,7 @@ fn beside_a_session_another_scheme_is_the_apps_own_and_reaches_it() {
         let own = &[("authorization", scheme)][..];
         assert_eq!(with_cookie(&gate, "GET", PAGE, &cookie, own).status, 200, "{scheme}");
         let seen = gate.app.last().headers;
-        assert_eq!(seen["x-forwarded-user"], "test|alice");
+        assert_eq!(seen["x-forwarded-user"], "local|alice");
         assert_eq!(seen["authorization"], scheme);
         let change = with_cookie(&gate, "POST", PAGE, &cookie, own);
         assert_eq!(
