@@ -17,6 +17,7 @@ mod jwk;
 mod jws;
 mod keys;
 mod mint;
+mod refusal;
 mod signer;
 
 #[cfg(test)]

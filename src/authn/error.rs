@@ -6,11 +6,8 @@
 use std::borrow::Cow;
 
 use cedargate_policy::claims::ClaimError;
-use cedargate_policy::denial::{Denial, Refusal, RefusedCredential};
-use cedargate_policy::json::{self, JsonError};
-
-/// Characters of an unverified name that a record shows.
-const SHOWN_CHARS_MAX: usize = 256;
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::json::JsonError;
 
 /// The reason for which a token was refused.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -54,30 +51,8 @@ impl TokenError {
         Self::Claims(ClaimError::claim(claim, why))
     }
 
-    /// The refusal of a token, with what its record shows: the check that failed, and the token's own words on its issuer and
-    /// key, cut to `SHOWN_CHARS_MAX`. Never the token.
-    pub fn refusal_of(self, token: &str) -> Refusal {
-        let mut segments = token.split('.').map(|segment| {
-            let bytes = super::jws::decode(segment).ok()?;
-            json::object_from_slice(&bytes).ok()
-        });
-        let mut word = |name: &str| {
-            let object = segments.next().flatten()?;
-            let text = object.get(name)?.as_str()?;
-            Some(text.chars().filter(|c| !c.is_control()).take(SHOWN_CHARS_MAX).collect())
-        };
-        let kid = word("kid");
-        let credential = RefusedCredential {
-            check: self.check(),
-            issuer: word("iss"),
-            kid,
-            claim: self.claim_at_fault(),
-        };
-        Refusal::from(self).of_credential(credential)
-    }
-
     /// The check that failed, in one word for the record.
-    fn check(&self) -> &'static str {
+    pub(super) fn check(&self) -> &'static str {
         match self {
             Self::Malformed(_) | Self::TooLong { .. } | Self::Json { .. } => "form",
             Self::Header { .. } => "header",
@@ -93,7 +68,8 @@ impl TokenError {
         }
     }
 
-    fn claim_at_fault(&self) -> Option<String> {
+    /// The claim that a check of claims refused.
+    pub(super) fn claim_at_fault(&self) -> Option<String> {
         match self {
             Self::Claims(ClaimError::Elsewhere { claim } | ClaimError::Claim { claim, .. }) => Some(claim.clone()),
             _ => None,
