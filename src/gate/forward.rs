@@ -13,7 +13,7 @@ use cedargate_policy::types::HeaderNames;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
-use super::live::{DecisionBasis, OriginalRequest};
+use super::live::{DecisionBasis, OriginalRequest, Withdrawn};
 use super::record::Progress;
 use super::{Stop, Worker};
 use crate::config::ByteSize;
@@ -75,10 +75,10 @@ impl Worker {
             return Ok(response);
         };
         if !basis.is_current(&self.gate)
-            && let Err((reason, refusal)) = self.gate.recheck(&original, &mut basis)
+            && let Err(Withdrawn { reason, refusal }) = self.gate.recheck(&original, &mut basis)
         {
             self.gate.record_cut(&original, &basis, reason, &refusal);
-            return Err(refusal.into());
+            return Err((*refusal).into());
         }
         let mut response = response.map(|body| self.register(body, original, basis));
         self.rotate(&mut response, &progress.cookie).await;

@@ -202,7 +202,7 @@ impl Live {
             }
             if !entry.cut.is_cut() {
                 let mut basis = entry.basis.borrow_mut();
-                if let Err((reason, refusal)) = gate.recheck(&entry.original, &mut basis) {
+                if let Err(Withdrawn { reason, refusal }) = gate.recheck(&entry.original, &mut basis) {
                     entry.cut.cut();
                     gate.record_cut(&entry.original, &basis, reason, &refusal);
                 }
@@ -219,6 +219,21 @@ impl DecisionBasis {
     }
 }
 
+/// A permit that does not hold any more.
+pub(super) struct Withdrawn {
+    pub reason: Reason,
+    pub refusal: Box<Refusal>,
+}
+
+impl Withdrawn {
+    fn new(reason: Reason, refusal: Refusal) -> Self {
+        Self {
+            reason,
+            refusal: Box::new(refusal),
+        }
+    }
+}
+
 impl Gate {
     /// The epoch of revocations: each revocation changes it.
     pub(super) fn epoch(&self) -> u64 {
@@ -226,16 +241,17 @@ impl Gate {
     }
 
     /// Checks that a permitted request still would be permitted, and moves `basis` to the present epoch and revision.
-    pub(super) fn recheck(&self, original: &OriginalRequest, basis: &mut DecisionBasis) -> Result<(), (Reason, Refusal)> {
+    pub(super) fn recheck(&self, original: &OriginalRequest, basis: &mut DecisionBasis) -> Result<(), Withdrawn> {
         let epoch = self.epoch();
         if basis.epoch != epoch {
             if let Some(caller) = &basis.caller {
-                self.check_revoked(caller, &basis.portal).map_err(|r| (Reason::Revoked, r))?;
+                self.check_revoked(caller, &basis.portal)
+                    .map_err(|refusal| Withdrawn::new(Reason::Revoked, refusal))?;
             }
             basis.epoch = epoch;
         }
         let active = basis.portal.active.load_full();
-        let active = active.ok_or_else(|| (Reason::Reload, Denial::NoPolicyLoaded.into()))?;
+        let active = active.ok_or_else(|| Withdrawn::new(Reason::Reload, Denial::NoPolicyLoaded.into()))?;
         if active.revision.id != basis.revision {
             let active_portal = ActivePortal {
                 portal: &basis.portal,
@@ -243,7 +259,7 @@ impl Gate {
             };
             let refusal = original.decide_again(active_portal, basis.caller.as_deref());
             if let Some(refusal) = refusal {
-                return Err((Reason::Reload, refusal));
+                return Err(Withdrawn::new(Reason::Reload, refusal));
             }
             basis.revision = Arc::clone(&active.revision.id);
         }
