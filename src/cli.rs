@@ -6,6 +6,7 @@
 mod authorize;
 mod client;
 mod config;
+mod config_file;
 mod control;
 mod demo;
 mod password;

@@ -1,9 +1,10 @@
 //! `cedargate config`: prints the configuration's JSON Schema, the effective configuration, or the built-in header lists.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::json;
 
+use super::config_file::ConfigFile;
 use super::report::{Format, json};
 use super::{Exit, complain, print};
 use crate::config::strip_headers::{ALWAYS, DEFAULT};
@@ -21,9 +22,8 @@ pub(crate) enum ConfigCommand {
     },
     /// The effective configuration, secrets redacted, each value with where it came from
     Print {
-        /// The configuration file
-        #[arg(long, short, env = "CEDARGATE_CONFIG", default_value = "cedargate.yaml")]
-        config: PathBuf,
+        #[command(flatten)]
+        config: ConfigFile,
         /// Format of the output
         #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json]), default_value = "human")]
         format: Format,
@@ -40,7 +40,7 @@ pub(crate) fn run(command: &ConfigCommand) -> Exit {
             print(&headers(*format));
             Exit::Ok
         }
-        ConfigCommand::Print { config, format } => print_config(config, *format),
+        ConfigCommand::Print { config, format } => print_config(&config.required(), *format),
     }
 }
 

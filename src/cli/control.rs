@@ -8,6 +8,7 @@ use http::{Method, StatusCode};
 use tokio::net::UnixStream;
 
 use super::client::{self, ClientError, ClientRequest, ClientResponse};
+use super::config_file::ConfigFile;
 use super::{Exit, complain, print};
 use crate::config;
 
@@ -27,9 +28,8 @@ pub(crate) struct Target {
     /// The gate's control socket, as a path or as the configuration writes it; default: its `listen.control`
     #[arg(long)]
     socket: Option<PathBuf>,
-    /// The running gate's configuration
-    #[arg(long, short, env = "CEDARGATE_CONFIG", default_value = "cedargate.yaml")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
 }
 
 #[derive(clap::Args)]
@@ -119,7 +119,7 @@ impl Target {
             let path = socket.to_str().and_then(|text| text.strip_prefix("unix:"));
             return Ok(path.map_or_else(|| socket.clone(), PathBuf::from));
         }
-        let loaded = config::load(&self.config, config::process_environment()).map_err(|e| e.to_string())?;
+        let loaded = config::load(&self.config.required(), config::process_environment()).map_err(|e| e.to_string())?;
         let socket = loaded.config.listen.control;
         socket.ok_or_else(|| "the configuration has no listen.control; name the socket with --socket".to_owned())
     }

@@ -1,13 +1,13 @@
 //! `cedargate healthcheck` and `status`: ask a running gate's admin listener.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 use tokio::net::TcpStream;
 
 use super::client::{self, ClientError, ClientRequest, ClientResponse};
+use super::config_file::ConfigFile;
 use super::{Exit, complain, print};
 use crate::config;
 
@@ -21,9 +21,8 @@ pub(crate) struct Target {
     /// Address of the admin listener; default: what the configuration says, else 127.0.0.1:8903
     #[arg(long)]
     address: Option<SocketAddr>,
-    /// The running gate's configuration
-    #[arg(long, short, env = "CEDARGATE_CONFIG")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigFile,
 }
 
 #[derive(clap::Args)]
@@ -72,7 +71,7 @@ fn ask(target: &Target, path: &str) -> Exit {
 
 /// The address to connect to. A listener on all addresses (`0.0.0.0`, `::`) is reached on loopback.
 fn address(target: &Target) -> Result<SocketAddr, String> {
-    let mut address = match (&target.address, &target.config) {
+    let mut address = match (&target.address, &target.config.found()) {
         (Some(address), _) => *address,
         (None, Some(path)) => {
             let loaded = config::load(path, config::process_environment()).map_err(|e| e.to_string())?;

@@ -4,11 +4,10 @@
 //! has no load balancer. The next signal forces the end; after `cedargate drain` the next signal still counts as the first.
 //! SIGHUP reloads the policy files. SIGUSR1 and SIGUSR2 do nothing.
 
-use std::path::PathBuf;
-
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::config_file::ConfigFile;
 use super::{Exit, complain};
 use crate::app::{self, ShutdownHandle};
 use crate::base::telemetry;
@@ -16,13 +15,12 @@ use crate::config;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The configuration file
-    #[arg(long, short, env = "CEDARGATE_CONFIG", default_value = "cedargate.yaml")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
 }
 
 pub(crate) fn run(args: &Args) -> Exit {
-    let loaded = match config::load(&args.config, config::process_environment()) {
+    let loaded = match config::load(&args.config.required(), config::process_environment()) {
         Ok(loaded) => loaded,
         Err(errors) => {
             complain(&errors.to_string());

@@ -9,13 +9,12 @@ use cedargate_policy::revision::problem::{Problem, RevisionError};
 use cedargate_policy::revision::source::Tree;
 use cedargate_policy::scope::PortalScope;
 
+use super::config_file::ConfigFile;
 use crate::config::{self, Config, Loaded};
 use crate::policy_folders::PolicyFolders;
 
 /// Readings in a row before a tree that keeps changing is used as it was read last.
 const READ_ATTEMPTS: usize = 8;
-/// The configuration file that `serve` reads without `--config`.
-pub(crate) const DEFAULT_CONFIG: &str = "cedargate.yaml";
 /// Configuration for a command without one; its issuer stands for the issuer of decision tests.
 const TEST_ISSUER: &str = "
 upstream: { url: 'http://127.0.0.1:1' }
@@ -25,9 +24,8 @@ issuers: [{ name: test, issuer: 'https://test.invalid/', audiences: [test], jwks
 /// Arguments that name a policy tree.
 #[derive(clap::Args, Clone)]
 pub(crate) struct TreeArgs {
-    /// The configuration: which portals there are, what they match, which issuers they trust
-    #[arg(long, short, env = "CEDARGATE_CONFIG")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigFile,
     /// A folder with `policies/` and `schemas/` in it; default: what the configuration says, else the current folder
     dir: Option<PathBuf>,
 }
@@ -36,7 +34,7 @@ pub(crate) struct TreeArgs {
 pub(crate) struct Workbench {
     pub config: Config,
     pub portals: Vec<PortalScope>,
-    /// The configuration file; `None` if the command was given none.
+    /// The configuration; `None` if the command found no file.
     pub loaded: Option<Loaded>,
     tree: Tree,
 }
@@ -49,23 +47,18 @@ pub(crate) struct PortalLoad<'a> {
 }
 
 impl TreeArgs {
-    /// True if the current folder has a configuration file that the command was not given.
-    pub(crate) fn ignores_configuration(&self) -> bool {
-        self.config.is_none() && self.dir.is_none() && Path::new(DEFAULT_CONFIG).exists()
-    }
-
     /// Reads configuration and tree; `Err` is a text for the user.
     pub(crate) fn open(&self) -> Result<Workbench, String> {
         let loaded = self
             .config
-            .as_ref()
-            .map(|path| config::load(path, config::process_environment()));
+            .found()
+            .map(|path| config::load(&path, config::process_environment()));
         let loaded = loaded.transpose().map_err(|e| e.to_string())?;
         let config = match &loaded {
             Some(loaded) => loaded.config.clone(),
             None => Config::from_yaml(TEST_ISSUER).map_err(|e| e.to_string())?,
         };
-        let places = match (&self.dir, &self.config) {
+        let places = match (&self.dir, &loaded) {
             (Some(dir), _) => places(dir)?,
             (None, Some(_)) => PolicyFolders {
                 policies: config.policies.dir.clone(),

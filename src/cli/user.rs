@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Exit;
+use super::config_file::ConfigFile;
 use super::password::{Source, read_password};
 use super::report::{Table, text};
 use crate::accounts::{self, Hash, NewUser, UserState, Users, UsersEditor, check_name};
@@ -25,9 +26,8 @@ pub(crate) struct UsersFileArgs {
     /// The users file; default: that of the configuration's only provider with one
     #[arg(long)]
     file: Option<PathBuf>,
-    /// The configuration file, read only without --file
-    #[arg(long, env = "CEDARGATE_CONFIG", default_value = "cedargate.yaml")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFile,
 }
 
 #[derive(clap::Args)]
@@ -177,8 +177,9 @@ impl UsersFileArgs {
         if let Some(file) = &self.file {
             return Ok(file.clone());
         }
-        let shown = self.config.display();
-        let loaded = config::load(&self.config, config::process_environment())
+        let path = self.config.required();
+        let shown = path.display();
+        let loaded = config::load(&path, config::process_environment())
             .map_err(|errors| format!("{errors}\nname the users file with --file, or the configuration with --config"))?;
         let local = loaded
             .config

@@ -4,8 +4,8 @@ use cedargate_policy::load::Warnings;
 use serde_json::{Value, json};
 
 use super::report::{Finding, Format, Severity, github, json as json_report, text};
-use super::tree::{DEFAULT_CONFIG, PortalLoad, TreeArgs};
-use super::{Exit, Paint, complain, print};
+use super::tree::{PortalLoad, TreeArgs};
+use super::{Exit, Paint, print};
 use crate::app;
 
 #[derive(clap::Args)]
@@ -36,11 +36,6 @@ pub(crate) fn run(args: &Args) -> Exit {
 
 fn validate(args: &Args) -> Result<Exit, String> {
     let workbench = args.tree.open()?;
-    if args.tree.ignores_configuration() {
-        complain(&format!(
-            "{DEFAULT_CONFIG} was not looked at; `--config {DEFAULT_CONFIG}` does"
-        ));
-    }
     let unusable = workbench.loaded.as_ref().map(app::check_files).unwrap_or_default();
     if !unusable.is_empty() {
         return Err(unusable.to_string());

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -210,14 +210,15 @@ fn an_edit_that_no_watch_can_see_is_found_by_polling() {
     std::fs::hard_link(gate.path(MAIN), gate.path("mounted.cedar")).unwrap();
     gate.put("mounted.cedar", &rule("same-inode"));
     serves(&gate, "p", "same-inode");
+    // the portal's folder lies elsewhere
+    rename(&gate, "policies/p", "elsewhere");
+    symlink(gate.path("elsewhere"), gate.path("policies/p")).unwrap();
     gate.put("elsewhere/main.cedar", &rule("linked"));
-    remove(&gate, MAIN);
-    symlink(gate.path("elsewhere/main.cedar"), gate.path(MAIN)).unwrap();
     serves(&gate, "p", "linked");
     gate.put("elsewhere/main.cedar", &rule("behind-the-link"));
     serves(&gate, "p", "behind-the-link");
-    gate.put("elsewhere/new.cedar", &rule("replaced-behind-the-link"));
-    rename(&gate, "elsewhere/new.cedar", "elsewhere/main.cedar");
+    gate.put("new.cedar", &rule("replaced-behind-the-link"));
+    rename(&gate, "new.cedar", "elsewhere/main.cedar");
     serves(&gate, "p", "replaced-behind-the-link");
     gate.stop();
 }
@@ -452,15 +453,28 @@ fn an_emergency_forbid_that_cannot_be_read_stays_in_force() {
 
 #[test]
 fn a_portal_that_keeps_changing_delays_no_other_portal_and_not_its_own_emergency_forbid() {
-    // a file that changes at every reading, like a log that is linked into the folder
     let gate = setup().file("policies/noisy/main.cedar", &rule("n0")).start();
     serves(&gate, "noisy", "n0");
-    symlink("/proc/sys/kernel/random/uuid", gate.path("policies/noisy/log.json")).unwrap();
+    // a file that has another content at every reading
+    let (log, is_over) = (gate.path("policies/noisy/entities.json"), Arc::new(AtomicBool::new(false)));
+    let next = gate.path("next.json");
+    let over = Arc::clone(&is_over);
+    let writer = std::thread::spawn(move || {
+        for line in 0_u64.. {
+            std::fs::write(&next, format!("[]{}", " ".repeat((line % 1000) as usize))).unwrap();
+            std::fs::rename(&next, &log).unwrap();
+            if over.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+    });
     rejected(&gate, "noisy", "keeps changing");
     gate.put(MAIN, &rule("v1"));
     serves(&gate, "p", "v1");
     gate.put("policies/noisy/_deny/stop.cedar", &forbid("x"));
     serves(&gate, "noisy", "_deny/stop/x");
+    is_over.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
     gate.stop();
 }
 

@@ -1,0 +1,28 @@
+//! `--config`: which configuration file a command reads. One rule for all commands.
+
+use std::path::{Path, PathBuf};
+
+/// The configuration file that a command reads if neither `--config` nor `$CEDARGATE_CONFIG` names one.
+const DEFAULT: &str = "cedargate.yaml";
+
+/// The configuration file of a command: `--config`, else `$CEDARGATE_CONFIG`, else `./cedargate.yaml` if it is there.
+#[derive(clap::Args, Clone)]
+pub(crate) struct ConfigFile {
+    /// The configuration file. Default: `./cedargate.yaml`, if it is there
+    #[arg(long, short, env = "CEDARGATE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    /// The file, for a command that can do without one. A named file need not exist: reading it then fails by its name.
+    pub(crate) fn found(&self) -> Option<PathBuf> {
+        self.config
+            .clone()
+            .or_else(|| Path::new(DEFAULT).exists().then(|| PathBuf::from(DEFAULT)))
+    }
+
+    /// The file, for a command that cannot do without one.
+    pub(crate) fn required(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT))
+    }
+}
