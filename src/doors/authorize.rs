@@ -120,7 +120,10 @@ async fn read(
     let limits = &gate.config.limits;
     let bytes = timeout(limits.header_timeout.get(), Limited::new(body, max).collect()).await;
     let bytes = bytes.map_err(|_elapsed| invalid("the body did not come within `limits.header_timeout`".to_owned()))?;
-    let bytes = bytes.map_err(|_why| Refusal::over_limit(Denial::RequestTooLarge, "limits.decision_body_bytes"))?;
+    let bytes = bytes.map_err(|_why| Refusal {
+        detail: format!("the body is larger than {max} bytes (`limits.decision_body_bytes`)").into(),
+        ..Refusal::over_limit(Denial::RequestTooLarge, "limits.decision_body_bytes")
+    })?;
     let parsed = json::object_from_slice(&bytes.to_bytes()).map_err(|e| invalid(format!("the body is not strict JSON: {e}")))?;
     if batch {
         return Ask::read_batch(parsed, gate.config.limits.batch.as_usize()).map(Asks::Batch);

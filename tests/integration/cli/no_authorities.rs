@@ -60,8 +60,11 @@ fn without_public_authorities_only_tls_to_public_servers_fails_and_says_why() {
     let folder = GateFolder::new(&format!("https://{app}"), "");
     let _process = serve_without_authorities(&folder);
     assert_eq!(ask(&folder), 502);
-    let log = log_of(&folder);
-    assert!(log.contains("UnknownIssuer"), "{log}");
+    // a thread writes the log
+    let log = eventually("the cause is in the log", || {
+        let log = log_of(&folder);
+        if log.contains("UnknownIssuer") { Ok(log) } else { Err(log) }
+    });
     assert_eq!(log.matches("no public authority is trusted").count(), 1, "{log}");
 }
 
