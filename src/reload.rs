@@ -316,10 +316,12 @@ impl Reloader {
         if !is_open {
             part.problems.push(keeps_changing(&format!("policies/{slug}/")));
         }
-        if !is_due && state.tried.as_ref().is_some_and(|tried| tried.is_same_for(&part, slug)) {
+        let is_new = !state.tried.as_ref().is_some_and(|tried| tried.is_same_for(&part, slug));
+        // a forbid that the thread `brakes` joined meanwhile may be gone from the files again
+        let is_behind = !portal.writer.lock().is_empty();
+        if !is_due && !is_new && !is_behind {
             return;
         }
-        let is_new = !state.tried.as_ref().is_some_and(|tried| tried.is_same_for(&part, slug));
         state.tried = Some(part.clone());
         let mut swapped = self.load(portal, &part);
         if is_due {

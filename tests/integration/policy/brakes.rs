@@ -29,6 +29,15 @@ fn time_to(gate: &Gate, token: &str, status: u16) -> Duration {
     started.elapsed()
 }
 
+/// Stops a writer when it drops, also if the test fails: the scope waits for the writer.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Writes a file all the time, each time with another content.
 fn write_until(stopped: &AtomicBool, path: &std::path::Path, statement: &str) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -58,6 +67,7 @@ fn a_brake_holds_within_a_second_while_other_files_are_written_all_the_time() {
         let stopped = AtomicBool::new(false);
         let fastest = std::thread::scope(|scope| {
             scope.spawn(|| write_until(&stopped, &gate.path(noise), statement));
+            let _stop = SetOnDrop(&stopped);
             std::thread::park_timeout(Duration::from_millis(300));
             let times: Vec<Duration> = (0..3)
                 .map(|_| {
@@ -68,7 +78,6 @@ fn a_brake_holds_within_a_second_while_other_files_are_written_all_the_time() {
                     time
                 })
                 .collect();
-            stopped.store(true, Ordering::Relaxed);
             // the machine may be busy; the rule itself shows in the fastest
             times.into_iter().min().unwrap()
         });
@@ -88,6 +97,7 @@ fn an_edit_counts_while_an_emergency_forbid_is_written_all_the_time_and_its_last
     assert_eq!((status("/portal/p/x"), status("/portal/p/closed")), (200, 403));
     let stopped = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _stop = SetOnDrop(&stopped);
         scope.spawn(|| {
             write_until(
                 &stopped,
@@ -107,7 +117,6 @@ fn an_edit_counts_while_an_emergency_forbid_is_written_all_the_time_and_its_last
                 Err(format!("{found:?}"))
             }
         });
-        stopped.store(true, Ordering::Relaxed);
     });
     gate.stop();
 }
