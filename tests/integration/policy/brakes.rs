@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::{Gate, Setup, eventually};
+use crate::support::{Gate, Setup, eventually, once_started};
 
 const SCHEMA: &str = "
 entity Tenant; entity Role in [Role]; entity User in [Role, Tenant]; entity Portal; entity Group in [Group];
@@ -19,10 +19,11 @@ const STOP: &str = "policies/p/_deny/stop.cedar";
 /// From the moment a brake is written to the first request that it refuses.
 const BRAKE_MAX: Duration = Duration::from_secs(1);
 
-/// The time until a request gets this status.
+/// The time until a request gets this status. The reloader, which releases brakes, runs at a low priority: on a busy machine that
+/// takes long.
 fn time_to(gate: &Gate, token: &str, status: u16) -> Duration {
     let started = Instant::now();
-    eventually("the brake changes", || {
+    once_started("the brake changes", || {
         let found = gate.get("/portal/p/x", token).status;
         if found == status { Ok(()) } else { Err(found.to_string()) }
     });
@@ -244,7 +245,15 @@ fn a_public_entry_that_a_forbid_closes_is_warned_of_and_closed() {
                 Err(last.to_string())
             }
         });
-        assert_eq!(gate.send("GET", "/portal/p/open/x", &[]).status, 403, "{forbid}");
+        // the outcome may still be that of the turn before
+        eventually("the path is closed", || {
+            let status = gate.send("GET", "/portal/p/open/x", &[]).status;
+            if status == 403 {
+                Ok(())
+            } else {
+                Err(format!("{forbid}: {status}"))
+            }
+        });
         gate.put("policies/p/main.cedar", OPEN);
         eventually("the path is open again", || {
             let status = gate.send("GET", "/portal/p/open/x", &[]).status;

@@ -74,9 +74,12 @@ impl Files {
 }
 
 impl Tree {
-    /// True if one portal is made of the same files, emergency forbids and problems in both trees.
+    /// True if one portal is made of the same files, emergency forbids and problems in both trees. An emergency forbid that is
+    /// being written, whose last good content holds, differs from one that is gone.
     pub fn is_same_for(&self, other: &Self, slug: &PortalSlug) -> bool {
-        self.is_same_candidate(other, slug) && self.emergency_entries(slug).eq(other.emergency_entries(slug))
+        self.is_same_candidate(other, slug)
+            && self.emergency_entries(slug).eq(other.emergency_entries(slug))
+            && self.unsettled == other.unsettled
     }
 
     /// The same, emergency forbids left out.
