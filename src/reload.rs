@@ -314,7 +314,8 @@ impl Reloader {
         let changing: Vec<Problem> = settled.unsettled.iter().map(|name| keeps_changing(name)).collect();
         let mut part = tree.without_unsettled(settled.unsettled);
         if !is_open {
-            part.problems.push(keeps_changing(&format!("policies/{slug}/")));
+            // no name above `_deny/`: a removed emergency forbid would count as out of sight, and stay
+            part.problems.push(keeps_changing(&format!("policies/{slug}/*")));
         }
         let is_new = !state.tried.as_ref().is_some_and(|tried| tried.is_same_for(&part, slug));
         // a forbid that the thread `brakes` joined meanwhile may be gone from the files again
