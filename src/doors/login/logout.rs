@@ -15,9 +15,8 @@ use super::caller::current_session;
 use super::completion::see_other;
 use super::input::Parameters;
 use super::page::LogoutReach;
-use super::record::session_event;
+use super::record::{record_logout, session_event};
 use super::{EndpointRequest, LoginDoor};
-use crate::audit::Event;
 use crate::http::answer;
 use crate::http::upstream::Body;
 use crate::login::LogoutCaller;
@@ -79,20 +78,7 @@ pub(super) fn logged_out(door: &LoginDoor, request: &EndpointRequest<'_>) -> Res
 /// Ends the session and records it.
 async fn end(door: &LoginDoor, request: &EndpointRequest<'_>, session: &Session) -> Result<LogoutReach, Refusal> {
     let ended = door.sessions.end(session).await;
-    let mut event = session_event(door, request, "logout", session);
-    match &ended {
-        Ok(ended) => {
-            event.result = "success";
-            event.reason = "logout";
-            event.detail = (!ended.everywhere).then(|| "not known everywhere yet".to_owned());
-        }
-        Err(error) => {
-            event.result = "failure";
-            event.reason = "store_unavailable";
-            event.detail = Some(error.to_string());
-        }
-    }
-    door.audit.send(Event::Auth(Box::new(event)));
+    record_logout(door, session_event(door, request, "logout", session), &ended);
     match ended {
         Ok(ended) if ended.everywhere => Ok(LogoutReach::AllReplicas),
         Ok(_not_everywhere) => Ok(LogoutReach::ThisReplica),

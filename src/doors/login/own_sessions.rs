@@ -16,9 +16,8 @@ use super::completion::see_other;
 use super::input::Parameters;
 use super::logout::logout_caller;
 use super::page::{LogoutReach, OwnSession};
-use super::record::session_event;
+use super::record::{record_logout, session_event};
 use super::{EndpointRequest, LoginDoor, portal_lookup};
-use crate::audit::Event;
 use crate::http::answer::{self, Style};
 use crate::http::upstream::Body;
 use crate::login::LogoutCaller;
@@ -155,19 +154,7 @@ fn record(
         Ending::One(handle) => Some(handle.to_hex()),
         Ending::All => None,
     };
-    match ended {
-        Ok(ended) => {
-            event.result = "success";
-            event.reason = "logout";
-            event.detail = (!ended.everywhere).then(|| "not known everywhere yet".to_owned());
-        }
-        Err(error) => {
-            event.result = "failure";
-            event.reason = "store_unavailable";
-            event.detail = Some(error.to_string());
-        }
-    }
-    door.audit.send(Event::Auth(Box::new(event)));
+    record_logout(door, event, ended);
 }
 
 fn unavailable(error: &StoreError) -> Refusal {

@@ -6,7 +6,7 @@ use super::{EndpointRequest, LoginDoor};
 use crate::audit::{AuthEvent, Event};
 use crate::authn::map_claims;
 use crate::login::{LoginCode, LoginFailure};
-use crate::session::{Session, SessionData};
+use crate::session::{Revoked, Session, SessionData, StoreError};
 
 /// Metric label of a provider that is not configured.
 const UNKNOWN_PROVIDER: &str = "unknown";
@@ -99,4 +99,21 @@ fn count(door: &LoginDoor, provider: Option<&str>, result: &str) {
 /// The name if a provider of this name is configured: a client chose the name.
 fn configured<'a>(door: &LoginDoor, name: Option<&'a str>) -> Option<&'a str> {
     name.filter(|name| door.login.provider(name).is_some())
+}
+
+/// Completes the record of a logout with its outcome, and sends it.
+pub(super) fn record_logout(door: &LoginDoor, mut event: AuthEvent, ended: &Result<Revoked, StoreError>) {
+    match ended {
+        Ok(ended) => {
+            event.result = "success";
+            event.reason = "logout";
+            event.detail = (!ended.everywhere).then(|| "not known everywhere yet".to_owned());
+        }
+        Err(error) => {
+            event.result = "failure";
+            event.reason = "store_unavailable";
+            event.detail = Some(error.to_string());
+        }
+    }
+    door.audit.send(Event::Auth(Box::new(event)));
 }
