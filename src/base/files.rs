@@ -8,6 +8,7 @@ use std::io::{self, Read as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use cedargate_policy::text;
 use cedargate_policy::types::Redacted;
 
 /// Some editors put it at the beginning of a file (U+FEFF).
@@ -68,11 +69,8 @@ pub fn lock_folder(folder: &Path, timeout: Duration) -> io::Result<File> {
 /// Reads the text of a regular file of at most `max` bytes, without a byte order mark; bytes that are not UTF-8 are an error.
 pub fn read_small_text(path: &Path, max: u64) -> Result<String, ReadError> {
     let bytes = read_small(path, max)?;
-    let mut text = String::from_utf8(bytes).map_err(|_not_utf8| std::io::Error::from(std::io::ErrorKind::InvalidData))?;
-    if text.starts_with(BYTE_ORDER_MARK) {
-        text.drain(..BYTE_ORDER_MARK.len_utf8());
-    }
-    Ok(text)
+    let text = text::decode(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok(text.to_owned())
 }
 
 /// Reads a secret from a file. A byte order mark, a line break at the end and white space around it are not part of the secret.

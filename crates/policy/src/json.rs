@@ -10,6 +10,8 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+use crate::text::{self, TextError};
+
 /// Levels of nested arrays and objects.
 pub const DEPTH_MAX: usize = 64;
 /// Characters of a member's name that an error message shows.
@@ -115,15 +117,15 @@ pub fn object_from_slice(bytes: &[u8]) -> Result<Map<String, Value>, JsonError> 
 /// The bytes without a UTF-8 byte order mark, for documents that people and their editors write. UTF-16 is an error that says
 /// so. A token or a query never has a mark: `from_slice` refuses it.
 pub fn without_bom(bytes: &[u8]) -> Result<&[u8], JsonError> {
-    match bytes {
-        [0xef, 0xbb, 0xbf, text @ ..] => Ok(text),
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Err(JsonError {
+    match text::decode(bytes) {
+        Ok(text) => Ok(text.as_bytes()),
+        Err(TextError::NotUtf8(valid)) => Err(not_utf8(bytes, valid)),
+        Err(TextError::Utf16) => Err(JsonError {
             line: 1,
             column: 1,
             member: None,
             reason: "the text is UTF-16; save it as UTF-8".to_owned(),
         }),
-        text => Ok(text),
     }
 }
 
