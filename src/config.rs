@@ -55,7 +55,7 @@ pub use {
 
 use std::sync::Arc;
 
-use cedargate_policy::scope::{PortalScope, ProviderScope};
+use cedargate_policy::scope::{PortalScope, ProviderScope, RemovedHeaders};
 use ipnet::IpNet;
 
 /// Everything `cedargate.yaml` decides.
@@ -85,6 +85,28 @@ impl Config {
         from_str(text, std::path::Path::new(""), std::iter::empty()).map(|loaded| loaded.config)
     }
 
+    /// The headers that the gate removes from requests of a portal: the configured ones, its own, and those that hold tokens.
+    pub fn removed_headers(&self, portal: &Portal) -> RemovedHeaders {
+        let upstream = portal.upstream.as_ref().unwrap_or(&self.upstream);
+        let issuers = portal.issuers.iter().filter_map(|index| self.issuers.get(*index));
+        let tokens = issuers
+            .flat_map(|issuer| &issuer.token_from)
+            .filter_map(|source| match source {
+                TokenSource::Header(name) => Some(name.as_str()),
+                TokenSource::Cookie(_) | TokenSource::WebsocketProtocol(_) => None,
+            });
+        let own = strip_headers::ALWAYS
+            .names
+            .iter()
+            .copied()
+            .chain([self.assertion.header.as_str()]);
+        let configured = upstream.strip_headers.iter().map(String::as_str);
+        RemovedHeaders {
+            removed: configured.chain(own).chain(tokens).map(str::to_owned).collect(),
+            passed: upstream.pass_headers.clone(),
+        }
+    }
+
     /// A portal as its policies see it.
     pub fn portal_scope(&self, portal: &Portal) -> PortalScope {
         let scope = |index: usize| self.issuers.get(index).map(|issuer| Arc::clone(&issuer.scope));
@@ -102,6 +124,7 @@ impl Config {
             issuers: portal.issuers.iter().filter_map(|index| scope(*index)).collect(),
             providers: Some(self.login.providers.iter().filter_map(provider).collect()),
             login_obstacle: self.login_obstacle(portal),
+            removed_headers: self.removed_headers(portal),
         }
     }
 }

@@ -169,7 +169,7 @@ impl Portal {
             .iter()
             .filter_map(|index| Some((*index, config.issuers.get(*index)?.token_from.as_slice())));
         let token_sources = TokenSources::of(issuers);
-        let header_rules = Arc::new(HeaderRules::of(upstream, &config.assertion.header, &token_sources));
+        let header_rules = Arc::new(HeaderRules::of(upstream, &config.assertion.header, &scope.removed_headers));
         let name: Arc<str> = Arc::from(portal.slug.as_str());
         // INVARIANT: a slug is lower-case letters, digits and `-`
         let header = HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static(""));

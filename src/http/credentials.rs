@@ -120,14 +120,6 @@ impl TokenSources {
         Self(places)
     }
 
-    /// The headers that hold tokens; the app must not see them in any spelling.
-    pub fn header_names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().filter_map(|place| match &place.source {
-            TokenSource::Header(name) => Some(name.as_str()),
-            TokenSource::Cookie(_) | TokenSource::WebsocketProtocol(_) => None,
-        })
-    }
-
     /// Takes every token out of the head. `None`: there is none.
     ///
     /// # Errors

@@ -247,6 +247,7 @@ impl Loader {
             file: &file,
             model,
             path: schema.path.as_ref(),
+            removed_headers: &portal.removed_headers,
         };
         let mut problems = declared.problems();
         problems.extend(route_problems(slug, &files, &file, model));

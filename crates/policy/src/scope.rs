@@ -24,6 +24,17 @@ pub struct PortalScope {
     pub providers: Option<Vec<ProviderScope>>,
     /// The reason why no browser can log in at this portal, for a portal file that names a login; `None` if browsers can.
     pub login_obstacle: Option<String>,
+    /// The request headers that the gate removes before the decision, so that no policy can read them.
+    pub removed_headers: RemovedHeaders,
+}
+
+/// Names of headers, and starts of names as `x-name-*`, in lower case.
+#[derive(Clone, Debug, Default)]
+pub struct RemovedHeaders {
+    /// The removed ones, in any spelling.
+    pub removed: Vec<String>,
+    /// Exceptions for trusted proxies.
+    pub passed: Vec<String>,
 }
 
 /// Hosts and path prefix of a portal.
@@ -144,6 +155,7 @@ impl PortalScope {
             issuers: Vec::new(),
             providers: None,
             login_obstacle: None,
+            removed_headers: RemovedHeaders::default(),
         }
     }
 
@@ -240,6 +252,24 @@ pub struct ForeignSubject {
 fn begins_with(id: &str, prefix: &str) -> bool {
     let start = id.as_bytes().get(..prefix.len());
     start.is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
+}
+
+impl RemovedHeaders {
+    /// True for a header of no request, by the name in a schema (`_` for `-`).
+    pub fn contains(&self, declared: &str) -> bool {
+        let spelled = |name: &str| name.to_ascii_lowercase().replace('_', "-");
+        let name = spelled(declared);
+        let is_among = |items: &[String]| {
+            items
+                .iter()
+                .map(|item| spelled(item))
+                .any(|item| match item.strip_suffix('*') {
+                    Some(start) => name.starts_with(start),
+                    None => item == name,
+                })
+        };
+        is_among(&self.removed) && !is_among(&self.passed)
+    }
 }
 
 impl IssuerScope {

@@ -11,6 +11,7 @@
 use std::borrow::Cow;
 
 use cedargate_policy::permit::Permit;
+use cedargate_policy::scope::RemovedHeaders;
 use cedargate_policy::types::HeaderNames;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE, EXPECT,
@@ -24,8 +25,8 @@ use smallvec::SmallVec;
 use super::client_headers::ClientHeaderCache;
 use super::name_set::{NameSet, normalised};
 use super::{ForwardRequest, UpstreamError};
-use crate::config::{Upstream, strip_headers};
-use crate::http::credentials::{self, TokenSources};
+use crate::config::Upstream;
+use crate::http::credentials;
 use crate::http::request::{TRACEPARENT, TRACESTATE, X_REQUEST_ID, uuid_value};
 
 /// Characters that are percent-encoded: controls, non-ASCII (always), and those that separate or fake items of a list.
@@ -72,18 +73,16 @@ pub enum Sender {
 
 impl HeaderRules {
     /// Builds the rules of an upstream's configuration. INVARIANT: `config` has checked every name, so the fallback is never taken.
-    pub fn of(upstream: &Upstream, assertion: &str, tokens: &TokenSources) -> Self {
+    pub fn of(upstream: &Upstream, assertion: &str, headers: &RemovedHeaders) -> Self {
         let authorization = if upstream.forward_authorization {
             Authorization::Forward
         } else {
             Authorization::Strip
         };
         let assertion = HeaderName::try_from(assertion).unwrap_or(HeaderName::from_static("x-cedargate-assertion"));
-        let always = strip_headers::ALWAYS.names.iter().copied().chain([assertion.as_str()]);
-        let always = always.chain(tokens.header_names());
         Self {
-            reserved: NameSet::in_any_spelling(upstream.strip_headers.iter().map(String::as_str).chain(always)),
-            passed: NameSet::as_written(upstream.pass_headers.iter().map(String::as_str)),
+            reserved: NameSet::in_any_spelling(headers.removed.iter().map(String::as_str)),
+            passed: NameSet::as_written(headers.passed.iter().map(String::as_str)),
             assertion,
             authorization,
         }

@@ -23,8 +23,7 @@ use uuid::Uuid;
 use super::*;
 use crate::base::lifecycle::{ShutdownTrigger, shutdown};
 use crate::base::metrics::Metrics;
-use crate::config::{Config, Count, Limits, Timeout, Upstream};
-use crate::http::credentials::TokenSources;
+use crate::config::{Config, Count, Limits, Portal, Timeout, Upstream};
 use crate::http::listener::{ConnectionCount, ListenerContext, Rejected, Socket, bind, serve};
 use crate::http::request::correlation;
 use crate::http::{answer, request};
@@ -76,14 +75,15 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
     let pool = Pool::new(tunnels.clone());
     let hints: Rc<RefCell<Vec<http::HeaderMap>>> = Rc::default();
     let hinted = Rc::clone(&hints);
+    let config = Config::from_yaml(&format!("upstream: {{ url: 'http://{app}' }}")).unwrap();
+    let portal = Portal::discovered(&PortalSlug::parse("p").unwrap(), 0);
+    let removed = config.removed_headers(&portal);
     let upstream = Upstream {
         response_timeout: Duration::from_millis(500),
         idle_timeout: Duration::from_secs(5),
-        ..Config::from_yaml(&format!("upstream: {{ url: 'http://{app}' }}"))
-            .unwrap()
-            .upstream
+        ..config.upstream
     };
-    let rules = std::sync::Arc::new(HeaderRules::of(&upstream, "x-cedargate-assertion", &TokenSources::default()));
+    let rules = std::sync::Arc::new(HeaderRules::of(&upstream, "x-cedargate-assertion", &removed));
     let app = Apps::default().load(&upstream).unwrap();
     let handler = move |request: Request<Incoming>, link: Rc<crate::http::listener::ClientConnection>| {
         let pool = pool.clone();

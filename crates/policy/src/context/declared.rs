@@ -8,6 +8,7 @@ use http::HeaderName;
 
 use super::Fact;
 use crate::schema::{AttrType, RecordType};
+use crate::scope::RemovedHeaders;
 
 /// Headers that never become context: they carry credentials.
 const SECRET_HEADERS: [&str; 5] = [
@@ -56,6 +57,8 @@ pub enum Unfilled {
     Secret,
     /// Text that no header has as its name.
     NoHeader,
+    /// A header that the gate removes before the decision.
+    Removed,
     /// The gate has no fact of this name.
     Unknown,
 }
@@ -66,12 +69,9 @@ pub fn gate_names() -> impl Iterator<Item = &'static str> {
 }
 
 /// The fields of a context that no request fills.
-pub fn misfits(declared: &RecordType) -> Vec<Misfit> {
+pub fn misfits(declared: &RecordType, removed: &RemovedHeaders) -> Vec<Misfit> {
     let mut found = Vec::new();
     for (name, field) in &declared.fields {
-        if fact(name, &field.ty).is_some() {
-            continue;
-        }
         let Some((_, fills)) = FACTS.iter().find(|(known, _)| known == name) else {
             found.push(Misfit {
                 field: name.clone(),
@@ -81,10 +81,10 @@ pub fn misfits(declared: &RecordType) -> Vec<Misfit> {
             continue;
         };
         let members = match &field.ty {
-            AttrType::Record(record) => record_misfits(name, record, fills),
+            AttrType::Record(record) => record_misfits(name, record, fills, removed),
             _ => Vec::new(),
         };
-        if members.is_empty() {
+        if members.is_empty() && fact(name, &field.ty).is_none() {
             found.push(Misfit {
                 field: name.clone(),
                 ty: field.ty.to_string(),
@@ -96,13 +96,14 @@ pub fn misfits(declared: &RecordType) -> Vec<Misfit> {
     found
 }
 
-fn record_misfits(name: &str, record: &RecordType, fills: &'static str) -> Vec<Misfit> {
+fn record_misfits(name: &str, record: &RecordType, fills: &'static str, removed: &RemovedHeaders) -> Vec<Misfit> {
     let reason = |member: &str, ty: &AttrType| match name {
         "auth" if !auth_field(member, ty) => Some(Unfilled::Mistyped(fills)),
         "flags" if *ty != AttrType::Bool => Some(Unfilled::Mistyped(fills)),
         "query" | "headers" if !string_or_set(member, ty) => Some(Unfilled::Mistyped(fills)),
         "headers" if is_secret_header(member) => Some(Unfilled::Secret),
         "headers" if !is_readable_header(member) => Some(Unfilled::NoHeader),
+        "headers" if removed.contains(member) => Some(Unfilled::Removed),
         _ => None,
     };
     let members = record.fields.iter();

@@ -16,6 +16,7 @@ use crate::portal::file::PortalFile;
 use crate::revision::problem::{Problem, position};
 use crate::revision::source::Files;
 use crate::schema::{ActionModel, SchemaModel};
+use crate::scope::RemovedHeaders;
 use crate::types::PortalSlug;
 
 /// The files of one portal that say which facts there are, and which of them the app supplies.
@@ -26,6 +27,7 @@ pub(super) struct DeclaredFacts<'a> {
     pub model: &'a SchemaModel,
     /// The type of the gate's own paths.
     pub path: Option<&'a EntityTypeName>,
+    pub removed_headers: &'a RemovedHeaders,
 }
 
 impl DeclaredFacts<'_> {
@@ -35,7 +37,7 @@ impl DeclaredFacts<'_> {
         let mut unlisted: BTreeSet<&str> = self.file.supplied.keys().map(String::as_str).collect();
         for (action, model) in self.model.actions() {
             let is_asked = self.is_asked(action, model);
-            for misfit in misfits(&model.context) {
+            for misfit in misfits(&model.context, self.removed_headers) {
                 let (name, _) = misfit.field.split_once('.').unwrap_or((&misfit.field, ""));
                 let is_supplied = misfit.reason != Unfilled::Secret && self.file.supplied.contains_key(name);
                 unlisted.remove(name);
@@ -90,6 +92,10 @@ impl DeclaredFacts<'_> {
             Unfilled::NoHeader => (
                 format!("context `{field}` of {action} names no header that a request can have"),
                 shared.to_owned(),
+            ),
+            Unfilled::Removed => (
+                format!("context `{field}` of {action} names a header that the gate removes from every request, so no policy reads it"),
+                "read another fact, such as `source_ip`; or change `upstream.strip_headers`, or let trusted proxies set the header with `upstream.pass_headers`".to_owned(),
             ),
             Unfilled::Unknown => {
                 let all: Vec<&str> = gate_names().collect();
@@ -279,6 +285,43 @@ mod tests {
             assert!(
                 found[0].message.contains(field) && found[0].message.contains(fills),
                 "{context}: {found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_header_that_the_gate_removes_is_an_error_in_every_spelling() {
+        let removed = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let headers = RemovedHeaders {
+            removed: removed(&["remote-user", "x-forwarded-*"]),
+            passed: removed(&["x-forwarded-dept"]),
+        };
+        for (name, is_removed) in [
+            ("Remote_User", true),
+            ("\"remote-user\"", true),
+            ("x_forwarded_for", true),
+            ("x_forwarded_dept", false),
+            ("x_dept", false),
+        ] {
+            let own = format!(
+                "{BASE}action GET appliesTo {{ principal: [User], resource: [Path], context: {{ headers?: {{ {name}?: String }} }} }};"
+            );
+            let files = tree([
+                ("schemas/bench.cedarschema", own.as_str()),
+                ("policies/bench/all.cedar", OPEN),
+            ]);
+            let portal = crate::scope::PortalScope {
+                removed_headers: headers.clone(),
+                ..portal()
+            };
+            let rejected = Loader::new(Warnings::Show, None).load(&portal, &files, None).rejected;
+            let problems = rejected.map(|error| error.problems).unwrap_or_default();
+            assert_eq!(problems.len(), usize::from(is_removed), "{name}: {problems:?}");
+            assert!(
+                problems
+                    .iter()
+                    .all(|p| p.message.contains("the gate removes") && p.line == Some(3)),
+                "{problems:?}"
             );
         }
     }
