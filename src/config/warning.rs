@@ -1,5 +1,6 @@
 //! Settings that are valid but probably a mistake.
 
+use cedargate_policy::claim_path::ClaimPath;
 use cedargate_policy::types::PortalSlug;
 
 use super::{ClientAuth, Config, KeySource, Portal, Provider, ProviderKind, Secret};
@@ -27,6 +28,10 @@ impl Config {
             return None;
         };
         let issuer = self.issuers.get(provider.issuer)?;
+        if issuer.scope.audience_claim != ClaimPath::unquoted("aud") {
+            // an ID token names the client in `aud`
+            return None;
+        }
         issuer.scope.audiences.contains(&client.client_id).then(|| {
             format!(
                 "login.providers.{}.client_id: is among the `audiences` of its issuer, so every ID token made for this login is a bearer token as well; \
