@@ -26,7 +26,7 @@ use cedargate_policy::portal::PortalError;
 use crate::accounts::AccountsError;
 use crate::audit::{AdminEvent, AuditError, Event, HttpRejected};
 use crate::authn::{AssertionError, AuthnError};
-use crate::base::certificates::has_system_authorities;
+use crate::base::certificates::warn_without_authorities;
 use crate::base::descriptors::{self, Shares};
 use crate::config::{Config, Limits};
 use crate::gate::Gate;
@@ -116,7 +116,7 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
         tracing::warn!("{warning}");
     }
     // said at start, not at the first login
-    let _is_said = has_system_authorities();
+    warn_without_authorities();
     let shares = share_descriptors(&config.limits);
     let tls = ListenerTls::load(&config, &shares)?;
     let bound = Bound::bind(&config)?;

@@ -23,7 +23,7 @@ pub use record::{
     Verdict,
 };
 use writer::Message;
-pub use writer::{AuditError, AuditWriter};
+pub use writer::{AuditError, AuditWriter, check_file};
 
 /// The sending end of the queue; cheap to clone.
 #[derive(Clone, Debug)]

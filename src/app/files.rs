@@ -1,15 +1,20 @@
-//! Checks every file that the configuration names for sessions, logins, tokens and pages, and reports all unusable ones.
+//! Checks every file and socket that the configuration names, and reports all unusable ones.
 //!
 //! `validate` and `serve` call this before anything is bound. Each file is read by the function that the running gate reads
-//! it with, so a file that passes here is a file that `serve` starts with.
+//! it with, so a file that passes here is a file that `serve` starts with. An address that a process listens at passes: for
+//! `validate` that may be the running gate.
 
 use std::path::Path;
 
 use crate::accounts::{Users, read as read_users};
+use crate::audit;
 use crate::authn::{AssertionError, AssertionKeys};
 use crate::base::outbound::check_ca_file;
-use crate::config::{ClientAuth, Config, ConfigErrors, Loaded, ProviderKind, Secret, SessionStore};
+use crate::config::{Address, AuditSink, ClientAuth, Config, ConfigErrors, Loaded, ProviderKind, Secret, SessionStore, Upstream};
+use crate::http::listener::{check_address, check_unix};
 use crate::http::pages::Theme;
+use crate::http::tls::Certificates;
+use crate::http::upstream::{Apps, TlsError};
 use crate::login::credential;
 use crate::session;
 
@@ -25,6 +30,14 @@ pub(crate) fn check_files(loaded: &Loaded) -> ConfigErrors {
     let mut unusable = session_files(config);
     unusable.extend(provider_files(config));
     unusable.extend(token_files(config));
+    unusable.extend(listener_files(config));
+    unusable.extend(upstream_files(config));
+    unusable.extend(sockets(config));
+    if let AuditSink::File(path) = &config.audit.sink
+        && let Err(error) = audit::check_file(path)
+    {
+        unusable.push(Unusable::new("audit.sink.file", format!("`{}`: {error}", path.display())));
+    }
     if let Err(error) = Theme::load(&config.identity) {
         unusable.push(Unusable::new("identity.logo", error.problem()));
     }
@@ -128,4 +141,58 @@ fn token_files(config: &Config) -> Vec<Unusable> {
         unusable.push(Unusable::new("assertion.key_file", message));
     }
     unusable
+}
+
+/// Certificates of the listeners.
+fn listener_files(config: &Config) -> Vec<Unusable> {
+    let decision = config.listen.decision.as_ref();
+    let listeners = [
+        ("proxy", config.listen.proxy.tls.as_ref()),
+        ("decision", decision.and_then(|decision| decision.tls.as_ref())),
+    ];
+    let errors = listeners
+        .into_iter()
+        .filter_map(|(listener, tls)| Certificates::load(listener, tls?).err());
+    errors.map(|error| Unusable::new(error.key(), error.problem())).collect()
+}
+
+/// TLS to the apps.
+fn upstream_files(config: &Config) -> Vec<Unusable> {
+    let own = config.portals.iter().flatten().filter_map(|portal| {
+        let upstream = portal.upstream.as_ref()?;
+        Some((format!("portals.{}.upstream", portal.slug), upstream))
+    });
+    let all = std::iter::once(("upstream".to_owned(), &config.upstream)).chain(own);
+    all.filter_map(|(key, upstream)| upstream_fault(&key, upstream)).collect()
+}
+
+fn upstream_fault(key: &str, upstream: &Upstream) -> Option<Unusable> {
+    let error = Apps::default().load(upstream).err()?;
+    Some(match &error {
+        TlsError::File { key: name, file, reason } => {
+            Unusable::new(format!("{key}.tls.{name}"), format!("`{}`: {reason}", file.display()))
+        }
+        TlsError::ServerName(_) | TlsError::Library { .. } => Unusable::new(format!("{key}.tls"), error.to_string()),
+    })
+}
+
+/// The addresses and paths that the gate listens at.
+fn sockets(config: &Config) -> Vec<Unusable> {
+    let listen = &config.listen;
+    let decision = listen.decision.as_ref().map(|decision| decision.address.clone());
+    let all = [
+        ("proxy", Some(Address::Tcp(listen.proxy.address))),
+        ("decision", decision),
+        ("admin", listen.admin.map(Address::Tcp)),
+        ("control", listen.control.clone().map(Address::Unix)),
+    ];
+    let faults = all.into_iter().filter_map(|(listener, address)| {
+        let (shown, checked) = match address? {
+            Address::Tcp(address) => (address.to_string(), check_address(address)),
+            Address::Unix(path) => (path.display().to_string(), check_unix(&path)),
+        };
+        let message = format!("cannot listen on `{shown}`: {}", checked.err()?);
+        Some(Unusable::new(format!("listen.{listener}.address"), message))
+    });
+    faults.collect()
 }

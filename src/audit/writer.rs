@@ -10,7 +10,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -147,6 +147,21 @@ impl AuditWriter {
         } else if self.thread.join().is_err() {
             tracing::error!("the audit writer ended in a panic");
         }
+    }
+}
+
+/// Fails if the decision log could not be written to this file. Never creates the file, because a gate that starts at the same
+/// time may have begun to write it; tries a neighbour instead. A pipe passes: opening it would wait for its reader.
+pub fn check_file(path: &Path) -> io::Result<()> {
+    match std::fs::metadata(path) {
+        Ok(found) if found.file_type().is_fifo() => Ok(()),
+        Ok(_) => OpenOptions::new().append(true).open(path).map(drop),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let neighbour = path.with_file_name(format!(".cedargate-{}", uuid::Uuid::now_v7()));
+            open(&neighbour)?;
+            std::fs::remove_file(neighbour)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -42,17 +42,22 @@ fn time(unix_seconds: i64) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()
 }
 
-/// True if the system has certificates of public authorities; a minimal image has none. Looked up once, and a lack is logged
-/// then. Without them a client trusts no authority, so that only TLS to a server of a public authority fails.
+/// True if the system has certificates of public authorities; a minimal image has none. Looked up once. Without them a client
+/// trusts no authority, so that only TLS to a server of a public authority fails.
 pub fn has_system_authorities() -> bool {
-    static HAS: OnceLock<bool> = OnceLock::new();
-    *HAS.get_or_init(|| {
-        let found = Verifier::new(Arc::new(aws_lc_rs::default_provider()));
-        if let Err(error) = &found {
-            tracing::warn!(%error, "no public authority is trusted, so TLS to issuers, providers and apps fails unless a key names their authority; install `ca-certificates` or set SSL_CERT_FILE");
-        }
-        found.is_ok()
-    })
+    system_authorities().is_ok()
+}
+
+/// Logs a lack of public authorities. For the start alone, so that it is said once.
+pub fn warn_without_authorities() {
+    if let Err(error) = system_authorities() {
+        tracing::warn!(%error, "no public authority is trusted, so TLS to issuers, providers and apps fails unless a key names their authority; install `ca-certificates` or set SSL_CERT_FILE");
+    }
+}
+
+fn system_authorities() -> &'static Result<(), rustls::Error> {
+    static FOUND: OnceLock<Result<(), rustls::Error>> = OnceLock::new();
+    FOUND.get_or_init(|| Verifier::new(Arc::new(aws_lc_rs::default_provider())).map(drop))
 }
 
 #[cfg(test)]

@@ -52,6 +52,18 @@ pub struct CertificateError {
     problem: String,
 }
 
+impl CertificateError {
+    /// The configuration key that names the file.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The file and its problem, without the key.
+    pub fn problem(&self) -> String {
+        format!("`{}` {}", self.file.display(), self.problem)
+    }
+}
+
 /// The label of `tls_reload_total{result}`.
 #[derive(Clone, Copy, Debug)]
 enum ReloadResult {

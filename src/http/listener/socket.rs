@@ -3,11 +3,13 @@
 //! The workers share one address with SO_REUSEPORT. The same option would let two gates of one user share a port without
 //! an error, so a fixed port is first bound without it.
 
+use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -63,6 +65,39 @@ pub fn bind(address: SocketAddr, copies: usize) -> io::Result<Vec<std::net::TcpL
         listeners.push(socket.into());
     }
     Ok(listeners)
+}
+
+/// Fails if this machine cannot listen there. An address at which a process listens already is usable: it may be the gate whose
+/// configuration is checked.
+pub fn check_address(address: SocketAddr) -> io::Result<()> {
+    match new_socket(address)?.bind(&address.into()) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(()),
+        bound => bound,
+    }
+}
+
+/// The same for a Unix socket. Binds a neighbour of the path, so that a gate that serves the path is not disturbed.
+pub fn check_unix(path: &Path) -> io::Result<()> {
+    if let Ok(found) = std::fs::symlink_metadata(path)
+        && !found.file_type().is_socket()
+    {
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "there is another file at this path; remove it or choose another",
+        ));
+    }
+    // of the same length: a path that is too long for a socket is an error of its own
+    let mut neighbour = path.as_os_str().to_owned().into_encoded_bytes();
+    if let Some(last) = neighbour.last_mut() {
+        *last = if *last == b'~' { b'-' } else { b'~' };
+    }
+    let neighbour = PathBuf::from(OsString::from_vec(neighbour));
+    match std::os::unix::net::UnixListener::bind(&neighbour) {
+        Ok(_listener) => std::fs::remove_file(neighbour),
+        // another check is under way
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn new_socket(address: SocketAddr) -> io::Result<RawSocket> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::binary::cedargate;
+use crate::support::binary::{GateFolder, cedargate};
 
 const CONFIG: &str = "\
 public_url: https://shop.test
@@ -77,4 +77,76 @@ fn validate_and_serve_name_every_file_that_cannot_be_used() {
         );
         assert!(!error.contains("hunter2"), "{error}");
     }
+}
+
+/// Everything else that `serve` opens: certificates, TLS to the apps, the decision log, addresses and socket paths.
+const SOCKETS: &str = "\
+upstream: { url: 'https://127.0.0.1:1', tls: { ca: junk } }
+issuers:
+  - { name: corp, issuer: 'https://id.test/', audiences: [a] }
+listen:
+  proxy: { address: '192.0.2.1:8900', tls: { cert: junk, key: absent } }
+  decision: { address: 'unix:junk' }
+  admin: { address: '127.0.0.1:0' }
+  control: { address: 'unix:absent/control.sock' }
+portals:
+  p: { match: { path_prefix: /p }, upstream: { url: 'https://127.0.0.1:2', tls: { ca: absent } } }
+audit: { sink: { file: absent/log } }
+";
+
+#[test]
+fn validate_and_serve_name_every_socket_and_certificate_that_cannot_be_used() {
+    let folder = tempfile::tempdir().unwrap();
+    for (file, text) in [
+        ("cedargate.yaml", SOCKETS),
+        ("junk", "hunter2-is-in-no-error"),
+        ("schemas/p.cedarschema", crate::support::OPEN_SCHEMA),
+        ("policies/p/main.cedar", crate::support::OPEN_POLICY),
+    ] {
+        crate::support::put(folder.path(), file, text);
+    }
+    for command in [&["validate"][..], &["serve"]] {
+        let (code, error) = run_output(folder.path(), command);
+        assert_eq!(code, 64, "{command:?}: {error}");
+        for (line, key) in [
+            (1, "upstream.tls.ca"),
+            (5, "listen.proxy.address"),
+            (5, "listen.proxy.tls.cert"),
+            (6, "listen.decision.address"),
+            (8, "listen.control.address"),
+            (10, "portals.p.upstream.tls.ca"),
+            (11, "audit.sink.file"),
+        ] {
+            let place = format!("cedargate.yaml:{line}: {key}: ");
+            assert!(error.contains(&place), "{command:?} does not say `{place}`:\n{error}");
+        }
+        assert!(!error.contains("hunter2") && !error.contains("listen.admin"), "{error}");
+    }
+}
+
+#[test]
+fn validate_passes_while_a_gate_serves_the_same_configuration_and_leaves_nothing_behind() {
+    let control = "listen: { control: { address: 'unix:control.sock' }, decision: { address: 'unix:decision.sock' }, \
+                   proxy: { address: '127.0.0.1:PORT' }, admin: { address: '127.0.0.1:ADMIN' } }";
+    let gate_folder = GateFolder::new("http://127.0.0.1:1", "");
+    let config = std::fs::read_to_string(gate_folder.folder.path().join("cedargate.yaml")).unwrap();
+    let control = control
+        .replace("PORT", &gate_folder.proxy.port().to_string())
+        .replace("ADMIN", &gate_folder.admin.port().to_string());
+    let rest: Vec<&str> = config.lines().skip(1).collect();
+    gate_folder.put("cedargate.yaml", &format!("{control}\n{}\n", rest.join("\n")));
+    let names = || {
+        let entries = std::fs::read_dir(gate_folder.folder.path()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    assert_eq!(gate_folder.run(&["validate"]).0, 0);
+    assert_eq!(names(), before, "no socket and no log is left");
+    let _gate = gate_folder.serve();
+    let during = names();
+    let (code, _, error) = gate_folder.run(&["validate"]);
+    assert_eq!((code, error.as_str()), (0, ""));
+    assert_eq!(names(), during);
 }
