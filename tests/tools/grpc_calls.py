@@ -49,23 +49,29 @@ class App(grpc.GenericRpcHandler):
         context.abort(grpc.StatusCode.NOT_FOUND, "no such thing: 100% \u00e9")
 
     def hang(self, request, context):
-        ended = threading.Event()
-        context.add_callback(ended.set)
-        remaining = context.time_remaining()
-        yield b"first"
-        ended.wait(30)
-        say(f"ended hang {request.decode()} had-deadline={remaining is not None}")
+        had_deadline = context.time_remaining() is not None
+        yield from self.first_then_silence(context, f"hang {request.decode()} had-deadline={had_deadline}")
 
     def count(self, request, context):
         for n in range(int(request)):
             yield str(n).encode()
 
     def endless(self, request, context):
+        yield from self.first_then_silence(context, f"endless {request.decode()}")
+
+    def first_then_silence(self, context, call):
+        """Answers once, then waits. The callback tells of the end: grpc does not resume a generator whose call ended while it was sending."""
+        gave_up = threading.Event()
         ended = threading.Event()
-        context.add_callback(ended.set)
+
+        def end():
+            say(f"{'gave up' if gave_up.is_set() else 'ended'} {call}")
+            ended.set()
+
+        context.add_callback(end)
         yield b"first"
-        ended.wait(30)
-        say(f"ended endless {request.decode()} active={context.is_active()}")
+        if not ended.wait(30):
+            gave_up.set()
 
     def sum(self, requests, context):
         return str(sum(int(r) for r in requests)).encode()
