@@ -1,7 +1,8 @@
-//! The registry of portals: the portal table, each portal's active revision, and the callers verified under it.
+//! The registry of portals: the portal table, each portal's active revision, and the callers verified at each portal.
 //!
-//! Only `reload` writes it (its thread of that name, and `brakes`), and every request reads it: one atomic load gives a request a snapshot that it uses to its end. A
-//! revision owns the cache of its callers, so a new revision starts with an empty cache.
+//! Only `reload` writes it (its thread of that name, and `brakes`), and every request reads it: one atomic load gives a request
+//! a snapshot that it uses to its end. A portal's cache of callers outlives its revisions; a cached caller is used only under the
+//! revision that made it, and every other revision makes its own of the proof (`gate/caller`).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -59,6 +60,8 @@ pub struct Portal {
     pub name: Arc<str>,
     pub header: HeaderValue,
     pub active: ArcSwapOption<ActiveRevision>,
+    /// Callers by the hash of their token or the version of their session.
+    pub callers: TokenCache<Caller>,
     /// Held by a thread while it replaces `active` by a revision that it made of it.
     pub writer: Mutex<JoinedForbids>,
     pub meters: Meters,
@@ -75,13 +78,13 @@ struct JoinedForbid {
     at: Instant,
 }
 
-/// A revision in force, and the cache of callers verified under it.
+/// A revision in force.
 pub struct ActiveRevision {
     pub revision: Arc<Revision>,
-    pub callers: TokenCache<Caller>,
 }
 
 /// The proof of a caller; checked again on every use.
+#[derive(Clone)]
 pub enum Credential {
     Token(TokenProof),
     /// A token that its issuer confirmed; the gate asks the issuer again after `until` (unix seconds).
@@ -98,10 +101,20 @@ pub struct SessionUser {
     pub detail: Option<String>,
 }
 
-/// A verified caller under one revision: everything that depends on the credential alone.
-pub struct Caller {
-    pub identity: Identity,
+/// The part of a caller that no revision takes part in: verifying a credential reads the configuration alone.
+#[derive(Clone)]
+pub struct Proven {
+    pub identity: Arc<Identity>,
     pub credential: Credential,
+    /// The provider's access token of a session, for an app that calls the provider's APIs.
+    pub access_token: Option<HeaderValue>,
+}
+
+/// A verified caller under one revision: everything that depends on the credential and the revision alone.
+pub struct Caller {
+    pub proven: Proven,
+    /// The id of the revision that made the rest.
+    pub revision: Arc<str>,
     pub principal: Principal,
     pub headers: Arc<CallerHeaders>,
     /// Roles of the caller, for the record.
@@ -183,6 +196,7 @@ impl Portal {
             name,
             header,
             active: ArcSwapOption::empty(),
+            callers: TokenCache::new(config.limits.token_cache.as_usize()),
             writer: Mutex::default(),
             meters,
         }
@@ -306,15 +320,6 @@ impl Portal {
         let active = self.active.load();
         let named = active.as_ref().is_some_and(|active| active.revision.file.login.is_some());
         active.is_some() && (named || config.login.default_of(&self.config).is_some())
-    }
-}
-
-impl ActiveRevision {
-    pub fn new(revision: Arc<Revision>, token_cache: usize) -> Self {
-        Self {
-            revision,
-            callers: TokenCache::new(token_cache),
-        }
     }
 }
 

@@ -2,8 +2,7 @@
 //!
 //! The key is the SHA-256 of the whole token (header, claims and signature), so a token that differs in its signature only is
 //! another entry. An entry proves nothing by itself: on every hit the caller checks the entry's proof with `Authn::recheck`.
-//! All workers share a cache and may insert the same token twice; both entries are equal, and the later one stays. Each
-//! revision owns a cache, so a new revision starts with an empty one.
+//! All workers share a cache and may insert the same token twice; the later entry stays. Each portal owns a cache.
 
 use std::sync::Arc;
 

@@ -67,7 +67,7 @@ impl Gate {
         let caller = self.caller(active_portal, found.token.expose()).await?;
         // every issuer of the portal may use `Authorization`, but only some of them this place
         let mut allowed = found.issuers.iter().filter_map(|index| self.config.issuers.get(*index));
-        if !allowed.any(|issuer| issuer.scope.name == caller.identity.issuer) {
+        if !allowed.any(|issuer| issuer.scope.name == caller.proven.identity.issuer) {
             let detail = "the token's issuer has no tokens in that place (issuers[].token_from)";
             return Err(Refusal::new(Denial::IssuerUnknown, detail));
         }

@@ -1,7 +1,12 @@
-//! Builds the caller of a credential: everything that depends on the credential alone. Cached per portal and revision.
+//! Builds the caller of a credential: everything that depends on the credential and the revision alone. Cached per portal.
 //!
-//! The cache key is the hash of the whole token, or the version of the session; each revision of a portal has its own cache. A
-//! cached caller is used only after time, key, issuer and revocations were checked again. The cache holds no fact of a request.
+//! The cache key is the hash of the whole token, or the version of the session. A cached caller is used only after time, key,
+//! issuer and revocations were checked again, and only under the revision that made it. The first request under another
+//! revision makes the caller anew of the cached proof, so an edit costs no caller a signature check. The cache holds no fact of
+//! a request.
+//!
+//! What races: while a revision is replaced, requests under the old and the new one may each put their caller into the cache.
+//! The later one stays, and a request under the other revision makes its own again.
 
 use std::sync::Arc;
 
@@ -21,7 +26,7 @@ use crate::authn::{AssertionClaims, Evidence, token_hash};
 use crate::base::clock::unix_seconds;
 use crate::config::{AccessTokenUse, ProviderKind};
 use crate::http::upstream::{header_list, header_value};
-use crate::portals::{Caller, Credential, FreshAssertion, Portal};
+use crate::portals::{Caller, Credential, FreshAssertion, Portal, Proven};
 use crate::session::Session;
 
 /// An assertion is signed anew when less than this share of its life is left: one half.
@@ -30,35 +35,40 @@ const RENEW_SHARE: i64 = 2;
 impl Gate {
     /// The caller that a bearer token proves, under the revision in force.
     pub async fn caller(&self, active_portal: ActivePortal<'_>, token: &str) -> Result<Arc<Caller>, Refusal> {
-        let ActivePortal { portal, active } = active_portal;
+        let portal = active_portal.portal;
         let hash = token_hash(token);
         let now = unix_seconds();
-        let known = active.callers.get(&hash).filter(|known| self.is_proven(known, now));
+        let known = portal.callers.get(&hash).filter(|known| self.is_proven(known, now));
         let caller = match known {
-            Some(known) => known,
-            None => {
-                active.callers.remove(&hash);
-                // boxed, as is everything that few requests need: every request's future has room for its largest branch
-                let (identity, credential) = Box::pin(self.verify(portal, token)).await?;
+            Some(known) if known.is_under(active_portal) => known,
+            known => {
+                let proven = match &known {
+                    Some(known) => known.proven.clone(),
+                    None => {
+                        portal.callers.remove(&hash);
+                        // boxed, as is everything that few requests need: every request's future has room for its largest branch
+                        Box::pin(self.verify(portal, token)).await?
+                    }
+                };
                 let shown = RefusedCredential {
                     check: "principal",
-                    issuer: Some(identity.token.iss.clone()),
-                    kid: identity.token.kid.clone(),
+                    issuer: Some(proven.identity.token.iss.clone()),
+                    kid: proven.identity.token.kid.clone(),
                     claim: None,
                 };
-                let caller = build_caller(portal, &active.revision, identity, credential);
+                let caller = build_caller(active_portal, proven, known.as_deref());
                 let caller = Arc::new(caller.map_err(|refusal| refusal.of_credential(shown))?);
-                active.callers.insert(hash, Arc::clone(&caller));
+                portal.callers.insert(hash, Arc::clone(&caller));
                 caller
             }
         };
-        self.sessions.check_identity(&caller.identity, &portal.name)?;
+        self.sessions.check_identity(&caller.proven.identity, &portal.name)?;
         Ok(caller)
     }
 
     /// True if the proof of a cached token still holds.
     fn is_proven(&self, caller: &Caller, now: i64) -> bool {
-        match &caller.credential {
+        match &caller.proven.credential {
             Credential::Token(proof) => self.authn.recheck(proof, now).is_ok(),
             Credential::Introspected { until } => now < *until,
             // INVARIANT: session callers are cached under the session version, so a token hash never finds one
@@ -66,7 +76,7 @@ impl Gate {
         }
     }
 
-    async fn verify(&self, portal: &Portal, token: &str) -> Result<(Identity, Credential), Refusal> {
+    async fn verify(&self, portal: &Portal, token: &str) -> Result<Proven, Refusal> {
         let trusted = &portal.config.issuers;
         let verified = self.identity.introspection.verify(&self.authn, token, trusted).await;
         let verified = verified.map_err(|error| error.refusal_of(token))?;
@@ -74,28 +84,33 @@ impl Gate {
             Evidence::Token(proof) => Credential::Token(proof),
             Evidence::Introspection { until } => Credential::Introspected { until },
         };
-        Ok((verified.identity, credential))
+        Ok(Proven {
+            identity: Arc::new(verified.identity),
+            credential,
+            access_token: None,
+        })
     }
 
     /// The caller of a session that was looked up for this request.
     pub fn session_caller(&self, active_portal: ActivePortal<'_>, session: &Arc<Session>) -> Result<Arc<Caller>, Refusal> {
-        let ActivePortal { portal, active } = active_portal;
+        let portal = active_portal.portal;
         if self.sessions.is_revoked(session, &portal.name) {
             return Err(Denial::SessionRevoked.into());
         }
-        if let Some(known) = active.callers.get(&session.version)
-            && matches!(&known.credential, Credential::Session(of) if of.version == session.version)
-        {
-            return Ok(known);
-        }
-        let identity = portal.session_identity(session)?;
-        let credential = Credential::Session(Arc::clone(session));
-        let mut caller = build_caller(portal, &active.revision, identity, credential)?;
-        if let Some(headers) = Arc::get_mut(&mut caller.headers) {
-            headers.access_token = self.access_token_for_app(session);
-        }
-        let caller = Arc::new(caller);
-        active.callers.insert(session.version, Arc::clone(&caller));
+        let is_of =
+            |known: &Arc<Caller>| matches!(&known.proven.credential, Credential::Session(of) if of.version == session.version);
+        let known = portal.callers.get(&session.version).filter(is_of);
+        let proven = match &known {
+            Some(known) if known.is_under(active_portal) => return Ok(Arc::clone(known)),
+            Some(known) => known.proven.clone(),
+            None => Proven {
+                identity: Arc::new(portal.session_identity(session)?),
+                credential: Credential::Session(Arc::clone(session)),
+                access_token: self.access_token_for_app(session),
+            },
+        };
+        let caller = Arc::new(build_caller(active_portal, proven, known.as_deref())?);
+        portal.callers.insert(session.version, Arc::clone(&caller));
         Ok(caller)
     }
 
@@ -124,7 +139,7 @@ impl Gate {
             return Ok(fresh.value.clone());
         }
         let claims = AssertionClaims {
-            identity: &caller.identity,
+            identity: &caller.proven.identity,
             subject: caller.principal.entity.uid.id().unescaped(),
             portal: &portal.name,
             audience: &portal.upstream.url.origin(),
@@ -138,7 +153,7 @@ impl Gate {
             .ok()
             .and_then(|jwt| HeaderValue::try_from(jwt).ok());
         let value = signed.ok_or_else(|| Refusal::new(Denial::KeyUnavailable, "the assertion could not be signed"))?;
-        let expires_at = self.assertions.expires_at(&caller.identity, now);
+        let expires_at = self.assertions.expires_at(&caller.proven.identity, now);
         let renew_at = now + (expires_at - now) / RENEW_SHARE;
         caller.assertion.store(Some(Arc::new(FreshAssertion {
             value: value.clone(),
@@ -149,23 +164,46 @@ impl Gate {
     }
 }
 
-fn build_caller(portal: &Portal, revision: &Revision, identity: Identity, credential: Credential) -> Result<Caller, Refusal> {
-    let principal = revision.principal(&portal.scope, &identity)?;
-    let asserted = asserted_claims(revision, &identity)?;
+impl Caller {
+    /// True if this revision made the caller.
+    fn is_under(&self, active_portal: ActivePortal<'_>) -> bool {
+        // the text would not do: it is a shortened hash
+        Arc::ptr_eq(&self.revision, &active_portal.active.revision.id)
+    }
+
+    /// The assertion that was signed for the caller under another revision, if it says what this revision would say.
+    fn assertion_as_signed_for(&self, principal: &Principal, asserted: &Map<String, Value>) -> Option<Arc<FreshAssertion>> {
+        let is_same = self.principal.entity.uid == principal.entity.uid && self.asserted == *asserted;
+        self.assertion.load_full().filter(|_| is_same)
+    }
+}
+
+/// Makes the caller anew of its proof. Of `before`, the same caller under another revision, only the assertion may stay.
+fn build_caller(active_portal: ActivePortal<'_>, proven: Proven, before: Option<&Caller>) -> Result<Caller, Refusal> {
+    let ActivePortal { portal, active } = active_portal;
+    let revision = &active.revision;
+    let identity = &proven.identity;
+    let principal = revision.principal(&portal.scope, identity)?;
+    let asserted = asserted_claims(revision, identity)?;
     let attrs = (!asserted.is_empty()).then(|| Arc::new(Value::Object(asserted.clone())));
+    let assertion = before.and_then(|before| before.assertion_as_signed_for(&principal, &asserted));
+    let headers = CallerHeaders {
+        access_token: proven.access_token.clone(),
+        ..headers(portal, revision, identity, &principal)?
+    };
     Ok(Caller {
-        headers: Arc::new(headers(portal, revision, &identity, &principal)?),
+        revision: Arc::clone(&revision.id),
+        headers: Arc::new(headers),
         roles: identity.roles.iter().map(|r| Arc::from(r.as_str())).collect(),
         entity: EntityRef {
             attrs,
             ..super::entity_ref(&principal.entity.uid, revision)
         },
-        token: (!matches!(credential, Credential::Session(_))).then(|| Arc::new(identity.token.clone())),
+        token: (!matches!(proven.credential, Credential::Session(_))).then(|| Arc::new(identity.token.clone())),
         asserted,
-        assertion: ArcSwapOption::empty(),
+        assertion: ArcSwapOption::new(assertion),
         principal,
-        credential,
-        identity,
+        proven,
     })
 }
 

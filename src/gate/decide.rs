@@ -77,7 +77,7 @@ impl Caller {
         match caller {
             None => DecisionCaller::Anonymous,
             Some(caller) => DecisionCaller::Proven {
-                identity: &caller.identity,
+                identity: &caller.proven.identity,
                 principal: &caller.principal,
             },
         }
@@ -201,7 +201,7 @@ impl Worker {
 fn principal_key(active_portal: ActivePortal<'_>, caller: &Caller) -> PrincipalKey {
     PrincipalKey {
         portal: Arc::clone(&active_portal.portal.name),
-        issuer: Arc::clone(&caller.identity.issuer),
+        issuer: Arc::clone(&caller.proven.identity.issuer),
         principal: caller.principal.entity.uid.clone(),
     }
 }

@@ -132,7 +132,7 @@ impl OriginalRequest {
         let Some(caller) = caller else {
             return open.decide(DecisionCaller::Anonymous).refusal();
         };
-        let identity = &caller.identity;
+        let identity = &caller.proven.identity;
         // the principal is made anew: the new revision may map claims in another way
         match active_portal.active.revision.principal(&active_portal.portal.scope, identity) {
             Ok(principal) => {
@@ -267,19 +267,19 @@ impl Gate {
     }
 
     fn check_revoked(&self, caller: &Caller, portal: &Portal) -> Result<(), Refusal> {
-        match &caller.credential {
+        match &caller.proven.credential {
             Credential::Session(session) if self.sessions.is_revoked(session, &portal.name) => Err(Denial::SessionRevoked.into()),
             Credential::Session(_) => Ok(()),
             Credential::Token(_) | Credential::Introspected { .. } => {
-                Ok(self.sessions.check_identity(&caller.identity, &portal.name)?)
+                Ok(self.sessions.check_identity(&caller.proven.identity, &portal.name)?)
             }
         }
     }
 
     pub(super) fn record_cut(&self, original: &OriginalRequest, basis: &DecisionBasis, reason: Reason, refusal: &Refusal) {
         self.metrics.live_cut.with_label_values(&[reason.as_str()]).inc();
-        let identity = basis.caller.as_ref().map(|caller| &caller.identity);
-        let session = basis.caller.as_ref().and_then(|caller| match &caller.credential {
+        let identity = basis.caller.as_ref().map(|caller| &caller.proven.identity);
+        let session = basis.caller.as_ref().and_then(|caller| match &caller.proven.credential {
             Credential::Session(session) => Some(session.handle.to_hex()),
             Credential::Token(_) | Credential::Introspected { .. } => None,
         });

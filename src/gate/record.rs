@@ -94,7 +94,7 @@ impl Progress {
         let record = &mut self.record.record;
         record.latency_us.authn = Some(micros(self.started.elapsed()));
         if let Some(caller) = caller {
-            record.tenant = caller.identity.tenant.as_deref().map(Arc::from);
+            record.tenant = caller.proven.identity.tenant.as_deref().map(Arc::from);
             record_caller(record, caller);
         }
     }

@@ -35,8 +35,7 @@ impl Swaps {
             self.retired.lock().push(old);
         }
         info.with_label_values(&[&*portal.name, &*revision.id]).set(1);
-        let active = ActiveRevision::new(revision, self.gate.config.limits.token_cache.as_usize());
-        portal.active.store(Some(Arc::new(active)));
+        portal.active.store(Some(Arc::new(ActiveRevision { revision })));
         self.gate.reloads.send_modify(|count| *count = count.wrapping_add(1));
     }
 

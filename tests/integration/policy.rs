@@ -12,3 +12,4 @@ mod nested_entities;
 mod policy_reload;
 mod portal_files;
 mod principal_mapping;
+mod remembered_callers;

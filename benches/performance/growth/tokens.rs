@@ -53,7 +53,7 @@ pub fn section(extent: Extent) -> Section {
         text: vec![
             "In process, one thread. First sight is parsing the token and checking signature and claims; a hit is the hash of the whole \
              token, the look-up, and checking time and key again. Making the principal and reading the header are not in it. The gate \
-             remembers 10,000 tokens per portal and revision unless `limits.token_cache` says otherwise; a token that left the cache is \
+             remembers 10,000 tokens per portal unless `limits.token_cache` says otherwise; a token that left the cache is \
              verified again. Where all tokens are used in turn, tokens and cache entries come from the machine's memory instead of the processor's caches."
                 .to_owned(),
         ],

@@ -195,8 +195,7 @@ fn goal(observed: &Observed) -> Goal {
         measured: percent(ratio),
         met: ratio <= LIMIT,
         bound: (ratio > LIMIT).then(|| {
-            "the thread that prepares policies shares cores and caches with requests, and a thread of low priority still finishes its time slice; a new \
-             revision has an empty caller cache: each token is verified, and its assertion signed, once more"
+            "the thread that prepares policies shares cores and caches with requests, and a thread of low priority still finishes its time slice"
                 .to_owned()
         }),
     }

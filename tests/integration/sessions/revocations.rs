@@ -100,6 +100,42 @@ fn one_session_is_listed_and_ended_and_its_neighbour_is_not() {
 }
 
 #[test]
+fn an_edit_costs_no_session_a_new_assertion_and_brings_no_revoked_caller_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let gate = controlled(portal(), folder.path()).start();
+    let cookie = log_in(&gate, "alice");
+    let mut body = claims("carol", &[]);
+    body["iat"] = json!(now() - 60);
+    let carol = gate.issuer.sign(&body);
+    let edit = |id: &str| {
+        let before = gate.revision("p");
+        let text = format!("@id(\"{id}\") permit (principal, action, resource);");
+        gate.put("policies/p/more.cedar.next", &text);
+        std::fs::rename(gate.path("policies/p/more.cedar.next"), gate.path("policies/p/more.cedar")).unwrap();
+        eventually("another revision is in force", || match gate.revision("p") {
+            now if now == before => Err(format!("{now:?}")),
+            _ => Ok(()),
+        });
+    };
+    let assertion = || {
+        assert_eq!(status(&gate, &cookie), 200);
+        gate.app.last().headers["x-cedargate-assertion"].clone()
+    };
+    let first = assertion();
+    assert_eq!(gate.get(PAGE, &carol).status, 200);
+    edit("one");
+    assert_eq!(assertion(), first);
+    assert_eq!(gate.get(PAGE, &carol).status, 200);
+    for (subject, issuer) in [("alice", "local"), ("carol", "test")] {
+        let revoked = sessions(folder.path(), &["revoke", "--subject", subject, "--issuer", issuer]);
+        assert_eq!(revoked.0, 0, "{}", revoked.2);
+    }
+    edit("two");
+    assert_eq!(status(&gate, &cookie), 401);
+    assert_eq!(gate.get(PAGE, &carol).code(), "session_revoked");
+}
+
+#[test]
 fn a_revoked_subject_loses_sessions_and_tokens_and_comes_back_with_new_ones() {
     let folder = tempfile::tempdir().unwrap();
     let gate = controlled(portal(), folder.path()).start();
