@@ -8,10 +8,13 @@ mod checks;
 mod emergency;
 mod entities;
 mod facts;
+mod json_items;
 mod nesting;
 mod policies;
 #[cfg(test)]
 mod reuse_tests;
+#[cfg(test)]
+mod scale_tests;
 mod schemas;
 mod statements;
 

@@ -11,21 +11,21 @@ use std::sync::Arc;
 use cedar_policy::{Entities, EntityTypeName, EntityUid};
 use rustc_hash::FxHashMap;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_json::{Deserializer, Value};
+use serde_json::Value;
 
+use super::json_items::{Item, items};
 use crate::engine::entities::EntityStore;
 use crate::error_chain::error_chain;
 use crate::hierarchy;
 use crate::json;
-use crate::revision::problem::{Problem, position};
+use crate::revision::problem::Problem;
 use crate::revision::source::{Files, SourceFile};
 use crate::revision::{PortalSchema, Revision};
 use crate::schema::{SchemaModel, TypeNames};
 use crate::types::PortalSlug;
 
-/// Wrong relations that are reported. Finding the line of each means reading the file once more.
-const RELATION_PROBLEMS_MAX: usize = 50;
+/// Duplicates, and wrong relations, that are reported.
+const PROBLEMS_MAX: usize = 50;
 
 /// A portal's `entities.json`; without `file` the portal has no entities of its own.
 pub(super) struct EntityFile<'a> {
@@ -111,17 +111,19 @@ impl<'a> EntityFile<'a> {
         let mut seen: FxHashMap<EntityUid, usize> = FxHashMap::default();
         let mut problems = Vec::new();
         for item in items(text) {
-            let line = position(text, item.offset).line;
-            let Some(uid) = item.uid() else { continue };
+            let Some(uid) = uid_of(&item) else { continue };
             match seen.get(&uid) {
                 Some(first) => problems.push(
                     Problem::new(&self.name, format!("entity `{uid}` is already described in line {first}"))
-                        .at_line(Some(line))
+                        .at_line(Some(item.line))
                         .with_help("describe it once"),
                 ),
                 None => {
-                    seen.insert(uid, line);
+                    seen.insert(uid, item.line);
                 }
+            }
+            if problems.len() >= PROBLEMS_MAX {
+                break;
             }
         }
         problems
@@ -130,36 +132,43 @@ impl<'a> EntityFile<'a> {
     /// SECURITY: a tenant that a file gives to a caller would undo every rule that isolates tenants. So a file may nest callers,
     /// roles and tenants in roles and groups, but in no tenant, path or portal, neither directly nor through a group.
     fn relations(&self, text: &str, types: &CallerTypes, parsed: &Entities) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        for entity in parsed.iter() {
-            if problems.len() >= RELATION_PROBLEMS_MAX {
-                break;
-            }
-            let uid = entity.uid();
-            if !types.below.contains(uid.type_name()) {
-                continue;
-            }
-            let above: Vec<&EntityUid> = parsed.ancestors(&uid).map(Iterator::collect).unwrap_or_default();
-            for wrong in above.iter().filter(|a| types.never_above.contains(a.type_name())) {
-                let is_between =
-                    |between: &&&EntityUid| parsed.ancestors(between).is_some_and(|mut all| all.any(|a| a == *wrong));
-                let between: Vec<_> = above.iter().filter(is_between).collect();
-                if between.iter().any(|between| types.below.contains(between.type_name())) {
-                    // reported at that entity
-                    continue;
-                }
-                let through = between.first().map(|via| format!(" through `{via}`")).unwrap_or_default();
-                let message = format!("`{uid}` is in `{wrong}`{through}, and only a credential may say so");
-                let line = items(text)
-                    .find(|item| item.uid().as_ref() == Some(&uid))
-                    .map(|item| position(text, item.offset).line);
-                problems.push(Problem::new(&self.name, message).at_line(line).with_help(
-                    "remove the parent; callers, roles and tenants may be in roles and groups, not in a tenant, path or portal",
-                ));
-            }
+        let found: Vec<_> = parsed
+            .iter()
+            .filter(|entity| types.below.contains(entity.uid().type_name()))
+            .flat_map(|entity| wrong_relations(&entity.uid(), types, parsed))
+            .take(PROBLEMS_MAX)
+            .collect();
+        if found.is_empty() {
+            return Vec::new();
         }
-        problems
+        let described: FxHashMap<_, _> = items(text).filter_map(|item| Some((uid_of(&item)?, item.line))).collect();
+        let problem = |(uid, message): (EntityUid, String)| {
+            Problem::new(&self.name, message)
+                .at_line(described.get(&uid).copied())
+                .with_help(
+                    "remove the parent; callers, roles and tenants may be in roles and groups, not in a tenant, path or portal",
+                )
+        };
+        found.into_iter().map(problem).collect()
     }
+}
+
+/// The wrong relations of one entity, each with its message; of an entity with very many, the first ones. A relation that the
+/// entity has through another caller, role or tenant is that one's.
+fn wrong_relations(uid: &EntityUid, types: &CallerTypes, parsed: &Entities) -> Vec<(EntityUid, String)> {
+    let above: Vec<&EntityUid> = parsed.ancestors(uid).map(Iterator::collect).unwrap_or_default();
+    let wrong = above.iter().filter(|a| types.never_above.contains(a.type_name()));
+    let own = wrong.take(PROBLEMS_MAX).filter_map(|wrong| {
+        let mut between = above.iter().filter(|a| *a != wrong && parsed.is_ancestor_of(wrong, a));
+        let first = between.next();
+        if first.into_iter().chain(between).any(|a| types.below.contains(a.type_name())) {
+            return None;
+        }
+        let through = first.map(|via| format!(" through `{via}`")).unwrap_or_default();
+        let message = format!("`{uid}` is in `{wrong}`{through}, and only a credential may say so");
+        Some((uid.clone(), message))
+    });
+    own.collect()
 }
 
 impl CallerTypes {
@@ -172,38 +181,15 @@ impl CallerTypes {
     }
 }
 
-/// One entity's piece of the file.
-struct Item<'a> {
-    text: &'a str,
-    offset: usize,
-}
-
 /// The member of an entity that names it.
 #[derive(Deserialize)]
 struct Named {
     uid: Value,
 }
 
-impl Item<'_> {
-    fn uid(&self) -> Option<EntityUid> {
-        let named: Named = serde_json::from_str(self.text).ok()?;
-        EntityUid::from_json(named.uid).ok()
-    }
-}
-
-/// The items of a JSON list, as far as they are JSON.
-fn items(text: &str) -> impl Iterator<Item = Item<'_>> {
-    let mut offset = text.find('[').map_or(text.len(), |at| at + 1);
-    std::iter::from_fn(move || {
-        let rest = text.get(offset..)?;
-        let start = offset + rest.find(|c: char| c != ',' && !c.is_ascii_whitespace())?;
-        let rest = text.get(start..)?;
-        let mut values = Deserializer::from_str(rest).into_iter::<IgnoredAny>();
-        values.next()?.ok()?;
-        let text = rest.get(..values.byte_offset())?;
-        offset = start + text.len();
-        Some(Item { text, offset: start })
-    })
+fn uid_of(item: &Item<'_>) -> Option<EntityUid> {
+    let named: Named = serde_json::from_str(item.text).ok()?;
+    EntityUid::from_json(named.uid).ok()
 }
 
 /// `… at line 3 column 5`, as the JSON parser puts it.

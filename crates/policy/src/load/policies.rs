@@ -19,11 +19,12 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::checks::path_problems;
+use super::json_items::items;
 use super::statements::{Statement, split};
 use crate::engine::PolicyEntry;
 use crate::portal::path::rules::PathRules;
 use crate::revision::PortalSchema;
-use crate::revision::problem::{Position, Problem, position};
+use crate::revision::problem::{Position, Problem};
 use crate::revision::source::SourceFile;
 
 /// Files that several portals may load.
@@ -377,18 +378,18 @@ pub fn link(
         let _known = set.add_template(template.clone());
     }
     let mut problems = Vec::new();
-    let lines = lines_of(text, &links);
+    let lines: Vec<usize> = items(text).map(|item| item.line).collect();
     for (link, line) in links.iter().zip(&lines) {
         if let Err(message) = add_link(&mut set, link) {
-            problems.push(Problem::new(name, format!("link `{}`: {message}", link.id)).at_line(*line));
+            problems.push(Problem::new(name, format!("link `{}`: {message}", link.id)).at_line(Some(*line)));
         }
     }
     let (errors, _) = validate(name, "", &set, validator);
     problems.extend(errors);
     let mut entries = Vec::with_capacity(links.len());
     for (link, line) in links.iter().zip(&lines) {
-        let place = line.map_or_else(|| name.to_owned(), |line| format!("{name}:{line}"));
         let linked = set.policy(&PolicyId::new(&link.id));
+        let place = format!("{name}:{line}");
         entries.extend(linked.and_then(|policy| PolicyEntry::new(policy, place)).map(Arc::new));
     }
     if problems.is_empty() && entries.len() != links.len() {
@@ -417,21 +418,4 @@ fn add_link(set: &mut PolicySet, link: &Link) -> Result<(), String> {
         return Err(format!("there is no template `{}`", link.template));
     }
     set.link(template, PolicyId::new(&link.id), slots).map_err(|e| e.to_string())
-}
-
-/// The line of each link's id in the file, for reports; the search goes on from the last one, as they usually come in order.
-fn lines_of(text: &str, links: &[Link]) -> Vec<Option<usize>> {
-    let mut from = 0;
-    let mut line = 1;
-    let mut find = |link: &Link| {
-        let quoted = serde_json::to_string(&link.id).ok()?;
-        let rest = text.get(from..)?;
-        let Some(distance) = rest.find(&quoted) else {
-            return Some(position(text, text.find(&quoted)?).line);
-        };
-        line += rest.get(..distance)?.matches('\n').count();
-        from += distance;
-        Some(line)
-    };
-    links.iter().map(&mut find).collect()
 }
