@@ -1,5 +1,6 @@
 //! One run of a program under callgrind, cut where it calls a marked function: instructions per part and thread.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -29,6 +30,25 @@ impl Part {
         self.text.contains(prefix)
     }
 
+    /// The calls of functions with one of these names by other functions. A line `fn=` opens the lines of one function; in it,
+    /// `cfn=` names the function of the next line `calls=`. A name is written once, with a number that stands for it later.
+    pub fn calls(&self, names: &[&str]) -> u64 {
+        let mut known: HashMap<&str, bool> = HashMap::new();
+        let mut inside = false;
+        let mut counted = false;
+        let mut calls = 0;
+        for line in self.text.lines() {
+            if let Some(name) = line.strip_prefix("fn=") {
+                inside = is_one_of(names, name, &mut known);
+            } else if let Some(name) = line.strip_prefix("cfn=") {
+                counted = is_one_of(names, name, &mut known) && !inside;
+            } else if let Some(count) = line.strip_prefix("calls=").filter(|_| counted) {
+                calls += count.split(' ').next().unwrap().parse::<u64>().unwrap();
+            }
+        }
+        calls
+    }
+
     fn read(path: &Path) -> Result<Self, String> {
         let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read `{}`: {e}", path.display()))?;
         let number = |key: &str| {
@@ -45,6 +65,14 @@ impl Part {
             instructions,
             text,
         })
+    }
+}
+
+/// Reads `(<number>) <name>`, or `(<number>)` alone for a name that was `known` before; true if the name is one of `names`.
+fn is_one_of<'a>(names: &[&str], text: &'a str, known: &mut HashMap<&'a str, bool>) -> bool {
+    match text.split_once(' ') {
+        Some((number, name)) => *known.entry(number).or_insert(names.contains(&name)),
+        None => known.get(text).copied().unwrap_or_default(),
     }
 }
 

@@ -1,4 +1,5 @@
-//! Instructions per operation of the decision, the token and a whole request, against a committed baseline.
+//! Instructions per operation of the decision, the token and a whole request, and allocations of a request, against a committed
+//! baseline.
 //!
 //! `check` compares, `accept` writes the baseline. Both run this program again under callgrind: once for the operations that run
 //! on one thread (`operations`, which prints each operation before it runs), and three times as a gate under requests
@@ -14,7 +15,7 @@ mod verdict;
 use std::path::Path;
 use std::process::ExitCode;
 
-use self::callgrind::Run;
+use self::callgrind::{Part, Run};
 use self::verdict::{ACCEPT, Baseline, Counts};
 
 const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions/baseline.json");
@@ -22,6 +23,8 @@ const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions/baseli
 const MARK: &str = "instructions::mark";
 /// Counted requests of each kind.
 const REQUESTS: &str = "500";
+/// The functions of the C library that allocate; Rust's allocator calls them, too.
+const ALLOCATE: [&str; 6] = ["malloc", "calloc", "realloc", "aligned_alloc", "memalign", "posix_memalign"];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -88,11 +91,16 @@ fn instructions() -> Result<Counts, String> {
         let permitted = scope.spawn(|| run(&["requests", REQUESTS, "0"]));
         let denied = scope.spawn(|| run(&["requests", "0", REQUESTS]));
         let mut counts = per_operation(&operations.join().unwrap()?);
-        let without = worker(&requests.join().unwrap()?);
-        let times = REQUESTS.parse::<u64>().unwrap();
-        for (name, with) in [("permitted", permitted), ("denied", denied)] {
-            counts.insert(format!("request/{name}"), (worker(&with.join().unwrap()?) - without) / times);
-        }
+        let without = requests.join().unwrap()?;
+        let permitted = permitted.join().unwrap()?;
+        let denied = denied.join().unwrap()?;
+        let per_request =
+            |of: fn(&Part) -> u64, with: &Run| (of(worker(with)) - of(worker(&without))) / REQUESTS.parse::<u64>().unwrap();
+        let instructions = |part: &Part| part.instructions;
+        counts.insert("request/permitted".to_owned(), per_request(instructions, &permitted));
+        counts.insert("request/denied".to_owned(), per_request(instructions, &denied));
+        let allocations = |part: &Part| part.calls(&ALLOCATE);
+        counts.insert("allocations/permitted".to_owned(), per_request(allocations, &permitted));
         Ok(counts)
     })
 }
@@ -120,16 +128,16 @@ fn per_operation(run: &Run) -> Counts {
     counts
 }
 
-/// Instructions of the worker thread from start to end: a mark cuts only the thread that calls it.
-fn worker(run: &Run) -> u64 {
-    let workers: Vec<_> = run.parts.iter().filter(|part| part.ran(request::WORKER)).collect();
-    assert_eq!(
-        workers.len(),
-        1,
+/// The part of the worker thread, from start to end: a mark cuts only the thread that calls it.
+fn worker(run: &Run) -> &Part {
+    let mut workers = run.parts.iter().filter(|part| part.ran(request::WORKER));
+    let worker = workers.next().unwrap();
+    assert!(
+        workers.next().is_none(),
         "there is one worker, and nothing else runs `{}`",
         request::WORKER
     );
-    workers.iter().map(|part| part.instructions).sum()
+    worker
 }
 
 /// Counts `operation`, `times` in a row, after a warm-up: caches and lazily made values are filled then.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// The command that accepts the present counts.
 pub const ACCEPT: &str = "make counts-accept";
 
-/// Instructions per operation, by workload.
+/// Instructions per operation, by workload; allocations, where the workload's name says so.
 pub type Counts = BTreeMap<String, u64>;
 
 /// Counts, and the tools that produced them.
@@ -70,7 +70,7 @@ impl Report {
         names.dedup();
         self.line(format_args!(
             "{:<36} {:>10} {:>10} {:>9}",
-            "instructions per operation", "was", "is", "change"
+            "counted per operation", "was", "is", "change"
         ));
         let mut findings = Vec::new();
         for name in names {
