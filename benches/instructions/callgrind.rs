@@ -77,7 +77,7 @@ fn is_one_of<'a>(names: &[&str], text: &'a str, known: &mut HashMap<&'a str, boo
 }
 
 /// Empties `folder` and runs `program arguments` in it under callgrind, which cuts the run at every call of `mark`.
-pub fn count(program: &Path, arguments: &[&str], mark: &str, folder: &Path) -> Result<Run, String> {
+pub fn count(program: &Path, arguments: &[String], mark: &str, folder: &Path) -> Result<Run, String> {
     let fail = |e: std::io::Error| format!("cannot use `{}`: {e}", folder.display());
     if folder.exists() {
         std::fs::remove_dir_all(folder).map_err(fail)?;

@@ -2,8 +2,8 @@
 //! baseline.
 //!
 //! `check` compares, `accept` writes the baseline. Both run this program again under callgrind: once for the operations that run
-//! on one thread (`operations`, which prints each operation before it runs), and three times as a gate under requests
-//! (`requests`): without the counted requests, with the permitted ones, with the denied ones. See `benches/README.md`.
+//! on one thread (`operations`, which prints each operation before it runs), and as a gate under requests (`requests`): once
+//! without counted requests, and once for each kind. See `benches/README.md`.
 
 #![expect(clippy::unwrap_used, reason = "a count that cannot be taken must stop and say so")]
 
@@ -21,8 +21,6 @@ use self::verdict::{ACCEPT, Baseline, Counts};
 const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions/baseline.json");
 /// The function at whose calls callgrind cuts a run into parts.
 const MARK: &str = "instructions::mark";
-/// Counted requests of each kind.
-const REQUESTS: &str = "500";
 /// The functions of the C library that allocate; Rust's allocator calls them, too.
 const ALLOCATE: [&str; 6] = ["malloc", "calloc", "realloc", "aligned_alloc", "memalign", "posix_memalign"];
 
@@ -37,8 +35,9 @@ fn main() -> ExitCode {
             operations::tokens();
             Ok(())
         }
-        ["requests", permitted, denied] => {
-            request::requests(Path::new("."), permitted.parse().unwrap(), denied.parse().unwrap());
+        ["requests", counted @ ..] => {
+            let counted: Vec<usize> = counted.iter().map(|count| count.parse().unwrap()).collect();
+            request::requests(Path::new("."), &counted);
             Ok(())
         }
         _ => Err("usage: instructions check|accept".to_owned()),
@@ -86,26 +85,35 @@ fn counted() -> Result<Baseline, String> {
 /// The runs are separate processes: each counts the same, however many run at once.
 fn instructions() -> Result<Counts, String> {
     std::thread::scope(|scope| {
-        let operations = scope.spawn(|| run(&["operations"]));
-        let requests = scope.spawn(|| run(&["requests", "0", "0"]));
-        let permitted = scope.spawn(|| run(&["requests", REQUESTS, "0"]));
-        let denied = scope.spawn(|| run(&["requests", "0", REQUESTS]));
+        let operations = scope.spawn(|| run(&["operations".to_owned()]));
+        let without = scope.spawn(|| run(&["requests".to_owned()]));
+        let kinds = request::KINDS.iter().enumerate();
+        let kinds: Vec<_> = kinds
+            .map(|(at, kind)| {
+                // the other kinds of the list are not counted in this run
+                let counts = std::iter::repeat_n(0, at)
+                    .chain([kind.counted])
+                    .map(|count| count.to_string());
+                let arguments: Vec<String> = std::iter::once("requests".to_owned()).chain(counts).collect();
+                (kind, scope.spawn(move || run(&arguments)))
+            })
+            .collect();
         let mut counts = per_operation(&operations.join().unwrap()?);
-        let without = requests.join().unwrap()?;
-        let permitted = permitted.join().unwrap()?;
-        let denied = denied.join().unwrap()?;
-        let per_request =
-            |of: fn(&Part) -> u64, with: &Run| (of(worker(with)) - of(worker(&without))) / REQUESTS.parse::<u64>().unwrap();
-        let instructions = |part: &Part| part.instructions;
-        counts.insert("request/permitted".to_owned(), per_request(instructions, &permitted));
-        counts.insert("request/denied".to_owned(), per_request(instructions, &denied));
-        let allocations = |part: &Part| part.calls(&ALLOCATE);
-        counts.insert("allocations/permitted".to_owned(), per_request(allocations, &permitted));
+        let without = without.join().unwrap()?;
+        for (kind, with) in kinds {
+            let with = with.join().unwrap()?;
+            let per_request = |of: fn(&Run) -> u64| (of(&with) - of(&without)) / u64::from(kind.counted);
+            counts.insert(kind.name.to_owned(), per_request(serving));
+            if kind.name == request::PERMITTED {
+                let allocations = per_request(|run| part_of(run, request::WORKER).calls(&ALLOCATE));
+                counts.insert("allocations/permitted".to_owned(), allocations);
+            }
+        }
         Ok(counts)
     })
 }
 
-fn run(arguments: &[&str]) -> Result<Run, String> {
+fn run(arguments: &[String]) -> Result<Run, String> {
     let program = std::env::current_exe().map_err(|e| e.to_string())?;
     let folder = program.with_file_name("instructions.run").join(arguments.join("-"));
     callgrind::count(&program, arguments, MARK, &folder)
@@ -128,16 +136,17 @@ fn per_operation(run: &Run) -> Counts {
     counts
 }
 
-/// The part of the worker thread, from start to end: a mark cuts only the thread that calls it.
-fn worker(run: &Run) -> &Part {
-    let mut workers = run.parts.iter().filter(|part| part.ran(request::WORKER));
-    let worker = workers.next().unwrap();
-    assert!(
-        workers.next().is_none(),
-        "there is one worker, and nothing else runs `{}`",
-        request::WORKER
-    );
-    worker
+/// Instructions of the worker's and the record writer's threads.
+fn serving(run: &Run) -> u64 {
+    part_of(run, request::WORKER).instructions + part_of(run, request::RECORDS).instructions
+}
+
+/// The part of the thread that runs `owner`, from start to end: a mark cuts only the thread that calls it.
+fn part_of<'a>(run: &'a Run, owner: &str) -> &'a Part {
+    let mut parts = run.parts.iter().filter(|part| part.ran(owner));
+    let part = parts.next().unwrap();
+    assert!(parts.next().is_none(), "only one thread runs `{owner}`");
+    part
 }
 
 /// Counts `operation`, `times` in a row, after a warm-up: caches and lazily made values are filled then.
