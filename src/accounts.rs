@@ -227,7 +227,7 @@ impl Accounts {
                 }
             };
             self.metrics.users_reload.with_label_values(&[provider, result]).inc();
-            self.audit.send(Event::Admin(AdminEvent {
+            self.audit.send(&Event::Admin(AdminEvent {
                 event,
                 detail: Some(detail),
             }));
@@ -260,7 +260,7 @@ impl Accounts {
         let is_in_file = self
             .file(&account.provider)
             .is_some_and(|file| file.users.load().find(&account.name).is_some());
-        self.audit.send(Event::Auth(Box::new(AuthEvent {
+        self.audit.send(&Event::Auth(Box::new(AuthEvent {
             event: "revocation",
             result: "success",
             reason: if is_in_file { "account_changed" } else { "account_removed" },

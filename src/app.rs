@@ -177,7 +177,7 @@ fn wait_for_session_store(gate: &Gate) {
 }
 
 fn record_start(gate: &Gate) {
-    gate.audit.send(Event::Admin(AdminEvent {
+    gate.audit.send(&Event::Admin(AdminEvent {
         event: "started",
         detail: Some(format!("version {}", env!("CARGO_PKG_VERSION"))),
     }));
@@ -187,7 +187,7 @@ fn record_start(gate: &Gate) {
 fn listener_context(gate: &Arc<Gate>, count: ConnectionCount) -> ListenerContext {
     let audit = gate.audit.clone();
     let on_rejected = move |reason: Rejected, peer: PeerAddr| {
-        audit.send(Event::HttpRejected(HttpRejected {
+        audit.send(&Event::HttpRejected(HttpRejected {
             reason: reason.as_str(),
             limit: reason.limit(),
             peer: Some(peer.ip()),

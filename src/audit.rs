@@ -1,43 +1,60 @@
 //! The decision log: exactly one record for each decision, on every exit path.
 //!
 //! The gate fills an `AuditGuard` as a request goes on. The guard sends its record when it drops: after the answer, on a panic,
-//! or when the client goes away. The path only moves plain values into a bounded queue; one writer thread formats and writes
-//! them. A full queue drops the record and counts it; with `on_full: deny` the gate reserves a slot before it decides, and
-//! denies without one, or while the sink cannot write. A record never holds a token, cookie or secret.
+//! or when the client goes away. The thread that drops it turns the record into its line of JSON and appends the line to a
+//! bounded queue; one writer thread writes them. A full queue drops the record and counts it; with `on_full: deny` the gate
+//! reserves a slot before it decides, and denies without one, or while the sink cannot write. A record never holds a token,
+//! cookie or secret.
 
+mod line;
 mod mask;
+mod queue;
 mod record;
 mod writer;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cedargate_policy::denial::{Denial, Refusal};
 use prometheus::IntCounter;
-use tokio::sync::mpsc::{OwnedPermit, Sender, channel};
 
 use crate::base::metrics::Metrics;
 use crate::config::{self, OnFull};
+use mask::Mask;
+use queue::{Full, Queue, Reservation};
 pub use record::{
-    AdminEvent, AuditRecord, AuthEvent, EntityRef, Event, HttpFacts, HttpRejected, PolicyError, PolicyEvent, RefusedRecord,
-    Verdict,
+    AdminEvent, AuditRecord, AuthEvent, CallerRecord, EntityRef, Event, HttpFacts, HttpRejected, NO_PORTAL, PolicyError,
+    PolicyEvent, RefusedRecord, Verdict,
 };
-use writer::Message;
 pub use writer::{AuditError, AuditWriter, check_file};
 
-/// The sending end of the queue; cheap to clone.
+/// A line longer than this is written in a buffer of its own, so that the thread does not keep its memory.
+const LINE_BYTES_KEPT: usize = 64 * 1024;
+
+thread_local! {
+    /// The line that this thread is writing.
+    static LINE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// The sending end of the decision log; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Audit {
-    queue: Sender<Message>,
+pub struct Audit(Arc<Shared>);
+
+/// The part that senders and the writer share.
+#[derive(Debug)]
+struct Shared {
+    queue: Arc<Queue>,
+    mask: Mask,
     on_full: OnFull,
     /// Set by the writer with `on_full: deny`, while it holds records that the sink does not take.
-    sink_fails: Arc<AtomicBool>,
+    sink_fails: AtomicBool,
     dropped: IntCounter,
 }
 
 /// A reserved slot of the queue for one decision record; empty with `on_full: drop`.
 #[derive(Debug)]
-pub struct Slot(Option<OwnedPermit<Message>>);
+pub struct Slot(Option<Reservation>);
 
 /// A decision record that is sent when this drops. `record` starts as a denial with reason `cancelled` and keeps it unless the
 /// path sets a verdict. A panic turns a record without a verdict into `panicked`.
@@ -57,15 +74,14 @@ enum OnAllow {
 
 /// Opens the sink and starts the writer thread.
 pub fn start(config: &config::Audit, metrics: &Metrics) -> Result<(Audit, AuditWriter), AuditError> {
-    let (queue, receiver) = channel(config.queue.as_usize());
-    let dropped = metrics.audit_dropped.with_label_values(&[writer::label(&config.sink)]);
-    let audit = Audit {
-        queue,
+    let audit = Audit(Arc::new(Shared {
+        queue: Arc::new(Queue::new(config.queue.as_usize())),
+        mask: Mask::new(&config.mask),
         on_full: config.on_full,
-        sink_fails: Arc::default(),
-        dropped,
-    };
-    let writer = AuditWriter::start(config, metrics, &audit, receiver)?;
+        sink_fails: AtomicBool::default(),
+        dropped: metrics.audit_dropped.with_label_values(&[writer::label(&config.sink)]),
+    }));
+    let writer = AuditWriter::start(config, metrics, Arc::clone(&audit.0))?;
     Ok((audit, writer))
 }
 
@@ -73,17 +89,18 @@ impl Audit {
     /// Reserves a slot with `on_full: deny`; the slot stays reserved until the guard drops. `Err` if the queue is full, or
     /// the sink cannot write.
     pub fn admit(&self) -> Result<Slot, Refusal> {
-        if self.on_full == OnFull::Drop {
+        let shared = &self.0;
+        if shared.on_full == OnFull::Drop {
             return Ok(Slot(None));
         }
-        if self.sink_fails.load(Ordering::Relaxed) {
-            self.dropped.inc();
+        if shared.sink_fails.load(Ordering::Relaxed) {
+            shared.dropped.inc();
             return Err(Refusal::new(Denial::StoreUnavailable, "the audit sink cannot write"));
         }
-        match self.queue.clone().try_reserve_owned() {
-            Ok(permit) => Ok(Slot(Some(permit))),
-            Err(_full_or_closed) => {
-                self.dropped.inc();
+        match shared.queue.reserve() {
+            Ok(reservation) => Ok(Slot(Some(reservation))),
+            Err(Full) => {
+                shared.dropped.inc();
                 Err(Refusal::new(Denial::StoreUnavailable, "the audit queue is full"))
             }
         }
@@ -100,9 +117,31 @@ impl Audit {
     }
 
     /// Sends a record; a full queue drops it and counts it. Decisions go through `guard`.
-    pub fn send(&self, event: Event) {
-        if self.queue.try_send(Message::Event(event)).is_err() {
-            self.dropped.inc();
+    pub fn send(&self, event: &Event) {
+        self.queue_line(Slot(None), |line| line::write_event(event, &self.0.mask, line));
+    }
+
+    /// Writes a line and queues it. A record that cannot be written as JSON is dropped and counted.
+    fn queue_line(&self, slot: Slot, write: impl FnOnce(&mut Vec<u8>) -> serde_json::Result<()>) {
+        let shared = &self.0;
+        let mut line = LINE.take();
+        line.clear();
+        let queued = match (write(&mut line), slot.0) {
+            (Ok(()), Some(reservation)) => {
+                reservation.push(&line);
+                true
+            }
+            (Ok(()), None) => shared.queue.push(&line).is_ok(),
+            (Err(error), _) => {
+                tracing::error!(%error, "an audit record could not be formatted");
+                false
+            }
+        };
+        if !queued {
+            shared.dropped.inc();
+        }
+        if line.capacity() <= LINE_BYTES_KEPT {
+            LINE.set(line);
         }
     }
 }
@@ -146,16 +185,10 @@ impl Drop for AuditGuard {
         if self.record.verdict == Verdict::Cancelled && std::thread::panicking() {
             self.record.verdict = Verdict::Panicked;
         }
-        let empty = Box::new(AuditRecord::new(
-            self.record.decision_id,
-            Arc::clone(&self.record.portal),
-            self.record.door,
-        ));
-        let event = Event::Decision(std::mem::replace(&mut self.record, empty));
-        match self.slot.0.take() {
-            Some(permit) => drop(permit.send(Message::Event(event))),
-            None => self.audit.send(event),
-        }
+        let slot = Slot(self.slot.0.take());
+        let Shared { mask, .. } = &*self.audit.0;
+        self.audit
+            .queue_line(slot, |line| line::write_decision(&self.record, mask, line));
     }
 }
 

@@ -697,8 +697,8 @@ fn a_question_is_strict_json_with_known_members_or_is_refused() {
         };
         let plain: Value = serde_json::from_slice(input).expect("strict JSON is JSON");
         assert_eq!(plain, Value::Object(body.clone()), "two readings of one text");
-        let one = Ask::read(body.clone(), "");
-        assert!(one.as_ref().map_or(true, |ask| ask.place.is_empty()));
+        let one = Ask::read(body.clone(), None);
+        assert!(one.as_ref().map_or(true, |ask| ask.item.is_none()));
         let batch = Ask::read_batch(body, 20);
         assert!(batch.as_ref().map_or(true, |asks| asks.len() <= 20));
         one.is_ok() || batch.is_ok()

@@ -34,8 +34,8 @@ use self::forward::Forwarding;
 pub use self::live::Live;
 use self::live::OriginalRequest;
 use self::record::Progress;
-pub use self::record::{entity_ref, micros, policy_errors, record_caller, record_decision};
-use crate::audit::{Audit, AuditRecord, HttpFacts as HttpRecord};
+pub use self::record::{entity_ref, micros, record_decision};
+use crate::audit::{Audit, AuditRecord, HttpFacts as HttpRecord, NO_PORTAL};
 use crate::authn::{AssertionKeys, Authn};
 use crate::base::clock::unix_millis;
 use crate::base::metrics::Metrics;
@@ -50,9 +50,6 @@ use crate::limits::{RequestLimits, RequestSlot};
 use crate::login::RelyingParty;
 use crate::portals::{ActiveRevision, Portal, SharedRegistry};
 use crate::session::Sessions;
-
-/// The label and record value for requests that no portal matched.
-pub const NO_PORTAL: &str = "none";
 
 /// The parts that all workers share.
 pub struct Gate {
@@ -127,7 +124,7 @@ impl Worker {
                 return answer::refusal_response(&refusal, &answer);
             }
         };
-        let mut record = AuditRecord::new(decision_id, Arc::from(NO_PORTAL), Door::Proxy);
+        let mut record = AuditRecord::new(decision_id, Door::Proxy);
         record.request_id = Some(request_id.clone());
         record.trace_id = Some(trace.trace_id);
         let path = request.uri().path().to_owned();

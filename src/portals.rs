@@ -20,14 +20,14 @@ use cedargate_policy::principal::Principal;
 use cedargate_policy::revision::Revision;
 use cedargate_policy::revision::source::{Files, SourceFile, Tree};
 use cedargate_policy::scope::PortalScope;
-use cedargate_policy::types::{Door, Identity, PortalSlug, TokenFacts};
+use cedargate_policy::types::{Door, Identity, PortalSlug};
 use http::HeaderValue;
 use parking_lot::Mutex;
 use prometheus::{Histogram, IntCounter};
 use rustc_hash::FxHashMap;
 use serde_json::{Map, Value};
 
-use crate::audit::EntityRef;
+use crate::audit::CallerRecord;
 use crate::authn::{TokenCache, TokenError, TokenProof};
 use crate::base::metrics::Metrics;
 use crate::config;
@@ -117,11 +117,7 @@ pub struct Caller {
     pub revision: Arc<str>,
     pub principal: Principal,
     pub headers: Arc<CallerHeaders>,
-    /// Roles of the caller, for the record.
-    pub roles: Arc<[Arc<str>]>,
-    pub entity: EntityRef,
-    /// `None`: no token, but a session.
-    pub token: Option<Arc<TokenFacts>>,
+    pub record: Arc<CallerRecord>,
     /// The claims that the assertion carries: those that the schema declares as attributes.
     pub asserted: Map<String, Value>,
     pub assertion: ArcSwapOption<FreshAssertion>,

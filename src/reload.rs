@@ -429,7 +429,7 @@ impl Reloader {
             metrics.reload_last_success.with_label_values(&[&portal.name]).set(outcome.at);
         }
         let detail = outcome.problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n");
-        self.gate.audit.send(Event::Policy(PolicyEvent {
+        self.gate.audit.send(&Event::Policy(PolicyEvent {
             portal: Arc::clone(&portal.name),
             revision: portal.active.load().as_ref().map(|a| Arc::clone(&a.revision.id)),
             result: outcome.result.as_str(),

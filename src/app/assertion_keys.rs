@@ -43,5 +43,5 @@ fn report(gate: &Gate, error: Option<String>) {
         }
     };
     gate.metrics.assertion_keys.with_label_values(&[result]).inc();
-    gate.audit.send(Event::Admin(AdminEvent { event, detail: error }));
+    gate.audit.send(&Event::Admin(AdminEvent { event, detail: error }));
 }

@@ -87,7 +87,7 @@ impl Running {
 
     fn start_draining(&self) {
         self.gate.metrics.draining.set(1);
-        self.gate.audit.send(Event::Admin(AdminEvent {
+        self.gate.audit.send(&Event::Admin(AdminEvent {
             event: "draining",
             detail: None,
         }));
@@ -106,7 +106,7 @@ impl Running {
 
     /// Makes the reloader read the policy files now, because of SIGHUP; resolves when it has.
     pub(crate) fn reload(&self) -> impl Future<Output = ()> + use<> {
-        self.gate.audit.send(Event::Admin(AdminEvent {
+        self.gate.audit.send(&Event::Admin(AdminEvent {
             event: "reload_requested",
             detail: Some("SIGHUP".to_owned()),
         }));

@@ -4,8 +4,10 @@
 //! the mask; every other value passes to the JSON writer untouched. In place of a masked value the JSON writer gets
 //! `[masked]`, so the value itself never reaches the buffer. Most of this file only forwards serde's methods.
 //!
-//! Shorter ways were considered and not taken. The default mask, `context.headers`, must be looked for in every decision
-//! record, so its cost is the usual cost. A `serde_json::Value` with replacement by JSON pointer would allocate the whole
+//! A record whose masked fields are all inside of the context, as with the default mask, is written past this serializer up to
+//! its context (`line`).
+//!
+//! Shorter ways were considered and not taken. A `serde_json::Value` with replacement by JSON pointer would allocate the whole
 //! context once more, and keep the order of its keys only while a dependency turns on serde_json's `preserve_order`. Editing
 //! the finished line would scan all of it. Masking when the record is made would give the policy engine a mask to apply on the
 //! request's thread.
@@ -39,6 +41,10 @@ struct MaskPath {
     /// Position in the configuration.
     position: usize,
 }
+
+/// Other fields are masked, too.
+#[derive(Debug)]
+pub(super) struct MasksMore;
 
 /// The paths that were masked in one record; serializes to their JSON pointers in the order of the configuration.
 #[derive(Debug, Default)]
@@ -87,6 +93,20 @@ impl Mask {
     /// A serializer that writes to `to` through the mask.
     pub fn over<'a, 'm, S>(&'m self, to: S, found: &'a MaskedPaths<'m>) -> MaskSerializer<'a, 'm, S> {
         MaskSerializer { to, mask: self, found }
+    }
+
+    /// The mask inside of the field `name`, if nothing else is masked; `Err` if another field is, or this one as a whole.
+    pub fn inside_only(&self, name: &str) -> Result<Option<&Self>, MasksMore> {
+        match self.0.as_slice() {
+            [] => Ok(None),
+            [(known, FieldMask::Inside(mask))] if known == name => Ok(Some(mask)),
+            _ => Err(MasksMore),
+        }
+    }
+
+    /// True if the field is masked, as a whole or in part.
+    pub fn touches(&self, name: &str) -> bool {
+        self.find(name).is_some()
     }
 
     fn find(&self, name: &str) -> Option<&FieldMask> {

@@ -1,27 +1,30 @@
-//! The records of the decision log, as plain values. The writer thread turns each into one JSON line.
+//! The records of the decision log, as plain values. `line` turns each into one line of JSON.
 //!
 //! The shape is published as `schemas/audit-event.schema.json`; a test validates a record of every kind against it.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use cedar_policy::EntityId;
 use cedargate_policy::decision::DecisionContext;
 use cedargate_policy::denial::Denial;
-use cedargate_policy::types::{Door, TokenFacts};
+use cedargate_policy::types::{Door, Identity, TokenFacts};
 use http::HeaderValue;
 use serde::Serialize;
 use serde::ser::{SerializeStruct, Serializer};
 use serde_json::Value;
+use smallvec::SmallVec;
 use uuid::Uuid;
 
 use crate::base::clock;
 
 pub const SCHEMA_VERSION: u32 = 1;
+/// The portal of a record, and of a metric, for a request that no portal matched.
+pub const NO_PORTAL: &str = "none";
 
-/// One line of the log.
+/// A line of the log that is not a decision.
 #[derive(Debug)]
 pub enum Event {
-    Decision(Box<AuditRecord>),
     Auth(Box<AuthEvent>),
     Policy(PolicyEvent),
     Admin(AdminEvent),
@@ -45,21 +48,24 @@ pub struct AuditRecord {
     pub decision_id: Uuid,
     pub request_id: Option<HeaderValue>,
     pub trace_id: Option<[u8; 16]>,
-    pub portal: Arc<str>,
+    /// `None`: no portal matched.
+    pub portal: Option<Arc<str>>,
     pub door: Door,
+    /// The tenant without such a caller.
     pub tenant: Option<Arc<str>>,
     pub revision: Option<Arc<str>>,
+    /// The caller whom a credential proved.
+    pub caller: Option<Arc<CallerRecord>>,
+    /// The principal without such a caller.
     pub principal: Option<EntityRef>,
-    pub roles: Arc<[Arc<str>]>,
     pub action: Option<Arc<str>>,
     pub resource: Option<EntityRef>,
     pub context: Option<DecisionContext>,
     pub verdict: Verdict,
     /// Ids of the determining policies.
-    pub policies: Vec<Arc<str>>,
+    pub policies: SmallVec<[Arc<str>; 2]>,
     pub errors: Vec<PolicyError>,
     pub shadow: Option<Shadow>,
-    pub token: Option<Arc<TokenFacts>>,
     /// The credential that was refused.
     pub refused: Option<Box<RefusedRecord>>,
     pub http: Option<HttpFacts>,
@@ -78,11 +84,26 @@ pub struct RefusedRecord {
     pub detail: String,
 }
 
+/// A caller as records show it: the same value in all of the caller's records.
+#[derive(Debug)]
+pub struct CallerRecord {
+    pub(super) tenant: Option<Arc<str>>,
+    pub(super) principal: EntityRef,
+    pub(super) roles: Vec<String>,
+    /// `None`: no token, but a session.
+    pub(super) token: Option<TokenFacts>,
+    /// The members `principal` and `roles` as JSON, not masked.
+    pub(super) who: Box<[u8]>,
+    /// The member `token` likewise.
+    pub(super) by: Box<[u8]>,
+}
+
 #[derive(Clone, Debug, Serialize)]
 pub struct EntityRef {
     #[serde(rename = "type")]
     pub kind: Arc<str>,
-    pub id: Arc<str>,
+    #[serde(serialize_with = "entity_id")]
+    pub id: EntityId,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attrs: Option<Arc<Value>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -173,26 +194,25 @@ pub struct HttpRejected {
 
 impl AuditRecord {
     /// A record without a decision yet; it says `cancelled` until the path sets its verdict.
-    pub fn new(decision_id: Uuid, portal: Arc<str>, door: Door) -> Self {
+    pub fn new(decision_id: Uuid, door: Door) -> Self {
         Self {
             ts: clock::now(),
             decision_id,
             request_id: None,
             trace_id: None,
-            portal,
+            portal: None,
             door,
             tenant: None,
             revision: None,
+            caller: None,
             principal: None,
-            roles: Arc::default(),
             action: None,
             resource: None,
             context: None,
             verdict: Verdict::Cancelled,
-            policies: Vec::new(),
+            policies: SmallVec::new(),
             errors: Vec::new(),
             shadow: None,
-            token: None,
             refused: None,
             http: None,
             limit: None,
@@ -201,10 +221,54 @@ impl AuditRecord {
     }
 }
 
+impl CallerRecord {
+    /// The caller of a token, or of a session, which shows no token.
+    pub fn new(principal: EntityRef, identity: &Identity, token: Option<&TokenFacts>) -> Self {
+        Self::of(principal, identity.tenant.as_deref(), &identity.roles, token)
+    }
+
+    pub(super) fn of(principal: EntityRef, tenant: Option<&str>, roles: &[String], token: Option<&TokenFacts>) -> Self {
+        let mut caller = Self {
+            tenant: tenant.map(Arc::from),
+            principal,
+            roles: roles.to_vec(),
+            token: token.cloned(),
+            who: Box::default(),
+            by: Box::default(),
+        };
+        caller.who = members(&Who {
+            principal: &caller.principal,
+            roles: &caller.roles,
+        });
+        caller.by = members(&By {
+            token: caller.token.as_ref().map(TokenRecord::of),
+        });
+        caller
+    }
+}
+
+#[derive(Serialize)]
+struct Who<'a> {
+    principal: &'a EntityRef,
+    roles: &'a [String],
+}
+
+#[derive(Serialize)]
+struct By<'a> {
+    token: Option<TokenRecord<'a>>,
+}
+
+/// The members of an object as JSON, without its braces.
+fn members(object: &impl Serialize) -> Box<[u8]> {
+    // INVARIANT: texts, lists and objects with text keys alone, which JSON can always express
+    let text = serde_json::to_string(object).unwrap_or_default();
+    let inside = text.strip_prefix('{').and_then(|text| text.strip_suffix('}'));
+    inside.unwrap_or_default().as_bytes().into()
+}
+
 impl Event {
     pub const fn kind(&self) -> &'static str {
         match self {
-            Self::Decision(_) => "decision",
             Self::Auth(_) => "auth_event",
             Self::Policy(_) => "policy_event",
             Self::Admin(_) => "admin_event",
@@ -218,6 +282,10 @@ fn optional_text<T: std::fmt::Display, S: Serializer>(value: &Option<T>, to: S) 
         Some(value) => to.collect_str(value),
         None => to.serialize_none(),
     }
+}
+
+fn entity_id<S: Serializer>(value: &EntityId, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(value.unescaped())
 }
 
 fn method<S: Serializer>(value: &http::Method, to: S) -> Result<S::Ok, S::Error> {
@@ -235,7 +303,7 @@ impl Serialize for Timestamp {
 
 impl Verdict {
     /// The fields `decision` and `reason`.
-    const fn words(self) -> (&'static str, &'static str) {
+    pub(super) const fn words(self) -> (&'static str, &'static str) {
         match self {
             Self::Permitted => ("allow", "permitted"),
             Self::Denied(denial) => ("deny", denial.code()),
@@ -246,8 +314,17 @@ impl Verdict {
 }
 
 impl AuditRecord {
-    /// Writes the fields one by one into the object of the line. `#[serde(flatten)]` would build another object first, which
-    /// costs a sixth of the line.
+    pub(super) fn portal(&self) -> &str {
+        self.portal.as_deref().unwrap_or(NO_PORTAL)
+    }
+
+    /// The tenant of the caller, or of the assertion that the app handed back.
+    pub(super) fn tenant(&self) -> Option<&str> {
+        let tenant = self.caller.as_ref().map_or(&self.tenant, |caller| &caller.tenant);
+        tenant.as_deref()
+    }
+
+    /// Writes the fields one by one into the object of the line.
     pub(super) fn write_fields<S: SerializeStruct>(&self, fields: &mut S) -> Result<(), S::Error> {
         let (decision, reason) = self.verdict.words();
         let mut id = Uuid::encode_buffer();
@@ -258,24 +335,26 @@ impl AuditRecord {
         fields.serialize_field("request_id", &request_id)?;
         let trace_id = self.trace_id.map(|id| Uuid::from_bytes(id).simple());
         fields.serialize_field("trace_id", &trace_id.as_ref().map(|id| &*id.encode_lower(&mut trace)))?;
-        fields.serialize_field("portal", &self.portal)?;
+        fields.serialize_field("portal", self.portal())?;
         fields.serialize_field("door", self.door.as_str())?;
-        fields.serialize_field("tenant", &self.tenant)?;
+        fields.serialize_field("tenant", &self.tenant())?;
         fields.serialize_field("revision", &self.revision)?;
-        fields.serialize_field("principal", &self.principal)?;
-        fields.serialize_field("roles", &self.roles)?;
+        let caller = self.caller.as_deref();
+        let principal = caller.map(|caller| &caller.principal).or(self.principal.as_ref());
+        fields.serialize_field("principal", &principal)?;
+        fields.serialize_field("roles", caller.map_or(&[][..], |caller| &caller.roles))?;
         fields.serialize_field("action", &self.action)?;
         fields.serialize_field("resource", &self.resource)?;
         fields.serialize_field("context", &self.context)?;
         fields.serialize_field("decision", decision)?;
         fields.serialize_field("reason", reason)?;
-        fields.serialize_field("policies", &self.policies)?;
+        fields.serialize_field("policies", self.policies.as_slice())?;
         fields.serialize_field("errors", &self.errors)?;
         match &self.shadow {
             Some(shadow) => fields.serialize_field("shadow", shadow)?,
             None => fields.skip_field("shadow")?,
         }
-        fields.serialize_field("token", &self.token.as_deref().map(TokenRecord::of))?;
+        fields.serialize_field("token", &caller.and_then(|caller| caller.token.as_ref()).map(TokenRecord::of))?;
         match &self.refused {
             Some(refused) => fields.serialize_field("refused", refused)?,
             None => fields.skip_field("refused")?,

@@ -2,56 +2,62 @@
 
 use std::time::Duration;
 
+use cedar_policy::EntityId;
 use cedargate_policy::decision::DecisionContext;
 use cedargate_policy::types::{Door, TokenFacts};
+use proptest::prelude::*;
 use serde_json::Value;
-use tokio::sync::mpsc::Receiver;
+use smallvec::SmallVec;
 use uuid::Uuid;
 
-use super::mask::Mask;
-use super::record::Shadow;
+use super::queue::Batch;
+use super::record::{Latency, Shadow};
 use super::*;
 use crate::config::{AuditAllow, AuditSink};
 
-fn queue(on_full: OnFull, slots: usize) -> (Audit, Receiver<Message>) {
-    let (queue, receiver) = channel(slots);
-    let dropped = IntCounter::new("dropped", "test").unwrap();
-    let sink_fails = Arc::default();
-    let audit = Audit {
-        queue,
+fn queue(on_full: OnFull, slots: usize) -> Audit {
+    Audit(Arc::new(Shared {
+        queue: Arc::new(Queue::new(slots)),
+        mask: Mask::default(),
         on_full,
-        sink_fails,
-        dropped,
-    };
-    (audit, receiver)
+        sink_fails: AtomicBool::default(),
+        dropped: IntCounter::new("dropped", "test").unwrap(),
+    }))
 }
 
 fn record() -> AuditRecord {
-    AuditRecord::new(Uuid::now_v7(), "customer".into(), Door::Proxy)
+    AuditRecord::new(Uuid::now_v7(), Door::Proxy)
 }
 
 fn full_record() -> AuditRecord {
     let attrs = serde_json::json!({"email": "a@acme.test"});
     let entity = EntityRef {
         kind: "User".into(),
-        id: "alice".into(),
+        id: EntityId::new("alice"),
         attrs: Some(Arc::new(attrs)),
         parents: vec!["Role::\"viewer\"".into()],
     };
     AuditRecord {
         request_id: Some(http::HeaderValue::from_static("r")),
         trace_id: Some([7; 16]),
-        tenant: Some("acme".into()),
+        portal: Some("customer".into()),
         revision: Some("3f2a".into()),
-        principal: Some(entity.clone()),
-        roles: Arc::from(["viewer".into()]),
+        caller: Some(Arc::new(CallerRecord::of(
+            entity.clone(),
+            Some("acme"),
+            &["viewer".to_owned()],
+            Some(&TokenFacts {
+                alg: "RS256",
+                ..TokenFacts::default()
+            }),
+        ))),
         action: Some("Action::\"GET\"".into()),
         resource: Some(entity),
         context: Some(DecisionContext::Json(
             serde_json::json!({"headers": {"x": "secret"}, "path": "/"}),
         )),
         verdict: Verdict::Permitted,
-        policies: vec!["p".into()],
+        policies: SmallVec::from_iter(["p".into()]),
         errors: vec![PolicyError {
             policy: "q".into(),
             message: "m".to_owned(),
@@ -60,10 +66,6 @@ fn full_record() -> AuditRecord {
             revision: "4".into(),
             decision: "deny",
         }),
-        token: Some(Arc::new(TokenFacts {
-            alg: "RS256",
-            ..TokenFacts::default()
-        })),
         http: Some(HttpFacts {
             method: http::Method::GET,
             path: "/".to_owned(),
@@ -75,28 +77,46 @@ fn full_record() -> AuditRecord {
     }
 }
 
-fn json(event: &Event, mask: &[&str]) -> Value {
-    let paths: Vec<String> = mask.iter().map(|path| (*path).to_owned()).collect();
-    let mask = Mask::new(&paths);
-    let mut out = Vec::new();
-    writer::write_line(event, &mask, &mut out).unwrap();
-    assert_eq!(out.iter().filter(|b| **b == b'\n').count(), 1);
-    serde_json::from_slice(&out).unwrap()
+fn masked(paths: &[&str]) -> Mask {
+    let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
+    Mask::new(&paths)
 }
 
-fn received(receiver: &mut Receiver<Message>) -> Verdict {
-    match receiver.try_recv() {
-        Ok(Message::Event(Event::Decision(record))) => record.verdict,
-        other => panic!("{other:?}"),
-    }
+fn parsed(line: &[u8]) -> Value {
+    assert_eq!(line.iter().filter(|b| **b == b'\n').count(), 1);
+    serde_json::from_slice(line).unwrap()
+}
+
+fn decision(record: &AuditRecord, mask: &[&str]) -> Value {
+    let mut line = Vec::new();
+    line::write_decision(record, &masked(mask), &mut line).unwrap();
+    parsed(&line)
+}
+
+fn other(event: &Event, mask: &[&str]) -> Value {
+    let mut line = Vec::new();
+    line::write_event(event, &masked(mask), &mut line).unwrap();
+    parsed(&line)
+}
+
+/// The reasons of the records that wait in the queue.
+fn reasons(audit: &Audit) -> Vec<String> {
+    audit.0.queue.push(b"{}\n").unwrap();
+    let mut batch = Batch::default();
+    assert!(audit.0.queue.take(&mut batch));
+    audit.0.queue.done();
+    let text = String::from_utf8(batch.text).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines
+        .filter_map(|line| Some(line.get("reason")?.as_str()?.to_owned()))
+        .collect()
 }
 
 #[test]
 fn every_kind_of_record_matches_the_published_schema() {
     let schema: Value = serde_json::from_str(include_str!("../../schemas/audit-event.schema.json")).unwrap();
     let validator = jsonschema::draft202012::new(&schema).unwrap();
-    let mut events = vec![
-        Event::Decision(Box::new(full_record())),
+    let events = [
         Event::Policy(PolicyEvent {
             portal: "p".into(),
             revision: None,
@@ -117,25 +137,25 @@ fn every_kind_of_record_matches_the_published_schema() {
         .into_iter()
         .map(Verdict::Denied)
         .chain([Verdict::Cancelled, Verdict::Panicked]);
-    events.extend(verdicts.map(|verdict| Event::Decision(Box::new(AuditRecord { verdict, ..record() }))));
-    for event in &events {
-        for mask in [&[][..], &["context.headers", "principal.attrs", "roles", "no.such"]] {
-            let line = json(event, mask);
+    let records: Vec<_> = verdicts
+        .map(|verdict| AuditRecord { verdict, ..record() })
+        .chain([full_record()])
+        .collect();
+    for mask in [&[][..], &["context.headers", "principal.attrs", "roles", "no.such"]] {
+        let decisions = records.iter().map(|record| decision(record, mask));
+        for line in decisions.chain(events.iter().map(|event| other(event, mask))) {
             let errors: Vec<String> = validator.iter_errors(&line).map(|error| error.to_string()).collect();
             assert!(errors.is_empty(), "{line}: {errors:?}");
         }
     }
-    let mut extra = json(events.first().unwrap(), &[]);
+    let mut extra = decision(&full_record(), &[]);
     extra["token_raw"] = "x".into();
     assert!(!validator.is_valid(&extra));
 }
 
 #[test]
 fn masked_fields_are_replaced_and_listed() {
-    let line = json(
-        &Event::Decision(Box::new(full_record())),
-        &["context.headers", "context.none"],
-    );
+    let line = decision(&full_record(), &["context.headers", "context.none"]);
     assert_eq!(line["context"]["headers"], "[masked]");
     assert_eq!(line["context"]["path"], "/");
     assert_eq!(line["masked"], serde_json::json!(["/context/headers"]));
@@ -144,8 +164,7 @@ fn masked_fields_are_replaced_and_listed() {
 
 #[test]
 fn mask_leaves_kind_and_schema_version_readable() {
-    let event = Event::Decision(Box::new(full_record()));
-    let line = json(&event, &["kind", "schema_version", "masked", "ts"]);
+    let line = decision(&full_record(), &["kind", "schema_version", "masked", "ts"]);
     assert_eq!((&line["kind"], &line["schema_version"]), (&"decision".into(), &1.into()));
     assert_eq!(
         (&line["ts"], &line["masked"]),
@@ -153,28 +172,128 @@ fn mask_leaves_kind_and_schema_version_readable() {
     );
 }
 
+fn entity() -> impl Strategy<Value = EntityRef> {
+    let attrs = prop::option::of(any::<String>().prop_map(|text| Arc::new(serde_json::json!({ "email": text }))));
+    let parents = prop::collection::vec(any::<String>().prop_map(Arc::from), 0..3);
+    (any::<String>(), any::<String>(), attrs, parents).prop_map(|(kind, id, attrs, parents)| EntityRef {
+        kind: kind.into(),
+        id: EntityId::new(id),
+        attrs,
+        parents,
+    })
+}
+
+fn caller() -> impl Strategy<Value = CallerRecord> {
+    let token = (any::<String>(), prop::option::of(any::<String>())).prop_map(|(iss, kid)| TokenFacts {
+        aud: vec![iss.clone()],
+        iss,
+        kid,
+        alg: "ES256",
+        jti_hash: None,
+    });
+    let tenant = prop::option::of(any::<String>());
+    let roles = prop::collection::vec(any::<String>(), 0..3);
+    (entity(), tenant, roles, prop::option::of(token))
+        .prop_map(|(principal, tenant, roles, token)| CallerRecord::of(principal, tenant.as_deref(), &roles, token.as_ref()))
+}
+
+fn http_facts() -> impl Strategy<Value = HttpFacts> {
+    let client = prop::option::of(any::<std::net::IpAddr>());
+    (
+        any::<String>(),
+        prop::option::of(any::<String>()),
+        client,
+        prop::option::of(any::<u16>()),
+    )
+        .prop_map(|(path, route, client, status)| HttpFacts {
+            method: http::Method::PATCH,
+            path,
+            route: route.map(Arc::from),
+            client,
+            status,
+        })
+}
+
+fn any_record() -> impl Strategy<Value = AuditRecord> {
+    let context =
+        any::<String>().prop_map(|text| DecisionContext::Json(serde_json::json!({"headers": {"x": text}, "path": text})));
+    let policies = prop::collection::vec(any::<String>().prop_map(Arc::from), 0..4);
+    let verdict = prop_oneof![
+        Just(Verdict::Permitted),
+        Just(Verdict::Panicked),
+        Just(Verdict::Denied(Denial::Forbidden))
+    ];
+    let facts = (
+        prop::option::of(caller().prop_map(Arc::new)),
+        prop::option::of(entity()),
+        prop::option::of(entity()),
+        prop::option::of(context),
+        prop::option::of(http_facts()),
+        prop::option::of(any::<[u8; 16]>()),
+    );
+    let rest = (policies, verdict, any::<(String, u64, Option<u64>, u128)>(), any::<bool>());
+    (facts, rest).prop_map(
+        |((caller, principal, resource, context, http, trace_id), (policies, verdict, values, is_full))| {
+            let (text, total, micros, id) = values;
+            let full = if is_full { full_record() } else { record() };
+            AuditRecord {
+                decision_id: Uuid::from_u128(id),
+                ts: std::time::UNIX_EPOCH + Duration::from_micros(total % 250_000_000_000_000_000),
+                request_id: http::HeaderValue::from_str(&text).ok(),
+                trace_id,
+                tenant: Some(text.as_str().into()),
+                caller,
+                principal,
+                action: micros.map(|_| text.as_str().into()),
+                resource,
+                context,
+                verdict,
+                policies: policies.into(),
+                http,
+                latency_us: Latency {
+                    total,
+                    authn: micros,
+                    decision: None,
+                    upstream: micros,
+                },
+                ..full
+            }
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn decision_is_written_as_serde_writes_it(record in any_record()) {
+        let everywhere = ["roles", "tenant", "principal.id", "token.kid", "http.path", "request_id", "resource", "context"];
+        for mask in [&[][..], &["context.headers"], &["context.headers.x", "context.none"], &everywhere] {
+            let mut line = Vec::new();
+            line::write_decision(&record, &masked(mask), &mut line).unwrap();
+            let expected = line::by_serde(&record, &masked(mask)).unwrap() + "\n";
+            prop_assert_eq!(String::from_utf8(line).unwrap(), expected);
+        }
+    }
+}
+
 #[test]
 fn guard_sends_exactly_one_record_on_every_exit() {
-    let (audit, mut receiver) = queue(OnFull::Drop, 8);
+    let audit = queue(OnFull::Drop, 8);
     drop(audit.guard(Slot(None), record()));
-    assert_eq!(received(&mut receiver), Verdict::Cancelled);
     let mut guard = audit.guard(Slot(None), record());
     guard.denied(Denial::Forbidden);
     drop(guard);
-    assert_eq!(received(&mut receiver), Verdict::Denied(Denial::Forbidden));
     let panicking = audit.clone();
     let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
         let _guard = panicking.guard(Slot(None), record());
         panic!("on purpose");
     }));
     assert!(panic.is_err());
-    assert_eq!(received(&mut receiver), Verdict::Panicked);
-    assert!(receiver.try_recv().is_err());
+    assert_eq!(reasons(&audit), ["cancelled", "forbidden", "panicked"]);
 }
 
 #[test]
 fn only_allowed_decisions_can_be_omitted() {
-    let (audit, mut receiver) = queue(OnFull::Drop, 8);
+    let audit = queue(OnFull::Drop, 8);
     for permitted in [true, false] {
         let mut guard = audit.guard(Slot(None), record());
         guard.omit_allowed();
@@ -182,27 +301,29 @@ fn only_allowed_decisions_can_be_omitted() {
             guard.permitted();
         }
     }
-    assert_eq!(received(&mut receiver), Verdict::Cancelled);
-    assert!(receiver.try_recv().is_err());
+    assert_eq!(reasons(&audit), ["cancelled"]);
 }
 
 #[test]
 fn full_queue_counts_the_records_it_drops() {
-    let (audit, _receiver) = queue(OnFull::Drop, 1);
+    let audit = queue(OnFull::Drop, 1);
     for _ in 0..3 {
         let slot = audit.admit().unwrap();
         drop(audit.guard(slot, record()));
     }
-    assert_eq!(audit.dropped.get(), 2);
+    assert_eq!(audit.0.dropped.get(), 2);
 }
 
 #[test]
 fn on_full_deny_reserves_a_slot_before_the_decision() {
-    let (audit, mut receiver) = queue(OnFull::Deny, 1);
+    let audit = queue(OnFull::Deny, 2);
     let slot = audit.admit().unwrap();
+    drop(audit.admit().unwrap());
+    let unused = audit.admit().unwrap();
     assert_eq!(audit.admit().unwrap_err().denial, Denial::StoreUnavailable);
+    drop(unused);
     drop(audit.guard(slot, record()));
-    assert_eq!(received(&mut receiver), Verdict::Cancelled);
+    assert_eq!(reasons(&audit), ["cancelled"]);
     assert!(audit.admit().is_ok());
 }
 
@@ -221,7 +342,7 @@ fn file_sink_is_private_survives_rotation_and_writes_every_record_on_close() {
     let metrics = Metrics::new().unwrap();
     let written = metrics.audit_events.with_label_values(&["file"]);
     let (audit, writer) = start(&config, &metrics).unwrap();
-    audit.send(Event::Decision(Box::new(record())));
+    drop(audit.guard(Slot(None), record()));
     for _ in 0..500 {
         if written.get() == 1 {
             break;
@@ -230,7 +351,7 @@ fn file_sink_is_private_survives_rotation_and_writes_every_record_on_close() {
     }
     std::fs::rename(&path, &old).unwrap();
     for _ in 0..300 {
-        audit.send(Event::Decision(Box::new(record())));
+        drop(audit.guard(Slot(None), record()));
     }
     writer.close();
     use std::os::unix::fs::PermissionsExt;

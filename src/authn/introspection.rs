@@ -414,7 +414,7 @@ impl IntrospectionClient {
                 event.reason = error.denial().code();
             }
         }
-        self.audit.send(Event::Auth(Box::new(event)));
+        self.audit.send(&Event::Auth(Box::new(event)));
     }
 }
 

@@ -25,8 +25,8 @@ use super::tree::{PortalLoad, TreeArgs, Workbench};
 use super::{Exit, Paint, complain, print};
 use crate::authn::inspect;
 use crate::base::clock::{unix_millis, unix_seconds};
+use crate::doors::authorize::append_answer;
 use crate::doors::authorize::body::{Ask, SubjectSource};
-use crate::doors::authorize::rendered;
 
 /// Bytes of a request file.
 const REQUEST_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -111,7 +111,7 @@ fn from_request(args: &Args, path: &Path) -> Result<Decided, String> {
     if let Some(portal) = &args.portal {
         body.insert("portal".to_owned(), json!(portal));
     }
-    let ask = Ask::read(body, "").map_err(|r| r.detail.into_owned())?;
+    let ask = Ask::read(body, None).map_err(|r| r.detail.into_owned())?;
     let workbench = args.tree.open()?;
     let load = workbench.load_untested_one(workbench.named(&ask.portal)?);
     let token = match &ask.subject {
@@ -265,10 +265,12 @@ fn report(format: Format, decided: &Decided) -> Exit {
     }
     let denial = decision.denial();
     match format {
-        Format::Json => print(&format!(
-            "{:#}\n",
-            json!(rendered(decision, Uuid::now_v7(), portal, revision))
-        )),
+        Format::Json => {
+            let mut answer = Vec::new();
+            append_answer(&mut answer, decision, Uuid::now_v7(), portal, revision);
+            let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
+            print(&format!("{answer:#}\n"));
+        }
         Format::Human => {
             let paint = Paint::stdout();
             let head = denial.map_or_else(|| paint.green("allow"), |d| format!("{} {}", paint.red("deny"), d.code()));

@@ -4,36 +4,33 @@
 //! context and entities. Every decision is a 200; a malformed query is a 400 that names the wrong member. In a batch, an item
 //! that cannot be decided is denied with its reason, and the other items are decided. The app cannot override the gate's own facts (portal, time, the credential's tenant).
 
+mod answered;
 pub mod body;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
 use cedar_policy::EntityUid;
 use cedargate_policy::decision::{self, Asked, Caller as DecisionCaller, Decision, Query};
 use cedargate_policy::denial::{Denial, Refusal};
-use cedargate_policy::engine::PolicyInfo;
-use cedargate_policy::json;
 use cedargate_policy::principal::Principal;
 use cedargate_policy::types::{Door, Identity, Redacted};
-use http::header::{CACHE_CONTROL, COOKIE};
+use http::header::COOKIE;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use serde::Serialize;
-use serde::ser::{SerializeStruct, Serializer};
 use serde_json::json;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+pub use self::answered::append as append_answer;
 use self::body::{Ask, SubjectSource};
-use crate::audit::{AuditGuard, AuditRecord, PolicyError};
+use crate::audit::{AuditGuard, AuditRecord, NO_PORTAL};
 use crate::authn::{VerifiedAssertion, is_assertion};
 use crate::base::clock::{unix_millis, unix_seconds};
 use crate::config::AuditAllow;
-use crate::gate::{ActivePortal, Gate, NO_PORTAL, entity_ref, micros, policy_errors, record_caller, record_decision};
+use crate::gate::{ActivePortal, Gate, entity_ref, micros, record_decision};
 use crate::http::answer::{self, AnswerContext, Style};
 use crate::http::credentials::{Authorization, bearer, foreign_scheme};
 use crate::http::request::{Trace, check_head_size, correlation};
@@ -57,14 +54,6 @@ enum Asks {
     Batch(Vec<Result<Ask, Refusal>>),
 }
 
-/// The answer to one request.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Answered {
-    One(Rendered),
-    Batch { decisions: Vec<Rendered> },
-}
-
 /// Answers one request on the decision listener; never fails. A caller must present one of `tokens`, unless the list is empty.
 pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], request: Request<Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
@@ -81,7 +70,7 @@ pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], request: Request<I
         Err(refusal) => Err(record_unreadable(gate, &envelope, refusal, decision_id)),
     };
     match outcome {
-        Ok(body) => json_response(&body, envelope.request_id),
+        Ok(body) => answered::response(body, envelope.request_id),
         Err(refusal) => {
             let answer = AnswerContext {
                 style: Style::Problem,
@@ -124,36 +113,45 @@ async fn read(
         detail: format!("the body is larger than {max} bytes (`limits.decision_body_bytes`)").into(),
         ..Refusal::over_limit(Denial::RequestTooLarge, "limits.decision_body_bytes")
     })?;
-    let parsed = json::object_from_slice(&bytes.to_bytes()).map_err(|e| invalid(format!("the body is not strict JSON: {e}")))?;
+    let bytes = bytes.to_bytes();
     if batch {
-        return Ask::read_batch(parsed, gate.config.limits.batch.as_usize()).map(Asks::Batch);
+        return Ask::batch_from_body(&bytes, gate.config.limits.batch.as_usize()).map(Asks::Batch);
     }
-    Ok(Asks::One(Box::new(Ask::read(parsed, "")?)))
+    Ok(Asks::One(Box::new(Ask::from_body(&bytes)?)))
 }
 
-/// Decides every query. The only query is decided under `decision_id`; each item of a batch has an id of its own.
-async fn respond(gate: &Gate, envelope: &Envelope, asks: &Asks, decision_id: Uuid) -> Result<Answered, Refusal> {
-    let items = match asks {
-        Asks::One(ask) => return decide_one(gate, envelope, ask, decision_id).await.map(Answered::One),
-        Asks::Batch(items) => items,
-    };
-    let mut decisions = Vec::with_capacity(items.len());
-    for item in items {
-        decisions.push(decide_item(gate, envelope, item, Uuid::now_v7()).await);
+/// Decides every query and returns the JSON of the answer. The only query is decided under `decision_id`; each item of a batch
+/// has an id of its own.
+async fn respond(gate: &Gate, envelope: &Envelope, asks: &Asks, decision_id: Uuid) -> Result<Vec<u8>, Refusal> {
+    let mut out = Vec::new();
+    match asks {
+        Asks::One(ask) => decide_one(gate, envelope, ask, decision_id, &mut out).await?,
+        Asks::Batch(items) => {
+            out.extend_from_slice(b"{\"decisions\":[");
+            for (at, item) in items.iter().enumerate() {
+                if at > 0 {
+                    out.push(b',');
+                }
+                decide_item(gate, envelope, item, &mut out).await;
+            }
+            out.extend_from_slice(b"]}");
+        }
     }
-    Ok(Answered::Batch { decisions })
+    Ok(out)
 }
 
 /// Decides one item of a batch; an item without a decision is denied, and says why.
-async fn decide_item(gate: &Gate, envelope: &Envelope, item: &Result<Ask, Refusal>, decision_id: Uuid) -> Rendered {
+async fn decide_item(gate: &Gate, envelope: &Envelope, item: &Result<Ask, Refusal>, out: &mut Vec<u8>) {
+    let decision_id = Uuid::now_v7();
     match item {
-        Ok(ask) => match decide_one(gate, envelope, ask, decision_id).await {
-            Ok(rendered) => rendered,
-            Err(refusal) => Rendered::undecided(refusal.at(&ask.place), decision_id, &ask.portal),
-        },
+        Ok(ask) => {
+            if let Err(refusal) = decide_one(gate, envelope, ask, decision_id, out).await {
+                answered::append_undecided(out, &refusal.at(&ask.place()), decision_id, &ask.portal);
+            }
+        }
         Err(refusal) => {
             let refusal = record_unreadable(gate, envelope, refusal.clone(), decision_id);
-            Rendered::undecided(refusal, decision_id, "")
+            answered::append_undecided(out, &refusal, decision_id, "");
         }
     }
 }
@@ -163,7 +161,7 @@ fn record_unreadable(gate: &Gate, envelope: &Envelope, refusal: Refusal, decisio
     match gate.audit.admit() {
         Err(full) => full,
         Ok(slot) => {
-            let record = envelope.record(decision_id, NO_PORTAL);
+            let record = envelope.record(decision_id);
             let mut guard = gate.audit.guard(slot, record);
             guard.record.limit = refusal.limit;
             guard.denied(refusal.denial);
@@ -179,8 +177,8 @@ fn count_without_portal(gate: &Gate, denial: Denial) {
 }
 
 impl Envelope {
-    fn record(&self, decision_id: Uuid, portal: &str) -> AuditRecord {
-        let mut record = AuditRecord::new(decision_id, Arc::from(portal), Door::Authorize);
+    fn record(&self, decision_id: Uuid) -> AuditRecord {
+        let mut record = AuditRecord::new(decision_id, Door::Authorize);
         record.request_id = Some(self.request_id.clone());
         record.trace_id = Some(self.trace.trace_id);
         record
@@ -211,14 +209,14 @@ fn credential(headers: &HeaderMap, tokens: &[Redacted<String>]) -> Result<Option
     }
 }
 
-/// Decides one query, and writes its record. `Err` if there is no decision: the query cannot be evaluated, or the caller's
-/// credential is not valid.
-async fn decide_one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uuid) -> Result<Rendered, Refusal> {
+/// Decides one query, sends its record, and appends its answer to `out`. `Err`, and nothing appended, if there is no decision:
+/// the query cannot be evaluated, or the caller's credential is not valid.
+async fn decide_one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uuid, out: &mut Vec<u8>) -> Result<(), Refusal> {
     let portal = gate.portals.load().named(&ask.portal).cloned();
     let slot = gate.audit.admit()?;
     let Some(portal) = portal else {
         // an unknown name from the app must not become a metric label
-        let record = envelope.record(decision_id, NO_PORTAL);
+        let record = envelope.record(decision_id);
         gate.audit.guard(slot, record).denied(Denial::PortalUnknown);
         count_without_portal(gate, Denial::PortalUnknown);
         return Err(Refusal::new(
@@ -226,7 +224,8 @@ async fn decide_one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uu
             format!("there is no portal `{}`", ask.portal),
         ));
     };
-    let record = envelope.record(decision_id, &ask.portal);
+    let mut record = envelope.record(decision_id);
+    record.portal = Some(Arc::clone(&portal.name));
     let mut guard = gate.audit.guard(slot, record);
     let started = Instant::now();
     let active = portal.active.load_full();
@@ -255,8 +254,9 @@ async fn decide_one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uu
         Some(refusal) if refusal.denial.status() != StatusCode::FORBIDDEN => return Err(refusal.clone()),
         _ => {}
     }
-    let revision = active.map_or_else(|| Arc::from(""), |active| Arc::clone(&active.revision.id));
-    Ok(rendered(&decision, decision_id, &portal.name, &revision))
+    let revision = active.as_ref().map_or("", |active| &active.revision.id);
+    answered::append(out, &decision, decision_id, &portal.name, revision);
+    Ok(())
 }
 
 /// `Err` if the caller's credential is not valid.
@@ -270,11 +270,12 @@ async fn decide(
     let revision = &active_portal.active.revision;
     guard.record.revision = Some(Arc::clone(&revision.id));
     let subject = subject(gate, active_portal, envelope, ask).await?;
-    if let Subject::Caller(caller) = &subject {
-        record_caller(&mut guard.record, caller);
+    match &subject {
+        Subject::Named => {}
+        Subject::Caller(caller) => guard.record.caller = Some(Arc::clone(&caller.record)),
+        Subject::Asserted(asserted) => guard.record.tenant = asserted.identity.tenant.as_deref().map(Arc::from),
     }
     let caller = subject.for_decision();
-    guard.record.tenant = caller.identity().and_then(|i| i.tenant.as_deref()).map(Arc::from);
     let started = Instant::now();
     let query = Query {
         portal: &active_portal.portal.scope,
@@ -287,7 +288,7 @@ async fn decide(
         let took = started.elapsed();
         guard.record.latency_us.decision = Some(micros(took));
         let principal = decision.named_principal.as_ref().or(subject.principal());
-        if let Some(principal) = principal.filter(|_| guard.record.principal.is_none()) {
+        if let Some(principal) = principal.filter(|_| guard.record.caller.is_none()) {
             guard.record.principal = Some(entity_ref(principal, revision));
         }
         if let Some(meter) = active_portal.portal.meters.decision_duration.get(Door::Authorize as usize) {
@@ -374,85 +375,4 @@ fn check_asserted(gate: &Gate, portal: &Portal, returned: VerifiedAssertion) -> 
 
 fn invalid(detail: String) -> Refusal {
     Refusal::new(Denial::RequestInvalid, detail)
-}
-
-/// An answer as the app gets it.
-#[derive(Debug, Serialize)]
-pub struct Rendered {
-    decision: &'static str,
-    reason: &'static str,
-    /// The cause, if an item of a batch has no decision.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<Cow<'static, str>>,
-    policies: Vec<Deciding>,
-    errors: Vec<PolicyError>,
-    #[serde(serialize_with = "text")]
-    decision_id: Uuid,
-    portal: Arc<str>,
-    revision: Arc<str>,
-}
-
-impl Rendered {
-    /// The answer to an item of a batch that has no decision.
-    fn undecided(refusal: Refusal, decision_id: Uuid, portal: &str) -> Self {
-        Self {
-            decision: "deny",
-            reason: refusal.denial.code(),
-            detail: Some(refusal.detail),
-            policies: Vec::new(),
-            errors: Vec::new(),
-            decision_id,
-            portal: Arc::from(portal),
-            revision: Arc::from(""),
-        }
-    }
-}
-
-/// A policy that decided.
-#[derive(Debug)]
-struct Deciding(Arc<PolicyInfo>);
-
-impl Serialize for Deciding {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let annotations = Annotations(&self.0.annotations);
-        let mut fields = to.serialize_struct("policy", 2)?;
-        fields.serialize_field("id", &self.0.id)?;
-        fields.serialize_field("annotations", &annotations)?;
-        fields.end()
-    }
-}
-
-fn text<S: Serializer>(id: &Uuid, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(id.hyphenated().encode_lower(&mut Uuid::encode_buffer()))
-}
-
-struct Annotations<'a>(&'a [(String, String)]);
-
-impl Serialize for Annotations<'_> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_map(self.0.iter().map(|(name, value)| (name, value)))
-    }
-}
-
-/// The answer to one query.
-pub fn rendered(decision: &Decision, decision_id: Uuid, portal: &Arc<str>, revision: &Arc<str>) -> Rendered {
-    let denial = decision.denial();
-    Rendered {
-        decision: if denial.is_none() { "allow" } else { "deny" },
-        reason: denial.map_or("permitted", Denial::code),
-        detail: None,
-        policies: decision.policies().iter().map(|p| Deciding(Arc::clone(p))).collect(),
-        errors: policy_errors(decision),
-        decision_id,
-        portal: Arc::clone(portal),
-        revision: Arc::clone(revision),
-    }
-}
-
-fn json_response(body: &Answered, request_id: HeaderValue) -> Response<Body> {
-    let mut response = answer::json(StatusCode::OK, body);
-    let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert("x-request-id", request_id);
-    response
 }

@@ -107,7 +107,7 @@ impl Control {
     }
 
     fn record(&self, event: &'static str, detail: Option<String>) {
-        self.gate.audit.send(Event::Admin(AdminEvent { event, detail }));
+        self.gate.audit.send(&Event::Admin(AdminEvent { event, detail }));
     }
 }
 

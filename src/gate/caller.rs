@@ -21,7 +21,7 @@ use http::HeaderValue;
 use serde_json::{Map, Value};
 
 use super::{ActivePortal, Gate};
-use crate::audit::EntityRef;
+use crate::audit::{CallerRecord, EntityRef};
 use crate::authn::{AssertionClaims, Evidence, token_hash};
 use crate::base::clock::unix_seconds;
 use crate::config::{AccessTokenUse, ProviderKind};
@@ -185,7 +185,11 @@ fn build_caller(active_portal: ActivePortal<'_>, proven: Proven, before: Option<
     let identity = &proven.identity;
     let principal = revision.principal(&portal.scope, identity)?;
     let asserted = asserted_claims(revision, identity)?;
-    let attrs = (!asserted.is_empty()).then(|| Arc::new(Value::Object(asserted.clone())));
+    let entity = EntityRef {
+        attrs: (!asserted.is_empty()).then(|| Arc::new(Value::Object(asserted.clone()))),
+        ..super::entity_ref(&principal.entity.uid, revision)
+    };
+    let token = (!matches!(proven.credential, Credential::Session(_))).then_some(&identity.token);
     let assertion = before.and_then(|before| before.assertion_as_signed_for(&principal, &asserted));
     let headers = CallerHeaders {
         access_token: proven.access_token.clone(),
@@ -194,12 +198,7 @@ fn build_caller(active_portal: ActivePortal<'_>, proven: Proven, before: Option<
     Ok(Caller {
         revision: Arc::clone(&revision.id),
         headers: Arc::new(headers),
-        roles: identity.roles.iter().map(|r| Arc::from(r.as_str())).collect(),
-        entity: EntityRef {
-            attrs,
-            ..super::entity_ref(&principal.entity.uid, revision)
-        },
-        token: (!matches!(proven.credential, Credential::Session(_))).then(|| Arc::new(identity.token.clone())),
+        record: Arc::new(CallerRecord::new(entity, identity, token)),
         asserted,
         assertion: ArcSwapOption::new(assertion),
         principal,

@@ -283,7 +283,7 @@ impl Gate {
             Credential::Session(session) => Some(session.handle.to_hex()),
             Credential::Token(_) | Credential::Introspected { .. } => None,
         });
-        self.audit.send(Event::Auth(Box::new(AuthEvent {
+        self.audit.send(&Event::Auth(Box::new(AuthEvent {
             event: "cut",
             result: "success",
             reason: refusal.denial.code(),

@@ -81,7 +81,7 @@ impl Progress {
     }
 
     pub fn set_portal(&mut self, portal: &Arc<Portal>) {
-        self.record.record.portal = Arc::clone(&portal.name);
+        self.record.record.portal = Some(Arc::clone(&portal.name));
         self.portal = Some(Arc::clone(portal));
     }
 
@@ -93,10 +93,7 @@ impl Progress {
     pub fn set_caller(&mut self, caller: Option<&Caller>) {
         let record = &mut self.record.record;
         record.latency_us.authn = Some(micros(self.started.elapsed()));
-        if let Some(caller) = caller {
-            record.tenant = caller.proven.identity.tenant.as_deref().map(Arc::from);
-            record_caller(record, caller);
-        }
+        record.caller = caller.map(|caller| Arc::clone(&caller.record));
     }
 
     /// Records the duration of the decision, unless the query ended before action and resource were known.
@@ -125,13 +122,6 @@ impl Progress {
     }
 }
 
-/// The caller, for the record.
-pub fn record_caller(record: &mut AuditRecord, caller: &Caller) {
-    record.principal = Some(caller.entity.clone());
-    record.roles = Arc::clone(&caller.roles);
-    record.token = caller.token.clone();
-}
-
 /// Action, resource and reasons of a decision, for the record.
 pub fn record_decision(record: &mut AuditRecord, decision: &Decision, revision: &Revision) {
     let schema = &revision.rules.schema;
@@ -143,8 +133,8 @@ pub fn record_decision(record: &mut AuditRecord, decision: &Decision, revision: 
     record.errors = policy_errors(decision);
 }
 
-/// The policies that failed, as records and answers show them.
-pub fn policy_errors(decision: &Decision) -> Vec<PolicyError> {
+/// The policies that failed, as records show them.
+fn policy_errors(decision: &Decision) -> Vec<PolicyError> {
     let errors = decision.errors().iter().map(|e| PolicyError {
         policy: Arc::clone(&e.policy),
         message: e.message.clone(),
@@ -156,7 +146,7 @@ pub fn policy_errors(decision: &Decision) -> Vec<PolicyError> {
 pub fn entity_ref(uid: &cedar_policy::EntityUid, revision: &Revision) -> EntityRef {
     EntityRef {
         kind: revision.rules.schema.type_text(uid.type_name()),
-        id: Arc::from(uid.id().unescaped()),
+        id: uid.id().clone(),
         attrs: None,
         parents: Vec::new(),
     }

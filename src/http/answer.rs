@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cedargate_policy::denial::{Denial, Refusal, over_limit};
+use cedargate_policy::json::append;
 use http::header::{
     ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE,
     X_CONTENT_TYPE_OPTIONS,
@@ -28,6 +29,9 @@ use crate::http::upstream::{Body, UpstreamError};
 
 /// `Retry-After` of a 503 whose refusal sets none, in seconds.
 const RETRY_AFTER_SECONDS: u64 = 1;
+
+/// Room for a problem without advice and detail.
+const PROBLEM_BYTES: usize = 256;
 
 /// The form of the gate's own answers to one request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -106,16 +110,31 @@ pub fn set_common_headers(response: &mut Response<Body>, answer: &AnswerContext)
 
 /// Renders a refusal.
 pub fn refusal_response(refusal: &Refusal, answer: &AnswerContext) -> Response<Body> {
+    let detail = match refusal.limit {
+        _ if refusal.is_told => Some(Cow::Borrowed(&*refusal.detail)),
+        limit => limit.map(|limit| over_limit(limit).into()),
+    };
+    render_refusal(refusal, refusal.advice.as_deref(), detail, answer)
+}
+
+/// Renders a refusal with its private detail, for the app's own door.
+pub fn detailed_refusal_response(refusal: &Refusal, answer: &AnswerContext) -> Response<Body> {
+    render_refusal(refusal, None, Some(Cow::Borrowed(&*refusal.detail)), answer)
+}
+
+fn render_refusal(
+    refusal: &Refusal,
+    advice: Option<&str>,
+    detail: Option<Cow<'_, str>>,
+    answer: &AnswerContext,
+) -> Response<Body> {
     let denial = refusal.denial;
     let text = PublicText {
         status: denial.status(),
         code: denial.code(),
         title: denial.title(),
-        advice: refusal.advice.as_deref(),
-        detail: match refusal.limit {
-            _ if refusal.is_told => Some(Cow::Borrowed(&*refusal.detail)),
-            limit => limit.map(|limit| over_limit(limit).into()),
-        },
+        advice,
+        detail,
     };
     let mut response = render(&text, answer);
     let headers = response.headers_mut();
@@ -141,23 +160,6 @@ pub fn refusal_response(refusal: &Refusal, answer: &AnswerContext) -> Response<B
 fn retry_after(refusal: &Refusal) -> Option<u64> {
     let temporary = refusal.denial.status() == StatusCode::SERVICE_UNAVAILABLE;
     refusal.retry_after.or(temporary.then_some(RETRY_AFTER_SECONDS))
-}
-
-/// Renders a refusal with its private detail, for the app's own door.
-pub fn detailed_refusal_response(refusal: &Refusal, answer: &AnswerContext) -> Response<Body> {
-    let denial = refusal.denial;
-    let body = json!({
-        "type": format!("urn:cedargate:denial:{}", denial.code()),
-        "title": denial.title(),
-        "status": denial.status().as_u16(),
-        "code": denial.code(),
-        "detail": refusal.detail,
-        "decision_id": answer.decision_id.to_string(),
-    });
-    let mut response = refusal_response(refusal, answer);
-    let (parts, _) = with_body(denial.status(), "application/problem+json", body.to_string()).into_parts();
-    response.headers_mut().extend(parts.headers);
-    response.map(|_| Body::full(Bytes::from(body.to_string())))
 }
 
 /// Renders the failure of a permitted request that got no answer from the app: an outcome, not a denial.
@@ -205,20 +207,28 @@ fn render(text: &PublicText<'_>, answer: &AnswerContext) -> Response<Body> {
 }
 
 fn problem(text: &PublicText<'_>, decision_id: Uuid) -> Response<Body> {
-    let mut body = json!({
-        "type": format!("urn:cedargate:denial:{}", text.code),
-        "title": text.title,
-        "status": text.status.as_u16(),
-        "code": text.code,
-        "decision_id": decision_id.to_string(),
-    });
-    if let (Some(advice), Some(fields)) = (text.advice, body.as_object_mut()) {
-        fields.insert("advice".to_owned(), advice.into());
+    let mut body = Vec::with_capacity(PROBLEM_BYTES);
+    // no code has a character that JSON escapes
+    body.extend_from_slice(b"{\"type\":\"urn:cedargate:denial:");
+    body.extend_from_slice(text.code.as_bytes());
+    body.extend_from_slice(b"\",\"title\":");
+    append::text(&mut body, text.title);
+    body.extend_from_slice(b",\"status\":");
+    append::number(&mut body, text.status.as_u16());
+    body.extend_from_slice(b",\"code\":");
+    append::text(&mut body, text.code);
+    body.extend_from_slice(b",\"decision_id\":");
+    append::text(&mut body, decision_id.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+    if let Some(advice) = text.advice {
+        body.extend_from_slice(b",\"advice\":");
+        append::text(&mut body, advice);
     }
-    if let (Some(detail), Some(fields)) = (&text.detail, body.as_object_mut()) {
-        fields.insert("detail".to_owned(), detail.clone().into());
+    if let Some(detail) = &text.detail {
+        body.extend_from_slice(b",\"detail\":");
+        append::text(&mut body, detail);
     }
-    with_body(text.status, "application/problem+json", body.to_string())
+    body.push(b'}');
+    with_body(text.status, "application/problem+json", body)
 }
 
 /// Renders trailers only: the gRPC status is in the head of a 200 without a body.
@@ -259,8 +269,8 @@ fn is_quotable(text: &str) -> bool {
     text.bytes().all(|b| matches!(b, b' '..=b'~') && b != b'"' && b != b'\\')
 }
 
-fn with_body(status: StatusCode, kind: &'static str, body: String) -> Response<Body> {
-    let mut response = Response::new(Body::full(Bytes::from(body)));
+fn with_body(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::full(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
@@ -276,6 +286,11 @@ pub fn json(status: StatusCode, body: &impl Serialize) -> Response<Body> {
         StatusCode::INTERNAL_SERVER_ERROR
     };
     with_body(status, "application/json", written.unwrap_or_default())
+}
+
+/// A response with JSON that is written already.
+pub fn json_text(status: StatusCode, body: Vec<u8>) -> Response<Body> {
+    with_body(status, "application/json", body)
 }
 
 /// A JSON response for an operator: indented, with a line end, and never cached.

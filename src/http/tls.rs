@@ -227,7 +227,7 @@ fn report(certificates: &Certificates, outcome: Result<(), CertificateError>, me
         }
     };
     metrics.tls.reload.with_label_values(&[listener, result.as_str()]).inc();
-    audit.send(Event::Admin(AdminEvent {
+    audit.send(&Event::Admin(AdminEvent {
         event,
         detail: Some(detail),
     }));

@@ -41,7 +41,7 @@ impl RelyingParty {
             Err(RefreshError::Temporary(_)) => ("failure", "provider_unavailable"),
         };
         event.detail = renewed.as_ref().err().map(ToString::to_string);
-        self.audit.send(Event::Auth(Box::new(event)));
+        self.audit.send(&Event::Auth(Box::new(event)));
         renewed
     }
 

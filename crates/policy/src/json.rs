@@ -4,6 +4,8 @@
 //! invalid UTF-8, lone surrogates and nesting beyond `DEPTH_MAX`. Numbers beyond 64 bits and fractions arrive as floats, so
 //! that a caller that needs an integer can refuse them.
 
+pub mod append;
+
 use std::cell::RefCell;
 use std::fmt;
 
@@ -146,6 +148,25 @@ fn without_place(message: &str) -> String {
         .split_once(" at line ")
         .map_or(message, |(reason, _)| reason)
         .to_owned()
+}
+
+/// Reads one value of a text that another reader takes apart, by the same rules; `depth` arrays and objects are around it.
+#[derive(Clone, Copy)]
+pub struct StrictValue {
+    pub depth: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for StrictValue {
+    type Value = Value;
+
+    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        let strict = Strict {
+            depth: self.depth,
+            duplicate: &RefCell::new(None),
+            numbers: Numbers::Any,
+        };
+        strict.deserialize(deserializer)
+    }
 }
 
 #[derive(Clone, Copy)]

@@ -14,6 +14,7 @@ use cedar_policy_core::ast::{self, ExtensionFunction, PartialValue};
 use cedar_policy_core::extensions::Extensions;
 use serde_json::{Map, Value as Json};
 
+use crate::json::append;
 use crate::schema::{AttrType, RecordType};
 
 /// Items in one set taken from a claim.
@@ -152,53 +153,15 @@ pub fn ip_of(address: IpAddr) -> Option<Value> {
 
 /// Unix milliseconds as Cedar's datetime text (`2026-01-31T23:59:59.999Z`); `None` outside the years 0-9999.
 pub fn datetime_text(unix_millis: i64) -> Option<String> {
-    let days = unix_millis.div_euclid(86_400_000);
-    let rest = unix_millis.rem_euclid(86_400_000);
-    let (year, month, day) = civil_from_days(days);
-    if !(0..=9999).contains(&year) {
-        return None;
-    }
-    let hour = rest / 3_600_000;
-    let minute = rest / 60_000 % 60;
-    let second = rest / 1000 % 60;
-    let milli = rest % 1000;
-    let mut text = String::with_capacity("2026-01-31T23:59:59.999Z".len());
-    // by hand: every decision's record has one, and formatting costs ten times as much
-    for (number, digits, after) in [
-        (year, 4, '-'),
-        (month, 2, '-'),
-        (day, 2, 'T'),
-        (hour, 2, ':'),
-        (minute, 2, ':'),
-        (second, 2, '.'),
-        (milli, 3, 'Z'),
-    ] {
-        push_digits(&mut text, number, digits);
-        text.push(after);
-    }
-    Some(text)
+    let mut text = Vec::with_capacity("2026-01-31T23:59:59.999Z".len());
+    append_datetime(&mut text, unix_millis).then_some(())?;
+    String::from_utf8(text).ok()
 }
 
-/// A number of so many decimal digits, with leading zeros.
-fn push_digits(text: &mut String, number: i64, digits: u32) {
-    for place in (0..digits).rev() {
-        let digit = number / 10_i64.pow(place) % 10;
-        text.push(u8::try_from(digit).map_or('0', |digit| char::from(b'0' + digit)));
-    }
-}
-
-/// Days since 1970-01-01 → proleptic Gregorian date (Howard Hinnant's `civil_from_days`).
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let day_of_era = z.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    (year, month, day)
+/// Appends that text without quotes; false, and nothing, outside the years 0-9999.
+pub fn append_datetime(out: &mut Vec<u8>, unix_millis: i64) -> bool {
+    let millis = u32::try_from(unix_millis.rem_euclid(1000)).unwrap_or_default();
+    append::time::<3>(out, unix_millis.div_euclid(1000), millis)
 }
 
 /// `"alice"` (an id of the declared type), `{"type":…,"id":…}` or `{"__entity":{…}}`; the type must be the declared one.

@@ -19,7 +19,7 @@ pub struct Audit {
     pub mask: Vec<String>,
     /// The reaction when the queue is full or the sink cannot write: drop and count, or deny.
     pub on_full: OnFull,
-    /// Records that may wait for the writer.
+    /// Records that may wait for the sink.
     pub queue: Count<1, 1_000_000>,
 }
 

@@ -1,9 +1,13 @@
 //! The body of `/authorize`, read strictly: an error names the member that is missing, unknown or of another type.
 //!
-//! In a batch each item is read by itself: an item that is malformed is refused alone.
+//! In a batch each item is read by itself: an item that is malformed is refused alone. `quick` reads the usual body in one pass;
+//! every body that it leaves is read here.
+
+mod quick;
 
 use cedargate_policy::decision::named::{ContextPrecedence, NamedEntity, NamedQuery, action_name};
 use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::json;
 use cedargate_policy::types::Redacted;
 use serde_json::{Map, Value};
 
@@ -12,8 +16,8 @@ const MEMBERS: [&str; 7] = ["portal", "token", "principal", "action", "resource"
 
 /// One query as the body states it.
 pub struct Ask {
-    /// `requests[3]` in a batch.
-    pub place: String,
+    /// Position in a batch.
+    pub item: Option<usize>,
     pub portal: String,
     pub subject: SubjectSource,
     pub action: String,
@@ -47,7 +51,29 @@ impl Ask {
         }
     }
 
-    pub fn read(mut body: Map<String, Value>, place: &str) -> Result<Self, Refusal> {
+    /// The place of this query in errors.
+    pub fn place(&self) -> String {
+        place(self.item)
+    }
+
+    /// Reads the only query of a body.
+    pub fn from_body(body: &[u8]) -> Result<Self, Refusal> {
+        match quick::one(body) {
+            Some(ask) => Ok(ask),
+            None => Self::read(parse(body)?, None),
+        }
+    }
+
+    /// Reads the queries of a batch. An item that cannot be read is an error of its own; `Err` if the batch itself cannot be read.
+    pub fn batch_from_body(body: &[u8], max: usize) -> Result<Vec<Result<Self, Refusal>>, Refusal> {
+        match quick::batch(body, max) {
+            Some(asks) => Ok(asks.into_iter().map(Ok).collect()),
+            None => Self::read_batch(parse(body)?, max),
+        }
+    }
+
+    pub fn read(mut body: Map<String, Value>, item: Option<usize>) -> Result<Self, Refusal> {
+        let place = &place(item);
         check_members(&body, place)?;
         let mut take = |member: &str| body.get_mut(member).map(Value::take);
         let subject = match (take("token"), take("principal")) {
@@ -71,7 +97,7 @@ impl Ask {
         };
         let resource = required(take("resource"), "resource", place)?;
         Ok(Self {
-            place: place.to_owned(),
+            item,
             portal: match required(take("portal"), "portal", place)? {
                 Value::String(portal) => portal,
                 _ => return Err(invalid(place, "`portal` is not a string")),
@@ -84,8 +110,7 @@ impl Ask {
         })
     }
 
-    /// Shared fields, each overridden as a whole by an item's own; `token` and `principal` are one field. An item that cannot
-    /// be read is an error of its own; `Err` if the batch itself cannot be read.
+    /// Shared fields, each overridden as a whole by an item's own; `token` and `principal` are one field.
     pub fn read_batch(mut shared: Map<String, Value>, max: usize) -> Result<Vec<Result<Self, Refusal>>, Refusal> {
         let requests = match shared.remove("requests") {
             Some(Value::Array(requests)) => requests,
@@ -104,21 +129,30 @@ impl Ask {
         }
         check_members(&shared, "")?;
         let items = requests.iter().enumerate();
-        Ok(items
-            .map(|(n, item)| Self::read_item(&shared, item, &format!("requests[{n}]")))
-            .collect())
+        Ok(items.map(|(at, item)| Self::read_item(&shared, item, at)).collect())
     }
 
-    fn read_item(shared: &Map<String, Value>, item: &Value, place: &str) -> Result<Self, Refusal> {
-        let item = item.as_object().ok_or_else(|| invalid(place, "is not an object"))?;
+    fn read_item(shared: &Map<String, Value>, item: &Value, at: usize) -> Result<Self, Refusal> {
+        let item = item
+            .as_object()
+            .ok_or_else(|| invalid(&place(Some(at)), "is not an object"))?;
         let mut merged = shared.clone();
         if item.contains_key("token") || item.contains_key("principal") {
             merged.remove("token");
             merged.remove("principal");
         }
         merged.extend(item.iter().map(|(k, v)| (k.clone(), v.clone())));
-        Self::read(merged, place)
+        Self::read(merged, Some(at))
     }
+}
+
+/// `requests[3]` in a batch, else empty.
+fn place(item: Option<usize>) -> String {
+    item.map_or_else(String::new, |at| format!("requests[{at}]"))
+}
+
+fn parse(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
+    json::object_from_slice(body).map_err(|error| invalid("", &format!("the body is not strict JSON: {error}")))
 }
 
 fn check_members(body: &Map<String, Value>, place: &str) -> Result<(), Refusal> {

@@ -76,7 +76,7 @@ impl Control {
                 event.detail = Some(error.to_string());
             }
         }
-        self.gate.audit.send(Event::Auth(Box::new(event)));
+        self.gate.audit.send(&Event::Auth(Box::new(event)));
         match outcome {
             Ok(revoked) => {
                 let mut body = json!({"revoked": true, "replicated": revoked.replicated, "everywhere": revoked.everywhere});

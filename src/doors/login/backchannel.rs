@@ -59,7 +59,7 @@ fn record(door: &LoginDoor, mut event: AuthEvent, outcome: Result<(), &LoginFail
             event.detail = Some(failure.detail.clone());
         }
     }
-    door.audit.send(Event::Auth(Box::new(event)));
+    door.audit.send(&Event::Auth(Box::new(event)));
 }
 
 /// The error response of section 2.8. It names the kind of fault and nothing of the user.

@@ -56,7 +56,7 @@ pub(super) fn record_success(door: &LoginDoor, request: &EndpointRequest<'_>, se
     event.result = "success";
     event.reason = "success";
     count(door, Some(&session.data.provider), "success");
-    door.audit.send(Event::Auth(Box::new(event)));
+    door.audit.send(&Event::Auth(Box::new(event)));
 }
 
 /// Records, counts and logs a login that failed.
@@ -82,7 +82,7 @@ pub(super) fn record_failure(door: &LoginDoor, request: &EndpointRequest<'_>, fa
     event.portal = portal.map(Arc::from);
     event.subject = attempt.subject.map(str::to_owned);
     count(door, provider, code);
-    door.audit.send(Event::Auth(Box::new(event)));
+    door.audit.send(&Event::Auth(Box::new(event)));
 }
 
 /// The tenant by the claim mapping of the session's issuer.
@@ -115,5 +115,5 @@ pub(super) fn record_logout(door: &LoginDoor, mut event: AuthEvent, ended: &Resu
             event.detail = Some(error.to_string());
         }
     }
-    door.audit.send(Event::Auth(Box::new(event)));
+    door.audit.send(&Event::Auth(Box::new(event)));
 }

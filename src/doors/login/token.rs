@@ -75,5 +75,5 @@ fn record(
             event.reason = refusal.denial.code();
         }
     }
-    door.audit.send(Event::Auth(Box::new(event)));
+    door.audit.send(&Event::Auth(Box::new(event)));
 }

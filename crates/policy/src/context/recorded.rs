@@ -1,4 +1,7 @@
-//! The context of a decision, for its record: stored as facts on the request's thread, turned into text by the audit writer.
+//! The context of a decision, for its record: stored as facts until the record is written, then turned into text.
+//!
+//! There are two writers of the same text: `append` for nearly every record, and the serializer for a record whose context is
+//! masked. A property test compares them.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,8 +12,9 @@ use serde_json::{Map, Value};
 
 use super::{AttrType, ContextPlan, Fact, Facts, HttpFacts};
 use crate::denial::Refusal;
+use crate::json::append;
 use crate::types::AuthFacts;
-use crate::value::datetime_text;
+use crate::value::{append_datetime, datetime_text};
 
 /// One fact as a record shows it, and as Cedar's JSON has it.
 pub(super) enum Shown<'a> {
@@ -21,6 +25,7 @@ pub(super) enum Shown<'a> {
     Auth(&'a AuthFacts, &'a AttrType),
     Flags(&'a Map<String, Value>),
     Json(Value),
+    Given(&'a Value),
 }
 
 /// The gate's fields of one query.
@@ -100,8 +105,31 @@ impl RecordedContext {
     }
 }
 
-impl Serialize for RecordedContext {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+impl RecordedContext {
+    /// True if the record has, or could have, a field of which `is_wanted` is true of the name.
+    pub fn has_field(&self, is_wanted: impl Fn(&str) -> bool) -> bool {
+        let own = self.plan.owned.iter().any(|field| is_wanted(&field.name));
+        own || self.app_fields.keys().any(|name| is_wanted(name))
+    }
+
+    /// Appends the JSON that the serializer would write.
+    pub fn append(&self, out: &mut Vec<u8>) -> serde_json::Result<()> {
+        let mut separator = b'{';
+        self.for_each_field(|name, shown| {
+            out.push(separator);
+            separator = b',';
+            append::text(out, name);
+            out.push(b':');
+            shown.append(out)
+        })?;
+        if separator == b'{' {
+            out.push(b'{');
+        }
+        out.push(b'}');
+        Ok(())
+    }
+
+    fn for_each_field<E>(&self, mut each: impl FnMut(&str, &Shown<'_>) -> Result<(), E>) -> Result<(), E> {
         let headers = HeaderMap::new();
         let [portal, tenant, method, path, host] = self.texts.split();
         let facts = Facts {
@@ -121,18 +149,40 @@ impl Serialize for RecordedContext {
                 headers: &headers,
             }),
         };
-        let mut map = to.serialize_map(None)?;
         for field in self.plan.filled(&facts) {
             if let Some((_, value)) = self.given.iter().find(|(fact, _)| *fact == field.fact) {
-                map.serialize_entry(&field.name, value)?;
+                each(&field.name, &Shown::Given(value))?;
             } else if let Ok(Some(shown)) = field.shown(&facts) {
-                map.serialize_entry(&field.name, &shown)?;
+                each(&field.name, &shown)?;
             }
         }
-        for (name, value) in &self.app_fields {
-            map.serialize_entry(name, value)?;
-        }
+        let mut app_fields = self.app_fields.iter();
+        app_fields.try_for_each(|(name, value)| each(name, &Shown::Given(value)))
+    }
+}
+
+impl Serialize for RecordedContext {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut map = to.serialize_map(None)?;
+        self.for_each_field(|name, shown| map.serialize_entry(name, shown))?;
         map.end()
+    }
+}
+
+impl Shown<'_> {
+    fn append(&self, out: &mut Vec<u8>) -> serde_json::Result<()> {
+        match self {
+            Self::Text(text) => append::text(out, text),
+            Self::Ip(address) => append::ip(out, *address),
+            Self::Now(millis) => {
+                out.push(b'"');
+                append_datetime(out, *millis);
+                out.push(b'"');
+            }
+            Self::Auth(auth, ty) => append_auth(auth, ty, out),
+            Self::Flags(_) | Self::Json(_) | Self::Given(_) => return serde_json::to_writer(out, self),
+        }
+        Ok(())
     }
 }
 
@@ -146,6 +196,7 @@ impl Serialize for Shown<'_> {
             Self::Auth(auth, ty) => auth_fields(auth, ty, to),
             Self::Flags(flags) => flags.serialize(to),
             Self::Json(value) => value.serialize(to),
+            Self::Given(value) => value.serialize(to),
         }
     }
 }
@@ -166,4 +217,120 @@ fn auth_fields<S: Serializer>(auth: &AuthFacts, ty: &AttrType, to: S) -> Result<
         }
     }
     map.end()
+}
+
+/// Appends what `auth_fields` would write.
+fn append_auth(auth: &AuthFacts, ty: &AttrType, out: &mut Vec<u8>) {
+    let AttrType::Record(record) = ty else {
+        out.extend_from_slice(b"null");
+        return;
+    };
+    let mut separator = b'{';
+    for name in record.fields.keys() {
+        let start = out.len();
+        out.push(separator);
+        append::text(out, name);
+        out.push(b':');
+        match (name.as_str(), auth.time, &auth.acr) {
+            ("method", ..) => append::text(out, auth.method),
+            ("time", Some(time), _) => append::number(out, time),
+            ("acr", _, Some(acr)) => append::text(out, acr),
+            ("amr", ..) => append::list(out, &auth.amr, |out, text| append::text(out, text)),
+            ("scopes", ..) => append::list(out, &auth.scopes, |out, text| append::text(out, text)),
+            _ => {
+                out.truncate(start);
+                continue;
+            }
+        }
+        separator = b',';
+    }
+    if separator == b'{' {
+        out.push(b'{');
+    }
+    out.push(b'}');
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::schema::{Field, RecordType};
+
+    fn plan() -> Arc<ContextPlan> {
+        let strings = AttrType::Set(Box::new(AttrType::String));
+        let record = |fields: &[(&str, AttrType)]| RecordType {
+            fields: fields
+                .iter()
+                .map(|(name, ty)| {
+                    let field = Field {
+                        ty: ty.clone(),
+                        required: false,
+                    };
+                    ((*name).to_owned(), field)
+                })
+                .collect(),
+        };
+        let auth = record(&[
+            ("method", AttrType::String),
+            ("acr", AttrType::String),
+            ("time", AttrType::Long),
+            ("amr", strings.clone()),
+            ("scopes", strings.clone()),
+        ]);
+        Arc::new(ContextPlan::new(&record(&[
+            ("portal", AttrType::String),
+            ("tenant", AttrType::String),
+            ("method", AttrType::String),
+            ("path", AttrType::String),
+            ("host", AttrType::String),
+            ("source_ip", AttrType::Ip),
+            ("now", AttrType::Datetime),
+            ("auth", AttrType::Record(auth)),
+            ("flags", AttrType::Record(record(&[("on", AttrType::Bool)]))),
+            ("headers", AttrType::Record(record(&[("x", AttrType::String)]))),
+        ])))
+    }
+
+    proptest! {
+        #[test]
+        fn context_is_appended_as_the_serializer_writes_it(
+            texts in any::<[String; 4]>(), auth in any::<Option<(Option<i64>, Option<String>, Vec<String>)>>(), flag in any::<Option<bool>>(),
+            http in any::<Option<(IpAddr, bool)>>(), now_millis in -62_167_219_200_000..253_402_300_800_000_i64, is_tenant in any::<bool>(),
+        ) {
+            let [text, path, tenant, given] = &texts;
+            let flags = flag.map_or_else(Map::new, |on| Map::from_iter([("on".to_owned(), json!(on))]));
+            let flags = Arc::new(flags);
+            let auth = auth.map(|(time, acr, amr)| Arc::new(AuthFacts { method: "bearer", time, acr, amr, ..AuthFacts::default() }));
+            let (mut headers, no_headers) = (HeaderMap::new(), HeaderMap::new());
+            headers.insert("x", http::HeaderValue::from_static("a\"b"));
+            let facts = Facts {
+                portal: "p",
+                tenant: is_tenant.then_some(tenant),
+                now_millis,
+                auth: auth.as_ref(),
+                flags: &flags,
+                http: http.map(|(source_ip, has_headers)| HttpFacts {
+                    method: "GET",
+                    path,
+                    host: text,
+                    scheme: "https",
+                    source_ip,
+                    query: &[],
+                    beside_semicolons: &[],
+                    headers: if has_headers { &headers } else { &no_headers },
+                }),
+            };
+            let app_fields = Map::from_iter([(given.clone(), json!({"a": given}))]);
+            let plain = RecordedContext::new(&plan(), &facts).unwrap();
+            let with_fields = RecordedContext::new(&plan(), &facts).unwrap().with(app_fields);
+            let empty = RecordedContext::new(&Arc::default(), &facts).unwrap();
+            for recorded in [plain, with_fields, empty] {
+                let mut out = Vec::new();
+                recorded.append(&mut out).unwrap();
+                prop_assert_eq!(String::from_utf8(out).unwrap(), serde_json::to_string(&recorded).unwrap());
+            }
+        }
+    }
 }
