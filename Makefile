@@ -1,5 +1,5 @@
 # Thin on purpose: cargo knows how. `make test` is everything CI runs before a merge.
-.PHONY: demo test lint bench bench-parts bench-tools tools counts counts-accept
+.PHONY: demo test lint release bench bench-parts bench-tools tools counts counts-accept
 
 COUNTER = --locked --quiet --profile counts --package cedargate-benches --bin instructions
 INSTRUCTIONS = cargo run $(COUNTER) --
@@ -27,6 +27,9 @@ lint:
 	cargo lint
 	@if command -v cargo-deny >/dev/null; then cargo deny --config .deny.toml check bans licenses sources; \
 	else echo "cargo-deny is not installed: skipped (cargo install cargo-deny --locked)"; fi
+
+release: ## the fastest build: learns from the traffic of benches/performance/train.rs; target/pgo/cedargate
+	@.ci/release
 
 bench: bench-tools ## the gate beside its peers and as its work grows; writes docs/performance.md
 	cargo build --locked --release --bin cedargate

@@ -20,6 +20,15 @@ pub fn program() -> Result<PathBuf, String> {
         .ok_or_else(|| "the program `cedargate` is not built in the profile of this bench: run `cargo build` first".to_owned())
 }
 
+/// A gate of another build, or with another listener.
+pub struct Other<'a> {
+    pub program: &'a Path,
+    /// Name of its files.
+    pub name: &'a str,
+    /// More keys of `listen.proxy`, from a comma on.
+    pub proxy_keys: &'a str,
+}
+
 pub struct Gate {
     pub process: Process,
     pub proxy: SocketAddr,
@@ -30,17 +39,33 @@ pub struct Gate {
 impl Gate {
     /// Starts a gate and returns once it is ready. `config` is the configuration without `listen`; paths in it start at `folder`.
     pub fn start(folder: &Path, name: &str, config: &str, core: Option<usize>) -> Result<Self, String> {
+        let program = program()?;
+        let other = Other {
+            program: &program,
+            name,
+            proxy_keys: "",
+        };
+        Self::start_other(&other, folder, config, core)
+    }
+
+    /// The same for a gate that differs from the others.
+    pub fn start_other(other: &Other<'_>, folder: &Path, config: &str, core: Option<usize>) -> Result<Self, String> {
+        let Other {
+            program,
+            name,
+            proxy_keys,
+        } = other;
         let proxy = free_address();
         let decision = free_address();
         let admin = free_address();
         let listen = format!(
-            "listen: {{ proxy: {{ address: '{proxy}' }}, decision: {{ address: '{decision}' }}, admin: {{ address: '{admin}' }} }}\n"
+            "listen: {{ proxy: {{ address: '{proxy}'{proxy_keys} }}, decision: {{ address: '{decision}' }}, admin: {{ address: '{admin}' }} }}\n"
         );
         let file = folder.join(format!("{name}.yaml"));
         std::fs::write(&file, listen + config).map_err(|e| format!("`{}`: {e}", file.display()))?;
         let log = folder.join(format!("{name}.log"));
         let args = ["serve".as_ref(), "--config".as_ref(), file.as_os_str()];
-        let mut process = Process::start_logged(core, program()?, &args, &log)?;
+        let mut process = Process::start_logged(core, program, &args, &log)?;
         let probe = load::request("GET", "/readyz", &[], None);
         let ready = || load::ask(admin, &probe).is_ok_and(|(status, _)| status == 200);
         process

@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot set up must stop and say so")]
 
+mod builds;
 mod gate;
 mod growth;
 mod load;
@@ -15,6 +16,8 @@ mod peers;
 mod process;
 mod report;
 mod spinners;
+mod train;
+mod transport;
 
 use std::time::Instant;
 
@@ -45,11 +48,24 @@ fn main() {
         println!("performance: a filter names other benches; `--only` names a part of this one");
         return;
     }
+    if options.train || options.extent == Extent::Smoke {
+        train::run(&options);
+    }
+    if options.train {
+        return;
+    }
+    if !options.build.is_empty() {
+        println!("{}", builds::compared(&options));
+        return;
+    }
     let started = Instant::now();
     let before = Ticks::now();
     let mut sections: Vec<Section> = Vec::new();
     if options.has(Part::Peers) {
         sections.extend(peers::sections(&options));
+    }
+    if options.has(Part::Transport) {
+        sections.push(transport::section(&options));
     }
     if options.has(Part::Growth) {
         sections.extend(growth::sections(options.extent));

@@ -1,6 +1,7 @@
 //! The command line, and the facts of a run that follow from it.
 
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use crate::gate;
 pub enum Part {
     /// The gate beside other products that do the same job
     Peers,
+    /// TLS, HTTP/2, bodies and WebSockets beside nginx and Envoy
+    Transport,
     /// The gate beside itself as its work grows
     Growth,
 }
@@ -31,6 +34,12 @@ pub struct Options {
     /// How long each round lasts
     #[arg(long, default_value_t = 2.0)]
     pub seconds: f64,
+    /// Measure nothing: send traffic of every kind to a gate whose build learns from it, for so long each (see `.ci/release`)
+    #[arg(long)]
+    pub train: bool,
+    /// Measure only these builds of the gate against each other: CPU time of a request, the first is the base
+    #[arg(long, value_name = "PROGRAM")]
+    pub build: Vec<PathBuf>,
     /// Write docs/performance.md and its plots
     #[arg(long)]
     pub write: bool,
@@ -51,6 +60,8 @@ impl Options {
             only: Vec::new(),
             rounds: 1,
             seconds: 0.05,
+            train: false,
+            build: Vec::new(),
             write: false,
             bench: false,
             filter: Vec::new(),

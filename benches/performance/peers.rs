@@ -1,16 +1,16 @@
 //! The same job done by the gate and by its peers. A peer is measured only after it has given the right answers.
 
 mod apis;
-mod cells;
+pub mod cells;
 mod cold;
 mod compare;
 mod decide;
 mod http;
-mod installed;
-mod rounds;
-mod servers;
-mod shop;
-mod token;
+pub mod installed;
+pub mod rounds;
+pub mod servers;
+pub mod shop;
+pub mod token;
 mod workers;
 
 use self::compare::Compared;

@@ -17,6 +17,9 @@ use crate::machine::pause;
 /// Longest time for a server to start.
 const START_MAX: Duration = Duration::from_secs(30);
 
+/// Longest time for a server to end.
+const END_MAX: Duration = Duration::from_secs(30);
+
 pub struct Process {
     child: Child,
     program: String,
@@ -127,6 +130,21 @@ impl Process {
             pause(Duration::from_millis(5));
         }
         Err(format!("`{}` was not ready in {START_MAX:?}", self.program))
+    }
+
+    /// Asks the process to end, as an operator does, and waits until it has ended without a failure.
+    pub fn end(mut self) {
+        let id = self.pid().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        let until = Instant::now() + END_MAX;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < until, "`{}` did not end in {END_MAX:?}", self.program);
+            pause(Duration::from_millis(5));
+        };
+        assert!(status.success(), "`{}` ended: {status}", self.program);
     }
 
     /// Waits until the address accepts connections.

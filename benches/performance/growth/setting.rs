@@ -79,6 +79,16 @@ impl Setting {
         &self.token
     }
 
+    /// A token of another subject.
+    pub fn token_of(&self, algorithm: &str, subject: &str) -> String {
+        self.keys.token(algorithm, subject)
+    }
+
+    /// The address of the app.
+    pub fn app(&self) -> SocketAddr {
+        self.app
+    }
+
     /// A GET request with a valid token.
     pub fn get(&self, path: &str) -> Vec<u8> {
         load::request("GET", path, &[("authorization", &format!("Bearer {}", self.token))], None)

@@ -39,7 +39,8 @@ http { access_log off; keepalive_requests 1000000000; keepalive_timeout 600s;
     client_body_temp_path FOLDER/body; proxy_temp_path FOLDER/proxy; fastcgi_temp_path FOLDER/f; uwsgi_temp_path FOLDER/u; scgi_temp_path FOLDER/s;
 ";
 
-fn nginx(folder: &Path, name: &str, core: usize, servers: &str) -> Result<Process, String> {
+/// Starts nginx with one worker and these servers, on a core.
+pub fn nginx(folder: &Path, name: &str, core: usize, servers: &str) -> Result<Process, String> {
     let home = folder.join(name);
     std::fs::create_dir_all(&home).map_err(|e| e.to_string())?;
     let head = NGINX.replace("FOLDER", &home.to_string_lossy());
