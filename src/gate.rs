@@ -26,7 +26,6 @@ use http::request::Parts;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::watch;
-use uuid::Uuid;
 
 use self::authenticate::Cookie;
 use self::decide::{Allowed, Passed};
@@ -44,7 +43,7 @@ use crate::doors::login::LoginDoor;
 use crate::http::answer::{self, AnswerContext, Style};
 use crate::http::listener::ClientConnection;
 use crate::http::pages::Theme;
-use crate::http::request::{self, ClientFacts, Correlation, correlation, is_upgrade};
+use crate::http::request::{self, ClientFacts, Correlation, correlation, is_upgrade, new_id};
 use crate::http::upstream::{Body, Pool, Sender, UpstreamError, sanitize};
 use crate::limits::{RequestLimits, RequestSlot};
 use crate::login::RelyingParty;
@@ -108,7 +107,8 @@ impl Worker {
     pub async fn handle(&self, request: Request<Incoming>, connection: Rc<ClientConnection>) -> Response<Body> {
         let request_slot = self.gate.limits.acquire_slot();
         let style = Style::for_request(request.method(), request.headers());
-        let decision_id = Uuid::now_v7();
+        let decided_at = unix_millis();
+        let decision_id = new_id(decided_at);
         let Correlation { request_id, trace } = correlation(request.headers(), decision_id);
         let mut answer = AnswerContext {
             style,
@@ -146,7 +146,7 @@ impl Worker {
             origin: None,
             upstream_started: None,
             gate_ended: None,
-            decided_at: unix_millis(),
+            decided_at,
             visit: (style == Style::Page).then(|| self.gate.visit(&request)),
             cookie: Cookie::Absent,
             is_gate_endpoint: false,

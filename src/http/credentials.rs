@@ -69,12 +69,12 @@ impl<'a> Authorization<'a> {
         let invalid = |why| Refusal::new(Denial::TokenInvalid, why);
         // the checks of the characters below also exclude non-ASCII
         let text = std::str::from_utf8(value.as_bytes()).map_err(|_not_text| invalid("`authorization` is not visible ASCII"))?;
-        let end = text.bytes().position(|byte| !is_scheme(byte)).unwrap_or(text.len());
-        let (scheme, rest) = text.split_at(end);
+        let scheme = scheme_of(text.as_bytes());
+        let rest = text.get(scheme.len()..).unwrap_or_default();
         if scheme.is_empty() {
             return Err(invalid("`authorization` holds no credential"));
         }
-        if !scheme.eq_ignore_ascii_case("bearer") {
+        if !is_bearer(scheme) {
             return Ok(Self::Foreign);
         }
         // RFC 6750, 2.1: one space or more
@@ -86,6 +86,22 @@ impl<'a> Authorization<'a> {
         }
         Ok(Self::Bearer(token))
     }
+}
+
+/// True if `Authorization::of` says `Foreign`. Reads only the scheme of a bearer token.
+pub fn is_foreign(headers: &HeaderMap) -> bool {
+    let is_other = |value: &HeaderValue| !is_bearer(scheme_of(value.as_bytes()));
+    headers.get(AUTHORIZATION).is_some_and(is_other) && matches!(Authorization::of(headers), Ok(Authorization::Foreign))
+}
+
+/// The scheme that a value begins with; empty if it begins with none.
+fn scheme_of(value: &[u8]) -> &[u8] {
+    let end = value.iter().position(|byte| !is_scheme(*byte)).unwrap_or(value.len());
+    value.get(..end).unwrap_or_default()
+}
+
+fn is_bearer(scheme: &[u8]) -> bool {
+    scheme.eq_ignore_ascii_case(b"bearer")
 }
 
 /// The bearer token of a request where no other credential counts. `None` without `Authorization`; another scheme is an error.
@@ -297,6 +313,7 @@ mod tests {
             let lines: Vec<_> = values.iter().map(|value| ("authorization", *value)).collect();
             let headers = headers(&lines);
             let read = Authorization::of(&headers).map_err(|refusal| refusal.denial);
+            assert_eq!(is_foreign(&headers), read == Ok(Authorization::Foreign), "{values:?}");
             read.map(|found| match found {
                 Authorization::Absent => "absent".to_owned(),
                 Authorization::Bearer(token) => token.to_owned(),

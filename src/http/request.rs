@@ -18,7 +18,7 @@ use cedargate_policy::types::Scheme;
 use http::header::{AsHeaderName, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
-use uuid::Uuid;
+use uuid::{Builder, Uuid};
 
 pub use forwarded::{client_facts, is_trusted};
 pub use http2_request::{as_http1, check_head_size};
@@ -230,12 +230,13 @@ fn parse_port(digits: &str) -> Option<u16> {
 
 fn dns_name(host: &str) -> Option<String> {
     let host = host.strip_suffix('.').unwrap_or(host);
-    let sane = !host.is_empty()
-        && host.len() <= HOST_BYTES_MAX
-        && host
-            .split('.')
-            .all(|label| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
-    sane.then(|| host.to_ascii_lowercase())
+    let mut before = b'.';
+    let is_sane = host.bytes().all(|byte| {
+        let follows = std::mem::replace(&mut before, byte);
+        byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_' || (byte == b'.' && follows != b'.')
+    });
+    // the last label is not empty either
+    (is_sane && before != b'.' && host.len() <= HOST_BYTES_MAX).then(|| host.to_ascii_lowercase())
 }
 
 /// Returns the value of a header that occurs exactly once and is text.
@@ -247,19 +248,30 @@ fn single_value(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
     }
 }
 
-/// Returns the request's id and its position in a trace. If the client sent neither, both are one new UUIDv7.
+/// A new UUIDv7 of this time, in Unix milliseconds. Unlike `Uuid::now_v7` it reads no clock and takes no lock; the ids of one
+/// millisecond are in no order.
+pub fn new_id(now_millis: i64) -> Uuid {
+    // the bytes between these hold the version and the variant
+    let [a, b, c, d, e, f, _, _, _, g, h, i, j, ..] = Uuid::new_v4().into_bytes();
+    let millis = u64::try_from(now_millis).unwrap_or_default();
+    Builder::from_unix_timestamp_millis(millis, &[a, b, c, d, e, f, g, h, i, j]).into_uuid()
+}
+
+/// Returns the request's id and its position in a trace. If the client sent neither, both are one new UUIDv7 of the decision's
+/// time.
 pub fn correlation(headers: &HeaderMap, decision_id: Uuid) -> Correlation {
-    let fresh: Fresh = LazyCell::new(Uuid::now_v7);
+    let fresh = LazyCell::new(|| {
+        let (time_and_version, _) = decision_id.as_u64_pair();
+        new_id(i64::try_from(time_and_version >> 16).unwrap_or_default())
+    });
     Correlation {
         request_id: request_id(headers, &fresh),
         trace: Trace::from_headers(headers, decision_id, &fresh),
     }
 }
 
-type Fresh = LazyCell<Uuid>;
-
 /// The client's `X-Request-ID` if it is one well-formed value.
-fn request_id(headers: &HeaderMap, fresh: &Fresh) -> HeaderValue {
+fn request_id(headers: &HeaderMap, fresh: &LazyCell<Uuid, impl FnOnce() -> Uuid>) -> HeaderValue {
     let well_formed = |id: &&HeaderValue| {
         let id = id.as_bytes();
         (1..=REQUEST_ID_BYTES_MAX).contains(&id.len())
@@ -284,7 +296,7 @@ pub fn uuid_value(id: Uuid) -> HeaderValue {
 impl Trace {
     /// Continues the caller's trace if `traceparent` is strictly version 00, else starts one. The gate's span is the random
     /// half of the decision's id.
-    fn from_headers(headers: &HeaderMap, decision_id: Uuid, fresh: &Fresh) -> Self {
+    fn from_headers(headers: &HeaderMap, decision_id: Uuid, fresh: &LazyCell<Uuid, impl FnOnce() -> Uuid>) -> Self {
         let [_, _, _, _, _, _, _, _, span_id @ ..] = decision_id.into_bytes();
         match single_value(headers, &TRACEPARENT).and_then(parse_traceparent) {
             Some(parent) => Self {
@@ -304,13 +316,13 @@ impl Trace {
 
     /// Makes the `traceparent` for the app: the gate's span is the parent.
     pub fn traceparent(&self) -> HeaderValue {
-        let mut trace = [0; 32];
-        let mut span = [0; 16];
-        let flags: &[u8; 3] = if self.flags & 1 == 1 { b"-01" } else { b"-00" };
-        if hex::encode_to_slice(self.trace_id, &mut trace).is_err() || hex::encode_to_slice(self.span_id, &mut span).is_err() {
-            return HeaderValue::from_static("");
-        }
-        let text = [&b"00-"[..], &trace, b"-", &span, flags].concat();
+        let (mut trace_text, mut span_text) = (Uuid::encode_buffer(), Uuid::encode_buffer());
+        let trace: &str = Uuid::from_bytes(self.trace_id).simple().encode_lower(&mut trace_text);
+        let span = Uuid::from_u64_pair(u64::from_be_bytes(self.span_id), 0);
+        let span: &str = span.simple().encode_lower(&mut span_text);
+        let span = span.get(..2 * self.span_id.len()).unwrap_or_default();
+        let flags = if self.flags & 1 == 1 { "-01" } else { "-00" };
+        let text = ["00-", trace, "-", span, flags].concat();
         HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 }
@@ -438,6 +450,23 @@ mod tests {
     }
 
     #[test]
+    fn an_id_names_its_time_and_differs_from_every_other() {
+        let ids = [new_id(1_700_000_000_123), new_id(1_700_000_000_123)];
+        assert_ne!(ids[0], ids[1]);
+        for id in ids {
+            let time = id.get_timestamp().unwrap().to_unix();
+            assert_eq!((id.get_version_num(), time), (7, (1_700_000_000, 123_000_000)));
+        }
+        let made = correlation(&HeaderMap::new(), ids[0]);
+        let made_id = Uuid::parse_str(made.request_id.to_str().unwrap()).unwrap();
+        assert_eq!(
+            (made_id.get_timestamp().unwrap().to_unix(), made_id.into_bytes()),
+            (ids[0].get_timestamp().unwrap().to_unix(), made.trace.trace_id)
+        );
+        assert_eq!(new_id(-1).get_timestamp().unwrap().to_unix(), (0, 0));
+    }
+
+    #[test]
     fn only_a_strict_traceparent_continues_a_trace() {
         let trace = |value: &str| {
             correlation(
@@ -452,7 +481,8 @@ mod tests {
             (hex::encode(good.trace_id).as_str(), good.flags, good.state.len()),
             (id, 1, 1)
         );
-        assert!(good.traceparent().to_str().unwrap().starts_with(&format!("00-{id}-")));
+        let span = hex::encode(good.span_id);
+        assert_eq!(good.traceparent(), format!("00-{id}-{span}-01"));
         assert_ne!(hex::encode(good.span_id), "b7ad6b7169203331");
         for bad in [
             format!("01-{id}-b7ad6b7169203331-01"),

@@ -90,7 +90,7 @@ impl HeaderRules {
 
     /// True if a client's header of this name, in any spelling, must not reach the app.
     fn is_reserved(&self, name: &HeaderName) -> bool {
-        self.reserved.contains(&normalised(name.as_str()))
+        self.reserved.contains_in_any_spelling(name.as_str())
     }
 
     /// True if the header must not reach the app although it comes from this sender.
@@ -121,6 +121,21 @@ pub struct Sanitized(());
 /// decision; otherwise a policy would read a header that `Connection` then takes away from the app. Headers that frame the
 /// body or ask for an upgrade stay for `write_request_headers`.
 pub fn sanitize(headers: &mut HeaderMap, rules: &HeaderRules, sender: Sender) -> Sanitized {
+    if headers.contains_key(CONNECTION) {
+        remove_named_by_connection(headers);
+    }
+    // most heads hold no such header
+    if headers.keys().any(|name| rules.removes(name, sender)) {
+        let reserved: SmallVec<[HeaderName; 8]> = headers.keys().filter(|name| rules.removes(name, sender)).cloned().collect();
+        for name in reserved {
+            headers.remove(name);
+        }
+    }
+    Sanitized(())
+}
+
+/// Removes the headers that `Connection` names, as far as a policy could read them.
+fn remove_named_by_connection(headers: &mut HeaderMap) {
     let exempt = [
         HOST,
         CONNECTION,
@@ -137,11 +152,6 @@ pub fn sanitize(headers: &mut HeaderMap, rules: &HeaderRules, sender: Sender) ->
     for name in named {
         headers.remove(name);
     }
-    let reserved: SmallVec<[HeaderName; 8]> = headers.keys().filter(|name| rules.removes(name, sender)).cloned().collect();
-    for name in reserved {
-        headers.remove(name);
-    }
-    Sanitized(())
 }
 
 /// False for what a server reads before the body (RFC 9110, 6.5.1: framing, routing, conditions, credentials, content), and
@@ -183,25 +193,54 @@ pub(super) fn write_request_headers(
 ) {
     let Sanitized(()) = to.sanitized;
     headers.reserve(GATE_HEADERS);
-    remove_hop_by_hop(headers);
+    let found = Found::in_head(headers);
+    if found.hop_by_hop {
+        remove_hop_by_hop(headers);
+    }
     // without a body hyper writes no length, and some apps refuse a POST that has none
-    if headers.get(CONTENT_LENGTH).is_none_or(|length| length.as_bytes() != b"0") {
+    if found.content_length && headers.get(CONTENT_LENGTH).is_none_or(|length| length.as_bytes() != b"0") {
         headers.remove(CONTENT_LENGTH);
     }
     // a permitted request has the gate's own scheme, or one that is the app's
-    let is_foreign = || {
-        matches!(
-            credentials::Authorization::of(headers),
-            Ok(credentials::Authorization::Foreign)
-        )
-    };
-    if to.rules.authorization == Authorization::Strip && !is_foreign() {
+    if found.authorization && to.rules.authorization == Authorization::Strip && !credentials::is_foreign(headers) {
         headers.remove(AUTHORIZATION);
     }
-    remove_session_cookies(headers);
+    if found.cookie {
+        remove_session_cookies(headers);
+    }
+    if found.trace_state {
+        headers.remove(&TRACESTATE);
+    }
     set_identity(headers, permit, &to.rules.assertion);
     client_headers.set(headers, to.client);
     set_trace(headers, to);
+}
+
+/// The headers of a head that the app must not get as they are, found in one pass: most heads hold few of them, and every
+/// removal looks its name up. A header may be gone again before its rule is applied.
+#[derive(Clone, Copy, Debug, Default)]
+struct Found {
+    hop_by_hop: bool,
+    content_length: bool,
+    authorization: bool,
+    cookie: bool,
+    trace_state: bool,
+}
+
+impl Found {
+    fn in_head(headers: &HeaderMap) -> Self {
+        let mut found = Self::default();
+        for name in headers.keys() {
+            match name.as_str() {
+                "content-length" => found.content_length = true,
+                "authorization" => found.authorization = true,
+                "cookie" => found.cookie = true,
+                "tracestate" => found.trace_state = true,
+                _ => found.hop_by_hop |= is_hop_by_hop(name),
+            }
+        }
+        found
+    }
 }
 
 /// Turns the head of the app's answer into the one that the client gets.
@@ -299,6 +338,10 @@ pub(super) fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iter
 
 /// Removes the hop-by-hop headers. `Trailer` stays, because hyper sends no trailers without it. `TE` keeps `trailers` only.
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    // `connection` and `te` are such headers themselves
+    if !headers.keys().any(is_hop_by_hop) {
+        return;
+    }
     let trailers = tokens(headers, &TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
     let named: SmallVec<[HeaderName; 4]> = tokens(headers, &CONNECTION)
         // the token that most apps send; the header `keep-alive` is removed below in any case
@@ -319,9 +362,9 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    [&CONNECTION, &TE, &TRANSFER_ENCODING, &UPGRADE].contains(&name)
-        || HOP_BY_HOP.contains(&name.as_str())
-        || name.as_str() == "http2-settings"
+    let name = name.as_str();
+    matches!(name, "connection" | "te" | "transfer-encoding" | "upgrade" | "http2-settings")
+        || HOP_BY_HOP.iter().any(|known| *known == name)
 }
 
 /// True if a cookie pair has the name of a session cookie. SECURITY: a browser stores `=cedargate=x` as a cookie without a name
@@ -393,7 +436,6 @@ fn set_identity(headers: &mut HeaderMap, permit: Permit, assertion: &HeaderName)
 fn set_trace(headers: &mut HeaderMap, to: &ForwardRequest<'_>) {
     headers.insert(&X_REQUEST_ID, to.request_id.clone());
     headers.insert(&TRACEPARENT, to.trace.traceparent());
-    headers.remove(&TRACESTATE);
     for state in &to.trace.state {
         headers.append(&TRACESTATE, state.clone());
     }

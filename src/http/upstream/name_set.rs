@@ -56,6 +56,18 @@ impl NameSet {
         Self { by_first }
     }
 
+    /// True if the name, in the spelling of `normalised`, is in the set or has a start that is. Header names are ASCII in lower
+    /// case.
+    pub fn contains_in_any_spelling(&self, name: &str) -> bool {
+        let first = name
+            .bytes()
+            .next()
+            .map(|first| if first.is_ascii_alphanumeric() { first } else { b'-' });
+        let same_first = first.and_then(|first| self.by_first.get(class(first)));
+        // a spelling keeps the length, so most names need not be spelled
+        same_first.is_some_and(|items| items.has_length(name.len()) && items.contains(&normalised(name)))
+    }
+
     /// True if the name is in the set or has a start that is.
     pub fn contains(&self, name: &str) -> bool {
         let same_first = name.bytes().next().and_then(|first| self.by_first.get(class(first)));
@@ -75,6 +87,12 @@ impl SameFirst {
                 self.names.push(item.into());
             }
         }
+    }
+
+    /// False if no name of this length is an item or begins with a start.
+    fn has_length(&self, length: usize) -> bool {
+        let shorter = bit(length) | (bit(length) - 1);
+        self.name_lengths & bit(length) != 0 || self.start_lengths & shorter != 0
     }
 
     fn contains(&self, name: &str) -> bool {
@@ -178,6 +196,15 @@ mod tests {
                 None => *item == name,
             });
             prop_assert_eq!(names.contains(&name), expected);
+        }
+
+        #[test]
+        fn a_look_up_in_any_spelling_is_a_look_up_of_the_one_spelling(
+            items in proptest::collection::vec("[a-c_.-]{1,4}(-[*])?|[ax]{60,70}(-[*])?", 0..8),
+            name in "[a-c_.$-]{0,8}|[ax_]{60,70}(-b)?",
+        ) {
+            let names = NameSet::in_any_spelling(items.iter().map(String::as_str));
+            prop_assert_eq!(names.contains_in_any_spelling(&name), names.contains(&normalised(&name)));
         }
     }
 }

@@ -9,6 +9,8 @@ pub const TARGET: u8 = 2;
 /// Bit of `CLASS`: bytes that clients write into a target although they belong there as escapes only.
 pub const UNESCAPED: u8 = 4;
 const CLASS: [u8; 256] = classes();
+/// Bytes of a value that are read together.
+const BLOCK: usize = 32;
 
 /// Length of the run of bytes of the class, from the start.
 pub fn run(bytes: &[u8], class: u8) -> usize {
@@ -16,9 +18,16 @@ pub fn run(bytes: &[u8], class: u8) -> usize {
     bytes.iter().position(outside).unwrap_or(bytes.len())
 }
 
-/// Length of the run of bytes that a field value may hold, from the start: all but controls, HTAB excepted. Reads eight bytes
-/// at a time.
+/// Length of the run of bytes that a field value may hold, from the start: all but controls, HTAB excepted. Reads blocks of
+/// `BLOCK` bytes, which the compiler turns into vector instructions, then eight bytes at a time.
 pub fn value_run(bytes: &[u8]) -> usize {
+    let (blocks, _) = bytes.as_chunks::<BLOCK>();
+    let is_clean = |block: &[u8; BLOCK]| !block.iter().fold(false, |found, byte| found | is_outside_value(*byte));
+    let clean = blocks.iter().take_while(|block| is_clean(block)).count() * BLOCK;
+    clean + bytes.get(clean..).map_or(0, value_run_of_words)
+}
+
+fn value_run_of_words(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const HIGH: u64 = ONES << 7;
     let mut length = 0;
@@ -44,8 +53,12 @@ pub fn value_run(bytes: &[u8]) -> usize {
             _ => return length,
         }
     }
-    let outside = |byte: &u8| (*byte < 0x20 && *byte != b'\t') || *byte == 0x7f;
-    length + rest.iter().position(outside).unwrap_or(rest.len())
+    length + rest.iter().position(|byte| is_outside_value(*byte)).unwrap_or(rest.len())
+}
+
+/// True for a byte that no field value may hold. Computed without a branch.
+const fn is_outside_value(byte: u8) -> bool {
+    ((byte < 0x20) & (byte != b'\t')) | (byte == 0x7f)
 }
 
 #[expect(
