@@ -27,8 +27,8 @@ use http::HeaderValue;
 use serde_json::Value;
 
 use self::checks::{
-    ForbiddenPaths, duplicate_templates, duplicates, is_policy_place, login_problems, namespace_warning, placed_path_problems,
-    removed_files, route_problems, stored_path_problems,
+    ForbiddenPaths, duplicate_templates, duplicates, is_policy_place, login_problems, namespace_warning, outside_warnings,
+    placed_path_problems, removed_files, route_problems, stored_path_problems,
 };
 use self::emergency::EmergencyLoad;
 use self::entities::EntityFile;
@@ -271,6 +271,7 @@ impl Loader {
         };
         problems.extend(forbidden.problems(slug, &file));
         warnings.extend(forbidden.warnings(slug, &file));
+        warnings.extend(outside_warnings(portal, &entries, schema.path.as_ref()));
         warnings.extend(namespace_warning(slug, model));
         warnings.extend(strays.iter().cloned());
         warnings.extend(declared.unknown_at_proxy(&schema.plans, &entries));

@@ -254,6 +254,43 @@ pub(super) fn placed_path_problems(
     entries.iter().flat_map(of).collect()
 }
 
+/// Warns of a portal's own policies whose scope names a path that is neither below the portal's prefix nor above it: a spelling
+/// mistake that no request meets. Without a configuration the prefix is not known.
+pub(super) fn outside_warnings(
+    portal: &PortalScope,
+    entries: &[Arc<PolicyEntry>],
+    path: Option<&EntityTypeName>,
+) -> Vec<Problem> {
+    if portal.providers.is_none() {
+        return Vec::new();
+    }
+    let prefix = portal.matches.path_prefix.to_lowercase();
+    let own = format!("policies/{}/", portal.slug);
+    let mut warnings = Vec::new();
+    for entry in entries.iter().filter(|entry| entry.info.place.starts_with(&own)) {
+        let (ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) | ResourceConstraint::IsIn(_, uid)) =
+            entry.policy().resource_constraint()
+        else {
+            continue;
+        };
+        let id = uid.id().unescaped().to_lowercase();
+        if path == Some(uid.type_name()) && !is_below(&id, &prefix) && !is_below(&prefix, &id) {
+            let message = format!(
+                "policy `{}` names `{uid}`, which no request of this portal is below",
+                entry.info.id
+            );
+            let help = format!("the portal's requests are those below `{prefix}` (`portals.<name>.match.path_prefix`)");
+            warnings.push(at_place(&entry.info.place, message).with_help(help));
+        }
+    }
+    warnings
+}
+
+fn is_below(path: &str, above: &str) -> bool {
+    let rest = path.strip_prefix(above);
+    above == "/" || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// Where the app ignores case, a stored path in another case would be an entity that no request reaches.
 pub(super) fn stored_path_problems(
     slug: &PortalSlug,
@@ -387,4 +424,44 @@ fn named_paths(entry: &PolicyEntry, names: &TypeNames) -> Vec<(EntityUid, Reach)
             (uid, reach)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::load::{Loader, Warnings};
+    use crate::scope::PortalScope;
+    use crate::test_support::{portal, tree};
+
+    #[test]
+    fn a_scope_that_names_a_path_outside_of_the_portal_is_warned_of() {
+        let schema = "entity Portal; entity Path in [Path, Portal]; entity User;
+            action GET appliesTo { principal: [User], resource: [Path], context: {} };";
+        let mut at = PortalScope {
+            providers: Some(Vec::new()),
+            ..portal()
+        };
+        at.matches.path_prefix = "/Shop".to_owned();
+        let warnings = |at: &PortalScope, path: &str| -> Vec<String> {
+            let policy = format!("@id(\"x\") permit(principal, action, resource in Path::\"{path}\");");
+            let files = [
+                ("schemas/bench.cedarschema", schema),
+                ("policies/bench/a.cedar", policy.as_str()),
+            ];
+            let loaded = Loader::new(Warnings::Show, None).load(at, &tree(files), None);
+            let revision = loaded.revision.unwrap();
+            revision.warnings.iter().map(ToString::to_string).collect()
+        };
+        for path in ["/shop", "/Shop/x", "/"] {
+            assert_eq!(warnings(&at, path), Vec::<String>::new(), "{path}");
+        }
+        for path in ["/shp", "/shopping", "/other/Shop"] {
+            let found = warnings(&at, path).concat();
+            assert!(found.starts_with("policies/bench/a.cedar:1: policy `x` names"), "{found}");
+            assert!(found.contains("below `/shop`"), "{found}");
+        }
+        // without a configuration
+        assert_eq!(warnings(&portal(), "/shp"), Vec::<String>::new());
+        at.matches.path_prefix = "/".to_owned();
+        assert_eq!(warnings(&at, "/shp"), Vec::<String>::new());
+    }
 }
