@@ -49,8 +49,12 @@ pub enum CheckError {
     #[error("{0}")]
     Credentials(&'static str),
     /// Too many tries of this address or account, or too many passwords are being checked.
-    #[error("{0}")]
-    RateLimited(String),
+    #[error("{detail}")]
+    RateLimited {
+        detail: String,
+        /// Key of the limit, if it has one.
+        limit: Option<&'static str>,
+    },
 }
 
 /// Every provider with a users file.
@@ -158,14 +162,20 @@ impl Accounts {
         };
         self.limits
             .check(from, &counted_account)
-            .map_err(|refusal| CheckError::RateLimited(refusal.detail.into_owned()))?;
+            .map_err(|refusal| CheckError::RateLimited {
+                detail: refusal.detail.into_owned(),
+                limit: refusal.limit,
+            })?;
         let users = file.users.load_full();
         let user = users.find(name);
         let hash = user.map_or_else(|| users.decoy_hash(name), |user| &user.password).clone();
         let too_long = password.len() > PASSWORD_BYTES_MAX;
         let password = Redacted::new(if too_long { String::new() } else { password.to_owned() });
         let checked = checker.check(password, hash).await;
-        let matches = checked.map_err(|Busy| CheckError::RateLimited("too many passwords at once".to_owned()))?;
+        let matches = checked.map_err(|Busy| CheckError::RateLimited {
+            detail: "too many passwords at once".to_owned(),
+            limit: None,
+        })?;
         match user {
             None => Err(CheckError::Credentials("no such account")),
             Some(_) if !matches || too_long => Err(CheckError::Credentials("wrong password")),

@@ -77,6 +77,8 @@ pub struct LoginFailure {
     pub code: LoginCode,
     /// Written to the log and the audit record, never shown to the user.
     pub detail: String,
+    /// Key of the limit that ended the login.
+    pub limit: Option<&'static str>,
     /// The login, if `state` was opened before the failure.
     pub context: Option<Box<LoginContext>>,
 }
@@ -400,8 +402,15 @@ impl LoginFailure {
         Self {
             code,
             detail: detail.into(),
+            limit: None,
             context: None,
         }
+    }
+
+    /// The same, because of the limit that the configuration names `key`.
+    pub fn over_limit(mut self, key: &'static str) -> Self {
+        self.limit = Some(key);
+        self
     }
 
     pub fn store_unavailable(error: &impl std::fmt::Display) -> Self {

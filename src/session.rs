@@ -114,6 +114,8 @@ pub struct Sessions {
     absolute_timeout: Duration,
     /// Held while a user's own sessions are listed.
     own_listings: Semaphore,
+    /// `limits.own_sessions`.
+    own_sessions_max: usize,
     /// Names of the providers whose session cookies outlive the browser's session.
     persistent: HashSet<Arc<str>>,
     /// Claim paths of every issuer, by its name.
@@ -164,6 +166,7 @@ impl Sessions {
             idle_timeout: sessions.idle_timeout,
             absolute_timeout: sessions.absolute_timeout,
             own_listings: Semaphore::new(1),
+            own_sessions_max: config.limits.own_sessions.as_usize(),
             persistent,
             claims,
             runtime: OnceLock::new(),

@@ -61,7 +61,7 @@ impl Lab {
 }
 
 fn is_limited(outcome: &Result<Account, CheckError>) -> bool {
-    matches!(outcome, Err(CheckError::RateLimited(_)))
+    matches!(outcome, Err(CheckError::RateLimited { .. }))
 }
 
 #[tokio::test]

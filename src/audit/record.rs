@@ -154,6 +154,9 @@ pub struct AuthEvent {
     pub reason: &'static str,
     /// The reason in a sentence for people.
     pub detail: Option<String>,
+    /// Key of the limit that was exceeded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<&'static str>,
     pub portal: Option<Arc<str>>,
     pub provider: Option<Arc<str>>,
     pub issuer: Option<Arc<str>>,

@@ -35,7 +35,7 @@ use uuid::Uuid;
 
 use self::input::Parameters;
 use self::page::Pages;
-pub use self::return_path::ReturnPath;
+pub use self::return_path::{ReturnPath, ReturnRules};
 use crate::accounts::Accounts;
 use crate::audit::Audit;
 use crate::authn::{AssertionKeys, Authn, IntrospectionClient};
@@ -180,12 +180,12 @@ impl LoginDoor {
 
     /// Checks the return path of a link or form; `None` without one.
     fn return_path(&self, parameters: &Parameters) -> Result<Option<ReturnPath>, Refusal> {
-        ReturnPath::from_parameters(parameters, &self.config.identity.prefix)
+        ReturnPath::from_parameters(parameters, ReturnRules::of(&self.config))
     }
 
     /// Checks the return path of a login state, which the gate sealed.
     fn own_return_path(&self, text: &str) -> Result<ReturnPath, Refusal> {
-        ReturnPath::parse_own(text, &self.config.identity.prefix)
+        ReturnPath::parse_own(text, ReturnRules::of(&self.config))
     }
 }
 

@@ -16,7 +16,7 @@ use url::form_urlencoded::Serializer;
 use super::authenticate::Cookie;
 use super::record::{Progress, Visit};
 use super::{Gate, Worker};
-use crate::doors::login::ReturnPath;
+use crate::doors::login::{ReturnPath, ReturnRules};
 use crate::http::answer::{self, AnswerContext, WaysOn};
 use crate::http::pages::PageUser;
 use crate::http::upstream::Body;
@@ -150,10 +150,10 @@ impl Gate {
     fn return_path(&self, progress: &Progress) -> Option<ReturnPath> {
         let portal = progress.portal.as_ref()?;
         let entry = &portal.config.matches.path_prefix;
-        let prefix = &self.config.identity.prefix;
+        let rules = ReturnRules::of(&self.config);
         match progress.navigation() {
-            Some(uri) => ReturnPath::of_navigation(path_of(progress)?, uri.query(), entry, prefix),
-            None => ReturnPath::of_navigation(entry, None, entry, prefix),
+            Some(uri) => ReturnPath::of_navigation(path_of(progress)?, uri.query(), entry, rules),
+            None => ReturnPath::of_navigation(entry, None, entry, rules),
         }
     }
 

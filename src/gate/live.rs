@@ -288,6 +288,7 @@ impl Gate {
             result: "success",
             reason: refusal.denial.code(),
             detail: Some(format!("a live connection was closed ({})", reason.as_str())),
+            limit: None,
             portal: Some(Arc::clone(&basis.portal.name)),
             provider: None,
             issuer: identity.map(|identity| Arc::clone(&identity.issuer)),

@@ -110,6 +110,13 @@ impl Html {
         self.raw("<p>").text(text).raw("</p>")
     }
 
+    /// Appends a text for the people who run the site, folded: a visitor has no use for it.
+    pub fn for_operators(self, text: &str) -> Self {
+        self.raw("<details class=\"small\"><summary>For the people who run this site</summary><p><code>")
+            .text(text)
+            .raw("</code></p></details>")
+    }
+
     /// Appends a hidden form field.
     pub fn hidden(self, name: &'static str, value: &str) -> Self {
         self.raw("<input type=\"hidden\"")

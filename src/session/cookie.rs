@@ -14,7 +14,7 @@ use crate::config::CookieSecurity;
 
 /// `Max-Age` of the count of logins: logins within a minute belong together.
 const LOGINS_SECONDS: u32 = 60;
-/// Highest count of logins that a cookie holds.
+/// Highest count of logins that a cookie holds; above every `limits.login_loop`.
 const LOGINS_MAX: u32 = 99;
 /// Characters of 32 bytes in base64url without padding.
 const TEXT_CHARS: usize = 43;

@@ -22,18 +22,16 @@ pub struct Listing {
     pub all: bool,
 }
 
-/// Values that a listing of one user's sessions looks at. The store has no index of users, so a listing costs in proportion to all
-/// sessions.
-const OWN_READ_MAX: usize = 20_000;
 /// Time that a listing waits for the one before it.
 const OWN_WAIT: Duration = Duration::from_secs(2);
 
 impl Sessions {
-    /// Lists the sessions of one user. One listing at a time in this process: users can ask for it at will.
+    /// Lists the sessions of one user. The store has no index of users, so a listing costs in proportion to all sessions: it looks
+    /// at `limits.own_sessions` values. One listing at a time in this process: users can ask for it at will.
     pub async fn list_of(&self, issuer: &str, subject: &str) -> Result<Listing, StoreError> {
         let turn = tokio::time::timeout(OWN_WAIT, self.own_listings.acquire()).await;
         let _turn = turn.map_err(|_elapsed| StoreError::Timeout)?;
-        let mut listing = self.list(OWN_READ_MAX).await?;
+        let mut listing = self.list(self.own_sessions_max).await?;
         listing
             .summaries
             .retain(|summary| summary.issuer == issuer && summary.subject == subject);

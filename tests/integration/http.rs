@@ -9,6 +9,7 @@ mod cross_origin;
 mod forwarding;
 mod http2_streams;
 mod interoperability;
+mod lingering_load;
 mod listener_tls;
 mod lost_connections;
 mod malformed_streams;

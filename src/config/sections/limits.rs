@@ -50,7 +50,16 @@ pub struct Limits {
     pub batch: Count<1, 10_000>,
     /// Size of a body on the decision listener.
     pub decision_body_bytes: ByteSize<1>,
-    /// Longest time that a client takes to send a request's head, and the app to send the body of an `/authorize` request.
+    /// Size of a body on the endpoints below `identity.prefix`.
+    pub identity_body_bytes: ByteSize<1>,
+    /// Size of the path and query to which a login or logout returns.
+    pub return_bytes: ByteSize<256>,
+    /// Logins of one browser within a minute that did not help; a further one is a loop.
+    pub login_loop: Count<1, 98>,
+    /// Sessions in the store that `auth/sessions` looks at to find those of one user.
+    pub own_sessions: Count<1, 1_000_000>,
+    /// Longest time that a client takes to send a request's head or a body to an endpoint below `identity.prefix`, and the app
+    /// to send the body of an `/authorize` request.
     pub header_timeout: Timeout,
     /// Time after which an idle keep-alive connection is closed.
     pub idle_timeout: Timeout,
@@ -127,6 +136,10 @@ impl Default for Limits {
             },
             batch: Count::of::<200>(),
             decision_body_bytes: ByteSize::kib::<1024>(),
+            identity_body_bytes: ByteSize::kib::<64>(),
+            return_bytes: ByteSize::kib::<4>(),
+            login_loop: Count::of::<3>(),
+            own_sessions: Count::of::<20_000>(),
             header_timeout: Timeout::seconds::<10>(),
             idle_timeout: Timeout::seconds::<75>(),
             send_timeout: Timeout::seconds::<60>(),

@@ -19,7 +19,9 @@ use crate::login::{BackchannelLogout, LoginCode, LoginFailure};
 use crate::session::Revocation;
 
 pub(super) async fn log_out(door: &LoginDoor, request: &EndpointRequest<'_>, body: Incoming) -> Result<Response<Body>, Refusal> {
-    let token = Parameters::from_form(request.head, body).await?.required("logout_token")?;
+    let token = Parameters::from_form(&door.config.limits, request.head, body)
+        .await?
+        .required("logout_token")?;
     let outcome = match door.login.accept_logout_token(&token).await {
         Ok(logout) => revoke(door, request, logout).await,
         Err(failure) => {

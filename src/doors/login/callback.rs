@@ -26,7 +26,7 @@ pub(super) async fn receive_form(
     request: &EndpointRequest<'_>,
     body: Incoming,
 ) -> Result<Response<Body>, Refusal> {
-    let form = Parameters::from_form(request.head, body).await?;
+    let form = Parameters::from_form(&door.config.limits, request.head, body).await?;
     let mut query = form_urlencoded::Serializer::new(String::new());
     for name in CALLBACK_PARAMETERS {
         if let Some(value) = form.optional(name)? {

@@ -56,7 +56,7 @@ pub(super) async fn login_failed(
         Some(portal) if may_need_another_account(failure.code) => page_user(door, request, portal, return_to).await,
         _ => None,
     };
-    page.failure(failure.code, return_to, user.as_ref())
+    page.failure(failure, return_to, user.as_ref())
 }
 
 const fn may_need_another_account(code: LoginCode) -> bool {

@@ -3,22 +3,18 @@
 //! A parameter that an endpoint uses may occur once: of two values, a proxy in front of the gate and the gate could use different
 //! ones. Bodies are bounded in bytes and time.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::json;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde_json::Value;
 use url::form_urlencoded;
 
-/// Bytes of a body.
-const BODY_BYTES_MAX: usize = 64 * 1024;
-/// Time in which the whole body must arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::config::Limits;
+
 const FORM: &str = "application/x-www-form-urlencoded";
 
 /// The parameters of one request, in the order in which they were sent.
@@ -35,34 +31,34 @@ impl Parameters {
     }
 
     /// Reads a form; an error if the body is not a form, or if any field is repeated.
-    pub async fn from_form(head: &Parts, body: Incoming) -> Result<Self, Refusal> {
+    pub async fn from_form(limits: &Limits, head: &Parts, body: Incoming) -> Result<Self, Refusal> {
         if media_type(head) != FORM {
             return Err(invalid("the body is not a form"));
         }
-        let parameters = Self::from_urlencoded(&read(body).await?);
-        for (n, parameter) in parameters.0.iter().enumerate() {
-            if parameters.0.iter().take(n).any(|earlier| earlier.name == parameter.name) {
-                return Err(invalid("a form field is repeated"));
-            }
+        let parameters = Self::from_urlencoded(&read(limits, body).await?);
+        let mut names: Vec<&str> = parameters.0.iter().map(|parameter| parameter.name.as_str()).collect();
+        names.sort_unstable();
+        if names.windows(2).any(|two| matches!(two, [one, other] if one == other)) {
+            return Err(invalid("a form field is repeated"));
         }
         Ok(parameters)
     }
 
     /// Reads a form if the body is one; else the query.
-    pub async fn from_form_or_query(head: &Parts, body: Incoming) -> Result<Self, Refusal> {
+    pub async fn from_form_or_query(limits: &Limits, head: &Parts, body: Incoming) -> Result<Self, Refusal> {
         if media_type(head).starts_with(FORM) {
-            Self::from_form(head, body).await
+            Self::from_form(limits, head, body).await
         } else {
             Ok(Self::from_query(head))
         }
     }
 
     /// Reads a form, or a JSON object of strings.
-    pub async fn from_form_or_json(head: &Parts, body: Incoming) -> Result<Self, Refusal> {
+    pub async fn from_form_or_json(limits: &Limits, head: &Parts, body: Incoming) -> Result<Self, Refusal> {
         if media_type(head) != "application/json" {
-            return Self::from_form(head, body).await;
+            return Self::from_form(limits, head, body).await;
         }
-        let bytes = read(body).await?;
+        let bytes = read(limits, body).await?;
         let object = json::object_from_slice(&bytes).map_err(|_error| invalid("the body is not a JSON object"))?;
         let mut parameters = Vec::new();
         for (name, value) in object {
@@ -112,10 +108,14 @@ fn media_type(head: &Parts) -> &str {
         .trim()
 }
 
-async fn read(body: Incoming) -> Result<Bytes, Refusal> {
-    let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES_MAX).collect()).await;
-    let collected = collected.map_err(|_elapsed| invalid("the body did not arrive in time"))?;
-    let collected = collected.map_err(|_error| Refusal::new(Denial::RequestTooLarge, "the body is too large or incomplete"))?;
+async fn read(limits: &Limits, body: Incoming) -> Result<Bytes, Refusal> {
+    let whole = Limited::new(body, limits.identity_body_bytes.as_usize()).collect();
+    let collected = tokio::time::timeout(limits.header_timeout.get(), whole).await;
+    let collected = collected.map_err(|_elapsed| Refusal::over_limit(Denial::RequestInvalid, "limits.header_timeout"))?;
+    let collected = collected.map_err(|error| match error.is::<LengthLimitError>() {
+        true => Refusal::over_limit(Denial::RequestTooLarge, "limits.identity_body_bytes"),
+        false => invalid("the body is incomplete"),
+    })?;
     Ok(collected.to_bytes())
 }
 

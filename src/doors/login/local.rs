@@ -49,7 +49,7 @@ struct FormTarget<'a> {
 
 pub(super) async fn submit(door: &LoginDoor, request: &EndpointRequest<'_>, body: Incoming) -> Result<Response<Body>, Refusal> {
     door.check_same_origin(request)?;
-    let form = SubmittedForm::parse(door, &Parameters::from_form(request.head, body).await?)?;
+    let form = SubmittedForm::parse(door, &Parameters::from_form(&door.config.limits, request.head, body).await?)?;
     let target = form.check_target(door, request)?;
     // a browser without a login cookie gets one with the form that it is shown again
     let browser = browser_secret(door, request)?;
@@ -72,7 +72,7 @@ pub(super) async fn submit(door: &LoginDoor, request: &EndpointRequest<'_>, body
         return_to: &form.return_to,
         token: &form.binding().token(&browser),
         name: &form.name,
-        failure: Some(failure.code),
+        failure: Some(&failure),
     });
     let cookie = door.sessions.cookies.set_login(browser.expose());
     response.headers_mut().append(SET_COOKIE, cookie);
@@ -111,11 +111,14 @@ fn invalid(detail: &'static str) -> Refusal {
 }
 
 fn account_refused(error: &CheckError) -> LoginFailure {
-    let code = match error {
-        CheckError::Credentials(_) => LoginCode::CredentialsInvalid,
-        CheckError::RateLimited(_) => LoginCode::RateLimited,
+    let (code, limit) = match error {
+        CheckError::Credentials(_) => (LoginCode::CredentialsInvalid, None),
+        CheckError::RateLimited { limit, .. } => (LoginCode::RateLimited, *limit),
     };
-    LoginFailure::new(code, error.to_string())
+    LoginFailure {
+        limit,
+        ..LoginFailure::new(code, error.to_string())
+    }
 }
 
 impl SubmittedForm {

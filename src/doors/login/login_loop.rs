@@ -1,7 +1,8 @@
 //! Stops login loops: logins of one browser that succeed again and again because each next request asks for another one.
 //!
 //! The browser itself counts, in a cookie that lives for a minute: each login adds one, and the first page that the new session may
-//! see (`gate/browser`), or a logout, removes the cookie. So logins that helped never count. The count protects the user from a
+//! see (`gate/browser`), or a logout, removes the cookie. So logins that helped never count. A circle has four redirects, and
+//! browsers give up after twenty; the default of `limits.login_loop` ends it before. The count protects the user from a
 //! browser that goes round in circles; it protects nothing of the gate, so the browser may hold it.
 
 use http::HeaderValue;
@@ -10,20 +11,15 @@ use super::input::Parameters;
 use super::{EndpointRequest, LoginDoor};
 use crate::login::{LoginCode, LoginFailure};
 
-/// Logins in a minute that did not help; more are a loop. A circle has four redirects, and browsers give up after twenty: the page
-/// must come before.
-const LOGINS_MAX: u32 = 3;
 /// The values of `prompt` with which a user chose this login: a provider shows a page, so there is no circle.
 const INTERACTIVE: [&str; 2] = ["login", "select_account"];
 
 /// Fails with `login_loop` if too many logins of this browser did not help.
 pub(super) fn check(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<(), LoginFailure> {
     let logins = door.sessions.cookies.logins(&request.head.headers);
-    if logins > LOGINS_MAX && !is_interactive(request) {
-        return Err(LoginFailure::new(
-            LoginCode::LoginLoop,
-            format!("{logins} logins within a minute, each followed by another one"),
-        ));
+    if logins > door.config.limits.login_loop.get() && !is_interactive(request) {
+        let detail = format!("{logins} logins within a minute, each followed by another one");
+        return Err(LoginFailure::new(LoginCode::LoginLoop, detail).over_limit("limits.login_loop"));
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ use crate::session::{Session, StoreError};
 
 pub(super) async fn log_out(door: &LoginDoor, request: &EndpointRequest<'_>, body: Incoming) -> Result<Response<Body>, Refusal> {
     door.check_same_origin(request)?;
-    let parameters = Parameters::from_form_or_query(request.head, body).await?;
+    let parameters = Parameters::from_form_or_query(&door.config.limits, request.head, body).await?;
     let return_to = door.return_path(&parameters)?;
     let is_from_page = parameters.optional("from")?.is_some_and(|from| from == "page");
     let caller = logout_caller(&request.head.headers);

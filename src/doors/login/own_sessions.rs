@@ -15,7 +15,7 @@ use super::caller::current_session;
 use super::completion::see_other;
 use super::input::Parameters;
 use super::logout::logout_caller;
-use super::page::{LogoutReach, OwnSession};
+use super::page::{LogoutReach, OwnSession, OwnSessions};
 use super::record::{record_logout, session_event};
 use super::{EndpointRequest, LoginDoor, portal_lookup};
 use crate::http::answer::{self, Style};
@@ -33,6 +33,7 @@ pub(super) async fn show(door: &LoginDoor, request: &EndpointRequest<'_>) -> Res
     let session = required_session(door, request).await?;
     let listing = door.sessions.list_of(&session.data.issuer, &session.data.subject).await;
     let listing = listing.map_err(|error| unavailable(&error))?;
+    let is_complete = listing.all && listing.unreadable == 0;
     let mut summaries = listing.summaries;
     summaries.sort_by_key(|summary| std::cmp::Reverse(summary.used_at));
     let own = session.handle.to_hex();
@@ -51,7 +52,7 @@ pub(super) async fn show(door: &LoginDoor, request: &EndpointRequest<'_>) -> Res
                 is_current: is_current(summary),
             })
             .collect();
-        return Ok(door.pages(request).own_sessions(&sessions));
+        return Ok(door.pages(request).own_sessions(&OwnSessions { sessions, is_complete }));
     }
     let sessions: Vec<Value> = summaries
         .iter()
@@ -60,14 +61,14 @@ pub(super) async fn show(door: &LoginDoor, request: &EndpointRequest<'_>) -> Res
                 "created_at": summary.created_at / 1000, "used_at": summary.used_at / 1000, "current": is_current(summary)})
         })
         .collect();
-    let body = json!({"sessions": sessions, "complete": listing.all && listing.unreadable == 0});
+    let body = json!({"sessions": sessions, "complete": is_complete});
     Ok(answer::json(StatusCode::OK, &body))
 }
 
 pub(super) async fn end(door: &LoginDoor, request: &EndpointRequest<'_>, body: Incoming) -> Result<Response<Body>, Refusal> {
     door.check_same_origin(request)?;
     let session = required_session(door, request).await?;
-    let ending = Ending::parse(&Parameters::from_form_or_json(request.head, body).await?)?;
+    let ending = Ending::parse(&Parameters::from_form_or_json(&door.config.limits, request.head, body).await?)?;
     let revocation = match ending {
         Ending::One(handle) => {
             let is_own = door

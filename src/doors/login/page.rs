@@ -5,7 +5,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::denial::{Denial, Refusal, over_limit};
 use http::header::{ALLOW, REFRESH, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use uuid::Uuid;
@@ -16,7 +16,7 @@ use crate::accounts::{NAME_CHARS_MAX, PASSWORD_BYTES_MAX};
 use crate::http::pages::{Html, Page, PageUser, Theme};
 use crate::http::request::uuid_value;
 use crate::http::upstream::Body;
-use crate::login::LoginCode;
+use crate::login::{LoginCode, LoginFailure};
 
 /// `Retry-After` of a temporary failure, in seconds.
 const RETRY_AFTER_SECONDS: u64 = 30;
@@ -40,7 +40,7 @@ pub(super) struct LoginForm<'a> {
     pub token: &'a str,
     /// The submitted name, shown again after a failure.
     pub name: &'a str,
-    pub failure: Option<LoginCode>,
+    pub failure: Option<&'a LoginFailure>,
 }
 
 /// A portal in the chooser.
@@ -70,6 +70,14 @@ pub(super) struct OwnSession {
     pub used_at: i64,
     /// True for the session of this browser.
     pub is_current: bool,
+}
+
+/// The user's own sessions, as far as the gate found them.
+#[derive(Clone, Debug)]
+pub(super) struct OwnSessions {
+    pub sessions: Vec<OwnSession>,
+    /// True if there are no more.
+    pub is_complete: bool,
 }
 
 /// The replicas that know the logout when the response is sent.
@@ -161,8 +169,8 @@ impl Pages<'_> {
             content = content.raw("<p class=\"soft\">").text(form.portal_title).raw("</p>");
         }
         let described = match form.failure {
-            Some(code) => {
-                let explanation = explain(code);
+            Some(failure) => {
+                let explanation = explain(failure.code);
                 content = content
                     .raw("<div class=\"error\" role=\"alert\" id=\"failure\"><strong>")
                     .text(explanation.heading)
@@ -173,7 +181,7 @@ impl Pages<'_> {
             }
             None => "",
         };
-        let invalid = match form.failure {
+        let invalid = match form.failure.map(|failure| failure.code) {
             Some(LoginCode::CredentialsInvalid) => " aria-invalid=\"true\"",
             _ => "",
         };
@@ -189,7 +197,7 @@ impl Pages<'_> {
         for field in form.return_to.parameters() {
             content = content.hidden(field.name, &field.value);
         }
-        let content = content
+        content = content
             .hidden("token", form.token)
             .raw("<label for=\"name\">Name</label><input id=\"name\" name=\"name\" type=\"text\" autocomplete=\"username\" autocapitalize=\"none\" autocorrect=\"off\" spellcheck=\"false\" required")
             .attribute("maxlength", &NAME_CHARS_MAX.to_string())
@@ -207,14 +215,18 @@ impl Pages<'_> {
             portal: Some(form.portal_title.to_owned()),
             ..*self
         };
-        match form.failure {
-            Some(code) => pages.html_of_failure(code, "Log in", &content),
-            None => pages.html(StatusCode::OK, "Log in", &content),
+        let Some(failure) = form.failure else {
+            return pages.html(StatusCode::OK, "Log in", &content);
+        };
+        if let Some(limit) = failure.limit {
+            content = content.for_operators(&over_limit(limit));
         }
+        pages.html_of_failure(failure.code, "Log in", &content)
     }
 
     /// Explains why a login failed. The link to try again leads to `return_to`, a checked path of this origin.
-    pub fn failure(&self, code: LoginCode, return_to: Option<&str>, user: Option<&PageUser>) -> Response<Body> {
+    pub fn failure(&self, failure: &LoginFailure, return_to: Option<&str>, user: Option<&PageUser>) -> Response<Body> {
+        let code = failure.code;
         let explanation = explain(code);
         let mut content = Html::new().paragraph(explanation.text);
         let chooser = self.chooser_address();
@@ -235,6 +247,9 @@ impl Pages<'_> {
             .raw("</code><br>Reason <code>")
             .text(code.code())
             .raw("</code></p>");
+        if let Some(limit) = failure.limit {
+            content = content.for_operators(&over_limit(limit));
+        }
         self.html_of_failure(code, explanation.heading, &content)
     }
 
@@ -268,10 +283,15 @@ impl Pages<'_> {
     }
 
     /// Lists the user's own sessions, each with a button that ends it.
-    pub fn own_sessions(&self, sessions: &[OwnSession]) -> Response<Body> {
+    pub fn own_sessions(&self, own: &OwnSessions) -> Response<Body> {
         let action = format!("{}/auth/sessions", self.prefix);
-        let mut content = Html::new().raw("<ul class=\"portals\">");
-        for session in sessions {
+        let mut content = Html::new();
+        if !own.is_complete {
+            content =
+                content.paragraph("There may be more sessions of yours than this list shows. Log out everywhere to end all.");
+        }
+        let mut content = content.raw("<ul class=\"portals\">");
+        for session in &own.sessions {
             let label = if session.is_current {
                 "This browser"
             } else {

@@ -78,6 +78,7 @@ pub(super) fn record_failure(door: &LoginDoor, request: &EndpointRequest<'_>, fa
     event.result = "failure";
     event.reason = code;
     event.detail = Some(failure.detail.clone());
+    event.limit = failure.limit;
     event.provider = configured(door, provider).map(Arc::from);
     event.portal = portal.map(Arc::from);
     event.subject = attempt.subject.map(str::to_owned);

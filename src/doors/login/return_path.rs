@@ -15,11 +15,10 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use url::form_urlencoded::Serializer;
 
 use super::input::Parameters;
+use crate::config::Config;
 
-/// Bytes of a return path in a link; it becomes part of the provider's URL.
-const BYTES_MAX: usize = 2048;
-/// Bytes of a return path with the query of a navigation. With `state` around it, the provider's URL stays below 8 KiB.
-const NAVIGATION_BYTES_MAX: usize = 4096;
+/// Bytes of a return path that the gate puts into a link as it is. Percent-encoding may triple them; base64url adds a third.
+const PLAIN_BYTES: usize = 2048;
 /// Characters that a query carries only encoded.
 const ENCODED: &AsciiSet = &CONTROLS
     .add(b' ')
@@ -34,6 +33,24 @@ const PATH: &str = "rd";
 const QUERY: &str = "rq";
 const CUT: &str = "cut";
 
+/// The bounds of return paths.
+#[derive(Clone, Copy, Debug)]
+pub struct ReturnRules<'a> {
+    /// `identity.prefix`: a login must not return to an endpoint of the gate.
+    pub own_prefix: &'a str,
+    /// `limits.return_bytes`: path and query become part of the provider's URL.
+    pub bytes_max: usize,
+}
+
+impl<'a> ReturnRules<'a> {
+    pub fn of(config: &'a Config) -> Self {
+        Self {
+            own_prefix: &config.identity.prefix,
+            bytes_max: config.limits.return_bytes.as_usize(),
+        }
+    }
+}
+
 /// A checked path of this origin, with its query.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ReturnPath {
@@ -43,76 +60,67 @@ pub struct ReturnPath {
 }
 
 impl ReturnPath {
-    /// Refuses paths below `own_prefix`, which is `identity.prefix`: a login must not return to an endpoint of the gate.
+    /// Reads the return path of a link.
     ///
     /// # Errors
     /// `request_invalid` with the reason for the log.
-    pub fn parse(text: &str, own_prefix: &str) -> Result<Self, Refusal> {
-        if text.len() > BYTES_MAX {
-            return Err(refuse(&format!("longer than {BYTES_MAX} bytes")));
-        }
-        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(refuse("white space, a control character or a letter that must be encoded"));
-        }
-        if text.contains(['\\', '#', '<', '>', '"']) {
-            return Err(refuse("a character that has no place in a path or query"));
-        }
-        if encoded_bytes(text).any(|byte| byte < b' ' || byte == 0x7f) {
-            return Err(refuse("an encoded control character"));
-        }
+    pub fn parse(text: &str, rules: ReturnRules<'_>) -> Result<Self, Refusal> {
+        check_length(text, rules)?;
+        check_plain(text)?;
         let (path, query) = split(text);
-        Self::of(path, query, own_prefix)
+        Self::of(path, query, rules)
     }
 
     /// The return path of a navigation: its address, or as much of it as fits; `entry` is the prefix of its portal.
-    pub fn of_navigation(path: &str, query: Option<&str>, entry: &str, own_prefix: &str) -> Option<Self> {
+    pub fn of_navigation(path: &str, query: Option<&str>, entry: &str, rules: ReturnRules<'_>) -> Option<Self> {
         let query = query.map(|query| utf8_percent_encode(query, ENCODED).to_string());
         let whole = path.len() + 1 + query.as_deref().map_or(0, str::len);
-        if path.len() <= BYTES_MAX && whole <= NAVIGATION_BYTES_MAX {
-            match Self::of(path, query.as_deref(), own_prefix) {
+        if whole <= rules.bytes_max {
+            match Self::of(path, query.as_deref(), rules) {
                 Ok(kept) => return Some(kept),
                 Err(refusal) => tracing::debug!(detail = %refusal.detail, "a login does not return to its whole address"),
             }
         }
-        let of_path = Some(path).filter(|path| path.len() <= BYTES_MAX);
-        let of_path = of_path.and_then(|path| Self::of(path, None, own_prefix).ok());
-        let part = of_path.or_else(|| Self::of(entry, None, own_prefix).ok())?;
+        let of_path = Some(path).filter(|path| path.len() <= rules.bytes_max);
+        let of_path = of_path.and_then(|path| Self::of(path, None, rules).ok());
+        let part = of_path.or_else(|| Self::of(entry, None, rules).ok())?;
         Some(Self { is_cut: true, ..part })
     }
 
     /// Reads the return path of a link or form; `None` without one.
-    pub(super) fn from_parameters(parameters: &Parameters, own_prefix: &str) -> Result<Option<Self>, Refusal> {
+    pub(super) fn from_parameters(parameters: &Parameters, rules: ReturnRules<'_>) -> Result<Option<Self>, Refusal> {
         let Some(text) = parameters.optional(PATH)? else {
             return Ok(None);
         };
         let query = parameters.optional(QUERY)?;
         let is_cut = parameters.optional(CUT)?.is_some();
-        let mut parsed = Self::parse(&text, own_prefix)?;
+        let mut parsed = Self::parse(&text, rules)?;
         if let Some(query) = query {
             let query = URL_SAFE_NO_PAD
                 .decode(query)
                 .ok()
                 .and_then(|bytes| String::from_utf8(bytes).ok());
             let query = query.ok_or_else(|| refuse("its query is not base64url"))?;
-            parsed = Self::parse_own(&format!("{}?{query}", split(&text).0), own_prefix)?;
+            parsed = Self::parse_own(&format!("{}?{query}", split(&text).0), rules)?;
         }
         Ok(Some(Self { is_cut, ..parsed }))
     }
 
     /// Reads a return path that the gate wrote: what `of_navigation` makes.
-    pub(super) fn parse_own(text: &str, own_prefix: &str) -> Result<Self, Refusal> {
+    pub(super) fn parse_own(text: &str, rules: ReturnRules<'_>) -> Result<Self, Refusal> {
         let (path, query) = split(text);
         let is_encoded = |query: &str| utf8_percent_encode(query, ENCODED).to_string() == query;
-        if text.len() > NAVIGATION_BYTES_MAX || !query.is_none_or(is_encoded) {
-            return Err(refuse("its query is too long, or has a character that must be encoded"));
+        check_length(text, rules)?;
+        if !query.is_none_or(is_encoded) {
+            return Err(refuse("its query has a character that must be encoded"));
         }
-        Self::of(path, query, own_prefix)
+        Self::of(path, query, rules)
     }
 
-    fn of(path: &str, query: Option<&str>, own_prefix: &str) -> Result<Self, Refusal> {
+    fn of(path: &str, query: Option<&str>, rules: ReturnRules<'_>) -> Result<Self, Refusal> {
         let path = CanonicalPath::parse(path).map_err(|error| refuse(&error.to_string()))?;
         let plain = path.plain_id();
-        if plain == own_prefix || ancestors_of(plain).any(|parent| parent == own_prefix) {
+        if plain == rules.own_prefix || ancestors_of(plain).any(|parent| parent == rules.own_prefix) {
             return Err(refuse("an endpoint of the gate's own"));
         }
         let text = match query {
@@ -128,7 +136,7 @@ impl ReturnPath {
 
     /// The parameters that `from_parameters` reads.
     pub(super) fn parameters(&self) -> impl Iterator<Item = Parameter> + use<> {
-        let fits = Self::parse(&self.text, "").is_ok();
+        let fits = self.text.len() <= PLAIN_BYTES && check_plain(&self.text).is_ok();
         let (path, query) = split(&self.text);
         let path = if fits { &self.text } else { path };
         let query = query.filter(|_| !fits).map(|query| URL_SAFE_NO_PAD.encode(query));
@@ -182,6 +190,27 @@ fn refuse(why: &str) -> Refusal {
     Refusal::new(Denial::RequestInvalid, format!("the return path is refused: {why}"))
 }
 
+fn check_length(text: &str, rules: ReturnRules<'_>) -> Result<(), Refusal> {
+    if text.len() > rules.bytes_max {
+        return Err(Refusal::over_limit(Denial::RequestInvalid, "limits.return_bytes"));
+    }
+    Ok(())
+}
+
+/// Checks the characters of a return path that a link has as it is.
+fn check_plain(text: &str) -> Result<(), Refusal> {
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(refuse("white space, a control character or a letter that must be encoded"));
+    }
+    if text.contains(['\\', '#', '<', '>', '"']) {
+        return Err(refuse("a character that has no place in a path or query"));
+    }
+    if encoded_bytes(text).any(|byte| byte < b' ' || byte == 0x7f) {
+        return Err(refuse("an encoded control character"));
+    }
+    Ok(())
+}
+
 /// The bytes of all percent-escapes; malformed escapes are skipped.
 fn encoded_bytes(text: &str) -> impl Iterator<Item = u8> {
     text.split('%').skip(1).filter_map(|rest| {
@@ -195,6 +224,10 @@ mod tests {
     use super::*;
 
     const PREFIX: &str = "/api/v1/identity";
+    const RULES: ReturnRules<'_> = ReturnRules {
+        own_prefix: PREFIX,
+        bytes_max: 4096,
+    };
 
     #[test]
     fn paths_of_this_origin_are_accepted_in_canonical_spelling() {
@@ -208,7 +241,7 @@ mod tests {
             ("/blue%20shoes", "/blue%20shoes"),
             ("/api/v1/identityx", "/api/v1/identityx"),
         ] {
-            assert_eq!(ReturnPath::parse(text, PREFIX).unwrap().as_str(), canonical, "{text}");
+            assert_eq!(ReturnPath::parse(text, RULES).unwrap().as_str(), canonical, "{text}");
         }
     }
 
@@ -218,14 +251,14 @@ mod tests {
         let attacks: Vec<String> = serde_json::from_str(corpus).unwrap();
         assert!(attacks.len() >= 150, "{}", attacks.len());
         for attack in &attacks {
-            assert!(ReturnPath::parse(attack, PREFIX).is_err(), "{attack:?}");
+            assert!(ReturnPath::parse(attack, RULES).is_err(), "{attack:?}");
         }
-        assert!(ReturnPath::parse(&format!("/{}", "a".repeat(BYTES_MAX)), PREFIX).is_err());
-        assert!(ReturnPath::parse(&format!("/{}", "a".repeat(BYTES_MAX - 1)), PREFIX).is_ok());
+        assert!(ReturnPath::parse(&format!("/{}", "a".repeat(4096)), RULES).is_err());
+        assert!(ReturnPath::parse(&format!("/{}", "a".repeat(4095)), RULES).is_ok());
     }
 
     fn read(query: &str) -> Result<Option<ReturnPath>, Refusal> {
-        ReturnPath::from_parameters(&Parameters::from_urlencoded(query.as_bytes()), PREFIX)
+        ReturnPath::from_parameters(&Parameters::from_urlencoded(query.as_bytes()), RULES)
     }
 
     fn written(path: &ReturnPath) -> String {
@@ -247,28 +280,28 @@ mod tests {
             ("next=https://x.test/?a#b", "next=https://x.test/?a%23b"),
             (long.as_str(), long.as_str()),
         ] {
-            let path = ReturnPath::of_navigation("/portal/p/x", Some(query), "/portal/p", PREFIX).unwrap();
+            let path = ReturnPath::of_navigation("/portal/p/x", Some(query), "/portal/p", RULES).unwrap();
             assert_eq!((path.as_str(), path.is_cut), (format!("/portal/p/x?{kept}").as_str(), false));
             assert_eq!(read(&written(&path)).unwrap(), Some(path.clone()), "{query}");
-            assert_eq!(ReturnPath::parse_own(path.as_str(), PREFIX).unwrap(), path);
+            assert_eq!(ReturnPath::parse_own(path.as_str(), RULES).unwrap(), path);
         }
         // the usual return path stays readable
-        let plain = ReturnPath::of_navigation("/a", Some("b=c"), "/", PREFIX).unwrap();
+        let plain = ReturnPath::of_navigation("/a", Some("b=c"), "/", RULES).unwrap();
         assert_eq!(written(&plain), "rd=%2Fa%3Fb%3Dc");
     }
 
     #[test]
     fn address_that_is_too_long_ends_at_its_path_and_says_so() {
         let query = "a".repeat(5000);
-        let path = ReturnPath::of_navigation("/portal/p/x", Some(&query), "/portal/p", PREFIX).unwrap();
+        let path = ReturnPath::of_navigation("/portal/p/x", Some(&query), "/portal/p", RULES).unwrap();
         assert_eq!((path.as_str(), path.is_cut), ("/portal/p/x", true));
         assert_eq!(written(&path), "cut=1&rd=%2Fportal%2Fp%2Fx");
         assert_eq!(read(&written(&path)).unwrap(), Some(path));
-        let long = format!("/portal/p/{}", "a".repeat(3000));
-        let path = ReturnPath::of_navigation(&long, None, "/portal/p", PREFIX).unwrap();
+        let long = format!("/portal/p/{}", "a".repeat(5000));
+        let path = ReturnPath::of_navigation(&long, None, "/portal/p", RULES).unwrap();
         assert_eq!((path.as_str(), path.is_cut), ("/portal/p", true));
         // a path that the portal takes as opaque data has no place in a link
-        let path = ReturnPath::of_navigation("/portal/p/a%2Fb", Some("c=d"), "/portal/p", PREFIX).unwrap();
+        let path = ReturnPath::of_navigation("/portal/p/a%2Fb", Some("c=d"), "/portal/p", RULES).unwrap();
         assert_eq!((path.as_str(), path.is_cut), ("/portal/p", true));
     }
 
@@ -307,7 +340,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn accepted_paths_stay_on_this_origin(text in "[/\\\\a-z.:@%?#0-9\u{9}\u{a} ]{0,24}") {
-            if let Ok(path) = ReturnPath::parse(&text, PREFIX) {
+            if let Ok(path) = ReturnPath::parse(&text, RULES) {
                 proptest::prop_assert_eq!(read(&written(&path)).unwrap(), Some(path.clone()));
                 let base = url::Url::parse("https://shop.example").unwrap();
                 let target = base.join(path.as_str()).unwrap();

@@ -26,7 +26,7 @@ pub(super) async fn mint(door: &LoginDoor, request: &EndpointRequest<'_>, body: 
     if matches!(credential, CallerCredential::Session(_)) {
         door.check_same_origin(request)?;
     }
-    let parameters = Parameters::from_form_or_json(request.head, body).await?;
+    let parameters = Parameters::from_form_or_json(&door.config.limits, request.head, body).await?;
     let slug = parameters.only("portal").ok_or_else(|| {
         let detail = "the body must have exactly one member, `portal`";
         Refusal::new(Denial::RequestInvalid, detail)

@@ -65,11 +65,12 @@ pub(super) fn page(text: &PublicText<'_>, answer: &AnswerContext) -> Response<Bo
     content = content
         .raw("<code>")
         .text(text.code)
-        .raw("</code>")
-        .text(&text.detail.as_ref().map(|detail| format!(", {detail}")).unwrap_or_default())
-        .raw("<br>Reference <code>")
+        .raw("</code><br>Reference <code>")
         .text(&answer.decision_id.to_string())
         .raw("</code></p>");
+    if let Some(detail) = &text.detail {
+        content = content.for_operators(detail);
+    }
     let html = answer.theme.page(&Page {
         portal: ways.portal.as_deref(),
         heading: explanation.heading,

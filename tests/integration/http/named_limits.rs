@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::http::protocol_parity::start;
 use crate::support::http2_frames::{Http2, Outcome, field};
+use crate::support::session_client::{self, IDENTITY_PATH};
 use crate::support::{Answer, Gate, PAGE, RawConnection, ScriptedServer, eventually, exchange, open_portal, raw, response};
 
 fn bearer(gate: &Gate) -> String {
@@ -232,4 +233,87 @@ fn a_slow_head_names_its_limit_in_the_record() {
     slow.send("GET / HTTP/1.1\r\n");
     assert!(slow.is_closed());
     assert_recorded(&gate, "limits.header_timeout", 1);
+}
+
+/// An address whose queue of connections is full: a further one waits.
+fn full_queue() -> (std::net::SocketAddr, Vec<socket2::Socket>) {
+    let new = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let server = new();
+    server.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    server.listen(0).unwrap();
+    let address = server.local_addr().unwrap();
+    let mut open = vec![server];
+    for _ in 0..4 {
+        let client = new();
+        client.set_nonblocking(true).unwrap();
+        // a connection under way is not connected yet
+        let _in_progress = client.connect(&address);
+        open.push(client);
+    }
+    (address.as_socket().unwrap(), open)
+}
+
+#[test]
+fn a_connection_to_the_app_that_takes_too_long_and_the_open_circuit_name_their_limits() {
+    let (address, _open) = full_queue();
+    let gate = open_portal()
+        .config(&format!(
+            "upstream: {{ url: 'http://{address}', connect_timeout: 300ms, circuit: {{ failures: 2, pause: 1m }} }}"
+        ))
+        .start();
+    for answer in ask(&gate, &[]) {
+        assert_names(&answer, 502, "upstream.connect_timeout");
+    }
+    assert_recorded(&gate, "upstream.connect_timeout", 2);
+    for answer in ask(&gate, &[]) {
+        assert_names(&answer, 502, "upstream.circuit.failures");
+    }
+    assert_recorded(&gate, "upstream.circuit.failures", 2);
+    let headers = [("authorization", &*bearer(&gate)), ("accept", "text/html")];
+    let page = raw(gate.proxy, "GET", PAGE, &headers, b"");
+    assert!(page.text().contains("`upstream.circuit.failures`"), "{}", page.text());
+}
+
+#[test]
+fn a_body_below_the_identity_prefix_that_is_too_large_or_too_slow_names_its_limit() {
+    let gate = session_client::portal()
+        .config("limits: { workers: 1, identity_body_bytes: 1KiB, header_timeout: 300ms }")
+        .start();
+    let path = format!("{IDENTITY_PATH}/auth/backchannel-logout");
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    let large = format!("logout_token={}", "x".repeat(2000));
+    assert_names(
+        &raw(gate.proxy, "POST", &path, &[form], large.as_bytes()),
+        413,
+        "limits.identity_body_bytes",
+    );
+    assert_recorded(&gate, "limits.identity_body_bytes", 1);
+    let mut slow = RawConnection::open(gate.proxy);
+    slow.send(format!(
+        "POST {path} HTTP/1.1\r\nhost: shop.test\r\ncontent-type: {}\r\ncontent-length: 100\r\n\r\nlogout_token=",
+        form.1
+    ));
+    assert_names(&slow.read_answer("POST").unwrap(), 400, "limits.header_timeout");
+    assert_recorded(&gate, "limits.header_timeout", 1);
+}
+
+#[test]
+fn a_return_path_that_is_too_long_names_its_limit() {
+    let gate = session_client::portal()
+        .config("limits: { workers: 1, return_bytes: 300B }")
+        .start();
+    let login = |rd: &str| {
+        let path = format!("{IDENTITY_PATH}/auth/login?portal=p&rd={rd}");
+        raw(gate.proxy, "GET", &path, &[("accept", "application/json")], b"")
+    };
+    assert_eq!(login(&format!("/{}", "a".repeat(299))).status, 200);
+    assert_names(&login(&format!("/{}", "a".repeat(300))), 400, "limits.return_bytes");
+    assert_recorded(&gate, "limits.return_bytes", 1);
+    // the address of a navigation is cut
+    let sent = session_client::browse(&gate, &format!("{PAGE}?q={}", "a".repeat(300)), "");
+    let location = sent.header("location");
+    assert!(
+        sent.status == 302 && location.contains("cut=1") && !location.contains("aaa"),
+        "{location}"
+    );
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::support::openid::user_agent::form;
-use crate::support::session_client::HASH;
+use crate::support::session_client::{HASH, auth_event};
 use crate::support::{Gate, OPEN_SCHEMA, Setup, parse};
 
 const LOGIN: &str = "/api/v1/identity/auth/login?portal=p&rd=/portal/p/x";
@@ -89,6 +89,15 @@ fn guessing_from_one_address_does_not_lock_the_account_at_another_address() {
         let tried = log_in(&gate, thief, "alice", "password");
         assert!(is_limited(&tried), "{tried:?}");
     }
+    let page = log_in(&gate, thief, "alice", "password").unwrap_err();
+    assert!(
+        page.contains("<summary>For the people who run this site</summary>") && page.contains("`limits.rate_login`"),
+        "{page}"
+    );
+    let event = auth_event(&gate, "the refused login is recorded", |event| {
+        event["limit"] == "limits.rate_login"
+    });
+    assert_eq!((&event["event"], &event["reason"]), (&"login".into(), &"rate_limited".into()));
     let other = log_in(&gate, thief, "bob", "password");
     assert!(is_limited(&other), "an address that tries many accounts is bound: {other:?}");
     assert_eq!(log_in(&gate, owner, "alice", "password"), Ok(()));

@@ -194,7 +194,7 @@ fn no_open_redirect_of_the_corpus_gets_anywhere() {
     let text = include_str!("../../corpus/login/redirects.json");
     let mut tricks: Vec<String> = serde_json::from_str(text).unwrap();
     assert!(tricks.len() >= 150);
-    tricks.push(format!("/{}", "a".repeat(2048)));
+    tricks.push(format!("/{}", "a".repeat(4096)));
     for trick in &tricks {
         let rd: String = url::form_urlencoded::byte_serialize(trick.as_bytes()).collect();
         let path = format!("{IDENTITY_PATH}/auth/login?portal=p&rd={rd}");
@@ -431,6 +431,12 @@ fn a_loop_of_logins_ends_in_a_page_until_the_browser_logs_out() {
     }
     let page = login_gate.open(&mut browser, &login);
     assert!(page.status >= 400 && page.text().contains("login_loop"), "{page:?}");
+    assert!(page.text().contains("`limits.login_loop`"), "{page:?}");
+    let failed = login_gate
+        .events("login", 5)
+        .into_iter()
+        .find(|event| event["reason"] == "login_loop");
+    assert_eq!(failed.unwrap()["limit"], "limits.login_loop");
     assert!(page.location().is_none());
     login_gate.post(&mut browser, "auth/logout");
     assert_eq!(login_gate.open(&mut browser, &login).status, 200);

@@ -124,3 +124,16 @@ fn the_page_of_own_sessions_has_a_form_for_each_and_leads_back() {
     );
     assert_eq!(status(&gate, &first), 401);
 }
+
+#[test]
+fn a_list_that_may_lack_sessions_says_so() {
+    let gate = portal().config("limits: { workers: 1, own_sessions: 1 }").start();
+    let cookies = [log_in(&gate, "alice"), log_in(&gate, "alice")];
+    let path = format!("{IDENTITY_PATH}/auth/sessions");
+    let answer = with_cookie(&gate, "GET", &path, &cookies[0], &[]).json();
+    assert_eq!(answer["complete"], false);
+    assert!(answer["sessions"].as_array().unwrap().len() <= 1, "{answer}");
+    let page = browse(&gate, &path, &cookies[0]).text();
+    assert!(page.contains("There may be more sessions of yours"), "{page}");
+    gate.stop();
+}
