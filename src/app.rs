@@ -22,6 +22,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use cedargate_policy::portal::PortalError;
+use tokio::runtime::LocalOptions;
 
 use crate::accounts::AccountsError;
 use crate::audit::{AdminEvent, AuditError, Event, HttpRejected};
@@ -203,6 +204,32 @@ fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<Jo
         .spawn(run)
 }
 
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
+/// Starts a thread whose runtime spawns tasks that stay on it. Returns once the runtime exists, or could not be made.
+fn local_thread<F>(name: &str, run: impl FnOnce() -> F + Send + 'static) -> std::io::Result<JoinHandle<()>>
+where
+    F: Future<Output = ()>,
+{
+    let (made, is_made) = std::sync::mpsc::sync_channel(1);
+    let handle = thread(name, move || {
+        let runtime = runtime_builder().build_local(LocalOptions::default());
+        let (runtime, result) = match runtime {
+            Ok(runtime) => (Some(runtime), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        if made.send(result).is_ok()
+            && let Some(runtime) = runtime
+        {
+            runtime.block_on(run());
+        }
+    })?;
+    is_made
+        .recv()
+        .unwrap_or_else(|_ended| Err(std::io::Error::other("the thread ended before it began")))?;
+    Ok(handle)
+}
+
+fn runtime_builder() -> tokio::runtime::Builder {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all();
+    builder
 }

@@ -19,12 +19,12 @@ use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
 use cedargate_policy::engine::MatchSet;
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
 
 use super::bind::OperationsListeners;
 use super::build::BackgroundParts;
-use super::{SWEEP_INTERVAL, StartError, assertion_keys, listener_context, priority, runtime, shared_rates, thread};
+use super::{SWEEP_INTERVAL, StartError, assertion_keys, listener_context, local_thread, priority, runtime_builder, shared_rates, thread};
 use crate::base::lifecycle::{Blocker, Shutdown};
 use crate::doors::admin::Admin;
 use crate::doors::control::Control;
@@ -124,7 +124,7 @@ fn prepare_conditions(match_sets: &Receiver<Weak<MatchSet>>) {
 }
 
 fn spawn_sessions(gate: &Arc<Gate>, mut shutdown: Shutdown) -> Result<JoinHandle<()>, StartError> {
-    let runtime = runtime()?;
+    let runtime = runtime_builder().build()?;
     let sessions = Arc::clone(&gate.sessions);
     let login = Arc::clone(&gate.login);
     let run = async move {
@@ -140,9 +140,7 @@ fn spawn_sessions(gate: &Arc<Gate>, mut shutdown: Shutdown) -> Result<JoinHandle
 
 impl Operations {
     fn spawn(self, listeners: OperationsListeners) -> Result<JoinHandle<()>, StartError> {
-        let runtime = runtime()?;
-        let run = move || LocalSet::new().block_on(&runtime, self.run(listeners));
-        Ok(thread("operations", run)?)
+        Ok(local_thread("operations", move || self.run(listeners))?)
     }
 
     async fn run(self, listeners: OperationsListeners) {

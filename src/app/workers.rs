@@ -9,11 +9,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use tokio::task::LocalSet;
-
 use super::bind::{DecisionListeners, TrafficListeners};
 use super::build::TrafficOptions;
-use super::{SWEEP_INTERVAL, StartError, listener_context, runtime, thread};
+use super::{SWEEP_INTERVAL, StartError, listener_context, local_thread};
 use crate::base::descriptors::{Ceiling, Shares};
 use crate::base::lifecycle::Shutdown;
 use crate::doors::authorize;
@@ -68,7 +66,6 @@ impl Workers {
         let mut decision = listeners.decision.into_listeners().into_iter();
         let mut threads = Vec::with_capacity(listeners.proxy.len());
         for (number, proxy) in listeners.proxy.into_iter().enumerate() {
-            let runtime = runtime()?;
             let worker = WorkerParts {
                 gate: Arc::clone(gate),
                 proxy,
@@ -78,8 +75,7 @@ impl Workers {
                 descriptors: shares.clients,
                 shutdown: shutdown.clone(),
             };
-            let run = move || LocalSet::new().block_on(&runtime, worker.run());
-            threads.push(thread(&format!("worker-{number}"), run)?);
+            threads.push(local_thread(&format!("worker-{number}"), move || worker.run())?);
         }
         Ok(Self { threads })
     }

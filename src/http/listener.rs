@@ -225,7 +225,7 @@ impl ListenerContext {
     }
 }
 
-/// Serves until the gate closes, then returns when the last connection ended. Needs a `LocalSet`.
+/// Serves until the gate closes, then returns when the last connection ended. Needs a runtime that spawns local tasks.
 pub async fn serve<H, F>(socket: Socket, context: Rc<ListenerContext>, mut shutdown: Shutdown, handler: H)
 where
     H: Fn(Request<Incoming>, Rc<ClientConnection>) -> F + 'static,
