@@ -14,6 +14,7 @@ mod forward;
 mod live;
 mod record;
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -31,7 +32,7 @@ use self::authenticate::Cookie;
 use self::decide::{Allowed, Passed};
 use self::forward::Forwarding;
 pub use self::live::Live;
-use self::live::OriginalRequest;
+use self::live::{DecidedRequest, DecisionBasis, OriginalRequest};
 use self::record::Progress;
 pub use self::record::{entity_ref, micros, record_decision};
 use crate::audit::{Audit, AuditRecord, HttpFacts as HttpRecord, NO_PORTAL};
@@ -83,7 +84,7 @@ enum Stop {
 
 /// A request's head after the checks that make it unambiguous.
 pub(crate) struct RequestHead {
-    pub parts: Parts,
+    pub parts: Box<Parts>,
     /// The path that is decided on and forwarded.
     pub path: CanonicalPath,
     pub client: ClientFacts,
@@ -104,7 +105,7 @@ impl From<Refusal> for Stop {
 
 impl Worker {
     /// Answers one request; never fails.
-    pub async fn handle(&self, request: Request<Incoming>, connection: Rc<ClientConnection>) -> Response<Body> {
+    pub async fn handle(self: Rc<Self>, request: Request<Incoming>, connection: Rc<ClientConnection>) -> Response<Body> {
         let request_slot = self.gate.limits.acquire_slot();
         let style = Style::for_request(request.method(), request.headers());
         let decided_at = unix_millis();
@@ -181,7 +182,7 @@ impl Worker {
         progress: &mut Progress,
     ) -> Result<Response<Body>, Stop> {
         let (parts, body) = request.into_parts();
-        let mut head = self.check_head(parts, connection, progress)?;
+        let mut head = self.check_head(Box::new(parts), connection, progress)?;
         // returned later: the 429 needs the portal's CORS headers
         let rate = match request_slot {
             Some(_) => self.gate.limits.check_address(head.client.source_ip),
@@ -222,26 +223,15 @@ impl Worker {
             Allowed::Pass(passed) => passed,
         };
         self.gate.sessions.cookies.strip(&mut head.parts.headers);
-        let RequestHead { parts, path, client } = head;
-        let reads_headers = active.revision.rules.plans.reads_headers();
-        let keeps_headers = reads_headers || is_upgrade(&parts.headers, &parts.extensions);
+        let (parts, request) = decided(head, active_portal, basis, progress.decided_at);
         let forwarding = Forwarding {
             connection,
             portal: &portal,
             policy_headers: active.revision.rules.plans.headers(),
-            original: OriginalRequest {
-                method: parts.method.clone(),
-                path,
-                query: parts.uri.query().map(str::to_owned),
-                client,
-                headers: keeps_headers.then(|| OriginalRequest::without_credentials(&parts.headers)),
-                at_millis: progress.decided_at,
-            },
-            basis,
+            request: Rc::new(request),
             sanitized,
         };
-        self.forward(permit, Request::from_parts(parts, body), forwarding, progress)
-            .await
+        self.forward(permit, parts, body, forwarding, progress).await
     }
 
     fn sender(&self, connection: &ClientConnection) -> Sender {
@@ -254,7 +244,7 @@ impl Worker {
     /// Checks that the head has one meaning, and reads the path and the client from it.
     fn check_head(
         &self,
-        mut parts: Parts,
+        mut parts: Box<Parts>,
         connection: &ClientConnection,
         progress: &mut Progress,
     ) -> Result<RequestHead, Refusal> {
@@ -365,6 +355,29 @@ impl Gate {
             .with_label_values(&[NO_PORTAL, "proxy", "deny", denial.code()])
             .inc();
     }
+}
+
+/// Keeps of a permitted request what deciding it again needs. Headers only if a policy reads them, or if a tunnel may follow: a
+/// later revision may read them.
+fn decided(
+    head: RequestHead,
+    active_portal: ActivePortal<'_>,
+    basis: Option<DecisionBasis>,
+    at_millis: i64,
+) -> (Box<Parts>, DecidedRequest) {
+    let RequestHead { parts, path, client } = head;
+    let reads_headers = active_portal.active.revision.rules.plans.reads_headers();
+    let keeps_headers = reads_headers || is_upgrade(&parts.headers, &parts.extensions);
+    let original = OriginalRequest {
+        method: parts.method.clone(),
+        path,
+        query: parts.uri.query().map(str::to_owned),
+        client,
+        headers: keeps_headers.then(|| OriginalRequest::without_credentials(&parts.headers)),
+        at_millis,
+    };
+    let basis = basis.map(RefCell::new);
+    (parts, DecidedRequest { original, basis })
 }
 
 /// The refusal of a request that no portal matches.

@@ -24,7 +24,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::bind::OperationsListeners;
 use super::build::BackgroundParts;
-use super::{SWEEP_INTERVAL, StartError, assertion_keys, listener_context, local_thread, priority, runtime_builder, shared_rates, thread};
+use super::{
+    SWEEP_INTERVAL, StartError, assertion_keys, listener_context, local_thread, priority, runtime_builder, shared_rates, thread,
+};
 use crate::base::lifecycle::{Blocker, Shutdown};
 use crate::doors::admin::Admin;
 use crate::doors::control::Control;

@@ -138,10 +138,7 @@ async fn sweep(pool: Pool) {
 }
 
 async fn serve_proxy(worker: Rc<Worker>, listener: TcpListener, context: Rc<ListenerContext>, shutdown: Shutdown) {
-    let handler = move |request, peer| {
-        let worker = Rc::clone(&worker);
-        async move { worker.handle(request, peer).await }
-    };
+    let handler = move |request, peer| Rc::clone(&worker).handle(request, peer);
     match Socket::tcp(listener) {
         Ok(socket) => serve(socket, context, shutdown, handler).await,
         Err(error) => tracing::error!(%error, "a worker cannot listen"),

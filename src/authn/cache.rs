@@ -5,8 +5,8 @@
 //! workers share a cache and may insert the same token twice; the later entry stays. Each portal owns a cache.
 //!
 //! SECURITY: a token with the hash of another one would pass as that one. The hash is SipHash-2-4 with 128 bits under a secret of
-//! this process, which nobody outside can compute, so an attacker can only guess: each guess succeeds with a chance of one to
-//! 2^128 for each entry. It takes half the time of SHA-256, and less where the processor has no SHA instructions.
+//! this process, so an attacker cannot compute it and can only guess: each guess succeeds with a chance of one to 2^128 for each
+//! entry. It takes half the time of SHA-256, and less where the processor has no SHA instructions.
 
 use std::sync::{Arc, LazyLock};
 

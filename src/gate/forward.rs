@@ -10,16 +10,17 @@ use std::time::Instant;
 
 use cedargate_policy::permit::Permit;
 use cedargate_policy::types::HeaderNames;
-use http::{Request, Response};
+use http::Response;
+use http::request::Parts;
 use hyper::body::Incoming;
 
-use super::live::{DecisionBasis, OriginalRequest, Withdrawn};
+use super::live::{DecidedRequest, Withdrawn};
 use super::record::Progress;
 use super::{Stop, Worker};
 use crate::config::ByteSize;
 use crate::http::listener::ClientConnection;
 use crate::http::request::is_upgrade;
-use crate::http::upstream::{self, Body, CutSignal, ForwardRequest, Sanitized, forward};
+use crate::http::upstream::{self, Body, CutSignal, Exchange, ForwardRequest, Sanitized};
 use crate::portals::Portal;
 
 /// A permitted request before it is forwarded: its connection, its portal, and the basis of its decision.
@@ -28,9 +29,7 @@ pub(super) struct Forwarding<'a> {
     pub portal: &'a Arc<Portal>,
     /// The headers that policies read.
     pub policy_headers: &'a HeaderNames,
-    pub original: OriginalRequest,
-    /// `None` for a preflight: nothing to re-check later.
-    pub basis: Option<DecisionBasis>,
+    pub request: Rc<DecidedRequest>,
     pub sanitized: Sanitized,
 }
 
@@ -38,7 +37,8 @@ impl Worker {
     pub(super) async fn forward(
         &self,
         permit: Permit,
-        request: Request<Incoming>,
+        head: Box<Parts>,
+        body: Incoming,
         forwarding: Forwarding<'_>,
         progress: &mut Progress,
     ) -> Result<Response<Body>, Stop> {
@@ -46,10 +46,10 @@ impl Worker {
             connection,
             portal,
             policy_headers,
-            original,
-            basis,
+            request,
             sanitized,
         } = forwarding;
+        let original = &request.original;
         let cut = Rc::new(CutSignal::default());
         let send_hints = connection.early_hints().map(|hints| move |headers| hints.send(&headers));
         let to = ForwardRequest {
@@ -64,23 +64,22 @@ impl Worker {
             sanitized,
             body_bytes_max: self.gate.config.limits.body_bytes.map(ByteSize::get),
             send_hints: send_hints.as_ref().map(|send| send as upstream::SendHints<'_>),
-            connection_slot: self.connection_slot(connection, &request, &original, basis.as_ref(), &cut),
+            connection_slot: self.connection_slot(connection, &head, &request, &cut),
             cut,
         };
         let now = Instant::now();
         progress.gate_ended = Some(now);
         progress.upstream_started = Some(now);
-        let response = forward(&self.pool, permit, request, to).await.map_err(Stop::Upstream)?;
-        let Some(mut basis) = basis else {
+        let exchange = Exchange::begin(&self.pool, permit, head, body, to).await;
+        let response = exchange.map_err(Stop::Upstream)?.answer().await.map_err(Stop::Upstream)?;
+        if request.basis.is_none() {
             return Ok(response);
-        };
-        if !basis.is_current(&self.gate)
-            && let Err(Withdrawn { reason, refusal }) = self.gate.recheck(&original, &mut basis)
-        {
-            self.gate.record_cut(&original, &basis, reason, &refusal);
+        }
+        if let Err(Withdrawn { reason, refusal }) = self.gate.recheck(&request) {
+            self.gate.record_cut(&request, reason, &refusal);
             return Err((*refusal).into());
         }
-        let mut response = response.map(|body| self.register(body, original, basis));
+        let mut response = response.map(|body| self.register(body, request));
         self.rotate(&mut response, &progress.cookie).await;
         Ok(response)
     }
@@ -90,27 +89,24 @@ impl Worker {
     fn connection_slot(
         &self,
         connection: &Rc<ClientConnection>,
-        request: &Request<Incoming>,
-        original: &OriginalRequest,
-        basis: Option<&DecisionBasis>,
+        head: &Parts,
+        request: &Rc<DecidedRequest>,
         cut: &Rc<CutSignal>,
     ) -> Rc<dyn Any> {
         let connection = Rc::clone(connection) as Rc<dyn Any>;
-        match basis.filter(|_| is_upgrade(request.headers(), request.extensions())) {
-            Some(basis) => {
-                let entry = self.live.join(&self.gate, original.clone(), basis.clone(), Rc::clone(cut));
-                Rc::new((connection, entry))
-            }
-            None => connection,
+        if request.basis.is_none() || !is_upgrade(&head.headers, &head.extensions) {
+            return connection;
         }
+        let entry = self.live.join(&self.gate, Rc::clone(request), Rc::clone(cut));
+        Rc::new((connection, entry))
     }
 
-    fn register(&self, body: Body, original: OriginalRequest, basis: DecisionBasis) -> Body {
+    fn register(&self, body: Body, request: Rc<DecidedRequest>) -> Body {
         if !body.is_open() {
             return body;
         }
         let live = self.live.clone();
         let gate = Arc::clone(&self.gate);
-        body.registered_as_live(Box::new(move |cut| live.join(&gate, original, basis, cut)))
+        body.registered_as_live(Box::new(move |cut| live.join(&gate, request, cut)))
     }
 }

@@ -36,8 +36,14 @@ use crate::portals::{ActiveRevision, Caller, Credential, Portal};
 /// Entries checked before the worker yields to its other tasks.
 const BATCH: usize = 64;
 
+/// A permitted request, for as long as its answer or its tunnel takes.
+pub(super) struct DecidedRequest {
+    pub original: OriginalRequest,
+    /// `None` for a preflight: nothing to re-check later.
+    pub basis: Option<RefCell<DecisionBasis>>,
+}
+
 /// A request as it was decided; enough to decide it again.
-#[derive(Clone)]
 pub(super) struct OriginalRequest {
     pub method: Method,
     pub path: CanonicalPath,
@@ -49,7 +55,6 @@ pub(super) struct OriginalRequest {
 }
 
 /// The basis of a permit: portal, caller, revision, and the revocations known at the time.
-#[derive(Clone)]
 pub(super) struct DecisionBasis {
     pub decision_id: Uuid,
     pub portal: Arc<Portal>,
@@ -69,8 +74,7 @@ pub(super) enum Reason {
 }
 
 struct Entry {
-    original: OriginalRequest,
-    basis: RefCell<DecisionBasis>,
+    request: Rc<DecidedRequest>,
     cut: Rc<CutSignal>,
 }
 
@@ -155,21 +159,14 @@ impl Reason {
 
 impl Live {
     /// Registers a request. Until the returned value is dropped, `cut` is cut when the request would not be permitted any more.
-    pub(super) fn join(
-        &self,
-        gate: &Gate,
-        original: OriginalRequest,
-        basis: DecisionBasis,
-        cut: Rc<CutSignal>,
-    ) -> Rc<dyn std::any::Any> {
+    pub(super) fn join(&self, gate: &Gate, request: Rc<DecidedRequest>, cut: Rc<CutSignal>) -> Rc<dyn std::any::Any> {
         let registry = &self.0;
         let number = registry.next.get();
         registry.next.set(number.wrapping_add(1));
-        if !basis.is_current(gate) {
+        if !request.is_current(gate) {
             registry.stale.notify_one();
         }
-        let basis = RefCell::new(basis);
-        let entry = Rc::new(Entry { original, basis, cut });
+        let entry = Rc::new(Entry { request, cut });
         registry.entries.borrow_mut().insert(number, entry);
         Rc::new(Registration {
             registry: Rc::clone(registry),
@@ -201,19 +198,24 @@ impl Live {
                 tokio::task::yield_now().await;
             }
             if !entry.cut.is_cut() {
-                let mut basis = entry.basis.borrow_mut();
-                if let Err(Withdrawn { reason, refusal }) = gate.recheck(&entry.original, &mut basis) {
+                if let Err(Withdrawn { reason, refusal }) = gate.recheck(&entry.request) {
                     entry.cut.cut();
-                    gate.record_cut(&entry.original, &basis, reason, &refusal);
+                    gate.record_cut(&entry.request, reason, &refusal);
                 }
             }
         }
     }
 }
 
+impl DecidedRequest {
+    fn is_current(&self, gate: &Gate) -> bool {
+        self.basis.as_ref().is_none_or(|basis| basis.borrow().is_current(gate))
+    }
+}
+
 impl DecisionBasis {
     /// True if neither a revocation nor a swap came since the decision.
-    pub fn is_current(&self, gate: &Gate) -> bool {
+    fn is_current(&self, gate: &Gate) -> bool {
         let same = |active: &Arc<ActiveRevision>| active.revision.id == self.revision;
         self.epoch == gate.epoch() && self.portal.active.load().as_ref().is_none_or(same)
     }
@@ -240,8 +242,15 @@ impl Gate {
         self.sessions.epoch()
     }
 
-    /// Checks that a permitted request still would be permitted, and moves `basis` to the present epoch and revision.
-    pub(super) fn recheck(&self, original: &OriginalRequest, basis: &mut DecisionBasis) -> Result<(), Withdrawn> {
+    /// Checks that a permitted request still would be permitted, and moves its basis to the present epoch and revision.
+    pub(super) fn recheck(&self, request: &DecidedRequest) -> Result<(), Withdrawn> {
+        match &request.basis {
+            Some(basis) if !basis.borrow().is_current(self) => self.decide_anew(&request.original, &mut basis.borrow_mut()),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn decide_anew(&self, original: &OriginalRequest, basis: &mut DecisionBasis) -> Result<(), Withdrawn> {
         let epoch = self.epoch();
         if basis.epoch != epoch {
             if let Some(caller) = &basis.caller {
@@ -276,7 +285,10 @@ impl Gate {
         }
     }
 
-    pub(super) fn record_cut(&self, original: &OriginalRequest, basis: &DecisionBasis, reason: Reason, refusal: &Refusal) {
+    pub(super) fn record_cut(&self, request: &DecidedRequest, reason: Reason, refusal: &Refusal) {
+        let Some(basis) = request.basis.as_ref().map(RefCell::borrow) else {
+            return;
+        };
         self.metrics.live_cut.with_label_values(&[reason.as_str()]).inc();
         let identity = basis.caller.as_ref().map(|caller| &caller.proven.identity);
         let session = basis.caller.as_ref().and_then(|caller| match &caller.proven.credential {
@@ -295,7 +307,7 @@ impl Gate {
             subject: identity.map(|identity| identity.subject.clone()),
             tenant: identity.and_then(|identity| identity.tenant.clone()),
             session,
-            client: Some(original.client.source_ip),
+            client: Some(request.original.client.source_ip),
             decision_id: Some(basis.decision_id),
         })));
     }

@@ -18,6 +18,7 @@ mod cut_signal;
 mod failure;
 mod name_set;
 mod headers;
+mod http1_connection;
 mod http2_connection;
 mod interim_responses;
 mod pool;
@@ -30,15 +31,18 @@ mod tunnel;
 mod upgrade;
 
 use std::any::Any;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use cedargate_policy::permit::Permit;
 use cedargate_policy::types::HeaderNames;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -92,13 +96,26 @@ pub struct ForwardRequest<'a> {
     pub cut: Rc<CutSignal>,
 }
 
-/// One request and its answer, over whichever connection.
-struct Exchange<'a> {
+/// One permitted request and its answer, over whichever connection. It holds what is large for as long as the exchange takes;
+/// the futures of its methods refer to it, because a future has room for each of its arguments twice.
+pub struct Exchange<'a> {
+    pool: &'a Pool,
     app: &'a App,
+    /// `None` once it was handed to hyper.
+    request: Option<Request<RequestBody>>,
+    request_id: &'a HeaderValue,
+    upgrade: Option<UpgradeExchange>,
     progress: Rc<BodyProgress>,
     deadline: ResponseDeadline,
     interim_responses: InterimResponses,
     send_hints: Option<SendHints<'a>>,
+}
+
+/// What an exchange needs besides if it may end in a tunnel.
+struct UpgradeExchange {
+    upgrade: Upgrade,
+    connection_slot: Rc<dyn Any>,
+    cut: Rc<CutSignal>,
 }
 
 /// The head of the app's answer, and the connection that its body comes over.
@@ -107,47 +124,14 @@ struct AppResponse {
     lease: Lease,
 }
 
-/// Sends the request and waits for the head of the app's answer; the bodies stream. The drop of the future (client gone) closes
-/// the app's connection, or resets the stream.
-pub async fn forward(
-    pool: &Pool,
-    permit: Permit,
-    request: Request<Incoming>,
-    to: ForwardRequest<'_>,
-) -> Result<Response<Body>, UpstreamError> {
-    if is_too_large(&request, to.body_bytes_max) {
-        return Err(UpstreamError::BodyTooLarge);
-    }
-    let (mut head, mut incoming) = request.into_parts();
-    let client_version = head.version;
-    let response_timeout = to.app.settings.response_timeout;
-    check_empty_body(&mut incoming, response_timeout).await?;
-    let mut upgrade = upgrade::requested_upgrade(&mut head)?;
-    let progress = BodyProgress::start();
-    rebuild_head(&mut head, permit, &to, &pool.client_headers)?;
-    if let Some(upgrade) = &mut upgrade {
-        upgrade.write_request(&mut head);
-    }
-    let mut request = Request::from_parts(head, request_body(incoming, &to, &progress));
-    let exchange = Exchange {
-        app: to.app,
-        deadline: ResponseDeadline::from_headers(request.headers(), response_timeout),
-        interim_responses: InterimResponses::subscribe(&mut request, client_version, response_timeout, to.send_hints),
-        send_hints: to.send_hints,
-        progress,
-    };
-    match upgrade {
-        None => exchange.forward_ordinary(pool, request, to.request_id).await,
-        Some(upgrade) => exchange.forward_upgrade(pool, request, upgrade, to).await,
-    }
+/// True if a body that has not ended yet is announced as empty.
+fn is_announced_as_empty(body: &Incoming) -> bool {
+    !body.is_end_stream() && body.size_hint().exact() == Some(0)
 }
 
 /// Checks that a body announced as empty is empty. Over HTTP/2 frames may follow all the same, and the app must not take the
 /// request for complete before that is excluded.
 async fn check_empty_body(body: &mut Incoming, wait_max: Duration) -> Result<(), UpstreamError> {
-    if body.is_end_stream() || body.size_hint().exact() != Some(0) {
-        return Ok(());
-    }
     match timeout(wait_max, body.frame()).await {
         Ok(None) => Ok(()),
         Ok(Some(Ok(frame))) if frame.is_trailers() => Ok(()),
@@ -156,9 +140,8 @@ async fn check_empty_body(body: &mut Incoming, wait_max: Duration) -> Result<(),
 }
 
 /// True if the announced length exceeds the limit.
-fn is_too_large(request: &Request<Incoming>, bytes_max: Option<u64>) -> bool {
-    let announced = request
-        .headers()
+fn is_too_large(headers: &HeaderMap, bytes_max: Option<u64>) -> bool {
+    let announced = headers
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     matches!((announced, bytes_max), (Some(bytes), Some(max)) if bytes > max)
@@ -190,6 +173,7 @@ fn rebuild_head(
 }
 
 fn request_body(incoming: Incoming, to: &ForwardRequest<'_>, progress: &Rc<BodyProgress>) -> RequestBody {
+    progress.ended.set(incoming.is_end_stream());
     RequestBody {
         incoming: (!incoming.is_end_stream()).then_some(incoming),
         bytes_left: to.body_bytes_max.unwrap_or(u64::MAX),
@@ -219,22 +203,70 @@ impl SendOutcome {
     }
 }
 
-impl Exchange<'_> {
-    async fn forward_ordinary(
-        mut self,
-        pool: &Pool,
-        request: Request<RequestBody>,
-        request_id: &HeaderValue,
-    ) -> Result<Response<Body>, UpstreamError> {
-        let method = request.method().clone();
-        let AppResponse { response, lease } = self.send_with_retry(pool, request).await?;
+impl<'a> Exchange<'a> {
+    /// Makes the app's request out of the client's. Takes the permit: one decision forwards at most one request.
+    pub async fn begin(
+        pool: &'a Pool,
+        permit: Permit,
+        mut head: Box<Parts>,
+        mut incoming: Incoming,
+        to: ForwardRequest<'a>,
+    ) -> Result<Self, UpstreamError> {
+        if is_too_large(&head.headers, to.body_bytes_max) {
+            return Err(UpstreamError::BodyTooLarge);
+        }
+        let response_timeout = to.app.settings.response_timeout;
+        if is_announced_as_empty(&incoming) {
+            // boxed: few requests need it, and a future has room for its largest branch
+            Box::pin(check_empty_body(&mut incoming, response_timeout)).await?;
+        }
+        let client_version = head.version;
+        let mut upgrade = upgrade::requested_upgrade(&mut head)?;
+        let progress = BodyProgress::start();
+        rebuild_head(&mut head, permit, &to, &pool.client_headers)?;
+        if let Some(upgrade) = &mut upgrade {
+            upgrade.write_request(&mut head);
+        }
+        let mut request = Request::from_parts(*head, request_body(incoming, &to, &progress));
+        Ok(Self {
+            pool,
+            app: to.app,
+            request_id: to.request_id,
+            deadline: ResponseDeadline::from_headers(request.headers(), response_timeout),
+            interim_responses: InterimResponses::subscribe(&mut request, client_version, response_timeout, to.send_hints),
+            send_hints: to.send_hints,
+            progress,
+            request: Some(request),
+            upgrade: upgrade.map(|upgrade| UpgradeExchange {
+                upgrade,
+                connection_slot: to.connection_slot,
+                cut: to.cut,
+            }),
+        })
+    }
+
+    /// Sends the request and waits for the head of the app's answer; the bodies stream. The drop of the future (client gone)
+    /// closes the app's connection, or resets the stream.
+    pub async fn answer(&mut self) -> Result<Response<Body>, UpstreamError> {
+        match self.upgrade.take() {
+            None => self.forward_ordinary().await,
+            Some(upgrade) => Box::pin(self.forward_upgrade(upgrade)).await,
+        }
+    }
+
+    async fn forward_ordinary(&mut self) -> Result<Response<Body>, UpstreamError> {
+        let method = self.request.as_ref().map_or(Method::GET, |request| request.method().clone());
+        let AppResponse { response, mut lease } = self.send_with_retry().await?;
+        if !self.progress.ended.get() || lease.write_waits() {
+            lease.drive_in_task();
+        }
         let (mut head, incoming) = response.into_parts();
         if head.status.is_informational() {
             return Err(UpstreamError::malformed("the app switched protocols without being asked"));
         }
         // an app that sends a forbidden body sends it in the place of the next answer: do not use the connection again
         let lease = (!headers::announces_forbidden_body(&head, &method)).then_some(lease);
-        headers::write_response_headers(&mut head, request_id)?;
+        headers::write_response_headers(&mut head, self.request_id)?;
         let held_body = if head.status.is_client_error() || head.status.is_server_error() {
             self.progress.held_body()
         } else {
@@ -245,46 +277,50 @@ impl Exchange<'_> {
         Ok(Response::from_parts(head, Body::from_app(incoming, lease, held_body)))
     }
 
-    async fn forward_upgrade(
-        mut self,
-        pool: &Pool,
-        request: Request<RequestBody>,
-        upgrade: Upgrade,
-        to: ForwardRequest<'_>,
-    ) -> Result<Response<Body>, UpstreamError> {
-        let mut lease = pool.connect_for_upgrade(self.app).await?;
+    async fn forward_upgrade(&mut self, upgrade: UpgradeExchange) -> Result<Response<Body>, UpstreamError> {
+        let UpgradeExchange {
+            upgrade,
+            connection_slot,
+            cut,
+        } = upgrade;
+        let mut lease = self.pool.connect_for_upgrade(self.app).await?;
         self.start_waiting();
-        let mut response = self.send(&mut lease, request).await.into_response()?;
+        let mut response = self.send(&mut lease).await.into_response()?;
         let app = hyper::upgrade::on(&mut response);
         let (mut head, incoming) = response.into_parts();
         upgrade.check_response(&head)?;
         if head.status != StatusCode::SWITCHING_PROTOCOLS {
-            headers::write_response_headers(&mut head, to.request_id)?;
+            headers::write_response_headers(&mut head, self.request_id)?;
             return Ok(Response::from_parts(head, Body::from_app(incoming, Some(lease), None)));
         }
         // a 101 has no body, even if its headers announce one
         head.headers.remove(CONTENT_LENGTH);
         head.headers.remove(TRANSFER_ENCODING);
-        headers::write_response_headers(&mut head, to.request_id)?;
+        headers::write_response_headers(&mut head, self.request_id)?;
         let client = upgrade.accept(&mut head);
-        pool.tunnels.open(client, app, to.connection_slot, to.cut);
+        self.pool.tunnels.open(client, app, connection_slot, cut);
         Ok(Response::from_parts(head, Body::empty()))
     }
 
     /// Sends the request on a leased connection, and once more on a fresh one if the first was lost and the request allows it.
-    async fn send_with_retry(&mut self, pool: &Pool, request: Request<RequestBody>) -> Result<AppResponse, UpstreamError> {
-        let offer = version_offer(self.app, &request);
-        let mut lease = pool.lease(self.app, offer).await?;
+    async fn send_with_retry(&mut self) -> Result<AppResponse, UpstreamError> {
+        let offer = match &self.request {
+            Some(request) => version_offer(self.app, request),
+            None => VersionOffer::Http1,
+        };
+        let mut lease = self.pool.lease(self.app, offer).await?;
         // once: a second send gives the app no second `response_timeout`
         self.start_waiting();
-        let mut outcome = self.send(&mut lease, request).await;
+        let mut outcome = self.send(&mut lease).await;
         if let SendOutcome::Lost { request, error } = outcome {
+            self.request = Some(*request);
             tracing::debug!(
                 cause = error.cause(),
                 "a reused connection to the app was lost; sending the request once more"
             );
-            lease = pool.lease_fresh(self.app, offer, lease).await?;
-            outcome = self.send(&mut lease, *request).await;
+            // boxed: few requests need it
+            lease = Box::pin(self.pool.lease_fresh(self.app, offer, lease)).await?;
+            outcome = Box::pin(self.send(&mut lease)).await;
         }
         let response = outcome.into_response()?;
         // over HTTP/1.1 hyper refuses them
@@ -300,33 +336,30 @@ impl Exchange<'_> {
     }
 
     /// Sends the request once and waits for the head of the answer, or for the deadline.
-    async fn send(&mut self, lease: &mut Lease, request: Request<RequestBody>) -> SendOutcome {
+    async fn send(&mut self, lease: &mut Lease) -> SendOutcome {
+        // INVARIANT: `begin` puts the request in, and each send is given one
+        let Some(request) = self.request.take() else {
+            return SendOutcome::Failed(UpstreamError::ClientBody);
+        };
         let reused = lease.is_reused();
         let spare = if reused { SpareRequest::of(&request) } else { None };
-        let progress = &self.progress;
         let answer = match start_request(lease, request, &self.app.url) {
             Ok(answer) => answer,
             Err(error) => return SendOutcome::Failed(error),
         };
-        let outcome = tokio::select! {
-            biased;
-            // hints that arrived before the answer go to the client before it
-            never = self.interim_responses.pass_on(progress, self.send_hints) => match never {},
-            outcome = answer => outcome,
-            error = self.deadline.expire(progress) => return SendOutcome::Failed(error),
-        };
-        let mut failed = match outcome {
-            Ok(mut response) => {
+        let mut failed = match self.answer_or_deadline(lease, pin!(answer)).await {
+            Err(expired) => return SendOutcome::Failed(expired),
+            Ok(Ok(mut response)) => {
                 // the version belongs to each connection (RFC 9110, 6.2)
                 *response.version_mut() = Version::HTTP_11;
                 return SendOutcome::Answered(response);
             }
-            Err(failed) => failed,
+            Ok(Err(failed)) => failed,
         };
         let unsent = failed.take_message().filter(|_| reused);
         let error = failed.into_error();
         let repeatable = spare.filter(|_| lease.is_unanswered() && is_lost_connection(&error));
-        let error = classify(error, progress);
+        let error = classify(error, &self.progress);
         match unsent.or_else(|| self.repeat(repeatable?)) {
             Some(request) => SendOutcome::Lost {
                 request: Box::new(request),
@@ -334,6 +367,29 @@ impl Exchange<'_> {
             },
             None => SendOutcome::Failed(error),
         }
+    }
+
+    /// Moves the connection on until the head of the answer is there. `Err`: the deadline came first.
+    async fn answer_or_deadline(
+        &mut self,
+        lease: &mut Lease,
+        mut answer: Pin<&mut impl Future<Output = AnswerResult>>,
+    ) -> Result<AnswerResult, UpstreamError> {
+        let progress = &self.progress;
+        let mut interim_responses = pin!(self.interim_responses.pass_on(progress, self.send_hints));
+        let mut deadline = pin!(self.deadline.expire(progress));
+        poll_fn(|cx| {
+            lease.drive(cx);
+            // hints that arrived before the answer go to the client before it
+            if let Poll::Ready(never) = interim_responses.as_mut().poll(cx) {
+                match never {}
+            }
+            match answer.as_mut().poll(cx) {
+                Poll::Ready(outcome) => Poll::Ready(Ok(outcome)),
+                Poll::Pending => deadline.as_mut().poll(cx).map(Err),
+            }
+        })
+        .await
     }
 
     /// Makes the spare copy ready to be sent.
@@ -362,13 +418,13 @@ fn start_request(
     lease: &mut Lease,
     mut request: Request<RequestBody>,
     url: &UpstreamUrl,
-) -> Result<impl Future<Output = AnswerResult>, UpstreamError> {
+) -> Result<impl Future<Output = AnswerResult> + use<>, UpstreamError> {
     match lease {
         Lease::Http1(lease) => {
             http2_connection::put_host(&mut request);
             announce_body(&mut request);
             let connection = &mut lease.connection;
-            connection.answer_start.reset();
+            connection.watch.request_begins();
             Ok(Either::Left(connection.sender.try_send_request(request)))
         }
         Lease::Http2(stream) => {

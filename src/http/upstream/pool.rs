@@ -15,27 +15,25 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::task::Context;
 use std::time::Duration;
 
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
 use rustc_hash::FxHashMap;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use super::apps::App;
 use super::client_headers::ClientHeaderCache;
+use super::http1_connection::Http1Connection;
 use super::http2_connection::{CONNECTIONS_MAX, Http2Connection, Http2Stream};
-use super::transport::{AnswerStart, HttpVersion, Transport, VersionOffer, dial};
+use super::transport::{HttpVersion, VersionOffer, dial};
 use super::tunnel::Tunnels;
-use super::{FailureReason, RequestBody, UpstreamError};
+use super::{FailureReason, UpstreamError};
 use crate::base::descriptors::Ceiling;
 use crate::config::Protocol;
 
 /// Idle HTTP/1.1 connections kept per upstream and thread; more are closed.
 pub const IDLE_CONNECTIONS_MAX: usize = 256;
-/// hyper's smallest buffer.
-const BUFFER_BYTES_MIN: usize = 8192;
 
 /// One worker's connections to the apps.
 #[derive(Clone, Debug)]
@@ -66,13 +64,6 @@ struct AppConnections {
 struct IdleConnection {
     connection: Http1Connection,
     expires_at: Instant,
-}
-
-/// The gate's end of an HTTP/1.1 connection; hyper's task drives the other.
-#[derive(Debug)]
-pub(super) struct Http1Connection {
-    pub sender: SendRequest<RequestBody>,
-    pub answer_start: AnswerStart,
 }
 
 /// An HTTP/1.1 connection, or a stream of an HTTP/2 connection, in use by one request.
@@ -114,11 +105,12 @@ impl Pool {
             VersionOffer::Either => self.chosen_version(app) == Some(HttpVersion::Http1),
         };
         if !is_http1 {
-            return self.lease_stream(app, offer, None).await;
+            return Box::pin(self.lease_stream(app, offer, None)).await;
         }
         match self.with_connections(app, AppConnections::take_newest_idle) {
             Some(connection) => Ok(Lease::Http1(self.http1_lease(app, connection, true))),
-            None => self.connect(app, offer).await,
+            // boxed: few requests need it, and a future has room for its largest branch
+            None => Box::pin(self.connect(app, offer)).await,
         }
     }
 
@@ -137,16 +129,9 @@ impl Pool {
     /// Leases a new connection, even if a pooled one is free.
     async fn connect(&self, app: &App, offer: VersionOffer) -> Result<Lease, UpstreamError> {
         match connect(app, offer, self.descriptors).await? {
-            NewConnection::Http1(handshake) => {
-                let Http1Handshake { own_end, connection } = *handshake;
+            NewConnection::Http1(connection) => {
                 self.with_connections(app, |connections| connections.chosen_version = Some(HttpVersion::Http1));
-                // the task ends when the lease or the idle entry is dropped, or the app closes
-                tokio::task::spawn_local(async move {
-                    if let Err(error) = connection.await {
-                        tracing::debug!(%error, "connection to the app ended");
-                    }
-                });
-                Ok(Lease::Http1(self.http1_lease(app, own_end, false)))
+                Ok(Lease::Http1(self.http1_lease(app, connection, false)))
             }
             NewConnection::Http2(connection) => {
                 let stream = connection.open_stream();
@@ -163,16 +148,11 @@ impl Pool {
 
     /// Leases a new HTTP/1.1 connection that may be upgraded.
     pub(super) async fn connect_for_upgrade(&self, app: &App) -> Result<Lease, UpstreamError> {
-        let NewConnection::Http1(handshake) = connect(app, VersionOffer::Http1, self.descriptors).await? else {
+        let NewConnection::Http1(mut connection) = connect(app, VersionOffer::Http1, self.descriptors).await? else {
             return Err(UpstreamError::unavailable(FailureReason::Connect));
         };
-        let Http1Handshake { own_end, connection } = *handshake;
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "connection to the app ended");
-            }
-        });
-        Ok(Lease::Http1(self.http1_lease(app, own_end, false)))
+        connection.drive_upgradeable();
+        Ok(Lease::Http1(self.http1_lease(app, connection, false)))
     }
 
     /// Closes connections that were unused for longer than the idle timeout. Each worker calls it once a second.
@@ -181,7 +161,7 @@ impl Pool {
         for connections in self.apps.borrow_mut().values_mut() {
             connections
                 .idle
-                .retain(|idle| idle.expires_at > now && !idle.connection.sender.is_closed());
+                .retain_mut(|idle| idle.expires_at > now && !idle.connection.is_closed());
             let idle_timeout = connections.idle_timeout;
             connections
                 .http2
@@ -237,13 +217,12 @@ impl Pool {
 }
 
 impl AppConnections {
-    /// Takes the most recently used idle HTTP/1.1 connection that is alive.
+    /// Takes the most recently used idle HTTP/1.1 connection that is alive. The sweep closes those that are not.
     fn take_newest_idle(&mut self) -> Option<Http1Connection> {
         let now = Instant::now();
-        self.idle
-            .retain(|idle| idle.expires_at > now && !idle.connection.sender.is_closed());
         // a connection that still finishes its last exchange stays for a later request
-        let newest = self.idle.iter().rposition(|idle| idle.connection.sender.is_ready())?;
+        let is_usable = |idle: &mut IdleConnection| idle.expires_at > now && idle.connection.is_ready();
+        let newest = self.idle.iter_mut().rposition(is_usable)?;
         Some(self.idle.remove(newest).connection)
     }
 
@@ -279,8 +258,27 @@ impl Lease {
     /// answer's own future shows it.
     pub fn is_unanswered(&self) -> bool {
         match self {
-            Self::Http1(lease) => !lease.connection.answer_start.has_come(),
+            Self::Http1(lease) => !lease.connection.watch.answer_has_begun(),
             Self::Http2(_) => true,
+        }
+    }
+
+    /// Moves an HTTP/1.1 connection on; tasks of their own drive HTTP/2 connections.
+    pub fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Self::Http1(lease) = self {
+            lease.connection.drive(cx);
+        }
+    }
+
+    /// True if bytes of the request wait for the app to read; never for HTTP/2.
+    pub fn write_waits(&self) -> bool {
+        matches!(self, Self::Http1(lease) if lease.connection.watch.write_waits())
+    }
+
+    /// Lets a task drive an HTTP/1.1 connection: the app has not taken the whole request although its answer began.
+    pub fn drive_in_task(&mut self) {
+        if let Self::Http1(lease) = self {
+            lease.connection.drive_in_task();
         }
     }
 
@@ -295,7 +293,7 @@ impl Lease {
 
 impl Http1Lease {
     fn give_back(self) {
-        if self.connection.sender.is_closed() {
+        if self.connection.has_ended() {
             return;
         }
         if let Some(connections) = self.apps.borrow_mut().get_mut(&self.app_number)
@@ -310,13 +308,8 @@ impl Http1Lease {
 }
 
 enum NewConnection {
-    Http1(Box<Http1Handshake>),
+    Http1(Http1Connection),
     Http2(Rc<Http2Connection>),
-}
-
-struct Http1Handshake {
-    own_end: Http1Connection,
-    connection: http1::Connection<TokioIo<Transport>, RequestBody>,
 }
 
 /// Makes a connection if the circuit breaker permits one. The deadline covers name look-up, TCP, TLS and HTTP/2's SETTINGS.
@@ -341,9 +334,8 @@ async fn connect(app: &App, offer: VersionOffer, descriptors: Ceiling) -> Result
             return Err(UpstreamError::unavailable(FailureReason::Descriptors));
         }
         match dialed.version {
-            HttpVersion::Http1 => http1_handshake(app, dialed.transport)
+            HttpVersion::Http1 => Http1Connection::handshake(app, dialed.transport)
                 .await
-                .map(Box::new)
                 .map(NewConnection::Http1),
             HttpVersion::Http2 => Http2Connection::handshake(app, dialed.transport)
                 .await
@@ -360,21 +352,4 @@ async fn connect(app: &App, offer: VersionOffer, descriptors: Ceiling) -> Result
         (None, _) => {}
     }
     connected
-}
-
-/// Sets HTTP/1.1 up on a new transport.
-async fn http1_handshake(app: &App, transport: Transport) -> Result<Http1Handshake, UpstreamError> {
-    let header_bytes = app.settings.response_header_bytes;
-    let answer_start = transport.answer_start();
-    let (sender, connection) = http1::Builder::new()
-        .max_buf_size(header_bytes.max(BUFFER_BYTES_MIN))
-        .max_header_size(header_bytes)
-        .max_headers(app.settings.response_header_count)
-        .handshake(TokioIo::new(transport))
-        .await
-        .map_err(|error| UpstreamError::failed(FailureReason::Connect, error))?;
-    Ok(Http1Handshake {
-        own_end: Http1Connection { sender, answer_start },
-        connection,
-    })
 }

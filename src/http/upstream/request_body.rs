@@ -51,6 +51,8 @@ pub(super) struct BodyProgress {
     pub waits_for_client: Cell<bool>,
     pub too_large: Cell<bool>,
     pub client_failed: Cell<bool>,
+    /// True once hyper took the whole body.
+    pub ended: Cell<bool>,
     demand: Cell<BodyDemand>,
     /// Task that polled a held body.
     waker: RefCell<Option<Waker>>,
@@ -67,6 +69,7 @@ impl BodyProgress {
             waits_for_client: Cell::new(false),
             too_large: Cell::new(false),
             client_failed: Cell::new(false),
+            ended: Cell::new(false),
             demand: Cell::new(BodyDemand::Open),
             waker: RefCell::new(None),
         })
@@ -137,7 +140,9 @@ impl HttpBody for RequestBody {
         let Some(incoming) = &mut self.incoming else {
             return Poll::Ready(None);
         };
-        let polled = Pin::new(incoming).poll_frame(cx);
+        let polled = Pin::new(&mut *incoming).poll_frame(cx);
+        let ended = incoming.is_end_stream() || matches!(polled, Poll::Ready(None));
+        self.progress.ended.set(ended);
         self.progress.waits_for_client.set(polled.is_pending());
         let frame = ready!(polled);
         self.progress.last_activity.set(Instant::now());

@@ -60,6 +60,8 @@ enum BodySource {
         incoming: Incoming,
         lease: Option<Lease>,
         held_body: Option<HeldBody>,
+        /// The app's body broke off; told to hyper at the next poll.
+        failure: Option<hyper::Error>,
     },
 }
 
@@ -111,6 +113,7 @@ impl Body {
                 incoming,
                 lease,
                 held_body,
+                failure: None,
             },
             request_slot: None,
             live: None,
@@ -162,6 +165,34 @@ impl Body {
     }
 }
 
+/// Takes a frame that is there, else moves the app's connection on and looks again.
+///
+/// A failure waits for one poll. hyper ends the client's connection at once when the body fails, and with it what it has not
+/// written yet; before that it writes the head and the frames that came with the failure.
+fn poll_app(
+    incoming: &mut Incoming,
+    lease: Option<&mut Lease>,
+    failure: &mut Option<hyper::Error>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    if let Some(failure) = failure.take() {
+        return Poll::Ready(Some(Err(failure)));
+    }
+    let mut polled = Pin::new(&mut *incoming).poll_frame(cx);
+    if let (true, Some(lease)) = (polled.is_pending(), lease) {
+        lease.drive(cx);
+        polled = Pin::new(incoming).poll_frame(cx);
+    }
+    match polled {
+        Poll::Ready(Some(Err(error))) => {
+            *failure = Some(error);
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+        polled => polled,
+    }
+}
+
 /// SECURITY: a trailer of the app must not change the framing of the client's connection, and not the client's session.
 fn with_clean_trailers(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
@@ -188,7 +219,12 @@ impl HttpBody for Body {
         let this = &mut *self;
         let polled = match &mut this.source {
             BodySource::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            BodySource::App { incoming, .. } => Pin::new(incoming).poll_frame(cx),
+            BodySource::App {
+                incoming,
+                lease,
+                failure,
+                ..
+            } => poll_app(incoming, lease.as_mut(), failure, cx),
         };
         let app_poll = if polled.is_pending() { AppPoll::Waits } else { AppPoll::Frame };
         let is_over = matches!(polled, Poll::Ready(None));

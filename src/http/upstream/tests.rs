@@ -134,7 +134,13 @@ fn gate(app: SocketAddr, body_bytes_max: Option<u64>) -> Gate {
                 send_hints: Some(&|headers| hinted.borrow_mut().push(headers)),
                 connection_slot: link,
             };
-            match forward(&pool, permit(), Request::from_parts(parts, body), to).await {
+            let answered = async {
+                Exchange::begin(&pool, permit(), Box::new(parts), body, to)
+                    .await?
+                    .answer()
+                    .await
+            };
+            match answered.await {
                 Ok(response) => response,
                 Err(error) => answer::upstream_error_response(&error, &answer),
             }

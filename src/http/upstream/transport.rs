@@ -3,7 +3,8 @@
 //! `dial` opens one and reports the HTTP version that it will carry. The caller sets the deadline; no function here waits with a
 //! timeout of its own.
 //!
-//! `AnswerStart` tells whether a byte came from the app since a request began: only without one may the request be sent again.
+//! `TransportWatch` tells whether a byte came from the app since a request began: only without one may the request be sent
+//! again. It also tells whether a write waits for the app to read.
 //!
 //! An app may answer early (a 413, say) and close while hyper still writes the request. The write error then races with the
 //! answer, which may already lie in the kernel's receive buffer. `after_write` drops the rest of the request if an answer is
@@ -53,7 +54,7 @@ pub(super) enum VersionOffer {
 #[derive(Debug)]
 pub(super) struct Transport {
     stream: AppStream,
-    answer_start: AnswerStart,
+    watch: TransportWatch,
 }
 
 #[derive(Debug)]
@@ -67,10 +68,18 @@ enum AppStream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Shows whether the app sent a byte since the last request began. The transport writes it, the request reads it. Both run on
-/// one thread; hyper moves the transport of an upgraded connection, and therefore asks for `Send`.
+/// What the request sees of its transport, which hyper holds. Both run on one thread; hyper moves the transport of an upgraded
+/// connection, and therefore asks for `Send`.
 #[derive(Clone, Debug, Default)]
-pub(super) struct AnswerStart(Arc<AtomicBool>);
+pub(super) struct TransportWatch(Arc<Watched>);
+
+#[derive(Debug, Default)]
+struct Watched {
+    /// True if the app sent a byte since the last request began.
+    answer_began: AtomicBool,
+    /// True if the last write found no room: the app has not read what was sent.
+    write_waits: AtomicBool,
+}
 
 /// A new connection and its HTTP version.
 #[derive(Debug)]
@@ -172,14 +181,18 @@ async fn connect_tls(
     })
 }
 
-impl AnswerStart {
+impl TransportWatch {
     /// A request begins: no byte of its answer has come.
-    pub fn reset(&self) {
-        self.0.store(false, Ordering::Relaxed);
+    pub fn request_begins(&self) {
+        self.0.answer_began.store(false, Ordering::Relaxed);
     }
 
-    pub fn has_come(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    pub fn answer_has_begun(&self) -> bool {
+        self.0.answer_began.load(Ordering::Relaxed)
+    }
+
+    pub fn write_waits(&self) -> bool {
+        self.0.write_waits.load(Ordering::Relaxed)
     }
 }
 
@@ -207,7 +220,7 @@ impl AsyncRead for Transport {
             AppStream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         };
         if buf.filled().len() > before {
-            this.answer_start.0.store(true, Ordering::Relaxed);
+            this.watch.0.answer_began.store(true, Ordering::Relaxed);
         }
         polled
     }
@@ -217,16 +230,17 @@ impl Transport {
     fn new(stream: AppStream) -> Self {
         Self {
             stream,
-            answer_start: AnswerStart::default(),
+            watch: TransportWatch::default(),
         }
     }
 
-    pub fn answer_start(&self) -> AnswerStart {
-        self.answer_start.clone()
+    pub fn watch(&self) -> TransportWatch {
+        self.watch.clone()
     }
 
     /// Turns a write error into success if the app closed its side after an early answer; see the header.
     fn after_write(&mut self, polled: Poll<io::Result<usize>>, offered: usize) -> Poll<io::Result<usize>> {
+        self.watch.0.write_waits.store(polled.is_pending(), Ordering::Relaxed);
         let AppStream::Tcp { stream, awaits_answer } = &mut self.stream else {
             return polled;
         };

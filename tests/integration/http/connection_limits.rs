@@ -196,8 +196,11 @@ fn clients_that_use_up_the_descriptors_leave_some_for_the_operator_and_the_app()
             other => Err(format!("{other:?}")),
         };
         eventually("the gate is live", livez);
-        let log = std::fs::read_to_string(folder.folder.path().join("log")).unwrap();
-        assert!(log.contains("ulimit -n") && log.contains("limits.connections"), "{log}");
+        eventually("the log names the limit", || {
+            let log = std::fs::read_to_string(folder.folder.path().join("log")).unwrap();
+            let is_named = log.contains("ulimit -n") && log.contains("limits.connections");
+            is_named.then_some(()).ok_or(log)
+        });
         // far more idle clients than the process may have descriptors
         let mut idle: Vec<RawConnection> = (0..600).map(|_| RawConnection::open(folder.proxy)).collect();
         for _ in 0..20 {
