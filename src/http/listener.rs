@@ -152,6 +152,8 @@ pub struct ListenerContext {
     over_limit: OverLimitAnswers,
     /// Called for bytes that never became a request (audit kind `http_rejected`).
     on_rejected: OnRejected,
+    /// Cloned by each connection at rest that keeps hyper's buffers.
+    kept_at_rest: Rc<()>,
 }
 
 type OnRejected = Box<dyn Fn(Rejected, PeerAddr)>;
@@ -181,6 +183,7 @@ impl ListenerContext {
             metrics: metrics.clone(),
             over_limit: OverLimitAnswers::new(linger),
             on_rejected,
+            kept_at_rest: Rc::new(()),
         }
     }
 
@@ -278,7 +281,8 @@ where
     let connection_tasks = tasks.clone();
     tasks.tracker.spawn_local(async move {
         let panics = connection_tasks.panics.clone();
-        let served = serve_connection(accepted, slot, connection_tasks, context, handler);
+        // boxed: each future around it would have room for it once more
+        let served = Box::pin(serve_connection(accepted, slot, connection_tasks, context, handler));
         if catch_panic(served).await.is_err() {
             panics.inc();
             tracing::error!("a connection ended in a panic");
@@ -301,7 +305,8 @@ async fn serve_connection<H, F>(
     let peer = accepted.peer;
     let outcome = tokio::select! {
         biased;
-        outcome = handshake(accepted.stream, peer, slot, &context) => outcome,
+        // boxed, as below: a connection at rest would keep the room for it
+        outcome = Box::pin(handshake(accepted.stream, peer, slot, &context)) => outcome,
         () = first_request_grace_over(shutdown.clone()) => return,
     };
     let established = match outcome {
@@ -320,7 +325,7 @@ async fn serve_connection<H, F>(
     };
     match established.protocol {
         Protocol::Http1 => http1_connection::drive(established.stream, connection).await,
-        Protocol::Http2 => http2_connection::drive(established.stream, connection).await,
+        Protocol::Http2 => Box::pin(http2_connection::drive(established.stream, connection)).await,
     }
 }
 

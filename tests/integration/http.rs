@@ -8,6 +8,7 @@ mod connection_limits;
 mod cross_origin;
 mod forwarding;
 mod http2_streams;
+mod idle_connections;
 mod interoperability;
 mod lingering_load;
 mod listener_tls;

@@ -269,6 +269,17 @@ impl Activity {
         heads > self.state.lock().requests
     }
 
+    /// True if the first `heads` HTTP/1 requests came to hyper and were answered, and the client took the answers.
+    pub fn is_done_with(&self, heads: u64) -> bool {
+        let state = self.state.lock();
+        state.in_flight == 0 && state.requests == heads && state.stuck_write.is_none() && !state.refused
+    }
+
+    /// The time at which a connection without an open request has been idle for too long.
+    pub fn idle_until(&self, timeouts: Timeouts) -> Instant {
+        self.state.lock().idle_since + timeouts.idle
+    }
+
     /// Keeps the client's socket beyond the end of the connection, because closing it would destroy the answer.
     pub fn linger(&self, socket: OwnedFd) {
         self.state.lock().lingering = Some(socket);

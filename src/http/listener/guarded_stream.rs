@@ -16,6 +16,7 @@
 //! (`linger`).
 
 mod half_close;
+mod shared_stream;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -32,6 +33,7 @@ use super::guard::http1_framing::{Framing, INVALID_BYTES, Unescaped, Verdict};
 use super::guard::http2_frames::{Frames, SentFrames, Violation};
 use crate::http::target::escaped;
 use half_close::HalfClose;
+pub(super) use shared_stream::SharedStream;
 
 /// Bytes held back behind a request that asks to upgrade; with one read more, reading stops until it is answered.
 const HELD_BYTES_MAX: usize = 64 * 1024;
@@ -49,6 +51,10 @@ pub(super) struct GuardedStream<S> {
     client_end: Option<ClientEnd<S>>,
     /// An informational head that is partly written.
     early_hint: BytesMut,
+    /// True if the last read found nothing.
+    awaits_bytes: bool,
+    /// True if the stream keeps no written byte.
+    is_flushed: bool,
 }
 
 /// What the stream needs to know about the end of an HTTP/1 connection.
@@ -104,6 +110,8 @@ impl<S> GuardedStream<S> {
             guard,
             client_end: Some(client_end),
             early_hint: BytesMut::new(),
+            awaits_bytes: false,
+            is_flushed: true,
         }
     }
 
@@ -117,11 +125,31 @@ impl<S> GuardedStream<S> {
             })),
             client_end: None,
             early_hint: BytesMut::new(),
+            awaits_bytes: false,
+            is_flushed: true,
         }
     }
 }
 
+impl<S> GuardedStream<S> {
+    /// True if an HTTP/1 connection is between two requests, and hyper holds no byte of it: it has read and answered every
+    /// request that the guard saw, the answers are sent, and it waits for the next byte.
+    pub fn is_at_rest(&self) -> bool {
+        let Guard::Http1(guard) = &self.guard else { return false };
+        self.awaits_bytes
+            && self.is_flushed
+            && !self.early_hint.has_remaining()
+            && guard.is_between_messages()
+            && self.activity.is_done_with(guard.framing.heads())
+    }
+}
+
 impl Http1Guard {
+    /// True if the guard holds no byte back, and the client owes none.
+    fn is_between_messages(&self) -> bool {
+        self.framing.is_between_messages() && !self.held.has_remaining() && self.invalid.is_none() && !self.is_ended
+    }
+
     fn poll_read<S>(
         &mut self,
         stream: &mut S,
@@ -270,7 +298,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for GuardedStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let frames = match &mut this.guard {
-            Guard::Http1(guard) => return guard.poll_read(&mut this.stream, &this.activity, cx, buf),
+            Guard::Http1(guard) => {
+                let polled = guard.poll_read(&mut this.stream, &this.activity, cx, buf);
+                this.awaits_bytes = polled.is_pending();
+                return polled;
+            }
             Guard::Http2(guard) => &mut guard.received,
         };
         let before = buf.filled().len();
@@ -315,6 +347,7 @@ impl<S: AsyncWrite + Unpin> GuardedStream<S> {
     }
 
     fn note_write(&mut self, polled: Poll<io::Result<usize>>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.is_flushed = false;
         match &polled {
             Poll::Ready(Ok(length)) => {
                 self.activity.wrote(*length, bufs.iter().map(|buf| buf.len()).sum());
@@ -372,7 +405,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for GuardedStream<S> {
             self.early_hint.extend_from_slice(&head);
         }
         ready!(self.poll_early_hint(cx))?;
-        Pin::new(&mut self.stream).poll_flush(cx)
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.is_flushed = true;
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

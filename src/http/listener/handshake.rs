@@ -11,11 +11,15 @@
 //! closes, the caller drops a handshake that is not done after `FIRST_REQUEST_GRACE`. Bytes that a step read beyond its own end
 //! belong to the next step (`PrefixedIo`).
 
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use cedargate_policy::types::Scheme;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -86,7 +90,8 @@ pub(super) async fn handshake(
         }
         Some(tls) => {
             let stream = PrefixedIo::new(stream, source.unread);
-            let accepted = accept_tls(stream, tls, context.timeouts).await;
+            // boxed: every connection's task would have room for it until its end
+            let accepted = Box::pin(accept_tls(stream, tls, context.timeouts)).await;
             (accepted.map_err(|error| error.with(peer))?, Scheme::Https)
         }
     };
@@ -219,8 +224,7 @@ where
 {
     let mut seen = BytesMut::from(unread);
     if seen.is_empty() {
-        seen.reserve(READ_BYTES);
-        let first = timeout(timeouts.idle, stream.read_buf(&mut seen)).await;
+        let first = timeout(timeouts.idle, read_more(&mut stream, &mut seen)).await;
         if !matches!(first, Ok(Ok(1..))) {
             return Err(StepError::Closed);
         }
@@ -233,8 +237,7 @@ where
         if !PREFACE.starts_with(&seen) {
             break Protocol::Http1;
         }
-        seen.reserve(READ_BYTES);
-        match timeout_at(deadline, stream.read_buf(&mut seen)).await {
+        match timeout_at(deadline, read_more(&mut stream, &mut seen)).await {
             Ok(Ok(1..)) => {}
             Ok(_closed) => return Err(StepError::Closed),
             Err(_late) => return Err(StepError::Rejected(Rejected::HeaderTimeout)),
@@ -244,4 +247,17 @@ where
         stream: PrefixedIo::new(stream, seen.freeze()),
         protocol,
     })
+}
+
+/// Reads once, and returns the number of bytes. Clients open connections long before they use them, so the buffer is on the
+/// stack: a wait holds none.
+async fn read_more<S: AsyncRead + Unpin>(stream: &mut S, seen: &mut BytesMut) -> io::Result<usize> {
+    poll_fn(|cx| {
+        let mut bytes = [0; READ_BYTES];
+        let mut read = ReadBuf::new(&mut bytes);
+        ready!(Pin::new(&mut *stream).poll_read(cx, &mut read))?;
+        seen.extend_from_slice(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
+    })
+    .await
 }

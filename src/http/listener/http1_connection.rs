@@ -5,11 +5,17 @@
 //! connection with a request is told at once to close after its answer. One without a request first gets
 //! `FIRST_REQUEST_GRACE`, because hyper ends such a connection immediately. A forced shutdown drops it at any time. A socket
 //! whose client may still be sending lingers after all that (`linger`).
+//!
+//! hyper keeps two buffers of 8 KiB for a connection without a request. A worker lets `KEPT_AT_REST` connections keep them, so
+//! that a client that asks again costs no more. Each further connection gives hyper's part up as soon as it is at rest, and gets
+//! a new one with the next byte.
 
+use std::future::poll_fn;
 use std::os::fd::AsFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -17,9 +23,11 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::sleep_until;
 
 use super::activity::{Activity, Overdue};
-use super::guarded_stream::{ClientEnd, GuardedStream};
+use super::guarded_stream::{ClientEnd, GuardedStream, SharedStream};
+use super::io_stream::Readable;
 use super::{ClientConnection, ConnectionContext, ListenerContext, Rejected, first_request_grace_over, forced};
 use crate::base::lifecycle::Shutdown;
 use crate::http::upstream::Body;
@@ -31,32 +39,92 @@ const BUFFER_BYTES_MIN: usize = 8192;
 const HEADER_BYTES_MARGIN: usize = 8 * 1024;
 const HEADER_COUNT_MARGIN: usize = 64;
 
+/// Connections at rest for which a listener of a worker keeps hyper's buffers. In the tests of this crate none keeps them, so
+/// that each rest is one without hyper.
+const KEPT_AT_REST: usize = if cfg!(test) { 0 } else { 64 };
+
+/// The state of a connection that hyper let go of.
+enum Served {
+    /// The client may send another request.
+    AtRest,
+    /// The connection ended or was upgraded.
+    Ended,
+}
+
+/// The end of a rest.
+enum Roused {
+    /// The client sent bytes, or closed.
+    ByClient,
+    ByShutdown,
+    Overdue,
+}
+
 /// Returns when the connection ended, a timeout or a forced shutdown ended it, or it was upgraded.
 pub async fn drive<S, H, F>(stream: S, context: ConnectionContext<H>)
 where
-    S: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + AsFd + Readable + Send + Unpin + 'static,
+    H: Fn(Request<Incoming>, Rc<ClientConnection>) -> F + 'static,
+    F: Future<Output = Response<Body>> + 'static,
+{
+    let activity = Activity::http1();
+    context.client.enable_early_hints(&activity);
+    let client_end = ClientEnd {
+        half_close_timeout: context.listener.timeouts.half_close,
+        duplicate: |stream: &S| stream.as_fd().try_clone_to_owned(),
+    };
+    let stream = SharedStream::new(GuardedStream::http1(stream, Arc::clone(&activity), client_end));
+    let mut is_closing = false;
+    loop {
+        // on the heap: a connection at rest must not keep room for it
+        let served = Box::pin(serve(stream.clone(), &context, &activity, is_closing));
+        if let Served::Ended = served.await {
+            return;
+        }
+        match rest(&stream, &context, &activity).await {
+            Roused::ByClient => {}
+            Roused::ByShutdown => is_closing = true,
+            Roused::Overdue => return,
+        }
+    }
+}
+
+/// Waits, without hyper, for the next byte of a connection at rest.
+async fn rest<S: Readable, H>(stream: &SharedStream<S>, context: &ConnectionContext<H>, activity: &Activity) -> Roused {
+    tokio::select! {
+        biased;
+        () = stream.readable() => Roused::ByClient,
+        () = close_is_due(context.shutdown.clone(), activity) => Roused::ByShutdown,
+        () = sleep_until(activity.idle_until(context.listener.timeouts)) => Roused::Overdue,
+    }
+}
+
+/// Serves requests with hyper. `is_closing`: the connection is to close after its current answer.
+async fn serve<S, H, F>(
+    stream: SharedStream<S>,
+    context: &ConnectionContext<H>,
+    activity: &Arc<Activity>,
+    mut is_closing: bool,
+) -> Served
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     H: Fn(Request<Incoming>, Rc<ClientConnection>) -> F + 'static,
     F: Future<Output = Response<Body>> + 'static,
 {
     let listener = &context.listener;
     let shutdown = &context.shutdown;
     let peer = context.client.peer;
-    let activity = Activity::http1();
-    context.client.enable_early_hints(&activity);
-    let client_end = ClientEnd {
-        half_close_timeout: listener.timeouts.half_close,
-        duplicate: |stream: &S| stream.as_fd().try_clone_to_owned(),
-    };
-    let guarded = TokioIo::new(GuardedStream::http1(stream, Arc::clone(&activity), client_end));
     let service = service_fn(|request: Request<Incoming>| {
         let in_flight = activity.begin_request(request.version());
         let answer = context.answer(request, in_flight);
-        let activity = Arc::clone(&activity);
+        let activity = Arc::clone(activity);
         async move { answer.await.inspect(|response| activity.answered(response.status())) }
     });
-    let mut connection = pin!(settings(listener).serve_connection(guarded, service).with_upgrades());
-    let mut must_close = pin!(close_is_due(shutdown.clone(), &activity));
-    let mut is_closing = false;
+    let connection = settings(listener).serve_connection(TokioIo::new(stream.clone()), service);
+    let mut connection = pin!(connection.with_upgrades());
+    let mut must_close = pin!(close_is_due(shutdown.clone(), activity));
+    if is_closing {
+        connection.as_mut().graceful_shutdown();
+    }
     let outcome = loop {
         tokio::select! {
             biased;
@@ -65,14 +133,16 @@ where
                 is_closing = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = forced(shutdown.clone()), if is_closing => return,
+            () = forced(shutdown.clone()), if is_closing => return Served::Ended,
+            // after hyper's turn: what it left undone is seen
+            () = at_rest(&stream, listener), if !is_closing => return Served::AtRest,
             overdue = activity.overdue(listener.timeouts) => {
                 match overdue {
                     Overdue::Header => listener.reject(Rejected::HeaderTimeout, peer),
                     Overdue::Send => listener.reject(Rejected::SendTimeout, peer),
                     Overdue::Idle => {}
                 }
-                return;
+                return Served::Ended;
             }
         }
     };
@@ -84,6 +154,25 @@ where
     if let Some(reason) = outcome.err().as_ref().and_then(rejection).or_else(refused) {
         listener.reject(reason, peer);
     }
+    Served::Ended
+}
+
+/// Resolves when the connection is at rest and enough others keep hyper's buffers.
+async fn at_rest<S>(stream: &SharedStream<S>, listener: &ListenerContext) {
+    let mut kept = None;
+    poll_fn(|_cx| {
+        if !stream.is_at_rest() {
+            kept = None;
+        } else if kept.is_none() {
+            // the listener itself holds one
+            if Rc::strong_count(&listener.kept_at_rest) > KEPT_AT_REST {
+                return Poll::Ready(());
+            }
+            kept = Some(Rc::clone(&listener.kept_at_rest));
+        }
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Resolves when the connection is to close after its current answer.

@@ -18,6 +18,13 @@ pub(super) enum IoStream {
     Tls(Box<TlsStream<PrefixedIo<Stream>>>),
 }
 
+/// A stream that can tell whether bytes came, without a buffer to read them into.
+pub(super) trait Readable {
+    /// Ready when a read would find bytes, the end of the stream, or an error. May be ready too early, never too late, once a
+    /// read was pending.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
 /// A stream from which some bytes were read already; a reader gets `prefix` first.
 #[derive(Debug)]
 pub(super) struct PrefixedIo<S> {
@@ -49,6 +56,34 @@ impl AsFd for IoStream {
         match self {
             Self::Plain(stream) => stream.as_fd(),
             Self::Tls(stream) => stream.get_ref().0.as_fd(),
+        }
+    }
+}
+
+impl Readable for Stream {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(cx),
+            Self::Unix(stream) => stream.poll_read_ready(cx),
+        }
+    }
+}
+
+impl<S: Readable> Readable for PrefixedIo<S> {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.prefix.is_empty() {
+            true => self.stream.poll_readable(cx),
+            false => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl Readable for IoStream {
+    /// After a pending read the TLS session holds no byte that it could give out.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => stream.poll_readable(cx),
+            Self::Tls(stream) => stream.get_ref().0.poll_readable(cx),
         }
     }
 }
