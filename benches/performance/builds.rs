@@ -61,7 +61,7 @@ pub fn compared(options: &Options) -> String {
         tables: vec![table(&rows, &options.build)],
         ..Section::default()
     };
-    markdown(&Vec::new(), &[section])
+    markdown(&options.facts(), &[section])
 }
 
 fn started(program: &Path, number: usize, folder: &Path, config: &str) -> Gate {
