@@ -197,11 +197,11 @@ impl Live {
             if n % BATCH == BATCH - 1 {
                 tokio::task::yield_now().await;
             }
-            if !entry.cut.is_cut() {
-                if let Err(Withdrawn { reason, refusal }) = gate.recheck(&entry.request) {
-                    entry.cut.cut();
-                    gate.record_cut(&entry.request, reason, &refusal);
-                }
+            if !entry.cut.is_cut()
+                && let Err(Withdrawn { reason, refusal }) = gate.recheck(&entry.request)
+            {
+                entry.cut.cut();
+                gate.record_cut(&entry.request, reason, &refusal);
             }
         }
     }

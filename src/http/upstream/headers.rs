@@ -363,8 +363,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
 
 fn is_hop_by_hop(name: &HeaderName) -> bool {
     let name = name.as_str();
-    matches!(name, "connection" | "te" | "transfer-encoding" | "upgrade" | "http2-settings")
-        || HOP_BY_HOP.iter().any(|known| *known == name)
+    matches!(name, "connection" | "te" | "transfer-encoding" | "upgrade" | "http2-settings") || HOP_BY_HOP.contains(&name)
 }
 
 /// True if a cookie pair has the name of a session cookie. SECURITY: a browser stores `=cedargate=x` as a cookie without a name

@@ -25,7 +25,7 @@ fn start() -> Gate {
 /// Begins a load of the portal `slow` that takes seconds and then closes `/portal/slow/last`.
 fn begin_slow_load(gate: &Gate) {
     let mut policies = format!("{OPEN}\n@id(\"last\") forbid(principal, action, resource in Path::\"/portal/slow/last\");\n");
-    for n in 0..6_000 {
+    for n in 0..20_000 {
         writeln!(
             policies,
             "@id(\"p{n}\") permit(principal == User::\"u{n}\", action, resource in Path::\"/portal/slow/{n}\");"
