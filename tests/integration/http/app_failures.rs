@@ -3,6 +3,7 @@
 //!
 //! The app is a script of raw bytes, the client reads raw bytes: what hyper would repair on either side is not.
 
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -370,4 +371,29 @@ fn an_app_that_answers_before_it_reads_gets_the_body() {
         wire.send("abc");
         assert_eq!(wire.read_until("abc"), b"abc", "{expect}");
     }
+}
+
+/// More than sockets and buffers on the way hold.
+const LARGE: usize = 32 * 1024 * 1024;
+
+#[test]
+fn an_upload_goes_on_while_the_client_does_not_read_the_answer_that_has_begun() {
+    let script = ScriptedServer::start(|_, wire| {
+        let mut answers = wire.stream.try_clone().unwrap();
+        let writing = std::thread::spawn(move || {
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {LARGE}\r\n\r\n");
+            answers.write_all(head.as_bytes()).unwrap();
+            answers.write_all(&vec![b'a'; LARGE]).unwrap();
+        });
+        assert_eq!(wire.read_exactly(LARGE).len(), LARGE);
+        writing.join().unwrap();
+    });
+    let gate = gate_before(&script, "");
+    let mut wire = RawConnection::open(gate.proxy);
+    wire.send(head(&gate, "POST", &format!("content-length: {LARGE}\r\n")));
+    // the answer has begun; its body is not read before the whole upload was sent
+    let answer = wire.read_until("\r\n\r\n");
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    assert!(wire.send(vec![b'u'; LARGE]), "the upload stopped");
+    assert_eq!(wire.read_exactly(LARGE).len(), LARGE);
 }
