@@ -13,6 +13,7 @@ mod record;
 mod writer;
 
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -121,19 +122,25 @@ impl Audit {
         self.queue_line(Slot(None), |line| line::write_event(event, &self.0.mask, line));
     }
 
-    /// Writes a line and queues it. A record that cannot be written as JSON is dropped and counted.
+    /// Writes a line and queues it. A record that cannot be written as JSON is dropped and counted; so is one whose writing
+    /// panics, because a second panic while a request unwinds would end the process.
     fn queue_line(&self, slot: Slot, write: impl FnOnce(&mut Vec<u8>) -> serde_json::Result<()>) {
         let shared = &self.0;
         let mut line = LINE.take();
         line.clear();
-        let queued = match (write(&mut line), slot.0) {
-            (Ok(()), Some(reservation)) => {
+        let written = catch_unwind(AssertUnwindSafe(|| write(&mut line)));
+        let queued = match (written, slot.0) {
+            (Ok(Ok(())), Some(reservation)) => {
                 reservation.push(&line);
                 true
             }
-            (Ok(()), None) => shared.queue.push(&line).is_ok(),
-            (Err(error), _) => {
+            (Ok(Ok(())), None) => shared.queue.push(&line).is_ok(),
+            (Ok(Err(error)), _) => {
                 tracing::error!(%error, "an audit record could not be formatted");
+                false
+            }
+            (Err(_panic), _) => {
+                tracing::error!("the writing of an audit record panicked");
                 false
             }
         };

@@ -127,7 +127,9 @@ fn an_edit_costs_no_caller_a_signature_check_and_no_new_assertion() {
 #[test]
 fn a_remembered_token_is_answered_as_one_that_was_never_seen() {
     let gate = gate();
-    let warm = gate.issuer.sign(&alice());
+    // the same times in every token
+    let alice = alice();
+    let warm = gate.issuer.sign(&alice);
     let in_staff = json!([{"uid": {"type": "User", "id": "alice"}, "attrs": {}, "parents": [{"type": "Group", "id": "staff"}]}]);
     let contradicting = json!([{"uid": {"type": "User", "id": "alice"}, "attrs": {"email": "x@x.test"}, "parents": []}]);
     let in_chief = json!([{"uid": {"type": "Role", "id": "viewer"}, "attrs": {}, "parents": [{"type": "Role", "id": "chief"}]}]);
@@ -188,7 +190,7 @@ fn a_remembered_token_is_answered_as_one_that_was_never_seen() {
         if !files.is_empty() {
             edit(&gate, files);
         }
-        let mut never_seen = alice();
+        let mut never_seen = alice.clone();
         never_seen["jti"] = json!(n);
         let fresh = answer(&gate, &gate.issuer.sign(&never_seen));
         assert_eq!(fresh.0, status, "{what}: {fresh:?}");
