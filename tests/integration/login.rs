@@ -12,4 +12,5 @@ mod provider_login;
 mod provider_logout;
 mod provider_network;
 mod provider_shapes;
+mod real_providers;
 mod typed_passwords;

@@ -144,7 +144,7 @@ impl Chromium {
     }
 
     /// Waits until a JavaScript expression has this value.
-    fn waits(&mut self, expression: &str, value: &str) {
+    pub fn waits(&mut self, expression: &str, value: &str) {
         eventually(value, || {
             let result = self.try_call("Runtime.evaluate", json!({"expression": expression, "returnByValue": true}));
             let now = result.map_err(|event| event.to_string())?["result"]["value"]

@@ -167,6 +167,11 @@ impl Setup {
         self.with("honours_acr", json!(false))
     }
 
+    /// The peculiarities of a provider of the market, as `provider.mjs` names them.
+    pub fn shape(self, shape: &Value) -> Self {
+        self.with("shape", shape.clone())
+    }
+
     fn with(mut self, name: &str, value: Value) -> Self {
         self.0[name] = value;
         self

@@ -1,7 +1,8 @@
 // A real OpenID provider for the tests: `oidc-provider` with accounts that need no password and consent to everything.
 //
 // Arguments: the folder of the tools, options as JSON (see `tests/integration/support/openid.rs`). Clients and accounts
-// come through the control port, also later; `set` changes most options of a running provider.
+// come through the control port, also later; `set` changes most options of a running provider. `shape` has the peculiarities of
+// a provider of the market: the path of its issuer, its routes, keys, claims, access tokens and logout.
 
 import { generateKeyPairSync, randomUUID } from 'node:crypto';
 import { Store, all, forget, remember, revokeGrant } from './store.mjs';
@@ -10,6 +11,8 @@ import { control, frontDoor, listen, load, options, ready, send } from './server
 const { default: Provider, interactionPolicy } = await load('oidc-provider/lib/index.js');
 
 const accounts = new Map();
+const shape = { path: '', alg: 'RS256', claims: ['tenant', 'roles', 'groups'], extra_params: [], ...options.shape };
+const mount = shape.path.replace(/\/$/, '');
 let provider;
 
 function key(type, parameters, alg) {
@@ -17,7 +20,20 @@ function key(type, parameters, alg) {
   return { ...privateKey.export({ format: 'jwk' }), kid: randomUUID(), alg, use: 'sig' };
 }
 
-const keys = () => [key('rsa', { modulusLength: 2048 }, 'RS256'), key('ec', { namedCurve: 'P-256' }, 'ES256')];
+const keys = () => [
+  key('rsa', { modulusLength: 2048 }, shape.keys_without_alg ? undefined : shape.alg.replace('ES', 'RS')),
+  key('ec', { namedCurve: 'P-256' }, 'ES256'),
+];
+
+/** Access tokens are JWTs for an API of the provider's choice, if the shape has any. */
+const apis = shape.access && {
+  enabled: true,
+  defaultResource: () => 'https://api.example',
+  useGrantedResource: () => true,
+  getResourceServerInfo: () => ({
+    scope: '', audience: shape.access.aud, accessTokenFormat: 'jwt', jwt: { sign: { alg: shape.alg } },
+  }),
+};
 
 /** Of the asked-for levels the first that this provider knows. */
 const wanted = (asked = '') => asked.split(' ').find((acr) => options.acr_values.includes(acr));
@@ -38,11 +54,17 @@ const configuration = (jwks) => ({
   jwks: { keys: jwks },
   acrValues: options.acr_values,
   claims: {
-    openid: ['sub', 'tenant', 'roles', 'groups'],
+    openid: ['sub', ...shape.claims],
     email: ['email', 'email_verified'],
     profile: ['name'],
   },
   conformIdTokenClaims: false,
+  routes: shape.routes,
+  extraParams: shape.extra_params,
+  subjectTypes: ['public', 'pairwise'],
+  pairwiseIdentifier: async (_ctx, account) => `pairwise-of-${account}`,
+  extraTokenClaims: async () => shape.access?.claims,
+  formats: { customizers: { jwt: (_ctx, _token, jwt) => { jwt.header = { ...jwt.header, ...shape.access?.header }; } } },
   cookies: { keys: ['not a secret'] },
   pkce: { required: () => true },
   rotateRefreshToken: true,
@@ -61,15 +83,16 @@ const configuration = (jwks) => ({
     devInteractions: { enabled: false },
     backchannelLogout: { enabled: true },
     revocation: { enabled: true },
+    ...(apis && { resourceIndicators: apis }),
     rpInitiatedLogout: {
-      enabled: true,
+      enabled: !shape.no_end_session,
       logoutSource: async (ctx, form) => {
         ctx.body = `<!doctype html><title>Sign out</title>${form}
           <button type="submit" form="op.logoutForm" name="logout" value="yes">Sign out</button>`;
       },
     },
   },
-  interactions: { policy: policy(), url: (_ctx, interaction) => `/interaction/${interaction.uid}` },
+  interactions: { policy: policy(), url: (_ctx, interaction) => `${mount}/interaction/${interaction.uid}` },
   findAccount: async (_ctx, sub) => accounts.has(sub)
     ? { accountId: sub, claims: async (use) => (use === options.claims_in || use === 'userinfo' ? { ...accounts.get(sub), sub } : { sub }) }
     : undefined,
@@ -84,7 +107,7 @@ function serve(issuer, jwks) {
 }
 
 const page = (uid, problem = '') => `<!doctype html><html lang="en"><title>Sign in</title>
-<form method="post" action="/interaction/${uid}">
+<form method="post" action="${mount}/interaction/${uid}">
 <p>${problem}</p>
 <label for="login">Account</label> <input id="login" name="login" autofocus>
 <button type="submit">Sign in</button> <button type="submit" name="cancel" value="yes">Cancel</button>
@@ -113,6 +136,10 @@ async function interact(request, response, uid) {
 }
 
 const server = frontDoor(async (request, response) => {
+  if (mount && request.url.startsWith(`${mount}/`)) {
+    request.originalUrl = request.url;
+    request.url = request.url.slice(mount.length);
+  }
   const uid = request.url.match(/^\/interaction\/([\w-]+)$/)?.[1];
   try {
     await (uid ? interact(request, response, uid) : provider.callback()(request, response));
@@ -148,7 +175,7 @@ function revoke({ account }) {
 }
 
 const port = await listen(server);
-const issuer = `http://127.0.0.1:${port}`;
+const issuer = `http://127.0.0.1:${port}${shape.path}`;
 serve(issuer, keys());
 const orders = {
   client: (metadata) => { remember(`Client:${metadata.client_id}`, metadata); },
