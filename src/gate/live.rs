@@ -214,10 +214,10 @@ impl DecidedRequest {
 }
 
 impl DecisionBasis {
-    /// True if neither a revocation nor a swap came since the decision.
+    /// True if neither a revocation nor a swap came since the decision. A portal that lost its revision is a swap, too.
     fn is_current(&self, gate: &Gate) -> bool {
         let same = |active: &Arc<ActiveRevision>| active.revision.id == self.revision;
-        self.epoch == gate.epoch() && self.portal.active.load().as_ref().is_none_or(same)
+        self.epoch == gate.epoch() && self.portal.active.load().as_ref().is_some_and(same)
     }
 }
 
