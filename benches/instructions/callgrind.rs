@@ -25,9 +25,14 @@ pub struct Part {
 }
 
 impl Part {
-    /// True if a function ran whose path contains `prefix`, like `cedargate::gate::`.
+    /// True if a function ran whose path begins with `prefix`, like `cedargate::gate::`. A generic function of another crate
+    /// may have the path inside its own: any thread that wakes a task runs functions that are generic over its future.
     pub fn ran(&self, prefix: &str) -> bool {
-        self.text.contains(prefix)
+        self.text.lines().any(|line| {
+            let name = line.strip_prefix("fn=").or_else(|| line.strip_prefix("cfn="));
+            let name = name.and_then(|name| name.split_once(' '));
+            name.is_some_and(|(_, name)| name.starts_with(prefix))
+        })
     }
 
     /// The calls of functions with one of these names by other functions. A line `fn=` opens the lines of one function; in it,
