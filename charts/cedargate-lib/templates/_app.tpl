@@ -1,0 +1,61 @@
+{{/*
+What the app's container needs beside the gate: probes through the gate, and an end in the right order.
+*/}}
+
+{{/* `upstream.probes` of the configuration, from `app.probes`. */}}
+{{- define "cedargate.probesConfig" -}}
+{{- $v := .Values.cedargate | default .Values -}}
+{{- $names := dict "liveness" "livez" "readiness" "readyz" "startup" "startupz" -}}
+{{- $probes := dict -}}
+{{- range $kind, $probe := ($v.app.probes | default dict) -}}
+{{- if $probe -}}
+{{- $port := $probe.port | default $v.app.port -}}
+{{- $target := dict "timeout" ($probe.timeout | default "1s") -}}
+{{- if $probe.path -}}
+{{- $_ := set $target "url" (printf "%s://127.0.0.1:%v%s" ($probe.scheme | default "http") $port $probe.path) -}}
+{{- else -}}
+{{- $_ := set $target "tcp" (printf "127.0.0.1:%v" $port) -}}
+{{- end -}}
+{{- $_ := set $probes (get $names $kind) $target -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $probes -}}
+{{- end -}}
+
+{{/*
+Probes of the app's container: keys `startupProbe`, `readinessProbe`, `livenessProbe`. Kubelet cannot reach an app on loopback;
+it asks the gate's admin port, and the gate asks the app.
+*/}}
+{{- define "cedargate.appProbes" -}}
+{{- $v := .Values.cedargate | default .Values -}}
+{{- $root := . -}}
+{{- range $kind, $name := dict "startup" "startupz" "readiness" "readyz" "liveness" "livez" -}}
+{{- with get ($v.app.probes | default dict) $kind }}
+{{ $kind }}Probe:
+  httpGet: { path: /app/{{ $name }}, port: {{ include "cedargate.adminPort" $root }} }
+  {{- $settings := dict "timeoutSeconds" (add (atoi (include "cedargate.seconds" (.timeout | default "1s"))) 1) }}
+  {{- include "cedargate.overlay" (dict "into" $settings "from" (.settings | default dict)) }}
+  {{- toYaml $settings | nindent 2 }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+`lifecycle` of the app's container. On the end of a pod kubelet runs all preStop hooks at once: the gate begins to drain and
+still forwards requests. The app must answer them, so its own SIGTERM waits for the longest drain.
+*/}}
+{{- define "cedargate.appLifecycle" -}}
+{{- $v := .Values.cedargate | default .Values -}}
+{{- $seconds := atoi (include "cedargate.drainSeconds" .) -}}
+{{- $way := $v.app.preStop -}}
+{{- if eq $way "auto" -}}
+{{- $way = ternary "sleep" "exec" (semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version) -}}
+{{- end -}}
+{{- if eq $way "sleep" -}}
+preStop:
+  sleep: { seconds: {{ $seconds }} }
+{{- else if eq $way "exec" -}}
+preStop:
+  exec: { command: [sleep, {{ $seconds | quote }}] }
+{{- end -}}
+{{- end -}}
