@@ -122,7 +122,7 @@ pub fn start(config: Config, watched: Vec<PathBuf>) -> Result<Running, StartErro
     let tls = ListenerTls::load(&config, &shares)?;
     let bound = Bound::bind(&config)?;
     let parts = Parts::build(config, watched)?;
-    let background = Background::spawn(parts.background, tls.certificates, bound.operations)?;
+    let background = Background::spawn(parts.background, tls.certificates, bound.operations, &bound.addresses)?;
     background.wait_for_first_load()?;
     wait_for_session_store(&parts.gate);
     parts.session_store.done();

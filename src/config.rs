@@ -26,9 +26,11 @@ pub use error::ConfigErrors;
 pub use load::{Loaded, PrintFormat, from_str, load, print};
 pub use schema::{hint, json_schema};
 pub use secret::Secret;
+pub use sections::app_probes::{AppProbe, AppProbes, ProbeTarget};
 pub use sections::assertion::Assertion;
 pub use sections::audit::{Audit, AuditAllow, AuditSink, OnFull};
 pub use sections::egress::Egress;
+pub use sections::exposure_check::ExposureCheck;
 pub use sections::identity::IdentityPages;
 pub use sections::issuers::{Algorithm, Introspection, Issuer, KeySource, KeyTransport, TokenSource};
 pub use sections::limits::{Limits, Rate};
@@ -41,7 +43,8 @@ pub use sections::portals::{Portal, RESERVED_PREFIX};
 pub use sections::public_url::host_of;
 pub use sections::sessions::{CookieSecurity, Redis, SessionStore, Sessions, Topology};
 pub use sections::strip_headers;
-pub use sections::upstream::{Authority, Circuit, Protocol, Upstream, UpstreamTls, UpstreamUrl};
+pub use sections::upstream::{Circuit, Protocol, Upstream, UpstreamTls};
+pub use sections::upstream_url::{Authority, UpstreamUrl};
 pub use tree::{Node, Origin, Shape};
 pub use values::ByteSize;
 
@@ -65,6 +68,9 @@ pub struct Config {
     pub public_url: Option<String>,
     pub listen: Listen,
     pub upstream: Upstream,
+    pub app_probes: AppProbes,
+    /// `None`: off.
+    pub exposure_check: Option<ExposureCheck>,
     /// `None`: every folder of `policies.dir` is a portal at `/portal/<slug>`.
     pub portals: Option<Vec<Portal>>,
     pub policies: Policies,

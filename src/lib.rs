@@ -48,6 +48,7 @@ mod session;
 mod login;
 mod accounts;
 mod limits;
+mod exposure;
 
 // foundations; `measured` re-exports some of them
 #[doc(hidden)]

@@ -4,7 +4,7 @@
 //! - `brakes` takes emergency forbids into force apart from `reload` (`reload/brakes`).
 //! - `conditions` prepares policies for cheap evaluation after their first use.
 //! - `operations` has a runtime for the admin listener, the control socket and periodic work: keys, certificates, assertion
-//!   keys, users files, shared rates, expired rate-limit counters.
+//!   keys, users files, shared rates, expired rate-limit counters, the look for an app that is reachable around the gate.
 //! - `sessions` has a runtime for sessions and logins. They run apart from `operations` so that a slow session store or
 //!   identity provider delays no probe.
 //!
@@ -22,7 +22,7 @@ use cedargate_policy::engine::MatchSet;
 use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
 
-use super::bind::OperationsListeners;
+use super::bind::{Addresses, OperationsListeners};
 use super::build::BackgroundParts;
 use super::{
     SWEEP_INTERVAL, StartError, assertion_keys, listener_context, local_thread, priority, runtime_builder, shared_rates, thread,
@@ -30,6 +30,7 @@ use super::{
 use crate::base::lifecycle::{Blocker, Shutdown};
 use crate::doors::admin::Admin;
 use crate::doors::control::Control;
+use crate::exposure::ExposureWatch;
 use crate::gate::Gate;
 use crate::http::listener::{ConnectionCount, Socket, serve};
 use crate::http::tls::{CertificateWatcher, Certificates};
@@ -47,6 +48,7 @@ struct Operations {
     control: Control,
     certificates: CertificateWatcher,
     shutdown: Shutdown,
+    exposure: Option<ExposureWatch>,
 }
 
 impl Background {
@@ -54,8 +56,10 @@ impl Background {
         parts: BackgroundParts,
         certificates: Vec<Certificates>,
         listeners: OperationsListeners,
+        addresses: &Addresses,
     ) -> Result<Self, StartError> {
         let gate = parts.gate;
+        let exposure = parts.admin.exposure.clone();
         let match_sets = parts.match_sets;
         let operations = Operations {
             certificates: CertificateWatcher {
@@ -67,6 +71,7 @@ impl Background {
             admin: parts.admin,
             control: parts.control,
             shutdown: parts.shutdown.clone(),
+            exposure: ExposureWatch::new(&gate.config, addresses.tcp(), exposure, gate.metrics.clone()),
             gate: Arc::clone(&gate),
         };
         let (loaded, first_load) = sync_channel(1);
@@ -157,6 +162,9 @@ impl Operations {
         ];
         spawn_local(shared_rates::run(Arc::clone(&gate), stop.clone()));
         spawn_local(sweep(Arc::clone(&gate)));
+        if let Some(exposure) = self.exposure {
+            spawn_local(exposure.run(stop.clone()));
+        }
         if let Some(listener) = listeners.admin {
             spawn_local(serve_admin(self.admin, listener, shutdown.forced_only()));
         }

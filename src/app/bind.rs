@@ -105,6 +105,14 @@ impl Addresses {
         }
     }
 
+    /// The addresses of all TCP listeners.
+    pub(super) fn tcp(&self) -> Vec<SocketAddr> {
+        [Some(self.proxy), self.decision_tcp(), self.admin]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
     /// Logs one line for each listener.
     pub(super) fn log(&self) {
         let log = |listener: &str, address: &dyn Display| tracing::info!(listener, %address, "listening");

@@ -21,9 +21,10 @@ use crate::base::descriptors::Shares;
 use crate::base::lifecycle::{Blocker, Readiness, Shutdown, ShutdownTrigger, shutdown};
 use crate::base::metrics::Metrics;
 use crate::config::{Config, ProxyProtocol};
-use crate::doors::admin::Admin;
+use crate::doors::admin::{Admin, AppProbes};
 use crate::doors::control::Control;
 use crate::doors::login::LoginDoor;
+use crate::exposure::Exposure;
 use crate::gate::Gate;
 use crate::http::listener::{AddressCount, ListenerOptions};
 use crate::http::pages::Theme;
@@ -133,6 +134,8 @@ impl Parts {
             readiness,
             shutdown: shutdown.clone(),
             outcomes: reloader.outcomes(),
+            app_probes: AppProbes::new(&gate.config)?,
+            exposure: Exposure::default(),
         };
         let control = Control {
             gate: Arc::clone(&gate),

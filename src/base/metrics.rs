@@ -51,6 +51,7 @@ pub struct Metrics {
     pub panics: IntCounter,
     pub draining: IntGauge,
     pub restart_required: IntGauge,
+    pub app_reachable_around_gate: IntGauge,
     pub build_info: IntGaugeVec,
 }
 
@@ -126,6 +127,7 @@ impl Metrics {
             panics: counter(r, "panics_total", "Requests that ended in a panic.")?,
             draining: int_gauge(r, "draining", "1 while shutting down.")?,
             restart_required: int_gauge(r, "restart_required", "1 when cedargate.yaml changed since start.")?,
+            app_reachable_around_gate: int_gauge(r, "app_reachable_around_gate", "1 while the app answers around the gate.")?,
             build_info: int_gauges(r, "build_info", "Version of the running gate.", &["version"])?,
             registry,
         };

@@ -81,6 +81,11 @@ impl Checker<'_> {
             .upstream
             .as_ref()
             .and_then(|upstream| self.upstream("upstream", "upstream.url", upstream));
+        let app_probes = document.upstream.as_ref().map(|upstream| self.app_probes(&upstream.probes));
+        let exposure_check = document
+            .upstream
+            .as_ref()
+            .and_then(|upstream| self.exposure_check(upstream.exposure_check.as_ref()));
         let mut issuers = self.issuers(&document.issuers, document.limits.roles());
         let listed = issuers.len();
         let identity_prefix = self.identity_prefix(&document.identity.prefix);
@@ -113,6 +118,8 @@ impl Checker<'_> {
             public_url,
             listen: listen?,
             upstream: upstream?,
+            app_probes: app_probes?,
+            exposure_check,
             portals,
             policies,
             issuers,

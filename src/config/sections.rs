@@ -7,9 +7,11 @@
 //! A required key is an `Option` marked `schemars(required)`: `schema` reports its absence, and the checks still run on
 //! the rest, so that all mistakes appear together.
 
+pub mod app_probes;
 pub mod assertion;
 pub mod audit;
 pub mod egress;
+pub mod exposure_check;
 pub mod identity;
 pub mod issuer_claims;
 pub mod issuers;
@@ -22,3 +24,4 @@ pub mod public_url;
 pub mod sessions;
 pub mod strip_headers;
 pub mod upstream;
+pub mod upstream_url;

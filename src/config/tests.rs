@@ -370,6 +370,105 @@ fn mistakes_of_the_top_level_upstream_are_not_repeated_for_portals() {
 }
 
 #[test]
+fn probes_of_the_app_have_a_url_or_an_address() {
+    let probes = |probes: &str| format!("upstream: {{ url: 'http://127.0.0.1:3000', probes: {probes} }}\n");
+    let config = good(&probes(
+        "{ livez: { url: 'http://localhost:80/a/../health?x=1', headers: ['Host: a.test'] }, readyz: { url: 'https://[::1]:8443', timeout: 900ms }, startupz: { tcp: '[::1]:80' } }",
+    ));
+    let AppProbe { target, timeout } = config.app_probes.livez.unwrap();
+    let ProbeTarget::Http { url, target, headers } = target else {
+        panic!("{target:?}")
+    };
+    assert_eq!(
+        (url.origin().as_str(), target.to_string().as_str()),
+        ("http://localhost:80", "/health?x=1")
+    );
+    assert_eq!(
+        (headers["host"].to_str().unwrap(), timeout),
+        ("a.test", Duration::from_secs(1))
+    );
+    let ready = config.app_probes.readyz.unwrap();
+    assert!(matches!(
+        ready.target,
+        ProbeTarget::Http {
+            url: UpstreamUrl::Https(_),
+            ..
+        }
+    ));
+    assert_eq!(ready.timeout, Duration::from_millis(900));
+    let started = config.app_probes.startupz.unwrap().target;
+    assert!(
+        matches!(&started, ProbeTarget::Tcp(at) if at.dialled() == "::1" && at.port == 80),
+        "{started:?}"
+    );
+    assert!(good(MINIMAL).app_probes.livez.is_none());
+    for (mistake, part) in [
+        ("{}", "needs `url`"),
+        ("{ url: 'http://a', tcp: 'a:1' }", "keep one of them"),
+        ("{ url: 'ftp://a' }", "cannot be asked"),
+        ("{ url: 'http://a#b' }", "cannot be asked"),
+        ("{ url: 'http://u:p@a' }", "user name or password"),
+        ("{ url: '/healthz' }", "is not a URL"),
+        ("{ tcp: '127.0.0.1' }", "is not `host:port`"),
+        ("{ tcp: '3000' }", "is not `host:port`"),
+        ("{ tcp: 'a:0' }", "is not `host:port`"),
+        ("{ tcp: 'a:65536' }", "is not `host:port`"),
+        ("{ tcp: 'http://a:1' }", "is not `host:port`"),
+        ("{ tcp: 'a:1', headers: ['a: b'] }", "is for `url`"),
+        ("{ url: 'http://a', headers: ['a'] }", "headers[0]"),
+        (
+            "{ url: 'http://a', headers: ['Authorization: x'] }",
+            "`authorization` cannot be a header of a probe",
+        ),
+        ("{ url: 'http://a', timeout: 61s }", "the most is 1m"),
+        ("{ url: 'http://a', timeout: 0s }", "too short"),
+        ("{ ulr: 'http://a' }", "known are: url, tcp"),
+    ] {
+        bad(
+            &probes(&format!("{{ readyz: {mistake} }}")),
+            &["upstream.probes.readyz", part],
+        );
+    }
+    bad(&probes("{ ready: { tcp: 'a:1' } }"), &["upstream.probes.ready"]);
+    let portal = "portals: { a: { upstream: { url: 'http://b', probes: {} } }, b: { upstream: { url: 'http://b', exposure_check: null } } }";
+    bad(
+        &with(portal),
+        &["portals.a.upstream.probes", "portals.b.upstream.exposure_check"],
+    );
+    let loaded = from_env(&with("portals: { a: { upstream: { url: 'http://b' } } }"), &[]).unwrap();
+    assert!(loaded.effective.pointer("/portals/a/upstream/probes").is_none());
+}
+
+#[test]
+fn the_exposure_check_is_on_and_can_be_turned_off() {
+    let check = |check: &str| {
+        good(&format!(
+            "upstream: {{ url: 'http://127.0.0.1:3000', exposure_check: {check} }}"
+        ))
+        .exposure_check
+    };
+    let on = good(MINIMAL).exposure_check.unwrap();
+    assert_eq!((on.interval, on.addresses.len()), (Duration::from_secs(60), 0));
+    assert_eq!(check("null"), None);
+    let given = check("{ interval: 1s, addresses: ['10.1.2.3', 'fd00::1', '::ffff:10.1.2.4'] }").unwrap();
+    assert_eq!(
+        given.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.1.2.3", "fd00::1", "10.1.2.4"]
+    );
+    for (mistake, part) in [
+        ("{ interval: 500ms }", "too short"),
+        ("{ addresses: ['127.0.0.1'] }", "where the app belongs"),
+        ("{ addresses: ['0.0.0.0'] }", "where the app belongs"),
+        ("{ addresses: ['10.1.2.3:80'] }", "not an IP address"),
+        ("{ addresses: [shop] }", "not an IP address"),
+        ("{ adresses: [] }", "did you mean `addresses`"),
+    ] {
+        let text = format!("upstream: {{ url: 'http://a', exposure_check: {mistake} }}");
+        bad(&text, &["upstream.exposure_check", part]);
+    }
+}
+
+#[test]
 fn relative_paths_start_at_the_folder_of_the_file() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("relative"), "a-token-of-16-characters").unwrap();

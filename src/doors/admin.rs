@@ -3,6 +3,8 @@
 //! Probes differ by path alone. Readiness waits for named blockers and depends on neither the app nor the session store;
 //! `/status` reports both.
 
+mod app_probes;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,12 +15,14 @@ use serde_json::{Value, json};
 
 use crate::base::lifecycle::{Readiness, Shutdown};
 use crate::config::UpstreamUrl;
+use crate::exposure::Exposure;
 use crate::gate::Gate;
 use crate::http::answer::json_for_operator;
 use crate::http::upstream::{App, Body};
 use crate::portals::Portal;
 use crate::reload::{Outcome, Outcomes};
 use crate::session::StoreStatus;
+pub use app_probes::AppProbes;
 
 /// Longest time that `/status` waits for the app to accept a connection.
 const UPSTREAM_PROBE: Duration = Duration::from_millis(200);
@@ -29,6 +33,8 @@ pub struct Admin {
     pub readiness: Readiness,
     pub shutdown: Shutdown,
     pub outcomes: Outcomes,
+    pub app_probes: AppProbes,
+    pub exposure: Exposure,
 }
 
 impl Admin {
@@ -49,10 +55,10 @@ impl Admin {
             "/readyz" | "/ready" => self.ready(verbose),
             "/metrics" => self.metrics(),
             "/status" => json_for_operator(StatusCode::OK, &self.status().await),
-            _ => text(
-                StatusCode::NOT_FOUND,
-                "livez readyz startupz healthz metrics status\n".to_owned(),
-            ),
+            path => self.app_probes.answer(path).await.unwrap_or_else(|| {
+                let known = "livez readyz startupz healthz metrics status app/livez app/readyz app/startupz\n";
+                text(StatusCode::NOT_FOUND, known.to_owned())
+            }),
         }
     }
 
@@ -82,6 +88,13 @@ impl Admin {
             let sessions = self.gate.sessions.status();
             let state = if sessions.reachable { "reachable" } else { "not reachable" };
             lines.push_str(&format!("sessions {}: {state}\n", sessions.store));
+            let around = self.exposure.addresses();
+            let around = if around.is_empty() {
+                "no".to_owned()
+            } else {
+                around.join(", ")
+            };
+            lines.push_str(&format!("app reachable around the gate: {around}\n"));
         }
         readiness(&pending, &lines)
     }
@@ -116,6 +129,7 @@ impl Admin {
             "issuers": issuers,
             "sessions": session_status(&self.gate.sessions.status()),
             "upstream": upstream_status(&registry.app).await,
+            "app_reachable_around_gate": self.exposure.addresses(),
         })
     }
 }

@@ -10,6 +10,7 @@
 //! the answer, the deadline. If the client goes away, the drop of the `forward` future closes the app's connection, or
 //! resets the HTTP/2 stream.
 
+mod app_probe;
 mod apps;
 mod circuit;
 mod client_headers;
@@ -52,6 +53,7 @@ use tokio_util::either::Either;
 
 use crate::config::{Protocol, UpstreamUrl};
 use crate::http::request::{ClientFacts, Trace};
+pub use app_probe::Probe;
 pub use apps::{App, Apps};
 use client_headers::ClientHeaderCache;
 pub use client_tls::TlsError;

@@ -169,7 +169,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "doors::admin",
-        &["gate", "http::answer", "http::upstream", "portals", "reload", "session"],
+        &[
+            "exposure",
+            "gate",
+            "http::answer",
+            "http::upstream",
+            "portals",
+            "reload",
+            "session",
+        ],
     ),
     (
         "doors::control",
@@ -215,6 +223,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("login", &["audit", "authn", "policy::claims", "session"]),
     ("accounts", &["audit", "limits", "session"]),
     ("limits", &["base::address"]),
+    ("exposure", &[]),
     ("http::tls", &["audit", "http::listener"]),
     ("base", &[]),
     ("doors", &[]),

@@ -7,15 +7,19 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema as schema};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value, json};
-use url::Url;
 
+use super::app_probes::RawProbes;
+use super::exposure_check::{self, RawExposureCheck};
 use super::limits::{HEADER_BYTES_MIN, HeaderCount};
 use super::strip_headers::{DEFAULT_ITEM, OWN, default_names};
+use super::upstream_url::{UpstreamUrl, authority};
 use crate::config::check::{Checker, UNIX};
 use crate::config::values::{ByteSize, Timeout};
 
 /// The scheme that means `http` with `protocol: http2`.
 const H2C: &str = "h2c";
+/// Keys of the top-level `upstream` alone: they are about the pod, and no portal has its own.
+const TOP_LEVEL_KEYS: [&str; 2] = ["probes", "exposure_check"];
 const FORMS: &str = "write it as `http://host:port`, `https://host:port`, `h2c://host:port` or `unix:/path`";
 
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
@@ -60,6 +64,12 @@ pub struct RawUpstream {
     /// The point at which the gate stops trying an app that cannot be reached.
     #[serde(default)]
     pub circuit: Circuit,
+    /// The app's own probes, which the admin listener forwards.
+    #[serde(default)]
+    pub probes: RawProbes,
+    /// Looks whether the app can be reached around the gate. Null: off.
+    #[serde(default = "exposure_check::by_default")]
+    pub exposure_check: Option<RawExposureCheck>,
 }
 
 /// The protocols of an app.
@@ -142,20 +152,6 @@ pub struct UpstreamTls {
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub enum UpstreamUrl {
-    Http(Authority),
-    Https(Authority),
-    Unix(PathBuf),
-}
-
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub struct Authority {
-    /// Name or address as a URL writes it: IPv6 in brackets.
-    pub host: String,
-    pub port: u16,
-}
-
 fn strip_headers() -> Vec<String> {
     vec![DEFAULT_ITEM.to_owned()]
 }
@@ -165,25 +161,6 @@ impl Default for Circuit {
         Self {
             failures: 5,
             pause: Timeout::millis::<200>(),
-        }
-    }
-}
-
-impl Authority {
-    /// The host as sockets and certificates name it: an IPv6 address without its brackets.
-    pub fn dialled(&self) -> &str {
-        let bare = self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        bare.unwrap_or(&self.host)
-    }
-}
-
-impl UpstreamUrl {
-    /// Scheme and authority, or the socket: the `aud` of assertions.
-    pub fn origin(&self) -> String {
-        match self {
-            Self::Http(authority) => format!("http://{}:{}", authority.host, authority.port),
-            Self::Https(authority) => format!("https://{}:{}", authority.host, authority.port),
-            Self::Unix(path) => format!("unix:{}", path.display()),
         }
     }
 }
@@ -368,7 +345,7 @@ fn overlay(
     own.retain(|_, value| !value.is_null());
     let url = own.get("url").and_then(Value::as_str);
     let mut keys: Map<String, Value> = serde_json::from_value(serde_json::to_value(base)?)?;
-    keys.retain(|key, _| key != "url" && !is_wrong(key));
+    keys.retain(|key, _| key != "url" && !is_top_level(key) && !is_wrong(key));
     if is_h2c(base.url.as_deref()) {
         keys.insert("protocol".to_owned(), serde_json::to_value(Protocol::Http2)?);
     }
@@ -382,6 +359,10 @@ fn overlay(
     serde_json::from_value(Value::Object(keys))
 }
 
+fn is_top_level(key: &str) -> bool {
+    TOP_LEVEL_KEYS.contains(&key)
+}
+
 fn is_h2c(url: Option<&str>) -> bool {
     let scheme = url.and_then(|url| url.split_once("://")).map(|(scheme, _)| scheme);
     scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(H2C))
@@ -389,13 +370,6 @@ fn is_h2c(url: Option<&str>) -> bool {
 
 fn is_https(url: &str) -> bool {
     url.to_ascii_lowercase().starts_with("https:")
-}
-
-fn authority(url: &Url) -> Option<Authority> {
-    Some(Authority {
-        host: url.host_str().filter(|host| !host.is_empty())?.to_owned(),
-        port: url.port_or_known_default().filter(|port| *port != 0)?,
-    })
 }
 
 /// The keys of `upstream` in their order; `null` for those that the portal leaves out.
@@ -409,7 +383,7 @@ impl Serialize for PortalUpstream {
         let given: Map<String, Value> = own.clone().into_iter().filter(|(key, _)| is_given(key)).collect();
         let whole: Result<RawUpstream, _> = serde_json::from_value(Value::Object(given));
         let shown = whole.and_then(serde_json::to_value).map_err(serde::ser::Error::custom)?;
-        let shown = shown.as_object().into_iter().flatten();
+        let shown = shown.as_object().into_iter().flatten().filter(|(key, _)| !is_top_level(key));
         serializer.collect_map(shown.map(|(key, value)| (key, if is_given(key) { value } else { &Value::Null })))
     }
 }
@@ -426,7 +400,10 @@ impl JsonSchema for PortalUpstream {
             "description".to_owned(),
             json!("Like the top-level `upstream`; what is left out is taken from there."),
         );
-        let properties = keys.get_mut("properties").and_then(Value::as_object_mut);
+        let mut properties = keys.get_mut("properties").and_then(Value::as_object_mut);
+        if let Some(properties) = &mut properties {
+            properties.retain(|key, _| !is_top_level(key));
+        }
         for (key, property) in properties.into_iter().flatten() {
             let own = property.as_object().cloned().unwrap_or_default();
             *property = Value::Object(if key == "url" { own } else { optional(own) });

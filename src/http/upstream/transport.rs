@@ -112,7 +112,7 @@ pub(super) async fn dial(app: &App, offer: VersionOffer) -> Result<Dialed, Upstr
     })
 }
 
-async fn connect_tcp(authority: &Authority) -> Result<TcpStream, UpstreamError> {
+pub(super) async fn connect_tcp(authority: &Authority) -> Result<TcpStream, UpstreamError> {
     let addresses = lookup_host((authority.dialled(), authority.port))
         .await
         .map_err(connect_failed)?;
