@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
+use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -32,6 +32,8 @@ pub(super) struct ClientRequest<'a> {
     pub target: &'a str,
     /// The `host` header.
     pub host: String,
+    /// The `authorization` header.
+    pub authorization: Option<HeaderValue>,
     /// Longest time from connecting to the last byte of the response.
     pub timeout: Duration,
 }
@@ -60,10 +62,14 @@ impl ClientRequest<'_> {
         let stream = connect.await.map_err(ClientError::Connect)?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        let request = Request::builder()
+        let mut builder = Request::builder()
             .method(self.method)
             .uri(self.target)
-            .header("host", self.host)
+            .header("host", self.host);
+        if let Some(authorization) = self.authorization {
+            builder = builder.header("authorization", authorization);
+        }
+        let request = builder
             .body(Empty::<Bytes>::new())
             .map_err(|error| ClientError::Response(error.to_string()))?;
         let response = sender.send_request(request).await?;

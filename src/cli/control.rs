@@ -139,6 +139,7 @@ impl ControlSocket {
             method,
             target,
             host: "control".to_owned(),
+            authorization: None,
             timeout,
         };
         request.send(UnixStream::connect(&self.0)).await

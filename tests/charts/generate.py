@@ -1,13 +1,20 @@
 """Writes every file that is made from the charts. `.ci/charts check` fails where one of them is out of date."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+
+import values_schema
 
 ROOT = Path(__file__).resolve().parents[2]
 HELM = ROOT / "target/tools/bin/helm"
 # what `.Capabilities.KubeVersion` says; goldens must not depend on the version of helm
 KUBERNETES = "1.35.0"
+# below this line charts/cedargate/values.yaml is the library's
+MARKER = (
+    "# ==== values of the gate: made from charts/cedargate-lib/values.yaml by `.ci/charts generate`; change them there ===="
+)
 
 
 def helm(*arguments, **options):
@@ -28,18 +35,47 @@ def sidecar():
     return head + template("tests/charts/patch").removeprefix("---\n")
 
 
-def generated():
-    """Every generated file: path and text."""
-    return {"charts/sidecar.yaml": sidecar()}
+def values():
+    """The values of both charts, and their schemas. charts/cedargate has the library's values below its own."""
+    library = (ROOT / "charts/cedargate-lib/values.yaml").read_text()
+    own = (ROOT / "charts/cedargate/values.yaml").read_text()
+    head, marker, _ = own.partition(MARKER)
+    assert marker, f"charts/cedargate/values.yaml lacks the line `{MARKER}`"
+    whole = head + marker + "\n\n" + library.partition("\n\n")[2]
+    config = json.loads((ROOT / "schemas/config.schema.json").read_text())
+    return {
+        "charts/cedargate/values.yaml": whole,
+        "charts/cedargate/values.schema.json": values_schema.make(whole, config, ["global", "cedargate-lib"])[0],
+        "charts/cedargate-lib/values.schema.json": values_schema.make(library, config, ["global"])[0],
+    }
+
+
+def scenarios():
+    """The values files of `ci/`: name and path."""
+    return {path.name.removesuffix("-values.yaml"): path for path in sorted((ROOT / "charts/cedargate/ci").glob("*.yaml"))}
+
+
+def golden(name, path):
+    """What the chart renders for one scenario."""
+    text = template("charts/cedargate", "--values", path, release="demo", namespace="shop")
+    return {f"tests/charts/golden/{name}.yaml": text}
+
+
+# what generates files, in this order: helm reads the values that the first step writes
+STEPS = [values, lambda: {"charts/sidecar.yaml": sidecar()}]
 
 
 def main():
-    for path, text in generated().items():
-        file = ROOT / path
-        if not file.exists() or file.read_text() != text:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text)
-            print(f"wrote {path}")
+    steps = list(STEPS)
+    if sys.argv[1:] == ["accept"]:
+        steps += [lambda name=name, path=path: golden(name, path) for name, path in scenarios().items()]
+    for step in steps:
+        for path, text in step().items():
+            file = ROOT / path
+            if not file.exists() or file.read_text() != text:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text)
+                print(f"wrote {path}")
 
 
 if __name__ == "__main__":

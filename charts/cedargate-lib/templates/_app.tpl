@@ -2,13 +2,13 @@
 What the app's container needs beside the gate: probes through the gate, and an end in the right order.
 */}}
 
-{{/* `upstream.probes` of the configuration, from `app.probes`. */}}
+{{/* `upstream.probes` of the configuration, from `app.probes`; nothing where the app is in another pod. */}}
 {{- define "cedargate.probesConfig" -}}
 {{- $v := .Values.cedargate | default .Values -}}
 {{- $names := dict "liveness" "livez" "readiness" "readyz" "startup" "startupz" -}}
 {{- $probes := dict -}}
 {{- range $kind, $probe := ($v.app.probes | default dict) -}}
-{{- if $probe -}}
+{{- if and $probe (ne ($v.mode | default "sidecar") "standalone") -}}
 {{- $port := $probe.port | default $v.app.port -}}
 {{- $target := dict "timeout" ($probe.timeout | default "1s") -}}
 {{- if $probe.path -}}

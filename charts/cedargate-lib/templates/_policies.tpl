@@ -117,8 +117,7 @@ metadata:
     {{- include "cedargate.labels" $root | nindent 4 }}
 data:
   {{- range $path := $paths }}
-  {{- $text := get $v.policies.files $path | toString }}
-  {{ include "cedargate.key" $path | quote }}: {{ $text | toJson }}
+  {{- dict (include "cedargate.key" $path) (get $v.policies.files $path | toString) | toYaml | nindent 2 }}
   {{- end }}
 {{- end }}
 {{- end -}}

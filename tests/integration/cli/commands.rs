@@ -297,6 +297,47 @@ fn token_mint_and_inspect_work_together_and_nothing_secret_prints() {
 }
 
 #[test]
+fn healthcheck_of_a_url_compares_the_status_and_sends_a_token() {
+    let script = ScriptedServer::start(|_, wire| {
+        wire.send(response("200 OK", b"hello"));
+    });
+    let gate_folder = GateFolder::new(&script.url(), "");
+    let _gate_process = gate_folder.serve();
+    let url = format!("http://{}/portal/p/x", gate_folder.proxy);
+    let (code, answer, error) = gate_folder.run(&["healthcheck", "--url", &url]);
+    assert_eq!(code, 1, "{error}");
+    assert!(answer.contains("token_missing"), "{answer}");
+    assert!(error.contains("expected status 200 to 299, got 401"), "{error}");
+    assert_eq!(gate_folder.run(&["healthcheck", "--url", &url, "--status", "403,401"]).0, 0);
+    let (code, _, error) = gate_folder.run(&["healthcheck", "--url", &url, "--status", "403,404"]);
+    assert_eq!(code, 1);
+    assert!(error.contains("expected status 403, 404, got 401"), "{error}");
+    // with a token the gate allows it, and the app answers
+    let token = gate_folder.issuer.token("alice", &[]);
+    std::fs::write(gate_folder.folder.path().join("token"), format!("{token}\n")).unwrap();
+    let (code, answer, error) = gate_folder.run(&["healthcheck", "--url", &url, "--token-file", "token"]);
+    assert_eq!((code, answer.as_str()), (0, "200 OK\nhello\n"), "{error}");
+    // a gate that is not there, URLs that are none of the gate's, options that do not fit
+    let (code, _, error) = gate_folder.run(&["healthcheck", "--url", "http://127.0.0.1:1/"]);
+    assert_eq!(code, 1, "{error}");
+    for wrong in [
+        ["--url", "https://127.0.0.1/", "--status", "200"],
+        ["--url", "not a url", "--status", "200"],
+        ["--url", &url, "--status", "99"],
+        ["--url", &url, "--token-file", "nowhere"],
+        ["--url", &url, "--address", "127.0.0.1:1"],
+    ] {
+        let arguments = [&["healthcheck"][..], &wrong].concat();
+        assert_eq!(gate_folder.run(&arguments).0, 64, "{wrong:?}");
+    }
+    assert_eq!(
+        gate_folder.run(&["healthcheck", "--status", "200"]).0,
+        64,
+        "`--status` needs `--url`"
+    );
+}
+
+#[test]
 fn a_running_gate_is_healthy_shows_its_status_and_keeps_its_port() {
     let script = ScriptedServer::start(|_, wire| {
         wire.send(response("200 OK", b"hello"));
