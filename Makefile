@@ -1,5 +1,5 @@
 # Thin on purpose: cargo knows how. `make test` is everything CI runs before a merge.
-.PHONY: demo test lint release bench bench-parts bench-tools tools counts counts-accept
+.PHONY: demo test lint charts release bench bench-parts bench-tools tools counts counts-accept
 
 COUNTER = --locked --quiet --profile counts --package cedargate-benches --bin instructions
 INSTRUCTIONS = cargo run $(COUNTER) --
@@ -11,8 +11,8 @@ demo: ## two portals, a demo app, a token issuer, a login; prints what to try
 test: ## everything: format, lints, all tests, instruction counts
 	$(MAKE) --jobs 2 --output-sync=target tools lint
 	cargo test --locked --workspace --all-targets --no-run
-	@# tests wait most of their time; meanwhile cargo builds the counter at a low priority
-	nice cargo build $(COUNTER) & build=$$!; cargo test --locked --workspace --all-targets; tests=$$?; wait $$build; exit $$((tests || $$?))
+	@# tests wait most of their time; meanwhile the charts are tested and cargo builds the counter, at a low priority
+	(nice cargo build $(COUNTER) && nice .ci/charts check) & beside=$$!; cargo test --locked --workspace --all-targets; tests=$$?; wait $$beside; exit $$((tests || $$?))
 	cargo test --locked --workspace --doc
 	$(INSTRUCTIONS) check
 
@@ -27,6 +27,10 @@ lint:
 	cargo lint
 	@if command -v cargo-deny >/dev/null; then cargo deny --config .deny.toml check bans licenses sources; \
 	else echo "cargo-deny is not installed: skipped (cargo install cargo-deny --locked)"; fi
+
+charts: tools ## the Helm charts alone: what is made from them is current, and what they render is right
+	cargo build --locked --bin cedargate
+	.ci/charts check
 
 release: ## the fastest build: learns from the traffic of benches/performance/train.rs; target/pgo/cedargate
 	@.ci/release

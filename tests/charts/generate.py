@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HELM = ROOT / "target/tools/bin/helm"
 # what `.Capabilities.KubeVersion` says; goldens must not depend on the version of helm
 KUBERNETES = "1.35.0"
+# the library's grace period with default values; a test compares it
+GRACE_SECONDS = 52
 # below this line charts/cedargate/values.yaml is the library's
 MARKER = (
     "# ==== values of the gate: made from charts/cedargate-lib/values.yaml by `.ci/charts generate`; change them there ===="
@@ -61,8 +63,62 @@ def golden(name, path):
     return {f"tests/charts/golden/{name}.yaml": text}
 
 
+NETWORK_POLICY = """\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: cedargate
+spec:
+  podSelector:
+    matchLabels: { cedargate.io/sidecar: "true" }
+  policyTypes: [Ingress]
+  ingress:
+    - ports: [{ port: 8900, protocol: TCP }]
+    - ports: [{ port: 8903, protocol: TCP }]
+"""
+
+COMPONENT = """\
+# A Kustomize component: puts the gate into every workload with the label `cedargate.io/sidecar: "true"`.
+# docs/kubernetes.md says what else a workload needs.
+apiVersion: kustomize.config.k8s.io/v1alpha1
+kind: Component
+resources: [networkpolicy.yaml]
+patches:
+  - path: sidecar.yaml
+    target:
+      kind: Deployment|StatefulSet|DaemonSet|ReplicaSet|Job
+      labelSelector: cedargate.io/sidecar=true
+"""
+
+
+def kustomize():
+    """The Kustomize component, from the native form of charts/sidecar.yaml."""
+    text = sidecar()
+    native = text[text.index("native:\n") + len("native:\n") : text.index("classic:\n")]
+    head = "# Made by `.ci/charts generate` from charts/cedargate-lib; do not edit.\n"
+    pod = "".join(f"    {line}\n" if line else "\n" for line in native.splitlines())
+    patch = f"""\
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: any
+spec:
+  template:
+    metadata:
+      labels:
+        cedargate.io/sidecar: "true"
+    spec:
+      terminationGracePeriodSeconds: {GRACE_SECONDS}
+{pod}"""
+    return {
+        "charts/kustomize/kustomization.yaml": head + COMPONENT,
+        "charts/kustomize/networkpolicy.yaml": head + NETWORK_POLICY,
+        "charts/kustomize/sidecar.yaml": head + patch,
+    }
+
+
 # what generates files, in this order: helm reads the values that the first step writes
-STEPS = [values, lambda: {"charts/sidecar.yaml": sidecar()}]
+STEPS = [values, lambda: {"charts/sidecar.yaml": sidecar()}, kustomize]
 
 
 def main():

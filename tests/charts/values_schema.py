@@ -56,6 +56,11 @@ DEFINITIONS = {
             "path": {"type": "string", "pattern": "^/", "description": "Path of an HTTP probe. Absent: a TCP connection."},
             "port": {"type": "integer", "minimum": 1, "maximum": 65535, "description": "Default: app.port."},
             "scheme": {"enum": ["http", "https"]},
+            "headers": {
+                "type": "array",
+                "items": {"type": "string"},
+                "description": "Headers of an HTTP probe, such as `Host: shop.example.com`.",
+            },
             "timeout": {"type": "string", "description": "Time limit of the gate's question to the app, such as `1s`."},
             "settings": {"type": "object", "description": "Settings of Kubernetes, such as `periodSeconds`."},
         },

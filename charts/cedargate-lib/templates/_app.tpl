@@ -13,6 +13,7 @@ What the app's container needs beside the gate: probes through the gate, and an 
 {{- $target := dict "timeout" ($probe.timeout | default "1s") -}}
 {{- if $probe.path -}}
 {{- $_ := set $target "url" (printf "%s://127.0.0.1:%v%s" ($probe.scheme | default "http") $port $probe.path) -}}
+{{- with $probe.headers -}}{{- $_ := set $target "headers" . -}}{{- end -}}
 {{- else -}}
 {{- $_ := set $target "tcp" (printf "127.0.0.1:%v" $port) -}}
 {{- end -}}
@@ -29,15 +30,17 @@ it asks the gate's admin port, and the gate asks the app.
 {{- define "cedargate.appProbes" -}}
 {{- $v := .Values.cedargate | default .Values -}}
 {{- $root := . -}}
+{{- $probes := dict -}}
 {{- range $kind, $name := dict "startup" "startupz" "readiness" "readyz" "liveness" "livez" -}}
-{{- with get ($v.app.probes | default dict) $kind }}
-{{ $kind }}Probe:
-  httpGet: { path: /app/{{ $name }}, port: {{ include "cedargate.adminPort" $root }} }
-  {{- $settings := dict "timeoutSeconds" (add (atoi (include "cedargate.seconds" (.timeout | default "1s"))) 1) }}
-  {{- include "cedargate.overlay" (dict "into" $settings "from" (.settings | default dict)) }}
-  {{- toYaml $settings | nindent 2 }}
+{{- with get ($v.app.probes | default dict) $kind -}}
+{{- $port := include "cedargate.adminPort" $root | atoi -}}
+{{- $seconds := include "cedargate.seconds" (.timeout | default "1s") | atoi -}}
+{{- $probe := dict "httpGet" (dict "path" (printf "/app/%s" $name) "port" $port) "timeoutSeconds" (add $seconds 1) -}}
+{{- include "cedargate.overlay" (dict "into" $probe "from" (.settings | default dict)) -}}
+{{- $_ := set $probes (printf "%sProbe" $kind) $probe -}}
 {{- end -}}
 {{- end -}}
+{{- if $probes -}}{{- toYaml $probes -}}{{- end -}}
 {{- end -}}
 
 {{/*

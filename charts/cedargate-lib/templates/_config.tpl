@@ -16,6 +16,7 @@ cedargate.yaml: the chart's own settings, with `config` of the values laid over 
 
 {{/* The whole configuration, as YAML. */}}
 {{- define "cedargate.config" -}}
+{{- include "cedargate.checkValues" . -}}
 {{- $v := .Values.cedargate | default .Values -}}
 {{- $config := dict
   "listen" (dict
@@ -102,6 +103,10 @@ kubectl.kubernetes.io/default-logs-container: {{ $v.app.containerName | default 
 {{- end -}}
 {{- $_ := set $taken $port $listener -}}
 {{- end -}}
+{{- end -}}
+{{- $control := ($config.listen.control | default dict).address | default "" -}}
+{{- if not (hasPrefix "unix:/run/cedargate/" $control) -}}
+{{- fail (printf "cedargate: config.listen.control is `%s`, but the end of a pod begins with `cedargate drain`, which needs it; use `unix:/run/cedargate/control.sock`" ($control | default "off")) -}}
 {{- end -}}
 {{- $apps := dict "config.upstream.url" ($config.upstream.url | default "") -}}
 {{- range $slug, $portal := ($config.portals | default dict) -}}

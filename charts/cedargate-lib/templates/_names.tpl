@@ -6,13 +6,19 @@ Names, labels, and where the gate's values lie. Every template of the library ta
 The gate's values: `.Values.cedargate` in the chart of an app (a dependency with `alias: cedargate`), `.Values` in
 charts/cedargate. Templates cannot return a mapping, so each one begins with the same line:
   {{- $v := .Values.cedargate | default .Values -}}
-This template ends the rendering where neither is there.
 */}}
-{{- define "cedargate.check" -}}
+
+{{/* Ends the rendering where no values of the gate are there. */}}
+{{- define "cedargate.checkValues" -}}
 {{- $v := .Values.cedargate | default .Values -}}
 {{- if not (and (hasKey $v "native") (hasKey $v "policies")) -}}
 {{- fail "cedargate-lib: no values found; give the dependency `alias: cedargate` in Chart.yaml, so that its values lie below `cedargate`" -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Ends the rendering of what could not work, with a message that says what to change. */}}
+{{- define "cedargate.check" -}}
+{{- include "cedargate.checkValues" . -}}
 {{- include "cedargate.checkPorts" . -}}
 {{- include "cedargate.checkPolicies" . -}}
 {{- include "cedargate.checkRedis" . -}}

@@ -56,7 +56,7 @@ volume of `policies.volume` and `policies.gitSync`. No mount has a subPath: kube
 {{/* Slugs of the portals that the values name, as a YAML list: the pod is ready once each of them has its policies. */}}
 {{- define "cedargate.portals" -}}
 {{- $v := .Values.cedargate | default .Values -}}
-{{- $slugs := keys ($v.config.portals | default dict) -}}
+{{- $slugs := keys (($v.config | default dict).portals | default dict) -}}
 {{- $paths := keys ($v.policies.files | default dict) -}}
 {{- range $v.policies.configMaps -}}
 {{- if .folder -}}{{- $paths = append $paths (printf "%s/" .folder) -}}{{- end -}}

@@ -29,7 +29,7 @@ What the objects of this chart share beside the library.
 
 {{/* Ends the rendering of a release that could not work. */}}
 {{- define "cedargate.checkMode" -}}
-{{- $url := dig "upstream" "url" "" .Values.config -}}
+{{- $url := dig "upstream" "url" "" (.Values.config | default dict) -}}
 {{- if and (eq .Values.mode "standalone") (not $url) (not .Values.existingConfigMap) -}}
 {{- fail "cedargate: mode `standalone` needs the app's address: `--set config.upstream.url=http://app:3000`. `--set mode=sidecar` puts app and gate into one pod, `--set mode=shared` makes only what sidecars share" -}}
 {{- end -}}

@@ -1,0 +1,219 @@
+"""What users build on the charts: the chart of an app, Kustomize, and what policy checkers say of all of it."""
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+import generate
+import kubernetes_validate
+import yaml
+from test_charts import CUSTOM, ROOT, VERSIONS, certificates, container_of, objects, only, pod_of, render, rendered, sidecar
+
+TOOLS = ROOT / "target/tools"
+
+
+def kustomized():
+    command = [TOOLS / "bin/kustomize", "build", ROOT / "tests/charts/kustomize"]
+    return objects(subprocess.run(command, check=True, text=True, capture_output=True).stdout)
+
+
+def named(items, kind, name):
+    [found] = [item for item in items if item["kind"] == kind and item["metadata"]["name"] == name]
+    return found
+
+
+class OneDefinition(unittest.TestCase):
+    """Chart, library, Kustomize component and charts/sidecar.yaml hold the same container."""
+
+    def setUp(self):
+        self.sidecar = yaml.safe_load((ROOT / "charts/sidecar.yaml").read_text())
+
+    def test_the_kustomize_component_adds_the_sidecar_to_labelled_workloads_only(self):
+        items = kustomized()
+        pod = named(items, "Deployment", "orders")["spec"]["template"]["spec"]
+        [container] = self.sidecar["native"]["initContainers"]
+        self.assertEqual(container_of(pod), container)
+        self.assertEqual([c["name"] for c in pod["initContainers"]], ["cedargate", "migrate"])
+        [config] = [v for v in pod["volumes"] if v["name"] == "cedargate-config"]
+        map_name = config["projected"]["sources"][0]["configMap"]["name"]
+        self.assertTrue(map_name.startswith("cedargate-"), "Kustomize follows the name of the generated ConfigMap")
+        named(items, "ConfigMap", map_name)
+        names = {volume["name"] for volume in pod["volumes"]}
+        self.assertEqual(names, {volume["name"] for volume in self.sidecar["native"]["volumes"]})
+        other = named(items, "Deployment", "worker")["spec"]["template"]["spec"]
+        self.assertNotIn("initContainers", other)
+        policy = only(items, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"]
+        labels = named(items, "Deployment", "orders")["spec"]["template"]["metadata"]["labels"]
+        self.assertLessEqual(policy.items(), labels.items())
+
+    def test_the_chart_renders_the_container_of_the_sidecar_in_both_forms(self):
+        values = {
+            "existingConfigMap": "cedargate",
+            "policies": {"configMaps": [
+                {"name": "cedargate-policies", "folder": "policies/app"},
+                {"name": "cedargate-shared", "folder": "policies/_shared", "optional": True},
+                {"name": "cedargate-schemas", "folder": "schemas"},
+            ]},
+        }
+        for native, form in [(True, "native"), (False, "classic")]:
+            pod = pod_of(render(values=sidecar(native=native, **values)))
+            [container] = self.sidecar[form]["initContainers" if native else "containers"]
+            self.assertEqual(container_of(pod), container)
+            self.assertEqual(pod["volumes"], self.sidecar[form]["volumes"])
+            self.assertEqual(pod["terminationGracePeriodSeconds"], generate.GRACE_SECONDS)
+
+    def test_the_only_difference_of_a_native_sidecar_is_its_restart_policy(self):
+        [native], [classic] = self.sidecar["native"]["initContainers"], self.sidecar["classic"]["containers"]
+        self.assertEqual(native.pop("restartPolicy"), "Always")
+        self.assertEqual(native, classic)
+
+    def test_versions_are_those_of_the_gate(self):
+        cargo = re.search(r'^version = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.M)[1]
+        for chart in ("cedargate", "cedargate-lib"):
+            about = yaml.safe_load((ROOT / f"charts/{chart}/Chart.yaml").read_text())
+            self.assertEqual((str(about["appVersion"]), about["version"]), (cargo, cargo))
+        [container] = self.sidecar["native"]["initContainers"]
+        self.assertEqual(container["image"], f"ghcr.io/cedargate/cedargate:{cargo}")
+
+
+class AppChart(unittest.TestCase):
+    """charts/example-app: the chart of an app that uses the library."""
+
+    def test_it_renders_pod_and_objects_that_fit_kubernetes(self):
+        for version in VERSIONS:
+            arguments = ("template", "shop", "charts/example-app", "--kube-version", f"{version}.0")
+            items = objects(generate.helm(*arguments))
+            self.assertEqual(sorted(item["kind"] for item in items), ["ConfigMap", "Deployment", "NetworkPolicy", "Service"])
+            for item in items:
+                kubernetes_validate.validate(item, version, strict=True)
+            pod = pod_of(items)
+            app = container_of(pod, "orders")
+            self.assertEqual(app["readinessProbe"]["httpGet"], {"path": "/app/readyz", "port": 8903})
+            self.assertNotIn("ports", app, "nothing names the app's own port")
+            labels = only(items, "Deployment")["spec"]["template"]["metadata"]["labels"]
+            for selector in (only(items, "Service")["spec"]["selector"],
+                             only(items, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"]):
+                self.assertLessEqual(selector.items(), labels.items())
+
+    def test_a_mistyped_value_of_the_gate_is_refused(self):
+        with self.assertRaises(subprocess.CalledProcessError) as caught:
+            generate.helm("template", "shop", "charts/example-app", "--set", "cedargate.polices=x")
+        self.assertIn("polices", caught.exception.stderr)
+
+    def test_a_dependency_without_the_alias_says_so(self):
+        with tempfile.TemporaryDirectory() as folder:
+            chart = Path(folder) / "app"
+            subprocess.run(["cp", "-rL", ROOT / "charts/example-app", chart], check=True)
+            about = (chart / "Chart.yaml").read_text().replace("    alias: cedargate\n", "")
+            (chart / "Chart.yaml").write_text(about)
+            (chart / "values.yaml").write_text("replicas: 1\nimage: a:1\n")
+            with self.assertRaises(subprocess.CalledProcessError) as caught:
+                generate.helm("template", "shop", chart)
+            self.assertIn("alias: cedargate", caught.exception.stderr)
+
+
+class Network(unittest.TestCase):
+    def test_nothing_names_the_apps_port(self):
+        for name in generate.scenarios():
+            for item in objects(rendered(name)):
+                if item["kind"] in ("Service", "NetworkPolicy", "PodMonitor"):
+                    ports = re.findall(r'"(?:port|targetPort|containerPort)": "?([\w-]+)', json.dumps(item))
+                    self.assertTrue(ports, f"{name}: {item['kind']}")
+                    allowed = {"80", "443", "53", "6380", "8900", "8901", "8903", "9900", "9903", "gate-http", "gate-admin",
+                               "gate-decision"}
+                    self.assertLessEqual(set(ports), allowed, f"{name}: {item['kind']}")
+            if name not in ("shared",):
+                for container in pod_of(objects(rendered(name)))["containers"]:
+                    if container["name"] != "cedargate":
+                        self.assertNotIn("ports", container, f"{name}: {container['name']}")
+
+    def test_the_selectors_find_the_pods_and_not_those_of_helm_test(self):
+        items = objects(rendered("standalone"))
+        selector = only(items, "Service")["spec"]["selector"]
+        self.assertLessEqual(selector.items(), only(items, "Deployment")["spec"]["template"]["metadata"]["labels"].items())
+        tests = [item for item in items if item["kind"] == "Pod"]
+        self.assertEqual(len(tests), 2)
+        for pod in tests:
+            self.assertFalse(selector.items() <= pod["metadata"]["labels"].items())
+
+
+# What checkers ask for and the charts leave out, with the reason. Every other finding fails.
+CHECKOV_SKIPPED = {
+    "CKV_K8S_11": "a CPU limit throttles, and a throttled gate is latency on every request",
+    "CKV_K8S_15": "tags of releases never move, so a pull at each start buys nothing and needs the registry",
+    "CKV_K8S_43": "image.digest pins a digest; which one is the operator's decision",
+}
+# Pods of `helm test`: one request, then gone.
+CHECKOV_SKIPPED_TESTS = {
+    **CHECKOV_SKIPPED,
+    "CKV_K8S_8": "a pod that ends after one request has no health",
+    "CKV_K8S_9": "and is never ready for traffic",
+    "CKV2_K8S_6": "it takes no connections",
+}
+KUBE_SCORE_SKIPPED = {
+    "CPU limit is not set": CHECKOV_SKIPPED["CKV_K8S_11"],
+    "ImagePullPolicy is not set to Always": CHECKOV_SKIPPED["CKV_K8S_15"],
+    "Ephemeral Storage limit is not set": "it counts the container's log, which kubelet rotates; a limit would evict the pod",
+    "Ephemeral Storage request is not set": "the volumes of the gate have sizes of their own",
+    "Deployment does not have a host podAntiAffinity set": "the chart spreads by topologySpreadConstraints",
+    "The pod does not have a matching egress NetworkPolicy": "networkPolicy.egress: only the operator knows the app's peers",
+    "The NetworkPolicys selector doesn't match any pods": "`mode: shared` is for pods of other charts",
+}
+# `full` shows every option, also those that weaken a pod: it is not held against the checkers.
+UNCHECKED = {"full"}
+
+
+class PolicyCheckers(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        for kind in ("objects", "tests"):
+            (self.folder / kind).mkdir()
+        for name in sorted(generate.scenarios().keys() - UNCHECKED):
+            items = objects(rendered(name))
+            for kind, chosen in [("tests", [i for i in items if i["kind"] == "Pod"]),
+                                 ("objects", [i for i in items if i["kind"] not in CUSTOM | {"Pod"}])]:
+                if chosen:
+                    (self.folder / kind / f"{name}.yaml").write_text(yaml.safe_dump_all(chosen))
+
+    def test_checkov_finds_nothing(self):
+        for kind, skipped in [("objects", CHECKOV_SKIPPED), ("tests", CHECKOV_SKIPPED_TESTS)]:
+            command = [TOOLS / "checkov/bin/checkov", "--directory", self.folder / kind, "--framework", "kubernetes",
+                       "--compact", "--quiet", "--output", "json", "--skip-download", "--skip-check", ",".join(skipped)]
+            answer = subprocess.run(command, text=True, capture_output=True, timeout=300)
+            report = json.loads(answer.stdout)
+            summary = report if "passed" in report else report["summary"]
+            self.assertGreater(summary["passed"], 50, "checkov looked at nothing")
+            failed = [f"{f['check_id']} {f['check_name']}: {f['file_path']} {f['resource']}"
+                      for f in report["results"]["failed_checks"]]
+            self.assertEqual(failed, [])
+
+    def test_kube_score_finds_nothing(self):
+        passed, findings = 0, []
+        for path in sorted((self.folder / "objects").iterdir()):
+            command = [TOOLS / "bin/kube-score", "score", "--output-format", "ci", "--kubernetes-version", "v1.29", path]
+            answer = subprocess.run(command, text=True, capture_output=True, timeout=60)
+            for line in answer.stdout.splitlines():
+                passed += line.startswith("[OK]")
+                if line.startswith(("[CRITICAL]", "[WARNING]")) and not any(skip in line for skip in KUBE_SCORE_SKIPPED):
+                    findings.append(f"{path.stem}: {line}")
+        self.assertGreater(passed, 100, "kube-score looked at nothing")
+        self.assertEqual(findings, [])
+
+
+class Package(unittest.TestCase):
+    def test_a_packaged_chart_holds_the_library_and_renders_the_same(self):
+        with tempfile.TemporaryDirectory() as folder:
+            generate.helm("package", "charts/cedargate", "--destination", folder)
+            [package] = Path(folder).iterdir()
+            path = generate.scenarios()["sidecar"]
+            arguments = ("--namespace", "shop", "--kube-version", generate.KUBERNETES, "--values", path)
+            self.assertEqual(generate.helm("template", "demo", package, *arguments), rendered("sidecar"))
+            names = subprocess.run(["tar", "tf", package], check=True, text=True, capture_output=True).stdout
+            self.assertIn("cedargate/charts/cedargate-lib/templates/_container.tpl", names)
+            self.assertNotIn("ci/", names)
