@@ -9,6 +9,8 @@ mod config;
 mod config_file;
 mod control;
 mod demo;
+#[cfg(test)]
+mod pages_tests;
 mod password;
 mod probe;
 mod report;

@@ -138,7 +138,7 @@ impl ExposureWatch {
                 let addresses = reachable.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 tracing::warn!(
                     addresses,
-                    "the app can be reached around the gate; let it listen on 127.0.0.1 only (docs/runbooks/app-reachable.md)"
+                    "the app can be reached around the gate; let it listen on 127.0.0.1 only (docs/runbooks/app-reachable-around-gate.md)"
                 );
             }
             self.logged.clone_from(&reachable);

@@ -425,7 +425,12 @@ impl Reloader {
             .reload
             .with_label_values(&[&*portal.name, outcome.result.as_str()])
             .inc();
-        if outcome.result == ReloadResult::Success {
+        let is_success = outcome.result == ReloadResult::Success;
+        metrics
+            .reload_last_successful
+            .with_label_values(&[&portal.name])
+            .set(i64::from(is_success));
+        if is_success {
             metrics.reload_last_success.with_label_values(&[&portal.name]).set(outcome.at);
         }
         let detail = outcome.problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n");

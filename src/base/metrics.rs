@@ -34,6 +34,7 @@ pub struct Metrics {
     pub policy_evaluation_errors: IntCounterVec,
     pub reload: IntCounterVec,
     pub reload_last_success: GaugeVec,
+    pub reload_last_successful: IntGaugeVec,
     pub revision_info: IntGaugeVec,
     pub token_validations: IntCounterVec,
     pub jwks_refresh: IntCounterVec,
@@ -100,6 +101,7 @@ impl Metrics {
                 "When the active revision was loaded.",
                 &["portal"],
             )?,
+            reload_last_successful: Self::reload_last_successful(r)?,
             revision_info: int_gauges(r, "revision_info", "The active revision.", &["portal", "revision"])?,
             token_validations: counters(r, "token_validations_total", "Tokens checked.", &["issuer", "result"])?,
             jwks_refresh: counters(r, "jwks_refresh_total", "Fetches of an issuer's keys.", &["issuer", "result"])?,
@@ -162,6 +164,15 @@ impl Metrics {
             "Time to decide, identity known.",
             &["portal", "door"],
             DECISION_BUCKETS,
+        )
+    }
+
+    fn reload_last_successful(r: &Registry) -> Result<IntGaugeVec, prometheus::Error> {
+        int_gauges(
+            r,
+            "reload_last_successful",
+            "1 if the newest candidate was taken up, 0 if it was rejected.",
+            &["portal"],
         )
     }
 

@@ -344,6 +344,7 @@ const METRICS: [&str; 21] = [
     "policy_evaluation_errors_total",
     "reload_total",
     "reload_last_success_timestamp_seconds",
+    "reload_last_successful",
     "revision_info",
     "token_validations_total",
     "jwks_refresh_total",

@@ -318,6 +318,7 @@ fn a_rejected_edit_names_file_and_line_everywhere_and_changes_nothing() {
     assert!((1..=3).contains(&problem["line"].as_u64().unwrap()), "{problem}");
     assert_eq!(gate.revision("p"), revision);
     assert_eq!(metric(&gate, "cedargate_reload_total{portal=\"p\",result=\"rejected\"}"), 1.0);
+    assert_eq!(metric(&gate, "cedargate_reload_last_successful{portal=\"p\"}"), 0.0);
     serves(&gate, "p", "v0");
     eventually("the record is written", || {
         let log = std::fs::read_to_string(gate.path("decisions.jsonl")).unwrap_or_default();
@@ -329,6 +330,7 @@ fn a_rejected_edit_names_file_and_line_everywhere_and_changes_nothing() {
     gate.put(MAIN, &rule("v1"));
     serves(&gate, "p", "v1");
     accepted(&gate, "p");
+    assert_eq!(metric(&gate, "cedargate_reload_last_successful{portal=\"p\"}"), 1.0);
     gate.stop();
 }
 
