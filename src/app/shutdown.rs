@@ -1,4 +1,4 @@
-//! A running gate and its shutdown, in phases: draining, closing, forced, joined.
+//! A running gate and its shutdown, in phases: draining, closing, drained, forced, joined.
 //!
 //! `stop` runs on one thread and waits at each phase for its timeout, for the workers, or for the next phase, whichever comes
 //! first. A `ShutdownHandle` (second signal) or the control socket may move the phase from other threads at any time; phases
@@ -21,6 +21,8 @@ use crate::session::Sessions;
 
 /// Longest wait for threads to end after the shutdown was forced; the process ends without a thread that takes longer.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for the admin listener to answer the requests that waited for the end of the drain.
+const ANSWER_DRAINED_TIMEOUT: Duration = Duration::from_millis(500);
 /// Pause between two looks at a condition that a phase waits for.
 const WAIT_POLL: Duration = Duration::from_millis(5);
 
@@ -75,6 +77,8 @@ impl Running {
         self.wait(limits.drain_delay.get(), Shutdown::is_closing);
         self.trigger.close();
         self.wait(limits.drain_timeout.get(), Shutdown::is_forced);
+        self.trigger.drained();
+        self.wait_for_drain_waiters();
         self.trigger.force();
         self.reload_requests.wake();
         // the `conditions` thread ends when the last revision is dropped; both of these hold revisions
@@ -102,6 +106,19 @@ impl Running {
         while Instant::now() < deadline && !is_idle() && !phase_is_reached(&self.shutdown) {
             std::thread::park_timeout(WAIT_POLL);
         }
+    }
+
+    /// Waits until the admin listener answered the requests to `/drained`. A waiter's place is free just before its answer is
+    /// written, so one more pause lets the bytes out.
+    fn wait_for_drain_waiters(&self) {
+        if !self.shutdown.has_drain_waiters() {
+            return;
+        }
+        let deadline = Instant::now() + ANSWER_DRAINED_TIMEOUT;
+        while Instant::now() < deadline && self.shutdown.has_drain_waiters() && !self.shutdown.is_forced() {
+            std::thread::park_timeout(WAIT_POLL);
+        }
+        std::thread::park_timeout(WAIT_POLL);
     }
 
     /// Makes the reloader read the policy files now, because of SIGHUP; resolves when it has.

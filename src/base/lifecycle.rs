@@ -1,8 +1,8 @@
 //! Readiness and shutdown: the two states of the process that every listener and task reads.
 //!
-//! Shutdown has three phases after *running*. *Draining*: readiness is gone, answers ask clients to leave, listeners still
-//! accept until load balancers have noticed. *Closing*: listeners accept nothing new, requests in flight finish. *Forced*:
-//! what is still open is dropped.
+//! Shutdown has four phases after *running*. *Draining*: readiness is gone, answers ask clients to leave, listeners still
+//! accept until load balancers have noticed. *Closing*: listeners accept nothing new, requests in flight finish. *Drained*:
+//! they have finished, or their time is over; the app may end. *Forced*: what is still open is dropped.
 //!
 //! A signal, the control socket and a deadline may move the phase at the same time. The phase is one `watch` value that
 //! `advance` only raises, so a late `drain` never undoes a `force`, and every reader sees each phase it has reached. A dropped
@@ -17,14 +17,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Phase {
     Running,
     Draining,
     Closing,
+    Drained,
     Forced,
+}
+
+/// Requests on the admin listener that may wait for the end of a drain at the same time: one for each container of the pod.
+const DRAIN_WAITERS_MAX: usize = 8;
+
+/// Requests that wait for the end of a drain. The process gives them time to be answered before it ends.
+#[derive(Clone, Debug)]
+struct DrainWaiters(Arc<Semaphore>);
+
+/// The place of one such request; free again when it is dropped.
+#[derive(Debug)]
+pub struct DrainWaiter {
+    _permit: OwnedSemaphorePermit,
 }
 
 /// The writing end: moves the phase forward. Dropping it counts as *forced* for every reader.
@@ -37,6 +51,7 @@ pub struct Shutdown {
     receiver: watch::Receiver<Phase>,
     /// The first phase that this end reports; earlier phases look like *running*.
     first: Phase,
+    drain_waiters: DrainWaiters,
 }
 
 /// A trigger and a reader of its phase.
@@ -47,6 +62,7 @@ pub fn shutdown() -> (ShutdownTrigger, Shutdown) {
         Shutdown {
             receiver,
             first: Phase::Draining,
+            drain_waiters: DrainWaiters(Arc::new(Semaphore::new(DRAIN_WAITERS_MAX))),
         },
     )
 }
@@ -60,6 +76,11 @@ impl ShutdownTrigger {
     /// Starts closing: listeners accept no new connection.
     pub fn close(&self) {
         self.advance(Phase::Closing);
+    }
+
+    /// Says that every request was answered, or that its time is over.
+    pub fn drained(&self) {
+        self.advance(Phase::Drained);
     }
 
     /// Forces the end: tasks drop every open connection.
@@ -93,6 +114,7 @@ impl Shutdown {
         Self {
             receiver: self.receiver.clone(),
             first: Phase::Forced,
+            drain_waiters: self.drain_waiters.clone(),
         }
     }
 
@@ -119,6 +141,22 @@ impl Shutdown {
     /// Resolves once no new connection may be accepted.
     pub async fn closing(&mut self) {
         self.reached(self.first.max(Phase::Closing)).await;
+    }
+
+    /// Resolves once every request was answered, or its time is over.
+    pub async fn drained(&mut self) {
+        self.reached(Phase::Drained).await;
+    }
+
+    /// The place of one more request that waits for the end of the drain; `None` if `DRAIN_WAITERS_MAX` wait.
+    pub fn drain_waiter(&self) -> Option<DrainWaiter> {
+        let permit = Arc::clone(&self.drain_waiters.0).try_acquire_owned().ok()?;
+        Some(DrainWaiter { _permit: permit })
+    }
+
+    /// True if a request waits for the end of the drain.
+    pub fn has_drain_waiters(&self) -> bool {
+        self.drain_waiters.0.available_permits() < DRAIN_WAITERS_MAX
     }
 
     /// Resolves once requests in flight must end.
@@ -221,6 +259,7 @@ mod tests {
             ),
             (Some(ShutdownTrigger::close), [true, true, false], [false; 3]),
             (Some(ShutdownTrigger::drain), [true, true, false], [false; 3]),
+            (Some(ShutdownTrigger::drained), [true, true, false], [false; 3]),
             (Some(ShutdownTrigger::force), [true; 3], [true; 3]),
         ] {
             if let Some(step) = step {

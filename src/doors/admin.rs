@@ -24,6 +24,9 @@ use crate::reload::{Outcome, Outcomes};
 use crate::session::StoreStatus;
 pub use app_probes::AppProbes;
 
+/// Longest time that `/drained` waits for a drain to begin. Kubelet runs the hooks of a pod's containers at the same time, so the
+/// gate's own hook may be a moment later. The end of an app's container alone, without a drain, takes this much longer.
+const DRAIN_BEGINS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time that `/status` waits for the app to accept a connection.
 const UPSTREAM_PROBE: Duration = Duration::from_millis(200);
 
@@ -53,10 +56,11 @@ impl Admin {
             "/livez" | "/healthz" | "/ping" => text(StatusCode::OK, "ok\n".to_owned()),
             "/startupz" => self.startup(),
             "/readyz" | "/ready" => self.ready(verbose),
+            "/drained" => self.drained().await,
             "/metrics" => self.metrics(),
             "/status" => json_for_operator(StatusCode::OK, &self.status().await),
             path => self.app_probes.answer(path).await.unwrap_or_else(|| {
-                let known = "livez readyz startupz healthz metrics status app/livez app/readyz app/startupz\n";
+                let known = "livez readyz startupz healthz drained metrics status app/livez app/readyz app/startupz\n";
                 text(StatusCode::NOT_FOUND, known.to_owned())
             }),
         }
@@ -97,6 +101,23 @@ impl Admin {
             lines.push_str(&format!("app reachable around the gate: {around}\n"));
         }
         readiness(&pending, &lines)
+    }
+
+    /// Answers once the gate has drained: the app's container asks this before it ends (`preStop`), so that it outlives the
+    /// requests that the gate forwards to it. It starts nothing.
+    async fn drained(&self) -> Response<Body> {
+        let Some(_waiter) = self.shutdown.drain_waiter() else {
+            return text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many requests wait for the drain\n".to_owned(),
+            );
+        };
+        let mut shutdown = self.shutdown.clone();
+        if tokio::time::timeout(DRAIN_BEGINS_TIMEOUT, shutdown.draining()).await.is_err() {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "the gate does not drain\n".to_owned());
+        }
+        shutdown.drained().await;
+        text(StatusCode::OK, "drained\n".to_owned())
     }
 
     fn metrics(&self) -> Response<Body> {

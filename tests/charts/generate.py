@@ -12,7 +12,7 @@ HELM = ROOT / "target/tools/bin/helm"
 # what `.Capabilities.KubeVersion` says; goldens must not depend on the version of helm
 KUBERNETES = "1.35.0"
 # the library's grace period with default values; a test compares it
-GRACE_SECONDS = 52
+GRACE_SECONDS = 55
 # below this line charts/cedargate/values.yaml is the library's
 MARKER = (
     "# ==== values of the gate: made from charts/cedargate-lib/values.yaml by `.ci/charts generate`; change them there ===="
@@ -37,6 +37,19 @@ def sidecar():
     return head + template("tests/charts/patch").removeprefix("---\n")
 
 
+def with_table(page, rows):
+    """The page with the table of values between its two marks."""
+    start, end = "<!-- values: made by `.ci/charts generate` -->\n", "<!-- /values -->\n"
+    head, _, rest = page.partition(start)
+    _, _, tail = rest.partition(end)
+    assert tail is not None and start in page and end in page, "docs/kubernetes.md lacks the marks of its table of values"
+    lines = ["| key | default | meaning |", "|---|---|---|"]
+    for key, default, description in rows:
+        shown = "" if default in (None, "") else f"`{json.dumps(default, separators=(', ', ': '))}`".replace('"', "")
+        lines.append(f"| `{key}` | {shown} | {description} |".replace("||", "| |"))
+    return head + start + "\n" + "\n".join(lines) + "\n\n" + end + tail
+
+
 def values():
     """The values of both charts, and their schemas. charts/cedargate has the library's values below its own."""
     library = (ROOT / "charts/cedargate-lib/values.yaml").read_text()
@@ -45,9 +58,11 @@ def values():
     assert marker, f"charts/cedargate/values.yaml lacks the line `{MARKER}`"
     whole = head + marker + "\n\n" + library.partition("\n\n")[2]
     config = json.loads((ROOT / "schemas/config.schema.json").read_text())
+    schema, rows = values_schema.make(whole, config, ["global", "cedargate-lib"])
     return {
         "charts/cedargate/values.yaml": whole,
-        "charts/cedargate/values.schema.json": values_schema.make(whole, config, ["global", "cedargate-lib"])[0],
+        "charts/cedargate/values.schema.json": schema,
+        "docs/kubernetes.md": with_table((ROOT / "docs/kubernetes.md").read_text(), rows),
         "charts/cedargate-lib/values.schema.json": values_schema.make(library, config, ["global"])[0],
     }
 

@@ -155,18 +155,27 @@ class Values(unittest.TestCase):
                  for entry in source["configMap"]["items"]}
         self.assertEqual(paths, files)
 
+    def test_a_pod_waits_for_the_portals_that_the_values_name(self):
+        from test_charts import config_of
+
+        maps = [folder("a", "policies/a"), folder("b", "policies/b/tests"), folder("s", "policies/_shared"),
+                folder("z", "schemas")]
+        for config, required in [({}, ["a", "b"]), ({"portals": {"b": {}}}, ["b"]), ({"policies": {"require": []}}, [])]:
+            values = sidecar(policies={"configMaps": maps}, config=config)
+            self.assertEqual(config_of(render(values=values))["policies"]["require"], required)
+
     def test_config_is_laid_over_the_charts_settings(self):
         from test_charts import config_of
 
         config = config_of(render(values=sidecar(config={
             "listen": {"decision": None},
-            "limits": {"workers": None, "connections": 1000000},
+            "limits": {"workers": None, "connections": 1000000, "drain_delay": "2s"},
             "upstream": {"url": "http://127.0.0.1:4000", "forward_authorization": False},
             "policies": {"require": []},
         })))
         self.assertEqual(config["listen"]["decision"], None)
         self.assertEqual(config["listen"]["admin"], {"address": "0.0.0.0:8903"})
-        self.assertEqual(config["limits"], {"workers": None, "connections": 1000000})
+        self.assertEqual(config["limits"], {"workers": None, "connections": 1000000, "drain_delay": "2s"})
         self.assertEqual(config["upstream"]["url"], "http://127.0.0.1:4000")
         self.assertIs(config["upstream"]["forward_authorization"], False)
         self.assertEqual(config["policies"]["require"], [])
@@ -174,15 +183,17 @@ class Values(unittest.TestCase):
     def test_times_of_the_end_follow_the_gates_own(self):
         def times(**more):
             pod = pod_of(render(values=sidecar(**more)))
-            sleep = container_of(pod, "app")["lifecycle"]["preStop"]["sleep"]["seconds"]
-            return sleep, pod["terminationGracePeriodSeconds"]
+            hook = container_of(pod, "app").get("lifecycle", {}).get("preStop")
+            return hook, pod["terminationGracePeriodSeconds"]
 
-        self.assertEqual(times(), (32, 52))
+        def sleep(seconds):
+            return {"sleep": {"seconds": seconds}}
+
+        self.assertEqual(times(), ({"httpGet": {"path": "/drained", "port": 8903}}, 55))
+        self.assertEqual(times(app={"preStop": "sleep"}), (sleep(35), 55))
+        self.assertEqual(times(app={"preStop": "exec"}), ({"exec": {"command": ["sleep", "35"]}}, 55))
+        self.assertEqual(times(app={"preStop": "none"}), (None, 55))
         limits = {"drain_delay": "500ms", "drain_timeout": "1m30s"}
-        self.assertEqual(times(config={"limits": limits}, app={"shutdownSeconds": 0}), (91, 96))
-        self.assertEqual(times(config={"limits": {"drain_delay": "0s", "drain_timeout": "1h"}}), (3600, 3620))
-
-    def test_a_cluster_without_the_sleep_action_gets_a_command(self):
-        for version, kind in [("1.29.3", "exec"), ("1.30.0", "sleep"), ("1.31.0-eks-1", "sleep")]:
-            app = container_of(pod_of(render("--kube-version", version, values=sidecar())), "app")
-            self.assertEqual(list(app["lifecycle"]["preStop"]), [kind])
+        self.assertEqual(times(config={"limits": limits}, app={"preStop": "sleep", "shutdownSeconds": 0}), (sleep(91), 96))
+        limits = {"drain_delay": "0s", "drain_timeout": "1h"}
+        self.assertEqual(times(config={"limits": limits}, app={"preStop": "sleep"}), (sleep(3600), 3620))

@@ -124,7 +124,8 @@ def of_node(node, lines, path, rows):
         description, directives = comment_above(lines, key_node.start_mark.line)
         is_mapping = isinstance(value, yaml.MappingNode)
         if is_mapping and value.value and not directives:
-            rows.append((place, None, description))
+            if description:
+                rows.append((place, None, description))
             schema = of_node(value, lines, place, rows)
         else:
             if isinstance(value, yaml.ScalarNode):
@@ -134,6 +135,8 @@ def of_node(node, lines, path, rows):
             else:
                 raise ValueError(f"{place}: an empty mapping or a list needs `@schema`")
             schema = annotate(schema, directives, place)
+            if not description:
+                raise ValueError(f"{place}: say what it is in a comment above it")
             rows.append((place, yaml.safe_load(yaml.serialize(value)), description))
         if description:
             schema = {"description": description, **schema}

@@ -45,19 +45,19 @@ it asks the gate's admin port, and the gate asks the app.
 
 {{/*
 `lifecycle` of the app's container. On the end of a pod kubelet runs all preStop hooks at once: the gate begins to drain and
-still forwards requests. The app must answer them, so its own SIGTERM waits for the longest drain.
+still forwards requests. The app must answer them, so its own SIGTERM waits until the gate says that it has drained. `sleep`
+and `exec` wait for the longest drain instead, each time.
 */}}
 {{- define "cedargate.appLifecycle" -}}
 {{- $v := .Values.cedargate | default .Values -}}
 {{- $seconds := atoi (include "cedargate.drainSeconds" .) -}}
-{{- $way := $v.app.preStop -}}
-{{- if eq $way "auto" -}}
-{{- $way = ternary "sleep" "exec" (semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version) -}}
-{{- end -}}
-{{- if eq $way "sleep" -}}
+{{- if eq $v.app.preStop "gate" -}}
+preStop:
+  httpGet: { path: /drained, port: {{ include "cedargate.adminPort" . }} }
+{{- else if eq $v.app.preStop "sleep" -}}
 preStop:
   sleep: { seconds: {{ $seconds }} }
-{{- else if eq $way "exec" -}}
+{{- else if eq $v.app.preStop "exec" -}}
 preStop:
   exec: { command: [sleep, {{ $seconds | quote }}] }
 {{- end -}}

@@ -25,7 +25,7 @@ cedargate.yaml: the chart's own settings, with `config` of the values laid over 
     "admin" (dict "address" "0.0.0.0:8903")
     "control" (dict "address" "unix:/run/cedargate/control.sock"))
   "upstream" (dict "url" (printf "http://127.0.0.1:%v" $v.app.port))
-  "limits" (dict "workers" 2) -}}
+  "limits" (dict "workers" 2 "drain_delay" "5s") -}}
 {{- $_ := set $config "policies" (include "cedargate.policiesConfig" . | fromYaml) -}}
 {{- with include "cedargate.probesConfig" . | fromYaml -}}
 {{- $_ := set $config.upstream "probes" . -}}

@@ -7,7 +7,7 @@ by its path (`policies.files`, `policies.configMaps[].items`): kubelet swaps all
 volume of `policies.volume` and `policies.gitSync`. No mount has a subPath: kubelet would never update it.
 */}}
 
-{{/* The kind of source: `files`, `volume`, `gitSync` or `bundle`. */}}
+{{/* The kind of source: `files`, `volume`, `gitSync` or `config.policies.bundle`. */}}
 {{- define "cedargate.policySource" -}}
 {{- $v := .Values.cedargate | default .Values -}}
 {{- $p := $v.policies -}}
@@ -15,7 +15,7 @@ volume of `policies.volume` and `policies.gitSync`. No mount has a subPath: kube
 {{- if or $p.files $p.configMaps -}}{{- $sources = append $sources "files" -}}{{- end -}}
 {{- if $p.volume -}}{{- $sources = append $sources "volume" -}}{{- end -}}
 {{- if $p.gitSync.repo -}}{{- $sources = append $sources "gitSync" -}}{{- end -}}
-{{- if (get $p "bundle" | default dict).url -}}{{- $sources = append $sources "bundle" -}}{{- end -}}
+{{- if dig "policies" "bundle" false ($v.config | default dict) -}}{{- $sources = append $sources "config.policies.bundle" -}}{{- end -}}
 {{- if gt (len $sources) 1 -}}
 {{- fail (printf "cedargate: policies come from one kind of source, but the values name %s; `files` and `configMaps` are one kind" (join ", " $sources)) -}}
 {{- end -}}
@@ -31,13 +31,7 @@ volume of `policies.volume` and `policies.gitSync`. No mount has a subPath: kube
 {{- if eq $source "files" -}}
 {{- $_ := set $c "dir" "/etc/cedargate/policies" -}}
 {{- $_ := set $c "schemas" "/etc/cedargate/schemas" -}}
-{{- else if eq $source "bundle" -}}
-{{- $bundle := omit (deepCopy $p.bundle) "keysSecret" "keysConfigMap" "tokenSecret" -}}
-{{- $keys := list -}}
-{{- range $bundle.keys -}}{{- $keys = append $keys (printf "/etc/cedargate/bundle/%s" .) -}}{{- end -}}
-{{- $_ := set $bundle "keys" $keys -}}
-{{- $_ := set $c "bundle" $bundle -}}
-{{- else -}}
+{{- else if ne $source "config.policies.bundle" -}}
 {{- $path := ternary $p.gitSync.path $p.volumePath (eq $source "gitSync") | trimAll "/" -}}
 {{- $root := ternary "/var/lib/cedargate-policies/current" "/var/lib/cedargate-policies" (eq $source "gitSync") -}}
 {{- $root = ternary (printf "%s/%s" $root $path) $root (ne $path "") -}}
@@ -53,18 +47,23 @@ volume of `policies.volume` and `policies.gitSync`. No mount has a subPath: kube
 {{- toYaml $c -}}
 {{- end -}}
 
-{{/* Slugs of the portals that the values name, as a YAML list: the pod is ready once each of them has its policies. */}}
+{{/*
+Slugs of the portals that a pod waits for, as a YAML list: those of `config.portals`. Without that key every folder is a
+portal, so they are those of the policies' paths.
+*/}}
 {{- define "cedargate.portals" -}}
 {{- $v := .Values.cedargate | default .Values -}}
 {{- $slugs := keys (($v.config | default dict).portals | default dict) -}}
+{{- if not $slugs -}}
 {{- $paths := keys ($v.policies.files | default dict) -}}
 {{- range $v.policies.configMaps -}}
 {{- if .folder -}}{{- $paths = append $paths (printf "%s/" .folder) -}}{{- end -}}
 {{- $paths = concat $paths (values (.items | default dict)) -}}
 {{- end -}}
 {{- range $paths -}}
-{{- $slug := regexReplaceAll "^policies/([^/]+)/.*$" . "${1}" -}}
+{{- $slug := regexReplaceAll "^policies/([a-z0-9_-]+)/.*$" . "${1}" -}}
 {{- if and (ne $slug .) (ne $slug "_shared") -}}{{- $slugs = append $slugs $slug -}}{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- toYaml ($slugs | uniq | sortAlpha) -}}
 {{- end -}}
@@ -84,7 +83,7 @@ at most 900,000 bytes into one.
 {{- range $path := keys ($v.policies.files | default dict) | sortAlpha -}}
 {{- $bytes := add (len (toString (get $v.policies.files $path))) (len $path) -}}
 {{- if gt (int $bytes) 900000 -}}
-{{- fail (printf "cedargate: policies.files: `%s` has %d bytes; a ConfigMap holds 900000: divide the file, or use policies.bundle" $path (int $bytes)) -}}
+{{- fail (printf "cedargate: policies.files: `%s` has %d bytes; a ConfigMap holds 900000: divide the file, or use config.policies.bundle" $path (int $bytes)) -}}
 {{- end -}}
 {{- if gt (add $state.bytes $bytes | int) 900000 -}}
 {{- $_ := set $state "groups" (append $state.groups $state.group) -}}
@@ -180,11 +179,6 @@ data:
   mountPath: /var/lib/cedargate-policies
   readOnly: true
 {{- end }}
-{{- if and (eq $source "bundle") $v.policies.bundle.keys }}
-- name: cedargate-bundle
-  mountPath: /etc/cedargate/bundle
-  readOnly: true
-{{- end }}
 {{- end -}}
 
 {{- define "cedargate.policyVolumes" -}}
@@ -217,23 +211,15 @@ data:
 - name: cedargate-git-secret
   secret: { secretName: {{ . }}, defaultMode: 292 }
 {{- end }}
-{{- else if and (eq $source "bundle") $v.policies.bundle.keys }}
-- name: cedargate-bundle
-  projected:
-    defaultMode: 292
-    sources:
-      {{- with $v.policies.bundle.keysConfigMap }}
-      - configMap: { name: {{ . }} }
-      {{- end }}
-      {{- with $v.policies.bundle.keysSecret }}
-      - secret: { name: {{ . }} }
-      {{- end }}
 {{- end }}
 {{- end -}}
 
 {{/* Ends the rendering where a path leads out of the tree, two files share a path or a key, or folders and paths mix. */}}
 {{- define "cedargate.checkPolicies" -}}
 {{- $v := .Values.cedargate | default .Values -}}
+{{- if and (eq (include "cedargate.policySource" .) "config.policies.bundle") (not $v.state.enabled) -}}
+{{- fail "cedargate: config.policies.bundle needs the folder of the last good bundle; set state.enabled" -}}
+{{- end -}}
 {{- $keys := dict -}}
 {{- $paths := dict -}}
 {{- range $path, $_ := ($v.policies.files | default dict) -}}

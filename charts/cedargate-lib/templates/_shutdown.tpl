@@ -21,7 +21,7 @@ Times of a shutdown, from the gate's own `limits.drain_delay` and `limits.drain_
 {{- define "cedargate.drainSeconds" -}}
 {{- $config := include "cedargate.config" . | fromYaml -}}
 {{- $limits := $config.limits | default dict -}}
-{{- $delay := include "cedargate.seconds" ($limits.drain_delay | default "2s") -}}
+{{- $delay := include "cedargate.seconds" ($limits.drain_delay | default "5s") -}}
 {{- $timeout := include "cedargate.seconds" ($limits.drain_timeout | default "30s") -}}
 {{- add (atoi $delay) (atoi $timeout) -}}
 {{- end -}}

@@ -145,6 +145,66 @@ fn idle_connections_do_not_delay_the_end_of_a_drain() {
     }
 }
 
+/// The hook of an app's container in Kubernetes: the app must not end before the requests that the gate forwarded to it.
+#[test]
+fn drained_is_answered_after_the_requests_in_flight_and_before_the_end() {
+    let answers = Arc::new(AtomicBool::new(false));
+    let may_answer = Arc::clone(&answers);
+    let script = ScriptedServer::start(move |_, wire| {
+        while !may_answer.load(Ordering::SeqCst) {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        wire.send(response("200 OK", b"late"));
+    });
+    let gate_folder = GateFolder::new(&script.url(), "limits: { drain_delay: 100ms, drain_timeout: 10m }");
+    let mut gate_process = gate_folder.serve();
+    let mut in_flight = RawConnection::open(gate_folder.proxy);
+    in_flight.send(gate_folder.request());
+    eventually("the app is asked", || {
+        (script.count() == 1).then_some(()).ok_or(String::new())
+    });
+    let mut hook = RawConnection::open(gate_folder.admin);
+    hook.send("GET /drained HTTP/1.1\r\nhost: a\r\n\r\n");
+    begin_draining(&gate_folder, &gate_process, "-TERM");
+    eventually("no new connection is taken", || {
+        TcpStream::connect(gate_folder.proxy)
+            .is_err()
+            .then_some(())
+            .ok_or("accepting".to_owned())
+    });
+    hook.stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let early = hook.stream.read(&mut [0]);
+    assert!(early.is_err(), "`/drained` was answered while a request was in flight");
+    answers.store(true, Ordering::SeqCst);
+    assert_eq!(in_flight.read_answer("GET").unwrap().text(), "late");
+    hook.stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+    let answer = hook.read_answer("GET").unwrap();
+    assert_eq!((answer.status, answer.text().as_str()), (200, "drained\n"));
+    assert_eq!(gate_process.exit_code(), 0);
+}
+
+#[test]
+fn drained_without_a_drain_says_so_and_many_of_them_leave_the_probes_alone() {
+    let script = hello();
+    let gate_folder = GateFolder::new(&script.url(), "");
+    let _gate_process = gate_folder.serve();
+    let mut hooks: Vec<RawConnection> = (0..8).map(|_| RawConnection::open(gate_folder.admin)).collect();
+    for hook in &mut hooks {
+        hook.send("GET /drained HTTP/1.1\r\nhost: a\r\n\r\n");
+    }
+    eventually("a further request is refused at once", || {
+        let answer = raw(gate_folder.admin, "GET", "/drained", &[], b"");
+        (answer.status == 503 && answer.text().contains("too many"))
+            .then_some(())
+            .ok_or(answer.text())
+    });
+    assert_eq!(raw(gate_folder.admin, "GET", "/livez", &[], b"").status, 200);
+    for hook in &mut hooks {
+        let answer = hook.read_answer("GET").unwrap();
+        assert_eq!((answer.status, answer.text().as_str()), (503, "the gate does not drain\n"));
+    }
+}
+
 #[test]
 fn an_emergency_forbid_takes_effect_while_the_gate_drains() {
     let script = hello();
