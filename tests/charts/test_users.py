@@ -116,6 +116,32 @@ class AppChart(unittest.TestCase):
             self.assertIn("alias: cedargate", caught.exception.stderr)
 
 
+class Monitoring(unittest.TestCase):
+    """Alerts and dashboards are files of the chart; their own tests are in tests/tidy and promtool's. No golden holds them."""
+
+    def test_alerts_and_dashboards_are_installed_as_they_are_in_the_files(self):
+        chart = ROOT / "charts/cedargate"
+        options = {"prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}}, "dashboards": {"enabled": True}}
+        for mode in (sidecar(), {"mode": "shared"}):
+            items = render(values={**mode, **options})
+            rule = only(items, "PrometheusRule")
+            self.assertEqual(rule["spec"], yaml.safe_load((chart / "alerts/cedargate.rules.yaml").read_text()))
+            self.assertEqual(rule["metadata"]["labels"]["release"], "prometheus")
+            boards = named(items, "ConfigMap", "demo-cedargate-dashboards")
+            files = {path.name: path.read_text() for path in (chart / "dashboards").glob("*.json")}
+            self.assertGreater(len(files), 0)
+            self.assertEqual(boards["data"], files)
+            self.assertEqual(boards["metadata"]["labels"]["grafana_dashboard"], "1")
+            self.assertLess(sum(map(len, files.values())), 2**20)
+
+    def test_a_pod_monitor_scrapes_the_admin_port_of_the_pods(self):
+        items = render(values=sidecar(podMonitor={"enabled": True}))
+        monitor = only(items, "PodMonitor")["spec"]
+        self.assertEqual(monitor["podMetricsEndpoints"][0]["port"], "gate-admin")
+        labels = only(items, "Deployment")["spec"]["template"]["metadata"]["labels"]
+        self.assertLessEqual(monitor["selector"]["matchLabels"].items(), labels.items())
+
+
 class Network(unittest.TestCase):
     def test_nothing_names_the_apps_port(self):
         for name in generate.scenarios():
