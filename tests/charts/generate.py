@@ -19,10 +19,17 @@ MARKER = (
 )
 
 
-def helm(*arguments, **options):
-    """Runs helm; returns what it prints. Raises CalledProcessError with its message on stderr."""
+class HelmError(Exception):
+    """What helm said when it failed."""
+
+
+def helm(*arguments):
+    """Runs helm; returns what it prints."""
     command = [str(HELM), *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, check=True, text=True, capture_output=True, timeout=60, **options).stdout
+    answer = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=60)
+    if answer.returncode:
+        raise HelmError(answer.stderr)
+    return answer.stdout
 
 
 def template(chart, *arguments, release="cedargate", namespace="default"):

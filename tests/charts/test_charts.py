@@ -109,7 +109,7 @@ class Rendering(unittest.TestCase):
             self.assertEqual(sum(pool.map(check, jobs)), len(jobs))
 
     def test_a_cluster_older_than_the_minimum_is_refused(self):
-        with self.assertRaisesRegex(subprocess.CalledProcessError, ""):
+        with self.assertRaisesRegex(generate.HelmError, "kubeVersion"):
             rendered("sidecar", "1.28.0")
 
     def test_no_mount_has_a_sub_path_and_no_policy_is_in_an_annotation(self):

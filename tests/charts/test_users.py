@@ -1,7 +1,6 @@
 """What users build on the charts: the chart of an app, Kustomize, and what policy checkers say of all of it."""
 
 import json
-import os
 import re
 import subprocess
 import tempfile
@@ -11,7 +10,7 @@ from pathlib import Path
 import generate
 import kubernetes_validate
 import yaml
-from test_charts import CUSTOM, ROOT, VERSIONS, certificates, container_of, objects, only, pod_of, render, rendered, sidecar
+from test_charts import CUSTOM, ROOT, VERSIONS, container_of, objects, only, pod_of, render, rendered, sidecar
 
 TOOLS = ROOT / "target/tools"
 
@@ -100,9 +99,9 @@ class AppChart(unittest.TestCase):
                 self.assertLessEqual(selector.items(), labels.items())
 
     def test_a_mistyped_value_of_the_gate_is_refused(self):
-        with self.assertRaises(subprocess.CalledProcessError) as caught:
+        with self.assertRaises(generate.HelmError) as caught:
             generate.helm("template", "shop", "charts/example-app", "--set", "cedargate.polices=x")
-        self.assertIn("polices", caught.exception.stderr)
+        self.assertIn("polices", str(caught.exception))
 
     def test_a_dependency_without_the_alias_says_so(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -111,9 +110,9 @@ class AppChart(unittest.TestCase):
             about = (chart / "Chart.yaml").read_text().replace("    alias: cedargate\n", "")
             (chart / "Chart.yaml").write_text(about)
             (chart / "values.yaml").write_text("replicas: 1\nimage: a:1\n")
-            with self.assertRaises(subprocess.CalledProcessError) as caught:
+            with self.assertRaises(generate.HelmError) as caught:
                 generate.helm("template", "shop", chart)
-            self.assertIn("alias: cedargate", caught.exception.stderr)
+            self.assertIn("alias: cedargate", str(caught.exception))
 
 
 class Monitoring(unittest.TestCase):
@@ -165,6 +164,44 @@ class Network(unittest.TestCase):
         self.assertEqual(len(tests), 2)
         for pod in tests:
             self.assertFalse(selector.items() <= pod["metadata"]["labels"].items())
+
+
+class RestrictedPods(unittest.TestCase):
+    """The Pod Security Standard `restricted`, as far as it concerns these pods."""
+
+    VOLUMES = {"configMap", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+
+    def pods(self, items):
+        for item in items:
+            if item["kind"] == "Pod":
+                yield item["spec"]
+            elif item["kind"] == "Deployment":
+                yield item["spec"]["template"]["spec"]
+
+    def test_every_pod_is_restricted(self):
+        # `full` has containers of the user without any security context
+        for name in sorted(generate.scenarios().keys() - {"full"}):
+            for pod in self.pods(objects(rendered(name))):
+                self.assertFalse({"hostNetwork", "hostPID", "hostIPC"} & pod.keys())
+                self.assertIs(pod["automountServiceAccountToken"], False)
+                outer = pod.get("securityContext", {})
+                for volume in pod.get("volumes", []):
+                    self.assertLessEqual(volume.keys() - {"name"}, self.VOLUMES, f"{name}: {volume['name']}")
+                for container in pod.get("initContainers", []) + pod["containers"]:
+                    place, inner = f"{name}: {container['name']}", container["securityContext"]
+                    self.assertIs(inner["allowPrivilegeEscalation"], False, place)
+                    self.assertEqual(inner["capabilities"], {"drop": ["ALL"]}, place)
+                    self.assertIs(inner.get("runAsNonRoot", outer.get("runAsNonRoot")), True, place)
+                    profile = inner.get("seccompProfile", outer.get("seccompProfile"))
+                    self.assertEqual(profile, {"type": "RuntimeDefault"}, place)
+                    self.assertNotIn("privileged", inner, place)
+                    if container["name"] != "app":
+                        self.assertIs(inner["readOnlyRootFilesystem"], True, place)
+                        self.assertGreater(inner["runAsUser"], 10000, place)
+
+    def test_secrets_are_existing_ones_and_never_values(self):
+        for name in generate.scenarios():
+            self.assertNotIn("Secret", {item["kind"] for item in objects(rendered(name))}, name)
 
 
 # What checkers ask for and the charts leave out, with the reason. Every other finding fails.
@@ -243,3 +280,37 @@ class Package(unittest.TestCase):
             names = subprocess.run(["tar", "tf", package], check=True, text=True, capture_output=True).stdout
             self.assertIn("cedargate/charts/cedargate-lib/templates/_container.tpl", names)
             self.assertNotIn("ci/", names)
+
+
+class Notes(unittest.TestCase):
+    """What `helm install` prints names the next command, with the names of this release."""
+
+    def notes(self, values):
+        """Renders NOTES.txt as a template: `helm template` leaves it out, and `helm install` needs a cluster."""
+        with tempfile.TemporaryDirectory() as folder:
+            chart = Path(folder) / "cedargate"
+            subprocess.run(["cp", "-rL", ROOT / "charts/cedargate", chart], check=True)
+            (chart / "templates/NOTES.txt").rename(chart / "notes.txt")
+            (chart / "templates/notes.yaml").write_text('notes: {{ tpl (.Files.Get "notes.txt") . | toJson }}')
+            arguments = ["--show-only", "templates/notes.yaml"]
+            [notes] = render(*arguments, values=values, chart=chart)
+            return notes["notes"]
+
+    def test_a_release_with_policies_is_waited_for_and_tested(self):
+        notes = self.notes(sidecar(policies={"configMaps": [{"name": "p", "folder": "policies/customer"}]}))
+        for words in ["the policies of customer", "rollout status deployment/demo-cedargate --namespace shop",
+                      "helm test demo --namespace shop", "exec deployment/demo-cedargate -c cedargate"]:
+            self.assertIn(words, notes)
+        for words in ["no policies yet", "networkPolicy.enabled is false"]:
+            self.assertNotIn(words, notes)
+
+    def test_a_release_without_policies_says_that_every_request_is_denied(self):
+        notes = self.notes(sidecar(networkPolicy={"enabled": False}))
+        for words in ["There are no policies yet", "kubectl create configmap orders-policies --namespace shop",
+                      "networkPolicy.enabled is false"]:
+            self.assertIn(words, notes)
+
+    def test_shared_objects_name_the_command_that_uses_them(self):
+        notes = self.notes({"mode": "shared", "existingConfigMap": "gate"})
+        self.assertIn("cedargate inject --config-map gate", notes)
+        self.assertNotIn("helm test", notes)
