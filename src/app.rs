@@ -91,6 +91,9 @@ pub enum StartError {
     /// A login provider cannot be used.
     #[error(transparent)]
     Login(#[from] LoginError),
+    /// The policy bundle cannot be followed.
+    #[error("policies.bundle: {0}")]
+    Bundle(String),
     /// The local accounts cannot be used.
     #[error(transparent)]
     Accounts(#[from] AccountsError),

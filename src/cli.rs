@@ -4,6 +4,7 @@
 //! configuration. Reports go to stdout, messages to stderr.
 
 mod authorize;
+mod bundle;
 mod client;
 mod config;
 mod config_file;
@@ -82,6 +83,9 @@ enum Command {
     Test(test::Args),
     /// Make one decision offline, from a request JSON or a token and a request line
     Authorize(authorize::Args),
+    /// Pack policies into signed bundles that gates fetch, and check them
+    #[command(subcommand)]
+    Bundle(bundle::BundleCommand),
     /// Mint demo tokens, look into tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -136,6 +140,7 @@ fn run(command: Command) -> Exit {
         Command::Validate(args) => validate::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Authorize(args) => authorize::run(&args),
+        Command::Bundle(command) => bundle::run(&command),
         Command::Token(command) => token::run(&command),
         Command::User(command) => user::run(&command),
         Command::Config(command) => config::run(&command),

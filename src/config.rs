@@ -29,6 +29,9 @@ pub use secret::Secret;
 pub use sections::app_probes::{AppProbe, AppProbes, ProbeTarget};
 pub use sections::assertion::Assertion;
 pub use sections::audit::{Audit, AuditAllow, AuditSink, OnFull};
+pub use sections::bundle::{
+    BUNDLE_BYTES_MAX, Bundle, BundleCredential, BundleKeys, BundleSource, BundleTransport, OciReference, Rollback,
+};
 pub use sections::egress::Egress;
 pub use sections::exposure_check::ExposureCheck;
 pub use sections::identity::IdentityPages;
@@ -74,6 +77,8 @@ pub struct Config {
     /// `None`: every folder of `policies.dir` is a portal at `/portal/<slug>`.
     pub portals: Option<Vec<Portal>>,
     pub policies: Policies,
+    /// The policies' source in place of the folders.
+    pub bundle: Option<Bundle>,
     /// Those of `issuers`, then one for every provider with local accounts.
     pub issuers: Vec<Issuer>,
     pub sessions: Sessions,

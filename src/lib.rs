@@ -43,6 +43,8 @@ mod doors;
 // beside the path
 mod reload;
 mod policy_folders;
+mod bundle;
+mod bundle_follower;
 mod portals;
 mod session;
 mod login;

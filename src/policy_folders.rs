@@ -25,7 +25,7 @@ const FOLDER_ENTRIES_MAX: usize = 100_000;
 const EMERGENCY_BYTES_MAX: u64 = 1024 * 1024;
 const EMERGENCY_ENTRIES_MAX: usize = 1000;
 /// Folders below the policy folder: portal, then `tests`, `_deny`, `candidate`, then `ALLOW`, `DENY`.
-const DEPTH_MAX: usize = 4;
+pub const DEPTH_MAX: usize = 4;
 
 /// The part of the tree that may have changed since a reading.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -292,7 +292,7 @@ fn open(path: &Path) -> io::Result<fs::File> {
 const TEMPORARY: [&str; 9] = ["~", ".swp", ".swo", ".swx", ".tmp", ".bak", ".orig", ".rej", ".part"];
 
 /// True for hidden files, kubelet's `..data`, and editors' swap and backup files.
-fn is_temporary(name: &str) -> bool {
+pub fn is_temporary(name: &str) -> bool {
     name.starts_with('.')
         || TEMPORARY.iter().any(|ending| name.ends_with(ending))
         || (name.starts_with('#') && name.ends_with('#'))
@@ -302,7 +302,7 @@ fn is_temporary(name: &str) -> bool {
 }
 
 /// True for the kinds of file that a revision can contain; a README beside them is ignored.
-fn is_policy_file(name: &str) -> bool {
+pub fn is_policy_file(name: &str) -> bool {
     [".cedar", ".cedarschema", ".yaml", ".yml", ".json"]
         .iter()
         .any(|suffix| name.ends_with(suffix))

@@ -26,6 +26,7 @@ mod config_files;
 mod outcome;
 mod requests;
 mod settled;
+mod source;
 mod state;
 mod swaps;
 mod watch;
@@ -50,12 +51,14 @@ pub use self::outcome::{Outcome, Outcomes, ReloadResult};
 use self::requests::ReloadRequest;
 pub use self::requests::{ReloadRequestError, ReloadRequests};
 use self::settled::{Settled, Unsettled};
+use self::source::Source;
 use self::state::StateDir;
 use self::swaps::Swaps;
 use self::watch::{WakeChannel, Wakeup, Watch};
 use crate::audit::{Event, PolicyEvent};
 use crate::base::clock;
 use crate::base::lifecycle::{Blocker, Readiness, Shutdown};
+use crate::bundle_follower::BundleFollower;
 use crate::config;
 use crate::gate::Gate;
 use crate::policy_folders::{PolicyFolders, Readings, Scope};
@@ -79,7 +82,7 @@ const UNSETTLED_PAUSE: Duration = Duration::from_millis(50);
 pub struct Reloader {
     gate: Arc<Gate>,
     loader: Loader,
-    places: PolicyFolders,
+    source: Source,
     outcomes: Outcomes,
     requests: ReloadRequests,
     /// Wakes the reloader; the senders belong to the watcher and to `requests`.
@@ -91,6 +94,8 @@ pub struct Reloader {
     last: Option<Tree>,
     /// Portals whose files were still being written.
     unsettled: BTreeMap<PortalSlug, Unsettled>,
+    /// Blocks readiness until the first bundle is loaded; `None` with folders.
+    first_bundle: Option<Blocker>,
     /// Blocks readiness until the first revision of each portal in `policies.require`.
     required: BTreeMap<PortalSlug, Blocker>,
     swaps: Swaps,
@@ -110,8 +115,15 @@ struct Swapped {
 }
 
 impl Reloader {
-    /// `config_files` are the files whose change only a restart takes up. Blocks readiness for each required portal.
-    pub fn new(gate: Arc<Gate>, loader: Loader, readiness: &Readiness, config_files: Vec<PathBuf>) -> Self {
+    /// `bundle` takes the place of the folders. `config_files` are the files whose change only a restart takes up. Blocks readiness
+    /// for each required portal.
+    pub fn new(
+        gate: Arc<Gate>,
+        loader: Loader,
+        readiness: &Readiness,
+        bundle: Option<Arc<BundleFollower>>,
+        config_files: Vec<PathBuf>,
+    ) -> Self {
         let policies = &gate.config.policies;
         let required = policies
             .required()
@@ -123,15 +135,23 @@ impl Reloader {
             brakes,
             ..WakeChannel::default()
         };
+        if let Some(follower) = &bundle {
+            follower.set_wakers(wake.sender.clone(), wake.brakes.clone());
+        }
         Self {
-            places: PolicyFolders {
-                policies: policies.dir.clone(),
-                schemas: policies.schemas.clone(),
-            },
-            state: policies.state_dir.clone().map(StateDir::new),
+            // a kept bundle is signed; the files of `StateDir` are not
+            state: policies.state_dir.clone().filter(|_| bundle.is_none()).map(StateDir::new),
+            first_bundle: bundle.as_ref().map(|_| readiness.block("the first policy bundle")),
             config_files: ConfigFiles::read(config_files),
             loader,
-            requests: ReloadRequests::new(wake.sender.clone(), outcomes.clone()),
+            requests: ReloadRequests::new(wake.sender.clone(), outcomes.clone(), bundle.clone()),
+            source: match bundle {
+                Some(follower) => Source::Bundle(follower),
+                None => Source::Folders(PolicyFolders {
+                    policies: policies.dir.clone(),
+                    schemas: policies.schemas.clone(),
+                }),
+            },
             outcomes,
             wake,
             brakes_wake: Some(brakes_wake),
@@ -151,7 +171,7 @@ impl Reloader {
         Some(Brakes {
             gate: Arc::clone(&self.gate),
             loader,
-            places: self.places.clone(),
+            source: self.source.clone(),
             swaps: self.swaps.clone(),
             wake: self.brakes_wake.take()?,
             last: BTreeMap::new(),
@@ -168,12 +188,15 @@ impl Reloader {
 
     /// The first load, before traffic: restores each portal's last good revision, then loads the files as they are.
     pub fn first_load(&mut self) {
+        if let Some(follower) = self.source.bundle().cloned() {
+            return self.first_load_of_bundle(&follower);
+        }
         let Readings { before, last: tree } = self
-            .places
+            .source
             .read_twice(&Tree::default(), &Scope::Everything, FIRST_READ_ATTEMPTS);
         self.add_portals(&tree);
         if self.gate.portals.load().portals.is_empty() {
-            let policies = self.places.policies.display();
+            let policies = self.gate.config.policies.dir.display();
             tracing::warn!(
                 "there is no portal folder in `{policies}` (policies.dir); until there is one, every request is denied"
             );
@@ -188,9 +211,23 @@ impl Reloader {
         self.load_settled(&before, tree);
     }
 
+    /// The same from the kept bundles; without one, the first load is the first bundle's.
+    fn first_load_of_bundle(&mut self, follower: &BundleFollower) {
+        if let Some(good) = follower.take_good() {
+            self.add_portals(&good);
+            for portal in &self.gate.portals.load_full().portals {
+                self.restore(portal, &good);
+            }
+        }
+        if let Some(tree) = follower.tree() {
+            self.add_portals(&tree);
+            self.load_settled(&tree, Tree::clone(&tree));
+        }
+    }
+
     /// Reloads until the shutdown is forced: an emergency forbid must also reach a gate that drains.
     pub fn run(mut self, shutdown: &Shutdown) {
-        let mut watch = Watch::new(&self.places, std::mem::take(&mut self.wake));
+        let mut watch = Watch::new(self.source.folders(), std::mem::take(&mut self.wake));
         let poll = self.gate.config.policies.poll.get();
         // the first round begins at once: it finds edits from before the watches were set
         let mut pause = Duration::ZERO;
@@ -213,7 +250,7 @@ impl Reloader {
     /// One round: reads, loads, answers reload requests. False if a portal's files are still being written.
     fn round(&mut self, watch: &mut Watch, wakeup: Wakeup) -> bool {
         // Watches, requests and changed entries come before the reading: what changes from here on wakes the next round.
-        watch.renew(&self.places);
+        watch.renew(self.source.folders());
         let requests = self.requests.take();
         let changed = watch.take_changed();
         let scope = match wakeup {
@@ -238,13 +275,16 @@ impl Reloader {
     /// Reads and, if the tree changed, loads. False if a portal's files are still being written.
     fn read_and_load(&mut self, scope: &Scope) -> bool {
         self.read_at = Instant::now();
+        if !self.source.is_there() {
+            return true;
+        }
         let none = Tree::default();
         let known = self.last.as_ref().unwrap_or(&none);
         let scope = if self.last.is_some() { scope } else { &Scope::Everything };
         let Readings {
             mut before,
             last: mut tree,
-        } = self.places.read_twice(known, scope, READ_ATTEMPTS);
+        } = self.source.read_twice(known, scope, READ_ATTEMPTS);
         if self.last.as_ref() != Some(&tree) {
             // SECURITY: a policy file that an editor truncated and has not filled yet parses and looks settled; a forbid in
             // it would be missing
@@ -252,7 +292,7 @@ impl Reloader {
             self.prepare(&before, &tree);
             wait_until_quiet(since);
             self.read_at = Instant::now();
-            let now = self.places.read_again(&tree, scope);
+            let now = self.source.read_again(&tree, scope);
             before = std::mem::replace(&mut tree, now);
         }
         if !self.unsettled.is_empty() || self.has_joined_forbids() || self.last.as_ref() != Some(&tree) {
@@ -296,6 +336,15 @@ impl Reloader {
             if was_unsettled || is_behind || !self.last.as_ref().is_some_and(|last| last.is_same_for(&tree, slug)) {
                 let swapped = self.load(portal, &tree);
                 self.report(portal, swapped);
+            }
+        }
+        if let Some(follower) = self.source.bundle().cloned() {
+            if let Some(blocker) = self.first_bundle.take() {
+                blocker.done();
+            }
+            let outcomes = self.outcomes.all();
+            if outcomes.values().all(|outcome| outcome.result == ReloadResult::Success) {
+                follower.confirm(&tree);
             }
         }
         self.last = Some(tree);

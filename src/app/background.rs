@@ -28,6 +28,7 @@ use super::{
     SWEEP_INTERVAL, StartError, assertion_keys, listener_context, local_thread, priority, runtime_builder, shared_rates, thread,
 };
 use crate::base::lifecycle::{Blocker, Shutdown};
+use crate::bundle_follower::BundleFollower;
 use crate::doors::admin::Admin;
 use crate::doors::control::Control;
 use crate::exposure::ExposureWatch;
@@ -46,6 +47,7 @@ struct Operations {
     gate: Arc<Gate>,
     admin: Admin,
     control: Control,
+    bundle: Option<Arc<BundleFollower>>,
     certificates: CertificateWatcher,
     shutdown: Shutdown,
     exposure: Option<ExposureWatch>,
@@ -70,6 +72,7 @@ impl Background {
             },
             admin: parts.admin,
             control: parts.control,
+            bundle: parts.bundle,
             shutdown: parts.shutdown.clone(),
             exposure: ExposureWatch::new(&gate.config, addresses.tcp(), exposure, gate.metrics.clone()),
             gate: Arc::clone(&gate),
@@ -160,6 +163,9 @@ impl Operations {
             spawn_local(assertion_keys::watch(Arc::clone(&gate), stop.clone())),
             spawn_local(Arc::clone(&gate.identity.accounts).run(stop.clone())),
         ];
+        if let Some(follower) = self.bundle {
+            spawn_local(follower.run(stop.clone()));
+        }
         spawn_local(shared_rates::run(Arc::clone(&gate), stop.clone()));
         spawn_local(sweep(Arc::clone(&gate)));
         if let Some(exposure) = self.exposure {

@@ -20,6 +20,7 @@ use crate::authn::{AssertionKeys, Authn, IntrospectionClient};
 use crate::base::descriptors::Shares;
 use crate::base::lifecycle::{Blocker, Readiness, Shutdown, ShutdownTrigger, shutdown};
 use crate::base::metrics::Metrics;
+use crate::bundle_follower::BundleFollower;
 use crate::config::{Config, ProxyProtocol};
 use crate::doors::admin::{Admin, AppProbes};
 use crate::doors::control::Control;
@@ -73,6 +74,7 @@ pub(super) struct BackgroundParts {
     pub control: Control,
     pub reloader: Reloader,
     pub brakes: Option<Brakes>,
+    pub bundle: Option<Arc<BundleFollower>>,
     /// Blocks readiness until the first load of the policies.
     pub first_load: Blocker,
     /// Match sets whose condition-only policies are wanted; written by the engine, read by the `conditions` thread.
@@ -125,8 +127,11 @@ impl Parts {
         let first_load = readiness.block("policies");
         let session_store = readiness.block("sessions");
         let (condition_queue, match_sets) = sync_channel(CONDITION_QUEUE);
+        let follower = gate.config.bundle.as_ref();
+        let bundle = follower.map(|config| BundleFollower::open(config, gate.metrics.bundle.clone()));
+        let bundle = bundle.transpose().map_err(StartError::Bundle)?;
         let loader = Loader::new(Warnings::Show, Some(condition_queue.clone()));
-        let mut reloader = Reloader::new(Arc::clone(&gate), loader, &readiness, watched);
+        let mut reloader = Reloader::new(Arc::clone(&gate), loader, &readiness, bundle.clone(), watched);
         let brakes = reloader.brakes(Loader::new(Warnings::Show, Some(condition_queue)));
         let reload_requests = reloader.requests();
         let admin = Admin {
@@ -136,6 +141,7 @@ impl Parts {
             outcomes: reloader.outcomes(),
             app_probes: AppProbes::new(&gate.config)?,
             exposure: Exposure::default(),
+            bundle: bundle.clone(),
         };
         let control = Control {
             gate: Arc::clone(&gate),
@@ -150,6 +156,7 @@ impl Parts {
             control,
             reloader,
             brakes,
+            bundle,
             first_load,
             match_sets,
         };

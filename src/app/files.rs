@@ -9,14 +9,22 @@ use std::path::Path;
 use crate::accounts::{Users, read as read_users};
 use crate::audit;
 use crate::authn::{AssertionError, AssertionKeys};
+use crate::base::files::read_secret;
 use crate::base::outbound::check_ca_file;
-use crate::config::{Address, AuditSink, ClientAuth, Config, ConfigErrors, Loaded, ProviderKind, Secret, SessionStore, Upstream};
+use crate::bundle_follower::{check_state_dir, read_keys};
+use crate::config::{
+    Address, AuditSink, Bundle, BundleCredential, BundleKeys, ClientAuth, Config, ConfigErrors, Loaded, ProviderKind, Secret,
+    SessionStore, Upstream,
+};
 use crate::http::listener::{check_address, check_unix};
 use crate::http::pages::Theme;
 use crate::http::tls::Certificates;
 use crate::http::upstream::{Apps, TlsError};
 use crate::login::credential;
 use crate::session;
+
+/// Bytes of a secret file.
+const SECRET_BYTES_MAX: u64 = 64 * 1024;
 
 /// An unusable file, by the configuration key that names it.
 struct Unusable {
@@ -32,6 +40,7 @@ pub(crate) fn check_files(loaded: &Loaded) -> ConfigErrors {
     unusable.extend(token_files(config));
     unusable.extend(listener_files(config));
     unusable.extend(upstream_files(config));
+    unusable.extend(config.bundle.as_ref().map(bundle_files).unwrap_or_default());
     unusable.extend(sockets(config));
     if let AuditSink::File(path) = &config.audit.sink
         && let Err(error) = audit::check_file(path)
@@ -154,6 +163,37 @@ fn listener_files(config: &Config) -> Vec<Unusable> {
         .into_iter()
         .filter_map(|(listener, tls)| Certificates::load(listener, tls?).err());
     errors.map(|error| Unusable::new(error.key(), error.problem())).collect()
+}
+
+fn bundle_files(bundle: &Bundle) -> Vec<Unusable> {
+    let mut unusable = Vec::new();
+    if let BundleKeys::Files(files) = &bundle.keys {
+        for (number, file) in files.iter().enumerate() {
+            if let Err(error) = read_keys(std::slice::from_ref(file)) {
+                unusable.push(Unusable::new(format!("policies.bundle.keys[{number}]"), error));
+            }
+        }
+    }
+    if let Some(Err(error)) = bundle.egress.ca_file.as_deref().map(check_ca_file) {
+        unusable.push(Unusable::new("policies.bundle.ca_file", error));
+    }
+    let secret = match &bundle.credential {
+        Some(BundleCredential::Password { password, .. }) => Some(("password_file", password)),
+        Some(BundleCredential::Token(token)) => Some(("token_file", token)),
+        None => None,
+    };
+    if let Some((key, Secret::File(path))) = secret
+        && let Err(error) = read_secret(path, SECRET_BYTES_MAX)
+    {
+        unusable.push(Unusable::new(
+            format!("policies.bundle.{key}"),
+            format!("`{}`: {error}", path.display()),
+        ));
+    }
+    if let Err(error) = check_state_dir(&bundle.state_dir) {
+        unusable.push(Unusable::new("policies.state_dir", error));
+    }
+    unusable
 }
 
 /// TLS to the apps.

@@ -45,6 +45,7 @@ pub struct Metrics {
     pub audit_dropped: IntCounterVec,
     pub upstream_errors: IntCounterVec,
     pub tls: TlsMetrics,
+    pub bundle: BundleMetrics,
     pub live_cut: IntCounterVec,
     pub assertion_keys: IntCounterVec,
     pub sessions: SessionMetrics,
@@ -61,6 +62,14 @@ pub struct Metrics {
 pub struct TlsMetrics {
     pub reload: IntCounterVec,
     pub certificate_expiry: IntGaugeVec,
+}
+
+/// Metrics of the policy bundle.
+#[derive(Clone)]
+pub struct BundleMetrics {
+    pub refresh: IntCounterVec,
+    pub sequence: IntGauge,
+    pub last_success: Gauge,
 }
 
 /// Metrics of the session store.
@@ -122,6 +131,7 @@ impl Metrics {
                 &["reason"],
             )?,
             tls: Self::tls(r)?,
+            bundle: Self::bundle(r)?,
             live_cut: Self::live_cut(r)?,
             assertion_keys: Self::assertion_keys(r)?,
             sessions: Self::sessions(r)?,
@@ -207,6 +217,23 @@ impl Metrics {
                 "tls_certificate_expiry_timestamp_seconds",
                 "When a listener's certificate expires.",
                 &["listener"],
+            )?,
+        })
+    }
+
+    fn bundle(r: &Registry) -> Result<BundleMetrics, prometheus::Error> {
+        Ok(BundleMetrics {
+            refresh: counters(
+                r,
+                "bundle_refresh_total",
+                "Attempts to refresh the policy bundle, by outcome.",
+                &["result"],
+            )?,
+            sequence: int_gauge(r, "bundle_sequence", "Sequence number of the policy bundle in use.")?,
+            last_success: gauge(
+                r,
+                "bundle_last_success_timestamp_seconds",
+                "When the server last confirmed or sent the policy bundle in use.",
             )?,
         })
     }

@@ -215,6 +215,13 @@ impl Paint {
         }
     }
 
+    pub(crate) fn stderr() -> Self {
+        use std::io::IsTerminal;
+        Self {
+            on: std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+        }
+    }
+
     pub(crate) fn green(self, text: &str) -> String {
         self.wrap("32", text)
     }

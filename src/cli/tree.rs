@@ -6,10 +6,13 @@ use std::sync::Arc;
 use cedargate_policy::load::{Loader, Warnings};
 use cedargate_policy::revision::Revision;
 use cedargate_policy::revision::problem::{Problem, RevisionError};
-use cedargate_policy::revision::source::Tree;
+use cedargate_policy::revision::source::{Files, Tree};
 use cedargate_policy::scope::PortalScope;
 
 use super::config_file::ConfigFile;
+use crate::base::files::read_small;
+use crate::bundle::{BYTES_MAX, Bundle, Trust};
+use crate::bundle_follower::read_kept;
 use crate::config::{self, Config, Loaded};
 use crate::policy_folders::PolicyFolders;
 
@@ -26,7 +29,7 @@ issuers: [{ name: test, issuer: 'https://test.invalid/', audiences: [test], jwks
 pub(crate) struct TreeArgs {
     #[command(flatten)]
     config: ConfigFile,
-    /// A folder with `policies/` and `schemas/` in it; default: what the configuration says, else the current folder
+    /// A folder with `policies/` and `schemas/` in it, or a bundle; default: what the configuration says, else the current folder
     dir: Option<PathBuf>,
 }
 
@@ -36,7 +39,21 @@ pub(crate) struct Workbench {
     pub portals: Vec<PortalScope>,
     /// The configuration; `None` if the command found no file.
     pub loaded: Option<Loaded>,
+    /// False if the files kept changing while they were read.
+    pub is_settled: bool,
+    /// False if the policies come from a bundle that this machine does not have yet.
+    pub has_tree: bool,
     tree: Tree,
+}
+
+/// A tree as it was read.
+struct Reading {
+    tree: Tree,
+    is_settled: bool,
+    /// The policy folder, or the bundle.
+    place: PathBuf,
+    /// False if the configuration names a bundle that this machine does not have.
+    is_there: bool,
 }
 
 /// One loaded portal.
@@ -49,6 +66,18 @@ pub(crate) struct PortalLoad<'a> {
 impl TreeArgs {
     /// Reads configuration and tree; `Err` is a text for the user.
     pub(crate) fn open(&self) -> Result<Workbench, String> {
+        let workbench = self.open_for_validation()?;
+        if !workbench.has_tree {
+            return Err(
+                "the policies come from policies.bundle, and this machine has no bundle yet; name a folder or a bundle"
+                    .to_owned(),
+            );
+        }
+        Ok(workbench)
+    }
+
+    /// The same, also before the configuration's bundle arrived.
+    pub(crate) fn open_for_validation(&self) -> Result<Workbench, String> {
         let loaded = self
             .config
             .found()
@@ -58,15 +87,8 @@ impl TreeArgs {
             Some(loaded) => loaded.config.clone(),
             None => Config::from_yaml(TEST_ISSUER).map_err(|e| e.to_string())?,
         };
-        let places = match (&self.dir, &loaded) {
-            (Some(dir), _) => places(dir)?,
-            (None, Some(_)) => PolicyFolders {
-                policies: config.policies.dir.clone(),
-                schemas: config.policies.schemas.clone(),
-            },
-            (None, None) => places(Path::new("."))?,
-        };
-        let tree = places.read_settled(READ_ATTEMPTS).unwrap_or_else(|| places.read());
+        let reading = self.read(loaded.as_ref())?;
+        let tree = reading.tree;
         let configured: Vec<config::Portal> = match &config.portals {
             Some(portals) => portals.clone(),
             None => {
@@ -83,18 +105,69 @@ impl TreeArgs {
             }
         };
         let portals: Vec<PortalScope> = configured.iter().map(scope).collect();
-        if portals.is_empty() {
+        if portals.is_empty() && reading.is_there {
             return Err(format!(
                 "there is no portal folder in `{}` (policies.dir); each folder in it is a portal",
-                places.policies.display()
+                reading.place.display()
             ));
         }
         Ok(Workbench {
             config,
             portals,
             loaded,
+            is_settled: reading.is_settled,
+            has_tree: reading.is_there,
             tree,
         })
+    }
+
+    fn read(&self, loaded: Option<&Loaded>) -> Result<Reading, String> {
+        let places = match (&self.dir, loaded) {
+            (Some(dir), _) if dir.is_file() => return Reading::of_bundle(dir),
+            (Some(dir), _) => places(dir)?,
+            (None, Some(loaded)) => {
+                if let Some(bundle) = &loaded.config.bundle {
+                    return Ok(Reading::of_kept(&bundle.state_dir));
+                }
+                let policies = &loaded.config.policies;
+                PolicyFolders {
+                    policies: policies.dir.clone(),
+                    schemas: policies.schemas.clone(),
+                }
+            }
+            (None, None) => places(Path::new("."))?,
+        };
+        let settled = places.read_settled(READ_ATTEMPTS);
+        Ok(Reading {
+            is_settled: settled.is_some(),
+            tree: settled.unwrap_or_else(|| places.read()),
+            place: places.policies,
+            is_there: true,
+        })
+    }
+}
+
+impl Reading {
+    /// SECURITY: without a look at signatures; a command that reads a bundle only reports what it holds.
+    fn of_bundle(path: &Path) -> Result<Self, String> {
+        Ok(Self {
+            tree: read_bundle(path, Trust::DangerUnsigned)?.tree(),
+            is_settled: true,
+            place: path.to_owned(),
+            is_there: true,
+        })
+    }
+
+    /// The bundle that the gate of this configuration took last. There is none before its first start, or if it cannot be read.
+    fn of_kept(state_dir: &Path) -> Self {
+        let bytes = read_kept(state_dir).unwrap_or_default();
+        let bundle = bytes.and_then(|bytes| Bundle::read(&bytes, Trust::DangerUnsigned).ok());
+        Self {
+            is_there: bundle.is_some(),
+            tree: bundle.map(|bundle| bundle.tree()).unwrap_or_default(),
+            is_settled: true,
+            place: state_dir.to_owned(),
+        }
     }
 }
 
@@ -119,6 +192,11 @@ impl Workbench {
             revision: loaded.revision,
             problems,
         }
+    }
+
+    /// Every file of the tree.
+    pub(crate) fn files(&self) -> &Files {
+        &self.tree.files
     }
 
     /// The portal of that name.
@@ -156,4 +234,10 @@ fn places(dir: &Path) -> Result<PolicyFolders, String> {
         "`{}` has no `policies` folder; name the folder that has `policies/` and `schemas/` in it",
         dir.display()
     ))
+}
+
+/// Reads a bundle from a file; the error is a text for the user.
+pub(super) fn read_bundle(path: &Path, trust: Trust<'_>) -> Result<Bundle, String> {
+    let bytes = read_small(path, BYTES_MAX).map_err(|error| format!("cannot read `{}`: {error}", path.display()))?;
+    Bundle::read(&bytes, trust).map_err(|error| format!("`{}`: {error}", path.display()))
 }

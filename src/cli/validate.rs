@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::report::{Finding, Format, Severity, github, json as json_report, text};
 use super::tree::{PortalLoad, TreeArgs};
-use super::{Exit, Paint, print};
+use super::{Exit, Paint, complain, print};
 use crate::app;
 
 #[derive(clap::Args)]
@@ -35,7 +35,7 @@ pub(crate) fn run(args: &Args) -> Exit {
 }
 
 fn validate(args: &Args) -> Result<Exit, String> {
-    let workbench = args.tree.open()?;
+    let workbench = args.tree.open_for_validation()?;
     let unusable = workbench.loaded.as_ref().map(app::check_files).unwrap_or_default();
     if !unusable.is_empty() {
         return Err(unusable.to_string());
@@ -45,7 +45,15 @@ fn validate(args: &Args) -> Result<Exit, String> {
     } else {
         Warnings::Show
     };
-    let portals: Vec<PortalReport> = workbench.load(warnings).iter().map(PortalReport::of).collect();
+    let loads = if workbench.has_tree {
+        workbench.load(warnings)
+    } else {
+        complain(
+            "the policies come from policies.bundle, and this machine has no bundle yet; only the configuration was checked",
+        );
+        Vec::new()
+    };
+    let portals: Vec<PortalReport> = loads.iter().map(PortalReport::of).collect();
     let configuration: Vec<Finding> = workbench.config.warnings().into_iter().map(Finding::configuration).collect();
     print(&match args.format {
         Format::Json => as_json(&configuration, &portals),
@@ -96,6 +104,14 @@ impl PortalReport {
             "warnings": places(&self.warnings),
         })
     }
+}
+
+/// The errors of all portals as text; empty if every portal loads.
+pub(super) fn report_errors(loads: &[PortalLoad<'_>]) -> String {
+    let rejected = loads.iter().map(PortalReport::of).filter(|portal| !portal.errors.is_empty());
+    let paint = Paint::stderr();
+    let text = |portal: PortalReport| format!("{}{}", portal.headline(paint), text::findings(&portal.errors, "  ", paint));
+    rejected.map(text).collect()
 }
 
 fn as_text(configuration: &[Finding], portals: &[PortalReport]) -> String {

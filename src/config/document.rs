@@ -95,6 +95,7 @@ impl Checker<'_> {
             .as_ref()
             .map(|portals| portals.keys().map(String::as_str).collect());
         let policies = self.policies(document.policies.clone(), slugs.as_deref());
+        let bundle = self.bundle(document);
         let trusted_proxies = self.trusted_proxies(&document.trusted_proxies);
         let lacks_proxies = document.listen.proxy.proxy_protocol && document.trusted_proxies.is_empty();
         if lacks_proxies {
@@ -122,6 +123,7 @@ impl Checker<'_> {
             exposure_check,
             portals,
             policies,
+            bundle,
             issuers,
             sessions: sessions?,
             login: login?,

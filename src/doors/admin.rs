@@ -14,6 +14,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::base::lifecycle::{Readiness, Shutdown};
+use crate::bundle_follower::BundleFollower;
 use crate::config::UpstreamUrl;
 use crate::exposure::Exposure;
 use crate::gate::Gate;
@@ -38,6 +39,8 @@ pub struct Admin {
     pub outcomes: Outcomes,
     pub app_probes: AppProbes,
     pub exposure: Exposure,
+    /// `None` with folders.
+    pub bundle: Option<Arc<BundleFollower>>,
 }
 
 impl Admin {
@@ -88,6 +91,12 @@ impl Admin {
                     .age
                     .map_or("no keys yet".to_owned(), |age| format!("{} keys, {age} s old", issuer.keys));
                 lines.push_str(&format!("issuer {}: {keys}\n", issuer.name));
+            }
+            if let Some(bundle) = self.bundle.as_ref().map(|follower| follower.status()) {
+                let state = bundle
+                    .sequence
+                    .map_or("none yet".to_owned(), |sequence| format!("sequence {sequence}"));
+                lines.push_str(&format!("bundle {}: {state}\n", bundle.source));
             }
             let sessions = self.gate.sessions.status();
             let state = if sessions.reachable { "reachable" } else { "not reachable" };
@@ -142,7 +151,7 @@ impl Admin {
             .into_iter()
             .map(|i| json!({"issuer": &*i.name, "keys": i.keys, "age_seconds": i.age, "last_error": i.last_error}))
             .collect();
-        json!({
+        let mut status = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "ready": self.readiness.is_ready() && !self.shutdown.is_draining(),
             "draining": self.shutdown.is_draining(),
@@ -151,7 +160,11 @@ impl Admin {
             "sessions": session_status(&self.gate.sessions.status()),
             "upstream": upstream_status(&registry.app).await,
             "app_reachable_around_gate": self.exposure.addresses(),
-        })
+        });
+        if let (Some(follower), Some(status)) = (&self.bundle, status.as_object_mut()) {
+            status.insert("bundle".to_owned(), json!(follower.status()));
+        }
+        status
     }
 }
 

@@ -94,6 +94,11 @@ impl Control {
             detail.push(format!("{}: {result_text}", portal.name));
             portals.push(json!({"portal": &*portal.name, "revision": revision, "last_reload": outcome}));
         }
+        let bundle = self.reload_requests.bundle();
+        if let Some(error) = bundle.as_ref().and_then(|bundle| bundle.last_error.as_ref()) {
+            all_succeeded = false;
+            detail.push(format!("bundle: {error}"));
+        }
         self.record("reload_requested", Some(detail.join(", ")));
         let status = if all_succeeded {
             StatusCode::OK
@@ -102,7 +107,10 @@ impl Control {
         };
         JsonAnswer {
             status,
-            body: json!({"portals": portals}),
+            body: match bundle {
+                Some(bundle) => json!({"portals": portals, "bundle": bundle}),
+                None => json!({"portals": portals}),
+            },
         }
     }
 

@@ -22,11 +22,11 @@ use cedargate_policy::load::Loader;
 use cedargate_policy::revision::source::Tree;
 use cedargate_policy::types::PortalSlug;
 
+use super::source::Source;
 use super::swaps::Swaps;
 use super::wait_until_quiet;
 use crate::base::lifecycle::Shutdown;
 use crate::gate::Gate;
-use crate::policy_folders::PolicyFolders;
 use crate::portals::Portal;
 
 /// Pause between two looks at the shutdown.
@@ -36,7 +36,7 @@ const STOP_CHECK: Duration = Duration::from_millis(100);
 pub struct Brakes {
     pub(super) gate: Arc<Gate>,
     pub(super) loader: Loader,
-    pub(super) places: PolicyFolders,
+    pub(super) source: Source,
     pub(super) swaps: Swaps,
     pub(super) wake: Receiver<()>,
     /// The last reading, so that unchanged files are not hashed again.
@@ -86,7 +86,7 @@ impl Brakes {
             let known = before.remove(portal.slug()).unwrap_or_default();
             before.insert(
                 portal.slug().clone(),
-                self.places.read_emergency_forbids(portal.slug(), &known),
+                self.source.read_emergency_forbids(portal.slug(), &known),
             );
         }
         wait_until_quiet(since);
@@ -97,7 +97,7 @@ impl Brakes {
         for portal in portals {
             let Some(earlier) = before.get(portal.slug()) else { continue };
             let read_at = Instant::now();
-            let mut now = self.places.read_emergency_forbids(portal.slug(), earlier);
+            let mut now = self.source.read_emergency_forbids(portal.slug(), earlier);
             self.last.insert(portal.slug().clone(), now.clone());
             let read = now.files.0.len();
             now.files.0.retain(|name, file| earlier.files.get(name) == Some(file));

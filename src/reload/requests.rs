@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::outcome::{Outcome, Outcomes};
+use crate::bundle_follower::{BundleFollower, BundleStatus};
 
 const REQUESTS_MAX: usize = 16;
 /// Longest wait of a request for files that keep changing.
@@ -27,7 +28,7 @@ pub enum ReloadRequestError {
     TooMany,
     #[error("the reloader ended, or loading ended in a panic")]
     Ended,
-    #[error("the policy files kept changing; the revisions in force are unchanged")]
+    #[error("the policy files kept changing, or the bundle's server did not answer; the revisions in force are unchanged")]
     Busy,
 }
 
@@ -41,6 +42,8 @@ pub struct ReloadRequests {
     waiting: Arc<Mutex<Vec<ReloadRequest>>>,
     wake: Sender<()>,
     outcomes: Outcomes,
+    /// Asked for a new bundle before the reading.
+    bundle: Option<Arc<BundleFollower>>,
 }
 
 impl ReloadRequest {
@@ -51,16 +54,23 @@ impl ReloadRequest {
 }
 
 impl ReloadRequests {
-    pub(super) fn new(wake: Sender<()>, outcomes: Outcomes) -> Self {
+    pub(super) fn new(wake: Sender<()>, outcomes: Outcomes, bundle: Option<Arc<BundleFollower>>) -> Self {
         Self {
             waiting: Arc::default(),
             wake,
             outcomes,
+            bundle,
         }
     }
 
-    /// Every portal's outcome after a reading that begins now.
+    /// Every portal's outcome after a reading that begins now. With a bundle the gate asks its server first; a failure of that is
+    /// in the bundle's status.
     pub async fn reload(&self) -> Result<BTreeMap<PortalSlug, Outcome>, ReloadRequestError> {
+        if let Some(bundle) = &self.bundle
+            && !bundle.check_now().await
+        {
+            return Err(ReloadRequestError::Busy);
+        }
         let (answer, answered) = oneshot::channel();
         self.add(ReloadRequest(answer))?;
         self.wake();
@@ -69,6 +79,11 @@ impl ReloadRequests {
             Ok(Err(_dropped)) => Err(ReloadRequestError::Ended),
             Err(_elapsed) => Err(ReloadRequestError::Busy),
         }
+    }
+
+    /// The bundle; `None` with folders.
+    pub fn bundle(&self) -> Option<BundleStatus> {
+        self.bundle.as_ref().map(|bundle| bundle.status())
     }
 
     fn add(&self, request: ReloadRequest) -> Result<(), ReloadRequestError> {

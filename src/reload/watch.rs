@@ -126,8 +126,8 @@ fn entry_of(path: &Path, roots: &[PathBuf]) -> Option<String> {
 }
 
 impl Watch {
-    /// Sets the watches. Any holder of a copy of `wake.sender` can wake the reloader.
-    pub fn new(places: &PolicyFolders, wake: WakeChannel) -> Self {
+    /// Sets the watches; without folders there are none. Any holder of a copy of `wake.sender` can wake the reloader.
+    pub fn new(places: Option<&PolicyFolders>, wake: WakeChannel) -> Self {
         let mut watch = Self {
             watcher: None,
             wake,
@@ -143,7 +143,8 @@ impl Watch {
     ///
     /// Makes a new watcher and drops the old one after that. Removing and adding watches on one watcher can lose them where a
     /// folder is reached by two names, as in kubelet's mounts.
-    pub fn renew(&mut self, places: &PolicyFolders) {
+    pub fn renew(&mut self, places: Option<&PolicyFolders>) {
+        let Some(places) = places else { return };
         let roots = [places.policies.as_path(), places.schemas.as_path()];
         let identities: Vec<_> = roots.iter().map(|root| FolderIdentity::of(root)).collect();
         let root_touched = self.root_touched.swap(false, Ordering::AcqRel);
@@ -304,7 +305,7 @@ mod tests {
     fn reading_the_tree_and_writing_beside_the_roots_do_not_wake_the_reloader() {
         let root = tempfile::tempdir().unwrap();
         let places = places(root.path());
-        let watch = Watch::new(&places, WakeChannel::default());
+        let watch = Watch::new(Some(&places), WakeChannel::default());
         std::fs::read(places.policies.join("a/x.cedar")).unwrap();
         std::fs::write(root.path().join("decisions.jsonl"), "{}").unwrap();
         let quiet = watch.wake.receiver.recv_timeout(Duration::from_millis(200));
@@ -317,7 +318,7 @@ mod tests {
     fn event_names_the_changed_entry_and_an_unclear_event_names_everything() {
         let root = tempfile::tempdir().unwrap();
         let places = places(root.path());
-        let watch = Watch::new(&places, WakeChannel::default());
+        let watch = Watch::new(Some(&places), WakeChannel::default());
         assert_eq!(
             watch.take_changed(),
             Scope::Everything,
@@ -346,7 +347,7 @@ mod tests {
     fn replaced_root_wakes_the_reloader() {
         let root = tempfile::tempdir().unwrap();
         let places = places(root.path());
-        let watch = Watch::new(&places, WakeChannel::default());
+        let watch = Watch::new(Some(&places), WakeChannel::default());
         std::fs::rename(&places.policies, root.path().join("old")).unwrap();
         watch.wake.receiver.recv_timeout(Duration::from_secs(10)).unwrap();
     }
@@ -355,14 +356,14 @@ mod tests {
     fn recreated_root_is_watched_even_with_the_same_inode() {
         let root = tempfile::tempdir().unwrap();
         let places = places(root.path());
-        let mut watch = Watch::new(&places, WakeChannel::default());
+        let mut watch = Watch::new(Some(&places), WakeChannel::default());
         std::fs::remove_dir_all(&places.policies).unwrap();
         std::fs::create_dir_all(places.policies.join("a")).unwrap();
         watch.wake.receiver.recv_timeout(Duration::from_secs(10)).unwrap();
         watch.settle();
         // as if the file system had given out the same inode again
         watch.roots = [&places.policies, &places.schemas].map(|p| FolderIdentity::of(p)).into();
-        watch.renew(&places);
+        watch.renew(Some(&places));
         watch.settle();
         std::fs::write(places.policies.join("a/x.cedar"), "// edited").unwrap();
         watch.wake.receiver.recv_timeout(Duration::from_secs(10)).unwrap();

@@ -1,5 +1,6 @@
 //! The built binary: commands, exit codes, mistakes in configuration, and what the README shows.
 
+mod bundle_command;
 mod commands;
 mod configuration_mistakes;
 mod no_authorities;

@@ -3,6 +3,7 @@
 mod authorize_endpoint;
 mod brake_delays;
 mod brakes;
+mod bundles;
 mod cedar_suite;
 mod example_portals;
 mod fail_closed;

@@ -87,6 +87,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "accounts",
             "app",
             "authn",
+            "bundle",
+            "bundle_follower",
             "doors::authorize",
             "policy::claims",
             "policy::decision",
@@ -170,6 +172,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "doors::admin",
         &[
+            "bundle_follower",
             "exposure",
             "gate",
             "http::answer",
@@ -196,6 +199,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "reload",
         &[
             "audit",
+            "bundle_follower",
             "gate",
             "policy::load",
             "policy::revision",
@@ -204,6 +208,8 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("policy_folders", &["policy::revision"]),
+    ("bundle", &["policy::revision", "policy_folders"]),
+    ("bundle_follower", &["bundle", "policy::revision"]),
     (
         "portals",
         &[

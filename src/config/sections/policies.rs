@@ -6,6 +6,7 @@ use cedargate_policy::types::PortalSlug;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::bundle::RawBundle;
 use super::portals::parse_slug;
 use crate::config::check::Checker;
 use crate::config::schema::hint;
@@ -24,6 +25,8 @@ pub struct Policies {
     pub require: Vec<String>,
     /// Folder where the last good revisions survive a restart. Null: they do not.
     pub state_dir: Option<PathBuf>,
+    /// A signed bundle that the gate fetches, in place of the folders. Absent: the folders count.
+    pub bundle: Option<RawBundle>,
 }
 
 impl Default for Policies {
@@ -34,6 +37,7 @@ impl Default for Policies {
             poll: TimeSpan::seconds::<5>(),
             require: Vec::new(),
             state_dir: None,
+            bundle: None,
         }
     }
 }
@@ -61,6 +65,8 @@ impl Checker<'_> {
             dir: self.path("policies.dir", &policies.dir),
             schemas: self.path("policies.schemas", &policies.schemas),
             state_dir: self.optional_path("policies.state_dir", policies.state_dir.as_deref()),
+            // the gate's own form of it is `Config::bundle`
+            bundle: None,
             ..policies
         }
     }

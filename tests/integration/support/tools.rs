@@ -9,6 +9,8 @@ pub fn tool(names: &[&str]) -> PathBuf {
     let folders: Vec<PathBuf> = [own.join("venv/bin"), own.join("bin")]
         .into_iter()
         .chain(std::env::split_paths(&path))
+        // Debian's nginx; not in the path of every user
+        .chain([PathBuf::from("/usr/sbin")])
         .collect();
     let found = names
         .iter()
