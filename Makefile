@@ -1,8 +1,10 @@
 # Thin on purpose: cargo knows how. `make test` is everything CI runs before a merge.
-.PHONY: demo test lint charts release bench bench-parts bench-tools tools counts counts-accept
+.PHONY: demo test lint charts release package image bench bench-parts bench-tools tools counts counts-accept
 
 COUNTER = --locked --quiet --profile counts --package cedargate-benches --bin instructions
 INSTRUCTIONS = cargo run $(COUNTER) --
+# what `make package` and `make image` pack: `make release` leaves it; any build will do
+PROGRAM ?= target/pgo/cedargate
 
 demo: ## two portals, a demo app, a token issuer, a login; prints what to try
 	@.ci/demo-needs
@@ -34,6 +36,12 @@ charts: tools ## the Helm charts alone: what is made from them is current, and w
 
 release: ## the fastest build: learns from the traffic of benches/performance/train.rs; target/pgo/cedargate
 	@.ci/release
+
+package: ## tar, deb, bill of materials and checksums of $(PROGRAM), in dist/
+	.ci/package $(PROGRAM) dist
+
+image: package ## the image cedargate:local around the same program, with docker or podman
+	$$(command -v docker || command -v podman) build --target prebuilt --build-arg TARGETARCH=$$(dpkg --print-architecture) --tag cedargate:local .
 
 bench: bench-tools ## the gate beside its peers and as its work grows; writes docs/performance.md
 	cargo build --locked --release --bin cedargate

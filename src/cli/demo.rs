@@ -2,9 +2,9 @@
 //!
 //! Only the app is made up: the gate is the one that `serve` starts, and it reads the policy tree on disk, so that an edit
 //! takes effect at once. The issuer's key exists only in this process. The accounts are users of that issuer: `alice` is the
-//! same principal with her token and with her session.
+//! same principal with her token and with her session. Where no tree is at hand, as in the image, it reads the installed one.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,35 +30,59 @@ const AUDIENCE: &str = "shop";
 const TENANT: &str = "acme";
 const USERS_FILE: &str = "users.yaml";
 const DECISION_LOG: &str = "decisions.jsonl";
+/// The example tree that the image and the Debian package bring along.
+const INSTALLED_TREE: &str = "/usr/share/cedargate/example";
 /// Random bytes of a demo password.
 const PASSWORD_RANDOM_BYTES: usize = 9;
-/// The edit that turns the second request's 403 into 200.
-const EDIT: &str = r#"policies/customer/orders.cedar: in `editors-place-orders`, change Role::"editor" to Role::"viewer""#;
+/// The edit that turns the second request's 403 into 200; the file stands before it.
+const EDIT: &str = r#"in `editors-place-orders`, change Role::"editor" to Role::"viewer""#;
+/// The file of that edit, in the tree.
+const EDITED: &str = "policies/customer/orders.cedar";
 /// The body of a `POST /authorize`.
 const APP_QUERY: &str = r#"{"portal": "customer", "principal": {"type": "User", "id": "alice", "parents": ["Role::\"viewer\""]}, "action": "GET", "resource": "Path::\"/portal/customer/orders\""}"#;
 const TOKEN_LIFE: Duration = Duration::from_secs(8 * 3600);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Folder with `policies/` and `schemas/`
-    #[arg(long, default_value = ".")]
-    dir: PathBuf,
+    /// Folder with `policies/` and `schemas/`. Default: this folder if it has them, else the installed example
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Address of the proxy and of the admin listener; in a container 0.0.0.0. The decision listener stays on loopback
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    address: IpAddr,
     /// Port of the proxy; the others are the next ones. 0 takes any free ports
     #[arg(long, default_value_t = 8900)]
     port: u16,
 }
 
+impl Args {
+    /// The folder of the policy tree.
+    fn tree(&self) -> PathBuf {
+        let installed = || has_policies(Path::new(INSTALLED_TREE)) && !has_policies(Path::new("."));
+        match &self.dir {
+            Some(dir) => dir.clone(),
+            None if installed() => PathBuf::from(INSTALLED_TREE),
+            None => PathBuf::from("."),
+        }
+    }
+}
+
+fn has_policies(dir: &Path) -> bool {
+    dir.join("policies").is_dir()
+}
+
 pub(crate) fn run(args: &Args) -> Exit {
-    if !args.dir.join("policies").is_dir() {
+    let tree = args.tree();
+    if !has_policies(&tree) {
         complain(&format!(
             "`{}` has no `policies` folder; run the demo in the repository or name it with --dir",
-            args.dir.display()
+            tree.display()
         ));
         return Exit::Usage;
     }
     let filter = std::env::var("CEDARGATE_LOG").unwrap_or_else(|_| "warn,cedargate::reload=info".to_owned());
     let log = telemetry::start(Some(&filter));
-    let exit = start(args).unwrap_or_else(|message| {
+    let exit = start(args, &tree).unwrap_or_else(|message| {
         complain(&message);
         Exit::Failure
     });
@@ -66,14 +90,14 @@ pub(crate) fn run(args: &Args) -> Exit {
     exit
 }
 
-fn start(args: &Args) -> Result<Exit, String> {
+fn start(args: &Args, tree: &Path) -> Result<Exit, String> {
     let key = SigningKey::generate().map_err(|e| e.to_string())?;
     let folder = Scratch::new().map_err(|e| e.to_string())?;
     let jwks = folder.0.join("jwks.json");
     std::fs::write(&jwks, key.jwks().to_string()).map_err(|e| e.to_string())?;
     let app = demo_app().map_err(|e| e.to_string())?;
     let accounts = make_accounts(&folder.0)?;
-    let config = config(args, app, &folder.0)?;
+    let config = config(args, tree, app, &folder.0)?;
     let signals = serve::Signals::catch().map_err(|e| e.to_string())?;
     let running = app::start(config, Vec::new()).map_err(|e| e.to_string())?;
     let demo = Demo {
@@ -81,6 +105,7 @@ fn start(args: &Args) -> Result<Exit, String> {
         key: &key,
         accounts: &accounts,
         decision_log: folder.0.join(DECISION_LOG),
+        tree,
     };
     print(&demo.welcome()?);
     Ok(serve::run_until_shutdown(running, signals))
@@ -148,18 +173,18 @@ fn proxy_port(args: &Args) -> std::io::Result<u16> {
     Ok(free.local_addr()?.port())
 }
 
-fn config(args: &Args, app: SocketAddr, scratch: &Path) -> Result<Config, String> {
+fn config(args: &Args, tree: &Path, app: SocketAddr, scratch: &Path) -> Result<Config, String> {
     let proxy = proxy_port(args).map_err(|e| e.to_string())?;
     let port = |offset: u16| if args.port == 0 { 0 } else { args.port.saturating_add(offset) };
     let text = json!({
         "public_url": format!("http://localhost:{proxy}"),
         "listen": {
-            "proxy": {"address": format!("127.0.0.1:{proxy}")},
+            "proxy": {"address": SocketAddr::new(args.address, proxy).to_string()},
             "decision": {"address": format!("127.0.0.1:{}", port(1))},
-            "admin": {"address": format!("127.0.0.1:{}", port(3))},
+            "admin": {"address": SocketAddr::new(args.address, port(3)).to_string()},
         },
         "upstream": {"url": format!("http://{app}")},
-        "policies": {"dir": args.dir.join("policies"), "schemas": args.dir.join("schemas"), "poll": "1s"},
+        "policies": {"dir": tree.join("policies"), "schemas": tree.join("schemas"), "poll": "1s"},
         "issuers": [{"name": ISSUER_NAME, "issuer": ISSUER, "audiences": [AUDIENCE], "jwks": {"file": scratch.join("jwks.json")}}],
         "sessions": {"danger_insecure_cookie": true},
         "login": {"default": "local", "providers": {"local": {"title": "Demo accounts", "issuer": ISSUER_NAME, "users_file": scratch.join(USERS_FILE)}}},
@@ -218,16 +243,29 @@ struct Demo<'a> {
     key: &'a SigningKey,
     accounts: &'a [DemoAccount],
     decision_log: PathBuf,
+    tree: &'a Path,
 }
 
 impl Demo<'_> {
+    /// The installed example belongs to the package, so its reader edits a copy.
+    fn edit(&self) -> String {
+        if self.tree == Path::new(INSTALLED_TREE) {
+            return format!("start the demo with --dir and your own copy of {INSTALLED_TREE}; in {EDITED}, {EDIT}");
+        }
+        format!("{}: {EDIT}", self.tree.join(EDITED).display())
+    }
+
     fn welcome(&self) -> Result<String, String> {
-        let orders = format!("http://{}/portal/customer/orders", self.addresses.proxy);
+        let orders = format!("http://{}/portal/customer/orders", reached(self.addresses.proxy));
         let decision = match &self.addresses.decision {
             Some(config::Address::Tcp(address)) => format!("http://{address}/authorize"),
             _ => String::new(),
         };
-        let status = self.addresses.admin.map(|a| format!("http://{a}/status")).unwrap_or_default();
+        let status = self
+            .addresses
+            .admin
+            .map(|a| format!("http://{}/status", reached(a)))
+            .unwrap_or_default();
         let mut browser = vec![format!("http://localhost:{}/", self.addresses.proxy.port())];
         browser.extend(self.accounts.iter().map(DemoAccount::line));
         Ok([
@@ -256,7 +294,7 @@ impl Demo<'_> {
                 "3. Alice reads the orders: 200",
                 &[format!("curl -i -H \"Authorization: Bearer $ALICE\" {orders}")],
             ),
-            section("4. Change one line while it runs, and repeat number 2", &[EDIT.to_owned()]),
+            section("4. Change one line while it runs, and repeat number 2", &[self.edit()]),
             section("In a browser, as one of these", &browser),
             section(
                 "The app makes its own query",
@@ -272,6 +310,14 @@ impl Demo<'_> {
         let claims: Map<String, Value> = claims.as_object().cloned().unwrap_or_default();
         mint(self.key, claims, TOKEN_LIFE, clock::unix_seconds()).map_err(|e| e.to_string())
     }
+}
+
+/// The address to connect to. A listener on all addresses is reached on loopback, also through a container's published port.
+fn reached(address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        return SocketAddr::from((Ipv4Addr::LOCALHOST, address.port()));
+    }
+    address
 }
 
 fn email(name: &str) -> String {
