@@ -1,5 +1,5 @@
 # Thin on purpose: cargo knows how. `make test` is everything CI runs before a merge.
-.PHONY: demo test lint charts release package image bench bench-parts bench-tools tools counts counts-accept
+.PHONY: demo test test-cluster lint charts release package image bench bench-parts bench-tools tools counts counts-accept
 
 COUNTER = --locked --quiet --profile counts --package cedargate-benches --bin instructions
 INSTRUCTIONS = cargo run $(COUNTER) --
@@ -17,6 +17,11 @@ test: ## everything: format, lints, all tests, instruction counts
 	(nice cargo build $(COUNTER) && nice .ci/charts check) & beside=$$!; cargo test --locked --workspace --all-targets; tests=$$?; wait $$beside; exit $$((tests || $$?))
 	cargo test --locked --workspace --doc
 	$(INSTRUCTIONS) check
+
+test-cluster: tools ## the gate on a real Kubernetes node of this machine, installed by its chart; needs Linux and root
+	tests/cluster/tools
+	cargo build --locked --profile quick --bin cedargate
+	tests/cluster/run $(CHECKS)
 
 counts: tools ## instructions per operation, compared with benches/instructions/baseline.json
 	$(INSTRUCTIONS) check

@@ -1,0 +1,3 @@
+module cedargate/tests/cluster/go
+
+go 1.24
