@@ -1,6 +1,6 @@
 //! The command line: one file per command; each calls the library and prints through `report`.
 //!
-//! Exit codes: 0 ok or allow, 1 failure, 2 deny (`authorize`), 3 validation errors, 4 failed tests, 64 usage or bad
+//! Exit codes: 0 ok or allow, 1 failure, 2 deny (`authorize`, `explain`), 3 validation errors, 4 failed tests, 64 usage or bad
 //! configuration. Reports go to stdout, messages to stderr.
 
 mod authorize;
@@ -10,6 +10,8 @@ mod config;
 mod config_file;
 mod control;
 mod demo;
+mod explain;
+mod offline;
 #[cfg(test)]
 mod pages_tests;
 mod password;
@@ -86,6 +88,8 @@ enum Command {
     /// Pack policies into signed bundles that gates fetch, and check them
     #[command(subcommand)]
     Bundle(bundle::BundleCommand),
+    /// Make one decision offline and say why: what each policy wanted, and what it found
+    Explain(explain::Args),
     /// Mint demo tokens, look into tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -141,6 +145,7 @@ fn run(command: Command) -> Exit {
         Command::Test(args) => test::run(&args),
         Command::Authorize(args) => authorize::run(&args),
         Command::Bundle(command) => bundle::run(&command),
+        Command::Explain(args) => explain::run(&args),
         Command::Token(command) => token::run(&command),
         Command::User(command) => user::run(&command),
         Command::Config(command) => config::run(&command),

@@ -3,6 +3,7 @@
 mod bundle_command;
 mod commands;
 mod configuration_mistakes;
+mod explain;
 mod no_authorities;
 mod readme_examples;
 mod unusable_files;

@@ -95,6 +95,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "policy::decision_tests",
             "policy::load",
             "policy::portal",
+            "policy::principal",
             "policy::revision",
             "policy_folders",
         ],

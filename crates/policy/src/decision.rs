@@ -7,6 +7,9 @@
 //! A door that must know whether a credential is needed at all calls `Query::access` first and continues with its result; the
 //! others call `decide`.
 
+pub mod explain;
+#[cfg(test)]
+mod explain_tests;
 pub mod http;
 pub mod named;
 mod public;
@@ -26,6 +29,7 @@ use crate::permit::{ForwardedIdentity, Permit};
 use crate::portal::path::rules::PathReading;
 use crate::principal::Principal;
 use crate::revision::Revision;
+use crate::rules::Observer;
 use crate::scope::PortalScope;
 use crate::types::Identity;
 
@@ -127,10 +131,11 @@ enum Basis {
 
 /// The parts of a decision that are known before it is made.
 #[derive(Default)]
-struct Details {
+struct Details<'o> {
     target: Option<Target>,
     named_principal: Option<EntityUid>,
     context: Option<DecisionContext>,
+    observer: Option<&'o dyn Observer>,
 }
 
 /// Decides one query for one caller. Never fails: a query that cannot be evaluated is denied.
@@ -199,7 +204,14 @@ impl Query<'_> {
 impl Open<'_> {
     /// Decides for this caller.
     pub fn decide(&self, caller: Caller<'_>) -> Decision {
-        let mut details = Details::default();
+        self.decide_observed(caller, None)
+    }
+
+    fn decide_observed(&self, caller: Caller<'_>, observer: Option<&dyn Observer>) -> Decision {
+        let mut details = Details {
+            observer,
+            ..Details::default()
+        };
         let basis = self.basis(caller, &mut details).unwrap_or_else(Basis::Refused);
         Decision {
             target: details.target,
@@ -209,7 +221,7 @@ impl Open<'_> {
         }
     }
 
-    fn basis(&self, caller: Caller<'_>, details: &mut Details) -> Result<Basis, Refusal> {
+    fn basis(&self, caller: Caller<'_>, details: &mut Details<'_>) -> Result<Basis, Refusal> {
         let query = self.query;
         let tenant = query.tenant();
         let caller_tenant = caller.identity().and_then(|identity| identity.tenant.as_deref());

@@ -20,8 +20,10 @@ pub mod dependencies;
 mod engine_tests;
 pub mod entities;
 mod evaluation;
+pub(crate) mod explain;
 pub(crate) mod index;
 pub(crate) mod policy;
+mod query;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::SyncSender;
@@ -38,6 +40,7 @@ use crate::engine::dependencies::{ContextDependencies, Dependencies};
 use crate::engine::entities::{EntitySetError, EntityStore, ResolvedEntity, push_uids, reachable};
 use crate::engine::index::{PolicyIndex, ScopeKey};
 pub use crate::engine::policy::{PolicyEntry, PolicyInfo};
+pub use crate::engine::query::{Ancestors, ContextSource, Effects, EntityQuery, QueryEntity};
 use crate::schema::TypeNames;
 
 /// Match sets remembered per revision. Beyond it the cache evicts the least useful one, and the engine makes it again when
@@ -71,65 +74,6 @@ pub enum ErroredForbids {
     Deny,
     /// Cedar's own rule (`danger_skip_errors`): it does not forbid, unless it is a shared policy or an emergency forbid.
     Skip,
-}
-
-/// The policies that take part.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Effects {
-    Both,
-    /// Only forbids: for a routed request's plain path query.
-    Forbids,
-}
-
-/// The principal or the resource of a query.
-#[derive(Clone, Debug)]
-pub struct QueryEntity {
-    pub uid: EntityUid,
-    pub key: ScopeKey,
-    knowledge: Knowledge,
-}
-
-/// The knowledge about an entity beyond its name.
-#[derive(Clone, Debug)]
-enum Knowledge {
-    /// The store's entity of that name, or none.
-    Stored,
-    /// An unstored path: no attributes, ancestors derived from its id when a condition reads them.
-    Path(Arc<TypeNames>, OnceLock<ResolvedEntity>),
-    Entity(ResolvedEntity),
-}
-
-/// Tells whether conditions read the ancestors of an entity.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Ancestors {
-    Read,
-    Unread,
-}
-
-/// One query, in the engine's terms.
-pub struct EntityQuery<'a> {
-    pub principal: &'a QueryEntity,
-    pub action: &'a EntityUid,
-    pub resource: &'a QueryEntity,
-    pub context: &'a dyn ContextSource,
-    /// Entities that came with the query.
-    pub supplied: &'a FxHashMap<EntityUid, ResolvedEntity>,
-    pub effects: Effects,
-}
-
-/// Builds the context when, and as far as, conditions read it.
-pub trait ContextSource {
-    /// Fails only if a fact cannot be expressed as a Cedar value; then the query is denied.
-    fn context(&self, reads: &ContextDependencies) -> Result<Context, String>;
-
-    /// True if the context may hold entities.
-    fn names_entities(&self) -> bool;
-
-    /// Fields that policies may read and that nothing tells at this door. Their absence says nothing about the query, so a forbid
-    /// that reads one cannot be evaluated.
-    fn unknown(&self) -> &[String] {
-        &[]
-    }
 }
 
 /// The outcome of evaluating policies, and its reasons.
@@ -185,53 +129,16 @@ struct Prepared {
     reads: Dependencies,
 }
 
+/// A Cedar request and the entities that its conditions can reach.
+struct Situation {
+    request: Request,
+    entities: Entities,
+}
+
 impl IndexedPolicies {
     pub fn of(policies: Vec<Arc<PolicyEntry>>) -> Self {
         let index = Arc::new(PolicyIndex::of(&policies));
         Self { policies, index }
-    }
-}
-
-impl QueryEntity {
-    /// An entity by name; the store's entity of that name counts.
-    pub fn stored(uid: EntityUid, key: ScopeKey) -> Self {
-        Self {
-            uid,
-            key,
-            knowledge: Knowledge::Stored,
-        }
-    }
-
-    /// A path that the store does not hold.
-    pub fn path(uid: EntityUid, key: ScopeKey, names: Arc<TypeNames>) -> Self {
-        Self {
-            uid,
-            key,
-            knowledge: Knowledge::Path(names, OnceLock::new()),
-        }
-    }
-
-    /// An entity with its attributes and ancestors.
-    pub fn resolved(known: ResolvedEntity, key: ScopeKey) -> Self {
-        Self {
-            uid: known.uid(),
-            key,
-            knowledge: Knowledge::Entity(known),
-        }
-    }
-
-    /// The entity; without its ancestors if no condition reads them and they were not derived yet.
-    pub fn entity(&self, ancestors: Ancestors) -> Option<ResolvedEntity> {
-        match (&self.knowledge, ancestors) {
-            (Knowledge::Stored, _) => None,
-            (Knowledge::Path(..), Ancestors::Unread) => Some(ResolvedEntity::without_attributes(self.uid.clone(), [])),
-            (Knowledge::Path(names, made), Ancestors::Read) => {
-                let made =
-                    made.get_or_init(|| ResolvedEntity::without_attributes(self.uid.clone(), names.parents_of_path(&self.uid)));
-                Some(made.clone())
-            }
-            (Knowledge::Entity(known), _) => Some(known.clone()),
-        }
     }
 }
 
@@ -408,11 +315,7 @@ impl Engine {
     }
 
     fn evaluate(&self, prepared: &Prepared, query: &EntityQuery<'_>) -> Result<Evaluated, String> {
-        let context = query.context.context(&prepared.reads.context)?;
-        let entities = self.entities(&prepared.reads, query, &context).map_err(|e| e.to_string())?;
-        let principal = query.principal.uid.clone();
-        let action = query.action.clone();
-        let request = Request::new(principal, action, query.resource.uid.clone(), context, None).map_err(|e| e.to_string())?;
+        let Situation { request, entities } = self.situation(&prepared.reads, query)?;
         let response = Authorizer::new().is_authorized(&request, &prepared.set, &entities);
         let diagnostics = response.diagnostics();
         let reasons = diagnostics.reason().cloned().collect();
@@ -420,6 +323,16 @@ impl Engine {
             .errors()
             .map(|AuthorizationError::PolicyEvaluationError(e)| (e.policy_id().clone(), e.to_string()));
         Ok((response.decision(), reasons, errors.collect()))
+    }
+
+    /// The query as Cedar takes it, as far as conditions read it.
+    fn situation(&self, reads: &Dependencies, query: &EntityQuery<'_>) -> Result<Situation, String> {
+        let context = query.context.context(&reads.context)?;
+        let entities = self.entities(reads, query, &context).map_err(|e| e.to_string())?;
+        let principal = query.principal.uid.clone();
+        let action = query.action.clone();
+        let request = Request::new(principal, action, query.resource.uid.clone(), context, None).map_err(|e| e.to_string())?;
+        Ok(Situation { request, entities })
     }
 
     /// The small entity store that the conditions can reach.

@@ -2,7 +2,7 @@
 //!
 //! Tests and benches compare the engine with it. Nothing on the path of a request uses it.
 
-use cedar_policy::{Authorizer, Context, Decision as CedarDecision, Entities, PolicySet, Request};
+use cedar_policy::{Authorizer, Context, Decision as CedarDecision, Entities, PolicyId, PolicySet, Request};
 
 use crate::decision::{Caller, Decision, Query};
 use crate::engine::Ancestors;
@@ -52,6 +52,18 @@ impl Reference {
             entities,
             request,
         })
+    }
+
+    /// Asks Cedar about one policy alone: true if it is satisfied, `Err` if it cannot be evaluated.
+    pub fn is_satisfied(&self, id: &str) -> Result<bool, String> {
+        let policy = self.policies.policy(&PolicyId::new(id)).cloned();
+        let alone = PolicySet::from_policies(policy).map_err(|error| error_chain(&error))?;
+        let response = Authorizer::new().is_authorized(&self.request, &alone, &self.entities);
+        let diagnostics = response.diagnostics();
+        match diagnostics.errors().next() {
+            Some(error) => Err(error.to_string()),
+            None => Ok(diagnostics.reason().next().is_some()),
+        }
     }
 
     /// Asks Cedar; true if it allows.

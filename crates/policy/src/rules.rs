@@ -26,6 +26,11 @@ pub struct Rules {
     pub claims: ClaimMapping,
 }
 
+/// Sees every evaluation of a decision. Requests have none: only an explanation does.
+pub(crate) trait Observer {
+    fn evaluated(&self, engine: &Engine, query: &EntityQuery<'_>, evaluation: &Evaluation);
+}
+
 impl Rules {
     /// Evaluates all policies. `Err` if the schema does not let this principal do this action on this resource.
     pub(crate) fn evaluate(
@@ -35,6 +40,7 @@ impl Rules {
         resource: &QueryEntity,
         supplied: &SuppliedEntities,
         context: &dyn ContextSource,
+        observer: Option<&dyn Observer>,
     ) -> Result<Evaluation, Refusal> {
         let principal_type = principal.uid.type_name();
         let resource_type = resource.uid.type_name();
@@ -43,14 +49,15 @@ impl Rules {
             return Err(Refusal::new(Denial::NotPermitted, detail));
         }
         let own = (principal.uid == resource.uid).then(|| self.as_resource(principal)).flatten();
-        Ok(self.engine.decide(&EntityQuery {
+        let query = EntityQuery {
             principal,
             action,
             resource: own.as_ref().unwrap_or(resource),
             context,
             supplied,
             effects: Effects::Both,
-        }))
+        };
+        Ok(self.decide(&query, observer))
     }
 
     /// Evaluates only the policies that could forbid.
@@ -60,15 +67,25 @@ impl Rules {
         action: &EntityUid,
         resource: &QueryEntity,
         context: &dyn ContextSource,
+        observer: Option<&dyn Observer>,
     ) -> Evaluation {
-        self.engine.decide(&EntityQuery {
+        let query = EntityQuery {
             principal,
             action,
             resource,
             context,
             supplied: &SuppliedEntities::default(),
             effects: Effects::Forbids,
-        })
+        };
+        self.decide(&query, observer)
+    }
+
+    fn decide(&self, query: &EntityQuery<'_>, observer: Option<&dyn Observer>) -> Evaluation {
+        let evaluation = self.engine.decide(query);
+        if let Some(observer) = observer {
+            observer.evaluated(&self.engine, query, &evaluation);
+        }
+        evaluation
     }
 
     /// A caller without a credential: an entity without attributes and ancestors, of each type that principals have. Subjects are

@@ -21,6 +21,7 @@ fn help_of_every_command_exits_0_and_nonsense_exits_64() {
         &["validate"],
         &["test"],
         &["authorize"],
+        &["explain"],
         &["token"],
         &["token", "mint"],
         &["token", "inspect"],
@@ -42,6 +43,7 @@ fn help_of_every_command_exits_0_and_nonsense_exits_64() {
         &["serve", "--nonsense"],
         &[],
         &["authorize"],
+        &["explain"],
         &["config", "print", "--config", "absent.yaml"],
         &["validate"],
     ] {

@@ -22,7 +22,7 @@ use crate::portal::path::CanonicalPath;
 use crate::portal::path::rules::PathReading;
 use crate::portal::route::lender;
 use crate::revision::Revision;
-use crate::rules::Rules;
+use crate::rules::{Observer, Rules};
 use crate::types::{Identity, Scheme};
 
 /// One request, as far as policies may see it.
@@ -72,7 +72,7 @@ pub(super) fn evaluate(
     path: &PathReading<'_>,
     caller: Caller<'_>,
     tenant: Option<&str>,
-    details: &mut Details,
+    details: &mut Details<'_>,
 ) -> Result<Evaluation, Refusal> {
     let Caller::Proven { identity, principal } = caller else {
         return Err(Denial::TokenMissing.into());
@@ -82,7 +82,14 @@ pub(super) fn evaluate(
     let given = GivenFacts::of(query, http)?;
     let located = locate(revision, http.method, path)?;
     let facts = given.facts(query, http, path, Some(identity), tenant);
-    let evaluation = evaluate_located(&revision.rules, &principal.entity, &located, &facts, http.context);
+    let evaluation = evaluate_located(
+        &revision.rules,
+        &principal.entity,
+        &located,
+        &facts,
+        http.context,
+        details.observer,
+    );
     let plan = plans.get(&located.target.action);
     let context = plan.and_then(|plan| RecordedContext::new(plan, &facts).ok());
     details.context = context.map(|context| DecisionContext::Facts(Box::new(context)));
@@ -149,6 +156,7 @@ fn evaluate_located(
     located: &Located<'_>,
     facts: &Facts<'_>,
     given: Option<&Map<String, Value>>,
+    observer: Option<&dyn Observer>,
 ) -> Result<Evaluation, Refusal> {
     let action = &located.target.action;
     let Some(plan) = rules.plans.get(action) else {
@@ -159,7 +167,7 @@ fn evaluate_located(
         plan.check(facts)?;
     }
     for query in &located.forbid_queries {
-        let forbids = evaluate_forbids(rules, principal, query, &BorrowedContext { plan, facts, given })?;
+        let forbids = evaluate_forbids(rules, principal, query, &BorrowedContext { plan, facts, given }, observer)?;
         if matches!(forbids.outcome, Outcome::Forbidden | Outcome::EvaluationError) {
             return Ok(forbids);
         }
@@ -169,7 +177,7 @@ fn evaluate_located(
         None => HttpContext::Facts(ProxyContext { plan, facts }),
     };
     let supplied = SuppliedEntities::default();
-    rules.evaluate(principal, action, &located.target.resource, &supplied, &context)
+    rules.evaluate(principal, action, &located.target.resource, &supplied, &context, observer)
 }
 
 /// The context of a request, for a second reading of it.
@@ -185,6 +193,7 @@ pub(super) fn evaluate_forbids(
     principal: &QueryEntity,
     query: &ForbidQuery<'_>,
     of_request: &BorrowedContext<'_>,
+    observer: Option<&dyn Observer>,
 ) -> Result<Evaluation, Refusal> {
     let BorrowedContext { plan, facts, given } = *of_request;
     let ForbidQuery {
@@ -209,7 +218,7 @@ pub(super) fn evaluate_forbids(
             facts,
         }),
     };
-    Ok(rules.evaluate_forbids(principal, action, resource, &context))
+    Ok(rules.evaluate_forbids(principal, action, resource, &context, observer))
 }
 
 /// The given fields that the action's context declares.

@@ -81,7 +81,7 @@ pub(super) fn evaluate(
     named: &NamedQuery<'_>,
     caller: Caller<'_>,
     tenant: Option<&str>,
-    details: &mut Details,
+    details: &mut Details<'_>,
 ) -> Result<Evaluation, Refusal> {
     evaluate_by(Reader::FastPathFirst, query, named, caller, tenant, details)
 }
@@ -92,7 +92,7 @@ pub(super) fn evaluate_by(
     named: &NamedQuery<'_>,
     caller: Caller<'_>,
     tenant: Option<&str>,
-    details: &mut Details,
+    details: &mut Details<'_>,
 ) -> Result<Evaluation, Refusal> {
     let rules = &query.revision.rules;
     let schema = &rules.schema;
@@ -136,14 +136,15 @@ pub(super) fn evaluate_by(
         http: None,
     };
     let resource = rules.named_resource(resource, &supplied);
+    let observer = details.observer;
     let evaluate_with = |context: &dyn ContextSource| {
         for other in others {
-            let forbids = rules.evaluate_forbids(principal, &action, &rules.resource(other), context);
+            let forbids = rules.evaluate_forbids(principal, &action, &rules.resource(other), context, observer);
             if matches!(forbids.outcome, Outcome::Forbidden | Outcome::EvaluationError) {
                 return Ok(forbids);
             }
         }
-        rules.evaluate(principal, &action, &resource, &supplied, context)
+        rules.evaluate(principal, &action, &resource, &supplied, context, observer)
     };
     let InContext { evaluation, shown } = in_context(reader, rules, &facts, &action, named, evaluate_with)?;
     details.context = shown;

@@ -51,7 +51,7 @@ pub(super) fn evaluate(
     request: &PublicRequest<'_>,
     caller: Caller<'_>,
     tenant: Option<&str>,
-    details: &mut Details,
+    details: &mut Details<'_>,
 ) -> Result<Option<Evaluation>, Refusal> {
     let PublicRequest {
         query,
@@ -82,7 +82,7 @@ pub(super) fn evaluate(
             given: http.context,
         };
         for principal in principals {
-            let forbids = evaluate_forbids(rules, principal, &reading, &of_request)?;
+            let forbids = evaluate_forbids(rules, principal, &reading, &of_request, details.observer)?;
             if matches!(forbids.outcome, Outcome::Forbidden | Outcome::EvaluationError) {
                 let context = RecordedContext::new(plan, &facts).ok();
                 details.context = context.map(|context| DecisionContext::Facts(Box::new(context)));

@@ -56,6 +56,14 @@ pub struct PolicyIndex {
     by_scope: FxHashMap<(u32, u32), FxHashMap<u32, Vec<u32>>>,
 }
 
+/// The parts of a policy's scope that an entity of a query satisfies.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ScopeFit {
+    pub principal: bool,
+    pub action: bool,
+    pub resource: bool,
+}
+
 /// A scope constraint on a principal or a resource, as the policy states it.
 enum Constraint {
     Any,
@@ -109,6 +117,22 @@ impl ScopeTable {
         };
         self.next = self.next.max(id);
         id
+    }
+
+    /// True if the entity of this key satisfies the constraint.
+    fn is_satisfied(&self, constraint: &Constraint, key: &ScopeKey) -> bool {
+        let named = |uid: &EntityUid| self.named.get(uid.type_name())?.get(uid.id().unescaped());
+        let id = match constraint {
+            Constraint::Any => return true,
+            Constraint::Is(ty) => self.is_type.get(ty).copied(),
+            Constraint::Equals(uid) => named(uid).and_then(|named| named.equals),
+            Constraint::Within(uid) => named(uid).and_then(|named| named.within),
+            Constraint::IsWithin(ty, uid) => {
+                let known = named(uid).and_then(|named| named.is_within.iter().find(|(wanted, _)| wanted == ty));
+                known.map(|(_, id)| *id)
+            }
+        };
+        id.is_some_and(|id| key.ids.contains(&id))
     }
 
     fn naming(&mut self, uid: &EntityUid) -> &mut Named {
@@ -212,6 +236,20 @@ impl PolicyIndex {
                 .into_iter()
                 .map(|g| self.actions.intern(Constraint::Within(g)))
                 .collect(),
+        }
+    }
+
+    /// Tells which parts of an indexed policy's scope these keys satisfy.
+    pub fn fit(&self, policy: &Policy, principal: &ScopeKey, action: &ScopeKey, resource: &ScopeKey) -> ScopeFit {
+        let is_action = |constraint: Constraint| self.actions.is_satisfied(&constraint, action);
+        ScopeFit {
+            principal: self.principals.is_satisfied(&principal_constraint(policy), principal),
+            action: match policy.action_constraint() {
+                ActionConstraint::Any => true,
+                ActionConstraint::Eq(uid) => is_action(Constraint::Equals(uid)),
+                ActionConstraint::In(groups) => groups.into_iter().any(|group| is_action(Constraint::Within(group))),
+            },
+            resource: self.resources.is_satisfied(&resource_constraint(policy), resource),
         }
     }
 

@@ -1,0 +1,150 @@
+//! A decision with its explanation: what every policy said, and the permit that came nearest.
+//!
+//! The decision is made by the same function as every other; an observer sees the evaluations on the way. Costs as much as all
+//! policies together, so it is for people and never on the path of a request.
+
+use std::cell::RefCell;
+
+use cedar_policy::Effect;
+use serde_json::Value;
+
+use super::{Access, Caller, Decision, Query};
+use crate::claim_path::ClaimPath;
+pub use crate::engine::explain::{
+    Clause, ExplainedEvaluation, ExplainedPolicy, Found, NamedWithAncestors, Operand, ScopeMismatch, ScopePart, Verdict,
+};
+use crate::engine::{Ancestors, Engine, EntityQuery, Evaluation};
+pub use crate::engine::{Effects, Outcome};
+use crate::principal::Principal;
+use crate::rules::Observer;
+use crate::types::Identity;
+
+/// A decision, and every evaluation that led to it, in order. A route's request has several: its own, and those in which only
+/// the forbids count.
+pub struct Explanation {
+    pub decision: Decision,
+    pub evaluations: Vec<ExplainedEvaluation>,
+}
+
+/// A fact about a caller, and where it comes from.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CallerFact {
+    /// `subject`, `tenant`, `roles`, or an attribute of the principal.
+    pub name: String,
+    /// As JSON, or as Cedar writes it.
+    pub value: String,
+    pub source: FactSource,
+}
+
+/// The source of a fact about a caller.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum FactSource {
+    /// The path of a claim.
+    Claim(String),
+    /// `entities.json` of the portal.
+    Entities,
+}
+
+/// Says of each fact of a caller which claim, or file, it comes from.
+pub fn caller_facts(query: &Query<'_>, identity: &Identity, principal: &Principal) -> Vec<CallerFact> {
+    let mut facts = Vec::new();
+    let mut add = |name: &str, value: String, source| {
+        facts.push(CallerFact {
+            name: name.to_owned(),
+            value,
+            source,
+        });
+    };
+    let claim = |path: &ClaimPath| FactSource::Claim(path.as_str().to_owned());
+    if let Some(issuer) = query.portal.issuer(&identity.issuer) {
+        let text = |text: &str| Value::from(text).to_string();
+        add("subject", text(&identity.subject), claim(&issuer.claims.subject));
+        if let Some(tenant) = &identity.tenant {
+            add("tenant", text(tenant), claim(&issuer.claims.tenant));
+        }
+        if !identity.roles.is_empty() {
+            let paths: Vec<&str> = issuer.claims.roles.iter().map(|role| role.path.as_str()).collect();
+            let roles = Value::from(identity.roles.clone()).to_string();
+            add("roles", roles, FactSource::Claim(paths.join("`, `")));
+        }
+    }
+    let rules = &query.revision.rules;
+    let Some(model) = rules.schema.entity(principal.entity.uid.type_name()) else {
+        return facts;
+    };
+    let resolved = principal.entity.entity(Ancestors::Unread);
+    for name in model.attrs.fields.keys() {
+        let Some(value) = resolved.as_ref().and_then(|entity| entity.attr(name)) else {
+            continue;
+        };
+        let is_claimed = matches!(rules.claims.claim(&identity.claims, name), Ok(Some(_)));
+        let path = rules.claims.get(name).map_or(name.as_str(), ClaimPath::as_str);
+        let source = if is_claimed {
+            FactSource::Claim(path.to_owned())
+        } else {
+            FactSource::Entities
+        };
+        add(name, value.to_string(), source);
+    }
+    facts
+}
+
+/// Decides, and says why.
+pub fn explain(query: &Query<'_>, caller: Caller<'_>) -> Explanation {
+    let recorder = Recorder::default();
+    let decision = match query.access() {
+        Access::Closed(decision) => *decision,
+        Access::Public(open) | Access::Credential(open) => open.decide_observed(caller, Some(&recorder)),
+    };
+    Explanation {
+        decision,
+        evaluations: recorder.evaluations.into_inner(),
+    }
+}
+
+impl Explanation {
+    /// The evaluation that decided: the last one.
+    pub fn deciding(&self) -> Option<&ExplainedEvaluation> {
+        self.evaluations.last()
+    }
+
+    /// The permit that would need the least to hold; `None` if the decision allows, or if permits did not take part.
+    pub fn nearest_permit(&self) -> Option<&ExplainedPolicy> {
+        let evaluation = self.deciding().filter(|evaluation| evaluation.effects == Effects::Both)?;
+        let permits = evaluation
+            .policies
+            .iter()
+            .filter(|policy| policy.info.effect == Effect::Permit);
+        let unmet = permits.filter(|policy| policy.verdict != Verdict::Satisfied);
+        unmet
+            .min_by_key(|policy| policy.distance())
+            .filter(|_| self.decision.denial().is_some())
+    }
+}
+
+impl ExplainedPolicy {
+    /// How much would have to differ. A request is about its action and resource, so another caller or fact counts less.
+    pub fn distance(&self) -> usize {
+        let scope = self.scope.iter().map(|mismatch| match mismatch.part {
+            ScopePart::Principal => 2,
+            ScopePart::Resource => 5,
+            ScopePart::Action => 6,
+        });
+        let condition = match &self.verdict {
+            Verdict::Failed(_) => 3,
+            Verdict::Satisfied | Verdict::ConditionFalse | Verdict::OutOfScope => 2 * self.clauses.len(),
+        };
+        scope.sum::<usize>() + condition
+    }
+}
+
+#[derive(Default)]
+struct Recorder {
+    evaluations: RefCell<Vec<ExplainedEvaluation>>,
+}
+
+impl Observer for Recorder {
+    fn evaluated(&self, engine: &Engine, query: &EntityQuery<'_>, evaluation: &Evaluation) {
+        self.evaluations.borrow_mut().push(engine.explain(query, evaluation));
+    }
+}
