@@ -11,6 +11,7 @@ mod config_file;
 mod control;
 mod demo;
 mod explain;
+mod lint;
 mod offline;
 #[cfg(test)]
 mod pages_tests;
@@ -65,7 +66,7 @@ impl Exit {
 #[derive(Parser)]
 #[command(name = "cedargate", version, about, max_term_width = 100)]
 #[command(
-    after_help = "Start with `cedargate demo`. Exit codes: 0 ok/allow, 1 failure, 2 deny, 3 invalid policies, \
+    after_help = "Start with `cedargate demo`. Exit codes: 0 ok/allow, 1 failure, 2 deny, 3 invalid policies or lint errors, \
                         4 failed tests, 64 usage or bad configuration."
 )]
 struct Cli {
@@ -81,6 +82,8 @@ enum Command {
     Demo(demo::Args),
     /// Check configuration and every portal: parse, strict validation, entities, decision tests
     Validate(validate::Args),
+    /// Find mistakes that load and validate: misspelt roles, tenants that nothing compares, tests that are missing
+    Lint(lint::Args),
     /// Run the portals' decision tests
     Test(test::Args),
     /// Make one decision offline, from a request JSON or a token and a request line
@@ -142,6 +145,7 @@ fn run(command: Command) -> Exit {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Validate(args) => validate::run(&args),
+        Command::Lint(args) => lint::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Authorize(args) => authorize::run(&args),
         Command::Bundle(command) => bundle::run(&command),

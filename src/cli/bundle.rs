@@ -159,7 +159,7 @@ fn build(args: &BuildArgs) -> Result<Exit, String> {
         return Err("the policy files keep changing; run the command again when they are at rest".to_owned());
     }
     if !args.danger_invalid {
-        let errors = report_errors(&workbench.load(Warnings::Show));
+        let errors = report_errors(&workbench.load(Warnings::Show), &|file| workbench.source(file));
         if !errors.is_empty() {
             complain(&format!("{errors}no bundle was written: a gate would reject this tree"));
             return Ok(Exit::Invalid);

@@ -1,17 +1,20 @@
 //! Reports: findings, decision-test cases and tables, printed the same way by every command.
 //!
 //! A command fills the types of this file and passes them to the writer of the wanted format: `text` for people, `json` for
-//! scripts, `junit` for test reports, `github` for annotations. Reports go to stdout with `print`; messages to the user go to
+//! scripts, `junit` for test reports, `github` for annotations, `sarif` for code scanning. Reports go to stdout with `print`; messages to the user go to
 //! stderr with `complain`. A new format is one more writer; a new command needs none.
 
 pub(crate) mod github;
 pub(crate) mod json;
 pub(crate) mod junit;
+pub(crate) mod sarif;
 pub(crate) mod text;
 
+use std::collections::HashSet;
 use std::fmt;
 
 use cedargate_policy::decision_tests::{CaseResult, Verdict};
+use cedargate_policy::lint::{self, LintFinding};
 use cedargate_policy::revision::problem::Problem;
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -30,6 +33,8 @@ pub(crate) enum Format {
     Junit,
     /// Annotations for GitHub Actions
     Github,
+    /// SARIF 2.1.0, for code scanning
+    Sarif,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
@@ -37,9 +42,10 @@ pub(crate) enum Format {
 pub(crate) enum Severity {
     Error,
     Warning,
+    Note,
 }
 
-/// One statement about a place in a user's file. Serializes to an entry of `findings` as every command publishes it.
+/// One statement about a place in a user's file. Columns count bytes. Serializes to an entry of `findings` as every command publishes it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Finding {
     /// The id of the rule that found it.
@@ -97,6 +103,9 @@ pub(crate) struct Suite {
     pub findings: Vec<Finding>,
 }
 
+/// The text of a file by its name in findings; `None` if it is not known.
+pub(crate) type Source<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 /// Rows of cells. A column's label precedes each of its cells, so that one line can be read alone.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
@@ -123,10 +132,23 @@ impl Finding {
             file: Some(problem.file.clone()),
             line: problem.line,
             column: problem.column,
-            end_line: None,
-            end_column: None,
+            end_line: problem.end_line,
+            end_column: problem.end_column,
             portal: Some(portal.to_owned()),
-            policy: None,
+            policy: problem.policy.clone(),
+        }
+    }
+
+    /// A finding of a lint rule.
+    pub fn from_lint(finding: &LintFinding, portal: &str) -> Self {
+        let severity = match finding.severity {
+            lint::Severity::Error => Severity::Error,
+            lint::Severity::Warning => Severity::Warning,
+            lint::Severity::Note => Severity::Note,
+        };
+        Self {
+            rule: finding.rule.id,
+            ..Self::from_problem(&finding.problem, severity, portal)
         }
     }
 
@@ -189,6 +211,19 @@ impl fmt::Display for Finding {
     }
 }
 
+/// Every finding once, with the first portal that has it: all portals read the shared files.
+pub(crate) fn distinct(findings: Vec<Finding>) -> Vec<Finding> {
+    let mut said = HashSet::new();
+    let mut distinct = Vec::new();
+    for finding in findings {
+        let place = (finding.rule, finding.file.clone(), finding.line, finding.column);
+        if said.insert((place, finding.message.clone())) {
+            distinct.push(finding);
+        }
+    }
+    distinct
+}
+
 /// Writes a report to stdout. A reader that closed its end (`| head`) is not an error.
 pub(crate) fn print(text: &str) {
     use std::io::Write;
@@ -228,6 +263,10 @@ impl Paint {
 
     pub(crate) fn red(self, text: &str) -> String {
         self.wrap("31", text)
+    }
+
+    pub(crate) fn yellow(self, text: &str) -> String {
+        self.wrap("33", text)
     }
 
     pub(crate) fn dim(self, text: &str) -> String {

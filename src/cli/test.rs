@@ -37,7 +37,9 @@ fn test(args: &Args) -> Result<Exit, String> {
     print(&match args.format {
         Format::Json => json::text(&json::suites(&suites)),
         Format::Junit => junit::suites(&suites),
-        Format::Human | Format::Github => text::suites(&suites, coverage, Paint::stdout()),
+        Format::Human | Format::Github | Format::Sarif => {
+            text::suites(&suites, coverage, &|file| workbench.source(file), Paint::stdout())
+        }
     });
     if suites.iter().any(|suite| !suite.findings.is_empty()) {
         return Ok(Exit::Invalid);

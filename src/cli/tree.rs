@@ -44,6 +44,8 @@ pub(crate) struct Workbench {
     /// False if the policies come from a bundle that this machine does not have yet.
     pub has_tree: bool,
     tree: Tree,
+    /// The folders of the files; `None`: they come from a bundle.
+    folders: Option<PolicyFolders>,
 }
 
 /// A tree as it was read.
@@ -52,6 +54,7 @@ struct Reading {
     is_settled: bool,
     /// The policy folder, or the bundle.
     place: PathBuf,
+    folders: Option<PolicyFolders>,
     /// False if the configuration names a bundle that this machine does not have.
     is_there: bool,
 }
@@ -118,6 +121,7 @@ impl TreeArgs {
             is_settled: reading.is_settled,
             has_tree: reading.is_there,
             tree,
+            folders: reading.folders,
         })
     }
 
@@ -141,7 +145,8 @@ impl TreeArgs {
         Ok(Reading {
             is_settled: settled.is_some(),
             tree: settled.unwrap_or_else(|| places.read()),
-            place: places.policies,
+            place: places.policies.clone(),
+            folders: Some(places),
             is_there: true,
         })
     }
@@ -154,6 +159,7 @@ impl Reading {
             tree: read_bundle(path, Trust::DangerUnsigned)?.tree(),
             is_settled: true,
             place: path.to_owned(),
+            folders: None,
             is_there: true,
         })
     }
@@ -167,6 +173,7 @@ impl Reading {
             tree: bundle.map(|bundle| bundle.tree()).unwrap_or_default(),
             is_settled: true,
             place: state_dir.to_owned(),
+            folders: None,
         }
     }
 }
@@ -197,6 +204,32 @@ impl Workbench {
     /// Every file of the tree.
     pub(crate) fn files(&self) -> &Files {
         &self.tree.files
+    }
+
+    /// The text of a file of the tree.
+    pub(crate) fn source(&self, name: &str) -> Option<String> {
+        Some(self.tree.files.get(name)?.text(name).ok()?.to_owned())
+    }
+
+    /// The names of all policy files, emergency forbids and shadow policies included.
+    pub(crate) fn policy_files(&self) -> impl Iterator<Item = &str> {
+        self.tree
+            .files
+            .0
+            .keys()
+            .map(String::as_str)
+            .filter(|name| name.ends_with(".cedar"))
+    }
+
+    /// The path of a file of the tree, for a command that changes it.
+    pub(crate) fn path(&self, name: &str) -> Result<PathBuf, String> {
+        let from_bundle = || "the policies come from a bundle, which cannot be changed; name a folder".to_owned();
+        let folders = self.folders.as_ref().ok_or_else(from_bundle)?;
+        Ok(match (name.strip_prefix("policies/"), name.strip_prefix("schemas/")) {
+            (Some(rest), _) => folders.policies.join(rest),
+            (None, Some(rest)) => folders.schemas.join(rest),
+            (None, None) => PathBuf::from(name),
+        })
     }
 
     /// The portal of that name.

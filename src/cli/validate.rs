@@ -1,12 +1,14 @@
 //! `cedargate validate`: loads configuration and portals as a reload would, without a gate.
 
+use cedargate_policy::lint::{self, lint};
 use cedargate_policy::load::Warnings;
 use serde_json::{Value, json};
 
-use super::report::{Finding, Format, Severity, github, json as json_report, text};
+use super::report::{Finding, Format, Severity, Source, distinct, github, json as json_report, sarif, text};
 use super::tree::{PortalLoad, TreeArgs};
 use super::{Exit, Paint, complain, print};
 use crate::app;
+use crate::base::clock::unix_seconds;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -16,7 +18,7 @@ pub(crate) struct Args {
     #[arg(long)]
     deny_warnings: bool,
     /// Format of the report
-    #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json, Format::Github]), default_value = "human")]
+    #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json, Format::Github, Format::Sarif]), default_value = "human")]
     format: Format,
 }
 
@@ -55,10 +57,13 @@ fn validate(args: &Args) -> Result<Exit, String> {
     };
     let portals: Vec<PortalReport> = loads.iter().map(PortalReport::of).collect();
     let configuration: Vec<Finding> = workbench.config.warnings().into_iter().map(Finding::configuration).collect();
+    let of_portals = portals.iter().flat_map(|portal| portal.errors.iter().chain(&portal.warnings));
+    let findings = distinct(configuration.iter().chain(of_portals).cloned().collect());
     print(&match args.format {
-        Format::Json => as_json(&configuration, &portals),
-        Format::Github => as_annotations(&configuration, &portals),
-        Format::Human | Format::Junit => as_text(&configuration, &portals),
+        Format::Json => as_json(&findings, &configuration, &portals),
+        Format::Github => github::findings(&findings),
+        Format::Sarif => json_report::text(&sarif::findings(&findings)),
+        Format::Human | Format::Junit => as_text(&findings, &portals, &|file| workbench.source(file)),
     });
     let is_rejected = portals.iter().any(|portal| !portal.errors.is_empty());
     let is_denied = args.deny_warnings && !configuration.is_empty();
@@ -71,11 +76,17 @@ impl PortalReport {
         let finding = |severity| move |problem| Finding::from_problem(problem, severity, slug);
         let revision = load.revision.as_deref();
         let warnings = revision.map_or(&[][..], |revision| &revision.warnings);
+        let linted = revision
+            .map(|revision| lint(load.portal, revision, unix_seconds()))
+            .unwrap_or_default();
+        let certain = linted.iter().filter(|finding| finding.severity == lint::Severity::Error);
+        let mut errors: Vec<Finding> = load.problems.iter().map(finding(Severity::Error)).collect();
+        errors.extend(certain.map(|finding| Finding::from_lint(finding, slug)));
         Self {
             slug: slug.to_owned(),
             revision: revision.map(|revision| revision.id.to_string()),
             policies: revision.map_or(0, |revision| revision.rules.engine.policies().len()),
-            errors: load.problems.iter().map(finding(Severity::Error)).collect(),
+            errors,
             warnings: warnings.iter().map(finding(Severity::Warning)).collect(),
         }
     }
@@ -84,7 +95,8 @@ impl PortalReport {
         let Self { slug, policies, .. } = self;
         match &self.revision {
             Some(revision) if self.errors.is_empty() => {
-                format!("{} {slug}: revision {revision}, {policies} policies\n", paint.green("ok"))
+                let noun = if *policies == 1 { "policy" } else { "policies" };
+                format!("{} {slug}: revision {revision}, {policies} {noun}\n", paint.green("ok"))
             }
             _ => {
                 let count = self.errors.len();
@@ -107,35 +119,31 @@ impl PortalReport {
 }
 
 /// The errors of all portals as text; empty if every portal loads.
-pub(super) fn report_errors(loads: &[PortalLoad<'_>]) -> String {
-    let rejected = loads.iter().map(PortalReport::of).filter(|portal| !portal.errors.is_empty());
+pub(super) fn report_errors(loads: &[PortalLoad<'_>], source: Source<'_>) -> String {
+    let rejected: Vec<PortalReport> = loads
+        .iter()
+        .map(PortalReport::of)
+        .filter(|portal| !portal.errors.is_empty())
+        .collect();
     let paint = Paint::stderr();
-    let text = |portal: PortalReport| format!("{}{}", portal.headline(paint), text::findings(&portal.errors, "  ", paint));
-    rejected.map(text).collect()
-}
-
-fn as_text(configuration: &[Finding], portals: &[PortalReport]) -> String {
-    let paint = Paint::stdout();
-    let mut report = text::findings(configuration, "", paint);
-    for portal in portals {
-        report.push_str(&portal.headline(paint));
-        report.push_str(&text::findings(&portal.errors, "  ", paint));
-        report.push_str(&text::findings(&portal.warnings, "  ", paint));
-    }
+    let errors = distinct(rejected.iter().flat_map(|portal| &portal.errors).cloned().collect());
+    let mut report = text::findings(&errors, source, paint);
+    report.extend(rejected.iter().map(|portal| portal.headline(paint)));
     report
 }
 
-fn as_json(configuration: &[Finding], portals: &[PortalReport]) -> String {
+fn as_text(findings: &[Finding], portals: &[PortalReport], source: Source<'_>) -> String {
+    let paint = Paint::stdout();
+    let mut report = text::findings(findings, source, paint);
+    if !report.is_empty() {
+        report.push('\n');
+    }
+    report.extend(portals.iter().map(|portal| portal.headline(paint)));
+    report
+}
+
+fn as_json(findings: &[Finding], configuration: &[Finding], portals: &[PortalReport]) -> String {
     let portals: Vec<Value> = portals.iter().map(PortalReport::as_json).collect();
     let warnings: Vec<String> = configuration.iter().map(Finding::to_string).collect();
-    json_report::text(&json!({"portals": portals, "warnings": warnings}))
-}
-
-fn as_annotations(configuration: &[Finding], portals: &[PortalReport]) -> String {
-    let mut report = github::findings(configuration);
-    for portal in portals {
-        report.push_str(&github::findings(&portal.errors));
-        report.push_str(&github::findings(&portal.warnings));
-    }
-    report
+    json_report::text(&json!({"findings": findings, "portals": portals, "warnings": warnings}))
 }

@@ -155,6 +155,11 @@ impl ClaimMapping {
     pub fn get(&self, attribute: &str) -> Option<&ClaimPath> {
         self.0.get(attribute)
     }
+
+    /// Every mapped attribute, in order.
+    pub fn attributes(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
 }
 
 impl FromIterator<(String, ClaimPath)> for ClaimMapping {

@@ -145,6 +145,29 @@ pub fn run(portal: &PortalScope, revision: &Revision) -> Result<Vec<CaseResult>,
     Ok(results)
 }
 
+/// A caller of a test file.
+pub enum TestCaller {
+    Fixture { roles: Vec<String>, tenant: Option<String> },
+    Claims(Map<String, Value>),
+}
+
+/// The callers that a YAML test file names; none for a file in another form, or one that cannot be read.
+pub fn callers(name: &str, text: &str) -> Vec<TestCaller> {
+    let is_yaml = name.ends_with(".yaml") || name.ends_with(".yml");
+    let Some(tests) = is_yaml.then(|| serde_saphyr::from_str::<TestFile>(text).ok()).flatten() else {
+        return Vec::new();
+    };
+    let fixtures = tests.principals.into_values().map(|fixture| TestCaller::Fixture {
+        roles: fixture.roles,
+        tenant: fixture.tenant,
+    });
+    let claims = tests
+        .cases
+        .into_iter()
+        .filter_map(|case| Some(TestCaller::Claims(case.value.claims?)));
+    fixtures.chain(claims).collect()
+}
+
 struct Runner<'a> {
     portal: &'a PortalScope,
     revision: &'a Revision,

@@ -29,6 +29,7 @@
 pub mod decision;
 pub mod permit;
 pub mod decision_tests;
+pub mod lint;
 
 // which portal and which path
 pub mod portal;

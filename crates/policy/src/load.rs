@@ -278,6 +278,9 @@ impl Loader {
         if self.warnings == Warnings::Reject {
             problems.extend(warnings.iter().cloned());
         }
+        if let Some(cause) = schemas::missing(slug, &files).filter(|_| !problems.is_empty()) {
+            problems.insert(0, cause);
+        }
         RevisionError::check(problems)?;
         let candidate = Arc::new(Candidate {
             index: Arc::new(PolicyIndex::of(&entries)),

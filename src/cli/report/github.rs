@@ -11,15 +11,40 @@ fn annotation(finding: &Finding) -> String {
     let level = match finding.severity {
         Severity::Error => "error",
         Severity::Warning => "warning",
+        Severity::Note => "notice",
     };
-    let file = finding.file.as_ref().map(|file| format!(" file={file}")).unwrap_or_default();
-    let line = finding.line.map(|line| format!(",line={line}")).unwrap_or_default();
-    format!("::{level}{file}{line}::{}\n", escaped(&finding.message))
+    let number = |value: Option<usize>| value.map(|value| value.to_string());
+    let properties = [
+        ("file", finding.file.clone()),
+        ("line", number(finding.line)),
+        ("col", number(finding.column)),
+        ("endLine", number(finding.end_line)),
+        ("endColumn", number(finding.end_column)),
+        ("title", Some(finding.rule.to_owned())),
+    ];
+    let known = properties
+        .into_iter()
+        .filter_map(|(key, value)| Some(format!("{key}={}", property(&value?))));
+    let help = finding
+        .help
+        .as_ref()
+        .map(|help| format!("\nhelp: {help}"))
+        .unwrap_or_default();
+    format!(
+        "::{level} {}::{}\n",
+        known.collect::<Vec<_>>().join(","),
+        escaped(&format!("{}{help}", finding.message))
+    )
 }
 
 /// A raw line break would end the annotation, and a raw `%` would start an escape.
 fn escaped(message: &str) -> String {
     message.replace('%', "%25").replace('\n', "%0A").replace('\r', "%0D")
+}
+
+/// In a property `:` and `,` end something, too.
+fn property(text: &str) -> String {
+    escaped(text).replace(':', "%3A").replace(',', "%2C")
 }
 
 #[cfg(test)]
@@ -32,7 +57,8 @@ mod tests {
         let found = [finding(), Finding::configuration("a.b: odd".to_owned())];
         assert_eq!(
             findings(&found),
-            "::error file=policies/p/a.cedar,line=3::50%25 is%0Anot a policy\n::warning::a.b: odd\n"
+            "::error file=policies/p/a.cedar,line=3,title=validation::50%25 is%0Anot a policy%0Ahelp: add `;`\n\
+             ::warning title=configuration::a.b: odd\n"
         );
     }
 }

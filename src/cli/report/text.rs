@@ -1,6 +1,9 @@
 //! Reports for people at a terminal.
 
-use super::{CaseOutcome, Finding, Paint, Severity, Suite, Table};
+use super::{CaseOutcome, Finding, Paint, RULE_CONFIGURATION, RULE_VALIDATION, Severity, Source, Suite, Table};
+
+/// Characters of a line that an excerpt shows.
+const EXCERPT_CHARS: usize = 140;
 
 /// Shows or leaves out the policies that decided no case.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -9,24 +12,103 @@ pub(crate) enum Coverage {
     Omit,
 }
 
-/// One line for each finding, after `indent`.
-pub(crate) fn findings(findings: &[Finding], indent: &str, paint: Paint) -> String {
-    let line = |finding: &Finding| {
-        let severity = match finding.severity {
-            Severity::Error => paint.red("error:"),
-            Severity::Warning => paint.dim("warning:"),
-        };
-        format!("{indent}{severity} {finding}\n")
+/// Each finding with its place, the line of the file with the place underlined, and the help.
+pub(crate) fn findings(findings: &[Finding], source: Source<'_>, paint: Paint) -> String {
+    findings.iter().map(|one| finding(one, source, paint)).collect()
+}
+
+fn finding(finding: &Finding, source: Source<'_>, paint: Paint) -> String {
+    let severity = match finding.severity {
+        Severity::Error => paint.red("error:"),
+        Severity::Warning => paint.yellow("warning:"),
+        Severity::Note => paint.dim("note:"),
     };
-    findings.iter().map(line).collect()
+    let rule = match finding.rule {
+        RULE_VALIDATION | RULE_CONFIGURATION => String::new(),
+        rule => paint.dim(&format!(" [{rule}]")),
+    };
+    let mut text = format!("{severity} {}{rule}\n", finding.message);
+    let Some(file) = &finding.file else {
+        return with_help(text, finding, "  ");
+    };
+    let numbers = finding.line.into_iter().chain(finding.line.and(finding.column));
+    let place: String = numbers.map(|number| format!(":{number}")).collect();
+    let policy = finding.policy.as_ref().map(|id| format!("  (policy {})", escaped(id)));
+    text.push_str(&format!(
+        "  {} {file}{place}{}\n",
+        paint.dim("-->"),
+        policy.unwrap_or_default()
+    ));
+    let excerpt = finding.line.and_then(|line| excerpt(line, finding, source));
+    if let Some(Excerpt { number, line, marks }) = &excerpt {
+        let bar = paint.dim("|");
+        text.push_str(&format!("{} {bar} {line}\n", paint.dim(number)));
+        if !marks.is_empty() {
+            text.push_str(&format!("{:1$} {bar} {2}\n", "", number.len(), paint.red(marks)));
+        }
+    }
+    with_help(text, finding, "  ")
+}
+
+fn with_help(mut text: String, finding: &Finding, indent: &str) -> String {
+    if let Some(help) = &finding.help {
+        text.push_str(&format!("{indent}= help: {help}\n"));
+    }
+    text
+}
+
+/// A line of a file, and marks below the place in it.
+struct Excerpt {
+    number: String,
+    line: String,
+    marks: String,
+}
+
+/// `None` if the file has no such line.
+fn excerpt(number: usize, finding: &Finding, source: Source<'_>) -> Option<Excerpt> {
+    let text = source(finding.file.as_deref()?)?;
+    let line = text.lines().nth(number.checked_sub(1)?)?;
+    let from = finding.column.map(|column| characters(line, column));
+    let to = match (finding.end_line, finding.end_column) {
+        (Some(end), Some(column)) if end == number => characters(line, column),
+        (Some(_), _) => line.trim_end().chars().count(),
+        (None, _) => from.unwrap_or_default() + 1,
+    };
+    // a long line is cut to the characters around the place
+    let start = from
+        .filter(|from| *from > EXCERPT_CHARS / 2)
+        .map_or(0, |from| from - EXCERPT_CHARS / 4);
+    let shown = |c: char| if c.is_control() { ' ' } else { c };
+    let mut cut: String = line.chars().skip(start).take(EXCERPT_CHARS).map(shown).collect();
+    if line.chars().count() > start + EXCERPT_CHARS {
+        cut.push('…');
+    }
+    let marks = from.map(|from| {
+        let width = to.saturating_sub(from).clamp(1, EXCERPT_CHARS);
+        format!("{}{}", " ".repeat(from - start), "^".repeat(width))
+    });
+    Some(Excerpt {
+        number: number.to_string(),
+        line: cut,
+        marks: marks.unwrap_or_default(),
+    })
+}
+
+/// The characters before a column, which counts bytes from 1.
+fn characters(line: &str, column: usize) -> usize {
+    let mut before = column.saturating_sub(1).min(line.len());
+    while !line.is_char_boundary(before) {
+        before -= 1;
+    }
+    line.get(..before).map_or(0, |text| text.chars().count())
 }
 
 /// The cases of all suites, then the counts.
-pub(crate) fn suites(suites: &[Suite], coverage: Coverage, paint: Paint) -> String {
+pub(crate) fn suites(suites: &[Suite], coverage: Coverage, source: Source<'_>, paint: Paint) -> String {
     let mut text = String::new();
     for suite in suites {
         text.push_str(&format!("{}\n", suite.portal));
-        text.push_str(&findings(&suite.findings, "  ", paint));
+        text.push_str(&findings(&suite.findings, source, paint));
         for case in &suite.cases {
             let name = &case.name;
             text.push_str(&match &case.outcome {
@@ -90,12 +172,37 @@ mod tests {
     use super::super::tests::{PLAIN, finding, suite};
     use super::*;
 
+    fn none(_: &str) -> Option<String> {
+        None
+    }
+
     #[test]
-    fn findings_are_lines_with_severity_place_and_help() {
+    fn findings_show_the_place_the_line_and_the_help() {
+        let mut finding = finding();
         assert_eq!(
-            findings(&[finding()], "  ", PLAIN),
-            "  error: policies/p/a.cedar:3: 50% is\nnot a policy (help: add `;`)\n"
+            findings(std::slice::from_ref(&finding), &none, PLAIN),
+            "error: 50% is\nnot a policy\n  --> policies/p/a.cedar:3\n  = help: add `;`\n"
         );
+        let source = |_: &str| Some("a\nb\n\té = ö.owner == 1;\n".to_owned());
+        finding.message = "wrong".to_owned();
+        (finding.column, finding.end_line, finding.end_column) = (Some(7), Some(3), Some(15));
+        finding.policy = Some("x".to_owned());
+        assert_eq!(
+            findings(&[finding], &source, PLAIN),
+            "error: wrong\n  --> policies/p/a.cedar:3:7  (policy x)\n3 |  é = ö.owner == 1;\n  |      ^^^^^^^\n  = help: add `;`\n"
+        );
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_its_place() {
+        let long = format!("{}here{}", "x".repeat(5_000), "y".repeat(5_000));
+        let source = move |_: &str| Some(long.clone());
+        let mut finding = finding();
+        (finding.line, finding.column, finding.end_line, finding.end_column) = (Some(1), Some(5_001), Some(1), Some(5_005));
+        let text = findings(&[finding], &source, PLAIN);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(text.len() < 500, "{text}");
+        assert_eq!(lines[3].find("here"), lines[4].find("^^^^"), "{text}");
     }
 
     #[test]
@@ -103,9 +210,9 @@ mod tests {
         let cases =
             "p\n  ok reads\n  FAILED writes <x> (policies/p/tests/t.yaml:7)\n     expected deny\n  skipped later (not yet)\n";
         let counts = "\n1 passed, 1 failed, 1 skipped\n";
-        assert_eq!(suites(&[suite()], Coverage::Omit, PLAIN), format!("{cases}{counts}"));
+        assert_eq!(suites(&[suite()], Coverage::Omit, &none, PLAIN), format!("{cases}{counts}"));
         assert_eq!(
-            suites(&[suite()], Coverage::Show, PLAIN),
+            suites(&[suite()], Coverage::Show, &none, PLAIN),
             format!("{cases}  not covered: never\n{counts}")
         );
     }

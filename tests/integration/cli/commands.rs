@@ -19,6 +19,7 @@ fn help_of_every_command_exits_0_and_nonsense_exits_64() {
         &["serve"],
         &["demo"],
         &["validate"],
+        &["lint"],
         &["test"],
         &["authorize"],
         &["explain"],

@@ -20,8 +20,11 @@ fn a_route_with_an_action_that_the_schema_lacks_is_named_with_its_own_line() {
     assert_eq!(code, 3, "{said}");
     for (line, action) in [(3, "gett"), (4, "putt")] {
         let place = format!("policies/p/portal.yaml:{line}:");
-        let found = said.lines().any(|said| said.contains(&place) && said.contains(action));
-        assert!(found, "no `{place}` with `{action}` in {said}");
+        let lines: Vec<&str> = said.lines().collect();
+        let found = lines
+            .windows(2)
+            .any(|pair| pair[0].contains(action) && pair[1].contains(&place));
+        assert!(found, "no `{place}` below `{action}` in {said}");
     }
 }
 

@@ -334,7 +334,7 @@ fn query_cookies_and_bodies_are_not_recorded() {
 }
 
 /// The metrics that traffic of this test produces.
-const METRICS: [&str; 21] = [
+const METRICS: [&str; 22] = [
     "http_requests_total",
     "http_request_duration_seconds",
     "http_rejected_total",

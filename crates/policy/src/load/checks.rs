@@ -12,9 +12,9 @@ use crate::engine::entities::EntityStore;
 use crate::portal::file::{NamedProvider, PortalFile};
 use crate::portal::path::CanonicalPath;
 use crate::portal::path::rules::{Case, PathRules};
-use crate::portal::route::{Reach, Route};
+use crate::portal::route::Reach;
 use crate::revision::Revision;
-use crate::revision::problem::{Problem, position};
+use crate::revision::problem::Problem;
 use crate::revision::source::{Files, SourceFile, Tree};
 use crate::schema::{SchemaModel, TypeNames};
 use crate::scope::PortalScope;
@@ -94,9 +94,13 @@ pub(super) fn route_problems(slug: &PortalSlug, files: &Files, file: &PortalFile
         if problems.len() >= ROUTE_PROBLEMS_MAX {
             break;
         }
-        // looks for the line only where there is a problem: it reads the file once more
+        // looks for the place only where there is a problem: it reads the file once more
         let place = |message: String| {
-            Problem::new(&name, format!("route `{} {}`: {message}", route.method, route.text)).at_line(route_line(text, route))
+            let problem = Problem::new(&name, format!("routes[{}] `{route}`: {message}", route.index));
+            match route.written_at(text) {
+                Some(offset) => problem.at_span(text, offset, route.to_string().len()),
+                None => problem,
+            }
         };
         if model.resolve_action(&route.action).is_none() {
             problems.push(place(format!("the schema has no action `{}`", route.action)));
@@ -106,18 +110,6 @@ pub(super) fn route_problems(slug: &PortalSlug, files: &Files, file: &PortalFile
         }
     }
     problems
-}
-
-/// The line of a route in the file; its path may also be another route's, or the beginning of one.
-fn route_line(text: &str, route: &Route) -> Option<usize> {
-    let written = format!("{} {}", route.method, route.text);
-    let is_whole = |after: &str| {
-        let next = after.chars().next();
-        next.is_none_or(|c| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | '}'))
-    };
-    let mut found = text.match_indices(&written);
-    let (offset, _) = found.find(|(offset, _)| is_whole(text.get(offset + written.len()..).unwrap_or_default()))?;
-    Some(position(text, offset).line)
 }
 
 /// A portal's login providers must be ones that the portal trusts, or their logins would end in a refusal.

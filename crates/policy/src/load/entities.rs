@@ -92,7 +92,8 @@ impl<'a> EntityFile<'a> {
         }
         let duplicates = self.duplicates(text);
         if duplicates.is_empty() {
-            return vec![Problem::new(&self.name, message).at_line(line_in(message))];
+            let line = line_in(message).or_else(|| line_of_named(text, message));
+            return vec![Problem::new(&self.name, message).at_line(line)];
         }
         duplicates
     }
@@ -190,6 +191,12 @@ struct Named {
 fn uid_of(item: &Item<'_>) -> Option<EntityUid> {
     let named: Named = serde_json::from_str(item.text).ok()?;
     EntityUid::from_json(named.uid).ok()
+}
+
+/// The line of the first entity that a message of Cedar names.
+fn line_of_named(text: &str, message: &str) -> Option<usize> {
+    let is_named = |item: &Item<'_>| uid_of(item).is_some_and(|uid| message.contains(&format!("`{uid}`")));
+    items(text).find(is_named).map(|item| item.line)
 }
 
 /// `… at line 3 column 5`, as the JSON parser puts it.

@@ -24,7 +24,7 @@ use super::statements::{Statement, split};
 use crate::engine::PolicyEntry;
 use crate::portal::path::rules::PathRules;
 use crate::revision::PortalSchema;
-use crate::revision::problem::{Position, Problem};
+use crate::revision::problem::{Position, Problem, merged};
 use crate::revision::source::SourceFile;
 
 /// Files that several portals may load.
@@ -236,7 +236,8 @@ fn join(
         if !ids.insert(known.item.id()) {
             problems.push(naming.duplicate(known.item.id(), known.place));
         }
-        let placed = |problem: &Problem| problem.clone().within(naming.name, known.place);
+        let id: &str = known.item.id().as_ref();
+        let placed = |problem: &Problem| problem.clone().within(naming.name, known.place).of_policy(id);
         problems.extend(known.checked.errors.iter().map(placed));
         parsed.warnings.extend(known.checked.warnings.iter().map(placed));
         parsed.path_problems.extend(known.checked.path_problems.iter().map(placed));
@@ -352,7 +353,7 @@ fn validate(name: &str, text: &str, set: &PolicySet, validator: &Validator) -> (
     let place = |error: &dyn Diagnostic| Problem::from_diagnostic(name, text, error);
     let errors = result.validation_errors().map(|e| place(e)).collect();
     let warnings = result.validation_warnings().map(|w| place(w)).collect();
-    (errors, warnings)
+    (merged(errors), merged(warnings))
 }
 
 /// Template links from `links.json`, linked against every template of the portal and validated.

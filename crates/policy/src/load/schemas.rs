@@ -57,6 +57,16 @@ impl Schemas {
     }
 }
 
+/// A portal without a schema file of its own: said first where the portal is rejected, because it may be the cause of the rest.
+pub fn missing(slug: &PortalSlug, files: &Files) -> Option<Problem> {
+    let own = format!("schemas/{slug}.cedarschema");
+    let problem = || {
+        Problem::new(&own, "is missing: the portal's own entity types and actions are unknown")
+            .with_help("only schemas/_shared.cedarschema counts; add the file, or make it empty if the portal needs none")
+    };
+    files.get(&own).is_none().then(problem)
+}
+
 /// The identity of a schema. It includes which of the two files holds which text, because errors name their file.
 fn id(names: &[String; 2], files: &Files, namespace: Option<&str>) -> [u8; 32] {
     let mut content = Vec::new();

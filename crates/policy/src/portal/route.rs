@@ -264,8 +264,33 @@ impl PublicPaths {
         entry.map(|(text, _)| text.as_str())
     }
 
+    /// The first entry that makes some path public that the route matches.
+    pub fn of_route(&self, route: &Route, case: Case) -> Option<&str> {
+        let written = route.to_string();
+        let (method, _, segments) = parse_entry(&written, case).ok()?;
+        let is_asked = |text: &str| {
+            let of = text.split_once(' ').map(|(method, _)| method);
+            of == Some(method) || of == lender(method)
+        };
+        let mut entries = self.entries.iter().filter(|(text, _)| is_asked(text));
+        entries
+            .find(|(_, pattern)| meet(pattern, &segments))
+            .map(|(text, _)| text.as_str())
+    }
+
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+}
+
+/// True if some path matches both templates.
+fn meet(one: &[Segment], other: &[Segment]) -> bool {
+    match (one.split_first(), other.split_first()) {
+        (Some((Segment::Rest, _)), _) | (_, Some((Segment::Rest, _))) => true,
+        (None, None) => true,
+        (None, Some(_)) | (Some(_), None) => false,
+        (Some((Segment::Literal(a), _)), Some((Segment::Literal(b), _))) if a != b => false,
+        (Some((_, one)), Some((_, other))) => meet(one, other),
     }
 }
 
@@ -327,6 +352,19 @@ impl IdTemplate {
             }
         }
         Some(id)
+    }
+}
+
+impl Route {
+    /// The bytes before the route in the text of its file. Its path may also be another route's, or the beginning of one.
+    pub fn written_at(&self, text: &str) -> Option<usize> {
+        let written = self.to_string();
+        let is_whole = |after: &str| {
+            let next = after.chars().next();
+            next.is_none_or(|c| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | '}'))
+        };
+        let mut found = text.match_indices(&written).map(|(offset, _)| offset);
+        found.find(|offset| is_whole(text.get(offset + written.len()..).unwrap_or_default()))
     }
 }
 

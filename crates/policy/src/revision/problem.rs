@@ -5,7 +5,7 @@ use std::fmt;
 use miette::Diagnostic;
 use serde::Serialize;
 
-/// One problem. `line` and `column` count from 1; absent for a problem of the whole file.
+/// One problem. Lines and columns (in bytes) count from 1; absent for a problem of the whole file.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct Problem {
     pub file: String,
@@ -13,9 +13,17 @@ pub struct Problem {
     pub line: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub column: Option<usize>,
+    /// The line and the column after the last byte, where they are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_line: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_column: Option<usize>,
     pub message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub help: Option<String>,
+    /// The id of the policy that has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
 }
 
 /// Everything that keeps a candidate from becoming a revision; never empty.
@@ -31,8 +39,11 @@ impl Problem {
             file: file.to_owned(),
             line: None,
             column: None,
+            end_line: None,
+            end_column: None,
             message: message.into(),
             help: None,
+            policy: None,
         }
     }
 
@@ -53,14 +64,33 @@ impl Problem {
         self
     }
 
+    /// The same from `offset` over `length` bytes.
+    pub fn at_span(self, text: &str, offset: usize, length: usize) -> Self {
+        let end = position(text, offset + length);
+        Self {
+            end_line: Some(end.line),
+            end_column: Some(end.column),
+            ..self.at_offset(text, offset)
+        }
+    }
+
+    pub fn of_policy(mut self, id: &str) -> Self {
+        self.policy = Some(id.to_owned());
+        self
+    }
+
     /// Moves a problem of a piece of a file to its place in the whole file; `first` is where the piece begins. A problem without
     /// a place moves to the piece's first line.
     pub fn within(mut self, file: &str, first: Position) -> Self {
         file.clone_into(&mut self.file);
-        if self.line.is_none_or(|line| line == 1) {
-            self.column = self.column.map(|column| column + first.column - 1);
-        }
+        let moved = |line: Option<usize>, column: Option<usize>| match line {
+            None | Some(1) => column.map(|column| column + first.column - 1),
+            Some(_) => column,
+        };
+        self.column = moved(self.line, self.column);
+        self.end_column = moved(self.end_line, self.end_column);
         self.line = Some(self.line.unwrap_or(1) + first.line - 1);
+        self.end_line = self.end_line.map(|line| line + first.line - 1);
         self
     }
 
@@ -74,7 +104,7 @@ impl Problem {
         let mut problem = Self::new(file, message);
         problem.help = error.help().map(|h| h.to_string());
         match label {
-            Some(label) => problem.at_offset(text, label.offset()),
+            Some(label) => problem.at_span(text, label.offset(), label.len()),
             None => problem,
         }
     }
@@ -91,6 +121,41 @@ impl fmt::Display for Problem {
         }
         write!(f, ": {}", self.message)?;
         self.help.as_ref().map_or(Ok(()), |help| write!(f, " (help: {help})"))
+    }
+}
+
+/// One slip is one problem: Cedar reports it for each combination of action and types. Keeps of the problems at one place the
+/// first that has advice, in the order of the file.
+pub fn merged(mut problems: Vec<Problem>) -> Vec<Problem> {
+    let place = |problem: &Problem| (problem.line, problem.column, problem.end_line, problem.end_column);
+    problems.sort_by(|a, b| {
+        let key = |problem: &Problem| (place(problem), problem.help.is_none());
+        key(a).cmp(&key(b)).then_with(|| a.message.cmp(&b.message))
+    });
+    let mut merged: Vec<Problem> = Vec::new();
+    let mut others = 0;
+    for problem in problems {
+        match merged.last_mut() {
+            Some(last) if last.line.is_some() && place(last) == place(&problem) => others += 1,
+            last => {
+                last.into_iter().for_each(|last| last.add_others(others));
+                others = 0;
+                merged.push(problem);
+            }
+        }
+    }
+    merged.iter_mut().last().into_iter().for_each(|last| last.add_others(others));
+    merged
+}
+
+impl Problem {
+    fn add_others(&mut self, others: usize) {
+        if others > 0 {
+            let noun = if others == 1 { "combination" } else { "combinations" };
+            self.message.push_str(&format!(
+                "; likewise in {others} more {noun} of action, principal and resource"
+            ));
+        }
     }
 }
 

@@ -1,0 +1,174 @@
+//! `cedargate lint`: mistakes that load and validate, and decide something else than their author meant.
+
+use std::collections::BTreeMap;
+
+use cedargate_policy::lint::{Fix, LintFinding, RULES, Severity as RuleSeverity, lint};
+use cedargate_policy::load::Warnings;
+use serde_json::json;
+
+use super::report::{Finding, Format, Severity, github, json as json_report, sarif, text};
+use super::tree::{TreeArgs, Workbench};
+use super::{Exit, Paint, complain, print};
+use crate::base::clock::unix_seconds;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    tree: TreeArgs,
+    /// Mend what can be mended without changing a decision (missing ids), then lint again
+    #[arg(long, conflicts_with = "rules")]
+    fix: bool,
+    /// Exit with 3 for warnings, too; notes never count
+    #[arg(long)]
+    deny_warnings: bool,
+    /// List the rules with their severity and reason; `docs/lint.md` has a section on each
+    #[arg(long)]
+    rules: bool,
+    /// Format of the report
+    #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json, Format::Github, Format::Sarif]), default_value = "human")]
+    format: Format,
+}
+
+pub(crate) fn run(args: &Args) -> Exit {
+    if args.rules {
+        print(&rules(args.format));
+        return Exit::Ok;
+    }
+    Exit::or_usage(run_rules(args))
+}
+
+fn run_rules(args: &Args) -> Result<Exit, String> {
+    let mut workbench = args.tree.open()?;
+    if args.fix {
+        let fixes = all(&workbench).fixes;
+        let count = fixes.len();
+        write(&workbench, fixes)?;
+        complain(&format!("{count} {} mended", if count == 1 { "place" } else { "places" }));
+        workbench = args.tree.open()?;
+    }
+    let Linted { findings, .. } = all(&workbench);
+    print(&match args.format {
+        Format::Json => json_report::text(&json!({"findings": findings})),
+        Format::Github => github::findings(&findings),
+        Format::Sarif => json_report::text(&sarif::findings(&findings)),
+        Format::Human | Format::Junit => as_text(&findings, &workbench),
+    });
+    let worst = findings.iter().map(|finding| finding.severity);
+    let is_denied = |severity| match severity {
+        Severity::Error => true,
+        Severity::Warning => args.deny_warnings,
+        Severity::Note => false,
+    };
+    Ok(if worst.into_iter().any(is_denied) {
+        Exit::Invalid
+    } else {
+        Exit::Ok
+    })
+}
+
+/// The findings of every portal, each once, and what can be mended.
+struct Linted {
+    findings: Vec<Finding>,
+    fixes: Vec<Fix>,
+}
+
+/// A portal that does not load shows the errors of loading instead.
+fn all(workbench: &Workbench) -> Linted {
+    let now = unix_seconds();
+    let mut linted = Linted {
+        findings: Vec::new(),
+        fixes: Vec::new(),
+    };
+    for load in workbench.load_untested(Warnings::Show) {
+        let slug = load.portal.slug.as_str();
+        let errors = load
+            .problems
+            .iter()
+            .map(|problem| Finding::from_problem(problem, Severity::Error, slug));
+        linted.findings.extend(errors);
+        let found: Vec<LintFinding> = load
+            .revision
+            .iter()
+            .flat_map(|revision| lint(load.portal, revision, now))
+            .collect();
+        linted
+            .findings
+            .extend(found.iter().map(|finding| Finding::from_lint(finding, slug)));
+        linted.fixes.extend(found.into_iter().filter_map(|finding| finding.fix));
+    }
+    linted.findings = super::report::distinct(linted.findings);
+    linted
+}
+
+/// Writes all changes of a file at once, from its end to its beginning.
+fn write(workbench: &Workbench, fixes: Vec<Fix>) -> Result<(), String> {
+    let mut by_file: BTreeMap<String, BTreeMap<usize, String>> = BTreeMap::new();
+    for fix in fixes {
+        by_file.entry(fix.file).or_default().insert(fix.offset, fix.text);
+    }
+    for (name, changes) in by_file {
+        let path = workbench.path(&name)?;
+        let fail = |e: std::io::Error| format!("cannot mend `{}`: {e}", path.display());
+        let mut text = std::fs::read_to_string(&path).map_err(fail)?;
+        if workbench.source(&name).as_ref() != Some(&text) {
+            return Err(format!(
+                "`{}` changed while it was linted; run the command again",
+                path.display()
+            ));
+        }
+        for (offset, insert) in changes.into_iter().rev() {
+            text.insert_str(offset, &insert);
+        }
+        std::fs::write(&path, text).map_err(fail)?;
+    }
+    Ok(())
+}
+
+fn as_text(findings: &[Finding], workbench: &Workbench) -> String {
+    let mut report = text::findings(findings, &|file| workbench.source(file), Paint::stdout());
+    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+    let (errors, warnings, notes) = (count(Severity::Error), count(Severity::Warning), count(Severity::Note));
+    if !report.is_empty() {
+        report.push('\n');
+    }
+    report.push_str(&format!("errors: {errors}, warnings: {warnings}, notes: {notes}\n"));
+    report
+}
+
+fn rules(format: Format) -> String {
+    let word = |severity| match severity {
+        RuleSeverity::Error => "error",
+        RuleSeverity::Warning => "warning",
+        RuleSeverity::Note => "note",
+    };
+    match format {
+        Format::Json => {
+            let rules = RULES
+                .iter()
+                .map(|rule| json!({"id": rule.id, "severity": word(rule.severity), "reason": rule.reason}));
+            json_report::text(&json!({"rules": rules.collect::<Vec<_>>()}))
+        }
+        _ => RULES
+            .iter()
+            .map(|rule| format!("{:<22}{:<9}{}\n", rule.id, word(rule.severity), rule.reason))
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rule_has_a_section_with_its_severity_and_reason() {
+        let page = include_str!("../../docs/lint.md")
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
+        for rule in RULES {
+            let severity = format!("{:?}", rule.severity).to_lowercase();
+            let section = format!("### {} Severity: {severity}. {}", rule.id, rule.reason);
+            assert!(page.contains(&section), "docs/lint.md has no section `{section}`");
+        }
+    }
+}
