@@ -6,11 +6,14 @@
 mod authorize;
 mod bundle;
 mod client;
+mod completions;
 mod config;
 mod config_file;
 mod control;
 mod demo;
 mod explain;
+mod fmt;
+mod init;
 mod lint;
 mod offline;
 #[cfg(test)]
@@ -18,6 +21,7 @@ mod pages_tests;
 mod password;
 mod probe;
 mod report;
+mod schema;
 mod serve;
 mod sessions;
 mod test;
@@ -66,7 +70,7 @@ impl Exit {
 #[derive(Parser)]
 #[command(name = "cedargate", version, about, max_term_width = 100)]
 #[command(
-    after_help = "Start with `cedargate demo`. Exit codes: 0 ok/allow, 1 failure, 2 deny, 3 invalid policies or lint errors, \
+    after_help = "Start with `cedargate demo`, or with `cedargate init`. Exit codes: 0 ok/allow, 1 failure, 2 deny, 3 invalid policies or lint errors, \
                         4 failed tests, 64 usage or bad configuration."
 )]
 struct Cli {
@@ -80,10 +84,17 @@ enum Command {
     Serve(serve::Args),
     /// Run two example portals, a demo app and a token issuer in one process; prints three curls and a login
     Demo(demo::Args),
+    /// Make a tree that validates, whose tests pass, and that `serve` runs: configuration, schemas, policies, tests
+    Init(init::InitArgs),
+    /// Add a portal to a tree
+    #[command(subcommand)]
+    New(init::NewCommand),
     /// Check configuration and every portal: parse, strict validation, entities, decision tests
     Validate(validate::Args),
     /// Find mistakes that load and validate: misspelt roles, tenants that nothing compares, tests that are missing
     Lint(lint::Args),
+    /// Format every policy file
+    Fmt(fmt::Args),
     /// Run the portals' decision tests
     Test(test::Args),
     /// Make one decision offline, from a request JSON or a token and a request line
@@ -93,6 +104,9 @@ enum Command {
     Bundle(bundle::BundleCommand),
     /// Make one decision offline and say why: what each policy wanted, and what it found
     Explain(explain::Args),
+    /// Show a portal's joined schema
+    #[command(subcommand)]
+    Schema(schema::SchemaCommand),
     /// Mint demo tokens, look into tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -113,6 +127,10 @@ enum Command {
     /// List a running gate's sessions, or end some
     #[command(subcommand)]
     Sessions(sessions::SessionsCommand),
+    /// Print completions for a shell
+    Completions(completions::CompletionsArgs),
+    /// Print the man page, or write a page for each command
+    Man(completions::ManArgs),
 }
 
 /// Parses the arguments, runs the command, gives the exit code.
@@ -144,12 +162,16 @@ fn run(command: Command) -> Exit {
     match command {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Init(args) => init::init(&args),
+        Command::New(command) => init::new(&command),
         Command::Validate(args) => validate::run(&args),
         Command::Lint(args) => lint::run(&args),
+        Command::Fmt(args) => fmt::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Authorize(args) => authorize::run(&args),
         Command::Bundle(command) => bundle::run(&command),
         Command::Explain(args) => explain::run(&args),
+        Command::Schema(command) => schema::run(&command),
         Command::Token(command) => token::run(&command),
         Command::User(command) => user::run(&command),
         Command::Config(command) => config::run(&command),
@@ -158,6 +180,8 @@ fn run(command: Command) -> Exit {
         Command::Drain(args) => control::drain(&args),
         Command::Reload(args) => control::reload(&args),
         Command::Sessions(command) => sessions::run(&command),
+        Command::Completions(args) => completions::completions(&args),
+        Command::Man(args) => completions::man(&args),
     }
 }
 

@@ -88,7 +88,7 @@ fn mint_token(args: &MintArgs) -> Result<String, String> {
 }
 
 /// Reads the key file, or makes it with a new key that only its owner can read.
-fn read_or_make_key(path: &Path) -> Result<SigningKey, String> {
+pub(super) fn read_or_make_key(path: &Path) -> Result<SigningKey, String> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let named = |e: &dyn std::fmt::Display| format!("`{}`: {e}", path.display());

@@ -6,5 +6,6 @@ mod configuration_mistakes;
 mod explain;
 mod no_authorities;
 mod readme_examples;
+mod scaffold;
 mod unusable_files;
 mod user_command;

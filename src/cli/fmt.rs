@@ -1,0 +1,69 @@
+//! `cedargate fmt`: Cedar's own formatter over every policy file.
+
+use cedar_policy_formatter::{Config, policies_str_to_pretty};
+
+use super::tree::TreeArgs;
+use super::{Exit, Paint, complain, print};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    tree: TreeArgs,
+    /// Write nothing; name the files that are not formatted, and exit with 3 if there are some
+    #[arg(long)]
+    check: bool,
+    /// Characters of a line
+    #[arg(long, default_value_t = 120)]
+    line_width: usize,
+    /// Spaces of one level
+    #[arg(long, default_value_t = 4)]
+    indent: u8,
+}
+
+pub(crate) fn run(args: &Args) -> Exit {
+    Exit::or_usage(format_tree(args))
+}
+
+fn format_tree(args: &Args) -> Result<Exit, String> {
+    let workbench = args.tree.open()?;
+    let config = Config {
+        line_width: args.line_width,
+        indent_width: args.indent.into(),
+    };
+    let paint = Paint::stdout();
+    let (mut changed, mut broken) = (0, 0);
+    let names: Vec<String> = workbench.policy_files().map(str::to_owned).collect();
+    for name in &names {
+        let Some(text) = workbench.source(name) else {
+            broken += 1;
+            complain(&format!("{name}: is not UTF-8 text"));
+            continue;
+        };
+        let formatted = match policies_str_to_pretty(&text, &config) {
+            Ok(formatted) => formatted,
+            Err(error) => {
+                broken += 1;
+                complain(&format!("{name}: {error:#}; `cedargate validate` says where"));
+                continue;
+            }
+        };
+        if formatted == text || text.trim().is_empty() {
+            continue;
+        }
+        changed += 1;
+        print(&format!(
+            "{} {name}\n",
+            if args.check {
+                paint.red("not formatted")
+            } else {
+                paint.green("formatted")
+            }
+        ));
+        if !args.check {
+            let path = workbench.path(name)?;
+            std::fs::write(&path, formatted).map_err(|e| format!("`{}`: {e}", path.display()))?;
+        }
+    }
+    let is_clean = broken == 0 && (changed == 0 || !args.check);
+    Ok(if is_clean { Exit::Ok } else { Exit::Invalid })
+}
