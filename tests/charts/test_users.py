@@ -314,3 +314,42 @@ class Notes(unittest.TestCase):
         notes = self.notes({"mode": "shared", "existingConfigMap": "gate"})
         self.assertIn("cedargate inject --config-map gate", notes)
         self.assertNotIn("helm test", notes)
+
+
+class Docs(unittest.TestCase):
+    """Values that docs/kubernetes.md shows render, and the templates that it names exist."""
+
+    PAGE = ROOT / "docs/kubernetes.md"
+
+    def blocks(self):
+        for text in re.findall(r"^( *)```yaml\n(.*?)^ *```", self.PAGE.read_text(), re.M | re.S):
+            indent, body = text
+            body = "".join(line.removeprefix(indent) for line in body.splitlines(keepends=True))
+            if "{{" not in body:
+                yield yaml.safe_load(body)
+
+    def test_the_values_of_the_page_render(self):
+        known = yaml.safe_load((ROOT / "charts/cedargate/values.yaml").read_text()).keys()
+        rendered_blocks = 0
+        for block in self.blocks():
+            if block.keys() <= known:
+                values = block if "mode" in block else sidecar(**block)
+                items = render(values=values)
+                self.assertTrue(items)
+                for item in items:
+                    if item["kind"] not in CUSTOM:
+                        kubernetes_validate.validate(item, VERSIONS[0], strict=True)
+                rendered_blocks += 1
+            elif "cedargate" in block:
+                self.assertTrue(render(values=block, chart="charts/example-app"))
+                rendered_blocks += 1
+        self.assertGreater(rendered_blocks, 10)
+
+    def test_the_templates_of_the_page_exist(self):
+        named_templates = set(re.findall(r"`(cedargate\.[A-Za-z]+)`", self.PAGE.read_text())) - {"cedargate.yaml"}
+        self.assertGreater(len(named_templates), 10)
+        library = "".join(path.read_text() for path in (ROOT / "charts/cedargate-lib/templates").iterdir())
+        values = yaml.safe_load((ROOT / "charts/cedargate-lib/values.yaml").read_text())
+        for name in named_templates:
+            is_value = name.removeprefix("cedargate.") in values
+            self.assertTrue(is_value or f'define "{name}"' in library, name)
