@@ -137,6 +137,7 @@ EXISTING = {
     "corp-login": {"client_secret": "hunter2hunter2"},
     "redis-password": {"password": "secret", "redis-password": "secret"},
     "session-keys": dict.fromkeys(("keys", "ring"), "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\n"),
+    "registry-token": {"token": "hunter2hunter2"},
     "decision-callers": {"list": "a-token-of-24-characters\n"},
     "orders-policies": {"orders.cedar": PERMIT},
     "shared-policies": {},
@@ -172,6 +173,13 @@ def free_ports(count):
     return ports
 
 
+def public_key(folder):
+    """A new ed25519 key's public half, as `cedargate bundle keygen` writes it."""
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", folder / "signer"], check=True)
+    command = ["openssl", "pkey", "-in", folder / "signer", "-pubout"]
+    return subprocess.run(command, check=True, text=True, capture_output=True).stdout
+
+
 class Gate(unittest.TestCase):
     """The real binary reads what the chart writes, from volumes laid out as kubelet does."""
 
@@ -201,7 +209,8 @@ class Gate(unittest.TestCase):
     def test_the_gate_accepts_the_configuration_of_every_scenario(self):
         with tempfile.TemporaryDirectory() as folder:
             tls = certificates(Path(folder))
-        existing = {**EXISTING, "redis-tls": tls, "orders-tls": tls}
+            keys = {"security.pem": public_key(Path(folder))}
+        existing = {**EXISTING, "redis-tls": tls, "orders-tls": tls, "policy-keys": keys}
         for name in generate.scenarios():
             with self.subTest(name):
                 self.setUp()

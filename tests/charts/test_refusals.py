@@ -68,6 +68,15 @@ class Refusals(unittest.TestCase):
         self.refused(sidecar(policies={"files": FILES, "volume": claim}), "files", "volume")
         self.refused(sidecar(policies={"volume": claim, "gitSync": {"repo": "https://x/y.git"}}), "volume", "gitSync")
 
+    def test_a_bundle_takes_the_place_of_folders_and_needs_a_state(self):
+        bundle = {"url": "https://files.example.com/shop.tar.gz", "keys": ["/etc/cedargate/secrets/k/k.pem"]}
+        config = {"policies": {"bundle": bundle}}
+        policies = config_of(render(values=sidecar(config=config)))["policies"]
+        self.assertEqual(policies, {"bundle": bundle, "state_dir": "/var/lib/cedargate"})
+        self.refused(sidecar(config=config, policies={"files": FILES}), "files", "config.policies.bundle")
+        self.refused(sidecar(config=config, state={"enabled": False}), "state.enabled")
+        self.refused(sidecar(config={"policies": {"bundle": {"urll": "x"}}}), "/config/policies/bundle")
+
     def test_paths_that_do_not_fit_the_tree_are_refused(self):
         for path in ["policies", "policies/", "/policies/a/x.cedar", "policies/../x", "policies/a//x.cedar", "x.cedar",
                      "policies/a/./x.cedar", "policies/a/x y.cedar", "secrets/x", "policies/a/..", "policies/a/é.cedar"]:
@@ -97,6 +106,10 @@ class Refusals(unittest.TestCase):
 
     def test_a_duration_that_the_chart_cannot_read_is_refused(self):
         self.refused(sidecar(config={"limits": {"drain_timeout": "forever"}}), "`forever`")
+
+    def test_parts_of_the_pod_that_the_chart_writes_or_that_share_the_node_are_refused(self):
+        self.refused(sidecar(pod={"spec": {"containers": []}}), "pod.spec.containers")
+        self.refused(sidecar(pod={"spec": {"hostNetwork": True}}), "pod.spec.hostNetwork", "loopback")
 
     def test_an_autoscaler_upside_down_is_refused(self):
         self.refused(sidecar(autoscaling={"enabled": True, "minReplicas": 5, "maxReplicas": 2}), "minReplicas")

@@ -29,6 +29,17 @@ What the objects of this chart share beside the library.
 
 {{/* Ends the rendering of a release that could not work. */}}
 {{- define "cedargate.checkMode" -}}
+{{- $own := list "serviceAccountName" "automountServiceAccountToken" "enableServiceLinks" "terminationGracePeriodSeconds"
+  "securityContext" "imagePullSecrets" "priorityClassName" "initContainers" "containers" "volumes"
+  "topologySpreadConstraints" "nodeSelector" "affinity" "tolerations" -}}
+{{- range $key, $_ := .Values.pod.spec -}}
+{{- if has $key $own -}}
+{{- fail (printf "cedargate: pod.spec.%s: the chart writes this itself; it has a value of its own" $key) -}}
+{{- end -}}
+{{- if has $key (list "hostNetwork" "hostPID" "hostIPC") -}}
+{{- fail (printf "cedargate: pod.spec.%s: the gate keeps an app safe that listens on the pod's loopback; in the node's network every process of the node reaches it" $key) -}}
+{{- end -}}
+{{- end -}}
 {{- $url := dig "upstream" "url" "" (.Values.config | default dict) -}}
 {{- if and (eq .Values.mode "standalone") (not $url) (not .Values.existingConfigMap) -}}
 {{- fail "cedargate: mode `standalone` needs the app's address: `--set config.upstream.url=http://app:3000`. `--set mode=sidecar` puts app and gate into one pod, `--set mode=shared` makes only what sidecars share" -}}
