@@ -461,7 +461,11 @@ fn probes_of_the_app_have_a_url_or_an_address() {
     assert!(good(MINIMAL).app_probes.livez.is_none());
     for (mistake, part) in [
         ("{}", "needs `url`"),
-        ("{ url: 'http://a', tcp: 'a:1' }", "keep one of them"),
+        ("{ url: 'http://a', tcp: 'a:1' }", "keep one"),
+        ("{ grpc: 'a:1', tcp: 'a:1' }", "keep one"),
+        ("{ grpc: 'a' }", "is not `host:port`"),
+        ("{ grpc: 'a:1', service: 'a b' }", "not the name of a service"),
+        ("{ tcp: 'a:1', service: a }", "is for `grpc`"),
         ("{ url: 'ftp://a' }", "cannot be asked"),
         ("{ url: 'http://a#b' }", "cannot be asked"),
         ("{ url: 'http://u:p@a' }", "user name or password"),
@@ -479,7 +483,7 @@ fn probes_of_the_app_have_a_url_or_an_address() {
         ),
         ("{ url: 'http://a', timeout: 61s }", "the most is 1m"),
         ("{ url: 'http://a', timeout: 0s }", "too short"),
-        ("{ ulr: 'http://a' }", "known are: url, tcp"),
+        ("{ ulr: 'http://a' }", "known are: url, tcp, grpc"),
     ] {
         bad(
             &probes(&format!("{{ readyz: {mistake} }}")),

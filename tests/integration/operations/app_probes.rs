@@ -2,8 +2,14 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use http_body_util::{BodyExt, Full};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use crate::support::{Answer, Gate, RawConnection, ScriptedServer, eventually, open_portal, raw, response};
 
@@ -237,5 +243,82 @@ fn a_health_that_changes_shows_within_a_second() {
             }
         });
         assert!(changed.elapsed() < Duration::from_secs(1));
+    }
+}
+
+/// A gRPC server whose health service answers with these bytes and this status, and the bodies of the requests that it saw.
+fn grpc_app(answer: &'static [u8], status: &'static str) -> (SocketAddr, Arc<Mutex<Vec<Bytes>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    let seen: Arc<Mutex<Vec<Bytes>>> = Arc::default();
+    let bodies = Arc::clone(&seen);
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            while let Ok((stream, _)) = listener.accept().await {
+                let bodies = Arc::clone(&bodies);
+                let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                    let bodies = Arc::clone(&bodies);
+                    async move {
+                        assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+                        assert_eq!(request.headers()["content-type"], "application/grpc");
+                        let body = request.into_body().collect().await.unwrap().to_bytes();
+                        bodies.lock().unwrap().push(body);
+                        let mut trailers = HeaderMap::new();
+                        trailers.insert("grpc-status", HeaderValue::from_static(status));
+                        let body = Full::new(Bytes::from_static(answer)).with_trailers(async { Some(Ok(trailers)) });
+                        Ok::<_, std::convert::Infallible>(http::Response::new(body))
+                    }
+                });
+                let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+            }
+        });
+    });
+    (address, seen)
+}
+
+#[test]
+fn a_grpc_probe_asks_the_health_service() {
+    let serving: &[u8] = &[0, 0, 0, 0, 2, 8, 1];
+    for (answer, status, expected, text) in [
+        (serving, "0", 200, "the app serves\n"),
+        (
+            &[0, 0, 0, 0, 2, 8, 2][..],
+            "0",
+            503,
+            "the app's gRPC health service answered NOT_SERVING\n",
+        ),
+        (&[0, 0, 0, 0, 0], "0", 503, "the app's gRPC health service answered UNKNOWN\n"),
+        (serving, "5", 503, "(5, NOT_FOUND)"),
+        (&[], "12", 503, "(12, UNIMPLEMENTED)"),
+        (&[], "14", 503, "with status 14"),
+        (serving, "evil", 503, "without a status"),
+        (&[0, 0, 0, 0, 9, 8, 1], "0", 503, "no health"),
+        (&[], "0", 503, "no health"),
+    ] {
+        let (app, seen) = grpc_app(answer, status);
+        let gate = gate(&format!(
+            "{{ livez: {{ grpc: '{app}', service: shop.v1 }}, readyz: {{ grpc: '{app}' }} }}"
+        ));
+        for path in ["/app/livez", "/app/readyz"] {
+            let answer = ask(&gate, path);
+            assert_eq!(answer.status, expected, "{}", answer.text());
+            assert!(answer.text().contains(text), "{}", answer.text());
+        }
+        let seen = seen.lock().unwrap();
+        assert_eq!(seen[0], Bytes::from_static(b"\x00\x00\x00\x00\x09\x0a\x07shop.v1"));
+        assert_eq!(seen[1], Bytes::from_static(b"\x00\x00\x00\x00\x00"));
+    }
+    let http1 = ScriptedServer::start(|_, wire| {
+        wire.send(response("200 OK", b"hello"));
+    });
+    let closed = refusing();
+    for address in [http1.address, closed] {
+        let gate = gate(&format!("{{ livez: {{ grpc: '{address}', timeout: 500ms }} }}"));
+        let answer = ask(&gate, "/app/livez");
+        assert!(answer.status == 503 && answer.text().starts_with("no "), "{}", answer.text());
     }
 }
