@@ -14,6 +14,7 @@ mod demo;
 mod explain;
 mod fmt;
 mod init;
+mod inject;
 mod lint;
 mod offline;
 #[cfg(test)]
@@ -107,6 +108,8 @@ enum Command {
     /// Show a portal's joined schema
     #[command(subcommand)]
     Schema(schema::SchemaCommand),
+    /// Add the sidecar to Kubernetes manifests, or take it out again; comments and layout stay
+    Inject(Box<inject::Args>),
     /// Mint demo tokens, look into tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -172,6 +175,7 @@ fn run(command: Command) -> Exit {
         Command::Bundle(command) => bundle::run(&command),
         Command::Explain(args) => explain::run(&args),
         Command::Schema(command) => schema::run(&command),
+        Command::Inject(args) => inject::run(&args),
         Command::Token(command) => token::run(&command),
         Command::User(command) => user::run(&command),
         Command::Config(command) => config::run(&command),

@@ -51,6 +51,7 @@ mod login;
 mod accounts;
 mod limits;
 mod exposure;
+mod inject;
 
 // foundations; `measured` re-exports some of them
 #[doc(hidden)]

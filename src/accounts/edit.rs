@@ -7,20 +7,18 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::hash::Hash;
 use super::users::{User, Users, UsersError, check_name, read};
-use crate::base::files::lock_folder;
+use crate::base::files::{folder_of, lock_folder, replace_file};
 use crate::config::{Node, Origin, Shape};
 
 /// Mode of a new users file.
 const NEW_MODE: u32 = 0o600;
-const MODE_BITS: u32 = 0o7777;
 /// Time to wait for another command that holds the folder's lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -197,7 +195,7 @@ impl UsersEditor {
         if !as_expected {
             return Err(refuse("the edit would change other accounts"));
         }
-        replace_file(&self.path, text.as_bytes()).map_err(|source| EditError::Write {
+        replace_file(&self.path, text.as_bytes(), NEW_MODE).map_err(|source| EditError::Write {
             file: self.path.display().to_string(),
             source,
         })
@@ -333,42 +331,10 @@ fn remove_user(text: &str, name: &str) -> Option<String> {
     Some(remaining.map(|(_, line)| *line).collect())
 }
 
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Replaces the file by a rename: a reader of the path sees the complete old or the complete new content. Mode and owner stay.
-fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let old = match std::fs::metadata(path) {
-        Ok(metadata) => Some(metadata),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error),
-    };
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let temporary = folder_of(path).join(format!(".{name}.{}", uuid::Uuid::now_v7().simple()));
-    let written = (|| {
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options.write(true).create_new(true).mode(NEW_MODE).open(&temporary)?;
-        if let Some(old) = &old {
-            let new = file.metadata()?;
-            if new.uid() != old.uid() || new.gid() != old.gid() {
-                std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()))?;
-            }
-            file.set_permissions(std::fs::Permissions::from_mode(old.mode() & MODE_BITS))?;
-        }
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)?;
-        File::open(folder_of(path))?.sync_all()
-    })();
-    if written.is_err() {
-        drop(std::fs::remove_file(&temporary));
-    }
-    written
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
     use super::*;
 
     const HASH: &str = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";

@@ -1,10 +1,11 @@
-//! Reads a small file completely (keys, certificates, users, tokens), and locks folders.
+//! Reads a small file completely (keys, certificates, users, tokens), replaces one in one step, and locks folders.
 //!
 //! Reading refuses anything but a regular file, because opening a FIFO would block, and stops at the caller's limit even if the file
 //! grows while it is read.
 
 use std::fs::{File, TryLockError};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,8 @@ use cedargate_policy::types::Redacted;
 
 /// Some editors put it at the beginning of a file (U+FEFF).
 const BYTE_ORDER_MARK: char = '\u{feff}';
+/// The bits of a mode that `chmod` sets.
+const MODE_BITS: u32 = 0o7777;
 /// Time between two tries of a lock.
 const LOCK_POLL: Duration = Duration::from_millis(5);
 
@@ -89,4 +92,40 @@ pub fn read_secret(path: &Path, max: u64) -> Result<Redacted<String>, SecretFile
 /// True if the file begins with a byte order mark; false for a file that cannot be read.
 pub fn has_byte_order_mark(path: &Path, max: u64) -> bool {
     read_small(path, max).is_ok_and(|bytes| bytes.starts_with(BYTE_ORDER_MARK.encode_utf8(&mut [0; 4]).as_bytes()))
+}
+
+/// The folder that a file is in.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Replaces the file by a rename: a reader of the path sees the complete old or the complete new content. Mode and owner stay;
+/// a new file gets `new_mode`. Not for devices and pipes, which a rename would replace.
+pub fn replace_file(path: &Path, bytes: &[u8], new_mode: u32) -> io::Result<()> {
+    let old = match std::fs::metadata(path) {
+        Ok(metadata) => Some(metadata),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let temporary = folder_of(path).join(format!(".{name}.{}", uuid::Uuid::now_v7().simple()));
+    let written = (|| {
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(new_mode).open(&temporary)?;
+        if let Some(old) = &old {
+            let new = file.metadata()?;
+            if new.uid() != old.uid() || new.gid() != old.gid() {
+                std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()))?;
+            }
+            file.set_permissions(std::fs::Permissions::from_mode(old.mode() & MODE_BITS))?;
+        }
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)?;
+        File::open(folder_of(path))?.sync_all()
+    })();
+    if written.is_err() {
+        drop(std::fs::remove_file(&temporary));
+    }
+    written
 }

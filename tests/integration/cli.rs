@@ -4,6 +4,7 @@ mod bundle_command;
 mod commands;
 mod configuration_mistakes;
 mod explain;
+mod inject_command;
 mod no_authorities;
 mod readme_examples;
 mod scaffold;
