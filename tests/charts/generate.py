@@ -1,6 +1,7 @@
 """Writes every file that is made from the charts. `.ci/charts check` fails where one of them is out of date."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -139,8 +140,33 @@ spec:
     }
 
 
-# what generates files, in this order: helm reads the values that the first step writes
-STEPS = [values, lambda: {"charts/sidecar.yaml": sidecar()}, kustomize]
+# places of the gate's version beside Cargo.toml: file, and what stands before it
+VERSIONS = [
+    ("charts/cedargate/Chart.yaml", r"^version: "),
+    ("charts/cedargate/Chart.yaml", r"^appVersion: "),
+    ("charts/cedargate/Chart.yaml", r"name: cedargate-lib\n    version: "),
+    ("charts/cedargate-lib/Chart.yaml", r"^version: "),
+    ("charts/cedargate-lib/Chart.yaml", r"^appVersion: "),
+    ("charts/cedargate-lib/templates/_names.tpl", r'define "cedargate.appVersion" -}}'),
+    ("charts/example-app/Chart.yaml", r"alias: cedargate\n    version: "),
+    ("docs/kubernetes.md", r"alias: cedargate\n       version: "),
+    ("docs/kubernetes.md", r"charts/kustomize\?ref=v"),
+]
+
+
+def versions():
+    """The version of Cargo.toml, at every place that repeats it."""
+    version = re.search(r'^version = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.M)[1]
+    files = {}
+    for path, before in VERSIONS:
+        text = files.get(path) or (ROOT / path).read_text()
+        files[path], count = re.subn(f"({before})[0-9][0-9A-Za-z.+-]*", rf"\g<1>{version}", text, flags=re.M)
+        assert count == 1, f"{path}: {count} places look like `{before}`"
+    return files
+
+
+# what generates files, in this order: helm reads what the first steps write
+STEPS = [versions, values, lambda: {"charts/sidecar.yaml": sidecar()}, kustomize]
 
 
 def main():
