@@ -11,7 +11,6 @@ mod background;
 mod bind;
 mod build;
 mod files;
-mod priority;
 mod shared_rates;
 mod shutdown;
 mod workers;
@@ -190,14 +189,17 @@ fn record_start(gate: &Gate) {
 /// The state that all connections of one listener share; rejected bytes get an `http_rejected` record.
 fn listener_context(gate: &Arc<Gate>, count: ConnectionCount) -> ListenerContext {
     let audit = gate.audit.clone();
-    let on_rejected = move |reason: Rejected, peer: PeerAddr| {
-        audit.send(&Event::HttpRejected(HttpRejected {
-            reason: reason.as_str(),
-            limit: reason.limit(),
-            peer: Some(peer.ip()),
-        }));
-    };
+    let on_rejected = move |reason: Rejected, peer: PeerAddr| audit.send(&rejected_event(reason, peer));
     ListenerContext::new(&gate.config.limits, count, &gate.metrics, Box::new(on_rejected))
+}
+
+/// The record of bytes that never became a request.
+fn rejected_event(reason: Rejected, peer: PeerAddr) -> Event {
+    Event::HttpRejected(HttpRejected {
+        reason: reason.as_str(),
+        limit: reason.limit(),
+        peer: Some(peer.ip()),
+    })
 }
 
 fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
@@ -235,4 +237,42 @@ fn runtime_builder() -> tokio::runtime::Builder {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_all();
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::base::metrics::Metrics;
+    use crate::config::{AuditSink, FileSink};
+
+    #[test]
+    fn every_rejection_of_bytes_has_a_record_of_the_published_shape() {
+        let schema: Value = serde_json::from_str(include_str!("../schemas/audit-event.schema.json")).unwrap();
+        let published = &schema["$defs"]["http_rejected"]["properties"]["reason"]["enum"];
+        let published: BTreeSet<&str> = published.as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        let recorded: BTreeSet<&str> = Rejected::recorded().map(Rejected::as_str).collect();
+        assert_eq!(published, recorded);
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("log.jsonl");
+        let config = crate::config::Audit {
+            sink: AuditSink::File(FileSink::plain(&file)),
+            ..crate::config::Audit::default()
+        };
+        let (audit, writer) = crate::audit::start(&config, &Metrics::new().unwrap()).unwrap();
+        for reason in Rejected::recorded() {
+            audit.send(&rejected_event(reason, PeerAddr::Tcp("10.0.0.1:1".parse().unwrap())));
+        }
+        writer.close();
+        let validator = jsonschema::draft202012::new(&schema).unwrap();
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(text.lines().count(), recorded.len());
+        for line in text.lines() {
+            let line: Value = serde_json::from_str(line).unwrap();
+            assert!(validator.is_valid(&line), "{line}");
+        }
+    }
 }

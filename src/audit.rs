@@ -2,14 +2,20 @@
 //!
 //! The gate fills an `AuditGuard` as a request goes on. The guard sends its record when it drops: after the answer, on a panic,
 //! or when the client goes away. The thread that drops it turns the record into its line of JSON and appends the line to a
-//! bounded queue; one writer thread writes them. A full queue drops the record and counts it; with `on_full: deny` the gate
-//! reserves a slot before it decides, and denies without one, or while the sink cannot write. A record never holds a token,
-//! cookie or secret.
+//! bounded queue; one writer thread writes them (`writer`, through `output`: rotation, chain, sink). A full queue drops the record
+//! and counts it; with `on_full: deny` the gate reserves a slot before it decides, and denies without one, or while the sink
+//! cannot write. A record never holds a token, cookie or secret.
 
+mod chain;
 mod line;
 mod mask;
+mod output;
 mod queue;
 mod record;
+mod rotated;
+mod sampling;
+mod sink;
+pub mod verify;
 mod writer;
 
 use std::cell::Cell;
@@ -21,17 +27,21 @@ use cedargate_policy::denial::{Denial, Refusal};
 use prometheus::IntCounter;
 
 use crate::base::metrics::Metrics;
-use crate::config::{self, OnFull};
+use crate::config::{self, OnFull, Share};
 use mask::Mask;
 use queue::{Full, Queue, Reservation};
 pub use record::{
     AdminEvent, AuditRecord, AuthEvent, CallerRecord, EntityRef, Event, HttpFacts, HttpRejected, NO_PORTAL, PolicyError,
     PolicyEvent, RefusedRecord, Verdict,
 };
-pub use writer::{AuditError, AuditWriter, check_file};
+use sampling::Sampling;
+pub use writer::{AuditError, AuditWriter, check_chain_key, check_file};
 
 /// A line longer than this is written in a buffer of its own, so that the thread does not keep its memory.
 const LINE_BYTES_KEPT: usize = 64 * 1024;
+
+/// Decision records are readable by their owner only.
+const FILE_MODE: u32 = 0o600;
 
 thread_local! {
     /// The line that this thread is writing.
@@ -47,6 +57,8 @@ pub struct Audit(Arc<Shared>);
 struct Shared {
     queue: Arc<Queue>,
     mask: Mask,
+    /// `None`: every decision is recorded.
+    sampling: Option<Sampling>,
     on_full: OnFull,
     /// Set by the writer with `on_full: deny`, while it holds records that the sink does not take.
     sink_fails: AtomicBool,
@@ -64,13 +76,6 @@ pub struct AuditGuard {
     pub record: Box<AuditRecord>,
     audit: Audit,
     slot: Slot,
-    on_allow: OnAllow,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum OnAllow {
-    Record,
-    Omit,
 }
 
 /// Opens the sink and starts the writer thread.
@@ -78,6 +83,7 @@ pub fn start(config: &config::Audit, metrics: &Metrics) -> Result<(Audit, AuditW
     let audit = Audit(Arc::new(Shared {
         queue: Arc::new(Queue::new(config.queue.as_usize())),
         mask: Mask::new(&config.mask),
+        sampling: Sampling::new(&config.allow),
         on_full: config.on_full,
         sink_fails: AtomicBool::default(),
         dropped: metrics.audit_dropped.with_label_values(&[writer::label(&config.sink)]),
@@ -113,7 +119,6 @@ impl Audit {
             record: Box::new(record),
             audit: self.clone(),
             slot,
-            on_allow: OnAllow::Record,
         }
     }
 
@@ -154,11 +159,6 @@ impl Audit {
 }
 
 impl AuditGuard {
-    /// Omits the record if the decision is an allow (`audit.allow: none`).
-    pub fn omit_allowed(&mut self) {
-        self.on_allow = OnAllow::Omit;
-    }
-
     /// Sets the verdict to a denial: its code, never its private detail.
     pub fn denied(&mut self, denial: Denial) {
         self.record.verdict = Verdict::Denied(denial);
@@ -186,8 +186,14 @@ impl AuditGuard {
 
 impl Drop for AuditGuard {
     fn drop(&mut self) {
-        if self.on_allow == OnAllow::Omit && self.record.verdict == Verdict::Permitted {
-            return;
+        if self.record.verdict == Verdict::Permitted
+            && let Some(sampling) = &self.audit.0.sampling
+        {
+            let rate = sampling.rate(&self.record);
+            if !sampling::is_sampled(self.record.decision_id, rate) {
+                return;
+            }
+            self.record.sample_rate = (rate != Share::ALL).then_some(rate);
         }
         if self.record.verdict == Verdict::Cancelled && std::thread::panicking() {
             self.record.verdict = Verdict::Panicked;
@@ -199,5 +205,7 @@ impl Drop for AuditGuard {
     }
 }
 
+#[cfg(test)]
+mod file_tests;
 #[cfg(test)]
 mod tests;

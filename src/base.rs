@@ -11,5 +11,7 @@ pub mod digest;
 pub mod files;
 pub mod lifecycle;
 pub mod metrics;
+pub mod ed25519;
 pub mod outbound;
+pub mod priority;
 pub mod telemetry;

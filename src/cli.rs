@@ -3,6 +3,7 @@
 //! Exit codes: 0 ok or allow, 1 failure, 2 deny (`authorize`, `explain`), 3 validation errors, 4 failed tests, 64 usage or bad
 //! configuration. Reports go to stdout, messages to stderr.
 
+mod audit;
 mod authorize;
 mod bundle;
 mod client;
@@ -127,6 +128,9 @@ enum Command {
     Drain(control::DrainArgs),
     /// Make a running gate look at its policy files now, and tell how each portal took them
     Reload(control::ReloadArgs),
+    /// Check the hash chain of the decision log
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// List a running gate's sessions, or end some
     #[command(subcommand)]
     Sessions(sessions::SessionsCommand),
@@ -183,6 +187,7 @@ fn run(command: Command) -> Exit {
         Command::Status(args) => probe::status(&args),
         Command::Drain(args) => control::drain(&args),
         Command::Reload(args) => control::reload(&args),
+        Command::Audit(command) => audit::run(&command),
         Command::Sessions(command) => sessions::run(&command),
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => completions::man(&args),

@@ -28,7 +28,9 @@ pub use schema::{hint, json_schema};
 pub use secret::Secret;
 pub use sections::app_probes::{AppProbe, AppProbes, ProbeTarget};
 pub use sections::assertion::Assertion;
-pub use sections::audit::{Audit, AuditAllow, AuditSink, OnFull};
+pub use sections::audit::{
+    AllowWord, Audit, AuditAllow, AuditChain, AuditSink, Compress, FileSink, Fsync, OnFull, Rotate, Share,
+};
 pub use sections::bundle::{
     BUNDLE_BYTES_MAX, Bundle, BundleCredential, BundleKeys, BundleSource, BundleTransport, OciReference, Rollback,
 };

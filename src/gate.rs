@@ -39,7 +39,7 @@ use crate::audit::{Audit, AuditRecord, HttpFacts as HttpRecord, NO_PORTAL};
 use crate::authn::{AssertionKeys, Authn};
 use crate::base::clock::unix_millis;
 use crate::base::metrics::Metrics;
-use crate::config::{AuditAllow, Config};
+use crate::config::Config;
 use crate::doors::login::LoginDoor;
 use crate::http::answer::{self, AnswerContext, Style};
 use crate::http::listener::ClientConnection;
@@ -334,9 +334,6 @@ impl Worker {
                     .with_label_values(&[NO_PORTAL, "proxy", decision, reason])
                     .inc();
             }
-        }
-        if self.gate.config.audit.allow == AuditAllow::None {
-            progress.record.omit_allowed();
         }
         response
     }

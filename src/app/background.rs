@@ -24,10 +24,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::bind::{Addresses, OperationsListeners};
 use super::build::BackgroundParts;
-use super::{
-    SWEEP_INTERVAL, StartError, assertion_keys, listener_context, local_thread, priority, runtime_builder, shared_rates, thread,
-};
+use super::{SWEEP_INTERVAL, StartError, assertion_keys, listener_context, local_thread, runtime_builder, shared_rates, thread};
 use crate::base::lifecycle::{Blocker, Shutdown};
+use crate::base::priority;
 use crate::bundle_follower::BundleFollower;
 use crate::doors::admin::Admin;
 use crate::doors::control::Control;

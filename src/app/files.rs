@@ -13,8 +13,8 @@ use crate::base::files::read_secret;
 use crate::base::outbound::check_ca_file;
 use crate::bundle_follower::{check_state_dir, read_keys};
 use crate::config::{
-    Address, AuditSink, Bundle, BundleCredential, BundleKeys, ClientAuth, Config, ConfigErrors, Loaded, ProviderKind, Secret,
-    SessionStore, Upstream,
+    Address, Bundle, BundleCredential, BundleKeys, ClientAuth, Config, ConfigErrors, Loaded, ProviderKind, Secret, SessionStore,
+    Upstream,
 };
 use crate::http::listener::{check_address, check_unix};
 use crate::http::pages::Theme;
@@ -42,11 +42,7 @@ pub(crate) fn check_files(loaded: &Loaded) -> ConfigErrors {
     unusable.extend(upstream_files(config));
     unusable.extend(config.bundle.as_ref().map(bundle_files).unwrap_or_default());
     unusable.extend(sockets(config));
-    if let AuditSink::File(path) = &config.audit.sink
-        && let Err(error) = audit::check_file(path)
-    {
-        unusable.push(Unusable::new("audit.sink.file", format!("`{}`: {error}", path.display())));
-    }
+    unusable.extend(audit_files(config));
     if let Err(error) = Theme::load(&config.identity) {
         unusable.push(Unusable::new("identity.logo", error.problem()));
     }
@@ -66,6 +62,24 @@ impl Unusable {
             message: message.into(),
         }
     }
+}
+
+fn audit_files(config: &Config) -> Vec<Unusable> {
+    let sink = config.audit.sink.file().and_then(|sink| {
+        let error = audit::check_file(sink).err()?;
+        Some(Unusable::new(
+            "audit.sink.file",
+            format!("`{}`: {error}", sink.file.display()),
+        ))
+    });
+    let key = config.audit.chain.as_ref().and_then(|chain| {
+        let error = audit::check_chain_key(&chain.key_file).err()?;
+        Some(Unusable::new(
+            "audit.chain.key_file",
+            format!("`{}`: {error}", chain.key_file.display()),
+        ))
+    });
+    sink.into_iter().chain(key).collect()
 }
 
 fn session_files(config: &Config) -> Vec<Unusable> {

@@ -37,7 +37,7 @@ struct DecisionLine<'a> {
 impl Serialize for DecisionLine<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let found = MaskedPaths::default();
-        let mut fields = self.mask.over(to, &found).serialize_struct("decision", 25)?;
+        let mut fields = self.mask.over(to, &found).serialize_struct("decision", 26)?;
         // not masked: every line has these fields, and a reader needs them
         fields.unmasked().serialize_field("schema_version", &SCHEMA_VERSION)?;
         fields.unmasked().serialize_field("kind", "decision")?;
@@ -125,6 +125,10 @@ fn append_outcome(record: &AuditRecord, out: &mut Vec<u8>) -> serde_json::Result
     append::text(out, decision);
     out.extend_from_slice(b",\"reason\":");
     append::text(out, reason);
+    if let Some(rate) = &record.sample_rate {
+        out.extend_from_slice(b",\"sample_rate\":");
+        serde_json::to_writer(&mut *out, rate)?;
+    }
     out.extend_from_slice(b",\"policies\":");
     append::list(out, &record.policies, |out, id| append::text(out, id));
     out.extend_from_slice(b",\"errors\":");

@@ -5,6 +5,7 @@
 //! configured number of records is ever in memory. A reservation counts as a line and is always accepted later.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -45,6 +46,16 @@ pub(super) struct Reservation(Option<Arc<Queue>>);
 pub(super) struct Batch {
     pub text: Vec<u8>,
     pub lines: usize,
+}
+
+/// What the writer took.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Taken {
+    Lines,
+    /// The deadline is over.
+    Nothing,
+    /// The queue is closed and empty.
+    Closed,
 }
 
 impl Waiting {
@@ -92,21 +103,28 @@ impl Queue {
         }
     }
 
-    /// Waits until there are lines, and exchanges them for the empty `batch`. False if the queue is closed and empty.
-    pub fn take(&self, batch: &mut Batch) -> bool {
+    /// Waits until there are lines or the deadline is over, and exchanges the lines for the empty `batch`.
+    pub fn take(&self, batch: &mut Batch, deadline: Option<Instant>) -> Taken {
         let mut waiting = self.waiting.lock();
-        while waiting.lines == 0 && !waiting.closed {
+        let mut is_over = false;
+        while waiting.lines == 0 && !waiting.closed && !is_over {
             waiting.writer_sleeps = true;
-            self.wake.wait(&mut waiting);
+            match deadline {
+                None => self.wake.wait(&mut waiting),
+                Some(deadline) => is_over = self.wake.wait_until(&mut waiting, deadline).timed_out(),
+            }
         }
         waiting.writer_sleeps = false;
+        if waiting.lines == 0 {
+            return if waiting.closed { Taken::Closed } else { Taken::Nothing };
+        }
         if batch.text.capacity() > KEPT_BYTES {
             batch.text = Vec::new();
         }
         std::mem::swap(&mut waiting.text, &mut batch.text);
         batch.lines = std::mem::take(&mut waiting.lines);
         waiting.taken = batch.lines;
-        batch.lines > 0
+        Taken::Lines
     }
 
     /// Frees the places of the lines that the writer took.
@@ -145,7 +163,7 @@ mod tests {
 
     fn taken(queue: &Queue, batch: &mut Batch) -> String {
         batch.text.clear();
-        assert!(queue.take(batch));
+        assert_eq!(queue.take(batch, None), Taken::Lines);
         String::from_utf8(batch.text.clone()).unwrap()
     }
 
@@ -157,13 +175,15 @@ mod tests {
         queue.push(b"2\n").unwrap();
         queue.push(b"3\n").unwrap_err();
         assert_eq!((taken(&queue, &mut batch).as_str(), batch.lines), ("1\n2\n", 2));
+        batch.text.clear();
+        assert_eq!(queue.take(&mut batch, Some(Instant::now())), Taken::Nothing);
         queue.push(b"3\n").unwrap_err();
         queue.done();
         queue.push(b"3\n").unwrap();
         queue.close();
         assert_eq!((taken(&queue, &mut batch).as_str(), batch.lines), ("3\n", 1));
         batch.text.clear();
-        assert!(!queue.take(&mut batch), "closed and empty");
+        assert_eq!(queue.take(&mut batch, None), Taken::Closed);
     }
 
     #[test]
@@ -189,7 +209,7 @@ mod tests {
             move || {
                 let mut batch = Batch::default();
                 let mut lines = 0;
-                while queue.take(&mut batch) {
+                while queue.take(&mut batch, None) == Taken::Lines {
                     lines += batch.lines;
                     batch.text.clear();
                     queue.done();

@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 use uuid::Uuid;
 
 use crate::base::clock;
+use crate::config::Share;
 
 pub const SCHEMA_VERSION: u32 = 1;
 /// The portal of a record, and of a metric, for a request that no portal matched.
@@ -62,6 +63,8 @@ pub struct AuditRecord {
     pub resource: Option<EntityRef>,
     pub context: Option<DecisionContext>,
     pub verdict: Verdict,
+    /// Part of such decisions that is recorded; `None`: all.
+    pub sample_rate: Option<Share>,
     /// Ids of the determining policies.
     pub policies: SmallVec<[Arc<str>; 2]>,
     pub errors: Vec<PolicyError>,
@@ -213,6 +216,7 @@ impl AuditRecord {
             resource: None,
             context: None,
             verdict: Verdict::Cancelled,
+            sample_rate: None,
             policies: SmallVec::new(),
             errors: Vec::new(),
             shadow: None,
@@ -351,6 +355,10 @@ impl AuditRecord {
         fields.serialize_field("context", &self.context)?;
         fields.serialize_field("decision", decision)?;
         fields.serialize_field("reason", reason)?;
+        match &self.sample_rate {
+            Some(rate) => fields.serialize_field("sample_rate", rate)?,
+            None => fields.skip_field("sample_rate")?,
+        }
         fields.serialize_field("policies", self.policies.as_slice())?;
         fields.serialize_field("errors", &self.errors)?;
         match &self.shadow {

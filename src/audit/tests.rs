@@ -13,12 +13,13 @@ use uuid::Uuid;
 use super::queue::Batch;
 use super::record::{Latency, Shadow};
 use super::*;
-use crate::config::{AuditAllow, AuditSink};
+use crate::config::{AuditSink, FileSink};
 
 fn queue(on_full: OnFull, slots: usize) -> Audit {
     Audit(Arc::new(Shared {
         queue: Arc::new(Queue::new(slots)),
         mask: Mask::default(),
+        sampling: None,
         on_full,
         sink_fails: AtomicBool::default(),
         dropped: IntCounter::new("dropped", "test").unwrap(),
@@ -103,7 +104,7 @@ fn other(event: &Event, mask: &[&str]) -> Value {
 fn reasons(audit: &Audit) -> Vec<String> {
     audit.0.queue.push(b"{}\n").unwrap();
     let mut batch = Batch::default();
-    assert!(audit.0.queue.take(&mut batch));
+    assert_eq!(audit.0.queue.take(&mut batch, None), queue::Taken::Lines);
     audit.0.queue.done();
     let text = String::from_utf8(batch.text).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -151,6 +152,57 @@ fn every_kind_of_record_matches_the_published_schema() {
     let mut extra = decision(&full_record(), &[]);
     extra["token_raw"] = "x".into();
     assert!(!validator.is_valid(&extra));
+}
+
+#[test]
+fn published_reasons_and_doors_are_those_of_the_code() {
+    let schema: Value = serde_json::from_str(include_str!("../../schemas/audit-event.schema.json")).unwrap();
+    let published = |field: &str| -> Vec<String> {
+        let words = &schema["$defs"]["decision"]["properties"][field]["enum"];
+        let mut words: Vec<String> = serde_json::from_value(words.clone()).unwrap();
+        words.sort_unstable();
+        words
+    };
+    let verdicts =
+        Denial::ALL
+            .into_iter()
+            .map(Verdict::Denied)
+            .chain([Verdict::Permitted, Verdict::Cancelled, Verdict::Panicked]);
+    let mut reasons: Vec<&str> = verdicts.map(|verdict| verdict.words().1).collect();
+    reasons.sort_unstable();
+    // two denials, 413 and 431, share a code
+    reasons.dedup();
+    assert_eq!(published("reason"), reasons);
+    let doors = published("door");
+    assert!(
+        Door::ALL.iter().all(|door| doors.contains(&door.as_str().to_owned())),
+        "{doors:?}"
+    );
+}
+
+#[test]
+fn sampled_record_says_its_rate_and_a_denial_is_never_sampled() {
+    let rate = config::Share::new(0.25);
+    let sampled = AuditRecord {
+        sample_rate: rate,
+        ..full_record()
+    };
+    assert_eq!(decision(&sampled, &[])["sample_rate"], 0.25);
+    let mut audit = queue(OnFull::Drop, 4000);
+    let allow = serde_json::from_value(serde_json::json!({"default": 0.25})).unwrap();
+    Arc::get_mut(&mut audit.0).unwrap().sampling = Sampling::new(&allow);
+    for n in 0..2000 {
+        let mut guard = audit.guard(Slot(None), record());
+        if n % 2 == 0 {
+            guard.permitted();
+        } else {
+            guard.denied(Denial::Forbidden);
+        }
+    }
+    let reasons = reasons(&audit);
+    let allowed = reasons.iter().filter(|reason| *reason == "permitted").count();
+    assert_eq!(reasons.len() - allowed, 1000, "every denial is recorded");
+    assert!((180..=320).contains(&allowed), "{allowed}");
 }
 
 #[test]
@@ -238,6 +290,7 @@ fn any_record() -> impl Strategy<Value = AuditRecord> {
             let full = if is_full { full_record() } else { record() };
             AuditRecord {
                 decision_id: Uuid::from_u128(id),
+                sample_rate: micros.and_then(|micros| config::Share::new(1.0 / (micros % 1000 + 1) as f64)),
                 ts: std::time::UNIX_EPOCH + Duration::from_micros(total % 250_000_000_000_000_000),
                 request_id: http::HeaderValue::from_str(&text).ok(),
                 trace_id,
@@ -293,10 +346,11 @@ fn guard_sends_exactly_one_record_on_every_exit() {
 
 #[test]
 fn only_allowed_decisions_can_be_omitted() {
-    let audit = queue(OnFull::Drop, 8);
+    let mut audit = queue(OnFull::Drop, 8);
+    let allow = config::AuditAllow::Word(config::AllowWord::None);
+    Arc::get_mut(&mut audit.0).unwrap().sampling = Sampling::new(&allow);
     for permitted in [true, false] {
         let mut guard = audit.guard(Slot(None), record());
-        guard.omit_allowed();
         if permitted {
             guard.permitted();
         }
@@ -333,11 +387,10 @@ fn file_sink_is_private_survives_rotation_and_writes_every_record_on_close() {
     let path = folder.path().join("audit.jsonl");
     let old = folder.path().join("old");
     let config = config::Audit {
-        sink: AuditSink::File(path.clone()),
-        allow: AuditAllow::All,
+        sink: AuditSink::File(FileSink::plain(&path)),
         mask: Vec::new(),
-        on_full: OnFull::Drop,
         queue: config::Count::of::<1000>(),
+        ..config::Audit::default()
     };
     let metrics = Metrics::new().unwrap();
     let written = metrics.audit_events.with_label_values(&["file"]);

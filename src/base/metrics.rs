@@ -43,6 +43,7 @@ pub struct Metrics {
     pub users_reload: IntCounterVec,
     pub audit_events: IntCounterVec,
     pub audit_dropped: IntCounterVec,
+    pub audit_errors: IntCounterVec,
     pub upstream_errors: IntCounterVec,
     pub tls: TlsMetrics,
     pub bundle: BundleMetrics,
@@ -124,6 +125,7 @@ impl Metrics {
             )?,
             audit_events: counters(r, "audit_events_total", "Audit records written.", &["sink"])?,
             audit_dropped: counters(r, "audit_dropped_total", "Audit records lost.", &["sink"])?,
+            audit_errors: counters(r, "audit_errors_total", "Failures of the audit sink.", &["operation"])?,
             upstream_errors: counters(
                 r,
                 "upstream_errors_total",

@@ -103,7 +103,7 @@ impl Checker<'_> {
             self.error("listen.proxy.proxy_protocol", message);
         }
         let assertion = self.assertion(document.assertion.clone());
-        let audit = self.audit(document.audit.clone());
+        let audit = self.audit(document);
         let sessions = self.sessions(document);
         let login = self.login(document, &mut issuers);
         let identity = self.identity(document.identity.clone(), identity_prefix);

@@ -12,7 +12,7 @@ use super::document::Document;
 use super::error::ConfigErrors;
 use super::sections::issuers::ALGORITHMS;
 use super::tree::{Node, Origin, Shape, join};
-use super::values::{TEXT_MAXIMUM, TEXT_MINIMUM, check_size, check_span, parse_size, parse_span};
+use super::values::{TEXT_MAXIMUM, TEXT_MINIMUM, check_size, check_span, parse_fsync, parse_size, parse_span};
 
 /// Keys of the contract whose feature this version does not have. They are refused, because a setting without effect is
 /// worse than an error. To make one available, remove it here and add the key to its section. `key=value` refuses one value.
@@ -319,6 +319,7 @@ fn check_format(fitting: &[Form<'_>], text: &str) -> Result<(), String> {
             let max = span_bound(fitting, TEXT_MAXIMUM);
             check_span(span, min, max)
         }),
+        "fsync" => parse_fsync(text).map(drop),
         "size" => parse_size(text).and_then(|bytes| check_size(bytes, size_minimum(fitting))),
         "jws-algorithm" if text.starts_with("HS") => Err(format!(
             "`{text}` is symmetric: a party that can verify a token could also make one; use one of {}",

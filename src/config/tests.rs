@@ -67,7 +67,7 @@ fn an_upstream_alone_is_a_complete_configuration() {
         (10_000, 200, 10_000)
     );
     assert!(config.limits.workers() >= 1 && config.limits.body_bytes.is_none());
-    assert_eq!(config.audit.sink, AuditSink::Stdout);
+    assert!(config.audit.sink.file().is_none() && config.audit.chain.is_none());
     assert_eq!((config.audit.on_full, config.audit.queue.get()), (OnFull::Drop, 8192));
     assert_eq!(config.assertion.header, "x-cedargate-assertion");
     assert_eq!(config.identity.prefix, "/api/v1/identity");
@@ -132,7 +132,10 @@ limits: { header_bytes: 65536, body_bytes: 10MiB, workers: 2 }
     assert_eq!(config.issuers[0].algorithms, [Algorithm::Es256]);
     assert_eq!(config.issuers[0].scope.claims.subject.as_str(), "sub");
     assert_eq!(config.issuers[1].keys, KeySource::Discovery);
-    assert_eq!(config.audit.sink, AuditSink::File("/etc/cedargate/audit.jsonl".into()));
+    assert_eq!(
+        config.audit.sink,
+        AuditSink::File(FileSink::plain("/etc/cedargate/audit.jsonl"))
+    );
     assert_eq!(config.limits.body_bytes.map(ByteSize::get), Some(10 * 1024 * 1024));
 }
 
@@ -544,7 +547,7 @@ fn relative_paths_start_at_the_folder_of_the_file() {
          issuers: [{{ name: corp, issuer: 'https://id.test', audiences: [x], jwks: {{ file: relative }}, ca_file: relative, introspection: {{ {client} }} }}]\n\
          sessions: {{ store: redis, key_file: relative, redis: {{ url: 'rediss://r', key_prefix: 'x:', password_file: relative, tls: {{ ca: relative, cert: relative, key: relative }} }} }}\n\
          login: {{ providers: {{ a: {{ issuer: corp, {client}, ca_file: relative }}, b: {{ issuer: corp, client_id: gate, client_key_file: relative }}, c: {{ users_file: relative }} }} }}\n\
-         identity: {{ logo: relative }}\nassertion: {{ key_file: relative }}\naudit: {{ sink: {{ file: relative }} }}\n"
+         identity: {{ logo: relative }}\nassertion: {{ key_file: relative }}\naudit: {{ sink: {{ file: relative }}, chain: {{ key_file: relative }} }}\n"
     );
     let loaded = from_str(&text, folder.path(), std::iter::empty()).unwrap_or_else(|errors| panic!("{errors}"));
     let shown = format!("{:?}", loaded.config);
@@ -561,7 +564,7 @@ fn relative_paths_start_at_the_folder_of_the_file() {
     // a new key for a file joins the texts above
     let keys = schema::keys(&json_schema());
     let files = keys.iter().filter(|key| key.ends_with("_file") || key.ends_with(".file"));
-    assert_eq!(files.count(), 15);
+    assert_eq!(files.count(), 16);
 }
 
 #[test]

@@ -29,7 +29,7 @@ use self::body::{Ask, SubjectSource};
 use crate::audit::{AuditGuard, AuditRecord, NO_PORTAL};
 use crate::authn::{VerifiedAssertion, is_assertion};
 use crate::base::clock::{unix_millis, unix_seconds};
-use crate::config::AuditAllow;
+
 use crate::gate::{ActivePortal, Gate, entity_ref, micros, record_decision};
 use crate::http::answer::{self, AnswerContext, Style};
 use crate::http::credentials::{Authorization, bearer, foreign_scheme};
@@ -246,9 +246,6 @@ async fn decide_one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uu
             None => guard.denied(denial),
         },
         None => guard.permitted(),
-    }
-    if gate.config.audit.allow == AuditAllow::None {
-        guard.omit_allowed();
     }
     match decision.unevaluated() {
         Some(refusal) if refusal.denial.status() != StatusCode::FORBIDDEN => return Err(refusal.clone()),

@@ -110,6 +110,28 @@ impl Rejected {
         }
     }
 
+    /// The reason behind this one; a new reason does not compile without its place in the row.
+    #[cfg(test)]
+    const fn next(self) -> Option<Self> {
+        match self {
+            Self::Malformed => Some(Self::HeadersTooLarge),
+            Self::HeadersTooLarge => Some(Self::HeaderTimeout),
+            Self::HeaderTimeout => Some(Self::SendTimeout),
+            Self::SendTimeout => Some(Self::Http2Protocol),
+            Self::Http2Protocol => Some(Self::Http2Flood),
+            Self::Http2Flood => Some(Self::ProxyHeader),
+            Self::ProxyHeader => Some(Self::TlsHandshake),
+            Self::TlsHandshake => Some(Self::TooManyConnections),
+            Self::TooManyConnections => None,
+        }
+    }
+
+    /// The reasons of `http_rejected` records.
+    #[cfg(test)]
+    pub fn recorded() -> impl Iterator<Item = Self> {
+        std::iter::successors(Some(Self::Malformed), |reason| reason.next()).filter(|reason| reason.is_recorded())
+    }
+
     /// False for reasons that are only counted: they cost a client nothing, so records of them could crowd out records of
     /// decisions.
     const fn is_recorded(self) -> bool {

@@ -19,6 +19,7 @@ mod open_portal;
 pub mod openid;
 pub mod processes;
 mod raw_connection;
+pub mod record_schema;
 pub mod redis;
 pub mod registry;
 pub mod scripted_provider;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use cedargate::app::{Running, start_from_yaml};
 use serde_json::Value;
 
-use super::{Answer, App, ISSUER, Issuer, eventually, raw};
+use super::{Answer, App, ISSUER, Issuer, eventually, raw, record_schema};
 
 /// A running gate in its own folder. Dropping it stops the gate and panics if that goes wrong.
 pub struct Gate {
@@ -226,20 +226,29 @@ impl Gate {
     }
 
     pub fn stop(mut self) {
-        self.running.take().unwrap().stop();
+        self.end();
+    }
+
+    /// Stops the gate; every line that it wrote to its log must have the published shape.
+    fn end(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop();
+            if !std::thread::panicking() {
+                let text = std::fs::read_to_string(self.path("decisions.jsonl")).unwrap_or_default();
+                record_schema::check_lines(&text);
+            }
+        }
     }
 
     /// Stops, then looks at what it left in its folder.
     pub fn stop_keeping(mut self, look: impl FnOnce(&Path)) {
-        self.running.take().unwrap().stop();
+        self.end();
         look(self.folder.path());
     }
 }
 
 impl Drop for Gate {
     fn drop(&mut self) {
-        if let Some(running) = self.running.take() {
-            running.stop();
-        }
+        self.end();
     }
 }

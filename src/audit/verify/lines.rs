@@ -1,0 +1,120 @@
+//! The lines of the files to verify, plain or gzip, one after the other in bounded memory.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+
+use flate2::bufread::MultiGzDecoder;
+use serde::Deserialize;
+
+/// A longer line is no record.
+pub const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
+const BUFFER_BYTES: usize = 256 * 1024;
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+
+/// The lines of one file.
+pub struct Lines {
+    from: Box<dyn BufRead>,
+    line: Vec<u8>,
+}
+
+/// One line, without its line break.
+pub struct Line<'a> {
+    pub bytes: &'a [u8],
+    /// False for the last line of a file that does not end with a line break.
+    pub is_whole: bool,
+    /// True if the line is longer than `LINE_BYTES_MAX`; `bytes` are its beginning.
+    pub is_too_long: bool,
+}
+
+impl Lines {
+    /// Opens a file; `-` is standard input.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let from: Box<dyn io::Read> = if path == Path::new("-") {
+            Box::new(io::stdin())
+        } else {
+            Box::new(File::open(path)?)
+        };
+        let mut from = BufReader::with_capacity(BUFFER_BYTES, from);
+        let from: Box<dyn BufRead> = if from.fill_buf()?.starts_with(&GZIP_MAGIC) {
+            Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(from)))
+        } else {
+            Box::new(from)
+        };
+        Ok(Self { from, line: Vec::new() })
+    }
+
+    /// The next line; `None` at the end of the file.
+    pub fn next(&mut self) -> io::Result<Option<Line<'_>>> {
+        self.line.clear();
+        let limit = LINE_BYTES_MAX as u64 + 1;
+        self.from.by_ref().take(limit).read_until(b'\n', &mut self.line)?;
+        if self.line.is_empty() {
+            return Ok(None);
+        }
+        let is_whole = self.line.pop_if(|last| *last == b'\n').is_some();
+        let is_too_long = !is_whole && self.line.len() > LINE_BYTES_MAX;
+        if is_too_long {
+            self.skip_line()?;
+        }
+        Ok(Some(Line {
+            bytes: &self.line,
+            is_whole,
+            is_too_long,
+        }))
+    }
+
+    fn skip_line(&mut self) -> io::Result<()> {
+        loop {
+            let buffer = self.from.fill_buf()?;
+            let end = buffer.iter().position(|byte| *byte == b'\n');
+            let (length, is_over) = (end.map_or(buffer.len(), |at| at + 1), end.is_some() || buffer.is_empty());
+            self.from.consume(length);
+            if is_over {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The files in the order of their first lines, which is the order in which they were written. A gate may compress them
+/// meanwhile: a file that is there plain and compressed is read once, and one that is gone is read as its compressed one.
+pub fn in_order(paths: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
+    #[derive(Deserialize)]
+    struct Head {
+        ts: String,
+    }
+    let compressed = |path: &Path| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".gz");
+        PathBuf::from(name)
+    };
+    let is_gone = |path: &Path| path != Path::new("-") && !path.exists() && compressed(path).exists();
+    let found = paths
+        .iter()
+        .map(|path| if is_gone(path) { compressed(path) } else { path.clone() });
+    let found: BTreeSet<PathBuf> = found.collect();
+    let twins: BTreeSet<PathBuf> = found.iter().map(|path| compressed(path)).collect();
+    let mut dated = Vec::new();
+    for path in found.difference(&twins) {
+        let mut ts = None;
+        // standard input can be read only once
+        if path != Path::new("-") {
+            let named = |error: io::Error| io::Error::new(error.kind(), format!("`{}`: {error}", path.display()));
+            let first = Lines::open(path)
+                .map_err(named)?
+                .next()
+                .map_err(named)?
+                .map(|line| line.bytes.to_vec());
+            ts = first
+                .and_then(|line| serde_json::from_slice::<Head>(&line).ok())
+                .map(|head| head.ts);
+        }
+        dated.push((ts, path.clone()));
+    }
+    if dated.iter().all(|(ts, _)| ts.is_some()) {
+        dated.sort_by(|(a, _), (b, _)| a.cmp(b));
+    }
+    Ok(dated.into_iter().map(|(_, path)| path).collect())
+}
