@@ -1,5 +1,5 @@
 # Thin on purpose: cargo knows how. `make test` is everything CI runs before a merge.
-.PHONY: demo test test-cluster lint charts release package image bench bench-parts bench-tools tools counts counts-accept
+.PHONY: demo test soak test-cluster lint charts release package image bench bench-parts bench-tools tools counts counts-accept
 
 COUNTER = --locked --quiet --profile counts --package cedargate-benches --bin instructions
 INSTRUCTIONS = cargo run $(COUNTER) --
@@ -28,6 +28,11 @@ counts: tools ## instructions per operation, compared with benches/instructions/
 
 counts-accept: tools ## what is counted now becomes the baseline
 	$(INSTRUCTIONS) accept
+
+soak: tools ## mixed traffic with reloads, new keys, Redis restarts: MINUTES=10
+	cargo build --locked --profile quick --bin cedargate
+	CEDARGATE_SOAK_SECONDS=$$(( $(or $(MINUTES),10) * 60 )) CEDARGATE_SOAK_BINARY=$(CURDIR)/target/quick/cedargate \
+	cargo test --locked --test integration -- --nocapture soak_of_mixed_traffic
 
 lint:
 	cargo fmt --all --check

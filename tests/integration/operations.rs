@@ -10,3 +10,4 @@ mod exposure;
 mod image;
 mod load_generator;
 mod package;
+mod soak;
