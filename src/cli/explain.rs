@@ -4,7 +4,7 @@
 //! each policy wanted and found, and the permit that needs the least to hold.
 
 mod json;
-mod text;
+pub(crate) mod text;
 
 use std::sync::Arc;
 

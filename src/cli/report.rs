@@ -12,7 +12,9 @@ pub(crate) mod text;
 
 use std::collections::HashSet;
 use std::fmt;
+use std::time::Duration;
 
+use cedargate_policy::decision::explain::Explanation;
 use cedargate_policy::decision_tests::{CaseResult, Verdict};
 use cedargate_policy::lint::{self, LintFinding};
 use cedargate_policy::revision::problem::Problem;
@@ -81,6 +83,8 @@ pub(crate) struct Case {
     pub outcome: CaseOutcome,
     /// Ids of the policies that decided.
     pub deciding: Vec<String>,
+    /// For people: the reasons of its decision, if it failed.
+    pub reasons: Option<String>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -101,6 +105,7 @@ pub(crate) struct Suite {
     pub uncovered: Vec<String>,
     /// Errors that kept the portal, or a test file, from loading.
     pub findings: Vec<Finding>,
+    pub duration: Duration,
 }
 
 /// The text of a file by its name in findings; `None` if it is not known.
@@ -171,7 +176,7 @@ impl Finding {
 }
 
 impl Case {
-    pub fn from_result(result: CaseResult) -> Self {
+    pub fn from_result(result: CaseResult, reasons: impl FnOnce(&Explanation) -> String) -> Self {
         Self {
             name: result.name,
             file: result.file,
@@ -182,6 +187,7 @@ impl Case {
                 Verdict::Skipped(why) => CaseOutcome::Skipped(why),
             },
             deciding: result.deciding.iter().map(|id| id.to_string()).collect(),
+            reasons: result.explanation.as_deref().map(reasons),
         }
     }
 
@@ -302,6 +308,7 @@ mod tests {
             line: Some(7),
             outcome,
             deciding: vec!["all".to_owned()],
+            reasons: None,
         };
         Suite {
             portal: "p".to_owned(),
@@ -312,6 +319,7 @@ mod tests {
             ],
             uncovered: vec!["never".to_owned()],
             findings: Vec::new(),
+            duration: Duration::from_millis(1500),
         }
     }
 

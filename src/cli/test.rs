@@ -1,10 +1,13 @@
 //! `cedargate test`: runs the portals' decision tests, case by case.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
-use cedargate_policy::decision_tests;
+use cedargate_policy::decision::explain::Explanation;
+use cedargate_policy::decision_tests::{self, Failures};
 use cedargate_policy::load::Warnings;
 
+use super::explain::text::reasons;
 use super::report::text::Coverage;
 use super::report::{Case, Finding, Format, Severity, Suite, json, junit, text};
 use super::tree::{PortalLoad, TreeArgs};
@@ -44,20 +47,32 @@ fn test(args: &Args) -> Result<Exit, String> {
     if suites.iter().any(|suite| !suite.findings.is_empty()) {
         return Ok(Exit::Invalid);
     }
+    if let Some(filter) = args
+        .filter
+        .as_ref()
+        .filter(|_| suites.iter().all(|suite| suite.cases.is_empty()))
+    {
+        return Err(format!("no case has `{filter}` in its name"));
+    }
     let has_failed = suites.iter().any(|suite| suite.cases.iter().any(Case::has_failed));
     Ok(if has_failed { Exit::TestsFailed } else { Exit::Ok })
 }
 
+fn explained(explanation: &Explanation) -> String {
+    reasons(explanation, Paint::stdout())
+}
+
 /// The results of one portal. `filter` selects the cases that are shown; all of them run and count for coverage.
 fn suite(load: &PortalLoad<'_>, filter: Option<&str>) -> Suite {
+    let started = Instant::now();
     let portal = load.portal.slug.to_string();
     let finding = |problem| Finding::from_problem(problem, Severity::Error, &portal);
     let mut findings: Vec<Finding> = load.problems.iter().map(finding).collect();
     let mut cases = Vec::new();
     let mut uncovered = Vec::new();
     if let Some(revision) = &load.revision {
-        match decision_tests::run(load.portal, revision) {
-            Ok(results) => cases.extend(results.into_iter().map(Case::from_result)),
+        match decision_tests::run(load.portal, revision, Failures::Explain) {
+            Ok(results) => cases.extend(results.into_iter().map(|result| Case::from_result(result, explained))),
             Err(error) => findings.extend(error.problems.iter().map(finding)),
         }
         let decided: BTreeSet<&str> = cases.iter().flat_map(|case| &case.deciding).map(String::as_str).collect();
@@ -75,5 +90,6 @@ fn suite(load: &PortalLoad<'_>, filter: Option<&str>) -> Suite {
         cases,
         uncovered,
         findings,
+        duration: started.elapsed(),
     }
 }

@@ -17,6 +17,7 @@ use serde_saphyr::Spanned;
 
 use self::judge::judge;
 use crate::claims::unsigned_identity;
+use crate::decision::explain::{Explanation, explain};
 use crate::decision::http::HttpQuery;
 use crate::decision::named::{ContextPrecedence, NamedEntity, NamedQuery};
 use crate::decision::{Asked, Caller, Decision, Query, decide};
@@ -41,6 +42,17 @@ pub struct CaseResult {
     pub verdict: Verdict,
     /// Policies that decided.
     pub deciding: Vec<Arc<str>>,
+    /// The reasons of the decision, for a case that failed, if they were asked for.
+    pub explanation: Option<Arc<Explanation>>,
+}
+
+/// What becomes of a case that fails.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Failures {
+    /// Only the difference to what it expects.
+    Name,
+    /// The reasons of its decision, too.
+    Explain,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -116,17 +128,19 @@ enum TestScheme {
 
 /// Fails with every failing case's name.
 pub fn check(portal: &PortalScope, revision: &Revision) -> Result<(), RevisionError> {
-    let failed = run(portal, revision)?.into_iter().filter_map(|result| match result.verdict {
-        Verdict::Failed(why) => {
-            Some(Problem::new(&result.file, format!("test `{}` failed: {why}", result.name)).at_line(result.line))
-        }
-        Verdict::Passed | Verdict::Skipped(_) => None,
-    });
+    let failed = run(portal, revision, Failures::Name)?
+        .into_iter()
+        .filter_map(|result| match result.verdict {
+            Verdict::Failed(why) => {
+                Some(Problem::new(&result.file, format!("test `{}` failed: {why}", result.name)).at_line(result.line))
+            }
+            Verdict::Passed | Verdict::Skipped(_) => None,
+        });
     RevisionError::check(failed.collect())
 }
 
 /// Runs every decision test of the portal; `Err` if a test file cannot be read as one.
-pub fn run(portal: &PortalScope, revision: &Revision) -> Result<Vec<CaseResult>, RevisionError> {
+pub fn run(portal: &PortalScope, revision: &Revision, failures: Failures) -> Result<Vec<CaseResult>, RevisionError> {
     let folder = format!("policies/{}/tests/", portal.slug);
     let mut results = Vec::new();
     for (name, file) in revision.portal_files().0.iter().filter(|(name, _)| name.starts_with(&folder)) {
@@ -135,6 +149,7 @@ pub fn run(portal: &PortalScope, revision: &Revision) -> Result<Vec<CaseResult>,
             portal,
             revision,
             file: name,
+            failures,
         };
         match name.rsplit_once('.').map(|(_, suffix)| suffix) {
             Some("yaml" | "yml") => results.extend(runner.yaml(text)?),
@@ -172,7 +187,11 @@ struct Runner<'a> {
     portal: &'a PortalScope,
     revision: &'a Revision,
     file: &'a str,
+    failures: Failures,
 }
+
+/// The function that answers a case: both decide alike.
+type Answer = fn(&Query<'_>, Caller<'_>) -> Explanation;
 
 impl Runner<'_> {
     fn yaml(&self, text: &str) -> Result<Vec<CaseResult>, RevisionError> {
@@ -198,37 +217,41 @@ impl Runner<'_> {
             name,
             verdict: Verdict::Passed,
             deciding: Vec::new(),
+            explanation: None,
         };
         if let Some(why) = &case.skip {
             result.verdict = Verdict::Skipped(why.clone());
             return result;
         }
-        match self.decide(tests, case) {
-            Ok(decision) => {
+        match self.decide(tests, case, unexplained) {
+            Ok(Explanation { decision, .. }) => {
                 result.deciding = deciding(&decision);
                 result.verdict = judge(case, &decision);
             }
             Err(message) => result.verdict = Verdict::Failed(message),
         }
+        if self.failures == Failures::Explain && matches!(result.verdict, Verdict::Failed(_)) {
+            result.explanation = self.decide(tests, case, explain).ok().map(Arc::new);
+        }
         result
     }
 
     /// `Err` if the case itself is malformed.
-    fn decide(&self, tests: &TestFile, case: &Case) -> Result<Decision, String> {
+    fn decide(&self, tests: &TestFile, case: &Case, answer: Answer) -> Result<Explanation, String> {
         if case.expect.is_none() {
             return Err("needs `expect: allow` or `expect: deny`".to_owned());
         }
         let identity = match self.identity(tests, case)? {
             Ok(identity) => identity,
-            Err(refusal) => return Ok(Decision::refused(refusal)),
+            Err(refusal) => return Ok(Decision::refused(refusal).into()),
         };
         let now = case.now.as_ref().or(tests.now.as_ref());
         let now_millis = now.map_or(Ok(NOW_MILLIS), |text| millis(text))?;
         match (&case.http, &case.action, &case.resource) {
-            (Some(http), None, None) => self.http(identity.as_ref(), case, http, now_millis),
-            (None, Some(action), Some(resource)) => {
+            (Some(http), None, None) => self.http(identity.as_ref(), case, http, now_millis, answer),
+            (None, Some(action), Some(_)) => {
                 let identity = identity.as_ref().ok_or("needs either `principal` or `claims`")?;
-                self.named(identity, case, action, resource, now_millis)
+                self.named(identity, case, action, now_millis, answer)
             }
             _ => Err("needs either `http`, or `action` and `resource`".to_owned()),
         }
@@ -296,7 +319,14 @@ impl Runner<'_> {
         }
     }
 
-    fn http(&self, identity: Option<&Identity>, case: &Case, http: &str, now_millis: i64) -> Result<Decision, String> {
+    fn http(
+        &self,
+        identity: Option<&Identity>,
+        case: &Case,
+        http: &str,
+        now_millis: i64,
+        answer: Answer,
+    ) -> Result<Explanation, String> {
         let (method, target) = http
             .split_once(' ')
             .ok_or("`http` is a method and a path: \"GET /portal/…\"")?;
@@ -306,7 +336,7 @@ impl Runner<'_> {
         };
         let path = match CanonicalPath::parse_request(raw) {
             Ok(path) => path,
-            Err(error) => return Ok(Decision::refused(path_refused(error.to_string()))),
+            Err(error) => return Ok(Decision::refused(path_refused(error.to_string())).into()),
         };
         let prefix = &self.portal.matches.path_prefix;
         if !self.revision.file.paths.is_below(&path, prefix) {
@@ -329,9 +359,9 @@ impl Runner<'_> {
             headers: Some(&no_headers),
             context: case.context.as_ref(),
         });
-        let decision = self.ask(identity, asked, now_millis);
-        fail_unasked(case, &decision, Denial::NotPermitted)?;
-        Ok(decision)
+        let answered = self.ask(identity, asked, now_millis, answer);
+        fail_unasked(case, &answered.decision, Denial::NotPermitted)?;
+        Ok(answered)
     }
 
     fn named(
@@ -339,9 +369,10 @@ impl Runner<'_> {
         identity: &Identity,
         case: &Case,
         action: &str,
-        resource: &Value,
         now_millis: i64,
-    ) -> Result<Decision, String> {
+        answer: Answer,
+    ) -> Result<Explanation, String> {
+        let resource = case.resource.as_ref().ok_or("needs `resource`")?;
         let resource = NamedEntity::read(resource.clone(), "resource").map_err(|refusal| refusal.detail.into_owned())?;
         let asked = Asked::Named(NamedQuery {
             action,
@@ -351,12 +382,12 @@ impl Runner<'_> {
             precedence: ContextPrecedence::Given,
             entities: &[],
         });
-        let decision = self.ask(Some(identity), asked, now_millis);
-        fail_unasked(case, &decision, Denial::RequestInvalid)?;
-        Ok(decision)
+        let answered = self.ask(Some(identity), asked, now_millis, answer);
+        fail_unasked(case, &answered.decision, Denial::RequestInvalid)?;
+        Ok(answered)
     }
 
-    fn ask(&self, identity: Option<&Identity>, asked: Asked<'_>, now_millis: i64) -> Decision {
+    fn ask(&self, identity: Option<&Identity>, asked: Asked<'_>, now_millis: i64, answer: Answer) -> Explanation {
         let query = Query {
             portal: self.portal,
             revision: self.revision,
@@ -364,16 +395,21 @@ impl Runner<'_> {
             asked,
         };
         let Some(identity) = identity else {
-            return decide(&query, Caller::Anonymous);
+            return answer(&query, Caller::Anonymous);
         };
         match self.revision.principal(self.portal, identity) {
             Ok(principal) => {
                 let principal = &principal;
-                decide(&query, Caller::Proven { identity, principal })
+                answer(&query, Caller::Proven { identity, principal })
             }
-            Err(refusal) => Decision::refused(refusal),
+            Err(refusal) => Decision::refused(refusal).into(),
         }
     }
+}
+
+/// The decision alone.
+fn unexplained(query: &Query<'_>, caller: Caller<'_>) -> Explanation {
+    decide(query, caller).into()
 }
 
 impl From<TestScheme> for Scheme {

@@ -2,7 +2,7 @@
 
 use cedar_policy::Effect;
 use cedargate_policy::decision::explain::{
-    Clause, ExplainedEvaluation, ExplainedPolicy, FactSource, Found, NamedWithAncestors, ScopePart, Verdict,
+    Clause, ExplainedEvaluation, ExplainedPolicy, Explanation, FactSource, Found, NamedWithAncestors, ScopePart, Verdict,
 };
 
 use super::Explained;
@@ -16,11 +16,7 @@ pub(super) fn report(explained: &Explained, all: bool, paint: Paint) -> String {
     let mut text = headline(explained, paint);
     text.push_str(&subjects(explained));
     let explanation = &explained.explanation;
-    if let Some(nearest) = explanation.nearest_permit()
-        && let Some(evaluation) = explanation.deciding()
-    {
-        text.push_str(&format!("\nnearest permit\n{}", policy(nearest, evaluation, paint)));
-    }
+    text.push_str(&nearest(explanation, paint));
     for (at, evaluation) in explanation.evaluations.iter().enumerate() {
         let is_last = at + 1 == explanation.evaluations.len();
         if is_last || has_something_to_say(evaluation) {
@@ -28,6 +24,38 @@ pub(super) fn report(explained: &Explained, all: bool, paint: Paint) -> String {
         }
     }
     text
+}
+
+/// The nearest permit and the policies whose scope fits, for a decision test that failed.
+pub(crate) fn reasons(explanation: &Explanation, paint: Paint) -> String {
+    let mut text = nearest(explanation, paint);
+    if let Some(evaluation) = explanation.deciding() {
+        let inside = evaluation
+            .policies
+            .iter()
+            .filter(|policy| policy.verdict != Verdict::OutOfScope);
+        text.push_str("\npolicies whose scope fits\n");
+        let before = text.len();
+        text.extend(inside.map(|one| policy(one, evaluation, paint)));
+        if text.len() == before {
+            text.push_str("  none\n");
+        }
+    }
+    let indented = text.trim().lines().map(|line| {
+        if line.is_empty() {
+            "\n".to_owned()
+        } else {
+            format!("       {line}\n")
+        }
+    });
+    indented.collect()
+}
+
+fn nearest(explanation: &Explanation, paint: Paint) -> String {
+    match (explanation.nearest_permit(), explanation.deciding()) {
+        (Some(nearest), Some(evaluation)) => format!("\nnearest permit\n{}", policy(nearest, evaluation, paint)),
+        _ => String::new(),
+    }
 }
 
 fn headline(explained: &Explained, paint: Paint) -> String {

@@ -8,7 +8,18 @@ pub(crate) fn suites(suites: &[Suite]) -> String {
     for suite in suites {
         let name = escaped(&suite.portal);
         let tests = suite.cases.len();
-        xml.push_str(&format!("  <testsuite name=\"{name}\" tests=\"{tests}\">\n"));
+        let failures = suite.cases.iter().filter(|case| case.has_failed()).count();
+        let skipped = suite
+            .cases
+            .iter()
+            .filter(|case| matches!(case.outcome, CaseOutcome::Skipped(_)))
+            .count();
+        let errors = suite.findings.len();
+        let seconds = suite.duration.as_secs_f64();
+        xml.push_str(&format!(
+            "  <testsuite name=\"{name}\" tests=\"{tests}\" failures=\"{failures}\" errors=\"{errors}\" skipped=\"{skipped}\" \
+             time=\"{seconds:.3}\">\n"
+        ));
         for finding in &suite.findings {
             let message = escaped(&finding.to_string());
             xml.push_str(&format!(
@@ -56,7 +67,7 @@ mod tests {
         };
         let xml = suites(&[suite]);
         for part in [
-            "<testsuite name=\"p\" tests=\"3\">",
+            "<testsuite name=\"p\" tests=\"3\" failures=\"1\" errors=\"1\" skipped=\"1\" time=\"1.500\">",
             "<testcase name=\"load\"><error message=\"policies/p/a.cedar:3: 50% isnot a policy (help: add `;`)\"/></testcase>",
             "<testcase name=\"reads\" classname=\"policies/p/tests/t.yaml\"></testcase>",
             "<testcase name=\"writes &lt;x&gt;\" classname=\"policies/p/tests/t.yaml\"><failure message=\"expected deny\"/></testcase>",

@@ -116,7 +116,12 @@ pub(crate) fn suites(suites: &[Suite], coverage: Coverage, source: Source<'_>, p
                 CaseOutcome::Skipped(reason) => format!("  {} {name} ({reason})\n", paint.dim("skipped")),
                 CaseOutcome::Failed(difference) => {
                     let line = case.line.map(|line| format!(":{line}")).unwrap_or_default();
-                    format!("  {} {name} ({}{line})\n     {difference}\n", paint.red("FAILED"), case.file)
+                    let reasons = case.reasons.as_deref().unwrap_or_default();
+                    format!(
+                        "  {} {name} ({}{line})\n     {difference}\n{reasons}",
+                        paint.red("FAILED"),
+                        case.file
+                    )
                 }
             });
         }

@@ -140,3 +140,30 @@ fn a_forbid_on_the_path_of_a_routed_request_is_shown_with_its_own_reading() {
     assert!(out.contains("Path::\"/portal/p/orders/7\""), "{out}");
     assert!(!out.contains("nearest permit"), "permits were not asked: {out}");
 }
+
+#[test]
+fn a_failing_decision_test_shows_its_reasons_and_a_filter_that_matches_nothing_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(run(folder.path(), &["init"]).0, 0);
+    let tests = folder.path().join("policies/customer/tests/pages.yaml");
+    let text = std::fs::read_to_string(&tests).unwrap();
+    let wrong = text.replace(
+        "principal: vera, http: \"PUT /portal/customer/items/7\", expect: deny, reason: not_permitted",
+        "principal: vera, http: \"PUT /portal/customer/items/7\", expect: allow",
+    );
+    assert_ne!(text, wrong);
+    std::fs::write(&tests, wrong).unwrap();
+    let (code, out, _) = run(folder.path(), &["test"]);
+    assert_eq!(code, 4, "{out}");
+    assert!(out.contains("nearest permit") && out.contains("editors-edit-items"), "{out}");
+    assert!(out.contains("wants principal in Role::\"editor\""), "{out}");
+    let (code, xml, _) = run(folder.path(), &["test", "--format", "junit"]);
+    assert_eq!(code, 4);
+    assert!(
+        xml.contains("tests=\"7\" failures=\"1\" errors=\"0\" skipped=\"0\" time=\""),
+        "{xml}"
+    );
+    let (code, _, error) = run(folder.path(), &["test", "--filter", "no such case"]);
+    assert_eq!(code, 64);
+    assert!(error.contains("`no such case`"), "{error}");
+}

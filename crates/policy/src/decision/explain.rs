@@ -4,6 +4,7 @@
 //! policies together, so it is for people and never on the path of a request.
 
 use std::cell::RefCell;
+use std::fmt;
 
 use cedar_policy::Effect;
 use serde_json::Value;
@@ -99,6 +100,25 @@ pub fn explain(query: &Query<'_>, caller: Caller<'_>) -> Explanation {
     Explanation {
         decision,
         evaluations: recorder.evaluations.into_inner(),
+    }
+}
+
+/// A decision without its reasons.
+impl From<Decision> for Explanation {
+    fn from(decision: Decision) -> Self {
+        Self {
+            decision,
+            evaluations: Vec::new(),
+        }
+    }
+}
+
+impl fmt::Debug for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Explanation")
+            .field("denial", &self.decision.denial())
+            .field("evaluations", &self.evaluations)
+            .finish()
     }
 }
 

@@ -2,12 +2,15 @@
 //!
 //! They skip HTTP and claims: principal, entities and context are those of the file, and the gate adds nothing.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{CaseResult, Expect, NOW_MILLIS, Runner, Verdict, deciding};
+use super::{Answer, CaseResult, Expect, Failures, NOW_MILLIS, Runner, Verdict, deciding, unexplained};
+use crate::decision::explain::{Explanation, explain};
 use crate::decision::named::{ContextPrecedence, NamedEntity, NamedQuery};
-use crate::decision::{Asked, Caller, Decision, Query, decide};
+use crate::decision::{Asked, Caller, Decision, Query};
 use crate::revision::problem::{Problem, RevisionError};
 
 /// A request of the Cedar CLI, with what its test expects.
@@ -59,20 +62,23 @@ impl Runner<'_> {
 
     fn cli_case(&self, number: usize, case: &CliCase) -> CaseResult {
         let name = case.name.clone().unwrap_or_else(|| format!("#{number}"));
-        let (verdict, deciding) = match self.cli_decision(case) {
+        let (verdict, deciding) = match self.cli_decision(case, unexplained) {
             Err(message) => (Verdict::Failed(message), Vec::new()),
-            Ok(decision) => (judge_cli(case, &decision), deciding(&decision)),
+            Ok(Explanation { decision, .. }) => (judge_cli(case, &decision), deciding(&decision)),
         };
+        let is_explained = self.failures == Failures::Explain && matches!(verdict, Verdict::Failed(_));
+        let explanation = is_explained.then(|| self.cli_decision(case, explain).ok()).flatten();
         CaseResult {
             file: self.file.to_owned(),
             line: None,
             name,
             verdict,
             deciding,
+            explanation: explanation.map(Arc::new),
         }
     }
 
-    fn cli_decision(&self, case: &CliCase) -> Result<Decision, String> {
+    fn cli_decision(&self, case: &CliCase, answer: Answer) -> Result<Explanation, String> {
         let CliRequest {
             principal,
             action,
@@ -104,10 +110,10 @@ impl Runner<'_> {
                 entities,
             }),
         };
-        let decision = decide(&query, Caller::Anonymous);
-        match decision.unevaluated() {
+        let answered = answer(&query, Caller::Anonymous);
+        match answered.decision.unevaluated() {
             Some(refusal) => Err(refusal.detail.to_string()),
-            None => Ok(decision),
+            None => Ok(answered),
         }
     }
 }

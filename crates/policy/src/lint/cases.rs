@@ -57,7 +57,7 @@ fn files<'a>(linted: &'a Linted<'_>) -> impl Iterator<Item = (&'a String, &'a st
 
 pub(super) fn findings(linted: &Linted<'_>) -> Vec<LintFinding> {
     let mut findings = Vec::new();
-    let Ok(results) = decision_tests::run(linted.portal, linted.revision) else {
+    let Ok(results) = decision_tests::run(linted.portal, linted.revision, decision_tests::Failures::Name) else {
         return findings;
     };
     let mut counts: BTreeMap<&str, usize> = files(linted).map(|(name, _)| (name.as_str(), 0)).collect();
