@@ -133,14 +133,14 @@ impl Finding {
             rule: RULE_VALIDATION,
             severity,
             message: problem.message.clone(),
-            help: problem.help.clone(),
+            help: problem.help.as_deref().map(str::to_owned),
             file: Some(problem.file.clone()),
             line: problem.line,
             column: problem.column,
-            end_line: problem.end_line,
-            end_column: problem.end_column,
+            end_line: problem.end.as_ref().map(|end| end.line),
+            end_column: problem.end.as_ref().map(|end| end.column),
             portal: Some(portal.to_owned()),
-            policy: problem.policy.clone(),
+            policy: problem.policy.as_deref().map(str::to_owned),
         }
     }
 

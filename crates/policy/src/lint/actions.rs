@@ -49,7 +49,7 @@ pub(super) fn findings(linted: &Linted<'_>) -> Vec<LintFinding> {
             problem.with_help("write a policy for it, or remove it from the schema"),
         ));
     }
-    findings.sort_by(|a, b| (a.problem.line, a.problem.column).cmp(&(b.problem.line, b.problem.column)));
+    findings.sort_by_key(|finding| (finding.problem.line, finding.problem.column));
     findings
 }
 

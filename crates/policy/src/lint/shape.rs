@@ -260,7 +260,7 @@ fn covering<'a>(
     });
     combinations
         .filter_map(|scope| open.get(&scope).copied())
-        .find(|other| !std::ptr::eq(*other, entry) && !(is_same_scope(entry, other) && other.info.id > entry.info.id))
+        .find(|other| !std::ptr::eq(*other, entry) && (!is_same_scope(entry, other) || other.info.id < entry.info.id))
 }
 
 /// Of two equal permits only one is reported: the one whose id comes later.

@@ -11,7 +11,7 @@ use cedar_policy::{Schema, SchemaFragment, Validator};
 use crate::context::ContextPlans;
 use crate::digest::sha256_of;
 use crate::revision::PortalSchema;
-use crate::revision::problem::{Problem, RevisionError};
+use crate::revision::problem::{Position, Problem, RevisionError};
 use crate::revision::source::Files;
 use crate::schema::SchemaModel;
 use crate::types::PortalSlug;
@@ -116,9 +116,16 @@ fn in_joined(names: &[String], files: &Files, joined: &str, error: &dyn miette::
         let lines = text.matches('\n').count() + 1;
         match problem.line {
             Some(line) if line <= first_line + lines => {
+                let end = problem.end.as_deref().copied();
                 return Problem {
                     file: name.clone(),
                     line: Some(line - first_line),
+                    end: end.map(|Position { line, column }| {
+                        Box::new(Position {
+                            line: line.saturating_sub(first_line),
+                            column,
+                        })
+                    }),
                     ..problem
                 };
             }

@@ -13,17 +13,15 @@ pub struct Problem {
     pub line: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub column: Option<usize>,
-    /// The line and the column after the last byte, where they are known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub end_line: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub end_column: Option<usize>,
+    /// The place after the last byte, where it is known.
+    #[serde(skip)]
+    pub end: Option<Box<Position>>,
     pub message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub help: Option<String>,
+    pub help: Option<Box<str>>,
     /// The id of the policy that has it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub policy: Option<String>,
+    pub policy: Option<Box<str>>,
 }
 
 /// Everything that keeps a candidate from becoming a revision; never empty.
@@ -39,8 +37,7 @@ impl Problem {
             file: file.to_owned(),
             line: None,
             column: None,
-            end_line: None,
-            end_column: None,
+            end: None,
             message: message.into(),
             help: None,
             policy: None,
@@ -53,7 +50,7 @@ impl Problem {
     }
 
     pub fn with_help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
+        self.help = Some(help.into().into_boxed_str());
         self
     }
 
@@ -66,16 +63,14 @@ impl Problem {
 
     /// The same from `offset` over `length` bytes.
     pub fn at_span(self, text: &str, offset: usize, length: usize) -> Self {
-        let end = position(text, offset + length);
         Self {
-            end_line: Some(end.line),
-            end_column: Some(end.column),
+            end: Some(Box::new(position(text, offset + length))),
             ..self.at_offset(text, offset)
         }
     }
 
     pub fn of_policy(mut self, id: &str) -> Self {
-        self.policy = Some(id.to_owned());
+        self.policy = Some(id.into());
         self
     }
 
@@ -83,14 +78,15 @@ impl Problem {
     /// a place moves to the piece's first line.
     pub fn within(mut self, file: &str, first: Position) -> Self {
         file.clone_into(&mut self.file);
-        let moved = |line: Option<usize>, column: Option<usize>| match line {
-            None | Some(1) => column.map(|column| column + first.column - 1),
-            Some(_) => column,
-        };
-        self.column = moved(self.line, self.column);
-        self.end_column = moved(self.end_line, self.end_column);
+        let moved = |line: usize, column: usize| if line == 1 { column + first.column - 1 } else { column };
+        self.column = self.column.map(|column| moved(self.line.unwrap_or(1), column));
         self.line = Some(self.line.unwrap_or(1) + first.line - 1);
-        self.end_line = self.end_line.map(|line| line + first.line - 1);
+        self.end = self.end.map(|end| {
+            Box::new(Position {
+                line: end.line + first.line - 1,
+                column: moved(end.line, end.column),
+            })
+        });
         self
     }
 
@@ -102,7 +98,7 @@ impl Problem {
             message = format!("{message}: {note}");
         }
         let mut problem = Self::new(file, message);
-        problem.help = error.help().map(|h| h.to_string());
+        problem.help = error.help().map(|h| h.to_string().into_boxed_str());
         match label {
             Some(label) => problem.at_span(text, label.offset(), label.len()),
             None => problem,
@@ -127,7 +123,7 @@ impl fmt::Display for Problem {
 /// One slip is one problem: Cedar reports it for each combination of action and types. Keeps of the problems at one place the
 /// first that has advice, in the order of the file.
 pub fn merged(mut problems: Vec<Problem>) -> Vec<Problem> {
-    let place = |problem: &Problem| (problem.line, problem.column, problem.end_line, problem.end_column);
+    let place = |problem: &Problem| (problem.line, problem.column, problem.end.as_deref().copied());
     problems.sort_by(|a, b| {
         let key = |problem: &Problem| (place(problem), problem.help.is_none());
         key(a).cmp(&key(b)).then_with(|| a.message.cmp(&b.message))
@@ -177,7 +173,7 @@ fn lines(problems: &[Problem]) -> String {
 }
 
 /// A place in a text; both count from 1.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Position {
     pub line: usize,
     pub column: usize,
