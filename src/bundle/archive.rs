@@ -106,7 +106,6 @@ pub(super) fn read(bytes: &[u8], check: impl FnOnce(&Head) -> Result<Manifest, B
     if members.next().is_some() {
         return Err(BundleError::Trailing);
     }
-    drop(members);
     archive.into_inner().finish().map_err(failed)??;
     if hex::encode(files.hash()) != manifest.tree {
         return Err(BundleError::Manifest("`tree` is not the hash of its files".to_owned()));

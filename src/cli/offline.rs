@@ -101,13 +101,13 @@ impl QueryArgs {
     /// Reads the query and passes it to `answer`. `Err` is a message for the user.
     pub fn ask<T>(&self, answer: impl FnOnce(&Query<'_>, &OfflineCaller) -> T) -> Result<T, String> {
         match (&self.request, &self.url) {
-            (Some(path), _) => self.from_request(path, answer),
-            (None, Some(url)) => self.from_line(url, answer),
+            (Some(path), _) => self.ask_file(path, answer),
+            (None, Some(url)) => self.ask_line(url, answer),
             (None, None) => Err("give `--request FILE`, or `--url /path` with or without `--token T`".to_owned()),
         }
     }
 
-    fn from_request<T>(&self, path: &Path, answer: impl FnOnce(&Query<'_>, &OfflineCaller) -> T) -> Result<T, String> {
+    fn ask_file<T>(&self, path: &Path, answer: impl FnOnce(&Query<'_>, &OfflineCaller) -> T) -> Result<T, String> {
         let bytes = read_bounded(path)?;
         let mut body: Map<String, Value> = strict::object_from_slice(&bytes).map_err(|e| format!("`{}`: {e}", path.display()))?;
         if let Some(portal) = &self.portal {
@@ -124,7 +124,7 @@ impl QueryArgs {
         answered(&load, &credential, |_| Asked::Named(ask.query()), answer)
     }
 
-    fn from_line<T>(&self, url: &str, answer: impl FnOnce(&Query<'_>, &OfflineCaller) -> T) -> Result<T, String> {
+    fn ask_line<T>(&self, url: &str, answer: impl FnOnce(&Query<'_>, &OfflineCaller) -> T) -> Result<T, String> {
         let claims = self.claims.as_deref().map(read_claims).transpose()?;
         let workbench = self.tree.open()?;
         let (raw, query) = match url.split_once('?') {

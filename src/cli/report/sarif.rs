@@ -31,32 +31,34 @@ fn result(finding: &Finding) -> Value {
         Some(help) => format!("{}\nhelp: {help}", finding.message),
         None => finding.message.clone(),
     };
-    let mut result = json!({"ruleId": finding.rule, "level": level, "message": {"text": text}});
-    if let Some(file) = &finding.file {
-        let mut place = json!({"artifactLocation": {"uri": file}});
-        if let Some(line) = finding.line {
-            let region = [
-                ("startLine", Some(line)),
-                ("startColumn", finding.column),
-                ("endLine", finding.end_line),
-                ("endColumn", finding.end_column),
-            ];
-            let known = region
-                .into_iter()
-                .filter_map(|(key, value)| Some((key.to_owned(), json!(value?))));
-            place["region"] = Value::Object(known.collect());
-        }
-        result["locations"] = json!([{"physicalLocation": place}]);
-    }
-    let properties = [("portal", &finding.portal), ("policy", &finding.policy)];
-    let known: serde_json::Map<String, Value> = properties
-        .into_iter()
-        .filter_map(|(key, value)| Some((key.to_owned(), json!(value.as_ref()?))))
-        .collect();
-    if !known.is_empty() {
-        result["properties"] = Value::Object(known);
-    }
-    result
+    let place = finding.file.as_ref().map(|file| {
+        let region = finding.line.map(|line| {
+            known([
+                ("startLine", Some(json!(line))),
+                ("startColumn", finding.column.map(|column| json!(column))),
+                ("endLine", finding.end_line.map(|line| json!(line))),
+                ("endColumn", finding.end_column.map(|column| json!(column))),
+            ])
+        });
+        known([("artifactLocation", Some(json!({"uri": file}))), ("region", region)])
+    });
+    let properties = known([
+        ("portal", finding.portal.as_ref().map(|portal| json!(portal))),
+        ("policy", finding.policy.as_ref().map(|policy| json!(policy))),
+    ]);
+    known([
+        ("ruleId", Some(json!(finding.rule))),
+        ("level", Some(json!(level))),
+        ("message", Some(json!({"text": text}))),
+        ("locations", place.map(|place| json!([{"physicalLocation": place}]))),
+        ("properties", Some(properties).filter(|properties| *properties != json!({}))),
+    ])
+}
+
+/// An object of the members that have a value.
+fn known<const N: usize>(members: [(&str, Option<Value>); N]) -> Value {
+    let known = members.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    Value::Object(known.collect())
 }
 
 #[cfg(test)]
