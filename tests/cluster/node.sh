@@ -19,12 +19,24 @@ CGROUP=cedargate-cluster
 in_node() { nsenter --net=/run/netns/$NETNS -- "$@"; }
 kube() { in_node "$BIN/kubectl" --kubeconfig "$STATE/admin.kubeconfig" "$@"; }
 
-# begin <name> <command…>: starts a part in the node, its log in $LOGS/<name>.log, its id in $STATE/pids
+# begin <name> <command…>: starts a part in the node, its log in $LOGS/<name>.log, its id in $STATE/pids. File 8 is the lock
+# of this run, which no part may keep.
 begin() {
     local name=$1
     shift
-    setsid nsenter --net=/run/netns/$NETNS -- "$@" >"$LOGS/$name.log" 2>&1 </dev/null &
-    echo "$! $name" >>"$STATE/pids"
+    setsid nsenter --net=/run/netns/$NETNS -- "$@" >"$LOGS/$name.log" 2>&1 </dev/null 8>&- &
+    echo "$! $(begun_at $!) $name" >>"$STATE/pids"
+}
+
+# When a process began, in ticks since the start of the machine. With it, an id names one process for ever.
+begun_at() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
+
+# parts: ids and names of the parts that still run, the last one first
+parts() {
+    local pid begun name
+    while read -r pid begun name; do
+        if [ "$(begun_at "$pid")" = "$begun" ]; then echo "$pid $name"; fi
+    done < <(tac "$STATE/pids")
 }
 
 # until_true <seconds> <what> <command…>: tries again until the command succeeds
@@ -41,7 +53,13 @@ until_true() {
 }
 
 node_network() {
+    if [ -e /run/netns/$NETNS ]; then
+        echo "test-cluster: the network namespace $NETNS is left from a run of another checkout that was killed; run it there" >&2
+        echo "again, or end its processes (\`ip netns pids $NETNS\`) and \`ip netns delete $NETNS\`" >&2
+        return 1
+    fi
     ip netns add $NETNS
+    touch "$STATE/netns"
     in_node ip link set lo up
     in_node ip link add node0 type bridge
     in_node ip address add $NODE_ADDRESS/24 dev node0
@@ -191,10 +209,11 @@ node_stop() {
         while read -r pid name; do
             kill -TERM "$pid" 2>/dev/null || continue
             ended "$pid" 10 || kill -KILL "$pid" 2>/dev/null || true
-        done < <(tac "$STATE/pids")
+        done < <(parts)
     fi
     node_unmount
-    ip netns delete $NETNS 2>/dev/null || true
+    # only the one that this state made
+    if [ -e "$STATE/netns" ]; then ip netns delete $NETNS 2>/dev/null || true; fi
     for controller in /sys/fs/cgroup/*/$CGROUP /sys/fs/cgroup/$CGROUP; do
         [ -d "$controller" ] && find "$controller" -depth -type d -exec rmdir {} + 2>/dev/null || true
     done
@@ -220,7 +239,7 @@ node_end_containers() {
             kill -TERM "$pid" 2>/dev/null || true
             ended "$pid" 10 || true
         fi
-    done <"$STATE/pids"
+    done < <(parts)
     for item in $(node_ctr tasks list -q 2>/dev/null); do
         node_ctr tasks delete --force "$item" >/dev/null 2>&1 || true
     done
