@@ -345,7 +345,8 @@ fn intact_log_is_proven_to_its_end() {
 #[test]
 fn every_kind_of_damage_is_found_and_placed() {
     type Change = fn(&mut Vec<String>);
-    let cases: [(&str, Change, &[(Kind, u64)]); 14] = [
+    type Case<'a> = (&'a str, Change, &'a [(Kind, u64)]);
+    let cases: [Case<'_>; 14] = [
         (
             "changed",
             |lines| lines[7] = lines[7].replace("\"n\":5", "\"n\":7"),
@@ -439,8 +440,8 @@ fn forged_hashes_do_not_fit_the_next_signature() {
     let log = Log::of_ten();
     log.edit(|lines| {
         let mut before = Link::of(lines[6].trim_end().as_bytes()).unwrap().hash;
-        for at in 7..10 {
-            let link_line = lines[at].trim_end().to_owned();
+        for line in &mut lines[7..10] {
+            let link_line = line.trim_end().to_owned();
             let link = Link::of(link_line.as_bytes()).unwrap();
             let record = String::from_utf8(link.record()).unwrap().replace("\"n\":5", "\"n\":99");
             let place = Place {
@@ -450,7 +451,7 @@ fn forged_hashes_do_not_fit_the_next_signature() {
             };
             let mut out = Vec::new();
             before = append(&mut out, record.as_bytes(), &place, None, &mut Vec::new());
-            lines[at] = String::from_utf8(out).unwrap();
+            *line = String::from_utf8(out).unwrap();
         }
     });
     assert!(numbers(&log.text()).contains(&99));

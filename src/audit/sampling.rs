@@ -156,10 +156,10 @@ mod tests {
         let ids = ids.into_iter().chain((0..20_000).map(|_| Uuid::now_v7())).collect::<Vec<_>>();
         for share in [0.0, 0.01, 0.1, 0.5, 1.0] {
             let rate = Share::new(share).unwrap();
-            let sampled = ids.iter().filter(|id| is_sampled(**id, rate)).count();
+            let sampled = u32::try_from(ids.iter().filter(|id| is_sampled(**id, rate)).count()).unwrap();
             let wanted = share * 40_000.0;
             let spread = 5.0 * (wanted * (1.0 - share)).sqrt();
-            assert!((sampled as f64 - wanted).abs() <= spread, "{share}: {sampled}");
+            assert!((f64::from(sampled) - wanted).abs() <= spread, "{share}: {sampled}");
         }
         let (low, high) = (Share::new(0.1).unwrap(), Share::new(0.2).unwrap());
         assert!(ids.iter().all(|id| !is_sampled(*id, low) || is_sampled(*id, high)));

@@ -290,7 +290,8 @@ fn any_record() -> impl Strategy<Value = AuditRecord> {
             let full = if is_full { full_record() } else { record() };
             AuditRecord {
                 decision_id: Uuid::from_u128(id),
-                sample_rate: micros.and_then(|micros| config::Share::new(1.0 / (micros % 1000 + 1) as f64)),
+                sample_rate: micros
+                    .and_then(|micros| config::Share::new(1.0 / f64::from(u32::try_from(micros % 1000 + 1).unwrap_or(1)))),
                 ts: std::time::UNIX_EPOCH + Duration::from_micros(total % 250_000_000_000_000_000),
                 request_id: http::HeaderValue::from_str(&text).ok(),
                 trace_id,

@@ -180,7 +180,7 @@ fn members_that_the_manifest_does_not_describe_are_refused() {
         assert!(read_raw(&members).is_err(), "an extra member of kind {}", char::from(kind));
     }
     let mut members = all();
-    drop(members.pop());
+    members.pop();
     assert!(matches!(read_raw(&members), Err(BundleError::Missing(name)) if name == PAIRS[2].0));
     let mut members = all();
     members.push(file("policies/p/more.cedar", b""));

@@ -696,7 +696,7 @@ fn what_cannot_be_done_safely_is_refused_with_object_field_and_line() {
             8,
         ),
         (
-            format!("  x: &c\n  - name: a\n    ports: [{{containerPort: 80}}]\n  containers: *c\n"),
+            "  x: &c\n  - name: a\n    ports: [{containerPort: 80}]\n  containers: *c\n".to_owned(),
             Options::default(),
             "is an alias",
             8,

@@ -295,13 +295,9 @@ impl Checker<'_> {
             self.audit_chain(chain);
         }
         if let AuditAllow::Rates(rates) = &audit.allow {
-            self.audit_rates(
-                rates,
-                document
-                    .portals
-                    .as_ref()
-                    .map(|portals| portals.keys().map(String::as_str).collect()),
-            );
+            let slugs = document.portals.as_ref();
+            let slugs: Option<Vec<&str>> = slugs.map(|portals| portals.keys().map(String::as_str).collect());
+            self.audit_rates(rates, slugs.as_deref());
         }
         audit
     }
@@ -318,9 +314,9 @@ impl Checker<'_> {
     }
 
     /// `slugs`: the configured portals; `None`: every folder of the policies is one.
-    fn audit_rates(&mut self, rates: &AllowRates, slugs: Option<Vec<&str>>) {
+    fn audit_rates(&mut self, rates: &AllowRates, slugs: Option<&[&str]>) {
         let unknown = |slug: &str| {
-            let slugs = slugs.as_ref()?;
+            let slugs = slugs?;
             (!slugs.contains(&slug)).then(|| format!("there is no portal `{slug}`; {}", hint(slug, slugs)))
         };
         for slug in rates.portals.keys() {

@@ -173,7 +173,7 @@ fn a_flood_on_the_admin_port_is_no_flood_on_the_app() {
         if slow.load(Ordering::SeqCst) {
             std::thread::sleep(Duration::from_millis(400));
         }
-        wire.send(&response("200 OK", b"ok"));
+        wire.send(response("200 OK", b"ok"));
     });
     let gate = gate(&format!(
         "{{ livez: {{ url: '{0}/l', timeout: 5s }}, readyz: {{ url: '{0}/r', timeout: 5s }} }}",
@@ -209,7 +209,7 @@ fn a_flood_on_the_admin_port_is_no_flood_on_the_app() {
 fn a_caller_that_leaves_does_not_end_the_probe_of_the_others() {
     let app = ScriptedServer::start(|_, wire| {
         std::thread::sleep(Duration::from_millis(500));
-        wire.send(&response("200 OK", b"ok"));
+        wire.send(response("200 OK", b"ok"));
     });
     let gate = gate(&format!("{{ livez: {{ url: '{}', timeout: 5s }} }}", app.url()));
     let mut first = RawConnection::open(gate.admin);
@@ -228,7 +228,7 @@ fn a_health_that_changes_shows_within_a_second() {
     let well = Arc::clone(&is_well);
     let app = ScriptedServer::start(move |_, wire| {
         let status = if well.load(Ordering::SeqCst) { "200 OK" } else { "500 No" };
-        wire.send(&response(status, b""));
+        wire.send(response(status, b""));
     });
     let gate = gate(&format!("{{ livez: {{ url: '{}' }} }}", app.url()));
     for state in [true, false, true] {

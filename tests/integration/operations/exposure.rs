@@ -87,7 +87,7 @@ fn the_log_says_once_what_status_shows_all_the_time() {
     let expected = json!([format!("127.0.0.2:{port}"), format!("127.0.0.3:{port}")]);
     eventually("status shows both addresses", || {
         let (_, shown, error) = gate_folder.run(&["status"]);
-        let status: Value = serde_json::from_str(&shown).map_err(|_| error)?;
+        let status: Value = serde_json::from_str(&shown).map_err(|_no_json| error)?;
         if status["app_reachable_around_gate"] == expected {
             Ok(())
         } else {

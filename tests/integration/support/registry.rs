@@ -37,7 +37,7 @@ impl Registry {
         eventually("the registry answers", || {
             std::net::TcpStream::connect(("127.0.0.1", port))
                 .map(drop)
-                .map_err(|_| process.log())
+                .map_err(|_not_yet| process.log())
         });
         Self {
             folder,

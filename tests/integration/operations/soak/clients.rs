@@ -178,9 +178,9 @@ impl Session<'_> {
                 let flip = clients.flip.read().unwrap();
                 self.expect("flip", "GET", "/portal/p/flip", &viewer(), b"", if *flip { 200 } else { 403 });
             }
-            66..76 => self.session_request(dice % 2 == 0),
-            76..82 => self.authorize(dice % 2 == 0),
-            82..88 => self.http2_request(&issuer, dice % 2 == 0),
+            66..76 => self.session_request(dice.is_multiple_of(2)),
+            76..82 => self.authorize(dice.is_multiple_of(2)),
+            82..88 => self.http2_request(&issuer, dice.is_multiple_of(2)),
             88..92 => self.expect("upload", "POST", "/portal/p/page", &viewer(), &vec![b'x'; UPLOAD_BYTES], 200),
             92..95 => self.upgrade(&viewer()),
             _ => self.abort(&viewer(), dice),
