@@ -17,6 +17,7 @@ mod fmt;
 mod init;
 mod inject;
 mod lint;
+mod log_level;
 mod offline;
 #[cfg(test)]
 mod pages_tests;
@@ -131,6 +132,8 @@ enum Command {
     /// Check the hash chain of the decision log
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Show or change a running gate's log level; a change ends by itself
+    LogLevel(log_level::Args),
     /// List a running gate's sessions, or end some
     #[command(subcommand)]
     Sessions(sessions::SessionsCommand),
@@ -188,6 +191,7 @@ fn run(command: Command) -> Exit {
         Command::Drain(args) => control::drain(&args),
         Command::Reload(args) => control::reload(&args),
         Command::Audit(command) => audit::run(&command),
+        Command::LogLevel(args) => log_level::run(&args),
         Command::Sessions(command) => sessions::run(&command),
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => completions::man(&args),

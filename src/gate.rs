@@ -24,7 +24,7 @@ use cedargate_policy::portal::path::CanonicalPath;
 use cedargate_policy::portal::path::rules::path_refused;
 use cedargate_policy::types::Door;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 
@@ -44,12 +44,13 @@ use crate::doors::login::LoginDoor;
 use crate::http::answer::{self, AnswerContext, Style};
 use crate::http::listener::ClientConnection;
 use crate::http::pages::Theme;
-use crate::http::request::{self, ClientFacts, Correlation, correlation, is_upgrade, new_id};
+use crate::http::request::{self, ClientFacts, Correlation, Trace, correlation, is_upgrade, new_id};
 use crate::http::upstream::{Body, Pool, Sender, UpstreamError, sanitize};
 use crate::limits::{RequestLimits, RequestSlot};
 use crate::login::RelyingParty;
 use crate::portals::{ActiveRevision, Portal, SharedRegistry};
 use crate::session::Sessions;
+use crate::traces::{RequestSpan, Tracer};
 
 /// The parts that all workers share.
 pub struct Gate {
@@ -65,6 +66,8 @@ pub struct Gate {
     pub identity: LoginDoor,
     pub theme: Arc<Theme>,
     pub audit: Audit,
+    /// `None`: traces are off.
+    pub tracer: Option<Arc<Tracer>>,
     pub metrics: Metrics,
     pub limits: RequestLimits,
 }
@@ -110,7 +113,8 @@ impl Worker {
         let style = Style::for_request(request.method(), request.headers());
         let decided_at = unix_millis();
         let decision_id = new_id(decided_at);
-        let Correlation { request_id, trace } = correlation(request.headers(), decision_id);
+        let Correlation { request_id, mut trace } = correlation(request.headers(), decision_id);
+        let span = self.gate.begin_span(request.headers(), &mut trace);
         let mut answer = AnswerContext {
             style,
             decision_id,
@@ -142,6 +146,7 @@ impl Worker {
             request_id,
             trace,
             record: self.gate.audit.guard(slot, record),
+            span,
             portal: None,
             active: None,
             origin: None,
@@ -312,6 +317,9 @@ impl Worker {
             crate::audit::Verdict::Denied(denial) => Some(denial),
             _ => None,
         };
+        if let Some(span) = progress.span.take() {
+            progress.finish_span(span, response.status(), denial, ended);
+        }
         let portal = progress.portal.as_ref().map_or(NO_PORTAL, |p| &p.name);
         let class = status_class(response.status());
         self.gate
@@ -340,6 +348,11 @@ impl Worker {
 }
 
 impl Gate {
+    /// `None`: traces are off, or this one is not sampled.
+    fn begin_span(&self, headers: &HeaderMap, trace: &mut Trace) -> Option<Box<RequestSpan>> {
+        self.tracer.as_ref()?.begin(headers, trace)
+    }
+
     /// Counts a request that got no slot for its record.
     fn count_unrecorded(&self, method: &http::Method, denial: Denial) {
         let class = status_class(denial.status());

@@ -36,6 +36,7 @@ mod gate;
 #[doc(hidden)] // `measured` re-exports some of it
 mod authn;
 mod audit;
+mod traces;
 
 // the other doors to the same decision
 mod doors;

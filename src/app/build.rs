@@ -36,6 +36,7 @@ use crate::login::RelyingParty;
 use crate::portals::{Portal, PortalRegistry};
 use crate::reload::{Brakes, ReloadRequests, Reloader};
 use crate::session::Sessions;
+use crate::traces::Tracer;
 
 /// New match sets whose condition-only policies are not made yet. The engine drops a set that does not fit and goes on with
 /// the original policies, which decide the same, only slower.
@@ -205,6 +206,7 @@ fn build_gate(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate
         identity,
         theme,
         audit,
+        tracer: Tracer::from_environment(),
         metrics,
         limits,
     }))

@@ -83,9 +83,13 @@ impl Running {
         self.reload_requests.wake();
         // the `conditions` thread ends when the last revision is dropped; both of these hold revisions
         drop(self.reload_requests);
+        let tracer = self.gate.tracer.clone();
         drop(self.gate);
         join(self.workers.into_iter().chain(self.background).collect());
         self.audit.close();
+        if let Some(tracer) = tracer {
+            tracer.flush();
+        }
         drop(self.files);
     }
 

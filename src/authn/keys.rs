@@ -260,11 +260,14 @@ impl IssuerKeys {
         if !(is_file && error.is_some() && *last_error == error) {
             self.metrics.jwks_refresh.with_label_values(&[&*self.name, result]).inc();
             if let Some(error) = &error {
-                tracing::warn!(
-                    issuer = &*self.name,
-                    error,
-                    "keys not refreshed; the last good keys stay in force"
-                );
+                let state = match &*self.set.load() {
+                    None => "there are none yet, so this issuer's tokens are denied",
+                    Some(_) if self.is_stale(unix_seconds()) => {
+                        "the last good ones are too old, so this issuer's tokens are denied"
+                    }
+                    Some(_) => "the last good keys stay in force",
+                };
+                tracing::warn!(issuer = &*self.name, error, "keys not refreshed; {state}");
             }
         }
         *last_error = error;

@@ -1,23 +1,31 @@
 //! The gate's own log: JSON lines on stderr, or readable text on a terminal.
 //!
-//! Not the decision log, which is `audit`. The level comes from `CEDARGATE_LOG` (tracing's filter syntax, default `info`).
-//! Threads that log put their lines into a bounded queue, and one writer thread writes them. With a stuck terminal or a full
-//! pipe the queue fills and new lines are dropped; no request waits for the log.
+//! Not the decision log, which is `audit`. The level comes from `CEDARGATE_LOG` (tracing's filter syntax, default `info`), and
+//! the control socket can change it for a time (`level`). Threads that log put their lines into a bounded queue, and one writer
+//! thread writes them. With a stuck terminal or a full pipe the queue fills and new lines are dropped; no request waits for
+//! the log. Warnings and errors that repeat are left out and counted (`throttle`).
+
+mod level;
+mod throttle;
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+pub use self::level::{LogLevelError, log_level};
+use self::throttle::Throttle;
 
 /// Lines that wait for stderr; a full queue drops new lines.
 const LOG_QUEUE_LINES: usize = 4096;
 /// Longest wait for the last lines when the process ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-const DEFAULT_LEVEL: &str = "info";
-/// Silences a crate whose lines carry paths of the build machine; the gate logs the same failures itself.
-const SILENCED: &str = ",rustls_platform_verifier=off";
+/// Interval at which the writer reports lines that were left out.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
@@ -44,34 +52,43 @@ struct Lines(SyncSender<Message>);
 
 /// Starts the log. `filter` is the value of `CEDARGATE_LOG`.
 pub fn start(filter: Option<&str>) -> Result<Telemetry, TelemetryError> {
-    let filter = filter.map_or_else(|| format!("{DEFAULT_LEVEL}{SILENCED}"), str::to_owned);
-    let filter = EnvFilter::try_new(filter).map_err(TelemetryError::Filter)?;
+    let filter = level::filter_text(filter);
+    let (filter_layer, handle) = reload::Layer::new(level::parse(&filter).map_err(TelemetryError::Filter)?);
     let (sender, receiver) = sync_channel(LOG_QUEUE_LINES);
+    let throttle = Throttle::default();
+    let left_out = throttle.clone();
     std::thread::Builder::new()
         .name("log".to_owned())
-        .spawn(move || write_lines(&receiver, io::stderr()))
+        .spawn(move || write_lines(&receiver, io::stderr(), &left_out))
         .map_err(TelemetryError::Thread)?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(Lines(sender.clone()));
-    let set = if io::stderr().is_terminal() {
-        builder.with_target(false).try_init()
+    let lines = tracing_subscriber::fmt::layer().with_writer(Lines(sender.clone()));
+    let lines = if io::stderr().is_terminal() {
+        lines.with_target(false).boxed()
     } else {
-        builder.json().flatten_event(true).try_init()
+        lines.json().flatten_event(true).boxed()
     };
-    set.map_err(TelemetryError::AlreadySet)?;
+    let log = tracing_subscriber::registry().with(filter_layer).with(throttle).with(lines);
+    log.try_init().map_err(|error| TelemetryError::AlreadySet(error.into()))?;
+    level::install(filter, move |filter| handle.reload(filter).is_ok());
     Ok(Telemetry(sender))
 }
 
-fn write_lines(queue: &Receiver<Message>, mut out: impl Write) {
-    // an error of stderr itself cannot be reported anywhere
-    for message in queue {
-        match message {
-            Message::Line(line) => drop(out.write_all(&line)),
-            Message::Flush(done) => {
+fn write_lines(queue: &Receiver<Message>, mut out: impl Write, throttle: &Throttle) {
+    let mut reported = Instant::now();
+    loop {
+        // an error of stderr itself cannot be reported anywhere
+        match queue.recv_timeout(REPORT_INTERVAL) {
+            Ok(Message::Line(line)) => drop(out.write_all(&line)),
+            Ok(Message::Flush(done)) => {
                 drop(out.flush());
                 let _wait_given_up = done.try_send(()).is_err();
             }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        if reported.elapsed() >= REPORT_INTERVAL {
+            reported = Instant::now();
+            throttle.report();
         }
     }
 }
@@ -118,7 +135,7 @@ mod tests {
         }
         drop(lines);
         let mut out = Vec::new();
-        write_lines(&receiver, &mut out);
+        write_lines(&receiver, &mut out, &Throttle::default());
         assert_eq!(out, b"one\ntwo\n");
     }
 

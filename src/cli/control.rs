@@ -12,7 +12,7 @@ use super::config_file::ConfigFile;
 use super::{Exit, complain, print};
 use crate::config;
 
-/// A gate that does not answer a drain within this time is stuck.
+/// A gate that does not answer a drain, or a question about its log, within this time is stuck.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than a reload request may take in the gate, so that the gate's own answer arrives.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(90);
@@ -132,6 +132,14 @@ impl ControlSocket {
 
     pub async fn post_sessions(&self, target: &str) -> Result<ClientResponse, ClientError> {
         self.send(Method::POST, target, SESSIONS_TIMEOUT).await
+    }
+
+    pub async fn get(&self, target: &str) -> Result<ClientResponse, ClientError> {
+        self.send(Method::GET, target, DRAIN_TIMEOUT).await
+    }
+
+    pub async fn post(&self, target: &str) -> Result<ClientResponse, ClientError> {
+        self.send(Method::POST, target, DRAIN_TIMEOUT).await
     }
 
     async fn send(&self, method: Method, target: &str, timeout: Duration) -> Result<ClientResponse, ClientError> {

@@ -1,9 +1,11 @@
 //! The control socket: the actions that an operator on the same machine may take on a running gate.
 //!
 //! SECURITY: a Unix socket that only the gate's own user can open; the door itself asks for no further proof. `drain` starts
-//! the same shutdown as SIGTERM, `reload` makes the reloader read the policy files now, `sessions` lists and revokes sessions.
+//! the same shutdown as SIGTERM, `reload` makes the reloader read the policy files now, `sessions` lists and revokes sessions,
+//! `log-level` changes the log for a time.
 //! Request bodies are never read. Every action is in the decision log.
 
+mod log_level;
 mod sessions;
 
 use std::sync::Arc;
@@ -19,10 +21,12 @@ use crate::http::answer::json_for_operator;
 use crate::http::upstream::Body;
 use crate::reload::{ReloadRequestError, ReloadRequests, ReloadResult};
 
-const ENDPOINTS: [&str; 5] = [
+const ENDPOINTS: [&str; 7] = [
     "GET /",
     "POST /drain",
     "POST /reload",
+    "GET /log-level",
+    "POST /log-level",
     "GET /sessions",
     "POST /sessions/revoke",
 ];
@@ -43,8 +47,11 @@ impl Control {
             ("/", &Method::GET) => json_for_operator(StatusCode::OK, &self.index()),
             ("/drain", &Method::POST) => json_for_operator(StatusCode::ACCEPTED, &self.drain()),
             ("/reload", &Method::POST) => self.reload().await.into_response(),
+            ("/log-level", &Method::GET) => log_level::show().into_response(),
+            ("/log-level", &Method::POST) => self.set_log_level(query).into_response(),
             ("/sessions", &Method::GET) => self.list_sessions(query).await.into_response(),
             ("/sessions/revoke", &Method::POST) => self.revoke(query).await.into_response(),
+            ("/log-level", _) => not_allowed("GET, POST"),
             ("/" | "/sessions", _) => not_allowed("GET"),
             ("/drain" | "/reload" | "/sessions/revoke", _) => not_allowed("POST"),
             _ => error(StatusCode::NOT_FOUND, &format!("there is {}", ENDPOINTS.join(", "))).into_response(),

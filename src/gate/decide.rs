@@ -10,6 +10,7 @@ use cedargate_policy::decision::http::HttpQuery;
 use cedargate_policy::decision::{Access, Asked, Caller as DecisionCaller, Query};
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::permit::{ForwardedIdentity, Permit};
+use http::header::COOKIE;
 use http::{HeaderValue, Response};
 use uuid::Uuid;
 
@@ -22,6 +23,7 @@ use crate::http::credentials::{Authorization, FoundToken, OriginEvidence, foreig
 use crate::http::upstream::Body;
 use crate::limits::PrincipalKey;
 use crate::portals::Caller;
+use crate::traces::Step;
 
 /// The outcome for a request that was not refused.
 pub(super) enum Allowed {
@@ -142,6 +144,11 @@ impl Worker {
             Access::Credential(open) => (open, false),
         };
         let authorization = Authorization::of(&head.parts.headers)?;
+        match (&authorization, token) {
+            (Authorization::Bearer(_), _) | (_, Some(_)) => progress.begin_step(Step::Verify),
+            _ if progress.span.is_some() && head.parts.headers.contains_key(COOKIE) => progress.begin_step(Step::Session),
+            _ => {}
+        }
         let caller = match (authorization, token) {
             (Authorization::Bearer(token), _) => Some(self.gate.caller(active_portal, token).await?),
             // on a public path an unusable cookie counts as anonymous
@@ -154,6 +161,7 @@ impl Worker {
                 caller => caller?,
             },
         };
+        progress.end_step();
         if caller.is_none() && !is_public {
             return Err(match authorization {
                 Authorization::Foreign => foreign_scheme(),

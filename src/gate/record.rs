@@ -4,17 +4,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cedargate_policy::decision::Decision;
+use cedargate_policy::denial::Denial;
 use cedargate_policy::portal::path::CanonicalPath;
 use cedargate_policy::revision::Revision;
 use cedargate_policy::types::Door;
-use http::{HeaderValue, Uri};
+use http::{HeaderValue, StatusCode, Uri};
 use uuid::Uuid;
 
 use super::ActivePortal;
 use super::authenticate::Cookie;
-use crate::audit::{AuditGuard, AuditRecord, EntityRef, PolicyError};
+use crate::audit::{AuditGuard, AuditRecord, EntityRef, NO_PORTAL, PolicyError};
 use crate::http::request::{ClientFacts, Trace};
 use crate::portals::{ActiveRevision, Caller, Portal};
+use crate::traces::{RequestSpan, SpanFacts, Step};
 
 /// The facts of one request that are known so far.
 pub(super) struct Progress {
@@ -23,6 +25,8 @@ pub(super) struct Progress {
     pub request_id: HeaderValue,
     pub trace: Trace,
     pub record: AuditGuard,
+    /// `None`: traces are off, or this one is not sampled.
+    pub span: Option<Box<RequestSpan>>,
     pub portal: Option<Arc<Portal>>,
     pub active: Option<Arc<ActiveRevision>>,
     pub origin: Option<HeaderValue>,
@@ -55,6 +59,36 @@ impl Progress {
     /// The target of a navigation that a redirect can lead back to.
     pub fn navigation(&self) -> Option<&Uri> {
         self.visit.as_ref()?.target.as_ref()
+    }
+
+    /// Begins the span of a step; it ends with `end_step`, or with the request as not completed.
+    pub fn begin_step(&mut self, step: Step) {
+        if let Some(span) = &mut self.span {
+            span.begin(step);
+        }
+    }
+
+    pub fn end_step(&mut self) {
+        if let Some(span) = &mut self.span {
+            span.end();
+        }
+    }
+
+    /// Exports the request's spans.
+    pub fn finish_span(&self, mut span: Box<RequestSpan>, status: StatusCode, denial: Option<Denial>, ended: Instant) {
+        if let Some(began) = self.upstream_started {
+            span.add(Step::Upstream, began, ended);
+        }
+        let http = self.record.record.http.as_ref();
+        let portal = self.portal.as_ref();
+        span.finish(SpanFacts {
+            method: http.map(|http| http.method.clone()).unwrap_or_default(),
+            route: http.and_then(|http| http.route.as_deref()).map(Arc::from),
+            portal: portal.map_or_else(|| Arc::from(NO_PORTAL), |portal| Arc::clone(&portal.name)),
+            status: status.as_u16(),
+            denial,
+            decision_id: self.decision_id,
+        });
     }
 
     pub fn set_method(&mut self, method: &http::Method) {
@@ -102,6 +136,9 @@ impl Progress {
             return;
         }
         let took = started.elapsed();
+        if let Some(span) = &mut self.span {
+            span.add(Step::Evaluate, started, started + took);
+        }
         self.record.record.latency_us.decision = Some(micros(took));
         if let Some(meter) = portal.meters.decision_duration.get(Door::Proxy as usize) {
             meter.observe(took.as_secs_f64());

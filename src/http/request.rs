@@ -8,11 +8,11 @@
 mod forwarded;
 mod http2_request;
 mod origin;
+mod trace;
 
 use std::cell::LazyCell;
 use std::net::{IpAddr, Ipv6Addr};
 
-use bytes::Bytes;
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::types::Scheme;
 use http::header::{AsHeaderName, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
@@ -23,6 +23,7 @@ use uuid::{Builder, Uuid};
 pub use forwarded::{client_facts, is_trusted};
 pub use http2_request::{as_http1, check_head_size};
 pub use origin::{SEC_FETCH_SITE, is_upgrade, needs_evidence, same_origin};
+pub use trace::{Sampling, TRACEPARENT, TRACESTATE, Trace};
 
 /// Longest method name, in bytes.
 const METHOD_BYTES_MAX: usize = 32;
@@ -32,8 +33,6 @@ const HOST_BYTES_MAX: usize = 253;
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
 pub static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-pub static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-pub static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The target of an unambiguous request.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -65,16 +64,6 @@ pub enum NamedBy {
     Host,
     /// A header of a trusted proxy.
     Proxy,
-}
-
-/// One hop of a W3C trace: the caller's trace, or a new one, with a span of the gate's own.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Trace {
-    pub trace_id: [u8; 16],
-    pub span_id: [u8; 8],
-    pub flags: u8,
-    /// Empty without a valid `traceparent`.
-    pub state: Vec<HeaderValue>,
 }
 
 /// A host with an optional port.
@@ -291,68 +280,6 @@ pub fn uuid_value(id: Uuid) -> HeaderValue {
     let mut buffer = Uuid::encode_buffer();
     let text: &str = id.hyphenated().encode_lower(&mut buffer);
     HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
-}
-
-impl Trace {
-    /// Continues the caller's trace if `traceparent` is strictly version 00, else starts one. The gate's span is the random
-    /// half of the decision's id.
-    fn from_headers(headers: &HeaderMap, decision_id: Uuid, fresh: &LazyCell<Uuid, impl FnOnce() -> Uuid>) -> Self {
-        let [_, _, _, _, _, _, _, _, span_id @ ..] = decision_id.into_bytes();
-        match single_value(headers, &TRACEPARENT).and_then(parse_traceparent) {
-            Some(parent) => Self {
-                trace_id: parent.trace_id,
-                span_id,
-                flags: parent.flags,
-                state: headers.get_all(&TRACESTATE).iter().cloned().collect(),
-            },
-            None => Self {
-                trace_id: fresh.into_bytes(),
-                span_id,
-                flags: 0,
-                state: Vec::new(),
-            },
-        }
-    }
-
-    /// Makes the `traceparent` for the app: the gate's span is the parent.
-    pub fn traceparent(&self) -> HeaderValue {
-        let (mut trace_text, mut span_text) = (Uuid::encode_buffer(), Uuid::encode_buffer());
-        let trace: &str = Uuid::from_bytes(self.trace_id).simple().encode_lower(&mut trace_text);
-        let span = Uuid::from_u64_pair(u64::from_be_bytes(self.span_id), 0);
-        let span: &str = span.simple().encode_lower(&mut span_text);
-        let span = span.get(..2 * self.span_id.len()).unwrap_or_default();
-        let flags = if self.flags & 1 == 1 { "-01" } else { "-00" };
-        let text = ["00-", trace, "-", span, flags].concat();
-        HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or_else(|_| HeaderValue::from_static(""))
-    }
-}
-
-struct TraceParent {
-    trace_id: [u8; 16],
-    flags: u8,
-}
-
-fn parse_traceparent(text: &str) -> Option<TraceParent> {
-    let mut fields = text.split('-');
-    let version = fields.next()?;
-    let trace = fields.next()?;
-    let parent = fields.next()?;
-    let flags = fields.next()?;
-    if version != "00" || fields.next().is_some() || [trace.len(), parent.len(), flags.len()] != [32, 16, 2] {
-        return None;
-    }
-    let lower_hex = |field: &str| field.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    if ![trace, parent, flags].into_iter().all(lower_hex) {
-        return None;
-    }
-    let trace = u128::from_str_radix(trace, 16).ok().filter(|id| *id != 0)?;
-    u64::from_str_radix(parent, 16).ok().filter(|id| *id != 0)?;
-    let flags = u8::from_str_radix(flags, 16).ok()?;
-    Some(TraceParent {
-        trace_id: trace.to_be_bytes(),
-        // version 00 defines `sampled` only
-        flags: flags & 1,
-    })
 }
 
 #[cfg(test)]

@@ -11,3 +11,4 @@ mod image;
 mod load_generator;
 mod package;
 mod soak;
+mod traces;

@@ -435,6 +435,9 @@ fn set_identity(headers: &mut HeaderMap, permit: Permit, assertion: &HeaderName)
 fn set_trace(headers: &mut HeaderMap, to: &ForwardRequest<'_>) {
     headers.insert(&X_REQUEST_ID, to.request_id.clone());
     headers.insert(&TRACEPARENT, to.trace.traceparent());
+    if to.trace.b3.is_some() {
+        to.trace.set_b3(headers);
+    }
     for state in &to.trace.state {
         headers.append(&TRACESTATE, state.clone());
     }
