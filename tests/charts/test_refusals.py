@@ -98,6 +98,9 @@ class Refusals(unittest.TestCase):
     def test_a_file_too_large_for_a_config_map_is_refused(self):
         self.refused(sidecar(policies={"files": {"policies/a/x.cedar": "x" * 900_000}}), "policies/a/x.cedar", "bundle")
 
+    def test_a_probe_has_one_target(self):
+        self.refused(sidecar(app={"probes": {"liveness": {"path": "/", "grpc": True}}}), "app.probes.liveness")
+
     def test_redis_needs_one_address_and_keys(self):
         self.refused(sidecar(redis=REDIS), "exactly one", "none")
         self.refused(sidecar(redis={**REDIS, "url": "redis://a", "cluster": ["redis://b"]}), "url, cluster")

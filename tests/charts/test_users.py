@@ -224,6 +224,9 @@ KUBE_SCORE_SKIPPED = {
     "Ephemeral Storage request is not set": "the volumes of the gate have sizes of their own",
     "Deployment does not have a host podAntiAffinity set": "the chart spreads by topologySpreadConstraints",
     "The pod does not have a matching egress NetworkPolicy": "networkPolicy.egress: only the operator knows the app's peers",
+    # only of the scenario `volume`
+    "Deployment few replicas": "state on a claim is for one replica",
+    "Deployment update strategy": "a claim that one node mounts at a time is free only after the old pod",
     "The NetworkPolicys selector doesn't match any pods": "`mode: shared` is for pods of other charts",
 }
 # `full` shows every option, also those that weaken a pod: it is not held against the checkers.

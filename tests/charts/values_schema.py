@@ -53,7 +53,9 @@ DEFINITIONS = {
         "type": "object",
         "additionalProperties": False,
         "properties": {
-            "path": {"type": "string", "pattern": "^/", "description": "Path of an HTTP probe. Absent: a TCP connection."},
+            "path": {"type": "string", "pattern": "^/", "description": "Path of an HTTP probe."},
+            "grpc": {"type": "boolean", "description": "Ask the gRPC health service. Without `path` and `grpc`: a TCP connection."},
+            "service": {"type": "string", "description": "The service that `grpc` asks about. Absent: the server as a whole."},
             "port": {"type": "integer", "minimum": 1, "maximum": 65535, "description": "Default: app.port."},
             "scheme": {"enum": ["http", "https"]},
             "headers": {

@@ -9,11 +9,17 @@ What the app's container needs beside the gate: probes through the gate, and an 
 {{- $probes := dict -}}
 {{- range $kind, $probe := ($v.app.probes | default dict) -}}
 {{- if and $probe (ne ($v.mode | default "sidecar") "standalone") -}}
+{{- if and $probe.path $probe.grpc -}}
+{{- fail (printf "cedargate: app.probes.%s has `path` and `grpc`; give one of them" $kind) -}}
+{{- end -}}
 {{- $port := $probe.port | default $v.app.port -}}
 {{- $target := dict "timeout" ($probe.timeout | default "1s") -}}
 {{- if $probe.path -}}
 {{- $_ := set $target "url" (printf "%s://127.0.0.1:%v%s" ($probe.scheme | default "http") $port $probe.path) -}}
 {{- with $probe.headers -}}{{- $_ := set $target "headers" . -}}{{- end -}}
+{{- else if $probe.grpc -}}
+{{- $_ := set $target "grpc" (printf "127.0.0.1:%v" $port) -}}
+{{- with $probe.service -}}{{- $_ := set $target "service" . -}}{{- end -}}
 {{- else -}}
 {{- $_ := set $target "tcp" (printf "127.0.0.1:%v" $port) -}}
 {{- end -}}
