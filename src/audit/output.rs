@@ -84,7 +84,9 @@ impl Output {
             return self.prepare(0);
         }
         while let Some(rest) = lines.get(*done..).filter(|rest| !rest.is_empty()) {
-            self.prepare(end_of_line(rest))?;
+            // the length matters to rotation by size alone, and finding it costs a look at every byte
+            let is_limited = self.sink.file().is_some_and(|file| file.room().is_some());
+            self.prepare(if is_limited { end_of_line(rest) } else { 1 })?;
             let room = self.sink.file().and_then(|file| file.room());
             let room = room.map_or(usize::MAX, |room| usize::try_from(room).unwrap_or(usize::MAX));
             let (taken, result) = self.write_lines(rest, room);
