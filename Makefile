@@ -1,5 +1,5 @@
 # Thin on purpose: cargo knows how. `make test` is everything CI runs before a merge.
-.PHONY: demo test soak test-cluster lint charts release package image bench bench-parts bench-tools tools counts counts-accept
+.PHONY: demo test soak test-cluster lint charts release package image book bench bench-parts bench-tools tools counts counts-accept
 
 COUNTER = --locked --quiet --profile counts --package cedargate-benches --bin instructions
 INSTRUCTIONS = cargo run $(COUNTER) --
@@ -52,6 +52,9 @@ package: ## tar, deb, bill of materials and checksums of $(PROGRAM), in dist/
 
 image: package ## the image cedargate:local around the same program, with docker or podman
 	$$(command -v docker || command -v podman) build --target prebuilt --build-arg TARGETARCH=$$(dpkg --print-architecture) --tag cedargate:local .
+
+book: tools ## the pages of docs/ as a book: target/book/index.html
+	target/tools/bin/mdbook build docs
 
 bench: bench-tools ## the gate beside its peers and as its work grows; writes docs/performance.md
 	cargo build --locked --release --bin cedargate

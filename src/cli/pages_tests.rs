@@ -43,7 +43,13 @@ fn section(page: &mut String, command: &clap::Command, parent: &str, depth: usiz
     let about = command.get_long_about().or(command.get_about()).map(ToString::to_string);
     let about = about.unwrap_or_default();
     assert!(!about.is_empty(), "`{name}` has no description");
-    writeln!(page, "\n{} `{name}`\n\n{}.", "#".repeat(depth), about.trim_end_matches('.')).unwrap();
+    writeln!(
+        page,
+        "\n{} `{name}`\n\n{}.",
+        "#".repeat(depth),
+        prose(about.trim_end_matches('.'))
+    )
+    .unwrap();
     let shown: Vec<&clap::Arg> = command.get_arguments().filter(|arg| is_documented(arg)).collect();
     if command.get_subcommands().next().is_none() {
         let usage = command.clone().render_usage().to_string();
@@ -61,11 +67,24 @@ fn section(page: &mut String, command: &clap::Command, parent: &str, depth: usiz
         }
     }
     if let Some(after) = command.get_after_help() {
-        writeln!(page, "\n{after}").unwrap();
+        writeln!(page, "\n{}", prose(&after.to_string())).unwrap();
     }
     for sub in command.get_subcommands().filter(|sub| is_shown(sub)) {
         section(page, sub, &name, depth + 1);
     }
+}
+
+/// A text of the program as Markdown: outside of code, `<name>` is no HTML.
+fn prose(text: &str) -> String {
+    let parts = text.split('`').enumerate();
+    let escaped = parts.map(|(n, part)| {
+        if n % 2 == 0 {
+            part.replace('<', "&lt;")
+        } else {
+            part.to_owned()
+        }
+    });
+    escaped.collect::<Vec<_>>().join("`")
 }
 
 fn is_documented(arg: &clap::Arg) -> bool {
@@ -89,7 +108,7 @@ fn row(page: &mut String, arg: &clap::Arg) {
     };
     let defaults = arg.get_default_values().iter().filter(|_| arg.get_action().takes_values());
     let default: Vec<String> = defaults.map(|v| format!("`{}`", v.to_string_lossy())).collect();
-    let mut help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+    let mut help = prose(&arg.get_help().map(ToString::to_string).unwrap_or_default());
     let possible: Vec<String> = arg
         .get_possible_values()
         .iter()
@@ -271,7 +290,10 @@ fn every_command_in_a_page_parses() {
         let name = path.strip_prefix(root()).unwrap().display().to_string();
         for shown in commands_of(&std::fs::read_to_string(&path).unwrap(), &name) {
             count += 1;
-            let Err(error) = Cli::command().try_get_matches_from(&shown.words) else {
+            // a shell function passes on what its callers say
+            let (passed, words): (Vec<_>, Vec<_>) = shown.words.iter().partition(|word| *word == "$@");
+            let is_whole = shown.is_whole && passed.is_empty();
+            let Err(error) = Cli::command().try_get_matches_from(words) else {
                 continue;
             };
             let is_fine = match error.kind() {
@@ -279,11 +301,11 @@ fn every_command_in_a_page_parses() {
                 // `cedargate token`, `cedargate sessions revoke` or `cedargate validate --config` in a sentence
                 ErrorKind::MissingRequiredArgument
                 | ErrorKind::MissingSubcommand
-                | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => !shown.is_whole,
-                ErrorKind::InvalidValue if shown.words.last().is_some_and(|word| word.starts_with("--")) => !shown.is_whole,
+                | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => !is_whole,
+                ErrorKind::InvalidValue if shown.words.last().is_some_and(|word| word.starts_with("--")) => !is_whole,
                 // `cedargate healthcheck --url URL` in a sentence
-                ErrorKind::ValueValidation => !shown.is_whole && shown.words.iter().any(|word| is_placeholder(word)),
-                _ => !shown.is_whole && shown.words.iter().any(|word| word.contains("ELLIPSIS")),
+                ErrorKind::ValueValidation => !is_whole && shown.words.iter().any(|word| is_placeholder(word)),
+                _ => !is_whole && shown.words.iter().any(|word| word.contains("ELLIPSIS")),
             };
             if !is_fine {
                 findings.push(format!("{}: `{}`: {error}", shown.place, shown.words.join(" ")));

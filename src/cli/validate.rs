@@ -1,4 +1,7 @@
-//! `cedargate validate`: loads configuration and portals as a reload would, without a gate.
+//! `cedargate validate`: loads configuration and portals as a reload would, without a gate; with `--hardening`, also a security
+//! checklist.
+
+mod hardening;
 
 use cedargate_policy::lint::{self, lint};
 use cedargate_policy::load::Warnings;
@@ -17,6 +20,12 @@ pub(crate) struct Args {
     /// Treat warnings as errors
     #[arg(long)]
     deny_warnings: bool,
+    /// Also name settings and policies that are weaker than they need be
+    #[arg(long)]
+    hardening: bool,
+    /// Leave out the findings of this rule of --hardening; may be given several times
+    #[arg(long, value_name = "RULE", requires = "hardening", value_parser = hardening::rules::ids(), hide_possible_values = true)]
+    accept: Vec<String>,
     /// Format of the report
     #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json, Format::Github, Format::Sarif]), default_value = "human")]
     format: Format,
@@ -57,8 +66,13 @@ fn validate(args: &Args) -> Result<Exit, String> {
     };
     let portals: Vec<PortalReport> = loads.iter().map(PortalReport::of).collect();
     let configuration: Vec<Finding> = workbench.config.warnings().into_iter().map(Finding::configuration).collect();
+    let hardening = if args.hardening {
+        hardening::check(&workbench, &loads, &args.accept)?
+    } else {
+        Vec::new()
+    };
     let of_portals = portals.iter().flat_map(|portal| portal.errors.iter().chain(&portal.warnings));
-    let findings = distinct(configuration.iter().chain(of_portals).cloned().collect());
+    let findings = distinct(configuration.iter().chain(of_portals).chain(&hardening).cloned().collect());
     print(&match args.format {
         Format::Json => as_json(&findings, &configuration, &portals),
         Format::Github => github::findings(&findings),
@@ -66,7 +80,8 @@ fn validate(args: &Args) -> Result<Exit, String> {
         Format::Human | Format::Junit => as_text(&findings, &portals, &|file| workbench.source(file)),
     });
     let is_rejected = portals.iter().any(|portal| !portal.errors.is_empty());
-    let is_denied = args.deny_warnings && !configuration.is_empty();
+    let is_weak = hardening.iter().any(|finding| finding.severity != Severity::Note);
+    let is_denied = args.deny_warnings && (is_weak || !configuration.is_empty());
     Ok(if is_rejected || is_denied { Exit::Invalid } else { Exit::Ok })
 }
 

@@ -51,7 +51,12 @@ pub fn mistakes(queries: &[(String, String)]) -> Vec<String> {
 pub fn metrics(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !(c.is_alphanumeric() || c == '_'));
     words
-        .filter(|word| word.starts_with("cedargate_") && !word.ends_with('_'))
+        // not `cedargate_0.1.0_amd64.deb`
+        .filter(|word| {
+            word.strip_prefix("cedargate_")
+                .is_some_and(|rest| rest.starts_with(|c: char| c.is_alphabetic()))
+        })
+        .filter(|word| !word.ends_with('_'))
         .map(|word| {
             let base = ["_bucket", "_count", "_sum"].iter().find_map(|end| word.strip_suffix(end));
             base.filter(|base| base.ends_with("_seconds")).unwrap_or(word).to_owned()

@@ -1,0 +1,169 @@
+//! Procedures word for word: the shell of a page, run as a newcomer would, against a real gate, Redis and app.
+//!
+//! Only the ports differ from the pages. One shell runs everything, because later pages go on where the first one ended.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::promql::blocks;
+use crate::read;
+
+/// Longest time of the whole shell.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// A process that does not outlive its test.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// An app that answers every request with 200.
+fn app() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let Ok(mut connection) = connection else { return };
+            std::thread::spawn(move || {
+                let mut head = [0; 4096];
+                while connection.read(&mut head).is_ok_and(|read| read > 0) {
+                    if connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+fn redis(folder: &Path) -> (Server, u16) {
+    let port = free_port();
+    let child = Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
+        .arg(folder)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| panic!("redis-server: {error}; run `make tools`"));
+    let server = Server(child);
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(Instant::now() < deadline, "redis-server does not listen");
+        std::thread::yield_now();
+    }
+    (server, port)
+}
+
+fn shell(page: &str) -> Vec<String> {
+    blocks(&read(page), "sh")
+}
+
+/// The blocks of several pages, one script. `# page` lines say where it was if it fails.
+fn script() -> String {
+    let onboarding = shell("docs/runbooks/tenant-onboarding.md");
+    // the last block ends the trial; the gate goes on for the other pages, which drain it at their end
+    let (end, trial) = onboarding.split_last().unwrap();
+    assert!(end.contains("cedargate drain"), "{end}");
+    let again = "cedargate serve --config cedargate.yaml >> gate.log 2>&1 &\n\
+                 until cedargate healthcheck --ready --config cedargate.yaml > /dev/null 2>&1; do sleep 0.2; done\n";
+    let allowed = "test \"$(answer -H \"Authorization: Bearer $(cat alice.token)\")\" =";
+    // a gate that a failure leaves behind
+    let trap = "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT".to_owned();
+    let mut parts = vec![trap, trial.join("\n"), "cp secrets/alice.token .".to_owned()];
+    parts.push(end.clone());
+    parts.push(again.to_owned());
+    for (page, after) in [
+        ("docs/runbooks/secrets-rotation.md", format!("{allowed} 200")),
+        ("docs/runbooks/deployment.md", format!("{allowed} 200")),
+        ("docs/runbooks/backup-restore.md", format!("{allowed} 200\nrm -r restored")),
+    ] {
+        parts.push(format!("echo 'page {page}'"));
+        parts.extend(shell(page));
+        parts.push(after);
+    }
+    parts.push("echo 'page docs/runbooks/tenant-offboarding.md'".to_owned());
+    for (n, block) in shell("docs/runbooks/tenant-offboarding.md").into_iter().enumerate() {
+        parts.push(block);
+        if n == 0 {
+            parts.push(format!("{allowed} 403"));
+        }
+    }
+    parts.push("wait\necho finished".to_owned());
+    parts.join("\n")
+}
+
+/// Runs a script in a folder, `cedargate` on the path; true if it succeeded, and everything that it said.
+fn run(folder: &Path, script: &str) -> (bool, String) {
+    let bin = Path::new(env!("CARGO_BIN_EXE_cedargate")).parent().unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let log = folder.join("shell.log");
+    let output = std::fs::File::create(&log).unwrap();
+    let status = Command::new("timeout")
+        .args([&PATIENCE.as_secs().to_string(), "bash", "-euxc", script])
+        .current_dir(folder)
+        .env("PATH", format!("{}:{path}", bin.display()))
+        .env_remove("CEDARGATE_CONFIG")
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().unwrap())
+        .stderr(output)
+        .status()
+        .unwrap();
+    (status.success(), std::fs::read_to_string(&log).unwrap_or_default())
+}
+
+#[test]
+fn the_tutorial_says_what_its_commands_print() {
+    let folder = tempfile::tempdir().unwrap();
+    let (succeeded, said) = run(folder.path(), &shell("docs/tutorial.md").join("\n"));
+    assert!(succeeded, "{said}");
+    for (part, times) in [
+        ("decided by viewers-read", 1),
+        ("deny not_permitted", 2),
+        ("exit code 2\n", 3),
+        ("3 passed, 0 failed", 1),
+        ("rejected orders", 1),
+        ("test `viewers do not write` failed", 1),
+        ("exit code 3\n", 1),
+        ("deny forbidden", 1),
+    ] {
+        let printed = said
+            .lines()
+            .filter(|line| !line.starts_with('+'))
+            .collect::<Vec<_>>()
+            .join("\n")
+            + "\n";
+        assert_eq!(printed.matches(part).count(), times, "`{part}` in\n{said}");
+    }
+}
+
+#[test]
+fn a_newcomer_onboards_rotates_restores_and_offboards_a_tenant_word_for_word() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_redis, redis) = redis(folder.path());
+    let ports = [
+        ("127.0.0.1:8900", free_port()),
+        ("127.0.0.1:8901", free_port()),
+        ("127.0.0.1:8903", free_port()),
+        ("127.0.0.1:3000", app()),
+        ("127.0.0.1:6379", redis),
+    ];
+    let script = ports.iter().fold(script(), |script, (shown, port)| {
+        assert!(script.contains(shown), "no page says {shown}");
+        script.replace(shown, &format!("127.0.0.1:{port}"))
+    });
+    let (succeeded, said) = run(folder.path(), &script);
+    let gate = std::fs::read_to_string(folder.path().join("acme/gate.log")).unwrap_or_default();
+    assert!(succeeded && said.contains("\nfinished\n"), "{said}\n{gate}");
+    assert!(!folder.path().join("acme/secrets").exists());
+}
