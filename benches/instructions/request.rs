@@ -17,8 +17,8 @@ use crate::operations::{jwks, token};
 
 /// The type whose functions only the worker thread calls.
 pub const WORKER: &str = "cedargate::gate::Worker";
-/// The module whose functions only the thread of the record writer calls.
-pub const RECORDS: &str = "cedargate::audit::writer::Sink::write";
+/// The function that only the thread of the record writer calls.
+pub const RECORDS: &str = "cedargate::audit::output::Output::write";
 /// The kind whose allocations are counted, too.
 pub const PERMITTED: &str = "request/permitted";
 /// A small number, so that the gate starts soon: a decision costs the same at any number.
