@@ -255,6 +255,7 @@ fn a_kept_bundle_is_verified_again_when_it_is_read() {
     assert_eq!(publisher.reload(), 1);
     fails_with(&gate, "lower than 5");
     publisher.publish(5, &server.file("b.tar.gz"));
+    assert_eq!(publisher.reload(), 0);
     becomes(&gate, 200);
 }
 
