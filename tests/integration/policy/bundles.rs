@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::Value;
 
@@ -60,6 +61,7 @@ impl Publisher {
         arguments.extend(key.iter().flat_map(|key| ["--key", key]));
         let (code, _, error) = run(self.folder.path(), &arguments);
         assert_eq!(code, 0, "{error}");
+        made_at_another_second(output);
     }
 
     fn publish(&self, sequence: u64, output: &Path) {
@@ -90,6 +92,14 @@ impl Publisher {
         let socket = self.path("control.sock");
         run(self.folder.path(), &["reload", "--socket", socket.to_str().unwrap()]).0
     }
+}
+
+/// nginx makes the ETag of size and second: two bundles of one size and one second would be one to it.
+fn made_at_another_second(file: &Path) {
+    static SECONDS: AtomicU64 = AtomicU64::new(1_700_000_000);
+    let second = Duration::from_secs(SECONDS.fetch_add(1, Ordering::Relaxed));
+    let file = std::fs::File::options().append(true).open(file).unwrap();
+    file.set_modified(UNIX_EPOCH + second).unwrap();
 }
 
 fn status_of_page(gate: &Gate) -> u16 {
@@ -333,8 +343,10 @@ fn a_bundle_of_another_name_or_below_the_least_sequence_is_refused() {
         ])
     };
     assert_eq!(named("6"), 0);
+    made_at_another_second(&output);
     fails_with(&gate, "lower than 7 (policies.bundle.sequence_min)");
     assert_eq!(named("8"), 0);
+    made_at_another_second(&output);
     becomes(&gate, 200);
     assert_eq!(bundle(&gate)["name"], "shop");
 }
