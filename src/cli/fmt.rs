@@ -40,7 +40,8 @@ fn format_tree(args: &Args) -> Result<Exit, String> {
             continue;
         };
         let formatted = match policies_str_to_pretty(&text, &config) {
-            Ok(formatted) => formatted,
+            // the formatter puts an empty line before a file of comments
+            Ok(formatted) => formatted.trim_start().to_owned(),
             Err(error) => {
                 broken += 1;
                 complain(&format!("{name}: {error:#}; `cedargate validate` says where"));
@@ -50,19 +51,14 @@ fn format_tree(args: &Args) -> Result<Exit, String> {
         if formatted == text || text.trim().is_empty() {
             continue;
         }
+        let said = if args.check {
+            paint.red("not formatted")
+        } else {
+            workbench.rewrite(name, &formatted)?;
+            paint.green("formatted")
+        };
         changed += 1;
-        print(&format!(
-            "{} {name}\n",
-            if args.check {
-                paint.red("not formatted")
-            } else {
-                paint.green("formatted")
-            }
-        ));
-        if !args.check {
-            let path = workbench.path(name)?;
-            std::fs::write(&path, formatted).map_err(|e| format!("`{}`: {e}", path.display()))?;
-        }
+        print(&format!("{said} {name}\n"));
     }
     let is_clean = broken == 0 && (changed == 0 || !args.check);
     Ok(if is_clean { Exit::Ok } else { Exit::Invalid })

@@ -107,19 +107,11 @@ fn write(workbench: &Workbench, fixes: Vec<Fix>) -> Result<(), String> {
         by_file.entry(fix.file).or_default().insert(fix.offset, fix.text);
     }
     for (name, changes) in by_file {
-        let path = workbench.path(&name)?;
-        let fail = |e: std::io::Error| format!("cannot mend `{}`: {e}", path.display());
-        let mut text = std::fs::read_to_string(&path).map_err(fail)?;
-        if workbench.source(&name).as_ref() != Some(&text) {
-            return Err(format!(
-                "`{}` changed while it was linted; run the command again",
-                path.display()
-            ));
-        }
+        let mut text = workbench.source(&name).unwrap_or_default();
         for (offset, insert) in changes.into_iter().rev() {
             text.insert_str(offset, &insert);
         }
-        std::fs::write(&path, text).map_err(fail)?;
+        workbench.rewrite(&name, &text)?;
     }
     Ok(())
 }

@@ -10,12 +10,14 @@ use cedargate_policy::revision::source::{Files, Tree};
 use cedargate_policy::scope::PortalScope;
 
 use super::config_file::ConfigFile;
-use crate::base::files::read_small;
+use crate::base::files::{read_small, replace_file};
 use crate::bundle::{BYTES_MAX, Bundle, Trust};
 use crate::bundle_follower::read_kept;
 use crate::config::{self, Config, Loaded};
 use crate::policy_folders::PolicyFolders;
 
+/// Mode of a policy file that a command makes; a changed one keeps its own.
+const NEW_MODE: u32 = 0o644;
 /// Readings in a row before a tree that keeps changing is used as it was read last.
 const READ_ATTEMPTS: usize = 8;
 /// Configuration for a command without one; its issuer stands for the issuer of decision tests.
@@ -221,8 +223,24 @@ impl Workbench {
             .filter(|name| name.ends_with(".cedar"))
     }
 
-    /// The path of a file of the tree, for a command that changes it.
-    pub(crate) fn path(&self, name: &str) -> Result<PathBuf, String> {
+    /// Gives a file of the tree another text, at once: a gate or an editor sees the old one or the new one. Refuses a file that
+    /// changed after the command read it.
+    pub(crate) fn rewrite(&self, name: &str, text: &str) -> Result<(), String> {
+        let path = self.path(name)?;
+        let fail = |e: std::io::Error| format!("cannot change `{}`: {e}", path.display());
+        // the file that a link names, not the link
+        let file = path.canonicalize().map_err(fail)?;
+        let known = self.tree.files.get(name).map(|file| &*file.bytes);
+        if known != Some(std::fs::read(&file).map_err(fail)?.as_slice()) {
+            return Err(format!(
+                "`{}` changed after it was read; run the command again",
+                path.display()
+            ));
+        }
+        replace_file(&file, text.as_bytes(), NEW_MODE).map_err(fail)
+    }
+
+    fn path(&self, name: &str) -> Result<PathBuf, String> {
         let from_bundle = || "the policies come from a bundle, which cannot be changed; name a folder".to_owned();
         let folders = self.folders.as_ref().ok_or_else(from_bundle)?;
         Ok(match (name.strip_prefix("policies/"), name.strip_prefix("schemas/")) {
