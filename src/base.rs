@@ -6,6 +6,7 @@
 pub mod address;
 pub mod certificates;
 pub mod clock;
+pub mod deadline;
 pub mod descriptors;
 pub mod digest;
 pub mod files;

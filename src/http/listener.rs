@@ -41,6 +41,7 @@ use hyper::body::Incoming;
 use ipnet::IpNet;
 use tokio_util::task::TaskTracker;
 
+use crate::base::deadline;
 use crate::base::descriptors::Ceiling;
 use crate::base::lifecycle::Shutdown;
 use crate::base::metrics::Metrics;
@@ -401,7 +402,7 @@ async fn first_request_grace_over(mut shutdown: Shutdown) {
     shutdown.closing().await;
     tokio::select! {
         () = shutdown.forced() => {}
-        () = tokio::time::sleep(FIRST_REQUEST_GRACE) => {}
+        () = deadline::sleep(FIRST_REQUEST_GRACE) => {}
     }
 }
 

@@ -9,6 +9,7 @@ const EVERYWHERE: &[&str] = &[
     "base::address",
     "base::certificates",
     "base::clock",
+    "base::deadline",
     "base::descriptors",
     "base::digest",
     "base::ed25519",

@@ -31,6 +31,7 @@ use tokio::time::Instant;
 
 use super::guard::http1_framing::Framing;
 use super::guard::http2_frames::{Frames, Violation};
+use crate::base::deadline;
 pub(super) use answer_body::AnswerBody;
 pub use early_hints::EarlyHints;
 use early_hints::PendingHint;
@@ -409,7 +410,7 @@ impl Activity {
         let mut window = None;
         loop {
             match self.next_look(timeouts, &mut window) {
-                Ok(at) => tokio::time::sleep_until(at).await,
+                Ok(at) => deadline::sleep_until(at).await,
                 Err(overdue) => return overdue,
             }
         }

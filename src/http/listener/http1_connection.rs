@@ -23,12 +23,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::sleep_until;
 
 use super::activity::{Activity, Overdue};
 use super::guarded_stream::{ClientEnd, GuardedStream, SharedStream};
 use super::io_stream::Readable;
 use super::{ClientConnection, ConnectionContext, ListenerContext, Rejected, first_request_grace_over, forced};
+use crate::base::deadline::sleep_until;
 use crate::base::lifecycle::Shutdown;
 use crate::http::upstream::Body;
 

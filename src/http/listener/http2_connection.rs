@@ -29,6 +29,7 @@ use super::activity::{Activity, AnswerBody, Overdue, StreamStall, Timeouts};
 use super::guard::http2_frames::{MISTAKES_MAX, Violation};
 use super::guarded_stream::GuardedStream;
 use super::{ClientConnection, ConnectionContext, ListenerContext, Rejected, forced};
+use crate::base::deadline;
 use crate::base::lifecycle::Shutdown;
 use crate::http::upstream::Body;
 
@@ -94,7 +95,7 @@ where
                 tokio::select! {
                     biased;
                     _ended = future.as_mut() => return,
-                    () = tokio::time::sleep(send_timeout) => {}
+                    () = deadline::sleep(send_timeout) => {}
                 }
                 // the client may still read other streams of the connection: only this one is reset
                 if in_flight.is_stalled(send_timeout) {
@@ -185,7 +186,7 @@ async fn finish_streams(
     };
     // the connection may have been idle for longer, and the client has yet to read the GOAWAY
     let overdue = async {
-        tokio::time::sleep(GOAWAY_TIMEOUT).await;
+        deadline::sleep(GOAWAY_TIMEOUT).await;
         activity.overdue(timeouts).await
     };
     tokio::select! {

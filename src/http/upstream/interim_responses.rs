@@ -18,11 +18,12 @@ use http::{HeaderMap, Request, Version};
 use http_body::Body as _;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::RequestBody;
 use super::headers;
 use super::request_body::BodyProgress;
+use crate::base::deadline::sleep_until;
 
 /// Longest time that the gate waits for the app's 100 before it sends the body anyway (RFC 9110, 10.1.1).
 pub const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::UpstreamError;
 use super::request_body::BodyProgress;
+use crate::base::deadline::sleep_until;
 
 /// Longest deadline that a gRPC caller can set.
 const GRPC_TIMEOUT_MAX: Duration = Duration::from_secs(60 * 60);

@@ -19,10 +19,11 @@ use std::time::Duration;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::cut_signal::CutSignal;
+use crate::base::deadline::sleep_until;
 use crate::base::lifecycle::Shutdown;
 
 /// Bytes buffered per direction.
