@@ -266,6 +266,11 @@ fn path_rules(load: &PortalLoad<'_>) -> PathRules {
 fn token_claims(token: &str) -> Result<Map<String, Value>, Refusal> {
     complain("note: the token's signature is not checked offline");
     let report = inspect(token, unix_seconds());
+    if report.claims.is_some() {
+        for problem in &report.problems {
+            complain(&format!("note: the gate would refuse this token: {problem}"));
+        }
+    }
     let claims = report.claims.and_then(|c| c.as_object().cloned());
     claims.ok_or_else(|| Refusal::new(Denial::TokenInvalid, report.problems.join("; ")))
 }

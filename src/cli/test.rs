@@ -1,95 +1,195 @@
 //! `cedargate test`: runs the portals' decision tests, case by case.
 
+mod coverage;
+mod parallel;
+mod watch;
+
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use cedargate_policy::decision::coverage::{Coverage, PolicyCoverage};
 use cedargate_policy::decision::explain::Explanation;
-use cedargate_policy::decision_tests::{self, Failures};
+use cedargate_policy::decision_tests::{DecisionTests, Elsewhere, Failures, Options};
 use cedargate_policy::load::Warnings;
+use cedargate_policy::portal::PortalTable;
+use cedargate_policy::portal::path::CanonicalPath;
+use cedargate_policy::portal::path::rules::Case as PathCase;
 
+use self::coverage::{Percent, Reach};
 use super::explain::text::reasons;
-use super::report::text::Coverage;
 use super::report::{Case, Finding, Format, Severity, Suite, json, junit, text};
-use super::tree::{PortalLoad, TreeArgs};
-use super::{Exit, Paint, print};
+use super::tree::{PortalLoad, TreeArgs, Workbench};
+use super::{Exit, Paint, complain, print};
 
 #[derive(clap::Args)]
+#[command(
+    after_help = "Cases are in `policies/<portal>/tests/*.yaml`; docs/policies.md describes them. Without a configuration each \
+                        folder of `policies/` is a portal at `/portal/<folder>`, and claims are read by their default names."
+)]
 pub(crate) struct Args {
     #[command(flatten)]
     tree: TreeArgs,
     /// Run only cases whose name contains this text
     #[arg(long)]
     filter: Option<String>,
-    /// List the policies that no case decided by
+    /// Show which policies no case decided by, and which clauses of their conditions were never true or never false
     #[arg(long)]
     coverage: bool,
+    /// Exit with 4 if the cases reach less than this percentage of all policies and clauses
+    #[arg(long, value_name = "PERCENT", value_parser = Percent::parse)]
+    min_coverage: Option<Percent>,
+    /// Run again after each change of the files, until ctrl-c
+    #[arg(long)]
+    watch: bool,
     /// Format of the report
     #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json, Format::Junit]), default_value = "human")]
     format: Format,
 }
 
-pub(crate) fn run(args: &Args) -> Exit {
-    Exit::or_usage(test(args))
+/// What the tests of one portal gave.
+struct Tested {
+    suite: Suite,
+    /// Empty if it was not asked for.
+    policies: Vec<PolicyCoverage>,
 }
 
-fn test(args: &Args) -> Result<Exit, String> {
-    let workbench = args.tree.open()?;
+pub(crate) fn run(args: &Args) -> Exit {
+    if args.watch {
+        return watch::run(args);
+    }
+    Exit::or_usage(args.tree.open().and_then(|workbench| test(args, &workbench)))
+}
+
+fn test(args: &Args, workbench: &Workbench) -> Result<Exit, String> {
+    if workbench.loaded.is_none() {
+        complain(
+            "note: without a configuration each folder of `policies/` is a portal at `/portal/<folder>` on every host, and claims \
+             are read by their default names; --config FILE takes what `serve` uses",
+        );
+    }
     let loads = workbench.load_untested(Warnings::Show);
-    let suites: Vec<Suite> = loads.iter().map(|load| suite(load, args.filter.as_deref())).collect();
-    let coverage = if args.coverage { Coverage::Show } else { Coverage::Omit };
+    let table = PortalTable::new(&workbench.portals).map_err(|error| error.to_string())?;
+    let tested: Vec<Tested> = loads
+        .iter()
+        .map(|load| tested(args, load, &|host, path| goes_to(&table, &loads, load, host, path)))
+        .collect();
+    let (suites, policies): (Vec<Suite>, Vec<_>) = tested.into_iter().map(|tested| (tested.suite, tested.policies)).unzip();
+    let reach = args.is_covered().then(|| Reach::of(&suites, policies));
     print(&match args.format {
-        Format::Json => json::text(&json::suites(&suites)),
+        Format::Json => {
+            let mut report = json::suites(&suites);
+            if let (Some(reach), Some(report)) = (&reach, report.as_object_mut()) {
+                report.insert("coverage".to_owned(), reach.as_json());
+            }
+            json::text(&report)
+        }
         Format::Junit => junit::suites(&suites),
         Format::Human | Format::Github | Format::Sarif => {
-            text::suites(&suites, coverage, &|file| workbench.source(file), Paint::stdout())
+            let mut report = text::suites(&suites, &|file| workbench.source(file), Paint::stdout());
+            if let Some(reach) = &reach {
+                report.push_str(&reach.as_text(Paint::stdout()));
+            }
+            report
         }
     });
     if suites.iter().any(|suite| !suite.findings.is_empty()) {
         return Ok(Exit::Invalid);
     }
-    if let Some(filter) = args
-        .filter
-        .as_ref()
-        .filter(|_| suites.iter().all(|suite| suite.cases.is_empty()))
-    {
+    let has_case = suites.iter().any(|suite| !suite.cases.is_empty());
+    if let Some(filter) = args.filter.as_ref().filter(|_| !has_case) {
         return Err(format!("no case has `{filter}` in its name"));
     }
     let has_failed = suites.iter().any(|suite| suite.cases.iter().any(Case::has_failed));
-    Ok(if has_failed { Exit::TestsFailed } else { Exit::Ok })
+    let mut exit = if has_failed { Exit::TestsFailed } else { Exit::Ok };
+    if let (Some(wanted), Some(reach)) = (args.min_coverage, &reach)
+        && !wanted.is_reached(reach.points)
+    {
+        complain(&format!(
+            "the cases reach {} of all policies and clauses, and --min-coverage wants {wanted}",
+            reach.percent()
+        ));
+        exit = Exit::TestsFailed;
+    }
+    Ok(exit)
+}
+
+impl Args {
+    fn is_covered(&self) -> bool {
+        self.coverage || self.min_coverage.is_some()
+    }
+}
+
+/// Tells whether the gate gives a request to this portal, as `serve` would.
+fn goes_to(
+    table: &PortalTable,
+    loads: &[PortalLoad<'_>],
+    own: &PortalLoad<'_>,
+    host: &str,
+    path: &CanonicalPath,
+) -> Result<(), Elsewhere> {
+    let ignores_case = |index: usize| {
+        let revision = loads.get(index).and_then(|load| load.revision.as_ref());
+        revision.is_some_and(|revision| revision.file.paths.case == PathCase::Ignored)
+    };
+    let found = table.choose(host, path, ignores_case).map_err(Elsewhere::Refused)?;
+    match found.and_then(|index| loads.get(index)) {
+        Some(load) if load.portal.slug == own.portal.slug => Ok(()),
+        Some(load) => Err(Elsewhere::Portal(format!(
+            "`{}` on host `{host}` goes to portal `{}`",
+            path.id(),
+            load.portal.slug
+        ))),
+        None => Err(Elsewhere::Portal(format!("no portal gets `{}` on host `{host}`", path.id()))),
+    }
 }
 
 fn explained(explanation: &Explanation) -> String {
     reasons(explanation, Paint::stdout())
 }
 
-/// The results of one portal. `filter` selects the cases that are shown; all of them run and count for coverage.
-fn suite(load: &PortalLoad<'_>, filter: Option<&str>) -> Suite {
+/// The results of one portal. `--filter` selects the cases that are shown; all of them run and count for coverage.
+fn tested(
+    args: &Args,
+    load: &PortalLoad<'_>,
+    matching: &(dyn Fn(&str, &CanonicalPath) -> Result<(), Elsewhere> + Sync),
+) -> Tested {
     let started = Instant::now();
     let portal = load.portal.slug.to_string();
     let finding = |problem| Finding::from_problem(problem, Severity::Error, &portal);
     let mut findings: Vec<Finding> = load.problems.iter().map(finding).collect();
     let mut cases = Vec::new();
     let mut uncovered = Vec::new();
+    let mut policies = Vec::new();
     if let Some(revision) = &load.revision {
-        match decision_tests::run(load.portal, revision, Failures::Explain) {
-            Ok(results) => cases.extend(results.into_iter().map(|result| Case::from_result(result, explained))),
-            Err(error) => findings.extend(error.problems.iter().map(finding)),
-        }
+        let tests = DecisionTests::read(load.portal, revision);
+        findings.extend(tests.problems.iter().map(finding));
+        let coverage = args.is_covered().then(Coverage::default);
+        let options = Options {
+            failures: Failures::Explain,
+            coverage: coverage.as_ref(),
+            matching: Some(matching),
+        };
+        let results = parallel::run(&tests, &options);
+        cases.extend(results.into_iter().map(|result| Case::from_result(result, explained)));
         let decided: BTreeSet<&str> = cases.iter().flat_map(|case| &case.deciding).map(String::as_str).collect();
-        let policies = revision
+        let ids = revision
             .rules
             .engine
             .policies()
             .iter()
             .map(|policy| policy.info.id.to_string());
-        uncovered.extend(policies.filter(|id| !decided.contains(id.as_str())));
+        uncovered.extend(ids.filter(|id| !decided.contains(id.as_str())));
+        policies = coverage.map(|coverage| coverage.policies(revision)).unwrap_or_default();
     }
-    cases.retain(|case| filter.is_none_or(|filter| case.name.contains(filter)));
-    Suite {
-        portal,
-        cases,
-        uncovered,
-        findings,
-        duration: started.elapsed(),
+    cases.retain(|case| args.filter.as_ref().is_none_or(|filter| case.name.contains(filter)));
+    Tested {
+        suite: Suite {
+            portal,
+            cases,
+            uncovered,
+            findings,
+            duration: started.elapsed(),
+        },
+        policies,
     }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cedargate_policy::digest::sha256_of;
 use cedargate_policy::load::{Loader, Warnings};
 use cedargate_policy::revision::Revision;
 use cedargate_policy::revision::problem::{Problem, RevisionError};
@@ -79,6 +80,11 @@ impl TreeArgs {
             );
         }
         Ok(workbench)
+    }
+
+    /// The configuration file as it is now; `None` if there is none.
+    pub(crate) fn config_bytes(&self) -> Option<Vec<u8>> {
+        self.config.found().and_then(|path| std::fs::read(path).ok())
     }
 
     /// The same, also before the configuration's bundle arrived.
@@ -201,6 +207,18 @@ impl Workbench {
             revision: loaded.revision,
             problems,
         }
+    }
+
+    /// The folders of the tree; `None`: it is a bundle.
+    pub(crate) fn folders(&self) -> Option<&PolicyFolders> {
+        self.folders.as_ref()
+    }
+
+    /// Identity of the files, and of the problems of reading them.
+    pub(crate) fn hash(&self) -> [u8; 32] {
+        let files = self.tree.files.hash();
+        let problems = format!("{:?} {:?}", self.tree.problems, self.tree.slugs);
+        sha256_of([files.as_slice(), problems.as_bytes()])
     }
 
     /// Every file of the tree.

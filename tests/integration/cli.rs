@@ -8,5 +8,6 @@ mod inject_command;
 mod no_authorities;
 mod readme_examples;
 mod scaffold;
+mod test_command;
 mod unusable_files;
 mod user_command;

@@ -105,6 +105,9 @@ const LAYERS: &[(&str, &[&str])] = &[
             "policy::principal",
             "policy::revision",
             "policy_folders",
+            // `test --watch` waits as the reloader does
+            "reload::WakeChannel",
+            "reload::Watch",
         ],
     ),
     ("app", &["*"]),

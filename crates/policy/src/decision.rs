@@ -7,6 +7,7 @@
 //! A door that must know whether a credential is needed at all calls `Query::access` first and continues with its result; the
 //! others call `decide`.
 
+pub mod coverage;
 pub mod explain;
 #[cfg(test)]
 mod explain_tests;

@@ -1,22 +1,30 @@
 //! Decision tests: the expectations of the portal's team about its policies, checked before a candidate is served.
 //!
 //! Reads `tests/*.yaml`, the Cedar CLI's `run-tests` JSON and `ALLOW/`, `DENY/` folders of request JSON. A case is decided by
-//! the same functions as a request. Each case sets the clock, so that a test gives the same result at any time.
+//! the same functions as a request. Each case sets the clock, so that a test gives the same result at any time. Principals and
+//! entities that several files use are in `tests/fixtures.yaml` of the portal and of `_shared`; the nearest definition counts.
 
 mod cedar_cli;
+mod fields;
+mod file;
 mod judge;
+mod matrix;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
-use serde_saphyr::Spanned;
 
+use self::cedar_cli::CliCase;
+use self::file::{Case, Fixture, Fixtures, PrincipalOfCase, TestFile};
 use self::judge::judge;
 use crate::claims::unsigned_identity;
+use crate::decision::coverage::{Coverage, decide_covered};
 use crate::decision::explain::{Explanation, explain};
 use crate::decision::http::HttpQuery;
 use crate::decision::named::{ContextPrecedence, NamedEntity, NamedQuery};
@@ -27,8 +35,10 @@ use crate::portal::path::CanonicalPath;
 use crate::portal::path::rules::path_refused;
 use crate::revision::Revision;
 use crate::revision::problem::{Problem, RevisionError};
+use crate::revision::source::Files;
+use crate::revision::unread::FIXTURES;
 use crate::scope::{IssuerScope, PortalScope};
-use crate::types::{AuthFacts, Identity, Scheme, TokenFacts};
+use crate::types::{AuthFacts, Identity, TokenFacts};
 
 /// 2026-01-01T00:00:00Z: the clock of a test that names none.
 const NOW_MILLIS: i64 = 1_767_225_600_000;
@@ -47,12 +57,34 @@ pub struct CaseResult {
 }
 
 /// What becomes of a case that fails.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Failures {
     /// Only the difference to what it expects.
+    #[default]
     Name,
     /// The reasons of its decision, too.
     Explain,
+}
+
+/// Tells whether the gate gives a request, by host and path, to the portal.
+pub type Matching<'a> = &'a (dyn Fn(&str, &CanonicalPath) -> Result<(), Elsewhere> + Sync);
+
+/// The reason why a request does not come to the portal.
+pub enum Elsewhere {
+    /// The gate refuses it.
+    Refused(Refusal),
+    /// Another portal gets it, or none; a text for the user.
+    Portal(String),
+}
+
+/// How cases are run.
+#[derive(Clone, Copy, Default)]
+pub struct Options<'a> {
+    pub failures: Failures,
+    /// Notes which clauses the cases reach.
+    pub coverage: Option<&'a Coverage>,
+    /// The portals beside this one; absent: a request only has to be below the portal's path.
+    pub matching: Option<Matching<'a>>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -62,73 +94,53 @@ pub enum Verdict {
     Skipped(String),
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TestFile {
-    #[serde(default)]
-    principals: BTreeMap<String, Fixture>,
-    now: Option<String>,
-    #[serde(default)]
-    cases: Vec<Spanned<Case>>,
+/// The decision tests of one portal, read and ready to run.
+pub struct DecisionTests<'a> {
+    portal: &'a PortalScope,
+    revision: &'a Revision,
+    shared: Fixtures,
+    own: Fixtures,
+    files: Vec<FileTests<'a>>,
+    /// Every case, with the position of its file in `files`.
+    cases: Vec<Placed>,
+    /// Errors of the files; the cases without one are still there.
+    pub problems: Vec<Problem>,
 }
 
-/// A principal by its attributes.
-#[derive(Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Fixture {
-    id: String,
-    #[serde(rename = "type")]
-    ty: Option<String>,
-    tenant: Option<String>,
-    #[serde(default)]
-    roles: Vec<String>,
-    #[serde(default)]
-    attrs: Map<String, Value>,
+/// One test file without its cases.
+struct FileTests<'a> {
+    name: &'a str,
+    fixtures: Fixtures,
 }
 
-#[derive(Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Case {
-    name: Option<String>,
-    principal: Option<String>,
-    claims: Option<Map<String, Value>>,
-    /// The issuer of the claims; default: the portal's first.
-    issuer: Option<String>,
-    http: Option<String>,
-    host: Option<String>,
-    /// The scheme by which the client came; default `https`.
-    scheme: Option<TestScheme>,
-    /// The client's address; default `127.0.0.1`.
-    source_ip: Option<IpAddr>,
-    action: Option<String>,
-    resource: Option<Value>,
-    context: Option<Map<String, Value>>,
-    now: Option<String>,
-    expect: Option<Expect>,
-    because: Option<Vec<String>>,
-    errors: Option<usize>,
-    reason: Option<String>,
-    skip: Option<String>,
+struct Placed {
+    file: usize,
+    body: Body,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
-#[serde(rename_all = "lowercase")]
-enum Expect {
-    Allow,
-    Deny,
+enum Body {
+    Yaml(Box<Case>),
+    Cli(Box<CliCase>),
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum TestScheme {
-    Http,
-    #[default]
-    Https,
+/// A case as lint rules see it.
+pub struct NamedCase<'a> {
+    pub file: &'a str,
+    pub line: Option<usize>,
+    pub name: &'a str,
 }
 
-/// Fails with every failing case's name.
+/// A caller of a test file.
+pub enum TestCaller<'a> {
+    Fixture { roles: &'a [String], tenant: Option<&'a str> },
+    Claims(&'a Map<String, Value>),
+}
+
+/// Fails with every failing case's name, and every error of the files.
 pub fn check(portal: &PortalScope, revision: &Revision) -> Result<(), RevisionError> {
-    let failed = run(portal, revision, Failures::Name)?
+    let tests = DecisionTests::read(portal, revision);
+    let failed = tests
+        .run(0..tests.len(), &Options::default())
         .into_iter()
         .filter_map(|result| match result.verdict {
             Verdict::Failed(why) => {
@@ -136,85 +148,217 @@ pub fn check(portal: &PortalScope, revision: &Revision) -> Result<(), RevisionEr
             }
             Verdict::Passed | Verdict::Skipped(_) => None,
         });
-    RevisionError::check(failed.collect())
+    let problems = tests.problems.iter().cloned().chain(failed).collect();
+    RevisionError::check(problems)
 }
 
-/// Runs every decision test of the portal; `Err` if a test file cannot be read as one.
-pub fn run(portal: &PortalScope, revision: &Revision, failures: Failures) -> Result<Vec<CaseResult>, RevisionError> {
-    let folder = format!("policies/{}/tests/", portal.slug);
-    let mut results = Vec::new();
-    for (name, file) in revision.portal_files().0.iter().filter(|(name, _)| name.starts_with(&folder)) {
-        let text = file.text(name)?;
-        let runner = Runner {
+/// The folder of a portal's decision tests.
+fn folder(portal: &PortalScope) -> String {
+    format!("policies/{}/tests/", portal.slug)
+}
+
+impl<'a> DecisionTests<'a> {
+    /// Reads every test file of the portal.
+    pub fn read(portal: &'a PortalScope, revision: &'a Revision) -> Self {
+        let mut tests = Self {
             portal,
             revision,
-            file: name,
-            failures,
+            shared: Fixtures::default(),
+            own: Fixtures::default(),
+            files: Vec::new(),
+            cases: Vec::new(),
+            problems: Vec::new(),
         };
-        match name.rsplit_once('.').map(|(_, suffix)| suffix) {
-            Some("yaml" | "yml") => results.extend(runner.yaml(text)?),
-            Some("json") => results.extend(runner.json(text)?),
-            _ => {}
+        let files = revision.portal_files();
+        let mut room = matrix::EXPANDED_MAX;
+        tests.read_shared(files, &mut room);
+        let own = folder(portal);
+        let fixtures = format!("{own}{FIXTURES}");
+        for (name, file) in files.below(own) {
+            let text = match file.text(name) {
+                Ok(text) => text,
+                Err(problem) => {
+                    tests.problems.push(problem);
+                    continue;
+                }
+            };
+            match name.rsplit_once('.').map(|(_, suffix)| suffix) {
+                Some("yaml" | "yml") => {
+                    let read = tests.read_yaml(name, text, &mut room);
+                    if *name == fixtures {
+                        tests.own = read;
+                        tests.push_file(name, Fixtures::default());
+                    } else {
+                        tests.push_file(name, read);
+                    }
+                }
+                Some("json") => {
+                    let number = tests.files.len();
+                    match cedar_cli::read(name, text) {
+                        Ok(cases) => tests.cases.extend(cases.into_iter().map(|case| Placed {
+                            file: number,
+                            body: Body::Cli(Box::new(case)),
+                        })),
+                        Err(problem) => tests.problems.push(problem),
+                    }
+                    tests.push_file(name, Fixtures::default());
+                }
+                _ => {}
+            }
+        }
+        tests
+    }
+
+    fn push_file(&mut self, name: &'a str, fixtures: Fixtures) {
+        self.files.push(FileTests { name, fixtures });
+    }
+
+    /// Reads a file's cases, and returns what else is in it. The caller adds the file after them.
+    fn read_yaml(&mut self, name: &str, text: &str, room: &mut usize) -> Fixtures {
+        let file::Reading { file: read, problems } = TestFile::read(name, text, room);
+        let number = self.files.len();
+        self.cases.extend(read.cases.into_iter().map(|case| Placed {
+            file: number,
+            body: Body::Yaml(Box::new(case)),
+        }));
+        self.problems.extend(problems);
+        read.fixtures
+    }
+
+    fn read_shared(&mut self, files: &Files, room: &mut usize) {
+        let name = format!("policies/_shared/tests/{FIXTURES}");
+        let Some(file) = files.get(&name) else { return };
+        let text = match file.text(&name) {
+            Ok(text) => text,
+            Err(problem) => return self.problems.push(problem),
+        };
+        let file::Reading { file: read, problems } = TestFile::read(&name, text, room);
+        self.problems.extend(problems);
+        if let Some(case) = read.cases.first() {
+            let problem = Problem::new(&name, "cases of the shared fixtures would run for no portal").at_line(case.line);
+            self.problems.push(problem.with_help("move them to policies/<portal>/tests/"));
+        }
+        self.shared = read.fixtures;
+    }
+
+    /// Number of cases.
+    pub fn len(&self) -> usize {
+        self.cases.len()
+    }
+
+    /// True if there is no case.
+    pub fn is_empty(&self) -> bool {
+        self.cases.is_empty()
+    }
+
+    /// The test files by name, fixtures left out.
+    pub fn files(&self) -> impl Iterator<Item = &'a str> {
+        let fixtures = format!("{}{FIXTURES}", folder(self.portal));
+        let names = self.files.iter().map(|file| file.name);
+        names.filter(move |name| *name != fixtures)
+    }
+
+    /// Every case by name, in the order of the files.
+    pub fn names(&self) -> impl Iterator<Item = NamedCase<'_>> {
+        self.cases.iter().map(|placed| {
+            let file = self.files.get(placed.file).map_or("", |file| file.name);
+            match &placed.body {
+                Body::Yaml(case) => NamedCase {
+                    file,
+                    line: case.line,
+                    name: &case.name,
+                },
+                Body::Cli(case) => NamedCase {
+                    file,
+                    line: None,
+                    name: case.name(),
+                },
+            }
+        })
+    }
+
+    /// The callers that the files name.
+    pub fn callers(&self) -> impl Iterator<Item = TestCaller<'_>> {
+        let files = self.files.iter().map(|file| &file.fixtures);
+        let fixtures = files
+            .chain([&self.shared, &self.own])
+            .flat_map(|file| file.principals.values());
+        let inline = self.cases.iter().filter_map(|placed| match &placed.body {
+            Body::Yaml(case) => match &case.principal {
+                Some(PrincipalOfCase::Inline(fixture)) => Some(fixture),
+                Some(PrincipalOfCase::Named(_)) | None => None,
+            },
+            Body::Cli(_) => None,
+        });
+        let claims = self.cases.iter().filter_map(|placed| match &placed.body {
+            Body::Yaml(case) => case.claims.as_ref().map(TestCaller::Claims),
+            Body::Cli(_) => None,
+        });
+        fixtures
+            .chain(inline)
+            .map(|fixture| TestCaller::Fixture {
+                roles: &fixture.roles,
+                tenant: fixture.tenant.as_deref(),
+            })
+            .chain(claims)
+    }
+
+    /// Runs the cases of a range; several threads can run ranges of their own.
+    pub fn run(&self, range: Range<usize>, options: &Options<'_>) -> Vec<CaseResult> {
+        let cases = self.cases.get(range).unwrap_or_default();
+        cases.iter().map(|placed| self.run_one(placed, options)).collect()
+    }
+
+    fn run_one(&self, placed: &Placed, options: &Options<'_>) -> CaseResult {
+        let runner = Runner {
+            portal: self.portal,
+            revision: self.revision,
+            tests: self,
+            file: self.files.get(placed.file),
+            options,
+        };
+        match &placed.body {
+            Body::Yaml(case) => runner.yaml_case(case),
+            Body::Cli(case) => runner.cli_case(case),
         }
     }
-    Ok(results)
-}
-
-/// A caller of a test file.
-pub enum TestCaller {
-    Fixture { roles: Vec<String>, tenant: Option<String> },
-    Claims(Map<String, Value>),
-}
-
-/// The callers that a YAML test file names; none for a file in another form, or one that cannot be read.
-pub fn callers(name: &str, text: &str) -> Vec<TestCaller> {
-    let is_yaml = name.ends_with(".yaml") || name.ends_with(".yml");
-    let Some(tests) = is_yaml.then(|| serde_saphyr::from_str::<TestFile>(text).ok()).flatten() else {
-        return Vec::new();
-    };
-    let fixtures = tests.principals.into_values().map(|fixture| TestCaller::Fixture {
-        roles: fixture.roles,
-        tenant: fixture.tenant,
-    });
-    let claims = tests
-        .cases
-        .into_iter()
-        .filter_map(|case| Some(TestCaller::Claims(case.value.claims?)));
-    fixtures.chain(claims).collect()
 }
 
 struct Runner<'a> {
     portal: &'a PortalScope,
     revision: &'a Revision,
-    file: &'a str,
-    failures: Failures,
+    tests: &'a DecisionTests<'a>,
+    file: Option<&'a FileTests<'a>>,
+    options: &'a Options<'a>,
 }
 
-/// The function that answers a case: both decide alike.
-type Answer = fn(&Query<'_>, Caller<'_>) -> Explanation;
+/// The function that answers a case: all decide alike.
+type Answer<'a> = &'a dyn Fn(&Query<'_>, Caller<'_>) -> Explanation;
 
-impl Runner<'_> {
-    fn yaml(&self, text: &str) -> Result<Vec<CaseResult>, RevisionError> {
-        let tests: TestFile = serde_saphyr::from_str(text).map_err(|e| {
-            let line = e.location().and_then(|at| usize::try_from(at.line()).ok());
-            Problem::new(self.file, format!("is not a test file: {e}")).at_line(line)
-        })?;
-        Ok(tests
-            .cases
-            .iter()
-            .enumerate()
-            .map(|(n, case)| self.yaml_case(&tests, n, case))
-            .collect())
+impl<'a> Runner<'a> {
+    /// The files whose definitions count, the nearest first.
+    fn layers(&self) -> impl Iterator<Item = &'a Fixtures> {
+        let file = self.file.map(|file| &file.fixtures);
+        file.into_iter().chain([&self.tests.own, &self.tests.shared])
     }
 
-    fn yaml_case(&self, tests: &TestFile, number: usize, case: &Spanned<Case>) -> CaseResult {
-        let line = usize::try_from(case.referenced.line()).ok();
-        let case = &case.value;
-        let name = case.name.clone().unwrap_or_else(|| format!("#{number}"));
+    fn file_name(&self) -> &'a str {
+        self.file.map_or("", |file| file.name)
+    }
+
+    /// The answer that the options ask for.
+    fn answer(&self, query: &Query<'_>, caller: Caller<'_>) -> Explanation {
+        match self.options.coverage {
+            Some(coverage) => decide_covered(query, caller, coverage).into(),
+            None => decide(query, caller).into(),
+        }
+    }
+
+    fn yaml_case(&self, case: &Case) -> CaseResult {
         let mut result = CaseResult {
-            file: self.file.to_owned(),
-            line,
-            name,
+            file: self.file_name().to_owned(),
+            line: case.line,
+            name: case.name.clone(),
             verdict: Verdict::Passed,
             deciding: Vec::new(),
             explanation: None,
@@ -223,29 +367,30 @@ impl Runner<'_> {
             result.verdict = Verdict::Skipped(why.clone());
             return result;
         }
-        match self.decide(tests, case, unexplained) {
+        match self.decide(case, &|query, caller| self.answer(query, caller)) {
             Ok(Explanation { decision, .. }) => {
                 result.deciding = deciding(&decision);
                 result.verdict = judge(case, &decision);
             }
             Err(message) => result.verdict = Verdict::Failed(message),
         }
-        if self.failures == Failures::Explain && matches!(result.verdict, Verdict::Failed(_)) {
-            result.explanation = self.decide(tests, case, explain).ok().map(Arc::new);
+        if self.options.failures == Failures::Explain && matches!(result.verdict, Verdict::Failed(_)) {
+            result.explanation = self.decide(case, &explain).ok().map(Arc::new);
         }
         result
     }
 
     /// `Err` if the case itself is malformed.
-    fn decide(&self, tests: &TestFile, case: &Case, answer: Answer) -> Result<Explanation, String> {
+    fn decide(&self, case: &Case, answer: Answer<'_>) -> Result<Explanation, String> {
         if case.expect.is_none() {
             return Err("needs `expect: allow` or `expect: deny`".to_owned());
         }
-        let identity = match self.identity(tests, case)? {
+        let identity = match self.identity(case)? {
             Ok(identity) => identity,
             Err(refusal) => return Ok(Decision::refused(refusal).into()),
         };
-        let now = case.now.as_ref().or(tests.now.as_ref());
+        let of_layers = || self.layers().find_map(|layer| layer.now.as_ref());
+        let now = case.now.as_ref().or_else(of_layers);
         let now_millis = now.map_or(Ok(NOW_MILLIS), |text| millis(text))?;
         match (&case.http, &case.action, &case.resource) {
             (Some(http), None, None) => self.http(identity.as_ref(), case, http, now_millis, answer),
@@ -258,13 +403,12 @@ impl Runner<'_> {
     }
 
     /// `None`: the case presents no credential.
-    fn identity(&self, tests: &TestFile, case: &Case) -> Result<Result<Option<Identity>, Refusal>, String> {
+    fn identity(&self, case: &Case) -> Result<Result<Option<Identity>, Refusal>, String> {
         match (&case.principal, &case.claims) {
-            (Some(name), None) => {
-                let fixture = tests
-                    .principals
-                    .get(name)
-                    .ok_or_else(|| format!("there is no principal `{name}`"))?;
+            (Some(PrincipalOfCase::Inline(fixture)), None) => Ok(Ok(Some(self.fixture(fixture)))),
+            (Some(PrincipalOfCase::Named(name)), None) => {
+                let fixture = self.layers().find_map(|layer| layer.principals.get(name));
+                let fixture = fixture.ok_or_else(|| format!("there is no principal `{name}`"))?;
                 Ok(Ok(Some(self.fixture(fixture))))
             }
             (None, Some(claims)) => {
@@ -325,7 +469,7 @@ impl Runner<'_> {
         case: &Case,
         http: &str,
         now_millis: i64,
-        answer: Answer,
+        answer: Answer<'_>,
     ) -> Result<Explanation, String> {
         let (method, target) = http
             .split_once(' ')
@@ -348,12 +492,19 @@ impl Runner<'_> {
                 .portal
                 .default_host(identity.and_then(|identity| identity.tenant.as_deref())),
         };
+        if let Some(matching) = self.options.matching {
+            match matching(&host, &path) {
+                Ok(()) => {}
+                Err(Elsewhere::Refused(refusal)) => return Ok(Decision::refused(refusal).into()),
+                Err(Elsewhere::Portal(message)) => return Err(message),
+            }
+        }
         let no_headers = http::HeaderMap::new();
         let asked = Asked::Http(HttpQuery {
             method,
             path: &path,
             host: &host,
-            scheme: case.scheme.unwrap_or_default().into(),
+            scheme: case.scheme.into(),
             source_ip: case.source_ip.unwrap_or(IpAddr::from([127, 0, 0, 1])),
             query,
             headers: Some(&no_headers),
@@ -370,24 +521,35 @@ impl Runner<'_> {
         case: &Case,
         action: &str,
         now_millis: i64,
-        answer: Answer,
+        answer: Answer<'_>,
     ) -> Result<Explanation, String> {
         let resource = case.resource.as_ref().ok_or("needs `resource`")?;
         let resource = NamedEntity::read(resource.clone(), "resource").map_err(|refusal| refusal.detail.into_owned())?;
+        let entities = self.entities(case);
         let asked = Asked::Named(NamedQuery {
             action,
             resource: &resource,
             principal: None,
             context: case.context.as_ref(),
             precedence: ContextPrecedence::Given,
-            entities: &[],
+            entities: &entities,
         });
         let answered = self.ask(Some(identity), asked, now_millis, answer);
         fail_unasked(case, &answered.decision, Denial::RequestInvalid)?;
         Ok(answered)
     }
 
-    fn ask(&self, identity: Option<&Identity>, asked: Asked<'_>, now_millis: i64, answer: Answer) -> Explanation {
+    /// The entities of the case, its file and the fixtures: of several with one name the nearest.
+    fn entities(&self, case: &Case) -> Vec<Value> {
+        let far = self.layers().flat_map(|layer| &layer.entities);
+        let mut by_name: BTreeMap<String, &Value> = BTreeMap::new();
+        for entity in case.entities.iter().chain(far) {
+            by_name.entry(entity_name(entity)).or_insert(entity);
+        }
+        by_name.into_values().cloned().collect()
+    }
+
+    fn ask(&self, identity: Option<&Identity>, asked: Asked<'_>, now_millis: i64, answer: Answer<'_>) -> Explanation {
         let query = Query {
             portal: self.portal,
             revision: self.revision,
@@ -407,18 +569,9 @@ impl Runner<'_> {
     }
 }
 
-/// The decision alone.
-fn unexplained(query: &Query<'_>, caller: Caller<'_>) -> Explanation {
-    decide(query, caller).into()
-}
-
-impl From<TestScheme> for Scheme {
-    fn from(scheme: TestScheme) -> Self {
-        match scheme {
-            TestScheme::Http => Self::Http,
-            TestScheme::Https => Self::Https,
-        }
-    }
+/// The name of an entity as its JSON spells it.
+fn entity_name(entity: &Value) -> String {
+    entity.get("uid").unwrap_or(entity).to_string()
 }
 
 /// A misspelled method, action or attribute must not pass as an expected deny: `Err` if the gate answers the case with

@@ -15,6 +15,7 @@
 //! takes the one that is there. The preparing thread stores the new form once (`OnceLock`); if its queue is full, the match
 //! set keeps its originals, which costs time and changes no decision.
 
+pub(crate) mod coverage;
 pub mod dependencies;
 #[cfg(test)]
 mod engine_tests;

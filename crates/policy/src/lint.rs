@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::decision_tests::DecisionTests;
 use crate::engine::PolicyEntry;
 use crate::revision::Revision;
 use crate::revision::problem::Problem;
@@ -107,13 +108,13 @@ struct Linted<'a> {
 /// Lints one portal. `now` is in Unix seconds, for `@expires`.
 pub fn lint(portal: &PortalScope, revision: &Revision, now: i64) -> Vec<LintFinding> {
     let linted = Linted { portal, revision, now };
-    let tests = cases::TestNames::of(&linted);
-    let mut findings = names::unknown(&linted, &tests);
+    let tests = DecisionTests::read(portal, revision);
+    let mut findings = names::unknown(&linted, &cases::TestNames::of(&tests));
     findings.extend(shape::findings(&linted));
     findings.extend(resources::findings(&linted));
     findings.extend(actions::findings(&linted));
     findings.extend(portal_file::findings(&linted));
-    findings.extend(cases::findings(&linted));
+    findings.extend(cases::findings(&linted, &tests));
     suppression::apply(&linted, findings)
 }
 

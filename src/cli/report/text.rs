@@ -5,13 +5,6 @@ use super::{CaseOutcome, Finding, Paint, RULE_CONFIGURATION, RULE_VALIDATION, Se
 /// Characters of a line that an excerpt shows.
 const EXCERPT_CHARS: usize = 140;
 
-/// Shows or leaves out the policies that decided no case.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Coverage {
-    Show,
-    Omit,
-}
-
 /// Each finding with its place, the line of the file with the place underlined, and the help.
 pub(crate) fn findings(findings: &[Finding], source: Source<'_>, paint: Paint) -> String {
     findings.iter().map(|one| finding(one, source, paint)).collect()
@@ -104,7 +97,7 @@ fn characters(line: &str, column: usize) -> usize {
 }
 
 /// The cases of all suites, then the counts.
-pub(crate) fn suites(suites: &[Suite], coverage: Coverage, source: Source<'_>, paint: Paint) -> String {
+pub(crate) fn suites(suites: &[Suite], source: Source<'_>, paint: Paint) -> String {
     let mut text = String::new();
     for suite in suites {
         text.push_str(&format!("{}\n", suite.portal));
@@ -124,11 +117,6 @@ pub(crate) fn suites(suites: &[Suite], coverage: Coverage, source: Source<'_>, p
                     )
                 }
             });
-        }
-        if coverage == Coverage::Show {
-            for id in &suite.uncovered {
-                text.push_str(&format!("  {} {id}\n", paint.dim("not covered:")));
-            }
         }
     }
     text.push_str(&counts(suites));
@@ -215,11 +203,7 @@ mod tests {
         let cases =
             "p\n  ok reads\n  FAILED writes <x> (policies/p/tests/t.yaml:7)\n     expected deny\n  skipped later (not yet)\n";
         let counts = "\n1 passed, 1 failed, 1 skipped\n";
-        assert_eq!(suites(&[suite()], Coverage::Omit, &none, PLAIN), format!("{cases}{counts}"));
-        assert_eq!(
-            suites(&[suite()], Coverage::Show, &none, PLAIN),
-            format!("{cases}  not covered: never\n{counts}")
-        );
+        assert_eq!(suites(&[suite()], &none, PLAIN), format!("{cases}{counts}"));
     }
 
     #[test]

@@ -7,16 +7,18 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Answer, CaseResult, Expect, Failures, NOW_MILLIS, Runner, Verdict, deciding, unexplained};
+use super::file::Expect;
+use super::{Answer, CaseResult, Failures, NOW_MILLIS, Runner, Verdict, deciding};
 use crate::decision::explain::{Explanation, explain};
 use crate::decision::named::{ContextPrecedence, NamedEntity, NamedQuery};
 use crate::decision::{Asked, Caller, Decision, Query};
-use crate::revision::problem::{Problem, RevisionError};
+use crate::revision::problem::Problem;
 
 /// A request of the Cedar CLI, with what its test expects.
 #[derive(Deserialize)]
-struct CliCase {
-    name: Option<String>,
+pub(super) struct CliCase {
+    #[serde(default)]
+    name: String,
     request: CliRequest,
     #[serde(default)]
     entities: Value,
@@ -36,49 +38,55 @@ struct CliRequest {
     context: Value,
 }
 
-impl Runner<'_> {
-    pub(super) fn json(&self, text: &str) -> Result<Vec<CaseResult>, RevisionError> {
-        let fail = |e: serde_json::Error| Problem::new(self.file, format!("is not a test file: {e}")).at_line(Some(e.line()));
-        let expect = [("/ALLOW/", Expect::Allow), ("/DENY/", Expect::Deny)];
-        if let Some((_, decision)) = expect.into_iter().find(|(folder, _)| self.file.contains(folder)) {
-            let request = serde_json::from_str(text).map_err(fail)?;
-            let case = CliCase {
-                name: None,
-                request,
-                entities: Value::Null,
-                decision,
-                reason: Vec::new(),
-                num_errors: usize::MAX,
-            };
-            return Ok(vec![self.cli_case(0, &case)]);
-        }
-        let cases: Vec<CliCase> = serde_json::from_str(text).map_err(fail)?;
-        Ok(cases
-            .iter()
-            .enumerate()
-            .map(|(number, case)| self.cli_case(number, case))
-            .collect())
+/// Reads a file of the Cedar CLI: a list of cases, or the one request of a file below `ALLOW/` or `DENY/`.
+pub(super) fn read(name: &str, text: &str) -> Result<Vec<CliCase>, Problem> {
+    let fail = |e: serde_json::Error| Problem::new(name, format!("is not a test file: {e}")).at_line(Some(e.line()));
+    let expect = [("/ALLOW/", Expect::Allow), ("/DENY/", Expect::Deny)];
+    if let Some((_, decision)) = expect.into_iter().find(|(folder, _)| name.contains(folder)) {
+        let request = serde_json::from_str(text).map_err(fail)?;
+        return Ok(vec![CliCase {
+            name: "#0".to_owned(),
+            request,
+            entities: Value::Null,
+            decision,
+            reason: Vec::new(),
+            num_errors: usize::MAX,
+        }]);
     }
+    let mut cases: Vec<CliCase> = serde_json::from_str(text).map_err(fail)?;
+    for (number, case) in cases.iter_mut().enumerate() {
+        if case.name.is_empty() {
+            case.name = format!("#{number}");
+        }
+    }
+    Ok(cases)
+}
 
-    fn cli_case(&self, number: usize, case: &CliCase) -> CaseResult {
-        let name = case.name.clone().unwrap_or_else(|| format!("#{number}"));
-        let (verdict, deciding) = match self.cli_decision(case, unexplained) {
+impl CliCase {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Runner<'_> {
+    pub(super) fn cli_case(&self, case: &CliCase) -> CaseResult {
+        let (verdict, deciding) = match self.cli_decision(case, &|query, caller| self.answer(query, caller)) {
             Err(message) => (Verdict::Failed(message), Vec::new()),
             Ok(Explanation { decision, .. }) => (judge_cli(case, &decision), deciding(&decision)),
         };
-        let is_explained = self.failures == Failures::Explain && matches!(verdict, Verdict::Failed(_));
-        let explanation = is_explained.then(|| self.cli_decision(case, explain).ok()).flatten();
+        let is_explained = self.options.failures == Failures::Explain && matches!(verdict, Verdict::Failed(_));
+        let explanation = is_explained.then(|| self.cli_decision(case, &explain).ok()).flatten();
         CaseResult {
-            file: self.file.to_owned(),
+            file: self.file_name().to_owned(),
             line: None,
-            name,
+            name: case.name.clone(),
             verdict,
             deciding,
             explanation: explanation.map(Arc::new),
         }
     }
 
-    fn cli_decision(&self, case: &CliCase, answer: Answer) -> Result<Explanation, String> {
+    fn cli_decision(&self, case: &CliCase, answer: Answer<'_>) -> Result<Explanation, String> {
         let CliRequest {
             principal,
             action,

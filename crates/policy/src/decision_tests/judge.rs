@@ -1,6 +1,7 @@
 //! Compares a decision with what a case expects, and reports every difference.
 
-use super::{Case, Expect, Verdict};
+use super::Verdict;
+use super::file::{Case, Expect};
 use crate::decision::Decision;
 use crate::denial::Denial;
 

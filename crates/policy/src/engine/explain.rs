@@ -224,13 +224,33 @@ fn resource_text(policy: &Policy) -> String {
 }
 
 /// A clause of a condition: the policy holds only if every clause has its wanted value.
-struct Part<'a> {
-    expression: &'a Expr,
-    wants: bool,
+pub(super) struct Part<'a> {
+    pub expression: &'a Expr,
+    pub wants: bool,
+}
+
+/// A clause of a policy's condition.
+pub(crate) struct WrittenClause {
+    /// As the author wrote it.
+    pub text: String,
+    /// Line breaks between the beginning of the policy and the clause; `None` for the policy of a template link.
+    pub line_offset: Option<usize>,
+    /// The value that the policy needs.
+    pub wants: bool,
+}
+
+impl Part<'_> {
+    pub fn written(&self) -> WrittenClause {
+        WrittenClause {
+            text: text_of(self.expression),
+            line_offset: line_offset(self.expression),
+            wants: self.wants,
+        }
+    }
 }
 
 /// Takes a condition apart into clauses, in the order in which Cedar evaluates them.
-fn parts<'a>(expression: &'a Expr, wants: bool, into: &mut Vec<Part<'a>>) {
+pub(super) fn parts<'a>(expression: &'a Expr, wants: bool, into: &mut Vec<Part<'a>>) {
     match expression.expr_kind() {
         ExprKind::And { left, right } if wants => [left, right].into_iter().for_each(|side| parts(side, wants, into)),
         ExprKind::Or { left, right } if !wants => [left, right].into_iter().for_each(|side| parts(side, wants, into)),
@@ -245,7 +265,7 @@ impl Situation {
         eval_expression(&self.request, &self.entities, &Expression::from(expression.clone())).map_err(|e| e.to_string())
     }
 
-    fn truth(&self, expression: &Expr) -> Found {
+    pub(super) fn truth(&self, expression: &Expr) -> Found {
         match self.value(expression) {
             Ok(EvalResult::Bool(value)) => Found::Value(value),
             Ok(other) => Found::Error(format!("`{other}` is not true or false")),

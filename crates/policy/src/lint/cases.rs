@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::{DUPLICATE_CASE, EMPTY_TESTS, LintFinding, Linted, NO_TESTS};
-use crate::decision_tests;
+use crate::decision_tests::{DecisionTests, NamedCase, TestCaller};
 use crate::revision::problem::Problem;
 
 /// Roles and tenants that decision tests give to callers.
@@ -16,18 +16,16 @@ pub(super) struct TestNames {
 }
 
 impl TestNames {
-    pub fn of(linted: &Linted<'_>) -> Self {
+    pub fn of(tests: &DecisionTests<'_>) -> Self {
         let mut names = Self::default();
-        for (name, text) in files(linted) {
-            for caller in decision_tests::callers(name, text) {
-                match caller {
-                    decision_tests::TestCaller::Fixture { roles, tenant } => {
-                        names.roles.extend(roles);
-                        names.tenants.extend(tenant);
-                    }
-                    // any text of the claims may be a role or a tenant
-                    decision_tests::TestCaller::Claims(claims) => claims.values().for_each(|claim| names.add_texts(claim)),
+        for caller in tests.callers() {
+            match caller {
+                TestCaller::Fixture { roles, tenant } => {
+                    names.roles.extend(roles.iter().cloned());
+                    names.tenants.extend(tenant.map(str::to_owned));
                 }
+                // any text of the claims may be a role or a tenant
+                TestCaller::Claims(claims) => claims.values().for_each(|claim| names.add_texts(claim)),
             }
         }
         names
@@ -49,30 +47,26 @@ impl TestNames {
     }
 }
 
-fn files<'a>(linted: &'a Linted<'_>) -> impl Iterator<Item = (&'a String, &'a str)> {
-    let folder = format!("policies/{}/tests/", linted.portal.slug);
-    let files = linted.revision.candidate.files.below(folder);
-    files.filter_map(|(name, file)| Some((name, file.text(name).ok()?)))
-}
-
-pub(super) fn findings(linted: &Linted<'_>) -> Vec<LintFinding> {
+/// Looks at names alone: no case is decided.
+pub(super) fn findings(linted: &Linted<'_>, tests: &DecisionTests<'_>) -> Vec<LintFinding> {
     let mut findings = Vec::new();
-    let Ok(results) = decision_tests::run(linted.portal, linted.revision, decision_tests::Failures::Name) else {
-        return findings;
-    };
-    let mut counts: BTreeMap<&str, usize> = files(linted).map(|(name, _)| (name.as_str(), 0)).collect();
+    let mut counts: BTreeMap<&str, usize> = tests.files().map(|name| (name, 0)).collect();
     let mut seen: BTreeMap<(&str, &str), Option<usize>> = BTreeMap::new();
-    for result in &results {
-        *counts.entry(&result.file).or_default() += 1;
-        if let Some(first) = seen.insert((&result.file, &result.name), result.line) {
+    for NamedCase { file, line, name } in tests.names() {
+        *counts.entry(file).or_default() += 1;
+        if let Some(first) = seen.insert((file, name), line) {
             let first = first.map(|line| format!(" in line {line}")).unwrap_or_default();
-            let message = format!("another case{first} is called `{}`, too", result.name);
-            let problem = Problem::new(&result.file, message).at_line(result.line);
+            let message = format!("another case{first} is called `{name}`, too");
+            let problem = Problem::new(file, message).at_line(line);
             findings.push(LintFinding::new(
                 &DUPLICATE_CASE,
                 problem.with_help("give each case its own name"),
             ));
         }
+    }
+    if !tests.problems.is_empty() {
+        // `test` names them; a file that cannot be read has no count
+        return findings;
     }
     for (name, _) in counts.iter().filter(|(_, count)| **count == 0) {
         let problem = Problem::new(name, "has no case").with_help("write a case, or remove the file");

@@ -269,7 +269,8 @@ fn spelt_boolean(text: &str) -> Option<bool> {
     }
 }
 
-fn unknown_key(name: &str, known: &[&str]) -> String {
+/// The message for a key that a file does not have, with the key that was meant.
+pub(crate) fn unknown_key(name: &str, known: &[&str]) -> String {
     let nearest = known.iter().min_by_key(|key| strsim::damerau_levenshtein(key, name));
     match nearest.filter(|key| strsim::damerau_levenshtein(key, name) <= 3) {
         Some(key) => format!("unknown key `{name}`; did you mean `{key}`?"),

@@ -12,6 +12,8 @@ use crate::types::PortalSlug;
 const OWN_FILES: [&str; 3] = ["portal.yaml", "links.json", "entities.json"];
 /// The folders of a portal.
 const OWN_FOLDERS: [&str; 3] = ["tests", "_deny", "candidate"];
+/// The file of `tests/` whose principals and entities every test of the portal, or below `_shared` of every portal, can use.
+pub const FIXTURES: &str = "fixtures.yaml";
 /// The endings of decision tests.
 const TEST_ENDINGS: [&str; 3] = [".yaml", ".yml", ".json"];
 
@@ -121,7 +123,11 @@ fn in_shared(rest: &[&str]) -> Option<Found> {
     if OWN_FILES.contains(file) {
         return mistake("each portal has its own", "move it to policies/<portal>/");
     }
-    stray("policies/_shared/ holds policy files alone")
+    match rest {
+        ["tests", file] if *file == FIXTURES => None,
+        ["tests", ..] => stray("move it to policies/<portal>/tests/; of the shared tests only fixtures.yaml is read"),
+        _ => stray("policies/_shared/ holds policy files and tests/fixtures.yaml alone"),
+    }
 }
 
 /// A file below a folder that cannot be a portal.
@@ -241,6 +247,7 @@ mod tests {
         for name in [
             "policies/_shared/x.cedar",
             "policies/_shared/README.md",
+            "policies/_shared/tests/fixtures.yaml",
             "policies/shop/portal.yaml",
             "policies/shop/entities.json",
             "policies/shop/links.json",
@@ -302,6 +309,7 @@ mod tests {
     fn other_files_are_strays() {
         for name in [
             "policies/shop/openapi.yaml",
+            "policies/_shared/tests/cases.yaml",
             "policies/shop/log.json",
             "policies/shop/logo.png",
             "policies/shop/_deny/lock.cedar.disabled",

@@ -1,0 +1,138 @@
+//! `cedargate test`: coverage, matching, watching.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::support::binary::{GateFolder, GateProcess, cedargate};
+use crate::support::{OPEN_SCHEMA, PAGE, claims};
+
+fn case(name: &str, http: &str, expect: &str) -> String {
+    format!("  - {{ name: {name}, principal: a, http: \"{http}\", expect: {expect} }}\n")
+}
+
+fn cases(cases: &[String]) -> String {
+    format!("principals:\n  a: {{ id: a, roles: [] }}\ncases:\n{}", cases.concat())
+}
+
+#[test]
+fn coverage_names_what_no_case_reaches_and_min_coverage_exits_4() {
+    let gate_folder = GateFolder::new("http://127.0.0.1:1", "");
+    gate_folder.put(
+        "policies/p/main.cedar",
+        "@id(\"open\") permit (principal, action == Action::\"GET\", resource) when { resource in Path::\"/portal/p\" };\n\
+         @id(\"never\") permit (principal, action == Action::\"PUT\", resource);\n",
+    );
+    gate_folder.put(
+        "policies/p/tests/t.yaml",
+        &cases(&[case("c", &format!("GET {PAGE}"), "allow")]),
+    );
+    let (code, out, error) = gate_folder.run(&["test", "--coverage"]);
+    assert_eq!(code, 0, "{out}{error}");
+    for line in [
+        "p: 50.0 %",
+        "  never false: resource in Path::\"/portal/p\"  policies/p/main.cedar:1 (open)",
+        "  not covered: never  policies/p/main.cedar:2",
+        "all: 50.0 %",
+    ] {
+        assert!(out.lines().any(|shown| shown == line), "{line}: {out}");
+    }
+    for (wanted, expected) in [("50", 0), ("50.1", 4), ("0", 0), ("101", 64), ("half", 64)] {
+        let (code, out, error) = gate_folder.run(&["test", "--min-coverage", wanted]);
+        assert_eq!(code, expected, "{wanted}: {out}{error}");
+        assert!(expected != 4 || error.contains("reach 50.0 %"), "{error}");
+    }
+    let (_, out, _) = gate_folder.run(&["test", "--coverage", "--format", "json"]);
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["coverage"]["percent"], 50.0);
+    assert_eq!(report["coverage"]["groups"][0]["policies"][1]["decides"], false);
+}
+
+#[test]
+fn a_case_whose_request_goes_to_another_portal_fails() {
+    let portals = "portals:\n  p: { match: { hosts: ['a.test'], path_prefix: /portal/p }, issuers: [test] }\n  \
+                   q: { match: { hosts: ['a.test'], path_prefix: /portal/p/q }, issuers: [test] }\n";
+    let gate_folder = GateFolder::new("http://127.0.0.1:1", portals);
+    gate_folder.put("schemas/q.cedarschema", OPEN_SCHEMA);
+    gate_folder.put("policies/q/main.cedar", "permit (principal, action, resource);");
+    gate_folder.put(
+        "policies/p/tests/t.yaml",
+        &cases(&[
+            case("own", "GET /portal/p/page", "allow"),
+            case("other", "GET /portal/p/q/page", "allow"),
+            case("host", "GET /portal/p/page\", host: \"b.test", "allow"),
+        ]),
+    );
+    let (code, out, error) = gate_folder.run(&["test", "--config", "cedargate.yaml"]);
+    assert_eq!((code, error.as_str()), (4, ""), "{out}");
+    assert!(out.contains("1 passed, 2 failed"), "{out}");
+    for message in [
+        "`/portal/p/q/page` on host `a.test` goes to portal `q`",
+        "no portal gets `/portal/p/page` on host `b.test`",
+    ] {
+        assert!(out.contains(message), "{message}: {out}");
+    }
+    // without a configuration each folder is a portal, and the report says so
+    std::fs::remove_file(gate_folder.folder.path().join("cedargate.yaml")).unwrap();
+    let (code, out, error) = gate_folder.run(&["test"]);
+    assert_eq!(code, 0, "{out}{error}");
+    assert!(
+        error.contains("note: without a configuration each folder of `policies/` is a portal"),
+        "{error}"
+    );
+}
+
+#[test]
+fn watching_runs_the_tests_again_after_an_edit_by_rename() {
+    let gate_folder = GateFolder::new("http://127.0.0.1:1", "");
+    let file = |expect: &str| cases(&[case("c", &format!("GET {PAGE}"), expect)]);
+    gate_folder.put("policies/p/tests/t.yaml", &file("allow"));
+    let mut child = cedargate(&["test", "--watch"])
+        .current_dir(gate_folder.folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut process = GateProcess(child);
+    let mut counts = || {
+        lines
+            .by_ref()
+            .map(Result::unwrap)
+            .find(|line| line.contains("passed"))
+            .unwrap()
+    };
+    assert_eq!(counts(), "1 passed, 0 failed, 0 skipped");
+    let folder = gate_folder.folder.path();
+    let replace = |text: &str| {
+        std::fs::write(folder.join("policies/p/tests/.t.yaml.new"), text).unwrap();
+        std::fs::rename(
+            folder.join("policies/p/tests/.t.yaml.new"),
+            folder.join("policies/p/tests/t.yaml"),
+        )
+        .unwrap();
+    };
+    replace(&file("deny"));
+    assert_eq!(counts(), "0 passed, 1 failed, 0 skipped");
+    // a tree that cannot be opened ends nothing
+    std::fs::rename(folder.join("policies"), folder.join("away")).unwrap();
+    std::fs::rename(folder.join("away"), folder.join("policies")).unwrap();
+    replace(&file("allow"));
+    assert_eq!(counts(), "1 passed, 0 failed, 0 skipped");
+    process.signal("-INT");
+    assert_eq!(process.exit_code(), -1, "ended by the signal");
+}
+
+#[test]
+fn authorize_says_that_the_gate_would_refuse_an_expired_token() {
+    let gate_folder = GateFolder::new("http://127.0.0.1:1", "");
+    let mut expired = claims("alice", &[]);
+    expired["exp"] = 1_000_000_000.into();
+    let token = gate_folder.issuer.sign(&expired);
+    let arguments = ["authorize", "--config", "cedargate.yaml", "--token", &token, "--url", PAGE];
+    let (code, out, error) = gate_folder.run(&arguments);
+    assert_eq!(code, 0, "{out}{error}");
+    assert!(error.contains("note: the gate would refuse this token: "), "{error}");
+    assert!(error.contains("expired"), "{error}");
+}
