@@ -8,6 +8,7 @@
 
 mod chain;
 mod line;
+pub mod lines;
 mod mask;
 mod output;
 mod queue;
@@ -32,8 +33,9 @@ use mask::Mask;
 use queue::{Full, Queue, Reservation};
 pub use record::{
     AdminEvent, AuditRecord, AuthEvent, CallerRecord, EntityRef, Event, HttpFacts, HttpRejected, NO_PORTAL, PolicyError,
-    PolicyEvent, RefusedRecord, Verdict,
+    PolicyEvent, RefusedRecord, Supplied, Verdict,
 };
+pub use rotated::written_files;
 use sampling::Sampling;
 pub use writer::{AuditError, AuditWriter, check_chain_key, check_file};
 

@@ -18,11 +18,13 @@ mod init;
 mod inject;
 mod lint;
 mod log_level;
+mod logs;
 mod offline;
 #[cfg(test)]
 mod pages_tests;
 mod password;
 mod probe;
+mod replay;
 mod report;
 mod schema;
 mod serve;
@@ -107,6 +109,8 @@ enum Command {
     Bundle(bundle::BundleCommand),
     /// Make one decision offline and say why: what each policy wanted, and what it found
     Explain(explain::Args),
+    /// Decide recorded decisions again by a policy tree: which would be newly allowed, which newly denied
+    Replay(replay::Args),
     /// Show a portal's joined schema
     #[command(subcommand)]
     Schema(schema::SchemaCommand),
@@ -181,6 +185,7 @@ fn run(command: Command) -> Exit {
         Command::Authorize(args) => authorize::run(&args),
         Command::Bundle(command) => bundle::run(&command),
         Command::Explain(args) => explain::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Schema(command) => schema::run(&command),
         Command::Inject(args) => inject::run(&args),
         Command::Token(command) => token::run(&command),

@@ -29,11 +29,13 @@ use hyper::body::Incoming;
 use tokio::sync::watch;
 
 use self::authenticate::Cookie;
+pub use self::caller::asserted_entity;
 use self::decide::{Allowed, Passed};
 use self::forward::Forwarding;
 pub use self::live::Live;
 use self::live::{DecidedRequest, DecisionBasis, OriginalRequest};
 use self::record::Progress;
+
 pub use self::record::{entity_ref, micros, record_decision};
 use crate::audit::{Audit, AuditRecord, HttpFacts as HttpRecord, NO_PORTAL};
 use crate::authn::{AssertionKeys, Authn};

@@ -42,6 +42,7 @@ mod traces;
 mod doors;
 
 // beside the path
+mod replay;
 mod reload;
 mod policy_folders;
 mod bundle;

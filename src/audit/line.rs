@@ -37,7 +37,7 @@ struct DecisionLine<'a> {
 impl Serialize for DecisionLine<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let found = MaskedPaths::default();
-        let mut fields = self.mask.over(to, &found).serialize_struct("decision", 26)?;
+        let mut fields = self.mask.over(to, &found).serialize_struct("decision", 29)?;
         // not masked: every line has these fields, and a reader needs them
         fields.unmasked().serialize_field("schema_version", &SCHEMA_VERSION)?;
         fields.unmasked().serialize_field("kind", "decision")?;
@@ -76,6 +76,10 @@ fn append_decision(record: &AuditRecord, of_context: Option<&Mask>, out: &mut Ve
         (Some(context), None) => serde_json::to_writer(&mut *out, context)?,
         (Some(context), Some(mask)) => serde_json::to_writer(&mut *out, &Masked::new(context, mask, &masked))?,
     }
+    if let Some(supplied) = &record.supplied {
+        out.extend_from_slice(b",\"supplied\":");
+        serde_json::to_writer(&mut *out, supplied)?;
+    }
     append_outcome(record, out)?;
     out.extend_from_slice(b",\"masked\":");
     serde_json::to_writer(&mut *out, &masked)?;
@@ -104,6 +108,8 @@ fn append_request(record: &AuditRecord, out: &mut Vec<u8>) {
     append::optional_text(out, record.tenant());
     out.extend_from_slice(b",\"revision\":");
     append::optional_text(out, record.revision.as_deref());
+    out.extend_from_slice(b",\"facts\":");
+    append::optional_text(out, record.facts.as_deref());
 }
 
 fn append_caller(record: &AuditRecord, out: &mut Vec<u8>) -> serde_json::Result<()> {
@@ -131,6 +137,10 @@ fn append_outcome(record: &AuditRecord, out: &mut Vec<u8>) -> serde_json::Result
     }
     out.extend_from_slice(b",\"policies\":");
     append::list(out, &record.policies, |out, id| append::text(out, id));
+    if let Some(near) = &record.near {
+        out.extend_from_slice(b",\"near\":");
+        append::text(out, near);
+    }
     out.extend_from_slice(b",\"errors\":");
     serde_json::to_writer(&mut *out, &record.errors)?;
     if let Some(shadow) = &record.shadow {

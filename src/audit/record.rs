@@ -55,6 +55,8 @@ pub struct AuditRecord {
     /// The tenant without such a caller.
     pub tenant: Option<Arc<str>>,
     pub revision: Option<Arc<str>>,
+    /// Identity of the facts that the revision declares.
+    pub facts: Option<Arc<str>>,
     /// The caller whom a credential proved.
     pub caller: Option<Arc<CallerRecord>>,
     /// The principal without such a caller.
@@ -62,11 +64,15 @@ pub struct AuditRecord {
     pub action: Option<Arc<str>>,
     pub resource: Option<EntityRef>,
     pub context: Option<DecisionContext>,
+    /// What the app described beside a query of its own; `None`: a request.
+    pub supplied: Option<Box<Supplied>>,
     pub verdict: Verdict,
     /// Part of such decisions that is recorded; `None`: all.
     pub sample_rate: Option<Share>,
     /// Ids of the determining policies.
     pub policies: SmallVec<[Arc<str>; 2]>,
+    /// Id of the permit that came nearest, if no policy permitted.
+    pub near: Option<Arc<str>>,
     pub errors: Vec<PolicyError>,
     pub shadow: Option<Shadow>,
     /// The credential that was refused.
@@ -75,6 +81,24 @@ pub struct AuditRecord {
     /// Key of the limit that refused the request, or that the app exceeded.
     pub limit: Option<&'static str>,
     pub latency_us: Latency,
+}
+
+/// The entities that an app described in its query. Replay needs them.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Supplied {
+    Described {
+        /// The principal that the app named; absent: a credential proved it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        principal: Option<Value>,
+        /// The resource, if the app gave it attributes or parents.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        resource: Option<Value>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        entities: Vec<Value>,
+    },
+    /// They were larger than `audit.supplied_bytes`.
+    Truncated(&'static str),
 }
 
 /// A refused credential: the check that failed, and what the credential claims of itself, unverified.
@@ -210,14 +234,17 @@ impl AuditRecord {
             door,
             tenant: None,
             revision: None,
+            facts: None,
             caller: None,
             principal: None,
             action: None,
             resource: None,
             context: None,
+            supplied: None,
             verdict: Verdict::Cancelled,
             sample_rate: None,
             policies: SmallVec::new(),
+            near: None,
             errors: Vec::new(),
             shadow: None,
             refused: None,
@@ -346,6 +373,7 @@ impl AuditRecord {
         fields.serialize_field("door", self.door.as_str())?;
         fields.serialize_field("tenant", &self.tenant())?;
         fields.serialize_field("revision", &self.revision)?;
+        fields.serialize_field("facts", &self.facts)?;
         let caller = self.caller.as_deref();
         let principal = caller.map(|caller| &caller.principal).or(self.principal.as_ref());
         fields.serialize_field("principal", &principal)?;
@@ -353,6 +381,10 @@ impl AuditRecord {
         fields.serialize_field("action", &self.action)?;
         fields.serialize_field("resource", &self.resource)?;
         fields.serialize_field("context", &self.context)?;
+        match &self.supplied {
+            Some(supplied) => fields.serialize_field("supplied", supplied)?,
+            None => fields.skip_field("supplied")?,
+        }
         fields.serialize_field("decision", decision)?;
         fields.serialize_field("reason", reason)?;
         match &self.sample_rate {
@@ -360,6 +392,10 @@ impl AuditRecord {
             None => fields.skip_field("sample_rate")?,
         }
         fields.serialize_field("policies", self.policies.as_slice())?;
+        match &self.near {
+            Some(near) => fields.serialize_field("near", near)?,
+            None => fields.skip_field("near")?,
+        }
         fields.serialize_field("errors", &self.errors)?;
         match &self.shadow {
             Some(shadow) => fields.serialize_field("shadow", shadow)?,

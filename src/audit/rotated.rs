@@ -105,6 +105,14 @@ impl<'a> Names<'a> {
     }
 }
 
+/// The file and its rotated files that are there, compressed ones as well.
+pub fn written_files(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let path = fs::canonicalize(path)?;
+    let names = Names::of(&path).ok_or(io::ErrorKind::InvalidFilename)?;
+    let rotated = names.list()?.into_iter().filter(|rotated| rotated.kind != Kind::Part);
+    Ok(rotated.map(|rotated| rotated.path).chain([path.clone()]).collect())
+}
+
 /// Gives the file another name, the next one of its rotated files. Returns the file that `path` named: behind a symbolic link
 /// the rotated files lie beside the link's target.
 pub(super) fn rename(path: &Path) -> io::Result<PathBuf> {

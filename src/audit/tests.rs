@@ -43,6 +43,13 @@ fn full_record() -> AuditRecord {
         trace_id: Some([7; 16]),
         portal: Some("customer".into()),
         revision: Some("3f2a".into()),
+        facts: Some("9f3a62c1".into()),
+        supplied: Some(Box::new(Supplied::Described {
+            principal: Some(serde_json::json!({"attrs": {"email": "a@acme.test"}})),
+            resource: None,
+            entities: vec![serde_json::json!({"uid": {"type": "User", "id": "b"}})],
+        })),
+        near: Some("viewers".into()),
         caller: Some(Arc::new(CallerRecord::of(
             entity.clone(),
             Some("acme"),

@@ -5,7 +5,6 @@
 //! as not proven, not as intact (docs/audit.md).
 
 mod follow;
-mod lines;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,9 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use super::chain::link::{ChainId, Link};
 use super::chain::{CheckpointEvent, PlaceText};
+use super::lines::{self, Line, Lines};
 use crate::base::ed25519::VerifyingKey;
 use follow::Follower;
-use lines::{Line, Lines};
 
 /// Chains that are followed at once. One run of one gate is one chain.
 const CHAINS_MAX: usize = 10_000;

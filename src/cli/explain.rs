@@ -3,14 +3,17 @@
 //! Asks exactly what `authorize` asks. Shows how the caller and the request became a principal, an action and a resource, what
 //! each policy wanted and found, and the permit that needs the least to hold.
 
+mod from_log;
 mod json;
 pub(crate) mod text;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use cedargate_policy::decision::explain::{CallerFact, Explanation, caller_facts, explain};
 use cedargate_policy::decision::{Asked, Decision, Query};
 
+use self::from_log::FromLog;
 use super::offline::{OfflineCaller, QueryArgs};
 use super::report::json as json_report;
 use super::{Exit, Paint, print};
@@ -19,6 +22,13 @@ use super::{Exit, Paint, print};
 pub(crate) struct Args {
     #[command(flatten)]
     query: QueryArgs,
+    /// A recorded decision, by its decision id or request id
+    #[arg(long, value_name = "ID", conflicts_with_all = ["request", "token", "claims", "url", "portal"])]
+    from_log: Option<String>,
+    /// A file of the decision log to look into, plain, gzip or zstd; `-` is standard input. Default: the file of audit.sink and its
+    /// rotated ones
+    #[arg(long = "log", value_name = "FILE", requires = "from_log")]
+    logs: Vec<PathBuf>,
     /// Show every policy; default: those whose scope fits, and the nearest permits
     #[arg(long)]
     all: bool,
@@ -44,7 +54,16 @@ struct Explained {
 }
 
 pub(crate) fn run(args: &Args) -> Exit {
-    Exit::or_usage(args.query.ask(explained).map(|explained| {
+    let explained = match &args.from_log {
+        None => args.query.ask(explained),
+        Some(id) => FromLog {
+            id,
+            logs: &args.logs,
+            tree: &args.query.tree,
+        }
+        .explain(),
+    };
+    Exit::or_usage(explained.map(|explained| {
         print(&match args.format {
             Format::Human => text::report(&explained, args.all, Paint::stdout()),
             Format::Json => json_report::text(&json::report(&explained)),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use cedargate_policy::claims::unsigned_identity;
 use cedargate_policy::decision::http::HttpQuery;
+use cedargate_policy::decision::recorded::KnownCaller;
 use cedargate_policy::decision::{Asked, Caller, Query};
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::json as strict;
@@ -60,7 +61,7 @@ pub(super) struct QueryArgs {
     #[arg(long, default_value = "127.0.0.1")]
     source_ip: IpAddr,
     #[command(flatten)]
-    tree: TreeArgs,
+    pub tree: TreeArgs,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -84,6 +85,16 @@ pub(super) struct Claimed {
 }
 
 impl OfflineCaller {
+    /// The caller of a record.
+    pub fn claimed(known: &KnownCaller) -> Self {
+        Self::Claimed(Box::new(Claimed {
+            identity: known.identity.clone(),
+            principal: Principal {
+                entity: known.principal.entity.clone(),
+            },
+        }))
+    }
+
     /// The caller for the decision; `Err` if the claims give none.
     pub fn caller(&self) -> Result<Caller<'_>, &Refusal> {
         match self {

@@ -6,6 +6,7 @@
 
 mod answered;
 pub mod body;
+mod supplied;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -26,11 +27,12 @@ use uuid::Uuid;
 
 pub use self::answered::append as append_answer;
 use self::body::{Ask, SubjectSource};
-use crate::audit::{AuditGuard, AuditRecord, NO_PORTAL};
+use self::supplied::supplied;
+use crate::audit::{AuditGuard, AuditRecord, CallerRecord, NO_PORTAL};
 use crate::authn::{VerifiedAssertion, is_assertion};
 use crate::base::clock::{unix_millis, unix_seconds};
 
-use crate::gate::{ActivePortal, Gate, entity_ref, micros, record_decision};
+use crate::gate::{ActivePortal, Gate, asserted_entity, entity_ref, micros, record_decision};
 use crate::http::answer::{self, AnswerContext, Style};
 use crate::http::credentials::{Authorization, bearer, foreign_scheme};
 use crate::http::request::{Trace, check_head_size, correlation};
@@ -266,11 +268,12 @@ async fn decide(
 ) -> Result<Decision, Refusal> {
     let revision = &active_portal.active.revision;
     guard.record.revision = Some(Arc::clone(&revision.id));
+    guard.record.facts = Some(Arc::clone(&revision.facts));
     let subject = subject(gate, active_portal, envelope, ask).await?;
     match &subject {
         Subject::Named => {}
         Subject::Caller(caller) => guard.record.caller = Some(Arc::clone(&caller.record)),
-        Subject::Asserted(asserted) => guard.record.tenant = asserted.identity.tenant.as_deref().map(Arc::from),
+        Subject::Asserted(asserted) => guard.record.caller = Some(Arc::new(asserted.record(active_portal)?)),
     }
     let caller = subject.for_decision();
     let started = Instant::now();
@@ -294,6 +297,8 @@ async fn decide(
         active_portal.portal.meters.errors(decision.errors().len());
         record_decision(&mut guard.record, &decision, revision);
         guard.record.context = decision.context.take();
+        let bytes_max = gate.config.audit.supplied_bytes.as_usize();
+        guard.record.supplied = Some(supplied(ask, bytes_max));
     }
     Ok(decision)
 }
@@ -312,6 +317,14 @@ enum Subject {
 struct Asserted {
     identity: Identity,
     principal: Principal,
+}
+
+impl Asserted {
+    /// The caller as records show it. The assertion is the gate's own, so the record names no token.
+    fn record(&self, active_portal: ActivePortal<'_>) -> Result<CallerRecord, Refusal> {
+        let entity = asserted_entity(&self.principal, &active_portal.active.revision, &self.identity)?;
+        Ok(CallerRecord::new(entity, &self.identity, None))
+    }
 }
 
 impl Subject {

@@ -185,10 +185,7 @@ fn build_caller(active_portal: ActivePortal<'_>, proven: Proven, before: Option<
     let identity = &proven.identity;
     let principal = revision.principal(&portal.scope, identity)?;
     let asserted = asserted_claims(revision, identity)?;
-    let entity = EntityRef {
-        attrs: (!asserted.is_empty()).then(|| Arc::new(Value::Object(asserted.clone()))),
-        ..super::entity_ref(&principal.entity.uid, revision)
-    };
+    let entity = with_attributes(&principal, revision, &asserted);
     let token = (!matches!(proven.credential, Credential::Session(_))).then_some(&identity.token);
     let assertion = before.and_then(|before| before.assertion_as_signed_for(&principal, &asserted));
     let headers = CallerHeaders {
@@ -204,6 +201,19 @@ fn build_caller(active_portal: ActivePortal<'_>, proven: Proven, before: Option<
         principal,
         proven,
     })
+}
+
+/// The principal with its attributes, as records show it.
+fn with_attributes(principal: &Principal, revision: &Revision, asserted: &Map<String, Value>) -> EntityRef {
+    EntityRef {
+        attrs: (!asserted.is_empty()).then(|| Arc::new(Value::Object(asserted.clone()))),
+        ..super::entity_ref(&principal.entity.uid, revision)
+    }
+}
+
+/// The principal of an identity that another door proved, as records show it.
+pub fn asserted_entity(principal: &Principal, revision: &Revision, identity: &Identity) -> Result<EntityRef, Refusal> {
+    Ok(with_attributes(principal, revision, &asserted_claims(revision, identity)?))
 }
 
 /// The claims that the schema turns into attributes; the app sees no other claim of the token.

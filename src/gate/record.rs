@@ -122,6 +122,7 @@ impl Progress {
     pub fn set_revision(&mut self, active: &Arc<ActiveRevision>) {
         self.active = Some(Arc::clone(active));
         self.record.record.revision = Some(Arc::clone(&active.revision.id));
+        self.record.record.facts = Some(Arc::clone(&active.revision.facts));
     }
 
     pub fn set_caller(&mut self, caller: Option<&Caller>) {

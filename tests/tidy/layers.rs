@@ -108,6 +108,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             // `test --watch` waits as the reloader does
             "reload::WakeChannel",
             "reload::Watch",
+            "replay",
         ],
     ),
     ("app", &["*"]),
@@ -208,6 +209,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     // beside the path
+    ("replay", &["audit", "policy::decision", "policy::revision"]),
     (
         "reload",
         &[

@@ -13,6 +13,7 @@ pub mod explain;
 mod explain_tests;
 pub mod http;
 pub mod named;
+pub mod recorded;
 mod public;
 
 use std::sync::Arc;

@@ -25,6 +25,7 @@ pub(crate) mod explain;
 pub(crate) mod index;
 pub(crate) mod policy;
 mod query;
+mod readers;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::SyncSender;
@@ -42,6 +43,7 @@ use crate::engine::entities::{EntitySetError, EntityStore, ResolvedEntity, push_
 use crate::engine::index::{PolicyIndex, ScopeKey};
 pub use crate::engine::policy::{PolicyEntry, PolicyInfo};
 pub use crate::engine::query::{Ancestors, ContextSource, Effects, EntityQuery, QueryEntity};
+pub(crate) use crate::engine::readers::UnknownRead;
 use crate::schema::TypeNames;
 
 /// Match sets remembered per revision. Beyond it the cache evicts the least useful one, and the engine makes it again when

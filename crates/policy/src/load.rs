@@ -42,6 +42,7 @@ use crate::portal::file::{PortalFile, SkipErrors};
 use crate::portal::path::rules::PathRules;
 use crate::revision::emergency::EmergencyForbids;
 use crate::revision::problem::{Problem, RevisionError};
+use crate::revision::recordable::facts_id;
 use crate::revision::source::{Files, Tree};
 use crate::revision::{Candidate, PortalSchema, Revision};
 use crate::rules::Rules;
@@ -400,6 +401,7 @@ impl Loader {
         Revision {
             id: Arc::from(id),
             header,
+            facts: facts_id(model, &candidate.file.claims),
             rules,
             flags: Arc::new(flags.collect()),
             file: Arc::clone(&candidate.file),

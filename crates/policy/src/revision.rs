@@ -5,6 +5,7 @@
 
 pub(crate) mod emergency;
 pub mod problem;
+pub(crate) mod recordable;
 pub mod source;
 pub mod unread;
 
@@ -35,6 +36,8 @@ pub struct Revision {
     /// First 16 hex digits of the content's SHA-256.
     pub id: Arc<str>,
     pub header: HeaderValue,
+    /// Identity of the facts that a decision record of this revision can hold.
+    pub facts: Arc<str>,
     pub rules: Rules,
     pub file: Arc<PortalFile>,
     /// `portal.yaml`'s flags, as the context record.

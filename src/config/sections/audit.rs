@@ -32,6 +32,8 @@ pub struct Audit {
     pub on_full: OnFull,
     /// Records that may wait for the sink.
     pub queue: Count<1, 1_000_000>,
+    /// Most bytes of the entities that an app describes in one query and that its record keeps.
+    pub supplied_bytes: ByteSize<0>,
     /// A hash chain through the records, with signed checkpoints. Absent: none.
     pub chain: Option<AuditChain>,
 }
@@ -178,6 +180,7 @@ impl Default for Audit {
             mask: vec!["context.headers".to_owned()],
             on_full: OnFull::Drop,
             queue: Count::of::<8192>(),
+            supplied_bytes: ByteSize::kib::<8>(),
             chain: None,
         }
     }

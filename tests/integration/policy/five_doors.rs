@@ -1,5 +1,6 @@
 //! One decision behind five doors: the rows of `tests/corpus/decisions/cases.json` are decided by the proxy, by
-//! `POST /authorize`, by the re-check of a live connection, by a decision test and by `cedargate authorize`.
+//! `POST /authorize`, by the re-check of a live connection, by a decision test and by `cedargate authorize`. The records of the
+//! first two are decided again by `cedargate replay`.
 //!
 //! Each door must give the decision and the reason of the row. A row names its doors only if some door cannot express it.
 //! The policy tree stands beside the rows; a row that names no host, scheme or address means `localhost`, `https` and
@@ -216,6 +217,7 @@ fn the_proxy_decides_as_the_table_says() {
         differences.compare(&row, (expect, &reason), "");
     }
     differences.assert_none();
+    assert_replayed(&gate, rows_of(Door::Proxy).len());
 }
 
 #[test]
@@ -254,6 +256,7 @@ fn the_authorize_endpoint_decides_as_the_table_says() {
         differences.compare(&row, decided, &detail);
     }
     differences.assert_none();
+    assert_replayed(&gate, rows_of(Door::Authorize).len());
 }
 
 /// Streams without end; the first chunk is the decision id that the gate told the app.
@@ -384,6 +387,30 @@ fn folder() -> GateFolder {
         folder.put(name, &tree(name));
     }
     folder
+}
+
+/// The recorded decisions are the same when they are decided again from their records; only checks before the policies are not
+/// repeated.
+#[track_caller]
+fn assert_replayed(gate: &Gate, decisions: usize) {
+    gate.records(decisions);
+    let folder = folder();
+    std::fs::copy(gate.path("decisions.jsonl"), folder.folder.path().join("log.jsonl")).unwrap();
+    let (code, out, error) = folder.run(&["replay", "--log", "log.jsonl", "--fail-on", "flip", "--format", "json", "."]);
+    let report: Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}{error}"));
+    assert_eq!(
+        (code, &report["flips"], &report["other_reason"]),
+        (0, &json!([]), &json!(0)),
+        "{report:#}"
+    );
+    let not_replayed = report["not_replayed"].as_array().unwrap();
+    for why in not_replayed {
+        assert_eq!(why["reason"], "refused_before_policies", "{report:#}");
+    }
+    let refused: u64 = not_replayed.iter().map(|why| why["records"].as_u64().unwrap()).sum();
+    let replayed = report["replayed"].as_u64().unwrap();
+    assert_eq!(replayed + refused, decisions as u64, "{report:#}");
+    assert!(replayed >= 12, "{report:#}");
 }
 
 #[test]

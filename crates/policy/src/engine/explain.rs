@@ -4,6 +4,7 @@
 //! of them on the same request and entities as the decision. The verdict on a policy comes from its whole condition, so it
 //! cannot differ from the decision's; the clauses only say which part made it false. Never used on the path of a request.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cedar_policy::{
@@ -190,6 +191,22 @@ impl Engine {
         }
         mismatches
     }
+}
+
+/// The names of all attributes and fields that a policy's conditions look up.
+pub(super) fn mentioned_names(policy: &Policy) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let Some(condition) = policy.as_ref().non_scope_constraints() else {
+        return names;
+    };
+    for part in condition.subexpressions() {
+        match part.expr_kind() {
+            ExprKind::GetAttr { attr, .. } | ExprKind::HasAttr { attr, .. } => drop(names.insert(attr.to_string())),
+            ExprKind::ExtHasAttr { attrs, .. } => names.extend(attrs.iter().map(ToString::to_string)),
+            _ => {}
+        }
+    }
+    names
 }
 
 fn principal_text(policy: &Policy) -> String {

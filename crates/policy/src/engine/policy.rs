@@ -3,12 +3,14 @@
 //! The loader makes it; revisions share it as long as the text is the same. It is immutable, except that dependencies and the
 //! condition-only form are computed once and stored. Decides nothing.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
 use cedar_policy::{ActionConstraint, Effect, EntityUid, Policy};
 use serde_json::json;
 
 use crate::engine::dependencies::Dependencies;
+use crate::engine::explain::mentioned_names;
 
 /// A policy as reports and records show it.
 #[derive(Debug)]
@@ -32,6 +34,7 @@ pub struct PolicyEntry {
 struct PolicyBody {
     original: Policy,
     reads: OnceLock<Dependencies>,
+    mentions: OnceLock<BTreeSet<String>>,
     condition_only: OnceLock<Option<Policy>>,
 }
 
@@ -54,6 +57,7 @@ impl PolicyEntry {
         let body = PolicyBody {
             original,
             reads: OnceLock::new(),
+            mentions: OnceLock::new(),
             condition_only: OnceLock::new(),
         };
         Some(Self {
@@ -92,6 +96,11 @@ impl PolicyEntry {
     pub fn reads(&self) -> &Dependencies {
         let read = || Dependencies::of(self.policy()).unwrap_or_else(|| Dependencies::everything(usize::MAX));
         self.body.reads.get_or_init(read)
+    }
+
+    /// The names of all attributes and fields that the conditions look up, on whichever value.
+    pub(super) fn mentions(&self) -> &BTreeSet<String> {
+        self.body.mentions.get_or_init(|| mentioned_names(self.policy()))
     }
 
     /// True if the scope lets the policy apply to an action that is in these groups.

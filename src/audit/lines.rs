@@ -1,22 +1,46 @@
-//! The lines of the files to verify, plain or gzip, one after the other in bounded memory.
+//! The lines of decision-log files, plain, gzip or zstd, one after the other in bounded memory.
+//!
+//! Verification and every command that reads records use it. A file may be a mixture of nothing but one format; several gzip
+//! members or zstd frames in a row are one text.
+
+mod zstd;
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::bufread::MultiGzDecoder;
 use serde::Deserialize;
+
+use self::zstd::ZstdReader;
 
 /// A longer line is no record.
 pub const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
 const BUFFER_BYTES: usize = 256 * 1024;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// The lines of one file.
 pub struct Lines {
-    from: Box<dyn BufRead>,
+    from: Box<dyn BufRead + Send>,
     line: Vec<u8>,
+}
+
+/// Counts the bytes that it reads.
+struct Counted<R> {
+    from: R,
+    read: Arc<AtomicU64>,
+}
+
+impl<R: io::Read> io::Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.from.read(buffer)?;
+        self.read.fetch_add(length as u64, Ordering::Relaxed);
+        Ok(length)
+    }
 }
 
 /// One line, without its line break.
@@ -31,14 +55,27 @@ pub struct Line<'a> {
 impl Lines {
     /// Opens a file; `-` is standard input.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let from: Box<dyn io::Read> = if path == Path::new("-") {
+        Self::open_counted(path, &Arc::default())
+    }
+
+    /// The same; adds the bytes that it reads from the file, compressed ones as they are, to `read`.
+    pub fn open_counted(path: &Path, read: &Arc<AtomicU64>) -> io::Result<Self> {
+        let from: Box<dyn io::Read + Send> = if path == Path::new("-") {
             Box::new(io::stdin())
         } else {
             Box::new(File::open(path)?)
         };
-        let mut from = BufReader::with_capacity(BUFFER_BYTES, from);
-        let from: Box<dyn BufRead> = if from.fill_buf()?.starts_with(&GZIP_MAGIC) {
+        let read = Arc::clone(read);
+        Self::of(BufReader::with_capacity(BUFFER_BYTES, Counted { from, read }))
+    }
+
+    fn of(mut from: impl BufRead + Send + 'static) -> io::Result<Self> {
+        let start = from.fill_buf()?;
+        let (is_gzip, is_zstd) = (start.starts_with(&GZIP_MAGIC), start.starts_with(&ZSTD_MAGIC));
+        let from: Box<dyn BufRead + Send> = if is_gzip {
             Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(from)))
+        } else if is_zstd {
+            Box::new(BufReader::with_capacity(BUFFER_BYTES, ZstdReader::new(from)))
         } else {
             Box::new(from)
         };

@@ -1,0 +1,188 @@
+//! Decision logs for commands: which to read, the progress while reading, and what could not be read.
+
+pub(super) mod grid;
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use cedargate_policy::load::Warnings;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::complain;
+use super::report::text::escaped;
+use super::tree::{PortalLoad, Workbench};
+use crate::app::STACK_BYTES;
+use crate::base::clock::unix_millis;
+use crate::replay::{LogReader, PortalRevision, Portals, ReadProgress, Reading, Totals, Visitor};
+
+/// Lines between two looks at the progress bar's time.
+const TICK: Duration = Duration::from_millis(200);
+
+/// The logs of a command.
+#[derive(clap::Args)]
+pub(super) struct LogArgs {
+    /// A file of the decision log, plain, gzip or zstd; `-` is standard input. May be given several times; the order does not
+    /// matter
+    #[arg(long = "log", value_name = "FILE", required = true)]
+    logs: Vec<PathBuf>,
+    /// Only records of this portal
+    #[arg(long, short)]
+    pub portal: Option<String>,
+    /// Only records from this time on: `2026-11-29T10:00:00Z`, or a time span before now such as `7d`
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Option<Since>,
+}
+
+/// A time in Unix milliseconds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Since(i64);
+
+/// The form of a report on logs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub(super) enum ReportFormat {
+    Human,
+    Json,
+    /// For a comment on a pull request
+    Markdown,
+}
+
+impl LogArgs {
+    /// Unix milliseconds from which on records count.
+    pub fn since_millis(&self) -> Option<i64> {
+        self.since.map(|Since(millis)| millis)
+    }
+
+    /// Reads the logs on every core.
+    pub fn read<V: Visitor>(&self, new: impl Fn() -> V + Sync) -> Result<Reading<V>, String> {
+        read(&self.logs, new)
+    }
+}
+
+/// Reads logs on every core, and shows the progress on a terminal.
+pub(super) fn read<V: Visitor>(logs: &[PathBuf], new: impl Fn() -> V + Sync) -> Result<Reading<V>, String> {
+    let reader = LogReader {
+        logs,
+        workers: available_parallelism().map_or(1, usize::from),
+        stack_bytes: STACK_BYTES,
+    };
+    let bar = std::io::stderr().is_terminal().then(Bar::new);
+    let reading = reader.read(new, |progress| bar.iter().for_each(|bar| bar.show(progress)));
+    if let Some(bar) = bar {
+        bar.0.finish_and_clear();
+    }
+    reading.map_err(|error| error.to_string())
+}
+
+/// A bar with the share of the bytes; a counter for standard input.
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new() -> Self {
+        let bar = ProgressBar::no_length();
+        let style = ProgressStyle::with_template("{spinner} {wide_bar} {percent}%  {msg}  {elapsed}");
+        bar.set_style(style.unwrap_or_else(|_unfit| ProgressStyle::default_bar()));
+        bar.enable_steady_tick(TICK);
+        Self(bar)
+    }
+
+    fn show(&self, progress: ReadProgress) {
+        if let Some(total) = progress.bytes_total {
+            self.0.set_length(total);
+        }
+        self.0.set_position(progress.bytes);
+        self.0.set_message(format!("{} lines", progress.lines));
+    }
+}
+
+/// Loads the portals of a tree; `Err` says what is wrong with those that do not load.
+pub(super) fn load(workbench: &Workbench) -> Result<Vec<PortalLoad<'_>>, String> {
+    let loads = workbench.load_untested(Warnings::Show);
+    let problems = loads
+        .iter()
+        .filter(|load| load.revision.is_none())
+        .flat_map(|load| &load.problems);
+    let problems: Vec<String> = problems.map(ToString::to_string).collect();
+    if problems.is_empty() {
+        return Ok(loads);
+    }
+    Err(problems.join("\n"))
+}
+
+/// The portals of a tree, ready to decide records.
+pub(super) fn portals<'a>(loads: &'a [PortalLoad<'a>]) -> Portals<'a> {
+    let revisions = loads.iter().filter_map(|load| {
+        let revision = load.revision.as_deref()?;
+        Some(PortalRevision {
+            portal: load.portal,
+            revision,
+        })
+    });
+    Portals::new(revisions)
+}
+
+/// Says on stderr what could not be read. A report on a part of the log must not look like one on all of it.
+pub(super) fn complain_about(totals: &Totals) {
+    if totals.broken > 0 {
+        let named = totals.broken_lines.iter().map(|line| format!("{}:{}", line.file, line.line));
+        let named: Vec<String> = named.collect();
+        let more = if totals.broken > named.len() as u64 { ", …" } else { "" };
+        let count = counted(totals.broken, "line is no record", "lines are no records");
+        complain(&escaped(&format!("warning: {count}: {}{more}", named.join(", "))));
+    }
+    for cut in &totals.cut_files {
+        let what = format!("warning: `{}` cannot be read behind line {}: {}", cut.file, cut.line, cut.why);
+        complain(&escaped(&what));
+    }
+}
+
+/// The same for scripts.
+pub(super) fn totals_json(totals: &Totals) -> Value {
+    let broken = totals
+        .broken_lines
+        .iter()
+        .map(|line| json!({"file": *line.file, "line": line.line}));
+    let cut = totals
+        .cut_files
+        .iter()
+        .map(|cut| json!({"file": cut.file, "line": cut.line, "why": cut.why}));
+    json!({
+        "decisions": totals.decisions,
+        "other_records": totals.others,
+        "broken_lines": totals.broken,
+        "broken": broken.collect::<Vec<_>>(),
+        "cut_files": cut.collect::<Vec<_>>(),
+    })
+}
+
+/// `1 decision`, `7 decisions`.
+pub(super) fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+fn since(text: &str) -> Result<Since, String> {
+    if let Ok(span) = humantime::parse_duration(text) {
+        let span = i64::try_from(span.as_millis()).map_err(|_large| "is too long ago".to_owned())?;
+        return Ok(Since(unix_millis().saturating_sub(span)));
+    }
+    let time = humantime::parse_rfc3339_weak(text).or_else(|_unfit| humantime::parse_rfc3339_weak(&format!("{text}T00:00:00")));
+    let time = time.map_err(|_unfit| "is neither a time such as 2026-11-29T10:00:00Z nor a span such as 7d".to_owned())?;
+    let since = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Ok(Since(i64::try_from(since.as_millis()).unwrap_or(i64::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_takes_a_time_a_day_and_a_span() {
+        assert_eq!(since("2026-01-01T00:00:00Z"), Ok(Since(1_767_225_600_000)));
+        assert_eq!(since("2026-01-01"), Ok(Since(1_767_225_600_000)));
+        let day_ago = unix_millis() - 24 * 60 * 60 * 1000;
+        assert!(since("1d").is_ok_and(|Since(at)| (at - day_ago).abs() < 60_000));
+        assert!(since("yesterday").is_err());
+    }
+}

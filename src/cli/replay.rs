@@ -1,0 +1,76 @@
+//! `cedargate replay`: recorded decisions, decided again by a policy tree.
+
+mod output;
+
+use super::logs::{self, LogArgs, ReportFormat};
+use super::report::json as json_report;
+use super::tree::TreeArgs;
+use super::{Exit, Paint, print};
+use crate::replay::{Baseline, Change, Comparison, Flips};
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Records that cannot be decided again are counted with the reason: a check before the policies refused them, a value \
+                        that policies read is masked, truncated or was not recorded. Flags and entities come from the tree. Exit codes: 0 ok, 4 flips \
+                        with --fail-on, 64 usage or a tree that does not load."
+)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    logs: LogArgs,
+    /// Exit with 4: `flip` if any decision changes, `widen` if any becomes an allow
+    #[arg(long, value_enum)]
+    fail_on: Option<FailOn>,
+    /// The form of the report
+    #[arg(long, value_enum, default_value = "human")]
+    format: ReportFormat,
+    #[command(flatten)]
+    tree: TreeArgs,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+enum FailOn {
+    Flip,
+    Widen,
+}
+
+pub(crate) fn run(args: &Args) -> Exit {
+    Exit::or_usage(replay(args))
+}
+
+fn replay(args: &Args) -> Result<Exit, String> {
+    let workbench = args.tree.open()?;
+    if let Some(portal) = &args.logs.portal {
+        workbench.named(portal)?;
+    }
+    let loads = logs::load(&workbench)?;
+    let portals = logs::portals(&loads);
+    let comparison = Comparison {
+        before: Baseline::Recorded,
+        after: &portals,
+        portal: args.logs.portal.as_deref(),
+        since_millis: args.logs.since_millis(),
+    };
+    let reading = args.logs.read(|| Flips::new(&comparison))?;
+    logs::complain_about(&reading.totals);
+    let report = output::Report {
+        flips: &reading.visitor,
+        totals: &reading.totals,
+        loads: &loads,
+    };
+    print(&match args.format {
+        ReportFormat::Human => report.text(Paint::stdout()),
+        ReportFormat::Json => json_report::text(&report.json()),
+        ReportFormat::Markdown => report.markdown(),
+    });
+    Ok(exit(args.fail_on, &reading.visitor))
+}
+
+fn exit(fail_on: Option<FailOn>, flips: &Flips<'_>) -> Exit {
+    let widened = flips.count(Change::NewlyAllowed) + flips.ungrouped;
+    let fails = match fail_on {
+        None => false,
+        Some(FailOn::Widen) => widened > 0,
+        Some(FailOn::Flip) => widened + flips.count(Change::NewlyDenied) > 0,
+    };
+    if fails { Exit::TestsFailed } else { Exit::Ok }
+}

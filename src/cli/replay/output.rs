@@ -1,0 +1,203 @@
+//! The report of a replay.
+
+use serde_json::{Value, json};
+
+use crate::cli::Paint;
+use crate::cli::logs::grid::Grid;
+use crate::cli::logs::{counted, totals_json};
+use crate::cli::report::text::escaped;
+use crate::cli::tree::PortalLoad;
+use crate::replay::{Change, Example, FlipGroup, FlipKey, Flips, Totals};
+
+/// Groups that people are shown; scripts get all.
+const GROUPS_SHOWN_MAX: usize = 50;
+
+pub(super) struct Report<'a> {
+    pub flips: &'a Flips<'a>,
+    pub totals: &'a Totals,
+    pub loads: &'a [PortalLoad<'a>],
+}
+
+impl Report<'_> {
+    pub fn text(&self, paint: Paint) -> String {
+        let mut text = format!("{}\n", self.headline());
+        for change in [Change::NewlyAllowed, Change::NewlyDenied] {
+            let count = self.flips.count(change);
+            let head = format!("{}: {count}", title(change));
+            let head = match (change, count) {
+                (_, 0) => head,
+                (Change::NewlyAllowed, _) => paint.red(&head),
+                (Change::NewlyDenied, _) => paint.yellow(&head),
+            };
+            text.push_str(&format!("\n{head}\n"));
+            if count > 0 {
+                text.push_str(&self.grid(change).text());
+                text.push_str(&self.left_out(change));
+            }
+        }
+        text.push_str(&self.rest());
+        text
+    }
+
+    pub fn markdown(&self) -> String {
+        let mut text = format!("{}\n", self.headline());
+        for change in [Change::NewlyAllowed, Change::NewlyDenied] {
+            text.push_str(&format!("\n### {}: {}\n", title(change), self.flips.count(change)));
+            if self.flips.count(change) > 0 {
+                text.push_str(&format!("\n{}", self.grid(change).markdown()));
+                text.push_str(&self.left_out(change));
+            }
+        }
+        text.push_str(&self.rest());
+        text
+    }
+
+    fn headline(&self) -> String {
+        let Flips { records, replayed, .. } = self.flips;
+        let portals: Vec<String> = self.loads.iter().filter_map(portal_text).collect();
+        let decisions = counted(*records, "recorded decision", "recorded decisions");
+        format!("{replayed} of {decisions} replayed ({})", portals.join(", "))
+    }
+
+    /// Most frequent first.
+    fn groups(&self, change: Change) -> Vec<(&FlipKey, &FlipGroup)> {
+        let mut groups: Vec<_> = self.flips.groups.iter().filter(|(key, _)| key.change == change).collect();
+        groups.sort_by_key(|(_, group)| std::cmp::Reverse(group.records));
+        groups
+    }
+
+    fn grid(&self, change: Change) -> Grid {
+        let groups = self.groups(change).into_iter().take(GROUPS_SHOWN_MAX);
+        let rows = groups.map(|(key, group)| {
+            let by = match change {
+                Change::NewlyAllowed => key.policies.join(", "),
+                Change::NewlyDenied => format!("{} {}", key.denial, key.policies.join(", ")).trim_end().to_owned(),
+            };
+            vec![
+                group.records.to_string(),
+                key.portal.clone(),
+                roles(&key.roles),
+                by,
+                group.examples.first().map(example).unwrap_or_default(),
+                group
+                    .examples
+                    .first()
+                    .map(|first| first.decision_id.clone())
+                    .unwrap_or_default(),
+            ]
+        });
+        Grid {
+            head: &["records", "portal", "roles", "policies", "for example", "decision id"],
+            rows: rows.collect(),
+        }
+    }
+
+    fn left_out(&self, change: Change) -> String {
+        let more = self.groups(change).len().saturating_sub(GROUPS_SHOWN_MAX);
+        if more == 0 {
+            return String::new();
+        }
+        format!(
+            "  … and {} (--format json has all)\n",
+            counted(more as u64, "more group", "more groups")
+        )
+    }
+
+    /// What is no flip.
+    fn rest(&self) -> String {
+        let flips = self.flips;
+        let mut text = String::new();
+        if flips.ungrouped > 0 {
+            text.push_str(&format!(
+                "\n{} in more groups than are kept\n",
+                counted(flips.ungrouped, "flip", "flips")
+            ));
+        }
+        if flips.other_reason > 0 {
+            let count = counted(flips.other_reason, "decision", "decisions");
+            text.push_str(&format!("\nthe same outcome by another policy or reason: {count}\n"));
+        }
+        let not_replayed: u64 = flips.not_replayed.values().sum();
+        if not_replayed > 0 {
+            text.push_str(&format!("\nnot replayed: {not_replayed}\n"));
+            let mut reasons: Vec<_> = flips.not_replayed.iter().collect();
+            reasons.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+            for (why, count) in reasons {
+                text.push_str(&escaped(&format!("  {count:>7}  {why}")));
+                text.push('\n');
+            }
+        }
+        text
+    }
+
+    pub fn json(&self) -> Value {
+        let flips = self.flips;
+        let groups = [Change::NewlyAllowed, Change::NewlyDenied]
+            .into_iter()
+            .flat_map(|change| self.groups(change));
+        let groups = groups.map(|(key, group)| {
+            json!({
+                "change": key.change.as_str(),
+                "portal": key.portal,
+                "roles": key.roles,
+                "policies": key.policies,
+                "denial": key.denial,
+                "records": group.records,
+                "decisions": group.decisions,
+                "examples": group.examples.iter().map(example_json).collect::<Vec<_>>(),
+            })
+        });
+        let not_replayed = flips
+            .not_replayed
+            .iter()
+            .map(|(why, count)| json!({"reason": why.code(), "detail": why.to_string(), "records": count}));
+        let portals = self
+            .loads
+            .iter()
+            .filter_map(|load| Some(json!({"portal": load.portal.slug.as_str(), "revision": *load.revision.as_ref()?.id})));
+        json!({
+            "records": flips.records,
+            "replayed": flips.replayed,
+            "newly_allowed": flips.count(Change::NewlyAllowed),
+            "newly_denied": flips.count(Change::NewlyDenied),
+            "other_reason": flips.other_reason,
+            "ungrouped_flips": flips.ungrouped,
+            "flips": groups.collect::<Vec<_>>(),
+            "not_replayed": not_replayed.collect::<Vec<_>>(),
+            "portals": portals.collect::<Vec<_>>(),
+            "log": totals_json(self.totals),
+        })
+    }
+}
+
+fn title(change: Change) -> &'static str {
+    match change {
+        Change::NewlyAllowed => "newly allowed",
+        Change::NewlyDenied => "newly denied",
+    }
+}
+
+fn portal_text(load: &PortalLoad<'_>) -> Option<String> {
+    Some(format!("{} {}", load.portal.slug, load.revision.as_ref()?.id))
+}
+
+fn roles(roles: &[String]) -> String {
+    if roles.is_empty() {
+        return "-".to_owned();
+    }
+    roles.join(", ")
+}
+
+fn example(example: &Example) -> String {
+    example.question.clone()
+}
+
+fn example_json(example: &Example) -> Value {
+    json!({
+        "decision_id": example.decision_id,
+        "request": example.question,
+        "principal": example.principal,
+        "file": example.file,
+        "line": example.line,
+    })
+}

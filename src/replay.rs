@@ -1,0 +1,18 @@
+//! Decision records read back: streamed from logs, and decided again.
+//!
+//! Commands read logs through `read`, which gives each record to a `Visitor` on every core and in bounded memory. `Portals`
+//! decides a record by the revisions of a tree, with the decision function of the gate. A record that cannot be decided again
+//! is counted with its reason, and no outcome is guessed for it.
+
+mod decided;
+mod find;
+mod flips;
+mod read;
+mod record;
+
+pub use self::decided::{NotReplayed, PortalRevision, Portals};
+pub use self::find::FoundRecords;
+pub use self::flips::{Baseline, Change, Comparison, Example, FlipGroup, FlipKey, Flips};
+pub use self::read::{LogReader, Place, ReadProgress, Reading, Totals, Visitor};
+pub use self::record::LogRecord;
+use self::record::MatchedId;

@@ -1,0 +1,69 @@
+//! Finds one decision by its id.
+
+use super::{LogRecord, MatchedId, Place, Visitor};
+
+/// Records of one request that are named in a message.
+const NAMED_MAX: usize = 10;
+/// Records of one request that are kept.
+const KEPT_MAX: usize = 1000;
+
+/// The decision of an id, or the decisions of a request.
+pub struct FoundRecords<'a> {
+    id: &'a str,
+    by_decision: Option<Vec<u8>>,
+    by_request: Vec<Found>,
+}
+
+struct Found {
+    decision_id: String,
+    line: Vec<u8>,
+}
+
+impl<'a> FoundRecords<'a> {
+    pub fn new(id: &'a str) -> Self {
+        Self {
+            id,
+            by_decision: None,
+            by_request: Vec::new(),
+        }
+    }
+
+    /// The only record, as JSON; `Err` is a message for the user.
+    pub fn one(&self) -> Result<&[u8], String> {
+        let id = self.id;
+        match (&self.by_decision, self.by_request.as_slice()) {
+            (Some(line), _) => Ok(line),
+            (None, [found]) => Ok(&found.line),
+            (None, []) => Err(format!("no record has the decision id or request id `{id}`")),
+            (None, several) => {
+                let named: Vec<&str> = several.iter().take(NAMED_MAX).map(|found| &*found.decision_id).collect();
+                let count = several.len();
+                Err(format!(
+                    "{count} records have the request id `{id}`; name a decision: {}",
+                    named.join(", ")
+                ))
+            }
+        }
+    }
+}
+
+impl Visitor for FoundRecords<'_> {
+    fn visit(&mut self, record: &LogRecord<'_>, _: Place<'_>) {
+        let Some(matched) = record.has_id(self.id) else { return };
+        let Ok(line) = serde_json::to_vec(record) else { return };
+        match matched {
+            MatchedId::Decision => self.by_decision = Some(line),
+            MatchedId::Request if self.by_request.len() < KEPT_MAX => self.by_request.push(Found {
+                decision_id: record.decision_id.to_string(),
+                line,
+            }),
+            MatchedId::Request => {}
+        }
+    }
+
+    fn join(&mut self, other: Self) {
+        self.by_decision = self.by_decision.take().or(other.by_decision);
+        self.by_request.extend(other.by_request);
+        self.by_request.sort_by(|one, other| one.decision_id.cmp(&other.decision_id));
+    }
+}
