@@ -6,4 +6,6 @@
 pub mod admin;
 pub mod authorize;
 pub mod control;
+pub mod decision_listener;
+pub mod forward_auth;
 pub mod login;

@@ -4,6 +4,7 @@
 //! path → portal → `allow` (caller → decision → permit) → upstream. Each step gives the next one what it needs, or ends the
 //! request. `upstream::forward` takes a permit, so no request reaches it without a decision.
 
+mod asked;
 mod authenticate;
 mod browser;
 mod caller;
@@ -28,6 +29,7 @@ use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 
+pub use self::asked::{AskedRequest, Checked, Removal};
 use self::authenticate::Cookie;
 pub use self::caller::asserted_entity;
 use self::decide::{Allowed, Passed};
@@ -46,7 +48,7 @@ use crate::doors::login::LoginDoor;
 use crate::http::answer::{self, AnswerContext, Style};
 use crate::http::listener::ClientConnection;
 use crate::http::pages::Theme;
-use crate::http::request::{self, ClientFacts, Correlation, Trace, correlation, is_upgrade, new_id};
+use crate::http::request::{self, ClientFacts, Correlation, Target, Trace, correlation, is_upgrade, new_id};
 use crate::http::upstream::{Body, Pool, Sender, UpstreamError, sanitize};
 use crate::limits::{RequestLimits, RequestSlot};
 use crate::login::RelyingParty;
@@ -108,6 +110,23 @@ impl From<Refusal> for Stop {
     }
 }
 
+impl RequestHead {
+    /// Checks that the head has one meaning. `client` finds the client's facts.
+    fn read(
+        parts: Box<Parts>,
+        client: impl FnOnce(&HeaderMap, Target<'_>) -> Result<ClientFacts, Refusal>,
+        progress: &mut Progress,
+    ) -> Result<Self, Refusal> {
+        progress.set_method(&parts.method);
+        let target = request::check(&parts)?;
+        let path = CanonicalPath::parse_request(target.path).map_err(|error| path_refused(error.to_string()))?;
+        progress.set_path(&path);
+        let client = client(&parts.headers, target)?;
+        progress.set_client(&client);
+        Ok(Self { parts, path, client })
+    }
+}
+
 impl Worker {
     /// Answers one request; never fails.
     pub async fn handle(self: Rc<Self>, request: Request<Incoming>, connection: Rc<ClientConnection>) -> Response<Body> {
@@ -134,15 +153,15 @@ impl Worker {
         let mut record = AuditRecord::new(decision_id, Door::Proxy);
         record.request_id = Some(request_id.clone());
         record.trace_id = Some(trace.trace_id);
-        let path = request.uri().path().to_owned();
         record.http = Some(HttpRecord {
             method: request.method().clone(),
-            path,
+            path: request.uri().path().to_owned(),
             route: None,
             client: None,
             status: None,
         });
         let mut progress = Progress {
+            door: Door::Proxy,
             started: Instant::now(),
             decision_id,
             request_id,
@@ -155,7 +174,7 @@ impl Worker {
             upstream_started: None,
             gate_ended: None,
             decided_at,
-            visit: (style == Style::Page).then(|| self.gate.visit(&request)),
+            visit: (style == Style::Page).then(|| self.gate.visit(request.method(), request.uri(), request.headers())),
             cookie: Cookie::Absent,
             is_gate_endpoint: false,
         };
@@ -195,7 +214,7 @@ impl Worker {
             Some(_) => self.gate.limits.check_address(head.client.source_ip),
             None => Err(Refusal::over_limit(Denial::Overloaded, "limits.requests")),
         };
-        if let Some(endpoint) = self.gate_endpoint(&head.path)? {
+        if let Some(endpoint) = self.gate.gate_endpoint(&head.path)? {
             rate?;
             // boxed: logins are rare, and every request's future has room for its largest branch
             let answer = Box::pin(self.answer_endpoint(endpoint, &head, body, progress));
@@ -257,20 +276,12 @@ impl Worker {
     ) -> Result<RequestHead, Refusal> {
         request::check_head_size(&parts, &self.gate.config.limits)?;
         request::as_http1(&mut parts)?;
-        progress.set_method(&parts.method);
         progress.origin = cors::origin(&parts.headers);
-        let target = request::check(&parts)?;
-        let path = CanonicalPath::parse_request(target.path).map_err(|error| path_refused(error.to_string()))?;
-        progress.set_path(&path);
-        let client = request::client_facts(
-            &parts.headers,
-            connection.peer.ip(),
-            connection.scheme,
-            target,
-            &self.gate.config.trusted_proxies,
-        )?;
-        progress.set_client(&client);
-        Ok(RequestHead { parts, path, client })
+        let trusted = &self.gate.config.trusted_proxies;
+        let client = |headers: &HeaderMap, target: Target<'_>| {
+            request::client_facts(headers, connection.peer.ip(), connection.scheme, target, trusted)
+        };
+        RequestHead::read(parts, client, progress)
     }
 
     /// Turns a refusal, or a failure of the app, into a response.
@@ -280,7 +291,7 @@ impl Worker {
                 tracing::debug!(decision_id = %progress.decision_id, code = refusal.denial.code(), detail = %refusal.detail, "refused");
                 progress.record.refused(&refusal);
                 progress.record.record.limit = refusal.limit;
-                self.refused(&refusal, answer, progress)
+                self.gate.refused(&refusal, answer, progress)
             }
             Stop::Upstream(error) => {
                 // failures that a client can cause at will must not fill the log
@@ -315,10 +326,7 @@ impl Worker {
         if let Some(http) = &mut record.http {
             http.status = Some(response.status().as_u16());
         }
-        let denial = match record.verdict {
-            crate::audit::Verdict::Denied(denial) => Some(denial),
-            _ => None,
-        };
+        let denial = denied_by(record);
         if let Some(span) = progress.span.take() {
             progress.finish_span(span, response.status(), denial, ended);
         }
@@ -336,14 +344,7 @@ impl Worker {
                 let gate = progress.gate_ended.unwrap_or(ended) - progress.started;
                 portal.meters.gate_duration.observe(gate.as_secs_f64());
             }
-            None => {
-                let (decision, reason) = denial.map_or(("allow", "permitted"), |d| ("deny", d.code()));
-                self.gate
-                    .metrics
-                    .decisions
-                    .with_label_values(&[NO_PORTAL, "proxy", decision, reason])
-                    .inc();
-            }
+            None => self.gate.count_without_portal(Door::Proxy, denial),
         }
         response
     }
@@ -362,10 +363,14 @@ impl Gate {
             .http_requests
             .with_label_values(&[NO_PORTAL, method_label(method), class])
             .inc();
-        self.metrics
-            .decisions
-            .with_label_values(&[NO_PORTAL, "proxy", "deny", denial.code()])
-            .inc();
+        self.count_without_portal(Door::Proxy, Some(denial));
+    }
+
+    /// Counts a decision that belongs to no portal; `None` is an allow.
+    pub fn count_without_portal(&self, door: Door, denial: Option<Denial>) {
+        let (decision, reason) = denial.map_or(("allow", "permitted"), |denial| ("deny", denial.code()));
+        let labels = [NO_PORTAL, door.as_str(), decision, reason];
+        self.metrics.decisions.with_label_values(&labels).inc();
     }
 }
 
@@ -397,6 +402,14 @@ fn unmatched(path: &CanonicalPath) -> Refusal {
     match path.opaque() {
         Some(_) => path.not_opaque(),
         None => Refusal::new(Denial::PortalUnknown, "no portal matches host and path"),
+    }
+}
+
+/// The denial that a record shows.
+fn denied_by(record: &AuditRecord) -> Option<Denial> {
+    match record.verdict {
+        crate::audit::Verdict::Denied(denial) => Some(denial),
+        _ => None,
     }
 }
 

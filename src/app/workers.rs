@@ -14,9 +14,9 @@ use super::build::TrafficOptions;
 use super::{SWEEP_INTERVAL, StartError, listener_context, local_thread};
 use crate::base::descriptors::{Ceiling, Shares};
 use crate::base::lifecycle::Shutdown;
-use crate::doors::authorize;
+use crate::doors::decision_listener;
 use crate::gate::{Gate, Live, Worker};
-use crate::http::listener::{ConnectionCount, ListenerContext, Socket, serve};
+use crate::http::listener::{ClientConnection, ConnectionCount, ListenerContext, Socket, serve};
 use crate::http::upstream::{Pool, Tunnels};
 
 pub(super) struct Workers {
@@ -146,13 +146,9 @@ async fn serve_proxy(worker: Rc<Worker>, listener: TcpListener, context: Rc<List
 }
 
 async fn serve_decisions(gate: Arc<Gate>, listener: DecisionListener, context: Rc<ListenerContext>, shutdown: Shutdown) {
-    let handler = move |request, _| {
+    let handler = move |request, connection: Rc<ClientConnection>| {
         let gate = Arc::clone(&gate);
-        async move {
-            let decision = gate.config.listen.decision.as_ref();
-            let tokens = decision.map(|decision| decision.tokens.as_slice()).unwrap_or_default();
-            authorize::handle(&gate, tokens, request).await
-        }
+        async move { decision_listener::handle(&gate, request, connection.peer.ip()).await }
     };
     match listener.into_socket() {
         Ok(socket) => serve(socket, context, shutdown, handler).await,

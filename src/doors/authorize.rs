@@ -18,7 +18,7 @@ use cedargate_policy::principal::Principal;
 use cedargate_policy::types::{Door, Identity, Redacted};
 use http::header::COOKIE;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde_json::json;
@@ -28,16 +28,21 @@ use uuid::Uuid;
 pub use self::answered::append as append_answer;
 use self::body::{Ask, SubjectSource};
 use self::supplied::supplied;
-use crate::audit::{AuditGuard, AuditRecord, CallerRecord, NO_PORTAL};
+use crate::audit::{AuditGuard, AuditRecord, CallerRecord};
 use crate::authn::{VerifiedAssertion, is_assertion};
 use crate::base::clock::{unix_millis, unix_seconds};
 
 use crate::gate::{ActivePortal, Gate, asserted_entity, entity_ref, micros, record_decision};
 use crate::http::answer::{self, AnswerContext, Style};
-use crate::http::credentials::{Authorization, bearer, foreign_scheme};
+use crate::http::credentials::{Authorization, bearer, check_listener_token, foreign_scheme};
 use crate::http::request::{Trace, check_head_size, correlation};
 use crate::http::upstream::Body;
 use crate::portals::{Caller, Portal};
+
+/// The only query of a body.
+pub const PATH: &str = "/authorize";
+/// The queries of a batch.
+pub const BATCH_PATH: &str = "/authorize/batch";
 
 /// The facts of one request to this door besides its body.
 struct Envelope {
@@ -56,9 +61,8 @@ enum Asks {
     Batch(Vec<Result<Ask, Refusal>>),
 }
 
-/// Answers one request on the decision listener; never fails. A caller must present one of `tokens`, unless the list is empty.
-pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], request: Request<Incoming>) -> Response<Body> {
-    let (head, body) = request.into_parts();
+/// Answers one query, or a batch; never fails. A caller must present one of `tokens`, unless the list is empty.
+pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], head: Parts, body: Incoming) -> Response<Body> {
     let decision_id = Uuid::now_v7();
     let crate::http::request::Correlation { request_id, trace } = correlation(&head.headers, decision_id);
     let mut envelope = Envelope {
@@ -99,14 +103,7 @@ async fn read(
     for value in head.headers.get_all(COOKIE) {
         envelope.cookie.append(COOKIE, value.clone());
     }
-    let batch = match head.uri.path() {
-        "/authorize" => false,
-        "/authorize/batch" => true,
-        other => return Err(invalid(format!("there is no endpoint `{other}` on this listener"))),
-    };
-    if head.method != Method::POST {
-        return Err(invalid(format!("`{}` takes POST", head.uri.path())));
-    }
+    let batch = head.uri.path() == BATCH_PATH;
     let max = gate.config.limits.decision_body_bytes.as_usize();
     let limits = &gate.config.limits;
     let bytes = timeout(limits.header_timeout.get(), Limited::new(body, max).collect()).await;
@@ -167,15 +164,10 @@ fn record_unreadable(gate: &Gate, envelope: &Envelope, refusal: Refusal, decisio
             let mut guard = gate.audit.guard(slot, record);
             guard.record.limit = refusal.limit;
             guard.denied(refusal.denial);
-            count_without_portal(gate, refusal.denial);
+            gate.count_without_portal(Door::Authorize, Some(refusal.denial));
             refusal
         }
     }
-}
-
-fn count_without_portal(gate: &Gate, denial: Denial) {
-    let labels = [NO_PORTAL, "authorize", "deny", denial.code()];
-    gate.metrics.decisions.with_label_values(&labels).inc();
 }
 
 impl Envelope {
@@ -199,16 +191,8 @@ fn credential(headers: &HeaderMap, tokens: &[Redacted<String>]) -> Result<Option
         });
     }
     let presented = bearer(headers)?.ok_or(Refusal::new(Denial::TokenMissing, "this listener needs one of its tokens"))?;
-    let known = tokens.iter().fold(false, |known, token| {
-        // every token is compared, each in constant time
-        let same = aws_lc_rs::constant_time::verify_slices_are_equal(token.expose().as_bytes(), presented.as_bytes()).is_ok();
-        known | same
-    });
-    if known {
-        Ok(None)
-    } else {
-        Err(Refusal::new(Denial::TokenInvalid, "not one of this listener's tokens"))
-    }
+    check_listener_token(tokens, presented)?;
+    Ok(None)
 }
 
 /// Decides one query, sends its record, and appends its answer to `out`. `Err`, and nothing appended, if there is no decision:
@@ -220,7 +204,7 @@ async fn decide_one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uu
         // an unknown name from the app must not become a metric label
         let record = envelope.record(decision_id);
         gate.audit.guard(slot, record).denied(Denial::PortalUnknown);
-        count_without_portal(gate, Denial::PortalUnknown);
+        gate.count_without_portal(Door::Authorize, Some(Denial::PortalUnknown));
         return Err(Refusal::new(
             Denial::PortalUnknown,
             format!("there is no portal `{}`", ask.portal),

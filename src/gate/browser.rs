@@ -9,7 +9,7 @@ use cedargate_policy::denial::{Denial, Refusal};
 use http::header::{
     CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, SET_COOKIE, WWW_AUTHENTICATE,
 };
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 use tokio::time::timeout;
 use url::form_urlencoded::Serializer;
 
@@ -26,21 +26,24 @@ use crate::session::{IdentifiedSession, SessionId};
 /// The time that an answer waits for a new session id; the next answer tries again.
 const ROTATE_TIMEOUT: Duration = Duration::from_secs(2);
 
-impl Worker {
+impl Gate {
+    /// The answer to a refused request: a problem, a page, or a redirect.
     pub(super) fn refused(&self, refusal: &Refusal, answer: &AnswerContext, progress: &Progress) -> Response<Body> {
         let mut response = answer::refusal_response(refusal, answer);
         // SECURITY: an answer to a script clears no cookie: a login may have set a new cookie after the script sent its request
         let may_clear = progress.navigation().is_some() || progress.portal.is_none();
         if may_clear && is_stale(refusal) && !matches!(progress.cookie, Cookie::Absent) {
-            let cookie = self.gate.sessions.cookies.clear_session();
+            let cookie = self.sessions.cookies.clear_session();
             response.headers_mut().append(SET_COOKIE, cookie);
         }
-        match self.gate.way_on(refusal, progress) {
+        match self.way_on(refusal, progress) {
             Some(location) => redirected(response, location),
             None => response,
         }
     }
+}
 
+impl Worker {
     /// Gives the session a new id if one is due, and sets its cookie on the answer.
     pub(super) async fn rotate(&self, response: &mut Response<Body>, cookie: &Cookie) {
         let Cookie::Session(held) = cookie else { return };
@@ -85,13 +88,13 @@ fn set_session_cookie(response: &mut Response<Body>, cookie: HeaderValue) {
 
 impl Gate {
     /// The facts of a navigation, before its head is checked.
-    pub(super) fn visit<T>(&self, request: &Request<T>) -> Box<Visit> {
+    pub(super) fn visit(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Box<Visit> {
         let cookies = &self.sessions.cookies;
         Box::new(Visit {
-            target: (request.method() == Method::GET).then(|| request.uri().clone()),
+            target: (*method == Method::GET).then(|| uri.clone()),
             host: String::new(),
-            is_after_logout: cookies.is_after_logout(request.headers()),
-            logins: cookies.logins(request.headers()),
+            is_after_logout: cookies.is_after_logout(headers),
+            logins: cookies.logins(headers),
             is_let_in: false,
         })
     }

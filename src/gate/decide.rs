@@ -18,7 +18,7 @@ use super::authenticate::Cookie;
 use super::cors::{self, Preflight};
 use super::live::DecisionBasis;
 use super::record::Progress;
-use super::{ActivePortal, RequestHead, Worker};
+use super::{ActivePortal, Gate, RequestHead, Worker};
 use crate::http::credentials::{Authorization, FoundToken, OriginEvidence, foreign_scheme};
 use crate::http::upstream::Body;
 use crate::limits::PrincipalKey;
@@ -41,9 +41,9 @@ pub(super) struct Passed {
 }
 
 /// A permit, and the caller that it was given to; no caller on a public path without a credential.
-struct Permitted {
-    permit: Permit,
-    caller: Option<Arc<Caller>>,
+pub(super) struct Permitted {
+    pub permit: Permit,
+    pub caller: Option<Arc<Caller>>,
 }
 
 impl RequestHead {
@@ -105,13 +105,13 @@ impl Worker {
                 let decision = active_portal.query(head.query(), progress.decided_at).decide_preflight();
                 progress.set_decision(active_portal, &decision);
                 let decision_id = progress.decision_id;
-                let permit = decision.permit(|| self.forwarded_identity(active_portal, None, decision_id))?;
+                let permit = decision.permit(|| self.gate.forwarded_identity(active_portal, None, decision_id))?;
                 cors::strip_for_app(&mut head.parts.headers);
                 progress.record.permitted();
                 Ok(Allowed::Pass(Passed { permit, basis: None }))
             }
             None => {
-                let Permitted { permit, caller } = self.decide(head, token, active_portal, progress).await?;
+                let Permitted { permit, caller } = self.gate.decide(head, token, active_portal, progress).await?;
                 let basis = DecisionBasis {
                     decision_id: progress.decision_id,
                     portal: Arc::clone(active_portal.portal),
@@ -126,8 +126,12 @@ impl Worker {
             }
         }
     }
+}
 
-    async fn decide(
+impl Gate {
+    /// Finds the caller and decides. Every request that HTTP asks about comes here: the proxy's own, and those that another proxy
+    /// holds back.
+    pub(super) async fn decide(
         &self,
         head: &RequestHead,
         token: Option<&FoundToken>,
@@ -150,13 +154,13 @@ impl Worker {
             _ => {}
         }
         let caller = match (authorization, token) {
-            (Authorization::Bearer(token), _) => Some(self.gate.caller(active_portal, token).await?),
+            (Authorization::Bearer(token), _) => Some(self.caller(active_portal, token).await?),
             // on a public path an unusable cookie counts as anonymous
-            (_, Some(found)) => match self.gate.by_found_token(head, active_portal, found).await {
+            (_, Some(found)) => match self.by_found_token(head, active_portal, found).await {
                 Err(_) if is_public && found.origin == OriginEvidence::AsForCookies => None,
                 caller => Some(caller?),
             },
-            (_, None) => match self.gate.by_cookie(head, active_portal, &mut progress.cookie).await {
+            (_, None) => match self.by_cookie(head, active_portal, &mut progress.cookie).await {
                 Err(_) if is_public => None,
                 caller => caller?,
             },
@@ -170,7 +174,7 @@ impl Worker {
         }
         progress.set_caller(caller.as_deref());
         if let Some(caller) = caller.as_deref() {
-            self.gate.limits.check_principal(|| principal_key(active_portal, caller))?;
+            self.limits.check_principal(|| principal_key(active_portal, caller))?;
         }
         let started = Instant::now();
         let mut decision = open.decide(Caller::for_decision(caller.as_deref()));
@@ -193,7 +197,7 @@ impl Worker {
         decision_id: Uuid,
     ) -> Result<ForwardedIdentity, Refusal> {
         let assertion = match caller {
-            Some(caller) => self.gate.assertion(active_portal, caller)?,
+            Some(caller) => self.assertion(active_portal, caller)?,
             None => HeaderValue::from_static(""),
         };
         Ok(ForwardedIdentity {

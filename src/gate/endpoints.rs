@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 
 use super::authenticate::Cookie;
 use super::record::Progress;
-use super::{RequestHead, Worker};
+use super::{Gate, RequestHead, Worker};
 use crate::config::RESERVED_PREFIX;
 use crate::doors::login::EndpointRequest;
 use crate::http::answer::Style;
@@ -29,7 +29,7 @@ pub(super) enum GateEndpoint<'a> {
     Nothing,
 }
 
-impl Worker {
+impl Gate {
     /// The gate's own endpoint at this path; `None` for a path of a portal.
     pub(super) fn gate_endpoint<'a>(&self, path: &'a CanonicalPath) -> Result<Option<GateEndpoint<'a>>, Refusal> {
         let found = self.endpoint_at(path.plain_id());
@@ -45,7 +45,7 @@ impl Worker {
         if id == JWKS_PATH {
             return Some(GateEndpoint::Jwks);
         }
-        let prefix = &*self.gate.config.identity.prefix;
+        let prefix = &*self.config.identity.prefix;
         let below = id
             .strip_prefix(prefix)
             .filter(|rest| rest.is_empty() || rest.starts_with('/'));
@@ -54,7 +54,9 @@ impl Worker {
         }
         is_at_or_below(id, RESERVED_PREFIX).then_some(GateEndpoint::Nothing)
     }
+}
 
+impl Worker {
     /// The endpoint that answers where no portal does: at `/` a person chooses a portal, or reads that a logout at a provider is
     /// done.
     pub(super) fn endpoint_without_portal(&self, head: &RequestHead, progress: &Progress) -> Option<GateEndpoint<'static>> {

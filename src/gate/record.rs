@@ -20,6 +20,7 @@ use crate::traces::{RequestSpan, SpanFacts, Step};
 
 /// The facts of one request that are known so far.
 pub(super) struct Progress {
+    pub door: Door,
     pub started: Instant,
     pub decision_id: Uuid,
     pub request_id: HeaderValue,
@@ -141,7 +142,7 @@ impl Progress {
             span.add(Step::Evaluate, started, started + took);
         }
         self.record.record.latency_us.decision = Some(micros(took));
-        if let Some(meter) = portal.meters.decision_duration.get(Door::Proxy as usize) {
+        if let Some(meter) = portal.meters.decision_duration.get(self.door as usize) {
             meter.observe(took.as_secs_f64());
         }
     }

@@ -113,6 +113,19 @@ pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     }
 }
 
+/// Checks that a token is one of those of the decision listener.
+pub fn check_listener_token(tokens: &[Redacted<String>], presented: &str) -> Result<(), Refusal> {
+    let known = tokens.iter().fold(false, |known, token| {
+        // every token is compared, each in constant time
+        let same = aws_lc_rs::constant_time::verify_slices_are_equal(token.expose().as_bytes(), presented.as_bytes()).is_ok();
+        known | same
+    });
+    match known {
+        true => Ok(()),
+        false => Err(Refusal::new(Denial::TokenInvalid, "not one of this listener's tokens")),
+    }
+}
+
 /// The refusal of a request whose only credential is of another scheme.
 pub fn foreign_scheme() -> Refusal {
     Refusal::new(Denial::TokenInvalid, "`authorization` has another scheme than Bearer")

@@ -60,7 +60,7 @@ pub use client_tls::TlsError;
 pub use cut_signal::CutSignal;
 pub use failure::{FailureReason, UpstreamError};
 use failure::{classify, is_lost_connection};
-pub use headers::{HeaderRules, Sanitized, Sender, header_list, header_value, sanitize};
+pub use headers::{HeaderRules, Sanitized, Sender, header_list, header_value, headers_for_proxy, sanitize};
 use interim_responses::InterimResponses;
 pub use interim_responses::SendHints;
 use pool::Lease;

@@ -7,6 +7,7 @@
 //! - `sessions`: session cookies, renewal, revocation, the store, live connections
 //! - `login`: logging in and out, at OpenID providers and with local accounts
 //! - `operations`: decision log, metrics, control socket, draining
+//! - `doors`: proxies that ask, AuthZEN, Envoy
 //! - `cli`: the built binary, its messages, the README
 
 #![expect(
@@ -25,6 +26,7 @@
 )]
 
 mod cli;
+mod doors;
 mod http;
 mod login;
 mod operations;

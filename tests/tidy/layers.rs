@@ -167,6 +167,20 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "doors::decision_listener",
+        &[
+            "doors::authorize",
+            "doors::forward_auth",
+            "gate",
+            "http::answer",
+            "http::upstream",
+        ],
+    ),
+    (
+        "doors::forward_auth",
+        &["gate", "http::credentials", "http::request", "http::upstream"],
+    ),
+    (
         "doors::login",
         &[
             "accounts",

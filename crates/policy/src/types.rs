@@ -17,6 +17,11 @@ pub struct PortalSlug(Arc<str>);
 pub enum Door {
     Proxy,
     Authorize,
+    Authzen,
+    /// nginx, Traefik, Caddy, HAProxy: a proxy asks before it forwards.
+    ForwardAuth,
+    /// Envoy asks before it forwards, over gRPC or HTTP.
+    ExtAuthz,
 }
 
 /// The scheme by which the client reached the first trusted hop.
@@ -129,12 +134,15 @@ impl fmt::Display for PortalSlug {
 }
 
 impl Door {
-    pub const ALL: [Self; 2] = [Self::Proxy, Self::Authorize];
+    pub const ALL: [Self; 5] = [Self::Proxy, Self::Authorize, Self::Authzen, Self::ForwardAuth, Self::ExtAuthz];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Proxy => "proxy",
             Self::Authorize => "authorize",
+            Self::Authzen => "authzen",
+            Self::ForwardAuth => "forward_auth",
+            Self::ExtAuthz => "ext_authz",
         }
     }
 }

@@ -35,6 +35,13 @@ pub const OWN: &[&str] = &[
     "x-forwarded-user",
 ];
 
+/// Names of headers with which a client replaces the method, path or host that was decided on. The family `x-original-*` is not
+/// among them: proxies state with it what they ask about.
+pub fn replace_the_request() -> impl Iterator<Item = &'static str> {
+    let names = DEFAULT.first().map_or(&[][..], |group| group.names);
+    names.iter().copied().filter(|name| *name != "x-original-*")
+}
+
 /// The default of `upstream.strip_headers`.
 pub const DEFAULT: &[Group] = &[
     Group {

@@ -77,14 +77,22 @@ fn merge(x_forwarded: Statements, forwarded: Statements) -> Result<Statements, R
     }
 }
 
+/// The client's address by `X-Forwarded-For`; `None` without the header.
+pub(super) fn forwarded_address(headers: &HeaderMap, trusted: &[IpNet]) -> Result<Option<IpAddr>, Refusal> {
+    if !headers.contains_key(&FOR) {
+        return Ok(None);
+    }
+    let hops = items_from_right(headers, &FOR, |line| Some(line.split(',').collect()));
+    let addresses = hops.map(|hop| parse_address(hop?.trim()));
+    let client = rightmost_untrusted(addresses, |address| *address, trusted);
+    client
+        .map(Some)
+        .ok_or(invalid("`X-Forwarded-For` is not a list of addresses"))
+}
+
 fn read_x_forwarded(headers: &HeaderMap, trusted: &[IpNet]) -> Result<Statements, Refusal> {
     let mut stated = Statements::default();
-    if headers.contains_key(&FOR) {
-        let hops = items_from_right(headers, &FOR, |line| Some(line.split(',').collect()));
-        let addresses = hops.map(|hop| parse_address(hop?.trim()));
-        let client = rightmost_untrusted(addresses, |address| *address, trusted);
-        stated.source_ip = Some(client.ok_or(invalid("`X-Forwarded-For` is not a list of addresses"))?);
-    }
+    stated.source_ip = forwarded_address(headers, trusted)?;
     if headers.contains_key(&PROTO) {
         stated.scheme = single_value(headers, &PROTO).and_then(scheme_named);
         stated
@@ -210,7 +218,7 @@ fn unquote(value: &str) -> Option<String> {
     (!inner.contains(['"', '\\'])).then(|| inner.to_owned())
 }
 
-fn scheme_named(text: &str) -> Option<Scheme> {
+pub(super) fn scheme_named(text: &str) -> Option<Scheme> {
     [Scheme::Http, Scheme::Https]
         .into_iter()
         .find(|scheme| text.eq_ignore_ascii_case(scheme.as_str()))

@@ -10,6 +10,7 @@
 
 use std::borrow::Cow;
 
+use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::permit::Permit;
 use cedargate_policy::scope::RemovedHeaders;
 use cedargate_policy::types::HeaderNames;
@@ -25,7 +26,7 @@ use smallvec::SmallVec;
 use super::client_headers::ClientHeaderCache;
 use super::name_set::{NameSet, normalised};
 use super::{ForwardRequest, UpstreamError};
-use crate::config::Upstream;
+use crate::config::{Upstream, strip_headers};
 use crate::http::credentials;
 use crate::http::request::{TRACEPARENT, TRACESTATE, X_REQUEST_ID, uuid_value};
 
@@ -85,6 +86,27 @@ impl HeaderRules {
             passed: NameSet::as_written(headers.passed.iter().map(String::as_str)),
             assertion,
             authorization,
+        }
+    }
+
+    /// Refuses a request of which another proxy could not make what the gate makes of its own: the proxy replaces the headers of
+    /// `headers_for_proxy` by their names, and it removes no other.
+    pub fn check_for_proxy(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let is_spelled = |name: &HeaderName| self.is_reserved(name) && normalised(name.as_str()) != name.as_str();
+        let is_own = |name: &HeaderName| {
+            name.as_str().starts_with("x-cedargate-") && ![&TENANT, &PORTAL, &ROLES, &DECISION_ID, &REVISION].contains(&name)
+        };
+        let is_assertion = |name: &HeaderName| *name == self.assertion;
+        let replaces = NameSet::in_any_spelling(strip_headers::replace_the_request());
+        let found = headers.keys().find(|name| {
+            is_spelled(name) || replaces.contains_in_any_spelling(name.as_str()) || (is_own(name) && !is_assertion(name))
+        });
+        match found {
+            None => Ok(()),
+            Some(name) => Err(Refusal::new(
+                Denial::RequestInvalid,
+                format!("`{name}`: the proxy would pass this header to the app"),
+            )),
         }
     }
 
@@ -430,6 +452,22 @@ fn set_identity(headers: &mut HeaderMap, permit: Permit, assertion: &HeaderName)
     headers.insert(&REVISION, identity.revision);
     headers.insert(&DECISION_ID, uuid_value(identity.decision_id));
     headers.insert(assertion, identity.assertion);
+}
+
+/// The headers with which another proxy forwards a permitted request: identity, and the client's cookies and `Authorization` as the
+/// app may see them. Each is always there, empty if there is nothing, so that the proxy replaces the client's own.
+pub fn headers_for_proxy(request: &mut HeaderMap, permit: Permit, rules: &HeaderRules) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(GATE_HEADERS);
+    headers.insert(&ACCESS_TOKEN, HeaderValue::from_static(""));
+    set_identity(&mut headers, permit, &rules.assertion);
+    remove_session_cookies(request);
+    let cookies: Vec<&[u8]> = request.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let cookies = HeaderValue::from_bytes(&cookies.join(&b"; "[..]));
+    headers.insert(COOKIE, cookies.unwrap_or(HeaderValue::from_static("")));
+    let forwards = rules.authorization == Authorization::Forward || credentials::is_foreign(request);
+    let authorization = request.get(AUTHORIZATION).filter(|_| forwards).cloned();
+    headers.insert(AUTHORIZATION, authorization.unwrap_or(HeaderValue::from_static("")));
+    headers
 }
 
 fn set_trace(headers: &mut HeaderMap, to: &ForwardRequest<'_>) {

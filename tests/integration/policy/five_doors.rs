@@ -14,7 +14,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::support::binary::{GateFolder, run};
-use crate::support::{Answer, Gate, ISSUER, Issuer, RawConnection, ScriptedServer, Setup, eventually, holds_eventually, now};
+use crate::support::{
+    Answer, Gate, ISSUER, Issuer, RawConnection, ScriptedServer, Setup, eventually, holds_eventually, now, raw,
+};
 
 const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/decisions");
 const TICK: &str = "2\r\n.\n\r\n";
@@ -218,6 +220,54 @@ fn the_proxy_decides_as_the_table_says() {
     }
     differences.assert_none();
     assert_replayed(&gate, rows_of(Door::Proxy).len());
+}
+
+/// Another proxy asks. It forwards the client's own spelling, so a path in another spelling than the canonical one is refused.
+#[test]
+fn the_doors_of_proxies_decide_as_the_table_says() {
+    let gate = setup().start();
+    for door in ["/auth-request", "/forward-auth", "/ext-authz"] {
+        let mut differences = Differences::default();
+        for row in rows_of(Door::Proxy) {
+            let url = format!("{}://{}{}", row.scheme(), row.host(), row.target());
+            let mut headers = row.headers(&gate.issuer);
+            let mut method = row.method();
+            let mut path = door.to_owned();
+            match door {
+                "/auth-request" => {
+                    headers.retain(|(name, _)| *name != "x-forwarded-proto" && *name != "host");
+                    headers.push(("x-original-method", std::mem::replace(&mut method, "GET").to_owned()));
+                    headers.push(("x-original-url", url));
+                }
+                "/forward-auth" => {
+                    headers.retain(|(name, _)| *name != "host");
+                    headers.push(("x-forwarded-method", std::mem::replace(&mut method, "GET").to_owned()));
+                    headers.push(("x-forwarded-uri", row.target().to_owned()));
+                    headers.push(("x-forwarded-host", row.host().to_owned()));
+                }
+                _ => path.push_str(row.target()),
+            }
+            let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            let answer = raw(gate.decision, method, &path, &headers, b"");
+            let id = answer.header("x-cedargate-decision-id").to_owned();
+            let record = eventually("the question is recorded", || {
+                let record = gate
+                    .records(1)
+                    .into_iter()
+                    .find(|record| record["decision_id"] == id.as_str());
+                record.ok_or_else(|| format!("no record {id}"))
+            });
+            let decided = match answer.status {
+                200 => (Expect::Allow, "permitted"),
+                _ => (Expect::Deny, record["reason"].as_str().unwrap()),
+            };
+            let is_spelled = record["http"]["path"].as_str().is_some_and(|path| path != row.path());
+            if decided != (Expect::Deny, "request_invalid") || !is_spelled {
+                differences.compare(&row, decided, door);
+            }
+        }
+        differences.assert_none();
+    }
 }
 
 #[test]

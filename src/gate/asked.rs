@@ -1,0 +1,243 @@
+//! A request that another proxy holds back until the gate has decided it.
+//!
+//! The proxy states the request and forwards it itself, so the gate must not decide on anything that it would forward in another
+//! form: the path must be canonical already, and headers that only the gate's own forwarding would remove are refused. The
+//! decision is the one of the proxy listener (`decide`). Such a request is not watched while its answer streams, and a session
+//! gets no new id here: the answer to the client is the other proxy's.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::portal::path::rules::path_refused;
+use cedargate_policy::types::Door;
+use http::header::CONNECTION;
+use http::{HeaderMap, HeaderValue, Response};
+use smallvec::SmallVec;
+use uuid::Uuid;
+
+use super::authenticate::Cookie;
+use super::decide::Permitted;
+use super::record::{Progress, micros};
+use super::{ActivePortal, Gate, RequestHead, denied_by};
+use crate::audit::{AuditRecord, HttpFacts as HttpRecord};
+use crate::base::clock::unix_millis;
+use crate::http::answer::{self, AnswerContext, Style};
+use crate::http::request::{self, Correlation, StatedRequest, correlation, new_id};
+use crate::http::upstream::{Body, Sender, headers_for_proxy, sanitize};
+use crate::portals::Portal;
+
+/// The question of a proxy.
+pub struct AskedRequest {
+    pub stated: StatedRequest,
+    pub removal: Removal,
+    /// The portal by name; `None`: the portal of host and path.
+    pub portal: Option<String>,
+}
+
+/// The means of a proxy to keep a client's header from the app.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Removal {
+    /// The proxy removes the headers that the answer names.
+    #[expect(dead_code, reason = "for the door over gRPC")]
+    Named,
+    /// The proxy replaces the headers of the answer and removes no other.
+    Impossible,
+}
+
+/// The answer to a proxy.
+#[expect(dead_code, reason = "for the door over gRPC")]
+pub struct Checked {
+    pub decision_id: Uuid,
+    pub request_id: HeaderValue,
+    pub portal: Option<Arc<str>>,
+    pub revision: Option<Arc<str>>,
+    /// Ids of the determining policies.
+    pub policies: SmallVec<[Arc<str>; 2]>,
+    pub verdict: Result<Box<Forwardable>, Box<Refused>>,
+}
+
+/// What a proxy does to a permitted request before it forwards it.
+pub struct Forwardable {
+    /// The headers to set; each replaces every header of its name.
+    pub set: HeaderMap,
+    /// Headers of the request that the app must not get, and that `set` does not replace.
+    #[expect(dead_code, reason = "for the door over gRPC")]
+    pub remove: Vec<http::HeaderName>,
+}
+
+/// A refusal, and the answer for the client.
+pub struct Refused {
+    pub refusal: Refusal,
+    pub response: Response<Body>,
+}
+
+impl Gate {
+    /// Decides the request that a proxy asks about; never fails. `headers` are those of the question, for its ids; `asked` is an
+    /// error if the question cannot be read.
+    pub async fn check(&self, door: Door, headers: &HeaderMap, asked: Result<AskedRequest, Refusal>) -> Checked {
+        let decided_at = unix_millis();
+        let decision_id = new_id(decided_at);
+        let Correlation { request_id, trace } = correlation(headers, decision_id);
+        let style = asked.as_ref().map_or(Style::Problem, |asked| style_of(&asked.stated));
+        let mut answer = AnswerContext {
+            style,
+            decision_id,
+            request_id: request_id.clone(),
+            theme: Arc::clone(&self.theme),
+            ways_on: None,
+        };
+        let slot = match self.audit.admit() {
+            Ok(slot) => slot,
+            Err(refusal) => {
+                self.count_without_portal(door, Some(refusal.denial));
+                let response = answer::refusal_response(&refusal, &answer);
+                return Checked::refused_unrecorded(answer, Refused { refusal, response });
+            }
+        };
+        let mut record = AuditRecord::new(decision_id, door);
+        record.request_id = Some(request_id.clone());
+        record.trace_id = Some(trace.trace_id);
+        let stated = asked.as_ref().ok().map(|asked| &*asked.stated.parts);
+        record.http = stated.map(|parts| HttpRecord {
+            method: parts.method.clone(),
+            path: parts.uri.path().to_owned(),
+            route: None,
+            client: None,
+            status: None,
+        });
+        let visit = stated.filter(|_| style == Style::Page);
+        let mut progress = Progress {
+            door,
+            started: Instant::now(),
+            decision_id,
+            request_id,
+            trace,
+            record: self.audit.guard(slot, record),
+            span: None,
+            portal: None,
+            active: None,
+            origin: None,
+            upstream_started: None,
+            gate_ended: None,
+            decided_at,
+            visit: visit.map(|parts| self.visit(&parts.method, &parts.uri, &parts.headers)),
+            cookie: Cookie::Absent,
+            is_gate_endpoint: false,
+        };
+        let verdict = match asked {
+            Ok(asked) => Box::pin(self.check_asked(asked, &mut progress)).await,
+            Err(refusal) => Err(refusal),
+        };
+        let verdict = match verdict {
+            Ok(forwardable) => Ok(Box::new(forwardable)),
+            Err(refusal) => {
+                tracing::debug!(%decision_id, code = refusal.denial.code(), detail = %refusal.detail, "refused");
+                progress.record.refused(&refusal);
+                progress.record.record.limit = refusal.limit;
+                answer.ways_on = self.ways_on(&progress);
+                let mut response = self.refused(&refusal, &answer, &progress);
+                // the connection is the proxy's, and its framing is sound
+                response.headers_mut().remove(CONNECTION);
+                Err(Box::new(Refused { refusal, response }))
+            }
+        };
+        self.end(progress, verdict)
+    }
+
+    async fn check_asked(&self, asked: AskedRequest, progress: &mut Progress) -> Result<Forwardable, Refusal> {
+        let StatedRequest { parts, scheme, address } = asked.stated;
+        let trusted = &self.config.trusted_proxies;
+        let mut head = RequestHead::read(
+            parts,
+            |headers, target| request::stated_client(headers, scheme, address, target, trusted),
+            progress,
+        )?;
+        // SECURITY: the app gets the client's spelling, and policies decide on the canonical one
+        if head.path.as_str() != head.parts.uri.path() {
+            let detail = format!("the path is not in its canonical spelling, which is `{}`", head.path.as_str());
+            return Err(path_refused(detail));
+        }
+        let rate = self.limits.check_address(head.client.source_ip);
+        if self.gate_endpoint(&head.path)?.is_some() {
+            let detail = "this path is the gate's own; the proxy must send it to the proxy listener";
+            return Err(Refusal::new(Denial::PortalUnknown, detail));
+        }
+        let portal = self.portal_of(asked.portal.as_deref(), &head)?;
+        progress.set_portal(&portal);
+        let active = portal.active.load_full().ok_or(Refusal::from(Denial::NoPolicyLoaded))?;
+        progress.set_revision(&active);
+        rate?;
+        active.revision.file.paths.read(&head.path)?;
+        let token = portal.token_sources.take(&mut head.parts.headers)?;
+        if asked.removal == Removal::Impossible {
+            portal.header_rules.check_for_proxy(&head.parts.headers)?;
+        }
+        let before: Vec<_> = head.parts.headers.keys().cloned().collect();
+        sanitize(&mut head.parts.headers, &portal.header_rules, Sender::TrustedProxy);
+        let mut remove = before;
+        remove.retain(|name| !head.parts.headers.contains_key(name));
+        let active_portal = ActivePortal {
+            portal: &portal,
+            active: &active,
+        };
+        let Permitted { permit, .. } = self.decide(&head, token.as_ref(), active_portal, progress).await?;
+        self.sessions.cookies.strip(&mut head.parts.headers);
+        let set = headers_for_proxy(&mut head.parts.headers, permit, &portal.header_rules);
+        remove.retain(|name| !set.contains_key(name));
+        Ok(Forwardable { set, remove })
+    }
+
+    /// The portal that the question names, or that of host and path.
+    fn portal_of(&self, named: Option<&str>, head: &RequestHead) -> Result<Arc<Portal>, Refusal> {
+        let registry = self.portals.load();
+        let portal = match named {
+            Some(slug) => registry.named(slug),
+            None => registry.find(&head.client.host, &head.path)?,
+        };
+        portal.cloned().ok_or_else(|| super::unmatched(&head.path))
+    }
+
+    /// Completes the record and counts the decision.
+    fn end(&self, mut progress: Progress, verdict: Result<Box<Forwardable>, Box<Refused>>) -> Checked {
+        let record = &mut progress.record.record;
+        record.latency_us.total = micros(progress.started.elapsed());
+        if let (Some(http), Err(refused)) = (&mut record.http, &verdict) {
+            http.status = Some(refused.response.status().as_u16());
+        }
+        let denial = denied_by(record);
+        match &progress.portal {
+            Some(portal) => portal.meters.count(progress.door, denial),
+            None => self.count_without_portal(progress.door, denial),
+        }
+        Checked {
+            decision_id: progress.decision_id,
+            request_id: progress.request_id,
+            portal: record.portal.clone(),
+            revision: record.revision.clone(),
+            policies: record.policies.clone(),
+            verdict,
+        }
+    }
+}
+
+impl Checked {
+    fn refused_unrecorded(answer: AnswerContext, refused: Refused) -> Self {
+        Self {
+            decision_id: answer.decision_id,
+            request_id: answer.request_id,
+            portal: None,
+            revision: None,
+            policies: SmallVec::new(),
+            verdict: Err(Box::new(refused)),
+        }
+    }
+}
+
+/// SECURITY: never gRPC's form. It is a 200, and a proxy takes a 200 for a permit.
+fn style_of(stated: &StatedRequest) -> Style {
+    match Style::for_request(&stated.parts.method, &stated.parts.headers) {
+        Style::Page => Style::Page,
+        Style::Problem | Style::Grpc => Style::Problem,
+    }
+}

@@ -1,0 +1,5 @@
+//! The other doors to the same decision: proxies that ask, AuthZEN, Envoy's gRPC.
+
+mod asking_proxies;
+mod door_questions;
+mod front;

@@ -1,0 +1,308 @@
+//! Real proxies that ask the gate, configured as `docs/integrations` says: who gets in, what the app sees, and lists of confusing
+//! paths and forged headers in front of each.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::front::{Front, block, port, start_gate, with_addresses};
+use crate::support::IDENTITY_HEADERS;
+use crate::support::tools::tool;
+use crate::support::{Answer, Gate, ISSUER, RawConnection, exchange, now};
+
+/// Paths that some reader takes for `/portal/p/secret`.
+const CONFUSING: &[&str] = &[
+    "/portal/p/open/../secret",
+    "/portal/p/open/%2e%2e/secret",
+    "/portal/p/open/.%2E/secret",
+    "/portal/p/open/..%2fsecret",
+    "/portal/p/open/..;/secret",
+    "/portal/p/open/..\\secret",
+    "/portal/p/open/..%5csecret",
+    "/portal/p/open/%252e%252e/secret",
+    "/portal/p/open//../secret",
+    "/portal/p/./secret",
+    "/portal/p//secret",
+    "//portal/p/secret",
+    "/portal//p/secret",
+    "/portal/p/%73ecret",
+    "/portal/p/secre%74",
+    "/portal/p/secret;x=1",
+    "/portal/p/secret%00",
+    "/portal/p/secret%20",
+    "/portal/p/secret%2f",
+    "/portal/p/secret/..%00/",
+    "/portal/p/x/../secret?y=/portal/p/open",
+    "/portal%2fp%2fsecret",
+    "/portal/p/open/../../p/secret",
+    "/portal/p/secret#/open",
+    "/portal/p/open#/../secret",
+    "/portal/p/secret/",
+    "/portal/p/secret",
+    "/portal/p/%E0%80%AE%E0%80%AE/secret",
+    "/portal/p/open/%c0%ae%c0%ae/secret",
+];
+
+fn token(gate: &Gate, roles: &[&str]) -> String {
+    let claims = json!({
+        "iss": ISSUER, "aud": "shop", "sub": "alice", "roles": roles, "tenant": "acme", "iat": now(), "exp": now() + 600,
+    });
+    format!("Bearer {}", gate.issuer.sign(&claims))
+}
+
+/// A path as a careless app reads it.
+fn careless(target: &str) -> String {
+    let path = target.split(['?', '#']).next().unwrap();
+    let mut text = path.to_owned();
+    for _ in 0..2 {
+        text = percent_encoding::percent_decode_str(&text).decode_utf8_lossy().into_owned();
+    }
+    let mut segments: Vec<&str> = Vec::new();
+    let text = text.replace('\\', "/").replace('\0', "");
+    for segment in text.split('/') {
+        match segment.split(';').next().unwrap().trim() {
+            "" | "." => {}
+            ".." => drop(segments.pop()),
+            segment => segments.push(segment),
+        }
+    }
+    format!("/{}", segments.join("/"))
+}
+
+/// The answer, and what the app saw of the request.
+fn through(front: &Front, gate: &Gate, bytes: &str) -> (Option<Answer>, Vec<crate::support::Seen>) {
+    let before = gate.app.count();
+    let answer = exchange(front.address, bytes.as_bytes());
+    (answer, gate.app.seen().split_off(before))
+}
+
+fn a_viewer_gets_in_and_no_other_caller(front: &Front, gate: &Gate) {
+    let before = gate.app.count();
+    let answer = front.send("GET", "/portal/p/orders?x=1", &[]);
+    assert_eq!(answer.status, 401, "{answer:?}");
+    let answer = front.send("GET", "/portal/p/orders", &[("authorization", "Bearer nonsense")]);
+    assert_eq!(answer.status, 401, "{answer:?}");
+    let nobody = token(gate, &[]);
+    let answer = front.send("GET", "/portal/p/orders", &[("authorization", &nobody)]);
+    assert_eq!(answer.status, 403, "{answer:?}");
+    let viewer = token(gate, &["viewer"]);
+    let answer = front.send("GET", "/portal/p/secret", &[("authorization", &viewer)]);
+    assert_eq!(answer.status, 403, "{answer:?}");
+    assert_eq!(gate.app.count(), before, "a refused request reached the app");
+    for method in ["GET", "POST", "PUT"] {
+        let answer = front.send(method, "/portal/p/orders/7?x=%2F&y=a+b", &[("authorization", &viewer)]);
+        assert_eq!(answer.status, 200, "{method} {answer:?}");
+        let seen = gate.app.last();
+        assert_eq!(
+            (seen.method.as_str(), seen.target.as_str()),
+            (method, "/portal/p/orders/7?x=%2F&y=a+b")
+        );
+        assert_eq!(seen.headers["x-forwarded-user"], "alice");
+        assert_eq!(seen.headers["x-cedargate-tenant"], "acme");
+        assert_eq!(seen.headers["x-cedargate-roles"], "viewer");
+        assert_eq!(seen.headers["x-cedargate-portal"], "p");
+        assert!(!seen.headers["x-cedargate-assertion"].is_empty());
+        let authorization = seen.headers.get("authorization").map_or("", |value| value.to_str().unwrap());
+        assert_eq!(authorization, "", "the bearer token reached the app");
+    }
+    // an address that the client claims gives it no right
+    for forged in [
+        "x-forwarded-for: 203.0.113.1\r\n",
+        "x-forwarded-for: 203.0.113.1\r\nx-forwarded-for: 203.0.113.1\r\n",
+        "forwarded: for=203.0.113.1\r\nx-real-ip: 203.0.113.1\r\nx-envoy-external-address: 203.0.113.1\r\n",
+    ] {
+        let request = format!(
+            "GET /portal/p/inside HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{forged}authorization: {viewer}\r\n\r\n"
+        );
+        let (answer, seen) = through(front, gate, &request);
+        assert_eq!((answer.unwrap().status, seen.len()), (403, 0), "{forged}");
+    }
+}
+
+fn no_confusing_path_reaches_the_secret(front: &Front, gate: &Gate) {
+    let viewer = token(gate, &["viewer"]);
+    for path in CONFUSING {
+        for credential in [format!("authorization: {viewer}\r\n"), String::new()] {
+            let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{credential}\r\n");
+            let (answer, seen) = through(front, gate, &request);
+            for request in &seen {
+                let read = careless(&request.target);
+                let is_secret = read == "/portal/p/secret" || read.starts_with("/portal/p/secret/");
+                assert!(!is_secret, "{path}: the app saw {}", request.target);
+            }
+            if let Some(answer) = answer {
+                assert!(answer.status < 500, "{path}: {answer:?}");
+            }
+        }
+    }
+}
+
+fn no_forged_header_reaches_the_app(front: &Front, gate: &Gate) {
+    let viewer = token(gate, &["viewer"]);
+    let identity: Vec<&str> = IDENTITY_HEADERS.into_iter().chain(["x-forwarded-access-token"]).collect();
+    for (credential, path) in [
+        (format!("authorization: {viewer}\r\n"), "/portal/p/orders"),
+        (String::new(), "/portal/p/open/x"),
+    ] {
+        for name in &identity {
+            let others = [name.replace('-', "_"), name.replacen('-', "_", 1), name.to_ascii_uppercase()];
+            for spelled in others.iter().map(String::as_str).chain([*name]) {
+                let request = format!(
+                    "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{credential}{spelled}: forged\r\n{spelled}: forged\r\n\r\n"
+                );
+                let (_, seen) = through(front, gate, &request);
+                for request in &seen {
+                    let forged = request.headers.iter().find(|(_, value)| *value == "forged");
+                    assert!(forged.is_none(), "{spelled}: the app saw {forged:?}");
+                }
+            }
+        }
+    }
+    for line in [
+        "x-http-method-override: DELETE",
+        "x-method-override: DELETE",
+        "x-rewrite-url: /portal/p/secret",
+        "x-cedargate-admin: forged",
+        "x-original-method: GET\r\nx-original-url: https://localhost/portal/p/open",
+        "x-forwarded-uri: /portal/p/open/x\r\nx-forwarded-method: GET",
+        "x-forwarded-host: other.test",
+        "connection: x-forwarded-user",
+    ] {
+        // a statement of the client's own changes neither what is decided nor what the app is told
+        let before = gate.app.count();
+        let mut connection = RawConnection::open(front.address);
+        connection.send(format!(
+            "GET /portal/p/secret HTTP/1.1\r\nhost: localhost\r\nauthorization: {viewer}\r\n{line}\r\n\r\n"
+        ));
+        let head = String::from_utf8(connection.read_until("\r\n\r\n")).unwrap();
+        assert_eq!(gate.app.count(), before, "{line}");
+        let status = head.split(' ').nth(1).unwrap_or_default();
+        assert!(["400", "401", "403", "404"].contains(&status), "{line}: {head}");
+    }
+}
+
+fn check(front: &Front, gate: &Gate) {
+    a_viewer_gets_in_and_no_other_caller(front, gate);
+    no_confusing_path_reaches_the_secret(front, gate);
+    no_forged_header_reaches_the_app(front, gate);
+}
+
+#[test]
+fn nginx_asks_the_gate() {
+    let (gate, port) = (start_gate(""), port());
+    let page = with_addresses(&block("nginx.md", "# nginx", "nginx"), &gate, port);
+    // the folders of a daemon that runs as root
+    let config = page.replace("http {", "error_log stderr;\npid nginx.pid;\ndaemon off;\nhttp { access_log off; client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f; uwsgi_temp_path u; scgi_temp_path s;");
+    let front = Front::start(
+        &tool(&["nginx"]),
+        &["-p", "{dir}", "-c", "nginx.conf"],
+        &[("nginx.conf", config)],
+        port,
+    );
+    check(&front, &gate);
+}
+
+#[test]
+fn caddy_asks_the_gate() {
+    let (gate, port) = (start_gate(""), port());
+    let config = with_addresses(&block("caddy.md", "# Caddy", "caddyfile"), &gate, port);
+    let args = ["run", "--config", "Caddyfile", "--adapter", "caddyfile"];
+    let front = Front::start(&tool(&["caddy"]), &args, &[("Caddyfile", config)], port);
+    check(&front, &gate);
+}
+
+#[test]
+fn traefik_asks_the_gate() {
+    let (gate, port) = (start_gate(""), port());
+    let fixed = with_addresses(&block("traefik.md", "`traefik.yaml`", "yaml"), &gate, port);
+    let dynamic = with_addresses(&block("traefik.md", "`dynamic.yaml`", "yaml"), &gate, port);
+    let files = [("traefik.yaml", fixed), ("dynamic.yaml", dynamic)];
+    let front = Front::start(&tool(&["traefik"]), &["--configFile=traefik.yaml"], &files, port);
+    check(&front, &gate);
+}
+
+#[test]
+fn haproxy_asks_the_gate() {
+    let (gate, port) = (start_gate(""), port());
+    let config = with_addresses(&block("haproxy.md", "`haproxy.cfg`", "haproxy"), &gate, port);
+    let script = with_addresses(&block("haproxy.md", "`cedargate.lua`", "lua"), &gate, port);
+    let files = [("haproxy.cfg", config), ("cedargate.lua", script)];
+    let front = Front::start(&tool(&["haproxy"]), &["-f", "haproxy.cfg", "-db"], &files, port);
+    check(&front, &gate);
+}
+
+fn envoy() -> PathBuf {
+    let found = tool(&["envoy"]);
+    found.canonicalize().unwrap_or(found)
+}
+
+fn start_envoy(config: String, port: u16) -> Front {
+    // without it Envoy keeps each refused connection for a second
+    let prompt = "use_remote_address: true\n                delayed_close_timeout: 0.05s";
+    let config = config.replace("use_remote_address: true", prompt);
+    // one Envoy beside others on this machine: no shared memory with them
+    let args = [
+        "--base-id-path",
+        "base-id",
+        "--use-dynamic-base-id",
+        "-c",
+        "envoy.yaml",
+        "--concurrency",
+        "1",
+        "-l",
+        "warning",
+    ];
+    Front::start(Path::new(&envoy()), &args, &[("envoy.yaml", config)], port)
+}
+
+#[test]
+fn envoy_asks_the_gate_over_http() {
+    let (gate, port) = (start_gate(""), port());
+    let config = with_addresses(&block("envoy.md", "## Over HTTP", "yaml"), &gate, port);
+    let front = start_envoy(config, port);
+    check(&front, &gate);
+}
+
+#[test]
+fn envoy_that_does_not_normalise_paths_asks_the_gate() {
+    let (gate, port) = (start_gate(""), port());
+    let config = with_addresses(&block("envoy.md", "## Over HTTP", "yaml"), &gate, port);
+    let config = config
+        .replace("normalize_path: true", "normalize_path: false")
+        .replace(
+            "path_with_escaped_slashes_action: REJECT_REQUEST",
+            "path_with_escaped_slashes_action: KEEP_UNCHANGED",
+        )
+        .replace(
+            "headers_with_underscores_action: REJECT_REQUEST",
+            "headers_with_underscores_action: ALLOW",
+        );
+    let front = start_envoy(config, port);
+    check(&front, &gate);
+}
+
+#[test]
+fn the_manifests_for_ingress_nginx_are_valid() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ingress.yaml");
+    std::fs::write(&file, block("kubernetes-gateways.md", "## ingress-nginx", "yaml")).unwrap();
+    let checked = std::process::Command::new(tool(&["kubernetes-validate"]))
+        .args(["--strict", "-k", "1.35.0"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert!(checked.status.success(), "{checked:?}");
+    let names = block("kubernetes-gateways.md", "## ingress-nginx", "yaml");
+    let names = names
+        .lines()
+        .find(|line| line.contains("auth-response-headers"))
+        .unwrap()
+        .to_ascii_lowercase();
+    let route = block("kubernetes-gateways.md", "## Gateway API", "yaml");
+    for name in IDENTITY_HEADERS
+        .into_iter()
+        .chain(["cookie", "authorization", "x-forwarded-access-token"])
+    {
+        assert!(names.contains(name) && route.contains(name), "{name}");
+    }
+}
