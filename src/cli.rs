@@ -19,7 +19,9 @@ mod inject;
 mod lint;
 mod log_level;
 mod logs;
+mod new_files;
 mod offline;
+mod openapi_file;
 #[cfg(test)]
 mod pages_tests;
 mod password;

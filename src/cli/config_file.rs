@@ -11,11 +11,25 @@ pub(crate) struct ConfigFile {
     /// The configuration file. Default: `./cedargate.yaml`, if it is there
     #[arg(long, short, env = "CEDARGATE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+    /// For a command to which no file's portals matter.
+    #[arg(skip)]
+    is_unread: bool,
 }
 
 impl ConfigFile {
+    /// No file, even if there is one.
+    pub(super) fn unread() -> Self {
+        Self {
+            config: None,
+            is_unread: true,
+        }
+    }
+
     /// The file, for a command that can do without one. A named file need not exist: reading it then fails by its name.
     pub(crate) fn found(&self) -> Option<PathBuf> {
+        if self.is_unread {
+            return None;
+        }
         self.config
             .clone()
             .or_else(|| Path::new(DEFAULT).exists().then(|| PathBuf::from(DEFAULT)))

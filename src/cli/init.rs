@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use cedargate_policy::types::PortalSlug;
 
 use super::Exit;
+use super::new_files::{NewFile, make_parent, refuse_existing, write};
 use super::token::read_or_make_key;
 
 const CONFIG: &str = include_str!("init/cedargate.yaml");
@@ -16,7 +17,7 @@ const POLICIES: &str = include_str!("init/pages.cedar");
 const ENTITIES: &str = include_str!("init/entities.json");
 const TESTS: &str = include_str!("init/tests.yaml");
 /// The shared files are those of the example portals.
-const SHARED_SCHEMA: &str = include_str!("../../schemas/_shared.cedarschema");
+pub(super) const SHARED_SCHEMA: &str = include_str!("../../schemas/_shared.cedarschema");
 const SHARED_POLICY: &str = include_str!("../../policies/_shared/tenant-isolation.cedar");
 
 /// The issuer whose tokens the scaffold accepts; its key is made on this machine.
@@ -63,19 +64,13 @@ pub(crate) struct NewPortalArgs {
     tenant: String,
 }
 
-/// A file to make.
-struct NewFile {
-    name: String,
-    text: String,
-}
-
-fn slug(text: &str) -> Result<PortalSlug, String> {
+pub(super) fn slug(text: &str) -> Result<PortalSlug, String> {
     let why = || "is no portal name: 1 to 63 lower-case letters, digits and `-`, no `-` at either end".to_owned();
     PortalSlug::parse(text).ok_or_else(why)
 }
 
 /// A name goes into YAML as it is.
-fn name(text: &str) -> Result<String, String> {
+pub(super) fn name(text: &str) -> Result<String, String> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let is_name = !text.is_empty() && text.chars().all(is_plain) && text.starts_with(|c: char| c.is_ascii_alphanumeric());
     is_name
@@ -163,40 +158,11 @@ fn portal_files(slug: &PortalSlug, tenant: &str) -> Vec<NewFile> {
 }
 
 /// `back-office` → `"Back office portal"`.
-fn title(slug: &PortalSlug) -> String {
+pub(super) fn title(slug: &PortalSlug) -> String {
     let words = slug.as_str().replace('-', " ");
     let mut letters = words.chars();
     let first: String = letters.next().into_iter().flat_map(char::to_uppercase).collect();
     format!("\"{first}{} portal\"", letters.as_str())
-}
-
-fn refuse_existing<'a>(dir: &Path, files: impl Iterator<Item = &'a NewFile>) -> Result<(), String> {
-    let existing: Vec<String> = files
-        .map(|file| dir.join(&file.name))
-        .filter(|path| path.symlink_metadata().is_ok())
-        .map(|path| format!("`{}`", path.display()))
-        .collect();
-    if existing.is_empty() {
-        return Ok(());
-    }
-    Err(format!("nothing was written: there is already {}", existing.join(", ")))
-}
-
-fn write(dir: &Path, files: &[NewFile]) -> Result<(), String> {
-    use std::io::Write;
-    for file in files {
-        let path = dir.join(&file.name);
-        make_parent(&path)?;
-        let made = std::fs::OpenOptions::new().write(true).create_new(true).open(&path);
-        made.and_then(|mut made| made.write_all(file.text.as_bytes()))
-            .map_err(|e| format!("`{}`: {e}", path.display()))?;
-    }
-    Ok(())
-}
-
-fn make_parent(path: &Path) -> Result<(), String> {
-    let Some(parent) = path.parent() else { return Ok(()) };
-    std::fs::create_dir_all(parent).map_err(|e| format!("`{}`: {e}", parent.display()))
 }
 
 fn next_steps(args: &InitArgs, count: usize) -> String {

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use cedargate_policy::lint::{Fix, LintFinding, RULES, Severity as RuleSeverity, lint};
+use cedargate_policy::lint::{Described, Fix, LintFinding, RULES, Severity as RuleSeverity, lint};
 use cedargate_policy::load::Warnings;
 use serde_json::json;
 
+use super::openapi_file::{OpenApiArg, OpenApiFile};
 use super::report::{Finding, Format, Severity, github, json as json_report, sarif, text};
 use super::tree::{TreeArgs, Workbench};
 use super::{Exit, Paint, complain, print};
@@ -18,6 +19,10 @@ pub(crate) struct Args {
     /// Mend what can be mended without changing a decision (missing ids), then lint again
     #[arg(long, conflicts_with = "rules")]
     fix: bool,
+    /// Compare the routes with the app's OpenAPI description: operations without a route, routes without an operation. With several
+    /// portals say whose file it is
+    #[arg(long, value_name = "[PORTAL=]FILE")]
+    openapi: Vec<OpenApiArg>,
     /// Exit with 3 for warnings, too; notes never count
     #[arg(long)]
     deny_warnings: bool,
@@ -39,19 +44,21 @@ pub(crate) fn run(args: &Args) -> Exit {
 
 fn run_rules(args: &Args) -> Result<Exit, String> {
     let mut workbench = args.tree.open()?;
+    let slugs: Vec<&str> = workbench.portals.iter().map(|portal| portal.slug.as_str()).collect();
+    let described = OpenApiFile::read_all(&args.openapi, &slugs)?;
     if args.fix {
-        let fixes = all(&workbench).fixes;
+        let fixes = all(&workbench, &[]).fixes;
         let count = fixes.len();
         write(&workbench, fixes)?;
         complain(&format!("{count} {} mended", if count == 1 { "place" } else { "places" }));
         workbench = args.tree.open()?;
     }
-    let Linted { findings, .. } = all(&workbench);
+    let Linted { findings, .. } = all(&workbench, &described);
     print(&match args.format {
         Format::Json => json_report::text(&json!({"findings": findings})),
         Format::Github => github::findings(&findings),
         Format::Sarif => json_report::text(&sarif::findings(&findings)),
-        Format::Human | Format::Junit => as_text(&findings, &workbench),
+        Format::Human | Format::Junit => as_text(&findings, &workbench, &described),
     });
     let worst = findings.iter().map(|finding| finding.severity);
     let is_denied = |severity| match severity {
@@ -73,7 +80,7 @@ struct Linted {
 }
 
 /// A portal that does not load shows the errors of loading instead.
-fn all(workbench: &Workbench) -> Linted {
+fn all(workbench: &Workbench, described: &[OpenApiFile]) -> Linted {
     let now = unix_seconds();
     let mut linted = Linted {
         findings: Vec::new(),
@@ -86,10 +93,16 @@ fn all(workbench: &Workbench) -> Linted {
             .iter()
             .map(|problem| Finding::from_problem(problem, Severity::Error, slug));
         linted.findings.extend(errors);
+        let file = described.iter().find(|file| file.portal == slug);
+        let described = file.map(|file| Described {
+            api: &file.api,
+            file: &file.name,
+            text: &file.text,
+        });
         let found: Vec<LintFinding> = load
             .revision
             .iter()
-            .flat_map(|revision| lint(load.portal, revision, now))
+            .flat_map(|revision| lint(load.portal, revision, now, described.as_ref()))
             .collect();
         linted
             .findings
@@ -116,8 +129,12 @@ fn write(workbench: &Workbench, fixes: Vec<Fix>) -> Result<(), String> {
     Ok(())
 }
 
-fn as_text(findings: &[Finding], workbench: &Workbench) -> String {
-    let mut report = text::findings(findings, &|file| workbench.source(file), Paint::stdout());
+fn as_text(findings: &[Finding], workbench: &Workbench, described: &[OpenApiFile]) -> String {
+    let source = |name: &str| {
+        let described = described.iter().find(|file| file.name == name);
+        described.map(|file| file.text.clone()).or_else(|| workbench.source(name))
+    };
+    let mut report = text::findings(findings, &source, Paint::stdout());
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
     let (errors, warnings, notes) = (count(Severity::Error), count(Severity::Warning), count(Severity::Note));
     if !report.is_empty() {

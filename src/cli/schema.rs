@@ -1,20 +1,32 @@
-//! `cedargate schema`: a portal's joined schema, for editors and for tools that read one schema.
+//! `cedargate schema`: a portal's joined schema, for editors and for tools that read one schema; made of an OpenAPI description;
+//! compared; as types for clients.
+
+mod diff;
+mod from_openapi;
+mod types;
 
 use cedar_policy::SchemaFragment;
+use cedargate_policy::scope::PortalScope;
 
 use super::Exit;
-use super::tree::TreeArgs;
+use super::tree::{TreeArgs, Workbench};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum SchemaCommand {
     /// Print a portal's schema in Cedar's syntax: the shared file and its own, joined
-    Show(Args),
+    Show(PortalArgs),
     /// Print the same as JSON, for tools that read Cedar's JSON schemas
-    ToJson(Args),
+    ToJson(PortalArgs),
+    /// Make a portal's schema, routes and first tests of the app's OpenAPI description; prints them, or writes them with --write
+    FromOpenapi(from_openapi::Args),
+    /// Show what changed between two schemas of a portal, and which changes break policies or apps
+    Diff(diff::Args),
+    /// Print a portal's actions, resource types, context and flags as TypeScript or Python
+    Types(types::Args),
 }
 
 #[derive(clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct PortalArgs {
     /// The portal; not needed if there is one
     #[arg(long, short)]
     portal: Option<String>,
@@ -23,22 +35,37 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(command: &SchemaCommand) -> Exit {
-    Exit::print_or_usage(match command {
-        SchemaCommand::Show(args) => joined(args),
-        SchemaCommand::ToJson(args) => joined(args).and_then(|text| to_json(&text)),
-    })
+    match command {
+        SchemaCommand::Show(args) => Exit::print_or_usage(joined(args)),
+        SchemaCommand::ToJson(args) => Exit::print_or_usage(joined(args).and_then(|text| to_json(&text))),
+        SchemaCommand::FromOpenapi(args) => Exit::print_or_usage(from_openapi::run(args)),
+        SchemaCommand::Diff(args) => diff::run(args),
+        SchemaCommand::Types(args) => types::run(args),
+    }
 }
 
-fn joined(args: &Args) -> Result<String, String> {
+fn joined(args: &PortalArgs) -> Result<String, String> {
     let workbench = args.tree.open()?;
-    let portal = match (&args.portal, workbench.portals.as_slice()) {
-        (Some(slug), _) => workbench.named(slug)?,
-        (None, [only]) => only,
+    joined_text(&workbench, portal_of(&workbench, args)?)
+}
+
+fn portal_of<'a>(workbench: &'a Workbench, args: &PortalArgs) -> Result<&'a PortalScope, String> {
+    one_portal(workbench, args.portal.as_deref())
+}
+
+/// The portal of that name, or the only one.
+fn one_portal<'a>(workbench: &'a Workbench, name: Option<&str>) -> Result<&'a PortalScope, String> {
+    match (name, workbench.portals.as_slice()) {
+        (Some(slug), _) => workbench.named(slug),
+        (None, [only]) => Ok(only),
         (None, all) => {
             let known: Vec<&str> = all.iter().map(|portal| portal.slug.as_str()).collect();
-            return Err(format!("name one with --portal: {}", known.join(", ")));
+            Err(format!("name one with --portal: {}", known.join(", ")))
         }
-    };
+    }
+}
+
+fn joined_text(workbench: &Workbench, portal: &PortalScope) -> Result<String, String> {
     let names = [
         "schemas/_shared.cedarschema".to_owned(),
         format!("schemas/{}.cedarschema", portal.slug),

@@ -70,6 +70,14 @@ pub(crate) struct PortalLoad<'a> {
 }
 
 impl TreeArgs {
+    /// A folder or a bundle, without a configuration.
+    pub(super) fn of(place: &Path) -> Self {
+        Self {
+            config: ConfigFile::unread(),
+            dir: Some(place.to_owned()),
+        }
+    }
+
     /// Reads configuration and tree; `Err` is a text for the user.
     pub(crate) fn open(&self) -> Result<Workbench, String> {
         let workbench = self.open_for_validation()?;

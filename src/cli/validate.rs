@@ -92,7 +92,7 @@ impl PortalReport {
         let revision = load.revision.as_deref();
         let warnings = revision.map_or(&[][..], |revision| &revision.warnings);
         let linted = revision
-            .map(|revision| lint(load.portal, revision, unix_seconds()))
+            .map(|revision| lint(load.portal, revision, unix_seconds(), None))
             .unwrap_or_default();
         let certain = linted.iter().filter(|finding| finding.severity == lint::Severity::Error);
         let mut errors: Vec<Finding> = load.problems.iter().map(finding(Severity::Error)).collect();

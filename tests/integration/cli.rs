@@ -9,5 +9,6 @@ mod no_authorities;
 mod readme_examples;
 mod scaffold;
 mod test_command;
+mod schema_tools;
 mod unusable_files;
 mod user_command;

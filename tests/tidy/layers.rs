@@ -101,9 +101,11 @@ const LAYERS: &[(&str, &[&str])] = &[
             "policy::decision_tests",
             "policy::lint",
             "policy::load",
+            "policy::openapi",
             "policy::portal",
             "policy::principal",
             "policy::revision",
+            "policy::schema",
             "policy_folders",
             // `test --watch` waits as the reloader does
             "reload::WakeChannel",
@@ -284,6 +286,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &[
             "policy::decision_tests",
             "policy::engine",
+            "policy::openapi",
             "policy::portal",
             "policy::revision",
             "policy::schema",
@@ -294,6 +297,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["policy::claims", "policy::decision", "policy::portal", "policy::revision"],
     ),
     ("policy::reference", &["policy::decision", "policy::engine"]),
+    ("policy::openapi", &["policy::portal"]),
     (
         "policy::decision",
         &[

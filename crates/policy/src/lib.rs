@@ -33,6 +33,7 @@ pub mod lint;
 
 // which portal and which path
 pub mod portal;
+pub mod openapi;
 
 // the caller: claims become an identity, an identity becomes a principal
 pub mod claims;
@@ -42,7 +43,7 @@ pub mod principal;
 pub mod load;
 pub mod revision;
 mod rules;
-mod schema;
+pub mod schema;
 
 // the evaluation
 pub mod engine;

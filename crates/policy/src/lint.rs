@@ -7,6 +7,7 @@
 mod actions;
 mod cases;
 mod names;
+mod openapi;
 mod portal_file;
 mod resources;
 mod shape;
@@ -23,6 +24,8 @@ use crate::engine::PolicyEntry;
 use crate::revision::Revision;
 use crate::revision::problem::Problem;
 use crate::scope::PortalScope;
+
+pub use openapi::Described;
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -90,6 +93,8 @@ rules! {
     ROUTE_OUTSIDE "route-outside" Warning "No request of this portal is below the route's path.";
     UNUSED_CLAIM "unused-claim" Warning "No principal type has the attribute that the claim is mapped to.";
     PUBLIC_ROUTE "public-route" Warning "A public path needs no caller, so the route's policies do not protect it.";
+    UNROUTED_OPERATION "unrouted-operation" Warning "No route covers the operation, so policies see its method and path alone.";
+    UNDESCRIBED_ROUTE "undescribed-route" Warning "The API description has no operation that the route could be about.";
     NO_TESTS "no-tests" Warning "Nothing notices when an edit changes what the portal permits.";
     EMPTY_TESTS "empty-tests" Warning "The file tests nothing.";
     DUPLICATE_CASE "duplicate-case" Warning "Two cases of one name: a report does not say which of them failed.";
@@ -105,8 +110,9 @@ struct Linted<'a> {
     now: i64,
 }
 
-/// Lints one portal. `now` is in Unix seconds, for `@expires`.
-pub fn lint(portal: &PortalScope, revision: &Revision, now: i64) -> Vec<LintFinding> {
+/// Lints one portal. `now` is in Unix seconds, for `@expires`; `described` is the app's description of its operations, if the
+/// caller has one.
+pub fn lint(portal: &PortalScope, revision: &Revision, now: i64, described: Option<&Described<'_>>) -> Vec<LintFinding> {
     let linted = Linted { portal, revision, now };
     let tests = DecisionTests::read(portal, revision);
     let mut findings = names::unknown(&linted, &cases::TestNames::of(&tests));
@@ -115,7 +121,13 @@ pub fn lint(portal: &PortalScope, revision: &Revision, now: i64) -> Vec<LintFind
     findings.extend(actions::findings(&linted));
     findings.extend(portal_file::findings(&linted));
     findings.extend(cases::findings(&linted, &tests));
-    suppression::apply(&linted, findings)
+    match described {
+        Some(described) => {
+            findings.extend(openapi::findings(&linted, described));
+            suppression::apply(&linted, findings, &[])
+        }
+        None => suppression::apply(&linted, findings, &[&UNROUTED_OPERATION, &UNDESCRIBED_ROUTE]),
+    }
 }
 
 impl LintFinding {

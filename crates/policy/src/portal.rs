@@ -6,7 +6,7 @@
 
 pub mod file;
 pub mod path;
-pub(crate) mod route;
+pub mod route;
 
 use rustc_hash::FxHashMap;
 use thiserror::Error;

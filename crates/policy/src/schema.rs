@@ -4,6 +4,8 @@
 //! principal type and their types, and the fields that an action's context declares. Built once per revision from Cedar's
 //! resolved JSON form; it decides nothing.
 
+pub mod diff;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
@@ -153,6 +155,10 @@ impl SchemaModel {
 
     pub fn entity(&self, ty: &EntityTypeName) -> Option<&EntityModel> {
         self.entities.get(ty)
+    }
+
+    pub fn entities(&self) -> impl Iterator<Item = (&EntityTypeName, &EntityModel)> {
+        self.entities.iter()
     }
 
     pub fn action(&self, uid: &EntityUid) -> Option<&ActionModel> {

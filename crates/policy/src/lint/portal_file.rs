@@ -15,7 +15,7 @@ pub(super) fn findings(linted: &Linted<'_>) -> Vec<LintFinding> {
     findings
 }
 
-fn at_route(linted: &Linted<'_>, route: &Route, message: &str) -> Problem {
+pub(super) fn at_route(linted: &Linted<'_>, route: &Route, message: &str) -> Problem {
     let name = linted.portal_yaml();
     let text = linted.text(&name).unwrap_or_default();
     let problem = Problem::new(&name, format!("routes[{}] `{route}`: {message}", route.index));

@@ -4,7 +4,7 @@
 //! suppression of a finding without a line may stand anywhere. A suppression without a reason, or of a rule that does not exist, is
 //! an error, and silences nothing.
 
-use super::{LintFinding, Linted, RULES, SUPPRESSION, UNUSED_SUPPRESSION};
+use super::{LintFinding, Linted, RULES, Rule, SUPPRESSION, UNUSED_SUPPRESSION};
 use crate::revision::problem::Problem;
 
 const MARK: &str = "lint: allow(";
@@ -22,8 +22,9 @@ struct Suppression {
     is_used: bool,
 }
 
-/// Leaves out what is suppressed, and reports suppressions that are wrong or silence nothing.
-pub(super) fn apply(linted: &Linted<'_>, findings: Vec<LintFinding>) -> Vec<LintFinding> {
+/// Leaves out what is suppressed, and reports suppressions that are wrong or silence nothing. `not_asked`: rules that this call left out;
+/// their suppressions may silence nothing.
+pub(super) fn apply(linted: &Linted<'_>, findings: Vec<LintFinding>, not_asked: &[&Rule]) -> Vec<LintFinding> {
     let mut suppressions: Vec<Suppression> = Vec::new();
     for (name, file) in &linted.revision.candidate.files.0 {
         if let Ok(text) = file.text(name) {
@@ -40,7 +41,13 @@ pub(super) fn apply(linted: &Linted<'_>, findings: Vec<LintFinding>) -> Vec<Lint
             None => kept.push(finding),
         }
     }
-    kept.extend(suppressions.iter().filter_map(Suppression::finding));
+    let finding = |suppression: &Suppression| {
+        let is_asked = !not_asked.iter().any(|rule| rule.id == suppression.rule);
+        suppression
+            .finding()
+            .filter(|finding| is_asked || finding.rule.id != UNUSED_SUPPRESSION.id)
+    };
+    kept.extend(suppressions.iter().filter_map(finding));
     kept.sort_by(|a, b| {
         let key = |finding: &LintFinding| (finding.problem.file.clone(), finding.problem.line, finding.problem.column);
         key(a).cmp(&key(b))

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::load::{Loader, Warnings};
+use crate::openapi::OpenApi;
 use crate::scope::ProviderScope;
 use crate::test_support::{portal, tree};
 
@@ -47,6 +48,10 @@ enum Change<'a> {
 }
 
 fn linted(changes: &[Change<'_>]) -> Vec<LintFinding> {
+    described(changes, None)
+}
+
+fn described(changes: &[Change<'_>], described: Option<&Described<'_>>) -> Vec<LintFinding> {
     let mut files: Vec<(&str, String)> = vec![
         ("schemas/_shared.cedarschema", SHARED_SCHEMA.to_owned()),
         ("schemas/bench.cedarschema", SCHEMA.to_owned()),
@@ -70,7 +75,7 @@ fn linted(changes: &[Change<'_>]) -> Vec<LintFinding> {
     let portal = portal();
     let loaded = Loader::new(Warnings::Show, None).untested().load(&portal, &tree, None);
     let revision = loaded.revision.unwrap_or_else(|| panic!("{:?}", loaded.rejected));
-    lint(&portal, &revision, NOW)
+    lint(&portal, &revision, NOW, described)
 }
 
 /// Rule and line of each finding.
@@ -230,7 +235,7 @@ fn a_route_outside_the_portal_is_found_where_the_prefix_is_known() {
     portal.providers = Some(Vec::<ProviderScope>::new());
     let loaded = Loader::new(Warnings::Show, None).load(&portal, &tree, None);
     let revision: Arc<Revision> = loaded.revision.unwrap_or_else(|| panic!("{:?}", loaded.rejected));
-    let found = lint(&portal, &revision, NOW);
+    let found = lint(&portal, &revision, NOW, None);
     let found: Vec<_> = found.iter().map(|finding| (finding.rule.id, finding.problem.line)).collect();
     assert_eq!(found, [("route-outside", Some(3))]);
 }
@@ -292,5 +297,43 @@ fn the_fix_of_a_missing_id_keeps_the_name_that_the_policy_has() {
     assert!(
         text.contains("@id(\"all#5\")\npermit") && text.contains("@id(\"all#6\")\npermit"),
         "{text}"
+    );
+}
+
+#[test]
+fn a_description_and_the_routes_are_compared_both_ways() {
+    let text = "openapi: 3.0.0\npaths:\n  /orders/{id}:\n    get: {}\n    head: {}\n    delete: { operationId: cancel }\n  \
+                /products/{a}/{b}:\n    get: {}\n  /assets/app.js:\n    get: {}\n  /a//b:\n    get: {}\n";
+    let api = OpenApi::parse(text).unwrap();
+    let asked = Described {
+        api: &api,
+        file: "api.yaml",
+        text,
+    };
+    let places = |findings: Vec<LintFinding>| -> Vec<String> {
+        let place = |finding: &LintFinding| {
+            let problem = &finding.problem;
+            format!("{} {}:{}", finding.rule.id, problem.file, problem.line.unwrap_or_default())
+        };
+        findings.iter().map(place).collect()
+    };
+    assert_eq!(
+        places(described(&[], Some(&asked))),
+        [
+            "unrouted-operation api.yaml:6",
+            "unrouted-operation api.yaml:8",
+            "undescribed-route policies/bench/portal.yaml:5",
+        ]
+    );
+    let silenced = [Change::Replace(
+        YAML,
+        "  - { route: 'GET /products",
+        "  # lint: allow(undescribed-route) it is not public yet\n  - { route: 'GET /products",
+    )];
+    assert_eq!(places(described(&silenced, Some(&asked))).len(), 2);
+    assert_eq!(
+        places(described(&silenced, None)),
+        [""; 0],
+        "nobody asked, so the suppression may be unused"
     );
 }
