@@ -31,6 +31,7 @@ pub use sections::assertion::Assertion;
 pub use sections::audit::{
     AllowWord, Audit, AuditAllow, AuditChain, AuditSink, Compress, FileSink, Fsync, OnFull, Rotate, Share,
 };
+pub use sections::authzen::Authzen;
 pub use sections::bundle::{
     BUNDLE_BYTES_MAX, Bundle, BundleCredential, BundleKeys, BundleSource, BundleTransport, OciReference, Rollback,
 };
@@ -89,6 +90,7 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     pub assertion: Assertion,
     pub audit: Audit,
+    pub authzen: Authzen,
     pub limits: Limits,
 }
 

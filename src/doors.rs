@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod authorize;
+pub mod authzen;
 pub mod control;
 pub mod decision_listener;
 pub mod forward_auth;

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::check::Checker;
 use super::sections::assertion::Assertion;
 use super::sections::audit::Audit;
+use super::sections::authzen::Authzen;
 use super::sections::identity::IdentityPages;
 use super::sections::issuers::RawIssuer;
 use super::sections::limits::Limits;
@@ -64,6 +65,9 @@ pub struct Document {
     /// The signed identity that the app receives.
     #[serde(default)]
     pub assertion: Assertion,
+    /// The AuthZEN API on the decision listener.
+    #[serde(default)]
+    pub authzen: Authzen,
     /// The decision log.
     #[serde(default)]
     pub audit: Audit,
@@ -104,6 +108,7 @@ impl Checker<'_> {
         }
         let assertion = self.assertion(document.assertion.clone());
         let audit = self.audit(document);
+        let authzen = self.authzen(document.authzen.clone(), slugs.as_deref());
         let sessions = self.sessions(document);
         let login = self.login(document, &mut issuers);
         let identity = self.identity(document.identity.clone(), identity_prefix);
@@ -131,6 +136,7 @@ impl Checker<'_> {
             trusted_proxies,
             assertion,
             audit,
+            authzen: authzen?,
             limits: document.limits.clone(),
         };
         self.default_logins(&config);

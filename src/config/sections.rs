@@ -10,6 +10,7 @@
 pub mod app_probes;
 pub mod assertion;
 pub mod audit;
+pub mod authzen;
 pub mod bundle;
 pub mod egress;
 pub mod exposure_check;

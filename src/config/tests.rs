@@ -202,6 +202,27 @@ fn a_key_of_a_missing_feature_is_refused() {
 }
 
 #[test]
+fn the_portal_and_the_identifier_of_authzen_are_checked() {
+    let good = with("authzen: { portal: shop, identifier: 'https://pdp.test/a/' }\nportals: { shop: {} }");
+    let config = from_str(&good, Path::new("."), std::iter::empty()).unwrap().config;
+    assert_eq!(config.authzen.identifier.as_deref(), Some("https://pdp.test/a"));
+    bad(
+        &with("authzen: { portal: shot }\nportals: { shop: {} }"),
+        &["authzen.portal: there is no portal `shot`"],
+    );
+    for url in [
+        "pdp.test",
+        "https://",
+        "ftp://pdp.test",
+        "https://pdp.test/?a",
+        "https://pdp.test/#a",
+        "https://u@pdp.test",
+    ] {
+        bad(&with(&format!("authzen: {{ identifier: '{url}' }}")), &["authzen.identifier"]);
+    }
+}
+
+#[test]
 fn bad_durations_and_sizes_are_explained() {
     for text in ["5", "''", "abc", "-1s"] {
         bad(&with(&format!("policies: {{ poll: {text} }}")), &["policies.poll", "5s"]);

@@ -11,6 +11,7 @@ mod supplied;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use cedar_policy::EntityUid;
 use cedargate_policy::decision::{self, Asked, Caller as DecisionCaller, Decision, Query};
 use cedargate_policy::denial::{Denial, Refusal};
@@ -35,7 +36,7 @@ use crate::base::clock::{unix_millis, unix_seconds};
 use crate::gate::{ActivePortal, Gate, asserted_entity, entity_ref, micros, record_decision};
 use crate::http::answer::{self, AnswerContext, Style};
 use crate::http::credentials::{Authorization, bearer, check_listener_token, foreign_scheme};
-use crate::http::request::{Trace, check_head_size, correlation};
+use crate::http::request::{Correlation, Trace, check_head_size, correlation};
 use crate::http::upstream::Body;
 use crate::portals::{Caller, Portal};
 
@@ -45,13 +46,22 @@ pub const PATH: &str = "/authorize";
 pub const BATCH_PATH: &str = "/authorize/batch";
 
 /// The facts of one request to this door besides its body.
-struct Envelope {
-    request_id: HeaderValue,
+pub struct Envelope {
+    door: Door,
+    pub request_id: HeaderValue,
     trace: Trace,
     /// The caller's credential from the `Authorization` header.
     bearer: Option<String>,
     /// The caller's `Cookie` headers, if the app passes them on.
     cookie: HeaderMap,
+}
+
+/// A decided query.
+pub struct Decided {
+    pub decision: Decision,
+    pub portal: Arc<str>,
+    /// Empty if the portal has no revision.
+    pub revision: Arc<str>,
 }
 
 /// The queries of one request.
@@ -64,13 +74,7 @@ enum Asks {
 /// Answers one query, or a batch; never fails. A caller must present one of `tokens`, unless the list is empty.
 pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], head: Parts, body: Incoming) -> Response<Body> {
     let decision_id = Uuid::now_v7();
-    let crate::http::request::Correlation { request_id, trace } = correlation(&head.headers, decision_id);
-    let mut envelope = Envelope {
-        request_id,
-        trace,
-        bearer: None,
-        cookie: HeaderMap::new(),
-    };
+    let mut envelope = Envelope::new(Door::Authorize, &head.headers, decision_id);
     let outcome = match read(gate, tokens, &head, body, &mut envelope).await {
         Ok(asks) => respond(gate, &envelope, &asks, decision_id).await,
         Err(refusal) => Err(record_unreadable(gate, &envelope, refusal, decision_id)),
@@ -104,19 +108,24 @@ async fn read(
         envelope.cookie.append(COOKIE, value.clone());
     }
     let batch = head.uri.path() == BATCH_PATH;
-    let max = gate.config.limits.decision_body_bytes.as_usize();
+    let bytes = read_body(gate, body).await?;
+    if batch {
+        return Ask::batch_from_body(&bytes, gate.config.limits.batch.as_usize()).map(Asks::Batch);
+    }
+    Ok(Asks::One(Box::new(Ask::from_body(&bytes)?)))
+}
+
+/// Reads the body of a question, within its limits.
+pub async fn read_body(gate: &Gate, body: Incoming) -> Result<Bytes, Refusal> {
     let limits = &gate.config.limits;
+    let max = limits.decision_body_bytes.as_usize();
     let bytes = timeout(limits.header_timeout.get(), Limited::new(body, max).collect()).await;
     let bytes = bytes.map_err(|_elapsed| invalid("the body did not come within `limits.header_timeout`".to_owned()))?;
     let bytes = bytes.map_err(|_why| Refusal {
         detail: format!("the body is larger than {max} bytes (`limits.decision_body_bytes`)").into(),
         ..Refusal::over_limit(Denial::RequestTooLarge, "limits.decision_body_bytes")
     })?;
-    let bytes = bytes.to_bytes();
-    if batch {
-        return Ask::batch_from_body(&bytes, gate.config.limits.batch.as_usize()).map(Asks::Batch);
-    }
-    Ok(Asks::One(Box::new(Ask::from_body(&bytes)?)))
+    Ok(bytes.to_bytes())
 }
 
 /// Decides every query and returns the JSON of the answer. The only query is decided under `decision_id`; each item of a batch
@@ -156,7 +165,7 @@ async fn decide_item(gate: &Gate, envelope: &Envelope, item: &Result<Ask, Refusa
 }
 
 /// Records a request without a readable query.
-fn record_unreadable(gate: &Gate, envelope: &Envelope, refusal: Refusal, decision_id: Uuid) -> Refusal {
+pub fn record_unreadable(gate: &Gate, envelope: &Envelope, refusal: Refusal, decision_id: Uuid) -> Refusal {
     match gate.audit.admit() {
         Err(full) => full,
         Ok(slot) => {
@@ -164,15 +173,27 @@ fn record_unreadable(gate: &Gate, envelope: &Envelope, refusal: Refusal, decisio
             let mut guard = gate.audit.guard(slot, record);
             guard.record.limit = refusal.limit;
             guard.denied(refusal.denial);
-            gate.count_without_portal(Door::Authorize, Some(refusal.denial));
+            gate.count_without_portal(envelope.door, Some(refusal.denial));
             refusal
         }
     }
 }
 
 impl Envelope {
-    fn record(&self, decision_id: Uuid) -> AuditRecord {
-        let mut record = AuditRecord::new(decision_id, Door::Authorize);
+    /// The facts of a request without a credential of a caller.
+    pub fn new(door: Door, headers: &HeaderMap, decision_id: Uuid) -> Self {
+        let Correlation { request_id, trace } = correlation(headers, decision_id);
+        Self {
+            door,
+            request_id,
+            trace,
+            bearer: None,
+            cookie: HeaderMap::new(),
+        }
+    }
+
+    pub fn record(&self, decision_id: Uuid) -> AuditRecord {
+        let mut record = AuditRecord::new(decision_id, self.door);
         record.request_id = Some(self.request_id.clone());
         record.trace_id = Some(self.trace.trace_id);
         record
@@ -195,16 +216,27 @@ fn credential(headers: &HeaderMap, tokens: &[Redacted<String>]) -> Result<Option
     Ok(None)
 }
 
-/// Decides one query, sends its record, and appends its answer to `out`. `Err`, and nothing appended, if there is no decision:
-/// the query cannot be evaluated, or the caller's credential is not valid.
+/// Decides one query, and appends its answer to `out`. `Err`, and nothing appended, if there is no decision: the query cannot be
+/// evaluated, or the caller's credential is not valid.
 async fn decide_one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uuid, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let decided = decide_ask(gate, envelope, ask, decision_id).await?;
+    match decided.decision.unevaluated() {
+        Some(refusal) if refusal.denial.status() != StatusCode::FORBIDDEN => return Err(refusal.clone()),
+        _ => {}
+    }
+    answered::append(out, &decided.decision, decision_id, &decided.portal, &decided.revision);
+    Ok(())
+}
+
+/// Decides one query and sends its record. `Err` without a portal, and if the record has no place.
+pub async fn decide_ask(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uuid) -> Result<Decided, Refusal> {
     let portal = gate.portals.load().named(&ask.portal).cloned();
     let slot = gate.audit.admit()?;
     let Some(portal) = portal else {
         // an unknown name from the app must not become a metric label
         let record = envelope.record(decision_id);
         gate.audit.guard(slot, record).denied(Denial::PortalUnknown);
-        gate.count_without_portal(Door::Authorize, Some(Denial::PortalUnknown));
+        gate.count_without_portal(envelope.door, Some(Denial::PortalUnknown));
         return Err(Refusal::new(
             Denial::PortalUnknown,
             format!("there is no portal `{}`", ask.portal),
@@ -225,7 +257,7 @@ async fn decide_one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uu
     };
     guard.record.latency_us.total = micros(started.elapsed());
     let denial = decision.denial();
-    portal.meters.count(Door::Authorize, denial);
+    portal.meters.count(envelope.door, denial);
     match denial {
         Some(denial) => match decision.unevaluated() {
             Some(refusal) => guard.refused(refusal),
@@ -233,13 +265,11 @@ async fn decide_one(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id: Uu
         },
         None => guard.permitted(),
     }
-    match decision.unevaluated() {
-        Some(refusal) if refusal.denial.status() != StatusCode::FORBIDDEN => return Err(refusal.clone()),
-        _ => {}
-    }
-    let revision = active.as_ref().map_or("", |active| &active.revision.id);
-    answered::append(out, &decision, decision_id, &portal.name, revision);
-    Ok(())
+    Ok(Decided {
+        decision,
+        revision: active.map_or_else(|| Arc::from(""), |active| Arc::clone(&active.revision.id)),
+        portal: Arc::clone(&portal.name),
+    })
 }
 
 /// `Err` if the caller's credential is not valid.
@@ -275,7 +305,7 @@ async fn decide(
         if let Some(principal) = principal.filter(|_| guard.record.caller.is_none()) {
             guard.record.principal = Some(entity_ref(principal, revision));
         }
-        if let Some(meter) = active_portal.portal.meters.decision_duration.get(Door::Authorize as usize) {
+        if let Some(meter) = active_portal.portal.meters.decision_duration.get(envelope.door as usize) {
             meter.observe(took.as_secs_f64());
         }
         active_portal.portal.meters.errors(decision.errors().len());

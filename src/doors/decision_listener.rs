@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use serde_json::json;
 
 use crate::doors::authorize;
+use crate::doors::authzen::{self, Endpoint};
 use crate::doors::forward_auth::{self, ProxyDoor};
 use crate::gate::Gate;
 use crate::http::answer;
@@ -23,6 +24,12 @@ pub async fn handle(gate: &Gate, request: Request<Incoming>, peer: IpAddr) -> Re
     let path = head.uri.path();
     if let Some(door) = ProxyDoor::at(path) {
         return forward_auth::handle(gate, tokens, door, head, peer).await;
+    }
+    if let Some(endpoint) = Endpoint::at(path) {
+        return match head.method == endpoint.method() {
+            true => authzen::handle(gate, tokens, endpoint, head, body).await,
+            false => answer::method_not_allowed(endpoint.method_name()),
+        };
     }
     match path {
         authorize::PATH | authorize::BATCH_PATH if head.method == Method::POST => {

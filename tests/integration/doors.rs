@@ -1,5 +1,6 @@
 //! The other doors to the same decision: proxies that ask, AuthZEN, Envoy's gRPC.
 
 mod asking_proxies;
+mod authzen;
 mod door_questions;
 mod front;

@@ -172,10 +172,24 @@ const LAYERS: &[(&str, &[&str])] = &[
         "doors::decision_listener",
         &[
             "doors::authorize",
+            "doors::authzen",
             "doors::forward_auth",
             "gate",
             "http::answer",
             "http::upstream",
+        ],
+    ),
+    (
+        "doors::authzen",
+        &[
+            "doors::authorize",
+            "gate",
+            "http::answer",
+            "http::credentials",
+            "http::request",
+            "http::upstream",
+            "policy::decision",
+            "portals",
         ],
     ),
     (

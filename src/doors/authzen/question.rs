@@ -1,0 +1,238 @@
+//! One question of AuthZEN: subject, action, resource and context, and what they are in Cedar.
+//!
+//! Properties and context are free in AuthZEN and typed in Cedar. A member that the schema declares is passed on, in Cedar's JSON; a
+//! member that it does not declare is left out, because no policy can read it. A declared member of another type leaves the question
+//! undecided.
+
+use cedargate_policy::decision::named::NamedEntity;
+use cedargate_policy::denial::{Denial, Refusal};
+use serde_json::{Map, Value};
+
+use super::invalid;
+use crate::doors::authorize::body::{Ask, SubjectSource};
+use crate::portals::{ActiveRevision, Portal};
+
+/// A subject or a resource.
+#[derive(Clone, Debug)]
+pub(super) struct Entity {
+    pub ty: String,
+    /// `None` only where a search looks for it.
+    pub id: Option<String>,
+    pub properties: Option<Map<String, Value>>,
+}
+
+/// A question with its parts.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub subject: Entity,
+    pub action: String,
+    pub resource: Entity,
+    pub context: Option<Map<String, Value>>,
+}
+
+/// The portal's schema, by which names and members are translated.
+pub(super) struct Translation<'a> {
+    pub portal: &'a Portal,
+    pub active: Option<std::sync::Arc<ActiveRevision>>,
+}
+
+/// The questions of a batch that are decided.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Semantics {
+    All,
+    UntilDeny,
+    UntilPermit,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Verdict {
+    Permit,
+    Deny,
+}
+
+impl Verdict {
+    pub fn of(denial: Option<Denial>) -> Self {
+        match denial {
+            None => Self::Permit,
+            Some(_) => Self::Deny,
+        }
+    }
+}
+
+impl Semantics {
+    pub fn read(body: &Map<String, Value>) -> Result<Self, Refusal> {
+        let options = match body.get("options") {
+            None | Some(Value::Null) => return Ok(Self::All),
+            Some(Value::Object(options)) => options,
+            Some(_) => return Err(invalid("`options` is not an object")),
+        };
+        match options.get("evaluations_semantic") {
+            None => Ok(Self::All),
+            Some(Value::String(name)) => match name.as_str() {
+                "execute_all" => Ok(Self::All),
+                "deny_on_first_deny" => Ok(Self::UntilDeny),
+                "permit_on_first_permit" => Ok(Self::UntilPermit),
+                other => Err(invalid(&format!(
+                    "`options.evaluations_semantic`: `{other}` is not one of execute_all, deny_on_first_deny, permit_on_first_permit"
+                ))),
+            },
+            Some(_) => Err(invalid("`options.evaluations_semantic` is not a string")),
+        }
+    }
+
+    /// True if no further question is decided after this verdict.
+    pub fn ends_at(self, verdict: Verdict) -> bool {
+        matches!(
+            (self, verdict),
+            (Self::UntilDeny, Verdict::Deny) | (Self::UntilPermit, Verdict::Permit)
+        )
+    }
+}
+
+impl Asked {
+    pub fn read(body: &Map<String, Value>) -> Result<Self, Refusal> {
+        Ok(Self {
+            subject: Entity::read(body, "subject")?.with_id("subject")?,
+            action: action(body)?,
+            resource: Entity::read(body, "resource")?.with_id("resource")?,
+            context: context(body)?,
+        })
+    }
+
+    /// Each item's own members replace the shared ones as a whole. An item that cannot be read is an error of its own.
+    pub fn read_all(body: &Map<String, Value>, max: usize) -> Result<Vec<Result<Self, Refusal>>, Refusal> {
+        let Some(Value::Array(items)) = body.get("evaluations") else {
+            return Err(invalid("`evaluations` is not a list"));
+        };
+        if items.len() > max {
+            return Err(Refusal {
+                limit: Some("limits.batch"),
+                ..invalid(&format!(
+                    "`evaluations` has {} items, more than limits.batch allows ({max})",
+                    items.len()
+                ))
+            });
+        }
+        let shared = ["subject", "action", "resource", "context"];
+        let read = |(at, item): (usize, &Value)| {
+            let Value::Object(item) = item else {
+                return Err(invalid(&format!("`evaluations[{at}]` is not an object")));
+            };
+            let mut merged = Map::new();
+            for name in shared {
+                if let Some(value) = item.get(name).or_else(|| body.get(name)) {
+                    merged.insert(name.to_owned(), value.clone());
+                }
+            }
+            Self::read(&merged).map_err(|refusal| refusal.at(&format!("evaluations[{at}]")))
+        };
+        Ok(items.iter().enumerate().map(read).collect())
+    }
+}
+
+impl Entity {
+    pub fn read(body: &Map<String, Value>, name: &str) -> Result<Self, Refusal> {
+        let Some(Value::Object(parts)) = body.get(name) else {
+            return Err(match body.get(name) {
+                None => invalid(&format!("`{name}` is missing")),
+                Some(_) => invalid(&format!("`{name}` is not an object")),
+            });
+        };
+        let text = |member: &str| match parts.get(member) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(_) => Err(invalid(&format!("`{name}.{member}` is not a string"))),
+        };
+        let properties = match parts.get("properties") {
+            None | Some(Value::Null) => None,
+            Some(Value::Object(properties)) => Some(properties.clone()),
+            Some(_) => return Err(invalid(&format!("`{name}.properties` is not an object"))),
+        };
+        Ok(Self {
+            ty: text("type")?.ok_or_else(|| invalid(&format!("`{name}.type` is missing")))?,
+            id: text("id")?,
+            properties,
+        })
+    }
+
+    pub fn with_id(self, name: &str) -> Result<Self, Refusal> {
+        match self.id {
+            Some(_) => Ok(self),
+            None => Err(invalid(&format!("`{name}.id` is missing"))),
+        }
+    }
+}
+
+pub(super) fn action(body: &Map<String, Value>) -> Result<String, Refusal> {
+    match body.get("action") {
+        None => Err(invalid("`action` is missing")),
+        Some(Value::Object(parts)) => match parts.get("name") {
+            Some(Value::String(name)) => Ok(name.clone()),
+            Some(_) => Err(invalid("`action.name` is not a string")),
+            None => Err(invalid("`action.name` is missing")),
+        },
+        Some(_) => Err(invalid("`action` is not an object")),
+    }
+}
+
+pub(super) fn context(body: &Map<String, Value>) -> Result<Option<Map<String, Value>>, Refusal> {
+    match body.get("context") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Object(context)) => Ok(Some(context.clone())),
+        Some(_) => Err(invalid("`context` is not an object")),
+    }
+}
+
+impl<'a> Translation<'a> {
+    /// By the revision in force.
+    pub fn of(portal: &'a Portal) -> Self {
+        Self {
+            portal,
+            active: portal.active.load_full(),
+        }
+    }
+
+    /// The query of a question.
+    pub fn ask(&self, asked: &Asked) -> Ask {
+        Ask {
+            item: None,
+            portal: self.portal.name.to_string(),
+            subject: SubjectSource::Principal(self.entity(&asked.subject)),
+            action: asked.action.clone(),
+            resource: self.entity(&asked.resource),
+            context: self.context(&asked.action, asked.context.as_ref()),
+            entities: Vec::new(),
+        }
+    }
+
+    fn entity(&self, entity: &Entity) -> NamedEntity {
+        NamedEntity::Parts {
+            ty: entity.ty.clone(),
+            id: entity.id.clone().unwrap_or_default(),
+            attrs: self.attributes(entity),
+            parents: None,
+        }
+    }
+
+    /// The properties that the schema declares as attributes of the type.
+    fn attributes(&self, entity: &Entity) -> Option<Value> {
+        let properties = entity.properties.as_ref()?;
+        let schema = &self.active.as_ref()?.revision.rules.schema;
+        let ty = schema.resolve_type(&entity.ty)?;
+        let declared = &schema.entity(&ty)?.attrs.fields;
+        Some(Value::Object(only(properties, |name| declared.contains_key(name))))
+    }
+
+    /// The members that the schema declares for the context of the action.
+    pub fn context(&self, action: &str, context: Option<&Map<String, Value>>) -> Option<Map<String, Value>> {
+        let schema = &self.active.as_ref()?.revision.rules.schema;
+        let uid = schema.resolve_action(action)?;
+        let declared = &schema.action(&uid)?.context.fields;
+        Some(only(context?, |name| declared.contains_key(name)))
+    }
+}
+
+fn only(members: &Map<String, Value>, is_declared: impl Fn(&str) -> bool) -> Map<String, Value> {
+    let kept = members.iter().filter(|(name, _)| is_declared(name));
+    kept.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
