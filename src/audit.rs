@@ -33,7 +33,7 @@ use mask::Mask;
 use queue::{Full, Queue, Reservation};
 pub use record::{
     AdminEvent, AuditRecord, AuthEvent, CallerRecord, EntityRef, Event, HttpFacts, HttpRejected, NO_PORTAL, PolicyError,
-    PolicyEvent, RefusedRecord, Supplied, Verdict,
+    PolicyEvent, RefusedRecord, Shadow, Supplied, Verdict,
 };
 pub use rotated::written_files;
 use sampling::Sampling;

@@ -31,9 +31,11 @@ mod report;
 mod schema;
 mod serve;
 mod sessions;
+mod shadow;
 mod test;
 mod token;
 mod tree;
+mod usage;
 mod user;
 mod validate;
 
@@ -113,6 +115,11 @@ enum Command {
     Explain(explain::Args),
     /// Decide recorded decisions again by a policy tree: which would be newly allowed, which newly denied
     Replay(replay::Args),
+    /// What the log shows was never used: permits, roles, decision tests
+    Usage(usage::Args),
+    /// Disagreements of enforced and candidate sets on live traffic
+    #[command(subcommand)]
+    Shadow(shadow::ShadowCommand),
     /// Show a portal's joined schema
     #[command(subcommand)]
     Schema(schema::SchemaCommand),
@@ -188,6 +195,8 @@ fn run(command: Command) -> Exit {
         Command::Bundle(command) => bundle::run(&command),
         Command::Explain(args) => explain::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Usage(args) => usage::run(&args),
+        Command::Shadow(command) => shadow::run(&command),
         Command::Schema(command) => schema::run(&command),
         Command::Inject(args) => inject::run(&args),
         Command::Token(command) => token::run(&command),

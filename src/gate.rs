@@ -14,6 +14,7 @@ mod endpoints;
 mod forward;
 mod live;
 mod record;
+mod shadow;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -37,6 +38,8 @@ use self::forward::Forwarding;
 pub use self::live::Live;
 use self::live::{DecidedRequest, DecisionBasis, OriginalRequest};
 use self::record::Progress;
+pub use self::record::near;
+pub use self::shadow::{Afterwards, NearQuery, ShadowParts, ShadowQuery, ShadowThread, Shadows};
 
 pub use self::record::{entity_ref, micros, record_decision};
 use crate::audit::{Audit, AuditRecord, HttpFacts as HttpRecord, NO_PORTAL};
@@ -74,6 +77,8 @@ pub struct Gate {
     pub tracer: Option<Arc<Tracer>>,
     pub metrics: Metrics,
     pub limits: RequestLimits,
+    /// Evaluates candidate sets beside the decisions.
+    pub shadows: Shadows,
 }
 
 /// One thread's gate: the shared part, and what no other thread touches.
@@ -176,10 +181,10 @@ impl Worker {
             decided_at,
             visit: (style == Style::Page).then(|| self.gate.visit(request.method(), request.uri(), request.headers())),
             cookie: Cookie::Absent,
+            afterwards: Afterwards::default(),
             is_gate_endpoint: false,
         };
-        let outcome = self.gate(request, &connection, request_slot.as_ref(), &mut progress).await;
-        let response = match outcome {
+        let response = match self.gate(request, &connection, request_slot.as_ref(), &mut progress).await {
             Ok(mut response) => {
                 if progress.is_gate_endpoint {
                     answer::set_common_headers(&mut response, &answer);
@@ -346,6 +351,7 @@ impl Worker {
             }
             None => self.gate.count_without_portal(Door::Proxy, denial),
         }
+        self.gate.shadows.finish(progress.afterwards, progress.record);
         response
     }
 }

@@ -60,6 +60,8 @@ pub struct Portal {
     pub name: Arc<str>,
     pub header: HeaderValue,
     pub active: ArcSwapOption<ActiveRevision>,
+    /// The candidate set that is evaluated beside it; written by `reload`.
+    pub shadow: ArcSwapOption<ActiveRevision>,
     /// Callers by the hash of their token or the version of their session.
     pub callers: TokenCache<Caller>,
     /// Held by a thread while it replaces `active` by a revision that it made of it.
@@ -192,6 +194,7 @@ impl Portal {
             name,
             header,
             active: ArcSwapOption::empty(),
+            shadow: ArcSwapOption::empty(),
             callers: TokenCache::new(config.limits.token_cache.as_usize()),
             writer: Mutex::default(),
             meters,

@@ -26,6 +26,7 @@ mod config_files;
 mod outcome;
 mod requests;
 mod settled;
+mod shadows;
 mod source;
 mod state;
 mod swaps;
@@ -51,6 +52,7 @@ pub use self::outcome::{Outcome, Outcomes, ReloadResult};
 use self::requests::ReloadRequest;
 pub use self::requests::{ReloadRequestError, ReloadRequests};
 use self::settled::{Settled, Unsettled};
+use self::shadows::Shadows;
 use self::source::Source;
 use self::state::StateDir;
 use self::swaps::Swaps;
@@ -105,6 +107,7 @@ pub struct Reloader {
     /// The revision that each portal's state file holds.
     saved: BTreeMap<PortalSlug, Arc<str>>,
     config_files: ConfigFiles,
+    shadows: Shadows,
 }
 
 /// The result of one load.
@@ -116,11 +119,12 @@ struct Swapped {
 }
 
 impl Reloader {
-    /// `bundle` takes the place of the folders. `config_files` are the files whose change only a restart takes up. Blocks readiness
+    /// `shadow_loader` loads candidate sets and must run no decision tests. `bundle` takes the place of the folders. `config_files` are the files whose change only a restart takes up. Blocks readiness
     /// for each required portal.
     pub fn new(
         gate: Arc<Gate>,
         loader: Loader,
+        shadow_loader: Loader,
         readiness: &Readiness,
         bundle: Option<Arc<BundleFollower>>,
         config_files: Vec<PathBuf>,
@@ -162,6 +166,7 @@ impl Reloader {
             swaps: Swaps::new(Arc::clone(&gate)),
             read_at: Instant::now(),
             saved: BTreeMap::new(),
+            shadows: Shadows::new(shadow_loader, &gate),
             gate,
         }
     }
@@ -183,12 +188,22 @@ impl Reloader {
         self.outcomes.clone()
     }
 
+    /// The outcomes of candidate sets.
+    pub fn shadow_outcomes(&self) -> Outcomes {
+        self.shadows.outcomes()
+    }
+
     pub fn requests(&self) -> ReloadRequests {
         self.requests.clone()
     }
 
     /// The first load, before traffic: restores each portal's last good revision, then loads the files as they are.
     pub fn first_load(&mut self) {
+        self.first_load_of_revisions();
+        self.update_shadows();
+    }
+
+    fn first_load_of_revisions(&mut self) {
         if let Some(follower) = self.source.bundle().cloned() {
             return self.first_load_of_bundle(&follower);
         }
@@ -300,7 +315,15 @@ impl Reloader {
             self.add_portals(&tree);
             self.load_settled(&before, tree);
         }
+        self.update_shadows();
         self.unsettled.is_empty()
+    }
+
+    /// After the revisions in force: a candidate must not delay them.
+    fn update_shadows(&mut self) {
+        if let Some(tree) = &self.last {
+            self.shadows.update(&self.gate, tree);
+        }
     }
 
     /// True if emergency forbids joined a revision since a reading that would have seen their files.

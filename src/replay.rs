@@ -9,6 +9,8 @@ mod find;
 mod flips;
 mod read;
 mod record;
+mod shadows;
+mod usage;
 
 pub use self::decided::{NotReplayed, PortalRevision, Portals};
 pub use self::find::FoundRecords;
@@ -16,3 +18,5 @@ pub use self::flips::{Baseline, Change, Comparison, Example, FlipGroup, FlipKey,
 pub use self::read::{LogReader, Place, ReadProgress, Reading, Totals, Visitor};
 pub use self::record::LogRecord;
 use self::record::MatchedId;
+pub use self::shadows::{Disagreements, Selection};
+pub use self::usage::{Kind, Named, Usage};

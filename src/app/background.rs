@@ -2,6 +2,7 @@
 //!
 //! - `reload` loads the policies once before traffic, then watches them (`reload`).
 //! - `brakes` takes emergency forbids into force apart from `reload` (`reload/brakes`).
+//! - `shadow` decides by candidate sets after the answer (`gate/shadow`).
 //! - `conditions` prepares policies for cheap evaluation after their first use.
 //! - `operations` has a runtime for the admin listener, the control socket and periodic work: keys, certificates, assertion
 //!   keys, users files, shared rates, expired rate-limit counters, the look for an app that is reachable around the gate.
@@ -62,6 +63,7 @@ impl Background {
         let gate = parts.gate;
         let exposure = parts.admin.exposure.clone();
         let match_sets = parts.match_sets;
+        let shadow = parts.shadow;
         let operations = Operations {
             certificates: CertificateWatcher {
                 certificates,
@@ -84,6 +86,7 @@ impl Background {
             shutdown: parts.shutdown.clone(),
         };
         let mut threads = vec![
+            thread("shadow", move || shadow.run())?,
             thread("conditions", move || prepare_conditions(&match_sets))?,
             spawn_sessions(&gate, parts.shutdown.clone())?,
             operations.spawn(listeners)?,

@@ -26,7 +26,7 @@ use crate::doors::admin::{Admin, AppProbes};
 use crate::doors::control::Control;
 use crate::doors::login::LoginDoor;
 use crate::exposure::Exposure;
-use crate::gate::Gate;
+use crate::gate::{Gate, ShadowParts, ShadowThread, Shadows};
 use crate::http::listener::{AddressCount, ListenerOptions};
 use crate::http::pages::Theme;
 use crate::http::tls::{CertificateError, Certificates};
@@ -80,6 +80,7 @@ pub(super) struct BackgroundParts {
     pub first_load: Blocker,
     /// Match sets whose condition-only policies are wanted; written by the engine, read by the `conditions` thread.
     pub match_sets: Receiver<Weak<MatchSet>>,
+    pub shadow: ShadowThread,
 }
 
 impl ListenerTls {
@@ -121,7 +122,9 @@ impl Parts {
     pub fn build(config: Config, watched: Vec<PathBuf>) -> Result<Self, StartError> {
         let metrics = Metrics::new()?;
         let (audit, audit_writer) = audit::start(&config.audit, &metrics)?;
-        let gate = build_gate(config, metrics, audit)?;
+        let per_second = config.policies.shadow_budget.as_non_zero();
+        let ShadowParts { shadows, thread: shadow } = Shadows::new(per_second, &metrics);
+        let gate = build_gate(config, metrics, audit, shadows)?;
         let (trigger, shutdown) = shutdown();
         let trigger = Arc::new(trigger);
         let readiness = Readiness::default();
@@ -132,7 +135,8 @@ impl Parts {
         let bundle = follower.map(|config| BundleFollower::open(config, gate.metrics.bundle.clone()));
         let bundle = bundle.transpose().map_err(StartError::Bundle)?;
         let loader = Loader::new(Warnings::Show, Some(condition_queue.clone()));
-        let mut reloader = Reloader::new(Arc::clone(&gate), loader, &readiness, bundle.clone(), watched);
+        let shadow_loader = Loader::new(Warnings::Show, Some(condition_queue.clone())).untested();
+        let mut reloader = Reloader::new(Arc::clone(&gate), loader, shadow_loader, &readiness, bundle.clone(), watched);
         let brakes = reloader.brakes(Loader::new(Warnings::Show, Some(condition_queue)));
         let reload_requests = reloader.requests();
         let admin = Admin {
@@ -140,6 +144,7 @@ impl Parts {
             readiness,
             shutdown: shutdown.clone(),
             outcomes: reloader.outcomes(),
+            shadow_outcomes: reloader.shadow_outcomes(),
             app_probes: AppProbes::new(&gate.config)?,
             exposure: Exposure::default(),
             bundle: bundle.clone(),
@@ -160,6 +165,7 @@ impl Parts {
             bundle,
             first_load,
             match_sets,
+            shadow,
         };
         Ok(Self {
             gate,
@@ -173,7 +179,7 @@ impl Parts {
     }
 }
 
-fn build_gate(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate>, StartError> {
+fn build_gate(config: Config, metrics: Metrics, audit: Audit, shadows: Shadows) -> Result<Arc<Gate>, StartError> {
     let config = Arc::new(config);
     let authn = Authn::new(&config.issuers, config.limits.token_bytes.as_usize(), metrics.clone())?;
     let issuer = config.public_url.as_deref().unwrap_or("cedargate");
@@ -209,6 +215,7 @@ fn build_gate(config: Config, metrics: Metrics, audit: Audit) -> Result<Arc<Gate
         tracer: Tracer::from_environment(),
         metrics,
         limits,
+        shadows,
     }))
 }
 

@@ -32,6 +32,7 @@ pub struct Metrics {
     pub decisions: IntCounterVec,
     pub decision_duration: HistogramVec,
     pub policy_evaluation_errors: IntCounterVec,
+    pub shadow: ShadowMetrics,
     pub reload: IntCounterVec,
     pub reload_last_success: GaugeVec,
     pub reload_last_successful: IntGaugeVec,
@@ -63,6 +64,14 @@ pub struct Metrics {
 pub struct TlsMetrics {
     pub reload: IntCounterVec,
     pub certificate_expiry: IntGaugeVec,
+}
+
+/// Metrics of candidate sets.
+#[derive(Clone)]
+pub struct ShadowMetrics {
+    pub disagreements: IntCounterVec,
+    pub decisions: IntCounterVec,
+    pub active: IntGaugeVec,
 }
 
 /// Metrics of the policy bundle.
@@ -104,6 +113,7 @@ impl Metrics {
                 "Policies that failed to evaluate.",
                 &["portal"],
             )?,
+            shadow: Self::shadow(r)?,
             reload: counters(r, "reload_total", "Candidate revisions, by outcome.", &["portal", "result"])?,
             reload_last_success: gauges(
                 r,
@@ -186,6 +196,29 @@ impl Metrics {
             "1 if the newest candidate was taken up, 0 if it was rejected.",
             &["portal"],
         )
+    }
+
+    fn shadow(r: &Registry) -> Result<ShadowMetrics, prometheus::Error> {
+        Ok(ShadowMetrics {
+            disagreements: counters(
+                r,
+                "shadow_disagreements_total",
+                "Decisions that the candidate set decides otherwise.",
+                &["portal", "enforced", "shadow"],
+            )?,
+            decisions: counters(
+                r,
+                "shadow_decisions_total",
+                "Decisions of portals with a candidate set.",
+                &["portal", "result"],
+            )?,
+            active: int_gauges(
+                r,
+                "shadow_active",
+                "1 if the candidate set is evaluated, 0 if it was rejected.",
+                &["portal"],
+            )?,
+        })
     }
 
     fn live_cut(r: &Registry) -> Result<IntCounterVec, prometheus::Error> {

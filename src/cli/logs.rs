@@ -16,7 +16,7 @@ use super::report::text::escaped;
 use super::tree::{PortalLoad, Workbench};
 use crate::app::STACK_BYTES;
 use crate::base::clock::unix_millis;
-use crate::replay::{LogReader, PortalRevision, Portals, ReadProgress, Reading, Totals, Visitor};
+use crate::replay::{Example, LogReader, PortalRevision, Portals, ReadProgress, Reading, Selection, Totals, Visitor};
 
 /// Lines between two looks at the progress bar's time.
 const TICK: Duration = Duration::from_millis(200);
@@ -50,9 +50,12 @@ pub(super) enum ReportFormat {
 }
 
 impl LogArgs {
-    /// Unix milliseconds from which on records count.
-    pub fn since_millis(&self) -> Option<i64> {
-        self.since.map(|Since(millis)| millis)
+    /// The records that count.
+    pub fn selection(&self) -> Selection<'_> {
+        Selection {
+            portal: self.portal.as_deref(),
+            since_millis: self.since.map(|Since(millis)| millis),
+        }
     }
 
     /// Reads the logs on every core.
@@ -154,6 +157,17 @@ pub(super) fn totals_json(totals: &Totals) -> Value {
         "broken_lines": totals.broken,
         "broken": broken.collect::<Vec<_>>(),
         "cut_files": cut.collect::<Vec<_>>(),
+    })
+}
+
+/// A record for scripts.
+pub(super) fn example_json(example: &Example) -> Value {
+    json!({
+        "decision_id": example.decision_id,
+        "request": example.question,
+        "principal": example.principal,
+        "file": example.file,
+        "line": example.line,
     })
 }
 

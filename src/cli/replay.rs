@@ -47,8 +47,7 @@ fn replay(args: &Args) -> Result<Exit, String> {
     let comparison = Comparison {
         before: Baseline::Recorded,
         after: &portals,
-        portal: args.logs.portal.as_deref(),
-        since_millis: args.logs.since_millis(),
+        selection: args.logs.selection(),
     };
     let reading = args.logs.read(|| Flips::new(&comparison))?;
     logs::complain_about(&reading.totals);

@@ -165,6 +165,7 @@ fn tested(
         findings.extend(tests.problems.iter().map(finding));
         let coverage = args.is_covered().then(Coverage::default);
         let options = Options {
+            see: None,
             failures: Failures::Explain,
             coverage: coverage.as_ref(),
             matching: Some(matching),

@@ -37,6 +37,8 @@ pub struct Admin {
     pub readiness: Readiness,
     pub shutdown: Shutdown,
     pub outcomes: Outcomes,
+    /// Of candidate sets.
+    pub shadow_outcomes: Outcomes,
     pub app_probes: AppProbes,
     pub exposure: Exposure,
     /// `None` with folders.
@@ -139,10 +141,11 @@ impl Admin {
     async fn status(&self) -> Value {
         let registry = self.gate.portals.load_full();
         let outcomes = self.outcomes.all();
+        let shadows = self.shadow_outcomes.all();
         let portals: Vec<Value> = registry
             .portals
             .iter()
-            .map(|portal| portal_status(portal, &registry.app, outcomes.get(portal.slug())))
+            .map(|portal| portal_status(portal, &registry.app, outcomes.get(portal.slug()), shadows.get(portal.slug())))
             .collect();
         let issuers: Vec<Value> = self
             .gate
@@ -182,11 +185,15 @@ fn session_status(status: &StoreStatus) -> Value {
 }
 
 /// One portal. An upstream of its own is shown as well, without a probe.
-fn portal_status(portal: &Portal, default_app: &Arc<App>, last: Option<&Outcome>) -> Value {
+fn portal_status(portal: &Portal, default_app: &Arc<App>, last: Option<&Outcome>, shadow: Option<&Outcome>) -> Value {
     let active = portal.active.load();
     let revision = active.as_ref().map(|a| a.revision.id.to_string());
     let policies = active.as_ref().map(|a| a.revision.rules.engine.policies().len());
     let mut status = json!({"portal": &*portal.name, "revision": revision, "policies": policies, "last_reload": last});
+    if let (Some(last), Some(status)) = (shadow, status.as_object_mut()) {
+        let revision = portal.shadow.load().as_ref().map(|shadow| shadow.revision.id.to_string());
+        status.insert("shadow".to_owned(), json!({"revision": revision, "last_reload": last}));
+    }
     let has_own_app = !Arc::ptr_eq(&portal.upstream, default_app);
     if let (true, Some(status)) = (has_own_app, status.as_object_mut()) {
         let own = json!({"url": portal.upstream.url.origin(), "circuit": circuit_status(&portal.upstream)});

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use cedar_policy::EntityUid;
 use cedargate_policy::decision::{self, Asked, Caller as DecisionCaller, Decision, Query};
 use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::engine::QueryEntity;
 use cedargate_policy::principal::Principal;
 use cedargate_policy::types::{Door, Identity, Redacted};
 use http::header::COOKIE;
@@ -33,7 +33,7 @@ use crate::audit::{AuditGuard, AuditRecord, CallerRecord};
 use crate::authn::{VerifiedAssertion, is_assertion};
 use crate::base::clock::{unix_millis, unix_seconds};
 
-use crate::gate::{ActivePortal, Gate, asserted_entity, entity_ref, micros, record_decision};
+use crate::gate::{ActivePortal, Afterwards, Gate, ShadowQuery, asserted_entity, entity_ref, micros, near, record_decision};
 use crate::http::answer::{self, AnswerContext, Style};
 use crate::http::credentials::{Authorization, bearer, check_listener_token, foreign_scheme};
 use crate::http::request::{Correlation, Trace, check_head_size, correlation};
@@ -247,12 +247,12 @@ pub async fn decide_ask(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id
     let mut guard = gate.audit.guard(slot, record);
     let started = Instant::now();
     let active = portal.active.load_full();
-    let decision = match &active {
-        None => Decision::unloaded(),
+    let Evaluated { decision, afterwards } = match &active {
+        None => Decision::unloaded().into(),
         Some(active) => {
             let active_portal = ActivePortal { portal: &portal, active };
             let decided = decide(gate, active_portal, envelope, ask, &mut guard).await;
-            decided.unwrap_or_else(Decision::refused)
+            decided.unwrap_or_else(|refusal| Decision::refused(refusal).into())
         }
     };
     guard.record.latency_us.total = micros(started.elapsed());
@@ -265,6 +265,7 @@ pub async fn decide_ask(gate: &Gate, envelope: &Envelope, ask: &Ask, decision_id
         },
         None => guard.permitted(),
     }
+    gate.shadows.finish(afterwards, guard);
     Ok(Decided {
         decision,
         revision: active.map_or_else(|| Arc::from(""), |active| Arc::clone(&active.revision.id)),
@@ -279,7 +280,7 @@ async fn decide(
     envelope: &Envelope,
     ask: &Ask,
     guard: &mut AuditGuard,
-) -> Result<Decision, Refusal> {
+) -> Result<Evaluated, Refusal> {
     let revision = &active_portal.active.revision;
     guard.record.revision = Some(Arc::clone(&revision.id));
     guard.record.facts = Some(Arc::clone(&revision.facts));
@@ -291,17 +292,16 @@ async fn decide(
     }
     let caller = subject.for_decision();
     let started = Instant::now();
-    let query = Query {
-        portal: &active_portal.portal.scope,
-        revision,
-        now_millis: unix_millis(),
-        asked: Asked::Named(ask.query()),
-    };
-    let mut decision = decision::decide(&query, caller);
+    let now_millis = unix_millis();
+    let mut decision = decision::decide(&query(active_portal, ask, now_millis), caller);
     if decision.target.is_some() {
         let took = started.elapsed();
         guard.record.latency_us.decision = Some(micros(took));
-        let principal = decision.named_principal.as_ref().or(subject.principal());
+        let principal = decision
+            .named_principal
+            .as_ref()
+            .or(subject.entity())
+            .map(|entity| &entity.uid);
         if let Some(principal) = principal.filter(|_| guard.record.caller.is_none()) {
             guard.record.principal = Some(entity_ref(principal, revision));
         }
@@ -314,7 +314,66 @@ async fn decide(
         let bytes_max = gate.config.audit.supplied_bytes.as_usize();
         guard.record.supplied = Some(supplied(ask, bytes_max));
     }
-    Ok(decision)
+    let near = decision
+        .named_principal
+        .as_ref()
+        .or(subject.entity())
+        .and_then(|principal| near(&mut guard.record, &decision, principal, active_portal.active));
+    let shadow = shadow(gate, active_portal, ask, subject, now_millis, decision.denial());
+    let afterwards = Afterwards { shadow, near };
+    Ok(Evaluated { decision, afterwards })
+}
+
+/// A decision, and what is done when the answer is on its way.
+struct Evaluated {
+    decision: Decision,
+    afterwards: Afterwards,
+}
+
+impl From<Decision> for Evaluated {
+    fn from(decision: Decision) -> Self {
+        Self {
+            decision,
+            afterwards: Afterwards::default(),
+        }
+    }
+}
+
+fn query<'a>(active_portal: ActivePortal<'a>, ask: &'a Ask, now_millis: i64) -> Query<'a> {
+    Query {
+        portal: &active_portal.portal.scope,
+        revision: &active_portal.active.revision,
+        now_millis,
+        asked: Asked::Named(ask.query()),
+    }
+}
+
+/// The same query for the portal's candidate set, if it has one. `enforced` is the denial of the revision in force.
+fn shadow(
+    gate: &Gate,
+    active_portal: ActivePortal<'_>,
+    ask: &Ask,
+    subject: Subject,
+    now_millis: i64,
+    enforced: Option<Denial>,
+) -> Option<Box<ShadowQuery>> {
+    let candidate = gate.shadows.candidate(active_portal.portal)?;
+    let ask = ask.clone();
+    let decide = move |active_portal: ActivePortal<'_>| {
+        let query = query(active_portal, &ask, now_millis);
+        let Some(identity) = subject.identity() else {
+            return decision::decide(&query, DecisionCaller::Anonymous).denial();
+        };
+        // the principal is made anew, as for a revision in force
+        match active_portal.active.revision.principal(&active_portal.portal.scope, identity) {
+            Ok(principal) => {
+                let principal = &principal;
+                decision::decide(&query, DecisionCaller::Proven { identity, principal }).denial()
+            }
+            Err(refusal) => Some(refusal.denial),
+        }
+    };
+    Some(ShadowQuery::new(active_portal.portal, candidate, enforced, decide))
 }
 
 /// The principal of a query, named by the body or proved by a credential.
@@ -353,11 +412,20 @@ impl Subject {
         }
     }
 
-    fn principal(&self) -> Option<&EntityUid> {
+    fn identity(&self) -> Option<&Identity> {
         match self {
             Self::Named => None,
-            Self::Caller(caller) => Some(&caller.principal.entity.uid),
-            Self::Asserted(asserted) => Some(&asserted.principal.entity.uid),
+            Self::Caller(caller) => Some(&caller.proven.identity),
+            Self::Asserted(asserted) => Some(&asserted.identity),
+        }
+    }
+
+    /// The principal that a credential proved.
+    fn entity(&self) -> Option<&QueryEntity> {
+        match self {
+            Self::Named => None,
+            Self::Caller(caller) => Some(&caller.principal.entity),
+            Self::Asserted(asserted) => Some(&asserted.principal.entity),
         }
     }
 }

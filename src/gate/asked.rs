@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::authenticate::Cookie;
 use super::decide::Permitted;
 use super::record::{Progress, micros};
-use super::{ActivePortal, Gate, RequestHead, denied_by};
+use super::{ActivePortal, Afterwards, Gate, RequestHead, denied_by};
 use crate::audit::{AuditRecord, HttpFacts as HttpRecord};
 use crate::base::clock::unix_millis;
 use crate::http::answer::{self, AnswerContext, Style};
@@ -123,6 +123,7 @@ impl Gate {
             decided_at,
             visit: visit.map(|parts| self.visit(&parts.method, &parts.uri, &parts.headers)),
             cookie: Cookie::Absent,
+            afterwards: Afterwards::default(),
             is_gate_endpoint: false,
         };
         let verdict = match asked {
@@ -210,14 +211,16 @@ impl Gate {
             Some(portal) => portal.meters.count(progress.door, denial),
             None => self.count_without_portal(progress.door, denial),
         }
-        Checked {
+        let checked = Checked {
             decision_id: progress.decision_id,
             request_id: progress.request_id,
             portal: record.portal.clone(),
             revision: record.revision.clone(),
             policies: record.policies.clone(),
             verdict,
-        }
+        };
+        self.shadows.finish(progress.afterwards, progress.record);
+        checked
     }
 }
 

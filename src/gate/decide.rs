@@ -16,9 +16,9 @@ use uuid::Uuid;
 
 use super::authenticate::Cookie;
 use super::cors::{self, Preflight};
-use super::live::DecisionBasis;
-use super::record::Progress;
-use super::{ActivePortal, Gate, RequestHead, Worker};
+use super::live::{DecisionBasis, OriginalRequest};
+use super::record::{Progress, near};
+use super::{ActivePortal, Gate, RequestHead, ShadowQuery, Worker};
 use crate::http::credentials::{Authorization, FoundToken, OriginEvidence, foreign_scheme};
 use crate::http::upstream::Body;
 use crate::limits::PrincipalKey;
@@ -181,6 +181,11 @@ impl Gate {
         progress.set_duration(active_portal.portal, started, &decision);
         progress.set_decision(active_portal, &decision);
         progress.set_context(&mut decision);
+        progress.afterwards.shadow = self.shadow(head, active_portal, caller.as_ref(), decision.denial(), progress.decided_at);
+        if let Some(caller) = caller.as_deref() {
+            let record = &mut progress.record.record;
+            progress.afterwards.near = near(record, &decision, &caller.principal.entity, active_portal.active);
+        }
         let decision_id = progress.decision_id;
         let permit = decision.permit(|| self.forwarded_identity(active_portal, caller.as_ref(), decision_id))?;
         progress.record.permitted();
@@ -188,6 +193,33 @@ impl Gate {
             visit.is_let_in = true;
         }
         Ok(Permitted { permit, caller })
+    }
+
+    /// The decision for the portal's candidate set. `enforced` is the denial of the revision in force.
+    fn shadow(
+        &self,
+        head: &RequestHead,
+        active_portal: ActivePortal<'_>,
+        caller: Option<&Arc<Caller>>,
+        enforced: Option<Denial>,
+        at_millis: i64,
+    ) -> Option<Box<ShadowQuery>> {
+        let candidate = self.shadows.candidate(active_portal.portal)?;
+        let reads_headers = candidate.revision.rules.plans.reads_headers();
+        let original = OriginalRequest {
+            method: head.parts.method.clone(),
+            path: head.path.clone(),
+            query: head.parts.uri.query().map(str::to_owned),
+            client: head.client.clone(),
+            headers: reads_headers.then(|| OriginalRequest::without_credentials(&head.parts.headers)),
+            at_millis,
+        };
+        let caller = caller.cloned();
+        let decide = move |active_portal: ActivePortal<'_>| {
+            let refusal = original.decide_again(active_portal, caller.as_deref());
+            refusal.map(|refusal| refusal.denial)
+        };
+        Some(ShadowQuery::new(active_portal.portal, candidate, enforced, decide))
     }
 
     fn forwarded_identity(

@@ -115,7 +115,7 @@ impl OriginalRequest {
 impl OriginalRequest {
     /// Decides the same query under another revision, as of the time of the first decision: only a difference between the
     /// revisions can change the decision. `None`: still permitted.
-    fn decide_again(&self, active_portal: ActivePortal<'_>, caller: Option<&Caller>) -> Option<Refusal> {
+    pub(super) fn decide_again(&self, active_portal: ActivePortal<'_>, caller: Option<&Caller>) -> Option<Refusal> {
         let http = HttpQuery {
             method: self.method.as_str(),
             path: &self.path,

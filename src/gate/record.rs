@@ -5,14 +5,16 @@ use std::time::Instant;
 
 use cedargate_policy::decision::Decision;
 use cedargate_policy::denial::Denial;
+use cedargate_policy::engine::QueryEntity;
+use cedargate_policy::engine::near::Near;
 use cedargate_policy::portal::path::CanonicalPath;
 use cedargate_policy::revision::Revision;
 use cedargate_policy::types::Door;
 use http::{HeaderValue, StatusCode, Uri};
 use uuid::Uuid;
 
-use super::ActivePortal;
 use super::authenticate::Cookie;
+use super::{ActivePortal, Afterwards, NearQuery};
 use crate::audit::{AuditGuard, AuditRecord, EntityRef, NO_PORTAL, PolicyError};
 use crate::http::request::{ClientFacts, Trace};
 use crate::portals::{ActiveRevision, Caller, Portal};
@@ -38,6 +40,8 @@ pub(super) struct Progress {
     /// `None`: no person sees the answer.
     pub visit: Option<Box<Visit>>,
     pub cookie: Cookie,
+    /// What is done when the answer is on its way.
+    pub afterwards: Afterwards,
     /// True if the path belongs to the gate and not to a portal.
     pub is_gate_endpoint: bool,
 }
@@ -170,6 +174,29 @@ pub fn record_decision(record: &mut AuditRecord, decision: &Decision, revision: 
     }
     record.policies = decision.policies().iter().map(|p| Arc::clone(&p.id)).collect();
     record.errors = policy_errors(decision);
+}
+
+/// Notes the nearest permit of a decision that no policy permits, or what is needed to find it.
+pub fn near(
+    record: &mut AuditRecord,
+    decision: &Decision,
+    principal: &QueryEntity,
+    active: &Arc<ActiveRevision>,
+) -> Option<Box<NearQuery>> {
+    let target = decision.target.as_ref()?;
+    if decision.denial() != Some(Denial::NotPermitted) || !decision.is_evaluated() {
+        return None;
+    }
+    match active.revision.rules.engine.near(principal, &target.action, &target.resource) {
+        Near::Known(policy) => {
+            record.near = policy.map(|policy| Arc::clone(&policy.id));
+            None
+        }
+        Near::Unknown(key) => Some(Box::new(NearQuery {
+            active: Arc::clone(active),
+            key,
+        })),
+    }
 }
 
 /// The policies that failed, as records show them.

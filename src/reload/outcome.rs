@@ -37,6 +37,10 @@ impl Outcomes {
         self.0.lock().clone()
     }
 
+    pub(super) fn remove(&self, slug: &PortalSlug) {
+        self.0.lock().remove(slug);
+    }
+
     pub(super) fn set(&self, slug: &PortalSlug, outcome: Outcome) {
         self.0.lock().insert(slug.clone(), outcome);
     }

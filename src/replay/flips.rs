@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cedargate_policy::decision::Decision;
 
-use super::{LogRecord, NotReplayed, Place, Portals, Visitor};
+use super::{LogRecord, NotReplayed, Place, Portals, Selection, Visitor};
 
 /// Groups that are kept; flips beyond them are counted.
 const GROUPS_MAX: usize = 10_000;
@@ -17,10 +17,7 @@ const EXAMPLES_MAX: usize = 3;
 pub struct Comparison<'a> {
     pub before: Baseline<'a>,
     pub after: &'a Portals<'a>,
-    /// Only records of this portal.
-    pub portal: Option<&'a str>,
-    /// Only records from this time on, in Unix milliseconds.
-    pub since_millis: Option<i64>,
+    pub selection: Selection<'a>,
 }
 
 /// The earlier decision.
@@ -112,14 +109,6 @@ impl Side {
     }
 }
 
-impl Comparison<'_> {
-    fn is_about(&self, record: &LogRecord<'_>) -> bool {
-        let is_portal = self.portal.is_none_or(|portal| record.portal.as_deref() == Some(portal));
-        let is_since = |since| record.millis().is_none_or(|at| at >= since);
-        is_portal && self.since_millis.is_none_or(is_since)
-    }
-}
-
 impl Change {
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -180,16 +169,7 @@ impl<'a> Flips<'a> {
             self.ungrouped += 1;
             return;
         }
-        let group = self.groups.entry(key).or_default();
-        group.records += 1;
-        group.decisions += record.weight();
-        group.add_example(Example {
-            file: place.file.to_owned(),
-            line: place.line,
-            decision_id: record.decision_id.to_string(),
-            question: record.question(),
-            principal: record.principal_id().map(str::to_owned),
-        });
+        self.groups.entry(key).or_default().add(record, Example::of(record, place));
     }
 
     fn add_not_replayed(&mut self, why: NotReplayed, count: u64) {
@@ -202,7 +182,31 @@ impl<'a> Flips<'a> {
     }
 }
 
+impl Example {
+    pub fn of(record: &LogRecord<'_>, place: Place<'_>) -> Self {
+        Self {
+            file: place.file.to_owned(),
+            line: place.line,
+            decision_id: record.decision_id.to_string(),
+            question: record.question(),
+            principal: record.principal_id().map(str::to_owned),
+        }
+    }
+}
+
 impl FlipGroup {
+    pub fn add(&mut self, record: &LogRecord<'_>, example: Example) {
+        self.records += 1;
+        self.decisions += record.weight();
+        self.add_example(example);
+    }
+
+    pub fn join(&mut self, other: Self) {
+        self.records += other.records;
+        self.decisions += other.decisions;
+        other.examples.into_iter().for_each(|example| self.add_example(example));
+    }
+
     fn add_example(&mut self, example: Example) {
         let at = self.examples.partition_point(|known| *known < example);
         self.examples.insert(at, example);
@@ -212,7 +216,7 @@ impl FlipGroup {
 
 impl Visitor for Flips<'_> {
     fn visit(&mut self, record: &LogRecord<'_>, place: Place<'_>) {
-        if !self.comparison.is_about(record) {
+        if !self.comparison.selection.has(record) {
             return;
         }
         self.records += 1;
@@ -230,10 +234,7 @@ impl Visitor for Flips<'_> {
             self.add_not_replayed(why, count);
         }
         for (key, group) in other.groups {
-            let own = self.groups.entry(key).or_default();
-            own.records += group.records;
-            own.decisions += group.decisions;
-            group.examples.into_iter().for_each(|example| own.add_example(example));
+            self.groups.entry(key).or_default().join(group);
         }
     }
 }

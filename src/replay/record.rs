@@ -114,9 +114,14 @@ impl LogRecord<'_> {
         }
     }
 
-    /// The route that matched; the method and nothing else for a plain path.
-    pub fn route(&self) -> Option<&str> {
-        self.http.get("route").and_then(Value::as_str)
+    /// The route that matched; the method of a plain path; the action of a query that names it.
+    pub fn route_or_action(&self) -> String {
+        let text = |name: &str| self.http.get(name).and_then(Value::as_str);
+        match (text("route"), text("method"), &self.action) {
+            (Some(route), ..) => route.to_owned(),
+            (None, Some(method), _) => format!("{method} (no route)"),
+            (None, None, action) => action.clone().unwrap_or_default(),
+        }
     }
 
     /// The id of the principal; `None`: the caller was anonymous, or masked.

@@ -5,6 +5,7 @@ mod brake_delays;
 mod brakes;
 mod bundles;
 mod cedar_suite;
+mod decision_log;
 mod example_portals;
 mod fail_closed;
 mod five_doors;

@@ -131,6 +131,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "login",
             "policy::claims",
             "policy::decision",
+            "policy::engine",
             "policy::permit",
             "policy::portal",
             "policy::principal",

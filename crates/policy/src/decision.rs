@@ -93,7 +93,7 @@ pub struct Decision {
     /// Action and resource; `None` if the query ended before they were known.
     pub target: Option<Target>,
     /// The principal that a named query names itself; `None` if the caller is the principal.
-    pub named_principal: Option<EntityUid>,
+    pub named_principal: Option<QueryEntity>,
     /// The context that policies saw, for the record.
     pub context: Option<DecisionContext>,
     basis: Basis,
@@ -135,7 +135,7 @@ enum Basis {
 #[derive(Default)]
 struct Details<'o> {
     target: Option<Target>,
-    named_principal: Option<EntityUid>,
+    named_principal: Option<QueryEntity>,
     context: Option<DecisionContext>,
     observer: Option<&'o dyn Observer>,
 }

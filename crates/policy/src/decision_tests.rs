@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 
 use self::cedar_cli::CliCase;
 use self::file::{Case, Fixture, Fixtures, PrincipalOfCase, TestFile};
-use self::judge::judge;
+use self::judge::{fail_unasked, judge};
 use crate::claims::unsigned_identity;
 use crate::decision::coverage::{Coverage, decide_covered};
 use crate::decision::explain::{Explanation, explain};
@@ -77,6 +77,9 @@ pub enum Elsewhere {
     Portal(String),
 }
 
+/// Sees the query, the caller and the decision of a case.
+pub type See<'a> = &'a (dyn Fn(&Query<'_>, Caller<'_>, &Decision) + Sync);
+
 /// How cases are run.
 #[derive(Clone, Copy, Default)]
 pub struct Options<'a> {
@@ -85,6 +88,8 @@ pub struct Options<'a> {
     pub coverage: Option<&'a Coverage>,
     /// The portals beside this one; absent: a request only has to be below the portal's path.
     pub matching: Option<Matching<'a>>,
+    /// Sees each decision.
+    pub see: Option<See<'a>>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -348,10 +353,14 @@ impl<'a> Runner<'a> {
 
     /// The answer that the options ask for.
     fn answer(&self, query: &Query<'_>, caller: Caller<'_>) -> Explanation {
-        match self.options.coverage {
-            Some(coverage) => decide_covered(query, caller, coverage).into(),
-            None => decide(query, caller).into(),
+        let decision = match self.options.coverage {
+            Some(coverage) => decide_covered(query, caller, coverage),
+            None => decide(query, caller),
+        };
+        if let Some(see) = self.options.see {
+            see(query, caller, &decision);
         }
+        decision.into()
     }
 
     fn yaml_case(&self, case: &Case) -> CaseResult {
@@ -572,17 +581,6 @@ impl<'a> Runner<'a> {
 /// The name of an entity as its JSON spells it.
 fn entity_name(entity: &Value) -> String {
     entity.get("uid").unwrap_or(entity).to_string()
-}
-
-/// A misspelled method, action or attribute must not pass as an expected deny: `Err` if the gate answers the case with
-/// `denial` before it evaluates a policy, and the case does not say so.
-fn fail_unasked(case: &Case, decision: &Decision, denial: Denial) -> Result<(), String> {
-    match decision.unevaluated() {
-        Some(refusal) if refusal.denial == denial && case.reason.as_deref() != Some(denial.code()) => {
-            Err(refusal.detail.to_string())
-        }
-        _ => Ok(()),
-    }
 }
 
 fn deciding(decision: &Decision) -> Vec<Arc<str>> {

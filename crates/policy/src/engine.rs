@@ -23,6 +23,7 @@ pub mod entities;
 mod evaluation;
 pub(crate) mod explain;
 pub(crate) mod index;
+pub mod near;
 pub(crate) mod policy;
 mod query;
 mod readers;
@@ -50,6 +51,9 @@ use crate::schema::TypeNames;
 /// needed (tens of µs).
 const MATCH_SETS_MAX: usize = 16_384;
 
+/// Scope keys whose nearest permit is remembered.
+const NEAR_MAX: usize = 4096;
+
 /// Everything a decision needs of one revision.
 pub struct Engine {
     policies: Vec<Arc<PolicyEntry>>,
@@ -60,6 +64,7 @@ pub struct Engine {
     pub store: Arc<EntityStore>,
     errored_forbids: ErroredForbids,
     match_sets: Cache<MatchKey, Arc<MatchSet>>,
+    near: Cache<MatchKey, Option<Arc<PolicyInfo>>>,
     preparation_queue: Option<SyncSender<Weak<MatchSet>>>,
     names: Arc<TypeNames>,
 }
@@ -183,6 +188,7 @@ impl Engine {
             store,
             errored_forbids,
             match_sets,
+            near: Cache::new(NEAR_MAX),
             preparation_queue: None,
             names: Arc::default(),
         }

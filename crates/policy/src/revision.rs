@@ -9,6 +9,7 @@ pub(crate) mod recordable;
 pub mod source;
 pub mod unread;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use cedar_policy::{EntityTypeName, Validator};
@@ -89,6 +90,18 @@ impl Revision {
     /// The files of the emergency forbids in force, each with its last good content.
     pub fn emergency_files(&self) -> &Files {
         &self.emergency_forbids.files
+    }
+
+    /// The roles that policies or stored entities name, in order.
+    pub fn named_roles(&self) -> BTreeSet<String> {
+        let Some(role) = &self.rules.names.role else {
+            return BTreeSet::new();
+        };
+        let engine = &self.rules.engine;
+        let named = engine.policies().iter().flat_map(|policy| policy.named_entities());
+        let all = named.chain(engine.store.uids().cloned());
+        let roles = all.filter(|uid| uid.type_name() == role);
+        roles.map(|uid| uid.id().unescaped().to_owned()).collect()
     }
 
     /// All files except the emergency forbids, decision tests included.

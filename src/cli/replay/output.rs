@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::cli::Paint;
 use crate::cli::logs::grid::Grid;
-use crate::cli::logs::{counted, totals_json};
+use crate::cli::logs::{counted, example_json, totals_json};
 use crate::cli::report::text::escaped;
 use crate::cli::tree::PortalLoad;
 use crate::replay::{Change, Example, FlipGroup, FlipKey, Flips, Totals};
@@ -69,9 +69,12 @@ impl Report<'_> {
     fn grid(&self, change: Change) -> Grid {
         let groups = self.groups(change).into_iter().take(GROUPS_SHOWN_MAX);
         let rows = groups.map(|(key, group)| {
-            let by = match change {
-                Change::NewlyAllowed => key.policies.join(", "),
-                Change::NewlyDenied => format!("{} {}", key.denial, key.policies.join(", ")).trim_end().to_owned(),
+            let policies = key.policies.join(", ");
+            let by = match (change, key.denial.as_str()) {
+                (Change::NewlyAllowed, _) => policies,
+                (Change::NewlyDenied, "forbidden") => format!("forbidden by {policies}"),
+                (Change::NewlyDenied, "not_permitted") => format!("no longer {policies}"),
+                (Change::NewlyDenied, denial) => format!("{denial} {policies}"),
             };
             vec![
                 group.records.to_string(),
@@ -190,14 +193,4 @@ fn roles(roles: &[String]) -> String {
 
 fn example(example: &Example) -> String {
     example.question.clone()
-}
-
-fn example_json(example: &Example) -> Value {
-    json!({
-        "decision_id": example.decision_id,
-        "request": example.question,
-        "principal": example.principal,
-        "file": example.file,
-        "line": example.line,
-    })
 }

@@ -10,7 +10,7 @@ use super::bundle::RawBundle;
 use super::portals::parse_slug;
 use crate::config::check::Checker;
 use crate::config::schema::hint;
-use crate::config::values::TimeSpan;
+use crate::config::values::{Count, TimeSpan};
 
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -23,6 +23,10 @@ pub struct Policies {
     pub poll: TimeSpan<100>,
     /// Portals that readiness waits for.
     pub require: Vec<String>,
+    /// Folder of the portals' candidate sets, `<portal>/*.cedar`. Null: `candidate/` in each portal's folder.
+    pub candidate: Option<PathBuf>,
+    /// Decisions in a second that candidate sets are evaluated for; more are not, and counted.
+    pub shadow_budget: Count<1, 1_000_000>,
     /// Folder where the last good revisions survive a restart. Null: they do not.
     pub state_dir: Option<PathBuf>,
     /// A signed bundle that the gate fetches, in place of the folders. Absent: the folders count.
@@ -36,6 +40,8 @@ impl Default for Policies {
             schemas: PathBuf::from("schemas"),
             poll: TimeSpan::seconds::<5>(),
             require: Vec::new(),
+            candidate: None,
+            shadow_budget: Count::of::<500>(),
             state_dir: None,
             bundle: None,
         }
@@ -64,6 +70,7 @@ impl Checker<'_> {
         Policies {
             dir: self.path("policies.dir", &policies.dir),
             schemas: self.path("policies.schemas", &policies.schemas),
+            candidate: self.optional_path("policies.candidate", policies.candidate.as_deref()),
             state_dir: self.optional_path("policies.state_dir", policies.state_dir.as_deref()),
             // the gate's own form of it is `Config::bundle`
             bundle: None,

@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 const MEMBERS: [&str; 7] = ["portal", "token", "principal", "action", "resource", "context", "entities"];
 
 /// One query as the body states it.
+#[derive(Clone)]
 pub struct Ask {
     /// Position in a batch.
     pub item: Option<usize>,
@@ -27,6 +28,7 @@ pub struct Ask {
 }
 
 /// The source of a query's principal.
+#[derive(Clone)]
 pub enum SubjectSource {
     Token(Redacted<String>),
     Principal(NamedEntity),

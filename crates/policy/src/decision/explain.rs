@@ -14,6 +14,7 @@ use crate::claim_path::ClaimPath;
 pub use crate::engine::explain::{
     Clause, ExplainedEvaluation, ExplainedPolicy, Found, NamedWithAncestors, Operand, ScopeMismatch, ScopePart, Verdict,
 };
+use crate::engine::near::CLAUSE_DISTANCE;
 use crate::engine::{Ancestors, Engine, EntityQuery, Evaluation};
 pub use crate::engine::{Effects, Outcome};
 use crate::principal::Principal;
@@ -145,14 +146,10 @@ impl Explanation {
 impl ExplainedPolicy {
     /// How much would have to differ. A request is about its action and resource, so another caller or fact counts less.
     pub fn distance(&self) -> usize {
-        let scope = self.scope.iter().map(|mismatch| match mismatch.part {
-            ScopePart::Principal => 2,
-            ScopePart::Resource => 5,
-            ScopePart::Action => 6,
-        });
+        let scope = self.scope.iter().map(|mismatch| mismatch.part.distance());
         let condition = match &self.verdict {
             Verdict::Failed(_) => 3,
-            Verdict::Satisfied | Verdict::ConditionFalse | Verdict::OutOfScope => 2 * self.clauses.len(),
+            Verdict::Satisfied | Verdict::ConditionFalse | Verdict::OutOfScope => CLAUSE_DISTANCE * self.clauses.len(),
         };
         scope.sum::<usize>() + condition
     }

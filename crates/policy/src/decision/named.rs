@@ -148,7 +148,7 @@ pub(super) fn evaluate_by(
     };
     let InContext { evaluation, shown } = in_context(reader, rules, &facts, &action, named, evaluate_with)?;
     details.context = shown;
-    details.named_principal = query_principal.map(|principal| principal.uid);
+    details.named_principal = described;
     details.target = Some(Target {
         action,
         resource,

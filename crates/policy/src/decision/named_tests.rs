@@ -217,7 +217,7 @@ fn outcome(reader: Reader, revision: &Revision, query: &Generated) -> Result<Val
     let target = details.target.unwrap();
     Ok(json!({
         "outcome": format!("{:?}", evaluation.outcome), "policies": policies, "errors": errors,
-        "named": [details.named_principal.unwrap().to_string(), target.action.to_string(), target.resource.uid.to_string()],
+        "named": [details.named_principal.unwrap().uid.to_string(), target.action.to_string(), target.resource.uid.to_string()],
         "context": details.context,
     }))
 }

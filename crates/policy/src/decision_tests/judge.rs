@@ -58,3 +58,14 @@ fn sorted<'a>(ids: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     all.sort_unstable();
     all
 }
+
+/// A misspelled method, action or attribute must not pass as an expected deny: `Err` if the gate answers the case with
+/// `denial` before it evaluates a policy, and the case does not say so.
+pub(super) fn fail_unasked(case: &Case, decision: &Decision, denial: Denial) -> Result<(), String> {
+    match decision.unevaluated() {
+        Some(refusal) if refusal.denial == denial && case.reason.as_deref() != Some(denial.code()) => {
+            Err(refusal.detail.to_string())
+        }
+        _ => Ok(()),
+    }
+}

@@ -112,6 +112,15 @@ pub struct Operand {
 }
 
 impl ScopePart {
+    /// How much differs if the part does not fit. A request is about its action and resource, so another caller counts less.
+    pub(crate) const fn distance(self) -> usize {
+        match self {
+            Self::Principal => 2,
+            Self::Resource => 5,
+            Self::Action => 6,
+        }
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Principal => "principal",

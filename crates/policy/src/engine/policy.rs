@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
-use cedar_policy::{ActionConstraint, Effect, EntityUid, Policy};
+use cedar_policy::{ActionConstraint, Effect, EntityUid, Policy, PrincipalConstraint};
 use serde_json::json;
 
 use crate::engine::dependencies::Dependencies;
@@ -96,6 +96,15 @@ impl PolicyEntry {
     pub fn reads(&self) -> &Dependencies {
         let read = || Dependencies::of(self.policy()).unwrap_or_else(|| Dependencies::everything(usize::MAX));
         self.body.reads.get_or_init(read)
+    }
+
+    /// The entities that scope of the principal and conditions name.
+    pub fn named_entities(&self) -> impl Iterator<Item = EntityUid> {
+        let of_scope = match self.policy().principal_constraint() {
+            PrincipalConstraint::In(uid) | PrincipalConstraint::Eq(uid) | PrincipalConstraint::IsIn(_, uid) => Some(uid),
+            PrincipalConstraint::Any | PrincipalConstraint::Is(_) => None,
+        };
+        of_scope.into_iter().chain(self.reads().literals.iter().cloned())
     }
 
     /// The names of all attributes and fields that the conditions look up, on whichever value.

@@ -22,6 +22,12 @@ pub struct SourceFile {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Files(pub BTreeMap<String, SourceFile>);
 
+/// A file by its name in a folder.
+struct NamedFile {
+    name: String,
+    file: SourceFile,
+}
+
 /// The whole policy tree at one moment.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Tree {
@@ -101,6 +107,52 @@ impl Tree {
     /// The files of one portal's revision: its folder without the emergency forbids, the shared policies, its schemas.
     pub fn portal_files(&self, slug: &PortalSlug) -> Files {
         Files::of(self.portal_entries(slug))
+    }
+
+    /// The tree of one portal in which its candidate set takes the place of its own policies. `None`: there is no candidate.
+    pub fn with_candidate(&self, slug: &PortalSlug) -> Option<Self> {
+        let folder = format!("policies/{slug}/candidate/");
+        self.with_policies(slug, self.policies_in(folder).collect())
+    }
+
+    /// The same with the candidate of another tree: its files of this portal.
+    pub fn with_candidate_of(&self, other: &Self, slug: &PortalSlug) -> Option<Self> {
+        self.with_policies(slug, other.policies_in(format!("policies/{slug}/")).collect())
+    }
+
+    /// Policy files directly in a folder, by their names in it.
+    fn policies_in(&self, folder: String) -> impl Iterator<Item = NamedFile> {
+        let files = self.files.below(folder.clone());
+        files.filter_map(move |(name, file)| {
+            let name = name.strip_prefix(&folder)?;
+            let is_policy = name.ends_with(".cedar") && !name.contains('/');
+            is_policy.then(|| NamedFile {
+                name: name.to_owned(),
+                file: file.clone(),
+            })
+        })
+    }
+
+    fn with_policies(&self, slug: &PortalSlug, policies: Vec<NamedFile>) -> Option<Self> {
+        if policies.is_empty() {
+            return None;
+        }
+        let own = format!("policies/{slug}/");
+        let is_own_policy = |name: &str| {
+            name.strip_prefix(&own)
+                .is_some_and(|rest| rest.ends_with(".cedar") && !rest.contains('/'))
+        };
+        let kept = self.portal_entries(slug).filter(|(name, _)| !is_own_policy(name));
+        let mut files = Files::of(kept.chain(self.emergency_entries(slug)));
+        files.0.extend(
+            policies
+                .into_iter()
+                .map(|policy| (format!("{own}{}", policy.name), policy.file)),
+        );
+        Some(Self {
+            files,
+            ..Self::default()
+        })
     }
 
     /// The emergency forbids of one portal.

@@ -145,7 +145,8 @@ fn in_portal(rest: &[&str]) -> Option<Found> {
     let (file, folders) = rest.split_last()?;
     let lower = file.to_lowercase();
     match folders.first().copied() {
-        Some("candidate") => stray("a candidate set has no effect in this version"),
+        Some("candidate") if file.ends_with(".cedar") && folders.len() == 1 => None,
+        Some("candidate") => stray("a candidate set has policies alone, directly in its folder"),
         // the loader itself refuses a policy in a wrong folder
         _ if file.ends_with(".cedar") => None,
         None if OWN_FILES.contains(file) => None,
@@ -313,7 +314,8 @@ mod tests {
             "policies/shop/log.json",
             "policies/shop/logo.png",
             "policies/shop/_deny/lock.cedar.disabled",
-            "policies/shop/candidate/x.cedar",
+            "policies/shop/candidate/deeper/x.cedar",
+            "policies/shop/candidate/links.json",
             "policies/shop/invariants.yaml",
             "policies/kustomization.yaml",
             "schemas/shop.png",

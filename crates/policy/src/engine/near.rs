@@ -1,0 +1,78 @@
+//! The permit that came nearest to a query that no policy permits, for its record.
+//!
+//! It looks at scopes alone, so the answer is the same for all queries with the same scope key, and is remembered by that key.
+//! A permit whose scope fits counts as one false clause away. `explain` looks at values as well. Finding it costs as much as
+//! looking at every permit's scope: the gate does so after the answer.
+
+use std::sync::Arc;
+
+use cedar_policy::{Effect, EntityUid};
+
+use super::explain::ScopePart;
+use super::{Effects, Engine, MatchKey, PolicyEntry, PolicyInfo, QueryEntity, ScopeKey};
+
+/// The distance of one false clause.
+pub(crate) const CLAUSE_DISTANCE: usize = 2;
+
+/// The scope key of a query.
+pub struct NearKey(MatchKey);
+
+/// The nearest permit, as far as it is known.
+pub enum Near {
+    /// `None`: there is no permit at all.
+    Known(Option<Arc<PolicyInfo>>),
+    /// To be found with `find_near`.
+    Unknown(NearKey),
+}
+
+impl Engine {
+    /// The remembered nearest permit.
+    pub fn near(&self, principal: &QueryEntity, action: &EntityUid, resource: &QueryEntity) -> Near {
+        let undeclared;
+        let action = match self.actions.get(action) {
+            Some(key) => key,
+            None => {
+                undeclared = self.index.actions.key(action, []);
+                &undeclared
+            }
+        };
+        let sought = MatchKey {
+            effects: Effects::Both,
+            principal: &principal.key,
+            action,
+            resource: &resource.key,
+        };
+        match self.near.get(&sought) {
+            Some(known) => Near::Known(known),
+            None => Near::Unknown(NearKey(MatchKey {
+                effects: Effects::Both,
+                principal: principal.key.clone(),
+                action: action.clone(),
+                resource: resource.key.clone(),
+            })),
+        }
+    }
+
+    /// Finds and remembers the nearest permit.
+    pub fn find_near(&self, NearKey(key): NearKey) -> Option<Arc<PolicyInfo>> {
+        let permits = self.policies.iter().filter(|policy| policy.info.effect == Effect::Permit);
+        let nearest = permits.min_by_key(|policy| self.scope_distance(policy, &key));
+        let nearest = nearest.map(|policy| Arc::clone(&policy.info));
+        self.near.insert(key, nearest.clone());
+        nearest
+    }
+
+    fn scope_distance(&self, policy: &PolicyEntry, key: &MatchKey<ScopeKey>) -> usize {
+        let fit = self.index.fit(policy.policy(), &key.principal, &key.action, &key.resource);
+        let parts = [
+            (fit.principal, ScopePart::Principal),
+            (fit.action, ScopePart::Action),
+            (fit.resource, ScopePart::Resource),
+        ];
+        let misfits = parts.into_iter().filter(|(fits, _)| !fits);
+        match misfits.map(|(_, part)| part.distance()).sum() {
+            0 => CLAUSE_DISTANCE,
+            distance => distance,
+        }
+    }
+}

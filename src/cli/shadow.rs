@@ -1,0 +1,178 @@
+//! `cedargate shadow report`: where enforced and candidate sets disagree, by the decision log of live traffic.
+
+use serde_json::{Value, json};
+
+use super::logs::grid::Grid;
+use super::logs::{LogArgs, ReportFormat, complain_about, counted, totals_json};
+use super::report::json as json_report;
+use super::{Exit, Paint, print};
+use crate::replay::{Change, Disagreements, Totals};
+
+/// Groups that people are shown; scripts get all.
+const GROUPS_SHOWN_MAX: usize = 50;
+
+#[derive(clap::Subcommand)]
+pub(crate) enum ShadowCommand {
+    /// Group the disagreements by portal, role and route: what the candidate would newly allow comes first
+    Report(ReportArgs),
+}
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "A portal with policies in `candidate/` has them evaluated beside the enforced ones, and each decision record names what the \
+                        candidate decided (`shadow`). Exit codes: 0 ok, 4 disagreements with --fail-on, 64 usage."
+)]
+pub(crate) struct ReportArgs {
+    #[command(flatten)]
+    logs: LogArgs,
+    /// Exit with 4: `flip` if the sets disagree at all, `widen` if the candidate allows what is denied
+    #[arg(long, value_enum)]
+    fail_on: Option<FailOn>,
+    /// The form of the report
+    #[arg(long, value_enum, default_value = "human")]
+    format: ReportFormat,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+enum FailOn {
+    Flip,
+    Widen,
+}
+
+pub(crate) fn run(command: &ShadowCommand) -> Exit {
+    let ShadowCommand::Report(args) = command;
+    Exit::or_usage(report(args))
+}
+
+fn report(args: &ReportArgs) -> Result<Exit, String> {
+    let selection = args.logs.selection();
+    let reading = args.logs.read(|| Disagreements::new(selection))?;
+    complain_about(&reading.totals);
+    let found = &reading.visitor;
+    print(&match args.format {
+        ReportFormat::Human => as_text(found, Paint::stdout()),
+        ReportFormat::Markdown => as_markdown(found),
+        ReportFormat::Json => json_report::text(&as_json(found, &reading.totals)),
+    });
+    let widened = found.count(Change::NewlyAllowed) + found.ungrouped;
+    let fails = match args.fail_on {
+        None => false,
+        Some(FailOn::Widen) => widened > 0,
+        Some(FailOn::Flip) => widened + found.count(Change::NewlyDenied) > 0,
+    };
+    Ok(if fails { Exit::TestsFailed } else { Exit::Ok })
+}
+
+fn title(change: Change) -> &'static str {
+    match change {
+        Change::NewlyAllowed => "the candidate allows what is denied",
+        Change::NewlyDenied => "the candidate denies what is allowed",
+    }
+}
+
+fn headline(found: &Disagreements<'_>) -> String {
+    if found.evaluated == 0 {
+        let records = counted(found.without, "decision", "decisions");
+        return format!("no candidate was evaluated for any of {records}; put policies into candidate/ of a portal's folder\n");
+    }
+    let mut text = format!(
+        "a candidate was evaluated for {} of {}\n",
+        found.evaluated,
+        counted(found.evaluated + found.without, "decision", "decisions")
+    );
+    for (key, candidate) in &found.candidates {
+        text.push_str(&format!(
+            "  {} candidate {}: {} of {}\n",
+            key.portal,
+            key.revision,
+            counted(candidate.disagreements, "disagreement", "disagreements"),
+            candidate.records
+        ));
+    }
+    text
+}
+
+fn grid(found: &Disagreements<'_>, change: Change) -> Grid {
+    let mut groups: Vec<_> = found.groups.iter().filter(|(key, _)| key.change == change).collect();
+    groups.sort_by_key(|(_, group)| std::cmp::Reverse(group.records));
+    let rows = groups.into_iter().take(GROUPS_SHOWN_MAX).map(|(key, group)| {
+        let example = group.examples.first();
+        vec![
+            group.records.to_string(),
+            key.portal.clone(),
+            if key.roles.is_empty() {
+                "-".to_owned()
+            } else {
+                key.roles.join(", ")
+            },
+            key.route.clone(),
+            example.map(|example| example.question.clone()).unwrap_or_default(),
+            example.map(|example| example.decision_id.clone()).unwrap_or_default(),
+        ]
+    });
+    Grid {
+        head: &["records", "portal", "roles", "route", "for example", "decision id"],
+        rows: rows.collect(),
+    }
+}
+
+fn as_text(found: &Disagreements<'_>, paint: Paint) -> String {
+    let mut text = headline(found);
+    for change in [Change::NewlyAllowed, Change::NewlyDenied] {
+        let count = found.count(change);
+        let head = format!("{}: {count}", title(change));
+        let head = match (change, count) {
+            (_, 0) => head,
+            (Change::NewlyAllowed, _) => paint.red(&head),
+            (Change::NewlyDenied, _) => paint.yellow(&head),
+        };
+        text.push_str(&format!("\n{head}\n"));
+        if count > 0 {
+            text.push_str(&grid(found, change).text());
+        }
+    }
+    text
+}
+
+fn as_markdown(found: &Disagreements<'_>) -> String {
+    let mut text = headline(found);
+    for change in [Change::NewlyAllowed, Change::NewlyDenied] {
+        text.push_str(&format!("\n### {}: {}\n", title(change), found.count(change)));
+        if found.count(change) > 0 {
+            text.push_str(&format!("\n{}", grid(found, change).markdown()));
+        }
+    }
+    text
+}
+
+fn as_json(found: &Disagreements<'_>, totals: &Totals) -> Value {
+    let groups = found.groups.iter().map(|(key, group)| {
+        json!({
+            "change": key.change.as_str(),
+            "portal": key.portal,
+            "roles": key.roles,
+            "route": key.route,
+            "records": group.records,
+            "decisions": group.decisions,
+            "examples": group.examples.iter().map(super::logs::example_json).collect::<Vec<_>>(),
+        })
+    });
+    let candidates = found.candidates.iter().map(|(key, candidate)| {
+        json!({
+            "portal": key.portal,
+            "revision": key.revision,
+            "records": candidate.records,
+            "disagreements": candidate.disagreements,
+        })
+    });
+    json!({
+        "evaluated": found.evaluated,
+        "not_evaluated": found.without,
+        "newly_allowed": found.count(Change::NewlyAllowed),
+        "newly_denied": found.count(Change::NewlyDenied),
+        "ungrouped": found.ungrouped,
+        "disagreements": groups.collect::<Vec<_>>(),
+        "candidates": candidates.collect::<Vec<_>>(),
+        "log": totals_json(totals),
+    })
+}

@@ -1,0 +1,319 @@
+//! `cedargate usage`: the permits, roles and decision tests of a tree that the decision log shows no use of.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cedar_policy::Effect;
+use cedargate_policy::decision::{Caller, Decision, Query};
+use cedargate_policy::decision_tests::{DecisionTests, Options};
+use serde_json::{Value, json};
+
+use super::logs::grid::Grid;
+use super::logs::{self, LogArgs, ReportFormat, complain_about, counted, totals_json};
+use super::report::json as json_report;
+use super::tree::{PortalLoad, TreeArgs};
+use super::{Exit, complain, print};
+use crate::replay::{Kind, Named, Totals, Usage};
+
+const DAY_MILLIS: i64 = 24 * 60 * 60 * 1000;
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "A permit is used by a decision that it allowed. A role is exercised by a caller that has it and whom policies decided on. A test \
+                        resembles traffic if a caller with its roles asked for its action on its resource type (for paths: below the same three segments). \
+                        Days count back from the last record of the log. Exit codes: 0 ok, 64 usage or a tree that does not load."
+)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    logs: LogArgs,
+    /// What was last used longer ago counts as unused; default: the whole log counts
+    #[arg(long, value_name = "N")]
+    days: Option<u16>,
+    /// The form of the report
+    #[arg(long, value_enum, default_value = "human")]
+    format: ReportFormat,
+    #[command(flatten)]
+    tree: TreeArgs,
+}
+
+/// What is not used in one portal.
+struct Unused {
+    portal: String,
+    permits: Vec<UnusedPermit>,
+    permits_total: usize,
+    roles: Vec<Idle>,
+    tests: Vec<UnlikeTest>,
+    tests_total: usize,
+}
+
+struct UnusedPermit {
+    id: String,
+    place: String,
+    /// Unix milliseconds; `None`: never.
+    last: Option<i64>,
+}
+
+/// A role that no caller had.
+struct Idle {
+    role: String,
+    last: Option<i64>,
+}
+
+struct UnlikeTest {
+    name: String,
+    file: String,
+    line: Option<usize>,
+}
+
+pub(crate) fn run(args: &Args) -> Exit {
+    Exit::or_usage(usage(args))
+}
+
+fn usage(args: &Args) -> Result<Exit, String> {
+    let workbench = args.tree.open()?;
+    if let Some(portal) = &args.logs.portal {
+        workbench.named(portal)?;
+    }
+    let loads = logs::load(&workbench)?;
+    let selection = args.logs.selection();
+    let reading = args.logs.read(|| Usage::new(selection))?;
+    complain_about(&reading.totals);
+    let used = &reading.visitor;
+    let since = match (args.days, used.last) {
+        (Some(days), Some(last)) => last - i64::from(days) * DAY_MILLIS,
+        _ => i64::MIN,
+    };
+    complain_about_reach(args, used, since);
+    let is_asked = |load: &&PortalLoad<'_>| {
+        args.logs
+            .portal
+            .as_deref()
+            .is_none_or(|portal| load.portal.slug.as_str() == portal)
+    };
+    let unused: Vec<Unused> = loads
+        .iter()
+        .filter(is_asked)
+        .filter_map(|load| unused(load, used, since))
+        .collect();
+    print(&match args.format {
+        ReportFormat::Human => as_text(&unused, used),
+        ReportFormat::Markdown => as_markdown(&unused, used),
+        ReportFormat::Json => json_report::text(&as_json(&unused, used, &reading.totals)),
+    });
+    Ok(Exit::Ok)
+}
+
+/// Says why the absence of a use may mean nothing.
+fn complain_about_reach(args: &Args, used: &Usage<'_>, since: i64) {
+    if let (Some(days), Some(first)) = (args.days, used.first)
+        && first > since
+    {
+        let from = time(first);
+        complain(&format!(
+            "warning: the log begins at {from}, which is less than {days} days before its end"
+        ));
+    }
+    if used.allowed == 0 {
+        complain("warning: the log has no allowed decision; with `audit.allow: none` no permit looks used");
+    }
+    if used.sampled > 0 {
+        let sampled = counted(used.sampled, "record stands", "records stand");
+        complain(&format!(
+            "warning: {sampled} for several decisions (audit.allow); rare uses may be missing"
+        ));
+    }
+    if used.is_cut {
+        complain("warning: the log has more policies, roles or kinds of requests than are remembered; some count as unused");
+    }
+}
+
+fn unused(load: &PortalLoad<'_>, used: &Usage<'_>, since: i64) -> Option<Unused> {
+    let revision = load.revision.as_deref()?;
+    let portal = load.portal.slug.as_str();
+    let named = |name: &str| Named {
+        portal: portal.to_owned(),
+        name: name.to_owned(),
+    };
+    let permits = revision.rules.engine.policies().iter().map(|policy| &policy.info);
+    let permits: Vec<_> = permits.filter(|info| info.effect == Effect::Permit).collect();
+    let is_unused = |last: Option<i64>| last.is_none_or(|last| last < since);
+    let unused_permits = permits.iter().filter_map(|info| {
+        let last = used.policies.get(&named(&info.id)).map(|policy| policy.last);
+        is_unused(last).then(|| UnusedPermit {
+            id: info.id.to_string(),
+            place: info.place.clone(),
+            last,
+        })
+    });
+    let roles = revision.named_roles().into_iter().filter_map(|role| {
+        let last = used.roles.get(&named(&role)).copied();
+        is_unused(last).then_some(Idle { role, last })
+    });
+    let tests = DecisionTests::read(load.portal, revision);
+    Some(Unused {
+        portal: portal.to_owned(),
+        permits: unused_permits.collect(),
+        permits_total: permits.len(),
+        roles: roles.collect(),
+        tests: unlike_tests(load, &tests, used, since),
+        tests_total: tests.len(),
+    })
+}
+
+/// The tests whose kind of request no caller with their roles made. A test that no policy decides has no kind.
+fn unlike_tests(load: &PortalLoad<'_>, tests: &DecisionTests<'_>, used: &Usage<'_>, since: i64) -> Vec<UnlikeTest> {
+    let portal = load.portal.slug.as_str();
+    let names: Vec<_> = tests.names().collect();
+    let mut unlike = Vec::new();
+    for (number, case) in names.iter().enumerate() {
+        let is_like = AtomicBool::new(true);
+        let see = |query: &Query<'_>, caller: Caller<'_>, decision: &Decision| {
+            let Some(target) = &decision.target else { return };
+            let schema = &query.revision.rules.schema;
+            let resource = &target.resource.uid;
+            let (action, ty) = (schema.action_text(&target.action), schema.type_text(resource.type_name()));
+            let kind = Kind::new(portal, &action, &ty, resource.id().unescaped());
+            let roles = caller.identity().map(|identity| identity.roles.iter().cloned().collect());
+            let roles: BTreeSet<String> = roles.unwrap_or_default();
+            is_like.store(used.resembles(&kind, &roles, since), Ordering::Relaxed);
+        };
+        let options = Options {
+            see: Some(&see),
+            ..Options::default()
+        };
+        let _results = tests.run(number..number + 1, &options);
+        if !is_like.into_inner() {
+            unlike.push(UnlikeTest {
+                name: case.name.to_owned(),
+                file: case.file.to_owned(),
+                line: case.line,
+            });
+        }
+    }
+    unlike
+}
+
+fn time(millis: i64) -> String {
+    let since = std::time::Duration::from_millis(u64::try_from(millis).unwrap_or(0));
+    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since).to_string()
+}
+
+fn last_text(last: Option<i64>) -> String {
+    last.map_or_else(|| "never".to_owned(), time)
+}
+
+fn headline(used: &Usage<'_>) -> String {
+    let span = match (used.first, used.last) {
+        (Some(first), Some(last)) => format!(" from {} to {}", time(first), time(last)),
+        _ => String::new(),
+    };
+    format!(
+        "{}{span}\n",
+        counted(used.decisions, "decision of policies", "decisions of policies")
+    )
+}
+
+/// The three tables of a portal, each with its title.
+fn tables(unused: &Unused) -> Vec<Titled> {
+    let place = |test: &UnlikeTest| match test.line {
+        Some(line) => format!("{}:{line}", test.file),
+        None => test.file.clone(),
+    };
+    let permits = unused
+        .permits
+        .iter()
+        .map(|permit| vec![permit.id.clone(), last_text(permit.last), permit.place.clone()]);
+    let roles = unused.roles.iter().map(|idle| vec![idle.role.clone(), last_text(idle.last)]);
+    let tests = unused.tests.iter().map(|test| vec![test.name.clone(), place(test)]);
+    let (permits_total, tests_total) = (unused.permits_total, unused.tests_total);
+    vec![
+        Titled {
+            title: format!("permits not used: {} of {permits_total}", unused.permits.len()),
+            grid: Grid {
+                head: &["permit", "last used", "place"],
+                rows: permits.collect(),
+            },
+        },
+        Titled {
+            title: format!("roles not exercised: {}", unused.roles.len()),
+            grid: Grid {
+                head: &["role", "last seen"],
+                rows: roles.collect(),
+            },
+        },
+        Titled {
+            title: format!("tests that no traffic resembles: {} of {tests_total}", unused.tests.len()),
+            grid: Grid {
+                head: &["test", "place"],
+                rows: tests.collect(),
+            },
+        },
+    ]
+}
+
+struct Titled {
+    title: String,
+    grid: Grid,
+}
+
+fn as_text(unused: &[Unused], used: &Usage<'_>) -> String {
+    let mut text = headline(used);
+    for portal in unused {
+        text.push_str(&format!("\nportal {}\n", portal.portal));
+        for Titled { title, grid } in tables(portal) {
+            text.push_str(&format!("\n{title}\n"));
+            if !grid.rows.is_empty() {
+                text.push_str(&grid.text());
+            }
+        }
+    }
+    text
+}
+
+fn as_markdown(unused: &[Unused], used: &Usage<'_>) -> String {
+    let mut text = headline(used);
+    for portal in unused {
+        text.push_str(&format!("\n## Portal {}\n", portal.portal));
+        for Titled { title, grid } in tables(portal) {
+            text.push_str(&format!("\n### {title}\n"));
+            if !grid.rows.is_empty() {
+                text.push_str(&format!("\n{}", grid.markdown()));
+            }
+        }
+    }
+    text
+}
+
+fn as_json(unused: &[Unused], used: &Usage<'_>, totals: &Totals) -> Value {
+    let portals = unused.iter().map(|portal| {
+        let permits = portal
+            .permits
+            .iter()
+            .map(|permit| json!({"policy": permit.id, "place": permit.place, "last_used": permit.last.map(time)}));
+        let roles = portal
+            .roles
+            .iter()
+            .map(|idle| json!({"role": idle.role, "last_seen": idle.last.map(time)}));
+        let tests = portal
+            .tests
+            .iter()
+            .map(|test| json!({"test": test.name, "file": test.file, "line": test.line}));
+        json!({
+            "portal": portal.portal,
+            "unused_permits": permits.collect::<Vec<_>>(),
+            "permits": portal.permits_total,
+            "unexercised_roles": roles.collect::<Vec<_>>(),
+            "unlike_tests": tests.collect::<Vec<_>>(),
+            "tests": portal.tests_total,
+        })
+    });
+    json!({
+        "decisions": used.decisions,
+        "allowed": used.allowed,
+        "sampled_records": used.sampled,
+        "from": used.first.map(time),
+        "to": used.last.map(time),
+        "portals": portals.collect::<Vec<_>>(),
+        "log": totals_json(totals),
+    })
+}
