@@ -19,6 +19,7 @@ mod inject;
 mod lint;
 mod log_level;
 mod logs;
+mod matrix;
 mod new_files;
 mod offline;
 mod openapi_file;
@@ -104,6 +105,8 @@ enum Command {
     Lint(lint::Args),
     /// Format every policy file
     Fmt(fmt::Args),
+    /// Show what each role may do: roles × actions × resource types, with the conditions
+    Matrix(matrix::Args),
     /// Run the portals' decision tests
     Test(test::Args),
     /// Make one decision offline, from a request JSON or a token and a request line
@@ -190,6 +193,7 @@ fn run(command: Command) -> Exit {
         Command::Validate(args) => validate::run(&args),
         Command::Lint(args) => lint::run(&args),
         Command::Fmt(args) => fmt::run(&args),
+        Command::Matrix(args) => matrix::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Authorize(args) => authorize::run(&args),
         Command::Bundle(command) => bundle::run(&command),

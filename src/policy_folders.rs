@@ -169,7 +169,11 @@ impl Reader<'_> {
             }
             // metadata follows symlinks: kubelet's files are symlinks into `..data`
             match fs::metadata(entry.path()) {
-                Err(error) => self.problem(&child, format!("cannot be read: {error}")),
+                Err(error) => {
+                    // a portal whose folder is broken keeps its traffic, and denies
+                    self.tree.slugs.extend(PortalSlug::parse(&shown).filter(|_| depth == 0));
+                    self.problem(&child, format!("cannot be read: {error}"));
+                }
                 Ok(meta) if (meta.is_dir() || is_policy_file(&child)) && file_name.to_str().is_none() => {
                     self.problem(&child, "has a name that is not UTF-8; rename it");
                 }

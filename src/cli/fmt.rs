@@ -1,6 +1,7 @@
 //! `cedargate fmt`: Cedar's own formatter over every policy file.
 
 use cedar_policy_formatter::{Config, policies_str_to_pretty};
+use cedargate_policy::load::check_nesting;
 
 use super::tree::TreeArgs;
 use super::{Exit, Paint, complain, print};
@@ -33,12 +34,24 @@ fn format_tree(args: &Args) -> Result<Exit, String> {
     let paint = Paint::stdout();
     let (mut changed, mut broken) = (0, 0);
     let names: Vec<String> = workbench.policy_files().map(str::to_owned).collect();
+    for problem in workbench.problems() {
+        broken += 1;
+        complain(&problem.to_string());
+    }
     for name in &names {
-        let Some(text) = workbench.source(name) else {
-            broken += 1;
-            complain(&format!("{name}: is not UTF-8 text"));
-            continue;
+        let text = match workbench.text(name) {
+            Ok(text) => text,
+            Err(problem) => {
+                broken += 1;
+                complain(&problem.to_string());
+                continue;
+            }
         };
+        if let Err(problem) = check_nesting(name, &text) {
+            broken += 1;
+            complain(&problem.to_string());
+            continue;
+        }
         let formatted = match policies_str_to_pretty(&text, &config) {
             // the formatter puts an empty line before a file of comments
             Ok(formatted) => formatted.trim_start().to_owned(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use cedargate_policy::decision_tests::DecisionTests;
 use cedargate_policy::lint::{Described, Fix, LintFinding, RULES, Severity as RuleSeverity, lint};
 use cedargate_policy::load::Warnings;
 use serde_json::json;
@@ -93,6 +94,12 @@ fn all(workbench: &Workbench, described: &[OpenApiFile]) -> Linted {
             .iter()
             .map(|problem| Finding::from_problem(problem, Severity::Error, slug));
         linted.findings.extend(errors);
+        let tests = DecisionTests::read(&load.portal.slug, workbench.files());
+        let unreadable = tests
+            .problems
+            .iter()
+            .map(|problem| Finding::from_problem(problem, Severity::Error, slug));
+        linted.findings.extend(unreadable);
         let file = described.iter().find(|file| file.portal == slug);
         let described = file.map(|file| Described {
             api: &file.api,

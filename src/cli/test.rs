@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use cedargate_policy::decision::coverage::{Coverage, PolicyCoverage};
 use cedargate_policy::decision::explain::Explanation;
-use cedargate_policy::decision_tests::{DecisionTests, Elsewhere, Failures, Options};
+use cedargate_policy::decision_tests::{DecisionTests, Elsewhere, Failures, Options, Subject};
 use cedargate_policy::load::Warnings;
 use cedargate_policy::portal::PortalTable;
 use cedargate_policy::portal::path::CanonicalPath;
@@ -71,7 +71,7 @@ fn test(args: &Args, workbench: &Workbench) -> Result<Exit, String> {
     let table = PortalTable::new(&workbench.portals).map_err(|error| error.to_string())?;
     let tested: Vec<Tested> = loads
         .iter()
-        .map(|load| tested(args, load, &|host, path| goes_to(&table, &loads, load, host, path)))
+        .map(|load| tested(args, workbench, load, &|host, path| goes_to(&table, &loads, load, host, path)))
         .collect();
     let (suites, policies): (Vec<Suite>, Vec<_>) = tested.into_iter().map(|tested| (tested.suite, tested.policies)).unzip();
     let reach = args.is_covered().then(|| Reach::of(&suites, policies));
@@ -150,6 +150,7 @@ fn explained(explanation: &Explanation) -> String {
 /// The results of one portal. `--filter` selects the cases that are shown; all of them run and count for coverage.
 fn tested(
     args: &Args,
+    workbench: &Workbench,
     load: &PortalLoad<'_>,
     matching: &(dyn Fn(&str, &CanonicalPath) -> Result<(), Elsewhere> + Sync),
 ) -> Tested {
@@ -160,9 +161,13 @@ fn tested(
     let mut cases = Vec::new();
     let mut uncovered = Vec::new();
     let mut policies = Vec::new();
+    let tests = DecisionTests::read(&load.portal.slug, workbench.files());
+    findings.extend(tests.problems.iter().map(finding));
     if let Some(revision) = &load.revision {
-        let tests = DecisionTests::read(load.portal, revision);
-        findings.extend(tests.problems.iter().map(finding));
+        let subject = Subject {
+            portal: load.portal,
+            revision,
+        };
         let coverage = args.is_covered().then(Coverage::default);
         let options = Options {
             see: None,
@@ -170,7 +175,7 @@ fn tested(
             coverage: coverage.as_ref(),
             matching: Some(matching),
         };
-        let results = parallel::run(&tests, &options);
+        let results = parallel::run(&tests, &subject, &options);
         cases.extend(results.into_iter().map(|result| Case::from_result(result, explained)));
         let decided: BTreeSet<&str> = cases.iter().flat_map(|case| &case.deciding).map(String::as_str).collect();
         let ids = revision

@@ -234,6 +234,17 @@ impl Workbench {
         &self.tree.files
     }
 
+    /// Files of the tree that could not be read.
+    pub(crate) fn problems(&self) -> &[Problem] {
+        &self.tree.problems
+    }
+
+    /// The text of a file of the tree, or why it is none.
+    pub(crate) fn text(&self, name: &str) -> Result<String, Problem> {
+        let file = self.tree.files.get(name).ok_or_else(|| Problem::new(name, "is not there"))?;
+        file.text(name).map(str::to_owned)
+    }
+
     /// The text of a file of the tree.
     pub(crate) fn source(&self, name: &str) -> Option<String> {
         Some(self.tree.files.get(name)?.text(name).ok()?.to_owned())

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cedar_policy::Effect;
 use cedargate_policy::decision::{Caller, Decision, Query};
-use cedargate_policy::decision_tests::{DecisionTests, Options};
+use cedargate_policy::decision_tests::{DecisionTests, Options, Subject};
 use serde_json::{Value, json};
 
 use super::logs::grid::Grid;
@@ -149,20 +149,24 @@ fn unused(load: &PortalLoad<'_>, used: &Usage<'_>, since: i64) -> Option<Unused>
         let last = used.roles.get(&named(&role)).copied();
         is_unused(last).then_some(Idle { role, last })
     });
-    let tests = DecisionTests::read(load.portal, revision);
+    let tests = DecisionTests::read(&load.portal.slug, revision.portal_files());
+    let subject = Subject {
+        portal: load.portal,
+        revision,
+    };
     Some(Unused {
         portal: portal.to_owned(),
         permits: unused_permits.collect(),
         permits_total: permits.len(),
         roles: roles.collect(),
-        tests: unlike_tests(load, &tests, used, since),
+        tests: unlike_tests(&subject, &tests, used, since),
         tests_total: tests.len(),
     })
 }
 
 /// The tests whose kind of request no caller with their roles made. A test that no policy decides has no kind.
-fn unlike_tests(load: &PortalLoad<'_>, tests: &DecisionTests<'_>, used: &Usage<'_>, since: i64) -> Vec<UnlikeTest> {
-    let portal = load.portal.slug.as_str();
+fn unlike_tests(subject: &Subject<'_>, tests: &DecisionTests<'_>, used: &Usage<'_>, since: i64) -> Vec<UnlikeTest> {
+    let portal = subject.portal.slug.as_str();
     let names: Vec<_> = tests.names().collect();
     let mut unlike = Vec::new();
     for (number, case) in names.iter().enumerate() {
@@ -181,7 +185,7 @@ fn unlike_tests(load: &PortalLoad<'_>, tests: &DecisionTests<'_>, used: &Usage<'
             see: Some(&see),
             ..Options::default()
         };
-        let _results = tests.run(number..number + 1, &options);
+        let _results = tests.run(number..number + 1, subject, &options);
         if !is_like.into_inner() {
             unlike.push(UnlikeTest {
                 name: case.name.to_owned(),

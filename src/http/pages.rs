@@ -78,6 +78,11 @@ impl Html {
         Self::default()
     }
 
+    /// The markup.
+    pub fn into_string(self) -> String {
+        self.0
+    }
+
     /// Appends fixed markup.
     pub fn raw(mut self, markup: &'static str) -> Self {
         self.0.push_str(markup);

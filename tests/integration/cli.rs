@@ -1,10 +1,12 @@
 //! The built binary: commands, exit codes, mistakes in configuration, and what the README shows.
 
+mod bad_input;
 mod bundle_command;
 mod commands;
 mod configuration_mistakes;
 mod explain;
 mod inject_command;
+mod matrix_command;
 mod no_authorities;
 mod readme_examples;
 mod scaffold;

@@ -101,6 +101,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "policy::decision_tests",
             "policy::lint",
             "policy::load",
+            "policy::matrix",
             "policy::openapi",
             "policy::portal",
             "policy::principal",
@@ -307,6 +308,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "policy::schema",
         ],
     ),
+    ("policy::matrix", &["policy::engine", "policy::revision"]),
     (
         "policy::decision_tests",
         &["policy::claims", "policy::decision", "policy::portal", "policy::revision"],

@@ -248,7 +248,7 @@ impl Engine {
     }
 
     /// True for a forbid that denies if it cannot be evaluated.
-    fn denies_by_error(&self, info: &PolicyInfo) -> bool {
+    pub(crate) fn denies_by_error(&self, info: &PolicyInfo) -> bool {
         info.effect == Effect::Forbid && (self.errored_forbids == ErroredForbids::Deny || info.is_above_portal())
     }
 

@@ -30,6 +30,7 @@ pub mod decision;
 pub mod permit;
 pub mod decision_tests;
 pub mod lint;
+pub mod matrix;
 
 // which portal and which path
 pub mod portal;

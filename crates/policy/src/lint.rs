@@ -114,7 +114,7 @@ struct Linted<'a> {
 /// caller has one.
 pub fn lint(portal: &PortalScope, revision: &Revision, now: i64, described: Option<&Described<'_>>) -> Vec<LintFinding> {
     let linted = Linted { portal, revision, now };
-    let tests = DecisionTests::read(portal, revision);
+    let tests = DecisionTests::read(&portal.slug, revision.portal_files());
     let mut findings = names::unknown(&linted, &cases::TestNames::of(&tests));
     findings.extend(shape::findings(&linted));
     findings.extend(resources::findings(&linted));

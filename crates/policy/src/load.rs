@@ -27,8 +27,8 @@ use http::HeaderValue;
 use serde_json::Value;
 
 use self::checks::{
-    ForbiddenPaths, duplicate_templates, duplicates, is_policy_place, login_problems, namespace_warning, outside_warnings,
-    placed_path_problems, removed_files, route_problems, stored_path_problems,
+    ForbiddenPaths, duplicate_templates, duplicates, has_own, is_policy_place, login_problems, namespace_warning,
+    outside_warnings, placed_path_problems, removed_files, route_problems, stored_path_problems,
 };
 use self::emergency::EmergencyLoad;
 use self::entities::EntityFile;
@@ -87,6 +87,21 @@ pub enum Warnings {
     Show,
     /// `--deny-warnings`
     Reject,
+}
+
+/// The files of a portal as they were read.
+struct ReadFiles {
+    files: Files,
+    /// Files that are not read and look like nothing that decides.
+    strays: Vec<Problem>,
+    /// What is wrong so far.
+    problems: Vec<Problem>,
+}
+
+/// The files on which the meaning of all others depends.
+struct Basis {
+    file: Arc<PortalFile>,
+    schema: Arc<PortalSchema>,
 }
 
 /// The policies of a portal's files, templates aside.
@@ -223,26 +238,67 @@ impl Loader {
     ) -> Result<Arc<Candidate>, RevisionError> {
         let files = tree.portal_files(&portal.slug);
         let mut problems = tree.portal_problems(&portal.slug);
-        problems.extend(removed_files(&portal.slug, &files, previous));
+        if has_own(&portal.slug, &files) || problems.is_empty() {
+            problems.extend(removed_files(&portal.slug, &files, previous));
+        }
         let strays = tree.portal_strays(&portal.slug);
         let is_same = |previous: &&Revision| previous.candidate.files == files && previous.candidate.strays == strays;
         if let Some(previous) = previous.filter(|_| problems.is_empty()).filter(is_same) {
             return Ok(Arc::clone(&previous.candidate));
         }
-        RevisionError::check(problems)?;
-        self.candidate(portal, files, strays, previous)
+        if !has_own(&portal.slug, &files) {
+            return Err(RevisionError { problems });
+        }
+        let read = ReadFiles { files, strays, problems };
+        self.candidate(portal, read, previous)
+    }
+
+    /// The two files on which the meaning of all others depends. If one of them is broken, only the syntax of the others is
+    /// looked at: their errors would be consequences.
+    fn basis(&mut self, slug: &PortalSlug, read: &mut ReadFiles) -> Option<Basis> {
+        let portal_yaml = format!("policies/{slug}/portal.yaml");
+        let is_unread = |problem: &Problem| problem.file == portal_yaml || problem.file.starts_with("schemas/");
+        let is_read = !read.problems.iter().any(is_unread);
+        let file = portal_file(slug, &read.files).map_err(|error| read.problems.extend(error.problems));
+        let schema = match file.as_ref().ok().filter(|_| is_read) {
+            Some(file) => {
+                let loaded = self.schemas.load(slug, &read.files, file.namespace.as_deref());
+                loaded.map_err(|error| read.problems.extend(error.problems)).ok()
+            }
+            None => {
+                read.problems.extend(schemas::syntax_problems(slug, &read.files));
+                None
+            }
+        };
+        match (file, schema) {
+            (Ok(file), Some(schema)) => Some(Basis {
+                file: Arc::new(file),
+                schema,
+            }),
+            _ => {
+                read.problems.extend(syntax_problems(slug, &read.files));
+                let tests = self.unreadable_tests(slug, &read.files);
+                read.problems.extend(tests);
+                None
+            }
+        }
     }
 
     fn candidate(
         &mut self,
         portal: &PortalScope,
-        files: Files,
-        strays: Vec<Problem>,
+        mut read: ReadFiles,
         previous: Option<&Revision>,
     ) -> Result<Arc<Candidate>, RevisionError> {
         let slug = &portal.slug;
-        let file = Arc::new(portal_file(slug, &files)?);
-        let schema = self.schemas.load(slug, &files, file.namespace.as_deref())?;
+        let Some(Basis { file, schema }) = self.basis(slug, &mut read) else {
+            return Err(RevisionError { problems: read.problems });
+        };
+        let ReadFiles {
+            files,
+            strays,
+            mut problems,
+        } = read;
         let model = &schema.model;
         let names = Arc::new(TypeNames::new(model, slug.as_str()));
         let declared = DeclaredFacts {
@@ -253,7 +309,7 @@ impl Loader {
             path: schema.path.as_ref(),
             removed_headers: &portal.removed_headers,
         };
-        let mut problems = declared.problems();
+        problems.extend(declared.problems());
         problems.extend(route_problems(slug, &files, &file, model));
         problems.extend(login_problems(portal, &file));
         let JoinedPolicies { entries, mut warnings } = self.entries(slug, &files, &file, &schema, &mut problems);
@@ -279,8 +335,9 @@ impl Loader {
         if self.warnings == Warnings::Reject {
             problems.extend(warnings.iter().cloned());
         }
-        if let Some(cause) = schemas::missing(slug, &files).filter(|_| !problems.is_empty()) {
-            problems.insert(0, cause);
+        if !problems.is_empty() {
+            problems.splice(0..0, schemas::missing(slug, &files));
+            problems.extend(self.unreadable_tests(slug, &files));
         }
         RevisionError::check(problems)?;
         let candidate = Arc::new(Candidate {
@@ -294,10 +351,26 @@ impl Loader {
             warnings,
             strays,
         });
-        if self.decision_tests == DecisionTests::Run {
-            decision_tests::check(portal, &self.assemble(&candidate, EmergencyForbids::default()))?;
-        }
+        self.test(portal, &candidate)?;
         Ok(candidate)
+    }
+
+    /// Runs the candidate's decision tests.
+    fn test(&self, portal: &PortalScope, candidate: &Arc<Candidate>) -> Result<(), RevisionError> {
+        if self.decision_tests == DecisionTests::Skip {
+            return Ok(());
+        }
+        let tests = decision_tests::DecisionTests::read(&portal.slug, &candidate.files);
+        let revision = self.assemble(candidate, EmergencyForbids::default());
+        decision_tests::check(&tests, portal, &revision)
+    }
+
+    /// The errors of the test files of a portal that is rejected anyway.
+    fn unreadable_tests(&self, slug: &PortalSlug, files: &Files) -> Vec<Problem> {
+        match self.decision_tests {
+            DecisionTests::Run => decision_tests::DecisionTests::read(slug, files).problems,
+            DecisionTests::Skip => Vec::new(),
+        }
     }
 
     /// The policies of all files and links, and every problem that they have by themselves.
@@ -431,6 +504,11 @@ impl Candidate {
     }
 }
 
+/// Refuses policy text that nests deeper than the gate loads, before a recursive reader of it runs.
+pub fn check_nesting(name: &str, text: &str) -> Result<(), Problem> {
+    nesting::check(name, text, nesting::Syntax::Policies)
+}
+
 fn portal_file(slug: &PortalSlug, files: &Files) -> Result<PortalFile, RevisionError> {
     let name = format!("policies/{slug}/portal.yaml");
     let text = match files.get(&name) {
@@ -450,6 +528,22 @@ fn portal_file(slug: &PortalSlug, files: &Files) -> Result<PortalFile, RevisionE
             })
             .collect(),
     })
+}
+
+/// What is wrong with the texts of a portal's policies and JSON files by themselves, without schema and `portal.yaml`.
+fn syntax_problems(slug: &PortalSlug, files: &Files) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (name, file) in &files.0 {
+        if name.ends_with(".cedar") && is_policy_place(slug, name) {
+            problems.extend(policies::syntax_problems(name, file));
+        }
+    }
+    for json in ["entities.json", "links.json"] {
+        let name = format!("policies/{slug}/{json}");
+        let Some(file) = files.get(&name) else { continue };
+        problems.extend(json_items::syntax_problem(&name, file));
+    }
+    problems
 }
 
 fn links(

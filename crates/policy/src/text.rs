@@ -23,6 +23,22 @@ pub fn decode(bytes: &[u8]) -> Result<&str, TextError> {
     Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
+/// A YAML library's message without the place, which problems have by themselves, and without its advice to programmers.
+pub fn yaml_message(error: &serde_saphyr::Error) -> String {
+    let text = error.without_snippet().to_string();
+    let end = [" at line ", ", set DuplicateKeyPolicy"]
+        .iter()
+        .filter_map(|part| text.find(part))
+        .min();
+    let text = end.and_then(|end| text.get(..end)).unwrap_or(&text);
+    match text.strip_prefix("budget breached: ").map(|breach| breach.split(' ').next()) {
+        None => text.to_owned(),
+        Some(Some("Depth")) => "is nested too deep".to_owned(),
+        Some(Some("Nodes" | "Events")) => "has more values than a file may have; split it".to_owned(),
+        Some(_) => "uses more aliases or text than a file may".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

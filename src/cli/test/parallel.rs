@@ -4,7 +4,7 @@ use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{Builder, available_parallelism, scope};
 
-use cedargate_policy::decision_tests::{CaseResult, DecisionTests, Options};
+use cedargate_policy::decision_tests::{CaseResult, DecisionTests, Options, Subject};
 
 use crate::app::STACK_BYTES;
 
@@ -18,7 +18,7 @@ struct Part {
 }
 
 /// Runs every case; the results are in the order of the cases.
-pub(super) fn run(tests: &DecisionTests<'_>, options: &Options<'_>) -> Vec<CaseResult> {
+pub(super) fn run(tests: &DecisionTests<'_>, subject: &Subject<'_>, options: &Options<'_>) -> Vec<CaseResult> {
     let cores = available_parallelism().map_or(1, NonZero::get);
     let threads = cores.min(tests.len().div_ceil(CHUNK));
     let next = AtomicUsize::new(0);
@@ -29,7 +29,7 @@ pub(super) fn run(tests: &DecisionTests<'_>, options: &Options<'_>) -> Vec<CaseR
             if first >= tests.len() {
                 return parts;
             }
-            let results = tests.run(first..tests.len().min(first + CHUNK), options);
+            let results = tests.run(first..tests.len().min(first + CHUNK), subject, options);
             parts.push(Part { first, results });
         }
     };

@@ -26,6 +26,7 @@ fn help_of_every_command_exits_0_and_nonsense_exits_64() {
         &["man"],
         &["validate"],
         &["lint"],
+        &["matrix"],
         &["test"],
         &["authorize"],
         &["explain"],

@@ -8,7 +8,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::file::Expect;
-use super::{Answer, CaseResult, Failures, NOW_MILLIS, Runner, Verdict, deciding};
+use super::runner::{Answer, Runner, deciding};
+use super::{CaseResult, Failures, NOW_MILLIS, Verdict};
 use crate::decision::explain::{Explanation, explain};
 use crate::decision::named::{ContextPrecedence, NamedEntity, NamedQuery};
 use crate::decision::{Asked, Caller, Decision, Query};

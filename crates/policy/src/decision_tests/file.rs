@@ -15,6 +15,7 @@ use super::fields::{Field, Fields, Wrong, line_of, scalar_text};
 use super::matrix;
 use crate::portal::file::unknown_key;
 use crate::revision::problem::Problem;
+use crate::text::yaml_message;
 use crate::types::Scheme;
 
 /// Keys of a case.
@@ -39,6 +40,9 @@ const KEYS: [&str; 19] = [
     "reason",
     "skip",
 ];
+
+/// Keys, values, lists and maps of one file: some 100,000 cases.
+const VALUES_MAX: usize = 2_000_000;
 
 /// A YAML test file.
 #[derive(Deserialize)]
@@ -141,10 +145,13 @@ impl TestFile {
     pub fn read(name: &str, text: &str, room: &mut usize) -> Reading {
         let mut problems = Vec::new();
         // only `true` and `false` are booleans: a role may well be called `on`
-        let options = serde_saphyr::options! { strict_booleans: true };
+        let options = serde_saphyr::options! {
+            strict_booleans: true,
+            budget: serde_saphyr::budget! { max_nodes: VALUES_MAX, max_events: 2 * VALUES_MAX },
+        };
         let written: Written = serde_saphyr::from_str_with_options(text, options).unwrap_or_else(|error| {
             let line = error.location().and_then(|at| usize::try_from(at.line()).ok());
-            let message = format!("is not a test file: {}", plain(&error));
+            let message = format!("is not a test file: {}", yaml_message(&error));
             problems.push(Problem::new(name, message).at_line(line.filter(|line| *line > 0)));
             Written::empty()
         });
@@ -283,17 +290,6 @@ impl Typed {
             message: format!("`{}`: {message}", field.key),
         });
     }
-}
-
-/// The library's message without its place, which the problem has, and without its advice to programmers.
-fn plain(error: &serde_saphyr::Error) -> String {
-    let text = error.without_snippet().to_string();
-    let end = [" at line ", ", set DuplicateKeyPolicy"]
-        .iter()
-        .filter_map(|part| text.find(part))
-        .min();
-    let text = end.and_then(|end| text.get(..end)).unwrap_or(&text);
-    text.to_owned()
 }
 
 impl From<TestScheme> for Scheme {

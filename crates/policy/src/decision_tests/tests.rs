@@ -30,8 +30,12 @@ fn with_tests(files: &[(&str, &str)]) -> Arc<Revision> {
 /// `name: verdict` of every case, and every problem.
 fn ran(files: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
     let (portal, revision) = (portal(), with_tests(files));
-    let tests = DecisionTests::read(&portal, &revision);
-    let results = tests.run(0..tests.len(), &Options::default());
+    let tests = DecisionTests::read(&portal.slug, revision.portal_files());
+    let subject = Subject {
+        portal: &portal,
+        revision: &revision,
+    };
+    let results = tests.run(0..tests.len(), &subject, &Options::default());
     let shown = results.into_iter().map(|result| match result.verdict {
         Verdict::Passed => format!("{}: ok", result.name),
         Verdict::Failed(why) => format!("{}: {why}", result.name),
@@ -126,8 +130,8 @@ fn mistakes_of_a_matrix_have_their_line_and_leave_the_other_cases() {
         ("cases:\n  - for: { a: [] }\n".to_owned(), "`a` has no value"),
         ("cases:\n  - for: { a: [1, 1] }\n".to_owned(), "`a` has the value `1` twice"),
         ("cases:\n  - for: { a-b: [1] }\n".to_owned(), "`a-b` is no name"),
-        ("cases:\n  - for: [a]\n".to_owned(), "names with lists of values"),
-        ("cases:\n  - text\n".to_owned(), "a case: keys and values"),
+        ("cases:\n  - for: [a]\n".to_owned(), "expected mapping start"),
+        ("cases:\n  - text\n".to_owned(), "expected mapping start"),
         ("cases:\n  - { name: a, name: b }\n".to_owned(), "duplicate mapping key: name"),
         ("cases: [\n".to_owned(), "is not a test file"),
     ] {
@@ -235,13 +239,17 @@ fn coverage_names_clauses_that_were_never_true_or_never_false() {
             .collect();
         let file = format!("cases:\n{cases}");
         let (portal, revision) = (portal(), with_tests(&[(FILE, &file)]));
-        let tests = DecisionTests::read(&portal, &revision);
+        let tests = DecisionTests::read(&portal.slug, revision.portal_files());
         let coverage = Coverage::default();
         let options = Options {
             coverage: Some(&coverage),
             ..Options::default()
         };
-        let results = tests.run(0..tests.len(), &options);
+        let subject = Subject {
+            portal: &portal,
+            revision: &revision,
+        };
+        let results = tests.run(0..tests.len(), &subject, &options);
         assert!(results.iter().all(|result| result.verdict == Verdict::Passed), "{results:?}");
         let policies = coverage.policies(&revision);
         let owners = policies.iter().find(|policy| &*policy.info.id == "owners").unwrap();

@@ -1,6 +1,6 @@
 //! Rules about resources: attributes that the proxy does not know, and tenants that no policy compares.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cedar_policy::{ActionConstraint, Effect, EntityTypeName, PrincipalConstraint, ResourceConstraint};
 use serde_json::Value;
@@ -114,12 +114,14 @@ fn without_tenant_check(linted: &Linted<'_>) -> Vec<LintFinding> {
         (!attributes.is_empty() || is_member).then_some(attributes)
     };
     let mut findings = Vec::new();
+    let mut forbids: BTreeMap<EntityTypeName, Vec<&PolicyEntry>> = BTreeMap::new();
     for entry in linted.entries().iter().filter(|entry| entry.info.effect == Effect::Permit) {
         for ty in types_of(linted, entry) {
             let Some(attributes) = owned(&ty) else { continue };
-            if names_one_resource(entry)
-                || reads_tenant(entry, &attributes, tenant)
-                || is_forbidden(linted, entry, &ty, &attributes, tenant)
+            let of_type = forbids
+                .entry(ty.clone())
+                .or_insert_with(|| tenant_forbids(linted, &ty, &attributes, tenant));
+            if names_one_resource(entry) || reads_tenant(entry, &attributes, tenant) || is_forbidden(linted, entry, &ty, of_type)
             {
                 continue;
             }
@@ -161,14 +163,13 @@ fn reads_tenant(entry: &PolicyEntry, attributes: &[String], tenant: &EntityTypeN
     is_in || names_tenant
 }
 
-/// True if a forbid for every caller looks at the tenant of this type, for every action of the permit.
-fn is_forbidden(
-    linted: &Linted<'_>,
-    permit: &PolicyEntry,
+/// The forbids for every caller that look at the tenant of this type.
+fn tenant_forbids<'a>(
+    linted: &Linted<'a>,
     ty: &EntityTypeName,
     attributes: &[String],
     tenant: &EntityTypeName,
-) -> bool {
+) -> Vec<&'a PolicyEntry> {
     let forbids = linted.entries().iter().filter(|entry| {
         entry.info.effect == Effect::Forbid
             && matches!(
@@ -178,7 +179,11 @@ fn is_forbidden(
             && types_of(linted, entry).contains(ty)
             && reads_tenant(entry, attributes, tenant)
     });
-    let forbids: Vec<_> = forbids.collect();
+    forbids.map(|entry| &**entry).collect()
+}
+
+/// True if one of these forbids holds for every action of the permit.
+fn is_forbidden(linted: &Linted<'_>, permit: &PolicyEntry, ty: &EntityTypeName, forbids: &[&PolicyEntry]) -> bool {
     let schema = &linted.revision.rules.schema;
     let permitted = schema.actions().filter(|(uid, model)| {
         !matches!(permit.policy().action_constraint(), ActionConstraint::Eq(own) if own != **uid)

@@ -5,6 +5,9 @@
 use serde::de::IgnoredAny;
 use serde_json::Deserializer;
 
+use crate::revision::problem::Problem;
+use crate::revision::source::SourceFile;
+
 /// One item's piece of a text, and the line in which it begins.
 pub(super) struct Item<'a> {
     pub text: &'a str,
@@ -28,6 +31,18 @@ pub(super) fn items(text: &str) -> impl Iterator<Item = Item<'_>> {
         line += line_ends(Some(text));
         Some(item)
     })
+}
+
+/// What is wrong with the text of a JSON file; an empty one is no JSON file yet.
+pub(super) fn syntax_problem(name: &str, file: &SourceFile) -> Option<Problem> {
+    let text = match file.text(name) {
+        Ok(text) => text,
+        Err(problem) => return Some(problem),
+    };
+    let parsed = serde_json::from_str::<IgnoredAny>(text)
+        .err()
+        .filter(|_| !text.trim().is_empty());
+    parsed.map(|error| Problem::new(name, error.to_string()).at_line(Some(error.line())))
 }
 
 fn line_ends(text: Option<&str>) -> usize {

@@ -11,8 +11,15 @@ const DEPTH_MAX: usize = 100;
 /// Operators and `if`s in one policy: a chain nests as deep as it is long.
 const OPERATORS_MAX: usize = 4000;
 
+/// What the text is; in a schema `<` and `>` are brackets.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Syntax {
+    Policies,
+    Schema,
+}
+
 /// Fails at the first place that is nested too deep.
-pub fn check(name: &str, text: &str) -> Result<(), Problem> {
+pub fn check(name: &str, text: &str, syntax: Syntax) -> Result<(), Problem> {
     let mut depth = 0_usize;
     let mut operators = 0_usize;
     let mut chars = text.char_indices().peekable();
@@ -20,6 +27,8 @@ pub fn check(name: &str, text: &str) -> Result<(), Problem> {
         match char {
             '"' => skip_string(&mut chars),
             '/' if chars.peek().is_some_and(|(_, next)| *next == '/') => skip_line(&mut chars),
+            '<' if syntax == Syntax::Schema => depth += 1,
+            '>' if syntax == Syntax::Schema => depth = depth.saturating_sub(1),
             '(' | '[' | '{' => depth += 1,
             ')' | ']' | '}' => depth = depth.saturating_sub(1),
             ';' => operators = 0,
@@ -34,9 +43,10 @@ pub fn check(name: &str, text: &str) -> Result<(), Problem> {
         }
         if depth > DEPTH_MAX {
             let problem = Problem::new(name, format!("brackets nest deeper than {DEPTH_MAX}"));
-            return Err(problem
-                .at_offset(text, offset)
-                .with_help("split the condition into several policies"));
+            return Err(problem.at_offset(text, offset).with_help(match syntax {
+                Syntax::Policies => "split the condition into several policies",
+                Syntax::Schema => "give the inner types names: `type Inner = …;`",
+            }));
         }
         if operators > OPERATORS_MAX {
             let problem = Problem::new(name, format!("a policy has more than {OPERATORS_MAX} operators"));
@@ -81,12 +91,17 @@ mod tests {
             "(".repeat(200),
             ")".repeat(200)
         );
-        assert_eq!(check("x.cedar", &deep).unwrap_err().line, Some(2));
+        assert_eq!(check("x.cedar", &deep, Syntax::Policies).unwrap_err().line, Some(2));
         let chain = format!(
             "permit(principal, action, resource) when {{ {} true }};",
             "true || ".repeat(3000)
         );
-        assert!(check("x.cedar", &chain).unwrap_err().message.contains("operators"));
+        assert!(
+            check("x.cedar", &chain, Syntax::Policies)
+                .unwrap_err()
+                .message
+                .contains("operators")
+        );
     }
 
     #[test]
@@ -96,7 +111,7 @@ mod tests {
             "(".repeat(200),
             ")".repeat(200)
         );
-        assert!(check("x.cedar", &deep).is_err());
+        assert!(check("x.cedar", &deep, Syntax::Policies).is_err());
     }
 
     #[test]
@@ -106,8 +121,17 @@ mod tests {
             "(".repeat(500),
             "[".repeat(500)
         );
-        assert!(check("x.cedar", &quoted).is_ok());
+        assert!(check("x.cedar", &quoted, Syntax::Policies).is_ok());
         let many = "permit(principal, action, resource) when { 1 == 1 && 2 == 2 };\n".repeat(20_000);
-        assert!(check("x.cedar", &many).is_ok());
+        assert!(check("x.cedar", &many, Syntax::Policies).is_ok());
+    }
+
+    #[test]
+    fn a_schema_may_nest_angle_brackets_no_deeper() {
+        let sets = |depth: usize| format!("entity E {{ a: {}Long{} }};", "Set<".repeat(depth), ">".repeat(depth));
+        assert!(check("s", &sets(99), Syntax::Schema).is_ok());
+        assert!(check("s", &sets(100), Syntax::Schema).is_err());
+        let records = format!("entity E {{ a: {}Long{} }};", "{ a: ".repeat(100), "}".repeat(100));
+        assert!(check("s", &records, Syntax::Schema).is_err());
     }
 }

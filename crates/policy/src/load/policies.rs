@@ -20,6 +20,7 @@ use serde_json::Value;
 
 use super::checks::path_problems;
 use super::json_items::items;
+use super::nesting::{self, Syntax};
 use super::statements::{Statement, split};
 use crate::engine::PolicyEntry;
 use crate::portal::path::rules::PathRules;
@@ -177,6 +178,22 @@ impl Item {
     }
 }
 
+/// What is wrong with the text of a file by itself, without the schema.
+pub fn syntax_problems(name: &str, file: &SourceFile) -> Vec<Problem> {
+    let text = match file.text(name) {
+        Ok(text) => text,
+        Err(problem) => return vec![problem],
+    };
+    if let Err(problem) = nesting::check(name, text, Syntax::Policies) {
+        return vec![problem];
+    }
+    let naming = Naming { name, text, prefix: "" };
+    match PolicySet::from_str(text) {
+        Ok(_) => Vec::new(),
+        Err(_) => naming.broken(),
+    }
+}
+
 /// Parses and validates one file; takes over from `base`, an earlier reading of it, every statement that did not change.
 fn parse_file(
     name: &str,
@@ -186,7 +203,7 @@ fn parse_file(
     base: Option<&ParsedFile>,
 ) -> Result<ParsedFile, Vec<Problem>> {
     let text = file.text(name).map_err(|p| vec![p])?;
-    super::nesting::check(name, text).map_err(|p| vec![p])?;
+    nesting::check(name, text, Syntax::Policies).map_err(|p| vec![p])?;
     let before = base.map(ParsedFile::by_text).unwrap_or_default();
     let is_validated = base.is_some_and(|base| base.schema == schema.id);
     let naming = Naming { name, text, prefix };

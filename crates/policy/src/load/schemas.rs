@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 
 use cedar_policy::{Schema, SchemaFragment, Validator};
 
+use super::nesting::{self, Syntax};
 use crate::context::ContextPlans;
 use crate::digest::sha256_of;
 use crate::revision::PortalSchema;
@@ -30,10 +31,7 @@ impl Schemas {
         files: &Files,
         namespace: Option<&str>,
     ) -> Result<Arc<PortalSchema>, RevisionError> {
-        let names = [
-            "schemas/_shared.cedarschema".to_owned(),
-            format!("schemas/{slug}.cedarschema"),
-        ];
+        let names = names(slug);
         let id = id(&names, files, namespace);
         if let Some(known) = self.known.get(&id).and_then(Weak::upgrade) {
             self.recent = Some(Arc::clone(&known));
@@ -89,9 +87,9 @@ fn parse(names: &[String; 2], files: &Files) -> Result<(Schema, String), Revisio
         let Some(file) = files.get(name) else { continue };
         match file.text(name) {
             Err(problem) => problems.push(problem),
-            Ok(text) => match SchemaFragment::from_cedarschema_str(text) {
-                Err(error) => problems.push(Problem::from_diagnostic(name, text, &error)),
-                Ok(_) => joined = format!("{joined}{text}\n"),
+            Ok(text) => match fragment_problem(name, text) {
+                Some(problem) => problems.push(problem),
+                None => joined = format!("{joined}{text}\n"),
             },
         }
     }
@@ -103,6 +101,33 @@ fn parse(names: &[String; 2], files: &Files) -> Result<(Schema, String), Revisio
         Ok((schema, _)) => Ok((schema, joined)),
         Err(error) => Err(in_joined(names, files, &joined, &error).into()),
     }
+}
+
+/// What is wrong with the text of one schema file by itself.
+fn fragment_problem(name: &str, text: &str) -> Option<Problem> {
+    // SECURITY: Cedar's parser recurses as deep as the text nests, and a stack that overflows ends the process
+    if let Err(problem) = nesting::check(name, text, Syntax::Schema) {
+        return Some(problem);
+    }
+    let parsed = SchemaFragment::from_cedarschema_str(text);
+    parsed.err().map(|error| Problem::from_diagnostic(name, text, &error))
+}
+
+/// What is wrong with the texts of a portal's schemas, each by itself.
+pub fn syntax_problems(slug: &PortalSlug, files: &Files) -> Vec<Problem> {
+    let problem = |name: &String| match files.get(name)?.text(name) {
+        Ok(text) => fragment_problem(name, text),
+        Err(problem) => Some(problem),
+    };
+    names(slug).iter().filter_map(problem).collect()
+}
+
+/// The files of a portal's schema, the shared one first.
+fn names(slug: &PortalSlug) -> [String; 2] {
+    [
+        "schemas/_shared.cedarschema".to_owned(),
+        format!("schemas/{slug}.cedarschema"),
+    ]
 }
 
 /// An error in the joined text belongs to the file that the place falls into.

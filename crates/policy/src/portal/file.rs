@@ -15,6 +15,7 @@ use super::path::rules::{Case, PathRules};
 use super::path::{CanonicalPath, is_canonical_id};
 use super::route::{PublicPaths, RouteSpec, RouteTable};
 use crate::claim_path::{ClaimMapping, ClaimPath};
+use crate::text::yaml_message;
 
 /// A checked `portal.yaml`; a default is the meaning of an absent key.
 #[derive(Clone, Debug, Default)]
@@ -501,7 +502,7 @@ fn syntax_error(error: &serde_saphyr::Error) -> PortalFileError {
     PortalFileError {
         line: line.filter(|line| *line > 0),
         key: "portal.yaml".to_owned(),
-        message: error.without_snippet().to_string(),
+        message: yaml_message(error),
     }
 }
 
