@@ -235,7 +235,8 @@ where
 
 fn runtime_builder() -> tokio::runtime::Builder {
     let mut builder = tokio::runtime::Builder::new_current_thread();
-    builder.enable_all();
+    // blocking tasks evaluate policies, too
+    builder.enable_all().thread_stack_size(STACK_BYTES);
     builder
 }
 

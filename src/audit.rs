@@ -12,6 +12,7 @@ pub mod lines;
 mod mask;
 mod output;
 mod queue;
+mod recent;
 mod record;
 mod rotated;
 mod sampling;
@@ -31,6 +32,7 @@ use crate::base::metrics::Metrics;
 use crate::config::{self, OnFull, Share};
 use mask::Mask;
 use queue::{Full, Queue, Reservation};
+use recent::Recent;
 pub use record::{
     AdminEvent, AuditRecord, AuthEvent, CallerRecord, EntityRef, Event, HttpFacts, HttpRejected, NO_PORTAL, PolicyError,
     PolicyEvent, RefusedRecord, Shadow, Supplied, Verdict,
@@ -65,6 +67,7 @@ struct Shared {
     /// Set by the writer with `on_full: deny`, while it holds records that the sink does not take.
     sink_fails: AtomicBool,
     dropped: IntCounter,
+    recent: Recent,
 }
 
 /// A reserved slot of the queue for one decision record; empty with `on_full: drop`.
@@ -89,6 +92,7 @@ pub fn start(config: &config::Audit, metrics: &Metrics) -> Result<(Audit, AuditW
         on_full: config.on_full,
         sink_fails: AtomicBool::default(),
         dropped: metrics.audit_dropped.with_label_values(&[writer::label(&config.sink)]),
+        recent: Recent::new(config.recent_bytes.as_usize()),
     }));
     let writer = AuditWriter::start(config, metrics, Arc::clone(&audit.0))?;
     Ok((audit, writer))
@@ -113,6 +117,11 @@ impl Audit {
                 Err(Refusal::new(Denial::StoreUnavailable, "the audit queue is full"))
             }
         }
+    }
+
+    /// Lines of the newest records that hold this text, the newest first (`audit.recent_bytes`).
+    pub fn recent_lines(&self, text: &str) -> Vec<Box<[u8]>> {
+        self.0.recent.lines_with(text)
     }
 
     /// A guard that sends `record` when it drops.

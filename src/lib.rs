@@ -43,6 +43,7 @@ mod doors;
 
 // beside the path
 mod replay;
+mod explained;
 mod reload;
 mod policy_folders;
 mod bundle;

@@ -5,6 +5,7 @@
 //! is counted with its reason, and no outcome is guessed for it.
 
 mod decided;
+mod explain;
 mod find;
 mod flips;
 mod read;

@@ -23,6 +23,7 @@ fn queue(on_full: OnFull, slots: usize) -> Audit {
         on_full,
         sink_fails: AtomicBool::default(),
         dropped: IntCounter::new("dropped", "test").unwrap(),
+        recent: Recent::new(0),
     }))
 }
 

@@ -185,6 +185,7 @@ impl Writer {
 
     /// Writes a batch, and empties it.
     fn write(&mut self, batch: &mut Batch) {
+        self.shared.recent.add(&batch.text);
         let mut written = self.output.write(&mut batch.text);
         self.note(&written);
         if self.shared.on_full == OnFull::Deny {

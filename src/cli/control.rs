@@ -1,7 +1,7 @@
 //! `cedargate drain` and `reload`: act on a running gate through its control socket.
 
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
@@ -92,10 +92,19 @@ pub(crate) fn reload(args: &ReloadArgs) -> Exit {
 
 /// Runs a command against the gate that `target` names. No socket is a usage error; no response is a failure.
 pub(super) fn with_socket(target: &Target, run: impl AsyncFnOnce(&ControlSocket) -> Result<Exit, ClientError>) -> Exit {
-    let socket = match target.socket() {
-        Ok(path) => ControlSocket(path),
-        Err(message) => return Exit::or_usage(Err(message)),
-    };
+    match target.socket() {
+        Ok(path) => with_socket_at(&path, run),
+        Err(message) => Exit::or_usage(Err(message)),
+    }
+}
+
+/// The same with a socket by its path, also as the configuration writes it.
+pub(super) fn with_socket_at(path: &Path, run: impl AsyncFnOnce(&ControlSocket) -> Result<Exit, ClientError>) -> Exit {
+    let path = path
+        .to_str()
+        .and_then(|text| text.strip_prefix("unix:"))
+        .map_or(path, Path::new);
+    let socket = ControlSocket(path.to_owned());
     let runtime = match client::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -116,8 +125,7 @@ pub(super) fn with_socket(target: &Target, run: impl AsyncFnOnce(&ControlSocket)
 impl Target {
     fn socket(&self) -> Result<PathBuf, String> {
         if let Some(socket) = &self.socket {
-            let path = socket.to_str().and_then(|text| text.strip_prefix("unix:"));
-            return Ok(path.map_or_else(|| socket.clone(), PathBuf::from));
+            return Ok(socket.clone());
         }
         let loaded = config::load(&self.config.required(), config::process_environment()).map_err(|e| e.to_string())?;
         let socket = loaded.config.listen.control;
@@ -132,6 +140,11 @@ impl ControlSocket {
 
     pub async fn post_sessions(&self, target: &str) -> Result<ClientResponse, ClientError> {
         self.send(Method::POST, target, SESSIONS_TIMEOUT).await
+    }
+
+    /// An explanation takes as long as all policies together.
+    pub async fn get_explanation(&self, target: &str) -> Result<ClientResponse, ClientError> {
+        self.send(Method::GET, target, SESSIONS_TIMEOUT).await
     }
 
     pub async fn get(&self, target: &str) -> Result<ClientResponse, ClientError> {

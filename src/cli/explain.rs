@@ -4,19 +4,22 @@
 //! each policy wanted and found, and the permit that needs the least to hold.
 
 mod from_log;
-mod json;
-pub(crate) mod text;
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
-use cedargate_policy::decision::explain::{CallerFact, Explanation, caller_facts, explain};
-use cedargate_policy::decision::{Asked, Decision, Query};
+use cedargate_policy::decision::explain::explain;
+use cedargate_policy::decision::{Decision, Query};
+
+use http::StatusCode;
+use url::form_urlencoded;
 
 use self::from_log::FromLog;
+use super::control::with_socket_at;
 use super::offline::{OfflineCaller, QueryArgs};
 use super::report::json as json_report;
-use super::{Exit, Paint, print};
+use super::{Exit, Paint, complain, print};
+use crate::base::terminal::escaped;
+use crate::explained::{Explained, json, text};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -29,6 +32,9 @@ pub(crate) struct Args {
     /// rotated ones
     #[arg(long = "log", value_name = "FILE", requires = "from_log")]
     logs: Vec<PathBuf>,
+    /// Ask the running gate at this control socket, by the policies in force, about a decision among its newest records
+    #[arg(long, value_name = "PATH", requires = "from_log", conflicts_with_all = ["logs", "all"])]
+    socket: Option<PathBuf>,
     /// Show every policy; default: those whose scope fits, and the nearest permits
     #[arg(long)]
     all: bool,
@@ -43,17 +49,10 @@ enum Format {
     Json,
 }
 
-/// An explained decision, and what it was about.
-struct Explained {
-    explanation: Explanation,
-    portal: Arc<str>,
-    revision: Arc<str>,
-    /// `GET /portal/customer/orders`; `None` for a query that names action and resource.
-    request: Option<String>,
-    facts: Vec<CallerFact>,
-}
-
 pub(crate) fn run(args: &Args) -> Exit {
+    if let (Some(socket), Some(id)) = (&args.socket, &args.from_log) {
+        return ask_gate(socket, id, args.format);
+    }
     let explained = match &args.from_log {
         None => args.query.ask(explained),
         Some(id) => FromLog {
@@ -75,26 +74,37 @@ pub(crate) fn run(args: &Args) -> Exit {
     }))
 }
 
+/// Asks a running gate. It answers with a text for people beside the explanation.
+fn ask_gate(socket: &Path, id: &str, format: Format) -> Exit {
+    with_socket_at(socket, async |socket| {
+        let query = form_urlencoded::Serializer::new(String::new()).append_pair("id", id).finish();
+        let response = socket.get_explanation(&format!("/explain?{query}")).await?;
+        let body = response.json().unwrap_or_default();
+        if response.status != StatusCode::OK {
+            complain(&escaped(body["error"].as_str().unwrap_or(&response.body)));
+            return Ok(Exit::Failure);
+        }
+        let explanation = &body["explanation"];
+        print(&match format {
+            // the gate escaped what clients chose
+            Format::Human => body["text"].as_str().unwrap_or_default().to_owned(),
+            Format::Json => json_report::text(explanation),
+        });
+        Ok(match explanation["decision"] == "allow" {
+            true => Exit::Ok,
+            false => Exit::Deny,
+        })
+    })
+}
+
 fn explained(query: &Query<'_>, caller: &OfflineCaller) -> Explained {
     let explanation = match caller.caller() {
         Ok(caller) => explain(query, caller),
-        Err(refusal) => Explanation {
-            decision: Decision::refused(refusal.clone()),
-            evaluations: Vec::new(),
-        },
+        Err(refusal) => Decision::refused(refusal.clone()).into(),
     };
-    let facts = match caller {
-        OfflineCaller::Claimed(claimed) => caller_facts(query, &claimed.identity, &claimed.principal),
-        OfflineCaller::Anonymous | OfflineCaller::Refused(_) => Vec::new(),
+    let known = match caller {
+        OfflineCaller::Claimed(claimed) => Some(&**claimed),
+        OfflineCaller::Anonymous | OfflineCaller::Refused(_) => None,
     };
-    Explained {
-        explanation,
-        portal: Arc::from(query.portal.slug.as_str()),
-        revision: Arc::clone(&query.revision.id),
-        request: match &query.asked {
-            Asked::Http(http) => Some(format!("{} {}", http.method, http.path.as_str())),
-            Asked::Named(_) => None,
-        },
-        facts,
-    }
+    Explained::new(query, known, explanation)
 }

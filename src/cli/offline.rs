@@ -16,7 +16,6 @@ use cedargate_policy::json as strict;
 use cedargate_policy::portal::path::CanonicalPath;
 use cedargate_policy::portal::path::rules::{Case, PathRules};
 use cedargate_policy::portal::{PortalTable, normal_host};
-use cedargate_policy::principal::Principal;
 use cedargate_policy::scope::PortalScope;
 use cedargate_policy::types::{Identity, Scheme};
 use serde_json::{Map, Value, json};
@@ -73,28 +72,12 @@ enum SchemeArg {
 /// The caller of an offline query: no signature was checked.
 pub(super) enum OfflineCaller {
     Anonymous,
-    Claimed(Box<Claimed>),
+    Claimed(Box<KnownCaller>),
     /// The claims give no identity, or no principal of this portal.
     Refused(Refusal),
 }
 
-/// A caller as its claims describe it.
-pub(super) struct Claimed {
-    pub identity: Identity,
-    pub principal: Principal,
-}
-
 impl OfflineCaller {
-    /// The caller of a record.
-    pub fn claimed(known: &KnownCaller) -> Self {
-        Self::Claimed(Box::new(Claimed {
-            identity: known.identity.clone(),
-            principal: Principal {
-                entity: known.principal.entity.clone(),
-            },
-        }))
-    }
-
     /// The caller for the decision; `Err` if the claims give none.
     pub fn caller(&self) -> Result<Caller<'_>, &Refusal> {
         match self {
@@ -208,7 +191,7 @@ fn answered<'q, T>(
         None => OfflineCaller::Anonymous,
         Some(Err(refusal)) => OfflineCaller::Refused(refusal),
         Some(Ok(identity)) => match revision.principal(load.portal, &identity) {
-            Ok(principal) => OfflineCaller::Claimed(Box::new(Claimed { identity, principal })),
+            Ok(principal) => OfflineCaller::Claimed(Box::new(KnownCaller { identity, principal })),
             Err(refusal) => OfflineCaller::Refused(refusal),
         },
     };

@@ -22,6 +22,8 @@ use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 
+pub(crate) use crate::base::terminal::Paint;
+
 /// Rule of every finding of loading: parse, validation, entities, decision tests.
 const RULE_VALIDATION: &str = "validation";
 /// Rule of every finding about the configuration.
@@ -242,59 +244,13 @@ pub(crate) fn complain(text: &str) {
     let _reader_closed = writeln!(std::io::stderr().lock(), "{text}").is_err();
 }
 
-/// Colours a report if stdout is a terminal and `NO_COLOR` is not set.
-#[derive(Clone, Copy)]
-pub(crate) struct Paint {
-    on: bool,
-}
-
-impl Paint {
-    pub(crate) fn stdout() -> Self {
-        use std::io::IsTerminal;
-        Self {
-            on: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
-        }
-    }
-
-    pub(crate) fn stderr() -> Self {
-        use std::io::IsTerminal;
-        Self {
-            on: std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
-        }
-    }
-
-    pub(crate) fn green(self, text: &str) -> String {
-        self.wrap("32", text)
-    }
-
-    pub(crate) fn red(self, text: &str) -> String {
-        self.wrap("31", text)
-    }
-
-    pub(crate) fn yellow(self, text: &str) -> String {
-        self.wrap("33", text)
-    }
-
-    pub(crate) fn dim(self, text: &str) -> String {
-        self.wrap("2", text)
-    }
-
-    fn wrap(self, code: &str, text: &str) -> String {
-        if self.on {
-            format!("\x1b[{code}m{text}\x1b[0m")
-        } else {
-            text.to_owned()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
 
-    pub(super) const PLAIN: Paint = Paint { on: false };
+    pub(super) const PLAIN: Paint = Paint::PLAIN;
 
     pub(super) fn finding() -> Finding {
         let problem = Problem::new("policies/p/a.cedar", "50% is\nnot a policy").with_help("add `;`");

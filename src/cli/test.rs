@@ -16,10 +16,10 @@ use cedargate_policy::portal::path::CanonicalPath;
 use cedargate_policy::portal::path::rules::Case as PathCase;
 
 use self::coverage::{Percent, Reach};
-use super::explain::text::reasons;
 use super::report::{Case, Finding, Format, Severity, Suite, json, junit, text};
 use super::tree::{PortalLoad, TreeArgs, Workbench};
 use super::{Exit, Paint, complain, print};
+use crate::explained::text::reasons;
 
 #[derive(clap::Args)]
 #[command(

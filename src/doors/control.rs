@@ -2,9 +2,10 @@
 //!
 //! SECURITY: a Unix socket that only the gate's own user can open; the door itself asks for no further proof. `drain` starts
 //! the same shutdown as SIGTERM, `reload` makes the reloader read the policy files now, `sessions` lists and revokes sessions,
-//! `log-level` changes the log for a time.
+//! `log-level` changes the log for a time, `explain` says why a recent decision was made.
 //! Request bodies are never read. Every action is in the decision log.
 
+mod explain;
 mod log_level;
 mod sessions;
 
@@ -21,10 +22,11 @@ use crate::http::answer::json_for_operator;
 use crate::http::upstream::Body;
 use crate::reload::{ReloadRequestError, ReloadRequests, ReloadResult};
 
-const ENDPOINTS: [&str; 7] = [
+const ENDPOINTS: [&str; 8] = [
     "GET /",
     "POST /drain",
     "POST /reload",
+    "GET /explain",
     "GET /log-level",
     "POST /log-level",
     "GET /sessions",
@@ -49,10 +51,11 @@ impl Control {
             ("/reload", &Method::POST) => self.reload().await.into_response(),
             ("/log-level", &Method::GET) => log_level::show().into_response(),
             ("/log-level", &Method::POST) => self.set_log_level(query).into_response(),
+            ("/explain", &Method::GET) => self.explain(query).await.into_response(),
             ("/sessions", &Method::GET) => self.list_sessions(query).await.into_response(),
             ("/sessions/revoke", &Method::POST) => self.revoke(query).await.into_response(),
             ("/log-level", _) => not_allowed("GET, POST"),
-            ("/" | "/sessions", _) => not_allowed("GET"),
+            ("/" | "/explain" | "/sessions", _) => not_allowed("GET"),
             ("/drain" | "/reload" | "/sessions/revoke", _) => not_allowed("POST"),
             _ => error(StatusCode::NOT_FOUND, &format!("there is {}", ENDPOINTS.join(", "))).into_response(),
         }

@@ -19,6 +19,7 @@ const EVERYWHERE: &[&str] = &[
     "base::outbound",
     "base::priority",
     "base::telemetry",
+    "base::terminal",
     "config",
     "http::pages",
     // the words of the policy crate are the words of the gate
@@ -55,6 +56,7 @@ const FOUNDATION_EDGES: &[(&str, &[&str])] = &[
     ("base::certificates", &[]),
     ("base::outbound", &["base::certificates", "base::files", "config"]),
     ("base::telemetry", &["config", "policy::types"]),
+    ("base::terminal", &[]),
     (
         "config",
         &[
@@ -95,6 +97,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "bundle",
             "bundle_follower",
             "doors::authorize",
+            "explained",
             "inject",
             "policy::claims",
             "policy::decision",
@@ -104,7 +107,6 @@ const LAYERS: &[(&str, &[&str])] = &[
             "policy::matrix",
             "policy::openapi",
             "policy::portal",
-            "policy::principal",
             "policy::revision",
             "policy::schema",
             "policy_folders",
@@ -232,16 +234,21 @@ const LAYERS: &[(&str, &[&str])] = &[
         "doors::control",
         &[
             "audit",
+            "explained",
             "gate",
             "http::answer",
             "http::upstream",
             "policy::decision",
+            "policy::revision",
+            "portals",
             "reload",
+            "replay",
             "session",
         ],
     ),
     // beside the path
-    ("replay", &["audit", "policy::decision", "policy::revision"]),
+    ("replay", &["audit", "explained", "policy::decision", "policy::revision"]),
+    ("explained", &["policy::decision"]),
     (
         "reload",
         &[

@@ -2,17 +2,13 @@
 
 use std::path::PathBuf;
 
-use cedargate_policy::decision::recorded::ReplayedCaller;
-use serde_json::Value;
-
-use super::{Explained, explained};
 use crate::audit::written_files;
 use crate::cli::complain;
 use crate::cli::logs::{self, complain_about};
-use crate::cli::offline::OfflineCaller;
 use crate::cli::report::text::escaped;
 use crate::cli::tree::{TreeArgs, Workbench};
-use crate::replay::{FoundRecords, LogRecord, Portals};
+use crate::explained::Explained;
+use crate::replay::{FoundRecords, LogRecord};
 
 /// Where a record is looked for.
 pub(super) struct FromLog<'a> {
@@ -46,7 +42,7 @@ impl FromLog<'_> {
 fn explain_record(record: &LogRecord<'_>, workbench: &Workbench) -> Result<Explained, String> {
     let loads = logs::load(workbench)?;
     let portals = logs::portals(&loads);
-    let explained = explain_by(record, &portals)?;
+    let explained = portals.explained(record).map_err(|why| escaped(&why))?;
     if record.revision.as_deref() != Some(&explained.revision) {
         let recorded = record.revision.as_deref().unwrap_or("none");
         complain(&format!(
@@ -61,30 +57,4 @@ fn explain_record(record: &LogRecord<'_>, workbench: &Workbench) -> Result<Expla
         complain(&escaped(&recorded));
     }
     Ok(explained)
-}
-
-/// Explains a record by the portals of a tree.
-fn explain_by(record: &LogRecord<'_>, portals: &Portals<'_>) -> Result<Explained, String> {
-    let shown = portals.explain(record, |query, caller, explanation| {
-        let caller = match caller {
-            ReplayedCaller::Anonymous => OfflineCaller::Anonymous,
-            ReplayedCaller::Known(known) => OfflineCaller::claimed(known),
-            ReplayedCaller::Refused(refusal) => OfflineCaller::Refused(refusal.clone()),
-        };
-        Explained {
-            explanation,
-            ..explained(query, &caller)
-        }
-    });
-    shown.map_err(|why| escaped(&format!("decision {}: {why}{}", record.decision_id, refused(record))))
-}
-
-/// The check that a refused credential failed.
-fn refused(record: &LogRecord<'_>) -> String {
-    let Value::Object(refused) = &record.refused else {
-        return String::new();
-    };
-    let fields = ["check", "issuer", "kid", "claim", "detail"].into_iter();
-    let fields = fields.filter_map(|name| Some(format!("{name} {}", refused.get(name).filter(|value| !value.is_null())?)));
-    format!(" ({})", fields.collect::<Vec<_>>().join(", "))
 }

@@ -1,5 +1,7 @@
 //! Reports for people at a terminal.
 
+pub(crate) use crate::base::terminal::escaped;
+
 use super::{CaseOutcome, Finding, Paint, RULE_CONFIGURATION, RULE_VALIDATION, Severity, Source, Suite, Table};
 
 /// Characters of a line that an excerpt shows.
@@ -145,19 +147,6 @@ pub(crate) fn table(table: &Table) -> String {
         format!("{}\n", cells.join("  "))
     };
     table.rows.iter().map(line).collect()
-}
-
-/// SECURITY: a subject is any text that an issuer chose; control characters in it must not steer the terminal.
-pub(crate) fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() {
-            escaped.extend(c.escape_default());
-        } else {
-            escaped.push(c);
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ pub struct Audit {
     pub queue: Count<1, 1_000_000>,
     /// Most bytes of the entities that an app describes in one query and that its record keeps.
     pub supplied_bytes: ByteSize<0>,
+    /// Bytes of the newest records that the gate keeps in memory, to explain decisions over the control socket. 0: none.
+    pub recent_bytes: ByteSize<0>,
     /// A hash chain through the records, with signed checkpoints. Absent: none.
     pub chain: Option<AuditChain>,
 }
@@ -181,6 +183,7 @@ impl Default for Audit {
             on_full: OnFull::Drop,
             queue: Count::of::<8192>(),
             supplied_bytes: ByteSize::kib::<8>(),
+            recent_bytes: ByteSize::kib::<1024>(),
             chain: None,
         }
     }

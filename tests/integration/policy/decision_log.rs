@@ -330,3 +330,49 @@ fn candidates_of_another_folder_have_a_budget() {
     process.signal("-TERM");
     assert_eq!(process.exit_code(), 0);
 }
+
+#[test]
+fn a_running_gate_explains_its_newest_decisions_to_operators_alone() {
+    let shop = Shop::new("");
+    let socket = shop.path().join("control.sock");
+    let yaml = std::fs::read_to_string(shop.path().join("cedargate.yaml")).unwrap();
+    let control = format!("control: {{ address: 'unix:{}' }}, decision: null", socket.display());
+    assert!(yaml.contains("decision: null"));
+    shop.gate.put("cedargate.yaml", &yaml.replace("decision: null", &control));
+    let mut process = served(&shop);
+    traffic(&shop);
+    let records = shop.records(8);
+    let refused = records.iter().find(|record| record["reason"] == "not_permitted").unwrap();
+    let (decision_id, request_id) = (
+        refused["decision_id"].as_str().unwrap(),
+        refused["request_id"].as_str().unwrap(),
+    );
+    let socket = socket.to_str().unwrap();
+    for id in [decision_id, request_id] {
+        let (code, out, error) = shop.run(&["explain", "--socket", socket, "--from-log", id]);
+        assert_eq!(code, 2, "{error}");
+        assert!(
+            out.contains("deny not_permitted") && out.contains("nearest permit\n  permit editors-write"),
+            "{out}"
+        );
+    }
+    let report = shop.report(&["explain", "--socket", socket, "--from-log", decision_id]);
+    assert_eq!(report["nearest_permit"]["id"], "editors-write", "{report:#}");
+    // the policies in force count, and the files on the disk do not
+    let (code, _, error) = shop.run(&[
+        "explain",
+        "--socket",
+        socket,
+        "--from-log",
+        "01a22989-0000-7000-8000-000000000000",
+    ]);
+    assert!(code == 1 && error.contains("audit.recent_bytes"), "{code} {error}");
+    // no other listener has it
+    for address in [shop.gate.proxy, shop.gate.admin] {
+        let answer = raw(address, "GET", &format!("/explain?id={decision_id}"), &[], b"");
+        assert!([401, 404].contains(&answer.status), "{}", answer.status);
+        assert!(!answer.text().contains("editors-write"), "{}", answer.text());
+    }
+    process.signal("-TERM");
+    assert_eq!(process.exit_code(), 0);
+}

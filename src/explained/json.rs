@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::Explained;
 use super::text::line_of;
 
-pub(super) fn report(explained: &Explained) -> Value {
+pub(crate) fn report(explained: &Explained) -> Value {
     let explanation = &explained.explanation;
     let decision = &explanation.decision;
     let denial = decision.denial();

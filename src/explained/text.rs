@@ -6,13 +6,12 @@ use cedargate_policy::decision::explain::{
 };
 
 use super::Explained;
-use crate::cli::Paint;
-use crate::cli::report::text::escaped;
+use crate::base::terminal::{Paint, escaped};
 
 /// Policies out of scope that are shown without `--all`.
 const OUT_OF_SCOPE_MAX: usize = 8;
 
-pub(super) fn report(explained: &Explained, all: bool, paint: Paint) -> String {
+pub(crate) fn report(explained: &Explained, all: bool, paint: Paint) -> String {
     let mut text = headline(explained, paint);
     text.push_str(&subjects(explained));
     let explanation = &explained.explanation;
