@@ -59,7 +59,7 @@ pub enum StartError {
     /// A listener's address cannot be used.
     #[error("cannot listen on {address} (listen.{listener}.address): {source}")]
     Bind {
-        /// `proxy`, `decision`, `admin` or `control`.
+        /// `proxy`, `decision`, `ext_authz`, `admin` or `control`.
         listener: &'static str,
         /// The configured address.
         address: String,

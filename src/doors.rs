@@ -8,5 +8,6 @@ pub mod authorize;
 pub mod authzen;
 pub mod control;
 pub mod decision_listener;
+pub mod ext_authz;
 pub mod forward_auth;
 pub mod login;

@@ -19,6 +19,8 @@ pub struct Addresses {
     pub proxy: SocketAddr,
     /// The decision listener, for the app, if configured.
     pub(crate) decision: Option<Address>,
+    /// The listener for Envoy, if configured.
+    pub(crate) ext_authz: Option<Address>,
     /// The admin listener, if configured.
     pub admin: Option<SocketAddr>,
     /// The control socket, if configured.
@@ -39,8 +41,11 @@ pub(super) struct TrafficListeners {
     /// One copy for each worker.
     pub proxy: Vec<TcpListener>,
     pub decision: DecisionListeners,
+    /// For Envoy.
+    pub ext_authz: DecisionListeners,
 }
 
+/// The listeners of a door, at any kind of address.
 pub(super) enum DecisionListeners {
     Off,
     /// One copy for each worker.
@@ -61,15 +66,9 @@ impl Bound {
         let workers = config.limits.workers().max(1);
         let mut files = Vec::new();
         let proxy = bind_tcp("proxy", listen.proxy.address, workers)?;
-        let decision = match listen.decision.as_ref().map(|decision| &decision.address) {
-            Some(Address::Tcp(address)) => DecisionListeners::Tcp(bind_tcp("decision", *address, workers)?),
-            Some(Address::Unix(path)) => {
-                let listener = bind_unix(path).map_err(bind_error("decision", path.display()))?;
-                files.push(SocketFile::of(path)?);
-                DecisionListeners::Unix(listener)
-            }
-            None => DecisionListeners::Off,
-        };
+        let decision = listen.decision.as_ref().map(|decision| &decision.address);
+        let decision = DecisionListeners::bind("decision", decision, workers, &mut files)?;
+        let ext_authz = DecisionListeners::bind("ext_authz", listen.ext_authz.as_ref(), workers, &mut files)?;
         let admin = match listen.admin {
             Some(address) => bind_tcp("admin", address, 1)?.pop(),
             None => None,
@@ -80,19 +79,48 @@ impl Bound {
         };
         let addresses = Addresses {
             proxy: proxy.first().map_or(Ok(listen.proxy.address), TcpListener::local_addr)?,
-            decision: match &decision {
-                DecisionListeners::Tcp(listeners) => listeners.first().map(local_address).transpose()?,
-                DecisionListeners::Unix(_) | DecisionListeners::Off => listen.decision.as_ref().map(|d| d.address.clone()),
-            },
+            decision: decision.address(listen.decision.as_ref().map(|decision| &decision.address))?,
+            ext_authz: ext_authz.address(listen.ext_authz.as_ref())?,
             admin: admin.as_ref().map(TcpListener::local_addr).transpose()?,
             control: listen.control.clone(),
         };
         Ok(Self {
-            traffic: TrafficListeners { proxy, decision },
+            traffic: TrafficListeners {
+                proxy,
+                decision,
+                ext_authz,
+            },
             operations: OperationsListeners { admin, control },
             addresses,
             files,
         })
+    }
+}
+
+impl DecisionListeners {
+    fn bind(
+        name: &'static str,
+        address: Option<&Address>,
+        workers: usize,
+        files: &mut Vec<SocketFile>,
+    ) -> Result<Self, StartError> {
+        Ok(match address {
+            Some(Address::Tcp(address)) => Self::Tcp(bind_tcp(name, *address, workers)?),
+            Some(Address::Unix(path)) => {
+                let listener = bind_unix(path).map_err(bind_error(name, path.display()))?;
+                files.push(SocketFile::of(path)?);
+                Self::Unix(listener)
+            }
+            None => Self::Off,
+        })
+    }
+
+    /// The address in use; `configured` may leave the port to the kernel.
+    fn address(&self, configured: Option<&Address>) -> std::io::Result<Option<Address>> {
+        match self {
+            Self::Tcp(listeners) => listeners.first().map(local_address).transpose(),
+            Self::Unix(_) | Self::Off => Ok(configured.cloned()),
+        }
     }
 }
 
@@ -105,9 +133,17 @@ impl Addresses {
         }
     }
 
+    /// The TCP address of the listener for Envoy.
+    pub fn ext_authz_tcp(&self) -> Option<SocketAddr> {
+        match self.ext_authz {
+            Some(Address::Tcp(address)) => Some(address),
+            _ => None,
+        }
+    }
+
     /// The addresses of all TCP listeners.
     pub(super) fn tcp(&self) -> Vec<SocketAddr> {
-        [Some(self.proxy), self.decision_tcp(), self.admin]
+        [Some(self.proxy), self.decision_tcp(), self.ext_authz_tcp(), self.admin]
             .into_iter()
             .flatten()
             .collect()
@@ -117,10 +153,12 @@ impl Addresses {
     pub(super) fn log(&self) {
         let log = |listener: &str, address: &dyn Display| tracing::info!(listener, %address, "listening");
         log("proxy", &self.proxy);
-        match &self.decision {
-            Some(Address::Tcp(address)) => log("decision", address),
-            Some(Address::Unix(path)) => log("decision", &format_args!("unix:{}", path.display())),
-            None => {}
+        for (listener, address) in [("decision", &self.decision), ("ext_authz", &self.ext_authz)] {
+            match address {
+                Some(Address::Tcp(address)) => log(listener, address),
+                Some(Address::Unix(path)) => log(listener, &format_args!("unix:{}", path.display())),
+                None => {}
+            }
         }
         if let Some(address) = &self.admin {
             log("admin", address);

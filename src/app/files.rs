@@ -237,6 +237,7 @@ fn sockets(config: &Config) -> Vec<Unusable> {
     let all = [
         ("proxy", Some(Address::Tcp(listen.proxy.address))),
         ("decision", decision),
+        ("ext_authz", listen.ext_authz.clone()),
         ("admin", listen.admin.map(Address::Tcp)),
         ("control", listen.control.clone().map(Address::Unix)),
     ];

@@ -1,4 +1,4 @@
-//! The worker threads: each one serves its own copy of the proxy listener and of the decision listener.
+//! The worker threads: each one serves its own copy of the proxy listener, of the decision listener and of the one for Envoy.
 //!
 //! A worker has a runtime, a connection pool and a set of live connections of its own; no other thread touches them. It ends
 //! when its listeners closed and every connection and tunnel ended, or at once when the shutdown is forced.
@@ -14,9 +14,9 @@ use super::build::TrafficOptions;
 use super::{SWEEP_INTERVAL, StartError, listener_context, local_thread};
 use crate::base::descriptors::{Ceiling, Shares};
 use crate::base::lifecycle::Shutdown;
-use crate::doors::decision_listener;
+use crate::doors::{decision_listener, ext_authz};
 use crate::gate::{Gate, Live, Worker};
-use crate::http::listener::{ClientConnection, ConnectionCount, ListenerContext, Socket, serve};
+use crate::http::listener::{ClientConnection, ConnectionCount, ListenerContext, ListenerOptions, Socket, serve};
 use crate::http::upstream::{Pool, Tunnels};
 
 pub(super) struct Workers {
@@ -28,6 +28,7 @@ struct WorkerParts {
     gate: Arc<Gate>,
     proxy: TcpListener,
     decision: Option<DecisionListener>,
+    ext_authz: Option<DecisionListener>,
     options: TrafficOptions,
     counts: ConnectionCounts,
     /// The descriptors that connections to apps may use.
@@ -64,12 +65,14 @@ impl Workers {
             decision: ConnectionCount::new("limits.decision_connections", decisions).published(&gate.metrics.connections),
         };
         let mut decision = listeners.decision.into_listeners().into_iter();
+        let mut ext_authz = listeners.ext_authz.into_listeners().into_iter();
         let mut threads = Vec::with_capacity(listeners.proxy.len());
         for (number, proxy) in listeners.proxy.into_iter().enumerate() {
             let worker = WorkerParts {
                 gate: Arc::clone(gate),
                 proxy,
                 decision: decision.next(),
+                ext_authz: ext_authz.next(),
                 options: options.clone(),
                 counts: counts.clone(),
                 descriptors: shares.clients,
@@ -119,9 +122,20 @@ impl WorkerParts {
             Rc::new(listener_context(&gate, self.counts.proxy).with_options(self.options.proxy)),
             self.shutdown.clone(),
         ));
+        let asked = self.ext_authz.map(|listener| {
+            let options = ListenerOptions {
+                tls: None,
+                ..self.options.decision.clone()
+            };
+            let context = Rc::new(listener_context(&gate, self.counts.decision.clone()).with_options(options));
+            tokio::task::spawn_local(serve_ext_authz(Arc::clone(&gate), listener, context, self.shutdown.clone()))
+        });
         if let Some(listener) = self.decision {
             let context = Rc::new(listener_context(&gate, self.counts.decision).with_options(self.options.decision));
             serve_decisions(gate, listener, context, self.shutdown).await;
+        }
+        if let Some(asked) = asked {
+            let _panicked = asked.await.is_err();
         }
         let _panicked = proxying.await.is_err();
         tunnels.wait().await;
@@ -142,6 +156,17 @@ async fn serve_proxy(worker: Rc<Worker>, listener: TcpListener, context: Rc<List
     match Socket::tcp(listener) {
         Ok(socket) => serve(socket, context, shutdown, handler).await,
         Err(error) => tracing::error!(%error, "a worker cannot listen"),
+    }
+}
+
+async fn serve_ext_authz(gate: Arc<Gate>, listener: DecisionListener, context: Rc<ListenerContext>, shutdown: Shutdown) {
+    let handler = move |request, _| {
+        let gate = Arc::clone(&gate);
+        async move { ext_authz::handle(&gate, request).await }
+    };
+    match listener.into_socket() {
+        Ok(socket) => serve(socket, context, shutdown, handler).await,
+        Err(error) => tracing::error!(%error, "a worker cannot listen for Envoy"),
     }
 }
 

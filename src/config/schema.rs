@@ -16,7 +16,7 @@ use super::values::{TEXT_MAXIMUM, TEXT_MINIMUM, check_size, check_span, parse_fs
 
 /// Keys of the contract whose feature this version does not have. They are refused, because a setting without effect is
 /// worse than an error. To make one available, remove it here and add the key to its section. `key=value` refuses one value.
-const NOT_AVAILABLE: [&str; 1] = ["listen.ext_authz"];
+const NOT_AVAILABLE: [&str; 0] = [];
 
 /// The least similarity of two words at which one is suggested for the other.
 const SIMILARITY_MIN: f64 = 0.8;

@@ -194,11 +194,24 @@ fn errors_of_structure_name_the_remedy() {
 }
 
 #[test]
-fn a_key_of_a_missing_feature_is_refused() {
-    bad(
-        &with("listen: { ext_authz: { address: x } }"),
-        &["not available in this version"],
-    );
+fn envoy_asks_over_grpc_on_this_machine_only() {
+    for (address, part) in [
+        ("x", "is not an IP address"),
+        ("'0.0.0.0:8902'", "reachable from other hosts"),
+        ("'10.0.0.1:8902'", "let Envoy ask over HTTP"),
+        ("'127.0.0.1:8901'", "also taken by `listen.decision.address`"),
+        ("'unix:'", "needs a path"),
+    ] {
+        bad(
+            &with(&format!("listen: {{ ext_authz: {{ address: {address} }} }}")),
+            &["listen.ext_authz.address", part],
+        );
+    }
+    for address in ["127.0.0.1:8902", "[::1]:8902", "unix:/run/envoy.sock"] {
+        let text = with(&format!("listen: {{ ext_authz: {{ address: '{address}' }} }}"));
+        let config = from_str(&text, Path::new("."), std::iter::empty()).unwrap().config;
+        assert!(config.listen.ext_authz.is_some(), "{address}");
+    }
 }
 
 #[test]
@@ -938,7 +951,6 @@ fn mistakes_in_the_environment_name_the_variable() {
     fails("CEDARGATE_LIMITS", "many", &["limits: expected a mapping"]);
     fails("CEDARGATE_LIMITS_BATCH", "7", &["write `CEDARGATE_LIMITS__BATCH`"]);
     fails("CEDARGATE_ISSUERS__1__NAME", "x", &["without a gap"]);
-    fails("CEDARGATE_LISTEN__EXT_AUTHZ", "x", &["not available in this version"]);
     fails("CEDARGATE_TRUSTED_PROXIES", "[1, ", &["cannot be read"]);
     fails("CEDARGATE__X", "x", &["unknown key"]);
 }

@@ -39,14 +39,12 @@ pub struct AskedRequest {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Removal {
     /// The proxy removes the headers that the answer names.
-    #[expect(dead_code, reason = "for the door over gRPC")]
     Named,
     /// The proxy replaces the headers of the answer and removes no other.
     Impossible,
 }
 
 /// The answer to a proxy.
-#[expect(dead_code, reason = "for the door over gRPC")]
 pub struct Checked {
     pub decision_id: Uuid,
     pub request_id: HeaderValue,
@@ -62,7 +60,6 @@ pub struct Forwardable {
     /// The headers to set; each replaces every header of its name.
     pub set: HeaderMap,
     /// Headers of the request that the app must not get, and that `set` does not replace.
-    #[expect(dead_code, reason = "for the door over gRPC")]
     pub remove: Vec<http::HeaderName>,
 }
 

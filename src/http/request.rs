@@ -24,7 +24,7 @@ use uuid::{Builder, Uuid};
 pub use forwarded::{client_facts, is_trusted};
 pub use http2_request::{as_http1, check_head_size};
 pub use origin::{SEC_FETCH_SITE, is_upgrade, needs_evidence, same_origin};
-pub use stated::{StatedRequest, stated_client};
+pub use stated::{StatedAddress, StatedLine, StatedRequest, scheme_of, stated_client};
 pub use trace::{Sampling, TRACEPARENT, TRACESTATE, Trace};
 
 /// Longest method name, in bytes.

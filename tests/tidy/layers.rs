@@ -197,6 +197,10 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "doors::ext_authz",
+        &["doors::authorize", "gate", "http::request", "http::upstream"],
+    ),
+    (
         "doors::forward_auth",
         &["gate", "http::credentials", "http::request", "http::upstream"],
     ),

@@ -15,8 +15,10 @@ use crate::config::values::SecretText;
 pub struct RawListen {
     /// The listener for clients.
     pub proxy: RawProxyListen,
-    /// The listener for the app: `/authorize`. Null: off.
+    /// The listener for the app and for proxies: `/authorize`, AuthZEN, `/auth-request`, `/forward-auth`, `/ext-authz/`. Null: off.
     pub decision: Option<RawDecisionListen>,
+    /// The listener for Envoy's `ext_authz` over gRPC. Absent: off.
+    pub ext_authz: Option<RawExtAuthzListen>,
     /// Health, metrics, status; read-only. Null: off.
     pub admin: Option<RawAdminListen>,
     /// The socket for the operator on the same machine: drain, reload, sessions. Absent: off.
@@ -67,6 +69,14 @@ pub struct RawDecisionListen {
     pub tls: Option<RawTls>,
 }
 
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawExtAuthzListen {
+    /// Loopback address and port, or `unix:/path`: an Envoy on the same machine.
+    #[schemars(required)]
+    pub address: Option<String>,
+}
+
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawDecisionAuth {
@@ -88,6 +98,8 @@ pub struct RawAdminListen {
 pub struct Listen {
     pub proxy: ProxyListen,
     pub decision: Option<DecisionListen>,
+    /// On loopback or a Unix socket.
+    pub ext_authz: Option<Address>,
     pub admin: Option<SocketAddr>,
     /// Path of the Unix socket.
     pub control: Option<PathBuf>,
@@ -137,6 +149,7 @@ impl Default for RawListen {
         Self {
             proxy: RawProxyListen::default(),
             decision: Some(RawDecisionListen::default()),
+            ext_authz: None,
             admin: Some(RawAdminListen::default()),
             control: None,
         }
@@ -180,9 +193,11 @@ impl Checker<'_> {
             .as_ref()
             .map(|admin| self.socket_address("listen.admin.address", &admin.address));
         let control = raw.control.as_ref().map(|control| self.control(control));
+        let ext_authz = raw.ext_authz.as_ref().map(|ext_authz| self.ext_authz(ext_authz));
         let listen = Listen {
             proxy: proxy?,
             decision: transpose(decision)?,
+            ext_authz: transpose(ext_authz)?,
             admin: transpose(admin)?,
             control: transpose(control)?,
         };
@@ -196,7 +211,11 @@ impl Checker<'_> {
             Address::Unix(_) => None,
         };
         let decision = listen.decision.as_ref().and_then(|decision| tcp(&decision.address));
-        let named = [("listen.decision.address", decision), ("listen.admin.address", listen.admin)];
+        let named = [
+            ("listen.decision.address", decision),
+            ("listen.ext_authz.address", listen.ext_authz.as_ref().and_then(tcp)),
+            ("listen.admin.address", listen.admin),
+        ];
         let mut taken = vec![("listen.proxy.address", listen.proxy.address)];
         for (key, address) in named.into_iter().filter_map(|(key, address)| Some((key, address?))) {
             if let Some((other, _)) = taken.iter().find(|(_, other)| overlaps(*other, address)) {
@@ -248,17 +267,38 @@ impl Checker<'_> {
         })
     }
 
-    fn decision(&mut self, raw: &RawDecisionListen) -> Option<DecisionListen> {
-        let key = "listen.decision.address";
-        let section = "listen.decision.auth";
-        let address = match raw.address.strip_prefix(UNIX) {
+    /// An address of either kind.
+    fn any_address(&mut self, key: &str, text: &str) -> Option<Address> {
+        match text.strip_prefix(UNIX) {
             Some("") => {
                 self.error(key, "`unix:` needs a path, such as `unix:/run/cedargate/decision.sock`");
                 None
             }
             Some(path) => Some(Address::Unix(self.path(key, path))),
-            None => self.socket_address(key, &raw.address).map(Address::Tcp),
-        };
+            None => self.socket_address(key, text).map(Address::Tcp),
+        }
+    }
+
+    fn ext_authz(&mut self, raw: &RawExtAuthzListen) -> Option<Address> {
+        let key = "listen.ext_authz.address";
+        let address = self.any_address(key, raw.address.as_ref()?)?;
+        if let Address::Tcp(tcp) = &address
+            && !tcp.ip().to_canonical().is_loopback()
+        {
+            let message = format!(
+                "`{tcp}` is reachable from other hosts, and this listener believes what its callers say of a request: listen on \
+                 127.0.0.1 or a Unix socket beside Envoy, or let Envoy ask over HTTP (`listen.decision`)"
+            );
+            self.error(key, message);
+            return None;
+        }
+        Some(address)
+    }
+
+    fn decision(&mut self, raw: &RawDecisionListen) -> Option<DecisionListen> {
+        let key = "listen.decision.address";
+        let section = "listen.decision.auth";
+        let address = self.any_address(key, &raw.address);
         let tokens = self.tokens(section, raw.auth.tokens.as_deref(), raw.auth.tokens_file.as_deref());
         let tls = transpose(raw.tls.as_ref().map(|tls| self.tls("listen.decision.tls", tls)))?;
         if tls.is_some() && matches!(address, Some(Address::Unix(_))) {
@@ -287,7 +327,7 @@ impl Checker<'_> {
         let problem = match text.parse() {
             Ok(address) => return Some(address),
             Err(_) if text.starts_with(UNIX) => {
-                "is a Unix socket, which only `listen.decision` and `listen.control` can use; write an IP address and port"
+                "is a Unix socket, which only `listen.decision`, `listen.ext_authz` and `listen.control` can use; write an IP address and port"
             }
             Err(_) if text.parse::<IpAddr>().is_ok() => "has no port; write it as `127.0.0.1:8900` or `[::1]:8900`",
             Err(_) if text.starts_with(':') => "has no address; write `0.0.0.0` before it to listen on all",

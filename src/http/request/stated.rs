@@ -39,7 +39,6 @@ pub enum StatedAddress {
     /// The rightmost untrusted address of `X-Forwarded-For`, which the proxy must send.
     ForwardedFor,
     /// The proxy's own statement.
-    #[expect(dead_code, reason = "for the door over gRPC")]
     Known(IpAddr),
 }
 

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -56,6 +57,11 @@ enum LiveState {
 enum BodySource {
     /// A body of the gate; `None` once it was sent.
     Own(Option<Bytes>),
+    /// A message of the gate over gRPC, and the trailers that end it.
+    Message {
+        message: Option<Bytes>,
+        trailers: Option<HeaderMap>,
+    },
     App {
         incoming: Incoming,
         lease: Option<Lease>,
@@ -80,6 +86,18 @@ impl Body {
     pub fn full(bytes: Bytes) -> Self {
         Self {
             source: BodySource::Own(Some(bytes).filter(|bytes| !bytes.is_empty())),
+            request_slot: None,
+            live: None,
+        }
+    }
+
+    /// One message and trailers.
+    pub fn message(message: Bytes, trailers: HeaderMap) -> Self {
+        Self {
+            source: BodySource::Message {
+                message: Some(message),
+                trailers: Some(trailers),
+            },
             request_slot: None,
             live: None,
         }
@@ -204,7 +222,7 @@ fn with_clean_trailers(mut frame: Frame<Bytes>) -> Frame<Bytes> {
 impl std::fmt::Debug for Body {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let source = match self.source {
-            BodySource::Own(_) => "own",
+            BodySource::Own(_) | BodySource::Message { .. } => "own",
             BodySource::App { .. } => "app",
         };
         f.debug_struct("Body").field("source", &source).finish_non_exhaustive()
@@ -219,6 +237,13 @@ impl HttpBody for Body {
         let this = &mut *self;
         let polled = match &mut this.source {
             BodySource::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            BodySource::Message { message, trailers } => {
+                let frame = message
+                    .take()
+                    .map(Frame::data)
+                    .or_else(|| trailers.take().map(Frame::trailers));
+                return Poll::Ready(frame.map(Ok));
+            }
             BodySource::App {
                 incoming,
                 lease,
@@ -247,6 +272,7 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             BodySource::Own(bytes) => bytes.is_none(),
+            BodySource::Message { trailers, .. } => trailers.is_none(),
             BodySource::App { incoming, .. } => incoming.is_end_stream(),
         }
     }
@@ -256,6 +282,7 @@ impl HttpBody for Body {
             BodySource::Own(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |b| u64::try_from(b.len()).unwrap_or(u64::MAX)))
             }
+            BodySource::Message { .. } => SizeHint::new(),
             BodySource::App { incoming, .. } => incoming.size_hint(),
         }
     }

@@ -306,3 +306,116 @@ fn the_manifests_for_ingress_nginx_are_valid() {
         assert!(names.contains(name) && route.contains(name), "{name}");
     }
 }
+
+const WITH_GRPC: &str = "listen: { proxy: { address: '127.0.0.1:0' }, decision: { address: '127.0.0.1:0' }, \
+    ext_authz: { address: '127.0.0.1:0' }, admin: { address: '127.0.0.1:0' } }";
+
+fn start_envoy_over_grpc(gate: &Gate, change: impl Fn(String) -> String) -> Front {
+    let port = port();
+    let page = block("envoy.md", "Envoy's configuration:", "yaml");
+    start_envoy(change(with_addresses(&page, gate, port)), port)
+}
+
+#[test]
+fn envoy_asks_the_gate_over_grpc() {
+    let gate = start_gate(WITH_GRPC);
+    let front = start_envoy_over_grpc(&gate, |config| config);
+    check(&front, &gate);
+    let record = gate.records(1).pop().unwrap();
+    assert_eq!(record["door"], "ext_authz", "{record}");
+    // more headers than fit into one frame
+    let viewer = token(&gate, &["viewer"]);
+    let large = "x".repeat(20_000);
+    let answer = front.send("GET", "/portal/p/x", &[("authorization", &viewer), ("x-large", &large)]);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(gate.app.last().headers["x-large"], large.as_str());
+    // a gRPC client gets its status from Envoy
+    let answer = front.send(
+        "POST",
+        "/portal/p/secret",
+        &[("authorization", &viewer), ("content-type", "application/grpc")],
+    );
+    assert_eq!((answer.status, answer.header("grpc-status")), (200, "7"), "{answer:?}");
+}
+
+#[test]
+fn envoy_that_joins_headers_and_keeps_paths_asks_the_gate_over_grpc() {
+    let gate = start_gate(WITH_GRPC);
+    let front = start_envoy_over_grpc(&gate, |config| {
+        config
+            .replace("encode_raw_headers: true", "encode_raw_headers: false")
+            .replace("normalize_path: true", "normalize_path: false")
+            .replace(
+                "path_with_escaped_slashes_action: REJECT_REQUEST",
+                "path_with_escaped_slashes_action: KEEP_UNCHANGED",
+            )
+            .replace(
+                "headers_with_underscores_action: REJECT_REQUEST",
+                "headers_with_underscores_action: ALLOW",
+            )
+    });
+    check(&front, &gate);
+    let viewer = token(&gate, &["viewer"]);
+    let answer = front.send("GET", "/portal/p/x!", &[("authorization", &viewer)]);
+    assert_eq!(answer.status, 400, "{answer:?}");
+}
+
+#[test]
+fn envoy_names_the_portal_and_gets_the_decision_as_metadata() {
+    let gate = start_gate(WITH_GRPC);
+    let front = start_envoy_over_grpc(&gate, |config| {
+        let route = "                        - match: { prefix: / }\n                          route: { cluster: app }\n";
+        assert!(config.contains(route));
+        let named = route.to_owned()
+            + "                          response_headers_to_add: [{ header: { key: x-metadata, value: \"%DYNAMIC_METADATA(envoy.filters.http.ext_authz:portal)% %DYNAMIC_METADATA(envoy.filters.http.ext_authz:policies)%\" } }]\n"
+            + "                          typed_per_filter_config: { envoy.filters.http.ext_authz: { \"@type\": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute, check_settings: { context_extensions: { portal: p } } } }\n";
+        config.replace(route, &named)
+    });
+    let viewer = token(&gate, &["viewer"]);
+    let answer = front.send("GET", "/elsewhere", &[("authorization", &viewer)]);
+    assert_eq!(
+        (answer.status, answer.header("x-metadata")),
+        (200, "p [\"viewers\"]"),
+        "{answer:?}"
+    );
+    // without a gate no request passes
+    let app = gate.app.clone();
+    drop(gate);
+    let before = app.count();
+    assert_eq!(front.send("GET", "/portal/p/open/x", &[]).status, 403);
+    assert_eq!(app.count(), before);
+}
+
+#[test]
+fn the_grpc_listener_answers_health_checks_and_refuses_what_it_does_not_know() {
+    let gate = start_gate(WITH_GRPC);
+    let script = format!(
+        r#"
+import grpc
+channel = grpc.insecure_channel("{}")
+def call(method, message):
+    try:
+        return channel.unary_unary(method)(message, timeout=30).hex()
+    except grpc.RpcError as error:
+        return error.code().name
+print(call("/grpc.health.v1.Health/Check", b""))
+print(call("/grpc.health.v1.Health/Check", bytes([10, 1, 120])))
+print(call("/grpc.health.v1.Health/Watch", b""))
+print(call("/envoy.service.auth.v3.Authorization/Check", bytes([255, 255])))
+print(call("/envoy.service.auth.v3.Authorization/Check", b"")[:8])
+"#,
+        gate.ext_authz
+    );
+    let output = std::process::Command::new(tool(&["python3"]))
+        .args(["-c", &script])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    // an empty question is decided: status 7, permission denied
+    assert_eq!(
+        lines,
+        ["0801", "NOT_FOUND", "UNIMPLEMENTED", "INVALID_ARGUMENT", "0a020807"],
+        "{output:?}"
+    );
+}

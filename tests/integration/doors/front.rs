@@ -40,6 +40,7 @@ pub fn with_addresses(text: &str, gate: &Gate, front: u16) -> String {
     let ports = [
         ("3000", gate.app.address.port()),
         ("8901", gate.decision.port()),
+        ("8902", gate.ext_authz.port()),
         ("8900", gate.proxy.port()),
         ("8080", front),
     ];

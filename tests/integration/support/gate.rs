@@ -21,6 +21,8 @@ pub struct Gate {
     pub proxy: SocketAddr,
     pub decision: SocketAddr,
     pub admin: SocketAddr,
+    /// The listener for Envoy's gRPC.
+    pub ext_authz: SocketAddr,
     running: Option<Running>,
 }
 
@@ -127,6 +129,7 @@ impl Setup {
             proxy: addresses.proxy,
             decision: addresses.decision_tcp().unwrap_or(none),
             admin: addresses.admin.unwrap_or(none),
+            ext_authz: addresses.ext_authz_tcp().unwrap_or(none),
             running: Some(running),
         };
         Ok(gate)
