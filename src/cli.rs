@@ -12,6 +12,7 @@ mod config;
 mod config_file;
 mod control;
 mod demo;
+mod diff;
 mod explain;
 mod fmt;
 mod init;
@@ -81,7 +82,7 @@ impl Exit {
 #[command(name = "cedargate", version, about, max_term_width = 100)]
 #[command(
     after_help = "Start with `cedargate demo`, or with `cedargate init`. Exit codes: 0 ok/allow, 1 failure, 2 deny, 3 invalid policies or lint errors, \
-                        4 failed tests, 64 usage or bad configuration."
+                        4 failed tests, flips or a widened diff, 64 usage or bad configuration."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -123,6 +124,8 @@ enum Command {
     /// Disagreements of enforced and candidate sets on live traffic
     #[command(subcommand)]
     Shadow(shadow::ShadowCommand),
+    /// Compare two policy trees: what changed, which decisions change, and a proof that nothing is newly allowed
+    Diff(diff::Args),
     /// Show a portal's joined schema
     #[command(subcommand)]
     Schema(schema::SchemaCommand),
@@ -201,6 +204,7 @@ fn run(command: Command) -> Exit {
         Command::Replay(args) => replay::run(&args),
         Command::Usage(args) => usage::run(&args),
         Command::Shadow(command) => shadow::run(&command),
+        Command::Diff(args) => diff::run(&args),
         Command::Schema(command) => schema::run(&command),
         Command::Inject(args) => inject::run(&args),
         Command::Token(command) => token::run(&command),

@@ -55,6 +55,7 @@ mod accounts;
 mod limits;
 mod exposure;
 mod inject;
+mod prove;
 
 // foundations; `measured` re-exports some of them
 #[doc(hidden)]

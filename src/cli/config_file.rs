@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::config::{self, Loaded};
+
 /// The configuration file that a command reads if neither `--config` nor `$CEDARGATE_CONFIG` names one.
 const DEFAULT: &str = "cedargate.yaml";
 
@@ -33,6 +35,20 @@ impl ConfigFile {
         self.config
             .clone()
             .or_else(|| Path::new(DEFAULT).exists().then(|| PathBuf::from(DEFAULT)))
+    }
+
+    /// Reads the file, if there is one; `Err` is a text for the user.
+    pub(crate) fn loaded(&self) -> Result<Option<Loaded>, String> {
+        let loaded = self.found().map(|path| config::load(&path, config::process_environment()));
+        loaded.transpose().map_err(|error| error.to_string())
+    }
+
+    /// Another file than the command's own.
+    pub(crate) fn named(path: PathBuf) -> Self {
+        Self {
+            config: Some(path),
+            is_unread: false,
+        }
     }
 
     /// The file, for a command that cannot do without one.

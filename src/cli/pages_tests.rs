@@ -16,7 +16,7 @@ const HEAD: &str = "# Command line\n\n\
     Every command, as `cedargate help` has it. [Operating a gate](operations.md) says when to use which.\n\n\
     | exit code | meaning |\n|---|---|\n\
     | 0 | ok, or allow |\n| 1 | failure |\n| 2 | deny (`authorize`) |\n| 3 | invalid policies, or findings |\n\
-    | 4 | failed decision tests |\n| 64 | wrong usage or bad configuration |\n\n\
+    | 4 | failed decision tests, flips, or a widened diff |\n| 64 | wrong usage or bad configuration |\n\n\
     Reports go to stdout, all other text to stderr.\n";
 
 fn root() -> PathBuf {

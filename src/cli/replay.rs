@@ -1,6 +1,6 @@
 //! `cedargate replay`: recorded decisions, decided again by a policy tree.
 
-mod output;
+pub(super) mod output;
 
 use super::logs::{self, LogArgs, ReportFormat};
 use super::report::json as json_report;

@@ -4,6 +4,7 @@
 //! scripts, `junit` for test reports, `github` for annotations, `sarif` for code scanning. Reports go to stdout with `print`; messages to the user go to
 //! stderr with `complain`. A new format is one more writer; a new command needs none.
 
+pub(crate) mod cedar;
 pub(crate) mod github;
 pub(crate) mod json;
 pub(crate) mod junit;

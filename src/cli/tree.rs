@@ -97,50 +97,15 @@ impl TreeArgs {
 
     /// The same, also before the configuration's bundle arrived.
     pub(crate) fn open_for_validation(&self) -> Result<Workbench, String> {
-        let loaded = self
-            .config
-            .found()
-            .map(|path| config::load(&path, config::process_environment()));
-        let loaded = loaded.transpose().map_err(|e| e.to_string())?;
-        let config = match &loaded {
-            Some(loaded) => loaded.config.clone(),
-            None => Config::from_yaml(TEST_ISSUER).map_err(|e| e.to_string())?,
-        };
+        let loaded = self.config.loaded()?;
         let reading = self.read(loaded.as_ref())?;
-        let tree = reading.tree;
-        let configured: Vec<config::Portal> = match &config.portals {
-            Some(portals) => portals.clone(),
-            None => {
-                let portal = |slug| config::Portal::discovered(slug, config.issuers.len());
-                tree.slugs.iter().map(portal).collect()
-            }
-        };
-        let scope = |portal: &config::Portal| {
-            let scope = config.portal_scope(portal);
-            PortalScope {
-                // without a configuration of the user's own, names of providers cannot be checked
-                providers: scope.providers.filter(|_| loaded.is_some()),
-                ..scope
-            }
-        };
-        let portals: Vec<PortalScope> = configured.iter().map(scope).collect();
-        if portals.is_empty() && reading.is_there {
-            return Err(format!(
-                "there is no portal folder in `{}` (policies.dir); each folder in it is a portal",
-                reading.place.display()
-            ));
-        }
-        Ok(Workbench {
-            config,
-            portals,
-            loaded,
-            is_settled: reading.is_settled,
-            has_tree: reading.is_there,
-            tree,
-            folders: reading.folders,
-        })
+        Workbench::new(loaded, reading)
     }
 
+    /// The tree that `dir`, a folder or a bundle, holds; `None`: that the configuration names.
+    pub(crate) fn at(config: ConfigFile, dir: Option<PathBuf>) -> Self {
+        Self { config, dir }
+    }
     fn read(&self, loaded: Option<&Loaded>) -> Result<Reading, String> {
         let places = match (&self.dir, loaded) {
             (Some(dir), _) if dir.is_file() => return Reading::of_bundle(dir),
@@ -195,6 +160,57 @@ impl Reading {
 }
 
 impl Workbench {
+    /// A tree that was read elsewhere; `place` names it in messages.
+    pub(crate) fn of_tree(config: &ConfigFile, tree: Tree, place: &str) -> Result<Self, String> {
+        let reading = Reading {
+            tree,
+            is_settled: true,
+            place: PathBuf::from(place),
+            folders: None,
+            is_there: true,
+        };
+        Self::new(config.loaded()?, reading)
+    }
+
+    fn new(loaded: Option<Loaded>, reading: Reading) -> Result<Self, String> {
+        let config = match &loaded {
+            Some(loaded) => loaded.config.clone(),
+            None => Config::from_yaml(TEST_ISSUER).map_err(|e| e.to_string())?,
+        };
+        let tree = reading.tree;
+        let configured: Vec<config::Portal> = match &config.portals {
+            Some(portals) => portals.clone(),
+            None => {
+                let portal = |slug| config::Portal::discovered(slug, config.issuers.len());
+                tree.slugs.iter().map(portal).collect()
+            }
+        };
+        let scope = |portal: &config::Portal| {
+            let scope = config.portal_scope(portal);
+            PortalScope {
+                // without a configuration of the user's own, names of providers cannot be checked
+                providers: scope.providers.filter(|_| loaded.is_some()),
+                ..scope
+            }
+        };
+        let portals: Vec<PortalScope> = configured.iter().map(scope).collect();
+        if portals.is_empty() && reading.is_there {
+            return Err(format!(
+                "there is no portal folder in `{}` (policies.dir); each folder in it is a portal",
+                reading.place.display()
+            ));
+        }
+        Ok(Workbench {
+            config,
+            portals,
+            loaded,
+            is_settled: reading.is_settled,
+            has_tree: reading.is_there,
+            tree,
+            folders: reading.folders,
+        })
+    }
+
     /// Loads every portal and runs its decision tests.
     pub(crate) fn load(&self, warnings: Warnings) -> Vec<PortalLoad<'_>> {
         let mut loader = Loader::new(warnings, None);
@@ -227,6 +243,11 @@ impl Workbench {
         let files = self.tree.files.hash();
         let problems = format!("{:?} {:?}", self.tree.problems, self.tree.slugs);
         sha256_of([files.as_slice(), problems.as_bytes()])
+    }
+
+    /// Loads every portal with a loader that remembers what it read of another tree, without running decision tests.
+    pub(crate) fn load_with(&self, loader: &mut Loader) -> Vec<PortalLoad<'_>> {
+        self.portals.iter().map(|portal| self.load_one(loader, portal)).collect()
     }
 
     /// Every file of the tree.

@@ -1,17 +1,22 @@
 //! `cedargate validate`: loads configuration and portals as a reload would, without a gate; with `--hardening`, also a security
-//! checklist.
+//! checklist, and with `--prove`, also proofs of the invariants.
 
 mod hardening;
+mod invariants;
+
+use std::time::Duration;
 
 use cedargate_policy::lint::{self, lint};
 use cedargate_policy::load::Warnings;
 use serde_json::{Value, json};
 
+use self::invariants::Proofs;
 use super::report::{Finding, Format, Severity, Source, distinct, github, json as json_report, sarif, text};
 use super::tree::{PortalLoad, TreeArgs};
 use super::{Exit, Paint, complain, print};
 use crate::app;
 use crate::base::clock::unix_seconds;
+use crate::prove::{NoSolver, Prover};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -26,6 +31,12 @@ pub(crate) struct Args {
     /// Leave out the findings of this rule of --hardening; may be given several times
     #[arg(long, value_name = "RULE", requires = "hardening", value_parser = hardening::rules::ids(), hide_possible_values = true)]
     accept: Vec<String>,
+    /// Also prove every statement of invariants.yaml, or show a request that breaks it; needs the solver cvc5
+    #[arg(long)]
+    prove: bool,
+    /// Time for all proofs together; what is not proved then is unknown, which is an error
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "5m", requires = "prove")]
+    prove_timeout: Duration,
     /// Format of the report
     #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json, Format::Github, Format::Sarif]), default_value = "human")]
     format: Format,
@@ -71,18 +82,41 @@ fn validate(args: &Args) -> Result<Exit, String> {
     } else {
         Vec::new()
     };
+    let proofs = match args.prove.then(|| proofs(&loads, args.prove_timeout)).transpose()? {
+        None => Vec::new(),
+        Some(Ok(proofs)) => proofs,
+        Some(Err(no_solver)) => {
+            complain(&no_solver.to_string());
+            return Ok(Exit::Failure);
+        }
+    };
     let of_portals = portals.iter().flat_map(|portal| portal.errors.iter().chain(&portal.warnings));
-    let findings = distinct(configuration.iter().chain(of_portals).chain(&hardening).cloned().collect());
+    let proved = proofs.iter().flat_map(Proofs::findings);
+    let findings = distinct(
+        configuration
+            .iter()
+            .chain(of_portals)
+            .chain(&hardening)
+            .chain(proved)
+            .cloned()
+            .collect(),
+    );
     print(&match args.format {
-        Format::Json => as_json(&findings, &configuration, &portals),
+        Format::Json => as_json(&findings, &configuration, &portals, &proofs),
         Format::Github => github::findings(&findings),
         Format::Sarif => json_report::text(&sarif::findings(&findings)),
-        Format::Human | Format::Junit => as_text(&findings, &portals, &|file| workbench.source(file)),
+        Format::Human | Format::Junit => as_text(&findings, &portals, &proofs, &|file| workbench.source(file)),
     });
-    let is_rejected = portals.iter().any(|portal| !portal.errors.is_empty());
+    let is_rejected = portals.iter().any(|portal| !portal.errors.is_empty()) || !proofs.iter().all(Proofs::hold);
     let is_weak = hardening.iter().any(|finding| finding.severity != Severity::Note);
     let is_denied = args.deny_warnings && (is_weak || !configuration.is_empty());
     Ok(if is_rejected || is_denied { Exit::Invalid } else { Exit::Ok })
+}
+
+/// The proofs of all portals that load; an inner `Err`: there is no solver.
+fn proofs(loads: &[PortalLoad<'_>], time: Duration) -> Result<Result<Vec<Proofs>, NoSolver>, String> {
+    let mut prover = Prover::new(time)?;
+    Ok(loads.iter().map(|load| Proofs::of(load, &mut prover)).collect())
 }
 
 impl PortalReport {
@@ -147,18 +181,23 @@ pub(super) fn report_errors(loads: &[PortalLoad<'_>], source: Source<'_>) -> Str
     report
 }
 
-fn as_text(findings: &[Finding], portals: &[PortalReport], source: Source<'_>) -> String {
+fn as_text(findings: &[Finding], portals: &[PortalReport], proofs: &[Proofs], source: Source<'_>) -> String {
     let paint = Paint::stdout();
     let mut report = text::findings(findings, source, paint);
     if !report.is_empty() {
         report.push('\n');
     }
     report.extend(portals.iter().map(|portal| portal.headline(paint)));
+    report.extend(proofs.iter().map(|proofs| proofs.headline(paint)));
     report
 }
 
-fn as_json(findings: &[Finding], configuration: &[Finding], portals: &[PortalReport]) -> String {
+fn as_json(findings: &[Finding], configuration: &[Finding], portals: &[PortalReport], proofs: &[Proofs]) -> String {
     let portals: Vec<Value> = portals.iter().map(PortalReport::as_json).collect();
     let warnings: Vec<String> = configuration.iter().map(Finding::to_string).collect();
-    json_report::text(&json!({"findings": findings, "portals": portals, "warnings": warnings}))
+    let mut report = json!({"findings": findings, "portals": portals, "warnings": warnings});
+    if let Some(members) = report.as_object_mut().filter(|_| !proofs.is_empty()) {
+        members.insert("invariants".to_owned(), proofs.iter().flat_map(Proofs::as_json).collect());
+    }
+    json_report::text(&report)
 }

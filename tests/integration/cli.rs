@@ -4,6 +4,7 @@ mod bad_input;
 mod bundle_command;
 mod commands;
 mod configuration_mistakes;
+mod diff;
 mod explain;
 mod inject_command;
 mod matrix_command;

@@ -24,7 +24,7 @@ use self::runner::Runner;
 use crate::decision::coverage::Coverage;
 use crate::decision::explain::Explanation;
 use crate::decision::{Caller, Decision, Query};
-use crate::denial::Refusal;
+use crate::denial::{Denial, Refusal};
 use crate::portal::path::CanonicalPath;
 use crate::revision::Revision;
 use crate::revision::problem::{Problem, RevisionError};
@@ -45,6 +45,8 @@ pub struct CaseResult {
     pub verdict: Verdict,
     /// Policies that decided.
     pub deciding: Vec<Arc<str>>,
+    /// The denial, or `None` for an allow; `Err` says why the case cannot be asked.
+    pub answer: Result<Option<Denial>, String>,
     /// The reasons of the decision, for a case that failed, if they were asked for.
     pub explanation: Option<Arc<Explanation>>,
 }

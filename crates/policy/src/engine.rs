@@ -27,6 +27,7 @@ pub mod near;
 pub(crate) mod policy;
 mod query;
 mod readers;
+pub mod whole;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::SyncSender;
@@ -248,7 +249,7 @@ impl Engine {
     }
 
     /// True for a forbid that denies if it cannot be evaluated.
-    pub(crate) fn denies_by_error(&self, info: &PolicyInfo) -> bool {
+    pub fn denies_by_error(&self, info: &PolicyInfo) -> bool {
         info.effect == Effect::Forbid && (self.errored_forbids == ErroredForbids::Deny || info.is_above_portal())
     }
 
@@ -451,6 +452,17 @@ impl Engine {
 type Evaluated = (Decision, Vec<PolicyId>, Vec<(PolicyId, String)>);
 
 impl MatchSet {
+    /// A set that evaluates every policy, those without conditions included.
+    fn of_conditional(policies: Vec<Arc<PolicyEntry>>) -> Self {
+        Self {
+            unconditional: Vec::new(),
+            conditional: policies,
+            constant: None,
+            originals: OnceLock::new(),
+            condition_only: OnceLock::new(),
+        }
+    }
+
     fn originals(&self) -> Option<&Prepared> {
         let make = || {
             let mut reads = Dependencies::everything(1);

@@ -8,6 +8,7 @@ mod checks;
 mod emergency;
 mod entities;
 mod facts;
+pub mod invariants;
 mod json_items;
 mod nesting;
 mod policies;
@@ -373,7 +374,7 @@ impl Loader {
         }
     }
 
-    /// The policies of all files and links, and every problem that they have by themselves.
+    /// The policies of all files and links, and every problem that they, and the statements about them, have by themselves.
     fn entries(
         &mut self,
         slug: &PortalSlug,
@@ -385,7 +386,7 @@ impl Loader {
         let ParsedPolicies {
             entries,
             templates,
-            warnings,
+            mut warnings,
             path_problems,
         } = self.policies(slug, files, schema, problems);
         match file.paths == PathRules::default() {
@@ -400,6 +401,9 @@ impl Loader {
         problems.extend(placed_path_problems(&links, schema.path.as_ref(), &file.paths));
         let entries: Vec<_> = entries.into_iter().chain(links).collect();
         problems.extend(duplicates(&entries));
+        let statements = invariants::read(slug, files, schema);
+        problems.extend(statements.problems);
+        warnings.extend(statements.warnings);
         JoinedPolicies { entries, warnings }
     }
 

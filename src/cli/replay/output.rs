@@ -12,7 +12,7 @@ use crate::replay::{Change, Example, FlipGroup, FlipKey, Flips, Totals};
 /// Groups that people are shown; scripts get all.
 const GROUPS_SHOWN_MAX: usize = 50;
 
-pub(super) struct Report<'a> {
+pub(crate) struct Report<'a> {
     pub flips: &'a Flips<'a>,
     pub totals: &'a Totals,
     pub loads: &'a [PortalLoad<'a>],

@@ -17,7 +17,17 @@ pub fn cedargate(arguments: &[&str]) -> Command {
 }
 
 pub fn run(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
-    let output: Output = cedargate(arguments).current_dir(folder).output().unwrap();
+    run_with(folder, arguments, &[])
+}
+
+/// The same with these variables in the environment.
+pub fn run_with(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> (i32, String, String) {
+    let mut command = cedargate(arguments);
+    let output: Output = command
+        .envs(environment.iter().copied())
+        .current_dir(folder)
+        .output()
+        .unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
 }

@@ -71,9 +71,9 @@ impl CliCase {
 
 impl Runner<'_> {
     pub(super) fn cli_case(&self, case: &CliCase) -> CaseResult {
-        let (verdict, deciding) = match self.cli_decision(case, &|query, caller| self.answer(query, caller)) {
-            Err(message) => (Verdict::Failed(message), Vec::new()),
-            Ok(Explanation { decision, .. }) => (judge_cli(case, &decision), deciding(&decision)),
+        let (verdict, deciding, answer) = match self.cli_decision(case, &|query, caller| self.answer(query, caller)) {
+            Err(message) => (Verdict::Failed(message.clone()), Vec::new(), Err(message)),
+            Ok(Explanation { decision, .. }) => (judge_cli(case, &decision), deciding(&decision), Ok(decision.denial())),
         };
         let is_explained = self.options.failures == Failures::Explain && matches!(verdict, Verdict::Failed(_));
         let explanation = is_explained.then(|| self.cli_decision(case, &explain).ok()).flatten();
@@ -83,6 +83,7 @@ impl Runner<'_> {
             name: case.name.clone(),
             verdict,
             deciding,
+            answer,
             explanation: explanation.map(Arc::new),
         }
     }

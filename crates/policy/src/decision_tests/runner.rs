@@ -66,6 +66,7 @@ impl<'a> Runner<'a> {
             name: case.name.clone(),
             verdict: Verdict::Passed,
             deciding: Vec::new(),
+            answer: Err("is skipped".to_owned()),
             explanation: None,
         };
         if let Some(why) = &case.skip {
@@ -75,9 +76,13 @@ impl<'a> Runner<'a> {
         match self.decide(case, &|query, caller| self.answer(query, caller)) {
             Ok(Explanation { decision, .. }) => {
                 result.deciding = deciding(&decision);
+                result.answer = Ok(decision.denial());
                 result.verdict = judge(case, &decision);
             }
-            Err(message) => result.verdict = Verdict::Failed(message),
+            Err(message) => {
+                result.answer = Err(message.clone());
+                result.verdict = Verdict::Failed(message);
+            }
         }
         if self.options.failures == Failures::Explain && matches!(result.verdict, Verdict::Failed(_)) {
             result.explanation = self.decide(case, &explain).ok().map(Arc::new);

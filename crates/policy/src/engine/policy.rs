@@ -83,7 +83,6 @@ impl PolicyEntry {
     }
 
     /// True if both were made from the same parse of the same text.
-    #[cfg(test)]
     pub fn is_same_reading(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.body, &other.body)
     }

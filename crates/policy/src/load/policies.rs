@@ -365,7 +365,7 @@ fn stem(name: &str) -> &str {
     file.strip_suffix(".cedar").unwrap_or(file)
 }
 
-fn validate(name: &str, text: &str, set: &PolicySet, validator: &Validator) -> (Vec<Problem>, Vec<Problem>) {
+pub(super) fn validate(name: &str, text: &str, set: &PolicySet, validator: &Validator) -> (Vec<Problem>, Vec<Problem>) {
     let result = validator.validate(set, ValidationMode::Strict);
     let place = |error: &dyn Diagnostic| Problem::from_diagnostic(name, text, error);
     let errors = result.validation_errors().map(|e| place(e)).collect();

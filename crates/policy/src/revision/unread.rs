@@ -9,7 +9,9 @@ use super::problem::Problem;
 use crate::types::PortalSlug;
 
 /// The files of a portal that have one name.
-const OWN_FILES: [&str; 3] = ["portal.yaml", "links.json", "entities.json"];
+const OWN_FILES: [&str; 4] = ["portal.yaml", "links.json", "entities.json", INVARIANTS];
+/// The one file of that name that `_shared` has, too.
+const INVARIANTS: &str = "invariants.yaml";
 /// The folders of a portal.
 const OWN_FOLDERS: [&str; 3] = ["tests", "_deny", "candidate"];
 /// The file of `tests/` whose principals and entities every test of the portal, or below `_shared` of every portal, can use.
@@ -114,7 +116,7 @@ fn in_root(file: &str) -> Option<Found> {
 
 fn in_shared(rest: &[&str]) -> Option<Found> {
     let (file, _) = rest.split_last()?;
-    if file.ends_with(".cedar") {
+    if file.ends_with(".cedar") || rest == [INVARIANTS] {
         return None;
     }
     if looks_like_policy(file) {
@@ -126,7 +128,7 @@ fn in_shared(rest: &[&str]) -> Option<Found> {
     match rest {
         ["tests", file] if *file == FIXTURES => None,
         ["tests", ..] => stray("move it to policies/<portal>/tests/; of the shared tests only fixtures.yaml is read"),
-        _ => stray("policies/_shared/ holds policy files and tests/fixtures.yaml alone"),
+        _ => stray("policies/_shared/ holds policy files, invariants.yaml and tests/fixtures.yaml alone"),
     }
 }
 
@@ -150,7 +152,6 @@ fn in_portal(rest: &[&str]) -> Option<Found> {
         // the loader itself refuses a policy in a wrong folder
         _ if file.ends_with(".cedar") => None,
         None if OWN_FILES.contains(file) => None,
-        None if *file == "invariants.yaml" => stray("invariants have no effect in this version"),
         Some("tests") if TEST_ENDINGS.iter().any(|ending| file.ends_with(ending)) => None,
         Some("tests") if TEST_ENDINGS.iter().any(|ending| lower.ends_with(ending)) => mistake(
             "the names of decision tests end in `.yaml` or `.json`",
@@ -316,7 +317,6 @@ mod tests {
             "policies/shop/_deny/lock.cedar.disabled",
             "policies/shop/candidate/deeper/x.cedar",
             "policies/shop/candidate/links.json",
-            "policies/shop/invariants.yaml",
             "policies/kustomization.yaml",
             "schemas/shop.png",
         ] {

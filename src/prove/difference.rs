@@ -1,0 +1,344 @@
+//! Searches a request that one system allows and another denies, in one request environment.
+//!
+//! Two sets of ten thousand policies are too much for a solver, and most of them are the same on both sides. So the search asks about
+//! few policies at a time, and adds others only when an example shows that they matter (docs/decisions/0060). Let *inner* be the
+//! system that must not allow more, *outer* the other one. A request that inner allows and outer denies satisfies no forbid of
+//! inner, so no forbid that both have; therefore
+//!
+//! 1. either no permit of outer is satisfied. Then the satisfied permit of inner is one that outer lacks: a question for each of
+//!    these;
+//! 2. or a forbid that inner lacks denies in outer: a question for each of these.
+//!
+//! A question leaves out conditions, so *no such request* holds for the whole systems, too. An example is decided by the whole
+//! systems: if they contradict it, the policies that did join the question. Only what the whole systems confirm is reported.
+
+use std::collections::BTreeSet;
+
+use cedar_policy::Effect;
+use cedar_policy_symcc::Env;
+use cedargate_policy::engine::{Effects, ErroredForbids, Evaluation, Outcome};
+
+use super::clause::Expression;
+use super::example::{Example, Region};
+use super::facts::Facts;
+use super::question::{Answer, Environment, Prover, Question};
+use super::solver::NoSolver;
+use super::system::{Action, Number, System};
+
+/// Examples that may be contradicted before the search gives up on one policy.
+const ROUNDS_MAX: usize = 100;
+/// Permits that join a question at once, of those that an example satisfies.
+const JOIN_MAX: usize = 8;
+/// Permits of which one must be satisfied, in the first questions: nearly any permit gives an example, if there is one.
+const CHUNK_FIRST: usize = 1;
+/// The same in later questions. The solver's time grows with the square.
+const CHUNK_MAX: usize = 8;
+
+/// The result of a search.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// There is no such request.
+    Nothing,
+    Example(Box<Example>),
+    /// With the reason.
+    Unknown(String),
+}
+
+/// One search.
+pub(super) struct Search<'a> {
+    pub environment: &'a Environment<'a>,
+    pub action: Action<'a>,
+    pub inner: &'a System<'a>,
+    /// `None`: it denies every request of the environment.
+    pub outer: Option<&'a System<'a>>,
+    /// The policies of inner that outer lacks, and the other way round.
+    pub inner_only: &'a [Number],
+    pub outer_only: &'a [Number],
+    /// The requests that are looked at; `None`: all.
+    pub region: Option<&'a Region>,
+    pub facts: &'a Facts<'a>,
+}
+
+/// The policies that a question knows.
+#[derive(Default)]
+struct Slice {
+    /// Forbids of inner, which do not hold.
+    forbids: BTreeSet<Number>,
+    /// Permits of outer, which are not satisfied.
+    permits: BTreeSet<Number>,
+}
+
+/// The part of a question that its slice does not change.
+struct Core<'c> {
+    /// A permit of inner that is satisfied.
+    permits: &'c [Number],
+    /// A forbid of outer that denies; `None`: no permit of outer is satisfied.
+    forbid: Option<Number>,
+    /// The part of the policies that decides.
+    effects: Effects,
+}
+
+/// The outcome of one example.
+enum Judged {
+    Confirmed(Box<Example>),
+    /// Policies joined the slice.
+    Contradicted,
+    /// No permit of inner is satisfied, and the question demanded none.
+    Unpermitted,
+    /// No policy that could join contradicts it.
+    Stuck,
+}
+
+impl Search<'_> {
+    /// A request that inner allows and outer denies.
+    pub fn run(&self, prover: &mut Prover) -> Result<Found, NoSolver> {
+        let mut unknown = None;
+        let mut keep = |found| match found {
+            Found::Unknown(reason) => {
+                unknown.get_or_insert(reason);
+                None
+            }
+            Found::Nothing => None,
+            found @ Found::Example(_) => Some(found),
+        };
+        let permits: Vec<Number> = self.changed(self.inner, self.inner_only, Effect::Permit).collect();
+        // one policy at a time says which policy does it; against a system that denies everything, any of them does
+        let chunks = match self.outer {
+            Some(_) => permits.chunks(1).collect(),
+            None => chunks(&permits),
+        };
+        for permits in chunks {
+            if let Some(found) = keep(self.new_permits(permits, prover)?) {
+                return Ok(found);
+            }
+        }
+        if let Some(outer) = self.outer {
+            for forbid in self.changed(outer, self.outer_only, Effect::Forbid) {
+                if let Some(found) = keep(self.lost_forbid(forbid, prover)?) {
+                    return Ok(found);
+                }
+            }
+        }
+        Ok(unknown.map_or(Found::Nothing, Found::Unknown))
+    }
+
+    /// A request that outer forbids and inner does not; permits make no difference.
+    pub fn run_forbids(&self, prover: &mut Prover) -> Result<Found, NoSolver> {
+        let mut unknown = None;
+        let Some(outer) = self.outer else { return Ok(Found::Nothing) };
+        for forbid in self.changed(outer, self.outer_only, Effect::Forbid) {
+            let core = Core {
+                permits: &[],
+                forbid: Some(forbid),
+                effects: Effects::Forbids,
+            };
+            match self.refine(&core, &mut Slice::default(), prover)? {
+                Refined::Found(Found::Nothing) | Refined::Unpermitted => {}
+                Refined::Found(Found::Unknown(reason)) => drop(unknown.get_or_insert(reason)),
+                Refined::Found(found) => return Ok(found),
+            }
+        }
+        Ok(unknown.map_or(Found::Nothing, Found::Unknown))
+    }
+
+    fn changed<'s>(&'s self, system: &'s System<'_>, numbers: &'s [Number], effect: Effect) -> impl Iterator<Item = Number> + 's {
+        let is_covered = move |number: &Number| {
+            let entry = system.entry(*number);
+            entry.is_some_and(|entry| entry.info.effect == effect) && system.covers(*number, &self.action)
+        };
+        numbers.iter().copied().filter(is_covered)
+    }
+
+    fn new_permits(&self, permits: &[Number], prover: &mut Prover) -> Result<Found, NoSolver> {
+        let mut slice = Slice::default();
+        // the former text of a changed policy is the one that matters most
+        let former = self.outer.iter().flat_map(|outer| {
+            let numbers = permits.iter().filter_map(|permit| outer.number(self.inner.id(*permit)));
+            numbers.filter(|number| outer.entry(*number).is_some_and(|entry| entry.info.effect == Effect::Permit))
+        });
+        slice.permits.extend(former);
+        let core = Core {
+            permits,
+            forbid: None,
+            effects: Effects::Both,
+        };
+        match self.refine(&core, &mut slice, prover)? {
+            Refined::Found(found) => Ok(found),
+            Refined::Unpermitted => Ok(Found::Unknown(UNCONFIRMED.to_owned())),
+        }
+    }
+
+    /// Without permits first: that is enough if another forbid took over. Else some permits at a time.
+    fn lost_forbid(&self, forbid: Number, prover: &mut Prover) -> Result<Found, NoSolver> {
+        let mut slice = Slice::default();
+        let mut core = Core {
+            permits: &[],
+            forbid: Some(forbid),
+            effects: Effects::Both,
+        };
+        match self.refine(&core, &mut slice, prover)? {
+            Refined::Found(found @ (Found::Nothing | Found::Example(_))) => return Ok(found),
+            Refined::Found(Found::Unknown(_)) | Refined::Unpermitted => {}
+        }
+        let permits: Vec<Number> = self.inner.covering(Effect::Permit, &self.action).collect();
+        let mut unknown = None;
+        for chunk in chunks(&permits) {
+            core.permits = chunk;
+            match self.refine(&core, &mut slice, prover)? {
+                Refined::Found(Found::Nothing) => {}
+                Refined::Found(Found::Unknown(reason)) => drop(unknown.get_or_insert(reason)),
+                Refined::Found(found @ Found::Example(_)) => return Ok(found),
+                Refined::Unpermitted => drop(unknown.get_or_insert(UNCONFIRMED.to_owned())),
+            }
+        }
+        Ok(unknown.map_or(Found::Nothing, Found::Unknown))
+    }
+
+    /// Asks, and lets policies join, until there is no example, or one that the whole systems confirm.
+    fn refine(&self, core: &Core<'_>, slice: &mut Slice, prover: &mut Prover) -> Result<Refined, NoSolver> {
+        let unknown = |reason: String| Ok(Refined::Found(Found::Unknown(reason)));
+        for _ in 0..ROUNDS_MAX {
+            let question = match self.question(core, slice) {
+                Ok(question) => question,
+                Err(reason) => return unknown(reason),
+            };
+            match prover.ask(self.environment, &question)? {
+                Answer::No => return Ok(Refined::Found(Found::Nothing)),
+                Answer::Unknown(reason) => return unknown(reason),
+                Answer::Example(env) => match self.judge(core, slice, &env) {
+                    Judged::Confirmed(example) => return Ok(Refined::Found(Found::Example(example))),
+                    Judged::Contradicted => {}
+                    Judged::Unpermitted => return Ok(Refined::Unpermitted),
+                    Judged::Stuck => return unknown(UNCONFIRMED.to_owned()),
+                },
+            }
+        }
+        unknown(format!("{ROUNDS_MAX} examples in a row were none"))
+    }
+
+    fn question(&self, core: &Core<'_>, slice: &Slice) -> Result<Question, String> {
+        let mut question = Question::default();
+        let mut literals = BTreeSet::new();
+        question.all.extend(self.region.map(|region| region.expression.clone()));
+        literals.extend(self.region.into_iter().flat_map(|region| region.literals.iter().cloned()));
+        for number in core.permits {
+            let clause = self.inner.clause(*number)?;
+            question.any.push(clause.when.clone());
+            literals.extend(clause.literals.iter().cloned());
+        }
+        for number in &slice.forbids {
+            let clause = self.inner.clause(*number)?;
+            literals.extend(clause.literals.iter().cloned());
+            match clause.errored {
+                ErroredForbids::Deny => question.all.push(clause.when.clone().not()),
+                ErroredForbids::Skip => question.none.push(clause.when.clone()),
+            }
+        }
+        if let Some(outer) = self.outer {
+            for number in &slice.permits {
+                let clause = outer.clause(*number)?;
+                literals.extend(clause.literals.iter().cloned());
+                question.none.push(clause.when.clone());
+            }
+            if let Some(forbid) = core.forbid {
+                let clause = outer.clause(forbid)?;
+                literals.extend(clause.literals.iter().cloned());
+                match clause.errored {
+                    ErroredForbids::Deny => question.none.push(clause.when.clone().not()),
+                    ErroredForbids::Skip => question.all.push(clause.when.clone()),
+                }
+            }
+        }
+        let mut facts: Vec<Expression> = self.facts.of_context(&self.action.uid).into_iter().collect();
+        if self.facts.is_path(self.environment.env.resource()) {
+            facts.extend(self.facts.of_path(&literals));
+        }
+        question.all.splice(0..0, facts);
+        Ok(question)
+    }
+
+    /// Decides the example by the whole systems: as the gate can meet it, then as the solver gave it. An impossible one confirms
+    /// nothing; it only tells which policies matter.
+    fn judge(&self, core: &Core<'_>, slice: &mut Slice, env: &Env) -> Judged {
+        let raw = Example::new(&env.request, &env.entities);
+        let real = raw.as_ref().and_then(|raw| raw.realistic(self.environment, self.facts));
+        let mut outcome = Judged::Stuck;
+        for (is_possible, example) in real
+            .map(|example| (true, example))
+            .into_iter()
+            .chain(raw.map(|raw| (false, raw)))
+        {
+            let inner = example.decide(self.inner, core.effects);
+            let outer = self.outer.map(|outer| example.decide(outer, core.effects));
+            let is_allowed = !denies(&inner, core.effects);
+            let is_denied = outer.as_ref().is_none_or(|outer| denies(outer, core.effects));
+            let is_in_region = self.region.is_none_or(|region| region.contains(&example));
+            if is_possible && is_in_region && is_allowed && is_denied {
+                return Judged::Confirmed(Box::new(example.decided(inner, outer)));
+            }
+            if self.join(core, slice, &inner, outer.as_ref()) {
+                return Judged::Contradicted;
+            }
+            if inner.outcome == Outcome::NotPermitted && core.permits.is_empty() {
+                outcome = Judged::Unpermitted;
+            }
+        }
+        outcome
+    }
+
+    /// Adds what contradicts the example; false if nothing new does.
+    fn join(&self, core: &Core<'_>, slice: &mut Slice, inner: &Evaluation, outer: Option<&Evaluation>) -> bool {
+        let before = slice.forbids.len() + slice.permits.len();
+        if inner.outcome == Outcome::Forbidden {
+            let forbids = inner.policies.iter().filter_map(|info| self.inner.number(&info.id));
+            slice.forbids.extend(forbids);
+        }
+        if inner.outcome == Outcome::EvaluationError {
+            let failed = inner.errors.iter().filter_map(|error| self.inner.number(&error.policy));
+            let is_forbid = |number: &Number| {
+                self.inner
+                    .entry(*number)
+                    .is_some_and(|entry| entry.info.effect == Effect::Forbid)
+            };
+            slice.forbids.extend(failed.filter(is_forbid));
+        }
+        if let Some((outer, system)) = outer.zip(self.outer).filter(|_| core.forbid.is_none())
+            && outer.outcome == Outcome::Allow
+        {
+            let permits = outer.policies.iter().filter_map(|info| system.number(&info.id));
+            let new: Vec<Number> = permits.filter(|number| !slice.permits.contains(number)).collect();
+            slice.permits.extend(new.into_iter().take(JOIN_MAX));
+        }
+        slice.forbids.len() + slice.permits.len() > before
+    }
+}
+
+const UNCONFIRMED: &str = "the solver's example is no request that the policies decide so";
+
+/// Small chunks first.
+fn chunks(numbers: &[Number]) -> Vec<&[Number]> {
+    let mut rest = numbers;
+    let mut chunks = Vec::new();
+    let mut size = CHUNK_FIRST;
+    while !rest.is_empty() {
+        let (chunk, more) = rest.split_at(size.min(rest.len()));
+        chunks.push(chunk);
+        rest = more;
+        size = (size * 2).min(CHUNK_MAX);
+    }
+    chunks
+}
+
+/// The result of asking until policies agree.
+enum Refined {
+    Found(Found),
+    Unpermitted,
+}
+
+/// Without permits, only a forbid denies.
+fn denies(evaluation: &Evaluation, effects: Effects) -> bool {
+    match effects {
+        Effects::Both => evaluation.outcome != Outcome::Allow,
+        Effects::Forbids => matches!(evaluation.outcome, Outcome::Forbidden | Outcome::EvaluationError),
+    }
+}
