@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::config_file::ConfigFile;
+use super::init::{PORTAL_SCHEMA, TESTS_SCHEMA};
 use super::report::{Format, json};
 use super::{Exit, complain, print};
 use crate::config::strip_headers::{ALWAYS, DEFAULT};
@@ -12,8 +13,12 @@ use crate::config::{self, PrintFormat};
 
 #[derive(clap::Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// The JSON Schema of cedargate.yaml, for editors and CI
-    Schema,
+    /// The JSON Schema of cedargate.yaml, of portal.yaml or of decision tests, for editors and CI
+    Schema {
+        /// The file that it describes
+        #[arg(long, value_enum, default_value = "config")]
+        of: Described,
+    },
     /// The request headers that are removed by default, and why; `upstream.strip_headers` names them `default`
     Headers {
         /// Format of the output
@@ -30,10 +35,25 @@ pub(crate) enum ConfigCommand {
     },
 }
 
+/// A kind of file that has a published schema.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Described {
+    /// cedargate.yaml
+    Config,
+    /// policies/<portal>/portal.yaml
+    Portal,
+    /// policies/<portal>/tests/*.yaml
+    Tests,
+}
+
 pub(crate) fn run(command: &ConfigCommand) -> Exit {
     match command {
-        ConfigCommand::Schema => {
-            print(&json::text(&config::json_schema()));
+        ConfigCommand::Schema { of } => {
+            print(&match of {
+                Described::Config => json::text(&config::json_schema()),
+                Described::Portal => PORTAL_SCHEMA.to_owned(),
+                Described::Tests => TESTS_SCHEMA.to_owned(),
+            });
             Exit::Ok
         }
         ConfigCommand::Headers { format } => {

@@ -8,7 +8,9 @@ use cedargate_policy::types::PortalSlug;
 
 use super::Exit;
 use super::new_files::{NewFile, make_parent, refuse_existing, write};
+use super::report::json;
 use super::token::read_or_make_key;
+use crate::config::json_schema;
 
 const CONFIG: &str = include_str!("init/cedargate.yaml");
 const PORTAL: &str = include_str!("init/portal.yaml");
@@ -18,6 +20,11 @@ const ENTITIES: &str = include_str!("init/entities.json");
 const TESTS: &str = include_str!("init/tests.yaml");
 /// The shared files are those of the example portals.
 pub(super) const SHARED_SCHEMA: &str = include_str!("../../schemas/_shared.cedarschema");
+/// For editors; also below `schemas/` of this repository.
+pub(super) const PORTAL_SCHEMA: &str = include_str!("../../schemas/portal.schema.json");
+pub(super) const TESTS_SCHEMA: &str = include_str!("../../schemas/tests.schema.json");
+/// Begins the line by which an editor finds the schema of a YAML file.
+const EDITOR_LINE: &str = "# yaml-language-server: $schema=";
 const SHARED_POLICY: &str = include_str!("../../policies/_shared/tenant-isolation.cedar");
 
 /// The issuer whose tokens the scaffold accepts; its key is made on this machine.
@@ -103,6 +110,9 @@ fn make_tree(args: &InitArgs) -> Result<String, String> {
     let mut files = vec![
         file("cedargate.yaml", &CONFIG.replace("ISSUER\n", &issuer(args))),
         file("schemas/_shared.cedarschema", SHARED_SCHEMA),
+        file("schemas/.editor/config.schema.json", &json::text(&json_schema())),
+        file("schemas/.editor/portal.schema.json", PORTAL_SCHEMA),
+        file("schemas/.editor/tests.schema.json", TESTS_SCHEMA),
         file("policies/_shared/tenant-isolation.cedar", SHARED_POLICY),
     ];
     for slug in &args.portal {
@@ -197,7 +207,15 @@ fn make_portal(args: &NewPortalArgs) -> Result<String, String> {
             args.dir.display()
         ));
     }
-    let files = portal_files(&args.slug, &args.tenant);
+    let mut files = portal_files(&args.slug, &args.tenant);
+    for file in &mut files {
+        let named = file.text.strip_prefix(EDITOR_LINE).and_then(|rest| rest.split_once('\n'));
+        if let Some((schema, rest)) = named
+            && !args.dir.join(schema.trim_start_matches("../")).exists()
+        {
+            file.text = rest.to_owned();
+        }
+    }
     refuse_existing(&args.dir, files.iter())?;
     write(&args.dir, &files)?;
     let slug = &args.slug;

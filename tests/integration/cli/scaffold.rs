@@ -153,3 +153,63 @@ fn completions_and_man_pages_name_every_command() {
     ok(folder.path(), &["man", "--dir", "pages"]);
     assert!(folder.path().join("pages/cedargate-token-mint.1").exists());
 }
+
+#[test]
+fn published_schemas_take_the_shipped_and_scaffolded_files_and_refuse_mistakes() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(run(folder.path(), &["init"]).0, 0);
+    let scaffolded = std::fs::read_to_string(folder.path().join("policies/customer/tests/pages.yaml")).unwrap();
+    assert!(
+        scaffolded.starts_with("# yaml-language-server: $schema=../../../schemas/.editor/tests.schema.json\n"),
+        "{scaffolded}"
+    );
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let validator = |of: &str| {
+        let (code, text, error) = run(folder.path(), &["config", "schema", "--of", of]);
+        assert_eq!(code, 0, "{error}");
+        let published = std::fs::read_to_string(root.join(format!("schemas/{of}.schema.json"))).unwrap();
+        assert_eq!(text, published, "schemas/{of}.schema.json");
+        let written = std::fs::read_to_string(folder.path().join(format!("schemas/.editor/{of}.schema.json"))).unwrap();
+        assert_eq!(text, written);
+        jsonschema::draft202012::new(&serde_json::from_str(&text).unwrap()).unwrap()
+    };
+    let (portal, tests) = (validator("portal"), validator("tests"));
+    let yaml = |text: &str| serde_saphyr::from_str::<serde_json::Value>(text).unwrap();
+    let mut checked = 0;
+    for tree in [root, folder.path()] {
+        for slug in ["admin", "customer"] {
+            let Ok(file) = std::fs::read_to_string(tree.join(format!("policies/{slug}/portal.yaml"))) else {
+                continue;
+            };
+            assert!(portal.is_valid(&yaml(&file)), "{file}");
+            for entry in std::fs::read_dir(tree.join(format!("policies/{slug}/tests"))).unwrap() {
+                let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+                assert!(tests.is_valid(&yaml(&text)), "{text}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked >= 4, "{checked} test files");
+    for good in [
+        "cases: [{ name: '{a}', for: { a: [x, y] }, principal: '{a}', http: GET /, expect: { x: allow, '*': deny } }]",
+        "entities: [{ uid: { type: A, id: b } }]\ncases: [{ principal: { id: x }, action: a, resource: 'A::\"b\"', expect: deny }]",
+    ] {
+        assert!(tests.is_valid(&yaml(good)), "{good}");
+    }
+    for bad in [
+        "cases: [{ expct: deny }]",
+        "cases: [{ expect: maybe }]",
+        "case: []",
+        "cases: [{ for: { a: [] } }]",
+    ] {
+        assert!(!tests.is_valid(&yaml(bad)), "{bad}");
+    }
+    for bad in ["titel: x", "routes: [{ route: GET / }]", "flags: { a: 1 }", "cors: any"] {
+        assert!(!portal.is_valid(&yaml(bad)), "{bad}");
+    }
+    // without the schemas a new portal's files do not name them
+    std::fs::remove_dir_all(folder.path().join("schemas/.editor")).unwrap();
+    assert_eq!(run(folder.path(), &["new", "portal", "shop"]).0, 0);
+    let text = std::fs::read_to_string(folder.path().join("policies/shop/portal.yaml")).unwrap();
+    assert!(!text.contains("yaml-language-server"), "{text}");
+}

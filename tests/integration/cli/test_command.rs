@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -135,4 +136,42 @@ fn authorize_says_that_the_gate_would_refuse_an_expired_token() {
     assert_eq!(code, 0, "{out}{error}");
     assert!(error.contains("note: the gate would refuse this token: "), "{error}");
     assert!(error.contains("expired"), "{error}");
+}
+
+/// Policies and cases of the scale test. A release build takes 10,000 of each in seconds; a debug build is ten times slower.
+const MANY: usize = 1000;
+
+#[test]
+fn a_thousand_policies_and_cases_are_checked_in_time() {
+    let gate_folder = GateFolder::new("http://127.0.0.1:1", "");
+    let policies: String = (0..MANY)
+        .map(|n| {
+            let effect = if n % 4 == 3 { "forbid" } else { "permit" };
+            format!(
+                "@id(\"p{n}\") {effect} (principal in Role::\"r{n}\", action == Action::\"GET\", resource in Path::\"/portal/p/{n}\")\n\
+                 when {{ principal has email && principal.email != \"{n}\" }};\n"
+            )
+        })
+        .collect();
+    let all: String = (0..MANY)
+        .map(|n| {
+            let expect = if n % 4 == 3 { "deny" } else { "allow" };
+            format!(
+                "  - {{ name: c{n}, principal: {{ id: a, roles: [r{n}], attrs: {{ email: a }} }}, http: \"GET /portal/p/{n}\", expect: {expect} }}\n"
+            )
+        })
+        .collect();
+    gate_folder.put("policies/p/main.cedar", &policies);
+    gate_folder.put("policies/p/tests/t.yaml", &format!("cases:\n{all}"));
+    let started = Instant::now();
+    for command in [
+        &["validate"][..],
+        &["lint"],
+        &["test", "--coverage"],
+        &["matrix", "--format", "json"],
+    ] {
+        let (code, out, error) = gate_folder.run(command);
+        assert_eq!(code, 0, "{command:?}: {} {error}", out.chars().take(2000).collect::<String>());
+    }
+    assert!(started.elapsed() < Duration::from_secs(180), "{:?}", started.elapsed());
 }

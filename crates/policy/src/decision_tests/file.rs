@@ -19,7 +19,7 @@ use crate::text::yaml_message;
 use crate::types::Scheme;
 
 /// Keys of a case.
-const KEYS: [&str; 19] = [
+pub(super) const KEYS: [&str; 19] = [
     "name",
     "for",
     "principal",

@@ -289,3 +289,21 @@ fn coverage_names_clauses_that_were_never_true_or_never_false() {
     let (_, _, points) = covered(&all);
     assert_eq!((points.reached, points.all), (7, 7));
 }
+
+#[test]
+fn the_published_schema_has_exactly_the_keys_that_are_read() {
+    let schema: Value = serde_json::from_str(include_str!("../../../../schemas/tests.schema.json")).unwrap();
+    let properties = |value: &Value| {
+        let mut names: Vec<String> = value["properties"].as_object().unwrap().keys().cloned().collect();
+        names.sort();
+        names
+    };
+    let mut keys = file::KEYS.map(str::to_owned).to_vec();
+    keys.sort();
+    assert_eq!(properties(&schema["$defs"]["case"]), keys);
+    assert_eq!(properties(&schema), ["cases", "entities", "now", "principals"]);
+    assert_eq!(
+        properties(&schema["$defs"]["fixture"]),
+        ["attrs", "id", "roles", "tenant", "type"]
+    );
+}

@@ -799,4 +799,14 @@ danger_skip_errors: false
         only_error("cors: any");
         only_error("cors: {}");
     }
+
+    #[test]
+    fn the_published_schema_has_exactly_the_keys_that_are_read() {
+        let schema: serde_json::Value = serde_json::from_str(include_str!("../../../../schemas/portal.schema.json")).unwrap();
+        let mut published: Vec<&str> = schema["properties"].as_object().unwrap().keys().map(String::as_str).collect();
+        let mut keys = KEYS.to_vec();
+        published.sort_unstable();
+        keys.sort_unstable();
+        assert_eq!(published, keys);
+    }
 }

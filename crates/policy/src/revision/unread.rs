@@ -230,7 +230,8 @@ fn is_documentation(file: &str) -> bool {
         "owners",
     ]
     .contains(&stem)
-        || [".md", ".adoc", ".rst"].iter().any(|end| lower.ends_with(end))
+        // JSON Schemas, by which editors check YAML files
+        || [".md", ".adoc", ".rst", ".schema.json"].iter().any(|end| lower.ends_with(end))
 }
 
 /// The known name from which `name` differs in at most `distance_max` letters.
@@ -255,6 +256,7 @@ mod tests {
             "policies/shop/links.json",
             "policies/shop/main.cedar",
             "policies/shop/CODEOWNERS",
+            "schemas/tests.schema.json",
             "policies/shop/tests/t.yaml",
             "policies/shop/tests/cli.json",
             "policies/shop/tests/ALLOW/x.json",
