@@ -17,6 +17,10 @@ use crate::gate::Gate;
 use crate::http::answer;
 use crate::http::upstream::Body;
 
+/// The description of this listener and of the gate's other endpoints.
+const OPENAPI: &str = include_str!("../../schemas/openapi.json");
+const OPENAPI_PATH: &str = "/openapi.json";
+
 /// Answers one request of the app or of a proxy; never fails.
 pub async fn handle(gate: &Gate, request: Request<Incoming>, peer: IpAddr) -> Response<Body> {
     let tokens = tokens(gate);
@@ -32,6 +36,8 @@ pub async fn handle(gate: &Gate, request: Request<Incoming>, peer: IpAddr) -> Re
         };
     }
     match path {
+        OPENAPI_PATH if head.method == Method::GET => answer::json_text(StatusCode::OK, OPENAPI.into()),
+        OPENAPI_PATH => answer::method_not_allowed("GET"),
         authorize::PATH | authorize::BATCH_PATH if head.method == Method::POST => {
             authorize::handle(gate, tokens, head, body).await
         }
@@ -47,4 +53,22 @@ pub async fn handle(gate: &Gate, request: Request<Incoming>, peer: IpAddr) -> Re
 fn tokens(gate: &Gate) -> &[Redacted<String>] {
     let decision = gate.config.listen.decision.as_ref();
     decision.map(|decision| decision.tokens.as_slice()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use cedargate_policy::denial::Denial;
+    use serde_json::Value;
+
+    use super::OPENAPI;
+
+    #[test]
+    fn the_openapi_document_names_every_code() {
+        let document: Value = serde_json::from_str(OPENAPI).unwrap();
+        let named = document["components"]["schemas"]["Code"]["enum"].as_array().unwrap();
+        let named: BTreeSet<&str> = named.iter().filter_map(Value::as_str).collect();
+        assert_eq!(named, Denial::ALL.map(Denial::code).into_iter().collect());
+    }
 }

@@ -4,3 +4,4 @@ mod asking_proxies;
 mod authzen;
 mod door_questions;
 mod front;
+mod openapi_document;

@@ -91,8 +91,10 @@ pub(super) fn forwarded_address(headers: &HeaderMap, trusted: &[IpNet]) -> Resul
 }
 
 fn read_x_forwarded(headers: &HeaderMap, trusted: &[IpNet]) -> Result<Statements, Refusal> {
-    let mut stated = Statements::default();
-    stated.source_ip = forwarded_address(headers, trusted)?;
+    let mut stated = Statements {
+        source_ip: forwarded_address(headers, trusted)?,
+        ..Statements::default()
+    };
     if headers.contains_key(&PROTO) {
         stated.scheme = single_value(headers, &PROTO).and_then(scheme_named);
         stated

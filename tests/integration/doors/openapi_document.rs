@@ -1,0 +1,173 @@
+//! The OpenAPI document: served as it is published, and true of every listener that it describes.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::support::session_client::portal;
+use crate::support::{Answer, Gate, Setup, raw};
+
+const METHODS: [&str; 5] = ["get", "post", "put", "delete", "patch"];
+
+fn published() -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/openapi.json");
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn setup() -> Setup {
+    portal().config("authzen: { identifier: 'https://pdp.example.com' }")
+}
+
+/// A program of the environment `schemathesis`.
+fn program(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("target/tools/schemathesis/bin")
+        .join(name);
+    assert!(path.is_file(), "{name} is missing; run `make tools`");
+    path
+}
+
+/// The listener that an item of `paths` describes.
+fn listener(gate: &Gate, path: &str, item: &Value) -> SocketAddr {
+    match item["servers"][0]["description"].as_str() {
+        None => gate.decision,
+        Some("the proxy listener") => gate.proxy,
+        Some("the admin listener") => gate.admin,
+        Some(other) => panic!("{path}: {other}"),
+    }
+}
+
+fn ask(address: SocketAddr, method: &str, path: &str) -> Answer {
+    let path = path
+        .replace("{portal}", "p")
+        .replace("{slug}", "p")
+        .replace("{path}", "portal/p/x");
+    raw(
+        address,
+        &method.to_ascii_uppercase(),
+        &path,
+        &[("content-type", "application/json")],
+        b"",
+    )
+}
+
+#[test]
+fn the_document_is_valid_and_served_as_it_is_published() {
+    let gate = setup().start();
+    assert_eq!(raw(gate.decision, "GET", "/openapi.json", &[], b"").json(), published());
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/openapi.json");
+    let checked = Command::new(program("openapi-spec-validator")).arg(file).output().unwrap();
+    assert!(checked.status.success(), "{checked:?}");
+}
+
+#[test]
+fn every_described_operation_exists_and_answers_with_a_described_status() {
+    let gate = setup().start();
+    let document = published();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let address = listener(&gate, path, item);
+        // these take the method of the client's request
+        let takes_all = ["/auth-request", "/forward-auth", "/ext-authz/{path}"].contains(&path.as_str());
+        for method in METHODS {
+            // it answers when a drain has ended
+            if path == "/drained" {
+                continue;
+            }
+            let answer = ask(address, method, path);
+            let status = answer.status.to_string();
+            match item.get(method) {
+                Some(operation) => {
+                    let described: BTreeSet<&String> = operation["responses"].as_object().unwrap().keys().collect();
+                    assert!(
+                        described.contains(&status),
+                        "{method} {path}: {status} is not one of {described:?}"
+                    );
+                    assert_ne!(status, "404", "{method} {path}");
+                }
+                None => assert!(
+                    takes_all || answer.status >= 400,
+                    "{method} {path} is not described: {status}"
+                ),
+            }
+            if address == gate.decision && item.get(method).is_none() && !takes_all {
+                assert_eq!(answer.status, 405, "{method} {path}");
+            }
+        }
+    }
+}
+
+#[test]
+fn answers_have_the_described_shape() {
+    let gate = setup().start();
+    let document = published();
+    let shape = |name: &str| {
+        let schema = json!({"$ref": format!("#/components/schemas/{name}"), "components": document["components"]});
+        jsonschema::draft202012::new(&schema).unwrap()
+    };
+    let question = json!({"portal": "p", "principal": "User::\"alice\"", "action": "GET", "resource": "Path::\"/portal/p/x\""});
+    let subject = json!({"type": "User", "id": "alice"});
+    let evaluation = json!({"subject": subject, "action": {"name": "GET"}, "resource": {"type": "Path", "id": "/portal/p/x"}});
+    let search =
+        json!({"subject": {"type": "User"}, "action": {"name": "GET"}, "resource": {"type": "Path", "id": "/portal/p/x"}});
+    for (path, body, asked, answered) in [
+        ("/authorize", question.clone(), "Question", "Decision"),
+        ("/authorize/batch", json!({"requests": [question, {}]}), "Batch", "Decisions"),
+        ("/access/v1/evaluation", evaluation.clone(), "Evaluation", "EvaluationAnswer"),
+        (
+            "/access/v1/evaluations",
+            json!({"evaluations": [evaluation, {}]}),
+            "Evaluations",
+            "EvaluationsAnswer",
+        ),
+        ("/access/v1/search/subject", search, "Batch", "SearchAnswer"),
+        ("/authorize", json!({}), "", "Problem"),
+    ] {
+        let answer = gate.ask(path, &body).json();
+        let errors: Vec<String> = shape(answered).iter_errors(&answer).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{path}: {errors:?} {answer}");
+        if !asked.is_empty() && asked != "Batch" {
+            assert!(shape(asked).is_valid(&body), "{path}: {body}");
+        }
+    }
+}
+
+/// An independent tool makes questions of the document, good and bad ones.
+#[test]
+fn no_generated_question_gets_a_server_error_or_an_undescribed_status() {
+    let gate = setup().start();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/openapi.json");
+    let folder = tempfile::tempdir().unwrap();
+    let run = Command::new(program("schemathesis"))
+        .arg("run")
+        .arg(&file)
+        .args(["--url", &format!("http://{}", gate.decision)])
+        .args([
+            "--checks",
+            "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
+        ])
+        .args([
+            "--include-path-regex",
+            "^/(authorize|access|portals|[.]well-known|openapi|auth-request|forward-auth)",
+        ])
+        .args([
+            "--phases",
+            "examples,fuzzing",
+            "--max-examples",
+            "15",
+            "--seed",
+            "7",
+            "--no-color",
+            "--workers",
+            "1",
+        ])
+        .args(["--request-timeout", "60"])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&run.stdout);
+    assert!(text.contains("Tested: 17"), "{text}");
+    assert!(run.status.success(), "{text}\n{}", String::from_utf8_lossy(&run.stderr));
+}
