@@ -27,6 +27,9 @@ pub(super) const TESTS_SCHEMA: &str = include_str!("../../schemas/tests.schema.j
 const EDITOR_LINE: &str = "# yaml-language-server: $schema=";
 const SHARED_POLICY: &str = include_str!("../../policies/_shared/tenant-isolation.cedar");
 
+/// What `cedargate schema show --editor` writes.
+const IGNORED: &str = ".editor.cedarschema\n.cedarentities.json\n";
+
 /// The issuer whose tokens the scaffold accepts; its key is made on this machine.
 const DEV_ISSUER: &str = "https://dev.invalid/";
 const DEV_AUDIENCE: &str = "app";
@@ -114,6 +117,7 @@ fn make_tree(args: &InitArgs) -> Result<String, String> {
         file("schemas/.editor/portal.schema.json", PORTAL_SCHEMA),
         file("schemas/.editor/tests.schema.json", TESTS_SCHEMA),
         file("policies/_shared/tenant-isolation.cedar", SHARED_POLICY),
+        file("policies/.gitignore", IGNORED),
     ];
     for slug in &args.portal {
         files.extend(portal_files(slug, &args.tenant));

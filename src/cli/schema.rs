@@ -2,6 +2,7 @@
 //! compared; as types for clients.
 
 mod diff;
+mod editor;
 mod from_openapi;
 mod types;
 
@@ -14,7 +15,7 @@ use super::tree::{TreeArgs, Workbench};
 #[derive(clap::Subcommand)]
 pub(crate) enum SchemaCommand {
     /// Print a portal's schema in Cedar's syntax: the shared file and its own, joined
-    Show(PortalArgs),
+    Show(ShowArgs),
     /// Print the same as JSON, for tools that read Cedar's JSON schemas
     ToJson(PortalArgs),
     /// Make a portal's schema, routes and first tests of the app's OpenAPI description; prints them, or writes them with --write
@@ -23,6 +24,15 @@ pub(crate) enum SchemaCommand {
     Diff(diff::Args),
     /// Print a portal's actions, resource types, context and flags as TypeScript or Python
     Types(types::Args),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct ShowArgs {
+    /// Write it where Cedar's extension for editors looks, for every portal: policies/<portal>/.editor.cedarschema
+    #[arg(long)]
+    editor: bool,
+    #[command(flatten)]
+    portal: PortalArgs,
 }
 
 #[derive(clap::Args)]
@@ -36,7 +46,8 @@ pub(crate) struct PortalArgs {
 
 pub(crate) fn run(command: &SchemaCommand) -> Exit {
     match command {
-        SchemaCommand::Show(args) => Exit::print_or_usage(joined(args)),
+        SchemaCommand::Show(args) if args.editor => Exit::print_or_usage(editor::write(&args.portal)),
+        SchemaCommand::Show(args) => Exit::print_or_usage(joined(&args.portal)),
         SchemaCommand::ToJson(args) => Exit::print_or_usage(joined(args).and_then(|text| to_json(&text))),
         SchemaCommand::FromOpenapi(args) => Exit::print_or_usage(from_openapi::run(args)),
         SchemaCommand::Diff(args) => diff::run(args),

@@ -298,7 +298,8 @@ impl Workbench {
         replace_file(&file, text.as_bytes(), NEW_MODE).map_err(fail)
     }
 
-    fn path(&self, name: &str) -> Result<PathBuf, String> {
+    /// The path of a file or a folder of the tree on this machine.
+    pub(super) fn path(&self, name: &str) -> Result<PathBuf, String> {
         let from_bundle = || "the policies come from a bundle, which cannot be changed; name a folder".to_owned();
         let folders = self.folders.as_ref().ok_or_else(from_bundle)?;
         Ok(match (name.strip_prefix("policies/"), name.strip_prefix("schemas/")) {

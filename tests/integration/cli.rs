@@ -3,6 +3,7 @@
 mod bad_input;
 mod bundle_command;
 mod commands;
+mod ci;
 mod configuration_mistakes;
 mod diff;
 mod explain;

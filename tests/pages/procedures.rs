@@ -123,31 +123,6 @@ fn run(folder: &Path, script: &str) -> (bool, String) {
 }
 
 #[test]
-fn the_tutorial_says_what_its_commands_print() {
-    let folder = tempfile::tempdir().unwrap();
-    let (succeeded, said) = run(folder.path(), &shell("docs/tutorial.md").join("\n"));
-    assert!(succeeded, "{said}");
-    for (part, times) in [
-        ("decided by viewers-read", 1),
-        ("deny not_permitted", 2),
-        ("exit code 2\n", 3),
-        ("3 passed, 0 failed", 1),
-        ("rejected orders", 1),
-        ("test `viewers do not write` failed", 1),
-        ("exit code 3\n", 1),
-        ("deny forbidden", 1),
-    ] {
-        let printed = said
-            .lines()
-            .filter(|line| !line.starts_with('+'))
-            .collect::<Vec<_>>()
-            .join("\n")
-            + "\n";
-        assert_eq!(printed.matches(part).count(), times, "`{part}` in\n{said}");
-    }
-}
-
-#[test]
 fn a_newcomer_onboards_rotates_restores_and_offboards_a_tenant_word_for_word() {
     let folder = tempfile::tempdir().unwrap();
     let (_redis, redis) = redis(folder.path());

@@ -205,3 +205,35 @@ fn a_schema_diff_names_what_breaks_and_can_fail_on_it() {
     assert!(said.contains("/nowhere"), "{said}");
     old.ok(&["schema", "diff", &file, &file]);
 }
+
+#[test]
+fn the_files_for_editors_are_hidden_from_the_gate_and_from_git() {
+    let shop = Shop::new();
+    shop.ok(&["new", "portal", "admin"]);
+    let said = shop.ok(&["schema", "show", "--editor"]);
+    assert_eq!(
+        said.lines().count(),
+        5,
+        "two schemas, two links, the shared folder's schema: {said}"
+    );
+    let revision = shop.ok(&["validate", "--deny-warnings"]);
+    for (portal, other) in [("customer", "admin"), ("admin", "customer")] {
+        let joined = shop.ok(&["schema", "show", "--portal", portal]);
+        assert_eq!(shop.read(&format!("policies/{portal}/.editor.cedarschema")), joined);
+        assert!(!joined.contains(other), "{joined}");
+        assert_eq!(
+            shop.read(&format!("policies/{portal}/.cedarentities.json")),
+            shop.read(&format!("policies/{portal}/entities.json"))
+        );
+    }
+    shop.ok(&["schema", "show", "--editor"]);
+    shop.ok(&["lint", "--deny-warnings"]);
+    let ignored = shop.read("policies/.gitignore");
+    assert!(ignored.contains(".editor.cedarschema") && ignored.contains(".cedarentities.json"));
+    std::fs::remove_file(shop.path("policies/customer/.editor.cedarschema")).unwrap();
+    assert_eq!(
+        shop.ok(&["validate", "--deny-warnings"]),
+        revision,
+        "a gate does not read them"
+    );
+}

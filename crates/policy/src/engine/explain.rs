@@ -115,7 +115,7 @@ impl ScopePart {
     /// How much differs if the part does not fit. A request is about its action and resource, so another caller counts less.
     pub(crate) const fn distance(self) -> usize {
         match self {
-            Self::Principal => 2,
+            Self::Principal => 3,
             Self::Resource => 5,
             Self::Action => 6,
         }
@@ -344,7 +344,6 @@ impl Situation {
                 [left, right].into_iter().for_each(|side| self.push_operands(side, into));
             }
             ExprKind::UnaryApp { op: UnaryOp::Not, arg } => self.push_operands(arg, into),
-            ExprKind::UnaryApp { arg, .. } => self.push_value(arg, into),
             ExprKind::If {
                 test_expr,
                 then_expr,
@@ -352,8 +351,13 @@ impl Situation {
             } => [test_expr, then_expr, else_expr]
                 .into_iter()
                 .for_each(|part| self.push_operands(part, into)),
-            ExprKind::BinaryApp { arg1, arg2, .. } => [arg1, arg2].into_iter().for_each(|side| self.push_value(side, into)),
-            ExprKind::ExtensionFunctionApp { args, .. } => args.iter().for_each(|arg| self.push_value(arg, into)),
+            ExprKind::UnaryApp { arg, .. } => self.push_operand(arg, expression, into),
+            ExprKind::BinaryApp { arg1, arg2, .. } => [arg1, arg2]
+                .into_iter()
+                .for_each(|side| self.push_operand(side, expression, into)),
+            ExprKind::ExtensionFunctionApp { args, .. } => {
+                args.iter().for_each(|arg| self.push_operand(arg, expression, into));
+            }
             ExprKind::HasAttr { expr, .. }
             | ExprKind::ExtHasAttr { expr, .. }
             | ExprKind::Like { expr, .. }
@@ -362,16 +366,40 @@ impl Situation {
         }
     }
 
+    /// An operand of `whole`. Of `a.contains(b)` Cedar knows one place for both the call and `a`.
+    fn push_operand(&self, operand: &Expr, whole: &Expr, into: &mut Vec<Operand>) {
+        let (text, of_whole) = (text_of(operand), text_of(whole));
+        if text == of_whole {
+            let receiver = receiver_of(&of_whole).map_or_else(|| operand.to_string(), str::to_owned);
+            return self.push_named(operand, receiver, into);
+        }
+        self.push_named(operand, text, into);
+    }
+
     fn push_value(&self, expression: &Expr, into: &mut Vec<Operand>) {
+        self.push_named(expression, text_of(expression), into);
+    }
+
+    fn push_named(&self, expression: &Expr, text: String, into: &mut Vec<Operand>) {
         if is_constant(expression) {
             return;
         }
-        let text = text_of(expression);
         if into.iter().all(|operand| operand.text != text) {
             let value = self.value(expression).map(|value| shortened(&value.to_string()));
             into.push(Operand { text, value });
         }
     }
+}
+
+/// `a.b.contains(c.d)` → `a.b`; `None` if the text is no call of a method.
+fn receiver_of(call: &str) -> Option<&str> {
+    let mut depth = 0_usize;
+    let open = call.rmatch_indices(['(', ')']).find_map(|(at, bracket)| {
+        depth = if bracket == ")" { depth + 1 } else { depth.saturating_sub(1) };
+        (depth == 0).then_some(at)
+    })?;
+    let (receiver, _method) = call.get(..open)?.rsplit_once('.')?;
+    Some(receiver.trim_end()).filter(|receiver| !receiver.is_empty() && call.ends_with(')'))
 }
 
 /// True for a value that is written out: `"a"`, `User::"a"`, `["a", "b"]`, `ip("10.0.0.1")`.
@@ -402,5 +430,27 @@ fn shortened(text: &str) -> String {
     match text.char_indices().nth(VALUE_CHARS_MAX) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::receiver_of;
+
+    #[test]
+    fn the_receiver_of_a_call_ends_before_the_last_method() {
+        for (call, receiver) in [
+            ("context.auth.amr.contains(\"mfa\")", Some("context.auth.amr")),
+            ("a.b.containsAny(c.d)", Some("a.b")),
+            ("a.contains(b.f(c))", Some("a")),
+            ("a.isEmpty()", Some("a")),
+            ("f(a).contains(b)", Some("f(a)")),
+            ("f(a)", None),
+            ("a == b", None),
+            ("", None),
+            (")", None),
+        ] {
+            assert_eq!(receiver_of(call), receiver, "{call}");
+        }
     }
 }
