@@ -188,9 +188,8 @@ fn cell(outcomes: &[(Arc<PolicyInfo>, Outcome)], denies_by_error: impl Fn(&Polic
         }
     }
     let always = |conditions: &[Arc<Condition>]| conditions.iter().any(|condition| condition.text.is_none());
-    cell.answer = if always(&cell.forbids) {
-        Answer::Deny
-    } else if cell.permits.is_empty() && !unknown.contains_key(&Effect::Permit) {
+    let is_permitted = !cell.permits.is_empty() || unknown.contains_key(&Effect::Permit);
+    cell.answer = if always(&cell.forbids) || !is_permitted {
         Answer::Deny
     } else if unknown.contains_key(&Effect::Forbid) || (!always(&cell.permits) && unknown.contains_key(&Effect::Permit)) {
         Answer::Unknown
