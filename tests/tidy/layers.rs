@@ -320,6 +320,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "policy::decision_tests",
             "policy::engine",
             "policy::openapi",
+            "policy::load",
             "policy::portal",
             "policy::revision",
             "policy::schema",

@@ -326,6 +326,35 @@ fn what_cannot_be_compared_is_said_at_once() {
     );
 }
 
+#[test]
+fn published_schema_fits_the_shipped_invariants_and_refuses_mistakes() {
+    let schema = std::fs::read_to_string(repository().join("schemas/invariants.schema.json")).unwrap();
+    let validator = jsonschema::validator_for(&serde_json::from_str(&schema).unwrap()).unwrap();
+    for name in ["policies/_shared/invariants.yaml", "policies/customer/invariants.yaml"] {
+        let text = std::fs::read_to_string(repository().join(name)).unwrap();
+        assert!(
+            text.starts_with("# yaml-language-server: $schema=../../schemas/invariants.schema.json"),
+            "{name}"
+        );
+        let value: Value = serde_saphyr::from_str(&text).unwrap();
+        assert!(validator.is_valid(&value), "{name}");
+    }
+    let scope = "(principal, action, resource)";
+    for (value, is_valid) in [
+        (serde_json::json!([{"name": "x", "never-errors": scope, "why": "y"}]), true),
+        (serde_json::json!([{"name": "x"}]), false),
+        (serde_json::json!([{"never-errors": scope}]), false),
+        (
+            serde_json::json!([{"name": "x", "never-errors": scope, "always-denies": scope}]),
+            false,
+        ),
+        (serde_json::json!([{"name": "x", "never-error": scope}]), false),
+        (serde_json::json!({"name": "x"}), false),
+    ] {
+        assert_eq!(validator.is_valid(&value), is_valid, "{value}");
+    }
+}
+
 /// A program that stands in for the solver.
 fn solver(folder: &TempDir, name: &str, script: &str) -> String {
     use std::os::unix::fs::PermissionsExt;
@@ -421,8 +450,8 @@ fn ten_thousand_policies_with_one_edit_take_seconds() {
         (
             "narrower",
             policies.replacen(
-                "resource.tenant == Tenant::\"t77\"",
-                "resource.tenant == Tenant::\"t77\" && principal in Tenant::\"t77\"",
+                "resource.tenant == Tenant::\"t78\"",
+                "resource.tenant == Tenant::\"t78\" && principal in Tenant::\"t78\"",
                 1,
             ),
         ),

@@ -7,6 +7,8 @@ use cedar_policy::{Effect, EntityTypeName, EntityUid};
 use super::cases::TestNames;
 use super::{LintFinding, Linted, Severity, UNKNOWN_NAME};
 use crate::engine::PolicyEntry;
+use crate::load::invariants::{self, Invariant};
+use crate::revision::problem::Problem;
 use crate::scope::TenantSource;
 
 /// Similarity from which on a name counts as a misspelling of another.
@@ -37,22 +39,60 @@ pub(super) fn unknown(linted: &Linted<'_>, tests: &TestNames) -> Vec<LintFinding
             }
         }
     }
+    for invariant in invariants::of(&linted.portal.slug, linted.revision) {
+        // a shared statement may be about names that another portal has
+        let own = invariant
+            .policies
+            .iter()
+            .filter(|_| !invariant.place.file.starts_with("policies/_shared/"));
+        for uid in own.flat_map(|entry| entry.policy().entity_literals()) {
+            if let Some((_, known)) = known.iter().find(|(ty, _)| ty == uid.type_name()) {
+                findings.extend(in_invariant(&invariant, &uid, known));
+            }
+        }
+    }
     findings
 }
 
-fn finding(linted: &Linted<'_>, entry: &PolicyEntry, uid: &EntityUid, known: &Known) -> Option<LintFinding> {
-    let id = uid.id().unescaped();
-    if known.ids.contains(id) {
+/// A misspelt name makes a statement say less than it seems to.
+fn in_invariant(invariant: &Invariant, uid: &EntityUid, known: &Known) -> Option<LintFinding> {
+    if known.has(uid) {
         return None;
     }
-    let similar = known
-        .ids
-        .iter()
-        .map(|other| (strsim::jaro_winkler(id, other), other))
-        .filter(|(similarity, _)| *similarity >= SIMILAR)
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    // credentials alone may name them: then no file can say which names there are
-    if !known.is_closed && known.ids.is_empty() {
+    let message = format!(
+        "`{uid}` is unknown: nothing defines it, so `{}` does not protect what it says",
+        invariant.name
+    );
+    let problem = Problem {
+        message,
+        ..invariant.place.clone()
+    };
+    Some(LintFinding::new(&UNKNOWN_NAME, known.advised(problem, uid)))
+}
+
+impl Known {
+    /// True also if credentials alone may name such entities: then no file can say which there are.
+    fn has(&self, uid: &EntityUid) -> bool {
+        self.ids.contains(uid.id().unescaped()) || (!self.is_closed && self.ids.is_empty())
+    }
+
+    fn advised(&self, problem: Problem, uid: &EntityUid) -> Problem {
+        let similarity = |other: &String| strsim::jaro_winkler(uid.id().unescaped(), other);
+        let similar = self.ids.iter().map(|other| (similarity(other), other));
+        let similar = similar
+            .filter(|(similarity, _)| *similarity >= SIMILAR)
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        match similar {
+            Some((_, other)) => problem.with_help(format!("did you mean `{}::\"{other}\"`?", uid.type_name())),
+            None => {
+                problem.with_help("define it in entities.json, or in `issuers[].roles` or `issuers[].tenants` of cedargate.yaml")
+            }
+        }
+    }
+}
+
+fn finding(linted: &Linted<'_>, entry: &PolicyEntry, uid: &EntityUid, known: &Known) -> Option<LintFinding> {
+    if known.has(uid) {
         return None;
     }
     let effect = match entry.info.effect {
@@ -64,11 +104,7 @@ fn finding(linted: &Linted<'_>, entry: &PolicyEntry, uid: &EntityUid, known: &Kn
         false => "no entity, issuer or test has it",
     };
     let problem = linted.at_policy(entry, &uid.to_string(), format!("`{uid}` is unknown: {source}, {effect}"));
-    let problem = match similar {
-        Some((_, other)) => problem.with_help(format!("did you mean `{}::\"{other}\"`?", uid.type_name())),
-        None => problem.with_help("define it in entities.json, or in `issuers[].roles` or `issuers[].tenants` of cedargate.yaml"),
-    };
-    let finding = LintFinding::new(&UNKNOWN_NAME, problem);
+    let finding = LintFinding::new(&UNKNOWN_NAME, known.advised(problem, uid));
     Some(match entry.info.effect {
         Effect::Forbid => finding,
         Effect::Permit => finding.milder(Severity::Warning),

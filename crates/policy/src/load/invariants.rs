@@ -275,3 +275,123 @@ impl Scope<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::load::{Loader, Warnings};
+    use crate::test_support::{portal, tree};
+
+    const SCHEMA: &str = "entity Role; entity User in [Role]; entity Doc { owner: User, name?: String };
+        action view, edit appliesTo { principal: [User], resource: [Doc] };";
+
+    /// The problems of a file, and the statements that were read.
+    fn read(text: &str) -> (Vec<String>, usize) {
+        let files = [
+            ("schemas/bench.cedarschema", SCHEMA),
+            ("policies/bench/a.cedar", "permit (principal, action, resource);"),
+            ("policies/bench/invariants.yaml", text),
+        ];
+        let loaded = Loader::new(Warnings::Show, None).load(&portal(), &tree(files), None);
+        let problems = loaded.rejected.map(|rejected| rejected.problems).unwrap_or_default();
+        let warnings = loaded.revision.iter().flat_map(|revision| revision.warnings.clone());
+        let all = loaded
+            .revision
+            .as_ref()
+            .map(|revision| super::of(&portal().slug, revision).len());
+        (
+            problems
+                .into_iter()
+                .chain(warnings)
+                .map(|problem| problem.to_string())
+                .collect(),
+            all.unwrap_or_default(),
+        )
+    }
+
+    #[test]
+    fn scopes_are_read_with_and_without_the_word_permit() {
+        let text = r#"
+- name: one
+  always-denies: (principal in Role::"a", action == Action::"edit", resource)
+- name: two
+  why: because
+  always-allows: |
+    permit (principal, action == Action::"view", resource)
+    when { resource.owner == principal };
+- { name: three, never-errors: '(principal, action, resource)' }
+- name: four
+  equivalent: |
+    permit (principal, action == Action::"view", resource) when { resource.owner == principal };
+    forbid (principal, action == Action::"view", resource) when { resource has name && resource.name == "x" };
+"#;
+        assert_eq!(read(text).1, 4, "{:?}", read(text).0);
+        assert_eq!(read("# nothing yet\n"), (Vec::new(), 0));
+    }
+
+    #[test]
+    fn mistakes_have_their_place() {
+        let mut wrong = Vec::new();
+        for (text, place, said) in [
+            (
+                "- name: x\n  always-denies: (principal, action)\n",
+                "policies/bench/invariants.yaml:2:36",
+                "missing the `resource` variable",
+            ),
+            (
+                "- name: x\n  always-denies: |\n    (principal, action, resource)\n    when { resource.ownr == principal }\n",
+                "policies/bench/invariants.yaml:4:12",
+                "ownr",
+            ),
+            (
+                "- name: x\n  never-errors: (principal is Usr, action, resource)\n",
+                "policies/bench/invariants.yaml:2:",
+                "Usr",
+            ),
+            ("- name: x\n", "policies/bench/invariants.yaml:1", "needs exactly one claim"),
+            (
+                "- name: x\n  always-denies: (principal, action, resource)\n  always-allows: (principal, action, resource)\n",
+                "policies/bench/invariants.yaml:1",
+                "needs exactly one claim",
+            ),
+            (
+                "- name: x\n  always-denied: (principal, action, resource)\n",
+                "policies/bench/invariants.yaml:",
+                "always-denied",
+            ),
+            ("a: b\n", "policies/bench/invariants.yaml:", "is not a list of invariants"),
+            (
+                "- name: x\n  always-denies: forbid (principal, action, resource);\n",
+                "policies/bench/invariants.yaml:2:",
+                "one `permit`",
+            ),
+            (
+                "- name: x\n  always-denies: (principal == ?principal, action, resource)\n",
+                "policies/bench/invariants.yaml:2:",
+                "slot",
+            ),
+            (
+                "- name: x\n  always-denies: (principal, action, resource)\n- name: x\n  always-denies: (principal, action, resource)\n",
+                "policies/bench/invariants.yaml:3",
+                "called `x`, too",
+            ),
+            (
+                "- name: x\n  always-denies: ''\n",
+                "policies/bench/invariants.yaml:",
+                "unexpected",
+            ),
+        ] {
+            let (problems, _) = read(text);
+            let is_right = |problem: &String| problem.contains(said) && problem.starts_with(place);
+            if problems.len() != 1 || !problems.iter().all(is_right) {
+                wrong.push(format!("{text}: {problems:?}"));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        let deep = format!(
+            "- name: x\n  always-denies: (principal, action, resource) when {{ {}true{} }}\n",
+            "(".repeat(500),
+            ")".repeat(500)
+        );
+        assert!(read(&deep).0[0].contains("nest deeper"), "{:?}", read(&deep).0);
+    }
+}
