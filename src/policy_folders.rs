@@ -65,6 +65,22 @@ pub struct Readings {
     pub last: Tree,
 }
 
+/// Where a problem of a candidate set is: its policies are loaded under the names of the portal's own. `elsewhere` is the folder of
+/// `policies.candidate`.
+pub fn at_candidate(problem: Problem, slug: &PortalSlug, elsewhere: Option<&Path>) -> Problem {
+    let own = format!("policies/{slug}/");
+    let name = problem.file.strip_prefix(&own);
+    let policy = name.filter(|name| name.ends_with(".cedar") && !name.contains('/'));
+    let file = policy.map(|policy| match elsewhere {
+        Some(folder) => folder.join(slug.as_str()).join(policy).display().to_string(),
+        None => format!("{own}candidate/{policy}"),
+    });
+    Problem {
+        file: file.unwrap_or(problem.file),
+        ..problem
+    }
+}
+
 impl PolicyFolders {
     /// Reads everything once.
     pub fn read(&self) -> Tree {

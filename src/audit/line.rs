@@ -78,7 +78,7 @@ fn append_decision(record: &AuditRecord, of_context: Option<&Mask>, out: &mut Ve
     }
     if let Some(supplied) = &record.supplied {
         out.extend_from_slice(b",\"supplied\":");
-        serde_json::to_writer(&mut *out, supplied)?;
+        out.extend_from_slice(supplied.json());
     }
     append_outcome(record, out)?;
     out.extend_from_slice(b",\"masked\":");

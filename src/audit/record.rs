@@ -65,7 +65,7 @@ pub struct AuditRecord {
     pub resource: Option<EntityRef>,
     pub context: Option<DecisionContext>,
     /// What the app described beside a query of its own; `None`: a request.
-    pub supplied: Option<Box<Supplied>>,
+    pub supplied: Option<Supplied>,
     pub verdict: Verdict,
     /// Part of such decisions that is recorded; `None`: all.
     pub sample_rate: Option<Share>,
@@ -83,22 +83,28 @@ pub struct AuditRecord {
     pub latency_us: Latency,
 }
 
-/// The entities that an app described in its query. Replay needs them.
-#[derive(Clone, Debug, Serialize)]
-#[serde(untagged)]
-pub enum Supplied {
-    Described {
-        /// The principal that the app named; absent: a credential proved it.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        principal: Option<Value>,
-        /// The resource, if the app gave it attributes or parents.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        resource: Option<Value>,
-        #[serde(skip_serializing_if = "Vec::is_empty")]
-        entities: Vec<Value>,
-    },
-    /// They were larger than `audit.supplied_bytes`.
-    Truncated(&'static str),
+/// The entities that an app described in its query, as JSON. Replay needs them.
+#[derive(Clone, Debug)]
+pub struct Supplied(Box<[u8]>);
+
+impl Supplied {
+    /// `json` is an object with the members `principal` (absent: a credential proved it), `resource` (absent: only named) and
+    /// `entities`, or a text that says why they are not there.
+    pub fn new(json: Vec<u8>) -> Self {
+        Self(json.into())
+    }
+
+    pub(super) fn json(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Serialize for Supplied {
+    /// Only a line with more than the context masked comes here.
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let value: Value = serde_json::from_slice(&self.0).unwrap_or_default();
+        value.serialize(to)
+    }
 }
 
 /// A refused credential: the check that failed, and what the credential claims of itself, unverified.

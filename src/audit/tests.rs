@@ -45,11 +45,9 @@ fn full_record() -> AuditRecord {
         portal: Some("customer".into()),
         revision: Some("3f2a".into()),
         facts: Some("9f3a62c1".into()),
-        supplied: Some(Box::new(Supplied::Described {
-            principal: Some(serde_json::json!({"attrs": {"email": "a@acme.test"}})),
-            resource: None,
-            entities: vec![serde_json::json!({"uid": {"type": "User", "id": "b"}})],
-        })),
+        supplied: Some(Supplied::new(
+            br#"{"principal":{"attrs":{"email":"a@acme.test"}},"entities":[{"uid":{"type":"User","id":"b"}}]}"#.to_vec(),
+        )),
         near: Some("viewers".into()),
         caller: Some(Arc::new(CallerRecord::of(
             entity.clone(),

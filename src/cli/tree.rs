@@ -15,7 +15,7 @@ use crate::base::files::{read_small, replace_file};
 use crate::bundle::{BYTES_MAX, Bundle, Trust};
 use crate::bundle_follower::read_kept;
 use crate::config::{self, Config, Loaded};
-use crate::policy_folders::PolicyFolders;
+use crate::policy_folders::{PolicyFolders, at_candidate};
 
 /// Mode of a policy file that a command makes; a changed one keeps its own.
 const NEW_MODE: u32 = 0o644;
@@ -215,6 +215,36 @@ impl Workbench {
     pub(crate) fn load(&self, warnings: Warnings) -> Vec<PortalLoad<'_>> {
         let mut loader = Loader::new(warnings, None);
         self.portals.iter().map(|portal| self.load_one(&mut loader, portal)).collect()
+    }
+
+    /// Loads every candidate set, as the gate does beside the revision in force.
+    pub(crate) fn load_candidates(&self) -> Vec<PortalLoad<'_>> {
+        let elsewhere = self.config.policies.candidate.as_ref().map(|folder| {
+            let folders = PolicyFolders {
+                policies: folder.clone(),
+                schemas: self.config.policies.schemas.clone(),
+            };
+            folders.read()
+        });
+        let mut loader = Loader::new(Warnings::Show, None).untested();
+        let portals = self.portals.iter().filter_map(|portal| {
+            let candidate = match &elsewhere {
+                Some(elsewhere) => self.tree.with_candidate_of(elsewhere, &portal.slug),
+                None => self.tree.with_candidate(&portal.slug),
+            };
+            let loaded = loader.load(portal, &candidate?, None);
+            Some(PortalLoad {
+                portal,
+                revision: loaded.revision,
+                problems: loaded
+                    .rejected
+                    .into_iter()
+                    .flat_map(|RevisionError { problems }| problems)
+                    .map(|problem| at_candidate(problem, &portal.slug, self.config.policies.candidate.as_deref()))
+                    .collect(),
+            })
+        });
+        portals.collect()
     }
 
     /// Loads every portal without running its decision tests.

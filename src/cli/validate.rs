@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use self::invariants::Proofs;
 use super::report::{Finding, Format, Severity, Source, distinct, github, json as json_report, sarif, text};
-use super::tree::{PortalLoad, TreeArgs};
+use super::tree::{PortalLoad, TreeArgs, Workbench};
 use super::{Exit, Paint, complain, print};
 use crate::app;
 use crate::base::clock::unix_seconds;
@@ -76,6 +76,7 @@ fn validate(args: &Args) -> Result<Exit, String> {
         Vec::new()
     };
     let portals: Vec<PortalReport> = loads.iter().map(PortalReport::of).collect();
+    let candidates = candidates(&workbench, &portals);
     let configuration: Vec<Finding> = workbench.config.warnings().into_iter().map(Finding::configuration).collect();
     let hardening = if args.hardening {
         hardening::check(&workbench, &loads, &args.accept)?
@@ -96,6 +97,7 @@ fn validate(args: &Args) -> Result<Exit, String> {
         configuration
             .iter()
             .chain(of_portals)
+            .chain(&candidates)
             .chain(&hardening)
             .chain(proved)
             .cloned()
@@ -109,7 +111,7 @@ fn validate(args: &Args) -> Result<Exit, String> {
     });
     let is_rejected = portals.iter().any(|portal| !portal.errors.is_empty()) || !proofs.iter().all(Proofs::hold);
     let is_weak = hardening.iter().any(|finding| finding.severity != Severity::Note);
-    let is_denied = args.deny_warnings && (is_weak || !configuration.is_empty());
+    let is_denied = args.deny_warnings && (is_weak || !configuration.is_empty() || !candidates.is_empty());
     Ok(if is_rejected || is_denied { Exit::Invalid } else { Exit::Ok })
 }
 
@@ -117,6 +119,25 @@ fn validate(args: &Args) -> Result<Exit, String> {
 fn proofs(loads: &[PortalLoad<'_>], time: Duration) -> Result<Result<Vec<Proofs>, NoSolver>, String> {
     let mut prover = Prover::new(time)?;
     Ok(loads.iter().map(|load| Proofs::of(load, &mut prover)).collect())
+}
+
+/// What is wrong with candidate sets: a gate starts with it, and only their shadow is off. A portal that does not load says
+/// enough itself.
+fn candidates(workbench: &Workbench, portals: &[PortalReport]) -> Vec<Finding> {
+    let is_loaded = |slug: &str| portals.iter().any(|portal| portal.slug == slug && portal.errors.is_empty());
+    let loads = workbench.load_candidates();
+    let broken = loads.iter().filter(|load| is_loaded(load.portal.slug.as_str()));
+    let problems = broken.flat_map(|load| {
+        let slug = load.portal.slug.as_str();
+        load.problems.iter().map(move |problem| {
+            let finding = Finding::from_problem(problem, Severity::Warning, slug);
+            Finding {
+                message: format!("the candidate set would not be evaluated: {}", finding.message),
+                ..finding
+            }
+        })
+    });
+    problems.collect()
 }
 
 impl PortalReport {

@@ -57,7 +57,10 @@ impl Gate {
                     claim: None,
                 };
                 let caller = build_caller(active_portal, proven, known.as_deref());
-                let caller = Arc::new(caller.map_err(|refusal| refusal.of_credential(shown))?);
+                let caller = Arc::new(caller.map_err(|refusal| {
+                    let claim = refusal.credential.as_ref().and_then(|credential| credential.claim.clone());
+                    refusal.of_credential(RefusedCredential { claim, ..shown })
+                })?);
                 portal.callers.insert(hash, Arc::clone(&caller));
                 caller
             }

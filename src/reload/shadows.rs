@@ -16,7 +16,7 @@ use super::outcome::{Outcome, Outcomes, ReloadResult};
 use crate::audit::{Event, PolicyEvent};
 use crate::base::clock;
 use crate::gate::Gate;
-use crate::policy_folders::PolicyFolders;
+use crate::policy_folders::{PolicyFolders, at_candidate};
 use crate::portals::{ActiveRevision, Portal};
 
 pub(super) struct Shadows {
@@ -78,11 +78,12 @@ impl Shadows {
 
     fn load(&mut self, gate: &Gate, portal: &Portal, candidate: Tree) {
         let slug = portal.slug();
+        let elsewhere = self.folder.as_ref().map(|folder| folder.policies.as_path());
         let Loaded { revision, rejected } = self.loader.load(&portal.scope, &candidate, None);
         let problems: Vec<Problem> = rejected.map(|error| error.problems).unwrap_or_default();
         let problems: Vec<Problem> = problems
             .into_iter()
-            .map(|problem| at_its_place(problem, slug, self.folder.as_ref()))
+            .map(|problem| at_candidate(problem, slug, elsewhere))
             .collect();
         let revision = revision.filter(|_| problems.is_empty());
         for problem in &problems {
@@ -123,21 +124,4 @@ impl Shadows {
             .store(revision.map(|revision| Arc::new(ActiveRevision { revision })));
         self.tried.insert(slug.clone(), candidate.files);
     }
-}
-
-/// The candidate's files were loaded under the names of the portal's own.
-fn at_its_place(mut problem: Problem, slug: &PortalSlug, folder: Option<&PolicyFolders>) -> Problem {
-    let own = format!("policies/{slug}/");
-    let rest = problem
-        .file
-        .strip_prefix(&own)
-        .filter(|rest| rest.ends_with(".cedar") && !rest.contains('/'));
-    let place = rest.map(|rest| match folder {
-        Some(folder) => folder.policies.join(slug.as_str()).join(rest).display().to_string(),
-        None => format!("{own}candidate/{rest}"),
-    });
-    if let Some(place) = place {
-        problem.file = place;
-    }
-    problem
 }

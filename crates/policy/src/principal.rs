@@ -6,7 +6,7 @@
 use cedar_policy::{EntityId, EntityTypeName, EntityUid};
 
 use crate::claim_path::ClaimPath;
-use crate::denial::{Denial, Refusal};
+use crate::denial::{Denial, Refusal, RefusedCredential};
 use crate::engine::QueryEntity;
 use crate::engine::entities::{ResolvedEntity, StoredEntity};
 use crate::rules::Rules;
@@ -88,22 +88,21 @@ impl Rules {
         for (name, field) in &model.attrs.fields {
             let path = self.claims.get(name).map_or(name.as_str(), ClaimPath::as_str);
             let stored_attr = stored.and_then(|stored| stored.known.attr(name));
-            let claimed = match self.claims.claim(&identity.claims, name)? {
-                Some(claim) => Some(value(&field.ty, claim, path).map_err(|e| claim_invalid(e.to_string()))?),
+            let found = self.claims.claim(&identity.claims, name);
+            let claimed = match found.map_err(|error| Refusal::from(error).of_credential(at_fault(path)))? {
+                Some(claim) => Some(value(&field.ty, claim, path).map_err(|e| claim_invalid(path, e.to_string()))?),
                 None => None,
             };
             match (claimed, stored_attr) {
                 (Some(claimed), Some(stored_attr)) if claimed != *stored_attr => {
-                    return Err(claim_invalid(format!(
-                        "claim `{path}` contradicts the stored attribute `{name}`"
-                    )));
+                    let detail = format!("claim `{path}` contradicts the stored attribute `{name}`");
+                    return Err(claim_invalid(path, detail));
                 }
                 (Some(claimed), _) => attrs.push((name.clone(), claimed)),
                 (None, Some(stored_attr)) => attrs.push((name.clone(), stored_attr.clone())),
                 (None, None) if field.required => {
-                    return Err(claim_invalid(format!(
-                        "claim `{path}` is missing; the schema requires `{name}`"
-                    )));
+                    let detail = format!("claim `{path}` is missing; the schema requires `{name}`");
+                    return Err(claim_invalid(path, detail));
                 }
                 (None, None) => {}
             }
@@ -114,12 +113,21 @@ impl Rules {
 
 impl From<ForeignSubject> for Refusal {
     fn from(error: ForeignSubject) -> Self {
-        claim_invalid(error.to_string())
+        Self::new(Denial::ClaimInvalid, error.to_string())
     }
 }
 
-fn claim_invalid(detail: String) -> Refusal {
-    Refusal::new(Denial::ClaimInvalid, detail)
+fn claim_invalid(path: &str, detail: String) -> Refusal {
+    Refusal::new(Denial::ClaimInvalid, detail).of_credential(at_fault(path))
+}
+
+/// What a record shows of a credential that makes no principal.
+fn at_fault(path: &str) -> RefusedCredential {
+    RefusedCredential {
+        check: "principal",
+        claim: Some(path.to_owned()),
+        ..RefusedCredential::default()
+    }
 }
 
 #[cfg(test)]
@@ -153,7 +161,11 @@ mod tests {
         let claims = json!({"sub": "a", "profile": profile});
         let identity = unsigned_identity(&portal.issuers[0], claims.as_object().unwrap().clone()).unwrap();
         let principal = shop().principal(&portal, &identity);
-        principal.map(drop).map_err(|refusal: Refusal| refusal.denial)
+        principal.map(drop).map_err(|refusal: Refusal| {
+            let shown = refusal.credential.expect("a record shows the claim");
+            assert_eq!((shown.check, shown.claim.as_deref()), ("principal", Some("profile.mail")));
+            refusal.denial
+        })
     }
 
     #[test]

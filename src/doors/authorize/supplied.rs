@@ -1,66 +1,76 @@
 //! The entities that a query describes, for its record: a replay needs them.
 
 use cedargate_policy::decision::named::NamedEntity;
-use serde_json::{Map, Value};
 
 use super::body::{Ask, SubjectSource};
 use crate::audit::Supplied;
 
 /// The text in place of descriptions that are too large.
-const TRUNCATED: &str = "[truncated]";
+const TRUNCATED: &[u8] = b"\"[truncated]\"";
+/// Room for a few attributes.
+const USUAL_BYTES: usize = 128;
 
 /// The descriptions of a query; `TRUNCATED` if they are larger than `bytes_max`.
-pub(super) fn supplied(ask: &Ask, bytes_max: usize) -> Box<Supplied> {
-    let principal = match &ask.subject {
-        SubjectSource::Principal(principal) => Some(principal),
-        SubjectSource::Token(_) | SubjectSource::Header => None,
+pub(super) fn supplied(ask: &Ask, bytes_max: usize) -> Supplied {
+    let mut out = Vec::with_capacity(USUAL_BYTES);
+    let mut separator = b'{';
+    let mut member = |out: &mut Vec<u8>, name: &[u8]| {
+        out.push(separator);
+        out.extend_from_slice(name);
+        separator = b',';
     };
-    let members = principal
-        .into_iter()
-        .chain([&ask.resource])
-        .flat_map(|entity| described(entity));
-    let bytes: usize = members.chain(&ask.entities).map(size).sum();
-    if bytes > bytes_max {
-        return Box::new(Supplied::Truncated(TRUNCATED));
+    if let SubjectSource::Principal(principal) = &ask.subject {
+        member(&mut out, b"\"principal\":");
+        append_described(&mut out, principal);
     }
-    let resource = object(&ask.resource);
-    Box::new(Supplied::Described {
-        principal: principal.map(|principal| Value::Object(object(principal))),
-        resource: (!resource.is_empty()).then_some(Value::Object(resource)),
-        entities: ask.entities.clone(),
-    })
+    if let NamedEntity::Parts { attrs: Some(_), .. } | NamedEntity::Parts { parents: Some(_), .. } = &ask.resource {
+        member(&mut out, b"\"resource\":");
+        append_described(&mut out, &ask.resource);
+    }
+    if !ask.entities.is_empty() {
+        member(&mut out, b"\"entities\":");
+        append_json(&mut out, &ask.entities);
+    }
+    if out.is_empty() {
+        out.push(b'{');
+    }
+    out.push(b'}');
+    if out.len() > bytes_max && out.len() > b"{}".len() {
+        out = TRUNCATED.to_vec();
+    }
+    Supplied::new(out)
 }
 
-fn described(entity: &NamedEntity) -> impl Iterator<Item = &Value> {
+/// Attributes and parents as an object.
+fn append_described(out: &mut Vec<u8>, entity: &NamedEntity) {
     let (attrs, parents) = match entity {
         NamedEntity::Text(_) => (None, None),
         NamedEntity::Parts { attrs, parents, .. } => (attrs.as_ref(), parents.as_ref()),
     };
-    attrs.into_iter().chain(parents)
+    out.push(b'{');
+    if let Some(attrs) = attrs {
+        out.extend_from_slice(b"\"attrs\":");
+        append_json(out, attrs);
+    }
+    if let Some(parents) = parents {
+        out.extend_from_slice(if attrs.is_some() {
+            b",\"parents\":".as_slice()
+        } else {
+            b"\"parents\":"
+        });
+        append_json(out, parents);
+    }
+    out.push(b'}');
 }
 
-fn object(entity: &NamedEntity) -> Map<String, Value> {
-    let mut object = Map::new();
-    if let NamedEntity::Parts { attrs, parents, .. } = entity {
-        object.extend(attrs.clone().map(|attrs| ("attrs".to_owned(), attrs)));
-        object.extend(parents.clone().map(|parents| ("parents".to_owned(), parents)));
-    }
-    object
-}
-
-/// Bytes of a value as JSON, roughly.
-fn size(value: &Value) -> usize {
-    match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => 8,
-        Value::String(text) => text.len() + 2,
-        Value::Array(items) => 2 + items.iter().map(|item| size(item) + 1).sum::<usize>(),
-        Value::Object(fields) => 2 + fields.iter().map(|(name, value)| name.len() + 4 + size(value)).sum::<usize>(),
-    }
+fn append_json(out: &mut Vec<u8>, value: &(impl serde::Serialize + ?Sized)) {
+    // INVARIANT: values that were JSON, into memory
+    let _cannot_fail = serde_json::to_writer(out, value).is_err();
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 

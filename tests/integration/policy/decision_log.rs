@@ -294,6 +294,13 @@ fn a_candidate_is_evaluated_beside_the_enforced_set_and_never_decides() {
     let problem = &status()["portals"][0]["shadow"]["last_reload"]["problems"][0];
     assert_eq!(problem["file"], "policies/shop/candidate/main.cedar", "{problem:#}");
     assert!(metrics().contains(r#"cedargate_shadow_active{portal="shop"} 0"#));
+    let (code, out, _) = shop.run(&["validate"]);
+    let warning = "warning: the candidate set would not be evaluated";
+    assert!(
+        code == 0 && out.contains(warning) && out.contains("policies/shop/candidate/main.cedar:1"),
+        "{code} {out}"
+    );
+    assert_eq!(shop.run(&["validate", "--deny-warnings"]).0, 3);
     assert_eq!(shop.ask("viewer", "GET", "/portal/shop/orders"), 200);
     assert_eq!(raw(shop.gate.admin, "GET", "/readyz", &[], b"").status, 200);
     // and without one there is no shadow

@@ -76,3 +76,63 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cedar_policy::EntityUid;
+    use serde_json::json;
+
+    use super::*;
+    use crate::claims::unsigned_identity;
+    use crate::test_support::{portal, revision};
+
+    const SCHEMA: &str = "entity Role; entity Tenant; entity Path; entity User in [Role, Tenant];
+action GET, POST, DELETE appliesTo { principal: User, resource: Path, context: { path?: String } };";
+    const POLICIES: &str = r#"
+@id("readers") permit (principal in Role::"reader", action == Action::"GET", resource);
+@id("writers") permit (principal in Role::"writer", action == Action::"POST", resource in Path::"/docs");
+@id("hours") permit (principal in Role::"reader", action == Action::"POST", resource in Path::"/inbox") when { context has path && context.path == "/inbox/1" };
+"#;
+
+    fn nearest(action: &str, path: &str, roles: &[&str]) -> Option<String> {
+        let (portal, revision) = (
+            portal(),
+            revision([("schemas/bench.cedarschema", SCHEMA), ("policies/bench/all.cedar", POLICIES)]),
+        );
+        let claims = json!({"sub": "a", "roles": roles, "realm_access": {"roles": roles}});
+        let identity = unsigned_identity(&portal.issuers[0], claims.as_object().unwrap().clone()).unwrap();
+        let principal = revision.principal(&portal, &identity).unwrap();
+        let action: EntityUid = format!("Action::{action:?}").parse().unwrap();
+        let resource = revision.rules.resource(format!("Path::{path:?}").parse().unwrap());
+        let engine = &revision.rules.engine;
+        let Near::Unknown(key) = engine.near(&principal.entity, &action, &resource) else {
+            panic!("nothing was asked before");
+        };
+        let found = engine.find_near(key);
+        let Near::Known(again) = engine.near(&principal.entity, &action, &resource) else {
+            panic!("it was found before");
+        };
+        assert_eq!(
+            found.as_ref().map(|policy| &policy.id),
+            again.as_ref().map(|policy| &policy.id)
+        );
+        found.map(|policy| policy.id.to_string())
+    }
+
+    #[test]
+    fn another_caller_is_nearer_than_another_resource_and_that_nearer_than_another_action() {
+        assert_eq!(nearest("POST", "/docs/1", &["reader"]).as_deref(), Some("writers"), "a role");
+        assert_eq!(
+            nearest("POST", "/elsewhere", &["writer"]).as_deref(),
+            Some("writers"),
+            "a resource"
+        );
+        assert_eq!(nearest("GET", "/docs/1", &["guest"]).as_deref(), Some("readers"));
+        assert_eq!(nearest("POST", "/inbox/2", &["reader"]).as_deref(), Some("hours"), "a clause");
+        assert_eq!(
+            nearest("DELETE", "/elsewhere", &["reader"]).as_deref(),
+            Some("readers"),
+            "an action"
+        );
+    }
+}
