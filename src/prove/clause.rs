@@ -93,7 +93,7 @@ impl Expression {
         Self(json!({"!": {"arg": self.0}}))
     }
 
-    pub fn or(self, other: Self) -> Self {
+    pub fn or(self, other: &Self) -> Self {
         Self(json!({"||": {"left": self.0, "right": other.0}}))
     }
 
@@ -116,7 +116,7 @@ impl Expression {
             1 => parts.swap_remove(0),
             length => {
                 let right = parts.split_off(length / 2);
-                Self::any(parts).or(Self::any(right))
+                Self::any(parts).or(&Self::any(right))
             }
         }
     }

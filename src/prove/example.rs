@@ -72,10 +72,10 @@ impl Region {
 
 impl Example {
     pub(super) fn new(request: &Request, store: &Entities) -> Option<Self> {
-        let context = request
-            .context()
-            .map_or(Ok(json!({})), |context| context.to_json_value())
-            .ok()?;
+        let context = match request.context() {
+            Some(context) => context.to_json_value().ok()?,
+            None => json!({}),
+        };
         Some(Self {
             principal: request.principal()?.clone(),
             action: request.action()?.clone(),

@@ -57,14 +57,14 @@ impl Pair {
         match self {
             Self::Below { low, high } => {
                 let mut facts = vec![
-                    is_in(&resource, low).not().or(is_in(&resource, high)),
+                    is_in(&resource, low).not().or(&is_in(&resource, high)),
                     is_in(&literal(low), high),
                 ];
                 facts.extend((told == Told::All).then(|| is_in(&literal(high), low).not()));
                 facts
             }
             Self::Apart([one, other]) => vec![
-                is_in(&resource, one).not().or(is_in(&resource, other).not()),
+                is_in(&resource, one).not().or(&is_in(&resource, other).not()),
                 is_in(&literal(one), other).not(),
                 is_in(&literal(other), one).not(),
             ],
@@ -111,7 +111,7 @@ impl<'r> Facts<'r> {
     pub fn portal(&self, action: &EntityUid) -> Option<&str> {
         let context = &self.revision.rules.schema.action(action)?.context;
         let field = context.fields.get(PORTAL).filter(|field| field.required)?;
-        (field.ty.to_string() == "String").then_some(&self.slug)
+        (field.ty.to_string() == "String").then_some(self.slug)
     }
 
     /// The facts about the context.
