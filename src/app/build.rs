@@ -123,7 +123,7 @@ impl Parts {
         let metrics = Metrics::new()?;
         let (audit, audit_writer) = audit::start(&config.audit, &metrics)?;
         let per_second = config.policies.shadow_budget.as_non_zero();
-        let ShadowParts { shadows, thread: shadow } = Shadows::new(per_second, &metrics);
+        let ShadowParts { shadows, thread: shadow } = Shadows::with_thread(per_second, &metrics);
         let gate = build_gate(config, metrics, audit, shadows)?;
         let (trigger, shutdown) = shutdown();
         let trigger = Arc::new(trigger);

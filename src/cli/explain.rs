@@ -11,6 +11,7 @@ use cedargate_policy::decision::explain::explain;
 use cedargate_policy::decision::{Decision, Query};
 
 use http::StatusCode;
+use serde_json::Value;
 use url::form_urlencoded;
 
 use self::from_log::FromLog;
@@ -80,20 +81,23 @@ fn ask_gate(socket: &Path, id: &str, format: Format) -> Exit {
         let query = form_urlencoded::Serializer::new(String::new()).append_pair("id", id).finish();
         let response = socket.get_explanation(&format!("/explain?{query}")).await?;
         let body = response.json().unwrap_or_default();
+        let text = |name: &str| body.get(name).and_then(Value::as_str);
         if response.status != StatusCode::OK {
-            complain(&escaped(body["error"].as_str().unwrap_or(&response.body)));
+            complain(&escaped(text("error").unwrap_or(&response.body)));
             return Ok(Exit::Failure);
         }
-        let explanation = &body["explanation"];
+        let explanation = body.get("explanation").unwrap_or(&Value::Null);
         print(&match format {
             // the gate escaped what clients chose
-            Format::Human => body["text"].as_str().unwrap_or_default().to_owned(),
+            Format::Human => text("text").unwrap_or_default().to_owned(),
             Format::Json => json_report::text(explanation),
         });
-        Ok(match explanation["decision"] == "allow" {
-            true => Exit::Ok,
-            false => Exit::Deny,
-        })
+        Ok(
+            match explanation.get("decision").is_some_and(|decision| decision == "allow") {
+                true => Exit::Ok,
+                false => Exit::Deny,
+            },
+        )
     })
 }
 

@@ -109,7 +109,7 @@ impl ShadowQuery {
 
 impl Shadows {
     /// `per_second`: decisions that candidates are evaluated for.
-    pub fn new(per_second: NonZeroU32, metrics: &Metrics) -> ShadowParts {
+    pub fn with_thread(per_second: NonZeroU32, metrics: &Metrics) -> ShadowParts {
         let (sender, receiver) = sync_channel(QUEUE);
         ShadowParts {
             shadows: Self {

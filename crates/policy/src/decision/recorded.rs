@@ -161,7 +161,7 @@ impl<'a> Replay<'a> {
 
     /// The decision of this revision on the recorded query.
     pub fn decide(&self, recorded: &RecordedQuery<'_>) -> Result<Decision, NotReplayable> {
-        self.ask(recorded, |query, caller, unknown| decide_knowing(query, caller, unknown))?
+        self.ask(recorded, decide_knowing)?
     }
 
     /// The same with its reasons. `show` sees the query and the caller as well.
