@@ -87,7 +87,7 @@ pub(super) fn forwarded_address(headers: &HeaderMap, trusted: &[IpNet]) -> Resul
     let client = rightmost_untrusted(addresses, |address| *address, trusted);
     client
         .map(Some)
-        .ok_or(invalid("`X-Forwarded-For` is not a list of addresses"))
+        .ok_or_else(|| invalid("`X-Forwarded-For` is not a list of addresses"))
 }
 
 fn read_x_forwarded(headers: &HeaderMap, trusted: &[IpNet]) -> Result<Statements, Refusal> {

@@ -234,7 +234,7 @@ fn a_record_is_explained_by_either_id_and_names_its_nearest_permit() {
     assert_eq!(forged.status, 401);
     let id = forged.header("x-cedargate-decision-id");
     shop.records(9);
-    let (code, _, error) = shop.run(&["explain", "--from-log", &id]);
+    let (code, _, error) = shop.run(&["explain", "--from-log", id]);
     assert!(code == 64 && error.contains("check "), "{error}");
     process.signal("-TERM");
     process.exit_code();
