@@ -385,6 +385,16 @@ fn rsyslog_ships_every_line_unchanged_across_rotations() {
         .spawn()
         .unwrap();
     let _shipper = GateProcess(shipper);
+    ask(&gate);
+    // a shipper that comes after the first rotation knows nothing of the file before
+    eventually("the shipper follows the file", || {
+        let shipped = std::fs::read_to_string(path.join("shipped/decisions.jsonl")).unwrap_or_default();
+        if shipped.is_empty() {
+            Err("nothing is shipped".to_owned())
+        } else {
+            Ok(())
+        }
+    });
     for _ in 0..30 {
         ask(&gate);
     }
