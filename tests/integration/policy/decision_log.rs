@@ -180,6 +180,41 @@ fn planted_flips_are_found_and_the_page_shows_them() {
 }
 
 #[test]
+fn a_comparison_of_trees_asks_recorded_decisions_of_both() {
+    let shop = Shop::new("");
+    let mut process = served(&shop);
+    traffic(&shop);
+    process.signal("-TERM");
+    assert_eq!(process.exit_code(), 0);
+    for (name, text) in [("schemas/shop.cedarschema", SCHEMA), ("policies/shop/main.cedar", POLICIES)] {
+        put(shop.path(), &format!("before/{name}"), text);
+    }
+    let compare = ["diff", "before", ".", "--log", "decisions.jsonl", "--fail-on", "widen"];
+    let (code, out, error) = shop.run(&compare);
+    assert_eq!(code, 0, "{out}{error}");
+    // viewers may write, and no test asks
+    let edited = POLICIES.replace(
+        "principal in Role::\"editor\", action in",
+        "principal in Role::\"viewer\", action in",
+    );
+    shop.gate.put("policies/shop/main.cedar", &edited);
+    let (code, out, error) = shop.run(&compare);
+    assert_eq!(code, 4, "{out}{error}");
+    let report = shop.report(&compare);
+    let log = &report["log"];
+    assert_eq!(
+        (&log["newly_allowed"], &log["newly_denied"]),
+        (&json!(2), &json!(1)),
+        "{report:#}"
+    );
+    let markdown = shop.run(&[&compare[..], &["--format", "markdown"]].concat()).1;
+    assert!(
+        markdown.contains("| `2` | `shop` | `viewer` | `editors-write` |"),
+        "{markdown}"
+    );
+}
+
+#[test]
 fn broken_and_foreign_lines_are_named_and_a_missing_log_is_one_error() {
     let shop = Shop::new("");
     let mut process = served(&shop);

@@ -168,7 +168,12 @@ impl Chromium {
         focus.as_str().unwrap_or_default().to_owned()
     }
 
+    /// Types into the field that has the focus, once there is one.
     pub fn type_text(&mut self, text: &str) {
+        self.waits(
+            "document.activeElement?.tagName + ' ' + document.readyState",
+            "INPUT complete",
+        );
         self.call("Input.insertText", json!({"text": text}));
     }
 
