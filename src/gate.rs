@@ -31,7 +31,6 @@ use hyper::body::Incoming;
 use tokio::sync::watch;
 
 pub use self::asked::{AskedRequest, Checked, Removal};
-use self::authenticate::Cookie;
 pub use self::caller::asserted_entity;
 use self::decide::{Allowed, Passed};
 use self::forward::Forwarding;
@@ -141,13 +140,7 @@ impl Worker {
         let decision_id = new_id(decided_at);
         let Correlation { request_id, mut trace } = correlation(request.headers(), decision_id);
         let span = self.gate.begin_span(request.headers(), &mut trace);
-        let mut answer = AnswerContext {
-            style,
-            decision_id,
-            request_id: request_id.clone(),
-            theme: Arc::clone(&self.gate.theme),
-            ways_on: None,
-        };
+        let mut answer = AnswerContext::new(style, decision_id, request_id.clone(), &self.gate.theme);
         let slot = match self.gate.audit.admit() {
             Ok(slot) => slot,
             Err(refusal) => {
@@ -165,25 +158,10 @@ impl Worker {
             client: None,
             status: None,
         });
-        let mut progress = Progress {
-            door: Door::Proxy,
-            started: Instant::now(),
-            decision_id,
-            request_id,
-            trace,
-            record: self.gate.audit.guard(slot, record),
-            span,
-            portal: None,
-            active: None,
-            origin: None,
-            upstream_started: None,
-            gate_ended: None,
-            decided_at,
-            visit: (style == Style::Page).then(|| self.gate.visit(request.method(), request.uri(), request.headers())),
-            cookie: Cookie::Absent,
-            afterwards: Afterwards::default(),
-            is_gate_endpoint: false,
-        };
+        let ids = Correlation { request_id, trace };
+        let mut progress = Progress::begin(Door::Proxy, decision_id, ids, decided_at, self.gate.audit.guard(slot, record));
+        progress.span = span;
+        progress.visit = (style == Style::Page).then(|| self.gate.visit(request.method(), request.uri(), request.headers()));
         let response = match self.gate(request, &connection, request_slot.as_ref(), &mut progress).await {
             Ok(mut response) => {
                 if progress.is_gate_endpoint {

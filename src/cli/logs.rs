@@ -11,12 +11,12 @@ use cedargate_policy::load::Warnings;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::complain;
 use super::report::text::escaped;
 use super::tree::{PortalLoad, Workbench};
+use super::{Paint, complain};
 use crate::app::STACK_BYTES;
 use crate::base::clock::unix_millis;
-use crate::replay::{Example, LogReader, PortalRevision, Portals, ReadProgress, Reading, Selection, Totals, Visitor};
+use crate::replay::{Change, Example, LogReader, PortalRevision, Portals, ReadProgress, Reading, Selection, Totals, Visitor};
 
 /// Lines between two looks at the progress bar's time.
 const TICK: Duration = Duration::from_millis(200);
@@ -185,6 +185,17 @@ fn since(text: &str) -> Result<Since, String> {
     let time = time.map_err(|_unfit| "is neither a time such as 2026-11-29T10:00:00Z nor a span such as 7d".to_owned())?;
     let since = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Ok(Since(i64::try_from(since.as_millis()).unwrap_or(i64::MAX)))
+}
+
+/// The line above the decisions of one change; coloured if there are some.
+pub(super) fn change_head(change: Change, title: &str, count: u64, paint: Paint) -> String {
+    let head = format!("{title}: {count}");
+    let head = match (change, count) {
+        (_, 0) => head,
+        (Change::NewlyAllowed, _) => paint.red(&head),
+        (Change::NewlyDenied, _) => paint.yellow(&head),
+    };
+    format!("\n{head}\n")
 }
 
 #[cfg(test)]

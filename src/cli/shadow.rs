@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::logs::grid::Grid;
-use super::logs::{LogArgs, ReportFormat, complain_about, counted, totals_json};
+use super::logs::{LogArgs, ReportFormat, change_head, complain_about, counted, totals_json};
 use super::report::json as json_report;
 use super::{Exit, Paint, print};
 use crate::replay::{Change, Disagreements, Totals};
@@ -120,13 +120,7 @@ fn as_text(found: &Disagreements<'_>, paint: Paint) -> String {
     let mut text = headline(found);
     for change in [Change::NewlyAllowed, Change::NewlyDenied] {
         let count = found.count(change);
-        let head = format!("{}: {count}", title(change));
-        let head = match (change, count) {
-            (_, 0) => head,
-            (Change::NewlyAllowed, _) => paint.red(&head),
-            (Change::NewlyDenied, _) => paint.yellow(&head),
-        };
-        text.push_str(&format!("\n{head}\n"));
+        text.push_str(&change_head(change, title(change), count, paint));
         if count > 0 {
             text.push_str(&grid(found, change).text());
         }

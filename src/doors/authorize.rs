@@ -82,13 +82,7 @@ pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], head: Parts, body:
     match outcome {
         Ok(body) => answered::response(body, envelope.request_id),
         Err(refusal) => {
-            let answer = AnswerContext {
-                style: Style::Problem,
-                decision_id,
-                request_id: envelope.request_id,
-                theme: Arc::clone(&gate.theme),
-                ways_on: None,
-            };
+            let answer = AnswerContext::new(Style::Problem, decision_id, envelope.request_id, &gate.theme);
             answer::detailed_refusal_response(&refusal, &answer)
         }
     }

@@ -143,6 +143,7 @@ fn stated(attributes: AttributeContext) -> Result<StatedRequest, Refusal> {
 /// The lines of `header_map`. The path of the request line must be among them, byte for byte.
 fn raw_headers(http: &HttpRequest) -> Result<HeaderMap, Refusal> {
     let mut headers = HeaderMap::new();
+    let mut has_path = false;
     let lines = http.header_map.iter().flat_map(|map| &map.headers);
     for line in lines {
         let value = if line.raw_value.is_empty() {
@@ -150,12 +151,16 @@ fn raw_headers(http: &HttpRequest) -> Result<HeaderMap, Refusal> {
         } else {
             &line.raw_value
         };
-        if line.key == ":path" && value != http.path.as_bytes() {
-            return Err(invalid("the path is not UTF-8"));
+        if line.key == ":path" {
+            if value != http.path.as_bytes() {
+                return Err(invalid("the path is not UTF-8"));
+            }
+            has_path = true;
         }
         append(&mut headers, &line.key, value)?;
     }
-    Ok(headers)
+    // without its bytes the path of the request line may be one in which Envoy replaced some
+    has_path.then_some(headers).ok_or(invalid("`header_map` holds no `:path`"))
 }
 
 /// The headers of the map. SECURITY: a comma may stand between two lines, so it separates two values, but not in cookies, of which
@@ -297,4 +302,33 @@ fn failed(failure: Failure) -> Response<Body> {
 
 fn invalid(detail: &'static str) -> Refusal {
     Refusal::new(Denial::RequestInvalid, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::messages::HeaderLines;
+    use super::*;
+
+    #[test]
+    fn raw_headers_count_only_with_the_bytes_of_the_path() {
+        let read = |lines: &[(&str, &[u8])]| {
+            let line = |(key, value): &(&str, &[u8])| HeaderLine {
+                key: (*key).to_owned(),
+                value: String::new(),
+                raw_value: value.to_vec(),
+            };
+            let headers = lines.iter().map(line).collect();
+            let http = HttpRequest {
+                path: "/a!".to_owned(),
+                header_map: Some(HeaderLines { headers }),
+                ..HttpRequest::default()
+            };
+            raw_headers(&http)
+                .map(|headers| headers.len())
+                .map_err(|refusal| refusal.denial)
+        };
+        assert_eq!(read(&[(":path", b"/a!"), ("x-a", b"1"), ("x-a", b"2")]), Ok(2));
+        assert_eq!(read(&[(":path", b"/a\xff"), ("x-a", b"1")]), Err(Denial::RequestInvalid));
+        assert_eq!(read(&[("x-a", b"1")]), Err(Denial::RequestInvalid));
+    }
 }

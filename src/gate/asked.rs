@@ -6,7 +6,6 @@
 //! gets no new id here: the answer to the client is the other proxy's.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::portal::path::rules::path_refused;
@@ -16,10 +15,9 @@ use http::{HeaderMap, HeaderValue, Response};
 use smallvec::SmallVec;
 use uuid::Uuid;
 
-use super::authenticate::Cookie;
 use super::decide::Permitted;
 use super::record::{Progress, micros};
-use super::{ActivePortal, Afterwards, Gate, RequestHead, denied_by};
+use super::{ActivePortal, Gate, RequestHead, denied_by};
 use crate::audit::{AuditRecord, HttpFacts as HttpRecord};
 use crate::base::clock::unix_millis;
 use crate::http::answer::{self, AnswerContext, Style};
@@ -77,13 +75,7 @@ impl Gate {
         let decision_id = new_id(decided_at);
         let Correlation { request_id, trace } = correlation(headers, decision_id);
         let style = asked.as_ref().map_or(Style::Problem, |asked| style_of(&asked.stated));
-        let mut answer = AnswerContext {
-            style,
-            decision_id,
-            request_id: request_id.clone(),
-            theme: Arc::clone(&self.theme),
-            ways_on: None,
-        };
+        let mut answer = AnswerContext::new(style, decision_id, request_id.clone(), &self.theme);
         let slot = match self.audit.admit() {
             Ok(slot) => slot,
             Err(refusal) => {
@@ -104,25 +96,9 @@ impl Gate {
             status: None,
         });
         let visit = stated.filter(|_| style == Style::Page);
-        let mut progress = Progress {
-            door,
-            started: Instant::now(),
-            decision_id,
-            request_id,
-            trace,
-            record: self.audit.guard(slot, record),
-            span: None,
-            portal: None,
-            active: None,
-            origin: None,
-            upstream_started: None,
-            gate_ended: None,
-            decided_at,
-            visit: visit.map(|parts| self.visit(&parts.method, &parts.uri, &parts.headers)),
-            cookie: Cookie::Absent,
-            afterwards: Afterwards::default(),
-            is_gate_endpoint: false,
-        };
+        let ids = Correlation { request_id, trace };
+        let mut progress = Progress::begin(door, decision_id, ids, decided_at, self.audit.guard(slot, record));
+        progress.visit = visit.map(|parts| self.visit(&parts.method, &parts.uri, &parts.headers));
         let verdict = match asked {
             Ok(asked) => Box::pin(self.check_asked(asked, &mut progress)).await,
             Err(refusal) => Err(refusal),

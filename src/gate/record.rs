@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::authenticate::Cookie;
 use super::{ActivePortal, Afterwards, NearQuery};
 use crate::audit::{AuditGuard, AuditRecord, EntityRef, NO_PORTAL, PolicyError};
-use crate::http::request::{ClientFacts, Trace};
+use crate::http::request::{ClientFacts, Correlation, Trace};
 use crate::portals::{ActiveRevision, Caller, Portal};
 use crate::traces::{RequestSpan, SpanFacts, Step};
 
@@ -61,6 +61,35 @@ pub(super) struct Visit {
 }
 
 impl Progress {
+    /// The progress of a request of which only the ids are known; the rest is filled on the way.
+    pub fn begin(
+        door: Door,
+        decision_id: Uuid,
+        Correlation { request_id, trace }: Correlation,
+        decided_at: i64,
+        record: AuditGuard,
+    ) -> Self {
+        Self {
+            door,
+            started: Instant::now(),
+            decision_id,
+            request_id,
+            trace,
+            record,
+            span: None,
+            portal: None,
+            active: None,
+            origin: None,
+            upstream_started: None,
+            gate_ended: None,
+            decided_at,
+            visit: None,
+            cookie: Cookie::Absent,
+            afterwards: Afterwards::default(),
+            is_gate_endpoint: false,
+        }
+    }
+
     /// The target of a navigation that a redirect can lead back to.
     pub fn navigation(&self) -> Option<&Uri> {
         self.visit.as_ref()?.target.as_ref()

@@ -53,6 +53,19 @@ pub struct AnswerContext {
     pub ways_on: Option<Box<WaysOn>>,
 }
 
+impl AnswerContext {
+    /// An answer without ways on.
+    pub fn new(style: Style, decision_id: Uuid, request_id: HeaderValue, theme: &Arc<Theme>) -> Self {
+        Self {
+            style,
+            decision_id,
+            request_id,
+            theme: Arc::clone(theme),
+            ways_on: None,
+        }
+    }
+}
+
 /// The public texts of one answer.
 struct PublicText<'a> {
     status: StatusCode,

@@ -200,7 +200,7 @@ fn resource_without_an_entry_is_looked_at() {
 #[test]
 fn invariants_hold_fail_and_say_nothing() {
     let text = r#"
-- name: nobody crosses tenants
+- name: callers stay in their tenant
   always-denies: (principal, action, resource is Order) when { !(principal in resource.tenant) }
 - name: internal pages are closed
   always-denies: |

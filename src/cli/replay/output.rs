@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::cli::Paint;
 use crate::cli::logs::grid::Grid;
-use crate::cli::logs::{counted, example_json, totals_json};
+use crate::cli::logs::{change_head, counted, example_json, totals_json};
 use crate::cli::report::text::escaped;
 use crate::cli::tree::PortalLoad;
 use crate::replay::{Change, Example, FlipGroup, FlipKey, Flips, Totals};
@@ -23,13 +23,7 @@ impl Report<'_> {
         let mut text = format!("{}\n", self.headline());
         for change in [Change::NewlyAllowed, Change::NewlyDenied] {
             let count = self.flips.count(change);
-            let head = format!("{}: {count}", title(change));
-            let head = match (change, count) {
-                (_, 0) => head,
-                (Change::NewlyAllowed, _) => paint.red(&head),
-                (Change::NewlyDenied, _) => paint.yellow(&head),
-            };
-            text.push_str(&format!("\n{head}\n"));
+            text.push_str(&change_head(change, title(change), count, paint));
             if count > 0 {
                 text.push_str(&self.grid(change).text());
                 text.push_str(&self.left_out(change));
