@@ -1,5 +1,5 @@
 # Thin on purpose: cargo knows how. `make test` is everything CI runs before a merge.
-.PHONY: demo test soak test-cluster lint charts release package image book bench bench-parts bench-tools tools counts counts-accept
+.PHONY: demo test soak test-cluster lint charts packages release package image book bench bench-parts bench-tools tools counts counts-accept
 
 COUNTER = --locked --quiet --profile counts --package cedargate-benches --bin instructions
 INSTRUCTIONS = cargo run $(COUNTER) --
@@ -43,6 +43,10 @@ lint:
 charts: tools ## the Helm charts alone: what is made from them is current, and what they render is right
 	cargo build --locked --bin cedargate
 	.ci/charts check
+
+packages: ## the TypeScript and Python packages of packages/: lint, types, tests, builds, audits
+	cargo build --locked --bin cedargate
+	.ci/packages
 
 release: ## the fastest build: learns from the traffic of benches/performance/train.rs; target/pgo/cedargate
 	@.ci/release
