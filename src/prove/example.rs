@@ -5,12 +5,13 @@
 //! whole policy sets say so.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, UNIX_EPOCH};
+use std::ops::RangeInclusive;
 
 use cedar_policy::{
     Authorizer, Context, Decision, Effect, Entities, EntityId, EntityTypeName, EntityUid, Policy, PolicySet, Request,
 };
 use cedargate_policy::engine::{Effects, Evaluation};
+use chrono::{DateTime, Datelike};
 use serde_json::{Map, Value, json};
 
 use super::clause::{Described, Expression};
@@ -23,8 +24,8 @@ const UNNAMED: &str = "any";
 /// Names that are tried for a path before one is used that the policies name, too.
 const NAMES_MAX: usize = 100;
 
-/// The year 9999, after which a date has another form.
-const MILLIS_MAX: i64 = 253_402_300_800_000;
+/// The years that a date of Cedar can have.
+const YEARS: RangeInclusive<i32> = 0..=9999;
 
 /// A request with its entities.
 #[derive(Clone, Debug)]
@@ -256,9 +257,8 @@ fn date_of(value: &Value) -> Option<String> {
     };
     argument(0, "datetime").filter(|date| *date == "1970-01-01")?;
     let millis: i64 = argument(1, "duration")?.strip_suffix("ms")?.parse().ok()?;
-    let since = Duration::from_millis(u64::try_from(millis).ok()?);
-    let time = UNIX_EPOCH.checked_add(since).filter(|_| millis < MILLIS_MAX)?;
-    Some(humantime::format_rfc3339_millis(time).to_string())
+    let time = DateTime::from_timestamp_millis(millis).filter(|time| YEARS.contains(&time.year()))?;
+    Some(time.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
 }
 
 fn name_of(uid: &EntityUid) -> Value {
@@ -280,4 +280,35 @@ fn replace(value: &mut Value, from: &Value, to: &Value) {
 
 fn each(members: &mut Map<String, Value>, from: &Value, to: &Value) {
     members.values_mut().for_each(|member| replace(member, from, to));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(millis: i64) -> Value {
+        let part = |function: &str, argument: &str| json!({"__extn": {"fn": function, "arg": argument}});
+        let arguments = [part("datetime", "1970-01-01"), part("duration", &format!("{millis}ms"))];
+        let mut value = json!({"now": {"__extn": {"fn": "offset", "args": arguments}}});
+        plain_times(&mut value);
+        value["now"]["__extn"].take()
+    }
+
+    #[test]
+    fn a_distance_from_1970_is_written_as_a_date_that_cedar_reads() {
+        for (millis, date) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (1, "1970-01-01T00:00:00.001Z"),
+            (-1, "1969-12-31T23:59:59.999Z"),
+            (-62_135_596_800_000, "0001-01-01T00:00:00.000Z"),
+            (253_402_300_799_999, "9999-12-31T23:59:59.999Z"),
+        ] {
+            let value = written(millis);
+            assert_eq!(value, json!({"fn": "datetime", "arg": date}));
+            Context::from_json_value(json!({"now": {"__extn": value}}), None).expect("Cedar reads the date");
+        }
+        for millis in [i64::MIN, i64::MAX, 253_402_300_800_000] {
+            assert_eq!(written(millis)["fn"], "offset", "{millis}: Cedar has no date for it");
+        }
+    }
 }
