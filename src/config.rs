@@ -37,7 +37,7 @@ pub use sections::bundle::{
 };
 pub use sections::egress::Egress;
 pub use sections::exposure_check::ExposureCheck;
-pub use sections::identity::IdentityPages;
+pub use sections::identity::{IdentityPages, StatedIn};
 pub use sections::issuers::{Algorithm, Introspection, Issuer, KeySource, KeyTransport, TokenSource};
 pub use sections::limits::{Limits, Rate};
 pub use sections::listen::{Address, Listen, ProxyProtocol, Tls};

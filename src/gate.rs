@@ -30,7 +30,7 @@ use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 
-pub use self::asked::{AskedRequest, Checked, Removal};
+pub use self::asked::{AskedRequest, Checked, Forwardable, OnlyFor, Removal};
 pub use self::caller::asserted_entity;
 use self::decide::{Allowed, Passed};
 use self::forward::Forwarding;

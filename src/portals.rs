@@ -282,6 +282,16 @@ impl Portal {
 }
 
 impl Portal {
+    /// The groups of a caller; `claim` is its claim of that name. `issuers[].roles` does not bound groups, so the roles of a bounded
+    /// issuer take their place.
+    pub fn groups<'a>(&self, claim: Option<&'a Value>, identity: &'a Identity) -> Vec<&'a str> {
+        let issuer = self.scope.issuer(&identity.issuer);
+        let bounded = issuer.is_some_and(|issuer| issuer.roles.is_some());
+        let groups = claim.and_then(Value::as_array).filter(|_| !bounded);
+        let groups = groups.and_then(|all| all.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
+        groups.unwrap_or_else(|| identity.roles.iter().map(String::as_str).collect())
+    }
+
     /// The texts by which pages name the user of a session: name and email address, or the subject.
     pub fn user_of(&self, session: &Session) -> SessionUser {
         let data = &session.data;

@@ -9,15 +9,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use http::{Request, Response};
+use hyper::body::Incoming;
+
 use super::bind::{DecisionListeners, TrafficListeners};
 use super::build::TrafficOptions;
 use super::{SWEEP_INTERVAL, StartError, listener_context, local_thread};
 use crate::base::descriptors::{Ceiling, Shares};
 use crate::base::lifecycle::Shutdown;
+use crate::doors::forward_auth::{self, ProxyDoor};
 use crate::doors::{decision_listener, ext_authz};
 use crate::gate::{Gate, Live, Worker};
 use crate::http::listener::{ClientConnection, ConnectionCount, ListenerContext, ListenerOptions, Socket, serve};
-use crate::http::upstream::{Pool, Tunnels};
+use crate::http::upstream::{Body, Pool, Tunnels};
 
 pub(super) struct Workers {
     pub threads: Vec<JoinHandle<()>>,
@@ -152,10 +156,23 @@ async fn sweep(pool: Pool) {
 }
 
 async fn serve_proxy(worker: Rc<Worker>, listener: TcpListener, context: Rc<ListenerContext>, shutdown: Shutdown) {
-    let handler = move |request, peer| Rc::clone(&worker).handle(request, peer);
+    let handler = move |request, connection| answer_client(Rc::clone(&worker), request, connection);
     match Socket::tcp(listener) {
         Ok(socket) => serve(socket, context, shutdown, handler).await,
         Err(error) => tracing::error!(%error, "a worker cannot listen"),
+    }
+}
+
+/// The answer of a worker; of the door of proxies, if the path is its.
+async fn answer_client(worker: Rc<Worker>, request: Request<Incoming>, connection: Rc<ClientConnection>) -> Response<Body> {
+    match ProxyDoor::at_proxy_listener(&worker.gate.config.identity, request.uri().path()) {
+        None => worker.handle(request, connection).await,
+        Some(door) => {
+            let (head, _) = request.into_parts();
+            let peer = connection.peer.ip();
+            // boxed: the future of every request has room for its largest branch
+            Box::pin(forward_auth::handle_at_proxy_listener(&worker.gate, door, head, peer)).await
+        }
     }
 }
 

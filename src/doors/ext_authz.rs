@@ -112,6 +112,7 @@ async fn check(gate: &Gate, question: CheckRequest) -> Bytes {
         stated,
         removal: Removal::Named,
         portal,
+        only: None,
     });
     let checked = gate.check(Door::ExtAuthz, &ids, asked).await;
     response(checked).await.encode_to_vec().into()

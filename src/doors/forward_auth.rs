@@ -1,11 +1,13 @@
-//! The doors of proxies over HTTP: nginx, Traefik, Caddy, HAProxy, and Envoy's `ext_authz` by HTTP.
+//! The doors of proxies over HTTP: nginx, Traefik, Caddy, HAProxy, Envoy's `ext_authz` by HTTP, and proxies that asked oauth2-proxy.
 //!
-//! A proxy states the request that it holds back and forwards it if the answer is 200. The three doors differ in the form of the
+//! A proxy states the request that it holds back and forwards it if the answer is 200. The doors differ in the form of the
 //! question and in the statuses of the answer; the decision is the gate's (`gate::asked`). A permitted request is answered with
 //! the headers that the proxy must set, each of them always there.
 //!
 //! SECURITY: the statements count only from loopback or one of `trusted_proxies`. Behind `listen.decision.auth` the proxy also
 //! shows a token, in `x-cedargate-door-token`. Every refusal is a status that each of these proxies takes for a refusal.
+
+mod oauth2_proxy;
 
 use std::net::IpAddr;
 
@@ -15,6 +17,7 @@ use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
+use crate::config::{IdentityPages, StatedIn};
 use crate::gate::{AskedRequest, Checked, Gate, Removal};
 use crate::http::credentials::check_listener_token;
 use crate::http::request::{StatedRequest, X_REQUEST_ID, check_head_size, is_trusted};
@@ -38,9 +41,16 @@ pub enum ProxyDoor {
     ForwardAuth,
     /// Envoy: the client's own method and path behind a prefix.
     ExtAuthz,
+    /// A proxy that was configured for oauth2-proxy: only 202, 401 and 403, without a body. At the proxy listener.
+    OAuth2Proxy(StatedIn),
 }
 
 impl ProxyDoor {
+    /// The door at a path of the proxy listener.
+    pub fn at_proxy_listener(identity: &IdentityPages, path: &str) -> Option<Self> {
+        oauth2_proxy::statement_at(identity, path).map(Self::OAuth2Proxy)
+    }
+
     /// The door at a path of the decision listener.
     pub fn at(path: &str) -> Option<Self> {
         match path {
@@ -55,7 +65,7 @@ impl ProxyDoor {
 
     fn label(self) -> Door {
         match self {
-            Self::AuthRequest | Self::ForwardAuth => Door::ForwardAuth,
+            Self::AuthRequest | Self::ForwardAuth | Self::OAuth2Proxy(_) => Door::ForwardAuth,
             Self::ExtAuthz => Door::ExtAuthz,
         }
     }
@@ -64,14 +74,24 @@ impl ProxyDoor {
 /// Answers one question; never fails.
 pub async fn handle(gate: &Gate, tokens: &[Redacted<String>], door: ProxyDoor, head: Parts, peer: IpAddr) -> Response<Body> {
     let ids = head.headers.clone();
-    let stated = read(gate, tokens, door, head, peer);
-    let asked = stated.map(|stated| AskedRequest {
-        stated,
-        removal: Removal::Impossible,
-        portal: None,
-    });
+    let asked = read(gate, tokens, door, head, peer);
     let checked = gate.check(door.label(), &ids, asked).await;
     answer(door, checked)
+}
+
+/// Answers one question at the proxy listener, which is open to clients, too; never fails.
+pub async fn handle_at_proxy_listener(gate: &Gate, door: ProxyDoor, head: Parts, peer: IpAddr) -> Response<Body> {
+    let slot = gate.limits.acquire_slot();
+    let ids = head.headers.clone();
+    let asked = match &slot {
+        // a peer whose statements do not count is counted by its own address
+        Some(_) => check_peer(gate, peer)
+            .or_else(|refusal| gate.limits.check_address(peer).and(Err(refusal)))
+            .and_then(|()| read(gate, &[], door, head, peer)),
+        None => Err(Refusal::over_limit(Denial::Overloaded, "limits.requests")),
+    };
+    let checked = gate.check(door.label(), &ids, asked).await;
+    answer(door, checked).map(|body| body.with_request_slot(slot))
 }
 
 fn read(
@@ -80,14 +100,9 @@ fn read(
     door: ProxyDoor,
     mut head: Parts,
     peer: IpAddr,
-) -> Result<StatedRequest, Refusal> {
+) -> Result<AskedRequest, Refusal> {
     check_head_size(&head, &gate.config.limits)?;
-    if !peer.to_canonical().is_loopback() && !is_trusted(peer, &gate.config.trusted_proxies) {
-        return Err(Refusal::new(
-            Denial::NotPermitted,
-            format!("`{peer}` is not one of `trusted_proxies`, so its statements about a request do not count"),
-        ));
-    }
+    check_peer(gate, peer)?;
     let token = head.headers.remove(&DOOR_TOKEN);
     if !tokens.is_empty() {
         let presented = token.as_ref().and_then(|token| token.to_str().ok());
@@ -97,24 +112,54 @@ fn read(
         ))?;
         check_listener_token(tokens, presented)?;
     }
-    match door {
+    let only = match door {
+        ProxyDoor::OAuth2Proxy(_) => oauth2_proxy::only_for(&head)?,
+        ProxyDoor::AuthRequest | ProxyDoor::ForwardAuth | ProxyDoor::ExtAuthz => None,
+    };
+    let stated = match door {
         ProxyDoor::AuthRequest => StatedRequest::from_original(head.headers),
         ProxyDoor::ForwardAuth => StatedRequest::from_forwarded(head.headers),
         ProxyDoor::ExtAuthz => StatedRequest::below(EXT_AUTHZ_PREFIX, &mut head),
+        ProxyDoor::OAuth2Proxy(stated_in) => oauth2_proxy::stated(stated_in, &gate.config, &mut head),
+    };
+    Ok(AskedRequest {
+        stated: stated?,
+        removal: Removal::Impossible,
+        portal: None,
+        only,
+    })
+}
+
+/// Refuses a peer whose statements about requests do not count.
+fn check_peer(gate: &Gate, peer: IpAddr) -> Result<(), Refusal> {
+    if peer.to_canonical().is_loopback() || is_trusted(peer, &gate.config.trusted_proxies) {
+        return Ok(());
     }
+    Err(Refusal::new(
+        Denial::NotPermitted,
+        format!("`{peer}` is not one of `trusted_proxies`, so its statements about a request do not count"),
+    ))
 }
 
 fn answer(door: ProxyDoor, checked: Checked) -> Response<Body> {
     match checked.verdict {
         Ok(forwardable) => {
-            let mut response = Response::new(Body::empty());
+            let mut response = match door {
+                ProxyDoor::OAuth2Proxy(_) => oauth2_proxy::accepted(&forwardable),
+                ProxyDoor::AuthRequest | ProxyDoor::ForwardAuth | ProxyDoor::ExtAuthz => {
+                    let mut response = Response::new(Body::empty());
+                    *response.headers_mut() = forwardable.set;
+                    response
+                }
+            };
             let headers = response.headers_mut();
-            *headers = forwardable.set;
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
             headers.insert(&X_REQUEST_ID, checked.request_id);
             response
         }
-        Err(refused) if door == ProxyDoor::AuthRequest => bodiless(refused.response, refused.refusal.denial),
+        Err(refused) if matches!(door, ProxyDoor::AuthRequest | ProxyDoor::OAuth2Proxy(_)) => {
+            bodiless(refused.response, refused.refusal.denial)
+        }
         Err(refused) => refused.response,
     }
 }

@@ -14,6 +14,7 @@ mod input;
 mod local;
 mod login_loop;
 mod logout;
+mod oauth2_proxy;
 mod own_sessions;
 mod page;
 mod portal_lookup;
@@ -40,7 +41,7 @@ use crate::accounts::Accounts;
 use crate::audit::Audit;
 use crate::authn::{AssertionKeys, Authn, IntrospectionClient};
 use crate::base::metrics::Metrics;
-use crate::config::Config;
+use crate::config::{Config, StatedIn};
 use crate::http::answer::{self, Style};
 use crate::http::pages::Theme;
 use crate::http::request::{ClientFacts, same_origin};
@@ -89,11 +90,20 @@ enum Endpoint<'a> {
     OwnSessions,
     Refresh,
     Token,
+    // of oauth2-proxy
+    Start,
+    SignOut,
+    UserInfo,
 }
 
 impl<'a> Endpoint<'a> {
-    fn find(path: &'a str) -> Option<Self> {
+    /// `oauth2_proxy`: `Some` if the endpoints of oauth2-proxy are on.
+    fn find(path: &'a str, oauth2_proxy: Option<StatedIn>) -> Option<Self> {
         Some(match path {
+            "start" | "sign_in" if oauth2_proxy.is_some() => Self::Start,
+            "sign_out" if oauth2_proxy.is_some() => Self::SignOut,
+            "userinfo" if oauth2_proxy.is_some() => Self::UserInfo,
+            "callback" if oauth2_proxy.is_some() => Self::Callback,
             "portals" => Self::Portals,
             "auth/login" => Self::Login,
             "auth/local" => Self::LocalLogin,
@@ -116,7 +126,8 @@ impl<'a> Endpoint<'a> {
     const fn methods(self) -> &'static str {
         match self {
             Self::Portals | Self::Portal { .. } | Self::Login | Self::LoggedOut | Self::Session => "GET, HEAD",
-            Self::Callback | Self::OwnSessions => "GET, HEAD, POST",
+            Self::Start | Self::UserInfo => "GET, HEAD",
+            Self::Callback | Self::OwnSessions | Self::SignOut => "GET, HEAD, POST",
             Self::LocalLogin | Self::Logout | Self::BackchannelLogout | Self::Refresh | Self::Token => "POST",
         }
     }
@@ -132,7 +143,7 @@ impl LoginDoor {
 
     /// Each endpoint's function; its module is the file.
     async fn dispatch(&self, request: &EndpointRequest<'_>, body: Incoming) -> Result<Response<Body>, Refusal> {
-        let Some(endpoint) = Endpoint::find(request.endpoint) else {
+        let Some(endpoint) = Endpoint::find(request.endpoint, self.config.identity.oauth2_proxy) else {
             return Err(Refusal::new(
                 Denial::PortalUnknown,
                 "this path is the gate's and has no endpoint",
@@ -160,6 +171,9 @@ impl LoginDoor {
             Endpoint::OwnSessions => own_sessions::show(self, request).await,
             Endpoint::Refresh => refresh::refresh(self, request).await,
             Endpoint::Token => token::mint(self, request, body).await,
+            Endpoint::Start => oauth2_proxy::start(self, request),
+            Endpoint::SignOut => oauth2_proxy::sign_out(self, request, body).await,
+            Endpoint::UserInfo => oauth2_proxy::user_info(self, request).await,
         }
     }
 
@@ -195,9 +209,19 @@ mod tests {
 
     #[test]
     fn slug_of_a_portal_is_one_path_segment() {
-        assert_eq!(Endpoint::find("portals/a"), Some(Endpoint::Portal { slug: "a" }));
+        assert_eq!(Endpoint::find("portals/a", None), Some(Endpoint::Portal { slug: "a" }));
         for path in ["portals/a/b", "portal", "auth", "auth/login/", "login", ""] {
-            assert_eq!(Endpoint::find(path), None, "{path}");
+            assert_eq!(Endpoint::find(path, None), None, "{path}");
         }
+    }
+
+    #[test]
+    fn endpoints_of_oauth2_proxy_are_there_with_the_switch_only() {
+        for path in ["start", "sign_in", "sign_out", "userinfo", "callback"] {
+            assert_eq!(Endpoint::find(path, None), None, "{path}");
+            assert!(Endpoint::find(path, Some(StatedIn::XForwarded)).is_some(), "{path}");
+        }
+        // a question is answered before the login door, and in one spelling
+        assert_eq!(Endpoint::find("auth", Some(StatedIn::XOriginal)), None);
     }
 }

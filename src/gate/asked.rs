@@ -22,7 +22,7 @@ use crate::audit::{AuditRecord, HttpFacts as HttpRecord};
 use crate::base::clock::unix_millis;
 use crate::http::answer::{self, AnswerContext, Style};
 use crate::http::request::{self, Correlation, StatedRequest, correlation, new_id};
-use crate::http::upstream::{Body, Sender, headers_for_proxy, sanitize};
+use crate::http::upstream::{Body, Sender, header_value, headers_for_proxy, sanitize};
 use crate::portals::Portal;
 
 /// The question of a proxy.
@@ -31,6 +31,57 @@ pub struct AskedRequest {
     pub removal: Removal,
     /// The portal by name; `None`: the portal of host and path.
     pub portal: Option<String>,
+    /// `None`: the portal's policies alone decide.
+    pub only: Option<OnlyFor>,
+}
+
+/// The callers to whom a proxy gives access besides: each list that is not empty must contain the caller.
+#[derive(Debug, Default)]
+pub struct OnlyFor {
+    pub groups: Vec<String>,
+    pub emails: Vec<String>,
+    /// A domain, or `.example.com` for it and all below it.
+    pub email_domains: Vec<String>,
+}
+
+impl OnlyFor {
+    /// Compares with the headers that tell the app who the caller is. An anonymous caller is in no list.
+    fn check(&self, told: &HeaderMap) -> Result<(), Refusal> {
+        let text = |name: &str| told.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let (email, groups) = (text("x-forwarded-email"), text("x-forwarded-groups"));
+        let is_told = |wanted: &String, told: &str| !told.is_empty() && header_value(wanted).as_bytes() == told.as_bytes();
+        let in_groups = |wanted: &String| groups.split(',').any(|group| is_told(wanted, group));
+        let in_domain = |wanted: &String| match email.split_once('@') {
+            Some((_, domain)) if !domain.contains('@') => is_domain_or_below(domain, wanted),
+            _ => false,
+        };
+        for (list, contains) in [
+            ("allowed_groups", self.groups.is_empty() || self.groups.iter().any(in_groups)),
+            (
+                "allowed_emails",
+                self.emails.is_empty() || self.emails.iter().any(|wanted| is_told(wanted, email)),
+            ),
+            (
+                "allowed_email_domains",
+                self.email_domains.is_empty() || self.email_domains.iter().any(in_domain),
+            ),
+        ] {
+            if !contains {
+                let detail = format!("the proxy's question allows others only (`{list}`)");
+                return Err(Refusal::new(Denial::NotPermitted, detail));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// True if `domain` is `wanted`; or below it, if `wanted` begins with `.` or `*.`.
+fn is_domain_or_below(domain: &str, wanted: &str) -> bool {
+    let Some(parent) = wanted.strip_prefix('*').unwrap_or(wanted).strip_prefix('.') else {
+        return domain == wanted;
+    };
+    let above = domain.strip_suffix(parent).map(|rest| rest.is_empty() || rest.ends_with('.'));
+    !parent.is_empty() && above == Some(true)
 }
 
 /// The means of a proxy to keep a client's header from the app.
@@ -158,6 +209,9 @@ impl Gate {
         let Permitted { permit, .. } = self.decide(&head, token.as_ref(), active_portal, progress).await?;
         self.sessions.cookies.strip(&mut head.parts.headers);
         let set = headers_for_proxy(&mut head.parts.headers, permit, &portal.header_rules);
+        if let Some(only) = &asked.only {
+            only.check(&set)?;
+        }
         remove.retain(|name| !set.contains_key(name));
         Ok(Forwardable { set, remove })
     }
@@ -215,5 +269,69 @@ fn style_of(stated: &StatedRequest) -> Style {
     match Style::for_request(&stated.parts.method, &stated.parts.headers) {
         Style::Page => Style::Page,
         Style::Problem | Style::Grpc => Style::Problem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_a_question_only_narrow() {
+        let told = |email: &str, groups: &str| {
+            let mut told = HeaderMap::new();
+            told.insert("x-forwarded-email", email.parse().unwrap());
+            told.insert("x-forwarded-groups", groups.parse().unwrap());
+            told
+        };
+        let of = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
+        let alice = told("alice@shop.test", "staff,a%2Cb");
+        let none = told("", "");
+        for (groups, expected) in [
+            (&["staff"][..], true),
+            (&["x", "a,b"], true),
+            (&["a"], false),
+            (&["staff,a"], false),
+            (&[""], false),
+        ] {
+            let only = OnlyFor {
+                groups: of(groups),
+                ..OnlyFor::default()
+            };
+            assert_eq!(only.check(&alice).is_ok(), expected, "{groups:?}");
+            assert!(only.check(&none).is_err(), "{groups:?}");
+        }
+        for (domain, expected) in [
+            ("shop.test", true),
+            (".shop.test", true),
+            ("*.shop.test", true),
+            (".test", true),
+            ("op.test", false),
+            (".op.test", false),
+            (".", false),
+            ("*", false),
+            ("", false),
+        ] {
+            let only = OnlyFor {
+                email_domains: of(&[domain]),
+                ..OnlyFor::default()
+            };
+            assert_eq!(only.check(&alice).is_ok(), expected, "{domain}");
+            assert!(only.check(&none).is_err(), "{domain}");
+            assert!(only.check(&told("a@b@shop.test", "")).is_err(), "{domain}");
+        }
+        let only = OnlyFor {
+            emails: of(&["alice@shop.test"]),
+            groups: of(&["root"]),
+            ..OnlyFor::default()
+        };
+        assert!(only.check(&alice).is_err(), "every list must contain the caller");
+        let only = OnlyFor {
+            emails: of(&["alice@shop.test"]),
+            groups: of(&["staff"]),
+            ..OnlyFor::default()
+        };
+        assert!(only.check(&alice).is_ok());
+        assert!(OnlyFor::default().check(&none).is_ok());
     }
 }

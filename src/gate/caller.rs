@@ -250,14 +250,7 @@ fn headers(portal: &Portal, revision: &Revision, identity: &Identity, principal:
         Ok::<_, Refusal>(claim.map_or(HeaderValue::from_static(""), header_value))
     };
     let roles = header_list(identity.roles.iter().map(String::as_str));
-    let bounded = portal
-        .scope
-        .issuer(&identity.issuer)
-        .is_some_and(|issuer| issuer.roles.is_some());
-    // `issuers[].roles` does not bound groups, so the roles of a bounded issuer are passed on in their place
-    let groups = named("groups")?.and_then(Value::as_array).filter(|_| !bounded);
-    let groups = groups.and_then(|all| all.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
-    let groups = groups.map_or_else(|| roles.clone(), header_list);
+    let groups = header_list(portal.groups(named("groups")?, identity));
     Ok(CallerHeaders {
         user: header_value(principal.entity.uid.id().unescaped()),
         email: text("email")?,

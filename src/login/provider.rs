@@ -112,7 +112,7 @@ impl OidcProvider {
             parameters: client.authorization_params.clone(),
             credential: ClientCredential::load(&client.auth).map_err(failed)?,
             discovery: Discovery::new(&issuer.scope.issuer, client).map_err(failed)?,
-            callback: format!("{}/auth/callback", config.identity.prefix),
+            callback: config.identity.callback_path(),
             http: Http::new(&client.egress.or(&issuer.egress), deadline).map_err(failed)?,
             issuer,
         }))

@@ -4,4 +4,5 @@ mod asking_proxies;
 mod authzen;
 mod door_questions;
 mod front;
+mod oauth2_proxy;
 mod openapi_document;

@@ -19,6 +19,30 @@ pub struct IdentityPages {
     pub title: Option<String>,
     /// PNG or SVG file for the head of the login pages, 64KiB at most.
     pub logo: Option<PathBuf>,
+    /// Answer the endpoints of oauth2-proxy below the prefix, too: `auth`, `userinfo`, `start`, `sign_in`, `sign_out`, `callback`. The
+    /// value says in which headers the proxy in front states its question. Absent: off.
+    pub oauth2_proxy: Option<StatedIn>,
+}
+
+/// The headers in which a proxy states the request that it asks about.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StatedIn {
+    /// `X-Forwarded-Method`, `-Uri`, `-Host` and `-Proto`: Traefik, Caddy, nginx with these lines.
+    XForwarded,
+    /// `X-Original-Method` and `X-Original-URL`: ingress-nginx.
+    XOriginal,
+}
+
+impl IdentityPages {
+    /// The path to which a provider sends browsers back.
+    pub fn callback_path(&self) -> String {
+        let below = match self.oauth2_proxy {
+            Some(_) => "callback",
+            None => "auth/callback",
+        };
+        format!("{}/{below}", self.prefix)
+    }
 }
 
 impl Default for IdentityPages {
@@ -27,6 +51,7 @@ impl Default for IdentityPages {
             prefix: "/api/v1/identity".to_owned(),
             title: None,
             logo: None,
+            oauth2_proxy: None,
         }
     }
 }

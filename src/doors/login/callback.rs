@@ -33,7 +33,7 @@ pub(super) async fn receive_form(
             query.append_pair(name, &value);
         }
     }
-    see_other(&format!("{}/auth/callback?{}", door.config.identity.prefix, query.finish()))
+    see_other(&format!("{}?{}", door.config.identity.callback_path(), query.finish()))
 }
 
 pub(super) async fn complete(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<Response<Body>, Refusal> {

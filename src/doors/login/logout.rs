@@ -16,17 +16,35 @@ use super::completion::see_other;
 use super::input::Parameters;
 use super::page::LogoutReach;
 use super::record::{record_logout, session_event};
-use super::{EndpointRequest, LoginDoor};
+use super::{EndpointRequest, LoginDoor, ReturnPath};
 use crate::http::answer;
 use crate::http::upstream::Body;
 use crate::login::LogoutCaller;
 use crate::session::{Session, StoreError};
+
+/// The end of a logout for the browser.
+#[derive(Default)]
+pub(super) struct Ending {
+    pub return_to: Option<ReturnPath>,
+    /// True if the form of a page of the gate asked for it.
+    pub is_from_page: bool,
+}
 
 pub(super) async fn log_out(door: &LoginDoor, request: &EndpointRequest<'_>, body: Incoming) -> Result<Response<Body>, Refusal> {
     door.check_same_origin(request)?;
     let parameters = Parameters::from_form_or_query(&door.config.limits, request.head, body).await?;
     let return_to = door.return_path(&parameters)?;
     let is_from_page = parameters.optional("from")?.is_some_and(|from| from == "page");
+    end_session(door, request, Ending { return_to, is_from_page }).await
+}
+
+/// Ends the session of a request whose origin is evident.
+pub(super) async fn end_session(
+    door: &LoginDoor,
+    request: &EndpointRequest<'_>,
+    ending: Ending,
+) -> Result<Response<Body>, Refusal> {
+    let Ending { return_to, is_from_page } = ending;
     let caller = logout_caller(&request.head.headers);
     let session = current_session(door, request).await.map_err(|error| unavailable(&error))?;
     let mut provider_location = None;

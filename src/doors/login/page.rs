@@ -20,6 +20,8 @@ use crate::login::{LoginCode, LoginFailure};
 
 /// `Retry-After` of a temporary failure, in seconds.
 const RETRY_AFTER_SECONDS: u64 = 30;
+/// Heading of the question before a logout.
+const LOG_OUT: &str = "Log out?";
 
 /// The values that all pages of one response need.
 pub(super) struct Pages<'a> {
@@ -355,17 +357,28 @@ impl Pages<'_> {
         self.html(StatusCode::OK, "You are logged in", &content)
     }
 
+    /// Asks a person whether to log out: a link of another site may have led here.
+    pub fn confirm_logout(&self, return_to: Option<&ReturnPath>) -> Response<Body> {
+        self.html(StatusCode::OK, LOG_OUT, &self.logout_button(return_to))
+    }
+
+    fn logout_button(&self, return_to: Option<&ReturnPath>) -> Html {
+        let mut content = Html::new()
+            .paragraph("You will be logged out, in all windows of this browser.")
+            .raw("<form method=\"post\"")
+            .attribute("action", &format!("{}/auth/logout", self.prefix))
+            .raw(">")
+            .hidden("from", "page");
+        for parameter in return_to.into_iter().flat_map(ReturnPath::parameters) {
+            content = content.hidden(parameter.name, &parameter.value);
+        }
+        content.raw("<button type=\"submit\">Log out</button></form>")
+    }
+
     /// 405 for a person; at the logout with the button that logs out.
     pub fn method_not_allowed(&self, methods: &'static str, endpoint: Endpoint<'_>) -> Response<Body> {
         let (heading, content) = if endpoint == Endpoint::Logout {
-            let content = Html::new()
-                .paragraph("You will be logged out, in all windows of this browser.")
-                .raw("<form method=\"post\"")
-                .attribute("action", &format!("{}/auth/logout", self.prefix))
-                .raw(">")
-                .hidden("from", "page")
-                .raw("<button type=\"submit\">Log out</button></form>");
-            ("Log out?", content)
+            (LOG_OUT, self.logout_button(None))
         } else {
             let content = Html::new()
                 .paragraph("This address is for forms and programs. A link cannot open it.")

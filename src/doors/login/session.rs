@@ -12,7 +12,15 @@ use crate::http::answer;
 use crate::http::upstream::Body;
 use crate::portals::Portal;
 
-pub(super) async fn show(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<Response<Body>, Refusal> {
+/// A caller whose credential is verified for a portal.
+pub(super) struct CallerAtPortal<'a> {
+    pub portal: &'a Portal,
+    pub identity: Identity,
+    pub credential: CallerCredential<'a>,
+}
+
+/// The caller at the portal that the query names; at the portal of its session, if it names none.
+pub(super) async fn caller_at_portal<'a>(door: &LoginDoor, request: &EndpointRequest<'a>) -> Result<CallerAtPortal<'a>, Refusal> {
     let credential = CallerCredential::of(door, request).await?;
     let slug = match (Parameters::from_query(request.head).optional("portal")?, &credential) {
         (Some(slug), _) => slug,
@@ -24,6 +32,19 @@ pub(super) async fn show(door: &LoginDoor, request: &EndpointRequest<'_>) -> Res
     };
     let portal = portal_lookup::find(request, &slug)?;
     let identity = credential.identity(door, portal).await?;
+    Ok(CallerAtPortal {
+        portal,
+        identity,
+        credential,
+    })
+}
+
+pub(super) async fn show(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<Response<Body>, Refusal> {
+    let CallerAtPortal {
+        portal,
+        identity,
+        credential,
+    } = caller_at_portal(door, request).await?;
     let mut body = describe(portal, &identity)?;
     if let CallerCredential::Session(session) = &credential {
         body.insert("provider".to_owned(), json!(session.data.provider));

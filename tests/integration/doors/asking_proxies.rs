@@ -43,7 +43,7 @@ const CONFUSING: &[&str] = &[
     "/portal/p/open/%c0%ae%c0%ae/secret",
 ];
 
-fn token(gate: &Gate, roles: &[&str]) -> String {
+pub fn token(gate: &Gate, roles: &[&str]) -> String {
     let claims = json!({
         "iss": ISSUER, "aud": "shop", "sub": "alice", "roles": roles, "tenant": "acme", "iat": now(), "exp": now() + 600,
     });
@@ -119,7 +119,7 @@ fn a_viewer_gets_in_and_no_other_caller(front: &Front, gate: &Gate) {
     }
 }
 
-fn no_confusing_path_reaches_the_secret(front: &Front, gate: &Gate) {
+pub fn no_confusing_path_reaches_the_secret(front: &Front, gate: &Gate) {
     let viewer = token(gate, &["viewer"]);
     for path in CONFUSING {
         for credential in [format!("authorization: {viewer}\r\n"), String::new()] {
@@ -137,7 +137,7 @@ fn no_confusing_path_reaches_the_secret(front: &Front, gate: &Gate) {
     }
 }
 
-fn no_forged_header_reaches_the_app(front: &Front, gate: &Gate) {
+pub fn no_forged_header_reaches_the_app(front: &Front, gate: &Gate) {
     let viewer = token(gate, &["viewer"]);
     let identity: Vec<&str> = IDENTITY_HEADERS.into_iter().chain(["x-forwarded-access-token"]).collect();
     for (credential, path) in [
@@ -191,15 +191,19 @@ fn check(front: &Front, gate: &Gate) {
 fn nginx_asks_the_gate() {
     let (gate, port) = (start_gate(""), port());
     let page = with_addresses(&block("nginx.md", "# nginx", "nginx"), &gate, port);
+    check(&start_nginx(page, port), &gate);
+}
+
+/// Starts nginx with a page's configuration.
+pub fn start_nginx(page: String, port: u16) -> Front {
     // the folders of a daemon that runs as root
     let config = page.replace("http {", "error_log stderr;\npid nginx.pid;\ndaemon off;\nhttp { access_log off; client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f; uwsgi_temp_path u; scgi_temp_path s;");
-    let front = Front::start(
+    Front::start(
         &tool(&["nginx"]),
         &["-p", "{dir}", "-c", "nginx.conf"],
         &[("nginx.conf", config)],
         port,
-    );
-    check(&front, &gate);
+    )
 }
 
 #[test]

@@ -18,7 +18,7 @@ fn published() -> Value {
 }
 
 fn setup() -> Setup {
-    portal().config("authzen: { identifier: 'https://pdp.example.com' }")
+    portal().config("authzen: { identifier: 'https://pdp.example.com' }\nidentity: { oauth2_proxy: x_forwarded }")
 }
 
 /// A program of the environment `schemathesis`.
@@ -70,7 +70,7 @@ fn every_described_operation_exists_and_answers_with_a_described_status() {
     for (path, item) in document["paths"].as_object().unwrap() {
         let address = listener(&gate, path, item);
         // these take the method of the client's request
-        let takes_all = ["/auth-request", "/forward-auth", "/ext-authz/{path}"].contains(&path.as_str());
+        let takes_all = ["/auth-request", "/forward-auth", "/ext-authz/{path}", "/api/v1/identity/auth"].contains(&path.as_str());
         for method in METHODS {
             // it answers when a drain has ended
             if path == "/drained" {

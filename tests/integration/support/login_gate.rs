@@ -132,10 +132,15 @@ impl LoginGate {
 }
 
 pub fn register_at(start: impl Fn(&Provider) -> LoginGate, provider: Provider) -> (Provider, LoginGate) {
+    register_callback(start, provider, &format!("{IDENTITY_PATH}/auth/callback"))
+}
+
+/// Like `register_at`, with the path of the redirect URI.
+pub fn register_callback(start: impl Fn(&Provider) -> LoginGate, provider: Provider, callback: &str) -> (Provider, LoginGate) {
     let login_gate = start(&provider);
     provider.client(&json!({
         "client_id": "gate", "client_secret": SECRET,
-        "redirect_uris": [format!("{}{IDENTITY_PATH}/auth/callback", login_gate.origin)],
+        "redirect_uris": [format!("{}{callback}", login_gate.origin)],
         "grant_types": ["authorization_code", "refresh_token"],
         "post_logout_redirect_uris": [format!("{}/", login_gate.origin)],
         "backchannel_logout_uri": format!("{}{IDENTITY_PATH}/auth/backchannel-logout", login_gate.origin),
@@ -161,7 +166,7 @@ pub fn header<'a>(seen: &'a Seen, name: &str) -> &'a str {
 }
 
 pub fn is_callback(url: &Url) -> bool {
-    url.path().ends_with("/auth/callback")
+    url.path().ends_with("/auth/callback") || url.path() == "/oauth2/callback"
 }
 
 /// Opens the path and logs in at the provider; returns the callback address without sending it.

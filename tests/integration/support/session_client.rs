@@ -61,11 +61,16 @@ pub fn log_in(gate: &Gate, name: &str) -> String {
 }
 
 pub fn log_in_at(proxy: SocketAddr, name: &str) -> String {
+    log_in_below(proxy, name, IDENTITY_PATH)
+}
+
+/// Logs in at a gate with this `identity.prefix`.
+pub fn log_in_below(proxy: SocketAddr, name: &str, prefix: &str) -> String {
     let navigation = [("accept", "text/html"), ("sec-fetch-mode", "navigate")];
     let form = raw(
         proxy,
         "GET",
-        &format!("{IDENTITY_PATH}/auth/login?portal=p&rd={PAGE}"),
+        &format!("{prefix}/auth/login?portal=p&rd={PAGE}"),
         &navigation,
         b"",
     );
@@ -85,13 +90,7 @@ pub fn log_in_at(proxy: SocketAddr, name: &str) -> String {
         ("origin", ORIGIN),
         ("content-type", "application/x-www-form-urlencoded"),
     ];
-    let done = raw(
-        proxy,
-        "POST",
-        &format!("{IDENTITY_PATH}/auth/local"),
-        &headers,
-        body.as_bytes(),
-    );
+    let done = raw(proxy, "POST", &format!("{prefix}/auth/local"), &headers, body.as_bytes());
     assert_eq!((done.status, done.header("location")), (303, PAGE), "{}", done.text());
     set_cookie(&done, "__Host-cedargate").unwrap()
 }
