@@ -1,0 +1,21 @@
+export type {
+  ActionOf,
+  AnyContract,
+  AttrsOf,
+  Contract,
+  ContractOf,
+  FlagValue,
+  Resource,
+  ResourceOf,
+  TypeOf,
+  Verdict,
+} from "./contract.ts";
+export {
+  type Checked,
+  createPermissions,
+  type IdentitySource,
+  Permissions,
+  type PermissionsOptions,
+} from "./permissions.ts";
+export { type Clock, type Snapshot } from "./snapshot.ts";
+export { flagOf, type State, type Status, stepUpOf, verdictOf } from "./state.ts";

@@ -1,0 +1,34 @@
+// A misspelt name is a compile error. `npm run types` checks the lines marked with @ts-expect-error: each must be one.
+import { describe, expect, it } from "vitest";
+
+import type { Attrs, Flag, Resources } from "../../examples/portals/src/customer/contract.gen.ts";
+import { type ContractOf, createPermissions } from "../src/index.ts";
+
+type Customer = ContractOf<Resources, Flag, Attrs>;
+
+describe("generated types", () => {
+  it("name actions, types, attributes and flags", () => {
+    const permissions = createPermissions<Customer>({ portal: "customer", baseUrl: "https://shop.test" });
+    const owner = { __entity: { type: "User", id: "alice" } } as const;
+    const order = { type: "Order", id: "7", attrs: { owner } } as const;
+    const verdicts = [
+      permissions.can("viewOrder"),
+      permissions.can("viewOrder", "Order"),
+      permissions.can("editOrder", order),
+      // @ts-expect-error a misspelt action
+      permissions.can("viewOrdr"),
+      // @ts-expect-error an action of another type
+      permissions.can("viewOrder", "Product"),
+      // @ts-expect-error a resource of another type
+      permissions.can("viewProduct", order),
+      // @ts-expect-error an attribute of another type
+      permissions.can("viewOrder", { type: "Order", id: "7", attrs: { owner: "alice" } }),
+      // @ts-expect-error an unknown attribute
+      permissions.can("viewOrder", { type: "Order", id: "7", attrs: { ownr: owner } }),
+    ];
+    expect(new Set(verdicts)).toEqual(new Set(["deny"]));
+    permissions.flag("new_checkout");
+    // @ts-expect-error a misspelt flag
+    permissions.flag("new_chekout");
+  });
+});
