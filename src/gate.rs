@@ -33,6 +33,7 @@ use tokio::sync::watch;
 pub use self::asked::{AskedRequest, Checked, Forwardable, OnlyFor, Removal};
 pub use self::caller::asserted_entity;
 use self::decide::{Allowed, Passed};
+pub use self::endpoints::JWKS_PATH;
 use self::forward::Forwarding;
 pub use self::live::Live;
 use self::live::{DecidedRequest, DecisionBasis, OriginalRequest};

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::doors::authorize;
 use crate::doors::authzen::{self, Endpoint};
 use crate::doors::forward_auth::{self, ProxyDoor};
-use crate::gate::Gate;
+use crate::gate::{Gate, JWKS_PATH};
 use crate::http::answer;
 use crate::http::upstream::Body;
 
@@ -37,7 +37,9 @@ pub async fn handle(gate: &Gate, request: Request<Incoming>, peer: IpAddr) -> Re
     }
     match path {
         OPENAPI_PATH if head.method == Method::GET => answer::json_text(StatusCode::OK, OPENAPI.into()),
-        OPENAPI_PATH => answer::method_not_allowed("GET"),
+        // public keys: an app whose gate serves TLS to clients reads them here, over loopback or the Unix socket
+        JWKS_PATH if head.method == Method::GET => gate.published_keys(),
+        OPENAPI_PATH | JWKS_PATH => answer::method_not_allowed("GET"),
         authorize::PATH | authorize::BATCH_PATH if head.method == Method::POST => {
             authorize::handle(gate, tokens, head, body).await
         }

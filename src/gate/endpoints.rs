@@ -41,6 +41,15 @@ impl Gate {
         }
     }
 
+    /// The answer with the assertion's public keys, on the proxy and on the decision listener.
+    pub fn published_keys(&self) -> Response<Body> {
+        let mut response = Response::new(Body::full(Bytes::from(self.assertions.jwks().to_string())));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=60"));
+        response
+    }
+
     fn endpoint_at<'a>(&self, id: &'a str) -> Option<GateEndpoint<'a>> {
         if id == JWKS_PATH {
             return Some(GateEndpoint::Jwks);
@@ -110,10 +119,6 @@ impl Worker {
         if *method != Method::GET && *method != Method::HEAD {
             return Err(Refusal::new(Denial::RequestInvalid, "the keys can only be read"));
         }
-        let mut response = Response::new(Body::full(Bytes::from(self.gate.assertions.jwks().to_string())));
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=60"));
-        Ok(response)
+        Ok(self.gate.published_keys())
     }
 }

@@ -308,6 +308,20 @@ fn an_app_can_verify_the_assertion_with_the_published_keys() {
 }
 
 #[test]
+fn the_decision_listener_publishes_the_same_keys() {
+    let gate = open_portal().start();
+    let path = "/.well-known/cedargate/jwks.json";
+    let (proxy, decision) = (
+        raw(gate.proxy, "GET", path, &[], b""),
+        raw(gate.decision, "GET", path, &[], b""),
+    );
+    assert_eq!((decision.status, &decision.body), (200, &proxy.body));
+    assert_eq!(decision.header("content-type"), "application/jwk-set+json");
+    assert_eq!(decision.header("cache-control"), "public, max-age=60");
+    assert_eq!(raw(gate.decision, "POST", path, &[], b"").status, 405);
+}
+
+#[test]
 fn the_assertions_keys_can_only_be_read() {
     let gate = open_portal().start();
     let path = "/.well-known/cedargate/jwks.json";

@@ -1,0 +1,91 @@
+"""`permitted`: a view that runs only if the gate allows."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from django.core.exceptions import PermissionDenied
+
+from cedargate._errors import AssertionMissingError, CedargateError
+from cedargate._gate import NOT_PERMITTED, problem_of
+from cedargate._query import Entity
+
+from ._conf import gate
+from ._middleware import problem_response
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from django.http import HttpRequest
+
+    from cedargate._identity import Identity
+    from cedargate._query import Decision
+
+View = TypeVar("View", bound="Callable[..., Any]")
+
+
+def caller(request: HttpRequest) -> Identity:
+    """Return the caller; raise where there is none."""
+    if not hasattr(request, "identity"):
+        raise RuntimeError("cedargate.django.IdentityMiddleware is not in MIDDLEWARE, so no caller is proven")
+    if request.identity is None:
+        raise AssertionMissingError("a public path has no caller")
+    return cast("Identity", request.identity)
+
+
+def require(request: HttpRequest, action: str, resource: Entity, context: Mapping[str, Any] | None = None) -> Decision:
+    """Return the decision if the gate allows; raise Django's `PermissionDenied` if it denies."""
+    decision = gate().client.authorize(action, resource, identity=caller(request), context=context)
+    if not decision:
+        raise PermissionDenied(f"{decision.reason} ({decision.decision_id})")
+    return decision
+
+
+def permitted(action: str, resource: Entity | Callable[..., Entity | Awaitable[Entity]]) -> Callable[[View], View]:
+    """Return a decorator that asks the gate before the view runs; for synchronous and asynchronous views.
+
+    `resource` is an entity, or a function of the request and the view's arguments that returns one; before an asynchronous view
+    it may be asynchronous too.
+    """
+
+    def decorate(view: View) -> View:
+        if inspect.iscoroutinefunction(view):
+
+            @functools.wraps(view)
+            async def asynchronous(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+                try:
+                    loaded: Any = resource(request, *args, **kwargs) if callable(resource) else resource
+                    if inspect.isawaitable(loaded):
+                        loaded = await loaded
+                    client = gate().async_client
+                    decision = await client.authorize(action, _entity(loaded), identity=caller(request))
+                except CedargateError as error:
+                    return problem_response(problem_of(error))
+                if not decision:
+                    return problem_response(NOT_PERMITTED, decision.decision_id)
+                return await view(request, *args, **kwargs)
+
+            return cast("View", asynchronous)
+
+        @functools.wraps(view)
+        def synchronous(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+            try:
+                loaded = resource(request, *args, **kwargs) if callable(resource) else resource
+                decision = gate().client.authorize(action, _entity(loaded), identity=caller(request))
+            except CedargateError as error:
+                return problem_response(problem_of(error))
+            if not decision:
+                return problem_response(NOT_PERMITTED, decision.decision_id)
+            return view(request, *args, **kwargs)
+
+        return cast("View", synchronous)
+
+    return decorate
+
+
+def _entity(value: Any) -> Entity:
+    if not isinstance(value, Entity):
+        raise TypeError(f"the resource is a {type(value).__name__}, not an Entity")
+    return value
