@@ -10,12 +10,13 @@ demo: ## two portals, a demo app, a token issuer, a login; prints what to try
 	@.ci/demo-needs
 	cargo run --locked -- demo
 
-test: ## everything: format, lints, all tests, instruction counts
+test: ## everything: format, lints, all tests, the packages, instruction counts
 	$(MAKE) --jobs 2 --output-sync=target tools lint
 	cargo test --locked --workspace --all-targets --no-run
 	@# tests wait most of their time; meanwhile the charts are tested and cargo builds the counter, at a low priority
 	(nice cargo build $(COUNTER) && nice .ci/charts check) & beside=$$!; cargo test --locked --workspace --all-targets; tests=$$?; wait $$beside; exit $$((tests || $$?))
 	cargo test --locked --workspace --doc
+	.ci/packages
 	$(INSTRUCTIONS) check
 
 test-cluster: tools ## the gate on a real Kubernetes node of this machine, installed by its chart; needs Linux and root
