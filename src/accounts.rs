@@ -7,9 +7,10 @@
 
 mod edit;
 mod hash;
+mod totp;
 mod users;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,14 +18,17 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use cedargate_policy::types::Redacted;
+use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 pub use self::edit::{NewUser, UsersEditor};
 use self::hash::{Busy, PasswordChecker};
 pub use self::hash::{Hash, PASSWORD_BYTES_MAX};
+pub use self::totp::TotpSecret;
 pub use self::users::{NAME_CHARS_MAX, UserState, Users, UsersError, check_name, read};
 use crate::audit::{AdminEvent, Audit, AuthEvent, Event};
+use crate::base::clock::unix_seconds;
 use crate::base::metrics::Metrics;
 use crate::config::{self, ProviderKind};
 use crate::limits::{CountScope, LocalAccount, LoginLimits, SharedRate};
@@ -78,6 +82,8 @@ struct UsersFile {
     users: ArcSwap<Users>,
     /// Text or error of the last read, so that unchanged content is not parsed again. Written by `run` alone.
     last_read: ArcSwapOption<Result<String, UsersError>>,
+    /// The step of the last code that each account used. Holds names of accounts alone, so it is as large as the file at most.
+    used_codes: Mutex<BTreeMap<String, i64>>,
 }
 
 /// A change of a users file that ends the sessions of one account.
@@ -182,6 +188,29 @@ impl Accounts {
             Some(user) if user.state == UserState::Disabled => Err(CheckError::Credentials("the account is disabled")),
             Some(user) => Ok(user.account.clone()),
         }
+    }
+
+    /// True if the login form asks for a one-time code. It does so for every name, so that it tells nothing about one.
+    pub fn has_codes(&self, provider: &str) -> bool {
+        self.file(provider).is_some_and(|file| file.users.load().have_codes())
+    }
+
+    /// Checks the one-time code of an account whose password `check` accepted. A code counts once, and so does no older one.
+    pub fn check_code(&self, provider: &str, name: &str, code: &str) -> Result<(), CheckError> {
+        let wrong = CheckError::Credentials("wrong or used one-time code");
+        let file = self.file(provider).ok_or(CheckError::Credentials("no such provider"))?;
+        let users = file.users.load();
+        let secret = users.find(name).and_then(|user| user.totp.as_ref());
+        let secret = secret.ok_or(CheckError::Credentials("the account has no second factor"))?;
+        // apps show a code as two groups
+        let code: String = code.chars().filter(|c| *c != ' ').collect();
+        let step = secret.step_of_code(&code, unix_seconds()).ok_or_else(|| wrong.clone())?;
+        let mut used = file.used_codes.lock();
+        if used.get(name).is_some_and(|last| *last >= step) {
+            return Err(wrong);
+        }
+        used.insert(name.to_owned(), step);
+        Ok(())
     }
 
     /// The account as its file has it now; `None` if it is gone or disabled.
@@ -296,6 +325,7 @@ impl UsersFile {
             path: path.to_owned(),
             users: ArcSwap::from_pointee(users),
             last_read: ArcSwapOption::from_pointee(Ok(text)),
+            used_codes: Mutex::default(),
         })
     }
 

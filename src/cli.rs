@@ -19,6 +19,7 @@ mod init;
 mod inject;
 mod lint;
 mod log_level;
+mod login;
 mod logs;
 mod matrix;
 mod new_files;
@@ -134,6 +135,8 @@ enum Command {
     /// Mint demo tokens, look into tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Get a token for curl and scripts from the provider: the device flow, with a browser anywhere
+    Login(Box<login::Args>),
     /// Add, change, remove and show accounts of a users file
     #[command(subcommand)]
     User(user::UserCommand),
@@ -208,6 +211,7 @@ fn run(command: Command) -> Exit {
         Command::Schema(command) => schema::run(&command),
         Command::Inject(args) => inject::run(&args),
         Command::Token(command) => token::run(&command),
+        Command::Login(args) => login::run(&args),
         Command::User(command) => user::run(&command),
         Command::Config(command) => config::run(&command),
         Command::Healthcheck(args) => probe::healthcheck(&args),

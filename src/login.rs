@@ -7,6 +7,7 @@
 mod claims;
 mod complete;
 pub mod credential;
+mod device;
 mod http;
 mod metadata;
 mod provider;
@@ -23,6 +24,7 @@ use cedargate_policy::types::Redacted;
 use tokio_util::sync::CancellationToken;
 
 pub use self::complete::CALLBACK_PARAMETERS;
+pub use self::device::{DeviceError, DeviceLogin, DeviceRequest, DeviceTokens};
 use self::provider::{AuthorizationRequest, OidcProvider};
 use self::state::LoginState;
 use crate::audit::Audit;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::hash::Hash;
+use super::totp::TotpSecret;
 use super::users::{User, Users, UsersError, check_name, read};
 use crate::base::files::{folder_of, lock_folder, replace_file};
 use crate::config::{Node, Origin, Shape};
@@ -40,6 +41,7 @@ pub enum EditError {
 pub struct NewUser {
     pub name: String,
     pub password: Hash,
+    pub totp: Option<TotpSecret>,
     pub tenant: Option<String>,
     pub roles: Vec<String>,
     pub portals: Vec<String>,
@@ -65,6 +67,9 @@ impl NewUser {
         let mut lines = format!("{indent}{}:\n", yaml_key(&self.name));
         let mut add = |name: &str, value: String| lines.push_str(&format!("{indent}  {name}: {value}\n"));
         add("password", quoted(&self.password.to_text()));
+        if let Some(secret) = &self.totp {
+            add("totp", quoted(&secret.to_text()));
+        }
         if let Some(tenant) = &self.tenant {
             add("tenant", quoted(tenant));
         }
@@ -343,6 +348,7 @@ mod tests {
         NewUser {
             name: name.to_owned(),
             password: Hash::parse(HASH).unwrap(),
+            totp: None,
             tenant: Some("acme".to_owned()),
             roles: vec!["viewer".to_owned(), "x: \"y\"".to_owned()],
             portals: Vec::new(),

@@ -194,3 +194,24 @@ fn bad_users_file_at_start_is_an_error_with_key_and_line() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn a_one_time_code_counts_once_and_makes_a_second_factor() {
+    let secret = TotpSecret::generate().unwrap();
+    let lab = lab(&format!(
+        "users:\n  ada: {{ password: \"HASH\", totp: {} }}\n  bob: {{ password: \"HASH\" }}\n",
+        secret.to_text()
+    ));
+    assert!(lab.accounts.has_codes("local") && !lab.accounts.has_codes("other"));
+    let check = |name: &str, code: &str| lab.accounts.check_code("local", name, code);
+    let now = unix_seconds();
+    assert!(check("ada", "").is_err() && check("ada", "0000000").is_err());
+    // the code of the next step is early, and leaves no older one
+    let next = secret.code(now + 30);
+    let (left, right) = next.split_at(3);
+    assert_eq!(check("ada", &format!("{left} {right}")), Ok(()));
+    assert!(check("ada", &next).is_err() && check("ada", &secret.code(now)).is_err());
+    assert!(check("bob", &next).is_err() && check("nobody", &next).is_err());
+    let without = lab_with("users:\n  bob: { password: \"HASH\" }\n", "").unwrap();
+    assert!(!without.accounts.has_codes("local"));
+}

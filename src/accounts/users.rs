@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::Account;
 use super::hash::Hash;
+use super::totp::TotpSecret;
 use crate::base::files::read_small_text;
 use crate::config::{Node, Origin, Shape};
 
@@ -27,8 +28,8 @@ const MISSPELT_DISTANCE_MAX: usize = 2;
 /// Characters of an account name.
 pub const NAME_CHARS_MAX: usize = 64;
 
-const KEYS: [&str; 8] = [
-    "password", "tenant", "roles", "portals", "name", "email", "disabled", "claims",
+const KEYS: [&str; 9] = [
+    "password", "totp", "tenant", "roles", "portals", "name", "email", "disabled", "claims",
 ];
 /// Claims that `claims` of an account may not set: the gate writes them, or another key of the account does.
 const RESERVED_CLAIMS: [&str; 15] = [
@@ -64,6 +65,8 @@ pub struct Users {
 pub struct User {
     pub account: Account,
     pub password: Hash,
+    /// The second factor.
+    pub totp: Option<TotpSecret>,
     pub state: UserState,
 }
 
@@ -157,6 +160,11 @@ impl Users {
     /// The accounts, ordered by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &User)> {
         self.by_name.iter().map(|(name, user)| (name.as_str(), user))
+    }
+
+    /// True if an account has a second factor.
+    pub fn have_codes(&self) -> bool {
+        self.by_name.values().any(|user| user.totp.is_some())
     }
 
     /// The hash to check a password against when the name is unknown, so that the check takes as long as for an account. Always
@@ -274,6 +282,7 @@ impl Parser {
         let before = self.mistakes.len();
         let at = |key: &str| format!("users.{name}.{key}");
         let mut password = None;
+        let mut totp = None;
         let mut state = UserState::Enabled;
         let mut portals = None;
         let mut claims = Map::new();
@@ -282,6 +291,7 @@ impl Parser {
         for (key, origin, value) in self.entries(&format!("users.{name}"), node) {
             match key {
                 "password" => password = self.password(&at(key), value),
+                "totp" => totp = self.totp(&at(key), value),
                 "tenant" | "name" | "email" => {
                     let text = self.text(&at(key), value);
                     claims.extend(text.map(|text| (key.to_owned(), json!(text))));
@@ -314,6 +324,7 @@ impl Parser {
                 portals,
             },
             password: password?,
+            totp,
             state,
         };
         (self.mistakes.len() == before).then_some(user)
@@ -326,6 +337,17 @@ impl Parser {
             return None;
         };
         Hash::parse(text)
+            .map_err(|message| self.mistake(key, &node.origin, message))
+            .ok()
+    }
+
+    fn totp(&mut self, key: &str, node: &Node) -> Option<TotpSecret> {
+        // SECURITY: messages never quote this value
+        let Shape::Text(text) = &node.shape else {
+            self.mistake(key, &node.origin, "expected the base32 text of a secret");
+            return None;
+        };
+        TotpSecret::parse(text)
             .map_err(|message| self.mistake(key, &node.origin, message))
             .ok()
     }
@@ -410,6 +432,17 @@ mod tests {
 
     fn error(text: &str) -> String {
         parse(text).unwrap_err()
+    }
+
+    #[test]
+    fn a_bad_second_factor_is_a_mistake_and_is_never_quoted() {
+        for bad in ["12345678", "[a]", "GEZDGNBV", "\"no 32!\""] {
+            let message = error(&format!("users:\n  ada: {{ password: \"HASH\", totp: {bad} }}\n"));
+            assert!(message.starts_with("users.yaml:2: users.ada.totp: "), "{message}");
+            assert!(!message.contains("GEZDGNBV") && !message.contains("no 32!"), "{message}");
+        }
+        let users = parse("users:\n  ada: { password: \"HASH\", totp: GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ }\n").unwrap();
+        assert!(users.have_codes() && users.find("ada").unwrap().account.claims.get("totp").is_none());
     }
 
     #[test]

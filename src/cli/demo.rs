@@ -1,46 +1,47 @@
-//! `cedargate demo`: runs a gate, a demo app, a token issuer and two accounts in one process, and prints requests to try.
+//! `cedargate demo`: runs a gate, a demo shop with two portals, a token issuer and accounts in one process, and prints what to
+//! try.
 //!
 //! Only the app is made up: the gate is the one that `serve` starts, and it reads the policy tree on disk, so that an edit
 //! takes effect at once. The issuer's key exists only in this process. The accounts are users of that issuer: `alice` is the
 //! same principal with her token and with her session. Where no tree is at hand, as in the image, it reads the installed one.
 
+mod api;
+mod app;
+mod authenticator;
+mod decisions;
+mod pages;
+mod people;
+mod question;
+mod shop;
+mod welcome;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::Bytes;
-use http::{HeaderMap, Response};
-use http_body_util::Full;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use serde_json::{Map, Value, json};
+use parking_lot::Mutex;
+use serde_json::json;
 
-use super::{Exit, Paint, complain, print, serve};
-use crate::accounts::{Hash, NewUser, UsersEditor};
-use crate::app;
-use crate::authn::{SigningKey, mint};
-use crate::base::{clock, telemetry};
+use self::api::Api;
+use self::app::App;
+use self::pages::Pages;
+use self::people::Person;
+use self::question::Gate;
+use self::shop::Shop;
+use self::welcome::Demo;
+use super::{Exit, complain, print, serve};
+use crate::app as gate;
+use crate::authn::SigningKey;
+use crate::base::telemetry;
 use crate::config::{self, Config};
 
 const ISSUER_NAME: &str = "demo";
 const ISSUER: &str = "https://issuer.demo.invalid/";
 const AUDIENCE: &str = "shop";
-const TENANT: &str = "acme";
 const USERS_FILE: &str = "users.yaml";
 const DECISION_LOG: &str = "decisions.jsonl";
 /// The example tree that the image and the Debian package bring along.
 const INSTALLED_TREE: &str = "/usr/share/cedargate/example";
-/// Random bytes of a demo password.
-const PASSWORD_RANDOM_BYTES: usize = 9;
-/// The edit that turns the second request's 403 into 200; the file stands before it.
-const EDIT: &str = r#"in `editors-place-orders`, change Role::"editor" to Role::"viewer""#;
-/// The file of that edit, in the tree.
-const EDITED: &str = "policies/customer/orders.cedar";
-/// The body of a `POST /authorize`.
-const APP_QUERY: &str = r#"{"portal": "customer", "principal": {"type": "User", "id": "alice", "parents": ["Role::\"viewer\""]}, "action": "GET", "resource": "Path::\"/portal/customer/orders\""}"#;
-const TOKEN_LIFE: Duration = Duration::from_secs(8 * 3600);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -53,6 +54,9 @@ pub(crate) struct Args {
     /// Port of the proxy; the others are the next ones. 0 takes any free ports
     #[arg(long, default_value_t = 8900)]
     port: u16,
+    /// Folder of the portals' built pages (`customer/index.html`, …), for their developers. Default: those in the program
+    #[arg(long, value_name = "DIR")]
+    portals: Option<PathBuf>,
 }
 
 impl Args {
@@ -95,20 +99,45 @@ fn start(args: &Args, tree: &Path) -> Result<Exit, String> {
     let folder = Scratch::new().map_err(|e| e.to_string())?;
     let jwks = folder.0.join("jwks.json");
     std::fs::write(&jwks, key.jwks().to_string()).map_err(|e| e.to_string())?;
-    let app = demo_app().map_err(|e| e.to_string())?;
-    let accounts = make_accounts(&folder.0)?;
-    let config = config(args, tree, app, &folder.0)?;
+    let people = people::people()?;
+    let (users_file, decision_log) = (folder.0.join(USERS_FILE), folder.0.join(DECISION_LOG));
+    people::write_accounts(&people, &users_file)?;
+    let app = Arc::new(shop(args, &people, &decision_log)?);
+    let address = app::serve(Arc::clone(&app)).map_err(|e| e.to_string())?;
+    let config = config(args, tree, address, &folder.0)?;
     let signals = serve::Signals::catch().map_err(|e| e.to_string())?;
-    let running = app::start(config, Vec::new()).map_err(|e| e.to_string())?;
+    if !args.address.is_loopback() {
+        complain(&format!(
+            "{} is not loopback: every machine that reaches this port can try the demo's accounts, over plain HTTP",
+            args.address
+        ));
+    }
+    let running = gate::start(config, Vec::new()).map_err(|e| e.to_string())?;
     let demo = Demo {
         addresses: &running.addresses,
         key: &key,
-        accounts: &accounts,
-        decision_log: folder.0.join(DECISION_LOG),
+        people: &people,
+        users_file,
+        decision_log: decision_log.clone(),
         tree,
+        has_pages: app.pages.are_there(),
     };
-    print(&demo.welcome()?);
+    let _set_once = app.api.gate.authorize.set(demo.authorize_url()).is_err();
+    print(&demo.text()?);
+    authenticator::start(people, decision_log).map_err(|e| e.to_string())?;
     Ok(serve::run_until_shutdown(running, signals))
+}
+
+fn shop(args: &Args, people: &[Person], decision_log: &Path) -> Result<App, String> {
+    let customers: Vec<shop::Customer<'_>> = people.iter().map(Person::customer).collect();
+    Ok(App {
+        pages: Pages::open(args.portals.as_deref())?,
+        api: Api {
+            shop: Mutex::new(Shop::new(&customers)),
+            gate: Gate::new()?,
+            decision_log: decision_log.to_owned(),
+        },
+    })
 }
 
 /// A temporary folder; dropping it removes the folder.
@@ -127,41 +156,6 @@ impl Drop for Scratch {
         // a leftover public key and decision log in the temporary folder are harmless
         let _left_behind = std::fs::remove_dir_all(&self.0).is_err();
     }
-}
-
-/// An account with a password of this run.
-struct DemoAccount {
-    name: &'static str,
-    password: String,
-    role: &'static str,
-}
-
-impl DemoAccount {
-    fn line(&self) -> String {
-        format!("{} {}   # {}", self.name, self.password, self.role)
-    }
-}
-
-fn make_accounts(scratch: &Path) -> Result<Vec<DemoAccount>, String> {
-    let mut accounts = Vec::new();
-    for (name, role) in [("alice", "viewer"), ("bob", "editor")] {
-        let mut random = [0; PASSWORD_RANDOM_BYTES];
-        aws_lc_rs::rand::fill(&mut random).map_err(|_unspecified| "the random number generator failed".to_owned())?;
-        let password = URL_SAFE_NO_PAD.encode(random);
-        let spec = NewUser {
-            name: name.to_owned(),
-            password: Hash::new(&password)?,
-            tenant: Some(TENANT.to_owned()),
-            roles: vec![role.to_owned()],
-            portals: Vec::new(),
-            full_name: None,
-            email: Some(email(name)),
-        };
-        let file = UsersEditor::open(&scratch.join(USERS_FILE)).map_err(|e| e.to_string())?;
-        file.add(&spec).map_err(|e| e.to_string())?;
-        accounts.push(DemoAccount { name, password, role });
-    }
-    Ok(accounts)
 }
 
 /// The proxy's port. It is part of `public_url`, so it must be known before the gate listens.
@@ -195,137 +189,4 @@ fn config(args: &Args, tree: &Path, app: SocketAddr, scratch: &Path) -> Result<C
     config::from_str(&text.to_string(), Path::new(""), std::iter::empty())
         .map(|l| l.config)
         .map_err(|e| e.to_string())
-}
-
-/// The app behind the gate: answers with the identity headers that it received.
-fn demo_app() -> std::io::Result<SocketAddr> {
-    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    listener.set_nonblocking(true)?;
-    let address = listener.local_addr()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("demo-app".to_owned()).spawn(move || {
-        runtime.block_on(async move {
-            let Ok(listener) = tokio::net::TcpListener::from_std(listener) else {
-                return;
-            };
-            while let Ok((stream, _)) = listener.accept().await {
-                let service = service_fn(|request: http::Request<hyper::body::Incoming>| async move {
-                    Ok::<_, std::convert::Infallible>(demo_response(request.method(), request.uri().path(), request.headers()))
-                });
-                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
-            }
-        });
-    })?;
-    Ok(address)
-}
-
-fn demo_response(method: &http::Method, path: &str, headers: &HeaderMap) -> Response<Full<Bytes>> {
-    let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-    let body = json!({
-        "app": "demo shop",
-        "did": format!("{method} {path}"),
-        "user": header("x-forwarded-user"),
-        "tenant": header("x-cedargate-tenant"),
-        "roles": header("x-cedargate-roles"),
-        "portal": header("x-cedargate-portal"),
-        "decision_id": header("x-cedargate-decision-id"),
-    });
-    let mut response = Response::new(Full::new(Bytes::from(format!("{body}\n"))));
-    response
-        .headers_mut()
-        .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-    response
-}
-
-/// A running demo, as the welcome text describes it.
-struct Demo<'a> {
-    addresses: &'a app::Addresses,
-    key: &'a SigningKey,
-    accounts: &'a [DemoAccount],
-    decision_log: PathBuf,
-    tree: &'a Path,
-}
-
-impl Demo<'_> {
-    /// The installed example belongs to the package, so its reader edits a copy.
-    fn edit(&self) -> String {
-        if self.tree == Path::new(INSTALLED_TREE) {
-            return format!("start the demo with --dir and your own copy of {INSTALLED_TREE}; in {EDITED}, {EDIT}");
-        }
-        format!("{}: {EDIT}", self.tree.join(EDITED).display())
-    }
-
-    fn welcome(&self) -> Result<String, String> {
-        let orders = format!("http://{}/portal/customer/orders", reached(self.addresses.proxy));
-        let decision = match &self.addresses.decision {
-            Some(config::Address::Tcp(address)) => format!("http://{address}/authorize"),
-            _ => String::new(),
-        };
-        let status = self
-            .addresses
-            .admin
-            .map(|a| format!("http://{}/status", reached(a)))
-            .unwrap_or_default();
-        let mut browser = vec![format!("http://localhost:{}/", self.addresses.proxy.port())];
-        browser.extend(self.accounts.iter().map(DemoAccount::line));
-        Ok([
-            section(
-                "cedargate demo: two portals in front of a demo shop. Ctrl-C ends it.",
-                &[
-                    format!("proxy     {orders}"),
-                    format!("authorize {decision}"),
-                    format!("status    {status}"),
-                    format!("decisions {}", self.decision_log.display()),
-                ],
-            ),
-            section(
-                "Tokens",
-                &[
-                    format!("export ALICE={}   # viewer", self.token("alice", "viewer")?),
-                    format!("export BOB={}   # editor", self.token("bob", "editor")?),
-                ],
-            ),
-            section("1. Without a token: 401", &[format!("curl -i {orders}")]),
-            section(
-                "2. Alice, a viewer, places an order: 403",
-                &[format!("curl -i -X POST -H \"Authorization: Bearer $ALICE\" {orders}")],
-            ),
-            section(
-                "3. Alice reads the orders: 200",
-                &[format!("curl -i -H \"Authorization: Bearer $ALICE\" {orders}")],
-            ),
-            section("4. Change one line while it runs, and repeat number 2", &[self.edit()]),
-            section("In a browser, as one of these", &browser),
-            section(
-                "The app makes its own query",
-                &[format!("curl -s {decision} -d '{APP_QUERY}'")],
-            ),
-        ]
-        .join("\n"))
-    }
-
-    fn token(&self, subject: &str, role: &str) -> Result<String, String> {
-        let claims = json!({"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "tenant": TENANT, "roles": [role],
-            "email": email(subject)});
-        let claims: Map<String, Value> = claims.as_object().cloned().unwrap_or_default();
-        mint(self.key, claims, TOKEN_LIFE, clock::unix_seconds()).map_err(|e| e.to_string())
-    }
-}
-
-/// The address to connect to. A listener on all addresses is reached on loopback, also through a container's published port.
-fn reached(address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        return SocketAddr::from((Ipv4Addr::LOCALHOST, address.port()));
-    }
-    address
-}
-
-fn email(name: &str) -> String {
-    format!("{name}@acme.test")
-}
-
-/// A headline and its lines.
-fn section(headline: &str, lines: &[String]) -> String {
-    let lines: String = lines.iter().map(|line| format!("  {line}\n")).collect();
-    format!("{}\n{lines}", Paint::stdout().green(headline))
 }

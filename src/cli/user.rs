@@ -6,7 +6,8 @@ use super::Exit;
 use super::config_file::ConfigFile;
 use super::password::{Source, read_password};
 use super::report::{Table, text};
-use crate::accounts::{self, Hash, NewUser, UserState, Users, UsersEditor, check_name};
+use crate::accounts::{self, Hash, NewUser, TotpSecret, UserState, Users, UsersEditor, check_name};
+use crate::base::clock::unix_seconds;
 use crate::config::{self, ProviderKind};
 
 #[derive(clap::Subcommand)]
@@ -17,6 +18,8 @@ pub(crate) enum UserCommand {
     Passwd(PasswdArgs),
     /// Remove an account; its sessions end where the file is served
     Remove(RemoveArgs),
+    /// Print the account's one-time code of now, as its authenticator app shows it
+    Code(CodeArgs),
     /// List the accounts
     List(UsersFileArgs),
 }
@@ -49,9 +52,19 @@ pub(crate) struct AddArgs {
     full_name: Option<String>,
     #[arg(long)]
     email: Option<String>,
+    /// Give the account a second factor; prints the address for an authenticator app
+    #[arg(long)]
+    totp: bool,
     /// Read the password from stdin, one line, instead of asking
     #[arg(long)]
     password_stdin: bool,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct CodeArgs {
+    name: String,
+    #[command(flatten)]
+    users_file: UsersFileArgs,
 }
 
 #[derive(clap::Args)]
@@ -79,6 +92,7 @@ pub(crate) fn run(command: &UserCommand) -> Exit {
         UserCommand::Add(args) => add(args),
         UserCommand::Passwd(args) => set_password(args),
         UserCommand::Remove(args) => remove(args),
+        UserCommand::Code(args) => code(args),
         UserCommand::List(users_file) => list(users_file),
     })
 }
@@ -101,6 +115,7 @@ fn add(args: &AddArgs) -> Result<String, String> {
     let spec = NewUser {
         name: args.name.clone(),
         password: Hash::new(&read_password(Source::of(args.password_stdin))?)?,
+        totp: args.totp.then(TotpSecret::generate).transpose()?,
         tenant: args.tenant.clone(),
         roles: args.role.clone(),
         portals: args.portal.clone(),
@@ -109,7 +124,11 @@ fn add(args: &AddArgs) -> Result<String, String> {
     };
     let users = UsersEditor::open(&path).map_err(|e| e.to_string())?;
     users.add(&spec).map_err(|e| e.to_string())?;
-    Ok(format!("added `{}` to {}\n", args.name, path.display()))
+    let added = format!("added `{}` to {}\n", args.name, path.display());
+    let address = spec
+        .totp
+        .map(|secret| format!("{}\n", secret.address(&args.name, "cedargate")));
+    Ok(added + &address.unwrap_or_default())
 }
 
 fn set_password(args: &PasswdArgs) -> Result<String, String> {
@@ -134,6 +153,15 @@ fn remove(args: &RemoveArgs) -> Result<String, String> {
     let users = UsersEditor::open(&path).map_err(|e| e.to_string())?;
     users.remove(&args.name).map_err(|e| e.to_string())?;
     Ok(format!("removed `{}` from {}\n", args.name, path.display()))
+}
+
+fn code(args: &CodeArgs) -> Result<String, String> {
+    let path = args.users_file.path()?;
+    let content = accounts::read(&path).map_err(|e| e.to_string())?;
+    let users = Users::parse(&content, &path.display().to_string()).map_err(|e| e.to_string())?;
+    let secret = users.find(&args.name).and_then(|user| user.totp.as_ref());
+    let secret = secret.ok_or_else(|| format!("`{}` has no second factor in {}", args.name.escape_debug(), path.display()))?;
+    Ok(format!("{}\n", secret.code(unix_seconds())))
 }
 
 fn list(users_file: &UsersFileArgs) -> Result<String, String> {

@@ -95,7 +95,8 @@ impl Metadata {
     }
 }
 
-fn endpoint(document: &Map<String, Value>, name: &str, transport: KeyTransport) -> Result<Option<Url>, String> {
+/// An endpoint of a discovery document; `None` if the document does not name it.
+pub(super) fn endpoint(document: &Map<String, Value>, name: &str, transport: KeyTransport) -> Result<Option<Url>, String> {
     let Some(value) = document.get(name).filter(|value| !value.is_null()) else {
         return Ok(None);
     };

@@ -1,5 +1,6 @@
 //! Logging in and out: at OpenID providers and with local accounts.
 
+mod device_login;
 mod accounts_of_an_issuer;
 mod backchannel_logout;
 mod login_origins;

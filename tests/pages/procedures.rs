@@ -78,14 +78,15 @@ fn script() -> String {
     let again = "cedargate serve --config cedargate.yaml >> gate.log 2>&1 &\n\
                  until cedargate healthcheck --ready --config cedargate.yaml > /dev/null 2>&1; do sleep 0.2; done\n";
     let allowed = "test \"$(answer -H \"Authorization: Bearer $(cat alice.token)\")\" =";
+    let logged_in = "test \"$(answer -H \"Cookie: $session\")\" =";
     // a gate that a failure leaves behind
     let trap = "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT".to_owned();
     let mut parts = vec![trap, trial.join("\n"), "cp secrets/alice.token .".to_owned()];
     parts.push(end.clone());
     parts.push(again.to_owned());
     for (page, after) in [
-        ("docs/runbooks/secrets-rotation.md", format!("{allowed} 200")),
-        ("docs/runbooks/deployment.md", format!("{allowed} 200")),
+        ("docs/runbooks/secrets-rotation.md", format!("{allowed} 200\n{logged_in} 200")),
+        ("docs/runbooks/deployment.md", format!("{allowed} 200\n{logged_in} 200")),
         ("docs/runbooks/backup-restore.md", format!("{allowed} 200\nrm -r restored")),
     ] {
         parts.push(format!("echo 'page {page}'"));
@@ -95,8 +96,15 @@ fn script() -> String {
     parts.push("echo 'page docs/runbooks/tenant-offboarding.md'".to_owned());
     for (n, block) in shell("docs/runbooks/tenant-offboarding.md").into_iter().enumerate() {
         parts.push(block);
-        if n == 0 {
-            parts.push(format!("{allowed} 403"));
+        match n {
+            // the brake holds for a token and a session
+            0 => parts.push(format!("{allowed} 403\n{logged_in} 403")),
+            // revoked: nothing of the tenant proves a caller any more, also not one that the gate had verified a moment before
+            1 => parts.push(format!(
+                "sleep 1\n{allowed} 401\n{logged_in} 401\n\
+                 test -z \"$(cedargate sessions list --tenant \"$TENANT\" --config cedargate.yaml | grep alice)\""
+            )),
+            _ => {}
         }
     }
     parts.push("wait\necho finished".to_owned());
@@ -140,5 +148,10 @@ fn a_newcomer_onboards_rotates_restores_and_offboards_a_tenant_word_for_word() {
     let (succeeded, said) = run(folder.path(), &script);
     let gate = std::fs::read_to_string(folder.path().join("acme/gate.log")).unwrap_or_default();
     assert!(succeeded && said.contains("\nfinished\n"), "{said}\n{gate}");
+    // what is left is the evidence: no account, key, token or session
     assert!(!folder.path().join("acme/secrets").exists());
+    let records = std::fs::read_to_string(folder.path().join("acme/decisions.jsonl")).unwrap();
+    for event in ["\"event\":\"login\"", "\"event\":\"revocation\"", "session_revoked"] {
+        assert!(records.contains(event), "no {event} in the decision log");
+    }
 }

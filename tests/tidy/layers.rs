@@ -99,6 +99,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "doors::authorize",
             "explained",
             "inject",
+            "login",
             "policy::claims",
             "policy::decision",
             "policy::decision_tests",

@@ -19,6 +19,8 @@ use crate::cli::{Exit, print};
 /// The first words of a generated file: only such a file is overwritten.
 const MARK: &str = "Made by `cedargate schema types`; do not edit.";
 const NEW_MODE: u32 = 0o644;
+/// Lines of a difference that `--check` shows.
+const DIFF_LINES_MAX: usize = 40;
 
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("language").required(true).args(["ts", "py"]))]
@@ -96,9 +98,21 @@ fn check(out: &Path, text: &str) -> Exit {
     }
     let differing = existing.lines().zip(text.lines()).position(|(a, b)| a != b);
     let line = differing.unwrap_or_else(|| existing.lines().count().min(text.lines().count())) + 1;
+    let diff = similar::TextDiff::from_lines(existing.as_str(), text);
+    let diff = diff
+        .unified_diff()
+        .context_radius(1)
+        .header("the file", "the schema")
+        .to_string();
+    let mut shown: Vec<&str> = diff.lines().take(DIFF_LINES_MAX + 1).collect();
+    if shown.len() > DIFF_LINES_MAX {
+        shown.truncate(DIFF_LINES_MAX);
+        shown.push("…");
+    }
     complain(&format!(
-        "{}:{line}: is not what the schema says; run the command without --check",
-        out.display()
+        "{}:{line}: is not what the schema says; run the command without --check\n{}",
+        out.display(),
+        shown.join("\n")
     ));
     Exit::Invalid
 }

@@ -14,7 +14,7 @@ use super::caller::browser_secret;
 use super::completion::{login_failed, see_other};
 use super::form_token::FormBinding;
 use super::input::Parameters;
-use super::page::{LoginForm, ProviderLink};
+use super::page::{CodeField, LoginForm, ProviderLink};
 use super::portal_lookup::{self, LoginChoice};
 use super::record::LoginAttempt;
 use super::{EndpointRequest, LoginDoor, ReturnPath, login_loop};
@@ -131,6 +131,11 @@ async fn redirect_or_form(
             return_to: &login.return_to,
             token: &binding.token(browser),
             name: "",
+            code: match (door.accounts.has_codes(&login.provider.name), &login.acr_values) {
+                (false, _) => CodeField::Absent,
+                (true, None) => CodeField::Optional,
+                (true, Some(_)) => CodeField::Required,
+            },
             failure: None,
         }));
     }

@@ -1,7 +1,8 @@
 //! `POST auth/local`: the submitted form of a local account.
 //!
 //! Accepts only a form that the gate showed to this browser: the request must come from this origin and carry the form token of
-//! the browser's login cookie. A wrong name and a wrong password get the same answer.
+//! the browser's login cookie. A wrong name and a wrong password get the same answer, and so does
+//! a wrong one-time code.
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use super::caller::browser_secret;
 use super::completion::establish;
 use super::form_token::FormBinding;
 use super::input::Parameters;
-use super::page::LoginForm;
+use super::page::{CodeField, LoginForm};
 use super::portal_lookup::{self, LoginChoice};
 use super::record::{LoginAttempt, record_failure};
 use super::{EndpointRequest, LoginDoor, ReturnPath};
@@ -35,6 +36,8 @@ struct SubmittedForm {
     return_to: ReturnPath,
     name: String,
     password: Redacted<String>,
+    /// Empty without a second factor.
+    code: Redacted<String>,
     token: String,
 }
 
@@ -72,6 +75,11 @@ pub(super) async fn submit(door: &LoginDoor, request: &EndpointRequest<'_>, body
         return_to: &form.return_to,
         token: &form.binding().token(&browser),
         name: &form.name,
+        code: if door.accounts.has_codes(&form.provider) {
+            CodeField::Optional
+        } else {
+            CodeField::Absent
+        },
         failure: Some(&failure),
     });
     let cookie = door.sessions.cookies.set_login(browser.expose());
@@ -103,6 +111,10 @@ async fn log_in(
             "the account may not use this portal",
         ));
     }
+    if !form.code.expose().is_empty() {
+        let checked = door.accounts.check_code(&form.provider, &form.name, form.code.expose());
+        checked.map_err(|error| account_refused(&error))?;
+    }
     establish(door, request, form.session_data(target, &account), &form.return_to).await
 }
 
@@ -129,6 +141,7 @@ impl SubmittedForm {
             return_to: door.return_path(fields)?.ok_or_else(|| invalid("`rd` is missing"))?,
             name: fields.required("name")?,
             password: Redacted::new(fields.required("password")?),
+            code: Redacted::new(fields.optional("code")?.unwrap_or_default()),
             token: fields.required("token")?,
         })
     }
@@ -160,7 +173,13 @@ impl SubmittedForm {
     fn session_data(&self, target: &FormTarget<'_>, account: &Account) -> SessionData {
         let mut claims = account.claims.as_ref().clone();
         claims.insert("auth_time".to_owned(), json!(target.started_at / 1000));
-        claims.insert("amr".to_owned(), json!(["pwd"]));
+        // `check_code` accepted the code if there is one; values of RFC 8176
+        if self.code.expose().is_empty() {
+            claims.insert("amr".to_owned(), json!(["pwd"]));
+        } else {
+            claims.insert("amr".to_owned(), json!(["pwd", "otp", "mfa"]));
+            claims.insert("acr".to_owned(), json!("mfa"));
+        }
         SessionData {
             provider: self.provider.clone(),
             issuer: target.issuer.clone(),

@@ -42,7 +42,18 @@ pub(super) struct LoginForm<'a> {
     pub token: &'a str,
     /// The submitted name, shown again after a failure.
     pub name: &'a str,
+    pub code: CodeField,
     pub failure: Option<&'a LoginFailure>,
+}
+
+/// The field of the form for a one-time code.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum CodeField {
+    /// No account of the provider has a second factor.
+    Absent,
+    Optional,
+    /// A policy asked for a stronger login. Only the browser demands the code; policies decide what a login without it may do.
+    Required,
 }
 
 /// A portal in the chooser.
@@ -163,6 +174,22 @@ const fn status(code: LoginCode) -> StatusCode {
     }
 }
 
+impl CodeField {
+    const fn html(self) -> &'static str {
+        match self {
+            Self::Absent => "",
+            Self::Optional => {
+                "<label for=\"code\">One-time code, if you have one</label><input id=\"code\" name=\"code\" type=\"text\" \
+                 inputmode=\"numeric\" autocomplete=\"one-time-code\" maxlength=\"16\">"
+            }
+            Self::Required => {
+                "<label for=\"code\">One-time code</label><input id=\"code\" name=\"code\" type=\"text\" \
+                 inputmode=\"numeric\" autocomplete=\"one-time-code\" maxlength=\"16\" required>"
+            }
+        }
+    }
+}
+
 impl Pages<'_> {
     pub fn login_form(&self, form: &LoginForm<'_>) -> Response<Body> {
         let mut content = Html::new();
@@ -212,7 +239,9 @@ impl Pages<'_> {
             .raw(password_focus)
             .raw(described)
             .raw(invalid)
-            .raw("><button type=\"submit\">Log in</button></form>");
+            .raw(">")
+            .raw(form.code.html())
+            .raw("<button type=\"submit\">Log in</button></form>");
         let pages = Self {
             portal: Some(form.portal_title.to_owned()),
             ..*self

@@ -527,7 +527,7 @@ fn the_demos_three_curls_give_401_403_and_200_and_an_edit_flips_the_second() {
     // no shipped decision test fails: none is about viewers
     std::fs::File::create(&path).unwrap().write_all(edited.as_bytes()).unwrap();
     eventually("the edit flips the decision", || match send(&curls[1]).status {
-        200 => Ok(()),
+        201 => Ok(()),
         other => Err(other.to_string()),
     });
     // the fourth is the app's own question, with a body in shell quotes

@@ -46,15 +46,20 @@ fn the_configuration_in_the_readme_loads() {
 }
 
 /// A running demo, and what it printed first.
-struct Demo {
+pub(super) struct Demo {
     process: std::process::Child,
-    printed: Vec<String>,
+    pub printed: Vec<String>,
 }
 
 impl Demo {
     fn start() -> Self {
+        Self::start_with(&["--dir", env!("CARGO_MANIFEST_DIR")])
+    }
+
+    pub fn start_with(arguments: &[&str]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_cedargate"))
-            .args(["demo", "--port", "0", "--dir", env!("CARGO_MANIFEST_DIR")])
+            .args(["demo", "--port", "0"])
+            .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -71,11 +76,11 @@ impl Demo {
     }
 
     /// The rest of the first line that starts like this.
-    fn after(&self, start: &str) -> &str {
+    pub fn after(&self, start: &str) -> &str {
         self.printed.iter().find_map(|line| line.strip_prefix(start)).unwrap().trim()
     }
 
-    fn proxy(&self) -> &str {
+    pub fn proxy(&self) -> &str {
         self.after("proxy     http://").split('/').next().unwrap()
     }
 

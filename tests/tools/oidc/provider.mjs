@@ -83,6 +83,14 @@ const configuration = (jwks) => ({
     devInteractions: { enabled: false },
     backchannelLogout: { enabled: true },
     revocation: { enabled: true },
+    deviceFlow: {
+      enabled: true,
+      userCodeInputSource: async (ctx, form) => { ctx.body = `<!doctype html><title>Code</title>${form}`; },
+      userCodeConfirmSource: async (ctx, form, _client, _device, code) => {
+        ctx.body = `<!doctype html><title>Confirm</title><code>${code}</code>${form}`;
+      },
+      successSource: async (ctx) => { ctx.body = '<!doctype html><title>Done</title>'; },
+    },
     ...(apis && { resourceIndicators: apis }),
     rpInitiatedLogout: {
       enabled: !shape.no_end_session,

@@ -44,8 +44,8 @@ export class Store {
     return all(this.model).find(([, payload]) => payload.uid === uid)?.[1];
   }
 
-  async findByUserCode() {
-    return undefined;
+  async findByUserCode(code) {
+    return all(this.model).find(([, payload]) => payload.userCode === code)?.[1];
   }
 
   async consume(id) {
