@@ -23,6 +23,8 @@ import { backOff, isVisible, jittered, onVisibility, onWindow } from "./timing.t
 export interface IdentitySource {
   subscribe(listener: () => void): () => void;
   subject(): string | null | undefined;
+  /** Asks who is logged in; never rejects. */
+  session?(): Promise<unknown>;
 }
 
 export interface PermissionsOptions {
@@ -289,9 +291,12 @@ export class Permissions<C extends Contract = AnyContract> {
     }
     const generation = this.#generation;
     const etag = current(this.#state) && this.#etag;
+    const asked = subject === undefined ? this.#options.identity?.session?.() : undefined;
     try {
       const response = await this.#request("", etag ? { headers: { "if-none-match": etag } } : {});
       const body: unknown = response.status === 200 ? await response.json() : undefined;
+      // a snapshot counts only for the user who is known to be logged in
+      await asked;
       if (generation !== this.#generation) return;
       if (response.status === 304 && etag) await this.#publish(this.#state, etag);
       else if (response.status === 200) await this.#accept(body, response.headers);
@@ -304,10 +309,9 @@ export class Permissions<C extends Contract = AnyContract> {
   /** A new snapshot. Decisions that are watched are asked first: what is on the screen changes once. */
   async #accept(body: unknown, headers: Headers): Promise<void> {
     const snapshot = parseSnapshot(body, this.portal);
-    const subject = this.#options.identity?.subject();
-    if (!snapshot || (subject !== undefined && snapshot.subject !== subject)) {
-      const reason = snapshot ? "the snapshot is another user's" : "the snapshot is malformed";
-      this.#drop("unavailable", new Error(reason));
+    const { identity } = this.#options;
+    if (!snapshot || (identity && identity.subject() !== snapshot.subject)) {
+      this.#drop("unavailable", new Error(`the snapshot is ${snapshot ? "another user's" : "malformed"}`));
       this.#failures += 1;
       return;
     }

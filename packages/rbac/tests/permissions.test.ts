@@ -242,7 +242,7 @@ describe("another user", () => {
   });
 
   it("drops everything at once when the session client names another user", async () => {
-    let subject: string | null | undefined;
+    let subject: string | null = "alice";
     let tell: () => void = () => undefined;
     const identity = {
       subject: () => subject,
@@ -267,6 +267,20 @@ describe("another user", () => {
     const permissions = await started({ identity });
     expect(permissions.can("viewProduct")).toBe("deny");
     expect(permissions.getState().error?.message).toContain("another user");
+  });
+
+  it("waits until it is known who is logged in", async () => {
+    const known: { subject?: string } = {};
+    let answer: () => void = () => undefined;
+    const session = () => new Promise<void>((resolve) => (answer = resolve));
+    const permissions = make({ identity: { subject: () => known.subject, subscribe: () => () => undefined, session } });
+    const loading = permissions.load();
+    await vi.advanceTimersByTimeAsync(100);
+    expect(permissions.can("viewProduct")).toBe("deny");
+    known.subject = "alice";
+    answer();
+    await loading;
+    expect(permissions.can("viewProduct")).toBe("allow");
   });
 
   it("throws an answer away that was under way when the user changed", async () => {

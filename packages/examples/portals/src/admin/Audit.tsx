@@ -7,6 +7,9 @@ import type { Decision } from "./portal.ts";
 
 const FILTERS = ["all", "allow", "deny"] as const;
 
+/** `Action::"viewOrder"` is `viewOrder`; a public file has no action. */
+const nameOf = (action: string) => (/"(.*)"$/.exec(action)?.[1] ?? action) || "none";
+
 export function Audit() {
   const decisions = useLoaderData<readonly Decision[]>();
   const revalidator = useRevalidator();
@@ -52,9 +55,11 @@ export function Audit() {
           {shown.map((decision) => (
             <tr key={decision.decision_id}>
               <th scope="row">{moment(decision.ts)}</th>
-              <td data-label="User">{decision.principal ?? "none"}</td>
+              <td data-label="User" className="name">
+                {decision.principal ?? "none"}
+              </td>
               <td data-label="Action">
-                <code>{decision.action}</code>
+                <code>{nameOf(decision.action)}</code>
               </td>
               <td data-label="Resource">
                 <code>{decision.resource ?? "none"}</code>

@@ -52,4 +52,4 @@ export const suspendAccount = (id: string): Promise<Account> =>
   portal.request(`accounts/${encodeURIComponent(id)}/suspend`, "POST");
 
 export const loadDecisions = async (): Promise<readonly Decision[]> =>
-  (await portal.request<{ decisions: Decision[] }>("reports/decisions?limit=100")).decisions;
+  (await portal.request<{ decisions: Decision[] }>("reports/decisions?limit=50")).decisions;

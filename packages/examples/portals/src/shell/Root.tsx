@@ -35,12 +35,41 @@ function Session({ router }: RoutesProps) {
   );
 }
 
+/** Another user logged in in this browser: nothing that the page loaded for the last one stays. */
+function startAnewForAnotherUser({ auth }: Portal, startAnew: () => void): void {
+  let known: string | undefined;
+  auth.subscribe(() => {
+    const subject = auth.subject();
+    if (typeof subject !== "string") return;
+    if (known !== undefined && known !== subject) startAnew();
+    known = subject;
+  });
+}
+
+/** A changed policy may open a page, or close it: its data is loaded again. */
+function followRevisions({ permissions }: Portal, router: RoutesProps["router"]): void {
+  let known: string | undefined;
+  permissions.subscribe(() => {
+    const { status, snapshot } = permissions.getState();
+    if (!snapshot) known = undefined;
+    if (status !== "ready" || !snapshot || snapshot.revision === known) return;
+    if (known !== undefined || router.state.errors) void router.revalidate();
+    known = snapshot.revision;
+  });
+}
+
 /** Shows the portal in the page. */
 export function show(portal: Portal, routes: RouteObject[]): void {
   const root = document.getElementById("root");
   if (!root) throw new Error("the page has no #root");
   const router = createBrowserRouter(routes, { basename: portal.home });
-  createRoot(root).render(
+  const app = createRoot(root);
+  startAnewForAnotherUser(portal, () => {
+    app.unmount();
+    location.reload();
+  });
+  followRevisions(portal, router);
+  app.render(
     <StrictMode>
       <PortalContext value={portal}>
         <PermissionsProvider permissions={portal.permissions}>
