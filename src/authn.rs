@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use cedargate_policy::claims::Window;
-use cedargate_policy::claims::{self, TokenHeader};
+use cedargate_policy::claims::{self, Binding, BoundIdentity, Possession, TokenHeader};
 use cedargate_policy::types::Identity;
 use prometheus::IntCounter;
 use serde_json::Value;
@@ -89,15 +89,34 @@ pub struct Verified {
     pub proof: TokenProof,
 }
 
-/// The facts that make a verified token valid: its time window and its key.
+/// A token as a request presented it.
+#[derive(Clone, Copy, Debug)]
+pub struct PresentedToken<'a> {
+    pub token: &'a str,
+    /// The keys that the sender of the request proved to hold.
+    pub possession: Possession,
+}
+
+/// The facts that make a verified token valid: its time window, its key, and the keys that its sender must hold.
 #[derive(Clone, Debug)]
 pub struct TokenProof {
     /// Index into `Config::issuers`.
     pub issuer: usize,
     pub window: Window,
+    pub binding: Binding,
     generation: u64,
     thumbprint: [u8; 32],
     algorithm: Algorithm,
+}
+
+impl<'a> PresentedToken<'a> {
+    /// A token whose sender proved no key: a token that is bound to one is refused.
+    pub fn bearer(token: &'a str) -> Self {
+        Self {
+            token,
+            possession: Possession::NONE,
+        }
+    }
 }
 
 /// An issuer as `/status` shows it.
@@ -188,7 +207,7 @@ impl Authn {
 
     /// Verifies a token of the issuers that a portal trusts (indexes into `Config::issuers`). Waits, with a deadline, only for an
     /// issuer's first keys or for one refetch after an unknown key id.
-    pub async fn verify(&self, token: &str, trusted: &[usize], now: i64) -> Result<Verified, TokenError> {
+    pub async fn verify(&self, token: PresentedToken<'_>, trusted: &[usize], now: i64) -> Result<Verified, TokenError> {
         let mut issuer = None;
         let outcome = self.verify_uncounted(token, trusted, now, &mut issuer).await;
         self.count(issuer, &outcome);
@@ -196,7 +215,7 @@ impl Authn {
     }
 
     /// Verifies like `verify` without waiting; `None` if it would have to wait for keys.
-    pub fn try_verify(&self, token: &str, trusted: &[usize], now: i64) -> Option<Result<Verified, TokenError>> {
+    pub fn try_verify(&self, token: PresentedToken<'_>, trusted: &[usize], now: i64) -> Option<Result<Verified, TokenError>> {
         let mut issuer = None;
         let outcome = match self.attempt(token, trusted, now, &mut issuer) {
             Ok(Attempted::Verified(verified)) => Ok(*verified),
@@ -207,7 +226,8 @@ impl Authn {
         Some(outcome)
     }
 
-    /// Checks a cached token again: its time window, its key and the age of the keys. Every use of a cached token calls it.
+    /// Checks a cached token again: its time window, its key and the age of the keys. Every use of a cached token calls it, after
+    /// it compared `binding` with the sender.
     pub fn recheck(&self, proof: &TokenProof, now: i64) -> Result<(), TokenError> {
         proof.window.check(now)?;
         let issuer = self.issuers.get(proof.issuer).ok_or(TokenError::IssuerUnknown)?;
@@ -243,7 +263,7 @@ impl Authn {
     /// Verifies a token and stores the index of its issuer in `issuer` as soon as it is known.
     async fn verify_uncounted(
         &self,
-        token: &str,
+        token: PresentedToken<'_>,
         trusted: &[usize],
         now: i64,
         issuer: &mut Option<usize>,
@@ -279,8 +299,14 @@ impl Authn {
     }
 
     /// Verifies a token without waiting. Stores the index of its issuer in `found` as soon as it is known.
-    fn attempt(&self, token: &str, trusted: &[usize], now: i64, found: &mut Option<usize>) -> Result<Attempted, TokenError> {
-        let parsed = jws::parse(token, self.token_bytes, TokenKind::Bearer)?;
+    fn attempt(
+        &self,
+        presented: PresentedToken<'_>,
+        trusted: &[usize],
+        now: i64,
+        found: &mut Option<usize>,
+    ) -> Result<Attempted, TokenError> {
+        let parsed = jws::parse(presented.token, self.token_bytes, TokenKind::Bearer)?;
         let iss = match parsed.claims.get("iss") {
             Some(Value::String(iss)) if !iss.is_empty() => iss,
             _ => return Err(TokenError::claim("iss", "is missing, empty or not a string")),
@@ -291,7 +317,7 @@ impl Authn {
             .find(|(_, issuer)| issuer.config.scope.issuer == *iss && issuer.config.keys != KeySource::NoTokens)
             .ok_or(TokenError::IssuerUnknown)?;
         *found = Some(index);
-        issuer.attempt(index, parsed, now)
+        issuer.attempt(index, parsed, &presented.possession, now)
     }
 
     fn count(&self, issuer: Option<usize>, outcome: &Result<Verified, TokenError>) {
@@ -326,25 +352,28 @@ enum VerificationPass {
 }
 
 impl IssuerState {
-    fn attempt(&self, index: usize, token: CompactJws<'_>, now: i64) -> Result<Attempted, TokenError> {
+    fn attempt(&self, index: usize, token: CompactJws<'_>, possession: &Possession, now: i64) -> Result<Attempted, TokenError> {
         let (thumbprint, generation) = match self.check_signature(&token, now)? {
             SignatureCheck::Valid { thumbprint, generation } => (thumbprint, generation),
             SignatureCheck::NeedsKeys(missing) => return Ok(Attempted::NeedsKeys { issuer: index, missing }),
         };
         let window = claims::window(&token.claims, self.leeway)?;
         window.check(now)?;
-        let proof = TokenProof {
-            issuer: index,
-            window,
-            generation,
-            thumbprint,
-            algorithm: token.header.algorithm,
-        };
+        let algorithm = token.header.algorithm;
         let header = TokenHeader {
             kid: token.header.kid,
             alg: jws::algorithm_name(token.header.algorithm),
         };
-        let identity = claims::token_identity(&self.config.scope, header, token.claims, window)?;
+        let BoundIdentity { identity, binding } =
+            claims::token_identity(&self.config.scope, header, token.claims, window, possession)?;
+        let proof = TokenProof {
+            issuer: index,
+            window,
+            binding,
+            generation,
+            thumbprint,
+            algorithm,
+        };
         Ok(Attempted::Verified(Box::new(Verified { identity, proof })))
     }
 

@@ -35,12 +35,13 @@ pub use sections::authzen::Authzen;
 pub use sections::bundle::{
     BUNDLE_BYTES_MAX, Bundle, BundleCredential, BundleKeys, BundleSource, BundleTransport, OciReference, Rollback,
 };
+pub use sections::certificate_rules::{CertificateRules, CertificateSubject};
 pub use sections::egress::Egress;
 pub use sections::exposure_check::ExposureCheck;
 pub use sections::identity::{IdentityPages, StatedIn};
 pub use sections::issuers::{Algorithm, Introspection, Issuer, KeySource, KeyTransport, TokenSource};
 pub use sections::limits::{Limits, Rate};
-pub use sections::listen::{Address, Listen, ProxyProtocol, Tls};
+pub use sections::listen::{Address, ClientCertificates, Listen, ProxyProtocol, Tls};
 pub use sections::login::{
     AccessTokenUse, ClaimsFrom, ClientAuth, Endpoints, Login, OidcClient, Provider, ProviderKind, SessionCookie,
 };
@@ -82,7 +83,7 @@ pub struct Config {
     pub policies: Policies,
     /// The policies' source in place of the folders.
     pub bundle: Option<Bundle>,
-    /// Those of `issuers`, then one for every provider with local accounts.
+    /// Those of `issuers`, then those of `client_certificates`, then one for every provider with local accounts.
     pub issuers: Vec<Issuer>,
     pub sessions: Sessions,
     pub login: Login,

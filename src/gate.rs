@@ -44,11 +44,12 @@ pub use self::shadow::{Afterwards, NearQuery, ShadowParts, ShadowQuery, ShadowTh
 pub use self::record::{entity_ref, micros, record_decision};
 use crate::audit::{Audit, AuditRecord, HttpFacts as HttpRecord, NO_PORTAL};
 use crate::authn::{AssertionKeys, Authn};
-use crate::base::clock::unix_millis;
+use crate::base::clock::{unix_millis, unix_seconds};
 use crate::base::metrics::Metrics;
 use crate::config::Config;
 use crate::doors::login::LoginDoor;
 use crate::http::answer::{self, AnswerContext, Style};
+use crate::http::client_certificate::ClientCertificate;
 use crate::http::listener::ClientConnection;
 use crate::http::pages::Theme;
 use crate::http::request::{self, ClientFacts, Correlation, Target, Trace, correlation, is_upgrade, new_id};
@@ -67,7 +68,7 @@ pub struct Gate {
     pub assertions: Arc<AssertionKeys>,
     pub sessions: Arc<Sessions>,
     pub login: Arc<RelyingParty>,
-    /// Changes whenever a revision is swapped; written by `reload`.
+    /// Changes whenever a revision is swapped, or the trust in client certificates; written by `reload` and `http::tls`.
     pub reloads: watch::Sender<u64>,
     /// Answers requests under `identity.prefix`.
     pub identity: LoginDoor,
@@ -100,6 +101,8 @@ pub(crate) struct RequestHead {
     /// The path that is decided on and forwarded.
     pub path: CanonicalPath,
     pub client: ClientFacts,
+    /// The certificate of the client's own connection. `None` for requests that another proxy holds back.
+    pub certificate: Option<Arc<ClientCertificate>>,
 }
 
 /// A portal and the revision that a request uses from its start to its end.
@@ -128,7 +131,12 @@ impl RequestHead {
         progress.set_path(&path);
         let client = client(&parts.headers, target)?;
         progress.set_client(&client);
-        Ok(Self { parts, path, client })
+        Ok(Self {
+            parts,
+            path,
+            client,
+            certificate: None,
+        })
     }
 }
 
@@ -265,7 +273,13 @@ impl Worker {
         let client = |headers: &HeaderMap, target: Target<'_>| {
             request::client_facts(headers, connection.peer.ip(), connection.scheme, target, trusted)
         };
-        RequestHead::read(parts, client, progress)
+        let mut head = RequestHead::read(parts, client, progress)?;
+        if let Some(certificate) = &connection.certificate {
+            let trusted = certificate.check(unix_seconds());
+            trusted.map_err(|error| Refusal::new(Denial::TokenInvalid, error.to_string()))?;
+            head.certificate = Some(Arc::clone(certificate));
+        }
+        Ok(head)
     }
 
     /// Turns a refusal, or a failure of the app, into a response.
@@ -367,7 +381,7 @@ fn decided(
     basis: Option<DecisionBasis>,
     at_millis: i64,
 ) -> (Box<Parts>, DecidedRequest) {
-    let RequestHead { parts, path, client } = head;
+    let RequestHead { parts, path, client, .. } = head;
     let reads_headers = active_portal.active.revision.rules.plans.reads_headers();
     let keeps_headers = reads_headers || is_upgrade(&parts.headers, &parts.extensions);
     let original = OriginalRequest {

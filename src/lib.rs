@@ -66,7 +66,7 @@ mod base;
 /// The parts that `benches/` measures one by one; not a public interface.
 #[doc(hidden)]
 pub mod measured {
-    pub use crate::authn::{Authn, TokenCache, Verified, token_hash};
+    pub use crate::authn::{Authn, PresentedToken, TokenCache, Verified, token_hash};
     pub use crate::base::metrics::Metrics;
     pub use crate::config::{Algorithm, Issuer, KeySource};
     pub use crate::session::SessionData;

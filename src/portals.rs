@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use cedargate_policy::claims::{self, ClaimError, LoginClaims};
+use cedargate_policy::claims::{self, Binding, ClaimError, LoginClaims};
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::permit::CallerHeaders;
 use cedargate_policy::portal::path::CanonicalPath;
@@ -57,6 +57,8 @@ pub struct Portal {
     pub header_rules: Arc<HeaderRules>,
     /// The places of tokens besides `Authorization`.
     pub token_sources: TokenSources,
+    /// The trusted issuers whose callers prove themselves by a client certificate: indexes into `Config::issuers`.
+    pub certificate_issuers: Vec<usize>,
     pub name: Arc<str>,
     pub header: HeaderValue,
     pub active: ArcSwapOption<ActiveRevision>,
@@ -93,6 +95,8 @@ pub enum Credential {
     Introspected {
         until: i64,
     },
+    /// The client certificate of the connection, which is checked for every request.
+    Certificate,
     /// A session, looked up in this process's cache or in the store for every request.
     Session(Arc<Session>),
 }
@@ -108,6 +112,8 @@ pub struct SessionUser {
 pub struct Proven {
     pub identity: Arc<Identity>,
     pub credential: Credential,
+    /// The keys that the sender of every request with the credential must hold.
+    pub binding: Binding,
     /// The provider's access token of a session, for an app that calls the provider's APIs.
     pub access_token: Option<HeaderValue>,
 }
@@ -180,6 +186,8 @@ impl Portal {
             .iter()
             .filter_map(|index| Some((*index, config.issuers.get(*index)?.token_from.as_slice())));
         let token_sources = TokenSources::of(issuers);
+        let is_of_certificates = |index: &usize| config.issuers.get(*index).is_some_and(|issuer| issuer.certificates.is_some());
+        let certificate_issuers = portal.issuers.iter().copied().filter(is_of_certificates).collect();
         let header_rules = Arc::new(HeaderRules::of(upstream, &config.assertion.header, &scope.removed_headers));
         let name: Arc<str> = Arc::from(portal.slug.as_str());
         // INVARIANT: a slug is lower-case letters, digits and `-`
@@ -191,6 +199,7 @@ impl Portal {
             upstream: app,
             header_rules,
             token_sources,
+            certificate_issuers,
             name,
             header,
             active: ArcSwapOption::empty(),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cedargate::measured::{Algorithm, Authn, Issuer, KeySource, Metrics, TokenCache, Verified, token_hash};
+use cedargate::measured::{Algorithm, Authn, Issuer, KeySource, Metrics, PresentedToken, TokenCache, Verified, token_hash};
 use tokio_util::sync::CancellationToken;
 
 use crate::portal::issuer_scope;
@@ -59,7 +59,9 @@ impl Tokens {
 
     /// Verifies a token that is in no cache: form, signature, claims. `None` if it is refused.
     pub fn verify(&self, token: &str) -> Option<Verified> {
-        self.authn.try_verify(token, &[0], unix_seconds())?.ok()
+        self.authn
+            .try_verify(PresentedToken::bearer(token), &[0], unix_seconds())?
+            .ok()
     }
 
     /// Verifies a token and puts it into the cache.

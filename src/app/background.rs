@@ -70,6 +70,7 @@ impl Background {
                 poll: gate.config.policies.poll.get(),
                 metrics: gate.metrics.clone(),
                 audit: gate.audit.clone(),
+                reloads: gate.reloads.clone(),
             },
             admin: parts.admin,
             control: parts.control,

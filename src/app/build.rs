@@ -21,7 +21,7 @@ use crate::base::descriptors::Shares;
 use crate::base::lifecycle::{Blocker, Readiness, Shutdown, ShutdownTrigger, shutdown};
 use crate::base::metrics::Metrics;
 use crate::bundle_follower::BundleFollower;
-use crate::config::{Config, ProxyProtocol};
+use crate::config::{Config, Issuer, ProxyProtocol};
 use crate::doors::admin::{Admin, AppProbes};
 use crate::doors::control::Control;
 use crate::doors::login::LoginDoor;
@@ -85,16 +85,21 @@ pub(super) struct BackgroundParts {
 
 impl ListenerTls {
     pub fn load(config: &Config, shares: &Shares) -> Result<Self, CertificateError> {
-        let load = |listener, tls: Option<&_>| tls.map(|tls| Certificates::load(listener, tls)).transpose();
+        let load = |listener, tls: Option<&_>, issuers: &[Issuer]| {
+            let loaded = tls.map(|tls| Certificates::load(listener, tls, issuers));
+            loaded.transpose()
+        };
         let listen = &config.listen;
-        let proxy = load("proxy", listen.proxy.tls.as_ref())?;
+        let proxy = load("proxy", listen.proxy.tls.as_ref(), &config.issuers)?;
         let decision = load(
             "decision",
             listen.decision.as_ref().and_then(|decision| decision.tls.as_ref()),
+            &[],
         )?;
         let options = TrafficOptions {
             proxy: ListenerOptions {
                 tls: proxy.as_ref().map(Certificates::shared),
+                client_trust: proxy.as_ref().map(Certificates::trust),
                 proxies: match listen.proxy.proxy_protocol {
                     ProxyProtocol::Required => config.trusted_proxies.clone(),
                     ProxyProtocol::Off => Vec::new(),

@@ -170,12 +170,12 @@ fn token_files(config: &Config) -> Vec<Unusable> {
 fn listener_files(config: &Config) -> Vec<Unusable> {
     let decision = config.listen.decision.as_ref();
     let listeners = [
-        ("proxy", config.listen.proxy.tls.as_ref()),
-        ("decision", decision.and_then(|decision| decision.tls.as_ref())),
+        ("proxy", config.listen.proxy.tls.as_ref(), config.issuers.as_slice()),
+        ("decision", decision.and_then(|decision| decision.tls.as_ref()), &[]),
     ];
     let errors = listeners
         .into_iter()
-        .filter_map(|(listener, tls)| Certificates::load(listener, tls?).err());
+        .filter_map(|(listener, tls, issuers)| Certificates::load(listener, tls?, issuers).err());
     errors.map(|error| Unusable::new(error.key(), error.problem())).collect()
 }
 

@@ -345,10 +345,7 @@ fn unreadable(auth: &Map<String, Value>) -> Result<Vec<UnreadableFact>, TokenErr
 
 /// Maps a text to one of the values of `AuthFacts::method`.
 fn method(text: &str) -> Result<&'static str, TokenError> {
-    ["bearer", "session", "assertion"]
-        .into_iter()
-        .find(|known| *known == text)
-        .ok_or(wrong("auth.method"))
+    AuthFacts::method_named(text).ok_or(wrong("auth.method"))
 }
 
 fn wrong(claim: &str) -> TokenError {

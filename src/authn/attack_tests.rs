@@ -87,10 +87,12 @@ fn authn() -> Arc<Authn> {
 fn judge(authn: &Authn, token: &str) -> Result<Verified, TokenError> {
     // the keys' age counts from the real clock, the claims from NOW
     authn.issuers[0].keys.set_fetched_at(NOW);
-    authn.try_verify(token, &[0], NOW).unwrap_or(Err(TokenError::Key {
-        issuer: "waits".into(),
-        why: "unknown kid",
-    }))
+    authn
+        .try_verify(PresentedToken::bearer(token), &[0], NOW)
+        .unwrap_or(Err(TokenError::Key {
+            issuer: "waits".into(),
+            why: "unknown kid",
+        }))
 }
 
 #[track_caller]
@@ -187,7 +189,10 @@ fn a_cached_token_is_denied_after_its_time_and_after_its_keys_age() {
         authn.recheck(&verified.proof, NOW),
         Err(TokenError::KeysUnavailable { .. })
     ));
-    let error = authn.try_verify(&es(claims()), &[0], NOW).unwrap().unwrap_err();
+    let error = authn
+        .try_verify(PresentedToken::bearer(&es(claims())), &[0], NOW)
+        .unwrap()
+        .unwrap_err();
     assert_eq!(error.denial(), Denial::KeyUnavailable);
 }
 
@@ -260,7 +265,10 @@ fn a_key_set_with_a_byte_order_mark_or_padded_keys_is_read_and_utf_16_is_named()
 fn an_issuer_that_the_portal_does_not_trust_is_unknown() {
     let authn = authn();
     for trusted in [[].as_slice(), &[7]] {
-        let error = authn.try_verify(&es(claims()), trusted, NOW).unwrap().unwrap_err();
+        let error = authn
+            .try_verify(PresentedToken::bearer(&es(claims())), trusted, NOW)
+            .unwrap()
+            .unwrap_err();
         assert_eq!(error, TokenError::IssuerUnknown);
     }
 }

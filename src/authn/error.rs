@@ -63,7 +63,7 @@ impl TokenError {
             Self::Inactive => "introspection",
             Self::Claims(ClaimError::NotYetValid | ClaimError::Expired { .. }) => "time",
             Self::Claims(ClaimError::Audience { .. }) => "audience",
-            Self::Claims(ClaimError::Bound) => "binding",
+            Self::Claims(ClaimError::Bound(_)) => "binding",
             Self::Claims(ClaimError::Elsewhere { .. } | ClaimError::Claim { .. }) => "claim",
         }
     }

@@ -8,6 +8,7 @@ use super::jws::{TokenKind, encode, parse};
 use super::{TokenHeader, claims};
 use crate::fuzz_tests::Fuzz;
 use crate::http::credentials::bearer;
+use cedargate_policy::claims::{BoundIdentity, Possession};
 
 const BYTES_MAX: usize = 16 * 1024;
 
@@ -95,7 +96,9 @@ fn check(token: &str) -> bool {
         };
         let issuer = issuer("corp");
         let signed = compact.claims.clone();
-        let Ok(identity) = claims::token_identity(&issuer.scope, TokenHeader { kid: None, alg: "" }, compact.claims, window)
+        let header = TokenHeader { kid: None, alg: "" };
+        let Ok(BoundIdentity { identity, .. }) =
+            claims::token_identity(&issuer.scope, header, compact.claims, window, &Possession::NONE)
         else {
             continue;
         };

@@ -13,7 +13,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use cedargate_policy::claims::{self, TokenHeader, Window};
+use cedargate_policy::claims::{self, Binding, BoundIdentity, Possession, TokenHeader, Window};
 use cedargate_policy::json;
 use cedargate_policy::types::Identity;
 use parking_lot::Mutex;
@@ -27,7 +27,7 @@ use url::form_urlencoded;
 
 use super::error::TokenError;
 use super::keys::{check_url, discovery_url};
-use super::{Authn, AuthnError, TokenProof};
+use super::{Authn, AuthnError, PresentedToken, TokenProof};
 use crate::audit::{Audit, AuthEvent, Event};
 use crate::base::clock::unix_seconds;
 use crate::base::digest::sha256_of;
@@ -66,7 +66,7 @@ pub enum Evidence {
     /// A verified JWT.
     Token(TokenProof),
     /// The issuer's answer, valid until a time in unix seconds.
-    Introspection { until: i64 },
+    Introspection { until: i64, binding: Binding },
 }
 
 /// A bearer token whose identity was verified.
@@ -161,14 +161,24 @@ impl IntrospectionClient {
     }
 
     /// Verifies a bearer token of either kind, for a portal that trusts these issuers.
-    pub async fn verify(&self, authn: &Authn, token: &str, trusted: &[usize]) -> Result<VerifiedBearer, TokenError> {
+    pub async fn verify(
+        &self,
+        authn: &Authn,
+        token: PresentedToken<'_>,
+        trusted: &[usize],
+    ) -> Result<VerifiedBearer, TokenError> {
         let verified = self.verify_either(authn, token, trusted).await?;
         self.sessions.note_issued(&verified.identity);
         Ok(verified)
     }
 
-    async fn verify_either(&self, authn: &Authn, token: &str, trusted: &[usize]) -> Result<VerifiedBearer, TokenError> {
-        if self.is_opaque(token, trusted) {
+    async fn verify_either(
+        &self,
+        authn: &Authn,
+        token: PresentedToken<'_>,
+        trusted: &[usize],
+    ) -> Result<VerifiedBearer, TokenError> {
+        if self.is_opaque(token.token, trusted) {
             return self.introspect(token, trusted).await;
         }
         let now = unix_seconds();
@@ -200,7 +210,8 @@ impl IntrospectionClient {
     }
 
     /// Asks the issuers in the portal's order. The first issuer that knows the token as active decides.
-    async fn introspect(&self, token: &str, trusted: &[usize]) -> Result<VerifiedBearer, TokenError> {
+    async fn introspect(&self, presented: PresentedToken<'_>, trusted: &[usize]) -> Result<VerifiedBearer, TokenError> {
+        let token = presented.token;
         if token.len() > self.token_bytes {
             return Err(TokenError::TooLong { max: self.token_bytes });
         }
@@ -214,10 +225,17 @@ impl IntrospectionClient {
                 },
             };
             let outcome = match answer {
-                IssuerAnswer::Active(active) => identity(from.issuer, &active).map(|identity| VerifiedBearer {
-                    identity,
-                    evidence: Evidence::Introspection { until: active.until },
-                }),
+                IssuerAnswer::Active(active) => {
+                    identity(from.issuer, &active, &presented.possession).map(|BoundIdentity { identity, binding }| {
+                        VerifiedBearer {
+                            identity,
+                            evidence: Evidence::Introspection {
+                                until: active.until,
+                                binding,
+                            },
+                        }
+                    })
+                }
                 IssuerAnswer::Refused { error, .. } => Err(error),
             };
             self.count(from.issuer, &outcome);
@@ -465,6 +483,15 @@ fn decode_shared(bytes: &[u8]) -> Option<ActiveToken> {
 /// Checks the claims of an active token. Claims that RFC 7662 allows the issuer to omit are filled in: `iss` with the asked issuer,
 /// `aud` with its first configured audience, `exp` with `latest`. The result is usable until `exp`, at most until `latest`.
 fn check_claims(issuer: &Issuer, mut claims: Map<String, Value>, latest: i64, leeway: i64) -> Result<ActiveToken, TokenError> {
+    let binding = Binding::of(&claims)?;
+    if binding.asked_for().key.is_some()
+        && claims
+            .get("token_type")
+            .and_then(Value::as_str)
+            .is_some_and(|kind| kind.eq_ignore_ascii_case("dpop"))
+    {
+        claims.remove("token_type");
+    }
     for (name, access) in [("token_type", "bearer"), ("token_use", "access_token"), ("typ", "bearer")] {
         let is_other = claims.get(name).is_some_and(|kind| {
             kind.as_str().is_none_or(|kind| {
@@ -493,12 +520,12 @@ fn check_claims(issuer: &Issuer, mut claims: Map<String, Value>, latest: i64, le
         until: window.until,
     };
     // an answer whose claims make no identity is refused before it is cached as active
-    identity(issuer, &active)?;
+    identity(issuer, &active, &binding.asked_for())?;
     active.until = window.until.min(latest);
     Ok(active)
 }
 
-fn identity(issuer: &Issuer, active: &ActiveToken) -> Result<Identity, TokenError> {
+fn identity(issuer: &Issuer, active: &ActiveToken, possession: &Possession) -> Result<BoundIdentity, TokenError> {
     let window = Window {
         from: i64::MIN,
         until: active.until,
@@ -512,6 +539,7 @@ fn identity(issuer: &Issuer, active: &ActiveToken) -> Result<Identity, TokenErro
         header,
         active.claims.as_ref().clone(),
         window,
+        possession,
     )?)
 }
 

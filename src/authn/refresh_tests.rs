@@ -101,7 +101,7 @@ fn token(key: &SigningKey, iss: &str) -> String {
 }
 
 async fn ask(authn: &Authn, token: &str) -> Result<(), Denial> {
-    let outcome = authn.verify(token, &[0], unix_seconds()).await;
+    let outcome = authn.verify(PresentedToken::bearer(token), &[0], unix_seconds()).await;
     outcome.map(|_| ()).map_err(|error| error.denial())
 }
 
@@ -127,7 +127,11 @@ async fn tokens_with_unknown_kids_cost_one_fetch_and_that_fetch_finds_rotated_ke
     let authn = gate(config);
     let _control = Control::start(&authn);
     assert_eq!(ask(&authn, &token(&old, &iss)).await, Ok(()), "waits for the first keys");
-    let proof = authn.verify(&token(&old, &iss), &[0], unix_seconds()).await.unwrap().proof;
+    let proof = authn
+        .verify(PresentedToken::bearer(&token(&old, &iss)), &[0], unix_seconds())
+        .await
+        .unwrap()
+        .proof;
     assert_eq!(server.hits.load(Ordering::SeqCst), 1);
     server.answer("/jwks", &new.jwks());
     assert_eq!(ask(&authn, &token(&new, &iss)).await, Ok(()), "an unknown kid refetches once");
@@ -253,7 +257,7 @@ async fn swapped_key_file_is_loaded_and_a_broken_one_keeps_the_last_good_keys() 
     let moved = token(&second, &iss);
     until("the swapped file", || {
         authn
-            .try_verify(&moved, &[0], unix_seconds())
+            .try_verify(PresentedToken::bearer(&moved), &[0], unix_seconds())
             .is_some_and(|outcome| outcome.is_ok())
     })
     .await;

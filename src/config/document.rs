@@ -16,6 +16,7 @@ use super::check::Checker;
 use super::sections::assertion::Assertion;
 use super::sections::audit::Audit;
 use super::sections::authzen::Authzen;
+use super::sections::client_certificates::RawClientCertificates;
 use super::sections::identity::IdentityPages;
 use super::sections::issuers::RawIssuer;
 use super::sections::limits::Limits;
@@ -50,6 +51,9 @@ pub struct Document {
     /// The issuers whose tokens the gate accepts. Empty: only public paths answer.
     #[serde(default)]
     pub issuers: Vec<RawIssuer>,
+    /// The client certificates of the proxy listener that prove a caller.
+    #[serde(default)]
+    pub client_certificates: Vec<RawClientCertificates>,
     /// Browser sessions.
     #[serde(default)]
     pub sessions: RawSessions,
@@ -91,6 +95,7 @@ impl Checker<'_> {
             .as_ref()
             .and_then(|upstream| self.exposure_check(upstream.exposure_check.as_ref()));
         let mut issuers = self.issuers(&document.issuers, document.limits.roles());
+        issuers.extend(self.client_certificates(document, document.limits.roles()));
         let listed = issuers.len();
         let identity_prefix = self.identity_prefix(&document.identity.prefix);
         let portals = self.portals(document, identity_prefix.as_deref());
@@ -115,7 +120,7 @@ impl Checker<'_> {
         self.not_our_own(&document.issuers, public_url.as_deref());
         // INVARIANT: portals refer to issuers by index, so none may be missing; a left-out issuer or portal was reported
         let complete = !lacks_proxies
-            && listed == document.issuers.len()
+            && listed == document.issuers.len() + document.client_certificates.len()
             && portals.as_ref().map(Vec::len) == document.portals.as_ref().map(BTreeMap::len);
         if !complete {
             return None;
@@ -158,8 +163,16 @@ impl Checker<'_> {
             .iter()
             .position(|issuer| issuer.scope.name == *other)
             .unwrap_or_default();
+        let before = config.issuers.iter().take(at);
+        let section = match config.issuers.get(at).map(|issuer| &issuer.certificates) {
+            Some(Some(_)) => format!(
+                "client_certificates[{}]",
+                before.filter(|issuer| issuer.certificates.is_some()).count()
+            ),
+            _ => format!("issuers[{at}]"),
+        };
         self.error(
-            &format!("issuers[{at}].subject_prefix"),
+            &format!("{section}.subject_prefix"),
             format!(
                 "the subjects of `{one}` and `{other}` both begin with `{prefix}` where one portal trusts both, so either could name the \
                  other's users; give them different prefixes, or list `portals.<slug>.issuers`"

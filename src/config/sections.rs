@@ -12,6 +12,8 @@ pub mod assertion;
 pub mod audit;
 pub mod authzen;
 pub mod bundle;
+pub mod certificate_rules;
+pub mod client_certificates;
 pub mod egress;
 pub mod exposure_check;
 pub mod identity;

@@ -30,7 +30,7 @@ pub use self::answered::append as append_answer;
 use self::body::{Ask, SubjectSource};
 use self::supplied::supplied;
 use crate::audit::{AuditGuard, AuditRecord, CallerRecord};
-use crate::authn::{VerifiedAssertion, is_assertion};
+use crate::authn::{PresentedToken, VerifiedAssertion, is_assertion};
 use crate::base::clock::{unix_millis, unix_seconds};
 
 use crate::gate::{ActivePortal, Afterwards, Gate, ShadowQuery, asserted_entity, entity_ref, micros, near, record_decision};
@@ -437,7 +437,9 @@ async fn subject(gate: &Gate, active_portal: ActivePortal<'_>, envelope: &Envelo
         }
     };
     if !is_assertion(token) {
-        return Ok(Subject::Caller(gate.caller(active_portal, token).await?));
+        return Ok(Subject::Caller(
+            gate.caller(active_portal, PresentedToken::bearer(token)).await?,
+        ));
     }
     let audience = portal.upstream.url.origin();
     let returned = gate.assertions.verify(token, &portal.name, &audience, unix_seconds())?;

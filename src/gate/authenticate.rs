@@ -1,6 +1,7 @@
-//! The credentials besides `Authorization`, which `decide` prefers to them: the session cookie, and tokens in other places.
+//! The credentials besides `Authorization`, which `decide` prefers to them: tokens in other places, the session cookie, the
+//! client certificate of the connection.
 //!
-//! A session becomes a caller as a token does. A request without a cookie costs nothing here.
+//! A session and a certificate become a caller as a token does. A request without cookie and certificate costs nothing here.
 
 use std::sync::Arc;
 
@@ -27,8 +28,36 @@ pub(super) enum Cookie {
 }
 
 impl Gate {
+    /// The caller of a credential that clients present by themselves: the session cookie, else the certificate.
+    pub(super) async fn by_itself(
+        &self,
+        head: &RequestHead,
+        active_portal: ActivePortal<'_>,
+        cookie: &mut Cookie,
+    ) -> Result<Option<Arc<Caller>>, Refusal> {
+        match self.by_cookie(head, active_portal, cookie).await? {
+            Some(caller) => Ok(Some(caller)),
+            None => self.by_certificate(head, active_portal),
+        }
+    }
+
+    /// The caller of the connection's certificate; `None` without one, and where the portal trusts no issuer of certificates.
+    fn by_certificate(&self, head: &RequestHead, active_portal: ActivePortal<'_>) -> Result<Option<Arc<Caller>>, Refusal> {
+        let Some(certificate) = &head.certificate else {
+            return Ok(None);
+        };
+        if active_portal.portal.certificate_issuers.is_empty() {
+            return Ok(None);
+        }
+        // SECURITY: a browser presents its certificate by itself, also for a page of another origin
+        if is_from_browser(&head.parts.headers) {
+            self.check_origin(head, active_portal)?;
+        }
+        self.certificate_caller(active_portal, certificate).map(Some)
+    }
+
     /// The caller of the session cookie; `None` without one.
-    pub(super) async fn by_cookie(
+    async fn by_cookie(
         &self,
         head: &RequestHead,
         active_portal: ActivePortal<'_>,
@@ -58,13 +87,13 @@ impl Gate {
         let headers = &head.parts.headers;
         let must_show = match found.origin {
             OriginEvidence::AsForCookies => true,
-            OriginEvidence::IfFromBrowser => headers.contains_key(ORIGIN) || headers.contains_key(SEC_FETCH_SITE),
+            OriginEvidence::IfFromBrowser => is_from_browser(headers),
             OriginEvidence::NotNeeded => false,
         };
         if must_show {
             self.check_origin(head, active_portal)?;
         }
-        let caller = self.caller(active_portal, found.token.expose()).await?;
+        let caller = self.caller(active_portal, head.presented(found.token.expose())).await?;
         // every issuer of the portal may use `Authorization`, but only some of them this place
         let mut allowed = found.issuers.iter().filter_map(|index| self.config.issuers.get(*index));
         if !allowed.any(|issuer| issuer.scope.name == caller.proven.identity.issuer) {
@@ -88,4 +117,9 @@ impl Gate {
     pub async fn presented_session(&self, headers: &HeaderMap) -> Result<Option<IdentifiedSession>, Refusal> {
         self.sessions.present(headers, &self.login, RelyingParty::renew).await
     }
+}
+
+/// True for every request of a browser that could come from another origin and change something.
+fn is_from_browser(headers: &HeaderMap) -> bool {
+    headers.contains_key(ORIGIN) || headers.contains_key(SEC_FETCH_SITE)
 }

@@ -1,6 +1,6 @@
 //! Builds the caller of a credential: everything that depends on the credential and the revision alone. Cached per portal.
 //!
-//! The cache key is the hash of the whole token, or the version of the session. A cached caller is used only after time, key,
+//! The cache key is the hash of the whole token, the version of the session, or the hash of the certificate's chain and issuer. A cached caller is used only after time, key,
 //! issuer and revocations were checked again, and only under the revision that made it. The first request under another
 //! revision makes the caller anew of the cached proof, so an edit costs no caller a signature check. The cache holds no fact of
 //! a request.
@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use cedargate_policy::claims::ClaimError;
+use cedargate_policy::claims::{Binding, ClaimError, certificate_identity};
 use cedargate_policy::denial::{Denial, Refusal, RefusedCredential};
 use cedargate_policy::permit::CallerHeaders;
 use cedargate_policy::principal::Principal;
@@ -22,9 +22,11 @@ use serde_json::{Map, Value};
 
 use super::{ActivePortal, Gate};
 use crate::audit::{CallerRecord, EntityRef};
-use crate::authn::{AssertionClaims, Evidence, token_hash};
+use crate::authn::{AssertionClaims, Evidence, PresentedToken, TokenError, token_hash};
 use crate::base::clock::unix_seconds;
+use crate::base::digest::sha256_of;
 use crate::config::{AccessTokenUse, ProviderKind};
+use crate::http::client_certificate::{CertificateRefused, ClientCertificate};
 use crate::http::upstream::{header_list, header_value};
 use crate::portals::{Caller, Credential, FreshAssertion, Portal, Proven};
 use crate::session::Session;
@@ -34,11 +36,17 @@ const RENEW_SHARE: i64 = 2;
 
 impl Gate {
     /// The caller that a bearer token proves, under the revision in force.
-    pub async fn caller(&self, active_portal: ActivePortal<'_>, token: &str) -> Result<Arc<Caller>, Refusal> {
+    pub async fn caller(&self, active_portal: ActivePortal<'_>, presented: PresentedToken<'_>) -> Result<Arc<Caller>, Refusal> {
         let portal = active_portal.portal;
-        let hash = token_hash(token);
+        let hash = token_hash(presented.token);
         let now = unix_seconds();
-        let known = portal.callers.get(&hash).filter(|known| self.is_proven(known, now));
+        let known = portal.callers.get(&hash);
+        if let Some(known) = &known {
+            // before the entry could be dropped: a sender without the token's keys must not cost its owner the entry
+            let bound = known.proven.binding.check(&presented.possession);
+            bound.map_err(|error| TokenError::from(error).refusal_of(presented.token))?;
+        }
+        let known = known.filter(|known| self.is_proven(known, now));
         let caller = match known {
             Some(known) if known.is_under(active_portal) => known,
             known => {
@@ -47,7 +55,7 @@ impl Gate {
                     None => {
                         portal.callers.remove(&hash);
                         // boxed, as is everything that few requests need: every request's future has room for its largest branch
-                        Box::pin(self.verify(portal, token)).await?
+                        Box::pin(self.verify(portal, presented)).await?
                     }
                 };
                 let shown = RefusedCredential {
@@ -74,22 +82,23 @@ impl Gate {
         match &caller.proven.credential {
             Credential::Token(proof) => self.authn.recheck(proof, now).is_ok(),
             Credential::Introspected { until } => now < *until,
-            // INVARIANT: session callers are cached under the session version, so a token hash never finds one
-            Credential::Session(_) => false,
+            // INVARIANT: those callers are cached under other keys, so a token hash never finds one
+            Credential::Session(_) | Credential::Certificate => false,
         }
     }
 
-    async fn verify(&self, portal: &Portal, token: &str) -> Result<Proven, Refusal> {
+    async fn verify(&self, portal: &Portal, presented: PresentedToken<'_>) -> Result<Proven, Refusal> {
         let trusted = &portal.config.issuers;
-        let verified = self.identity.introspection.verify(&self.authn, token, trusted).await;
-        let verified = verified.map_err(|error| error.refusal_of(token))?;
-        let credential = match verified.evidence {
-            Evidence::Token(proof) => Credential::Token(proof),
-            Evidence::Introspection { until } => Credential::Introspected { until },
+        let verified = self.identity.introspection.verify(&self.authn, presented, trusted).await;
+        let verified = verified.map_err(|error| error.refusal_of(presented.token))?;
+        let (binding, credential) = match verified.evidence {
+            Evidence::Token(proof) => (proof.binding, Credential::Token(proof)),
+            Evidence::Introspection { until, binding } => (binding, Credential::Introspected { until }),
         };
         Ok(Proven {
             identity: Arc::new(verified.identity),
             credential,
+            binding,
             access_token: None,
         })
     }
@@ -109,12 +118,60 @@ impl Gate {
             None => Proven {
                 identity: Arc::new(portal.session_identity(session)?),
                 credential: Credential::Session(Arc::clone(session)),
+                binding: Binding::default(),
                 access_token: self.access_token_for_app(session),
             },
         };
         let caller = Arc::new(build_caller(active_portal, proven, known.as_deref())?);
         portal.callers.insert(session.version, Arc::clone(&caller));
         Ok(caller)
+    }
+
+    /// The caller that the client certificate of a connection proves: that of the first issuer of the portal that vouches for it.
+    /// The certificate was checked for this request.
+    pub fn certificate_caller(
+        &self,
+        active_portal: ActivePortal<'_>,
+        certificate: &ClientCertificate,
+    ) -> Result<Arc<Caller>, Refusal> {
+        let portal = active_portal.portal;
+        let refused = |error: CertificateRefused| Refusal::new(Denial::TokenInvalid, error.to_string());
+        let verdict = certificate.check(unix_seconds()).map_err(refused)?;
+        let vouching = verdict.issuers.as_deref().unwrap_or_default();
+        let issuers = portal.certificate_issuers.iter().filter(|index| vouching.contains(index));
+        for issuer in issuers.filter_map(|index| self.config.issuers.get(*index)) {
+            let Some(rules) = &issuer.certificates else { continue };
+            let key = sha256_of(&[b"certificate", &certificate.digest, issuer.scope.name.as_bytes()]);
+            let is_of = |known: &Arc<Caller>| matches!(known.proven.credential, Credential::Certificate);
+            let known = portal.callers.get(&key).filter(is_of);
+            let caller = match known {
+                Some(known) if known.is_under(active_portal) => known,
+                known => {
+                    let proven = match &known {
+                        Some(known) => known.proven.clone(),
+                        None => {
+                            let Some(claims) = certificate.claims(rules).map_err(refused)? else {
+                                continue;
+                            };
+                            let identity = certificate_identity(&issuer.scope, &certificate.fingerprint_hex(), claims)?;
+                            Proven {
+                                identity: Arc::new(identity),
+                                credential: Credential::Certificate,
+                                binding: Binding::default(),
+                                access_token: None,
+                            }
+                        }
+                    };
+                    let caller = Arc::new(build_caller(active_portal, proven, known.as_deref())?);
+                    portal.callers.insert(key, Arc::clone(&caller));
+                    caller
+                }
+            };
+            self.sessions.check_identity(&caller.proven.identity, &portal.name)?;
+            return Ok(caller);
+        }
+        let detail = "no issuer of certificates that this portal trusts vouches for the client certificate (client_certificates)";
+        Err(Refusal::new(Denial::IssuerUnknown, detail))
     }
 
     /// The provider's access token of a session, if the provider's configuration passes it on.

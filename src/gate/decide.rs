@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use cedargate_policy::claims::Possession;
 use cedargate_policy::decision::http::HttpQuery;
 use cedargate_policy::decision::{Access, Asked, Caller as DecisionCaller, Query};
 use cedargate_policy::denial::{Denial, Refusal};
@@ -19,6 +20,7 @@ use super::cors::{self, Preflight};
 use super::live::{DecisionBasis, OriginalRequest};
 use super::record::{Progress, near};
 use super::{ActivePortal, Gate, RequestHead, ShadowQuery, Worker};
+use crate::authn::PresentedToken;
 use crate::http::credentials::{Authorization, FoundToken, OriginEvidence, foreign_scheme};
 use crate::http::upstream::Body;
 use crate::limits::PrincipalKey;
@@ -47,6 +49,17 @@ pub(super) struct Permitted {
 }
 
 impl RequestHead {
+    /// A token of this request, with the keys that its sender proved to hold.
+    pub(super) fn presented<'a>(&self, token: &'a str) -> PresentedToken<'a> {
+        PresentedToken {
+            token,
+            possession: Possession {
+                certificate: self.certificate.as_ref().map(|certificate| certificate.fingerprint),
+                key: None,
+            },
+        }
+    }
+
     fn query(&self) -> HttpQuery<'_> {
         HttpQuery {
             method: self.parts.method.as_str(),
@@ -116,6 +129,7 @@ impl Worker {
                     decision_id: progress.decision_id,
                     portal: Arc::clone(active_portal.portal),
                     caller,
+                    certificate: head.certificate.clone(),
                     revision: Arc::clone(&active_portal.active.revision.id),
                     epoch,
                 };
@@ -154,13 +168,13 @@ impl Gate {
             _ => {}
         }
         let caller = match (authorization, token) {
-            (Authorization::Bearer(token), _) => Some(self.caller(active_portal, token).await?),
-            // on a public path an unusable cookie counts as anonymous
+            (Authorization::Bearer(token), _) => Some(self.caller(active_portal, head.presented(token)).await?),
+            // on a public path an unusable cookie or certificate counts as anonymous
             (_, Some(found)) => match self.by_found_token(head, active_portal, found).await {
                 Err(_) if is_public && found.origin == OriginEvidence::AsForCookies => None,
                 caller => Some(caller?),
             },
-            (_, None) => match self.by_cookie(head, active_portal, &mut progress.cookie).await {
+            (_, None) => match self.by_itself(head, active_portal, &mut progress.cookie).await {
                 Err(_) if is_public => None,
                 caller => caller?,
             },

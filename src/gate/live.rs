@@ -2,7 +2,8 @@
 //!
 //! One registry per worker. An entry keeps the original request, so that the worker can decide it again. A revocation makes the
 //! worker check the entry's caller; a new revision makes it decide the same query under that revision. If either denies, the
-//! worker cuts the connection. An expired token or a session past its time does not cut: only those two events do.
+//! worker cuts the connection. So does another trust in client certificates: the worker verifies that of the connection again. An
+//! expired token or certificate, or a session past its time, does not cut: only those three events do.
 //!
 //! What races: a revocation or a swap may come between the decision and the registration. Each entry therefore carries the
 //! epoch of revocations and the revision that it was decided under; the epoch is read *before* the caller is checked. `join`
@@ -29,6 +30,8 @@ use uuid::Uuid;
 
 use super::{ActivePortal, Gate};
 use crate::audit::{AuthEvent, Event};
+use crate::base::clock::unix_seconds;
+use crate::http::client_certificate::ClientCertificate;
 use crate::http::request::ClientFacts;
 use crate::http::upstream::CutSignal;
 use crate::portals::{ActiveRevision, Caller, Credential, Portal};
@@ -60,6 +63,8 @@ pub(super) struct DecisionBasis {
     pub portal: Arc<Portal>,
     /// `None` on a public path without a credential.
     pub caller: Option<Arc<Caller>>,
+    /// The client certificate of the connection.
+    pub certificate: Option<Arc<ClientCertificate>>,
     /// Id of the revision that decided.
     pub revision: Arc<str>,
     /// Epoch of the revocations, read before the caller was checked.
@@ -71,6 +76,7 @@ pub(super) struct DecisionBasis {
 pub(super) enum Reason {
     Revoked,
     Reload,
+    Certificate,
 }
 
 struct Entry {
@@ -153,6 +159,7 @@ impl Reason {
         match self {
             Self::Revoked => "revoked",
             Self::Reload => "reload",
+            Self::Certificate => "certificate",
         }
     }
 }
@@ -214,10 +221,11 @@ impl DecidedRequest {
 }
 
 impl DecisionBasis {
-    /// True if neither a revocation nor a swap came since the decision. A portal that lost its revision is a swap, too.
+    /// True if neither a revocation nor a swap came since the decision, and no other trust in client certificates. A portal that lost its revision is a swap, too.
     fn is_current(&self, gate: &Gate) -> bool {
         let same = |active: &Arc<ActiveRevision>| active.revision.id == self.revision;
-        self.epoch == gate.epoch() && self.portal.active.load().as_ref().is_some_and(same)
+        let is_trusted = self.certificate.as_ref().is_none_or(|certificate| certificate.is_current());
+        is_trusted && self.epoch == gate.epoch() && self.portal.active.load().as_ref().is_some_and(same)
     }
 }
 
@@ -259,6 +267,13 @@ impl Gate {
             }
             basis.epoch = epoch;
         }
+        if let Some(certificate) = basis.certificate.as_ref().filter(|certificate| !certificate.is_current()) {
+            let checked = certificate.check(unix_seconds());
+            checked.map_err(|error| {
+                let refusal = Refusal::new(Denial::TokenInvalid, error.to_string());
+                Withdrawn::new(Reason::Certificate, refusal)
+            })?;
+        }
         let active = basis.portal.active.load_full();
         let active = active.ok_or_else(|| Withdrawn::new(Reason::Reload, Denial::NoPolicyLoaded.into()))?;
         if active.revision.id != basis.revision {
@@ -279,7 +294,7 @@ impl Gate {
         match &caller.proven.credential {
             Credential::Session(session) if self.sessions.is_revoked(session, &portal.name) => Err(Denial::SessionRevoked.into()),
             Credential::Session(_) => Ok(()),
-            Credential::Token(_) | Credential::Introspected { .. } => {
+            Credential::Token(_) | Credential::Introspected { .. } | Credential::Certificate => {
                 Ok(self.sessions.check_identity(&caller.proven.identity, &portal.name)?)
             }
         }
@@ -293,7 +308,7 @@ impl Gate {
         let identity = basis.caller.as_ref().map(|caller| &caller.proven.identity);
         let session = basis.caller.as_ref().and_then(|caller| match &caller.proven.credential {
             Credential::Session(session) => Some(session.handle.to_hex()),
-            Credential::Token(_) | Credential::Introspected { .. } => None,
+            Credential::Token(_) | Credential::Introspected { .. } | Credential::Certificate => None,
         });
         self.audit.send(&Event::Auth(Box::new(AuthEvent {
             event: "cut",

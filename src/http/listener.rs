@@ -46,6 +46,7 @@ use crate::base::descriptors::Ceiling;
 use crate::base::lifecycle::Shutdown;
 use crate::base::metrics::Metrics;
 use crate::config::Limits;
+use crate::http::client_certificate::SharedTrust;
 use crate::http::upstream::Body;
 use activity::{AnswerBody, InFlight, Timeouts};
 pub use client_connection::ClientConnection;
@@ -151,6 +152,8 @@ const DESCRIPTORS: LimitReached = LimitReached("ulimit -n");
 pub struct ListenerOptions {
     /// `None`: plain text.
     pub tls: Option<SharedTls>,
+    /// The trust in clients' certificates. `None`: requests do not see them.
+    pub client_trust: Option<SharedTrust>,
     /// Peers whose connections must start with a PROXY header.
     pub proxies: Vec<IpNet>,
     /// Counts connections per client address; `None`: no limit.
@@ -341,7 +344,7 @@ async fn serve_connection<H, F>(
         }
     };
     let connection = ConnectionContext {
-        client: ClientConnection::new(established.peer, established.scheme, tasks, established.slot),
+        client: ClientConnection::new(established.peer, established.secured, tasks, established.slot),
         listener: context,
         shutdown,
         handler,
@@ -375,11 +378,12 @@ impl<H> ConnectionContext<H> {
         // on the heap, once: every future around it would hold it twice, and a stream that only sends holds it to its end
         let answer = Box::pin((self.handler)(request, Rc::clone(&self.client)));
         let listener = Rc::clone(&self.listener);
+        let client = Rc::clone(&self.client);
         let shutdown = self.shutdown.clone();
         async move {
             match catch_panic(answer).await {
                 Ok(mut response) => {
-                    if shutdown.is_draining() {
+                    if shutdown.is_draining() || client.is_distrusted() {
                         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                     }
                     Ok(response.map(|body| AnswerBody::new(body, in_flight)))

@@ -6,24 +6,30 @@
 //! holds for a certificate that expired or is not valid yet, while the old one is valid: clients would refuse it. One that is
 //! not valid yet is taken up when it becomes valid. At start there is no better certificate, so the gate starts and warns.
 //!
+//! The trust in clients' certificates (`trust.rs`: authorities and revocation lists) is replaced with them. It goes into force
+//! before the configuration of new handshakes, and open connections verify their certificates again under it.
+//!
 //! A deployment replaces the files one after the other. A change therefore counts only if the content is still the same
 //! after `CHANGE_QUIET`; a half-replaced set that is older than that is rejected, and the next look finds the rest.
 //!
 //! TLS sessions are never resumed under other certificates than their own (each configuration has its own ticket keys),
 //! and not at all where clients must present certificates: those are checked on every connection.
 
+mod trust;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
-use rustls::{RootCertStore, ServerConfig};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{AdminEvent, Audit, Event};
@@ -32,7 +38,8 @@ use crate::base::clock::unix_seconds;
 use crate::base::digest::sha256_of;
 use crate::base::files::{ReadError, read_small};
 use crate::base::metrics::Metrics;
-use crate::config::Tls;
+use crate::config::{Issuer, Tls};
+use crate::http::client_certificate::{ClientTrust, SharedTrust};
 use crate::http::listener::{ALPN_HTTP2, SharedTls};
 
 const ALPN_HTTP1: &[u8] = b"http/1.1";
@@ -50,6 +57,26 @@ pub struct CertificateError {
     key: String,
     file: PathBuf,
     problem: String,
+}
+
+/// The files of one listener.
+#[derive(Clone)]
+struct ListenerFiles {
+    /// `proxy` or `decision`.
+    listener: &'static str,
+    tls: Tls,
+    issuers: Vec<IssuerFile>,
+}
+
+/// The authorities of one entry of `client_certificates`.
+#[derive(Clone)]
+struct IssuerFile {
+    /// Index into `Config::issuers`.
+    index: usize,
+    /// Index into `client_certificates`.
+    entry: usize,
+    /// `None`: every authority of the listener.
+    ca: Option<PathBuf>,
 }
 
 impl CertificateError {
@@ -73,10 +100,9 @@ enum ReloadResult {
 
 /// One listener's certificates.
 pub struct Certificates {
-    /// `proxy` or `decision`.
-    listener: &'static str,
-    files: Tls,
+    files: ListenerFiles,
     shared: SharedTls,
+    trust: SharedTrust,
     /// Digest of the files' content at the last look.
     seen: [u8; 32],
     /// Of the certificate in force.
@@ -91,6 +117,8 @@ pub struct CertificateWatcher {
     pub poll: Duration,
     pub metrics: Metrics,
     pub audit: Audit,
+    /// Written when the trust in clients' certificates changes, so that live connections are checked.
+    pub reloads: watch::Sender<u64>,
 }
 
 /// The content of the files, or the problem with reading one.
@@ -98,25 +126,64 @@ struct Contents {
     cert: Result<Vec<u8>, String>,
     key: Result<Vec<u8>, String>,
     client_ca: Option<Result<Vec<u8>, String>>,
+    client_crl: Option<Result<Vec<u8>, String>>,
+    /// The authorities of each entry of `client_certificates`.
+    issuers: Vec<Option<Result<Vec<u8>, String>>>,
 }
 
 /// One of a listener's files, with the configuration key that names it.
 struct CertificateFile<'a> {
-    listener: &'static str,
-    /// Last part of the key: `cert`, `key` or `client_ca`.
-    name: &'static str,
+    key: String,
     path: &'a Path,
 }
 
+impl ListenerFiles {
+    /// `name`: the last part of the key.
+    fn file<'a>(&self, name: &str, path: &'a Path) -> CertificateFile<'a> {
+        CertificateFile {
+            key: format!("listen.{}.tls.{name}", self.listener),
+            path,
+        }
+    }
+}
+
+impl IssuerFile {
+    /// Those of the configuration's issuers that client certificates prove.
+    fn all(issuers: &[Issuer]) -> Vec<Self> {
+        let rules = issuers.iter().enumerate();
+        let rules = rules.filter_map(|(index, issuer)| Some((index, issuer.certificates.as_ref()?)));
+        let file = |(entry, (index, rules)): (usize, (usize, &crate::config::CertificateRules))| Self {
+            index,
+            entry,
+            ca: rules.ca.clone(),
+        };
+        rules.enumerate().map(file).collect()
+    }
+
+    fn file<'a>(&self, path: &'a Path) -> CertificateFile<'a> {
+        CertificateFile {
+            key: format!("client_certificates[{}].ca_file", self.entry),
+            path,
+        }
+    }
+}
+
 impl Certificates {
+    /// `issuers`: those whose callers prove themselves by a certificate on this listener.
+    ///
     /// # Errors
     /// A file is missing, is malformed, or does not match the others; the error names it.
-    pub fn load(listener: &'static str, files: &Tls) -> Result<Self, CertificateError> {
-        let contents = Contents::read(files);
-        let loaded = server_config(listener, files, &contents)?;
-        Ok(Self {
+    pub fn load(listener: &'static str, tls: &Tls, issuers: &[Issuer]) -> Result<Self, CertificateError> {
+        let files = ListenerFiles {
             listener,
-            files: files.clone(),
+            tls: tls.clone(),
+            issuers: IssuerFile::all(issuers),
+        };
+        let contents = Contents::read(&files);
+        let loaded = server_config(&files, &contents)?;
+        Ok(Self {
+            files,
+            trust: Arc::new(ArcSwapOption::new(loaded.trust)),
             shared: Arc::new(ArcSwap::from_pointee(loaded.config)),
             seen: contents.digest(),
             validity: loaded.validity,
@@ -126,6 +193,11 @@ impl Certificates {
 
     pub fn shared(&self) -> SharedTls {
         Arc::clone(&self.shared)
+    }
+
+    /// The trust in clients' certificates.
+    pub fn trust(&self) -> SharedTrust {
+        Arc::clone(&self.trust)
     }
 
     /// Puts changed files in force once they hold still. `None`: there is no finished change.
@@ -143,7 +215,7 @@ impl Certificates {
         // noted even if it is rejected, so that a bad pair is reported once
         self.seen = digest;
         self.look_again_at = None;
-        let loaded = server_config(self.listener, &self.files, &contents);
+        let loaded = server_config(&self.files, &contents);
         Some(loaded.and_then(|loaded| self.put_in_force(loaded)))
     }
 
@@ -157,14 +229,10 @@ impl Certificates {
         {
             // after that second the one in force is no better
             self.look_again_at = (new.not_before > now).then(|| new.not_before.min(in_force.not_after.saturating_add(1)));
-            let cert = CertificateFile {
-                listener: self.listener,
-                name: "cert",
-                path: &self.files.cert,
-            };
-            return Err(cert.error(problem));
+            return Err(self.files.file("cert", &self.files.tls.cert).error(problem));
         }
         self.validity = loaded.validity;
+        self.trust.store(loaded.trust);
         self.shared.store(Arc::new(loaded.config));
         Ok(())
     }
@@ -178,10 +246,10 @@ impl Certificates {
     fn publish_expiry(&self, metrics: &Metrics) {
         let Some(validity) = self.validity else { return };
         let gauge = &metrics.tls.certificate_expiry;
-        gauge.with_label_values(&[self.listener]).set(validity.not_after);
+        gauge.with_label_values(&[self.files.listener]).set(validity.not_after);
         if let Some(problem) = validity.problem_at(unix_seconds()) {
-            let file = self.files.cert.display();
-            tracing::warn!(listener = self.listener, %file, "the certificate {problem}; clients will refuse it");
+            let file = self.files.tls.cert.display();
+            tracing::warn!(listener = self.files.listener, %file, "the certificate {problem}; clients will refuse it");
         }
     }
 }
@@ -202,6 +270,9 @@ impl CertificateWatcher {
             }
             for certificates in &mut self.certificates {
                 if let Some(outcome) = certificates.reload_if_changed().await {
+                    if outcome.is_ok() {
+                        self.reloads.send_modify(|count| *count = count.wrapping_add(1));
+                    }
                     report(certificates, outcome, &self.metrics, &self.audit);
                 }
             }
@@ -210,7 +281,7 @@ impl CertificateWatcher {
 }
 
 fn report(certificates: &Certificates, outcome: Result<(), CertificateError>, metrics: &Metrics, audit: &Audit) {
-    let listener = certificates.listener;
+    let listener = certificates.files.listener;
     let (result, event, detail) = match outcome {
         Ok(()) => {
             tracing::info!(listener, "new certificates in force");
@@ -243,18 +314,27 @@ impl ReloadResult {
 }
 
 impl Contents {
-    fn read(files: &Tls) -> Self {
+    fn read(files: &ListenerFiles) -> Self {
+        let tls = &files.tls;
         Self {
-            cert: read(&files.cert),
-            key: read(&files.key),
-            client_ca: files.client_ca.as_deref().map(read),
+            cert: read(&tls.cert),
+            key: read(&tls.key),
+            client_ca: tls.client_ca.as_deref().map(read),
+            client_crl: tls.client_crl.as_deref().map(read),
+            issuers: files.issuers.iter().map(|issuer| issuer.ca.as_deref().map(read)).collect(),
         }
     }
 
     /// Identifies the content, so that private keys are compared without being stored.
     fn digest(&self) -> [u8; 32] {
-        let contents = [Some(&self.cert), Some(&self.key), self.client_ca.as_ref()];
-        let contents: Vec<Content<'_>> = contents.into_iter().flatten().map(Content::of).collect();
+        let own = [
+            Some(&self.cert),
+            Some(&self.key),
+            self.client_ca.as_ref(),
+            self.client_crl.as_ref(),
+        ];
+        let issuers = self.issuers.iter().map(Option::as_ref);
+        let contents: Vec<Content<'_>> = own.into_iter().chain(issuers).flatten().map(Content::of).collect();
         let parts: Vec<&[u8]> = contents
             .iter()
             .flat_map(|content| [&content.kind[..], &content.length[..], content.bytes])
@@ -294,7 +374,7 @@ fn read(file: &Path) -> Result<Vec<u8>, String> {
 impl CertificateFile<'_> {
     fn error(&self, problem: impl Into<String>) -> CertificateError {
         CertificateError {
-            key: format!("listen.{}.tls.{}", self.listener, self.name),
+            key: self.key.clone(),
             file: self.path.to_owned(),
             problem: problem.into(),
         }
@@ -317,42 +397,33 @@ impl CertificateFile<'_> {
 /// A configuration that can be put in force.
 struct Loaded {
     config: ServerConfig,
+    trust: Option<Arc<ClientTrust>>,
     validity: Option<Validity>,
 }
 
-fn server_config(listener: &'static str, files: &Tls, contents: &Contents) -> Result<Loaded, CertificateError> {
-    let file = |name, path| CertificateFile { listener, name, path };
-    let cert = file("cert", &files.cert);
+fn server_config(files: &ListenerFiles, contents: &Contents) -> Result<Loaded, CertificateError> {
+    let cert = files.file("cert", &files.tls.cert);
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let pair = certified_key(&cert, &file("key", &files.key), contents, &provider)?;
+    let pair = certified_key(&cert, &files.file("key", &files.tls.key), contents, &provider)?;
     let validity = pair.cert.first().and_then(Validity::of);
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&TLS13, &TLS12])
         .map_err(|error| cert.error(format!("cannot be used: {error}")))?;
-    let authorities = files.client_ca.as_deref().zip(contents.client_ca.as_ref());
-    let builder = match &authorities {
+    let trust = trust::client_trust(files, contents, &provider)?.map(Arc::new);
+    let builder = match &trust {
         None => builder.with_no_client_auth(),
-        Some((path, content)) => {
-            let client_ca = file("client_ca", path);
-            let mut roots = RootCertStore::empty();
-            for certificate in client_ca.certificates(content)? {
-                let added = roots.add(certificate);
-                added.map_err(|error| client_ca.error(format!("contains a certificate that is not an authority: {error}")))?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-            builder.with_client_cert_verifier(verifier.map_err(|error| client_ca.error(format!("cannot be used: {error}")))?)
-        }
+        Some(trust) => builder.with_client_cert_verifier(Arc::clone(&trust.verifier)),
     };
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
     config.alpn_protocols = [ALPN_HTTP2, ALPN_HTTP1, ALPN_HTTP1_0].map(<[u8]>::to_vec).to_vec();
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    if authorities.is_none() {
+    if trust.is_none() {
         let tickets = aws_lc_rs::Ticketer::new();
         config.ticketer = tickets.map_err(|error| cert.error(format!("cannot be used: {error}")))?;
     } else {
         config.send_tls13_tickets = 0;
     }
-    Ok(Loaded { config, validity })
+    Ok(Loaded { config, trust, validity })
 }
 
 fn certified_key(

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::complete::Parameters;
 use super::*;
-use crate::authn::SigningKey;
+use crate::authn::{PresentedToken, SigningKey};
 use crate::base::clock::unix_seconds;
 use crate::session::{Grant, Handle, RefreshError};
 
@@ -829,8 +829,20 @@ async fn logout_token_with_any_wrong_claim_or_header_is_refused() {
     }
     // a logout token or ID token is not accepted as a bearer token, nor an ID token as a logout token
     let token = provider.sign(&Script::default(), &good);
-    assert!(lab.login.authn.verify(&token, &[0], unix_seconds()).await.is_err());
+    assert!(
+        lab.login
+            .authn
+            .verify(PresentedToken::bearer(&token), &[0], unix_seconds())
+            .await
+            .is_err()
+    );
     let id = provider.id_token(&Script::default());
-    assert!(lab.login.authn.verify(&id, &[0], unix_seconds()).await.is_err());
+    assert!(
+        lab.login
+            .authn
+            .verify(PresentedToken::bearer(&id), &[0], unix_seconds())
+            .await
+            .is_err()
+    );
     assert!(lab.login.authn.verify_logout_token(0, &id, CLIENT).await.is_err());
 }

@@ -27,6 +27,7 @@ mod scripted_server;
 pub mod session_client;
 pub mod signer;
 pub mod tools;
+pub mod tls_client;
 pub mod token_cases;
 mod wait;
 

@@ -1,5 +1,6 @@
 //! Bearer tokens: how they are verified, which keys count, introspection, and the tokens that the gate mints.
 
+mod client_certificates;
 mod introspection;
 mod issuer_keys;
 mod minted_tokens;

@@ -121,7 +121,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("app", &["*"]),
     // the path of a request
-    ("http::listener", &["base::address", "http::target", "http::upstream"]),
+    ("http::client_certificate", &[]),
+    (
+        "http::listener",
+        &["base::address", "http::client_certificate", "http::target", "http::upstream"],
+    ),
     (
         "gate",
         &[
@@ -129,6 +133,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "authn",
             "doors::login",
             "http::answer",
+            "http::client_certificate",
             "http::credentials",
             "http::listener",
             "http::request",
@@ -296,7 +301,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "prove",
         &["policy::engine", "policy::load", "policy::portal", "policy::revision"],
     ),
-    ("http::tls", &["audit", "http::listener"]),
+    ("http::tls", &["audit", "http::client_certificate", "http::listener"]),
     ("base", &[]),
     ("doors", &[]),
     ("http", &[]),

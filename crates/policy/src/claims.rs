@@ -4,6 +4,7 @@
 //! and has the wrong type is an error and never counts as absent (`claims/lookup.rs`). The claims about the login are an error
 //! only for a portal whose policies read them (`claims/facts.rs`). The caller checks signatures and reads the clock.
 
+mod binding;
 mod facts;
 mod lookup;
 mod roles;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+pub use self::binding::{Binding, Possession, Thumbprint};
 pub use self::lookup::at;
 use self::lookup::{forget_elsewhere, of_issuer};
 pub use self::roles::roles;
@@ -52,9 +54,9 @@ pub enum ClaimError {
         /// `issuers[].name`.
         issuer: String,
     },
-    /// `cnf` is present.
-    #[error("token is bound to a key (`cnf`) and was presented as a plain bearer")]
-    Bound,
+    /// The sender did not prove the keys that the token is bound to (`cnf`).
+    #[error("token may not be used by its sender: {0}")]
+    Bound(&'static str),
     /// A claim that is mapped or read is not in the token; its issuer offers it elsewhere.
     #[error(
         "claim `{claim}` is not in the token: its issuer left it out (group overage, `_claim_names` or `hasgroups`); have the issuer send \
@@ -86,7 +88,7 @@ impl ClaimError {
     /// The denial that the caller sees.
     pub fn denial(&self) -> Denial {
         match self {
-            Self::NotYetValid | Self::Bound => Denial::TokenInvalid,
+            Self::NotYetValid | Self::Bound(_) => Denial::TokenInvalid,
             Self::Expired { .. } => Denial::TokenExpired,
             Self::Audience { .. } => Denial::AudienceMismatch,
             Self::Elsewhere { .. } | Self::Claim { .. } => Denial::ClaimInvalid,
@@ -154,18 +156,40 @@ pub fn window(claims: &Map<String, Value>, leeway: i64) -> Result<Window, ClaimE
     })
 }
 
-/// The identity that a verified token gives. The caller has checked signature and window.
+/// An identity, and the keys that the token behind it is bound to.
+#[derive(Clone, Debug)]
+pub struct BoundIdentity {
+    /// The identity.
+    pub identity: Identity,
+    /// `Binding::check` compares it with the sender of every further request with the token.
+    pub binding: Binding,
+}
+
+/// The identity that a verified token gives to a sender with these keys. The caller has checked signature and window.
 pub fn token_identity(
     issuer: &IssuerScope,
     header: TokenHeader,
     claims: Map<String, Value>,
     window: Window,
-) -> Result<Identity, ClaimError> {
-    if claims.contains_key("cnf") {
-        return Err(ClaimError::Bound);
-    }
+    possession: &Possession,
+) -> Result<BoundIdentity, ClaimError> {
+    let binding = Binding::of(&claims)?;
+    binding.check(possession)?;
     let audiences = audiences(issuer, &claims)?;
-    identity_for(issuer, header, claims, window, audiences)
+    let identity = identity_for(issuer, header, claims, window, audiences)?;
+    Ok(BoundIdentity { identity, binding })
+}
+
+/// The identity that the facts of a verified client certificate give, as claims.
+pub fn certificate_identity(issuer: &IssuerScope, fingerprint: &str, claims: Map<String, Value>) -> Result<Identity, ClaimError> {
+    let header = TokenHeader {
+        kid: Some(fingerprint.to_owned()),
+        alg: "x509",
+    };
+    let window = window(&claims, 0)?;
+    let mut identity = identity_for(issuer, header, claims, window, Vec::new())?;
+    Arc::make_mut(&mut identity.auth).method = "certificate";
+    Ok(identity)
 }
 
 /// The identity of claims whose audience was judged.
@@ -224,12 +248,10 @@ pub fn unsigned_identity(issuer: &IssuerScope, mut claims: Map<String, Value>) -
     let header = TokenHeader { kid: None, alg: "ES256" };
     let window = window(&claims, 0)?;
     if claims.contains_key("aud") || of_issuer(issuer, &claims, &issuer.audience_claim)?.is_some() {
-        return token_identity(issuer, header, claims, window);
+        return Ok(token_identity(issuer, header, claims, window, &Possession::NONE)?.identity);
     }
     let audience = issuer.audiences.first().cloned().into_iter().collect();
-    if claims.contains_key("cnf") {
-        return Err(ClaimError::Bound);
-    }
+    Binding::of(&claims)?.check(&Possession::NONE)?;
     identity_for(issuer, header, claims, window, audience)
 }
 

@@ -54,7 +54,7 @@ pub struct Identity {
 /// The way that the caller logged in: the context record `auth`.
 #[derive(Clone, Debug, Default)]
 pub struct AuthFacts {
-    /// `bearer`, `session` or `assertion`.
+    /// One of `METHODS`.
     pub method: &'static str,
     /// Unix seconds of the login (`auth_time`, else `iat`).
     pub time: Option<i64>,
@@ -63,6 +63,16 @@ pub struct AuthFacts {
     pub scopes: Vec<String>,
     /// Fields that the credential has in a form that the gate cannot read. A query that reads one is refused.
     pub unreadable: Vec<UnreadableFact>,
+}
+
+impl AuthFacts {
+    /// The ways to prove a caller.
+    pub const METHODS: [&'static str; 4] = ["bearer", "session", "assertion", "certificate"];
+
+    /// The method of this name.
+    pub fn method_named(name: &str) -> Option<&'static str> {
+        Self::METHODS.into_iter().find(|known| *known == name)
+    }
 }
 
 /// A field of `AuthFacts` that a malformed claim would fill.

@@ -12,6 +12,7 @@ use http::HeaderName;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema as schema};
 use serde::{Deserialize, Serialize};
 
+use super::certificate_rules::CertificateRules;
 use super::egress::Egress;
 use crate::config::Secret;
 use crate::config::check::{Checker, is_loopback};
@@ -166,6 +167,8 @@ pub struct Issuer {
     pub token_from: Vec<TokenSource>,
     /// `None`: bearer tokens that are no JWTs are refused.
     pub introspection: Option<Introspection>,
+    /// `None`: no client certificate proves its callers.
+    pub certificates: Option<CertificateRules>,
 }
 
 /// The endpoint that the gate asks about opaque tokens of an issuer (RFC 7662).
@@ -193,7 +196,7 @@ pub enum KeySource {
     Discovery,
     Url(String),
     File(PathBuf),
-    /// Local accounts: this issuer has no tokens, so the gate accepts none.
+    /// Local accounts or client certificates: this issuer has no tokens, so the gate accepts none.
     NoTokens,
 }
 
@@ -225,7 +228,7 @@ fn audience_claim() -> String {
     "aud".to_owned()
 }
 
-fn principal() -> String {
+pub(super) fn principal() -> String {
     "User".to_owned()
 }
 
@@ -234,7 +237,7 @@ fn jwks_max_age() -> JwksMaxAge {
 }
 
 impl Issuer {
-    /// An issuer whose tokens the gate never accepts: the one of local accounts.
+    /// An issuer whose tokens the gate never accepts: that of local accounts or of client certificates.
     pub fn without_tokens(scope: IssuerScope) -> Self {
         Self {
             scope: Arc::new(scope),
@@ -246,6 +249,7 @@ impl Issuer {
             egress: Egress::default(),
             token_from: Vec::new(),
             introspection: None,
+            certificates: None,
         }
     }
 }
@@ -347,6 +351,7 @@ impl Checker<'_> {
             egress: egress?,
             token_from: token_from?,
             introspection: introspection?,
+            certificates: None,
         })
     }
 
@@ -415,7 +420,7 @@ impl Checker<'_> {
         }
     }
 
-    fn principal(&mut self, key: &str, name: &str) {
+    pub fn principal(&mut self, key: &str, name: &str) {
         if !EntityTypeName::from_str(name).is_ok_and(|parsed| parsed.to_string() == name) {
             self.error(
                 key,

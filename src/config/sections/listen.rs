@@ -48,6 +48,22 @@ pub struct RawTls {
     /// PEM file of the authorities that clients' certificates must come from; watched. Absent: clients need none.
     #[serde(default)]
     pub client_ca: Option<PathBuf>,
+    /// `optional`: a client may come without a certificate; `listen.proxy` only. Has no effect without `client_ca`.
+    #[serde(default)]
+    pub client_auth: ClientCertificates,
+    /// PEM file of revocation lists, one of every authority in the chains of clients; watched. Absent: none is asked.
+    #[serde(default)]
+    pub client_crl: Option<PathBuf>,
+}
+
+/// `Optional`: a client without a certificate is served, too. One whose certificate does not verify never is.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum ClientCertificates {
+    #[default]
+    Required,
+    Optional,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
@@ -127,6 +143,9 @@ pub struct Tls {
     pub key: PathBuf,
     /// `None`: clients need no certificate.
     pub client_ca: Option<PathBuf>,
+    pub client_auth: ClientCertificates,
+    /// `None`: no revocation list is asked.
+    pub client_crl: Option<PathBuf>,
 }
 
 /// The listener for the app. Off loopback `tokens` is never empty, or `tls` has a `client_ca`.
@@ -260,10 +279,19 @@ impl Checker<'_> {
         let cert = file("cert", &raw.cert);
         let key = file("key", &raw.key);
         let client_ca = file("client_ca", &raw.client_ca);
+        let client_crl = file("client_crl", &raw.client_crl);
+        if client_crl.is_some() && client_ca.is_none() {
+            self.error(
+                &format!("{section}.client_crl"),
+                "has no effect without `client_ca`; remove one, or add the other",
+            );
+        }
         Some(Tls {
             cert: cert?,
             key: key?,
             client_ca,
+            client_auth: raw.client_auth,
+            client_crl,
         })
     }
 
@@ -303,6 +331,14 @@ impl Checker<'_> {
         let tls = transpose(raw.tls.as_ref().map(|tls| self.tls("listen.decision.tls", tls)))?;
         if tls.is_some() && matches!(address, Some(Address::Unix(_))) {
             self.error("listen.decision.tls", "is for TCP; a Unix socket needs none, so remove it");
+            return None;
+        }
+        if tls
+            .as_ref()
+            .is_some_and(|tls| tls.client_auth == ClientCertificates::Optional)
+        {
+            let message = "is for `listen.proxy` alone: here the certificate is what admits a caller; remove it";
+            self.error("listen.decision.tls.client_auth", message);
             return None;
         }
         let asks_certificate = tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());

@@ -138,10 +138,15 @@ impl Checker<'_> {
     /// Indexes of the issuers a portal trusts.
     fn trusted(&mut self, key: &str, names: Option<&[String]>, document: &Document) -> Vec<usize> {
         let Some(names) = names else {
-            return (0..document.issuers.len() + Self::local_issuers(document).count()).collect();
+            let listed = document.issuers.len() + document.client_certificates.len();
+            return (0..listed + Self::local_issuers(document).count()).collect();
         };
         let listed = document.issuers.iter().map(|issuer| issuer.name.as_deref());
-        let known: Vec<Option<&str>> = listed.chain(Self::local_issuers(document).map(Some)).collect();
+        let certificates = document.client_certificates.iter().map(|entry| entry.name.as_deref());
+        let known: Vec<Option<&str>> = listed
+            .chain(certificates)
+            .chain(Self::local_issuers(document).map(Some))
+            .collect();
         let mut found = Vec::new();
         for (n, name) in names.iter().enumerate() {
             match known.iter().position(|one| *one == Some(name.as_str())) {

@@ -9,6 +9,7 @@ use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::types::{Identity, Redacted};
 
 use super::{EndpointRequest, LoginDoor};
+use crate::authn::PresentedToken;
 use crate::http::credentials::{Authorization, foreign_scheme};
 use crate::login::{BrowserSecret, RelyingParty};
 use crate::portals::Portal;
@@ -43,7 +44,10 @@ impl<'a> CallerCredential<'a> {
     pub async fn identity(&self, door: &LoginDoor, portal: &Portal) -> Result<Identity, Refusal> {
         let identity = match self {
             Self::Bearer(token) => {
-                let verified = door.introspection.verify(&door.authn, token, &portal.config.issuers).await?;
+                let verified = door
+                    .introspection
+                    .verify(&door.authn, PresentedToken::bearer(token), &portal.config.issuers)
+                    .await?;
                 let identity = verified.identity;
                 door.sessions.check_identity(&identity, &portal.name)?;
                 identity

@@ -15,6 +15,7 @@ use super::activity::{Activity, EarlyHints};
 use super::connection_slots::ConnectionSlot;
 use super::{PeerAddr, catch_panic};
 use crate::base::lifecycle::Shutdown;
+use crate::http::client_certificate::ClientCertificate;
 
 /// One client connection. Every holder keeps its slot in `limits.connections` and in its address's limit taken.
 #[derive(Debug)]
@@ -23,10 +24,19 @@ pub struct ClientConnection {
     pub peer: PeerAddr,
     /// `Https` if TLS ended at this listener.
     pub scheme: Scheme,
+    /// The certificate that the client presented; `None` without one.
+    pub certificate: Option<Arc<ClientCertificate>>,
     tasks: ConnectionTasks,
     /// Set for HTTP/1 only.
     activity: OnceCell<Arc<Activity>>,
     _slot: ConnectionSlot,
+}
+
+/// What TLS says of a connection.
+#[derive(Clone, Debug)]
+pub struct Secured {
+    pub scheme: Scheme,
+    pub certificate: Option<Arc<ClientCertificate>>,
 }
 
 /// The means by which a listener spawns, ends and counts the tasks of its connections.
@@ -39,14 +49,20 @@ pub struct ConnectionTasks {
 }
 
 impl ClientConnection {
-    pub fn new(peer: PeerAddr, scheme: Scheme, tasks: ConnectionTasks, slot: ConnectionSlot) -> Rc<Self> {
+    pub fn new(peer: PeerAddr, secured: Secured, tasks: ConnectionTasks, slot: ConnectionSlot) -> Rc<Self> {
         Rc::new(Self {
             peer,
-            scheme,
+            scheme: secured.scheme,
+            certificate: secured.certificate,
             tasks,
             activity: OnceCell::new(),
             _slot: slot,
         })
+    }
+
+    /// True once the client's certificate is not trusted any more: the answer asks the client to leave.
+    pub(super) fn is_distrusted(&self) -> bool {
+        self.certificate.as_ref().is_some_and(|certificate| !certificate.is_trusted())
     }
 
     /// Lets requests send early hints on this connection.

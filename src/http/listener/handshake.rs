@@ -14,6 +14,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
@@ -24,10 +25,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::client_connection::Secured;
 use super::connection_slots::{ConnectionSlot, LimitReached, TotalSlot};
 use super::io_stream::{IoStream, PrefixedIo};
 use super::socket::Stream;
 use super::{ListenerContext, PeerAddr, Rejected, SharedTls, Timeouts, proxy_header};
+use crate::http::client_certificate::ClientCertificate;
 
 /// Every HTTP/2 connection starts with it (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -46,7 +49,7 @@ pub(super) struct Established {
     pub stream: PrefixedIo<IoStream>,
     pub protocol: Protocol,
     pub peer: PeerAddr,
-    pub scheme: Scheme,
+    pub secured: Secured,
     pub slot: ConnectionSlot,
 }
 
@@ -82,24 +85,33 @@ pub(super) async fn handshake(
         Ok(slot) => slot,
         Err(limit) => return Err(HandshakeError::OverLimit { stream, limit }),
     };
-    let (secured, scheme) = match &context.options.tls {
+    let (established, secured) = match &context.options.tls {
         None => {
             let detected = detect_protocol(stream, source.unread, context.timeouts).await;
             let plain = detected.map_err(|error| error.with(peer))?;
-            (plain.map(IoStream::Plain), Scheme::Http)
+            let secured = Secured {
+                scheme: Scheme::Http,
+                certificate: None,
+            };
+            (plain.map(IoStream::Plain), secured)
         }
         Some(tls) => {
             let stream = PrefixedIo::new(stream, source.unread);
             // boxed: every connection's task would have room for it until its end
-            let accepted = Box::pin(accept_tls(stream, tls, context.timeouts)).await;
-            (accepted.map_err(|error| error.with(peer))?, Scheme::Https)
+            let accepted = Box::pin(accept_tls(stream, tls, context)).await;
+            let AcceptedTls { detected, certificate } = accepted.map_err(|error| error.with(peer))?;
+            let secured = Secured {
+                scheme: Scheme::Https,
+                certificate,
+            };
+            (detected, secured)
         }
     };
     Ok(Established {
-        stream: secured.stream,
-        protocol: secured.protocol,
+        stream: established.stream,
+        protocol: established.protocol,
         peer,
-        scheme,
+        secured,
         slot,
     })
 }
@@ -117,6 +129,12 @@ impl<S> Detected<S> {
             protocol: self.protocol,
         }
     }
+}
+
+/// A stream inside TLS.
+struct AcceptedTls {
+    detected: Detected<IoStream>,
+    certificate: Option<Arc<ClientCertificate>>,
 }
 
 /// A step that failed.
@@ -181,19 +199,24 @@ async fn read_proxy_header(stream: &mut Stream, peer: PeerAddr, context: &Listen
 }
 
 /// TLS and the protocol inside it. A client that negotiated `h2` must send the preface; any other client speaks HTTP/1.
-async fn accept_tls(stream: PrefixedIo<Stream>, tls: &SharedTls, timeouts: Timeouts) -> Result<Detected<IoStream>, StepError> {
+async fn accept_tls(stream: PrefixedIo<Stream>, tls: &SharedTls, context: &ListenerContext) -> Result<AcceptedTls, StepError> {
+    let timeouts = context.timeouts;
     let stream = tls_handshake(stream, tls, timeouts.header).await?;
+    let presented = stream.get_ref().1.peer_certificates();
+    let certificate = presented.zip(context.options.client_trust.as_ref());
+    let certificate = certificate.and_then(|(chain, trust)| ClientCertificate::of(chain, trust));
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2);
     let stream = IoStream::Tls(Box::new(stream));
     if !is_http2 {
-        return Ok(Detected {
+        let detected = Detected {
             stream: PrefixedIo::new(stream, Bytes::new()),
             protocol: Protocol::Http1,
-        });
+        };
+        return Ok(AcceptedTls { detected, certificate });
     }
     let detected = detect_protocol(stream, Bytes::new(), timeouts).await?;
     match detected.protocol {
-        Protocol::Http2 => Ok(detected),
+        Protocol::Http2 => Ok(AcceptedTls { detected, certificate }),
         Protocol::Http1 => Err(StepError::Rejected(Rejected::Http2Protocol)),
     }
 }

@@ -3,74 +3,20 @@
 //! The client is rustls with certificates made for the test; what it must not reach is checked at the app.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned, SupportedProtocolVersion};
+use rustls::{ClientConfig, HandshakeKind};
 
 use crate::support::certificates::{Authority, Pair};
 use crate::support::http2_client::{Client, PREFACE, Runtime, request};
+use crate::support::tls_client::{Tls, Trust, open};
 use crate::support::{Gate, PAGE, RawConnection, Setup, eventually, open_portal};
 
 const LISTEN: &str = "listen: { proxy: { address: '127.0.0.1:0', tls: { cert: tls.pem, key: tls.key } }, admin: { address: '127.0.0.1:0' }, decision: { address: '127.0.0.1:0' } }";
 const LISTEN_CA: &str = "listen: { proxy: { address: '127.0.0.1:0', tls: { cert: tls.pem, key: tls.key, client_ca: ca.pem } }, admin: { address: '127.0.0.1:0' }, decision: null }";
-
-/// A client that trusts this authority.
-struct Trust<'a> {
-    authority: &'a Authority,
-    own: Option<&'a Pair>,
-    alpn: Vec<&'a str>,
-    versions: Vec<&'static SupportedProtocolVersion>,
-}
-
-impl<'a> Trust<'a> {
-    fn in_(authority: &'a Authority) -> Self {
-        Self {
-            authority,
-            own: None,
-            alpn: Vec::new(),
-            versions: vec![&TLS13, &TLS12],
-        }
-    }
-
-    fn config(&self) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        let root = CertificateDer::from_pem_slice(self.authority.pem.as_bytes()).unwrap();
-        roots.add(root).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&self.versions)
-            .unwrap()
-            .with_root_certificates(roots);
-        let mut config = match self.own {
-            None => builder.with_no_client_auth(),
-            Some(pair) => {
-                let chain = vec![CertificateDer::from_pem_slice(pair.cert.as_bytes()).unwrap()];
-                let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
-                builder.with_client_auth_cert(chain, key).unwrap()
-            }
-        };
-        config.alpn_protocols = self.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        Arc::new(config)
-    }
-}
-
-type Tls = StreamOwned<ClientConnection, TcpStream>;
-
-fn open(address: SocketAddr, config: &Arc<ClientConfig>) -> std::io::Result<Tls> {
-    let connection = ClientConnection::new(Arc::clone(config), ServerName::try_from("shop.test").unwrap()).unwrap();
-    let stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    let mut tls = StreamOwned::new(connection, stream);
-    while tls.conn.is_handshaking() {
-        tls.conn.complete_io(&mut tls.sock)?;
-    }
-    Ok(tls)
-}
 
 /// One request on it; empty if there is no answer.
 fn get(tls: &mut Tls, gate: &Gate) -> String {

@@ -156,8 +156,8 @@ fn the_audience_claim_of_the_issuer_decides_and_aud_must_fit_as_well() {
         let claims = map(claims);
         let header = TokenHeader { kid: None, alg: "RS256" };
         let window = Window { from: 0, until: 1 };
-        token_identity(issuer, header, claims, window)
-            .map(|identity| identity.token.aud)
+        token_identity(issuer, header, claims, window, &Possession::NONE)
+            .map(|bound| bound.identity.token.aud)
             .map_err(|error| error.denial())
     };
     let token = |extra: Value| {

@@ -16,9 +16,6 @@ use crate::portal::path::CanonicalPath;
 use crate::scope::{PortalScope, TenantSource};
 use crate::types::{AuthFacts, Identity, Scheme, TokenFacts};
 
-/// Ways to log in that records name.
-const METHODS: [&str; 3] = ["bearer", "session", "assertion"];
-
 /// The owned values that a query borrows.
 pub(super) enum AskedFacts {
     Http {
@@ -214,9 +211,9 @@ fn auth_facts(context: Option<&Map<String, Value>>) -> Result<AuthFacts, NotRepl
     };
     let method = match fields.and_then(|fields| fields.get("method")) {
         None => "bearer",
-        Some(name) => METHODS
-            .into_iter()
-            .find(|known| name.as_str() == Some(known))
+        Some(name) => name
+            .as_str()
+            .and_then(AuthFacts::method_named)
             .ok_or_else(|| NotReplayable::Malformed("`context.auth.method` is none of the gate's".to_owned()))?,
     };
     Ok(AuthFacts {
