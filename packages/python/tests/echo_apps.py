@@ -6,11 +6,10 @@ import json
 import os
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Request, WebSocket
-
 from cedargate import Entity, Gate
 from cedargate.fastapi import CurrentGate, CurrentIdentity, MaybeIdentity, Permitted, install, require
 from cedargate.wsgi import GateMiddleware
+from fastapi import Depends, FastAPI, Request, WebSocket
 
 PORTALS = {"customer": "/portal/customer", "admin": "/portal/admin"}
 gate = Gate.from_environment(public=["/up", "/portal/customer/assets/"], portals=PORTALS)

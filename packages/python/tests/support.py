@@ -187,6 +187,7 @@ def app_environment(running: Gate) -> dict[str, str]:
         "CEDARGATE_APP_ISSUER": GATE_ISSUER,
         "CEDARGATE_APP_AUDIENCE": running.audience,
         "PYTHONPATH": f"{PACKAGE / 'src'}:{PACKAGE / 'tests'}:{EXAMPLES / 'django'}:{EXAMPLES / 'fastapi'}",
+        "DJANGO_SETTINGS_MODULE": "shop.settings",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
 
@@ -292,8 +293,13 @@ def stub(answer: Answer = closed) -> Iterator[Stub]:
 
         def log_message(self, *_: object) -> None: ...
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: object) -> None:
+            """Keep quiet about clients that leave early: that is what tests make them do."""
+
+    server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     made.url = f"http://127.0.0.1:{server.server_address[1]}"

@@ -15,11 +15,11 @@ from support import GATE_ISSUER, JWKS, Gate, Key, free_port, gate
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "site_settings")
 
-import django
 from django.core.exceptions import ImproperlyConfigured
 from django.test import AsyncClient, Client, override_settings
 from django.test.runner import DiscoverRunner
 
+import django
 from cedargate import Entity
 from cedargate.django import _conf
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import Depends, FastAPI, Request, WebSocket
 from fastapi.responses import JSONResponse
 from starlette.requests import HTTPConnection
+
+from fastapi import Depends, FastAPI, Request, WebSocket
 
 from ._errors import AssertionMissingError, CedargateError
 from ._gate import NOT_PERMITTED, PROBLEM_JSON, Gate, Problem, problem_of

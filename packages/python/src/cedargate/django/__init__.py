@@ -8,7 +8,7 @@ CEDARGATE = {"URL": "http://127.0.0.1:8901", "ISSUER": "https://shop.example.com
 from __future__ import annotations
 
 from ._conf import gate
-from ._decorators import permitted, require
+from ._decorators import caller, permitted, require
 from ._middleware import IdentityMiddleware
 
-__all__ = ["IdentityMiddleware", "gate", "permitted", "require"]
+__all__ = ["IdentityMiddleware", "caller", "gate", "permitted", "require"]

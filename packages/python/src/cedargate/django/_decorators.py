@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from django.core.exceptions import PermissionDenied
 
 from cedargate._errors import AssertionMissingError, CedargateError
 from cedargate._gate import NOT_PERMITTED, problem_of
+from cedargate._identity import Identity
 from cedargate._query import Entity
 
 from ._conf import gate
@@ -20,19 +21,20 @@ if TYPE_CHECKING:
 
     from django.http import HttpRequest
 
-    from cedargate._identity import Identity
     from cedargate._query import Decision
 
+_ABSENT: Final = object()
 View = TypeVar("View", bound="Callable[..., Any]")
 
 
-def caller(request: HttpRequest) -> Identity:
-    """Return the caller; raise where there is none."""
-    if not hasattr(request, "identity"):
+def caller(request: object) -> Identity:
+    """Return the caller of a request of Django or of its REST framework; raise where there is none."""
+    identity = getattr(request, "identity", _ABSENT)
+    if identity is _ABSENT:
         raise RuntimeError("cedargate.django.IdentityMiddleware is not in MIDDLEWARE, so no caller is proven")
-    if request.identity is None:
+    if not isinstance(identity, Identity):
         raise AssertionMissingError("a public path has no caller")
-    return cast("Identity", request.identity)
+    return identity
 
 
 def require(request: HttpRequest, action: str, resource: Entity, context: Mapping[str, Any] | None = None) -> Decision:
