@@ -41,6 +41,7 @@ mod tree;
 mod usage;
 mod user;
 mod validate;
+mod workbench;
 
 use std::process::ExitCode;
 
@@ -111,6 +112,8 @@ enum Command {
     Matrix(matrix::Args),
     /// Run the portals' decision tests
     Test(test::Args),
+    /// Look at a policy tree in the browser: what each role may do, why a request is denied, what an edit changes
+    Workbench(workbench::Args),
     /// Make one decision offline, from a request JSON or a token and a request line
     Authorize(authorize::Args),
     /// Pack policies into signed bundles that gates fetch, and check them
@@ -201,6 +204,7 @@ fn run(command: Command) -> Exit {
         Command::Fmt(args) => fmt::run(&args),
         Command::Matrix(args) => matrix::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Workbench(args) => workbench::run(&args),
         Command::Authorize(args) => authorize::run(&args),
         Command::Bundle(command) => bundle::run(&command),
         Command::Explain(args) => explain::run(&args),

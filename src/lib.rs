@@ -56,6 +56,7 @@ mod limits;
 mod exposure;
 mod inject;
 mod prove;
+mod workbench;
 
 // foundations; `measured` re-exports some of them
 #[doc(hidden)]

@@ -45,7 +45,7 @@ pub(super) struct Background {
 /// The `operations` thread before it starts.
 struct Operations {
     gate: Arc<Gate>,
-    admin: Admin,
+    admin: Arc<Admin>,
     control: Control,
     bundle: Option<Arc<BundleFollower>>,
     certificates: CertificateWatcher,
@@ -195,12 +195,11 @@ async fn sweep(gate: Arc<Gate>) {
     }
 }
 
-async fn serve_admin(admin: Admin, listener: TcpListener, shutdown: Shutdown) {
+async fn serve_admin(admin: Arc<Admin>, listener: TcpListener, shutdown: Shutdown) {
     let max = admin.gate.config.limits.admin_connections.as_usize();
     let context = listener_context(&admin.gate, ConnectionCount::new("limits.admin_connections", max));
-    let door = Rc::new(admin);
     let handler = move |request, _| {
-        let door = Rc::clone(&door);
+        let door = Arc::clone(&admin);
         async move { door.handle(request).await }
     };
     match Socket::tcp(listener) {

@@ -71,7 +71,7 @@ pub(super) struct Parts {
 pub(super) struct BackgroundParts {
     pub gate: Arc<Gate>,
     pub shutdown: Shutdown,
-    pub admin: Admin,
+    pub admin: Arc<Admin>,
     pub control: Control,
     pub reloader: Reloader,
     pub brakes: Option<Brakes>,
@@ -144,7 +144,7 @@ impl Parts {
         let mut reloader = Reloader::new(Arc::clone(&gate), loader, shadow_loader, &readiness, bundle.clone(), watched);
         let brakes = reloader.brakes(Loader::new(Warnings::Show, Some(condition_queue)));
         let reload_requests = reloader.requests();
-        let admin = Admin {
+        let admin = Arc::new(Admin {
             gate: Arc::clone(&gate),
             readiness,
             shutdown: shutdown.clone(),
@@ -153,8 +153,9 @@ impl Parts {
             app_probes: AppProbes::new(&gate.config)?,
             exposure: Exposure::default(),
             bundle: bundle.clone(),
-        };
+        });
         let control = Control {
+            admin: Arc::clone(&admin),
             gate: Arc::clone(&gate),
             trigger: Arc::clone(&trigger),
             shutdown: shutdown.clone(),

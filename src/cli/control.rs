@@ -100,11 +100,7 @@ pub(super) fn with_socket(target: &Target, run: impl AsyncFnOnce(&ControlSocket)
 
 /// The same with a socket by its path, also as the configuration writes it.
 pub(super) fn with_socket_at(path: &Path, run: impl AsyncFnOnce(&ControlSocket) -> Result<Exit, ClientError>) -> Exit {
-    let path = path
-        .to_str()
-        .and_then(|text| text.strip_prefix("unix:"))
-        .map_or(path, Path::new);
-    let socket = ControlSocket(path.to_owned());
+    let socket = ControlSocket::at(path);
     let runtime = match client::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -134,6 +130,12 @@ impl Target {
 }
 
 impl ControlSocket {
+    /// The socket of a path, also as the configuration writes it.
+    pub fn at(path: &Path) -> Self {
+        let text = path.to_str().and_then(|text| text.strip_prefix("unix:"));
+        Self(text.map_or(path, Path::new).to_owned())
+    }
+
     pub async fn get_sessions(&self, target: &str) -> Result<ClientResponse, ClientError> {
         self.send(Method::GET, target, SESSIONS_TIMEOUT).await
     }

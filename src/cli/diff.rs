@@ -1,18 +1,18 @@
 //! `cedargate diff OLD NEW`: what an edit changes before it takes effect: policies, other files, decisions; with `--prove`, also
 //! whether any request at all is newly allowed.
 
-mod changes;
+pub(super) mod changes;
 mod flips;
-mod git;
+pub(super) mod git;
 mod json;
 mod logs;
 mod markdown;
 mod proof;
-mod sides;
+pub(super) mod sides;
 mod text;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use self::changes::{ChangeKind, FileChange, PolicyChange};
@@ -20,10 +20,14 @@ use self::flips::{Asked, Direction};
 use self::logs::LogFlips;
 use self::proof::Proof;
 use self::sides::{Portal, Rejected, Side};
+use serde_json::Value;
+
 use super::config_file::ConfigFile;
 use super::report::json as json_report;
+use super::tree::TreeArgs;
 use super::{Exit, Paint, complain, print};
 use crate::prove::{NoSolver, Prover};
+use crate::workbench::{Datum, standalone};
 
 /// Compare two policy trees: policies by id, other files, decisions over the tests of both, and proofs
 #[derive(clap::Args)]
@@ -67,6 +71,8 @@ enum Format {
     /// For a comment on a pull request
     Markdown,
     Json,
+    /// One page that needs nothing else
+    Html,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
@@ -74,6 +80,22 @@ enum FailOn {
     Widen,
     Flip,
     Change,
+}
+
+/// The comparison of two trees for the workbench, as `--format json` writes it. Git revisions are those of the repository at
+/// `place`. `Err` is a text for the user.
+pub(super) fn between(old: &str, new: &TreeArgs, config: &ConfigFile, place: &Path) -> Result<Value, String> {
+    let sides = Sides {
+        old: Side::open(old, config, place)?,
+        new: Side {
+            name: "the files as they are now".to_owned(),
+            workbench: new.open()?,
+        },
+    };
+    let comparison = sides.compare(None, &[], None).map_err(|ended| match ended {
+        Ended::Usage(message) | Ended::Rejected(message) | Ended::NoSolver(message) => message,
+    })?;
+    Ok(json::report(&comparison))
 }
 
 /// The whole comparison.
@@ -111,6 +133,7 @@ pub(crate) fn run(args: &Args) -> Exit {
                 Format::Human => text::report(&comparison, Paint::stdout()),
                 Format::Markdown => markdown::report(&comparison),
                 Format::Json => json_report::text(&json::report(&comparison)),
+                Format::Html => html(&json::report(&comparison)),
             });
             comparison.exit(&args.fail_on)
         }
@@ -141,36 +164,60 @@ impl From<NoSolver> for Ended {
     }
 }
 
+/// The page of the workbench with the comparison alone.
+fn html(report: &Value) -> String {
+    let tree = serde_json::json!({"name": "What changes", "pages": ["changes"], "portals": []});
+    standalone(
+        "#/changes",
+        &[Datum::of("tree", &[], &tree), Datum::of("changes", &[], report)],
+    )
+}
+
 fn compare(args: &Args) -> Result<Comparison, Ended> {
-    let open = |name: &str| Side::open(name, &args.config).map_err(Ended::Usage);
-    let (old, new) = (open(&args.old)?, open(&args.new)?);
-    let only = args.portal.as_deref();
-    let mut loader = sides::loader();
-    let before = old.load(only, &mut loader)?;
-    let after = new.load(only, &mut loader)?;
-    let slugs: BTreeSet<&str> = before.iter().chain(&after).map(Portal::slug).collect();
-    if let Some(only) = only.filter(|only| !slugs.contains(only)) {
-        return Err(Ended::Usage(format!("neither tree has a portal `{only}`")));
-    }
+    let open = |name: &str| Side::open(name, &args.config, Path::new(".")).map_err(Ended::Usage);
+    let sides = Sides {
+        old: open(&args.old)?,
+        new: open(&args.new)?,
+    };
     let mut prover = args
         .prove
         .then(|| Prover::new(args.prove_timeout))
         .transpose()
         .map_err(Ended::Usage)?;
-    let find = |portals: &'_ [Portal], slug: &str| portals.iter().position(|portal| portal.slug() == slug);
-    let mut portals = Vec::new();
-    for slug in slugs {
-        let old = find(&before, slug).and_then(|at| before.get(at));
-        let new = find(&after, slug).and_then(|at| after.get(at));
-        portals.push(PortalDiff::of(slug, old, new, prover.as_mut())?);
+    sides.compare(args.portal.as_deref(), &args.logs, prover.as_mut())
+}
+
+/// The two trees of a comparison.
+struct Sides {
+    old: Side,
+    new: Side,
+}
+
+impl Sides {
+    fn compare(self, only: Option<&str>, logs: &[PathBuf], mut prover: Option<&mut Prover>) -> Result<Comparison, Ended> {
+        let Self { old, new } = self;
+        let mut loader = sides::loader();
+        let before = old.load(only, &mut loader)?;
+        let after = new.load(only, &mut loader)?;
+        let slugs: BTreeSet<&str> = before.iter().chain(&after).map(Portal::slug).collect();
+        if let Some(only) = only.filter(|only| !slugs.contains(only)) {
+            return Err(Ended::Usage(format!("neither tree has a portal `{only}`")));
+        }
+        let find = |portals: &'_ [Portal], slug: &str| portals.iter().position(|portal| portal.slug() == slug);
+        let mut portals = Vec::new();
+        for slug in slugs {
+            let old = find(&before, slug).and_then(|at| before.get(at));
+            let new = find(&after, slug).and_then(|at| after.get(at));
+            portals.push(PortalDiff::of(slug, old, new, prover.as_deref_mut())?);
+        }
+        let logs = LogFlips::of(logs, only, &before, &after).map_err(Ended::Usage)?;
+        Ok(Comparison {
+            old: old.name,
+            new: new.name,
+            portals,
+            logs,
+        })
     }
-    let logs = LogFlips::of(&args.logs, only, &before, &after).map_err(Ended::Usage)?;
-    Ok(Comparison {
-        old: old.name,
-        new: new.name,
-        portals,
-        logs,
-    })
 }
 
 impl PortalDiff {

@@ -3,7 +3,7 @@
 //! Asks exactly what `authorize` asks. Shows how the caller and the request became a principal, an action and a resource, what
 //! each policy wanted and found, and the permit that needs the least to hold.
 
-mod from_log;
+pub(super) mod from_log;
 
 use std::path::{Path, PathBuf};
 
@@ -101,7 +101,8 @@ fn ask_gate(socket: &Path, id: &str, format: Format) -> Exit {
     })
 }
 
-fn explained(query: &Query<'_>, caller: &OfflineCaller) -> Explained {
+/// Decides the query, and says why.
+pub(super) fn explained(query: &Query<'_>, caller: &OfflineCaller) -> Explained {
     let explanation = match caller.caller() {
         Ok(caller) => explain(query, caller),
         Err(refusal) => Decision::refused(refusal.clone()).into(),

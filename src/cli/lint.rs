@@ -59,7 +59,7 @@ fn run_rules(args: &Args) -> Result<Exit, String> {
         Format::Json => json_report::text(&json!({"findings": findings})),
         Format::Github => github::findings(&findings),
         Format::Sarif => json_report::text(&sarif::findings(&findings)),
-        Format::Human | Format::Junit => as_text(&findings, &workbench, &described),
+        Format::Human | Format::Junit | Format::Html => as_text(&findings, &workbench, &described),
     });
     let worst = findings.iter().map(|finding| finding.severity);
     let is_denied = |severity| match severity {
@@ -118,6 +118,11 @@ fn all(workbench: &Workbench, described: &[OpenApiFile]) -> Linted {
     }
     linted.findings = super::report::distinct(linted.findings);
     linted
+}
+
+/// The findings of every portal, without a description of the app.
+pub(super) fn findings(workbench: &Workbench) -> Vec<Finding> {
+    all(workbench, &[]).findings
 }
 
 /// Writes all changes of a file at once, from its end to its beginning.

@@ -1,13 +1,15 @@
 //! `cedargate matrix`: roles × actions × resource types of each portal, as the policies answer them.
 
 mod csv;
-mod html;
 mod json;
 mod markdown;
+mod page;
 mod text;
 
 use cedargate_policy::load::Warnings;
 use cedargate_policy::matrix::{Answer, Cell, Column, Matrix, Row};
+
+use serde_json::Value;
 
 use super::report::{Finding, Severity};
 use super::tree::TreeArgs;
@@ -39,9 +41,9 @@ enum Format {
 }
 
 /// The matrix of one portal, with its name.
-struct PortalMatrix {
-    portal: String,
-    matrix: Matrix,
+pub(super) struct PortalMatrix {
+    pub portal: String,
+    pub matrix: Matrix,
 }
 
 /// The conditions of a cell as texts.
@@ -82,13 +84,18 @@ fn show(args: &Args) -> Result<Exit, String> {
         Format::Human => text::report(&matrices, Paint::stdout()),
         Format::Markdown => markdown::report(&matrices),
         Format::Csv => csv::report(&matrices),
-        Format::Html => html::page(&matrices),
+        Format::Html => page::html(&matrices),
         Format::Json => json::report(&matrices),
     });
     Ok(if findings.is_empty() { Exit::Ok } else { Exit::Invalid })
 }
 
 impl PortalMatrix {
+    /// For the workbench.
+    pub(super) fn as_page(&self) -> Value {
+        page::portal(self)
+    }
+
     /// The name of a row; with the type of its callers if there are several types.
     fn row_name(&self, row: &Row) -> String {
         let role = row.role.as_ref().map_or("(no role)", |role| role.id().unescaped());

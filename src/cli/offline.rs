@@ -115,24 +115,66 @@ impl QueryArgs {
             SubjectSource::Token(token) => Credential::Token(token.expose().as_str()),
             SubjectSource::Header => return Err("the request needs a `principal` or a `token`".to_owned()),
         };
-        answered(&load, &credential, |_| Asked::Named(ask.query()), answer)
+        answered(&load, &credential, unix_millis(), |_| Asked::Named(ask.query()), answer)
     }
 
     fn ask_line<T>(&self, url: &str, answer: impl FnOnce(&Query<'_>, &OfflineCaller) -> T) -> Result<T, String> {
         let claims = self.claims.as_deref().map(read_claims).transpose()?;
         let workbench = self.tree.open()?;
-        let (raw, query) = match url.split_once('?') {
+        let line = RequestLine {
+            portal: self.portal.as_deref(),
+            method: &self.method,
+            url,
+            host: self.host.as_deref(),
+            scheme: self.scheme.into(),
+            source_ip: self.source_ip,
+            context: None,
+        };
+        let credential = match (&self.token, claims) {
+            (Some(token), _) => Credential::Token(token),
+            (None, Some(claims)) => Credential::Claims(claims),
+            (None, None) => Credential::None,
+        };
+        line.ask(&workbench, &credential, unix_millis(), answer)
+    }
+}
+
+/// A request to the app, as a user writes it.
+pub(super) struct RequestLine<'a> {
+    /// `None`: the portal that the gate gives it to.
+    pub portal: Option<&'a str>,
+    pub method: &'a str,
+    /// Path and query.
+    pub url: &'a str,
+    /// `None`: the portal's first host.
+    pub host: Option<&'a str>,
+    pub scheme: Scheme,
+    pub source_ip: IpAddr,
+    /// Context fields that replace the gate's own, as in a decision test.
+    pub context: Option<&'a Map<String, Value>>,
+}
+
+impl RequestLine<'_> {
+    /// Asks a tree, and passes the query to `answer`. `Err` is a message for the user.
+    pub fn ask<T>(
+        &self,
+        workbench: &Workbench,
+        credential: &Credential<'_>,
+        now_millis: i64,
+        answer: impl FnOnce(&Query<'_>, &OfflineCaller) -> T,
+    ) -> Result<T, String> {
+        let (raw, query) = match self.url.split_once('?') {
             Some((raw, query)) => (raw, Some(query)),
-            None => (url, None),
+            None => (self.url, None),
         };
         let path = CanonicalPath::parse_request(raw).map_err(|e| format!("`{raw}`: {e}"))?;
-        let host = match &self.host {
+        let host = match self.host {
             Some(host) => Some(normal_host(host).ok_or_else(|| format!("`--host {host}` is not a host name"))?),
             None => None,
         };
-        let portal = match &self.portal {
+        let portal = match self.portal {
             Some(slug) => workbench.named(slug)?,
-            None => matching(&workbench, host.as_deref(), &path)?,
+            None => matching(workbench, host.as_deref(), &path)?,
         };
         let load = workbench.load_untested_one(portal);
         let prefix = &portal.matches.path_prefix;
@@ -142,41 +184,37 @@ impl QueryArgs {
                 portal.slug
             ));
         }
-        let credential = match (&self.token, claims) {
-            (Some(token), _) => Credential::Token(token),
-            (None, Some(claims)) => Credential::Claims(claims),
-            (None, None) => Credential::None,
-        };
         let default_host = std::cell::OnceCell::new();
         let headers = http::HeaderMap::new();
         let asked = |tenant: Option<&str>| {
             let host = default_host.get_or_init(|| host.unwrap_or_else(|| portal.default_host(tenant)));
             Asked::Http(HttpQuery {
-                method: &self.method,
+                method: self.method,
                 path: &path,
                 host,
-                scheme: self.scheme.into(),
+                scheme: self.scheme,
                 source_ip: self.source_ip,
                 query,
                 headers: Some(&headers),
-                context: None,
+                context: self.context,
             })
         };
-        answered(&load, &credential, asked, answer)
+        answered(&load, credential, now_millis, asked, answer)
     }
 }
 
-/// What a query presents about its caller.
-enum Credential<'a> {
+/// The proof of a query's caller, which no command checks.
+pub(super) enum Credential<'a> {
     None,
     Token(&'a str),
     Claims(Map<String, Value>),
 }
 
 /// Asks the portal's revision. `asked` gets the tenant of the caller.
-fn answered<'q, T>(
+pub(super) fn answered<'q, T>(
     load: &'q PortalLoad<'q>,
     credential: &Credential<'_>,
+    now_millis: i64,
     asked: impl FnOnce(Option<&str>) -> Asked<'q>,
     answer: impl FnOnce(&Query<'_>, &OfflineCaller) -> T,
 ) -> Result<T, String> {
@@ -202,7 +240,7 @@ fn answered<'q, T>(
     let query = Query {
         portal: load.portal,
         revision,
-        now_millis: unix_millis(),
+        now_millis,
         asked: asked(tenant),
     };
     Ok(answer(&query, &caller))
@@ -270,7 +308,7 @@ fn token_claims(token: &str) -> Result<Map<String, Value>, Refusal> {
 }
 
 /// The identity that claims give, without proof.
-fn identity(portal: &PortalScope, mut claims: Map<String, Value>) -> Result<Identity, Refusal> {
+pub(super) fn identity(portal: &PortalScope, mut claims: Map<String, Value>) -> Result<Identity, Refusal> {
     let issuer = claims.get("iss").and_then(Value::as_str).unwrap_or_default().to_owned();
     let configured = portal.issuers.iter().find(|i| i.issuer == issuer);
     let known = configured.or(portal.issuers.first()).ok_or(Denial::IssuerUnknown)?;

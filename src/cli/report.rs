@@ -40,6 +40,8 @@ pub(crate) enum Format {
     Github,
     /// SARIF 2.1.0, for code scanning
     Sarif,
+    /// One page that needs nothing else
+    Html,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]

@@ -15,11 +15,14 @@ use cedargate_policy::portal::PortalTable;
 use cedargate_policy::portal::path::CanonicalPath;
 use cedargate_policy::portal::path::rules::Case as PathCase;
 
+use serde_json::{Value, json};
+
 use self::coverage::{Percent, Reach};
-use super::report::{Case, Finding, Format, Severity, Suite, json, junit, text};
+use super::report::{Case, Finding, Format, Severity, Suite, json as json_report, junit, text};
 use super::tree::{PortalLoad, TreeArgs, Workbench};
 use super::{Exit, Paint, complain, print};
 use crate::explained::text::reasons;
+use crate::workbench::{Datum, standalone};
 
 #[derive(clap::Args)]
 #[command(
@@ -42,7 +45,7 @@ pub(crate) struct Args {
     #[arg(long)]
     watch: bool,
     /// Format of the report
-    #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json, Format::Junit]), default_value = "human")]
+    #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json, Format::Junit, Format::Html]), default_value = "human")]
     format: Format,
 }
 
@@ -67,23 +70,11 @@ fn test(args: &Args, workbench: &Workbench) -> Result<Exit, String> {
              are read by their default names; --config FILE takes what `serve` uses",
         );
     }
-    let loads = workbench.load_untested(Warnings::Show);
-    let table = PortalTable::new(&workbench.portals).map_err(|error| error.to_string())?;
-    let tested: Vec<Tested> = loads
-        .iter()
-        .map(|load| tested(args, workbench, load, &|host, path| goes_to(&table, &loads, load, host, path)))
-        .collect();
-    let (suites, policies): (Vec<Suite>, Vec<_>) = tested.into_iter().map(|tested| (tested.suite, tested.policies)).unzip();
-    let reach = args.is_covered().then(|| Reach::of(&suites, policies));
+    let (suites, reach) = run_all(args, workbench)?;
     print(&match args.format {
-        Format::Json => {
-            let mut report = json::suites(&suites);
-            if let (Some(reach), Some(report)) = (&reach, report.as_object_mut()) {
-                report.insert("coverage".to_owned(), reach.as_json());
-            }
-            json::text(&report)
-        }
+        Format::Json => json_report::text(&as_json(&suites, reach.as_ref())),
         Format::Junit => junit::suites(&suites),
+        Format::Html => html(&as_json(&suites, reach.as_ref())),
         Format::Human | Format::Github | Format::Sarif => {
             let mut report = text::suites(&suites, &|file| workbench.source(file), Paint::stdout());
             if let Some(reach) = &reach {
@@ -113,6 +104,53 @@ fn test(args: &Args, workbench: &Workbench) -> Result<Exit, String> {
     Ok(exit)
 }
 
+/// The results with coverage, as `--coverage --format json` writes them. `Err` is a text for the user.
+pub(super) fn covered(tree: TreeArgs, workbench: &Workbench) -> Result<Value, String> {
+    let args = Args {
+        tree,
+        filter: None,
+        coverage: true,
+        min_coverage: None,
+        watch: false,
+        format: Format::Json,
+    };
+    let (suites, reach) = run_all(&args, workbench)?;
+    Ok(as_json(&suites, reach.as_ref()))
+}
+
+/// The page of the workbench with the tests alone.
+fn html(report: &Value) -> String {
+    let portals = report.get("portals").and_then(Value::as_array);
+    let portals: Vec<Value> = portals
+        .into_iter()
+        .flatten()
+        .map(|suite| json!({"portal": suite.get("portal")}))
+        .collect();
+    let tree = json!({"name": "Decision tests", "pages": ["tests"], "portals": portals});
+    standalone("#/tests", &[Datum::of("tree", &[], &tree), Datum::of("tests", &[], report)])
+}
+
+fn as_json(suites: &[Suite], reach: Option<&Reach>) -> Value {
+    let mut report = json_report::suites(suites);
+    if let (Some(reach), Some(report)) = (reach, report.as_object_mut()) {
+        report.insert("coverage".to_owned(), reach.as_json());
+    }
+    report
+}
+
+/// Runs the cases of every portal.
+fn run_all(args: &Args, workbench: &Workbench) -> Result<(Vec<Suite>, Option<Reach>), String> {
+    let loads = workbench.load_untested(Warnings::Show);
+    let table = PortalTable::new(&workbench.portals).map_err(|error| error.to_string())?;
+    let tested: Vec<Tested> = loads
+        .iter()
+        .map(|load| tested(args, workbench, load, &|host, path| goes_to(&table, &loads, load, host, path)))
+        .collect();
+    let (suites, policies): (Vec<Suite>, Vec<_>) = tested.into_iter().map(|tested| (tested.suite, tested.policies)).unzip();
+    let reach = args.is_covered().then(|| Reach::of(&suites, policies));
+    Ok((suites, reach))
+}
+
 impl Args {
     fn is_covered(&self) -> bool {
         self.coverage || self.min_coverage.is_some()
@@ -120,7 +158,7 @@ impl Args {
 }
 
 /// Tells whether the gate gives a request to this portal, as `serve` would.
-fn goes_to(
+pub(super) fn goes_to(
     table: &PortalTable,
     loads: &[PortalLoad<'_>],
     own: &PortalLoad<'_>,

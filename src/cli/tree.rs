@@ -1,7 +1,7 @@
 //! Reads a policy tree and loads its portals for a command, without a running gate.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cedargate_policy::digest::sha256_of;
 use cedargate_policy::load::{Loader, Warnings};
@@ -49,6 +49,14 @@ pub(crate) struct Workbench {
     tree: Tree,
     /// The folders of the files; `None`: they come from a bundle.
     folders: Option<PolicyFolders>,
+    /// Its portals, loaded untested; filled by `keep`.
+    kept: OnceLock<Vec<Kept>>,
+}
+
+/// A loaded portal that further questions use again.
+struct Kept {
+    revision: Option<Arc<Revision>>,
+    problems: Vec<Problem>,
 }
 
 /// A tree as it was read.
@@ -208,6 +216,7 @@ impl Workbench {
             has_tree: reading.is_there,
             tree,
             folders: reading.folders,
+            kept: OnceLock::new(),
         })
     }
 
@@ -247,10 +256,31 @@ impl Workbench {
         portals.collect()
     }
 
-    /// Loads every portal without running its decision tests.
+    /// Loads every portal without running its decision tests. After `keep` it takes what is kept.
     pub(crate) fn load_untested(&self, warnings: Warnings) -> Vec<PortalLoad<'_>> {
+        if let (Some(kept), Warnings::Show) = (self.kept.get(), warnings) {
+            return self
+                .portals
+                .iter()
+                .zip(kept)
+                .map(|(portal, kept)| kept.load(portal))
+                .collect();
+        }
         let mut loader = Loader::new(warnings, None).untested();
         self.portals.iter().map(|portal| self.load_one(&mut loader, portal)).collect()
+    }
+
+    /// Loads every portal once, for a command that asks many questions of the same tree.
+    pub(crate) fn keep(&self) {
+        self.kept.get_or_init(|| {
+            let loads = self.load_untested(Warnings::Show).into_iter();
+            loads
+                .map(|load| Kept {
+                    revision: load.revision,
+                    problems: load.problems,
+                })
+                .collect()
+        });
     }
 
     fn load_one<'a>(&'a self, loader: &mut Loader, portal: &'a PortalScope) -> PortalLoad<'a> {
@@ -348,9 +378,23 @@ impl Workbench {
         })
     }
 
-    /// Loads one portal without running its decision tests.
+    /// Loads one portal without running its decision tests. After `keep` it takes what is kept.
     pub(crate) fn load_untested_one<'a>(&'a self, portal: &'a PortalScope) -> PortalLoad<'a> {
+        let at = self.portals.iter().position(|known| known.slug == portal.slug);
+        if let Some(kept) = self.kept.get().zip(at).and_then(|(kept, at)| kept.get(at)) {
+            return kept.load(portal);
+        }
         self.load_one(&mut Loader::new(Warnings::Show, None).untested(), portal)
+    }
+}
+
+impl Kept {
+    fn load<'a>(&self, portal: &'a PortalScope) -> PortalLoad<'a> {
+        PortalLoad {
+            portal,
+            revision: self.revision.clone(),
+            problems: self.problems.clone(),
+        }
     }
 }
 

@@ -107,7 +107,7 @@ fn validate(args: &Args) -> Result<Exit, String> {
         Format::Json => as_json(&findings, &configuration, &portals, &proofs),
         Format::Github => github::findings(&findings),
         Format::Sarif => json_report::text(&sarif::findings(&findings)),
-        Format::Human | Format::Junit => as_text(&findings, &portals, &proofs, &|file| workbench.source(file)),
+        Format::Human | Format::Junit | Format::Html => as_text(&findings, &portals, &proofs, &|file| workbench.source(file)),
     });
     let is_rejected = portals.iter().any(|portal| !portal.errors.is_empty()) || !proofs.iter().all(Proofs::hold);
     let is_weak = hardening.iter().any(|finding| finding.severity != Severity::Note);

@@ -138,7 +138,8 @@ impl Admin {
         }
     }
 
-    async fn status(&self) -> Value {
+    /// The state of the gate, for operators.
+    pub async fn status(&self) -> Value {
         let registry = self.gate.portals.load_full();
         let outcomes = self.outcomes.all();
         let shadows = self.shadow_outcomes.all();

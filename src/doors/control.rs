@@ -17,13 +17,15 @@ use serde_json::{Value, json};
 
 use crate::audit::{AdminEvent, Event};
 use crate::base::lifecycle::{Shutdown, ShutdownTrigger};
+use crate::doors::admin::Admin;
 use crate::gate::Gate;
 use crate::http::answer::json_for_operator;
 use crate::http::upstream::Body;
 use crate::reload::{ReloadRequestError, ReloadRequests, ReloadResult};
 
-const ENDPOINTS: [&str; 8] = [
+const ENDPOINTS: [&str; 9] = [
     "GET /",
+    "GET /status",
     "POST /drain",
     "POST /reload",
     "GET /explain",
@@ -35,6 +37,8 @@ const ENDPOINTS: [&str; 8] = [
 
 /// The parts of the gate that the control socket acts on.
 pub struct Control {
+    /// Shows the same state on the admin listener.
+    pub admin: Arc<Admin>,
     pub gate: Arc<Gate>,
     pub trigger: Arc<ShutdownTrigger>,
     pub shutdown: Shutdown,
@@ -47,6 +51,7 @@ impl Control {
         let query = request.uri().query().unwrap_or_default();
         match (request.uri().path(), request.method()) {
             ("/", &Method::GET) => json_for_operator(StatusCode::OK, &self.index()),
+            ("/status", &Method::GET) => json_for_operator(StatusCode::OK, &self.admin.status().await),
             ("/drain", &Method::POST) => json_for_operator(StatusCode::ACCEPTED, &self.drain()),
             ("/reload", &Method::POST) => self.reload().await.into_response(),
             ("/log-level", &Method::GET) => log_level::show().into_response(),
@@ -55,7 +60,7 @@ impl Control {
             ("/sessions", &Method::GET) => self.list_sessions(query).await.into_response(),
             ("/sessions/revoke", &Method::POST) => self.revoke(query).await.into_response(),
             ("/log-level", _) => not_allowed("GET, POST"),
-            ("/" | "/explain" | "/sessions", _) => not_allowed("GET"),
+            ("/" | "/status" | "/explain" | "/sessions", _) => not_allowed("GET"),
             ("/drain" | "/reload" | "/sessions/revoke", _) => not_allowed("POST"),
             _ => error(StatusCode::NOT_FOUND, &format!("there is {}", ENDPOINTS.join(", "))).into_response(),
         }

@@ -84,6 +84,7 @@ fn policy(policy: &ExplainedPolicy) -> Value {
         "message": message,
         "scope": scope.collect::<Vec<_>>(),
         "clauses": policy.clauses.iter().map(|one| clause(one, policy)).collect::<Vec<_>>(),
+        "met": policy.met.iter().map(|one| clause(one, policy)).collect::<Vec<_>>(),
     })
 }
 

@@ -18,3 +18,4 @@ mod test_command;
 mod schema_tools;
 mod unusable_files;
 mod user_command;
+mod workbench;

@@ -117,6 +117,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "replay",
             "policy::engine",
             "prove",
+            "workbench",
         ],
     ),
     ("app", &["*"]),
@@ -246,6 +247,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "doors::control",
         &[
             "audit",
+            "doors::admin::Admin",
             "explained",
             "gate",
             "http::answer",
@@ -297,6 +299,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("limits", &["base::address"]),
     ("exposure", &[]),
     ("inject", &[]),
+    ("workbench", &[]),
     (
         "prove",
         &["policy::engine", "policy::load", "policy::portal", "policy::revision"],

@@ -148,7 +148,7 @@ fn rows(portal: &PortalScope, revision: &Revision) -> Vec<Row> {
 }
 
 /// Roles that entities, policies or the bounds of issuers name.
-fn roles(portal: &PortalScope, revision: &Revision) -> BTreeSet<EntityUid> {
+pub fn roles(portal: &PortalScope, revision: &Revision) -> BTreeSet<EntityUid> {
     let Some(ty) = &revision.rules.names.role else {
         return BTreeSet::new();
     };

@@ -101,7 +101,7 @@ fn is_same(old: &Arc<PolicyEntry>, new: &Arc<PolicyEntry>) -> bool {
 }
 
 /// The policy as `cedargate fmt` writes it, without comments.
-fn formatted(entry: &PolicyEntry) -> String {
+pub(in crate::cli) fn formatted(entry: &PolicyEntry) -> String {
     let text = entry.policy().to_cedar().unwrap_or_else(|| entry.policy().to_string());
     let config = Config {
         line_width: LINE_WIDTH,

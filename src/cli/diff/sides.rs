@@ -14,7 +14,7 @@ use crate::cli::tree::{TreeArgs, Workbench};
 use crate::cli::validate::report_errors;
 
 /// One tree of a comparison.
-pub(super) struct Side {
+pub(in crate::cli) struct Side {
     /// As the user named it.
     pub name: String,
     pub workbench: Workbench,
@@ -31,13 +31,14 @@ pub(super) struct Rejected(pub String);
 
 impl Side {
     /// A path that exists is a path; every other text is a git revision.
-    pub fn open(name: &str, config: &ConfigFile) -> Result<Self, String> {
+    /// Git runs in `place`.
+    pub fn open(name: &str, config: &ConfigFile, place: &Path) -> Result<Self, String> {
         let path = Path::new(name);
         let is_config = path.is_file() && path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml");
         let workbench = match path.exists() {
             true if is_config => TreeArgs::at(ConfigFile::named(PathBuf::from(name)), None).open()?,
             true => TreeArgs::at(config.clone(), Some(PathBuf::from(name))).open()?,
-            false => Workbench::of_tree(config, git::tree(name)?, name)?,
+            false => Workbench::of_tree(config, git::tree(name, place)?, name)?,
         };
         Ok(Self {
             name: name.to_owned(),
@@ -46,7 +47,7 @@ impl Side {
     }
 
     /// Every portal that has files in this tree. The loader remembers the policies that both trees have.
-    pub fn load(&self, only: Option<&str>, loader: &mut Loader) -> Result<Vec<Portal>, Rejected> {
+    pub(in crate::cli::diff) fn load(&self, only: Option<&str>, loader: &mut Loader) -> Result<Vec<Portal>, Rejected> {
         let is_wanted = |slug: &str| only.is_none_or(|only| only == slug);
         let folder_of = |slug: &str| format!("policies/{slug}/");
         let mut loads = self.workbench.load_with(loader);

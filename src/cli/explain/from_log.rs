@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use serde_json::Value;
+
 use crate::audit::written_files;
 use crate::cli::complain;
 use crate::cli::logs::{self, complain_about};
@@ -11,22 +13,44 @@ use crate::explained::Explained;
 use crate::replay::{FoundRecords, LogRecord};
 
 /// Where a record is looked for.
-pub(super) struct FromLog<'a> {
+pub(in crate::cli) struct FromLog<'a> {
     pub id: &'a str,
     pub logs: &'a [PathBuf],
     pub tree: &'a TreeArgs,
 }
 
+/// A record with its explanation.
+pub(in crate::cli) struct FoundDecision {
+    pub explained: Explained,
+    /// Differences between the record and the tree, for the user.
+    pub notes: Vec<String>,
+    /// The record as it stands in the log.
+    pub record: Value,
+}
+
 impl FromLog<'_> {
     /// Finds the record and explains it. `Err` is a message for the user.
     pub fn explain(&self) -> Result<Explained, String> {
-        let workbench = self.tree.open()?;
-        let logs = self.files(&workbench)?;
+        let found = self.explain_in(&self.tree.open()?)?;
+        for note in &found.notes {
+            complain(&escaped(&format!("note: {note}")));
+        }
+        Ok(found.explained)
+    }
+
+    /// The same by a tree that was read before.
+    pub fn explain_in(&self, workbench: &Workbench) -> Result<FoundDecision, String> {
+        let logs = self.files(workbench)?;
         let reading = logs::read(&logs, || FoundRecords::new(self.id))?;
         complain_about(&reading.totals);
         let line = reading.visitor.one()?;
         let record = LogRecord::parse(line).ok_or("the record cannot be read again")?;
-        explain_record(&record, &workbench)
+        let explained = explain_record(&record, workbench)?;
+        Ok(FoundDecision {
+            notes: notes(&record, &explained),
+            explained,
+            record: serde_json::from_slice(line).unwrap_or_default(),
+        })
     }
 
     fn files(&self, workbench: &Workbench) -> Result<Vec<PathBuf>, String> {
@@ -42,19 +66,22 @@ impl FromLog<'_> {
 fn explain_record(record: &LogRecord<'_>, workbench: &Workbench) -> Result<Explained, String> {
     let loads = logs::load(workbench)?;
     let portals = logs::portals(&loads);
-    let explained = portals.explained(record).map_err(|why| escaped(&why))?;
+    portals.explained(record).map_err(|why| escaped(&why))
+}
+
+fn notes(record: &LogRecord<'_>, explained: &Explained) -> Vec<String> {
+    let mut notes = Vec::new();
     if record.revision.as_deref() != Some(&explained.revision) {
         let recorded = record.revision.as_deref().unwrap_or("none");
-        complain(&format!(
-            "note: revision {recorded} decided; this tree is revision {}",
+        notes.push(format!(
+            "revision {recorded} decided; this tree is revision {}",
             explained.revision
         ));
     }
     let denial = explained.explanation.decision.denial();
     let reason = denial.map_or("permitted", |denial| denial.code());
     if reason != record.reason {
-        let recorded = format!("note: the record says {} {}", record.decision, record.reason);
-        complain(&escaped(&recorded));
+        notes.push(format!("the record says {} {}", record.decision, record.reason));
     }
-    Ok(explained)
+    notes
 }

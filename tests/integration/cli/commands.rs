@@ -27,6 +27,7 @@ fn help_of_every_command_exits_0_and_nonsense_exits_64() {
         &["validate"],
         &["lint"],
         &["matrix"],
+        &["workbench"],
         &["test"],
         &["authorize"],
         &["explain"],

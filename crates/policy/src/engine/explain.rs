@@ -50,6 +50,15 @@ pub struct ExplainedPolicy {
     pub scope: Vec<ScopeMismatch>,
     /// The clauses of its condition that are not as the policy needs them, in order. The first one decided.
     pub clauses: Vec<Clause>,
+    /// The clauses that are as the policy needs them, in order; of a policy whose action fits.
+    pub met: Vec<Clause>,
+}
+
+/// The clauses of one condition.
+#[derive(Default)]
+struct Clauses {
+    unmet: Vec<Clause>,
+    met: Vec<Clause>,
 }
 
 /// What became of a policy.
@@ -164,10 +173,10 @@ impl Engine {
         // a policy for another action may read fields that this action's context does not have
         let is_asked = scope.iter().all(|mismatch| mismatch.part != ScopePart::Action);
         let (condition_verdict, clauses) = match condition.filter(|_| is_asked) {
-            None => (Verdict::Satisfied, Vec::new()),
+            None => (Verdict::Satisfied, Clauses::default()),
             Some(condition) => match self.situation(entry.reads(), query) {
-                Ok(situation) => (situation.verdict(condition), situation.unmet(condition)),
-                Err(message) => (Verdict::Failed(message), Vec::new()),
+                Ok(situation) => (situation.verdict(condition), situation.clauses(condition)),
+                Err(message) => (Verdict::Failed(message), Clauses::default()),
             },
         };
         let verdict = if scope.is_empty() {
@@ -177,7 +186,12 @@ impl Engine {
         };
         ExplainedPolicy {
             info: Arc::clone(&entry.info),
-            clauses: if verdict == Verdict::Satisfied { Vec::new() } else { clauses },
+            clauses: if verdict == Verdict::Satisfied {
+                Vec::new()
+            } else {
+                clauses.unmet
+            },
+            met: clauses.met,
             verdict,
             scope,
         }
@@ -307,20 +321,22 @@ impl Situation {
         }
     }
 
-    /// The clauses that are not as wanted. Cedar stops at the first: one after it that cannot be evaluated is left out.
-    fn unmet(&self, condition: &Expr) -> Vec<Clause> {
+    /// The clauses by their values. Cedar stops at the first that is not as wanted: one after it that cannot be evaluated is
+    /// left out.
+    fn clauses(&self, condition: &Expr) -> Clauses {
         let mut all = Vec::new();
         parts(condition, true, &mut all);
-        let mut unmet: Vec<Clause> = Vec::new();
+        let mut clauses = Clauses::default();
         for Part { expression, wants } in all {
             let found = self.truth(expression);
-            let is_unmet = found != Found::Value(wants);
-            let is_guarded = matches!(found, Found::Error(_)) && !unmet.is_empty();
-            if is_unmet && !is_guarded {
-                unmet.push(self.clause(expression, wants, found));
+            let is_guarded = matches!(found, Found::Error(_)) && !clauses.unmet.is_empty();
+            if found == Found::Value(wants) {
+                clauses.met.push(self.clause(expression, wants, found));
+            } else if !is_guarded {
+                clauses.unmet.push(self.clause(expression, wants, found));
             }
         }
-        unmet
+        clauses
     }
 
     fn clause(&self, expression: &Expr, wants: bool, found: Found) -> Clause {

@@ -1,0 +1,221 @@
+//! The tree as the page sees it, and the calls of the page.
+//!
+//! A snapshot is one reading of the tree, loaded once; each answer that takes long is computed on its first call and kept with
+//! the snapshot. A changed file makes a new snapshot; a call under way finishes with its own. A tree that cannot be read leaves
+//! a message in its place, and the next change tries again.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use cedargate_policy::matrix::Matrix;
+use http::StatusCode;
+use parking_lot::{Mutex, RwLock};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::{cases, explain, overview, question};
+use crate::cli::config_file::ConfigFile;
+use crate::cli::diff::sides::Side;
+use crate::cli::matrix::PortalMatrix;
+use crate::cli::tree::{TreeArgs, Workbench};
+use crate::cli::{diff, lint, test};
+use crate::policy_folders::PolicyFolders;
+use crate::workbench::{Call, Refused};
+
+/// Everything that the calls of a page are answered from.
+pub(super) struct Desk {
+    pub tree: TreeArgs,
+    pub config: ConfigFile,
+    /// Empty: those of the configuration.
+    pub logs: Vec<PathBuf>,
+    pub gate: Option<PathBuf>,
+    /// Written by `read`, read by every call.
+    pub current: RwLock<Result<Arc<Snapshot>, String>>,
+    /// Hears the identity of each new reading.
+    pub changed: watch::Sender<String>,
+}
+
+/// One reading of the tree.
+pub(super) struct Snapshot {
+    pub workbench: Workbench,
+    pub hash: String,
+    config: Option<Vec<u8>>,
+    findings: OnceLock<Bytes>,
+    tests: OnceLock<Result<Bytes, String>>,
+    /// Compared with the last commit.
+    changes: OnceLock<Bytes>,
+    /// By portal and tree.
+    matrices: Mutex<Vec<Kept>>,
+}
+
+/// A computed matrix. The lock around `answer` lets a second call wait for the first.
+struct Kept {
+    portal: String,
+    tree: String,
+    answer: Arc<OnceLock<Result<Bytes, String>>>,
+}
+
+/// Matrices that are kept: one for each portal, and those of trees that were compared.
+const MATRICES_MAX: usize = 64;
+
+impl Desk {
+    /// Reads the tree, and announces it if anything differs.
+    pub fn read(&self) {
+        let config = self.tree.config_bytes();
+        let opened = self.tree.open();
+        let is_known = match (&*self.current.read(), &opened) {
+            (Ok(known), Ok(opened)) => known.config == config && known.hash == hex::encode(opened.hash()),
+            (Err(known), Err(message)) => known == message,
+            (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
+        };
+        if is_known {
+            return;
+        }
+        let next = opened.map(|workbench| {
+            workbench.keep();
+            Arc::new(Snapshot {
+                hash: hex::encode(workbench.hash()),
+                workbench,
+                config,
+                findings: OnceLock::new(),
+                tests: OnceLock::new(),
+                changes: OnceLock::new(),
+                matrices: Mutex::new(Vec::new()),
+            })
+        });
+        let identity = match &next {
+            Ok(snapshot) => snapshot.hash.clone(),
+            Err(_) => "unreadable".to_owned(),
+        };
+        *self.current.write() = next;
+        // no page may be open
+        self.changed.send_replace(identity);
+    }
+
+    /// The last reading; an error says why there is none.
+    pub fn snapshot(&self) -> Result<Arc<Snapshot>, Refused> {
+        self.current.read().clone().map_err(|message| Refused {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            message,
+        })
+    }
+
+    pub fn folders(&self) -> Option<PolicyFolders> {
+        let snapshot = self.current.read().clone().ok()?;
+        snapshot.workbench.folders().cloned()
+    }
+
+    /// Answers a call.
+    pub fn answer(&self, call: &Call) -> Result<Bytes, Refused> {
+        if call.name == "gate" && call.body.is_none() {
+            return Ok(bytes(&overview::gate(self.gate.as_deref())));
+        }
+        let snapshot = self.snapshot()?;
+        let workbench = &snapshot.workbench;
+        match (call.name.as_str(), &call.body) {
+            ("tree", None) => Ok(bytes(&overview::tree(self, &snapshot))),
+            ("findings", None) => Ok(snapshot.findings()),
+            ("tests", None) => Ok(snapshot.tests(&self.tree)?),
+            ("changes", None) => self.changes(&snapshot, call.parameter("since")),
+            ("matrix", None) => self.matrix(&snapshot, call.required("portal")?, call.parameter("tree")),
+            ("policies", None) => Ok(bytes(&overview::policies(workbench, call.required("portal")?)?)),
+            ("policy", None) => Ok(bytes(&overview::policy(
+                workbench,
+                call.required("portal")?,
+                call.required("id")?,
+            )?)),
+            ("facts", None) => Ok(bytes(&question::facts(workbench, call.required("portal")?)?)),
+            ("cases", None) => Ok(bytes(&cases::list(workbench, call.required("portal")?)?)),
+            ("case", None) => Ok(bytes(&cases::one(
+                workbench,
+                call.required("portal")?,
+                call.required("number")?,
+            )?)),
+            ("explain", Some(body)) => Ok(bytes(&explain::question(workbench, body)?)),
+            ("token", Some(body)) => Ok(bytes(&explain::token(workbench, body)?)),
+            ("decision", Some(body)) => Ok(bytes(&explain::decision(self, workbench, body)?)),
+            ("test", Some(body)) => Ok(bytes(&cases::make(workbench, body)?)),
+            _ => Err(Refused::unknown()),
+        }
+    }
+
+    /// The difference to a git revision; default: the last commit.
+    fn changes(&self, snapshot: &Snapshot, since: Option<&str>) -> Result<Bytes, Refused> {
+        let compute = |since: &str| {
+            let folders = snapshot
+                .workbench
+                .folders()
+                .ok_or("the policies come from a bundle, which has no commits")?;
+            let place = folders.policies.parent().unwrap_or(std::path::Path::new("."));
+            diff::between(since, &self.tree, &self.config, place)
+        };
+        match since {
+            Some(since) => Ok(bytes(&compute(since)?)),
+            // no repository, or no commit yet: the page says so beside the other parts
+            None => Ok(snapshot
+                .changes
+                .get_or_init(|| bytes(&compute("HEAD").unwrap_or_else(|why| json!({ "unavailable": why }))))
+                .clone()),
+        }
+    }
+
+    fn matrix(&self, snapshot: &Snapshot, portal: &str, tree: Option<&str>) -> Result<Bytes, Refused> {
+        let answer = snapshot.kept(portal, tree.unwrap_or_default());
+        let computed = answer.get_or_init(|| match tree {
+            None => matrix(&snapshot.workbench, portal),
+            Some(tree) => {
+                let folders = snapshot.workbench.folders().map(|folders| folders.policies.clone());
+                let place = folders.as_deref().and_then(std::path::Path::parent);
+                let side = Side::open(tree, &self.config, place.unwrap_or(std::path::Path::new(".")))?;
+                matrix(&side.workbench, portal)
+            }
+        });
+        Ok(computed.clone()?)
+    }
+}
+
+impl Snapshot {
+    fn findings(&self) -> Bytes {
+        let computed = self
+            .findings
+            .get_or_init(|| bytes(&json!({ "findings": lint::findings(&self.workbench) })));
+        computed.clone()
+    }
+
+    fn tests(&self, tree: &TreeArgs) -> Result<Bytes, String> {
+        let compute = || test::covered(tree.clone(), &self.workbench).map(|report| bytes(&report));
+        self.tests.get_or_init(compute).clone()
+    }
+
+    fn kept(&self, portal: &str, tree: &str) -> Arc<OnceLock<Result<Bytes, String>>> {
+        let mut matrices = self.matrices.lock();
+        if let Some(kept) = matrices.iter().find(|kept| kept.portal == portal && kept.tree == tree) {
+            return Arc::clone(&kept.answer);
+        }
+        if matrices.len() >= MATRICES_MAX {
+            matrices.clear();
+        }
+        let answer = Arc::default();
+        matrices.push(Kept {
+            portal: portal.to_owned(),
+            tree: tree.to_owned(),
+            answer: Arc::clone(&answer),
+        });
+        answer
+    }
+}
+
+fn matrix(workbench: &Workbench, portal: &str) -> Result<Bytes, String> {
+    let load = workbench.load_untested_one(workbench.named(portal)?);
+    let revision = load.revision.as_ref().ok_or_else(|| overview::problems(&load))?;
+    let one = PortalMatrix {
+        portal: portal.to_owned(),
+        matrix: Matrix::of(load.portal, revision),
+    };
+    Ok(bytes(&one.as_page()))
+}
+
+fn bytes(value: &Value) -> Bytes {
+    value.to_string().into()
+}

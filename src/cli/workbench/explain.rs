@@ -1,0 +1,77 @@
+//! Decisions with their reasons, for questions, tokens and recorded decisions.
+
+use http::StatusCode;
+use serde_json::{Value, json};
+use url::form_urlencoded;
+
+use super::desk::Desk;
+use super::question::{CallerFacts, Question};
+use crate::authn::inspect;
+use crate::base::clock::unix_seconds;
+use crate::cli::client;
+use crate::cli::control::ControlSocket;
+use crate::cli::explain::explained;
+use crate::cli::explain::from_log::FromLog;
+use crate::cli::offline::identity;
+use crate::cli::tree::Workbench;
+use crate::explained::json::report;
+
+/// `{question}` → the decision with its reasons.
+pub(super) fn question(workbench: &Workbench, body: &Value) -> Result<Value, String> {
+    let question = Question::read(body.get("question").unwrap_or(&Value::Null))?;
+    let explained = question.ask(workbench, explained)?;
+    Ok(json!({ "explanation": report(&explained) }))
+}
+
+/// `{token, portal}` → the caller that its claims describe. The signature is not checked.
+pub(super) fn token(workbench: &Workbench, body: &Value) -> Result<Value, String> {
+    let text = |name: &str| {
+        body.get(name)
+            .and_then(Value::as_str)
+            .ok_or_else(|| format!("`{name}` is missing"))
+    };
+    let portal = workbench.named(text("portal")?)?;
+    let inspected = inspect(text("token")?.trim(), unix_seconds());
+    let Some(Value::Object(claims)) = inspected.claims else {
+        return Err(format!("this is no token: {}", inspected.problems.join("; ")));
+    };
+    let identity = identity(portal, claims).map_err(|refusal| format!("{}: {}", refusal.denial.code(), refusal.detail))?;
+    Ok(json!({"caller": CallerFacts::of(&identity), "problems": inspected.problems}))
+}
+
+/// `{id}` → a recorded decision with its reasons: by the gate that made it, if there is one, else from the log.
+pub(super) fn decision(desk: &Desk, workbench: &Workbench, body: &Value) -> Result<Value, String> {
+    let id = body.get("id").and_then(Value::as_str).map(str::trim);
+    let id = id.filter(|id| !id.is_empty()).ok_or("give a decision id or a request id")?;
+    let from_log = || {
+        let found = FromLog {
+            id,
+            logs: &desk.logs,
+            tree: &desk.tree,
+        };
+        found.explain_in(workbench)
+    };
+    if let Some(socket) = desk.gate.as_deref() {
+        match from_gate(socket, id) {
+            Ok(explanation) => return Ok(json!({"explanation": explanation, "source": "gate", "notes": []})),
+            Err(why) if desk.logs.is_empty() => return Err(why),
+            Err(_) => {}
+        }
+    }
+    let found = from_log()?;
+    Ok(json!({"explanation": report(&found.explained), "source": "log", "notes": found.notes, "record": found.record}))
+}
+
+fn from_gate(socket: &std::path::Path, id: &str) -> Result<Value, String> {
+    let runtime = client::runtime().map_err(|error| error.to_string())?;
+    let query = form_urlencoded::Serializer::new(String::new()).append_pair("id", id).finish();
+    let asked = ControlSocket::at(socket);
+    let response = runtime.block_on(asked.get_explanation(&format!("/explain?{query}")));
+    let response = response.map_err(|error| format!("{}: {error}", socket.display()))?;
+    let mut body = response.json().unwrap_or_default();
+    if response.status != StatusCode::OK {
+        let message = body.get("error").and_then(Value::as_str).unwrap_or(&response.body);
+        return Err(message.to_owned());
+    }
+    Ok(body.get_mut("explanation").map(Value::take).unwrap_or_default())
+}
