@@ -6,7 +6,7 @@ import globals from "globals";
 import ts from "typescript-eslint";
 
 export default ts.config(
-  { ignores: ["**/dist/", "**/node_modules/", "**/*.gen.ts"] },
+  { ignores: ["**/dist/", "**/node_modules/", "examples/portals/src/*/contract.ts"] },
   js.configs.recommended,
   {
     files: ["**/*.{ts,tsx}"],

@@ -274,6 +274,23 @@ describe("routes", () => {
   });
 });
 
+it("does not keep a deserted page's session alive", async () => {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "performance", "Date"] });
+  gate.hasEvents = false;
+  const permissions = make();
+  const stop = permissions.start();
+  await vi.advanceTimersByTimeAsync(600_000);
+  const asked = gate.count("GET");
+  expect(asked).toBeGreaterThan(5);
+  await vi.advanceTimersByTimeAsync(600_000);
+  expect(gate.count("GET")).toBe(asked);
+  window.dispatchEvent(new KeyboardEvent("keydown"));
+  await vi.advanceTimersByTimeAsync(1);
+  expect(gate.count("GET")).toBe(asked + 1);
+  stop();
+  vi.useRealTimers();
+});
+
 it("needs a provider", () => {
   vi.spyOn(console, "error").mockImplementation(() => undefined);
   const Lost = () => <p>{usePermissions().portal}</p>;

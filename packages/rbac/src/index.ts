@@ -9,7 +9,7 @@ export type {
   ResourceOf,
   TypeOf,
   Verdict,
-} from "./contract.ts";
+} from "./types.ts";
 export {
   type Checked,
   createPermissions,

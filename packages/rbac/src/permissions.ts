@@ -1,7 +1,7 @@
 // The client of the permissions endpoints: one snapshot, kept current by events and polling, and decisions about single
 // resources. Whatever is in doubt is denied: see `#fail` for what an unanswered request means.
 
-import type { ActionOf, AnyContract, Contract, FlagValue, Resource, ResourceOf, TypeOf, Verdict } from "./contract.ts";
+import type { ActionOf, AnyContract, Contract, FlagValue, Resource, ResourceOf, TypeOf, Verdict } from "./types.ts";
 import type { ServerEvent } from "./events.ts";
 import { keepFollowing } from "./follower.ts";
 import { type Asked, ask, type Requester } from "./questions.ts";
@@ -17,7 +17,7 @@ import {
   systemClock,
 } from "./snapshot.ts";
 import { current, flagOf, nothing, type State, type Status, stepUpOf, verdictOf } from "./state.ts";
-import { backOff, isVisible, jittered, onVisibility, onWindow } from "./timing.ts";
+import { backOff, hasPage, isVisible, jittered, onActivity, onVisibility, onWindow } from "./timing.ts";
 
 /** Who is logged in, as far as a session client knows. `undefined`: unknown; `null`: the user logged out. */
 export interface IdentitySource {
@@ -52,7 +52,8 @@ export interface PermissionsOptions {
   readonly clock?: Clock;
 }
 
-const STREAMING_POLL = 300_000;
+/** Milliseconds after the last sign of a user: polls are requests, and would keep a deserted session from its end. */
+const DESERTED = 300_000;
 const CHECKS_MAX = 1_000;
 const TIMER_MAX = 0x7fff_ffff;
 
@@ -82,6 +83,7 @@ export class Permissions<C extends Contract = AnyContract> {
   #poll: ReturnType<typeof setTimeout> | undefined;
   #end: ReturnType<typeof setTimeout> | undefined;
   #stale: ReturnType<typeof setTimeout> | undefined;
+  #active = 0;
   #batch: Promise<void> | undefined;
   #asking: Promise<void> | undefined;
   /** Counts `forget`: an answer to an earlier question may describe the resource before its change. */
@@ -241,6 +243,12 @@ export class Permissions<C extends Contract = AnyContract> {
     const seen = () => {
       if (isVisible()) void this.#reload();
     };
+    this.#active = this.#clock.steady();
+    onActivity(() => {
+      const wasDeserted = this.#isDeserted();
+      this.#active = this.#clock.steady();
+      if (wasDeserted) seen();
+    }, signal);
     onVisibility(seen, signal);
     onWindow("online", seen, signal);
     // a page from the back/forward cache may belong to a session that ended
@@ -469,13 +477,18 @@ export class Permissions<C extends Contract = AnyContract> {
   #schedule(): void {
     clearTimeout(this.#poll);
     if (this.#starts === 0) return;
+    // the stream tells what changes
+    if (this.#isStreaming && this.#failures === 0) return;
     const { pollInterval = 30_000 } = this.#options;
-    const regular = this.#isStreaming ? STREAMING_POLL : pollInterval;
-    const pause = this.#failures > 0 ? Math.min(backOff(this.#failures), regular) : jittered(regular);
+    const pause = this.#failures > 0 ? Math.min(backOff(this.#failures), pollInterval) : jittered(pollInterval);
     this.#poll = setTimeout(() => {
-      if (isVisible()) void this.load();
+      if (isVisible() && !this.#isDeserted()) void this.load();
       else this.#schedule();
     }, pause);
+  }
+
+  #isDeserted(): boolean {
+    return hasPage() && this.#clock.steady() - this.#active > DESERTED;
   }
 
   async #followEvents(signal: AbortSignal): Promise<void> {

@@ -1,10 +1,10 @@
 // `POST permissions`: decisions about single resources.
 
-import type { Resource } from "./contract.ts";
+import type { Resource } from "./types.ts";
 import { type Check, isTexts, isVerdicts } from "./snapshot.ts";
 
-/** Resources of one request; the gate bounds them (`limits.batch`). */
-const RESOURCES_MAX = 50;
+/** Pairs of resource and action in one request: the gate's default of `limits.batch`. */
+const PAIRS_MAX = 200;
 
 /** How to reach the permissions endpoints. */
 export interface Requester {
@@ -35,15 +35,17 @@ export async function ask(requester: Requester, asked: readonly Asked[]): Promis
   for (const item of asked) byType.set(item.resource.type, [...(byType.get(item.resource.type) ?? []), item]);
   const chunks: Asked[][] = [];
   for (const items of byType.values()) {
-    for (let start = 0; start < items.length; start += RESOURCES_MAX)
-      chunks.push(items.slice(start, start + RESOURCES_MAX));
+    const size = Math.max(1, Math.floor(PAIRS_MAX / actionsOf(items).length));
+    for (let start = 0; start < items.length; start += size) chunks.push(items.slice(start, start + size));
   }
   return Promise.all(chunks.map((chunk) => post(requester, chunk)));
 }
 
+const actionsOf = (items: readonly Asked[]) => [...new Set(items.flatMap(({ actions }) => actions))];
+
 async function post({ portal, url, fetch, headers, timeout }: Requester, chunk: readonly Asked[]): Promise<Answer> {
   const resources = chunk.map(({ resource: { type, id, attrs } }) => (attrs ? { type, id, attrs } : { type, id }));
-  const actions = [...new Set(chunk.flatMap((item) => item.actions))];
+  const actions = actionsOf(chunk);
   const response = await fetch(url, {
     method: "POST",
     headers: { accept: "application/json", "content-type": "application/json", ...headers },

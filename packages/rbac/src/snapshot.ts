@@ -1,6 +1,6 @@
 // The permissions snapshot: its shape, the strict reading of it, and how long it counts.
 
-import type { FlagValue, Resource, Verdict } from "./contract.ts";
+import type { FlagValue, Resource, Verdict } from "./types.ts";
 
 type Verdicts = Readonly<Record<string, Verdict>>;
 

@@ -1,6 +1,6 @@
 // The state that readers see. It is immutable: each change makes a new one, so that React can compare by identity.
 
-import type { ActionOf, Contract, FlagValue, ResourceOf, TypeOf, Verdict } from "./contract.ts";
+import type { ActionOf, Contract, FlagValue, ResourceOf, TypeOf, Verdict } from "./types.ts";
 import { type Checks, decide, keyOf, type Lifetime, own, type Snapshot } from "./snapshot.ts";
 
 /**

@@ -14,6 +14,13 @@ export const onWindow = (name: string, listener: (event: Event) => void, signal:
   page.window?.addEventListener(name, listener, { signal });
 };
 
+/** Calls `listener` when the user does something, until `signal` aborts. Without a page there is no user. */
+export const onActivity = (listener: () => void, signal: AbortSignal): void => {
+  for (const name of ["pointerdown", "keydown", "focus"]) onWindow(name, listener, signal);
+};
+
+export const hasPage = (): boolean => page.document !== undefined;
+
 /** Between half of `milliseconds` and all of them: many clients that lost one gate do not come back at once. */
 export const jittered = (milliseconds: number): number => milliseconds * (0.5 + Math.random() / 2);
 

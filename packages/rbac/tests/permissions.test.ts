@@ -205,6 +205,13 @@ describe("changes", () => {
     expect(permissions.can("viewProduct")).toBe("deny");
   });
 
+  it("does not poll while a stream tells what changes", async () => {
+    await started();
+    gate.send({ nothing: true }, "other");
+    await vi.advanceTimersByTimeAsync(40_000);
+    expect(gate.count("GET")).toBe(1);
+  });
+
   it("treats a silent stream as dead", async () => {
     await started();
     const opened = () => gate.seen.filter(({ path }) => path.includes("/events")).length;
@@ -397,12 +404,14 @@ describe("check", () => {
     expect(permissions.can("cancelOrder", order("77"))).toBe("allow");
   });
 
-  it("asks for at most fifty resources in one request", async () => {
+  it("asks for at most two hundred pairs in one request", async () => {
     const permissions = await started();
     const many = Array.from({ length: 120 }, (_, index) => order(String(index)));
-    const answers = await permissions.check(many, ["viewOrder"]);
+    const answers = await permissions.check(many, ["viewOrder", "cancelOrder"]);
     expect(answers.every((answer) => answer.can("viewOrder") === "allow")).toBe(true);
-    expect(gate.count("POST")).toBe(3);
+    expect(gate.seen.filter(({ method }) => method === "POST").map(({ body }) => body.resources.length)).toEqual([
+      100, 20,
+    ]);
   });
 });
 

@@ -1,7 +1,7 @@
 // A misspelt name is a compile error. `npm run types` checks the lines marked with @ts-expect-error: each must be one.
 import { describe, expect, it } from "vitest";
 
-import type { Attrs, Flag, Resources } from "../../examples/portals/src/customer/contract.gen.ts";
+import type { Attrs, Flag, Resources } from "../../examples/portals/src/customer/contract.ts";
 import { type ContractOf, createPermissions } from "../src/index.ts";
 
 type Customer = ContractOf<Resources, Flag, Attrs>;

@@ -3,7 +3,7 @@ import type { ContractOf, ResourceOf } from "@cedargate/rbac";
 import { hooksFor } from "@cedargate/rbac-react";
 
 import { Portal } from "../shell/portal.ts";
-import type { Attrs, Flag, Resources } from "./contract.gen.ts";
+import type { Attrs, Flag, Resources } from "./contract.ts";
 
 export type Customer = ContractOf<Resources, Flag, Attrs>;
 
