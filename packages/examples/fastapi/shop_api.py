@@ -3,6 +3,9 @@
 The gate decides who reaches which path (`packages/examples/gate/policies`). This app loads an order or an account and asks the gate
 about it, with the attributes that only the app knows. Data is in memory: the shop begins anew at every start.
 
+`contract` is generated of the portals' schemas (`cedargate schema types --py`), so that a type checker finds an action or an
+attribute that no policy knows.
+
     uvicorn shop_api:app --port 3000
 """
 
@@ -13,6 +16,7 @@ import itertools
 import threading
 from typing import Annotated, Any, Literal, TypeAlias
 
+from contract import admin, customer
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -52,7 +56,11 @@ class Order(BaseModel):
 
     def entity(self) -> Entity:
         """Return the order as the policies see it."""
-        attrs = {"tenant": Entity("Tenant", self.tenant), "owner": Entity("User", self.owner), "status": self.status}
+        attrs: customer.OrderAttrs = {
+            "tenant": {"__entity": {"type": "Tenant", "id": self.tenant}},
+            "owner": {"__entity": {"type": "User", "id": self.owner}},
+            "status": self.status,
+        }
         return Entity("Order", self.id, attrs)
 
 
@@ -72,7 +80,11 @@ class Account(BaseModel):
 
     def entity(self) -> Entity:
         """Return the account as the policies see it."""
-        return Entity("Account", self.id, {"tenant": Entity("Tenant", self.tenant), "user": Entity("User", self.user)})
+        attrs: admin.AccountAttrs = {
+            "tenant": {"__entity": {"type": "Tenant", "id": self.tenant}},
+            "user": {"__entity": {"type": "User", "id": self.user}},
+        }
+        return Entity("Account", self.id, attrs)
 
 
 CURRENCY = "EUR"
@@ -92,6 +104,15 @@ def total(items: list[Item]) -> int:
     if unknown:
         raise HTTPException(422, f"there is no product {unknown[0]!r}")
     return sum(PRODUCTS[item.product].price * item.quantity for item in items)
+
+
+# the actions of this app, checked against the portals' schemas
+VIEW_ORDER: customer.Action = "viewOrder"
+EDIT_ORDER: customer.Action = "editOrder"
+CANCEL_ORDER: customer.Action = "cancelOrder"
+VIEW_PRODUCT: customer.Action = "viewProduct"
+VIEW_ACCOUNT: admin.Action = "viewAccount"
+SUSPEND_ACCOUNT: admin.Action = "suspendAccount"
 
 
 class Shop:
@@ -157,7 +178,7 @@ async def order_entity(order: LoadedOrder) -> Entity:
 async def orders(caller: CurrentIdentity, asked: CurrentGate) -> dict[str, list[Order]]:
     """List the orders that the caller may view: one query of the gate for all of them."""
     mine = [order for order in shop.orders.values() if order.tenant == caller.tenant]
-    queries = [Query("viewOrder", order.entity()) for order in mine]
+    queries = [Query(VIEW_ORDER, order.entity()) for order in mine]
     decisions = await asked.async_client.authorize_batch(queries, identity=caller)
     return {"orders": [order for order, decision in zip(mine, decisions, strict=True) if decision]}
 
@@ -183,13 +204,13 @@ async def create(new: NewOrder, caller: CurrentIdentity) -> Order:
     return order
 
 
-@app.get("/portal/customer/orders/{order_id}", dependencies=[Permitted("viewOrder", order_entity)])
+@app.get("/portal/customer/orders/{order_id}", dependencies=[Permitted(VIEW_ORDER, order_entity)])
 async def order(loaded: LoadedOrder) -> Order:
     """Return one order."""
     return loaded
 
 
-@app.put("/portal/customer/orders/{order_id}", dependencies=[Permitted("editOrder", order_entity)])
+@app.put("/portal/customer/orders/{order_id}", dependencies=[Permitted(EDIT_ORDER, order_entity)])
 async def edit(loaded: LoadedOrder, new: NewOrder) -> Order:
     """Replace the items of an order."""
     edited = loaded.model_copy(update={"items": new.items, "total": total(new.items)})
@@ -198,7 +219,7 @@ async def edit(loaded: LoadedOrder, new: NewOrder) -> Order:
     return edited
 
 
-@app.delete("/portal/customer/orders/{order_id}", status_code=204, dependencies=[Permitted("cancelOrder", order_entity)])
+@app.delete("/portal/customer/orders/{order_id}", status_code=204, dependencies=[Permitted(CANCEL_ORDER, order_entity)])
 async def cancel(loaded: LoadedOrder) -> Response:
     """Cancel an order; it stays in the list."""
     with shop.lock:
@@ -218,7 +239,7 @@ async def product(product_id: str, request: Request) -> Product:
     found = PRODUCTS.get(product_id)
     if found is None:
         raise HTTPException(404, "there is no such product")
-    await require(request, "viewProduct", Entity("Product", found.id))
+    await require(request, VIEW_PRODUCT, Entity("Product", found.id))
     return found
 
 
@@ -242,18 +263,18 @@ async def account_entity(account: LoadedAccount) -> Entity:
 async def accounts(caller: CurrentIdentity, asked: CurrentGate) -> dict[str, list[Account]]:
     """List the accounts that the caller may view."""
     known = [account for account in shop.accounts.values() if account.tenant == caller.tenant]
-    queries = [Query("viewAccount", account.entity()) for account in known]
+    queries = [Query(VIEW_ACCOUNT, account.entity()) for account in known]
     decisions = await asked.async_client.authorize_batch(queries, identity=caller)
     return {"accounts": [account for account, decision in zip(known, decisions, strict=True) if decision]}
 
 
-@app.get("/portal/admin/accounts/{account_id}", dependencies=[Permitted("viewAccount", account_entity)])
+@app.get("/portal/admin/accounts/{account_id}", dependencies=[Permitted(VIEW_ACCOUNT, account_entity)])
 async def account(loaded: LoadedAccount) -> Account:
     """Return one account."""
     return loaded
 
 
-@app.post("/portal/admin/accounts/{account_id}/suspend", dependencies=[Permitted("suspendAccount", account_entity)])
+@app.post("/portal/admin/accounts/{account_id}/suspend", dependencies=[Permitted(SUSPEND_ACCOUNT, account_entity)])
 async def suspend(loaded: LoadedAccount) -> Account:
     """Suspend an account."""
     suspended = loaded.model_copy(update={"status": "suspended"})
