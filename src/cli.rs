@@ -16,6 +16,7 @@ mod diff;
 mod explain;
 mod fmt;
 mod init;
+mod import;
 mod inject;
 mod lint;
 mod log_level;

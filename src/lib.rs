@@ -54,6 +54,7 @@ mod login;
 mod accounts;
 mod limits;
 mod exposure;
+mod import;
 mod inject;
 mod prove;
 mod workbench;

@@ -1,10 +1,12 @@
-//! `cedargate config`: prints the configuration's JSON Schema, the effective configuration, or the built-in header lists.
+//! `cedargate config`: prints the configuration's JSON Schema, the effective configuration, or the built-in header lists; imports
+//! another program's configuration.
 
 use std::path::Path;
 
 use serde_json::json;
 
 use super::config_file::ConfigFile;
+use super::import::{self, ImportCommand};
 use super::init::{PORTAL_SCHEMA, TESTS_SCHEMA};
 use super::report::{Format, json};
 use super::{Exit, complain, print};
@@ -25,6 +27,9 @@ pub(crate) enum ConfigCommand {
         #[arg(long, value_parser = Format::among(&[Format::Human, Format::Json]), default_value = "human")]
         format: Format,
     },
+    /// Make a configuration, policies and tests of another program's configuration
+    #[command(subcommand)]
+    Import(ImportCommand),
     /// The effective configuration, secrets redacted, each value with where it came from
     Print {
         #[command(flatten)]
@@ -56,6 +61,7 @@ pub(crate) fn run(command: &ConfigCommand) -> Exit {
             });
             Exit::Ok
         }
+        ConfigCommand::Import(command) => import::run(command),
         ConfigCommand::Headers { format } => {
             print(&headers(*format));
             Exit::Ok

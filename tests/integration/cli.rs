@@ -8,6 +8,7 @@ mod configuration_mistakes;
 mod demo_portals;
 mod diff;
 mod explain;
+mod import_command;
 mod inject_command;
 mod matrix_command;
 mod no_authorities;

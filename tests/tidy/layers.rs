@@ -98,6 +98,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "bundle_follower",
             "doors::authorize",
             "explained",
+            "import",
             "inject",
             "login",
             "policy::claims",
@@ -298,6 +299,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("accounts", &["audit", "limits", "session"]),
     ("limits", &["base::address"]),
     ("exposure", &[]),
+    ("import", &[]),
     ("inject", &[]),
     ("workbench", &[]),
     (
