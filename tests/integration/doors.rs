@@ -3,6 +3,8 @@
 mod asking_proxies;
 mod authzen;
 mod door_questions;
+mod envoy_under_load;
 mod front;
+mod kept_connections;
 mod oauth2_proxy;
 mod openapi_document;

@@ -6,6 +6,7 @@
 mod app;
 pub mod binary;
 pub mod certificates;
+pub mod envoy_call;
 pub mod chromium;
 mod client;
 pub mod file_server;

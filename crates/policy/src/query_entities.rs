@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::engine::QueryEntity;
 use crate::engine::entities::ResolvedEntity;
 use crate::engine::entities::SuppliedEntities;
-use crate::error_chain::error_chain;
+use crate::error_chain::json_error;
 use crate::hierarchy::{self, HierarchyError};
 use crate::rules::Rules;
 
@@ -72,7 +72,7 @@ impl Rules {
     }
 
     fn parse(&self, list: Value) -> Result<Entities, SuppliedError> {
-        Entities::from_json_value(list, Some(&self.schema.cedar)).map_err(|e| SuppliedError::Entities(error_chain(&e)))
+        Entities::from_json_value(list, Some(&self.schema.cedar)).map_err(|e| SuppliedError::Entities(json_error(&e)))
     }
 
     /// True if the store holds it; the declared actions, which every list gets from the schema, do not count.

@@ -44,7 +44,9 @@ pub fn value(ty: &AttrType, json: &Json, place: &str) -> Result<Value, ValueErro
         AttrType::Duration => extension(json, &CONSTRUCTORS.duration).ok_or(mismatch("a duration")),
         AttrType::Entity(ty) => entity(ty, json)
             .map(|uid| Value::from(ast::EntityUID::from(uid)))
-            .ok_or(mismatch("an entity of the declared type")),
+            .ok_or(mismatch(
+                "an entity of the declared type: `{\"type\": …, \"id\": …}`, or its id alone",
+            )),
         AttrType::Set(element) => set(element, json, place),
         AttrType::Record(record) => {
             let object = json.as_object().ok_or(mismatch("an object"))?;
@@ -167,6 +169,10 @@ pub fn append_datetime(out: &mut Vec<u8>, unix_millis: i64) -> bool {
 /// `"alice"` (an id of the declared type), `{"type":…,"id":…}` or `{"__entity":{…}}`; the type must be the declared one.
 fn entity(ty: &EntityTypeName, value: &Json) -> Option<EntityUid> {
     if let Some(id) = value.as_str() {
+        // as an id, `User::"alice"` would name another user than the one that is meant
+        if id.contains("::\"") && id.ends_with('"') {
+            return None;
+        }
         return Some(EntityUid::from_type_name_and_id(ty.clone(), EntityId::new(id)));
     }
     let named = value.get("__entity").unwrap_or(value);
@@ -219,6 +225,7 @@ mod tests {
             (AttrType::Set(Box::new(AttrType::String)), json!("a")),
             (AttrType::Set(Box::new(AttrType::String)), json!(["a", 1])),
             (AttrType::Entity("User".parse().unwrap()), json!({"type": "Role", "id": "x"})),
+            (AttrType::Entity("User".parse().unwrap()), json!("User::\"alice\"")),
         ] {
             assert!(value(&ty, &bad, "claim").is_err(), "{ty:?} {bad}");
         }

@@ -75,7 +75,7 @@ pub(super) fn only_for(head: &Parts) -> Result<Option<OnlyFor>, Refusal> {
         let before = list.len();
         list.extend(value.split(',').filter(|item| !item.is_empty()).map(str::to_owned));
         if list.len() == before {
-            return Err(invalid(format!("`{name}` allows nobody: it is empty")));
+            return Err(invalid(format!("`{name}` is an empty list")));
         }
     }
     let is_narrow = [&only.groups, &only.emails, &only.email_domains]

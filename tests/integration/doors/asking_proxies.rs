@@ -240,7 +240,7 @@ fn envoy() -> PathBuf {
     found.canonicalize().unwrap_or(found)
 }
 
-fn start_envoy(config: String, port: u16) -> Front {
+pub fn start_envoy(config: String, port: u16) -> Front {
     // without it Envoy keeps each refused connection for a second
     let prompt = "use_remote_address: true\n                delayed_close_timeout: 0.05s";
     let config = config.replace("use_remote_address: true", prompt);
@@ -311,10 +311,64 @@ fn the_manifests_for_ingress_nginx_are_valid() {
     }
 }
 
-const WITH_GRPC: &str = "listen: { proxy: { address: '127.0.0.1:0' }, decision: { address: '127.0.0.1:0' }, \
+/// The schema of a resource definition, strict: a member that it does not name is a mistake.
+fn definition(name: &str, version: &str) -> serde_json::Value {
+    let file =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("target/tools/gateway-api/gateway.networking.k8s.io_{name}.yaml"));
+    let text = std::fs::read_to_string(&file).unwrap_or_else(|_| panic!("{} is missing; run `make tools`", file.display()));
+    let definition: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+    let mut versions = definition["spec"]["versions"].as_array().unwrap().iter();
+    let found = versions.find(|one| one["name"] == version).unwrap();
+    assert_eq!(found["served"], true, "{name} {version}");
+    let mut schema = found["schema"]["openAPIV3Schema"].clone();
+    strict(&mut schema);
+    schema["properties"]["metadata"] = json!({"type": "object", "required": ["name"]});
+    schema
+}
+
+fn strict(schema: &mut serde_json::Value) {
+    match schema {
+        serde_json::Value::Object(members) => {
+            if members.get("type") == Some(&json!("object")) && members.contains_key("properties") {
+                members.entry("additionalProperties").or_insert(json!(false));
+            }
+            members.values_mut().for_each(strict);
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(strict),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_manifests_for_the_gateway_api_fit_its_definitions() {
+    let manifests = block("kubernetes-gateways.md", "## Gateway API", "yaml");
+    let (route, grant) = manifests.split_once("\n---\n").unwrap();
+    for (name, text) in [("httproutes", route), ("referencegrants", grant)] {
+        let manifest: serde_json::Value = serde_saphyr::from_str(text).unwrap();
+        let version = manifest["apiVersion"]
+            .as_str()
+            .unwrap()
+            .strip_prefix("gateway.networking.k8s.io/")
+            .unwrap();
+        let schema = jsonschema::draft202012::new(&definition(name, version)).unwrap();
+        let errors: Vec<String> = schema.iter_errors(&manifest).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{name}: {errors:?}");
+        // the definition is held against what it must refuse
+        for (from, to) in [
+            ("ExternalAuth\n", "ExternalAuthorization\n"),
+            ("allowedHeaders", "allowedHeader"),
+            ("from:", "fromm:"),
+        ] {
+            let broken: serde_json::Value = serde_saphyr::from_str(&text.replace(from, to)).unwrap();
+            assert_eq!(schema.is_valid(&broken), !text.contains(from), "{name}: {from}");
+        }
+    }
+}
+
+pub const WITH_GRPC: &str = "listen: { proxy: { address: '127.0.0.1:0' }, decision: { address: '127.0.0.1:0' }, \
     ext_authz: { address: '127.0.0.1:0' }, admin: { address: '127.0.0.1:0' } }";
 
-fn start_envoy_over_grpc(gate: &Gate, change: impl Fn(String) -> String) -> Front {
+pub fn start_envoy_over_grpc(gate: &Gate, change: impl Fn(String) -> String) -> Front {
     let port = port();
     let page = block("envoy.md", "Envoy's configuration:", "yaml");
     start_envoy(change(with_addresses(&page, gate, port)), port)

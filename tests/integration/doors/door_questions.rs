@@ -151,6 +151,88 @@ fn the_listeners_token_comes_in_a_header_of_its_own() {
     assert_eq!(ask(&gate, "/forward-auth", &question).status, 200);
 }
 
+/// An address of this machine that is not loopback.
+fn own_address() -> Option<std::net::IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    // sends nothing; the system chooses the address that it would send from
+    socket.connect("192.0.2.1:9").ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback() && !address.is_unspecified()).then_some(address)
+}
+
+#[test]
+fn a_peer_that_is_neither_loopback_nor_trusted_is_refused_at_every_door() {
+    let Some(own) = own_address() else {
+        return eprintln!("skipped: this machine has no address but loopback");
+    };
+    let listen = "listen: { proxy: { address: '127.0.0.1:0' }, decision: { address: '0.0.0.0:0', auth: { tokens: [0123456789abcdef] } }, admin: { address: '127.0.0.1:0' } }";
+    for (trusted, status) in [("['198.51.100.0/24']".to_owned(), 403), (format!("['{own}/32']"), 200)] {
+        let gate = start_gate(&format!("{listen}\ntrusted_proxies: {trusted}"));
+        let viewer = viewer(&gate);
+        let own_request = vec![
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-for", "10.1.2.3"),
+            ("authorization", viewer.as_str()),
+        ];
+        for (path, headers) in [
+            ("/auth-request", nginx("https://shop.test/portal/p/x", &viewer)),
+            ("/forward-auth", traefik("/portal/p/x", &viewer)),
+            ("/ext-authz/portal/p/x", own_request),
+        ] {
+            let mut with_token = headers.clone();
+            with_token.push(("x-cedargate-door-token", "0123456789abcdef"));
+            let address = std::net::SocketAddr::from((own, gate.decision.port()));
+            let answer = raw(address, "GET", path, &with_token, b"");
+            assert_eq!(answer.status, status, "{trusted} {path}: {answer:?}");
+            // a trusted address alone is not enough
+            let answer = raw(address, "GET", path, &headers, b"");
+            assert!([401, 403].contains(&answer.status), "{trusted} {path}: {answer:?}");
+        }
+    }
+}
+
+#[test]
+fn text_that_looks_like_an_entity_is_refused_with_a_hint_where_the_schema_wants_an_entity() {
+    let schema = "entity Tenant; entity Role in [Role]; entity Portal; entity Path in [Path, Portal];
+        entity User in [Role, Tenant] = { email?: String };
+        entity Note = { owner?: User, watchers?: Set<User>, text?: String };
+        action GET appliesTo { principal: [User], resource: [Path], context: {} };
+        action read appliesTo { principal: [User], resource: [Note], context: { by?: User } };";
+    let policy = "@id(\"others\") permit (principal, action == Action::\"read\", resource) unless { resource has owner && resource.owner == principal };";
+    let gate = crate::support::Setup::portal(schema, policy).start();
+    let ask = |attrs: serde_json::Value, context: serde_json::Value| {
+        gate.ask(
+            "/authorize",
+            &json!({"portal": "p", "principal": "User::\"alice\"", "action": "read",
+                "resource": {"type": "Note", "id": "1", "attrs": attrs}, "context": context}),
+        )
+    };
+    let text = "User::\"alice\"";
+    for (attrs, context) in [
+        (json!({"owner": text}), json!({})),
+        (json!({"watchers": [text]}), json!({})),
+        (json!({}), json!({"by": text})),
+    ] {
+        let answer = ask(attrs.clone(), context);
+        let detail = answer.json()["detail"].as_str().unwrap_or_default().to_owned();
+        assert_eq!(
+            (answer.status, answer.code()),
+            (400, "request_invalid".to_owned()),
+            "{attrs}: {}",
+            answer.text()
+        );
+        assert!(
+            detail.contains("\"type\"") || detail.contains("__entity"),
+            "{attrs}: {}",
+            answer.text()
+        );
+    }
+    let named = json!({"__entity": {"type": "User", "id": "alice"}});
+    assert_eq!(ask(json!({"owner": named}), json!({})).json()["decision"], "deny");
+    // where the schema wants text, it is text
+    assert_eq!(ask(json!({"text": text}), json!({})).json()["decision"], "allow");
+}
+
 #[test]
 fn unknown_paths_are_404_and_wrong_methods_405() {
     let gate = start_gate("");

@@ -497,5 +497,41 @@ fn the_decision_listener_has_certificates_of_its_own() {
     let answer = String::from_utf8(ask(Some(&app)).unwrap()).unwrap();
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
     assert!(ask(None).is_none());
+    the_doors_of_proxies_take_the_same_certificates(&gate, &ours, &app);
     assert!(gate.get(PAGE, &gate.issuer.token("alice", &["viewer"])).status == 200);
+}
+
+/// A proxy shows a certificate of the decision listener's authority, and no other.
+fn the_doors_of_proxies_take_the_same_certificates(gate: &Gate, ours: &Authority, app: &Pair) {
+    let stranger = Authority::new("another").issue("app");
+    let token = gate.issuer.token("alice", &["viewer"]);
+    let stated = "x-forwarded-for: 10.1.2.3\r\nx-forwarded-proto: https\r\n";
+    for (path, lines) in [
+        ("/ext-authz/portal/p/page", String::new()),
+        (
+            "/forward-auth",
+            "x-forwarded-method: GET\r\nx-forwarded-uri: /portal/p/page\r\nx-forwarded-host: shop.test\r\n".to_owned(),
+        ),
+        (
+            "/auth-request",
+            "x-original-method: GET\r\nx-original-url: https://shop.test/portal/p/page\r\n".to_owned(),
+        ),
+    ] {
+        let ask = |own: Option<&Pair>, credential: &str| {
+            let trust = Trust { own, ..Trust::in_(ours) };
+            let mut tls = open(gate.decision, &trust.config()).ok()?;
+            let head = format!("GET {path} HTTP/1.1\r\nhost: shop.test\r\nconnection: close\r\n{stated}{lines}{credential}\r\n");
+            tls.write_all(head.as_bytes()).ok()?;
+            let mut received = Vec::new();
+            drop(tls.read_to_end(&mut received));
+            String::from_utf8(received).ok().filter(|answer| !answer.is_empty())
+        };
+        let permitted = ask(Some(app), &format!("authorization: Bearer {token}\r\n")).unwrap();
+        assert!(permitted.starts_with("HTTP/1.1 200"), "{path}: {permitted}");
+        let refused = ask(Some(app), "").unwrap();
+        assert!(refused.starts_with("HTTP/1.1 401"), "{path}: {refused}");
+        for own in [None, Some(&stranger)] {
+            assert!(ask(own, &format!("authorization: Bearer {token}\r\n")).is_none(), "{path}");
+        }
+    }
 }

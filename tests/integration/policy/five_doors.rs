@@ -1,5 +1,6 @@
-//! One decision behind five doors: the rows of `tests/corpus/decisions/cases.json` are decided by the proxy, by
-//! `POST /authorize`, by the re-check of a live connection, by a decision test and by `cedargate authorize`. The records of the
+//! One decision behind every door: the rows of `tests/corpus/decisions/cases.json` are decided by the proxy, by
+//! `POST /authorize`, by the doors of proxies over HTTP and gRPC, by the re-check of a live connection, by a decision test and by
+//! `cedargate authorize`. The records of the
 //! first two are decided again by `cedargate replay`.
 //!
 //! Each door must give the decision and the reason of the row. A row names its doors only if some door cannot express it.
@@ -14,6 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::support::binary::{GateFolder, run};
+use crate::support::envoy_call::{Envoy, Held};
 use crate::support::{
     Answer, Gate, ISSUER, Issuer, RawConnection, ScriptedServer, Setup, eventually, holds_eventually, now, raw,
 };
@@ -268,6 +270,44 @@ fn the_doors_of_proxies_decide_as_the_table_says() {
         }
         differences.assert_none();
     }
+}
+
+/// Envoy asks over gRPC. It, too, forwards the client's own spelling.
+#[test]
+fn envoys_grpc_decides_as_the_table_says() {
+    let listen =
+        "listen: { proxy: { address: '127.0.0.1:0' }, admin: { address: '127.0.0.1:0' }, ext_authz: { address: '127.0.0.1:0' } }";
+    let gate = setup().config(listen).start();
+    let envoy = Envoy::connect(gate.ext_authz);
+    let mut differences = Differences::default();
+    for (at, row) in rows_of(Door::Proxy).into_iter().enumerate() {
+        let headers = row.headers(&gate.issuer);
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let status = envoy.check(&Held {
+            method: row.method(),
+            path: row.target(),
+            host: row.host(),
+            scheme: row.scheme(),
+            source_ip: row.source_ip(),
+            headers: &headers,
+        });
+        let record = gate.records(at + 1).swap_remove(at);
+        let decided = match status {
+            0 => (Expect::Allow, "permitted"),
+            _ => (Expect::Deny, record["reason"].as_str().unwrap()),
+        };
+        let expected = if status == 0 { "allow" } else { "deny" };
+        assert_eq!(
+            (&record["decision"], &record["door"]),
+            (&json!(expected), &json!("ext_authz")),
+            "{record}"
+        );
+        let is_spelled = record["http"]["path"].as_str().is_some_and(|path| path != row.path());
+        if decided != (Expect::Deny, "request_invalid") || !is_spelled {
+            differences.compare(&row, decided, "gRPC");
+        }
+    }
+    differences.assert_none();
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::context::{ContextPlan, Facts, NamedContext, ReadyContext, RecordedCon
 use crate::denial::{Denial, Refusal};
 use crate::engine::entities::SuppliedEntities;
 use crate::engine::{ContextSource, Evaluation, Outcome};
-use crate::error_chain::error_chain;
+use crate::error_chain::json_error;
 use crate::fast_path::{DescribedEntity, fast_text};
 use crate::json::{NumberError, check_integers_in};
 use crate::portal::path::CanonicalPath;
@@ -325,7 +325,7 @@ fn read_by_cedar(rules: &Rules, facts: &Facts<'_>, action: &EntityUid, named: &N
     // parsing alone lets values of another type through
     context
         .validate(schema, action)
-        .map_err(|error| invalid(format!("`context`: {}", error_chain(&error))))?;
+        .map_err(|error| invalid(format!("`context`: {}", json_error(&error))))?;
     Ok(CedarContext {
         context: ReadyContext(context),
         json,
@@ -337,7 +337,7 @@ pub(super) fn read_context(json: Value, rules: &Rules, action: &EntityUid) -> Re
     let numbers = check_integers_in(&json, "context");
     Context::from_json_value(json, Some((&rules.schema.cedar, action))).map_err(|error| match numbers {
         Err(number) => invalid(number.to_string()),
-        Ok(()) => invalid(format!("`context`: {}", error_chain(&error))),
+        Ok(()) => invalid(format!("`context`: {}", json_error(&error))),
     })
 }
 
