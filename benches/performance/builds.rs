@@ -69,6 +69,7 @@ fn started(program: &Path, number: usize, folder: &Path, config: &str) -> Gate {
         program,
         name: &format!("build-{number}"),
         proxy_keys: "",
+        serves_envoy: false,
     };
     Gate::start_other(&other, folder, config, pinned(DEVICE)).unwrap()
 }

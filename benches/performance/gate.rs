@@ -27,12 +27,15 @@ pub struct Other<'a> {
     pub name: &'a str,
     /// More keys of `listen.proxy`, from a comma on.
     pub proxy_keys: &'a str,
+    /// False for builds that have no listener for Envoy.
+    pub serves_envoy: bool,
 }
 
 pub struct Gate {
     pub process: Process,
     pub proxy: SocketAddr,
     pub decision: SocketAddr,
+    pub ext_authz: SocketAddr,
     pub admin: SocketAddr,
 }
 
@@ -44,6 +47,7 @@ impl Gate {
             program: &program,
             name,
             proxy_keys: "",
+            serves_envoy: true,
         };
         Self::start_other(&other, folder, config, core)
     }
@@ -54,12 +58,18 @@ impl Gate {
             program,
             name,
             proxy_keys,
+            serves_envoy,
         } = other;
         let proxy = free_address();
         let decision = free_address();
+        let ext_authz = free_address();
         let admin = free_address();
+        let envoy = match serves_envoy {
+            true => format!(", ext_authz: {{ address: '{ext_authz}' }}"),
+            false => String::new(),
+        };
         let listen = format!(
-            "listen: {{ proxy: {{ address: '{proxy}'{proxy_keys} }}, decision: {{ address: '{decision}' }}, admin: {{ address: '{admin}' }} }}\n"
+            "listen: {{ proxy: {{ address: '{proxy}'{proxy_keys} }}, decision: {{ address: '{decision}' }}{envoy}, admin: {{ address: '{admin}' }} }}\n"
         );
         let file = folder.join(format!("{name}.yaml"));
         std::fs::write(&file, listen + config).map_err(|e| format!("`{}`: {e}", file.display()))?;
@@ -75,6 +85,7 @@ impl Gate {
             process,
             proxy,
             decision,
+            ext_authz,
             admin,
         })
     }

@@ -4,6 +4,7 @@
 
 mod batch;
 mod connections;
+mod doors;
 mod draw;
 mod entities;
 mod many_portals;
@@ -34,7 +35,7 @@ struct Part {
 }
 
 /// Functions called in this process, then whole gates.
-const PARTS: [Part; 12] = [
+const PARTS: [Part; 13] = [
     Part::new("policies", policies::section),
     Part::new("entities", entities::section),
     Part::new("roles", roles::section),
@@ -45,6 +46,7 @@ const PARTS: [Part; 12] = [
     Part::new("traffic", traffic::section),
     Part::new("start", start::section),
     Part::new("batch", batch::section),
+    Part::new("doors", doors::section),
     Part::new("connections", connections::section),
     Part::new("sessions", sessions::section),
 ];

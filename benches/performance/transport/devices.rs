@@ -85,6 +85,7 @@ fn one_gate(site: &Site<'_>, name: &str, tls: &str) -> Result<(SocketAddr, Proce
         program: &gate::program()?,
         name: "gate",
         proxy_keys: tls,
+        serves_envoy: false,
     };
     let gate = Gate::start_other(&other, &folder, &config, pinned(DEVICE))?;
     Ok((gate.proxy, gate.process))
