@@ -10,6 +10,7 @@
 
 mod assertion;
 mod cache;
+mod dpop;
 mod error;
 mod id_token;
 mod introspection;
@@ -42,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::assertion::{AssertionClaims, AssertionError, AssertionKeys, VerifiedAssertion, is_assertion};
 pub use self::cache::{TokenCache, token_hash};
+pub use self::dpop::{DpopProof, ProofError, ProofLog, ProofTarget};
 pub use self::error::TokenError;
 pub use self::id_token::{ExpectedAccessToken, ExpectedIdToken, IdToken, LogoutToken, decode_id_token_claims, map_claims};
 pub use self::introspection::{Evidence, IntrospectionClient};
@@ -66,6 +68,8 @@ pub enum AuthnError {
     Source { index: usize, source: FetchError },
     #[error("issuers[{index}]: {message}")]
     Client { index: usize, message: String },
+    #[error("the random number generator failed")]
+    Randomness,
 }
 
 /// All configured issuers with their keys. All workers share it; `run` refreshes the keys.
@@ -351,6 +355,16 @@ enum VerificationPass {
     Last,
 }
 
+/// Checks that an issuer's tokens may come in this way: with a DPoP proof or without one.
+fn check_sender(issuer: &Issuer, possession: &Possession) -> Result<(), TokenError> {
+    let why = match (&issuer.dpop, possession.key) {
+        (None, Some(_)) => "its issuer has no `dpop`, so it may not come with a DPoP proof (issuers[].dpop)",
+        (Some(dpop), None) if dpop.required => "its issuer demands a DPoP proof (issuers[].dpop.required)",
+        _ => return Ok(()),
+    };
+    Err(claims::ClaimError::Bound(why).into())
+}
+
 impl IssuerState {
     fn attempt(&self, index: usize, token: CompactJws<'_>, possession: &Possession, now: i64) -> Result<Attempted, TokenError> {
         let (thumbprint, generation) = match self.check_signature(&token, now)? {
@@ -359,6 +373,7 @@ impl IssuerState {
         };
         let window = claims::window(&token.claims, self.leeway)?;
         window.check(now)?;
+        check_sender(&self.config, possession)?;
         let algorithm = token.header.algorithm;
         let header = TokenHeader {
             kid: token.header.kid,

@@ -39,7 +39,7 @@ pub use sections::certificate_rules::{CertificateRules, CertificateSubject};
 pub use sections::egress::Egress;
 pub use sections::exposure_check::ExposureCheck;
 pub use sections::identity::{IdentityPages, StatedIn};
-pub use sections::issuers::{Algorithm, Introspection, Issuer, KeySource, KeyTransport, TokenSource};
+pub use sections::issuers::{ALGORITHMS, Algorithm, Dpop, Introspection, Issuer, KeySource, KeyTransport, TokenSource};
 pub use sections::limits::{Limits, Rate};
 pub use sections::listen::{Address, ClientCertificates, Listen, ProxyProtocol, Tls};
 pub use sections::login::{

@@ -13,6 +13,7 @@ mod decide;
 mod endpoints;
 mod forward;
 mod live;
+mod proof;
 mod record;
 mod shadow;
 
@@ -43,7 +44,7 @@ pub use self::shadow::{Afterwards, NearQuery, ShadowParts, ShadowQuery, ShadowTh
 
 pub use self::record::{entity_ref, micros, record_decision};
 use crate::audit::{Audit, AuditRecord, HttpFacts as HttpRecord, NO_PORTAL};
-use crate::authn::{AssertionKeys, Authn};
+use crate::authn::{AssertionKeys, Authn, ProofLog};
 use crate::base::clock::{unix_millis, unix_seconds};
 use crate::base::metrics::Metrics;
 use crate::config::Config;
@@ -65,6 +66,8 @@ pub struct Gate {
     pub config: Arc<Config>,
     pub portals: SharedRegistry,
     pub authn: Arc<Authn>,
+    /// The DPoP proofs that counted.
+    pub proofs: ProofLog,
     pub assertions: Arc<AssertionKeys>,
     pub sessions: Arc<Sessions>,
     pub login: Arc<RelyingParty>,

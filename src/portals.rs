@@ -59,6 +59,8 @@ pub struct Portal {
     pub token_sources: TokenSources,
     /// The trusted issuers whose callers prove themselves by a client certificate: indexes into `Config::issuers`.
     pub certificate_issuers: Vec<usize>,
+    /// True if it trusts an issuer whose tokens may come with a DPoP proof.
+    pub accepts_proofs: bool,
     pub name: Arc<str>,
     pub header: HeaderValue,
     pub active: ArcSwapOption<ActiveRevision>,
@@ -188,6 +190,8 @@ impl Portal {
         let token_sources = TokenSources::of(issuers);
         let is_of_certificates = |index: &usize| config.issuers.get(*index).is_some_and(|issuer| issuer.certificates.is_some());
         let certificate_issuers = portal.issuers.iter().copied().filter(is_of_certificates).collect();
+        let takes_proofs = |index: &usize| config.issuers.get(*index).is_some_and(|issuer| issuer.dpop.is_some());
+        let accepts_proofs = portal.issuers.iter().any(takes_proofs);
         let header_rules = Arc::new(HeaderRules::of(upstream, &config.assertion.header, &scope.removed_headers));
         let name: Arc<str> = Arc::from(portal.slug.as_str());
         // INVARIANT: a slug is lower-case letters, digits and `-`
@@ -200,6 +204,7 @@ impl Portal {
             header_rules,
             token_sources,
             certificate_issuers,
+            accepts_proofs,
             name,
             header,
             active: ArcSwapOption::empty(),

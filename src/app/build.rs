@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::StartError;
 use crate::accounts::Accounts;
 use crate::audit::{self, Audit, AuditWriter};
-use crate::authn::{AssertionKeys, Authn, IntrospectionClient};
+use crate::authn::{AssertionKeys, Authn, IntrospectionClient, ProofLog};
 use crate::base::descriptors::Shares;
 use crate::base::lifecycle::{Blocker, Readiness, Shutdown, ShutdownTrigger, shutdown};
 use crate::base::metrics::Metrics;
@@ -207,10 +207,13 @@ fn build_gate(config: Config, metrics: Metrics, audit: Audit, shadows: Shadows) 
         audit: audit.clone(),
         metrics: metrics.clone(),
     };
+    let dpop = config.issuers.iter().filter_map(|issuer| issuer.dpop);
+    let proofs = ProofLog::new(dpop, config.limits.dpop_proofs.as_usize())?;
     Ok(Arc::new(Gate {
         config,
         portals,
         authn,
+        proofs,
         assertions,
         sessions,
         login,

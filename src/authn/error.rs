@@ -32,6 +32,8 @@ pub enum TokenError {
     IssuerUnknown,
     #[error("no introspected issuer knows the token as active")]
     Inactive,
+    #[error("DPoP proof {0}")]
+    Proof(Cow<'static, str>),
     #[error(transparent)]
     Claims(#[from] ClaimError),
     #[error("keys of issuer `{issuer}` are not available: {why}")]
@@ -61,6 +63,7 @@ impl TokenError {
             Self::Signature { .. } => "signature",
             Self::IssuerUnknown => "issuer",
             Self::Inactive => "introspection",
+            Self::Proof(_) => "proof",
             Self::Claims(ClaimError::NotYetValid | ClaimError::Expired { .. }) => "time",
             Self::Claims(ClaimError::Audience { .. }) => "audience",
             Self::Claims(ClaimError::Bound(_)) => "binding",
@@ -87,6 +90,7 @@ impl TokenError {
             | Self::Key { .. }
             | Self::Signature { .. }
             | Self::KeyGone { .. }
+            | Self::Proof(_)
             | Self::Inactive => Denial::TokenInvalid,
             Self::IssuerUnknown => Denial::IssuerUnknown,
             Self::Claims(error) => error.denial(),

@@ -27,7 +27,7 @@ use url::form_urlencoded;
 
 use super::error::TokenError;
 use super::keys::{check_url, discovery_url};
-use super::{Authn, AuthnError, PresentedToken, TokenProof};
+use super::{Authn, AuthnError, PresentedToken, TokenProof, check_sender};
 use crate::audit::{Audit, AuthEvent, Event};
 use crate::base::clock::unix_seconds;
 use crate::base::digest::sha256_of;
@@ -226,14 +226,14 @@ impl IntrospectionClient {
             };
             let outcome = match answer {
                 IssuerAnswer::Active(active) => {
-                    identity(from.issuer, &active, &presented.possession).map(|BoundIdentity { identity, binding }| {
-                        VerifiedBearer {
-                            identity,
-                            evidence: Evidence::Introspection {
-                                until: active.until,
-                                binding,
-                            },
-                        }
+                    let checked = check_sender(from.issuer, &presented.possession);
+                    let bound = checked.and_then(|()| identity(from.issuer, &active, &presented.possession));
+                    bound.map(|BoundIdentity { identity, binding }| VerifiedBearer {
+                        identity,
+                        evidence: Evidence::Introspection {
+                            until: active.until,
+                            binding,
+                        },
                     })
                 }
                 IssuerAnswer::Refused { error, .. } => Err(error),

@@ -17,8 +17,12 @@ pub const KID_BYTES_MAX: usize = 256;
 /// `typ` of the gate's own assertion, which is not a bearer token.
 pub const ASSERTION_TYP: &str = "cedargate-assertion+jwt";
 
+/// `typ` of a DPoP proof.
+const PROOF_TYP: &str = "dpop+jwt";
+
 /// Header members that would change how the token is read. Members that bring or name a key (`jwk`, `jku`, `x5c`, `x5t`, `x5u`)
-/// change nothing: the gate reads a header's `alg`, `kid` and `typ` alone, so they are ignored like every other member.
+/// change nothing: the gate reads a header's `alg`, `kid` and `typ` alone, and `jwk` of a DPoP proof, so they are ignored like every
+/// other member.
 const REFUSED_MEMBERS: [&str; 6] = ["crit", "b64", "zip", "enc", "cty", "epk"];
 
 /// The algorithms with their JOSE names.
@@ -41,6 +45,8 @@ pub(super) enum TokenKind {
     Assertion,
     /// An ID token (OpenID Connect Core 1.0, section 2).
     Id,
+    /// A DPoP proof (RFC 9449, section 4.2): the only kind that brings its key.
+    Proof,
     /// A logout token (OpenID Connect Back-Channel Logout 1.0, section 2.4).
     Logout,
 }
@@ -58,6 +64,8 @@ pub(super) struct CompactJws<'a> {
 pub(super) struct Header {
     pub algorithm: Algorithm,
     pub kid: Option<String>,
+    /// The key that a DPoP proof brings; `None` for every other kind.
+    pub jwk: Option<Value>,
 }
 
 /// Parses a token. It checks the length before it decodes anything.
@@ -129,7 +137,8 @@ pub(super) fn parse_header(header: &Map<String, Value>, kind: TokenKind) -> Resu
         Some(Value::String(kid)) if kid.len() <= KID_BYTES_MAX => Some(kid.clone()),
         Some(_) => return Err(TokenError::header("kid", "not a string of at most 256 bytes")),
     };
-    Ok(Header { algorithm, kid })
+    let jwk = header.get("jwk").filter(|_| kind == TokenKind::Proof).cloned();
+    Ok(Header { algorithm, kid, jwk })
 }
 
 /// Checks `typ` (RFC 8725, section 3.11): absent, `JWT` or `at+jwt` for bearer tokens; exactly the gate's own type for
@@ -139,11 +148,12 @@ fn check_typ(typ: Option<&Value>, kind: TokenKind) -> Result<(), TokenError> {
         TokenKind::Bearer => &["jwt", "at+jwt"],
         TokenKind::Id => &["jwt"],
         TokenKind::Logout => &["jwt", "logout+jwt"],
-        TokenKind::Assertion => &[],
+        TokenKind::Assertion | TokenKind::Proof => &[],
     };
     let fits = match (typ, kind) {
         (Some(Value::String(typ)), TokenKind::Assertion) => typ == ASSERTION_TYP,
-        (_, TokenKind::Assertion) => false,
+        (Some(Value::String(typ)), TokenKind::Proof) => typ == PROOF_TYP,
+        (_, TokenKind::Assertion | TokenKind::Proof) => false,
         (None, TokenKind::Bearer | TokenKind::Id | TokenKind::Logout) => true,
         (Some(Value::String(typ)), TokenKind::Bearer | TokenKind::Id | TokenKind::Logout) => {
             let lower = typ.to_ascii_lowercase();

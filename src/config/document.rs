@@ -146,6 +146,7 @@ impl Checker<'_> {
         };
         self.default_logins(&config);
         self.subjects_differ(&config)?;
+        self.proofs_have_urls(&config)?;
         Some(config)
     }
 
@@ -177,6 +178,26 @@ impl Checker<'_> {
                 "the subjects of `{one}` and `{other}` both begin with `{prefix}` where one portal trusts both, so either could name the \
                  other's users; give them different prefixes, or list `portals.<slug>.issuers`"
             ),
+        );
+        None
+    }
+
+    /// SECURITY: a DPoP proof names the URL that it is for. Without a configured name of the gate, that would be any `Host` that a
+    /// client writes, and a proof for another server would count here.
+    fn proofs_have_urls(&mut self, config: &Config) -> Option<()> {
+        let template = Portal::discovered(&PortalSlug::placeholder(), config.issuers.len());
+        let portals = config.portals.as_deref().unwrap_or(std::slice::from_ref(&template));
+        let lacks_name =
+            |portal: &&Portal| config.public_url.is_none() && portal.public_url.is_none() && portal.matches.hosts.is_empty();
+        let trusts = |index: &usize| config.issuers.get(*index).is_some_and(|issuer| issuer.dpop.is_some());
+        let found = portals
+            .iter()
+            .filter(lacks_name)
+            .find_map(|portal| portal.issuers.iter().copied().find(trusts));
+        let Some(index) = found else { return Some(()) };
+        self.error(
+            &format!("issuers[{index}].dpop"),
+            "needs `public_url`, or `match.hosts` of every portal that trusts the issuer: a proof names the URL that it is for",
         );
         None
     }

@@ -35,7 +35,7 @@ use crate::base::clock::{unix_millis, unix_seconds};
 
 use crate::gate::{ActivePortal, Afterwards, Gate, ShadowQuery, asserted_entity, entity_ref, micros, near, record_decision};
 use crate::http::answer::{self, AnswerContext, Style};
-use crate::http::credentials::{Authorization, bearer, check_listener_token, foreign_scheme};
+use crate::http::credentials::{Authorization, bearer, check_listener_token, foreign_scheme, no_proofs_here};
 use crate::http::request::{Correlation, Trace, check_head_size, correlation};
 use crate::http::upstream::Body;
 use crate::portals::{Caller, Portal};
@@ -202,6 +202,7 @@ fn credential(headers: &HeaderMap, tokens: &[Redacted<String>]) -> Result<Option
             // an app may pass its own credential on beside the session cookie
             Authorization::Foreign if headers.contains_key(COOKIE) => None,
             Authorization::Foreign => return Err(foreign_scheme()),
+            Authorization::Dpop(_) => return Err(no_proofs_here()),
             Authorization::Absent => None,
         });
     }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use cedargate_policy::claims::Possession;
 use cedargate_policy::decision::http::HttpQuery;
 use cedargate_policy::decision::{Access, Asked, Caller as DecisionCaller, Query};
-use cedargate_policy::denial::{Denial, Refusal};
+use cedargate_policy::denial::{Denial, DpopChallenge, Refusal};
 use cedargate_policy::permit::{ForwardedIdentity, Permit};
 use http::header::COOKIE;
 use http::{HeaderValue, Response};
@@ -53,10 +53,15 @@ impl RequestHead {
     pub(super) fn presented<'a>(&self, token: &'a str) -> PresentedToken<'a> {
         PresentedToken {
             token,
-            possession: Possession {
-                certificate: self.certificate.as_ref().map(|certificate| certificate.fingerprint),
-                key: None,
-            },
+            possession: self.possession(),
+        }
+    }
+
+    /// The keys that the connection's TLS proves; a DPoP proof adds its own.
+    pub(super) fn possession(&self) -> Possession {
+        Possession {
+            certificate: self.certificate.as_ref().map(|certificate| certificate.fingerprint),
+            key: None,
         }
     }
 
@@ -163,12 +168,14 @@ impl Gate {
         };
         let authorization = Authorization::of(&head.parts.headers)?;
         match (&authorization, token) {
-            (Authorization::Bearer(_), _) | (_, Some(_)) => progress.begin_step(Step::Verify),
+            (Authorization::Bearer(_) | Authorization::Dpop(_), _) | (_, Some(_)) => progress.begin_step(Step::Verify),
             _ if progress.span.is_some() && head.parts.headers.contains_key(COOKIE) => progress.begin_step(Step::Session),
             _ => {}
         }
         let caller = match (authorization, token) {
             (Authorization::Bearer(token), _) => Some(self.caller(active_portal, head.presented(token)).await?),
+            // boxed: few requests have a proof
+            (Authorization::Dpop(token), _) => Some(Box::pin(self.caller_by_proof(head, active_portal, token)).await?),
             // on a public path an unusable cookie or certificate counts as anonymous
             (_, Some(found)) => match self.by_found_token(head, active_portal, found).await {
                 Err(_) if is_public && found.origin == OriginEvidence::AsForCookies => None,
@@ -181,9 +188,13 @@ impl Gate {
         };
         progress.end_step();
         if caller.is_none() && !is_public {
-            return Err(match authorization {
+            let refusal = match authorization {
                 Authorization::Foreign => foreign_scheme(),
-                Authorization::Absent | Authorization::Bearer(_) => Denial::TokenMissing.into(),
+                Authorization::Absent | Authorization::Bearer(_) | Authorization::Dpop(_) => Denial::TokenMissing.into(),
+            };
+            return Err(match active_portal.portal.accepts_proofs {
+                true => refusal.challenged(DpopChallenge::default()),
+                false => refusal,
             });
         }
         progress.set_caller(caller.as_deref());

@@ -114,6 +114,7 @@ impl OriginalRequest {
         let mut copy = headers.clone();
         copy.remove(AUTHORIZATION);
         copy.remove(COOKIE);
+        copy.remove("dpop");
         copy
     }
 }

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cedargate_policy::denial::{Denial, Refusal, over_limit};
+use cedargate_policy::denial::{Denial, DpopChallenge, Refusal, over_limit};
 use cedargate_policy::json::append;
 use http::header::{
     ACCEPT, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE,
@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 pub use self::page::WaysOn;
+use crate::config::ALGORITHMS;
 use crate::http::pages::Theme;
 use crate::http::request::{X_REQUEST_ID, uuid_value};
 use crate::http::upstream::{Body, UpstreamError};
@@ -166,6 +167,9 @@ fn render_refusal(
     }
     if denial.status() == StatusCode::UNAUTHORIZED {
         headers.insert(WWW_AUTHENTICATE, challenge(refusal));
+        if let Some(dpop) = refusal.dpop.as_deref() {
+            add_dpop_challenge(headers, dpop);
+        }
     }
     response
 }
@@ -266,7 +270,8 @@ fn grpc(text: &PublicText<'_>) -> Response<Body> {
 /// The `WWW-Authenticate` challenge of RFC 6750 and RFC 9470; a missing token gets one without an error.
 fn challenge(refusal: &Refusal) -> HeaderValue {
     let mut text = String::from("Bearer realm=\"cedargate\"");
-    if let Some(error) = refusal.denial.bearer_error() {
+    let uses_bearer = refusal.dpop.as_ref().is_none_or(|dpop| dpop.error.is_none());
+    if let Some(error) = refusal.denial.bearer_error().filter(|_| uses_bearer) {
         text.push_str(&format!(
             ", error=\"{error}\", error_description=\"{}\"",
             refusal.denial.title()
@@ -276,6 +281,19 @@ fn challenge(refusal: &Refusal) -> HeaderValue {
         text.push_str(&format!(", acr_values=\"{acr}\""));
     }
     HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("Bearer realm=\"cedargate\""))
+}
+
+/// The challenge of RFC 9449, section 7.1, beside that of `Bearer`, and the nonce of section 9.
+fn add_dpop_challenge(headers: &mut HeaderMap, dpop: &DpopChallenge) {
+    let error = dpop.error.map(|error| format!("error=\"{error}\", ")).unwrap_or_default();
+    let text = format!("DPoP {error}algs=\"{}\"", ALGORITHMS.join(" "));
+    if let Ok(value) = HeaderValue::from_str(&text) {
+        headers.append(WWW_AUTHENTICATE, value);
+    }
+    let nonce = dpop.nonce.as_deref().and_then(|nonce| HeaderValue::from_str(nonce).ok());
+    if let Some(nonce) = nonce {
+        headers.insert("dpop-nonce", nonce);
+    }
 }
 
 fn is_quotable(text: &str) -> bool {
@@ -366,9 +384,9 @@ mod tests {
         assert_eq!(of(&Denial::TokenMissing.into()), "Bearer realm=\"cedargate\"");
         assert!(of(&Denial::TokenExpired.into()).contains("error=\"invalid_token\", error_description=\""));
         let mut refusal = Refusal::from(Denial::StepUpRequired);
-        refusal.step_up = Some("urn:mfa".to_owned());
+        refusal.step_up = Some("urn:mfa".into());
         assert!(of(&refusal).ends_with(", acr_values=\"urn:mfa\""));
-        refusal.step_up = Some("a\", x=\"".to_owned());
+        refusal.step_up = Some("a\", x=\"".into());
         assert!(!of(&refusal).contains("acr_values"));
     }
 

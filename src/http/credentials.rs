@@ -19,6 +19,8 @@ pub enum Authorization<'a> {
     Absent,
     /// The scheme `Bearer`, which is the gate's.
     Bearer(&'a str),
+    /// The scheme `DPoP`, which is the gate's, too: the token needs a proof.
+    Dpop(&'a str),
     /// Another scheme, which is the app's.
     Foreign,
 }
@@ -74,7 +76,7 @@ impl<'a> Authorization<'a> {
         if scheme.is_empty() {
             return Err(invalid("`authorization` holds no credential"));
         }
-        if !is_bearer(scheme) {
+        if !is_own(scheme) {
             return Ok(Self::Foreign);
         }
         // RFC 6750, 2.1: one space or more
@@ -84,13 +86,16 @@ impl<'a> Authorization<'a> {
                 "the bearer token is empty or holds characters that a token may not have",
             ));
         }
-        Ok(Self::Bearer(token))
+        Ok(match is_bearer(scheme) {
+            true => Self::Bearer(token),
+            false => Self::Dpop(token),
+        })
     }
 }
 
-/// True if `Authorization::of` says `Foreign`. Reads only the scheme of a bearer token.
+/// True if `Authorization::of` says `Foreign`. Reads only the scheme of a token.
 pub fn is_foreign(headers: &HeaderMap) -> bool {
-    let is_other = |value: &HeaderValue| !is_bearer(scheme_of(value.as_bytes()));
+    let is_other = |value: &HeaderValue| !is_own(scheme_of(value.as_bytes()));
     headers.get(AUTHORIZATION).is_some_and(is_other) && matches!(Authorization::of(headers), Ok(Authorization::Foreign))
 }
 
@@ -104,13 +109,24 @@ fn is_bearer(scheme: &[u8]) -> bool {
     scheme.eq_ignore_ascii_case(b"bearer")
 }
 
+/// True for the schemes whose credentials are the gate's.
+fn is_own(scheme: &[u8]) -> bool {
+    is_bearer(scheme) || scheme.eq_ignore_ascii_case(b"dpop")
+}
+
 /// The bearer token of a request where no other credential counts. `None` without `Authorization`; another scheme is an error.
 pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     match Authorization::of(headers)? {
         Authorization::Absent => Ok(None),
         Authorization::Bearer(token) => Ok(Some(token)),
+        Authorization::Dpop(_) => Err(no_proofs_here()),
         Authorization::Foreign => Err(foreign_scheme()),
     }
+}
+
+/// The refusal of a token with a DPoP proof where the gate does not see the request that the proof is for.
+pub fn no_proofs_here() -> Refusal {
+    Refusal::new(Denial::TokenInvalid, "this endpoint takes no token with a DPoP proof")
 }
 
 /// Checks that a token is one of those of the decision listener.
@@ -128,7 +144,10 @@ pub fn check_listener_token(tokens: &[Redacted<String>], presented: &str) -> Res
 
 /// The refusal of a request whose only credential is of another scheme.
 pub fn foreign_scheme() -> Refusal {
-    Refusal::new(Denial::TokenInvalid, "`authorization` has another scheme than Bearer")
+    Refusal::new(
+        Denial::TokenInvalid,
+        "`authorization` has another scheme than Bearer and DPoP",
+    )
 }
 
 impl TokenSources {
@@ -330,6 +349,7 @@ mod tests {
             read.map(|found| match found {
                 Authorization::Absent => "absent".to_owned(),
                 Authorization::Bearer(token) => token.to_owned(),
+                Authorization::Dpop(token) => format!("dpop {token}"),
                 Authorization::Foreign => "foreign".to_owned(),
             })
         };
@@ -342,7 +362,10 @@ mod tests {
             (&["Basic YTpi", "Bearer a"], Err(Denial::RequestInvalid)),
             (&["Basic YTpi"], Ok("foreign")),
             (&["Negotiate"], Ok("foreign")),
-            (&["DPoP a.b.c"], Ok("foreign")),
+            (&["DPoP a.b.c"], Ok("dpop a.b.c")),
+            (&["dpop a.b.c", "Bearer a"], Err(Denial::RequestInvalid)),
+            (&["DPoP"], Err(Denial::TokenInvalid)),
+            (&["DPoPs a"], Ok("foreign")),
             (&["Token token=\"x\", n=1"], Ok("foreign")),
             (&["a.b.c"], Ok("foreign")),
             (&["Bearers a"], Ok("foreign")),

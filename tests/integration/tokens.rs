@@ -1,6 +1,7 @@
 //! Bearer tokens: how they are verified, which keys count, introspection, and the tokens that the gate mints.
 
 mod client_certificates;
+mod dpop;
 mod introspection;
 mod issuer_keys;
 mod minted_tokens;

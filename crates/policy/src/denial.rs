@@ -47,7 +47,7 @@ pub struct Refusal {
     /// From the deciding policy's `@advice` annotation; public by its author's choice.
     pub advice: Option<String>,
     /// From `@step_up("acr")`: the authentication context the caller should come back with.
-    pub step_up: Option<String>,
+    pub step_up: Option<Box<str>>,
     /// Seconds after which the caller may try again, if that is known.
     pub retry_after: Option<u64>,
     /// True if the caller may read `detail`: it speaks of the request alone.
@@ -58,6 +58,17 @@ pub struct Refusal {
     pub keeps_cookie: bool,
     /// The credential that was refused, for the record.
     pub credential: Option<Box<RefusedCredential>>,
+    /// What the answer says of DPoP; `None`: nothing.
+    pub dpop: Option<Box<DpopChallenge>>,
+}
+
+/// The challenge to come with a DPoP proof (RFC 9449, sections 7.1 and 9).
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct DpopChallenge {
+    /// `None`: the request used another scheme.
+    pub error: Option<&'static str>,
+    /// A nonce for the next proof.
+    pub nonce: Option<String>,
 }
 
 /// A refused credential as decision records show it: enough to find the fault, nothing that could be used.
@@ -211,7 +222,14 @@ impl Refusal {
             limit: None,
             keeps_cookie: false,
             credential: None,
+            dpop: None,
         }
+    }
+
+    /// The same, with a challenge to come with a DPoP proof if it is a 401.
+    pub fn challenged(self, challenge: DpopChallenge) -> Self {
+        let dpop = (self.denial.status() == StatusCode::UNAUTHORIZED).then(|| Box::new(challenge));
+        Self { dpop, ..self }
     }
 
     /// The same, with the credential that was refused.

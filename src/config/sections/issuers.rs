@@ -26,6 +26,8 @@ const OWN_ISSUER: &str = "cedargate";
 type Leeway = TimeSpan<0, 300_000>;
 /// At most 5 minutes: longer would keep revoked tokens alive.
 type CacheTime = TimeSpan<0, 300_000>;
+/// At least a second, and at most 5 minutes: the gate remembers a proof for that time.
+type ProofAge = TimeSpan<1_000, 300_000>;
 /// At least a minute.
 type JwksMaxAge = TimeSpan<60_000>;
 
@@ -84,6 +86,9 @@ pub struct RawIssuer {
     /// HTTP proxy for requests to the issuer, such as `http://proxy.example.com:3128`.
     #[serde(default)]
     pub proxy: Option<String>,
+    /// Accept its tokens with a DPoP proof (RFC 9449). Absent: such tokens are refused.
+    #[serde(default)]
+    pub dpop: Option<RawDpop>,
     /// Ask the issuer about bearer tokens that are no JWTs (RFC 7662). Absent: such tokens are refused.
     #[serde(default)]
     pub introspection: Option<RawIntrospection>,
@@ -112,6 +117,36 @@ pub enum TokenSource {
     Cookie(String),
     /// The subprotocol in front of the token.
     WebsocketProtocol(String),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawDpop {
+    /// Refuse its tokens without a proof.
+    pub required: bool,
+    /// Demand a nonce of the gate in each proof. Of several replicas, each accepts its own nonces alone.
+    pub nonce: bool,
+    /// Age of a proof, 5m at most.
+    pub max_age: ProofAge,
+}
+
+/// How tokens with a DPoP proof are accepted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Dpop {
+    pub required: bool,
+    /// True if each proof needs a nonce of this process.
+    pub nonce: bool,
+    pub max_age: Duration,
+}
+
+impl Default for RawDpop {
+    fn default() -> Self {
+        Self {
+            required: false,
+            nonce: false,
+            max_age: ProofAge::seconds::<60>(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
@@ -167,6 +202,8 @@ pub struct Issuer {
     pub token_from: Vec<TokenSource>,
     /// `None`: bearer tokens that are no JWTs are refused.
     pub introspection: Option<Introspection>,
+    /// `None`: its tokens come without a DPoP proof.
+    pub dpop: Option<Dpop>,
     /// `None`: no client certificate proves its callers.
     pub certificates: Option<CertificateRules>,
 }
@@ -249,6 +286,7 @@ impl Issuer {
             egress: Egress::default(),
             token_from: Vec::new(),
             introspection: None,
+            dpop: None,
             certificates: None,
         }
     }
@@ -351,6 +389,11 @@ impl Checker<'_> {
             egress: egress?,
             token_from: token_from?,
             introspection: introspection?,
+            dpop: raw.dpop.map(|dpop| Dpop {
+                required: dpop.required,
+                nonce: dpop.nonce,
+                max_age: dpop.max_age.get(),
+            }),
             certificates: None,
         })
     }

@@ -83,6 +83,8 @@ pub struct Limits {
     pub role_bytes: ByteSize<1>,
     /// Verified tokens remembered per portal.
     pub token_cache: Count<1, 10_000_000>,
+    /// DPoP proofs remembered, so that none counts twice; beyond it requests with a proof get 503.
+    pub dpop_proofs: Count<1, 10_000_000>,
     /// Time after SIGTERM in which the gate still accepts connections, so that balancers see the readiness go first.
     pub drain_delay: TimeSpan,
     /// Time that in-flight requests have to finish after `drain_delay`.
@@ -152,6 +154,7 @@ impl Default for Limits {
             roles: Count::of::<1000>(),
             role_bytes: ByteSize::kib::<1>(),
             token_cache: Count::of::<10_000>(),
+            dpop_proofs: Count::of::<100_000>(),
             drain_delay: TimeSpan::seconds::<2>(),
             drain_timeout: TimeSpan::seconds::<30>(),
             workers: None,

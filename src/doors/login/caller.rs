@@ -10,7 +10,7 @@ use cedargate_policy::types::{Identity, Redacted};
 
 use super::{EndpointRequest, LoginDoor};
 use crate::authn::PresentedToken;
-use crate::http::credentials::{Authorization, foreign_scheme};
+use crate::http::credentials::{Authorization, foreign_scheme, no_proofs_here};
 use crate::login::{BrowserSecret, RelyingParty};
 use crate::portals::Portal;
 use crate::session::{Session, SessionError, StoreError};
@@ -27,13 +27,16 @@ impl<'a> CallerCredential<'a> {
     pub async fn of(door: &LoginDoor, request: &EndpointRequest<'a>) -> Result<Self, Refusal> {
         let headers = &request.head.headers;
         let authorization = Authorization::of(headers)?;
+        if let Authorization::Dpop(_) = authorization {
+            return Err(no_proofs_here());
+        }
         if let Authorization::Bearer(token) = authorization {
             return Ok(Self::Bearer(token));
         }
         let presented = door.sessions.present(headers, &door.login, RelyingParty::renew).await?;
         let presented = presented.ok_or_else(|| match authorization {
             Authorization::Foreign => foreign_scheme(),
-            Authorization::Absent | Authorization::Bearer(_) => {
+            Authorization::Absent | Authorization::Bearer(_) | Authorization::Dpop(_) => {
                 Refusal::new(Denial::TokenMissing, "neither a token nor a session")
             }
         })?;

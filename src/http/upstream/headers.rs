@@ -226,6 +226,8 @@ pub(super) fn write_request_headers(
     // a permitted request has the gate's own scheme, or one that is the app's
     if found.authorization && to.rules.authorization == Authorization::Strip && !credentials::is_foreign(headers) {
         headers.remove(AUTHORIZATION);
+        // the proof that came with it
+        headers.remove("dpop");
     }
     if found.cookie {
         remove_session_cookies(headers);

@@ -372,6 +372,7 @@ fn a_bound_token_counts_only_on_a_connection_with_its_certificate() {
         "/auth-request",
         &[
             ("authorization", header.as_str()),
+            ("x-forwarded-for", "203.0.113.9"),
             ("x-original-method", "GET"),
             ("x-original-url", &format!("https://shop.test{PAGE}")),
             ("x-forwarded-client-cert", "Hash=00"),

@@ -11,9 +11,10 @@ use crate::schema::{AttrType, RecordType};
 use crate::scope::RemovedHeaders;
 
 /// Headers that never become context: they carry credentials.
-const SECRET_HEADERS: [&str; 5] = [
+const SECRET_HEADERS: [&str; 6] = [
     "authorization",
     "cookie",
+    "dpop",
     "proxy-authorization",
     "set-cookie",
     "x-cedargate-assertion",

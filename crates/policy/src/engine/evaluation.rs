@@ -48,7 +48,7 @@ impl Evaluation {
         };
         let mut refusal = Refusal::new(denial, detail);
         refusal.advice = self.advice();
-        refusal.step_up = self.step_up().map(str::to_owned);
+        refusal.step_up = self.step_up().map(Box::from);
         Some(refusal)
     }
 }
