@@ -20,3 +20,5 @@ mod schema_tools;
 mod unusable_files;
 mod user_command;
 mod workbench;
+mod workbench_attacks;
+mod workbench_pages;

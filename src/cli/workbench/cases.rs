@@ -8,6 +8,7 @@ use cedargate_policy::scope::PortalScope;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use super::explain::shortened;
 use super::overview::problems;
 use super::question::Question;
 use crate::base::clock::unix_millis;
@@ -111,7 +112,7 @@ pub(super) fn one(workbench: &Workbench, portal: &str, number: &str) -> Result<V
         let explained = Explained::new(query, known.as_ref(), explain::explain(query, caller));
         let mut question = Question::of(query, caller);
         question.now = time(query.now_millis);
-        *asked.lock() = Some(json!({"explanation": report(&explained), "question": question}));
+        *asked.lock() = Some(json!({"explanation": shortened(report(&explained)), "question": question}));
     };
     let options = Options {
         see: Some(&see),

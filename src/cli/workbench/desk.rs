@@ -4,6 +4,7 @@
 //! the snapshot. A changed file makes a new snapshot; a call under way finishes with its own. A tree that cannot be read leaves
 //! a message in its place, and the next change tries again.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
@@ -47,6 +48,8 @@ pub(super) struct Snapshot {
     changes: OnceLock<Bytes>,
     /// By portal and tree.
     matrices: Mutex<Vec<Kept>>,
+    /// By portal.
+    facts: Mutex<BTreeMap<String, Bytes>>,
 }
 
 /// A computed matrix. The lock around `answer` lets a second call wait for the first.
@@ -82,6 +85,7 @@ impl Desk {
                 tests: OnceLock::new(),
                 changes: OnceLock::new(),
                 matrices: Mutex::new(Vec::new()),
+                facts: Mutex::default(),
             })
         });
         let identity = match &next {
@@ -125,7 +129,7 @@ impl Desk {
                 call.required("portal")?,
                 call.required("id")?,
             )?)),
-            ("facts", None) => Ok(bytes(&question::facts(workbench, call.required("portal")?)?)),
+            ("facts", None) => Ok(snapshot.facts(call.required("portal")?)?),
             ("cases", None) => Ok(bytes(&cases::list(workbench, call.required("portal")?)?)),
             ("case", None) => Ok(bytes(&cases::one(
                 workbench,
@@ -186,6 +190,16 @@ impl Snapshot {
     fn tests(&self, tree: &TreeArgs) -> Result<Bytes, String> {
         let compute = || test::covered(tree.clone(), &self.workbench).map(|report| bytes(&report));
         self.tests.get_or_init(compute).clone()
+    }
+
+    fn facts(&self, portal: &str) -> Result<Bytes, String> {
+        let mut known = self.facts.lock();
+        if let Some(facts) = known.get(portal) {
+            return Ok(facts.clone());
+        }
+        let facts = bytes(&question::facts(&self.workbench, portal)?);
+        known.insert(portal.to_owned(), facts.clone());
+        Ok(facts)
     }
 
     fn kept(&self, portal: &str, tree: &str) -> Arc<OnceLock<Result<Bytes, String>>> {

@@ -16,11 +16,14 @@ use crate::cli::offline::identity;
 use crate::cli::tree::Workbench;
 use crate::explained::json::report;
 
+/// Policies of another scope that an explanation on the page names.
+const OUT_OF_SCOPE_MAX: usize = 200;
+
 /// `{question}` → the decision with its reasons.
 pub(super) fn question(workbench: &Workbench, body: &Value) -> Result<Value, String> {
     let question = Question::read(body.get("question").unwrap_or(&Value::Null))?;
     let explained = question.ask(workbench, explained)?;
-    Ok(json!({ "explanation": report(&explained) }))
+    Ok(json!({ "explanation": shortened(report(&explained)) }))
 }
 
 /// `{token, portal}` → the caller that its claims describe. The signature is not checked.
@@ -59,7 +62,28 @@ pub(super) fn decision(desk: &Desk, workbench: &Workbench, body: &Value) -> Resu
         }
     }
     let found = from_log()?;
-    Ok(json!({"explanation": report(&found.explained), "source": "log", "notes": found.notes, "record": found.record}))
+    Ok(json!({"explanation": shortened(report(&found.explained)), "source": "log", "notes": found.notes, "record": found.record}))
+}
+
+/// The report without most of the policies that are about another principal, action or resource; `left_out` counts them.
+pub(super) fn shortened(mut report: Value) -> Value {
+    let evaluations = report.get_mut("evaluations").and_then(Value::as_array_mut);
+    for evaluation in evaluations.into_iter().flatten() {
+        let Some(policies) = evaluation.get_mut("policies").and_then(Value::as_array_mut) else {
+            continue;
+        };
+        let (all, mut others) = (policies.len(), 0);
+        policies.retain(|policy| {
+            let is_other = policy.get("verdict").is_some_and(|verdict| verdict == "out_of_scope");
+            others += usize::from(is_other);
+            !is_other || others <= OUT_OF_SCOPE_MAX
+        });
+        let left_out = all - policies.len();
+        if let Some(members) = evaluation.as_object_mut() {
+            members.insert("left_out".to_owned(), json!(left_out));
+        }
+    }
+    report
 }
 
 fn from_gate(socket: &std::path::Path, id: &str) -> Result<Value, String> {

@@ -46,7 +46,7 @@ async function draw({ keepFocus = false } = {}) {
   clear(nav, pages.length > 1 ? pages.map((one) => el("a", { href: address(one.name), "aria-current": one === page ? "page" : null }, one.title)) : null);
   document.getElementById("find").hidden = !tree.pages.includes("matrix");
   document.title = `${page.title} · cedargate workbench`;
-  const view = el("div", { class: `page ${page.name}` });
+  const view = el("div", { class: "page" });
   const go = (next, { quiet = false } = {}) => {
     const hash = address(page.name, next);
     if (quiet) history.replaceState(null, "", hash);

@@ -51,6 +51,7 @@ function evaluationNode(explanation, evaluation) {
   const near = explanation.nearest_permit?.id;
   const told = [...of("satisfied"), ...of("error"), ...of("condition_false")];
   const others = of("out_of_scope").sort((a, b) => (b.id === near) - (a.id === near));
+  const count = others.length + (evaluation.left_out ?? 0);
   const list = (policies) => el("ul", { class: "tree-list" }, policies.map((policy) => policyNode(explanation, policy)));
   return el("section", {},
     el("h3", {}, EFFECTS[evaluation.effects] ?? evaluation.effects),
@@ -59,7 +60,7 @@ function evaluationNode(explanation, evaluation) {
       el("dt", {}, "action"), el("dd", {}, el("code", {}, evaluation.action)),
       el("dt", {}, "resource"), el("dd", {}, el("code", {}, evaluation.resource.uid), evaluation.resource.ancestors.length ? el("span", { class: "soft" }, ` in ${evaluation.resource.ancestors.join(", ")}`) : null)),
     told.length ? list(told) : el("p", { class: "soft" }, "No policy is about such a request."),
-    others.length ? el("details", {}, el("summary", {}, `${others.length} ${others.length === 1 ? "policy is" : "policies are"} about other principals, actions or resources`), list(others.slice(0, 200)), others.length > 200 ? el("p", { class: "soft" }, `and ${others.length - 200} more`) : null) : null);
+    others.length ? el("details", {}, el("summary", {}, `${count.toLocaleString("en")} ${count === 1 ? "policy is" : "policies are"} about other principals, actions or resources`), list(others.slice(0, 200)), count > 200 ? el("p", { class: "soft" }, `and ${(count - 200).toLocaleString("en")} more`) : null) : null);
 }
 
 /** A decision with its reasons. */
@@ -275,7 +276,10 @@ export async function explain({ main, tree, parameters, go }) {
   const portal = parameters.get("portal") ?? question(parameters)?.portal ?? loaded[0]?.portal;
   put(main, el("h1", {}, "Explain"), el("p", { class: "soft" }, "A request, what the policies decide about it, and why. Change a fact, and the decision follows."));
   if (!portal) return put(main, el("p", {}, "No portal loads."));
+  const wait = el("p", { class: "wait" }, "Reading");
+  put(main, wait);
   const [facts, list] = await Promise.all([get("facts", { portal }), get("cases", { portal })]);
+  wait.remove();
   const form = el("div", { class: "card" });
   const answer = el("div", { "aria-live": "off" }, el("p", { class: "wait" }, "Deciding"));
   put(main, el("div", { class: "explain-split" }, form, answer));

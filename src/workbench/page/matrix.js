@@ -29,6 +29,15 @@ function conditionTexts(matrix, cell) {
   return [...cell.permits.map(text), ...cell.forbids.map((number) => `not ${text(number)}`)].sort().join("\n");
 }
 
+/** True if everything that the narrow cell allows, the wide one allows, as far as their conditions are the same texts. */
+function isWider(wideMatrix, wide, narrowMatrix, narrow) {
+  const texts = (matrix, numbers) => numbers.map((number) => matrix.conditions[number].text);
+  const permits = texts(wideMatrix, wide.permits);
+  const forbids = texts(narrowMatrix, narrow.forbids);
+  const isPermitted = permits.includes(null) || texts(narrowMatrix, narrow.permits).every((text) => permits.includes(text));
+  return isPermitted && texts(wideMatrix, wide.forbids).every((text) => forbids.includes(text));
+}
+
 /** How the new cell differs from the old one: `opens`, `closes`, `differs`, or null. */
 function difference(matrix, cell, oldMatrix, oldCell) {
   if (oldCell === null) return cell.answer === DENY || cell.answer === IMPOSSIBLE ? null : "opens";
@@ -37,7 +46,9 @@ function difference(matrix, cell, oldMatrix, oldCell) {
   if (before === UNKNOWN || after === UNKNOWN) return before === after ? null : "differs";
   if (after > before) return "opens";
   if (after < before) return "closes";
-  return conditionTexts(matrix, cell) === conditionTexts(oldMatrix, oldCell) ? null : "differs";
+  if (conditionTexts(matrix, cell) === conditionTexts(oldMatrix, oldCell)) return null;
+  const [opens, closes] = [isWider(matrix, cell, oldMatrix, oldCell), isWider(oldMatrix, oldCell, matrix, cell)];
+  return opens === closes ? "differs" : opens ? "opens" : "closes";
 }
 
 const key = (...parts) => JSON.stringify(parts);
@@ -71,8 +82,12 @@ function linesOf(matrix, old) {
   return lines;
 }
 
+/** Words for a cell whose answer stays conditional. */
+const CHANGES = { opens: "wider", closes: "narrower", differs: "changed" };
+
 function cellText(cell) {
   const { word } = ANSWERS[cell.answer];
+  if (cell.change && cell.old?.answer === cell.answer) return `${word}, ${CHANGES[cell.change]}`;
   return cell.change && cell.old ? `${ANSWERS[cell.old.answer].word} → ${word}` : cell.change ? `new: ${word}` : word;
 }
 
