@@ -249,16 +249,21 @@ def test_a_server_of_keys_that_misbehaves_gives_no_key(keys: Stub) -> None:
     }
     for name, answer in bad.items():
         keys.answer = answer
-        cache = _keys.Keys(Endpoint(keys.url, timeout=0.3))
+        clock = Clock()
+        cache = _keys.Keys(Endpoint(keys.url, timeout=0.3), clock)
         began = time.monotonic()
         with pytest.raises(KeysUnavailableError):
             cache.get("k1")
-        assert time.monotonic() - began < 2, name
+        assert time.monotonic() - began < 5, name
         # a gate that is away costs one time-out in a while, not one for each request
-        began = time.monotonic()
+        asked = keys.count(JWKS)
         with pytest.raises(KeysUnavailableError):
             cache.get("k1")
-        assert time.monotonic() - began < 0.1, name
+        assert keys.count(JWKS) == asked, name
+        clock.now += _keys.PAUSE
+        with pytest.raises(KeysUnavailableError):
+            cache.get("k1")
+        assert keys.count(JWKS) > asked, name
         cache.close()
     assert keys.count("/elsewhere") == 0, "redirects are not followed"
 
@@ -295,7 +300,7 @@ def test_threads_share_one_read_of_the_keys(keys: Stub, key: Key) -> None:
 
 def test_a_thread_with_a_usable_key_does_not_wait_for_the_one_that_reads(keys: Stub, closing: Closing) -> None:
     clock = Clock()
-    cache = closing(_keys.Keys(Endpoint(keys.url, timeout=2), clock))
+    cache = closing(_keys.Keys(Endpoint(keys.url, timeout=20), clock))
     assert cache.get("k1") is not None
     keys.answer = keys.hang
     clock.now += _keys.MAX_AGE + 1
@@ -305,6 +310,6 @@ def test_a_thread_with_a_usable_key_does_not_wait_for_the_one_that_reads(keys: S
         time.sleep(0.01)
     began = time.monotonic()
     assert cache.get("k1") is not None
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 10
     keys.over.set()
     reader.join()

@@ -227,7 +227,7 @@ def test_the_snippet_denies_when_the_gate_misbehaves(command: list[str]) -> None
             expected = name == "allow"
             assert running.may(assertion, "viewOrder", order()) is expected, name
             assert running.each(assertion, "viewOrder", order(), order()) == [expected, expected], name
-            assert time.monotonic() - began < 8, name
+            assert time.monotonic() - began < 15, name
         assert server.count("/elsewhere") == 0
         server.over.set()
 

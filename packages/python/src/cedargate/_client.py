@@ -319,7 +319,7 @@ class AsyncClient:
         client = clients.get(loop)
         if client is None:
             # a connection refers to its loop, so closed loops would stay in memory
-            for closed in [other for other in clients if other.is_closed()]:
+            for closed in [other for other in list(clients) if other.is_closed()]:
                 clients.pop(closed, None)
             client = clients[loop] = self._endpoint.async_client()
         return client
