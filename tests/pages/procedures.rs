@@ -79,13 +79,21 @@ fn script() -> String {
                  until cedargate healthcheck --ready --config cedargate.yaml > /dev/null 2>&1; do sleep 0.2; done\n";
     let allowed = "test \"$(answer -H \"Authorization: Bearer $(cat alice.token)\")\" =";
     let logged_in = "test \"$(answer -H \"Cookie: $session\")\" =";
+    // the page's own login; the old session ends with the key that sealed it
+    let login = onboarding.iter().find(|block| block.contains("auth/local")).unwrap();
+    let again_logged_in =
+        format!("{allowed} 200\n{logged_in} 401\ncp alice.password secrets/\n{login}\nrm secrets/alice.password headers");
     // a gate that a failure leaves behind
     let trap = "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT".to_owned();
-    let mut parts = vec![trap, trial.join("\n"), "cp secrets/alice.token .".to_owned()];
+    let mut parts = vec![
+        trap,
+        trial.join("\n"),
+        "cp secrets/alice.token secrets/alice.password .".to_owned(),
+    ];
     parts.push(end.clone());
     parts.push(again.to_owned());
     for (page, after) in [
-        ("docs/runbooks/secrets-rotation.md", format!("{allowed} 200\n{logged_in} 200")),
+        ("docs/runbooks/secrets-rotation.md", again_logged_in),
         ("docs/runbooks/deployment.md", format!("{allowed} 200\n{logged_in} 200")),
         ("docs/runbooks/backup-restore.md", format!("{allowed} 200\nrm -r restored")),
     ] {
