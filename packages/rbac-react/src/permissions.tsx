@@ -46,21 +46,25 @@ export function usePermissionsState(): State {
   return useSyncExternalStore(subscribe, getState, getServerState);
 }
 
-/** The verdict about an action. Asks the gate about the one resource where type and action alone do not decide. */
-export function useVerdict(action: string, resource?: string | Resource): Verdict {
+/** Keeps the decision about one resource at hand while the component is mounted. */
+function useWatch(action: string, resource?: string | Resource, about?: "stepUp"): void {
   const permissions = usePermissions();
-  const state = usePermissionsState();
   const single = typeof resource === "object" ? JSON.stringify(resource) : undefined;
   useEffect(() => {
     // the text changes with the resource; the object is a new one at each rendering
-    return single === undefined ? undefined : permissions.watch(JSON.parse(single) as Resource, [action]);
-  }, [permissions, single, action]);
-  return verdictOf(state, action, resource);
+    return single === undefined ? undefined : permissions.watch(JSON.parse(single) as Resource, [action], about);
+  }, [permissions, single, action, about]);
+}
+
+/** The verdict about an action. Asks the gate about the one resource where type and action alone do not decide. */
+export function useVerdict(action: string, resource?: string | Resource): Verdict {
+  useWatch(action, resource);
+  return verdictOf(usePermissionsState(), action, resource);
 }
 
 /** The stronger login without which the gate denies an action on one resource; `undefined` where none helps. */
 export function useStepUp(action: string, resource: Resource): string | undefined {
-  useVerdict(action, resource);
+  useWatch(action, resource, "stepUp");
   return stepUpOf(usePermissionsState(), action, resource);
 }
 

@@ -70,7 +70,7 @@ function untilWanted({ isWanted, subscribe }: Follower, signal: AbortSignal): Pr
     };
     const unsubscribe = subscribe(look);
     onVisibility(look, done.signal);
-    signal.addEventListener("abort", look, { once: true });
+    signal.addEventListener("abort", look, { signal: done.signal });
     look();
   });
 }

@@ -60,6 +60,8 @@ const TIMER_MAX = 0x7fff_ffff;
 interface Watched {
   readonly resource: Resource;
   readonly actions: Map<string, number>;
+  /** A denial is asked about, too: a stronger login may lift it. */
+  stepUp?: boolean;
 }
 
 /** The permissions of one user in one portal. */
@@ -186,9 +188,14 @@ export class Permissions<C extends Contract = AnyContract> {
   }
 
   /** Keeps decisions about `resource` at hand until the returned function is called. */
-  watch<A extends ActionOf<C>>(resource: ResourceOf<C, TypeOf<C, A>>, actions: readonly A[]): () => void {
+  watch<A extends ActionOf<C>>(
+    resource: ResourceOf<C, TypeOf<C, A>>,
+    actions: readonly A[],
+    about?: "stepUp",
+  ): () => void {
     const key = keyOf(resource);
-    const entry = this.#watched.get(key) ?? { resource, actions: new Map<string, number>() };
+    const entry: Watched = this.#watched.get(key) ?? { resource, actions: new Map() };
+    if (about) entry.stepUp = true;
     this.#watched.set(key, entry);
     for (const action of actions) entry.actions.set(action, (entry.actions.get(action) ?? 0) + 1);
     void this.#ask();
@@ -371,10 +378,12 @@ export class Permissions<C extends Contract = AnyContract> {
   /** What is watched, in doubt by the snapshot alone, and not answered yet. */
   #unknown({ snapshot, checks }: State): Asked[] {
     if (!snapshot) return [];
-    return [...this.#watched].flatMap(([key, { resource, actions }]) => {
-      const isUnknown = (action: string) =>
-        decide(snapshot, new Map(), action, resource) === "conditional" &&
-        own(checks.get(key)?.actions, action) === undefined;
+    return [...this.#watched].flatMap(([key, { resource, actions, stepUp }]) => {
+      const isUnknown = (action: string) => {
+        const general = decide(snapshot, new Map(), action, resource);
+        const isOpen = general === "conditional" || (stepUp && general === "deny");
+        return isOpen && own(checks.get(key)?.actions, action) === undefined;
+      };
       const missing = [...actions.keys()].filter(isUnknown);
       return missing.length > 0 ? [{ key, resource, actions: missing }] : [];
     });

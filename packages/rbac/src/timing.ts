@@ -30,11 +30,11 @@ export const backOff = (failures: number): number => jittered(Math.min(1_000 * 2
 /** Resolves after `milliseconds`, or when `signal` aborts. */
 export const pause = (milliseconds: number, signal: AbortSignal): Promise<void> =>
   new Promise((resolve) => {
-    const timer = setTimeout(resolve, milliseconds);
     const end = () => {
       clearTimeout(timer);
+      signal.removeEventListener("abort", end);
       resolve();
     };
-    if (signal.aborted) end();
-    else signal.addEventListener("abort", end, { once: true });
+    const timer = setTimeout(end, signal.aborted ? 0 : milliseconds);
+    signal.addEventListener("abort", end);
   });

@@ -381,6 +381,23 @@ describe("check", () => {
     expect(permissions.can("cancelOrder", order("7"))).toBe("conditional");
   });
 
+  it("asks about a denial where a stronger login may lift it", async () => {
+    const denied = snapshot({ resource_types: { Order: { cancelOrder: "deny" } } });
+    gate.snapshot = denied;
+    const permissions = await started();
+    stops.push(permissions.watch(order("7"), ["cancelOrder"]));
+    await vi.advanceTimersByTimeAsync(1);
+    expect(gate.count("POST")).toBe(0);
+    const answer = { type: "Order", id: "7", actions: { cancelOrder: "deny" }, step_up: { cancelOrder: "mfa" } };
+    gate.answer = { resources: [answer] };
+    stops.push(permissions.watch(order("7"), ["cancelOrder"], "stepUp"));
+    await vi.advanceTimersByTimeAsync(1);
+    expect(permissions.stepUp("cancelOrder", order("7"))).toBe("mfa");
+    expect(permissions.can("cancelOrder", order("7"))).toBe("deny");
+    expect(permissions.stepUp("viewOrder", order("7"))).toBeUndefined();
+    expect(permissions.stepUp("cancelOrder", order("8"))).toBeUndefined();
+  });
+
   it("asks again after a failure", async () => {
     const permissions = await started({ events: false });
     gate.status = 503;
