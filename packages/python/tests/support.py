@@ -256,6 +256,17 @@ class Stub:
                 break
         handler.close_connection = True
 
+    def drip_head(self, handler: BaseHTTPRequestHandler) -> None:
+        """Sends a head that never ends, one byte at a time."""
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nx-long: ")
+        while not self.over.wait(0.05):
+            try:
+                handler.wfile.write(b"a")
+                handler.wfile.flush()
+            except OSError:
+                break
+        handler.close_connection = True
+
     def flood(self, handler: BaseHTTPRequestHandler) -> None:
         """Sends 10 MB of spaces before a valid document."""
         handler.send_response(200)

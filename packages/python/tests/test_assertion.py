@@ -232,6 +232,7 @@ def test_a_server_of_keys_that_misbehaves_gives_no_key(keys: Stub) -> None:
         "redirect": plain(good, 302, location=keys.url + "/elsewhere"),
         "hang": keys.hang,
         "drip": keys.drip,
+        "drip of the head": keys.drip_head,
         "flood": keys.flood,
         "closed": closed,
         "error": plain(good, 500),

@@ -185,6 +185,7 @@ def misbehaviour(server: Stub) -> dict[str, Callable[[Any], None]]:
         "closed": closed,
         "hang": server.hang,
         "drip": server.drip,
+        "drip of the head": server.drip_head,
         "flood": server.flood,
         "redirect": plain(allow, 307, location=server.url + "/elsewhere"),
         "error": plain(allow, 500),

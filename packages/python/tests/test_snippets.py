@@ -194,6 +194,7 @@ def misbehaviour(server: Stub) -> dict[str, Any]:
         "closed": closed,
         "hang": server.hang,
         "drip": server.drip,
+        "drip of the head": server.drip_head,
         "redirect": plain(answered(ALLOW), 307, location=f"{server.url}/elsewhere"),
         "error with an allow": plain(answered(ALLOW), 500),
         "refused with an allow": plain(answered(ALLOW), 403),

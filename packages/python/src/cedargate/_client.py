@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeAlias, TypeVar
 
-import httpx2
+import httpcore2
 
 from ._errors import GateUnavailableError, QueryRefusedError
 from ._query import Decision, Query, decision_from, members
-from ._transport import TIMEOUT, BodyReader, Deadline, Endpoint, PerProcess, cause
+from ._transport import BROKEN, FAILURES, TIMEOUT, Deadline, Endpoint, PerProcess, Request, cause
 
 if TYPE_CHECKING:
     import os
@@ -27,13 +28,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Clients: TypeAlias = dict[asyncio.AbstractEventLoop, httpx2.AsyncClient]
+Clients: TypeAlias = dict[asyncio.AbstractEventLoop, httpcore2.AsyncConnectionPool]
 
 ONE: Final = "/authorize"
 BATCH: Final = "/authorize/batch"
 ANSWER_BYTES_MAX: Final = 8 * 1024 * 1024
 TRIES: Final = 2
-_BROKEN: Final = (httpx2.ConnectError, httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError)
 
 
 class ListenerToken:
@@ -94,11 +94,11 @@ def _answer(status: int, body: bytes, asked: Mapping[str, Any]) -> Any:
         answer = json.loads(body)
     except ValueError as error:
         raise GateUnavailableError(f"the gate answered {status} without JSON") from error
-    if status == httpx2.codes.OK:
+    if status == HTTPStatus.OK:
         return answer
     problem = answer if isinstance(answer, dict) else {}
     code, detail = str(problem.get("code", "")), str(problem.get("detail", problem.get("title", "")))
-    if 400 <= status < 500 and status != httpx2.codes.TOO_MANY_REQUESTS and code:  # noqa: PLR2004
+    if 400 <= status < 500 and status != HTTPStatus.TOO_MANY_REQUESTS and code:  # noqa: PLR2004
         raise QueryRefusedError(status, code, detail)
     raise GateUnavailableError(f"the gate answered {status} {code} for `{asked.get('action', 'a batch')}`")
 
@@ -163,7 +163,7 @@ class Client:
         self._endpoint = Endpoint(url, timeout, ssl_context)
         self._token = ListenerToken(token, token_file)
         self._batch = batch
-        self._http = PerProcess(self._endpoint.sync_client)
+        self._http = PerProcess(self._endpoint.pool)
 
     def authorize(
         self,
@@ -215,26 +215,19 @@ class Client:
 
     def _ask(self, path: str, asked: Mapping[str, Any]) -> Any:
         body = json.dumps(asked, allow_nan=False).encode()
-        headers, deadline = self._token.headers(), Deadline(self._endpoint.timeout)
+        request = Request("POST", path, ANSWER_BYTES_MAX, list(self._token.headers().items()), body)
+        deadline = Deadline(self._endpoint.timeout)
         for attempt in range(1, TRIES + 1):
             try:
-                status, answer = self._exchange(path, body, headers, deadline)
-            except _BROKEN as error:
+                status, answer = self._endpoint.exchange(self._http.get(), request, deadline)
+            except BROKEN as error:
                 if attempt == TRIES or deadline.over():
                     raise GateUnavailableError(f"the gate does not answer: {cause(error)}") from error
-            except httpx2.HTTPError as error:
+            except FAILURES as error:
                 raise GateUnavailableError(f"the gate does not answer: {cause(error)}") from error
             else:
                 return _answer(status, answer, asked)
         raise AssertionError("the last attempt returns or raises")
-
-    def _exchange(self, path: str, body: bytes, headers: dict[str, str], deadline: Deadline) -> tuple[int, bytes]:
-        client = self._http.get()
-        with client.stream("POST", path, content=body, headers=headers, timeout=deadline.left()) as response:
-            reader = BodyReader(ANSWER_BYTES_MAX, deadline)
-            for chunk in response.iter_raw():
-                reader.add(chunk)
-        return response.status_code, reader.body()
 
 
 class AsyncClient:
@@ -314,35 +307,29 @@ class AsyncClient:
         if client is not None:
             await client.aclose()
 
-    def _client(self) -> httpx2.AsyncClient:
+    def _pool(self) -> httpcore2.AsyncConnectionPool:
         clients, loop = self._http.get(), asyncio.get_running_loop()
         client = clients.get(loop)
         if client is None:
             # a connection refers to its loop, so closed loops would stay in memory
             for closed in [other for other in list(clients) if other.is_closed()]:
                 clients.pop(closed, None)
-            client = clients[loop] = self._endpoint.async_client()
+            client = clients[loop] = self._endpoint.async_pool()
         return client
 
     async def _ask(self, path: str, asked: Mapping[str, Any]) -> Any:
         body = json.dumps(asked, allow_nan=False).encode()
-        headers, deadline = self._token.headers(), Deadline(self._endpoint.timeout)
+        request = Request("POST", path, ANSWER_BYTES_MAX, list(self._token.headers().items()), body)
+        deadline = Deadline(self._endpoint.timeout)
         for attempt in range(1, TRIES + 1):
             try:
-                exchange = self._exchange(path, body, headers, deadline)
+                exchange = self._endpoint.exchange_async(self._pool(), request, deadline)
                 status, answer = await asyncio.wait_for(exchange, deadline.left())
-            except _BROKEN as error:
+            except BROKEN as error:
                 if attempt == TRIES or deadline.over():
                     raise GateUnavailableError(f"the gate does not answer: {cause(error)}") from error
-            except (TimeoutError, httpx2.HTTPError) as error:
+            except (*FAILURES, TimeoutError) as error:
                 raise GateUnavailableError(f"the gate does not answer: {cause(error)}") from error
             else:
                 return _answer(status, answer, asked)
         raise AssertionError("the last attempt returns or raises")
-
-    async def _exchange(self, path: str, body: bytes, headers: dict[str, str], deadline: Deadline) -> tuple[int, bytes]:
-        reader = BodyReader(ANSWER_BYTES_MAX, deadline)
-        async with self._client().stream("POST", path, content=body, headers=headers, timeout=deadline.left()) as response:
-            async for chunk in response.aiter_raw():
-                reader.add(chunk)
-        return response.status_code, reader.body()

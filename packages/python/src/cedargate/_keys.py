@@ -11,17 +11,19 @@ import json
 import threading
 import time
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-import httpx2
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 
 from ._errors import KeysUnavailableError
-from ._transport import BodyReader, Deadline, PerProcess, cause
+from ._transport import FAILURES, Deadline, PerProcess, Request, cause
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import httpcore2
 
     from ._transport import Endpoint
 
@@ -44,7 +46,7 @@ class _State:
     """What one process knows. `lock` is held while one thread reads the keys."""
 
     lock: threading.Lock
-    http: httpx2.Client
+    http: httpcore2.ConnectionPool
     read: _Read | None = None
     tried_at: float = -1e9
     failure: str = ""
@@ -56,7 +58,7 @@ class Keys:
     def __init__(self, endpoint: Endpoint, clock: Callable[[], float] = time.monotonic) -> None:
         self._endpoint = endpoint
         self._clock = clock
-        self._state = PerProcess(lambda: _State(threading.Lock(), endpoint.sync_client()))
+        self._state = PerProcess(lambda: _State(threading.Lock(), endpoint.pool()))
 
     def cached(self, kid: str) -> EllipticCurvePublicKey | None:
         """Return the key if it is known and fresh; never waits."""
@@ -92,22 +94,18 @@ class Keys:
         state.tried_at = self._clock()
         try:
             keys = _parse(self._fetch(state.http))
-        except (httpx2.HTTPError, ValueError) as error:
+        except (*FAILURES, ValueError) as error:
             state.failure = f"the gate's keys cannot be read: {cause(error)}"
             return
         # INVARIANT: one assignment, so that no thread sees new keys with an old time
         state.read = _Read(keys, self._clock())
         state.failure = ""
 
-    def _fetch(self, client: httpx2.Client) -> bytes:
-        deadline = Deadline(self._endpoint.timeout)
-        with client.stream("GET", PATH) as response:
-            if response.status_code != httpx2.codes.OK:
-                raise ValueError(f"status {response.status_code}")
-            reader = BodyReader(BYTES_MAX, deadline)
-            for chunk in response.iter_raw():
-                reader.add(chunk)
-        return reader.body()
+    def _fetch(self, pool: httpcore2.ConnectionPool) -> bytes:
+        status, body = self._endpoint.exchange(pool, Request("GET", PATH, BYTES_MAX), Deadline(self._endpoint.timeout))
+        if status != HTTPStatus.OK:
+            raise ValueError(f"status {status}")
+        return body
 
 
 def _parse(body: bytes) -> dict[str, EllipticCurvePublicKey]:

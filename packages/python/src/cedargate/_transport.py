@@ -1,22 +1,24 @@
 """HTTP to the gate: its URL, bounded answers, and connections that belong to one process.
 
-`unix:/path` means a Unix socket. Proxies of the environment and redirects are never used: the gate is beside the app.
+`unix:/path` means a Unix socket. Proxies of the environment and redirects are never used: the gate is beside the app. This is why
+httpcore2 stands here and not httpx2, whose business they are; it also lets a deadline hold for a whole exchange.
 """
 
 from __future__ import annotations
 
 import os
+import ssl
 import threading
 import time
 import weakref
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
-import httpx2
+import httpcore2
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
 
 T = TypeVar("T")
@@ -56,32 +58,77 @@ class Endpoint:
         object.__setattr__(self, "base", base)
         object.__setattr__(self, "socket", socket)
 
-    def _limits(self) -> httpx2.Limits:
-        return httpx2.Limits(max_connections=self.connections, max_keepalive_connections=self.connections)
-
-    def sync_client(self) -> httpx2.Client:
-        """Return a new client with connections of its own."""
-        verify = self.ssl_context if self.ssl_context is not None else True
-        transport = httpx2.HTTPTransport(verify=verify, trust_env=False, limits=self._limits(), uds=self.socket)
-        return httpx2.Client(
-            base_url=self.base,
-            transport=transport,
-            timeout=self.timeout,
-            trust_env=False,
-            follow_redirects=False,
+    def pool(self) -> httpcore2.ConnectionPool:
+        """Return new connections, for one process."""
+        return httpcore2.ConnectionPool(
+            ssl_context=self._tls(),
+            max_connections=self.connections,
+            max_keepalive_connections=self.connections,
+            uds=self.socket,
+            network_backend=_Backend(),
         )
 
-    def async_client(self) -> httpx2.AsyncClient:
-        """Return a new asynchronous client with connections of its own."""
-        verify = self.ssl_context if self.ssl_context is not None else True
-        transport = httpx2.AsyncHTTPTransport(verify=verify, trust_env=False, limits=self._limits(), uds=self.socket)
-        return httpx2.AsyncClient(
-            base_url=self.base,
-            transport=transport,
-            timeout=self.timeout,
-            trust_env=False,
-            follow_redirects=False,
+    def async_pool(self) -> httpcore2.AsyncConnectionPool:
+        """Return new connections, for one event loop."""
+        return httpcore2.AsyncConnectionPool(
+            ssl_context=self._tls(),
+            max_connections=self.connections,
+            max_keepalive_connections=self.connections,
+            uds=self.socket,
         )
+
+    def _tls(self) -> ssl.SSLContext | None:
+        if self.ssl_context is not None or not self.base.startswith("https:"):
+            return self.ssl_context
+        return ssl.create_default_context()
+
+    def exchange(self, pool: httpcore2.ConnectionPool, request: Request, deadline: Deadline) -> tuple[int, bytes]:
+        """Return status and body of the answer."""
+        reader = _BodyReader(request.answer_bytes_max, deadline)
+        token = _DEADLINE.set(deadline)
+        try:
+            with pool.stream(
+                request.method,
+                self.base + request.path,
+                headers=request.headers,
+                content=request.body,
+                extensions=_time_outs(deadline),
+            ) as response:
+                for chunk in response.iter_stream():
+                    reader.add(chunk)
+        finally:
+            _DEADLINE.reset(token)
+        return response.status, reader.body()
+
+    async def exchange_async(self, pool: httpcore2.AsyncConnectionPool, request: Request, deadline: Deadline) -> tuple[int, bytes]:
+        """Return status and body of the answer. The caller ends it at the deadline."""
+        reader = _BodyReader(request.answer_bytes_max, deadline)
+        async with pool.stream(
+            request.method,
+            self.base + request.path,
+            headers=request.headers,
+            content=request.body,
+            extensions=_time_outs(deadline),
+        ) as response:
+            async for chunk in response.aiter_stream():
+                reader.add(chunk)
+        return response.status, reader.body()
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request to the gate."""
+
+    method: str
+    path: str
+    answer_bytes_max: int
+    headers: list[tuple[bytes | str, bytes | str]] = field(default_factory=list)
+    body: bytes | None = None
+
+
+def _time_outs(deadline: Deadline) -> dict[str, Any]:
+    left = deadline.left()
+    return {"timeout": {"connect": left, "read": left, "write": left, "pool": left}}
 
 
 class PerProcess(Generic[T]):
@@ -150,19 +197,21 @@ class Deadline:
 
 
 def cause(error: Exception) -> str:
-    """Return the error's text; some of httpx2's have none."""
+    """Return the error's text; some of httpcore2's have none."""
     return str(error) or type(error).__name__
 
 
-class BodyTooLargeError(httpx2.HTTPError):
+class AnswerTooLargeError(Exception):
     """The answer is larger than any of the gate's."""
 
 
-class DeadlineError(httpx2.TimeoutException):
-    """The answer was not complete in time."""
+# the connection broke; an answer had not begun, or not ended
+BROKEN: Final = (httpcore2.NetworkError, httpcore2.RemoteProtocolError)
+# everything that can go wrong on the way to the gate and back
+FAILURES: Final = (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException, AnswerTooLargeError)
 
 
-class BodyReader:
+class _BodyReader:
     """Collects an answer's chunks up to a size and a deadline."""
 
     def __init__(self, bytes_max: int, deadline: Deadline) -> None:
@@ -171,13 +220,65 @@ class BodyReader:
         self._body = bytearray()
 
     def add(self, chunk: bytes) -> None:
-        """Add one chunk; raise where the answer is too large or too slow."""
         self._body += chunk
         if len(self._body) > self._bytes_max:
-            raise BodyTooLargeError(f"the answer has more than {self._bytes_max} bytes")
+            raise AnswerTooLargeError(f"the answer has more than {self._bytes_max} bytes")
         if self._deadline.over():
-            raise DeadlineError("the answer took too long")
+            raise httpcore2.ReadTimeout("the answer took too long")
 
     def body(self) -> bytes:
-        """Return what was collected."""
         return bytes(self._body)
+
+
+# the deadline of the exchange that this thread is in
+_DEADLINE: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
+
+
+def _left(timeout: float | None) -> float | None:
+    """Return what is left for one operation of the socket; a time-out of its own for each byte would never end."""
+    deadline = _DEADLINE.get()
+    if deadline is None:
+        return timeout
+    if deadline.over():
+        raise httpcore2.ReadTimeout("the exchange took too long")
+    return deadline.left() if timeout is None else min(timeout, deadline.left())
+
+
+class _Stream(httpcore2.NetworkStream):
+    """A connection whose every operation ends at the deadline of the exchange."""
+
+    def __init__(self, inner: httpcore2.NetworkStream) -> None:
+        self._inner = inner
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._inner.read(max_bytes, _left(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._inner.write(buffer, _left(timeout))
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore2.NetworkStream:
+        return _Stream(self._inner.start_tls(ssl_context, server_hostname, _left(timeout)))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
+
+
+class _Backend(httpcore2.NetworkBackend):
+    """Opens such connections."""
+
+    def __init__(self) -> None:
+        self._inner = httpcore2.SyncBackend()
+
+    def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore2.NetworkStream:
+        return _Stream(self._inner.connect_tcp(*args, **kwargs))
+
+    def connect_unix_socket(self, *args: Any, **kwargs: Any) -> httpcore2.NetworkStream:
+        return _Stream(self._inner.connect_unix_socket(*args, **kwargs))
+
+    def sleep(self, seconds: float) -> None:
+        self._inner.sleep(seconds)
