@@ -196,8 +196,8 @@ fn nginx_asks_the_gate() {
 
 /// Starts nginx with a page's configuration.
 pub fn start_nginx(page: String, port: u16) -> Front {
-    // the folders of a daemon that runs as root
-    let config = page.replace("http {", "error_log stderr;\npid nginx.pid;\ndaemon off;\nhttp { access_log off; client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f; uwsgi_temp_path u; scgi_temp_path s;");
+    // the folders of a daemon that runs as root; one process, so that no worker outlives the test
+    let config = page.replace("http {", "error_log stderr;\npid nginx.pid;\ndaemon off;\nmaster_process off;\nhttp { access_log off; client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f; uwsgi_temp_path u; scgi_temp_path s;");
     Front::start(
         &tool(&["nginx"]),
         &["-p", "{dir}", "-c", "nginx.conf"],
