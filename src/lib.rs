@@ -49,6 +49,7 @@ mod policy_folders;
 mod bundle;
 mod bundle_follower;
 mod portals;
+mod permissions;
 mod session;
 mod login;
 mod accounts;

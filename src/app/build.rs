@@ -24,7 +24,7 @@ use crate::bundle_follower::BundleFollower;
 use crate::config::{Config, Issuer, ProxyProtocol};
 use crate::doors::admin::{Admin, AppProbes};
 use crate::doors::control::Control;
-use crate::doors::login::LoginDoor;
+use crate::doors::login::{LoginDoor, PermissionStreams};
 use crate::exposure::Exposure;
 use crate::gate::{Gate, ShadowParts, ShadowThread, Shadows};
 use crate::http::listener::{AddressCount, ListenerOptions};
@@ -33,6 +33,7 @@ use crate::http::tls::{CertificateError, Certificates};
 use crate::http::upstream::Apps;
 use crate::limits::{CountScope, RequestLimits};
 use crate::login::RelyingParty;
+use crate::permissions::PermissionSnapshots;
 use crate::portals::{Portal, PortalRegistry};
 use crate::reload::{Brakes, ReloadRequests, Reloader};
 use crate::session::Sessions;
@@ -129,8 +130,8 @@ impl Parts {
         let (audit, audit_writer) = audit::start(&config.audit, &metrics)?;
         let per_second = config.policies.shadow_budget.as_non_zero();
         let ShadowParts { shadows, thread: shadow } = Shadows::with_thread(per_second, &metrics);
-        let gate = build_gate(config, metrics, audit, shadows)?;
         let (trigger, shutdown) = shutdown();
+        let gate = build_gate(config, metrics, audit, shadows, shutdown.clone())?;
         let trigger = Arc::new(trigger);
         let readiness = Readiness::default();
         let first_load = readiness.block("policies");
@@ -185,7 +186,13 @@ impl Parts {
     }
 }
 
-fn build_gate(config: Config, metrics: Metrics, audit: Audit, shadows: Shadows) -> Result<Arc<Gate>, StartError> {
+fn build_gate(
+    config: Config,
+    metrics: Metrics,
+    audit: Audit,
+    shadows: Shadows,
+    shutdown: Shutdown,
+) -> Result<Arc<Gate>, StartError> {
     let config = Arc::new(config);
     let authn = Authn::new(&config.issuers, config.limits.token_bytes.as_usize(), metrics.clone())?;
     let issuer = config.public_url.as_deref().unwrap_or("cedargate");
@@ -195,6 +202,7 @@ fn build_gate(config: Config, metrics: Metrics, audit: Audit, shadows: Shadows) 
     let sessions = Sessions::new(&config, &metrics)?;
     let login = RelyingParty::new(&config, &authn, &sessions, &audit)?;
     let theme = Theme::load(&config.identity)?;
+    let reloads = watch::Sender::new(0);
     let identity = LoginDoor {
         config: Arc::clone(&config),
         sessions: Arc::clone(&sessions),
@@ -206,6 +214,10 @@ fn build_gate(config: Config, metrics: Metrics, audit: Audit, shadows: Shadows) 
         assertions: Arc::clone(&assertions),
         audit: audit.clone(),
         metrics: metrics.clone(),
+        permissions: PermissionSnapshots::start(&metrics).map_err(StartError::Thread)?,
+        permission_streams: PermissionStreams::new(metrics.permissions.streams.clone()),
+        reloads: reloads.clone(),
+        shutdown,
     };
     let dpop = config.issuers.iter().filter_map(|issuer| issuer.dpop);
     let proofs = ProofLog::new(dpop, config.limits.dpop_proofs.as_usize())?;
@@ -217,7 +229,7 @@ fn build_gate(config: Config, metrics: Metrics, audit: Audit, shadows: Shadows) 
         assertions,
         sessions,
         login,
-        reloads: watch::Sender::new(0),
+        reloads,
         identity,
         theme,
         audit,

@@ -28,3 +28,10 @@ pub fn unix_seconds_f64() -> f64 {
 pub fn unix_seconds() -> i64 {
     i64::try_from(since_epoch().as_secs()).unwrap_or(i64::MAX)
 }
+
+/// A time in unix seconds as `2026-01-31T23:59:00Z`; a time before 1970 is shown as 1970.
+pub fn rfc3339_seconds(unix_seconds: i64) -> String {
+    // the last second of the year 9999: a later one has no such text
+    let seconds = u64::try_from(unix_seconds).unwrap_or_default().min(253_402_300_799);
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
+}

@@ -41,6 +41,7 @@ pub struct Metrics {
     pub jwks_refresh: IntCounterVec,
     pub jwks_age: GaugeVec,
     pub logins: IntCounterVec,
+    pub permissions: PermissionMetrics,
     pub users_reload: IntCounterVec,
     pub audit_events: IntCounterVec,
     pub audit_dropped: IntCounterVec,
@@ -72,6 +73,13 @@ pub struct ShadowMetrics {
     pub disagreements: IntCounterVec,
     pub decisions: IntCounterVec,
     pub active: IntGaugeVec,
+}
+
+/// Metrics of the endpoint `permissions`.
+#[derive(Clone)]
+pub struct PermissionMetrics {
+    pub snapshots: IntCounterVec,
+    pub streams: IntGauge,
 }
 
 /// Metrics of the policy bundle.
@@ -126,6 +134,7 @@ impl Metrics {
             token_validations: counters(r, "token_validations_total", "Tokens checked.", &["issuer", "result"])?,
             jwks_refresh: counters(r, "jwks_refresh_total", "Fetches of an issuer's keys.", &["issuer", "result"])?,
             jwks_age: gauges(r, "jwks_age_seconds", "Age of an issuer's keys.", &["issuer"])?,
+            permissions: Self::permissions(r)?,
             logins: counters(r, "logins_total", "Finished logins.", &["provider", "result"])?,
             users_reload: counters(
                 r,
@@ -196,6 +205,18 @@ impl Metrics {
             "1 if the newest candidate was taken up, 0 if it was rejected.",
             &["portal"],
         )
+    }
+
+    fn permissions(r: &Registry) -> Result<PermissionMetrics, prometheus::Error> {
+        Ok(PermissionMetrics {
+            snapshots: counters(
+                r,
+                "permission_snapshots_total",
+                "Answers about a caller's permissions, by where they came from.",
+                &["portal", "result"],
+            )?,
+            streams: int_gauge(r, "permission_streams", "Open streams of changed permissions.")?,
+        })
     }
 
     fn shadow(r: &Registry) -> Result<ShadowMetrics, prometheus::Error> {

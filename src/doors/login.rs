@@ -1,4 +1,5 @@
-//! The login door: the endpoints under `identity.prefix` (login, callback, logout, session, tokens, portals) and their pages.
+//! The login door: the endpoints under `identity.prefix` (login, callback, logout, session, tokens, permissions, portals) and
+//! their pages.
 //!
 //! `gate` passes a checked request whose path is below the prefix. `Endpoint` is the table of paths and methods, and
 //! `LoginDoor::dispatch` names the file that answers each endpoint. This door never decides about a path of an app. No response
@@ -17,6 +18,7 @@ mod logout;
 mod oauth2_proxy;
 mod own_sessions;
 mod page;
+mod permissions;
 mod portal_lookup;
 mod portals;
 mod record;
@@ -32,14 +34,17 @@ use http::header::CACHE_CONTROL;
 use http::request::Parts;
 use http::{HeaderValue, Method, Response};
 use hyper::body::Incoming;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use self::input::Parameters;
 use self::page::Pages;
+pub use self::permissions::PermissionStreams;
 pub use self::return_path::{ReturnPath, ReturnRules};
 use crate::accounts::Accounts;
 use crate::audit::Audit;
 use crate::authn::{AssertionKeys, Authn, IntrospectionClient};
+use crate::base::lifecycle::Shutdown;
 use crate::base::metrics::Metrics;
 use crate::config::{Config, StatedIn};
 use crate::http::answer::{self, Style};
@@ -47,6 +52,7 @@ use crate::http::pages::Theme;
 use crate::http::request::{ClientFacts, same_origin};
 use crate::http::upstream::Body;
 use crate::login::RelyingParty;
+use crate::permissions::PermissionSnapshots;
 use crate::portals::PortalRegistry;
 use crate::session::Sessions;
 
@@ -62,6 +68,11 @@ pub struct LoginDoor {
     pub assertions: Arc<AssertionKeys>,
     pub audit: Audit,
     pub metrics: Metrics,
+    pub permissions: PermissionSnapshots,
+    pub permission_streams: PermissionStreams,
+    /// Changes whenever a revision is swapped.
+    pub reloads: watch::Sender<u64>,
+    pub shutdown: Shutdown,
 }
 
 /// One request to an endpoint, after the checks that `gate` makes of every request.
@@ -90,6 +101,8 @@ enum Endpoint<'a> {
     OwnSessions,
     Refresh,
     Token,
+    Permissions,
+    PermissionEvents,
     // of oauth2-proxy
     Start,
     SignOut,
@@ -115,6 +128,8 @@ impl<'a> Endpoint<'a> {
             "auth/sessions" => Self::OwnSessions,
             "auth/refresh" => Self::Refresh,
             "auth/token" => Self::Token,
+            "permissions" => Self::Permissions,
+            "permissions/events" => Self::PermissionEvents,
             other => match other.strip_prefix("portals/") {
                 Some(slug) if !slug.contains('/') => Self::Portal { slug },
                 _ => return None,
@@ -127,7 +142,8 @@ impl<'a> Endpoint<'a> {
         match self {
             Self::Portals | Self::Portal { .. } | Self::Login | Self::LoggedOut | Self::Session => "GET, HEAD",
             Self::Start | Self::UserInfo => "GET, HEAD",
-            Self::Callback | Self::OwnSessions | Self::SignOut => "GET, HEAD, POST",
+            Self::Callback | Self::OwnSessions | Self::Permissions | Self::SignOut => "GET, HEAD, POST",
+            Self::PermissionEvents => "GET",
             Self::LocalLogin | Self::Logout | Self::BackchannelLogout | Self::Refresh | Self::Token => "POST",
         }
     }
@@ -170,6 +186,9 @@ impl LoginDoor {
             Endpoint::OwnSessions if request.head.method == Method::POST => own_sessions::end(self, request, body).await,
             Endpoint::OwnSessions => own_sessions::show(self, request).await,
             Endpoint::Refresh => refresh::refresh(self, request).await,
+            Endpoint::Permissions if request.head.method == Method::POST => permissions::decide(self, request, body).await,
+            Endpoint::Permissions => permissions::show(self, request).await,
+            Endpoint::PermissionEvents => permissions::stream(self, request).await,
             Endpoint::Token => token::mint(self, request, body).await,
             Endpoint::Start => oauth2_proxy::start(self, request),
             Endpoint::SignOut => oauth2_proxy::sign_out(self, request, body).await,

@@ -71,6 +71,16 @@ impl Sessions {
         }
     }
 
+    /// True if this process knows that the session is past its idle timeout. Does not count as a use. Another replica may have
+    /// noted a later use.
+    pub fn is_idle(&self, session: &Session) -> bool {
+        let cached = self.cache.get(session.handle);
+        cached.is_some_and(|cached| {
+            let used_at = cached.used_at.load(Ordering::Acquire);
+            unix_millis() >= used_at.saturating_add(millis(self.idle_timeout))
+        })
+    }
+
     /// `Ok(false)` if the session is past its idle timeout as far as this process knows: another replica may have noted a
     /// later use, so the store must be read.
     fn is_usable(&self, cached: &CachedSession) -> Result<bool, SessionError> {

@@ -2,6 +2,7 @@
 
 mod live_connections;
 mod own_sessions;
+mod permissions;
 mod renewals;
 mod revocations;
 mod sentinel_failover;

@@ -40,4 +40,4 @@ pub use self::open_portal::{OPEN_POLICY, OPEN_SCHEMA, PAGE, open_portal};
 pub use self::raw_connection::RawConnection;
 pub use self::scripted_server::{ScriptedServer, response};
 pub use self::signer::{Signer, b64, unb64};
-pub use self::wait::{eventually, holds_eventually, once_started};
+pub use self::wait::{eventually, holds_eventually, once_started, patience};

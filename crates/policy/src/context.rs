@@ -25,9 +25,10 @@ use crate::denial::{Denial, Refusal};
 use crate::engine::ContextSource;
 use crate::engine::dependencies::ContextDependencies;
 use crate::schema::{AttrType, Field, RecordType, SchemaModel};
-use crate::types::{AuthFacts, HeaderNames};
+use crate::scope::PortalScope;
+use crate::types::{AuthFacts, HeaderNames, Identity};
 use crate::value::is_plain;
-use crate::value::{SET_ITEMS_MAX, Value as CedarValue, context_of, datetime_of, ip_of, value};
+use crate::value::{SET_ITEMS_MAX, Value as CedarValue, context_of, datetime_of, expression, ip_of, value};
 
 /// Facts that the gate knows of one query; a named query has no `http`.
 #[derive(Clone, Copy)]
@@ -100,6 +101,15 @@ enum Fact {
     Headers,
 }
 
+/// A context field that is unknown without the request.
+pub struct RequestField<'a> {
+    pub name: &'a str,
+    pub required: bool,
+}
+
+/// The name of a context field, and its value, as Cedar's JSON of an expression, if the context has it.
+pub type LastingField = (String, Option<Value>);
+
 /// The context of one HTTP query: built when conditions read it.
 #[derive(Clone, Copy)]
 pub struct ProxyContext<'a> {
@@ -117,6 +127,26 @@ pub struct NamedContext<'a> {
 }
 
 type Given<'a> = (&'a str, &'a AttrType, &'a Value);
+
+impl<'a> Facts<'a> {
+    /// The facts of a query that names action and resource: those of the portal and of the caller.
+    pub fn of_named(
+        portal: &'a PortalScope,
+        request_tenant: Option<&'a str>,
+        identity: Option<&'a Identity>,
+        flags: &'a Arc<Map<String, Value>>,
+        now_millis: i64,
+    ) -> Self {
+        Self {
+            portal: portal.slug.as_str(),
+            tenant: request_tenant.or_else(|| identity?.tenant.as_deref()),
+            now_millis,
+            auth: identity.map(|identity| &identity.auth),
+            flags,
+            http: None,
+        }
+    }
+}
 
 impl ContextPlans {
     pub fn new(schema: &SchemaModel) -> Self {
@@ -234,6 +264,34 @@ impl ContextPlan {
                 None => Ok(()),
             }
         })
+    }
+
+    /// The fields of a named query that do not change with time: those of the portal and of the caller. `None`: the field is
+    /// absent. `Err`: every such query is refused.
+    pub fn lasting(&self, facts: &Facts<'_>) -> Result<Vec<LastingField>, Refusal> {
+        let lasting = self.filled(facts).filter(|field| field.fact != Fact::Now);
+        let field = |field: &OwnedField| match field.value(facts) {
+            Ok(None) if field.required => Err(field.refusal(format!("context `{}` is required and not known", field.name))),
+            Ok(None) => Ok(Some((field.name.clone(), None))),
+            // a value that cannot be written stays unknown
+            Ok(Some(value)) => Ok(expression(&value).map(|written| (field.name.clone(), Some(written)))),
+            Err(why) => Err(field.refusal(why)),
+        };
+        lasting.filter_map(|one| field(one).transpose()).collect()
+    }
+
+    /// The fields that no fact of the portal or of the caller fills: those of a request, and those of the app.
+    pub fn of_request(&self) -> impl Iterator<Item = RequestField<'_>> {
+        let owned = self.owned.iter().filter(|field| field.fact.needs_http());
+        let owned = owned.map(|field| RequestField {
+            name: &field.name,
+            required: field.required,
+        });
+        let supplied = self.supplied.iter().map(|name| RequestField {
+            name,
+            required: self.app_required.contains(name),
+        });
+        owned.chain(supplied)
     }
 
     /// The gate's fields as JSON in Cedar's entity format.

@@ -225,6 +225,43 @@ impl Engine {
         numbers.into_iter().filter_map(|number| self.policies.get(number as usize))
     }
 
+    /// The policies whose scope covers this principal and this action, with their numbers; resource and conditions are not
+    /// looked at.
+    pub fn covering_any_resource<'a>(
+        &'a self,
+        principal: &QueryEntity,
+        action: &EntityUid,
+    ) -> impl Iterator<Item = (u32, &'a Arc<PolicyEntry>)> + use<'a> {
+        let undeclared = || self.index.actions.key(action, []);
+        let action = self.actions.get(action).cloned().unwrap_or_else(undeclared);
+        let numbers = self.index.candidates_of_any_resource(&principal.key, &action);
+        numbers
+            .into_iter()
+            .filter_map(|number| Some((number, self.policies.get(number as usize)?)))
+    }
+
+    /// The policies whose scope covers the query; conditions are not looked at.
+    pub fn covering(
+        &self,
+        principal: &QueryEntity,
+        action: &EntityUid,
+        resource: &QueryEntity,
+    ) -> impl Iterator<Item = &Arc<PolicyEntry>> {
+        let undeclared = || self.index.actions.key(action, []);
+        let action = self.actions.get(action).cloned().unwrap_or_else(undeclared);
+        let numbers = self.index.candidates(&principal.key, &action, &resource.key);
+        numbers.into_iter().filter_map(|number| self.policies.get(number as usize))
+    }
+
+    /// The stored entities that this one's attributes name, and the entity itself.
+    pub fn with_neighbours(&self, entity: &QueryEntity) -> Result<Entities, EntitySetError> {
+        let find = |uid: &EntityUid| match *uid == entity.uid {
+            true => entity.entity(Ancestors::Read),
+            false => self.known(uid),
+        };
+        reachable([entity.uid.clone()], 2, find)
+    }
+
     /// True if any policy forbids.
     pub fn has_forbids(&self) -> bool {
         self.has_forbids

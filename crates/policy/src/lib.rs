@@ -31,6 +31,8 @@ pub mod permit;
 pub mod decision_tests;
 pub mod lint;
 pub mod matrix;
+pub mod permissions;
+mod partial;
 
 // which portal and which path
 pub mod portal;

@@ -210,6 +210,31 @@ impl SchemaModel {
         known.or_else(|| name.contains('"').then(|| self.search_action(name)).flatten())
     }
 
+    /// The shortest name by which `resolve_action` finds this action.
+    pub fn action_name(&self, action: &EntityUid) -> String {
+        let bare = action.id().unescaped();
+        match self.resolve_action(bare).as_ref() == Some(action) {
+            true => bare.to_owned(),
+            false => action.to_string(),
+        }
+    }
+
+    /// The names of the actions that resources of this type can have, in order.
+    pub fn actions_on(&self, resource: &EntityTypeName) -> Vec<String> {
+        let of_type = self.actions.iter().filter(|(_, model)| model.resources.contains(resource));
+        let mut names: Vec<String> = of_type.map(|(action, _)| self.action_name(action)).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// The shortest name by which `resolve_type` finds this type.
+    pub fn type_name(&self, ty: &EntityTypeName) -> String {
+        match self.resolve_type(ty.basename()).as_ref() == Some(ty) {
+            true => ty.basename().to_owned(),
+            false => ty.to_string(),
+        }
+    }
+
     fn search_action(&self, name: &str) -> Option<EntityUid> {
         if let Ok(uid) = EntityUid::from_str(name) {
             // as for types: a name without a namespace is looked up in the portal's as well

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::{Arc, LazyLock};
 
-use cedar_policy::{Context, EntityId, EntityTypeName, EntityUid};
+use cedar_policy::{Context, EntityId, EntityTypeName, EntityUid, Policy};
 pub use cedar_policy_core::ast::Value;
 use cedar_policy_core::ast::{self, ExtensionFunction, PartialValue};
 use cedar_policy_core::extensions::Extensions;
@@ -70,6 +70,15 @@ fn record_fields(record: &RecordType, object: &Map<String, Json>, place: &str) -
         }
     }
     Ok(fields)
+}
+
+/// A value as Cedar's JSON of an expression.
+pub fn expression(value: &Value) -> Option<Json> {
+    let text = ast::Expr::from(value.clone()).to_string();
+    let policy = Policy::parse(None, format!("permit (principal, action, resource) when {{ {text} }};")).ok()?;
+    let mut json = policy.to_json().ok()?;
+    let condition = json.get_mut("conditions")?.get_mut(0)?;
+    condition.get_mut("body").map(Json::take)
 }
 
 fn set(element: &AttrType, json: &Json, place: &str) -> Result<Value, ValueError> {

@@ -58,6 +58,10 @@ pub struct Limits {
     pub login_loop: Count<1, 98>,
     /// Sessions in the store that `auth/sessions` looks at to find those of one user.
     pub own_sessions: Count<1, 1_000_000>,
+    /// Open streams of `permissions/events`.
+    pub permission_streams: Count<1, 1_000_000>,
+    /// Open streams of `permissions/events` of one caller at one portal.
+    pub permission_streams_per_caller: Count<1, 10_000>,
     /// Longest time that a client takes to send a request's head or a body to an endpoint below `identity.prefix`, and the app
     /// to send the body of an `/authorize` request.
     pub header_timeout: Timeout,
@@ -142,6 +146,8 @@ impl Default for Limits {
             return_bytes: ByteSize::kib::<4>(),
             login_loop: Count::of::<3>(),
             own_sessions: Count::of::<20_000>(),
+            permission_streams: Count::of::<1000>(),
+            permission_streams_per_caller: Count::of::<8>(),
             header_timeout: Timeout::seconds::<10>(),
             idle_timeout: Timeout::seconds::<75>(),
             send_timeout: Timeout::seconds::<60>(),

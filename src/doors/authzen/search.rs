@@ -138,16 +138,7 @@ fn candidates(active: &ActiveRevision, searched: Searched, asked: &Asked) -> BTr
     match searched {
         Searched::Subject => of_type(&asked.subject.ty),
         Searched::Resource => of_type(&asked.resource.ty),
-        Searched::Action => {
-            let names = schema.actions().map(|(uid, _)| {
-                let short = uid.id().unescaped();
-                match schema.resolve_action(short).as_ref() == Some(uid) {
-                    true => short.to_owned(),
-                    false => uid.to_string(),
-                }
-            });
-            names.collect()
-        }
+        Searched::Action => schema.actions().map(|(uid, _)| schema.action_name(uid)).collect(),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::authn::PresentedToken;
 use crate::http::credentials::{Authorization, foreign_scheme, no_proofs_here};
 use crate::login::{BrowserSecret, RelyingParty};
 use crate::portals::Portal;
-use crate::session::{Session, SessionError, StoreError};
+use crate::session::{Session, SessionError, Sessions, StoreError};
 
 /// The credential of the caller. The session is verified; the token is not yet.
 pub(super) enum CallerCredential<'a> {
@@ -43,27 +43,43 @@ impl<'a> CallerCredential<'a> {
         Ok(Self::Session(presented.session))
     }
 
+    pub fn session(&self) -> Option<&Session> {
+        match self {
+            Self::Bearer(_) => None,
+            Self::Session(session) => Some(session),
+        }
+    }
+
     /// Verifies the credential for a portal; returns the caller's identity there.
     pub async fn identity(&self, door: &LoginDoor, portal: &Portal) -> Result<Identity, Refusal> {
         let identity = match self {
             Self::Bearer(token) => {
+                let presented = PresentedToken::bearer(token);
                 let verified = door
                     .introspection
-                    .verify(&door.authn, PresentedToken::bearer(token), &portal.config.issuers)
+                    .verify(&door.authn, presented, &portal.config.issuers)
                     .await?;
-                let identity = verified.identity;
-                door.sessions.check_identity(&identity, &portal.name)?;
-                identity
+                verified.identity
             }
-            Self::Session(session) => {
-                if door.sessions.is_revoked(session, &portal.name) {
-                    return Err(Denial::SessionRevoked.into());
-                }
-                portal.session_identity(session)?
-            }
+            Self::Session(session) => portal.session_identity(session)?,
         };
+        check_not_revoked(&door.sessions, self.session(), portal, &identity)?;
         check_tenant(portal.scope.tenant.of_request(None), identity.tenant.as_deref())?;
         Ok(identity)
+    }
+}
+
+/// Refuses a caller, of a session or of a token, that was revoked since it was found or verified. Never waits.
+pub(super) fn check_not_revoked(
+    sessions: &Sessions,
+    session: Option<&Session>,
+    portal: &Portal,
+    identity: &Identity,
+) -> Result<(), Refusal> {
+    match session {
+        None => Ok(sessions.check_identity(identity, &portal.name)?),
+        Some(session) if sessions.is_revoked(session, &portal.name) => Err(Denial::SessionRevoked.into()),
+        Some(_) => Ok(()),
     }
 }
 

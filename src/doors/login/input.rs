@@ -10,7 +10,7 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use url::form_urlencoded;
 
 use crate::config::Limits;
@@ -98,6 +98,15 @@ impl Parameters {
             _ => None,
         }
     }
+}
+
+/// Reads a body that is one JSON object.
+pub(super) async fn json_body(limits: &Limits, head: &Parts, body: Incoming) -> Result<Map<String, Value>, Refusal> {
+    if media_type(head) != "application/json" {
+        return Err(invalid("the body is not `application/json`"));
+    }
+    let bytes = read(limits, body).await?;
+    json::object_from_slice(&bytes).map_err(|_error| invalid("the body is not a JSON object"))
 }
 
 fn media_type(head: &Parts) -> &str {

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use futures_util::Stream;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -54,6 +55,8 @@ enum LiveState {
     },
 }
 
+type ByteStream = Pin<Box<dyn Stream<Item = Bytes>>>;
+
 enum BodySource {
     /// A body of the gate; `None` once it was sent.
     Own(Option<Bytes>),
@@ -62,6 +65,8 @@ enum BodySource {
         message: Option<Bytes>,
         trailers: Option<HeaderMap>,
     },
+    /// Bytes of the gate that come one after the other; `None` once they ended.
+    Stream(Option<ByteStream>),
     App {
         incoming: Incoming,
         lease: Option<Lease>,
@@ -86,6 +91,15 @@ impl Body {
     pub fn full(bytes: Bytes) -> Self {
         Self {
             source: BodySource::Own(Some(bytes).filter(|bytes| !bytes.is_empty())),
+            request_slot: None,
+            live: None,
+        }
+    }
+
+    /// Bytes of the gate that come one after the other. The stream is dropped when it ended or the client left.
+    pub fn stream(bytes: impl Stream<Item = Bytes> + 'static) -> Self {
+        Self {
+            source: BodySource::Stream(Some(Box::pin(bytes))),
             request_slot: None,
             live: None,
         }
@@ -222,7 +236,7 @@ fn with_clean_trailers(mut frame: Frame<Bytes>) -> Frame<Bytes> {
 impl std::fmt::Debug for Body {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let source = match self.source {
-            BodySource::Own(_) | BodySource::Message { .. } => "own",
+            BodySource::Own(_) | BodySource::Stream(_) | BodySource::Message { .. } => "own",
             BodySource::App { .. } => "app",
         };
         f.debug_struct("Body").field("source", &source).finish_non_exhaustive()
@@ -237,6 +251,14 @@ impl HttpBody for Body {
         let this = &mut *self;
         let polled = match &mut this.source {
             BodySource::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            BodySource::Stream(source) => {
+                let Some(stream) = source else { return Poll::Ready(None) };
+                let next = ready!(stream.as_mut().poll_next(cx));
+                if next.is_none() {
+                    *source = None;
+                }
+                return Poll::Ready(next.map(|bytes| Ok(Frame::data(bytes))));
+            }
             BodySource::Message { message, trailers } => {
                 let frame = message
                     .take()
@@ -272,6 +294,7 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             BodySource::Own(bytes) => bytes.is_none(),
+            BodySource::Stream(stream) => stream.is_none(),
             BodySource::Message { trailers, .. } => trailers.is_none(),
             BodySource::App { incoming, .. } => incoming.is_end_stream(),
         }
@@ -282,7 +305,7 @@ impl HttpBody for Body {
             BodySource::Own(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |b| u64::try_from(b.len()).unwrap_or(u64::MAX)))
             }
-            BodySource::Message { .. } => SizeHint::new(),
+            BodySource::Message { .. } | BodySource::Stream(_) => SizeHint::new(),
             BodySource::App { incoming, .. } => incoming.size_hint(),
         }
     }

@@ -127,14 +127,7 @@ pub(super) fn evaluate_by(
         )));
     }
     let identity = caller.identity();
-    let facts = Facts {
-        portal: query.portal.slug.as_str(),
-        tenant: tenant.or_else(|| identity?.tenant.as_deref()),
-        now_millis: query.now_millis,
-        auth: identity.map(|identity| &identity.auth),
-        flags: &query.revision.flags,
-        http: None,
-    };
+    let facts = Facts::of_named(query.portal, tenant, identity, &query.revision.flags, query.now_millis);
     let resource = rules.named_resource(resource, &supplied);
     let observer = details.observer;
     let evaluate_with = |context: &dyn ContextSource| {

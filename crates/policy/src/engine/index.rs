@@ -253,6 +253,19 @@ impl PolicyIndex {
         }
     }
 
+    /// Numbers of all policies whose scope matches but for the resource, ascending, each once.
+    pub fn candidates_of_any_resource(&self, principal: &ScopeKey, action: &ScopeKey) -> Vec<u32> {
+        let mut found = Vec::new();
+        for p in principal.ids() {
+            for by_resource in action.ids().filter_map(|a| self.by_scope.get(&(p, a))) {
+                found.extend(by_resource.values().flatten().copied());
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
     /// Numbers of all policies whose scope matches, ascending, each once.
     pub fn candidates(&self, principal: &ScopeKey, action: &ScopeKey, resource: &ScopeKey) -> Vec<u32> {
         let mut found = Vec::new();

@@ -1,27 +1,36 @@
-//! A policy for callers of whom only the roles are known: the policy's JSON with these questions answered.
+//! A policy's JSON with the questions answered whose answers are known and that Cedar's partial evaluation cannot be told.
 //!
-//! Cedar's partial evaluation knows an entity's ancestors only together with its id, and the callers of a row have many ids. So
-//! `principal in Role::"viewer"` is replaced by `true` or `false` before; every other part stays for Cedar. The same holds for
-//! a path, which is in its portal under every id.
+//! Cedar knows an entity's ancestors only together with its id, and the callers of a matrix's row have many ids. So `principal
+//! in Role::"viewer"` is replaced by `true` or `false` before; every other part stays for Cedar. The same holds for a path,
+//! which is in its portal under every id. Cedar takes a context whole or not at all, so known fields of it are filled in here.
+//!
+//! SECURITY: Cedar takes every entity for one that fits the schema, and answers `resource has owner` with `true` if the schema
+//! requires `owner`. The engine also decides about entities that no file and no query describes, and they have no attributes.
+//! With `stand_in` such an answer stays open.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
 use cedar_policy::{EntityId, EntityTypeName, EntityUid};
 use serde_json::{Map, Value, json};
 
 /// Memberships of principal and resource that are known without their ids.
-pub(super) struct Known<'a> {
+pub(crate) struct Known<'a> {
     /// The principal is in these.
     pub roles: &'a BTreeSet<EntityUid>,
     /// The principal is in no other entity of this type.
     pub role_type: Option<&'a EntityTypeName>,
     /// The resource is in these.
     pub resource: &'a [EntityUid],
+    /// Fields of the context, as Cedar's JSON of expressions; `None`: the context does not have the field. Fields that are not
+    /// here are unknown.
+    pub context: &'a BTreeMap<String, Option<Value>>,
+    /// An entity of the resource's type. If given, entities may lack what the schema requires of them, except the principal.
+    pub stand_in: Option<&'a EntityUid>,
 }
 
 /// A policy after the rewriting.
-pub(super) enum Rewritten {
+pub(crate) enum Rewritten {
     /// The scope does not fit.
     Never,
     Policy(Value),
@@ -91,6 +100,36 @@ impl Known<'_> {
             *expression = json!({ "Value": value });
             return;
         }
+        if let Some(value) = self.field(expression) {
+            *expression = value;
+            return;
+        }
+        self.operands(expression);
+        if let Some(folded) = folded(expression) {
+            *expression = folded;
+        } else if let Some(stand_in) = self.stand_in
+            && is_doubtful(expression)
+        {
+            let open = json!({"==": {"left": {"Var": "resource"}, "right": {"Value": {"__entity": {
+                "type": stand_in.type_name().to_string(), "id": stand_in.id().unescaped()}}}}});
+            *expression = json!({"&&": {"left": expression.take(), "right": open}});
+        }
+    }
+
+    /// The value of `context.field` or `context has field`, if the field is known.
+    fn field(&self, expression: &Value) -> Option<Value> {
+        let of_context = |node: &Value| {
+            let name = node.get("attr")?.as_str()?;
+            let is_context = node.get("left")?.get("Var")?.as_str()? == "context";
+            is_context.then(|| self.context.get(name)).flatten()
+        };
+        if let Some(node) = expression.get(".") {
+            return of_context(node)?.clone();
+        }
+        Some(json!({ "Value": of_context(expression.get("has")?)?.is_some() }))
+    }
+
+    fn operands(&self, expression: &mut Value) {
         match expression {
             Value::Object(node) => {
                 for (operator, operands) in node {
@@ -148,6 +187,51 @@ impl Known<'_> {
         items.retain(|item| of_item(item) != Member::No);
         items.is_empty().then_some(false)
     }
+}
+
+/// The value of an operation on filled-in constants: Cedar does not take an empty set, for it has no type.
+fn folded(expression: &Value) -> Option<Value> {
+    if let Some(node) = expression.get(".") {
+        let record = node.get("left")?.get("Record")?.as_object()?;
+        return match record.values().all(is_constant) {
+            true => record.get(node.get("attr")?.as_str()?).cloned(),
+            false => None,
+        };
+    }
+    if let Some(node) = expression.get("has") {
+        let record = node.get("left")?.get("Record")?.as_object()?;
+        let name = node.get("attr")?.as_str()?;
+        return record
+            .values()
+            .all(is_constant)
+            .then(|| json!({ "Value": record.contains_key(name) }));
+    }
+    let is_empty = |set: &Value| set.get("Set").and_then(Value::as_array).is_some_and(Vec::is_empty);
+    if let Some(node) = expression.get("isEmpty") {
+        return is_empty(node.get("arg")?).then(|| json!({ "Value": true }));
+    }
+    let node = expression.get("contains").or_else(|| expression.get("containsAny"))?;
+    (is_empty(node.get("left")?) && is_constant(node.get("right")?)).then(|| json!({ "Value": false }))
+}
+
+/// True for a literal, and for a set or record of literals. An extension's value is none: its text may be malformed.
+fn is_constant(expression: &Value) -> bool {
+    let Some(node) = expression.as_object() else { return false };
+    node.iter().all(|(operator, operand)| match (operator.as_str(), operand) {
+        ("Value", _) => true,
+        ("Set", Value::Array(items)) => items.iter().all(is_constant),
+        ("Record", Value::Object(fields)) => fields.values().all(is_constant),
+        _ => false,
+    })
+}
+
+/// True for `x has y` where `x` may be an entity that lacks required attributes.
+fn is_doubtful(expression: &Value) -> bool {
+    let Some(node) = expression.get("has") else { return false };
+    let left = node.get("left").and_then(|left| left.get("Var")).and_then(Value::as_str);
+    // a chain (`principal has manager.level`) goes on to other entities
+    let is_chain = node.get("attr").is_some_and(Value::is_array);
+    is_chain || !matches!(left, Some("principal" | "context"))
 }
 
 fn variable(expression: &Value) -> Option<&'static str> {

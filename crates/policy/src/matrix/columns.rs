@@ -1,32 +1,20 @@
 //! Cedar's partial evaluation of a portal's policies, column by column.
 //!
 //! The policies that cover a column's action are evaluated in one call. Rows that know the same about a policy share its
-//! result. If Cedar refuses the call, each policy is evaluated alone, so that one of them does not make the others unknown.
+//! result.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use cedar_policy::{EntityTypeName, EntityUid, PartialEntities, PartialEntityUid, PartialRequest, Policy, PolicyId, PolicySet};
+use cedar_policy::{EntityTypeName, EntityUid, PartialEntities, PartialEntityUid, PartialRequest, Policy, PolicyId};
 use serde_json::Value;
 
-use super::rewrite::{Known, Rewritten};
 use super::{Answer, Cell, Column, Conditions, Row, cell};
 use crate::engine::{PolicyEntry, PolicyInfo};
 use crate::error_chain::error_chain;
+use crate::partial::rewrite::{Known, Rewritten};
+use crate::partial::{Outcome, PartialQuery};
 use crate::revision::Revision;
-
-/// What remains of a policy.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Outcome {
-    True,
-    False,
-    /// It cannot be evaluated, for any query.
-    Fails,
-    /// The condition that remains, as Cedar writes it.
-    Depends(String),
-    /// Cedar could not say; the reason.
-    Unknown(String),
-}
 
 /// A policy with what the rows know about it.
 struct Prepared<'a> {
@@ -150,7 +138,12 @@ impl<'a> Columns<'a> {
         let evaluated = match request {
             Ok(request) => {
                 let policies: Vec<&Policy> = open.iter().map(|(_, policy)| policy).collect();
-                self.evaluate(&policies, &request)
+                let query = PartialQuery {
+                    schema: &self.revision.rules.schema,
+                    request: &request,
+                    entities: self.actions.as_ref().map_err(Clone::clone),
+                };
+                query.evaluate(&policies, &condition)
             }
             Err(error) => vec![Outcome::Unknown(error_chain(&error)); open.len()],
         };
@@ -168,51 +161,16 @@ impl<'a> Columns<'a> {
             roles: &row.includes,
             role_type: self.role_type.as_ref(),
             resource: &resource,
+            context: &BTreeMap::new(),
+            stand_in: None,
         };
         Ok(known.rewrite(policy.json.as_ref().map_err(Clone::clone)?))
     }
+}
 
-    /// The outcomes of policies whose ids are their numbers in the list.
-    fn evaluate(&self, policies: &[&Policy], request: &PartialRequest) -> Vec<Outcome> {
-        match self.evaluate_together(policies, request) {
-            Ok(outcomes) => outcomes,
-            Err(_) if policies.len() > 1 => policies
-                .iter()
-                .flat_map(|policy| {
-                    let alone = policy.new_id(PolicyId::new("0"));
-                    self.evaluate(&[&alone], request)
-                })
-                .collect(),
-            Err(why) => vec![Outcome::Unknown(why); policies.len()],
-        }
-    }
-
-    fn evaluate_together(&self, policies: &[&Policy], request: &PartialRequest) -> Result<Vec<Outcome>, String> {
-        let set = PolicySet::from_policies(policies.iter().copied().cloned()).map_err(|error| error_chain(&error))?;
-        let entities = self.actions.as_ref().map_err(Clone::clone)?;
-        let schema = &self.revision.rules.schema.cedar;
-        let response = set.tpe(request, entities, schema).map_err(|error| error_chain(&error))?;
-        let mut outcomes = vec![Outcome::Unknown("Cedar's answer does not name the policy".to_owned()); policies.len()];
-        let mut note = |id: &PolicyId, outcome| {
-            let id: &str = id.as_ref();
-            let number = id.parse::<usize>().ok();
-            if let Some(place) = number.and_then(|number| outcomes.get_mut(number)) {
-                *place = outcome;
-            }
-        };
-        let (permits, forbids) = (response.true_permits(), response.true_forbids());
-        permits.chain(forbids).for_each(|id| note(id, Outcome::True));
-        let (permits, forbids) = (response.false_permits(), response.false_forbids());
-        permits.chain(forbids).for_each(|id| note(id, Outcome::False));
-        let (permits, forbids) = (response.error_permits(), response.error_forbids());
-        permits.chain(forbids).for_each(|id| note(id, Outcome::Fails));
-        for policy in response.residual_policies() {
-            if let Some(condition) = policy.as_ref().non_scope_constraints() {
-                note(policy.id(), Outcome::Depends(condition.to_string()));
-            }
-        }
-        Ok(outcomes)
-    }
+/// The condition that remains of a policy, as Cedar writes it.
+fn condition(remaining: &Policy) -> Option<String> {
+    remaining.as_ref().non_scope_constraints().map(ToString::to_string)
 }
 
 fn actions(revision: &Revision) -> Result<PartialEntities, String> {
