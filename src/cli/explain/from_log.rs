@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use cedargate_policy::decision::{Caller, Query};
 use serde_json::Value;
 
 use crate::audit::written_files;
@@ -31,21 +32,28 @@ pub(in crate::cli) struct FoundDecision {
 impl FromLog<'_> {
     /// Finds the record and explains it. `Err` is a message for the user.
     pub fn explain(&self) -> Result<Explained, String> {
-        let found = self.explain_in(&self.tree.open()?)?;
+        let found = self.explain_in(&self.tree.open()?, &mut |_, _| {})?;
         for note in &found.notes {
             complain(&escaped(&format!("note: {note}")));
         }
         Ok(found.explained)
     }
 
-    /// The same by a tree that was read before.
-    pub fn explain_in(&self, workbench: &Workbench) -> Result<FoundDecision, String> {
+    /// The same by a tree that was read before. `see` sees the query, and the caller if there is one.
+    pub fn explain_in(
+        &self,
+        workbench: &Workbench,
+        see: &mut dyn FnMut(&Query<'_>, Caller<'_>),
+    ) -> Result<FoundDecision, String> {
         let logs = self.files(workbench)?;
         let reading = logs::read(&logs, || FoundRecords::new(self.id))?;
         complain_about(&reading.totals);
         let line = reading.visitor.one()?;
         let record = LogRecord::parse(line).ok_or("the record cannot be read again")?;
-        let explained = explain_record(&record, workbench)?;
+        let loads = logs::load(workbench)?;
+        let explained = logs::portals(&loads)
+            .explained_seen(&record, see)
+            .map_err(|why| escaped(&why))?;
         Ok(FoundDecision {
             notes: notes(&record, &explained),
             explained,
@@ -61,12 +69,6 @@ impl FromLog<'_> {
         let sink = sink.ok_or("name the log with `--log FILE`; the configuration has no file in audit.sink")?;
         written_files(&sink.file).map_err(|error| format!("`{}`: {error}", sink.file.display()))
     }
-}
-
-fn explain_record(record: &LogRecord<'_>, workbench: &Workbench) -> Result<Explained, String> {
-    let loads = logs::load(workbench)?;
-    let portals = logs::portals(&loads);
-    portals.explained(record).map_err(|why| escaped(&why))
 }
 
 fn notes(record: &LogRecord<'_>, explained: &Explained) -> Vec<String> {

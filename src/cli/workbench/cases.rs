@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::explain::shortened;
 use super::overview::problems;
-use super::question::Question;
+use super::question::{Question, time};
 use crate::base::clock::unix_millis;
 use crate::cli::new_files::make_parent;
 use crate::cli::tree::{PortalLoad, Workbench};
@@ -110,8 +110,7 @@ pub(super) fn one(workbench: &Workbench, portal: &str, number: &str) -> Result<V
             }
         };
         let explained = Explained::new(query, known.as_ref(), explain::explain(query, caller));
-        let mut question = Question::of(query, caller);
-        question.now = time(query.now_millis);
+        let question = Question::of(query, caller);
         *asked.lock() = Some(json!({"explanation": shortened(report(&explained)), "question": question}));
     };
     let options = Options {
@@ -282,10 +281,4 @@ impl MadeCase {
         let written = made.and_then(|mut made| made.write_all(self.text.as_bytes()));
         written.map_err(|error| format!("cannot write `{}`: {error}", path.display()))
     }
-}
-
-fn time(millis: i64) -> Option<String> {
-    let since = std::time::Duration::from_millis(u64::try_from(millis).ok()?);
-    let time = std::time::UNIX_EPOCH.checked_add(since)?;
-    Some(humantime::format_rfc3339_seconds(time).to_string())
 }

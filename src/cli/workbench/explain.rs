@@ -46,14 +46,6 @@ pub(super) fn token(workbench: &Workbench, body: &Value) -> Result<Value, String
 pub(super) fn decision(desk: &Desk, workbench: &Workbench, body: &Value) -> Result<Value, String> {
     let id = body.get("id").and_then(Value::as_str).map(str::trim);
     let id = id.filter(|id| !id.is_empty()).ok_or("give a decision id or a request id")?;
-    let from_log = || {
-        let found = FromLog {
-            id,
-            logs: &desk.logs,
-            tree: &desk.tree,
-        };
-        found.explain_in(workbench)
-    };
     if let Some(socket) = desk.gate.as_deref() {
         match from_gate(socket, id) {
             Ok(explanation) => return Ok(json!({"explanation": explanation, "source": "gate", "notes": []})),
@@ -61,8 +53,16 @@ pub(super) fn decision(desk: &Desk, workbench: &Workbench, body: &Value) -> Resu
             Err(_) => {}
         }
     }
-    let found = from_log()?;
-    Ok(json!({"explanation": shortened(report(&found.explained)), "source": "log", "notes": found.notes, "record": found.record}))
+    let log = FromLog {
+        id,
+        logs: &desk.logs,
+        tree: &desk.tree,
+    };
+    let mut question = None;
+    let found = log.explain_in(workbench, &mut |query, caller| question = Some(Question::of(query, caller)))?;
+    Ok(
+        json!({"explanation": shortened(report(&found.explained)), "source": "log", "notes": found.notes, "record": found.record, "question": question}),
+    )
 }
 
 /// The report without most of the policies that are about another principal, action or resource; `left_out` counts them.

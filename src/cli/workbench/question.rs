@@ -132,7 +132,7 @@ impl Question {
         i64::try_from(since.as_millis()).map_err(|_large| fail())
     }
 
-    /// The question that a query asks.
+    /// The question that a query asks, at its time.
     pub fn of(query: &Query<'_>, caller: Caller<'_>) -> Self {
         let (http, named, context) = match &query.asked {
             Asked::Http(http) => {
@@ -167,7 +167,7 @@ impl Question {
             http,
             named,
             context: context.cloned(),
-            now: None,
+            now: time(query.now_millis),
         }
     }
 }
@@ -237,4 +237,11 @@ pub(super) fn facts(workbench: &Workbench, portal: &str) -> Result<Value, String
         "hosts": load.portal.matches.hosts,
         "issuers": load.portal.issuers.iter().map(|issuer| &*issuer.name).collect::<Vec<_>>(),
     }))
+}
+
+/// A time as questions and cases write it.
+pub(super) fn time(millis: i64) -> Option<String> {
+    let since = std::time::Duration::from_millis(u64::try_from(millis).ok()?);
+    let time = std::time::UNIX_EPOCH.checked_add(since)?;
+    Some(humantime::format_rfc3339_seconds(time).to_string())
 }

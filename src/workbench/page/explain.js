@@ -347,6 +347,7 @@ async function recorded(id, { form, answer, portals, portal, go }) {
     const found = await post("decision", { id });
     clear(answer,
       el("p", { class: "soft" }, found.source === "gate" ? "Decided again by the running gate, with the revision in force." : "Decided again by this tree, with the facts of the record."),
+      found.question ? el("p", {}, el("a", { class: "button", href: address("explain", { portal: found.question.portal, q: JSON.stringify(found.question) }) }, "Change its facts")) : null,
       found.notes.map((text) => el("p", {}, badge("conditional", "note"), " ", text)),
       explanationNode(found.explanation),
       found.record ? el("details", {}, el("summary", {}, "The record"), el("pre", { tabindex: "0", "aria-label": "The record" }, JSON.stringify(found.record, null, 1))) : null);

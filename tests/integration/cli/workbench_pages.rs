@@ -245,6 +245,11 @@ fn a_running_gate_is_shown_beside_the_tree_and_explains_its_decisions() {
             &format!("document.querySelector('main').innerText.includes('{source}')"),
         );
         assert!(text(&mut browser, ".verdict").contains("token_missing"));
+        if source == "by this tree" {
+            browser.eval("document.querySelector('main a.button').click(); null");
+            holds(&mut browser, "document.querySelector('button.make') !== null");
+            holds(&mut browser, "document.querySelector('.verdict.deny') !== null");
+        }
         page(&mut browser, "#/explain?portal=p&id=unknown", "Explain");
         holds(&mut browser, "document.querySelector('.failure') !== null");
     }
