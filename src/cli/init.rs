@@ -44,9 +44,9 @@ pub(crate) struct InitArgs {
     /// The portals, separated by commas; each is at /portal/<name>
     #[arg(long, value_delimiter = ',', default_value = "customer", value_parser = slug)]
     portal: Vec<PortalSlug>,
-    /// The tenant that callers of the tests have
-    #[arg(long, default_value = "acme", value_parser = name)]
-    tenant: String,
+    /// The tenant: the issuer may speak for it alone, and callers of the tests have it. Default: any; `acme` in the tests
+    #[arg(long, value_parser = name)]
+    tenant: Option<String>,
     /// Your OpenID Connect issuer. Default: a key on this machine, for `cedargate token mint`
     #[arg(long, requires = "audience", value_parser = url)]
     issuer: Option<String>,
@@ -120,7 +120,7 @@ fn make_tree(args: &InitArgs) -> Result<String, String> {
         file("policies/.gitignore", IGNORED),
     ];
     for slug in &args.portal {
-        files.extend(portal_files(slug, &args.tenant));
+        files.extend(portal_files(slug, args.tenant()));
     }
     let keys = [DEV_KEY, DEV_JWKS].map(|name| file(name, ""));
     let made_keys = if args.issuer.is_none() { &keys[..] } else { &[] };
@@ -138,7 +138,23 @@ fn make_tree(args: &InitArgs) -> Result<String, String> {
     Ok(next_steps(args, files.len()))
 }
 
+impl InitArgs {
+    /// The tenant of the tests.
+    fn tenant(&self) -> &str {
+        self.tenant.as_deref().unwrap_or("acme")
+    }
+}
+
+/// The issuer's lines; with a tenant the issuer is bound to it.
 fn issuer(args: &InitArgs) -> String {
+    let bound = args
+        .tenant
+        .iter()
+        .map(|tenant| format!("    tenants: [\"{tenant}\"]                        # a token of another tenant is refused\n"));
+    issuer_lines(args) + &bound.collect::<String>()
+}
+
+fn issuer_lines(args: &InitArgs) -> String {
     match (&args.issuer, &args.audience) {
         (Some(issuer), Some(audience)) => format!(
             "  - name: corp\n    issuer: \"{issuer}\"\n    audiences: [{audience}]\n    \
@@ -192,7 +208,7 @@ fn next_steps(args: &InitArgs, count: usize) -> String {
          # needs your app at 127.0.0.1:3000 (upstream.url)\n"
     );
     if args.issuer.is_none() {
-        let tenant = &args.tenant;
+        let tenant = args.tenant();
         text.push_str(&format!(
             "\n  TOKEN=$(cedargate token mint --key {DEV_KEY} --issuer {DEV_ISSUER} --audience {DEV_AUDIENCE} \\\n      \
              --subject vera --tenant {tenant} --role viewer)\n  \

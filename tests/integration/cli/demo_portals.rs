@@ -1,6 +1,7 @@
 //! The demo as people see it: two portals, a login for each person, orders that only the app knows, a second factor.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -330,6 +331,27 @@ fn navigations_get_the_page_and_every_caller_gets_its_files_alone() {
     let data = bob.get("/portal/customer/orders");
     assert_eq!(data.header("content-type"), "application/json");
     assert_eq!(data.header("x-content-type-options"), "nosniff");
+}
+
+#[test]
+fn the_program_carries_the_built_pages_of_the_repository() {
+    let demo = Demo::start_with(&["--dir", env!("CARGO_MANIFEST_DIR")]);
+    let address: SocketAddr = demo.proxy().parse().unwrap();
+    for slug in ["customer", "admin"] {
+        let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("packages/examples/portals/dist/{slug}/assets"));
+        let mut served = 0;
+        for file in std::fs::read_dir(&assets).unwrap().map(Result::unwrap) {
+            let path = format!("/portal/{slug}/assets/{}", file.file_name().display());
+            let answer = raw(address, "GET", &path, &[], b"");
+            assert_eq!(
+                (answer.status, &answer.body[..]),
+                (200, &std::fs::read(file.path()).unwrap()[..]),
+                "{path}"
+            );
+            served += 1;
+        }
+        assert!(served >= 2, "a script and a style sheet");
+    }
 }
 
 #[test]

@@ -27,6 +27,17 @@ fn a_new_tree_validates_and_passes_its_tests_and_rules() {
     assert!(tests.contains("14 passed, 0 failed"), "{tests}");
     ok(&shop, &["lint", "--deny-warnings"]);
     ok(&shop, &["fmt", "--check"]);
+    // the tenant is bound where it belongs: the issuer speaks for no other
+    let config = std::fs::read_to_string(shop.join("cedargate.yaml")).unwrap();
+    assert!(config.contains("tenants: [\"globex\"]"), "{config}");
+    for (tenant, code) in [("globex", 0), ("acme", 2)] {
+        let claims = format!(r#"{{"sub": "vera", "tenant": "{tenant}", "roles": ["viewer"]}}"#);
+        for slug in ["customer", "back-office"] {
+            let url = format!("/portal/{slug}/items");
+            let asked = run(&shop, &["authorize", "--url", &url, "--claims", &claims]);
+            assert_eq!(asked.0, code, "{tenant} {slug}: {asked:?}");
+        }
+    }
     ok(&shop, &["new", "portal", "admin"]);
     let tests = ok(&shop, &["test"]);
     assert!(tests.contains("21 passed, 0 failed"), "{tests}");

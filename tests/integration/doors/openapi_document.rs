@@ -168,6 +168,6 @@ fn no_generated_question_gets_a_server_error_or_an_undescribed_status() {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&run.stdout);
-    assert!(text.contains("Tested: 17"), "{text}");
+    assert!(text.contains("Tested: 18"), "{text}");
     assert!(run.status.success(), "{text}\n{}", String::from_utf8_lossy(&run.stderr));
 }
