@@ -39,6 +39,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
+use cedargate_policy::flags::FlagChange;
 use cedargate_policy::load::{Loaded, Loader};
 use cedargate_policy::revision::Revision;
 use cedargate_policy::revision::problem::Problem;
@@ -116,6 +117,8 @@ struct Swapped {
     is_swapped: bool,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
+    /// Flags that the new revision changes; empty for the first one.
+    flags: Vec<FlagChange>,
 }
 
 impl Reloader {
@@ -423,7 +426,10 @@ impl Reloader {
         drop(writer);
         // after the swap: a slow disk must not delay the revision
         self.save(portal);
+        let flags = revision.as_ref().zip(previous);
+        let flags = flags.map(|(new, old)| new.rules.flags.changes_since(&old.rules.flags));
         Swapped {
+            flags: flags.unwrap_or_default(),
             is_swapped: revision.is_some(),
             problems: rejected.map(|e| e.problems).unwrap_or_default(),
             warnings: revision.map(|r| r.warnings.clone()).unwrap_or_default(),
@@ -476,7 +482,12 @@ impl Reloader {
     }
 
     fn report(&self, portal: &Portal, swapped: Swapped) {
-        let Swapped { problems, warnings, .. } = swapped;
+        let Swapped {
+            problems,
+            warnings,
+            flags,
+            ..
+        } = swapped;
         for problem in &problems {
             tracing::error!(portal = %portal.slug(), file = problem.file, line = problem.line, "candidate rejected: {problem}");
         }
@@ -512,6 +523,7 @@ impl Reloader {
             revision: portal.active.load().as_ref().map(|a| Arc::clone(&a.revision.id)),
             result: outcome.result.as_str(),
             detail: (!detail.is_empty()).then_some(detail),
+            flags,
         }));
         self.outcomes.set(portal.slug(), outcome);
     }

@@ -231,7 +231,7 @@ impl LoadedPortal {
             tenant: request.identity.tenant.as_deref(),
             now_millis: unix_millis(),
             auth: Some(&request.identity.auth),
-            flags: &self.revision.flags,
+            flags: &self.revision.rules.flags.anonymous,
             http: Some(HttpFacts {
                 method: &request.method,
                 path: request.path.id(),

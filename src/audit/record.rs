@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use cedar_policy::EntityId;
 use cedargate_policy::decision::DecisionContext;
 use cedargate_policy::denial::Denial;
+use cedargate_policy::flags::FlagChange;
 use cedargate_policy::types::{Door, Identity, TokenFacts};
 use http::HeaderValue;
 use serde::Serialize;
@@ -210,6 +211,9 @@ pub struct PolicyEvent {
     pub revision: Option<Arc<str>>,
     pub result: &'static str,
     pub detail: Option<String>,
+    /// The flags that the revision changes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<FlagChange>,
 }
 
 #[derive(Clone, Debug, Serialize)]

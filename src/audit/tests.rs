@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cedar_policy::EntityId;
 use cedargate_policy::decision::DecisionContext;
+use cedargate_policy::flags::FlagChange;
 use cedargate_policy::types::{Door, TokenFacts};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -129,6 +130,11 @@ fn every_kind_of_record_matches_the_published_schema() {
             revision: None,
             result: "rejected",
             detail: Some("d".to_owned()),
+            flags: vec![FlagChange {
+                name: "beta".to_owned(),
+                old: None,
+                new: Some("true".to_owned()),
+            }],
         }),
         Event::Admin(AdminEvent {
             event: "drain",

@@ -174,7 +174,7 @@ impl LoginDoor {
         }
         match endpoint {
             Endpoint::Portals => portals::list(self, request),
-            Endpoint::Portal { slug } => portals::show(self, request, slug),
+            Endpoint::Portal { slug } => portals::show(self, request, slug).await,
             Endpoint::Login => begin::begin(self, request).await,
             Endpoint::LocalLogin => local::submit(self, request, body).await,
             Endpoint::Callback if request.head.method == Method::POST => callback::receive_form(self, request, body).await,

@@ -111,6 +111,7 @@ impl Shadows {
                 ReloadResult::Rejected => "shadow_rejected",
             },
             detail: (!detail.is_empty()).then_some(detail),
+            flags: Vec::new(),
         }));
         let outcome = Outcome {
             result,

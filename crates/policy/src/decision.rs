@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use cedar_policy::EntityUid;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use self::http::HttpQuery;
 use self::named::NamedQuery;
@@ -248,6 +248,14 @@ impl Open<'_> {
 }
 
 impl<'a> Caller<'a> {
+    /// The portal's flags for this caller.
+    fn flags(self, revision: &'a Revision) -> &'a Arc<Map<String, Value>> {
+        match self {
+            Self::Anonymous => &revision.rules.flags.anonymous,
+            Self::Proven { principal, .. } => &principal.flags,
+        }
+    }
+
     /// The identity that a credential proved.
     pub fn identity(self) -> Option<&'a Identity> {
         match self {

@@ -59,6 +59,7 @@ pub mod reference;
 
 // types that every part uses
 pub mod denial;
+pub mod flags;
 pub mod scope;
 pub mod claim_path;
 pub mod types;

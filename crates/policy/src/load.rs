@@ -25,7 +25,6 @@ use std::sync::{Arc, Weak};
 
 use cedar_policy::{Template, Validator};
 use http::HeaderValue;
-use serde_json::Value;
 
 use self::checks::{
     ForbiddenPaths, duplicate_templates, duplicates, has_own, is_policy_place, login_problems, namespace_warning,
@@ -39,6 +38,7 @@ use self::schemas::Schemas;
 use crate::decision_tests;
 use crate::engine::index::PolicyIndex;
 use crate::engine::{Engine, ErroredForbids, IndexedPolicies, MatchSet, PolicyEntry};
+use crate::flags::Flags;
 use crate::portal::file::{PortalFile, SkipErrors};
 use crate::portal::path::rules::PathRules;
 use crate::revision::emergency::EmergencyForbids;
@@ -467,12 +467,8 @@ impl Loader {
             plans: Arc::clone(&candidate.schema.plans),
             names: Arc::clone(&candidate.names),
             claims: candidate.file.claims.clone(),
+            flags: Flags::new(candidate.file.flags.clone()),
         };
-        let flags = candidate
-            .file
-            .flags
-            .iter()
-            .map(|(name, flag)| (name.clone(), Value::Bool(flag.value)));
         // INVARIANT: hex digits are a header value
         let header = HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static(""));
         Revision {
@@ -480,7 +476,6 @@ impl Loader {
             header,
             facts: facts_id(model, &candidate.file.claims),
             rules,
-            flags: Arc::new(flags.collect()),
             file: Arc::clone(&candidate.file),
             candidate: Arc::clone(candidate),
             emergency_forbids,

@@ -134,9 +134,21 @@ impl PermissionsQuery<'_> {
             attrs,
             tenant,
             auth,
-            &*self.revision.flags
+            &*self.principal.flags
         ]);
-        sha256_of([facts.to_string().as_bytes()])
+        sha256_of([sorted(facts).to_string().as_bytes()])
+    }
+}
+
+/// The same JSON with the members of its objects in order: Cedar writes attributes in any order.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let members: BTreeMap<String, Value> = members.into_iter().map(|(name, member)| (name, sorted(member))).collect();
+            Value::Object(members.into_iter().collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value,
     }
 }
 
@@ -157,7 +169,7 @@ impl Permissions {
         check_tenant(tenant, query.identity.tenant.as_deref())?;
         let schema = &query.revision.rules.schema;
         let mut computation = Computation {
-            facts: Facts::of_named(query.portal, tenant, Some(query.identity), &query.revision.flags, 0),
+            facts: Facts::of_named(query.portal, tenant, Some(query.identity), &query.principal.flags, 0),
             entities: known_entities(query),
             json: FxHashMap::default(),
             evaluations_left: EVALUATIONS_MAX,

@@ -3,12 +3,16 @@
 //! The *schema* declares the attributes; claims and the stored entity fill them as the declared types. A required claim that is
 //! missing, or a claim of another type, is an error. Runs once per token and revision; never looks at a request.
 
+use std::sync::Arc;
+
 use cedar_policy::{EntityId, EntityTypeName, EntityUid};
+use serde_json::{Map, Value as Json};
 
 use crate::claim_path::ClaimPath;
 use crate::denial::{Denial, Refusal, RefusedCredential};
 use crate::engine::QueryEntity;
 use crate::engine::entities::{ResolvedEntity, StoredEntity};
+use crate::flags::FlagCaller;
 use crate::rules::Rules;
 use crate::schema::EntityModel;
 use crate::scope::ForeignSubject;
@@ -19,6 +23,8 @@ use crate::value::{Value, value};
 #[derive(Debug)]
 pub struct Principal {
     pub entity: QueryEntity,
+    /// The portal's flags for this caller, as the context record.
+    pub flags: Arc<Map<String, Json>>,
 }
 
 impl Rules {
@@ -38,8 +44,26 @@ impl Rules {
             None => Vec::new(),
         };
         let key = self.engine.index().principals.key(&uid, &ancestors);
+        let flags = self.caller_flags(identity, id, &ancestors);
         Ok(Principal {
+            flags,
             entity: QueryEntity::resolved(ResolvedEntity::with(uid, attrs, ancestors), key),
+        })
+    }
+
+    /// The flags of the principal `id`; roles count with those that contain them.
+    fn caller_flags(&self, identity: &Identity, id: &str, ancestors: &[EntityUid]) -> Arc<Map<String, Json>> {
+        if !self.flags.has_audiences() {
+            return Arc::clone(&self.flags.anonymous);
+        }
+        let above = ancestors
+            .iter()
+            .filter(|uid| Some(uid.type_name()) == self.names.role.as_ref());
+        let above = above.map(|uid| uid.id().unescaped());
+        self.flags.of(&FlagCaller {
+            id,
+            tenant: identity.tenant.as_deref(),
+            roles: &above.chain(identity.roles.iter().map(String::as_str)).collect(),
         })
     }
 

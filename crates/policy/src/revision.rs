@@ -14,7 +14,6 @@ use std::sync::Arc;
 
 use cedar_policy::{EntityTypeName, Validator};
 use http::HeaderValue;
-use serde_json::{Map, Value};
 
 use self::emergency::EmergencyForbids;
 use self::problem::Problem;
@@ -41,8 +40,6 @@ pub struct Revision {
     pub facts: Arc<str>,
     pub rules: Rules,
     pub file: Arc<PortalFile>,
-    /// `portal.yaml`'s flags, as the context record.
-    pub flags: Arc<Map<String, Value>>,
     /// The candidate that this revision was made of; a change of emergency forbids alone reuses it.
     pub(crate) candidate: Arc<Candidate>,
     pub(crate) emergency_forbids: EmergencyForbids,

@@ -12,6 +12,7 @@ use crate::denial::{Denial, Refusal};
 use crate::engine::entities::ResolvedEntity;
 use crate::engine::entities::SuppliedEntities;
 use crate::engine::{Ancestors, ContextSource, Effects, Engine, EntityQuery, Evaluation, QueryEntity};
+use crate::flags::Flags;
 use crate::portal::path::ancestors_of;
 use crate::schema::SchemaModel;
 use crate::schema::TypeNames;
@@ -24,6 +25,7 @@ pub struct Rules {
     pub names: Arc<TypeNames>,
     /// Principal attribute <- claim, from `portal.yaml`.
     pub claims: ClaimMapping,
+    pub flags: Flags,
 }
 
 /// Sees every evaluation of a decision. Requests have none: only an explanation does.

@@ -127,7 +127,7 @@ fn contract(args: &Portal) -> Result<Contract, String> {
             portal.slug
         ));
     };
-    let flags = revision.flags.keys().cloned().collect();
+    let flags = revision.rules.flags.anonymous.keys().cloned().collect();
     Ok(Contract::new(portal.slug.as_str(), &revision.rules.schema, flags))
 }
 

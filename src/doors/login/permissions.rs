@@ -137,7 +137,7 @@ pub(super) async fn show(door: &LoginDoor, request: &EndpointRequest<'_>) -> Res
                 expires_at: rfc3339_seconds(caller.identity.expires_at),
                 actions: permissions.actions(),
                 resource_types: &permissions.resource_types,
-                flags: &caller.active.revision.flags,
+                flags: &caller.principal.flags,
             },
         ),
     };

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use url::form_urlencoded;
 
 use super::page::PortalLink;
+use super::permissions::KnownCaller;
 use super::portal_lookup::{self, LoginChoice};
 use super::{EndpointRequest, LoginDoor};
 use crate::config::host_of;
@@ -27,12 +28,20 @@ pub(super) fn list(door: &LoginDoor, request: &EndpointRequest<'_>) -> Result<Re
     Ok(answer::json(StatusCode::OK, &json!({"portals": all})))
 }
 
-pub(super) fn show(door: &LoginDoor, request: &EndpointRequest<'_>, slug: &str) -> Result<Response<Body>, Refusal> {
+pub(super) async fn show(door: &LoginDoor, request: &EndpointRequest<'_>, slug: &str) -> Result<Response<Body>, Refusal> {
     let portal = portal_lookup::find(request, slug)?;
     if !portal.is_at(&request.client.host) {
         return Err(Refusal::new(Denial::PortalUnknown, "the portal is at another host"));
     }
-    Ok(answer::json(StatusCode::OK, &describe(door, request, portal)))
+    let mut body = describe(door, request, portal);
+    // an unusable credential counts as none: the answer has public data only
+    if let Ok(known) = KnownCaller::of(door, request, Some(slug)).await
+        && let Some(flags) = body.get_mut("flags")
+    {
+        let caller = &known.caller;
+        *flags = Value::Object(caller.active.revision.rules.flags.public(&caller.principal.flags));
+    }
+    Ok(answer::json(StatusCode::OK, &body))
 }
 
 fn describe(door: &LoginDoor, request: &EndpointRequest<'_>, portal: &Portal) -> Value {
@@ -53,9 +62,9 @@ fn describe(door: &LoginDoor, request: &EndpointRequest<'_>, portal: &Portal) ->
             json!({"url": url, "providers": each.collect::<Value>()})
         }
     });
-    let file = portal_lookup::file(portal);
-    let flags = file.iter().flat_map(|file| &file.flags).filter(|(_, flag)| flag.public);
-    let flags: Map<String, Value> = flags.map(|(name, flag)| (name.clone(), Value::Bool(flag.value))).collect();
+    let active = portal.active.load();
+    let flags = active.as_ref().map(|active| &active.revision.rules.flags);
+    let flags: Map<String, Value> = flags.map(|flags| flags.public(&flags.anonymous)).unwrap_or_default();
     json!({
         "slug": slug,
         "title": portal_lookup::title(portal),

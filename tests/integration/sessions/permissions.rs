@@ -391,3 +391,58 @@ fn streams_are_bounded_by_caller_and_in_all() {
     });
     Stream::of(&gate, &tokens[3]).until("retry: 3000");
 }
+
+#[test]
+fn a_flag_for_some_callers_is_the_same_at_every_door_and_its_changes_are_recorded() {
+    let schema = SCHEMA.replace("method?: String", "method?: String, flags?: { beta?: Bool }");
+    let policies = "@id(\"beta\") permit (principal, action == Action::\"GET\", resource) when { context has flags && context.flags has beta && context.flags.beta };";
+    let entities =
+        r#"[{ "uid": { "type": "Role", "id": "admin" }, "attrs": {}, "parents": [{ "type": "Role", "id": "editor" }] }]"#;
+    let yaml = |flag: &str| format!("login: {{ provider: local }}\nflags: {{ beta: {flag}, plain: true }}\n");
+    let gate = with_accounts(Setup::portal(&schema, policies))
+        .file("policies/p/entities.json", entities)
+        .file(
+            "policies/p/portal.yaml",
+            &yaml("{ value: true, tenants: [acme], roles: [editor], public: true }"),
+        )
+        .start();
+    let mut globex = claims("gina", &["editor"]);
+    globex["tenant"] = json!("globex");
+    for (token, has_it) in [
+        (gate.issuer.token("eve", &["editor"]), true),
+        (gate.issuer.token("ada", &["admin"]), true),
+        (gate.issuer.token("vic", &["viewer"]), false),
+        (gate.issuer.sign(&globex), false),
+    ] {
+        assert_eq!(gate.get("/portal/p/x", &token).status, if has_it { 200 } else { 403 });
+        let asked = gate.authorize(
+            &json!({"portal": "p", "token": token, "action": "GET", "resource": {"type": "Path", "id": "/portal/p/x"}}),
+        );
+        assert_eq!(asked["decision"], if has_it { "allow" } else { "deny" });
+        let snapshot = bearer(&gate, &path(""), &token, &[]).json();
+        assert_eq!(snapshot["flags"], json!({"beta": has_it, "plain": true}));
+        assert_eq!(
+            snapshot["resource_types"]["Path"]["GET"],
+            if has_it { "allow" } else { "deny" }
+        );
+        let metadata = bearer(&gate, &format!("{IDENTITY_PATH}/portals/p/"), &token, &[]).json();
+        assert_eq!(metadata["flags"], json!({"beta": has_it}));
+    }
+    let metadata = raw(gate.proxy, "GET", &format!("{IDENTITY_PATH}/portals/p/"), &[], b"").json();
+    assert_eq!(metadata["flags"], json!({"beta": false}), "without a credential");
+    let before = gate.revision("p");
+    gate.put("policies/p/portal.yaml", &yaml("false"));
+    eventually("the edit is in force", || {
+        (gate.revision("p") != before).then_some(()).ok_or(String::new())
+    });
+    let change = eventually("the change is recorded", || {
+        let text = std::fs::read_to_string(gate.path("decisions.jsonl")).unwrap();
+        let records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let mut changes = records.filter_map(|record| record.get("flags").cloned());
+        changes.next().ok_or(String::new())
+    });
+    let old = "{\"value\":true,\"public\":true,\"tenants\":[\"acme\"],\"roles\":[\"editor\"],\"otherwise\":false}";
+    assert_eq!(change, json!([{"name": "beta", "old": old, "new": "false"}]));
+    let eve = gate.issuer.token("eve", &["editor"]);
+    assert_eq!(gate.get("/portal/p/x", &eve).status, 403);
+}

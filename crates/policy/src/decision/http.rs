@@ -23,7 +23,7 @@ use crate::portal::path::rules::PathReading;
 use crate::portal::route::lender;
 use crate::revision::Revision;
 use crate::rules::{Observer, Rules};
-use crate::types::{Identity, Scheme};
+use crate::types::Scheme;
 
 /// One request, as far as policies may see it.
 pub struct HttpQuery<'a> {
@@ -74,14 +74,14 @@ pub(super) fn evaluate(
     tenant: Option<&str>,
     details: &mut Details<'_>,
 ) -> Result<Evaluation, Refusal> {
-    let Caller::Proven { identity, principal } = caller else {
+    let Caller::Proven { principal, .. } = caller else {
         return Err(Denial::TokenMissing.into());
     };
     let revision = query.revision;
     let plans = &revision.rules.plans;
     let given = GivenFacts::of(query, http)?;
     let located = locate(revision, http.method, path)?;
-    let facts = given.facts(query, http, path, Some(identity), tenant);
+    let facts = given.facts(query, http, path, caller, tenant);
     let evaluation = evaluate_located(
         &revision.rules,
         &principal.entity,
@@ -126,15 +126,16 @@ impl<'a> GivenFacts<'a> {
         query: &'f Query<'_>,
         http: &'f HttpQuery<'_>,
         path: &'f PathReading<'_>,
-        identity: Option<&'f Identity>,
+        caller: Caller<'f>,
         tenant: Option<&'f str>,
     ) -> Facts<'f> {
+        let identity = caller.identity();
         Facts {
             portal: query.portal.slug.as_str(),
             tenant: tenant.or_else(|| identity?.tenant.as_deref()),
             now_millis: query.now_millis,
             auth: identity.map(|identity| &identity.auth),
-            flags: &query.revision.flags,
+            flags: caller.flags(query.revision),
             http: Some(HttpFacts {
                 method: http.method,
                 path: path.id(),

@@ -127,7 +127,7 @@ pub(super) fn evaluate_by(
         )));
     }
     let identity = caller.identity();
-    let facts = Facts::of_named(query.portal, tenant, identity, &query.revision.flags, query.now_millis);
+    let facts = Facts::of_named(query.portal, tenant, identity, caller.flags(query.revision), query.now_millis);
     let resource = rules.named_resource(resource, &supplied);
     let observer = details.observer;
     let evaluate_with = |context: &dyn ContextSource| {

@@ -72,7 +72,7 @@ pub(super) fn evaluate(
         }
     };
     let given = GivenFacts::of(query, http)?;
-    let facts = given.facts(query, http, path, caller.identity(), tenant);
+    let facts = given.facts(query, http, path, caller, tenant);
     let no_plan = Arc::<ContextPlan>::default();
     for reading in readings(query.revision, http.method, path, Some(entry_method)) {
         let plan = rules.plans.get(&reading.action).unwrap_or(&no_plan);

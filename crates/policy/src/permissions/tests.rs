@@ -274,6 +274,58 @@ fn known_facts_settle_and_unknown_ones_are_conditional() {
 }
 
 #[test]
+fn equal_callers_have_equal_digests_and_others_do_not() {
+    let (portal, revision) = (portal(), revision(""));
+    let digest = |who: &Who| {
+        let identity = who.identity(&portal);
+        let principal = revision.principal(&portal, &identity).unwrap();
+        let query = PermissionsQuery {
+            portal: &portal,
+            revision: &revision,
+            identity: &identity,
+            principal: &principal,
+        };
+        query.digest()
+    };
+    let alice = Who {
+        level: Some(1),
+        amr: Some(vec!["pwd", "otp"]),
+        ..ALICE
+    };
+    let same = digest(&alice);
+    // attributes have no order of their own
+    assert!((0..50).all(|_| digest(&alice) == same));
+    for other in [
+        Who {
+            subject: "bob",
+            ..alice.clone()
+        },
+        Who {
+            tenant: Some("s"),
+            ..alice.clone()
+        },
+        Who {
+            role: Some("admin"),
+            ..alice.clone()
+        },
+        Who {
+            level: Some(2),
+            ..alice.clone()
+        },
+        Who {
+            acr: Some("2"),
+            ..alice.clone()
+        },
+        Who {
+            amr: None,
+            ..alice.clone()
+        },
+    ] {
+        assert_ne!(digest(&other), same, "{other:?}");
+    }
+}
+
+#[test]
 fn a_path_is_in_its_portal_and_actions_join_their_types() {
     let policies = "permit (principal, action == Action::\"GET\", resource in Portal::\"bench\");\n\
                     permit (principal, action == Action::\"view\", resource is Draft);";

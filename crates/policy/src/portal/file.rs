@@ -3,6 +3,8 @@
 //! Read while a revision loads, never on a request. Every error is reported at once with its line and key; a file with any
 //! error is rejected whole. An unknown key is an error: a misspelt key would otherwise silently have no effect.
 
+mod flags;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -15,6 +17,7 @@ use super::path::rules::{Case, PathRules};
 use super::path::{CanonicalPath, is_canonical_id};
 use super::route::{PublicPaths, RouteSpec, RouteTable};
 use crate::claim_path::{ClaimMapping, ClaimPath};
+use crate::flags::Flag;
 use crate::text::yaml_message;
 
 /// A checked `portal.yaml`; a default is the meaning of an absent key.
@@ -36,14 +39,6 @@ pub struct PortalFile {
     pub login: Option<LoginBy>,
     pub cors: Cors,
     pub danger_skip_errors: SkipErrors,
-}
-
-/// A switch that policies read.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Flag {
-    pub value: bool,
-    /// True if every client may read it at `portals/<slug>/`.
-    pub public: bool,
 }
 
 /// The providers at which a browser can log in. With several, the user chooses.
@@ -111,7 +106,8 @@ const KEYS: [&str; 11] = [
 enum Node {
     Null,
     Bool(bool),
-    Number,
+    /// A whole number, if it is one.
+    Number(Option<i64>),
     Text(String),
     List(Vec<Spanned<Node>>),
     Map(Vec<(Spanned<String>, Spanned<Node>)>),
@@ -171,7 +167,7 @@ impl PortalFile {
                 let entries = place.entries(None, errors);
                 self.flags = entries
                     .iter()
-                    .filter_map(|(k, v)| Some(((*k).to_owned(), flag(v, errors)?)))
+                    .filter_map(|(k, v)| Some(((*k).to_owned(), flags::flag(v, errors)?)))
                     .collect();
             }
             "context" => self.supplied = supplied(place, errors),
@@ -446,22 +442,6 @@ fn supplied(place: &SourceLocation<'_>, errors: &mut Errors) -> BTreeMap<String,
         .collect()
 }
 
-/// `true`, or `{ value: true, public: true }`.
-fn flag(place: &SourceLocation<'_>, errors: &mut Errors) -> Option<Flag> {
-    if !matches!(place.node, Node::Map(_)) {
-        let value = place.bool(errors)?;
-        return Some(Flag { value, public: false });
-    }
-    let entries = place.entries(Some(&["value", "public"]), errors);
-    let value = required(place, &entries, "value", errors)?.bool(errors)?;
-    let public = entries.iter().find(|(name, _)| *name == "public");
-    let public = match public {
-        Some((_, place)) => place.bool(errors)?,
-        None => false,
-    };
-    Some(Flag { value, public })
-}
-
 fn cors(place: &SourceLocation<'_>, errors: &mut Errors) -> Cors {
     if let Node::Text(text) = place.node {
         if text == "app" {
@@ -511,7 +491,7 @@ impl fmt::Display for Node {
         f.write_str(match self {
             Self::Null => "nothing",
             Self::Bool(_) => "a boolean",
-            Self::Number => "a number",
+            Self::Number(_) => "a number",
             Self::Text(_) => "a text",
             Self::List(_) => "a list",
             Self::Map(_) => "a map",
@@ -550,16 +530,16 @@ impl<'de> Visitor<'de> for NodeVisitor {
         Ok(Node::Bool(value))
     }
 
-    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Node, E> {
-        Ok(Node::Number)
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Node, E> {
+        Ok(Node::Number(Some(value)))
     }
 
-    fn visit_u64<E: de::Error>(self, _: u64) -> Result<Node, E> {
-        Ok(Node::Number)
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Node, E> {
+        Ok(Node::Number(i64::try_from(value).ok()))
     }
 
     fn visit_f64<E: de::Error>(self, _: f64) -> Result<Node, E> {
-        Ok(Node::Number)
+        Ok(Node::Number(None))
     }
 
     fn visit_str<E: de::Error>(self, value: &str) -> Result<Node, E> {
@@ -630,7 +610,11 @@ danger_skip_errors: false
             }
         );
         assert_eq!(file.claims.get("email").unwrap().as_str(), "mail");
-        let flag = |value, public| Flag { value, public };
+        let flag = |value, public| Flag {
+            value,
+            public,
+            audience: None,
+        };
         assert_eq!(file.flags["new_checkout"], flag(true, false));
         assert_eq!(file.flags["banner"], flag(false, true));
         assert_eq!(file.flags["quiet"], flag(true, false));

@@ -117,7 +117,7 @@ fn app_fields(replay: &Replay<'_>, recorded: &RecordedQuery<'_>) -> Map<String, 
         tenant: None,
         now_millis: recorded.now_millis,
         auth: None,
-        flags: &replay.revision.flags,
+        flags: &replay.revision.rules.flags.anonymous,
         http: None,
     };
     let mut fields = recorded.context.cloned().unwrap_or_default();
