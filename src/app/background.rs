@@ -33,7 +33,7 @@ use crate::doors::admin::Admin;
 use crate::doors::control::Control;
 use crate::exposure::ExposureWatch;
 use crate::gate::Gate;
-use crate::http::listener::{ConnectionCount, Socket, serve};
+use crate::http::listener::{ClientConnection, ConnectionCount, Socket, serve};
 use crate::http::tls::{CertificateWatcher, Certificates};
 use crate::reload::Reloader;
 
@@ -212,9 +212,10 @@ async fn serve_control(control: Control, listener: UnixListener, shutdown: Shutd
     let max = control.gate.config.limits.control_connections.as_usize();
     let context = listener_context(&control.gate, ConnectionCount::new("limits.control_connections", max));
     let door = Rc::new(control);
-    let handler = move |request, _| {
+    let handler = move |request, connection: Rc<ClientConnection>| {
         let door = Rc::clone(&door);
-        async move { door.handle(request).await }
+        let operator = connection.peer.user_id();
+        async move { door.handle(request, operator).await }
     };
     match Socket::unix(listener) {
         Ok(socket) => serve(socket, Rc::new(context), shutdown, handler).await,

@@ -200,6 +200,9 @@ pub struct AuthEvent {
     pub session: Option<String>,
     /// The client's address; `None`: the gate or the operator caused the event.
     pub client: Option<std::net::IpAddr>,
+    /// The id of the operator's user, as the kernel knows it of the control socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operator: Option<u32>,
     #[serde(serialize_with = "optional_text")]
     pub decision_id: Option<Uuid>,
 }

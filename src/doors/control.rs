@@ -46,8 +46,8 @@ pub struct Control {
 }
 
 impl Control {
-    /// Answers one request; never fails.
-    pub async fn handle<B>(&self, request: Request<B>) -> Response<Body> {
+    /// Answers one request of the user with the id `operator`; never fails.
+    pub async fn handle<B>(&self, request: Request<B>, operator: Option<u32>) -> Response<Body> {
         let query = request.uri().query().unwrap_or_default();
         match (request.uri().path(), request.method()) {
             ("/", &Method::GET) => json_for_operator(StatusCode::OK, &self.index()),
@@ -58,7 +58,7 @@ impl Control {
             ("/log-level", &Method::POST) => self.set_log_level(query).into_response(),
             ("/explain", &Method::GET) => self.explain(query).await.into_response(),
             ("/sessions", &Method::GET) => self.list_sessions(query).await.into_response(),
-            ("/sessions/revoke", &Method::POST) => self.revoke(query).await.into_response(),
+            ("/sessions/revoke", &Method::POST) => self.revoke(query, operator).await.into_response(),
             ("/log-level", _) => not_allowed("GET, POST"),
             ("/" | "/status" | "/explain" | "/sessions", _) => not_allowed("GET"),
             ("/drain" | "/reload" | "/sessions/revoke", _) => not_allowed("POST"),

@@ -324,6 +324,7 @@ impl Gate {
             tenant: identity.and_then(|identity| identity.tenant.clone()),
             session,
             client: Some(request.original.client.source_ip),
+            operator: None,
             decision_id: Some(basis.decision_id),
         })));
     }

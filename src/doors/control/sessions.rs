@@ -57,13 +57,16 @@ impl Control {
         }
     }
 
-    pub(super) async fn revoke(&self, query: &str) -> JsonAnswer {
+    pub(super) async fn revoke(&self, query: &str, operator: Option<u32>) -> JsonAnswer {
         let target = match self.target(query) {
             Ok(target) => target,
             Err(message) => return error(StatusCode::BAD_REQUEST, &message),
         };
         let outcome = self.gate.sessions.revoke(target.clone()).await;
-        let mut event = revocation_event(&target);
+        let mut event = AuthEvent {
+            operator,
+            ..revocation_event(&target)
+        };
         match &outcome {
             Ok(revoked) => {
                 event.result = "success";

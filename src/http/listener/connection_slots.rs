@@ -220,7 +220,7 @@ mod tests {
         let count = count(1);
         let held: Vec<_> = ["10.1.2.3", "10.1.2.3", "[::ffff:10.1.2.3]"].map(peer).to_vec();
         assert!(held.into_iter().all(|peer| count.acquire(peer).unwrap().is_none()));
-        assert!(count.acquire(PeerAddr::Unix).unwrap().is_none());
+        assert!(count.acquire(PeerAddr::Unix(None)).unwrap().is_none());
     }
 
     #[test]

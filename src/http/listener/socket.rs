@@ -24,8 +24,8 @@ const BACKLOG: i32 = 1024;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum PeerAddr {
     Tcp(SocketAddr),
-    /// A process on this machine.
-    Unix,
+    /// A process on this machine, and the id of its user as the kernel knows it.
+    Unix(Option<u32>),
 }
 
 #[derive(Debug)]
@@ -135,8 +135,20 @@ impl PeerAddr {
     pub fn ip(self) -> IpAddr {
         match self {
             Self::Tcp(address) => address.ip(),
-            Self::Unix => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            Self::Unix(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
         }
+    }
+
+    /// The id of the user whose process connected; `None`: the client is on the network.
+    pub fn user_id(self) -> Option<u32> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Unix(user) => user,
+        }
+    }
+
+    fn of_process(stream: &UnixStream) -> Self {
+        Self::Unix(stream.peer_cred().ok().map(|process| process.uid()))
     }
 }
 
@@ -162,8 +174,8 @@ impl Socket {
                 })
             }
             Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Accepted {
+                peer: PeerAddr::of_process(&stream),
                 stream: Stream::Unix(stream),
-                peer: PeerAddr::Unix,
             }),
         }
     }
@@ -205,9 +217,10 @@ fn accept_tcp(listener: &std::net::TcpListener) -> io::Result<Accepted> {
 fn accept_unix(listener: &std::os::unix::net::UnixListener) -> io::Result<Accepted> {
     let (stream, _) = listener.accept()?;
     stream.set_nonblocking(true)?;
+    let stream = UnixStream::from_std(stream)?;
     Ok(Accepted {
-        stream: Stream::Unix(UnixStream::from_std(stream)?),
-        peer: PeerAddr::Unix,
+        peer: PeerAddr::of_process(&stream),
+        stream: Stream::Unix(stream),
     })
 }
 

@@ -97,6 +97,8 @@ fn one_session_is_listed_and_ended_and_its_neighbour_is_not() {
         (&event["result"], &event["reason"], &event["session"]),
         (&json!("success"), &json!("operator"), &json!(id))
     );
+    let own = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(folder.path()).unwrap());
+    assert_eq!(event["operator"], own, "the record names the user whose process asked");
 }
 
 #[test]
