@@ -24,10 +24,13 @@ use serde_json::Value;
 
 use super::config_file::ConfigFile;
 use super::report::json as json_report;
-use super::tree::TreeArgs;
+use super::tree::{TreeArgs, Workbench};
 use super::{Exit, Paint, complain, print};
 use crate::prove::{NoSolver, Prover};
 use crate::workbench::{Datum, standalone};
+
+/// Time for the proofs of one comparison.
+pub(super) const PROVE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Compare two policy trees: policies by id, other files, decisions over the tests of both, and proofs
 #[derive(clap::Args)]
@@ -92,9 +95,22 @@ pub(super) fn between(old: &str, new: &TreeArgs, config: &ConfigFile, place: &Pa
             workbench: new.open()?,
         },
     };
-    let comparison = sides.compare(None, &[], None).map_err(|ended| match ended {
-        Ended::Usage(message) | Ended::Rejected(message) | Ended::NoSolver(message) => message,
-    })?;
+    let comparison = sides.compare(None, &[], None).map_err(Ended::into_message)?;
+    Ok(json::report(&comparison))
+}
+
+/// The comparison of a tree with itself after an edit, as `--format json` writes it; with a time, also proofs.
+pub(super) fn of_edit(old: Workbench, new: Workbench, prove: Option<Duration>) -> Result<Value, String> {
+    let named = |name: &str, workbench| Side {
+        name: name.to_owned(),
+        workbench,
+    };
+    let sides = Sides {
+        old: named("the files", old),
+        new: named("the unsaved text", new),
+    };
+    let mut prover = prove.map(Prover::new).transpose()?;
+    let comparison = sides.compare(None, &[], prover.as_mut()).map_err(Ended::into_message)?;
     Ok(json::report(&comparison))
 }
 
@@ -148,6 +164,14 @@ pub(crate) fn run(args: &Args) -> Exit {
         Err(Ended::NoSolver(message)) => {
             complain(&message);
             Exit::Failure
+        }
+    }
+}
+
+impl Ended {
+    fn into_message(self) -> String {
+        match self {
+            Self::Usage(message) | Self::Rejected(message) | Self::NoSolver(message) => message,
         }
     }
 }

@@ -153,7 +153,8 @@ fn reservation(response: &ClientResponse) -> &'static str {
     }
 }
 
-fn target(path: &str, pairs: &[(&str, Option<&str>)]) -> String {
+/// A path with those of the pairs that have a value.
+pub(super) fn target(path: &str, pairs: &[(&str, Option<&str>)]) -> String {
     let mut query = url::form_urlencoded::Serializer::new(format!("{path}?"));
     for (name, value) in pairs {
         if let Some(value) = value {

@@ -7,7 +7,7 @@ use cedargate_policy::digest::sha256_of;
 use cedargate_policy::load::{Loader, Warnings};
 use cedargate_policy::revision::Revision;
 use cedargate_policy::revision::problem::{Problem, RevisionError};
-use cedargate_policy::revision::source::{Files, Tree};
+use cedargate_policy::revision::source::{Files, SourceFile, Tree};
 use cedargate_policy::scope::PortalScope;
 
 use super::config_file::ConfigFile;
@@ -218,6 +218,25 @@ impl Workbench {
             folders: reading.folders,
             kept: OnceLock::new(),
         })
+    }
+
+    /// The tree with another text of one of its files; nothing is written.
+    pub(crate) fn edited(&self, config: &ConfigFile, name: &str, text: &str) -> Result<Self, String> {
+        let mut tree = self.tree.clone();
+        let file = tree.files.0.get_mut(name);
+        *file.ok_or_else(|| format!("the tree has no file `{name}`"))? = SourceFile::new(text.as_bytes());
+        let reading = Reading {
+            tree,
+            is_settled: true,
+            place: self
+                .folders
+                .as_ref()
+                .map(|folders| folders.policies.clone())
+                .unwrap_or_default(),
+            folders: self.folders.clone(),
+            is_there: true,
+        };
+        Self::new(config.loaded()?, reading)
     }
 
     /// Loads every portal and runs its decision tests.

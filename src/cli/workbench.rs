@@ -5,10 +5,13 @@
 
 mod cases;
 mod desk;
+mod editor;
 mod explain;
 mod export;
+mod log;
 mod overview;
 mod question;
+mod sessions;
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -49,7 +52,7 @@ pub(crate) struct Args {
     /// is one
     #[arg(long = "log", value_name = "FILE")]
     logs: Vec<PathBuf>,
-    /// The control socket of a running gate, for its status and its recent decisions
+    /// The control socket of a running gate, for its status, recent decisions and sessions
     #[arg(long, value_name = "SOCKET")]
     gate: Option<PathBuf>,
     /// The port on 127.0.0.1; default: a free one
@@ -70,6 +73,7 @@ pub(crate) fn run(args: &Args) -> Exit {
         config: args.config.clone(),
         logs: args.logs.clone(),
         gate: args.gate.clone(),
+        log: log::LogShelf::default(),
         current: parking_lot::RwLock::new(Err("the tree was not read yet".to_owned())),
         changed: sender,
     };

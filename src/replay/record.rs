@@ -43,6 +43,7 @@ pub struct LogRecord<'a> {
     pub reason: Cow<'a, str>,
     pub sample_rate: Option<f64>,
     pub policies: Value,
+    pub near: Value,
     pub shadow: Value,
     pub token: Value,
     pub refused: Value,

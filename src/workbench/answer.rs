@@ -9,7 +9,7 @@ use http::header::{
     X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use http::{HeaderValue, Response, StatusCode};
-use hyper::body::Frame;
+use hyper::body::{Frame, SizeHint};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -40,6 +40,13 @@ impl hyper::body::Body for Body {
             Self::Events(events) => events
                 .poll_recv(context)
                 .map(|event| event.map(|bytes| Ok(Frame::data(bytes)))),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Self::Events(_) => SizeHint::default(),
         }
     }
 }

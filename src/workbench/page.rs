@@ -31,6 +31,9 @@ const MODULES: &[(&str, &str)] = &[
     ("explain", include_str!("page/explain.js")),
     ("tests", include_str!("page/tests.js")),
     ("changes", include_str!("page/changes.js")),
+    ("editor", include_str!("page/editor.js")),
+    ("log", include_str!("page/log.js")),
+    ("sessions", include_str!("page/sessions.js")),
     ("app", include_str!("page/app.js")),
 ];
 const ASSETS_MARK: &str = "<!--assets-->";

@@ -10,3 +10,4 @@ mod session_requests;
 mod session_store;
 mod skewed_clocks;
 mod store_faults;
+mod workbench_sessions;

@@ -45,7 +45,7 @@ impl FromLog<'_> {
         workbench: &Workbench,
         see: &mut dyn FnMut(&Query<'_>, Caller<'_>),
     ) -> Result<FoundDecision, String> {
-        let logs = self.files(workbench)?;
+        let logs = files(self.logs, workbench)?;
         let reading = logs::read(&logs, || FoundRecords::new(self.id))?;
         complain_about(&reading.totals);
         let line = reading.visitor.one()?;
@@ -60,15 +60,16 @@ impl FromLog<'_> {
             record: serde_json::from_slice(line).unwrap_or_default(),
         })
     }
+}
 
-    fn files(&self, workbench: &Workbench) -> Result<Vec<PathBuf>, String> {
-        if !self.logs.is_empty() {
-            return Ok(self.logs.to_vec());
-        }
-        let sink = workbench.loaded.as_ref().and_then(|loaded| loaded.config.audit.sink.file());
-        let sink = sink.ok_or("name the log with `--log FILE`; the configuration has no file in audit.sink")?;
-        written_files(&sink.file).map_err(|error| format!("`{}`: {error}", sink.file.display()))
+/// The named logs, or those that the configuration lets the gate write.
+pub(in crate::cli) fn files(named: &[PathBuf], workbench: &Workbench) -> Result<Vec<PathBuf>, String> {
+    if !named.is_empty() {
+        return Ok(named.to_vec());
     }
+    let sink = workbench.loaded.as_ref().and_then(|loaded| loaded.config.audit.sink.file());
+    let sink = sink.ok_or("name the log with `--log FILE`; the configuration has no file in audit.sink")?;
+    written_files(&sink.file).map_err(|error| format!("`{}`: {error}", sink.file.display()))
 }
 
 fn notes(record: &LogRecord<'_>, explained: &Explained) -> Vec<String> {

@@ -15,9 +15,11 @@ use parking_lot::{Mutex, RwLock};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::{cases, explain, overview, question};
+use super::log::LogShelf;
+use super::{cases, editor, explain, overview, question, sessions};
 use crate::cli::config_file::ConfigFile;
 use crate::cli::diff::sides::Side;
+use crate::cli::explain::from_log::files;
 use crate::cli::matrix::PortalMatrix;
 use crate::cli::tree::{TreeArgs, Workbench};
 use crate::cli::{diff, lint, test};
@@ -31,6 +33,7 @@ pub(super) struct Desk {
     /// Empty: those of the configuration.
     pub logs: Vec<PathBuf>,
     pub gate: Option<PathBuf>,
+    pub log: LogShelf,
     /// Written by `read`, read by every call.
     pub current: RwLock<Result<Arc<Snapshot>, String>>,
     /// Hears the identity of each new reading.
@@ -115,6 +118,12 @@ impl Desk {
         if call.name == "gate" && call.body.is_none() {
             return Ok(bytes(&overview::gate(self.gate.as_deref())));
         }
+        // the gate may run while the tree cannot be read
+        match (call.name.as_str(), &call.body) {
+            ("sessions", None) => return sessions::list(self.gate.as_deref(), call),
+            ("revoke", Some(body)) => return sessions::revoke(self.gate.as_deref(), body),
+            _ => {}
+        }
         let snapshot = self.snapshot()?;
         let workbench = &snapshot.workbench;
         match (call.name.as_str(), &call.body) {
@@ -139,6 +148,14 @@ impl Desk {
             ("explain", Some(body)) => Ok(bytes(&explain::question(workbench, body)?)),
             ("token", Some(body)) => Ok(bytes(&explain::token(workbench, body)?)),
             ("decision", Some(body)) => Ok(bytes(&explain::decision(self, workbench, body)?)),
+            ("log", None) => self.log.view(call, files(&self.logs, workbench)),
+            ("log", Some(_)) => self.log.read_again(files(&self.logs, workbench)),
+            ("files", None) => Ok(bytes(&editor::list(workbench))),
+            ("file", None) => Ok(bytes(&editor::open(workbench, call.required("file")?)?)),
+            ("check", Some(body)) => Ok(bytes(&editor::check(self, workbench, body)?)),
+            ("compare", Some(body)) => Ok(bytes(&editor::compare(self, workbench, body)?)),
+            ("prove", Some(body)) => Ok(bytes(&editor::prove(self, workbench, body)?)),
+            ("save", Some(body)) => Ok(bytes(&editor::save(self, workbench, body)?)),
             ("test", Some(body)) => Ok(bytes(&cases::make(workbench, body)?)),
             _ => Err(Refused::unknown()),
         }

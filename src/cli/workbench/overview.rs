@@ -10,6 +10,7 @@ use super::desk::{Desk, Snapshot};
 use crate::cli::client;
 use crate::cli::control::ControlSocket;
 use crate::cli::diff::changes::formatted;
+use crate::cli::explain::from_log::files;
 use crate::cli::report::{Finding, Severity};
 use crate::cli::tree::{PortalLoad, Workbench};
 use cedargate_policy::load::Warnings;
@@ -26,6 +27,11 @@ pub(super) fn tree(desk: &Desk, snapshot: &Snapshot) -> Value {
             .unwrap_or_else(|_gone| folders.policies.clone());
         policies.display().to_string()
     });
+    let has_log = files(&desk.logs, workbench).is_ok();
+    let mut pages = vec!["overview", "matrix", "explain", "tests", "changes"];
+    pages.extend(workbench.folders().is_some().then_some("editor"));
+    pages.extend(has_log.then_some("log"));
+    pages.extend(desk.gate.is_some().then_some("sessions"));
     let configuration: Vec<Finding> = workbench.config.warnings().into_iter().map(Finding::configuration).collect();
     json!({
         "name": place.as_deref().unwrap_or("a bundle"),
@@ -33,10 +39,10 @@ pub(super) fn tree(desk: &Desk, snapshot: &Snapshot) -> Value {
         "hash": snapshot.hash,
         "configured": workbench.loaded.is_some(),
         "warnings": configuration,
-        "has_log": !desk.logs.is_empty(),
+        "has_log": has_log,
         "has_gate": desk.gate.is_some(),
         "is_folder": workbench.folders().is_some(),
-        "pages": ["overview", "matrix", "explain", "tests", "changes"],
+        "pages": pages,
         "portals": portals,
     })
 }

@@ -7,14 +7,20 @@ import { matrix } from "./matrix.js";
 import { explain } from "./explain.js";
 import { tests } from "./tests.js";
 import { changes } from "./changes.js";
+import { log } from "./log.js";
+import { sessions } from "./sessions.js";
+import { editor } from "./editor.js";
 
-/** Every page: its name in addresses and in the tree's `pages`, its title, and the function that draws it. */
+/** Every page: its name in addresses and in the tree's `pages`, its title, the function that draws it, and if it needs the server. */
 const PAGES = [
   { name: "overview", title: "Overview", draw: overview },
   { name: "matrix", title: "Matrix", draw: matrix },
   { name: "explain", title: "Explain", draw: explain },
   { name: "tests", title: "Tests", draw: tests },
   { name: "changes", title: "Changes", draw: changes },
+  { name: "editor", title: "Editor", draw: editor, isLive: true },
+  { name: "log", title: "Log", draw: log, isLive: true },
+  { name: "sessions", title: "Sessions", draw: sessions, isLive: true },
 ];
 
 const main = document.getElementById("main");
@@ -41,7 +47,7 @@ async function draw({ keepFocus = false } = {}) {
     return;
   }
   if (own !== drawing) return;
-  const pages = PAGES.filter((page) => tree.pages.includes(page.name));
+  const pages = PAGES.filter((page) => tree.pages.includes(page.name) && !(page.isLive && isExport));
   const page = pages.find((one) => one.name === name) ?? pages[0];
   clear(nav, pages.length > 1 ? pages.map((one) => el("a", { href: address(one.name), "aria-current": one === page ? "page" : null }, one.title)) : null);
   document.getElementById("find").hidden = !tree.pages.includes("matrix");

@@ -48,7 +48,7 @@ impl Bench {
         (status, head.to_lowercase(), body.to_owned())
     }
 
-    fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String, String) {
+    pub fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String, String) {
         let mut request = format!(
             "{method} {path} HTTP/1.1\r\nconnection: close\r\ncontent-length: {}\r\n",
             body.len()
@@ -63,7 +63,7 @@ impl Bench {
     }
 
     /// The cookie that the first visit sets.
-    fn cookie(&self) -> String {
+    pub fn cookie(&self) -> String {
         let target = self.url.split_once(&self.host).unwrap().1;
         let (status, head, _) = self.ask("GET", target, &[], "");
         assert_eq!(status, 303, "{head}");

@@ -9,13 +9,19 @@ use crate::support::binary::{GateFolder, run};
 use crate::support::chromium::Chromium;
 use crate::support::put;
 
-const PAGES: [(&str, &str); 5] = [
+const PAGES: [(&str, &str); 7] = [
     ("#/overview", "Overview"),
     ("#/matrix?portal=customer", "Matrix"),
     ("#/explain?portal=customer&case=8", "Explain"),
     ("#/tests", "Tests"),
     ("#/changes", "Changes"),
+    ("#/editor?file=policies%2Fcustomer%2Forders.cedar", "Editor"),
+    ("#/log", "Log"),
 ];
+/// A log with one decision of each kind.
+const LOG: &str = r#"{"kind":"decision","ts":"2026-01-01T00:00:00Z","decision_id":"0190aaaa-0000-7000-8000-000000000001","portal":"customer","roles":["viewer"],"principal":{"type":"User","id":"u"},"http":{"method":"GET","path":"/portal/customer/orders"},"decision":"allow","reason":"permitted","shadow":{"decision":"deny","revision":"r"}}
+{"kind":"decision","ts":"2026-01-01T02:00:00Z","decision_id":"0190aaaa-0000-7000-8000-000000000002","portal":"customer","roles":["viewer"],"principal":{"type":"User","id":"u"},"http":{"method":"POST","path":"/portal/customer/orders"},"decision":"deny","reason":"not_permitted","near":"editors-place-orders"}
+"#;
 
 /// Rules of axe that the page breaks.
 fn violations(browser: &mut Chromium) -> Value {
@@ -34,7 +40,8 @@ fn every_page_is_accessible_in_both_schemes() {
     let axe = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/node_modules/axe-core/axe.min.js");
     let axe = std::fs::read_to_string(axe).expect("axe-core is missing; run `make tools`");
     let folder = example();
-    let bench = Bench::start(folder.path(), &[]);
+    put(folder.path(), "decisions.jsonl", LOG);
+    let bench = Bench::start(folder.path(), &["--log", "decisions.jsonl"]);
     let mut browser = browser(folder.path());
     // axe makes markup of its own; the pages run under their policy in every other test
     browser.call("Page.setBypassCSP", json!({"enabled": true}));
