@@ -198,6 +198,23 @@ impl Permissions {
     }
 }
 
+/// The answer for one action on one resource.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ResourceAnswer {
+    pub permission: Permission,
+    /// The stronger login (`acr_values`) that a policy asks for; only beside a *deny* that nothing but this login lifts.
+    pub step_up: Option<String>,
+}
+
+impl From<Permission> for ResourceAnswer {
+    fn from(permission: Permission) -> Self {
+        Self {
+            permission,
+            step_up: None,
+        }
+    }
+}
+
 /// One action on one resource.
 pub struct ResourceQuestion<'a> {
     pub action: &'a str,
@@ -211,14 +228,14 @@ impl ResourceQuestion<'_> {
     ///
     /// # Errors
     /// `request_invalid`: the portal has no such action or type, or the description does not fit the schema.
-    pub fn answer(&self, of: PermissionsQuery<'_>) -> Result<Permission, Refusal> {
+    pub fn answer(&self, of: PermissionsQuery<'_>) -> Result<ResourceAnswer, Refusal> {
         let rules = &of.revision.rules;
         let unknown = || Refusal::new(Denial::RequestInvalid, format!("the schema has no action `{}`", self.action));
         let action = rules.schema.resolve_action(self.action).ok_or_else(unknown)?;
         let resource = self.resource.uid(&rules.schema, "resource")?;
         let principal = &of.principal.entity;
         if !rules.schema.applies(principal.uid.type_name(), &action, resource.type_name()) {
-            return Ok(Permission::Deny);
+            return Ok(Permission::Deny.into());
         }
         let of_request: Vec<_> = rules
             .plans
@@ -226,17 +243,17 @@ impl ResourceQuestion<'_> {
             .map(|plan| plan.of_request().collect())
             .unwrap_or_default();
         if of_request.iter().any(|field| field.required) {
-            return Ok(Permission::Conditional);
+            return Ok(Permission::Conditional.into());
         }
         let decision = self.decide(of);
         if let Some(refusal) = decision.unevaluated() {
             return match refusal.denial {
                 Denial::RequestInvalid => Err(refusal.clone()),
-                _ => Ok(Permission::Deny),
+                _ => Ok(Permission::Deny.into()),
             };
         }
         let Some(target) = &decision.target else {
-            return Ok(Permission::Deny);
+            return Ok(Permission::Deny.into());
         };
         let reads = |policy: &PolicyEntry| of_request.iter().any(|field| policy.reads().context.includes(field.name));
         let covering = rules.engine.covering(principal, &action, &target.resource);
@@ -255,12 +272,16 @@ impl ResourceQuestion<'_> {
             determining.any(|policy| open.iter().all(|open| open.info.id != policy.id))
         };
         let may = |effect: Effect| open.iter().any(|policy| policy.info.effect == effect);
-        Ok(match decision.denial() {
+        let permission = match decision.denial() {
             None if is_settled(Effect::Permit) && !may(Effect::Forbid) => Permission::Allow,
             Some(_) if is_settled(Effect::Forbid) || open.is_empty() => Permission::Deny,
             Some(Denial::NotPermitted) if !may(Effect::Permit) => Permission::Deny,
             None | Some(_) => Permission::Conditional,
-        })
+        };
+        let is_denied = permission == Permission::Deny;
+        let refusal = decision.refusal().filter(|_| is_denied);
+        let step_up = refusal.and_then(|refusal| refusal.step_up).map(String::from);
+        Ok(ResourceAnswer { permission, step_up })
     }
 
     fn decide(&self, of: PermissionsQuery<'_>) -> Decision {

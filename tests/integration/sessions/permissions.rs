@@ -20,6 +20,7 @@ const POLICIES: &str = r#"
 @id("write") permit (principal in Role::"viewer", action == Action::"POST", resource) when { context has method && context.method == "POST" };
 @id("own") permit (principal in Role::"viewer", action == Action::"viewOrder", resource) when { resource.owner == principal };
 @id("editors") permit (principal in Role::"editor", action, resource is Order);
+@id("mfa") @step_up("mfa") forbid (principal in Role::"admin", action, resource is Order);
 @id("local") forbid (principal, action == Action::"cancelOrder", resource) when { context has source_ip && context.source_ip.isMulticast() };
 "#;
 const ENTITIES: &str = r#"[
@@ -200,6 +201,15 @@ fn named_resources_are_decided_one_by_one_and_stored_entities_win() {
         ask(&gate, &editor, &cancel).json()["resources"][0]["actions"]["cancelOrder"],
         "conditional"
     );
+    let admin = gate.issuer.token("ada", &["admin", "editor"]);
+    let order = json!({"resources": [{"type": "Order", "id": "1"}]});
+    let answer = ask(&gate, &admin, &order).json();
+    assert_eq!((&answer["subject"], &answer["tenant"]), (&json!("test|ada"), &json!("acme")));
+    let of_order = &answer["resources"][0];
+    assert_eq!(of_order["actions"], json!({"cancelOrder": "deny", "viewOrder": "deny"}));
+    assert_eq!(of_order["step_up"], json!({"cancelOrder": "mfa", "viewOrder": "mfa"}));
+    let allowed = ask(&gate, &editor, &order).json();
+    assert!(allowed["resources"][0].get("step_up").is_none(), "{allowed}");
     let theirs = json!({"resources": [{"type": "Order", "id": "1", "attrs": {"owner": {"__entity": {"type": "User", "id": "test|eve"}}}}], "actions": ["viewOrder"]});
     let viewer = gate.issuer.token("eve", &["viewer"]);
     assert_eq!(

@@ -11,11 +11,12 @@ use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::permissions::{Permission, ResourceQuestion};
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::KnownCaller;
 use crate::base::clock::unix_millis;
-use crate::doors::login::caller::CallerCredential;
+use crate::doors::login::caller::{CallerCredential, principal_id};
 use crate::doors::login::input::json_body;
 use crate::doors::login::{EndpointRequest, LoginDoor};
 use crate::http::answer;
@@ -38,6 +39,18 @@ struct Resource {
     entity: NamedEntity,
 }
 
+/// The answer about one resource.
+#[derive(Serialize)]
+struct Answered<'a> {
+    #[serde(rename = "type")]
+    ty: &'a str,
+    id: &'a str,
+    actions: BTreeMap<String, Permission>,
+    /// Denied actions that nothing but a stronger login allows, with its `acr_values`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    step_up: BTreeMap<String, String>,
+}
+
 pub(in crate::doors::login) async fn decide(
     door: &LoginDoor,
     request: &EndpointRequest<'_>,
@@ -52,11 +65,17 @@ pub(in crate::doors::login) async fn decide(
     let answered = answers(&known, &questions, door.config.limits.batch.as_usize()).await?;
     known.check_again(door)?;
     let caller = &known.caller;
-    let body = json!({"portal": &*caller.portal.name, "revision": &*caller.active.revision.id, "resources": answered});
+    let body = json!({
+        "portal": &*caller.portal.name,
+        "revision": &*caller.active.revision.id,
+        "subject": principal_id(&caller.portal, &caller.identity)?,
+        "tenant": caller.identity.tenant,
+        "resources": answered,
+    });
     Ok(answer::json(StatusCode::OK, &body))
 }
 
-async fn answers(known: &KnownCaller<'_>, questions: &Questions, pairs_max: usize) -> Result<Vec<Value>, Refusal> {
+async fn answers<'a>(known: &KnownCaller<'_>, questions: &'a Questions, pairs_max: usize) -> Result<Vec<Answered<'a>>, Refusal> {
     let schema = &known.caller.active.revision.rules.schema;
     let mut pairs = 0_usize;
     let mut answered = Vec::with_capacity(questions.resources.len());
@@ -75,6 +94,7 @@ async fn answers(known: &KnownCaller<'_>, questions: &Questions, pairs_max: usiz
             return Err(Refusal::over_limit(Denial::RequestTooLarge, "limits.batch"));
         }
         let mut answers: BTreeMap<String, Permission> = BTreeMap::new();
+        let mut step_ups: BTreeMap<String, String> = BTreeMap::new();
         for (nth, action) in actions.into_iter().enumerate() {
             if nth % BATCH == BATCH - 1 {
                 tokio::task::yield_now().await;
@@ -87,10 +107,18 @@ async fn answers(known: &KnownCaller<'_>, questions: &Questions, pairs_max: usiz
             let answer = question
                 .answer(known.caller.query())
                 .map_err(|refusal| told(refusal.at(&place)))?;
-            answers.insert(action, answer);
+            if let Some(acr) = answer.step_up {
+                step_ups.insert(action.clone(), acr);
+            }
+            answers.insert(action, answer.permission);
         }
         tokio::task::yield_now().await;
-        answered.push(json!({"type": resource.ty, "id": resource.id, "actions": answers}));
+        answered.push(Answered {
+            ty: &resource.ty,
+            id: &resource.id,
+            actions: answers,
+            step_up: step_ups,
+        });
     }
     Ok(answered)
 }
