@@ -11,8 +11,11 @@
 mod assertion;
 mod cache;
 mod dpop;
+mod endpoints;
 mod error;
+mod exchange;
 mod id_token;
+mod in_flight;
 mod introspection;
 mod jwk;
 mod jws;
@@ -45,6 +48,7 @@ pub use self::assertion::{AssertionClaims, AssertionError, AssertionKeys, Verifi
 pub use self::cache::{TokenCache, token_hash};
 pub use self::dpop::{DpopProof, ProofError, ProofLog, ProofTarget};
 pub use self::error::TokenError;
+pub use self::exchange::{ExchangeClient, ExchangeError, SubjectToken};
 pub use self::id_token::{ExpectedAccessToken, ExpectedIdToken, IdToken, LogoutToken, decode_id_token_claims, map_claims};
 pub use self::introspection::{Evidence, IntrospectionClient};
 use self::jwk::{KeyChoice, PublicKey};

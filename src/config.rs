@@ -50,6 +50,7 @@ pub use sections::portals::{Portal, RESERVED_PREFIX};
 pub use sections::public_url::host_of;
 pub use sections::sessions::{CookieSecurity, Redis, SessionStore, Sessions, Topology};
 pub use sections::strip_headers;
+pub use sections::token_exchange::{TokenExchange, UpstreamToken};
 pub use sections::upstream::{Circuit, Protocol, Upstream, UpstreamTls};
 pub use sections::upstream_url::{Authority, UpstreamUrl};
 pub use tree::{Node, Origin, Shape};

@@ -16,6 +16,7 @@ mod live;
 mod proof;
 mod record;
 mod shadow;
+mod token_for_app;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -44,7 +45,7 @@ pub use self::shadow::{Afterwards, NearQuery, ShadowParts, ShadowQuery, ShadowTh
 
 pub use self::record::{entity_ref, micros, record_decision};
 use crate::audit::{Audit, AuditRecord, HttpFacts as HttpRecord, NO_PORTAL};
-use crate::authn::{AssertionKeys, Authn, ProofLog};
+use crate::authn::{AssertionKeys, Authn, ExchangeClient, ProofLog};
 use crate::base::clock::{unix_millis, unix_seconds};
 use crate::base::metrics::Metrics;
 use crate::config::Config;
@@ -66,6 +67,8 @@ pub struct Gate {
     pub config: Arc<Config>,
     pub portals: SharedRegistry,
     pub authn: Arc<Authn>,
+    /// Gets tokens for apps.
+    pub exchange: ExchangeClient,
     /// The DPoP proofs that counted.
     pub proofs: ProofLog,
     pub assertions: Arc<AssertionKeys>,

@@ -30,7 +30,7 @@ use serde_json::{Map, Value};
 use crate::audit::CallerRecord;
 use crate::authn::{TokenCache, TokenError, TokenProof};
 use crate::base::metrics::Metrics;
-use crate::config;
+use crate::config::{self, UpstreamToken};
 use crate::http::credentials::TokenSources;
 use crate::http::upstream::{App, HeaderRules};
 use crate::session::Session;
@@ -59,6 +59,8 @@ pub struct Portal {
     pub token_sources: TokenSources,
     /// The trusted issuers whose callers prove themselves by a client certificate: indexes into `Config::issuers`.
     pub certificate_issuers: Vec<usize>,
+    /// The token that the app gets in `Authorization`.
+    pub token: UpstreamToken,
     /// True if it trusts an issuer whose tokens may come with a DPoP proof.
     pub accepts_proofs: bool,
     pub name: Arc<str>,
@@ -190,6 +192,7 @@ impl Portal {
         let token_sources = TokenSources::of(issuers);
         let is_of_certificates = |index: &usize| config.issuers.get(*index).is_some_and(|issuer| issuer.certificates.is_some());
         let certificate_issuers = portal.issuers.iter().copied().filter(is_of_certificates).collect();
+        let token = upstream.token.clone();
         let takes_proofs = |index: &usize| config.issuers.get(*index).is_some_and(|issuer| issuer.dpop.is_some());
         let accepts_proofs = portal.issuers.iter().any(takes_proofs);
         let header_rules = Arc::new(HeaderRules::of(upstream, &config.assertion.header, &scope.removed_headers));
@@ -204,6 +207,7 @@ impl Portal {
             header_rules,
             token_sources,
             certificate_issuers,
+            token,
             accepts_proofs,
             name,
             header,

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::StartError;
 use crate::accounts::Accounts;
 use crate::audit::{self, Audit, AuditWriter};
-use crate::authn::{AssertionKeys, Authn, IntrospectionClient, ProofLog};
+use crate::authn::{AssertionKeys, Authn, ExchangeClient, IntrospectionClient, ProofLog};
 use crate::base::descriptors::Shares;
 use crate::base::lifecycle::{Blocker, Readiness, Shutdown, ShutdownTrigger, shutdown};
 use crate::base::metrics::Metrics;
@@ -221,10 +221,12 @@ fn build_gate(
     };
     let dpop = config.issuers.iter().filter_map(|issuer| issuer.dpop);
     let proofs = ProofLog::new(dpop, config.limits.dpop_proofs.as_usize())?;
+    let exchange = ExchangeClient::new(&config, &audit, &metrics)?;
     Ok(Arc::new(Gate {
         config,
         portals,
         authn,
+        exchange,
         proofs,
         assertions,
         sessions,

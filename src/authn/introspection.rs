@@ -10,31 +10,29 @@
 //! not each ask again; the token is denied `key_unavailable`, because a failure says neither that it is active nor that it
 //! is not. Each request waits at most `ANSWER_WAIT`.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cedargate_policy::claims::{self, Binding, BoundIdentity, Possession, TokenHeader, Window};
 use cedargate_policy::json;
 use cedargate_policy::types::Identity;
-use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
-use rustc_hash::FxHashMap;
 use serde_json::{Map, Value, json};
-use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use url::form_urlencoded;
 
+use super::endpoints::{CallFailure, Endpoints, basic_credentials, fetch_object, read_secret};
 use super::error::TokenError;
-use super::keys::{check_url, discovery_url};
+use super::in_flight::InFlight;
 use super::{Authn, AuthnError, PresentedToken, TokenProof, check_sender};
 use crate::audit::{Audit, AuthEvent, Event};
 use crate::base::clock::unix_seconds;
 use crate::base::digest::sha256_of;
-use crate::base::files;
 use crate::base::metrics::Metrics;
-use crate::base::outbound::{Clients, cause};
-use crate::config::{self, Issuer, Secret};
+use crate::base::outbound::Clients;
+use crate::config::{self, Issuer};
 use crate::session::Sessions;
 
 /// One exchange with an issuer, from connecting to the last byte.
@@ -53,10 +51,6 @@ const ANSWERS_MAX: usize = 10_000;
 const ISSUERS_MAX: usize = 3;
 /// Most concurrent calls to issuers.
 const CALLS_MAX: usize = 64;
-/// Life of a discovered endpoint.
-const ENDPOINT_LIFE: Duration = Duration::from_secs(3600);
-/// Longest secret file, in bytes.
-const SECRET_BYTES_MAX: u64 = 4096;
 /// Area of the session store that holds shared answers.
 const STORE_AREA: &str = "introspection";
 
@@ -83,11 +77,9 @@ pub struct IntrospectionClient {
     /// By the index of the issuer; `None` for an issuer that is not asked.
     clients: Vec<Option<reqwest::Client>>,
     answers: Cache<[u8; 32], IssuerAnswer>,
-    /// The mutexes of tokens that requests ask about now; bounded by the requests in flight.
-    in_flight: Mutex<FxHashMap<[u8; 32], Weak<AsyncMutex<()>>>>,
+    in_flight: InFlight,
     calls: Semaphore,
-    /// Discovered endpoints by the index of the issuer.
-    endpoints: Mutex<FxHashMap<usize, DiscoveredEndpoint>>,
+    endpoints: Endpoints,
     sessions: Arc<Sessions>,
     audit: Audit,
     metrics: Metrics,
@@ -112,12 +104,6 @@ struct ActiveToken {
     until: i64,
 }
 
-#[derive(Clone)]
-struct DiscoveredEndpoint {
-    url: String,
-    expires_at: Instant,
-}
-
 /// An issuer with introspection, as a portal trusts it.
 #[derive(Clone, Copy)]
 struct IntrospectedIssuer<'a> {
@@ -126,9 +112,6 @@ struct IntrospectedIssuer<'a> {
     issuer: &'a Issuer,
     settings: &'a config::Introspection,
 }
-
-/// The reason for which an issuer could not be asked; for the log.
-type CallFailure = String;
 
 impl IntrospectionClient {
     pub fn new(
@@ -151,9 +134,9 @@ impl IntrospectionClient {
             token_bytes: config.limits.token_bytes.as_usize(),
             clients,
             answers: Cache::new(ANSWERS_MAX),
-            in_flight: Mutex::default(),
+            in_flight: InFlight::default(),
             calls: Semaphore::new(CALLS_MAX),
-            endpoints: Mutex::default(),
+            endpoints: Endpoints::of("introspection_endpoint"),
             sessions: Arc::clone(sessions),
             audit: audit.clone(),
             metrics: metrics.clone(),
@@ -263,7 +246,7 @@ impl IntrospectionClient {
         if let Some(cached) = self.cached(&key) {
             return cached;
         }
-        let token_mutex = self.token_mutex(key);
+        let token_mutex = self.in_flight.mutex(key);
         let _guard = token_mutex.lock().await;
         if let Some(cached) = self.cached(&key) {
             return cached;
@@ -282,18 +265,6 @@ impl IntrospectionClient {
 
     fn cached(&self, key: &[u8; 32]) -> Option<IssuerAnswer> {
         self.answers.get(key).filter(IssuerAnswer::is_fresh)
-    }
-
-    /// Returns the mutex of a token. The last request that holds it drops it; a later call removes its entry from the map.
-    fn token_mutex(&self, key: [u8; 32]) -> Arc<AsyncMutex<()>> {
-        let mut in_flight = self.in_flight.lock();
-        if let Some(mutex) = in_flight.get(&key).and_then(Weak::upgrade) {
-            return mutex;
-        }
-        in_flight.retain(|_, mutex| mutex.strong_count() > 0);
-        let mutex = Arc::new(AsyncMutex::new(()));
-        in_flight.insert(key, Arc::downgrade(&mutex));
-        mutex
     }
 
     /// Asks the issuer, records the answer in the audit log and shares it if the token is active.
@@ -333,7 +304,7 @@ impl IntrospectionClient {
             Err(why) => {
                 tracing::warn!(issuer = &*from.issuer.scope.name, why, "a token could not be introspected");
                 // the endpoint may have moved, so the next call discovers it again
-                self.endpoints.lock().remove(&from.index);
+                self.endpoints.forget(from.index);
                 IssuerAnswer::Refused {
                     error: unavailable(from.issuer, "the introspection call failed"),
                     until: now + FAILURE_LIFE,
@@ -361,19 +332,18 @@ impl IntrospectionClient {
         let client = client.ok_or("there is no HTTPS client")?;
         let url = self.endpoint(client, from).await?;
         let secret = read_secret(&from.settings.client_secret).await?;
-        let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
         let body = form_urlencoded::Serializer::new(String::new())
             .append_pair("token", token)
             .append_pair("token_type_hint", "access_token")
             .finish();
-        // RFC 6749, 2.3.1: client id and secret are form-encoded before they go into the header
+        let (user, password) = basic_credentials(&from.settings.client_id, &secret);
         let request = client
             .post(url)
-            .basic_auth(encoded(&from.settings.client_id), Some(encoded(&secret)))
+            .basic_auth(user, Some(password))
             .header(ACCEPT, "application/json")
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(body);
-        let answer = fetch_object(request).await?;
+        let answer = fetch_object(request, ANSWER_BYTES_MAX).await?;
         match answer.get("active") {
             Some(Value::Bool(true)) => Ok(Some(answer)),
             Some(Value::Bool(false)) => Ok(None),
@@ -383,31 +353,10 @@ impl IntrospectionClient {
 
     /// Returns the configured endpoint, else the discovered one.
     async fn endpoint(&self, client: &reqwest::Client, from: IntrospectedIssuer<'_>) -> Result<String, CallFailure> {
-        if let Some(url) = &from.settings.url {
-            return Ok(url.clone());
+        match &from.settings.url {
+            Some(url) => Ok(url.clone()),
+            None => self.endpoints.discover(client, from.index, from.issuer).await,
         }
-        let discovered = self.endpoints.lock().get(&from.index).cloned();
-        if let Some(endpoint) = discovered
-            && Instant::now() < endpoint.expires_at
-        {
-            return Ok(endpoint.url);
-        }
-        let transport = config::KeyTransport::Tls;
-        let discovery = discovery_url(&from.issuer.scope.issuer);
-        check_url(&discovery, transport).map_err(|error| error.to_string())?;
-        let document = fetch_object(client.get(discovery)).await?;
-        if document.get("issuer").and_then(Value::as_str) != Some(&from.issuer.scope.issuer) {
-            return Err("its discovery document names another issuer".to_owned());
-        }
-        let url = document.get("introspection_endpoint").and_then(Value::as_str);
-        let url = url.ok_or("its discovery document names no `introspection_endpoint`")?;
-        check_url(url, transport).map_err(|error| error.to_string())?;
-        let endpoint = DiscoveredEndpoint {
-            url: url.to_owned(),
-            expires_at: Instant::now() + ENDPOINT_LIFE,
-        };
-        self.endpoints.lock().insert(from.index, endpoint);
-        Ok(url.to_owned())
     }
 
     /// Sends the audit event of an answer.
@@ -541,34 +490,4 @@ fn identity(issuer: &Issuer, active: &ActiveToken, possession: &Possession) -> R
         window,
         possession,
     )?)
-}
-
-/// Sends a request and parses its answer as a strict JSON object.
-async fn fetch_object(request: reqwest::RequestBuilder) -> Result<Map<String, Value>, CallFailure> {
-    // a reqwest error may contain the URL, never the body or the secret
-    let mut response = request.send().await.map_err(|error| cause(&error))?;
-    if response.status() != reqwest::StatusCode::OK {
-        return Err(format!("it answered {}", response.status().as_u16()));
-    }
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| cause(&error))? {
-        if body.len() + chunk.len() > ANSWER_BYTES_MAX {
-            return Err(format!("it sent more than {ANSWER_BYTES_MAX} bytes"));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    json::object_from_slice(&body).map_err(|error| format!("its answer is not strict JSON: {error}"))
-}
-
-/// Reads the secret again for every call, so that a changed file is effective at once.
-async fn read_secret(secret: &Secret) -> Result<String, CallFailure> {
-    let path = match secret {
-        Secret::Value(value) => return Ok(value.expose().clone()),
-        Secret::File(path) => path.clone(),
-    };
-    match tokio::task::spawn_blocking(move || files::read_secret(&path, SECRET_BYTES_MAX)).await {
-        Ok(Ok(secret)) => Ok(secret.expose().clone()),
-        Ok(Err(error)) => Err(format!("the client secret's file cannot be read: {error}")),
-        Err(_panicked_or_cancelled) => Err("the read of the client secret's file did not finish".to_owned()),
-    }
 }

@@ -26,7 +26,7 @@ use super::sections::policies::Policies;
 use super::sections::portals::RawPortal;
 use super::sections::sessions::RawSessions;
 use super::sections::upstream::RawUpstream;
-use super::{Config, Portal};
+use super::{Config, Issuer, KeySource, Portal, UpstreamToken};
 
 /// The keys of cedargate.yaml.
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
@@ -147,6 +147,7 @@ impl Checker<'_> {
         self.default_logins(&config);
         self.subjects_differ(&config)?;
         self.proofs_have_urls(&config)?;
+        self.exchanges_have_issuers(&config)?;
         Some(config)
     }
 
@@ -200,6 +201,26 @@ impl Checker<'_> {
             "needs `public_url`, or `match.hosts` of every portal that trusts the issuer: a proof names the URL that it is for",
         );
         None
+    }
+
+    /// SECURITY: a token is sent to the provider of its issuer alone, so the issuer must be one that has tokens.
+    fn exchanges_have_issuers(&mut self, config: &Config) -> Option<()> {
+        let portals = config.portals.iter().flatten();
+        let portals = portals.filter_map(|portal| Some((format!("portals.{}.upstream", portal.slug), portal.upstream.as_ref()?)));
+        let upstreams = std::iter::once(("upstream".to_owned(), &config.upstream)).chain(portals);
+        let mut found = Some(());
+        for (section, upstream) in upstreams {
+            let UpstreamToken::Exchange(exchange) = &upstream.token else {
+                continue;
+            };
+            let named = |issuer: &&Issuer| *issuer.scope.name == *exchange.issuer && issuer.keys != KeySource::NoTokens;
+            if config.issuers.iter().find(named).is_none() {
+                let message = format!("there is no issuer `{}` with tokens; name one of `issuers`", exchange.issuer);
+                self.error(&format!("{section}.exchange.issuer"), message);
+                found = None;
+            }
+        }
+        found
     }
 
     fn trusted_proxies(&mut self, texts: &[String]) -> Vec<IpNet> {

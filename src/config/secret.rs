@@ -16,7 +16,7 @@ const TOKEN_CHARS_MIN: usize = 16;
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// A secret of the configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Secret {
     /// Trimmed.
     Value(Redacted<String>),

@@ -27,5 +27,6 @@ pub mod portals;
 pub mod public_url;
 pub mod sessions;
 pub mod strip_headers;
+pub mod token_exchange;
 pub mod upstream;
 pub mod upstream_url;

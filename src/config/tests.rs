@@ -52,7 +52,7 @@ fn an_upstream_alone_is_a_complete_configuration() {
     assert_eq!(config.upstream.response_timeout, Duration::from_secs(60));
     assert_eq!(config.upstream.idle_timeout, Duration::from_secs(4));
     assert!(config.upstream.strip_headers.contains(&"x-original-*".to_owned()));
-    assert!(!config.upstream.forward_authorization);
+    assert_eq!(config.upstream.token, UpstreamToken::None);
     assert_eq!(config.policies.dir, Path::new("/etc/cedargate/policies"));
     assert_eq!(config.policies.poll.get(), Duration::from_secs(5));
     assert_eq!(config.limits.header_bytes.get(), 32 * 1024);
@@ -917,7 +917,7 @@ fn the_environment_overrides_the_file() {
         ),
         (7, 8192, 4096)
     );
-    assert!(config.upstream.forward_authorization && config.listen.admin.is_none());
+    assert!(config.upstream.token == UpstreamToken::Passthrough && config.listen.admin.is_none());
     assert_eq!(config.upstream.url.origin(), "http://10.0.0.1:80");
     assert_eq!(config.trusted_proxies.len(), 2);
     assert_eq!(config.issuers[0].scope.audiences, ["one", "two"]);

@@ -24,10 +24,14 @@ use crate::authn::PresentedToken;
 use crate::http::credentials::{Authorization, FoundToken, OriginEvidence, foreign_scheme};
 use crate::http::upstream::Body;
 use crate::limits::PrincipalKey;
-use crate::portals::Caller;
+use crate::portals::{Caller, Portal};
 use crate::traces::Step;
 
 /// The outcome for a request that was not refused.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once; a box would cost every request an allocation"
+)]
 pub(super) enum Allowed {
     /// The gate's own answer.
     Answer(Box<Response<Body>>),
@@ -123,7 +127,7 @@ impl Worker {
                 let decision = active_portal.query(head.query(), progress.decided_at).decide_preflight();
                 progress.set_decision(active_portal, &decision);
                 let decision_id = progress.decision_id;
-                let permit = decision.permit(|| self.gate.forwarded_identity(active_portal, None, decision_id))?;
+                let permit = decision.permit(|| self.gate.forwarded_identity(active_portal, None, None, decision_id))?;
                 cors::strip_for_app(&mut head.parts.headers);
                 progress.record.permitted();
                 Ok(Allowed::Pass(Passed { permit, basis: None }))
@@ -188,14 +192,7 @@ impl Gate {
         };
         progress.end_step();
         if caller.is_none() && !is_public {
-            let refusal = match authorization {
-                Authorization::Foreign => foreign_scheme(),
-                Authorization::Absent | Authorization::Bearer(_) | Authorization::Dpop(_) => Denial::TokenMissing.into(),
-            };
-            return Err(match active_portal.portal.accepts_proofs {
-                true => refusal.challenged(DpopChallenge::default()),
-                false => refusal,
-            });
+            return Err(without_credential(authorization, active_portal.portal));
         }
         progress.set_caller(caller.as_deref());
         if let Some(caller) = caller.as_deref() {
@@ -212,7 +209,14 @@ impl Gate {
             progress.afterwards.near = near(record, &decision, &caller.principal.entity, active_portal.active);
         }
         let decision_id = progress.decision_id;
-        let permit = decision.permit(|| self.forwarded_identity(active_portal, caller.as_ref(), decision_id))?;
+        let exchanged = match decision.denial() {
+            None => {
+                let presented = presented_text(authorization, token);
+                self.exchanged_token(active_portal, caller.as_ref(), presented).await?
+            }
+            Some(_) => None,
+        };
+        let permit = decision.permit(|| self.forwarded_identity(active_portal, caller.as_ref(), exchanged, decision_id))?;
         progress.record.permitted();
         if let (Some(visit), Cookie::Session(_), false) = (&mut progress.visit, &progress.cookie, is_public) {
             visit.is_let_in = true;
@@ -251,6 +255,7 @@ impl Gate {
         &self,
         active_portal: ActivePortal<'_>,
         caller: Option<&Arc<Caller>>,
+        exchanged: Option<HeaderValue>,
         decision_id: Uuid,
     ) -> Result<ForwardedIdentity, Refusal> {
         let assertion = match caller {
@@ -262,8 +267,29 @@ impl Gate {
             portal: active_portal.portal.header.clone(),
             revision: active_portal.active.revision.header.clone(),
             caller: caller.map(|c| Arc::clone(&c.headers)),
+            authorization: Self::authorization_for_app(active_portal, exchanged, &assertion),
             assertion,
         })
+    }
+}
+
+/// The refusal of a request without a credential of the gate's.
+fn without_credential(authorization: Authorization<'_>, portal: &Portal) -> Refusal {
+    let refusal = match authorization {
+        Authorization::Foreign => foreign_scheme(),
+        Authorization::Absent | Authorization::Bearer(_) | Authorization::Dpop(_) => Denial::TokenMissing.into(),
+    };
+    match portal.accepts_proofs {
+        true => refusal.challenged(DpopChallenge::default()),
+        false => refusal,
+    }
+}
+
+/// The token of a request; `None`: it has none.
+fn presented_text<'a>(authorization: Authorization<'a>, found: Option<&'a FoundToken>) -> Option<&'a str> {
+    match authorization {
+        Authorization::Bearer(token) | Authorization::Dpop(token) => Some(token),
+        Authorization::Absent | Authorization::Foreign => found.map(|found| found.token.expose().as_str()),
     }
 }
 

@@ -7,4 +7,5 @@ mod issuer_keys;
 mod minted_tokens;
 mod provider_tokens;
 mod token_attacks;
+mod token_exchange;
 mod wycheproof;

@@ -30,6 +30,8 @@ pub struct ForwardedIdentity {
     pub caller: Option<Arc<CallerHeaders>>,
     /// The signed assertion; empty without a caller.
     pub assertion: HeaderValue,
+    /// `Authorization` in the place of the client's own; `None`: the gate has no token for the app.
+    pub authorization: Option<HeaderValue>,
 }
 
 /// The caller's identity for the app: values already encoded for headers.

@@ -12,6 +12,7 @@ use super::app_probes::RawProbes;
 use super::exposure_check::{self, RawExposureCheck};
 use super::limits::{HEADER_BYTES_MIN, HeaderCount};
 use super::strip_headers::{DEFAULT_ITEM, OWN, default_names};
+use super::token_exchange::{RawAppToken, RawTokenExchange, RawUpstreamToken, UpstreamToken};
 use super::upstream_url::{UpstreamUrl, authority};
 use crate::config::check::{Checker, UNIX};
 use crate::config::values::{ByteSize, Timeout};
@@ -52,7 +53,13 @@ pub struct RawUpstream {
     /// every request.
     #[serde(default)]
     pub pass_headers: Vec<String>,
-    /// Forward the client's bearer token to the app.
+    /// The token that the app gets in `Authorization`.
+    #[serde(default)]
+    pub token: RawUpstreamToken,
+    /// How the gate gets another token for the app, with `token: exchange`.
+    #[serde(default)]
+    pub exchange: Option<RawTokenExchange>,
+    /// The older name of `token: passthrough`.
     #[serde(default)]
     pub forward_authorization: bool,
     /// Size of the head of the app's answer, 8KiB or more.
@@ -133,8 +140,7 @@ pub struct Upstream {
     pub strip_headers: Vec<String>,
     /// Those of them that pass if they come from a trusted proxy.
     pub pass_headers: Vec<String>,
-    /// True if the client's bearer token reaches the app.
-    pub forward_authorization: bool,
+    pub token: UpstreamToken,
     /// Largest head of an answer.
     pub response_header_bytes: usize,
     /// Most headers of an answer.
@@ -173,6 +179,12 @@ impl Checker<'_> {
         let strip_headers = self.strip_headers(&key("strip_headers"), &raw.strip_headers);
         let pass_headers = self.pass_headers(&key("pass_headers"), &raw.pass_headers);
         let tls = self.upstream_tls(&key("tls"), &raw.tls, raw.url.as_deref());
+        let app_token = RawAppToken {
+            token: raw.token,
+            exchange: raw.exchange.as_ref(),
+            forward_authorization: raw.forward_authorization,
+        };
+        let token = self.upstream_token(section, app_token);
         let protocol = self.protocol(&key("protocol"), raw.protocol, raw.url.as_deref());
         Some(Upstream {
             url: url?,
@@ -183,7 +195,7 @@ impl Checker<'_> {
             idle_timeout: raw.idle_timeout.get(),
             strip_headers,
             pass_headers,
-            forward_authorization: raw.forward_authorization,
+            token: token?,
             response_header_bytes: raw.response_header_bytes.as_usize(),
             response_header_count: raw.response_header_count.as_usize(),
             circuit: raw.circuit,

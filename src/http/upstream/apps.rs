@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::circuit::CircuitBreaker;
 use super::client_tls::{ClientTls, TlsError};
-use crate::config::{Upstream, UpstreamUrl};
+use crate::config::{Upstream, UpstreamToken, UpstreamUrl};
 
 #[derive(Debug)]
 pub struct App {
@@ -33,7 +33,7 @@ impl Apps {
         let settings = Upstream {
             strip_headers: Vec::new(),
             pass_headers: Vec::new(),
-            forward_authorization: false,
+            token: UpstreamToken::None,
             ..upstream.clone()
         };
         if let Some(known) = self.0.iter().find(|app| app.settings == settings) {

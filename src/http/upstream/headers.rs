@@ -26,7 +26,7 @@ use smallvec::SmallVec;
 use super::client_headers::ClientHeaderCache;
 use super::name_set::{NameSet, normalised};
 use super::{ForwardRequest, UpstreamError};
-use crate::config::{Upstream, strip_headers};
+use crate::config::{Upstream, UpstreamToken, strip_headers};
 use crate::http::credentials;
 use crate::http::request::{TRACEPARENT, TRACESTATE, X_REQUEST_ID, uuid_value};
 
@@ -49,8 +49,22 @@ static REVISION: HeaderName = HeaderName::from_static("x-cedargate-revision");
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Authorization {
+    /// The gate's schemes do not reach the app.
     Strip,
     Forward,
+    /// The app gets the gate's token, or none.
+    Replace,
+}
+
+impl Authorization {
+    /// True if the client's own header does not reach the app.
+    fn removes(self, headers: &HeaderMap) -> bool {
+        match self {
+            Self::Forward => false,
+            Self::Strip => !credentials::is_foreign(headers),
+            Self::Replace => true,
+        }
+    }
 }
 
 /// The header rules of one portal, made once from its upstream's configuration.
@@ -75,10 +89,10 @@ pub enum Sender {
 impl HeaderRules {
     /// Builds the rules of an upstream's configuration. INVARIANT: `config` has checked every name, so the fallback is never taken.
     pub fn of(upstream: &Upstream, assertion: &str, headers: &RemovedHeaders) -> Self {
-        let authorization = if upstream.forward_authorization {
-            Authorization::Forward
-        } else {
-            Authorization::Strip
+        let authorization = match &upstream.token {
+            UpstreamToken::Passthrough => Authorization::Forward,
+            UpstreamToken::None => Authorization::Strip,
+            UpstreamToken::Assertion | UpstreamToken::Exchange(_) => Authorization::Replace,
         };
         let assertion = HeaderName::try_from(assertion).unwrap_or(HeaderName::from_static("x-cedargate-assertion"));
         Self {
@@ -224,7 +238,7 @@ pub(super) fn write_request_headers(
         headers.remove(CONTENT_LENGTH);
     }
     // a permitted request has the gate's own scheme, or one that is the app's
-    if found.authorization && to.rules.authorization == Authorization::Strip && !credentials::is_foreign(headers) {
+    if found.authorization && to.rules.authorization.removes(headers) {
         headers.remove(AUTHORIZATION);
         // the proof that came with it
         headers.remove("dpop");
@@ -446,6 +460,10 @@ fn set_identity(headers: &mut HeaderMap, permit: Permit, assertion: &HeaderName)
     headers.insert(&PREFERRED_USERNAME, value(|c| &c.preferred_username));
     headers.insert(&TENANT, value(|c| &c.tenant));
     headers.insert(&ROLES, value(|c| &c.roles));
+    // only rules that replace the client's own give one
+    if let Some(authorization) = identity.authorization {
+        headers.insert(AUTHORIZATION, authorization);
+    }
     // `sanitize` removed every header of this name, so an app without a token sees none
     if let Some(token) = caller.and_then(|caller| caller.access_token.as_ref()) {
         headers.insert(&ACCESS_TOKEN, token.clone());
@@ -466,9 +484,11 @@ pub fn headers_for_proxy(request: &mut HeaderMap, permit: Permit, rules: &Header
     let cookies: Vec<&[u8]> = request.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     let cookies = HeaderValue::from_bytes(&cookies.join(&b"; "[..]));
     headers.insert(COOKIE, cookies.unwrap_or(HeaderValue::from_static("")));
-    let forwards = rules.authorization == Authorization::Forward || credentials::is_foreign(request);
-    let authorization = request.get(AUTHORIZATION).filter(|_| forwards).cloned();
-    headers.insert(AUTHORIZATION, authorization.unwrap_or(HeaderValue::from_static("")));
+    if !headers.contains_key(AUTHORIZATION) {
+        let forwards = !rules.authorization.removes(request);
+        let authorization = request.get(AUTHORIZATION).filter(|_| forwards).cloned();
+        headers.insert(AUTHORIZATION, authorization.unwrap_or(HeaderValue::from_static("")));
+    }
     headers
 }
 

@@ -240,6 +240,7 @@ fn permit() -> Permit {
         revision: HeaderValue::from_static("3f2a"),
         caller: None,
         assertion: HeaderValue::from_static("a.b.c"),
+        authorization: None,
     };
     decide(&query, Caller::Anonymous)
         .permit(|| Ok(identity))

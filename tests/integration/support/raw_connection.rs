@@ -29,6 +29,11 @@ impl RawConnection {
         })
     }
 
+    /// The bytes that were read beyond the last text.
+    pub fn take_left(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.left)
+    }
+
     /// Returns false if the peer no longer takes bytes.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.stream.write_all(bytes.as_ref()).is_ok()

@@ -163,7 +163,9 @@ fn identity_for_the_app(list: &mut Checklist<'_>) {
     }
     let mut passed = Vec::new();
     leaves("", &list.loaded.effective, &mut |key, value| {
-        if *value == Value::Bool(true) && matches!(last(key), "forward_authorization" | "pass_access_token") {
+        let is_switch = *value == Value::Bool(true) && matches!(last(key), "forward_authorization" | "pass_access_token");
+        let is_upstream_token = last(key) == "token" && key.ends_with("upstream.token") && value.as_str() == Some("passthrough");
+        if is_switch || is_upstream_token {
             passed.push(key.to_owned());
         }
     });
