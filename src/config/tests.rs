@@ -579,6 +579,7 @@ fn relative_paths_start_at_the_folder_of_the_file() {
          portals: {{ a: {{ upstream: {{ url: 'https://b', tls: {{ ca: relative, cert: relative, key: relative }} }} }}, b: {{ upstream: 'unix:relative' }} }}\n\
          policies: {{ dir: relative, schemas: relative, state_dir: relative }}\n\
          issuers: [{{ name: corp, issuer: 'https://id.test', audiences: [x], jwks: {{ file: relative }}, ca_file: relative, introspection: {{ {client} }} }}]\n\
+         client_certificates: [{{ name: mesh, subject: dns, ca_file: relative }}]\n\
          sessions: {{ store: redis, key_file: relative, redis: {{ url: 'rediss://r', key_prefix: 'x:', password_file: relative, tls: {{ ca: relative, cert: relative, key: relative }} }} }}\n\
          login: {{ providers: {{ a: {{ issuer: corp, {client}, ca_file: relative }}, b: {{ issuer: corp, client_id: gate, client_key_file: relative }}, c: {{ users_file: relative }} }} }}\n\
          identity: {{ logo: relative }}\nassertion: {{ key_file: relative }}\naudit: {{ sink: {{ file: relative }}, chain: {{ key_file: relative }} }}\n"
@@ -598,7 +599,7 @@ fn relative_paths_start_at_the_folder_of_the_file() {
     // a new key for a file joins the texts above
     let keys = schema::keys(&json_schema());
     let files = keys.iter().filter(|key| key.ends_with("_file") || key.ends_with(".file"));
-    assert_eq!(files.count(), 16);
+    assert_eq!(files.count(), 17);
 }
 
 #[test]
