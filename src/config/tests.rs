@@ -575,8 +575,8 @@ fn relative_paths_start_at_the_folder_of_the_file() {
     let text = format!(
         "public_url: https://shop.test\n\
          listen: {{ proxy: {{ tls: {tls} }}, decision: {{ tls: {tls}, auth: {{ tokens_file: relative }} }}, control: {{ address: 'unix:relative' }} }}\n\
-         upstream: {{ url: 'https://app', tls: {{ ca: relative, cert: relative, key: relative }} }}\n\
-         portals: {{ a: {{ upstream: {{ url: 'https://b', tls: {{ ca: relative, cert: relative, key: relative }} }} }}, b: {{ upstream: 'unix:relative' }} }}\n\
+         upstream: {{ url: 'https://app', token: exchange, exchange: {{ issuer: corp, {client} }}, tls: {{ ca: relative, cert: relative, key: relative }} }}\n\
+         portals: {{ a: {{ upstream: {{ url: 'https://b', token: exchange, exchange: {{ issuer: corp, {client} }}, tls: {{ ca: relative, cert: relative, key: relative }} }} }}, b: {{ upstream: 'unix:relative' }} }}\n\
          policies: {{ dir: relative, schemas: relative, state_dir: relative }}\n\
          issuers: [{{ name: corp, issuer: 'https://id.test', audiences: [x], jwks: {{ file: relative }}, ca_file: relative, introspection: {{ {client} }} }}]\n\
          client_certificates: [{{ name: mesh, subject: dns, ca_file: relative }}]\n\
@@ -599,7 +599,7 @@ fn relative_paths_start_at_the_folder_of_the_file() {
     // a new key for a file joins the texts above
     let keys = schema::keys(&json_schema());
     let files = keys.iter().filter(|key| key.ends_with("_file") || key.ends_with(".file"));
-    assert_eq!(files.count(), 17);
+    assert_eq!(files.count(), 19);
 }
 
 #[test]
