@@ -35,7 +35,7 @@ use queue::{Full, Queue, Reservation};
 use recent::Recent;
 pub use record::{
     AdminEvent, AuditRecord, AuthEvent, CallerRecord, EntityRef, Event, HttpFacts, HttpRejected, NO_PORTAL, PolicyError,
-    PolicyEvent, RefusedRecord, Shadow, Supplied, Verdict,
+    PolicyEvent, RecordedOutcome, RefusedRecord, Shadow, Supplied,
 };
 pub use rotated::written_files;
 use sampling::Sampling;
@@ -172,7 +172,7 @@ impl Audit {
 impl AuditGuard {
     /// Sets the verdict to a denial: its code, never its private detail.
     pub fn denied(&mut self, denial: Denial) {
-        self.record.verdict = Verdict::Denied(denial);
+        self.record.verdict = RecordedOutcome::Denied(denial);
     }
 
     /// Sets the verdict to a denial and shows the credential that was refused, with the private detail.
@@ -191,13 +191,13 @@ impl AuditGuard {
 
     /// Sets the verdict to an allow.
     pub fn permitted(&mut self) {
-        self.record.verdict = Verdict::Permitted;
+        self.record.verdict = RecordedOutcome::Permitted;
     }
 }
 
 impl Drop for AuditGuard {
     fn drop(&mut self) {
-        if self.record.verdict == Verdict::Permitted
+        if self.record.verdict == RecordedOutcome::Permitted
             && let Some(sampling) = &self.audit.0.sampling
         {
             let rate = sampling.rate(&self.record);
@@ -206,8 +206,8 @@ impl Drop for AuditGuard {
             }
             self.record.sample_rate = (rate != Share::ALL).then_some(rate);
         }
-        if self.record.verdict == Verdict::Cancelled && std::thread::panicking() {
-            self.record.verdict = Verdict::Panicked;
+        if self.record.verdict == RecordedOutcome::Cancelled && std::thread::panicking() {
+            self.record.verdict = RecordedOutcome::Panicked;
         }
         let slot = Slot(self.slot.0.take());
         let Shared { mask, .. } = &*self.audit.0;

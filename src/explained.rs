@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cedargate_policy::decision::explain::{CallerFact, Explanation, caller_facts};
 use cedargate_policy::decision::recorded::KnownCaller;
-use cedargate_policy::decision::{Asked, Query};
+use cedargate_policy::decision::{Query, QueryForm};
 
 /// An explained decision, and what it was about.
 pub(crate) struct Explained {
@@ -28,8 +28,8 @@ impl Explained {
             portal: Arc::from(query.portal.slug.as_str()),
             revision: Arc::clone(&query.revision.id),
             request: match &query.asked {
-                Asked::Http(http) => Some(format!("{} {}", http.method, http.path.as_str())),
-                Asked::Named(_) => None,
+                QueryForm::Http(http) => Some(format!("{} {}", http.method, http.path.as_str())),
+                QueryForm::Named(_) => None,
             },
             facts: facts.unwrap_or_default(),
         }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use cedargate_policy::claims::unsigned_identity;
 use cedargate_policy::decision::http::HttpQuery;
-use cedargate_policy::decision::{Asked, Caller, Query, decide};
+use cedargate_policy::decision::{Caller, Query, QueryForm, decide};
 use cedargate_policy::json;
 use cedargate_policy::load::{Loader, Warnings};
 use cedargate_policy::portal::file::PortalFile;
@@ -621,7 +621,7 @@ fn policies_that_load_never_allow_more_than_cedar_and_nothing_under_a_forbid() {
                 portal: &portal,
                 revision,
                 now_millis: 1_800_000_000_000,
-                asked: Asked::Http(HttpQuery {
+                asked: QueryForm::Http(HttpQuery {
                     method: "GET",
                     path: &path,
                     host: "shop.example.test",

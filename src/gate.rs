@@ -413,7 +413,7 @@ fn unmatched(path: &CanonicalPath) -> Refusal {
 /// The denial that a record shows.
 fn denied_by(record: &AuditRecord) -> Option<Denial> {
     match record.verdict {
-        crate::audit::Verdict::Denied(denial) => Some(denial),
+        crate::audit::RecordedOutcome::Denied(denial) => Some(denial),
         _ => None,
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use cedargate_policy::claims::unsigned_identity;
 use cedargate_policy::context::{Facts, HttpFacts, ProxyContext};
 use cedargate_policy::decision::http::HttpQuery;
-use cedargate_policy::decision::{Asked, Caller, Decision, Query, Target, decide};
+use cedargate_policy::decision::{Caller, Decision, Query, QueryForm, Target, decide};
 use cedargate_policy::engine::dependencies::ContextDependencies;
 use cedargate_policy::engine::entities::SuppliedEntities;
 use cedargate_policy::engine::{ContextSource, Effects, EntityQuery, MatchSet, Outcome};
@@ -212,7 +212,7 @@ impl LoadedPortal {
             portal: &self.scope,
             revision: &self.revision,
             now_millis: unix_millis(),
-            asked: Asked::Http(HttpQuery {
+            asked: QueryForm::Http(HttpQuery {
                 method: &request.method,
                 path: &request.path,
                 host: HOST,

@@ -21,7 +21,7 @@ use super::record::{SCHEMA_VERSION, Timestamp};
 use crate::base::ed25519::{KeyError, SigningKey};
 use crate::base::files::{self, ReadError};
 use crate::config;
-use link::{ChainId, Hash, Link, Place};
+use link::{ChainId, ChainPosition, Hash, Link};
 
 /// Bytes of a key file.
 const KEY_BYTES_MAX: u64 = 16 * 1024;
@@ -150,7 +150,7 @@ impl Chain {
 
     /// Appends a record without its line break. Returns the tip behind it.
     pub fn append(&mut self, tip: &Tip, record: &[u8], out: &mut Vec<u8>) -> Tip {
-        let place = Place {
+        let place = ChainPosition {
             id: self.id,
             seq: tip.next,
             before: &tip.hash,
@@ -186,7 +186,7 @@ impl Chain {
         };
         // INVARIANT: texts and numbers alone, which JSON can always express
         let record = serde_json::to_vec(&record).unwrap_or_default();
-        let place = Place {
+        let place = ChainPosition {
             id: self.id,
             seq: tip.next,
             before: &tip.hash,

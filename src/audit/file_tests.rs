@@ -436,7 +436,7 @@ fn end_that_was_cut_off_shows_by_what_is_not_proven() {
 /// An attacker without the key who computes all hashes anew.
 #[test]
 fn forged_hashes_do_not_fit_the_next_signature() {
-    use super::chain::link::{Link, Place, append};
+    use super::chain::link::{ChainPosition, Link, append};
     let log = Log::of_ten();
     log.edit(|lines| {
         let mut before = Link::of(lines[6].trim_end().as_bytes()).unwrap().hash;
@@ -444,7 +444,7 @@ fn forged_hashes_do_not_fit_the_next_signature() {
             let link_line = line.trim_end().to_owned();
             let link = Link::of(link_line.as_bytes()).unwrap();
             let record = String::from_utf8(link.record()).unwrap().replace("\"n\":5", "\"n\":99");
-            let place = Place {
+            let place = ChainPosition {
                 id: link.id,
                 seq: link.seq,
                 before: &before,

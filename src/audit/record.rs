@@ -34,7 +34,7 @@ pub enum Event {
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Verdict {
+pub enum RecordedOutcome {
     Permitted,
     Denied(Denial),
     /// The client went away before the decision; the gate forwarded nothing.
@@ -67,7 +67,7 @@ pub struct AuditRecord {
     pub context: Option<DecisionContext>,
     /// What the app described beside a query of its own; `None`: a request.
     pub supplied: Option<Supplied>,
-    pub verdict: Verdict,
+    pub verdict: RecordedOutcome,
     /// Part of such decisions that is recorded; `None`: all.
     pub sample_rate: Option<Share>,
     /// Ids of the determining policies.
@@ -254,7 +254,7 @@ impl AuditRecord {
             resource: None,
             context: None,
             supplied: None,
-            verdict: Verdict::Cancelled,
+            verdict: RecordedOutcome::Cancelled,
             sample_rate: None,
             policies: SmallVec::new(),
             near: None,
@@ -348,7 +348,7 @@ impl Serialize for Timestamp {
     }
 }
 
-impl Verdict {
+impl RecordedOutcome {
     /// The fields `decision` and `reason`.
     pub(super) const fn words(self) -> (&'static str, &'static str) {
         match self {

@@ -64,7 +64,7 @@ fn full_record() -> AuditRecord {
         context: Some(DecisionContext::Json(
             serde_json::json!({"headers": {"x": "secret"}, "path": "/"}),
         )),
-        verdict: Verdict::Permitted,
+        verdict: RecordedOutcome::Permitted,
         policies: SmallVec::from_iter(["p".into()]),
         errors: vec![PolicyError {
             policy: "q".into(),
@@ -148,8 +148,8 @@ fn every_kind_of_record_matches_the_published_schema() {
     ];
     let verdicts = Denial::ALL
         .into_iter()
-        .map(Verdict::Denied)
-        .chain([Verdict::Cancelled, Verdict::Panicked]);
+        .map(RecordedOutcome::Denied)
+        .chain([RecordedOutcome::Cancelled, RecordedOutcome::Panicked]);
     let records: Vec<_> = verdicts
         .map(|verdict| AuditRecord { verdict, ..record() })
         .chain([full_record()])
@@ -175,11 +175,11 @@ fn published_reasons_and_doors_are_those_of_the_code() {
         words.sort_unstable();
         words
     };
-    let verdicts =
-        Denial::ALL
-            .into_iter()
-            .map(Verdict::Denied)
-            .chain([Verdict::Permitted, Verdict::Cancelled, Verdict::Panicked]);
+    let verdicts = Denial::ALL.into_iter().map(RecordedOutcome::Denied).chain([
+        RecordedOutcome::Permitted,
+        RecordedOutcome::Cancelled,
+        RecordedOutcome::Panicked,
+    ]);
     let mut reasons: Vec<&str> = verdicts.map(|verdict| verdict.words().1).collect();
     reasons.sort_unstable();
     // two denials, 413 and 431, share a code
@@ -283,9 +283,9 @@ fn any_record() -> impl Strategy<Value = AuditRecord> {
         any::<String>().prop_map(|text| DecisionContext::Json(serde_json::json!({"headers": {"x": text}, "path": text})));
     let policies = prop::collection::vec(any::<String>().prop_map(Arc::from), 0..4);
     let verdict = prop_oneof![
-        Just(Verdict::Permitted),
-        Just(Verdict::Panicked),
-        Just(Verdict::Denied(Denial::Forbidden))
+        Just(RecordedOutcome::Permitted),
+        Just(RecordedOutcome::Panicked),
+        Just(RecordedOutcome::Denied(Denial::Forbidden))
     ];
     let facts = (
         prop::option::of(caller().prop_map(Arc::new)),

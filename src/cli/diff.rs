@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use self::changes::{ChangeKind, FileChange, PolicyChange};
-use self::flips::{Asked, Direction};
+use self::flips::{Direction, TestFlips};
 use self::logs::LogFlips;
 use self::proof::Proof;
 use self::sides::{Portal, Rejected, Side};
@@ -130,7 +130,7 @@ struct PortalDiff {
     kind: Option<ChangeKind>,
     policies: Vec<PolicyChange>,
     files: Vec<FileChange>,
-    asked: Asked,
+    asked: TestFlips,
     /// `None` without `--prove`, and for a portal that is gone.
     proof: Option<Proof>,
 }

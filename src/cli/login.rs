@@ -58,7 +58,7 @@ enum Kind {
 }
 
 /// Where and how the provider is reached.
-struct Place {
+struct LoginTarget {
     issuer: String,
     discovery_url: Option<String>,
     transport: KeyTransport,
@@ -87,7 +87,7 @@ pub(crate) fn run(args: &Args) -> Exit {
     }
 }
 
-async fn log_in(args: &Args, place: &Place) -> Result<DeviceTokens, DeviceError> {
+async fn log_in(args: &Args, place: &LoginTarget) -> Result<DeviceTokens, DeviceError> {
     let parameters = args.parameters();
     let login = DeviceLogin::begin(&DeviceRequest {
         issuer: &place.issuer,
@@ -129,13 +129,13 @@ impl Args {
             .collect()
     }
 
-    fn place(&self) -> Result<Place, String> {
+    fn place(&self) -> Result<LoginTarget, String> {
         let own = Egress {
             ca_file: self.ca_file.clone(),
             proxy: None,
         };
         if let Some(issuer) = &self.issuer {
-            return Ok(Place {
+            return Ok(LoginTarget {
                 issuer: issuer.clone(),
                 discovery_url: None,
                 transport: KeyTransport::Tls,
@@ -167,7 +167,7 @@ impl Args {
             ));
         }
         let issuer = config.issuers.get(provider.issuer).ok_or("the provider has no issuer")?;
-        Ok(Place {
+        Ok(LoginTarget {
             issuer: issuer.scope.issuer.to_string(),
             discovery_url: client.discovery_url.clone(),
             transport: client.transport,

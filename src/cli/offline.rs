@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use cedargate_policy::claims::unsigned_identity;
 use cedargate_policy::decision::http::HttpQuery;
 use cedargate_policy::decision::recorded::KnownCaller;
-use cedargate_policy::decision::{Asked, Caller, Query};
+use cedargate_policy::decision::{Caller, Query, QueryForm};
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::json as strict;
 use cedargate_policy::portal::path::CanonicalPath;
@@ -115,7 +115,7 @@ impl QueryArgs {
             SubjectSource::Token(token) => Credential::Token(token.expose().as_str()),
             SubjectSource::Header => return Err("the request needs a `principal` or a `token`".to_owned()),
         };
-        answered(&load, &credential, unix_millis(), |_| Asked::Named(ask.query()), answer)
+        answered(&load, &credential, unix_millis(), |_| QueryForm::Named(ask.query()), answer)
     }
 
     fn ask_line<T>(&self, url: &str, answer: impl FnOnce(&Query<'_>, &OfflineCaller) -> T) -> Result<T, String> {
@@ -188,7 +188,7 @@ impl RequestLine<'_> {
         let headers = http::HeaderMap::new();
         let asked = |tenant: Option<&str>| {
             let host = default_host.get_or_init(|| host.unwrap_or_else(|| portal.default_host(tenant)));
-            Asked::Http(HttpQuery {
+            QueryForm::Http(HttpQuery {
                 method: self.method,
                 path: &path,
                 host,
@@ -215,7 +215,7 @@ pub(super) fn answered<'q, T>(
     load: &'q PortalLoad<'q>,
     credential: &Credential<'_>,
     now_millis: i64,
-    asked: impl FnOnce(Option<&str>) -> Asked<'q>,
+    asked: impl FnOnce(Option<&str>) -> QueryForm<'q>,
     answer: impl FnOnce(&Query<'_>, &OfflineCaller) -> T,
 ) -> Result<T, String> {
     let problems = || load.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");

@@ -16,7 +16,7 @@ use std::fmt;
 use std::time::Duration;
 
 use cedargate_policy::decision::explain::Explanation;
-use cedargate_policy::decision_tests::{CaseResult, Verdict};
+use cedargate_policy::decision_tests::{CaseResult, TestOutcome};
 use cedargate_policy::lint::{self, LintFinding};
 use cedargate_policy::revision::problem::Problem;
 use clap::ValueEnum;
@@ -187,9 +187,9 @@ impl Case {
             file: result.file,
             line: result.line,
             outcome: match result.verdict {
-                Verdict::Passed => CaseOutcome::Passed,
-                Verdict::Failed(why) => CaseOutcome::Failed(why),
-                Verdict::Skipped(why) => CaseOutcome::Skipped(why),
+                TestOutcome::Passed => CaseOutcome::Passed,
+                TestOutcome::Failed(why) => CaseOutcome::Failed(why),
+                TestOutcome::Skipped(why) => CaseOutcome::Skipped(why),
             },
             deciding: result.deciding.iter().map(|id| id.to_string()).collect(),
             reasons: result.explanation.as_deref().map(reasons),

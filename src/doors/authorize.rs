@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use cedargate_policy::decision::{self, Asked, Caller as DecisionCaller, Decision, Query};
+use cedargate_policy::decision::{self, Caller as DecisionCaller, Decision, Query, QueryForm};
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::engine::QueryEntity;
 use cedargate_policy::principal::Principal;
@@ -339,7 +339,7 @@ fn query<'a>(active_portal: ActivePortal<'a>, ask: &'a Ask, now_millis: i64) -> 
         portal: &active_portal.portal.scope,
         revision: &active_portal.active.revision,
         now_millis,
-        asked: Asked::Named(ask.query()),
+        asked: QueryForm::Named(ask.query()),
     }
 }
 

@@ -21,7 +21,7 @@ use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use self::question::{Asked, Semantics, Translation};
+use self::question::{Evaluation, Semantics, Translation};
 use self::search::Searched;
 use crate::doors::authorize::{Envelope, decide_ask, read_body, record_unreadable};
 use crate::gate::Gate;
@@ -136,7 +136,7 @@ async fn answer_question(
         Operation::Evaluations if has_items(&body) => evaluate_all(gate, envelope, &portal, &body).await.map_err(unreadable),
         _ => {
             let translation = Translation::of(&portal);
-            let asked = Asked::read(&body).map_err(unreadable)?;
+            let asked = Evaluation::read(&body).map_err(unreadable)?;
             Ok(evaluate(gate, envelope, &translation, Ok(asked), decision_id).await.0)
         }
     }
@@ -191,7 +191,7 @@ fn has_items(body: &Map<String, Value>) -> bool {
 
 async fn evaluate_all(gate: &Gate, envelope: &Envelope, portal: &Portal, body: &Map<String, Value>) -> Result<Value, Refusal> {
     let semantics = Semantics::read(body)?;
-    let items = Asked::read_all(body, gate.config.limits.batch.as_usize())?;
+    let items = Evaluation::read_all(body, gate.config.limits.batch.as_usize())?;
     let translation = Translation::of(portal);
     let mut answers = Vec::with_capacity(items.len());
     for item in items {
@@ -205,13 +205,13 @@ async fn evaluate_all(gate: &Gate, envelope: &Envelope, portal: &Portal, body: &
 }
 
 /// The answer to one question, and the decision in it.
-struct Evaluated(Value, question::Verdict);
+struct Evaluated(Value, question::ItemDecision);
 
 async fn evaluate(
     gate: &Gate,
     envelope: &Envelope,
     translation: &Translation<'_>,
-    asked: Result<Asked, Refusal>,
+    asked: Result<Evaluation, Refusal>,
     decision_id: Uuid,
 ) -> Evaluated {
     let asked = match asked {
@@ -237,7 +237,7 @@ async fn evaluate(
             "revision": decided.revision,
         },
     });
-    Evaluated(answer, question::Verdict::of(denial))
+    Evaluated(answer, question::ItemDecision::of(denial))
 }
 
 /// A question without a decision: it is not permitted, and says why.
@@ -250,7 +250,7 @@ fn undecided(refusal: &Refusal, decision_id: Uuid) -> Evaluated {
             "decision_id": decision_id.to_string(),
         },
     });
-    Evaluated(answer, question::Verdict::Deny)
+    Evaluated(answer, question::ItemDecision::Deny)
 }
 
 fn invalid(detail: &str) -> Refusal {

@@ -1,7 +1,8 @@
 //! An explanation for scripts.
 
 use cedargate_policy::decision::explain::{
-    CallerFact, Clause, Effects, ExplainedEvaluation, ExplainedPolicy, FactSource, Found, NamedWithAncestors, Outcome, Verdict,
+    CallerFact, Clause, Effects, ExplainedEvaluation, ExplainedPolicy, FactSource, Found, NamedWithAncestors, Outcome,
+    PolicyOutcome,
 };
 use serde_json::{Value, json};
 
@@ -67,10 +68,10 @@ fn evaluation(evaluation: &ExplainedEvaluation) -> Value {
 
 fn policy(policy: &ExplainedPolicy) -> Value {
     let (verdict, message) = match &policy.verdict {
-        Verdict::Satisfied => ("satisfied", None),
-        Verdict::ConditionFalse => ("condition_false", None),
-        Verdict::Failed(message) => ("error", Some(message)),
-        Verdict::OutOfScope => ("out_of_scope", None),
+        PolicyOutcome::Satisfied => ("satisfied", None),
+        PolicyOutcome::ConditionFalse => ("condition_false", None),
+        PolicyOutcome::Failed(message) => ("error", Some(message)),
+        PolicyOutcome::OutOfScope => ("out_of_scope", None),
     };
     let scope = policy
         .scope

@@ -2,7 +2,7 @@
 
 use cedar_policy::Effect;
 use cedargate_policy::decision::explain::{
-    Clause, ExplainedEvaluation, ExplainedPolicy, Explanation, FactSource, Found, NamedWithAncestors, ScopePart, Verdict,
+    Clause, ExplainedEvaluation, ExplainedPolicy, Explanation, FactSource, Found, NamedWithAncestors, PolicyOutcome, ScopePart,
 };
 
 use super::Explained;
@@ -32,7 +32,7 @@ pub(crate) fn reasons(explanation: &Explanation, paint: Paint) -> String {
         let inside = evaluation
             .policies
             .iter()
-            .filter(|policy| policy.verdict != Verdict::OutOfScope);
+            .filter(|policy| policy.verdict != PolicyOutcome::OutOfScope);
         text.push_str("\npolicies whose scope fits\n");
         let before = text.len();
         text.extend(inside.map(|one| policy(one, evaluation, paint)));
@@ -119,7 +119,7 @@ fn entity(entity: &NamedWithAncestors) -> String {
 /// True if a policy of it holds or fails: the other evaluations of a request changed nothing.
 fn has_something_to_say(evaluation: &ExplainedEvaluation) -> bool {
     let mut policies = evaluation.policies.iter();
-    policies.any(|policy| matches!(policy.verdict, Verdict::Satisfied | Verdict::Failed(_)))
+    policies.any(|policy| matches!(policy.verdict, PolicyOutcome::Satisfied | PolicyOutcome::Failed(_)))
 }
 
 fn one_evaluation(evaluation: &ExplainedEvaluation, is_last: bool, all: bool, paint: Paint) -> String {
@@ -131,7 +131,7 @@ fn one_evaluation(evaluation: &ExplainedEvaluation, is_last: bool, all: bool, pa
     let (mut outside, inside): (Vec<_>, Vec<_>) = evaluation
         .policies
         .iter()
-        .partition(|policy| policy.verdict == Verdict::OutOfScope);
+        .partition(|policy| policy.verdict == PolicyOutcome::OutOfScope);
     outside.sort_by_key(|policy| policy.distance());
     text.push_str("\npolicies whose scope fits\n");
     if inside.is_empty() {
@@ -156,10 +156,10 @@ fn out_of_scope(policy: &ExplainedPolicy, paint: Paint) -> String {
 
 fn policy(policy: &ExplainedPolicy, evaluation: &ExplainedEvaluation, paint: Paint) -> String {
     let verdict = match &policy.verdict {
-        Verdict::Satisfied => paint.green("holds"),
-        Verdict::ConditionFalse => "does not hold: its condition is false".to_owned(),
-        Verdict::Failed(message) => paint.red(&format!("cannot be evaluated: {}", escaped(message))),
-        Verdict::OutOfScope => "does not hold: its scope does not fit".to_owned(),
+        PolicyOutcome::Satisfied => paint.green("holds"),
+        PolicyOutcome::ConditionFalse => "does not hold: its condition is false".to_owned(),
+        PolicyOutcome::Failed(message) => paint.red(&format!("cannot be evaluated: {}", escaped(message))),
+        PolicyOutcome::OutOfScope => "does not hold: its scope does not fit".to_owned(),
     };
     let mut text = format!("{} {verdict}\n", name(policy, paint));
     for mismatch in &policy.scope {

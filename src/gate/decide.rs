@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use cedargate_policy::claims::Possession;
 use cedargate_policy::decision::http::HttpQuery;
-use cedargate_policy::decision::{Access, Asked, Caller as DecisionCaller, Query};
+use cedargate_policy::decision::{Access, Caller as DecisionCaller, Query, QueryForm};
 use cedargate_policy::denial::{Denial, DpopChallenge, Refusal};
 use cedargate_policy::permit::{ForwardedIdentity, Permit};
 use http::header::COOKIE;
@@ -90,7 +90,7 @@ impl<'a> ActivePortal<'a> {
             portal: &self.portal.scope,
             revision: &self.active.revision,
             now_millis,
-            asked: Asked::Http(http),
+            asked: QueryForm::Http(http),
         }
     }
 }

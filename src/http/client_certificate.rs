@@ -53,11 +53,11 @@ pub struct ClientCertificate {
     names: Result<CertificateNames, &'static str>,
     validity: Option<Validity>,
     trust: SharedTrust,
-    verdict: ArcSwap<Verdict>,
+    verdict: ArcSwap<CheckedCertificate>,
 }
 
 /// The result of one verification.
-pub struct Verdict {
+pub struct CheckedCertificate {
     trust: Option<Arc<ClientTrust>>,
     /// The first Unix second at which the result must be made anew.
     until: i64,
@@ -88,7 +88,7 @@ impl ClientCertificate {
         let chain: Vec<CertificateDer<'static>> = chain.iter().map(|one| one.clone().into_owned()).collect();
         let own = chain.first()?;
         let parts: Vec<&[u8]> = chain.iter().map(AsRef::as_ref).collect();
-        let verdict = Verdict::of(&chain, trust.load_full(), unix_seconds());
+        let verdict = CheckedCertificate::of(&chain, trust.load_full(), unix_seconds());
         Some(Arc::new(Self {
             fingerprint: sha256(own),
             digest: sha256_of(&parts),
@@ -104,12 +104,12 @@ impl ClientCertificate {
     ///
     /// # Errors
     /// The certificate is not trusted any more.
-    pub fn check(&self, now: i64) -> Result<Arc<Verdict>, CertificateRefused> {
+    pub fn check(&self, now: i64) -> Result<Arc<CheckedCertificate>, CertificateRefused> {
         let known = self.verdict.load_full();
         let verdict = if now < known.until && self.is_current() {
             known
         } else {
-            let verdict = Arc::new(Verdict::of(&self.chain, self.trust.load_full(), now));
+            let verdict = Arc::new(CheckedCertificate::of(&self.chain, self.trust.load_full(), now));
             self.verdict.store(Arc::clone(&verdict));
             verdict
         };
@@ -163,7 +163,7 @@ impl ClientCertificate {
     }
 }
 
-impl Verdict {
+impl CheckedCertificate {
     fn of(chain: &[CertificateDer<'static>], trust: Option<Arc<ClientTrust>>, now: i64) -> Self {
         let ends = chain
             .iter()

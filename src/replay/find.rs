@@ -1,6 +1,6 @@
 //! Finds one decision by its id.
 
-use super::{LogRecord, MatchedId, Place, Visitor};
+use super::{LogRecord, MatchedId, RecordLocation, Visitor};
 
 /// Records of one request that are named in a message.
 const NAMED_MAX: usize = 10;
@@ -48,7 +48,7 @@ impl<'a> FoundRecords<'a> {
 }
 
 impl Visitor for FoundRecords<'_> {
-    fn visit(&mut self, record: &LogRecord<'_>, _: Place<'_>) {
+    fn visit(&mut self, record: &LogRecord<'_>, _: RecordLocation<'_>) {
         let Some(matched) = record.has_id(self.id) else { return };
         let Ok(line) = serde_json::to_vec(record) else { return };
         match matched {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cedargate_policy::decision::Decision;
 
-use super::{LogRecord, NotReplayed, Place, Portals, Selection, Visitor};
+use super::{LogRecord, NotReplayed, Portals, RecordLocation, Selection, Visitor};
 
 /// Groups that are kept; flips beyond them are counted.
 const GROUPS_MAX: usize = 10_000;
@@ -137,7 +137,7 @@ impl<'a> Flips<'a> {
         groups.map(|(_, group)| group.records).sum()
     }
 
-    fn compare(&mut self, record: &LogRecord<'_>, place: Place<'_>) -> Result<(), NotReplayed> {
+    fn compare(&mut self, record: &LogRecord<'_>, place: RecordLocation<'_>) -> Result<(), NotReplayed> {
         let after = Side::of(&self.comparison.after.decide(record)?);
         let before = match &self.comparison.before {
             Baseline::Recorded => Side::of_record(record),
@@ -164,7 +164,7 @@ impl<'a> Flips<'a> {
         Ok(())
     }
 
-    fn add(&mut self, key: FlipKey, record: &LogRecord<'_>, place: Place<'_>) {
+    fn add(&mut self, key: FlipKey, record: &LogRecord<'_>, place: RecordLocation<'_>) {
         if self.groups.len() >= GROUPS_MAX && !self.groups.contains_key(&key) {
             self.ungrouped += 1;
             return;
@@ -183,7 +183,7 @@ impl<'a> Flips<'a> {
 }
 
 impl Example {
-    pub fn of(record: &LogRecord<'_>, place: Place<'_>) -> Self {
+    pub fn of(record: &LogRecord<'_>, place: RecordLocation<'_>) -> Self {
         Self {
             file: place.file.to_owned(),
             line: place.line,
@@ -215,7 +215,7 @@ impl FlipGroup {
 }
 
 impl Visitor for Flips<'_> {
-    fn visit(&mut self, record: &LogRecord<'_>, place: Place<'_>) {
+    fn visit(&mut self, record: &LogRecord<'_>, place: RecordLocation<'_>) {
         if !self.comparison.selection.has(record) {
             return;
         }

@@ -12,7 +12,7 @@ use rustc_hash::FxHasher;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{LogRecord, Place, Visitor};
+use super::{LogRecord, RecordLocation, Visitor};
 
 /// Rows that are kept.
 pub const RECORDS_MAX: usize = 1_000_000;
@@ -164,7 +164,7 @@ impl LogIndex {
 }
 
 impl Visitor for LogIndex {
-    fn visit(&mut self, record: &LogRecord<'_>, place: Place<'_>) {
+    fn visit(&mut self, record: &LogRecord<'_>, place: RecordLocation<'_>) {
         let mut hasher = FxHasher::default();
         hasher.write(record.decision_id.as_bytes());
         hasher.write_u64(place.line);
@@ -259,7 +259,7 @@ mod tests {
         let record = LogRecord::parse(line.as_bytes()).unwrap();
         index.visit(
             &record,
-            Place {
+            RecordLocation {
                 file: "log",
                 line: u64::from(number),
             },

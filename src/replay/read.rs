@@ -26,7 +26,7 @@ const BROKEN_NAMED_MAX: usize = 10;
 
 /// Sees the decision records of logs. Each worker has its own; the order of records among them is not that of the log.
 pub trait Visitor: Send {
-    fn visit(&mut self, record: &LogRecord<'_>, place: Place<'_>);
+    fn visit(&mut self, record: &LogRecord<'_>, place: RecordLocation<'_>);
 
     /// Adds what another visitor saw.
     fn join(&mut self, other: Self);
@@ -34,7 +34,7 @@ pub trait Visitor: Send {
 
 /// The place of a record.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub struct RecordLocation<'a> {
     pub file: &'a str,
     /// From 1.
     pub line: u64,
@@ -241,7 +241,7 @@ fn work<V: Visitor>(batches: &Mutex<Receiver<Batch>>, visitor: V) -> Reading<V> 
         for (line, end) in (batch.first..).zip(&batch.ends) {
             let text = batch.text.get(start..*end).unwrap_or_default();
             start = *end;
-            let place = Place { file: &batch.file, line };
+            let place = RecordLocation { file: &batch.file, line };
             // a record must not end the reading of all others
             let read = catch_unwind(AssertUnwindSafe(|| reading.line(text, place)));
             if !matches!(read, Ok(true)) {
@@ -256,7 +256,7 @@ fn work<V: Visitor>(batches: &Mutex<Receiver<Batch>>, visitor: V) -> Reading<V> 
 
 impl<V: Visitor> Reading<V> {
     /// False if the line is no record.
-    fn line(&mut self, text: &[u8], place: Place<'_>) -> bool {
+    fn line(&mut self, text: &[u8], place: RecordLocation<'_>) -> bool {
         let Some(record) = LogRecord::parse(text) else {
             return false;
         };

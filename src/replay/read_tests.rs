@@ -9,7 +9,7 @@ use super::*;
 struct Seen(Vec<String>);
 
 impl Visitor for Seen {
-    fn visit(&mut self, record: &LogRecord<'_>, place: Place<'_>) {
+    fn visit(&mut self, record: &LogRecord<'_>, place: RecordLocation<'_>) {
         assert!(place.line > 0 && record.decision_id != "panic");
         self.0.push(record.decision_id.to_string());
     }

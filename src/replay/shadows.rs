@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{Change, Example, FlipGroup, LogRecord, Place, Visitor};
+use super::{Change, Example, FlipGroup, LogRecord, RecordLocation, Visitor};
 
 /// Groups that are kept; disagreements beyond them are counted.
 const GROUPS_MAX: usize = 10_000;
@@ -84,7 +84,7 @@ impl<'a> Disagreements<'a> {
 }
 
 impl Visitor for Disagreements<'_> {
-    fn visit(&mut self, record: &LogRecord<'_>, place: Place<'_>) {
+    fn visit(&mut self, record: &LogRecord<'_>, place: RecordLocation<'_>) {
         if !self.selection.has(record) {
             return;
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::{LogRecord, Place, Selection, Visitor};
+use super::{LogRecord, RecordLocation, Selection, Visitor};
 
 /// Things that are remembered of each kind; a log that has more is cut, which is said.
 const REMEMBERED_MAX: usize = 200_000;
@@ -140,7 +140,7 @@ impl<'a> Usage<'a> {
 }
 
 impl Visitor for Usage<'_> {
-    fn visit(&mut self, record: &LogRecord<'_>, _: Place<'_>) {
+    fn visit(&mut self, record: &LogRecord<'_>, _: RecordLocation<'_>) {
         if !self.selection.has(record) || !record.is_of_policies() {
             return;
         }

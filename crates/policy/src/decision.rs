@@ -44,11 +44,11 @@ pub struct Query<'a> {
     /// Unix milliseconds.
     pub now_millis: i64,
     /// The request, or the named action and resource.
-    pub asked: Asked<'a>,
+    pub asked: QueryForm<'a>,
 }
 
 /// The two forms of a query.
-pub enum Asked<'a> {
+pub enum QueryForm<'a> {
     /// A request to the app; portal file and path say which action and resource it is.
     Http(HttpQuery<'a>),
     /// Action and resource by name.
@@ -153,7 +153,7 @@ impl Query<'_> {
     ///
     /// The caller of a public path is not known yet, so an emergency forbid for all principals closes it here.
     pub fn access(&self) -> Access<'_> {
-        let Asked::Http(http) = &self.asked else {
+        let QueryForm::Http(http) = &self.asked else {
             return Access::Credential(Open {
                 query: self,
                 path: None,
@@ -180,7 +180,7 @@ impl Query<'_> {
 
     /// Decides a CORS preflight that the app answers: without credentials, so only an emergency forbid can deny it.
     pub fn decide_preflight(&self) -> Decision {
-        let Asked::Http(http) = &self.asked else {
+        let QueryForm::Http(http) = &self.asked else {
             let refusal = Refusal::new(Denial::RequestInvalid, "a preflight is an HTTP request");
             return Decision::on(Basis::Refused(refusal));
         };
@@ -196,8 +196,8 @@ impl Query<'_> {
     /// The tenant that the request belongs to; it does not depend on the caller.
     fn tenant(&self) -> Option<&str> {
         let host = match &self.asked {
-            Asked::Http(http) => Some(http.host),
-            Asked::Named(_) => None,
+            QueryForm::Http(http) => Some(http.host),
+            QueryForm::Named(_) => None,
         };
         self.portal.tenant.of_request(host)
     }
@@ -229,7 +229,7 @@ impl Open<'_> {
         let caller_tenant = caller.identity().and_then(|identity| identity.tenant.as_deref());
         check_tenant(tenant, caller_tenant)?;
         let evaluation = match (&query.asked, &self.path, self.public_by) {
-            (Asked::Http(http), Some(path), Some(entry_method)) => {
+            (QueryForm::Http(http), Some(path), Some(entry_method)) => {
                 let request = public::PublicRequest {
                     query,
                     http,
@@ -239,9 +239,9 @@ impl Open<'_> {
                 let forbids = public::evaluate(&request, caller, tenant, details)?;
                 return Ok(forbids.map_or(Basis::Public, Basis::Evaluated));
             }
-            (Asked::Http(http), Some(path), None) => http::evaluate(query, http, path, caller, tenant, details)?,
-            (Asked::Named(named), ..) => named::evaluate(query, named, caller, tenant, details)?,
-            (Asked::Http(_), None, _) => return Err(Refusal::new(Denial::RequestInvalid, "the path was not read")),
+            (QueryForm::Http(http), Some(path), None) => http::evaluate(query, http, path, caller, tenant, details)?,
+            (QueryForm::Named(named), ..) => named::evaluate(query, named, caller, tenant, details)?,
+            (QueryForm::Http(_), None, _) => return Err(Refusal::new(Denial::RequestInvalid, "the path was not read")),
         };
         Ok(Basis::Evaluated(evaluation))
     }

@@ -42,7 +42,7 @@ pub struct CaseResult {
     pub file: String,
     pub line: Option<usize>,
     pub name: String,
-    pub verdict: Verdict,
+    pub verdict: TestOutcome,
     /// Policies that decided.
     pub deciding: Vec<Arc<str>>,
     /// The denial, or `None` for an allow; `Err` says why the case cannot be asked.
@@ -88,7 +88,7 @@ pub struct Options<'a> {
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Verdict {
+pub enum TestOutcome {
     Passed,
     Failed(String),
     Skipped(String),
@@ -148,10 +148,10 @@ pub fn check(tests: &DecisionTests<'_>, portal: &PortalScope, revision: &Revisio
         .run(0..tests.len(), &Subject { portal, revision }, &Options::default())
         .into_iter()
         .filter_map(|result| match result.verdict {
-            Verdict::Failed(why) => {
+            TestOutcome::Failed(why) => {
                 Some(Problem::new(&result.file, format!("test `{}` failed: {why}", result.name)).at_line(result.line))
             }
-            Verdict::Passed | Verdict::Skipped(_) => None,
+            TestOutcome::Passed | TestOutcome::Skipped(_) => None,
         });
     let problems = tests.problems.iter().cloned().chain(failed).collect();
     RevisionError::check(problems)

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use crate::context::{Facts, LastingField};
 use crate::decision::named::{ContextPrecedence, NamedEntity, NamedQuery};
-use crate::decision::{Asked, Caller, Decision, Query, check_tenant, decide};
+use crate::decision::{Caller, Decision, Query, QueryForm, check_tenant, decide};
 use crate::denial::{Denial, Refusal};
 use crate::digest::sha256_of;
 use crate::engine::{Ancestors, PolicyEntry};
@@ -289,7 +289,7 @@ impl ResourceQuestion<'_> {
             portal: of.portal,
             revision: of.revision,
             now_millis: self.now_millis,
-            asked: Asked::Named(NamedQuery {
+            asked: QueryForm::Named(NamedQuery {
                 action: self.action,
                 resource: self.resource,
                 principal: None,

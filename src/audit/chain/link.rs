@@ -162,8 +162,14 @@ pub fn parse_hash(text: &str) -> Option<Hash> {
 }
 
 /// Appends a record, which is a JSON object without a line break, as a chained line. Returns its hash.
-pub fn append(out: &mut Vec<u8>, record: &[u8], place: &Place<'_>, signer: Option<&SigningKey>, scratch: &mut Vec<u8>) -> Hash {
-    let Place { id, seq, before } = *place;
+pub fn append(
+    out: &mut Vec<u8>,
+    record: &[u8],
+    place: &ChainPosition<'_>,
+    signer: Option<&SigningKey>,
+    scratch: &mut Vec<u8>,
+) -> Hash {
+    let ChainPosition { id, seq, before } = *place;
     let hash = hash(before, id, seq, &[record], scratch);
     out.extend_from_slice(record.strip_suffix(b"}").unwrap_or(record));
     out.extend_from_slice(OPENING);
@@ -184,7 +190,7 @@ pub fn append(out: &mut Vec<u8>, record: &[u8], place: &Place<'_>, signer: Optio
 
 /// The place of a line in its chain.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub struct ChainPosition<'a> {
     pub id: ChainId,
     pub seq: u64,
     /// Hash of the line before.
@@ -230,7 +236,7 @@ mod tests {
     fn line(record: &str, seq: u64, signer: Option<&SigningKey>) -> Vec<u8> {
         let id = ChainId::parse(b"abcdefghijklmno_").unwrap();
         let (mut out, mut scratch) = (Vec::new(), Vec::new());
-        let place = Place { id, seq, before: &ZERO };
+        let place = ChainPosition { id, seq, before: &ZERO };
         append(&mut out, record.as_bytes(), &place, signer, &mut scratch);
         assert_eq!(out.pop(), Some(b'\n'));
         out

@@ -33,7 +33,7 @@ pub(super) struct Resource {
 
 /// The gate's answer about one resource.
 #[derive(Clone, Debug)]
-pub(super) struct Verdict {
+pub(super) struct Answer {
     pub allows: bool,
     pub reason: String,
     pub decision_id: String,
@@ -64,7 +64,7 @@ impl Gate {
     }
 
     /// One verdict for each resource, in order.
-    pub async fn ask(&self, question: &Question<'_>) -> Result<Vec<Verdict>, String> {
+    pub async fn ask(&self, question: &Question<'_>) -> Result<Vec<Answer>, String> {
         let mut verdicts = Vec::new();
         for resources in question.resources.chunks(BATCH) {
             let asked = self.ask_batch(&Question { resources, ..*question }).await?;
@@ -76,7 +76,7 @@ impl Gate {
         Ok(verdicts)
     }
 
-    async fn ask_batch(&self, question: &Question<'_>) -> Result<Vec<Verdict>, String> {
+    async fn ask_batch(&self, question: &Question<'_>) -> Result<Vec<Answer>, String> {
         let url = self.authorize.get().ok_or("the gate does not listen yet")?;
         let body = json!({
             "portal": question.portal,
@@ -97,7 +97,7 @@ impl Gate {
         let answer: Value = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
         let decisions = answer.get("decisions").and_then(Value::as_array);
         let decisions = decisions.ok_or("the gate's answer has no `decisions`")?;
-        Ok(decisions.iter().map(Verdict::of).collect())
+        Ok(decisions.iter().map(Answer::of).collect())
     }
 }
 
@@ -111,7 +111,7 @@ impl Resource {
     }
 }
 
-impl Verdict {
+impl Answer {
     /// Every answer but a plain allow denies.
     fn of(decision: &Value) -> Self {
         let text = |name: &str| decision.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();

@@ -43,7 +43,7 @@ pub(super) enum Direction {
 
 /// The decisions over the tests of both sides.
 #[derive(Default)]
-pub(super) struct Asked {
+pub(super) struct TestFlips {
     pub cases: usize,
     /// Widening first.
     pub flips: Vec<Flip>,
@@ -98,8 +98,8 @@ impl Flip {
 }
 
 /// Asks every case of both sides of both sides; a case that both have counts once.
-pub(super) fn of_tests(old: &Portal, new: &Portal) -> Asked {
-    let mut asked = Asked::default();
+pub(super) fn of_tests(old: &Portal, new: &Portal) -> TestFlips {
+    let mut asked = TestFlips::default();
     let (before, after) = (old.files(), new.files());
     let mut seen = HashSet::new();
     for files in [&after, &before] {

@@ -50,7 +50,7 @@ impl Checklist<'_> {
         let line = origin.and_then(Origin::line).and_then(|line| usize::try_from(line).ok());
         self.add(
             rule,
-            Place {
+            FindingLocation {
                 file,
                 line,
                 portal: None,
@@ -59,7 +59,7 @@ impl Checklist<'_> {
         );
     }
 
-    fn add(&mut self, rule: Rule, place: Place, message: String) {
+    fn add(&mut self, rule: Rule, place: FindingLocation, message: String) {
         if self.accepted.iter().any(|accepted| accepted == rule.id) {
             return;
         }
@@ -99,7 +99,7 @@ impl Checklist<'_> {
 
 /// The place of a finding.
 #[derive(Default)]
-struct Place {
+struct FindingLocation {
     file: Option<String>,
     line: Option<usize>,
     portal: Option<String>,

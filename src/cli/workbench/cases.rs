@@ -2,7 +2,7 @@
 
 use cedargate_policy::decision::recorded::KnownCaller;
 use cedargate_policy::decision::{Caller, Decision, Query, decide, explain};
-use cedargate_policy::decision_tests::{CaseResult, DecisionTests, Options, Subject, Verdict};
+use cedargate_policy::decision_tests::{CaseResult, DecisionTests, Options, Subject, TestOutcome};
 use cedargate_policy::revision::source::SourceFile;
 use cedargate_policy::scope::PortalScope;
 use parking_lot::Mutex;
@@ -73,9 +73,9 @@ fn listed(tests: &DecisionTests<'_>, number: usize, subject: &Subject<'_>) -> Op
 
 fn case_json(result: &CaseResult, number: usize) -> Value {
     let (verdict, detail) = match &result.verdict {
-        Verdict::Passed => ("passed", None),
-        Verdict::Failed(why) => ("failed", Some(why)),
-        Verdict::Skipped(why) => ("skipped", Some(why)),
+        TestOutcome::Passed => ("passed", None),
+        TestOutcome::Failed(why) => ("failed", Some(why)),
+        TestOutcome::Skipped(why) => ("skipped", Some(why)),
     };
     let (decision, reason) = match &result.answer {
         Ok(None) => (Some("allow"), Some("permitted")),
@@ -166,8 +166,8 @@ pub(super) fn make(workbench: &Workbench, body: &Value) -> Result<Value, String>
         made.write(workbench)?;
     }
     let detail = match &made.result.verdict {
-        Verdict::Passed => None,
-        Verdict::Failed(why) | Verdict::Skipped(why) => Some(why),
+        TestOutcome::Passed => None,
+        TestOutcome::Failed(why) | TestOutcome::Skipped(why) => Some(why),
     };
     let verdict = if made.passes() { "passed" } else { "failed" };
     Ok(json!({"file": made.file, "yaml": made.case, "verdict": verdict, "detail": detail, "written": is_wanted}))
@@ -266,7 +266,7 @@ impl NewCase<'_> {
 
 impl MadeCase {
     fn passes(&self) -> bool {
-        self.result.verdict == Verdict::Passed
+        self.result.verdict == TestOutcome::Passed
     }
 
     /// Refuses a file that changed, or appeared, after the tree was read.

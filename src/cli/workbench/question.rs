@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use cedargate_policy::decision::named::{ContextPrecedence, NamedEntity, NamedQuery};
-use cedargate_policy::decision::{Asked, Caller, Query};
+use cedargate_policy::decision::{Caller, Query, QueryForm};
 use cedargate_policy::matrix::roles;
 use cedargate_policy::scope::{IssuerScope, PortalScope};
 use cedargate_policy::types::{Identity, Scheme};
@@ -116,7 +116,7 @@ impl Question {
                     precedence: ContextPrecedence::Given,
                     entities: &named.entities,
                 };
-                answered(&load, &credential, now, |_| Asked::Named(query), answer)
+                answered(&load, &credential, now, |_| QueryForm::Named(query), answer)
             }
             _ => Err("a question has either a request to the app, or an action and a resource".to_owned()),
         }
@@ -135,7 +135,7 @@ impl Question {
     /// The question that a query asks, at its time.
     pub fn of(query: &Query<'_>, caller: Caller<'_>) -> Self {
         let (http, named, context) = match &query.asked {
-            Asked::Http(http) => {
+            QueryForm::Http(http) => {
                 let facts = HttpFacts {
                     method: http.method.to_owned(),
                     url: match http.query {
@@ -148,7 +148,7 @@ impl Question {
                 };
                 (Some(facts), None, http.context)
             }
-            Asked::Named(named) => {
+            QueryForm::Named(named) => {
                 let facts = NamedFacts {
                     action: named.action.to_owned(),
                     resource: entity_json(named.resource),

@@ -23,7 +23,7 @@ pub(super) struct Entity {
 
 /// A question with its parts.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct Evaluation {
     pub subject: Entity,
     pub action: String,
     pub resource: Entity,
@@ -45,12 +45,12 @@ pub(super) enum Semantics {
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Verdict {
+pub(super) enum ItemDecision {
     Permit,
     Deny,
 }
 
-impl Verdict {
+impl ItemDecision {
     pub fn of(denial: Option<Denial>) -> Self {
         match denial {
             None => Self::Permit,
@@ -81,15 +81,15 @@ impl Semantics {
     }
 
     /// True if no further question is decided after this verdict.
-    pub fn ends_at(self, verdict: Verdict) -> bool {
+    pub fn ends_at(self, verdict: ItemDecision) -> bool {
         matches!(
             (self, verdict),
-            (Self::UntilDeny, Verdict::Deny) | (Self::UntilPermit, Verdict::Permit)
+            (Self::UntilDeny, ItemDecision::Deny) | (Self::UntilPermit, ItemDecision::Permit)
         )
     }
 }
 
-impl Asked {
+impl Evaluation {
     pub fn read(body: &Map<String, Value>) -> Result<Self, Refusal> {
         Ok(Self {
             subject: Entity::read(body, "subject")?.with_id("subject")?,
@@ -193,7 +193,7 @@ impl<'a> Translation<'a> {
     }
 
     /// The query of a question.
-    pub fn ask(&self, asked: &Asked) -> Ask {
+    pub fn ask(&self, asked: &Evaluation) -> Ask {
         Ask {
             item: None,
             portal: self.portal.name.to_string(),

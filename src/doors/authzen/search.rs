@@ -7,14 +7,14 @@
 
 use std::collections::BTreeSet;
 
-use cedargate_policy::decision::{self, Asked as DecisionAsked, Caller, Query};
+use cedargate_policy::decision::{self, Caller, Query, QueryForm};
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::digest::short_hash;
 use cedargate_policy::types::Door;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::question::{Asked, Entity, Translation, action, context};
+use super::question::{Entity, Evaluation, Translation, action, context};
 use super::{invalid, record_unreadable};
 use crate::base::clock::unix_millis;
 use crate::doors::authorize::Envelope;
@@ -90,7 +90,7 @@ pub(super) async fn search(
             portal: &portal.scope,
             revision: &active.revision,
             now_millis: unix_millis(),
-            asked: DecisionAsked::Named(ask.query()),
+            asked: QueryForm::Named(ask.query()),
         };
         if decision::decide(&query, Caller::Anonymous).denial().is_none() {
             results.push(match searched {
@@ -110,12 +110,12 @@ pub(super) async fn search(
 }
 
 /// The question, with an empty place for what is searched. An id in that place is ignored, as the specification wants.
-fn read(searched: Searched, body: &Map<String, Value>) -> Result<Asked, Refusal> {
+fn read(searched: Searched, body: &Map<String, Value>) -> Result<Evaluation, Refusal> {
     let entity = |name: &str, is_searched: bool| {
         let entity = Entity::read(body, name)?;
         if is_searched { Ok(entity) } else { entity.with_id(name) }
     };
-    Ok(Asked {
+    Ok(Evaluation {
         subject: entity("subject", searched == Searched::Subject)?,
         action: match searched {
             Searched::Action => String::new(),
@@ -127,7 +127,7 @@ fn read(searched: Searched, body: &Map<String, Value>) -> Result<Asked, Refusal>
 }
 
 /// Everything that the portal can enumerate in the searched place, in order.
-fn candidates(active: &ActiveRevision, searched: Searched, asked: &Asked) -> BTreeSet<String> {
+fn candidates(active: &ActiveRevision, searched: Searched, asked: &Evaluation) -> BTreeSet<String> {
     let rules = &active.revision.rules;
     let schema = &rules.schema;
     let of_type = |name: &str| {

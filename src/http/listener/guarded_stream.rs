@@ -29,7 +29,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::activity::{Activity, AnswerState};
-use super::guard::http1_framing::{Framing, INVALID_BYTES, Unescaped, Verdict};
+use super::guard::http1_framing::{Framing, INVALID_BYTES, ScanResult, Unescaped};
 use super::guard::http2_frames::{Frames, SentFrames, Violation};
 use crate::http::target::escaped;
 use half_close::HalfClose;
@@ -242,19 +242,19 @@ impl Http1Guard {
         let mut from = before;
         while let Some(fresh) = buf.filled().get(from..) {
             match self.framing.scan(fresh) {
-                Verdict::Pass => return,
-                Verdict::Refuse(at) => {
+                ScanResult::Pass => return,
+                ScanResult::Refuse(at) => {
                     activity.refuse();
                     buf.set_filled(from + at);
                     self.invalid = Some(INVALID_BYTES);
                     self.put_invalid(buf);
                     return;
                 }
-                Verdict::Escape(Unescaped { at, length }) => {
+                ScanResult::Escape(Unescaped { at, length }) => {
                     self.escape(buf, Unescaped { at: from + at, length });
                     return;
                 }
-                Verdict::Hold(at) => {
+                ScanResult::Hold(at) => {
                     self.take_answer(activity);
                     from += at;
                     if self.framing.is_held() {

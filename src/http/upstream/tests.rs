@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use cedargate_policy::decision::http::HttpQuery;
-use cedargate_policy::decision::{Asked, Caller, Query, decide};
+use cedargate_policy::decision::{Caller, Query, QueryForm, decide};
 use cedargate_policy::denial::Denial;
 use cedargate_policy::load::{Loader, Warnings};
 use cedargate_policy::permit::{ForwardedIdentity, Permit};
@@ -223,7 +223,7 @@ fn permit() -> Permit {
         portal: &portal,
         revision: &revision,
         now_millis: 0,
-        asked: Asked::Http(HttpQuery {
+        asked: QueryForm::Http(HttpQuery {
             method: "GET",
             path: &path,
             host: "localhost",

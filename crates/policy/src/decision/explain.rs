@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{Access, Caller, Decision, Query};
 use crate::claim_path::ClaimPath;
 pub use crate::engine::explain::{
-    Clause, ExplainedEvaluation, ExplainedPolicy, Found, NamedWithAncestors, Operand, ScopeMismatch, ScopePart, Verdict,
+    Clause, ExplainedEvaluation, ExplainedPolicy, Found, NamedWithAncestors, Operand, PolicyOutcome, ScopeMismatch, ScopePart,
 };
 use crate::engine::near::CLAUSE_DISTANCE;
 use crate::engine::{Ancestors, Engine, EntityQuery, Evaluation};
@@ -136,7 +136,7 @@ impl Explanation {
             .policies
             .iter()
             .filter(|policy| policy.info.effect == Effect::Permit);
-        let unmet = permits.filter(|policy| policy.verdict != Verdict::Satisfied);
+        let unmet = permits.filter(|policy| policy.verdict != PolicyOutcome::Satisfied);
         unmet
             .min_by_key(|policy| policy.distance())
             .filter(|_| self.decision.denial().is_some())
@@ -149,8 +149,10 @@ impl ExplainedPolicy {
     pub fn distance(&self) -> usize {
         let scope = self.scope.iter().map(|mismatch| mismatch.part.distance());
         let condition = match &self.verdict {
-            Verdict::Failed(_) => 3,
-            Verdict::Satisfied | Verdict::ConditionFalse | Verdict::OutOfScope => CLAUSE_DISTANCE * self.clauses.len(),
+            PolicyOutcome::Failed(_) => 3,
+            PolicyOutcome::Satisfied | PolicyOutcome::ConditionFalse | PolicyOutcome::OutOfScope => {
+                CLAUSE_DISTANCE * self.clauses.len()
+            }
         };
         scope.sum::<usize>() + condition
     }

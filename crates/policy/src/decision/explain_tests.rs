@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::explain::{Clause, Explanation, Found, ScopePart, Verdict, caller_facts, explain};
+use super::explain::{Clause, Explanation, Found, PolicyOutcome, ScopePart, caller_facts, explain};
 use super::*;
 use crate::claims::unsigned_identity;
 use crate::decision::named::{ContextPrecedence, NamedEntity};
@@ -77,7 +77,7 @@ fn explained(revision: &Revision, asking: &Asking) -> Explanation {
         portal: &portal,
         revision,
         now_millis: 1_800_000_000_000,
-        asked: Asked::Named(named),
+        asked: QueryForm::Named(named),
     };
     let caller = Caller::Proven {
         identity: &identity,
@@ -105,14 +105,18 @@ fn explained(revision: &Revision, asking: &Asking) -> Explanation {
     for policy in &evaluation.policies {
         let found = reference.is_satisfied(&policy.info.id);
         match &policy.verdict {
-            Verdict::Satisfied => assert_eq!(found, Ok(true), "{policy:?}"),
-            Verdict::ConditionFalse | Verdict::OutOfScope => assert_eq!(found, Ok(false), "{policy:?}"),
-            Verdict::Failed(_) => assert!(found.is_err(), "{policy:?}"),
+            PolicyOutcome::Satisfied => assert_eq!(found, Ok(true), "{policy:?}"),
+            PolicyOutcome::ConditionFalse | PolicyOutcome::OutOfScope => assert_eq!(found, Ok(false), "{policy:?}"),
+            PolicyOutcome::Failed(_) => assert!(found.is_err(), "{policy:?}"),
         }
-        let unexplained = policy.verdict == Verdict::ConditionFalse && policy.clauses.is_empty();
+        let unexplained = policy.verdict == PolicyOutcome::ConditionFalse && policy.clauses.is_empty();
         assert!(!unexplained, "{policy:?}");
-        assert_eq!(policy.scope.is_empty(), policy.verdict != Verdict::OutOfScope, "{policy:?}");
-        let satisfied_and_unmet = policy.verdict == Verdict::Satisfied && !policy.clauses.is_empty();
+        assert_eq!(
+            policy.scope.is_empty(),
+            policy.verdict != PolicyOutcome::OutOfScope,
+            "{policy:?}"
+        );
+        let satisfied_and_unmet = policy.verdict == PolicyOutcome::Satisfied && !policy.clauses.is_empty();
         assert!(!satisfied_and_unmet, "{policy:?}");
     }
     explanation
@@ -198,7 +202,7 @@ fn facts_of_the_caller_name_their_claims() {
         portal: &portal,
         revision: &revision,
         now_millis: 0,
-        asked: Asked::Named(NamedQuery {
+        asked: QueryForm::Named(NamedQuery {
             action: "view",
             resource: &NamedEntity::Text("Order::\"1\"".to_owned()),
             principal: None,

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::decision::Asked;
+use crate::decision::QueryForm;
 use crate::fast_path::fast_name;
 use crate::revision::Revision;
 use crate::test_support::{portal, revision};
@@ -208,7 +208,7 @@ fn outcome(reader: Reader, revision: &Revision, query: &Generated) -> Result<Val
         portal: &portal,
         revision,
         now_millis: 1_800_000_000_000,
-        asked: Asked::Named(NamedQuery { ..named }),
+        asked: QueryForm::Named(NamedQuery { ..named }),
     };
     let mut details = Details::default();
     let evaluation = evaluate_by(reader, &full, &named, Caller::Anonymous, None, &mut details).map_err(refused)?;

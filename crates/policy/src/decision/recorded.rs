@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use self::asked::{AskedFacts, identity};
 use super::explain::{Explanation, explain};
 use super::named::NamedEntity;
-use super::{Access, Asked, Caller, Decision, Query};
+use super::{Access, Caller, Decision, Query, QueryForm};
 use crate::denial::{Denial, Refusal};
 use crate::engine::{Engine, EntityQuery, Evaluation, UnknownRead};
 use crate::principal::Principal;

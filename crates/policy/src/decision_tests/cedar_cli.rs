@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use super::file::Expect;
 use super::runner::{Answer, Runner, deciding};
-use super::{CaseResult, Failures, NOW_MILLIS, Verdict};
+use super::{CaseResult, Failures, NOW_MILLIS, TestOutcome};
 use crate::decision::explain::{Explanation, explain};
 use crate::decision::named::{ContextPrecedence, NamedEntity, NamedQuery};
-use crate::decision::{Asked, Caller, Decision, Query};
+use crate::decision::{Caller, Decision, Query, QueryForm};
 use crate::revision::problem::Problem;
 
 /// A request of the Cedar CLI, with what its test expects.
@@ -72,10 +72,10 @@ impl CliCase {
 impl Runner<'_> {
     pub(super) fn cli_case(&self, case: &CliCase) -> CaseResult {
         let (verdict, deciding, answer) = match self.cli_decision(case, &|query, caller| self.answer(query, caller)) {
-            Err(message) => (Verdict::Failed(message.clone()), Vec::new(), Err(message)),
+            Err(message) => (TestOutcome::Failed(message.clone()), Vec::new(), Err(message)),
             Ok(Explanation { decision, .. }) => (judge_cli(case, &decision), deciding(&decision), Ok(decision.denial())),
         };
-        let is_explained = self.options.failures == Failures::Explain && matches!(verdict, Verdict::Failed(_));
+        let is_explained = self.options.failures == Failures::Explain && matches!(verdict, TestOutcome::Failed(_));
         let explanation = is_explained.then(|| self.cli_decision(case, &explain).ok()).flatten();
         CaseResult {
             file: self.file_name().to_owned(),
@@ -111,7 +111,7 @@ impl Runner<'_> {
             portal: self.portal,
             revision: self.revision,
             now_millis: NOW_MILLIS,
-            asked: Asked::Named(NamedQuery {
+            asked: QueryForm::Named(NamedQuery {
                 action,
                 resource: &resource,
                 principal: Some(&principal),
@@ -129,14 +129,14 @@ impl Runner<'_> {
 }
 
 /// The Cedar CLI's rule: the named reasons must be among the deciding policies.
-fn judge_cli(case: &CliCase, decision: &Decision) -> Verdict {
+fn judge_cli(case: &CliCase, decision: &Decision) -> TestOutcome {
     let decided = if decision.denial().is_none() {
         Expect::Allow
     } else {
         Expect::Deny
     };
     if decided != case.decision {
-        return Verdict::Failed(format!("decided {decided:?}, expected {:?}", case.decision).to_lowercase());
+        return TestOutcome::Failed(format!("decided {decided:?}, expected {:?}", case.decision).to_lowercase());
     }
     let missing: Vec<_> = case
         .reason
@@ -145,14 +145,14 @@ fn judge_cli(case: &CliCase, decision: &Decision) -> Verdict {
         .cloned()
         .collect();
     if !missing.is_empty() {
-        return Verdict::Failed(format!("missing reason: {}", missing.join(", ")));
+        return TestOutcome::Failed(format!("missing reason: {}", missing.join(", ")));
     }
     if case.num_errors != usize::MAX && case.num_errors != decision.errors().len() {
-        return Verdict::Failed(format!(
+        return TestOutcome::Failed(format!(
             "{} policies failed to evaluate, expected {}",
             decision.errors().len(),
             case.num_errors
         ));
     }
-    Verdict::Passed
+    TestOutcome::Passed
 }

@@ -1,16 +1,16 @@
 //! Compares a decision with what a case expects, and reports every difference.
 
-use super::Verdict;
+use super::TestOutcome;
 use super::file::{Case, Expect};
 use crate::decision::Decision;
 use crate::denial::Denial;
 
-pub(super) fn judge(case: &Case, decision: &Decision) -> Verdict {
+pub(super) fn judge(case: &Case, decision: &Decision) -> TestOutcome {
     let denial = decision.denial();
     // a forgotten principal must not pass as an expected deny
     if denial == Some(Denial::TokenMissing) && case.reason.as_deref() != Some(Denial::TokenMissing.code()) {
         let message = "needs either `principal` or `claims`; a case without a credential says `reason: token_missing`";
-        return Verdict::Failed(message.to_owned());
+        return TestOutcome::Failed(message.to_owned());
     }
     let reason = denial.map_or("permitted", Denial::code);
     let decided = if denial.is_none() { Expect::Allow } else { Expect::Deny };
@@ -47,9 +47,9 @@ pub(super) fn judge(case: &Case, decision: &Decision) -> Verdict {
         wrong.push(format!("reason is `{reason}`, expected `{expected}`"));
     }
     if wrong.is_empty() {
-        Verdict::Passed
+        TestOutcome::Passed
     } else {
-        Verdict::Failed(wrong.join("; "))
+        TestOutcome::Failed(wrong.join("; "))
     }
 }
 

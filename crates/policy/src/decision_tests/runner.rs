@@ -9,13 +9,13 @@ use serde_json::{Map, Value};
 
 use super::file::{Case, Fixture, Fixtures, PrincipalOfCase};
 use super::judge::{fail_unasked, judge};
-use super::{CaseResult, DecisionTests, Elsewhere, Failures, FileTests, NOW_MILLIS, Options, Verdict};
+use super::{CaseResult, DecisionTests, Elsewhere, Failures, FileTests, NOW_MILLIS, Options, TestOutcome};
 use crate::claims::unsigned_identity;
 use crate::decision::coverage::decide_covered;
 use crate::decision::explain::{Explanation, explain};
 use crate::decision::http::HttpQuery;
 use crate::decision::named::{ContextPrecedence, NamedEntity, NamedQuery};
-use crate::decision::{Asked, Caller, Decision, Query, decide};
+use crate::decision::{Caller, Decision, Query, QueryForm, decide};
 use crate::denial::{Denial, Refusal};
 use crate::portal::normal_host;
 use crate::portal::path::CanonicalPath;
@@ -64,13 +64,13 @@ impl<'a> Runner<'a> {
             file: self.file_name().to_owned(),
             line: case.line,
             name: case.name.clone(),
-            verdict: Verdict::Passed,
+            verdict: TestOutcome::Passed,
             deciding: Vec::new(),
             answer: Err("is skipped".to_owned()),
             explanation: None,
         };
         if let Some(why) = &case.skip {
-            result.verdict = Verdict::Skipped(why.clone());
+            result.verdict = TestOutcome::Skipped(why.clone());
             return result;
         }
         match self.decide(case, &|query, caller| self.answer(query, caller)) {
@@ -81,10 +81,10 @@ impl<'a> Runner<'a> {
             }
             Err(message) => {
                 result.answer = Err(message.clone());
-                result.verdict = Verdict::Failed(message);
+                result.verdict = TestOutcome::Failed(message);
             }
         }
-        if self.options.failures == Failures::Explain && matches!(result.verdict, Verdict::Failed(_)) {
+        if self.options.failures == Failures::Explain && matches!(result.verdict, TestOutcome::Failed(_)) {
             result.explanation = self.decide(case, &explain).ok().map(Arc::new);
         }
         result
@@ -210,7 +210,7 @@ impl<'a> Runner<'a> {
             }
         }
         let no_headers = http::HeaderMap::new();
-        let asked = Asked::Http(HttpQuery {
+        let asked = QueryForm::Http(HttpQuery {
             method,
             path: &path,
             host: &host,
@@ -236,7 +236,7 @@ impl<'a> Runner<'a> {
         let resource = case.resource.as_ref().ok_or("needs `resource`")?;
         let resource = NamedEntity::read(resource.clone(), "resource").map_err(|refusal| refusal.detail.into_owned())?;
         let entities = self.entities(case);
-        let asked = Asked::Named(NamedQuery {
+        let asked = QueryForm::Named(NamedQuery {
             action,
             resource: &resource,
             principal: None,
@@ -259,7 +259,7 @@ impl<'a> Runner<'a> {
         by_name.into_values().cloned().collect()
     }
 
-    fn ask(&self, identity: Option<&Identity>, asked: Asked<'_>, now_millis: i64, answer: Answer<'_>) -> Explanation {
+    fn ask(&self, identity: Option<&Identity>, asked: QueryForm<'_>, now_millis: i64, answer: Answer<'_>) -> Explanation {
         let query = Query {
             portal: self.portal,
             revision: self.revision,

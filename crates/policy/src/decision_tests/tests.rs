@@ -37,9 +37,9 @@ fn ran(files: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
     };
     let results = tests.run(0..tests.len(), &subject, &Options::default());
     let shown = results.into_iter().map(|result| match result.verdict {
-        Verdict::Passed => format!("{}: ok", result.name),
-        Verdict::Failed(why) => format!("{}: {why}", result.name),
-        Verdict::Skipped(why) => format!("{}: skipped {why}", result.name),
+        TestOutcome::Passed => format!("{}: ok", result.name),
+        TestOutcome::Failed(why) => format!("{}: {why}", result.name),
+        TestOutcome::Skipped(why) => format!("{}: skipped {why}", result.name),
     });
     (shown.collect(), tests.problems.iter().map(ToString::to_string).collect())
 }
@@ -250,7 +250,10 @@ fn coverage_names_clauses_that_were_never_true_or_never_false() {
             revision: &revision,
         };
         let results = tests.run(0..tests.len(), &subject, &options);
-        assert!(results.iter().all(|result| result.verdict == Verdict::Passed), "{results:?}");
+        assert!(
+            results.iter().all(|result| result.verdict == TestOutcome::Passed),
+            "{results:?}"
+        );
         let policies = coverage.policies(&revision);
         let owners = policies.iter().find(|policy| &*policy.info.id == "owners").unwrap();
         let clauses = owners

@@ -45,7 +45,7 @@ pub struct NamedWithAncestors {
 #[derive(Clone, Debug)]
 pub struct ExplainedPolicy {
     pub info: Arc<PolicyInfo>,
-    pub verdict: Verdict,
+    pub verdict: PolicyOutcome,
     /// The parts of its scope that the query does not satisfy.
     pub scope: Vec<ScopeMismatch>,
     /// The clauses of its condition that are not as the policy needs them, in order. The first one decided.
@@ -63,7 +63,7 @@ struct Clauses {
 
 /// What became of a policy.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Verdict {
+pub enum PolicyOutcome {
     /// Scope and condition hold.
     Satisfied,
     /// The scope fits, and the condition is false.
@@ -173,20 +173,20 @@ impl Engine {
         // a policy for another action may read fields that this action's context does not have
         let is_asked = scope.iter().all(|mismatch| mismatch.part != ScopePart::Action);
         let (condition_verdict, clauses) = match condition.filter(|_| is_asked) {
-            None => (Verdict::Satisfied, Clauses::default()),
+            None => (PolicyOutcome::Satisfied, Clauses::default()),
             Some(condition) => match self.situation(entry.reads(), query) {
                 Ok(situation) => (situation.verdict(condition), situation.clauses(condition)),
-                Err(message) => (Verdict::Failed(message), Clauses::default()),
+                Err(message) => (PolicyOutcome::Failed(message), Clauses::default()),
             },
         };
         let verdict = if scope.is_empty() {
             condition_verdict
         } else {
-            Verdict::OutOfScope
+            PolicyOutcome::OutOfScope
         };
         ExplainedPolicy {
             info: Arc::clone(&entry.info),
-            clauses: if verdict == Verdict::Satisfied {
+            clauses: if verdict == PolicyOutcome::Satisfied {
                 Vec::new()
             } else {
                 clauses.unmet
@@ -313,11 +313,11 @@ impl Situation {
         }
     }
 
-    fn verdict(&self, condition: &Expr) -> Verdict {
+    fn verdict(&self, condition: &Expr) -> PolicyOutcome {
         match self.truth(condition) {
-            Found::Value(true) => Verdict::Satisfied,
-            Found::Value(false) => Verdict::ConditionFalse,
-            Found::Error(message) => Verdict::Failed(message),
+            Found::Value(true) => PolicyOutcome::Satisfied,
+            Found::Value(false) => PolicyOutcome::ConditionFalse,
+            Found::Error(message) => PolicyOutcome::Failed(message),
         }
     }
 

@@ -74,7 +74,7 @@ impl DeclaredFacts<'_> {
 
     fn unfilled(&self, misfit: &Misfit, action: &str) -> Problem {
         let Misfit { field, ty, reason } = misfit;
-        let Place { file, line } = self.place(misfit);
+        let FactLocation { file, line } = self.place(misfit);
         let shared = "change the schema, or list the field as `context: { supplied: […] }` in portal.yaml if the app gives it";
         let (message, help) = match reason {
             Unfilled::Mistyped(fills) => {
@@ -112,7 +112,7 @@ impl DeclaredFacts<'_> {
     }
 
     /// The declaration of a field: the first of that name, better of that name and type.
-    fn place(&self, misfit: &Misfit) -> Place {
+    fn place(&self, misfit: &Misfit) -> FactLocation {
         let own = format!("schemas/{}.cedarschema", self.slug);
         let name = misfit.field.rsplit_once('.').map_or(&*misfit.field, |(_, name)| name);
         let names = [own.clone(), "schemas/_shared.cedarschema".to_owned()];
@@ -133,11 +133,11 @@ impl DeclaredFacts<'_> {
         };
         let best = found.iter().find(|(_, _, declared)| is_of_type(declared)).or(found.first());
         match best {
-            Some((file, text, declared)) => Place {
+            Some((file, text, declared)) => FactLocation {
                 file: (*file).clone(),
                 line: Some(position(text, declared.offset).line),
             },
-            None => Place { file: own, line: None },
+            None => FactLocation { file: own, line: None },
         }
     }
 
@@ -167,7 +167,7 @@ impl DeclaredFacts<'_> {
     }
 }
 
-struct Place {
+struct FactLocation {
     file: String,
     line: Option<usize>,
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::claims::unsigned_identity;
 use crate::decision::named::{ContextPrecedence, NamedEntity, NamedQuery};
-use crate::decision::{Asked, Caller, Query, decide};
+use crate::decision::{Caller, Query, QueryForm, decide};
 use crate::load::{Loader, Warnings};
 use crate::test_support::{portal, tree};
 
@@ -198,7 +198,7 @@ fn is_allowed(portal: &PortalScope, revision: &Revision, question: &Question) ->
         portal,
         revision,
         now_millis: 0,
-        asked: Asked::Named(NamedQuery {
+        asked: QueryForm::Named(NamedQuery {
             action: question.action,
             resource: &resource,
             principal: None,

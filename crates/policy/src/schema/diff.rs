@@ -31,7 +31,7 @@ pub struct Change {
 }
 
 /// What two records are the fields of.
-struct Place<'a> {
+struct RecordOwner<'a> {
     name: &'a str,
     /// True if apps write the values: attributes of entities. The gate fills a context.
     is_written_by_apps: bool,
@@ -83,7 +83,7 @@ fn added_action(uid: &EntityUid, action: &ActionModel) -> Change {
 
 fn entity(ty: &EntityTypeName, before: &EntityModel, after: &EntityModel, changes: &mut Vec<Change>) {
     let name = ty.to_string();
-    let place = Place {
+    let place = RecordOwner {
         name: &name,
         is_written_by_apps: true,
     };
@@ -120,7 +120,7 @@ fn action(uid: &EntityUid, before: &ActionModel, after: &ActionModel, changes: &
     types("principal", &name, &before.principals, &after.principals, changes);
     types("resource", &name, &before.resources, &after.resources, changes);
     let context = format!("{name} context");
-    let place = Place {
+    let place = RecordOwner {
         name: &context,
         is_written_by_apps: false,
     };
@@ -166,7 +166,7 @@ fn types(
     }
 }
 
-fn fields(place: &Place<'_>, before: &RecordType, after: &RecordType, changes: &mut Vec<Change>) {
+fn fields(place: &RecordOwner<'_>, before: &RecordType, after: &RecordType, changes: &mut Vec<Change>) {
     for (name, old) in &before.fields {
         let at = format!("{}.{name}", place.name);
         match after.fields.get(name) {
@@ -194,13 +194,13 @@ fn fields(place: &Place<'_>, before: &RecordType, after: &RecordType, changes: &
     }
 }
 
-fn field(place: &Place<'_>, at: &str, old: &Field, new: &Field) -> Option<Change> {
+fn field(place: &RecordOwner<'_>, at: &str, old: &Field, new: &Field) -> Option<Change> {
     use super::AttrType::Record;
     if let (Record(before), Record(after)) = (&old.ty, &new.ty)
         && before != after
     {
         let mut inner = Vec::new();
-        let within = Place {
+        let within = RecordOwner {
             name: at,
             is_written_by_apps: place.is_written_by_apps,
         };

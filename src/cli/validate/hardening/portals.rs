@@ -3,7 +3,7 @@
 use cedar_policy::{ActionConstraint, Effect, Policy, PrincipalConstraint, ResourceConstraint};
 use cedargate_policy::revision::Revision;
 
-use super::{Checklist, Place, rules};
+use super::{Checklist, FindingLocation, rules};
 use crate::cli::tree::PortalLoad;
 
 pub(super) fn check(list: &mut Checklist<'_>, loads: &[PortalLoad<'_>]) {
@@ -44,7 +44,7 @@ struct PortalCheck<'a, 'b> {
 
 impl PortalCheck<'_, '_> {
     fn add(&mut self, rule: rules::Rule, file: String, line: Option<usize>, message: String) {
-        let place = Place {
+        let place = FindingLocation {
             file: Some(file),
             line,
             portal: Some(self.slug.to_owned()),

@@ -49,7 +49,7 @@ pub struct PermissionStreams {
 type CallerKey = (Arc<str>, Arc<str>, String);
 
 /// The place of one open stream; free again when it is dropped.
-struct Place {
+struct StreamSlot {
     open: Arc<Mutex<HashMap<CallerKey, u32>>>,
     key: CallerKey,
     gauge: IntGauge,
@@ -69,7 +69,7 @@ struct Events {
     heartbeat: Interval,
     ends_at: Instant,
     state: State,
-    _place: Place,
+    _place: StreamSlot,
 }
 
 enum State {
@@ -88,7 +88,7 @@ impl PermissionStreams {
 
     /// # Errors
     /// 429 if the caller has too many streams, 503 if the process has.
-    fn open(&self, key: CallerKey, limits: &Limits) -> Result<Place, Refusal> {
+    fn open(&self, key: CallerKey, limits: &Limits) -> Result<StreamSlot, Refusal> {
         let mut open = self.open.lock();
         let of_caller = open.get(&key).copied().unwrap_or(0);
         if of_caller as usize >= limits.permission_streams_per_caller.as_usize() {
@@ -103,7 +103,7 @@ impl PermissionStreams {
         }
         open.insert(key.clone(), of_caller + 1);
         self.gauge.inc();
-        Ok(Place {
+        Ok(StreamSlot {
             open: Arc::clone(&self.open),
             key,
             gauge: self.gauge.clone(),
@@ -111,7 +111,7 @@ impl PermissionStreams {
     }
 }
 
-impl Drop for Place {
+impl Drop for StreamSlot {
     fn drop(&mut self) {
         self.gauge.dec();
         let mut open = self.open.lock();

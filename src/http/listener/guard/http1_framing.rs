@@ -37,7 +37,7 @@ const CHUNKED: &[u8] = b"chunked";
 
 /// The verdict on the bytes of one read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Verdict {
+pub enum ScanResult {
     Pass,
     /// The byte at this offset and all bytes after it must not pass; `INVALID_BYTES` take their place.
     Refuse(usize),
@@ -187,16 +187,16 @@ impl Framing {
 
     /// Reads the next bytes of the connection. After `Refuse` it reads no more; after `Hold` the caller passes the held bytes
     /// again.
-    pub fn scan(&mut self, bytes: &[u8]) -> Verdict {
+    pub fn scan(&mut self, bytes: &[u8]) -> ScanResult {
         let mut rest = bytes;
         // offset at which the current message's head ends in this read: up to there, its request can still be stopped
         let mut head_end = None;
         while !rest.is_empty() {
             let at = bytes.len() - rest.len();
             match self.step {
-                Step::Held => return Verdict::Hold(at),
-                Step::Tunnel => return Verdict::Pass,
-                Step::Refused => return Verdict::Refuse(at),
+                Step::Held => return ScanResult::Hold(at),
+                Step::Tunnel => return ScanResult::Pass,
+                Step::Refused => return ScanResult::Refuse(at),
                 Step::Start => head_end = None,
                 Step::SectionEnd if self.section == Section::Head => head_end = Some(at),
                 _ => {}
@@ -205,14 +205,14 @@ impl Framing {
                 Ok(after) => rest = after,
                 Err(BadByte(offset)) => {
                     if let Some(length) = self.unescaped(rest, offset) {
-                        return Verdict::Escape(Unescaped { at: at + offset, length });
+                        return ScanResult::Escape(Unescaped { at: at + offset, length });
                     }
                     self.step = Step::Refused;
-                    return Verdict::Refuse(head_end.unwrap_or(at + offset));
+                    return ScanResult::Refuse(head_end.unwrap_or(at + offset));
                 }
             }
         }
-        Verdict::Pass
+        ScanResult::Pass
     }
 
     /// The length of the run of bytes of the target from `offset` on, if it begins with an unescaped one.

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 
 use super::unknown::masks_claim;
-use super::{Asked, NotReplayable, ProvenCaller, RecordedAsked, RecordedCaller, RecordedQuery, Replay};
+use super::{NotReplayable, ProvenCaller, QueryForm, RecordedAsked, RecordedCaller, RecordedQuery, Replay};
 use crate::context::Facts;
 use crate::decision::http::HttpQuery;
 use crate::decision::named::{ContextPrecedence, NamedEntity, NamedQuery};
@@ -53,7 +53,7 @@ impl AskedFacts {
         })
     }
 
-    pub fn asked<'q>(&'q self, recorded: &'q RecordedQuery<'q>) -> Asked<'q> {
+    pub fn asked<'q>(&'q self, recorded: &'q RecordedQuery<'q>) -> QueryForm<'q> {
         match (self, &recorded.asked) {
             (
                 Self::Http {
@@ -65,7 +65,7 @@ impl AskedFacts {
                     headers,
                 },
                 RecordedAsked::Http { method, .. },
-            ) => Asked::Http(HttpQuery {
+            ) => QueryForm::Http(HttpQuery {
                 method,
                 path,
                 host,
@@ -93,8 +93,8 @@ fn named<'q>(
     resource: &'q NamedEntity,
     entities: &'q [Value],
     context: Option<&'q Map<String, Value>>,
-) -> Asked<'q> {
-    Asked::Named(NamedQuery {
+) -> QueryForm<'q> {
+    QueryForm::Named(NamedQuery {
         action: recorded.action.unwrap_or_default(),
         resource,
         principal: match &recorded.caller {

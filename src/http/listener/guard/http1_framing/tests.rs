@@ -16,7 +16,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Framing, Unescaped, Verdict};
+use super::{Framing, ScanResult, Unescaped};
 use crate::http::listener::activity::Activity;
 use crate::http::listener::guarded_stream::{ClientEnd, GuardedStream};
 
@@ -559,13 +559,13 @@ proptest! {
             let mut rest = piece.to_vec();
             loop {
                 match framing.scan(&rest) {
-                    Verdict::Pass => break,
-                    Verdict::Refuse(at) => prop_assert!(false, "refused at {at} of {:?}", String::from_utf8_lossy(&rest)),
-                    Verdict::Hold(at) => {
+                    ScanResult::Pass => break,
+                    ScanResult::Refuse(at) => prop_assert!(false, "refused at {at} of {:?}", String::from_utf8_lossy(&rest)),
+                    ScanResult::Hold(at) => {
                         framing.continue_as_http();
                         rest.drain(..at);
                     }
-                    Verdict::Escape(Unescaped { at, length }) => {
+                    ScanResult::Escape(Unescaped { at, length }) => {
                         let escaped = with_escapes(&rest[at..at + length]);
                         rest = [escaped.as_bytes(), &rest[at + length..]].concat();
                     }
