@@ -12,12 +12,13 @@ pub mod link;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
 use serde::{Deserialize, Serialize};
 
 use super::record::{SCHEMA_VERSION, Timestamp};
+use crate::base::clock;
 use crate::base::ed25519::{KeyError, SigningKey};
 use crate::base::files::{self, ReadError};
 use crate::config;
@@ -177,7 +178,7 @@ impl Chain {
         let record = CheckpointRecord {
             schema_version: SCHEMA_VERSION,
             kind: "checkpoint",
-            ts: Timestamp(SystemTime::now()),
+            ts: Timestamp(clock::now()),
             event,
             replica: &self.replica,
             previous,

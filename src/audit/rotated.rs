@@ -18,6 +18,7 @@ use flate2::write::GzEncoder;
 use prometheus::IntCounterVec;
 
 use super::FILE_MODE;
+use crate::base::clock;
 use crate::base::priority;
 use crate::config::{Compress, Rotate};
 
@@ -119,7 +120,7 @@ pub(super) fn rename(path: &Path) -> io::Result<PathBuf> {
     let path = fs::canonicalize(path)?;
     let names = Names::of(&path).ok_or(io::ErrorKind::InvalidFilename)?;
     let newest = names.list()?.last().map_or(0, |rotated| rotated.number);
-    fs::rename(&path, names.name(newest + 1, SystemTime::now()))?;
+    fs::rename(&path, names.name(newest + 1, clock::now()))?;
     Ok(path)
 }
 

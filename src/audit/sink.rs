@@ -13,6 +13,7 @@ use prometheus::IntCounterVec;
 
 use super::FILE_MODE;
 use super::rotated::{self, Sweeper};
+use crate::base::clock;
 use crate::config::{self, Fsync, Rotate};
 
 /// Pause after a rotation that failed; meanwhile the file grows.
@@ -123,11 +124,7 @@ impl FileSink {
         let about = self.file.metadata()?;
         self.is_regular = about.is_file();
         self.length = if self.is_regular { about.len() } else { 0 };
-        let since = if self.length == 0 {
-            SystemTime::now()
-        } else {
-            about.modified()?
-        };
+        let since = if self.length == 0 { clock::now() } else { about.modified()? };
         self.period = self.period_of(since);
         Ok(())
     }
@@ -193,7 +190,7 @@ impl FileSink {
         };
         let length = self.length.saturating_add(more as u64);
         let is_full = rotate.bytes.is_some_and(|bytes| length > bytes.get());
-        is_full || (rotate.interval.is_some() && self.period_of(SystemTime::now()) > self.period)
+        is_full || (rotate.interval.is_some() && self.period_of(clock::now()) > self.period)
     }
 
     /// Moves the file away and opens a new one. If that fails the file grows, and the next try is later.
@@ -254,7 +251,7 @@ impl FileSink {
         if self.length == 0 || !self.is_regular {
             return None;
         }
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        let since_epoch = clock::now().duration_since(UNIX_EPOCH).ok()?;
         let end = interval.as_millis().checked_mul(self.period + 1)?;
         let left = end.saturating_sub(since_epoch.as_millis());
         Some(Instant::now() + Duration::from_millis(u64::try_from(left).ok()?))

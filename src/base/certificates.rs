@@ -1,11 +1,12 @@
 //! Facts about certificates that listeners and clients share: the time of their validity, and the system's own authorities.
 
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, UNIX_EPOCH};
 
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::CertificateDer;
 use rustls_platform_verifier::Verifier;
+
+use crate::base::clock::rfc3339_seconds;
 
 /// The time of a certificate's validity, in Unix seconds, both ends included.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -28,18 +29,13 @@ impl Validity {
     /// The reason why the certificate is not valid at this time; `None` if it is.
     pub fn problem_at(self, unix_seconds: i64) -> Option<String> {
         if unix_seconds > self.not_after {
-            Some(format!("expired at {}", time(self.not_after)))
+            Some(format!("expired at {}", rfc3339_seconds(self.not_after)))
         } else if unix_seconds < self.not_before {
-            Some(format!("is not valid before {}", time(self.not_before)))
+            Some(format!("is not valid before {}", rfc3339_seconds(self.not_before)))
         } else {
             None
         }
     }
-}
-
-fn time(unix_seconds: i64) -> String {
-    let since = Duration::from_secs(u64::try_from(unix_seconds).unwrap_or_default());
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()
 }
 
 /// True if the system has certificates of public authorities; a minimal image has none. Looked up once. Without them a client

@@ -29,6 +29,18 @@ pub fn unix_seconds() -> i64 {
     i64::try_from(since_epoch().as_secs()).unwrap_or(i64::MAX)
 }
 
+/// Unix milliseconds of a time such as `2026-01-31T23:59:00Z`; `None` of another text, and of a time before 1970.
+pub fn parse_rfc3339(text: &str) -> Option<i64> {
+    let time = humantime::parse_rfc3339(text).ok()?;
+    let since = time.duration_since(UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_millis()).ok()
+}
+
+/// A time in unix milliseconds as `2026-01-31T23:59:00Z`; a time before 1970 is shown as 1970.
+pub fn rfc3339_millis(unix_millis: i64) -> String {
+    rfc3339_seconds(unix_millis / 1000)
+}
+
 /// A time in unix seconds as `2026-01-31T23:59:00Z`; a time before 1970 is shown as 1970.
 pub fn rfc3339_seconds(unix_seconds: i64) -> String {
     // the last second of the year 9999: a later one has no such text

@@ -1,7 +1,6 @@
 //! `cedargate sessions list` and `revoke`: a running gate's sessions, through its control socket.
 
 use std::num::NonZeroUsize;
-use std::time::{Duration, UNIX_EPOCH};
 
 use http::StatusCode;
 use serde_json::Value;
@@ -11,6 +10,7 @@ use super::control::{Target, with_socket};
 use super::report::text::{escaped, table};
 use super::report::{Format, Table};
 use super::{Exit, Paint, complain, print};
+use crate::base::clock::rfc3339_millis;
 
 /// Labels of the listing's columns.
 const COLUMNS: &[&str] = &["", "", "tenant ", "portal ", "via ", "since ", "used "];
@@ -209,6 +209,5 @@ fn row(session: &Value) -> Vec<String> {
 }
 
 fn time(unix_millis: Option<&Value>) -> String {
-    let millis = unix_millis.and_then(Value::as_u64).unwrap_or_default();
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(millis)).to_string()
+    rfc3339_millis(unix_millis.and_then(Value::as_i64).unwrap_or_default())
 }

@@ -13,6 +13,7 @@ use super::logs::{self, LogArgs, ReportFormat, complain_about, counted, totals_j
 use super::report::json as json_report;
 use super::tree::{PortalLoad, TreeArgs};
 use super::{Exit, complain, print};
+use crate::base::clock::rfc3339_millis;
 use crate::replay::{Kind, Named, Totals, Usage};
 
 const DAY_MILLIS: i64 = 24 * 60 * 60 * 1000;
@@ -108,7 +109,7 @@ fn complain_about_reach(args: &Args, used: &Usage<'_>, since: i64) {
     if let (Some(days), Some(first)) = (args.days, used.first)
         && first > since
     {
-        let from = time(first);
+        let from = rfc3339_millis(first);
         complain(&format!(
             "warning: the log begins at {from}, which is less than {days} days before its end"
         ));
@@ -197,18 +198,13 @@ fn unlike_tests(subject: &Subject<'_>, tests: &DecisionTests<'_>, used: &Usage<'
     unlike
 }
 
-fn time(millis: i64) -> String {
-    let since = std::time::Duration::from_millis(u64::try_from(millis).unwrap_or(0));
-    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since).to_string()
-}
-
 fn last_text(last: Option<i64>) -> String {
-    last.map_or_else(|| "never".to_owned(), time)
+    last.map_or_else(|| "never".to_owned(), rfc3339_millis)
 }
 
 fn headline(used: &Usage<'_>) -> String {
     let span = match (used.first, used.last) {
-        (Some(first), Some(last)) => format!(" from {} to {}", time(first), time(last)),
+        (Some(first), Some(last)) => format!(" from {} to {}", rfc3339_millis(first), rfc3339_millis(last)),
         _ => String::new(),
     };
     format!(
@@ -293,11 +289,11 @@ fn as_json(unused: &[Unused], used: &Usage<'_>, totals: &Totals) -> Value {
         let permits = portal
             .permits
             .iter()
-            .map(|permit| json!({"policy": permit.id, "place": permit.place, "last_used": permit.last.map(time)}));
+            .map(|permit| json!({"policy": permit.id, "place": permit.place, "last_used": permit.last.map(rfc3339_millis)}));
         let roles = portal
             .roles
             .iter()
-            .map(|idle| json!({"role": idle.role, "last_seen": idle.last.map(time)}));
+            .map(|idle| json!({"role": idle.role, "last_seen": idle.last.map(rfc3339_millis)}));
         let tests = portal
             .tests
             .iter()
@@ -315,8 +311,8 @@ fn as_json(unused: &[Unused], used: &Usage<'_>, totals: &Totals) -> Value {
         "decisions": used.decisions,
         "allowed": used.allowed,
         "sampled_records": used.sampled,
-        "from": used.first.map(time),
-        "to": used.last.map(time),
+        "from": used.first.map(rfc3339_millis),
+        "to": used.last.map(rfc3339_millis),
         "portals": portals.collect::<Vec<_>>(),
         "log": totals_json(totals),
     })

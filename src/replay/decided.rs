@@ -14,8 +14,8 @@ use rustc_hash::FxHashMap;
 use serde_json::{Map, Value};
 
 use super::LogRecord;
-use super::record::unix_millis;
 use crate::audit::NO_PORTAL;
+use crate::base::clock::parse_rfc3339;
 
 /// The refusals that a caller without a usable credential gets: on a public path it would have been anonymous.
 const WITHOUT_CALLER: [&str; 4] = ["token_missing", "session_missing", "session_expired", "session_revoked"];
@@ -162,7 +162,7 @@ fn recorded<'r>(record: &'r LogRecord<'_>) -> Result<RecordedQuery<'r>, NotRepla
     check_masked(record, &["principal.type", "principal.id", "roles", "tenant"])?;
     let context = record.context.as_object();
     let now = context.and_then(|context| context.get("now")).and_then(Value::as_str);
-    let now_millis = now.and_then(unix_millis).or_else(|| record.millis());
+    let now_millis = now.and_then(parse_rfc3339).or_else(|| record.millis());
     Ok(RecordedQuery {
         caller: caller(record)?,
         asked: asked(record)?,

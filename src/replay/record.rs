@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::base::clock::parse_rfc3339;
+
 /// The reasons of decisions that policies made.
 const OF_POLICIES: [&str; 5] = [
     "permitted",
@@ -87,7 +89,7 @@ impl LogRecord<'_> {
 
     /// Unix milliseconds of the record.
     pub fn millis(&self) -> Option<i64> {
-        unix_millis(self.ts.as_deref()?)
+        parse_rfc3339(self.ts.as_deref()?)
     }
 
     /// The roles of the caller, in the order of their names.
@@ -142,11 +144,4 @@ impl LogRecord<'_> {
 /// The texts of a list; none of a masked one.
 fn texts(list: &Value) -> impl Iterator<Item = &str> {
     list.as_array().into_iter().flatten().filter_map(Value::as_str)
-}
-
-/// Unix milliseconds of an RFC 3339 time.
-pub(super) fn unix_millis(text: &str) -> Option<i64> {
-    let time = humantime::parse_rfc3339(text).ok()?;
-    let since = time.duration_since(std::time::UNIX_EPOCH).ok()?;
-    i64::try_from(since.as_millis()).ok()
 }

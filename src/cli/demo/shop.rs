@@ -156,7 +156,6 @@ impl Shop {
     }
 
     fn insert(&mut self, number: u32, customer: Customer<'_>, items: Vec<Item>, at: i64) {
-        let seconds = std::time::Duration::from_secs(at.unsigned_abs());
         let order = Order {
             id: number.to_string(),
             tenant: customer.tenant.to_owned(),
@@ -165,7 +164,7 @@ impl Shop {
             total: total(&items),
             items,
             currency: CURRENCY,
-            created_at: humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + seconds).to_string(),
+            created_at: clock::rfc3339_seconds(at),
         };
         self.orders.insert(number, order);
     }

@@ -297,7 +297,7 @@ impl<'a> Outline<'a> {
 
     fn tests(&self) -> String {
         let mut text = format!(
-            "# Made of {} by `cedargate schema from-openapi`: whoever has no role may do nothing. Add what each role may do.\n\
+            "# Made of {} by `cedargate schema from-openapi`: a caller without a role may do nothing. Add what each role may do.\n\
              principals:\n  nobody: {{ id: nobody, tenant: {}, roles: [] }}\ncases:\n",
             one_line(self.source),
             self.tenant

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::overview::problems;
-use crate::base::clock::unix_millis;
+use crate::base::clock::{parse_rfc3339, unix_millis};
 use crate::cli::offline::{Credential, OfflineCaller, RequestLine, answered};
 use crate::cli::tree::Workbench;
 
@@ -127,9 +127,7 @@ impl Question {
             return Ok(unix_millis());
         };
         let fail = || format!("`{text}` is not a time such as 2026-01-01T00:00:00Z");
-        let time = humantime::parse_rfc3339(text).map_err(|_unfit| fail())?;
-        let since = time.duration_since(std::time::UNIX_EPOCH).map_err(|_before| fail())?;
-        i64::try_from(since.as_millis()).map_err(|_large| fail())
+        parse_rfc3339(text).ok_or_else(fail)
     }
 
     /// The question that a query asks, at its time.

@@ -2,8 +2,6 @@
 //!
 //! Plain HTML without scripts and without resources of other origins. Renders values that it is given; reads no state.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use bytes::Bytes;
 use cedargate_policy::denial::{Denial, Refusal, over_limit};
 use http::header::{ALLOW, REFRESH, RETRY_AFTER};
@@ -13,6 +11,7 @@ use uuid::Uuid;
 use super::form_token::FormBinding;
 use super::{Endpoint, ReturnPath};
 use crate::accounts::{NAME_CHARS_MAX, PASSWORD_BYTES_MAX};
+use crate::base::clock::rfc3339_seconds;
 use crate::http::pages::{Html, Page, PageUser, Theme};
 use crate::http::request::uuid_value;
 use crate::http::upstream::Body;
@@ -156,8 +155,7 @@ const fn explain(code: LoginCode) -> Explanation {
 
 /// A time as `2026-01-31 23:59 UTC`.
 fn utc(seconds: i64) -> String {
-    let since_epoch = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
-    let text = humantime::format_rfc3339_seconds(UNIX_EPOCH + since_epoch).to_string();
+    let text = rfc3339_seconds(seconds);
     match text.split_once('T').and_then(|(date, time)| Some((date, time.get(..5)?))) {
         Some((date, time)) => format!("{date} {time} UTC"),
         None => text,

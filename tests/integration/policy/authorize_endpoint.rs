@@ -612,7 +612,11 @@ fn an_item_of_a_batch_that_cannot_be_decided_is_denied_alone() {
             "not both",
         ),
         (json!({"resource": "Nope::\"x\""}), "request_invalid", "no entity type `Nope`"),
-        (json!({"resource": "Path::\"/a/../b\""}), "request_invalid", "is no path"),
+        (
+            json!({"resource": "Path::\"/a/../b\""}),
+            "request_invalid",
+            "is not a valid path",
+        ),
         (json!({"resource": null}), "request_invalid", "`resource`"),
         (json!({"requests": []}), "request_invalid", "`requests` is not a member"),
         (json!({"action": "fly"}), "request_invalid", "no action `fly`"),

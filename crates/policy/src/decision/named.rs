@@ -165,7 +165,7 @@ impl NamedResource {
             return Ok(Self { uid, others: Vec::new() });
         }
         let id = uid.id().unescaped();
-        let no_path = |why: &str| invalid(format!("`resource`: `{id}` is no path: {why}"));
+        let no_path = |why: &str| invalid(format!("`resource`: `{id}` is not a valid path: {why}"));
         let path = CanonicalPath::parse_request(id).map_err(|error| no_path(&error.to_string()))?;
         let reading = paths.read(&path).map_err(|refusal| no_path(&refusal.detail))?;
         let named = |id: &str| EntityUid::from_type_name_and_id(uid.type_name().clone(), EntityId::new(id));

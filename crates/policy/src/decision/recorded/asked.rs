@@ -112,14 +112,7 @@ fn app_fields(replay: &Replay<'_>, recorded: &RecordedQuery<'_>) -> Map<String, 
     let rules = &replay.revision.rules;
     let action = recorded.action.and_then(|action| rules.schema.resolve_action(action));
     let plan = action.and_then(|action| rules.plans.get(&action));
-    let facts = Facts {
-        portal: replay.portal.slug.as_str(),
-        tenant: None,
-        now_millis: recorded.now_millis,
-        auth: None,
-        flags: &replay.revision.rules.flags.anonymous,
-        http: None,
-    };
+    let facts = Facts::of_named(replay.portal, None, None, &rules.flags.anonymous, recorded.now_millis);
     let mut fields = recorded.context.cloned().unwrap_or_default();
     fields.retain(|name, _| !plan.is_some_and(|plan| plan.owns(name, &facts)));
     fields
