@@ -2,6 +2,7 @@
 //!
 //! Never overwrites a file: a tree that has one of them already is left as it is.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use cedargate_policy::types::PortalSlug;
@@ -119,7 +120,11 @@ fn make_tree(args: &InitArgs) -> Result<String, String> {
         file("policies/_shared/tenant-isolation.cedar", SHARED_POLICY),
         file("policies/.gitignore", IGNORED),
     ];
+    let mut named = HashSet::new();
     for slug in &args.portal {
+        if !named.insert(slug) {
+            return Err(format!("`--portal`: `{slug}` is named twice"));
+        }
         files.extend(portal_files(slug, args.tenant()));
     }
     let keys = [DEV_KEY, DEV_JWKS].map(|name| file(name, ""));

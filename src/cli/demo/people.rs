@@ -3,8 +3,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 
 use super::shop::Customer;
@@ -98,7 +96,7 @@ pub(super) fn people() -> Result<Vec<Person>, String> {
 fn password() -> Result<String, String> {
     let mut random = [0; PASSWORD_RANDOM_BYTES];
     aws_lc_rs::rand::fill(&mut random).map_err(|_unspecified| "the random number generator failed".to_owned())?;
-    Ok(URL_SAFE_NO_PAD.encode(random))
+    Ok(hex::encode(random))
 }
 
 /// Writes the users file.

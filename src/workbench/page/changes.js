@@ -16,11 +16,18 @@ function flips(portal) {
   });
 }
 
+/** What the tests of both trees say. A test that reaches no changed policy says nothing, so that silence is not shown as approval. */
+function testsSay(report, changed) {
+  if (report.widens) return badge("deny", "something is newly allowed");
+  if (changed.length === 0) return badge("allow", "no difference");
+  return changed.some((portal) => portal.tests.flips.length) ? badge("conditional", "no test is newly allowed") : badge("none", "no test is decided in another way");
+}
+
 /** One comparison, as `cedargate diff --format json` writes it. `hasMatrix`: the old tree has a name that the matrix can compare with. */
 export function comparison(report, { hasMatrix = !isExport } = {}) {
   const changed = report.portals.filter((portal) => portal.change || portal.policies.length || portal.files.length || portal.tests.flips.length);
   return [
-    el("p", {}, report.widens ? badge("deny", "something is newly allowed") : badge("allow", "no test is newly allowed"), ` ${report.old} → ${report.new}`),
+    el("p", {}, testsSay(report, changed), ` ${report.old} → ${report.new}`),
     changed.length === 0 ? el("p", {}, "Nothing changed.") : null,
     changed.map((portal) => el("section", {},
       el("h2", {}, portal.portal, portal.change ? [" ", badge("conditional", portal.change)] : null),

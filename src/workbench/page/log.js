@@ -101,7 +101,7 @@ function roleText(row) {
 }
 
 function nearNode(row) {
-  if (row.near === "") return el("span", { class: "soft" }, row.reason === "not_permitted" ? "no permit is near" : "refused for another reason");
+  if (row.near === "") return el("span", { class: "soft" }, row.reason === "not_permitted" ? "no permit is near" : "no policy was asked");
   return policyLink(row.portal, row.near);
 }
 

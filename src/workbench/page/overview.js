@@ -98,7 +98,7 @@ export function changeSummary(changes) {
   const sum = (of) => portals.reduce((total, portal) => total + of(portal), 0);
   const widens = sum((portal) => portal.tests.flips.filter((flip) => flip.new.decision === "allow").length);
   const narrows = sum((portal) => portal.tests.flips.length) - widens;
-  return { count: sum((portal) => portal.policies.length + portal.files.length), widens, narrows, note: widens ? `${counted(widens, "test")} newly allowed` : narrows ? `${counted(narrows, "test")} newly denied` : "no decision of a test differs" };
+  return { count: sum((portal) => portal.policies.length + portal.files.length), widens, narrows, note: widens ? `${counted(widens, "test")} newly allowed` : narrows ? `${counted(narrows, "test")} newly denied` : "no test is decided in another way" };
 }
 
 /** Draws the page. */

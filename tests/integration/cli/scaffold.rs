@@ -45,6 +45,15 @@ fn a_new_tree_validates_and_passes_its_tests_and_rules() {
 }
 
 #[test]
+fn a_portal_named_twice_is_refused_before_any_file_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, _, error) = run(folder.path(), &["init", "shop", "--portal", "customer,customer"]);
+    assert_eq!(code, 64, "{error}");
+    assert!(error.contains("`--portal`: `customer` is named twice"), "{error}");
+    assert!(!folder.path().join("shop").exists());
+}
+
+#[test]
 fn a_new_tree_serves_the_token_that_the_next_steps_mint() {
     let folder = tempfile::tempdir().unwrap();
     let said = ok(folder.path(), &["init"]);

@@ -111,13 +111,17 @@ fn attacker(workbench: &str) -> String {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
-            let mut request = [0; 4096];
-            let _read = stream.read(&mut request);
             let head = format!(
                 "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
                 page.len()
             );
-            let _sent = stream.write_all(format!("{head}{page}").as_bytes());
+            let answer = format!("{head}{page}");
+            // a thread for each: a browser opens connections in advance, and sends nothing on some
+            std::thread::spawn(move || {
+                let mut request = [0; 4096];
+                let _read = stream.read(&mut request);
+                let _sent = stream.write_all(answer.as_bytes());
+            });
         }
     });
     format!("http://{address}/")

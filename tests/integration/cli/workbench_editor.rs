@@ -50,7 +50,7 @@ fn a_text_is_checked_compared_and_proved_before_only_save_writes_it() {
 
     // a widening text that no decision test sees: the proof draws a request that it opens
     edit(&mut browser, "Role::\"editor\"", "Role::\"viewer\"");
-    holds(&mut browser, &says("no test is newly allowed"));
+    holds(&mut browser, &says("no test is decided in another way"));
     holds(&mut browser, "document.querySelector('.effects .diff .added') !== null");
     click(&mut browser, "Prove that nothing is newly allowed");
     holds(&mut browser, "document.querySelector('.counterexample .flow') !== null");

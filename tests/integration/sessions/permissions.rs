@@ -145,6 +145,11 @@ fn only_a_credential_of_the_portal_gets_an_answer() {
     ] {
         assert_eq!((answer.status, answer.code()), (status, code.to_owned()), "{}", answer.text());
     }
+    // a caller may read what is wrong with its own query
+    for (query, detail) in [("", "add `?portal=`"), ("?portal=p&format=xml", "`format` is not `casl`")] {
+        let refused = bearer(&gate, &path(query), &token, &[]).json();
+        assert!(refused["detail"].as_str().unwrap_or_default().contains(detail), "{refused}");
+    }
     // the same session is no credential where its issuer is not trusted
     let cookie = log_in(&gate, "alice");
     let own = with_cookie(&gate, "GET", &path(""), &cookie, &[]);
