@@ -32,6 +32,37 @@ fn reference_pages_name_every_denial_metric_and_config_key() {
     report(&findings);
 }
 
+/// Columns of prose; code, tables and addresses may be longer.
+const PROSE_MAX: usize = 120;
+/// Two that programs make, and the table of contents, whose links have one line each.
+const UNWRAPPED: [&str; 3] = ["docs/cli.md", "docs/performance.md", "docs/SUMMARY.md"];
+
+#[test]
+fn prose_wraps_at_120_columns() {
+    let mut findings = Vec::new();
+    let pages = ["docs", "README.md", "CONTRIBUTING.md", "SECURITY.md"].map(Path::new);
+    for file in pages
+        .into_iter()
+        .flat_map(|page| if page.is_dir() { files(page) } else { vec![page.to_owned()] })
+    {
+        let name = display(&file);
+        if !name.ends_with(".md") || UNWRAPPED.contains(&name.as_str()) {
+            continue;
+        }
+        let mut is_code = false;
+        for (number, line) in read(&name).lines().enumerate() {
+            let is_fence = line.trim_start().starts_with("```");
+            is_code ^= is_fence;
+            let is_prose = !is_code && !is_fence && !line.trim_start().starts_with('|');
+            // one long word, an address for example, has no place to break
+            if is_prose && line.chars().count() > PROSE_MAX && line.split_whitespace().count() > 2 {
+                findings.push(format!("{name}:{}: is longer than {PROSE_MAX} columns", number + 1));
+            }
+        }
+    }
+    report(&findings);
+}
+
 #[test]
 fn every_shipped_policy_is_named_by_a_decision_test() {
     let mut tests = String::new();

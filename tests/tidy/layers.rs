@@ -55,7 +55,7 @@ const FOUNDATION_EDGES: &[(&str, &[&str])] = &[
     ),
     ("base::ed25519", &["base::digest"]),
     ("base::files", &["policy::text", "policy::types"]),
-    ("base::certificates", &[]),
+    ("base::certificates", &["base::clock"]),
     ("base::outbound", &["base::certificates", "base::files", "config"]),
     ("base::telemetry", &["config", "policy::types"]),
     ("base::terminal", &[]),
