@@ -44,7 +44,7 @@ function policyNode(explanation, policy) {
     clauses.map(({ clause, isMet }) => clauseNode(clause, isMet)));
 }
 
-const EFFECTS = { all: "All policies", forbids: "Only forbids: the plain path of the request must survive them, too" };
+const EFFECTS = { all: null, forbids: "Only forbids: the plain path of the request must survive them, too" };
 
 function evaluationNode(explanation, evaluation) {
   const of = (verdict) => evaluation.policies.filter((policy) => policy.verdict === verdict);
@@ -54,7 +54,7 @@ function evaluationNode(explanation, evaluation) {
   const count = others.length + (evaluation.left_out ?? 0);
   const list = (policies) => el("ul", { class: "tree-list" }, policies.map((policy) => policyNode(explanation, policy)));
   return el("section", {},
-    el("h3", {}, EFFECTS[evaluation.effects] ?? evaluation.effects),
+    EFFECTS[evaluation.effects] ? el("h3", {}, EFFECTS[evaluation.effects]) : null,
     el("dl", { class: "operands" },
       el("dt", {}, "principal"), el("dd", {}, el("code", {}, evaluation.principal.uid), evaluation.principal.ancestors.length ? el("span", { class: "soft" }, ` in ${evaluation.principal.ancestors.join(", ")}`) : null),
       el("dt", {}, "action"), el("dd", {}, el("code", {}, evaluation.action)),

@@ -49,7 +49,7 @@ export function failure(error) {
 
 /** The policy's name; opens its text. */
 export function policyLink(portal, id, effect) {
-  const label = [effect ? badge(effect, effect) : null, " ", brief(id, 80)];
+  const label = [effect ? badge(effect, effect) : null, " ", el("span", { class: "id" }, brief(id, 80))];
   if (!holds("policy", { portal, id })) return el("span", { class: "policy" }, label);
   return el("button", { type: "button", class: "policy", title: shown(brief(id, 300)), on: { click: () => showPolicy(portal, id) } }, label);
 }
