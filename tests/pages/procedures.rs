@@ -79,10 +79,12 @@ fn script() -> String {
                  until cedargate healthcheck --ready --config cedargate.yaml > /dev/null 2>&1; do sleep 0.2; done\n";
     let allowed = "test \"$(answer -H \"Authorization: Bearer $(cat alice.token)\")\" =";
     let logged_in = "test \"$(answer -H \"Cookie: $session\")\" =";
+    // the gate reads the keys each second
+    let soon_logged_out = format!("for _ in $(seq 50); do {logged_in} 401 && break || sleep 0.2; done\n{logged_in} 401");
     // the page's own login; the old session ends with the key that sealed it
     let login = onboarding.iter().find(|block| block.contains("auth/local")).unwrap();
     let again_logged_in =
-        format!("{allowed} 200\n{logged_in} 401\ncp alice.password secrets/\n{login}\nrm secrets/alice.password headers");
+        format!("{allowed} 200\n{soon_logged_out}\ncp alice.password secrets/\n{login}\nrm secrets/alice.password headers");
     // a gate that a failure leaves behind
     let trap = "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT".to_owned();
     let mut parts = vec![
