@@ -11,9 +11,12 @@ const FILTERS = ["all", "allow", "deny"] as const;
 const nameOf = (action: string) => (/"(.*)"$/.exec(action)?.[1] ?? action) || "none";
 
 export function Audit() {
-  const decisions = useLoaderData<readonly Decision[]>();
+  const all = useLoaderData<readonly Decision[]>();
   const revalidator = useRevalidator();
   const [filter, setFilter] = useState<string>("all");
+  const [hasOwn, setHasOwn] = useState(false);
+  // the gate's own endpoints, sign-in and permissions among them, have no action
+  const decisions = hasOwn ? all : all.filter(({ action }) => action !== "");
   const shown = decisions.filter(({ decision }) => filter === "all" || decision === filter);
   return (
     <main id="main">
@@ -33,13 +36,23 @@ export function Audit() {
               ))}
             </select>
           </label>
+          <label>
+            <input
+              type="checkbox"
+              checked={hasOwn}
+              onChange={(event) => {
+                setHasOwn(event.target.checked);
+              }}
+            />
+            The gate&rsquo;s own pages, too
+          </label>
           <button className="quiet" onClick={() => void revalidator.revalidate()}>
             Refresh
           </button>
         </div>
       </div>
       <p aria-live="polite">
-        {shown.length} of the last {decisions.length} decisions
+        {shown.length} of the last {all.length} decisions
       </p>
       <table className="cards">
         <thead>
@@ -53,27 +66,33 @@ export function Audit() {
         </thead>
         <tbody>
           {shown.map((decision) => (
-            <tr key={decision.decision_id}>
-              <th scope="row">{moment(decision.ts)}</th>
-              <td data-label="User" className="name">
-                {decision.principal ?? "none"}
-              </td>
-              <td data-label="Action">
-                <code>{nameOf(decision.action)}</code>
-              </td>
-              <td data-label="Resource">
-                <code>{decision.resource ?? "none"}</code>
-              </td>
-              <td data-label="Decision">
-                <span className={`badge ${decision.decision}`}>{decision.decision}</span>
-                <span className="small">
-                  {decision.reason} in {decision.portal}
-                </span>
-              </td>
-            </tr>
+            <Row key={decision.decision_id} decision={decision} />
           ))}
         </tbody>
       </table>
     </main>
+  );
+}
+
+function Row({ decision }: { readonly decision: Decision }) {
+  return (
+    <tr>
+      <th scope="row">{moment(decision.ts)}</th>
+      <td data-label="User" className="name">
+        {decision.principal ?? "none"}
+      </td>
+      <td data-label="Action">
+        <code>{nameOf(decision.action)}</code>
+      </td>
+      <td data-label="Resource">
+        <code>{decision.resource ?? "none"}</code>
+      </td>
+      <td data-label="Decision">
+        <span className={`badge ${decision.decision}`}>{decision.decision}</span>
+        <span className="small">
+          {decision.reason} in {decision.portal}
+        </span>
+      </td>
+    </tr>
   );
 }

@@ -52,6 +52,7 @@ export function OrderPage() {
         <dt>Total</dt>
         <dd>{money(order.total, order.currency)}</dd>
       </dl>
+      <h2>Items</h2>
       <Items order={order} products={products} isEditing={isEditing} onDone={setEditing} />
     </main>
   );

@@ -106,7 +106,7 @@ export function CancelButton({ order }: { readonly order: Order }) {
           setAsking(true);
         }}
       >
-        Cancel
+        Cancel order
       </button>
       {problem !== undefined && <p role="alert">{problem}</p>}
       {isAsking && (

@@ -1,6 +1,6 @@
 // The frame of every page: name of the portal, navigation, and who is signed in.
-import { type ReactNode, useState } from "react";
-import { Link, NavLink, Outlet, useNavigation } from "react-router";
+import { type ReactNode, useEffect, useState } from "react";
+import { Link, NavLink, Outlet, useLocation, useNavigation } from "react-router";
 
 import { usePortal, useSession } from "./context.ts";
 
@@ -12,6 +12,12 @@ export interface FrameProps {
 
 export function Frame({ title, children }: FrameProps) {
   const { state } = useNavigation();
+  const { pathname } = useLocation();
+  // each page names the browser's tab by its heading, so that tabs and the history can be told apart
+  useEffect(() => {
+    const heading = document.querySelector("main h1")?.textContent;
+    document.title = heading ? `${heading} · ${title}` : title;
+  }, [pathname, state, title]);
   return (
     <>
       <a className="skip" href="#main">
