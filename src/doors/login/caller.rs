@@ -51,7 +51,7 @@ impl<'a> CallerCredential<'a> {
     }
 
     /// Verifies the credential for a portal; returns the caller's identity there.
-    pub async fn identity(&self, door: &LoginDoor, portal: &Portal) -> Result<Identity, Refusal> {
+    pub async fn identity(&self, door: &LoginDoor, request: &EndpointRequest<'_>, portal: &Portal) -> Result<Identity, Refusal> {
         let identity = match self {
             Self::Bearer(token) => {
                 let presented = PresentedToken::bearer(token);
@@ -64,7 +64,9 @@ impl<'a> CallerCredential<'a> {
             Self::Session(session) => portal.session_identity(session)?,
         };
         check_not_revoked(&door.sessions, self.session(), portal, &identity)?;
-        check_tenant(portal.scope.tenant.of_request(None), identity.tenant.as_deref())?;
+        // a host of the portal names the tenant, as for the requests that the portal decides; another host names none
+        let host = Some(&*request.client.host).filter(|host| portal.is_at(host));
+        check_tenant(portal.scope.tenant.of_request(host), identity.tenant.as_deref())?;
         Ok(identity)
     }
 }

@@ -86,7 +86,7 @@ impl<'a> KnownCaller<'a> {
             Some(slug) => portal_lookup::find(request, slug)?,
             None => implied_portal(request, &credential)?,
         };
-        let identity = credential.identity(door, portal).await?;
+        let identity = credential.identity(door, request, portal).await?;
         let active = portal.active.load_full().ok_or(Refusal::from(Denial::NoPolicyLoaded))?;
         let principal = active.revision.principal(&portal.scope, &identity)?;
         Ok(Self {

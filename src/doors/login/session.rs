@@ -31,7 +31,7 @@ pub(super) async fn caller_at_portal<'a>(door: &LoginDoor, request: &EndpointReq
         }
     };
     let portal = portal_lookup::find(request, &slug)?;
-    let identity = credential.identity(door, portal).await?;
+    let identity = credential.identity(door, request, portal).await?;
     Ok(CallerAtPortal {
         portal,
         identity,

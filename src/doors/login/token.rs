@@ -32,7 +32,7 @@ pub(super) async fn mint(door: &LoginDoor, request: &EndpointRequest<'_>, body: 
         Refusal::new(Denial::RequestInvalid, detail)
     })?;
     let portal = portal_lookup::find(request, slug)?;
-    let verified = credential.identity(door, portal).await;
+    let verified = credential.identity(door, request, portal).await;
     record(door, request, portal, &credential, &verified);
     let identity = verified?;
     let now = unix_seconds();
