@@ -17,7 +17,7 @@ mod usage;
 pub use self::decided::{NotReplayed, PortalRevision, Portals};
 pub use self::find::FoundRecords;
 pub use self::flips::{Baseline, Change, Comparison, Example, FlipGroup, FlipKey, Flips};
-pub use self::index::{Chosen, LogIndex, Row, Shadow, Text};
+pub use self::index::{Chosen, LogIndex, RecordPlace, Row, Shadow, Text};
 pub use self::read::{LogReader, ReadProgress, Reading, RecordLocation, Totals, Visitor};
 pub use self::record::LogRecord;
 use self::record::MatchedId;

@@ -7,7 +7,7 @@ mod zstd;
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read as _};
+use std::io::{self, BufRead, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +26,10 @@ const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// The lines of one file.
 pub struct Lines {
     from: Box<dyn BufRead + Send>,
+    is_compressed: bool,
     line: Vec<u8>,
+    /// Bytes of text before the next line.
+    next: u64,
 }
 
 /// Counts the bytes that it reads.
@@ -46,6 +49,8 @@ impl<R: io::Read> io::Read for Counted<R> {
 /// One line, without its line break.
 pub struct Line<'a> {
     pub bytes: &'a [u8],
+    /// Bytes of text before the line; of a compressed file, of what it holds.
+    pub offset: u64,
     /// False for the last line of a file that does not end with a line break.
     pub is_whole: bool,
     /// True if the line is longer than `LINE_BYTES_MAX`; `bytes` are its beginning.
@@ -69,6 +74,21 @@ impl Lines {
         Self::of(BufReader::with_capacity(BUFFER_BYTES, Counted { from, read }))
     }
 
+    /// Opens a file at a line that was read before, by its offset. A plain file is read from there; a compressed one is
+    /// decompressed up to there, and its lines before are not looked at.
+    pub fn open_at(path: &Path, offset: u64) -> io::Result<Self> {
+        let mut file = File::open(path)?;
+        let mut lines = Self::of(BufReader::with_capacity(BUFFER_BYTES, file.try_clone()?))?;
+        if lines.is_compressed {
+            io::copy(&mut lines.from.by_ref().take(offset), &mut io::sink())?;
+        } else {
+            file.seek(SeekFrom::Start(offset))?;
+            lines.from = Box::new(BufReader::with_capacity(BUFFER_BYTES, file));
+        }
+        lines.next = offset;
+        Ok(lines)
+    }
+
     fn of(mut from: impl BufRead + Send + 'static) -> io::Result<Self> {
         let start = from.fill_buf()?;
         let (is_gzip, is_zstd) = (start.starts_with(&GZIP_MAGIC), start.starts_with(&ZSTD_MAGIC));
@@ -79,14 +99,20 @@ impl Lines {
         } else {
             Box::new(from)
         };
-        Ok(Self { from, line: Vec::new() })
+        Ok(Self {
+            from,
+            is_compressed: is_gzip || is_zstd,
+            line: Vec::new(),
+            next: 0,
+        })
     }
 
     /// The next line; `None` at the end of the file.
     pub fn next(&mut self) -> io::Result<Option<Line<'_>>> {
         self.line.clear();
+        let offset = self.next;
         let limit = LINE_BYTES_MAX as u64 + 1;
-        self.from.by_ref().take(limit).read_until(b'\n', &mut self.line)?;
+        self.next += self.from.by_ref().take(limit).read_until(b'\n', &mut self.line)? as u64;
         if self.line.is_empty() {
             return Ok(None);
         }
@@ -97,6 +123,7 @@ impl Lines {
         }
         Ok(Some(Line {
             bytes: &self.line,
+            offset,
             is_whole,
             is_too_long,
         }))
@@ -108,6 +135,7 @@ impl Lines {
             let end = buffer.iter().position(|byte| *byte == b'\n');
             let (length, is_over) = (end.map_or(buffer.len(), |at| at + 1), end.is_some() || buffer.is_empty());
             self.from.consume(length);
+            self.next += length as u64;
             if is_over {
                 return Ok(());
             }

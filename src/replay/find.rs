@@ -1,6 +1,7 @@
 //! Finds one decision by its id.
 
-use super::{LogRecord, MatchedId, RecordLocation, Visitor};
+use super::{LogRecord, MatchedId, RecordLocation, RecordPlace, Visitor};
+use crate::audit::lines::Lines;
 
 /// Records of one request that are named in a message.
 const NAMED_MAX: usize = 10;
@@ -17,6 +18,16 @@ pub struct FoundRecords<'a> {
 struct Found {
     decision_id: String,
     line: Vec<u8>,
+}
+
+impl RecordPlace {
+    /// The record of this decision id, as JSON; `None`: the file has another line there by now, or cannot be read.
+    pub fn read(&self, id: &str) -> Option<Vec<u8>> {
+        let mut lines = Lines::open_at(&self.file, self.offset).ok()?;
+        let record = LogRecord::parse(lines.next().ok()??.bytes)?;
+        let is_wanted = record.is_decision() && record.has_id(id) == Some(MatchedId::Decision);
+        is_wanted.then(|| serde_json::to_vec(&record).ok()).flatten()
+    }
 }
 
 impl<'a> FoundRecords<'a> {

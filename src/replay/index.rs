@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hasher;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustc_hash::FxHasher;
@@ -59,6 +60,17 @@ pub struct Row {
     pub shadow: Shadow,
     weight: f32,
     draw: u32,
+    file: Text,
+    /// Bytes of the file's text before the record.
+    offset: u64,
+}
+
+/// The place of a record in the log.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RecordPlace {
+    pub file: PathBuf,
+    /// Bytes of the file's text before the record.
+    pub offset: u64,
 }
 
 /// The answer of the candidate set, beside that in force.
@@ -108,6 +120,15 @@ impl LogIndex {
         &self.texts
     }
 
+    /// The place of a decision; `None`: no row has this id.
+    pub fn place(&self, id: Uuid) -> Option<RecordPlace> {
+        let row = self.rows.iter().find(|row| row.id == id && !id.is_nil())?;
+        Some(RecordPlace {
+            file: PathBuf::from(self.texts.get(row.file)),
+            offset: row.offset,
+        })
+    }
+
     /// Rows are kept of one in so many decisions.
     pub fn one_in(&self) -> u64 {
         1u64.checked_shl(self.level).unwrap_or(u64::MAX)
@@ -137,7 +158,7 @@ impl LogIndex {
         }
     }
 
-    fn row(&mut self, record: &LogRecord<'_>, draw: u32) -> Row {
+    fn row(&mut self, record: &LogRecord<'_>, location: RecordLocation<'_>, draw: u32) -> Row {
         let texts = &mut self.texts;
         let shadow = record.shadow.get("decision").and_then(Value::as_str);
         Row {
@@ -159,6 +180,8 @@ impl LogIndex {
             #[expect(clippy::cast_possible_truncation, reason = "at most WEIGHT_MAX")]
             weight: record.weight().min(WEIGHT_MAX) as f32,
             draw,
+            file: texts.place_whole(location.file),
+            offset: location.offset,
         }
     }
 }
@@ -170,7 +193,7 @@ impl Visitor for LogIndex {
         hasher.write_u64(place.line);
         let draw = (hasher.finish() >> 32) as u32;
         if self.keeps(draw) {
-            let row = self.row(record, draw);
+            let row = self.row(record, place, draw);
             self.rows.push(row);
             self.fit();
         }
@@ -190,6 +213,7 @@ impl Visitor for LogIndex {
             reason: here(row.reason),
             near: here(row.near),
             principal: here(row.principal),
+            file: here(row.file),
             ..row
         }));
         self.fit();
@@ -262,6 +286,7 @@ mod tests {
             RecordLocation {
                 file: "log",
                 line: u64::from(number),
+                offset: u64::from(number) * 300,
             },
         );
     }

@@ -38,6 +38,8 @@ pub struct RecordLocation<'a> {
     pub file: &'a str,
     /// From 1.
     pub line: u64,
+    /// Bytes of text before the line.
+    pub offset: u64,
 }
 
 /// A line that is no record.
@@ -99,8 +101,15 @@ struct Batch {
     /// Number of the first line.
     first: u64,
     text: Vec<u8>,
-    /// End of each line in `text`.
-    ends: Vec<usize>,
+    lines: Vec<BatchLine>,
+}
+
+/// A line of a batch.
+struct BatchLine {
+    /// Its end in the batch's text.
+    end: usize,
+    /// Bytes of the file's text before it.
+    offset: u64,
 }
 
 impl LogReader<'_> {
@@ -151,7 +160,7 @@ impl LogReader<'_> {
             loop {
                 let filled = file.batch();
                 if let Some(batch) = filled.batch {
-                    so_far.lines += batch.ends.len() as u64;
+                    so_far.lines += batch.lines.len() as u64;
                     so_far.bytes = read.load(Ordering::Relaxed);
                     if sender.send(batch).is_err() {
                         return Err(io::Error::other("the workers ended"));
@@ -206,7 +215,7 @@ impl OpenLog {
             file: Arc::clone(&self.name),
             first: self.line + 1,
             text: Vec::new(),
-            ends: Vec::new(),
+            lines: Vec::new(),
         };
         let mut end = None;
         while batch.text.len() < BATCH_BYTES && end.is_none() {
@@ -218,12 +227,15 @@ impl OpenLog {
                     // the beginning of a line that is too long is no record
                     let text = if line.is_too_long { &[] } else { line.bytes };
                     batch.text.extend_from_slice(text);
-                    batch.ends.push(batch.text.len());
+                    batch.lines.push(BatchLine {
+                        end: batch.text.len(),
+                        offset: line.offset,
+                    });
                 }
             }
         }
         Filled {
-            batch: (!batch.ends.is_empty()).then_some(batch),
+            batch: (!batch.lines.is_empty()).then_some(batch),
             end,
         }
     }
@@ -238,10 +250,14 @@ fn work<V: Visitor>(batches: &Mutex<Receiver<Batch>>, visitor: V) -> Reading<V> 
         let next = batches.lock().recv();
         let Ok(batch) = next else { return reading };
         let mut start = 0;
-        for (line, end) in (batch.first..).zip(&batch.ends) {
+        for (line, BatchLine { end, offset }) in (batch.first..).zip(&batch.lines) {
             let text = batch.text.get(start..*end).unwrap_or_default();
             start = *end;
-            let place = RecordLocation { file: &batch.file, line };
+            let place = RecordLocation {
+                file: &batch.file,
+                line,
+                offset: *offset,
+            };
             // a record must not end the reading of all others
             let read = catch_unwind(AssertUnwindSafe(|| reading.line(text, place)));
             if !matches!(read, Ok(true)) {

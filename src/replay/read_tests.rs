@@ -58,6 +58,50 @@ fn plain_gzip_and_zstd_files_are_one_log() {
 }
 
 #[test]
+fn a_record_is_read_from_its_place_and_from_no_changed_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let id = |number: u128| uuid::Uuid::from_u128(number + 1);
+    let text: String = (0..3000)
+        .map(|number| format!("not a record ä\r\n{}", line(id(number))))
+        .collect();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(text.as_bytes()).unwrap();
+    let level = ruzstd::encoding::CompressionLevel::Fastest;
+    for bytes in [
+        text.clone().into_bytes(),
+        gzip.finish().unwrap(),
+        ruzstd::encoding::compress_to_vec(text.as_bytes(), level),
+    ] {
+        let path = folder.path().join("log");
+        std::fs::write(&path, bytes).unwrap();
+        let logs = [path.clone()];
+        let reader = LogReader {
+            logs: &logs,
+            workers: 3,
+            stack_bytes: 1 << 20,
+        };
+        let index = reader.read(super::super::LogIndex::default, |_| {}).unwrap().visitor;
+        for number in [0, 1, 1777, 2999] {
+            let wanted = id(number).to_string();
+            let place = index.place(id(number)).unwrap();
+            let record = place.read(&wanted).unwrap();
+            assert_eq!(LogRecord::parse(&record).unwrap().decision_id, wanted);
+            assert_eq!(
+                place.read(&id(number + 1).to_string()),
+                None,
+                "another id than that of the place"
+            );
+        }
+        let place = index.place(id(2000)).unwrap();
+        std::fs::write(&path, text.get(7..).unwrap()).unwrap();
+        assert_eq!(place.read(&id(2000).to_string()), None, "the file has changed");
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(place.read(&id(2000).to_string()), None, "the file is gone");
+        assert_eq!(index.place(uuid::Uuid::nil()), None);
+    }
+}
+
+#[test]
 fn broken_lines_are_counted_and_named_and_no_record_is_lost() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log");

@@ -48,18 +48,26 @@ impl FromLog<'_> {
         let logs = files(self.logs, workbench)?;
         let reading = logs::read(&logs, || FoundRecords::new(self.id))?;
         complain_about(&reading.totals);
-        let line = reading.visitor.one()?;
-        let record = LogRecord::parse(line).ok_or("the record cannot be read again")?;
-        let loads = logs::load(workbench)?;
-        let explained = logs::portals(&loads)
-            .explained_seen(&record, see)
-            .map_err(|why| escaped(&why))?;
-        Ok(FoundDecision {
-            notes: notes(&record, &explained),
-            explained,
-            record: serde_json::from_slice(line).unwrap_or_default(),
-        })
+        explain_record(reading.visitor.one()?, workbench, see)
     }
+}
+
+/// Explains a record that was found before, given as JSON.
+pub(in crate::cli) fn explain_record(
+    line: &[u8],
+    workbench: &Workbench,
+    see: &mut dyn FnMut(&Query<'_>, Caller<'_>),
+) -> Result<FoundDecision, String> {
+    let record = LogRecord::parse(line).ok_or("the record cannot be read again")?;
+    let loads = logs::load(workbench)?;
+    let explained = logs::portals(&loads)
+        .explained_seen(&record, see)
+        .map_err(|why| escaped(&why))?;
+    Ok(FoundDecision {
+        notes: notes(&record, &explained),
+        explained,
+        record: serde_json::from_slice(line).unwrap_or_default(),
+    })
 }
 
 /// The named logs, or those that the configuration lets the gate write.

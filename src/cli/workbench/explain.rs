@@ -1,5 +1,6 @@
 //! Decisions with their reasons, for questions, tokens and recorded decisions.
 
+use cedargate_policy::decision::{Caller, Query};
 use http::StatusCode;
 use serde_json::{Value, json};
 use url::form_urlencoded;
@@ -11,7 +12,7 @@ use crate::base::clock::unix_seconds;
 use crate::cli::client;
 use crate::cli::control::ControlSocket;
 use crate::cli::explain::explained;
-use crate::cli::explain::from_log::FromLog;
+use crate::cli::explain::from_log::{FromLog, explain_record};
 use crate::cli::offline::identity;
 use crate::cli::tree::Workbench;
 use crate::explained::json::report;
@@ -53,13 +54,18 @@ pub(super) fn decision(desk: &Desk, workbench: &Workbench, body: &Value) -> Resu
             Err(_) => {}
         }
     }
-    let log = FromLog {
-        id,
-        logs: &desk.logs,
-        tree: &desk.tree,
-    };
     let mut question = None;
-    let found = log.explain_in(workbench, &mut |query, caller| question = Some(Question::of(query, caller)))?;
+    let mut see = |query: &Query<'_>, caller: Caller<'_>| question = Some(Question::of(query, caller));
+    let found = if let Some(record) = desk.log.record(id) {
+        explain_record(&record, workbench, &mut see)?
+    } else {
+        let log = FromLog {
+            id,
+            logs: &desk.logs,
+            tree: &desk.tree,
+        };
+        log.explain_in(workbench, &mut see)?
+    };
     Ok(
         json!({"explanation": shortened(report(&found.explained)), "source": "log", "notes": found.notes, "record": found.record, "question": question}),
     )

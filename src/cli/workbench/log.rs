@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use self::view::View;
 use crate::app::STACK_BYTES;
@@ -69,6 +70,16 @@ impl LogShelf {
             answer.insert("log".to_owned(), read.about(files));
         }
         Ok(answer.to_string().into())
+    }
+
+    /// The record of a decision id, as JSON, from its place in the log; `None`: the log was not read yet, its sample does not
+    /// hold the decision, or the file has changed.
+    pub fn record(&self, id: &str) -> Option<Vec<u8>> {
+        let read = match &*self.0.lock() {
+            State::Read(read) => Arc::clone(read),
+            _ => return None,
+        };
+        read.index.place(Uuid::try_parse(id).ok()?)?.read(id)
     }
 
     /// Answers `log` with a body: forgets what was read, and reads again.

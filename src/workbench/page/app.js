@@ -1,5 +1,5 @@
 // The frame: navigation, deep links, and redrawing when the files change.
-import { announce, clear, el, put } from "./dom.js";
+import { announce, brief, clear, el, put } from "./dom.js";
 import { firstPage, get, isExport, listen } from "./data.js";
 import { address, failure } from "./parts.js";
 import { overview } from "./overview.js";
@@ -29,6 +29,14 @@ const nav = document.getElementById("nav");
 let drawing = 0;
 let cleanUp = null;
 
+/** Says that an address leads nowhere, or to a page that needs the server. */
+function missing(name, pages) {
+  const live = PAGES.find((one) => one.name === name && one.isLive);
+  const why = live && isExport ? `The page ${live.title} needs the running workbench; this exported file does not have it.` : `This workbench has no page ${brief(name, 60)}.`;
+  const links = pages.map((one) => el("li", {}, el("a", { href: address(one.name) }, one.title)));
+  return { name, title: "No such page", draw: ({ main: view }) => { put(view, el("h1", {}, "No such page"), el("p", {}, why), el("ul", {}, links)); } };
+}
+
 function here() {
   const [name, query] = (location.hash.startsWith("#/") ? location.hash : firstPage).slice(2).split("?");
   return { name, parameters: new URLSearchParams(query ?? "") };
@@ -48,7 +56,7 @@ async function draw({ keepFocus = false } = {}) {
   }
   if (own !== drawing) return;
   const pages = PAGES.filter((page) => tree.pages.includes(page.name) && !(page.isLive && isExport));
-  const page = pages.find((one) => one.name === name) ?? pages[0];
+  const page = pages.find((one) => one.name === name) ?? (name === "" ? pages[0] : missing(name, pages));
   clear(nav, pages.length > 1 ? pages.map((one) => el("a", { href: address(one.name), "aria-current": one === page ? "page" : null }, one.title)) : null);
   document.getElementById("find").hidden = !tree.pages.includes("matrix");
   document.title = `${page.title} · cedargate workbench`;

@@ -123,6 +123,10 @@ function textPane(draft, changed) {
   };
 }
 
+function idle() {
+  return el("p", { class: "soft" }, "They run as soon as the text differs from the file.");
+}
+
 function testsNode(tests) {
   if (tests.error) return failure({ message: tests.error });
   if (tests.failed.length === 0) return el("p", {}, badge("allow", `${counted(tests.cases, "test")} as expected`));
@@ -186,10 +190,11 @@ export async function editor({ main, parameters, go }) {
   const list = fileList(files, current, (file) => go({ file }));
   const draft = await opened(current);
   let hasLeft = false;
+  let isBroken = false;
   const state = el("span", { class: "soft", role: "status" });
   const notice = el("div");
   const findings = el("div", {}, el("p", { class: "soft wait" }, "Checking"));
-  const tests = el("div");
+  const tests = el("div", {}, idle());
   const changes = el("div", {}, el("p", { class: "soft" }, "Nothing is changed yet."));
   const proof = el("div");
 
@@ -197,7 +202,7 @@ export async function editor({ main, parameters, go }) {
     state.textContent = isChanged(draft) ? "not saved" : "as on disk";
     saveButton.disabled = !isChanged(draft);
     revertButton.disabled = !isChanged(draft);
-    proveButton.disabled = !isChanged(draft);
+    proveButton.disabled = !isChanged(draft) || isBroken;
     clear(notice, draft.isStale ? el("div", { class: "notice" }, el("p", {}, "The file changed on disk after you opened it. Saving would be refused."),
       el("p", { class: "row" },
         el("button", { type: "button", class: "small", on: { click: () => { Object.assign(draft, { text: draft.disk.text, saved: draft.disk.text, hash: draft.disk.hash, isStale: false }); pane.area.value = draft.text; pane.area.dispatchEvent(new Event("input")); } } }, "Take the file's text"), " ",
@@ -215,6 +220,8 @@ export async function editor({ main, parameters, go }) {
     for (const one of own.filter((finding) => finding.line)) if (!(order[kinds.get(one.line)] <= order[one.severity])) kinds.set(one.line, one.severity);
     pane.mark(kinds);
     const errors = answer.findings.filter((one) => one.severity === "error").length;
+    isBroken = errors > 0;
+    proveButton.disabled = !isChanged(draft) || isBroken;
     const jumps = own.filter((one) => one.line).slice(0, 20).map((one) => el("button", { type: "button", class: "chip", on: { click: () => pane.jump(one.line) } }, `line ${one.line}`));
     clear(findings,
       el("p", { id: "check" }, errors ? badge("deny", counted(errors, "error")) : badge("allow", "loads"), " ", counted(answer.findings.length - errors, "other finding")),
@@ -225,8 +232,8 @@ export async function editor({ main, parameters, go }) {
 
   const compareNow = latest(async () => (isChanged(draft) ? post("compare", body(draft)) : { same: true }), (answer) => {
     if (hasLeft) return;
-    if (answer.same) { clear(changes, el("p", { class: "soft" }, "The text is that of the file.")); return; }
-    if (answer.error) { clear(tests); clear(changes, el("p", { class: "soft" }, "The text does not load, so it cannot be compared:"), failure(answer.error)); return; }
+    if (answer.same) { if (!draft.result) clear(tests, idle()); clear(changes, el("p", { class: "soft" }, "The text is that of the file.")); return; }
+    if (answer.error) { clear(tests, el("p", { class: "soft" }, "They run once the text loads.")); clear(changes, el("p", { class: "soft" }, isBroken ? "The text does not load, so it cannot be compared; the findings say why." : "The text does not load, so it cannot be compared:"), isBroken ? null : failure(answer.error)); return; }
     clear(tests, testsNode(answer.tests));
     clear(changes, comparison(answer.changes, { hasMatrix: false }));
   });

@@ -209,6 +209,9 @@ fn chromium_shows_every_page_in_both_schemes_and_at_every_width() {
             browser.screenshot(&format!("workbench-{heading}-{scheme}-{width}"));
         }
     }
+    page(&mut browser, "#/<img src=x>", "No such page");
+    holds(&mut browser, "document.querySelector('main img') === null");
+    holds(&mut browser, "document.querySelectorAll('main li a').length > 4");
     assert_eq!(browser.complaints, Vec::<String>::new());
 }
 

@@ -45,6 +45,8 @@ fn a_text_is_checked_compared_and_proved_before_only_save_writes_it() {
     holds(&mut browser, "document.querySelector('#check').innerText.includes('error')");
     holds(&mut browser, "document.querySelector('.numbers .error') !== null");
     holds(&mut browser, &says("does not load, so it cannot be compared"));
+    let prove = "[...document.querySelectorAll('main button')].find((one) => one.innerText.startsWith('Prove'))";
+    holds(&mut browser, &format!("{prove}.disabled"));
     edit(&mut browser, "permi (", "permit (");
     holds(&mut browser, "document.querySelector('#check').innerText.includes('loads')");
 
