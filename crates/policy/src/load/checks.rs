@@ -12,7 +12,7 @@ use crate::engine::entities::EntityStore;
 use crate::portal::file::{NamedProvider, PortalFile};
 use crate::portal::path::CanonicalPath;
 use crate::portal::path::rules::{Case, PathRules};
-use crate::portal::route::Reach;
+use crate::portal::route::{PublicEntry, Reach};
 use crate::revision::Revision;
 use crate::revision::problem::Problem;
 use crate::revision::source::{Files, SourceFile, Tree};
@@ -22,6 +22,9 @@ use crate::types::PortalSlug;
 
 /// Problems of routes that are reported.
 const ROUTE_PROBLEMS_MAX: usize = 50;
+
+/// Warnings about forbids over public entries that are reported: many forbids of one large group would make one for each pair.
+const FORBID_WARNINGS_MAX: usize = 50;
 
 /// The prefix of the ids of emergency forbids, so that they never collide with other policies.
 pub(super) const EMERGENCY_PREFIX: &str = "_deny/";
@@ -335,9 +338,14 @@ impl ForbiddenPaths<'_> {
             return warnings;
         }
         let warning = |message: String| Problem::new(&portal_yaml(slug), message);
-        let members = self.store.members(self.names.path.as_ref());
+        let methods = first_of_each_method(file);
+        let groups = self.public_members(file);
         for entry in self.forbids() {
-            let closed = file.public.entries().find(|public| self.closes_all(entry, public.method));
+            if warnings.len() >= FORBID_WARNINGS_MAX {
+                warnings.push(warning("has further warnings about forbids over public entries".to_owned()));
+                break;
+            }
+            let closed = methods.iter().find(|public| self.closes_all(entry, public.method));
             if let Some(public) = closed {
                 let message = format!(
                     "public `{}` is closed for every caller by {}",
@@ -348,17 +356,28 @@ impl ForbiddenPaths<'_> {
                 continue;
             }
             for group in entry.policy().entity_literals() {
-                let paths = members.get(&group).into_iter().flatten();
-                warnings.extend(paths.filter_map(|path| {
-                    let public = file.public.overlaps(path.id().unescaped(), Reach::Subtree)?;
+                let reached = groups.get(&group).into_iter().flatten();
+                let left = FORBID_WARNINGS_MAX.saturating_sub(warnings.len());
+                warnings.extend(reached.take(left).map(|(path, public)| {
                     let forbid = forbid_text(entry);
-                    Some(warning(format!(
+                    warning(format!(
                         "public `{public}` reaches `{path}`, which entities.json puts into `{group}`, which {forbid} names"
-                    )))
+                    ))
                 }));
             }
         }
         warnings
+    }
+
+    /// For each group the paths in it that a public entry reaches, and the entry.
+    fn public_members<'f>(&self, file: &'f PortalFile) -> FxHashMap<EntityUid, Vec<(EntityUid, &'f str)>> {
+        let members = self.store.members(self.names.path.as_ref());
+        let reached = |path: EntityUid| {
+            let public = file.public.overlaps(path.id().unescaped(), Reach::Subtree)?;
+            Some((path, public))
+        };
+        let of_group = |(group, paths): (EntityUid, Vec<EntityUid>)| (group, paths.into_iter().filter_map(reached).collect());
+        members.into_iter().map(of_group).collect()
     }
 
     fn forbids(&self) -> impl Iterator<Item = &Arc<PolicyEntry>> {
@@ -370,6 +389,9 @@ impl ForbiddenPaths<'_> {
         let policy = entry.policy();
         let is_portal = |uid: &EntityUid| self.names.portal.as_ref() == Some(uid);
         let is_path = |ty: &EntityTypeName| self.names.path.as_ref() == Some(ty);
+        if policy.has_non_scope_constraint() {
+            return false;
+        }
         let covers_paths = match policy.resource_constraint() {
             ResourceConstraint::Any => true,
             ResourceConstraint::Is(ty) => is_path(&ty),
@@ -387,8 +409,14 @@ impl ForbiddenPaths<'_> {
                 entry.covers_action(&action, groups.unwrap_or_default())
             })
         };
-        covers_paths && covers_principals && !policy.has_non_scope_constraint() && covers_method()
+        covers_paths && covers_principals && covers_method()
     }
+}
+
+/// The first public entry of each method: whether a forbid closes all paths depends on the method alone.
+fn first_of_each_method(file: &PortalFile) -> Vec<PublicEntry<'_>> {
+    let mut seen = FxHashSet::default();
+    file.public.entries().filter(|public| seen.insert(public.method)).collect()
 }
 
 fn portal_yaml(slug: &PortalSlug) -> String {

@@ -130,3 +130,64 @@ fn a_template_with_the_id_of_a_shared_one_or_of_a_policy_is_rejected() {
         []
     );
 }
+
+/// A schema whose paths may be in groups.
+fn grouped() -> String {
+    SCHEMA
+        .replace("entity Order;", "entity Order; entity Group;")
+        .replace("entity Path in [Path, Portal]", "entity Path in [Path, Portal, Group]")
+}
+
+fn public(entry: impl Fn(usize) -> String) -> String {
+    format!("public:\n{}", lines(|n| format!("  - \"{}\"", entry(n))))
+}
+
+#[test]
+fn many_public_paths_beside_many_forbids_load() {
+    let entries = public(|n| format!("GET /bench/a{n}/**"));
+    for forbid in [
+        "resource in Path::\"/bench/z{n}\");",
+        "resource) when { principal in Role::\"r{n}\" };",
+    ] {
+        let forbids = lines(|n| {
+            format!(
+                "@id(\"f{n}\") forbid(principal, action, {}",
+                forbid.replace("{n}", &n.to_string())
+            )
+        });
+        let found = problems(&[("policies/bench/portal.yaml", &entries), ("policies/bench/f.cedar", &forbids)]);
+        assert_eq!(found, [], "{forbid}");
+    }
+    let other_action = lines(|n| format!("@id(\"f{n}\") forbid(principal, action == Action::\"view\", resource);"));
+    let files = [
+        ("policies/bench/portal.yaml", entries.as_str()),
+        ("policies/bench/f.cedar", other_action.as_str()),
+    ];
+    assert_eq!(problems(&files), []);
+}
+
+#[test]
+fn many_forbids_of_one_large_group_make_a_bounded_number_of_warnings() {
+    let schema = grouped();
+    let members = list((0..MANY).map(|n| {
+        format!(
+            "{{\"uid\": {{\"type\": \"Path\", \"id\": \"/bench/a/{n}\"}}, \"attrs\": {{}}, \
+             \"parents\": [{{\"type\": \"Group\", \"id\": \"g\"}}]}}"
+        )
+    }));
+    let forbids = lines(|n| format!("@id(\"f{n}\") forbid(principal, action, resource in Group::\"g\");"));
+    let tree = tree([
+        ("schemas/bench.cedarschema", schema.as_str()),
+        ("policies/bench/all.cedar", OPEN),
+        ("policies/bench/f.cedar", forbids.as_str()),
+        ("policies/bench/portal.yaml", "public: [ \"GET /bench/a/**\" ]"),
+        ("policies/bench/entities.json", members.as_str()),
+    ]);
+    let began = Instant::now();
+    let loaded = Loader::new(Warnings::Show, None).load(&portal(), &tree, None);
+    let took = began.elapsed();
+    assert!(took < BOUND, "{took:?}");
+    let warnings = &loaded.revision.unwrap().warnings;
+    assert_eq!(warnings.len(), 51);
+    assert!(warnings[50].message.contains("further warnings"), "{}", warnings[50]);
+}

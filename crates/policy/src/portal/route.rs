@@ -6,6 +6,7 @@
 //! Resource ids: `"{order}"` alone is the decoded text of the segment. An id put together from more parts escapes in each value
 //! everything but `A-Z a-z 0-9 - . _ ~`, and between two values there is a character outside of these and `%`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -62,6 +63,8 @@ pub struct RouteTable {
 pub struct PublicPaths {
     entries: Vec<(String, Vec<Segment>)>,
     methods: FxHashMap<String, Node>,
+    /// The entries of all methods together, for [`Self::overlaps`].
+    any_method: Node,
 }
 
 /// One entry of `public`.
@@ -144,6 +147,8 @@ struct Node {
     here: Option<usize>,
     /// Index of the entry that goes on with `**`.
     rest: Option<usize>,
+    /// The least index of this node and all nodes below it, where [`Node::note`] was called.
+    least: Option<usize>,
 }
 
 type Segments<'a> = SmallVec<[&'a str; 16]>;
@@ -232,8 +237,12 @@ impl PublicPaths {
         for (index, entry) in entries.iter().enumerate() {
             match parse_entry(entry.as_ref(), case) {
                 Ok((method, _, segments)) => {
-                    let end = paths.methods.entry(method.to_owned()).or_default().end_of(&segments);
-                    *end = Some(paths.entries.len());
+                    // of two equal entries the first counts
+                    let number = paths.entries.len();
+                    let node = paths.methods.entry(method.to_owned()).or_default();
+                    node.end_of(&segments).get_or_insert(number);
+                    paths.any_method.end_of(&segments).get_or_insert(number);
+                    paths.any_method.note(&segments, number);
                     paths.entries.push((entry.as_ref().to_owned(), segments));
                 }
                 Err(error) => errors.push((index, error)),
@@ -260,8 +269,10 @@ impl PublicPaths {
 
     /// The first entry, of any method, that could match the path itself or, with [`Reach::Subtree`], anything under it.
     pub fn overlaps(&self, path_id: &str, reach: Reach) -> Option<&str> {
-        let entry = self.entries.iter().find(|(_, pattern)| touches(pattern, path_id, reach));
-        entry.map(|(text, _)| text.as_str())
+        let plain: SmallVec<[Cow<'_, str>; 16]> = segments_of(path_id).map(plain_segment).collect();
+        let mut first = None;
+        self.any_method.touched_by(&plain, reach, &mut first);
+        self.entries.get(first?).map(|(text, _)| text.as_str())
     }
 
     /// The first entry that makes some path public that the route matches.
@@ -303,6 +314,40 @@ impl Node {
             Segment::Literal(text) => self.literals.entry(text.clone()).or_default().end_of(others),
             Segment::Any(_) => self.any.get_or_insert_default().end_of(others),
             Segment::Rest => &mut self.rest,
+        }
+    }
+
+    /// Notes an entry in the nodes that lead to it. Entries come in the order of their indexes.
+    fn note(&mut self, segments: &[Segment], index: usize) {
+        self.least.get_or_insert(index);
+        let Some((first, others)) = segments.split_first() else {
+            return;
+        };
+        match first {
+            Segment::Literal(text) => self.literals.entry(text.clone()).or_default().note(others, index),
+            Segment::Any(_) => self.any.get_or_insert_default().note(others, index),
+            Segment::Rest => {}
+        }
+    }
+
+    /// Lowers `first` to the least index of an entry that could match the path itself or, with [`Reach::Subtree`], anything
+    /// under it.
+    fn touched_by<S: AsRef<str>>(&self, segments: &[S], reach: Reach, first: &mut Option<usize>) {
+        let is_earlier = |index: usize, first: &Option<usize>| first.is_none_or(|known| index < known);
+        if !self.least.is_some_and(|least| is_earlier(least, first)) {
+            return;
+        }
+        let Some((segment, others)) = segments.split_first() else {
+            let ends = match reach {
+                Reach::Exact => self.here.into_iter().chain(self.rest).min(),
+                Reach::Subtree => self.least,
+            };
+            *first = ends.filter(|index| is_earlier(*index, first)).or(*first);
+            return;
+        };
+        *first = self.rest.filter(|index| is_earlier(*index, first)).or(*first);
+        for node in self.literals.get(segment.as_ref()).into_iter().chain(self.any.as_deref()) {
+            node.touched_by(others, reach, first);
         }
     }
 
@@ -476,22 +521,6 @@ fn template_error(entry: &str, segment: &str) -> RouteError {
     RouteError::Template {
         route: entry.to_owned(),
         segment: segment.to_owned(),
-    }
-}
-
-fn touches(pattern: &[Segment], path_id: &str, reach: Reach) -> bool {
-    let mut pattern = pattern.iter();
-    for segment in segments_of(path_id) {
-        match pattern.next() {
-            Some(Segment::Rest) => return true,
-            Some(Segment::Any(_)) => {}
-            Some(Segment::Literal(text)) if *text == plain_segment(segment) => {}
-            Some(Segment::Literal(_)) | None => return false,
-        }
-    }
-    match (reach, pattern.next()) {
-        (Reach::Subtree, _) | (Reach::Exact, None | Some(Segment::Rest)) => true,
-        (Reach::Exact, Some(_)) => false,
     }
 }
 
@@ -707,6 +736,23 @@ mod tests {
         assert!(PublicPaths::new(&["GET /**/a"], Case::Distinguished).is_err());
     }
 
+    /// One entry alone, without the tree.
+    fn touches(pattern: &[Segment], path_id: &str, reach: Reach) -> bool {
+        let mut pattern = pattern.iter();
+        for segment in segments_of(path_id) {
+            match pattern.next() {
+                Some(Segment::Rest) => return true,
+                Some(Segment::Any(_)) => {}
+                Some(Segment::Literal(text)) if *text == plain_segment(segment) => {}
+                Some(Segment::Literal(_)) | None => return false,
+            }
+        }
+        match (reach, pattern.next()) {
+            (Reach::Subtree, _) | (Reach::Exact, None | Some(Segment::Rest)) => true,
+            (Reach::Exact, Some(_)) => false,
+        }
+    }
+
     /// One rank per segment: literal 0, any 1, rest 2; the smallest list is the most specific.
     fn naive(table: &RouteTable, method: &str, segments: &[&str]) -> Option<usize> {
         let rank = |route: &Arc<Route>| {
@@ -739,6 +785,20 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn the_first_overlapping_entry_of_the_tree_is_that_of_the_list(
+            entries in proptest::collection::vec(("GET|POST", template().prop_map(|text| text.replace("{x}", "*"))), 0..8),
+            segments in proptest::collection::vec("[abcd]", 0..4),
+            is_exact in any::<bool>(),
+        ) {
+            let entries: Vec<String> = entries.iter().map(|(method, path)| format!("{method} {path}")).collect();
+            let public = PublicPaths::new(&entries, Case::Distinguished).unwrap();
+            let id = format!("/{}", segments.join("/"));
+            let reach = if is_exact { Reach::Exact } else { Reach::Subtree };
+            let naive = public.entries.iter().find(|(_, pattern)| touches(pattern, &id, reach));
+            prop_assert_eq!(public.overlaps(&id, reach), naive.map(|(text, _)| text.as_str()));
+        }
 
         #[test]
         fn the_tree_finds_what_a_linear_search_finds(
