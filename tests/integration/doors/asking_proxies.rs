@@ -194,6 +194,14 @@ fn nginx_asks_the_gate() {
     check(&start_nginx(page, port), &gate);
 }
 
+#[test]
+fn nginx_that_keeps_slashes_and_underscores_asks_the_gate() {
+    let (gate, port) = (start_gate(""), port());
+    let page = with_addresses(&block("nginx.md", "# nginx", "nginx"), &gate, port);
+    let page = page.replace("http {\n", "http {\nmerge_slashes off;\nunderscores_in_headers on;\n");
+    check(&start_nginx(page, port), &gate);
+}
+
 /// Starts nginx with a page's configuration.
 pub fn start_nginx(page: String, port: u16) -> Front {
     // the folders of a daemon that runs as root; one process, so that no worker outlives the test
@@ -210,9 +218,12 @@ pub fn start_nginx(page: String, port: u16) -> Front {
 fn caddy_asks_the_gate() {
     let (gate, port) = (start_gate(""), port());
     let config = with_addresses(&block("caddy.md", "# Caddy", "caddyfile"), &gate, port);
+    check(&start_caddy(config, port), &gate);
+}
+
+pub fn start_caddy(config: String, port: u16) -> Front {
     let args = ["run", "--config", "Caddyfile", "--adapter", "caddyfile"];
-    let front = Front::start(&tool(&["caddy"]), &args, &[("Caddyfile", config)], port);
-    check(&front, &gate);
+    Front::start(&tool(&["caddy"]), &args, &[("Caddyfile", config)], port)
 }
 
 #[test]
@@ -220,9 +231,23 @@ fn traefik_asks_the_gate() {
     let (gate, port) = (start_gate(""), port());
     let fixed = with_addresses(&block("traefik.md", "`traefik.yaml`", "yaml"), &gate, port);
     let dynamic = with_addresses(&block("traefik.md", "`dynamic.yaml`", "yaml"), &gate, port);
+    check(&start_traefik(fixed, dynamic, port), &gate);
+}
+
+pub fn start_traefik(fixed: String, dynamic: String, port: u16) -> Front {
     let files = [("traefik.yaml", fixed), ("dynamic.yaml", dynamic)];
-    let front = Front::start(&tool(&["traefik"]), &["--configFile=traefik.yaml"], &files, port);
-    check(&front, &gate);
+    Front::start(&tool(&["traefik"]), &["--configFile=traefik.yaml"], &files, port)
+}
+
+#[test]
+fn traefik_that_does_not_clean_paths_asks_the_gate() {
+    let (gate, port) = (start_gate(""), port());
+    let fixed = with_addresses(&block("traefik.md", "`traefik.yaml`", "yaml"), &gate, port);
+    let address = format!("    address: \"127.0.0.1:{port}\"\n");
+    assert!(fixed.contains(&address), "{fixed}");
+    let fixed = fixed.replace(&address, &format!("{address}    http: {{ sanitizePath: false }}\n"));
+    let dynamic = with_addresses(&block("traefik.md", "`dynamic.yaml`", "yaml"), &gate, port);
+    check(&start_traefik(fixed, dynamic, port), &gate);
 }
 
 #[test]
@@ -230,9 +255,12 @@ fn haproxy_asks_the_gate() {
     let (gate, port) = (start_gate(""), port());
     let config = with_addresses(&block("haproxy.md", "`haproxy.cfg`", "haproxy"), &gate, port);
     let script = with_addresses(&block("haproxy.md", "`cedargate.lua`", "lua"), &gate, port);
+    check(&start_haproxy(config, script, port), &gate);
+}
+
+pub fn start_haproxy(config: String, script: String, port: u16) -> Front {
     let files = [("haproxy.cfg", config), ("cedargate.lua", script)];
-    let front = Front::start(&tool(&["haproxy"]), &["-f", "haproxy.cfg", "-db"], &files, port);
-    check(&front, &gate);
+    Front::start(&tool(&["haproxy"]), &["-f", "haproxy.cfg", "-db"], &files, port)
 }
 
 fn envoy() -> PathBuf {

@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::asking_proxies::{WITH_GRPC, start_envoy, start_nginx, token};
+use super::asking_proxies::{WITH_GRPC, start_caddy, start_envoy, start_haproxy, start_nginx, start_traefik, token};
 use super::front::{Front, block, port, start_gate, with_addresses};
 use crate::support::Gate;
 
@@ -73,6 +73,35 @@ fn nginx_keeps_its_connections_to_the_gate() {
     let relay = Relay::to(gate.decision);
     let page = with_addresses(&block("nginx.md", "# nginx", "nginx"), &gate, port);
     let front = start_nginx(through(&page, gate.decision, &relay), port);
+    asked_over_few_connections(&front, &gate, &relay);
+}
+
+#[test]
+fn caddy_keeps_its_connections_to_the_gate() {
+    let (gate, port) = (start_gate(""), port());
+    let relay = Relay::to(gate.decision);
+    let page = with_addresses(&block("caddy.md", "# Caddy", "caddyfile"), &gate, port);
+    let front = start_caddy(through(&page, gate.decision, &relay), port);
+    asked_over_few_connections(&front, &gate, &relay);
+}
+
+#[test]
+fn traefik_keeps_its_connections_to_the_gate() {
+    let (gate, port) = (start_gate(""), port());
+    let relay = Relay::to(gate.decision);
+    let fixed = with_addresses(&block("traefik.md", "`traefik.yaml`", "yaml"), &gate, port);
+    let dynamic = with_addresses(&block("traefik.md", "`dynamic.yaml`", "yaml"), &gate, port);
+    let front = start_traefik(fixed, through(&dynamic, gate.decision, &relay), port);
+    asked_over_few_connections(&front, &gate, &relay);
+}
+
+#[test]
+fn haproxy_keeps_its_connections_to_the_gate() {
+    let (gate, port) = (start_gate(""), port());
+    let relay = Relay::to(gate.decision);
+    let config = with_addresses(&block("haproxy.md", "`haproxy.cfg`", "haproxy"), &gate, port);
+    let script = with_addresses(&block("haproxy.md", "`cedargate.lua`", "lua"), &gate, port);
+    let front = start_haproxy(config, through(&script, gate.decision, &relay), port);
     asked_over_few_connections(&front, &gate, &relay);
 }
 
