@@ -6,6 +6,7 @@ mod authzen_records;
 mod door_questions;
 mod envoy_under_load;
 mod front;
+mod hostile_requests;
 mod kept_connections;
 mod oauth2_proxy;
 mod openapi_document;

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::front::{Front, block, port, start_gate, with_addresses};
+use super::hostile_requests::the_app_sees_what_was_decided;
 use crate::support::IDENTITY_HEADERS;
 use crate::support::tools::tool;
 use crate::support::{Answer, Gate, ISSUER, RawConnection, exchange, now};
 
 /// Paths that some reader takes for `/portal/p/secret`.
-const CONFUSING: &[&str] = &[
+pub const CONFUSING: &[&str] = &[
     "/portal/p/open/../secret",
     "/portal/p/open/%2e%2e/secret",
     "/portal/p/open/.%2E/secret",
@@ -185,6 +186,7 @@ fn check(front: &Front, gate: &Gate) {
     a_viewer_gets_in_and_no_other_caller(front, gate);
     no_confusing_path_reaches_the_secret(front, gate);
     no_forged_header_reaches_the_app(front, gate);
+    the_app_sees_what_was_decided(front, gate, "x-forwarded-user");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::asking_proxies::{no_confusing_path_reaches_the_secret, no_forged_header_reaches_the_app, start_nginx, token};
 use super::front::{block, port, start_gate, with_addresses};
+use super::hostile_requests::the_app_sees_what_was_decided;
 use crate::support::login_gate::{LoginSetup, register_callback, start_gate_for, to_callback};
 use crate::support::openid::{Browser, Provider, Request};
 use crate::support::session_client::{ORIGIN, PORTAL_YAML, browse, log_in_below, portal, with_accounts, with_cookie};
@@ -108,7 +109,7 @@ fn a_question_in_doubt_is_refused() {
     assert_eq!(asked(&ask(&gate, "/oauth2/auth", &other)), (403, "request_invalid"));
     let mut both = question("/portal/p/secret", &other[..2]);
     both.push(("authorization", &viewer));
-    assert_eq!(asked(&ask(&gate, "/oauth2/auth", &both)), (403, "forbidden"));
+    assert_eq!(asked(&ask(&gate, "/oauth2/auth", &both)), (403, "request_invalid"));
     for name in [
         "x-forwarded-user",
         "x_forwarded_email",
@@ -341,7 +342,11 @@ fn the_registered_redirect_uri_stays() {
 fn nginx_that_asked_oauth2_proxy_asks_the_gate() {
     let (gate, port) = (start_gate(SWITCH), port());
     let page = with_addresses(&block("oauth2-proxy.md", "After, with the gate's", "nginx"), &gate, port);
-    let front = start_nginx(page, port);
+    // so that the test finds the record of what the app saw
+    let user = "proxy_set_header X-User     $user;";
+    assert!(page.contains(user), "{page}");
+    let id = "auth_request_set $id $upstream_http_x_cedargate_decision_id; proxy_set_header X-Cedargate-Decision-Id $id;";
+    let front = start_nginx(page.replace(user, &format!("{user} {id}")), port);
     let viewer = token(&gate, &["viewer"]);
     for method in ["GET", "POST"] {
         let answer = front.send(
@@ -378,6 +383,7 @@ fn nginx_that_asked_oauth2_proxy_asks_the_gate() {
     assert_eq!(gate.app.count(), before);
     no_confusing_path_reaches_the_secret(&front, &gate);
     no_forged_header_reaches_the_app(&front, &gate);
+    the_app_sees_what_was_decided(&front, &gate, "x-user");
 }
 
 #[test]
