@@ -63,7 +63,7 @@ fn a_text_is_checked_compared_and_proved_before_only_save_writes_it() {
     // and one that flips tests
     edit(&mut browser, "resource.owner == principal", "true");
     holds(&mut browser, &says("something is newly allowed"));
-    holds(&mut browser, &says("2 of 37 tests failed"));
+    holds(&mut browser, &says("2 of 51 tests failed"));
     assert_eq!(disk(), before, "nothing was written yet");
 
     // the unsaved text survives a visit to another page
