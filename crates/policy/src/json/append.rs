@@ -12,8 +12,8 @@ pub fn text(out: &mut Vec<u8>, text: &str) {
     let bytes = text.as_bytes();
     out.reserve(bytes.len() + 2);
     out.push(b'"');
-    // the usual text has nothing to escape; without an early exit the compiler compares many bytes at once
-    if bytes.iter().fold(false, |found, byte| found | is_escaped(*byte)) {
+    // the usual text has nothing to escape
+    if has_escaped(bytes) {
         escaped(out, bytes);
     } else {
         out.extend_from_slice(bytes);
@@ -23,6 +23,27 @@ pub fn text(out: &mut Vec<u8>, text: &str) {
 
 fn is_escaped(byte: u8) -> bool {
     (byte < b' ') | (byte == b'"') | (byte == b'\\')
+}
+
+/// Looks at eight bytes at once. Most texts are short, so the last eight bytes are looked at again instead of one by one.
+fn has_escaped(bytes: &[u8]) -> bool {
+    let Some(last) = bytes.last_chunk::<8>() else {
+        return bytes.iter().any(|byte| is_escaped(*byte));
+    };
+    let (eights, _in_last) = bytes.as_chunks::<8>();
+    eights.iter().any(word_has_escaped) || word_has_escaped(last)
+}
+
+/// True if one of the eight bytes must be escaped. A subtraction in a byte borrows into its highest bit only if the byte was
+/// smaller, or if a byte below it was found.
+fn word_has_escaped(bytes: &[u8; 8]) -> bool {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const HIGHEST_BITS: u64 = ONES << 7;
+    let word = u64::from_le_bytes(*bytes);
+    let less = |word: u64, than: u8| word.wrapping_sub(ONES.wrapping_mul(than.into())) & !word;
+    let quotes = word ^ ONES.wrapping_mul(b'"'.into());
+    let backslashes = word ^ ONES.wrapping_mul(b'\\'.into());
+    (less(word, b' ') | less(quotes, 1) | less(backslashes, 1)) & HIGHEST_BITS != 0
 }
 
 #[cold]
