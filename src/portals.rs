@@ -33,7 +33,7 @@ use crate::base::metrics::Metrics;
 use crate::config::{self, UpstreamToken};
 use crate::http::credentials::TokenSources;
 use crate::http::upstream::{App, HeaderRules};
-use crate::session::Session;
+use crate::session::{Revocable, Session};
 
 /// Every portal, and the table that finds the portal of a request.
 pub struct PortalRegistry {
@@ -234,6 +234,18 @@ impl Portal {
     /// True if a host is one of this portal's.
     pub fn is_at(&self, host: &str) -> bool {
         self.config.is_at(host)
+    }
+}
+
+impl Proven {
+    /// The part of the caller that a revocation can name.
+    pub fn revocable(&self) -> Revocable<'_> {
+        match &self.credential {
+            Credential::Session(session) => Revocable::Session(session),
+            Credential::Token(_) | Credential::Introspected { .. } | Credential::Certificate => {
+                Revocable::Identity(&self.identity)
+            }
+        }
     }
 }
 

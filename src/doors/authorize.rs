@@ -39,6 +39,7 @@ use crate::http::credentials::{Authorization, bearer, check_listener_token, fore
 use crate::http::request::{Correlation, Trace, check_head_size, correlation};
 use crate::http::upstream::Body;
 use crate::portals::{Caller, Portal};
+use crate::session::Revocable;
 
 /// The only query of a body.
 pub const PATH: &str = "/authorize";
@@ -356,17 +357,7 @@ fn shadow(
     let ask = ask.clone();
     let decide = move |active_portal: ActivePortal<'_>| {
         let query = query(active_portal, &ask, now_millis);
-        let Some(identity) = subject.identity() else {
-            return decision::decide(&query, DecisionCaller::Anonymous).denial();
-        };
-        // the principal is made anew, as for a revision in force
-        match active_portal.active.revision.principal(&active_portal.portal.scope, identity) {
-            Ok(principal) => {
-                let principal = &principal;
-                decision::decide(&query, DecisionCaller::Proven { identity, principal }).denial()
-            }
-            Err(refusal) => Some(refusal.denial),
-        }
+        query.decide_anew(subject.identity()).denial()
     };
     Some(ShadowQuery::new(active_portal.portal, candidate, enforced, decide))
 }
@@ -458,7 +449,7 @@ fn check_asserted(gate: &Gate, portal: &Portal, returned: VerifiedAssertion) -> 
     let VerifiedAssertion { identity, issued_at } = returned;
     let mut dated = identity.clone();
     Arc::make_mut(&mut dated.claims).insert("iat".to_owned(), json!(issued_at));
-    gate.sessions.check_identity(&dated, &portal.name)?;
+    gate.sessions.check_caller(Revocable::Identity(&dated), &portal.name)?;
     Ok(identity)
 }
 

@@ -29,7 +29,7 @@ use crate::config::{AccessTokenUse, ProviderKind};
 use crate::http::client_certificate::{CertificateRefused, ClientCertificate};
 use crate::http::upstream::{header_list, header_value};
 use crate::portals::{Caller, Credential, FreshAssertion, Portal, Proven};
-use crate::session::Session;
+use crate::session::{Revocable, Session};
 
 /// An assertion is signed anew when less than this share of its life is left: one half.
 const RENEW_SHARE: i64 = 2;
@@ -73,7 +73,7 @@ impl Gate {
                 caller
             }
         };
-        self.sessions.check_identity(&caller.proven.identity, &portal.name)?;
+        self.sessions.check_caller(caller.proven.revocable(), &portal.name)?;
         Ok(caller)
     }
 
@@ -106,9 +106,7 @@ impl Gate {
     /// The caller of a session that was looked up for this request.
     pub fn session_caller(&self, active_portal: ActivePortal<'_>, session: &Arc<Session>) -> Result<Arc<Caller>, Refusal> {
         let portal = active_portal.portal;
-        if self.sessions.is_revoked(session, &portal.name) {
-            return Err(Denial::SessionRevoked.into());
-        }
+        self.sessions.check_caller(Revocable::Session(session), &portal.name)?;
         let is_of =
             |known: &Arc<Caller>| matches!(&known.proven.credential, Credential::Session(of) if of.version == session.version);
         let known = portal.callers.get(&session.version).filter(is_of);
@@ -167,7 +165,7 @@ impl Gate {
                     caller
                 }
             };
-            self.sessions.check_identity(&caller.proven.identity, &portal.name)?;
+            self.sessions.check_caller(caller.proven.revocable(), &portal.name)?;
             return Ok(caller);
         }
         let detail = "no issuer of certificates that this portal trusts vouches for the client certificate (client_certificates)";

@@ -18,8 +18,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use cedargate_policy::decision::Access;
 use cedargate_policy::decision::http::HttpQuery;
-use cedargate_policy::decision::{Access, Caller as DecisionCaller};
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::portal::path::CanonicalPath;
 use http::header::{AUTHORIZATION, COOKIE};
@@ -140,18 +140,7 @@ impl OriginalRequest {
             Access::Public(open) => return open.decide(Caller::for_decision(caller)).refusal(),
             Access::Credential(open) => open,
         };
-        let Some(caller) = caller else {
-            return open.decide(DecisionCaller::Anonymous).refusal();
-        };
-        let identity = &caller.proven.identity;
-        // the principal is made anew: the new revision may map claims in another way
-        match active_portal.active.revision.principal(&active_portal.portal.scope, identity) {
-            Ok(principal) => {
-                let principal = &principal;
-                open.decide(DecisionCaller::Proven { identity, principal }).refusal()
-            }
-            Err(refusal) => Some(refusal),
-        }
+        open.decide_anew(caller.map(|caller| &*caller.proven.identity)).refusal()
     }
 }
 
@@ -263,8 +252,8 @@ impl Gate {
         let epoch = self.epoch();
         if basis.epoch != epoch {
             if let Some(caller) = &basis.caller {
-                self.check_revoked(caller, &basis.portal)
-                    .map_err(|refusal| Withdrawn::new(Reason::Revoked, refusal))?;
+                let checked = self.sessions.check_caller(caller.proven.revocable(), &basis.portal.name);
+                checked.map_err(|denial| Withdrawn::new(Reason::Revoked, denial.into()))?;
             }
             basis.epoch = epoch;
         }
@@ -289,16 +278,6 @@ impl Gate {
             basis.revision = Arc::clone(&active.revision.id);
         }
         Ok(())
-    }
-
-    fn check_revoked(&self, caller: &Caller, portal: &Portal) -> Result<(), Refusal> {
-        match &caller.proven.credential {
-            Credential::Session(session) if self.sessions.is_revoked(session, &portal.name) => Err(Denial::SessionRevoked.into()),
-            Credential::Session(_) => Ok(()),
-            Credential::Token(_) | Credential::Introspected { .. } | Credential::Certificate => {
-                Ok(self.sessions.check_identity(&caller.proven.identity, &portal.name)?)
-            }
-        }
     }
 
     pub(super) fn record_cut(&self, request: &DecidedRequest, reason: Reason, refusal: &Refusal) {

@@ -29,6 +29,15 @@ pub struct Revoked {
     pub everywhere: bool,
 }
 
+/// The part of a caller that a revocation can name.
+#[derive(Clone, Copy)]
+pub enum Revocable<'a> {
+    /// A session proved the caller.
+    Session(&'a Session),
+    /// A token or a client certificate proved this identity.
+    Identity(&'a Identity),
+}
+
 impl Sessions {
     /// Ends one session in every replica.
     pub async fn end(&self, session: &Session) -> Result<Revoked, StoreError> {
@@ -123,9 +132,18 @@ impl Sessions {
         })
     }
 
+    /// Refuses a caller that was revoked since its credential was checked, or its session found. Never waits.
+    pub fn check_caller(&self, caller: Revocable<'_>, portal: &str) -> Result<(), Denial> {
+        match caller {
+            Revocable::Session(session) if self.is_revoked(session, portal) => Err(Denial::SessionRevoked),
+            Revocable::Session(_) => Ok(()),
+            Revocable::Identity(identity) => self.check_identity(identity, portal),
+        }
+    }
+
     /// Refuses a bearer token whose subject, tenant or portal was revoked after the token was issued. A token without `iat`
     /// counts as older than every revocation. Never waits.
-    pub fn check_identity(&self, identity: &Identity, portal: &str) -> Result<(), Denial> {
+    pub(super) fn check_identity(&self, identity: &Identity, portal: &str) -> Result<(), Denial> {
         if self.revocation_log.ends_no_tokens() {
             return Ok(());
         }
@@ -149,7 +167,7 @@ impl Sessions {
     }
 
     /// True if a session found earlier was revoked since then, or the portal was. Long-lived connections use it. Never waits.
-    pub fn is_revoked(&self, session: &Session, portal: &str) -> bool {
+    pub(super) fn is_revoked(&self, session: &Session, portal: &str) -> bool {
         let log = &self.revocation_log;
         let began = session.data.created_at;
         let is_other_portal = portal != session.data.portal && !log.ends_no_tokens();

@@ -13,7 +13,7 @@ use crate::authn::PresentedToken;
 use crate::http::credentials::{Authorization, foreign_scheme, no_proofs_here};
 use crate::login::{BrowserSecret, RelyingParty};
 use crate::portals::Portal;
-use crate::session::{Session, SessionError, Sessions, StoreError};
+use crate::session::{Revocable, Session, SessionError, StoreError};
 
 /// The credential of the caller. The session is verified; the token is not yet.
 pub(super) enum CallerCredential<'a> {
@@ -50,6 +50,11 @@ impl<'a> CallerCredential<'a> {
         }
     }
 
+    /// The part of the caller that a revocation can name; `identity` is that of the credential.
+    pub fn revocable<'b>(&'b self, identity: &'b Identity) -> Revocable<'b> {
+        self.session().map_or(Revocable::Identity(identity), Revocable::Session)
+    }
+
     /// Verifies the credential for a portal; returns the caller's identity there.
     pub async fn identity(&self, door: &LoginDoor, request: &EndpointRequest<'_>, portal: &Portal) -> Result<Identity, Refusal> {
         let identity = match self {
@@ -63,25 +68,11 @@ impl<'a> CallerCredential<'a> {
             }
             Self::Session(session) => portal.session_identity(session)?,
         };
-        check_not_revoked(&door.sessions, self.session(), portal, &identity)?;
+        door.sessions.check_caller(self.revocable(&identity), &portal.name)?;
         // a host of the portal names the tenant, as for the requests that the portal decides; another host names none
         let host = Some(&*request.client.host).filter(|host| portal.is_at(host));
         check_tenant(portal.scope.tenant.of_request(host), identity.tenant.as_deref())?;
         Ok(identity)
-    }
-}
-
-/// Refuses a caller, of a session or of a token, that was revoked since it was found or verified. Never waits.
-pub(super) fn check_not_revoked(
-    sessions: &Sessions,
-    session: Option<&Session>,
-    portal: &Portal,
-    identity: &Identity,
-) -> Result<(), Refusal> {
-    match session {
-        None => Ok(sessions.check_identity(identity, &portal.name)?),
-        Some(session) if sessions.is_revoked(session, &portal.name) => Err(Denial::SessionRevoked.into()),
-        Some(_) => Ok(()),
     }
 }
 

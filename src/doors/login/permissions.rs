@@ -21,7 +21,7 @@ use self::etag::EntityTag;
 pub use self::events::PermissionStreams;
 pub(super) use self::events::stream;
 pub(super) use self::resources::decide;
-use super::caller::{CallerCredential, check_not_revoked, principal_id};
+use super::caller::{CallerCredential, principal_id};
 use super::input::Parameters;
 use super::{EndpointRequest, LoginDoor, portal_lookup};
 use crate::base::clock::rfc3339_seconds;
@@ -103,7 +103,9 @@ impl<'a> KnownCaller<'a> {
     /// Refuses a caller that was revoked since its credential was checked.
     pub fn check_again(&self, door: &LoginDoor) -> Result<(), Refusal> {
         let PortalCaller { portal, identity, .. } = &self.caller;
-        check_not_revoked(&door.sessions, self.credential.session(), portal, identity)
+        Ok(door
+            .sessions
+            .check_caller(self.credential.revocable(identity), &portal.name)?)
     }
 }
 

@@ -24,12 +24,12 @@ use super::KnownCaller;
 use crate::base::clock::unix_seconds;
 use crate::base::lifecycle::Shutdown;
 use crate::config::Limits;
-use crate::doors::login::caller::{CallerCredential, check_not_revoked};
+use crate::doors::login::caller::CallerCredential;
 use crate::doors::login::input::Parameters;
 use crate::doors::login::{EndpointRequest, LoginDoor};
 use crate::http::upstream::Body;
 use crate::portals::Portal;
-use crate::session::{Session, Sessions};
+use crate::session::{Revocable, Session, Sessions};
 
 /// Time between two comments that keep the connection open.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -215,7 +215,9 @@ impl Events {
     }
 
     fn is_revoked(&self) -> bool {
-        check_not_revoked(&self.sessions, self.session.as_deref(), &self.portal, &self.identity).is_err()
+        let session = self.session.as_deref();
+        let caller = session.map_or(Revocable::Identity(&self.identity), Revocable::Session);
+        self.sessions.check_caller(caller, &self.portal.name).is_err()
     }
 
     fn new_revision(&mut self) -> Option<String> {
