@@ -18,7 +18,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use cedargate_policy::decision::Access;
 use cedargate_policy::decision::http::HttpQuery;
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::portal::path::CanonicalPath;
@@ -134,13 +133,7 @@ impl OriginalRequest {
             context: None,
         };
         let query = active_portal.query(http, self.at_millis);
-        let open = match query.access() {
-            Access::Closed(decision) => return decision.refusal(),
-            // policies are not evaluated, so the principal of the first decision suffices
-            Access::Public(open) => return open.decide(Caller::for_decision(caller)).refusal(),
-            Access::Credential(open) => open,
-        };
-        open.decide_anew(caller.map(|caller| &*caller.proven.identity)).refusal()
+        query.decide_anew(caller.map(|caller| &*caller.proven.identity)).refusal()
     }
 }
 

@@ -178,11 +178,22 @@ impl Query<'_> {
         }
     }
 
-    /// Decides for an identity; the principal is the one that the query's own revision makes of it. `None`: no credential.
+    /// Decides for an identity that was proved under another revision. This one may map its claims in another way, and forbids
+    /// read the principal on public paths, too: the principal is made anew. `None`: no credential.
     pub fn decide_anew(&self, identity: Option<&Identity>) -> Decision {
-        match self.access() {
-            Access::Closed(decision) => *decision,
-            Access::Public(open) | Access::Credential(open) => open.decide_anew(identity),
+        let open = match self.access() {
+            Access::Closed(decision) => return *decision,
+            Access::Public(open) | Access::Credential(open) => open,
+        };
+        let Some(identity) = identity else {
+            return open.decide(Caller::Anonymous);
+        };
+        match self.revision.principal(self.portal, identity) {
+            Ok(principal) => open.decide(Caller::Proven {
+                identity,
+                principal: &principal,
+            }),
+            Err(refusal) => Decision::refused(refusal),
         }
     }
 
@@ -215,21 +226,6 @@ impl Open<'_> {
     /// Decides for this caller.
     pub fn decide(&self, caller: Caller<'_>) -> Decision {
         self.decide_observed(caller, None)
-    }
-
-    /// Decides for an identity that was proved under another revision: this one may map its claims in another way, so it makes
-    /// the principal anew. `None`: no credential.
-    pub fn decide_anew(&self, identity: Option<&Identity>) -> Decision {
-        let Some(identity) = identity else {
-            return self.decide(Caller::Anonymous);
-        };
-        match self.query.revision.principal(self.query.portal, identity) {
-            Ok(principal) => self.decide(Caller::Proven {
-                identity,
-                principal: &principal,
-            }),
-            Err(refusal) => Decision::refused(refusal),
-        }
     }
 
     fn decide_observed(&self, caller: Caller<'_>, observer: Option<&dyn Observer>) -> Decision {
