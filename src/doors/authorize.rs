@@ -39,7 +39,6 @@ use crate::http::credentials::{Authorization, bearer, check_listener_token, fore
 use crate::http::request::{Correlation, Trace, check_head_size, correlation};
 use crate::http::upstream::Body;
 use crate::portals::{Caller, Portal};
-use crate::session::Revocable;
 
 /// The only query of a body.
 pub const PATH: &str = "/authorize";
@@ -449,7 +448,7 @@ fn check_asserted(gate: &Gate, portal: &Portal, returned: VerifiedAssertion) -> 
     let VerifiedAssertion { identity, issued_at } = returned;
     let mut dated = identity.clone();
     Arc::make_mut(&mut dated.claims).insert("iat".to_owned(), json!(issued_at));
-    gate.sessions.check_caller(Revocable::Identity(&dated), &portal.name)?;
+    gate.sessions.check_identity(&dated, &portal.name)?;
     Ok(identity)
 }
 

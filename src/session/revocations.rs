@@ -143,7 +143,7 @@ impl Sessions {
 
     /// Refuses a bearer token whose subject, tenant or portal was revoked after the token was issued. A token without `iat`
     /// counts as older than every revocation. Never waits.
-    pub(super) fn check_identity(&self, identity: &Identity, portal: &str) -> Result<(), Denial> {
+    pub fn check_identity(&self, identity: &Identity, portal: &str) -> Result<(), Denial> {
         if self.revocation_log.ends_no_tokens() {
             return Ok(());
         }
