@@ -132,7 +132,7 @@ impl Denial {
             Self::ClaimInvalid => (
                 "claim_invalid",
                 StatusCode::UNAUTHORIZED,
-                "a claim of the token is missing or malformed",
+                "a claim of the token is missing, malformed or not accepted here",
             ),
             Self::SessionMissing => ("session_missing", StatusCode::UNAUTHORIZED, "a session is required"),
             Self::SessionExpired => ("session_expired", StatusCode::UNAUTHORIZED, "the session has expired"),

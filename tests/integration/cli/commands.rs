@@ -525,7 +525,7 @@ fn the_demos_three_curls_give_401_403_and_200_and_an_edit_flips_the_second() {
     let text = std::fs::read_to_string(&path).unwrap();
     let edited = text.replacen("principal in Role::\"editor\"", "principal in Role::\"viewer\"", 1);
     assert_ne!(edited, text);
-    // no shipped decision test fails: none is about viewers
+    // no shipped decision test fails: none is about viewers who place orders
     std::fs::File::create(&path).unwrap().write_all(edited.as_bytes()).unwrap();
     eventually("the edit flips the decision", || match send(&curls[1]).status {
         201 => Ok(()),
