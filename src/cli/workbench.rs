@@ -1,8 +1,9 @@
 //! `cedargate workbench`: a policy tree in the browser, or as one file.
 //!
-//! Serves the page of `crate::workbench` and answers its calls (`desk`) with the functions of the other commands: a call
+//! Serves the page of `crate::workbench` and answers its calls (`calls`) with the functions of the other commands: a call
 //! translates, and decides nothing. A thread watches the files; an open page hears of each change.
 
+mod calls;
 mod cases;
 mod desk;
 mod editor;

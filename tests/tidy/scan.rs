@@ -86,6 +86,34 @@ fn paths_after(line: &str, root: &str, prefix: &str) -> Vec<Edge> {
     found
 }
 
+/// The full paths of every `crate::…` and `super::…` of a line, groups opened. `own` is the path of the file below its root:
+/// `cli`, `workbench`, `desk`.
+pub fn full_paths(own: &[&str], line: &str) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    for root in ["crate::", "super::"] {
+        let mut rest = line;
+        while let Some(at) = rest.find(root) {
+            let before = rest[..at].chars().next_back();
+            rest = &rest[at..];
+            let mut base = if root == "super::" { own } else { &[] };
+            while let Some(after) = rest.strip_prefix(root) {
+                base = base.split_last().map_or(&[], |(_, above)| above);
+                rest = after;
+            }
+            if before.is_some_and(|c| c.is_alphanumeric() || c == '_') {
+                continue;
+            }
+            let mut paths = Vec::new();
+            open_groups(rest, "", &mut paths);
+            found.extend(paths.iter().map(|path| {
+                let below = path.split("::").map(str::to_owned);
+                base.iter().map(|part| (*part).to_owned()).chain(below).collect()
+            }));
+        }
+    }
+    found
+}
+
 fn edge(path: &str, prefix: &str) -> Edge {
     let parts: Vec<&str> = path.split("::").collect();
     let module = format!("{prefix}{}", module_of(&parts));
@@ -238,6 +266,18 @@ fn the_scanner_finds_modules_imports_and_functions() {
     assert_eq!(
         paths("policy::load", "use crate::schema::TypeNames;"),
         ["policy::schema::TypeNames"]
+    );
+    let full = |line: &str| -> Vec<String> {
+        let paths = full_paths(&["cli", "workbench", "desk"], line);
+        paths.iter().map(|path| path.join("::")).collect()
+    };
+    assert_eq!(
+        full("use super::{editor, log::Log};"),
+        ["cli::workbench::editor", "cli::workbench::log::Log"]
+    );
+    assert_eq!(
+        full("    super::super::print(crate::cli::tree::X);"),
+        ["cli::tree::X", "cli::print"]
     );
     assert!(is_function("    pub(crate) async fn x(") && is_function("fn x() {") && !is_function("// fn x("));
     let text = "#[cfg(test)]\nmod a_tests;\nuse crate::x;\n\n#[cfg(test)]\nmod tests {\n    fn y() {}\n}\n";
