@@ -5,7 +5,7 @@ pub(crate) mod text;
 
 use std::sync::Arc;
 
-use cedargate_policy::decision::explain::{CallerFact, Explanation, caller_facts};
+use cedargate_policy::decision::explain::{CallerFact, Explanation, anonymous_facts, caller_facts};
 use cedargate_policy::decision::recorded::KnownCaller;
 use cedargate_policy::decision::{Query, QueryForm};
 
@@ -22,7 +22,10 @@ pub(crate) struct Explained {
 impl Explained {
     /// `caller`: the caller whom a credential or claims describe.
     pub fn new(query: &Query<'_>, caller: Option<&KnownCaller>, explanation: Explanation) -> Self {
-        let facts = caller.map(|known| caller_facts(query, &known.identity, &known.principal));
+        let facts = match caller {
+            Some(known) => caller_facts(query, &known.identity, &known.principal),
+            None => anonymous_facts(query),
+        };
         Self {
             explanation,
             portal: Arc::from(query.portal.slug.as_str()),
@@ -31,7 +34,7 @@ impl Explained {
                 QueryForm::Http(http) => Some(format!("{} {}", http.method, http.path.as_str())),
                 QueryForm::Named(_) => None,
             },
-            facts: facts.unwrap_or_default(),
+            facts,
         }
     }
 }

@@ -37,6 +37,9 @@ fn fact(fact: &CallerFact) -> Value {
     let (kind, claim) = match &fact.source {
         FactSource::Claim(path) => ("claim", Some(path)),
         FactSource::Entities => ("entities", None),
+        FactSource::Flag(rule) => {
+            return json!({"name": fact.name, "value": fact.value, "source": "flag", "claim": null, "rule": rule.to_string()});
+        }
     };
     json!({"name": fact.name, "value": fact.value, "source": kind, "claim": claim})
 }

@@ -87,6 +87,7 @@ fn subjects(explained: &Explained) -> String {
         let source = match &fact.source {
             FactSource::Claim(path) => format!("claim `{path}`"),
             FactSource::Entities => "entities.json".to_owned(),
+            FactSource::Flag(rule) => format!("portal.yaml, {rule}"),
         };
         row("", &format!("{} = {}  <- {source}", fact.name, fact.value));
     }

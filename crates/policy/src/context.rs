@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 
 use self::client_names::{header_values, parameter_values};
 use self::declared::fact;
-pub use self::declared::{Misfit, Unfilled, gate_names, misfits};
+pub use self::declared::{Misfit, Unfilled, declared_flags, gate_names, misfits};
 pub use self::recorded::RecordedContext;
 use self::recorded::Shown;
 use crate::denial::{Denial, Refusal};
@@ -327,6 +327,16 @@ impl Fact {
     }
 }
 
+/// True if a flag's value is of the declared type.
+fn is_of_type(value: &Value, ty: &AttrType) -> bool {
+    match ty {
+        AttrType::Bool => value.is_boolean(),
+        AttrType::Long => value.is_i64(),
+        AttrType::String => value.is_string(),
+        _ => false,
+    }
+}
+
 impl OwnedField {
     /// True if a quick check shows, without building the value, that the fact is present and of its type. Nearly every request
     /// passes.
@@ -338,10 +348,12 @@ impl OwnedField {
                 Some(auth) => record.fields.iter().all(|(name, field)| is_plain_auth(auth, name, field)),
                 None => !self.required,
             },
-            (Fact::Flags, AttrType::Record(record)) => record
-                .fields
-                .iter()
-                .all(|(name, field)| facts.flags.get(name).map_or(!field.required, Value::is_boolean)),
+            (Fact::Flags, AttrType::Record(record)) => record.fields.iter().all(|(name, field)| {
+                facts
+                    .flags
+                    .get(name)
+                    .map_or(!field.required, |value| is_of_type(value, &field.ty))
+            }),
             _ => false,
         }
     }
@@ -544,7 +556,14 @@ mod tests {
         let auth = prop::collection::vec((auth, any::<bool>()), 0..4).prop_map(|fields| ("auth", record(fields)));
         let flags = prop::collection::vec(
             (
-                prop_oneof![Just(("on", AttrType::Bool)), Just(("gone", AttrType::Bool))],
+                prop_oneof![
+                    Just(("on", AttrType::Bool)),
+                    Just(("gone", AttrType::Bool)),
+                    Just(("on", AttrType::Long)),
+                    Just(("seats", AttrType::Long)),
+                    Just(("seats", AttrType::String)),
+                    Just(("theme", AttrType::String)),
+                ],
                 any::<bool>(),
             ),
             0..3,
@@ -586,7 +605,7 @@ mod tests {
         #[test]
         fn a_fact_that_passes_the_quick_check_is_never_refused((name, ty, required) in declared(), auth in auth_facts(), tenant in any::<bool>()) {
             let Some(fact) = fact(&name, &ty) else { return Ok(()) };
-            let flags = Arc::new(json!({"on": true}).as_object().unwrap().clone());
+            let flags = Arc::new(json!({"on": true, "seats": 3, "theme": "dark"}).as_object().unwrap().clone());
             let facts = Facts {
                 portal: "p", tenant: tenant.then_some("acme"), now_millis: 0, auth: auth.as_ref(), flags: &flags, http: None,
             };

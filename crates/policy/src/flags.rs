@@ -6,6 +6,7 @@
 //! decision record. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -13,10 +14,52 @@ use serde_json::{Map, Value, json};
 
 use crate::digest::sha256_of;
 
+/// The value of a flag.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum FlagValue {
+    Bool(bool),
+    /// Within what a browser's numbers hold exactly.
+    Long(i64),
+    String(String),
+}
+
+impl fmt::Display for FlagValue {
+    /// As JSON.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.json().fmt(f)
+    }
+}
+
+impl Default for FlagValue {
+    fn default() -> Self {
+        Self::Bool(false)
+    }
+}
+
+impl FlagValue {
+    /// Cedar's name of its type.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::Bool(_) => "Bool",
+            Self::Long(_) => "Long",
+            Self::String(_) => "String",
+        }
+    }
+
+    fn json(&self) -> Value {
+        match self {
+            Self::Bool(value) => Value::Bool(*value),
+            Self::Long(value) => Value::from(*value),
+            Self::String(value) => Value::from(value.as_str()),
+        }
+    }
+}
+
 /// A switch that policies read.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 pub struct Flag {
-    pub value: bool,
+    pub value: FlagValue,
     /// True if every client may read it at `portals/<slug>/`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub public: bool,
@@ -36,8 +79,8 @@ pub struct Audience {
     /// 0 to 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub percent: Option<u8>,
-    /// The value for the other callers.
-    pub otherwise: bool,
+    /// The value for the other callers, of the same type.
+    pub otherwise: FlagValue,
 }
 
 /// The flags of one revision.
@@ -59,6 +102,52 @@ pub struct FlagCaller<'a> {
     pub roles: &'a BTreeSet<&'a str>,
 }
 
+/// The rule of a flag that gives a caller its value.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FlagRule {
+    /// The flag has one value for every caller.
+    Everyone,
+    /// Tenants, roles and percentage admit the caller.
+    Audience,
+    /// `otherwise`: the request has no credential.
+    NoCredential,
+    /// `otherwise`: the caller's tenant is none of `tenants`.
+    OtherTenant,
+    /// `otherwise`: the caller has none of `roles`.
+    OtherRole,
+    /// `otherwise`: the caller's place among a hundred is not below `percent`.
+    OtherShare { place: u8, percent: u8 },
+}
+
+impl FlagRule {
+    fn is_otherwise(self) -> bool {
+        !matches!(self, Self::Everyone | Self::Audience)
+    }
+}
+
+impl fmt::Display for FlagRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Everyone => f.write_str("the value for every caller"),
+            Self::Audience => f.write_str("the caller is in the audience"),
+            Self::NoCredential => f.write_str("`otherwise`: no credential proves the caller"),
+            Self::OtherTenant => f.write_str("`otherwise`: the caller's tenant is none of `tenants`"),
+            Self::OtherRole => f.write_str("`otherwise`: the caller has none of `roles`"),
+            Self::OtherShare { place, percent } => {
+                write!(f, "`otherwise`: the caller's place is {place}, and `percent` is {percent}")
+            }
+        }
+    }
+}
+
+/// A flag's value for one caller, with its reason.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ExplainedFlag {
+    pub name: String,
+    pub value: FlagValue,
+    pub rule: FlagRule,
+}
+
 /// A flag that differs between two revisions, as records show it; `None`: the revision does not have it.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct FlagChange {
@@ -69,11 +158,19 @@ pub struct FlagChange {
 
 impl Flag {
     /// `caller` is `None` without a credential.
-    fn value_for(&self, name: &str, caller: Option<&FlagCaller<'_>>) -> bool {
+    fn value_for(&self, name: &str, caller: Option<&FlagCaller<'_>>) -> &FlagValue {
         match &self.audience {
-            None => self.value,
-            Some(audience) if caller.is_some_and(|caller| audience.has(name, caller)) => self.value,
-            Some(audience) => audience.otherwise,
+            Some(audience) if self.rule_for(name, caller).is_otherwise() => &audience.otherwise,
+            _ => &self.value,
+        }
+    }
+
+    /// The rule that gives a caller its value.
+    fn rule_for(&self, name: &str, caller: Option<&FlagCaller<'_>>) -> FlagRule {
+        match (&self.audience, caller) {
+            (None, _) => FlagRule::Everyone,
+            (Some(_), None) => FlagRule::NoCredential,
+            (Some(audience), Some(caller)) => audience.rule_for(name, caller),
         }
     }
 
@@ -87,12 +184,22 @@ impl Flag {
 }
 
 impl Audience {
-    fn has(&self, name: &str, caller: &FlagCaller<'_>) -> bool {
+    fn rule_for(&self, name: &str, caller: &FlagCaller<'_>) -> FlagRule {
         let is_tenant = |tenants: &BTreeSet<String>| caller.tenant.is_some_and(|tenant| tenants.contains(tenant));
         let has_role = |roles: &BTreeSet<String>| caller.roles.iter().any(|role| roles.contains(*role));
-        self.tenants.as_ref().is_none_or(is_tenant)
-            && self.roles.as_ref().is_none_or(has_role)
-            && self.percent.is_none_or(|percent| place(name, caller) < percent)
+        if !self.tenants.as_ref().is_none_or(is_tenant) {
+            return FlagRule::OtherTenant;
+        }
+        if !self.roles.as_ref().is_none_or(has_role) {
+            return FlagRule::OtherRole;
+        }
+        let Some(percent) = self.percent else {
+            return FlagRule::Audience;
+        };
+        match place(name, caller) {
+            place if place < percent => FlagRule::Audience,
+            place => FlagRule::OtherShare { place, percent },
+        }
     }
 }
 
@@ -130,6 +237,21 @@ impl Flags {
         }
     }
 
+    /// Every flag, by name.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &Flag)> {
+        self.all.iter().map(|(name, flag)| (name.as_str(), flag))
+    }
+
+    /// The values for a caller, with their reasons; `None` without a credential.
+    pub fn explained(&self, caller: Option<&FlagCaller<'_>>) -> Vec<ExplainedFlag> {
+        let each = self.all.iter().map(|(name, flag)| ExplainedFlag {
+            name: name.clone(),
+            value: flag.value_for(name, caller).clone(),
+            rule: flag.rule_for(name, caller),
+        });
+        each.collect()
+    }
+
     /// Those of a caller's values that every client may read.
     pub fn public(&self, values: &Map<String, Value>) -> Map<String, Value> {
         let public = values
@@ -154,7 +276,7 @@ impl Flags {
 
 fn values(all: &BTreeMap<String, Flag>, caller: Option<&FlagCaller<'_>>) -> Map<String, Value> {
     let each = all.iter();
-    each.map(|(name, flag)| (name.clone(), Value::Bool(flag.value_for(name, caller))))
+    each.map(|(name, flag)| (name.clone(), flag.value_for(name, caller).json()))
         .collect()
 }
 
@@ -164,7 +286,7 @@ mod tests {
 
     fn flags(audience: Audience) -> Flags {
         let flag = Flag {
-            value: true,
+            value: FlagValue::Bool(true),
             public: false,
             audience: Some(audience),
         };
@@ -198,10 +320,51 @@ mod tests {
         assert!(!is_on(&flags, "a", None, &["editor"]));
         assert_eq!(flags.anonymous["beta"], false);
         let off = Audience {
-            otherwise: true,
+            otherwise: FlagValue::Bool(true),
             ..Audience::default()
         };
         assert_eq!(super::tests::flags(off).anonymous["beta"], true);
+    }
+
+    #[test]
+    fn texts_and_numbers_have_an_audience_too_and_the_rule_is_named() {
+        let flag = |value: FlagValue, audience: Option<Audience>| Flag {
+            value,
+            public: false,
+            audience,
+        };
+        let audience = Audience {
+            tenants: set(&["acme"]),
+            roles: set(&["editor"]),
+            percent: Some(0),
+            otherwise: FlagValue::String("light".to_owned()),
+        };
+        let all = Flags::new(BTreeMap::from([
+            ("seats".to_owned(), flag(FlagValue::Long(-3), None)),
+            ("theme".to_owned(), flag(FlagValue::String("dark".to_owned()), Some(audience))),
+        ]));
+        let theme = |tenant, roles: &[&str]| {
+            let roles = roles.iter().copied().collect();
+            let caller = FlagCaller {
+                id: "alice",
+                tenant,
+                roles: &roles,
+            };
+            let explained = all.explained(Some(&caller));
+            assert_eq!(explained[0].rule, FlagRule::Everyone);
+            assert_eq!(all.of(&caller)["seats"], -3);
+            assert_eq!(all.of(&caller)["theme"], explained[1].value.json());
+            explained[1].rule
+        };
+        assert_eq!(theme(Some("globex"), &["editor"]), FlagRule::OtherTenant);
+        assert_eq!(theme(Some("acme"), &["viewer"]), FlagRule::OtherRole);
+        assert!(matches!(
+            theme(Some("acme"), &["editor"]),
+            FlagRule::OtherShare { percent: 0, .. }
+        ));
+        assert_eq!(all.explained(None)[1].rule, FlagRule::NoCredential);
+        assert_eq!(all.anonymous["theme"], "light");
+        assert_eq!(all.changes_since(&Flags::default())[0].new.as_deref(), Some("-3"));
     }
 
     #[test]
@@ -248,7 +411,7 @@ mod tests {
             Flags::new(BTreeMap::from([(
                 "beta".to_owned(),
                 Flag {
-                    value,
+                    value: FlagValue::Bool(value),
                     ..Flag::default()
                 },
             )]))

@@ -10,9 +10,10 @@ use serde_json::{Map, Value as Json};
 
 use crate::claim_path::ClaimPath;
 use crate::denial::{Denial, Refusal, RefusedCredential};
+use crate::engine::Ancestors;
 use crate::engine::QueryEntity;
 use crate::engine::entities::{ResolvedEntity, StoredEntity};
-use crate::flags::FlagCaller;
+use crate::flags::{ExplainedFlag, FlagCaller};
 use crate::rules::Rules;
 use crate::schema::EntityModel;
 use crate::scope::ForeignSubject;
@@ -56,11 +57,29 @@ impl Rules {
         if !self.flags.has_audiences() {
             return Arc::clone(&self.flags.anonymous);
         }
+        self.as_flag_caller(identity, id, ancestors, |caller| self.flags.of(caller))
+    }
+
+    /// The flags of a caller, with the rule that gives each its value.
+    pub(crate) fn explained_flags(&self, identity: &Identity, principal: &Principal) -> Vec<ExplainedFlag> {
+        let resolved = principal.entity.entity(Ancestors::Read);
+        let ancestors = resolved.map(|entity| entity.ancestors()).unwrap_or_default();
+        let id = principal.entity.uid.id().unescaped();
+        self.as_flag_caller(identity, id, &ancestors, |caller| self.flags.explained(Some(caller)))
+    }
+
+    fn as_flag_caller<T>(
+        &self,
+        identity: &Identity,
+        id: &str,
+        ancestors: &[EntityUid],
+        read: impl FnOnce(&FlagCaller<'_>) -> T,
+    ) -> T {
         let above = ancestors
             .iter()
             .filter(|uid| Some(uid.type_name()) == self.names.role.as_ref());
         let above = above.map(|uid| uid.id().unescaped());
-        self.flags.of(&FlagCaller {
+        read(&FlagCaller {
             id,
             tenant: identity.tenant.as_deref(),
             roles: &above.chain(identity.roles.iter().map(String::as_str)).collect(),

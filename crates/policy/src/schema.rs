@@ -15,6 +15,7 @@ use cedar_policy::{EntityId, EntityTypeName, EntityUid, Schema, schema_str_to_js
 use rustc_hash::FxHashMap;
 use serde_json::{Map, Value};
 
+use crate::flags::FlagValue;
 use crate::portal::path::ancestors_of;
 
 /// Deepest nesting of declared types; Cedar forbids recursive types, so only an absurd schema reaches it.
@@ -33,6 +34,16 @@ pub enum AttrType {
     Entity(EntityTypeName),
     Set(Box<AttrType>),
     Record(RecordType),
+}
+
+impl From<&FlagValue> for AttrType {
+    fn from(value: &FlagValue) -> Self {
+        match value {
+            FlagValue::Bool(_) => Self::Bool,
+            FlagValue::Long(_) => Self::Long,
+            FlagValue::String(_) => Self::String,
+        }
+    }
 }
 
 impl fmt::Display for AttrType {

@@ -7,6 +7,7 @@ import {
   type ActionOf,
   type AnyContract,
   type Contract,
+  type FlagOf,
   type FlagValue,
   flagOf,
   type Permissions,
@@ -109,7 +110,7 @@ export interface Hooks<C extends Contract> {
   readonly useVerdict: <A extends ActionOf<C>>(action: A, resource?: Target<C, A>) => Verdict;
   readonly useCan: <A extends ActionOf<C>>(action: A, resource?: Target<C, A>) => boolean;
   readonly useStepUp: <A extends ActionOf<C>>(action: A, resource: ResourceOf<C, TypeOf<C, A>>) => string | undefined;
-  readonly useFlag: (name: C["flag"]) => FlagValue | undefined;
+  readonly useFlag: <N extends C["flag"]>(name: N) => FlagOf<C, N> | undefined;
   readonly Can: <A extends ActionOf<C>>(props: CanProps<C, A>) => ReactNode;
 }
 

@@ -4,6 +4,7 @@ export type {
   AttrsOf,
   Contract,
   ContractOf,
+  FlagOf,
   FlagValue,
   Resource,
   ResourceOf,

@@ -1,7 +1,7 @@
 // The client of the permissions endpoints: one snapshot, kept current by events and polling, and decisions about single
 // resources. Whatever is in doubt is denied: see `#fail` for what an unanswered request means.
 
-import type { ActionOf, AnyContract, Contract, FlagValue, Resource, ResourceOf, TypeOf, Verdict } from "./types.ts";
+import type { ActionOf, AnyContract, Contract, FlagOf, Resource, ResourceOf, TypeOf, Verdict } from "./types.ts";
 import type { ServerEvent } from "./events.ts";
 import { keepFollowing } from "./follower.ts";
 import { type Asked, ask, type Requester } from "./questions.ts";
@@ -132,8 +132,8 @@ export class Permissions<C extends Contract = AnyContract> {
   }
 
   /** The value of a feature flag; `undefined` without a snapshot. */
-  flag(name: C["flag"]): FlagValue | undefined {
-    return flagOf(this.#state, name);
+  flag<N extends C["flag"]>(name: N): FlagOf<C, N> | undefined {
+    return flagOf(this.#state, name) as FlagOf<C, N> | undefined;
   }
 
   /** What is known now. The same object until it changes. */

@@ -11,6 +11,8 @@ export type FlagValue = boolean | string | number;
 export interface Contract {
   readonly resources: object;
   readonly flag: string;
+  /** The value of each flag. */
+  readonly flags: object;
   readonly attrs: object;
 }
 
@@ -18,15 +20,27 @@ export interface Contract {
 export interface AnyContract extends Contract {
   readonly resources: Readonly<Record<string, string>>;
   readonly flag: string;
+  readonly flags: Readonly<Record<string, FlagValue>>;
   readonly attrs: Readonly<Record<string, object>>;
 }
 
-/** The generated interfaces `Resources` and `Attrs` and the type `Flag`, as one contract. */
-export interface ContractOf<Resources extends object, Flag extends string, Attrs extends object> extends Contract {
+/**
+ * The generated interfaces `Resources` and `Attrs` and the type `Flags`, as one contract. The type `Flag` in its place has the
+ * names alone.
+ */
+export interface ContractOf<
+  Resources extends object,
+  Flags extends string | object,
+  Attrs extends object,
+> extends Contract {
   readonly resources: Resources;
-  readonly flag: Flag;
+  readonly flag: Flags extends string ? Flags : keyof Flags & string;
+  readonly flags: Flags extends string ? Readonly<Record<Flags, FlagValue>> : Flags & object;
   readonly attrs: Attrs;
 }
+
+/** The value of one flag. */
+export type FlagOf<C extends Contract, N extends C["flag"]> = N extends keyof C["flags"] ? C["flags"][N] : FlagValue;
 
 /** The names of a contract's actions. */
 export type ActionOf<C extends Contract> = keyof C["resources"] & string;

@@ -1,10 +1,10 @@
 // A misspelt name is a compile error. `npm run types` checks the lines marked with @ts-expect-error: each must be one.
 import { describe, expect, it } from "vitest";
 
-import type { Attrs, Flag, Resources } from "../../examples/portals/src/customer/contract.ts";
+import type { Attrs, Flags, Resources } from "../../examples/portals/src/customer/contract.ts";
 import { type ContractOf, createPermissions } from "../src/index.ts";
 
-type Customer = ContractOf<Resources, Flag, Attrs>;
+type Customer = ContractOf<Resources, Flags, Attrs>;
 
 describe("generated types", () => {
   it("name actions, types, attributes and flags", () => {
@@ -27,7 +27,10 @@ describe("generated types", () => {
       permissions.can("viewOrder", { type: "Order", id: "7", attrs: { ownr: owner } }),
     ];
     expect(new Set(verdicts)).toEqual(new Set(["deny"]));
-    permissions.flag("new_checkout");
+    const isNew: boolean | undefined = permissions.flag("new_checkout");
+    // @ts-expect-error a value of another type
+    const text: string | undefined = permissions.flag("new_checkout");
+    expect([isNew, text]).toEqual([undefined, undefined]);
     // @ts-expect-error a misspelt flag
     permissions.flag("new_chekout");
   });

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use cedar_policy::{EntityTypeName, EntityUid};
-use cedargate_policy::schema::{AttrType, RecordType, SchemaModel};
+use cedargate_policy::schema::{AttrType, Field, RecordType, SchemaModel};
 
 use super::{PortalArgs as Portal, portal_of};
 use crate::base::files::replace_file;
@@ -49,7 +49,7 @@ struct Contract {
     groups: BTreeSet<String>,
     /// Attributes of each type that an app may ask about or send.
     entities: BTreeMap<EntityTypeName, RecordType>,
-    flags: BTreeSet<String>,
+    flags: BTreeMap<String, AttrType>,
 }
 
 /// What one action applies to.
@@ -127,12 +127,15 @@ fn contract(args: &Portal) -> Result<Contract, String> {
             portal.slug
         ));
     };
-    let flags = revision.rules.flags.anonymous.keys().cloned().collect();
+    let flags = revision.rules.flags.all();
+    let flags = flags
+        .map(|(name, flag)| (name.to_owned(), AttrType::from(&flag.value)))
+        .collect();
     Ok(Contract::new(portal.slug.as_str(), &revision.rules.schema, flags))
 }
 
 impl Contract {
-    fn new(portal: &str, schema: &SchemaModel, flags: BTreeSet<String>) -> Self {
+    fn new(portal: &str, schema: &SchemaModel, flags: BTreeMap<String, AttrType>) -> Self {
         let mut contract = Self {
             portal: portal.to_owned(),
             actions: BTreeMap::new(),
@@ -169,6 +172,17 @@ impl Contract {
             }
         }
         contexts
+    }
+
+    /// The flags as a record, each with a value.
+    fn flag_record(&self) -> RecordType {
+        let field = |ty: &AttrType| Field {
+            ty: ty.clone(),
+            required: true,
+        };
+        RecordType {
+            fields: self.flags.iter().map(|(name, ty)| (name.clone(), field(ty))).collect(),
+        }
     }
 
     fn resource_types(&self) -> BTreeSet<&EntityTypeName> {

@@ -224,7 +224,7 @@ fn published_schemas_take_the_shipped_and_scaffolded_files_and_refuse_mistakes()
     ] {
         assert!(!tests.is_valid(&yaml(bad)), "{bad}");
     }
-    for bad in ["titel: x", "routes: [{ route: GET / }]", "flags: { a: 1 }", "cors: any"] {
+    for bad in ["titel: x", "routes: [{ route: GET / }]", "flags: { a: 1.5 }", "cors: any"] {
         assert!(!portal.is_valid(&yaml(bad)), "{bad}");
     }
     // without the schemas a new portal's files do not name them

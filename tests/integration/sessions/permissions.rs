@@ -13,7 +13,7 @@ entity Role in [Role]; entity Tenant; entity Portal; entity Path in [Path, Porta
 entity User in [Role, Tenant];
 entity Order { owner: User };
 action GET, POST appliesTo { principal: [User], resource: [Path], context: { method?: String } };
-action viewOrder, cancelOrder appliesTo { principal: [User], resource: [Order], context: { source_ip?: ipaddr, flags?: { beta?: Bool } } };
+action viewOrder, cancelOrder appliesTo { principal: [User], resource: [Order], context: { source_ip?: ipaddr, flags?: { beta?: Bool, plain?: Bool } } };
 "#;
 const POLICIES: &str = r#"
 @id("pages") permit (principal in Role::"viewer", action == Action::"GET", resource in Portal::"p");
@@ -409,7 +409,7 @@ fn streams_are_bounded_by_caller_and_in_all() {
 
 #[test]
 fn a_flag_for_some_callers_is_the_same_at_every_door_and_its_changes_are_recorded() {
-    let schema = SCHEMA.replace("method?: String", "method?: String, flags?: { beta?: Bool }");
+    let schema = SCHEMA.replace("method?: String", "method?: String, flags?: { beta?: Bool, plain?: Bool }");
     let policies = "@id(\"beta\") permit (principal, action == Action::\"GET\", resource) when { context has flags && context.flags has beta && context.flags.beta };";
     let entities =
         r#"[{ "uid": { "type": "Role", "id": "admin" }, "attrs": {}, "parents": [{ "type": "Role", "id": "editor" }] }]"#;

@@ -34,7 +34,7 @@ const FACTS: [(&str, &str); 12] = [
         "auth",
         "a record of `method`, `acr` (`String`), `time` (`datetime` or `Long`), `amr`, `scopes` (`Set<String>`)",
     ),
-    ("flags", "a record of `Bool`"),
+    ("flags", "a record of `Bool`, `String` and `Long`"),
     ("query", "a record of `String` and `Set<String>`"),
     ("headers", "a record of `String` and `Set<String>`"),
 ];
@@ -100,7 +100,7 @@ pub fn misfits(declared: &RecordType, removed: &RemovedHeaders) -> Vec<Misfit> {
 fn record_misfits(name: &str, record: &RecordType, fills: &'static str, removed: &RemovedHeaders) -> Vec<Misfit> {
     let reason = |member: &str, ty: &AttrType| match name {
         "auth" if !auth_field(member, ty) => Some(Unfilled::Mistyped(fills)),
-        "flags" if *ty != AttrType::Bool => Some(Unfilled::Mistyped(fills)),
+        "flags" if !flag_type(member, ty) => Some(Unfilled::Mistyped(fills)),
         "query" | "headers" if !string_or_set(member, ty) => Some(Unfilled::Mistyped(fills)),
         "headers" if is_secret_header(member) => Some(Unfilled::Secret),
         "headers" if !is_readable_header(member) => Some(Unfilled::NoHeader),
@@ -116,6 +116,15 @@ fn record_misfits(name: &str, record: &RecordType, fills: &'static str, removed:
         })
     });
     unfit.collect()
+}
+
+/// The declared flags of a context; `None` if the app fills the field, or no field is declared.
+pub fn declared_flags(context: &RecordType) -> Option<&RecordType> {
+    let field = context.fields.get("flags")?;
+    match &field.ty {
+        AttrType::Record(record) if fact("flags", &field.ty).is_some() => Some(record),
+        _ => None,
+    }
 }
 
 /// True if a request can have a header of this declared name, and policies may read it.
@@ -135,7 +144,7 @@ pub(super) fn fact(name: &str, ty: &AttrType) -> Option<Fact> {
         "source_ip" => (Fact::SourceIp, *ty == AttrType::Ip),
         "now" => (Fact::Now, *ty == AttrType::Datetime),
         "auth" => (Fact::Auth, record_of(ty, auth_field)),
-        "flags" => (Fact::Flags, record_of(ty, |_, t| *t == AttrType::Bool)),
+        "flags" => (Fact::Flags, record_of(ty, flag_type)),
         "query" => (Fact::Query, record_of(ty, string_or_set)),
         "headers" => (
             Fact::Headers,
@@ -154,6 +163,10 @@ fn is_secret_header(name: &str) -> bool {
 
 fn record_of(ty: &AttrType, fits: impl Fn(&str, &AttrType) -> bool) -> bool {
     matches!(ty, AttrType::Record(record) if record.fields.iter().all(|(name, field)| fits(name, &field.ty)))
+}
+
+fn flag_type(_: &str, ty: &AttrType) -> bool {
+    matches!(ty, AttrType::Bool | AttrType::String | AttrType::Long)
 }
 
 fn string_or_set(_: &str, ty: &AttrType) -> bool {

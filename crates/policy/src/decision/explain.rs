@@ -17,6 +17,7 @@ pub use crate::engine::explain::{
 use crate::engine::near::CLAUSE_DISTANCE;
 use crate::engine::{Ancestors, Engine, EntityQuery, Evaluation};
 pub use crate::engine::{Effects, Outcome};
+use crate::flags::{ExplainedFlag, FlagRule};
 use crate::principal::Principal;
 use crate::rules::Observer;
 use crate::types::Identity;
@@ -31,7 +32,7 @@ pub struct Explanation {
 /// A fact about a caller, and where it comes from.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CallerFact {
-    /// `subject`, `tenant`, `roles`, or an attribute of the principal.
+    /// `subject`, `tenant`, `roles`, an attribute of the principal, or `flags.<name>`.
     pub name: String,
     /// As JSON, or as Cedar writes it.
     pub value: String,
@@ -45,6 +46,22 @@ pub enum FactSource {
     Claim(String),
     /// `entities.json` of the portal.
     Entities,
+    /// `portal.yaml`, and the rule that gave the flag its value.
+    Flag(FlagRule),
+}
+
+/// The flags without a credential.
+pub fn anonymous_facts(query: &Query<'_>) -> Vec<CallerFact> {
+    let flags = query.revision.rules.flags.explained(None);
+    flags.iter().map(flag_fact).collect()
+}
+
+fn flag_fact(flag: &ExplainedFlag) -> CallerFact {
+    CallerFact {
+        name: format!("flags.{}", flag.name),
+        value: flag.value.to_string(),
+        source: FactSource::Flag(flag.rule),
+    }
 }
 
 /// Says of each fact of a caller which claim, or file, it comes from.
@@ -71,8 +88,10 @@ pub fn caller_facts(query: &Query<'_>, identity: &Identity, principal: &Principa
         }
     }
     let rules = &query.revision.rules;
+    let flags = rules.explained_flags(identity, principal);
+    let flags = flags.iter().map(flag_fact);
     let Some(model) = rules.schema.entity(principal.entity.uid.type_name()) else {
-        return facts;
+        return facts.into_iter().chain(flags).collect();
     };
     let resolved = principal.entity.entity(Ancestors::Unread);
     for name in model.attrs.fields.keys() {
@@ -88,6 +107,7 @@ pub fn caller_facts(query: &Query<'_>, identity: &Identity, principal: &Principa
         };
         add(name, value.to_string(), source);
     }
+    facts.extend(flags);
     facts
 }
 

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use cedar_policy::{Effect, EntityTypeName, EntityUid};
 
 use super::checks::at_place;
-use crate::context::{ContextPlans, Misfit, Unfilled, gate_names, misfits};
+use crate::context::{ContextPlans, Misfit, Unfilled, declared_flags, gate_names, misfits};
 use crate::engine::PolicyEntry;
-use crate::portal::file::PortalFile;
+use crate::portal::file::{PortalFile, unknown_key};
 use crate::revision::problem::{Problem, position};
 use crate::revision::source::Files;
-use crate::schema::{ActionModel, SchemaModel};
+use crate::schema::{ActionModel, AttrType, SchemaModel};
 use crate::scope::RemovedHeaders;
 use crate::types::PortalSlug;
 
@@ -59,6 +59,64 @@ impl DeclaredFacts<'_> {
                 false => format!("`context.supplied`: no action of the schema declares `{name}` in its context"),
             };
             Problem::new(&format!("policies/{}/portal.yaml", self.slug), message).at_line(*line)
+        }));
+        problems.extend(self.flag_problems());
+        problems
+    }
+
+    /// The flags of `portal.yaml`, held against those that the schema declares. A portal whose schema declares none has flags
+    /// for its pages alone.
+    fn flag_problems(&self) -> Vec<Problem> {
+        // by name: one action is enough for a message, and always the same one
+        let declared: BTreeMap<String, _> = self
+            .model
+            .actions()
+            .filter_map(|(action, model)| Some((action.to_string(), &declared_flags(&model.context)?.fields)))
+            .collect();
+        if declared.is_empty() {
+            return Vec::new();
+        }
+        let file = format!("policies/{}/portal.yaml", self.slug);
+        let mut problems = Vec::new();
+        for (name, flag) in &self.file.flags {
+            let line = self.file.flag_lines.get(name).copied().flatten();
+            let mut fields = declared
+                .iter()
+                .filter_map(|(action, fields)| Some((action, fields.get(name)?)));
+            let ty = AttrType::from(&flag.value);
+            let message = match (fields.clone().next(), fields.find(|(_, field)| field.ty != ty)) {
+                (None, _) => {
+                    let known: BTreeSet<&str> = declared
+                        .values()
+                        .flat_map(|fields| fields.keys())
+                        .map(String::as_str)
+                        .collect();
+                    let known: Vec<&str> = known.into_iter().collect();
+                    let nearest = unknown_key(name, &known);
+                    format!("`flags.{name}`: no action of the schema declares it in `context.flags`: {nearest}")
+                }
+                (_, Some((action, field))) => format!(
+                    "`flags.{name}` is of the type `{ty}`, and the schema declares `{}` for {action}",
+                    field.ty
+                ),
+                _ => continue,
+            };
+            let help = format!("change the value, or declare `flags?: {{ {name}?: {ty} }}` in the schema's context");
+            problems.push(Problem::new(&file, message).at_line(line).with_help(help));
+        }
+        let mut missing: BTreeMap<&str, String> = BTreeMap::new();
+        for (action, fields) in &declared {
+            let required = fields
+                .iter()
+                .filter(|(name, field)| field.required && !self.file.flags.contains_key(*name));
+            for (name, _) in required {
+                missing.entry(name).or_insert_with(|| action.clone());
+            }
+        }
+        problems.extend(missing.iter().map(|(name, action)| {
+            let message = format!("`flags.{name}` is missing: the schema requires it for {action}");
+            let help = format!("write `flags: {{ {name}: … }}`, or declare `{name}?` in the schema");
+            Problem::new(&file, message).with_help(help)
         }));
         problems
     }
@@ -261,7 +319,11 @@ mod tests {
             ("auth?: Level", "`auth.level`", "`acr`"),
             ("auth?: { amr?: String }", "`auth.amr`", "`Set<String>`"),
             ("auth?: String", "`auth`", "`acr`"),
-            ("flags?: { beta?: String }", "`flags.beta`", "`Bool`"),
+            (
+                "flags?: { beta?: Set<String> }",
+                "`flags.beta`",
+                "`Bool`, `String` and `Long`",
+            ),
             ("query?: { team?: Long }", "`query.team`", "`String`"),
             ("headers?: { x_a?: { b: String } }", "`headers.x_a`", "`Set<String>`"),
             ("headers?: { \"x y\"?: String }", "`headers.x y`", "no header"),
@@ -342,6 +404,45 @@ mod tests {
             .collect();
         let file = "policies/bench/portal.yaml";
         assert_eq!(found, [(file, Some(3), true), (file, Some(4), false)]);
+    }
+
+    #[test]
+    fn the_flags_of_a_portal_are_those_that_its_schema_declares() {
+        let context = "flags?: { beta?: Bool, theme?: String, seats?: Long }";
+        let good = "flags:\n  beta: { value: true, percent: 10 }\n  theme: dark\n  seats: 3\n";
+        assert_eq!(load(context, good, OPEN), Ok(Vec::new()));
+        assert_eq!(load("", good, OPEN), Ok(Vec::new()), "flags of the pages alone");
+        for (context, file, line, says) in [
+            (
+                context,
+                "flags:\n  beta: true\n  betta: true\n",
+                Some(3),
+                "did you mean `beta`",
+            ),
+            (context, "flags:\n  beta: true\n  seats: many\n", Some(3), "declares `Long`"),
+            (
+                context,
+                "flags:\n  theme: { value: true, percent: 1 }\n",
+                Some(2),
+                "declares `String`",
+            ),
+            ("flags?: { plan: String }", "title: t\n", None, "`flags.plan` is missing"),
+            (
+                "flags?: { plan?: String, }",
+                "flags: { plan: 1 }\n",
+                Some(1),
+                "declares `String`",
+            ),
+        ] {
+            let found = load(context, file, OPEN).unwrap_err();
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!(
+                (found[0].file.as_str(), found[0].line),
+                ("policies/bench/portal.yaml", line),
+                "{file}"
+            );
+            assert!(found[0].message.contains(says), "{found:?}");
+        }
     }
 
     #[test]

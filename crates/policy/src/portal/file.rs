@@ -33,6 +33,7 @@ pub struct PortalFile {
     /// Attribute of the principal → claim.
     pub claims: ClaimMapping,
     pub flags: BTreeMap<String, Flag>,
+    pub flag_lines: BTreeMap<String, Option<usize>>,
     /// Context fields that only the app gives, at `/authorize`, with their lines.
     pub supplied: BTreeMap<String, Option<usize>>,
     /// The login of a browser without a session; absent: 401 only.
@@ -165,6 +166,7 @@ impl PortalFile {
             }
             "flags" => {
                 let entries = place.entries(None, errors);
+                self.flag_lines = entries.iter().map(|(k, v)| ((*k).to_owned(), v.line)).collect();
                 self.flags = entries
                     .iter()
                     .filter_map(|(k, v)| Some(((*k).to_owned(), flags::flag(v, errors)?)))
@@ -611,7 +613,7 @@ danger_skip_errors: false
         );
         assert_eq!(file.claims.get("email").unwrap().as_str(), "mail");
         let flag = |value, public| Flag {
-            value,
+            value: crate::flags::FlagValue::Bool(value),
             public,
             audience: None,
         };
@@ -670,7 +672,7 @@ danger_skip_errors: false
 
     #[test]
     fn all_errors_are_reported_at_once_with_their_lines() {
-        let text = "title: 7\npublic:\n  - GET /a\n  - get /b\nflags: { x: 1 }\nrouts: []\nlogin: { provide: corp }\n";
+        let text = "title: 7\npublic:\n  - GET /a\n  - get /b\nflags: { x: 1.5 }\nrouts: []\nlogin: { provide: corp }\n";
         let errors = PortalFile::parse(text).unwrap_err();
         let places: Vec<_> = errors.iter().map(|e| (e.line.unwrap(), e.key.as_str())).collect();
         for place in [
@@ -700,6 +702,8 @@ danger_skip_errors: false
             let error = only_error(&format!("danger_skip_errors: {text}"));
             assert_eq!(error.key, "danger_skip_errors");
             assert!(error.message.contains(advice), "{text}: {error}");
+        }
+        for (text, advice) in [("yes", "write `true`"), ("no", "write `false`"), ("'true'", "without quotes")] {
             let error = only_error(&format!("flags: {{ beta: {text} }}"));
             assert!(error.message.contains(advice), "{text}: {error}");
         }
@@ -732,7 +736,7 @@ danger_skip_errors: false
             assert!(error.message.contains(says), "{bad}: {}", error.message);
         }
         for bad in [
-            "{ value: 1 }",
+            "{ value: 1.5 }",
             "{ public: true }",
             "{ value: true, publc: true }",
             "{ value: true, public: x }",

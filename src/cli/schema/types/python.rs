@@ -37,8 +37,9 @@ pub(super) fn text(contract: &Contract) -> String {
     text.push_str(&literal("ActionGroup", "GROUPS", contract.groups.iter().map(String::as_str)));
     let types: Vec<String> = contract.resource_types().into_iter().map(ToString::to_string).collect();
     text.push_str(&literal("ResourceType", "RESOURCE_TYPES", types.iter().map(String::as_str)));
-    text.push_str(&literal("Flag", "FLAGS", contract.flags.iter().map(String::as_str)));
+    text.push_str(&literal("Flag", "FLAGS", contract.flags.keys().map(String::as_str)));
     let mut declared = Declared { text: String::new() };
+    declared.record("Flags", &contract.flag_record());
     for (ty, attrs) in &contract.entities {
         declared.record(&format!("{}Attrs", identifier(ty)), attrs);
     }

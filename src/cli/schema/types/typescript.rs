@@ -21,7 +21,8 @@ pub(super) fn text(contract: &Contract) -> String {
     text.push_str(&union("groups", "ActionGroup", contract.groups.iter().map(String::as_str)));
     let types: Vec<String> = contract.resource_types().into_iter().map(ToString::to_string).collect();
     text.push_str(&union("resourceTypes", "ResourceType", types.iter().map(String::as_str)));
-    text.push_str(&union("flags", "Flag", contract.flags.iter().map(String::as_str)));
+    text.push_str(&union("flags", "Flag", contract.flags.keys().map(String::as_str)));
+    text.push_str(&flags(contract));
     for (ty, attrs) in &contract.entities {
         text.push_str(&format!("export type {}Attrs = {};\n", identifier(ty), record(attrs, 0)));
     }
@@ -49,6 +50,16 @@ pub(super) fn text(contract: &Contract) -> String {
     }
     text.push_str("}\n");
     text
+}
+
+/// The value of each flag.
+fn flags(contract: &Contract) -> String {
+    let record = match contract.flags.is_empty() {
+        // `Record<string, never>` would have every text as its key
+        true => "Record<never, never>".to_owned(),
+        false => record(&contract.flag_record(), 0),
+    };
+    format!("/** The value of each flag, for every caller or for some. */\nexport type Flags = {record};\n\n")
 }
 
 /// A list of texts and the type of its members.

@@ -2,22 +2,26 @@
 
 use std::collections::BTreeSet;
 
-use super::{Errors, Node, SourceLocation, required};
-use crate::flags::{Audience, Flag};
+use super::{Errors, Node, SourceLocation, required, spelt_boolean};
+use crate::flags::{Audience, Flag, FlagValue};
 
 /// The members of a flag that is written as an object.
 const MEMBERS: [&str; 6] = ["value", "public", "tenants", "roles", "percent", "otherwise"];
 
-/// `true`, or an object: `{ value: true, public: true, tenants: [acme], roles: [editor], percent: 10, otherwise: false }`.
+/// The greatest whole number that a browser's numbers hold exactly: 2^53 - 1.
+const LONG_MAX: i64 = 9_007_199_254_740_991;
+
+/// `true`, a text or a whole number; or an object: `{ value: true, public: true, tenants: [acme], roles: [editor], percent: 10, otherwise: false }`.
 pub(super) fn flag(place: &SourceLocation<'_>, errors: &mut Errors) -> Option<Flag> {
     if !matches!(place.node, Node::Map(_)) {
         return Some(Flag {
-            value: place.bool(errors)?,
+            value: flag_value(place, errors)?,
             ..Flag::default()
         });
     }
     let entries = place.entries(Some(&MEMBERS), errors);
-    let value = required(place, &entries, "value", errors)?.bool(errors)?;
+    let value = required(place, &entries, "value", errors)?;
+    let value = flag_value(&value, errors)?;
     let find = |wanted: &str| entries.iter().find(|(name, _)| *name == wanted).map(|(_, place)| place);
     let public = match find("public") {
         Some(place) => place.bool(errors)?,
@@ -34,7 +38,7 @@ pub(super) fn flag(place: &SourceLocation<'_>, errors: &mut Errors) -> Option<Fl
         None => None,
     };
     let otherwise = match find("otherwise") {
-        Some(place) => Some(place.bool(errors)?),
+        Some(place) => Some(flag_value(place, errors)?),
         None => None,
     };
     let has_audience = tenants.is_some() || roles.is_some() || percent.is_some();
@@ -42,17 +46,51 @@ pub(super) fn flag(place: &SourceLocation<'_>, errors: &mut Errors) -> Option<Fl
         errors.push(place.error("has no effect: add `tenants`, `roles` or `percent`"));
         return None;
     }
+    let has_other_type = otherwise.as_ref().map(|other| other.type_name() != value.type_name());
     let audience = Audience {
         tenants,
         roles,
         percent,
         otherwise: otherwise.unwrap_or_default(),
     };
+    if let (true, Some(true), Some(place)) = (has_audience, has_other_type, find("otherwise")) {
+        errors.push(place.error(format!("is not of the type of `value`, `{}`", value.type_name())));
+        return None;
+    }
+    if has_audience && audience.otherwise.type_name() != value.type_name() {
+        errors.push(
+            place.error("`otherwise` is missing: the value for other callers; only a flag of true or false has one by default"),
+        );
+        return None;
+    }
     Some(Flag {
         value,
         public,
         audience: has_audience.then_some(audience),
     })
+}
+
+/// `true`, `false`, a text or a whole number.
+fn flag_value(place: &SourceLocation<'_>, errors: &mut Errors) -> Option<FlagValue> {
+    let meant = match place.node {
+        Node::Bool(value) => return Some(FlagValue::Bool(*value)),
+        Node::Number(Some(number)) if number.unsigned_abs() <= LONG_MAX.unsigned_abs() => return Some(FlagValue::Long(*number)),
+        Node::Number(_) => {
+            errors.push(place.error(format!("is not a whole number from -{LONG_MAX} to {LONG_MAX}")));
+            return None;
+        }
+        Node::Text(text) => spelt_boolean(text),
+        _ => None,
+    };
+    match (place.node, meant) {
+        // a switch that is written as in older YAML must not become a text
+        (Node::Text(_), Some(_)) => place.bool(errors).map(FlagValue::Bool),
+        (Node::Text(_), None) => place.text(errors).map(FlagValue::String),
+        (other, _) => {
+            errors.push(place.error(format!("{other} where `true`, `false`, a text or a whole number belongs")));
+            None
+        }
+    }
 }
 
 fn names(place: &SourceLocation<'_>, errors: &mut Errors) -> Option<BTreeSet<String>> {
@@ -94,14 +132,27 @@ mod tests {
             tenants: set(&["acme"]),
             roles: set(&["editor", "admin"]),
             percent: Some(10),
-            otherwise: true,
+            otherwise: FlagValue::Bool(true),
         };
         let expected = Flag {
-            value: true,
+            value: FlagValue::Bool(true),
             public: true,
             audience: Some(audience),
         };
         assert_eq!(file.flags["beta"], expected);
+    }
+
+    #[test]
+    fn a_flag_is_a_text_or_a_number_too() {
+        let file = PortalFile::parse(
+            "flags: { theme: { value: dark, percent: 5, otherwise: light }, seats: -9007199254740991, plan: gold }",
+        )
+        .unwrap();
+        assert_eq!(file.flags["seats"].value, FlagValue::Long(-9_007_199_254_740_991));
+        assert_eq!(file.flags["plan"].value, FlagValue::String("gold".to_owned()));
+        let audience = file.flags["theme"].audience.as_ref().unwrap();
+        assert_eq!(audience.otherwise, FlagValue::String("light".to_owned()));
+        assert_eq!(file.flag_lines["plan"], Some(1));
     }
 
     #[test]
@@ -115,6 +166,23 @@ mod tests {
             ("{ value: true, roles: editor }", "flags.x.roles", "where a list belongs"),
             ("{ value: true, tenants: [1] }", "flags.x.tenants.0", "a number where"),
             ("{ value: true, otherwise: true }", "flags.x.otherwise", "has no effect"),
+            ("yes", "flags.x", "write `true`"),
+            ("'off'", "flags.x", "write `false`"),
+            ("''", "flags.x", "is empty"),
+            ("1.5", "flags.x", "whole number"),
+            ("9007199254740992", "flags.x", "whole number"),
+            ("[dark]", "flags.x", "a list where"),
+            ("{ value: dark, roles: [a] }", "flags.x", "`otherwise` is missing"),
+            (
+                "{ value: dark, roles: [a], otherwise: 1 }",
+                "flags.x.otherwise",
+                "of the type of `value`, `String`",
+            ),
+            (
+                "{ value: true, roles: [a], otherwise: 0 }",
+                "flags.x.otherwise",
+                "of the type of `value`, `Bool`",
+            ),
             ("{ percent: 10 }", "flags.x", "`value` is missing"),
             ("{ value: true, tenant: acme }", "flags.x.tenant", "did you mean `tenants`"),
         ] {

@@ -19,6 +19,9 @@ export type ResourceType = (typeof resourceTypes)[number];
 export const flags = [] as const;
 export type Flag = (typeof flags)[number];
 
+/** The value of each flag, for every caller or for some. */
+export type Flags = Record<never, never>;
+
 export type AccountAttrs = {
   readonly "tenant": Ref<"Tenant">;
   readonly "user": Ref<"User">;

@@ -3,9 +3,9 @@ import type { ContractOf, ResourceOf } from "@cedargate/rbac";
 import { hooksFor } from "@cedargate/rbac-react";
 
 import { Portal } from "../shell/portal.ts";
-import type { Attrs, Flag, Resources } from "./contract.ts";
+import type { Attrs, Flags, Resources } from "./contract.ts";
 
-export type Admin = ContractOf<Resources, Flag, Attrs>;
+export type Admin = ContractOf<Resources, Flags, Attrs>;
 
 export const { Can, useCan, useStepUp } = hooksFor<Admin>();
 

@@ -19,6 +19,11 @@ export type ResourceType = (typeof resourceTypes)[number];
 export const flags = ["new_checkout"] as const;
 export type Flag = (typeof flags)[number];
 
+/** The value of each flag, for every caller or for some. */
+export type Flags = {
+  readonly "new_checkout": boolean;
+};
+
 export type GroupAttrs = Record<string, never>;
 export type OrderAttrs = {
   readonly "owner"?: Ref<"User">;
