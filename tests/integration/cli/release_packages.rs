@@ -118,6 +118,12 @@ fn a_flag_belongs_to_the_contract() {
         );
     }
     assert_eq!(repository.versions(&["v1", "HEAD"]).0, 0, "two revisions");
+    repository.write(portal, &format!("{text}\nflags: {{ beta: dark }}\n"));
+    let (code, said) = repository.versions(&["HEAD"]);
+    assert!(
+        code == 4 && said.contains("flag beta: boolean became string") && said.contains("needs 2.0.0"),
+        "{said}"
+    );
     repository.write(portal, &text);
     let (code, said) = repository.versions(&["HEAD"]);
     assert!(
