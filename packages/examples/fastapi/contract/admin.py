@@ -33,6 +33,8 @@ RESOURCE_TYPES: Final[tuple[ResourceType, ...]] = ("Account", "Path",)
 Flag = str
 FLAGS: Final[tuple[Flag, ...]] = ()
 
+Flags = TypedDict("Flags", {})
+
 AccountAttrs = TypedDict("AccountAttrs", {"tenant": Ref, "user": Ref})
 
 GroupAttrs = TypedDict("GroupAttrs", {})

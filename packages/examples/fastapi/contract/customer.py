@@ -33,6 +33,8 @@ RESOURCE_TYPES: Final[tuple[ResourceType, ...]] = ("Order", "Path", "Product",)
 Flag = str
 FLAGS: Final[tuple[Flag, ...]] = ()
 
+Flags = TypedDict("Flags", {})
+
 GroupAttrs = TypedDict("GroupAttrs", {})
 
 OrderAttrs = TypedDict("OrderAttrs", {"owner": Ref, "status": str, "tenant": Ref})
