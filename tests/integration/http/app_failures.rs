@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::support::processes::refusing_address;
 use crate::support::{Gate, PAGE, RawConnection, ScriptedServer, eventually, open_portal, response};
 
 fn gate_before(script: &ScriptedServer, more: &str) -> Gate {
@@ -314,7 +315,7 @@ fn the_circuit_opens_after_refused_connections_and_closes_when_the_app_is_back()
 
 #[test]
 fn equal_upstreams_share_a_circuit_and_others_have_their_own() {
-    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let dead = refusing_address();
     let (schema, policy) = (crate::support::OPEN_SCHEMA, crate::support::OPEN_POLICY);
     let mut setup = crate::support::Setup::empty();
     for name in ["a", "b", "c"] {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::support::processes::refusing_address;
 use crate::support::{
     Answer, Gate, IDENTITY_HEADERS, ISSUER, PAGE, RawConnection, ScriptedServer, Seen, Setup, claims, eventually, exchange, now,
     open_portal, raw, response, unb64,
@@ -912,8 +913,8 @@ fn pipelined_requests_get_a_decision_each() {
 
 #[test]
 fn an_app_that_is_down_is_502_a_slow_one_504_and_both_were_permitted() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let gate = open_portal().config(&format!("upstream: {{ url: 'http://{free}' }}")).start();
+    let down = refusing_address();
+    let gate = open_portal().config(&format!("upstream: {{ url: 'http://{down}' }}")).start();
     let down = raw(gate.proxy, "GET", PAGE, &[("authorization", &bearer(&gate))], b"");
     assert_eq!((down.status, down.code().as_str()), (502, "upstream_unavailable"));
     assert!(

@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
+use crate::support::processes::refusing_address;
 use crate::support::{Answer, Gate, RawConnection, ScriptedServer, eventually, open_portal, raw, response};
 
 /// A gate whose probes are `probes`, in YAML.
@@ -22,11 +23,6 @@ fn gate(probes: &str) -> Gate {
 
 fn ask(gate: &Gate, path: &str) -> Answer {
     raw(gate.admin, "GET", path, &[], b"")
-}
-
-/// An address that refuses connections.
-fn refusing() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 #[test]
@@ -109,7 +105,7 @@ fn a_probe_that_is_not_configured_names_its_key() {
 
 #[test]
 fn an_app_that_refuses_stalls_or_talks_nonsense_is_unhealthy_within_the_deadline() {
-    let closed = refusing();
+    let closed = refusing_address();
     let silent = ScriptedServer::start(|_, wire| {
         wire.read_until("more");
     });
@@ -315,7 +311,7 @@ fn a_grpc_probe_asks_the_health_service() {
     let http1 = ScriptedServer::start(|_, wire| {
         wire.send(response("200 OK", b"hello"));
     });
-    let closed = refusing();
+    let closed = refusing_address();
     for address in [http1.address, closed] {
         let gate = gate(&format!("{{ livez: {{ grpc: '{address}', timeout: 500ms }} }}"));
         let answer = ask(&gate, "/app/livez");

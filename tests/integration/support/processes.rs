@@ -7,10 +7,12 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use parking_lot::Mutex;
 
 use crate::support::eventually;
 
@@ -123,6 +125,17 @@ pub fn free_port() -> u16 {
         }
     }
     panic!("no free port")
+}
+
+/// A loopback address that refuses connections. A socket that never listens holds it until this process ends, so that no server
+/// of another test gets it.
+pub fn refusing_address() -> SocketAddr {
+    static HELD: Mutex<Vec<socket2::Socket>> = Mutex::new(Vec::new());
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    HELD.lock().push(socket);
+    address
 }
 
 #[test]
