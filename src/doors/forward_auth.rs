@@ -15,7 +15,7 @@ use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::types::{Door, Redacted};
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::config::{IdentityPages, StatedIn};
 use crate::gate::{AskedRequest, Checked, Gate, Removal};
@@ -116,7 +116,6 @@ fn read(
         ProxyDoor::OAuth2Proxy(_) => oauth2_proxy::only_for(&head)?,
         ProxyDoor::AuthRequest | ProxyDoor::ForwardAuth | ProxyDoor::ExtAuthz => None,
     };
-    check_original(door, &head.headers)?;
     let stated = match door {
         ProxyDoor::AuthRequest => StatedRequest::from_original(head.headers),
         ProxyDoor::ForwardAuth => StatedRequest::from_forwarded(head.headers),
@@ -129,26 +128,6 @@ fn read(
         portal: None,
         only,
     })
-}
-
-/// Refuses `X-Original-*` that the door does not read: such a header is the client's, and frameworks take it for the request's path.
-/// The one exception names addresses: ingress-nginx sets it.
-fn check_original(door: ProxyDoor, headers: &HeaderMap) -> Result<(), Refusal> {
-    let read: &[&str] = match door {
-        ProxyDoor::AuthRequest | ProxyDoor::OAuth2Proxy(StatedIn::XOriginal) => &["x-original-method", "x-original-url"],
-        ProxyDoor::ForwardAuth | ProxyDoor::ExtAuthz | ProxyDoor::OAuth2Proxy(StatedIn::XForwarded) => &[],
-    };
-    let is_clients = |name: &&HeaderName| {
-        let spelled = name.as_str().replace('_', "-");
-        spelled.starts_with("x-original-") && spelled != "x-original-forwarded-for" && !read.contains(&name.as_str())
-    };
-    match headers.keys().find(is_clients) {
-        None => Ok(()),
-        Some(name) => Err(Refusal::new(
-            Denial::RequestInvalid,
-            format!("`{name}`: the proxy would pass this header to the app"),
-        )),
-    }
 }
 
 /// Refuses a peer whose statements about requests do not count.

@@ -35,11 +35,10 @@ pub const OWN: &[&str] = &[
     "x-forwarded-user",
 ];
 
-/// Names of headers with which a client replaces the method, path or host that was decided on. The family `x-original-*` is not
-/// among them: proxies state with it what they ask about.
+/// Names of headers with which a client replaces the method, path or host that was decided on.
 pub fn replace_the_request() -> impl Iterator<Item = &'static str> {
     let names = DEFAULT.first().map_or(&[][..], |group| group.names);
-    names.iter().copied().filter(|name| *name != "x-original-*")
+    names.iter().copied()
 }
 
 /// The default of `upstream.strip_headers`.

@@ -53,8 +53,8 @@ pub struct StatedLine<'a> {
 }
 
 impl StatedRequest {
-    /// Reads `X-Original-Method` and `X-Original-URL` (a full URL).
-    pub fn from_original(headers: HeaderMap) -> Result<Self, Refusal> {
+    /// Reads `X-Original-Method` and `X-Original-URL` (a full URL), and takes both out: every other `X-Original-*` is the client's.
+    pub fn from_original(mut headers: HeaderMap) -> Result<Self, Refusal> {
         let method = single_value(&headers, &ORIGINAL_METHOD).ok_or(invalid("no single `X-Original-Method`"))?;
         let url = single_value(&headers, &ORIGINAL_URL).ok_or(invalid("no single `X-Original-URL`"))?;
         let malformed = || invalid("`X-Original-URL` is not a full URL: scheme, host and path");
@@ -67,6 +67,8 @@ impl StatedRequest {
             scheme: scheme_of(scheme).ok_or_else(malformed)?,
         };
         let line = line.check()?;
+        headers.remove(&ORIGINAL_METHOD);
+        headers.remove(&ORIGINAL_URL);
         Ok(Self::new(headers, line, StatedAddress::ForwardedFor))
     }
 

@@ -9,6 +9,7 @@
 //! takes away from the app. `write_request_headers` does the rest after the decision and needs the permit.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use cedargate_policy::denial::{Denial, Refusal};
 use cedargate_policy::permit::Permit;
@@ -86,6 +87,11 @@ pub enum Sender {
     TrustedProxy,
 }
 
+/// The headers that replace the request, in any spelling. Those that state a question were taken out of it.
+static REPLACE_THE_REQUEST: LazyLock<NameSet> = LazyLock::new(|| NameSet::in_any_spelling(strip_headers::replace_the_request()));
+/// It names addresses, not a request; ingress-nginx sets it.
+static ORIGINAL_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-original-forwarded-for");
+
 impl HeaderRules {
     /// Builds the rules of an upstream's configuration. INVARIANT: `config` has checked every name, so the fallback is never taken.
     pub fn of(upstream: &Upstream, assertion: &str, headers: &RemovedHeaders) -> Self {
@@ -111,10 +117,11 @@ impl HeaderRules {
             name.as_str().starts_with("x-cedargate-") && ![&TENANT, &PORTAL, &ROLES, &DECISION_ID, &REVISION].contains(&name)
         };
         let is_assertion = |name: &HeaderName| *name == self.assertion;
-        let replaces = NameSet::in_any_spelling(strip_headers::replace_the_request());
-        let found = headers.keys().find(|name| {
-            is_spelled(name) || replaces.contains_in_any_spelling(name.as_str()) || (is_own(name) && !is_assertion(name))
-        });
+        let replaces =
+            |name: &HeaderName| REPLACE_THE_REQUEST.contains_in_any_spelling(name.as_str()) && *name != ORIGINAL_FORWARDED_FOR;
+        let found = headers
+            .keys()
+            .find(|name| is_spelled(name) || replaces(name) || (is_own(name) && !is_assertion(name)));
         match found {
             None => Ok(()),
             Some(name) => Err(Refusal::new(

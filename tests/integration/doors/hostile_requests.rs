@@ -88,6 +88,7 @@ const FORGED: &[&str] = &[
     "x-original-url: /portal/p/secret",
     "X-ORIGINAL-URL: http://localhost/portal/p/secret",
     "x_original_url: /portal/p/secret",
+    "x.original.url: /portal/p/secret",
     "x-original-url: /portal/p/open/x\r\nx-original-url: /portal/p/secret",
     "x-original-uri: /portal/p/secret",
     "x-original-method: DELETE",
@@ -153,7 +154,7 @@ fn is_what_was_decided(request: &Seen, records: &HashMap<String, serde_json::Val
 
 fn names_no_other_request_or_caller(request: &Seen) -> Result<(), String> {
     for (name, value) in &request.headers {
-        let spelled = name.as_str().replace('_', "-");
+        let spelled = name.as_str().replace(['_', '.'], "-");
         let value = String::from_utf8_lossy(value.as_bytes());
         // the door's token proves a proxy to the gate; no app reads it
         let is_identity =
