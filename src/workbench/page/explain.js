@@ -1,7 +1,7 @@
 // Explain: one request, its decision, and the reasons: each policy with its true and false clauses. Every fact can be changed.
 import { announce, brief, clear, el, put, settled } from "./dom.js";
 import { get, holds, isExport, post } from "./data.js";
-import { address, badge, cedar, choice, failure, policyLink } from "./parts.js";
+import { address, badge, cedar, choice, dialogHead, failure, openDialog, policyLink } from "./parts.js";
 
 const METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 /** What became of a policy, in words. */
@@ -237,10 +237,6 @@ async function makeTest(asked) {
   const name = el("input", { type: "text", value: "", autocomplete: "off", maxlength: "200" });
   const body = el("div");
   const write = el("button", { type: "button", disabled: true }, "Write it");
-  const close = el("button", { type: "button", class: "small", on: { click: () => dialog.close() } }, "Close");
-  const dialog = el("dialog", { class: "sheet", "aria-label": "Make this a test" }, el("header", {}, el("h2", {}, "Make this a test"), close),
-    el("p", {}, "The test expects what the policies decide now. From then on, no edit that decides otherwise is taken into force."),
-    el("label", { class: "field" }, el("span", {}, "Name of the test"), name), body, el("p", {}, write));
   const show = settled(async () => {
     write.disabled = true;
     if (!name.value.trim()) return clear(body);
@@ -264,9 +260,9 @@ async function makeTest(asked) {
       clear(body, failure(error));
     }
   });
-  dialog.addEventListener("close", () => dialog.remove());
-  document.body.append(dialog);
-  dialog.showModal();
+  openDialog("Make this a test", (close) => [dialogHead("Make this a test", close),
+    el("p", {}, "The test expects what the policies decide now. From then on, no edit that decides otherwise is taken into force."),
+    el("label", { class: "field" }, el("span", {}, "Name of the test"), name), body, el("p", {}, write)]);
   name.focus();
 }
 

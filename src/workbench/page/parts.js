@@ -54,15 +54,27 @@ export function policyLink(portal, id, effect) {
   return el("button", { type: "button", class: "policy", title: shown(brief(id, 300)), on: { click: () => showPolicy(portal, id) } }, label);
 }
 
-/** Opens a policy's text in a dialog. */
-export async function showPolicy(portal, id) {
-  const close = el("button", { type: "button", class: "small", on: { click: () => dialog.close() } }, "Close");
-  const body = el("div", {}, el("p", { class: "wait" }, "Reading"));
-  const dialog = el("dialog", { class: "sheet", "aria-label": `Policy ${brief(id, 80)}` }, el("header", {}, el("h2", {}, brief(id, 200)), close), body);
+/** Opens a dialog with what `content` makes of the function that closes it; returns the dialog. A closed dialog is gone at once. */
+export function openDialog(label, content) {
+  const dialog = el("dialog", { class: "sheet", "aria-label": label });
+  const close = () => { dialog.close(); dialog.remove(); };
   dialog.addEventListener("close", () => dialog.remove());
-  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  put(dialog, content(close));
   document.body.append(dialog);
   dialog.showModal();
+  return dialog;
+}
+
+/** The head of a dialog: its heading, and the button that closes it. */
+export function dialogHead(heading, close) {
+  return el("header", {}, el("h2", {}, heading), el("button", { type: "button", class: "small", on: { click: close } }, "Close"));
+}
+
+/** Opens a policy's text in a dialog. */
+export async function showPolicy(portal, id) {
+  const body = el("div", {}, el("p", { class: "wait" }, "Reading"));
+  const dialog = openDialog(`Policy ${brief(id, 80)}`, (close) => [dialogHead(brief(id, 200), close), body]);
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   try {
     const policy = await get("policy", { portal, id });
     body.replaceChildren(

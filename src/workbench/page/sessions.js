@@ -1,7 +1,7 @@
 // Sessions of the running gate: who is logged in, and the end of one session or of everything that a subject, tenant or portal has.
 import { announce, brief, clear, el, put, shown } from "./dom.js";
 import { getNow, post } from "./data.js";
-import { choice, counted, dataTable, failure } from "./parts.js";
+import { choice, counted, dataTable, failure, openDialog } from "./parts.js";
 
 const FILTERS = ["subject", "issuer", "tenant", "portal"];
 
@@ -19,16 +19,13 @@ function sentence(target) {
 
 /** Asks the user; calls `work` after a yes. */
 function confirm(target, work) {
-  const close = () => dialog.close();
-  const yes = el("button", { type: "button", class: "danger", on: { click: () => { close(); work(); } } }, "Revoke");
-  const dialog = el("dialog", { class: "sheet", "aria-label": "Revoke" },
+  openDialog("Revoke", (close) => [
     el("h2", {}, "Revoke?"),
     el("p", {}, `This ends ${sentence(target)}, on every replica and at once. A user who logs in again is let in. It cannot be taken back.`),
     el("p", { class: "soft" }, "The gate records it with the id of the user who runs this workbench."),
-    el("p", { class: "row" }, yes, " ", el("button", { type: "button", class: "small", autofocus: true, on: { click: close } }, "Cancel")));
-  dialog.addEventListener("close", () => dialog.remove());
-  document.body.append(dialog);
-  dialog.showModal();
+    el("p", { class: "row" },
+      el("button", { type: "button", class: "danger", on: { click: () => { close(); work(); } } }, "Revoke"), " ",
+      el("button", { type: "button", class: "small", autofocus: true, on: { click: close } }, "Cancel"))]);
 }
 
 /** The state of a revocation, as the gate says it. */

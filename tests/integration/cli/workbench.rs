@@ -105,9 +105,10 @@ pub fn browser(folder: &Path) -> Chromium {
     Chromium::start(&folder.join("profile"))
 }
 
-/// Waits until a JavaScript expression is true.
+/// Waits until a JavaScript expression is true; a failure shows the expression, the address and the page's text.
 pub fn holds(browser: &mut Chromium, expression: &str) {
-    browser.waits(&format!("String(Boolean({expression}))"), "true");
+    let state = format!("({expression}) ? 'true' : {expression:?} + '\\n' + location.hash + '\\n' + document.body.innerText");
+    browser.waits(&state, "true");
 }
 
 /// Goes to a page of the workbench that is open, and waits until nothing is computed any more.

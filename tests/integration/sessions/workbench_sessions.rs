@@ -32,7 +32,7 @@ fn chromium_lists_and_revokes_sessions_and_the_record_names_the_user() {
     browser.eval(&click("Cancel"));
     assert!(is_served(&alice));
     browser.eval(&click("Session of alice"));
-    browser.eval("document.querySelector('dialog .danger').click()");
+    browser.eval("document.querySelector('dialog[open] .danger').click()");
     holds(&mut browser, &says("Revoked the session"));
     holds(&mut browser, &says("1 session"));
     assert!(!is_served(&alice) && is_served(&bob));
@@ -45,7 +45,7 @@ fn chromium_lists_and_revokes_sessions_and_the_record_names_the_user() {
     page(&mut browser, "#/sessions?subject=bob", "Sessions");
     holds(&mut browser, &says("1 session"));
     browser.eval("{ const form = document.querySelector('section form'); form.elements.of.value = 'bob'; form.elements['its-issuer'].value = 'local'; form.requestSubmit(); }");
-    browser.eval("document.querySelector('dialog .danger').click()");
+    browser.eval("document.querySelector('dialog[open] .danger').click()");
     holds(
         &mut browser,
         &says("Revoked every session and bearer token of subject “bob” from before now."),
