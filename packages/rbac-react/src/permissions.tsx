@@ -19,7 +19,7 @@ import {
   type Verdict,
   verdictOf,
 } from "@cedargate/rbac";
-import { createContext, type ReactNode, useContext, useEffect, useSyncExternalStore } from "react";
+import { createContext, type ReactElement, type ReactNode, useContext, useEffect, useSyncExternalStore } from "react";
 
 const Context = createContext<Permissions | undefined>(undefined);
 
@@ -29,7 +29,10 @@ export interface PermissionsProviderProps<C extends Contract = AnyContract> {
 }
 
 /** Gives the components below their permissions, and keeps these current while it is mounted. */
-export function PermissionsProvider<C extends Contract>({ permissions, children }: PermissionsProviderProps<C>) {
+export function PermissionsProvider<C extends Contract>({
+  permissions,
+  children,
+}: PermissionsProviderProps<C>): ReactElement {
   useEffect(() => permissions.start(), [permissions]);
   return <Context.Provider value={permissions as unknown as Permissions}>{children}</Context.Provider>;
 }
@@ -99,8 +102,9 @@ export interface CanProps<C extends Contract = AnyContract, A extends ActionOf<C
 }
 
 /** Shows its children only while the action is allowed. */
-export function Can({ action, resource, fallback = null, children }: CanProps): ReactNode {
-  return useCan(action, resource) ? children : fallback;
+export function Can({ action, resource, fallback = null, children }: CanProps): ReactElement {
+  // an element and no `ReactNode`: the types of early React 18 take nothing else for a component
+  return <>{useCan(action, resource) ? children : fallback}</>;
 }
 
 /** The hooks and the component for one portal's contract: a misspelt action or flag is a compile error. */
@@ -111,7 +115,7 @@ export interface Hooks<C extends Contract> {
   readonly useCan: <A extends ActionOf<C>>(action: A, resource?: Target<C, A>) => boolean;
   readonly useStepUp: <A extends ActionOf<C>>(action: A, resource: ResourceOf<C, TypeOf<C, A>>) => string | undefined;
   readonly useFlag: <N extends C["flag"]>(name: N) => FlagOf<C, N> | undefined;
-  readonly Can: <A extends ActionOf<C>>(props: CanProps<C, A>) => ReactNode;
+  readonly Can: <A extends ActionOf<C>>(props: CanProps<C, A>) => ReactElement;
 }
 
 type Target<C extends Contract, A extends ActionOf<C>> = TypeOf<C, A> | ResourceOf<C, TypeOf<C, A>>;

@@ -3,7 +3,7 @@
 // Guards for the routes of React Router: before a route's data loads, and around its element.
 
 import type { ActionOf, AnyContract, Contract, Permissions, ResourceOf, TypeOf } from "@cedargate/rbac";
-import type { ReactNode } from "react";
+import type { ReactElement, ReactNode } from "react";
 import type { LoaderFunctionArgs } from "react-router";
 
 import { Can, type CanProps } from "./permissions.tsx";
@@ -46,6 +46,6 @@ async function isAllowed<C extends Contract, A extends ActionOf<C>>(
 const refusal = (status: number, statusText: string) => new Response(null, { status, statusText });
 
 /** Shows a route's element only while the action is allowed; a change of the policies takes it away. */
-export function Guard(props: CanProps & { readonly fallback: ReactNode }) {
+export function Guard(props: CanProps & { readonly fallback: ReactNode }): ReactElement {
   return <Can {...props} />;
 }

@@ -3,7 +3,7 @@ import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 
 import { createPermissions, type Snapshot } from "@cedargate/rbac";
-import { renderToString } from "react-dom/server";
+import { renderToStaticMarkup } from "react-dom/server";
 import { beforeEach, describe, expect, it } from "vitest";
 
 import { FakeGate, snapshot } from "../../rbac/tests/gate.ts";
@@ -25,7 +25,7 @@ const Page = () => (
 
 const html = (handed?: Snapshot) => {
   const permissions = createPermissions({ portal: "customer", baseUrl, fetch: gate.fetch, snapshot: handed });
-  return renderToString(
+  return renderToStaticMarkup(
     <PermissionsProvider permissions={permissions}>
       <Page />
     </PermissionsProvider>,
@@ -51,7 +51,7 @@ describe("server rendering", () => {
         <Loaded />
       </PermissionsProvider>
     );
-    expect(renderToString(page)).toBe("may not");
+    expect(renderToStaticMarkup(page)).toBe("may not");
   });
 });
 
