@@ -15,6 +15,7 @@ mod load;
 mod schema;
 mod secret;
 mod sections;
+mod suggestion;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -24,7 +25,7 @@ mod warning;
 pub use env::process_environment;
 pub use error::ConfigErrors;
 pub use load::{Loaded, PrintFormat, from_str, load, print};
-pub use schema::{hint, json_schema};
+pub use schema::json_schema;
 pub use secret::Secret;
 pub use sections::app_probes::{AppProbe, AppProbes, ProbeTarget};
 pub use sections::assertion::Assertion;
@@ -53,6 +54,7 @@ pub use sections::strip_headers;
 pub use sections::token_exchange::{TokenExchange, UpstreamToken};
 pub use sections::upstream::{Circuit, Protocol, Upstream, UpstreamTls};
 pub use sections::upstream_url::{Authority, UpstreamUrl};
+pub use suggestion::hint;
 pub use tree::{Node, Origin, Shape};
 pub use values::ByteSize;
 

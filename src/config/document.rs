@@ -11,6 +11,7 @@ use cedargate_policy::types::PortalSlug;
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use super::check::Checker;
 use super::sections::assertion::Assertion;
@@ -23,7 +24,8 @@ use super::sections::limits::Limits;
 use super::sections::listen::RawListen;
 use super::sections::login::RawLogin;
 use super::sections::policies::Policies;
-use super::sections::portals::RawPortal;
+use super::sections::portals::{BesidePortals, RawPortal};
+use super::sections::public_url::PublicUrl;
 use super::sections::sessions::RawSessions;
 use super::sections::upstream::RawUpstream;
 use super::{Config, Issuer, KeySource, Portal, UpstreamToken};
@@ -80,6 +82,38 @@ pub struct Document {
     pub limits: Limits,
 }
 
+impl Document {
+    /// The slugs of the configured portals; `None`: every folder of the policies is one.
+    fn slugs(&self) -> Option<Vec<&str>> {
+        let portals = self.portals.as_ref()?;
+        Some(portals.keys().map(String::as_str).collect())
+    }
+
+    /// The names of `Config::issuers` in their order; `None` in place of a name that is missing.
+    fn issuer_names(&self) -> Vec<Option<&str>> {
+        let listed = self.issuers.iter().map(|issuer| issuer.name.as_deref());
+        let certificates = self.client_certificates.iter().map(|entry| entry.name.as_deref());
+        listed
+            .chain(certificates)
+            .chain(self.login.local_issuers().map(Some))
+            .collect()
+    }
+
+    /// Every `public_url` that is a URL.
+    fn public_urls(&self) -> Vec<PublicUrl> {
+        let own = std::iter::once(("public_url".to_owned(), self.public_url.as_deref()));
+        let portals = self.portals.iter().flatten();
+        let of_portals = portals.map(|(slug, portal)| (format!("portals.{slug}.public_url"), portal.public_url.as_deref()));
+        let parsed = |(key, text): (String, Option<&str>)| {
+            Some(PublicUrl {
+                key,
+                url: Url::parse(text?).ok()?,
+            })
+        };
+        own.chain(of_portals).filter_map(parsed).collect()
+    }
+}
+
 impl Checker<'_> {
     /// `None` if and only if a mistake was reported, here or by `schema`.
     pub fn config(&mut self, document: &Document) -> Option<Config> {
@@ -94,17 +128,17 @@ impl Checker<'_> {
             .upstream
             .as_ref()
             .and_then(|upstream| self.exposure_check(upstream.exposure_check.as_ref()));
-        let mut issuers = self.issuers(&document.issuers, document.limits.roles());
-        issuers.extend(self.client_certificates(document, document.limits.roles()));
+        let mut issuers = self.listed_issuers(document);
         let listed = issuers.len();
         let identity_prefix = self.identity_prefix(&document.identity.prefix);
-        let portals = self.portals(document, identity_prefix.as_deref());
-        let slugs: Option<Vec<&str>> = document
-            .portals
-            .as_ref()
-            .map(|portals| portals.keys().map(String::as_str).collect());
+        let portals = self.listed_portals(document, identity_prefix.as_deref());
+        let slugs = document.slugs();
         let policies = self.policies(document.policies.clone(), slugs.as_deref());
-        let bundle = self.bundle(document);
+        let bundle = document
+            .policies
+            .bundle
+            .as_ref()
+            .and_then(|bundle| self.bundle(bundle, document.policies.state_dir.as_deref()));
         let trusted_proxies = self.trusted_proxies(&document.trusted_proxies);
         let lacks_proxies = document.listen.proxy.proxy_protocol && document.trusted_proxies.is_empty();
         if lacks_proxies {
@@ -112,10 +146,15 @@ impl Checker<'_> {
             self.error("listen.proxy.proxy_protocol", message);
         }
         let assertion = self.assertion(document.assertion.clone());
-        let audit = self.audit(document);
+        let audit = self.audit(document.audit.clone(), slugs.as_deref());
         let authzen = self.authzen(document.authzen.clone(), slugs.as_deref());
-        let sessions = self.sessions(document);
-        let login = self.login(document, &mut issuers);
+        let sessions = self.sessions(&document.sessions, &document.login, &document.public_urls());
+        let login = self.login(
+            &document.login,
+            document.public_url.as_deref(),
+            &document.issuers,
+            &mut issuers,
+        );
         let identity = self.identity(document.identity.clone(), identity_prefix);
         self.not_our_own(&document.issuers, public_url.as_deref());
         // INVARIANT: portals refer to issuers by index, so none may be missing; a left-out issuer or portal was reported
@@ -144,11 +183,39 @@ impl Checker<'_> {
             authzen: authzen?,
             limits: document.limits.clone(),
         };
-        self.default_logins(&config);
-        self.subjects_differ(&config)?;
-        self.proofs_have_urls(&config)?;
-        self.exchanges_have_issuers(&config)?;
+        self.sections_agree(&config)?;
         Some(config)
+    }
+
+    /// The issuers of `issuers` and `client_certificates`.
+    fn listed_issuers(&mut self, document: &Document) -> Vec<Issuer> {
+        let role_limits = document.limits.roles();
+        let mut issuers = self.issuers(&document.issuers, role_limits);
+        issuers.extend(self.client_certificates(
+            &document.client_certificates,
+            &document.listen.proxy,
+            &document.issuers,
+            role_limits,
+        ));
+        issuers
+    }
+
+    fn listed_portals(&mut self, document: &Document, identity_prefix: Option<&str>) -> Option<Vec<Portal>> {
+        let beside = BesidePortals {
+            upstream: document.upstream.as_ref(),
+            issuers: &document.issuer_names(),
+            identity_prefix,
+        };
+        let portals = document.portals.as_ref()?;
+        Some(self.portals(portals, &beside))
+    }
+
+    /// The checks that need the whole configuration.
+    fn sections_agree(&mut self, config: &Config) -> Option<()> {
+        self.default_logins(config);
+        self.subjects_differ(config)?;
+        self.proofs_have_urls(config)?;
+        self.exchanges_have_issuers(config)
     }
 
     /// SECURITY: two issuers of a portal whose subjects have the same prefix could each name the other's users.

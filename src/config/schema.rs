@@ -10,16 +10,15 @@ use serde_json::{Map, Value};
 
 use super::document::Document;
 use super::error::ConfigErrors;
+use super::sections::audit::Fsync;
 use super::sections::issuers::ALGORITHMS;
+use super::suggestion::hint;
 use super::tree::{Node, Origin, Shape, join};
-use super::values::{TEXT_MAXIMUM, TEXT_MINIMUM, check_size, check_span, parse_fsync, parse_size, parse_span};
+use super::values::{TEXT_MAXIMUM, TEXT_MINIMUM, check_size, check_span, parse_size, parse_span};
 
 /// Keys of the contract whose feature this version does not have. They are refused, because a setting without effect is
 /// worse than an error. To make one available, remove it here and add the key to its section. `key=value` refuses one value.
 const NOT_AVAILABLE: [&str; 0] = [];
-
-/// The least similarity of two words at which one is suggested for the other.
-const SIMILARITY_MIN: f64 = 0.8;
 
 /// A check of a tree against the schema `root`.
 pub struct SchemaCheck<'a> {
@@ -69,27 +68,6 @@ pub fn step_schema<'a>(forms: &[Form<'a>], step: &str) -> Option<&'a Value> {
     forms
         .iter()
         .find_map(|form| property(form).or_else(|| any(form)).or_else(|| item(form)))
-}
-
-/// The most similar of the `known` words, if one is similar enough.
-pub fn suggestion<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let lower = word.to_lowercase();
-    let scored = known
-        .into_iter()
-        .map(|one| (strsim::jaro_winkler(&lower, &one.to_lowercase()), one));
-    scored
-        .filter(|(score, _)| *score >= SIMILARITY_MIN)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, one)| one)
-}
-
-/// `did you mean x?`, or else the list of the known words.
-pub fn hint(word: &str, known: &[&str]) -> String {
-    match suggestion(word, known.iter().copied()) {
-        Some(one) => format!("did you mean `{one}`?"),
-        None if known.is_empty() => "there are none here".to_owned(),
-        None => format!("known are: {}", known.join(", ")),
-    }
 }
 
 impl<'a> SchemaCheck<'a> {
@@ -319,7 +297,7 @@ fn check_format(fitting: &[Form<'_>], text: &str) -> Result<(), String> {
             let max = span_bound(fitting, TEXT_MAXIMUM);
             check_span(span, min, max)
         }),
-        "fsync" => parse_fsync(text).map(drop),
+        "fsync" => Fsync::parse(text).map(drop),
         "size" => parse_size(text).and_then(|bytes| check_size(bytes, size_minimum(fitting))),
         "jws-algorithm" if text.starts_with("HS") => Err(format!(
             "`{text}` is symmetric: a party that can verify a token could also make one; use one of {}",

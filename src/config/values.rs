@@ -13,8 +13,6 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema as schema};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::sections::audit::Fsync;
-
 /// Keywords of the schema for the bounds of values that are written as texts.
 pub const TEXT_MINIMUM: &str = "x-minimum";
 pub const TEXT_MAXIMUM: &str = "x-maximum";
@@ -137,18 +135,6 @@ pub fn check_span(span: Duration, min: Option<Duration>, max: Option<Duration>) 
         return Err(format!("`{}` is too long; the most is {}", span_text(span), span_text(max)));
     }
     Ok(())
-}
-
-/// Reads when records are forced to the disk: `never`, `always` or a time span above zero.
-pub fn parse_fsync(text: &str) -> Result<Fsync, String> {
-    match text {
-        "never" => Ok(Fsync::Never),
-        "always" => Ok(Fsync::Always),
-        span => match parse_span(span) {
-            Ok(span) if !span.is_zero() => Ok(Fsync::Interval(span)),
-            _ => Err(format!("`{text}` is not `never`, `always` or a duration such as `1s`")),
-        },
-    }
 }
 
 const UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];

@@ -10,9 +10,8 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::config::check::Checker;
-use crate::config::document::Document;
-use crate::config::schema::hint;
-use crate::config::values::{ByteSize, Count, TimeSpan, parse_fsync, span_text};
+use crate::config::suggestion::hint;
+use crate::config::values::{ByteSize, Count, TimeSpan, parse_span, span_text};
 
 const HOUR_MS: u64 = 60 * 60 * 1000;
 const YEAR_MS: u64 = 366 * 24 * HOUR_MS;
@@ -251,9 +250,23 @@ impl JsonSchema for Share {
     }
 }
 
+impl Fsync {
+    /// Reads `never`, `always` or a time span above zero.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "never" => Ok(Self::Never),
+            "always" => Ok(Self::Always),
+            span => match parse_span(span) {
+                Ok(span) if !span.is_zero() => Ok(Self::Interval(span)),
+                _ => Err(format!("`{text}` is not `never`, `always` or a duration such as `1s`")),
+            },
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for Fsync {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        parse_fsync(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+        Self::parse(&String::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 
@@ -282,8 +295,8 @@ impl JsonSchema for Fsync {
 }
 
 impl Checker<'_> {
-    pub fn audit(&mut self, document: &Document) -> Audit {
-        let mut audit = document.audit.clone();
+    /// `slugs`: the configured portals; `None`: every folder of the policies is one.
+    pub fn audit(&mut self, mut audit: Audit, slugs: Option<&[&str]>) -> Audit {
         for (n, path) in audit.mask.iter().enumerate() {
             if path.split('.').any(str::is_empty) {
                 let message = format!("`{path}` is not a dotted path such as `context.headers`");
@@ -301,9 +314,7 @@ impl Checker<'_> {
             self.audit_chain(chain);
         }
         if let AuditAllow::Rates(rates) = &audit.allow {
-            let slugs = document.portals.as_ref();
-            let slugs: Option<Vec<&str>> = slugs.map(|portals| portals.keys().map(String::as_str).collect());
-            self.audit_rates(rates, slugs.as_deref());
+            self.audit_rates(rates, slugs);
         }
         audit
     }
@@ -319,7 +330,6 @@ impl Checker<'_> {
         }
     }
 
-    /// `slugs`: the configured portals; `None`: every folder of the policies is one.
     fn audit_rates(&mut self, rates: &AllowRates, slugs: Option<&[&str]>) {
         let unknown = |slug: &str| {
             let slugs = slugs?;

@@ -1,6 +1,6 @@
 //! `policies.bundle`: policies from a signed bundle that the gate fetches, in place of folders.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -10,7 +10,6 @@ use url::Url;
 use super::egress::Egress;
 use crate::config::Secret;
 use crate::config::check::{Checker, is_loopback};
-use crate::config::document::Document;
 use crate::config::values::{ByteSize, SecretText, TimeSpan, Timeout};
 
 /// Bytes of the largest bundle that any gate or command reads.
@@ -160,17 +159,15 @@ impl BundleTransport {
 }
 
 impl Checker<'_> {
-    /// `None` if the section is absent or a mistake was reported.
-    pub fn bundle(&mut self, document: &Document) -> Option<Bundle> {
-        let policies = &document.policies;
-        let raw = policies.bundle.as_ref()?;
+    /// `None` if a mistake was reported.
+    pub fn bundle(&mut self, raw: &RawBundle, state_dir: Option<&Path>) -> Option<Bundle> {
         for key in ["policies.dir", "policies.schemas"] {
             if self.tree.at(key).is_some() {
                 let message = format!("`{SECTION}` is given, too, and the policies come from one place; keep one of them");
                 self.error(key, message);
             }
         }
-        let state_dir = self.optional_path("policies.state_dir", policies.state_dir.as_deref());
+        let state_dir = self.optional_path("policies.state_dir", state_dir);
         if state_dir.is_none() {
             let message = format!(
                 "is missing beside `{SECTION}`; name a folder that outlives a restart: the gate keeps the last bundle there, and remembers its \

@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::certificate_rules::{CertificateRules, CertificateSubject};
 use super::issuer_claims::RawClaims;
-use super::issuers::{Issuer, principal};
+use super::issuers::{Issuer, RawIssuer, principal};
+use super::listen::RawProxyListen;
 use crate::config::check::Checker;
-use crate::config::document::Document;
 
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -68,24 +68,29 @@ pub enum RawCertificateSubject {
 
 impl Checker<'_> {
     /// The issuers of client certificates, in the order of the file. Fewer than entries if a mistake was reported.
-    pub fn client_certificates(&mut self, document: &Document, role_limits: RoleLimits) -> Vec<Issuer> {
-        let entries = &document.client_certificates;
-        let asks = document.listen.proxy.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    pub fn client_certificates(
+        &mut self,
+        entries: &[RawClientCertificates],
+        proxy: &RawProxyListen,
+        issuers: &[RawIssuer],
+        role_limits: RoleLimits,
+    ) -> Vec<Issuer> {
+        let asks = proxy.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         if !entries.is_empty() && !asks {
             let message = "needs `listen.proxy.tls.client_ca`: without it the listener asks clients for no certificate";
             self.error("client_certificates", message);
         }
-        let mut names: Vec<Option<&str>> = document.issuers.iter().map(|issuer| issuer.name.as_deref()).collect();
-        let mut issuers = Vec::new();
+        let mut names: Vec<Option<&str>> = issuers.iter().map(|issuer| issuer.name.as_deref()).collect();
+        let mut found = Vec::new();
         for (n, raw) in entries.iter().enumerate() {
             let section = format!("client_certificates[{n}]");
             if raw.name.is_some() && names.contains(&raw.name.as_deref()) {
                 self.error(&format!("{section}.name"), "another issuer has this name; names must differ");
             }
             names.push(raw.name.as_deref());
-            issuers.extend(self.certificate_issuer(&section, raw, role_limits));
+            found.extend(self.certificate_issuer(&section, raw, role_limits));
         }
-        issuers
+        found
     }
 
     fn certificate_issuer(&mut self, section: &str, raw: &RawClientCertificates, role_limits: RoleLimits) -> Option<Issuer> {

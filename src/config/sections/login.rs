@@ -11,12 +11,11 @@ use url::Url;
 
 use super::egress::Egress;
 use super::issuer_claims::RawClaims;
-use super::issuers::{Issuer, KeyTransport};
+use super::issuers::{Issuer, KeyTransport, RawIssuer};
 use super::portals::Portal;
 use crate::config::Secret;
 use crate::config::check::{Checker, is_loopback};
-use crate::config::document::Document;
-use crate::config::schema::hint;
+use crate::config::suggestion::hint;
 use crate::config::values::SecretText;
 
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
@@ -253,6 +252,18 @@ impl RawEndpoints {
     }
 }
 
+impl RawLogin {
+    /// The names of the providers whose local accounts belong to no configured issuer. Each is also the name of an issuer without
+    /// tokens.
+    pub fn local_issuers(&self) -> impl Iterator<Item = &str> {
+        let local = self
+            .providers
+            .iter()
+            .filter(|(_, provider)| provider.users_file.is_some() && provider.issuer.is_none());
+        local.map(|(name, _)| name.as_str())
+    }
+}
+
 impl RawProvider {
     /// True if a key is given that only OIDC providers have.
     fn has_client(&self) -> bool {
@@ -264,26 +275,22 @@ impl RawProvider {
 }
 
 impl Checker<'_> {
-    /// The names of the providers whose local accounts belong to no configured issuer. Each is also the name of an issuer without
-    /// tokens.
-    pub fn local_issuers(document: &Document) -> impl Iterator<Item = &str> {
-        let local = document
-            .login
-            .providers
-            .iter()
-            .filter(|(_, provider)| provider.users_file.is_some() && provider.issuer.is_none());
-        local.map(|(name, _)| name.as_str())
-    }
-
-    pub fn login(&mut self, document: &Document, issuers: &mut Vec<Issuer>) -> Option<Login> {
+    /// `listed`: the issuers of the file. `issuers` gets one more for each provider whose local accounts belong to none of them.
+    pub fn login(
+        &mut self,
+        login: &RawLogin,
+        public_url: Option<&str>,
+        listed: &[RawIssuer],
+        issuers: &mut Vec<Issuer>,
+    ) -> Option<Login> {
         let before = self.errors.iter().count();
         let mut providers = Vec::new();
-        for (name, provider) in &document.login.providers {
+        for (name, provider) in &login.providers {
             let section = format!("login.providers.{name}");
             self.name(&section, name);
             let found = match &provider.users_file {
-                Some(file) => self.local(name, provider, file, issuers, document),
-                None => self.oidc(&section, provider, document),
+                Some(file) => self.local(name, provider, file, listed, issuers),
+                None => self.oidc(&section, provider, listed),
             };
             providers.extend(found.map(|trusted| Provider {
                 name: Arc::from(name.as_str()),
@@ -297,11 +304,11 @@ impl Checker<'_> {
                 },
             }));
         }
-        if !document.login.providers.is_empty() && document.public_url.is_none() {
+        if !login.providers.is_empty() && public_url.is_none() {
             self.error("public_url", "is missing; a login must know where browsers come back to");
         }
-        let default = document.login.default.as_deref().and_then(|name| {
-            let known: Vec<&str> = document.login.providers.keys().map(String::as_str).collect();
+        let default = login.default.as_deref().and_then(|name| {
+            let known: Vec<&str> = login.providers.keys().map(String::as_str).collect();
             if !known.contains(&name) {
                 self.error(
                     "login.default",
@@ -318,8 +325,8 @@ impl Checker<'_> {
         name: &str,
         raw: &RawProvider,
         file: &Path,
+        listed: &[RawIssuer],
         issuers: &mut Vec<Issuer>,
-        document: &Document,
     ) -> Option<TrustedProvider> {
         let section = format!("login.providers.{name}");
         for (key, given) in [
@@ -347,7 +354,7 @@ impl Checker<'_> {
         }
         let path = self.path(&format!("{section}.users_file"), file);
         let issuer = match &raw.issuer {
-            Some(issuer) => self.issuer_of_accounts(&format!("{section}.issuer"), issuer, document)?,
+            Some(issuer) => self.issuer_of_accounts(&format!("{section}.issuer"), issuer, listed)?,
             None if issuers.iter().any(|issuer| &*issuer.scope.name == name) => {
                 let message = format!(
                     "an issuer is called `{name}`, too; choose another name, or write `issuer: {name}` if the accounts are its users"
@@ -367,9 +374,9 @@ impl Checker<'_> {
     }
 
     /// The index of the configured issuer whose users the accounts of a file are. The file knows the default claims only.
-    fn issuer_of_accounts(&mut self, key: &str, name: &str, document: &Document) -> Option<usize> {
-        let index = self.issuer_named(key, name, document)?;
-        let claims = &document.issuers.get(index)?.claims;
+    fn issuer_of_accounts(&mut self, key: &str, name: &str, listed: &[RawIssuer]) -> Option<usize> {
+        let index = self.issuer_named(key, name, listed)?;
+        let claims = &listed.get(index)?.claims;
         if *claims != RawClaims::default() {
             let message =
                 format!("`{name}` maps claims (issuers[{index}].claims) that accounts of a file do not have; remove this key");
@@ -380,17 +387,17 @@ impl Checker<'_> {
     }
 
     /// The index of an issuer that a provider names.
-    fn issuer_named(&mut self, key: &str, name: &str, document: &Document) -> Option<usize> {
-        let mut names = document.issuers.iter().map(|issuer| issuer.name.as_deref());
+    fn issuer_named(&mut self, key: &str, name: &str, listed: &[RawIssuer]) -> Option<usize> {
+        let mut names = listed.iter().map(|issuer| issuer.name.as_deref());
         let found = names.position(|one| one == Some(name));
         if found.is_none() {
-            let known: Vec<&str> = document.issuers.iter().filter_map(|issuer| issuer.name.as_deref()).collect();
+            let known: Vec<&str> = listed.iter().filter_map(|issuer| issuer.name.as_deref()).collect();
             self.error(key, format!("there is no issuer `{name}`; {}", hint(name, &known)));
         }
         found
     }
 
-    fn oidc(&mut self, section: &str, provider: &RawProvider, document: &Document) -> Option<TrustedProvider> {
+    fn oidc(&mut self, section: &str, provider: &RawProvider, listed: &[RawIssuer]) -> Option<TrustedProvider> {
         let key = |name: &str| format!("{section}.{name}");
         let issuer = match provider.issuer.as_deref() {
             None => {
@@ -402,7 +409,7 @@ impl Checker<'_> {
                 }
                 None
             }
-            Some(name) => self.issuer_named(&key("issuer"), name, document),
+            Some(name) => self.issuer_named(&key("issuer"), name, listed),
         };
         if provider.client_id.is_none() {
             self.error(&key("client_id"), "is missing: the gate's client at the provider");

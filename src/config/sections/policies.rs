@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::bundle::RawBundle;
 use super::portals::parse_slug;
 use crate::config::check::Checker;
-use crate::config::schema::hint;
+use crate::config::suggestion::hint;
 use crate::config::values::{Count, TimeSpan};
 
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]

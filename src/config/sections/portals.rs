@@ -1,15 +1,16 @@
 //! `portals`: which traffic each portal gets. Two portals that match the same request equally well are a start error.
 
+use std::collections::BTreeMap;
+
 use cedargate_policy::portal::path::is_at_or_below;
 use cedargate_policy::scope::{PortalMatch, TenantSource};
 use cedargate_policy::types::PortalSlug;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::upstream::{PortalUpstream, Upstream};
+use super::upstream::{PortalUpstream, RawUpstream, Upstream};
 use crate::config::check::Checker;
-use crate::config::document::Document;
-use crate::config::schema::hint;
+use crate::config::suggestion::hint;
 
 /// The gate's own paths on the proxy listener.
 pub const RESERVED_PREFIX: &str = "/.well-known/cedargate";
@@ -56,6 +57,14 @@ pub enum RawTenant {
     Fixed(String),
 }
 
+/// The other sections beside which portals are checked.
+pub struct BesidePortals<'a> {
+    pub upstream: Option<&'a RawUpstream>,
+    /// The names of `Config::issuers` in their order; `None` in place of a name that is missing.
+    pub issuers: &'a [Option<&'a str>],
+    pub identity_prefix: Option<&'a str>,
+}
+
 #[derive(Clone, Debug)]
 pub struct Portal {
     pub slug: PortalSlug,
@@ -87,8 +96,7 @@ impl Portal {
 }
 
 impl Checker<'_> {
-    pub fn portals(&mut self, document: &Document, identity_prefix: Option<&str>) -> Option<Vec<Portal>> {
-        let listed = document.portals.as_ref()?;
+    pub fn portals(&mut self, listed: &BTreeMap<String, RawPortal>, beside: &BesidePortals<'_>) -> Vec<Portal> {
         if listed.is_empty() && !self.has_error_under("portals") {
             self.error(
                 "portals",
@@ -97,19 +105,19 @@ impl Checker<'_> {
         }
         let portals: Vec<Portal> = listed
             .iter()
-            .filter_map(|(slug, portal)| self.portal(slug, portal, document, identity_prefix))
+            .filter_map(|(slug, portal)| self.portal(slug, portal, beside))
             .collect();
         self.ties(&portals);
         self.reachable_portals(&portals);
-        Some(portals)
+        portals
     }
 
-    fn portal(&mut self, slug: &str, raw: &RawPortal, document: &Document, identity_prefix: Option<&str>) -> Option<Portal> {
+    fn portal(&mut self, slug: &str, raw: &RawPortal, beside: &BesidePortals<'_>) -> Option<Portal> {
         let section = format!("portals.{slug}");
         let parsed = parse_slug(slug).map_err(|message| self.error(&section, message)).ok();
         let hosts = self.hosts(&format!("{section}.match.hosts"), &raw.matches.hosts);
-        let path_prefix = self.path_prefix(slug, raw, identity_prefix);
-        let issuers = self.trusted(&format!("{section}.issuers"), raw.issuers.as_deref(), document);
+        let path_prefix = self.path_prefix(slug, raw, beside.identity_prefix);
+        let issuers = self.trusted(&format!("{section}.issuers"), raw.issuers.as_deref(), beside.issuers);
         let tenant = match &raw.tenant {
             RawTenant::Claim => TenantSource::Claim,
             RawTenant::HostLabel => TenantSource::HostLabel,
@@ -118,8 +126,7 @@ impl Checker<'_> {
                 TenantSource::Fixed(tenant.clone())
             }
         };
-        let base = document.upstream.as_ref();
-        let own = raw.upstream.as_ref().zip(base);
+        let own = raw.upstream.as_ref().zip(beside.upstream);
         let upstream = own.and_then(|(own, base)| self.portal_upstream(&format!("{section}.upstream"), own, base));
         let public_url = self.public_url(&format!("{section}.public_url"), raw.public_url.as_deref());
         Some(Portal {
@@ -136,17 +143,10 @@ impl Checker<'_> {
     }
 
     /// Indexes of the issuers a portal trusts.
-    fn trusted(&mut self, key: &str, names: Option<&[String]>, document: &Document) -> Vec<usize> {
+    fn trusted(&mut self, key: &str, names: Option<&[String]>, known: &[Option<&str>]) -> Vec<usize> {
         let Some(names) = names else {
-            let listed = document.issuers.len() + document.client_certificates.len();
-            return (0..listed + Self::local_issuers(document).count()).collect();
+            return (0..known.len()).collect();
         };
-        let listed = document.issuers.iter().map(|issuer| issuer.name.as_deref());
-        let certificates = document.client_certificates.iter().map(|entry| entry.name.as_deref());
-        let known: Vec<Option<&str>> = listed
-            .chain(certificates)
-            .chain(Self::local_issuers(document).map(Some))
-            .collect();
         let mut found = Vec::new();
         for (n, name) in names.iter().enumerate() {
             match known.iter().position(|one| *one == Some(name.as_str())) {

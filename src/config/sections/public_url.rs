@@ -13,6 +13,12 @@ use super::portals::Portal;
 use crate::config::Config;
 use crate::config::check::{Checker, is_loopback};
 
+/// A public URL, with the key that holds it.
+pub struct PublicUrl {
+    pub key: String,
+    pub url: Url,
+}
+
 impl Checker<'_> {
     /// Scheme and authority without a trailing slash.
     pub fn public_url(&mut self, key: &str, text: Option<&str>) -> Option<String> {

@@ -8,9 +8,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use super::login::RawLogin;
+use super::public_url::PublicUrl;
 use crate::config::Secret;
 use crate::config::check::{Checker, is_loopback};
-use crate::config::document::Document;
 use crate::config::values::{Count, SecretText, TimeSpan, Timeout};
 
 const PREFIX_BYTES_MAX: usize = 64;
@@ -192,8 +193,7 @@ impl Default for RawRedis {
 }
 
 impl Checker<'_> {
-    pub fn sessions(&mut self, document: &Document) -> Option<Sessions> {
-        let sessions = &document.sessions;
+    pub fn sessions(&mut self, sessions: &RawSessions, login: &RawLogin, urls: &[PublicUrl]) -> Option<Sessions> {
         // a reported time was left out, so comparing its default would mislead
         let is_known = !["sessions.idle_timeout", "sessions.absolute_timeout"]
             .iter()
@@ -231,7 +231,7 @@ impl Checker<'_> {
                 self.redis(redis).map(Box::new).map(SessionStore::Redis)
             }
         };
-        let cookie = self.cookie(document);
+        let cookie = self.cookie(sessions, login, urls);
         Some(Sessions {
             store: store?,
             key_file,
@@ -244,32 +244,19 @@ impl Checker<'_> {
     }
 
     /// Without `Secure` an attacker on the network can take the session over.
-    fn cookie(&mut self, document: &Document) -> CookieSecurity {
-        let parsed = |text: &String| Url::parse(text).ok();
-        let mut urls: Vec<(String, Url)> = Vec::new();
-        urls.extend(
-            document
-                .public_url
-                .as_ref()
-                .and_then(parsed)
-                .map(|url| ("public_url".to_owned(), url)),
-        );
-        for (slug, portal) in document.portals.iter().flatten() {
-            let url = portal.public_url.as_ref().and_then(parsed);
-            urls.extend(url.map(|url| (format!("portals.{slug}.public_url"), url)));
-        }
-        if !document.sessions.danger_insecure_cookie {
+    fn cookie(&mut self, sessions: &RawSessions, login: &RawLogin, urls: &[PublicUrl]) -> CookieSecurity {
+        if !sessions.danger_insecure_cookie {
             // browsers accept `Secure` cookies over plain HTTP from localhost; from other hosts they drop them silently
-            let dropped = urls.iter().filter(|(_, url)| url.scheme() == "http" && !is_loopback(url));
-            if !document.login.providers.is_empty() {
-                for (key, _) in dropped {
+            let dropped = urls.iter().filter(|one| one.url.scheme() == "http" && !is_loopback(&one.url));
+            if !login.providers.is_empty() {
+                for PublicUrl { key, .. } in dropped {
                     let message = "must be `https://`: browsers drop the session's `Secure` cookie over plain HTTP, so that no login could succeed";
                     self.error(key, message);
                 }
             }
             return CookieSecurity::Host;
         }
-        if urls.is_empty() || !urls.iter().all(|(_, url)| url.scheme() == "http" && is_loopback(url)) {
+        if urls.is_empty() || !urls.iter().all(|one| one.url.scheme() == "http" && is_loopback(&one.url)) {
             let message = "is for a `public_url` such as `http://localhost:8900` only; anywhere else serve https";
             self.error("sessions.danger_insecure_cookie", message);
         }
