@@ -37,6 +37,13 @@ impl Bench {
         }
     }
 
+    /// The most memory that the workbench had in use so far.
+    pub fn peak_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        1024 * line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap()
+    }
+
     /// Sends one request over a connection of its own: status, head, body.
     fn raw(&self, request: &str) -> (u16, String, String) {
         let mut stream = TcpStream::connect(&self.host).unwrap();
